@@ -1,0 +1,68 @@
+# raisin: learn which instructions to fine-tune on. `./justw` runs this where just is not installed.
+
+target := env("CARGO_TARGET_DIR", "target")
+raisin := target / "debug" / "raisin"
+own_libtorch := env("LIBTORCH", "")
+venv := env("RAISIN_VENV", ".venv")
+python := venv / "bin" / "python"
+
+# what there is
+_default:
+    @just --list --unsorted
+
+# build a pipeline: what is cached is reused, the rest runs
+build pipeline *arguments: _compiled
+    @{{ raisin }} build {{ pipeline }} {{ arguments }}
+
+# what a build would run, and why
+plan pipeline *arguments: _compiled
+    @{{ raisin }} plan {{ pipeline }} {{ arguments }}
+
+# SQL over stages, runs and history; more options after the query
+[positional-arguments]
+sql query *arguments: _compiled
+    @{{ raisin }} sql "$@"
+
+# any other command of raisin (try `just raisin --help`)
+[positional-arguments]
+raisin *arguments: _compiled
+    @{{ raisin }} "$@"
+
+# repeat a pipeline over 5 seeds and print the comparison with paired intervals
+results name *arguments: _compiled
+    @{{ raisin }} build pipelines/{{ name }}-results.toml {{ arguments }}
+    @{{ raisin }} sql --pipeline {{ name }}-results "select * from report.comparison order by metric, mean"
+
+# fetch a base model: `just model smollm2`
+model name:
+    @python3 setup/model.py {{ name }}
+
+# install libtorch into the project: cpu, or cuda
+setup device="cpu":
+    @test -n "{{ own_libtorch }}" || python3 setup/libtorch.py {{ device }}
+
+# all tests, with the comparisons against transformers, peft and DuckDB; with SmolLM2 too if `just model smollm2` was run
+test *arguments: (setup "cpu") _python
+    RAISIN_PYTHON="$(realpath -s {{ python }})" \
+    RAISIN_GGUF="${RAISIN_GGUF:-$(realpath -e models/SmolLM2-135M-Instruct.Q4_1.gguf 2>/dev/null || true)}" \
+        cargo test {{ arguments }}
+
+# clippy and formatting
+lint: (setup "cpu")
+    cargo fmt --check
+    cargo clippy --all-targets -- -D warnings
+
+# the HTML report of the last build of a pipeline
+report name:
+    @realpath out/{{ name }}/report/report.html
+
+# A pipeline build must not pay for cargo's start: it is asked only when a source is newer than the executable.
+_compiled: (setup "cpu")
+    @test -x {{ raisin }} && test -z "$(find src Cargo.toml Cargo.lock build.rs -newer {{ raisin }} -print -quit)" \
+        || (cargo build && touch {{ raisin }})
+
+_python:
+    @test -x {{ python }} || python3 -m venv {{ venv }}
+    @cmp -s tests/python/requirements.txt {{ venv }}/installed \
+        || ({{ python }} -m pip install --quiet --disable-pip-version-check -r tests/python/requirements.txt \
+            && cp tests/python/requirements.txt {{ venv }}/installed)

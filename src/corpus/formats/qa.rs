@@ -1,0 +1,26 @@
+//! A question and an answer in two fields, whose names the user gives: GSM8K, Dolly, SVAMP, and tables of one's own.
+
+use serde_json::{Map, Value};
+
+use super::{Message, required, text_field};
+
+pub fn read(record: &Map<String, Value>, prompt: &str, response: &str) -> Result<Vec<Message>, String> {
+    let mut messages = Vec::with_capacity(3);
+    if !matches!((prompt, response), ("system", _) | (_, "system"))
+        && let Some(system) = text_field(record, "system")?.filter(|text| !text.is_empty())
+    {
+        messages.push(Message::new("system", system));
+    }
+    messages.push(Message::new("user", fields(record, prompt)?));
+    messages.push(Message::new("assistant", fields(record, response)?));
+    Ok(messages)
+}
+
+/// One field, or several whose names are separated by `+`, joined by a space.
+pub fn fields(record: &Map<String, Value>, names: &str) -> Result<String, String> {
+    if record.contains_key(names) || !names.contains('+') {
+        return required(record, names);
+    }
+    let parts = names.split('+').map(|name| required(record, name.trim())).collect::<Result<Vec<_>, _>>()?;
+    Ok(parts.join(" "))
+}

@@ -1,0 +1,76 @@
+//! Which devices tensor stages can have on this machine. Found without loading libtorch.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::{Problem, Result};
+use crate::stages::{DType, DeviceKind};
+
+/// What the person asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// CUDA where there is a GPU and a libtorch that can use it, else the CPU.
+    #[default]
+    Auto,
+    Cpu,
+    Cuda,
+}
+
+/// What tensor stages get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Devices {
+    pub kind: DeviceKind,
+    pub count: usize,
+}
+
+impl Devices {
+    /// # Errors
+    /// CUDA was asked for and is not to be had.
+    pub fn choose(choice: DeviceChoice) -> Result<Self> {
+        let cpu = Self { kind: DeviceKind::Cpu, count: 1 };
+        match choice {
+            DeviceChoice::Cpu => Ok(cpu),
+            DeviceChoice::Auto => Ok(detect().unwrap_or(cpu)),
+            DeviceChoice::Cuda => detect().ok_or_else(|| {
+                let lacking = if gpus() == 0 { "there is no /dev/nvidia0" } else { "there is no libtorch_cuda.so" };
+                Problem::new(format!("no CUDA device can be used: {lacking}"))
+                    .hint("`./justw setup cuda` installs the CUDA libraries; `--device cpu` does without")
+                    .into()
+            }),
+        }
+    }
+
+    /// Matrix products run in bf16 where the hardware has it, unless the pipeline says otherwise.
+    pub fn default_dtype(self) -> DType {
+        match self.kind {
+            DeviceKind::Cpu => DType::F32,
+            DeviceKind::Cuda => DType::Bf16,
+        }
+    }
+}
+
+/// The GPUs, if libtorch can use them.
+pub fn detect() -> Option<Devices> {
+    let count = gpus();
+    let usable = count > 0 && libtorch_folders().iter().any(|folder| folder.join("libtorch_cuda.so").exists());
+    usable.then_some(Devices { kind: DeviceKind::Cuda, count })
+}
+
+fn gpus() -> usize {
+    (0..).take_while(|index| Path::new(&format!("/dev/nvidia{index}")).exists()).count()
+}
+
+/// Where libtorch's libraries lie: where LIBTORCH says now, or said when this was compiled. Its folder may hold links
+/// into a Python wheel, and libtorch_cuda.so then lies beside their targets.
+fn libtorch_folders() -> Vec<PathBuf> {
+    let now = std::env::var_os("LIBTORCH").map(PathBuf::from);
+    let compiled = option_env!("LIBTORCH").map(PathBuf::from);
+    let mut folders = Vec::new();
+    for libtorch in now.into_iter().chain(compiled) {
+        let library = libtorch.join("lib");
+        folders.extend(
+            library.join("libtorch_cpu.so").canonicalize().ok().and_then(|file| Some(file.parent()?.to_owned())),
+        );
+        folders.push(library);
+    }
+    folders
+}

@@ -1,0 +1,158 @@
+//! out/<pipeline>/: links to the artifacts of the last build, and build.json, which says what they are.
+//!
+//! The links are for people and the roots of gc; build.json is the catalog that SQL works from.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::resolve::Resolver;
+use crate::digest::Digest;
+use crate::error::{Context as _, Result};
+use crate::store::write_atomically;
+
+/// The file name of the [`BuildDescription`].
+pub const DESCRIPTION: &str = "build.json";
+
+/// The last build of a pipeline.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BuildDescription {
+    pub format: u32,
+    pub pipeline: String,
+    /// One for each stage of each variant; for a gathering stage, one.
+    pub stages: Vec<BuiltStage>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BuiltStage {
+    pub stage: String,
+    pub kind: String,
+    /// The variant's name; empty without a sweep and for a gathering stage.
+    pub variant: String,
+    /// The sweep's values of the variant.
+    pub values: Map<String, Value>,
+    pub artifact: Digest,
+    pub key: Digest,
+}
+
+impl BuildDescription {
+    /// The description in a pipeline's folder under out/; `None` before its first build.
+    pub fn read(folder: &Path) -> Result<Option<Self>> {
+        let path = folder.join(DESCRIPTION);
+        match std::fs::read(&path) {
+            Ok(bytes) => {
+                let parsed = serde_json::from_slice(&bytes);
+                Ok(Some(parsed.with_context(|| format!("{} is unreadable", path.display()))?))
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+        }
+    }
+}
+
+/// Brings out/<pipeline>/ up to date with what was built. `keys` are those of the nodes that have an artifact. Links of
+/// stages that a build of everything did not reach go; those that `only` left out stay.
+pub fn update(resolver: &Resolver<'_>, keys: &[Option<Digest>], out: &Path, partial: bool) -> Result<PathBuf> {
+    let pipeline = resolver.graph.pipeline;
+    let folder = out.join(&pipeline.name);
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let folder = folder.canonicalize()?;
+    let before = BuildDescription::read(&folder).ok().flatten();
+
+    let mut stages = Vec::new();
+    let mut seen = BTreeSet::new();
+    for (index, variant) in pipeline.variants.iter().enumerate() {
+        for stage in &variant.stages {
+            let gathers = stage.declaration.gathers;
+            let name = if gathers { "" } else { variant.name.as_str() };
+            if !seen.insert((name, stage.name.as_str())) {
+                continue;
+            }
+            let Some(id) = resolver.graph.node(index, &stage.name) else {
+                if partial && let Some(before) = &before {
+                    let same = |old: &&BuiltStage| old.stage == stage.name && old.variant == name;
+                    stages.extend(before.stages.iter().find(same).cloned());
+                }
+                continue;
+            };
+            if let (Some(artifact), Some(key)) = (resolver.artifact(id), keys[id]) {
+                stages.push(BuiltStage {
+                    stage: stage.name.clone(),
+                    kind: stage.declaration.name.to_owned(),
+                    variant: name.to_owned(),
+                    values: if gathers { Map::new() } else { variant.values.clone() },
+                    artifact,
+                    key,
+                });
+            }
+        }
+    }
+    let mut wanted = BTreeSet::new();
+    for built in &stages {
+        let place = if built.variant.is_empty() { folder.clone() } else { folder.join(file_name(&built.variant)) };
+        let link = place.join(&built.stage);
+        set_link(&link, &relative(&place, &resolver.store.artifact_folder(built.artifact)))?;
+        wanted.insert(link);
+    }
+    remove_others(&folder, &wanted, 0)?;
+    let description = BuildDescription { format: 1, pipeline: pipeline.name.clone(), stages };
+    if before.as_ref() != Some(&description) {
+        let text = serde_json::to_string_pretty(&description)? + "\n";
+        write_atomically(&folder.join(DESCRIPTION), text.as_bytes())?;
+    }
+    Ok(out.join(&pipeline.name))
+}
+
+/// A variant's name as one folder's name.
+fn file_name(variant: &str) -> String {
+    let name = variant.replace('/', "_");
+    if name.starts_with('.') { format!("_{name}") } else { name }
+}
+
+fn set_link(link: &Path, target: &Path) -> Result<()> {
+    if std::fs::read_link(link).is_ok_and(|now| now == target) {
+        return Ok(());
+    }
+    let set = || -> std::io::Result<()> {
+        if let Some(folder) = link.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        // By a rename, so that there is always one of the two links.
+        let mut name = link.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".{}.new", std::process::id()));
+        let temporary = link.with_file_name(name);
+        let _ = std::fs::remove_file(&temporary);
+        std::os::unix::fs::symlink(target, &temporary)?;
+        std::fs::rename(&temporary, link).inspect_err(|_| drop(std::fs::remove_file(&temporary)))
+    };
+    set().with_context(|| format!("cannot link {}", link.display()))
+}
+
+/// Removes links that the last build did not set, and folders that are empty then. Nothing else is touched.
+fn remove_others(folder: &Path, wanted: &BTreeSet<PathBuf>, depth: usize) -> Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let (path, kind) = entry.and_then(|entry| Ok((entry.path(), entry.file_type()?)))?;
+        if kind.is_symlink() && !wanted.contains(&path) && leads_to_an_artifact(&path) {
+            std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        } else if kind.is_dir() && depth == 0 {
+            remove_others(&path, wanted, 1)?;
+            // Fails for a folder that holds anything, which is then not ours to remove.
+            let _ = std::fs::remove_dir(&path);
+        }
+    }
+    Ok(())
+}
+
+fn leads_to_an_artifact(link: &Path) -> bool {
+    let target = std::fs::read_link(link).unwrap_or_default();
+    target.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.parse::<Digest>().is_ok())
+}
+
+/// The way from a folder to a path, both absolute.
+fn relative(from: &Path, to: &Path) -> PathBuf {
+    let shared = from.components().zip(to.components()).take_while(|(one, other)| one == other).count();
+    let up = from.components().skip(shared).map(|_| std::path::Component::ParentDir);
+    up.chain(to.components().skip(shared)).collect()
+}

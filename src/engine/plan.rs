@@ -1,0 +1,110 @@
+//! What a build would do, and why, without doing it.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::Options;
+use super::difference::Difference;
+use super::explain::{History, Question};
+use super::resolve::{Found, Resolver};
+use crate::digest::Digest;
+use crate::error::Result;
+use crate::pipeline::Pipeline;
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Plan {
+    pub pipeline: String,
+    /// In an order in which they could run; stages that variants share are there once.
+    pub stages: Vec<PlannedStage>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct PlannedStage {
+    pub stage: String,
+    pub kind: String,
+    /// The names of the variants that share it.
+    pub variants: Vec<String>,
+    /// The stage's name, with what tells it from other variants' of the same name.
+    pub label: String,
+    #[serde(flatten)]
+    pub status: Status,
+}
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "snake_case", tag = "status")]
+pub enum Status {
+    Cached {
+        key: Digest,
+        artifact: Digest,
+    },
+    /// The key is unknown while an input is still to be made. If that turns out as before, the stage is cached.
+    WouldRun {
+        key: Option<Digest>,
+        why: Vec<Difference>,
+    },
+}
+
+impl Plan {
+    pub fn would_run(&self) -> usize {
+        self.stages.iter().filter(|stage| matches!(stage.status, Status::WouldRun { .. })).count()
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = self.stages.iter().map(|stage| stage.label.chars().count()).max().unwrap_or(0);
+        for stage in &self.stages {
+            match &stage.status {
+                Status::Cached { artifact, .. } => {
+                    writeln!(f, "  {:width$}  cached     {}", stage.label, artifact.short())?;
+                }
+                Status::WouldRun { why, .. } => {
+                    for (position, reason) in why.iter().enumerate() {
+                        let (label, word) = if position == 0 { (stage.label.as_str(), "would run") } else { ("", "") };
+                        writeln!(f, "  {label:width$}  {word:9}  {reason}")?;
+                    }
+                }
+            }
+        }
+        let run = self.would_run();
+        write!(f, "{}: {run} would run, {} cached", self.pipeline, self.stages.len() - run)
+    }
+}
+
+/// Looks up every stage; explains each that would run.
+pub fn plan(pipeline: &Pipeline, options: &Options) -> Result<Plan> {
+    let mut resolver = Resolver::new(pipeline, options)?;
+    let mut history = History::default();
+    let mut stages = Vec::with_capacity(resolver.graph.nodes.len());
+    for id in 0..resolver.graph.nodes.len() {
+        let resolved = resolver.resolve(id)?;
+        let found = match resolved.key {
+            Some(key) => resolver.lookup(id, key)?,
+            None => Found::Miss(None),
+        };
+        let node = &resolver.graph.nodes[id];
+        let status = match (found, resolved.key) {
+            (Found::Hit(record), _) => Status::Cached { key: record.key, artifact: record.artifact },
+            (Found::Miss(Some(lost)), key) => Status::WouldRun { key, why: vec![lost] },
+            (Found::Miss(None), key) => {
+                let question = Question {
+                    pipeline: &pipeline.name,
+                    stage: &node.stage.name,
+                    variant: resolver.graph.variant_name(id),
+                    kind: node.stage.declaration.name,
+                    action: &resolved.action,
+                };
+                Status::WouldRun { key, why: history.explain(&resolver.store, &question)? }
+            }
+        };
+        stages.push(PlannedStage {
+            stage: node.stage.name.clone(),
+            kind: node.stage.declaration.name.to_owned(),
+            variants: node.variants.iter().map(|index| pipeline.variants[*index].name.clone()).collect(),
+            label: resolver.graph.label(id),
+            status,
+        });
+    }
+    Ok(Plan { pipeline: pipeline.name.clone(), stages })
+}

@@ -1,0 +1,177 @@
+//! Rotary positions and causal attention over the groups of a packed batch. Knows tensors only, no weights.
+
+use tch::{Device, Kind, Tensor};
+
+use super::batch::{Batch, Group};
+use super::config::{Config, RopeScaling};
+use crate::error::Result;
+
+/// Cosines and sines of the rotations, `[tokens, 1, head_dim / 2]`, in the kind that the products run in.
+pub(super) struct Rotation {
+    cos: Tensor,
+    sin: Tensor,
+}
+
+impl Rotation {
+    /// For tokens at these positions (`[tokens]`, whole numbers).
+    pub fn at(config: &Config, positions: &Tensor, compute: Kind) -> Result<Self> {
+        let frequencies = Tensor::f_from_slice(&frequencies(config))?.f_to_device(positions.device())?;
+        // As transformers does: the angle is a product in f32.
+        let angles = positions.f_to_kind(Kind::Float)?.f_unsqueeze(1)?.f_mul(&frequencies.f_unsqueeze(0)?)?;
+        let angles = angles.f_unsqueeze(1)?;
+        Ok(Self { cos: angles.f_cos()?.f_to_kind(compute)?, sin: angles.f_sin()?.f_to_kind(compute)? })
+    }
+
+    /// Turns `[tokens, heads, head_dim]`; the two halves of a head are the two coordinates of the rotations.
+    pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
+        let halves = x.f_chunk(2, -1)?;
+        let (a, b) = (&halves[0], &halves[1]);
+        let turned_a = a.f_mul(&self.cos)?.f_sub(&b.f_mul(&self.sin)?)?;
+        let turned_b = b.f_mul(&self.cos)?.f_add(&a.f_mul(&self.sin)?)?;
+        Ok(Tensor::f_cat(&[turned_a, turned_b], -1)?)
+    }
+}
+
+fn frequencies(config: &Config) -> Vec<f32> {
+    let dim = config.head_dim;
+    (0..dim / 2)
+        .map(|pair| {
+            // In f32, step by step as the reference computes it.
+            let exponent = (2 * pair) as f32 / dim as f32;
+            let frequency = 1.0 / (config.rope_theta as f32).powf(exponent);
+            config.rope_scaling.as_ref().map_or(frequency, |scaling| stretched(f64::from(frequency), scaling) as f32)
+        })
+        .collect()
+}
+
+/// Llama 3's rule: long wavelengths are slowed down by `factor`, short ones kept, those between blended.
+fn stretched(frequency: f64, scaling: &RopeScaling) -> f64 {
+    let wavelength = 2.0 * std::f64::consts::PI / frequency;
+    let context = scaling.original_max_position_embeddings;
+    if wavelength > context / scaling.low_freq_factor {
+        frequency / scaling.factor
+    } else if wavelength < context / scaling.high_freq_factor {
+        frequency
+    } else {
+        let smooth =
+            (context / wavelength - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor);
+        (1.0 - smooth) * frequency / scaling.factor + smooth * frequency
+    }
+}
+
+/// Attention masks by group length, made once for a forward pass.
+pub(super) struct Masks(Vec<Option<Tensor>>);
+
+impl Masks {
+    pub fn of(batch: &Batch, config: &Config, compute: Kind) -> Result<Self> {
+        let mut masks = Vec::with_capacity(batch.layout.groups.len());
+        for group in &batch.layout.groups {
+            // A row of one token sees itself; on CUDA the kernels know the causal mask by themselves.
+            let windowed = config.sliding_window.is_some_and(|window| window < group.length);
+            let built_in = batch.device().is_cuda() && !windowed;
+            masks.push(if group.length == 1 || built_in {
+                None
+            } else {
+                Some(causal(group.length, config.sliding_window, batch.device())?.f_to_kind(compute)?)
+            });
+        }
+        Ok(Self(masks))
+    }
+}
+
+/// `[length, length]`: 0 where a query (row) may look at a key (column), minus infinity elsewhere.
+fn causal(length: i64, window: Option<i64>, device: Device) -> Result<Tensor> {
+    let places = Tensor::f_arange(length, (Kind::Int64, device))?;
+    let distance = places.f_unsqueeze(1)?.f_sub(&places.f_unsqueeze(0)?)?;
+    let mut hidden = distance.f_lt(0)?;
+    if let Some(window) = window {
+        hidden = hidden.f_logical_or(&distance.f_ge(window)?)?;
+    }
+    Ok(Tensor::f_zeros([length, length], (Kind::Float, device))?.f_masked_fill(&hidden, f64::NEG_INFINITY)?)
+}
+
+/// Causal attention within each row of the batch.
+///
+/// q is `[tokens, heads, dim]`, k and v `[tokens, key-value heads, dim]`; the result is `[tokens, heads * dim]`.
+pub(super) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, batch: &Batch, masks: &Masks) -> Result<Tensor> {
+    let (_, heads, dim) = q.size3()?;
+    let kv_heads = k.size3()?.1;
+    let sizes = batch.layout.sizes();
+    let regroup = |x: &Tensor, heads: i64| -> Result<Vec<Tensor>> {
+        let flat = batch.layout.gather(&x.f_reshape([-1, heads * dim])?)?;
+        Ok(if sizes.len() == 1 { vec![flat] } else { flat.f_split_with_sizes(sizes.as_slice(), 0)? })
+    };
+    let (q, k, v) = (regroup(q, heads)?, regroup(k, kv_heads)?, regroup(v, kv_heads)?);
+    let mut parts = Vec::with_capacity(sizes.len());
+    for (place, group) in batch.layout.groups.iter().enumerate() {
+        let Group { rows, length } = *group;
+        let by_head =
+            |x: &Tensor, heads: i64| -> Result<Tensor> { Ok(x.f_view([rows, length, heads, dim])?.f_transpose(1, 2)?) };
+        let (q, k, v) = (by_head(&q[place], heads)?, by_head(&k[place], kv_heads)?, by_head(&v[place], kv_heads)?);
+        let mask = masks.0[place].as_ref();
+        let mixed = if batch.device().is_cuda() {
+            // The flash kernels; padding at a row's end is out of every real query's sight.
+            Tensor::f_scaled_dot_product_attention(&q, &k, &v, mask, 0.0, mask.is_none(), None, kv_heads != heads)?
+        } else {
+            plain(&q, &k, &v, mask)?
+        };
+        parts.push(mixed.f_transpose(1, 2)?.f_reshape([rows * length, heads * dim])?);
+    }
+    let gathered = if parts.len() == 1 { parts.remove(0) } else { Tensor::f_cat(&parts, 0)? };
+    batch.layout.scatter(&gathered)
+}
+
+/// Two matrix products and a softmax: on the CPU faster than the fused kernel, whose backward pass is slow.
+///
+/// q is `[rows, heads, queries, dim]`, k and v `[rows, key-value heads, keys, dim]`. The query heads that share a
+/// key-value head are laid one below the other, so that k and v are never repeated.
+pub(super) fn plain(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
+    let (rows, heads, queries, dim) = q.size4()?;
+    let (_, kv_heads, keys, _) = k.size4()?;
+    let shared = heads / kv_heads;
+    let q = q.f_mul_scalar(1.0 / (dim as f64).sqrt())?.f_reshape([rows, kv_heads, shared * queries, dim])?;
+    let mut scores = q.f_matmul(&k.f_transpose(-2, -1)?)?;
+    if let Some(mask) = mask {
+        scores = scores.f_view([rows, kv_heads, shared, queries, keys])?.f_add(mask)?;
+    }
+    let weights = scores.f_softmax(-1, None::<Kind>)?.f_view([rows, kv_heads, shared * queries, keys])?;
+    Ok(weights.f_matmul(v)?.f_view([rows, heads, queries, dim])?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rotation_by_zero_changes_nothing_and_lengths_are_kept() -> Result<()> {
+        let config = Config::llama(8, 8, 1, 2, 2, 8);
+        let x = Tensor::arange(16, (Kind::Float, Device::Cpu)).view([2, 2, 4]);
+        let turned = Rotation::at(&config, &Tensor::from_slice(&[0i64, 7]), Kind::Float)?.apply(&x)?;
+        assert!(turned.get(0).allclose(&x.get(0), 0.0, 0.0, false));
+        assert!(!turned.get(1).allclose(&x.get(1), 1e-3, 1e-3, false));
+        let norm = |x: &Tensor| x.square().sum_dim_intlist([-1i64].as_slice(), false, Kind::Float).sum(Kind::Float);
+        assert!((norm(&turned) - norm(&x)).abs().double_value(&[]) < 1e-2);
+        Ok(())
+    }
+
+    #[test]
+    fn a_window_hides_what_is_too_far_back() -> Result<()> {
+        let mask = causal(3, Some(2), Device::Cpu)?;
+        let open: Vec<bool> = Vec::<f32>::try_from(mask.view([-1]))?.iter().map(|value| *value == 0.0).collect();
+        assert_eq!(open, [true, false, false, true, true, false, false, true, true]);
+        Ok(())
+    }
+
+    #[test]
+    fn shared_key_value_heads_equal_repeated_ones() -> Result<()> {
+        let numbers =
+            |count: i64, shape: &[i64]| (Tensor::arange(count, (Kind::Float, Device::Cpu)) * 0.37).sin().view(shape);
+        let (q, k, v) = (numbers(48, &[1, 4, 3, 4]), numbers(24, &[1, 2, 3, 4]) * 0.9, numbers(24, &[1, 2, 3, 4]));
+        let mask = causal(3, None, Device::Cpu)?;
+        let shared = plain(&q, &k, &v, Some(&mask))?;
+        let repeat = |x: &Tensor| x.repeat_interleave_self_int(2, 1, None);
+        let repeated = plain(&q, &repeat(&k), &repeat(&v), Some(&mask))?;
+        assert!(shared.allclose(&repeated, 1e-6, 1e-6, false));
+        Ok(())
+    }
+}

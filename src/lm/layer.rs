@@ -1,0 +1,200 @@
+//! One decoder layer: its parameters under the checkpoint's names, and the arithmetic before and after attention.
+
+use tch::{Kind, Tensor};
+
+use super::attention::{Masks, Rotation, attend};
+use super::batch::Batch;
+use super::config::Config;
+use super::lora::Adapter;
+use crate::error::Result;
+
+/// A parameter under its checkpoint name: frozen in the compute kind, or an f32 leaf that is trained.
+pub(super) struct Parameter {
+    pub name: String,
+    pub value: Tensor,
+}
+
+/// Where parameters come from: a name and a shape to a tensor.
+pub(super) type Source<'a> = dyn FnMut(&str, &[i64]) -> Result<Tensor> + 'a;
+
+impl Parameter {
+    pub fn new(name: String, shape: &[i64], source: &mut Source<'_>) -> Result<Self> {
+        Ok(Self { value: source(&name, shape)?, name })
+    }
+}
+
+/// A projection `x W^T`, perhaps with a bias and an adapter.
+pub(super) struct Linear {
+    /// Without the final `.weight`.
+    pub name: String,
+    pub weight: Parameter,
+    pub bias: Option<Parameter>,
+    pub adapter: Option<Adapter>,
+}
+
+impl Linear {
+    pub fn new(name: String, outputs: i64, inputs: i64, bias: bool, source: &mut Source<'_>) -> Result<Self> {
+        Ok(Self {
+            weight: Parameter::new(format!("{name}.weight"), &[outputs, inputs], source)?,
+            bias: if bias { Some(Parameter::new(format!("{name}.bias"), &[outputs], source)?) } else { None },
+            adapter: None,
+            name,
+        })
+    }
+
+    /// `q_proj` of `model.layers.0.self_attn.q_proj`.
+    pub fn target(&self) -> &str {
+        self.name.rsplit('.').next().unwrap_or(&self.name)
+    }
+
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let kind = x.kind();
+        let weight = self.weight.value.f_to_kind(kind)?;
+        let bias = self.bias.as_ref().map(|bias| bias.value.f_to_kind(kind)).transpose()?;
+        let y = x.f_linear(&weight, bias.as_ref())?;
+        match &self.adapter {
+            None => Ok(y),
+            Some(adapter) => {
+                let low = x.f_linear(&adapter.a.f_to_kind(kind)?, None::<&Tensor>)?;
+                let high = low.f_linear(&adapter.b.f_to_kind(kind)?, None::<&Tensor>)?;
+                Ok(y.f_add(&high.f_mul_scalar(adapter.scale)?)?)
+            }
+        }
+    }
+
+    /// The weight with the adapter's product added, f32 where there is one.
+    pub fn merged(&self) -> Result<Tensor> {
+        match &self.adapter {
+            None => Ok(self.weight.value.shallow_clone()),
+            Some(adapter) => {
+                let product = adapter.b.f_to_kind(Kind::Float)?.f_matmul(&adapter.a.f_to_kind(Kind::Float)?)?;
+                let weight = self.weight.value.f_to_kind(Kind::Float)?;
+                Ok(weight.f_add(&product.f_mul_scalar(adapter.scale)?)?)
+            }
+        }
+    }
+}
+
+/// `x / rms(x) * weight` over the last dimension; the mean square in f32.
+pub(super) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+    let kind = x.kind();
+    let wide = x.f_to_kind(Kind::Float)?;
+    let mean_square = wide.f_square()?.f_mean_dim([-1i64].as_slice(), true, Kind::Float)?;
+    let normed = wide.f_mul(&mean_square.f_add_scalar(eps)?.f_rsqrt()?)?;
+    Ok(normed.f_to_kind(kind)?.f_mul(&weight.f_to_kind(kind)?)?)
+}
+
+pub(super) struct Layer {
+    pub input_norm: Parameter,
+    pub q: Linear,
+    pub k: Linear,
+    pub v: Linear,
+    pub o: Linear,
+    /// Norms over the heads of q and k (Qwen3).
+    pub head_norms: Option<(Parameter, Parameter)>,
+    pub post_norm: Parameter,
+    pub gate: Linear,
+    pub up: Linear,
+    pub down: Linear,
+}
+
+impl Layer {
+    pub fn new(config: &Config, number: usize, source: &mut Source<'_>) -> Result<Self> {
+        let at = |part: &str| format!("model.layers.{number}.{part}");
+        let hidden = config.hidden_size;
+        let ff = config.intermediate_size;
+        let (queries, keys) =
+            (config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim);
+        let bias = config.query_key_value_bias();
+        Ok(Self {
+            input_norm: Parameter::new(at("input_layernorm.weight"), &[hidden], source)?,
+            q: Linear::new(at("self_attn.q_proj"), queries, hidden, bias, source)?,
+            k: Linear::new(at("self_attn.k_proj"), keys, hidden, bias, source)?,
+            v: Linear::new(at("self_attn.v_proj"), keys, hidden, bias, source)?,
+            o: Linear::new(at("self_attn.o_proj"), hidden, queries, config.output_bias(), source)?,
+            head_norms: if config.query_key_norm() {
+                Some((
+                    Parameter::new(at("self_attn.q_norm.weight"), &[config.head_dim], source)?,
+                    Parameter::new(at("self_attn.k_norm.weight"), &[config.head_dim], source)?,
+                ))
+            } else {
+                None
+            },
+            post_norm: Parameter::new(at("post_attention_layernorm.weight"), &[hidden], source)?,
+            gate: Linear::new(at("mlp.gate_proj"), ff, hidden, config.mlp_bias, source)?,
+            up: Linear::new(at("mlp.up_proj"), ff, hidden, config.mlp_bias, source)?,
+            down: Linear::new(at("mlp.down_proj"), hidden, ff, config.mlp_bias, source)?,
+        })
+    }
+
+    pub fn linears(&self) -> [&Linear; 7] {
+        [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down]
+    }
+
+    pub fn linears_mut(&mut self) -> [&mut Linear; 7] {
+        [&mut self.q, &mut self.k, &mut self.v, &mut self.o, &mut self.gate, &mut self.up, &mut self.down]
+    }
+
+    /// Every parameter except the adapters', in one fixed order.
+    pub fn parameters_mut(&mut self) -> Vec<&mut Parameter> {
+        let mut all = vec![&mut self.input_norm, &mut self.post_norm];
+        if let Some((q, k)) = &mut self.head_norms {
+            all.extend([q, k]);
+        }
+        let linears =
+            [&mut self.q, &mut self.k, &mut self.v, &mut self.o, &mut self.gate, &mut self.up, &mut self.down];
+        for linear in linears {
+            all.push(&mut linear.weight);
+            all.extend(linear.bias.as_mut());
+        }
+        all
+    }
+
+    pub fn parameters(&self) -> Vec<&Parameter> {
+        let mut all = vec![&self.input_norm, &self.post_norm];
+        if let Some((q, k)) = &self.head_norms {
+            all.extend([q, k]);
+        }
+        for linear in self.linears() {
+            all.push(&linear.weight);
+            all.extend(linear.bias.as_ref());
+        }
+        all
+    }
+
+    /// `[tokens, hidden]` to q, k, v `[tokens, heads, head_dim]`, rotated.
+    pub fn project(&self, x: &Tensor, config: &Config, rotation: &Rotation) -> Result<[Tensor; 3]> {
+        let x = rms_norm(x, &self.input_norm.value, config.rms_norm_eps)?;
+        let by_head = |y: Tensor| Ok::<_, tch::TchError>(y.f_view([x.size()[0], -1, config.head_dim])?);
+        let mut q = by_head(self.q.forward(&x)?)?;
+        let mut k = by_head(self.k.forward(&x)?)?;
+        let v = by_head(self.v.forward(&x)?)?;
+        if let Some((q_norm, k_norm)) = &self.head_norms {
+            q = rms_norm(&q, &q_norm.value, config.rms_norm_eps)?;
+            k = rms_norm(&k, &k_norm.value, config.rms_norm_eps)?;
+        }
+        Ok([rotation.apply(&q)?, rotation.apply(&k)?, v])
+    }
+
+    /// The rest of the layer: x is its input, `mixed` what attention made of it, `[tokens, heads * head_dim]`.
+    pub fn finish(&self, x: &Tensor, mixed: &Tensor, config: &Config) -> Result<Tensor> {
+        let x = x.f_add(&self.o.forward(mixed)?)?;
+        let y = rms_norm(&x, &self.post_norm.value, config.rms_norm_eps)?;
+        let y = self.gate.forward(&y)?.f_silu()?.f_mul(&self.up.forward(&y)?)?;
+        Ok(x.f_add(&self.down.forward(&y)?)?)
+    }
+
+    /// The whole layer over a packed batch; also gives k and v.
+    pub fn forward(
+        &self,
+        x: &Tensor,
+        config: &Config,
+        batch: &Batch,
+        rotation: &Rotation,
+        masks: &Masks,
+    ) -> Result<(Tensor, [Tensor; 2])> {
+        let [q, k, v] = self.project(x, config, rotation)?;
+        let mixed = attend(&q, &k, &v, batch, masks)?;
+        Ok((self.finish(x, &mixed, config)?, [k, v]))
+    }
+}

@@ -1,0 +1,174 @@
+//! From hidden states to log-probabilities of the supervised tokens, without ever holding all logits.
+//!
+//! Only positions that predict a supervised token reach the head, [`CHUNK`] at a time. The gradient of the summed
+//! cross-entropy is known in closed form, softmax minus one-hot, so the chunks' graphs are not kept: each chunk's
+//! gradient is computed at once and enters the result through a term whose value is zero.
+
+use tch::{Kind, Tensor};
+
+use super::batch::Batch;
+use super::model::Model;
+use crate::error::{Result, ensure};
+
+/// Rows of logits in memory at a time: at a vocabulary of 49,152 about 200 MB in f32.
+const CHUNK: i64 = 1024;
+
+/// A sum of negative log-probabilities.
+pub struct Loss {
+    /// A scalar in f32 that gradients flow from.
+    pub sum: Tensor,
+    pub tokens: usize,
+}
+
+impl Model {
+    /// The summed loss of the supervised tokens. `hidden` is what [`Model::hidden`] gave for this batch.
+    pub fn response_loss(&self, hidden: &Tensor, batch: &Batch) -> Result<Loss> {
+        self.response_loss_in_chunks(hidden, batch, CHUNK)
+    }
+
+    pub(super) fn response_loss_in_chunks(&self, hidden: &Tensor, batch: &Batch, chunk: i64) -> Result<Loss> {
+        let tokens = batch.supervised();
+        let states = self.predicting(hidden, batch)?;
+        let weight = self.head_weight()?;
+        if !states.requires_grad() || tokens as i64 <= chunk {
+            let mut sum = Tensor::f_zeros([0i64; 0].as_slice(), (Kind::Float, self.device))?;
+            for (states, targets) in states.f_split(chunk, 0)?.iter().zip(batch.targets.f_split(chunk, 0)?) {
+                let logits = states.f_linear(&weight, None::<&Tensor>)?.f_to_kind(Kind::Float)?;
+                let loss = logits.f_cross_entropy_loss(&targets, None::<&Tensor>, tch::Reduction::Sum, -100, 0.0)?;
+                sum = sum.f_add(&loss)?;
+            }
+            return Ok(Loss { sum, tokens });
+        }
+        let (sum, for_states, for_weight) = tch::no_grad(|| self.gradients(&states, &weight, batch, chunk))?;
+        let mut linear = states.f_mul(&for_states)?.f_sum(Kind::Float)?;
+        if let Some(for_weight) = for_weight {
+            linear = linear.f_add(&weight.f_mul(&for_weight)?.f_sum(Kind::Float)?)?;
+        }
+        // Value: the loss. Gradient: that of the linear term.
+        let sum = linear.f_sub(&linear.f_detach()?)?.f_add(&sum)?;
+        Ok(Loss { sum, tokens })
+    }
+
+    /// The loss and its gradients with respect to the states and, if the head is trained, its weight.
+    fn gradients(
+        &self,
+        states: &Tensor,
+        weight: &Tensor,
+        batch: &Batch,
+        chunk: i64,
+    ) -> Result<(Tensor, Tensor, Option<Tensor>)> {
+        let mut sum = Tensor::f_zeros([0i64; 0].as_slice(), (Kind::Float, self.device))?;
+        let mut for_states = Vec::new();
+        let mut for_weight = weight.requires_grad().then(|| weight.f_zeros_like()).transpose()?;
+        for (states, targets) in states.f_split(chunk, 0)?.iter().zip(batch.targets.f_split(chunk, 0)?) {
+            let logits = states.f_linear(weight, None::<&Tensor>)?.f_to_kind(Kind::Float)?;
+            let log_probs = logits.f_log_softmax(-1, Kind::Float)?;
+            let column = targets.f_unsqueeze(1)?;
+            sum = sum.f_sub(&log_probs.f_gather(1, &column, false)?.f_sum(Kind::Float)?)?;
+            let mut slope = log_probs.f_exp()?;
+            let minus_one = Tensor::f_full([states.size()[0], 1], -1.0, (Kind::Float, self.device))?;
+            let _ = slope.f_scatter_add_(1, &column, &minus_one)?;
+            let slope = slope.f_to_kind(self.compute)?;
+            for_states.push(slope.f_matmul(weight)?);
+            if let Some(total) = &mut for_weight {
+                let _ = total.f_add_(&slope.f_transpose(0, 1)?.f_matmul(states)?)?;
+            }
+        }
+        Ok((sum, Tensor::f_cat(&for_states, 0)?, for_weight))
+    }
+
+    /// The log-probability of each supervised token, `[supervised]` in f32, in the batch's order; carries no gradient.
+    pub fn token_log_probs(&self, hidden: &Tensor, batch: &Batch) -> Result<Tensor> {
+        tch::no_grad(|| {
+            let states = self.predicting(hidden, batch)?;
+            let weight = self.head_weight()?;
+            let mut parts = vec![Tensor::f_zeros([0], (Kind::Float, self.device))?];
+            for (states, targets) in states.f_split(CHUNK, 0)?.iter().zip(batch.targets.f_split(CHUNK, 0)?) {
+                let logits = states.f_linear(&weight, None::<&Tensor>)?.f_to_kind(Kind::Float)?;
+                // log softmax of one column: no second matrix of the logits' size.
+                let chosen = logits.f_gather(1, &targets.f_unsqueeze(1)?, false)?.f_squeeze_dim(1)?;
+                parts.push(chosen.f_sub(&logits.f_logsumexp([-1i64].as_slice(), false)?)?);
+            }
+            Ok(Tensor::f_cat(&parts, 0)?)
+        })
+    }
+
+    fn predicting(&self, hidden: &Tensor, batch: &Batch) -> Result<Tensor> {
+        ensure!(
+            hidden.size2()?.0 == batch.tokens() as i64,
+            "{} hidden states for a batch of {} tokens",
+            hidden.size()[0],
+            batch.tokens()
+        );
+        Ok(Tensor::f_embedding(hidden, &batch.predictors, -1, false, false)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::corpus::Sequence;
+    use crate::lm::{Adaptation, Config};
+    use crate::seed::Seed;
+    use tch::Device;
+
+    fn model() -> Result<Model> {
+        let mut config = Config::llama(50, 16, 2, 4, 2, 24);
+        config.initializer_range = 0.3;
+        Model::init(config, &Seed::new(5), Device::Cpu, Kind::Float)
+    }
+
+    fn batch() -> Result<Batch> {
+        let row = |length: u32, from: usize| Sequence {
+            tokens: (0..length).map(|place| place * 7 % 50).collect(),
+            supervised: (0..length as usize).map(|place| place >= from).collect(),
+        };
+        Batch::pack(&[&row(9, 2), &row(14, 5), &row(3, 3)], Device::Cpu)
+    }
+
+    #[test]
+    fn chunks_change_neither_the_loss_nor_its_gradients() -> Result<()> {
+        let targets = vec!["q_proj".to_owned(), "up_proj".to_owned()];
+        for adaptation in
+            [Adaptation::Full, Adaptation::TopLayers(1), Adaptation::Lora { rank: 2, alpha: 4.0, targets }]
+        {
+            let (mut model, batch) = (model()?, batch()?);
+            model.prepare(&adaptation, &Seed::new(6))?;
+            let both = [1024, 5].map(|chunk| -> Result<_> {
+                let loss = model.response_loss_in_chunks(&model.hidden(&batch)?, &batch, chunk)?;
+                let leaves: Vec<&Tensor> = model.trainable().leaves.iter().map(|(_, leaf)| leaf).collect();
+                // Scaled, as a mean over several batches would be.
+                let gradients = Tensor::f_run_backward(&[&loss.sum * 0.25], &leaves, false, false)?;
+                Ok((loss.sum.detach(), model.trainable().flatten(&gradients)?))
+            });
+            let [whole, chunked] = both;
+            let ((loss, gradient), (chunked_loss, chunked_gradient)) = (whole?, chunked?);
+            assert!(loss.allclose(&chunked_loss, 1e-6, 1e-6, false), "{adaptation:?}");
+            assert!(gradient.allclose(&chunked_gradient, 1e-5, 1e-6, false), "{adaptation:?}");
+            assert!(gradient.abs().max().double_value(&[]) > 1e-3, "{adaptation:?}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn the_loss_is_minus_the_sum_of_the_log_probabilities() -> Result<()> {
+        let (model, batch) = (model()?, batch()?);
+        let hidden = model.hidden(&batch)?;
+        let log_probs = model.token_log_probs(&hidden, &batch)?;
+        assert_eq!(log_probs.size(), [batch.supervised() as i64]);
+        let loss = model.response_loss(&hidden, &batch)?;
+        assert_eq!(loss.tokens, 16);
+        assert!((loss.sum + log_probs.sum(Kind::Float)).abs().double_value(&[]) < 1e-4);
+        Ok(())
+    }
+
+    #[test]
+    fn a_batch_without_targets_has_no_loss() -> Result<()> {
+        let model = model()?;
+        let row = Sequence { tokens: vec![1, 2], supervised: vec![false, false] };
+        let batch = Batch::pack(&[&row], Device::Cpu)?;
+        let loss = model.response_loss(&model.hidden(&batch)?, &batch)?;
+        assert_eq!((loss.sum.double_value(&[]), loss.tokens), (0.0, 0));
+        Ok(())
+    }
+}

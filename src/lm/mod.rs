@@ -1,0 +1,40 @@
+//! The language model: config, forward pass, weights in and out, LoRA, generation.
+//! Knows nothing of pipelines, store or Parquet.
+//!
+//! | file | concern |
+//! |---|---|
+//! | `config` | the shape of a model, as config.json says it |
+//! | `weights`, `gguf` | tensors of a checkpoint by name |
+//! | `tokenizer_from_gguf` | a tokenizer folder out of a GGUF file's own vocabulary |
+//! | `batch`, `attention`, `layer`, `model` | the forward pass over packed sequences |
+//! | `loss` | log-probabilities of supervised tokens, without all logits |
+//! | `lora` | what is trained, and the flat buffer it lives in |
+//! | `generate` | greedy continuation with a key-value cache |
+//! | `artifact`, `export` | model folders: what they hold, and how they are written |
+//! | `proxy` | cached hidden states of a frozen prefix |
+
+mod artifact;
+mod attention;
+mod batch;
+mod config;
+mod device;
+mod export;
+mod generate;
+pub mod gguf;
+mod gguf_blocks;
+mod layer;
+mod lora;
+mod loss;
+mod model;
+pub mod proxy;
+mod tokenizer_from_gguf;
+pub mod weights;
+
+pub use batch::Batch;
+pub use config::{Architecture, Config, RopeScaling};
+pub use device::device;
+pub use export::{TOKENIZER_FILES, copy_tokenizer};
+pub use lora::{Adaptation, AdapterConfig, TARGETS, Trainable};
+pub use loss::Loss;
+pub use model::Model;
+pub use tokenizer_from_gguf::write_tokenizer;

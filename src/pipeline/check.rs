@@ -1,0 +1,249 @@
+//! Holds the tree against the stage kinds: known keys, complete parameters, references that lead somewhere, an order.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::explain::{parameter_problem, unknown_key};
+use super::overrides;
+use super::sweep::Combination;
+use super::tree::{Content, Entry, Node, Table};
+use super::{Stage, Variant};
+use crate::error::{Problem, nearest};
+use crate::stages::{DType, Declaration, Resolved};
+
+const TOP_KEYS: [&str; 4] = ["include", "pipeline", "stage", "sweep"];
+const PIPELINE_KEYS: [&str; 3] = ["name", "seed", "dtype"];
+
+/// What `[pipeline]` says.
+pub struct Header {
+    pub name: String,
+    pub seed: u64,
+    pub dtype: Option<DType>,
+}
+
+/// # Errors
+/// Unknown keys, here and at the top of the file, and values of the wrong type.
+pub fn header(root: &Table, file: &Path) -> Result<Header, Vec<Problem>> {
+    let mut problems: Vec<Problem> = root
+        .entries
+        .iter()
+        .filter(|entry| !TOP_KEYS.contains(&entry.key.as_str()))
+        .map(|entry| unknown_key("the pipeline", entry, &TOP_KEYS))
+        .collect();
+    let mut header = Header { name: stem(file), seed: 0, dtype: None };
+    if let Some(node) = root.get("pipeline") {
+        match node.table() {
+            None => problems.push(wants(node, "pipeline", "a table")),
+            Some(table) => {
+                for entry in &table.entries {
+                    problems.extend(header_key(&mut header, entry).err());
+                }
+            }
+        }
+    }
+    if let Some(problem) = bad_name(&header.name).filter(|_| problems.is_empty()) {
+        let message = format!("the pipeline's name `{}` {problem}: it is the name of a folder under out/", header.name);
+        problems.push(match root.get("pipeline").and_then(Node::table).and_then(|table| table.get("name")) {
+            Some(node) => node.origin.problem(message),
+            None => Problem::new(message).hint("give it a `name` in [pipeline]"),
+        });
+    }
+    if problems.is_empty() { Ok(header) } else { Err(problems) }
+}
+
+fn header_key(header: &mut Header, entry: &Entry) -> Result<(), Problem> {
+    let node = &entry.node;
+    match entry.key.as_str() {
+        "name" => header.name = node.text().ok_or_else(|| wants(node, "pipeline.name", "a string"))?.to_owned(),
+        "seed" => {
+            let seed = node.to_json().as_u64();
+            header.seed = seed.ok_or_else(|| wants(node, "pipeline.seed", "an integer from 0 up"))?;
+        }
+        "dtype" => {
+            let dtype = serde_json::from_value(node.to_json());
+            header.dtype = Some(dtype.map_err(|_| wants(node, "pipeline.dtype", "\"f32\" or \"bf16\""))?);
+        }
+        _ => return Err(unknown_key("[pipeline]", entry, &PIPELINE_KEYS)),
+    }
+    Ok(())
+}
+
+/// One combination of the sweep, with its stages resolved and in order.
+///
+/// # Errors
+/// Everything that is wrong with its stages.
+pub fn variant(
+    root: &Table,
+    combination: &Combination<'_>,
+    kinds: &'static [Declaration],
+) -> Result<Variant, Vec<Problem>> {
+    let mut root = root.clone();
+    for (axis, value) in combination {
+        overrides::set(&mut root, &axis.key, &axis.origin, (*value).clone()).map_err(|problem| vec![problem])?;
+    }
+    let header = header(&root, Path::new("pipeline"))?;
+    let stages = order(stages(&root, kinds)?).map_err(|problem| vec![problem])?;
+    let values = combination.iter().map(|(axis, value)| (axis.key.clone(), value.to_json())).collect();
+    Ok(Variant { name: String::new(), values, seed: header.seed, dtype: header.dtype, stages })
+}
+
+struct Checked<'t> {
+    entry: &'t Entry,
+    declaration: &'static Declaration,
+    resolved: Resolved,
+}
+
+fn stages(root: &Table, kinds: &'static [Declaration]) -> Result<Vec<Stage>, Vec<Problem>> {
+    let Some(entry) = root.entry("stage") else {
+        return Err(vec![Problem::new("this pipeline has no stages").hint("a stage begins with [stage.NAME]")]);
+    };
+    let Content::Table(table) = &entry.node.content else { return Err(vec![wants(&entry.node, "stage", "a table")]) };
+    let mut checked = Vec::new();
+    let mut problems = Vec::new();
+    for entry in &table.entries {
+        match stage(entry, kinds) {
+            Ok(stage) => checked.push(stage),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    // A reference to a stage that is itself wrong is not wrong for that.
+    let names: Vec<&str> = table.keys().collect();
+    for stage in &checked {
+        for need in &stage.resolved.needs.stages {
+            problems.extend(reference(stage, &need.pointer, &need.stage, need.provides, &names, &checked).err());
+        }
+    }
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let finished = |stage: Checked<'_>| Stage {
+        name: stage.entry.key.clone(),
+        declaration: stage.declaration,
+        resolved: stage.resolved,
+        line: stage.entry.origin.line(),
+    };
+    Ok(checked.into_iter().map(finished).collect())
+}
+
+fn stage<'t>(entry: &'t Entry, kinds: &'static [Declaration]) -> Result<Checked<'t>, Problem> {
+    let name = &entry.key;
+    if let Some(problem) = bad_name(name) {
+        return Err(entry.origin.problem(format!("the stage name `{name}` {problem}")));
+    }
+    let table = entry.node.table().ok_or_else(|| wants(&entry.node, &format!("stage.{name}"), "a table"))?;
+    let all = || kinds.iter().map(|kind| kind.name);
+    let listed = || all().map(|kind| format!("`{kind}`")).collect::<Vec<_>>().join(", ");
+    let Some(kind) = table.get("kind") else {
+        let problem = entry.origin.problem(format!("stage `{name}` has no `kind`"));
+        return Err(problem.hint(format!("the kinds are {}", listed())));
+    };
+    let word = kind.text().ok_or_else(|| wants(kind, &format!("stage.{name}.kind"), "a string"))?;
+    let Some(declaration) = kinds.iter().find(|kind| kind.name == word) else {
+        let problem = kind.origin.problem(format!("stage `{name}`: there is no kind `{word}`"));
+        return Err(match nearest(word, all()) {
+            Some(near) => problem.hint(format!("did you mean `{near}`?")),
+            None => problem.hint(format!("the kinds are {}", listed())),
+        });
+    };
+    let mut parameters = table.to_json();
+    parameters.shift_remove("kind");
+    match declaration.resolve(Value::Object(parameters)) {
+        Ok(resolved) => Ok(Checked { entry, declaration, resolved }),
+        Err(problem) => Err(parameter_problem(entry, &problem)),
+    }
+}
+
+fn reference(
+    stage: &Checked<'_>,
+    pointer: &str,
+    wanted: &str,
+    provides: Option<&str>,
+    names: &[&str],
+    checked: &[Checked<'_>],
+) -> Result<(), Problem> {
+    let place = super::explain::find(stage.entry, pointer).value;
+    let parameter = pointer.trim_start_matches('/').replace('/', ".");
+    let own = &stage.entry.key;
+    if !names.contains(&wanted) {
+        let problem = place.problem(format!("stage `{own}`, {parameter}: there is no stage `{wanted}`"));
+        return Err(match nearest(wanted, names.iter().copied()) {
+            Some(near) => problem.hint(format!("did you mean `{near}`?")),
+            None => problem,
+        });
+    }
+    let Some(provides) = provides else { return Ok(()) };
+    let found = checked.iter().find(|other| other.entry.key == wanted);
+    let Some(found) = found.filter(|other| !other.declaration.provides.contains(&provides)) else { return Ok(()) };
+    let message = format!(
+        "stage `{own}`, {parameter}: `{wanted}` is of kind `{}`, which does not provide `{provides}`",
+        found.declaration.name
+    );
+    let able: Vec<String> = checked
+        .iter()
+        .filter(|other| other.declaration.provides.contains(&provides) && other.entry.key != *own)
+        .map(|other| format!("`{}`", other.entry.key))
+        .collect();
+    let problem = place.problem(message);
+    Err(if able.is_empty() { problem } else { problem.hint(format!("these do: {}", able.join(", "))) })
+}
+
+/// Every stage after those it needs; of those that could come next, the first in the file.
+fn order(mut waiting: Vec<Stage>) -> Result<Vec<Stage>, Problem> {
+    let mut ordered: Vec<Stage> = Vec::with_capacity(waiting.len());
+    while !waiting.is_empty() {
+        let ready = waiting.iter().position(|stage| {
+            stage.resolved.needs.stages.iter().all(|need| ordered.iter().any(|done| done.name == need.stage))
+        });
+        match ready {
+            Some(at) => ordered.push(waiting.remove(at)),
+            None => return Err(cycle(&waiting)),
+        }
+    }
+    Ok(ordered)
+}
+
+/// Among stages of which each needs another, going from need to need comes back to one seen before.
+fn cycle(waiting: &[Stage]) -> Problem {
+    let mut path: Vec<&str> = Vec::new();
+    let mut here = &waiting[0];
+    loop {
+        if let Some(start) = path.iter().position(|name| *name == here.name) {
+            let mut names = path.split_off(start);
+            names.push(&here.name);
+            return Problem::new(format!("these stages need each other: {}", names.join(" -> ")));
+        }
+        path.push(&here.name);
+        let next = here.resolved.needs.stages.iter().find_map(|need| waiting.iter().find(|s| s.name == need.stage));
+        match next {
+            Some(next) => here = next,
+            None => return Problem::new(format!("stage `{}` waits for a stage that is not there", here.name)),
+        }
+    }
+}
+
+fn stem(file: &Path) -> String {
+    file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// Names become folders, SQL schemas and parts of dotted keys.
+fn bad_name(name: &str) -> Option<&'static str> {
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || letter == '_' || letter == '-';
+    match name.chars().next() {
+        None => Some("is empty"),
+        Some(_) if !name.chars().all(plain) => Some("may have letters, digits, `-` and `_` only"),
+        Some('-') => Some("may not begin with `-`"),
+        Some(_) => None,
+    }
+}
+
+fn wants(node: &Node, key: &str, what: &str) -> Problem {
+    node.origin.problem(format!("`{key}` must be {what}, not {}", shown(node)))
+}
+
+fn shown(node: &Node) -> String {
+    match &node.content {
+        Content::Scalar(value) => value.to_string(),
+        _ => node.type_name().to_owned(),
+    }
+}

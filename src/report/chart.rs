@@ -1,0 +1,348 @@
+//! Plots as inline SVG: lines with bands, stacked shares, intervals. No script and no file beside the page.
+//!
+//! Colours are CSS variables of the page, from the palette of Okabe and Ito, which people with any colour vision can
+//! tell apart; lines differ in their dashes too. Drawn at 480 units wide, so that the text stays readable on a phone.
+
+use std::fmt::Write as _;
+
+use super::markup::{cut, escape, number};
+
+const WIDTH: f64 = 480.0;
+const HEIGHT: f64 = 290.0;
+const LEFT: f64 = 58.0;
+const RIGHT: f64 = 14.0;
+const TOP: f64 = 12.0;
+const BOTTOM: f64 = 44.0;
+/// How many colours the page defines.
+pub const COLOURS: usize = 8;
+
+/// A line, perhaps with a band.
+#[derive(Clone, Debug, Default)]
+pub struct Series {
+    pub label: String,
+    /// Its place among all methods: the same on the whole page.
+    pub colour: usize,
+    pub points: Vec<(f64, f64)>,
+    /// (x, low, high)
+    pub band: Vec<(f64, f64, f64)>,
+    /// Drawn thin and without a legend: one seed behind a mean.
+    pub is_faint: bool,
+}
+
+/// What every plot says of itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Words<'a> {
+    pub title: &'a str,
+    /// What it shows, for those who cannot see it.
+    pub description: &'a str,
+    pub x: &'a str,
+    pub y: &'a str,
+}
+
+/// Lines over a common axis; the axis need not begin at zero.
+pub fn lines(words: Words, series: &[Series]) -> String {
+    let all = series.iter().flat_map(|series| {
+        let band = series.band.iter().flat_map(|(x, low, high)| [(*x, *low), (*x, *high)]);
+        series.points.iter().copied().chain(band)
+    });
+    let all: Vec<(f64, f64)> = all.filter(|(x, y)| x.is_finite() && y.is_finite()).collect();
+    if all.is_empty() {
+        return String::new();
+    }
+    let frame = Frame::around(&all);
+    let mut body = String::new();
+    for one in series.iter().filter(|one| one.band.len() > 1) {
+        let upper = one.band.iter().map(|(x, _, high)| frame.place(*x, *high));
+        let lower = one.band.iter().rev().map(|(x, low, _)| frame.place(*x, *low));
+        let points: Vec<String> = upper.chain(lower).collect();
+        let _ = write!(body, "<polygon class=\"f{} band\" points=\"{}\"/>", one.colour % COLOURS, points.join(" "));
+    }
+    let mut ordered: Vec<&Series> = series.iter().collect();
+    ordered.sort_by_key(|one| !one.is_faint);
+    for one in ordered {
+        let points: Vec<String> = one.points.iter().map(|(x, y)| frame.place(*x, *y)).collect();
+        let class = if one.is_faint { " faint" } else { "" };
+        let name = escape(&one.label);
+        let style = style(one.colour);
+        let _ = write!(
+            body,
+            "<polyline class=\"{style}{class}\" points=\"{}\"><title>{name}</title></polyline>",
+            points.join(" ")
+        );
+        if let (false, [only]) = (one.is_faint, points.as_slice()) {
+            let (x, y) = only.split_once(',').unwrap_or(("0", "0"));
+            let _ = write!(body, "<circle class=\"f{}\" cx=\"{x}\" cy=\"{y}\" r=\"4\"/>", one.colour % COLOURS);
+        }
+    }
+    let legend: Vec<(&str, usize)> =
+        series.iter().filter(|one| !one.is_faint).map(|one| (one.label.as_str(), one.colour)).collect();
+    figure(words, &(frame.axes(words) + &body), HEIGHT, &line_legend(&legend))
+}
+
+/// Shares of categories, one column a place on the x axis, stacked to one.
+pub fn shares(words: Words, categories: &[(String, usize)], columns: &[(f64, Vec<f64>)]) -> String {
+    let Some((first, last)) = columns.first().zip(columns.last()) else { return String::new() };
+    let spacing = if columns.len() > 1 { (last.0 - first.0) / (columns.len() - 1) as f64 } else { 1.0 };
+    let frame = Frame { x: (first.0 - 0.5 * spacing, last.0 + 0.5 * spacing), y: (0.0, 1.0) };
+    let mut body = String::new();
+    for (x, values) in columns {
+        let total: f64 = values.iter().sum();
+        let mut from = 0.0;
+        for (value, (label, colour)) in values.iter().zip(categories) {
+            let share = if total > 0.0 { value / total } else { 0.0 };
+            if share > 0.0 {
+                let (left, right) = (frame.left(x - 0.5 * spacing), frame.left(x + 0.5 * spacing));
+                let (top, bottom) = (frame.top(from + share), frame.top(from));
+                let _ = write!(
+                    body,
+                    "<rect class=\"f{}\" x=\"{left:.1}\" y=\"{top:.1}\" width=\"{:.1}\" height=\"{:.1}\"><title>{} {}: {:.0} %</title></rect>",
+                    colour % COLOURS,
+                    right - left + 0.3,
+                    bottom - top,
+                    escape(label),
+                    number_of_place(*x),
+                    100.0 * share
+                );
+            }
+            from += share;
+        }
+    }
+    let legend: Vec<(&str, usize)> = categories.iter().map(|(label, colour)| (label.as_str(), *colour)).collect();
+    figure(words, &(body + &frame.axes(words)), HEIGHT, &box_legend(&legend))
+}
+
+/// A mean with an interval: (label, colour, mean, interval).
+pub type Interval = (String, usize, f64, Option<(f64, f64)>);
+
+/// Means and their intervals, one below the other, with a line where the reference is.
+pub fn intervals(words: Words, rows: &[Interval], reference: Option<(f64, &str)>) -> String {
+    let ends = rows.iter().flat_map(|(_, _, mean, interval)| {
+        let (low, high) = interval.unwrap_or((*mean, *mean));
+        [low, *mean, high]
+    });
+    let mut all: Vec<f64> = ends.chain(reference.map(|(value, _)| value)).filter(|value| value.is_finite()).collect();
+    all.sort_by(f64::total_cmp);
+    let (Some(least), Some(most)) = (all.first(), all.last()) else { return String::new() };
+    let margin = if most > least { 0.06 * (most - least) } else { 0.1 + 0.1 * most.abs() };
+    let (low, high) = (least - margin, most + margin);
+    let line = 26.0;
+    let left = 150.0;
+    let height = TOP + line * rows.len() as f64 + BOTTOM;
+    let place = |value: f64| left + (value - low) / (high - low) * (WIDTH - left - RIGHT);
+    let bottom = height - BOTTOM;
+    let mut body = String::new();
+    for tick in ticks(low, high, 5) {
+        let x = place(tick);
+        let _ = write!(
+            body,
+            "<line class=\"grid\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{TOP}\" y2=\"{bottom:.1}\"/><text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
+            bottom + 17.0,
+            tick_text(tick, (high - low) / 5.0)
+        );
+    }
+    if let Some((value, name)) = reference {
+        let x = place(value);
+        let _ = write!(
+            body,
+            "<line class=\"reference\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{TOP}\" y2=\"{bottom:.1}\"><title>{}</title></line>",
+            escape(name)
+        );
+    }
+    for (row, (label, colour, mean, interval)) in rows.iter().enumerate() {
+        let y = TOP + line * (row as f64 + 0.5);
+        let shown = escape(&cut(label, 22));
+        let _ = write!(body, "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{shown}</text>", left - 8.0, y + 4.0);
+        if let Some((from, to)) = interval {
+            let (from, to) = (place(*from), place(*to));
+            let _ = write!(
+                body,
+                "<path class=\"l{} solid\" d=\"M{from:.1} {y:.1}H{to:.1}M{from:.1} {:.1}v8M{to:.1} {:.1}v8\"/>",
+                colour % COLOURS,
+                y - 4.0,
+                y - 4.0
+            );
+        }
+        let _ = write!(
+            body,
+            "<circle class=\"f{}\" cx=\"{:.1}\" cy=\"{y:.1}\" r=\"5\"><title>{}: {}</title></circle>",
+            colour % COLOURS,
+            place(*mean),
+            escape(label),
+            number(*mean)
+        );
+    }
+    let middle = f64::midpoint(left, WIDTH - RIGHT);
+    let _ = write!(
+        body,
+        "<text class=\"axis\" x=\"{middle:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
+        height - 8.0,
+        escape(words.x)
+    );
+    figure(words, &body, height, "")
+}
+
+struct Frame {
+    x: (f64, f64),
+    y: (f64, f64),
+}
+
+impl Frame {
+    fn around(points: &[(f64, f64)]) -> Self {
+        let range = |of: fn(&(f64, f64)) -> f64, margin: f64| {
+            let low = points.iter().map(of).fold(f64::INFINITY, f64::min);
+            let high = points.iter().map(of).fold(f64::NEG_INFINITY, f64::max);
+            if high > low {
+                (low - margin * (high - low), high + margin * (high - low))
+            } else {
+                (low - 0.5 * low.abs().max(1.0) * 0.1, high + 0.5 * high.abs().max(1.0) * 0.1)
+            }
+        };
+        Self { x: range(|point| point.0, 0.0), y: range(|point| point.1, 0.06) }
+    }
+
+    fn left(&self, x: f64) -> f64 {
+        LEFT + (x - self.x.0) / (self.x.1 - self.x.0) * (WIDTH - LEFT - RIGHT)
+    }
+
+    fn top(&self, y: f64) -> f64 {
+        HEIGHT - BOTTOM - (y - self.y.0) / (self.y.1 - self.y.0) * (HEIGHT - TOP - BOTTOM)
+    }
+
+    fn place(&self, x: f64, y: f64) -> String {
+        format!("{:.1},{:.1}", self.left(x), self.top(y))
+    }
+
+    fn axes(&self, words: Words) -> String {
+        let mut text = String::new();
+        let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
+        for tick in ticks(self.y.0, self.y.1, 5) {
+            let y = self.top(tick);
+            let _ = write!(
+                text,
+                "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{right}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/><text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
+                LEFT - 6.0,
+                y + 4.0,
+                tick_text(tick, (self.y.1 - self.y.0) / 5.0)
+            );
+        }
+        for tick in ticks(self.x.0, self.x.1, 6) {
+            let x = self.left(tick);
+            let _ = write!(
+                text,
+                "<line class=\"tick\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{bottom}\" y2=\"{:.1}\"/><text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
+                bottom + 4.0,
+                bottom + 17.0,
+                tick_text(tick, (self.x.1 - self.x.0) / 6.0)
+            );
+        }
+        let (middle, centre) = (f64::midpoint(LEFT, right), f64::midpoint(TOP, bottom));
+        let _ = write!(
+            text,
+            "<line class=\"tick\" x1=\"{LEFT}\" x2=\"{right}\" y1=\"{bottom}\" y2=\"{bottom}\"/><text class=\"axis\" x=\"{middle:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text><text class=\"axis\" transform=\"translate(13 {centre:.1}) rotate(-90)\" text-anchor=\"middle\">{}</text>",
+            HEIGHT - 8.0,
+            escape(words.x),
+            escape(words.y)
+        );
+        text
+    }
+}
+
+/// Round numbers inside a range, about `wanted` of them.
+pub fn ticks(low: f64, high: f64, wanted: usize) -> Vec<f64> {
+    let raw = (high - low) / wanted.max(1) as f64;
+    if !raw.is_finite() || raw <= 0.0 {
+        return Vec::new();
+    }
+    let power = 10f64.powf(raw.log10().floor());
+    let step =
+        [1.0, 2.0, 5.0, 10.0].into_iter().map(|factor| factor * power).find(|step| *step >= raw * 0.999).unwrap_or(raw);
+    let first = (low / step - 1e-9).ceil() as i64;
+    let last = (high / step + 1e-9).floor() as i64;
+    (first..=last).map(|place| place as f64 * step).collect()
+}
+
+/// A tick with as many decimals as its spacing needs.
+fn tick_text(value: f64, spacing: f64) -> String {
+    let decimals = if spacing >= 1.0 { 0 } else { (-spacing.log10().floor()).clamp(0.0, 6.0) as usize };
+    let text = format!("{value:.decimals$}");
+    let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text };
+    match text.strip_prefix('-') {
+        Some("0") => "0".to_owned(),
+        Some(rest) => format!("−{rest}"),
+        None => text,
+    }
+}
+
+fn number_of_place(value: f64) -> String {
+    if value.fract() == 0.0 { format!("at {value:.0}") } else { format!("at {value:.1}") }
+}
+
+fn style(colour: usize) -> String {
+    format!("l{} d{}", colour % COLOURS, (colour / 2) % 4)
+}
+
+fn figure(words: Words, body: &str, height: f64, legend: &str) -> String {
+    let (title, description) = (escape(words.title), escape(words.description));
+    format!(
+        "<figure><figcaption>{title}</figcaption><svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"{title}. {description}\"><title>{title}</title><desc>{description}</desc>{body}</svg>{legend}</figure>\n"
+    )
+}
+
+fn line_legend(entries: &[(&str, usize)]) -> String {
+    let sample = |colour: usize| {
+        format!(
+            "<svg viewBox=\"0 0 28 10\" class=\"sample\" aria-hidden=\"true\"><line class=\"{}\" x1=\"1\" x2=\"27\" y1=\"5\" y2=\"5\"/></svg>",
+            style(colour)
+        )
+    };
+    legend(entries, sample)
+}
+
+fn box_legend(entries: &[(&str, usize)]) -> String {
+    let sample = |colour: usize| {
+        format!(
+            "<svg viewBox=\"0 0 12 12\" class=\"sample box\" aria-hidden=\"true\"><rect class=\"f{}\" width=\"12\" height=\"12\"/></svg>",
+            colour % COLOURS
+        )
+    };
+    legend(entries, sample)
+}
+
+fn legend(entries: &[(&str, usize)], sample: impl Fn(usize) -> String) -> String {
+    let items: Vec<String> =
+        entries.iter().map(|(label, colour)| format!("<li>{}{}</li>", sample(*colour), escape(label))).collect();
+    if items.is_empty() { String::new() } else { format!("<ul class=\"legend\">{}</ul>", items.join("")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WORDS: Words = Words { title: "a < b", description: "one \"line\"", x: "step", y: "loss" };
+
+    #[test]
+    fn ticks_are_round_and_inside() {
+        assert_eq!(ticks(0.0, 10.0, 5), [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]);
+        assert_eq!(
+            ticks(0.93, 1.07, 4).iter().map(|tick| tick_text(*tick, 0.035)).collect::<Vec<_>>(),
+            ["0.95", "1", "1.05"]
+        );
+        assert!(ticks(1.0, 1.0, 5).is_empty());
+    }
+
+    #[test]
+    fn a_plot_of_nothing_is_nothing_and_one_of_a_point_is_a_point() {
+        assert_eq!(lines(WORDS, &[]), "");
+        assert_eq!(shares(WORDS, &[], &[]), "");
+        assert_eq!(intervals(WORDS, &[], None), "");
+        let one = lines(WORDS, &[Series { label: "x".into(), points: vec![(1.0, 2.0)], ..Series::default() }]);
+        assert!(one.contains("<circle") && !one.contains("NaN"), "{one}");
+    }
+
+    #[test]
+    fn words_of_a_plot_are_escaped() {
+        let series = [Series { label: "<script>".into(), points: vec![(0.0, 1.0), (1.0, 2.0)], ..Series::default() }];
+        let svg = lines(WORDS, &series);
+        assert!(svg.contains("a &lt; b") && svg.contains("&lt;script&gt;") && !svg.contains("<script"), "{svg}");
+    }
+}

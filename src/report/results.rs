@@ -1,0 +1,181 @@
+//! What was reached: a sentence a metric, intervals, and the whole comparison.
+
+use std::fmt::Write as _;
+
+use super::chart::{Interval, Words, intervals};
+use super::comparison::{Row, less_is_better};
+use super::markup::{count, escape, number, rough, signed};
+use super::sections::{colour, dot, in_order};
+use super::statistics::Estimate;
+
+/// What was reached: a sentence, intervals, and the whole comparison.
+pub fn results(rows: &[Row], labels: &[String], reference: Option<&str>, baseline: &str) -> String {
+    if rows.is_empty() {
+        return String::new();
+    }
+    let mut html = "<h2>Result</h2>\n".to_owned();
+    match reference {
+        Some(reference) => html.push_str(&findings(rows, reference)),
+        None => {
+            let _ = writeln!(
+                html,
+                "<p class=\"quiet\">No method called “{}” was scored, so nothing is compared with it.</p>",
+                escape(baseline)
+            );
+        }
+    }
+    let mut plots = String::new();
+    let mut tables = String::new();
+    let groups = in_order(rows.iter().map(|row| (row.split.clone(), row.metric.clone())));
+    for (split, metric) in &groups {
+        let of: Vec<&Row> = rows.iter().filter(|row| row.split == *split && row.metric == *metric).collect();
+        let is_less = less_is_better(metric);
+        let direction = if is_less { "less is better" } else { "more is better" };
+        let bars: Vec<Interval> = of
+            .iter()
+            .map(|row| (row.method.clone(), colour(labels, &row.method), row.value.mean, row.value.interval))
+            .collect();
+        let line = of
+            .iter()
+            .find(|row| Some(row.method.as_str()) == reference)
+            .map(|row| (row.value.mean, row.method.as_str()));
+        let title = format!("{metric} on {split} ({direction})");
+        let (bars, left_out) = comparable(bars, &of);
+        let caption = if left_out.is_empty() {
+            title.clone()
+        } else {
+            format!("{title}; off the scale: {}", left_out.join(", "))
+        };
+        let description = "Mean over seeds with its 95 % interval, for each method; numbers are in the table below.";
+        plots.push_str(&intervals(Words { title: &caption, description, x: metric, y: "" }, &bars, line));
+        tables.push_str(&comparison(&of, labels, reference, &title, is_less));
+    }
+    let _ = write!(html, "<div class=\"plots\">{plots}</div>\n{tables}");
+    html
+}
+
+/// An untuned model may lie so far off that nothing else could be told apart: it is named instead of drawn.
+fn comparable(bars: Vec<Interval>, rows: &[&Row]) -> (Vec<Interval>, Vec<String>) {
+    let reach = |bars: &mut dyn Iterator<Item = &Interval>| {
+        let ends = bars.flat_map(|bar| {
+            let (low, high) = bar.3.unwrap_or((bar.2, bar.2));
+            [low, high]
+        });
+        let (low, high) =
+            ends.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), end| (low.min(end), high.max(end)));
+        high - low
+    };
+    let is_tuned = |label: &str| rows.iter().any(|row| row.method == label && row.cost.is_some());
+    let tuned = reach(&mut bars.iter().filter(|bar| is_tuned(&bar.0)));
+    if !(tuned > 0.0) || reach(&mut bars.iter()) < 2.0 * tuned {
+        return (bars, Vec::new());
+    }
+    let (drawn, left_out): (Vec<Interval>, Vec<Interval>) = bars.into_iter().partition(|bar| is_tuned(&bar.0));
+    (drawn, left_out.into_iter().map(|bar| format!("{} ({})", bar.0, number(bar.2))).collect())
+}
+
+/// One sentence a metric: the best method against the baseline.
+fn findings(rows: &[Row], reference: &str) -> String {
+    let mut html = String::new();
+    for (split, metric) in in_order(rows.iter().map(|row| (row.split.clone(), row.metric.clone()))) {
+        let is_less = less_is_better(&metric);
+        // An oracle sees the truth of synthetic data: a bound, not a method.
+        let is_method = |row: &&Row| !row.method.starts_with("oracle");
+        let of = rows.iter().filter(|row| row.split == split && row.metric == metric).filter(is_method);
+        let better = |one: &&Row, other: &&Row| {
+            let order = one.value.mean.total_cmp(&other.value.mean);
+            if is_less { order.reverse() } else { order }
+        };
+        let Some(best) = of.max_by(better) else { continue };
+        let name = escape(&best.method);
+        let text = match &best.difference {
+            None => format!("No method is better than the baseline <b>{}</b>", escape(reference)),
+            Some(difference) => {
+                let mean = difference.mean().unwrap_or_default();
+                let against = format!("<b>{name}</b> is best, {} against {}", signed(mean), escape(reference));
+                let verdict =
+                    |estimate: Option<Estimate>, what: &str| match estimate.and_then(|it| Some((it, it.interval?))) {
+                        Some((estimate, (low, high))) => {
+                            let clear = if estimate.excludes_zero() { "" } else { ", which includes no difference" };
+                            format!("; 95 % over {} {what}: {} … {}{clear}", estimate.count, signed(low), signed(high))
+                        }
+                        None => String::new(),
+                    };
+                against + &verdict(difference.over_seeds, "seeds") + &verdict(difference.over_items, "items")
+            }
+        };
+        let _ = writeln!(html, "<p class=\"finding\">{} on {}: {text}.</p>", escape(&metric), escape(&split));
+    }
+    html
+}
+
+fn comparison(rows: &[&Row], labels: &[String], reference: Option<&str>, title: &str, is_less: bool) -> String {
+    let has_phi = rows.iter().any(|row| row.phi.is_some());
+    let against = reference.map(escape).unwrap_or_default();
+    let mut html = format!(
+        "<h3>{}</h3><div class=\"scroll\"><table><thead><tr><th>method</th><th class=\"n\">mean</th>",
+        escape(title)
+    );
+    html.push_str("<th class=\"n\">95 % over seeds</th><th class=\"n\">seeds</th>");
+    if reference.is_some() {
+        let _ = write!(
+            html,
+            "<th class=\"n\">− {against}</th><th class=\"n\">95 % over seeds</th><th class=\"n\">95 % over items</th><th class=\"n\">items</th>"
+        );
+    }
+    html.push_str("<th class=\"n\">steps</th>");
+    html.push_str(if has_phi { "<th class=\"n\">Φ</th></tr></thead><tbody>\n" } else { "</tr></thead><tbody>\n" });
+    let mut ordered: Vec<&&Row> = rows.iter().collect();
+    ordered.sort_by(|one, other| {
+        let order = one.value.mean.total_cmp(&other.value.mean);
+        if is_less { order } else { order.reverse() }
+    });
+    for (place, row) in ordered.into_iter().enumerate() {
+        let class = if place == 0 { " class=\"best\"" } else { "" };
+        let cell = |text: &str| format!("<td class=\"n\">{text}</td>");
+        let _ = write!(html, "<tr{class}><td>{}</td>{}", dot(labels, &row.method), cell(&number(row.value.mean)));
+        html.push_str(&cell(&range(row.value.interval, rough)));
+        html.push_str(&cell(&row.value.count.to_string()));
+        if reference.is_some() {
+            match &row.difference {
+                None => {
+                    let is_reference = Some(row.method.as_str()) == reference;
+                    html.push_str(&cell(if is_reference { "baseline" } else { "–" }));
+                    html.push_str(&cell("–").repeat(3));
+                }
+                Some(difference) => {
+                    html.push_str(&cell(&difference.mean().map_or("–".to_owned(), signed)));
+                    for estimate in [difference.over_seeds, difference.over_items] {
+                        let class = match estimate {
+                            Some(estimate) if estimate.excludes_zero() => {
+                                if (estimate.mean < 0.0) == is_less {
+                                    "n good"
+                                } else {
+                                    "n bad"
+                                }
+                            }
+                            _ => "n",
+                        };
+                        let _ = write!(
+                            html,
+                            "<td class=\"{class}\">{}</td>",
+                            range(estimate.and_then(|it| it.interval), signed)
+                        );
+                    }
+                    html.push_str(&cell(&difference.over_items.map_or("–".to_owned(), |it| it.count.to_string())));
+                }
+            }
+        }
+        html.push_str(&cell(&row.cost.as_ref().map_or("–".to_owned(), |cost| count(cost.steps))));
+        if has_phi {
+            html.push_str(&cell(&row.phi.map_or("–".to_owned(), number)));
+        }
+        html.push_str("</tr>\n");
+    }
+    html.push_str("</tbody></table></div>\n");
+    html
+}
+
+fn range(interval: Option<(f64, f64)>, show: fn(f64) -> String) -> String {
+    interval.map_or_else(|| "–".to_owned(), |(low, high)| format!("{} … {}", show(low), show(high)))
+}

@@ -1,0 +1,394 @@
+//! The sections of the page below its results, each empty where its tables are not there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use super::chart::{COLOURS, Series, Words, lines, shares};
+use super::comparison::{average, cost_of, full_flops};
+use super::gather::{Gathered, Picked, Spent, Tuning};
+use super::markup::{count, cut, escape, number};
+
+/// Columns that a plot of shares has at most: more steps are put together.
+const COLUMNS: usize = 48;
+/// Instructions that a sample lists.
+const SAMPLE: usize = 10;
+
+pub fn colour(labels: &[String], label: &str) -> usize {
+    labels.iter().position(|known| known == label).unwrap_or(0)
+}
+
+pub fn dot(labels: &[String], label: &str) -> String {
+    format!(
+        "<span class=\"dot\" style=\"background:var(--c{})\"></span>{}",
+        colour(labels, label) % COLOURS,
+        escape(label)
+    )
+}
+
+/// Validation loss by step, the mean over seeds and their range.
+pub fn learning(gathered: &Gathered, labels: &[String]) -> String {
+    let mut series = Vec::new();
+    for label in labels {
+        let runs: Vec<Vec<(f64, f64)>> = gathered
+            .tunings
+            .iter()
+            .filter(|tuning| tuning.name.label == *label)
+            .map(|tuning| tuning.performance.iter().map(|(step, performance)| (*step, -performance)).collect())
+            .collect();
+        let (points, band) = mean_and_range(&runs);
+        if points.len() > 1 {
+            series.push(Series { label: label.clone(), colour: colour(labels, label), points, band, is_faint: false });
+        }
+    }
+    if series.is_empty() {
+        return String::new();
+    }
+    let words = Words {
+        title: "Validation loss by step",
+        description: "One line a method: the mean over seeds; the band is the range from the least to the greatest seed.",
+        x: "training step",
+        y: "validation loss",
+    };
+    // Full training may take a hundred times the steps of the rest, which then deserve a plot of their own.
+    let last = |series: &Series| series.points.last().map_or(0.0, |point| point.0);
+    let mut ends: Vec<f64> = series.iter().map(last).collect();
+    ends.sort_by(f64::total_cmp);
+    let typical = ends[ends.len() / 2];
+    let mut plots = lines(words, &series);
+    if ends.last().is_some_and(|most| *most > 2.0 * typical) {
+        let title = format!("Validation loss by step, the first {typical:.0} steps");
+        for one in &mut series {
+            one.points.retain(|(x, _)| *x <= typical);
+            one.band.retain(|(x, ..)| *x <= typical);
+        }
+        series.retain(|one| one.points.len() > 1);
+        plots = lines(Words { title: &title, ..words }, &series) + &plots;
+    }
+    format!(
+        "<h2>Learning curves</h2>\n<p class=\"quiet\">The lines are means over seeds; the bands reach from the least to the greatest seed.</p>\n<div class=\"plots\">{plots}</div>\n"
+    )
+}
+
+/// The mean, and (where there are several runs) the range, at each x that all runs have.
+fn mean_and_range(runs: &[Vec<(f64, f64)>]) -> (Vec<(f64, f64)>, Vec<(f64, f64, f64)>) {
+    let Some(first) = runs.first() else { return Default::default() };
+    let (mut points, mut band) = (Vec::new(), Vec::new());
+    for (x, _) in first {
+        let at = |run: &Vec<(f64, f64)>| run.iter().find(|(other, _)| other == x).map(|(_, y)| *y);
+        let values: Vec<f64> = runs.iter().filter_map(at).collect();
+        if values.len() < runs.len() {
+            continue;
+        }
+        points.push((*x, values.iter().sum::<f64>() / values.len() as f64));
+        if values.len() > 1 {
+            let low = values.iter().copied().fold(f64::INFINITY, f64::min);
+            band.push((*x, low, values.iter().copied().fold(f64::NEG_INFINITY, f64::max)));
+        }
+    }
+    (points, band)
+}
+
+/// What was selected when, for each method: by the labels of synthetic data, and by cluster.
+pub fn selected(gathered: &Gathered, labels: &[String]) -> String {
+    let mut html = String::new();
+    for (heading, is_by_label) in [("by kind", true), ("by cluster", false)] {
+        let mut plots = String::new();
+        // Clusters are numbered anew for each seed, so only one seed can be shown; labels mean the same everywhere.
+        let groups = labels.iter().filter_map(|label| {
+            let of: Vec<&Tuning> = gathered.tunings.iter().filter(|tuning| tuning.name.label == *label).collect();
+            let kept = if is_by_label { of.len() } else { 1 };
+            let rows: Vec<&Picked> = of.into_iter().take(kept).flat_map(|tuning| &tuning.picked).collect();
+            (!rows.is_empty()).then_some((label, rows))
+        });
+        let groups: Vec<(&String, Vec<&Picked>)> = groups.collect();
+        let all: Vec<&Picked> = groups.iter().flat_map(|(_, rows)| rows.iter().copied()).collect();
+        let Some(categories) = Categories::of(&all, is_by_label) else { continue };
+        for (label, rows) in groups {
+            let title = format!("{label}: {heading}");
+            let words = Words {
+                title: &title,
+                description: "Share of each in the batches, by training step.",
+                x: "training step",
+                y: "share of the batch",
+            };
+            plots.push_str(&categories.plot(words, &rows, |row| row.step));
+        }
+        let _ = write!(html, "<h3>What was selected when, {heading}</h3>\n<div class=\"plots\">{plots}</div>\n");
+    }
+    if html.is_empty() { html } else { format!("<h2>Selection</h2>\n{html}") }
+}
+
+/// The categories of a stacked plot: the most frequent ones, and the rest as one.
+struct Categories {
+    names: Vec<(String, usize)>,
+    is_by_label: bool,
+}
+
+impl Categories {
+    /// `None` where fewer than half of the rows have a category.
+    fn of(rows: &[&Picked], is_by_label: bool) -> Option<Self> {
+        let mut counts: BTreeMap<(Option<u32>, String), usize> = BTreeMap::new();
+        let mut known = 0;
+        for row in rows {
+            let by_label = row.label.clone().map(|label| (None, label));
+            let by_cluster = row.cluster.map(|cluster| (Some(cluster), cluster_name(cluster)));
+            if let Some(key) = if is_by_label { by_label } else { by_cluster } {
+                *counts.entry(key).or_default() += 1;
+                known += 1;
+            }
+        }
+        if 2 * known < rows.len() {
+            return None;
+        }
+        let mut by_count: Vec<_> = counts.iter().collect();
+        by_count.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+        let kept: BTreeSet<_> = by_count.iter().take(COLOURS - 1).map(|(key, _)| *key).collect();
+        // What one wants to see grow stands at the bottom.
+        let mut keys: Vec<&(Option<u32>, String)> = counts.keys().collect();
+        keys.sort_by_key(|(cluster, name)| (name != "relevant", *cluster, name.clone()));
+        let mut names: Vec<(String, usize)> = keys
+            .into_iter()
+            .filter(|key| kept.contains(key))
+            .enumerate()
+            .map(|(place, (_, name))| (name.clone(), place))
+            .collect();
+        if names.is_empty() {
+            return None;
+        }
+        if counts.len() > names.len() {
+            names.push(("others".to_owned(), COLOURS - 1));
+        }
+        Some(Self { names, is_by_label })
+    }
+
+    fn plot(&self, words: Words, rows: &[&Picked], place: impl Fn(&Picked) -> u32) -> String {
+        let (Some(first), Some(last)) =
+            (rows.iter().map(|row| place(row)).min(), rows.iter().map(|row| place(row)).max())
+        else {
+            return String::new();
+        };
+        let width = ((last - first + 1) as usize).div_ceil(COLUMNS).max(1);
+        let mut columns: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
+        for row in rows {
+            let column =
+                columns.entry((place(row) - first) as usize / width).or_insert_with(|| vec![0.0; self.names.len()]);
+            let name = if self.is_by_label { row.label.clone() } else { row.cluster.map(cluster_name) };
+            let Some(name) = name else { continue };
+            let category = self.names.iter().position(|(known, _)| *known == name);
+            column[category.unwrap_or(self.names.len() - 1)] += 1.0;
+        }
+        let at = |column: usize| f64::from(first) + (column * width) as f64 + 0.5 * (width as f64 - 1.0);
+        let columns: Vec<(f64, Vec<f64>)> = columns.into_iter().map(|(column, values)| (at(column), values)).collect();
+        shares(words, &self.names, &columns)
+    }
+}
+
+fn cluster_name(cluster: u32) -> String {
+    format!("cluster {cluster}")
+}
+
+/// How the selector learned: reward, performance, and what it chose, by round.
+pub fn training(gathered: &Gathered) -> String {
+    if gathered.trainings.is_empty() {
+        return String::new();
+    }
+    let trained = in_order(gathered.trainings.iter().map(|training| training.name.label.clone()));
+    let by_round = |value: fn(&(f64, Option<f64>, Option<f64>)) -> Option<f64>| {
+        let mut series = Vec::new();
+        for label in &trained {
+            let of = gathered.trainings.iter().filter(|training| training.name.label == *label);
+            let runs: Vec<Vec<(f64, f64)>> = of
+                .map(|training| training.rounds.iter().filter_map(|row| Some((row.0 + 1.0, value(row)?))).collect())
+                .collect();
+            let hue = trained.iter().position(|known| known == label).unwrap_or(0);
+            if runs.len() > 1 {
+                let one = |points: &Vec<(f64, f64)>| Series {
+                    label: "one seed".into(),
+                    colour: hue,
+                    points: points.clone(),
+                    is_faint: true,
+                    ..Series::default()
+                };
+                series.extend(runs.iter().map(one));
+            }
+            let (points, _) = mean_and_range(&runs);
+            let label = if runs.len() > 1 { format!("{label}, mean of {} seeds", runs.len()) } else { label.clone() };
+            series.push(Series { label, colour: hue, points, ..Series::default() });
+        }
+        series
+    };
+    let reward = Words {
+        title: "Reward by round",
+        description: "Sum of an episode's rewards: the gain of performance from its start to its end.",
+        x: "round",
+        y: "episode reward",
+    };
+    let end = Words {
+        title: "Validation loss at the end of an episode, by round",
+        description: "The loss that the proxy reaches with the policy of each round.",
+        x: "round",
+        y: "validation loss",
+    };
+    let mut plots = lines(reward, &by_round(|row| row.1)) + &lines(end, &by_round(|row| Some(-row.2?)));
+    for (title, is_by_label) in [
+        ("What the policy selected, by kind and round", true),
+        ("What the policy selected, by cluster and round", false),
+    ] {
+        let kept = if is_by_label { gathered.trainings.len() } else { 1 };
+        let rows: Vec<&Picked> = gathered
+            .trainings
+            .iter()
+            .take(kept)
+            .flat_map(|training| &training.picked)
+            .filter(|row| row.round.is_some())
+            .collect();
+        if let Some(categories) = Categories::of(&rows, is_by_label) {
+            let words =
+                Words { title, description: "Share of each in all batches of a round.", x: "round", y: "share" };
+            plots.push_str(&categories.plot(words, &rows, |row| row.round.unwrap_or(0) + 1));
+        }
+    }
+    format!("<h2>Training of the selector</h2>\n<div class=\"plots\">{plots}</div>\n")
+}
+
+/// The instructions that each method took most often, of its first seed.
+pub fn samples(gathered: &Gathered, labels: &[String]) -> String {
+    let mut html = String::new();
+    for label in labels {
+        let Some(tuning) = gathered.tunings.iter().find(|tuning| tuning.name.label == *label) else { continue };
+        let mut by_id: BTreeMap<u32, Vec<&Picked>> = BTreeMap::new();
+        for row in &tuning.picked {
+            by_id.entry(row.id).or_default().push(row);
+        }
+        let score = |rows: &[&Picked]| {
+            let scores: Vec<f64> = rows.iter().filter_map(|row| row.score).collect();
+            (!scores.is_empty()).then(|| scores.iter().sum::<f64>() / scores.len() as f64)
+        };
+        let mut top: Vec<(u32, usize, Option<f64>, &Picked)> =
+            by_id.iter().filter_map(|(id, rows)| Some((*id, rows.len(), score(rows), *rows.first()?))).collect();
+        let different = top.len();
+        top.sort_by(|one, other| {
+            let scores = |row: &(u32, usize, Option<f64>, &Picked)| row.2.unwrap_or(f64::NEG_INFINITY);
+            other.1.cmp(&one.1).then(scores(other).total_cmp(&scores(one))).then(one.0.cmp(&other.0))
+        });
+        top.truncate(SAMPLE);
+        if top.is_empty() {
+            continue;
+        }
+        let has = |of: fn(&Picked) -> bool| top.iter().any(|row| of(row.3));
+        let (has_kind, has_cluster, has_score) =
+            (has(|row| row.label.is_some()), has(|row| row.cluster.is_some()), top.iter().any(|row| row.2.is_some()));
+        let open = if html.is_empty() { " open" } else { "" };
+        let _ = write!(
+            html,
+            "<details{open}><summary>{}: {} selected, {different} different</summary><div class=\"scroll\"><table><thead><tr><th class=\"n\">times</th>",
+            escape(label),
+            tuning.picked.len()
+        );
+        for (shown, head) in [
+            (has_score, "<th class=\"n\">score</th>"),
+            (has_cluster, "<th class=\"n\">cluster</th>"),
+            (has_kind, "<th>kind</th>"),
+        ] {
+            html.push_str(if shown { head } else { "" });
+        }
+        html.push_str("<th>instruction</th></tr></thead><tbody>\n");
+        for (_, times, score, row) in top {
+            let _ = write!(html, "<tr><td class=\"n\">{times}</td>");
+            if has_score {
+                let _ = write!(html, "<td class=\"n\">{}</td>", score.map_or("–".to_owned(), number));
+            }
+            if has_cluster {
+                let _ = write!(
+                    html,
+                    "<td class=\"n\">{}</td>",
+                    row.cluster.map_or("–".to_owned(), |cluster| cluster.to_string())
+                );
+            }
+            if has_kind {
+                let _ = write!(html, "<td>{}</td>", escape(row.label.as_deref().unwrap_or("–")));
+            }
+            let _ = writeln!(html, "<td class=\"text\">{}</td></tr>", escape(&cut(&row.instruction, 160)));
+        }
+        html.push_str("</tbody></table></div></details>\n");
+    }
+    if html.is_empty() {
+        return html;
+    }
+    format!(
+        "<h2>Most selected instructions</h2>\n<p class=\"quiet\">Of the first seed: by how often they were taken, then by score.</p>\n{html}"
+    )
+}
+
+/// What it took: training, validation passes, and the selector's own episodes, as means over seeds.
+pub fn costs(gathered: &Gathered, labels: &[String]) -> String {
+    let mut rows: Vec<(String, Spent)> = Vec::new();
+    for label in labels {
+        rows.extend(cost_of(gathered, label).map(|cost| (dot(labels, label), cost)));
+    }
+    for label in in_order(gathered.trainings.iter().map(|training| training.name.label.clone())) {
+        let of: Vec<Spent> =
+            gathered.trainings.iter().filter(|training| training.name.label == label).map(|it| it.cost).collect();
+        rows.extend(average(&of).map(|cost| (format!("training of the selector ({})", escape(&label)), cost)));
+    }
+    if rows.is_empty() {
+        return String::new();
+    }
+    let full = full_flops(gathered);
+    let phi = if full.is_some() { "<th class=\"n\">Φ</th>" } else { "" };
+    let mut html = format!(
+        "<h2>Cost</h2>\n<div class=\"scroll\"><table><thead><tr><th></th><th class=\"n\">steps</th><th class=\"n\">tokens</th>\
+         <th class=\"n\">supervised tokens</th><th class=\"n\">training FLOPs</th><th class=\"n\">validation FLOPs</th>{phi}</tr></thead><tbody>\n"
+    );
+    for (name, cost) in rows {
+        let _ = write!(html, "<tr><td>{name}</td>");
+        for value in [cost.steps, cost.tokens, cost.supervised_tokens, cost.flops, cost.evaluation_flops] {
+            let _ = write!(html, "<td class=\"n\">{}</td>", count(value));
+        }
+        if let Some(full) = full {
+            let _ = write!(html, "<td class=\"n\">{}</td>", number((cost.flops + cost.evaluation_flops) / full));
+        }
+        html.push_str("</tr>\n");
+    }
+    html.push_str("</tbody></table></div>\n<p class=\"quiet\">Means over seeds.");
+    if full.is_some() {
+        html.push_str(
+            " Φ is the cost as a share of the training FLOPs of full-data training; here validation passes count, in the result tables they do not.",
+        );
+    }
+    html.push_str("</p>\n");
+    html
+}
+
+/// How to read the numbers.
+pub fn notes(gathered: &Gathered, has_results: bool) -> String {
+    let mut html = String::new();
+    if has_results {
+        html.push_str(
+            "<p class=\"quiet\">Intervals over seeds are Student t intervals of the mean, with each seed as one observation; \
+             differences are paired by seed. Intervals over items take each test item as one observation, its difference \
+             averaged over the paired seeds; for the loss, items count by their tokens (ratio estimator). Neither is \
+             corrected for the number of comparisons. Colour marks differences whose interval leaves out zero.</p>\n",
+        );
+    }
+    if !gathered.ignored.is_empty() {
+        let names: Vec<String> = gathered.ignored.iter().map(|stage| escape(stage)).collect();
+        let _ = writeln!(
+            html,
+            "<p class=\"quiet\">Not shown, as they hold no table that this page knows: {}.</p>",
+            names.join(", ")
+        );
+    }
+    if html.is_empty() { html } else { format!("<h2>Notes</h2>\n{html}") }
+}
+
+/// Each value once, in the order of its first appearance.
+pub fn in_order<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
+    let mut found = Vec::new();
+    for value in values {
+        if !found.contains(&value) {
+            found.push(value);
+        }
+    }
+    found
+}

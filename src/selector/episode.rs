@@ -1,0 +1,435 @@
+//! Rounds: restore the model, train T steps under the policy, update the policy; and keep the best one.
+//!
+//! A [`Training`] stands between two rounds. All of it is in [`Training::save`], so that after a kill
+//! [`Training::load`] goes on to the same bytes as an undisturbed run; an unfinished round is played again.
+
+use std::path::Path;
+
+use tch::{Kind, Tensor};
+
+use super::actor::Actor;
+use super::config::{Baseline, Config, Credit};
+use super::credit::{Contributions, StepBaseline, When, features};
+use super::learner::Learner;
+use super::policy::Policy;
+use super::ppo;
+use super::sampling::Draw;
+use super::save::{fill, read_tensors, write_tensors};
+use super::state::Candidates;
+use super::update::{Optimizers, Transition, update};
+use crate::error::{Context as _, Problem, Result};
+use crate::seed::Seed;
+
+/// One row of the table `rounds`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RoundRow {
+    pub round: usize,
+    /// Sum of the rewards: P(M_T) - P(M_0).
+    pub episode_reward: f64,
+    pub final_performance: f64,
+    pub policy_loss: f64,
+    pub value_loss: f64,
+    pub entropy: f64,
+    pub approx_kl: f64,
+    pub clipfrac: f64,
+    /// `None` where the returns do not vary.
+    pub explained_variance: Option<f64>,
+    /// exp(entropy): over how many candidates one slot of a batch is spread.
+    pub effective_candidates: f64,
+    pub actor_learning_rate: f64,
+    pub epochs: usize,
+    /// Reliability of the contribution estimate, where it is used.
+    pub credit_reliability: Option<f64>,
+    /// Whether the policy that played this episode is the best so far.
+    pub kept: bool,
+}
+
+/// One row of the table `steps`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepRow {
+    pub round: usize,
+    pub step: usize,
+    pub loss: f64,
+    /// P(M_{t+1}), where it was measured.
+    pub performance: Option<f64>,
+    pub reward: f64,
+    pub value: f64,
+    pub learning_rate: f64,
+    pub tokens: u64,
+    pub supervised_tokens: u64,
+    pub flops: f64,
+}
+
+/// One row of the table `selection`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SelectionRow {
+    pub round: usize,
+    pub step: usize,
+    pub slot: usize,
+    pub id: u32,
+    pub cluster: u32,
+    pub score: f64,
+    pub log_prob: f64,
+    pub times_selected: u32,
+}
+
+/// Everything that one round has to tell.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Round {
+    pub row: RoundRow,
+    pub steps: Vec<StepRow>,
+    pub selection: Vec<SelectionRow>,
+}
+
+/// Told after every step of an episode: round, steps done, and the newest performance relative to the start.
+pub type OnStep<'a> = &'a mut dyn FnMut(usize, &StepRow, f64);
+
+/// PPO between two rounds.
+pub struct Training {
+    pub config: Config,
+    pub policy: Policy,
+    /// The policy of the best episode, by [`standing`].
+    pub best: Option<Policy>,
+    best_performance: f64,
+    optimizers: Optimizers,
+    step_baseline: StepBaseline,
+    contributions: Contributions,
+    /// Weight, sum and sum of squares of the rewards so far.
+    rewards: [f64; 3],
+    rounds_done: usize,
+    seed: Seed,
+}
+
+/// An episode before its advantages are known.
+struct Episode {
+    transitions: Vec<Transition>,
+    steps: Vec<StepRow>,
+    selection: Vec<SelectionRow>,
+    positions: Vec<Vec<usize>>,
+    start: f64,
+}
+
+impl Training {
+    pub fn new(candidates: &Candidates, config: Config, seed: Seed) -> Result<Self> {
+        if candidates.len() < config.batch_size {
+            return Err(Problem::new(format!(
+                "there are {} candidates, fewer than one batch of {}",
+                candidates.len(),
+                config.batch_size
+            ))
+            .hint("a larger pool, or a smaller batch")
+            .into());
+        }
+        let policy = Policy::new(&config, candidates.columns.clone(), &seed.at("policy"));
+        let optimizers = Optimizers::new(&policy);
+        Ok(Self {
+            config,
+            policy,
+            best: None,
+            best_performance: f64::NEG_INFINITY,
+            optimizers,
+            step_baseline: StepBaseline::default(),
+            contributions: Contributions::default(),
+            rewards: [0.0; 3],
+            rounds_done: 0,
+            seed,
+        })
+    }
+
+    pub fn rounds_done(&self) -> usize {
+        self.rounds_done
+    }
+
+    /// Plays an episode and learns from it.
+    pub fn round(&mut self, learner: &mut dyn Learner, candidates: &Candidates, on_step: OnStep) -> Result<Round> {
+        let round = self.rounds_done;
+        let seed = self.seed.at("round").at(round);
+        let mut episode = self.play(learner, candidates, &seed, on_step)?;
+        let final_performance = episode.start + episode.steps.iter().map(|step| step.reward).sum::<f64>();
+        let standing = standing(&episode.steps);
+        let kept = standing > self.best_performance;
+        if kept {
+            self.best_performance = standing;
+            self.best = Some(self.policy.duplicate()?);
+        }
+
+        let (explained_variance, credit_reliability) = self.advantages(&mut episode, candidates)?;
+        let rate = if self.config.decay_learning_rate { 1.0 - round as f64 / self.config.rounds as f64 } else { 1.0 };
+        let statistics = update(
+            &self.policy,
+            &mut self.optimizers,
+            candidates,
+            &episode.transitions,
+            &self.config,
+            rate,
+            &seed.at("update"),
+        )?;
+        if round == 0 {
+            self.set_performance_scale(&episode);
+        }
+        self.rounds_done += 1;
+        let row = RoundRow {
+            round,
+            episode_reward: final_performance - episode.start,
+            final_performance,
+            policy_loss: statistics.policy_loss,
+            value_loss: statistics.value_loss,
+            entropy: statistics.entropy,
+            approx_kl: statistics.approx_kl,
+            clipfrac: statistics.clipfrac,
+            explained_variance,
+            effective_candidates: statistics.entropy.exp(),
+            actor_learning_rate: rate * self.config.actor_learning_rate,
+            epochs: statistics.epochs,
+            credit_reliability,
+            kept,
+        };
+        Ok(Round { row, steps: episode.steps, selection: episode.selection })
+    }
+
+    fn play(
+        &self,
+        learner: &mut dyn Learner,
+        candidates: &Candidates,
+        seed: &Seed,
+        on_step: OnStep,
+    ) -> Result<Episode> {
+        let config = &self.config;
+        let start = learner.restore()?;
+        let mut actor = Actor::new(&self.policy, candidates, config.batch_size)?;
+        let mut episode = Episode { transitions: vec![], steps: vec![], selection: vec![], positions: vec![], start };
+        let (mut known, mut unrewarded) = (start, 0);
+        for step in 0..config.steps {
+            let stage = self.policy.stage(known - start, step, config.steps);
+            let mut rng = seed.at("step").at(step).rng();
+            let draw = if config.explore { Draw::Sample(&mut rng) } else { Draw::Top };
+            let action = actor.act(&self.policy, stage, draw)?;
+            let value = self.value(&action.pooled);
+            let positions = actor.positions(&action);
+            let drawn = action.items.iter().flat_map(|picks| picks.scores.iter().zip(&picks.log_probs));
+            for (slot, (&position, (&score, &log_prob))) in positions.iter().zip(drawn).enumerate() {
+                episode.selection.push(SelectionRow {
+                    round: self.rounds_done,
+                    step,
+                    slot,
+                    id: candidates.ids[position],
+                    cluster: candidates.clusters[position],
+                    score: f64::from(score),
+                    log_prob: f64::from(log_prob),
+                    times_selected: actor.counts[position] as u32,
+                });
+            }
+            let batch: Vec<u32> = positions.iter().map(|&position| candidates.ids[position]).collect();
+            let trained = learner.step(&batch)?;
+            actor.take(&positions, candidates)?;
+            unrewarded += 1;
+            let due = unrewarded == config.evaluate_every.max(1) || step + 1 == config.steps;
+            let performance = if due { Some(learner.performance()?) } else { None };
+            if let Some(performance) = performance.filter(|value| !value.is_finite()) {
+                return Err(Problem::new(format!(
+                    "the model's performance became {performance} after step {step} of round {}",
+                    self.rounds_done
+                ))
+                .hint("a lower learning rate of the model")
+                .into());
+            }
+            episode.steps.push(StepRow {
+                round: self.rounds_done,
+                step,
+                loss: trained.loss,
+                performance,
+                reward: 0.0,
+                value,
+                learning_rate: trained.learning_rate,
+                tokens: trained.tokens,
+                supervised_tokens: trained.supervised_tokens,
+                flops: trained.flops,
+            });
+            if let Some(performance) = performance {
+                // The steps since the last measurement share what was gained.
+                let reward = (performance - known) / unrewarded as f64;
+                let first = episode.steps.len() - unrewarded;
+                episode.steps[first..].iter_mut().for_each(|row| row.reward = reward);
+                (known, unrewarded) = (performance, 0);
+            }
+            if let Some(row) = episode.steps.last() {
+                on_step(self.rounds_done, row, known - start);
+            }
+            episode.transitions.push(Transition { stage, action, advantages: Vec::new(), returns: 0.0 });
+            episode.positions.push(positions);
+        }
+        Ok(episode)
+    }
+
+    fn value(&self, pooled: &[f32]) -> f64 {
+        if self.config.baseline == Baseline::Step {
+            return 0.0;
+        }
+        tch::no_grad(|| self.policy.critic.forward(&Tensor::from_slice(pooled)).double_value(&[]))
+    }
+
+    /// Fills in advantages and returns. Returns explained_variance and the reliability of credit.
+    fn advantages(&mut self, episode: &mut Episode, candidates: &Candidates) -> Result<(Option<f64>, Option<f64>)> {
+        let config = &self.config;
+        let gains: Vec<f64> = episode.steps.iter().map(|step| step.reward).collect();
+        let scale = if config.normalise_reward { self.reward_scale(&gains) } else { 1.0 };
+        let baseline = self.step_baseline.absorb(&gains);
+        let rewards: Vec<f64> = match self.config.baseline {
+            Baseline::Critic => gains.iter().map(|gain| gain / scale).collect(),
+            Baseline::Step | Baseline::Both => {
+                gains.iter().zip(&baseline).map(|(gain, mean)| (gain - mean) / scale).collect()
+            }
+        };
+        let values: Vec<f64> = episode.steps.iter().map(|step| step.value).collect();
+        let (advantages, returns) = ppo::gae(&rewards, &values, self.config.gamma, self.config.lambda);
+        let explained_variance = ppo::explained_variance(&values, &returns);
+        let advantages = if self.config.normalise_advantage { ppo::normalise(&advantages) } else { advantages };
+        for (transition, (advantage, of_return)) in episode.transitions.iter_mut().zip(advantages.iter().zip(&returns))
+        {
+            let sets = transition.action.sets.as_ref().map_or(0, |picks| picks.drawn.len());
+            let items: usize = transition.action.items.iter().map(|picks| picks.drawn.len()).sum();
+            transition.advantages = vec![*advantage; sets + items];
+            transition.returns = *of_return;
+        }
+        let reliability = match self.config.credit {
+            Credit::Shared => None,
+            Credit::Contribution => Some(self.credit(episode, candidates, &gains)?),
+        };
+        Ok((explained_variance, reliability))
+    }
+
+    /// Credits every draw with its estimated contribution, as far as the estimate can be trusted.
+    fn credit(&mut self, episode: &mut Episode, candidates: &Candidates, gains: &[f64]) -> Result<f64> {
+        let table = features(candidates);
+        let mut counts = vec![0.0f64; candidates.len()];
+        let mut rows = Vec::with_capacity(episode.positions.len());
+        self.contributions.age();
+        let mut gained = 0.0;
+        for (step, positions) in episode.positions.iter().enumerate() {
+            let index: Vec<i64> = positions.iter().map(|&position| position as i64).collect();
+            let items = table.index_select(0, &Tensor::from_slice(&index));
+            let mean: Vec<f64> = Vec::try_from(items.mean_dim([0i64].as_slice(), false, Kind::Double))?;
+            let reuse = positions.iter().map(|&position| counts[position].ln_1p()).sum::<f64>();
+            let when = When {
+                time: step as f64 / self.config.steps as f64,
+                improvement: gained / self.policy.constants.performance_scale,
+                reuse: reuse / positions.len() as f64,
+            };
+            self.contributions.push(when, gains[step], &mean);
+            gained += gains[step];
+            positions.iter().for_each(|&position| counts[position] += 1.0);
+            rows.push(items);
+        }
+        let estimate = self.contributions.estimate()?;
+        let effects = estimate.effects.unsqueeze(1);
+        // Deviations over the pool, so that credit fades as the policy comes to choose only what helps.
+        let item_scale = table.matmul(&effects).std(true).double_value(&[]) + 1e-12;
+        let trust = estimate.reliability;
+        let credits: Vec<Vec<f64>> =
+            rows.iter().map(|items| Vec::try_from(items.matmul(&effects).squeeze_dim(1))).collect::<Result<_, _>>()?;
+        let all: Vec<f64> = credits.concat();
+        let mean = all.iter().sum::<f64>() / all.len().max(1) as f64;
+        for (transition, credits) in episode.transitions.iter_mut().zip(&credits) {
+            let mut own: Vec<f64> = Vec::with_capacity(transition.advantages.len());
+            if transition.action.sets.is_some() {
+                let mut offset = 0;
+                for picks in &transition.action.items {
+                    let of_set = &credits[offset..offset + picks.drawn.len()];
+                    own.push(of_set.iter().sum::<f64>() / of_set.len().max(1) as f64);
+                    offset += picks.drawn.len();
+                }
+            }
+            own.extend(credits);
+            for (advantage, own) in transition.advantages.iter_mut().zip(own) {
+                *advantage = (1.0 - trust) * *advantage + trust * (own - mean) / item_scale;
+            }
+        }
+        Ok(trust)
+    }
+
+    /// The standard deviation of all rewards so far.
+    fn reward_scale(&mut self, gains: &[f64]) -> f64 {
+        self.rewards[0] += gains.len() as f64;
+        self.rewards[1] += gains.iter().sum::<f64>();
+        self.rewards[2] += gains.iter().map(|gain| gain * gain).sum::<f64>();
+        let [weight, sum, squares] = self.rewards;
+        let deviation = (squares / weight - (sum / weight).powi(2)).max(0.0).sqrt();
+        if deviation > 0.0 { deviation } else { 1.0 }
+    }
+
+    fn set_performance_scale(&mut self, episode: &Episode) {
+        let mut improvement = 0.0f64;
+        let mut largest = 0.0f64;
+        for step in &episode.steps {
+            improvement += step.reward;
+            largest = largest.max(improvement.abs());
+        }
+        if largest > 0.0 {
+            self.policy.constants.performance_scale = largest;
+            if let Some(best) = &mut self.best {
+                best.constants.performance_scale = largest;
+            }
+        }
+    }
+
+    /// Writes everything that the next rounds depend on into one file.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let mut tensors = self.policy.parameters();
+        if let Some(best) = &self.best {
+            tensors.extend(best.parameters().into_iter().map(|(name, weight)| (format!("best.{name}"), weight)));
+        }
+        tensors.extend(self.optimizers.actor.tensors("actor."));
+        tensors.extend(self.optimizers.critic.tensors("critic."));
+        tensors.push(("step_baseline".to_owned(), self.step_baseline.tensor()));
+        tensors.push(("contributions".to_owned(), self.contributions.tensor()));
+        let numbers = [
+            self.rounds_done as f64,
+            f64::from(self.optimizers.actor.steps()),
+            f64::from(self.optimizers.critic.steps()),
+            self.best_performance,
+            self.policy.constants.performance_scale,
+            self.rewards[0],
+            self.rewards[1],
+            self.rewards[2],
+        ];
+        tensors.push(("numbers".to_owned(), Tensor::from_slice(&numbers)));
+        write_tensors(path, &tensors)
+    }
+
+    /// A training of the same candidates, configuration and seed, as [`Training::save`] left it.
+    pub fn load(path: &Path, candidates: &Candidates, config: Config, seed: Seed) -> Result<Self> {
+        let stored = read_tensors(path)?;
+        let named = |name: &str| stored.get(name).with_context(|| format!("no `{name}` in {}", path.display()));
+        let mut training = Self::new(candidates, config, seed)?;
+        let numbers: Vec<f64> = Vec::try_from(named("numbers")?)?;
+        let [rounds, actor, critic, best, scale, weight, sum, squares] =
+            <[f64; 8]>::try_from(numbers).map_err(|_| Problem::new(format!("{} is damaged", path.display())))?;
+        training.policy.constants.performance_scale = scale;
+        fill(&training.policy.parameters(), &stored, "")?;
+        fill(&training.optimizers.actor.tensors("actor."), &stored, "")?;
+        fill(&training.optimizers.critic.tensors("critic."), &stored, "")?;
+        training.optimizers.actor.set_steps(actor as i32);
+        training.optimizers.critic.set_steps(critic as i32);
+        if best.is_finite() {
+            let policy = training.policy.duplicate()?;
+            fill(&policy.parameters(), &stored, "best.")?;
+            training.best = Some(policy);
+        }
+        training.best_performance = best;
+        training.step_baseline = StepBaseline::from_tensor(named("step_baseline")?)?;
+        training.contributions = Contributions::from_tensor(named("contributions")?)?;
+        training.rewards = [weight, sum, squares];
+        training.rounds_done = rounds as usize;
+        Ok(training)
+    }
+}
+
+/// What an episode is judged by: the mean performance over its last quarter. A single last measurement would let luck
+/// decide between policies that are nearly as good (with noise, it kept one from before the policy was done learning).
+fn standing(steps: &[StepRow]) -> f64 {
+    let last: Vec<f64> = steps[steps.len() * 3 / 4..].iter().filter_map(|step| step.performance).collect();
+    last.iter().sum::<f64>() / last.len().max(1) as f64
+}
+
+#[cfg(test)]
+mod tests;

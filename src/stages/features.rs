@@ -1,0 +1,448 @@
+//! `features`: what an auxiliary model says of every instruction, computed once (docs/method.md, section 2). Leaves
+//! reduction and clustering to the `clusters` kind.
+//!
+//! One forward pass over prompt and response gives log p(y given x), the lengths and two pooled embeddings; a second
+//! over the response alone gives log p(y). Rows run in batches of similar length, and finished batches are kept in
+//! the work folder, so that a killed pass goes on where it was and ends with the same bytes.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arrow::array::{Array, ArrayRef, FixedSizeListArray, Float32Array, RecordBatch, StringArray, UInt32Array};
+use arrow::compute::{concat_batches, take_record_batch};
+use arrow::datatypes::{DataType, Field};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind as TensorKind, Tensor, no_grad};
+
+use super::learning::{as_instruction, device, open};
+use super::{Context, Cost, Kind, Needs, ParameterProblem, Process, Progress};
+use crate::corpus::{Codec, Instruction, Sequence, read_instructions, read_task};
+use crate::error::{Context as _, Result, anyhow};
+use crate::lm::{Batch, Model};
+use crate::table;
+use crate::training::trainer::micro_batches;
+
+pub struct Features;
+
+/// Parameters of a `features` stage.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Parameters {
+    /// The stage whose instructions are described.
+    pub instructions: String,
+    /// The stage whose model describes them.
+    pub model: String,
+    /// A task: its validation examples are described as well (the `rds` baseline compares with them).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<String>,
+    /// A forward pass holds at most this many tokens.
+    #[serde(default = "default_batch_tokens")]
+    pub batch_tokens: usize,
+    /// Longer sequences are cut at this many tokens.
+    #[serde(default = "default_max_tokens")]
+    pub max_tokens: usize,
+}
+
+fn default_batch_tokens() -> usize {
+    8192
+}
+
+fn default_max_tokens() -> usize {
+    512
+}
+
+/// How often finished batches are put aside.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(30);
+
+impl Kind for Features {
+    const NAME: &'static str = "features";
+    const VERSION: u32 = 1;
+    const ABOUT: &'static str = "Runs a model over instructions once: log-probabilities, lengths, pooled embeddings.";
+    const PROCESS: Process = Process::Tensor;
+    const SEEDED: bool = false;
+    const PROVIDES: &'static [&'static str] = &["features"];
+    type Parameters = Parameters;
+
+    fn needs(parameters: &Parameters, needs: &mut Needs) {
+        needs.stage("/instructions", &parameters.instructions, "instructions");
+        needs.stage("/model", &parameters.model, "model");
+        if let Some(task) = &parameters.task {
+            needs.stage("/task", task, "task");
+        }
+    }
+
+    fn check(parameters: &Parameters) -> Result<(), ParameterProblem> {
+        if parameters.max_tokens < 2 {
+            return Err(ParameterProblem::new("/max_tokens", "a sequence needs at least 2 tokens"));
+        }
+        if parameters.batch_tokens == 0 {
+            return Err(ParameterProblem::new("/batch_tokens", "a batch of 0 tokens holds nothing"));
+        }
+        Ok(())
+    }
+
+    fn run(parameters: Parameters, context: &Context) -> Result<()> {
+        let model = open(context.input("/model")?, context)?;
+        let codec = Codec::load(context.input("/model")?)?;
+        let pass = Pass { context, model: &model, codec: &codec, parameters: &parameters };
+        let instructions = read_instructions(context.input("/instructions")?)?;
+        let rows = pass.describe("features", &instructions, CHECKPOINT_INTERVAL)?;
+        let missing = rows.column(rows.num_columns() - 1);
+        if missing.null_count() < missing.len() {
+            let count = missing.len() - missing.null_count();
+            context.note(format!(
+                "{count} of {} instructions could not be described; column `missing` says why",
+                missing.len()
+            ));
+        }
+        context.write_table("features", &rows)?;
+        if parameters.task.is_some() {
+            let task = read_task(context.input("/task")?)?;
+            let examples: Vec<Instruction> = task.validation.iter().map(as_instruction).collect();
+            context
+                .write_table("validation_features", &pass.describe("validation", &examples, CHECKPOINT_INTERVAL)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// The forward passes over one set of rows.
+struct Pass<'a> {
+    context: &'a Context,
+    model: &'a Model,
+    codec: &'a Codec,
+    parameters: &'a Parameters,
+}
+
+/// One row of the table.
+#[derive(Clone, Debug, Default)]
+struct Row {
+    id: u32,
+    prompt_tokens: u32,
+    response_tokens: u32,
+    conditional: Option<f32>,
+    unconditional: Option<f32>,
+    mean: Option<Vec<f32>>,
+    weighted: Option<Vec<f32>>,
+    missing: Option<String>,
+}
+
+impl Pass<'_> {
+    /// The features of all rows, in id order. What an earlier attempt put aside is not computed again.
+    fn describe(&self, phase: &str, instructions: &[Instruction], interval: Duration) -> Result<RecordBatch> {
+        use rayon::prelude::*;
+        let limit = self.parameters.max_tokens;
+        let encoded: Vec<(Option<Sequence>, Option<Sequence>)> = instructions
+            .par_iter()
+            .map(|row| Ok((self.codec.instruction(row, limit)?, self.codec.response_alone(row, limit)?)))
+            .collect::<Result<_>>()?;
+        // The longest first: if memory is short, that shows at once.
+        let mut order: Vec<usize> = (0..instructions.len()).collect();
+        order.sort_by_key(|&row| (usize::MAX - encoded[row].0.as_ref().map_or(0, |it| it.tokens.len()), row));
+        let lengths: Vec<usize> =
+            order.iter().map(|&row| encoded[row].0.as_ref().map_or(1, |it| it.tokens.len())).collect();
+        let batches = micro_batches(&lengths, self.parameters.batch_tokens);
+
+        let (mut parts, mut next) = self.finished_parts(phase)?;
+        let mut pending: Vec<Row> = Vec::new();
+        let mut first = next;
+        let (start, mut last_saved) = (Instant::now(), Instant::now());
+        let (mut tokens, mut supervised_tokens) = (0, 0);
+        while let Some(range) = batches.get(next) {
+            let members = &order[range.clone()];
+            let conditional: Vec<Option<&Sequence>> = members.iter().map(|&row| encoded[row].0.as_ref()).collect();
+            let alone: Vec<Option<&Sequence>> = members.iter().map(|&row| encoded[row].1.as_ref()).collect();
+            for sequence in conditional.iter().chain(&alone).flatten() {
+                tokens += sequence.tokens.len() as u64;
+                supervised_tokens += sequence.supervised_tokens() as u64;
+            }
+            let ids: Vec<u32> = members.iter().map(|&row| instructions[row].id).collect();
+            pending.extend(self.rows(&ids, &conditional, &alone)?);
+            next += 1;
+            if last_saved.elapsed() >= interval && next < batches.len() {
+                let part = self.table(std::mem::take(&mut pending))?;
+                self.put_aside(phase, first, next, &part)?;
+                parts.push(part);
+                (first, last_saved) = (next, Instant::now());
+            }
+            self.context.progress(Progress {
+                phase: phase.to_owned(),
+                done: range.end as u64,
+                total: order.len() as u64,
+                unit: "rows".to_owned(),
+                tokens_per_second: Some(tokens as f64 / start.elapsed().as_secs_f64().max(1e-9)),
+                detail: String::new(),
+            });
+        }
+        parts.push(self.table(pending)?);
+        self.context.cost(Cost {
+            phase: "forward".to_owned(),
+            seconds: start.elapsed().as_secs_f64(),
+            tokens,
+            supervised_tokens,
+            flops: tokens as f64 * self.model.flops_per_token(false),
+        });
+        let schema = parts[0].schema();
+        let all = concat_batches(&schema, &parts)?;
+        let ids: &UInt32Array = table::column(&all, "id")?;
+        let mut positions: Vec<u32> = (0..ids.len() as u32).collect();
+        positions.sort_by_key(|&position| ids.value(position as usize));
+        Ok(take_record_batch(&all, &UInt32Array::from(positions))?)
+    }
+
+    /// The rows of one batch: both passes.
+    fn rows(&self, ids: &[u32], conditional: &[Option<&Sequence>], alone: &[Option<&Sequence>]) -> Result<Vec<Row>> {
+        let mut rows: Vec<Row> = ids.iter().map(|&id| Row { id, ..Row::default() }).collect();
+        let (positions, sequences): (Vec<usize>, Vec<&Sequence>) =
+            conditional.iter().enumerate().filter_map(|(position, sequence)| Some((position, (*sequence)?))).unzip();
+        if !sequences.is_empty() {
+            let described = self.forward(&sequences, true)?;
+            for ((position, sequence), one) in positions.into_iter().zip(sequences).zip(described) {
+                let row = &mut rows[position];
+                row.response_tokens = sequence.supervised_tokens() as u32;
+                row.prompt_tokens = sequence.tokens.len() as u32 - row.response_tokens;
+                (row.conditional, row.mean, row.weighted) = (Some(one.log_prob), one.mean, one.weighted);
+            }
+        }
+        let (positions, sequences): (Vec<usize>, Vec<&Sequence>) =
+            alone.iter().enumerate().filter_map(|(position, sequence)| Some((position, (*sequence)?))).unzip();
+        if !sequences.is_empty() {
+            for (position, one) in positions.into_iter().zip(self.forward(&sequences, false)?) {
+                rows[position].unconditional = Some(one.log_prob);
+            }
+        }
+        for row in &mut rows {
+            row.settle(self.parameters.max_tokens);
+        }
+        Ok(rows)
+    }
+
+    fn forward(&self, sequences: &[&Sequence], pooled: bool) -> Result<Vec<Described>> {
+        no_grad(|| {
+            let batch = Batch::pack(sequences, device(self.context))?;
+            let hidden = self.model.hidden(&batch)?;
+            let log_probs = self.model.token_log_probs(&hidden, &batch)?.f_to_device(Device::Cpu)?;
+            let log_probs: Vec<f32> = Vec::try_from(log_probs)?;
+            let vectors = if pooled { pool(sequences, &hidden)? } else { vec![(None, None); sequences.len()] };
+            let mut start = 0;
+            Ok(sequences
+                .iter()
+                .zip(vectors)
+                .map(|(sequence, (mean, weighted))| {
+                    let end = start + sequence.supervised_tokens();
+                    let sum: f64 = log_probs[start..end].iter().copied().map(f64::from).sum();
+                    start = end;
+                    Described { log_prob: sum as f32, mean, weighted }
+                })
+                .collect())
+        })
+    }
+
+    fn table(&self, rows: Vec<Row>) -> Result<RecordBatch> {
+        let width = self.model.config.hidden_size as usize;
+        let vectors = |of: &dyn Fn(&Row) -> Option<&Vec<f32>>| -> Result<ArrayRef> {
+            let values: Vec<f32> =
+                rows.iter().flat_map(|row| of(row).cloned().unwrap_or_else(|| vec![0.0; width])).collect();
+            let valid: Vec<bool> = rows.iter().map(|row| of(row).is_some()).collect();
+            let DataType::FixedSizeList(field, length) = table::vector_type(width) else {
+                return Err(anyhow!("a vector column is a list of fixed size"));
+            };
+            Ok(Arc::new(FixedSizeListArray::try_new(
+                field as Arc<Field>,
+                length,
+                Arc::new(Float32Array::from(values)),
+                Some(valid.into()),
+            )?))
+        };
+        table::batch(vec![
+            ("id", Arc::new(UInt32Array::from_iter_values(rows.iter().map(|row| row.id)))),
+            ("prompt_tokens", Arc::new(UInt32Array::from_iter_values(rows.iter().map(|row| row.prompt_tokens)))),
+            ("response_tokens", Arc::new(UInt32Array::from_iter_values(rows.iter().map(|row| row.response_tokens)))),
+            ("logp_conditional", Arc::new(rows.iter().map(|row| row.conditional).collect::<Float32Array>())),
+            ("logp_unconditional", Arc::new(rows.iter().map(|row| row.unconditional).collect::<Float32Array>())),
+            ("embedding", vectors(&|row| row.mean.as_ref())?),
+            ("weighted_embedding", vectors(&|row| row.weighted.as_ref())?),
+            ("missing", Arc::new(rows.iter().map(|row| row.missing.as_deref()).collect::<StringArray>())),
+        ])
+    }
+
+    /// Batches `first..next` are done: a table of them, complete or absent.
+    fn put_aside(&self, phase: &str, first: usize, next: usize, part: &RecordBatch) -> Result<()> {
+        let path = part_path(&self.context.work(), phase, first, next);
+        let partial = path.with_extension("partial");
+        table::write(&partial, part)?;
+        std::fs::rename(&partial, &path).with_context(|| format!("cannot put {} in place", path.display()))
+    }
+
+    /// What an earlier attempt finished, and the first batch that it did not.
+    fn finished_parts(&self, phase: &str) -> Result<(Vec<RecordBatch>, usize)> {
+        let mut ranges: Vec<(usize, usize)> = Vec::new();
+        for entry in std::fs::read_dir(self.context.work())? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            let range = name.strip_prefix(phase).and_then(|rest| rest.strip_suffix(".parquet")?.strip_prefix('-'));
+            if let Some((first, next)) = range.and_then(|range| range.split_once('-')) {
+                ranges.push((first.parse()?, next.parse()?));
+            }
+        }
+        ranges.sort_unstable();
+        let (mut parts, mut next) = (Vec::new(), 0);
+        for (first, end) in ranges {
+            if first == next {
+                parts.push(table::read(&part_path(&self.context.work(), phase, first, end))?);
+                next = end;
+            }
+        }
+        Ok((parts, next))
+    }
+}
+
+fn part_path(work: &Path, phase: &str, first: usize, next: usize) -> PathBuf {
+    work.join(format!("{phase}-{first}-{next}.parquet"))
+}
+
+/// What one forward pass says of one row.
+struct Described {
+    log_prob: f32,
+    mean: Option<Vec<f32>>,
+    weighted: Option<Vec<f32>>,
+}
+
+impl Row {
+    /// A value that is not a number is no value, and whatever is missing has a reason.
+    fn settle(&mut self, max_tokens: usize) {
+        let unusable = |value: Option<f32>| value.is_some_and(|value| !value.is_finite());
+        if self.response_tokens == 0 {
+            self.missing = Some(format!("no response token is left within {max_tokens} tokens"));
+        } else if unusable(self.conditional) || unusable(self.unconditional) {
+            self.missing = Some("the model's log-probability is not a finite number".to_owned());
+        } else if self.unconditional.is_none() {
+            self.missing = Some("the response alone leaves no token to score".to_owned());
+        }
+        self.conditional = self.conditional.filter(|value| value.is_finite());
+        self.unconditional = self.unconditional.filter(|value| value.is_finite());
+        for vector in [&mut self.mean, &mut self.weighted] {
+            if vector.as_ref().is_some_and(|vector| vector.iter().any(|value| !value.is_finite())) {
+                *vector = None;
+                self.missing.get_or_insert_with(|| "the model's hidden state is not a finite number".to_owned());
+            }
+        }
+    }
+}
+
+type Pooled = (Option<Vec<f32>>, Option<Vec<f32>>);
+
+/// The mean of each row's hidden states, and the mean weighted by position (1, 2, 3, ... over their sum), as one
+/// matrix product: [2 rows, tokens] x [tokens, hidden].
+fn pool(sequences: &[&Sequence], hidden: &Tensor) -> Result<Vec<Pooled>> {
+    let tokens: usize = sequences.iter().map(|sequence| sequence.tokens.len()).sum();
+    let rows = sequences.len();
+    let mut weights = vec![0f32; 2 * rows * tokens];
+    let mut start = 0;
+    for (row, sequence) in sequences.iter().enumerate() {
+        let length = sequence.tokens.len();
+        let positions = (length * (length + 1) / 2) as f32;
+        for offset in 0..length {
+            weights[row * tokens + start + offset] = 1.0 / length as f32;
+            weights[(rows + row) * tokens + start + offset] = (offset + 1) as f32 / positions;
+        }
+        start += length;
+    }
+    let weights = Tensor::f_from_slice(&weights)?.f_view([2 * rows as i64, tokens as i64])?;
+    let pooled = weights.f_to_device(hidden.device())?.f_matmul(&hidden.f_to_kind(TensorKind::Float)?)?;
+    let width = pooled.size2()?.1 as usize;
+    let values: Vec<f32> = Vec::try_from(pooled.f_to_device(Device::Cpu)?.f_reshape([-1])?)?;
+    let vector = |row: usize| values[row * width..(row + 1) * width].to_vec();
+    Ok((0..rows).map(|row| (Some(vector(row)), Some(vector(rows + row)))).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stages::fixture::{ROWS, Store};
+    use crate::table::column;
+    use serde_json::json;
+
+    const INPUTS: [(&str, &str); 3] = [("/instructions", "pool"), ("/model", "model"), ("/task", "task")];
+
+    fn parameters() -> Result<Parameters> {
+        let value = json!({"instructions": "pool", "model": "model", "task": "task", "batch_tokens": 60});
+        Ok(serde_json::from_value(value)?)
+    }
+
+    #[test]
+    fn every_row_is_described_once_and_in_order_and_what_cannot_be_scored_has_a_reason() -> Result<()> {
+        let store = Store::new()?;
+        let context = store.context("features", "run", &INPUTS, &[])?;
+        Features::run(parameters()?, &context)?;
+        let rows = store.table("run", "features")?;
+        let ids: &UInt32Array = column(&rows, "id")?;
+        assert_eq!(ids.values()[..], (0..ROWS as u32).collect::<Vec<_>>()[..]);
+        let tokens: &UInt32Array = column(&rows, "response_tokens")?;
+        // `answer ` and its end-of-turn token, and one letter more a row.
+        assert_eq!(tokens.values()[..3], [8, 9, 10]);
+        let (conditional, alone): (&Float32Array, &Float32Array) =
+            (column(&rows, "logp_conditional")?, column(&rows, "logp_unconditional")?);
+        for row in 0..ROWS - 1 {
+            // A model with small random weights is close to uniform over its 260 tokens.
+            for sum in [conditional.value(row), alone.value(row)] {
+                assert!((sum / tokens.value(row) as f32 + 260f32.ln()).abs() < 0.3, "row {row}: {sum}");
+            }
+        }
+        let missing: &StringArray = column(&rows, "missing")?;
+        assert_eq!(missing.null_count(), ROWS - 1);
+        assert_eq!(missing.value(ROWS - 1), "no response token is left within 512 tokens");
+        assert!(conditional.is_null(ROWS - 1) && rows.column(5).is_null(ROWS - 1));
+        assert_eq!(store.table("run", "validation_features")?.num_rows(), 3);
+        Ok(())
+    }
+
+    #[test]
+    fn packed_and_pooled_features_are_those_of_each_row_alone() -> Result<()> {
+        let store = Store::new()?;
+        let context = store.context("features", "run", &INPUTS, &[])?;
+        Features::run(parameters()?, &context)?;
+        let rows = store.table("run", "features")?;
+        let folder = store.artifact("model");
+        let (model, codec) = (Model::load(&folder, Device::Cpu, TensorKind::Float)?, Codec::load(&folder)?);
+        let instruction = &read_instructions(&store.artifact("pool"))?[4];
+        let sequence = codec.instruction(instruction, 512)?.expect("a response");
+        let hidden = no_grad(|| model.hidden(&Batch::pack(&[&sequence], Device::Cpu)?))?;
+        let length = sequence.tokens.len() as i64;
+        let places = Tensor::arange(length, (TensorKind::Float, Device::Cpu)) + 1.0;
+        let weights = &places / places.sum(TensorKind::Float);
+        let expected = [hidden.mean_dim(0, false, TensorKind::Float), weights.unsqueeze(0).matmul(&hidden).squeeze()];
+        for (name, expected) in ["embedding", "weighted_embedding"].into_iter().zip(expected) {
+            let vectors: &FixedSizeListArray = column(&rows, name)?;
+            let vector = vectors.value(4);
+            let vector: &Float32Array = vector.as_any().downcast_ref().expect("f32");
+            let found = Tensor::from_slice(vector.values());
+            assert!(found.allclose(&expected, 1e-4, 1e-5, false), "{name}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_pass_that_was_interrupted_ends_with_the_same_bytes() -> Result<()> {
+        let store = Store::new()?;
+        let context = store.context("features", "undisturbed", &INPUTS, &[])?;
+        Features::run(parameters()?, &context)?;
+
+        let context = store.context("features", "killed", &INPUTS, &[])?;
+        let folder = store.artifact("model");
+        let (model, codec) = (Model::load(&folder, Device::Cpu, TensorKind::Float)?, Codec::load(&folder)?);
+        let parameters = parameters()?;
+        let pass = Pass { context: &context, model: &model, codec: &codec, parameters: &parameters };
+        // A part after every batch; the last one is lost with the process.
+        pass.describe("features", &read_instructions(&store.artifact("pool"))?, Duration::ZERO)?;
+        let (parts, next) = pass.finished_parts("features")?;
+        assert!(parts.len() > 2);
+        std::fs::remove_file(part_path(&context.work(), "features", next - 1, next))?;
+
+        let context = store.context("features", "killed", &INPUTS, &[])?;
+        Features::run(parameters, &context)?;
+        assert_eq!(store.written("undisturbed")?, store.written("killed")?);
+        Ok(())
+    }
+}

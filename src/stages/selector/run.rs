@@ -1,0 +1,174 @@
+//! The rounds of a `selector` stage, their checkpoints, and what they leave behind.
+//!
+//! After every round its rows and the state of the training are put into the work folder. A killed stage takes them
+//! up, plays the unfinished round again, and ends with the same bytes.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use arrow::compute::concat_batches;
+
+use super::{Parameters, tables};
+use crate::corpus::{Instruction, read_instructions, read_task};
+use crate::digest::Digest;
+use crate::error::{Context as _, Result, anyhow};
+use crate::selector::config::Part;
+use crate::selector::episode::{Round, Training};
+use crate::selector::{Candidates, Config};
+use crate::stages::learning::{Learning, Settings, cost, shown_performance};
+use crate::stages::selecting::candidates;
+use crate::stages::{Context, Cost, Progress};
+use crate::table;
+use crate::training::{EpisodeLearner, Trainer, TrainerConfig};
+
+const TABLES: [&str; 3] = ["rounds", "steps", "selection"];
+
+pub fn run(parameters: &Parameters, context: &Context) -> Result<()> {
+    run_until(parameters, context, parameters.rounds)
+}
+
+/// The same, ended after some rounds as a kill would end it: for tests.
+pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize) -> Result<()> {
+    let started = Instant::now();
+    let instructions = read_instructions(context.input("/instructions")?)?;
+    let task = read_task(context.input("/task")?)?;
+    let settings = Settings {
+        adaptation: &parameters.adaptation,
+        max_tokens: parameters.max_tokens,
+        batch_tokens: parameters.micro_batch_tokens,
+    };
+    let learning = Learning::start(context.input("/model")?, context, &instructions, &task.validation, &settings)?;
+    let clusters = context.input("/features")?;
+    let candidates = candidates(clusters, &learning.pool)?;
+    let config = parameters.config();
+    let candidates = parts_of(candidates, &config)?;
+    let trainer_config = TrainerConfig {
+        learning_rate: parameters.learning_rate,
+        schedule: parameters.schedule,
+        warmup: parameters.warmup,
+        total_steps: parameters.steps,
+        micro_batch_tokens: parameters.micro_batch_tokens,
+        ..TrainerConfig::default()
+    };
+    let layers = learning.pool.prefix_layers();
+    let trainer = Trainer::new(learning.model, trainer_config, layers)?;
+    let trained = trainer.model.trainable().count();
+    let mut learner = EpisodeLearner::new(trainer, learning.pool, learning.validation)?;
+
+    let rounds = Rounds::new(context.work(), &candidates, config, parameters, context)?;
+    let mut training = rounds.take_up()?;
+    let done = training.rounds_done();
+    let place = if done == 0 { String::new() } else { format!("; goes on after round {done}") };
+    context.note(format!(
+        "{} rounds of {} steps of {} from {} candidates in {} clusters, {trained} trained parameters{place}",
+        parameters.rounds,
+        parameters.steps,
+        parameters.batch_size,
+        candidates.len(),
+        candidates.ranges.iter().filter(|range| !range.is_empty()).count(),
+    ));
+    context.cost(Cost { phase: "load".into(), seconds: started.elapsed().as_secs_f64(), ..Default::default() });
+
+    let started = Instant::now();
+    let mut tokens = 0;
+    while training.rounds_done() < parameters.rounds.min(until) {
+        let mut on_step = |round: usize, row: &crate::selector::episode::StepRow, improvement: f64| {
+            tokens += row.tokens;
+            context.progress(Progress {
+                phase: format!("round {} of {}", round + 1, parameters.rounds),
+                done: ((round - done) * parameters.steps + row.step + 1) as u64,
+                total: ((parameters.rounds - done) * parameters.steps) as u64,
+                unit: "steps".to_owned(),
+                tokens_per_second: Some(tokens as f64 / started.elapsed().as_secs_f64().max(1e-9)),
+                detail: format!("gained {improvement:+.3}{}", shown_performance(row.performance)),
+            });
+        };
+        let round = training.round(&mut learner, &candidates, &mut on_step)?;
+        rounds.put_aside(&training, &round, &instructions)?;
+    }
+
+    if until < parameters.rounds {
+        return Ok(());
+    }
+    let (train, evaluation) = (learner.train_cost(), learner.evaluation_cost());
+    context.cost(cost("train", &train));
+    context.cost(cost("reward evaluation", &evaluation));
+    let rest = started.elapsed().saturating_sub(train.time + evaluation.time);
+    context.cost(Cost { phase: "selection".into(), seconds: rest.as_secs_f64(), ..Default::default() });
+    rounds.collect(context)?;
+    let best = training.best.as_ref().ok_or_else(|| anyhow!("no episode was played"))?;
+    best.save(&context.out())?;
+    context.add_reference("features", clusters)
+}
+
+/// The candidates with the parts of the state that the configuration leaves them.
+fn parts_of(candidates: Candidates, config: &Config) -> Result<Candidates> {
+    let left_out = |column: &str| {
+        (!config.uses(Part::Difficulty) && column.starts_with("difficulty."))
+            || (!config.uses(Part::Semantic) && column.starts_with("semantic."))
+    };
+    let kept: Vec<String> = candidates.columns.iter().filter(|column| !left_out(column)).cloned().collect();
+    candidates.with_columns(&kept)
+}
+
+/// The finished rounds in the work folder.
+struct Rounds<'a> {
+    folder: PathBuf,
+    candidates: &'a Candidates,
+    config: Config,
+    context: &'a Context,
+}
+
+impl<'a> Rounds<'a> {
+    /// Rounds of other parameters, which an earlier version of the pipeline may have left, are not looked at.
+    fn new(
+        work: PathBuf,
+        candidates: &'a Candidates,
+        config: Config,
+        parameters: &Parameters,
+        context: &'a Context,
+    ) -> Result<Self> {
+        let digest = Digest::of_json(&serde_json::to_value(parameters)?).short();
+        let folder = work.join(digest);
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        Ok(Self { folder, candidates, config, context })
+    }
+
+    fn state(&self) -> PathBuf {
+        self.folder.join("state.safetensors")
+    }
+
+    fn table(&self, name: &str, round: usize) -> PathBuf {
+        self.folder.join(format!("{name}-{round:04}.parquet"))
+    }
+
+    fn take_up(&self) -> Result<Training> {
+        let seed = self.context.seed().at("training");
+        if self.state().is_file() {
+            Training::load(&self.state(), self.candidates, self.config.clone(), seed)
+        } else {
+            Training::new(self.candidates, self.config.clone(), seed)
+        }
+    }
+
+    /// The rows first, the state last: what the state says is done is there.
+    fn put_aside(&self, training: &Training, round: &Round, instructions: &[Instruction]) -> Result<()> {
+        let number = round.row.round;
+        table::write(&self.table("rounds", number), &tables::rounds(std::slice::from_ref(&round.row))?)?;
+        table::write(&self.table("steps", number), &tables::steps(&round.steps)?)?;
+        table::write(&self.table("selection", number), &tables::selection(&round.selection, instructions)?)?;
+        training.save(&self.state())
+    }
+
+    /// Joins the rows of all rounds into the artifact's tables.
+    fn collect(&self, context: &Context) -> Result<()> {
+        for name in TABLES {
+            let paths: Vec<PathBuf> = (0..self.config.rounds).map(|round| self.table(name, round)).collect();
+            let batches =
+                paths.iter().map(|path: &PathBuf| table::read(Path::new(path))).collect::<Result<Vec<_>>>()?;
+            let schema = batches.first().ok_or_else(|| anyhow!("no round was played"))?.schema();
+            context.write_table(name, &concat_batches(&schema, &batches)?)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,134 @@
+//! Digests of raw inputs: read once, and not again while size, times and inode stand.
+//!
+//! As with git's index, an entry whose file changed within two seconds of being hashed is not believed: an edit of the
+//! same size in the same tick of the clock would look the same.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Store, write_atomically};
+use crate::digest::Digest;
+use crate::error::{Context as _, Result, bail};
+
+const RACY_NANOSECONDS: i64 = 2_000_000_000;
+
+/// What a file looks like without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fingerprint {
+    pub size: u64,
+    pub modified: i64,
+    /// The inode's own time: an edit that puts the modification time back still changes this one.
+    pub changed: i64,
+    pub device: u64,
+    pub inode: u64,
+}
+
+impl Fingerprint {
+    pub fn of(path: &Path) -> std::io::Result<Self> {
+        let metadata = path.metadata()?;
+        let nanoseconds = |seconds: i64, rest: i64| seconds * 1_000_000_000 + rest;
+        Ok(Self {
+            size: metadata.len(),
+            modified: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
+            changed: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
+            device: metadata.dev(),
+            inode: metadata.ino(),
+        })
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Entry {
+    #[serde(flatten)]
+    fingerprint: Fingerprint,
+    hashed: i64,
+    blake3: Digest,
+}
+
+impl Entry {
+    fn believable(&self, fingerprint: &Fingerprint) -> bool {
+        let newest = fingerprint.modified.max(fingerprint.changed);
+        self.fingerprint == *fingerprint && newest + RACY_NANOSECONDS < self.hashed
+    }
+}
+
+/// The digests of raw files that this store has seen.
+#[derive(Debug, Default)]
+pub struct FileDigests {
+    path: PathBuf,
+    entries: BTreeMap<PathBuf, Entry>,
+    changed: bool,
+}
+
+impl FileDigests {
+    /// What earlier builds knew. An unreadable file is as good as none.
+    pub fn load(store: &Store) -> Self {
+        let path = store.root.join("files.json");
+        let entries =
+            std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+        Self { path, entries, changed: false }
+    }
+
+    /// The digest of a file, and what the file looked like when that was its digest.
+    pub fn digest(&mut self, path: &Path) -> Result<(Digest, Fingerprint)> {
+        let cannot = || format!("cannot read {}", path.display());
+        for _ in 0..3 {
+            let fingerprint = Fingerprint::of(path).with_context(cannot)?;
+            if let Some(entry) = self.entries.get(path)
+                && entry.believable(&fingerprint)
+            {
+                return Ok((entry.blake3, fingerprint));
+            }
+            let hashed = jiff::Timestamp::now().as_nanosecond() as i64;
+            let blake3 = Digest::of_file(path).with_context(cannot)?;
+            if Fingerprint::of(path).with_context(cannot)? == fingerprint {
+                self.entries.insert(path.to_owned(), Entry { fingerprint, hashed, blake3 });
+                self.changed = true;
+                return Ok((blake3, fingerprint));
+            }
+        }
+        bail!("{} changes while it is being read", path.display())
+    }
+
+    pub fn save(&mut self) -> Result<()> {
+        if self.changed {
+            write_atomically(&self.path, &serde_json::to_vec(&self.entries)?)?;
+            self.changed = false;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_is_believed_only_if_the_file_was_at_rest_when_it_was_hashed() {
+        let fingerprint = Fingerprint { size: 3, modified: 0, changed: 5_000_000_000, device: 1, inode: 2 };
+        let entry = |hashed| Entry { fingerprint, hashed, blake3: Digest::of(b"one") };
+        assert!(!entry(6_000_000_000).believable(&fingerprint));
+        assert!(entry(7_000_000_001).believable(&fingerprint));
+        assert!(!entry(9_000_000_000).believable(&Fingerprint { inode: 3, ..fingerprint }));
+        // The modification time was put back; the inode's own time tells.
+        assert!(!entry(9_000_000_000).believable(&Fingerprint { changed: 6_000_000_000, ..fingerprint }));
+    }
+
+    #[test]
+    fn what_was_saved_is_loaded_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("cache")).unwrap();
+        let file = folder.path().join("data");
+        std::fs::write(&file, "one").unwrap();
+        let mut digests = FileDigests::load(&store);
+        let (digest, _) = digests.digest(&file).unwrap();
+        digests.save().unwrap();
+        let loaded = FileDigests::load(&store);
+        assert_eq!(loaded.entries[&file].blake3, digest);
+        std::fs::write(folder.path().join("cache/files.json"), "{torn").unwrap();
+        assert_eq!(FileDigests::load(&store).digest(&file).unwrap().0, digest);
+    }
+}

@@ -1,0 +1,176 @@
+//! One line per event of every run: what was looked up, ran, failed. The tool's own history.
+//!
+//! Runs append whole lines to the day's file. A kill can tear the last one: readers pass over it, and the next run
+//! begins on a line of its own.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+
+use serde::{Deserialize, Serialize};
+
+use super::Store;
+use crate::digest::Digest;
+use crate::error::{Context as _, Result};
+
+/// An event with its run and its time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JournalLine {
+    pub run: String,
+    /// RFC 3339.
+    pub time: String,
+    #[serde(flatten)]
+    pub event: JournalEvent,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "event")]
+pub enum JournalEvent {
+    RunStarted {
+        pipeline: String,
+        file: String,
+        pid: u32,
+    },
+    /// A stage whose artifact was there.
+    Hit {
+        stage: String,
+        variant: String,
+        kind: String,
+        key: Digest,
+        artifact: Digest,
+    },
+    /// A stage whose artifact was not there; `why` as `plan` would say it.
+    Miss {
+        stage: String,
+        variant: String,
+        kind: String,
+        key: Digest,
+        why: Vec<String>,
+    },
+    Started {
+        stage: String,
+        variant: String,
+        key: Digest,
+    },
+    Finished {
+        stage: String,
+        variant: String,
+        key: Digest,
+        artifact: Digest,
+        seconds: f64,
+        bytes: u64,
+    },
+    Failed {
+        stage: String,
+        variant: String,
+        key: Option<Digest>,
+        reason: String,
+    },
+    RunFinished {
+        outcome: String,
+        ran: u64,
+        cached: u64,
+        failed: u64,
+        seconds: f64,
+    },
+}
+
+/// The journal of one run. Lines of look-ups are held back until something happens or the run ends.
+#[derive(Debug)]
+pub struct Journal {
+    run: String,
+    file: File,
+    held: String,
+}
+
+impl Journal {
+    /// Begins a run's lines, on a line of their own whatever a killed run left.
+    pub fn begin(store: &Store) -> Result<Self> {
+        let now = jiff::Timestamp::now().to_string();
+        let date = now.split('T').next().unwrap_or("undated").to_owned();
+        let run: String = now.chars().filter(|c| c.is_ascii_alphanumeric()).take(21).collect();
+        let path = store.root.join("journal").join(format!("{date}.jsonl"));
+        let mut file = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create(true)
+            .open(&path)
+            .with_context(|| format!("cannot open {}", path.display()))?;
+        let mut held = String::new();
+        if file.metadata()?.len() > 0 {
+            let mut last = [b'\n'];
+            file.seek(SeekFrom::End(-1))?;
+            file.read_exact(&mut last)?;
+            if last != [b'\n'] {
+                held.push('\n');
+            }
+        }
+        Ok(Self { run: format!("{run}-{}", std::process::id()), file, held })
+    }
+
+    pub fn run(&self) -> &str {
+        &self.run
+    }
+
+    pub fn hold(&mut self, event: JournalEvent) -> Result<()> {
+        let line = JournalLine { run: self.run.clone(), time: jiff::Timestamp::now().to_string(), event };
+        self.held.push_str(&serde_json::to_string(&line)?);
+        self.held.push('\n');
+        Ok(())
+    }
+
+    pub fn write(&mut self, event: JournalEvent) -> Result<()> {
+        self.hold(event)?;
+        // One write, so that lines of builds at the same time do not mix.
+        self.file.write_all(self.held.as_bytes()).context("cannot write the journal")?;
+        self.held.clear();
+        Ok(())
+    }
+}
+
+impl Store {
+    /// Every readable line of the journal, the oldest first.
+    pub fn journal(&self) -> Result<Vec<JournalLine>> {
+        let mut files: Vec<_> = std::fs::read_dir(self.root.join("journal"))?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| path.extension().is_some_and(|extension| extension == "jsonl"))
+            .collect();
+        files.sort();
+        let mut lines = Vec::new();
+        for file in files {
+            let bytes = std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+            lines.extend(bytes.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()));
+        }
+        Ok(lines)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(stage: &str) -> JournalEvent {
+        JournalEvent::Failed { stage: stage.into(), variant: String::new(), key: None, reason: "x".into() }
+    }
+
+    #[test]
+    fn a_journal_cut_anywhere_is_read_as_far_as_it_goes_and_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let mut journal = Journal::begin(&store).unwrap();
+        journal.write(failed("one")).unwrap();
+        journal.write(failed("two")).unwrap();
+        let path = std::fs::read_dir(folder.path().join("journal")).unwrap().next().unwrap().unwrap().path();
+        let whole = std::fs::read(&path).unwrap();
+        for length in 0..=whole.len() {
+            std::fs::write(&path, &whole[..length]).unwrap();
+            let complete = whole[..length].iter().filter(|byte| **byte == b'\n').count();
+            let mut next = Journal::begin(&store).unwrap();
+            next.write(failed("three")).unwrap();
+            let lines = store.journal().unwrap();
+            // A line that lacks nothing but its end is whole.
+            let without_end = whole.get(length) == Some(&b'\n');
+            assert_eq!(lines.len(), complete + usize::from(without_end) + 1, "cut at {length}");
+            assert_eq!(lines.last().unwrap().event, failed("three"));
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! flock, so that each action runs once however many builds want it.
+//!
+//! The kernel drops a lock with the last process that holds it: no kill leaves a stale one. The pid inside the file
+//! is for words only.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read as _, Seek as _, Write as _};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::Store;
+use crate::digest::Digest;
+use crate::error::{Context as _, Result};
+
+/// How often a waiting build looks again.
+const PATIENCE: Duration = Duration::from_millis(20);
+
+/// What a waiting build does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waiting {
+    GoOn,
+    GiveUp,
+}
+
+/// A held lock. The permission to make the action of its key.
+#[derive(Debug)]
+pub struct Lock {
+    file: File,
+    /// Removed when the lock is dropped; `None` for the store's own lock.
+    path: Option<PathBuf>,
+}
+
+impl Store {
+    /// Takes the lock of an action. While another process has it, `wait` is asked again and again, with that
+    /// process's id; `None` when it gives up.
+    pub fn lock(&self, key: Digest, mut wait: impl FnMut(Option<u32>) -> Waiting) -> Result<Option<Lock>> {
+        let path = self.root.join("locks").join(key.to_hex());
+        loop {
+            let mut file = open(&path)?;
+            match file.try_lock() {
+                Ok(()) => {
+                    // The holder before us removed the name: the file that we hold may not be the one that others see.
+                    let same = path.metadata().is_ok_and(|named| {
+                        file.metadata().is_ok_and(|held| (held.dev(), held.ino()) == (named.dev(), named.ino()))
+                    });
+                    if !same {
+                        continue;
+                    }
+                    file.set_len(0)?;
+                    file.rewind()?;
+                    file.write_all(std::process::id().to_string().as_bytes())?;
+                    return Ok(Some(Lock { file, path: Some(path) }));
+                }
+                Err(TryLockError::WouldBlock) => {
+                    let mut holder = String::new();
+                    let _ = file.read_to_string(&mut holder);
+                    if wait(holder.trim().parse().ok()) == Waiting::GiveUp {
+                        return Ok(None);
+                    }
+                    std::thread::sleep(PATIENCE);
+                }
+                Err(TryLockError::Error(error)) => {
+                    return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+                }
+            }
+        }
+    }
+
+    /// Held by every build, so that `gc` frees nothing under it.
+    pub fn share(&self) -> Result<Lock> {
+        let path = self.root.join("locks/store");
+        let file = open(&path)?;
+        file.lock_shared().with_context(|| format!("cannot lock {}", path.display()))?;
+        Ok(Lock { file, path: None })
+    }
+
+    /// The whole store for oneself; `None` while a build uses it.
+    pub fn try_alone(&self) -> Result<Option<Lock>> {
+        let path = self.root.join("locks/store");
+        let file = open(&path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Lock { file, path: None })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+        }
+    }
+}
+
+impl AsFd for Lock {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            let _ = std::fs::remove_file(path);
+        }
+        // Closing would not be enough while a child still has the same open file.
+        let _ = self.file.unlock();
+    }
+}
+
+fn open(path: &Path) -> Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .with_context(|| format!("cannot open {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn one_at_a_time_holds_a_lock_and_the_others_learn_who() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let key = Digest::of(b"key");
+        let (inside, waited) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let lock = store.lock(key, |holder| {
+                        if holder == Some(std::process::id()) {
+                            waited.fetch_add(1, Ordering::SeqCst);
+                        }
+                        Waiting::GoOn
+                    });
+                    let lock = lock.unwrap().unwrap();
+                    assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                    std::thread::sleep(Duration::from_millis(30));
+                    inside.fetch_sub(1, Ordering::SeqCst);
+                    drop(lock);
+                });
+            }
+        });
+        assert!(waited.into_inner() > 0);
+        let held = store.lock(key, |_| Waiting::GoOn).unwrap();
+        assert!(held.is_some());
+        assert!(store.lock(key, |_| Waiting::GiveUp).unwrap().is_none());
+    }
+}

@@ -1,0 +1,194 @@
+//! Where it is kept: artifacts, action records, the journal, locks. It knows nothing of pipelines or kinds.
+//!
+//! ```text
+//! VERSION                        the layout's version: another one is refused, neither read nor overwritten
+//! artifacts/<digest>/...         immutable folders; manifest.json inside, whose blake3 is the folder's name
+//! actions/<key>.json             which artifact an action made, from what, when, how long
+//! journal/<date>.jsonl           one line per event of every run
+//! locks/<key>                    flock, held while an action runs; locks/store: shared by builds, alone for gc
+//! tmp/<key>/{out,work}           a stage at work; work/ outlives a kill
+//! logs/<key>.log                 what the stage last wrote to its standard error
+//! damaged/...                    what a look-up or `verify` set aside
+//! files.json                     digests of raw inputs by path, size, times and inode
+//! ```
+//!
+//! An artifact becomes visible by one rename of a folder that is already complete and synced, and its record is
+//! written after it: a process killed at any instant leaves at worst a folder under tmp/.
+
+mod artifact;
+mod files;
+mod gc;
+mod journal;
+mod lock;
+mod manifest;
+mod record;
+mod verify;
+
+use std::io::Write as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use rustix::process::getpid;
+
+pub use artifact::{Artifact, Lookup};
+pub use files::{FileDigests, Fingerprint};
+pub use gc::{Gc, gc};
+pub use journal::{Journal, JournalEvent, JournalLine};
+pub use lock::{Lock, Waiting};
+pub use manifest::{FileEntry, MANIFEST, Manifest};
+pub use record::ActionRecord;
+pub use verify::{Damage, Verified, verify};
+
+use crate::digest::Digest;
+use crate::error::{Context as _, Problem, Result};
+
+/// The version of the layout above.
+const LAYOUT: &str = "1";
+
+/// A cache folder.
+#[derive(Clone, Debug)]
+pub struct Store {
+    root: PathBuf,
+}
+
+impl Store {
+    /// Opens the cache at `root`, or makes an empty one there.
+    ///
+    /// # Errors
+    /// A cache of another layout version, or a folder that cannot be written.
+    pub fn open(root: &Path) -> Result<Self> {
+        std::fs::create_dir_all(root).with_context(|| format!("cannot create the cache {}", root.display()))?;
+        let root = root.canonicalize()?;
+        let version = root.join("VERSION");
+        match std::fs::read_to_string(&version) {
+            Ok(text) if text.trim() == LAYOUT => {}
+            Ok(text) => {
+                let message = format!(
+                    "the cache {} has layout {}, this raisin reads layout {LAYOUT}",
+                    root.display(),
+                    text.trim()
+                );
+                return Err(Problem::new(message)
+                    .hint("use the raisin that made it, or choose another folder with --cache")
+                    .into());
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                for name in ["artifacts", "actions", "journal", "locks", "tmp", "logs"] {
+                    let folder = root.join(name);
+                    std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+                }
+                write_atomically(&version, format!("{LAYOUT}\n").as_bytes())?;
+            }
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", version.display())),
+        }
+        Ok(Self { root })
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where the artifact of this digest lies, whether it exists or not.
+    pub fn artifact_folder(&self, digest: Digest) -> PathBuf {
+        self.root.join("artifacts").join(digest.to_hex())
+    }
+
+    pub fn record_file(&self, key: Digest) -> PathBuf {
+        self.root.join("actions").join(format!("{key}.json"))
+    }
+
+    /// The folder in which the action of this key is made.
+    pub fn staging_folder(&self, key: Digest) -> PathBuf {
+        self.root.join("tmp").join(key.to_hex())
+    }
+
+    pub fn log_file(&self, key: Digest) -> PathBuf {
+        self.root.join("logs").join(format!("{key}.log"))
+    }
+
+    /// Moves a file or folder of the store out of the way, to damaged/. Gives its new place.
+    pub fn set_aside(&self, path: &Path) -> Result<PathBuf> {
+        let folder = self.root.join("damaged");
+        std::fs::create_dir_all(&folder)?;
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let moment = jiff::Timestamp::now().as_nanosecond();
+        let aside = folder.join(format!("{name}.{moment}"));
+        if path.is_dir() {
+            // A folder can only change its parent while it is writable.
+            allow_writing(path)?;
+        }
+        std::fs::rename(path, &aside).with_context(|| format!("cannot set {} aside", path.display()))?;
+        Ok(aside)
+    }
+}
+
+/// Writes a file so that a reader sees the old content or the new, also after a loss of power.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let temporary = folder.join(format!(".{name}.{}.{count}", getpid().as_raw_nonzero()));
+    let write = || -> std::io::Result<()> {
+        let mut file = std::fs::File::create(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)?;
+        sync_folder(folder)
+    };
+    write()
+        .inspect_err(|_| drop(std::fs::remove_file(&temporary)))
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Makes the names in a folder as durable as the files behind them.
+fn sync_folder(folder: &Path) -> std::io::Result<()> {
+    std::fs::File::open(folder)?.sync_all()
+}
+
+/// Removes a folder whose content was made read-only.
+pub fn remove_tree(folder: &Path) -> Result<()> {
+    let remove = || -> std::io::Result<()> {
+        make_folders_writable(folder)?;
+        std::fs::remove_dir_all(folder)
+    };
+    remove().with_context(|| format!("cannot remove {}", folder.display()))
+}
+
+fn make_folders_writable(folder: &Path) -> std::io::Result<()> {
+    allow_writing(folder)?;
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            make_folders_writable(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn allow_writing(path: &Path) -> std::io::Result<()> {
+    let mode = path.symlink_metadata()?.mode() | 0o700;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+}
+
+fn forbid_writing(path: &Path) -> std::io::Result<()> {
+    let mode = path.symlink_metadata()?.mode() & !0o222;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cache_of_another_layout_is_refused_and_left_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        Store::open(folder.path()).unwrap();
+        Store::open(folder.path()).unwrap();
+        std::fs::write(folder.path().join("VERSION"), "7\n").unwrap();
+        let error = Store::open(folder.path()).unwrap_err();
+        assert!(error.to_string().contains("has layout 7"), "{error}");
+        assert_eq!(std::fs::read_to_string(folder.path().join("VERSION")).unwrap(), "7\n");
+    }
+}

@@ -1,0 +1,33 @@
+//! The fine-tuning loop: optimizer, schedule, batches, evaluation, checkpoints, episodes.
+//! Knows nothing of pipelines, store or Parquet: it takes a model and token sequences, and is usable as a library.
+//!
+//! | file | concern |
+//! |---|---|
+//! | [`adamw`] | the optimizer over one flat buffer, its state open to saving |
+//! | [`schedule`] | the learning rate at a step |
+//! | [`settings`] | what a person may set of all this |
+//! | [`trainer`] | one update step: micro-batches, gradients, clipping, the update |
+//! | [`pool`] | the rows that can be trained on, encoded once, with the hidden states of a frozen prefix |
+//! | [`validation`] | a fixed set of sequences, laid out once, and its loss |
+//! | [`episode`] | the learner that PPO plays with |
+//! | [`checkpoint`] | tensors and a JSON state in one file, replaced whole |
+//! | [`scoring`] | multiple choice and match by generation |
+
+pub mod adamw;
+pub mod checkpoint;
+pub mod episode;
+pub mod pool;
+pub mod schedule;
+pub mod scoring;
+pub mod settings;
+pub mod trainer;
+pub mod validation;
+
+pub use adamw::{AdamW, AdamWConfig};
+pub use checkpoint::Checkpoints;
+pub use episode::EpisodeLearner;
+pub use pool::Pool;
+pub use schedule::Schedule;
+pub use settings::{AdaptationMethod, AdaptationSettings};
+pub use trainer::{Snapshot, StepOutcome, Trainer, TrainerConfig};
+pub use validation::ValidationSet;

@@ -1,0 +1,68 @@
+//! The learning rate at a step, as a factor of its highest value. Knows nothing of what is trained.
+
+use std::f64::consts::PI;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// How the learning rate goes from its highest value to the end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Schedule {
+    /// Stays where it is.
+    Constant,
+    /// Falls by equal amounts to zero.
+    Linear,
+    /// Falls along half a cosine wave to zero.
+    #[default]
+    Cosine,
+}
+
+impl Schedule {
+    /// The factor for the update `step` (the first is 0) of `total`, with a linear warm-up over the first `warmup`
+    /// share of them. As in transformers, except that the first update of a warm-up has a rate above zero: with a
+    /// budget of a few dozen steps a wasted one counts.
+    pub fn at(self, step: usize, total: usize, warmup: f64) -> f64 {
+        let warmup_steps = (warmup * total as f64).ceil();
+        let step = step as f64;
+        if step < warmup_steps {
+            return (step + 1.0) / (warmup_steps + 1.0);
+        }
+        let rest = (total as f64 - warmup_steps).max(1.0);
+        let done = ((step - warmup_steps) / rest).min(1.0);
+        match self {
+            Self::Constant => 1.0,
+            Self::Linear => 1.0 - done,
+            Self::Cosine => 0.5 * (1.0 + (PI * done).cos()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn cosine_without_warm_up_starts_at_one_and_is_half_way_in_the_middle() {
+        assert!((Schedule::Cosine.at(0, 100, 0.0) - 1.0).abs() < 1e-12);
+        assert!((Schedule::Cosine.at(50, 100, 0.0) - 0.5).abs() < 1e-12);
+        assert!(Schedule::Cosine.at(99, 100, 0.0) < 1e-3);
+    }
+
+    #[test]
+    fn warm_up_rises_to_the_full_rate_and_never_wastes_a_step_on_zero() {
+        let factors: Vec<f64> = (0..5).map(|step| Schedule::Constant.at(step, 20, 0.2)).collect();
+        assert_eq!(factors, [0.2, 0.4, 0.6, 0.8, 1.0]);
+    }
+
+    proptest! {
+        #[test]
+        fn a_factor_is_positive_and_at_most_one(step in 0usize..500, total in 1usize..500, warmup in 0.0f64..0.9) {
+            for schedule in [Schedule::Constant, Schedule::Linear, Schedule::Cosine] {
+                let factor = schedule.at(step.min(total - 1), total, warmup);
+                prop_assert!(factor > 0.0 && factor <= 1.0, "{schedule:?} gives {factor}");
+            }
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! What a person may set of a training run, as several stage kinds share it. Knows no stage.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::lm::Adaptation;
+
+/// Which of the model's numbers are trained.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AdaptationMethod {
+    /// Low-rank matrices beside the frozen weights.
+    #[default]
+    Lora,
+    /// Every weight.
+    Full,
+    /// Every weight of the uppermost layers; the rest stays frozen.
+    TopLayers,
+}
+
+/// How the model is adapted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdaptationSettings {
+    /// `lora`, `full` or `top_layers`. A prefix proxy trains its own top layers, whatever stands here.
+    pub method: AdaptationMethod,
+    /// Rank of the LoRA matrices.
+    pub rank: u32,
+    /// LoRA's update is scaled by alpha / rank.
+    pub alpha: f64,
+    /// The linear layers that get LoRA matrices.
+    pub targets: Vec<String>,
+    /// How many layers `top_layers` trains.
+    pub layers: u32,
+}
+
+impl Default for AdaptationSettings {
+    fn default() -> Self {
+        let targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+        Self {
+            method: AdaptationMethod::Lora,
+            rank: 16,
+            alpha: 32.0,
+            targets: targets.map(str::to_owned).to_vec(),
+            layers: 8,
+        }
+    }
+}
+
+impl AdaptationSettings {
+    /// What the model is asked to prepare.
+    pub fn adaptation(&self) -> Adaptation {
+        match self.method {
+            AdaptationMethod::Full => Adaptation::Full,
+            AdaptationMethod::TopLayers => Adaptation::TopLayers(self.layers as usize),
+            AdaptationMethod::Lora => {
+                Adaptation::Lora { rank: i64::from(self.rank), alpha: self.alpha, targets: self.targets.clone() }
+            }
+        }
+    }
+
+    /// What cannot be right, with the key it is about.
+    pub fn problem(&self) -> Option<(&'static str, &'static str)> {
+        match self.method {
+            AdaptationMethod::Lora if self.rank == 0 => Some(("rank", "a LoRA of rank 0 trains nothing")),
+            AdaptationMethod::Lora if self.targets.is_empty() => Some(("targets", "LoRA needs at least one target")),
+            AdaptationMethod::TopLayers if self.layers == 0 => Some(("layers", "at least one layer must be trained")),
+            _ => None,
+        }
+    }
+}

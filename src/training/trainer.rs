@@ -1,0 +1,377 @@
+//! One update of a model: micro-batches, gradients, clipping, the optimizer. Leaves the choice of rows to others.
+//!
+//! Losses are summed over tokens and divided by the supervised tokens of the whole batch, so that splitting a batch
+//! into micro-batches changes the memory that a step needs and nothing else.
+
+use std::ops::Range;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use tch::{Tensor, no_grad};
+
+use super::adamw::{AdamW, AdamWConfig, AdamWState};
+use super::checkpoint;
+use super::schedule::Schedule;
+use crate::corpus::Sequence;
+use crate::error::{Problem, Result, anyhow, ensure};
+use crate::lm::{Batch, Model};
+
+/// How a model is trained.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TrainerConfig {
+    /// The highest rate of the schedule.
+    pub learning_rate: f64,
+    pub schedule: Schedule,
+    /// The share of the steps in which the rate rises to its highest value.
+    pub warmup: f64,
+    pub total_steps: usize,
+    pub weight_decay: f64,
+    /// The global gradient norm is scaled down to this; 0 leaves it as it is.
+    pub clip_norm: f64,
+    /// A forward pass holds at most this many tokens (one row at least).
+    pub micro_batch_tokens: usize,
+}
+
+impl Default for TrainerConfig {
+    fn default() -> Self {
+        Self {
+            learning_rate: 1e-4,
+            schedule: Schedule::Cosine,
+            warmup: 0.0,
+            total_steps: 1,
+            weight_decay: 0.0,
+            clip_norm: 1.0,
+            micro_batch_tokens: 4096,
+        }
+    }
+}
+
+/// What one step did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepOutcome {
+    /// Mean over the batch's supervised tokens, before the update.
+    pub loss: f64,
+    pub tokens: usize,
+    pub supervised_tokens: usize,
+    /// Before clipping.
+    pub gradient_norm: f64,
+    pub learning_rate: f64,
+}
+
+/// A model in training.
+pub struct Trainer {
+    pub model: Model,
+    pub config: TrainerConfig,
+    optimizer: AdamW,
+    step: usize,
+    /// With a frozen prefix: how many layers it has. Steps then start from its cached states.
+    prefix_layers: Option<usize>,
+}
+
+/// Everything that training changes, copied.
+pub struct Snapshot {
+    flat: Tensor,
+    optimizer: AdamWState,
+    step: usize,
+}
+
+impl Trainer {
+    /// `model` has been prepared for training. With `prefix_layers`, every step gets the states entering that layer.
+    pub fn new(model: Model, config: TrainerConfig, prefix_layers: Option<usize>) -> Result<Self> {
+        let trainable = model.trainable();
+        let leaves: usize = trainable.leaves.iter().map(|(_, leaf)| leaf.numel()).sum();
+        ensure!(leaves > 0, "the model has nothing to train: it was not prepared");
+        ensure!(
+            leaves == trainable.flat.numel(),
+            "the trainable leaves hold {leaves} numbers, their buffer {}",
+            trainable.flat.numel()
+        );
+        let weight_decay = config.weight_decay;
+        let optimizer = AdamW::new(&trainable.flat, AdamWConfig { weight_decay, ..AdamWConfig::default() })?;
+        Ok(Self { model, config, optimizer, step: 0, prefix_layers })
+    }
+
+    /// Updates made so far.
+    pub fn steps_done(&self) -> usize {
+        self.step
+    }
+
+    pub fn prefix_layers(&self) -> Option<usize> {
+        self.prefix_layers
+    }
+
+    /// One update on these rows. `states` are the rows' cached states, when there is a frozen prefix.
+    ///
+    /// # Errors
+    /// Rows without a supervised token, and a loss or gradient that is not a number: nothing is updated then.
+    pub fn step(&mut self, sequences: &[&Sequence], states: Option<&[Tensor]>) -> Result<StepOutcome> {
+        let supervised_tokens: usize = sequences.iter().map(|sequence| sequence.supervised_tokens()).sum();
+        ensure!(supervised_tokens > 0, "step {} has no token to learn from", self.step + 1);
+        let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.tokens.len()).collect();
+        let mut loss = 0.0;
+        let mut gradient: Option<Tensor> = None;
+        for rows in micro_batches(&lengths, self.config.micro_batch_tokens) {
+            let (part_loss, part) =
+                self.gradient(&sequences[rows.clone()], states.map(|states| &states[rows]), supervised_tokens)?;
+            loss += part_loss;
+            gradient = Some(match gradient {
+                Some(mut sum) => sum.f_add_(&part)?,
+                None => part,
+            });
+        }
+        let mut gradient = gradient.ok_or_else(|| anyhow!("a step without rows"))?;
+        let gradient_norm = no_grad(|| gradient.f_norm()?.f_double_value(&[]))?;
+        if !(loss.is_finite() && gradient_norm.is_finite()) {
+            let what =
+                format!("training diverged at step {}: loss {loss}, gradient norm {gradient_norm}", self.step + 1);
+            return Err(Problem::new(what).hint("a lower learning_rate or a warm-up keeps it stable").into());
+        }
+        if self.config.clip_norm > 0.0 {
+            // torch.nn.utils.clip_grad_norm_'s formula.
+            let factor = self.config.clip_norm / (gradient_norm + 1e-6);
+            if factor < 1.0 {
+                let _ = gradient.f_mul_scalar_(factor)?;
+            }
+        }
+        let learning_rate = self.learning_rate();
+        self.optimizer.step(&self.model.trainable().flat, &gradient, learning_rate)?;
+        self.step += 1;
+        Ok(StepOutcome { loss, tokens: lengths.iter().sum(), supervised_tokens, gradient_norm, learning_rate })
+    }
+
+    /// The rate of the step to come.
+    pub fn learning_rate(&self) -> f64 {
+        let TrainerConfig { learning_rate, schedule, warmup, total_steps, .. } = self.config;
+        learning_rate * schedule.at(self.step, total_steps, warmup)
+    }
+
+    /// The loss of some rows, as their share of the whole batch's mean, and its flat gradient.
+    fn gradient(&self, sequences: &[&Sequence], states: Option<&[Tensor]>, total: usize) -> Result<(f64, Tensor)> {
+        let trainable = self.model.trainable();
+        let batch = Batch::pack(sequences, trainable.flat.device())?;
+        let states = states.map(|states| Tensor::f_cat(states, 0)).transpose()?;
+        let hidden = forward(&self.model, self.prefix_layers, &batch, states.as_ref())?;
+        let loss = self.model.response_loss(&hidden, &batch)?.sum.f_div_scalar(total as f64)?;
+        let leaves: Vec<&Tensor> = trainable.leaves.iter().map(|(_, leaf)| leaf).collect();
+        let gradients = Tensor::f_run_backward(&[&loss], &leaves, false, false)?;
+        Ok((loss.f_double_value(&[])?, trainable.flatten(&gradients)?))
+    }
+
+    /// Floating-point operations for so many tokens, of a training step or a forward pass, over the layers that run.
+    pub fn flops(&self, tokens: usize, train: bool) -> f64 {
+        tokens as f64 * self.model.flops_per_token_from(self.prefix_layers.unwrap_or(0), train)
+    }
+
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        let flat = no_grad(|| self.model.trainable().flat.f_detach_copy())?;
+        Ok(Snapshot { flat, optimizer: self.optimizer.snapshot()?, step: self.step })
+    }
+
+    pub fn restore_snapshot(&mut self, snapshot: &Snapshot) -> Result<()> {
+        self.set_flat(&snapshot.flat)?;
+        self.optimizer.restore(&snapshot.optimizer)?;
+        self.step = snapshot.step;
+        Ok(())
+    }
+
+    /// What a checkpoint needs: the tensors by name, and the counters beside `extra`.
+    pub fn checkpoint(&self, extra: &Value) -> (Vec<(&str, &Tensor)>, Value) {
+        let mut tensors = vec![("trainable", &self.model.trainable().flat)];
+        tensors.extend(self.optimizer.named());
+        (tensors, json!({ "step": self.step, "optimizer_steps": self.optimizer.steps(), "extra": extra }))
+    }
+
+    /// Writes a checkpoint from which [`Trainer::restore`] goes on bit for bit.
+    pub fn save(&self, path: &Path, extra: &Value) -> Result<()> {
+        let (tensors, state) = self.checkpoint(extra);
+        checkpoint::save(path, &tensors, &state)
+    }
+
+    /// Takes up a checkpoint, and returns what was saved as `extra`; `None` where there is no checkpoint.
+    pub fn restore(&mut self, path: &Path) -> Result<Option<Value>> {
+        let device = self.model.trainable().flat.device();
+        let Some((mut tensors, mut state)) = checkpoint::load(path, device)? else { return Ok(None) };
+        let count = |key: &str| state[key].as_u64().ok_or_else(|| anyhow!("the checkpoint has no {key}"));
+        let optimizer = AdamWState {
+            steps: count("optimizer_steps")?,
+            first: checkpoint::take(&mut tensors, "optimizer.first")?,
+            second: checkpoint::take(&mut tensors, "optimizer.second")?,
+        };
+        let step = count("step")? as usize;
+        self.set_flat(&checkpoint::take(&mut tensors, "trainable")?)?;
+        self.optimizer.restore(&optimizer)?;
+        self.step = step;
+        Ok(Some(state["extra"].take()))
+    }
+
+    fn set_flat(&mut self, source: &Tensor) -> Result<()> {
+        let flat = &self.model.trainable().flat;
+        ensure!(source.numel() == flat.numel(), "{} saved numbers for {} trained ones", source.numel(), flat.numel());
+        no_grad(|| Ok(flat.f_detach()?.f_copy_(source)?))
+    }
+}
+
+/// The last hidden states of a batch; from the cached states where there is a frozen prefix.
+pub(super) fn forward(model: &Model, prefix: Option<usize>, batch: &Batch, states: Option<&Tensor>) -> Result<Tensor> {
+    match (prefix, states) {
+        (Some(layers), Some(states)) => model.hidden_from(layers, states, batch),
+        _ => model.hidden(batch),
+    }
+}
+
+/// Consecutive rows in groups of at most `limit` tokens; a row above the limit is a group of its own.
+pub fn micro_batches(lengths: &[usize], limit: usize) -> Vec<Range<usize>> {
+    let mut groups: Vec<Range<usize>> = Vec::new();
+    let mut tokens = 0;
+    for (row, &length) in lengths.iter().enumerate() {
+        match groups.last_mut() {
+            Some(group) if tokens + length <= limit => group.end = row + 1,
+            _ => {
+                groups.push(row..row + 1);
+                tokens = 0;
+            }
+        }
+        tokens += length;
+    }
+    groups
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lm::{Adaptation, Config};
+    use crate::seed::Seed;
+    use tch::{Device, Kind};
+
+    fn rows(count: u32) -> Vec<Sequence> {
+        (0..count)
+            .map(|row| {
+                let tokens: Vec<u32> = (0..5 + row % 4).map(|place| (row * 7 + place * 3) % 20).collect();
+                let supervised = (0..tokens.len()).map(|place| place >= 2).collect();
+                Sequence { tokens, supervised }
+            })
+            .collect()
+    }
+
+    fn trainer(adaptation: &Adaptation, micro_batch_tokens: usize) -> Result<Trainer> {
+        let config = Config::llama(20, 16, 2, 2, 1, 32);
+        let mut model = Model::init(config, &Seed::new(1), Device::Cpu, Kind::Float)?;
+        model.prepare(adaptation, &Seed::new(2))?;
+        let config = TrainerConfig {
+            learning_rate: 1e-2,
+            total_steps: 10,
+            weight_decay: 0.01,
+            micro_batch_tokens,
+            ..TrainerConfig::default()
+        };
+        Trainer::new(model, config, None)
+    }
+
+    fn numbers(trainer: &Trainer) -> Result<Vec<f32>> {
+        Ok(Vec::try_from(&trainer.model.trainable().flat)?)
+    }
+
+    fn lora() -> Adaptation {
+        Adaptation::Lora { rank: 2, alpha: 4.0, targets: vec!["q_proj".to_owned(), "down_proj".to_owned()] }
+    }
+
+    #[test]
+    fn training_lowers_the_loss() -> Result<()> {
+        let rows = rows(6);
+        let batch: Vec<&Sequence> = rows.iter().collect();
+        for adaptation in [Adaptation::Full, Adaptation::TopLayers(1), lora()] {
+            let mut trainer = trainer(&adaptation, 1000)?;
+            let first = trainer.step(&batch, None)?;
+            let last = (0..9).map(|_| trainer.step(&batch, None)).last().expect("nine steps")?;
+            assert!(last.loss < first.loss - 1e-4, "{adaptation:?}: {} -> {}", first.loss, last.loss);
+            assert_eq!(first.supervised_tokens, batch.iter().map(|row| row.tokens.len() - 2).sum::<usize>());
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn micro_batches_add_up_to_the_whole_batch() -> Result<()> {
+        let rows = rows(7);
+        let batch: Vec<&Sequence> = rows.iter().collect();
+        let (mut whole, mut split) = (trainer(&Adaptation::Full, 1000)?, trainer(&Adaptation::Full, 9)?);
+        let (one, other) = (whole.step(&batch, None)?, split.step(&batch, None)?);
+        assert!((one.loss - other.loss).abs() < 1e-6);
+        assert!((one.gradient_norm - other.gradient_norm).abs() < 1e-5 * one.gradient_norm);
+        Ok(())
+    }
+
+    #[test]
+    fn five_steps_saved_and_restored_and_five_more_are_ten_steps_bit_for_bit() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("checkpoint.safetensors");
+        let rows = rows(10);
+        for adaptation in [Adaptation::Full, lora()] {
+            let mut straight = trainer(&adaptation, 20)?;
+            for row in &rows {
+                straight.step(&[row], None)?;
+            }
+            let mut first = trainer(&adaptation, 20)?;
+            for row in &rows[..5] {
+                first.step(&[row], None)?;
+            }
+            first.save(&path, &json!("a note"))?;
+            drop(first);
+            let mut second = trainer(&adaptation, 20)?;
+            assert_eq!(second.restore(&path)?, Some(json!("a note")));
+            for row in &rows[5..] {
+                second.step(&[row], None)?;
+            }
+            assert_eq!(numbers(&straight)?, numbers(&second)?);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn an_episode_started_again_from_its_snapshot_is_the_same_episode() -> Result<()> {
+        let rows = rows(4);
+        let mut trainer = trainer(&lora(), 100)?;
+        let start = trainer.snapshot()?;
+        let mut ends = Vec::new();
+        for _ in 0..2 {
+            trainer.restore_snapshot(&start)?;
+            for row in &rows {
+                trainer.step(&[row], None)?;
+            }
+            ends.push(numbers(&trainer)?);
+        }
+        assert_eq!(ends[0], ends[1]);
+        Ok(())
+    }
+
+    #[test]
+    fn the_upper_layers_on_cached_states_learn_what_they_learn_in_the_whole_model() -> Result<()> {
+        let rows = rows(3);
+        let batch: Vec<&Sequence> = rows.iter().collect();
+        let mut whole = trainer(&Adaptation::TopLayers(1), 1000)?;
+        let mut upper = trainer(&Adaptation::TopLayers(1), 12)?;
+        upper.prefix_layers = Some(1);
+        let states: Vec<Tensor> = rows
+            .iter()
+            .map(|row| no_grad(|| upper.model.prefix_states(1, &Batch::pack(&[row], Device::Cpu)?)))
+            .collect::<Result<_>>()?;
+        for _ in 0..3 {
+            let (one, other) = (whole.step(&batch, None)?, upper.step(&batch, Some(&states))?);
+            assert!((one.loss - other.loss).abs() < 1e-5);
+        }
+        assert!(upper.flops(1, true) < whole.flops(1, true));
+        Ok(())
+    }
+
+    #[test]
+    fn a_batch_without_supervised_tokens_is_refused() -> Result<()> {
+        let row = Sequence { tokens: vec![1, 2, 3], supervised: vec![false; 3] };
+        assert!(trainer(&Adaptation::Full, 100)?.step(&[&row], None).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn micro_batches_keep_to_the_limit_and_lose_no_row() {
+        assert_eq!(micro_batches(&[3, 3, 3, 10, 1, 1], 6), [0..2, 2..3, 3..4, 4..6]);
+        assert_eq!(micro_batches(&[], 6), Vec::<Range<usize>>::new());
+    }
+}

@@ -1,0 +1,585 @@
+//! Builds, told as stories: real child processes, a real store, stage kinds of a few lines.
+//!
+//! The kinds live here; their child processes are this test executable again, started through a script that stands
+//! where `raisin` would.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use raisin::engine::{self, BuildDescription, DeviceChoice, Options, Status, Summary};
+use raisin::error::{Result, bail, render};
+use raisin::pipeline::{Pipeline, Stage, Variant};
+use raisin::stages::{Assignment, Context, Declaration, Kind, Needs, Process};
+use raisin::store::{self, JournalEvent, Store};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+/// Writes its text without the blanks around it.
+struct Write;
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+struct WriteParameters {
+    text: String,
+    milliseconds: u64,
+    fail: bool,
+    /// Ends in the middle when there is no checkpoint yet.
+    die_once: bool,
+}
+
+impl Default for WriteParameters {
+    fn default() -> Self {
+        Self { text: "hello".into(), milliseconds: 0, fail: false, die_once: false }
+    }
+}
+
+impl Kind for Write {
+    const NAME: &'static str = "write";
+    const VERSION: u32 = 1;
+    const ABOUT: &'static str = "Writes a text.";
+    const PROCESS: Process = Process::Light;
+    const SEEDED: bool = false;
+    const PROVIDES: &'static [&'static str] = &[];
+    type Parameters = WriteParameters;
+
+    fn needs(_: &Self::Parameters, _: &mut Needs) {}
+
+    fn run(parameters: Self::Parameters, context: &Context) -> Result<()> {
+        std::thread::sleep(Duration::from_millis(parameters.milliseconds));
+        let checkpoint = context.work().join("checkpoint");
+        if parameters.die_once && !checkpoint.exists() {
+            std::fs::write(checkpoint, "half")?;
+            bail!("died in the middle");
+        }
+        if parameters.fail {
+            eprintln!("the reason lies here");
+            bail!("was told to fail");
+        }
+        let resumed = if checkpoint.exists() { " resumed" } else { "" };
+        std::fs::write(context.out().join("text"), format!("{}{resumed}", parameters.text.trim()))?;
+        Ok(())
+    }
+}
+
+/// Joins the texts of two stages and its seed.
+struct Join;
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct JoinParameters {
+    left: String,
+    right: String,
+    #[serde(default)]
+    between: String,
+}
+
+impl Kind for Join {
+    const NAME: &'static str = "join";
+    const VERSION: u32 = 1;
+    const ABOUT: &'static str = "Joins two texts.";
+    const PROCESS: Process = Process::Light;
+    const SEEDED: bool = true;
+    const PROVIDES: &'static [&'static str] = &[];
+    type Parameters = JoinParameters;
+
+    fn needs(parameters: &Self::Parameters, needs: &mut Needs) {
+        needs.any_stage("/left", &parameters.left);
+        needs.any_stage("/right", &parameters.right);
+    }
+
+    fn run(parameters: Self::Parameters, context: &Context) -> Result<()> {
+        let left = std::fs::read_to_string(context.input("/left")?.join("text"))?;
+        let right = std::fs::read_to_string(context.input("/right")?.join("text"))?;
+        let text = format!("{left}{}{right}", parameters.between);
+        std::fs::write(context.out().join("text"), text)?;
+        std::fs::write(context.out().join("seed"), context.seed().number().to_string())?;
+        Ok(())
+    }
+}
+
+/// Copies a file, slowly.
+struct Copy;
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct CopyParameters {
+    path: String,
+    #[serde(default)]
+    blake3: Option<String>,
+    #[serde(default)]
+    milliseconds: u64,
+}
+
+impl Kind for Copy {
+    const NAME: &'static str = "copy";
+    const VERSION: u32 = 1;
+    const ABOUT: &'static str = "Copies a file.";
+    const PROCESS: Process = Process::Light;
+    const SEEDED: bool = false;
+    const PROVIDES: &'static [&'static str] = &[];
+    type Parameters = CopyParameters;
+
+    fn needs(parameters: &Self::Parameters, needs: &mut Needs) {
+        needs.pinned_file("", &parameters.path, parameters.blake3.as_deref());
+    }
+
+    fn run(parameters: Self::Parameters, context: &Context) -> Result<()> {
+        let text = std::fs::read(context.file("/path")?)?;
+        std::thread::sleep(Duration::from_millis(parameters.milliseconds));
+        std::fs::write(context.out().join("text"), text)?;
+        Ok(())
+    }
+}
+
+/// Lists what all variants made.
+struct Show;
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ShowParameters {
+    of: Vec<String>,
+}
+
+impl Kind for Show {
+    const NAME: &'static str = "show";
+    const VERSION: u32 = 1;
+    const ABOUT: &'static str = "Lists texts.";
+    const PROCESS: Process = Process::Light;
+    const SEEDED: bool = false;
+    const GATHERS: bool = true;
+    const PROVIDES: &'static [&'static str] = &[];
+    type Parameters = ShowParameters;
+
+    fn needs(parameters: &Self::Parameters, needs: &mut Needs) {
+        for (index, stage) in parameters.of.iter().enumerate() {
+            needs.any_stage(format!("/of/{index}"), stage);
+        }
+    }
+
+    fn run(parameters: Self::Parameters, context: &Context) -> Result<()> {
+        let mut text = String::new();
+        for index in 0..parameters.of.len() {
+            for source in context.gathered(&format!("/of/{index}"))? {
+                let content = std::fs::read_to_string(source.folder.join("text"))?;
+                text += &format!("{} {} {content}\n", source.stage, Value::Object(source.variant.clone()));
+            }
+        }
+        std::fs::write(context.out().join("text"), text)?;
+        Ok(())
+    }
+}
+
+static KINDS: [Declaration; 4] =
+    [Declaration::of::<Write>(), Declaration::of::<Join>(), Declaration::of::<Copy>(), Declaration::of::<Show>()];
+
+/// Not a test of its own: what the script starts as a stage's process.
+#[test]
+fn stage_process() {
+    let Ok(path) = std::env::var("RAISIN_TEST_ASSIGNMENT") else { return };
+    let assignment: Assignment = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let parameters = assignment.parameters.clone();
+    let kind = assignment.kind.clone();
+    let context = Context::new(assignment).unwrap();
+    let result = match kind.as_str() {
+        "write" => Write::run(serde_json::from_value(parameters).unwrap(), &context),
+        "join" => Join::run(serde_json::from_value(parameters).unwrap(), &context),
+        "copy" => Copy::run(serde_json::from_value(parameters).unwrap(), &context),
+        _ => Show::run(serde_json::from_value(parameters).unwrap(), &context),
+    };
+    if let Err(error) = result {
+        eprintln!("{}", render(&error));
+        std::process::exit(1);
+    }
+}
+
+/// Not a test of its own: a build in a process that can be interrupted and killed.
+#[test]
+fn builder_process() {
+    let Ok(folder) = std::env::var("RAISIN_TEST_BUILD") else { return };
+    let house = House { folder: PathBuf::from(folder), _kept: None };
+    let summary = house.build(&house.one(&[("slow", "write", json!({"milliseconds": 3000}))]));
+    std::process::exit(i32::from(summary.exit_code()));
+}
+
+/// A folder with a cache, inputs and results.
+struct House {
+    folder: PathBuf,
+    _kept: Option<tempfile::TempDir>,
+}
+
+type StageText<'s> = (&'s str, &'s str, Value);
+
+impl House {
+    fn new() -> Self {
+        let kept = tempfile::tempdir().unwrap();
+        let folder = kept.path().to_owned();
+        let script = folder.join("raisin");
+        let own = std::env::current_exe().unwrap();
+        let text = format!(
+            "#!/bin/sh\nRAISIN_TEST_ASSIGNMENT=\"$2\" exec '{}' --exact stage_process --nocapture\n",
+            own.display()
+        );
+        std::fs::write(&script, text).unwrap();
+        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+        Self { folder, _kept: Some(kept) }
+    }
+
+    fn variant(name: &str, values: Value, seed: u64, stages: &[StageText<'_>]) -> Variant {
+        let stages = stages
+            .iter()
+            .enumerate()
+            .map(|(index, (name, kind, parameters))| {
+                let declaration = KINDS.iter().find(|declaration| declaration.name == *kind).unwrap();
+                let resolved = declaration.resolve(parameters.clone()).unwrap();
+                Stage { name: (*name).to_owned(), declaration, resolved, line: index + 3 }
+            })
+            .collect();
+        let values: Map<String, Value> = values.as_object().cloned().unwrap_or_default();
+        Variant { name: name.to_owned(), values, seed, dtype: None, stages }
+    }
+
+    fn pipeline(&self, variants: Vec<Variant>) -> Pipeline {
+        let (file, folder) = (self.folder.join("story.toml"), self.folder.clone());
+        Pipeline { name: "story".into(), seed_default: 17, file, folder, variants, sweep: Vec::new() }
+    }
+
+    fn one(&self, stages: &[StageText<'_>]) -> Pipeline {
+        self.pipeline(vec![Self::variant("", json!({}), 17, stages)])
+    }
+
+    fn options(&self) -> Options {
+        Options {
+            cache: self.folder.join("cache"),
+            out: self.folder.join("out"),
+            device: DeviceChoice::Cpu,
+            quiet: true,
+            executables: Some(self.folder.clone()),
+            ..Options::default()
+        }
+    }
+
+    fn build(&self, pipeline: &Pipeline) -> Summary {
+        engine::build(pipeline, &self.options()).unwrap()
+    }
+
+    fn text(&self, path: &str) -> String {
+        std::fs::read_to_string(self.folder.join("out/story").join(path).join("text")).unwrap()
+    }
+
+    fn store(&self) -> Store {
+        Store::open(&self.folder.join("cache")).unwrap()
+    }
+
+    /// Why each stage would run, by its label; cached stages have no entry.
+    fn why(&self, pipeline: &Pipeline) -> Vec<String> {
+        let plan = engine::plan(pipeline, &self.options()).unwrap();
+        let mut lines = Vec::new();
+        for stage in plan.stages {
+            if let Status::WouldRun { why, .. } = stage.status {
+                lines.extend(why.iter().map(|reason| format!("{}: {reason}", stage.label)));
+            }
+        }
+        lines
+    }
+
+    /// Starts a build of one slow stage in a process of its own, and waits until the stage runs.
+    fn start_slow(&self) -> Child {
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "builder_process", "--nocapture"])
+            .env("RAISIN_TEST_BUILD", &self.folder)
+            .spawn()
+            .unwrap();
+        let began = Instant::now();
+        while !self.store_has_started() {
+            assert!(began.elapsed() < Duration::from_secs(20), "the slow stage does not start");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        child
+    }
+
+    fn store_has_started(&self) -> bool {
+        let lines = self.store().journal().unwrap();
+        lines.iter().any(|line| matches!(line.event, JournalEvent::Started { .. }))
+    }
+}
+
+fn chain(text: &str, between: &str) -> Vec<StageText<'static>> {
+    vec![
+        ("a", "write", json!({ "text": text })),
+        ("b", "write", json!({"text": "bee"})),
+        ("c", "join", json!({"left": "a", "right": "b", "between": between})),
+        ("d", "join", json!({"left": "c", "right": "c"})),
+    ]
+}
+
+#[test]
+fn a_second_build_runs_nothing_and_a_change_runs_only_what_depends_on_it() {
+    let house = House::new();
+    let first = house.one(&chain("ay", "-"));
+    assert_eq!(house.why(&first), ["a: never built", "b: never built", "c: never built", "d: never built"]);
+    let summary = house.build(&first);
+    assert_eq!((summary.ran, summary.cached, summary.exit_code()), (4, 0, 0));
+    assert_eq!(house.text("d"), "ay-beeay-bee");
+    let again = house.build(&first);
+    assert_eq!((again.ran, again.cached), (0, 4));
+
+    let changed = house.one(&chain("ay", "+"));
+    assert_eq!(
+        house.why(&changed),
+        ["c: between: \"-\" -> \"+\"", "d: input left will be made anew", "d: input right will be made anew"]
+    );
+    assert_eq!(house.build(&changed).ran, 2);
+    assert_eq!(house.text("d"), "ay+beeay+bee");
+    assert_eq!(house.build(&first).ran, 0);
+    assert_eq!(house.text("d"), "ay-beeay-bee");
+}
+
+#[test]
+fn a_stage_that_makes_the_same_bytes_again_stops_the_rebuild() {
+    let house = House::new();
+    house.build(&house.one(&chain("ay", "-")));
+    let blank = house.one(&chain("ay  ", "-"));
+    let summary = house.build(&blank);
+    assert_eq!((summary.ran, summary.cached), (1, 3));
+}
+
+#[test]
+fn only_builds_a_stage_and_what_it_needs() {
+    let house = House::new();
+    let pipeline = house.one(&chain("ay", "-"));
+    let options = Options { only: vec!["c".into()], ..house.options() };
+    assert_eq!(engine::build(&pipeline, &options).unwrap().ran, 3);
+    assert!(!house.folder.join("out/story/d").exists());
+    let options = Options { only: vec!["cc".into()], ..house.options() };
+    let error = render(&engine::build(&pipeline, &options).unwrap_err());
+    assert!(error.contains("no stage `cc`") && error.contains("did you mean `c`?"), "{error}");
+}
+
+#[test]
+fn variants_share_what_they_have_in_common_and_a_gathering_stage_sees_them_all() {
+    let house = House::new();
+    let stages = |between: &str| -> Vec<StageText<'static>> {
+        let mut stages = chain("ay", between);
+        stages.push(("list", "show", json!({"of": ["a", "c"]})));
+        stages
+    };
+    let variants = [("-", 1), ("-", 2), ("+", 1), ("+", 2)].map(|(between, seed)| {
+        let values = json!({"stage.c.between": between, "pipeline.seed": seed});
+        House::variant(&format!("between={between},seed={seed}"), values, seed, &stages(between))
+    });
+    let pipeline = house.pipeline(variants.into());
+    let summary = house.build(&pipeline);
+    // a, b and the list once; c and d four times.
+    assert_eq!((summary.ran, summary.failures.len()), (11, 0));
+    let listed = std::fs::read_to_string(house.folder.join("out/story/list/text")).unwrap();
+    let lines: Vec<&str> = listed.lines().collect();
+    assert_eq!(lines[0], "a {} ay");
+    assert_eq!(lines[1], r#"c {"stage.c.between":"-","pipeline.seed":1} ay-bee"#);
+    assert_eq!(lines.len(), 5);
+    assert_eq!(house.text("between=+,seed=2/c"), "ay+bee");
+    let description = BuildDescription::read(&summary.out).unwrap().unwrap();
+    assert_eq!(description.stages.len(), 17);
+    assert_eq!(house.build(&pipeline).ran, 0);
+
+    let alone = house.one(&stages("-"));
+    house.build(&alone);
+    assert!(!house.folder.join("out/story/between=+,seed=2").exists(), "links of variants that are gone stay");
+}
+
+#[test]
+fn a_failed_stage_is_told_with_its_log_and_what_is_finished_is_kept() {
+    let house = House::new();
+    let stages = |fail: bool| {
+        house.one(&[
+            ("good", "write", json!({})),
+            ("bad", "write", json!({"text": "x", "fail": fail, "milliseconds": 100})),
+            ("after", "join", json!({"left": "good", "right": "bad"})),
+        ])
+    };
+    let options = Options { keep_going: true, ..house.options() };
+    let summary = engine::build(&stages(true), &options).unwrap();
+    assert_eq!((summary.ran, summary.skipped, summary.exit_code()), (1, 1, 1));
+    let reason = &summary.failures[0].reason;
+    assert!(reason.contains("the reason lies here") && reason.contains("was told to fail"), "{reason}");
+    let summary = house.build(&stages(false));
+    assert_eq!((summary.ran, summary.cached), (2, 1));
+}
+
+#[test]
+fn a_stage_that_died_goes_on_from_its_checkpoint() {
+    let house = House::new();
+    let pipeline = house.one(&[("long", "write", json!({"die_once": true}))]);
+    assert_eq!(house.build(&pipeline).exit_code(), 1);
+    assert_eq!(house.build(&pipeline).ran, 1);
+    assert_eq!(house.text("long"), "hello resumed");
+    assert_eq!(std::fs::read_dir(house.folder.join("cache/tmp")).unwrap().count(), 0);
+}
+
+#[test]
+fn builds_at_once_on_one_cache_run_each_action_once() {
+    let house = House::new();
+    let stages: Vec<(String, Value)> =
+        (0..4).map(|n| (format!("s{n}"), json!({"text": n.to_string(), "milliseconds": 100}))).collect();
+    let stages: Vec<StageText<'_>> =
+        stages.iter().map(|(name, value)| (name.as_str(), "write", value.clone())).collect();
+    let pipeline = house.one(&stages);
+    let summaries: Vec<Summary> = std::thread::scope(|scope| {
+        let builds: Vec<_> = (0..4).map(|_| scope.spawn(|| house.build(&pipeline))).collect();
+        builds.into_iter().map(|build| build.join().unwrap()).collect()
+    });
+    assert_eq!(summaries.iter().map(|summary| summary.ran).sum::<u64>(), 4);
+    assert!(summaries.iter().all(|summary| summary.ran + summary.cached == 4));
+}
+
+#[test]
+fn a_damaged_artifact_is_named_set_aside_and_made_again() {
+    let house = House::new();
+    let pipeline = house.one(&chain("ay", "-"));
+    house.build(&pipeline);
+    let file = house.folder.join("out/story/a/text").canonicalize().unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    std::fs::write(&file, "a").unwrap();
+    let why = house.why(&pipeline);
+    assert!(why[0].contains("text has 1 bytes where 2 were written"), "{why:?}");
+    let summary = house.build(&pipeline);
+    assert_eq!((summary.ran, summary.cached), (1, 3));
+
+    // A flipped byte leaves the size as it was: that is for verify to find.
+    let file = house.folder.join("out/story/b/text").canonicalize().unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    std::fs::write(&file, "bed").unwrap();
+    let verified = store::verify(&house.store()).unwrap();
+    assert_eq!(verified.damages.len(), 1);
+    assert_eq!(verified.damages[0].stages, ["story.b"]);
+    assert_eq!(house.build(&pipeline).ran, 1);
+    assert!(store::verify(&house.store()).unwrap().damages.is_empty());
+}
+
+#[test]
+fn an_input_edited_during_its_stage_is_not_cached() {
+    let house = House::new();
+    let input = house.folder.join("data.txt");
+    std::fs::write(&input, "one").unwrap();
+    let pipeline = house.one(&[("copy", "copy", json!({"path": "data.txt", "milliseconds": 700}))]);
+    let summary = std::thread::scope(|scope| {
+        let build = scope.spawn(|| house.build(&pipeline));
+        let began = Instant::now();
+        while !house.folder.join("cache/VERSION").exists() || !house.store_has_started() {
+            assert!(began.elapsed() < Duration::from_secs(20), "the stage does not start");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        std::thread::sleep(Duration::from_millis(200));
+        std::fs::write(&input, "two").unwrap();
+        build.join().unwrap()
+    });
+    assert!(summary.failures[0].reason.contains("was changed while the stage was reading it"), "{summary:?}");
+    assert!(house.store().actions().unwrap().is_empty());
+    assert_eq!(house.build(&pipeline).ran, 1);
+    assert_eq!(house.text("copy"), "two");
+}
+
+#[test]
+fn an_edit_of_the_same_size_in_the_same_second_is_seen_and_a_touch_is_not() {
+    let house = House::new();
+    let input = house.folder.join("data.txt");
+    let pipeline = house.one(&[("copy", "copy", json!({"path": "data.txt"}))]);
+    for text in ["one", "two", "six"] {
+        std::fs::write(&input, text).unwrap();
+        assert_eq!(house.build(&pipeline).ran, 1);
+        assert_eq!(house.text("copy"), text);
+    }
+    std::fs::write(&input, "six").unwrap();
+    assert_eq!(house.build(&pipeline).ran, 0);
+}
+
+#[test]
+fn a_missing_file_and_a_wrong_pin_stop_the_build_before_anything_runs() {
+    let house = House::new();
+    let stages = |pin: Option<&str>| {
+        house.one(&[("first", "write", json!({})), ("copy", "copy", json!({"path": "data.txt", "blake3": pin}))])
+    };
+    let error = render(&engine::build(&stages(None), &house.options()).unwrap_err());
+    assert!(error.contains("story.toml:4:1: stage `copy`, path: there is no file"), "{error}");
+    assert!(!house.folder.join("out/story/first").exists());
+    std::fs::write(house.folder.join("data.txt"), "one").unwrap();
+    let wrong = "0".repeat(64);
+    let error = render(&engine::build(&stages(Some(&wrong)), &house.options()).unwrap_err());
+    let found = blake3::hash(b"one").to_hex();
+    assert!(error.contains(&wrong) && error.contains(found.as_str()) && error.contains("data.txt"), "{error}");
+    assert_eq!(house.build(&stages(Some(found.as_str()))).ran, 2);
+    // The pin is not part of the key.
+    assert_eq!(house.build(&stages(None)).ran, 0);
+}
+
+#[test]
+fn an_interrupt_ends_the_build_in_order() {
+    let house = House::new();
+    let mut build = house.start_slow();
+    let began = Instant::now();
+    let pid = rustix::process::Pid::from_child(&build);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let status = build.wait().unwrap();
+    assert_eq!(status.code(), Some(130));
+    assert!(began.elapsed() < Duration::from_millis(2500));
+    assert!(house.store().actions().unwrap().is_empty());
+}
+
+#[test]
+fn a_killed_build_takes_its_children_with_it_and_leaves_no_lock() {
+    let house = House::new();
+    let mut build = house.start_slow();
+    build.kill().unwrap();
+    build.wait().unwrap();
+    let key = std::fs::read_dir(house.folder.join("cache/tmp")).unwrap().next().unwrap().unwrap().file_name();
+    let key = key.to_str().unwrap().parse().unwrap();
+    let began = Instant::now();
+    // The child has the lock too: it can be had only when the child is gone.
+    let lock = house.store().lock(key, |_| store::Waiting::GoOn).unwrap();
+    assert!(lock.is_some() && began.elapsed() < Duration::from_millis(1500), "{:?}", began.elapsed());
+    drop(lock);
+    let summary = house.build(&house.one(&[("slow", "write", json!({"milliseconds": 3000}))]));
+    assert_eq!((summary.ran, summary.exit_code()), (1, 0));
+}
+
+#[test]
+fn gc_frees_what_no_link_reaches_once_it_is_told_to() {
+    let house = House::new();
+    house.build(&house.one(&chain("ay", "-")));
+    let pipeline = house.one(&chain("ay", "+"));
+    house.build(&pipeline);
+    let (store, out) = (house.store(), house.folder.join("out"));
+    let found = store::gc(&store, &out, false).unwrap();
+    assert_eq!((found.kept, found.artifacts.len(), found.freed), (4, 2, false));
+    let freed = store::gc(&store, &out, true).unwrap();
+    assert_eq!(freed.artifacts, found.artifacts);
+    assert_eq!(store.artifact_digests().unwrap().len(), 4);
+    assert_eq!(house.build(&pipeline).ran, 0);
+    let sharing = store.share().unwrap();
+    assert!(store::gc(&store, &out, true).is_err());
+    drop(sharing);
+}
+
+#[test]
+fn a_build_with_nothing_to_do_answers_at_once() {
+    let house = House::new();
+    let variants: Vec<Variant> = (0..7)
+        .map(|seed| {
+            let mut stages = vec![("a".to_owned(), "write", json!({"text": "x"}))];
+            for index in 1..15 {
+                let left = if index == 1 { "a".to_owned() } else { format!("s{}", index - 1) };
+                stages.push((format!("s{index}"), "join", json!({"left": left, "right": "a"})));
+            }
+            let stages: Vec<StageText<'_>> =
+                stages.iter().map(|(name, kind, value)| (name.as_str(), *kind, value.clone())).collect();
+            House::variant(&format!("seed={seed}"), json!({"pipeline.seed": seed}), seed, &stages)
+        })
+        .collect();
+    let pipeline = house.pipeline(variants);
+    assert_eq!(house.build(&pipeline).ran, 99);
+    let fastest = (0..5).map(|_| house.build(&pipeline).seconds).fold(f64::INFINITY, f64::min);
+    println!("99 actions looked up in {:.1} ms", fastest * 1000.0);
+    assert!(fastest < 0.05, "{fastest} s");
+}

@@ -1,0 +1,141 @@
+//! The main job through the real executables: every stage kind, on a pipeline small enough for a test.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use support::{BuiltStage, Project};
+
+const PIPELINE: &str = "micro.toml";
+
+fn digests(stages: &[BuiltStage]) -> BTreeMap<(String, String), String> {
+    stages.iter().map(|stage| ((stage.stage.clone(), stage.variant.clone()), stage.artifact.clone())).collect()
+}
+
+/// How many stages the last run executed, by the tool's own history.
+fn ran(project: &Project) -> Vec<String> {
+    let rows = project.sql("select stage from raisin.actions where run = (select max(run) from raisin.runs) order by stage");
+    rows.iter().map(|row| row["stage"].as_str().unwrap_or_default().to_owned()).collect()
+}
+
+#[test]
+fn raisin_itself_does_not_load_libtorch() {
+    let dependencies = |executable: &str| {
+        let output = Command::new("ldd").arg(executable).output().expect("ldd");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert!(!dependencies(env!("CARGO_BIN_EXE_raisin")).contains("libtorch"));
+    // The same look finds it where it is: the check can fail.
+    assert!(dependencies(env!("CARGO_BIN_EXE_raisin-worker")).contains("libtorch"));
+}
+
+#[test]
+fn a_pipeline_of_all_kinds_builds_once_and_then_costs_nothing() {
+    let project = Project::with_pipeline(PIPELINE);
+    let first = project.run(&["build", PIPELINE]);
+    assert_eq!(first.code, 0, "{}", first.stderr);
+    let built = project.built("micro");
+    assert!(project.path("out/micro/report/report.html").exists());
+
+    let started = Instant::now();
+    let again = project.run(&["build", PIPELINE]);
+    let elapsed = started.elapsed();
+    assert_eq!(again.code, 0, "{}", again.stderr);
+    assert!(again.stderr.contains("nothing to run"), "{}", again.stderr);
+    // Generous for a loaded machine; docs/results.md has the measured figure.
+    assert!(elapsed < Duration::from_secs(2), "a build that runs nothing took {elapsed:?}");
+    assert_eq!(project.built("micro"), built);
+
+    // A comment and another order of keys are no change.
+    let text = std::fs::read_to_string(project.path(PIPELINE)).expect("the pipeline");
+    let shuffled = text.replace("dimensions = 4\nclusters = 3", "clusters = 3 # as before\ndimensions = 4");
+    assert_ne!(text, shuffled);
+    project.write(PIPELINE, &shuffled);
+    assert!(project.run(&["build", PIPELINE]).stderr.contains("nothing to run"));
+
+    // Another number of clusters leaves pool, model and features alone.
+    let changed = project.run(&["build", PIPELINE, "--set", "stage.clusters.clusters=2"]);
+    assert_eq!(changed.code, 0, "{}", changed.stderr);
+    let (before, after) = (digests(&built), digests(&project.built("micro")));
+    for (key, digest) in &before {
+        let same = after.get(key) == Some(digest);
+        match key.0.as_str() {
+            "pool" | "init" | "base" | "proxy" | "features" => assert!(same, "{key:?} was made anew"),
+            "clusters" | "selector" => assert!(!same, "{key:?} did not change"),
+            _ => {}
+        }
+    }
+
+    // And back: all of it is still there.
+    assert!(project.run(&["build", PIPELINE]).stderr.contains("nothing to run"));
+    assert_eq!(project.built("micro"), built);
+}
+
+#[test]
+fn a_build_killed_in_the_selector_goes_on_to_the_same_schedule() {
+    let undisturbed = Project::with_pipeline(PIPELINE);
+    let answer = undisturbed.run(&["build", PIPELINE, "--only", "selector"]);
+    assert_eq!(answer.code, 0, "{}", answer.stderr);
+
+    let project = Project::with_pipeline(PIPELINE);
+    let mut child = project.start(&["build", PIPELINE, "--only", "selector"]);
+    let checkpoint = wait_for_selector_checkpoint(&project);
+    child.kill().expect("SIGKILL");
+    child.wait().expect("it ended");
+    assert!(checkpoint, "the selector never wrote a checkpoint to be killed after");
+    assert!(!project.path("out/micro").join("selector").exists(), "the build was over before it could be killed");
+
+    let answer = project.run(&["build", PIPELINE, "--only", "selector"]);
+    assert_eq!(answer.code, 0, "{}", answer.stderr);
+    let selector = |project: &Project| {
+        project.built("micro").into_iter().find(|stage| stage.stage == "selector").map(|stage| stage.artifact)
+    };
+    assert_eq!(selector(&project), selector(&undisturbed));
+}
+
+/// Waits until some stage at work has a file in its work folder whose name tells of a selector checkpoint.
+fn wait_for_selector_checkpoint(project: &Project) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while Instant::now() < deadline {
+        let folders = std::fs::read_dir(project.path("cache/tmp")).into_iter().flatten().flatten();
+        for folder in folders {
+            let assignment = std::fs::read_to_string(folder.path().join("assignment.json")).unwrap_or_default();
+            let has_work = std::fs::read_dir(folder.path().join("work")).is_ok_and(|mut files| files.next().is_some());
+            if assignment.contains("\"kind\":\"selector\"") || assignment.contains("\"kind\": \"selector\"") {
+                if has_work {
+                    return true;
+                }
+            }
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    false
+}
+
+#[test]
+fn every_table_answers_and_the_history_knows_what_ran() {
+    let project = Project::with_pipeline(PIPELINE);
+    let answer = project.run(&["build", PIPELINE]);
+    assert_eq!(answer.code, 0, "{}", answer.stderr);
+    assert!(ran(&project).contains(&"selector".to_owned()));
+    let rows = project.sql("select step, instruction, score from tuned.selection order by step, slot limit 3");
+    assert_eq!(rows.len(), 3);
+    let methods = project.sql("select method, avg(loss) as loss, count(*) as n from scores.metrics group by method order by method");
+    assert_eq!(methods.len(), 3, "{methods:?}");
+    for query in [
+        "select count(*) as n from pool.instructions",
+        "select count(*) as n from selector.rounds",
+        "select count(*) as n from selector.steps",
+        "select count(*) as n from features.features",
+        "select count(*) as n from history.selection",
+        "select count(*) as n from raisin.artifacts",
+        "select count(*) as n from raisin.costs",
+        "select count(*) as n from report.comparison",
+        "select count(*) as n from picked.rows",
+    ] {
+        let rows = project.sql(query);
+        assert!(rows[0]["n"].as_u64().is_some_and(|count| count > 0), "{query}: {rows:?}");
+    }
+}
