@@ -39,7 +39,7 @@ model name:
 
 # install libtorch into the project: cpu, or cuda
 setup device="cpu":
-    @test -n "{{ own_libtorch }}" || python3 setup/libtorch.py {{ device }}
+    @test -n "{{ own_libtorch }}" || grep -qsw {{ device }} .libtorch/installed || python3 setup/libtorch.py {{ device }}
 
 # all tests, with the comparisons against transformers, peft and DuckDB; with SmolLM2 too if `just model smollm2` was run
 test *arguments: (setup "cpu") _python
