@@ -41,7 +41,7 @@ model name:
 setup device="cpu":
     @test -n "{{ own_libtorch }}" || grep -qsw {{ device }} .libtorch/installed || python3 setup/libtorch.py {{ device }}
 
-# all tests, with the comparisons against transformers, peft and DuckDB; with SmolLM2 too if `just model smollm2` was run
+# all tests, with the comparisons against transformers and peft; with SmolLM2 too if `just model smollm2` was run
 test *arguments: (setup "cpu") _python
     RAISIN_PYTHON="$(realpath -s {{ python }})" \
     RAISIN_GGUF="${RAISIN_GGUF:-$(realpath -e models/SmolLM2-135M-Instruct.Q4_1.gguf 2>/dev/null || true)}" \
