@@ -4,6 +4,7 @@ target := env("CARGO_TARGET_DIR", "target")
 raisin := target / "debug" / "raisin"
 own_libtorch := env("LIBTORCH", "")
 venv := env("RAISIN_VENV", ".venv")
+bench_venv := env("RAISIN_BENCH_VENV", ".venv-bench")
 python := venv / "bin" / "python"
 
 # what there is
@@ -43,7 +44,7 @@ setup device="cpu":
 
 # all tests, with the comparisons against transformers and peft; with SmolLM2 too if `just model smollm2` was run
 test *arguments: (setup "cpu") _python
-    RAISIN_PYTHON="$(realpath -s {{ python }})" \
+    @RAISIN_PYTHON="$(realpath -s {{ python }})" \
     RAISIN_GGUF="${RAISIN_GGUF:-$(realpath -e models/SmolLM2-135M-Instruct.Q4_1.gguf 2>/dev/null || true)}" \
         cargo test {{ arguments }}
 
@@ -51,6 +52,18 @@ test *arguments: (setup "cpu") _python
 lint: (setup "cpu")
     cargo fmt --check
     cargo clippy --all-targets -- -D warnings
+
+# what may happen to a cache, done to it on purpose, in full; `RAISIN_TORTURE_SEED=2 just torture` at other instants
+torture *arguments: (setup "cpu")
+    @RAISIN_TORTURE=full cargo test --test torture -- --nocapture --test-threads 1 {{ arguments }}
+
+# timings beside named peers, in the same run: `just bench engine`
+bench name *arguments: _compiled
+    @test -x {{ bench_venv }}/bin/python || python3 -m venv {{ bench_venv }}
+    @cmp -s benches/requirements.txt {{ bench_venv }}/installed \
+        || ({{ bench_venv }}/bin/python -m pip install --quiet --disable-pip-version-check -r benches/requirements.txt \
+            && cp benches/requirements.txt {{ bench_venv }}/installed)
+    @{{ bench_venv }}/bin/python benches/{{ name }}.py {{ raisin }} {{ arguments }}
 
 # the HTML report of the last build of a pipeline
 report name:

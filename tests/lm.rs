@@ -3,10 +3,13 @@
 //! Needs Python with tests/python/requirements.txt, given as RAISIN_PYTHON, and for one test the GGUF file of
 //! SmolLM2-135M, given as RAISIN_GGUF. Tests say so and pass where these are not set.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+#[path = "support/python.rs"]
+mod python;
 
-use anyhow::{Context as _, Result, ensure};
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use python::{run_python, setting};
 use raisin::corpus::Sequence;
 use raisin::lm::weights::{Weights, write};
 use raisin::lm::{Adaptation, Batch, Config, Model, gguf::Gguf};
@@ -14,22 +17,6 @@ use raisin::seed::Seed;
 use tch::{Device, Kind, Tensor};
 
 const ARCHITECTURES: [&str; 5] = ["llama", "llama3", "mistral", "qwen2", "qwen3"];
-
-fn setting(name: &str) -> Option<PathBuf> {
-    let value = std::env::var_os(name).filter(|value| !value.is_empty());
-    if value.is_none() {
-        println!("skipped: {name} is not set");
-    }
-    value.map(PathBuf::from)
-}
-
-fn run_python(python: &Path, script: &str, arguments: &[&Path]) -> Result<()> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python").join(script);
-    let output = Command::new(python).arg(&script).args(arguments).output().context("cannot start Python")?;
-    print!("{}", String::from_utf8_lossy(&output.stdout));
-    ensure!(output.status.success(), "{}:\n{}", script.display(), String::from_utf8_lossy(&output.stderr));
-    Ok(())
-}
 
 fn tensors(path: &Path) -> Result<Weights> {
     Weights::open_files(path, &[path.to_owned()])
@@ -173,7 +160,8 @@ fn exports_load_in_transformers_and_peft_with_the_same_logits() -> Result<()> {
         ("merged".to_owned(), logits(&merged)?),
     ];
     write(&folder.path().join("probe.safetensors"), &probe)?;
-    run_python(&python, "check_export.py", &[folder.path()])
+    run_python(&python, "check_export.py", &[folder.path()])?;
+    Ok(())
 }
 
 #[test]

@@ -1,11 +1,16 @@
 //! The main job through the real executables: every stage kind, on a pipeline small enough for a test.
 
+#[path = "support/python.rs"]
+mod python;
 mod support;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use python::{run_python, setting};
+use serde_json::Value;
 use support::{BuiltStage, Project};
 
 const PIPELINE: &str = "micro.toml";
@@ -137,5 +142,67 @@ fn every_table_answers_and_the_history_knows_what_ran() {
     ] {
         let rows = project.sql(query);
         assert!(rows[0]["n"].as_u64().is_some_and(|count| count > 0), "{query}: {rows:?}");
+    }
+}
+
+#[test]
+fn duckdb_reads_the_same_from_the_files() {
+    let Some(duckdb) = setting("RAISIN_PYTHON") else { return };
+    let project = Project::with_pipeline(PIPELINE);
+    let answer = project.run(&["build", PIPELINE]);
+    assert_eq!(answer.code, 0, "{}", answer.stderr);
+    let out = project.path("out/micro");
+    // Each question to raisin, and to DuckDB over the Parquet files under out/.
+    for (question, of_files) in [
+        (
+            "select method, count(*) as n, avg(loss) as loss, count(distinct id) as ids from scores.items \
+             group by method order by method",
+            "select method, count(*) as n, avg(loss) as loss, count(distinct id) as ids from read_parquet(\
+             'method=*/scores/items.parquet', hive_partitioning = true) group by method order by method",
+        ),
+        (
+            "select round, step, slot, id, cluster, round(score, 4) as score, label from selector.selection \
+             where round = 1 order by step, slot",
+            "select round, step, slot, id, cluster, round(score, 4) as score, label from \
+             'method=raise/selector/selection.parquet' where round = 1 order by step, slot",
+        ),
+        (
+            "select f.id, f.response_tokens as tokens, floor(f.logp_conditional) as logp, i.prompt, i.label \
+             from features.features f join pool.instructions i on f.id = i.id order by f.id",
+            "select f.id, f.response_tokens as tokens, floor(f.logp_conditional) as logp, i.prompt, i.label \
+             from 'method=raise/features/features.parquet' f \
+             join 'method=raise/pool/instructions.parquet' i on f.id = i.id order by f.id",
+        ),
+        (
+            "select id, embedding[1] as first, array_length(embedding) as width from features.features order by id",
+            "select id, embedding[1] as first, len(embedding) as width from \
+             'method=raise/features/features.parquet' order by id",
+        ),
+    ] {
+        let rows = project.sql(question);
+        let printed = run_python(&duckdb, "duckdb_query.py", &[&out, Path::new(of_files)]).expect("DuckDB answers");
+        let expected: Vec<Value> =
+            printed.lines().map(|line| serde_json::from_str(line).expect("a JSON line")).collect();
+        assert!(!rows.is_empty() && rows.len() == expected.len(), "{question}: {} of {}", rows.len(), expected.len());
+        for (row, expected) in rows.iter().zip(&expected) {
+            assert!(same(row, expected), "{question}\n  raisin {row}\n  DuckDB {expected}");
+        }
+    }
+}
+
+/// Whether two rows hold the same values; sums may have been taken in another order.
+fn same(row: &Value, other: &Value) -> bool {
+    match (row, other) {
+        (Value::Object(row), Value::Object(other)) => {
+            row.len() == other.len()
+                && row.iter().zip(other).all(|((name, value), (other_name, other))| {
+                    name == other_name && same(value, other)
+                })
+        }
+        (Value::Number(number), Value::Number(other)) => {
+            let (number, other) = (number.as_f64().unwrap_or(f64::NAN), other.as_f64().unwrap_or(f64::NAN));
+            (number - other).abs() <= 1e-6 * other.abs().max(1.0)
+        }
+        _ => row == other,
     }
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::action::file_value;
 use super::graph::Graph;
 use crate::digest::Digest;
-use crate::error::{Context as _, Place, Problem, Result, bail};
+use crate::error::{Context as _, Problem, Result, bail};
 use crate::pipeline::{Pipeline, Stage};
 use crate::stages::FileNeed;
 use crate::store::{FileDigests, Fingerprint, Store};
@@ -42,7 +42,7 @@ impl Inputs {
                     let input = look(graph.pipeline, node.stage, need, &mut digests)?;
                     inputs.by_path.insert(need.path.clone(), input);
                 }
-                inputs.check_pin(graph.pipeline, node.stage, need)?;
+                inputs.check_pin(node.stage, need)?;
             }
         }
         digests.save()?;
@@ -60,7 +60,7 @@ impl Inputs {
         Ok(file_value(input.blake3, &name))
     }
 
-    fn check_pin(&self, pipeline: &Pipeline, stage: &Stage, need: &FileNeed) -> Result<()> {
+    fn check_pin(&self, stage: &Stage, need: &FileNeed) -> Result<()> {
         let Some(pin) = &need.pin else { return Ok(()) };
         let found = self.get(need)?.blake3;
         if found.to_hex() == pin.to_ascii_lowercase() {
@@ -74,7 +74,7 @@ impl Inputs {
             need.path
         );
         let hint = "take the file that was meant, or pin the digest that was found";
-        Err(Problem::new(message).at(place(pipeline, stage)).hint(hint).into())
+        Err(problem(stage, key, message).hint(hint).into())
     }
 }
 
@@ -97,7 +97,7 @@ fn look(pipeline: &Pipeline, stage: &Stage, need: &FileNeed, digests: &mut FileD
     let path = pipeline.folder.join(&need.path);
     let Ok(path) = path.canonicalize() else {
         let message = format!("stage `{}`, {}: there is no file {}", stage.name, dotted(&need.pointer), path.display());
-        let mut problem = Problem::new(message).at(place(pipeline, stage));
+        let mut problem = problem(stage, &need.pointer, message);
         if Path::new(&need.path).is_relative() {
             problem = problem.hint(format!("paths are relative to {}", pipeline.folder.display()));
         }
@@ -139,8 +139,12 @@ fn files_below(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn place(pipeline: &Pipeline, stage: &Stage) -> Place {
-    Place { file: pipeline.file.display().to_string(), line: stage.line, column: 1 }
+/// A problem with the file or the pin that the parameter at `pointer` names.
+fn problem(stage: &Stage, pointer: &str, message: String) -> Problem {
+    match stage.written.get(pointer) {
+        Some(written) => written.problem(message),
+        None => Problem::new(message),
+    }
 }
 
 /// `/sources/0/path` as a person would write it: `sources.0.path`.

@@ -1,13 +1,14 @@
 //! Holds the tree against the stage kinds: known keys, complete parameters, references that lead somewhere, an order.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use serde_json::Value;
 
-use super::explain::{parameter_problem, unknown_key};
+use super::explain::{find, parameter_problem, unknown_key};
 use super::overrides;
 use super::sweep::Combination;
-use super::tree::{Content, Entry, Node, Table};
+use super::tree::{Content, Entry, Node, Table, Written};
 use super::{Stage, Variant};
 use crate::error::{Problem, nearest};
 use crate::stages::{DType, Declaration, Resolved};
@@ -120,10 +121,17 @@ fn stages(root: &Table, kinds: &'static [Declaration]) -> Result<Vec<Stage>, Vec
     let finished = |stage: Checked<'_>| Stage {
         name: stage.entry.key.clone(),
         declaration: stage.declaration,
+        written: files_written(&stage),
         resolved: stage.resolved,
-        line: stage.entry.origin.line(),
     };
     Ok(checked.into_iter().map(finished).collect())
+}
+
+/// Where the stage's files and their pins are named.
+fn files_written(stage: &Checked<'_>) -> HashMap<String, Written> {
+    let files = &stage.resolved.needs.files;
+    let pointers = files.iter().flat_map(|file| [Some(&file.pointer), file.pin_pointer.as_ref()]).flatten();
+    pointers.map(|pointer| (pointer.clone(), find(stage.entry, pointer).value.written())).collect()
 }
 
 fn stage<'t>(entry: &'t Entry, kinds: &'static [Declaration]) -> Result<Checked<'t>, Problem> {

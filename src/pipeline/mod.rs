@@ -18,6 +18,7 @@ mod sweep;
 mod tests;
 mod tree;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -26,6 +27,7 @@ use crate::error::{Context as _, Problem, Result};
 use crate::stages::{self, DType, Declaration, Resolved};
 
 pub use overrides::Override;
+pub use tree::Written;
 
 /// A pipeline file, resolved.
 pub struct Pipeline {
@@ -60,8 +62,8 @@ pub struct Stage {
     pub name: String,
     pub declaration: &'static Declaration,
     pub resolved: Resolved,
-    /// Of the stage's header, for messages.
-    pub line: usize,
+    /// Where each file that it needs, or its pin, was written: by the parameter's pointer.
+    pub written: HashMap<String, Written>,
 }
 
 /// Loads a pipeline with the kinds that this program has.

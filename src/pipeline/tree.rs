@@ -64,25 +64,33 @@ impl Origin {
 
     /// A problem that lies here.
     pub fn problem(&self, message: impl Into<String>) -> Problem {
-        let message = message.into();
-        match (&*self.source, self.place()) {
-            (Source::Flag(flag), _) => Problem::new(format!("from {flag}: {message}")),
-            (_, Some(place)) => Problem::new(message).at(place),
-            (_, None) => Problem::new(message),
-        }
+        self.written().problem(message)
     }
 
-    /// `None` for a flag.
-    pub fn place(&self) -> Option<Place> {
+    /// What of it outlives the tree.
+    pub fn written(&self) -> Written {
         match &*self.source {
-            Source::File { name, text } => Some(place(name, text, self.offset)),
-            Source::Flag(_) => None,
+            Source::File { name, text } => Written::At(place(name, text, self.offset)),
+            Source::Flag(flag) => Written::By(flag.clone()),
         }
     }
+}
 
-    /// Orders what one file says; flags have no order.
-    pub fn line(&self) -> usize {
-        self.place().map_or(0, |place| place.line)
+/// Where a value was written, for problems that show only when its stage is planned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Written {
+    At(Place),
+    /// By a flag, such as `--set stage.pool.size=3`.
+    By(String),
+}
+
+impl Written {
+    /// A problem that lies here.
+    pub fn problem(&self, message: impl Into<String>) -> Problem {
+        match self {
+            Self::At(place) => Problem::new(message).at(place.clone()),
+            Self::By(flag) => Problem::new(format!("from {flag}: {}", message.into())),
+        }
     }
 }
 

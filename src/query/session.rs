@@ -13,6 +13,7 @@ use datafusion::execution::context::SQLOptions;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::resolve::resolve_table_references;
+use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 
 use super::catalog::Catalogs;
 use super::problems::{not_a_table, of_plan, of_syntax};
@@ -36,8 +37,9 @@ pub fn references(sql: &str) -> Result<Vec<(String, String)>> {
     Ok(tables.iter().map(name).filter(|(schema, _)| schema != "information_schema").collect())
 }
 
+/// PostgreSQL's dialect, and not the generic one: that one takes `id, cluster from ...` for a comma too many.
 fn parse(sql: &str) -> Result<Statement> {
-    let mut statements = DFParser::parse_sql(sql).map_err(|error| of_syntax(&error, sql))?;
+    let mut statements = DFParser::parse_sql_with_dialect(sql, &PostgreSqlDialect {}).map_err(|error| of_syntax(&error, sql))?;
     match (statements.pop_front(), statements.len()) {
         (Some(statement), 0) => Ok(statement),
         (None, _) => bail!("the query is empty"),

@@ -126,8 +126,8 @@ impl Config {
             clusters_per_step: 2,
             state: vec![Part::Stage, Part::Difficulty, Part::Semantic, Part::Availability],
             explore: true,
-            deployment: Deployment::Top,
-            reuse_penalty: 0.5,
+            deployment: Deployment::Sample,
+            reuse_penalty: 2.0,
             actor_widths: vec![64],
             critic_widths: vec![64],
             actor_learning_rate: 1e-2,
@@ -155,6 +155,7 @@ impl Config {
         Self {
             policy: Form::PerCluster,
             explore: false,
+            deployment: Deployment::Top,
             reuse_penalty: 0.0,
             actor_learning_rate: 1e-1,
             critic_learning_rate: 2e-1,

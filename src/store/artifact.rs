@@ -1,6 +1,7 @@
 //! Artifacts: made visible by one rename, and looked at before they are served.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::manifest::{folders, list};
@@ -29,7 +30,7 @@ pub enum Lookup {
 
 impl Store {
     /// Which artifact the action of this key made. What it serves has been looked at: the record's seal, the
-    /// manifest's digest, and the name and size of each file. Content is left to [`super::verify`].
+    /// manifest's digest, and the name, size and identity of each file; a file in doubt is read.
     pub fn lookup(&self, key: Digest) -> Result<Lookup> {
         let record = match self.record(key) {
             Ok(None) => return Ok(Lookup::Miss),
@@ -56,7 +57,7 @@ impl Store {
         }
     }
 
-    /// Looks at an artifact without reading its files; `None` where there is none of this digest.
+    /// Looks at an artifact, and reads those of its files that are not as they were left; `None` where there is none of this digest.
     ///
     /// # Errors
     /// What is wrong with it.
@@ -73,13 +74,14 @@ impl Store {
         ensure!(Digest::of(&bytes) == digest, "its {MANIFEST} was changed");
         let manifest = Manifest::from_bytes(&bytes)?;
         let mut expected = manifest.files.iter().peekable();
-        for found in list(&folder)? {
+        let files = list(&folder)?;
+        for found in &files {
             if found.path == MANIFEST {
                 continue;
             }
             match expected.next_if(|entry| entry.path <= found.path) {
                 Some(entry) if entry.path == found.path => {
-                    let (path, size, now) = (&entry.path, entry.size, found.size);
+                    let (path, size, now) = (&entry.path, entry.size, found.fingerprint.size);
                     ensure!(now == size, "{path} has {now} bytes where {size} were written");
                 }
                 Some(entry) => bail!("{} is missing", entry.path),
@@ -89,6 +91,7 @@ impl Store {
         if let Some(entry) = expected.next() {
             bail!("{} is missing", entry.path);
         }
+        self.check_identity(digest, &manifest, &files)?;
         let references = if manifest.files.iter().any(|file| file.path == REFERENCES) {
             read_references(&folder)?
         } else {
@@ -123,7 +126,8 @@ impl Store {
             for path in manifest.files.iter().map(|file| file.path.as_str()).chain([MANIFEST]) {
                 let path = out.join(path);
                 std::fs::File::open(&path)?.sync_all()?;
-                forbid_writing(&path)?;
+                // One mode for all, whatever mode the library that wrote a file gave it.
+                std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o444))?;
             }
             folders(out)?.iter().try_for_each(|folder| sync_folder(folder))
         };
@@ -141,6 +145,7 @@ impl Store {
             folders(&folder)?.iter().try_for_each(|folder| forbid_writing(folder))
         };
         settle().with_context(|| format!("cannot finish {}", folder.display()))?;
+        self.remember_identity(digest, &list(&folder)?)?;
         Ok(Artifact { digest, folder, manifest, references })
     }
 
@@ -214,7 +219,8 @@ mod tests {
     #[test]
     fn missing_truncated_added_and_changed_files_are_each_named_and_never_served() {
         type Change = fn(&Path) -> std::io::Result<()>;
-        let changes: [(Change, &str); 5] = [
+        let changes: [(Change, &str); 6] = [
+            (|file| std::fs::write(file, "23"), "the content of sub/b is not what was written"),
             (|file| std::fs::remove_file(file), "sub/b is missing"),
             (|file| std::fs::write(file, "2"), "sub/b has 1 bytes where 2 were written"),
             (|file| std::fs::write(file.with_file_name("c"), ""), "sub/c was added"),

@@ -4,6 +4,7 @@
 //! same size in the same tick of the clock would look the same.
 
 use std::collections::BTreeMap;
+use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -28,15 +29,20 @@ pub struct Fingerprint {
 
 impl Fingerprint {
     pub fn of(path: &Path) -> std::io::Result<Self> {
-        let metadata = path.metadata()?;
+        Ok(Self::from(&path.metadata()?))
+    }
+}
+
+impl From<&Metadata> for Fingerprint {
+    fn from(metadata: &Metadata) -> Self {
         let nanoseconds = |seconds: i64, rest: i64| seconds * 1_000_000_000 + rest;
-        Ok(Self {
+        Self {
             size: metadata.len(),
             modified: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
             changed: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
             device: metadata.dev(),
             inode: metadata.ino(),
-        })
+        }
     }
 }
 

@@ -66,6 +66,9 @@ pub fn gc(store: &Store, out: &Path, yes: bool) -> Result<Gc> {
         for key in &gc.actions {
             std::fs::remove_file(store.record_file(*key))?;
         }
+        for digest in &gc.artifacts {
+            let _ = std::fs::remove_file(store.identity_file(*digest));
+        }
         let artifacts = gc.artifacts.iter().map(|digest| store.artifact_folder(*digest));
         for path in artifacts.chain(gc.leftovers.iter().cloned()) {
             if path.is_dir() { remove_tree(&path)? } else { std::fs::remove_file(&path)? }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::Fingerprint;
 use crate::digest::{Digest, canonical};
 use crate::error::{Context as _, Result, bail, ensure};
 
@@ -36,7 +37,7 @@ impl Manifest {
             ensure!(found.path != MANIFEST, "a stage may not write a file named {MANIFEST}");
             let absolute = folder.join(&found.path);
             let blake3 = Digest::of_file(&absolute).with_context(|| format!("cannot read {}", absolute.display()))?;
-            files.push(FileEntry { path: found.path, size: found.size, blake3 });
+            files.push(FileEntry { path: found.path, size: found.fingerprint.size, blake3 });
         }
         Ok(Self { format: 1, files })
     }
@@ -60,7 +61,7 @@ impl Manifest {
 /// A file in a folder, by its path below it.
 pub(super) struct Found {
     pub path: String,
-    pub size: u64,
+    pub fingerprint: Fingerprint,
 }
 
 /// All files below a folder, sorted by path.
@@ -83,7 +84,7 @@ fn walk(folder: &Path, prefix: &str, found: &mut Vec<Found>) -> Result<()> {
             walk(&entry.path(), &path, found)?;
         } else {
             ensure!(metadata.is_file(), "{} is neither a file nor a folder", entry.path().display());
-            found.push(Found { path, size: metadata.len() });
+            found.push(Found { path, fingerprint: Fingerprint::from(&metadata) });
         }
     }
     Ok(())

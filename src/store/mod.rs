@@ -4,6 +4,7 @@
 //! VERSION                        the layout's version: another one is refused, neither read nor overwritten
 //! artifacts/<digest>/...         immutable folders; manifest.json inside, whose blake3 is the folder's name
 //! actions/<key>.json             which artifact an action made, from what, when, how long
+//! identity/<digest>.json         size, times and inode of each file when its content was last known to be right
 //! journal/<date>.jsonl           one line per event of every run
 //! locks/<key>                    flock, held while an action runs; locks/store: shared by builds, alone for gc
 //! tmp/<key>/{out,work}           a stage at work; work/ outlives a kill
@@ -18,6 +19,7 @@
 mod artifact;
 mod files;
 mod gc;
+mod identity;
 mod journal;
 mod lock;
 mod manifest;

@@ -69,10 +69,11 @@ pub struct Written {
     /// then deterministic.
     #[serde(default)]
     pub explore: Option<bool>,
-    /// How the trained policy chooses for the target: `top` or `sample`.
+    /// How the trained policy chooses for the target: `sample`, as it was trained and judged (default), or `top`, the
+    /// highest scores (paper).
     #[serde(default)]
     pub deployment: Option<Deployment>,
-    /// Subtracted from an item's score for each time that it was already selected in the run. Default 0.5, paper 0.
+    /// Subtracted from an item's score for each time that it was already selected in the run. Default 2, paper 0.
     #[serde(default)]
     pub reuse_penalty: Option<f64>,
     /// Hidden layers of the actor. Both presets: [64].

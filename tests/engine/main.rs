@@ -3,177 +3,20 @@
 //! The kinds live here; their child processes are this test executable again, started through a script that stands
 //! where `raisin` would.
 
+mod house;
+mod kinds;
+
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
-use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use raisin::engine::{self, BuildDescription, DeviceChoice, Options, Status, Summary};
-use raisin::error::{Result, bail, render};
-use raisin::pipeline::{Pipeline, Stage, Variant};
-use raisin::stages::{Assignment, Context, Declaration, Kind, Needs, Process};
-use raisin::store::{self, JournalEvent, Store};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
-
-/// Writes its text without the blanks around it.
-struct Write;
-
-#[derive(Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-struct WriteParameters {
-    text: String,
-    milliseconds: u64,
-    fail: bool,
-    /// Ends in the middle when there is no checkpoint yet.
-    die_once: bool,
-}
-
-impl Default for WriteParameters {
-    fn default() -> Self {
-        Self { text: "hello".into(), milliseconds: 0, fail: false, die_once: false }
-    }
-}
-
-impl Kind for Write {
-    const NAME: &'static str = "write";
-    const VERSION: u32 = 1;
-    const ABOUT: &'static str = "Writes a text.";
-    const PROCESS: Process = Process::Light;
-    const SEEDED: bool = false;
-    const PROVIDES: &'static [&'static str] = &[];
-    type Parameters = WriteParameters;
-
-    fn needs(_: &Self::Parameters, _: &mut Needs) {}
-
-    fn run(parameters: Self::Parameters, context: &Context) -> Result<()> {
-        std::thread::sleep(Duration::from_millis(parameters.milliseconds));
-        let checkpoint = context.work().join("checkpoint");
-        if parameters.die_once && !checkpoint.exists() {
-            std::fs::write(checkpoint, "half")?;
-            bail!("died in the middle");
-        }
-        if parameters.fail {
-            eprintln!("the reason lies here");
-            bail!("was told to fail");
-        }
-        let resumed = if checkpoint.exists() { " resumed" } else { "" };
-        std::fs::write(context.out().join("text"), format!("{}{resumed}", parameters.text.trim()))?;
-        Ok(())
-    }
-}
-
-/// Joins the texts of two stages and its seed.
-struct Join;
-
-#[derive(Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct JoinParameters {
-    left: String,
-    right: String,
-    #[serde(default)]
-    between: String,
-}
-
-impl Kind for Join {
-    const NAME: &'static str = "join";
-    const VERSION: u32 = 1;
-    const ABOUT: &'static str = "Joins two texts.";
-    const PROCESS: Process = Process::Light;
-    const SEEDED: bool = true;
-    const PROVIDES: &'static [&'static str] = &[];
-    type Parameters = JoinParameters;
-
-    fn needs(parameters: &Self::Parameters, needs: &mut Needs) {
-        needs.any_stage("/left", &parameters.left);
-        needs.any_stage("/right", &parameters.right);
-    }
-
-    fn run(parameters: Self::Parameters, context: &Context) -> Result<()> {
-        let left = std::fs::read_to_string(context.input("/left")?.join("text"))?;
-        let right = std::fs::read_to_string(context.input("/right")?.join("text"))?;
-        let text = format!("{left}{}{right}", parameters.between);
-        std::fs::write(context.out().join("text"), text)?;
-        std::fs::write(context.out().join("seed"), context.seed().number().to_string())?;
-        Ok(())
-    }
-}
-
-/// Copies a file, slowly.
-struct Copy;
-
-#[derive(Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct CopyParameters {
-    path: String,
-    #[serde(default)]
-    blake3: Option<String>,
-    #[serde(default)]
-    milliseconds: u64,
-}
-
-impl Kind for Copy {
-    const NAME: &'static str = "copy";
-    const VERSION: u32 = 1;
-    const ABOUT: &'static str = "Copies a file.";
-    const PROCESS: Process = Process::Light;
-    const SEEDED: bool = false;
-    const PROVIDES: &'static [&'static str] = &[];
-    type Parameters = CopyParameters;
-
-    fn needs(parameters: &Self::Parameters, needs: &mut Needs) {
-        needs.pinned_file("", &parameters.path, parameters.blake3.as_deref());
-    }
-
-    fn run(parameters: Self::Parameters, context: &Context) -> Result<()> {
-        let text = std::fs::read(context.file("/path")?)?;
-        std::thread::sleep(Duration::from_millis(parameters.milliseconds));
-        std::fs::write(context.out().join("text"), text)?;
-        Ok(())
-    }
-}
-
-/// Lists what all variants made.
-struct Show;
-
-#[derive(Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct ShowParameters {
-    of: Vec<String>,
-}
-
-impl Kind for Show {
-    const NAME: &'static str = "show";
-    const VERSION: u32 = 1;
-    const ABOUT: &'static str = "Lists texts.";
-    const PROCESS: Process = Process::Light;
-    const SEEDED: bool = false;
-    const GATHERS: bool = true;
-    const PROVIDES: &'static [&'static str] = &[];
-    type Parameters = ShowParameters;
-
-    fn needs(parameters: &Self::Parameters, needs: &mut Needs) {
-        for (index, stage) in parameters.of.iter().enumerate() {
-            needs.any_stage(format!("/of/{index}"), stage);
-        }
-    }
-
-    fn run(parameters: Self::Parameters, context: &Context) -> Result<()> {
-        let mut text = String::new();
-        for index in 0..parameters.of.len() {
-            for source in context.gathered(&format!("/of/{index}"))? {
-                let content = std::fs::read_to_string(source.folder.join("text"))?;
-                text += &format!("{} {} {content}\n", source.stage, Value::Object(source.variant.clone()));
-            }
-        }
-        std::fs::write(context.out().join("text"), text)?;
-        Ok(())
-    }
-}
-
-static KINDS: [Declaration; 4] =
-    [Declaration::of::<Write>(), Declaration::of::<Join>(), Declaration::of::<Copy>(), Declaration::of::<Show>()];
+use house::{House, StageText, chain};
+use kinds::{Copy, Join, Show, Write};
+use raisin::engine::{self, BuildDescription, Options};
+use raisin::error::render;
+use raisin::stages::{Assignment, Context, Kind};
+use raisin::store;
+use serde_json::{Value, json};
 
 /// Not a test of its own: what the script starts as a stage's process.
 #[test]
@@ -199,120 +42,9 @@ fn stage_process() {
 #[test]
 fn builder_process() {
     let Ok(folder) = std::env::var("RAISIN_TEST_BUILD") else { return };
-    let house = House { folder: PathBuf::from(folder), _kept: None };
+    let house = House::at(PathBuf::from(folder));
     let summary = house.build(&house.one(&[("slow", "write", json!({"milliseconds": 3000}))]));
     std::process::exit(i32::from(summary.exit_code()));
-}
-
-/// A folder with a cache, inputs and results.
-struct House {
-    folder: PathBuf,
-    _kept: Option<tempfile::TempDir>,
-}
-
-type StageText<'s> = (&'s str, &'s str, Value);
-
-impl House {
-    fn new() -> Self {
-        let kept = tempfile::tempdir().unwrap();
-        let folder = kept.path().to_owned();
-        let script = folder.join("raisin");
-        let own = std::env::current_exe().unwrap();
-        let text = format!(
-            "#!/bin/sh\nRAISIN_TEST_ASSIGNMENT=\"$2\" exec '{}' --exact stage_process --nocapture\n",
-            own.display()
-        );
-        std::fs::write(&script, text).unwrap();
-        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
-        Self { folder, _kept: Some(kept) }
-    }
-
-    fn variant(name: &str, values: Value, seed: u64, stages: &[StageText<'_>]) -> Variant {
-        let stages = stages
-            .iter()
-            .enumerate()
-            .map(|(index, (name, kind, parameters))| {
-                let declaration = KINDS.iter().find(|declaration| declaration.name == *kind).unwrap();
-                let resolved = declaration.resolve(parameters.clone()).unwrap();
-                Stage { name: (*name).to_owned(), declaration, resolved, line: index + 3 }
-            })
-            .collect();
-        let values: Map<String, Value> = values.as_object().cloned().unwrap_or_default();
-        Variant { name: name.to_owned(), values, seed, dtype: None, stages }
-    }
-
-    fn pipeline(&self, variants: Vec<Variant>) -> Pipeline {
-        let (file, folder) = (self.folder.join("story.toml"), self.folder.clone());
-        Pipeline { name: "story".into(), seed_default: 17, file, folder, variants, sweep: Vec::new() }
-    }
-
-    fn one(&self, stages: &[StageText<'_>]) -> Pipeline {
-        self.pipeline(vec![Self::variant("", json!({}), 17, stages)])
-    }
-
-    fn options(&self) -> Options {
-        Options {
-            cache: self.folder.join("cache"),
-            out: self.folder.join("out"),
-            device: DeviceChoice::Cpu,
-            quiet: true,
-            executables: Some(self.folder.clone()),
-            ..Options::default()
-        }
-    }
-
-    fn build(&self, pipeline: &Pipeline) -> Summary {
-        engine::build(pipeline, &self.options()).unwrap()
-    }
-
-    fn text(&self, path: &str) -> String {
-        std::fs::read_to_string(self.folder.join("out/story").join(path).join("text")).unwrap()
-    }
-
-    fn store(&self) -> Store {
-        Store::open(&self.folder.join("cache")).unwrap()
-    }
-
-    /// Why each stage would run, by its label; cached stages have no entry.
-    fn why(&self, pipeline: &Pipeline) -> Vec<String> {
-        let plan = engine::plan(pipeline, &self.options()).unwrap();
-        let mut lines = Vec::new();
-        for stage in plan.stages {
-            if let Status::WouldRun { why, .. } = stage.status {
-                lines.extend(why.iter().map(|reason| format!("{}: {reason}", stage.label)));
-            }
-        }
-        lines
-    }
-
-    /// Starts a build of one slow stage in a process of its own, and waits until the stage runs.
-    fn start_slow(&self) -> Child {
-        let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "builder_process", "--nocapture"])
-            .env("RAISIN_TEST_BUILD", &self.folder)
-            .spawn()
-            .unwrap();
-        let began = Instant::now();
-        while !self.store_has_started() {
-            assert!(began.elapsed() < Duration::from_secs(20), "the slow stage does not start");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        child
-    }
-
-    fn store_has_started(&self) -> bool {
-        let lines = self.store().journal().unwrap();
-        lines.iter().any(|line| matches!(line.event, JournalEvent::Started { .. }))
-    }
-}
-
-fn chain(text: &str, between: &str) -> Vec<StageText<'static>> {
-    vec![
-        ("a", "write", json!({ "text": text })),
-        ("b", "write", json!({"text": "bee"})),
-        ("c", "join", json!({"left": "a", "right": "b", "between": between})),
-        ("d", "join", json!({"left": "c", "right": "c"})),
-    ]
 }
 
 #[test]
@@ -426,7 +158,7 @@ fn builds_at_once_on_one_cache_run_each_action_once() {
     let stages: Vec<StageText<'_>> =
         stages.iter().map(|(name, value)| (name.as_str(), "write", value.clone())).collect();
     let pipeline = house.one(&stages);
-    let summaries: Vec<Summary> = std::thread::scope(|scope| {
+    let summaries: Vec<engine::Summary> = std::thread::scope(|scope| {
         let builds: Vec<_> = (0..4).map(|_| scope.spawn(|| house.build(&pipeline))).collect();
         builds.into_iter().map(|build| build.join().unwrap()).collect()
     });
@@ -565,7 +297,7 @@ fn gc_frees_what_no_link_reaches_once_it_is_told_to() {
 #[test]
 fn a_build_with_nothing_to_do_answers_at_once() {
     let house = House::new();
-    let variants: Vec<Variant> = (0..7)
+    let variants: Vec<raisin::pipeline::Variant> = (0..7)
         .map(|seed| {
             let mut stages = vec![("a".to_owned(), "write", json!({"text": "x"}))];
             for index in 1..15 {

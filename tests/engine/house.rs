@@ -1,0 +1,135 @@
+//! A project in a temporary folder, and builds in it.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use raisin::engine::{self, DeviceChoice, Options, Status, Summary};
+use raisin::error::Place;
+use raisin::pipeline::{Pipeline, Stage, Variant, Written};
+use raisin::store::{JournalEvent, Store};
+use serde_json::{Map, Value, json};
+
+use crate::kinds::KINDS;
+
+/// A folder with a cache, inputs and results.
+pub struct House {
+    pub folder: PathBuf,
+    _kept: Option<tempfile::TempDir>,
+}
+
+pub type StageText<'s> = (&'s str, &'s str, Value);
+
+impl House {
+    /// One that another process made.
+    pub fn at(folder: PathBuf) -> Self {
+        Self { folder, _kept: None }
+    }
+
+    pub fn new() -> Self {
+        let kept = tempfile::tempdir().unwrap();
+        let folder = kept.path().to_owned();
+        let script = folder.join("raisin");
+        let own = std::env::current_exe().unwrap();
+        let text = format!(
+            "#!/bin/sh\nRAISIN_TEST_ASSIGNMENT=\"$2\" exec '{}' --exact stage_process --nocapture\n",
+            own.display()
+        );
+        std::fs::write(&script, text).unwrap();
+        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+        Self { folder, _kept: Some(kept) }
+    }
+
+    pub fn variant(name: &str, values: Value, seed: u64, stages: &[StageText<'_>]) -> Variant {
+        let stages = stages
+            .iter()
+            .enumerate()
+            .map(|(index, (name, kind, parameters))| {
+                let declaration = KINDS.iter().find(|declaration| declaration.name == *kind).unwrap();
+                let resolved = declaration.resolve(parameters.clone()).unwrap();
+                let line = |pointer: &String| {
+                    let file = "story.toml".to_owned();
+                    (pointer.clone(), Written::At(Place { file, line: index + 3, column: 1 }))
+                };
+                let written = resolved.needs.files.iter().map(|file| line(&file.pointer)).collect();
+                Stage { name: (*name).to_owned(), declaration, resolved, written }
+            })
+            .collect();
+        let values: Map<String, Value> = values.as_object().cloned().unwrap_or_default();
+        Variant { name: name.to_owned(), values, seed, dtype: None, stages }
+    }
+
+    pub fn pipeline(&self, variants: Vec<Variant>) -> Pipeline {
+        let (file, folder) = (self.folder.join("story.toml"), self.folder.clone());
+        Pipeline { name: "story".into(), seed_default: 17, file, folder, variants, sweep: Vec::new() }
+    }
+
+    pub fn one(&self, stages: &[StageText<'_>]) -> Pipeline {
+        self.pipeline(vec![Self::variant("", json!({}), 17, stages)])
+    }
+
+    pub fn options(&self) -> Options {
+        Options {
+            cache: self.folder.join("cache"),
+            out: self.folder.join("out"),
+            device: DeviceChoice::Cpu,
+            quiet: true,
+            executables: Some(self.folder.clone()),
+            ..Options::default()
+        }
+    }
+
+    pub fn build(&self, pipeline: &Pipeline) -> Summary {
+        engine::build(pipeline, &self.options()).unwrap()
+    }
+
+    pub fn text(&self, path: &str) -> String {
+        std::fs::read_to_string(self.folder.join("out/story").join(path).join("text")).unwrap()
+    }
+
+    pub fn store(&self) -> Store {
+        Store::open(&self.folder.join("cache")).unwrap()
+    }
+
+    /// Why each stage would run, by its label; cached stages have no entry.
+    pub fn why(&self, pipeline: &Pipeline) -> Vec<String> {
+        let plan = engine::plan(pipeline, &self.options()).unwrap();
+        let mut lines = Vec::new();
+        for stage in plan.stages {
+            if let Status::WouldRun { why, .. } = stage.status {
+                lines.extend(why.iter().map(|reason| format!("{}: {reason}", stage.label)));
+            }
+        }
+        lines
+    }
+
+    /// Starts a build of one slow stage in a process of its own, and waits until the stage runs.
+    pub fn start_slow(&self) -> Child {
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "builder_process", "--nocapture"])
+            .env("RAISIN_TEST_BUILD", &self.folder)
+            .spawn()
+            .unwrap();
+        let began = Instant::now();
+        while !self.store_has_started() {
+            assert!(began.elapsed() < Duration::from_secs(20), "the slow stage does not start");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        child
+    }
+
+    pub fn store_has_started(&self) -> bool {
+        let lines = self.store().journal().unwrap();
+        lines.iter().any(|line| matches!(line.event, JournalEvent::Started { .. }))
+    }
+}
+
+pub fn chain(text: &str, between: &str) -> Vec<StageText<'static>> {
+    vec![
+        ("a", "write", json!({ "text": text })),
+        ("b", "write", json!({"text": "bee"})),
+        ("c", "join", json!({"left": "a", "right": "b", "between": between})),
+        ("d", "join", json!({"left": "c", "right": "c"})),
+    ]
+}

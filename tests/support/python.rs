@@ -1,0 +1,25 @@
+//! The Python of the comparisons with other programs: tests/python, with what its requirements.txt names.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+
+/// A path in the environment. A test without it says so and passes.
+pub fn setting(name: &str) -> Option<PathBuf> {
+    let value = std::env::var_os(name).filter(|value| !value.is_empty());
+    if value.is_none() {
+        println!("skipped: {name} is not set");
+    }
+    value.map(PathBuf::from)
+}
+
+/// Runs a script of tests/python. Gives what it printed.
+pub fn run_python(python: &Path, script: &str, arguments: &[&Path]) -> Result<String> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python").join(script);
+    let output = Command::new(python).arg(&script).args(arguments).output().context("cannot start Python")?;
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    print!("{printed}");
+    ensure!(output.status.success(), "{}:\n{}", script.display(), String::from_utf8_lossy(&output.stderr));
+    Ok(printed)
+}

@@ -1,0 +1,91 @@
+//! Processes that die.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::support::Project;
+use crate::world::{Chance, PIPELINE, build, count, digests, undisturbed, verify_clean};
+
+fn kill(pid: u32, signal: Signal) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        let _ = kill_process(pid, signal);
+    }
+}
+
+/// The children of a process, by /proc.
+fn children(of: u32) -> Vec<u32> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        // After the name, which may hold anything: state, then the parent.
+        let parent = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok());
+        if parent == Some(of) {
+            found.push(pid);
+        }
+    }
+    found
+}
+
+#[test]
+fn killed_at_any_instant_it_goes_on_to_the_same_artifacts() {
+    let kills = count(12, 1000);
+    let expected = undisturbed();
+    let mut chance = Chance::of("kills");
+    let (mut done, mut projects) = (0, 0);
+    while done < kills {
+        let project = Project::with_pipeline(PIPELINE);
+        projects += 1;
+        loop {
+            let mut child = project.start(&["build", PIPELINE]);
+            let instant = Instant::now() + Duration::from_micros(chance.below(1_500_000));
+            while Instant::now() < instant && child.try_wait().expect("a status").is_none() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            if child.try_wait().expect("a status").is_some() {
+                break;
+            }
+            let workers = children(child.id());
+            let which = chance.below(3);
+            if which != 0 {
+                workers.iter().for_each(|&worker| kill(worker, Signal::KILL));
+            }
+            if which != 1 {
+                kill(child.id(), Signal::KILL);
+            }
+            child.wait().expect("it ended");
+            done += 1;
+            verify_clean(&project, &format!("kill {done}"));
+        }
+        build(&project);
+        verify_clean(&project, "the last build");
+        assert_eq!(&digests(&project), expected, "after kill {done}");
+    }
+    println!("{done} kills in {projects} builds of {} artifacts: all equal to an undisturbed build", expected.len());
+}
+
+#[test]
+fn an_interrupt_ends_the_build_within_two_seconds_and_says_how_to_go_on() {
+    let rounds = count(3, 50);
+    let mut chance = Chance::of("interrupts");
+    for round in 0..rounds {
+        let project = Project::with_pipeline(PIPELINE);
+        let mut command = project.raisin(&["build", PIPELINE]);
+        let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("raisin starts");
+        std::thread::sleep(Duration::from_millis(300 + chance.below(1200)));
+        let asked = Instant::now();
+        kill(child.id(), if round % 2 == 0 { Signal::INT } else { Signal::TERM });
+        let output = child.wait_with_output().expect("it ended");
+        let took = asked.elapsed();
+        assert!(took < Duration::from_secs(3), "it took {took:?} to end");
+        let words = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(130), "{words}");
+        assert!(words.contains("the same command"), "{words}");
+        verify_clean(&project, "an interrupt");
+        build(&project);
+        assert_eq!(&digests(&project), undisturbed());
+    }
+    println!("{rounds} interrupts, each ended within 3 s with exit code 130");
+}

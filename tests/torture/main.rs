@@ -1,0 +1,12 @@
+//! What may happen to a cache, done to it on purpose. A short form runs with the other tests; `just torture` runs the
+//! full counts and prints them. docs/reliability.md has the results.
+//!
+//! Everything goes through the real executables. Chance is seeded: RAISIN_TORTURE_SEED gives other instants.
+
+mod kills;
+mod many;
+#[allow(dead_code, reason = "other tests use more of it")]
+#[path = "../support/mod.rs"]
+mod support;
+mod world;
+mod wrong;

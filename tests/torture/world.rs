@@ -1,0 +1,101 @@
+//! The pipeline that is tortured, what it should give, and how much of it.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use raisin::seed::Seed;
+use rand_chacha::rand_core::Rng as _;
+
+use crate::support::Project;
+
+/// Every stage kind.
+pub const PIPELINE: &str = "micro.toml";
+
+pub fn full() -> bool {
+    std::env::var("RAISIN_TORTURE").is_ok_and(|word| word == "full")
+}
+
+/// How often something is done.
+pub fn count(short: usize, full_form: usize) -> usize {
+    if full() { full_form } else { short }
+}
+
+/// Seeded chance, of its own for each test.
+pub struct Chance(rand_chacha::ChaCha8Rng);
+
+impl Chance {
+    pub fn of(test: &str) -> Self {
+        let seed = std::env::var("RAISIN_TORTURE_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+        Self(Seed::new(seed).at(test).rng())
+    }
+
+    /// 0..n
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.0.next_u64() % n
+    }
+}
+
+/// Artifact digests by stage and variant.
+pub type Digests = BTreeMap<(String, String), String>;
+
+pub fn digests(project: &Project) -> Digests {
+    project.built("micro").into_iter().map(|stage| ((stage.stage, stage.variant), stage.artifact)).collect()
+}
+
+/// What a build that nothing disturbed gives. Made once for all tests.
+pub fn undisturbed() -> &'static Digests {
+    static DIGESTS: OnceLock<Digests> = OnceLock::new();
+    DIGESTS.get_or_init(|| {
+        let project = Project::with_pipeline(PIPELINE);
+        build(&project);
+        digests(&project)
+    })
+}
+
+/// A plain build, which must succeed. Gives what it said.
+pub fn build(project: &Project) -> String {
+    let answer = project.run(&["build", PIPELINE]);
+    assert_eq!(answer.code, 0, "a plain build failed\n{}", answer.stderr);
+    answer.stderr
+}
+
+/// No artifact and no record of the cache is damaged.
+pub fn verify_clean(project: &Project, after: &str) {
+    let answer = project.run(&["verify"]);
+    assert_eq!(answer.code, 0, "verify after {after}\n{}{}", answer.stdout, answer.stderr);
+}
+
+pub fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            files.extend(files_below(&path));
+        } else {
+            files.push(path);
+        }
+    }
+    files.sort();
+    files
+}
+
+/// Changes a file's bytes and nothing else that a look from outside shows: mode and time stay.
+pub fn tamper(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    let before = std::fs::metadata(path).expect("the file");
+    let folder = path.parent().expect("a folder");
+    let folder_mode = std::fs::metadata(folder).expect("the folder").mode();
+    let set = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("chmod");
+    set(folder, folder_mode | 0o200);
+    set(path, before.mode() | 0o200);
+    let mut bytes = std::fs::read(path).expect("its bytes");
+    change(&mut bytes);
+    std::fs::write(path, bytes).expect("written");
+    let times = std::fs::FileTimes::new()
+        .set_modified(before.modified().expect("a time"))
+        .set_accessed(before.accessed().expect("a time"));
+    std::fs::File::options().write(true).open(path).and_then(|file| file.set_times(times)).expect("its time");
+    set(path, before.mode());
+    set(folder, folder_mode);
+}
