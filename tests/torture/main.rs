@@ -3,6 +3,7 @@
 //!
 //! Everything goes through the real executables. Chance is seeded: RAISIN_TORTURE_SEED gives other instants.
 
+mod faults;
 mod kills;
 mod many;
 #[allow(dead_code, reason = "other tests use more of it")]

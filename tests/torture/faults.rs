@@ -1,0 +1,248 @@
+//! A file system that fails, fills up, or forgets: every call of a build, one after the other.
+//!
+//! shim.c stands between the executables and the C library. Rust's standard library makes its file calls through it;
+//! what is locked (flock) and mapped is not touched.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+use crate::support::Project;
+use crate::world::{Digests, count, full, verify_clean};
+
+/// Two light stages: every call of their commits can be tried.
+const SMALL: &str = r#"
+[pipeline]
+name = "micro"
+seed = 3
+[stage.pool]
+kind = "generate"
+size = 60
+[stage.counted]
+kind = "sql"
+of = ["pool"]
+query = "select label, count(*) as n from pool.instructions group by label order by label"
+"#;
+
+fn small() -> Project {
+    let project = Project::new();
+    project.write("small.toml", SMALL);
+    project
+}
+
+fn digests(project: &Project) -> Digests {
+    crate::world::digests(project)
+}
+
+fn expected() -> &'static Digests {
+    static DIGESTS: OnceLock<Digests> = OnceLock::new();
+    DIGESTS.get_or_init(|| {
+        let project = small();
+        assert_eq!(project.run(&["build", "small.toml"]).code, 0);
+        digests(&project)
+    })
+}
+
+/// The compiled shim; `None`, said aloud, where there is no C compiler.
+fn shim() -> Option<&'static Path> {
+    static SHIM: OnceLock<Option<(tempfile::TempDir, PathBuf)>> = OnceLock::new();
+    let made = SHIM.get_or_init(|| {
+        let folder = tempfile::tempdir().expect("a folder");
+        let library = folder.path().join("shim.so");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/torture/shim.c");
+        let status = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).arg("-ldl").status();
+        match status {
+            Ok(status) => assert!(status.success(), "shim.c does not compile"),
+            Err(error) => {
+                println!("skipped: no C compiler `cc`: {error}");
+                return None;
+            }
+        }
+        Some((folder, library))
+    });
+    made.as_ref().map(|(_, library)| library.as_path())
+}
+
+/// What goes wrong in one build.
+struct Trouble<'a> {
+    call: &'a str,
+    at: usize,
+    errno: i32,
+    space: Option<usize>,
+}
+
+/// What came of it.
+struct Outcome {
+    output: Output,
+    /// Calls of that kind.
+    calls: u64,
+    /// Whether the trouble was met.
+    met: bool,
+    trace: String,
+}
+
+fn build_with(project: &Project, shim: &Path, trouble: &Trouble<'_>) -> Outcome {
+    let (shared, trace) = (project.path("shared"), project.path("trace"));
+    std::fs::write(&shared, [0u8; 32]).expect("shared numbers");
+    std::fs::write(&trace, "").expect("a trace");
+    let mut command = project.raisin(&["build", "small.toml"]);
+    command
+        .env("LD_PRELOAD", shim)
+        .env("TORTURE_UNDER", project.path("cache"))
+        .env("TORTURE_SHARED", &shared)
+        .env("TORTURE_TRACE", &trace)
+        .env("TORTURE_CALL", trouble.call)
+        .env("TORTURE_AT", trouble.at.to_string())
+        .env("TORTURE_ERRNO", trouble.errno.to_string());
+    if let Some(space) = trouble.space {
+        command.env("TORTURE_SPACE", space.to_string());
+    }
+    let output = command.output().expect("raisin starts");
+    let numbers = std::fs::read(&shared).expect("shared numbers");
+    let number = |place: usize| u64::from_ne_bytes(numbers[8 * place..8 * place + 8].try_into().expect("8 bytes"));
+    let trace = std::fs::read_to_string(trace).expect("a trace");
+    Outcome { output, calls: number(0), met: number(3) > 0, trace }
+}
+
+/// The state that a loss of power may leave: nothing that was not synced is there.
+///
+/// A file keeps what it had at its last fsync (or when it was opened, if that was later). A rename holds once the
+/// folder that it went to was synced; else it is undone, and the file that it replaced is back.
+fn lose_what_was_not_synced(trace: &str) -> usize {
+    struct Rename {
+        from: PathBuf,
+        to: PathBuf,
+        replaced: Option<PathBuf>,
+    }
+    let mut sizes: Vec<(PathBuf, u64)> = Vec::new();
+    let mut pending: Vec<Rename> = Vec::new();
+    for line in trace.lines() {
+        let words: Vec<&str> = line.split('\t').collect();
+        match words[..] {
+            ["O" | "S", path, size] => {
+                let (path, size) = (PathBuf::from(path), size.parse().expect("a size"));
+                sizes.retain(|(known, _)| *known != path);
+                sizes.push((path, size));
+            }
+            ["D", folder] => pending.retain(|rename| rename.to.parent() != Some(Path::new(folder))),
+            ["R", from, to, replaced] => {
+                for (path, _) in &mut sizes {
+                    if let Ok(rest) = path.strip_prefix(from) {
+                        *path = if rest.as_os_str().is_empty() { to.into() } else { Path::new(to).join(rest) };
+                    }
+                }
+                let replaced = (!replaced.is_empty()).then(|| PathBuf::from(replaced));
+                pending.push(Rename { from: from.into(), to: to.into(), replaced });
+            }
+            _ => panic!("a line of the trace: {line}"),
+        }
+    }
+    let mut lost = 0;
+    for (path, size) in &sizes {
+        // Opened for writing and later made read-only: only its content counts.
+        let Ok(metadata) = std::fs::metadata(path) else { continue };
+        if metadata.is_file() && metadata.len() > *size {
+            let mut permissions = metadata.permissions();
+            std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o644);
+            std::fs::set_permissions(path, permissions).expect("chmod");
+            std::fs::File::options().write(true).open(path).and_then(|file| file.set_len(*size)).expect("cut");
+            lost += 1;
+        }
+    }
+    for rename in pending.iter().rev() {
+        if rename.to.exists() && rename.from.parent().is_some_and(Path::exists) {
+            std::fs::rename(&rename.to, &rename.from).expect("undone");
+            lost += 1;
+        }
+        if let Some(replaced) = &rename.replaced {
+            std::fs::rename(replaced, &rename.to).expect("back");
+        }
+    }
+    lost
+}
+
+fn goes_on(project: &Project, after: &str) {
+    verify_clean(project, after);
+    let answer = project.run(&["build", "small.toml"]);
+    assert_eq!(answer.code, 0, "after {after}: {}", answer.stderr);
+    assert_eq!(&digests(project), expected(), "after {after}");
+    verify_clean(project, &format!("the build after {after}"));
+}
+
+#[test]
+fn a_loss_of_power_between_any_two_calls_leaves_the_state_before_or_after() {
+    let Some(shim) = shim() else { return };
+    let whole = build_with(&small(), shim, &Trouble { call: "any", at: 0, errno: 0, space: None });
+    assert!(whole.output.status.success() && whole.calls > 40, "{} calls", whole.calls);
+    let step = count(6, 1);
+    let (mut cuts, mut lost) = (0, 0);
+    for at in (1..=whole.calls as usize).step_by(step) {
+        let project = small();
+        let outcome = build_with(&project, shim, &Trouble { call: "any", at, errno: 0, space: None });
+        assert!(outcome.met && !outcome.output.status.success(), "call {at} was not met");
+        lost += lose_what_was_not_synced(&outcome.trace);
+        goes_on(&project, &format!("a loss of power before call {at}"));
+        cuts += 1;
+    }
+    assert!(lost > 0, "nothing was ever lost: the check checks nothing");
+    println!("{cuts} cuts in a build of {} calls ({lost} writes and renames lost): each went on to the same artifacts", whole.calls);
+}
+
+#[test]
+fn any_call_may_fail_and_the_next_build_succeeds() {
+    let Some(shim) = shim() else { return };
+    let (mut faults, mut survived) = (0, 0);
+    for call in ["open", "write", "fsync", "rename"] {
+        let whole = build_with(&small(), shim, &Trouble { call, at: 0, errno: 0, space: None });
+        for (name, errno) in [("EIO", 5), ("ENOSPC", 28), ("EINTR", 4)] {
+            for at in (1..=whole.calls as usize).step_by(count(7, 1)) {
+                let project = small();
+                let source = std::fs::read(project.path("small.toml")).expect("the source");
+                let outcome = build_with(&project, shim, &Trouble { call, at, errno, space: None });
+                let what = format!("{name} at {call} {at}");
+                if !outcome.met {
+                    continue;
+                }
+                let words = String::from_utf8_lossy(&outcome.output.stderr);
+                match outcome.output.status.code() {
+                    Some(0) => survived += 1,
+                    Some(1 | 2) => assert!(words.contains("error") || words.contains("failed"), "{what}: {words}"),
+                    other => panic!("{what}: ended with {other:?}\n{words}"),
+                }
+                assert!(!words.contains("panicked"), "{what}: {words}");
+                assert_eq!(std::fs::read(project.path("small.toml")).expect("the source"), source);
+                goes_on(&project, &what);
+                faults += 1;
+            }
+        }
+    }
+    assert!(faults > survived, "no fault was ever felt");
+    println!("{faults} failed calls ({survived} of them overcome at once): a clear error, a valid store, the next build succeeds");
+}
+
+#[test]
+fn a_full_disk_is_an_error_and_loses_nothing() {
+    let Some(shim) = shim() else { return };
+    let step = if full() { 512 } else { 16_384 };
+    let (mut tried, mut space) = (0, 0);
+    loop {
+        let project = small();
+        let outcome = build_with(&project, shim, &Trouble { call: "none", at: 0, errno: 0, space: Some(space) });
+        if !outcome.met {
+            assert!(outcome.output.status.success());
+            break;
+        }
+        let words = String::from_utf8_lossy(&outcome.output.stderr);
+        match outcome.output.status.code() {
+            // What did not fit was not needed, such as a line of a log.
+            Some(0) => {}
+            Some(1 | 2) => assert!(words.contains("No space left"), "{space} bytes: {words}"),
+            other => panic!("{space} bytes: ended with {other:?}\n{words}"),
+        }
+        goes_on(&project, &format!("a disk full after {space} bytes"));
+        tried += 1;
+        space += step;
+    }
+    assert!(tried > 1);
+    println!("{tried} disks full after 0, {step}, ... bytes: a clear error, a valid store, the next build succeeds");
+}
