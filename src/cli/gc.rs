@@ -1,25 +1,65 @@
 //! `raisin gc`: frees what no build links to any more.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
 
 use super::pipeline_arguments::Folders;
 use crate::error::Result;
-use crate::store::{self, Store};
+use crate::store::{self, GcOptions, Store};
 
-/// Show what the links under out/ do not reach, and with --yes remove it.
+/// Show what neither the links under out/ nor pins reach, and with --yes remove it.
 #[derive(Args)]
 pub struct Arguments {
     /// Remove it.
     #[arg(long)]
     yes: bool,
+    /// Only what was made longer ago than this, such as 12h or 30d.
+    #[arg(long, value_name = "AGE", value_parser = age)]
+    older_than: Option<Duration>,
+    /// Only the oldest, until the artifacts take no more than this, such as 500MB or 20GB.
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    budget: Option<u64>,
     #[command(flatten)]
     folders: Folders,
 }
 
+fn number_and_unit<'t>(text: &'t str, what: &str, example: &str) -> Result<(f64, &'t str), String> {
+    let at = text.find(|letter: char| letter.is_ascii_alphabetic()).unwrap_or(text.len());
+    let number: Option<f64> = text[..at].trim().parse().ok().filter(|number| *number >= 0.0);
+    number.map(|number| (number, &text[at..])).ok_or_else(|| format!("{what} looks like {example}"))
+}
+
+fn age(text: &str) -> Result<Duration, String> {
+    let (number, unit) = number_and_unit(text, "an age", "12h or 30d")?;
+    let seconds = match unit {
+        "s" => 1.0,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
+        "d" => 86_400.0,
+        "w" => 7.0 * 86_400.0,
+        _ => return Err("an age looks like 12h or 30d (s, m, h, d, w)".to_owned()),
+    };
+    Duration::try_from_secs_f64(number * seconds).map_err(|error| error.to_string())
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    let (number, unit) = number_and_unit(text, "a size", "500MB or 20GB")?;
+    let bytes = match unit.to_ascii_uppercase().as_str() {
+        "" | "B" => 1.0,
+        "K" | "KB" => 1e3,
+        "M" | "MB" => 1e6,
+        "G" | "GB" => 1e9,
+        "T" | "TB" => 1e12,
+        _ => return Err("a size looks like 500MB or 20GB".to_owned()),
+    };
+    Ok((number * bytes) as u64)
+}
+
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let gc = store::gc(&Store::open(&arguments.folders.cache())?, &arguments.folders.out(), arguments.yes)?;
+    let options = GcOptions { yes: arguments.yes, older_than: arguments.older_than, budget: arguments.budget };
+    let gc = store::gc(&Store::open(&arguments.folders.cache())?, &arguments.folders.out(), &options)?;
     for digest in &gc.artifacts {
         super::print(&format!("artifact {}\n", digest.short()))?;
     }
@@ -34,4 +74,18 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         eprintln!("hint: raisin gc --yes removes them");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_and_sizes_are_read_as_people_write_them() {
+        assert_eq!(age("12h"), Ok(Duration::from_secs(12 * 3600)));
+        assert_eq!(age("1.5d"), Ok(Duration::from_secs(36 * 3600)));
+        assert!(age("soon").is_err() && age("3").is_err() && age("-1d").is_err());
+        assert_eq!((size("20GB"), size("500mb"), size("17")), (Ok(20_000_000_000), Ok(500_000_000), Ok(17)));
+        assert!(size("much").is_err() && size("3 parsecs").is_err());
+    }
 }

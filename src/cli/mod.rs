@@ -4,9 +4,11 @@
 
 mod build;
 mod doctor;
+mod du;
 mod gc;
 mod kinds;
 mod pipeline_arguments;
+mod pin;
 mod plan;
 mod run_stage;
 mod schema;
@@ -49,6 +51,9 @@ enum Command {
     Schema(schema::Arguments),
     Verify(verify::Arguments),
     Gc(gc::Arguments),
+    Pin(pin::Arguments),
+    Unpin(pin::Unpin),
+    Du(du::Arguments),
     Doctor(doctor::Arguments),
     RunStage(run_stage::Arguments),
 }
@@ -63,6 +68,9 @@ pub fn main() -> ExitCode {
         Command::Schema(arguments) => schema::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Gc(arguments) => gc::run(&arguments),
+        Command::Pin(arguments) => pin::pin(&arguments),
+        Command::Unpin(arguments) => pin::unpin(&arguments),
+        Command::Du(arguments) => du::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::RunStage(arguments) => run_stage::run(&arguments),
     };

@@ -7,6 +7,7 @@
 //! identity/<digest>.json         size, times and inode of each file when its content was last known to be right
 //! journal/<date>.jsonl           one line per event of every run
 //! locks/<key>                    flock, held while an action runs; locks/store: shared by builds, alone for gc
+//! pins/<digest>                  artifacts that gc keeps though no link reaches them
 //! tmp/<key>/{out,work}           a stage at work; work/ outlives a kill
 //! logs/<key>.log                 what the stage last wrote to its standard error
 //! damaged/...                    what a look-up or `verify` set aside
@@ -23,6 +24,7 @@ mod identity;
 mod journal;
 mod lock;
 mod manifest;
+mod pin;
 mod record;
 mod verify;
 
@@ -34,10 +36,11 @@ use rustix::process::getpid;
 
 pub use artifact::{Artifact, Lookup};
 pub use files::{FileDigests, Fingerprint};
-pub use gc::{Gc, gc};
+pub use gc::{Gc, GcOptions, gc};
 pub use journal::{Journal, JournalEvent, JournalLine};
 pub use lock::{Lock, Waiting};
 pub use manifest::{FileEntry, MANIFEST, Manifest};
+pub use pin::Pin;
 pub use record::ActionRecord;
 pub use verify::{Damage, Verified, verify};
 

@@ -283,15 +283,69 @@ fn gc_frees_what_no_link_reaches_once_it_is_told_to() {
     let pipeline = house.one(&chain("ay", "+"));
     house.build(&pipeline);
     let (store, out) = (house.store(), house.folder.join("out"));
-    let found = store::gc(&store, &out, false).unwrap();
+    let found = store::gc(&store, &out, &store::GcOptions::default()).unwrap();
     assert_eq!((found.kept, found.artifacts.len(), found.freed), (4, 2, false));
-    let freed = store::gc(&store, &out, true).unwrap();
+    let freed = store::gc(&store, &out, &store::GcOptions { yes: true, ..store::GcOptions::default() }).unwrap();
     assert_eq!(freed.artifacts, found.artifacts);
     assert_eq!(store.artifact_digests().unwrap().len(), 4);
     assert_eq!(house.build(&pipeline).ran, 0);
     let sharing = store.share().unwrap();
-    assert!(store::gc(&store, &out, true).is_err());
+    assert!(store::gc(&store, &out, &store::GcOptions { yes: true, ..store::GcOptions::default() }).is_err());
     drop(sharing);
+}
+
+#[test]
+fn gc_keeps_what_is_pinned_young_or_fits_the_budget() {
+    let house = House::new();
+    for between in ["1", "2", "3"] {
+        house.build(&house.one(&chain("ay", between)));
+    }
+    let (store, out) = (house.store(), house.folder.join("out"));
+    let told = |options: &store::GcOptions| store::gc(&store, &out, options).unwrap();
+    let all = told(&store::GcOptions::default());
+    assert_eq!((all.kept, all.artifacts.len()), (4, 4));
+    let day = Some(Duration::from_secs(86_400));
+    assert_eq!(told(&store::GcOptions { older_than: day, ..Default::default() }).artifacts, []);
+    let none = Some(Duration::ZERO);
+    assert_eq!(told(&store::GcOptions { older_than: none, ..Default::default() }).artifacts, all.artifacts);
+    // The oldest go first, and no more than must.
+    let total: u64 = store.artifacts().unwrap().iter().map(|artifact| artifact.manifest.bytes()).sum();
+    assert_eq!(told(&store::GcOptions { budget: Some(100 * total), ..Default::default() }).artifacts, []);
+    let some = told(&store::GcOptions { budget: Some(all.bytes * 3 / 2), ..Default::default() });
+    assert!(!some.artifacts.is_empty() && some.artifacts.len() < 4);
+    assert_eq!(some.artifacts[..], all.artifacts[..some.artifacts.len()]);
+
+    store.pin(all.artifacts[0], "story.c").unwrap();
+    let pinned = told(&store::GcOptions { yes: true, ..Default::default() });
+    assert_eq!(pinned.artifacts, all.artifacts[1..]);
+    assert_eq!(store.pins().unwrap().len(), 1);
+    assert!(store.inspect(all.artifacts[0]).unwrap().is_some());
+    assert!(store.unpin(all.artifacts[0]).unwrap() && !store.unpin(all.artifacts[0]).unwrap());
+    assert_eq!(told(&store::GcOptions::default()).artifacts, all.artifacts[..1]);
+}
+
+#[test]
+fn gc_leaves_the_checkpoints_of_a_killed_stage_for_the_build_that_goes_on() {
+    let house = House::new();
+    let mut build = house.start_slow();
+    build.kill().unwrap();
+    build.wait().unwrap();
+    let staging = house.folder.join("cache/tmp");
+    let left = || std::fs::read_dir(&staging).unwrap().count();
+    assert_eq!(left(), 1);
+    let collect = |older_than| {
+        let options = store::GcOptions { yes: true, older_than, ..Default::default() };
+        let began = Instant::now();
+        // A child that was being started when its build died holds the build's lock for a moment.
+        while let Err(error) = store::gc(&house.store(), &house.folder.join("out"), &options) {
+            assert!(began.elapsed() < Duration::from_secs(5), "{error}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    collect(None);
+    assert_eq!(left(), 1);
+    collect(Some(Duration::ZERO));
+    assert_eq!(left(), 0);
 }
 
 #[test]
