@@ -73,6 +73,17 @@ fn a_pipeline_of_all_kinds_builds_once_and_then_costs_nothing() {
         }
     }
 
+    // Threads and the number of stages at once are not in any key; the dtype is in that of tensor stages alone.
+    assert!(project.run(&["build", PIPELINE, "--threads", "2", "-j", "2", "--set", "stage.clusters.clusters=2"])
+        .stderr
+        .contains("nothing to run"));
+    let plan = project.run(&["plan", PIPELINE, "--set", "pipeline.dtype=bf16"]).stdout;
+    let would_run = |stage: &str| {
+        let line = plan.lines().find(|line| line.trim_start().starts_with(stage)).unwrap_or_else(|| panic!("{plan}"));
+        !line.contains("cached")
+    };
+    assert!(!would_run("pool") && would_run("init"), "{plan}");
+
     // And back: all of it is still there.
     assert!(project.run(&["build", PIPELINE]).stderr.contains("nothing to run"));
     assert_eq!(project.built("micro"), built);

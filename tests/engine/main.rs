@@ -4,6 +4,7 @@
 //! where `raisin` would.
 
 mod house;
+mod keys;
 mod kinds;
 
 use std::os::unix::fs::PermissionsExt as _;

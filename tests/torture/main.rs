@@ -6,6 +6,7 @@
 mod faults;
 mod kills;
 mod many;
+mod pinned;
 #[allow(dead_code, reason = "other tests use more of it")]
 #[path = "../support/mod.rs"]
 mod support;

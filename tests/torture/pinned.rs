@@ -1,0 +1,78 @@
+//! What every kind makes of the small pipeline, pinned together with the kind's version: another result under the same
+//! version would be served from old caches beside new ones.
+//!
+//! Floating point sums differ between processors, so digests are pinned by the processor's name; stages that need no
+//! tensors have one digest for all. `RAISIN_BLESS=1` writes what is there now.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use raisin::stages::{KINDS, Process};
+use serde::{Deserialize, Serialize};
+
+use crate::support::Project;
+use crate::world::{PIPELINE, build};
+
+#[derive(Default, Serialize, Deserialize)]
+struct Pinned {
+    versions: BTreeMap<String, u32>,
+    /// By processor, or `any`; then by stage and variant.
+    digests: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+/// What decides which code a mathematics library takes: the name alone says too little on a virtual machine.
+fn processor() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let value = |key: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(key)?.trim_start().strip_prefix(':'));
+        line.unwrap_or_default().trim().to_owned()
+    };
+    let flags = blake3::hash(value("flags").as_bytes()).to_hex();
+    format!("{}, family {}, model {}, flags {}", value("model name"), value("cpu family"), value("model"), &flags[..8])
+}
+
+#[test]
+fn no_kind_makes_something_else_without_a_new_version() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/digests.json");
+    let mut pinned: Pinned =
+        std::fs::read(&path).ok().map(|bytes| serde_json::from_slice(&bytes).expect("digests.json")).unwrap_or_default();
+    let versions: BTreeMap<String, u32> = KINDS.iter().map(|kind| (kind.name.to_owned(), kind.version)).collect();
+
+    let project = Project::with_pipeline(PIPELINE);
+    build(&project);
+    let actions = project.sql("select stage, variant, kind, artifact from raisin.actions");
+    let text = |row: &serde_json::Value, column: &str| row[column].as_str().unwrap_or_default().to_owned();
+    let (mut here, mut differing) = (BTreeMap::new(), BTreeSet::new());
+    for row in &actions {
+        let kind = KINDS.iter().find(|kind| kind.name == text(row, "kind")).expect("a kind");
+        // What comes after tensors inherits their rounding.
+        let light = kind.process == Process::Light && ["generate", "ingest", "task"].contains(&kind.name);
+        let place = if light { "any".to_owned() } else { processor() };
+        let (stage, variant) = (text(row, "stage"), text(row, "variant"));
+        let name = if variant.is_empty() { stage } else { format!("{stage} [{variant}]") };
+        let digest = text(row, "artifact");
+        let before = pinned.digests.get(&place).and_then(|stages| stages.get(&name));
+        if before.is_some_and(|before| *before != digest) && pinned.versions.get(kind.name) == Some(&kind.version) {
+            differing.insert(kind.name);
+        }
+        here.entry(place).or_insert_with(BTreeMap::new).insert(name, digest);
+    }
+    if std::env::var_os("RAISIN_BLESS").is_some() {
+        pinned.versions = versions;
+        pinned.digests.extend(here);
+        let text = serde_json::to_string_pretty(&pinned).expect("JSON") + "\n";
+        return std::fs::write(&path, text).expect("digests.json");
+    }
+    assert!(
+        differing.is_empty(),
+        "{differing:?} make something else under the version that they had. Where that is meant, raise VERSION of the \
+         kinds that changed; what only comes after them needs none. Then RAISIN_BLESS=1 cargo test --test torture pinned"
+    );
+    assert_eq!(pinned.versions, versions, "a version changed: RAISIN_BLESS=1 cargo test --test torture pinned");
+    let known = pinned.digests.contains_key(&processor());
+    let compared = here.iter().filter(|(place, _)| pinned.digests.contains_key(*place)).map(|(_, stages)| stages.len());
+    let compared: usize = compared.sum();
+    assert!(compared > 0, "nothing is pinned: RAISIN_BLESS=1 cargo test --test torture pinned");
+    let note = if known { "" } else { " (on this processor, only of stages without tensors)" };
+    println!("{compared} digests are those that were pinned{note}");
+}
