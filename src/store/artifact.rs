@@ -40,6 +40,9 @@ impl Store {
                 return Ok(Lookup::Damaged(format!("{error:#}")));
             }
         };
+        if self.is_untouched(record.artifact) {
+            return Ok(Lookup::Hit(Box::new(record)));
+        }
         match self.inspect(record.artifact) {
             Ok(Some(_)) => Ok(Lookup::Hit(Box::new(record))),
             Ok(None) => {
@@ -101,6 +104,9 @@ impl Store {
             let there = self.artifact_folder(*target).join(MANIFEST).exists();
             ensure!(there, "the artifact {} that it needs as `{name}` is gone", target.short());
         }
+        if !self.is_untouched(digest) {
+            self.remember_identity(digest, &files, &references)?;
+        }
         Ok(Some(Artifact { digest, folder, manifest, references }))
     }
 
@@ -145,7 +151,7 @@ impl Store {
             folders(&folder)?.iter().try_for_each(|folder| forbid_writing(folder))
         };
         settle().with_context(|| format!("cannot finish {}", folder.display()))?;
-        self.remember_identity(digest, &list(&folder)?)?;
+        self.remember_identity(digest, &list(&folder)?, &references)?;
         Ok(Artifact { digest, folder, manifest, references })
     }
 

@@ -1,47 +1,76 @@
 //! Whether an artifact's files are still the ones that were hashed, told without reading them.
 //!
-//! `identity/<digest>.json` remembers size, times and inode of each file as they were when its content was last known
-//! to be right. An artifact's files are never written again, so any difference is a doubt: whoever wrote a byte moved
-//! the inode's own time, even where mode and modification time were put back. A doubt is settled by reading; a cache
-//! that was copied to another disk is read once and then believed again.
+//! `identity/<digest>.json` remembers size, times and inode of each file and folder as they were when the content was
+//! last known to be right. An artifact is never written again, so any difference is a doubt: whoever wrote a byte moved
+//! the inode's own time, even where mode and modification time were put back, and whoever added or removed a file moved
+//! the folder's. A doubt is settled by reading; a cache that was copied to another disk is read once and then believed.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::manifest::Found;
+use serde::{Deserialize, Serialize};
+
+use super::manifest::{Found, folders};
 use super::{Fingerprint, MANIFEST, Manifest, Store, write_atomically};
 use crate::digest::Digest;
 use crate::error::{Context as _, Result, ensure};
 
-type Identity = BTreeMap<String, Fingerprint>;
+#[derive(Default, Serialize, Deserialize)]
+struct Identity {
+    /// By path below the artifact, its manifest among them.
+    files: BTreeMap<String, Fingerprint>,
+    /// The same of its folders; the artifact's own is the empty path.
+    folders: BTreeMap<String, Fingerprint>,
+    references: BTreeMap<String, Digest>,
+}
 
 impl Store {
+    /// Whether nobody has touched the artifact, or one that it refers to, since it was known to be right. If not, it may
+    /// still be right: [`Store::inspect`] finds out.
+    pub(super) fn is_untouched(&self, digest: Digest) -> bool {
+        let Some(identity) = self.identity(digest) else { return false };
+        let folder = self.artifact_folder(digest);
+        // The empty path joined would end in a slash, which is the folder all the same.
+        let stands = |(path, known): (&String, &Fingerprint)| {
+            Fingerprint::of(&folder.join(path)).is_ok_and(|now| now == *known)
+        };
+        identity.folders.contains_key("")
+            && identity.files.contains_key(MANIFEST)
+            && identity.folders.iter().all(stands)
+            && identity.files.iter().all(stands)
+            && identity.references.values().all(|target| self.artifact_folder(*target).join(MANIFEST).exists())
+    }
+
     /// Holds the files of an artifact against what is known of them, and reads those that are in doubt.
     ///
     /// # Errors
     /// A file whose content is not what was written.
     pub(super) fn check_identity(&self, digest: Digest, manifest: &Manifest, found: &[Found]) -> Result<()> {
-        let known = self.identity(digest);
-        let mut doubtful = false;
-        let files = found.iter().filter(|found| found.path != MANIFEST);
-        for (entry, found) in manifest.files.iter().zip(files) {
-            if known.get(&found.path) == Some(&found.fingerprint) {
-                continue;
+        let known = self.identity(digest).unwrap_or_default();
+        for (entry, found) in manifest.files.iter().zip(found.iter().filter(|found| found.path != MANIFEST)) {
+            if known.files.get(&found.path) != Some(&found.fingerprint) {
+                let path = self.artifact_folder(digest).join(&found.path);
+                let now = Digest::of_file(&path).with_context(|| format!("cannot read {}", path.display()))?;
+                ensure!(now == entry.blake3, "the content of {} is not what was written", found.path);
             }
-            doubtful = true;
-            let path = self.artifact_folder(digest).join(&found.path);
-            let now = Digest::of_file(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            ensure!(now == entry.blake3, "the content of {} is not what was written", found.path);
-        }
-        if doubtful {
-            self.remember_identity(digest, found)?;
         }
         Ok(())
     }
 
-    pub(super) fn remember_identity(&self, digest: Digest, found: &[Found]) -> Result<()> {
-        let files = found.iter().filter(|found| found.path != MANIFEST);
-        let identity: Identity = files.map(|found| (found.path.clone(), found.fingerprint)).collect();
+    /// Writes down what an artifact looks like that was just found right.
+    pub(super) fn remember_identity(
+        &self,
+        digest: Digest,
+        found: &[Found],
+        references: &BTreeMap<String, Digest>,
+    ) -> Result<()> {
+        let top = self.artifact_folder(digest);
+        let mut identity = Identity { references: references.clone(), ..Identity::default() };
+        identity.files.extend(found.iter().map(|found| (found.path.clone(), found.fingerprint)));
+        for folder in folders(&top)? {
+            let name = folder.strip_prefix(&top)?.to_string_lossy().into_owned();
+            identity.folders.insert(name, Fingerprint::of(&folder)?);
+        }
         let path = self.identity_file(digest);
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder)?;
@@ -54,8 +83,7 @@ impl Store {
     }
 
     /// What is known; nothing where that cannot be read, which is a doubt like any other.
-    fn identity(&self, digest: Digest) -> Identity {
-        let bytes = std::fs::read(self.identity_file(digest)).unwrap_or_default();
-        serde_json::from_slice(&bytes).unwrap_or_default()
+    fn identity(&self, digest: Digest) -> Option<Identity> {
+        serde_json::from_slice(&std::fs::read(self.identity_file(digest)).ok()?).ok()
     }
 }
