@@ -21,7 +21,8 @@ fn digests(stages: &[BuiltStage]) -> BTreeMap<(String, String), String> {
 
 /// How many stages the last run executed, by the tool's own history.
 fn ran(project: &Project) -> Vec<String> {
-    let rows = project.sql("select stage from raisin.actions where run = (select max(run) from raisin.runs) order by stage");
+    let rows =
+        project.sql("select stage from raisin.actions where run = (select max(run) from raisin.runs) order by stage");
     rows.iter().map(|row| row["stage"].as_str().unwrap_or_default().to_owned()).collect()
 }
 
@@ -74,9 +75,12 @@ fn a_pipeline_of_all_kinds_builds_once_and_then_costs_nothing() {
     }
 
     // Threads and the number of stages at once are not in any key; the dtype is in that of tensor stages alone.
-    assert!(project.run(&["build", PIPELINE, "--threads", "2", "-j", "2", "--set", "stage.clusters.clusters=2"])
-        .stderr
-        .contains("nothing to run"));
+    assert!(
+        project
+            .run(&["build", PIPELINE, "--threads", "2", "-j", "2", "--set", "stage.clusters.clusters=2"])
+            .stderr
+            .contains("nothing to run")
+    );
     let plan = project.run(&["plan", PIPELINE, "--set", "pipeline.dtype=bf16"]).stdout;
     let would_run = |stage: &str| {
         let line = plan.lines().find(|line| line.trim_start().starts_with(stage)).unwrap_or_else(|| panic!("{plan}"));
@@ -113,16 +117,16 @@ fn a_build_killed_in_the_selector_goes_on_to_the_same_schedule() {
 
 /// Waits until some stage at work has a file in its work folder whose name tells of a selector checkpoint.
 fn wait_for_selector_checkpoint(project: &Project) -> bool {
-    let deadline = Instant::now() + Duration::from_secs(120);
+    let deadline = Instant::now() + Duration::from_mins(2);
     while Instant::now() < deadline {
         let folders = std::fs::read_dir(project.path("cache/tmp")).into_iter().flatten().flatten();
         for folder in folders {
             let assignment = std::fs::read_to_string(folder.path().join("assignment.json")).unwrap_or_default();
             let has_work = std::fs::read_dir(folder.path().join("work")).is_ok_and(|mut files| files.next().is_some());
-            if assignment.contains("\"kind\":\"selector\"") || assignment.contains("\"kind\": \"selector\"") {
-                if has_work {
-                    return true;
-                }
+            let is_selector =
+                assignment.contains("\"kind\":\"selector\"") || assignment.contains("\"kind\": \"selector\"");
+            if is_selector && has_work {
+                return true;
             }
         }
         std::thread::sleep(Duration::from_millis(5));
@@ -138,8 +142,20 @@ fn every_table_answers_and_the_history_knows_what_ran() {
     assert!(ran(&project).contains(&"selector".to_owned()));
     let rows = project.sql("select step, instruction, score from tuned.selection order by step, slot limit 3");
     assert_eq!(rows.len(), 3);
-    let methods = project.sql("select method, avg(loss) as loss, count(*) as n from scores.metrics group by method order by method");
+    let methods = project
+        .sql("select method, avg(loss) as loss, count(*) as n from scores.metrics group by method order by method");
     assert_eq!(methods.len(), 3, "{methods:?}");
+    let parts =
+        project.sql("select value from raisin.key_parts where stage = 'clusters' and part = 'parameters.clusters'");
+    assert_eq!(parts, [serde_json::json!({"value": "3"})]);
+    let why = project.run(&["why", PIPELINE, "clusters", "--set", "stage.clusters.clusters=2"]).stdout;
+    assert!(why.contains("clusters: 3 -> 2") && why.contains("made from  features"), "{why}");
+    let why = project.run(&["why", PIPELINE, "clusters"]).stdout;
+    assert!(why.contains("cached") && why.contains(", by run "), "{why}");
+    let why = project.run(&["why", PIPELINE, "clsuters"]);
+    assert!(why.code == 2 && why.stderr.contains("did you mean `clusters`?"), "{}", why.stderr);
+    let drawn = project.run(&["plan", PIPELINE, "--graph", "mermaid"]).stdout;
+    assert!(drawn.starts_with("flowchart LR") && drawn.contains(" --> "), "{drawn}");
     for query in [
         "select count(*) as n from pool.instructions",
         "select count(*) as n from selector.rounds",
@@ -206,9 +222,10 @@ fn same(row: &Value, other: &Value) -> bool {
     match (row, other) {
         (Value::Object(row), Value::Object(other)) => {
             row.len() == other.len()
-                && row.iter().zip(other).all(|((name, value), (other_name, other))| {
-                    name == other_name && same(value, other)
-                })
+                && row
+                    .iter()
+                    .zip(other)
+                    .all(|((name, value), (other_name, other))| name == other_name && same(value, other))
         }
         (Value::Number(number), Value::Number(other)) => {
             let (number, other) = (number.as_f64().unwrap_or(f64::NAN), other.as_f64().unwrap_or(f64::NAN));

@@ -42,8 +42,5 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 fn found(path: &Path, otherwise: &str) -> String {
-    match path.exists() {
-        true => path.display().to_string(),
-        false => format!("{} {otherwise}", path.display()),
-    }
+    if path.exists() { path.display().to_string() } else { format!("{} {otherwise}", path.display()) }
 }

@@ -69,7 +69,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let megabytes = gc.bytes as f64 / 1e6;
     let (count, kept) = (gc.artifacts.len(), gc.kept);
     let verb = if gc.freed { "freed" } else { "would free" };
-    eprintln!("{verb} {megabytes:.1} MB in {count} artifacts and {} leftovers; {kept} artifacts stay", gc.leftovers.len());
+    eprintln!(
+        "{verb} {megabytes:.1} MB in {count} artifacts and {} leftovers; {kept} artifacts stay",
+        gc.leftovers.len()
+    );
     if !gc.freed && gc.bytes > 0 {
         eprintln!("hint: raisin gc --yes removes them");
     }

@@ -7,13 +7,14 @@ mod doctor;
 mod du;
 mod gc;
 mod kinds;
-mod pipeline_arguments;
 mod pin;
+mod pipeline_arguments;
 mod plan;
 mod run_stage;
 mod schema;
 mod sql;
 mod verify;
+mod why;
 
 use std::process::ExitCode;
 
@@ -46,6 +47,7 @@ Exit codes: 0 done, 1 a stage failed, 2 the command line or the pipeline is wron
 enum Command {
     Build(build::Arguments),
     Plan(plan::Arguments),
+    Why(why::Arguments),
     Sql(sql::Arguments),
     Kinds(kinds::Arguments),
     Schema(schema::Arguments),
@@ -63,6 +65,7 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Build(arguments) => build::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
+        Command::Why(arguments) => why::run(&arguments),
         Command::Sql(arguments) => sql::run(&arguments),
         Command::Kinds(arguments) => kinds::run(&arguments),
         Command::Schema(arguments) => schema::run(&arguments),

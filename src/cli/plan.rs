@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::pipeline_arguments::PipelineArguments;
-use crate::engine;
+use crate::engine::{self, Diagram};
 use crate::error::Result;
 
 /// Show what a build would run, and why; run nothing.
@@ -16,11 +16,29 @@ pub struct Arguments {
     /// Print the plan as JSON.
     #[arg(long)]
     json: bool,
+    /// Draw it instead: stages and what they are made from.
+    #[arg(long, value_enum, value_name = "FORM", conflicts_with = "json")]
+    graph: Option<Form>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Form {
+    Text,
+    /// For Graphviz.
+    Dot,
+    Mermaid,
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let plan = engine::plan(&arguments.pipeline.load()?, &arguments.pipeline.options())?;
-    if arguments.json {
+    if let Some(form) = arguments.graph {
+        let form = match form {
+            Form::Text => Diagram::Text,
+            Form::Dot => Diagram::Dot,
+            Form::Mermaid => Diagram::Mermaid,
+        };
+        super::print(&engine::diagram(&plan, form))?;
+    } else if arguments.json {
         super::print(&format!("{}\n", serde_json::to_string_pretty(&plan)?))?;
     } else {
         super::print(&format!("{plan}\n"))?;

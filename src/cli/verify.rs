@@ -18,7 +18,8 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let verified = store::verify(&Store::open(&arguments.folders.cache())?)?;
     for damage in &verified.damages {
-        let made = if damage.stages.is_empty() { String::new() } else { format!(" (made by {})", damage.stages.join(", ")) };
+        let made =
+            if damage.stages.is_empty() { String::new() } else { format!(" (made by {})", damage.stages.join(", ")) };
         eprintln!("damaged {} {}{made}: {}", damage.what, damage.digest.short(), damage.reason);
     }
     let (artifacts, records, damages) = (verified.artifacts, verified.records, verified.damages.len());

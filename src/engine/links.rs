@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use super::resolve::Resolver;
 use crate::digest::Digest;
 use crate::error::{Context as _, Result};
-use crate::store::write_atomically;
+use crate::store::{Waiting, write_atomically};
 
 /// The file name of the [`BuildDescription`].
 pub const DESCRIPTION: &str = "build.json";
@@ -59,6 +59,9 @@ pub fn update(resolver: &Resolver<'_>, keys: &[Option<Digest>], out: &Path, part
     let folder = out.join(&pipeline.name);
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let folder = folder.canonicalize()?;
+    // One build at a time: another one of the same pipeline would remove what this one is just about to name.
+    let key = Digest::of(format!("links {}", folder.display()).as_bytes());
+    let _lock = resolver.store.lock(key, |_| Waiting::GoOn)?;
     let before = BuildDescription::read(&folder).ok().flatten();
 
     let mut stages = Vec::new();

@@ -16,6 +16,7 @@
 mod action;
 mod build;
 pub mod device;
+mod diagram;
 mod difference;
 mod explain;
 mod graph;
@@ -32,6 +33,7 @@ use std::path::PathBuf;
 pub use action::{ACTION_FORMAT, key_of};
 pub use build::{Failure, Summary, build};
 pub use device::DeviceChoice;
+pub use diagram::{Diagram, diagram};
 pub use difference::{Difference, differences};
 pub use links::{BuildDescription, BuiltStage, DESCRIPTION};
 pub use plan::{Plan, PlannedStage, Status, plan};

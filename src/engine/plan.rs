@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::Options;
 use super::difference::Difference;
 use super::explain::{History, Question};
+use super::graph::NodeId;
 use super::resolve::{Found, Resolver};
 use crate::digest::Digest;
 use crate::error::Result;
@@ -27,6 +28,8 @@ pub struct PlannedStage {
     pub variants: Vec<String>,
     /// The stage's name, with what tells it from other variants' of the same name.
     pub label: String,
+    /// The labels of the stages that it is made from.
+    pub inputs: Vec<String>,
     #[serde(flatten)]
     pub status: Status,
 }
@@ -37,12 +40,13 @@ pub enum Status {
     Cached {
         key: Digest,
         artifact: Digest,
+        /// When it was made (RFC 3339), how long that took, and in which run.
+        finished: String,
+        seconds: f64,
+        run: String,
     },
     /// The key is unknown while an input is still to be made. If that turns out as before, the stage is cached.
-    WouldRun {
-        key: Option<Digest>,
-        why: Vec<Difference>,
-    },
+    WouldRun { key: Option<Digest>, why: Vec<Difference> },
 }
 
 impl Plan {
@@ -85,7 +89,13 @@ pub fn plan(pipeline: &Pipeline, options: &Options) -> Result<Plan> {
         };
         let node = &resolver.graph.nodes[id];
         let status = match (found, resolved.key) {
-            (Found::Hit(record), _) => Status::Cached { key: record.key, artifact: record.artifact },
+            (Found::Hit(record), _) => Status::Cached {
+                key: record.key,
+                artifact: record.artifact,
+                finished: record.finished,
+                seconds: record.seconds,
+                run: record.run,
+            },
             (Found::Miss(Some(lost)), key) => Status::WouldRun { key, why: vec![lost] },
             (Found::Miss(None), key) => {
                 let question = Question {
@@ -103,8 +113,17 @@ pub fn plan(pipeline: &Pipeline, options: &Options) -> Result<Plan> {
             kind: node.stage.declaration.name.to_owned(),
             variants: node.variants.iter().map(|index| pipeline.variants[*index].name.clone()).collect(),
             label: resolver.graph.label(id),
+            inputs: inputs(&resolver, id),
             status,
         });
     }
     Ok(Plan { pipeline: pipeline.name.clone(), stages })
+}
+
+fn inputs(resolver: &Resolver<'_>, id: NodeId) -> Vec<String> {
+    let mut nodes: Vec<NodeId> = Vec::new();
+    for need in &resolver.graph.nodes[id].needs {
+        nodes.extend(need.nodes.iter().filter(|node| !nodes.contains(node)).collect::<Vec<_>>());
+    }
+    nodes.into_iter().map(|node| resolver.graph.label(node)).collect()
 }

@@ -19,7 +19,7 @@ use crate::store::{ActionRecord, JournalEvent, MANIFEST, Manifest, Store};
 use crate::table::batch;
 
 /// The tables of the schema `raisin`.
-pub const TOOL_TABLES: [&str; 5] = ["actions", "artifacts", "costs", "runs", "stages"];
+pub const TOOL_TABLES: [&str; 6] = ["actions", "artifacts", "costs", "key_parts", "runs", "stages"];
 
 /// One of [`TOOL_TABLES`]; `None` for another name.
 pub fn tool_table(
@@ -31,6 +31,7 @@ pub fn tool_table(
         "actions" => actions(&store.actions()?)?,
         "artifacts" => artifact_rows(store)?,
         "costs" => costs(&store.actions()?)?,
+        "key_parts" => key_parts(&store.actions()?)?,
         "runs" => runs(store)?,
         "stages" => stages(description)?,
         _ => return Ok(None),
@@ -83,7 +84,7 @@ fn texts<T: AsRef<str>>(values: impl Iterator<Item = T>) -> ArrayRef {
 }
 
 fn optional_texts<T: AsRef<str>>(values: impl Iterator<Item = Option<T>>) -> ArrayRef {
-    Arc::new(StringArray::from_iter(values))
+    Arc::new(values.collect::<StringArray>())
 }
 
 fn floats(values: impl Iterator<Item = f64>) -> ArrayRef {
@@ -91,7 +92,7 @@ fn floats(values: impl Iterator<Item = f64>) -> ArrayRef {
 }
 
 fn counts(values: impl Iterator<Item = Option<u64>>) -> ArrayRef {
-    Arc::new(UInt64Array::from_iter(values))
+    Arc::new(values.collect::<UInt64Array>())
 }
 
 /// RFC 3339 as a time stamp; null where it is none.
@@ -116,6 +117,37 @@ fn actions(records: &[ActionRecord]) -> Result<RecordBatch> {
         ("run", texts(all.clone().map(|it| &it.run))),
         ("notes", texts(all.clone().map(|it| it.notes.join("\n")))),
         ("action", texts(all.map(|it| canonical(&it.action)))),
+    ])
+}
+
+/// One row for each value in an action, which is what its key is the digest of: `parameters.clusters`, `seed`, ...
+fn key_parts(records: &[ActionRecord]) -> Result<RecordBatch> {
+    fn leaves(path: &str, value: &Value, found: &mut Vec<(String, String)>) {
+        let below = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+        match value {
+            Value::Object(entries) if !entries.is_empty() => {
+                entries.iter().for_each(|(name, value)| leaves(&below(name), value, found));
+            }
+            Value::Array(items) if !items.is_empty() => {
+                items.iter().enumerate().for_each(|(place, value)| leaves(&below(&place.to_string()), value, found));
+            }
+            Value::String(text) => found.push((path.to_owned(), text.clone())),
+            other => found.push((path.to_owned(), other.to_string())),
+        }
+    }
+    let mut rows: Vec<(&ActionRecord, String, String)> = Vec::new();
+    for record in records {
+        let mut found = Vec::new();
+        leaves("", &record.action, &mut found);
+        rows.extend(found.into_iter().map(|(part, value)| (record, part, value)));
+    }
+    batch(vec![
+        ("pipeline", texts(rows.iter().map(|(record, ..)| &record.pipeline))),
+        ("stage", texts(rows.iter().map(|(record, ..)| &record.stage))),
+        ("variant", texts(rows.iter().map(|(record, ..)| &record.variant))),
+        ("part", texts(rows.iter().map(|(_, part, _)| part))),
+        ("value", texts(rows.iter().map(|(.., value)| value))),
+        ("key", texts(rows.iter().map(|(record, ..)| record.key.to_hex()))),
     ])
 }
 

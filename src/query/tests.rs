@@ -305,12 +305,13 @@ fn the_tool_knows_its_own_history() {
         raisin   actions
         raisin   artifacts
         raisin   costs
+        raisin   key_parts
         raisin   runs
         raisin   stages
         scores   metrics
         scores   metrics_long
         tuned    selection
-        (13 rows)
+        (14 rows)
         ");
 }
 
