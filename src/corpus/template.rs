@@ -108,8 +108,14 @@ fn write_json(value: &Value, indent: Option<usize>, depth: usize, text: &mut Str
             text.push_str(&serde_json::Value::from(value.as_str().unwrap_or_default()).to_string());
             return Ok(());
         }
-        ValueKind::None => return Ok(text.push_str("null")),
-        ValueKind::Bool | ValueKind::Number => return Ok(text.push_str(&value.to_string())),
+        ValueKind::None => {
+            text.push_str("null");
+            return Ok(());
+        }
+        ValueKind::Bool | ValueKind::Number => {
+            text.push_str(&value.to_string());
+            return Ok(());
+        }
         kind => return Err(Error::new(ErrorKind::InvalidOperation, format!("{kind} cannot be written as JSON"))),
     };
     let line = |depth: usize, text: &mut String| {

@@ -208,7 +208,7 @@ impl<'a> Build<'a> {
                 self.display.start(id, &self.label(id));
                 let sender = sender.clone();
                 scope.spawn(move || {
-                    let result = make(job, store, children, &sender);
+                    let result = Box::new(make(job, store, children, &sender));
                     drop(sender.send(Message::Ended { id, result }));
                 });
             }
@@ -250,7 +250,7 @@ impl<'a> Build<'a> {
             Message::Event { event: Event::Cost(_), .. } => {}
             Message::Ended { id, result } => {
                 self.display.end(id);
-                match result {
+                match *result {
                     Ok(Outcome { record, ran }) => self.succeeded(id, &record, ran)?,
                     Err(error) => self.failed(id, &error)?,
                 }

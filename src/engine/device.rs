@@ -55,6 +55,7 @@ pub fn detect() -> Option<Devices> {
     usable.then_some(Devices { kind: DeviceKind::Cuda, count })
 }
 
+#[expect(clippy::maybe_infinite_iter, reason = "it ends at the first number that /dev lacks")]
 fn gpus() -> usize {
     (0..).take_while(|index| Path::new(&format!("/dev/nvidia{index}")).exists()).count()
 }

@@ -200,7 +200,7 @@ fn compare_plain(path: &str, from: &Value, to: &Value, found: &mut Vec<Differenc
             }
         }
         _ => {
-            found.push(Difference::Parameter { path: path.to_owned(), from: Some(from.clone()), to: Some(to.clone()) })
+            found.push(Difference::Parameter { path: path.to_owned(), from: Some(from.clone()), to: Some(to.clone()) });
         }
     }
 }

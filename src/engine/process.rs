@@ -52,7 +52,7 @@ pub enum Message {
     },
     Ended {
         id: NodeId,
-        result: Result<Outcome>,
+        result: Box<Result<Outcome>>,
     },
 }
 

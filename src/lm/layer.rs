@@ -165,7 +165,7 @@ impl Layer {
     /// `[tokens, hidden]` to q, k, v `[tokens, heads, head_dim]`, rotated.
     pub fn project(&self, x: &Tensor, config: &Config, rotation: &Rotation) -> Result<[Tensor; 3]> {
         let x = rms_norm(x, &self.input_norm.value, config.rms_norm_eps)?;
-        let by_head = |y: Tensor| Ok::<_, tch::TchError>(y.f_view([x.size()[0], -1, config.head_dim])?);
+        let by_head = |y: Tensor| y.f_view([x.size()[0], -1, config.head_dim]);
         let mut q = by_head(self.q.forward(&x)?)?;
         let mut k = by_head(self.k.forward(&x)?)?;
         let v = by_head(self.v.forward(&x)?)?;

@@ -47,10 +47,7 @@ impl Adaptation {
 
     pub(super) fn adapter(&self) -> Option<AdapterConfig> {
         match self {
-            Self::Lora { rank, alpha, targets } => {
-                Some(AdapterConfig { rank: *rank, alpha: *alpha, targets: targets.clone(), layers: None })
-            }
-            Self::TopLayersLora { rank, alpha, targets, .. } => {
+            Self::Lora { rank, alpha, targets } | Self::TopLayersLora { rank, alpha, targets, .. } => {
                 Some(AdapterConfig { rank: *rank, alpha: *alpha, targets: targets.clone(), layers: None })
             }
             Self::Full | Self::TopLayers(_) => None,

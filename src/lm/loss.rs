@@ -28,7 +28,7 @@ impl Model {
 
     pub(super) fn response_loss_in_chunks(&self, hidden: &Tensor, batch: &Batch, chunk: i64) -> Result<Loss> {
         let tokens = batch.supervised();
-        let states = self.predicting(hidden, batch)?;
+        let states = Self::predicting(hidden, batch)?;
         let weight = self.head_weight()?;
         if !states.requires_grad() || tokens as i64 <= chunk {
             let mut sum = Tensor::f_zeros([0i64; 0].as_slice(), (Kind::Float, self.device))?;
@@ -80,7 +80,7 @@ impl Model {
     /// The log-probability of each supervised token, `[supervised]` in f32, in the batch's order; carries no gradient.
     pub fn token_log_probs(&self, hidden: &Tensor, batch: &Batch) -> Result<Tensor> {
         tch::no_grad(|| {
-            let states = self.predicting(hidden, batch)?;
+            let states = Self::predicting(hidden, batch)?;
             let weight = self.head_weight()?;
             let mut parts = vec![Tensor::f_zeros([0], (Kind::Float, self.device))?];
             for (states, targets) in states.f_split(CHUNK, 0)?.iter().zip(batch.targets.f_split(CHUNK, 0)?) {
@@ -93,7 +93,7 @@ impl Model {
         })
     }
 
-    fn predicting(&self, hidden: &Tensor, batch: &Batch) -> Result<Tensor> {
+    fn predicting(hidden: &Tensor, batch: &Batch) -> Result<Tensor> {
         ensure!(
             hidden.size2()?.0 == batch.tokens() as i64,
             "{} hidden states for a batch of {} tokens",

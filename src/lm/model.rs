@@ -80,7 +80,7 @@ impl Model {
             let count = shape.iter().product::<i64>();
             let value = if name.ends_with("norm.weight") {
                 Tensor::f_ones([count], (Kind::Float, Device::Cpu))?
-            } else if name.ends_with(".bias") {
+            } else if matches!(name.rsplit_once('.'), Some((_, "bias"))) {
                 Tensor::f_zeros([count], (Kind::Float, Device::Cpu))?
             } else {
                 let into_residual = name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight");
@@ -153,7 +153,7 @@ impl Model {
                     adapter.layers = Some((frozen..layers).collect());
                 }
                 let seed = seed.at("lora");
-                for linear in self.layers[frozen..].iter_mut().flat_map(|layer| layer.linears_mut()) {
+                for linear in self.layers[frozen..].iter_mut().flat_map(Layer::linears_mut) {
                     if adapter.targets.iter().any(|target| target == linear.target()) {
                         let (outputs, inputs) = linear.weight.value.size2()?;
                         let seed = seed.at(&linear.name);
@@ -164,7 +164,7 @@ impl Model {
                 let values: Vec<_> = self.adapters().flat_map(|(name, adapter)| adapter_parts(name, adapter)).collect();
                 self.trainable = Trainable::of(&values, self.device)?;
                 let mut leaves = self.trainable.leaves.iter();
-                for linear in self.layers.iter_mut().flat_map(|layer| layer.linears_mut()) {
+                for linear in self.layers.iter_mut().flat_map(Layer::linears_mut) {
                     if let Some(adapter) = &mut linear.adapter
                         && let (Some((_, a)), Some((_, b))) = (leaves.next(), leaves.next())
                     {
@@ -190,7 +190,7 @@ impl Model {
     /// Merges adapters and turns leaves into constants of the compute kind.
     fn freeze(&mut self) -> Result<()> {
         let compute = self.compute;
-        for linear in self.layers.iter_mut().flat_map(|layer| layer.linears_mut()) {
+        for linear in self.layers.iter_mut().flat_map(Layer::linears_mut) {
             linear.weight.value = linear.merged()?;
             linear.adapter = None;
         }
@@ -227,7 +227,7 @@ impl Model {
     }
 
     pub(super) fn linears(&self) -> impl Iterator<Item = &Linear> {
-        self.layers.iter().flat_map(|layer| layer.linears())
+        self.layers.iter().flat_map(Layer::linears)
     }
 
     /// Projections that have an adapter, by their names.

@@ -146,7 +146,7 @@ pub fn write_states(
         let mut offset = 0i64;
         file.write_all(&offset.to_le_bytes())?;
         for sequence in sequences {
-            offset += length(sequence) as i64;
+            offset += length(sequence.as_ref()) as i64;
             file.write_all(&offset.to_le_bytes())?;
         }
     }
@@ -169,8 +169,8 @@ pub fn write_states(
     file.flush().with_context(|| format!("cannot write {}", path.display()))
 }
 
-fn length(sequence: &Option<Sequence>) -> usize {
-    sequence.as_ref().map_or(0, |sequence| sequence.tokens.len())
+fn length(sequence: Option<&Sequence>) -> usize {
+    sequence.map_or(0, |sequence| sequence.tokens.len())
 }
 
 /// Cuts sequences, in their order, into runs of at most `tokens` tokens, at least one sequence each.
@@ -195,7 +195,8 @@ pub fn batches<'a, 'b>(sequences: &'a [&'b Sequence], tokens: usize) -> Vec<&'a 
 fn header(model: &Model, parts: &[(&str, &[Option<Sequence>])]) -> Result<Vec<u8>> {
     let (dtype, width) = if model.compute() == Kind::BFloat16 { ("BF16", 2) } else { ("F32", 4) };
     let hidden = model.config.hidden_size as usize;
-    let tokens = |sequences: &[Option<Sequence>]| -> usize { sequences.iter().map(length).sum() };
+    let tokens =
+        |sequences: &[Option<Sequence>]| -> usize { sequences.iter().map(|sequence| length(sequence.as_ref())).sum() };
     let mut entries = Map::new();
     entries.insert("__metadata__".to_owned(), json!({"format": "pt"}));
     let mut end = 0;

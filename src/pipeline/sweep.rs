@@ -97,9 +97,8 @@ pub fn check(root: &Table, axes: &[Axis]) -> Result<(), Vec<Problem>> {
                 .push(axis.origin.problem(format!("`{}` is part of `{}`, which is swept too", axis.key, outer.key)));
         }
         let mut copy = root.clone();
-        let values = axis.values.iter().cloned();
-        problems
-            .extend(values.filter_map(|value| overrides::set(&mut copy, &axis.key, &axis.origin, value).err()).next());
+        let mut values = axis.values.iter().cloned();
+        problems.extend(values.find_map(|value| overrides::set(&mut copy, &axis.key, &axis.origin, value).err()));
     }
     if problems.is_empty() { Ok(()) } else { Err(problems) }
 }

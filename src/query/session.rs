@@ -39,7 +39,8 @@ pub fn references(sql: &str) -> Result<Vec<(String, String)>> {
 
 /// PostgreSQL's dialect, and not the generic one: that one takes `id, cluster from ...` for a comma too many.
 fn parse(sql: &str) -> Result<Statement> {
-    let mut statements = DFParser::parse_sql_with_dialect(sql, &PostgreSqlDialect {}).map_err(|error| of_syntax(&error, sql))?;
+    let mut statements =
+        DFParser::parse_sql_with_dialect(sql, &PostgreSqlDialect {}).map_err(|error| of_syntax(&error, sql))?;
     match (statements.pop_front(), statements.len()) {
         (Some(statement), 0) => Ok(statement),
         (None, _) => bail!("the query is empty"),

@@ -45,7 +45,8 @@ pub fn distinct<T: Clone>(members: &[Member<T>]) -> Vec<(T, Vec<(String, Value)>
             .iter()
             .map(|axis| (names[axis].clone(), member.values.get(axis).cloned().unwrap_or(Value::Null)))
             .collect();
-        if !seen.insert(Value::from_iter(values.iter().map(|(_, value)| value.clone())).to_string()) {
+        let all: Value = values.iter().map(|(_, value)| value.clone()).collect();
+        if !seen.insert(all.to_string()) {
             continue;
         }
         let mut constants = Vec::new();

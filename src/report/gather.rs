@@ -35,11 +35,13 @@ pub struct Picked {
     pub instruction: String,
 }
 
+/// (round, sum of the rewards, performance at the end)
+pub type Round = (f64, Option<f64>, Option<f64>);
+
 /// A trained selector.
 pub struct Training {
     pub name: Name,
-    /// (round, sum of the rewards, performance at the end)
-    pub rounds: Vec<(f64, Option<f64>, Option<f64>)>,
+    pub rounds: Vec<Round>,
     pub picked: Vec<Picked>,
     pub cost: Spent,
 }

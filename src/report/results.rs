@@ -67,7 +67,7 @@ fn comparable(bars: Vec<Interval>, rows: &[&Row]) -> (Vec<Interval>, Vec<String>
     };
     let is_tuned = |label: &str| rows.iter().any(|row| row.method == label && row.cost.is_some());
     let tuned = reach(&mut bars.iter().filter(|bar| is_tuned(&bar.0)));
-    if !(tuned > 0.0) || reach(&mut bars.iter()) < 2.0 * tuned {
+    if tuned.is_nan() || tuned <= 0.0 || reach(&mut bars.iter()) < 2.0 * tuned {
         return (bars, Vec::new());
     }
     let (drawn, left_out): (Vec<Interval>, Vec<Interval>) = bars.into_iter().partition(|bar| is_tuned(&bar.0));

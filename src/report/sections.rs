@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::chart::{COLOURS, Series, Words, lines, shares};
 use super::comparison::{average, cost_of, full_flops};
-use super::gather::{Gathered, Picked, Spent, Tuning};
+use super::gather::{Gathered, Picked, Round, Spent, Tuning};
 use super::markup::{count, cut, escape, number};
 
 /// Columns that a plot of shares has at most: more steps are put together.
@@ -69,11 +69,15 @@ pub fn learning(gathered: &Gathered, labels: &[String]) -> String {
     )
 }
 
+/// At each x, the least and the greatest y.
+type Band = Vec<(f64, f64, f64)>;
+
 /// The mean, and (where there are several runs) the range, at each x that all runs have.
-fn mean_and_range(runs: &[Vec<(f64, f64)>]) -> (Vec<(f64, f64)>, Vec<(f64, f64, f64)>) {
+fn mean_and_range(runs: &[Vec<(f64, f64)>]) -> (Vec<(f64, f64)>, Band) {
     let Some(first) = runs.first() else { return Default::default() };
     let (mut points, mut band) = (Vec::new(), Vec::new());
     for (x, _) in first {
+        #[expect(clippy::float_cmp, reason = "steps and rounds are whole numbers")]
         let at = |run: &Vec<(f64, f64)>| run.iter().find(|(other, _)| other == x).map(|(_, y)| *y);
         let values: Vec<f64> = runs.iter().filter_map(at).collect();
         if values.len() < runs.len() {
@@ -193,7 +197,7 @@ pub fn training(gathered: &Gathered) -> String {
         return String::new();
     }
     let trained = in_order(gathered.trainings.iter().map(|training| training.name.label.clone()));
-    let by_round = |value: fn(&(f64, Option<f64>, Option<f64>)) -> Option<f64>| {
+    let by_round = |value: fn(&Round) -> Option<f64>| {
         let mut series = Vec::new();
         for label in &trained {
             let of = gathered.trainings.iter().filter(|training| training.name.label == *label);

@@ -127,6 +127,7 @@ fn ln_gamma(x: f64) -> f64 {
 }
 
 #[cfg(test)]
+#[expect(clippy::unreadable_literal, reason = "as scipy prints them")]
 mod tests {
     use super::*;
     use proptest::prelude::*;
@@ -134,7 +135,6 @@ mod tests {
     #[test]
     fn quantiles_of_t_are_those_of_scipy() {
         // scipy.stats.t.ppf(0.975, d)
-        #[allow(clippy::unreadable_literal)]
         let golden = [
             (1.0, 12.706204736174694),
             (2.0, 4.302652729749462),

@@ -28,6 +28,9 @@ pub struct Transition {
     pub returns: f64,
 }
 
+/// What one step drew from one set: the step's place among those scored, the picks, and where their advantages begin.
+type Drawn<'a> = (usize, &'a Picks, usize);
+
 /// What an update did; CleanRL's names.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Statistics {
@@ -194,6 +197,7 @@ impl<'a> Scene<'a> {
     }
 
     /// The mean loss over some steps.
+    #[expect(clippy::assign_op_pattern, reason = "on tensors `+=` works in place, which these sums do not")]
     fn part_loss(&self, part: &[usize], items_fixed: &Tensor, config: &Config) -> Result<(Tensor, Statistics)> {
         let steps = part.len() as i64;
         let stages: Vec<f32> = part.iter().flat_map(|&step| self.episode[step].stage).collect();
@@ -221,7 +225,7 @@ impl<'a> Scene<'a> {
         }
 
         // Steps that drew equally many items from the same set are scored together.
-        let mut groups: BTreeMap<(usize, usize), Vec<(usize, &Picks, usize)>> = BTreeMap::new();
+        let mut groups: BTreeMap<(usize, usize), Vec<Drawn<'_>>> = BTreeMap::new();
         for (place, &step) in part.iter().enumerate() {
             let action = &self.episode[step].action;
             let mut offset = action.sets.as_ref().map_or(0, |picks| picks.drawn.len());

@@ -156,8 +156,7 @@ pub(super) fn check_fields(
     let (key, given) = match (prompt, response) {
         (None, None) => return Ok(()),
         (Some(_), None) => ("response", "prompt"),
-        (None, Some(_)) => ("prompt", "response"),
-        (Some(_), Some(_)) => ("prompt", "response"),
+        (_, Some(_)) => ("prompt", "response"),
     };
     if matches!(format, Format::Alpaca | Format::Messages | Format::Sharegpt) {
         let name = format.name();

@@ -193,7 +193,6 @@ pub mod bits {
 pub mod optional_bits {
     use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
 
-    #[expect(clippy::ref_option, reason = "serde's signature")]
     pub fn serialize<S: Serializer>(value: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
         value.map(f64::to_bits).serialize(serializer)
     }

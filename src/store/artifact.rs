@@ -219,7 +219,7 @@ mod tests {
         assert_eq!(store.artifacts().unwrap().len(), 2);
         let mode = |path: &str| one.folder.join(path).metadata().unwrap().permissions().mode() & 0o222;
         assert_eq!([mode(""), mode("sub"), mode("a"), mode("manifest.json")], [0; 4]);
-        assert_eq!(store.commit(&store.root().join("tmp/none")).is_err(), true);
+        assert!(store.commit(&store.root().join("tmp/none")).is_err());
     }
 
     #[test]

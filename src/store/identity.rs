@@ -31,9 +31,8 @@ impl Store {
         let Some(identity) = self.identity(digest) else { return false };
         let folder = self.artifact_folder(digest);
         // The empty path joined would end in a slash, which is the folder all the same.
-        let stands = |(path, known): (&String, &Fingerprint)| {
-            Fingerprint::of(&folder.join(path)).is_ok_and(|now| now == *known)
-        };
+        let stands =
+            |(path, known): (&String, &Fingerprint)| Fingerprint::of(&folder.join(path)).is_ok_and(|now| now == *known);
         identity.folders.contains_key("")
             && identity.files.contains_key(MANIFEST)
             && identity.folders.iter().all(stands)

@@ -87,7 +87,7 @@ impl Journal {
     pub fn begin(store: &Store) -> Result<Self> {
         let now = jiff::Timestamp::now().to_string();
         let date = now.split('T').next().unwrap_or("undated").to_owned();
-        let run: String = now.chars().filter(|c| c.is_ascii_alphanumeric()).take(21).collect();
+        let run: String = now.chars().filter(char::is_ascii_alphanumeric).take(21).collect();
         let path = store.root.join("journal").join(format!("{date}.jsonl"));
         let mut file = OpenOptions::new()
             .read(true)
@@ -163,7 +163,7 @@ mod tests {
         let whole = std::fs::read(&path).unwrap();
         for length in 0..=whole.len() {
             std::fs::write(&path, &whole[..length]).unwrap();
-            let complete = whole[..length].iter().filter(|byte| **byte == b'\n').count();
+            let complete = whole[..length].split(|byte| *byte == b'\n').count() - 1;
             let mut next = Journal::begin(&store).unwrap();
             next.write(failed("three")).unwrap();
             let lines = store.journal().unwrap();

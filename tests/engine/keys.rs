@@ -168,10 +168,12 @@ fn the_place_of_cache_and_project_is_not_in_the_key() {
     let stages = [("a", "write", json!({"text": "x"})), ("both", "join", json!({"left": "a", "right": "a"}))];
     here.build(&here.one(&stages));
     there.build(&there.one(&stages));
-    let keys = |house: &House| house.store().record_keys().map(|mut keys| {
-        keys.sort_unstable();
-        keys
-    });
+    let keys = |house: &House| {
+        house.store().record_keys().map(|mut keys| {
+            keys.sort_unstable();
+            keys
+        })
+    };
     assert_eq!(keys(&here).unwrap(), keys(&there).unwrap());
     assert_eq!(keys(&here).unwrap().len(), 2);
 }

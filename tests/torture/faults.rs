@@ -50,7 +50,8 @@ fn shim() -> Option<&'static Path> {
         let folder = tempfile::tempdir().expect("a folder");
         let library = folder.path().join("shim.so");
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/torture/shim.c");
-        let status = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).arg("-ldl").status();
+        let status =
+            Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).arg("-ldl").status();
         match status {
             Ok(status) => assert!(status.success(), "shim.c does not compile"),
             Err(error) => {
@@ -185,7 +186,10 @@ fn a_loss_of_power_between_any_two_calls_leaves_the_state_before_or_after() {
         cuts += 1;
     }
     assert!(lost > 0, "nothing was ever lost: the check checks nothing");
-    println!("{cuts} cuts in a build of {} calls ({lost} writes and renames lost): each went on to the same artifacts", whole.calls);
+    println!(
+        "{cuts} cuts in a build of {} calls ({lost} writes and renames lost): each went on to the same artifacts",
+        whole.calls
+    );
 }
 
 #[test]
@@ -217,7 +221,9 @@ fn any_call_may_fail_and_the_next_build_succeeds() {
         }
     }
     assert!(faults > survived, "no fault was ever felt");
-    println!("{faults} failed calls ({survived} of them overcome at once): a clear error, a valid store, the next build succeeds");
+    println!(
+        "{faults} failed calls ({survived} of them overcome at once): a clear error, a valid store, the next build succeeds"
+    );
 }
 
 #[test]

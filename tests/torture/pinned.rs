@@ -34,8 +34,10 @@ fn processor() -> String {
 #[test]
 fn no_kind_makes_something_else_without_a_new_version() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/digests.json");
-    let mut pinned: Pinned =
-        std::fs::read(&path).ok().map(|bytes| serde_json::from_slice(&bytes).expect("digests.json")).unwrap_or_default();
+    let mut pinned: Pinned = std::fs::read(&path)
+        .ok()
+        .map(|bytes| serde_json::from_slice(&bytes).expect("digests.json"))
+        .unwrap_or_default();
     let versions: BTreeMap<String, u32> = KINDS.iter().map(|kind| (kind.name.to_owned(), kind.version)).collect();
 
     let project = Project::with_pipeline(PIPELINE);

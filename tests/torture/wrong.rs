@@ -48,8 +48,10 @@ fn a_file_that_is_cut_missing_swapped_or_added_is_found_and_made_good() {
     let project = Project::with_pipeline(PIPELINE);
     build(&project);
     let mut chance = Chance::of("files");
-    let artifacts: BTreeSet<PathBuf> =
-        files_below(&project.path("cache/artifacts")).into_iter().filter(|path| !path.ends_with("manifest.json")).collect();
+    let artifacts: BTreeSet<PathBuf> = files_below(&project.path("cache/artifacts"))
+        .into_iter()
+        .filter(|path| !path.ends_with("manifest.json"))
+        .collect();
     let artifacts: Vec<PathBuf> = artifacts.into_iter().collect();
     let rounds = count(2, 25);
     for _ in 0..rounds {

@@ -42,7 +42,7 @@ fn solve(prompt: &str) -> Option<(&'static str, String)> {
         for end in (1..letters.len()).rev() {
             (0..end).for_each(|at| {
                 if letters[at] > letters[at + 1] {
-                    letters.swap(at, at + 1)
+                    letters.swap(at, at + 1);
                 }
             });
         }

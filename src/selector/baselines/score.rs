@@ -65,7 +65,7 @@ pub fn sspl(inputs: &Inputs) -> Result<Queue> {
     for step in 0..steps {
         let (mut start, mut end) = (n * step / steps, n * (step + 1) / steps);
         if end - start < batch {
-            start = ((start + end) / 2).saturating_sub(batch / 2).min(n.saturating_sub(batch));
+            start = usize::midpoint(start, end).saturating_sub(batch / 2).min(n.saturating_sub(batch));
             end = (start + batch).min(n);
         }
         let mut bucket = entries[start..end].to_vec();
