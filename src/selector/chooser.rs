@@ -34,6 +34,8 @@ pub enum Method {
     Sspl,
     /// Nearest to the validation examples by the cosine of position-weighted mean hidden states, round robin.
     Rds,
+    /// No row of the pool: the validation examples themselves, in random order.
+    Validation,
     /// Only rows labelled `relevant`, in random order: an upper bound on synthetic data.
     Oracle,
 }
@@ -50,6 +52,7 @@ impl Method {
             Self::Scores => "scores",
             Self::Sspl => "sspl",
             Self::Rds => "rds",
+            Self::Validation => "validation",
             Self::Oracle => "oracle",
         }
     }

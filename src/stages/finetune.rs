@@ -188,7 +188,7 @@ impl Kind for Finetune {
 fn uses_features(method: Method) -> bool {
     match method {
         Method::Raise | Method::Length | Method::Ifd | Method::Perplexity | Method::Sspl | Method::Rds => true,
-        Method::Random | Method::Full | Method::Scores | Method::Oracle => false,
+        Method::Random | Method::Full | Method::Scores | Method::Validation | Method::Oracle => false,
     }
 }
 

@@ -18,7 +18,7 @@ pub fn chooser(method: Method, inputs: &Inputs) -> Result<Box<dyn Chooser>> {
                 .hint("name it: select = { method = \"raise\", policy = \"selector\" }")
                 .into());
         }
-        Method::Random | Method::Full => uniform::everything(method, inputs)?,
+        Method::Random | Method::Full | Method::Validation => uniform::everything(method, inputs)?,
         Method::Oracle => uniform::relevant(inputs)?,
         Method::Perplexity => score::perplexity(inputs)?,
         Method::Length => score::length(inputs)?,

@@ -7,7 +7,8 @@ use crate::selector::chooser::{Inputs, Method};
 /// The label of a synthetic instruction that helps the target task.
 pub const RELEVANT: &str = "relevant";
 
-/// `random` and `full`: the same draws without replacement. What sets them apart is the number of steps.
+/// `random` and `full`: the same draws without replacement. What sets them apart is the number of steps. And
+/// `validation`, whose candidates are the validation examples.
 pub fn everything(method: Method, inputs: &Inputs) -> Result<Queue> {
     let entries: Vec<Entry> = (0..inputs.pool.ids.len()).map(|row| Entry { row, score: None }).collect();
     Queue::new(method, inputs, &entries, Order::Shuffled(inputs.seed.at(method.name())), Vec::new())

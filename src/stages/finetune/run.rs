@@ -11,7 +11,7 @@ use crate::digest::Digest;
 use crate::error::{Problem, Result};
 use crate::lm::Adaptation;
 use crate::selector::{Chooser, Inputs, Method, Moment, Policy, Raise, chooser};
-use crate::stages::learning::{Learning, Settings, StepRow, cost, optional_bits, shown_performance, steps_table};
+use crate::stages::learning::{Learning, as_instruction, Settings, StepRow, cost, optional_bits, shown_performance, steps_table};
 use crate::stages::selecting::{Chosen, candidate_columns, candidates, read_scores, selection_table};
 use crate::stages::{Context, Cost, Progress};
 use crate::training::episode::Spent;
@@ -59,8 +59,18 @@ impl<'a> Run<'a> {
     pub fn start(parameters: Parameters, context: &'a Context) -> Result<Self> {
         let started = Instant::now();
         let folder = context.input("/model")?;
-        let instructions = read_instructions(context.input("/instructions")?)?;
         let task = read_task(context.input("/task")?)?;
+        let instructions = match parameters.select.method {
+            Method::Validation if folder.join("proxy.json").is_file() => {
+                let problem = Problem::new("a proxy keeps states of the pool's rows, and cannot train on validation examples");
+                return Err(problem.hint("the base itself as `model`").into());
+            }
+            Method::Validation => {
+                let numbered = task.validation.iter().map(as_instruction).zip(0..);
+                numbered.map(|(instruction, id)| Instruction { id, ..instruction }).collect()
+            }
+            _ => read_instructions(context.input("/instructions")?)?,
+        };
         let settings = Settings {
             adaptation: &parameters.adaptation,
             max_tokens: parameters.max_tokens,

@@ -59,6 +59,22 @@ fn every_baseline_trains_its_steps_and_tells_what_it_selected() -> Result<()> {
 }
 
 #[test]
+fn validation_trains_on_the_validation_examples_and_on_nothing_of_the_pool() -> Result<()> {
+    let store = Store::new()?;
+    let context = store.context("finetune", "run", &INPUTS, &[])?;
+    Finetune::run(parameters(&json!({"select": {"method": "validation"}, "steps": 3}))?, &context)?;
+    let selection = store.table("run", "selection")?;
+    let texts: &StringArray = column(&selection, "instruction")?;
+    // 6 draws of 3 examples.
+    for example in ["0 + 1?", "1 + 1?", "2 + 1?"] {
+        assert_eq!(texts.iter().flatten().filter(|text| *text == example).count(), 2, "{example}");
+    }
+    let performance: Vec<f64> = column::<Float64Array>(&store.table("run", "steps")?, "performance")?.iter().flatten().collect();
+    assert_eq!(performance.len(), 1);
+    Ok(())
+}
+
+#[test]
 fn full_without_a_budget_takes_three_epochs() -> Result<()> {
     let store = Store::new()?;
     let context = store.context("finetune", "run", &INPUTS, &[])?;
