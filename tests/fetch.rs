@@ -75,7 +75,8 @@ fn answer(mut stream: TcpStream, content: &[u8], manner: Manner, requests: &Mute
     match manner {
         Manner::NotFound => return stream.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"),
         Manner::Busy(times) if earlier < times => {
-            return stream.write_all(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            return stream
+                .write_all(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
         }
         _ => {}
     }

@@ -108,9 +108,11 @@ impl PipelineArguments {
             ("--device", !matches!(self.device, Device::Auto)),
         ];
         match flags.iter().find(|(_, given)| *given) {
-            Some((flag, _)) => Err(Problem::new(format!("{} is a plan, which {flag} would change", self.file.display()))
-                .hint(format!("give {flag} to `raisin plan`"))
-                .into()),
+            Some((flag, _)) => {
+                Err(Problem::new(format!("{} is a plan, which {flag} would change", self.file.display()))
+                    .hint(format!("give {flag} to `raisin plan`"))
+                    .into())
+            }
             None => Ok(()),
         }
     }

@@ -128,7 +128,8 @@ impl<'a> Build<'a> {
             let resolved = self.resolver.resolve(id)?;
             let key = resolved.key.with_context(|| format!("`{}` is ready without its inputs", self.label(id)))?;
             self.keys[id] = Some(key);
-            let found = if self.forced[id] { Found::Miss(Some(Difference::Forced)) } else { self.resolver.lookup(id, key)? };
+            let found =
+                if self.forced[id] { Found::Miss(Some(Difference::Forced)) } else { self.resolver.lookup(id, key)? };
             match found {
                 Found::Hit(record) => {
                     self.note_hit(id, key, record.artifact)?;

@@ -42,7 +42,12 @@ pub enum Ending {
 impl Children {
     /// Starts a process, with its standard error going to `log`. The thread that calls this must outlive the process:
     /// with it, the kernel kills the process too.
-    pub fn start(&self, mut command: Command, stdin: Stdio, log: &File) -> Result<(Running<'_>, Option<ChildStdin>, ChildStdout)> {
+    pub fn start(
+        &self,
+        mut command: Command,
+        stdin: Stdio,
+        log: &File,
+    ) -> Result<(Running<'_>, Option<ChildStdin>, ChildStdout)> {
         command.stdin(stdin).stdout(Stdio::piped()).stderr(log.try_clone()?);
         // A group of its own: Ctrl-C reaches the build alone, which then ends its children in order.
         command.process_group(0);

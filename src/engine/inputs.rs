@@ -3,6 +3,7 @@
 //! A path is that of a file or a folder, a pattern of files, or an address; what an address names is known by its pin,
 //! and comes from the network only when a stage runs that needs it.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
@@ -35,13 +36,23 @@ enum Content {
     /// A stage that reads each file of a folder or a pattern, by the names below the folder.
     Several(BTreeMap<String, Digest>),
     /// An address, and what must come from there.
-    Remote { address: String, blake3: Digest },
+    Remote {
+        address: String,
+        blake3: Digest,
+    },
 }
 
-/// Every input file of a build, by the path that the pipeline gives.
+/// Every input file of a build.
 #[derive(Debug, Default)]
 pub struct Inputs {
-    by_path: HashMap<(String, bool), InputFile>,
+    by_need: HashMap<Key, InputFile>,
+}
+
+/// What tells two inputs apart: the path, whether it may be that of several files, and the pin of an address.
+type Key = (String, bool, Option<String>);
+
+fn key(need: &FileNeed) -> Key {
+    (need.path.clone(), need.several, need.pin.clone().filter(|_| fetch::is_address(&need.path)))
 }
 
 impl Inputs {
@@ -54,10 +65,8 @@ impl Inputs {
         let mut digests = FileDigests::load(store);
         for node in &graph.nodes {
             for need in &node.stage.resolved.needs.files {
-                let key = (need.path.clone(), need.several);
-                if !inputs.by_path.contains_key(&key) || fetch::is_address(&need.path) {
-                    let input = look(graph.pipeline, node.stage, need, store, &mut digests)?;
-                    inputs.by_path.insert(key, input);
+                if let Entry::Vacant(new) = inputs.by_need.entry(key(need)) {
+                    new.insert(look(graph.pipeline, node.stage, need, store, &mut digests)?);
                 }
                 inputs.check_pin(node.stage, need)?;
             }
@@ -67,8 +76,7 @@ impl Inputs {
     }
 
     pub fn get(&self, need: &FileNeed) -> Result<&InputFile> {
-        let input = self.by_path.get(&(need.path.clone(), need.several));
-        input.with_context(|| format!("the file {} was not looked at", need.path))
+        self.by_need.get(&key(need)).with_context(|| format!("the file {} was not looked at", need.path))
     }
 
     /// What stands for the file in the action. Its folder does not count, its name does: stages show it.
@@ -196,8 +204,13 @@ fn look(
     match find(&pipeline.folder, &need.path, need.several, digests)? {
         Some(input) => Ok(input),
         None => {
-            let what = if is_pattern(&need.path) && need.several { "no file matches" } else { "there is no file" };
-            let mut problem = wrong(format!("{what} {}", pipeline.folder.join(&need.path).display()));
+            let path = pipeline.folder.join(&need.path);
+            let what = match need.several {
+                true if path.is_dir() => "no file is in",
+                true if is_pattern(&need.path) => "no file matches",
+                _ => "there is no file",
+            };
+            let mut problem = wrong(format!("{what} {}", path.display()));
             if Path::new(&need.path).is_relative() {
                 problem = problem.hint(format!("paths are relative to {}", pipeline.folder.display()));
             }

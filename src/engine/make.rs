@@ -146,7 +146,8 @@ pub fn make<'c>(
     remove_tree(staging)?;
     let unlike = if mode.check {
         // In a process and a folder of its own: nothing that the first run left can make the two alike.
-        let again = Assignment { folder: store.staging_folder(Digest::of(format!("again {key}").as_bytes())), ..assignment };
+        let again =
+            Assignment { folder: store.staging_folder(Digest::of(format!("again {key}").as_bytes())), ..assignment };
         if again.folder.exists() {
             remove_tree(&again.folder)?;
         }

@@ -212,10 +212,9 @@ impl KeptStage {
     fn restore(&self, kinds: &'static [Declaration]) -> Result<Stage> {
         let refused = |what: String| Problem::new(what).hint("plan again with this raisin");
         let name = &self.name;
-        let declaration = kinds
-            .iter()
-            .find(|kind| kind.name == self.kind)
-            .ok_or_else(|| refused(format!("stage `{name}` was planned with the kind `{}`, which is not there", self.kind)))?;
+        let declaration = kinds.iter().find(|kind| kind.name == self.kind).ok_or_else(|| {
+            refused(format!("stage `{name}` was planned with the kind `{}`, which is not there", self.kind))
+        })?;
         let (planned, now) = (self.kind_version, declaration.version);
         if planned != now {
             return Err(refused(format!(

@@ -19,13 +19,15 @@ use serde::{Deserialize, Serialize};
 
 use super::child::{Children, Ending, Running, write_line};
 use crate::error::{Context as _, Result, anyhow, render};
-use crate::stages::{Assignment, Event};
+use crate::stages::{Assignment, DeviceKind, Event};
 
 /// The argument that makes a worker stay.
 pub const SERVE: &str = "--serve";
 
-/// A worker that holds more memory than this after a stage leaves, and gives it back to the machine.
+/// A worker that holds more memory of its own than this after a stage leaves, and gives it back to the machine.
 const MOST_KEPT: u64 = 1_000_000_000;
+/// With a CUDA context, which takes memory of the host for as long as the worker lives.
+const MOST_KEPT_WITH_CUDA: u64 = 4_000_000_000;
 
 #[derive(Serialize, Deserialize)]
 struct Request {
@@ -133,14 +135,20 @@ pub fn serve(run: impl Fn(Assignment) -> Result<()>) -> Result<()> {
     for line in std::io::stdin().lock().lines() {
         let request: Request = serde_json::from_str(&line?).context("this is no request")?;
         turn_errors_to(&request.log)?;
-        let ended = match read_assignment(&request.assignment).and_then(&run) {
+        let mut most = MOST_KEPT;
+        let assignment = read_assignment(&request.assignment).inspect(|assignment| {
+            if assignment.environment.device == DeviceKind::Cuda {
+                most = MOST_KEPT_WITH_CUDA;
+            }
+        });
+        let ended = match assignment.and_then(&run) {
             Ok(()) => Word::Done,
             Err(error) => {
                 eprintln!("{}", render(&error));
                 Word::Failed
             }
         };
-        let leaves = held_memory() > MOST_KEPT;
+        let leaves = held_memory() > most;
         let reply = serde_json::to_string(&Ended { ended, leaves })?;
         let mut stdout = std::io::stdout().lock();
         writeln!(stdout, "{reply}")?;
@@ -167,10 +175,10 @@ fn turn_errors_to(log: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Resident memory of this process; 0 where that cannot be told.
+/// Memory that this process does not share with the files of its libraries; 0 where that cannot be told.
 fn held_memory() -> u64 {
     let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = text.lines().find_map(|line| line.strip_prefix("RssAnon:"));
     let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
     kilobytes.unwrap_or(0) * 1024
 }

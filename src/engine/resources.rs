@@ -54,9 +54,7 @@ impl Machine {
         let said = stage.resources;
         let share = |share: f64| (share * f64::from(WHOLE_GPU)).ceil() as u32;
         match process {
-            Process::Light => {
-                Demand { process, threads: 1, memory: said.memory.unwrap_or(256_000_000), gpu: 0 }
-            }
+            Process::Light => Demand { process, threads: 1, memory: said.memory.unwrap_or(256_000_000), gpu: 0 },
             Process::Tensor => Demand {
                 process,
                 threads: said.threads.unwrap_or(self.threads),

@@ -37,6 +37,11 @@ pub struct Schedule {
     by_key: HashMap<Digest, NodeId>,
 }
 
+/// Where a stage can run: on this GPU, or on none.
+struct Room {
+    gpu: Option<usize>,
+}
+
 /// What the running stages take together.
 #[derive(Debug, Default)]
 struct Taken {
@@ -97,13 +102,13 @@ impl Schedule {
 
     /// Takes the first queued node that the machine has room for; gives its GPU, if it has one.
     pub fn start(&mut self) -> Option<(NodeId, Option<usize>)> {
-        let (id, gpu) = self.queued.iter().find_map(|id| Some((*id, self.room(self.demands[*id])?)))?;
+        let (id, Room { gpu }) = self.queued.iter().find_map(|id| Some((*id, self.room(self.demands[*id])?)))?;
         self.change(id, State::Running(gpu));
         Some((id, gpu))
     }
 
     /// Whether there is room for a stage, and on which GPU. One that asks for more than there is runs alone.
-    fn room(&self, demand: Demand) -> Option<Option<usize>> {
+    fn room(&self, demand: Demand) -> Option<Room> {
         let Taken { light, tensor, threads, memory, ref gpus } = self.taken;
         let fits = match demand.process {
             Process::Light => light < self.machine.cores,
@@ -115,9 +120,9 @@ impl Schedule {
             return None;
         }
         if demand.gpu == 0 {
-            return Some(None);
+            return Some(Room { gpu: None });
         }
-        gpus.iter().position(|taken| taken + demand.gpu <= WHOLE_GPU).map(Some)
+        gpus.iter().position(|taken| taken + demand.gpu <= WHOLE_GPU).map(|gpu| Room { gpu: Some(gpu) })
     }
 
     pub fn done(&mut self, id: NodeId) {

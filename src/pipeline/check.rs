@@ -159,7 +159,8 @@ fn stage<'t>(entry: &'t Entry, kinds: &'static [Declaration]) -> Result<Checked<
     };
     let mut parameters = table.to_json();
     parameters.shift_remove("kind");
-    let resources = resources(parameters.shift_remove("resources")).map_err(|found| parameter_problem(entry, &found))?;
+    let resources =
+        resources(parameters.shift_remove("resources")).map_err(|found| parameter_problem(entry, &found))?;
     match declaration.resolve(Value::Object(parameters)) {
         Ok(resolved) => Ok(Checked { entry, declaration, resolved, resources }),
         Err(problem) => Err(parameter_problem(entry, &problem)),

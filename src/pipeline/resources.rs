@@ -63,7 +63,9 @@ mod text {
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
         let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
         let bytes = super::bytes(&text);
-        bytes.map(Some).ok_or_else(|| serde::de::Error::custom(format!("a size looks like 500MB or 20GB, not `{text}`")))
+        bytes
+            .map(Some)
+            .ok_or_else(|| serde::de::Error::custom(format!("a size looks like 500MB or 20GB, not `{text}`")))
     }
 }
 

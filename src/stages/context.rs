@@ -224,7 +224,7 @@ impl Context {
         let whole = self.file(pointer)?;
         let name = |path: &Path| path.to_string_lossy().into_owned();
         let below = |index: usize| Some(self.assignment.files.get(&format!("{pointer}/{index}"))?.as_path());
-        let several: Vec<&Path> = (0..).map_while(below).collect();
+        let several: Vec<&Path> = (0..self.assignment.files.len()).map_while(below).collect();
         if several.is_empty() {
             let file = whole.file_name().map_or_else(|| name(whole), |last| name(Path::new(last)));
             return Ok(vec![(file, whole)]);

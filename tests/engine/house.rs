@@ -33,11 +33,11 @@ impl House {
         let script = folder.join("raisin");
         let own = std::env::current_exe().unwrap();
         let text = format!(
-            "#!/bin/sh\nRAISIN_TEST_ASSIGNMENT=\"$2\" exec '{}' --exact stage_process --nocapture\n",
+            "#!/bin/sh\nRAISIN_TEST_ASSIGNMENT=\"$2\" exec '{}' --exact stage_process --nocapture --test-threads 2\n",
             own.display()
         );
         let worker = format!(
-            "#!/bin/sh\nRAISIN_TEST_WORKER=\"$1\" exec '{}' --exact worker_process --nocapture\n",
+            "#!/bin/sh\nRAISIN_TEST_WORKER=\"$1\" exec '{}' --exact worker_process --nocapture --test-threads 2\n",
             own.display()
         );
         for (script, text) in [(script, text), (folder.join("raisin-worker"), worker)] {

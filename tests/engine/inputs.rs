@@ -70,9 +70,12 @@ fn a_pattern_without_files_and_a_bad_one_are_refused() {
     let house = House::new();
     let refused = |path: &str| render(&engine::build(&several(&house, path), &house.options()).unwrap_err());
     let error = refused("data/*.txt");
-    assert!(error.contains("stage `list`, path: no file matches") && error.contains("paths are relative to"), "{error}");
+    assert!(
+        error.contains("stage `list`, path: no file matches") && error.contains("paths are relative to"),
+        "{error}"
+    );
     std::fs::create_dir(house.folder.join("data")).unwrap();
-    assert!(refused("data").contains("there is no file"));
+    assert!(refused("data").contains("stage `list`, path: no file is in"));
     assert!(refused("data/***").contains("data/*** is no pattern"));
 }
 

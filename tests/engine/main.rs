@@ -71,10 +71,7 @@ fn a_second_build_runs_nothing_and_a_change_runs_only_what_depends_on_it() {
     assert_eq!((again.ran, again.cached), (0, 4));
 
     let changed = house.one(&chain("ay", "+"));
-    assert_eq!(
-        house.why(&changed),
-        ["c: between: \"-\" -> \"+\"", "d: input c will be made anew"]
-    );
+    assert_eq!(house.why(&changed), ["c: between: \"-\" -> \"+\"", "d: input c will be made anew"]);
     assert_eq!(house.build(&changed).ran, 2);
     assert_eq!(house.text("d"), "ay+beeay+bee");
     assert_eq!(house.build(&first).ran, 0);
@@ -244,7 +241,7 @@ fn an_interrupt_ends_the_build_in_order() {
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     let status = build.wait().unwrap();
     assert_eq!(status.code(), Some(130));
-    assert!(began.elapsed() < Duration::from_secs(2));
+    assert!(began.elapsed() < Duration::from_secs(3));
     assert!(house.store().actions().unwrap().is_empty());
 }
 
@@ -259,7 +256,8 @@ fn a_stage_that_does_not_listen_is_killed_and_the_build_says_how_to_go_on() {
     let (began, pid) = (Instant::now(), rustix::process::Pid::from_child(&build));
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     let output = build.wait_with_output().unwrap();
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    // Two, on a machine that has nothing else to do.
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     assert_eq!(output.status.code(), Some(130));
     let words = String::from_utf8_lossy(&output.stderr);
     assert!(words.contains("interrupted") && words.contains("the same command goes on from here"), "{words}");
@@ -269,7 +267,7 @@ fn a_stage_that_does_not_listen_is_killed_and_the_build_says_how_to_go_on() {
 #[test]
 fn a_build_that_waits_says_for_whom_and_then_hits() {
     let house = House::new();
-    let slow = json!({"milliseconds": 1500});
+    let slow = json!({"milliseconds": 4000});
     let first = house.start_with(slow.clone());
     let second = house.builder(&slow).stderr(Stdio::piped()).output().unwrap();
     let words = String::from_utf8_lossy(&second.stderr);
