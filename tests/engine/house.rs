@@ -139,16 +139,7 @@ impl House {
     }
 
     pub fn wait_until_started(&self) {
-        self.wait_for("the stage starts", || self.store_has_started());
-    }
-
-    /// Waits for something that must come; what is waited for is said if it does not.
-    pub fn wait_for(&self, what: &str, mut came: impl FnMut() -> bool) {
-        let began = Instant::now();
-        while !came() {
-            assert!(began.elapsed() < Duration::from_secs(20), "it does not happen that {what}");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        wait_for("the stage starts", || self.store_has_started());
     }
 
     /// Whether no stage's process holds its folder.
@@ -169,6 +160,15 @@ impl House {
     pub fn store_has_started(&self) -> bool {
         let lines = self.store().journal().unwrap();
         lines.iter().any(|line| matches!(line.event, JournalEvent::Started { .. }))
+    }
+}
+
+/// Waits for something that must come; what is waited for is said if it does not.
+pub fn wait_for(what: &str, mut came: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !came() {
+        assert!(began.elapsed() < Duration::from_secs(20), "it does not happen that {what}");
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 

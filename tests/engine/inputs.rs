@@ -7,7 +7,7 @@ use raisin::error::render;
 use raisin::pipeline::Pipeline;
 use serde_json::json;
 
-use crate::house::House;
+use crate::house::{House, wait_for};
 
 fn several(house: &House, path: &str) -> Pipeline {
     house.one(&[("list", "several", json!({ "path": path }))])
@@ -124,7 +124,7 @@ fn meanwhile(change: impl FnOnce(&std::path::Path)) -> (House, engine::Summary, 
     let pipeline = house.one(&[("copy", "copy", json!({"path": "data.txt", "milliseconds": 700}))]);
     let summary = std::thread::scope(|scope| {
         let build = scope.spawn(|| house.build(&pipeline));
-        house.wait_for("the file is read", || house.log().contains("has read"));
+        wait_for("the file is read", || house.log().contains("has read"));
         change(&input);
         build.join().unwrap()
     });

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use house::{House, StageText, chain};
+use house::{House, StageText, chain, wait_for};
 use kinds::run_assignment;
 use raisin::engine::{self, BuildDescription, Options};
 use raisin::error::render;
@@ -252,7 +252,7 @@ fn a_stage_that_does_not_listen_is_killed_and_the_build_says_how_to_go_on() {
     let build = house.builder(&stubborn).stderr(Stdio::piped()).spawn().unwrap();
     house.wait_until_started();
     // The stage has begun to turn a deaf ear once it says so.
-    house.wait_for("the stage is stubborn", || house.log().contains("stubborn"));
+    wait_for("the stage is stubborn", || house.log().contains("stubborn"));
     let (began, pid) = (Instant::now(), rustix::process::Pid::from_child(&build));
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     let output = build.wait_with_output().unwrap();
@@ -261,7 +261,7 @@ fn a_stage_that_does_not_listen_is_killed_and_the_build_says_how_to_go_on() {
     assert_eq!(output.status.code(), Some(130));
     let words = String::from_utf8_lossy(&output.stderr);
     assert!(words.contains("interrupted") && words.contains("the same command goes on from here"), "{words}");
-    house.wait_for("the stage's process is gone", || house.nobody_is_at_work());
+    wait_for("the stage's process is gone", || house.nobody_is_at_work());
 }
 
 #[test]
@@ -283,7 +283,7 @@ fn a_killed_build_takes_its_children_with_it_and_leaves_no_lock() {
     build.kill().unwrap();
     build.wait().unwrap();
     // The next build may begin in the same folder only when the stage's process is gone, which holds a lock there.
-    house.wait_for("the stage's process is gone", || house.nobody_is_at_work());
+    wait_for("the stage's process is gone", || house.nobody_is_at_work());
     let summary = house.build(&house.one(&[("slow", "write", json!({"milliseconds": 3000}))]));
     assert_eq!((summary.ran, summary.exit_code()), (1, 0));
 }
