@@ -12,6 +12,7 @@ mod check;
 mod explain;
 mod include;
 mod overrides;
+pub mod resources;
 pub mod schema;
 mod sweep;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use crate::error::{Context as _, Problem, Result};
 use crate::stages::{self, DType, Declaration, Resolved};
 
 pub use overrides::Override;
+pub use resources::Resources;
 pub use tree::Written;
 
 /// A pipeline file, resolved.
@@ -62,6 +64,7 @@ pub struct Stage {
     pub name: String,
     pub declaration: &'static Declaration,
     pub resolved: Resolved,
+    pub resources: Resources,
     /// Where each file that it needs, or its pin, was written: by the parameter's pointer.
     pub written: HashMap<String, Written>,
 }
