@@ -2,14 +2,14 @@
 
 use std::process::ExitCode;
 
-use raisin::error::{Context as _, Result, anyhow, render};
+use raisin::error::{Context as _, Result, anyhow};
 use raisin::stages;
 
 fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{}", render(&error));
+            stages::last_words(&error);
             ExitCode::FAILURE
         }
     }
