@@ -25,5 +25,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let pipeline = arguments.pipeline.load()?;
     let options = Options { keep_going: arguments.keep_going, quiet: arguments.quiet, ..arguments.pipeline.options() };
     let summary = engine::build(&pipeline, &options)?;
+    // The process ends here: to free a large pipeline piece by piece would take longer than to look at it did.
+    std::mem::forget(pipeline);
     Ok(ExitCode::from(summary.exit_code()))
 }

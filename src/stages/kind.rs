@@ -135,7 +135,7 @@ pub struct Declaration {
     pub seeded: bool,
     pub gathers: bool,
     pub provides: &'static [&'static str],
-    resolve: fn(Value) -> Result<Resolved, ParameterProblem>,
+    resolve: fn(Value, &mut dyn FnMut(&Value) -> bool) -> Result<Resolved, ParameterProblem>,
     schema: fn(&mut SchemaGenerator) -> Schema,
 }
 
@@ -166,7 +166,19 @@ impl Declaration {
     /// # Errors
     /// The first parameter that is unknown, missing, of the wrong type, or impossible.
     pub fn resolve(&self, parameters: Value) -> Result<Resolved, ParameterProblem> {
-        (self.resolve)(parameters)
+        self.resolve_unless(parameters, &mut |_| false)
+    }
+
+    /// The same; complete parameters of which `checked` says that [`Kind::check`] has passed them are not checked again.
+    ///
+    /// # Errors
+    /// As [`Self::resolve`].
+    pub fn resolve_unless(
+        &self,
+        parameters: Value,
+        checked: &mut dyn FnMut(&Value) -> bool,
+    ) -> Result<Resolved, ParameterProblem> {
+        (self.resolve)(parameters, checked)
     }
 
     pub fn schema(&self, generator: &mut SchemaGenerator) -> Schema {
@@ -174,8 +186,8 @@ impl Declaration {
     }
 }
 
-fn resolve<K: Kind>(parameters: Value) -> Result<Resolved, ParameterProblem> {
-    let parameters: K::Parameters = serde_path_to_error::deserialize(parameters).map_err(|error| {
+fn resolve<K: Kind>(parameters: Value, checked: &mut dyn FnMut(&Value) -> bool) -> Result<Resolved, ParameterProblem> {
+    let typed: K::Parameters = serde_path_to_error::deserialize(parameters).map_err(|error| {
         let mut pointer = String::new();
         for segment in error.path() {
             match segment {
@@ -186,10 +198,12 @@ fn resolve<K: Kind>(parameters: Value) -> Result<Resolved, ParameterProblem> {
         }
         ParameterProblem::new(pointer, error.into_inner().to_string())
     })?;
-    K::check(&parameters)?;
-    let mut needs = Needs::default();
-    K::needs(&parameters, &mut needs);
-    let parameters = serde_json::to_value(&parameters)
+    let parameters = serde_json::to_value(&typed)
         .map_err(|error| ParameterProblem::new("", format!("these parameters cannot be written as JSON: {error}")))?;
+    if !checked(&parameters) {
+        K::check(&typed)?;
+    }
+    let mut needs = Needs::default();
+    K::needs(&typed, &mut needs);
     Ok(Resolved { parameters, needs })
 }
