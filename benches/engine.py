@@ -26,7 +26,7 @@ def tool(name):
 
 
 def once(command, folder):
-    """Seconds in milliseconds, peak memory in MB."""
+    """Milliseconds from start to end, peak memory in MB, milliseconds of CPU."""
     start = time.perf_counter()
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
@@ -34,7 +34,7 @@ def once(command, folder):
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{command} in {folder} ended with {process.returncode}")
-    return took, usage.ru_maxrss / 1e3
+    return took, usage.ru_maxrss / 1e3, (usage.ru_utime + usage.ru_stime) * 1e3
 
 
 # Projects of N small stages that all read one source.
@@ -80,7 +80,7 @@ def snakemake(folder, stages):
 def in_turns(commands, runs):
     """Times by name, in turns; each command once before."""
     for name, (command, folder) in commands.items():
-        took, _ = once(command, folder)
+        took = once(command, folder)[0]
         print(f"  {name}: first build {took:.0f} ms", flush=True)
     measured = {name: [] for name in commands}
     for _ in range(runs):
@@ -97,22 +97,23 @@ def nothing_to_do(stages, tools):
             folder.mkdir()
             commands[make.__name__] = (make(folder, stages), folder)
         measured = in_turns(commands, RUNS)
-    print(f"nothing to do, {stages} stages, {RUNS} runs in turns: minimum, median, peak memory; median / raisin's")
-    own = statistics.median(took for took, _ in measured["raisin"])
+    print(f"nothing to do, {stages} stages, {RUNS} runs in turns:")
+    print("               minimum      median         CPU      memory   median / raisin's")
+    own = statistics.median(run[0] for run in measured["raisin"])
     for name, runs in measured.items():
-        times = [took for took, _ in runs]
-        middle, memory = statistics.median(times), max(memory for _, memory in runs)
-        print(f"  {name:10} {min(times):8.1f} ms {middle:8.1f} ms {memory:6.1f} MB {middle / own:8.2f}", flush=True)
+        times, memories, cpu = zip(*runs)
+        middle = statistics.median(times)
+        print(f"  {name:10} {min(times):8.1f} ms {middle:8.1f} ms {min(cpu):8.1f} ms {max(memories):8.1f} MB {middle / own:8.2f}", flush=True)
 
 
 def quickstart():
     """The quickstart of this repository, built in the cache and out folder that RAISIN_CACHE and RAISIN_OUT say."""
     command = [RAISIN, "build", "pipelines/quickstart.toml", "--quiet"]
     measured = in_turns({"raisin": (command, ".")}, 2 * RUNS)["raisin"]
-    times = [took for took, _ in measured]
+    times, memories, cpu = zip(*measured)
     print(
         f"nothing to do, the quickstart, {len(times)} runs: minimum {min(times):.1f} ms, median "
-        f"{statistics.median(times):.1f} ms, peak memory {max(memory for _, memory in measured):.1f} MB"
+        f"{statistics.median(times):.1f} ms, CPU {min(cpu):.1f} ms, peak memory {max(memories):.1f} MB"
     )
 
 

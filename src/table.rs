@@ -60,6 +60,14 @@ pub fn read(path: &Path) -> Result<RecordBatch> {
     Ok(concat_batches(&schema, &batches)?)
 }
 
+/// How many rows a table has, by the end of its file.
+pub fn rows(path: &Path) -> Result<u64> {
+    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let table = ParquetRecordBatchReaderBuilder::try_new(file)
+        .with_context(|| format!("{} is not a Parquet file", path.display()))?;
+    Ok(u64::try_from(table.metadata().file_metadata().num_rows())?)
+}
+
 /// A column by name, as the array type that the caller expects.
 ///
 /// ```no_run

@@ -1,7 +1,8 @@
 //! The commands, told as stories through the real `raisin` in a folder of their own.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 struct Project {
     folder: tempfile::TempDir,
@@ -14,14 +15,27 @@ impl Project {
         Self { folder }
     }
 
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_raisin"));
+        command.args(arguments).current_dir(self.folder.path()).env_remove("RAISIN_CACHE").env_remove("RAISIN_OUT");
+        command
+    }
+
     fn raisin(&self, arguments: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_raisin"))
-            .args(arguments)
-            .current_dir(self.folder.path())
-            .env_remove("RAISIN_CACHE")
-            .env_remove("RAISIN_OUT")
-            .output()
-            .unwrap()
+        self.command(arguments).output().unwrap()
+    }
+
+    /// What a command that succeeds printed: data, and words.
+    fn done(&self, arguments: &[&str]) -> (String, String) {
+        let output = self.raisin(arguments);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}\n{}", text(&output.stderr));
+        (text(&output.stdout), text(&output.stderr))
+    }
+
+    fn write(&self, name: &str, content: &str) {
+        let path = self.folder.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
     }
 
     /// The exit code and standard error.
@@ -78,6 +92,163 @@ fn an_unknown_kind_to_describe_is_refused() {
 fn doctor_follows_the_folders_that_it_is_given() {
     let output = Project::new("").raisin(&["doctor", "--cache", "elsewhere"]);
     assert!(text(&output.stdout).contains("cache     elsewhere does not exist yet"), "{}", text(&output.stdout));
+}
+
+/// A pool of two files of a folder, and its count.
+const COUNTED: &str = "\
+[stage.pool]
+kind = \"ingest\"
+sources = [{ path = \"data/*.jsonl\", format = \"qa\" }]
+
+[stage.counted]
+kind = \"sql\"
+of = [\"pool\"]
+query = \"select count(*) as n from pool.instructions\"
+";
+
+fn questions(first: usize, count: usize) -> String {
+    (first..first + count).map(|n| format!("{{\"question\":\"q{n}\",\"answer\":\"a{n}\"}}\n")).collect()
+}
+
+fn counted() -> Project {
+    let project = Project::new(COUNTED);
+    project.write("data/a.jsonl", &questions(0, 10));
+    project.write("data/b.jsonl", &(questions(10, 5) + "{torn\n"));
+    project
+}
+
+#[test]
+fn a_pattern_of_files_becomes_one_pool_and_rejects_keep_their_file() {
+    let project = counted();
+    project.done(&["build", "p.toml"]);
+    let (rows, _) = project.done(&["sql", "select file, records, rejected from pool.sources", "--format", "csv"]);
+    assert_eq!(rows, "file,records,rejected\na.jsonl,10,0\nb.jsonl,6,1\n");
+    let (rows, _) = project.done(&["sql", "select file, line from pool.rejects", "--format", "csv"]);
+    assert_eq!(rows, "file,line\nb.jsonl,6\n");
+}
+
+#[test]
+fn why_counts_the_rows_of_an_input_and_says_it_as_json_too() {
+    let project = counted();
+    project.done(&["build", "p.toml"]);
+    project.write("data/c.jsonl", &questions(50, 3));
+    let (plan, _) = project.done(&["plan", "p.toml"]);
+    assert!(plan.contains("files sources.0.path: new: c.jsonl"), "{plan}");
+    assert!(plan.contains("input pool will be made anew"), "{plan}");
+    project.done(&["build", "p.toml", "--only", "pool"]);
+    let (why, _) = project.done(&["why", "p.toml", "counted"]);
+    assert!(why.contains("input pool: 3 rows more in instructions, 1 row more in sources"), "{why}");
+    let (json, _) = project.done(&["why", "p.toml", "counted", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let difference = &json[0]["why"][0];
+    assert!(difference["difference"] == "input" && difference["name"] == "pool", "{json}");
+    assert_eq!(
+        difference["changes"][0],
+        serde_json::json!({"file": "instructions.parquet", "change": "rows", "from": 15, "to": 18})
+    );
+}
+
+#[test]
+fn a_plan_in_a_file_is_built_without_the_pipeline_and_refused_once_an_input_changed() {
+    let project = counted();
+    let (_, words) = project.done(&["plan", "p.toml", "--out", "plan.json", "--set", "stage.pool.sample=5"]);
+    assert!(words.contains("raisin build plan.json"), "{words}");
+    std::fs::rename(project.folder.path().join("p.toml"), project.folder.path().join("q.toml")).unwrap();
+    let (code, words) = project.refused(&["build", "plan.json", "--set", "pipeline.seed=3"]);
+    assert_eq!(code, Some(2));
+    assert!(words.contains("plan.json is a plan, which --set would change"), "{words}");
+    project.done(&["build", "plan.json"]);
+    let (rows, _) = project.done(&["sql", "select n from counted.rows", "--format", "csv"]);
+    assert_eq!(rows, "n\n5\n");
+    project.write("data/a.jsonl", &questions(0, 11));
+    let (code, words) = project.refused(&["build", "plan.json"]);
+    assert_eq!(code, Some(2));
+    assert!(words.contains("since plan.json was planned, something changed"), "{words}");
+    assert!(words.contains("pool: files sources.0.path: other bytes: a.jsonl"), "{words}");
+    project.write("plan.json", "{\"raisin_plan\": 2}");
+    let (code, words) = project.refused(&["build", "plan.json"]);
+    assert!(code == Some(2) && words.contains("has format 2, this raisin reads format 1"), "{words}");
+}
+
+#[test]
+fn an_accepted_change_is_visible_in_why_and_in_sql() {
+    let project = counted();
+    project.done(&["build", "p.toml"]);
+    let new = "stage.counted.query=select count(id) as n from pool.instructions";
+    let (words, _) = project.done(&["accept", "p.toml", "counted", "--set", new, "--reason", "the same count"]);
+    assert!(words.starts_with("counted: artifact ") && words.contains("query: "), "{words}");
+    let (_, words) = project.done(&["build", "p.toml", "--set", new]);
+    assert!(words.contains("nothing to run"), "{words}");
+    let (why, _) = project.done(&["why", "p.toml", "counted", "--set", new]);
+    assert!(why.contains("accepted   by ") && why.contains("(the same count)"), "{why}");
+    let query = "select count(*) as n from raisin.actions where accepted like '%the same count%'";
+    assert_eq!(project.done(&["sql", query, "--format", "csv"]).0, "n\n1\n");
+    let (_, words) = project.done(&["build", "p.toml", "--set", new, "--force", "counted"]);
+    assert!(words.contains("1 ran, 1 cached"), "{words}");
+    let (why, _) = project.done(&["why", "p.toml", "counted", "--set", new]);
+    assert!(!why.contains("accepted"), "{why}");
+}
+
+#[test]
+fn misspelt_stages_are_answered_with_the_near_name() {
+    let project = counted();
+    project.done(&["build", "p.toml"]);
+    for arguments in [
+        &["build", "p.toml", "--only", "cuonted"][..],
+        &["build", "p.toml", "--force", "cuonted"],
+        &["build", "p.toml", "--force=cuonted"],
+        &["accept", "p.toml", "cuonted"],
+        &["why", "p.toml", "cuonted"],
+    ] {
+        let (code, words) = project.refused(arguments);
+        assert_eq!(code, Some(2), "{arguments:?}");
+        assert!(words.contains("there is no stage `cuonted`"), "{words}");
+        assert!(words.contains("hint: did you mean `counted`?"), "{words}");
+    }
+}
+
+#[test]
+fn resources_are_checked_and_change_nothing_that_is_cached() {
+    let project = counted();
+    project.done(&["build", "p.toml"]);
+    project.write("p.toml", &COUNTED.replace("[stage.counted]", "resources = { memory = \"2GB\" }\n\n[stage.counted]"));
+    let (_, words) = project.done(&["build", "p.toml"]);
+    assert!(words.contains("nothing to run"), "{words}");
+    for (resources, problem) in [
+        ("{ memory = \"lots\" }", "stage `pool`, resources.memory: a size looks like 500MB or 20GB, not `lots`"),
+        ("{ threads = 0 }", "stage `pool`, resources.threads: nothing runs with 0 threads"),
+        ("{ gpus = 2.0 }", "stage `pool`, resources.gpus: a stage takes more than 0 and at most 1 of a GPU"),
+        ("{ thread = 1 }", "hint: did you mean `threads`?"),
+    ] {
+        project.write(
+            "p.toml",
+            &COUNTED.replace("[stage.counted]", &format!("resources = {resources}\n\n[stage.counted]")),
+        );
+        let (code, words) = project.refused(&["plan", "p.toml"]);
+        assert_eq!(code, Some(2));
+        assert!(words.contains(problem), "{words}");
+    }
+}
+
+#[test]
+fn an_interrupt_before_anything_runs_ends_at_once_and_says_so() {
+    let project = Project::new("[stage.pool]\nkind = \"ingest\"\nsources = [{ path = \"pipe\" }]\n");
+    // Whoever opens it to read waits for a writer: as a build waits that hashes something large.
+    let pipe = project.folder.path().join("pipe");
+    let made = Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    let mut build = project.command(&["build", "p.toml"]);
+    let build = build.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let began = Instant::now();
+    while !project.folder.path().join("cache/VERSION").exists() {
+        assert!(began.elapsed() < Duration::from_secs(20), "the build does not begin");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    std::thread::sleep(Duration::from_millis(200));
+    rustix::process::kill_process(rustix::process::Pid::from_child(&build), rustix::process::Signal::INT).unwrap();
+    let output = build.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    assert_eq!(text(&output.stderr), "interrupted: nothing was running; the same command goes on from here\n");
 }
 
 /// `RAISIN_BLESS=1 cargo test committed_schema_is_current` writes it anew.

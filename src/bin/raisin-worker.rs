@@ -1,9 +1,12 @@
-//! The tensor door: runs one tensor stage in a process of its own.
+//! The tensor door: runs tensor stages in a process of its own, one or one after another.
 
+use std::path::Path;
 use std::process::ExitCode;
 
-use raisin::error::{Context as _, Result, anyhow};
-use raisin::stages;
+use raisin::engine::{SERVE, read_assignment, serve};
+use raisin::error::{Result, anyhow};
+use raisin::lm;
+use raisin::stages::{self, Assignment, DeviceKind};
 
 fn main() -> ExitCode {
     match run() {
@@ -16,11 +19,16 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<()> {
-    let path = std::env::args_os().nth(1).ok_or_else(|| anyhow!("usage: raisin-worker ASSIGNMENT.json"))?;
-    let text = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let assignment: stages::Assignment =
-        serde_json::from_slice(&text).with_context(|| format!("{} is not an assignment", path.display()))?;
-    let threads = i32::try_from(assignment.threads.max(1))?;
-    tch::set_num_threads(threads);
+    let usage = || anyhow!("usage: raisin-worker ASSIGNMENT.json, or raisin-worker {SERVE}");
+    let argument = std::env::args_os().nth(1).ok_or_else(usage)?;
+    if argument == SERVE { serve(make) } else { make(read_assignment(Path::new(&argument))?) }
+}
+
+fn make(assignment: Assignment) -> Result<()> {
+    tch::set_num_threads(i32::try_from(assignment.threads.max(1))?);
+    if assignment.environment.device == DeviceKind::Cuda {
+        // Before the first tensor, also where this stage is one that keeps its tensors on the CPU.
+        lm::device(Some(assignment.environment.device_index));
+    }
     stages::run_tensor(assignment)
 }

@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::pipeline_arguments::Folders;
 use crate::error::Result;
+use crate::pipeline::resources;
 use crate::store::{self, GcOptions, Store};
 
 /// Show what neither the links under out/ nor pins reach, and with --yes remove it.
@@ -25,36 +26,23 @@ pub struct Arguments {
     folders: Folders,
 }
 
-fn number_and_unit<'t>(text: &'t str, what: &str, example: &str) -> Result<(f64, &'t str), String> {
-    let at = text.find(|letter: char| letter.is_ascii_alphabetic()).unwrap_or(text.len());
-    let number: Option<f64> = text[..at].trim().parse().ok().filter(|number| *number >= 0.0);
-    number.map(|number| (number, &text[at..])).ok_or_else(|| format!("{what} looks like {example}"))
-}
-
 fn age(text: &str) -> Result<Duration, String> {
-    let (number, unit) = number_and_unit(text, "an age", "12h or 30d")?;
-    let seconds = match unit {
+    let wrong = || "an age looks like 12h or 30d (s, m, h, d, w)".to_owned();
+    let at = text.find(|letter: char| letter.is_ascii_alphabetic()).unwrap_or(text.len());
+    let number: f64 = text[..at].trim().parse().ok().filter(|number| *number >= 0.0).ok_or_else(wrong)?;
+    let seconds = match &text[at..] {
         "s" => 1.0,
         "m" | "min" => 60.0,
         "h" => 3600.0,
         "d" => 86_400.0,
         "w" => 7.0 * 86_400.0,
-        _ => return Err("an age looks like 12h or 30d (s, m, h, d, w)".to_owned()),
+        _ => return Err(wrong()),
     };
     Duration::try_from_secs_f64(number * seconds).map_err(|error| error.to_string())
 }
 
 fn size(text: &str) -> Result<u64, String> {
-    let (number, unit) = number_and_unit(text, "a size", "500MB or 20GB")?;
-    let bytes = match unit.to_ascii_uppercase().as_str() {
-        "" | "B" => 1.0,
-        "K" | "KB" => 1e3,
-        "M" | "MB" => 1e6,
-        "G" | "GB" => 1e9,
-        "T" | "TB" => 1e12,
-        _ => return Err("a size looks like 500MB or 20GB".to_owned()),
-    };
-    Ok((number * bytes) as u64)
+    resources::bytes(text).ok_or_else(|| "a size looks like 500MB or 20GB".to_owned())
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
@@ -84,11 +72,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ages_and_sizes_are_read_as_people_write_them() {
+    fn ages_are_read_as_people_write_them() {
         assert_eq!(age("12h"), Ok(Duration::from_secs(12 * 3600)));
         assert_eq!(age("1.5d"), Ok(Duration::from_secs(36 * 3600)));
         assert!(age("soon").is_err() && age("3").is_err() && age("-1d").is_err());
-        assert_eq!((size("20GB"), size("500mb"), size("17")), (Ok(20_000_000_000), Ok(500_000_000), Ok(17)));
-        assert!(size("much").is_err() && size("3 parsecs").is_err());
     }
 }

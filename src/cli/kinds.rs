@@ -49,7 +49,8 @@ fn describe(kind: &Declaration) -> String {
     }
     let required: Vec<&str> = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     for (name, property) in schema["properties"].as_object().into_iter().flatten() {
-        if name == "kind" {
+        // Every stage has these two.
+        if name == "kind" || name == "resources" {
             continue;
         }
         let state = match property.get("default") {

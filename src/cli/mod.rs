@@ -2,7 +2,9 @@
 //!
 //! Standard output carries data, standard error words and progress.
 
+mod accept;
 mod build;
+mod digest;
 mod doctor;
 mod du;
 mod gc;
@@ -37,7 +39,12 @@ Examples:
   raisin plan pipelines/quickstart.toml                         what a build would run, and why
   raisin build p.toml --set stage.clusters.clusters=8           change a parameter for this build
   raisin build p.toml --sweep 'pipeline.seed=[17, 18, 19]'      three variants; what they share runs once
-  raisin sql 'select * from report.comparison'                   what came out
+  raisin build p.toml --only scores -j 2 --keep-going           one stage and what it needs, two at once
+  raisin build p.toml --force tuned --check                     run a cached stage again, twice, and compare
+  raisin plan p.toml --out plan.json                            keep the plan; `raisin build plan.json` builds it
+  raisin why p.toml tuned                                       one stage: why it would run, or where it came from
+  raisin accept p.toml tuned                                    a change was cosmetic: keep the artifact
+  raisin sql 'select * from report.comparison'                  what came out
   raisin kinds selector                                         the parameters of a stage kind
 
 Environment: RAISIN_CACHE (default ./cache), RAISIN_OUT (default ./out), NO_COLOR.
@@ -48,6 +55,7 @@ enum Command {
     Build(build::Arguments),
     Plan(plan::Arguments),
     Why(why::Arguments),
+    Accept(accept::Arguments),
     Sql(sql::Arguments),
     Kinds(kinds::Arguments),
     Schema(schema::Arguments),
@@ -56,6 +64,7 @@ enum Command {
     Pin(pin::Arguments),
     Unpin(pin::Unpin),
     Du(du::Arguments),
+    Digest(digest::Arguments),
     Doctor(doctor::Arguments),
     RunStage(run_stage::Arguments),
 }
@@ -66,6 +75,7 @@ pub fn main() -> ExitCode {
         Command::Build(arguments) => build::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Why(arguments) => why::run(&arguments),
+        Command::Accept(arguments) => accept::run(&arguments),
         Command::Sql(arguments) => sql::run(&arguments),
         Command::Kinds(arguments) => kinds::run(&arguments),
         Command::Schema(arguments) => schema::run(&arguments),
@@ -74,6 +84,7 @@ pub fn main() -> ExitCode {
         Command::Pin(arguments) => pin::pin(&arguments),
         Command::Unpin(arguments) => pin::unpin(&arguments),
         Command::Du(arguments) => du::run(&arguments),
+        Command::Digest(arguments) => digest::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::RunStage(arguments) => run_stage::run(&arguments),
     };

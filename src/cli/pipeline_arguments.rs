@@ -1,11 +1,11 @@
 //! The arguments that `build` and `plan` share, and what the engine makes of them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use crate::engine::{DeviceChoice, Options};
-use crate::error::Result;
+use crate::error::{Problem, Result};
 use crate::pipeline::{self, Override, Pipeline};
 
 #[derive(Args)]
@@ -24,11 +24,11 @@ pub struct PipelineArguments {
     #[arg(long, value_name = "STAGE")]
     only: Vec<String>,
     #[command(flatten)]
-    folders: Folders,
-    /// How many tensor stages run at once [default: one for each device]
+    cache: CacheFolder,
+    /// How many tensor stages run at once at most [default: as many as threads, memory and GPUs allow]
     #[arg(short, long, value_name = "N")]
     jobs: Option<usize>,
-    /// Threads of each tensor stage [default: the cores, shared out]
+    /// Threads of a tensor stage that does not say how many [default: the cores, shared out]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
     /// Where tensors live.
@@ -37,22 +37,46 @@ pub struct PipelineArguments {
 }
 
 #[derive(Args)]
-pub struct Folders {
+pub struct CacheFolder {
     /// Where artifacts are kept [default: $RAISIN_CACHE, else cache]
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct OutFolder {
     /// Where the links to the last build's artifacts go [default: $RAISIN_OUT, else out]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
 
+#[derive(Args)]
+pub struct Folders {
+    #[command(flatten)]
+    cache: CacheFolder,
+    #[command(flatten)]
+    out: OutFolder,
+}
+
+impl CacheFolder {
+    pub fn path(&self) -> PathBuf {
+        folder(self.cache.as_ref(), "RAISIN_CACHE", "cache")
+    }
+}
+
+impl OutFolder {
+    pub fn path(&self) -> PathBuf {
+        folder(self.out.as_ref(), "RAISIN_OUT", "out")
+    }
+}
+
 impl Folders {
     pub fn cache(&self) -> PathBuf {
-        folder(self.cache.as_ref(), "RAISIN_CACHE", "cache")
+        self.cache.path()
     }
 
     pub fn out(&self) -> PathBuf {
-        folder(self.out.as_ref(), "RAISIN_OUT", "out")
+        self.out.path()
     }
 }
 
@@ -70,19 +94,41 @@ enum Device {
 }
 
 impl PipelineArguments {
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// # Errors
+    /// Flags that would change what is in a plan.
+    pub fn refuse_changes(&self) -> Result<()> {
+        let flags = [
+            ("--set", !self.set.is_empty()),
+            ("--sweep", !self.sweep.is_empty()),
+            ("--only", !self.only.is_empty()),
+            ("--device", !matches!(self.device, Device::Auto)),
+        ];
+        match flags.iter().find(|(_, given)| *given) {
+            Some((flag, _)) => {
+                Err(Problem::new(format!("{} is a plan, which {flag} would change", self.file.display()))
+                    .hint(format!("give {flag} to `raisin plan`"))
+                    .into())
+            }
+            None => Ok(()),
+        }
+    }
+
     /// # Errors
     /// Whatever is wrong with the pipeline or the flags.
     pub fn load(&self) -> Result<Pipeline> {
         let sets = self.set.iter().cloned().map(Override::Set);
         let sweeps = self.sweep.iter().cloned().map(Override::Sweep);
         // The sweeps first: a --set of a swept key ends that axis, wherever the axis comes from.
-        pipeline::load(&self.file, &sweeps.chain(sets).collect::<Vec<_>>(), &self.folders.cache())
+        pipeline::load(&self.file, &sweeps.chain(sets).collect::<Vec<_>>(), &self.cache.path())
     }
 
     pub fn options(&self) -> Options {
         Options {
-            cache: self.folders.cache(),
-            out: self.folders.out(),
+            cache: self.cache.path(),
             jobs: self.jobs,
             threads: self.threads,
             device: match self.device {

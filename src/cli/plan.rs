@@ -1,18 +1,23 @@
 //! `raisin plan`: what a build would do.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 
 use super::pipeline_arguments::PipelineArguments;
-use crate::engine::{self, Diagram};
+use crate::engine::{Diagram, PlanFile, diagram};
 use crate::error::Result;
+use crate::store::write_atomically;
 
 /// Show what a build would run, and why; run nothing.
 #[derive(Args)]
 pub struct Arguments {
     #[command(flatten)]
     pipeline: PipelineArguments,
+    /// Keep the plan in this file: `raisin build FILE` then builds what was planned, or says what changed meanwhile.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
     /// Print the plan as JSON.
     #[arg(long)]
     json: bool,
@@ -30,18 +35,22 @@ enum Form {
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let plan = engine::plan(&arguments.pipeline.load()?, &arguments.pipeline.options())?;
+    let (plan, file) = PlanFile::make(&arguments.pipeline.load()?, &arguments.pipeline.options())?;
     if let Some(form) = arguments.graph {
         let form = match form {
             Form::Text => Diagram::Text,
             Form::Dot => Diagram::Dot,
             Form::Mermaid => Diagram::Mermaid,
         };
-        super::print(&engine::diagram(&plan, form))?;
+        super::print(&diagram(&plan, form))?;
     } else if arguments.json {
         super::print(&format!("{}\n", serde_json::to_string_pretty(&plan)?))?;
     } else {
         super::print(&format!("{plan}\n"))?;
+    }
+    if let Some(out) = &arguments.out {
+        write_atomically(&std::path::absolute(out)?, file.text()?.as_bytes())?;
+        eprintln!("planned into {0}: raisin build {0}", out.display());
     }
     Ok(ExitCode::SUCCESS)
 }

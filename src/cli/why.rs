@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::pipeline_arguments::PipelineArguments;
-use crate::engine::{self, Options, Status};
+use crate::engine::{self, Options, PlannedStage, Status, words};
 use crate::error::Result;
 
 /// Say why a stage would run, or which artifact it has and where that came from.
@@ -15,28 +15,41 @@ pub struct Arguments {
     pipeline: PipelineArguments,
     /// The stage; all its variants are explained.
     stage: String,
+    /// Print it as JSON, one entry for each variant.
+    #[arg(long)]
+    json: bool,
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let options = Options { only: vec![arguments.stage.clone()], ..arguments.pipeline.options() };
     let plan = engine::plan(&arguments.pipeline.load()?, &options)?;
-    for stage in plan.stages.iter().filter(|stage| stage.stage == arguments.stage) {
-        let mut text = format!("{} ({})\n", stage.label, stage.kind);
-        match &stage.status {
-            Status::Cached { key, artifact, finished, seconds, run } => {
-                text += &format!("  cached     artifact {}, action {}\n", artifact.short(), key.short());
-                text += &format!("  made       {finished} in {seconds:.1} s, by run {run}\n");
-            }
-            Status::WouldRun { why, .. } => {
-                for (position, reason) in why.iter().enumerate() {
-                    text += &format!("  {:9}  {reason}\n", if position == 0 { "would run" } else { "" });
-                }
-            }
-        }
-        if !stage.inputs.is_empty() {
-            text += &format!("  made from  {}\n", stage.inputs.join(", "));
-        }
-        super::print(&text)?;
+    let stages: Vec<&PlannedStage> = plan.stages.iter().filter(|stage| stage.stage == arguments.stage).collect();
+    if arguments.json {
+        super::print(&format!("{}\n", serde_json::to_string_pretty(&stages)?))?;
+    } else {
+        super::print(&stages.into_iter().map(explained).collect::<String>())?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn explained(stage: &PlannedStage) -> String {
+    let mut text = format!("{} ({})\n", stage.label, stage.kind);
+    match &stage.status {
+        Status::Cached { key, artifact, finished, seconds, run, accepted } => {
+            text += &format!("  cached     artifact {}, action {}\n", artifact.short(), key.short());
+            text += &match accepted {
+                Some(accepted) => format!("  accepted   {accepted}\n"),
+                None => format!("  made       {finished} in {seconds:.1} s, by run {run}\n"),
+            };
+        }
+        Status::WouldRun { why, .. } => {
+            for (position, reason) in words(why).iter().enumerate() {
+                text += &format!("  {:9}  {reason}\n", if position == 0 { "would run" } else { "" });
+            }
+        }
+    }
+    if !stage.inputs.is_empty() {
+        text += &format!("  made from  {}\n", stage.inputs.join(", "));
+    }
+    text
 }

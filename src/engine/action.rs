@@ -1,5 +1,7 @@
 //! The action of a stage: everything that its result depends on, as one JSON value.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 
 use super::resolve::GatheredEntry;
@@ -32,6 +34,11 @@ pub fn artifacts_value(entries: &[GatheredEntry]) -> Value {
 /// The value that stands for an input file or folder.
 pub fn file_value(blake3: Digest, name: &str) -> Value {
     json!({ "file": blake3, "name": name })
+}
+
+/// The value that stands for the files of a folder or a pattern, by their names below it.
+pub fn files_value(files: &BTreeMap<String, Digest>) -> Value {
+    json!({ "files": files })
 }
 
 /// Puts an action together: `inputs` holds what stands at the pointers of the stage's needs.

@@ -1,73 +1,61 @@
 //! A build: looks up, runs what is missing, links the result.
 
-use std::collections::{BTreeMap, HashSet};
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread::Scope;
+use std::collections::HashSet;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::difference::Difference;
+use super::child::Children;
+use super::difference::{Difference, words};
 use super::explain::{History, Question};
 use super::graph::NodeId;
-use super::process::{Children, Job, Message, Outcome, make};
+use super::interrupt::Interrupt;
+use super::job::{Order, assemble};
+use super::lanes::Lanes;
+use super::make::{Job, Message, Mode, Outcome};
+use super::plan_file::PlanFile;
 use super::progress::{Display, duration, size};
 use super::resolve::{Found, Resolver};
-use super::schedule::{Schedule, Slots, State};
+use super::resources::Machine;
+use super::schedule::{Schedule, State};
+use super::summary::{Failure, Summary};
 use super::{Options, links};
 use crate::digest::Digest;
 use crate::error::{Context as _, Result, render};
 use crate::pipeline::Pipeline;
-use crate::stages::{Assignment, Event, Source};
-use crate::store::{ActionRecord, Journal, JournalEvent};
+use crate::stages::Event;
+use crate::store::{Journal, JournalEvent};
 
-/// How long children may take to end after they were asked to.
-const GRACE: Duration = Duration::from_secs(2);
+/// How long children may take to end after they were asked to: the whole build has two seconds for it.
+const GRACE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_millis(1800);
 
-/// What a build did.
-#[derive(Clone, Debug, Serialize)]
-pub struct Summary {
-    pub pipeline: String,
-    pub ran: u64,
-    pub cached: u64,
-    /// Stages that did not run because one that they need failed.
-    pub skipped: u64,
-    pub failures: Vec<Failure>,
-    pub interrupted: bool,
-    pub seconds: f64,
-    /// The folder with the links.
-    pub out: PathBuf,
-}
-
-#[derive(Clone, Debug, Serialize)]
-pub struct Failure {
-    /// The stage, with what tells it from other variants' of the same name.
-    pub stage: String,
-    pub reason: String,
-}
-
-impl Summary {
-    /// 0: all is built; 1: a stage failed; 130: interrupted.
-    pub fn exit_code(&self) -> u8 {
-        match (self.interrupted, self.failures.is_empty()) {
-            (true, _) => 130,
-            (false, true) => 0,
-            (false, false) => 1,
-        }
-    }
-}
+const HOW_TO_GO_ON: &str = "what is finished is kept; the same command goes on from here";
 
 /// Builds the pipeline. A stage that fails is in the summary; an error is something that kept the build from working.
 pub fn build(pipeline: &Pipeline, options: &Options) -> Result<Summary> {
+    build_with(pipeline, options, None)
+}
+
+/// Builds what a plan holds; `pipeline` is the one that it gives, and the options begin with those of the plan.
+///
+/// # Errors
+/// As [`build`]; and something that changed since it was planned, before anything runs.
+pub fn build_planned(plan: &PlanFile, pipeline: &Pipeline, options: &Options) -> Result<Summary> {
+    build_with(pipeline, &plan.options(options.clone()), Some(plan))
+}
+
+fn build_with(pipeline: &Pipeline, options: &Options, plan: Option<&PlanFile>) -> Result<Summary> {
     let began = Instant::now();
+    let interrupt = Interrupt::watch()?;
     let resolver = Resolver::new(pipeline, options)?;
+    if let Some(plan) = plan {
+        plan.check(&resolver)?;
+    }
     let store = resolver.store.clone();
     let _shared = store.share()?;
-    let mut build = Build::new(resolver, options)?;
+    let mut build = Build::new(resolver, options, plan)?;
     build.journal.hold(JournalEvent::RunStarted {
         pipeline: pipeline.name.clone(),
         file: pipeline.file.display().to_string(),
@@ -76,48 +64,57 @@ pub fn build(pipeline: &Pipeline, options: &Options) -> Result<Summary> {
     build.look_up_ready()?;
     if build.schedule.count(|state| state == State::Queued) > 0 {
         build.tell_cached();
-        build.run()?;
+        build.run(&interrupt)?;
     }
-    let summary = build.finish(began, options)?;
-    Ok(summary)
+    build.finish(began, options)
 }
 
 struct Build<'a> {
     resolver: Resolver<'a>,
+    plan: Option<&'a PlanFile>,
     schedule: Schedule,
+    machine: Machine,
     history: History,
     journal: Journal,
     display: Display,
     keys: Vec<Option<Digest>>,
     actions: Vec<Option<Value>>,
-    threads: usize,
+    /// Stages that run though they are cached.
+    forced: Vec<bool>,
+    mode: Mode,
     keep_going: bool,
-    executables: Option<PathBuf>,
     ran: u64,
     failures: Vec<Failure>,
     interrupted: bool,
 }
 
 impl<'a> Build<'a> {
-    fn new(resolver: Resolver<'a>, options: &Options) -> Result<Self> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let tensor = options.jobs.unwrap_or(resolver.devices.count).max(1);
-        let threads = options.threads.unwrap_or(cores / tensor).max(1);
-        let count = resolver.graph.nodes.len();
-        let nodes = resolver.graph.nodes.iter();
-        let nodes = nodes.map(|node| (node.stage.declaration.process, node.dependents.clone()));
-        let schedule = Schedule::new(nodes, Slots { light: cores, tensor });
-        let width = (0..count).map(|id| resolver.graph.label(id).chars().count()).max().unwrap_or(0);
+    fn new(resolver: Resolver<'a>, options: &Options, plan: Option<&'a PlanFile>) -> Result<Self> {
+        let graph = &resolver.graph;
+        let machine = Machine::of(options, resolver.devices);
+        let nodes = graph.nodes.iter().map(|node| (machine.demand(node.stage), node.dependents.clone()));
+        let schedule = Schedule::new(nodes, machine);
+        let forced = graph.nodes.iter().map(|node| options.force.names(&node.stage.name)).collect();
+        options.force.check(graph)?;
+        let count = graph.nodes.len();
+        let width = (0..count).map(|id| graph.label(id).chars().count()).max().unwrap_or(0);
         Ok(Self {
+            plan,
             schedule,
+            machine,
             history: History::default(),
             journal: Journal::begin(&resolver.store)?,
             display: Display::new(options.quiet, width.min(40)),
             keys: vec![None; count],
             actions: vec![None; count],
-            threads,
+            forced,
+            mode: Mode {
+                executables: options.executables.clone(),
+                anew: false,
+                check: options.check,
+                fresh_worker: options.fresh_workers,
+            },
             keep_going: options.keep_going,
-            executables: options.executables.clone(),
             ran: 0,
             failures: Vec::new(),
             interrupted: false,
@@ -129,7 +126,9 @@ impl<'a> Build<'a> {
     fn look_up_ready(&mut self) -> Result<Vec<NodeId>> {
         let mut hits = Vec::new();
         while let Some(id) = self.schedule.next_ready() {
-            if let Some(Found::Hit { key, artifact }) = self.resolver.known(id)? {
+            if !self.forced[id]
+                && let Some(Found::Hit { key, artifact }) = self.resolver.known(id)?
+            {
                 self.keys[id] = Some(key);
                 self.note_hit(id, key, artifact);
                 self.schedule.done(id);
@@ -139,7 +138,9 @@ impl<'a> Build<'a> {
             let resolved = self.resolver.resolve(id)?;
             let key = resolved.key.with_context(|| format!("`{}` is ready without its inputs", self.label(id)))?;
             self.keys[id] = Some(key);
-            match self.resolver.lookup(id, key)? {
+            let found =
+                if self.forced[id] { Found::Miss(Some(Difference::Forced)) } else { self.resolver.lookup(id, key)? };
+            match found {
                 Found::Hit { artifact, .. } => {
                     self.note_hit(id, key, artifact);
                     self.schedule.done(id);
@@ -161,35 +162,33 @@ impl<'a> Build<'a> {
         if let Some(Difference::Lost { reason }) = &lost {
             self.display.stage_line(&self.label(id), &format!("set aside: {reason}"));
         }
-        let why = match lost {
-            Some(lost) => vec![lost],
-            None => {
-                let node = &self.resolver.graph.nodes[id];
-                let question = Question {
-                    pipeline: &self.resolver.graph.pipeline.name,
-                    stage: &node.stage.name,
-                    variant: self.resolver.graph.variant_name(id),
-                    kind: node.stage.declaration.name,
-                    action,
-                };
+        let why = match (lost, self.plan) {
+            (Some(lost), _) => vec![lost],
+            (None, Some(plan)) => {
+                return Ok(plan.why(id).unwrap_or_else(|| {
+                    let text = "was cached when this was planned, and is not any more: it runs";
+                    self.display.stage_line(&self.label(id), text);
+                    vec!["gone since it was planned".to_owned()]
+                }));
+            }
+            (None, None) => {
+                let question = Question::of(&self.resolver, id, action);
                 self.history.explain(&self.resolver.store, &question)?
             }
         };
-        Ok(why.iter().map(ToString::to_string).collect())
+        Ok(words(&why))
     }
 
     /// Runs until nothing more can: the only loop that waits.
-    fn run(&mut self) -> Result<()> {
-        let interrupt = Arc::new(AtomicBool::new(false));
-        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-            signal_hook::flag::register(signal, Arc::clone(&interrupt)).context("cannot watch for signals")?;
-        }
+    fn run(&mut self, interrupt: &Interrupt) -> Result<()> {
+        interrupt.be_busy();
         self.resolver.index.look_again();
         let children = Children::default();
         let store = self.resolver.store.clone();
         let (sender, receiver) = channel();
         std::thread::scope(|scope| {
-            let result = self.drive(scope, &store, &children, &sender, &receiver, &interrupt);
+            let lanes = Lanes::new(scope, &store, &children, sender);
+            let result = self.drive(lanes, &children, &receiver, interrupt);
             if result.is_err() {
                 // Whatever went wrong here, no child is left behind.
                 children.stop();
@@ -199,45 +198,59 @@ impl<'a> Build<'a> {
         })
     }
 
-    fn drive<'scope>(
+    fn drive(
         &mut self,
-        scope: &'scope Scope<'scope, '_>,
-        store: &'scope crate::store::Store,
-        children: &'scope Children,
-        sender: &Sender<Message>,
+        mut lanes: Lanes<'_, '_>,
+        children: &Children,
         receiver: &Receiver<Message>,
-        interrupt: &AtomicBool,
+        interrupt: &Interrupt,
     ) -> Result<()> {
         let mut stopped: Option<Instant> = None;
         loop {
             let go_on = stopped.is_none() && (self.failures.is_empty() || self.keep_going);
-            while go_on && let Some((id, slot)) = self.schedule.start() {
-                let job = self.job(id, slot)?;
+            while go_on && let Some((id, gpu)) = self.schedule.start() {
+                let job = self.job(id, gpu)?;
                 self.display.start(id, &self.label(id));
-                let sender = sender.clone();
-                scope.spawn(move || {
-                    let result = Box::new(make(job, store, children, &sender));
-                    drop(sender.send(Message::Ended { id, result }));
-                });
+                lanes.start(job, gpu);
             }
             if self.schedule.running() == 0 {
                 return Ok(());
             }
             match receiver.recv_timeout(Duration::from_millis(50)) {
-                Ok(message) => self.receive(message)?,
+                Ok(message) => {
+                    if let Message::Ended { id, .. } = &message {
+                        lanes.ended(*id);
+                    }
+                    self.receive(message)?;
+                }
                 Err(RecvTimeoutError::Timeout) => self.display.tick(),
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
-            if stopped.is_none() && interrupt.load(Ordering::Relaxed) {
+            if stopped.is_none() && interrupt.count() > 0 {
                 self.interrupted = true;
                 stopped = Some(Instant::now());
                 self.display.line("interrupted: ending the running stages");
                 children.stop();
             }
-            if stopped.is_some_and(|moment| moment.elapsed() >= GRACE) {
+            // Who asks a second time does not want to wait.
+            if stopped.is_some_and(|moment| moment.elapsed() >= GRACE || interrupt.count() > 1) {
                 children.kill();
             }
+            if stopped.is_some_and(|moment| moment.elapsed() >= PATIENCE) {
+                // A large artifact that is being committed. Whatever instant ends it, the store stays whole.
+                self.display.line(HOW_TO_GO_ON);
+                std::process::exit(130);
+            }
         }
+    }
+
+    fn job(&self, id: NodeId, gpu: Option<usize>) -> Result<Job> {
+        let key = self.keys[id].context("a stage without a key cannot run")?;
+        let action = self.actions[id].clone().context("a stage without an action cannot run")?;
+        let demand = self.machine.demand(self.resolver.graph.nodes[id].stage);
+        let mode = Mode { anew: self.forced[id], ..self.mode.clone() };
+        let order = Order { key, action, run: self.journal.run(), threads: demand.threads, gpu, mode };
+        assemble(&self.resolver, id, order)
     }
 
     fn receive(&mut self, message: Message) -> Result<()> {
@@ -259,7 +272,7 @@ impl<'a> Build<'a> {
             Message::Ended { id, result } => {
                 self.display.end(id);
                 match *result {
-                    Ok(Outcome { record, ran }) => self.succeeded(id, &record, ran)?,
+                    Ok(outcome) => self.succeeded(id, &outcome)?,
                     Err(error) => self.failed(id, &error)?,
                 }
             }
@@ -267,15 +280,17 @@ impl<'a> Build<'a> {
         Ok(())
     }
 
-    fn succeeded(&mut self, id: NodeId, record: &ActionRecord, ran: bool) -> Result<()> {
+    fn succeeded(&mut self, id: NodeId, outcome: &Outcome) -> Result<()> {
+        let Outcome { record, ran, unlike } = outcome;
         let label = self.label(id);
-        if ran {
+        if *ran {
             let (stage, variant, _) = self.names(id);
             let (key, artifact) = (record.key, record.artifact);
             let (seconds, bytes) = (record.seconds, record.bytes);
             self.journal.write(JournalEvent::Finished { stage, variant, key, artifact, seconds, bytes })?;
             let took = duration(Duration::from_secs_f64(seconds));
-            self.display.stage_line(&label, &format!("ran in {took}, {}", size(bytes)));
+            let checked = if self.mode.check && unlike.is_none() { ", twice the same" } else { "" };
+            self.display.stage_line(&label, &format!("ran in {took}, {}{checked}", size(bytes)));
             self.ran += 1;
         } else {
             self.note_hit(id, record.key, record.artifact);
@@ -291,6 +306,11 @@ impl<'a> Build<'a> {
         for hit in self.look_up_ready()? {
             self.display.stage_line(&self.label(hit), "cached");
         }
+        if let Some(unlike) = unlike {
+            // What the first run made is kept, and served: it is as good as any.
+            let reason = format!("the second run made something else than the first\n    {unlike}");
+            self.note_failure(id, reason)?;
+        }
         Ok(())
     }
 
@@ -298,76 +318,23 @@ impl<'a> Build<'a> {
         let followers = self.schedule.followers(id);
         self.schedule.failed(id);
         followers.into_iter().for_each(|follower| self.schedule.failed(follower));
-        let (stage, variant, _) = self.names(id);
         let reason = render(error);
         let reason = reason.strip_prefix("error: ").unwrap_or(&reason).to_owned();
-        self.journal.write(JournalEvent::Failed { stage, variant, key: self.keys[id], reason: reason.clone() })?;
-        let label = self.label(id);
         if self.interrupted {
-            self.display.stage_line(&label, "interrupted");
-        } else {
-            self.display.stage_line(&label, &format!("FAILED\n    {reason}"));
-            self.failures.push(Failure { stage: label, reason });
+            let (stage, variant, _) = self.names(id);
+            self.display.stage_line(&self.label(id), "interrupted");
+            return self.journal.write(JournalEvent::Failed { stage, variant, key: self.keys[id], reason });
         }
-        Ok(())
+        self.note_failure(id, reason)
     }
 
-    fn job(&self, id: NodeId, slot: Option<usize>) -> Result<Job> {
-        let graph = &self.resolver.graph;
-        let store = &self.resolver.store;
-        let node = &graph.nodes[id];
-        let declaration = node.stage.declaration;
-        let key = self.keys[id].context("a stage without a key cannot run")?;
-        let mut stages = BTreeMap::new();
-        for need in &node.needs {
-            let mut sources = Vec::new();
-            for entry in self.resolver.gathered(need) {
-                let artifact = entry.artifact.with_context(|| format!("the input `{}` is not there", need.stage))?;
-                // A stage that does not gather must not know its variant: that is not in its key.
-                let variant = if declaration.gathers { entry.variant } else { Map::new() };
-                sources.push(Source { stage: entry.stage, variant, folder: store.artifact_folder(artifact) });
-            }
-            stages.insert(need.pointer.clone(), sources);
-        }
-        let mut files = BTreeMap::new();
-        let mut inputs = Vec::new();
-        for need in &node.stage.resolved.needs.files {
-            let input = self.resolver.inputs.get(need)?.clone();
-            files.insert(need.pointer.clone(), input.path.clone());
-            inputs.push(input);
-        }
-        let mut environment = self.resolver.environment(id)?;
-        environment.device_index = slot.map_or(0, |slot| slot % self.resolver.devices.count.max(1));
-        let (stage, variant, kind) = self.names(id);
-        let assignment = Assignment {
-            kind: kind.clone(),
-            stage: stage.clone(),
-            parameters: node.stage.resolved.parameters.clone(),
-            stages,
-            files,
-            seed: if declaration.seeded { graph.variant(id)?.seed } else { 0 },
-            environment,
-            threads: self.threads,
-            folder: store.staging_folder(key),
-        };
-        let record = ActionRecord {
-            key,
-            action: self.actions[id].clone().context("a stage without an action cannot run")?,
-            artifact: key,
-            references: BTreeMap::new(),
-            kind,
-            stage,
-            pipeline: graph.pipeline.name.clone(),
-            variant,
-            run: self.journal.run().to_owned(),
-            started: String::new(),
-            finished: String::new(),
-            seconds: 0.0,
-            bytes: 0,
-            costs: Vec::new(),
-            notes: Vec::new(),
-        };
-        Ok(Job { id, process: declaration.process, assignment, inputs, executables: self.executables.clone(), record })
+    fn note_failure(&mut self, id: NodeId, reason: String) -> Result<()> {
+        let (stage, variant, _) = self.names(id);
+        self.journal.write(JournalEvent::Failed { stage, variant, key: self.keys[id], reason: reason.clone() })?;
+        let label = self.label(id);
+        self.display.stage_line(&label, &format!("FAILED\n    {reason}"));
+        self.failures.push(Failure { stage: label, reason });
+        Ok(())
     }
 
     fn note_hit(&mut self, id: NodeId, key: Digest, artifact: Digest) {
@@ -398,7 +365,7 @@ impl<'a> Build<'a> {
             pipeline: self.resolver.graph.pipeline.name.clone(),
             ran: self.ran,
             cached: done - self.ran,
-            skipped: self.keys.len() as u64 - done - self.failures.len() as u64,
+            skipped: self.schedule.count(|state| !matches!(state, State::Done | State::Failed)),
             failures: self.failures,
             interrupted: self.interrupted,
             seconds: took.as_secs_f64(),
@@ -430,7 +397,7 @@ impl<'a> Build<'a> {
                 format!("failed {name}: {failed} failed, {skipped} not run, {ran} ran, {cached} cached, {took}")
             }
             _ => {
-                format!("interrupted {name} after {took}: what is finished is kept; the same command goes on from here")
+                format!("interrupted {name} after {took}: {HOW_TO_GO_ON}")
             }
         });
         Ok(summary)

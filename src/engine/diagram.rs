@@ -72,6 +72,7 @@ mod tests {
             finished: "2026-01-02T03:04:05Z".to_owned(),
             seconds: 1.0,
             run: "r".to_owned(),
+            accepted: None,
         };
         let would_run = Status::WouldRun { key: None, why: Vec::new() };
         let stages = vec![

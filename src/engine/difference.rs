@@ -2,14 +2,18 @@
 
 use std::fmt;
 
-use serde::Serialize;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::change::{FileChange, in_words};
 
 /// One difference between an earlier action and the one that is wanted now.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "difference")]
 pub enum Difference {
     NeverBuilt,
+    /// Nothing differs: the person wants it run.
+    Forced,
     /// There was an equal action, whose artifact cannot be served.
     Lost {
         reason: String,
@@ -22,8 +26,8 @@ pub enum Difference {
         from: Value,
         to: Value,
     },
+    /// Device kind and dtype of a tensor stage.
     Environment {
-        part: String,
         from: Value,
         to: Value,
     },
@@ -35,14 +39,29 @@ pub enum Difference {
     /// An input stage with another artifact.
     Input {
         path: String,
+        /// The stage, with its variant if it was gathered; the parameter where that is not known.
+        name: String,
+        from: Value,
+        to: Value,
+        /// What the two artifacts differ in; empty where one of them is gone.
+        #[serde(default)]
+        changes: Vec<FileChange>,
     },
     /// An input stage that will run first, so that nobody knows its artifact yet.
     InputPending {
         path: String,
+        name: String,
     },
     File {
         path: String,
         name: String,
+    },
+    /// The files of a folder or a pattern.
+    Files {
+        path: String,
+        added: Vec<String>,
+        removed: Vec<String>,
+        changed: Vec<String>,
     },
     Renamed {
         path: String,
@@ -61,17 +80,24 @@ impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NeverBuilt => f.write_str("never built"),
+            Self::Forced => f.write_str("forced"),
             Self::Lost { reason } => f.write_str(reason),
             Self::KindVersion { from, to } => write!(f, "kind version {from} -> {to}"),
             Self::Seed { from, to } => write!(f, "seed {from} -> {to}"),
-            Self::Environment { part, from, to } => write!(f, "environment {part} {} -> {}", plain(from), plain(to)),
+            Self::Environment { from, to } => write!(f, "numeric environment: {} -> {}", numbers(from), numbers(to)),
             Self::Parameter { path, from, to } => {
                 let side = |value: &Option<Value>| value.as_ref().map_or("nothing".to_owned(), brief);
                 write!(f, "{path}: {} -> {}", side(from), side(to))
             }
-            Self::Input { path } => write!(f, "input {path}: other bytes"),
-            Self::InputPending { path } => write!(f, "input {path} will be made anew"),
+            Self::Input { name, changes, .. } => write!(f, "input {name}: {}", in_words(changes)),
+            Self::InputPending { name, .. } => write!(f, "input {name} will be made anew"),
             Self::File { path, name } => write!(f, "file {name} ({path}): other bytes"),
+            Self::Files { path, added, removed, changed } => {
+                let some = [("new", added), ("gone", removed), ("other bytes", changed)];
+                let some = some.into_iter().filter(|(_, names)| !names.is_empty());
+                let words: Vec<String> = some.map(|(what, names)| format!("{what}: {}", several(names))).collect();
+                write!(f, "files {path}: {}", words.join("; "))
+            }
             Self::Renamed { path, from, to } => write!(f, "file {path}: {from} -> {to}"),
             Self::Gathered { path, from, to } if from == to => write!(f, "input {path}: other variants"),
             Self::Gathered { path, from, to } => write!(f, "input {path}: {from} -> {to} artifacts"),
@@ -79,8 +105,30 @@ impl fmt::Display for Difference {
     }
 }
 
-fn plain(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+/// The differences for people, each text once.
+pub fn words(why: &[Difference]) -> Vec<String> {
+    let mut words: Vec<String> = Vec::new();
+    for word in why.iter().map(ToString::to_string) {
+        if !words.contains(&word) {
+            words.push(word);
+        }
+    }
+    words
+}
+
+/// `cpu f32`
+fn numbers(environment: &Value) -> String {
+    let word = |part: &str| environment.get(part).and_then(Value::as_str);
+    match (word("device"), word("dtype")) {
+        (Some(device), Some(dtype)) => format!("{device} {dtype}"),
+        _ => brief(environment),
+    }
+}
+
+/// The first few names.
+fn several(names: &[String]) -> String {
+    let shown = names.iter().take(3).map(String::as_str).collect::<Vec<_>>().join(", ");
+    if names.len() > 3 { format!("{shown} and {} more", names.len() - 3) } else { shown }
 }
 
 /// A value in at most 60 characters.
@@ -110,12 +158,9 @@ pub fn differences(old: &Value, new: &Value) -> Vec<Difference> {
     if from != to {
         found.push(Difference::Seed { from, to });
     }
-    for part in ["device", "dtype"] {
-        let side = |action: &Value| action.pointer(&format!("/environment/{part}")).cloned().unwrap_or(Value::Null);
-        let (from, to) = (side(old), side(new));
-        if from != to {
-            found.push(Difference::Environment { part: part.to_owned(), from, to });
-        }
+    let (from, to) = (side(old, "environment"), side(new, "environment"));
+    if from != to {
+        found.push(Difference::Environment { from, to });
     }
     found
 }
@@ -125,15 +170,17 @@ enum Shape<'a> {
     Artifact(&'a Value),
     Artifacts(&'a [Value]),
     File { blake3: &'a Value, name: &'a str },
+    Files(&'a Map<String, Value>),
     Plain,
 }
 
 fn shape(value: &Value) -> Shape<'_> {
     let Some(map) = value.as_object() else { return Shape::Plain };
     match map.len() {
-        1 => match (map.get("artifact"), map.get("artifacts")) {
-            (Some(artifact), _) => Shape::Artifact(artifact),
-            (_, Some(Value::Array(artifacts))) => Shape::Artifacts(artifacts),
+        1 => match (map.get("artifact"), map.get("artifacts"), map.get("files")) {
+            (Some(artifact), ..) => Shape::Artifact(artifact),
+            (_, Some(Value::Array(artifacts)), _) => Shape::Artifacts(artifacts),
+            (_, _, Some(Value::Object(files))) => Shape::Files(files),
             _ => Shape::Plain,
         },
         2 => match (map.get("file"), map.get("name")) {
@@ -153,22 +200,32 @@ fn compare(path: &str, old: Option<&Value>, new: Option<&Value>, found: &mut Vec
         return;
     };
     match (shape(from), shape(to)) {
-        (_, Shape::Artifact(Value::Null)) => found.push(Difference::InputPending { path: path_of() }),
+        (_, Shape::Artifact(Value::Null)) => {
+            found.push(Difference::InputPending { path: path_of(), name: path_of() });
+        }
         (_, Shape::Artifacts(entries)) if entries.iter().any(|entry| entry["artifact"].is_null()) => {
-            found.push(Difference::InputPending { path: path_of() });
+            let pending = entries.iter().find(|entry| entry["artifact"].is_null());
+            let name = pending.and_then(|entry| entry["stage"].as_str()).unwrap_or(path).to_owned();
+            found.push(Difference::InputPending { path: path_of(), name });
         }
         _ if from == to => {}
-        (Shape::Artifact(_), Shape::Artifact(_)) => found.push(Difference::Input { path: path_of() }),
-        (Shape::Artifacts(from), Shape::Artifacts(to)) => {
-            let same_variants = from.len() == to.len()
-                && from
-                    .iter()
-                    .zip(to)
-                    .all(|(one, other)| (&one["stage"], &one["variant"]) == (&other["stage"], &other["variant"]));
-            found.push(if same_variants {
-                Difference::Input { path: path_of() }
-            } else {
-                Difference::Gathered { path: path_of(), from: from.len(), to: to.len() }
+        (Shape::Artifact(from), Shape::Artifact(to)) => found.push(Difference::Input {
+            path: path_of(),
+            name: path_of(),
+            from: from.clone(),
+            to: to.clone(),
+            changes: Vec::new(),
+        }),
+        (Shape::Artifacts(from), Shape::Artifacts(to)) => compare_gathered(path, from, to, found),
+        (Shape::Files(from), Shape::Files(to)) => {
+            let names = |these: &Map<String, Value>, keep: &dyn Fn(&String, &Value) -> bool| -> Vec<String> {
+                these.iter().filter(|(name, digest)| keep(name, digest)).map(|(name, _)| name.clone()).collect()
+            };
+            found.push(Difference::Files {
+                path: path_of(),
+                added: names(to, &|name, _| !from.contains_key(name)),
+                removed: names(from, &|name, _| !to.contains_key(name)),
+                changed: names(to, &|name, digest| from.get(name).is_some_and(|before| before != digest)),
             });
         }
         (Shape::File { blake3: old, name: from }, Shape::File { blake3: new, name: to }) => {
@@ -181,6 +238,34 @@ fn compare(path: &str, old: Option<&Value>, new: Option<&Value>, found: &mut Vec
         }
         _ => compare_plain(path, from, to, found),
     }
+}
+
+fn compare_gathered(path: &str, from: &[Value], to: &[Value], found: &mut Vec<Difference>) {
+    let same_variants = from.len() == to.len()
+        && from
+            .iter()
+            .zip(to)
+            .all(|(one, other)| (&one["stage"], &one["variant"]) == (&other["stage"], &other["variant"]));
+    if !same_variants {
+        return found.push(Difference::Gathered { path: path.to_owned(), from: from.len(), to: to.len() });
+    }
+    for (from, to) in from.iter().zip(to).filter(|(from, to)| from != to) {
+        let variant = to["variant"].as_object().map(variant_words).unwrap_or_default();
+        found.push(Difference::Input {
+            path: path.to_owned(),
+            name: format!("{}{variant}", to["stage"].as_str().unwrap_or(path)),
+            from: from["artifact"].clone(),
+            to: to["artifact"].clone(),
+            changes: Vec::new(),
+        });
+    }
+}
+
+/// ` [method=raise]`; nothing without a sweep.
+fn variant_words(values: &Map<String, Value>) -> String {
+    let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
+    let words: Vec<String> = values.iter().map(|(key, value)| format!("{}={value}", last(key))).collect();
+    if words.is_empty() { String::new() } else { format!(" [{}]", words.join(",")) }
 }
 
 fn compare_plain(path: &str, from: &Value, to: &Value, found: &mut Vec<Difference>) {
@@ -213,8 +298,8 @@ mod tests {
     use super::*;
     use crate::digest::Digest;
 
-    fn words(old: &Value, new: &Value) -> Vec<String> {
-        differences(old, new).iter().map(ToString::to_string).collect()
+    fn told(old: &Value, new: &Value) -> Vec<String> {
+        words(&differences(old, new))
     }
 
     #[test]
@@ -228,7 +313,7 @@ mod tests {
             "parameters": {"clusters": 8, "features": {"artifact": "dd"}, "of": {"artifacts": []},
                 "sources": [{"path": {"file": "ee", "name": "pool2.json"}}], "model": {"artifact": null}, "new": "x"}});
         assert_eq!(
-            words(&old, &new),
+            told(&old, &new),
             [
                 "kind version 2 -> 3",
                 "clusters: 4 -> 8",
@@ -239,9 +324,22 @@ mod tests {
                 "input model will be made anew",
                 "new: nothing -> \"x\"",
                 "seed 17 -> 18",
-                "environment device cpu -> cuda",
-                "environment dtype f32 -> bf16",
+                "numeric environment: cpu f32 -> cuda bf16",
             ]
+        );
+    }
+
+    #[test]
+    fn the_files_of_a_folder_and_the_variants_of_a_gathered_stage_are_told_one_by_one() {
+        let old = json!({"kind": "k", "parameters": {"path": {"files": {"a": "11", "b": "22", "c": "33"}},
+            "of": {"artifacts": [{"stage": "scores", "variant": {"stage.x.m": "one"}, "artifact": "aa"},
+                {"stage": "scores", "variant": {"stage.x.m": "two"}, "artifact": "bb"}]}}});
+        let new = json!({"kind": "k", "parameters": {"path": {"files": {"b": "23", "c": "33", "d": "44"}},
+            "of": {"artifacts": [{"stage": "scores", "variant": {"stage.x.m": "one"}, "artifact": "aa"},
+                {"stage": "scores", "variant": {"stage.x.m": "two"}, "artifact": "cc"}]}}});
+        assert_eq!(
+            told(&old, &new),
+            ["files path: new: d; gone: a; other bytes: b", "input scores [m=\"two\"]: other bytes"]
         );
     }
 

@@ -55,11 +55,7 @@ impl<'a> Graph<'a> {
         let names: BTreeSet<&str> = stages.iter().flat_map(|stages| stages.keys().copied()).collect();
         for name in only {
             if !names.contains(name.as_str()) {
-                let mut problem = Problem::new(format!("there is no stage `{name}` in `{}`", pipeline.name));
-                if let Some(near) = nearest(name, names.iter().copied()) {
-                    problem = problem.hint(format!("did you mean `{near}`?"));
-                }
-                return Err(problem.into());
+                return Err(unknown_stage(name, &format!("in `{}`", pipeline.name), names.iter().copied()).into());
             }
         }
         let mut graph =
@@ -182,6 +178,18 @@ impl<'a> Graph<'a> {
         let first = self.nodes[id].variants.first().ok_or_else(|| anyhow!("a stage without a variant"))?;
         Ok(&self.pipeline.variants[*first])
     }
+}
+
+/// There is no stage of this name where it was looked for.
+pub fn unknown_stage<'n>(name: &str, place: &str, names: impl Iterator<Item = &'n str> + Clone) -> Problem {
+    let problem = Problem::new(format!("there is no stage `{name}` {place}"));
+    problem.hint(match nearest(name, names.clone()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => {
+            let all: BTreeSet<&str> = names.collect();
+            format!("the stages are {}", all.into_iter().collect::<Vec<_>>().join(", "))
+        }
+    })
 }
 
 fn last(key: &str) -> &str {

@@ -1,11 +1,16 @@
 //! The raw files that stages read: found, hashed, held against their pins, and looked at again afterwards.
+//!
+//! A path is that of a file or a folder, a pattern of files, or an address; what an address names is known by its pin,
+//! and comes from the network only when a stage runs that needs it.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::action::file_value;
+use super::action::{file_value, files_value};
+use super::fetch;
 use super::graph::Graph;
 use crate::digest::Digest;
 use crate::error::{Context as _, Problem, Result, bail};
@@ -13,19 +18,41 @@ use crate::pipeline::{Pipeline, Stage};
 use crate::stages::FileNeed;
 use crate::store::{FileDigests, Fingerprint, Store};
 
-/// A file or folder, as it was when it was hashed.
+/// What a stage reads, as it was when it was hashed.
 #[derive(Clone, Debug)]
 pub struct InputFile {
-    pub path: PathBuf,
-    pub blake3: Digest,
-    /// One file, or all files of a folder.
-    pub files: Vec<(PathBuf, Fingerprint)>,
+    /// The file, or the folder below which the files of a folder or pattern lie.
+    path: PathBuf,
+    content: Content,
+    /// Every file, and what it looked like.
+    files: Vec<(PathBuf, Fingerprint)>,
 }
 
-/// Every input file of a build, by the path that the pipeline gives.
+#[derive(Clone, Debug)]
+enum Content {
+    File(Digest),
+    /// A stage that takes the folder as it is.
+    Folder(Digest),
+    /// A stage that reads each file of a folder or a pattern, by the names below the folder.
+    Several(BTreeMap<String, Digest>),
+    /// An address, and what must come from there.
+    Remote {
+        address: String,
+        blake3: Digest,
+    },
+}
+
+/// Every input file of a build.
 #[derive(Debug, Default)]
 pub struct Inputs {
-    by_path: HashMap<String, InputFile>,
+    by_need: HashMap<Key, InputFile>,
+}
+
+/// What tells two inputs apart: the path, whether it may be that of several files, and the pin of an address.
+type Key = (String, bool, Option<String>);
+
+fn key(need: &FileNeed) -> Key {
+    (need.path.clone(), need.several, need.pin.clone().filter(|_| fetch::is_address(&need.path)))
 }
 
 impl Inputs {
@@ -38,9 +65,8 @@ impl Inputs {
         let mut digests = FileDigests::load(store);
         for node in &graph.nodes {
             for need in &node.stage.resolved.needs.files {
-                if !inputs.by_path.contains_key(&need.path) {
-                    let input = look(graph.pipeline, node.stage, need, &mut digests)?;
-                    inputs.by_path.insert(need.path.clone(), input);
+                if let Entry::Vacant(new) = inputs.by_need.entry(key(need)) {
+                    new.insert(look(graph.pipeline, node.stage, need, store, &mut digests)?);
                 }
                 inputs.check_pin(node.stage, need)?;
             }
@@ -50,19 +76,24 @@ impl Inputs {
     }
 
     pub fn get(&self, need: &FileNeed) -> Result<&InputFile> {
-        self.by_path.get(&need.path).with_context(|| format!("the file {} was not looked at", need.path))
+        self.by_need.get(&key(need)).with_context(|| format!("the file {} was not looked at", need.path))
     }
 
     /// What stands for the file in the action. Its folder does not count, its name does: stages show it.
     pub fn value(&self, need: &FileNeed) -> Result<Value> {
         let input = self.get(need)?;
-        let name = input.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        Ok(file_value(input.blake3, &name))
+        let name = || input.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        Ok(match &input.content {
+            Content::File(blake3) | Content::Folder(blake3) | Content::Remote { blake3, .. } => {
+                file_value(*blake3, &name())
+            }
+            Content::Several(files) => files_value(files),
+        })
     }
 
     fn check_pin(&self, stage: &Stage, need: &FileNeed) -> Result<()> {
         let Some(pin) = &need.pin else { return Ok(()) };
-        let found = self.get(need)?.blake3;
+        let found = self.get(need)?.digest()?;
         if found.to_hex() == pin.to_ascii_lowercase() {
             return Ok(());
         }
@@ -79,58 +110,181 @@ impl Inputs {
 }
 
 impl InputFile {
+    /// The digest that a pin names: of a file's content, or of a folder's names and digests.
+    pub fn digest(&self) -> Result<Digest> {
+        Ok(match &self.content {
+            Content::File(blake3) | Content::Folder(blake3) | Content::Remote { blake3, .. } => *blake3,
+            Content::Several(files) => Digest::of_json(&serde_json::to_value(files)?),
+        })
+    }
+
+    /// Tells a stage where the files are.
+    pub fn assign(&self, pointer: &str, files: &mut BTreeMap<String, PathBuf>) {
+        files.insert(pointer.to_owned(), self.path.clone());
+        if let Content::Several(names) = &self.content {
+            for (index, name) in names.keys().enumerate() {
+                files.insert(format!("{pointer}/{index}"), self.path.join(name));
+            }
+        }
+    }
+
+    /// Brings what lies behind an address into the cache, unless it is there. What is there is hashed again.
+    pub fn bring(&mut self, store: &Store, say: &mut dyn fetch::Listener) -> Result<()> {
+        if let Content::Remote { address, blake3 } = &self.content {
+            fetch::bring(store, address, *blake3, say)?;
+            self.files = vec![(self.path.clone(), Fingerprint::of(&self.path)?)];
+        }
+        Ok(())
+    }
+
     /// # Errors
-    /// A file that was changed, removed or replaced since it was hashed.
+    /// A file that was changed, removed or replaced since it was hashed. A new time is enough: between two looks
+    /// nobody knows what was there.
     pub fn check_unchanged(&self) -> Result<()> {
+        let changed = |path: &Path| {
+            let message = format!("{} was changed while the stage was reading it", path.display());
+            Problem::new(message).hint("nothing was cached; build again to take the file as it is now")
+        };
         for (path, before) in &self.files {
             if Fingerprint::of(path).ok().as_ref() != Some(before) {
-                let message = format!("{} was changed while the stage was reading it", path.display());
-                let hint = "nothing was cached; build again to take the file as it is now";
-                return Err(Problem::new(message).hint(hint).into());
+                return Err(changed(path).into());
             }
+        }
+        if let Content::Folder(_) = self.content
+            && files_below(&self.path, true)?.len() != self.files.len()
+        {
+            return Err(changed(&self.path).into());
         }
         Ok(())
     }
 }
 
-fn look(pipeline: &Pipeline, stage: &Stage, need: &FileNeed, digests: &mut FileDigests) -> Result<InputFile> {
-    let path = pipeline.folder.join(&need.path);
-    let Ok(path) = path.canonicalize() else {
-        let message = format!("stage `{}`, {}: there is no file {}", stage.name, dotted(&need.pointer), path.display());
-        let mut problem = problem(stage, &need.pointer, message);
-        if Path::new(&need.path).is_relative() {
-            problem = problem.hint(format!("paths are relative to {}", pipeline.folder.display()));
-        }
-        return Err(problem.into());
-    };
-    let mut files = Vec::new();
-    let blake3 = if path.is_dir() {
-        let mut content = BTreeMap::new();
-        for file in files_below(&path)? {
-            let (digest, fingerprint) = digests.digest(&file)?;
-            let Some(name) = file.strip_prefix(&path)?.to_str() else {
-                bail!("{} has a name that is not UTF-8", file.display());
-            };
-            content.insert(name.to_owned(), digest);
-            files.push((file, fingerprint));
-        }
-        Digest::of_json(&serde_json::to_value(&content)?)
-    } else {
-        let (digest, fingerprint) = digests.digest(&path)?;
-        files.push((path.clone(), fingerprint));
-        digest
-    };
-    // The name that the person wrote, not that of a link's target.
-    let path = std::path::absolute(pipeline.folder.join(&need.path))?;
-    Ok(InputFile { path, blake3, files })
+/// The digest that a pin of this path would name.
+pub fn digest_of(store: &Store, path: &str) -> Result<Digest> {
+    let mut digests = FileDigests::load(store);
+    let folder = std::env::current_dir().context("cannot tell the current directory")?;
+    let found = find(&folder, path, true, &mut digests)?;
+    digests.save();
+    match found {
+        Some(input) => input.digest(),
+        None => Err(Problem::new(format!("there is no file {path}")).into()),
+    }
 }
 
-fn files_below(folder: &Path) -> Result<Vec<PathBuf>> {
+fn look(
+    pipeline: &Pipeline,
+    stage: &Stage,
+    need: &FileNeed,
+    store: &Store,
+    digests: &mut FileDigests,
+) -> Result<InputFile> {
+    let wrong = |message: String| {
+        let message = format!("stage `{}`, {}: {message}", stage.name, dotted(&need.pointer));
+        problem(stage, &need.pointer, message)
+    };
+    if fetch::is_address(&need.path) {
+        let address = need.path.clone();
+        if need.pin_pointer.is_none() {
+            let message = format!("{address} cannot be pinned here, and so is not fetched");
+            return Err(wrong(message).hint("fetch it yourself, and give the path of the file").into());
+        }
+        let Some(pin) = &need.pin else {
+            let message = format!("{address} needs a digest, so that what comes from there is always the same");
+            return Err(wrong(message)
+                .hint(format!("`raisin digest {address}` fetches it into the cache and prints its `blake3`"))
+                .into());
+        };
+        let blake3: Digest = pin.to_ascii_lowercase().parse().map_err(|error| {
+            let key = need.pin_pointer.as_deref().unwrap_or(&need.pointer);
+            problem(stage, key, format!("stage `{}`, {}: {error}", stage.name, dotted(key)))
+        })?;
+        let path = fetch::place(store, &address, blake3);
+        return Ok(InputFile { path, content: Content::Remote { address, blake3 }, files: Vec::new() });
+    }
+    match find(&pipeline.folder, &need.path, need.several, digests)? {
+        Some(input) => Ok(input),
+        None => {
+            let path = pipeline.folder.join(&need.path);
+            let what = match need.several {
+                true if path.is_dir() => "no file is in",
+                true if is_pattern(&need.path) => "no file matches",
+                _ => "there is no file",
+            };
+            let mut problem = wrong(format!("{what} {}", path.display()));
+            if Path::new(&need.path).is_relative() {
+                problem = problem.hint(format!("paths are relative to {}", pipeline.folder.display()));
+            }
+            Err(problem.into())
+        }
+    }
+}
+
+/// Finds and hashes what a path names; `None` where there is nothing.
+fn find(folder: &Path, written: &str, several: bool, digests: &mut FileDigests) -> Result<Option<InputFile>> {
+    // The name that the person wrote, not that of a link's target.
+    let path = std::path::absolute(folder.join(written))?;
+    if path.is_dir() {
+        let files = files_below(&path, !several)?;
+        return Ok(if several && files.is_empty() { None } else { Some(hashed(path, files, several, digests)?) });
+    }
+    if path.exists() {
+        let (digest, fingerprint) = digests.digest(&path.canonicalize()?)?;
+        let files = vec![(path.clone(), fingerprint)];
+        return Ok(Some(InputFile { path, content: Content::File(digest), files }));
+    }
+    if !several || !is_pattern(written) {
+        return Ok(None);
+    }
+    // The folders before the first one with a wildcard.
+    let base: PathBuf = path.components().take_while(|part| !is_pattern(&part.as_os_str().to_string_lossy())).collect();
+    let options = glob::MatchOptions { require_literal_leading_dot: true, ..glob::MatchOptions::new() };
+    let below = path.strip_prefix(&base)?;
+    let pattern = format!("{}/{}", glob::Pattern::escape(&base.to_string_lossy()), below.display());
+    let matches = glob::glob_with(&pattern, options)
+        .map_err(|error| Problem::new(format!("{written} is no pattern: {}", error.msg)))?;
+    let mut files = Vec::new();
+    for path in matches {
+        let path = path.map_err(std::io::Error::from).context("cannot list files")?;
+        if path.is_file() {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(if files.is_empty() { None } else { Some(hashed(base, files, true, digests)?) })
+}
+
+fn hashed(base: PathBuf, files: Vec<PathBuf>, several: bool, digests: &mut FileDigests) -> Result<InputFile> {
+    let found = digests.digests(&files)?;
+    let mut content = BTreeMap::new();
+    for (file, (digest, _)) in files.iter().zip(&found) {
+        let Some(name) = file.strip_prefix(&base)?.to_str() else {
+            bail!("{} has a name that is not UTF-8", file.display());
+        };
+        content.insert(name.to_owned(), *digest);
+    }
+    let files = files.into_iter().zip(found.into_iter().map(|(_, fingerprint)| fingerprint)).collect();
+    let content = if several {
+        Content::Several(content)
+    } else {
+        Content::Folder(Digest::of_json(&serde_json::to_value(&content)?))
+    };
+    Ok(InputFile { path: base, content, files })
+}
+
+fn is_pattern(path: &str) -> bool {
+    path.contains(['*', '?', '['])
+}
+
+fn files_below(folder: &Path, hidden: bool) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))? {
-        let path = entry?.path();
+        let entry = entry?;
+        let path = entry.path();
+        if !hidden && entry.file_name().to_string_lossy().starts_with('.') {
+            continue;
+        }
         if path.is_dir() {
-            files.extend(files_below(&path)?);
+            files.extend(files_below(&path, hidden)?);
         } else {
             files.push(path);
         }

@@ -8,45 +8,65 @@
 //! |---|---|
 //! | kind, kind version, parameters with their defaults | names of stages, pipelines, variants |
 //! | artifact digests of input stages | how those artifacts were made |
-//! | content and name of input files | their folders, times, owners |
+//! | content and name of input files; of a folder or a pattern: their names below it | their folders, times, owners |
 //! | the seed, for a seeded kind | |
-//! | device kind and dtype, for a tensor kind | device index, threads, host |
+//! | device kind and dtype, for a tensor kind | device index, threads and other resources, host |
 //! | for a gathering kind: names and sweep values of what it gathers, which it shows | |
 
+mod accept;
 mod action;
 mod build;
+mod change;
+mod child;
 pub mod device;
 mod diagram;
 mod difference;
 mod explain;
+mod fetch;
+mod force;
 mod graph;
 mod inputs;
+mod interrupt;
+mod job;
+mod lanes;
 mod links;
+mod make;
 mod plan;
-mod process;
+mod plan_file;
 mod progress;
+mod resident;
 mod resolve;
+mod resources;
 mod schedule;
+mod summary;
 
 use std::path::PathBuf;
 
+pub use accept::{Acceptance, accept};
 pub use action::{ACTION_FORMAT, key_of};
-pub use build::{Failure, Summary, build};
+pub use build::{build, build_planned};
+pub use change::{Change, FileChange};
 pub use device::DeviceChoice;
 pub use diagram::{Diagram, diagram};
-pub use difference::{Difference, differences};
+pub use difference::{Difference, differences, words};
+pub use fetch::{Listener, fetch, is_address};
+pub use force::Force;
+pub use inputs::digest_of;
 pub use links::{BuildDescription, BuiltStage, DESCRIPTION};
+pub use make::run_stage;
 pub use plan::{Plan, PlannedStage, Status, plan};
-pub use process::run_stage;
+pub use plan_file::PlanFile;
+pub use resident::{SERVE, read_assignment, serve};
+pub use summary::{Failure, Summary};
 
 /// What a person may say about how to build.
 #[derive(Clone, Debug)]
 pub struct Options {
     pub cache: PathBuf,
     pub out: PathBuf,
-    /// How many tensor stages run at once; `None`: one for each device.
+    /// How many tensor stages run at once at most; `None`: as many as the machine has room for.
     pub jobs: Option<usize>,
-    /// Threads of each tensor stage; `None`: the cores, shared out among `jobs`.
+    /// Threads of a tensor stage that does not say how many; `None`: the cores, shared out among `jobs` or the devices.
     ///
     /// Sums on a CPU can differ in the last bit with another number, which is why it stays the same through a build;
     /// it is not part of any key.
@@ -56,6 +76,12 @@ pub struct Options {
     pub keep_going: bool,
     /// Only these stages and what they need; empty: all.
     pub only: Vec<String>,
+    /// These stages though they are cached.
+    pub force: Force,
+    /// Run each stage that runs twice, and compare what it made.
+    pub check: bool,
+    /// A new worker for each tensor stage, instead of one that stays.
+    pub fresh_workers: bool,
     /// No progress on standard error.
     pub quiet: bool,
     /// The folder of `raisin` and `raisin-worker`; `None`: that of the running executable.
@@ -72,6 +98,9 @@ impl Default for Options {
             device: DeviceChoice::Auto,
             keep_going: false,
             only: Vec::new(),
+            force: Force::Nothing,
+            check: false,
+            fresh_workers: false,
             quiet: false,
             executables: None,
         }

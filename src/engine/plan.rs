@@ -2,26 +2,27 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::Options;
-use super::difference::Difference;
+use super::difference::{Difference, words};
 use super::explain::{History, Question};
 use super::graph::NodeId;
 use super::resolve::{Found, Resolver};
 use crate::digest::Digest;
 use crate::error::{Context as _, Result};
 use crate::pipeline::Pipeline;
-use crate::store::ActionRecord;
+use crate::store::{Accepted, ActionRecord};
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Plan {
     pub pipeline: String,
     /// In an order in which they could run; stages that variants share are there once.
     pub stages: Vec<PlannedStage>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PlannedStage {
     pub stage: String,
     pub kind: String,
@@ -35,7 +36,7 @@ pub struct PlannedStage {
     pub status: Status,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "status")]
 pub enum Status {
     Cached {
@@ -45,6 +46,9 @@ pub enum Status {
         finished: String,
         seconds: f64,
         run: String,
+        /// Set where a person gave it the artifact of another action.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        accepted: Option<Accepted>,
     },
     /// The key is unknown while an input is still to be made. If that turns out as before, the stage is cached.
     WouldRun { key: Option<Digest>, why: Vec<Difference> },
@@ -61,11 +65,12 @@ impl fmt::Display for Plan {
         let width = self.stages.iter().map(|stage| stage.label.chars().count()).max().unwrap_or(0);
         for stage in &self.stages {
             match &stage.status {
-                Status::Cached { artifact, .. } => {
-                    writeln!(f, "  {:width$}  cached     {}", stage.label, artifact.short())?;
+                Status::Cached { artifact, accepted, .. } => {
+                    let accepted = if accepted.is_some() { "  (accepted)" } else { "" };
+                    writeln!(f, "  {:width$}  cached     {}{accepted}", stage.label, artifact.short())?;
                 }
                 Status::WouldRun { why, .. } => {
-                    for (position, reason) in why.iter().enumerate() {
+                    for (position, reason) in words(why).iter().enumerate() {
                         let (label, word) = if position == 0 { (stage.label.as_str(), "would run") } else { ("", "") };
                         writeln!(f, "  {label:width$}  {word:9}  {reason}")?;
                     }
@@ -80,8 +85,15 @@ impl fmt::Display for Plan {
 /// Looks up every stage; explains each that would run.
 pub fn plan(pipeline: &Pipeline, options: &Options) -> Result<Plan> {
     let mut resolver = Resolver::new(pipeline, options)?;
+    Ok(plan_with(&mut resolver)?.0)
+}
+
+/// The plan, and the action of each of its stages.
+pub(super) fn plan_with(resolver: &mut Resolver<'_>) -> Result<(Plan, Vec<Value>)> {
+    let pipeline = resolver.graph.pipeline;
     let mut history = History::default();
     let mut stages = Vec::with_capacity(resolver.graph.nodes.len());
+    let mut actions = Vec::with_capacity(stages.capacity());
     for id in 0..resolver.graph.nodes.len() {
         let known = resolver.known(id)?;
         let resolved = resolver.resolve(id)?;
@@ -94,18 +106,12 @@ pub fn plan(pipeline: &Pipeline, options: &Options) -> Result<Plan> {
         let status = match (found, resolved.key) {
             (Found::Hit { key, artifact }, _) => {
                 let record = resolver.store.record(key)?.with_context(|| format!("the record {key} has just gone"))?;
-                let ActionRecord { finished, seconds, run, .. } = record;
-                Status::Cached { key, artifact, finished, seconds, run }
+                let ActionRecord { finished, seconds, run, accepted, .. } = record;
+                Status::Cached { key, artifact, finished, seconds, run, accepted }
             }
             (Found::Miss(Some(lost)), key) => Status::WouldRun { key, why: vec![lost] },
             (Found::Miss(None), key) => {
-                let question = Question {
-                    pipeline: &pipeline.name,
-                    stage: &node.stage.name,
-                    variant: resolver.graph.variant_name(id),
-                    kind: node.stage.declaration.name,
-                    action: &resolved.action,
-                };
+                let question = Question::of(resolver, id, &resolved.action);
                 Status::WouldRun { key, why: history.explain(&resolver.store, &question)? }
             }
         };
@@ -114,11 +120,12 @@ pub fn plan(pipeline: &Pipeline, options: &Options) -> Result<Plan> {
             kind: node.stage.declaration.name.to_owned(),
             variants: node.variants.iter().map(|index| pipeline.variants[*index].name.clone()).collect(),
             label: resolver.graph.label(id),
-            inputs: inputs(&resolver, id),
+            inputs: inputs(resolver, id),
             status,
         });
+        actions.push(resolved.action);
     }
-    Ok(Plan { pipeline: pipeline.name.clone(), stages })
+    Ok((Plan { pipeline: pipeline.name.clone(), stages }, actions))
 }
 
 fn inputs(resolver: &Resolver<'_>, id: NodeId) -> Vec<String> {

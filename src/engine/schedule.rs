@@ -3,15 +3,9 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::graph::NodeId;
+use super::resources::{Demand, Machine, WHOLE_GPU};
 use crate::digest::Digest;
 use crate::stages::Process;
-
-/// How many stages may run at once.
-#[derive(Clone, Copy, Debug)]
-pub struct Slots {
-    pub light: usize,
-    pub tensor: usize,
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -21,7 +15,7 @@ pub enum State {
     Ready,
     /// Looked up in vain: to be run.
     Queued,
-    /// In a tensor slot, or in none.
+    /// On this GPU, or on none.
     Running(Option<usize>),
     /// Another node of this build runs the same action.
     Following(NodeId),
@@ -34,35 +28,49 @@ pub enum State {
 pub struct Schedule {
     states: Vec<State>,
     dependents: Vec<Vec<NodeId>>,
-    processes: Vec<Process>,
+    demands: Vec<Demand>,
+    machine: Machine,
+    taken: Taken,
     ready: BTreeSet<NodeId>,
     queued: BTreeSet<NodeId>,
     /// Which node runs a key, so that no other starts it.
     by_key: HashMap<Digest, NodeId>,
-    light_running: usize,
-    /// True for a tensor slot in use.
-    slots: Vec<bool>,
-    light_slots: usize,
+}
+
+/// Where a stage can run: on this GPU, or on none.
+struct Room {
+    gpu: Option<usize>,
+}
+
+/// What the running stages take together.
+#[derive(Debug, Default)]
+struct Taken {
+    light: usize,
+    tensor: usize,
+    /// Of the tensor stages: light ones are short, and wait for files more than they compute.
+    threads: usize,
+    memory: u64,
+    /// Of each GPU.
+    gpus: Vec<u32>,
 }
 
 impl Schedule {
-    /// `nodes`: the process of each, and who depends on it. Inputs come before what needs them.
-    pub fn new(nodes: impl IntoIterator<Item = (Process, Vec<NodeId>)>, slots: Slots) -> Self {
-        let (processes, dependents): (Vec<_>, Vec<_>) = nodes.into_iter().unzip();
-        let mut inputs = vec![0; processes.len()];
+    /// `nodes`: what each takes, and who depends on it. Inputs come before what needs them.
+    pub fn new(nodes: impl IntoIterator<Item = (Demand, Vec<NodeId>)>, machine: Machine) -> Self {
+        let (demands, dependents): (Vec<_>, Vec<_>) = nodes.into_iter().unzip();
+        let mut inputs = vec![0; demands.len()];
         for input in dependents.iter().flatten() {
             inputs[*input] += 1;
         }
         let mut schedule = Self {
             states: inputs.iter().map(|count| State::Waiting(*count)).collect(),
             dependents,
-            processes,
+            demands,
+            machine,
+            taken: Taken { gpus: vec![0; machine.gpus], ..Taken::default() },
             ready: BTreeSet::new(),
             queued: BTreeSet::new(),
             by_key: HashMap::new(),
-            light_running: 0,
-            slots: vec![false; slots.tensor.max(1)],
-            light_slots: slots.light.max(1),
         };
         for id in 0..schedule.states.len() {
             if schedule.states[id] == State::Waiting(0) {
@@ -92,17 +100,29 @@ impl Schedule {
         }
     }
 
-    /// Takes the first queued node that a slot is free for; gives the tensor slot, if it has one.
+    /// Takes the first queued node that the machine has room for; gives its GPU, if it has one.
     pub fn start(&mut self) -> Option<(NodeId, Option<usize>)> {
-        let slot = self.slots.iter().position(|used| !used);
-        let startable = |id: &&NodeId| match self.processes[**id] {
-            Process::Light => self.light_running < self.light_slots,
-            Process::Tensor => slot.is_some(),
+        let (id, Room { gpu }) = self.queued.iter().find_map(|id| Some((*id, self.room(self.demands[*id])?)))?;
+        self.change(id, State::Running(gpu));
+        Some((id, gpu))
+    }
+
+    /// Whether there is room for a stage, and on which GPU. One that asks for more than there is runs alone.
+    fn room(&self, demand: Demand) -> Option<Room> {
+        let Taken { light, tensor, threads, memory, ref gpus } = self.taken;
+        let fits = match demand.process {
+            Process::Light => light < self.machine.cores,
+            Process::Tensor => {
+                tensor < self.machine.tensor_stages && (tensor == 0 || threads + demand.threads <= self.machine.cores)
+            }
         };
-        let id = *self.queued.iter().find(startable)?;
-        let slot = slot.filter(|_| self.processes[id] == Process::Tensor);
-        self.change(id, State::Running(slot));
-        Some((id, slot))
+        if !fits || (light + tensor > 0 && memory.saturating_add(demand.memory) > self.machine.memory) {
+            return None;
+        }
+        if demand.gpu == 0 {
+            return Some(Room { gpu: None });
+        }
+        gpus.iter().position(|taken| taken + demand.gpu <= WHOLE_GPU).map(|gpu| Room { gpu: Some(gpu) })
     }
 
     pub fn done(&mut self, id: NodeId) {
@@ -133,7 +153,7 @@ impl Schedule {
     }
 
     pub fn running(&self) -> usize {
-        self.light_running + self.slots.iter().filter(|used| **used).count()
+        self.taken.light + self.taken.tensor
     }
 
     pub fn count(&self, wanted: impl Fn(State) -> bool) -> u64 {
@@ -146,16 +166,38 @@ impl Schedule {
         match from {
             State::Ready => drop(self.ready.remove(&id)),
             State::Queued => drop(self.queued.remove(&id)),
-            State::Running(Some(slot)) => self.slots[slot] = false,
-            State::Running(None) => self.light_running -= 1,
+            State::Running(gpu) => self.taken.give_back(self.demands[id], gpu),
             _ => {}
         }
         match to {
             State::Ready => drop(self.ready.insert(id)),
             State::Queued => drop(self.queued.insert(id)),
-            State::Running(Some(slot)) => self.slots[slot] = true,
-            State::Running(None) => self.light_running += 1,
+            State::Running(gpu) => self.taken.take(self.demands[id], gpu),
             _ => {}
+        }
+    }
+}
+
+impl Taken {
+    fn take(&mut self, demand: Demand, gpu: Option<usize>) {
+        match demand.process {
+            Process::Light => self.light += 1,
+            Process::Tensor => (self.tensor, self.threads) = (self.tensor + 1, self.threads + demand.threads),
+        }
+        self.memory = self.memory.saturating_add(demand.memory);
+        if let Some(gpu) = gpu {
+            self.gpus[gpu] += demand.gpu;
+        }
+    }
+
+    fn give_back(&mut self, demand: Demand, gpu: Option<usize>) {
+        match demand.process {
+            Process::Light => self.light -= 1,
+            Process::Tensor => (self.tensor, self.threads) = (self.tensor - 1, self.threads - demand.threads),
+        }
+        self.memory = self.memory.saturating_sub(demand.memory);
+        if let Some(gpu) = gpu {
+            self.gpus[gpu] -= demand.gpu;
         }
     }
 }
@@ -166,29 +208,54 @@ mod tests {
 
     use super::*;
 
+    const MACHINE: Machine = Machine::with(2, 1000, 0, usize::MAX);
+
+    fn light() -> Demand {
+        Demand { process: Process::Light, threads: 1, memory: 100, gpu: 0 }
+    }
+
+    fn tensor(threads: usize, memory: u64, gpu: u32) -> Demand {
+        Demand { process: Process::Tensor, threads, memory, gpu }
+    }
+
     /// A graph in which node n needs those of the nodes before it whose bit is set.
-    fn nodes(inputs: &[u8], tensor: &[bool]) -> Vec<(Process, Vec<NodeId>)> {
+    fn nodes(inputs: &[u8], demands: &[Demand]) -> Vec<(Demand, Vec<NodeId>)> {
         let needs = |id: usize, input: usize| input < id && inputs[id] >> (input % 8) & 1 == 1;
-        (0..inputs.len())
-            .map(|id| {
-                let process = if tensor[id] { Process::Tensor } else { Process::Light };
-                (process, (id + 1..inputs.len()).filter(|later| needs(*later, id)).collect())
-            })
-            .collect()
+        let dependents = |id: usize| (id + 1..inputs.len()).filter(|later| needs(*later, id)).collect();
+        (0..inputs.len()).map(|id| (demands[id], dependents(id))).collect()
+    }
+
+    /// What all of them start that could start now, each with its GPU.
+    fn started(demands: &[Demand], machine: Machine) -> Vec<(NodeId, Option<usize>)> {
+        let mut schedule = Schedule::new(demands.iter().map(|demand| (*demand, Vec::new())), machine);
+        while let Some(id) = schedule.next_ready() {
+            schedule.queue(id, Digest::of(&id.to_le_bytes()));
+        }
+        std::iter::from_fn(|| schedule.start()).collect()
+    }
+
+    prop_compose! {
+        fn demand()(is_light in any::<bool>(), threads in 1..4_usize, memory in 0..1500_u64, gpu in 1..=WHOLE_GPU)
+            -> Demand {
+            if is_light { Demand { memory, ..light() } } else { tensor(threads, memory, gpu) }
+        }
     }
 
     proptest! {
         #[test]
-        fn every_stage_runs_once_after_its_inputs_within_the_slots_or_is_skipped_for_a_failure(
-            stages in prop::collection::vec((any::<u8>(), any::<bool>(), any::<bool>()), 1..20),
+        fn every_stage_runs_once_after_its_inputs_within_the_machine_or_is_skipped_for_a_failure(
+            stages in prop::collection::vec((any::<u8>(), demand(), any::<bool>()), 1..20),
             fails in prop::option::of(0..20_usize),
-            tensor_slots in 1..3_usize,
+            gpus in 0..3_usize,
+            tensor_stages in 1..3_usize,
         ) {
             let inputs: Vec<u8> = stages.iter().map(|stage| stage.0).collect();
-            let tensor: Vec<bool> = stages.iter().map(|stage| stage.1).collect();
-            let graph = nodes(&inputs, &tensor);
-            let mut schedule = Schedule::new(graph.clone(), Slots { light: 2, tensor: tensor_slots });
-            let (mut running, mut done): (Vec<NodeId>, Vec<NodeId>) = (Vec::new(), Vec::new());
+            let on_gpus = |demand: Demand| if gpus == 0 { Demand { gpu: 0, ..demand } } else { demand };
+            let demands: Vec<Demand> = stages.iter().map(|stage| on_gpus(stage.1)).collect();
+            let graph = nodes(&inputs, &demands);
+            let machine = Machine::with(4, 2000, gpus, tensor_stages);
+            let mut schedule = Schedule::new(graph.clone(), machine);
+            let (mut running, mut done): (Vec<(NodeId, Option<usize>)>, Vec<NodeId>) = (Vec::new(), Vec::new());
             loop {
                 while let Some(id) = schedule.next_ready() {
                     for (input, (_, dependents)) in graph.iter().enumerate() {
@@ -201,13 +268,19 @@ mod tests {
                         schedule.queue(id, Digest::of(&id.to_le_bytes()));
                     }
                 }
-                while let Some((id, slot)) = schedule.start() {
-                    prop_assert_eq!(slot.is_some(), tensor[id]);
-                    running.push(id);
+                while let Some((id, gpu)) = schedule.start() {
+                    prop_assert_eq!(gpu.is_some(), demands[id].gpu > 0);
+                    running.push((id, gpu));
                 }
-                prop_assert!(running.iter().filter(|id| tensor[**id]).count() <= tensor_slots);
-                prop_assert!(running.iter().filter(|id| !tensor[**id]).count() <= 2);
-                let Some(id) = running.pop() else { break };
+                let total = |of: &dyn Fn(&Demand) -> u64| running.iter().map(|(id, _)| of(&demands[*id])).sum::<u64>();
+                let tensors = total(&|demand| u64::from(demand.process == Process::Tensor));
+                prop_assert!(tensors <= tensor_stages as u64 && running.len() as u64 - tensors <= 4);
+                prop_assert!(running.len() <= 1 || total(&|demand| demand.memory) <= 2000);
+                for index in 0..gpus {
+                    let here = running.iter().filter(|(_, gpu)| *gpu == Some(index));
+                    prop_assert!(here.map(|(id, _)| demands[*id].gpu).sum::<u32>() <= WHOLE_GPU);
+                }
+                let Some((id, _)) = running.pop() else { break };
                 if fails == Some(id) { schedule.failed(id) } else { schedule.done(id); done.push(id) }
             }
             for (id, _) in graph.iter().enumerate() {
@@ -220,13 +293,28 @@ mod tests {
 
     #[test]
     fn stages_with_the_same_action_run_once() {
-        let light = || (Process::Light, Vec::new());
-        let mut schedule = Schedule::new([light(), light()], Slots { light: 2, tensor: 1 });
+        let mut schedule = Schedule::new([(light(), Vec::new()), (light(), Vec::new())], MACHINE);
         let key = Digest::of(b"key");
         schedule.queue(0, key);
         schedule.queue(1, key);
         assert_eq!(schedule.start(), Some((0, None)));
         assert_eq!(schedule.start(), None);
         assert_eq!(schedule.followers(0), [1]);
+    }
+
+    #[test]
+    fn stages_run_side_by_side_as_far_as_threads_memory_and_gpus_go() {
+        let ids = |demands: &[Demand], machine| started(demands, machine).iter().map(|(id, _)| *id).collect::<Vec<_>>();
+        // Two threads: one stage that takes both, or two that take one each; light ones beside them.
+        assert_eq!(ids(&[tensor(2, 0, 0), tensor(2, 0, 0), light()], MACHINE), [0, 2]);
+        assert_eq!(ids(&[tensor(1, 0, 0), tensor(1, 0, 0), tensor(1, 0, 0)], MACHINE), [0, 1]);
+        assert_eq!(ids(&[tensor(1, 0, 0), tensor(1, 0, 0)], Machine::with(2, 1000, 0, 1)), [0]);
+        // Memory: what does not fit waits, what asks for more than there is runs alone.
+        assert_eq!(ids(&[tensor(1, 600, 0), tensor(1, 600, 0), tensor(1, 300, 0)], MACHINE), [0, 2]);
+        assert_eq!(ids(&[tensor(1, 5000, 0), light()], MACHINE), [0]);
+        // GPUs are given out one by one, and shared by those who say that they can.
+        let two = Machine::with(8, 1000, 2, usize::MAX);
+        let (whole, half) = (tensor(1, 0, WHOLE_GPU), tensor(1, 0, WHOLE_GPU / 2));
+        assert_eq!(started(&[whole, half, half, half], two), [(0, Some(0)), (1, Some(1)), (2, Some(1))]);
     }
 }

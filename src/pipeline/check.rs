@@ -11,9 +11,10 @@ use super::explain::{find, parameter_problem, unknown_key};
 use super::overrides;
 use super::sweep::Combination;
 use super::tree::{Content, Entry, Node, Table, Written};
-use super::{Stage, Variant};
+use super::{Resources, Stage, Variant};
 use crate::error::{Problem, nearest};
-use crate::stages::{DType, Declaration, Resolved, StageNeed};
+use crate::stages::kind::from_json;
+use crate::stages::{DType, Declaration, ParameterProblem, Resolved, StageNeed};
 
 const TOP_KEYS: [&str; 4] = ["include", "pipeline", "stage", "sweep"];
 const PIPELINE_KEYS: [&str; 3] = ["name", "seed", "dtype"];
@@ -96,6 +97,7 @@ struct CheckedStage<'t> {
     entry: &'t Entry,
     declaration: &'static Declaration,
     resolved: Resolved,
+    resources: Resources,
 }
 
 /// Every stage of the file by its name; `None` for one that is itself wrong.
@@ -130,6 +132,7 @@ fn stages(root: &Table, kinds: &'static [Declaration], memory: &mut Checked) -> 
         declaration: stage.declaration,
         written: files_written(&stage),
         resolved: stage.resolved,
+        resources: stage.resources,
     };
     Ok(checked.into_iter().map(finished).collect())
 }
@@ -167,9 +170,20 @@ fn stage<'t>(
     };
     let mut parameters = table.to_json();
     parameters.shift_remove("kind");
+    let resources =
+        resources(parameters.shift_remove("resources")).map_err(|found| parameter_problem(entry, &found))?;
     match declaration.resolve_unless(Value::Object(parameters), &mut |complete| memory.knows(declaration, complete)) {
-        Ok(resolved) => Ok(CheckedStage { entry, declaration, resolved }),
+        Ok(resolved) => Ok(CheckedStage { entry, declaration, resolved, resources }),
         Err(problem) => Err(parameter_problem(entry, &problem)),
+    }
+}
+
+fn resources(written: Option<Value>) -> Result<Resources, ParameterProblem> {
+    let Some(written) = written else { return Ok(Resources::default()) };
+    let resources: Resources = from_json(written, "/resources")?;
+    match resources.problem() {
+        Some((parameter, message)) => Err(ParameterProblem::new(format!("/resources/{parameter}"), message)),
+        None => Ok(resources),
     }
 }
 

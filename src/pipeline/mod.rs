@@ -13,6 +13,7 @@ mod checked;
 mod explain;
 mod include;
 mod overrides;
+pub mod resources;
 pub mod schema;
 mod sweep;
 #[cfg(test)]
@@ -29,6 +30,7 @@ use crate::stages::{self, DType, Declaration, Resolved};
 
 use checked::Checked;
 pub use overrides::Override;
+pub use resources::Resources;
 pub use tree::Written;
 
 /// A pipeline file, resolved.
@@ -64,6 +66,7 @@ pub struct Stage {
     pub name: String,
     pub declaration: &'static Declaration,
     pub resolved: Resolved,
+    pub resources: Resources,
     /// Where each file that it needs, or its pin, was written: by the parameter's pointer.
     pub written: HashMap<String, Written>,
 }

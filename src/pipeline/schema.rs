@@ -2,9 +2,11 @@
 //!
 //! Draft 7, because that is what TOML language servers read.
 
+use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
+use super::Resources;
 use crate::stages::{DType, Declaration};
 
 /// The schema of a whole pipeline file.
@@ -12,7 +14,8 @@ pub fn of(kinds: &[Declaration]) -> Value {
     let mut generator = SchemaSettings::draft07().for_deserialize().into_generator();
     let mut choices = Vec::new();
     for kind in kinds {
-        choices.push(stage(kind, kind.schema(&mut generator).to_value()));
+        let parameters = kind.schema(&mut generator).to_value();
+        choices.push(stage(kind, parameters, &mut generator));
     }
     let dtype = generator.subschema_for::<DType>().to_value();
     let definitions: Map<String, Value> = generator.take_definitions(true);
@@ -61,7 +64,8 @@ pub fn of(kinds: &[Declaration]) -> Value {
 /// The schema of one kind's parameters, and what they refer to.
 pub fn of_kind(kind: &Declaration) -> Value {
     let mut generator = SchemaSettings::draft07().for_deserialize().into_generator();
-    let mut schema = stage(kind, kind.schema(&mut generator).to_value());
+    let parameters = kind.schema(&mut generator).to_value();
+    let mut schema = stage(kind, parameters, &mut generator);
     schema["definitions"] = Value::Object(generator.take_definitions(true).into_iter().collect());
     schema
 }
@@ -71,12 +75,15 @@ pub fn text(kinds: &[Declaration]) -> String {
     format!("{:#}\n", of(kinds))
 }
 
-fn stage(kind: &Declaration, parameters: Value) -> Value {
+fn stage(kind: &Declaration, parameters: Value, generator: &mut SchemaGenerator) -> Value {
     let mut properties = Map::new();
     properties.insert("kind".to_owned(), json!({ "description": kind.about, "const": kind.name }));
     if let Some(known) = parameters.get("properties").and_then(Value::as_object) {
         properties.extend(known.clone());
     }
+    let resources = generator.subschema_for::<Resources>().to_value();
+    let about = "What the stage may take of the machine while it runs; changes nothing that is cached.";
+    properties.insert("resources".to_owned(), json!({ "description": about, "allOf": [resources] }));
     let mut required = vec![json!("kind")];
     required.extend(parameters.get("required").and_then(Value::as_array).into_iter().flatten().cloned());
     json!({

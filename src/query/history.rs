@@ -116,6 +116,7 @@ fn actions(records: &[ActionRecord]) -> Result<RecordBatch> {
         ("key", texts(all.clone().map(|it| it.key.to_hex()))),
         ("run", texts(all.clone().map(|it| &it.run))),
         ("notes", texts(all.clone().map(|it| it.notes.join("\n")))),
+        ("accepted", optional_texts(all.clone().map(|it| it.accepted.as_ref().map(ToString::to_string)))),
         ("action", texts(all.map(|it| canonical(&it.action)))),
     ])
 }

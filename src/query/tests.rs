@@ -52,6 +52,7 @@ impl World {
             bytes: 10,
             costs: vec![Cost { phase: "train".into(), seconds: 1.0, tokens: 7, supervised_tokens: 3, flops: 2e9 }],
             notes: Vec::new(),
+            accepted: None,
         };
         self.store.write_record(&record).unwrap();
         let values: Map<String, Value> = values.as_object().cloned().unwrap_or_default();

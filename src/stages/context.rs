@@ -5,6 +5,7 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -27,7 +28,8 @@ pub struct Assignment {
     pub parameters: Value,
     /// By the pointer of the parameter that names them: one source, or one a variant for a gathering kind.
     pub stages: BTreeMap<String, Vec<Source>>,
-    /// By the pointer of the parameter that names them.
+    /// By the pointer of the parameter that names them. The files of a folder or a pattern have pointers below that:
+    /// `/sources/0/path/7` is the eighth of them, and `/sources/0/path` the folder.
     pub files: BTreeMap<String, PathBuf>,
     /// The pipeline's seed.
     pub seed: u64,
@@ -120,12 +122,52 @@ pub struct Context {
     assignment: Assignment,
     last_progress: Cell<Option<Instant>>,
     silent: bool,
+    /// Held for as long as the stage runs; see [`wait_until_left`].
+    _at_work: Option<File>,
+}
+
+/// The file in a stage's folder that its process locks while it is at work.
+const AT_WORK: &str = "at-work";
+
+/// Waits until no process is at work in a stage's folder any more: one that lost its build is about to be killed, but
+/// may still write. False if `give_up` said so first.
+pub fn wait_until_left(folder: &Path, give_up: impl Fn() -> bool) -> Result<bool> {
+    let path = folder.join(AT_WORK);
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(true),
+        Err(error) => return Err(error).with_context(|| format!("cannot open {}", path.display())),
+    };
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(true),
+            Err(TryLockError::WouldBlock) if give_up() => return Ok(false),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(5)),
+            Err(TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+            }
+        }
+    }
 }
 
 impl Context {
-    /// Prepares the stage's folders. What a killed run left in `work/` stays; what it left in `out/` goes.
+    /// Prepares the stage's folders, which no other process can then be at work in. What a killed run left in `work/`
+    /// stays; what it left in `out/` goes.
     pub fn new(assignment: Assignment) -> Result<Self> {
-        let context = Self { assignment, last_progress: Cell::new(None), silent: false };
+        let path = assignment.folder.join(AT_WORK);
+        let lock = || {
+            std::fs::create_dir_all(&assignment.folder)?;
+            let file = File::create(&path)?;
+            file.lock()?;
+            Ok::<File, std::io::Error>(file)
+        };
+        let at_work = lock().with_context(|| format!("cannot lock {}", path.display()))?;
+        Ok(Self { silent: false, _at_work: Some(at_work), ..Self::silent(assignment)? })
+    }
+
+    /// The same without a lock, and without events on standard output: for tests and library users.
+    pub fn silent(assignment: Assignment) -> Result<Self> {
+        let context = Self { assignment, last_progress: Cell::new(None), silent: true, _at_work: None };
         let out = context.out();
         if out.exists() {
             std::fs::remove_dir_all(&out).with_context(|| format!("cannot clear {}", out.display()))?;
@@ -134,11 +176,6 @@ impl Context {
             std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
         }
         Ok(context)
-    }
-
-    /// The same without events on standard output: for tests and library users.
-    pub fn silent(assignment: Assignment) -> Result<Self> {
-        Ok(Self { silent: true, ..Self::new(assignment)? })
     }
 
     /// The name of the stage in the pipeline.
@@ -179,6 +216,20 @@ impl Context {
     /// The path of the file that the parameter at `pointer` names.
     pub fn file(&self, pointer: &str) -> Result<&Path> {
         self.assignment.files.get(pointer).map(PathBuf::as_path).ok_or_else(|| anyhow!("there is no file {pointer}"))
+    }
+
+    /// The files that the parameter at `pointer` names, one or all of a folder or a pattern, in the order of their names;
+    /// each with its name: of a single file that without folders, else the way from the folder to it.
+    pub fn files(&self, pointer: &str) -> Result<Vec<(String, &Path)>> {
+        let whole = self.file(pointer)?;
+        let name = |path: &Path| path.to_string_lossy().into_owned();
+        let below = |index: usize| Some(self.assignment.files.get(&format!("{pointer}/{index}"))?.as_path());
+        let several: Vec<&Path> = (0..self.assignment.files.len()).map_while(below).collect();
+        if several.is_empty() {
+            let file = whole.file_name().map_or_else(|| name(whole), |last| name(Path::new(last)));
+            return Ok(vec![(file, whole)]);
+        }
+        Ok(several.into_iter().map(|path| (name(path.strip_prefix(whole).unwrap_or(path)), path)).collect())
     }
 
     /// This kind's own seed, derived from the pipeline's.

@@ -28,16 +28,17 @@ pub struct Parameters {
     pub sample_seed: u64,
 }
 
-/// One file.
+/// A file, or several of the same format.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
-    /// Relative to the pipeline's folder.
+    /// A file, a folder whose files are all read, a pattern such as `data/*.jsonl`, or an `https://` address, which needs
+    /// `blake3`. Relative to the directory in which raisin is started.
     pub path: String,
     /// How the records are to be understood.
     #[serde(default)]
     pub format: Format,
-    /// The digest that the file must have.
+    /// The digest that the file must have: `raisin digest PATH` prints it.
     #[serde(default)]
     pub blake3: Option<String>,
     /// The field of a `qa` record that holds the question; several are joined with `+`.
@@ -65,7 +66,7 @@ impl Kind for Ingest {
 
     fn needs(parameters: &Parameters, needs: &mut Needs) {
         for (index, source) in parameters.sources.iter().enumerate() {
-            needs.pinned_file(&format!("/sources/{index}"), &source.path, source.blake3.as_deref());
+            needs.pinned_files(&format!("/sources/{index}"), &source.path, source.blake3.as_deref());
         }
     }
 
@@ -94,25 +95,25 @@ impl Kind for Ingest {
     fn run(parameters: Parameters, context: &Context) -> Result<()> {
         let mut pool = Pool::new(parameters.max_length);
         for (index, source) in parameters.sources.iter().enumerate() {
-            let path = context.file(&format!("/sources/{index}/path"))?;
-            let name = file_name(&source.path);
-            let total = std::fs::metadata(path).with_context(|| format!("cannot open {}", path.display()))?.len();
-            let file = SourceFile {
-                path,
-                name: name.clone(),
-                format: source.format,
-                prompt: source.prompt.as_deref(),
-                response: source.response.as_deref(),
-            };
-            pool.add(&file, |done| {
-                context.progress(Progress {
-                    phase: format!("reading {name}"),
-                    done,
-                    total,
-                    unit: "bytes".into(),
-                    ..Progress::default()
-                });
-            })?;
+            for (name, path) in context.files(&format!("/sources/{index}/path"))? {
+                let total = std::fs::metadata(path).with_context(|| format!("cannot open {}", path.display()))?.len();
+                let file = SourceFile {
+                    path,
+                    name: name.clone(),
+                    format: source.format,
+                    prompt: source.prompt.as_deref(),
+                    response: source.response.as_deref(),
+                };
+                pool.add(&file, |done| {
+                    context.progress(Progress {
+                        phase: format!("reading {name}"),
+                        done,
+                        total,
+                        unit: "bytes".into(),
+                        ..Progress::default()
+                    });
+                })?;
+            }
         }
         let mut note = format!("{} instructions", grouped(pool.rows.len() as u64));
         if !pool.rejects.is_empty() {

@@ -100,6 +100,8 @@ pub struct FileNeed {
     /// The pointer of the parameter that may pin the file's blake3.
     pub pin_pointer: Option<String>,
     pub pin: Option<String>,
+    /// Whether the stage reads each file of a folder or a pattern such as `data/*.jsonl`.
+    pub several: bool,
 }
 
 impl Needs {
@@ -112,7 +114,13 @@ impl Needs {
     }
 
     pub fn file(&mut self, pointer: impl Into<String>, path: &str) {
-        self.files.push(FileNeed { pointer: pointer.into(), path: path.to_owned(), pin_pointer: None, pin: None });
+        self.files.push(FileNeed {
+            pointer: pointer.into(),
+            path: path.to_owned(),
+            pin_pointer: None,
+            pin: None,
+            several: false,
+        });
     }
 
     /// A file whose digest the user may pin: `at` is the pointer of a table with `path` and `blake3`.
@@ -122,7 +130,14 @@ impl Needs {
             path: path.to_owned(),
             pin_pointer: Some(format!("{at}/blake3")),
             pin: blake3.map(str::to_owned),
+            several: false,
         });
+    }
+
+    /// The same, where the path may also be that of a folder, or a pattern: [`Context::files`] gives each file.
+    pub fn pinned_files(&mut self, at: &str, path: &str, blake3: Option<&str>) {
+        self.pinned_file(at, path, blake3);
+        self.files.iter_mut().rev().take(1).for_each(|need| need.several = true);
     }
 }
 
@@ -186,9 +201,13 @@ impl Declaration {
     }
 }
 
-fn resolve<K: Kind>(parameters: Value, checked: &mut dyn FnMut(&Value) -> bool) -> Result<Resolved, ParameterProblem> {
-    let typed: K::Parameters = serde_path_to_error::deserialize(parameters).map_err(|error| {
-        let mut pointer = String::new();
+/// Reads what a person wrote at the pointer `at`.
+///
+/// # Errors
+/// The first value that does not fit, by its pointer.
+pub fn from_json<T: DeserializeOwned>(written: Value, at: &str) -> Result<T, ParameterProblem> {
+    serde_path_to_error::deserialize(written).map_err(|error| {
+        let mut pointer = at.to_owned();
         for segment in error.path() {
             match segment {
                 serde_path_to_error::Segment::Seq { index } => pointer.push_str(&format!("/{index}")),
@@ -197,7 +216,11 @@ fn resolve<K: Kind>(parameters: Value, checked: &mut dyn FnMut(&Value) -> bool) 
             }
         }
         ParameterProblem::new(pointer, error.into_inner().to_string())
-    })?;
+    })
+}
+
+fn resolve<K: Kind>(parameters: Value, checked: &mut dyn FnMut(&Value) -> bool) -> Result<Resolved, ParameterProblem> {
+    let typed: K::Parameters = from_json(parameters, "")?;
     let parameters = serde_json::to_value(&typed)
         .map_err(|error| ParameterProblem::new("", format!("these parameters cannot be written as JSON: {error}")))?;
     if !checked(&parameters) {

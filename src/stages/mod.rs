@@ -12,10 +12,10 @@ pub mod kind;
 pub mod learning;
 pub mod selecting;
 
+use std::io::Write as _;
+
 pub use context::{Assignment, Context, Cost, DType, DeviceKind, Environment, Event, Progress, Source, referenced};
 pub use kind::{Declaration, FileNeed, Kind, Needs, ParameterProblem, Process, Resolved, StageNeed};
-
-use std::io::Write as _;
 
 use crate::error::{Context as _, Error, Result, anyhow, render};
 

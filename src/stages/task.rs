@@ -54,12 +54,13 @@ pub struct Parameters {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
-    /// Relative to the pipeline's folder.
+    /// A file, a folder whose files are all read, a pattern such as `data/*.jsonl`, or an `https://` address, which needs
+    /// `blake3`. Relative to the directory in which raisin is started.
     pub path: String,
     /// The layout of the file.
     #[serde(default)]
     pub format: TaskFormat,
-    /// The digest that the file must have.
+    /// The digest that the file must have: `raisin digest PATH` prints it.
     #[serde(default)]
     pub blake3: Option<String>,
     /// The field that holds the question; several are joined with `+`. Of `choices`: `query` if absent.
@@ -110,9 +111,9 @@ impl Kind for Task {
     type Parameters = Parameters;
 
     fn needs(parameters: &Parameters, needs: &mut Needs) {
-        needs.pinned_file("/source", &parameters.source.path, parameters.source.blake3.as_deref());
+        needs.pinned_files("/source", &parameters.source.path, parameters.source.blake3.as_deref());
         if let Some(test) = &parameters.test_source {
-            needs.pinned_file("/test_source", &test.path, test.blake3.as_deref());
+            needs.pinned_files("/test_source", &test.path, test.blake3.as_deref());
         }
     }
 
@@ -135,9 +136,9 @@ impl Kind for Task {
 
     fn run(parameters: Parameters, context: &Context) -> Result<()> {
         let mut rejects = Vec::new();
-        let source = read(&parameters.source, context.file("/source/path")?, 0, &mut rejects)?;
+        let source = read_all(&parameters.source, &context.files("/source/path")?, 0, &mut rejects)?;
         let separate = match &parameters.test_source {
-            Some(test) => Some(read(test, context.file("/test_source/path")?, 1, &mut rejects)?),
+            Some(test) => Some(read_all(test, &context.files("/test_source/path")?, 1, &mut rejects)?),
             None => None,
         };
         let (validation, test) = split(&parameters, source, separate)?;
@@ -192,8 +193,21 @@ fn check_source(at: &str, source: &Source, scoring: Scored) -> Result<(), Parame
     Ok(())
 }
 
-fn read(source: &Source, path: &Path, index: u32, rejects: &mut Vec<Reject>) -> Result<Vec<Example>> {
-    let name = file_name(&source.path);
+/// The examples of a file, or of each file of a folder or a pattern.
+fn read_all(
+    source: &Source,
+    files: &[(String, &Path)],
+    index: u32,
+    rejects: &mut Vec<Reject>,
+) -> Result<Vec<Example>> {
+    let mut examples = Vec::new();
+    for (name, path) in files {
+        examples.extend(read(source, name, path, index, rejects)?);
+    }
+    Ok(examples)
+}
+
+fn read(source: &Source, name: &str, path: &Path, index: u32, rejects: &mut Vec<Reject>) -> Result<Vec<Example>> {
     let mut all = Vec::new();
     records::for_each_chunk(path, 1 << 24, |chunk, _| {
         all.extend(chunk);
@@ -227,7 +241,7 @@ fn read(source: &Source, path: &Path, index: u32, rejects: &mut Vec<Reject>) -> 
             Ok(example) => examples.push(example),
             Err(reason) => rejects.push(Reject {
                 source: index,
-                file: name.clone(),
+                file: name.to_owned(),
                 line: record.line,
                 reason,
                 record: record.excerpt(300),

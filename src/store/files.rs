@@ -8,6 +8,7 @@ use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::Store;
@@ -92,20 +93,38 @@ impl FileDigests {
 
     /// The digest of a file, and what the file looked like when that was its digest.
     pub fn digest(&mut self, path: &Path) -> Result<(Digest, Fingerprint)> {
+        let entry = self.look(path)?;
+        Ok(self.remember(path, entry))
+    }
+
+    /// The same of many files, which are read side by side.
+    pub fn digests(&mut self, paths: &[PathBuf]) -> Result<Vec<(Digest, Fingerprint)>> {
+        let entries: Vec<Entry> = paths.par_iter().map(|path| self.look(path)).collect::<Result<_>>()?;
+        Ok(paths.iter().zip(entries).map(|(path, entry)| self.remember(path, entry)).collect())
+    }
+
+    fn remember(&mut self, path: &Path, entry: Entry) -> (Digest, Fingerprint) {
+        let found = (entry.blake3, entry.fingerprint);
+        if self.entries.get(path).is_none_or(|known| known.hashed != entry.hashed) {
+            self.entries.insert(path.to_owned(), entry);
+            self.changed = true;
+        }
+        found
+    }
+
+    fn look(&self, path: &Path) -> Result<Entry> {
         let cannot = || format!("cannot read {}", path.display());
         for _ in 0..3 {
             let fingerprint = Fingerprint::of(path).with_context(cannot)?;
             if let Some(entry) = self.entries.get(path)
                 && entry.believable(&fingerprint)
             {
-                return Ok((entry.blake3, fingerprint));
+                return Ok(entry.clone());
             }
             let hashed = jiff::Timestamp::now().as_nanosecond() as i64;
             let blake3 = Digest::of_file(path).with_context(cannot)?;
             if Fingerprint::of(path).with_context(cannot)? == fingerprint {
-                self.entries.insert(path.to_owned(), Entry { fingerprint, hashed, blake3 });
-                self.changed = true;
-                return Ok((blake3, fingerprint));
+                return Ok(Entry { fingerprint, hashed, blake3 });
             }
         }
         bail!("{} changes while it is being read", path.display())

@@ -101,7 +101,8 @@ pub fn gc_telling(store: &Store, out: &Path, options: &GcOptions, tell: impl FnO
             gc.actions.push(key);
         }
     }
-    for (folder, stays) in [("tmp", CHECKPOINTS_STAY), ("damaged", Duration::ZERO)] {
+    // What came from the network goes only by its age: it can be fetched again, and nothing tells who wants it.
+    for (folder, stays) in [("tmp", CHECKPOINTS_STAY), ("damaged", Duration::ZERO), ("fetched", Duration::MAX)] {
         let Ok(entries) = std::fs::read_dir(store.root.join(folder)) else { continue };
         for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
             if old(newest(&path), options.older_than.unwrap_or(stays)) {

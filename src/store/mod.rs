@@ -11,6 +11,7 @@
 //! locks/<key>                    flock, held while an action runs; locks/store: shared by builds, alone for gc
 //! pins/<digest>                  artifacts that gc keeps though no link reaches them
 //! tmp/<key>/{out,work}           a stage at work; work/ outlives a kill
+//! fetched/<blake3>/<name>        files from the network: the engine's business
 //! logs/<key>.log                 what the stage last wrote to its standard error
 //! damaged/...                    what a look-up or `verify` set aside
 //! files                          digests of raw inputs by path, size, times and inode
@@ -47,7 +48,7 @@ pub use lock::{Lock, Waiting};
 pub use manifest::{FileEntry, MANIFEST, Manifest};
 pub use memory::{recall, remember, this_executable};
 pub use pin::Pin;
-pub use record::ActionRecord;
+pub use record::{Accepted, ActionRecord};
 pub use verify::{Damage, Verified, Verify, verify};
 
 use crate::digest::Digest;

@@ -37,6 +37,32 @@ pub struct ActionRecord {
     /// What the stage told the person.
     #[serde(default)]
     pub notes: Vec<String>,
+    /// Set where nothing ran: a person gave this action the artifact of another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepted: Option<Accepted>,
+}
+
+/// A person's word that what changed in an action is cosmetic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accepted {
+    /// The action that made the artifact.
+    pub of: Digest,
+    /// What the two actions differ in, in words.
+    pub differences: Vec<String>,
+    pub by: String,
+    /// RFC 3339.
+    pub at: String,
+    /// The person's own words; may be empty.
+    #[serde(default)]
+    pub reason: String,
+}
+
+impl std::fmt::Display for Accepted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (of, differences) = (self.of.short(), self.differences.join("; "));
+        write!(f, "by {} at {}, as what action {of} made: {differences}", self.by, self.at)?;
+        if self.reason.is_empty() { Ok(()) } else { write!(f, " ({})", self.reason) }
+    }
 }
 
 const SEAL_START: &[u8] = b"{\"blake3\":\"";
@@ -125,6 +151,7 @@ pub(super) mod tests {
             bytes: 3,
             costs: Vec::new(),
             notes: Vec::new(),
+            accepted: None,
         }
     }
 

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use raisin::engine::{self, DeviceChoice, Options, Status, Summary};
+use raisin::engine::{self, DeviceChoice, Options, Status, Summary, words};
 use raisin::error::Place;
-use raisin::pipeline::{Pipeline, Stage, Variant, Written};
+use raisin::pipeline::{Pipeline, Resources, Stage, Variant, Written};
 use raisin::store::{JournalEvent, Store};
 use serde_json::{Map, Value, json};
 
@@ -33,11 +33,17 @@ impl House {
         let script = folder.join("raisin");
         let own = std::env::current_exe().unwrap();
         let text = format!(
-            "#!/bin/sh\nRAISIN_TEST_ASSIGNMENT=\"$2\" exec '{}' --exact stage_process --nocapture\n",
+            "#!/bin/sh\nRAISIN_TEST_ASSIGNMENT=\"$2\" exec '{}' --exact stage_process --nocapture --test-threads 2\n",
             own.display()
         );
-        std::fs::write(&script, text).unwrap();
-        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let worker = format!(
+            "#!/bin/sh\nRAISIN_TEST_WORKER=\"$1\" exec '{}' --exact worker_process --nocapture --test-threads 2\n",
+            own.display()
+        );
+        for (script, text) in [(script, text), (folder.join("raisin-worker"), worker)] {
+            std::fs::write(&script, text).unwrap();
+            std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
         Self { folder, _kept: Some(kept) }
     }
 
@@ -53,7 +59,7 @@ impl House {
                     (pointer.clone(), Written::At(Place { file, line: index + 3, column: 1 }))
                 };
                 let written = resolved.needs.files.iter().map(|file| line(&file.pointer)).collect();
-                Stage { name: (*name).to_owned(), declaration, resolved, written }
+                Stage { name: (*name).to_owned(), declaration, resolved, resources: Resources::default(), written }
             })
             .collect();
         let values: Map<String, Value> = values.as_object().cloned().unwrap_or_default();
@@ -92,13 +98,20 @@ impl House {
         Store::open(&self.folder.join("cache")).unwrap()
     }
 
+    /// A build with other options than the usual ones.
+    pub fn build_so(&self, pipeline: &Pipeline, change: impl FnOnce(&mut Options)) -> Summary {
+        let mut options = self.options();
+        change(&mut options);
+        engine::build(pipeline, &options).unwrap()
+    }
+
     /// Why each stage would run, by its label; cached stages have no entry.
     pub fn why(&self, pipeline: &Pipeline) -> Vec<String> {
         let plan = engine::plan(pipeline, &self.options()).unwrap();
         let mut lines = Vec::new();
         for stage in plan.stages {
             if let Status::WouldRun { why, .. } = stage.status {
-                lines.extend(why.iter().map(|reason| format!("{}: {reason}", stage.label)));
+                lines.extend(words(&why).iter().map(|reason| format!("{}: {reason}", stage.label)));
             }
         }
         lines
@@ -106,22 +119,56 @@ impl House {
 
     /// Starts a build of one slow stage in a process of its own, and waits until the stage runs.
     pub fn start_slow(&self) -> Child {
-        let child = Command::new(std::env::current_exe().unwrap())
+        self.start_with(json!({"milliseconds": 3000}))
+    }
+
+    /// The command of a build of one stage in a process of its own.
+    pub fn builder(&self, parameters: &Value) -> Command {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
             .args(["--exact", "builder_process", "--nocapture"])
             .env("RAISIN_TEST_BUILD", &self.folder)
-            .spawn()
-            .unwrap();
-        let began = Instant::now();
-        while !self.store_has_started() {
-            assert!(began.elapsed() < Duration::from_secs(20), "the slow stage does not start");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+            .env("RAISIN_TEST_PARAMETERS", parameters.to_string());
+        command
+    }
+
+    pub fn start_with(&self, parameters: Value) -> Child {
+        let child = self.builder(&parameters).spawn().unwrap();
+        self.wait_until_started();
         child
+    }
+
+    pub fn wait_until_started(&self) {
+        wait_for("the stage starts", || self.store_has_started());
+    }
+
+    /// Whether no stage's process holds its folder.
+    pub fn nobody_is_at_work(&self) -> bool {
+        let folders = std::fs::read_dir(self.folder.join("cache/tmp")).unwrap();
+        folders.flatten().all(|folder| {
+            let file = std::fs::File::open(folder.path().join("at-work"));
+            file.is_ok_and(|file| file.try_lock().is_ok())
+        })
+    }
+
+    /// The words of all stages.
+    pub fn log(&self) -> String {
+        let logs = std::fs::read_dir(self.folder.join("cache/logs")).into_iter().flatten().flatten();
+        logs.filter_map(|log| std::fs::read_to_string(log.path()).ok()).collect()
     }
 
     pub fn store_has_started(&self) -> bool {
         let lines = self.store().journal().unwrap();
         lines.iter().any(|line| matches!(line.event, JournalEvent::Started { .. }))
+    }
+}
+
+/// Waits for something that must come; what is waited for is said if it does not.
+pub fn wait_for(what: &str, mut came: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !came() {
+        assert!(began.elapsed() < Duration::from_secs(20), "it does not happen that {what}");
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 

@@ -1,9 +1,11 @@
 //! Stage kinds of a few lines.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use raisin::error::{Result, bail};
-use raisin::stages::{Context, Declaration, Kind, Needs, Process};
+use raisin::stages::{Assignment, Context, Declaration, Kind, Needs, Process};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -19,11 +21,15 @@ pub struct WriteParameters {
     fail: bool,
     /// Ends in the middle when there is no checkpoint yet.
     die_once: bool,
+    /// Does not end when it is asked to.
+    stubborn: bool,
+    /// Writes something else each time.
+    drift: bool,
 }
 
 impl Default for WriteParameters {
     fn default() -> Self {
-        Self { text: "hello".into(), milliseconds: 0, fail: false, die_once: false }
+        Self { text: "hello".into(), milliseconds: 0, fail: false, die_once: false, stubborn: false, drift: false }
     }
 }
 
@@ -39,6 +45,14 @@ impl Kind for Write {
     fn needs(_: &Self::Parameters, _: &mut Needs) {}
 
     fn run(parameters: Self::Parameters, context: &Context) -> Result<()> {
+        if parameters.stubborn {
+            let asked = Arc::new(AtomicBool::new(false));
+            signal_hook::flag::register(signal_hook::consts::SIGTERM, asked)?;
+            eprintln!("stubborn");
+        }
+        if parameters.drift {
+            std::fs::write(context.out().join("drift"), std::process::id().to_string())?;
+        }
         std::thread::sleep(Duration::from_millis(parameters.milliseconds));
         let checkpoint = context.work().join("checkpoint");
         if parameters.die_once && !checkpoint.exists() {
@@ -119,6 +133,7 @@ impl Kind for Copy {
 
     fn run(parameters: Self::Parameters, context: &Context) -> Result<()> {
         let text = std::fs::read(context.file("/path")?)?;
+        eprintln!("has read");
         std::thread::sleep(Duration::from_millis(parameters.milliseconds));
         std::fs::write(context.out().join("text"), text)?;
         Ok(())
@@ -163,5 +178,130 @@ impl Kind for Show {
     }
 }
 
-pub static KINDS: [Declaration; 4] =
-    [Declaration::of::<Write>(), Declaration::of::<Join>(), Declaration::of::<Copy>(), Declaration::of::<Show>()];
+/// Lists the files of a folder or a pattern.
+pub struct Several;
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SeveralParameters {
+    path: String,
+    #[serde(default)]
+    blake3: Option<String>,
+}
+
+impl Kind for Several {
+    const NAME: &'static str = "several";
+    const VERSION: u32 = 1;
+    const ABOUT: &'static str = "Lists files.";
+    const PROCESS: Process = Process::Light;
+    const SEEDED: bool = false;
+    const PROVIDES: &'static [&'static str] = &[];
+    type Parameters = SeveralParameters;
+
+    fn needs(parameters: &Self::Parameters, needs: &mut Needs) {
+        needs.pinned_files("", &parameters.path, parameters.blake3.as_deref());
+    }
+
+    fn run(_: Self::Parameters, context: &Context) -> Result<()> {
+        let mut text = String::new();
+        for (name, path) in context.files("/path")? {
+            text += &format!("{name}={} ", std::fs::read_to_string(path)?);
+        }
+        std::fs::write(context.out().join("text"), text)?;
+        Ok(())
+    }
+}
+
+/// A tensor kind, as far as the engine knows: tells about its process.
+pub struct Tell;
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TellParameters {
+    /// A stage that must have run before.
+    after: Option<String>,
+    /// Takes the process with it.
+    crash: bool,
+    fail: bool,
+    /// A folder in which it waits until so many stages have come together.
+    meet: String,
+    meeting: usize,
+    /// Only tells two stages apart.
+    name: String,
+}
+
+impl Default for TellParameters {
+    fn default() -> Self {
+        Self { after: None, crash: false, fail: false, meet: String::new(), meeting: 0, name: String::new() }
+    }
+}
+
+/// How many stages this process has run.
+static RUN_HERE: AtomicUsize = AtomicUsize::new(0);
+
+impl Kind for Tell {
+    const NAME: &'static str = "tell";
+    const VERSION: u32 = 1;
+    const ABOUT: &'static str = "Tells about its process.";
+    const PROCESS: Process = Process::Tensor;
+    const SEEDED: bool = false;
+    const PROVIDES: &'static [&'static str] = &[];
+    type Parameters = TellParameters;
+
+    fn needs(parameters: &Self::Parameters, needs: &mut Needs) {
+        if let Some(stage) = &parameters.after {
+            needs.any_stage("/after", stage);
+        }
+    }
+
+    fn run(parameters: Self::Parameters, context: &Context) -> Result<()> {
+        eprintln!("the words of {}", context.stage());
+        println!("printed by {}", context.stage());
+        if parameters.crash {
+            std::process::abort();
+        }
+        if parameters.fail {
+            bail!("was told to fail");
+        }
+        if parameters.meeting > 0 {
+            std::fs::write(std::path::Path::new(&parameters.meet).join(context.stage()), "")?;
+            let began = Instant::now();
+            while std::fs::read_dir(&parameters.meet)?.count() < parameters.meeting {
+                if began.elapsed() > Duration::from_secs(20) {
+                    bail!("the others did not come");
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        let number = RUN_HERE.fetch_add(1, Ordering::SeqCst);
+        let text = format!("{} {number} {}", std::process::id(), context.threads());
+        std::fs::write(context.out().join("text"), text)?;
+        Ok(())
+    }
+}
+
+/// What the processes of stages do.
+pub fn run_assignment(assignment: Assignment) -> Result<()> {
+    fn run<K: Kind>(assignment: Assignment) -> Result<()> {
+        let parameters = serde_json::from_value(assignment.parameters.clone())?;
+        K::run(parameters, &Context::new(assignment)?)
+    }
+    match assignment.kind.as_str() {
+        "write" => run::<Write>(assignment),
+        "join" => run::<Join>(assignment),
+        "copy" => run::<Copy>(assignment),
+        "show" => run::<Show>(assignment),
+        "several" => run::<Several>(assignment),
+        "tell" => run::<Tell>(assignment),
+        other => bail!("there is no kind {other}"),
+    }
+}
+
+pub static KINDS: [Declaration; 6] = [
+    Declaration::of::<Write>(),
+    Declaration::of::<Join>(),
+    Declaration::of::<Copy>(),
+    Declaration::of::<Show>(),
+    Declaration::of::<Several>(),
+    Declaration::of::<Tell>(),
+];

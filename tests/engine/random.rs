@@ -2,6 +2,8 @@
 //! an empty cache makes. A short form runs with the other tests; `just torture` runs 10,000 cases.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
 
 use raisin::engine::{self, BuildDescription, Options};
 use raisin::pipeline::Pipeline;
@@ -11,6 +13,7 @@ use rand_chacha::rand_core::Rng as _;
 use serde_json::{Value, json};
 
 use crate::house::{House, StageText};
+use crate::kinds::run_assignment;
 
 const NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
 const FILES: [&str; 3] = ["one.txt", "two.txt", "three.txt"];
@@ -140,6 +143,42 @@ fn built(pipeline: &Pipeline, options: &Options) -> (u64, BTreeMap<String, (Stri
     (summary.ran, stages.collect())
 }
 
+/// Makes the stages of a house in this process. A stage's process is a real one, but a shell that only asks and waits: one
+/// of this executable would load libtorch, which all tests are linked with, for every one of some 50,000 stages.
+struct Kitchen {
+    requests: PathBuf,
+}
+
+impl Kitchen {
+    fn open(house: &House) -> Self {
+        let requests = house.folder.join("requests");
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, &requests, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        let script = format!(
+            "#!/bin/sh\nmkfifo \"$2.done\" && echo \"$2\" > '{}' && read status < \"$2.done\" && exit \"$status\"\n",
+            requests.display()
+        );
+        std::fs::write(house.folder.join("raisin"), script).unwrap();
+        // For writing, too: so it does not end when a shell closes it.
+        let pipe = std::fs::File::options().read(true).write(true).open(&requests).unwrap();
+        std::thread::spawn(move || {
+            for assignment in BufReader::new(pipe).lines().map_while(Result::ok).take_while(|line| line != "end") {
+                std::thread::spawn(move || {
+                    let made = engine::read_assignment(Path::new(&assignment)).and_then(run_assignment);
+                    std::fs::write(format!("{assignment}.done"), if made.is_ok() { "0\n" } else { "1\n" }).unwrap();
+                });
+            }
+        });
+        Self { requests }
+    }
+}
+
+impl Drop for Kitchen {
+    fn drop(&mut self) {
+        let _ = std::fs::write(&self.requests, "end\n");
+    }
+}
+
 fn options(house: &House, place: &str) -> Options {
     Options {
         cache: house.folder.join(place).join("cache"),
@@ -157,6 +196,7 @@ fn an_incremental_build_of_a_random_graph_after_random_edits_is_a_clean_build() 
     let (mut done, mut ran, mut clean_ran) = (0, 0, 0);
     while done < cases {
         let house = House::new();
+        let _kitchen = Kitchen::open(&house);
         let mut earlier = vec![State::new(&mut chance)];
         for _ in 0..25.min(cases - done) {
             let mut state = earlier[earlier.len() - 1].clone();

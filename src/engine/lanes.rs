@@ -1,0 +1,78 @@
+//! The threads that make actions: one for each light stage, and lanes for tensor stages, each of which keeps its worker.
+//!
+//! A lane lives as long as the build, because the kernel ends a worker together with the thread that started it.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::Scope;
+
+use super::child::Children;
+use super::graph::NodeId;
+use super::make::{Job, Message, make};
+use crate::stages::Process;
+use crate::store::Store;
+
+pub struct Lanes<'scope, 'env> {
+    scope: &'scope Scope<'scope, 'env>,
+    store: &'scope Store,
+    children: &'scope Children,
+    messages: Sender<Message>,
+    lanes: Vec<Lane>,
+}
+
+struct Lane {
+    /// A worker has one GPU for life: a context on a second one would take memory there.
+    gpu: Option<usize>,
+    jobs: Sender<Job>,
+    at_work: Option<NodeId>,
+}
+
+impl<'scope, 'env> Lanes<'scope, 'env> {
+    pub fn new(
+        scope: &'scope Scope<'scope, 'env>,
+        store: &'scope Store,
+        children: &'scope Children,
+        messages: Sender<Message>,
+    ) -> Self {
+        Self { scope, store, children, messages, lanes: Vec::new() }
+    }
+
+    /// Starts to make an action: on the GPU that it was given.
+    pub fn start(&mut self, job: Job, gpu: Option<usize>) {
+        let (store, children, messages) = (self.store, self.children, self.messages.clone());
+        if job.process == Process::Light {
+            self.scope.spawn(move || {
+                let id = job.id;
+                let result = Box::new(make(job, store, children, &messages, &mut None));
+                drop(messages.send(Message::Ended { id, result }));
+            });
+            return;
+        }
+        let free = self.lanes.iter().position(|lane| lane.at_work.is_none() && lane.gpu == gpu);
+        let index = free.unwrap_or_else(|| {
+            let (jobs, receiver) = channel();
+            self.scope.spawn(move || run(receiver, store, children, &messages));
+            self.lanes.push(Lane { gpu, jobs, at_work: None });
+            self.lanes.len() - 1
+        });
+        let lane = &mut self.lanes[index];
+        lane.at_work = Some(job.id);
+        // A lane ends only when its jobs do.
+        drop(lane.jobs.send(job));
+    }
+
+    pub fn ended(&mut self, id: NodeId) {
+        self.lanes.iter_mut().filter(|lane| lane.at_work == Some(id)).for_each(|lane| lane.at_work = None);
+    }
+}
+
+fn run(jobs: Receiver<Job>, store: &Store, children: &Children, messages: &Sender<Message>) {
+    let mut resident = None;
+    for job in jobs {
+        let id = job.id;
+        let result = Box::new(make(job, store, children, messages, &mut resident));
+        drop(messages.send(Message::Ended { id, result }));
+    }
+    if let Some(resident) = resident {
+        drop(resident.dismiss());
+    }
+}

@@ -1,0 +1,248 @@
+//! One action, made: lock, child process, check, commit.
+//!
+//! A stage is a command with one assignment file and one folder; whatever happens to it ends the stage and not the
+//! build. While its process runs it holds a lock in that folder, so that a build that comes after a kill cannot begin
+//! there before the process is gone.
+
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::Sender;
+use std::time::Instant;
+
+use super::change::{changes, in_words};
+use super::child::{Children, Ending, command};
+use super::fetch::Listener;
+use super::graph::NodeId;
+use super::inputs::InputFile;
+use super::resident::{Resident, read_assignment};
+use crate::digest::Digest;
+use crate::error::{Context as _, Problem, Result, bail};
+use crate::stages::{self, Assignment, Event, Process, Progress};
+use crate::store::{ActionRecord, Lookup, Manifest, Store, Waiting, remove_tree};
+
+/// Everything that making one action takes.
+pub struct Job {
+    pub id: NodeId,
+    pub process: Process,
+    pub assignment: Assignment,
+    pub inputs: Vec<InputFile>,
+    /// The record to be; what only the run can tell is still empty.
+    pub record: ActionRecord,
+    pub mode: Mode,
+}
+
+/// How a build makes its actions.
+#[derive(Clone, Debug, Default)]
+pub struct Mode {
+    /// The folder of the executables, where it is not that of the running one.
+    pub executables: Option<PathBuf>,
+    /// Run it though there is an artifact, and from the beginning though there are checkpoints.
+    pub anew: bool,
+    /// Run it twice and compare.
+    pub check: bool,
+    /// A process of its own for each tensor stage.
+    pub fresh_worker: bool,
+}
+
+/// What a job tells the build.
+pub enum Message {
+    /// Another process is making the same action.
+    Waiting {
+        id: NodeId,
+        pid: Option<u32>,
+    },
+    Started {
+        id: NodeId,
+    },
+    Event {
+        id: NodeId,
+        event: Event,
+    },
+    Ended {
+        id: NodeId,
+        result: Box<Result<Outcome>>,
+    },
+}
+
+pub struct Outcome {
+    pub record: ActionRecord,
+    /// False where another build had made it meanwhile.
+    pub ran: bool,
+    /// What a second run made otherwise.
+    pub unlike: Option<String>,
+}
+
+/// Makes the action, unless it turns out to be there once the lock is held.
+pub fn make<'c>(
+    job: Job,
+    store: &Store,
+    children: &'c Children,
+    messages: &Sender<Message>,
+    resident: &mut Option<Resident<'c>>,
+) -> Result<Outcome> {
+    let Job { id, process, assignment, mut inputs, mut record, mode } = job;
+    let key = record.key;
+    let send = |message| drop(messages.send(message));
+    let mut told = None;
+    let lock = store.lock(key, |holder| {
+        if told != Some(holder) {
+            told = Some(holder);
+            send(Message::Waiting { id, pid: holder });
+        }
+        if children.is_stopping() { Waiting::GiveUp } else { Waiting::GoOn }
+    })?;
+    let Some(_lock) = lock else { bail!("interrupted while waiting for another build") };
+    if !mode.anew
+        && let Lookup::Hit(record) = store.lookup(key)?
+    {
+        return Ok(Outcome { record: *record, ran: false, unlike: None });
+    }
+    send(Message::Started { id });
+
+    let staging = &assignment.folder;
+    if !stages::context::wait_until_left(staging, || children.is_stopping())? {
+        bail!("interrupted");
+    }
+    if mode.anew && staging.exists() {
+        remove_tree(staging)?;
+    }
+    let mut tell = Tell { id, children, messages };
+    inputs.iter_mut().try_for_each(|input| input.bring(store, &mut tell))?;
+    let log = store.log_file(key);
+    let started = Instant::now();
+    record.started = jiff::Timestamp::now().to_string();
+    let file = write_assignment(&assignment)?;
+    let on_event = |event: Event| {
+        match &event {
+            Event::Cost(cost) => record.costs.push(cost.clone()),
+            Event::Note { text } => record.notes.push(text.clone()),
+            Event::Progress(_) => {}
+        }
+        send(Message::Event { id, event });
+    };
+    let command = || command(process, mode.executables.as_deref());
+    let ending = match process {
+        Process::Tensor if !mode.fresh_worker => Resident::run(resident, children, command, &file, &log, on_event)?,
+        _ => children.run(command()?, &file, &log, on_event)?,
+    };
+    succeeded(ending, &log, children)?;
+    inputs.iter().try_for_each(InputFile::check_unchanged)?;
+    let artifact = store.commit(&staging.join("out"))?;
+    record.seconds = started.elapsed().as_secs_f64();
+    record.finished = jiff::Timestamp::now().to_string();
+    record.artifact = artifact.digest;
+    record.bytes = artifact.manifest.bytes();
+    record.references = artifact.references;
+    if mode.anew
+        && let Ok(Some(before)) = store.record(key)
+        && before.artifact != record.artifact
+    {
+        let told = in_words(&changes(store, before.artifact, record.artifact));
+        let text = format!("the same action made another artifact before, {}: {told}", before.artifact.short());
+        record.notes.push(text.clone());
+        send(Message::Event { id, event: Event::Note { text } });
+    }
+    store.write_record(&record)?;
+    remove_tree(staging)?;
+    let unlike = if mode.check {
+        // In a process and a folder of its own: nothing that the first run left can make the two alike.
+        let again =
+            Assignment { folder: store.staging_folder(Digest::of(format!("again {key}").as_bytes())), ..assignment };
+        if again.folder.exists() {
+            remove_tree(&again.folder)?;
+        }
+        let file = write_assignment(&again)?;
+        let ending = children.run(command()?, &file, &log, |event| {
+            if let Event::Progress(_) = event {
+                send(Message::Event { id, event });
+            }
+        })?;
+        succeeded(ending, &log, children).context("the second run, for --check")?;
+        inputs.iter().try_for_each(InputFile::check_unchanged)?;
+        let other = Manifest::of_folder(&again.folder.join("out"))?;
+        remove_tree(&again.folder)?;
+        compare(&artifact.manifest, &other)
+    } else {
+        None
+    };
+    Ok(Outcome { record, ran: true, unlike })
+}
+
+/// Says how far a download is, as a stage says how far it is itself.
+struct Tell<'t> {
+    id: NodeId,
+    children: &'t Children,
+    messages: &'t Sender<Message>,
+}
+
+impl Listener for Tell<'_> {
+    fn progress(&mut self, progress: Progress) {
+        drop(self.messages.send(Message::Event { id: self.id, event: Event::Progress(progress) }));
+    }
+
+    fn gives_up(&self) -> bool {
+        self.children.is_stopping()
+    }
+}
+
+fn write_assignment(assignment: &Assignment) -> Result<PathBuf> {
+    let folder = &assignment.folder;
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let file = folder.join("assignment.json");
+    let text = serde_json::to_vec_pretty(assignment)?;
+    std::fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    Ok(file)
+}
+
+/// The files in which two runs of one action differ; `None` if in none.
+fn compare(first: &Manifest, second: &Manifest) -> Option<String> {
+    let mut unlike = Vec::new();
+    for file in &first.files {
+        match second.files.iter().find(|other| other.path == file.path) {
+            None => unlike.push(format!("{} was written the first time only", file.path)),
+            Some(other) if other.blake3 != file.blake3 => {
+                let sizes = if other.size == file.size {
+                    format!("{} bytes both times, not the same ones", file.size)
+                } else {
+                    format!("{} bytes, then {}", file.size, other.size)
+                };
+                unlike.push(format!("{}: {sizes}", file.path));
+            }
+            Some(_) => {}
+        }
+    }
+    let new = second.files.iter().filter(|file| first.files.iter().all(|other| other.path != file.path));
+    unlike.extend(new.map(|file| format!("{} was written the second time only", file.path)));
+    (!unlike.is_empty()).then(|| unlike.join("\n    "))
+}
+
+/// How many lines of a failed stage's log are shown.
+const TAIL: usize = 20;
+
+fn succeeded(ending: Ending, log: &Path, children: &Children) -> Result<()> {
+    if ending == Ending::Done {
+        return Ok(());
+    }
+    if children.is_stopping() {
+        bail!("interrupted");
+    }
+    let text = std::fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().collect();
+    let tail = lines[lines.len().saturating_sub(TAIL)..].join("\n    ");
+    let what = match ending {
+        Ending::Done | Ending::Failed => String::new(),
+        Ending::Died(status) => match status.signal() {
+            Some(9) => "it was killed (signal 9), perhaps because memory ran out".to_owned(),
+            Some(signal) => format!("it was ended by signal {signal}"),
+            None => format!("it ended with status {}", status.code().unwrap_or_default()),
+        },
+    };
+    let separator = if what.is_empty() || tail.is_empty() { "" } else { "\n    " };
+    Err(Problem::new(format!("{what}{separator}{tail}")).hint(format!("its whole log is {}", log.display())).into())
+}
+
+/// What the child of a light stage does: `raisin run-stage ASSIGNMENT`.
+pub fn run_stage(assignment: &Path) -> Result<()> {
+    stages::run_light(read_assignment(assignment)?)
+}

@@ -1,0 +1,184 @@
+//! A worker that stays: libtorch is loaded once, and stage after stage is made in one process.
+//!
+//! Loading libtorch costs half a second, a CUDA context several; a sweep of small stages pays that for every one of them.
+//! So a build keeps one worker for each tensor stage that may run at once, and writes it one request a line: which
+//! assignment, and where its words go. The worker answers with the stage's events and, at last, how it ended.
+//!
+//! What a stage must not leave to the next one is little, as stages write files and keep no global state: the number of
+//! threads is set anew for each, standard error is turned to each one's own log, a panic ends the process, and a process
+//! that holds much memory after a stage leaves. A worker that died takes only its stage with it; the next one gets a new
+//! worker.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::fd::{FromRawFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+
+use serde::{Deserialize, Serialize};
+
+use super::child::{Children, Ending, Running, write_line};
+use crate::error::{Context as _, Result, anyhow};
+use crate::stages::{Assignment, DeviceKind, Event, last_words};
+
+/// The argument that makes a worker stay.
+pub const SERVE: &str = "--serve";
+
+/// A worker that holds more memory of its own than this after a stage leaves, and gives it back to the machine.
+const MOST_KEPT: u64 = 1_000_000_000;
+/// With a CUDA context, which takes memory of the host for as long as the worker lives.
+const MOST_KEPT_WITH_CUDA: u64 = 4_000_000_000;
+
+#[derive(Serialize, Deserialize)]
+struct Request {
+    assignment: PathBuf,
+    log: PathBuf,
+}
+
+/// The line that ends a stage.
+#[derive(Serialize, Deserialize)]
+struct Ended {
+    ended: Word,
+    leaves: bool,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Word {
+    Done,
+    Failed,
+}
+
+/// The engine's end of a worker that stays.
+pub struct Resident<'c> {
+    running: Running<'c>,
+    requests: ChildStdin,
+    replies: BufReader<ChildStdout>,
+    leaves: bool,
+}
+
+impl<'c> Resident<'c> {
+    /// Makes one assignment with the worker in `place`, or with a new one where there is none that can.
+    pub fn run(
+        place: &mut Option<Self>,
+        children: &'c Children,
+        command: impl FnOnce() -> Result<Command>,
+        assignment: &Path,
+        log: &Path,
+        on_event: impl FnMut(Event),
+    ) -> Result<Ending> {
+        File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
+        // Both ends add to it.
+        let log_file = OpenOptions::new().append(true).open(log)?;
+        if place.as_ref().is_some_and(|resident| resident.leaves || !resident.running.is_alive()) {
+            place.take().map(Self::dismiss).transpose()?;
+        }
+        if place.is_none() {
+            *place = Some(Self::start(children, command()?, &log_file)?);
+        }
+        let resident = place.as_mut().ok_or_else(|| anyhow!("a worker that is not there"))?;
+        let ending = resident.make(assignment, log, &log_file, on_event);
+        if !matches!(ending, Ok(Ending::Done | Ending::Failed)) {
+            *place = None;
+        }
+        ending
+    }
+
+    fn start(children: &'c Children, mut command: Command, log: &File) -> Result<Self> {
+        command.arg(SERVE);
+        let (running, requests, replies) = children.start(command, Stdio::piped(), log)?;
+        let requests = requests.ok_or_else(|| anyhow!("a child without standard input"))?;
+        Ok(Self { running, requests, replies: BufReader::new(replies), leaves: false })
+    }
+
+    fn make(
+        &mut self,
+        assignment: &Path,
+        log: &Path,
+        log_file: &File,
+        mut on_event: impl FnMut(Event),
+    ) -> Result<Ending> {
+        let request = Request { assignment: assignment.to_owned(), log: log.to_owned() };
+        // If it cannot be written, the worker is dead, and so its answers end at once.
+        let _ = writeln!(self.requests, "{}", serde_json::to_string(&request)?);
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            if self.replies.read_until(b'\n', &mut line).unwrap_or(0) == 0 {
+                return Ok(Ending::Died(self.running.wait()?));
+            }
+            let text = line.trim_ascii_end();
+            if let Ok(event) = serde_json::from_slice(text) {
+                on_event(event);
+            } else if let Ok(Ended { ended, leaves }) = serde_json::from_slice(text) {
+                self.leaves = leaves;
+                return Ok(match ended {
+                    Word::Done => Ending::Done,
+                    Word::Failed => Ending::Failed,
+                });
+            } else {
+                write_line(log_file, text);
+            }
+        }
+    }
+
+    /// Ends a worker between two stages, when it holds nothing that anyone needs.
+    pub fn dismiss(self) -> Result<()> {
+        self.running.kill();
+        self.running.wait()?;
+        Ok(())
+    }
+}
+
+/// What a worker does that stays: makes assignments with `run` until nobody asks for more.
+pub fn serve(run: impl Fn(Assignment) -> Result<()>) -> Result<()> {
+    for line in std::io::stdin().lock().lines() {
+        let request: Request = serde_json::from_str(&line?).context("this is no request")?;
+        turn_errors_to(&request.log)?;
+        let mut most = MOST_KEPT;
+        let assignment = read_assignment(&request.assignment).inspect(|assignment| {
+            if assignment.environment.device == DeviceKind::Cuda {
+                most = MOST_KEPT_WITH_CUDA;
+            }
+        });
+        let ended = match assignment.and_then(&run) {
+            Ok(()) => Word::Done,
+            Err(error) => {
+                last_words(&error);
+                Word::Failed
+            }
+        };
+        let leaves = held_memory() > most;
+        let reply = serde_json::to_string(&Ended { ended, leaves })?;
+        let mut stdout = std::io::stdout().lock();
+        writeln!(stdout, "{reply}")?;
+        stdout.flush()?;
+        if leaves {
+            break;
+        }
+    }
+    Ok(())
+}
+
+pub fn read_assignment(path: &Path) -> Result<Assignment> {
+    let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_slice(&text).with_context(|| format!("{} is not an assignment", path.display()))
+}
+
+/// Standard error goes to this file from now on, also that of libraries.
+fn turn_errors_to(log: &Path) -> Result<()> {
+    let file = OpenOptions::new().append(true).open(log).with_context(|| format!("cannot open {}", log.display()))?;
+    // SAFETY: descriptor 2 is standard error, which is open for the life of the process; it is not closed here, as the
+    // owner is forgotten.
+    let mut stderr = std::mem::ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(2) });
+    rustix::io::dup2(&file, &mut stderr).context("cannot turn standard error to the log")?;
+    Ok(())
+}
+
+/// Memory that this process does not share with the files of its libraries; 0 where that cannot be told.
+fn held_memory() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+    kilobytes.unwrap_or(0) * 1024
+}

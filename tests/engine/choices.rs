@@ -1,0 +1,204 @@
+//! What a person may say about a build: force, check, a plan kept in a file, a change accepted.
+
+use std::path::{Path, PathBuf};
+
+use raisin::engine::{self, Force, Options, PlanFile, Status};
+use raisin::error::render;
+use raisin::pipeline::Pipeline;
+use serde_json::{Value, json};
+
+use crate::house::{House, chain};
+use crate::kinds::KINDS;
+
+fn forced(names: &[&str]) -> Force {
+    Force::Stages(names.iter().map(|name| (*name).to_owned()).collect())
+}
+
+#[test]
+fn force_runs_a_cached_stage_and_what_it_makes_again_stops_the_rebuild_there() {
+    let house = House::new();
+    let pipeline = house.one(&chain("ay", "-"));
+    house.build(&pipeline);
+    let summary = house.build_so(&pipeline, |options| options.force = forced(&["a"]));
+    assert_eq!((summary.ran, summary.cached), (1, 3));
+    let summary = house.build_so(&pipeline, |options| options.force = Force::Everything);
+    assert_eq!((summary.ran, summary.cached), (4, 0));
+    assert_eq!(house.build(&pipeline).ran, 0);
+
+    for (force, only, hint) in [(&["dd"], &[][..], "did you mean `d`?"), (&["d"], &["c"][..], "the stages are a, b, c")]
+    {
+        let only = only.iter().map(|name: &&str| (*name).to_owned()).collect();
+        let options = Options { force: forced(force), only, ..house.options() };
+        let error = render(&engine::build(&pipeline, &options).unwrap_err());
+        assert!(error.contains(&format!("there is no stage `{}`", force[0])) && error.contains(hint), "{error}");
+    }
+}
+
+#[test]
+fn a_forced_stage_begins_anew_whatever_checkpoints_there_are() {
+    let house = House::new();
+    let pipeline = house.one(&[("long", "write", json!({"die_once": true}))]);
+    assert_eq!(house.build(&pipeline).exit_code(), 1);
+    // The checkpoint would have made it go on; without one it dies again.
+    assert_eq!(house.build_so(&pipeline, |options| options.force = forced(&["long"])).exit_code(), 1);
+    assert_eq!(house.build(&pipeline).exit_code(), 0);
+}
+
+#[test]
+fn a_check_names_the_file_that_a_second_run_makes_otherwise() {
+    let house = House::new();
+    let stages = |drift: bool| {
+        house.one(&[
+            ("same", "write", json!({"text": "same"})),
+            ("drifts", "write", json!({"text": "x", "drift": drift})),
+            ("after", "join", json!({"left": "same", "right": "drifts"})),
+        ])
+    };
+    let checked =
+        |pipeline: &Pipeline| house.build_so(pipeline, |options| (options.check, options.keep_going) = (true, true));
+    let summary = checked(&stages(true));
+    assert_eq!((summary.exit_code(), summary.failures.len()), (1, 1));
+    let failure = &summary.failures[0];
+    assert!(failure.stage == "drifts" && failure.reason.contains("drift: "), "{failure:?}");
+    assert!(!failure.reason.contains("text"), "{failure:?}");
+    // What the first run made is kept.
+    assert_eq!(house.build(&stages(true)).ran, 0);
+    let summary = checked(&stages(false));
+    assert_eq!((summary.exit_code(), summary.ran), (0, 2));
+    assert_eq!(std::fs::read_dir(house.folder.join("cache/tmp")).unwrap().count(), 0);
+}
+
+/// Plans into a file. Gives its path.
+fn planned(house: &House, pipeline: &Pipeline) -> PathBuf {
+    let (_, plan) = PlanFile::make(pipeline, &house.options()).unwrap();
+    let path = house.folder.join("plan.json");
+    std::fs::write(&path, plan.text().unwrap()).unwrap();
+    path
+}
+
+fn build_plan(house: &House, path: &Path) -> anyhow::Result<engine::Summary> {
+    let plan = PlanFile::read(path)?.expect("a plan");
+    let mut pipeline = plan.pipeline(&KINDS)?;
+    pipeline.folder.clone_from(&house.folder);
+    engine::build_planned(&plan, &pipeline, &house.options())
+}
+
+#[test]
+fn a_plan_is_built_as_it_was_planned() {
+    let house = House::new();
+    let pipeline = house.one(&chain("ay", "-"));
+    let path = planned(&house, &pipeline);
+    // It needs nothing but the file, and what was made meanwhile is taken.
+    house.build_so(&pipeline, |options| options.only = vec!["a".into()]);
+    let summary = build_plan(&house, &path).unwrap();
+    assert_eq!((summary.ran, summary.cached), (3, 1));
+    assert_eq!(house.text("d"), "ay-beeay-bee");
+    assert_eq!(house.build(&pipeline).ran, 0);
+    // What was cached and is gone runs again.
+    let path = planned(&house, &pipeline);
+    house.store().set_aside(&house.folder.join("out/story/a").canonicalize().unwrap()).unwrap();
+    assert_eq!(build_plan(&house, &path).unwrap().ran, 1);
+}
+
+#[test]
+fn a_plan_is_refused_when_an_input_changed_meanwhile() {
+    let house = House::new();
+    std::fs::write(house.folder.join("data.txt"), "one").unwrap();
+    let pipeline = house.one(&[
+        ("first", "write", json!({})),
+        ("copy", "copy", json!({"path": "data.txt"})),
+        ("both", "join", json!({"left": "first", "right": "copy"})),
+    ]);
+    let path = planned(&house, &pipeline);
+    std::fs::write(house.folder.join("data.txt"), "two").unwrap();
+    let error = render(&build_plan(&house, &path).unwrap_err());
+    assert!(error.contains("copy: file data.txt (path): other bytes") && error.contains("plan again"), "{error}");
+    assert!(house.store().actions().unwrap().is_empty());
+    std::fs::write(house.folder.join("data.txt"), "one").unwrap();
+    assert_eq!(build_plan(&house, &path).unwrap().ran, 3);
+}
+
+#[test]
+fn a_plan_of_another_version_a_torn_one_and_what_is_no_plan_are_told_apart() {
+    let house = House::new();
+    let path = planned(&house, &house.one(&[("a", "write", json!({}))]));
+    let text = std::fs::read_to_string(&path).unwrap();
+    let refused = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        render(&build_plan(&house, &path).unwrap_err())
+    };
+    let error = refused(&text.replace("\"raisin_plan\": 1", "\"raisin_plan\": 99"));
+    assert!(error.contains("has format 99, this raisin reads format 1") && error.contains("plan again"), "{error}");
+    let error = refused(&text.replace("\"kind_version\": 1", "\"kind_version\": 7"));
+    assert!(error.contains("stage `a` was planned with version 7 of the kind `write`"), "{error}");
+    let error = refused(&text.replace("\"kind\": \"write\"", "\"kind\": \"wrote\""));
+    assert!(error.contains("the kind `wrote`, which is not there"), "{error}");
+    let error = refused(&text[..text.len() / 2]);
+    assert!(error.contains("is neither a pipeline nor a plan"), "{error}");
+    let error = refused("{\"artifact\": 3}");
+    assert!(error.contains("is neither a pipeline nor a plan"), "{error}");
+    std::fs::write(&path, "[stage.a]\nkind = \"write\"\n").unwrap();
+    assert!(PlanFile::read(&path).unwrap().is_none());
+}
+
+fn accept(house: &House, pipeline: &Pipeline, stage: &str) -> anyhow::Result<Vec<engine::Acceptance>> {
+    engine::accept(pipeline, &house.options(), stage, "only words")
+}
+
+#[test]
+fn an_accepted_change_keeps_the_artifact_and_the_record_says_who_accepted_what() {
+    let house = House::new();
+    house.build(&house.one(&chain("ay", "-")));
+    let changed = house.one(&chain("ay", "+"));
+    assert_eq!(accept(&house, &changed, "a").unwrap().len(), 0);
+    let accepted = accept(&house, &changed, "c").unwrap();
+    assert_eq!(accepted.len(), 1);
+    assert_eq!(accepted[0].accepted.differences, ["between: \"-\" -> \"+\""]);
+    // All of it is cached now, with the old text.
+    assert_eq!(house.build(&changed).ran, 0);
+    assert_eq!(house.text("d"), "ay-beeay-bee");
+    let plan = engine::plan(&changed, &house.options()).unwrap();
+    let of = |label: &str| plan.stages.iter().find(|stage| stage.label == label).unwrap().status.clone();
+    let Status::Cached { accepted: Some(word), .. } = of("c") else { panic!("{plan}") };
+    assert!(word.to_string().contains("between: \"-\" -> \"+\" (only words)"), "{word}");
+    assert!(matches!(of("d"), Status::Cached { accepted: None, .. }));
+    // And it can be made after all.
+    assert_eq!(house.build_so(&changed, |options| options.force = forced(&["c"])).ran, 2);
+    assert_eq!(house.text("d"), "ay+beeay+bee");
+}
+
+#[test]
+fn what_was_never_made_and_what_waits_for_an_input_cannot_be_accepted() {
+    let house = House::new();
+    let error = render(&accept(&house, &house.one(&chain("ay", "-")), "a").unwrap_err());
+    assert!(error.contains("there is no earlier artifact of `a`") && error.contains("raisin build"), "{error}");
+    house.build(&house.one(&chain("ay", "-")));
+    let changed = house.one(&chain("oh", "+"));
+    let error = render(&accept(&house, &changed, "c").unwrap_err());
+    assert!(error.contains("made from `a`, which would run") && error.contains("accept `a` first"), "{error}");
+    let error = render(&accept(&house, &changed, "cc").unwrap_err());
+    assert!(error.contains("no stage `cc`") && error.contains("did you mean `c`?"), "{error}");
+    // Another variant's artifact does not stand for this one's.
+    let seeded = |seed: u64| {
+        let stages = [("a", "write", json!({})), ("both", "join", json!({"left": "a", "right": "a"}))];
+        let name = format!("seed={seed}");
+        house.pipeline(vec![House::variant(&name, json!({"pipeline.seed": seed}), seed, &stages)])
+    };
+    house.build(&seeded(1));
+    assert!(accept(&house, &seeded(2), "both").is_err());
+}
+
+#[test]
+fn why_names_input_stages_and_what_changed_in_them() {
+    let house = House::new();
+    let stages = |text: &str| -> Vec<(&'static str, &'static str, Value)> {
+        vec![("pool", "write", json!({"text": text})), ("both", "join", json!({"left": "pool", "right": "pool"}))]
+    };
+    house.build(&house.one(&stages("one")));
+    assert_eq!(
+        house.why(&house.one(&stages("two"))),
+        ["pool: text: \"one\" -> \"two\"", "both: input pool will be made anew"]
+    );
+    house.build_so(&house.one(&stages("two")), |options| options.only = vec!["pool".into()]);
+    assert_eq!(house.why(&house.one(&stages("two"))), ["both: input pool: other bytes in text"]);
+}

@@ -1,0 +1,224 @@
+//! Sources from the network, through the real `raisin` and a server of a few lines that does what servers do.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+
+#[allow(dead_code, reason = "other tests use more of it")]
+mod support;
+
+use support::Project;
+
+/// What a server does with a request.
+#[derive(Clone, Copy)]
+enum Manner {
+    /// Sends all that was asked for.
+    Well,
+    /// Cuts the connection after so many bytes of the body.
+    Cuts(usize),
+    /// The same, and it knows no ranges.
+    CutsOnceWithoutRanges(usize),
+    /// Says that it is busy, so many times.
+    Busy(usize),
+    NotFound,
+}
+
+/// A server of one file. It counts what it was asked for, and lives as long as the test.
+struct Server {
+    address: String,
+    /// The first byte that each request asked for.
+    asked: Arc<Mutex<Vec<usize>>>,
+    manner: Arc<Mutex<Manner>>,
+}
+
+impl Server {
+    fn start(content: &str, manner: Manner) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let (content, manner) = (content.to_owned(), Arc::new(Mutex::new(manner)));
+        let (requests, manners) = (Arc::clone(&asked), Arc::clone(&manner));
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let manner = *manners.lock().expect("no panic");
+                // A client that went away is no concern of the server's.
+                let _ = answer(stream.expect("a connection"), content.as_bytes(), manner, &requests);
+            }
+        });
+        Self { address: format!("http://127.0.0.1:{port}/data/pool.jsonl?raw=1"), asked, manner }
+    }
+
+    fn asked(&self) -> Vec<usize> {
+        self.asked.lock().expect("no panic").clone()
+    }
+}
+
+fn answer(mut stream: TcpStream, content: &[u8], manner: Manner, requests: &Mutex<Vec<usize>>) -> std::io::Result<()> {
+    let mut from = None;
+    for line in BufReader::new(stream.try_clone()?).lines() {
+        let line = line?.to_ascii_lowercase();
+        if let Some(range) = line.strip_prefix("range: bytes=") {
+            from = range.trim_end_matches('-').parse().ok();
+        }
+        if line.is_empty() {
+            break;
+        }
+    }
+    let earlier = {
+        let mut requests = requests.lock().expect("no panic");
+        requests.push(from.unwrap_or(0));
+        requests.len() - 1
+    };
+    let ranges = !matches!(manner, Manner::CutsOnceWithoutRanges(_));
+    let from = from.filter(|_| ranges);
+    let rest = &content[from.unwrap_or(0).min(content.len())..];
+    match manner {
+        Manner::NotFound => return stream.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"),
+        Manner::Busy(times) if earlier < times => {
+            return stream
+                .write_all(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+        }
+        _ => {}
+    }
+    let head = match from {
+        Some(from) if from >= content.len() => {
+            let head = format!("HTTP/1.1 416 Range Not Satisfiable\r\ncontent-range: bytes */{}\r\n", content.len());
+            return stream.write_all(format!("{head}content-length: 0\r\nconnection: close\r\n\r\n").as_bytes());
+        }
+        Some(from) => {
+            let (last, length) = (content.len() - 1, content.len());
+            format!("HTTP/1.1 206 Partial Content\r\ncontent-range: bytes {from}-{last}/{length}\r\n")
+        }
+        None => "HTTP/1.1 200 OK\r\n".to_owned(),
+    };
+    write!(stream, "{head}content-length: {}\r\nconnection: close\r\n\r\n", rest.len())?;
+    let sent = match manner {
+        Manner::Cuts(bytes) => bytes.min(rest.len()),
+        Manner::CutsOnceWithoutRanges(bytes) if earlier == 0 => bytes.min(rest.len()),
+        _ => rest.len(),
+    };
+    stream.write_all(&rest[..sent])
+}
+
+fn lines(count: usize) -> String {
+    (0..count).map(|n| format!("{{\"question\":\"q{n}\",\"answer\":\"a{n}\"}}\n")).collect()
+}
+
+/// A project whose pool comes from the server.
+fn project(server: &Server, blake3: Option<&str>) -> Project {
+    let project = Project::new();
+    let pin = blake3.map(|blake3| format!(", blake3 = \"{blake3}\"")).unwrap_or_default();
+    let source = format!("{{ path = \"{}\", format = \"qa\"{pin} }}", server.address);
+    project.write("p.toml", &format!("[stage.pool]\nkind = \"ingest\"\nsources = [{source}]\n"));
+    project
+}
+
+fn pin(text: &str) -> String {
+    blake3::hash(text.as_bytes()).to_hex().to_string()
+}
+
+#[test]
+fn a_download_that_is_cut_again_and_again_goes_on_where_it_was() {
+    let content = lines(3000);
+    let piece = content.len() / 7 + 1;
+    let server = Server::start(&content, Manner::Cuts(piece));
+    let project = project(&server, Some(&pin(&content)));
+    // Planning needs the pin alone.
+    let plan = project.run(&["plan", "p.toml"]);
+    assert!(plan.code == 0 && server.asked().is_empty(), "{}", plan.stderr);
+    let answer = project.run(&["build", "p.toml"]);
+    assert_eq!(answer.code, 0, "{}", answer.stderr);
+    assert_eq!(server.asked(), (0..7).map(|n| n * piece).collect::<Vec<_>>());
+    let rows = project.sql("select count(*) as n from pool.instructions");
+    assert_eq!(rows, [serde_json::json!({"n": 3000})]);
+    // The file's name is that of the address.
+    assert_eq!(project.sql("select file from pool.sources"), [serde_json::json!({"file": "pool.jsonl"})]);
+    // And once is enough: also for a stage that must be made anew.
+    assert_eq!(project.run(&["build", "p.toml", "--force"]).code, 0);
+    assert_eq!(server.asked().len(), 7);
+}
+
+#[test]
+fn a_download_goes_on_in_the_next_build() {
+    let content = lines(2000);
+    let server = Server::start(&content, Manner::Cuts(0));
+    let project = project(&server, Some(&pin(&content)));
+    let failed = project.run(&["build", "p.toml"]);
+    assert!(failed.code == 1 && failed.stderr.contains("cannot fetch http://"), "{}", failed.stderr);
+    assert!(failed.stderr.contains("after 6 tries"), "{}", failed.stderr);
+    let part = std::fs::read_dir(project.path("cache/tmp")).expect("tmp").flatten();
+    let part = part.map(|entry| entry.path()).find(|path| path.is_file()).expect("a part");
+    std::fs::write(part, &content[..1000]).expect("a download that had come so far");
+    *server.manner.lock().expect("no panic") = Manner::Well;
+    let answer = project.run(&["build", "p.toml"]);
+    assert_eq!(answer.code, 0, "{}", answer.stderr);
+    assert_eq!(server.asked().last(), Some(&1000));
+}
+
+#[test]
+fn servers_that_know_no_ranges_or_are_busy_for_a_while_are_lived_with() {
+    let content = lines(2000);
+    for (manner, asked) in [
+        (Manner::CutsOnceWithoutRanges(1000), vec![0, 1000]),
+        (Manner::Busy(3), vec![0, 0, 0, 0]),
+        (Manner::Well, vec![0]),
+    ] {
+        let server = Server::start(&content, manner);
+        let project = project(&server, Some(&pin(&content)));
+        let answer = project.run(&["build", "p.toml"]);
+        assert_eq!(answer.code, 0, "{}", answer.stderr);
+        assert_eq!(server.asked(), asked);
+    }
+}
+
+#[test]
+fn another_file_than_was_pinned_is_refused_and_not_kept() {
+    let content = lines(10);
+    let server = Server::start(&content, Manner::Well);
+    let wrong = pin("something else");
+    let project = project(&server, Some(&wrong));
+    let answer = project.run(&["build", "p.toml"]);
+    let words = &answer.stderr;
+    assert_eq!(answer.code, 1);
+    assert!(words.contains("gives another file than was pinned") && words.contains(&wrong), "{words}");
+    assert!(words.contains(&pin(&content)), "{words}");
+    assert!(std::fs::read_dir(project.path("cache/fetched")).is_err());
+    let missing = Server::start("", Manner::NotFound);
+    let answer = self::project(&missing, Some(&wrong)).run(&["build", "p.toml"]);
+    assert!(answer.code == 1 && answer.stderr.contains("the server answered 404"), "{}", answer.stderr);
+    assert_eq!(missing.asked().len(), 1);
+}
+
+#[test]
+fn an_address_without_a_digest_is_refused_with_the_way_to_get_it() {
+    let content = lines(10);
+    let server = Server::start(&content, Manner::Cuts(100));
+    let project = project(&server, None);
+    let refused = project.run(&["build", "p.toml"]);
+    assert_eq!(refused.code, 2);
+    let hint = format!("raisin digest {}", server.address);
+    assert!(refused.stderr.contains("needs a digest") && refused.stderr.contains(&hint), "{}", refused.stderr);
+    assert!(refused.stderr.contains("p.toml:3:"), "{}", refused.stderr);
+    let digest = project.run(&["digest", &server.address]);
+    assert_eq!(digest.stdout, format!("blake3 = \"{}\"\n", pin(&content)), "{}", digest.stderr);
+    // What was fetched for its digest need not be fetched again.
+    let asked = server.asked().len();
+    let set = format!("stage.pool.sources.0.blake3={}", pin(&content));
+    assert_eq!(project.run(&["build", "p.toml", "--set", &set]).code, 0);
+    assert_eq!(server.asked().len(), asked);
+}
+
+#[test]
+fn a_fetched_file_that_was_damaged_is_fetched_again() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let content = lines(100);
+    let server = Server::start(&content, Manner::Well);
+    let project = project(&server, Some(&pin(&content)));
+    assert_eq!(project.run(&["build", "p.toml"]).code, 0);
+    let file = project.path("cache/fetched").join(pin(&content)).join("pool.jsonl");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).expect("chmod");
+    std::fs::write(&file, content.replace("q7\"", "q8\"")).expect("damage");
+    assert_eq!(project.run(&["build", "p.toml", "--force"]).code, 0);
+    assert_eq!(std::fs::read_to_string(&file).expect("the file"), content);
+    assert_eq!(server.asked().len(), 2);
+}
