@@ -56,6 +56,20 @@ lint: (setup "cpu")
 # what may happen to a cache, done to it on purpose, in full; `RAISIN_TORTURE_SEED=2 just torture` at other instants
 torture *arguments: (setup "cpu")
     @RAISIN_TORTURE=full cargo test --test torture -- --nocapture --test-threads 1 {{ arguments }}
+    @RAISIN_TORTURE=full cargo test --test engine -- --nocapture random {{ arguments }}
+
+# build a pipeline twice into two empty caches and compare every stage's digest: `just reproduce quickstart`
+reproduce name *arguments: _compiled
+    #!/usr/bin/env bash
+    set -euo pipefail
+    top=$(mktemp -d)
+    trap 'chmod -R u+w "$top"; rm -r "$top"' EXIT
+    for place in one two; do
+        {{ raisin }} build pipelines/{{ name }}.toml --cache "$top/$place/cache" --out "$top/$place/out" {{ arguments }}
+    done
+    # One line a stage: its key and its artifact. No time and no place is in it.
+    cmp "$top"/one/out/*/build.json "$top"/two/out/*/build.json
+    echo "the same: $(grep -c '"artifact"' "$top"/one/out/*/build.json) stages, twice into an empty cache"
 
 # timings beside named peers, in the same run: `just bench engine`
 bench name *arguments: _compiled

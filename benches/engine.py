@@ -1,10 +1,11 @@
-"""A build with nothing to do: raisin beside ninja and DVC, in the same run. `just bench engine` starts it.
+"""The engine beside named peers, in the same run: a build with nothing to do, the price of an executed stage, hashing.
+`just bench engine` starts it; words after that choose parts: `just bench engine noop hash`.
 
-Each tool gets a project of N small stages that all read one source, builds it once, and is then timed doing nothing:
-whole processes, in turns, so that a slow moment of the machine hits all of them. DVC takes part with 8 stages only.
+Whole processes, in turns, so that a slow moment of the machine hits all of them; the first build of each is not timed.
 """
 
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -14,7 +15,29 @@ import time
 from pathlib import Path
 
 RAISIN = os.path.abspath(sys.argv[1])
-RUNS = 15
+PARTS = sys.argv[2:] or ["noop", "quickstart", "stage", "hash"]
+TOOLS = Path(sys.executable).parent
+RUNS = int(os.environ.get("RAISIN_BENCH_RUNS", "15"))
+HASHED = int(os.environ.get("RAISIN_BENCH_BYTES", str(4 * 10**9)))
+
+
+def tool(name):
+    return str(TOOLS / name)
+
+
+def once(command, folder):
+    """Milliseconds from start to end, peak memory in MB, milliseconds of CPU."""
+    start = time.perf_counter()
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    took = (time.perf_counter() - start) * 1e3
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{command} in {folder} ended with {process.returncode}")
+    return took, usage.ru_maxrss / 1e3, (usage.ru_utime + usage.ru_stime) * 1e3
+
+
+# Projects of N small stages that all read one source.
 
 
 def raisin(folder, stages):
@@ -31,46 +54,157 @@ def ninja(folder, stages):
     lines = ["rule copy\n  command = cp $in $out\n"]
     lines += [f"build out{number}: copy source\n" for number in range(stages)]
     (folder / "build.ninja").write_text("".join(lines))
-    return [shutil.which("ninja", path=Path(sys.executable).parent) or "ninja", "--quiet"]
+    return [tool("ninja"), "--quiet"]
 
 
 def dvc(folder, stages):
     (folder / "source").write_text("source\n")
-    tool = Path(sys.executable).parent / "dvc"
-    subprocess.run([tool, "init", "--no-scm", "--quiet"], cwd=folder, check=True)
+    subprocess.run([tool("dvc"), "init", "--no-scm", "--quiet"], cwd=folder, check=True)
     lines = ["stages:\n"]
     for number in range(stages):
         lines.append(f"  s{number}:\n    cmd: cp source out{number}\n    deps: [source]\n    outs: [out{number}]\n")
     (folder / "dvc.yaml").write_text("".join(lines))
-    return [tool, "repro", "--quiet"]
+    return [tool("dvc"), "repro", "--quiet"]
 
 
-def once(command, folder):
-    start = time.perf_counter()
-    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
-    return (time.perf_counter() - start) * 1e3
+def snakemake(folder, stages):
+    (folder / "source").write_text("source\n")
+    outs = ", ".join(f'"out{number}"' for number in range(stages))
+    lines = [f"rule all:\n    input: {outs}\n"]
+    for number in range(stages):
+        lines.append(f'rule s{number}:\n    input: "source"\n    output: "out{number}"\n    shell: "cp {{input}} {{output}}"\n')
+    (folder / "Snakefile").write_text("".join(lines))
+    return [tool("snakemake"), "--cores", "1", "--quiet", "all"]
 
 
-def compare(stages, tools):
+def in_turns(commands, runs):
+    """Times by name, in turns; each command once before."""
+    for name, (command, folder) in commands.items():
+        took = once(command, folder)[0]
+        print(f"  {name}: first build {took:.0f} ms", flush=True)
+    measured = {name: [] for name in commands}
+    for _ in range(runs):
+        for name, (command, folder) in commands.items():
+            measured[name].append(once(command, folder))
+    return measured
+
+
+def nothing_to_do(stages, tools):
     with tempfile.TemporaryDirectory() as top:
         commands = {}
-        for tool in tools:
-            folder = Path(top) / tool.__name__
+        for make in tools:
+            folder = Path(top) / make.__name__
             folder.mkdir()
-            commands[tool.__name__] = (tool(folder, stages), folder)
-            print(f"  {tool.__name__}: first build of {stages} stages {once(*commands[tool.__name__]):.0f} ms", flush=True)
-        times = {name: [] for name in commands}
-        for _ in range(RUNS):
-            for name, command in commands.items():
-                times[name].append(once(*command))
-    print(f"nothing to do, {stages} stages, {RUNS} runs in turns:   minimum   median")
-    for name, measured in times.items():
-        print(f"  {name:40} {min(measured):8.1f} ms {statistics.median(measured):8.1f} ms")
-    for name, measured in times.items():
-        if name != "raisin":
-            ratio = statistics.median(measured) / statistics.median(times["raisin"])
-            print(f"  {name} / raisin = {ratio:.2f}")
+            commands[make.__name__] = (make(folder, stages), folder)
+        measured = in_turns(commands, RUNS)
+    print(f"nothing to do, {stages} stages, {RUNS} runs in turns:")
+    print("               minimum      median         CPU      memory   median / raisin's")
+    own = statistics.median(run[0] for run in measured["raisin"])
+    for name, runs in measured.items():
+        times, memories, cpu = zip(*runs)
+        middle = statistics.median(times)
+        print(f"  {name:10} {min(times):8.1f} ms {middle:8.1f} ms {min(cpu):8.1f} ms {max(memories):8.1f} MB {middle / own:8.2f}", flush=True)
 
 
-compare(8, [raisin, ninja, dvc])
-compare(1000, [raisin, ninja])
+def quickstart():
+    """The quickstart of this repository, built in the cache and out folder that RAISIN_CACHE and RAISIN_OUT say."""
+    command = [RAISIN, "build", "pipelines/quickstart.toml", "--quiet"]
+    measured = in_turns({"raisin": (command, ".")}, 2 * RUNS)["raisin"]
+    times, memories, cpu = zip(*measured)
+    print(
+        f"nothing to do, the quickstart, {len(times)} runs: minimum {min(times):.1f} ms, median "
+        f"{statistics.median(times):.1f} ms, CPU {min(cpu):.1f} ms, peak memory {max(memories):.1f} MB"
+    )
+
+
+def price_of_a_stage(stages=40):
+    """What an executed stage costs beside its work, which is next to nothing: a one-line file is read or copied. On one
+    core, so that nobody runs two at a time."""
+
+    def rows(folder, stages):
+        (folder / "source.jsonl").write_text('{"instruction": "say", "output": "it"}\n')
+        lines = ['[pipeline]\nname = "empty"\n']
+        for number in range(stages):
+            # Another limit is another action.
+            lines.append(
+                f'[stage.s{number}]\nkind = "ingest"\nmax_length = {10_000 + number}\n'
+                'sources = [{ path = "source.jsonl", format = "alpaca" }]\n'
+            )
+        (folder / "empty.toml").write_text("".join(lines))
+        return [RAISIN, "build", "empty.toml", "--quiet"]
+
+    rows.__name__ = "raisin"
+    pinned = ["taskset", "-c", "0"] if shutil.which("taskset") else []
+    print(f"an executed empty stage, {stages} stages on one core: (first build - build with nothing to do) / stages")
+    for make in [rows, snakemake, dvc, ninja]:
+        differences = []
+        for _ in range(3):
+            with tempfile.TemporaryDirectory() as top:
+                command = pinned + make(Path(top), stages)
+                first = once(command, top)[0]
+                differences.append((first - min(once(command, top)[0] for _ in range(3))) / stages)
+        print(f"  {make.__name__:10} {min(differences):8.1f} ms {statistics.median(differences):8.1f} ms", flush=True)
+
+
+B3SUM = """
+import sys, time
+from blake3 import blake3
+hasher = blake3(max_threads=blake3.AUTO)
+start = time.perf_counter()
+hasher.update_mmap(sys.argv[1])
+digest = hasher.hexdigest()
+print(time.perf_counter() - start, digest)
+"""
+
+
+def hashing():
+    """A large input, its pages in memory: `raisin plan` as a whole process, against the hashing alone of the Python
+    package blake3 (the same Rust library as b3sum's, through a memory map, on all cores)."""
+    with tempfile.TemporaryDirectory() as top:
+        top = Path(top)
+        large = top / "large.jsonl"
+        line = b'{"instruction": "' + b"x" * 4000 + b'", "output": "y"}\n'
+        with large.open("wb") as file:
+            for _ in range(HASHED // (len(line) * 1000)):
+                file.write(line * 1000)
+        size = large.stat().st_size
+        (top / "p.toml").write_text(
+            '[stage.s]\nkind = "ingest"\nsources = [{ path = "large.jsonl", format = "alpaca" }]\n'
+        )
+        # The digest of a file is kept once the file has been at rest for two seconds.
+        time.sleep(2.5)
+        peers, own = [], []
+        for _ in range(5):
+            output = subprocess.run([sys.executable, "-c", B3SUM, large], check=True, capture_output=True, text=True).stdout
+            seconds, digest = output.split()
+            peers.append(float(seconds))
+            shutil.rmtree(top / "cache", ignore_errors=True)
+            faults = resource.getrusage(resource.RUSAGE_CHILDREN).ru_minflt
+            own.append(once([RAISIN, "plan", "p.toml"], top)[0] / 1e3)
+            first_faults = resource.getrusage(resource.RUSAGE_CHILDREN).ru_minflt - faults
+        faults = resource.getrusage(resource.RUSAGE_CHILDREN).ru_minflt
+        again = once([RAISIN, "plan", "p.toml"], top)[0]
+        faults = resource.getrusage(resource.RUSAGE_CHILDREN).ru_minflt - faults
+        opened = "strace is not installed"
+        if shutil.which("strace"):
+            command = ["strace", "-f", "-e", "trace=openat,open,mmap", "-o", "trace", RAISIN, "plan", "p.toml"]
+            once(command, top)
+            opened = f"opened {(top / 'trace').read_text().count('large.jsonl')} times"
+    print(f"hashing {size / 1e9:.2f} GB, pages in memory, 5 runs in turns: minimum, median")
+    for name, seconds in [("blake3 (PyPI, mmap, all cores)", peers), ("raisin plan, whole process", own)]:
+        rate = size / 1e9 / min(seconds)
+        print(f"  {name:32} {min(seconds):6.2f} s {statistics.median(seconds):6.2f} s {rate:6.2f} GB/s")
+    print(f"  raisin's throughput / blake3's: {min(peers) / min(own):.2f} (minima), "
+          f"{statistics.median(peers) / statistics.median(own):.2f} (medians)")
+    print(f"  the second time: {again:.1f} ms, {faults} page faults where hashing had {first_faults}; the file was {opened}")
+
+
+if "noop" in PARTS:
+    nothing_to_do(8, [raisin, ninja, dvc, snakemake])
+    nothing_to_do(1000, [raisin, ninja])
+if "quickstart" in PARTS:
+    quickstart()
+if "stage" in PARTS:
+    price_of_a_stage()
+if "hash" in PARTS:
+    hashing()

@@ -18,16 +18,29 @@ impl Digest {
         Self(*blake3::hash(bytes).as_bytes())
     }
 
-    /// The digest of a file's content, read through a memory map and hashed on all cores.
+    /// The digest of a file's content, read through a memory map; a large one is hashed on all cores.
     pub fn of_file(path: &Path) -> std::io::Result<Self> {
         let mut hasher = blake3::Hasher::new();
-        hasher.update_mmap_rayon(path)?;
+        // Below that the threads cost more than they give.
+        if std::fs::metadata(path)?.len() < 1 << 20 {
+            hasher.update_mmap(path)?;
+        } else {
+            hasher.update_mmap_rayon(path)?;
+        }
         Ok(Self(*hasher.finalize().as_bytes()))
     }
 
     /// The digest of a value's canonical JSON; see [`canonical`].
     pub fn of_json(value: &Value) -> Self {
         Self::of(canonical(value).as_bytes())
+    }
+
+    /// The digest of a value as it stands, the order of its keys too: sooner found than that of its canonical JSON, and
+    /// for what this machine remembers only.
+    pub fn of_value(value: &Value) -> Self {
+        let mut bytes = Vec::with_capacity(512);
+        write_distinct(value, &mut bytes);
+        Self::of(&bytes)
     }
 
     pub fn to_hex(self) -> String {
@@ -41,6 +54,11 @@ impl Digest {
 
     pub fn bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+
+    /// A digest that was kept as [`Self::bytes`].
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
     }
 }
 
@@ -94,7 +112,7 @@ fn write_canonical(value: &Value, text: &mut String) {
                 if position > 0 {
                     text.push(',');
                 }
-                text.push_str(&Value::String(key.clone()).to_string());
+                text.push_str(&Value::from(key.as_str()).to_string());
                 text.push(':');
                 write_canonical(value, text);
             }
@@ -114,6 +132,42 @@ fn write_canonical(value: &Value, text: &mut String) {
     }
 }
 
+/// The value as bytes from which it could be told apart from any other: a letter for the type, lengths before contents.
+fn write_distinct(value: &Value, bytes: &mut Vec<u8>) {
+    fn counted(letter: u8, length: usize, bytes: &mut Vec<u8>) {
+        bytes.push(letter);
+        bytes.extend_from_slice(&(length as u64).to_le_bytes());
+    }
+    match value {
+        Value::Null => bytes.push(b'0'),
+        Value::Bool(yes) => bytes.push(if *yes { b't' } else { b'f' }),
+        Value::Number(number) => {
+            let (letter, number) = match (number.as_u64(), number.as_i64(), number.as_f64()) {
+                (Some(number), ..) => (b'u', number),
+                (None, Some(number), _) => (b'i', number as u64),
+                (None, None, number) => (b'd', number.unwrap_or(f64::NAN).to_bits()),
+            };
+            counted(letter, number as usize, bytes);
+        }
+        Value::String(text) => {
+            counted(b's', text.len(), bytes);
+            bytes.extend_from_slice(text.as_bytes());
+        }
+        Value::Array(items) => {
+            counted(b'a', items.len(), bytes);
+            items.iter().for_each(|item| write_distinct(item, bytes));
+        }
+        Value::Object(entries) => {
+            counted(b'o', entries.len(), bytes);
+            for (key, value) in entries {
+                counted(b'k', key.len(), bytes);
+                bytes.extend_from_slice(key.as_bytes());
+                write_distinct(value, bytes);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,6 +178,10 @@ mod tests {
         let two: Value = serde_json::from_str(r#"{"a":null,"b":[1,{"x":3,"y":2}]}"#).expect("valid JSON");
         assert_eq!(canonical(&one), r#"{"a":null,"b":[1,{"x":3,"y":2}]}"#);
         assert_eq!(Digest::of_json(&one), Digest::of_json(&two));
+        // Action keys and manifests of earlier versions: these bytes must never change.
+        let odd = serde_json::json!({"é\n\"": [1.5, -3, 1e30, true], "Z": {}, "a b": [], "": u64::MAX});
+        let text = "{\"\":18446744073709551615,\"Z\":{},\"a b\":[],\"é\\n\\\"\":[1.5,-3,1e+30,true]}";
+        assert_eq!(canonical(&odd), text);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-pub use anyhow::{Context, Result, anyhow, bail, ensure};
+pub use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 
 /// A position in a file that a person wrote. Line and column count from 1.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -262,3 +262,41 @@ fn committed_schema_is_current() {
     let committed = std::fs::read_to_string(&path).unwrap();
     assert!(committed == printed, "run `RAISIN_BLESS=1 cargo test --test cli committed_schema_is_current`");
 }
+
+#[test]
+fn space_is_counted_by_stage_pipeline_and_variant_and_what_is_pinned_survives_gc() {
+    let stages = "[stage.pool]\nkind = \"generate\"\nsize = 20\n[stage.counted]\nkind = \"sql\"\nof = [\"pool\"]\n\
+         query = \"select count(*) as n from pool.instructions\"\n";
+    let project =
+        Project::new(&format!("[pipeline]\nname = \"swept\"\n{stages}[sweep]\n\"stage.pool.size\" = [20, 30]\n"));
+    let run = |arguments: &[&str]| {
+        let output = project.raisin(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+        (text(&output.stdout), text(&output.stderr))
+    };
+    run(&["build", "p.toml"]);
+    let rows = |by: &str| {
+        let (table, _) = run(&["du", "--by", by]);
+        let row = |line: &str| line.split(['|', ' ']).filter(|word| !word.is_empty()).map(str::to_owned).collect();
+        table.lines().map(row).collect::<Vec<Vec<String>>>()
+    };
+    let count = |table: &[Vec<String>], name: &str| {
+        let row = table.iter().find(|row| row.iter().any(|word| word == name)).unwrap_or_else(|| panic!("{table:?}"));
+        row.iter().find_map(|word| word.parse::<u64>().ok()).unwrap_or_else(|| panic!("{row:?}"))
+    };
+    // The query sees both variants at once.
+    assert_eq!(count(&rows("pipeline"), "swept"), 3);
+    assert_eq!((count(&rows("stage"), "pool"), count(&rows("stage"), "counted")), (2, 1));
+    assert_eq!((count(&rows("variant"), "size=20"), count(&rows("variant"), "size=30")), (1, 1));
+
+    run(&["pin", "swept", "pool"]);
+    std::fs::remove_dir_all(project.folder.path().join("out")).unwrap();
+    let (would, told) = run(&["gc"]);
+    assert!(would.matches("artifact ").count() == 1 && told.contains("would free"), "{would}{told}");
+    let (freed, told) = run(&["gc", "--yes"]);
+    assert!(freed == would && told.contains("2 artifacts stay"), "{freed}{told}");
+    let (_, again) = run(&["build", "p.toml"]);
+    assert!(again.contains("1 ran, 2 cached"), "{again}");
+    let (_, told) = run(&["unpin", "swept", "pool"]);
+    assert!(told.contains("2 unpinned"), "{told}");
+}

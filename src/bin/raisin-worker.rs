@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use raisin::engine::{SERVE, read_assignment, serve};
-use raisin::error::{Result, anyhow, render};
+use raisin::error::{Result, anyhow};
 use raisin::lm;
 use raisin::stages::{self, Assignment, DeviceKind};
 
@@ -12,7 +12,7 @@ fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{}", render(&error));
+            stages::last_words(&error);
             ExitCode::FAILURE
         }
     }

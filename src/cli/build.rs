@@ -58,7 +58,13 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             arguments.pipeline.refuse_changes()?;
             engine::build_planned(&plan, &plan.pipeline(KINDS)?, &options)?
         }
-        None => engine::build(&arguments.pipeline.load()?, &options)?,
+        None => {
+            let pipeline = arguments.pipeline.load()?;
+            let summary = engine::build(&pipeline, &options)?;
+            // The process ends here: to free a large pipeline piece by piece would take longer than to look at it did.
+            std::mem::forget(pipeline);
+            summary
+        }
     };
     Ok(ExitCode::from(summary.exit_code()))
 }

@@ -47,13 +47,13 @@ fn size(text: &str) -> Result<u64, String> {
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let options = GcOptions { yes: arguments.yes, older_than: arguments.older_than, budget: arguments.budget };
-    let gc = store::gc(&Store::open(&arguments.folders.cache())?, &arguments.folders.out(), &options)?;
-    for digest in &gc.artifacts {
-        super::print(&format!("artifact {}\n", digest.short()))?;
-    }
-    for folder in &gc.leftovers {
-        super::print(&format!("leftover {}\n", folder.display()))?;
-    }
+    let store = Store::open(&arguments.folders.cache())?;
+    let gc = store::gc_telling(&store, &arguments.folders.out(), &options, |gc| {
+        for digest in &gc.artifacts {
+            super::print(&format!("artifact {}\n", digest.short()))?;
+        }
+        gc.leftovers.iter().try_for_each(|folder| super::print(&format!("leftover {}\n", folder.display())))
+    })?;
     let megabytes = gc.bytes as f64 / 1e6;
     let (count, kept) = (gc.artifacts.len(), gc.kept);
     let verb = if gc.freed { "freed" } else { "would free" };

@@ -123,7 +123,7 @@ impl PipelineArguments {
         let sets = self.set.iter().cloned().map(Override::Set);
         let sweeps = self.sweep.iter().cloned().map(Override::Sweep);
         // The sweeps first: a --set of a swept key ends that axis, wherever the axis comes from.
-        pipeline::load(&self.file, &sweeps.chain(sets).collect::<Vec<_>>())
+        pipeline::load(&self.file, &sweeps.chain(sets).collect::<Vec<_>>(), &self.cache.path())
     }
 
     pub fn options(&self) -> Options {

@@ -7,6 +7,7 @@ use clap::Args;
 
 use crate::engine;
 use crate::error::Result;
+use crate::stages;
 
 /// Run one stage that was assigned by a build.
 #[derive(Args)]
@@ -16,6 +17,11 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    engine::run_stage(&arguments.assignment)?;
-    Ok(ExitCode::SUCCESS)
+    Ok(match engine::run_stage(&arguments.assignment) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            stages::last_words(&error);
+            ExitCode::FAILURE
+        }
+    })
 }

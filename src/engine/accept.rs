@@ -32,7 +32,7 @@ pub fn accept(pipeline: &Pipeline, options: &Options, stage: &str, reason: &str)
     for id in 0..resolver.graph.nodes.len() {
         let resolved = resolver.resolve(id)?;
         if let Some(key) = resolved.key
-            && let Found::Hit(_) = resolver.lookup(id, key)?
+            && let Found::Hit { .. } = resolver.lookup(id, key)?
         {
             continue;
         }

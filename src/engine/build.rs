@@ -1,5 +1,6 @@
 //! A build: looks up, runs what is missing, links the result.
 
+use std::collections::HashSet;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -59,7 +60,7 @@ fn build_with(pipeline: &Pipeline, options: &Options, plan: Option<&PlanFile>) -
         pipeline: pipeline.name.clone(),
         file: pipeline.file.display().to_string(),
         pid: std::process::id(),
-    })?;
+    });
     build.look_up_ready()?;
     if build.schedule.count(|state| state == State::Queued) > 0 {
         build.tell_cached();
@@ -125,21 +126,30 @@ impl<'a> Build<'a> {
     fn look_up_ready(&mut self) -> Result<Vec<NodeId>> {
         let mut hits = Vec::new();
         while let Some(id) = self.schedule.next_ready() {
+            if !self.forced[id]
+                && let Some(Found::Hit { key, artifact }) = self.resolver.known(id)?
+            {
+                self.keys[id] = Some(key);
+                self.note_hit(id, key, artifact);
+                self.schedule.done(id);
+                hits.push(id);
+                continue;
+            }
             let resolved = self.resolver.resolve(id)?;
             let key = resolved.key.with_context(|| format!("`{}` is ready without its inputs", self.label(id)))?;
             self.keys[id] = Some(key);
             let found =
                 if self.forced[id] { Found::Miss(Some(Difference::Forced)) } else { self.resolver.lookup(id, key)? };
             match found {
-                Found::Hit(record) => {
-                    self.note_hit(id, key, record.artifact)?;
+                Found::Hit { artifact, .. } => {
+                    self.note_hit(id, key, artifact);
                     self.schedule.done(id);
                     hits.push(id);
                 }
                 Found::Miss(lost) => {
                     let why = self.explain(id, &resolved.action, lost)?;
                     let (stage, variant, kind) = self.names(id);
-                    self.journal.hold(JournalEvent::Miss { stage, variant, kind, key, why })?;
+                    self.journal.hold(JournalEvent::Miss { stage, variant, kind, key, why });
                     self.actions[id] = Some(resolved.action);
                     self.schedule.queue(id, key);
                 }
@@ -172,6 +182,7 @@ impl<'a> Build<'a> {
     /// Runs until nothing more can: the only loop that waits.
     fn run(&mut self, interrupt: &Interrupt) -> Result<()> {
         interrupt.be_busy();
+        self.resolver.index.look_again();
         let children = Children::default();
         let store = self.resolver.store.clone();
         let (sender, receiver) = channel();
@@ -282,12 +293,12 @@ impl<'a> Build<'a> {
             self.display.stage_line(&label, &format!("ran in {took}, {}{checked}", size(bytes)));
             self.ran += 1;
         } else {
-            self.note_hit(id, record.key, record.artifact)?;
+            self.note_hit(id, record.key, record.artifact);
             self.display.stage_line(&label, "cached: another build made it");
         }
         self.resolver.settle(id, record.artifact);
         for follower in self.schedule.followers(id) {
-            self.note_hit(follower, record.key, record.artifact)?;
+            self.note_hit(follower, record.key, record.artifact);
             self.resolver.settle(follower, record.artifact);
             self.schedule.done(follower);
         }
@@ -326,9 +337,9 @@ impl<'a> Build<'a> {
         Ok(())
     }
 
-    fn note_hit(&mut self, id: NodeId, key: Digest, artifact: Digest) -> Result<()> {
+    fn note_hit(&mut self, id: NodeId, key: Digest, artifact: Digest) {
         let (stage, variant, kind) = self.names(id);
-        self.journal.hold(JournalEvent::Hit { stage, variant, kind, key, artifact })
+        self.journal.hold(JournalEvent::Hit { stage, variant, kind, key, artifact });
     }
 
     /// Before the first stage runs: which need not.
@@ -343,7 +354,11 @@ impl<'a> Build<'a> {
     fn finish(mut self, began: Instant, options: &Options) -> Result<Summary> {
         let keys = self.keys.iter().enumerate();
         let keys = keys.map(|(id, key)| key.filter(|_| self.schedule.state(id) == State::Done)).collect::<Vec<_>>();
-        let out = links::update(&self.resolver, &keys, &options.out, !options.only.is_empty())?;
+        let links::Update { folder: out, changed } =
+            links::update(&mut self.resolver, &keys, &options.out, !options.only.is_empty())?;
+        if changed || self.ran > 0 || self.resolver.index.has_changed() {
+            self.remember(&keys, options.only.is_empty())?;
+        }
         let done = self.schedule.count(|state| state == State::Done);
         let took = began.elapsed();
         let summary = Summary {
@@ -361,6 +376,10 @@ impl<'a> Build<'a> {
             1 => "failed",
             _ => "interrupted",
         };
+        if summary.ran == 0 && summary.exit_code() == 0 && !changed {
+            // Found what is linked, all of it: the links say what that is.
+            self.journal.forget(|event| matches!(event, JournalEvent::Hit { .. }));
+        }
         self.journal.write(JournalEvent::RunFinished {
             outcome: outcome.to_owned(),
             ran: summary.ran,
@@ -382,6 +401,25 @@ impl<'a> Build<'a> {
             }
         });
         Ok(summary)
+    }
+
+    /// Leaves the next build an index of what this one found and made.
+    fn remember(&mut self, keys: &[Option<Digest>], all: bool) -> Result<()> {
+        let mut wanted = HashSet::with_capacity(keys.len());
+        for (id, key) in keys.iter().enumerate() {
+            if let (Some(key), Some(made_of)) = (*key, self.resolver.made_of(id)?) {
+                let Resolver { index, store, .. } = &mut self.resolver;
+                if index.untouched(store, made_of).is_none() {
+                    index.learn(store, made_of, key);
+                }
+                wanted.insert(made_of);
+            }
+        }
+        if all {
+            self.resolver.index.keep(|made_of| wanted.contains(&made_of));
+        }
+        self.resolver.index.save();
+        Ok(())
     }
 
     fn label(&self, id: NodeId) -> String {

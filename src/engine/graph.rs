@@ -134,8 +134,9 @@ impl<'a> Graph<'a> {
             }
             needs.push(Need { pointer: need.pointer.clone(), stage: need.stage.clone(), nodes });
         }
-        let identity = self.identity(stage, variant, &needs);
-        let id = match self.identities.get(&identity) {
+        // Without a sweep there is nobody to share with.
+        let identity = (self.pipeline.variants.len() > 1).then(|| self.identity(stage, variant, &needs));
+        let id = match identity.as_ref().and_then(|identity| self.identities.get(identity)) {
             Some(id) => *id,
             None => self.add(stage, needs, identity),
         };
@@ -146,14 +147,14 @@ impl<'a> Graph<'a> {
         Ok(id)
     }
 
-    fn add(&mut self, stage: &'a Stage, needs: Vec<Need>, identity: String) -> NodeId {
+    fn add(&mut self, stage: &'a Stage, needs: Vec<Need>, identity: Option<String>) -> NodeId {
         let id = self.nodes.len();
         let inputs: BTreeSet<NodeId> = needs.iter().flat_map(|need| need.nodes.iter().copied()).collect();
         for input in inputs {
             self.nodes[input].dependents.push(id);
         }
         self.nodes.push(Node { stage, variants: Vec::new(), needs, dependents: Vec::new() });
-        self.identities.insert(identity, id);
+        self.identities.extend(identity.map(|identity| (identity, id)));
         id
     }
 

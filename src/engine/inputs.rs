@@ -71,7 +71,7 @@ impl Inputs {
                 inputs.check_pin(node.stage, need)?;
             }
         }
-        digests.save()?;
+        digests.save();
         Ok(inputs)
     }
 
@@ -164,7 +164,7 @@ pub fn digest_of(store: &Store, path: &str) -> Result<Digest> {
     let mut digests = FileDigests::load(store);
     let folder = std::env::current_dir().context("cannot tell the current directory")?;
     let found = find(&folder, path, true, &mut digests)?;
-    digests.save()?;
+    digests.save();
     match found {
         Some(input) => input.digest(),
         None => Err(Problem::new(format!("there is no file {path}")).into()),

@@ -3,13 +3,14 @@
 //! The links are for people and the roots of gc; build.json is the catalog that SQL works from.
 
 use std::collections::BTreeSet;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::resolve::Resolver;
-use crate::digest::Digest;
+use crate::digest::{Digest, canonical};
 use crate::error::{Context as _, Result};
 use crate::store::{Waiting, write_atomically};
 
@@ -52,11 +53,23 @@ impl BuildDescription {
     }
 }
 
+/// What [`update`] did.
+pub struct Update {
+    /// out/<pipeline>/
+    pub folder: PathBuf,
+    /// Whether the links say something else now than before.
+    pub changed: bool,
+}
+
 /// Brings out/<pipeline>/ up to date with what was built. `keys` are those of the nodes that have an artifact. Links of
 /// stages that a build of everything did not reach go; those that `only` left out stay.
-pub fn update(resolver: &Resolver<'_>, keys: &[Option<Digest>], out: &Path, partial: bool) -> Result<PathBuf> {
+pub fn update(resolver: &mut Resolver<'_>, keys: &[Option<Digest>], out: &Path, partial: bool) -> Result<Update> {
     let pipeline = resolver.graph.pipeline;
     let folder = out.join(&pipeline.name);
+    let said = what_is_said(resolver, keys);
+    if !partial && resolver.index.links_say(said) {
+        return Ok(Update { folder, changed: false });
+    }
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let folder = folder.canonicalize()?;
     // One build at a time: another one of the same pipeline would remove what this one is just about to name.
@@ -93,19 +106,51 @@ pub fn update(resolver: &Resolver<'_>, keys: &[Option<Digest>], out: &Path, part
         }
     }
     let mut wanted = BTreeSet::new();
+    let mut places = BTreeSet::from([folder.clone()]);
     for built in &stages {
         let place = if built.variant.is_empty() { folder.clone() } else { folder.join(file_name(&built.variant)) };
         let link = place.join(&built.stage);
         set_link(&link, &relative(&place, &resolver.store.artifact_folder(built.artifact)))?;
         wanted.insert(link);
+        places.insert(place);
     }
     remove_others(&folder, &wanted, 0)?;
     let description = BuildDescription { format: 1, pipeline: pipeline.name.clone(), stages };
-    if before.as_ref() != Some(&description) {
+    let changed = before.as_ref() != Some(&description);
+    if changed {
         let text = serde_json::to_string_pretty(&description)? + "\n";
         write_atomically(&folder.join(DESCRIPTION), text.as_bytes())?;
     }
-    Ok(out.join(&pipeline.name))
+    if !partial {
+        places.insert(folder.join(DESCRIPTION));
+        resolver.index.remember_links(said, places);
+    }
+    Ok(Update { folder: out.join(&pipeline.name), changed })
+}
+
+/// The digest of everything that the links and build.json are made from.
+fn what_is_said(resolver: &Resolver<'_>, keys: &[Option<Digest>]) -> Digest {
+    let pipeline = resolver.graph.pipeline;
+    let mut said = Vec::new();
+    let mut say = |text: &[u8]| {
+        said.extend_from_slice(&(text.len() as u64).to_le_bytes());
+        said.extend_from_slice(text);
+    };
+    say(resolver.store.root().as_os_str().as_bytes());
+    say(pipeline.name.as_bytes());
+    for (index, variant) in pipeline.variants.iter().enumerate() {
+        say(variant.name.as_bytes());
+        say(canonical(&Value::Object(variant.values.clone())).as_bytes());
+        for stage in &variant.stages {
+            let Some(id) = resolver.graph.node(index, &stage.name) else { continue };
+            say(stage.name.as_bytes());
+            say(stage.declaration.name.as_bytes());
+            for digest in [resolver.artifact(id), keys[id]] {
+                say(digest.as_ref().map_or(&[][..], |digest| digest.bytes()));
+            }
+        }
+    }
+    Digest::of(&said)
 }
 
 /// A variant's name as one folder's name.

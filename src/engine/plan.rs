@@ -11,9 +11,9 @@ use super::explain::{History, Question};
 use super::graph::NodeId;
 use super::resolve::{Found, Resolver};
 use crate::digest::Digest;
-use crate::error::Result;
+use crate::error::{Context as _, Result};
 use crate::pipeline::Pipeline;
-use crate::store::Accepted;
+use crate::store::{Accepted, ActionRecord};
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Plan {
@@ -95,21 +95,20 @@ pub(super) fn plan_with(resolver: &mut Resolver<'_>) -> Result<(Plan, Vec<Value>
     let mut stages = Vec::with_capacity(resolver.graph.nodes.len());
     let mut actions = Vec::with_capacity(stages.capacity());
     for id in 0..resolver.graph.nodes.len() {
+        let known = resolver.known(id)?;
         let resolved = resolver.resolve(id)?;
-        let found = match resolved.key {
-            Some(key) => resolver.lookup(id, key)?,
-            None => Found::Miss(None),
+        let found = match (known, resolved.key) {
+            (Some(known), _) => known,
+            (None, Some(key)) => resolver.lookup(id, key)?,
+            (None, None) => Found::Miss(None),
         };
         let node = &resolver.graph.nodes[id];
         let status = match (found, resolved.key) {
-            (Found::Hit(record), _) => Status::Cached {
-                key: record.key,
-                artifact: record.artifact,
-                finished: record.finished,
-                seconds: record.seconds,
-                run: record.run,
-                accepted: record.accepted,
-            },
+            (Found::Hit { key, artifact }, _) => {
+                let record = resolver.store.record(key)?.with_context(|| format!("the record {key} has just gone"))?;
+                let ActionRecord { finished, seconds, run, accepted, .. } = record;
+                Status::Cached { key, artifact, finished, seconds, run, accepted }
+            }
             (Found::Miss(Some(lost)), key) => Status::WouldRun { key, why: vec![lost] },
             (Found::Miss(None), key) => {
                 let question = Question::of(resolver, id, &resolved.action);

@@ -18,8 +18,8 @@ use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use serde::{Deserialize, Serialize};
 
 use super::child::{Children, Ending, Running, write_line};
-use crate::error::{Context as _, Result, anyhow, render};
-use crate::stages::{Assignment, DeviceKind, Event};
+use crate::error::{Context as _, Result, anyhow};
+use crate::stages::{Assignment, DeviceKind, Event, last_words};
 
 /// The argument that makes a worker stay.
 pub const SERVE: &str = "--serve";
@@ -144,7 +144,7 @@ pub fn serve(run: impl Fn(Assignment) -> Result<()>) -> Result<()> {
         let ended = match assignment.and_then(&run) {
             Ok(()) => Word::Done,
             Err(error) => {
-                eprintln!("{}", render(&error));
+                last_words(&error);
                 Word::Failed
             }
         };

@@ -2,16 +2,16 @@
 
 use serde_json::{Map, Value};
 
-use super::action::{action, artifact_value, artifacts_value, key_of};
+use super::action::{ACTION_FORMAT, action, artifact_value, artifacts_value, key_of};
 use super::device::Devices;
 use super::graph::{Graph, Need, NodeId, common_values};
 use super::inputs::Inputs;
 use super::{Options, difference::Difference};
 use crate::digest::Digest;
-use crate::error::Result;
+use crate::error::{Result, anyhow};
 use crate::pipeline::Pipeline;
-use crate::stages::Environment;
-use crate::store::{ActionRecord, Lookup, Store};
+use crate::stages::{Environment, Process};
+use crate::store::{Index, Lookup, Store};
 
 /// An artifact that a gathering stage sees, and the sweep's values that it stands for.
 pub struct GatheredEntry {
@@ -31,6 +31,8 @@ pub struct Resolved {
 pub struct Resolver<'a> {
     pub graph: Graph<'a>,
     pub store: Store,
+    /// What the last build of this pipeline found.
+    pub index: Index,
     pub inputs: Inputs,
     pub devices: Devices,
     artifacts: Vec<Option<Digest>>,
@@ -38,18 +40,25 @@ pub struct Resolver<'a> {
 
 /// What the store said about a key.
 pub enum Found {
-    Hit(Box<ActionRecord>),
+    Hit { key: Digest, artifact: Digest },
     Miss(Option<Difference>),
 }
 
 impl<'a> Resolver<'a> {
     pub fn new(pipeline: &'a Pipeline, options: &Options) -> Result<Self> {
-        let graph = Graph::of(pipeline, &options.only)?;
         let store = Store::open(&options.cache)?;
+        let out = options.out.join(&pipeline.name);
+        let (graph, index) = std::thread::scope(|scope| {
+            let index = scope.spawn(|| Index::load(&store, &out));
+            let graph = Graph::of(pipeline, &options.only);
+            (graph, index.join())
+        });
+        let graph = graph?;
+        let index = index.map_err(|_| anyhow!("the index of {} cannot be loaded", out.display()))?;
         let inputs = Inputs::of(&graph, &store)?;
         let devices = Devices::choose(options.device)?;
         let artifacts = vec![None; graph.nodes.len()];
-        Ok(Self { graph, store, inputs, devices, artifacts })
+        Ok(Self { graph, store, index, inputs, devices, artifacts })
     }
 
     pub fn artifact(&self, id: NodeId) -> Option<Digest> {
@@ -109,12 +118,64 @@ impl<'a> Resolver<'a> {
         Ok(Environment { device: self.devices.kind, device_index: 0, dtype })
     }
 
+    /// The digest of everything that the action of a node is made of; `None` while an input is still to be made. Two
+    /// stages for which it is equal have the same action, so that the index can go by it before there is one.
+    pub fn made_of(&self, id: NodeId) -> Result<Option<Digest>> {
+        let node = &self.graph.nodes[id];
+        let declaration = node.stage.declaration;
+        let mut bytes = Vec::with_capacity(512);
+        let mut put = |part: &[u8]| {
+            bytes.extend_from_slice(&(part.len() as u64).to_le_bytes());
+            bytes.extend_from_slice(part);
+        };
+        put(declaration.name.as_bytes());
+        put(&[ACTION_FORMAT, declaration.version].map(u32::to_le_bytes).concat());
+        put(Digest::of_value(&node.stage.resolved.parameters).bytes());
+        for need in &node.needs {
+            put(need.pointer.as_bytes());
+            if declaration.gathers {
+                for entry in self.gathered(need) {
+                    let Some(artifact) = entry.artifact else { return Ok(None) };
+                    put(entry.stage.as_bytes());
+                    put(Digest::of_value(&Value::Object(entry.variant)).bytes());
+                    put(artifact.bytes());
+                }
+            } else {
+                let artifact = need.nodes.first().and_then(|input| self.artifacts[*input]);
+                let Some(artifact) = artifact else { return Ok(None) };
+                put(artifact.bytes());
+            }
+        }
+        for need in &node.stage.resolved.needs.files {
+            put(need.pointer.as_bytes());
+            put(Digest::of_value(&self.inputs.value(need)?).bytes());
+        }
+        if declaration.seeded {
+            put(&self.graph.variant(id)?.seed.to_le_bytes());
+        }
+        if declaration.process == Process::Tensor {
+            put(format!("{:?}", self.environment(id)?).as_bytes());
+        }
+        Ok(Some(Digest::of(&bytes)))
+    }
+
+    /// Asks the index; a hit settles the node.
+    pub fn known(&mut self, id: NodeId) -> Result<Option<Found>> {
+        let Some(made_of) = self.made_of(id)? else { return Ok(None) };
+        let Some((key, artifact)) = self.index.untouched(&self.store, made_of) else { return Ok(None) };
+        self.settle(id, artifact);
+        Ok(Some(Found::Hit { key, artifact }))
+    }
+
     /// Asks the store; a hit settles the node.
     pub fn lookup(&mut self, id: NodeId, key: Digest) -> Result<Found> {
         match self.store.lookup(key)? {
             Lookup::Hit(record) => {
+                if let Some(made_of) = self.made_of(id)? {
+                    self.index.learn(&self.store, made_of, key);
+                }
                 self.settle(id, record.artifact);
-                Ok(Found::Hit(record))
+                Ok(Found::Hit { key, artifact: record.artifact })
             }
             Lookup::Miss => Ok(Found::Miss(None)),
             Lookup::Damaged(reason) => Ok(Found::Miss(Some(Difference::Lost { reason }))),

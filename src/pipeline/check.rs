@@ -1,10 +1,12 @@
 //! Holds the tree against the stage kinds: known keys, complete parameters, references that lead somewhere, an order.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use serde_json::Value;
 
+use super::checked::Checked;
 use super::explain::{find, parameter_problem, unknown_key};
 use super::overrides;
 use super::sweep::Combination;
@@ -12,7 +14,7 @@ use super::tree::{Content, Entry, Node, Table, Written};
 use super::{Resources, Stage, Variant};
 use crate::error::{Problem, nearest};
 use crate::stages::kind::from_json;
-use crate::stages::{DType, Declaration, ParameterProblem, Resolved};
+use crate::stages::{DType, Declaration, ParameterProblem, Resolved, StageNeed};
 
 const TOP_KEYS: [&str; 4] = ["include", "pipeline", "stage", "sweep"];
 const PIPELINE_KEYS: [&str; 3] = ["name", "seed", "dtype"];
@@ -79,48 +81,53 @@ pub fn variant(
     root: &Table,
     combination: &Combination<'_>,
     kinds: &'static [Declaration],
+    checked: &mut Checked,
 ) -> Result<Variant, Vec<Problem>> {
-    let mut root = root.clone();
+    let mut root = Cow::Borrowed(root);
     for (axis, value) in combination {
-        overrides::set(&mut root, &axis.key, &axis.origin, (*value).clone()).map_err(|problem| vec![problem])?;
+        overrides::set(root.to_mut(), &axis.key, &axis.origin, (*value).clone()).map_err(|problem| vec![problem])?;
     }
     let header = header(&root, Path::new("pipeline"))?;
-    let stages = order(stages(&root, kinds)?).map_err(|problem| vec![problem])?;
+    let stages = order(stages(&root, kinds, checked)?).map_err(|problem| vec![problem])?;
     let values = combination.iter().map(|(axis, value)| (axis.key.clone(), value.to_json())).collect();
     Ok(Variant { name: String::new(), values, seed: header.seed, dtype: header.dtype, stages })
 }
 
-struct Checked<'t> {
+struct CheckedStage<'t> {
     entry: &'t Entry,
     declaration: &'static Declaration,
     resolved: Resolved,
     resources: Resources,
 }
 
-fn stages(root: &Table, kinds: &'static [Declaration]) -> Result<Vec<Stage>, Vec<Problem>> {
+/// Every stage of the file by its name; `None` for one that is itself wrong.
+type Named<'c, 't> = HashMap<&'c str, Option<&'c CheckedStage<'t>>>;
+
+fn stages(root: &Table, kinds: &'static [Declaration], memory: &mut Checked) -> Result<Vec<Stage>, Vec<Problem>> {
     let Some(entry) = root.entry("stage") else {
         return Err(vec![Problem::new("this pipeline has no stages").hint("a stage begins with [stage.NAME]")]);
     };
     let Content::Table(table) = &entry.node.content else { return Err(vec![wants(&entry.node, "stage", "a table")]) };
-    let mut checked = Vec::new();
+    let mut checked = Vec::with_capacity(table.entries.len());
     let mut problems = Vec::new();
     for entry in &table.entries {
-        match stage(entry, kinds) {
+        match stage(entry, kinds, memory) {
             Ok(stage) => checked.push(stage),
             Err(problem) => problems.push(problem),
         }
     }
     // A reference to a stage that is itself wrong is not wrong for that.
-    let names: Vec<&str> = table.keys().collect();
+    let mut named: Named<'_, '_> = table.keys().map(|name| (name, None)).collect();
+    named.extend(checked.iter().map(|stage| (stage.entry.key.as_str(), Some(stage))));
     for stage in &checked {
         for need in &stage.resolved.needs.stages {
-            problems.extend(reference(stage, &need.pointer, &need.stage, need.provides, &names, &checked).err());
+            problems.extend(reference(stage, need, table, &named).err());
         }
     }
     if !problems.is_empty() {
         return Err(problems);
     }
-    let finished = |stage: Checked<'_>| Stage {
+    let finished = |stage: CheckedStage<'_>| Stage {
         name: stage.entry.key.clone(),
         declaration: stage.declaration,
         written: files_written(&stage),
@@ -131,13 +138,17 @@ fn stages(root: &Table, kinds: &'static [Declaration]) -> Result<Vec<Stage>, Vec
 }
 
 /// Where the stage's files and their pins are named.
-fn files_written(stage: &Checked<'_>) -> HashMap<String, Written> {
+fn files_written(stage: &CheckedStage<'_>) -> HashMap<String, Written> {
     let files = &stage.resolved.needs.files;
     let pointers = files.iter().flat_map(|file| [Some(&file.pointer), file.pin_pointer.as_ref()]).flatten();
     pointers.map(|pointer| (pointer.clone(), find(stage.entry, pointer).value.written())).collect()
 }
 
-fn stage<'t>(entry: &'t Entry, kinds: &'static [Declaration]) -> Result<Checked<'t>, Problem> {
+fn stage<'t>(
+    entry: &'t Entry,
+    kinds: &'static [Declaration],
+    memory: &mut Checked,
+) -> Result<CheckedStage<'t>, Problem> {
     let name = &entry.key;
     if let Some(problem) = bad_name(name) {
         return Err(entry.origin.problem(format!("the stage name `{name}` {problem}")));
@@ -161,8 +172,8 @@ fn stage<'t>(entry: &'t Entry, kinds: &'static [Declaration]) -> Result<Checked<
     parameters.shift_remove("kind");
     let resources =
         resources(parameters.shift_remove("resources")).map_err(|found| parameter_problem(entry, &found))?;
-    match declaration.resolve(Value::Object(parameters)) {
-        Ok(resolved) => Ok(Checked { entry, declaration, resolved, resources }),
+    match declaration.resolve_unless(Value::Object(parameters), &mut |complete| memory.knows(declaration, complete)) {
+        Ok(resolved) => Ok(CheckedStage { entry, declaration, resolved, resources }),
         Err(problem) => Err(parameter_problem(entry, &problem)),
     }
 }
@@ -176,53 +187,67 @@ fn resources(written: Option<Value>) -> Result<Resources, ParameterProblem> {
     }
 }
 
-fn reference(
-    stage: &Checked<'_>,
-    pointer: &str,
-    wanted: &str,
-    provides: Option<&str>,
-    names: &[&str],
-    checked: &[Checked<'_>],
-) -> Result<(), Problem> {
-    let place = super::explain::find(stage.entry, pointer).value;
-    let parameter = pointer.trim_start_matches('/').replace('/', ".");
+fn reference(stage: &CheckedStage<'_>, need: &StageNeed, all: &Table, named: &Named<'_, '_>) -> Result<(), Problem> {
+    let wanted = need.stage.as_str();
+    let provides =
+        |other: &CheckedStage<'_>| need.provides.is_none_or(|what| other.declaration.provides.contains(&what));
+    let found = match named.get(wanted) {
+        Some(None) => return Ok(()),
+        Some(Some(found)) if provides(found) => return Ok(()),
+        Some(Some(found)) => Some(found),
+        None => None,
+    };
+    let place = find(stage.entry, &need.pointer).value;
+    let parameter = need.pointer.trim_start_matches('/').replace('/', ".");
     let own = &stage.entry.key;
-    if !names.contains(&wanted) {
+    let Some(found) = found else {
         let problem = place.problem(format!("stage `{own}`, {parameter}: there is no stage `{wanted}`"));
-        return Err(match nearest(wanted, names.iter().copied()) {
+        return Err(match nearest(wanted, all.keys()) {
             Some(near) => problem.hint(format!("did you mean `{near}`?")),
             None => problem,
         });
-    }
-    let Some(provides) = provides else { return Ok(()) };
-    let found = checked.iter().find(|other| other.entry.key == wanted);
-    let Some(found) = found.filter(|other| !other.declaration.provides.contains(&provides)) else { return Ok(()) };
+    };
     let message = format!(
-        "stage `{own}`, {parameter}: `{wanted}` is of kind `{}`, which does not provide `{provides}`",
-        found.declaration.name
+        "stage `{own}`, {parameter}: `{wanted}` is of kind `{}`, which does not provide `{}`",
+        found.declaration.name,
+        need.provides.unwrap_or_default()
     );
-    let able: Vec<String> = checked
-        .iter()
-        .filter(|other| other.declaration.provides.contains(&provides) && other.entry.key != *own)
-        .map(|other| format!("`{}`", other.entry.key))
+    let able: Vec<String> = all
+        .keys()
+        .filter(|name| name != own && named.get(name).copied().flatten().is_some_and(provides))
+        .map(|name| format!("`{name}`"))
         .collect();
     let problem = place.problem(message);
     Err(if able.is_empty() { problem } else { problem.hint(format!("these do: {}", able.join(", "))) })
 }
 
 /// Every stage after those it needs; of those that could come next, the first in the file.
-fn order(mut waiting: Vec<Stage>) -> Result<Vec<Stage>, Problem> {
-    let mut ordered: Vec<Stage> = Vec::with_capacity(waiting.len());
-    while !waiting.is_empty() {
-        let ready = waiting.iter().position(|stage| {
-            stage.resolved.needs.stages.iter().all(|need| ordered.iter().any(|done| done.name == need.stage))
-        });
-        match ready {
-            Some(at) => ordered.push(waiting.remove(at)),
-            None => return Err(cycle(&waiting)),
+fn order(stages: Vec<Stage>) -> Result<Vec<Stage>, Problem> {
+    let places: HashMap<&str, usize> =
+        stages.iter().enumerate().map(|(place, stage)| (stage.name.as_str(), place)).collect();
+    let mut dependents: Vec<Vec<usize>> = vec![Vec::new(); stages.len()];
+    let mut lacking = vec![0; stages.len()];
+    for (place, stage) in stages.iter().enumerate() {
+        let needed: BTreeSet<Option<&usize>> =
+            stage.resolved.needs.stages.iter().map(|need| places.get(need.stage.as_str())).collect();
+        lacking[place] = needed.len();
+        needed.into_iter().flatten().for_each(|input| dependents[*input].push(place));
+    }
+    let mut ready: BTreeSet<usize> = (0..stages.len()).filter(|place| lacking[*place] == 0).collect();
+    let mut order = Vec::with_capacity(stages.len());
+    while let Some(place) = ready.pop_first() {
+        order.push(place);
+        for dependent in &dependents[place] {
+            lacking[*dependent] -= 1;
+            if lacking[*dependent] == 0 {
+                ready.insert(*dependent);
+            }
         }
     }
-    Ok(ordered)
+    let mut stages: Vec<Option<Stage>> = stages.into_iter().map(Some).collect();
+    let ordered: Vec<Stage> = order.into_iter().filter_map(|place| stages[place].take()).collect();
+    let waiting: Vec<Stage> = stages.into_iter().flatten().collect();
+    if waiting.is_empty() { Ok(ordered) } else { Err(cycle(&waiting)) }
 }
 
 /// Among stages of which each needs another, going from need to need comes back to one seen before.

@@ -9,6 +9,7 @@
 //! can then be included from any folder. An `include` is relative to the file that says it.
 
 mod check;
+mod checked;
 mod explain;
 mod include;
 mod overrides;
@@ -27,6 +28,7 @@ use serde_json::{Map, Value};
 use crate::error::{Context as _, Problem, Result};
 use crate::stages::{self, DType, Declaration, Resolved};
 
+use checked::Checked;
 pub use overrides::Override;
 pub use resources::Resources;
 pub use tree::Written;
@@ -69,12 +71,12 @@ pub struct Stage {
     pub written: HashMap<String, Written>,
 }
 
-/// Loads a pipeline with the kinds that this program has.
+/// Loads a pipeline with the kinds that this program has. The cache remembers what need not be checked again.
 ///
 /// # Errors
 /// A [`Problem`] with file, line and column; several of them in one, if the file has several.
-pub fn load(file: &Path, overrides: &[Override]) -> Result<Pipeline> {
-    load_with(file, overrides, stages::KINDS)
+pub fn load(file: &Path, overrides: &[Override], cache: &Path) -> Result<Pipeline> {
+    load_checked(file, overrides, stages::KINDS, Checked::load(cache, file))
 }
 
 /// The same with other kinds.
@@ -82,8 +84,19 @@ pub fn load(file: &Path, overrides: &[Override]) -> Result<Pipeline> {
 /// # Errors
 /// As [`load`].
 pub fn load_with(file: &Path, overrides: &[Override], kinds: &'static [Declaration]) -> Result<Pipeline> {
+    load_checked(file, overrides, kinds, Checked::default())
+}
+
+fn load_checked(
+    file: &Path,
+    overrides: &[Override],
+    kinds: &'static [Declaration],
+    mut checked: Checked,
+) -> Result<Pipeline> {
     let folder = std::env::current_dir().context("cannot tell the current directory")?;
-    resolve(file, overrides, kinds, folder).map_err(|problems| several(file, problems).into())
+    let pipeline = resolve(file, overrides, kinds, folder, &mut checked).map_err(|problems| several(file, problems))?;
+    checked.save();
+    Ok(pipeline)
 }
 
 fn resolve(
@@ -91,6 +104,7 @@ fn resolve(
     overrides: &[Override],
     kinds: &'static [Declaration],
     folder: PathBuf,
+    checked: &mut Checked,
 ) -> Result<Pipeline, Vec<Problem>> {
     let mut root = include::read(file).map_err(|problem| vec![problem])?;
     let axes = overrides::apply(&mut root, overrides)?;
@@ -99,7 +113,7 @@ fn resolve(
     let mut variants = Vec::new();
     let mut problems: Vec<Problem> = Vec::new();
     for combination in sweep::combinations(&axes) {
-        match check::variant(&root, &combination, kinds) {
+        match check::variant(&root, &combination, kinds, checked) {
             Ok(variant) => variants.push(variant),
             // Most problems are the same in every variant.
             Err(found) => found.into_iter().for_each(|problem| {

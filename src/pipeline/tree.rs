@@ -3,6 +3,7 @@
 //! TOML's own values forget their places once files are merged and flags are applied; errors about a value can come
 //! much later, when a stage kind looks at it.
 
+use std::cell::OnceCell;
 use std::rc::Rc;
 
 use serde_json::{Map, Number, Value};
@@ -17,6 +18,8 @@ pub enum Source {
     File {
         name: String,
         text: String,
+        /// Where each line begins: made when the first place is asked for.
+        lines: OnceCell<Vec<usize>>,
     },
     /// Such as `--set pipeline.seed=3`.
     Flag(String),
@@ -70,7 +73,10 @@ impl Origin {
     /// What of it outlives the tree.
     pub fn written(&self) -> Written {
         match &*self.source {
-            Source::File { name, text } => Written::At(place(name, text, self.offset)),
+            Source::File { name, text, lines } => {
+                let lines = lines.get_or_init(|| line_starts(text));
+                Written::At(place(name, text, lines, self.offset))
+            }
             Source::Flag(flag) => Written::By(flag.clone()),
         }
     }
@@ -94,14 +100,16 @@ impl Written {
     }
 }
 
-fn place(file: &str, text: &str, offset: usize) -> Place {
-    let before = text.get(..offset.min(text.len())).unwrap_or(text);
-    let line_start = before.rfind('\n').map_or(0, |at| at + 1);
-    Place {
-        file: file.to_owned(),
-        line: before.matches('\n').count() + 1,
-        column: before[line_start..].chars().count() + 1,
-    }
+fn line_starts(text: &str) -> Vec<usize> {
+    std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect()
+}
+
+fn place(file: &str, text: &str, lines: &[usize], offset: usize) -> Place {
+    let offset = offset.min(text.len());
+    let line = lines.partition_point(|start| *start <= offset);
+    let start = lines.get(line - 1).copied().unwrap_or_default();
+    let before = text.get(start..offset).unwrap_or_default();
+    Place { file: file.to_owned(), line, column: before.chars().count() + 1 }
 }
 
 impl Node {
@@ -110,9 +118,15 @@ impl Node {
     pub fn parse(file: &str, text: String) -> Result<Self, Problem> {
         let table = DeTable::parse(&text).map_err(|error| {
             let offset = error.span().map_or(0, |span| span.start);
-            Problem::new(format!("this is not TOML: {}", error.message())).at(place(file, &text, offset))
+            Problem::new(format!("this is not TOML: {}", error.message())).at(place(
+                file,
+                &text,
+                &line_starts(&text),
+                offset,
+            ))
         })?;
-        let source = Rc::new(Source::File { name: file.to_owned(), text: text.clone() });
+        let source = Source::File { name: file.to_owned(), text: text.clone(), lines: OnceCell::new() };
+        let source = Rc::new(source);
         let origin = Origin { source: Rc::clone(&source), offset: 0 };
         let table = table_of(table.get_ref(), &source, false)?;
         Ok(Self { content: Content::Table(table), origin })

@@ -218,8 +218,10 @@ fn runs(store: &Store) -> Result<RecordBatch> {
             JournalEvent::RunStarted { pipeline, file, .. } => {
                 (run.pipeline, run.file, run.started) = (Some(pipeline), Some(file), Some(line.time));
             }
-            JournalEvent::RunFinished { outcome, seconds, .. } => {
+            JournalEvent::RunFinished { outcome, seconds, cached, .. } => {
                 (run.outcome, run.seconds, run.finished) = (Some(outcome), Some(seconds), Some(line.time));
+                // A run that found what was linked already has no line for each stage.
+                run.cached = cached;
             }
             JournalEvent::Hit { .. } => run.cached += 1,
             JournalEvent::Finished { .. } => run.ran += 1,

@@ -33,9 +33,11 @@ pub fn write_tensors(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
         .map(|(name, dtype, shape, data)| Ok((*name, TensorView::new(*dtype, shape.clone(), data)?)))
         .collect::<Result<Vec<_>>>()?;
     let file = safetensors::serialize(views, None)?;
-    // Renamed into place: a killed process leaves the old file or the new one.
+    // Synced and renamed into place: a kill or a loss of power leaves the old file or the new one.
     let staging = path.with_extension("tmp");
-    std::fs::write(&staging, file).with_context(|| format!("cannot write {}", staging.display()))?;
+    std::fs::write(&staging, file)
+        .and_then(|()| std::fs::File::open(&staging)?.sync_all())
+        .with_context(|| format!("cannot write {}", staging.display()))?;
     std::fs::rename(&staging, path).with_context(|| format!("cannot write {}", path.display()))
 }
 

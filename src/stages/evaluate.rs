@@ -1,5 +1,8 @@
 //! `evaluate`: how well a model does on a task's examples, item by item (docs/method.md, section 7). Leaves comparing
 //! several models to `sql` and `report`.
+//!
+//! Batches of losses and of generated answers are put aside as they are finished, so that a long evaluation goes on
+//! after a kill where it was.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,6 +12,7 @@ use arrow::array::{ArrayRef, BooleanArray, Float64Array, StringArray, UInt32Arra
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::finished::Finished;
 use super::learning::{device, encode_examples, open};
 use super::{Context, Cost, Kind, Needs, ParameterProblem, Process, Progress};
 use crate::corpus::{Codec, Example, Extract, Scored, Sequence, Task, read_task};
@@ -244,10 +248,11 @@ impl Run<'_> {
         order.sort_by_key(|&row| (prompts[row].len(), row));
         let (mut exact, mut flexible) = (vec![0.0; prompts.len()], vec![0.0; prompts.len()]);
         let (start, mut tokens, mut done) = (Instant::now(), 0, 0);
+        let mut finished = Finished::<Vec<Vec<u32>>>::open(&self.context.work(), "generation")?;
         for rows in order.chunks(self.parameters.generate_rows) {
             let chosen: Vec<Vec<u32>> = rows.iter().map(|&row| prompts[row].clone()).collect();
             let limit = self.task.scoring.max_new_tokens;
-            let answers = self.model.generate(&chosen, limit, self.codec.stop_tokens())?;
+            let answers = finished.next(|| self.model.generate(&chosen, limit, self.codec.stop_tokens()))?;
             for ((&row, prompt), answer) in rows.iter().zip(&chosen).zip(answers) {
                 tokens += (prompt.len() + answer.len()) as u64;
                 let text = self.codec.decode(&answer)?;
@@ -276,7 +281,13 @@ impl Run<'_> {
         let rows: Vec<&Sequence> = sequences.iter().collect();
         let set = ValidationSet::new(&rows, None, self.parameters.batch_tokens, device(self.context))?;
         let start = Instant::now();
-        let losses = set.row_losses(&self.model, |rows_done, tokens| {
+        // As bits: a number that went through decimal digits need not be the same.
+        let mut finished = Finished::<Vec<u64>>::open(&self.context.work(), phase)?;
+        let part = |work: &dyn Fn() -> Result<Vec<f64>>| {
+            let bits = finished.next(|| Ok(work()?.into_iter().map(f64::to_bits).collect()))?;
+            Ok(bits.into_iter().map(f64::from_bits).collect())
+        };
+        let losses = set.row_losses(&self.model, part, |rows_done, tokens| {
             self.progress(phase, rows_done, set.rows(), tokens as u64, start);
         })?;
         self.cost(phase, start, set.tokens() as u64, set.supervised_tokens() as u64);
@@ -408,6 +419,51 @@ mod tests {
         // A nearly uniform model prefers the shorter choice, which is wrong.
         assert_eq!(values.value(0), 0.0);
         assert_eq!(store.table("run", "items")?.num_rows(), 2);
+        Ok(())
+    }
+
+    /// Every metric, in parts of a row or two.
+    fn in_parts() -> Result<Parameters> {
+        let metrics = json!(["loss", "choice", "match"]);
+        let value = json!({"model": "model", "task": "task", "metrics": metrics, "split": "validation",
+            "generate_rows": 1, "batch_tokens": 20});
+        Ok(serde_json::from_value(value)?)
+    }
+
+    #[test]
+    fn an_evaluation_killed_after_any_part_goes_on_to_the_same_bytes() -> Result<()> {
+        let store = Store::new()?;
+        let context = |folder: &str| store.context("evaluate", folder, &[("/model", "model"), ("/task", "task")], &[]);
+        let undisturbed = context("undisturbed")?;
+        Evaluate::run(in_parts()?, &undisturbed)?;
+        for phase in ["loss", "choices", "generation"] {
+            let name = format!("{phase}.jsonl");
+            let parts = std::fs::read(undisturbed.work().join(&name))?;
+            let ends: Vec<usize> = (0..parts.len()).filter(|&place| parts[place] == b'\n').collect();
+            assert!(ends.len() > 1, "{phase} has {} parts", ends.len());
+            for end in ends {
+                // In the middle of the part after this one.
+                let killed = context("killed")?;
+                std::fs::write(killed.work().join(&name), &parts[..(end + 9).min(parts.len())])?;
+                Evaluate::run(in_parts()?, &killed)?;
+                assert_eq!(store.written("undisturbed")?, store.written("killed")?, "{phase}");
+                std::fs::remove_dir_all(killed.work())?;
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_was_finished_before_a_kill_is_not_computed_again() -> Result<()> {
+        let store = Store::new()?;
+        let context = store.context("evaluate", "run", &[("/model", "model"), ("/task", "task")], &[])?;
+        // An answer that this model would not give.
+        let mut finished = Finished::<Vec<Vec<u32>>>::open(&context.work(), "generation")?;
+        finished.next(|| Ok(vec![vec![u32::from(b'y'); 3]]))?;
+        Evaluate::run(in_parts()?, &context)?;
+        let items = store.table("run", "items")?;
+        let predictions: &StringArray = column(&items, "prediction")?;
+        assert!(predictions.iter().flatten().any(|prediction| prediction == "yyy"), "{predictions:?}");
         Ok(())
     }
 

@@ -273,6 +273,8 @@ impl Pass<'_> {
         let path = part_path(&self.context.work(), phase, first, next);
         let partial = path.with_extension("partial");
         table::write(&partial, part)?;
+        // Else a loss of power could leave the new name on a table that is not all there.
+        std::fs::File::open(&partial)?.sync_all()?;
         std::fs::rename(&partial, &path).with_context(|| format!("cannot put {} in place", path.display()))
     }
 

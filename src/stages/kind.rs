@@ -150,7 +150,7 @@ pub struct Declaration {
     pub seeded: bool,
     pub gathers: bool,
     pub provides: &'static [&'static str],
-    resolve: fn(Value) -> Result<Resolved, ParameterProblem>,
+    resolve: fn(Value, &mut dyn FnMut(&Value) -> bool) -> Result<Resolved, ParameterProblem>,
     schema: fn(&mut SchemaGenerator) -> Schema,
 }
 
@@ -181,7 +181,19 @@ impl Declaration {
     /// # Errors
     /// The first parameter that is unknown, missing, of the wrong type, or impossible.
     pub fn resolve(&self, parameters: Value) -> Result<Resolved, ParameterProblem> {
-        (self.resolve)(parameters)
+        self.resolve_unless(parameters, &mut |_| false)
+    }
+
+    /// The same; complete parameters of which `checked` says that [`Kind::check`] has passed them are not checked again.
+    ///
+    /// # Errors
+    /// As [`Self::resolve`].
+    pub fn resolve_unless(
+        &self,
+        parameters: Value,
+        checked: &mut dyn FnMut(&Value) -> bool,
+    ) -> Result<Resolved, ParameterProblem> {
+        (self.resolve)(parameters, checked)
     }
 
     pub fn schema(&self, generator: &mut SchemaGenerator) -> Schema {
@@ -207,12 +219,14 @@ pub fn from_json<T: DeserializeOwned>(written: Value, at: &str) -> Result<T, Par
     })
 }
 
-fn resolve<K: Kind>(parameters: Value) -> Result<Resolved, ParameterProblem> {
-    let parameters: K::Parameters = from_json(parameters, "")?;
-    K::check(&parameters)?;
-    let mut needs = Needs::default();
-    K::needs(&parameters, &mut needs);
-    let parameters = serde_json::to_value(&parameters)
+fn resolve<K: Kind>(parameters: Value, checked: &mut dyn FnMut(&Value) -> bool) -> Result<Resolved, ParameterProblem> {
+    let typed: K::Parameters = from_json(parameters, "")?;
+    let parameters = serde_json::to_value(&typed)
         .map_err(|error| ParameterProblem::new("", format!("these parameters cannot be written as JSON: {error}")))?;
+    if !checked(&parameters) {
+        K::check(&typed)?;
+    }
+    let mut needs = Needs::default();
+    K::needs(&typed, &mut needs);
     Ok(Resolved { parameters, needs })
 }

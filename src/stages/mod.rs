@@ -5,16 +5,19 @@
 //! (and libtorch with it) out of `raisin`.
 
 pub mod context;
+pub mod finished;
 #[cfg(test)]
 pub mod fixture;
 pub mod kind;
 pub mod learning;
 pub mod selecting;
 
+use std::io::Write as _;
+
 pub use context::{Assignment, Context, Cost, DType, DeviceKind, Environment, Event, Progress, Source, referenced};
 pub use kind::{Declaration, FileNeed, Kind, Needs, ParameterProblem, Process, Resolved, StageNeed};
 
-use crate::error::{Context as _, Result, anyhow};
+use crate::error::{Context as _, Error, Result, anyhow, render};
 
 macro_rules! registry {
     (light: $($light:ident :: $LightKind:ident),* ; tensor: $($tensor:ident :: $TensorKind:ident),* $(;)?) => {
@@ -53,6 +56,18 @@ registry! {
 /// The kind of this name.
 pub fn declaration(name: &str) -> Option<&'static Declaration> {
     KINDS.iter().find(|declaration| declaration.name == name)
+}
+
+/// What a stage's process says before it ends in an error: on standard error, which is its log; where that takes nothing
+/// any more, because the disk is full, as an event.
+pub fn last_words(error: &Error) {
+    let text = render(error);
+    let told = writeln!(std::io::stderr(), "{text}");
+    if told.is_err()
+        && let Ok(event) = serde_json::to_string(&Event::Note { text })
+    {
+        let _ = writeln!(std::io::stdout(), "{event}");
+    }
 }
 
 fn run_as<K: Kind>(assignment: Assignment) -> Result<()> {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::manifest::{folders, list};
 use super::{ActionRecord, MANIFEST, Manifest, Store, forbid_writing, remove_tree, sync_folder};
 use crate::digest::Digest;
-use crate::error::{Context as _, Result, bail, ensure};
+use crate::error::{Context as _, Error, Result, bail, ensure};
 use crate::stages::context::REFERENCES;
 
 /// An artifact in the store.
@@ -36,6 +36,7 @@ impl Store {
             Ok(None) => return Ok(Lookup::Miss),
             Ok(Some(record)) => record,
             Err(error) => {
+                let error = damage(error)?;
                 self.set_aside(&self.record_file(key))?;
                 return Ok(Lookup::Damaged(format!("{error:#}")));
             }
@@ -50,6 +51,7 @@ impl Store {
                 Ok(Lookup::Damaged(text))
             }
             Err(error) => {
+                let error = damage(error)?;
                 let folder = self.artifact_folder(record.artifact);
                 if folder.exists() {
                     self.set_aside(&folder)?;
@@ -105,7 +107,7 @@ impl Store {
             ensure!(there, "the artifact {} that it needs as `{name}` is gone", target.short());
         }
         if !self.is_untouched(digest) {
-            self.remember_identity(digest, &files, &references)?;
+            self.remember_identity(digest, &files, &references);
         }
         Ok(Some(Artifact { digest, folder, manifest, references }))
     }
@@ -125,7 +127,10 @@ impl Store {
                 return Ok(artifact);
             }
             Ok(None) => {}
-            Err(_) => drop(self.set_aside(&folder)?),
+            Err(error) => {
+                damage(error)?;
+                self.set_aside(&folder)?;
+            }
         }
         let seal = || -> std::io::Result<()> {
             std::fs::write(out.join(MANIFEST), &bytes)?;
@@ -151,7 +156,7 @@ impl Store {
             folders(&folder)?.iter().try_for_each(|folder| forbid_writing(folder))
         };
         settle().with_context(|| format!("cannot finish {}", folder.display()))?;
-        self.remember_identity(digest, &list(&folder)?, &references)?;
+        self.remember_identity(digest, &list(&folder)?, &references);
         Ok(Artifact { digest, folder, manifest, references })
     }
 
@@ -170,6 +175,17 @@ impl Store {
         digests.sort_unstable();
         Ok(digests)
     }
+}
+
+/// Gives an error back as damage, or fails with it: what cannot be read because descriptors, memory or rights are lacking
+/// may be whole, and stays where it is.
+pub(super) fn damage(error: Error) -> Result<Error> {
+    use std::io::ErrorKind;
+    let machine = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>()).is_some_and(|error| {
+        let damage = matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory);
+        !damage && error.raw_os_error() != Some(rustix::io::Errno::IO.raw_os_error())
+    });
+    if machine { Err(error) } else { Ok(error) }
 }
 
 fn read_references(folder: &Path) -> Result<BTreeMap<String, Digest>> {

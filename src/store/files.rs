@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{Store, write_atomically};
+use super::Store;
+use super::memory::{recall, remember};
 use crate::digest::Digest;
 use crate::error::{Context as _, Result, bail};
 
@@ -47,6 +48,18 @@ impl From<&Metadata> for Fingerprint {
     }
 }
 
+impl From<&rustix::fs::Stat> for Fingerprint {
+    fn from(status: &rustix::fs::Stat) -> Self {
+        Self {
+            size: status.st_size as u64,
+            modified: status.st_mtime * 1_000_000_000 + status.st_mtime_nsec as i64,
+            changed: status.st_ctime * 1_000_000_000 + status.st_ctime_nsec as i64,
+            device: status.st_dev,
+            inode: status.st_ino,
+        }
+    }
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Entry {
     #[serde(flatten)]
@@ -73,9 +86,8 @@ pub struct FileDigests {
 impl FileDigests {
     /// What earlier builds knew. An unreadable file is as good as none.
     pub fn load(store: &Store) -> Self {
-        let path = store.root.join("files.json");
-        let entries =
-            std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+        let path = store.root.join("files");
+        let entries = recall(&path).and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
         Self { path, entries, changed: false }
     }
 
@@ -118,12 +130,14 @@ impl FileDigests {
         bail!("{} changes while it is being read", path.display())
     }
 
-    pub fn save(&mut self) -> Result<()> {
-        if self.changed {
-            write_atomically(&self.path, &serde_json::to_vec(&self.entries)?)?;
+    /// Writes what was learned.
+    pub fn save(&mut self) {
+        if self.changed
+            && let Ok(bytes) = serde_json::to_vec(&self.entries)
+        {
+            remember(&self.path, &bytes);
             self.changed = false;
         }
-        Ok(())
     }
 }
 
@@ -150,10 +164,10 @@ mod tests {
         std::fs::write(&file, "one").unwrap();
         let mut digests = FileDigests::load(&store);
         let (digest, _) = digests.digest(&file).unwrap();
-        digests.save().unwrap();
+        digests.save();
         let loaded = FileDigests::load(&store);
         assert_eq!(loaded.entries[&file].blake3, digest);
-        std::fs::write(folder.path().join("cache/files.json"), "{torn").unwrap();
+        std::fs::write(folder.path().join("cache/files"), "{torn").unwrap();
         assert_eq!(FileDigests::load(&store).digest(&file).unwrap().0, digest);
     }
 }

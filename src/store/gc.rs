@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
+use super::artifact::damage;
 use super::{Store, remove_tree};
 use crate::digest::Digest;
 use crate::error::{Problem, Result};
@@ -48,6 +49,14 @@ struct Unreached {
 /// # Errors
 /// A build that is using this cache.
 pub fn gc(store: &Store, out: &Path, options: &GcOptions) -> Result<Gc> {
+    gc_telling(store, out, options, |_| Ok(()))
+}
+
+/// The same; `tell` hears what will go before it does, and may keep it by an error.
+///
+/// # Errors
+/// As [`gc`], and what `tell` says.
+pub fn gc_telling(store: &Store, out: &Path, options: &GcOptions, tell: impl FnOnce(&Gc) -> Result<()>) -> Result<Gc> {
     let Some(_alone) = store.try_alone()? else {
         return Err(Problem::new("a build is using this cache").hint("try again when it has ended").into());
     };
@@ -67,8 +76,8 @@ pub fn gc(store: &Store, out: &Path, options: &GcOptions) -> Result<Gc> {
     unreached.sort_by_key(|artifact| (artifact.made, artifact.digest));
     let mut needed_by: BTreeMap<Digest, Vec<Digest>> = BTreeMap::new();
     for artifact in &unreached {
-        if let Ok(Some(found)) = store.inspect(artifact.digest) {
-            found.references.values().for_each(|of| needed_by.entry(*of).or_default().push(artifact.digest));
+        for of in references(store, artifact.digest)? {
+            needed_by.entry(of).or_default().push(artifact.digest);
         }
     }
     let old = |moment: SystemTime, age: Duration| moment.elapsed().is_ok_and(|elapsed| elapsed >= age);
@@ -103,6 +112,7 @@ pub fn gc(store: &Store, out: &Path, options: &GcOptions) -> Result<Gc> {
         }
     }
     gc.leftovers.sort();
+    tell(&gc)?;
     if options.yes {
         remove(store, &gc)?;
     }
@@ -114,13 +124,22 @@ fn reached(store: &Store, out: &Path) -> Result<BTreeSet<Digest>> {
     let mut waiting: Vec<Digest> = store.pins()?.into_iter().map(|pin| pin.digest).collect();
     collect_links(out, 0, &mut waiting);
     while let Some(digest) = waiting.pop() {
-        if reached.insert(digest)
-            && let Ok(Some(artifact)) = store.inspect(digest)
-        {
-            waiting.extend(artifact.references.values());
+        if reached.insert(digest) {
+            waiting.extend(references(store, digest)?);
         }
     }
     Ok(reached)
+}
+
+/// What an artifact refers to; nothing where it is damaged.
+///
+/// # Errors
+/// That cannot be found out now: then nothing may be freed.
+fn references(store: &Store, digest: Digest) -> Result<Vec<Digest>> {
+    match store.inspect(digest) {
+        Ok(found) => Ok(found.into_iter().flat_map(|artifact| artifact.references.into_values()).collect()),
+        Err(error) => damage(error).map(|_| Vec::new()),
+    }
 }
 
 fn remove(store: &Store, gc: &Gc) -> Result<()> {

@@ -1,6 +1,6 @@
 //! Whether an artifact's files are still the ones that were hashed, told without reading them.
 //!
-//! `identity/<digest>.json` remembers size, times and inode of each file and folder as they were when the content was
+//! `identity/<digest>` remembers size, times and inode of each file and folder as they were when the content was
 //! last known to be right. An artifact is never written again, so any difference is a doubt: whoever wrote a byte moved
 //! the inode's own time, even where mode and modification time were put back, and whoever added or removed a file moved
 //! the folder's. A doubt is settled by reading; a cache that was copied to another disk is read once and then believed.
@@ -11,17 +11,25 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::manifest::{Found, folders};
-use super::{Fingerprint, MANIFEST, Manifest, Store, write_atomically};
+use super::memory::{recall, remember};
+use super::{Fingerprint, MANIFEST, Manifest, Store};
 use crate::digest::Digest;
 use crate::error::{Context as _, Result, ensure};
 
-#[derive(Default, Serialize, Deserialize)]
-struct Identity {
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Identity {
     /// By path below the artifact, its manifest among them.
-    files: BTreeMap<String, Fingerprint>,
+    pub files: BTreeMap<String, Fingerprint>,
     /// The same of its folders; the artifact's own is the empty path.
-    folders: BTreeMap<String, Fingerprint>,
-    references: BTreeMap<String, Digest>,
+    pub folders: BTreeMap<String, Fingerprint>,
+    pub references: BTreeMap<String, Digest>,
+}
+
+impl Identity {
+    /// Whether it says enough for an artifact to be believed by it.
+    pub fn is_complete(&self) -> bool {
+        self.folders.contains_key("") && self.files.contains_key(MANIFEST)
+    }
 }
 
 impl Store {
@@ -33,8 +41,7 @@ impl Store {
         // The empty path joined would end in a slash, which is the folder all the same.
         let stands =
             |(path, known): (&String, &Fingerprint)| Fingerprint::of(&folder.join(path)).is_ok_and(|now| now == *known);
-        identity.folders.contains_key("")
-            && identity.files.contains_key(MANIFEST)
+        identity.is_complete()
             && identity.folders.iter().all(stands)
             && identity.files.iter().all(stands)
             && identity.references.values().all(|target| self.artifact_folder(*target).join(MANIFEST).exists())
@@ -56,33 +63,29 @@ impl Store {
         Ok(())
     }
 
-    /// Writes down what an artifact looks like that was just found right.
-    pub(super) fn remember_identity(
-        &self,
-        digest: Digest,
-        found: &[Found],
-        references: &BTreeMap<String, Digest>,
-    ) -> Result<()> {
+    /// Writes down what an artifact looks like that was just found right. Where that cannot be written, or is lost with
+    /// the power, the artifact is in doubt and will be read again: no reason to fail, and none for a sync.
+    pub(super) fn remember_identity(&self, digest: Digest, found: &[Found], references: &BTreeMap<String, Digest>) {
         let top = self.artifact_folder(digest);
         let mut identity = Identity { references: references.clone(), ..Identity::default() };
         identity.files.extend(found.iter().map(|found| (found.path.clone(), found.fingerprint)));
-        for folder in folders(&top)? {
-            let name = folder.strip_prefix(&top)?.to_string_lossy().into_owned();
-            identity.folders.insert(name, Fingerprint::of(&folder)?);
+        for folder in folders(&top).unwrap_or_default() {
+            let name = folder.strip_prefix(&top).unwrap_or(&folder).to_string_lossy().into_owned();
+            if let Ok(fingerprint) = Fingerprint::of(&folder) {
+                identity.folders.insert(name, fingerprint);
+            }
         }
-        let path = self.identity_file(digest);
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder)?;
+        if let Ok(bytes) = serde_json::to_vec(&identity) {
+            remember(&self.identity_file(digest), &bytes);
         }
-        write_atomically(&path, &serde_json::to_vec(&identity)?)
     }
 
     pub(super) fn identity_file(&self, digest: Digest) -> PathBuf {
-        self.root.join("identity").join(format!("{digest}.json"))
+        self.root.join("identity").join(digest.to_hex())
     }
 
     /// What is known; nothing where that cannot be read, which is a doubt like any other.
-    fn identity(&self, digest: Digest) -> Option<Identity> {
-        serde_json::from_slice(&std::fs::read(self.identity_file(digest)).ok()?).ok()
+    pub(super) fn identity(&self, digest: Digest) -> Option<Identity> {
+        serde_json::from_slice(&recall(&self.identity_file(digest))?).ok()
     }
 }

@@ -1,7 +1,7 @@
 //! One line per event of every run: what was looked up, ran, failed. The tool's own history.
 //!
-//! Runs append whole lines to the day's file. A kill can tear the last one: readers pass over it, and the next run
-//! begins on a line of its own.
+//! Runs append whole lines to the day's file, JSON objects whose last member, `seal`, begins the blake3 of what is before
+//! it. A kill can tear the last one: readers pass over it, and the next run begins on a line of its own.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
@@ -79,7 +79,9 @@ pub enum JournalEvent {
 pub struct Journal {
     run: String,
     file: File,
-    held: String,
+    /// Whether a killed run left a line without an end.
+    torn: bool,
+    held: Vec<(jiff::Timestamp, JournalEvent)>,
 }
 
 impl Journal {
@@ -95,52 +97,85 @@ impl Journal {
             .create(true)
             .open(&path)
             .with_context(|| format!("cannot open {}", path.display()))?;
-        let mut held = String::new();
+        let mut torn = false;
         if file.metadata()?.len() > 0 {
             let mut last = [b'\n'];
             file.seek(SeekFrom::End(-1))?;
             file.read_exact(&mut last)?;
-            if last != [b'\n'] {
-                held.push('\n');
-            }
+            torn = last != [b'\n'];
         }
-        Ok(Self { run: format!("{run}-{}", std::process::id()), file, held })
+        Ok(Self { run: format!("{run}-{}", std::process::id()), file, torn, held: Vec::new() })
     }
 
     pub fn run(&self) -> &str {
         &self.run
     }
 
-    pub fn hold(&mut self, event: JournalEvent) -> Result<()> {
-        let line = JournalLine { run: self.run.clone(), time: jiff::Timestamp::now().to_string(), event };
-        self.held.push_str(&serde_json::to_string(&line)?);
-        self.held.push('\n');
-        Ok(())
+    pub fn hold(&mut self, event: JournalEvent) {
+        self.held.push((jiff::Timestamp::now(), event));
+    }
+
+    /// Drops those of the held lines of which nobody will want to know.
+    pub fn forget(&mut self, which: impl Fn(&JournalEvent) -> bool) {
+        self.held.retain(|(_, event)| !which(event));
     }
 
     pub fn write(&mut self, event: JournalEvent) -> Result<()> {
-        self.hold(event)?;
+        self.hold(event);
+        let mut text = String::from(if self.torn { "\n" } else { "" });
+        for (time, event) in self.held.drain(..) {
+            let line = JournalLine { run: self.run.clone(), time: time.to_string(), event };
+            text.push_str(&sealed(&serde_json::to_string(&line)?));
+            text.push('\n');
+        }
         // One write, so that lines of builds at the same time do not mix.
-        self.file.write_all(self.held.as_bytes()).context("cannot write the journal")?;
-        self.held.clear();
+        self.file.write_all(text.as_bytes()).context("cannot write the journal")?;
+        self.torn = false;
         Ok(())
     }
+}
+
+const SEAL: &str = ",\"seal\":\"";
+const SEAL_DIGITS: usize = 16;
+
+/// A line with its seal.
+fn sealed(line: &str) -> String {
+    let body = line.strip_suffix('}').unwrap_or(line);
+    let digest = Digest::of(body.as_bytes()).to_hex();
+    format!("{body}{SEAL}{}\"}}", &digest[..SEAL_DIGITS])
+}
+
+/// What a line says, if it is as it was written.
+fn parse(line: &[u8]) -> Option<JournalLine> {
+    let line = std::str::from_utf8(line).ok()?;
+    let body = line.get(..line.len().checked_sub(SEAL.len() + SEAL_DIGITS + 2)?)?;
+    (sealed(&format!("{body}}}")) == line).then(|| serde_json::from_str(line).ok()).flatten()
 }
 
 impl Store {
     /// Every readable line of the journal, the oldest first.
     pub fn journal(&self) -> Result<Vec<JournalLine>> {
+        Ok(self.journal_lines()?.0)
+    }
+
+    /// The same, and how many lines are not readable: torn by a kill or damaged.
+    pub(super) fn journal_lines(&self) -> Result<(Vec<JournalLine>, u64)> {
         let mut files: Vec<_> = std::fs::read_dir(self.root.join("journal"))?
             .filter_map(|entry| Some(entry.ok()?.path()))
             .filter(|path| path.extension().is_some_and(|extension| extension == "jsonl"))
             .collect();
         files.sort();
-        let mut lines = Vec::new();
+        let (mut lines, mut unreadable) = (Vec::new(), 0);
         for file in files {
             let bytes = std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
-            lines.extend(bytes.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()));
+            for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+                match parse(line) {
+                    Some(line) => lines.push(line),
+                    None => unreadable += 1,
+                }
+            }
         }
-        Ok(lines)
+        Ok((lines, unreadable))
     }
 }
 
@@ -171,6 +206,18 @@ mod tests {
             let without_end = whole.get(length) == Some(&b'\n');
             assert_eq!(lines.len(), complete + usize::from(without_end) + 1, "cut at {length}");
             assert_eq!(lines.last().unwrap().event, failed("three"));
+        }
+    }
+
+    #[test]
+    fn no_flipped_byte_of_a_line_is_read_as_something_else() {
+        let line = JournalLine { run: "run".into(), time: "2026-01-01T00:00:00Z".into(), event: failed("one") };
+        let text = sealed(&serde_json::to_string(&line).unwrap());
+        assert_eq!(parse(text.as_bytes()), Some(line));
+        for place in 0..text.len() {
+            let mut flipped = text.clone().into_bytes();
+            flipped[place] ^= 1;
+            assert_eq!(parse(&flipped), None, "byte {place}");
         }
     }
 }

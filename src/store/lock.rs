@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::Store;
 use crate::digest::Digest;
-use crate::error::{Context as _, Result};
+use crate::error::{Context as _, Error, Problem, Result};
 
 /// How often a waiting build looks again.
 const PATIENCE: Duration = Duration::from_millis(20);
@@ -105,13 +105,15 @@ impl Drop for Lock {
 }
 
 fn open(path: &Path) -> Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
-        .with_context(|| format!("cannot open {}", path.display()))
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
+            let cache = path.parent().and_then(Path::parent).unwrap_or(path);
+            Problem::new(format!("the cache {} cannot be written: {error}", cache.display()))
+                .hint("`plan`, `why` and `sql` do without; build with --cache in a folder of your own, or see whose it is")
+                .into()
+        }
+        _ => Error::new(error).context(format!("cannot open {}", path.display())),
+    })
 }
 
 #[cfg(test)]

@@ -4,7 +4,9 @@
 //! VERSION                        the layout's version: another one is refused, neither read nor overwritten
 //! artifacts/<digest>/...         immutable folders; manifest.json inside, whose blake3 is the folder's name
 //! actions/<key>.json             which artifact an action made, from what, when, how long
-//! identity/<digest>.json         size, times and inode of each file when its content was last known to be right
+//! identity/<digest>              size, times and inode of each file when its content was last known to be right
+//! index/<place>                  what the last build of a pipeline found, for its next one
+//! checked/<file>                 which parameters were found right when a pipeline file was last loaded
 //! journal/<date>.jsonl           one line per event of every run
 //! locks/<key>                    flock, held while an action runs; locks/store: shared by builds, alone for gc
 //! pins/<digest>                  artifacts that gc keeps though no link reaches them
@@ -12,7 +14,7 @@
 //! fetched/<blake3>/<name>        files from the network: the engine's business
 //! logs/<key>.log                 what the stage last wrote to its standard error
 //! damaged/...                    what a look-up or `verify` set aside
-//! files.json                     digests of raw inputs by path, size, times and inode
+//! files                          digests of raw inputs by path, size, times and inode
 //! ```
 //!
 //! An artifact becomes visible by one rename of a folder that is already complete and synced, and its record is
@@ -22,9 +24,11 @@ mod artifact;
 mod files;
 mod gc;
 mod identity;
+mod index;
 mod journal;
 mod lock;
 mod manifest;
+mod memory;
 mod pin;
 mod record;
 mod verify;
@@ -37,19 +41,40 @@ use rustix::process::getpid;
 
 pub use artifact::{Artifact, Lookup};
 pub use files::{FileDigests, Fingerprint};
-pub use gc::{Gc, GcOptions, gc};
+pub use gc::{Gc, GcOptions, gc, gc_telling};
+pub use index::Index;
 pub use journal::{Journal, JournalEvent, JournalLine};
 pub use lock::{Lock, Waiting};
 pub use manifest::{FileEntry, MANIFEST, Manifest};
+pub use memory::{recall, remember, this_executable};
 pub use pin::Pin;
 pub use record::{Accepted, ActionRecord};
-pub use verify::{Damage, Verified, verify};
+pub use verify::{Damage, Verified, Verify, verify};
 
 use crate::digest::Digest;
 use crate::error::{Context as _, Problem, Result};
 
 /// The version of the layout above.
 const LAYOUT: &str = "1";
+
+/// What VERSION holds: the layout and its digest, so that a damaged file and another version are told apart.
+fn layout() -> String {
+    format!("{LAYOUT}\n{}\n", Digest::of(LAYOUT.as_bytes()))
+}
+
+/// Whether there is a cache of this version. Looks, and makes nothing.
+pub fn is_there(root: &Path) -> bool {
+    std::fs::read(root.join("VERSION")).is_ok_and(|found| found == layout().as_bytes())
+}
+
+/// In how many bytes two texts of one length differ.
+fn differing(one: &[u8], other: &[u8]) -> usize {
+    if one.len() == other.len() {
+        one.iter().zip(other).filter(|(one, other)| one != other).count()
+    } else {
+        usize::MAX
+    }
+}
 
 /// A cache folder.
 #[derive(Clone, Debug)]
@@ -66,14 +91,19 @@ impl Store {
         std::fs::create_dir_all(root).with_context(|| format!("cannot create the cache {}", root.display()))?;
         let root = root.canonicalize()?;
         let version = root.join("VERSION");
-        match std::fs::read_to_string(&version) {
-            Ok(text) if text.trim() == LAYOUT => {}
-            Ok(text) => {
-                let message = format!(
-                    "the cache {} has layout {}, this raisin reads layout {LAYOUT}",
-                    root.display(),
-                    text.trim()
-                );
+        let ours = layout();
+        match std::fs::read(&version) {
+            Ok(found) if found == ours.as_bytes() => {}
+            // One byte of ours was flipped: another version differs in its whole digest. Or it was written before VERSION
+            // had one.
+            Ok(found) if differing(&found, ours.as_bytes()) == 1 || found == format!("{LAYOUT}\n").as_bytes() => {
+                write_atomically(&version, ours.as_bytes())?
+            }
+            Ok(found) => {
+                let found = String::from_utf8_lossy(&found);
+                let found = found.lines().next().unwrap_or("(nothing)");
+                let message =
+                    format!("the cache {} has layout {found}, this raisin reads layout {LAYOUT}", root.display());
                 return Err(Problem::new(message)
                     .hint("use the raisin that made it, or choose another folder with --cache")
                     .into());
@@ -83,7 +113,7 @@ impl Store {
                     let folder = root.join(name);
                     std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
                 }
-                write_atomically(&version, format!("{LAYOUT}\n").as_bytes())?;
+                write_atomically(&version, ours.as_bytes())?;
             }
             Err(error) => return Err(error).with_context(|| format!("cannot read {}", version.display())),
         }
@@ -115,7 +145,7 @@ impl Store {
     /// Moves a file or folder of the store out of the way, to damaged/. Gives its new place.
     pub fn set_aside(&self, path: &Path) -> Result<PathBuf> {
         let folder = self.root.join("damaged");
-        std::fs::create_dir_all(&folder)?;
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot set {} aside", path.display()))?;
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let moment = jiff::Timestamp::now().as_nanosecond();
         let aside = folder.join(format!("{name}.{moment}"));
@@ -130,6 +160,13 @@ impl Store {
 
 /// Writes a file so that a reader sees the old content or the new, also after a loss of power.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    let sync = |file: &std::fs::File| file.sync_all();
+    put(path, bytes, sync)
+        .and_then(|()| sync_folder(path.parent().unwrap_or(Path::new("."))))
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn put(path: &Path, bytes: &[u8], finish: impl Fn(&std::fs::File) -> std::io::Result<()>) -> std::io::Result<()> {
     use std::sync::atomic::{AtomicU64, Ordering};
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let folder = path.parent().unwrap_or(Path::new("."));
@@ -139,13 +176,10 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     let write = || -> std::io::Result<()> {
         let mut file = std::fs::File::create(&temporary)?;
         file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, path)?;
-        sync_folder(folder)
+        finish(&file)?;
+        std::fs::rename(&temporary, path)
     };
-    write()
-        .inspect_err(|_| drop(std::fs::remove_file(&temporary)))
-        .with_context(|| format!("cannot write {}", path.display()))
+    write().inspect_err(|_| drop(std::fs::remove_file(&temporary)))
 }
 
 /// Makes the names in a folder as durable as the files behind them.
@@ -192,9 +226,27 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         Store::open(folder.path()).unwrap();
         Store::open(folder.path()).unwrap();
-        std::fs::write(folder.path().join("VERSION"), "7\n").unwrap();
-        let error = Store::open(folder.path()).unwrap_err();
-        assert!(error.to_string().contains("has layout 7"), "{error}");
-        assert_eq!(std::fs::read_to_string(folder.path().join("VERSION")).unwrap(), "7\n");
+        let version = folder.path().join("VERSION");
+        for other in ["7\n".to_owned(), layout().replacen(LAYOUT, "7", 1).replace('a', "b"), String::new()] {
+            std::fs::write(&version, &other).unwrap();
+            let error = Store::open(folder.path()).unwrap_err();
+            assert!(error.to_string().contains("has layout"), "{error}");
+            assert_eq!(std::fs::read_to_string(&version).unwrap(), other);
+        }
+    }
+
+    #[test]
+    fn a_flipped_byte_of_the_layout_is_no_other_layout() {
+        let folder = tempfile::tempdir().unwrap();
+        Store::open(folder.path()).unwrap();
+        let version = folder.path().join("VERSION");
+        let whole = std::fs::read(&version).unwrap();
+        for place in 0..whole.len() {
+            let mut flipped = whole.clone();
+            flipped[place] ^= 2;
+            std::fs::write(&version, flipped).unwrap();
+            Store::open(folder.path()).unwrap();
+            assert_eq!(std::fs::read(&version).unwrap(), whole);
+        }
     }
 }

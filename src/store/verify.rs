@@ -3,17 +3,34 @@
 use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
 use serde::Serialize;
 
+use super::artifact::damage;
 use super::{Artifact, Store};
 use crate::digest::Digest;
-use crate::error::Result;
+use crate::error::{Context as _, Result, ensure};
+
+/// How much is read.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Verify {
+    /// Of the artifacts' files, about this share is read, another one each time; `None`: all. Records and manifests are
+    /// read and files are looked at in any case.
+    pub sample: Option<f64>,
+}
 
 /// What `verify` read and found.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Verified {
     pub artifacts: u64,
     pub records: u64,
+    /// Files of artifacts that were read, of so many.
+    pub files_read: u64,
+    pub files: u64,
+    /// How many bytes those have that were read.
     pub bytes: u64,
     pub damages: Vec<Damage>,
+    /// Memories that could not be read and are removed now: builds make them again as they need them.
+    pub forgotten: u64,
+    /// Lines of the journal that cannot be read, which a kill may have torn. They stay, and are passed over.
+    pub journal_lines: u64,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -27,14 +44,16 @@ pub struct Damage {
 }
 
 /// Re-hashes every artifact and reads every record; what is damaged goes to damaged/, and the next build makes it again.
-pub fn verify(store: &Store) -> Result<Verified> {
-    let mut verified = Verified::default();
+pub fn verify(store: &Store, options: &Verify) -> Result<Verified> {
+    let mut verified = Verified { forgotten: store.forget_damaged()?, ..Verified::default() };
+    verified.journal_lines = store.journal_lines()?.1;
     let mut records = Vec::new();
     for key in store.record_keys()? {
         verified.records += 1;
         match store.record(key) {
             Ok(record) => records.extend(record),
             Err(error) => {
+                let error = damage(error)?;
                 store.set_aside(&store.record_file(key))?;
                 let reason = format!("{error:#}");
                 verified.damages.push(Damage { what: "record", digest: key, stages: Vec::new(), reason });
@@ -43,12 +62,18 @@ pub fn verify(store: &Store) -> Result<Verified> {
     }
     let digests = store.artifact_digests()?;
     verified.artifacts = digests.len() as u64;
-    let results: Vec<(Digest, Result<u64>)> =
-        digests.par_iter().map(|digest| (*digest, read_again(store, *digest))).collect();
+    let chance = Chance { share: options.sample, salt: jiff::Timestamp::now().as_nanosecond() };
+    let results: Vec<(Digest, Result<Read>)> =
+        digests.par_iter().map(|digest| (*digest, read_again(store, *digest, &chance))).collect();
     for (digest, result) in results {
         match result {
-            Ok(bytes) => verified.bytes += bytes,
+            Ok(read) => {
+                verified.files += read.of;
+                verified.files_read += read.files;
+                verified.bytes += read.bytes;
+            }
             Err(error) => {
+                let error = damage(error)?;
                 store.set_aside(&store.artifact_folder(digest))?;
                 let made = records.iter().filter(|record| record.artifact == digest);
                 let stages = made.map(|record| format!("{}.{}", record.pipeline, record.stage)).collect();
@@ -60,11 +85,37 @@ pub fn verify(store: &Store) -> Result<Verified> {
     Ok(verified)
 }
 
-fn read_again(store: &Store, digest: Digest) -> Result<u64> {
-    let Some(Artifact { folder, manifest, .. }) = store.inspect(digest)? else { return Ok(0) };
-    for file in &manifest.files {
-        let now = Digest::of_file(&folder.join(&file.path))?;
-        crate::error::ensure!(now == file.blake3, "the content of {} is not what was written", file.path);
+/// Which files are read.
+struct Chance {
+    share: Option<f64>,
+    salt: i128,
+}
+
+impl Chance {
+    fn takes(&self, file: Digest, path: &str) -> bool {
+        let Some(share) = self.share else { return true };
+        let drawn = Digest::of(format!("{} {file} {path}", self.salt).as_bytes());
+        let (drawn, _) = drawn.bytes().split_at(4);
+        drawn.iter().fold(0.0, |sum, byte| (sum + f64::from(*byte)) / 256.0) < share
     }
-    Ok(manifest.bytes())
+}
+
+#[derive(Default)]
+struct Read {
+    files: u64,
+    of: u64,
+    bytes: u64,
+}
+
+fn read_again(store: &Store, digest: Digest, chance: &Chance) -> Result<Read> {
+    let Some(Artifact { folder, manifest, .. }) = store.inspect(digest)? else { return Ok(Read::default()) };
+    let mut read = Read { of: manifest.files.len() as u64, ..Read::default() };
+    for file in manifest.files.iter().filter(|file| chance.takes(digest, &file.path)) {
+        let path = folder.join(&file.path);
+        let now = Digest::of_file(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        ensure!(now == file.blake3, "the content of {} is not what was written", file.path);
+        read.files += 1;
+        read.bytes += file.size;
+    }
+    Ok(read)
 }

@@ -65,6 +65,9 @@ pub fn save(path: &Path, tensors: &[(&str, &Tensor)], state: &Value) -> Result<(
     safetensors::serialize_to_file(views, Some(metadata), &partial)
         .map_err(|error: SafeTensorError| anyhow!(error))
         .with_context(|| format!("cannot write the checkpoint {}", partial.display()))?;
+    // Else a loss of power could leave the new name on a file whose tensors are zeros.
+    let sync = || std::fs::File::open(&partial)?.sync_all();
+    sync().with_context(|| format!("cannot write the checkpoint {}", partial.display()))?;
     std::fs::rename(&partial, path).with_context(|| format!("cannot put {} in place", path.display()))
 }
 

@@ -103,26 +103,43 @@ impl ValidationSet {
         })
     }
 
-    /// The loss of every row, in the order in which the set was given. `progress` hears the rows and tokens done.
-    pub fn row_losses(&self, model: &Model, mut progress: impl FnMut(usize, usize)) -> Result<Vec<RowLoss>> {
+    /// The loss of every row, in the order in which the set was given. It is computed in parts, the same in every run:
+    /// `part` is given each part's work, to do it or to say what came of it before; `progress` hears the rows and tokens
+    /// done.
+    pub fn row_losses(
+        &self,
+        model: &Model,
+        mut part: impl FnMut(&dyn Fn() -> Result<Vec<f64>>) -> Result<Vec<f64>>,
+        mut progress: impl FnMut(usize, usize),
+    ) -> Result<Vec<RowLoss>> {
         let mut losses = vec![RowLoss::default(); self.rows];
         let (mut rows_done, mut tokens_done) = (0, 0);
-        for part in &self.parts {
-            let log_probs = no_grad(|| -> Result<Vec<f32>> {
-                let hidden = forward(model, self.prefix_layers, &part.batch, part.states.as_ref())?;
-                Ok(Vec::try_from(model.token_log_probs(&hidden, &part.batch)?.f_to_device(Device::Cpu)?)?)
-            })?;
-            let mut start = 0;
-            for (&row, &tokens) in part.rows.iter().zip(&part.supervised) {
-                let sum = log_probs[start..start + tokens].iter().map(|&log_prob| -f64::from(log_prob)).sum();
+        for this in &self.parts {
+            let sums = part(&|| self.sums(model, this))?;
+            ensure!(sums.len() == this.rows.len(), "{} rows have {} losses", this.rows.len(), sums.len());
+            for ((&row, &tokens), sum) in this.rows.iter().zip(&this.supervised).zip(sums) {
                 losses[row] = RowLoss { sum, tokens };
-                start += tokens;
             }
-            rows_done += part.rows.len();
-            tokens_done += part.batch.tokens();
+            rows_done += this.rows.len();
+            tokens_done += this.batch.tokens();
             progress(rows_done, tokens_done);
         }
         Ok(losses)
+    }
+
+    /// The summed loss of each row of a part.
+    fn sums(&self, model: &Model, part: &Part) -> Result<Vec<f64>> {
+        let log_probs = no_grad(|| -> Result<Vec<f32>> {
+            let hidden = forward(model, self.prefix_layers, &part.batch, part.states.as_ref())?;
+            Ok(Vec::try_from(model.token_log_probs(&hidden, &part.batch)?.f_to_device(Device::Cpu)?)?)
+        })?;
+        let mut rest = log_probs.as_slice();
+        let sum = |tokens: &usize| {
+            let (row, others) = rest.split_at(*tokens);
+            rest = others;
+            row.iter().map(|&log_prob| -f64::from(log_prob)).sum()
+        };
+        Ok(part.supervised.iter().map(sum).collect())
     }
 }
 
@@ -147,7 +164,7 @@ mod tests {
         let together = ValidationSet::new(&rows, None, 1000, Device::Cpu)?;
         let apart = ValidationSet::new(&rows, None, 1, Device::Cpu)?;
         assert!((together.loss(&model)? - apart.loss(&model)?).abs() < 1e-6);
-        let losses = together.row_losses(&model, |_, _| ())?;
+        let losses = together.row_losses(&model, |work| work(), |_, _| ())?;
         let (sum, tokens) = losses.iter().fold((0.0, 0), |(sum, tokens), loss| (sum + loss.sum, tokens + loss.tokens));
         assert!((sum / tokens as f64 - together.loss(&model)?).abs() < 1e-6);
         assert_eq!(losses.iter().map(|loss| loss.tokens).collect::<Vec<_>>(), [4, 1, 5, 2]);

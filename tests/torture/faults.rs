@@ -8,21 +8,7 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 use crate::support::Project;
-use crate::world::{Digests, count, full, verify_clean};
-
-/// Two light stages: every call of their commits can be tried.
-const SMALL: &str = r#"
-[pipeline]
-name = "micro"
-seed = 3
-[stage.pool]
-kind = "generate"
-size = 60
-[stage.counted]
-kind = "sql"
-of = ["pool"]
-query = "select label, count(*) as n from pool.instructions group by label order by label"
-"#;
+use crate::world::{Digests, SMALL, count, full, verify_clean};
 
 fn small() -> Project {
     let project = Project::new();

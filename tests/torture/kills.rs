@@ -38,9 +38,9 @@ fn killed_at_any_instant_it_goes_on_to_the_same_artifacts() {
     while done < kills {
         let project = Project::with_pipeline(PIPELINE);
         projects += 1;
-        loop {
+        while done < kills {
             let mut child = project.start(&["build", PIPELINE]);
-            let instant = Instant::now() + Duration::from_micros(chance.below(1_500_000));
+            let instant = Instant::now() + Duration::from_micros(chance.below(1_200_000));
             while Instant::now() < instant && child.try_wait().expect("a status").is_none() {
                 std::thread::sleep(Duration::from_millis(1));
             }

@@ -7,6 +7,8 @@ mod faults;
 mod kills;
 mod many;
 mod pinned;
+mod rights;
+mod space;
 #[allow(dead_code, reason = "other tests use more of it")]
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,7 +1,9 @@
 //! Builds at once.
 
 use std::collections::BTreeMap;
-use std::process::Stdio;
+use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use raisin::digest::Digest;
 use raisin::store::{JournalEvent, Store};
@@ -23,21 +25,13 @@ fn many_processes_on_one_cache_make_each_action_once() {
                 if !target.is_empty() {
                     arguments.extend(["--only", target]);
                 }
-                let mut command = project.raisin(&arguments);
-                command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("raisin starts")
+                start(&project, &arguments)
             })
             .collect();
         for build in builds {
-            let output = build.wait_with_output().expect("it ended");
-            assert!(output.status.success(), "round {round}: {}", String::from_utf8_lossy(&output.stderr));
+            succeeds(build, &format!("round {round}"));
         }
-        let store = Store::open(&project.path("cache")).expect("a store");
-        let mut times: BTreeMap<Digest, usize> = BTreeMap::new();
-        for line in store.journal().expect("the journal") {
-            if let JournalEvent::Finished { key, .. } = line.event {
-                *times.entry(key).or_default() += 1;
-            }
-        }
+        let times = times_run(&project);
         assert!(!times.is_empty() && times.values().all(|&times| times == 1), "round {round}: {times:?}");
         assert_eq!(project.run(&["build", PIPELINE]).code, 0);
         assert_eq!(&digests(&project), undisturbed(), "round {round}");
@@ -46,51 +40,104 @@ fn many_processes_on_one_cache_make_each_action_once() {
     println!("{rounds} rounds of {processes} processes: all succeeded, each action ran once");
 }
 
-#[test]
-fn a_sweep_built_while_gc_runs_loses_nothing() {
-    let (variants, at_once) = (count(20, 100), count(10, 20));
-    let project = Project::new();
-    let text = |number: usize| {
-        format!(
-            "[pipeline]\nname = \"v{number}\"\nseed = {number}\n[stage.pool]\nkind = \"generate\"\nsize = 60\n\
-             [stage.counted]\nkind = \"sql\"\nof = [\"pool\"]\nquery = \"select label, count(*) as n from \
-             pool.instructions group by label order by label\"\n"
-        )
-    };
-    let stop = std::sync::atomic::AtomicBool::new(false);
-    let collected = std::thread::scope(|scope| {
+/// Does something while `gc --yes` runs again and again beside it; gives the rounds in which gc had its turn, and all.
+fn beside_gc(project: &Project, rounds: usize, work: impl FnOnce()) -> (usize, usize) {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
         let collector = scope.spawn(|| {
-            let mut rounds = 0;
-            while !stop.load(std::sync::atomic::Ordering::Relaxed) || rounds < count(5, 200) {
+            let (mut turns, mut tries) = (0, 0);
+            while !stop.load(Ordering::Relaxed) || tries < rounds {
                 let answer = project.run(&["gc", "--yes"]);
-                assert!(answer.code == 0 || answer.stderr.contains("build"), "gc: {}", answer.stderr);
-                rounds += 1;
-                std::thread::sleep(std::time::Duration::from_millis(5));
+                assert!(answer.code == 0 || answer.stderr.contains("is using this cache"), "gc: {}", answer.stderr);
+                turns += usize::from(answer.code == 0);
+                tries += 1;
+                std::thread::sleep(Duration::from_millis(5));
             }
-            rounds
+            (turns, tries)
         });
-        for first in (0..variants).step_by(at_once) {
-            let builds: Vec<_> = (first..(first + at_once).min(variants))
+        // Whatever becomes of it, the collector must end.
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        stop.store(true, Ordering::Relaxed);
+        let rounds = collector.join().expect("gc went on");
+        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        rounds
+    })
+}
+
+/// How often each action ran.
+fn times_run(project: &Project) -> BTreeMap<Digest, usize> {
+    let store = Store::open(&project.path("cache")).expect("a store");
+    let mut times: BTreeMap<Digest, usize> = BTreeMap::new();
+    for line in store.journal().expect("the journal") {
+        if let JournalEvent::Finished { key, .. } = line.event {
+            *times.entry(key).or_default() += 1;
+        }
+    }
+    times
+}
+
+fn start(project: &Project, arguments: &[&str]) -> Child {
+    project.raisin(arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("raisin starts")
+}
+
+fn succeeds(build: Child, what: &str) {
+    let output = build.wait_with_output().expect("it ended");
+    assert!(output.status.success(), "{what}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+const STAGES: &str = "[stage.pool]\nkind = \"generate\"\nsize = 60\n[stage.counted]\nkind = \"sql\"\nof = [\"pool\"]\n\
+    query = \"select label, count(*) as n from pool.instructions group by label order by label\"\n";
+
+#[test]
+fn pipelines_built_side_by_side_while_gc_runs_lose_nothing() {
+    let (pipelines, at_once, rounds) = (count(20, 100), count(10, 20), count(5, 200));
+    let project = Project::new();
+    let (turns, tries) = beside_gc(&project, rounds, || {
+        for first in (0..pipelines).step_by(at_once) {
+            let numbers = first..(first + at_once).min(pipelines);
+            let builds: Vec<_> = numbers
                 .map(|number| {
                     let file = format!("v{number}.toml");
-                    project.write(&file, &text(number));
-                    let mut command = project.raisin(&["build", &file]);
-                    command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("raisin starts")
+                    project.write(&file, &format!("[pipeline]\nname = \"v{number}\"\nseed = {number}\n{STAGES}"));
+                    start(&project, &["build", &file])
                 })
                 .collect();
-            for (offset, build) in builds.into_iter().enumerate() {
-                let output = build.wait_with_output().expect("it ended");
-                let words = String::from_utf8_lossy(&output.stderr);
-                assert!(output.status.success(), "variant {}: {words}", first + offset);
-            }
+            builds.into_iter().for_each(|build| succeeds(build, "a pipeline"));
         }
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
-        collector.join().expect("gc went on")
     });
-    for number in 0..variants {
+    for number in 0..pipelines {
         let again = project.run(&["build", &format!("v{number}.toml")]);
-        assert!(again.code == 0 && again.stderr.contains("nothing to run"), "variant {number}: {}", again.stderr);
+        assert!(again.code == 0 && again.stderr.contains("nothing to run"), "pipeline {number}: {}", again.stderr);
     }
     verify_clean(&project, "gc in a loop");
-    println!("{variants} of {variants} variants, {at_once} at a time, beside {collected} rounds of gc");
+    println!(
+        "{pipelines} of {pipelines} pipelines, {at_once} at a time, beside {tries} rounds of gc ({turns} with no build \
+         at that moment): nothing live was removed"
+    );
+}
+
+#[test]
+fn a_sweep_of_many_variants_built_by_many_processes_runs_each_action_once() {
+    let (variants, processes, rounds) = (count(12, 100), count(6, 20), count(5, 200));
+    let project = Project::new();
+    let seeds: Vec<String> = (0..variants).map(|seed| seed.to_string()).collect();
+    let sweep = format!("[sweep]\n\"pipeline.seed\" = [{}]\n", seeds.join(", "));
+    project.write("sweep.toml", &format!("[pipeline]\nname = \"sweep\"\n{STAGES}{sweep}"));
+    let (turns, tries) = beside_gc(&project, rounds, || {
+        let builds: Vec<_> = (0..processes).map(|_| start(&project, &["build", "sweep.toml"])).collect();
+        builds.into_iter().for_each(|build| succeeds(build, "the sweep"));
+    });
+    let times = times_run(&project);
+    // One pool for each variant, and the query that sees them all.
+    assert_eq!(times.len(), variants + 1);
+    assert!(times.values().all(|&times| times == 1), "{times:?}");
+    let again = project.run(&["build", "sweep.toml"]);
+    assert!(again.code == 0 && again.stderr.contains("nothing to run"), "{}", again.stderr);
+    assert_eq!(project.built("sweep").len(), variants + 1);
+    verify_clean(&project, "a sweep");
+    println!(
+        "a sweep of {variants} variants built by {processes} processes at once, beside {tries} rounds of gc ({turns} \
+         with no build at that moment): all succeeded, each of {} actions ran once",
+        times.len()
+    );
 }

@@ -13,6 +13,20 @@ use crate::support::Project;
 /// Every stage kind.
 pub const PIPELINE: &str = "micro.toml";
 
+/// Two light stages: every call of their commits can be tried.
+pub const SMALL: &str = r#"
+[pipeline]
+name = "micro"
+seed = 3
+[stage.pool]
+kind = "generate"
+size = 60
+[stage.counted]
+kind = "sql"
+of = ["pool"]
+query = "select label, count(*) as n from pool.instructions group by label order by label"
+"#;
+
 pub fn full() -> bool {
     std::env::var("RAISIN_TORTURE").is_ok_and(|word| word == "full")
 }

@@ -43,6 +43,59 @@ fn one_flipped_byte_in_any_file_is_found_and_made_good() {
     println!("{all} files with one flipped byte: {all} found, {all} made again, 0 served");
 }
 
+/// What is neither artifact nor record: what was remembered of them, the layout's version, the journal.
+#[test]
+fn one_flipped_byte_in_any_other_file_of_the_store_is_found_and_misleads_nobody() {
+    let project = Project::with_pipeline(PIPELINE);
+    project.write("row.jsonl", "{\"instruction\": \"say\", \"output\": \"it\"}\n");
+    project.write(
+        "rows.toml",
+        "[stage.rows]\nkind = \"ingest\"\nsources = [{ path = \"row.jsonl\", format = \"alpaca\" }]\n",
+    );
+    // The digest of an input is kept once it has been at rest for two seconds.
+    std::thread::sleep(std::time::Duration::from_millis(2100));
+    assert_eq!(project.run(&["build", "rows.toml"]).code, 0);
+    build(&project);
+    // Once more, so that everything that is remembered at a second build is there.
+    build(&project);
+    let mut chance = Chance::of("memories");
+    let kept = |name: &str| files_below(&project.path("cache").join(name));
+    let mut victims: Vec<PathBuf> = ["identity", "index", "checked", "journal"].into_iter().flat_map(kept).collect();
+    victims.extend(["VERSION", "files"].map(|name| project.path("cache").join(name)));
+    assert!(victims.iter().all(|path| path.is_file()), "{victims:?}");
+    if !full() {
+        let step = victims.len().div_ceil(8);
+        victims = victims.into_iter().rev().step_by(step).collect();
+    }
+    let all = victims.len();
+    for victim in victims {
+        let flip = |chance: &mut Chance| {
+            tamper(&victim, |bytes| {
+                let place = chance.below(bytes.len() as u64) as usize;
+                bytes[place] ^= 1 << chance.below(8);
+            });
+        };
+        let what = victim.display();
+        flip(&mut chance);
+        let words = build(&project);
+        assert!(words.contains("nothing to run"), "{what}: {words}");
+        assert_eq!(&digests(&project), undisturbed(), "{what}");
+        assert_eq!(project.run(&["plan", "rows.toml"]).stdout.matches("1 cached").count(), 1, "{what}");
+        flip(&mut chance);
+        let answer = project.run(&["verify"]);
+        let told = match victim.parent().and_then(|folder| folder.file_name()).and_then(|name| name.to_str()) {
+            Some("journal") => "lines of the journal cannot be read",
+            _ if victim.ends_with("VERSION") => "0 damaged",
+            _ => "damaged memories",
+        };
+        assert!(answer.code == 0 && answer.stderr.contains(told), "{what}: {}", answer.stderr);
+        if victim.ends_with("VERSION") {
+            assert_eq!(std::fs::read_to_string(&victim).expect("it").lines().next(), Some("1"));
+        }
+    }
+    println!("{all} other files of the store with one flipped byte: {all} found, none believed");
+}
+
 #[test]
 fn a_file_that_is_cut_missing_swapped_or_added_is_found_and_made_good() {
     let project = Project::with_pipeline(PIPELINE);
@@ -94,6 +147,32 @@ fn a_file_that_is_cut_missing_swapped_or_added_is_found_and_made_good() {
 }
 
 #[test]
+fn verify_with_repair_makes_damaged_artifacts_and_records_again() {
+    let project = Project::with_pipeline(PIPELINE);
+    build(&project);
+    let mut chance = Chance::of("repair");
+    let mut flip = |folder: &str| {
+        let files = files_below(&project.path("cache").join(folder));
+        let victim = &files[chance.below(files.len() as u64) as usize];
+        tamper(victim, |bytes| {
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+        });
+    };
+    for _ in 0..count(1, 5) {
+        flip("artifacts");
+        flip("actions");
+        let answer = project.run(&["verify", "--repair"]);
+        assert!(answer.code == 0 && answer.stderr.contains("2 of 2 made again"), "{}", answer.stderr);
+        assert!(answer.stderr.contains("(made by micro."), "{}", answer.stderr);
+        let words = build(&project);
+        assert!(words.contains("nothing to run"), "{words}");
+        assert_eq!(&digests(&project), undisturbed());
+        verify_clean(&project, "a repair");
+    }
+}
+
+#[test]
 fn a_journal_cut_anywhere_near_its_end_is_read_as_far_as_it_goes() {
     let project = Project::with_pipeline(PIPELINE);
     build(&project);
@@ -111,11 +190,12 @@ fn a_journal_cut_anywhere_near_its_end_is_read_as_far_as_it_goes() {
         drop(begun);
         assert_eq!(store.journal().expect("all lines").len(), before + 1, "cut {cut}");
     }
-    // And with the executables, at a few places.
-    for cut in [1, 2, cuts / 2, cuts] {
+    // And with the executables.
+    let some: Vec<usize> = if full() { (1..=cuts).collect() } else { vec![1, 2, cuts / 2, cuts] };
+    for &cut in &some {
         std::fs::write(&journal, &whole[..whole.len() - cut]).expect("cut");
         assert!(build(&project).contains("nothing to run"));
-        assert_eq!(project.run(&["sql", "select count(*) from raisin.runs"]).code, 0);
     }
-    println!("{cuts} of {cuts} cuts of the journal start and go on");
+    assert_eq!(project.run(&["sql", "select count(*) from raisin.runs"]).code, 0);
+    println!("{cuts} of {cuts} cuts of the journal start and go on, {} of them with the executable", some.len());
 }

@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 
 use super::{Parameters, tables};
@@ -151,12 +152,16 @@ impl<'a> Rounds<'a> {
         }
     }
 
-    /// The rows first, the state last: what the state says is done is there.
+    /// The rows first, the state last: what the state says is done is there, also after a loss of power.
     fn put_aside(&self, training: &Training, round: &Round, instructions: &[Instruction]) -> Result<()> {
-        let number = round.row.round;
-        table::write(&self.table("rounds", number), &tables::rounds(std::slice::from_ref(&round.row))?)?;
-        table::write(&self.table("steps", number), &tables::steps(&round.steps)?)?;
-        table::write(&self.table("selection", number), &tables::selection(&round.selection, instructions)?)?;
+        let write = |name: &str, rows: &RecordBatch| {
+            let path = self.table(name, round.row.round);
+            table::write(&path, rows)?;
+            std::fs::File::open(&path)?.sync_all().with_context(|| format!("cannot write {}", path.display()))
+        };
+        write("rounds", &tables::rounds(std::slice::from_ref(&round.row))?)?;
+        write("steps", &tables::steps(&round.steps)?)?;
+        write("selection", &tables::selection(&round.selection, instructions)?)?;
         training.save(&self.state())
     }
 

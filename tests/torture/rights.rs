@@ -1,0 +1,248 @@
+//! Caches that are not one's own, or not of this version: they work, or it is said precisely why not.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use raisin::digest::Digest;
+
+use crate::support::{Answer, Project};
+use crate::world::{SMALL, files_below, verify_clean};
+
+/// Someone who owns nothing here.
+const STRANGER: u32 = 65_534;
+
+fn built() -> Project {
+    let project = Project::new();
+    project.write("small.toml", SMALL);
+    let answer = project.run(&["build", "small.toml"]);
+    assert_eq!(answer.code, 0, "{}", answer.stderr);
+    // The folder that holds a temporary project is private.
+    mode(&project.path(""), 0o755);
+    project
+}
+
+fn mode(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("chmod");
+}
+
+fn all_below(folder: &Path) -> Vec<PathBuf> {
+    let mut all = vec![folder.to_owned()];
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            all.extend(all_below(&entry.path()));
+        } else {
+            all.push(entry.path());
+        }
+    }
+    all
+}
+
+/// Every file of a cache with its content and mode, but for what a reader may leave: nothing.
+fn content(project: &Project) -> BTreeMap<PathBuf, (u32, Digest)> {
+    let files = files_below(&project.path("cache")).into_iter();
+    files
+        .map(|path| {
+            let digest = Digest::of(&std::fs::read(&path).expect("a file"));
+            let mode = std::fs::metadata(&path).expect("a file").mode();
+            (path, (mode, digest))
+        })
+        .collect()
+}
+
+/// Whether a command can be run as somebody else than the owner: only root can.
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Runs raisin as someone who owns nothing, with an out folder of their own.
+fn as_stranger(project: &Project, arguments: &[&str]) -> Answer {
+    let mut command = project.raisin(arguments);
+    let out = std::env::temp_dir().join(format!("raisin-stranger-{}", std::process::id()));
+    std::fs::create_dir_all(&out).expect("a folder");
+    mode(&out, 0o777);
+    command.env("RAISIN_OUT", &out).uid(STRANGER).gid(STRANGER);
+    Answer::from(command.output().expect("raisin starts"))
+}
+
+#[test]
+fn a_cache_of_another_version_is_refused_by_every_command_and_left_as_it_is() {
+    let project = built();
+    let version = project.path("cache/VERSION");
+    for other in ["0\n", "7\n", "seven\n\n", ""] {
+        std::fs::write(&version, other).expect("written");
+        let before = content(&project);
+        let commands: [&[&str]; 8] = [
+            &["build", "small.toml"],
+            &["plan", "small.toml"],
+            &["why", "small.toml", "pool"],
+            &["verify"],
+            &["gc", "--yes"],
+            &["sql", "select count(*) from raisin.actions"],
+            &["pin", "micro"],
+            &["du"],
+        ];
+        for command in commands {
+            let answer = project.run(command);
+            assert_ne!(answer.code, 0, "{command:?} with layout {other:?}");
+            assert!(answer.stderr.contains("has layout"), "{command:?}: {}", answer.stderr);
+            assert!(answer.stderr.contains("--cache"), "{command:?}: {}", answer.stderr);
+        }
+        assert_eq!(content(&project), before, "layout {other:?}");
+    }
+    // Records and memories of another version are none.
+    std::fs::remove_file(&version).expect("removed");
+    assert_eq!(project.run(&["build", "small.toml"]).code, 0);
+    for folder in ["identity", "index", "checked"] {
+        for file in files_below(&project.path("cache").join(folder)) {
+            std::fs::write(file, "raisin memory 99\n{}").expect("written");
+        }
+    }
+    for file in files_below(&project.path("cache/actions")) {
+        std::fs::write(file, "{\"version\":99}\n").expect("written");
+    }
+    let answer = project.run(&["build", "small.toml"]);
+    assert_eq!(answer.code, 0, "{}", answer.stderr);
+    assert!(answer.stderr.contains("2 ran"), "{}", answer.stderr);
+    verify_clean(&project, "records of another version");
+}
+
+#[test]
+fn a_cache_that_cannot_be_written_serves_what_it_has_and_says_why_it_takes_no_more() {
+    let project = built();
+    if !is_root() {
+        all_below(&project.path("cache")).iter().for_each(|path| {
+            let bits = std::fs::metadata(path).expect("it").mode();
+            mode(path, bits & 0o555);
+        });
+    }
+    let before = content(&project);
+    let run = |arguments: &[&str]| {
+        if is_root() { as_stranger(&project, arguments) } else { project.run(arguments) }
+    };
+    let plan = run(&["plan", "small.toml"]);
+    assert!(plan.code == 0 && plan.stdout.contains("0 would run, 2 cached"), "{}{}", plan.stdout, plan.stderr);
+    let changed = run(&["plan", "small.toml", "--set", "stage.pool.size=61"]);
+    assert!(changed.stdout.contains("2 would run"), "{}{}", changed.stdout, changed.stderr);
+    for command in [["sql", "select count(*) from raisin.actions"], ["du", "--by=stage"]] {
+        let answer = run(&command);
+        assert_eq!(answer.code, 0, "{command:?}: {}", answer.stderr);
+    }
+    assert_eq!(run(&["verify"]).code, 0);
+    let builds: [&[&str]; 2] = [&["build", "small.toml"], &["build", "small.toml", "--set", "stage.pool.size=61"]];
+    for command in builds {
+        let answer = run(command);
+        assert_eq!(answer.code, 2, "{}", answer.stderr);
+        assert!(answer.stderr.contains("cannot be written: Permission denied"), "{}", answer.stderr);
+        assert!(answer.stderr.contains("hint: ") && answer.stderr.contains("--cache"), "{}", answer.stderr);
+    }
+    let gc = run(&["gc", "--yes"]);
+    assert!(gc.code != 0 && gc.stderr.contains("Permission denied"), "{}", gc.stderr);
+    assert_eq!(content(&project), before);
+    if !is_root() {
+        all_below(&project.path("cache")).iter().filter(|path| path.is_dir()).for_each(|path| mode(path, 0o755));
+    }
+    assert_eq!(project.run(&["build", "small.toml"]).code, 0);
+}
+
+#[test]
+fn a_cache_on_a_read_only_file_system_is_told_as_such() {
+    let project = built();
+    let raisin = env!("CARGO_BIN_EXE_raisin");
+    let script = format!(
+        "mount --bind cache cache && mount -o remount,ro,bind cache || exit 99\n\
+         '{raisin}' plan small.toml && '{raisin}' build small.toml"
+    );
+    let Some(answer) = in_a_mount_namespace(&project, &script) else { return };
+    assert!(answer.stdout.contains("0 would run, 2 cached"), "{}{}", answer.stdout, answer.stderr);
+    assert_eq!(answer.code, 2, "{}", answer.stderr);
+    assert!(answer.stderr.contains("cannot be written: Read-only file system"), "{}", answer.stderr);
+}
+
+/// Runs a shell script in which mounting is allowed and nobody outside sees it; `None`, said aloud, where this machine
+/// does not let us.
+pub fn in_a_mount_namespace(project: &Project, script: &str) -> Option<Answer> {
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--map-root-user", "--user", "sh", "-c"]).arg(script);
+    if is_root() {
+        command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c"]).arg(script);
+    }
+    command
+        .current_dir(project.path(""))
+        .env_remove("RAISIN_CACHE")
+        .env_remove("RAISIN_OUT")
+        .env("RAISIN_WORKER", env!("CARGO_BIN_EXE_raisin-worker"))
+        .env("NO_COLOR", "1");
+    let answer = match command.output() {
+        Ok(output) => Answer::from(output),
+        Err(error) => {
+            println!("skipped: no unshare: {error}");
+            return None;
+        }
+    };
+    if answer.code == 99 || answer.stderr.contains("unshare failed") || answer.stderr.contains("unshare:") {
+        println!("skipped: no mounts here: {}", answer.stderr.trim());
+        return None;
+    }
+    Some(answer)
+}
+
+#[test]
+fn two_users_can_share_a_cache_that_both_may_write() {
+    if !is_root() {
+        println!("skipped: only root can be two users");
+        return;
+    }
+    let project = built();
+    // As `umask 0` and a common group would leave it.
+    for path in all_below(&project.path("cache")) {
+        let inside = path.components().any(|part| part.as_os_str() == "artifacts") && !path.ends_with("artifacts");
+        if !inside {
+            let bits = std::fs::metadata(&path).expect("it").mode();
+            mode(&path, bits | 0o666 | if path.is_dir() { 0o111 } else { 0 });
+        }
+    }
+    let hit = as_stranger(&project, &["build", "small.toml"]);
+    assert!(hit.code == 0 && hit.stderr.contains("nothing to run, 2 cached"), "{}", hit.stderr);
+    let more = as_stranger(&project, &["build", "small.toml", "--set", "stage.pool.size=61"]);
+    assert!(more.code == 0 && more.stderr.contains("2 ran"), "{}", more.stderr);
+    let answer = project.run(&["build", "small.toml", "--set", "stage.pool.size=61"]);
+    assert!(answer.code == 0 && answer.stderr.contains("nothing to run, 2 cached"), "{}", answer.stderr);
+    verify_clean(&project, "two users");
+}
+
+#[test]
+fn under_umask_077_everything_works_and_others_are_told_that_they_may_not_read() {
+    let project = Project::new();
+    project.write("small.toml", SMALL);
+    mode(&project.path(""), 0o755);
+    let strict = |arguments: &[&str]| {
+        let mut command = project.raisin(arguments);
+        let in_child = || {
+            rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+            Ok(())
+        };
+        // SAFETY: between fork and exec only umask is called.
+        unsafe { command.pre_exec(in_child) };
+        Answer::from(command.output().expect("raisin starts"))
+    };
+    let first = strict(&["build", "small.toml"]);
+    assert!(first.code == 0 && first.stderr.contains("2 ran"), "{}", first.stderr);
+    let again = strict(&["build", "small.toml"]);
+    assert!(again.code == 0 && again.stderr.contains("nothing to run"), "{}", again.stderr);
+    let changed = strict(&["build", "small.toml", "--set", "stage.pool.size=61"]);
+    assert!(changed.code == 0 && changed.stderr.contains("2 ran"), "{}", changed.stderr);
+    assert_eq!(strict(&["gc", "--yes"]).code, 0);
+    assert_eq!(strict(&["verify"]).code, 0);
+    for path in all_below(&project.path("cache")).into_iter().filter(|path| path.is_dir()) {
+        assert_eq!(std::fs::metadata(&path).expect("it").mode() & 0o077, 0, "{} is open to others", path.display());
+    }
+    if is_root() {
+        let answer = as_stranger(&project, &["build", "small.toml"]);
+        assert!(answer.code != 0 && answer.stderr.contains("Permission denied"), "{}", answer.stderr);
+        verify_clean(&project, "a stranger's try");
+    }
+}
