@@ -9,6 +9,7 @@ use tch::{Device, Kind, Tensor};
 
 use rand_chacha::rand_core::Rng as _;
 
+use super::batch::Lane;
 use crate::error::{Problem, Result, ensure};
 use crate::seed::Seed;
 
@@ -104,6 +105,32 @@ impl Adapter {
             scale: config.scale(),
         })
     }
+}
+
+impl Adapter {
+    /// What the adapter adds to a projection, for `[tokens, in]`.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let kind = x.kind();
+        let low = x.f_linear(&self.a.f_to_kind(kind)?, None::<&Tensor>)?;
+        let high = low.f_linear(&self.b.f_to_kind(kind)?, None::<&Tensor>)?;
+        Ok(high.f_mul_scalar(self.scale)?)
+    }
+
+    pub fn shallow_clone(&self) -> Self {
+        Self { a: self.a.shallow_clone(), b: self.b.shallow_clone(), scale: self.scale }
+    }
+}
+
+/// What the adapters of several episodes add, each to its own rows of x.
+///
+/// One stacked product with a mask would need fewer calls and as many times the arithmetic as there are episodes; an
+/// episode has hundreds of tokens in a pass, so that calls cost less.
+pub(super) fn side_by_side(adapters: &[&Adapter], x: &Tensor, lanes: &[Lane]) -> Result<Tensor> {
+    ensure!(adapters.len() == lanes.len(), "a batch of {} episodes for {} adapters", lanes.len(), adapters.len());
+    let sizes: Vec<i64> = lanes.iter().map(|lane| lane.tokens).collect();
+    let parts = x.f_split_with_sizes(sizes.as_slice(), 0)?;
+    let parts = adapters.iter().zip(&parts).map(|(adapter, x)| adapter.forward(x)).collect::<Result<Vec<_>>>()?;
+    Ok(Tensor::f_cat(&parts, 0)?)
 }
 
 /// A uniform number in [0, 1) from 64 random bits.
