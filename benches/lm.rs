@@ -153,6 +153,8 @@ enum Task {
 #[derive(Serialize)]
 struct Unit {
     seconds: f64,
+    /// Of the processor, over all threads.
+    cpu: f64,
     tokens: usize,
     supervised: usize,
     flops: f64,
@@ -206,14 +208,22 @@ fn peak_memory() -> u64 {
     line.split_whitespace().next().and_then(|kilobytes| kilobytes.parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
-/// Runs `work` and waits until the device is done with it.
-fn timed<T>(device: Device, work: impl FnOnce() -> Result<T>) -> Result<(f64, T)> {
-    let start = Instant::now();
+/// Processor time of this process so far, in hundredths of a second as the kernel counts.
+fn processor_time() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let after_name = stat.rsplit(')').next().unwrap_or_default();
+    let field = |number: usize| after_name.split_whitespace().nth(number).and_then(|ticks| ticks.parse::<f64>().ok());
+    (field(11).unwrap_or(0.0) + field(12).unwrap_or(0.0)) / 100.0
+}
+
+/// Runs `work` and waits until the device is done with it; wall and processor time.
+fn timed<T>(device: Device, work: impl FnOnce() -> Result<T>) -> Result<([f64; 2], T)> {
+    let (start, cpu) = (Instant::now(), processor_time());
     let result = work()?;
     if let Device::Cuda(index) = device {
         tch::Cuda::synchronize(index as i64);
     }
-    Ok((start.elapsed().as_secs_f64(), result))
+    Ok(([start.elapsed().as_secs_f64(), processor_time() - cpu], result))
 }
 
 fn chosen<'a>(rows: &'a [Sequence], batch: &[usize]) -> Vec<&'a Sequence> {
@@ -230,7 +240,7 @@ fn features(model: &Model, rows: &[Sequence], request: &Request) -> Result<Vec<U
     for batch in &request.batches {
         let rows = chosen(rows, batch);
         let (tokens, supervised) = counts(&rows);
-        let (seconds, value) = timed(model.device(), || {
+        let ([seconds, cpu], value) = timed(model.device(), || {
             no_grad(|| {
                 let batch = Batch::pack(&rows, model.device())?;
                 let hidden = model.hidden(&batch)?;
@@ -246,7 +256,7 @@ fn features(model: &Model, rows: &[Sequence], request: &Request) -> Result<Vec<U
             })
         })?;
         let flops = model.flops_per_token(false) * tokens as f64;
-        units.push(Unit { seconds, tokens, supervised, flops, value });
+        units.push(Unit { seconds, cpu, tokens, supervised, flops, value });
     }
     Ok(units)
 }
@@ -268,9 +278,10 @@ fn train(mut model: Model, adaptation: &Adaptation, rows: &[Sequence], request: 
     let mut units = Vec::new();
     for batch in &request.batches {
         let rows = chosen(rows, batch);
-        let (seconds, outcome) = timed(device, || trainer.step(&rows, None))?;
+        let ([seconds, cpu], outcome) = timed(device, || trainer.step(&rows, None))?;
         let (tokens, supervised) = (outcome.tokens, outcome.supervised_tokens);
-        units.push(Unit { seconds, tokens, supervised, flops: trainer.flops(tokens, true), value: outcome.loss });
+        let flops = trainer.flops(tokens, true);
+        units.push(Unit { seconds, cpu, tokens, supervised, flops, value: outcome.loss });
     }
     Ok(units)
 }
@@ -281,9 +292,9 @@ fn reward(model: &Model, rows: &[Sequence], request: &Request) -> Result<Vec<Uni
     let set = ValidationSet::new(&rows, None, request.batch_tokens, model.device())?;
     let mut units = Vec::new();
     for _ in &request.batches {
-        let (seconds, value) = timed(model.device(), || set.loss(model))?;
+        let ([seconds, cpu], value) = timed(model.device(), || set.loss(model))?;
         let flops = model.flops_per_token(false) * tokens as f64;
-        units.push(Unit { seconds, tokens, supervised, flops, value });
+        units.push(Unit { seconds, cpu, tokens, supervised, flops, value });
     }
     Ok(units)
 }
@@ -332,7 +343,7 @@ fn episodes(mut model: Model, rows: Vec<Sequence>, request: &Request) -> Result<
     let mut units = Vec::new();
     let mut play = |learners: &mut dyn Ensemble, first: usize, played: usize| -> Result<()> {
         learners.restore_all()?;
-        let start = Instant::now();
+        let (start, cpu) = (Instant::now(), processor_time());
         learners.restore_all()?;
         let (mut tokens, mut supervised, mut flops, mut value) = (0, 0, 0.0, 0.0);
         for step in 0..request.steps {
@@ -344,7 +355,8 @@ fn episodes(mut model: Model, rows: Vec<Sequence>, request: &Request) -> Result<
             }
             value = learners.performances()?.iter().sum::<f64>();
         }
-        units.push(Unit { seconds: start.elapsed().as_secs_f64(), tokens, supervised, flops, value });
+        let (seconds, cpu) = (start.elapsed().as_secs_f64(), processor_time() - cpu);
+        units.push(Unit { seconds, cpu, tokens, supervised, flops, value });
         Ok(())
     };
     if request.side_by_side {

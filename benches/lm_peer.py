@@ -251,7 +251,7 @@ def main():
     units = []
     for numbers in request["batches"]:
         batch = [rows[row] for row in (request["validation"] if task == "reward" else numbers)]
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         if task in ("full", "lora"):
             value = step(batch)
         else:
@@ -259,10 +259,10 @@ def main():
                 value = evaluate() if task == "reward" else peer.features(batch)
         if device.type == "cuda":
             torch.cuda.synchronize()
-        seconds = time.perf_counter() - start
+        seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
         supervised = sum(sum(row["supervised"]) for row in batch)
         tokens = sum(len(row["tokens"]) for row in batch)
-        units.append({"seconds": seconds, "tokens": tokens, "supervised": supervised, "value": value / supervised})
+        units.append({"seconds": seconds, "cpu": cpu, "tokens": tokens, "supervised": supervised, "value": value / supervised})
     print(json.dumps({"units": units, "peak_bytes": peak_memory()}))
 
 

@@ -115,10 +115,6 @@ impl Adapter {
         let high = low.f_linear(&self.b.f_to_kind(kind)?, None::<&Tensor>)?;
         Ok(high.f_mul_scalar(self.scale)?)
     }
-
-    pub fn shallow_clone(&self) -> Self {
-        Self { a: self.a.shallow_clone(), b: self.b.shallow_clone(), scale: self.scale }
-    }
 }
 
 /// What the adapters of several episodes add, each to its own rows of x.
@@ -177,19 +173,26 @@ impl Trainable {
         self.flat.numel()
     }
 
-    /// The gradients of the leaves as one vector that lies like `flat`.
-    pub fn flatten(&self, gradients: &[Tensor]) -> Result<Tensor> {
+    /// The gradients of the leaves as one vector that lies like `flat`, added to that of an earlier part of the batch.
+    ///
+    /// Each gradient is given back as soon as it is copied, so that the two never exist in full beside each other.
+    pub fn flatten(&self, gradients: Vec<Tensor>, earlier: Option<Tensor>) -> Result<Tensor> {
         ensure!(gradients.len() == self.leaves.len(), "{} gradients for {} leaves", gradients.len(), self.leaves.len());
-        let parts: Vec<Tensor> = gradients
-            .iter()
-            .zip(&self.leaves)
-            .map(
-                |(gradient, (_, leaf))| {
-                    if gradient.defined() { gradient.f_reshape([-1]) } else { leaf.f_zeros_like()?.f_reshape([-1]) }
-                },
-            )
-            .collect::<Result<_, _>>()?;
-        Ok(Tensor::f_cat(&parts, 0)?)
+        let first = earlier.is_none();
+        let sum = earlier.map_or_else(|| self.flat.f_empty_like(), Ok)?;
+        let mut start = 0;
+        for (gradient, (_, leaf)) in gradients.into_iter().zip(&self.leaves) {
+            let length = leaf.numel() as i64;
+            let mut part = sum.f_narrow(0, start, length)?;
+            start += length;
+            match (gradient.defined(), first) {
+                (true, true) => part.f_copy_(&gradient.f_reshape([-1])?)?,
+                (true, false) => drop(part.f_add_(&gradient.f_reshape([-1])?)?),
+                (false, true) => drop(part.f_zero_()?),
+                (false, false) => {}
+            }
+        }
+        Ok(sum)
     }
 }
 
@@ -211,7 +214,10 @@ mod tests {
         assert!(leaves.iter().all(|leaf| leaf.is_leaf() && leaf.requires_grad()));
         let loss = leaves[0].square().sum(Kind::Float) + leaves[1] * 2.0;
         let gradients = Tensor::run_backward(&[loss.sum(Kind::Float)], &leaves, false, false);
-        assert_eq!(Vec::<f32>::try_from(trainable.flatten(&gradients)?)?, [20.0, 40.0, 2.0]);
+        let again = gradients.iter().map(Tensor::shallow_clone).collect();
+        let once = trainable.flatten(gradients, None)?;
+        assert_eq!(Vec::<f32>::try_from(&once)?, [20.0, 40.0, 2.0]);
+        assert_eq!(Vec::<f32>::try_from(trainable.flatten(again, Some(once))?)?, [40.0, 80.0, 4.0]);
         Ok(())
     }
 

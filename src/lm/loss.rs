@@ -30,7 +30,9 @@ impl Model {
         let tokens = batch.supervised();
         let states = Self::predicting(hidden, batch)?;
         let weight = self.head_weight()?;
-        if !states.requires_grad() || tokens as i64 <= chunk {
+        // A frozen head: the closed form keeps no logits. A trained one: for one chunk autograd is as good, and needs no
+        // second matrix of the head's size.
+        if !states.requires_grad() || (weight.requires_grad() && tokens as i64 <= chunk) {
             let mut sum = Tensor::f_zeros([0i64; 0].as_slice(), (Kind::Float, self.device))?;
             for (states, targets) in states.f_split(chunk, 0)?.iter().zip(batch.targets.f_split(chunk, 0)?) {
                 let logits = states.f_linear(&weight, None::<&Tensor>)?.f_to_kind(Kind::Float)?;
@@ -184,7 +186,7 @@ mod tests {
                 let leaves: Vec<&Tensor> = model.trainable().leaves.iter().map(|(_, leaf)| leaf).collect();
                 // Scaled, as a mean over several batches would be.
                 let gradients = Tensor::f_run_backward(&[&loss.sum * 0.25], &leaves, false, false)?;
-                Ok((loss.sum.detach(), model.trainable().flatten(&gradients)?))
+                Ok((loss.sum.detach(), model.trainable().flatten(gradients, None)?))
             });
             let [whole, chunked] = both;
             let ((loss, gradient), (chunked_loss, chunked_gradient)) = (whole?, chunked?);

@@ -252,12 +252,9 @@ impl Pass {
                 states.extend(cached.iter().flat_map(|cached| &cached[range.clone()]));
                 episodes.push(sequences[range].to_vec());
             }
-            let (losses, part) = self.gradient(&episodes, &states, &totals)?;
+            let (losses, sum) = self.gradient(&episodes, &states, &totals, gradient.take())?;
             outcomes.iter_mut().zip(losses).for_each(|(outcome, loss)| outcome.loss += loss);
-            gradient = Some(match gradient {
-                Some(mut sum) => sum.f_add_(&part)?,
-                None => part,
-            });
+            gradient = Some(sum);
         }
         let Some(mut gradient) = gradient else { return Ok(outcomes) };
         self.clip(&mut gradient, &outcomes)?;
@@ -271,6 +268,7 @@ impl Pass {
         episodes: &[Vec<&Sequence>],
         states: &[&Tensor],
         totals: &[usize],
+        earlier: Option<Tensor>,
     ) -> Result<(Vec<f64>, Tensor)> {
         let trainable = self.model.trainable();
         let batch = Batch::side_by_side(episodes, self.model.device())?;
@@ -279,7 +277,7 @@ impl Pass {
         let (losses, sum) = self.model.episode_losses(&hidden, &batch, totals)?;
         let leaves: Vec<&Tensor> = trainable.leaves.iter().map(|(_, leaf)| leaf).collect();
         let gradients = Tensor::f_run_backward(&[&sum], &leaves, false, false)?;
-        Ok((losses, trainable.flatten(&gradients)?))
+        Ok((losses, trainable.flatten(gradients, earlier)?))
     }
 
     /// Scales each episode's gradient down to the largest norm allowed.
