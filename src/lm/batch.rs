@@ -28,6 +28,12 @@ impl Padding {
     fn on(device: Device) -> Self {
         Self { share: if device.is_cuda() { 0.25 } else { 0.0 }, scores: 64 * 64 }
     }
+
+    /// For the rows of several episodes: there are so many that groups of nearly equal rows are large enough.
+    fn of_many(rows: usize, device: Device) -> Self {
+        let usual = Self::on(device);
+        if device.is_cuda() { usual } else { Self { scores: usual.scores * 16 / rows.max(16) as i64, ..usual } }
+    }
 }
 
 /// Rows of one attention call.
@@ -201,6 +207,8 @@ impl Batch {
             supervised: rows.iter().map(|row| row.supervised_tokens() as i64).sum(),
         };
         batch.lanes = episodes.iter().map(lane).collect();
+        let lengths: Vec<usize> = batch.spans.iter().map(|(start, end)| end - start).collect();
+        batch.layout = Layout::padded(&batch.spans, &lengths, Padding::of_many(lengths.len(), device), device)?;
         Ok(batch)
     }
 
@@ -216,7 +224,7 @@ impl Batch {
         let offsets = Tensor::f_arange(copies, (Kind::Int64, device))?.f_mul_scalar(tokens as i64)?.f_unsqueeze(1)?;
         let lane = Lane { tokens: tokens as i64, supervised: self.supervised as i64 };
         Ok(Self {
-            layout: Layout::of(&spans, &lengths, device)?,
+            layout: Layout::padded(&spans, &lengths, Padding::of_many(lengths.len(), device), device)?,
             longest: self.longest,
             supervised: self.supervised * episodes,
             ids: self.ids.f_repeat([copies])?,

@@ -61,7 +61,7 @@ impl Linear {
             Some(adapter) if self.beside.is_empty() => Ok(y.f_add(&adapter.forward(x)?)?),
             Some(adapter) => {
                 let all: Vec<&Adapter> = std::iter::once(adapter).chain(&self.beside).collect();
-                Ok(y.f_add(&side_by_side(&all, x, lanes)?)?)
+                side_by_side(&all, x, &y, lanes)
             }
         }
     }

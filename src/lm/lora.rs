@@ -117,15 +117,20 @@ impl Adapter {
     }
 }
 
-/// What the adapters of several episodes add, each to its own rows of x.
+/// A projection `y` of x with what the adapters of several episodes add, each to its own rows.
 ///
 /// One stacked product with a mask would need fewer calls and as many times the arithmetic as there are episodes; an
 /// episode has hundreds of tokens in a pass, so that calls cost less.
-pub(super) fn side_by_side(adapters: &[&Adapter], x: &Tensor, lanes: &[Lane]) -> Result<Tensor> {
+pub(super) fn side_by_side(adapters: &[&Adapter], x: &Tensor, y: &Tensor, lanes: &[Lane]) -> Result<Tensor> {
     ensure!(adapters.len() == lanes.len(), "a batch of {} episodes for {} adapters", lanes.len(), adapters.len());
     let sizes: Vec<i64> = lanes.iter().map(|lane| lane.tokens).collect();
-    let parts = x.f_split_with_sizes(sizes.as_slice(), 0)?;
-    let parts = adapters.iter().zip(&parts).map(|(adapter, x)| adapter.forward(x)).collect::<Result<Vec<_>>>()?;
+    let kind = x.kind();
+    let (x, y) = (x.f_split_with_sizes(sizes.as_slice(), 0)?, y.f_split_with_sizes(sizes.as_slice(), 0)?);
+    let mut parts = Vec::with_capacity(lanes.len());
+    for (adapter, (x, y)) in adapters.iter().zip(x.iter().zip(&y)) {
+        let low = x.f_linear(&adapter.a.f_to_kind(kind)?, None::<&Tensor>)?.f_mul_scalar(adapter.scale)?;
+        parts.push(y.f_addmm(&low, &adapter.b.f_to_kind(kind)?.f_t()?)?);
+    }
     Ok(Tensor::f_cat(&parts, 0)?)
 }
 

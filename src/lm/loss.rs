@@ -103,10 +103,10 @@ impl Model {
         let mut for_weight = weight.requires_grad().then(|| weight.f_zeros_like()).transpose()?;
         for (states, targets) in states.f_split(chunk, 0)?.iter().zip(batch.targets.f_split(chunk, 0)?) {
             let logits = states.f_linear(weight, None::<&Tensor>)?.f_to_kind(Kind::Float)?;
-            let log_probs = logits.f_log_softmax(-1, Kind::Float)?;
+            let mut log_probs = logits.f_log_softmax(-1, Kind::Float)?;
             let column = targets.f_unsqueeze(1)?;
             let mut loss = log_probs.f_gather(1, &column, false)?.f_neg()?;
-            let mut slope = { log_probs }.f_exp_()?;
+            let mut slope = log_probs.f_exp_()?;
             let minus_one = Tensor::f_full([states.size()[0], 1], -1.0, (Kind::Float, self.device))?;
             let _ = slope.f_scatter_add_(1, &column, &minus_one)?;
             if let Some(shares) = shares {

@@ -22,8 +22,8 @@ use crate::lm::{Adaptation, Batch, Model};
 use crate::seed::Seed;
 use crate::selector::{Ensemble, Trained};
 
-/// Episodes of one pass on the CPU.
-const PASS: usize = 4;
+/// Episodes of one pass on the CPU: few, so that there are passes for all cores.
+const PASS: usize = 2;
 
 /// Episodes in step with each other.
 pub struct SideBySide {
