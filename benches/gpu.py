@@ -5,7 +5,7 @@
     python gpu.py bench-lm --data DIR                  on a machine with neither compiler nor network
 
 Needs a Python with torch (whose libtorch the executable then uses); peers that are not installed take no part, and
-the output says so. `--device cpu --quick` tries it all in a small setting.
+the output says so. `--device cpu --quick` tries it all with a very small model.
 """
 
 import argparse
@@ -76,7 +76,7 @@ def measure(given, bench, folder, peak, deadline):
     batch, units, rounds = (2, 1, 1) if quick else (32, 4, 2)
     dtype = "f32" if given.device == "cpu" else "bf16"
     threads = os.cpu_count()
-    models = {"SmolLM2-135M": "model", "Llama-3.2-1B's shape": "quick" if quick else "llama-1b"}
+    models = {"a small model": "quick"} if quick else {"SmolLM2-135M": "model", "Llama-3.2-1B's shape": "llama-1b"}
     with tempfile.TemporaryDirectory() as work:
         for title, model in models.items():
             seconds = {}

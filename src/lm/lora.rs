@@ -129,7 +129,7 @@ pub(super) fn side_by_side(adapters: &[&Adapter], x: &Tensor, y: &Tensor, lanes:
     let mut parts = Vec::with_capacity(lanes.len());
     for (adapter, (x, y)) in adapters.iter().zip(x.iter().zip(&y)) {
         let low = x.f_linear(&adapter.a.f_to_kind(kind)?, None::<&Tensor>)?.f_mul_scalar(adapter.scale)?;
-        parts.push(y.f_addmm(&low, &adapter.b.f_to_kind(kind)?.f_t()?)?);
+        parts.push(y.f_addmm(&low, &adapter.b.f_to_kind(kind)?.f_tr()?)?);
     }
     Ok(Tensor::f_cat(&parts, 0)?)
 }
