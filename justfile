@@ -71,12 +71,14 @@ reproduce name *arguments: _compiled
     cmp "$top"/one/out/*/build.json "$top"/two/out/*/build.json
     echo "the same: $(grep -c '"artifact"' "$top"/one/out/*/build.json) stages, twice into an empty cache"
 
-# timings beside named peers, in the same run: `just bench engine`
+# timings beside named peers, in the same run: `just bench engine`, `just bench lm POOL=alpaca.json`, `just bench gpu`
 bench name *arguments: _compiled
     @test -x {{ bench_venv }}/bin/python || python3 -m venv {{ bench_venv }}
-    @cmp -s benches/requirements.txt {{ bench_venv }}/installed \
-        || ({{ bench_venv }}/bin/python -m pip install --quiet --disable-pip-version-check -r benches/requirements.txt \
-            && cp benches/requirements.txt {{ bench_venv }}/installed)
+    @for peers in benches/requirements.txt {{ if name == "engine" { "" } else { "benches/requirements-lm.txt" } }}; do \
+        cmp -s $peers {{ bench_venv }}/$(basename $peers) \
+        || ({{ bench_venv }}/bin/python -m pip install --quiet --disable-pip-version-check -r $peers \
+            && cp $peers {{ bench_venv }}/) || exit 1; done
+    @test {{ name }} = engine || cargo build --quiet --example bench-lm
     @{{ bench_venv }}/bin/python benches/{{ name }}.py {{ raisin }} {{ arguments }}
 
 # the HTML report of the last build of a pipeline

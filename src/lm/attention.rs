@@ -65,7 +65,15 @@ pub(super) struct Masks(Vec<Option<Tensor>>);
 impl Masks {
     pub fn of(batch: &Batch, config: &Config, compute: Kind) -> Result<Self> {
         let mut masks = Vec::with_capacity(batch.layout.groups.len());
+        let mut first = 0;
         for group in &batch.layout.groups {
+            if let Some(mask) = batch.branch_mask(first, *group, config.sliding_window)? {
+                first += group.rows as usize;
+                let heads = if batch.device().is_cuda() { [1].as_slice() } else { &[1, 1] };
+                let shape = [&[group.rows], heads, &[group.length, group.length]].concat();
+                masks.push(Some(mask.f_view(shape.as_slice())?.f_to_kind(compute)?));
+                continue;
+            }
             // A row of one token sees itself; on CUDA the kernels know the causal mask by themselves.
             let windowed = config.sliding_window.is_some_and(|window| window < group.length);
             let built_in = batch.device().is_cuda() && !windowed;

@@ -3,6 +3,9 @@
 //! Everything but attention runs on `[tokens, hidden]` without any padding. For attention, rows of similar length
 //! form groups `[rows, length]`; one gather brings q, k and v into the order of the groups, one brings the result
 //! back. Within a group shorter rows are padded at their end, where causal attention never looks.
+//!
+//! Sequences that begin alike can share a row: their common prefix once, and then what each goes on with, its branch.
+//! A branch sees the prefix and itself.
 
 use tch::{Device, Kind, Tensor};
 
@@ -25,6 +28,12 @@ impl Padding {
     fn on(device: Device) -> Self {
         Self { share: if device.is_cuda() { 0.25 } else { 0.0 }, scores: 64 * 64 }
     }
+
+    /// For the rows of several episodes: there are so many that groups of nearly equal rows are large enough.
+    fn of_many(rows: usize, device: Device) -> Self {
+        let usual = Self::on(device);
+        if device.is_cuda() { usual } else { Self { scores: usual.scores * 16 / rows.max(16) as i64, ..usual } }
+    }
 }
 
 /// Rows of one attention call.
@@ -37,6 +46,8 @@ pub(super) struct Group {
 /// How attention sees the batch.
 pub(super) struct Layout {
     pub groups: Vec<Group>,
+    /// The rows of the groups, group after group.
+    pub order: Vec<usize>,
     /// Into the packed tokens, group after group, padding included; `None` where that is the packed order itself.
     pub gather: Option<Tensor>,
     /// For each packed token its place in the gathered order.
@@ -56,6 +67,16 @@ pub struct Batch {
     spans: Vec<(usize, usize)>,
     supervised_rows: Vec<usize>,
     supervised: usize,
+    lanes: Vec<Lane>,
+    /// Of each packed token: 0 in a prefix, from 1 on in a branch. Empty where no row has branches.
+    branches: Vec<u32>,
+}
+
+/// What belongs to one of several episodes that share a pass: the next so many tokens, and supervised tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Lane {
+    pub tokens: i64,
+    pub supervised: i64,
 }
 
 impl Batch {
@@ -101,7 +122,125 @@ impl Batch {
             targets: on(&targets, device)?,
             spans,
             supervised_rows,
+            lanes: Vec::new(),
+            branches: Vec::new(),
         })
+    }
+
+    /// A row for each family of sequences, with what they begin with computed once. Supervised tokens come sequence
+    /// after sequence; a row's spans are the family's.
+    pub fn pack_families(families: &[Vec<&Sequence>], device: Device) -> Result<Self> {
+        let (mut rows, mut branches) = (Vec::with_capacity(families.len()), Vec::new());
+        let mut positions = Vec::new();
+        let (mut predictors, mut targets, mut supervised_rows) = (Vec::new(), Vec::new(), Vec::new());
+        let mut longest = 0;
+        for family in families {
+            let shared = common_prefix(family);
+            let mut tokens = family.first().map_or(&[][..], |first| &first.tokens[..shared]).to_vec();
+            branches.resize(branches.len() + shared, 0);
+            let start = positions.len();
+            positions.extend(0..shared as i64);
+            for (number, sequence) in family.iter().enumerate() {
+                let branch = start + tokens.len();
+                let place = |offset: usize| if offset < shared { start + offset } else { branch + offset - shared };
+                let before = targets.len();
+                for (offset, &token) in sequence.tokens.iter().enumerate().filter(|(at, _)| sequence.supervised[*at]) {
+                    ensure!(offset > 0, "a sequence supervises its first token, which nothing predicts");
+                    predictors.push(place(offset - 1) as i64);
+                    targets.push(i64::from(token));
+                }
+                supervised_rows.push(targets.len() - before);
+                tokens.extend(&sequence.tokens[shared..]);
+                positions.extend(shared as i64..sequence.tokens.len() as i64);
+                branches.resize(start + tokens.len(), number as u32 + 1);
+                longest = longest.max(sequence.tokens.len());
+            }
+            rows.push(Sequence { supervised: vec![false; tokens.len()], tokens });
+        }
+        let packed = Self::pack(&rows.iter().collect::<Vec<_>>(), device)?;
+        Ok(Self {
+            positions: on(&positions, device)?,
+            predictors: on(&predictors, device)?,
+            supervised: targets.len(),
+            targets: on(&targets, device)?,
+            longest,
+            supervised_rows,
+            branches,
+            ..packed
+        })
+    }
+
+    /// `[rows, length, length]` for the rows of a group, in its order: 0 where a token (second dimension) may look at
+    /// another (third), minus infinity elsewhere. `None` where no row has branches.
+    pub(super) fn branch_mask(&self, first: usize, group: Group, window: Option<i64>) -> Result<Option<Tensor>> {
+        if self.branches.is_empty() {
+            return Ok(None);
+        }
+        let length = group.length as usize;
+        let positions = Vec::<i64>::try_from(self.positions.f_to_device(Device::Cpu)?)?;
+        let mut mask = vec![f32::NEG_INFINITY; group.rows as usize * length * length];
+        for (&row, mask) in self.layout.order[first..].iter().zip(mask.chunks_mut(length * length)) {
+            let (start, end) = self.spans[row];
+            for (token, mask) in (start..start + length).zip(mask.chunks_mut(length)) {
+                if token >= end {
+                    // Padding: looked at by nothing, but a softmax needs something to look at.
+                    mask[0] = 0.0;
+                    continue;
+                }
+                for (seen, mask) in (start..=token).zip(mask) {
+                    let near = window.is_none_or(|window| positions[token] - positions[seen] < window);
+                    if near && (self.branches[seen] == 0 || self.branches[seen] == self.branches[token]) {
+                        *mask = 0.0;
+                    }
+                }
+            }
+        }
+        let mask = Tensor::f_from_slice(&mask)?.f_view([group.rows, group.length, group.length])?;
+        Ok(Some(mask.f_to_device(self.device())?))
+    }
+
+    /// The rows of several episodes, one episode after the other; an episode may have none in this pass.
+    pub fn side_by_side(episodes: &[Vec<&Sequence>], device: Device) -> Result<Self> {
+        let mut batch = Self::pack(&episodes.concat(), device)?;
+        let lane = |rows: &Vec<&Sequence>| Lane {
+            tokens: rows.iter().map(|row| row.tokens.len() as i64).sum(),
+            supervised: rows.iter().map(|row| row.supervised_tokens() as i64).sum(),
+        };
+        batch.lanes = episodes.iter().map(lane).collect();
+        let lengths: Vec<usize> = batch.spans.iter().map(|(start, end)| end - start).collect();
+        batch.layout = Layout::padded(&batch.spans, &lengths, Padding::of_many(lengths.len(), device), device)?;
+        Ok(batch)
+    }
+
+    /// The same rows once for each of so many episodes.
+    pub fn repeated(&self, episodes: usize) -> Result<Self> {
+        let device = self.device();
+        let tokens = self.tokens();
+        let copies = episodes as i64;
+        let spans: Vec<(usize, usize)> = (0..episodes)
+            .flat_map(|copy| self.spans.iter().map(move |(start, end)| (start + copy * tokens, end + copy * tokens)))
+            .collect();
+        let lengths: Vec<usize> = spans.iter().map(|(start, end)| end - start).collect();
+        let offsets = Tensor::f_arange(copies, (Kind::Int64, device))?.f_mul_scalar(tokens as i64)?.f_unsqueeze(1)?;
+        let lane = Lane { tokens: tokens as i64, supervised: self.supervised as i64 };
+        Ok(Self {
+            layout: Layout::padded(&spans, &lengths, Padding::of_many(lengths.len(), device), device)?,
+            longest: self.longest,
+            supervised: self.supervised * episodes,
+            ids: self.ids.f_repeat([copies])?,
+            positions: self.positions.f_repeat([copies])?,
+            predictors: self.predictors.f_unsqueeze(0)?.f_add(&offsets)?.f_reshape([-1])?,
+            targets: self.targets.f_repeat([copies])?,
+            supervised_rows: self.supervised_rows.repeat(episodes),
+            spans,
+            lanes: vec![lane; episodes],
+            branches: self.branches.repeat(episodes),
+        })
+    }
+
+    /// Which tokens belong to which episode; empty where all belong to one.
+    pub(super) fn lanes(&self) -> &[Lane] {
+        &self.lanes
     }
 
     /// Tokens that are computed.
@@ -128,7 +267,7 @@ impl Batch {
         &self.supervised_rows
     }
 
-    /// The length of the longest row.
+    /// The length of the longest sequence.
     pub fn longest(&self) -> usize {
         self.longest
     }
@@ -136,6 +275,13 @@ impl Batch {
     pub fn device(&self) -> Device {
         self.ids.device()
     }
+}
+
+/// How many tokens all of these begin with.
+fn common_prefix(family: &[&Sequence]) -> usize {
+    let Some((first, rest)) = family.split_first() else { return 0 };
+    let shared = |other: &&Sequence| first.tokens.iter().zip(&other.tokens).take_while(|(one, two)| one == two).count();
+    rest.iter().map(shared).min().unwrap_or(first.tokens.len())
 }
 
 fn on(values: &[i64], device: Device) -> Result<Tensor> {
@@ -169,7 +315,7 @@ impl Layout {
         let identity = gather.len() == total && gather.iter().enumerate().all(|(place, &token)| place as i64 == token);
         let (gather, scatter) =
             if identity { (None, None) } else { (Some(on(&gather, device)?), Some(on(&scatter, device)?)) };
-        Ok(Self { groups, gather, scatter })
+        Ok(Self { groups, order, gather, scatter })
     }
 
     /// `[tokens, width]` of the packed order to `[places, width]` of the groups' order.

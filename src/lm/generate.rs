@@ -147,7 +147,7 @@ impl Model {
         let mut states =
             Tensor::f_embedding(&self.embedding.value, &tokens, -1, false, false)?.f_to_kind(self.compute)?;
         for (layer, [keys, values]) in self.layers.iter().zip(&mut cache.layers) {
-            let [q, k, v] = layer.project(&states, &self.config, &rotation)?;
+            let [q, k, v] = layer.project(&states, &self.config, &rotation, &[])?;
             let (_, heads, dim) = k.size3()?;
             for (cached, new) in [(&mut *keys, &k), (&mut *values, &v)] {
                 let _ = cached.f_view([count * cache.length, heads, dim])?.f_index_copy_(0, &places, new)?;
@@ -155,7 +155,7 @@ impl Model {
             let upto = |cached: &Tensor| -> Result<Tensor> { Ok(cached.f_narrow(1, 0, seen)?.f_transpose(1, 2)?) };
             let mask = self.windowed(&mask, &position, seen)?;
             let mixed = plain(&q.f_unsqueeze(2)?, &upto(keys)?, &upto(values)?, Some(&mask))?;
-            states = layer.finish(&states, &mixed.f_reshape([count, -1])?, &self.config)?;
+            states = layer.finish(&states, &mixed.f_reshape([count, -1])?, &self.config, &[])?;
         }
         for row in rows {
             row.length += 1;

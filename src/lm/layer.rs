@@ -3,9 +3,9 @@
 use tch::{Kind, Tensor};
 
 use super::attention::{Masks, Rotation, attend};
-use super::batch::Batch;
+use super::batch::{Batch, Lane};
 use super::config::Config;
-use super::lora::Adapter;
+use super::lora::{Adapter, side_by_side};
 use crate::error::Result;
 
 /// A parameter under its checkpoint name: frozen in the compute kind, or an f32 leaf that is trained.
@@ -30,6 +30,8 @@ pub(super) struct Linear {
     pub weight: Parameter,
     pub bias: Option<Parameter>,
     pub adapter: Option<Adapter>,
+    /// The adapters of further episodes that share this pass; the first episode's is `adapter`.
+    pub beside: Vec<Adapter>,
 }
 
 impl Linear {
@@ -38,6 +40,7 @@ impl Linear {
             weight: Parameter::new(format!("{name}.weight"), &[outputs, inputs], source)?,
             bias: if bias { Some(Parameter::new(format!("{name}.bias"), &[outputs], source)?) } else { None },
             adapter: None,
+            beside: Vec::new(),
             name,
         })
     }
@@ -47,17 +50,18 @@ impl Linear {
         self.name.rsplit('.').next().unwrap_or(&self.name)
     }
 
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    /// `lanes` says which rows of x belong to which episode; it is not looked at where there is one adapter or none.
+    pub fn forward(&self, x: &Tensor, lanes: &[Lane]) -> Result<Tensor> {
         let kind = x.kind();
         let weight = self.weight.value.f_to_kind(kind)?;
         let bias = self.bias.as_ref().map(|bias| bias.value.f_to_kind(kind)).transpose()?;
         let y = x.f_linear(&weight, bias.as_ref())?;
         match &self.adapter {
             None => Ok(y),
+            Some(adapter) if self.beside.is_empty() => Ok(y.f_add(&adapter.forward(x)?)?),
             Some(adapter) => {
-                let low = x.f_linear(&adapter.a.f_to_kind(kind)?, None::<&Tensor>)?;
-                let high = low.f_linear(&adapter.b.f_to_kind(kind)?, None::<&Tensor>)?;
-                Ok(y.f_add(&high.f_mul_scalar(adapter.scale)?)?)
+                let all: Vec<&Adapter> = std::iter::once(adapter).chain(&self.beside).collect();
+                side_by_side(&all, x, &y, lanes)
             }
         }
     }
@@ -163,12 +167,12 @@ impl Layer {
     }
 
     /// `[tokens, hidden]` to q, k, v `[tokens, heads, head_dim]`, rotated.
-    pub fn project(&self, x: &Tensor, config: &Config, rotation: &Rotation) -> Result<[Tensor; 3]> {
+    pub fn project(&self, x: &Tensor, config: &Config, rotation: &Rotation, lanes: &[Lane]) -> Result<[Tensor; 3]> {
         let x = rms_norm(x, &self.input_norm.value, config.rms_norm_eps)?;
         let by_head = |y: Tensor| y.f_view([x.size()[0], -1, config.head_dim]);
-        let mut q = by_head(self.q.forward(&x)?)?;
-        let mut k = by_head(self.k.forward(&x)?)?;
-        let v = by_head(self.v.forward(&x)?)?;
+        let mut q = by_head(self.q.forward(&x, lanes)?)?;
+        let mut k = by_head(self.k.forward(&x, lanes)?)?;
+        let v = by_head(self.v.forward(&x, lanes)?)?;
         if let Some((q_norm, k_norm)) = &self.head_norms {
             q = rms_norm(&q, &q_norm.value, config.rms_norm_eps)?;
             k = rms_norm(&k, &k_norm.value, config.rms_norm_eps)?;
@@ -177,11 +181,11 @@ impl Layer {
     }
 
     /// The rest of the layer: x is its input, `mixed` what attention made of it, `[tokens, heads * head_dim]`.
-    pub fn finish(&self, x: &Tensor, mixed: &Tensor, config: &Config) -> Result<Tensor> {
-        let x = x.f_add(&self.o.forward(mixed)?)?;
+    pub fn finish(&self, x: &Tensor, mixed: &Tensor, config: &Config, lanes: &[Lane]) -> Result<Tensor> {
+        let x = x.f_add(&self.o.forward(mixed, lanes)?)?;
         let y = rms_norm(&x, &self.post_norm.value, config.rms_norm_eps)?;
-        let y = self.gate.forward(&y)?.f_silu()?.f_mul(&self.up.forward(&y)?)?;
-        Ok(x.f_add(&self.down.forward(&y)?)?)
+        let y = self.gate.forward(&y, lanes)?.f_silu()?.f_mul(&self.up.forward(&y, lanes)?)?;
+        Ok(x.f_add(&self.down.forward(&y, lanes)?)?)
     }
 
     /// The whole layer over a packed batch; also gives k and v.
@@ -193,8 +197,9 @@ impl Layer {
         rotation: &Rotation,
         masks: &Masks,
     ) -> Result<(Tensor, [Tensor; 2])> {
-        let [q, k, v] = self.project(x, config, rotation)?;
+        let lanes = batch.lanes();
+        let [q, k, v] = self.project(x, config, rotation, lanes)?;
         let mixed = attend(&q, &k, &v, batch, masks)?;
-        Ok((self.finish(x, &mixed, config)?, [k, v]))
+        Ok((self.finish(x, &mixed, config, lanes)?, [k, v]))
     }
 }

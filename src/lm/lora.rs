@@ -9,6 +9,7 @@ use tch::{Device, Kind, Tensor};
 
 use rand_chacha::rand_core::Rng as _;
 
+use super::batch::Lane;
 use crate::error::{Problem, Result, ensure};
 use crate::seed::Seed;
 
@@ -106,6 +107,33 @@ impl Adapter {
     }
 }
 
+impl Adapter {
+    /// What the adapter adds to a projection, for `[tokens, in]`.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let kind = x.kind();
+        let low = x.f_linear(&self.a.f_to_kind(kind)?, None::<&Tensor>)?;
+        let high = low.f_linear(&self.b.f_to_kind(kind)?, None::<&Tensor>)?;
+        Ok(high.f_mul_scalar(self.scale)?)
+    }
+}
+
+/// A projection `y` of x with what the adapters of several episodes add, each to its own rows.
+///
+/// One stacked product with a mask would need fewer calls and as many times the arithmetic as there are episodes; an
+/// episode has hundreds of tokens in a pass, so that calls cost less.
+pub(super) fn side_by_side(adapters: &[&Adapter], x: &Tensor, y: &Tensor, lanes: &[Lane]) -> Result<Tensor> {
+    ensure!(adapters.len() == lanes.len(), "a batch of {} episodes for {} adapters", lanes.len(), adapters.len());
+    let sizes: Vec<i64> = lanes.iter().map(|lane| lane.tokens).collect();
+    let kind = x.kind();
+    let (x, y) = (x.f_split_with_sizes(sizes.as_slice(), 0)?, y.f_split_with_sizes(sizes.as_slice(), 0)?);
+    let mut parts = Vec::with_capacity(lanes.len());
+    for (adapter, (x, y)) in adapters.iter().zip(x.iter().zip(&y)) {
+        let low = x.f_linear(&adapter.a.f_to_kind(kind)?, None::<&Tensor>)?.f_mul_scalar(adapter.scale)?;
+        parts.push(y.f_addmm(&low, &adapter.b.f_to_kind(kind)?.f_tr()?)?);
+    }
+    Ok(Tensor::f_cat(&parts, 0)?)
+}
+
 /// A uniform number in [0, 1) from 64 random bits.
 pub(super) fn uniform(bits: u64) -> f64 {
     (bits >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
@@ -150,19 +178,26 @@ impl Trainable {
         self.flat.numel()
     }
 
-    /// The gradients of the leaves as one vector that lies like `flat`.
-    pub fn flatten(&self, gradients: &[Tensor]) -> Result<Tensor> {
+    /// The gradients of the leaves as one vector that lies like `flat`, added to that of an earlier part of the batch.
+    ///
+    /// Each gradient is given back as soon as it is copied, so that the two never exist in full beside each other.
+    pub fn flatten(&self, gradients: Vec<Tensor>, earlier: Option<Tensor>) -> Result<Tensor> {
         ensure!(gradients.len() == self.leaves.len(), "{} gradients for {} leaves", gradients.len(), self.leaves.len());
-        let parts: Vec<Tensor> = gradients
-            .iter()
-            .zip(&self.leaves)
-            .map(
-                |(gradient, (_, leaf))| {
-                    if gradient.defined() { gradient.f_reshape([-1]) } else { leaf.f_zeros_like()?.f_reshape([-1]) }
-                },
-            )
-            .collect::<Result<_, _>>()?;
-        Ok(Tensor::f_cat(&parts, 0)?)
+        let first = earlier.is_none();
+        let sum = earlier.map_or_else(|| self.flat.f_empty_like(), Ok)?;
+        let mut start = 0;
+        for (gradient, (_, leaf)) in gradients.into_iter().zip(&self.leaves) {
+            let length = leaf.numel() as i64;
+            let mut part = sum.f_narrow(0, start, length)?;
+            start += length;
+            match (gradient.defined(), first) {
+                (true, true) => part.f_copy_(&gradient.f_reshape([-1])?)?,
+                (true, false) => drop(part.f_add_(&gradient.f_reshape([-1])?)?),
+                (false, true) => drop(part.f_zero_()?),
+                (false, false) => {}
+            }
+        }
+        Ok(sum)
     }
 }
 
@@ -184,7 +219,10 @@ mod tests {
         assert!(leaves.iter().all(|leaf| leaf.is_leaf() && leaf.requires_grad()));
         let loss = leaves[0].square().sum(Kind::Float) + leaves[1] * 2.0;
         let gradients = Tensor::run_backward(&[loss.sum(Kind::Float)], &leaves, false, false);
-        assert_eq!(Vec::<f32>::try_from(trainable.flatten(&gradients)?)?, [20.0, 40.0, 2.0]);
+        let again = gradients.iter().map(Tensor::shallow_clone).collect();
+        let once = trainable.flatten(gradients, None)?;
+        assert_eq!(Vec::<f32>::try_from(&once)?, [20.0, 40.0, 2.0]);
+        assert_eq!(Vec::<f32>::try_from(trainable.flatten(again, Some(once))?)?, [40.0, 80.0, 4.0]);
         Ok(())
     }
 

@@ -30,7 +30,9 @@ impl Model {
         let tokens = batch.supervised();
         let states = Self::predicting(hidden, batch)?;
         let weight = self.head_weight()?;
-        if !states.requires_grad() || tokens as i64 <= chunk {
+        // A frozen head: the closed form keeps no logits. A trained one: for one chunk autograd is as good, and needs no
+        // second matrix of the head's size.
+        if !states.requires_grad() || (weight.requires_grad() && tokens as i64 <= chunk) {
             let mut sum = Tensor::f_zeros([0i64; 0].as_slice(), (Kind::Float, self.device))?;
             for (states, targets) in states.f_split(chunk, 0)?.iter().zip(batch.targets.f_split(chunk, 0)?) {
                 let logits = states.f_linear(&weight, None::<&Tensor>)?.f_to_kind(Kind::Float)?;
@@ -39,7 +41,8 @@ impl Model {
             }
             return Ok(Loss { sum, tokens });
         }
-        let (sum, for_states, for_weight) = tch::no_grad(|| self.gradients(&states, &weight, batch, chunk))?;
+        let (losses, for_states, for_weight) = tch::no_grad(|| self.gradients(&states, &weight, batch, None, chunk))?;
+        let sum = losses.f_sum(Kind::Float)?;
         let mut linear = states.f_mul(&for_states)?.f_sum(Kind::Float)?;
         if let Some(for_weight) = for_weight {
             linear = linear.f_add(&weight.f_mul(&for_weight)?.f_sum(Kind::Float)?)?;
@@ -49,32 +52,76 @@ impl Model {
         Ok(Loss { sum, tokens })
     }
 
-    /// The loss and its gradients with respect to the states and, if the head is trained, its weight.
+    /// The mean loss of each of several episodes, and the sum of these, which gradients flow from. `totals` says how
+    /// many supervised tokens each episode's mean is over: more than are in this batch where it is one of several.
+    pub fn episode_losses(&self, hidden: &Tensor, batch: &Batch, totals: &[usize]) -> Result<(Vec<f64>, Tensor)> {
+        let lanes = batch.lanes();
+        ensure!(lanes.len() == totals.len(), "a batch of {} episodes for {}", lanes.len(), totals.len());
+        let states = Self::predicting(hidden, batch)?;
+        let weight = self.head_weight()?;
+        let shares: Vec<f32> = lanes
+            .iter()
+            .zip(totals)
+            .flat_map(|(lane, &total)| std::iter::repeat_n(1.0 / total as f32, lane.supervised as usize))
+            .collect();
+        let shares = Tensor::f_from_slice(&shares)?.f_to_device(self.device)?.f_unsqueeze(1)?;
+        let (losses, slope) = if states.requires_grad() {
+            let (losses, for_states, for_weight) =
+                tch::no_grad(|| self.gradients(&states, &weight, batch, Some(&shares), CHUNK))?;
+            let mut slope = states.f_mul(&for_states)?.f_sum(Kind::Float)?;
+            if let Some(for_weight) = for_weight {
+                slope = slope.f_add(&weight.f_mul(&for_weight)?.f_sum(Kind::Float)?)?;
+            }
+            (losses, slope)
+        } else {
+            let losses = self.token_log_probs(hidden, batch)?.f_neg()?.f_mul(&shares.f_squeeze_dim(1)?)?;
+            (losses, Tensor::f_zeros([0i64; 0].as_slice(), (Kind::Float, self.device))?)
+        };
+        let sizes: Vec<i64> = lanes.iter().map(|lane| lane.supervised).collect();
+        let each = losses
+            .f_split_with_sizes(sizes.as_slice(), 0)?
+            .iter()
+            .map(|part| part.f_sum(Kind::Float))
+            .collect::<Result<Vec<_>, _>>()?;
+        let each = Vec::<f32>::try_from(Tensor::f_stack(&each, 0)?.f_to_device(tch::Device::Cpu)?)?;
+        Ok((each.into_iter().map(f64::from).collect(), slope))
+    }
+
+    /// The loss of each token and the gradients of their sum with respect to the states and, if the head is trained,
+    /// its weight. `shares` (`[tokens, 1]`) are factors of the tokens' losses.
     fn gradients(
         &self,
         states: &Tensor,
         weight: &Tensor,
         batch: &Batch,
+        shares: Option<&Tensor>,
         chunk: i64,
     ) -> Result<(Tensor, Tensor, Option<Tensor>)> {
-        let mut sum = Tensor::f_zeros([0i64; 0].as_slice(), (Kind::Float, self.device))?;
-        let mut for_states = Vec::new();
+        let mut losses = vec![Tensor::f_zeros([0], (Kind::Float, self.device))?];
+        let mut for_states = vec![states.f_narrow(0, 0, 0)?];
+        let mut done = 0;
         let mut for_weight = weight.requires_grad().then(|| weight.f_zeros_like()).transpose()?;
         for (states, targets) in states.f_split(chunk, 0)?.iter().zip(batch.targets.f_split(chunk, 0)?) {
             let logits = states.f_linear(weight, None::<&Tensor>)?.f_to_kind(Kind::Float)?;
-            let log_probs = logits.f_log_softmax(-1, Kind::Float)?;
+            let mut log_probs = logits.f_log_softmax(-1, Kind::Float)?;
             let column = targets.f_unsqueeze(1)?;
-            sum = sum.f_sub(&log_probs.f_gather(1, &column, false)?.f_sum(Kind::Float)?)?;
-            let mut slope = log_probs.f_exp()?;
+            let mut loss = log_probs.f_gather(1, &column, false)?.f_neg()?;
+            let mut slope = log_probs.f_exp_()?;
             let minus_one = Tensor::f_full([states.size()[0], 1], -1.0, (Kind::Float, self.device))?;
             let _ = slope.f_scatter_add_(1, &column, &minus_one)?;
+            if let Some(shares) = shares {
+                let shares = shares.f_narrow(0, done, states.size()[0])?;
+                let _ = (slope.f_mul_(&shares)?, loss.f_mul_(&shares)?);
+            }
+            losses.push(loss.f_squeeze_dim(1)?);
+            done += states.size()[0];
             let slope = slope.f_to_kind(self.compute)?;
             for_states.push(slope.f_matmul(weight)?);
             if let Some(total) = &mut for_weight {
                 let _ = total.f_add_(&slope.f_transpose(0, 1)?.f_matmul(states)?)?;
             }
         }
-        Ok((sum, Tensor::f_cat(&for_states, 0)?, for_weight))
+        Ok((Tensor::f_cat(&losses, 0)?, Tensor::f_cat(&for_states, 0)?, for_weight))
     }
 
     /// The log-probability of each supervised token, `[supervised]` in f32, in the batch's order; carries no gradient.
@@ -139,7 +186,7 @@ mod tests {
                 let leaves: Vec<&Tensor> = model.trainable().leaves.iter().map(|(_, leaf)| leaf).collect();
                 // Scaled, as a mean over several batches would be.
                 let gradients = Tensor::f_run_backward(&[&loss.sum * 0.25], &leaves, false, false)?;
-                Ok((loss.sum.detach(), model.trainable().flatten(&gradients)?))
+                Ok((loss.sum.detach(), model.trainable().flatten(gradients, None)?))
             });
             let [whole, chunked] = both;
             let ((loss, gradient), (chunked_loss, chunked_gradient)) = (whole?, chunked?);

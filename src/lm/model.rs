@@ -13,7 +13,7 @@ use super::gguf::Gguf;
 use super::layer::{Layer, Linear, Parameter, Source, rms_norm};
 use super::lora::{Adaptation, Adapter, AdapterConfig, Trainable, uniform};
 use super::weights::Weights;
-use crate::error::{Context as _, Problem, Result, ensure};
+use crate::error::{Context as _, Problem, Result, anyhow, ensure};
 use crate::seed::Seed;
 
 /// A decoder-only language model of the Llama family.
@@ -30,6 +30,8 @@ pub struct Model {
     pub(super) head: Option<Parameter>,
     pub(super) adapter: Option<AdapterConfig>,
     pub(super) trainable: Trainable,
+    /// How many episodes have an adapter of their own.
+    episodes: usize,
     /// Where tokenizer files are copied from when the model is saved.
     pub(super) folder: Option<PathBuf>,
 }
@@ -116,6 +118,7 @@ impl Model {
             head,
             adapter: None,
             trainable: Trainable::none(device),
+            episodes: 1,
             folder: None,
         })
     }
@@ -137,6 +140,19 @@ impl Model {
     /// Decides what is trained, and makes its f32 leaves. Whatever was trained before is frozen as it is now;
     /// an adapter that is already there is merged into the weights first.
     pub fn prepare(&mut self, adaptation: &Adaptation, seed: &Seed) -> Result<()> {
+        self.prepare_side_by_side(adaptation, seed, 1)
+    }
+
+    /// The same for several episodes, each with adapters of its own over the one frozen base. All start equal; the
+    /// trainable numbers are those of the first episode, then those of the second, and so on.
+    ///
+    /// # Errors
+    /// Weights of the base itself are to be trained: they cannot be several things at once.
+    pub fn prepare_side_by_side(&mut self, adaptation: &Adaptation, seed: &Seed, episodes: usize) -> Result<()> {
+        ensure!(
+            episodes == 1 || adaptation.adapter().is_some(),
+            "only LoRA adapters of several episodes fit over one base"
+        );
         let layers = self.layers.len();
         let frozen = adaptation.frozen_layers(layers);
         if let Adaptation::TopLayers(top) | Adaptation::TopLayersLora { layers: top, .. } = adaptation {
@@ -161,14 +177,24 @@ impl Model {
                     }
                 }
                 self.adapter = Some(adapter);
-                let values: Vec<_> = self.adapters().flat_map(|(name, adapter)| adapter_parts(name, adapter)).collect();
+                let values: Vec<_> = (0..episodes)
+                    .flat_map(|_| self.adapters().flat_map(|(name, adapter)| adapter_parts(name, adapter)))
+                    .collect();
                 self.trainable = Trainable::of(&values, self.device)?;
+                self.episodes = episodes;
                 let mut leaves = self.trainable.leaves.iter();
-                for linear in self.layers.iter_mut().flat_map(Layer::linears_mut) {
-                    if let Some(adapter) = &mut linear.adapter
-                        && let (Some((_, a)), Some((_, b))) = (leaves.next(), leaves.next())
-                    {
-                        (adapter.a, adapter.b) = (a.shallow_clone(), b.shallow_clone());
+                for episode in 0..episodes {
+                    for linear in self.layers.iter_mut().flat_map(Layer::linears_mut) {
+                        if let Some(adapter) = &mut linear.adapter
+                            && let (Some((_, a)), Some((_, b))) = (leaves.next(), leaves.next())
+                        {
+                            let (a, b) = (a.shallow_clone(), b.shallow_clone());
+                            if episode == 0 {
+                                (adapter.a, adapter.b) = (a, b);
+                            } else {
+                                linear.beside.push(Adapter { a, b, scale: adapter.scale });
+                            }
+                        }
                     }
                 }
             }
@@ -193,6 +219,7 @@ impl Model {
         for linear in self.layers.iter_mut().flat_map(Layer::linears_mut) {
             linear.weight.value = linear.merged()?;
             linear.adapter = None;
+            linear.beside.clear();
         }
         for parameter in self.parameters_mut(0, true) {
             let constant = parameter.value.f_detach()?.f_to_kind(compute)?;
@@ -201,7 +228,25 @@ impl Model {
         }
         self.adapter = None;
         self.trainable = Trainable::none(self.device);
+        self.episodes = 1;
         Ok(())
+    }
+
+    /// A second model over the very same weights; nothing is copied. What was trained is frozen first.
+    pub fn share(&mut self) -> Result<Self> {
+        self.freeze()?;
+        let mut weights: std::collections::BTreeMap<&str, &Tensor> =
+            self.parameters().map(|parameter| (parameter.name.as_str(), &parameter.value)).collect();
+        let mut shared = Self::build(self.config.clone(), self.device, self.compute, &mut |name, _| {
+            weights.remove(name).map(Tensor::shallow_clone).ok_or_else(|| anyhow!("the model has no tensor `{name}`"))
+        })?;
+        shared.folder = self.folder.clone();
+        Ok(shared)
+    }
+
+    /// How many episodes have an adapter of their own over the base.
+    pub fn episodes(&self) -> usize {
+        self.episodes
     }
 
     /// The layers from `from` on and the final norm; with `ends` also the embedding and the head.
@@ -373,7 +418,7 @@ impl Model {
         }
         let lowest = layers.iter().position(trained).unwrap_or(layers.len());
         let activations = 2.0 * (layers[lowest..].iter().map(weights).sum::<f64>() + head);
-        forward + activations + 2.0 * self.trainable.count() as f64
+        forward + activations + 2.0 * (self.trainable.count() / self.episodes) as f64
     }
 }
 

@@ -1,5 +1,7 @@
 //! Rounds: restore the model, train T steps under the policy, update the policy; and keep the best one.
 //!
+//! A round plays one episode or several in step with each other, and learns from all of them in one update.
+//!
 //! A [`Training`] stands between two rounds. All of it is in [`Training::save`], so that after a kill
 //! [`Training::load`] goes on to the same bytes as an undisturbed run; an unfinished round is played again.
 
@@ -10,7 +12,7 @@ use tch::{Kind, Tensor};
 use super::actor::Actor;
 use super::config::{Baseline, Config, Credit};
 use super::credit::{Contributions, StepBaseline, When, features};
-use super::learner::Learner;
+use super::learner::{Ensemble, Trained};
 use super::policy::Policy;
 use super::ppo;
 use super::sampling::Draw;
@@ -24,7 +26,7 @@ use crate::seed::Seed;
 #[derive(Clone, Debug, PartialEq)]
 pub struct RoundRow {
     pub round: usize,
-    /// Sum of the rewards: P(M_T) - P(M_0).
+    /// Sum of the rewards: P(M_T) - P(M_0). With several episodes in a round, this and what follows are means.
     pub episode_reward: f64,
     pub final_performance: f64,
     pub policy_loss: f64,
@@ -40,7 +42,7 @@ pub struct RoundRow {
     pub epochs: usize,
     /// Reliability of the contribution estimate, where it is used.
     pub credit_reliability: Option<f64>,
-    /// Whether the policy that played this episode is the best so far.
+    /// Whether the policy that played this round is the best so far.
     pub kept: bool,
 }
 
@@ -48,6 +50,7 @@ pub struct RoundRow {
 #[derive(Clone, Debug, PartialEq)]
 pub struct StepRow {
     pub round: usize,
+    pub episode: usize,
     pub step: usize,
     pub loss: f64,
     /// P(M_{t+1}), where it was measured.
@@ -64,6 +67,7 @@ pub struct StepRow {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SelectionRow {
     pub round: usize,
+    pub episode: usize,
     pub step: usize,
     pub slot: usize,
     pub id: u32,
@@ -81,8 +85,9 @@ pub struct Round {
     pub selection: Vec<SelectionRow>,
 }
 
-/// Told after every step of an episode: round, steps done, and the newest performance relative to the start.
-pub type OnStep<'a> = &'a mut dyn FnMut(usize, &StepRow, f64);
+/// Told after every step: the round, the step as each episode made it, and the newest mean performance relative to the
+/// start.
+pub type OnStep<'a> = &'a mut dyn FnMut(usize, &[&StepRow], f64);
 
 /// PPO between two rounds.
 pub struct Training {
@@ -107,6 +112,35 @@ struct Episode {
     selection: Vec<SelectionRow>,
     positions: Vec<Vec<usize>>,
     start: f64,
+    /// The newest performance, and how many steps were made since.
+    known: f64,
+    unrewarded: usize,
+}
+
+impl Episode {
+    fn new(start: f64) -> Self {
+        let (transitions, steps, selection, positions) = (vec![], vec![], vec![], vec![]);
+        Self { transitions, steps, selection, positions, start, known: start, unrewarded: 0 }
+    }
+
+    /// Completes the newest row of `steps` with what training on its batch did.
+    fn record(&mut self, trained: &Trained, performance: Option<f64>) {
+        if let Some(row) = self.steps.last_mut() {
+            row.loss = trained.loss;
+            row.performance = performance;
+            row.learning_rate = trained.learning_rate;
+            row.tokens = trained.tokens;
+            row.supervised_tokens = trained.supervised_tokens;
+            row.flops = trained.flops;
+        }
+        if let Some(performance) = performance {
+            // The steps since the last measurement share what was gained.
+            let reward = (performance - self.known) / self.unrewarded as f64;
+            let first = self.steps.len() - self.unrewarded;
+            self.steps[first..].iter_mut().for_each(|row| row.reward = reward);
+            (self.known, self.unrewarded) = (performance, 0);
+        }
+    }
 }
 
 impl Training {
@@ -140,37 +174,46 @@ impl Training {
         self.rounds_done
     }
 
-    /// Plays an episode and learns from it.
-    pub fn round(&mut self, learner: &mut dyn Learner, candidates: &Candidates, on_step: OnStep) -> Result<Round> {
+    /// Plays the learners' episodes and learns from them.
+    pub fn round(&mut self, learners: &mut dyn Ensemble, candidates: &Candidates, on_step: OnStep) -> Result<Round> {
         let round = self.rounds_done;
         let seed = self.seed.at("round").at(round);
-        let mut episode = self.play(learner, candidates, &seed, on_step)?;
-        let final_performance = episode.start + episode.steps.iter().map(|step| step.reward).sum::<f64>();
-        let standing = standing(&episode.steps);
+        let mut episodes = self.play(learners, candidates, &seed, on_step)?;
+        let mean = |of: &dyn Fn(&Episode) -> f64| episodes.iter().map(of).sum::<f64>() / episodes.len() as f64;
+        let start = mean(&|episode| episode.start);
+        let final_performance =
+            mean(&|episode| episode.start + episode.steps.iter().map(|step| step.reward).sum::<f64>());
+        let standing = mean(&|episode| standing(&episode.steps));
         let kept = standing > self.best_performance;
         if kept {
             self.best_performance = standing;
             self.best = Some(self.policy.duplicate()?);
         }
 
-        let (explained_variance, credit_reliability) = self.advantages(&mut episode, candidates)?;
+        let (explained_variance, credit_reliability) = self.advantages(&mut episodes, candidates)?;
         let rate = if self.config.decay_learning_rate { 1.0 - round as f64 / self.config.rounds as f64 } else { 1.0 };
+        if round == 0 {
+            self.set_performance_scale(&episodes);
+        }
+        let (mut transitions, mut steps, mut selection) = (vec![], vec![], vec![]);
+        for episode in episodes {
+            transitions.extend(episode.transitions);
+            steps.extend(episode.steps);
+            selection.extend(episode.selection);
+        }
         let statistics = update(
             &self.policy,
             &mut self.optimizers,
             candidates,
-            &episode.transitions,
+            &transitions,
             &self.config,
             rate,
             &seed.at("update"),
         )?;
-        if round == 0 {
-            self.set_performance_scale(&episode);
-        }
         self.rounds_done += 1;
         let row = RoundRow {
             round,
-            episode_reward: final_performance - episode.start,
+            episode_reward: final_performance - start,
             final_performance,
             policy_loss: statistics.policy_loss,
             value_loss: statistics.value_loss,
@@ -184,81 +227,106 @@ impl Training {
             credit_reliability,
             kept,
         };
-        Ok(Round { row, steps: episode.steps, selection: episode.selection })
+        Ok(Round { row, steps, selection })
     }
 
     fn play(
         &self,
-        learner: &mut dyn Learner,
+        learners: &mut dyn Ensemble,
         candidates: &Candidates,
         seed: &Seed,
         on_step: OnStep,
-    ) -> Result<Episode> {
+    ) -> Result<Vec<Episode>> {
         let config = &self.config;
-        let start = learner.restore()?;
-        let mut actor = Actor::new(&self.policy, candidates, config.batch_size)?;
-        let mut episode = Episode { transitions: vec![], steps: vec![], selection: vec![], positions: vec![], start };
-        let (mut known, mut unrewarded) = (start, 0);
+        let start = learners.restore_all()?;
+        // The first episode of a round draws as the only one would.
+        let seeds: Vec<Seed> = (0..learners.episodes())
+            .map(|episode| if episode == 0 { *seed } else { seed.at("episode").at(episode) })
+            .collect();
+        let mut actors = seeds
+            .iter()
+            .map(|_| Actor::new(&self.policy, candidates, config.batch_size))
+            .collect::<Result<Vec<_>>>()?;
+        let mut episodes: Vec<Episode> = seeds.iter().map(|_| Episode::new(start)).collect();
         for step in 0..config.steps {
-            let stage = self.policy.stage(known - start, step, config.steps);
-            let mut rng = seed.at("step").at(step).rng();
-            let draw = if config.explore { Draw::Sample(&mut rng) } else { Draw::Top };
-            let action = actor.act(&self.policy, stage, draw)?;
-            let value = self.value(&action.pooled);
-            let positions = actor.positions(&action);
-            let drawn = action.items.iter().flat_map(|picks| picks.scores.iter().zip(&picks.log_probs));
-            for (slot, (&position, (&score, &log_prob))) in positions.iter().zip(drawn).enumerate() {
-                episode.selection.push(SelectionRow {
-                    round: self.rounds_done,
-                    step,
-                    slot,
-                    id: candidates.ids[position],
-                    cluster: candidates.clusters[position],
-                    score: f64::from(score),
-                    log_prob: f64::from(log_prob),
-                    times_selected: actor.counts[position] as u32,
-                });
+            let mut batches = Vec::with_capacity(episodes.len());
+            for (number, (episode, (actor, seed))) in episodes.iter_mut().zip(actors.iter_mut().zip(&seeds)).enumerate()
+            {
+                batches.push(self.choose(number, episode, actor, candidates, &seed.at("step").at(step), step)?);
             }
-            let batch: Vec<u32> = positions.iter().map(|&position| candidates.ids[position]).collect();
-            let trained = learner.step(&batch)?;
-            actor.take(&positions, candidates)?;
-            unrewarded += 1;
-            let due = unrewarded == config.evaluate_every.max(1) || step + 1 == config.steps;
-            let performance = if due { Some(learner.performance()?) } else { None };
-            if let Some(performance) = performance.filter(|value| !value.is_finite()) {
-                return Err(Problem::new(format!(
-                    "the model's performance became {performance} after step {step} of round {}",
-                    self.rounds_done
-                ))
-                .hint("a lower learning rate of the model")
-                .into());
+            let trained = learners.step_all(&batches)?;
+            for (episode, actor) in episodes.iter_mut().zip(&mut actors) {
+                actor.take(&episode.positions[step], candidates)?;
+                episode.unrewarded += 1;
             }
-            episode.steps.push(StepRow {
-                round: self.rounds_done,
-                step,
-                loss: trained.loss,
-                performance,
-                reward: 0.0,
-                value,
-                learning_rate: trained.learning_rate,
-                tokens: trained.tokens,
-                supervised_tokens: trained.supervised_tokens,
-                flops: trained.flops,
-            });
-            if let Some(performance) = performance {
-                // The steps since the last measurement share what was gained.
-                let reward = (performance - known) / unrewarded as f64;
-                let first = episode.steps.len() - unrewarded;
-                episode.steps[first..].iter_mut().for_each(|row| row.reward = reward);
-                (known, unrewarded) = (performance, 0);
+            let due = (step + 1) % config.evaluate_every.max(1) == 0 || step + 1 == config.steps;
+            let performances = if due { Some(learners.performances()?) } else { None };
+            for (number, (episode, trained)) in episodes.iter_mut().zip(trained).enumerate() {
+                let performance = performances.as_ref().map(|performances| performances[number]);
+                if let Some(performance) = performance.filter(|value| !value.is_finite()) {
+                    return Err(Problem::new(format!(
+                        "the model's performance became {performance} after step {step} of round {}",
+                        self.rounds_done
+                    ))
+                    .hint("a lower learning rate of the model")
+                    .into());
+                }
+                episode.record(&trained, performance);
             }
-            if let Some(row) = episode.steps.last() {
-                on_step(self.rounds_done, row, known - start);
-            }
-            episode.transitions.push(Transition { stage, action, advantages: Vec::new(), returns: 0.0 });
-            episode.positions.push(positions);
+            let rows: Vec<&StepRow> = episodes.iter().filter_map(|episode| episode.steps.last()).collect();
+            let gained = episodes.iter().map(|episode| episode.known - start).sum::<f64>() / episodes.len() as f64;
+            on_step(self.rounds_done, &rows, gained);
         }
-        Ok(episode)
+        Ok(episodes)
+    }
+
+    /// The next batch of an episode. Its row of the table `steps` begins with the choice.
+    fn choose(
+        &self,
+        number: usize,
+        episode: &mut Episode,
+        actor: &Actor,
+        candidates: &Candidates,
+        seed: &Seed,
+        step: usize,
+    ) -> Result<Vec<u32>> {
+        let stage = self.policy.stage(episode.known - episode.start, step, self.config.steps);
+        let mut rng = seed.rng();
+        let draw = if self.config.explore { Draw::Sample(&mut rng) } else { Draw::Top };
+        let action = actor.act(&self.policy, stage, draw)?;
+        let value = self.value(&action.pooled);
+        let positions = actor.positions(&action);
+        let drawn = action.items.iter().flat_map(|picks| picks.scores.iter().zip(&picks.log_probs));
+        for (slot, (&position, (&score, &log_prob))) in positions.iter().zip(drawn).enumerate() {
+            episode.selection.push(SelectionRow {
+                round: self.rounds_done,
+                episode: number,
+                step,
+                slot,
+                id: candidates.ids[position],
+                cluster: candidates.clusters[position],
+                score: f64::from(score),
+                log_prob: f64::from(log_prob),
+                times_selected: actor.counts[position] as u32,
+            });
+        }
+        episode.steps.push(StepRow {
+            round: self.rounds_done,
+            episode: number,
+            step,
+            loss: 0.0,
+            performance: None,
+            reward: 0.0,
+            value,
+            learning_rate: 0.0,
+            tokens: 0,
+            supervised_tokens: 0,
+            flops: 0.0,
+        });
+        let batch = positions.iter().map(|&position| candidates.ids[position]).collect();
+        episode.transitions.push(Transition { stage, action, advantages: Vec::new(), returns: 0.0 });
+        episode.positions.push(positions);
+        Ok(batch)
     }
 
     fn value(&self, pooled: &[f32]) -> f64 {
@@ -269,23 +337,34 @@ impl Training {
     }
 
     /// Fills in advantages and returns. Returns explained_variance and the reliability of credit.
-    fn advantages(&mut self, episode: &mut Episode, candidates: &Candidates) -> Result<(Option<f64>, Option<f64>)> {
-        let config = &self.config;
-        let gains: Vec<f64> = episode.steps.iter().map(|step| step.reward).collect();
-        let scale = if config.normalise_reward { self.reward_scale(&gains) } else { 1.0 };
-        let baseline = self.step_baseline.absorb(&gains);
-        let rewards: Vec<f64> = match self.config.baseline {
-            Baseline::Critic => gains.iter().map(|gain| gain / scale).collect(),
-            Baseline::Step | Baseline::Both => {
-                gains.iter().zip(&baseline).map(|(gain, mean)| (gain - mean) / scale).collect()
-            }
-        };
-        let values: Vec<f64> = episode.steps.iter().map(|step| step.value).collect();
-        let (advantages, returns) = ppo::gae(&rewards, &values, self.config.gamma, self.config.lambda);
-        let explained_variance = ppo::explained_variance(&values, &returns);
-        let advantages = if self.config.normalise_advantage { ppo::normalise(&advantages) } else { advantages };
-        for (transition, (advantage, of_return)) in episode.transitions.iter_mut().zip(advantages.iter().zip(&returns))
-        {
+    fn advantages(&mut self, episodes: &mut [Episode], candidates: &Candidates) -> Result<(Option<f64>, Option<f64>)> {
+        let gains: Vec<Vec<f64>> =
+            episodes.iter().map(|episode| episode.steps.iter().map(|step| step.reward).collect()).collect();
+        let scale = if self.config.normalise_reward { self.reward_scale(&gains.concat()) } else { 1.0 };
+        let mean_gains: Vec<f64> = (0..self.config.steps)
+            .map(|step| gains.iter().map(|gains| gains[step]).sum::<f64>() / gains.len() as f64)
+            .collect();
+        let baseline = self.step_baseline.absorb(&mean_gains);
+        let (mut all_values, mut all_advantages, mut all_returns) = (vec![], vec![], vec![]);
+        for (episode, gains) in episodes.iter().zip(&gains) {
+            let rewards: Vec<f64> = match self.config.baseline {
+                Baseline::Critic => gains.iter().map(|gain| gain / scale).collect(),
+                Baseline::Step | Baseline::Both => {
+                    gains.iter().zip(&baseline).map(|(gain, mean)| (gain - mean) / scale).collect()
+                }
+            };
+            let values: Vec<f64> = episode.steps.iter().map(|step| step.value).collect();
+            let (advantages, returns) = ppo::gae(&rewards, &values, self.config.gamma, self.config.lambda);
+            all_values.extend(values);
+            all_advantages.extend(advantages);
+            all_returns.extend(returns);
+        }
+        let explained_variance = ppo::explained_variance(&all_values, &all_returns);
+        if self.config.normalise_advantage {
+            all_advantages = ppo::normalise(&all_advantages);
+        }
+        let transitions = episodes.iter_mut().flat_map(|episode| &mut episode.transitions);
+        for (transition, (advantage, of_return)) in transitions.zip(all_advantages.iter().zip(&all_returns)) {
             let sets = transition.action.sets.as_ref().map_or(0, |picks| picks.drawn.len());
             let items: usize = transition.action.items.iter().map(|picks| picks.drawn.len()).sum();
             transition.advantages = vec![*advantage; sets + items];
@@ -293,32 +372,34 @@ impl Training {
         }
         let reliability = match self.config.credit {
             Credit::Shared => None,
-            Credit::Contribution => Some(self.credit(episode, candidates, &gains)?),
+            Credit::Contribution => Some(self.credit(episodes, candidates, &gains)?),
         };
         Ok((explained_variance, reliability))
     }
 
     /// Credits every draw with its estimated contribution, as far as the estimate can be trusted.
-    fn credit(&mut self, episode: &mut Episode, candidates: &Candidates, gains: &[f64]) -> Result<f64> {
+    fn credit(&mut self, episodes: &mut [Episode], candidates: &Candidates, gains: &[Vec<f64>]) -> Result<f64> {
         let table = features(candidates);
-        let mut counts = vec![0.0f64; candidates.len()];
-        let mut rows = Vec::with_capacity(episode.positions.len());
+        let mut rows = Vec::new();
         self.contributions.age();
-        let mut gained = 0.0;
-        for (step, positions) in episode.positions.iter().enumerate() {
-            let index: Vec<i64> = positions.iter().map(|&position| position as i64).collect();
-            let items = table.index_select(0, &Tensor::from_slice(&index));
-            let mean: Vec<f64> = Vec::try_from(items.mean_dim([0i64].as_slice(), false, Kind::Double))?;
-            let reuse = positions.iter().map(|&position| counts[position].ln_1p()).sum::<f64>();
-            let when = When {
-                time: step as f64 / self.config.steps as f64,
-                improvement: gained / self.policy.constants.performance_scale,
-                reuse: reuse / positions.len() as f64,
-            };
-            self.contributions.push(when, gains[step], &mean);
-            gained += gains[step];
-            positions.iter().for_each(|&position| counts[position] += 1.0);
-            rows.push(items);
+        for (episode, gains) in episodes.iter().zip(gains) {
+            let mut counts = vec![0.0f64; candidates.len()];
+            let mut gained = 0.0;
+            for (step, positions) in episode.positions.iter().enumerate() {
+                let index: Vec<i64> = positions.iter().map(|&position| position as i64).collect();
+                let items = table.index_select(0, &Tensor::from_slice(&index));
+                let mean: Vec<f64> = Vec::try_from(items.mean_dim([0i64].as_slice(), false, Kind::Double))?;
+                let reuse = positions.iter().map(|&position| counts[position].ln_1p()).sum::<f64>();
+                let when = When {
+                    time: step as f64 / self.config.steps as f64,
+                    improvement: gained / self.policy.constants.performance_scale,
+                    reuse: reuse / positions.len() as f64,
+                };
+                self.contributions.push(when, gains[step], &mean);
+                gained += gains[step];
+                positions.iter().for_each(|&position| counts[position] += 1.0);
+                rows.push(items);
+            }
         }
         let estimate = self.contributions.estimate()?;
         let effects = estimate.effects.unsqueeze(1);
@@ -329,7 +410,8 @@ impl Training {
             rows.iter().map(|items| Vec::try_from(items.matmul(&effects).squeeze_dim(1))).collect::<Result<_, _>>()?;
         let all: Vec<f64> = credits.concat();
         let mean = all.iter().sum::<f64>() / all.len().max(1) as f64;
-        for (transition, credits) in episode.transitions.iter_mut().zip(&credits) {
+        let transitions = episodes.iter_mut().flat_map(|episode| &mut episode.transitions);
+        for (transition, credits) in transitions.zip(&credits) {
             let mut own: Vec<f64> = Vec::with_capacity(transition.advantages.len());
             if transition.action.sets.is_some() {
                 let mut offset = 0;
@@ -357,12 +439,14 @@ impl Training {
         if deviation > 0.0 { deviation } else { 1.0 }
     }
 
-    fn set_performance_scale(&mut self, episode: &Episode) {
-        let mut improvement = 0.0f64;
+    fn set_performance_scale(&mut self, episodes: &[Episode]) {
         let mut largest = 0.0f64;
-        for step in &episode.steps {
-            improvement += step.reward;
-            largest = largest.max(improvement.abs());
+        for episode in episodes {
+            let mut improvement = 0.0f64;
+            for step in &episode.steps {
+                improvement += step.reward;
+                largest = largest.max(improvement.abs());
+            }
         }
         if largest > 0.0 {
             self.policy.constants.performance_scale = largest;

@@ -34,7 +34,7 @@ pub mod update;
 
 pub use chooser::{Choice, Chooser, Inputs, Method, Moment, Pool, chooser};
 pub use config::Config;
-pub use learner::{Learner, Trained};
+pub use learner::{Ensemble, Learner, Trained};
 pub use policy::Policy;
 pub use raise::Raise;
 pub use state::Candidates;

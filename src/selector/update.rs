@@ -1,4 +1,4 @@
-//! One PPO update: several epochs over the steps of an episode, for the actor and for the critic.
+//! One PPO update: several epochs over the steps of a round's episodes, for the actor and for the critic.
 
 use std::collections::BTreeMap;
 
@@ -53,7 +53,8 @@ impl Optimizers {
     }
 }
 
-/// Several epochs over `episode`. `rate` scales both learning rates.
+/// Several epochs over `episode`: the steps of one episode or of several, one after the other. `rate` scales both
+/// learning rates.
 pub fn update(
     policy: &Policy,
     optimizers: &mut Optimizers,
@@ -64,7 +65,7 @@ pub fn update(
     seed: &Seed,
 ) -> Result<Statistics> {
     let (actor, critic) = (policy.actor_parameters(), policy.critic_parameters());
-    let scene = Scene::new(policy, candidates, episode);
+    let scene = Scene::new(policy, candidates, episode, config.steps);
     let mut statistics = Statistics::default();
     for epoch in 0..config.epochs {
         let mut order: Vec<usize> = (0..episode.len()).collect();
@@ -111,13 +112,15 @@ fn critic_loss(policy: &Policy, episode: &[Transition], minibatch: &[usize]) -> 
     ppo::value_loss(&values, &Tensor::from_slice(&returns))
 }
 
-/// An episode with what the actor's loss needs beside it.
+/// Episodes with what the actor's loss needs beside them.
 struct Scene<'a> {
     policy: &'a Policy,
     candidates: &'a Candidates,
     episode: &'a [Transition],
     sets: Vec<std::ops::Range<usize>>,
     set_state: Option<Tensor>,
+    /// How many steps an episode has: selections of one do not count in the next.
+    length: usize,
     /// At which steps each position was selected.
     selected_at: BTreeMap<usize, Vec<usize>>,
 }
@@ -132,7 +135,7 @@ struct Draws {
 }
 
 impl<'a> Scene<'a> {
-    fn new(policy: &'a Policy, candidates: &'a Candidates, episode: &'a [Transition]) -> Self {
+    fn new(policy: &'a Policy, candidates: &'a Candidates, episode: &'a [Transition], length: usize) -> Self {
         let sets = policy.sets(candidates);
         let set_state = policy.clusters.as_ref().map(|_| set_means(&candidates.state, &sets));
         let mut selected_at: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
@@ -143,7 +146,13 @@ impl<'a> Scene<'a> {
                 }
             }
         }
-        Self { policy, candidates, episode, sets, set_state, selected_at }
+        Self { policy, candidates, episode, sets, set_state, length: length.max(1), selected_at }
+    }
+
+    /// How many of these steps lie before `step` in the same episode.
+    fn earlier(&self, steps: &[usize], step: usize) -> usize {
+        let first = step - step % self.length;
+        steps.partition_point(|&at| at < step) - steps.partition_point(|&at| at < first)
     }
 
     /// Times that each position of a set had been selected before a step.
@@ -151,7 +160,7 @@ impl<'a> Scene<'a> {
         let range = self.sets[set].clone();
         let mut counts = vec![0.0; range.len()];
         for (position, steps) in self.selected_at.range(range.clone()) {
-            counts[position - range.start] = steps.partition_point(|&at| at < step) as f32;
+            counts[position - range.start] = self.earlier(steps, step) as f32;
         }
         counts
     }
@@ -159,7 +168,7 @@ impl<'a> Scene<'a> {
     fn mean_count(&self, set: usize, step: usize) -> f32 {
         let range = self.sets[set].clone();
         let selected = self.selected_at.range(range.clone());
-        let sum: usize = selected.map(|(_, steps)| steps.partition_point(|&at| at < step)).sum();
+        let sum: usize = selected.map(|(_, steps)| self.earlier(steps, step)).sum();
         sum as f32 / range.len() as f32
     }
 

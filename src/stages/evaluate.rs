@@ -89,7 +89,7 @@ fn default_max_tokens() -> usize {
 
 impl Kind for Evaluate {
     const NAME: &'static str = "evaluate";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str = "Scores a model on a task: loss, multiple choice, match of generated answers.";
     const PROCESS: Process = Process::Tensor;
     const SEEDED: bool = false;
@@ -198,7 +198,9 @@ struct Run<'a> {
 impl Run<'_> {
     fn loss(&self, results: &mut Results) -> Result<()> {
         let sequences = encode_examples(&self.codec, &self.examples, self.parameters.max_tokens)?;
-        let losses = self.row_losses("loss", &sequences)?;
+        let rows: Vec<&Sequence> = sequences.iter().collect();
+        let set = ValidationSet::new(&rows, None, self.parameters.batch_tokens, device(self.context))?;
+        let losses = self.row_losses("loss", &set)?;
         for (item, loss) in results.items.iter_mut().zip(&losses) {
             (item.loss, item.tokens) = (Some(loss.mean()), Some(loss.tokens as u32));
         }
@@ -220,7 +222,13 @@ impl Run<'_> {
                 sequences.push(sequence);
             }
         }
-        let losses = self.row_losses("choices", &sequences)?;
+        // The choices of a question begin alike: that part is computed once.
+        let mut rest = sequences.iter();
+        let families: Vec<Vec<&Sequence>> =
+            self.examples.iter().map(|example| rest.by_ref().take(example.choices.len()).collect()).collect();
+        let families: Vec<Vec<&Sequence>> = families.into_iter().filter(|family| !family.is_empty()).collect();
+        let set = ValidationSet::of_families(&families, self.parameters.batch_tokens, device(self.context))?;
+        let losses = self.row_losses("choices", &set)?;
         let (mut correct, mut correct_norm) = (Vec::new(), Vec::new());
         let mut start = 0;
         for (example, item) in self.examples.iter().zip(&mut results.items) {
@@ -277,9 +285,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn row_losses(&self, phase: &str, sequences: &[Sequence]) -> Result<Vec<RowLoss>> {
-        let rows: Vec<&Sequence> = sequences.iter().collect();
-        let set = ValidationSet::new(&rows, None, self.parameters.batch_tokens, device(self.context))?;
+    fn row_losses(&self, phase: &str, set: &ValidationSet) -> Result<Vec<RowLoss>> {
         let start = Instant::now();
         // As bits: a number that went through decimal digits need not be the same.
         let mut finished = Finished::<Vec<u64>>::open(&self.context.work(), phase)?;

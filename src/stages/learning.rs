@@ -73,7 +73,7 @@ impl Learning {
         let states = if folder.join("proxy.json").is_file() { Some(PrefixStates::open(folder)?) } else { None };
         let max_tokens = states.as_ref().map_or(settings.max_tokens, |states| states.config.max_tokens);
         let adaptation = match &states {
-            Some(states) => Adaptation::TopLayers(states.config.train_layers),
+            Some(states) => settings.adaptation.of_top_layers(states.config.train_layers),
             None => settings.adaptation.adaptation(),
         };
         let sequences = codec.instructions(instructions, max_tokens)?;

@@ -149,6 +149,27 @@ mod tests {
     }
 
     #[test]
+    fn an_episode_starts_again_without_the_files_it_came_from() -> Result<()> {
+        tch::set_num_threads(1);
+        let folder = tempfile::tempdir()?;
+        Model::init(Config::llama(20, 16, 2, 2, 1, 32), &Seed::new(1), Device::Cpu, Kind::Float)?
+            .save(folder.path())?;
+        let mut model = Model::load(folder.path(), Device::Cpu, Kind::Float)?;
+        model.prepare(&Adaptation::Full, &Seed::new(2))?;
+        let trainer = Trainer::new(model, TrainerConfig { learning_rate: 1e-2, ..TrainerConfig::default() }, None)?;
+        let validation = ValidationSet::new(&[&row(1, 9)], None, 12, Device::Cpu)?;
+        let mut learner = EpisodeLearner::new(trainer, Pool::new(vec![Some(row(3, 8))], None), validation)?;
+        drop(folder);
+        let first = learner.restore()?;
+        learner.step(&[0])?;
+        let trained = learner.performance()?;
+        learner.restore()?;
+        assert_ne!(first.to_bits(), trained.to_bits());
+        assert_eq!(first.to_bits(), learner.performance()?.to_bits());
+        Ok(())
+    }
+
+    #[test]
     fn what_an_episode_costs_is_counted() -> Result<()> {
         let mut learner = learner()?;
         learner.restore()?;

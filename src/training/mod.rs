@@ -10,6 +10,7 @@
 //! | [`pool`] | the rows that can be trained on, encoded once, with the hidden states of a frozen prefix |
 //! | [`validation`] | a fixed set of sequences, laid out once, and its loss |
 //! | [`episode`] | the learner that PPO plays with |
+//! | [`side_by_side`] | the same for several episodes at once |
 //! | [`checkpoint`] | tensors and a JSON state in one file, replaced whole |
 //! | [`scoring`] | multiple choice and match by generation |
 
@@ -20,6 +21,7 @@ pub mod pool;
 pub mod schedule;
 pub mod scoring;
 pub mod settings;
+pub mod side_by_side;
 pub mod trainer;
 pub mod validation;
 
@@ -29,5 +31,6 @@ pub use episode::EpisodeLearner;
 pub use pool::Pool;
 pub use schedule::Schedule;
 pub use settings::{AdaptationMethod, AdaptationSettings};
+pub use side_by_side::SideBySide;
 pub use trainer::{Snapshot, StepOutcome, Trainer, TrainerConfig};
 pub use validation::ValidationSet;

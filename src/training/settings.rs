@@ -16,13 +16,16 @@ pub enum AdaptationMethod {
     Full,
     /// Every weight of the uppermost layers; the rest stays frozen.
     TopLayers,
+    /// Low-rank matrices in the uppermost layers only.
+    TopLayersLora,
 }
 
 /// How the model is adapted.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdaptationSettings {
-    /// `lora`, `full` or `top_layers`. A prefix proxy trains its own top layers, whatever stands here.
+    /// `lora`, `full`, `top_layers` or `top_layers_lora`. A prefix proxy trains its own top layers, whatever stands
+    /// here; with `top_layers_lora` by low-rank matrices.
     pub method: AdaptationMethod,
     /// Rank of the LoRA matrices.
     pub rank: u32,
@@ -30,7 +33,7 @@ pub struct AdaptationSettings {
     pub alpha: f64,
     /// The linear layers that get LoRA matrices.
     pub targets: Vec<String>,
-    /// How many layers `top_layers` trains.
+    /// How many layers `top_layers` and `top_layers_lora` train.
     pub layers: u32,
 }
 
@@ -52,19 +55,37 @@ impl AdaptationSettings {
     pub fn adaptation(&self) -> Adaptation {
         match self.method {
             AdaptationMethod::Full => Adaptation::Full,
-            AdaptationMethod::TopLayers => Adaptation::TopLayers(self.layers as usize),
+            AdaptationMethod::TopLayers | AdaptationMethod::TopLayersLora => self.of_top_layers(self.layers as usize),
             AdaptationMethod::Lora => {
                 Adaptation::Lora { rank: i64::from(self.rank), alpha: self.alpha, targets: self.targets.clone() }
             }
         }
     }
 
+    /// What the model is asked to prepare where it is given which layers are trained.
+    pub fn of_top_layers(&self, layers: usize) -> Adaptation {
+        match self.method {
+            AdaptationMethod::TopLayersLora => Adaptation::TopLayersLora {
+                layers,
+                rank: i64::from(self.rank),
+                alpha: self.alpha,
+                targets: self.targets.clone(),
+            },
+            _ => Adaptation::TopLayers(layers),
+        }
+    }
+
     /// What cannot be right, with the key it is about.
     pub fn problem(&self) -> Option<(&'static str, &'static str)> {
+        use AdaptationMethod as Method;
         match self.method {
-            AdaptationMethod::Lora if self.rank == 0 => Some(("rank", "a LoRA of rank 0 trains nothing")),
-            AdaptationMethod::Lora if self.targets.is_empty() => Some(("targets", "LoRA needs at least one target")),
-            AdaptationMethod::TopLayers if self.layers == 0 => Some(("layers", "at least one layer must be trained")),
+            Method::Lora | Method::TopLayersLora if self.rank == 0 => Some(("rank", "a LoRA of rank 0 trains nothing")),
+            Method::Lora | Method::TopLayersLora if self.targets.is_empty() => {
+                Some(("targets", "LoRA needs at least one target"))
+            }
+            Method::TopLayers | Method::TopLayersLora if self.layers == 0 => {
+                Some(("layers", "at least one layer must be trained"))
+            }
             _ => None,
         }
     }

@@ -111,13 +111,10 @@ impl Trainer {
         let mut loss = 0.0;
         let mut gradient: Option<Tensor> = None;
         for rows in micro_batches(&lengths, self.config.micro_batch_tokens) {
-            let (part_loss, part) =
-                self.gradient(&sequences[rows.clone()], states.map(|states| &states[rows]), supervised_tokens)?;
+            let (rows, states) = (&sequences[rows.clone()], states.map(|states| &states[rows]));
+            let (part_loss, sum) = self.gradient(rows, states, supervised_tokens, gradient.take())?;
             loss += part_loss;
-            gradient = Some(match gradient {
-                Some(mut sum) => sum.f_add_(&part)?,
-                None => part,
-            });
+            gradient = Some(sum);
         }
         let mut gradient = gradient.ok_or_else(|| anyhow!("a step without rows"))?;
         let gradient_norm = no_grad(|| gradient.f_norm()?.f_double_value(&[]))?;
@@ -145,8 +142,15 @@ impl Trainer {
         learning_rate * schedule.at(self.step, total_steps, warmup)
     }
 
-    /// The loss of some rows, as their share of the whole batch's mean, and its flat gradient.
-    fn gradient(&self, sequences: &[&Sequence], states: Option<&[Tensor]>, total: usize) -> Result<(f64, Tensor)> {
+    /// The loss of some rows, as their share of the whole batch's mean, and its flat gradient added to the one of
+    /// earlier rows.
+    fn gradient(
+        &self,
+        sequences: &[&Sequence],
+        states: Option<&[Tensor]>,
+        total: usize,
+        earlier: Option<Tensor>,
+    ) -> Result<(f64, Tensor)> {
         let trainable = self.model.trainable();
         let batch = Batch::pack(sequences, trainable.flat.device())?;
         let states = states.map(|states| Tensor::f_cat(states, 0)).transpose()?;
@@ -154,7 +158,7 @@ impl Trainer {
         let loss = self.model.response_loss(&hidden, &batch)?.sum.f_div_scalar(total as f64)?;
         let leaves: Vec<&Tensor> = trainable.leaves.iter().map(|(_, leaf)| leaf).collect();
         let gradients = Tensor::f_run_backward(&[&loss], &leaves, false, false)?;
-        Ok((loss.f_double_value(&[])?, trainable.flatten(&gradients)?))
+        Ok((loss.f_double_value(&[])?, trainable.flatten(gradients, earlier)?))
     }
 
     /// Floating-point operations for so many tokens, of a training step or a forward pass, over the layers that run.

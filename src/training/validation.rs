@@ -22,9 +22,17 @@ pub struct ValidationSet {
 struct Part {
     batch: Batch,
     states: Option<Tensor>,
-    /// The positions of the batch's rows in the set.
+    /// The positions of the batch's sequences in the set.
     rows: Vec<usize>,
-    supervised: Vec<usize>,
+}
+
+impl Part {
+    fn new(batch: Batch, states: Option<Tensor>, rows: Vec<usize>) -> Result<Self> {
+        match batch.supervised_rows().iter().position(|&tokens| tokens == 0) {
+            Some(empty) => Err(anyhow!("example {} has no token to be scored", rows[empty])),
+            None => Ok(Self { batch, states, rows }),
+        }
+    }
 }
 
 /// The loss of one row.
@@ -53,28 +61,58 @@ impl ValidationSet {
         device: Device,
     ) -> Result<Self> {
         ensure!(!sequences.is_empty(), "there is no example to validate on");
-        let mut order: Vec<usize> = (0..sequences.len()).collect();
-        order.sort_by_key(|&row| (sequences[row].tokens.len(), row));
-        let lengths: Vec<usize> = order.iter().map(|&row| sequences[row].tokens.len()).collect();
-        let mut parts = Vec::new();
-        for range in micro_batches(&lengths, batch_tokens) {
-            let rows = order[range].to_vec();
+        let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.tokens.len()).collect();
+        let lay_out = |rows: &[usize]| -> Result<Part> {
             let members: Vec<&Sequence> = rows.iter().map(|&row| sequences[row]).collect();
-            let counts: Vec<usize> = members.iter().map(|sequence| sequence.supervised_tokens()).collect();
-            if let Some(empty) = counts.iter().position(|&count| count == 0) {
-                return Err(anyhow!("example {} has no token to be scored", rows[empty]));
-            }
             let states = match states {
                 Some((_, states)) => Some(Tensor::f_cat(&rows.iter().map(|&row| &states[row]).collect::<Vec<_>>(), 0)?),
                 None => None,
             };
-            parts.push(Part { batch: Batch::pack(&members, device)?, states, rows, supervised: counts });
+            Part::new(Batch::pack(&members, device)?, states, rows.to_vec())
+        };
+        Self::of_parts(&lengths, batch_tokens, states.map(|(layers, _)| layers), lay_out)
+    }
+
+    /// Families of sequences that begin alike, such as the choices of a question: what they share is computed once.
+    /// The rows of the set are the sequences, family after family.
+    pub fn of_families(families: &[Vec<&Sequence>], batch_tokens: usize, device: Device) -> Result<Self> {
+        ensure!(!families.is_empty(), "there is no example to validate on");
+        let lengths: Vec<usize> =
+            families.iter().map(|family| family.iter().map(|sequence| sequence.tokens.len()).sum()).collect();
+        let mut firsts = Vec::with_capacity(families.len());
+        let mut sequences = 0;
+        for family in families {
+            firsts.push(sequences);
+            sequences += family.len();
         }
+        let lay_out = |chosen: &[usize]| -> Result<Part> {
+            let members: Vec<Vec<&Sequence>> = chosen.iter().map(|&family| families[family].clone()).collect();
+            let rows = chosen.iter().flat_map(|&family| firsts[family]..firsts[family] + families[family].len());
+            let rows = rows.collect::<Vec<_>>();
+            Part::new(Batch::pack_families(&members, device)?, None, rows)
+        };
+        Self::of_parts(&lengths, batch_tokens, None, lay_out)
+    }
+
+    /// Lays out the members, the short ones first, in batches of so many tokens.
+    fn of_parts(
+        lengths: &[usize],
+        batch_tokens: usize,
+        prefix_layers: Option<usize>,
+        lay_out: impl Fn(&[usize]) -> Result<Part>,
+    ) -> Result<Self> {
+        let mut order: Vec<usize> = (0..lengths.len()).collect();
+        order.sort_by_key(|&member| (lengths[member], member));
+        let sorted: Vec<usize> = order.iter().map(|&member| lengths[member]).collect();
+        let parts = micro_batches(&sorted, batch_tokens)
+            .into_iter()
+            .map(|range| lay_out(&order[range]))
+            .collect::<Result<Vec<_>>>()?;
         Ok(Self {
-            rows: sequences.len(),
-            tokens: lengths.iter().sum(),
-            supervised_tokens: parts.iter().flat_map(|part| &part.supervised).sum(),
-            prefix_layers: states.map(|(layers, _)| layers),
+            rows: parts.iter().map(|part| part.rows.len()).sum(),
+            tokens: parts.iter().map(|part| part.batch.tokens()).sum(),
+            supervised_tokens: parts.iter().map(|part| part.batch.supervised()).sum(),
+            prefix_layers,
             parts,
         })
     }
@@ -89,6 +127,35 @@ impl ValidationSet {
 
     pub fn supervised_tokens(&self) -> usize {
         self.supervised_tokens
+    }
+
+    /// The same set once for each of several episodes that share a model's passes. Its counts are those of one episode.
+    pub fn side_by_side(&self, episodes: usize) -> Result<Self> {
+        let part = |part: &Part| -> Result<Part> {
+            let states = part.states.as_ref().map(|states| states.f_repeat([episodes as i64, 1])).transpose()?;
+            Ok(Part { batch: part.batch.repeated(episodes)?, states, rows: part.rows.clone() })
+        };
+        Ok(Self {
+            parts: self.parts.iter().map(part).collect::<Result<_>>()?,
+            prefix_layers: self.prefix_layers,
+            rows: self.rows,
+            tokens: self.tokens,
+            supervised_tokens: self.supervised_tokens,
+        })
+    }
+
+    /// The mean loss of each episode, for a set that was laid out for several.
+    pub fn losses(&self, model: &Model) -> Result<Vec<f64>> {
+        let totals = vec![self.supervised_tokens; model.episodes()];
+        let mut sums = vec![0.0; totals.len()];
+        no_grad(|| {
+            for part in &self.parts {
+                let hidden = forward(model, self.prefix_layers, &part.batch, part.states.as_ref())?;
+                let (each, _) = model.episode_losses(&hidden, &part.batch, &totals)?;
+                sums.iter_mut().zip(each).for_each(|(sum, loss)| *sum += loss);
+            }
+            Ok(sums)
+        })
     }
 
     /// The mean loss over all supervised tokens.
@@ -117,7 +184,7 @@ impl ValidationSet {
         for this in &self.parts {
             let sums = part(&|| self.sums(model, this))?;
             ensure!(sums.len() == this.rows.len(), "{} rows have {} losses", this.rows.len(), sums.len());
-            for ((&row, &tokens), sum) in this.rows.iter().zip(&this.supervised).zip(sums) {
+            for ((&row, &tokens), sum) in this.rows.iter().zip(this.batch.supervised_rows()).zip(sums) {
                 losses[row] = RowLoss { sum, tokens };
             }
             rows_done += this.rows.len();
@@ -139,7 +206,7 @@ impl ValidationSet {
             rest = others;
             row.iter().map(|&log_prob| -f64::from(log_prob)).sum()
         };
-        Ok(part.supervised.iter().map(sum).collect())
+        Ok(part.batch.supervised_rows().iter().map(sum).collect())
     }
 }
 
@@ -171,6 +238,41 @@ mod tests {
         for (row, loss) in rows.iter().zip(&losses) {
             let alone = ValidationSet::new(&[row], None, 1000, Device::Cpu)?;
             assert!((alone.loss(&model)? - loss.mean()).abs() < 1e-5);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn choices_that_share_a_beginning_lose_what_they_lose_alone() -> Result<()> {
+        let mut config = Config::llama(20, 16, 2, 2, 1, 32);
+        config.initializer_range = 0.5;
+        for window in [None, Some(4)] {
+            config.sliding_window = window;
+            let model = Model::init(config.clone(), &Seed::new(1), Device::Cpu, Kind::Float)?;
+            let choice = |question: u32, length: u32, rest: &[u32]| {
+                let mut tokens: Vec<u32> = (0..length).map(|place| (place * 3 + question) % 20).collect();
+                let supervised = (0..tokens.len() + rest.len()).map(|place| place >= tokens.len()).collect();
+                tokens.extend(rest);
+                Sequence { tokens, supervised }
+            };
+            // One choice begins as another does, one is all the longer, one question stands alone.
+            let questions = [
+                vec![choice(1, 9, &[4, 5]), choice(1, 9, &[4, 6, 7, 2]), choice(1, 9, &[8])],
+                vec![choice(2, 5, &[3, 1, 1, 9, 2])],
+                vec![choice(3, 80, &[1, 2]), choice(3, 80, &[5])],
+            ];
+            let families: Vec<Vec<&Sequence>> = questions.iter().map(|choices| choices.iter().collect()).collect();
+            let alone: Vec<&Sequence> = questions.iter().flatten().collect();
+            let apart = ValidationSet::new(&alone, None, 1, Device::Cpu)?;
+            let expected = apart.row_losses(&model, |work| work(), |_, _| ())?;
+            for batch_tokens in [1, 1000] {
+                let set = ValidationSet::of_families(&families, batch_tokens, Device::Cpu)?;
+                let losses = set.row_losses(&model, |work| work(), |_, _| ())?;
+                for (loss, expected) in losses.iter().zip(&expected) {
+                    assert!((loss.sum - expected.sum).abs() < 1e-4 && loss.tokens == expected.tokens);
+                }
+                assert!(set.tokens() < apart.tokens() && set.rows() == alone.len());
+            }
         }
         Ok(())
     }

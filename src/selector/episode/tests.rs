@@ -1,7 +1,7 @@
 use super::*;
 use crate::selector::chooser::{Chooser as _, Moment};
 use crate::selector::config::{Deployment, Form};
-use crate::selector::learner::Trained;
+use crate::selector::learner::{Learner, Trained};
 use crate::selector::raise::Raise;
 use crate::selector::sampling::normal;
 
@@ -184,6 +184,70 @@ fn every_form_finds_the_hidden_clusters_within_twenty_rounds() -> Result<()> {
         assert!(found[0] < 0.2, "{form:?} starts at random: {found:?}");
         assert!(found[rounds - 1] > expected, "{form:?}: {found:?}");
     }
+    Ok(())
+}
+
+/// Several toys in step with each other.
+struct Toys(Vec<Toy>);
+
+impl Ensemble for Toys {
+    fn episodes(&self) -> usize {
+        self.0.len()
+    }
+
+    fn restore_all(&mut self) -> Result<f64> {
+        let starts = self.0.iter_mut().map(Learner::restore).collect::<Result<Vec<_>>>()?;
+        starts.first().copied().context("no toy")
+    }
+
+    fn step_all(&mut self, batches: &[Vec<u32>]) -> Result<Vec<Trained>> {
+        self.0.iter_mut().zip(batches).map(|(toy, batch)| toy.step(batch)).collect()
+    }
+
+    fn performances(&mut self) -> Result<Vec<f64>> {
+        self.0.iter_mut().map(Learner::performance).collect()
+    }
+}
+
+fn toys(world: &World, count: usize) -> Toys {
+    Toys((0..count).map(|_| Toy::new(world, 0.01)).collect())
+}
+
+#[test]
+fn an_ensemble_of_one_plays_the_rounds_of_a_single_learner() -> Result<()> {
+    tch::set_num_threads(1);
+    let world = world(2);
+    let config = Config { rounds: 3, steps: 6, ..toy_config(Form::Hierarchical) };
+    let mut single = Training::new(&world.candidates, config.clone(), Seed::new(3))?;
+    let mut ensemble = Training::new(&world.candidates, config, Seed::new(3))?;
+    for _ in 0..3 {
+        let one = single.round(&mut Toy::new(&world, 0.01), &world.candidates, &mut |_, _, _| {})?;
+        let other = ensemble.round(&mut toys(&world, 1), &world.candidates, &mut |_, _, _| {})?;
+        assert_eq!(one, other);
+    }
+    Ok(())
+}
+
+#[test]
+fn episodes_of_a_round_differ_and_are_learnt_from_together() -> Result<()> {
+    tch::set_num_threads(1);
+    let world = world(1);
+    let config = Config { rounds: 8, ..toy_config(Form::Hierarchical) };
+    let mut training = Training::new(&world.candidates, config, Seed::new(1))?;
+    let mut shares = Vec::new();
+    for _ in 0..8 {
+        let round = training.round(&mut toys(&world, 4), &world.candidates, &mut |_, _, _| {})?;
+        assert_eq!((round.steps.len(), round.selection.len()), (4 * 40, 4 * 40 * 16));
+        let of = |episode: usize| {
+            round.selection.iter().filter(|row| row.episode == episode).map(|row| row.id).collect::<Vec<_>>()
+        };
+        assert_ne!(of(0), of(1));
+        // What one episode selected, another has not.
+        assert!(round.selection.iter().filter(|row| row.step == 0).all(|row| row.times_selected == 0));
+        let relevant = round.selection.iter().filter(|row| world.relevance[row.id as usize] > 0.0).count();
+        shares.push(relevant as f64 / round.selection.len() as f64);
+    }
+    assert!(shares[0] < 0.2 && shares[7] > 0.6, "{shares:?}");
     Ok(())
 }
 

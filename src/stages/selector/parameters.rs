@@ -42,9 +42,13 @@ pub struct Written {
     /// A forward pass holds at most this many tokens; memory depends on it, results (but for rounding) do not.
     #[serde(default = "default_micro_batch_tokens")]
     pub micro_batch_tokens: usize,
-    /// K: episodes, each followed by an update. Both presets: 20.
+    /// K: rounds, each of one episode or more, and followed by an update. Both presets: 20.
     #[serde(default)]
     pub rounds: Option<usize>,
+    /// Episodes of a round, played side by side and learnt from in one update. LoRA adapters of several episodes share
+    /// the passes over the frozen base; with `full` and `top_layers` every episode has a copy of what it trains.
+    #[serde(default = "one")]
+    pub episodes_per_round: usize,
     /// T: training steps of an episode. Both presets: 60.
     #[serde(default)]
     pub steps: Option<usize>,
@@ -138,6 +142,10 @@ pub struct Written {
     pub credit: Option<Credit>,
 }
 
+fn one() -> usize {
+    1
+}
+
 fn default_max_tokens() -> usize {
     512
 }
@@ -162,6 +170,7 @@ pub struct Parameters {
     pub max_tokens: usize,
     pub micro_batch_tokens: usize,
     pub rounds: usize,
+    pub episodes_per_round: usize,
     pub steps: usize,
     pub batch_size: usize,
     pub evaluate_every: usize,
@@ -221,6 +230,7 @@ impl From<Written> for Parameters {
             max_tokens: written.max_tokens,
             micro_batch_tokens: written.micro_batch_tokens,
             rounds: written.rounds.unwrap_or(preset.rounds),
+            episodes_per_round: written.episodes_per_round,
             steps: written.steps.unwrap_or(preset.steps),
             batch_size: written.batch_size.unwrap_or(preset.batch_size),
             evaluate_every: written.evaluate_every.unwrap_or(preset.evaluate_every),
@@ -296,6 +306,7 @@ impl Parameters {
         }
         let counts = [
             ("rounds", self.rounds),
+            ("episodes_per_round", self.episodes_per_round),
             ("steps", self.steps),
             ("batch_size", self.batch_size),
             ("evaluate_every", self.evaluate_every),

@@ -14,13 +14,14 @@ use crate::corpus::{Instruction, read_instructions, read_task};
 use crate::digest::Digest;
 use crate::error::{Context as _, Result, anyhow};
 use crate::selector::config::Part;
-use crate::selector::episode::{Round, Training};
-use crate::selector::{Candidates, Config};
+use crate::selector::episode::{Round, StepRow, Training};
+use crate::selector::{Candidates, Config, Ensemble};
 use crate::stages::learning::{Learning, Settings, cost, shown_performance};
 use crate::stages::selecting::candidates;
 use crate::stages::{Context, Cost, Progress};
 use crate::table;
-use crate::training::{EpisodeLearner, Trainer, TrainerConfig};
+use crate::training::episode::Spent;
+use crate::training::{EpisodeLearner, SideBySide, Trainer, TrainerConfig};
 
 const TABLES: [&str; 3] = ["rounds", "steps", "selection"];
 
@@ -36,7 +37,8 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
     let settings = Settings {
         adaptation: &parameters.adaptation,
         max_tokens: parameters.max_tokens,
-        batch_tokens: parameters.micro_batch_tokens,
+        // The episodes of a pass have their validation rows in it together.
+        batch_tokens: parameters.micro_batch_tokens / parameters.episodes_per_round,
     };
     let learning = Learning::start(context.input("/model")?, context, &instructions, &task.validation, &settings)?;
     let clusters = context.input("/features")?;
@@ -51,17 +53,19 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
         micro_batch_tokens: parameters.micro_batch_tokens,
         ..TrainerConfig::default()
     };
-    let layers = learning.pool.prefix_layers();
-    let trainer = Trainer::new(learning.model, trainer_config, layers)?;
-    let trained = trainer.model.trainable().count();
-    let mut learner = EpisodeLearner::new(trainer, learning.pool, learning.validation)?;
+    let mut players = Players::new(learning, trainer_config, parameters.episodes_per_round, context)?;
+    let trained = players.trained_numbers();
+    let side_by_side = match parameters.episodes_per_round {
+        1 => String::new(),
+        episodes => format!(", {episodes} episodes side by side"),
+    };
 
     let rounds = Rounds::new(context.work(), &candidates, config, parameters, context)?;
     let mut training = rounds.take_up()?;
     let done = training.rounds_done();
     let place = if done == 0 { String::new() } else { format!("; goes on after round {done}") };
     context.note(format!(
-        "{} rounds of {} steps of {} from {} candidates in {} clusters, {trained} trained parameters{place}",
+        "{} rounds of {} steps of {} from {} candidates in {} clusters, {trained} trained parameters{side_by_side}{place}",
         parameters.rounds,
         parameters.steps,
         parameters.batch_size,
@@ -73,8 +77,9 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
     let started = Instant::now();
     let mut tokens = 0;
     while training.rounds_done() < parameters.rounds.min(until) {
-        let mut on_step = |round: usize, row: &crate::selector::episode::StepRow, improvement: f64| {
-            tokens += row.tokens;
+        let mut on_step = |round: usize, rows: &[&StepRow], improvement: f64| {
+            let Some(row) = rows.first() else { return };
+            tokens += rows.iter().map(|row| row.tokens).sum::<u64>();
             context.progress(Progress {
                 phase: format!("round {} of {}", round + 1, parameters.rounds),
                 done: ((round - done) * parameters.steps + row.step + 1) as u64,
@@ -84,14 +89,14 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
                 detail: format!("gained {improvement:+.3}{}", shown_performance(row.performance)),
             });
         };
-        let round = training.round(&mut learner, &candidates, &mut on_step)?;
+        let round = training.round(players.ensemble(), &candidates, &mut on_step)?;
         rounds.put_aside(&training, &round, &instructions)?;
     }
 
     if until < parameters.rounds {
         return Ok(());
     }
-    let (train, evaluation) = (learner.train_cost(), learner.evaluation_cost());
+    let (train, evaluation) = players.costs();
     context.cost(cost("train", &train));
     context.cost(cost("reward evaluation", &evaluation));
     let rest = started.elapsed().saturating_sub(train.time + evaluation.time);
@@ -100,6 +105,47 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
     let best = training.best.as_ref().ok_or_else(|| anyhow!("no episode was played"))?;
     best.save(&context.out())?;
     context.add_reference("features", clusters)
+}
+
+/// Who plays the episodes of a round.
+enum Players {
+    One(EpisodeLearner),
+    Several(SideBySide),
+}
+
+impl Players {
+    fn new(learning: Learning, config: TrainerConfig, episodes: usize, context: &Context) -> Result<Self> {
+        let Learning { model, adaptation, pool, validation } = learning;
+        if episodes == 1 {
+            let trainer = Trainer::new(model, config, pool.prefix_layers())?;
+            return Ok(Self::One(EpisodeLearner::new(trainer, pool, validation)?));
+        }
+        let seed = context.seed().at("adaptation");
+        Ok(Self::Several(SideBySide::new(model, &adaptation, &seed, config, episodes, pool, &validation)?))
+    }
+
+    fn ensemble(&mut self) -> &mut dyn Ensemble {
+        match self {
+            Self::One(learner) => learner,
+            Self::Several(learners) => learners,
+        }
+    }
+
+    /// Of one episode.
+    fn trained_numbers(&self) -> usize {
+        match self {
+            Self::One(learner) => learner.trainer().model.trainable().count(),
+            Self::Several(learners) => learners.trained_numbers(),
+        }
+    }
+
+    /// What training and what reward evaluation have cost.
+    fn costs(&self) -> (Spent, Spent) {
+        match self {
+            Self::One(learner) => (learner.train_cost(), learner.evaluation_cost()),
+            Self::Several(learners) => (learners.train_cost(), learners.evaluation_cost()),
+        }
+    }
 }
 
 /// The candidates with the parts of the state that the configuration leaves them.

@@ -44,6 +44,7 @@ pub fn steps(rows: &[StepRow]) -> Result<RecordBatch> {
     let numbers = |of: fn(&StepRow) -> u64| Arc::new(UInt64Array::from_iter_values(rows.iter().map(of))) as ArrayRef;
     table::batch(vec![
         ("round", counts(rows, |row| row.round)),
+        ("episode", counts(rows, |row| row.episode)),
         ("step", counts(rows, |row| row.step)),
         ("loss", floats(rows, |row| Some(row.loss))),
         ("performance", floats(rows, |row| row.performance)),
@@ -62,6 +63,7 @@ pub fn selection(rows: &[SelectionRow], instructions: &[Instruction]) -> Result<
     let excerpts = rows.iter().map(|row| instruction(row).map(|found| excerpt(found.prompt(), EXCERPT)));
     table::batch(vec![
         ("round", counts(rows, |row| row.round)),
+        ("episode", counts(rows, |row| row.episode)),
         ("step", counts(rows, |row| row.step)),
         ("slot", counts(rows, |row| row.slot)),
         ("id", Arc::new(UInt32Array::from_iter_values(rows.iter().map(|row| row.id)))),

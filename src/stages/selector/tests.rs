@@ -51,6 +51,26 @@ fn a_killed_selector_goes_on_to_the_same_bytes() -> Result<()> {
 }
 
 #[test]
+fn several_episodes_a_round_are_written_one_by_one_and_survive_a_kill() -> Result<()> {
+    for method in ["lora", "full", "top_layers_lora"] {
+        let store = Store::new()?;
+        let more = json!({"episodes_per_round": 3, "adaptation": {"method": method, "rank": 2, "layers": 1}});
+        let context = store.context("selector", "undisturbed", &INPUTS, &[])?;
+        Selector::run(parameters(more.clone()), &context)?;
+        assert_eq!(store.table("undisturbed", "rounds")?.num_rows(), 3);
+        let steps = store.table("undisturbed", "steps")?;
+        let episodes: &UInt32Array = table::column(&steps, "episode")?;
+        assert_eq!(episodes.values()[..9], [0, 0, 0, 1, 1, 1, 2, 2, 2]);
+        assert_eq!(store.table("undisturbed", "selection")?.num_rows(), 3 * 36);
+        let context = store.context("selector", "killed", &INPUTS, &[])?;
+        super::run::run_until(&parameters(more.clone()), &context, 1)?;
+        Selector::run(parameters(more), &store.context("selector", "killed", &INPUTS, &[])?)?;
+        assert_eq!(store.written("killed")?, store.written("undisturbed")?);
+    }
+    Ok(())
+}
+
+#[test]
 fn presets_fill_what_is_not_written_and_writing_a_default_out_changes_nothing() {
     let paper = parameters(json!({"preset": "paper"}));
     assert_eq!((paper.actor_learning_rate, paper.gamma, paper.explore), (0.1, 0.99, false));
@@ -65,6 +85,7 @@ fn impossible_values_are_refused_at_their_key() {
     for (more, pointer) in [
         (json!({"gamma": 1.5}), "/gamma"),
         (json!({"rounds": 0}), "/rounds"),
+        (json!({"episodes_per_round": 0}), "/episodes_per_round"),
         (json!({"state": ["stage"]}), "/state"),
         (json!({"ratio": "mean"}), "/credit"),
         (json!({"adaptation": {"method": "lora", "rank": 0}}), "/adaptation/rank"),

@@ -1,0 +1,136 @@
+"""Everything that `just bench lm` measures, on a GPU, in one go of under ten minutes.
+
+    just bench gpu --pool alpaca.json                  where raisin is built: prepares the data and measures
+    just bench gpu --pool alpaca.json --data DIR --prepare     only prepares the data, to be taken elsewhere
+    python gpu.py bench-lm --data DIR                  on a machine with neither compiler nor network
+
+Needs a Python with torch (whose libtorch the executable then uses); peers that are not installed take no part, and
+the output says so. `--device cpu --quick` tries it all with a very small model.
+"""
+
+import argparse
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from lm import compare, compare_episodes, contenders, executable, rate, show
+
+# Dense bf16 products by device name, in FLOP/s, as the makers state them.
+PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
+LLAMA_1B = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 128256, "hidden_size": 2048,
+    "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64,
+    "intermediate_size": 8192, "rope_theta": 500000.0, "rms_norm_eps": 1e-5, "max_position_embeddings": 4096,
+    "tie_word_embeddings": True, "hidden_act": "silu", "initializer_range": 0.02,
+}
+# The same shape, small enough for a try on the CPU.
+QUICK = {**LLAMA_1B, "vocab_size": 49152, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+         "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 128}
+
+
+def prepare(bench, given, folder):
+    """SmolLM2, a random model of Llama-3.2-1B's shape, and the rows, in one folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "rows.json").exists():
+        subprocess.run([bench, "prepare", given.gguf, given.pool, folder, "2000"], check=True)
+    name = "quick" if given.quick else "llama-1b"
+    if not (folder / name / "config.json").exists():
+        shape = folder / "shape.json"
+        shape.write_text(json.dumps(QUICK if given.quick else LLAMA_1B))
+        (folder / name).mkdir(exist_ok=True)
+        subprocess.run([bench, "init", shape, folder / name, "f32" if given.device == "cpu" else "bf16"], check=True)
+
+
+def device_of(given):
+    """The device's name, and the rate of products that utilisation is a share of: stated, or else measured."""
+    import torch
+
+    torch_library = Path(torch.__file__).parent / "lib"
+    os.environ["LD_LIBRARY_PATH"] = f"{torch_library}:{os.environ.get('LD_LIBRARY_PATH', '')}"
+    cuda = given.device != "cpu"
+    name = torch.cuda.get_device_name(given.device) if cuda else "CPU"
+    for known, peak in PEAKS.items():
+        if cuda and known in name:
+            return name, peak, "stated"
+    size = 8192 if cuda else 1024
+    dtype = torch.bfloat16 if cuda else torch.float32
+    one, two = (torch.randn(size, size, device=given.device, dtype=dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(10):
+        start = time.perf_counter()
+        one @ two
+        if cuda:
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return name, 2 * size**3 / best, "measured"
+
+
+def measure(given, bench, folder, peak, deadline):
+    quick = given.quick
+    batch, units, rounds = (2, 1, 1) if quick else (32, 4, 2)
+    dtype = "f32" if given.device == "cpu" else "bf16"
+    threads = os.cpu_count()
+    models = {"a small model": "quick"} if quick else {"SmolLM2-135M": "model", "Llama-3.2-1B's shape": "llama-1b"}
+    with tempfile.TemporaryDirectory() as work:
+        for title, model in models.items():
+            seconds = {}
+            draw = random.Random(1)
+            common = {"model": str(folder / model), "rows": str(folder / "rows.json"), "device": given.device,
+                      "dtype": dtype, "threads": threads, "batch_tokens": 4096 if quick else 16384}
+            for task in ["features", "full", "lora", "reward"]:
+                if time.monotonic() > deadline:
+                    print(f"{title}, {task}: no time is left")
+                    continue
+                request = {**common, "task": task, "validation": draw.sample(range(2000), batch),
+                           "batches": [draw.sample(range(2000), batch) for _ in range(1 + units)]}
+                measured = compare(request, rounds, work, contenders(bench))
+                if "raisin" not in measured:
+                    continue
+                show(f"{title}, {task}, {dtype}, {batch} rows:", measured)
+                own = measured["raisin"]
+                print(f"  model FLOPs utilisation of raisin: {rate(own, 'flops') / peak:.1%}", flush=True)
+                seconds[task] = statistics.median(unit["seconds"] for unit in own["units"])
+            for step in ("full", "lora"):
+                if step in seconds and "reward" in seconds:
+                    share = seconds["reward"] / seconds[step]
+                    print(f"  {title}: reward evaluation of {batch} rows / {step} step of {batch} rows = {share:.2f}")
+            if time.monotonic() > deadline:
+                continue
+            played = {**common, "episodes": 2 if quick else 8, "steps": 1 if quick else 4,
+                      "batches": [draw.sample(range(1900), batch) for _ in range(8)],
+                      "validation": draw.sample(range(2000), batch)}
+            compare_episodes(f"{title}, {played['episodes']} episodes, LoRA:", played, 1, work, bench)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("executable", help="bench-lm, or the raisin that it was built with")
+    parser.add_argument("--data", help="a folder that --prepare made; by default a temporary one is prepared")
+    parser.add_argument("--pool", help="Alpaca rows, to prepare from")
+    parser.add_argument("--gguf", default="models/SmolLM2-135M-Instruct.Q4_1.gguf")
+    parser.add_argument("--prepare", action="store_true", help="prepare --data and stop")
+    parser.add_argument("--device", default="cuda:0")
+    parser.add_argument("--quick", action="store_true", help="a small setting, to try it")
+    given = parser.parse_args()
+    bench = executable(given.executable)
+    deadline = time.monotonic() + 480
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(given.data or temporary).resolve()
+        if given.pool:
+            prepare(bench, given, folder)
+        if not (folder / "rows.json").exists():
+            sys.exit("error: nothing to measure with\nhint: --pool FILE prepares the data, --data DIR names prepared data")
+        if given.prepare:
+            return
+        name, peak, how = device_of(given)
+        print(f"device: {name}; {peak / 1e12:.2f} TFLOP/s of products ({how})", flush=True)
+        measure(given, bench, folder, peak, deadline)
+
+
+main()

@@ -1,0 +1,163 @@
+"""The language model: raisin beside transformers + peft with padding and beside packed PyTorch, in the same run.
+
+    just bench lm POOL=alpaca.json [dtype=f32,bf16] [tasks=features,full,lora,reward,episodes] [rounds=3]
+
+Every measurement is a process of its own (so its peak memory is its own), and the contenders take turns, so that a slow
+moment of the machine hits all of them. All of them see the same rows in the same batches. Ratios are of supervised tokens per second and, because a machine is rarely
+quiet, per second of processor time too. Episodes (raisin alone, which has no peer here) are eight of a selector,
+side by side and one after the other: training steps, each followed by a reward evaluation.
+"""
+
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+TASKS = ["features", "full", "lora", "reward", "episodes"]
+TINY = HERE.parent / "pipelines" / "quickstart-base"
+
+
+def ask(command, request, folder):
+    path = Path(folder) / "request.json"
+    path.write_text(json.dumps(request))
+    done = subprocess.run([*command, path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(done.stderr.strip()[-600:])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def executable(raisin):
+    """The benchmark's executable: the one given, or the one that is built beside raisin's."""
+    path = Path(raisin).resolve()
+    return str(path if path.name != "raisin" else path.parent / "examples" / "bench-lm")
+
+
+def contenders(bench):
+    peer = [sys.executable, str(HERE / "lm_peer.py")]
+    return {"raisin": [bench, "run"], "packed": [*peer, "packed"], "padded": [*peer, "padded"]}
+
+
+def compare(request, rounds, folder, commands):
+    """Units and peak memory by contender; a contender that cannot take part says why once."""
+    measured = {name: {"units": [], "peak": 0} for name in commands}
+    missing = {}
+    for _ in range(rounds):
+        for name, command in commands.items():
+            if name in missing:
+                continue
+            try:
+                answer = ask(command, request, folder)
+            except RuntimeError as error:
+                missing[name] = str(error)
+                continue
+            measured[name]["units"] += answer["units"][1:]
+            measured[name]["peak"] = max(measured[name]["peak"], answer["peak_bytes"])
+    for name, why in missing.items():
+        print(f"  {name} takes no part: {why.splitlines()[-1] if why else 'no reason given'}")
+    return {name: found for name, found in measured.items() if found["units"]}
+
+
+def rate(found, of="supervised", per="seconds"):
+    return statistics.median(unit[of] / max(unit[per], 1e-9) for unit in found["units"])
+
+
+def show(title, measured):
+    print(title)
+    own, own_cpu = rate(measured["raisin"]), rate(measured["raisin"], per="cpu")
+    values = [statistics.mean(unit["value"] for unit in found["units"]) for found in measured.values()]
+    for name, found in measured.items():
+        ratio = "" if name == "raisin" else (
+            f"   raisin / {name} = {own / rate(found):.2f}, by processor time {own_cpu / rate(found, per='cpu'):.2f}")
+        peak = found["peak"] / 1e9
+        print(f"  {name:8} {rate(found):9.1f} supervised tokens/s   peak {peak:5.2f} GB{ratio}", flush=True)
+    if max(values) - min(values) > 0.02 * abs(values[0]):
+        print(f"  the contenders do not compute the same: losses {values}")
+
+
+def compare_episodes(title, request, rounds, folder, bench):
+    """Supervised tokens per second of all episodes, played in both ways."""
+    rates, work = {}, {}
+    for _ in range(rounds):
+        for side_by_side in (True, False):
+            answer = ask([bench, "run"], {**request, "task": "episodes", "side_by_side": side_by_side}, folder)
+            seconds = sum(unit["seconds"] for unit in answer["units"])
+            tokens = sum(unit["supervised"] for unit in answer["units"])
+            rates.setdefault(side_by_side, []).append((tokens / seconds, answer["peak_bytes"] / 1e9))
+            work.setdefault(side_by_side, []).append(sum(unit["cpu"] for unit in answer["units"]))
+    print(title)
+    best = {way: statistics.median(rate for rate, _ in found) for way, found in rates.items()}
+    for way, name in ((False, "one after the other"), (True, "side by side")):
+        peak = max(peak for _, peak in rates[way])
+        print(f"  {name:20} {best[way]:9.1f} supervised tokens/s   peak {peak:5.2f} GB")
+    saved = statistics.median(work[False]) / statistics.median(work[True])
+    ratio = best[True] / best[False]
+    print(f"  side by side / one after the other = {ratio:.2f}, by processor time {saved:.2f}", flush=True)
+
+
+def options(arguments, **defaults):
+    given = dict(argument.split("=", 1) for argument in arguments)
+    unknown = given.keys() - defaults.keys()
+    if unknown:
+        sys.exit(f"error: no option {', '.join(sorted(unknown))}; there are {', '.join(defaults)}")
+    return {**defaults, **given}
+
+
+def main():
+    bench = executable(sys.argv[1])
+    given = options(sys.argv[2:], GGUF="models/SmolLM2-135M-Instruct.Q4_1.gguf", POOL="", dtype="f32,bf16",
+                    tasks=",".join(TASKS), rounds="3", units="2", rows="8", episodes="8", threads=str(os.cpu_count()), seed="1")
+    if not Path(given["POOL"]).is_file():
+        sys.exit("error: POOL=FILE names a file of Alpaca rows (a JSON list with instruction, input, output)")
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([bench, "prepare", given["GGUF"], given["POOL"], folder, "2000"], check=True)
+        print(f"{given['threads']} threads, batches of {given['rows']} rows, {given['rounds']} rounds in turns", flush=True)
+        for dtype in given["dtype"].split(","):
+            draw = random.Random(int(given["seed"]))
+            batch = int(given["rows"]) if dtype == "f32" else max(2, int(given["rows"]) // 4)
+            for task in given["tasks"].split(","):
+                if task == "episodes":
+                    continue
+                units = 1 + (int(given["units"]) if dtype == "f32" else 1)
+                rows = 2 * batch if task == "features" else batch
+                request = {
+                    "task": task, "model": f"{folder}/model", "rows": f"{folder}/rows.json", "device": "cpu",
+                    "dtype": dtype, "threads": int(given["threads"]), "batch_tokens": 4096,
+                    "batches": [draw.sample(range(2000), rows) for _ in range(units)],
+                    "validation": draw.sample(range(2000), 4 * batch),
+                }
+                show(f"{task}, {dtype}:", compare(request, int(given["rounds"]), folder, contenders(bench)))
+        if "episodes" in given["tasks"].split(","):
+            play(given, folder, bench)
+
+
+def play(given, folder, bench):
+    """The quickstart's byte-level model, by LoRA and in full; and SmolLM2 with its prefix frozen."""
+    draw = random.Random(int(given["seed"]))
+    synthetic = Path(folder) / "synthetic"
+    synthetic.mkdir()
+    subprocess.run([bench, "synthetic", TINY, synthetic, "3000"], check=True)
+    episodes, rounds = int(given["episodes"]), int(given["rounds"])
+    common = {"device": "cpu", "dtype": "f32", "threads": int(given["threads"]), "batch_tokens": 4096,
+              "episodes": episodes}
+    tiny = {**common, "model": str(TINY), "rows": str(synthetic / "rows.json"), "steps": 10,
+            "batches": [draw.sample(range(2900), 16) for _ in range(10 * episodes)],
+            "validation": draw.sample(range(2900), 64)}
+    compare_episodes(f"{episodes} episodes, byte-level model, LoRA:", {**tiny, "threads": 1}, rounds, folder, bench)
+    title = f"{episodes} episodes, byte-level model, all weights:"
+    compare_episodes(title, {**tiny, "threads": 1, "full": True}, rounds, folder, bench)
+    rows = json.loads((Path(folder) / "rows.json").read_text())[:64]
+    few = Path(folder) / "few.json"
+    few.write_text(json.dumps(rows))
+    proxy = {**common, "model": f"{folder}/model", "rows": str(few), "steps": 2, "top_layers": 8,
+             "batches": [draw.sample(range(48), 8) for _ in range(2 * episodes)], "validation": list(range(48, 64))}
+    title = f"{episodes} episodes, SmolLM2 with a frozen prefix, LoRA in its top 8 layers:"
+    compare_episodes(title, proxy, rounds, folder, bench)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,374 @@
+//! What `just bench lm` and `just bench gpu` time of raisin: one task of one model in a process of its own, through the
+//! library that the stages use. The scripts beside this file draw the batches, start the peers, and compare.
+//!
+//!     bench-lm prepare GGUF ROWS.json OUT COUNT    a Hugging Face folder and token sequences, for all who take part
+//!     bench-lm synthetic MODEL OUT COUNT          rows of the synthetic pool for a byte-level model
+//!     bench-lm init SHAPE.json OUT DTYPE           a folder with fresh weights of the shape
+//!     bench-lm run REQUEST.json                    times one task; the result is one line of JSON
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use raisin::corpus::message::conversation;
+use raisin::corpus::synthetic::{Family, Mix, mix};
+use raisin::corpus::{Codec, Instruction, Sequence};
+use raisin::error::{Context as _, Result, anyhow, bail, render};
+use raisin::lm::gguf::Gguf;
+use raisin::lm::proxy::{PrefixStates, ProxyConfig, write_states};
+use raisin::lm::{Adaptation, Batch, Config, Model, TARGETS, write_tokenizer};
+use raisin::seed::Seed;
+use raisin::selector::Ensemble;
+use raisin::training::{EpisodeLearner, Pool, Schedule, SideBySide, Trainer, TrainerConfig, ValidationSet};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tch::{Device, Kind, Tensor, no_grad};
+
+/// Longer rows are cut, for raisin and its peers alike.
+const MAX_TOKENS: usize = 512;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match words[..] {
+        ["prepare", gguf, rows, out, count] => prepare(Path::new(gguf), Path::new(rows), Path::new(out), count),
+        ["synthetic", model, out, count] => synthetic(Path::new(model), Path::new(out), count),
+        ["init", shape, out, dtype] => init(Path::new(shape), Path::new(out), dtype),
+        ["run", request] => run(Path::new(request)),
+        _ => Err(anyhow!("usage: bench-lm prepare | synthetic | init | run (benches/lm.rs says more)")),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{}", render(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A row as the peers read it.
+#[derive(Serialize, Deserialize)]
+struct Row {
+    tokens: Vec<u32>,
+    supervised: Vec<u8>,
+}
+
+fn prepare(gguf: &Path, rows: &Path, out: &Path, count: &str) -> Result<()> {
+    let model = Model::from_gguf(gguf, Device::Cpu, Kind::Float)?;
+    let folder = out.join("model");
+    model.save(&folder)?;
+    write_tokenizer(&Gguf::open(gguf)?, model.config.max_position_embeddings, &folder)?;
+    let codec = Codec::load(&folder)?;
+    let records: Vec<Value> = serde_json::from_slice(&std::fs::read(rows)?).context("the rows are a JSON list")?;
+    let text = |record: &Value, key: &str| record[key].as_str().unwrap_or_default().to_owned();
+    let count: usize = count.parse()?;
+    let mut sequences = Vec::new();
+    for record in &records {
+        let (question, input) = (text(record, "instruction"), text(record, "input"));
+        let question = if input.is_empty() { question } else { format!("{question}\n\n{input}") };
+        let messages = conversation(None, &question, Some(&text(record, "output")));
+        let instruction = Instruction { id: 0, messages, label: None };
+        if let Some(Sequence { tokens, supervised }) = codec.instruction(&instruction, MAX_TOKENS)? {
+            sequences.push(Row { tokens, supervised: supervised.into_iter().map(u8::from).collect() });
+        }
+        if sequences.len() == count {
+            break;
+        }
+    }
+    Ok(std::fs::write(out.join("rows.json"), serde_json::to_vec(&sequences)?)?)
+}
+
+fn synthetic(model: &Path, out: &Path, count: &str) -> Result<()> {
+    let codec = Codec::load(model)?;
+    let shape = Mix {
+        size: count.parse()?,
+        relevant: 0.08,
+        wrong: 0.06,
+        corrupted: 0.25,
+        redundant: 0.05,
+        families: Family::ALL.to_vec(),
+        targets: vec![Family::Plural, Family::Vowels],
+        validation: 1,
+        test: 1,
+        pretraining: 0,
+        target_share_in_pretraining: 0.0,
+    };
+    let mut sequences = Vec::new();
+    for row in mix(&shape, &Seed::new(17))?.pool {
+        let instruction = Instruction { id: 0, messages: row.messages, label: None };
+        if let Some(Sequence { tokens, supervised }) = codec.instruction(&instruction, MAX_TOKENS)? {
+            sequences.push(Row { tokens, supervised: supervised.into_iter().map(u8::from).collect() });
+        }
+    }
+    Ok(std::fs::write(out.join("rows.json"), serde_json::to_vec(&sequences)?)?)
+}
+
+fn init(shape: &Path, out: &Path, dtype: &str) -> Result<()> {
+    let shape: Value = serde_json::from_slice(&std::fs::read(shape)?)?;
+    let config = Config::from_checkpoint(&shape)?;
+    Model::init(config, &Seed::new(1), Device::Cpu, kind(dtype)?)?.save(out)
+}
+
+/// One measurement.
+#[derive(Deserialize)]
+struct Request {
+    task: Task,
+    model: String,
+    rows: String,
+    device: String,
+    dtype: String,
+    threads: i32,
+    /// Row numbers of each timed unit; the first is not counted.
+    batches: Vec<Vec<usize>>,
+    /// Row numbers of the validation set of a reward evaluation.
+    #[serde(default)]
+    validation: Vec<usize>,
+    /// Forward passes hold at most this many tokens.
+    batch_tokens: usize,
+    /// With the frozen prefix of a proxy: how many layers on top are trained.
+    #[serde(default)]
+    top_layers: Option<usize>,
+    /// How many episodes, of how many steps; all at once or one after the other; and what they train.
+    #[serde(default)]
+    episodes: usize,
+    #[serde(default)]
+    steps: usize,
+    #[serde(default)]
+    side_by_side: bool,
+    #[serde(default)]
+    full: bool,
+}
+
+#[derive(Clone, Copy, Deserialize, PartialEq)]
+#[serde(rename_all = "lowercase")]
+enum Task {
+    Features,
+    Full,
+    Lora,
+    Reward,
+    Episodes,
+}
+
+/// What one unit did.
+#[derive(Serialize)]
+struct Unit {
+    seconds: f64,
+    /// Of the processor, over all threads.
+    cpu: f64,
+    tokens: usize,
+    supervised: usize,
+    flops: f64,
+    /// The loss, so that contenders can be seen to compute the same thing.
+    value: f64,
+}
+
+fn kind(dtype: &str) -> Result<Kind> {
+    match dtype {
+        "f32" => Ok(Kind::Float),
+        "bf16" => Ok(Kind::BFloat16),
+        other => bail!("the dtype {other} is neither f32 nor bf16"),
+    }
+}
+
+fn lora() -> Adaptation {
+    Adaptation::Lora { rank: 16, alpha: 32.0, targets: TARGETS.map(str::to_owned).to_vec() }
+}
+
+fn run(path: &Path) -> Result<()> {
+    let request: Request = serde_json::from_slice(&std::fs::read(path)?)?;
+    let device = match request.device.strip_prefix("cuda") {
+        None => Device::Cpu,
+        Some(rest) => raisin::lm::device(Some(rest.trim_start_matches(':').parse().unwrap_or(0))),
+    };
+    if request.device != "cpu" && device == Device::Cpu {
+        bail!("no CUDA device was found");
+    }
+    tch::set_num_threads(request.threads);
+    let rows: Vec<Row> = serde_json::from_slice(&std::fs::read(&request.rows)?)?;
+    let rows: Vec<Sequence> = rows
+        .into_iter()
+        .map(|row| Sequence { tokens: row.tokens, supervised: row.supervised.iter().map(|&mark| mark == 1).collect() })
+        .collect();
+    let model = Model::load(Path::new(&request.model), device, kind(&request.dtype)?)?;
+    let units = match request.task {
+        Task::Features => features(&model, &rows, &request)?,
+        Task::Full => train(model, &Adaptation::Full, &rows, &request)?,
+        Task::Lora => train(model, &lora(), &rows, &request)?,
+        Task::Reward => reward(&model, &rows, &request)?,
+        Task::Episodes => episodes(model, rows, &request)?,
+    };
+    println!("{}", json!({ "units": units, "peak_bytes": peak_memory() }));
+    Ok(())
+}
+
+/// The largest resident set of this process so far.
+fn peak_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or("0");
+    line.split_whitespace().next().and_then(|kilobytes| kilobytes.parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
+/// Processor time of this process so far, in hundredths of a second as the kernel counts.
+fn processor_time() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let after_name = stat.rsplit(')').next().unwrap_or_default();
+    let field = |number: usize| after_name.split_whitespace().nth(number).and_then(|ticks| ticks.parse::<f64>().ok());
+    (field(11).unwrap_or(0.0) + field(12).unwrap_or(0.0)) / 100.0
+}
+
+/// Runs `work` and waits until the device is done with it; wall and processor time.
+fn timed<T>(device: Device, work: impl FnOnce() -> Result<T>) -> Result<([f64; 2], T)> {
+    let (start, cpu) = (Instant::now(), processor_time());
+    let result = work()?;
+    if let Device::Cuda(index) = device {
+        tch::Cuda::synchronize(index as i64);
+    }
+    Ok(([start.elapsed().as_secs_f64(), processor_time() - cpu], result))
+}
+
+fn chosen<'a>(rows: &'a [Sequence], batch: &[usize]) -> Vec<&'a Sequence> {
+    batch.iter().map(|&row| &rows[row]).collect()
+}
+
+fn counts(rows: &[&Sequence]) -> (usize, usize) {
+    (rows.iter().map(|row| row.tokens.len()).sum(), rows.iter().map(|row| row.supervised_tokens()).sum())
+}
+
+/// The log-probability of each response and its mean hidden state.
+fn features(model: &Model, rows: &[Sequence], request: &Request) -> Result<Vec<Unit>> {
+    let mut units = Vec::new();
+    for batch in &request.batches {
+        let rows = chosen(rows, batch);
+        let (tokens, supervised) = counts(&rows);
+        let ([seconds, cpu], value) = timed(model.device(), || {
+            no_grad(|| {
+                let batch = Batch::pack(&rows, model.device())?;
+                let hidden = model.hidden(&batch)?;
+                let log_probs = model.token_log_probs(&hidden, &batch)?;
+                let lengths: Vec<i64> = rows.iter().map(|row| row.tokens.len() as i64).collect();
+                let means: Vec<Tensor> = hidden
+                    .f_split_with_sizes(lengths.as_slice(), 0)?
+                    .iter()
+                    .map(|row| row.f_mean_dim(0, false, Kind::Float))
+                    .collect::<Result<_, _>>()?;
+                let _ = Tensor::f_stack(&means, 0)?.f_to_device(Device::Cpu)?;
+                Ok(-log_probs.f_sum(Kind::Float)?.f_double_value(&[])? / supervised as f64)
+            })
+        })?;
+        let flops = model.flops_per_token(false) * tokens as f64;
+        units.push(Unit { seconds, cpu, tokens, supervised, flops, value });
+    }
+    Ok(units)
+}
+
+fn trainer_config(request: &Request, steps: usize) -> TrainerConfig {
+    TrainerConfig {
+        learning_rate: 1e-5,
+        schedule: Schedule::Constant,
+        total_steps: steps,
+        micro_batch_tokens: request.batch_tokens,
+        ..TrainerConfig::default()
+    }
+}
+
+fn train(mut model: Model, adaptation: &Adaptation, rows: &[Sequence], request: &Request) -> Result<Vec<Unit>> {
+    model.prepare(adaptation, &Seed::new(1))?;
+    let device = model.device();
+    let mut trainer = Trainer::new(model, trainer_config(request, request.batches.len()), None)?;
+    let mut units = Vec::new();
+    for batch in &request.batches {
+        let rows = chosen(rows, batch);
+        let ([seconds, cpu], outcome) = timed(device, || trainer.step(&rows, None))?;
+        let (tokens, supervised) = (outcome.tokens, outcome.supervised_tokens);
+        let flops = trainer.flops(tokens, true);
+        units.push(Unit { seconds, cpu, tokens, supervised, flops, value: outcome.loss });
+    }
+    Ok(units)
+}
+
+fn reward(model: &Model, rows: &[Sequence], request: &Request) -> Result<Vec<Unit>> {
+    let rows = chosen(rows, &request.validation);
+    let (tokens, supervised) = counts(&rows);
+    let set = ValidationSet::new(&rows, None, request.batch_tokens, model.device())?;
+    let mut units = Vec::new();
+    for _ in &request.batches {
+        let ([seconds, cpu], value) = timed(model.device(), || set.loss(model))?;
+        let flops = model.flops_per_token(false) * tokens as f64;
+        units.push(Unit { seconds, cpu, tokens, supervised, flops, value });
+    }
+    Ok(units)
+}
+
+/// What the episodes of a selector cost: training steps, each followed by a reward evaluation.
+fn episodes(mut model: Model, rows: Vec<Sequence>, request: &Request) -> Result<Vec<Unit>> {
+    let layers = model.config.num_hidden_layers;
+    let adaptation = match (request.full, request.top_layers) {
+        (true, None) => Adaptation::Full,
+        (true, Some(layers)) => Adaptation::TopLayers(layers),
+        (false, None) => lora(),
+        (false, Some(layers)) => {
+            Adaptation::TopLayersLora { layers, rank: 16, alpha: 32.0, targets: TARGETS.map(str::to_owned).to_vec() }
+        }
+    };
+    let folder = tempfile::tempdir()?;
+    let examples: Vec<Sequence> = request.validation.iter().map(|&row| rows[row].clone()).collect();
+    let pool: Vec<Option<Sequence>> = rows.into_iter().map(Some).collect();
+    let mut states = None;
+    if let Some(top) = request.top_layers {
+        let config = ProxyConfig { train_layers: top, prefix_layers: layers - top, max_tokens: MAX_TOKENS };
+        let validation: Vec<Option<Sequence>> = examples.iter().cloned().map(Some).collect();
+        write_states(&model, &config, &pool, &validation, request.batch_tokens, folder.path(), &mut |_| ())?;
+        std::fs::write(folder.path().join("proxy.json"), serde_json::to_vec(&config)?)?;
+        states = Some(PrefixStates::open(folder.path())?);
+    }
+    let cached = match &states {
+        None => None,
+        Some(states) => {
+            let lengths: Vec<i64> = examples.iter().map(|example| example.tokens.len() as i64).collect();
+            Some(states.validation()?.f_split_with_sizes(lengths.as_slice(), 0)?)
+        }
+    };
+    let cached = cached.as_ref().map(|cached| (layers - request.top_layers.unwrap_or(0), cached.as_slice()));
+    let share = if request.side_by_side && !request.full { request.episodes } else { 1 };
+    let limit = request.batch_tokens / share;
+    let device = model.device();
+    let validation = ValidationSet::new(&examples.iter().collect::<Vec<_>>(), cached, limit, device)?;
+    let prefix = states.as_ref().map(|states| states.config.prefix_layers);
+    let pool = Pool::new(pool, states);
+    let config = TrainerConfig { learning_rate: 1e-4, ..trainer_config(request, request.steps) };
+    let batch = |step: usize, episode: usize| -> Vec<u32> {
+        let number = (step * request.episodes + episode) % request.batches.len();
+        request.batches[number].iter().map(|&row| row as u32).collect()
+    };
+    let mut units = Vec::new();
+    let mut play = |learners: &mut dyn Ensemble, first: usize, played: usize| -> Result<()> {
+        learners.restore_all()?;
+        let (start, cpu) = (Instant::now(), processor_time());
+        learners.restore_all()?;
+        let (mut tokens, mut supervised, mut flops, mut value) = (0, 0, 0.0, 0.0);
+        for step in 0..request.steps {
+            let batches: Vec<Vec<u32>> = (first..first + played).map(|episode| batch(step, episode)).collect();
+            for trained in learners.step_all(&batches)? {
+                tokens += trained.tokens as usize;
+                supervised += trained.supervised_tokens as usize;
+                flops += trained.flops;
+            }
+            value = learners.performances()?.iter().sum::<f64>();
+        }
+        let (seconds, cpu) = (start.elapsed().as_secs_f64(), processor_time() - cpu);
+        units.push(Unit { seconds, cpu, tokens, supervised, flops, value });
+        Ok(())
+    };
+    if request.side_by_side {
+        let (seed, episodes) = (Seed::new(1), request.episodes);
+        let mut learners = SideBySide::new(model, &adaptation, &seed, config, episodes, pool, &validation)?;
+        play(&mut learners, 0, request.episodes)?;
+    } else {
+        model.prepare(&adaptation, &Seed::new(1))?;
+        let mut learner = EpisodeLearner::new(Trainer::new(model, config, prefix)?, pool, validation)?;
+        for episode in 0..request.episodes {
+            play(&mut learner, episode, 1)?;
+        }
+    }
+    Ok(units)
+}

@@ -1,0 +1,306 @@
+//! Several episodes at once: each with its own trained numbers, optimizer state, batches and reward evaluation. Leaves
+//! what an episode is to [`super::episode`], and the choosing of batches to the selector.
+//!
+//! LoRA adapters of several episodes lie over one frozen base and share its passes: their rows are computed together,
+//! and each adapter sees its own rows only. On the CPU the episodes form passes of [`PASS`] that run on threads of
+//! their own, one thread a pass, so that results do not depend on how many threads there are. Where weights of the
+//! base are trained, every episode has a copy of these, and is a pass by itself.
+
+use std::time::Instant;
+
+use rayon::prelude::*;
+use tch::{Device, Kind, Tensor, no_grad};
+
+use super::adamw::{AdamW, AdamWConfig};
+use super::episode::Spent;
+use super::pool::Pool;
+use super::trainer::{TrainerConfig, forward, micro_batches};
+use super::validation::ValidationSet;
+use crate::corpus::Sequence;
+use crate::error::{Problem, Result, ensure};
+use crate::lm::{Adaptation, Batch, Model};
+use crate::seed::Seed;
+use crate::selector::{Ensemble, Trained};
+
+/// Episodes of one pass on the CPU: few, so that there are passes for all cores.
+const PASS: usize = 2;
+
+/// Episodes in step with each other.
+pub struct SideBySide {
+    passes: Vec<Pass>,
+    pool: Pool,
+    /// P(M_0): the same for every episode of every round, measured once.
+    first_performance: Option<f64>,
+    train: Spent,
+    evaluation: Spent,
+}
+
+/// Episodes that share forward and backward passes.
+struct Pass {
+    model: Model,
+    config: TrainerConfig,
+    prefix_layers: Option<usize>,
+    optimizer: AdamW,
+    validation: ValidationSet,
+    /// What the trained numbers were at first.
+    start: Tensor,
+    step: usize,
+}
+
+/// What a step did to one episode.
+struct Outcome {
+    loss: f64,
+    tokens: usize,
+    supervised: usize,
+}
+
+impl SideBySide {
+    /// `validation` is laid out for one episode. Every episode starts as `adaptation` prepares `model`.
+    ///
+    /// # Errors
+    /// Weights of the base are to be trained on a GPU, where episodes would only wait for each other.
+    pub fn new(
+        mut model: Model,
+        adaptation: &Adaptation,
+        seed: &Seed,
+        config: TrainerConfig,
+        episodes: usize,
+        pool: Pool,
+        validation: &ValidationSet,
+    ) -> Result<Self> {
+        ensure!(episodes > 0, "a round needs at least one episode");
+        let adapters = matches!(adaptation, Adaptation::Lora { .. } | Adaptation::TopLayersLora { .. });
+        let cuda = model.device() != Device::Cpu;
+        if cuda && !adapters && episodes > 1 {
+            return Err(Problem::new("on a GPU only LoRA adapters train side by side")
+                .hint("adaptation = { method = \"lora\" }, or one episode a round")
+                .into());
+        }
+        let size = match (adapters, cuda) {
+            (false, _) => 1,
+            (true, true) => episodes,
+            (true, false) => PASS,
+        };
+        let mut passes = Vec::new();
+        for first in (0..episodes).step_by(size) {
+            let together = size.min(episodes - first);
+            let mut model = model.share()?;
+            model.prepare_side_by_side(adaptation, seed, together)?;
+            let trainable = &model.trainable().flat;
+            let weight_decay = config.weight_decay;
+            let optimizer = AdamW::new(trainable, AdamWConfig { weight_decay, ..AdamWConfig::default() })?;
+            let start = no_grad(|| trainable.f_detach_copy())?;
+            let validation = validation.side_by_side(together)?;
+            let prefix_layers = pool.prefix_layers();
+            passes.push(Pass { model, config, prefix_layers, optimizer, validation, start, step: 0 });
+        }
+        let (train, evaluation) = (Spent::default(), Spent::default());
+        Ok(Self { passes, pool, first_performance: None, train, evaluation })
+    }
+
+    /// What training steps have cost.
+    pub fn train_cost(&self) -> Spent {
+        self.train
+    }
+
+    /// What measuring the performance has cost.
+    pub fn evaluation_cost(&self) -> Spent {
+        self.evaluation
+    }
+
+    /// How many numbers each episode trains.
+    pub fn trained_numbers(&self) -> usize {
+        self.passes.first().map_or(0, |pass| pass.model.trainable().count() / pass.model.episodes())
+    }
+
+    /// The trained numbers of each episode, copied.
+    pub fn trained(&self) -> Result<Vec<Tensor>> {
+        let mut all = Vec::new();
+        for pass in &self.passes {
+            let flat = no_grad(|| pass.model.trainable().flat.f_detach_copy())?;
+            all.extend(flat.f_chunk(pass.model.episodes() as i64, 0)?);
+        }
+        Ok(all)
+    }
+
+    /// Does `work` for every pass, and returns what it gave for every episode, in order.
+    fn each<T: Send>(&mut self, work: impl Fn(usize, &mut Pass, &Pool) -> Result<Vec<T>> + Sync) -> Result<Vec<T>> {
+        let mut firsts = Vec::new();
+        let mut episodes = 0;
+        for pass in &self.passes {
+            firsts.push(episodes);
+            episodes += pass.model.episodes();
+        }
+        let pool = &self.pool;
+        if self.passes.len() == 1 {
+            return work(0, &mut self.passes[0], pool);
+        }
+        let threads = tch::get_num_threads();
+        let results: Result<Vec<Vec<T>>> = self
+            .passes
+            .par_iter_mut()
+            .zip(firsts)
+            .map(|(pass, first)| {
+                // Passes are what the cores are shared out by.
+                tch::set_num_threads(1);
+                work(first, pass, pool)
+            })
+            .collect();
+        tch::set_num_threads(threads);
+        Ok(results?.into_iter().flatten().collect())
+    }
+}
+
+impl Ensemble for SideBySide {
+    fn episodes(&self) -> usize {
+        self.passes.iter().map(|pass| pass.model.episodes()).sum()
+    }
+
+    fn restore_all(&mut self) -> Result<f64> {
+        for pass in &mut self.passes {
+            pass.restore()?;
+        }
+        if let Some(performance) = self.first_performance {
+            return Ok(performance);
+        }
+        let performance = self.performances()?[0];
+        self.first_performance = Some(performance);
+        Ok(performance)
+    }
+
+    fn step_all(&mut self, batches: &[Vec<u32>]) -> Result<Vec<Trained>> {
+        ensure!(batches.len() == self.episodes(), "{} batches for {} episodes", batches.len(), self.episodes());
+        let start = Instant::now();
+        let learning_rate = self.passes.first().map_or(0.0, Pass::learning_rate);
+        let flops_per_token = self.passes.first().map_or(0.0, |pass| pass.flops_per_token(true));
+        let outcomes =
+            self.each(|first, pass, pool| pass.step(&batches[first..first + pass.model.episodes()], pool))?;
+        let trained: Vec<Trained> = outcomes
+            .iter()
+            .map(|outcome| Trained {
+                loss: outcome.loss,
+                tokens: outcome.tokens as u64,
+                supervised_tokens: outcome.supervised as u64,
+                learning_rate,
+                flops: flops_per_token * outcome.tokens as f64,
+            })
+            .collect();
+        let (tokens, supervised): (usize, usize) = outcomes
+            .iter()
+            .fold((0, 0), |(tokens, supervised), outcome| (tokens + outcome.tokens, supervised + outcome.supervised));
+        self.train.add(start, tokens, supervised, flops_per_token * tokens as f64);
+        Ok(trained)
+    }
+
+    fn performances(&mut self) -> Result<Vec<f64>> {
+        let start = Instant::now();
+        let losses = self.each(|_, pass, _| pass.validation.losses(&pass.model))?;
+        let episodes = losses.len();
+        let (tokens, supervised, flops) = self.passes.first().map_or((0, 0, 0.0), |pass| {
+            let set = &pass.validation;
+            (set.tokens(), set.supervised_tokens(), pass.flops_per_token(false) * set.tokens() as f64)
+        });
+        self.evaluation.add(start, tokens * episodes, supervised * episodes, flops * episodes as f64);
+        Ok(losses.into_iter().map(|loss| -loss).collect())
+    }
+}
+
+impl Pass {
+    fn restore(&mut self) -> Result<()> {
+        no_grad(|| self.model.trainable().flat.f_detach()?.f_copy_(&self.start))?;
+        let weight_decay = self.config.weight_decay;
+        self.optimizer = AdamW::new(&self.start, AdamWConfig { weight_decay, ..AdamWConfig::default() })?;
+        self.step = 0;
+        Ok(())
+    }
+
+    /// The rate of the step to come.
+    fn learning_rate(&self) -> f64 {
+        let TrainerConfig { learning_rate, schedule, warmup, total_steps, .. } = self.config;
+        learning_rate * schedule.at(self.step, total_steps, warmup)
+    }
+
+    fn flops_per_token(&self, train: bool) -> f64 {
+        self.model.flops_per_token_from(self.prefix_layers.unwrap_or(0), train)
+    }
+
+    /// One update of every episode. The optimizer works number by number, so that one over all episodes is one for
+    /// each; gradients are clipped by the norm of each episode's own.
+    fn step(&mut self, batches: &[Vec<u32>], pool: &Pool) -> Result<Vec<Outcome>> {
+        let rows = batches.iter().map(|batch| pool.rows(batch)).collect::<Result<Vec<_>>>()?;
+        let mut outcomes = Vec::with_capacity(rows.len());
+        for (sequences, _) in &rows {
+            let supervised: usize = sequences.iter().map(|sequence| sequence.supervised_tokens()).sum();
+            ensure!(supervised > 0, "step {} has no token to learn from", self.step + 1);
+            let tokens = sequences.iter().map(|sequence| sequence.tokens.len()).sum();
+            outcomes.push(Outcome { loss: 0.0, tokens, supervised });
+        }
+        let totals: Vec<usize> = outcomes.iter().map(|outcome| outcome.supervised).collect();
+        let limit = self.config.micro_batch_tokens / rows.len();
+        let cuts: Vec<_> = rows
+            .iter()
+            .map(|(sequences, _)| {
+                let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.tokens.len()).collect();
+                micro_batches(&lengths, limit)
+            })
+            .collect();
+        let mut gradient: Option<Tensor> = None;
+        for part in 0..cuts.iter().map(Vec::len).max().unwrap_or(0) {
+            let (mut episodes, mut states): (Vec<Vec<&Sequence>>, Vec<&Tensor>) = (Vec::new(), Vec::new());
+            for ((sequences, cached), cuts) in rows.iter().zip(&cuts) {
+                let range = cuts.get(part).cloned().unwrap_or(0..0);
+                states.extend(cached.iter().flat_map(|cached| &cached[range.clone()]));
+                episodes.push(sequences[range].to_vec());
+            }
+            let (losses, sum) = self.gradient(&episodes, &states, &totals, gradient.take())?;
+            outcomes.iter_mut().zip(losses).for_each(|(outcome, loss)| outcome.loss += loss);
+            gradient = Some(sum);
+        }
+        let Some(mut gradient) = gradient else { return Ok(outcomes) };
+        self.clip(&mut gradient, &outcomes)?;
+        self.optimizer.step(&self.model.trainable().flat, &gradient, self.learning_rate())?;
+        self.step += 1;
+        Ok(outcomes)
+    }
+
+    fn gradient(
+        &self,
+        episodes: &[Vec<&Sequence>],
+        states: &[&Tensor],
+        totals: &[usize],
+        earlier: Option<Tensor>,
+    ) -> Result<(Vec<f64>, Tensor)> {
+        let trainable = self.model.trainable();
+        let batch = Batch::side_by_side(episodes, self.model.device())?;
+        let states = if states.is_empty() { None } else { Some(Tensor::f_cat(states, 0)?) };
+        let hidden = forward(&self.model, self.prefix_layers, &batch, states.as_ref())?;
+        let (losses, sum) = self.model.episode_losses(&hidden, &batch, totals)?;
+        let leaves: Vec<&Tensor> = trainable.leaves.iter().map(|(_, leaf)| leaf).collect();
+        let gradients = Tensor::f_run_backward(&[&sum], &leaves, false, false)?;
+        Ok((losses, trainable.flatten(gradients, earlier)?))
+    }
+
+    /// Scales each episode's gradient down to the largest norm allowed.
+    fn clip(&self, gradient: &mut Tensor, outcomes: &[Outcome]) -> Result<()> {
+        let episodes = outcomes.len() as i64;
+        let by_episode = gradient.f_view([episodes, -1])?;
+        let norms = by_episode.f_norm_scalaropt_dim(2.0, [1i64].as_slice(), true)?;
+        let values = Vec::<f32>::try_from(norms.f_reshape([-1])?.f_to_device(Device::Cpu)?)?;
+        for (outcome, norm) in outcomes.iter().zip(values) {
+            if !(outcome.loss.is_finite() && norm.is_finite()) {
+                let loss = outcome.loss;
+                let what = format!("training diverged at step {}: loss {loss}, gradient norm {norm}", self.step + 1);
+                return Err(Problem::new(what).hint("a lower learning_rate or a warm-up keeps it stable").into());
+            }
+        }
+        if self.config.clip_norm > 0.0 {
+            let factors = norms.f_add_scalar(1e-6)?.f_reciprocal()?.f_mul_scalar(self.config.clip_norm)?;
+            let _ = by_episode.shallow_clone().f_mul_(&factors.f_clamp_max(1.0)?.f_to_kind(Kind::Float)?)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[path = "side_by_side_tests.rs"]
+mod tests;
