@@ -1,4 +1,4 @@
-//! The tensor door: runs one tensor stage in a process of its own.
+//! The tensor door: runs one tensor stage in a process of its own; with `--inspect`, tells what the machine offers.
 
 use std::process::ExitCode;
 
@@ -17,6 +17,10 @@ fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     let path = std::env::args_os().nth(1).ok_or_else(|| anyhow!("usage: raisin-worker ASSIGNMENT.json"))?;
+    if path == "--inspect" {
+        println!("{}", serde_json::to_string(&raisin::lm::inspect()?)?);
+        return Ok(());
+    }
     let text = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let assignment: stages::Assignment =
         serde_json::from_slice(&text).with_context(|| format!("{} is not an assignment", path.display()))?;

@@ -329,7 +329,7 @@ impl<'a> Build<'a> {
             inputs.push(input);
         }
         let mut environment = self.resolver.environment(id)?;
-        environment.device_index = slot.map_or(0, |slot| slot % self.resolver.devices.count.max(1));
+        environment.device_index = self.resolver.devices.index(slot.unwrap_or(0));
         let (stage, variant, kind) = self.names(id);
         let assignment = Assignment {
             kind: kind.clone(),

@@ -7,6 +7,7 @@ use super::Preset;
 use crate::selector::Config;
 use crate::selector::config::{Baseline, Credit, Deployment, Form, Part, Ratio};
 use crate::stages::ParameterProblem;
+use crate::stages::learning::is_off;
 use crate::training::{AdaptationSettings, Schedule};
 
 /// Parameters of a `selector` stage, as written: what is not given comes from the preset.
@@ -42,6 +43,9 @@ pub struct Written {
     /// A forward pass holds at most this many tokens; memory depends on it, results (but for rounding) do not.
     #[serde(default = "default_micro_batch_tokens")]
     pub micro_batch_tokens: usize,
+    /// Compute activations again in the backward pass instead of keeping them: less memory, a third more work.
+    #[serde(default)]
+    pub activation_checkpointing: bool,
     /// K: episodes, each followed by an update. Both presets: 20.
     #[serde(default)]
     pub rounds: Option<usize>,
@@ -161,6 +165,8 @@ pub struct Parameters {
     pub warmup: f64,
     pub max_tokens: usize,
     pub micro_batch_tokens: usize,
+    #[serde(skip_serializing_if = "is_off")]
+    pub activation_checkpointing: bool,
     pub rounds: usize,
     pub steps: usize,
     pub batch_size: usize,
@@ -220,6 +226,7 @@ impl From<Written> for Parameters {
             warmup: written.warmup,
             max_tokens: written.max_tokens,
             micro_batch_tokens: written.micro_batch_tokens,
+            activation_checkpointing: written.activation_checkpointing,
             rounds: written.rounds.unwrap_or(preset.rounds),
             steps: written.steps.unwrap_or(preset.steps),
             batch_size: written.batch_size.unwrap_or(preset.batch_size),

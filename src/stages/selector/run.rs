@@ -6,7 +6,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use arrow::array::{Array as _, Float64Array};
 use arrow::compute::concat_batches;
+use serde_json::{Value, json};
 
 use super::{Parameters, tables};
 use crate::corpus::{Instruction, read_instructions, read_task};
@@ -15,11 +17,11 @@ use crate::error::{Context as _, Result, anyhow};
 use crate::selector::config::Part;
 use crate::selector::episode::{Round, Training};
 use crate::selector::{Candidates, Config};
-use crate::stages::learning::{Learning, Settings, cost, shown_performance};
+use crate::stages::learning::{Learning, Settings, cost, device, phase_cost, shown_performance, training_costs};
 use crate::stages::selecting::candidates;
-use crate::stages::{Context, Cost, Progress};
+use crate::stages::{Context, Cost, Progress, referenced};
 use crate::table;
-use crate::training::{EpisodeLearner, Trainer, TrainerConfig};
+use crate::training::{EpisodeLearner, Meter, Trainer, TrainerConfig};
 
 const TABLES: [&str; 3] = ["rounds", "steps", "selection"];
 
@@ -29,7 +31,7 @@ pub fn run(parameters: &Parameters, context: &Context) -> Result<()> {
 
 /// The same, ended after some rounds as a kill would end it: for tests.
 pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize) -> Result<()> {
-    let started = Instant::now();
+    let loading = Meter::start(device(context));
     let instructions = read_instructions(context.input("/instructions")?)?;
     let task = read_task(context.input("/task")?)?;
     let settings = Settings {
@@ -48,9 +50,11 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
         warmup: parameters.warmup,
         total_steps: parameters.steps,
         micro_batch_tokens: parameters.micro_batch_tokens,
+        activation_checkpointing: parameters.activation_checkpointing,
         ..TrainerConfig::default()
     };
     let layers = learning.pool.prefix_layers();
+    let evaluation_tokens = learning.validation.tokens();
     let trainer = Trainer::new(learning.model, trainer_config, layers)?;
     let trained = trainer.model.trainable().count();
     let mut learner = EpisodeLearner::new(trainer, learning.pool, learning.validation)?;
@@ -67,10 +71,11 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
         candidates.len(),
         candidates.ranges.iter().filter(|range| !range.is_empty()).count(),
     ));
-    context.cost(Cost { phase: "load".into(), seconds: started.elapsed().as_secs_f64(), ..Default::default() });
+    context.cost(phase_cost("load", loading.stop()));
 
     let started = Instant::now();
     let mut tokens = 0;
+    let mut micro_batch_tokens = parameters.micro_batch_tokens;
     while training.rounds_done() < parameters.rounds.min(until) {
         let mut on_step = |round: usize, row: &crate::selector::episode::StepRow, improvement: f64| {
             tokens += row.tokens;
@@ -85,20 +90,56 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
         };
         let round = training.round(&mut learner, &candidates, &mut on_step)?;
         rounds.put_aside(&training, &round, &instructions)?;
+        let fits = learner.trainer().config.micro_batch_tokens;
+        if fits < micro_batch_tokens {
+            context.note(format!("there was no memory for {micro_batch_tokens} tokens at a time: now it is {fits}"));
+            micro_batch_tokens = fits;
+        }
     }
 
     if until < parameters.rounds {
         return Ok(());
     }
     let (train, evaluation) = (learner.train_cost(), learner.evaluation_cost());
-    context.cost(cost("train", &train));
+    training_costs(learner.trainer(), &train, context);
     context.cost(cost("reward evaluation", &evaluation));
     let rest = started.elapsed().saturating_sub(train.time + evaluation.time);
     context.cost(Cost { phase: "selection".into(), seconds: rest.as_secs_f64(), ..Default::default() });
     rounds.collect(context)?;
+    let steps = table::read(&context.out().join("steps.parquet"))?;
+    let measured: &Float64Array = table::column(&steps, "performance")?;
+    // P(M_0) is measured once.
+    let evaluations = measured.len() - measured.null_count() + 1;
+    context.write_json(
+        "summary.json",
+        &json!({
+            "evaluations": evaluations,
+            "evaluation_tokens": evaluations * evaluation_tokens,
+            "evaluation_flops": learner.trainer().flops(evaluations * evaluation_tokens, false),
+            "passes": passes_before(clusters, context.input("/model")?)?,
+        }),
+    )?;
     let best = training.best.as_ref().ok_or_else(|| anyhow!("no episode was played"))?;
     best.save(&context.out())?;
     context.add_reference("features", clusters)
+}
+
+/// The forward passes that were made once before any episode: features over the pool, the states of a frozen prefix.
+fn passes_before(clusters: &Path, model: &Path) -> Result<Vec<Value>> {
+    let features = referenced(clusters, "features")?;
+    let mut passes = Vec::new();
+    for folder in features.as_deref().into_iter().chain([model]) {
+        let path = folder.join("summary.json");
+        if path.is_file() {
+            let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            let summary: Value = serde_json::from_slice(&bytes)?;
+            // The summary of a model that was trained by an earlier stage is none.
+            if summary["pass"].is_string() {
+                passes.push(summary);
+            }
+        }
+    }
+    Ok(passes)
 }
 
 /// The candidates with the parts of the state that the configuration leaves them.
