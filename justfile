@@ -92,6 +92,7 @@ _compiled: (setup "cpu")
 
 _python:
     @test -x {{ python }} || python3 -m venv {{ venv }}
-    @cmp -s tests/python/requirements.txt {{ venv }}/installed \
+    @cat tests/python/requirements.txt tests/python/templates.txt | cmp -s - {{ venv }}/installed \
         || ({{ python }} -m pip install --quiet --disable-pip-version-check -r tests/python/requirements.txt \
-            && cp tests/python/requirements.txt {{ venv }}/installed)
+            && {{ python }} -m pip install --quiet --disable-pip-version-check --no-deps -r tests/python/templates.txt \
+            && cat tests/python/requirements.txt tests/python/templates.txt > {{ venv }}/installed)

@@ -4,7 +4,7 @@
 //!
 //! | room | concern |
 //! |---|---|
-//! | [`error`], [`digest`], [`seed`], [`table`] | words that every room uses |
+//! | [`error`], [`digest`], [`seed`], [`table`], [`machine`] | words that every room uses |
 //! | [`corpus`] | instruction examples: readers, rendering, tokens |
 //! | [`lm`] | the language model: config, weights, forward pass, LoRA, generation |
 //! | [`training`] | the fine-tuning loop: optimizer, schedule, evaluation, checkpoints |
@@ -22,6 +22,7 @@ pub mod digest;
 pub mod engine;
 pub mod error;
 pub mod lm;
+pub mod machine;
 pub mod pipeline;
 pub mod query;
 pub mod report;

@@ -251,6 +251,40 @@ fn an_interrupt_before_anything_runs_ends_at_once_and_says_so() {
     assert_eq!(text(&output.stderr), "interrupted: nothing was running; the same command goes on from here\n");
 }
 
+#[test]
+fn doctor_tells_what_the_worker_finds_and_what_to_do_about_what_is_missing() {
+    let output = Project::new("").raisin(&["doctor"]);
+    let words = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{words}");
+    for name in ["libtorch  2.11.0 from /", "processor", "threads", "f32", "bf16", "gpus", "dtype"] {
+        assert!(words.lines().any(|line| line.starts_with(name)), "{name} is missing in\n{words}");
+    }
+    let has_bf16 = words.lines().any(|line| line.starts_with("processor") && line.contains("bf16"));
+    assert_eq!(words.contains("this processor has no bf16 instructions"), !has_bf16, "{words}");
+    let without = Command::new(env!("CARGO_BIN_EXE_raisin"))
+        .arg("doctor")
+        .env("RAISIN_WORKER", "/nowhere/raisin-worker")
+        .output()
+        .unwrap();
+    assert_eq!(without.status.code(), Some(1));
+    assert!(text(&without.stdout).contains("to do     without raisin-worker no tensor stage can run"));
+}
+
+#[test]
+fn a_device_is_named_by_kind_and_number() {
+    let project = Project::new("[stage.pool]\nkind = \"generate\"\nrows = 10\n");
+    for device in ["cuda:x", "gpu", "cuda:-1"] {
+        let (code, words) = project.refused(&["plan", "p.toml", "--device", device]);
+        assert_eq!(code, Some(2));
+        assert!(words.contains("auto, cpu, cuda or cuda:N"), "{words}");
+    }
+    if !Path::new("/dev/nvidia0").exists() {
+        let (code, words) = project.refused(&["plan", "p.toml", "--device", "cuda:1"]);
+        assert_eq!(code, Some(2));
+        assert!(words.contains("no CUDA device can be used: there is no /dev/nvidia0"), "{words}");
+    }
+}
+
 /// `RAISIN_BLESS=1 cargo test committed_schema_is_current` writes it anew.
 #[test]
 fn committed_schema_is_current() {

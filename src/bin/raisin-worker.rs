@@ -1,4 +1,5 @@
-//! The tensor door: runs tensor stages in a process of its own, one or one after another.
+//! The tensor door: runs tensor stages in a process of its own, one or one after another; with `--inspect`, tells what
+//! the machine offers.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -21,6 +22,10 @@ fn main() -> ExitCode {
 fn run() -> Result<()> {
     let usage = || anyhow!("usage: raisin-worker ASSIGNMENT.json, or raisin-worker {SERVE}");
     let argument = std::env::args_os().nth(1).ok_or_else(usage)?;
+    if argument == "--inspect" {
+        println!("{}", serde_json::to_string(&lm::inspect()?)?);
+        return Ok(());
+    }
     if argument == SERVE { serve(make) } else { make(read_assignment(Path::new(&argument))?) }
 }
 

@@ -31,9 +31,9 @@ pub struct PipelineArguments {
     /// Threads of a tensor stage that does not say how many [default: the cores, shared out]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
-    /// Where tensors live.
-    #[arg(long, value_enum, default_value = "auto")]
-    device: Device,
+    /// Where tensors live: auto (CUDA where it can be used, else the CPU), cpu, cuda, or one GPU as cuda:1
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    device: DeviceChoice,
 }
 
 #[derive(Args)]
@@ -85,14 +85,6 @@ fn folder(flag: Option<&PathBuf>, variable: &str, default: &str) -> PathBuf {
     flag.cloned().or_else(set).unwrap_or_else(|| PathBuf::from(default))
 }
 
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum Device {
-    /// CUDA where it can be used, else the CPU.
-    Auto,
-    Cpu,
-    Cuda,
-}
-
 impl PipelineArguments {
     pub fn file(&self) -> &Path {
         &self.file
@@ -131,11 +123,7 @@ impl PipelineArguments {
             cache: self.cache.path(),
             jobs: self.jobs,
             threads: self.threads,
-            device: match self.device {
-                Device::Auto => DeviceChoice::Auto,
-                Device::Cpu => DeviceChoice::Cpu,
-                Device::Cuda => DeviceChoice::Cuda,
-            },
+            device: self.device,
             only: self.only.clone(),
             ..Options::default()
         }

@@ -12,6 +12,7 @@ pub mod formats;
 pub mod message;
 pub mod parquet_rows;
 pub mod pool;
+mod python_json;
 pub mod questions;
 pub mod records;
 pub mod synthetic;

@@ -1,7 +1,7 @@
 //! Chat templates: Jinja text of a tokenizer folder, rendered the way `transformers` renders it.
 //!
-//! `strftime_now` is not offered: a text that holds today's date would make the same action give another artifact
-//! tomorrow. Templates ask whether it is defined and fall back to a fixed date.
+//! The clock of a template stands still: a text that holds today's date would make the same action give another
+//! artifact tomorrow. It shows the day that Llama 3's templates fall back to where there is no clock.
 
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use minijinja::value::{Enumerator, Kwargs, Object, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Value, context};
 
 use super::message::Message;
+use super::python_json;
 use crate::error::{Context as _, Result};
 
 /// A compiled chat template.
@@ -28,7 +29,11 @@ impl ChatTemplate {
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_function("raise_exception", raise_exception);
-        environment.add_filter("tojson", python_json);
+        environment.add_function("strftime_now", strftime_now);
+        environment.add_filter("tojson", tojson);
+        // In Python a text can be iterated over and indexed, and a mapping too.
+        environment.add_test("iterable", is_container);
+        environment.add_test("sequence", is_container);
         environment
             .add_template_owned(NAME, without_generation_tags(source))
             .context("the chat template is invalid")?;
@@ -36,15 +41,41 @@ impl ChatTemplate {
     }
 
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
+        let messages = messages.iter().map(|message| Value::from_object(message.clone())).collect();
+        self.render_with(messages, Value::from(()), add_generation_prompt)
+    }
+
+    /// The same for messages as the OpenAI interface writes them, tool calls and typed contents included, and the
+    /// JSON schemas of the tools that the model may call.
+    pub fn render_json(
+        &self,
+        messages: &[serde_json::Value],
+        tools: Option<&[serde_json::Value]>,
+        add_generation_prompt: bool,
+    ) -> Result<String> {
+        let messages = messages.iter().map(|message| python_json::value(&without_nulls(message))).collect();
+        let tools = tools.map_or(Value::from(()), |tools| tools.iter().map(python_json::value).collect());
+        self.render_with(messages, tools, add_generation_prompt)
+    }
+
+    fn render_with(&self, messages: Vec<Value>, tools: Value, add_generation_prompt: bool) -> Result<String> {
         let specials = self.special_tokens.iter().map(|(name, text)| (name.as_str(), text.as_str()));
         let specials = Value::from_pairs(specials);
-        let messages: Vec<Value> = messages.iter().map(|message| Value::from_object(message.clone())).collect();
         let values = context! {
-            messages, add_generation_prompt, tools => (), documents => (), ..specials
+            messages, add_generation_prompt, tools, documents => (), ..specials
         };
         let template = self.environment.get_template(NAME)?;
         template.render(values).context("the chat template does not accept this conversation")
     }
+}
+
+/// As transformers does it: a key without a value is a missing key to a template.
+fn without_nulls(message: &serde_json::Value) -> serde_json::Value {
+    let mut message = message.clone();
+    if let Some(entries) = message.as_object_mut() {
+        entries.retain(|_, value| !value.is_null());
+    }
+    message
 }
 
 /// A message as a template sees it: `message.role`, `message['content']`.
@@ -87,64 +118,29 @@ fn without_generation_tags(source: &str) -> String {
     text
 }
 
-/// `json.dumps(value, ensure_ascii=False, indent=indent)`: Python's spacing, nothing escaped for HTML.
-fn python_json(value: &Value, indent: Option<usize>, options: Kwargs) -> Result<Value, Error> {
-    let indent = match indent {
-        Some(indent) => Some(indent),
-        None => options.get::<Option<usize>>("indent")?,
-    };
-    options.get::<Option<bool>>("ensure_ascii")?;
-    options.assert_all_used()?;
-    let mut text = String::new();
-    write_json(value, indent, 0, &mut text)?;
-    Ok(Value::from(text))
+/// The clock: noon of 26 July 2024.
+fn strftime_now(format: String) -> Result<String, Error> {
+    let now = jiff::civil::date(2024, 7, 26).at(12, 0, 0, 0);
+    jiff::fmt::strtime::format(&format, now).map_err(|error| Error::new(ErrorKind::InvalidOperation, error.to_string()))
 }
 
-fn write_json(value: &Value, indent: Option<usize>, depth: usize, text: &mut String) -> Result<(), Error> {
-    let is_map = match value.kind() {
-        ValueKind::Map => true,
-        ValueKind::Seq | ValueKind::Iterable => false,
-        ValueKind::String => {
-            text.push_str(&serde_json::Value::from(value.as_str().unwrap_or_default()).to_string());
-            return Ok(());
-        }
-        ValueKind::None => {
-            text.push_str("null");
-            return Ok(());
-        }
-        ValueKind::Bool | ValueKind::Number => {
-            text.push_str(&value.to_string());
-            return Ok(());
-        }
-        kind => return Err(Error::new(ErrorKind::InvalidOperation, format!("{kind} cannot be written as JSON"))),
+fn is_container(value: &Value) -> bool {
+    matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map | ValueKind::Iterable)
+}
+
+/// `json.dumps` as transformers offers it, keyword arguments included.
+fn tojson(value: &Value, options: Kwargs) -> Result<Value, Error> {
+    let ascii = options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
+    let sort_keys = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
+    let indent = options.get::<Option<usize>>("indent")?;
+    let separators = match options.get::<Option<Vec<String>>>("separators")?.as_deref() {
+        None => None,
+        Some([item, key]) => Some((item.clone(), key.clone())),
+        Some(_) => return Err(Error::new(ErrorKind::InvalidOperation, "separators are two texts")),
     };
-    let line = |depth: usize, text: &mut String| {
-        if let Some(width) = indent {
-            text.push('\n');
-            text.extend(std::iter::repeat_n(' ', width * depth));
-        }
-    };
-    text.push(if is_map { '{' } else { '[' });
-    let mut is_empty = true;
-    for item in value.try_iter()? {
-        if !is_empty {
-            text.push_str(if indent.is_some() { "," } else { ", " });
-        }
-        is_empty = false;
-        line(depth + 1, text);
-        if is_map {
-            text.push_str(&serde_json::Value::from(item.to_string()).to_string());
-            text.push_str(": ");
-            write_json(&value.get_item(&item)?, indent, depth + 1, text)?;
-        } else {
-            write_json(&item, indent, depth + 1, text)?;
-        }
-    }
-    if !is_empty {
-        line(depth, text);
-    }
-    text.push(if is_map { '}' } else { ']' });
-    Ok(())
+    options.assert_all_used()?;
+    let style = python_json::Style::new(indent, separators, ascii, sort_keys);
+    Ok(Value::from(python_json::write(value, &style)?))
 }
 
 #[cfg(test)]
@@ -187,8 +183,25 @@ mod tests {
     }
 
     #[test]
-    fn the_clock_is_not_offered() -> Result<()> {
-        assert_eq!(render("{% if strftime_now is defined %}now{% else %}fixed{% endif %}")?, "fixed");
+    fn the_clock_stands_still() -> Result<()> {
+        assert_eq!(
+            render("{{ strftime_now('%d %b %Y') }}, {{ strftime_now('%Y-%m-%d') }}")?,
+            "26 Jul 2024, 2024-07-26"
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn tools_and_tool_calls_keep_the_order_of_their_keys() -> Result<()> {
+        let source = "{% for t in tools %}{{ t | tojson }}{% endfor %}{% for m in messages %}{% if m.tool_calls %}\
+                      {{ m.tool_calls[0].function.arguments | tojson(indent=2) }}{% endif %}{% endfor %}";
+        let tools = [serde_json::json!({"zeta": 1, "alpha": true, "beta": null})];
+        let call = serde_json::json!({"function": {"name": "f", "arguments": {"z": [1.0, 1e-7], "a": "ü"}}});
+        let messages = [serde_json::json!({"role": "assistant", "tool_calls": [call]})];
+        let text = ChatTemplate::compile(source, Vec::new())?.render_json(&messages, Some(&tools), false)?;
+        let wanted = "{\"zeta\": 1, \"alpha\": true, \"beta\": null}\
+                      {\n  \"z\": [\n    1.0,\n    1e-07\n  ],\n  \"a\": \"ü\"\n}";
+        assert_eq!(text, wanted);
         Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! Which devices tensor stages can have on this machine. Found without loading libtorch.
 
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use crate::error::{Problem, Result};
 use crate::stages::{DType, DeviceKind};
@@ -13,6 +14,22 @@ pub enum DeviceChoice {
     Auto,
     Cpu,
     Cuda,
+    /// One of several.
+    CudaAt(usize),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = || text.strip_prefix("cuda:")?.parse().ok().map(Self::CudaAt);
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda),
+            _ => number().ok_or_else(|| "a device is auto, cpu, cuda or cuda:N".to_owned()),
+        }
+    }
 }
 
 /// What tensor stages get.
@@ -20,23 +37,34 @@ pub enum DeviceChoice {
 pub struct Devices {
     pub kind: DeviceKind,
     pub count: usize,
+    /// The number of the first one.
+    pub first: usize,
 }
 
 impl Devices {
     /// # Errors
     /// CUDA was asked for and is not to be had.
     pub fn choose(choice: DeviceChoice) -> Result<Self> {
-        let cpu = Self { kind: DeviceKind::Cpu, count: 1 };
+        let cpu = Self { kind: DeviceKind::Cpu, count: 1, first: 0 };
         match choice {
             DeviceChoice::Cpu => Ok(cpu),
             DeviceChoice::Auto => Ok(detect().unwrap_or(cpu)),
-            DeviceChoice::Cuda => detect().ok_or_else(|| {
-                let lacking = if gpus() == 0 { "there is no /dev/nvidia0" } else { "there is no libtorch_cuda.so" };
-                Problem::new(format!("no CUDA device can be used: {lacking}"))
-                    .hint("`./justw setup cuda` installs the CUDA libraries; `--device cpu` does without")
-                    .into()
-            }),
+            DeviceChoice::Cuda => cuda(),
+            DeviceChoice::CudaAt(index) => {
+                let all = cuda()?;
+                if index >= all.count {
+                    return Err(Problem::new(format!("there is no device cuda:{index}"))
+                        .hint(format!("there are {}, counted from cuda:0", all.count))
+                        .into());
+                }
+                Ok(Self { count: 1, first: index, ..all })
+            }
         }
+    }
+
+    /// The device of the stage that runs in this slot.
+    pub fn index(self, slot: usize) -> usize {
+        self.first + slot % self.count.max(1)
     }
 
     /// Matrix products run in bf16 where the hardware has it, unless the pipeline says otherwise.
@@ -48,11 +76,20 @@ impl Devices {
     }
 }
 
+fn cuda() -> Result<Devices> {
+    detect().ok_or_else(|| {
+        let lacking = if gpus() == 0 { "there is no /dev/nvidia0" } else { "there is no libtorch_cuda.so" };
+        Problem::new(format!("no CUDA device can be used: {lacking}"))
+            .hint("`./justw setup cuda` installs the CUDA libraries; `--device cpu` does without")
+            .into()
+    })
+}
+
 /// The GPUs, if libtorch can use them.
 pub fn detect() -> Option<Devices> {
     let count = gpus();
     let usable = count > 0 && libtorch_folders().iter().any(|folder| folder.join("libtorch_cuda.so").exists());
-    usable.then_some(Devices { kind: DeviceKind::Cuda, count })
+    usable.then_some(Devices { kind: DeviceKind::Cuda, count, first: 0 })
 }
 
 #[expect(clippy::maybe_infinite_iter, reason = "it ends at the first number that /dev lacks")]
@@ -74,4 +111,19 @@ fn libtorch_folders() -> Vec<PathBuf> {
         folders.push(library);
     }
     folders
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_share_the_devices_that_were_asked_for() {
+        let four = Devices { kind: DeviceKind::Cuda, count: 4, first: 0 };
+        assert_eq!([0, 3, 5].map(|slot| four.index(slot)), [0, 3, 1]);
+        let third = Devices { count: 1, first: 2, ..four };
+        assert_eq!([0, 1].map(|slot| third.index(slot)), [2, 2]);
+        assert_eq!("cuda:12".parse(), Ok(DeviceChoice::CudaAt(12)));
+        assert!("cuda:".parse::<DeviceChoice>().is_err());
+    }
 }

@@ -45,7 +45,7 @@ pub fn assemble(resolver: &Resolver<'_>, id: NodeId, order: Order<'_>) -> Result
         inputs.push(input);
     }
     let mut environment = resolver.environment(id)?;
-    environment.device_index = order.gpu.unwrap_or(0);
+    environment.device_index = resolver.devices.index(order.gpu.unwrap_or(0));
     let kind = declaration.name.to_owned();
     let stage = node.stage.name.clone();
     let assignment = Assignment {

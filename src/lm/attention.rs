@@ -3,7 +3,8 @@
 use tch::{Device, Kind, Tensor};
 
 use super::batch::{Batch, Group};
-use super::config::{Config, RopeScaling};
+use super::config::Config;
+use super::rope::{RopeScaling, frequencies};
 use crate::error::Result;
 
 /// Cosines and sines of the rotations, `[tokens, 1, head_dim / 2]`, in the kind that the products run in.
@@ -19,7 +20,12 @@ impl Rotation {
         // As transformers does: the angle is a product in f32.
         let angles = positions.f_to_kind(Kind::Float)?.f_unsqueeze(1)?.f_mul(&frequencies.f_unsqueeze(0)?)?;
         let angles = angles.f_unsqueeze(1)?;
-        Ok(Self { cos: angles.f_cos()?.f_to_kind(compute)?, sin: angles.f_sin()?.f_to_kind(compute)? })
+        let (mut cos, mut sin) = (angles.f_cos()?, angles.f_sin()?);
+        let factor = config.rope_scaling.as_ref().map_or(1.0, RopeScaling::attention_factor);
+        if (factor - 1.0).abs() > f64::EPSILON {
+            (cos, sin) = (cos.f_mul_scalar(factor)?, sin.f_mul_scalar(factor)?);
+        }
+        Ok(Self { cos: cos.f_to_kind(compute)?, sin: sin.f_to_kind(compute)? })
     }
 
     /// Turns `[tokens, heads, head_dim]`; the two halves of a head are the two coordinates of the rotations.
@@ -29,33 +35,6 @@ impl Rotation {
         let turned_a = a.f_mul(&self.cos)?.f_sub(&b.f_mul(&self.sin)?)?;
         let turned_b = b.f_mul(&self.cos)?.f_add(&a.f_mul(&self.sin)?)?;
         Ok(Tensor::f_cat(&[turned_a, turned_b], -1)?)
-    }
-}
-
-fn frequencies(config: &Config) -> Vec<f32> {
-    let dim = config.head_dim;
-    (0..dim / 2)
-        .map(|pair| {
-            // In f32, step by step as the reference computes it.
-            let exponent = (2 * pair) as f32 / dim as f32;
-            let frequency = 1.0 / (config.rope_theta as f32).powf(exponent);
-            config.rope_scaling.as_ref().map_or(frequency, |scaling| stretched(f64::from(frequency), scaling) as f32)
-        })
-        .collect()
-}
-
-/// Llama 3's rule: long wavelengths are slowed down by `factor`, short ones kept, those between blended.
-fn stretched(frequency: f64, scaling: &RopeScaling) -> f64 {
-    let wavelength = 2.0 * std::f64::consts::PI / frequency;
-    let context = scaling.original_max_position_embeddings;
-    if wavelength > context / scaling.low_freq_factor {
-        frequency / scaling.factor
-    } else if wavelength < context / scaling.high_freq_factor {
-        frequency
-    } else {
-        let smooth =
-            (context / wavelength - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor);
-        (1.0 - smooth) * frequency / scaling.factor + smooth * frequency
     }
 }
 

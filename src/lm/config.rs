@@ -9,6 +9,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::rope::RopeScaling;
 use crate::error::{Context as _, Problem, Result, bail, ensure};
 
 /// The architectures that the forward pass knows; they differ in three optional parts of the attention.
@@ -32,16 +33,6 @@ impl Architecture {
             Self::Qwen3 => "Qwen3ForCausalLM",
         }
     }
-}
-
-/// Llama 3's stretching of the lower rotation frequencies.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct RopeScaling {
-    pub rope_type: String,
-    pub factor: f64,
-    pub low_freq_factor: f64,
-    pub high_freq_factor: f64,
-    pub original_max_position_embeddings: f64,
 }
 
 /// One decoder-only model of the Llama family.
@@ -127,41 +118,45 @@ impl Config {
         let whole = |key: &str| -> Result<i64> {
             raw[key].as_i64().with_context(|| format!("`{key}` is missing or not a whole number: {}", raw[key]))
         };
+        if raw["quantization_config"].is_object() {
+            let method = raw["quantization_config"]["quant_method"].as_str().unwrap_or("(unnamed)");
+            return Err(Problem::new(format!("the weights are quantised by `{method}`"))
+                .hint("raisin reads plain f32, f16 and bf16 weights, and GGUF files")
+                .into());
+        }
+        let usual = Usual::of(architecture);
         let hidden = whole("hidden_size")?;
         let heads = whole("num_attention_heads")?;
         ensure!(heads > 0, "`num_attention_heads` is {heads}");
         let layers = usize::try_from(whole("num_hidden_layers")?).context("`num_hidden_layers` is negative")?;
-        let mut config = Self::llama(
-            whole("vocab_size")?,
-            hidden,
-            layers,
-            heads,
-            raw["num_key_value_heads"].as_i64().unwrap_or(heads),
-            whole("intermediate_size")?,
-        );
+        let key_value_heads = match raw.get("num_key_value_heads") {
+            Some(Value::Null) => heads,
+            Some(given) => given.as_i64().unwrap_or(heads),
+            None => usual.key_value_heads.unwrap_or(heads),
+        };
+        let mut config =
+            Self::llama(whole("vocab_size")?, hidden, layers, heads, key_value_heads, whole("intermediate_size")?);
         let rope = if raw["rope_parameters"].is_object() { &raw["rope_parameters"] } else { &raw["rope_scaling"] };
         let number = |value: &Value, default: f64| value.as_f64().unwrap_or(default);
         config.model_type = architecture;
         config.architectures = vec![architecture.class_name().to_owned()];
-        config.head_dim = raw["head_dim"].as_i64().unwrap_or(hidden / heads);
-        config.max_position_embeddings = raw["max_position_embeddings"].as_u64().unwrap_or(2048) as usize;
+        config.head_dim = match raw.get("head_dim") {
+            None => usual.head_dim.unwrap_or(hidden / heads),
+            Some(given) => given.as_i64().unwrap_or(hidden / heads),
+        };
+        config.max_position_embeddings =
+            raw["max_position_embeddings"].as_u64().map_or(usual.context, |context| context as usize);
         config.initializer_range = number(&raw["initializer_range"], 0.02);
         config.rms_norm_eps = number(&raw["rms_norm_eps"], 1e-6);
         config.rope_theta = number(&rope["rope_theta"], number(&raw["rope_theta"], 10_000.0));
-        config.rope_scaling = rope_scaling(rope)?;
+        config.rope_scaling = RopeScaling::read(rope, config.max_position_embeddings)?;
         config.attention_bias = raw["attention_bias"].as_bool().unwrap_or(false);
         config.mlp_bias = raw["mlp_bias"].as_bool().unwrap_or(false);
         config.tie_word_embeddings = raw["tie_word_embeddings"].as_bool().unwrap_or(false);
         config.bos_token_id = raw["bos_token_id"].as_u64().map(|id| id as u32);
         config.pad_token_id = raw["pad_token_id"].as_u64().map(|id| id as u32);
         config.eos_token_id = one_or_many::ids(&raw["eos_token_id"]);
-        config.sliding_window = match architecture {
-            Architecture::Mistral => raw["sliding_window"].as_i64(),
-            _ if raw["use_sliding_window"].as_bool() == Some(true) => {
-                bail!("`use_sliding_window` is true: windows on some layers only are not supported")
-            }
-            _ => None,
-        };
+        config.sliding_window = window(architecture, layers, raw)?;
         for key in ["torch_dtype", "dtype"] {
             if let Some(dtype) = raw[key].as_str() {
                 config.torch_dtype = dtype.to_owned();
@@ -217,7 +212,17 @@ impl Config {
     pub fn write(&self, folder: &Path) -> Result<()> {
         let mut value = serde_json::to_value(self)?;
         if let Some(object) = value.as_object_mut() {
-            object.retain(|_, value| !value.is_null());
+            // Where a key is missing, transformers takes the architecture's usual value: what is none must say so.
+            let says_none = |key: &str| match key {
+                "bos_token_id" | "eos_token_id" | "pad_token_id" => true,
+                "sliding_window" => self.model_type == Architecture::Mistral,
+                _ => false,
+            };
+            object.retain(|key, value| !value.is_null() || says_none(key));
+            if self.sliding_window.is_some() && self.model_type != Architecture::Mistral {
+                object.insert("use_sliding_window".to_owned(), json!(true));
+                object.insert("max_window_layers".to_owned(), json!(0));
+            }
             // `dtype` is what transformers 5 reads, `torch_dtype` what came before.
             object.insert("dtype".to_owned(), json!(self.torch_dtype));
             object.insert("use_cache".to_owned(), json!(true));
@@ -226,17 +231,40 @@ impl Config {
     }
 }
 
-fn rope_scaling(rope: &Value) -> Result<Option<RopeScaling>> {
-    if !rope.is_object() {
+/// What transformers assumes where config.json is silent, as far as architectures differ in it.
+struct Usual {
+    key_value_heads: Option<i64>,
+    head_dim: Option<i64>,
+    context: usize,
+}
+
+impl Usual {
+    fn of(architecture: Architecture) -> Self {
+        match architecture {
+            Architecture::Llama => Self { key_value_heads: None, head_dim: None, context: 2048 },
+            Architecture::Mistral => Self { key_value_heads: Some(8), head_dim: None, context: 4096 * 32 },
+            Architecture::Qwen2 => Self { key_value_heads: Some(32), head_dim: None, context: 32_768 },
+            Architecture::Qwen3 => Self { key_value_heads: Some(32), head_dim: Some(128), context: 32_768 },
+        }
+    }
+}
+
+/// How far back attention looks, where that is limited.
+fn window(architecture: Architecture, layers: usize, raw: &Value) -> Result<Option<i64>> {
+    let given = match raw.get("sliding_window") {
+        None => Some(4096),
+        Some(given) => given.as_i64(),
+    };
+    let from = match architecture {
+        Architecture::Llama => return Ok(None),
+        Architecture::Mistral => return Ok(given),
+        Architecture::Qwen2 | Architecture::Qwen3 => raw["max_window_layers"].as_u64().unwrap_or(28) as usize,
+    };
+    if given.is_none() || raw["use_sliding_window"].as_bool() != Some(true) || from >= layers {
         return Ok(None);
     }
-    match rope["rope_type"].as_str().or(rope["type"].as_str()) {
-        None | Some("default") => Ok(None),
-        Some("llama3") => Ok(Some(serde_json::from_value(rope.clone()).context("in `rope_scaling`")?)),
-        Some(other) => Err(Problem::new(format!("unknown rope scaling `{other}`"))
-            .hint("raisin knows plain rotary positions and llama3 scaling")
-            .into()),
-    }
+    // The upper layers slide, the lower ones do not.
+    if from == 0 { Ok(given) } else { bail!("a sliding window on the layers from {from} on only is not supported") }
 }
 
 /// Pretty JSON with a final newline.
@@ -296,7 +324,51 @@ mod tests {
         config.eos_token_id = vec![2];
         config.write(folder.path())?;
         assert_eq!(Config::read(folder.path())?, config);
+        for (architecture, window) in
+            [(Architecture::Mistral, None), (Architecture::Mistral, Some(9)), (Architecture::Qwen2, Some(9))]
+        {
+            config.model_type = architecture;
+            config.architectures = vec![architecture.class_name().to_owned()];
+            config.sliding_window = window;
+            config.rope_scaling = Some(RopeScaling::Linear { factor: 2.0 });
+            config.write(folder.path())?;
+            assert_eq!(Config::read(folder.path())?, config);
+        }
         Ok(())
+    }
+
+    #[test]
+    fn what_a_config_does_not_say_is_what_transformers_assumes() -> Result<()> {
+        let of = |kind: &str, more: Value| -> Result<Config> {
+            let mut raw = json!({"model_type": kind, "vocab_size": 8, "hidden_size": 64, "intermediate_size": 8,
+                "num_hidden_layers": 2, "num_attention_heads": 32});
+            for (key, value) in more.as_object().into_iter().flatten() {
+                raw[key] = value.clone();
+            }
+            Config::from_checkpoint(&raw)
+        };
+        let mistral = of("mistral", json!({}))?;
+        assert_eq!((mistral.num_key_value_heads, mistral.sliding_window), (8, Some(4096)));
+        assert_eq!(of("mistral", json!({"sliding_window": null}))?.sliding_window, None);
+        assert_eq!((of("qwen3", json!({}))?.head_dim, of("qwen3", json!({"head_dim": null}))?.head_dim), (128, 2));
+        assert_eq!(of("llama", json!({"num_key_value_heads": null}))?.num_key_value_heads, 32);
+        let sliding = json!({"use_sliding_window": true, "sliding_window": 7});
+        assert_eq!(of("qwen2", sliding.clone())?.sliding_window, None, "28 lower layers do not slide");
+        let with = |from: u32| {
+            let mut sliding = sliding.clone();
+            sliding["max_window_layers"] = from.into();
+            of("qwen2", sliding)
+        };
+        assert_eq!(with(0)?.sliding_window, Some(7));
+        assert!(with(1).expect_err("mixed").to_string().contains("from 1 on only"));
+        Ok(())
+    }
+
+    #[test]
+    fn quantised_weights_are_refused_by_their_method() {
+        let raw = json!({"model_type": "llama", "quantization_config": {"quant_method": "gptq"}});
+        let error = Config::from_checkpoint(&raw).expect_err("quantised");
+        assert_eq!(error.to_string(), "the weights are quantised by `gptq`");
     }
 
     #[test]

@@ -11,20 +11,44 @@ use tch::Device;
 /// `Device::is_cuda` tells.
 pub fn device(cuda: Option<usize>) -> Device {
     match cuda {
-        Some(index) if load_cuda() && tch::Cuda::is_available() => Device::Cuda(index),
+        Some(index) if load_cuda().is_ok() && tch::Cuda::is_available() => Device::Cuda(index),
         _ => Device::Cpu,
     }
 }
 
-/// Loads libtorch_cuda.so once; whether that worked.
-fn load_cuda() -> bool {
-    static LOADED: OnceLock<bool> = OnceLock::new();
-    *LOADED.get_or_init(|| {
+/// Loads libtorch_cuda.so once.
+///
+/// # Errors
+/// The reason why it cannot be loaded.
+pub(super) fn load_cuda() -> Result<(), String> {
+    static LOADED: OnceLock<Result<(), String>> = OnceLock::new();
+    let loaded = LOADED.get_or_init(|| {
         use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
         // SAFETY: its initialisers register kernels with the libtorch that is linked already, and are made to be
         // run by dlopen: Python's torch does the same.
         let library = unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_NOW | RTLD_GLOBAL) };
         // Kept for the life of the process: the registered kernels point into it.
-        library.map(std::mem::forget).is_ok()
-    })
+        library.map(std::mem::forget).map_err(|error| error.to_string())
+    });
+    loaded.clone()
+}
+
+/// How much of a CUDA device's memory is taken, by whatever process.
+pub fn device_memory_in_use(index: usize) -> Option<u64> {
+    use libloading::os::unix::{Library, RTLD_NOW};
+    type SetDevice = unsafe extern "C" fn(i32) -> i32;
+    type MemGetInfo = unsafe extern "C" fn(*mut usize, *mut usize) -> i32;
+    load_cuda().ok()?;
+    // SAFETY: the CUDA runtime that libtorch has loaded already; its initialisers have run.
+    let runtime = ["libcudart.so.13", "libcudart.so.12", "libcudart.so"]
+        .iter()
+        .find_map(|name| unsafe { Library::open(Some(*name), RTLD_NOW) }.ok())?;
+    let (mut free, mut total) = (0usize, 0usize);
+    // SAFETY: both functions of the CUDA runtime with the signatures that its header gives them.
+    let status = unsafe {
+        let set_device = runtime.get::<SetDevice>(b"cudaSetDevice").ok()?;
+        let mem_get_info = runtime.get::<MemGetInfo>(b"cudaMemGetInfo").ok()?;
+        set_device(i32::try_from(index).ok()?) | mem_get_info(&raw mut free, &raw mut total)
+    };
+    (status == 0).then(|| total.saturating_sub(free) as u64)
 }

@@ -1,19 +1,22 @@
-//! GGUF files: metadata, and tensors dequantised to f32 under Hugging Face's names.
+//! GGUF files: metadata, and tensors dequantised into the wanted kind under Hugging Face's names.
 //!
 //! llama.cpp stores q and k of Llama models with the rows of each head interleaved, for its own way of rotating;
 //! here they are brought back into the order of the original checkpoint. A file is not trusted: every length in it
 //! is checked against what is there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
+use half::bf16;
 use memmap2::Mmap;
-use serde_json::Value;
-use tch::Tensor;
+use serde_json::{Value, json};
+use tch::{Device, Kind, Tensor};
 
 use super::config::{Architecture, Config};
 use super::gguf_blocks::{BlockType, dequantise};
+use super::rope::{RopeScaling, llama3_of};
 use crate::error::{Context as _, Problem, Result, anyhow, bail, ensure};
 
 struct Entry {
@@ -24,12 +27,16 @@ struct Entry {
     end: usize,
 }
 
-/// An open GGUF file.
+/// By what llama.cpp divides the rotation frequencies of a Llama 3.
+const ROTATION_FACTORS: &str = "rope_freqs.weight";
+
+/// An open GGUF file. Remembers which tensors were taken, so that a leftover is noticed.
 pub struct Gguf {
     path: PathBuf,
     map: Mmap,
     metadata: BTreeMap<String, Value>,
     tensors: BTreeMap<String, Entry>,
+    taken: Mutex<BTreeSet<String>>,
 }
 
 impl Gguf {
@@ -38,7 +45,7 @@ impl Gguf {
         // SAFETY: a model file is only read, and nobody is expected to change it meanwhile.
         let map = unsafe { Mmap::map(&file) }.with_context(|| format!("cannot map {}", path.display()))?;
         let (metadata, tensors) = parse(&map).with_context(|| format!("in {}", path.display()))?;
-        Ok(Self { path: path.to_owned(), map, metadata, tensors })
+        Ok(Self { path: path.to_owned(), map, metadata, tensors, taken: Mutex::default() })
     }
 
     /// A metadata value; arrays are JSON arrays.
@@ -86,18 +93,24 @@ impl Gguf {
         config.architectures = vec![architecture.class_name().to_owned()];
         if let Ok(dim) = whole("attention.key_length") {
             config.head_dim = dim;
+            let values = whole("attention.value_length").unwrap_or(dim);
+            ensure!(values == dim, "{}: keys of {dim} but values of {values} numbers a head", self.path.display());
         }
+        let experts = whole("expert_count").unwrap_or(0);
+        if experts > 0 {
+            return Err(Problem::new(format!("{} is a mixture of {experts} experts", self.path.display()))
+                .hint("raisin runs dense models only")
+                .into());
+        }
+        let has = |name: &str| self.tensors.contains_key(name);
+        config.attention_bias = architecture != Architecture::Qwen2 && has("blk.0.attn_output.bias");
+        config.mlp_bias = has("blk.0.ffn_down.bias");
         config.max_position_embeddings = usize::try_from(whole("context_length")?)?;
         config.rope_theta = real("rope.freq_base").unwrap_or(10_000.0);
         config.rms_norm_eps = real("attention.layer_norm_rms_epsilon")
             .ok_or_else(|| anyhow!("no epsilon of the norms in the metadata"))?;
         config.tie_word_embeddings = !self.tensors.contains_key("output.weight");
-        let scaling = self.text(&at("rope.scaling.type")).unwrap_or("none");
-        ensure!(
-            scaling == "none" && !self.tensors.contains_key("rope_freqs.weight"),
-            "{}: scaled rotary positions are not read from GGUF; take the model's Hugging Face folder",
-            self.path.display()
-        );
+        config.rope_scaling = self.rope_scaling(name, &config)?;
         let id = |key: &str| self.get(&format!("tokenizer.ggml.{key}")).and_then(Value::as_u64).map(|id| id as u32);
         config.bos_token_id = id("bos_token_id");
         config.eos_token_id = id("eos_token_id").into_iter().collect();
@@ -106,35 +119,110 @@ impl Gguf {
         Ok(config)
     }
 
-    /// The f32 tensor that transformers calls `name`.
-    pub fn parameter(&self, name: &str, shape: &[i64], config: &Config) -> Result<Tensor> {
+    fn rope_scaling(&self, architecture: &str, config: &Config) -> Result<Option<RopeScaling>> {
+        if self.tensors.contains_key(ROTATION_FACTORS) {
+            let scaling = llama3_of(&self.values(ROTATION_FACTORS)?, config);
+            return scaling.map(Some).with_context(|| format!("in {}", self.path.display()));
+        }
+        let at = |key: &str| self.get(&format!("{architecture}.rope.scaling.{key}"));
+        let kind = at("type").and_then(Value::as_str).unwrap_or("none");
+        if kind == "none" {
+            return Ok(None);
+        }
+        let mut raw = json!({"rope_type": kind, "factor": at("factor")});
+        for (name, key) in [
+            ("original_max_position_embeddings", "original_context_length"),
+            ("attention_factor", "attn_factor"),
+            ("beta_fast", "yarn_beta_fast"),
+            ("beta_slow", "yarn_beta_slow"),
+        ] {
+            if let Some(value) = at(key) {
+                raw[name] = value.clone();
+            }
+        }
+        RopeScaling::read(&raw, config.max_position_embeddings).with_context(|| format!("in {}", self.path.display()))
+    }
+
+    /// The tensor that transformers calls `name`, dequantised straight into the wanted kind.
+    pub fn parameter(&self, name: &str, shape: &[i64], kind: Kind, config: &Config) -> Result<Tensor> {
         let stored = stored_name(name)?;
         let entry = self.entry(&stored)?;
         let found: Vec<i64> = entry.dimensions.iter().rev().map(|&size| size as i64).collect();
         ensure!(found == shape, "`{stored}` has the shape {found:?}; the metadata ask for {shape:?}");
-        let values =
-            Tensor::f_from_slice(&dequantise(entry.block, &self.map[entry.start..entry.end]))?.f_view(shape)?;
         let heads = match name.rsplit('.').nth(1) {
-            Some("q_proj") => config.num_attention_heads,
-            Some("k_proj") => config.num_key_value_heads,
-            _ => return Ok(values),
+            Some("q_proj") => Some(config.num_attention_heads),
+            Some("k_proj") => Some(config.num_key_value_heads),
+            _ => None,
         };
-        if config.model_type != Architecture::Llama {
-            return Ok(values);
+        let heads = heads.filter(|_| config.model_type == Architecture::Llama);
+        let rows = if heads.is_some() || shape.len() > 1 { shape[0] as usize } else { 1 };
+        let order = |row: usize| match heads {
+            // Of the rows of a head, the even ones come first, then the odd ones.
+            Some(heads) => {
+                let dim = rows / heads as usize;
+                let (head, place) = (row / dim, row % dim);
+                head * dim + place % (dim / 2) * 2 + place / (dim / 2)
+            }
+            None => row,
+        };
+        let tensor = Tensor::f_zeros(shape, (kind, Device::Cpu))?;
+        let bytes = &self.map[entry.start..entry.end];
+        match kind {
+            Kind::Float => dequantise(entry.block, bytes, rows, &order, values_of::<f32>(&tensor)?),
+            Kind::BFloat16 => dequantise(entry.block, bytes, rows, &order, values_of::<bf16>(&tensor)?),
+            other => bail!("GGUF tensors are read as Float or BFloat16, not as {other:?}"),
         }
-        let pairs = [&[heads, config.head_dim / 2, 2], &shape[1..]].concat();
-        Ok(values.f_view(pairs.as_slice())?.f_transpose(1, 2)?.f_contiguous()?.f_view(shape)?)
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner).insert(stored);
+        Ok(tensor)
+    }
+
+    /// To be called when all was taken.
+    ///
+    /// # Errors
+    /// Tensors that nobody asked for: the file is of another architecture than its metadata say.
+    pub fn finish(&self) -> Result<()> {
+        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        // The rotation factors were looked at with the metadata.
+        let left: Vec<&str> = self
+            .tensors
+            .keys()
+            .map(String::as_str)
+            .filter(|name| !taken.contains(*name) && *name != ROTATION_FACTORS)
+            .take(5)
+            .collect();
+        ensure!(
+            left.is_empty(),
+            "{} has tensors that its metadata do not explain: {}",
+            self.path.display(),
+            left.join(", ")
+        );
+        Ok(())
     }
 
     /// The dequantised values of a tensor under its GGUF name.
     pub fn values(&self, name: &str) -> Result<Vec<f32>> {
         let entry = self.entry(name)?;
-        Ok(dequantise(entry.block, &self.map[entry.start..entry.end]))
+        let bytes = &self.map[entry.start..entry.end];
+        let mut values = vec![0.0; bytes.len() / entry.block.bytes() * entry.block.values()];
+        dequantise(entry.block, bytes, 1, &|row| row, &mut values);
+        Ok(values)
     }
 
     fn entry(&self, name: &str) -> Result<&Entry> {
         self.tensors.get(name).ok_or_else(|| anyhow!("{} has no tensor `{name}`", self.path.display()))
     }
+}
+
+/// The numbers of a tensor that nobody else has seen yet.
+fn values_of<T>(tensor: &Tensor) -> Result<&mut [T]> {
+    let count = tensor.numel();
+    ensure!(size_of::<T>() == tensor.kind().elt_size_in_bytes() && tensor.is_contiguous(), "another kind of number");
+    if count == 0 {
+        return Ok(&mut []);
+    }
+    // SAFETY: a contiguous CPU tensor of `count` numbers of this size, which only the caller has; every bit pattern is
+    // a number, and the slice lives no longer than the tensor.
+    Ok(unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<T>(), count) })
 }
 
 fn stored_name(name: &str) -> Result<String> {
@@ -193,7 +281,9 @@ fn parse(bytes: &[u8]) -> Result<Parsed> {
     for (name, dimensions, block, offset) in infos {
         let place = || -> Option<(usize, usize)> {
             let count = dimensions.iter().try_fold(1u64, |product, &size| product.checked_mul(size))?;
-            let whole = count.is_multiple_of(block.values() as u64);
+            // A row of a quantised tensor holds whole blocks.
+            let row = dimensions.first().copied().unwrap_or(1);
+            let whole = row.is_multiple_of(block.values() as u64);
             let length = whole.then(|| (count / block.values() as u64).checked_mul(block.bytes() as u64))??;
             let start = data.checked_add(offset)?;
             let end = start.checked_add(length)?;

@@ -70,22 +70,69 @@ impl BlockType {
     }
 }
 
+/// What a dequantised value can be written as.
+pub(super) trait Number: Copy + Send {
+    fn of(value: f32) -> Self;
+}
+
+impl Number for f32 {
+    fn of(value: f32) -> Self {
+        value
+    }
+}
+
+impl Number for bf16 {
+    fn of(value: f32) -> Self {
+        Self::from_f32(value)
+    }
+}
+
+/// The values of whole blocks, in `rows` of equal length: row r of the result is row `order(r)` of the bytes.
+pub(super) fn dequantise<T: Number>(
+    block: BlockType,
+    bytes: &[u8],
+    rows: usize,
+    order: &(dyn Fn(usize) -> usize + Sync),
+    values: &mut [T],
+) {
+    if values.is_empty() {
+        return;
+    }
+    let (width, stored) = (values.len() / rows, bytes.len() / rows);
+    values.par_chunks_mut(width).enumerate().for_each(|(row, values)| {
+        let start = order(row) * stored;
+        // A single row is long: its blocks are shared out as well.
+        let tasks = values.par_chunks_mut(block.values() * BLOCKS_AT_A_TIME);
+        tasks.zip(bytes[start..start + stored].par_chunks(block.bytes() * BLOCKS_AT_A_TIME)).for_each(
+            |(values, bytes)| match block {
+                BlockType::F32 => numbers(bytes, values, f32::from_le_bytes),
+                BlockType::F16 => numbers(bytes, values, |bytes| f16::from_le_bytes(bytes).to_f32()),
+                BlockType::BF16 => numbers(bytes, values, |bytes| bf16::from_le_bytes(bytes).to_f32()),
+                _ => blocks(block, bytes, values),
+            },
+        );
+    });
+}
+
+fn numbers<T: Number, const N: usize>(bytes: &[u8], values: &mut [T], read: impl Fn([u8; N]) -> f32) {
+    let (bytes, _) = bytes.as_chunks::<N>();
+    values.iter_mut().zip(bytes).for_each(|(value, bytes)| *value = T::of(read(*bytes)));
+}
+
+fn blocks<T: Number>(block: BlockType, bytes: &[u8], values: &mut [T]) {
+    let mut whole = [0.0; LARGEST];
+    let whole = &mut whole[..block.values()];
+    for (values, bytes) in values.chunks_exact_mut(block.values()).zip(bytes.chunks_exact(block.bytes())) {
+        one(block, bytes, whole);
+        values.iter_mut().zip(&*whole).for_each(|(value, &number)| *value = T::of(number));
+    }
+}
+
 /// Blocks that one task of the thread pool works on.
 const BLOCKS_AT_A_TIME: usize = 4096;
 
-/// The values of whole blocks.
-pub(super) fn dequantise(block: BlockType, bytes: &[u8]) -> Vec<f32> {
-    let mut values = vec![0.0; bytes.len() / block.bytes() * block.values()];
-    values
-        .par_chunks_mut(block.values() * BLOCKS_AT_A_TIME)
-        .zip(bytes.par_chunks(block.bytes() * BLOCKS_AT_A_TIME))
-        .for_each(|(values, bytes)| {
-            for (values, bytes) in values.chunks_exact_mut(block.values()).zip(bytes.chunks_exact(block.bytes())) {
-                one(block, bytes, values);
-            }
-        });
-    values
-}
+/// The values of the largest block.
+const LARGEST: usize = 256;
 
 fn half_at(bytes: &[u8], place: usize) -> f32 {
     f16::from_le_bytes([bytes[place], bytes[place + 1]]).to_f32()
@@ -93,9 +140,8 @@ fn half_at(bytes: &[u8], place: usize) -> f32 {
 
 fn one(block: BlockType, bytes: &[u8], values: &mut [f32]) {
     match block {
-        BlockType::F32 => values[0] = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]),
-        BlockType::F16 => values[0] = half_at(bytes, 0),
-        BlockType::BF16 => values[0] = bf16::from_le_bytes([bytes[0], bytes[1]]).to_f32(),
+        // Numbers stand for themselves, without blocks.
+        BlockType::F32 | BlockType::F16 | BlockType::BF16 => {}
         BlockType::Q4_0 => {
             let d = half_at(bytes, 0);
             nibbles(&bytes[2..], |place, q| values[place] = (i32::from(q) - 8) as f32 * d);
@@ -196,12 +242,29 @@ fn q6_k(bytes: &[u8], values: &mut [f32]) {
 mod tests {
     use super::*;
 
+    fn floats(block: BlockType, bytes: &[u8]) -> Vec<f32> {
+        let mut values = vec![0.0f32; bytes.len() / block.bytes() * block.values()];
+        dequantise(block, bytes, 1, &|row| row, &mut values);
+        values
+    }
+
+    #[test]
+    fn rows_come_in_the_wanted_order_and_kind() {
+        let bytes: Vec<u8> = (0..6).flat_map(|number| (number as f32 * 1.001).to_le_bytes()).collect();
+        let mut values = [0.0f32; 6];
+        dequantise(BlockType::F32, &bytes, 3, &|row| (row + 1) % 3, &mut values);
+        assert_eq!(values, [2.002, 3.0029998, 4.004, 5.005, 0.0, 1.001]);
+        let mut halves = [bf16::ZERO; 6];
+        dequantise(BlockType::F32, &bytes, 3, &|row| row, &mut halves);
+        assert_eq!(halves.map(bf16::to_f32), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+    }
+
     #[test]
     fn a_q4_1_block_is_scale_times_number_plus_offset() {
         let mut bytes = f16::from_f32(0.5).to_le_bytes().to_vec();
         bytes.extend(f16::from_f32(-1.0).to_le_bytes());
         bytes.extend([0x30; 16]);
-        let values = dequantise(BlockType::Q4_1, &bytes);
+        let values = floats(BlockType::Q4_1, &bytes);
         assert_eq!(values, [[-1.0; 16], [0.5; 16]].concat());
     }
 
@@ -210,7 +273,7 @@ mod tests {
         for block in [BlockType::Q4_0, BlockType::Q5_0, BlockType::Q8_0, BlockType::Q4K, BlockType::Q5K, BlockType::Q6K]
         {
             // All bits set: the scales are NaN, so a value that was not written shows as a zero.
-            let values = dequantise(block, &vec![0xFF; block.bytes() * 3]);
+            let values = floats(block, &vec![0xFF; block.bytes() * 3]);
             assert_eq!(values.len(), 3 * block.values());
             assert!(values.iter().all(|value| value.is_nan()), "{block:?}");
         }

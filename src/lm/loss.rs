@@ -1,17 +1,28 @@
 //! From hidden states to log-probabilities of the supervised tokens, without ever holding all logits.
 //!
-//! Only positions that predict a supervised token reach the head, [`CHUNK`] at a time. The gradient of the summed
+//! Only positions that predict a supervised token reach the head, so many at a time that their logits take little memory. The gradient of the summed
 //! cross-entropy is known in closed form, softmax minus one-hot, so the chunks' graphs are not kept: each chunk's
 //! gradient is computed at once and enters the result through a term whose value is zero.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::batch::Batch;
 use super::model::Model;
 use crate::error::{Result, ensure};
 
-/// Rows of logits in memory at a time: at a vocabulary of 49,152 about 200 MB in f32.
-const CHUNK: i64 = 1024;
+/// Rows of logits in memory at a time, at most: more bring no speed.
+const MOST_ROWS: i64 = 1024;
+
+/// What a chunk's logits may take in f32. Two matrices of this size live at a time: 300 MB on the CPU whatever the
+/// vocabulary; a GPU needs larger products to be busy.
+fn chunk_bytes(device: Device) -> i64 {
+    if device.is_cuda() { 512 << 20 } else { 128 << 20 }
+}
+
+/// How many rows of logits are made at a time.
+fn chunk_rows(vocabulary: i64, device: Device) -> i64 {
+    (chunk_bytes(device) / (4 * vocabulary.max(1))).clamp(16, MOST_ROWS)
+}
 
 /// A sum of negative log-probabilities.
 pub struct Loss {
@@ -23,7 +34,7 @@ pub struct Loss {
 impl Model {
     /// The summed loss of the supervised tokens. `hidden` is what [`Model::hidden`] gave for this batch.
     pub fn response_loss(&self, hidden: &Tensor, batch: &Batch) -> Result<Loss> {
-        self.response_loss_in_chunks(hidden, batch, CHUNK)
+        self.response_loss_in_chunks(hidden, batch, chunk_rows(self.config.vocab_size, self.device))
     }
 
     pub(super) fn response_loss_in_chunks(&self, hidden: &Tensor, batch: &Batch, chunk: i64) -> Result<Loss> {
@@ -100,10 +111,13 @@ impl Model {
         let mut losses = vec![Tensor::f_zeros([0], (Kind::Float, self.device))?];
         let mut for_states = vec![states.f_narrow(0, 0, 0)?];
         let mut done = 0;
-        let mut for_weight = weight.requires_grad().then(|| weight.f_zeros_like()).transpose()?;
+        // Summed in f32: adding chunk after chunk in bf16 would round each time.
+        let zeros = || Tensor::f_zeros(weight.size(), (Kind::Float, self.device));
+        let mut for_weight = weight.requires_grad().then(zeros).transpose()?;
         for (states, targets) in states.f_split(chunk, 0)?.iter().zip(batch.targets.f_split(chunk, 0)?) {
             let logits = states.f_linear(weight, None::<&Tensor>)?.f_to_kind(Kind::Float)?;
             let mut log_probs = logits.f_log_softmax(-1, Kind::Float)?;
+            drop(logits);
             let column = targets.f_unsqueeze(1)?;
             let mut loss = log_probs.f_gather(1, &column, false)?.f_neg()?;
             let mut slope = log_probs.f_exp_()?;
@@ -118,9 +132,14 @@ impl Model {
             let slope = slope.f_to_kind(self.compute)?;
             for_states.push(slope.f_matmul(weight)?);
             if let Some(total) = &mut for_weight {
-                let _ = total.f_add_(&slope.f_transpose(0, 1)?.f_matmul(states)?)?;
+                if self.compute == Kind::Float {
+                    let _ = total.f_addmm_(&slope.f_transpose(0, 1)?, states)?;
+                } else {
+                    let _ = total.f_add_(&slope.f_transpose(0, 1)?.f_matmul(states)?)?;
+                }
             }
         }
+        let for_weight = for_weight.map(|total| total.f_to_kind(self.compute)).transpose()?;
         Ok((Tensor::f_cat(&losses, 0)?, Tensor::f_cat(&for_states, 0)?, for_weight))
     }
 
@@ -130,7 +149,8 @@ impl Model {
             let states = Self::predicting(hidden, batch)?;
             let weight = self.head_weight()?;
             let mut parts = vec![Tensor::f_zeros([0], (Kind::Float, self.device))?];
-            for (states, targets) in states.f_split(CHUNK, 0)?.iter().zip(batch.targets.f_split(CHUNK, 0)?) {
+            let chunk = chunk_rows(self.config.vocab_size, self.device);
+            for (states, targets) in states.f_split(chunk, 0)?.iter().zip(batch.targets.f_split(chunk, 0)?) {
                 let logits = states.f_linear(&weight, None::<&Tensor>)?.f_to_kind(Kind::Float)?;
                 // log softmax of one column: no second matrix of the logits' size.
                 let chosen = logits.f_gather(1, &targets.f_unsqueeze(1)?, false)?.f_squeeze_dim(1)?;
@@ -157,7 +177,6 @@ mod tests {
     use crate::corpus::Sequence;
     use crate::lm::{Adaptation, Config};
     use crate::seed::Seed;
-    use tch::Device;
 
     fn model() -> Result<Model> {
         let mut config = Config::llama(50, 16, 2, 4, 2, 24);
@@ -195,6 +214,17 @@ mod tests {
             assert!(gradient.abs().max().double_value(&[]) > 1e-3, "{adaptation:?}");
         }
         Ok(())
+    }
+
+    #[test]
+    fn a_large_vocabulary_makes_chunks_small_and_never_gigabytes() {
+        for device in [Device::Cpu, Device::Cuda(0)] {
+            for vocabulary in [260, 32_000, 49_152, 128_256, 151_936, 262_144] {
+                let rows = chunk_rows(vocabulary, device);
+                assert!(rows >= 64 && 2 * rows * vocabulary * 4 <= 1 << 30, "{device:?} {vocabulary}: {rows}");
+            }
+        }
+        assert_eq!(chunk_rows(260, Device::Cpu), MOST_ROWS);
     }
 
     #[test]

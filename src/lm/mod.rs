@@ -3,14 +3,16 @@
 //!
 //! | file | concern |
 //! |---|---|
-//! | `config` | the shape of a model, as config.json says it |
+//! | `config`, `rope` | the shape of a model, as config.json says it, and its rotation frequencies |
 //! | `weights`, `gguf` | tensors of a checkpoint by name |
 //! | `tokenizer_from_gguf` | a tokenizer folder out of a GGUF file's own vocabulary |
 //! | `batch`, `attention`, `layer`, `model` | the forward pass over packed sequences |
 //! | `loss` | log-probabilities of supervised tokens, without all logits |
 //! | `lora` | what is trained, and the flat buffer it lives in |
+//! | `recompute` | gradients without keeping the activations of a forward pass |
 //! | `generate` | greedy continuation with a key-value cache |
 //! | `artifact`, `export` | model folders: what they hold, and how they are written |
+//! | `device`, `inspect` | where tensors live, and what the machine has for them |
 //! | `proxy` | cached hidden states of a frozen prefix |
 
 mod artifact;
@@ -22,19 +24,24 @@ mod export;
 mod generate;
 pub mod gguf;
 mod gguf_blocks;
+mod inspect;
 mod layer;
 mod lora;
 mod loss;
 mod model;
 pub mod proxy;
+mod recompute;
+mod rope;
 mod tokenizer_from_gguf;
 pub mod weights;
 
 pub use batch::Batch;
-pub use config::{Architecture, Config, RopeScaling};
-pub use device::device;
+pub use config::{Architecture, Config};
+pub use device::{device, device_memory_in_use};
 pub use export::{TOKENIZER_FILES, copy_tokenizer};
+pub use inspect::inspect;
 pub use lora::{Adaptation, AdapterConfig, TARGETS, Trainable};
 pub use loss::Loss;
 pub use model::Model;
+pub use rope::RopeScaling;
 pub use tokenizer_from_gguf::write_tokenizer;

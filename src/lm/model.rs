@@ -67,10 +67,12 @@ impl Model {
         let gguf = Gguf::open(path)?;
         let config = gguf.config()?;
         let heads = config.clone();
-        Self::build(config, device, compute, &mut |name, shape| {
-            Ok(gguf.parameter(name, shape, &heads)?.f_to_kind(compute)?.f_to_device(device)?)
+        let model = Self::build(config, device, compute, &mut |name, shape| {
+            Ok(gguf.parameter(name, shape, compute, &heads)?.f_to_device(device)?)
         })
-        .with_context(|| format!("in {}", path.display()))
+        .with_context(|| format!("in {}", path.display()))?;
+        gguf.finish()?;
+        Ok(model)
     }
 
     /// Fresh weights: normal with `initializer_range`, what writes into the residual stream scaled by 1/sqrt(2 layers).

@@ -61,11 +61,13 @@ pub fn write_tokenizer(gguf: &Gguf, context: usize, folder: &Path) -> Result<()>
         "added_tokens": added,
         "normalizer": normalizer(gguf),
         "pre_tokenizer": pre_tokenizer(gguf)?,
-        "post_processor": null,
+        "post_processor": post_processor(gguf, &texts),
         "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
         "model": {
             "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
+            // Llama 3 takes a word that is in the vocabulary as it is, whatever the merges make of it.
+            "ignore_merges": is_llama3(gguf),
             "vocab": vocabulary, "merges": pairs,
         },
     });
@@ -93,6 +95,27 @@ pub fn write_tokenizer(gguf: &Gguf, context: usize, folder: &Path) -> Result<()>
     write_json(&folder.join("tokenizer_config.json"), &Value::Object(config))
 }
 
+fn is_llama3(gguf: &Gguf) -> bool {
+    matches!(gguf.text("tokenizer.ggml.pre"), Some("llama-bpe" | "llama3" | "llama-v3"))
+}
+
+/// Puts the first token before a text where the file says so; without a word in the file Llama 3 does.
+fn post_processor(gguf: &Gguf, texts: &[&str]) -> Value {
+    let adds = gguf.get("tokenizer.ggml.add_bos_token").and_then(Value::as_bool).unwrap_or(is_llama3(gguf));
+    let bos = gguf.get("tokenizer.ggml.bos_token_id").and_then(Value::as_u64);
+    let Some((id, text)) = bos.filter(|_| adds).and_then(|id| Some((id, *texts.get(id as usize)?))) else {
+        return Value::Null;
+    };
+    let first = json!({"SpecialToken": {"id": text, "type_id": 0}});
+    let sequence = |name: &str, kind: u8| json!({"Sequence": {"id": name, "type_id": kind}});
+    json!({
+        "type": "TemplateProcessing",
+        "single": [first, sequence("A", 0)],
+        "pair": [first, sequence("A", 0), {"SpecialToken": {"id": text, "type_id": 1}}, sequence("B", 1)],
+        "special_tokens": {text: {"id": text, "ids": [id], "tokens": [text]}},
+    })
+}
+
 /// Qwen composes characters first.
 fn normalizer(gguf: &Gguf) -> Value {
     if gguf.text("tokenizer.ggml.pre") == Some("qwen2") { json!({"type": "NFC"}) } else { Value::Null }
@@ -116,7 +139,7 @@ fn pre_tokenizer(gguf: &Gguf) -> Result<Value> {
         "qwen2" => Ok(split(
             r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
         )),
-        "llama-bpe" => Ok(split(
+        "llama-bpe" | "llama3" | "llama-v3" => Ok(split(
             r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
         )),
         other => Err(Problem::new(format!("the GGUF file's pre-tokenizer `{other}` is unknown"))

@@ -113,9 +113,26 @@ impl Weights {
             self.folder.display(),
             entry.shape
         );
-        let tensor = self.read(name)?.f_to_kind(kind)?.f_to_device(device)?;
+        let tensor = self.converted(entry, kind)?.f_to_device(device)?;
         self.taken.insert(name.to_owned());
         Ok(tensor)
+    }
+
+    /// Copied out of the mapped file once, converted on the way.
+    fn converted(&self, entry: &Entry, kind: Kind) -> Result<Tensor> {
+        let bytes = &self.files[entry.file][entry.start..entry.end];
+        let is_aligned = bytes.as_ptr().align_offset(entry.kind.elt_size_in_bytes().max(1)) == 0;
+        if entry.kind == kind || bytes.is_empty() || !is_aligned {
+            return Ok(Tensor::f_from_data_size(bytes, &entry.shape, entry.kind)?.f_to_kind(kind)?);
+        }
+        let mut strides = vec![1; entry.shape.len()];
+        for place in (1..strides.len()).rev() {
+            strides[place - 1] = strides[place] * entry.shape[place];
+        }
+        // SAFETY: the bytes are `shape` numbers of this kind, as the header was checked to say, and aligned; the tensor
+        // over them is read once, into a copy of another kind, and does not outlive the map.
+        let mapped = unsafe { Tensor::f_from_blob(bytes.as_ptr(), &entry.shape, &strides, entry.kind, Device::Cpu)? };
+        Ok(mapped.f_to_kind(kind)?)
     }
 
     /// The tensor of this name as it is stored, on the CPU.

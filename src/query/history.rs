@@ -164,6 +164,7 @@ fn costs(records: &[ActionRecord]) -> Result<RecordBatch> {
         ("tokens", counts(all.clone().map(|(_, cost)| Some(cost.tokens)))),
         ("supervised_tokens", counts(all.clone().map(|(_, cost)| Some(cost.supervised_tokens)))),
         ("flops", floats(all.clone().map(|(_, cost)| cost.flops))),
+        ("peak_bytes", counts(all.clone().map(|(_, cost)| Some(cost.peak_bytes)))),
         ("artifact", texts(all.clone().map(|(record, _)| record.artifact.to_hex()))),
         ("key", texts(all.map(|(record, _)| record.key.to_hex()))),
     ])

@@ -50,7 +50,14 @@ impl World {
             finished: "2026-01-02T03:04:06.5Z".to_owned(),
             seconds: 1.5,
             bytes: 10,
-            costs: vec![Cost { phase: "train".into(), seconds: 1.0, tokens: 7, supervised_tokens: 3, flops: 2e9 }],
+            costs: vec![Cost {
+                phase: "forward".into(),
+                seconds: 1.0,
+                tokens: 7,
+                supervised_tokens: 3,
+                flops: 2e9,
+                peak_bytes: 1 << 20,
+            }],
             notes: Vec::new(),
             accepted: None,
         };
@@ -266,9 +273,9 @@ fn the_tool_knows_its_own_history() {
         (5 rows)
         ");
     insta::assert_snapshot!(world.table("select phase, sum(tokens), sum(flops) from raisin.costs group by phase"), @r"
-        phase  sum(tokens)   sum(flops)
-        -----  -----------  -----------
-        train           63  18000000000
+        phase    sum(tokens)   sum(flops)
+        -------  -----------  -----------
+        forward           63  18000000000
         (1 row)
         ");
     insta::assert_snapshot!(world.table("select count(*), min(stage) from history.selection"), @r"

@@ -44,6 +44,8 @@ pub struct Training {
     pub rounds: Vec<Round>,
     pub picked: Vec<Picked>,
     pub cost: Spent,
+    /// Forward passes before the first episode: features, the states of a frozen prefix.
+    pub passes: Vec<(String, Spent)>,
 }
 
 /// A tuned model.
@@ -191,7 +193,13 @@ fn training(source: &Source, summary: Option<&Value>) -> Result<Training> {
             evaluation_flops: summary.map_or(0.0, |summary| number(summary, "evaluation_flops")),
         };
     }
-    Ok(Training { name: name(source, None), rounds: rounds.collect(), picked: picked(&source.folder)?, cost })
+    let passes = summary.and_then(|summary| summary.get("passes")?.as_array());
+    let passes = passes.into_iter().flatten().map(|pass| {
+        let name = pass.get("pass").and_then(Value::as_str).unwrap_or("a forward pass").to_owned();
+        (name, spent(pass))
+    });
+    let passes = passes.collect();
+    Ok(Training { name: name(source, None), rounds: rounds.collect(), picked: picked(&source.folder)?, cost, passes })
 }
 
 fn tuning(source: &Source, summary: &Value) -> Result<Tuning> {

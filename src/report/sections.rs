@@ -334,6 +334,14 @@ pub fn costs(gathered: &Gathered, labels: &[String]) -> String {
         let of: Vec<Spent> =
             gathered.trainings.iter().filter(|training| training.name.label == label).map(|it| it.cost).collect();
         rows.extend(average(&of).map(|cost| (format!("training of the selector ({})", escape(&label)), cost)));
+        let of_label = || gathered.trainings.iter().filter(|training| training.name.label == label);
+        for pass in in_order(of_label().flat_map(|training| &training.passes).map(|(pass, _)| pass.clone())) {
+            let of: Vec<Spent> = of_label()
+                .flat_map(|training| &training.passes)
+                .filter_map(|(other, cost)| (*other == pass).then_some(*cost))
+                .collect();
+            rows.extend(average(&of).map(|cost| (format!("{} before it ({})", escape(&pass), escape(&label)), cost)));
+        }
     }
     if rows.is_empty() {
         return String::new();
@@ -342,7 +350,7 @@ pub fn costs(gathered: &Gathered, labels: &[String]) -> String {
     let phi = if full.is_some() { "<th class=\"n\">Φ</th>" } else { "" };
     let mut html = format!(
         "<h2>Cost</h2>\n<div class=\"scroll\"><table><thead><tr><th></th><th class=\"n\">steps</th><th class=\"n\">tokens</th>\
-         <th class=\"n\">supervised tokens</th><th class=\"n\">training FLOPs</th><th class=\"n\">validation FLOPs</th>{phi}</tr></thead><tbody>\n"
+         <th class=\"n\">supervised tokens</th><th class=\"n\">FLOPs</th><th class=\"n\">validation FLOPs</th>{phi}</tr></thead><tbody>\n"
     );
     for (name, cost) in rows {
         let _ = write!(html, "<tr><td>{name}</td>");
@@ -357,7 +365,7 @@ pub fn costs(gathered: &Gathered, labels: &[String]) -> String {
     html.push_str("</tbody></table></div>\n<p class=\"quiet\">Means over seeds.");
     if full.is_some() {
         html.push_str(
-            " Φ is the cost as a share of the training FLOPs of full-data training; here validation passes count, in the result tables they do not.",
+            " Φ is the cost as a share of the training FLOPs of full-data training; here validation passes count, in the result tables they do not. What a learned selection costs in all is the sum of its rows: the passes before, the selector, the tuning.",
         );
     }
     html.push_str("</p>\n");

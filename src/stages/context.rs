@@ -104,14 +104,17 @@ pub struct Progress {
 /// What a phase of a stage has cost. Seconds and memory are not part of an artifact: they differ between two runs.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Cost {
-    /// `load`, `forward`, `train`, `reward evaluation`, `selection`.
+    /// `load`, `forward`, `backward`, `optimizer`, `reward evaluation`, `selection`; others by a kind's own words.
     pub phase: String,
     pub seconds: f64,
     pub tokens: u64,
     /// Tokens that carry a loss.
     pub supervised_tokens: u64,
-    /// 6 x parameters x tokens for a training step, 2 x for a forward pass, over the layers that were run.
+    /// By the formula of docs/method.md, section 8.
     pub flops: f64,
+    /// The highest memory of the device that tensors live on, while the phase ran.
+    #[serde(default)]
+    pub peak_bytes: u64,
 }
 
 /// How often a progress event is sent at most.

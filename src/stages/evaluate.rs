@@ -13,12 +13,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::finished::Finished;
-use super::learning::{device, encode_examples, open};
+use super::learning::{device, encode_examples, open, phase_cost};
 use super::{Context, Cost, Kind, Needs, ParameterProblem, Process, Progress};
 use crate::corpus::{Codec, Example, Extract, Scored, Sequence, Task, read_task};
 use crate::error::{Context as _, Problem, Result};
 use crate::lm::Model;
 use crate::table;
+use crate::training::memory;
 use crate::training::scoring::{best_choice, last_number, mean_and_error, strict_number, token_mean_and_error};
 use crate::training::validation::{RowLoss, ValidationSet};
 
@@ -114,7 +115,9 @@ impl Kind for Evaluate {
         let examples = chosen(&task, &parameters)?;
         let metrics = metrics_of(&task, &parameters, &examples)?;
         let folder = context.input("/model")?;
+        let loading = memory::Meter::start(device(context));
         let model = open(folder, context)?;
+        context.cost(phase_cost("load", loading.stop()));
         let codec = Codec::load(folder)?;
         let run = Run { context, parameters: &parameters, task: &task, model, codec, examples };
         let mut results = Results { rows: Vec::new(), items: vec![Item::default(); run.examples.len()] };
@@ -318,6 +321,7 @@ impl Run<'_> {
             tokens,
             supervised_tokens,
             flops: tokens as f64 * self.model.flops_per_token(false),
+            peak_bytes: memory::peak(self.model.device()),
         });
     }
 

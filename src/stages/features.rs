@@ -5,6 +5,7 @@
 //! over the response alone gives log p(y). Rows run in batches of similar length, and finished batches are kept in
 //! the work folder, so that a killed pass goes on where it was and ends with the same bytes.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,14 +15,17 @@ use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::{DataType, Field};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tch::{Device, Kind as TensorKind, Tensor, no_grad};
 
-use super::learning::{as_instruction, device, open};
+use super::learning::{as_instruction, device, open, phase_cost};
 use super::{Context, Cost, Kind, Needs, ParameterProblem, Process, Progress};
 use crate::corpus::{Codec, Instruction, Sequence, read_instructions, read_task};
 use crate::error::{Context as _, Result, anyhow};
 use crate::lm::{Batch, Model};
 use crate::table;
+use crate::training::Meter;
+use crate::training::memory::in_groups;
 use crate::training::trainer::micro_batches;
 
 pub struct Features;
@@ -58,7 +62,7 @@ const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(30);
 
 impl Kind for Features {
     const NAME: &'static str = "features";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str = "Runs a model over instructions once: log-probabilities, lengths, pooled embeddings.";
     const PROCESS: Process = Process::Tensor;
     const SEEDED: bool = false;
@@ -84,9 +88,11 @@ impl Kind for Features {
     }
 
     fn run(parameters: Parameters, context: &Context) -> Result<()> {
+        let loading = Meter::start(device(context));
         let model = open(context.input("/model")?, context)?;
         let codec = Codec::load(context.input("/model")?)?;
-        let pass = Pass { context, model: &model, codec: &codec, parameters: &parameters };
+        context.cost(phase_cost("load", loading.stop()));
+        let pass = Pass::new(context, &model, &codec, &parameters);
         let instructions = read_instructions(context.input("/instructions")?)?;
         let rows = pass.describe("features", &instructions, CHECKPOINT_INTERVAL)?;
         let missing = rows.column(rows.num_columns() - 1);
@@ -104,7 +110,12 @@ impl Kind for Features {
             context
                 .write_table("validation_features", &pass.describe("validation", &examples, CHECKPOINT_INTERVAL)?)?;
         }
-        Ok(())
+        let Counted { tokens, supervised_tokens } = pass.counted.get();
+        let flops = tokens as f64 * model.flops_per_token(false);
+        context.write_json(
+            "summary.json",
+            &json!({ "pass": "features", "tokens": tokens, "supervised_tokens": supervised_tokens, "flops": flops }),
+        )
     }
 }
 
@@ -114,6 +125,16 @@ struct Pass<'a> {
     model: &'a Model,
     codec: &'a Codec,
     parameters: &'a Parameters,
+    /// What there was room for in memory at a time.
+    fits: Cell<usize>,
+    counted: Cell<Counted>,
+}
+
+/// The tokens of all rows described, whether in this process or by an earlier attempt.
+#[derive(Clone, Copy, Default)]
+struct Counted {
+    tokens: u64,
+    supervised_tokens: u64,
 }
 
 /// One row of the table.
@@ -129,7 +150,12 @@ struct Row {
     missing: Option<String>,
 }
 
-impl Pass<'_> {
+impl<'a> Pass<'a> {
+    fn new(context: &'a Context, model: &'a Model, codec: &'a Codec, parameters: &'a Parameters) -> Self {
+        let fits = Cell::new(parameters.batch_tokens);
+        Self { context, model, codec, parameters, fits, counted: Cell::default() }
+    }
+
     /// The features of all rows, in id order. What an earlier attempt put aside is not computed again.
     fn describe(&self, phase: &str, instructions: &[Instruction], interval: Duration) -> Result<RecordBatch> {
         use rayon::prelude::*;
@@ -138,6 +164,12 @@ impl Pass<'_> {
             .par_iter()
             .map(|row| Ok((self.codec.instruction(row, limit)?, self.codec.response_alone(row, limit)?)))
             .collect::<Result<_>>()?;
+        let mut counted = self.counted.get();
+        for sequence in encoded.iter().flat_map(|(one, other)| [one, other]).flatten() {
+            counted.tokens += sequence.tokens.len() as u64;
+            counted.supervised_tokens += sequence.supervised_tokens() as u64;
+        }
+        self.counted.set(counted);
         // The longest first: if memory is short, that shows at once.
         let mut order: Vec<usize> = (0..instructions.len()).collect();
         order.sort_by_key(|&row| (usize::MAX - encoded[row].0.as_ref().map_or(0, |it| it.tokens.len()), row));
@@ -149,6 +181,7 @@ impl Pass<'_> {
         let mut pending: Vec<Row> = Vec::new();
         let mut first = next;
         let (start, mut last_saved) = (Instant::now(), Instant::now());
+        let running = Meter::start(device(self.context));
         let (mut tokens, mut supervised_tokens) = (0, 0);
         while let Some(range) = batches.get(next) {
             let members = &order[range.clone()];
@@ -178,11 +211,10 @@ impl Pass<'_> {
         }
         parts.push(self.table(pending)?);
         self.context.cost(Cost {
-            phase: "forward".to_owned(),
-            seconds: start.elapsed().as_secs_f64(),
             tokens,
             supervised_tokens,
             flops: tokens as f64 * self.model.flops_per_token(false),
+            ..phase_cost("forward", running.stop())
         });
         let schema = parts[0].schema();
         let all = concat_batches(&schema, &parts)?;
@@ -198,7 +230,7 @@ impl Pass<'_> {
         let (positions, sequences): (Vec<usize>, Vec<&Sequence>) =
             conditional.iter().enumerate().filter_map(|(position, sequence)| Some((position, (*sequence)?))).unzip();
         if !sequences.is_empty() {
-            let described = self.forward(&sequences, true)?;
+            let described = self.forward_what_fits(&sequences, true)?;
             for ((position, sequence), one) in positions.into_iter().zip(sequences).zip(described) {
                 let row = &mut rows[position];
                 row.response_tokens = sequence.supervised_tokens() as u32;
@@ -209,7 +241,7 @@ impl Pass<'_> {
         let (positions, sequences): (Vec<usize>, Vec<&Sequence>) =
             alone.iter().enumerate().filter_map(|(position, sequence)| Some((position, (*sequence)?))).unzip();
         if !sequences.is_empty() {
-            for (position, one) in positions.into_iter().zip(self.forward(&sequences, false)?) {
+            for (position, one) in positions.into_iter().zip(self.forward_what_fits(&sequences, false)?) {
                 rows[position].unconditional = Some(one.log_prob);
             }
         }
@@ -217,6 +249,23 @@ impl Pass<'_> {
             row.settle(self.parameters.max_tokens);
         }
         Ok(rows)
+    }
+
+    /// The forward pass, in parts where memory does not hold all of it.
+    fn forward_what_fits(&self, sequences: &[&Sequence], pooled: bool) -> Result<Vec<Described>> {
+        let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.tokens.len()).collect();
+        let mut described = Vec::with_capacity(sequences.len());
+        let before = self.fits.get();
+        let mut fits = before;
+        in_groups(&lengths, &mut fits, |rows| {
+            described.extend(self.forward(&sequences[rows], pooled)?);
+            Ok(())
+        })?;
+        if fits < before {
+            self.fits.set(fits);
+            self.context.note(format!("there was no memory for {before} tokens at a time: now it is {fits}"));
+        }
+        Ok(described)
     }
 
     fn forward(&self, sequences: &[&Sequence], pooled: bool) -> Result<Vec<Described>> {
@@ -364,7 +413,6 @@ mod tests {
     use super::*;
     use crate::stages::fixture::{ROWS, Store};
     use crate::table::column;
-    use serde_json::json;
 
     const INPUTS: [(&str, &str); 3] = [("/instructions", "pool"), ("/model", "model"), ("/task", "task")];
 
@@ -435,7 +483,7 @@ mod tests {
         let folder = store.artifact("model");
         let (model, codec) = (Model::load(&folder, Device::Cpu, TensorKind::Float)?, Codec::load(&folder)?);
         let parameters = parameters()?;
-        let pass = Pass { context: &context, model: &model, codec: &codec, parameters: &parameters };
+        let pass = Pass::new(&context, &model, &codec, &parameters);
         // A part after every batch; the last one is lost with the process.
         pass.describe("features", &read_instructions(&store.artifact("pool"))?, Duration::ZERO)?;
         let (parts, next) = pass.finished_parts("features")?;

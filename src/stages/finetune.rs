@@ -4,6 +4,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::learning::is_off;
 use super::{Context, Kind, Needs, ParameterProblem, Process};
 use crate::error::Result;
 use crate::selector::Method;
@@ -80,6 +81,9 @@ pub struct Parameters {
     /// A forward pass holds at most this many tokens; memory depends on it, results (but for rounding) do not.
     #[serde(default = "defaults::micro_batch_tokens")]
     pub micro_batch_tokens: usize,
+    /// Compute activations again in the backward pass instead of keeping them: less memory, a third more work.
+    #[serde(default, skip_serializing_if = "is_off")]
+    pub activation_checkpointing: bool,
     /// Measure the validation loss each so many steps; 0: only when the method needs it, and at the end.
     #[serde(default)]
     pub evaluate_every: usize,

@@ -18,7 +18,7 @@ use crate::lm::{Adaptation, Model};
 use crate::seed::Seed;
 use crate::table;
 use crate::training::episode::Spent;
-use crate::training::{AdaptationSettings, Pool, ValidationSet};
+use crate::training::{AdaptationSettings, Phase, Pool, Trainer, ValidationSet};
 
 /// Where tensors of this stage live.
 pub fn device(context: &Context) -> Device {
@@ -136,6 +136,12 @@ pub fn encode_examples(codec: &Codec, examples: &[Example], max_tokens: usize) -
         .collect()
 }
 
+/// For serde: a switch that is off is not written, so that keys of before it existed stay what they were.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+pub fn is_off(switch: &bool) -> bool {
+    !switch
+}
+
 /// The first characters of a text, on one line: for tables that people read.
 pub fn excerpt(text: &str, characters: usize) -> String {
     text.chars().take(characters).map(|character| if character.is_control() { ' ' } else { character }).collect()
@@ -154,7 +160,27 @@ pub fn cost(phase: &str, spent: &Spent) -> Cost {
         tokens: spent.tokens,
         supervised_tokens: spent.supervised_tokens,
         flops: spent.flops,
+        peak_bytes: spent.peak_bytes,
     }
+}
+
+/// A cost event of a phase that no tokens are counted in: they are those of the forward pass.
+pub fn phase_cost(name: &str, phase: Phase) -> Cost {
+    Cost { phase: name.to_owned(), seconds: phase.time.as_secs_f64(), peak_bytes: phase.peak_bytes, ..Cost::default() }
+}
+
+/// The cost events of training steps: `forward` with all tokens, `backward`, `optimizer`.
+pub fn training_costs(trainer: &Trainer, spent: &Spent, context: &Context) {
+    let phases = trainer.phases();
+    let forward = trainer.flops(spent.tokens as usize, false);
+    context.cost(Cost {
+        tokens: spent.tokens,
+        supervised_tokens: spent.supervised_tokens,
+        flops: forward,
+        ..phase_cost("forward", phases.forward)
+    });
+    context.cost(Cost { flops: spent.flops - forward, ..phase_cost("backward", phases.backward) });
+    context.cost(phase_cost("optimizer", phases.optimizer));
 }
 
 /// One row of the `steps` table of a training stage, as its checkpoint keeps it.

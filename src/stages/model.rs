@@ -7,15 +7,18 @@ use std::time::Instant;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tch::{Device, Kind as TensorKind};
 
 use super::context::{Context, Cost, DType, DeviceKind, Environment, Progress};
+use super::learning::phase_cost;
 use super::kind::{Kind, Needs, ParameterProblem, Process};
 use crate::corpus::{Codec, byte_tokenizer, read_instructions, read_task};
 use crate::error::{Context as _, Result, bail, ensure};
 use crate::lm;
 use crate::lm::proxy::{ProxyConfig, write_states};
 use crate::seed::Seed;
+use crate::training::Meter;
 
 /// A language model.
 pub struct Model;
@@ -102,7 +105,7 @@ const MAX_TOKENS: usize = 1024;
 
 impl Kind for Model {
     const NAME: &'static str = "model";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str =
         "A language model: from a GGUF file, a Hugging Face folder, fresh weights, or a base with a frozen prefix.";
     const PROCESS: Process = Process::Tensor;
@@ -226,10 +229,10 @@ fn prefix(source: &Source, context: &Context) -> Result<()> {
     let max_tokens = source.max_tokens.unwrap_or(MAX_TOKENS);
     let out = context.out();
     let base = context.input("/source/prefix")?;
-    let loading = Instant::now();
     let (device, compute) = on(context.environment())?;
+    let loading = Meter::start(device);
     let model = lm::Model::load(base, device, compute)?;
-    context.cost(Cost { phase: "load".to_owned(), seconds: loading.elapsed().as_secs_f64(), ..Cost::default() });
+    context.cost(phase_cost("load", loading.stop()));
     let layers = model.config.num_hidden_layers;
     ensure!(
         train_layers < layers,
@@ -246,6 +249,7 @@ fn prefix(source: &Source, context: &Context) -> Result<()> {
     let config = ProxyConfig { train_layers, prefix_layers: layers - train_layers, max_tokens };
     let total: usize = pool.iter().chain(&validation).flatten().map(|sequence| sequence.tokens.len()).sum();
     let start = Instant::now();
+    let running = Meter::start(device);
     write_states(&model, &config, &pool, &validation, BATCH_TOKENS, &out, &mut |done| {
         context.progress(Progress {
             phase: "hidden states".to_owned(),
@@ -258,13 +262,9 @@ fn prefix(source: &Source, context: &Context) -> Result<()> {
     })?;
     // What the prefix has, a forward pass saves when only the layers above it run.
     let flops = model.flops_per_token(false) - model.flops_per_token_from(config.prefix_layers, false);
-    context.cost(Cost {
-        phase: "forward".to_owned(),
-        seconds: start.elapsed().as_secs_f64(),
-        tokens: total as u64,
-        supervised_tokens: 0,
-        flops: flops * total as f64,
-    });
+    let flops = flops * total as f64;
+    context.cost(Cost { tokens: total as u64, flops, ..phase_cost("forward", running.stop()) });
+    context.write_json("summary.json", &json!({ "pass": "prefix", "tokens": total, "flops": flops }))?;
     context.write_json("proxy.json", &config)?;
     lm::copy_tokenizer(base, &out)?;
     for name in ["config.json", "generation_config.json"] {
@@ -297,7 +297,7 @@ mod tests {
     use crate::lm::proxy::PrefixStates;
     use crate::stages::{Assignment, Declaration, Source as Artifact};
     use crate::table;
-    use serde_json::{Value, json};
+    use serde_json::Value;
     use std::collections::BTreeMap;
     use std::path::Path;
 

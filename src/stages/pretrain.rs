@@ -8,14 +8,15 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::learning::{StepRow, open, shuffled, steps_table};
-use super::{Context, Cost, Kind, Needs, ParameterProblem, Process, Progress};
+use super::learning::{StepRow, device, is_off, open, phase_cost, shuffled, steps_table, training_costs};
+use super::{Context, Kind, Needs, ParameterProblem, Process, Progress};
 use crate::corpus::{Codec, Instruction, Sequence, message::conversation, read_instructions};
 use crate::error::{Problem, Result, ensure};
 use crate::lm::Adaptation;
 use crate::seed::Seed;
 use crate::table;
-use crate::training::{Checkpoints, Schedule, Trainer, TrainerConfig};
+use crate::training::episode::Spent;
+use crate::training::{Checkpoints, Meter, Schedule, Trainer, TrainerConfig};
 
 pub struct Pretrain;
 
@@ -60,6 +61,9 @@ pub struct Parameters {
     /// A forward pass holds at most this many tokens; memory depends on it, results (but for rounding) do not.
     #[serde(default = "defaults::micro_batch_tokens")]
     pub micro_batch_tokens: usize,
+    /// Compute activations again in the backward pass instead of keeping them: less memory, a third more work.
+    #[serde(default, skip_serializing_if = "is_off")]
+    pub activation_checkpointing: bool,
 }
 
 mod defaults {
@@ -84,7 +88,7 @@ const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(30);
 
 impl Kind for Pretrain {
     const NAME: &'static str = "pretrain";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str = "Trains all weights of a small model on the next token of text or instructions.";
     const PROCESS: Process = Process::Tensor;
     const SEEDED: bool = true;
@@ -133,6 +137,7 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     fn start(parameters: Parameters, context: &'a Context) -> Result<Self> {
+        let loading = Meter::start(device(context));
         let folder = context.input("/model")?;
         let rows = read_rows(&Codec::load(folder)?, &parameters, context)?;
         let mut model = open(folder, context)?;
@@ -144,6 +149,7 @@ impl<'a> Run<'a> {
             total_steps: parameters.steps,
             weight_decay: parameters.weight_decay,
             micro_batch_tokens: parameters.micro_batch_tokens,
+            activation_checkpointing: parameters.activation_checkpointing,
             ..TrainerConfig::default()
         };
         let mut trainer = Trainer::new(model, config, None)?;
@@ -156,6 +162,7 @@ impl<'a> Run<'a> {
         if resumed_at > 0 {
             context.note(format!("goes on after step {resumed_at}"));
         }
+        context.cost(phase_cost("load", loading.stop()));
         let order = Order::new(rows.len(), context.seed().at("order"));
         context.note(format!(
             "{} steps of {} rows out of {}, {} parameters",
@@ -177,6 +184,9 @@ impl<'a> Run<'a> {
         let batch: Vec<&Sequence> =
             (step * size..(step + 1) * size).map(|draw| &self.rows[self.order.at(draw)]).collect();
         let outcome = self.trainer.step(&batch, None)?;
+        if let Some(notice) = self.trainer.take_notice() {
+            self.context.note(notice);
+        }
         self.steps.push(StepRow {
             step: step as u32 + 1,
             loss: outcome.loss,
@@ -224,13 +234,13 @@ impl<'a> Run<'a> {
                 "flops": flops,
             }),
         )?;
-        context.cost(Cost {
-            phase: "train".to_owned(),
-            seconds: self.started.elapsed().as_secs_f64(),
+        let spent = Spent {
             tokens: sum(|row| row.tokens),
             supervised_tokens: sum(|row| row.supervised_tokens),
             flops,
-        });
+            ..Spent::default()
+        };
+        training_costs(&trainer, &spent, context);
         Ok(())
     }
 }

@@ -6,6 +6,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::memory::Meter;
 use super::pool::Pool;
 use super::trainer::{Snapshot, Trainer};
 use super::validation::ValidationSet;
@@ -19,6 +20,8 @@ pub struct Spent {
     pub tokens: u64,
     pub supervised_tokens: u64,
     pub flops: f64,
+    /// The highest memory, where it was measured.
+    pub peak_bytes: u64,
 }
 
 impl Spent {
@@ -99,7 +102,9 @@ impl Learner for EpisodeLearner {
 
     fn performance(&mut self) -> Result<f64> {
         let start = Instant::now();
+        let meter = Meter::start(self.trainer.model.device());
         let loss = self.validation.loss(&self.trainer.model)?;
+        self.evaluation.peak_bytes = self.evaluation.peak_bytes.max(meter.stop().peak_bytes);
         let flops = self.trainer.flops(self.validation.tokens(), false);
         self.evaluation.add(start, self.validation.tokens(), self.validation.supervised_tokens(), flops);
         Ok(-loss)

@@ -12,11 +12,13 @@
 //! | [`episode`] | the learner that PPO plays with |
 //! | [`side_by_side`] | the same for several episodes at once |
 //! | [`checkpoint`] | tensors and a JSON state in one file, replaced whole |
+//! | [`memory`] | what the phases of the work take, and smaller groups where memory ends |
 //! | [`scoring`] | multiple choice and match by generation |
 
 pub mod adamw;
 pub mod checkpoint;
 pub mod episode;
+pub mod memory;
 pub mod pool;
 pub mod schedule;
 pub mod scoring;
@@ -28,9 +30,10 @@ pub mod validation;
 pub use adamw::{AdamW, AdamWConfig};
 pub use checkpoint::Checkpoints;
 pub use episode::EpisodeLearner;
+pub use memory::{Meter, Phase};
 pub use pool::Pool;
 pub use schedule::Schedule;
 pub use settings::{AdaptationMethod, AdaptationSettings};
 pub use side_by_side::SideBySide;
-pub use trainer::{Snapshot, StepOutcome, Trainer, TrainerConfig};
+pub use trainer::{ParameterState, Phases, Snapshot, StepOutcome, Trainer, TrainerConfig};
 pub use validation::ValidationSet;

@@ -108,6 +108,11 @@ impl SideBySide {
         self.evaluation
     }
 
+    /// Floating-point operations for a token of a training step or a forward pass.
+    pub fn flops_per_token(&self, train: bool) -> f64 {
+        self.passes.first().map_or(0.0, |pass| pass.flops_per_token(train))
+    }
+
     /// How many numbers each episode trains.
     pub fn trained_numbers(&self) -> usize {
         self.passes.first().map_or(0, |pass| pass.model.trainable().count() / pass.model.episodes())
@@ -172,7 +177,7 @@ impl Ensemble for SideBySide {
         ensure!(batches.len() == self.episodes(), "{} batches for {} episodes", batches.len(), self.episodes());
         let start = Instant::now();
         let learning_rate = self.passes.first().map_or(0.0, Pass::learning_rate);
-        let flops_per_token = self.passes.first().map_or(0.0, |pass| pass.flops_per_token(true));
+        let flops_per_token = self.flops_per_token(true);
         let outcomes =
             self.each(|first, pass, pool| pass.step(&batches[first..first + pass.model.episodes()], pool))?;
         let trained: Vec<Trained> = outcomes

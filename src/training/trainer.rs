@@ -11,6 +11,7 @@ use tch::{Tensor, no_grad};
 
 use super::adamw::{AdamW, AdamWConfig, AdamWState};
 use super::checkpoint;
+use super::memory::{Meter, Phase, in_groups};
 use super::schedule::Schedule;
 use crate::corpus::Sequence;
 use crate::error::{Problem, Result, anyhow, ensure};
@@ -28,8 +29,10 @@ pub struct TrainerConfig {
     pub weight_decay: f64,
     /// The global gradient norm is scaled down to this; 0 leaves it as it is.
     pub clip_norm: f64,
-    /// A forward pass holds at most this many tokens (one row at least).
+    /// A forward pass holds at most this many tokens (one row at least); halved where there is no memory for them.
     pub micro_batch_tokens: usize,
+    /// Activations are computed again in the backward pass instead of being kept: less memory, a third more work.
+    pub activation_checkpointing: bool,
 }
 
 impl Default for TrainerConfig {
@@ -42,6 +45,7 @@ impl Default for TrainerConfig {
             weight_decay: 0.0,
             clip_norm: 1.0,
             micro_batch_tokens: 4096,
+            activation_checkpointing: false,
         }
     }
 }
@@ -66,6 +70,27 @@ pub struct Trainer {
     step: usize,
     /// With a frozen prefix: how many layers it has. Steps then start from its cached states.
     prefix_layers: Option<usize>,
+    phases: Phases,
+    notice: Option<String>,
+}
+
+/// What the parts of the steps have taken so far. With recomputed activations the second forward pass counts as part
+/// of the backward pass, and so does the first.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Phases {
+    pub forward: Phase,
+    pub backward: Phase,
+    pub optimizer: Phase,
+}
+
+/// A trained tensor with the optimizer's state of it.
+pub struct ParameterState {
+    /// As in a checkpoint, or as PEFT names an adapter's part.
+    pub name: String,
+    pub value: Tensor,
+    /// The running means of the gradient and of its square.
+    pub first: Tensor,
+    pub second: Tensor,
 }
 
 /// Everything that training changes, copied.
@@ -88,7 +113,7 @@ impl Trainer {
         );
         let weight_decay = config.weight_decay;
         let optimizer = AdamW::new(&trainable.flat, AdamWConfig { weight_decay, ..AdamWConfig::default() })?;
-        Ok(Self { model, config, optimizer, step: 0, prefix_layers })
+        Ok(Self { model, config, optimizer, step: 0, prefix_layers, phases: Phases::default(), notice: None })
     }
 
     /// Updates made so far.
@@ -110,12 +135,20 @@ impl Trainer {
         let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.tokens.len()).collect();
         let mut loss = 0.0;
         let mut gradient: Option<Tensor> = None;
-        for rows in micro_batches(&lengths, self.config.micro_batch_tokens) {
-            let (rows, states) = (&sequences[rows.clone()], states.map(|states| &states[rows]));
-            let (part_loss, sum) = self.gradient(rows, states, supervised_tokens, gradient.take())?;
-            loss += part_loss;
-            gradient = Some(sum);
+        let asked = self.config.micro_batch_tokens;
+        let (mut limit, mut phases) = (asked, self.phases);
+        in_groups(&lengths, &mut limit, |rows| {
+            let states = states.map(|states| &states[rows.clone()]);
+            loss += self.gradient(&sequences[rows], states, supervised_tokens, &mut gradient, &mut phases)?;
+            Ok(())
+        })?;
+        self.phases = phases;
+        if limit != asked {
+            self.config.micro_batch_tokens = limit;
+            let what = format!("there was no memory for {asked} tokens at a time in step {}", self.step + 1);
+            self.notice = Some(format!("{what}: from here on it is {limit}"));
         }
+        let updating = Meter::start(self.model.device());
         let mut gradient = gradient.ok_or_else(|| anyhow!("a step without rows"))?;
         let gradient_norm = no_grad(|| gradient.f_norm()?.f_double_value(&[]))?;
         if !(loss.is_finite() && gradient_norm.is_finite()) {
@@ -132,6 +165,7 @@ impl Trainer {
         }
         let learning_rate = self.learning_rate();
         self.optimizer.step(&self.model.trainable().flat, &gradient, learning_rate)?;
+        self.phases.optimizer.add(updating);
         self.step += 1;
         Ok(StepOutcome { loss, tokens: lengths.iter().sum(), supervised_tokens, gradient_norm, learning_rate })
     }
@@ -142,23 +176,69 @@ impl Trainer {
         learning_rate * schedule.at(self.step, total_steps, warmup)
     }
 
-    /// The loss of some rows, as their share of the whole batch's mean, and its flat gradient added to the one of
-    /// earlier rows.
+    /// The loss of some rows, as their share of the whole batch's mean. Their flat gradient is added to `sum`, which an
+    /// error leaves as it was.
     fn gradient(
         &self,
         sequences: &[&Sequence],
         states: Option<&[Tensor]>,
         total: usize,
-        earlier: Option<Tensor>,
-    ) -> Result<(f64, Tensor)> {
+        sum: &mut Option<Tensor>,
+        phases: &mut Phases,
+    ) -> Result<f64> {
         let trainable = self.model.trainable();
-        let batch = Batch::pack(sequences, trainable.flat.device())?;
+        let device = trainable.flat.device();
+        let running = Meter::start(device);
+        let batch = Batch::pack(sequences, device)?;
         let states = states.map(|states| Tensor::f_cat(states, 0)).transpose()?;
+        if self.config.activation_checkpointing {
+            let states = self.prefix_layers.zip(states.as_ref());
+            let (loss, gradients) = self.model.recomputed_gradient(&batch, states, total as f64)?;
+            *sum = Some(trainable.flatten(gradients, sum.take())?);
+            phases.backward.add(running);
+            return Ok(loss);
+        }
         let hidden = forward(&self.model, self.prefix_layers, &batch, states.as_ref())?;
         let loss = self.model.response_loss(&hidden, &batch)?.sum.f_div_scalar(total as f64)?;
+        phases.forward.add(running);
+        let running = Meter::start(device);
         let leaves: Vec<&Tensor> = trainable.leaves.iter().map(|(_, leaf)| leaf).collect();
         let gradients = Tensor::f_run_backward(&[&loss], &leaves, false, false)?;
-        Ok((loss.f_double_value(&[])?, trainable.flatten(gradients, earlier)?))
+        let loss = loss.f_double_value(&[])?;
+        *sum = Some(trainable.flatten(gradients, sum.take())?);
+        phases.backward.add(running);
+        Ok(loss)
+    }
+
+    /// What the steps of this process have taken.
+    pub fn phases(&self) -> Phases {
+        self.phases
+    }
+
+    /// Something that whoever watches should know, once.
+    pub fn take_notice(&mut self) -> Option<String> {
+        self.notice.take()
+    }
+
+    /// Every trained tensor and the optimizer's state of it, under its name.
+    pub fn state(&self) -> Result<Vec<ParameterState>> {
+        let [(_, first), (_, second)] = self.optimizer.named();
+        let mut start = 0;
+        let leaves = self.model.trainable().leaves.iter();
+        leaves
+            .map(|(name, leaf)| {
+                let (length, shape) = (leaf.numel() as i64, leaf.size());
+                let part = |flat: &Tensor| flat.f_narrow(0, start, length)?.f_view(shape.as_slice());
+                let state = ParameterState {
+                    name: name.clone(),
+                    value: leaf.f_detach()?,
+                    first: part(first)?,
+                    second: part(second)?,
+                };
+                start += length;
+                Ok(state)
+            })
+            .collect()
     }
 
     /// Floating-point operations for so many tokens, of a training step or a forward pass, over the layers that run.

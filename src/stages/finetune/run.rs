@@ -11,11 +11,14 @@ use crate::digest::Digest;
 use crate::error::{Problem, Result};
 use crate::lm::Adaptation;
 use crate::selector::{Chooser, Inputs, Method, Moment, Policy, Raise, chooser};
-use crate::stages::learning::{Learning, as_instruction, Settings, StepRow, cost, optional_bits, shown_performance, steps_table};
+use crate::stages::learning::{
+    Learning, Settings, StepRow, as_instruction, cost, device, optional_bits, phase_cost, shown_performance, steps_table,
+    training_costs,
+};
 use crate::stages::selecting::{Chosen, candidate_columns, candidates, read_scores, selection_table};
-use crate::stages::{Context, Cost, Progress};
+use crate::stages::{Context, Progress};
 use crate::training::episode::Spent;
-use crate::training::{Checkpoints, Pool, Trainer, TrainerConfig, ValidationSet};
+use crate::training::{Checkpoints, Meter, Pool, Trainer, TrainerConfig, ValidationSet};
 
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -57,7 +60,7 @@ struct Kept {
 
 impl<'a> Run<'a> {
     pub fn start(parameters: Parameters, context: &'a Context) -> Result<Self> {
-        let started = Instant::now();
+        let loading = Meter::start(device(context));
         let folder = context.input("/model")?;
         let task = read_task(context.input("/task")?)?;
         let instructions = match parameters.select.method {
@@ -95,6 +98,7 @@ impl<'a> Run<'a> {
             total_steps: steps,
             weight_decay: parameters.weight_decay,
             micro_batch_tokens: parameters.micro_batch_tokens,
+            activation_checkpointing: parameters.activation_checkpointing,
             ..TrainerConfig::default()
         };
         let mut trainer = Trainer::new(model, config, pool.prefix_layers())?;
@@ -109,7 +113,7 @@ impl<'a> Run<'a> {
             parameters.batch_size,
             trainer.model.trainable().count(),
         ));
-        context.cost(Cost { phase: "load".to_owned(), seconds: started.elapsed().as_secs_f64(), ..Default::default() });
+        context.cost(phase_cost("load", loading.stop()));
         Ok(Self {
             context,
             parameters,
@@ -151,6 +155,9 @@ impl<'a> Run<'a> {
         let ids: Vec<u32> = choices.iter().map(|choice| choice.id).collect();
         let (sequences, states) = self.pool.rows(&ids)?;
         let outcome = self.trainer.step(&sequences, states.as_deref())?;
+        if let Some(notice) = self.trainer.take_notice() {
+            self.context.note(notice);
+        }
         let flops = self.trainer.flops(outcome.tokens, true);
         self.train.add(training, outcome.tokens, outcome.supervised_tokens, flops);
 
@@ -189,7 +196,9 @@ impl<'a> Run<'a> {
     /// P, minus the validation loss.
     fn evaluate(&mut self) -> Result<f64> {
         let start = Instant::now();
+        let meter = Meter::start(self.trainer.model.device());
         let loss = self.validation.loss(&self.trainer.model)?;
+        self.evaluation.peak_bytes = self.evaluation.peak_bytes.max(meter.stop().peak_bytes);
         let (tokens, supervised) = (self.validation.tokens(), self.validation.supervised_tokens());
         self.evaluation.add(start, tokens, supervised, self.trainer.flops(tokens, false));
         self.kept.evaluations += 1;
@@ -217,8 +226,8 @@ impl<'a> Run<'a> {
         context.write_table("steps", &steps_table(&kept.rows)?)?;
         context.write_table("selection", &selection_table(&kept.selection, &self.instructions)?)?;
         context.write_json("summary.json", &self.summary())?;
-        context.cost(cost("train", &self.train));
-        context.cost(cost("validation", &self.evaluation));
+        training_costs(trainer, &self.train, context);
+        context.cost(cost("reward evaluation", &self.evaluation));
         let selection = Spent { time: self.selection_time, ..Spent::default() };
         context.cost(cost("selection", &selection));
         Ok(())

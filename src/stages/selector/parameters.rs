@@ -7,6 +7,7 @@ use super::Preset;
 use crate::selector::Config;
 use crate::selector::config::{Baseline, Credit, Deployment, Form, Part, Ratio};
 use crate::stages::ParameterProblem;
+use crate::stages::learning::is_off;
 use crate::training::{AdaptationSettings, Schedule};
 
 /// Parameters of a `selector` stage, as written: what is not given comes from the preset.
@@ -42,6 +43,9 @@ pub struct Written {
     /// A forward pass holds at most this many tokens; memory depends on it, results (but for rounding) do not.
     #[serde(default = "default_micro_batch_tokens")]
     pub micro_batch_tokens: usize,
+    /// Compute activations again in the backward pass instead of keeping them: less memory, a third more work.
+    #[serde(default)]
+    pub activation_checkpointing: bool,
     /// K: rounds, each of one episode or more, and followed by an update. Both presets: 20.
     #[serde(default)]
     pub rounds: Option<usize>,
@@ -169,6 +173,8 @@ pub struct Parameters {
     pub warmup: f64,
     pub max_tokens: usize,
     pub micro_batch_tokens: usize,
+    #[serde(skip_serializing_if = "is_off")]
+    pub activation_checkpointing: bool,
     pub rounds: usize,
     pub episodes_per_round: usize,
     pub steps: usize,
@@ -229,6 +235,7 @@ impl From<Written> for Parameters {
             warmup: written.warmup,
             max_tokens: written.max_tokens,
             micro_batch_tokens: written.micro_batch_tokens,
+            activation_checkpointing: written.activation_checkpointing,
             rounds: written.rounds.unwrap_or(preset.rounds),
             episodes_per_round: written.episodes_per_round,
             steps: written.steps.unwrap_or(preset.steps),
@@ -303,6 +310,9 @@ impl Parameters {
         let problem = |key: &str, message: &str| Err(ParameterProblem::new(format!("/{key}"), message));
         if let Some((key, message)) = self.adaptation.problem() {
             return problem(&format!("adaptation/{key}"), message);
+        }
+        if self.activation_checkpointing && self.episodes_per_round > 1 {
+            return problem("activation_checkpointing", "is for one episode at a time: episodes_per_round = 1");
         }
         let counts = [
             ("rounds", self.rounds),

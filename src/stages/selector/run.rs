@@ -4,10 +4,11 @@
 //! up, plays the unfinished round again, and ends with the same bytes.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use arrow::array::RecordBatch;
+use arrow::array::{Array as _, Float64Array, RecordBatch};
 use arrow::compute::concat_batches;
+use serde_json::{Value, json};
 
 use super::{Parameters, tables};
 use crate::corpus::{Instruction, read_instructions, read_task};
@@ -16,12 +17,12 @@ use crate::error::{Context as _, Result, anyhow};
 use crate::selector::config::Part;
 use crate::selector::episode::{Round, StepRow, Training};
 use crate::selector::{Candidates, Config, Ensemble};
-use crate::stages::learning::{Learning, Settings, cost, shown_performance};
+use crate::stages::learning::{Learning, Settings, cost, device, phase_cost, shown_performance, training_costs};
 use crate::stages::selecting::candidates;
-use crate::stages::{Context, Cost, Progress};
+use crate::stages::{Context, Cost, Progress, referenced};
 use crate::table;
 use crate::training::episode::Spent;
-use crate::training::{EpisodeLearner, SideBySide, Trainer, TrainerConfig};
+use crate::training::{EpisodeLearner, Meter, SideBySide, Trainer, TrainerConfig};
 
 const TABLES: [&str; 3] = ["rounds", "steps", "selection"];
 
@@ -31,7 +32,7 @@ pub fn run(parameters: &Parameters, context: &Context) -> Result<()> {
 
 /// The same, ended after some rounds as a kill would end it: for tests.
 pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize) -> Result<()> {
-    let started = Instant::now();
+    let loading = Meter::start(device(context));
     let instructions = read_instructions(context.input("/instructions")?)?;
     let task = read_task(context.input("/task")?)?;
     let settings = Settings {
@@ -51,8 +52,10 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
         warmup: parameters.warmup,
         total_steps: parameters.steps,
         micro_batch_tokens: parameters.micro_batch_tokens,
+        activation_checkpointing: parameters.activation_checkpointing,
         ..TrainerConfig::default()
     };
+    let evaluation_tokens = learning.validation.tokens();
     let mut players = Players::new(learning, trainer_config, parameters.episodes_per_round, context)?;
     let trained = players.trained_numbers();
     let side_by_side = match parameters.episodes_per_round {
@@ -72,10 +75,11 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
         candidates.len(),
         candidates.ranges.iter().filter(|range| !range.is_empty()).count(),
     ));
-    context.cost(Cost { phase: "load".into(), seconds: started.elapsed().as_secs_f64(), ..Default::default() });
+    context.cost(phase_cost("load", loading.stop()));
 
     let started = Instant::now();
     let mut tokens = 0;
+    let mut micro_batch_tokens = parameters.micro_batch_tokens;
     while training.rounds_done() < parameters.rounds.min(until) {
         let mut on_step = |round: usize, rows: &[&StepRow], improvement: f64| {
             let Some(row) = rows.first() else { return };
@@ -91,17 +95,31 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
         };
         let round = training.round(players.ensemble(), &candidates, &mut on_step)?;
         rounds.put_aside(&training, &round, &instructions)?;
+        if let Some(fits) = players.micro_batch_tokens().filter(|&fits| fits < micro_batch_tokens) {
+            context.note(format!("there was no memory for {micro_batch_tokens} tokens at a time: now it is {fits}"));
+            micro_batch_tokens = fits;
+        }
     }
 
     if until < parameters.rounds {
         return Ok(());
     }
-    let (train, evaluation) = players.costs();
-    context.cost(cost("train", &train));
-    context.cost(cost("reward evaluation", &evaluation));
-    let rest = started.elapsed().saturating_sub(train.time + evaluation.time);
+    let rest = started.elapsed().saturating_sub(players.tell_costs(context));
     context.cost(Cost { phase: "selection".into(), seconds: rest.as_secs_f64(), ..Default::default() });
     rounds.collect(context)?;
+    let steps = table::read(&context.out().join("steps.parquet"))?;
+    let measured: &Float64Array = table::column(&steps, "performance")?;
+    // P(M_0) is measured once.
+    let evaluations = measured.len() - measured.null_count() + 1;
+    context.write_json(
+        "summary.json",
+        &json!({
+            "evaluations": evaluations,
+            "evaluation_tokens": evaluations * evaluation_tokens,
+            "evaluation_flops": players.forward_flops(evaluations * evaluation_tokens),
+            "passes": passes_before(clusters, context.input("/model")?)?,
+        }),
+    )?;
     let best = training.best.as_ref().ok_or_else(|| anyhow!("no episode was played"))?;
     best.save(&context.out())?;
     context.add_reference("features", clusters)
@@ -139,13 +157,55 @@ impl Players {
         }
     }
 
-    /// What training and what reward evaluation have cost.
-    fn costs(&self) -> (Spent, Spent) {
+    /// How many tokens of a batch the device has room for at a time, where that has been found out.
+    fn micro_batch_tokens(&self) -> Option<usize> {
         match self {
-            Self::One(learner) => (learner.train_cost(), learner.evaluation_cost()),
-            Self::Several(learners) => (learners.train_cost(), learners.evaluation_cost()),
+            Self::One(learner) => Some(learner.trainer().config.micro_batch_tokens),
+            Self::Several(_) => None,
         }
     }
+
+    /// Floating-point operations of a forward pass over so many tokens.
+    fn forward_flops(&self, tokens: usize) -> f64 {
+        match self {
+            Self::One(learner) => learner.trainer().flops(tokens, false),
+            Self::Several(learners) => learners.flops_per_token(false) * tokens as f64,
+        }
+    }
+
+    /// What training and reward evaluation have cost goes into the events; returned is the time of both.
+    fn tell_costs(&self, context: &Context) -> Duration {
+        let (train, evaluation): (Spent, Spent) = match self {
+            Self::One(learner) => {
+                training_costs(learner.trainer(), &learner.train_cost(), context);
+                (learner.train_cost(), learner.evaluation_cost())
+            }
+            Self::Several(learners) => {
+                context.cost(cost("train", &learners.train_cost()));
+                (learners.train_cost(), learners.evaluation_cost())
+            }
+        };
+        context.cost(cost("reward evaluation", &evaluation));
+        train.time + evaluation.time
+    }
+}
+
+/// The forward passes that were made once before any episode: features over the pool, the states of a frozen prefix.
+fn passes_before(clusters: &Path, model: &Path) -> Result<Vec<Value>> {
+    let features = referenced(clusters, "features")?;
+    let mut passes = Vec::new();
+    for folder in features.as_deref().into_iter().chain([model]) {
+        let path = folder.join("summary.json");
+        if path.is_file() {
+            let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            let summary: Value = serde_json::from_slice(&bytes)?;
+            // The summary of a model that was trained by an earlier stage is none.
+            if summary["pass"].is_string() {
+                passes.push(summary);
+            }
+        }
+    }
+    Ok(passes)
 }
 
 /// The candidates with the parts of the state that the configuration leaves them.

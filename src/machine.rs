@@ -1,0 +1,146 @@
+//! What a machine offers to tensors: found by the worker, which has libtorch, and told to people by `raisin doctor`,
+//! which has not. Leaves the finding to `lm::inspect`.
+
+use serde::{Deserialize, Serialize};
+
+/// The release that the bindings are made for.
+pub const LIBTORCH: &str = "2.11.0";
+
+/// As `raisin-worker --inspect` prints it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Machine {
+    /// The loaded libtorch's version; none where its headers are not beside it.
+    pub libtorch: Option<String>,
+    /// Where it was loaded from.
+    pub library: Option<String>,
+    pub processor: String,
+    /// Of the instructions that decide how fast products are, those that the processor has.
+    pub instructions: Vec<String>,
+    pub threads: usize,
+    /// Products of 512 x 512 matrices on all threads, in 1e9 operations a second.
+    pub f32_gflops: f64,
+    pub bf16_gflops: f64,
+    pub cuda: Cuda,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Cuda {
+    /// Why libtorch's CUDA half could not be loaded; none where it is there.
+    pub problem: Option<String>,
+    /// The GPUs that the driver knows, by name.
+    pub gpus: Vec<String>,
+    /// How many of them libtorch can use.
+    pub usable: usize,
+    /// Whether the driver's library is there.
+    pub driver: bool,
+}
+
+impl Machine {
+    pub fn has_bf16_instructions(&self) -> bool {
+        self.instructions.iter().any(|name| name.ends_with("bf16"))
+    }
+
+    /// What is there, a line each, as name and value.
+    pub fn findings(&self) -> Vec<(&'static str, String)> {
+        let version = self.libtorch.as_deref().unwrap_or("of an unknown version");
+        let place = self.library.as_deref().unwrap_or("an unknown place");
+        let gpus = match (self.cuda.usable, self.cuda.gpus.as_slice()) {
+            (0, []) => "none".to_owned(),
+            (0, gpus) => format!("{} (not usable)", gpus.join(", ")),
+            (usable, []) => format!("{usable} CUDA"),
+            (usable, gpus) => format!("{} ({usable} usable)", gpus.join(", ")),
+        };
+        let instructions = match self.instructions.as_slice() {
+            [] => "no vector instructions that libtorch makes use of".to_owned(),
+            some => some.join(" "),
+        };
+        vec![
+            ("libtorch", format!("{version} from {place}")),
+            ("processor", format!("{}: {instructions}", self.processor)),
+            ("threads", self.threads.to_string()),
+            ("f32", format!("{:.0} GFLOP/s on the CPU", self.f32_gflops)),
+            ("bf16", format!("{:.0} GFLOP/s on the CPU", self.bf16_gflops)),
+            ("gpus", gpus),
+            ("dtype", format!("{} unless a pipeline sets `dtype`", if self.cuda.usable > 0 { "bf16" } else { "f32" })),
+        ]
+    }
+
+    /// What to do about what is not there.
+    pub fn advice(&self) -> Vec<String> {
+        let mut advice = Vec::new();
+        if let Some(version) = self.libtorch.as_deref().filter(|version| *version != LIBTORCH) {
+            advice.push(format!(
+                "libtorch is {version}, and raisin is made for {LIBTORCH}: `./justw setup` installs that one"
+            ));
+        }
+        if !self.has_bf16_instructions() {
+            advice.push(format!(
+                "this processor has no bf16 instructions: bf16 takes {:.1} times as long as f32 here, so leave `dtype` \
+                 at f32 on the CPU",
+                self.f32_gflops / self.bf16_gflops.max(1e-9)
+            ));
+        }
+        if self.cuda.usable == 0 {
+            match (&self.cuda.problem, self.cuda.driver, self.cuda.gpus.is_empty()) {
+                // A machine without a GPU lacks nothing.
+                (_, false, true) => {}
+                (_, false, false) => {
+                    advice.push("there is a GPU, but no libcuda.so.1: install the NVIDIA driver".to_owned());
+                }
+                (Some(problem), true, _) => advice.push(format!(
+                    "there is an NVIDIA driver, but libtorch's CUDA libraries cannot be loaded ({problem}): \
+                     `./justw setup cuda` installs them"
+                )),
+                (None, true, _) => advice.push(
+                    "libtorch's CUDA libraries are there, but find no device: compare the driver's version with \
+                     `nvidia-smi`, and CUDA_VISIBLE_DEVICES with what you want to use"
+                        .to_owned(),
+                ),
+            }
+        }
+        advice
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine() -> Machine {
+        Machine {
+            libtorch: Some(LIBTORCH.to_owned()),
+            library: Some("lib/libtorch_cpu.so".to_owned()),
+            processor: "Some CPU".to_owned(),
+            instructions: vec!["avx2".to_owned(), "avx512_bf16".to_owned()],
+            threads: 2,
+            f32_gflops: 90.0,
+            bf16_gflops: 45.0,
+            cuda: Cuda { problem: Some("no such file".to_owned()), gpus: Vec::new(), usable: 0, driver: false },
+        }
+    }
+
+    #[test]
+    fn a_complete_machine_needs_no_advice() {
+        assert!(machine().advice().is_empty());
+        let with_gpu = Cuda { problem: None, gpus: vec!["H100".to_owned()], usable: 1, driver: true };
+        let machine = Machine { cuda: with_gpu, ..machine() };
+        assert!(machine.advice().is_empty());
+        assert!(machine.findings().contains(&("gpus", "H100 (1 usable)".to_owned())));
+    }
+
+    #[test]
+    fn what_is_missing_comes_with_what_to_do() {
+        let without = Machine { instructions: vec!["avx2".to_owned()], ..machine() };
+        assert!(without.advice()[0].contains("bf16 takes 2.0 times as long as f32"), "{:?}", without.advice());
+        let cuda = |problem: Option<&str>, driver, gpus: &[&str]| {
+            let gpus = gpus.iter().map(|name| (*name).to_owned()).collect();
+            Machine { cuda: Cuda { problem: problem.map(str::to_owned), gpus, usable: 0, driver }, ..machine() }
+                .advice()
+        };
+        assert!(cuda(Some("x"), false, &["H100"])[0].contains("install the NVIDIA driver"));
+        assert!(cuda(Some("x"), true, &["H100"])[0].contains("./justw setup cuda"));
+        assert!(cuda(None, true, &["H100"])[0].contains("nvidia-smi"));
+        let old = Machine { libtorch: Some("2.4.0".to_owned()), ..machine() };
+        assert!(old.advice()[0].contains("libtorch is 2.4.0"));
+    }
+}

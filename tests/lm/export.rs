@@ -1,0 +1,54 @@
+//! What raisin writes, read by transformers and peft.
+
+use anyhow::Result;
+use raisin::corpus::Sequence;
+use raisin::lm::weights::write;
+use raisin::lm::{Adaptation, Batch, Config, Model};
+use raisin::seed::Seed;
+use tch::{Device, Kind, Tensor};
+
+use crate::largest_difference;
+use crate::python::{run_python, setting};
+
+#[test]
+fn exports_load_in_transformers_and_peft_with_the_same_logits() -> Result<()> {
+    let Some(python) = setting("RAISIN_PYTHON") else { return Ok(()) };
+    tch::set_num_threads(1);
+    let folder = tempfile::tempdir()?;
+    let seed = Seed::new(3);
+    let mut config = Config::llama(97, 32, 3, 4, 2, 64);
+    config.initializer_range = 0.2;
+    config.eos_token_id = vec![2];
+    let mut model = Model::init(config, &seed, Device::Cpu, Kind::Float)?;
+    model.save(&folder.path().join("base"))?;
+    let tokens: Vec<u32> = (0..20).map(|place| place * 31 % 97).collect();
+    let sequence = Sequence { supervised: vec![false; tokens.len()], tokens: tokens.clone() };
+    let batch = Batch::pack(&[&sequence], Device::Cpu)?;
+    let logits = |model: &Model| -> Result<Tensor> { tch::no_grad(|| model.logits(&model.hidden(&batch)?)) };
+    let base = logits(&model)?;
+    let targets = ["q_proj", "v_proj", "down_proj"].map(str::to_owned).to_vec();
+    model.prepare(&Adaptation::TopLayersLora { layers: 2, rank: 3, alpha: 5.0, targets }, &seed)?;
+    assert!(largest_difference(&base, &logits(&model)?) < 1e-6, "a new adapter changes nothing");
+    // As after some training: B is no longer zero.
+    let count = model.trainable().count() as i64;
+    let mut flat = model.trainable().flat.shallow_clone();
+    tch::no_grad(|| flat.copy_(&((Tensor::arange(count, (Kind::Float, Device::Cpu)) * 0.7).sin() * 0.2)));
+    let adapted = logits(&model)?;
+    model.save_adapter(&folder.path().join("adapter"))?;
+    model.save_merged(&folder.path().join("merged"))?;
+    std::fs::write(folder.path().join("adapter/references.json"), r#"{"base": "x"}"#)?;
+    assert!(model.save(&folder.path().join("refused")).is_err(), "saving would lose the adapters");
+    std::fs::write(folder.path().join("adapter/references.json"), r#"{"base": "base"}"#)?;
+    let reopened = Model::load(&folder.path().join("adapter"), Device::Cpu, Kind::Float)?;
+    assert!(largest_difference(&adapted, &logits(&reopened)?) < 1e-6, "the adapter comes back over its base");
+    let merged = Model::load(&folder.path().join("merged"), Device::Cpu, Kind::Float)?;
+    let probe = [
+        ("tokens".to_owned(), Tensor::from_slice(&tokens.iter().map(|&id| i64::from(id)).collect::<Vec<_>>())),
+        ("base".to_owned(), base),
+        ("adapter".to_owned(), adapted),
+        ("merged".to_owned(), logits(&merged)?),
+    ];
+    write(&folder.path().join("probe.safetensors"), &probe)?;
+    run_python(&python, "check_export.py", &[folder.path()])?;
+    Ok(())
+}

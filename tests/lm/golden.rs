@@ -1,0 +1,188 @@
+//! Small random models of every architecture against what transformers and peft computed with them.
+//!
+//! Tolerances, all in f32: logits 2e-5 (they go up to about 10), gradients 2e-5 of their largest entry or of 1, losses of
+//! training steps 1e-5 and gradient norms 1e-4 of themselves, parameters after ten steps 2e-5 (a step moves them by up to 2e-3), the optimizer's means 1e-6.
+
+use std::path::Path;
+use std::sync::OnceLock;
+
+use anyhow::{Context as _, Result, anyhow};
+use raisin::corpus::Sequence;
+use raisin::lm::{Adaptation, Batch, Model, TARGETS};
+use raisin::seed::Seed;
+use raisin::training::{Schedule, Trainer, TrainerConfig};
+use tch::{Device, Kind, Tensor};
+
+use crate::python::{run_python, setting};
+use crate::{largest_difference, sequences, tensors};
+
+const ARCHITECTURES: [&str; 11] = [
+    "llama",
+    "llama-wide",
+    "llama3",
+    "linear",
+    "dynamic",
+    "mistral",
+    "mistral-full",
+    "qwen2",
+    "qwen2-window",
+    "qwen2-yarn",
+    "qwen3",
+];
+
+/// The models, made once for all tests.
+fn golden(python: &Path) -> Result<&'static Path> {
+    static FOLDER: OnceLock<Result<tempfile::TempDir, String>> = OnceLock::new();
+    let made = FOLDER.get_or_init(|| {
+        tch::set_num_threads(1);
+        let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
+        run_python(python, "golden.py", &[folder.path()]).map_err(|error| error.to_string())?;
+        Ok(folder)
+    });
+    made.as_ref().map(tempfile::TempDir::path).map_err(|error| anyhow!(error.clone()))
+}
+
+#[test]
+fn logits_losses_and_gradients_are_those_of_transformers() -> Result<()> {
+    let Some(python) = setting("RAISIN_PYTHON") else { return Ok(()) };
+    for name in ARCHITECTURES {
+        let at = golden(&python)?.join(name);
+        let expected = tensors(&at.join("expected.safetensors"))?;
+        let rows = sequences(&expected)?;
+        let mut model = Model::load(&at, Device::Cpu, Kind::Float).context(name)?;
+        let batch = Batch::pack(&rows.iter().collect::<Vec<_>>(), Device::Cpu)?;
+        let logits = model.logits(&model.hidden(&batch)?)?;
+        for (row, &(start, end)) in batch.row_spans().iter().enumerate() {
+            let golden = expected.read(&format!("logits.{row}"))?;
+            let packed = logits.narrow(0, start as i64, (end - start) as i64);
+            let difference = largest_difference(&packed, &golden);
+            assert!(difference < 2e-5, "{name}, row {row}, packed: {difference:e}");
+            let alone = model.logits(&model.hidden(&Batch::pack(&[&rows[row]], Device::Cpu)?)?)?;
+            let difference = largest_difference(&alone, &golden);
+            assert!(difference < 2e-5, "{name}, row {row}, alone: {difference:e}");
+        }
+        model.prepare(&Adaptation::Full, &Seed::new(1))?;
+        let loss = model.response_loss(&model.hidden(&batch)?, &batch)?;
+        assert!(largest_difference(&loss.sum, &expected.read("loss")?) < 1e-3, "{name}");
+        let leaves: Vec<&Tensor> = model.trainable().leaves.iter().map(|(_, leaf)| leaf).collect();
+        let gradients = Tensor::run_backward(&[loss.sum], &leaves, false, false);
+        assert_eq!(leaves.len(), expected.names().filter(|name| name.starts_with("gradient.")).count(), "{name}");
+        for ((leaf, _), gradient) in model.trainable().leaves.iter().zip(&gradients) {
+            let golden = expected.read(&format!("gradient.{leaf}"))?;
+            let scale = golden.abs().max().double_value(&[]).max(1.0);
+            let difference = largest_difference(gradient, &golden) / scale;
+            assert!(difference < 2e-5, "{name}, gradient of {leaf}: {difference:e} of {scale:e}");
+        }
+    }
+    Ok(())
+}
+
+/// What golden.py trains with; a micro-batch of all rows packed, or of each row alone.
+fn trainer_config(packed: bool, activation_checkpointing: bool) -> TrainerConfig {
+    TrainerConfig {
+        learning_rate: 2e-3,
+        schedule: Schedule::Cosine,
+        warmup: 0.0,
+        total_steps: 10,
+        weight_decay: 0.1,
+        clip_norm: 1.0,
+        micro_batch_tokens: if packed { 4096 } else { 1 },
+        activation_checkpointing,
+    }
+}
+
+/// The rows of golden.py's step.
+fn rows_of(step: usize, rows: &[Sequence]) -> Vec<&Sequence> {
+    (0..3).map(|place| &rows[(2 * step + place) % rows.len()]).collect()
+}
+
+#[test]
+fn ten_steps_of_training_end_where_pytorch_ends() -> Result<()> {
+    let Some(python) = setting("RAISIN_PYTHON") else { return Ok(()) };
+    for name in ARCHITECTURES {
+        let at = golden(&python)?.join(name);
+        let expected = tensors(&at.join("expected.safetensors"))?;
+        let rows = sequences(&expected)?;
+        let losses = Vec::<f32>::try_from(expected.read("steps.loss")?)?;
+        let norms = Vec::<f32>::try_from(expected.read("steps.norm")?)?;
+        for (packed, checkpointing) in [(true, false), (false, false), (true, true)] {
+            let case = format!("{name}, packed {packed}, checkpointing {checkpointing}");
+            let mut model = Model::load(&at, Device::Cpu, Kind::Float)?;
+            model.prepare(&Adaptation::Full, &Seed::new(1))?;
+            let mut trainer = Trainer::new(model, trainer_config(packed, checkpointing), None)?;
+            for step in 0..10 {
+                let outcome = trainer.step(&rows_of(step, &rows), None)?;
+                let difference = (outcome.loss - f64::from(losses[step])).abs();
+                assert!(difference < 1e-5, "{case}, loss of step {step}: {difference:e}");
+                let difference = (outcome.gradient_norm / f64::from(norms[step]) - 1.0).abs();
+                assert!(difference < 1e-4, "{case}, gradient norm of step {step}: {difference:e}");
+            }
+            let mut largest = [0f64; 3];
+            for state in trainer.state()? {
+                let name = state.name;
+                let parts = [("trained", &state.value), ("first", &state.first), ("second", &state.second)];
+                for (largest, (part, ours)) in largest.iter_mut().zip(parts) {
+                    let golden = expected.read(&format!("{part}.{name}")).with_context(|| case.clone())?;
+                    *largest = largest.max(largest_difference(ours, &golden));
+                }
+            }
+            println!("{case}: parameters {:e}, first {:e}, second {:e}", largest[0], largest[1], largest[2]);
+            assert!(largest[0] < 2e-5 && largest[1] < 1e-6 && largest[2] < 1e-6, "{case}: {largest:?}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn ten_steps_of_an_adapter_on_every_projection_end_where_peft_ends() -> Result<()> {
+    let Some(python) = setting("RAISIN_PYTHON") else { return Ok(()) };
+    for name in ["llama", "qwen2", "qwen3"] {
+        let at = golden(&python)?.join(name);
+        let rows = sequences(&tensors(&at.join("expected.safetensors"))?)?;
+        let folder = tempfile::tempdir()?;
+        let mut model = Model::load(&at, Device::Cpu, Kind::Float)?;
+        let targets = TARGETS.map(str::to_owned).to_vec();
+        model.prepare(&Adaptation::Lora { rank: 3, alpha: 6.0, targets }, &Seed::new(4))?;
+        model.save_adapter(&folder.path().join("start"))?;
+        let out = folder.path().join("peft.safetensors");
+        let start = folder.path().join("start");
+        run_python(&python, "train_adapter.py", &[&at, &start, &at.join("expected.safetensors"), &out])?;
+        let expected = tensors(&out)?;
+        let losses = Vec::<f32>::try_from(expected.read("steps.loss")?)?;
+        let mut trainer = Trainer::new(model, trainer_config(true, false), None)?;
+        for (step, loss) in losses.iter().enumerate() {
+            let outcome = trainer.step(&rows_of(step, &rows), None)?;
+            let difference = (outcome.loss - f64::from(*loss)).abs();
+            assert!(difference < 1e-5, "{name}, loss of step {step}: {difference:e}");
+        }
+        assert_eq!(expected.names().count() - 1, 3 * 7 * 2, "an A and a B on seven projections of three layers");
+        let mut largest = 0f64;
+        for (leaf, value) in &trainer.model.trainable().leaves {
+            largest = largest.max(largest_difference(value, &expected.read(leaf)?));
+        }
+        println!("{name}: {largest:e} from peft after ten steps");
+        assert!(largest < 2e-5, "{name}: {largest:e}");
+    }
+    Ok(())
+}
+
+#[test]
+fn greedy_continuations_are_those_of_transformers() -> Result<()> {
+    let Some(python) = setting("RAISIN_PYTHON") else { return Ok(()) };
+    for name in ARCHITECTURES {
+        let at = golden(&python)?.join(name);
+        let expected = tensors(&at.join("expected.safetensors"))?;
+        let prompts: Vec<Vec<u32>> = sequences(&expected)?.into_iter().map(|row| row.tokens).collect();
+        let model = Model::load(&at, Device::Cpu, Kind::Float)?;
+        let together = model.generate(&prompts, 16, &[2])?;
+        for (row, continuation) in together.iter().enumerate() {
+            let golden = Vec::<i64>::try_from(expected.read(&format!("continuation.{row}"))?)?;
+            assert!(
+                golden.iter().copied().eq(continuation.iter().map(|&id| i64::from(id))),
+                "{name}, row {row}: {golden:?} {continuation:?}"
+            );
+            assert_eq!(*continuation, model.generate(&prompts[row..=row], 16, &[2])?[0], "{name}, row {row} alone");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,48 @@
+//! The language model against transformers, peft, tokenizers and gguf: logits, losses, gradients, training steps,
+//! continuations, tokens, chats, dequantised blocks, exported files.
+//!
+//! Needs Python with tests/python/requirements.txt and templates.txt, given as RAISIN_PYTHON; for some comparisons the
+//! GGUF file of SmolLM2-135M as RAISIN_GGUF, and a folder of real data as RAISIN_DATA (tests/python/tokens.py says what
+//! must be in it). Tests say so and pass where these are not set.
+
+#[path = "../support/python.rs"]
+mod python;
+
+mod export;
+mod gguf;
+mod golden;
+mod memory;
+mod smollm2;
+mod templates;
+mod tokens;
+
+use std::path::Path;
+
+use anyhow::Result;
+use raisin::corpus::Sequence;
+use raisin::lm::weights::Weights;
+use tch::{Kind, Tensor};
+
+pub fn tensors(path: &Path) -> Result<Weights> {
+    Weights::open_files(path, &[path.to_owned()])
+}
+
+/// The golden sequences of a model.
+pub fn sequences(expected: &Weights) -> Result<Vec<Sequence>> {
+    let mut rows = Vec::new();
+    while expected.contains(&format!("tokens.{}", rows.len())) {
+        let tokens = Vec::<i64>::try_from(expected.read(&format!("tokens.{}", rows.len()))?)?;
+        let supervised =
+            Vec::<i64>::try_from(expected.read(&format!("supervised.{}", rows.len()))?.to_kind(Kind::Int64))?;
+        rows.push(Sequence {
+            tokens: tokens.into_iter().map(|token| token as u32).collect(),
+            supervised: supervised.into_iter().map(|mark| mark == 1).collect(),
+        });
+    }
+    Ok(rows)
+}
+
+pub fn largest_difference(a: &Tensor, b: &Tensor) -> f64 {
+    assert_eq!(a.size(), b.size());
+    (a - b).abs().max().double_value(&[])
+}

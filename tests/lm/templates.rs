@@ -1,0 +1,51 @@
+//! Chat templates of the model families, as two Python packages carry them, against transformers' renderings.
+
+use anyhow::Result;
+use raisin::corpus::template::ChatTemplate;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::python::{run_python, setting};
+
+#[derive(Deserialize)]
+struct Case {
+    name: String,
+    source: String,
+    messages: Vec<Value>,
+    tools: Option<Vec<Value>>,
+    prompt: bool,
+    /// None where the template refuses the conversation.
+    text: Option<String>,
+}
+
+#[test]
+fn chats_with_tools_and_thoughts_are_rendered_as_transformers_renders_them() -> Result<()> {
+    let Some(python) = setting("RAISIN_PYTHON") else { return Ok(()) };
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("cases.json");
+    let gguf = setting("RAISIN_GGUF").unwrap_or_default();
+    run_python(&python, "templates.py", &[&path, &gguf])?;
+    let cases: Vec<Case> = serde_json::from_slice(&std::fs::read(&path)?)?;
+    let specials = [("bos_token", "<|user|>"), ("eos_token", "<|end|>"), ("pad_token", "<|end|>")];
+    let specials: Vec<(String, String)> = specials.map(|(name, text)| (name.to_owned(), text.to_owned())).to_vec();
+    let mut wrong = Vec::new();
+    for case in &cases {
+        let template = ChatTemplate::compile(&case.source, specials.clone())?;
+        let ours = template.render_json(&case.messages, case.tools.as_deref(), case.prompt);
+        let ours = ours.map_err(|error| format!("{error:#}"));
+        let agree = match (&ours, &case.text) {
+            (Ok(ours), Some(golden)) => ours == golden,
+            (Err(_), None) => true,
+            _ => false,
+        };
+        if !agree {
+            let tools = if case.tools.is_some() { "with" } else { "without" };
+            wrong
+                .push(format!("{} ({tools} tools, prompt {}):\n  {ours:?}\n  {:?}", case.name, case.prompt, case.text));
+        }
+    }
+    println!("{} of {} conversations are rendered the same", cases.len() - wrong.len(), cases.len());
+    assert!(wrong.is_empty(), "{} of {} differ:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+    assert!(cases.len() > 900);
+    Ok(())
+}
