@@ -272,7 +272,7 @@ fn doctor_tells_what_the_worker_finds_and_what_to_do_about_what_is_missing() {
 
 #[test]
 fn a_device_is_named_by_kind_and_number() {
-    let project = Project::new("[stage.pool]\nkind = \"generate\"\nrows = 10\n");
+    let project = Project::new("[stage.pool]\nkind = \"generate\"\n");
     for device in ["cuda:x", "gpu", "cuda:-1"] {
         let (code, words) = project.refused(&["plan", "p.toml", "--device", device]);
         assert_eq!(code, Some(2));

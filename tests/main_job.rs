@@ -170,6 +170,44 @@ fn every_table_answers_and_the_history_knows_what_ran() {
         let rows = project.sql(query);
         assert!(rows[0]["n"].as_u64().is_some_and(|count| count > 0), "{query}: {rows:?}");
     }
+    assert_phases_are_accounted_for(&project);
+}
+
+/// Every phase of training stages has its time, its memory and its work, and the report counts all that selection took.
+fn assert_phases_are_accounted_for(project: &Project) {
+    for kind in ["selector", "finetune"] {
+        let rows = project.sql(&format!(
+            "select phase, sum(tokens) as tokens, sum(supervised_tokens) as supervised, sum(flops) as flops, \
+             min(peak_bytes) as memory, min(seconds) as seconds from raisin.costs where kind = '{kind}' group by phase"
+        ));
+        let of = |phase: &str, column: &str| {
+            let row =
+                rows.iter().find(|row| row["phase"] == phase).unwrap_or_else(|| panic!("{kind} {phase}: {rows:?}"));
+            row[column].as_f64().unwrap_or_else(|| panic!("{kind} {phase} {column}: {row}"))
+        };
+        for phase in ["load", "forward", "backward", "optimizer", "reward evaluation"] {
+            assert!(of(phase, "memory") > 1e6 && of(phase, "seconds") > 0.0, "{kind} {phase}: {rows:?}");
+        }
+        assert!(of("selection", "seconds") >= 0.0);
+        assert!(of("forward", "tokens") > of("forward", "supervised") && of("forward", "supervised") > 0.0);
+        assert!(of("backward", "flops") > of("forward", "flops") && of("backward", "tokens") == 0.0, "{rows:?}");
+        // The same work as the artifacts' own tables say.
+        let stage = if kind == "selector" { "selector" } else { "tuned" };
+        let done = project.sql(&format!(
+            "select sum(tokens) as tokens, sum(flops) as flops from history.steps where stage = '{stage}'"
+        ));
+        let near = |one: f64, other: f64| (one / other - 1.0).abs() < 1e-9;
+        assert!(near(of("forward", "tokens"), done[0]["tokens"].as_f64().expect("tokens")), "{kind}: {done:?}");
+        let flops = of("forward", "flops") + of("backward", "flops");
+        assert!(near(flops, done[0]["flops"].as_f64().expect("flops")), "{kind}: {done:?} {flops}");
+    }
+    let page = std::fs::read_to_string(project.path("out/micro/report/report.html")).expect("the report");
+    assert!(
+        page.contains("training of the selector")
+            && page.contains("features before it")
+            && page.contains("prefix before it"),
+        "no costs on the page"
+    );
 }
 
 #[test]

@@ -1,7 +1,11 @@
 //! Small random models of every architecture against what transformers and peft computed with them.
 //!
-//! Tolerances, all in f32: logits 2e-5 (they go up to about 10), gradients 2e-5 of their largest entry or of 1, losses of
-//! training steps 1e-5 and gradient norms 1e-4 of themselves, parameters after ten steps 2e-5 (a step moves them by up to 2e-3), the optimizer's means 1e-6.
+//! Tolerances, all in f32. Of one forward and backward pass: logits 2e-5 (they go up to about 10), gradients 2e-5 of their
+//! largest entry or of 1. Of ten steps of AdamW, which moves a number with a gradient near zero by its rounding: losses
+//! 5e-5, gradient norms 1e-3 of themselves, parameters 1e-6 on average and 1e-3 at most (a step moves them by up to 2e-3),
+//! the optimizer's means 5e-5. PyTorch's own two ways of attention, eager and sdpa, end as far apart on these models:
+//! losses by up to 2.3e-5, norms by 3.2e-4, parameters by 1.9e-7 on average and 4.2e-4 at most. Adapters end within 2e-5
+//! of peft's.
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -113,21 +117,30 @@ fn ten_steps_of_training_end_where_pytorch_ends() -> Result<()> {
             for step in 0..10 {
                 let outcome = trainer.step(&rows_of(step, &rows), None)?;
                 let difference = (outcome.loss - f64::from(losses[step])).abs();
-                assert!(difference < 1e-5, "{case}, loss of step {step}: {difference:e}");
+                assert!(difference < 5e-5, "{case}, loss of step {step}: {difference:e}");
                 let difference = (outcome.gradient_norm / f64::from(norms[step]) - 1.0).abs();
-                assert!(difference < 1e-4, "{case}, gradient norm of step {step}: {difference:e}");
+                assert!(difference < 1e-3, "{case}, gradient norm of step {step}: {difference:e}");
             }
-            let mut largest = [0f64; 3];
+            let (mut largest, mut sum, mut count) = ([0f64; 3], 0.0, 0);
             for state in trainer.state()? {
                 let name = state.name;
                 let parts = [("trained", &state.value), ("first", &state.first), ("second", &state.second)];
                 for (largest, (part, ours)) in largest.iter_mut().zip(parts) {
                     let golden = expected.read(&format!("{part}.{name}")).with_context(|| case.clone())?;
                     *largest = largest.max(largest_difference(ours, &golden));
+                    if part == "trained" {
+                        sum += (ours - &golden).abs().sum(Kind::Double).double_value(&[]);
+                        count += golden.numel();
+                    }
                 }
             }
-            println!("{case}: parameters {:e}, first {:e}, second {:e}", largest[0], largest[1], largest[2]);
-            assert!(largest[0] < 2e-5 && largest[1] < 1e-6 && largest[2] < 1e-6, "{case}: {largest:?}");
+            let mean = sum / count as f64;
+            println!(
+                "{case}: parameters {mean:.1e} on average, {:.1e} at most; means {:.1e} and {:.1e}",
+                largest[0], largest[1], largest[2]
+            );
+            assert!(mean < 1e-6 && largest[0] < 1e-3, "{case}: {mean:e} {largest:?}");
+            assert!(largest[1] < 5e-5 && largest[2] < 5e-5, "{case}: {largest:?}");
         }
     }
     Ok(())

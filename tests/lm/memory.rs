@@ -64,7 +64,7 @@ fn loss_and_gradients_over_a_large_vocabulary() -> Result<()> {
 }
 
 fn trainer(micro_batch_tokens: usize, activation_checkpointing: bool) -> Result<Trainer> {
-    let config = Config::llama(64, 256, 8, 4, 4, 1024);
+    let config = Config::llama(64, 128, 16, 4, 4, 512);
     let mut model = Model::init(config, &Seed::new(1), Device::Cpu, Kind::Float)?;
     model.prepare(&Adaptation::Full, &Seed::new(2))?;
     let config = TrainerConfig {
@@ -99,7 +99,7 @@ fn activations_kept_and_checkpointed() -> Result<()> {
         taken.push((phases.forward.peak_bytes.max(phases.backward.peak_bytes) - before) >> 20);
     }
     println!("a step takes {} MB with activations kept, {} MB with checkpoints", taken[1], taken[0]);
-    ensure!(taken[0] * 10 < taken[1] * 6, "{taken:?}");
+    ensure!(taken[0] * 2 < taken[1], "{taken:?}");
     Ok(())
 }
 
