@@ -97,7 +97,7 @@ impl PipelineArguments {
             ("--set", !self.set.is_empty()),
             ("--sweep", !self.sweep.is_empty()),
             ("--only", !self.only.is_empty()),
-            ("--device", !matches!(self.device, Device::Auto)),
+            ("--device", !matches!(self.device, DeviceChoice::Auto)),
         ];
         match flags.iter().find(|(_, given)| *given) {
             Some((flag, _)) => {

@@ -77,8 +77,9 @@ impl Model {
             .collect();
         let shares = Tensor::f_from_slice(&shares)?.f_to_device(self.device)?.f_unsqueeze(1)?;
         let (losses, slope) = if states.requires_grad() {
-            let (losses, for_states, for_weight) =
-                tch::no_grad(|| self.gradients(&states, &weight, batch, Some(&shares), CHUNK))?;
+            let (losses, for_states, for_weight) = tch::no_grad(|| {
+                self.gradients(&states, &weight, batch, Some(&shares), chunk_rows(self.config.vocab_size, self.device))
+            })?;
             let mut slope = states.f_mul(&for_states)?.f_sum(Kind::Float)?;
             if let Some(for_weight) = for_weight {
                 slope = slope.f_add(&weight.f_mul(&for_weight)?.f_sum(Kind::Float)?)?;
