@@ -153,7 +153,7 @@ impl Kitchen {
     fn open(house: &House) -> Self {
         let requests = house.folder.join("requests");
         let mode = rustix::fs::Mode::from_raw_mode(0o600);
-        rustix::fs::mknodat(rustix::fs::CWD, &requests, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, requests.as_path(), rustix::fs::FileType::Fifo, mode, 0).unwrap();
         let script = format!(
             "#!/bin/sh\nmkfifo \"$2.done\" && echo \"$2\" > '{}' && read status < \"$2.done\" && exit \"$status\"\n",
             requests.display()
