@@ -9,6 +9,9 @@ use raisin::seed::Seed;
 use raisin::training::{Meter, Trainer, TrainerConfig};
 use tch::{Device, Kind, Tensor};
 
+/// That of Qwen2.
+const VOCABULARY: i64 = 151_936;
+
 /// Runs one of the ignored tests below alone in a process.
 fn alone(name: &str) -> Result<()> {
     let output = Command::new(std::env::current_exe()?)
@@ -39,7 +42,6 @@ fn a_vocabulary_of_152_thousand_costs_no_gigabytes() -> Result<()> {
 #[ignore = "measures the memory of its process: run by the test above"]
 fn loss_and_gradients_over_a_large_vocabulary() -> Result<()> {
     tch::set_num_threads(1);
-    const VOCABULARY: i64 = 151_936;
     let mut model = Model::init(Config::llama(VOCABULARY, 32, 1, 2, 2, 32), &Seed::new(1), Device::Cpu, Kind::Float)?;
     model.prepare(&Adaptation::Full, &Seed::new(2))?;
     let rows = rows(2, 1025, VOCABULARY as u32);
