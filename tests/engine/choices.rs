@@ -25,7 +25,8 @@ fn force_runs_a_cached_stage_and_what_it_makes_again_stops_the_rebuild_there() {
     assert_eq!((summary.ran, summary.cached), (4, 0));
     assert_eq!(house.build(&pipeline).ran, 0);
 
-    for (force, only, hint) in [(&["dd"], &[][..], "did you mean `d`?"), (&["d"], &["c"][..], "the stages are a, b, c")]
+    for (force, only, hint) in
+        [(&["dd"], &[][..], "did you mean `d`?"), (&["elsewhere"], &["c"][..], "the stages are a, b, c")]
     {
         let only = only.iter().map(|name: &&str| (*name).to_owned()).collect();
         let options = Options { force: forced(force), only, ..house.options() };

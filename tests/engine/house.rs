@@ -146,8 +146,9 @@ impl House {
     pub fn nobody_is_at_work(&self) -> bool {
         let folders = std::fs::read_dir(self.folder.join("cache/tmp")).unwrap();
         folders.flatten().all(|folder| {
+            // A stage that was killed before it began has no such file.
             let file = std::fs::File::open(folder.path().join("at-work"));
-            file.is_ok_and(|file| file.try_lock().is_ok())
+            file.map_or(true, |file| file.try_lock().is_ok())
         })
     }
 
