@@ -165,11 +165,11 @@ impl Gguf {
             }
             None => row,
         };
-        let tensor = Tensor::f_zeros(shape, (kind, Device::Cpu))?;
+        let mut tensor = Tensor::f_zeros(shape, (kind, Device::Cpu))?;
         let bytes = &self.map[entry.start..entry.end];
         match kind {
-            Kind::Float => dequantise(entry.block, bytes, rows, &order, values_of::<f32>(&tensor)?),
-            Kind::BFloat16 => dequantise(entry.block, bytes, rows, &order, values_of::<bf16>(&tensor)?),
+            Kind::Float => dequantise(entry.block, bytes, rows, &order, values_of::<f32>(&mut tensor)?),
+            Kind::BFloat16 => dequantise(entry.block, bytes, rows, &order, values_of::<bf16>(&mut tensor)?),
             other => bail!("GGUF tensors are read as Float or BFloat16, not as {other:?}"),
         }
         self.taken.lock().unwrap_or_else(PoisonError::into_inner).insert(stored);
@@ -214,7 +214,7 @@ impl Gguf {
 }
 
 /// The numbers of a tensor that nobody else has seen yet.
-fn values_of<T>(tensor: &Tensor) -> Result<&mut [T]> {
+fn values_of<T>(tensor: &mut Tensor) -> Result<&mut [T]> {
     let count = tensor.numel();
     ensure!(size_of::<T>() == tensor.kind().elt_size_in_bytes() && tensor.is_contiguous(), "another kind of number");
     if count == 0 {

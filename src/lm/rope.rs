@@ -46,10 +46,8 @@ impl RopeScaling {
         if !rope.is_object() {
             return Ok(None);
         }
-        for key in ["partial_rotary_factor"] {
-            let share = rope[key].as_f64().unwrap_or(1.0);
-            ensure!((share - 1.0).abs() < f64::EPSILON, "`{key}` is {share}: only whole heads are rotated");
-        }
+        let share = rope["partial_rotary_factor"].as_f64().unwrap_or(1.0);
+        ensure!((share - 1.0).abs() < f64::EPSILON, "`partial_rotary_factor` is {share}: only whole heads are rotated");
         let kind = rope["rope_type"].as_str().or(rope["type"].as_str()).unwrap_or("default");
         if kind == "default" {
             return Ok(None);
