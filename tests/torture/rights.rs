@@ -57,9 +57,31 @@ fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
+/// The executable where a stranger can reach it too: the folder that it is built in may be private.
+fn reachable(project: &Project) -> PathBuf {
+    let copy = project.path("for-all/raisin");
+    if !copy.exists() {
+        std::fs::create_dir_all(project.path("for-all")).expect("a folder");
+        mode(&project.path("for-all"), 0o755);
+        // By another process: a file that this one had open for writing could not be run while a test beside it forks.
+        let status = Command::new("cp").arg(env!("CARGO_BIN_EXE_raisin")).arg(&copy).status().expect("cp");
+        assert!(status.success());
+        mode(&copy, 0o755);
+    }
+    copy
+}
+
 /// Runs raisin as someone who owns nothing, with an out folder of their own.
 fn as_stranger(project: &Project, arguments: &[&str]) -> Answer {
-    let mut command = project.raisin(arguments);
+    let usual = project.raisin(arguments);
+    let mut command = Command::new(reachable(project));
+    command.args(usual.get_args()).current_dir(project.path(""));
+    for (name, value) in usual.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
     let out = std::env::temp_dir().join(format!("raisin-stranger-{}", std::process::id()));
     std::fs::create_dir_all(&out).expect("a folder");
     mode(&out, 0o777);
