@@ -1,5 +1,7 @@
 //! The commands, told as stories through the real `raisin` in a folder of their own.
 
+#![allow(clippy::unwrap_used, reason = "what a test cannot do ends it")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};

@@ -73,8 +73,8 @@ mod tests {
 
     #[test]
     fn ages_are_read_as_people_write_them() {
-        assert_eq!(age("12h"), Ok(Duration::from_secs(12 * 3600)));
-        assert_eq!(age("1.5d"), Ok(Duration::from_secs(36 * 3600)));
+        assert_eq!(age("12h"), Ok(Duration::from_hours(12)));
+        assert_eq!(age("1.5d"), Ok(Duration::from_hours(36)));
         assert!(age("soon").is_err() && age("3").is_err() && age("-1d").is_err());
     }
 }

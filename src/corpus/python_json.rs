@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn numbers_are_written_as_python_writes_them() {
-        let written = [0.0, -0.0, 1.0, 0.1, 1e15, 1e16, 1.5e-5, 0.0001, 1e22, -2.5e-10, 123456.789].map(float);
+        let written = [0.0, -0.0, 1.0, 0.1, 1e15, 1e16, 1.5e-5, 0.0001, 1e22, -2.5e-10, 123_456.789].map(float);
         let python = [
             "0.0",
             "-0.0",

@@ -16,7 +16,7 @@ pub struct Lanes<'scope, 'env> {
     store: &'scope Store,
     children: &'scope Children,
     messages: Sender<Message>,
-    lanes: Vec<Lane>,
+    of_tensor_stages: Vec<Lane>,
 }
 
 struct Lane {
@@ -33,7 +33,7 @@ impl<'scope, 'env> Lanes<'scope, 'env> {
         children: &'scope Children,
         messages: Sender<Message>,
     ) -> Self {
-        Self { scope, store, children, messages, lanes: Vec::new() }
+        Self { scope, store, children, messages, of_tensor_stages: Vec::new() }
     }
 
     /// Starts to make an action: on the GPU that it was given.
@@ -47,21 +47,21 @@ impl<'scope, 'env> Lanes<'scope, 'env> {
             });
             return;
         }
-        let free = self.lanes.iter().position(|lane| lane.at_work.is_none() && lane.gpu == gpu);
+        let free = self.of_tensor_stages.iter().position(|lane| lane.at_work.is_none() && lane.gpu == gpu);
         let index = free.unwrap_or_else(|| {
             let (jobs, receiver) = channel();
             self.scope.spawn(move || run(receiver, store, children, &messages));
-            self.lanes.push(Lane { gpu, jobs, at_work: None });
-            self.lanes.len() - 1
+            self.of_tensor_stages.push(Lane { gpu, jobs, at_work: None });
+            self.of_tensor_stages.len() - 1
         });
-        let lane = &mut self.lanes[index];
+        let lane = &mut self.of_tensor_stages[index];
         lane.at_work = Some(job.id);
         // A lane ends only when its jobs do.
         drop(lane.jobs.send(job));
     }
 
     pub fn ended(&mut self, id: NodeId) {
-        self.lanes.iter_mut().filter(|lane| lane.at_work == Some(id)).for_each(|lane| lane.at_work = None);
+        self.of_tensor_stages.iter_mut().filter(|lane| lane.at_work == Some(id)).for_each(|lane| lane.at_work = None);
     }
 }
 

@@ -59,7 +59,10 @@ impl Masks {
             masks.push(if group.length == 1 || built_in {
                 None
             } else {
-                Some(causal(group.length, config.sliding_window, batch.device())?.f_to_kind(compute)?)
+                let mask = causal(group.length, config.sliding_window, batch.device())?.f_to_kind(compute)?;
+                // As `plain` lays the heads.
+                let shared = config.num_attention_heads / config.num_key_value_heads;
+                Some(if batch.device().is_cuda() { mask } else { mask.f_repeat([shared, 1])? })
             });
         }
         Ok(Self(masks))
@@ -83,13 +86,9 @@ fn causal(length: i64, window: Option<i64>, device: Device) -> Result<Tensor> {
 pub(super) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, batch: &Batch, masks: &Masks) -> Result<Tensor> {
     let (_, heads, dim) = q.size3()?;
     let kv_heads = k.size3()?.1;
-    let sizes = batch.layout.sizes();
-    let regroup = |x: &Tensor, heads: i64| -> Result<Vec<Tensor>> {
-        let flat = batch.layout.gather(&x.f_reshape([-1, heads * dim])?)?;
-        Ok(if sizes.len() == 1 { vec![flat] } else { flat.f_split_with_sizes(sizes.as_slice(), 0)? })
-    };
+    let regroup = |x: &Tensor, heads: i64| batch.layout.regroup(&x.f_reshape([-1, heads * dim])?);
     let (q, k, v) = (regroup(q, heads)?, regroup(k, kv_heads)?, regroup(v, kv_heads)?);
-    let mut parts = Vec::with_capacity(sizes.len());
+    let mut parts = Vec::with_capacity(q.len());
     for (place, group) in batch.layout.groups.iter().enumerate() {
         let Group { rows, length } = *group;
         let by_head =
@@ -104,25 +103,34 @@ pub(super) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, batch: &Batch, masks: &
         };
         parts.push(mixed.f_transpose(1, 2)?.f_reshape([rows * length, heads * dim])?);
     }
-    let gathered = if parts.len() == 1 { parts.remove(0) } else { Tensor::f_cat(&parts, 0)? };
-    batch.layout.scatter(&gathered)
+    batch.layout.join(parts)
 }
 
 /// Two matrix products and a softmax: on the CPU faster than the fused kernel, whose backward pass is slow.
 ///
 /// q is `[rows, heads, queries, dim]`, k and v `[rows, key-value heads, keys, dim]`. The query heads that share a
-/// key-value head are laid one below the other, so that k and v are never repeated.
+/// key-value head are laid one below the other, so that k and v are never repeated. A mask has as many dimensions as the
+/// scores, `[rows, key-value heads, shared, queries, keys]`, or is that of all rows and heads, `[shared * queries, keys]`:
+/// then it and the scale are part of the product.
 pub(super) fn plain(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
     let (rows, heads, queries, dim) = q.size4()?;
     let (_, kv_heads, keys, _) = k.size4()?;
     let shared = heads / kv_heads;
-    let q = q.f_mul_scalar(1.0 / (dim as f64).sqrt())?.f_reshape([rows, kv_heads, shared * queries, dim])?;
-    let mut scores = q.f_matmul(&k.f_transpose(-2, -1)?)?;
-    if let Some(mask) = mask {
-        scores = scores.f_view([rows, kv_heads, shared, queries, keys])?.f_add(mask)?;
-    }
-    let weights = scores.f_softmax(-1, None::<Kind>)?.f_view([rows, kv_heads, shared * queries, keys])?;
-    Ok(weights.f_matmul(v)?.f_view([rows, heads, queries, dim])?)
+    let scale = 1.0 / (dim as f64).sqrt();
+    let (batch, below) = (rows * kv_heads, shared * queries);
+    let q = q.f_reshape([batch, below, dim])?;
+    let k = k.f_reshape([batch, keys, dim])?.f_transpose(1, 2)?;
+    let scores = match mask {
+        Some(mask) if mask.dim() == 2 => mask.f_unsqueeze(0)?.f_baddbmm(&q, &k, 1.0, scale)?,
+        // A factor of 0 means that nothing is added, whatever it is.
+        _ => Tensor::f_zeros([1], (q.kind(), q.device()))?.f_baddbmm(&q, &k, 0.0, scale)?,
+    };
+    let scores = match mask {
+        Some(mask) if mask.dim() != 2 => scores.f_view([rows, kv_heads, shared, queries, keys])?.f_add(mask)?,
+        _ => scores,
+    };
+    let weights = scores.f_softmax(-1, None::<Kind>)?.f_view([batch, below, keys])?;
+    Ok(weights.f_bmm(&v.f_reshape([batch, keys, dim])?)?.f_view([rows, heads, queries, dim])?)
 }
 
 #[cfg(test)]
@@ -155,7 +163,9 @@ mod tests {
             |count: i64, shape: &[i64]| (Tensor::arange(count, (Kind::Float, Device::Cpu)) * 0.37).sin().view(shape);
         let (q, k, v) = (numbers(48, &[1, 4, 3, 4]), numbers(24, &[1, 2, 3, 4]) * 0.9, numbers(24, &[1, 2, 3, 4]));
         let mask = causal(3, None, Device::Cpu)?;
-        let shared = plain(&q, &k, &v, Some(&mask))?;
+        let shared = plain(&q, &k, &v, Some(&mask.repeat([2, 1])))?;
+        let by_row = plain(&q, &k, &v, Some(&mask.view([1, 1, 1, 3, 3])))?;
+        assert!(shared.allclose(&by_row, 1e-6, 1e-6, false));
         let repeat = |x: &Tensor| x.repeat_interleave_self_int(2, 1, None);
         let repeated = plain(&q, &repeat(&k), &repeat(&v), Some(&mask))?;
         assert!(shared.allclose(&repeated, 1e-6, 1e-6, false));

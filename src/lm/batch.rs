@@ -48,10 +48,20 @@ pub(super) struct Layout {
     pub groups: Vec<Group>,
     /// The rows of the groups, group after group.
     pub order: Vec<usize>,
-    /// Into the packed tokens, group after group, padding included; `None` where that is the packed order itself.
-    pub gather: Option<Tensor>,
-    /// For each packed token its place in the gathered order.
-    pub scatter: Option<Tensor>,
+    /// So many groups lie in the packed tokens as they are, one after another from the first token on.
+    in_place: usize,
+    /// What lies behind those, if anything does.
+    moved: Option<Moved>,
+}
+
+/// Tokens whose order is not that of the groups.
+struct Moved {
+    /// How many they are.
+    tokens: i64,
+    /// Into these tokens, group after group, padding included.
+    gather: Tensor,
+    /// For each of these tokens its place in the gathered order.
+    scatter: Tensor,
 }
 
 /// Packed sequences on a device.
@@ -80,7 +90,8 @@ pub(super) struct Lane {
 }
 
 impl Batch {
-    /// Lays the sequences out one after another. Rows keep their order.
+    /// Lays the sequences out one after another. Rows keep their order; with the longest first ([`longest_first`])
+    /// attention has less to move.
     pub fn pack(sequences: &[&Sequence], device: Device) -> Result<Self> {
         ensure!(!sequences.is_empty(), "a batch needs at least one sequence");
         let total: usize = sequences.iter().map(|sequence| sequence.tokens.len()).sum();
@@ -296,49 +307,82 @@ impl Layout {
     fn padded(spans: &[(usize, usize)], lengths: &[usize], padding: Padding, device: Device) -> Result<Self> {
         let (order, groups) = group_rows(lengths, padding);
         let total = spans.last().map_or(0, |(_, end)| *end);
-        let mut gather = Vec::new();
-        let mut scatter = vec![0; total];
-        let mut remaining = order.iter();
+        let (mut in_place, mut start) = (0, 0);
+        let mut remaining = order.as_slice();
         for group in &groups {
-            for &row in remaining.by_ref().take(group.rows as usize) {
-                let (start, end) = spans[row];
+            let (rows, others) = remaining.split_at(group.rows as usize);
+            let length = group.length as usize;
+            let lies_there = (start..).step_by(length).zip(rows).all(|(at, &row)| spans[row] == (at, at + length));
+            if !lies_there {
+                break;
+            }
+            (in_place, start, remaining) = (in_place + 1, start + rows.len() * length, others);
+        }
+        let mut gather = Vec::new();
+        let mut scatter = vec![0; total - start];
+        for group in &groups[in_place..] {
+            let (rows, others) = remaining.split_at(group.rows as usize);
+            remaining = others;
+            for &row in rows {
+                let (first, end) = (spans[row].0 - start, spans[row].1 - start);
                 for offset in 0..group.length as usize {
                     // Padding repeats the row's last token: finite, and never looked at.
-                    let token = (start + offset).min(end - 1);
-                    if start + offset < end {
+                    let token = (first + offset).min(end - 1);
+                    if first + offset < end {
                         scatter[token] = gather.len() as i64;
                     }
                     gather.push(token as i64);
                 }
             }
         }
-        let identity = gather.len() == total && gather.iter().enumerate().all(|(place, &token)| place as i64 == token);
-        let (gather, scatter) =
-            if identity { (None, None) } else { (Some(on(&gather, device)?), Some(on(&scatter, device)?)) };
-        Ok(Self { groups, order, gather, scatter })
+        let moved = if gather.is_empty() {
+            None
+        } else {
+            let tokens = scatter.len() as i64;
+            Some(Moved { tokens, gather: on(&gather, device)?, scatter: on(&scatter, device)? })
+        };
+        Ok(Self { groups, order, in_place, moved })
     }
 
-    /// `[tokens, width]` of the packed order to `[places, width]` of the groups' order.
+    /// `[tokens, width]` of the packed order, cut into `[places, width]` for each group.
     ///
-    /// An embedding look-up, because its backward pass adds rows up where index_select's adds whole slices one by one.
-    pub fn gather(&self, packed: &Tensor) -> Result<Tensor> {
-        match &self.gather {
-            Some(index) => Ok(Tensor::f_embedding(packed, index, -1, false, false)?),
-            None => Ok(packed.shallow_clone()),
+    /// Cut once: the backward pass of a slice would fill a whole tensor with zeros. What moves does so by an embedding
+    /// look-up, because its backward pass adds rows up where index_select's adds whole slices one by one.
+    pub fn regroup(&self, packed: &Tensor) -> Result<Vec<Tensor>> {
+        let sizes: Vec<i64> = self.groups.iter().map(|group| group.rows * group.length).collect();
+        let (in_place, moved_sizes) = sizes.split_at(self.in_place);
+        let Some(Moved { tokens, gather, .. }) = &self.moved else { return split(packed, in_place) };
+        let mut parts = split(packed, &[in_place, &[*tokens]].concat())?;
+        if let Some(moved) = parts.pop() {
+            let moved = Tensor::f_embedding(&moved, gather, -1, false, false)?;
+            parts.extend(split(&moved, moved_sizes)?);
         }
+        Ok(parts)
     }
 
-    pub fn scatter(&self, gathered: &Tensor) -> Result<Tensor> {
-        match &self.scatter {
-            Some(index) => Ok(Tensor::f_embedding(gathered, index, -1, false, false)?),
-            None => Ok(gathered.shallow_clone()),
+    /// The groups' parts in the packed order again, without padding.
+    pub fn join(&self, mut parts: Vec<Tensor>) -> Result<Tensor> {
+        if let Some(Moved { scatter, .. }) = &self.moved {
+            let moved = cat(parts.split_off(self.in_place))?;
+            parts.push(Tensor::f_embedding(&moved, scatter, -1, false, false)?);
         }
+        cat(parts)
     }
+}
 
-    /// How many places each group takes in the gathered order.
-    pub fn sizes(&self) -> Vec<i64> {
-        self.groups.iter().map(|group| group.rows * group.length).collect()
-    }
+fn split(tensor: &Tensor, sizes: &[i64]) -> Result<Vec<Tensor>> {
+    Ok(if sizes.len() == 1 { vec![tensor.shallow_clone()] } else { tensor.f_split_with_sizes(sizes, 0)? })
+}
+
+fn cat(mut parts: Vec<Tensor>) -> Result<Tensor> {
+    Ok(if parts.len() == 1 { parts.remove(0) } else { Tensor::f_cat(&parts, 0)? })
+}
+
+/// The rows in the order in which a batch of them is laid out best: the longest first, and as they were among equals.
+pub fn longest_first(lengths: &[usize]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..lengths.len()).collect();
+    order.sort_by_key(|&row| std::cmp::Reverse(lengths[row]));
+    order
 }
 
 /// Rows sorted by length (the order given decides among equals), cut into groups as long as padding stays small.
@@ -347,8 +391,7 @@ fn group_rows(lengths: &[usize], padding: Padding) -> (Vec<usize>, Vec<Group>) {
         let length = lengths.first().copied().unwrap_or(0) as i64;
         return ((0..lengths.len()).collect(), vec![Group { rows: lengths.len() as i64, length }]);
     }
-    let mut order: Vec<usize> = (0..lengths.len()).collect();
-    order.sort_by_key(|&row| (std::cmp::Reverse(lengths[row]), row));
+    let order = longest_first(lengths);
     let mut groups: Vec<Group> = Vec::new();
     let mut tokens = 0;
     for &row in &order {
@@ -400,9 +443,27 @@ mod tests {
         let layout = Layout::padded(&[(0, 3), (3, 5)], &[3, 2], Padding { share: 0.5, scores: 0 }, Device::Cpu)?;
         assert_eq!(layout.groups, [Group { rows: 2, length: 3 }]);
         let packed = Tensor::from_slice(&[1f32, 2.0, 3.0, 4.0, 5.0]).view([-1, 1]);
-        let gathered = layout.gather(&packed)?;
-        assert_eq!(Vec::<f32>::try_from(gathered.view([-1]))?, [1.0, 2.0, 3.0, 4.0, 5.0, 5.0]);
-        assert_eq!(Vec::<f32>::try_from(layout.scatter(&gathered)?.view([-1]))?, [1.0, 2.0, 3.0, 4.0, 5.0]);
+        let parts = layout.regroup(&packed)?;
+        assert_eq!(Vec::<f32>::try_from(parts[0].view([-1]))?, [1.0, 2.0, 3.0, 4.0, 5.0, 5.0]);
+        assert_eq!(Vec::<f32>::try_from(layout.join(parts)?.view([-1]))?, [1.0, 2.0, 3.0, 4.0, 5.0]);
+        Ok(())
+    }
+
+    #[test]
+    fn rows_with_the_longest_first_are_not_moved_but_for_those_that_are_padded() -> Result<()> {
+        let spans = [(0, 5), (5, 9), (9, 13), (13, 15), (15, 16)];
+        let lengths = spans.map(|(start, end)| end - start);
+        let layout = Layout::padded(&spans, &lengths, Padding { share: 0.25, scores: 0 }, Device::Cpu)?;
+        assert_eq!(layout.groups.iter().map(|group| (group.rows, group.length)).collect::<Vec<_>>(), [(3, 5), (2, 2)]);
+        let layout = Layout::padded(&spans, &lengths, Padding { share: 0.0, scores: 3 }, Device::Cpu)?;
+        assert_eq!(
+            layout.groups.iter().map(|group| (group.rows, group.length)).collect::<Vec<_>>(),
+            [(1, 5), (2, 4), (2, 2)]
+        );
+        assert_eq!((layout.in_place, layout.moved.as_ref().map(|moved| moved.tokens)), (2, Some(3)));
+        let unsorted = Layout::padded(&[(0, 2), (2, 5)], &[2, 3], Padding { share: 0.0, scores: 0 }, Device::Cpu)?;
+        assert_eq!(unsorted.in_place, 0);
+        assert_eq!(longest_first(&[3, 7, 3, 9]), [3, 1, 0, 2]);
         Ok(())
     }
 
@@ -415,11 +476,11 @@ mod tests {
                 lengths.iter().map(|&length| sequence(&vec![1; length], length)).collect();
             let batch = Batch::pack(&sequences.iter().collect::<Vec<_>>(), Device::Cpu).expect("packs");
             let packed = Tensor::arange(batch.tokens() as i64, (Kind::Float, Device::Cpu)).view([-1, 1]);
-            let gathered = batch.layout.gather(&packed).expect("gathers");
-            let places: i64 = batch.layout.sizes().iter().sum();
-            prop_assert_eq!(gathered.size()[0], places);
+            let parts = batch.layout.regroup(&packed).expect("cut");
+            let places: i64 = batch.layout.groups.iter().map(|group| group.rows * group.length).sum();
+            prop_assert_eq!(parts.iter().map(|part| part.size()[0]).sum::<i64>(), places);
             prop_assert!(places >= batch.tokens() as i64);
-            let back = batch.layout.scatter(&gathered).expect("scatters");
+            let back = batch.layout.join(parts).expect("joined");
             prop_assert_eq!(Vec::<f32>::try_from(back.view([-1])).expect("floats"), Vec::<f32>::try_from(packed.view([-1])).expect("floats"));
         }
 

@@ -58,7 +58,7 @@ impl Linear {
         let y = x.f_linear(&weight, bias.as_ref())?;
         match &self.adapter {
             None => Ok(y),
-            Some(adapter) if self.beside.is_empty() => Ok(y.f_add(&adapter.forward(x)?)?),
+            Some(adapter) if self.beside.is_empty() => adapter.add_to(y, x),
             Some(adapter) => {
                 let all: Vec<&Adapter> = std::iter::once(adapter).chain(&self.beside).collect();
                 side_by_side(&all, x, &y, lanes)

@@ -108,12 +108,12 @@ impl Adapter {
 }
 
 impl Adapter {
-    /// What the adapter adds to a projection, for `[tokens, in]`.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    /// Adds to a projection `y` of x (`[tokens, in]`) what the adapter makes of x. The scale goes into the small factor
+    /// and the sum into y's own memory, so that nothing of the size of y is made beside it.
+    pub fn add_to(&self, mut y: Tensor, x: &Tensor) -> Result<Tensor> {
         let kind = x.kind();
-        let low = x.f_linear(&self.a.f_to_kind(kind)?, None::<&Tensor>)?;
-        let high = low.f_linear(&self.b.f_to_kind(kind)?, None::<&Tensor>)?;
-        Ok(high.f_mul_scalar(self.scale)?)
+        let low = x.f_linear(&self.a.f_to_kind(kind)?, None::<&Tensor>)?.f_mul_scalar(self.scale)?;
+        Ok(y.f_addmm_(&low, &self.b.f_to_kind(kind)?.f_tr()?)?)
     }
 }
 

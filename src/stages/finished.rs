@@ -84,9 +84,10 @@ mod tests {
         run(&mut made);
         assert_eq!(made, [0, 1, 2]);
         let whole = std::fs::read(&path).unwrap();
+        let lines = |part: &[u8]| part.split(|byte| *byte == b'\n').count() as u64 - 1;
         for length in 0..=whole.len() {
             std::fs::write(&path, &whole[..length]).unwrap();
-            let left = whole[..length].iter().filter(|byte| **byte == b'\n').count() as u64;
+            let left = lines(&whole[..length]);
             made.clear();
             run(&mut made);
             assert_eq!(made, (left..3).collect::<Vec<_>>(), "cut at {length}");
@@ -96,7 +97,7 @@ mod tests {
             let mut flipped = whole.clone();
             flipped[place] ^= 1;
             std::fs::write(&path, &flipped).unwrap();
-            let before = whole[..place].iter().filter(|byte| **byte == b'\n').count() as u64;
+            let before = lines(&whole[..place]);
             made.clear();
             run(&mut made);
             assert_eq!(made, (before..3).collect::<Vec<_>>(), "flipped at {place}");

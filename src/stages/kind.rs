@@ -141,6 +141,9 @@ impl Needs {
     }
 }
 
+/// As [`Declaration::resolve_unless`].
+type Resolve = fn(Value, &mut dyn FnMut(&Value) -> bool) -> Result<Resolved, ParameterProblem>;
+
 /// A kind without its type: what the engine and the schema generator work with.
 pub struct Declaration {
     pub name: &'static str,
@@ -150,7 +153,7 @@ pub struct Declaration {
     pub seeded: bool,
     pub gathers: bool,
     pub provides: &'static [&'static str],
-    resolve: fn(Value, &mut dyn FnMut(&Value) -> bool) -> Result<Resolved, ParameterProblem>,
+    resolve: Resolve,
     schema: fn(&mut SchemaGenerator) -> Schema,
 }
 

@@ -137,7 +137,6 @@ pub fn encode_examples(codec: &Codec, examples: &[Example], max_tokens: usize) -
 }
 
 /// For serde: a switch that is off is not written, so that keys of before it existed stay what they were.
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
 pub fn is_off(switch: &bool) -> bool {
     !switch
 }

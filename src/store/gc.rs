@@ -12,7 +12,7 @@ use crate::digest::Digest;
 use crate::error::{Problem, Result};
 
 /// A killed stage's checkpoints are worth keeping for the build that goes on from them.
-const CHECKPOINTS_STAY: Duration = Duration::from_secs(24 * 3600);
+const CHECKPOINTS_STAY: Duration = Duration::from_hours(24);
 
 /// What may be freed of that which nothing reaches. By default all of it, but checkpoints of the last day.
 #[derive(Clone, Copy, Debug, Default)]

@@ -248,8 +248,11 @@ fn put_fingerprint(bytes: &mut Vec<u8>, of: &Fingerprint) {
     }
 }
 
-/// The entries and the links; `None` for anything but exactly what [`Index::encode`] wrote.
-fn decode(bytes: &[u8], head: &str) -> Option<(Vec<(Digest, Entry)>, Option<Links>)> {
+/// What an index holds, as it is saved: its entries by what their actions are made of, and its links.
+type Saved = (Vec<(Digest, Entry)>, Option<Links>);
+
+/// What was saved; `None` for anything but exactly what [`Index::encode`] wrote.
+fn decode(bytes: &[u8], head: &str) -> Option<Saved> {
     let mut rest = Rest(bytes.strip_prefix(head.as_bytes())?);
     let count = rest.count()?;
     let mut entries = Vec::with_capacity(count.min(bytes.len() / 100));

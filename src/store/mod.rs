@@ -97,7 +97,7 @@ impl Store {
             // One byte of ours was flipped: another version differs in its whole digest. Or it was written before VERSION
             // had one.
             Ok(found) if differing(&found, ours.as_bytes()) == 1 || found == format!("{LAYOUT}\n").as_bytes() => {
-                write_atomically(&version, ours.as_bytes())?
+                write_atomically(&version, ours.as_bytes())?;
             }
             Ok(found) => {
                 let found = String::from_utf8_lossy(&found);

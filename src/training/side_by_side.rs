@@ -263,7 +263,7 @@ impl Pass {
         }
         let Some(mut gradient) = gradient else { return Ok(outcomes) };
         self.clip(&mut gradient, &outcomes)?;
-        self.optimizer.step(&self.model.trainable().flat, &gradient, self.learning_rate())?;
+        self.optimizer.step(&self.model.trainable().flat, &[gradient], 1.0, self.learning_rate())?;
         self.step += 1;
         Ok(outcomes)
     }

@@ -15,7 +15,7 @@ use super::memory::{Meter, Phase, in_groups};
 use super::schedule::Schedule;
 use crate::corpus::Sequence;
 use crate::error::{Problem, Result, anyhow, ensure};
-use crate::lm::{Batch, Model};
+use crate::lm::{Batch, Gradient, Model, longest_first};
 
 /// How a model is trained.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -133,12 +133,16 @@ impl Trainer {
         let supervised_tokens: usize = sequences.iter().map(|sequence| sequence.supervised_tokens()).sum();
         ensure!(supervised_tokens > 0, "step {} has no token to learn from", self.step + 1);
         let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.tokens.len()).collect();
+        let order = longest_first(&lengths);
+        let sequences: Vec<&Sequence> = order.iter().map(|&row| sequences[row]).collect();
+        let states: Option<Vec<&Tensor>> = states.map(|states| order.iter().map(|&row| &states[row]).collect());
+        let lengths: Vec<usize> = order.iter().map(|&row| lengths[row]).collect();
         let mut loss = 0.0;
-        let mut gradient: Option<Tensor> = None;
+        let mut gradient: Option<Gradient> = None;
         let asked = self.config.micro_batch_tokens;
         let (mut limit, mut phases) = (asked, self.phases);
         in_groups(&lengths, &mut limit, |rows| {
-            let states = states.map(|states| &states[rows.clone()]);
+            let states = states.as_ref().map(|states| &states[rows.clone()]);
             loss += self.gradient(&sequences[rows], states, supervised_tokens, &mut gradient, &mut phases)?;
             Ok(())
         })?;
@@ -149,22 +153,18 @@ impl Trainer {
             self.notice = Some(format!("{what}: from here on it is {limit}"));
         }
         let updating = Meter::start(self.model.device());
-        let mut gradient = gradient.ok_or_else(|| anyhow!("a step without rows"))?;
-        let gradient_norm = no_grad(|| gradient.f_norm()?.f_double_value(&[]))?;
+        let gradient = gradient.ok_or_else(|| anyhow!("a step without rows"))?;
+        let gradient_norm = no_grad(|| gradient.norm())?;
         if !(loss.is_finite() && gradient_norm.is_finite()) {
             let what =
                 format!("training diverged at step {}: loss {loss}, gradient norm {gradient_norm}", self.step + 1);
             return Err(Problem::new(what).hint("a lower learning_rate or a warm-up keeps it stable").into());
         }
-        if self.config.clip_norm > 0.0 {
-            // torch.nn.utils.clip_grad_norm_'s formula.
-            let factor = self.config.clip_norm / (gradient_norm + 1e-6);
-            if factor < 1.0 {
-                let _ = gradient.f_mul_scalar_(factor)?;
-            }
-        }
+        // torch.nn.utils.clip_grad_norm_'s formula.
+        let clip_norm = self.config.clip_norm;
+        let factor = if clip_norm > 0.0 { (clip_norm / (gradient_norm + 1e-6)).min(1.0) } else { 1.0 };
         let learning_rate = self.learning_rate();
-        self.optimizer.step(&self.model.trainable().flat, &gradient, learning_rate)?;
+        self.optimizer.step(&self.model.trainable().flat, gradient.pieces(), factor, learning_rate)?;
         self.phases.optimizer.add(updating);
         self.step += 1;
         Ok(StepOutcome { loss, tokens: lengths.iter().sum(), supervised_tokens, gradient_norm, learning_rate })
@@ -176,25 +176,32 @@ impl Trainer {
         learning_rate * schedule.at(self.step, total_steps, warmup)
     }
 
-    /// The loss of some rows, as their share of the whole batch's mean. Their flat gradient is added to `sum`, which an
-    /// error leaves as it was.
+    /// The loss of some rows, as their share of the whole batch's mean. Their gradient is added to `sum`, which an error
+    /// leaves as it was.
     fn gradient(
         &self,
         sequences: &[&Sequence],
-        states: Option<&[Tensor]>,
+        states: Option<&[&Tensor]>,
         total: usize,
-        sum: &mut Option<Tensor>,
+        sum: &mut Option<Gradient>,
         phases: &mut Phases,
     ) -> Result<f64> {
         let trainable = self.model.trainable();
         let device = trainable.flat.device();
+        let mut add = |gradients: Vec<Tensor>| -> Result<()> {
+            match sum {
+                Some(sum) => sum.add(trainable, gradients)?,
+                None => *sum = Some(Gradient::of(trainable, gradients)?),
+            }
+            Ok(())
+        };
         let running = Meter::start(device);
         let batch = Batch::pack(sequences, device)?;
         let states = states.map(|states| Tensor::f_cat(states, 0)).transpose()?;
         if self.config.activation_checkpointing {
             let states = self.prefix_layers.zip(states.as_ref());
             let (loss, gradients) = self.model.recomputed_gradient(&batch, states, total as f64)?;
-            *sum = Some(trainable.flatten(gradients, sum.take())?);
+            add(gradients)?;
             phases.backward.add(running);
             return Ok(loss);
         }
@@ -205,7 +212,7 @@ impl Trainer {
         let leaves: Vec<&Tensor> = trainable.leaves.iter().map(|(_, leaf)| leaf).collect();
         let gradients = Tensor::f_run_backward(&[&loss], &leaves, false, false)?;
         let loss = loss.f_double_value(&[])?;
-        *sum = Some(trainable.flatten(gradients, sum.take())?);
+        add(gradients)?;
         phases.backward.add(running);
         Ok(loss)
     }

@@ -121,7 +121,7 @@ fn a_files_content_is_in_the_key_and_its_time_is_not() {
     std::fs::write(&file, "one").unwrap();
     let pipeline = copies(&house, "data.txt");
     house.build(&pipeline);
-    let later = SystemTime::now() + Duration::from_secs(3600);
+    let later = SystemTime::now() + Duration::from_hours(1);
     std::fs::File::options().write(true).open(&file).unwrap().set_modified(later).unwrap();
     assert_eq!(house.build(&pipeline).ran, 0);
     std::fs::write(&file, "two").unwrap();

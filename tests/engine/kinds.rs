@@ -215,7 +215,7 @@ impl Kind for Several {
 /// A tensor kind, as far as the engine knows: tells about its process.
 pub struct Tell;
 
-#[derive(Serialize, Deserialize, JsonSchema)]
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TellParameters {
     /// A stage that must have run before.
@@ -228,12 +228,6 @@ pub struct TellParameters {
     meeting: usize,
     /// Only tells two stages apart.
     name: String,
-}
-
-impl Default for TellParameters {
-    fn default() -> Self {
-        Self { after: None, crash: false, fail: false, meet: String::new(), meeting: 0, name: String::new() }
-    }
 }
 
 /// How many stages this process has run.

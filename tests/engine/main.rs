@@ -3,6 +3,8 @@
 //! The kinds live here; their child processes are this test executable again, started through a script that stands
 //! where `raisin` would.
 
+#![allow(clippy::unwrap_used, reason = "what a test cannot do ends it")]
+
 mod choices;
 mod house;
 mod inputs;
@@ -317,7 +319,7 @@ fn gc_keeps_what_is_pinned_young_or_fits_the_budget() {
     let told = |options: &store::GcOptions| store::gc(&store, &out, options).unwrap();
     let all = told(&store::GcOptions::default());
     assert_eq!((all.kept, all.artifacts.len()), (4, 4));
-    let day = Some(Duration::from_secs(86_400));
+    let day = Some(Duration::from_hours(24));
     assert_eq!(told(&store::GcOptions { older_than: day, ..Default::default() }).artifacts, []);
     let none = Some(Duration::ZERO);
     assert_eq!(told(&store::GcOptions { older_than: none, ..Default::default() }).artifacts, all.artifacts);

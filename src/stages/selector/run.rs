@@ -127,8 +127,8 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
 
 /// Who plays the episodes of a round.
 enum Players {
-    One(EpisodeLearner),
-    Several(SideBySide),
+    One(Box<EpisodeLearner>),
+    Several(Box<SideBySide>),
 }
 
 impl Players {
@@ -136,16 +136,17 @@ impl Players {
         let Learning { model, adaptation, pool, validation } = learning;
         if episodes == 1 {
             let trainer = Trainer::new(model, config, pool.prefix_layers())?;
-            return Ok(Self::One(EpisodeLearner::new(trainer, pool, validation)?));
+            return Ok(Self::One(Box::new(EpisodeLearner::new(trainer, pool, validation)?)));
         }
         let seed = context.seed().at("adaptation");
-        Ok(Self::Several(SideBySide::new(model, &adaptation, &seed, config, episodes, pool, &validation)?))
+        let learners = SideBySide::new(model, &adaptation, &seed, config, episodes, pool, &validation)?;
+        Ok(Self::Several(Box::new(learners)))
     }
 
     fn ensemble(&mut self) -> &mut dyn Ensemble {
         match self {
-            Self::One(learner) => learner,
-            Self::Several(learners) => learners,
+            Self::One(learner) => learner.as_mut(),
+            Self::Several(learners) => learners.as_mut(),
         }
     }
 
