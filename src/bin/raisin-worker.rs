@@ -10,6 +10,7 @@ use raisin::lm;
 use raisin::stages::{self, Assignment, DeviceKind};
 
 fn main() -> ExitCode {
+    lm::keep_freed_memory();
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -15,6 +15,7 @@
 //! | `device`, `inspect` | where tensors live, and what the machine has for them |
 //! | `proxy` | cached hidden states of a frozen prefix |
 
+mod allocator;
 mod artifact;
 mod attention;
 mod batch;
@@ -36,6 +37,7 @@ mod rope;
 mod tokenizer_from_gguf;
 pub mod weights;
 
+pub use allocator::keep_freed_memory;
 pub use batch::{Batch, longest_first};
 pub use config::{Architecture, Config};
 pub use device::{device, device_memory_in_use};

@@ -1,0 +1,24 @@
+//! How the C library's allocator treats what is freed. Belongs to whole programs: the worker calls it before it starts.
+
+/// What is larger gets pages of its own, which go back to the kernel when it is freed.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const LARGE: libc::c_int = 32 << 20;
+
+/// So much may lie free at the heap's end before it goes back.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const KEPT: libc::c_int = libc::c_int::MAX;
+
+/// Keeps freed memory in the process.
+///
+/// A training step makes and frees thousands of tensors of some megabytes. By default glibc gives the end of its heap back
+/// again and again, and each page that is touched anew costs a fault and is filled with zeros: a fifth of the processor
+/// time of a step of SmolLM2-135M, of which this saves about half. The peak is not higher, because at the peak nothing
+/// lies free.
+pub fn keep_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: sets two numbers of the allocator, under its own lock; where it knows them not, nothing happens.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT);
+    }
+}
