@@ -115,7 +115,7 @@ impl Kind for Evaluate {
         let examples = chosen(&task, &parameters)?;
         let metrics = metrics_of(&task, &parameters, &examples)?;
         let folder = context.input("/model")?;
-        let loading = memory::Meter::start(device(context));
+        let loading = memory::Meter::start(device(context)?);
         let model = open(folder, context)?;
         context.cost(phase_cost("load", loading.stop()));
         let codec = Codec::load(folder)?;
@@ -202,7 +202,7 @@ impl Run<'_> {
     fn loss(&self, results: &mut Results) -> Result<()> {
         let sequences = encode_examples(&self.codec, &self.examples, self.parameters.max_tokens)?;
         let rows: Vec<&Sequence> = sequences.iter().collect();
-        let set = ValidationSet::new(&rows, None, self.parameters.batch_tokens, device(self.context))?;
+        let set = ValidationSet::new(&rows, None, self.parameters.batch_tokens, device(self.context)?)?;
         let losses = self.row_losses("loss", &set)?;
         for (item, loss) in results.items.iter_mut().zip(&losses) {
             (item.loss, item.tokens) = (Some(loss.mean()), Some(loss.tokens as u32));
@@ -230,7 +230,7 @@ impl Run<'_> {
         let families: Vec<Vec<&Sequence>> =
             self.examples.iter().map(|example| rest.by_ref().take(example.choices.len()).collect()).collect();
         let families: Vec<Vec<&Sequence>> = families.into_iter().filter(|family| !family.is_empty()).collect();
-        let set = ValidationSet::of_families(&families, self.parameters.batch_tokens, device(self.context))?;
+        let set = ValidationSet::of_families(&families, self.parameters.batch_tokens, device(self.context)?)?;
         let losses = self.row_losses("choices", &set)?;
         let (mut correct, mut correct_norm) = (Vec::new(), Vec::new());
         let mut start = 0;

@@ -88,7 +88,7 @@ impl Kind for Features {
     }
 
     fn run(parameters: Parameters, context: &Context) -> Result<()> {
-        let loading = Meter::start(device(context));
+        let loading = Meter::start(device(context)?);
         let model = open(context.input("/model")?, context)?;
         let codec = Codec::load(context.input("/model")?)?;
         context.cost(phase_cost("load", loading.stop()));
@@ -181,7 +181,7 @@ impl<'a> Pass<'a> {
         let mut pending: Vec<Row> = Vec::new();
         let mut first = next;
         let (start, mut last_saved) = (Instant::now(), Instant::now());
-        let running = Meter::start(device(self.context));
+        let running = Meter::start(device(self.context)?);
         let (mut tokens, mut supervised_tokens) = (0, 0);
         while let Some(range) = batches.get(next) {
             let members = &order[range.clone()];
@@ -270,7 +270,7 @@ impl<'a> Pass<'a> {
 
     fn forward(&self, sequences: &[&Sequence], pooled: bool) -> Result<Vec<Described>> {
         no_grad(|| {
-            let batch = Batch::pack(sequences, device(self.context))?;
+            let batch = Batch::pack(sequences, device(self.context)?)?;
             let hidden = self.model.hidden(&batch)?;
             let log_probs = self.model.token_log_probs(&hidden, &batch)?.f_to_device(Device::Cpu)?;
             let log_probs: Vec<f32> = Vec::try_from(log_probs)?;

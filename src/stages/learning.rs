@@ -21,7 +21,10 @@ use crate::training::episode::Spent;
 use crate::training::{AdaptationSettings, Phase, Pool, Trainer, ValidationSet};
 
 /// Where tensors of this stage live.
-pub fn device(context: &Context) -> Device {
+///
+/// # Errors
+/// The stage is to run on a GPU that cannot be used.
+pub fn device(context: &Context) -> Result<Device> {
     let environment = context.environment();
     crate::lm::device((environment.device == DeviceKind::Cuda).then_some(environment.device_index))
 }
@@ -33,7 +36,7 @@ const SMALL_MODEL: u64 = 5_000_000;
 
 /// The model of an artifact, on this stage's device.
 pub fn open(folder: &Path, context: &Context) -> Result<Model> {
-    let model = Model::load(folder, device(context), compute(context))?;
+    let model = Model::load(folder, device(context)?, compute(context))?;
     if model.parameter_count() < SMALL_MODEL {
         tch::set_num_threads(1);
     }
@@ -82,7 +85,7 @@ impl Learning {
         let cached = states.as_ref().map(|states| validation_states(states, &examples)).transpose()?;
         let layers = states.as_ref().map_or(0, |states| states.config.prefix_layers);
         let cached = cached.as_ref().map(|cached| (layers, cached.as_slice()));
-        let validation = ValidationSet::new(&examples, cached, settings.batch_tokens, device(context))?;
+        let validation = ValidationSet::new(&examples, cached, settings.batch_tokens, device(context)?)?;
         model.prepare(&adaptation, &context.seed().at("adaptation"))?;
         Ok(Self { model, adaptation, pool: Pool::new(sequences, states), validation })
     }

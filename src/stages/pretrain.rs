@@ -137,7 +137,7 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     fn start(parameters: Parameters, context: &'a Context) -> Result<Self> {
-        let loading = Meter::start(device(context));
+        let loading = Meter::start(device(context)?);
         let folder = context.input("/model")?;
         let rows = read_rows(&Codec::load(folder)?, &parameters, context)?;
         let mut model = open(folder, context)?;

@@ -60,7 +60,7 @@ struct Kept {
 
 impl<'a> Run<'a> {
     pub fn start(parameters: Parameters, context: &'a Context) -> Result<Self> {
-        let loading = Meter::start(device(context));
+        let loading = Meter::start(device(context)?);
         let folder = context.input("/model")?;
         let task = read_task(context.input("/task")?)?;
         let instructions = match parameters.select.method {

@@ -32,7 +32,7 @@ pub fn run(parameters: &Parameters, context: &Context) -> Result<()> {
 
 /// The same, ended after some rounds as a kill would end it: for tests.
 pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize) -> Result<()> {
-    let loading = Meter::start(device(context));
+    let loading = Meter::start(device(context)?);
     let instructions = read_instructions(context.input("/instructions")?)?;
     let task = read_task(context.input("/task")?)?;
     let settings = Settings {
