@@ -82,6 +82,14 @@ impl Store {
         Ok(store)
     }
 
+    /// Makes the model's context so short that not all rows fit.
+    pub fn shorten_context(&self, tokens: usize) -> Result<()> {
+        let path = self.artifact("model").join("config.json");
+        let mut config: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
+        config["max_position_embeddings"] = json!(tokens);
+        Ok(std::fs::write(&path, config.to_string())?)
+    }
+
     pub fn artifact(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }

@@ -43,6 +43,26 @@ pub fn open(folder: &Path, context: &Context) -> Result<Model> {
     Ok(model)
 }
 
+/// Whether the model has room for every sequence: to be asked before hours are spent on those that fit.
+///
+/// # Errors
+/// A sequence, cut at `max_tokens`, is longer than the model's context.
+pub fn check_context<'a>(
+    model: &Model,
+    max_tokens: usize,
+    sequences: impl IntoIterator<Item = &'a Sequence>,
+) -> Result<()> {
+    let context = model.config.max_position_embeddings;
+    let longest = sequences.into_iter().map(|sequence| sequence.tokens.len()).max().unwrap_or(0);
+    if longest <= context {
+        return Ok(());
+    }
+    let problem = format!(
+        "a row of {longest} tokens (max_tokens is {max_tokens}) is longer than the model's context of {context}"
+    );
+    Err(Problem::new(problem).hint(format!("max_tokens = {context}, or less: longer rows are then cut")).into())
+}
+
 /// The type that matrix products of this stage run in.
 pub fn compute(context: &Context) -> tch::Kind {
     match context.environment().dtype {
@@ -81,6 +101,7 @@ impl Learning {
         };
         let sequences = codec.instructions(instructions, max_tokens)?;
         let examples = encode_examples(&codec, examples, max_tokens)?;
+        check_context(&model, max_tokens, sequences.iter().flatten().chain(&examples))?;
         let examples: Vec<&Sequence> = examples.iter().collect();
         let cached = states.as_ref().map(|states| validation_states(states, &examples)).transpose()?;
         let layers = states.as_ref().map_or(0, |states| states.config.prefix_layers);

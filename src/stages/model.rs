@@ -11,7 +11,7 @@ use serde_json::json;
 use tch::{Device, Kind as TensorKind};
 
 use super::context::{Context, Cost, DType, Progress};
-use super::learning::{compute, device, phase_cost};
+use super::learning::{check_context, compute, device, phase_cost};
 use super::kind::{Kind, Needs, ParameterProblem, Process};
 use crate::corpus::{Codec, byte_tokenizer, read_instructions, read_task};
 use crate::error::{Context as _, Result, bail, ensure};
@@ -246,6 +246,7 @@ fn prefix(source: &Source, context: &Context) -> Result<()> {
         .iter()
         .map(|example| codec.example(example, &example.response, max_tokens))
         .collect::<Result<Vec<_>>>()?;
+    check_context(&model, max_tokens, pool.iter().chain(&validation).flatten())?;
     let config = ProxyConfig { train_layers, prefix_layers: layers - train_layers, max_tokens };
     let total: usize = pool.iter().chain(&validation).flatten().map(|sequence| sequence.tokens.len()).sum();
     let start = Instant::now();

@@ -138,6 +138,24 @@ fn a_checkpoint_of_other_parameters_is_not_taken_up() -> Result<()> {
 }
 
 #[test]
+fn rows_that_the_model_has_no_room_for_are_refused_before_the_first_step() -> Result<()> {
+    let store = Store::new()?;
+    store.shorten_context(20)?;
+    let context = store.context("finetune", "run", &INPUTS, &[])?;
+    let error = run::Run::start(parameters(&json!({"max_tokens": 300}))?, &context).err().expect("too long");
+    let said = crate::error::render(&error);
+    assert!(said.contains("max_tokens is 300") && said.contains("the model's context of 20"), "{said}");
+    let inputs = [("/source/prefix", "model"), ("/source/instructions", "pool"), ("/source/task", "task")];
+    let context = store.context("model", "proxy", &inputs, &[])?;
+    let source = json!({"prefix": "model", "train_layers": 1, "instructions": "pool", "task": "task"});
+    let proxy = crate::stages::model::Model::run(serde_json::from_value(json!({"source": source}))?, &context);
+    let said = crate::error::render(&proxy.expect_err("too long"));
+    assert!(said.contains("max_tokens is 1024") && said.contains("the model's context of 20"), "{said}");
+    assert!(store.written("proxy")?.is_empty());
+    Ok(())
+}
+
+#[test]
 fn an_adapter_refers_to_its_base_and_a_merged_model_stands_alone() -> Result<()> {
     let store = Store::new()?;
     let lora = json!({"method": "lora", "rank": 2, "targets": ["q_proj", "v_proj"]});
