@@ -78,6 +78,8 @@ pub struct Pool {
     pub logp_conditional: Vec<Option<f64>>,
     /// Sum of log p(y) over the response.
     pub logp_unconditional: Vec<Option<f64>>,
+    /// Tokens of the response alone, which that sum is over.
+    pub unconditional_tokens: Vec<Option<u32>>,
     /// Position-weighted mean hidden states, one a candidate.
     pub embeddings: Vec<Option<Vec<f32>>>,
     /// The same of the validation examples.

@@ -76,6 +76,7 @@ impl Store {
             ("response_tokens", Arc::new(UInt32Array::from_iter_values((0..count).map(|row| 8 + row)))),
             ("logp_conditional", numbers(|row| -20.0 - row as f32)),
             ("logp_unconditional", numbers(|row| -30.0 - row as f32)),
+            ("unconditional_tokens", Arc::new(UInt32Array::from_iter_values((0..count).map(|row| 8 + row)))),
         ])?;
         table::write(&store.artifact("clusters").join("clusters.parquet"), &clusters)?;
         std::fs::write(store.artifact("clusters").join("constants.json"), json!({"columns": ["a", "b"]}).to_string())?;
