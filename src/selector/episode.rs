@@ -209,7 +209,8 @@ impl Training {
             &self.config,
             rate,
             &seed.at("update"),
-        )?;
+        )
+        .with_context(|| format!("cannot update the policy after round {round}"))?;
         self.rounds_done += 1;
         let row = RoundRow {
             round,
@@ -239,6 +240,11 @@ impl Training {
     ) -> Result<Vec<Episode>> {
         let config = &self.config;
         let start = learners.restore_all()?;
+        if !start.is_finite() {
+            return Err(Problem::new(format!("the performance of the model is {start} before any training"))
+                .hint("the stage that made the model may have diverged: look at its `steps`")
+                .into());
+        }
         // The first episode of a round draws as the only one would.
         let seeds: Vec<Seed> = (0..learners.episodes())
             .map(|episode| if episode == 0 { *seed } else { seed.at("episode").at(episode) })
