@@ -215,8 +215,9 @@ impl Model {
         Ok(())
     }
 
-    /// Merges adapters and turns leaves into constants of the compute kind.
-    fn freeze(&mut self) -> Result<()> {
+    /// Merges adapters, in f32, and turns leaves into constants of the compute kind: a model that is no longer trained,
+    /// and costs what its base costs.
+    pub fn freeze(&mut self) -> Result<()> {
         let compute = self.compute;
         for linear in self.layers.iter_mut().flat_map(Layer::linears_mut) {
             linear.weight.value = linear.merged()?;

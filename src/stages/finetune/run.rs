@@ -202,6 +202,10 @@ impl<'a> Run<'a> {
         let (tokens, supervised) = (self.validation.tokens(), self.validation.supervised_tokens());
         self.evaluation.add(start, tokens, supervised, self.trainer.flops(tokens, false));
         self.kept.evaluations += 1;
+        if !loss.is_finite() {
+            let problem = format!("the validation loss became {loss} after {} steps", self.trainer.steps_done());
+            return Err(Problem::new(problem).hint("a lower learning_rate, or a warm-up, keeps training stable").into());
+        }
         Ok(-loss)
     }
 

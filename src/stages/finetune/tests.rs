@@ -156,6 +156,22 @@ fn rows_that_the_model_has_no_room_for_are_refused_before_the_first_step() -> Re
 }
 
 #[test]
+fn a_validation_loss_that_is_no_number_ends_the_run() -> Result<()> {
+    let store = Store::new()?;
+    let mut model = crate::lm::Model::load(&store.artifact("model"), tch::Device::Cpu, tch::Kind::Float)?;
+    model.prepare(&crate::lm::Adaptation::Full, &crate::seed::Seed::new(1))?;
+    let _ = tch::no_grad(|| model.trainable().flat.shallow_clone().f_fill_(f64::NAN))?;
+    std::fs::create_dir(store.artifact("broken"))?;
+    model.save(&store.artifact("broken"))?;
+    let mut inputs = INPUTS;
+    inputs[1] = ("/model", "broken");
+    let context = store.context("finetune", "run", &inputs, &[])?;
+    let error = Finetune::run(parameters(&json!({"evaluate_every": 1}))?, &context).expect_err("no number");
+    assert!(error.to_string().contains("the validation loss became NaN after 0 steps"), "{error}");
+    Ok(())
+}
+
+#[test]
 fn an_adapter_refers_to_its_base_and_a_merged_model_stands_alone() -> Result<()> {
     let store = Store::new()?;
     let lora = json!({"method": "lora", "rank": 2, "targets": ["q_proj", "v_proj"]});
