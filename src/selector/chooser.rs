@@ -16,7 +16,7 @@ use crate::seed::Seed;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Method {
-    /// The trained policy of a `selector` stage, its best batch at every step.
+    /// The trained policy of a `selector` stage, which draws as in training unless its `deployment` says `top`.
     Raise,
     /// Uniform, without replacement until every candidate was taken once.
     Random,
