@@ -179,11 +179,8 @@ fn run(path: &Path) -> Result<()> {
     let request: Request = serde_json::from_slice(&std::fs::read(path)?)?;
     let device = match request.device.strip_prefix("cuda") {
         None => Device::Cpu,
-        Some(rest) => raisin::lm::device(Some(rest.trim_start_matches(':').parse().unwrap_or(0))),
+        Some(rest) => raisin::lm::device(Some(rest.trim_start_matches(':').parse().unwrap_or(0)))?,
     };
-    if request.device != "cpu" && device == Device::Cpu {
-        bail!("no CUDA device was found");
-    }
     tch::set_num_threads(request.threads);
     let rows: Vec<Row> = serde_json::from_slice(&std::fs::read(&request.rows)?)?;
     let rows: Vec<Sequence> = rows

@@ -31,10 +31,14 @@ fn run() -> Result<()> {
 }
 
 fn make(assignment: Assignment) -> Result<()> {
-    tch::set_num_threads(i32::try_from(assignment.threads.max(1))?);
-    if assignment.environment.device == DeviceKind::Cuda {
-        // Before the first tensor, also where this stage is one that keeps its tensors on the CPU.
-        lm::device(Some(assignment.environment.device_index));
-    }
-    stages::run_tensor(assignment)
+    let threads = i32::try_from(assignment.threads.max(1))?;
+    stages::threads::pool(assignment.threads)?.install(move || {
+        // On the thread that the stage runs on: OpenMP keeps the number for each thread.
+        tch::set_num_threads(threads);
+        if assignment.environment.device == DeviceKind::Cuda {
+            // Before the first tensor, also where this stage is one that keeps its tensors on the CPU.
+            lm::device(Some(assignment.environment.device_index))?;
+        }
+        stages::run_tensor(assignment)
+    })
 }

@@ -29,6 +29,17 @@ impl Sequence {
     pub fn supervised_tokens(&self) -> usize {
         self.supervised.iter().filter(|&&target| target).count()
     }
+
+    /// Ends with the target of this number, counted from 1, if there are more; `None` without any.
+    fn until_target(mut self, number: usize) -> Option<Self> {
+        let targets = self.supervised.iter().enumerate().filter(|(_, target)| **target);
+        let end = targets.take(number).last()?.0 + 1;
+        if self.supervised[end..].contains(&true) {
+            self.tokens.truncate(end);
+            self.supervised.truncate(end);
+        }
+        Some(self)
+    }
 }
 
 /// The tokenizer and chat template of a model folder.
@@ -115,10 +126,22 @@ impl Codec {
         instructions.par_iter().map(|instruction| self.instruction(instruction, max_tokens)).collect()
     }
 
-    /// The final response after an empty prompt: what log p(y) is computed on.
-    pub fn response_alone(&self, instruction: &Instruction, max_tokens: usize) -> Result<Option<Sequence>> {
-        self.sequence(&conversation(None, "", Some(instruction.response())), Targets::LastTurn, max_tokens)
-            .with_context(|| format!("instruction {}", instruction.id))
+    /// The responses of a row, each after an empty prompt: what log p(y) is computed on. `whole` is the row with its
+    /// prompts; as many response tokens as it has count here, so that both are of the same y where `whole` was cut.
+    pub fn responses_alone(
+        &self,
+        instruction: &Instruction,
+        whole: &Sequence,
+        max_tokens: usize,
+    ) -> Result<Option<Sequence>> {
+        let responses = instruction.messages.iter().filter(|message| message.is_assistant());
+        let messages: Vec<Message> =
+            responses.flat_map(|message| conversation(None, "", Some(&message.content))).collect();
+        let alone = self
+            .sequence(&messages, Targets::EveryTurn, max_tokens)
+            .with_context(|| format!("the responses of instruction {} alone", instruction.id))?;
+        let cut = whole.tokens.len() >= max_tokens;
+        Ok(alone.and_then(|alone| if cut { alone.until_target(whole.supervised_tokens()) } else { Some(alone) }))
     }
 
     /// A task example answered by `response`; only the response carries a loss, its end-of-turn token included.

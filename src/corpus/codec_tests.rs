@@ -98,12 +98,28 @@ fn an_example_supervises_only_its_last_turn() -> Result<()> {
 }
 
 #[test]
-fn the_response_alone_follows_an_empty_prompt() -> Result<()> {
+fn the_responses_alone_follow_empty_prompts() -> Result<()> {
     let (_folder, codec) = tiny();
-    let sequence = codec.response_alone(&instruction(two_turns()), 256)?.expect("supervised");
+    let row = instruction(two_turns());
+    let whole = codec.instruction(&row, 256)?.expect("supervised");
+    let sequence = codec.responses_alone(&row, &whole, 256)?.expect("supervised");
     let text = codec.tokenizer.decode(&sequence.tokens, false).expect("decodes");
-    assert_eq!(text, "<|user|><|end|><|assistant|> second  <|end|>");
-    assert_eq!(supervised(&codec, &sequence), " second  <|end|>");
+    assert_eq!(text, "<|user|><|end|><|assistant|>first<|end|><|user|><|end|><|assistant|> second  <|end|>");
+    Ok(())
+}
+
+#[test]
+fn the_responses_alone_are_the_very_tokens_that_the_row_has_within_its_limit() -> Result<()> {
+    for codec in [tiny().1, with_template(Some(CHATML)), with_template(None)] {
+        let row = instruction(two_turns());
+        let full = codec.instruction(&row, 256)?.expect("supervised").tokens.len();
+        for limit in 2..full + 2 {
+            let Some(whole) = codec.instruction(&row, limit)? else { continue };
+            let alone = codec.responses_alone(&row, &whole, limit)?.expect("supervised");
+            assert!(alone.tokens.len() <= limit);
+            assert_eq!(supervised(&codec, &whole), supervised(&codec, &alone), "within {limit} tokens");
+        }
+    }
     Ok(())
 }
 

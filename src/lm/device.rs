@@ -4,16 +4,29 @@ use std::sync::OnceLock;
 
 use tch::Device;
 
-/// The device with this CUDA index, or the CPU.
+use crate::error::{Problem, Result};
+
+/// The device with this CUDA index; the CPU where none is asked for.
 ///
 /// The executable is linked against the CPU half of libtorch only. The CUDA half registers its kernels when it is
-/// loaded, which must happen before the first tensor. Where it cannot be loaded, the CPU is the answer;
-/// `Device::is_cuda` tells.
-pub fn device(cuda: Option<usize>) -> Device {
-    match cuda {
-        Some(index) if load_cuda().is_ok() && tch::Cuda::is_available() => Device::Cuda(index),
-        _ => Device::Cpu,
-    }
+/// loaded, which must happen before the first tensor.
+///
+/// # Errors
+/// The device is not to be had. The CPU is no substitute: the device is part of a stage's key, and the CPU's results are
+/// other ones.
+pub fn device(cuda: Option<usize>) -> Result<Device> {
+    let Some(index) = cuda else { return Ok(Device::Cpu) };
+    let lacking = match load_cuda() {
+        Err(reason) => reason,
+        Ok(()) if !tch::Cuda::is_available() => "libtorch finds no driver or no GPU".to_owned(),
+        Ok(()) => match tch::Cuda::device_count() {
+            count if index < count as usize => return Ok(Device::Cuda(index)),
+            count => format!("libtorch sees {count}, counted from cuda:0"),
+        },
+    };
+    Err(Problem::new(format!("cuda:{index} cannot be used: {lacking}"))
+        .hint("`raisin doctor` shows what is lacking; `--device cpu` does without")
+        .into())
 }
 
 /// Loads libtorch_cuda.so once.
@@ -51,4 +64,18 @@ pub fn device_memory_in_use(index: usize) -> Option<u64> {
         set_device(i32::try_from(index).ok()?) | mem_get_info(&raw mut free, &raw mut total)
     };
     (status == 0).then(|| total.saturating_sub(free) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::render;
+
+    #[test]
+    fn a_gpu_that_is_not_there_is_an_error_and_never_the_cpu() {
+        assert_eq!(device(None).unwrap(), Device::Cpu);
+        let said = render(&device(Some(999)).expect_err("no machine has so many"));
+        assert!(said.starts_with("error: cuda:999 cannot be used: "), "{said}");
+        assert!(said.contains("--device cpu"), "{said}");
+    }
 }

@@ -180,7 +180,8 @@ impl Trainable {
 
     /// The gradients of the leaves as one vector that lies like `flat`, added to that of an earlier part of the batch.
     ///
-    /// Each gradient is given back as soon as it is copied, so that the two never exist in full beside each other.
+    /// Each gradient is given back as soon as it is copied. On the CPU, where memory is taken as it is first written to,
+    /// the two never exist in full beside each other; on CUDA they do.
     pub fn flatten(&self, gradients: Vec<Tensor>, earlier: Option<Tensor>) -> Result<Tensor> {
         ensure!(gradients.len() == self.leaves.len(), "{} gradients for {} leaves", gradients.len(), self.leaves.len());
         let first = earlier.is_none();

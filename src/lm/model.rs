@@ -215,8 +215,9 @@ impl Model {
         Ok(())
     }
 
-    /// Merges adapters and turns leaves into constants of the compute kind.
-    fn freeze(&mut self) -> Result<()> {
+    /// Merges adapters, in f32, and turns leaves into constants of the compute kind: a model that is no longer trained,
+    /// and costs what its base costs.
+    pub fn freeze(&mut self) -> Result<()> {
         let compute = self.compute;
         for linear in self.layers.iter_mut().flat_map(Layer::linears_mut) {
             linear.weight.value = linear.merged()?;
@@ -351,15 +352,7 @@ impl Model {
             batch.tokens(),
             self.config.hidden_size
         );
-        if batch.longest() > self.config.max_position_embeddings {
-            return Err(Problem::new(format!(
-                "a sequence of {} tokens is longer than the model's context of {}",
-                batch.longest(),
-                self.config.max_position_embeddings
-            ))
-            .hint("set a smaller max_tokens")
-            .into());
-        }
+        self.check_length(batch)?;
         let rotation = Rotation::at(&self.config, &batch.positions, self.compute)?;
         let masks = Masks::of(batch, &self.config, self.compute)?;
         let mut states = states.shallow_clone();
@@ -369,6 +362,17 @@ impl Model {
             states = next;
         }
         Ok(states)
+    }
+
+    /// # Errors
+    /// A sequence of the batch is longer than the positions that the model knows.
+    pub(super) fn check_length(&self, batch: &Batch) -> Result<()> {
+        let (longest, context) = (batch.longest(), self.config.max_position_embeddings);
+        if longest <= context {
+            return Ok(());
+        }
+        let problem = format!("a sequence of {longest} tokens is longer than the model's context of {context}");
+        Err(Problem::new(problem).hint("set a smaller max_tokens").into())
     }
 
     /// The head's weight, `[vocabulary, hidden]`, in the compute kind.

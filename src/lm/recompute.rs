@@ -44,6 +44,7 @@ impl Model {
         states: Option<(usize, &Tensor)>,
         total: f64,
     ) -> Result<(f64, Vec<Tensor>)> {
+        self.check_length(batch)?;
         let leaves = &self.trainable.leaves;
         let places: Vec<Place> = leaves.iter().map(|(name, _)| Place::of(name)).collect();
         let has_embedding = states.is_none() && places.contains(&Place::Embedding);
@@ -168,6 +169,19 @@ mod tests {
             [Place::of("model.embed_tokens.weight"), Place::of("model.norm.weight")],
             [Place::Embedding, Place::Top]
         );
+    }
+
+    #[test]
+    fn a_sequence_beyond_the_context_is_refused_here_as_in_the_plain_way() -> Result<()> {
+        let mut config = Config::llama(50, 16, 3, 4, 2, 24);
+        config.max_position_embeddings = 13;
+        let mut model = Model::init(config, &Seed::new(5), Device::Cpu, Kind::Float)?;
+        model.prepare(&Adaptation::Full, &Seed::new(6))?;
+        let batch = batch()?;
+        let plain = model.hidden(&batch).expect_err("14 tokens").to_string();
+        let recomputed = model.recomputed_gradient(&batch, None, 7.0).expect_err("14 tokens").to_string();
+        assert_eq!((plain.contains("the model's context of 13"), recomputed), (true, plain));
+        Ok(())
     }
 
     #[test]

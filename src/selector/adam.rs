@@ -4,6 +4,8 @@
 
 use tch::{Kind, Tensor};
 
+use crate::error::{Result, ensure};
+
 const BETAS: (f64, f64) = (0.9, 0.999);
 const EPSILON: f64 = 1e-5;
 
@@ -25,7 +27,16 @@ impl Adam {
     }
 
     /// One step from the gradients that the parameters hold, which are then cleared.
-    pub fn step(&mut self, parameters: &[(String, Tensor)], learning_rate: f64, weight_decay: f64, clip: f64) {
+    ///
+    /// # Errors
+    /// A gradient is not finite: after such a step no parameter would be a number.
+    pub fn step(
+        &mut self,
+        parameters: &[(String, Tensor)],
+        learning_rate: f64,
+        weight_decay: f64,
+        clip: f64,
+    ) -> Result<()> {
         tch::no_grad(|| {
             let gradients: Vec<Tensor> = parameters
                 .iter()
@@ -39,6 +50,7 @@ impl Adam {
                 .map(|gradient| gradient.to_kind(Kind::Double).square().sum(None).double_value(&[]))
                 .sum::<f64>()
                 .sqrt();
+            ensure!(norm.is_finite(), "the gradient norm is {norm}");
             let scale = (clip / (norm + 1e-6)).min(1.0);
             self.steps += 1;
             let first = 1.0 - BETAS.0.powi(self.steps);
@@ -54,7 +66,8 @@ impl Adam {
                 let _ = weight.g_sub_(&(change * learning_rate));
                 weight.zero_grad();
             }
-        });
+            Ok(())
+        })
     }
 
     /// Everything that changes, by name.

@@ -16,7 +16,7 @@ use crate::seed::Seed;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Method {
-    /// The trained policy of a `selector` stage, its best batch at every step.
+    /// The trained policy of a `selector` stage, which draws as in training unless its `deployment` says `top`.
     Raise,
     /// Uniform, without replacement until every candidate was taken once.
     Random,
@@ -78,6 +78,8 @@ pub struct Pool {
     pub logp_conditional: Vec<Option<f64>>,
     /// Sum of log p(y) over the response.
     pub logp_unconditional: Vec<Option<f64>>,
+    /// Tokens of the response alone, which that sum is over.
+    pub unconditional_tokens: Vec<Option<u32>>,
     /// Position-weighted mean hidden states, one a candidate.
     pub embeddings: Vec<Option<Vec<f32>>>,
     /// The same of the validation examples.

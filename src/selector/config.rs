@@ -45,8 +45,8 @@ pub enum Baseline {
 pub enum Credit {
     /// Every draw of a step has the step's advantage.
     Shared,
-    /// Each draw is credited with what a regression of rewards on the selected items' features says it contributed,
-    /// plus what the regression leaves unexplained of the step's advantage.
+    /// Each draw is credited with a mean of two: what a regression of rewards on the selected items' features says it
+    /// contributed, weighted by the regression's reliability, and the step's advantage, weighted by the rest.
     Contribution,
 }
 

@@ -30,9 +30,17 @@ pub fn normalise(values: &[f64]) -> Vec<f64> {
     values.iter().map(|value| (value - mean) / (deviation + 1e-8)).collect()
 }
 
+/// Log-ratios count up to here, as is usual: beyond 88, e to that power is infinite in f32, and the gradient no number.
+/// Those of `ratio = "product"`, sums over a batch, come that far. A ratio of e^20 is far outside every clip range.
+const LARGEST_LOG_RATIO: f64 = 20.0;
+
+fn ratio_of(log_ratio: &Tensor) -> Tensor {
+    log_ratio.clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO).exp()
+}
+
 /// The clipped surrogate's loss of each element: max(-A r, -A clip(r, 1 - epsilon, 1 + epsilon)).
 pub fn policy_loss(log_ratio: &Tensor, advantages: &Tensor, epsilon: f64) -> Tensor {
-    let ratio = log_ratio.exp();
+    let ratio = ratio_of(log_ratio);
     let plain = -(advantages * &ratio);
     let clipped = -(advantages * ratio.clamp(1.0 - epsilon, 1.0 + epsilon));
     plain.maximum(&clipped)
@@ -46,12 +54,13 @@ pub fn value_loss(values: &Tensor, returns: &Tensor) -> Tensor {
 /// The mean of (r - 1) - log r: an estimate of KL(old || new) that is never negative.
 pub fn approx_kl(log_ratio: &Tensor) -> f64 {
     let log_ratio = log_ratio.to_kind(Kind::Double);
+    let log_ratio = log_ratio.clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO);
     (log_ratio.expm1() - &log_ratio).mean(None).double_value(&[])
 }
 
 /// The share of ratios outside the clip range.
 pub fn clipfrac(log_ratio: &Tensor, epsilon: f64) -> f64 {
-    let outside = (log_ratio.to_kind(Kind::Double).exp() - 1.0).abs().gt(epsilon);
+    let outside = (ratio_of(&log_ratio.to_kind(Kind::Double)) - 1.0).abs().gt(epsilon);
     outside.to_kind(Kind::Double).mean(None).double_value(&[])
 }
 
@@ -142,6 +151,31 @@ mod tests {
     }
 
     #[test]
+    fn a_log_ratio_beyond_what_f32_holds_leaves_loss_and_gradient_finite() {
+        let advantages = Tensor::from_slice(&[1f32, -1.0, 1.0, -1.0]);
+        let log_ratio = Tensor::from_slice(&[200f32, 200.0, -200.0, -200.0]).set_requires_grad(true);
+        let loss = policy_loss(&log_ratio, &advantages, 0.2);
+        loss.sum(Kind::Float).backward();
+        for values in [loss.detach(), log_ratio.grad()] {
+            assert!(Vec::<f32>::try_from(values).expect("f32").into_iter().all(f32::is_finite));
+        }
+        assert!(approx_kl(&log_ratio).is_finite());
+        assert_close(&[clipfrac(&log_ratio, 0.2)], &[1.0], 1e-12, "clipfrac");
+    }
+
+    #[test]
+    fn a_gradient_that_is_no_number_is_an_error_and_changes_nothing() {
+        let weight = Tensor::from_slice(&[1f32, 2.0]).set_requires_grad(true);
+        let parameters = vec![("w".to_owned(), weight.shallow_clone())];
+        let mut adam = crate::selector::adam::Adam::new(&parameters);
+        (weight.shallow_clone() * f64::NAN).sum(Kind::Float).backward();
+        let error = adam.step(&parameters, 0.05, 0.01, 0.5).expect_err("not a number");
+        assert!(error.to_string().contains("gradient norm is NaN"), "{error}");
+        assert_eq!(Vec::<f32>::try_from(weight.detach()).expect("f32"), [1.0, 2.0]);
+        assert_eq!(adam.steps(), 0);
+    }
+
+    #[test]
     fn returns_that_do_not_vary_explain_nothing() {
         assert_eq!(explained_variance(&[1.0, 2.0], &[3.0, 3.0]), None);
     }
@@ -154,7 +188,7 @@ mod tests {
         let mut adam = crate::selector::adam::Adam::new(&parameters);
         for gradient in numbers(&golden["adam"]["gradients"]).chunks(5) {
             (weight.shallow_clone() * Tensor::from_slice(gradient)).sum(Kind::Double).backward();
-            adam.step(&parameters, 0.05, 0.01, 0.5);
+            adam.step(&parameters, 0.05, 0.01, 0.5).expect("finite gradients");
         }
         let end: Vec<f64> = Vec::try_from(weight.detach()).expect("f64");
         assert_close(&end, &numbers(&golden["adam"]["end"]), 1e-12, "weights");

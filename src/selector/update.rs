@@ -6,13 +6,13 @@ use tch::{Kind, Tensor};
 
 use super::actor::{Action, Picks};
 use super::adam::Adam;
-use super::config::{Config, Form};
+use super::config::{Config, Form, Ratio};
 use super::network::STAGE;
 use super::policy::{Level, Policy, set_means};
 use super::ppo;
 use super::sampling::{entropy, plackett_luce, shuffle};
 use super::state::Candidates;
-use crate::error::Result;
+use crate::error::{Problem, Result};
 use crate::seed::Seed;
 
 /// Candidates scored at once at most; a minibatch of more steps than that is taken in parts.
@@ -74,15 +74,19 @@ pub fn update(
         let mut sums = Statistics::default();
         for minibatch in order.chunks(order.len().div_ceil(config.minibatches.max(1)).max(1)) {
             let outcome = scene.actor_gradients(minibatch, config)?;
-            optimizers.actor.step(&actor, rate * config.actor_learning_rate, config.weight_decay, config.gradient_clip);
+            let (decay, clip) = (config.weight_decay, config.gradient_clip);
+            optimizers.actor.step(&actor, rate * config.actor_learning_rate, decay, clip).map_err(|error| {
+                let hint = match config.ratio {
+                    Ratio::Product => "a lower actor_learning_rate, or ratio = \"mean\"",
+                    Ratio::Item | Ratio::Mean => "a lower actor_learning_rate",
+                };
+                Problem::new(format!("the policy has diverged: {error}")).hint(hint)
+            })?;
             let value_loss = critic_loss(policy, episode, minibatch);
             value_loss.backward();
-            optimizers.critic.step(
-                &critic,
-                rate * config.critic_learning_rate,
-                config.weight_decay,
-                config.gradient_clip,
-            );
+            optimizers.critic.step(&critic, rate * config.critic_learning_rate, decay, clip).map_err(|error| {
+                Problem::new(format!("the critic has diverged: {error}")).hint("a lower critic_learning_rate")
+            })?;
             batches += 1.0;
             sums.policy_loss += outcome.policy_loss;
             sums.value_loss += value_loss.double_value(&[]);

@@ -77,7 +77,7 @@ const DIFFICULTY: [&str; 6] = [
 
 impl Kind for Clusters {
     const NAME: &'static str = "clusters";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str = "Reduces and standardises features into each candidate's state, and groups candidates.";
     const PROCESS: Process = Process::Tensor;
     const SEEDED: bool = true;
@@ -173,7 +173,14 @@ fn progress(context: &Context, phase: &str, done: u64) {
 
 /// The rows without a missing value.
 fn complete_rows(all: &RecordBatch) -> Result<RecordBatch> {
-    let columns = ["prompt_tokens", "response_tokens", "logp_conditional", "logp_unconditional", "embedding"];
+    let columns = [
+        "prompt_tokens",
+        "response_tokens",
+        "logp_conditional",
+        "logp_unconditional",
+        "unconditional_tokens",
+        "embedding",
+    ];
     let columns: Vec<&ArrayRef> = columns
         .into_iter()
         .map(|name| all.column_by_name(name).ok_or_else(|| anyhow!("the features have no column `{name}`")))
@@ -209,6 +216,7 @@ impl State {
         let response: &UInt32Array = table::column(rows, "response_tokens")?;
         let conditional: &Float32Array = table::column(rows, "logp_conditional")?;
         let alone: &Float32Array = table::column(rows, "logp_unconditional")?;
+        let alone_tokens: &UInt32Array = table::column(rows, "unconditional_tokens")?;
         let columns = DIFFICULTY.iter().map(|&name| name.to_owned());
         let columns: Vec<String> = columns.chain((0..dimensions).map(|d| format!("semantic.{d:02}"))).collect();
         let mut raw = Vec::with_capacity(rows.num_rows() * columns.len());
@@ -216,7 +224,8 @@ impl State {
             let tokens = f64::from(response.value(row));
             let (with, without) = (f64::from(conditional.value(row)), f64::from(alone.value(row)));
             let (prompt, per) = (f64::from(prompt.value(row)), tokens.max(1.0));
-            raw.extend([prompt.ln_1p(), tokens.ln_1p(), with, without, with / per, without / per]);
+            let per_alone = f64::from(alone_tokens.value(row)).max(1.0);
+            raw.extend([prompt.ln_1p(), tokens.ln_1p(), with, without, with / per, without / per_alone]);
             raw.extend(semantic[row * dimensions..(row + 1) * dimensions].iter().map(|&value| f64::from(value)));
         }
         let width = columns.len();
@@ -259,5 +268,6 @@ fn clusters_table(rows: &RecordBatch, found: &Clustering, state: &State) -> Resu
         carried("response_tokens")?,
         carried("logp_conditional")?,
         carried("logp_unconditional")?,
+        carried("unconditional_tokens")?,
     ])
 }

@@ -204,13 +204,6 @@ impl Context {
         }
     }
 
-    /// The artifact digest of the stage that the parameter at `pointer` names.
-    pub fn input_digest(&self, pointer: &str) -> Result<String> {
-        let folder = self.input(pointer)?;
-        let name = folder.file_name().ok_or_else(|| anyhow!("{} has no name", folder.display()))?;
-        Ok(name.to_string_lossy().into_owned())
-    }
-
     /// All variants' artifacts of the stage that the parameter at `pointer` names, in the sweep's order.
     pub fn gathered(&self, pointer: &str) -> Result<&[Source]> {
         self.assignment.stages.get(pointer).map(Vec::as_slice).ok_or_else(|| anyhow!("there is no input {pointer}"))

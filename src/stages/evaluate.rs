@@ -90,7 +90,7 @@ fn default_max_tokens() -> usize {
 
 impl Kind for Evaluate {
     const NAME: &'static str = "evaluate";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const ABOUT: &'static str = "Scores a model on a task: loss, multiple choice, match of generated answers.";
     const PROCESS: Process = Process::Tensor;
     const SEEDED: bool = false;
@@ -115,8 +115,10 @@ impl Kind for Evaluate {
         let examples = chosen(&task, &parameters)?;
         let metrics = metrics_of(&task, &parameters, &examples)?;
         let folder = context.input("/model")?;
-        let loading = memory::Meter::start(device(context));
-        let model = open(folder, context)?;
+        let loading = memory::Meter::start(device(context)?);
+        let mut model = open(folder, context)?;
+        // An adapter beside its base would cost its products for every token.
+        model.freeze()?;
         context.cost(phase_cost("load", loading.stop()));
         let codec = Codec::load(folder)?;
         let run = Run { context, parameters: &parameters, task: &task, model, codec, examples };
@@ -171,7 +173,7 @@ fn metrics_of(task: &Task, parameters: &Parameters, examples: &[Example]) -> Res
 struct Score {
     metric: &'static str,
     value: f64,
-    standard_error: f64,
+    standard_error: Option<f64>,
 }
 
 /// One line of the `items` table.
@@ -202,9 +204,10 @@ impl Run<'_> {
     fn loss(&self, results: &mut Results) -> Result<()> {
         let sequences = encode_examples(&self.codec, &self.examples, self.parameters.max_tokens)?;
         let rows: Vec<&Sequence> = sequences.iter().collect();
-        let set = ValidationSet::new(&rows, None, self.parameters.batch_tokens, device(self.context))?;
+        let set = ValidationSet::new(&rows, None, self.parameters.batch_tokens, device(self.context)?)?;
         let losses = self.row_losses("loss", &set)?;
-        for (item, loss) in results.items.iter_mut().zip(&losses) {
+        for ((example, item), loss) in self.examples.iter().zip(&mut results.items).zip(&losses) {
+            self.check_finite(example, std::slice::from_ref(loss))?;
             (item.loss, item.tokens) = (Some(loss.mean()), Some(loss.tokens as u32));
         }
         let (value, standard_error) = token_mean_and_error(&losses);
@@ -230,12 +233,13 @@ impl Run<'_> {
         let families: Vec<Vec<&Sequence>> =
             self.examples.iter().map(|example| rest.by_ref().take(example.choices.len()).collect()).collect();
         let families: Vec<Vec<&Sequence>> = families.into_iter().filter(|family| !family.is_empty()).collect();
-        let set = ValidationSet::of_families(&families, self.parameters.batch_tokens, device(self.context))?;
+        let set = ValidationSet::of_families(&families, self.parameters.batch_tokens, device(self.context)?)?;
         let losses = self.row_losses("choices", &set)?;
         let (mut correct, mut correct_norm) = (Vec::new(), Vec::new());
         let mut start = 0;
         for (example, item) in self.examples.iter().zip(&mut results.items) {
             let end = start + example.choices.len();
+            self.check_finite(example, &losses[start..end])?;
             let best = best_choice(&losses[start..end], &example.choices);
             start = end;
             let is_right = |chosen: usize| example.answer == Some(chosen);
@@ -288,6 +292,15 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// # Errors
+    /// A loss that is no finite number: it compares with none, so that a choice by it would be made up.
+    fn check_finite(&self, example: &Example, losses: &[RowLoss]) -> Result<()> {
+        let Some(loss) = losses.iter().find(|loss| !loss.sum.is_finite()) else { return Ok(()) };
+        let (id, model, sum) = (example.id, &self.parameters.model, loss.sum);
+        let problem = format!("the loss of example {id} under the model `{model}` is {sum}");
+        Err(Problem::new(problem).hint("the model's training may have diverged: look at its `steps`").into())
+    }
+
     fn row_losses(&self, phase: &str, set: &ValidationSet) -> Result<Vec<RowLoss>> {
         let start = Instant::now();
         // As bits: a number that went through decimal digits need not be the same.
@@ -330,13 +343,13 @@ impl Run<'_> {
         let count = self.examples.len() as u32;
         let split = self.parameters.split.name();
         let floats =
-            |of: &dyn Fn(&Score) -> f64| Arc::new(rows.iter().map(|row| Some(of(row))).collect::<Float64Array>());
+            |of: &dyn Fn(&Score) -> Option<f64>| Arc::new(rows.iter().map(of).collect::<Float64Array>());
         self.context.write_table(
             "metrics",
             &table::batch(vec![
                 ("split", Arc::new(StringArray::from_iter_values(rows.iter().map(|_| split))) as ArrayRef),
                 ("metric", Arc::new(StringArray::from_iter_values(rows.iter().map(|row| row.metric)))),
-                ("value", floats(&|row| row.value)),
+                ("value", floats(&|row| Some(row.value))),
                 ("n", Arc::new(UInt32Array::from_iter_values(rows.iter().map(|_| count)))),
                 ("standard_error", floats(&|row| row.standard_error)),
             ])?,
@@ -389,98 +402,4 @@ fn copy_summary(model: &Path, context: &Context) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::stages::fixture::Store;
-    use crate::table::column;
-    use serde_json::json;
-
-    #[test]
-    fn a_task_scored_by_match_gives_loss_and_matches_item_by_item() -> Result<()> {
-        let store = Store::new()?;
-        std::fs::write(store.artifact("model").join("summary.json"), "{\"method\": \"none\"}\n")?;
-        let context = store.context("evaluate", "run", &[("/model", "model"), ("/task", "task")], &[])?;
-        Evaluate::run(serde_json::from_value(json!({"model": "model", "task": "task"}))?, &context)?;
-        let metrics = store.table("run", "metrics")?;
-        let names: &StringArray = column(&metrics, "metric")?;
-        assert_eq!(names.iter().flatten().collect::<Vec<_>>(), ["loss", "exact_match", "flexible_match"]);
-        let items = store.table("run", "items")?;
-        let (losses, tokens): (&Float64Array, &UInt32Array) = (column(&items, "loss")?, column(&items, "tokens")?);
-        let total: f64 =
-            losses.values().iter().zip(tokens.values()).map(|(loss, &tokens)| loss * f64::from(tokens)).sum();
-        let mean = total / f64::from(tokens.values().iter().sum::<u32>());
-        let values: &Float64Array = column(&metrics, "value")?;
-        assert!((values.value(0) - mean).abs() < 1e-9);
-        assert!((mean - 260f64.ln()).abs() < 0.3, "an untrained model is close to uniform: {mean}");
-        assert!(store.written("run")?.contains_key("model_summary.json"));
-        Ok(())
-    }
-
-    #[test]
-    #[expect(clippy::float_cmp, reason = "the mean of zeros is zero")]
-    fn choices_are_ranked_by_their_own_tokens() -> Result<()> {
-        let store = Store::new()?;
-        let context = store.context("evaluate", "run", &[("/model", "model"), ("/task", "task")], &[])?;
-        let parameters =
-            json!({"model": "model", "task": "task", "metrics": ["choice"], "split": "validation", "limit": 2});
-        Evaluate::run(serde_json::from_value(parameters)?, &context)?;
-        let metrics = store.table("run", "metrics")?;
-        let values: &Float64Array = column(&metrics, "value")?;
-        // A nearly uniform model prefers the shorter choice, which is wrong.
-        assert_eq!(values.value(0), 0.0);
-        assert_eq!(store.table("run", "items")?.num_rows(), 2);
-        Ok(())
-    }
-
-    /// Every metric, in parts of a row or two.
-    fn in_parts() -> Result<Parameters> {
-        let metrics = json!(["loss", "choice", "match"]);
-        let value = json!({"model": "model", "task": "task", "metrics": metrics, "split": "validation",
-            "generate_rows": 1, "batch_tokens": 20});
-        Ok(serde_json::from_value(value)?)
-    }
-
-    #[test]
-    fn an_evaluation_killed_after_any_part_goes_on_to_the_same_bytes() -> Result<()> {
-        let store = Store::new()?;
-        let context = |folder: &str| store.context("evaluate", folder, &[("/model", "model"), ("/task", "task")], &[]);
-        let undisturbed = context("undisturbed")?;
-        Evaluate::run(in_parts()?, &undisturbed)?;
-        for phase in ["loss", "choices", "generation"] {
-            let name = format!("{phase}.jsonl");
-            let parts = std::fs::read(undisturbed.work().join(&name))?;
-            let ends: Vec<usize> = (0..parts.len()).filter(|&place| parts[place] == b'\n').collect();
-            assert!(ends.len() > 1, "{phase} has {} parts", ends.len());
-            for end in ends {
-                // In the middle of the part after this one.
-                let killed = context("killed")?;
-                std::fs::write(killed.work().join(&name), &parts[..(end + 9).min(parts.len())])?;
-                Evaluate::run(in_parts()?, &killed)?;
-                assert_eq!(store.written("undisturbed")?, store.written("killed")?, "{phase}");
-                std::fs::remove_dir_all(killed.work())?;
-            }
-        }
-        Ok(())
-    }
-
-    #[test]
-    fn what_was_finished_before_a_kill_is_not_computed_again() -> Result<()> {
-        let store = Store::new()?;
-        let context = store.context("evaluate", "run", &[("/model", "model"), ("/task", "task")], &[])?;
-        // An answer that this model would not give.
-        let mut finished = Finished::<Vec<Vec<u32>>>::open(&context.work(), "generation")?;
-        finished.next(|| Ok(vec![vec![u32::from(b'y'); 3]]))?;
-        Evaluate::run(in_parts()?, &context)?;
-        let items = store.table("run", "items")?;
-        let predictions: &StringArray = column(&items, "prediction")?;
-        assert!(predictions.iter().flatten().any(|prediction| prediction == "yyy"), "{predictions:?}");
-        Ok(())
-    }
-
-    #[test]
-    fn a_number_counts_strictly_after_the_marker_and_flexibly_anywhere() {
-        assert_eq!(numbers_agree("so it is\n#### 1,200", "#### 1200"), (true, true));
-        assert_eq!(numbers_agree("it is 12", "#### 12"), (false, true));
-        assert_eq!(numbers_agree("#### 13", "#### 12"), (false, false));
-    }
-}
+mod tests;

@@ -1,9 +1,10 @@
 //! `features`: what an auxiliary model says of every instruction, computed once (docs/method.md, section 2). Leaves
 //! reduction and clustering to the `clusters` kind.
 //!
-//! One forward pass over prompt and response gives log p(y given x), the lengths and two pooled embeddings; a second
-//! over the response alone gives log p(y). Rows run in batches of similar length, and finished batches are kept in
-//! the work folder, so that a killed pass goes on where it was and ends with the same bytes.
+//! One forward pass over prompts and responses gives log p(y given x), the lengths and two pooled embeddings; a second
+//! over the responses alone gives log p(y). y is what a row trains on: the responses of all its turns, as far as the
+//! limit leaves them, the same tokens in both passes. Rows run in batches of similar length, and finished batches are
+//! kept in the work folder, so that a killed pass goes on where it was and ends with the same bytes.
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tch::{Device, Kind as TensorKind, Tensor, no_grad};
 
-use super::learning::{as_instruction, device, open, phase_cost};
+use super::learning::{as_instruction, check_context, device, open, phase_cost};
 use super::{Context, Cost, Kind, Needs, ParameterProblem, Process, Progress};
 use crate::corpus::{Codec, Instruction, Sequence, read_instructions, read_task};
 use crate::error::{Context as _, Result, anyhow};
@@ -62,7 +63,7 @@ const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(30);
 
 impl Kind for Features {
     const NAME: &'static str = "features";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const ABOUT: &'static str = "Runs a model over instructions once: log-probabilities, lengths, pooled embeddings.";
     const PROCESS: Process = Process::Tensor;
     const SEEDED: bool = false;
@@ -88,13 +89,21 @@ impl Kind for Features {
     }
 
     fn run(parameters: Parameters, context: &Context) -> Result<()> {
-        let loading = Meter::start(device(context));
+        let loading = Meter::start(device(context)?);
         let model = open(context.input("/model")?, context)?;
         let codec = Codec::load(context.input("/model")?)?;
         context.cost(phase_cost("load", loading.stop()));
         let pass = Pass::new(context, &model, &codec, &parameters);
         let instructions = read_instructions(context.input("/instructions")?)?;
-        let rows = pass.describe("features", &instructions, CHECKPOINT_INTERVAL)?;
+        let encoded = pass.encode(&instructions)?;
+        // Examples too, so that what is wrong with them shows before hours of work on the instructions.
+        let examples: Vec<Instruction> = if parameters.task.is_some() {
+            read_task(context.input("/task")?)?.validation.iter().map(as_instruction).collect()
+        } else {
+            Vec::new()
+        };
+        let encoded_examples = pass.encode(&examples)?;
+        let rows = pass.describe("features", &instructions, &encoded, CHECKPOINT_INTERVAL)?;
         let missing = rows.column(rows.num_columns() - 1);
         if missing.null_count() < missing.len() {
             let count = missing.len() - missing.null_count();
@@ -105,10 +114,8 @@ impl Kind for Features {
         }
         context.write_table("features", &rows)?;
         if parameters.task.is_some() {
-            let task = read_task(context.input("/task")?)?;
-            let examples: Vec<Instruction> = task.validation.iter().map(as_instruction).collect();
-            context
-                .write_table("validation_features", &pass.describe("validation", &examples, CHECKPOINT_INTERVAL)?)?;
+            let rows = pass.describe("validation", &examples, &encoded_examples, CHECKPOINT_INTERVAL)?;
+            context.write_table("validation_features", &rows)?;
         }
         let Counted { tokens, supervised_tokens } = pass.counted.get();
         let flops = tokens as f64 * model.flops_per_token(false);
@@ -137,12 +144,17 @@ struct Counted {
     supervised_tokens: u64,
 }
 
+/// A row whole, and its responses alone.
+type Encoded = (Option<Sequence>, Option<Sequence>);
+
 /// One row of the table.
 #[derive(Clone, Debug, Default)]
 struct Row {
     id: u32,
     prompt_tokens: u32,
     response_tokens: u32,
+    /// Of the responses alone: `response_tokens`, unless the tokenizer joins their edges to what stands before them.
+    alone_tokens: u32,
     conditional: Option<f32>,
     unconditional: Option<f32>,
     mean: Option<Vec<f32>>,
@@ -156,14 +168,29 @@ impl<'a> Pass<'a> {
         Self { context, model, codec, parameters, fits, counted: Cell::default() }
     }
 
-    /// The features of all rows, in id order. What an earlier attempt put aside is not computed again.
-    fn describe(&self, phase: &str, instructions: &[Instruction], interval: Duration) -> Result<RecordBatch> {
+    /// # Errors
+    /// A row that the model has no room for.
+    fn encode(&self, instructions: &[Instruction]) -> Result<Vec<Encoded>> {
         use rayon::prelude::*;
         let limit = self.parameters.max_tokens;
-        let encoded: Vec<(Option<Sequence>, Option<Sequence>)> = instructions
-            .par_iter()
-            .map(|row| Ok((self.codec.instruction(row, limit)?, self.codec.response_alone(row, limit)?)))
-            .collect::<Result<_>>()?;
+        let encode = |row: &Instruction| -> Result<Encoded> {
+            let Some(whole) = self.codec.instruction(row, limit)? else { return Ok((None, None)) };
+            let alone = self.codec.responses_alone(row, &whole, limit)?;
+            Ok((Some(whole), alone))
+        };
+        let encoded: Vec<Encoded> = instructions.par_iter().map(encode).collect::<Result<_>>()?;
+        check_context(self.model, limit, encoded.iter().flat_map(|(whole, alone)| [whole, alone]).flatten())?;
+        Ok(encoded)
+    }
+
+    /// The features of all rows, in id order. What an earlier attempt put aside is not computed again.
+    fn describe(
+        &self,
+        phase: &str,
+        instructions: &[Instruction],
+        encoded: &[Encoded],
+        interval: Duration,
+    ) -> Result<RecordBatch> {
         let mut counted = self.counted.get();
         for sequence in encoded.iter().flat_map(|(one, other)| [one, other]).flatten() {
             counted.tokens += sequence.tokens.len() as u64;
@@ -181,7 +208,7 @@ impl<'a> Pass<'a> {
         let mut pending: Vec<Row> = Vec::new();
         let mut first = next;
         let (start, mut last_saved) = (Instant::now(), Instant::now());
-        let running = Meter::start(device(self.context));
+        let running = Meter::start(device(self.context)?);
         let (mut tokens, mut supervised_tokens) = (0, 0);
         while let Some(range) = batches.get(next) {
             let members = &order[range.clone()];
@@ -241,8 +268,10 @@ impl<'a> Pass<'a> {
         let (positions, sequences): (Vec<usize>, Vec<&Sequence>) =
             alone.iter().enumerate().filter_map(|(position, sequence)| Some((position, (*sequence)?))).unzip();
         if !sequences.is_empty() {
-            for (position, one) in positions.into_iter().zip(self.forward_what_fits(&sequences, false)?) {
-                rows[position].unconditional = Some(one.log_prob);
+            let described = self.forward_what_fits(&sequences, false)?;
+            for ((position, sequence), one) in positions.into_iter().zip(sequences).zip(described) {
+                let row = &mut rows[position];
+                (row.unconditional, row.alone_tokens) = (Some(one.log_prob), sequence.supervised_tokens() as u32);
             }
         }
         for row in &mut rows {
@@ -270,7 +299,7 @@ impl<'a> Pass<'a> {
 
     fn forward(&self, sequences: &[&Sequence], pooled: bool) -> Result<Vec<Described>> {
         no_grad(|| {
-            let batch = Batch::pack(sequences, device(self.context))?;
+            let batch = Batch::pack(sequences, device(self.context)?)?;
             let hidden = self.model.hidden(&batch)?;
             let log_probs = self.model.token_log_probs(&hidden, &batch)?.f_to_device(Device::Cpu)?;
             let log_probs: Vec<f32> = Vec::try_from(log_probs)?;
@@ -311,6 +340,7 @@ impl<'a> Pass<'a> {
             ("response_tokens", Arc::new(UInt32Array::from_iter_values(rows.iter().map(|row| row.response_tokens)))),
             ("logp_conditional", Arc::new(rows.iter().map(|row| row.conditional).collect::<Float32Array>())),
             ("logp_unconditional", Arc::new(rows.iter().map(|row| row.unconditional).collect::<Float32Array>())),
+            ("unconditional_tokens", Arc::new(UInt32Array::from_iter_values(rows.iter().map(|row| row.alone_tokens)))),
             ("embedding", vectors(&|row| row.mean.as_ref())?),
             ("weighted_embedding", vectors(&|row| row.weighted.as_ref())?),
             ("missing", Arc::new(rows.iter().map(|row| row.missing.as_deref()).collect::<StringArray>())),
@@ -369,7 +399,7 @@ impl Row {
         } else if unusable(self.conditional) || unusable(self.unconditional) {
             self.missing = Some("the model's log-probability is not a finite number".to_owned());
         } else if self.unconditional.is_none() {
-            self.missing = Some("the response alone leaves no token to score".to_owned());
+            self.missing = Some("the responses alone leave no token to score".to_owned());
         }
         self.conditional = self.conditional.filter(|value| value.is_finite());
         self.unconditional = self.unconditional.filter(|value| value.is_finite());
@@ -409,90 +439,4 @@ fn pool(sequences: &[&Sequence], hidden: &Tensor) -> Result<Vec<Pooled>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::stages::fixture::{ROWS, Store};
-    use crate::table::column;
-
-    const INPUTS: [(&str, &str); 3] = [("/instructions", "pool"), ("/model", "model"), ("/task", "task")];
-
-    fn parameters() -> Result<Parameters> {
-        let value = json!({"instructions": "pool", "model": "model", "task": "task", "batch_tokens": 60});
-        Ok(serde_json::from_value(value)?)
-    }
-
-    #[test]
-    fn every_row_is_described_once_and_in_order_and_what_cannot_be_scored_has_a_reason() -> Result<()> {
-        let store = Store::new()?;
-        let context = store.context("features", "run", &INPUTS, &[])?;
-        Features::run(parameters()?, &context)?;
-        let rows = store.table("run", "features")?;
-        let ids: &UInt32Array = column(&rows, "id")?;
-        assert_eq!(ids.values()[..], (0..ROWS as u32).collect::<Vec<_>>()[..]);
-        let tokens: &UInt32Array = column(&rows, "response_tokens")?;
-        // `answer ` and its end-of-turn token, and one letter more a row.
-        assert_eq!(tokens.values()[..3], [8, 9, 10]);
-        let (conditional, alone): (&Float32Array, &Float32Array) =
-            (column(&rows, "logp_conditional")?, column(&rows, "logp_unconditional")?);
-        for row in 0..ROWS - 1 {
-            // A model with small random weights is close to uniform over its 260 tokens.
-            for sum in [conditional.value(row), alone.value(row)] {
-                assert!((sum / tokens.value(row) as f32 + 260f32.ln()).abs() < 0.3, "row {row}: {sum}");
-            }
-        }
-        let missing: &StringArray = column(&rows, "missing")?;
-        assert_eq!(missing.null_count(), ROWS - 1);
-        assert_eq!(missing.value(ROWS - 1), "no response token is left within 512 tokens");
-        assert!(conditional.is_null(ROWS - 1) && rows.column(5).is_null(ROWS - 1));
-        assert_eq!(store.table("run", "validation_features")?.num_rows(), 3);
-        Ok(())
-    }
-
-    #[test]
-    fn packed_and_pooled_features_are_those_of_each_row_alone() -> Result<()> {
-        let store = Store::new()?;
-        let context = store.context("features", "run", &INPUTS, &[])?;
-        Features::run(parameters()?, &context)?;
-        let rows = store.table("run", "features")?;
-        let folder = store.artifact("model");
-        let (model, codec) = (Model::load(&folder, Device::Cpu, TensorKind::Float)?, Codec::load(&folder)?);
-        let instruction = &read_instructions(&store.artifact("pool"))?[4];
-        let sequence = codec.instruction(instruction, 512)?.expect("a response");
-        let hidden = no_grad(|| model.hidden(&Batch::pack(&[&sequence], Device::Cpu)?))?;
-        let length = sequence.tokens.len() as i64;
-        let places = Tensor::arange(length, (TensorKind::Float, Device::Cpu)) + 1.0;
-        let weights = &places / places.sum(TensorKind::Float);
-        let expected = [hidden.mean_dim(0, false, TensorKind::Float), weights.unsqueeze(0).matmul(&hidden).squeeze()];
-        for (name, expected) in ["embedding", "weighted_embedding"].into_iter().zip(expected) {
-            let vectors: &FixedSizeListArray = column(&rows, name)?;
-            let vector = vectors.value(4);
-            let vector: &Float32Array = vector.as_any().downcast_ref().expect("f32");
-            let found = Tensor::from_slice(vector.values());
-            assert!(found.allclose(&expected, 1e-4, 1e-5, false), "{name}");
-        }
-        Ok(())
-    }
-
-    #[test]
-    fn a_pass_that_was_interrupted_ends_with_the_same_bytes() -> Result<()> {
-        let store = Store::new()?;
-        let context = store.context("features", "undisturbed", &INPUTS, &[])?;
-        Features::run(parameters()?, &context)?;
-
-        let context = store.context("features", "killed", &INPUTS, &[])?;
-        let folder = store.artifact("model");
-        let (model, codec) = (Model::load(&folder, Device::Cpu, TensorKind::Float)?, Codec::load(&folder)?);
-        let parameters = parameters()?;
-        let pass = Pass::new(&context, &model, &codec, &parameters);
-        // A part after every batch; the last one is lost with the process.
-        pass.describe("features", &read_instructions(&store.artifact("pool"))?, Duration::ZERO)?;
-        let (parts, next) = pass.finished_parts("features")?;
-        assert!(parts.len() > 2);
-        std::fs::remove_file(part_path(&context.work(), "features", next - 1, next))?;
-
-        let context = store.context("features", "killed", &INPUTS, &[])?;
-        Features::run(parameters, &context)?;
-        assert_eq!(store.written("undisturbed")?, store.written("killed")?);
-        Ok(())
-    }
-}
+mod tests;

@@ -76,10 +76,19 @@ impl Store {
             ("response_tokens", Arc::new(UInt32Array::from_iter_values((0..count).map(|row| 8 + row)))),
             ("logp_conditional", numbers(|row| -20.0 - row as f32)),
             ("logp_unconditional", numbers(|row| -30.0 - row as f32)),
+            ("unconditional_tokens", Arc::new(UInt32Array::from_iter_values((0..count).map(|row| 8 + row)))),
         ])?;
         table::write(&store.artifact("clusters").join("clusters.parquet"), &clusters)?;
         std::fs::write(store.artifact("clusters").join("constants.json"), json!({"columns": ["a", "b"]}).to_string())?;
         Ok(store)
+    }
+
+    /// Makes the model's context so short that not all rows fit.
+    pub fn shorten_context(&self, tokens: usize) -> Result<()> {
+        let path = self.artifact("model").join("config.json");
+        let mut config: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
+        config["max_position_embeddings"] = json!(tokens);
+        Ok(std::fs::write(&path, config.to_string())?)
     }
 
     pub fn artifact(&self, name: &str) -> PathBuf {

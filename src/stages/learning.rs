@@ -21,7 +21,10 @@ use crate::training::episode::Spent;
 use crate::training::{AdaptationSettings, Phase, Pool, Trainer, ValidationSet};
 
 /// Where tensors of this stage live.
-pub fn device(context: &Context) -> Device {
+///
+/// # Errors
+/// The stage is to run on a GPU that cannot be used.
+pub fn device(context: &Context) -> Result<Device> {
     let environment = context.environment();
     crate::lm::device((environment.device == DeviceKind::Cuda).then_some(environment.device_index))
 }
@@ -33,11 +36,31 @@ const SMALL_MODEL: u64 = 5_000_000;
 
 /// The model of an artifact, on this stage's device.
 pub fn open(folder: &Path, context: &Context) -> Result<Model> {
-    let model = Model::load(folder, device(context), compute(context))?;
+    let model = Model::load(folder, device(context)?, compute(context))?;
     if model.parameter_count() < SMALL_MODEL {
         tch::set_num_threads(1);
     }
     Ok(model)
+}
+
+/// Whether the model has room for every sequence: to be asked before hours are spent on those that fit.
+///
+/// # Errors
+/// A sequence, cut at `max_tokens`, is longer than the model's context.
+pub fn check_context<'a>(
+    model: &Model,
+    max_tokens: usize,
+    sequences: impl IntoIterator<Item = &'a Sequence>,
+) -> Result<()> {
+    let context = model.config.max_position_embeddings;
+    let longest = sequences.into_iter().map(|sequence| sequence.tokens.len()).max().unwrap_or(0);
+    if longest <= context {
+        return Ok(());
+    }
+    let problem = format!(
+        "a row of {longest} tokens (max_tokens is {max_tokens}) is longer than the model's context of {context}"
+    );
+    Err(Problem::new(problem).hint(format!("max_tokens = {context}, or less: longer rows are then cut")).into())
 }
 
 /// The type that matrix products of this stage run in.
@@ -78,11 +101,12 @@ impl Learning {
         };
         let sequences = codec.instructions(instructions, max_tokens)?;
         let examples = encode_examples(&codec, examples, max_tokens)?;
+        check_context(&model, max_tokens, sequences.iter().flatten().chain(&examples))?;
         let examples: Vec<&Sequence> = examples.iter().collect();
         let cached = states.as_ref().map(|states| validation_states(states, &examples)).transpose()?;
         let layers = states.as_ref().map_or(0, |states| states.config.prefix_layers);
         let cached = cached.as_ref().map(|cached| (layers, cached.as_slice()));
-        let validation = ValidationSet::new(&examples, cached, settings.batch_tokens, device(context))?;
+        let validation = ValidationSet::new(&examples, cached, settings.batch_tokens, device(context)?)?;
         model.prepare(&adaptation, &context.seed().at("adaptation"))?;
         Ok(Self { model, adaptation, pool: Pool::new(sequences, states), validation })
     }

@@ -11,6 +11,7 @@ pub mod fixture;
 pub mod kind;
 pub mod learning;
 pub mod selecting;
+pub mod threads;
 
 use std::io::Write as _;
 

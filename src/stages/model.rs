@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tch::{Device, Kind as TensorKind};
 
-use super::context::{Context, Cost, DType, DeviceKind, Environment, Progress};
-use super::learning::phase_cost;
+use super::context::{Context, Cost, DType, Progress};
+use super::learning::{check_context, compute, device, phase_cost};
 use super::kind::{Kind, Needs, ParameterProblem, Process};
 use crate::corpus::{Codec, byte_tokenizer, read_instructions, read_task};
 use crate::error::{Context as _, Result, bail, ensure};
@@ -229,9 +229,9 @@ fn prefix(source: &Source, context: &Context) -> Result<()> {
     let max_tokens = source.max_tokens.unwrap_or(MAX_TOKENS);
     let out = context.out();
     let base = context.input("/source/prefix")?;
-    let (device, compute) = on(context.environment())?;
+    let device = device(context)?;
     let loading = Meter::start(device);
-    let model = lm::Model::load(base, device, compute)?;
+    let model = lm::Model::load(base, device, compute(context))?;
     context.cost(phase_cost("load", loading.stop()));
     let layers = model.config.num_hidden_layers;
     ensure!(
@@ -246,6 +246,7 @@ fn prefix(source: &Source, context: &Context) -> Result<()> {
         .iter()
         .map(|example| codec.example(example, &example.response, max_tokens))
         .collect::<Result<Vec<_>>>()?;
+    check_context(&model, max_tokens, pool.iter().chain(&validation).flatten())?;
     let config = ProxyConfig { train_layers, prefix_layers: layers - train_layers, max_tokens };
     let total: usize = pool.iter().chain(&validation).flatten().map(|sequence| sequence.tokens.len()).sum();
     let start = Instant::now();
@@ -277,25 +278,13 @@ fn prefix(source: &Source, context: &Context) -> Result<()> {
     context.add_reference("base", base)
 }
 
-/// The device and the kind of the products that an environment asks for.
-fn on(environment: &Environment) -> Result<(Device, TensorKind)> {
-    let wanted = (environment.device == DeviceKind::Cuda).then_some(environment.device_index);
-    let device = lm::device(wanted);
-    ensure!(wanted.is_none() || device.is_cuda(), "CUDA was asked for, but no CUDA device can be used");
-    let compute = match environment.dtype {
-        DType::F32 => TensorKind::Float,
-        DType::Bf16 => TensorKind::BFloat16,
-    };
-    Ok((device, compute))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::corpus::artifact::{Row, examples_batch, instructions_batch};
     use crate::corpus::{Example, Message};
     use crate::lm::proxy::PrefixStates;
-    use crate::stages::{Assignment, Declaration, Source as Artifact};
+    use crate::stages::{Assignment, Declaration, DeviceKind, Environment, Source as Artifact};
     use crate::table;
     use serde_json::Value;
     use std::collections::BTreeMap;

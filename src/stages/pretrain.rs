@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::learning::{StepRow, device, is_off, open, phase_cost, shuffled, steps_table, training_costs};
+use super::learning::{StepRow, check_context, device, is_off, open, phase_cost, shuffled, steps_table, training_costs};
 use super::{Context, Kind, Needs, ParameterProblem, Process, Progress};
 use crate::corpus::{Codec, Instruction, Sequence, message::conversation, read_instructions};
 use crate::error::{Problem, Result, ensure};
@@ -137,10 +137,11 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     fn start(parameters: Parameters, context: &'a Context) -> Result<Self> {
-        let loading = Meter::start(device(context));
+        let loading = Meter::start(device(context)?);
         let folder = context.input("/model")?;
         let rows = read_rows(&Codec::load(folder)?, &parameters, context)?;
         let mut model = open(folder, context)?;
+        check_context(&model, parameters.max_tokens, &rows)?;
         model.prepare(&Adaptation::Full, &context.seed())?;
         let config = TrainerConfig {
             learning_rate: parameters.learning_rate,
@@ -356,6 +357,17 @@ mod tests {
         store.keep("run", "pretrained")?;
         crate::lm::Model::load(&store.artifact("pretrained"), tch::Device::Cpu, tch::Kind::Float)?;
         Codec::load(&store.artifact("pretrained"))?;
+        Ok(())
+    }
+
+    #[test]
+    fn rows_that_the_model_has_no_room_for_are_refused_before_the_first_step() -> Result<()> {
+        let store = Store::new()?;
+        store.shorten_context(20)?;
+        let context = store.context("pretrain", "run", &INPUTS, &[])?;
+        let said = crate::error::render(&Run::start(parameters(&json!({}))?, &context).err().expect("too long"));
+        assert!(said.contains("max_tokens is 512") && said.contains("the model's context of 20"), "{said}");
+        assert!(said.contains("hint: max_tokens = 20, or less"), "{said}");
         Ok(())
     }
 

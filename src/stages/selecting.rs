@@ -47,6 +47,7 @@ pub fn candidate_columns(
         let (cluster, tokens) = (numbers(&rows.table, "cluster")?, numbers(&rows.table, "response_tokens")?);
         let (conditional, alone) =
             (numbers(&rows.table, "logp_conditional")?, numbers(&rows.table, "logp_unconditional")?);
+        let alone_tokens = numbers(&rows.table, "unconditional_tokens")?;
         let pick = |column: &Float64Array, id: u32| {
             rows.position(id).filter(|&row| column.is_valid(row)).map(|row| column.value(row))
         };
@@ -54,6 +55,8 @@ pub fn candidate_columns(
         columns.response_tokens = ids.iter().map(|&id| pick(&tokens, id).map(|value| value as u32)).collect();
         columns.logp_conditional = ids.iter().map(|&id| pick(&conditional, id)).collect();
         columns.logp_unconditional = ids.iter().map(|&id| pick(&alone, id)).collect();
+        columns.unconditional_tokens =
+            ids.iter().map(|&id| pick(&alone_tokens, id).map(|value| value as u32)).collect();
         if method == Method::Rds {
             let features = referenced(folder, "features")?.ok_or_else(|| anyhow!("the clusters name no features"))?;
             let rows = by_id(&table::read(&features.join("features.parquet"))?, instructions.len())?;

@@ -1,8 +1,8 @@
 //! The learner that PPO plays its episodes with: a model that is put back to its start, trained on chosen rows, and
 //! asked how well it does. Leaves the choosing to the selector.
 //!
-//! An episode starts from a copy in memory (one copy of the trained numbers), never from files; pool and validation
-//! rows are encoded once for all episodes.
+//! An episode starts from a copy in memory (the trained numbers and what the optimizer keeps of each), never from files;
+//! pool and validation rows are encoded once for all episodes.
 
 use std::time::{Duration, Instant};
 

@@ -45,7 +45,7 @@ pub struct Choice {
     pub by_length: usize,
 }
 
-/// The first of the best, as argmax takes it. `None` without choices.
+/// The first of the best, as argmax takes it; every loss is a finite number. `None` without choices.
 pub fn best_choice(losses: &[RowLoss], choices: &[String]) -> Option<Choice> {
     let best = |score: &dyn Fn(usize) -> f64| {
         (0..losses.len()).reduce(|best, next| if score(next) > score(best) { next } else { best })
@@ -57,23 +57,24 @@ pub fn best_choice(losses: &[RowLoss], choices: &[String]) -> Option<Choice> {
     })
 }
 
-/// A mean over items and its standard error: the spread of the items over the square root of their number.
-pub fn mean_and_error(values: &[f64]) -> (f64, f64) {
+/// A mean over items and its standard error: the spread of the items over the square root of their number. One item has
+/// no spread.
+pub fn mean_and_error(values: &[f64]) -> (f64, Option<f64>) {
     let count = values.len() as f64;
     let mean = values.iter().sum::<f64>() / count;
     let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-    let error = if values.len() > 1 { (squares / (count - 1.0) / count).sqrt() } else { f64::NAN };
+    let error = (values.len() > 1).then(|| (squares / (count - 1.0) / count).sqrt());
     (mean, error)
 }
 
 /// The mean loss over all tokens of all items, and its standard error with the item as the unit that varies: that of
 /// a ratio of two sums, because the tokens of one item are not independent.
-pub fn token_mean_and_error(losses: &[RowLoss]) -> (f64, f64) {
+pub fn token_mean_and_error(losses: &[RowLoss]) -> (f64, Option<f64>) {
     let tokens: f64 = losses.iter().map(|loss| loss.tokens as f64).sum();
     let mean = losses.iter().map(|loss| loss.sum).sum::<f64>() / tokens;
     let count = losses.len() as f64;
     let squares: f64 = losses.iter().map(|loss| (loss.sum - mean * loss.tokens as f64).powi(2)).sum();
-    let error = if losses.len() > 1 { (squares * count / (count - 1.0)).sqrt() / tokens } else { f64::NAN };
+    let error = (losses.len() > 1).then(|| (squares * count / (count - 1.0)).sqrt() / tokens);
     (mean, error)
 }
 
@@ -108,12 +109,19 @@ mod tests {
 
     #[test]
     fn standard_errors_agree_with_the_textbook() {
+        let close = |one: Option<f64>, other: Option<f64>| one.zip(other).is_some_and(|(a, b)| (a - b).abs() < 1e-12);
         let (mean, error) = mean_and_error(&[1.0, 0.0, 1.0, 1.0]);
-        assert!((mean - 0.75).abs() < 1e-12 && (error - 0.25).abs() < 1e-12);
+        assert!((mean - 0.75).abs() < 1e-12 && close(error, Some(0.25)));
         // With equal token counts the ratio's error is that of the per-item means.
         let losses: Vec<RowLoss> = [1.0, 2.0, 4.0].map(|sum| RowLoss { sum, tokens: 2 }).to_vec();
         let (ratio, ratio_error) = token_mean_and_error(&losses);
         let (plain, plain_error) = mean_and_error(&[0.5, 1.0, 2.0]);
-        assert!((ratio - plain).abs() < 1e-12 && (ratio_error - plain_error).abs() < 1e-12);
+        assert!((ratio - plain).abs() < 1e-12 && close(ratio_error, plain_error));
+    }
+
+    #[test]
+    fn one_item_has_no_standard_error() {
+        assert_eq!(mean_and_error(&[0.5]), (0.5, None));
+        assert_eq!(token_mean_and_error(&[RowLoss { sum: 3.0, tokens: 2 }]), (1.5, None));
     }
 }

@@ -26,8 +26,8 @@ pub fn external(inputs: &Inputs) -> Result<Queue> {
 /// Instruction-following difficulty, highest first. Above 1 the prompt makes its response less likely: dropped.
 pub fn ifd(inputs: &Inputs) -> Result<Queue> {
     let pool = inputs.pool;
-    let conditional = mean_loss(inputs, &pool.logp_conditional, Method::Ifd)?;
-    let unconditional = mean_loss(inputs, &pool.logp_unconditional, Method::Ifd)?;
+    let conditional = mean_loss(inputs, &pool.logp_conditional, &pool.response_tokens, Method::Ifd)?;
+    let unconditional = mean_loss(inputs, &pool.logp_unconditional, &pool.unconditional_tokens, Method::Ifd)?;
     let scores = conditional.iter().zip(&unconditional).map(|(with, without)| match (with, without) {
         (Some(with), Some(without)) if *without > 0.0 => Some(with / without),
         _ => None,
@@ -42,7 +42,7 @@ pub fn ifd(inputs: &Inputs) -> Result<Queue> {
 
 /// One third by mean NLL(y|x), in random order.
 pub fn perplexity(inputs: &Inputs) -> Result<Queue> {
-    let losses = mean_loss(inputs, &inputs.pool.logp_conditional, Method::Perplexity)?;
+    let losses = mean_loss(inputs, &inputs.pool.logp_conditional, &inputs.pool.response_tokens, Method::Perplexity)?;
     let (entries, missing) = sorted(losses.into_iter(), Best::Lowest);
     let (first, second) = (entries.len() / 3, entries.len() * 2 / 3);
     let third = match inputs.third {
@@ -58,7 +58,7 @@ pub fn perplexity(inputs: &Inputs) -> Result<Queue> {
 /// Sorted by loss and cut into T equal buckets; batch t is a random draw from bucket t, so that the run goes from
 /// easy to hard. A bucket smaller than a batch borrows from its neighbours.
 pub fn sspl(inputs: &Inputs) -> Result<Queue> {
-    let losses = mean_loss(inputs, &inputs.pool.logp_conditional, Method::Sspl)?;
+    let losses = mean_loss(inputs, &inputs.pool.logp_conditional, &inputs.pool.response_tokens, Method::Sspl)?;
     let (entries, missing) = sorted(losses.into_iter(), Best::Lowest);
     let (n, batch, steps) = (entries.len(), inputs.batch_size, inputs.total_steps.max(1));
     let mut schedule = Vec::with_capacity(steps * batch);
@@ -78,10 +78,15 @@ pub fn sspl(inputs: &Inputs) -> Result<Queue> {
     Queue::new(Method::Sspl, inputs, &schedule, Order::Given, counted(NO_LOG_PROB, missing))
 }
 
-/// Mean negative log-likelihood per response token.
-fn mean_loss(inputs: &Inputs, log_probs: &[Option<f64>], method: Method) -> Result<Vec<Option<f64>>> {
+/// Mean negative log-likelihood per response token: the sum divided by the tokens that it is over.
+fn mean_loss(
+    inputs: &Inputs,
+    log_probs: &[Option<f64>],
+    tokens: &[Option<u32>],
+    method: Method,
+) -> Result<Vec<Option<f64>>> {
     let log_probs = inputs.pool.column(log_probs, "log-probabilities", method)?;
-    let tokens = inputs.pool.column(&inputs.pool.response_tokens, "response lengths", method)?;
+    let tokens = inputs.pool.column(tokens, "response lengths", method)?;
     Ok(log_probs
         .iter()
         .zip(tokens)

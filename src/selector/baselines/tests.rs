@@ -12,6 +12,7 @@ fn pool() -> Pool {
         logp_conditional: vec![Some(-2.0), Some(-5.0), None, Some(-12.0), Some(-16.0), Some(-20.0)],
         // IFD 0.5, 0.25, none, 1.5, 0.8, none: a certain y.
         logp_unconditional: vec![Some(-4.0), Some(-20.0), None, Some(-8.0), Some(-20.0), Some(0.0)],
+        unconditional_tokens: vec![Some(2), Some(10), None, Some(4), Some(8), Some(5)],
         embeddings: vec![
             Some(vec![1.0, 0.0]),
             Some(vec![9.0, 1.0]),
@@ -56,6 +57,17 @@ fn ifd_drops_what_is_above_one_or_has_no_ratio() -> Result<()> {
     let pool = pool();
     let excluded = chooser(Method::Ifd, &inputs(&pool, 3))?.excluded();
     assert_eq!(excluded, [("without a log-probability".to_owned(), 2), ("with an IFD above 1".to_owned(), 1)]);
+    Ok(())
+}
+
+#[test]
+fn both_losses_of_an_ifd_are_divided_by_the_tokens_that_they_are_over() -> Result<()> {
+    let mut pool = pool();
+    // A mean of 4.0 for y alone instead of 2.0: the ratio is 0.25 instead of 0.5.
+    pool.unconditional_tokens[0] = Some(1);
+    let scores: Vec<_> = chooser(Method::Ifd, &inputs(&pool, 3))?.choose(&MOMENT)?;
+    let of = |id: u32| scores.iter().find(|choice| choice.id == id).and_then(|choice| choice.score);
+    assert_eq!((of(10), of(14)), (Some(0.25), Some(0.8)));
     Ok(())
 }
 

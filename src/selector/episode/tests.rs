@@ -1,6 +1,7 @@
 use super::*;
+use crate::error::render;
 use crate::selector::chooser::{Chooser as _, Moment};
-use crate::selector::config::{Deployment, Form};
+use crate::selector::config::{Deployment, Form, Ratio};
 use crate::selector::learner::{Learner, Trained};
 use crate::selector::raise::Raise;
 use crate::selector::sampling::normal;
@@ -287,5 +288,27 @@ fn rewards_between_measurements_are_shared_and_sum_to_what_was_gained() -> Resul
     let sum: f64 = round.steps.iter().map(|step| step.reward).sum();
     assert!((sum - round.row.episode_reward).abs() < 1e-12);
     assert!((round.row.final_performance - round.steps[6].performance.expect("measured")).abs() < 1e-12);
+    Ok(())
+}
+
+#[test]
+fn a_policy_that_diverges_ends_the_run_with_its_round_and_what_to_change() -> Result<()> {
+    tch::set_num_threads(1);
+    let world = world(2);
+    let config = Config { steps: 6, ratio: Ratio::Product, actor_learning_rate: 1e30, ..toy_config(Form::Flat) };
+    let mut training = Training::new(&world.candidates, config, Seed::new(3))?;
+    let round = training.round(&mut Toy::new(&world, 0.01), &world.candidates, &mut |_, _, _| {});
+    let said = render(&round.expect_err("no policy survives such a step"));
+    assert!(said.contains("after round 0") && said.contains("the policy has diverged"), "{said}");
+    assert!(said.ends_with("hint: a lower actor_learning_rate, or ratio = \"mean\""), "{said}");
+    Ok(())
+}
+
+#[test]
+fn a_model_whose_performance_is_no_number_is_refused_before_the_first_step() -> Result<()> {
+    let world = world(2);
+    let mut training = Training::new(&world.candidates, toy_config(Form::Flat), Seed::new(3))?;
+    let round = training.round(&mut Toy::new(&world, f64::NAN), &world.candidates, &mut |_, _, _| {});
+    assert!(render(&round.expect_err("no number")).contains("is NaN before any training"));
     Ok(())
 }

@@ -7,7 +7,6 @@ use serde_json::{Value, json};
 
 use super::{Parameters, step_counts, uses_features};
 use crate::corpus::{Instruction, read_instructions, read_task};
-use crate::digest::Digest;
 use crate::error::{Problem, Result};
 use crate::lm::Adaptation;
 use crate::selector::{Chooser, Inputs, Method, Moment, Policy, Raise, chooser};
@@ -44,8 +43,6 @@ pub struct Run<'a> {
 /// What a checkpoint keeps beside the tensors.
 #[derive(Default, Serialize, Deserialize)]
 struct Kept {
-    /// Of the parameters: a checkpoint of other ones is not taken up.
-    digest: String,
     rows: Vec<StepRow>,
     selection: Vec<Chosen>,
     /// P(M_0), where it was measured.
@@ -60,7 +57,7 @@ struct Kept {
 
 impl<'a> Run<'a> {
     pub fn start(parameters: Parameters, context: &'a Context) -> Result<Self> {
-        let loading = Meter::start(device(context));
+        let loading = Meter::start(device(context)?);
         let folder = context.input("/model")?;
         let task = read_task(context.input("/task")?)?;
         let instructions = match parameters.select.method {
@@ -103,8 +100,7 @@ impl<'a> Run<'a> {
         };
         let mut trainer = Trainer::new(model, config, pool.prefix_layers())?;
         let checkpoints = Checkpoints::every(CHECKPOINT_INTERVAL, context.work().join("checkpoint.safetensors"));
-        let digest = Digest::of_json(&serde_json::to_value(&parameters)?).to_hex();
-        let kept = take_up(&mut trainer, &mut *chooser, &checkpoints, digest)?;
+        let kept = take_up(&mut trainer, &mut *chooser, &checkpoints)?;
         let place =
             if kept.rows.is_empty() { String::new() } else { format!("; goes on after step {}", kept.rows.len()) };
         context.note(format!(
@@ -202,6 +198,10 @@ impl<'a> Run<'a> {
         let (tokens, supervised) = (self.validation.tokens(), self.validation.supervised_tokens());
         self.evaluation.add(start, tokens, supervised, self.trainer.flops(tokens, false));
         self.kept.evaluations += 1;
+        if !loss.is_finite() {
+            let problem = format!("the validation loss became {loss} after {} steps", self.trainer.steps_done());
+            return Err(Problem::new(problem).hint("a lower learning_rate, or a warm-up, keeps training stable").into());
+        }
         Ok(-loss)
     }
 
@@ -254,23 +254,12 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Goes on from a checkpoint of the same parameters, where there is one.
-fn take_up(
-    trainer: &mut Trainer,
-    chooser: &mut dyn Chooser,
-    checkpoints: &Checkpoints,
-    digest: String,
-) -> Result<Kept> {
-    let start = trainer.snapshot()?;
-    if let Some(state) = trainer.restore(&checkpoints.path)? {
-        let kept: Kept = serde_json::from_value(state)?;
-        if kept.digest == digest {
-            chooser.restore(&kept.chooser)?;
-            return Ok(kept);
-        }
-        trainer.restore_snapshot(&start)?;
-    }
-    Ok(Kept { digest, ..Kept::default() })
+/// Goes on from a checkpoint, where there is one: the work folder is the action's, so it is of this very run.
+fn take_up(trainer: &mut Trainer, chooser: &mut dyn Chooser, checkpoints: &Checkpoints) -> Result<Kept> {
+    let Some(state) = trainer.restore(&checkpoints.path)? else { return Ok(Kept::default()) };
+    let kept: Kept = serde_json::from_value(state)?;
+    chooser.restore(&kept.chooser)?;
+    Ok(kept)
 }
 
 /// The method's chooser, over the rows that can be trained on.

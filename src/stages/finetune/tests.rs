@@ -121,19 +121,54 @@ fn a_run_killed_after_three_steps_ends_with_the_same_bytes() -> Result<()> {
 }
 
 #[test]
-fn a_checkpoint_of_other_parameters_is_not_taken_up() -> Result<()> {
+fn a_run_goes_on_after_a_stage_that_it_names_was_renamed() -> Result<()> {
     let store = Store::new()?;
     let context = store.context("finetune", "run", &INPUTS, &[])?;
     let mut first = run::Run::start(parameters(&json!({}))?, &context)?;
     first.advance()?;
     first.checkpoint()?;
     drop(first);
-    let mut second = run::Run::start(parameters(&json!({"learning_rate": 0.02}))?, &context)?;
+    // The key, and so the work folder, has the digests of what the names mean.
+    let mut second = run::Run::start(parameters(&json!({"model": "base", "instructions": "rows"}))?, &context)?;
     let mut steps = 0;
     while second.advance()? {
         steps += 1;
     }
-    assert_eq!(steps, 6);
+    assert_eq!(steps, 5);
+    Ok(())
+}
+
+#[test]
+fn rows_that_the_model_has_no_room_for_are_refused_before_the_first_step() -> Result<()> {
+    let store = Store::new()?;
+    store.shorten_context(20)?;
+    let context = store.context("finetune", "run", &INPUTS, &[])?;
+    let error = run::Run::start(parameters(&json!({"max_tokens": 300}))?, &context).err().expect("too long");
+    let said = crate::error::render(&error);
+    assert!(said.contains("max_tokens is 300") && said.contains("the model's context of 20"), "{said}");
+    let inputs = [("/source/prefix", "model"), ("/source/instructions", "pool"), ("/source/task", "task")];
+    let context = store.context("model", "proxy", &inputs, &[])?;
+    let source = json!({"prefix": "model", "train_layers": 1, "instructions": "pool", "task": "task"});
+    let proxy = crate::stages::model::Model::run(serde_json::from_value(json!({"source": source}))?, &context);
+    let said = crate::error::render(&proxy.expect_err("too long"));
+    assert!(said.contains("max_tokens is 1024") && said.contains("the model's context of 20"), "{said}");
+    assert!(store.written("proxy")?.is_empty());
+    Ok(())
+}
+
+#[test]
+fn a_validation_loss_that_is_no_number_ends_the_run() -> Result<()> {
+    let store = Store::new()?;
+    let mut model = crate::lm::Model::load(&store.artifact("model"), tch::Device::Cpu, tch::Kind::Float)?;
+    model.prepare(&crate::lm::Adaptation::Full, &crate::seed::Seed::new(1))?;
+    let _ = tch::no_grad(|| model.trainable().flat.shallow_clone().f_fill_(f64::NAN))?;
+    std::fs::create_dir(store.artifact("broken"))?;
+    model.save(&store.artifact("broken"))?;
+    let mut inputs = INPUTS;
+    inputs[1] = ("/model", "broken");
+    let context = store.context("finetune", "run", &inputs, &[])?;
+    let error = Finetune::run(parameters(&json!({"evaluate_every": 1}))?, &context).expect_err("no number");
+    assert!(error.to_string().contains("the validation loss became NaN after 0 steps"), "{error}");
     Ok(())
 }
 

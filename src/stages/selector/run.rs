@@ -12,7 +12,6 @@ use serde_json::{Value, json};
 
 use super::{Parameters, tables};
 use crate::corpus::{Instruction, read_instructions, read_task};
-use crate::digest::Digest;
 use crate::error::{Context as _, Result, anyhow};
 use crate::selector::config::Part;
 use crate::selector::episode::{Round, StepRow, Training};
@@ -32,7 +31,7 @@ pub fn run(parameters: &Parameters, context: &Context) -> Result<()> {
 
 /// The same, ended after some rounds as a kill would end it: for tests.
 pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize) -> Result<()> {
-    let loading = Meter::start(device(context));
+    let loading = Meter::start(device(context)?);
     let instructions = read_instructions(context.input("/instructions")?)?;
     let task = read_task(context.input("/task")?)?;
     let settings = Settings {
@@ -63,7 +62,7 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
         episodes => format!(", {episodes} episodes side by side"),
     };
 
-    let rounds = Rounds::new(context.work(), &candidates, config, parameters, context)?;
+    let rounds = Rounds { folder: context.work(), candidates: &candidates, config, context };
     let mut training = rounds.take_up()?;
     let done = training.rounds_done();
     let place = if done == 0 { String::new() } else { format!("; goes on after round {done}") };
@@ -219,7 +218,7 @@ fn parts_of(candidates: Candidates, config: &Config) -> Result<Candidates> {
     candidates.with_columns(&kept)
 }
 
-/// The finished rounds in the work folder.
+/// The finished rounds in the work folder, which is the action's: they are of this very run.
 struct Rounds<'a> {
     folder: PathBuf,
     candidates: &'a Candidates,
@@ -227,21 +226,7 @@ struct Rounds<'a> {
     context: &'a Context,
 }
 
-impl<'a> Rounds<'a> {
-    /// Rounds of other parameters, which an earlier version of the pipeline may have left, are not looked at.
-    fn new(
-        work: PathBuf,
-        candidates: &'a Candidates,
-        config: Config,
-        parameters: &Parameters,
-        context: &'a Context,
-    ) -> Result<Self> {
-        let digest = Digest::of_json(&serde_json::to_value(parameters)?).short();
-        let folder = work.join(digest);
-        std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-        Ok(Self { folder, candidates, config, context })
-    }
-
+impl Rounds<'_> {
     fn state(&self) -> PathBuf {
         self.folder.join("state.safetensors")
     }

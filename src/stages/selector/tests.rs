@@ -51,6 +51,19 @@ fn a_killed_selector_goes_on_to_the_same_bytes() -> Result<()> {
 }
 
 #[test]
+fn a_selector_goes_on_after_a_stage_that_it_names_was_renamed() -> Result<()> {
+    let store = Store::new()?;
+    let context = store.context("selector", "run", &INPUTS, &[])?;
+    super::run::run_until(&parameters(json!({})), &context, 1)?;
+    // Written anew if the round were played again.
+    let rows = context.work().join("rounds-0000.parquet");
+    std::fs::remove_file(&rows)?;
+    super::run::run_until(&parameters(json!({"model": "base", "features": "groups"})), &context, 1)?;
+    assert!(!rows.exists());
+    Ok(())
+}
+
+#[test]
 fn several_episodes_a_round_are_written_one_by_one_and_survive_a_kill() -> Result<()> {
     for method in ["lora", "full", "top_layers_lora"] {
         let store = Store::new()?;
