@@ -25,8 +25,7 @@ use crate::error::{Context as _, Result, anyhow};
 use crate::lm::{Batch, Model};
 use crate::table;
 use crate::training::Meter;
-use crate::training::memory::in_groups;
-use crate::training::trainer::micro_batches;
+use crate::training::memory::{in_groups, micro_batches};
 
 pub struct Features;
 

@@ -3,7 +3,6 @@
 //! Losses are summed over tokens and divided by the supervised tokens of the whole batch, so that splitting a batch
 //! into micro-batches changes the memory that a step needs and nothing else.
 
-use std::ops::Range;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -303,23 +302,6 @@ pub(super) fn forward(model: &Model, prefix: Option<usize>, batch: &Batch, state
     }
 }
 
-/// Consecutive rows in groups of at most `limit` tokens; a row above the limit is a group of its own.
-pub fn micro_batches(lengths: &[usize], limit: usize) -> Vec<Range<usize>> {
-    let mut groups: Vec<Range<usize>> = Vec::new();
-    let mut tokens = 0;
-    for (row, &length) in lengths.iter().enumerate() {
-        match groups.last_mut() {
-            Some(group) if tokens + length <= limit => group.end = row + 1,
-            _ => {
-                groups.push(row..row + 1);
-                tokens = 0;
-            }
-        }
-        tokens += length;
-    }
-    groups
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -451,11 +433,5 @@ mod tests {
         let row = Sequence { tokens: vec![1, 2, 3], supervised: vec![false; 3] };
         assert!(trainer(&Adaptation::Full, 100)?.step(&[&row], None).is_err());
         Ok(())
-    }
-
-    #[test]
-    fn micro_batches_keep_to_the_limit_and_lose_no_row() {
-        assert_eq!(micro_batches(&[3, 3, 3, 10, 1, 1], 6), [0..2, 2..3, 3..4, 4..6]);
-        assert_eq!(micro_batches(&[], 6), Vec::<Range<usize>>::new());
     }
 }
