@@ -95,7 +95,8 @@ pub struct ParameterState {
 /// Everything that training changes, copied.
 pub struct Snapshot {
     flat: Tensor,
-    optimizer: AdamWState,
+    /// `None` before the first step: the moments are zeros, which need no copy.
+    optimizer: Option<AdamWState>,
     step: usize,
 }
 
@@ -247,12 +248,16 @@ impl Trainer {
 
     pub fn snapshot(&self) -> Result<Snapshot> {
         let flat = no_grad(|| self.model.trainable().flat.f_detach_copy())?;
-        Ok(Snapshot { flat, optimizer: self.optimizer.snapshot()?, step: self.step })
+        let optimizer = (self.optimizer.steps() > 0).then(|| self.optimizer.snapshot()).transpose()?;
+        Ok(Snapshot { flat, optimizer, step: self.step })
     }
 
     pub fn restore_snapshot(&mut self, snapshot: &Snapshot) -> Result<()> {
         self.set_flat(&snapshot.flat)?;
-        self.optimizer.restore(&snapshot.optimizer)?;
+        match &snapshot.optimizer {
+            Some(state) => self.optimizer.restore(state)?,
+            None => self.optimizer.reset()?,
+        }
         self.step = snapshot.step;
         Ok(())
     }
@@ -261,7 +266,14 @@ impl Trainer {
     pub fn checkpoint(&self, extra: &Value) -> (Vec<(&str, &Tensor)>, Value) {
         let mut tensors = vec![("trainable", &self.model.trainable().flat)];
         tensors.extend(self.optimizer.named());
-        (tensors, json!({ "step": self.step, "optimizer_steps": self.optimizer.steps(), "extra": extra }))
+        let state = json!({
+            "step": self.step,
+            "optimizer_steps": self.optimizer.steps(),
+            // What there was room for: other micro-batches would round otherwise.
+            "micro_batch_tokens": self.config.micro_batch_tokens,
+            "extra": extra,
+        });
+        (tensors, state)
     }
 
     /// Writes a checkpoint from which [`Trainer::restore`] goes on bit for bit.
@@ -272,19 +284,27 @@ impl Trainer {
 
     /// Takes up a checkpoint, and returns what was saved as `extra`; `None` where there is no checkpoint.
     pub fn restore(&mut self, path: &Path) -> Result<Option<Value>> {
-        let device = self.model.trainable().flat.device();
-        let Some((mut tensors, mut state)) = checkpoint::load(path, device)? else { return Ok(None) };
-        let count = |key: &str| state[key].as_u64().ok_or_else(|| anyhow!("the checkpoint has no {key}"));
-        let optimizer = AdamWState {
-            steps: count("optimizer_steps")?,
-            first: checkpoint::take(&mut tensors, "optimizer.first")?,
-            second: checkpoint::take(&mut tensors, "optimizer.second")?,
-        };
-        let step = count("step")? as usize;
-        self.set_flat(&checkpoint::take(&mut tensors, "trainable")?)?;
-        self.optimizer.restore(&optimizer)?;
-        self.step = step;
-        Ok(Some(state["extra"].take()))
+        self.restore_if(path, |_| true)
+    }
+
+    /// The same for a checkpoint whose `extra` is `wanted`: any other one is left alone, and so is the trainer.
+    pub fn restore_if(&mut self, path: &Path, wanted: impl FnOnce(&Value) -> bool) -> Result<Option<Value>> {
+        let Some(mut saved) = checkpoint::Saved::open(path)? else { return Ok(None) };
+        if !wanted(&saved.state["extra"]) {
+            return Ok(None);
+        }
+        let count = |key: &str| saved.state[key].as_u64().ok_or_else(|| anyhow!("the checkpoint has no {key}"));
+        let (step, optimizer_steps) = (count("step")?, count("optimizer_steps")?);
+        let mut targets = vec![("trainable", &self.model.trainable().flat)];
+        targets.extend(self.optimizer.named());
+        saved.copy_into(&targets)?;
+        self.optimizer.set_steps(optimizer_steps);
+        self.step = step as usize;
+        // Checkpoints of before it was kept have none.
+        if let Some(tokens) = saved.state["micro_batch_tokens"].as_u64() {
+            self.config.micro_batch_tokens = tokens as usize;
+        }
+        Ok(Some(saved.state["extra"].take()))
     }
 
     fn set_flat(&mut self, source: &Tensor) -> Result<()> {
@@ -425,6 +445,51 @@ mod tests {
             assert!((one.loss - other.loss).abs() < 1e-5);
         }
         assert!(upper.flops(1, true) < whole.flops(1, true));
+        Ok(())
+    }
+
+    #[test]
+    fn a_snapshot_of_the_start_keeps_no_moments_and_one_of_later_does() -> Result<()> {
+        let rows = rows(6);
+        let mut trainer = trainer(&Adaptation::Full, 100)?;
+        let start = trainer.snapshot()?;
+        assert!(start.optimizer.is_none());
+        trainer.step(&[&rows[0]], None)?;
+        let later = trainer.snapshot()?;
+        let mut ends = Vec::new();
+        for _ in 0..2 {
+            trainer.restore_snapshot(&later)?;
+            trainer.step(&[&rows[1]], None)?;
+            ends.push(numbers(&trainer)?);
+            trainer.restore_snapshot(&start)?;
+            trainer.step(&[&rows[0]], None)?;
+            trainer.step(&[&rows[1]], None)?;
+            ends.push(numbers(&trainer)?);
+        }
+        assert!(ends.iter().all(|end| *end == ends[0]));
+        Ok(())
+    }
+
+    #[test]
+    fn a_halved_micro_batch_is_resumed_as_it_was_and_another_checkpoint_is_left_alone() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("checkpoint.safetensors");
+        let rows = rows(8);
+        let (one, other): (Vec<&Sequence>, Vec<&Sequence>) = (rows[..4].iter().collect(), rows[4..].iter().collect());
+        let mut straight = trainer(&Adaptation::Full, 1000)?;
+        straight.model.room = Some(14);
+        straight.step(&one, None)?;
+        assert!(straight.config.micro_batch_tokens < 1000 && straight.take_notice().is_some());
+        straight.save(&path, &json!({ "digest": "a" }))?;
+        straight.step(&other, None)?;
+        // There is room again; what was found out holds all the same, so that the bits are those of one run.
+        let mut resumed = trainer(&Adaptation::Full, 1000)?;
+        let before = numbers(&resumed)?;
+        assert_eq!(resumed.restore_if(&path, |extra| extra["digest"] == "b")?, None);
+        assert_eq!((numbers(&resumed)?, resumed.config.micro_batch_tokens), (before, 1000));
+        resumed.restore(&path)?;
+        resumed.step(&other, None)?;
+        assert_eq!(numbers(&straight)?, numbers(&resumed)?);
         Ok(())
     }
 

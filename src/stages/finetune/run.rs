@@ -261,14 +261,11 @@ fn take_up(
     checkpoints: &Checkpoints,
     digest: String,
 ) -> Result<Kept> {
-    let start = trainer.snapshot()?;
-    if let Some(state) = trainer.restore(&checkpoints.path)? {
+    let of_these_parameters = |kept: &Value| kept["digest"] == digest.as_str();
+    if let Some(state) = trainer.restore_if(&checkpoints.path, of_these_parameters)? {
         let kept: Kept = serde_json::from_value(state)?;
-        if kept.digest == digest {
-            chooser.restore(&kept.chooser)?;
-            return Ok(kept);
-        }
-        trainer.restore_snapshot(&start)?;
+        chooser.restore(&kept.chooser)?;
+        return Ok(kept);
     }
     Ok(Kept { digest, ..Kept::default() })
 }
