@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow::array::{Array, ArrayRef, FixedSizeListArray, Float32Array, RecordBatch, StringArray, UInt32Array};
-use arrow::compute::{concat_batches, take_record_batch};
+use arrow::compute::interleave_record_batch;
 use arrow::datatypes::{DataType, Field};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -215,12 +215,7 @@ impl<'a> Pass<'a> {
             flops: tokens as f64 * self.model.flops_per_token(false),
             ..phase_cost("forward", running.stop())
         });
-        let schema = parts[0].schema();
-        let all = concat_batches(&schema, &parts)?;
-        let ids: &UInt32Array = table::column(&all, "id")?;
-        let mut positions: Vec<u32> = (0..ids.len() as u32).collect();
-        positions.sort_by_key(|&position| ids.value(position as usize));
-        Ok(take_record_batch(&all, &UInt32Array::from(positions))?)
+        in_id_order(&parts)
     }
 
     /// The rows of one batch: both passes.
@@ -318,7 +313,7 @@ impl<'a> Pass<'a> {
 
     /// Batches `first..next` are done: a table of them, complete or absent.
     fn put_aside(&self, phase: &str, first: usize, next: usize, part: &RecordBatch) -> Result<()> {
-        let path = part_path(&self.context.work(), phase, first, next);
+        let path = part_path(&self.context.work(), phase, first, next, self.fits.get());
         let partial = path.with_extension("partial");
         table::write(&partial, part)?;
         // Else a loss of power could leave the new name on a table that is not all there.
@@ -326,30 +321,46 @@ impl<'a> Pass<'a> {
         std::fs::rename(&partial, &path).with_context(|| format!("cannot put {} in place", path.display()))
     }
 
-    /// What an earlier attempt finished, and the first batch that it did not.
+    /// What an earlier attempt finished, and the first batch that it did not. Goes on with the room that it found.
     fn finished_parts(&self, phase: &str) -> Result<(Vec<RecordBatch>, usize)> {
-        let mut ranges: Vec<(usize, usize)> = Vec::new();
+        let mut found: Vec<[usize; 3]> = Vec::new();
         for entry in std::fs::read_dir(self.context.work())? {
             let name = entry?.file_name().to_string_lossy().into_owned();
-            let range = name.strip_prefix(phase).and_then(|rest| rest.strip_suffix(".parquet")?.strip_prefix('-'));
-            if let Some((first, next)) = range.and_then(|range| range.split_once('-')) {
-                ranges.push((first.parse()?, next.parse()?));
+            let numbers = name.strip_prefix(phase).and_then(|rest| rest.strip_suffix(".parquet")?.strip_prefix('-'));
+            // What an earlier version put aside has another name, and is made again.
+            let numbers = numbers.map(|numbers| numbers.split('-').map(str::parse).collect::<Result<Vec<usize>, _>>());
+            if let Some(Ok([first, next, fits])) = numbers.as_ref().map(|numbers| numbers.as_deref()) {
+                found.push([*first, *next, *fits]);
             }
         }
-        ranges.sort_unstable();
+        found.sort_unstable();
         let (mut parts, mut next) = (Vec::new(), 0);
-        for (first, end) in ranges {
+        for [first, end, fits] in found {
             if first == next {
-                parts.push(table::read(&part_path(&self.context.work(), phase, first, end))?);
+                parts.push(table::read(&part_path(&self.context.work(), phase, first, end, fits))?);
                 next = end;
+                self.fits.set(fits);
             }
         }
         Ok((parts, next))
     }
 }
 
-fn part_path(work: &Path, phase: &str, first: usize, next: usize) -> PathBuf {
-    work.join(format!("{phase}-{first}-{next}.parquet"))
+/// The name says also what there was room for at the part's end: what comes after it rounds as it would have.
+fn part_path(work: &Path, phase: &str, first: usize, next: usize, fits: usize) -> PathBuf {
+    work.join(format!("{phase}-{first}-{next}-{fits}.parquet"))
+}
+
+/// The rows of all parts, straight into one table: a large pool has no room for another one on the way.
+fn in_id_order(parts: &[RecordBatch]) -> Result<RecordBatch> {
+    let mut places = Vec::with_capacity(parts.iter().map(RecordBatch::num_rows).sum());
+    for (number, part) in parts.iter().enumerate() {
+        let ids: &UInt32Array = table::column(part, "id")?;
+        places.extend(ids.values().iter().enumerate().map(|(row, &id)| (id, (number, row))));
+    }
+    places.sort_by_key(|&(id, _)| id);
+    let places: Vec<(usize, usize)> = places.into_iter().map(|(_, place)| place).collect();
+    Ok(interleave_record_batch(&parts.iter().collect::<Vec<_>>(), &places)?)
 }
 
 /// What one forward pass says of one row.
@@ -408,90 +419,4 @@ fn pool(sequences: &[&Sequence], hidden: &Tensor) -> Result<Vec<Pooled>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::stages::fixture::{ROWS, Store};
-    use crate::table::column;
-
-    const INPUTS: [(&str, &str); 3] = [("/instructions", "pool"), ("/model", "model"), ("/task", "task")];
-
-    fn parameters() -> Result<Parameters> {
-        let value = json!({"instructions": "pool", "model": "model", "task": "task", "batch_tokens": 60});
-        Ok(serde_json::from_value(value)?)
-    }
-
-    #[test]
-    fn every_row_is_described_once_and_in_order_and_what_cannot_be_scored_has_a_reason() -> Result<()> {
-        let store = Store::new()?;
-        let context = store.context("features", "run", &INPUTS, &[])?;
-        Features::run(parameters()?, &context)?;
-        let rows = store.table("run", "features")?;
-        let ids: &UInt32Array = column(&rows, "id")?;
-        assert_eq!(ids.values()[..], (0..ROWS as u32).collect::<Vec<_>>()[..]);
-        let tokens: &UInt32Array = column(&rows, "response_tokens")?;
-        // `answer ` and its end-of-turn token, and one letter more a row.
-        assert_eq!(tokens.values()[..3], [8, 9, 10]);
-        let (conditional, alone): (&Float32Array, &Float32Array) =
-            (column(&rows, "logp_conditional")?, column(&rows, "logp_unconditional")?);
-        for row in 0..ROWS - 1 {
-            // A model with small random weights is close to uniform over its 260 tokens.
-            for sum in [conditional.value(row), alone.value(row)] {
-                assert!((sum / tokens.value(row) as f32 + 260f32.ln()).abs() < 0.3, "row {row}: {sum}");
-            }
-        }
-        let missing: &StringArray = column(&rows, "missing")?;
-        assert_eq!(missing.null_count(), ROWS - 1);
-        assert_eq!(missing.value(ROWS - 1), "no response token is left within 512 tokens");
-        assert!(conditional.is_null(ROWS - 1) && rows.column(5).is_null(ROWS - 1));
-        assert_eq!(store.table("run", "validation_features")?.num_rows(), 3);
-        Ok(())
-    }
-
-    #[test]
-    fn packed_and_pooled_features_are_those_of_each_row_alone() -> Result<()> {
-        let store = Store::new()?;
-        let context = store.context("features", "run", &INPUTS, &[])?;
-        Features::run(parameters()?, &context)?;
-        let rows = store.table("run", "features")?;
-        let folder = store.artifact("model");
-        let (model, codec) = (Model::load(&folder, Device::Cpu, TensorKind::Float)?, Codec::load(&folder)?);
-        let instruction = &read_instructions(&store.artifact("pool"))?[4];
-        let sequence = codec.instruction(instruction, 512)?.expect("a response");
-        let hidden = no_grad(|| model.hidden(&Batch::pack(&[&sequence], Device::Cpu)?))?;
-        let length = sequence.tokens.len() as i64;
-        let places = Tensor::arange(length, (TensorKind::Float, Device::Cpu)) + 1.0;
-        let weights = &places / places.sum(TensorKind::Float);
-        let expected = [hidden.mean_dim(0, false, TensorKind::Float), weights.unsqueeze(0).matmul(&hidden).squeeze()];
-        for (name, expected) in ["embedding", "weighted_embedding"].into_iter().zip(expected) {
-            let vectors: &FixedSizeListArray = column(&rows, name)?;
-            let vector = vectors.value(4);
-            let vector: &Float32Array = vector.as_any().downcast_ref().expect("f32");
-            let found = Tensor::from_slice(vector.values());
-            assert!(found.allclose(&expected, 1e-4, 1e-5, false), "{name}");
-        }
-        Ok(())
-    }
-
-    #[test]
-    fn a_pass_that_was_interrupted_ends_with_the_same_bytes() -> Result<()> {
-        let store = Store::new()?;
-        let context = store.context("features", "undisturbed", &INPUTS, &[])?;
-        Features::run(parameters()?, &context)?;
-
-        let context = store.context("features", "killed", &INPUTS, &[])?;
-        let folder = store.artifact("model");
-        let (model, codec) = (Model::load(&folder, Device::Cpu, TensorKind::Float)?, Codec::load(&folder)?);
-        let parameters = parameters()?;
-        let pass = Pass::new(&context, &model, &codec, &parameters);
-        // A part after every batch; the last one is lost with the process.
-        pass.describe("features", &read_instructions(&store.artifact("pool"))?, Duration::ZERO)?;
-        let (parts, next) = pass.finished_parts("features")?;
-        assert!(parts.len() > 2);
-        std::fs::remove_file(part_path(&context.work(), "features", next - 1, next))?;
-
-        let context = store.context("features", "killed", &INPUTS, &[])?;
-        Features::run(parameters, &context)?;
-        assert_eq!(store.written("undisturbed")?, store.written("killed")?);
-        Ok(())
-    }
-}
+mod tests;
