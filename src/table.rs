@@ -11,6 +11,7 @@ use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use parquet::arrow::ArrowWriter;
+use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
@@ -51,21 +52,43 @@ pub fn write(path: &Path, batch: &RecordBatch) -> Result<()> {
 
 /// Reads a whole table into one batch.
 pub fn read(path: &Path) -> Result<RecordBatch> {
+    collect(path, open(path)?)
+}
+
+/// Reads these columns of a table into one batch, in the order of the file: of a large table that is the memory of
+/// these and not of all.
+pub fn read_columns(path: &Path, names: &[&str]) -> Result<RecordBatch> {
+    let builder = open(path)?;
+    let fields = builder.schema().fields();
+    for name in names {
+        if !fields.iter().any(|field| field.name() == name) {
+            let known: Vec<_> = fields.iter().map(|field| field.name().as_str()).collect();
+            return Err(anyhow!("{} has no column `{name}`; there are {}", path.display(), known.join(", ")));
+        }
+    }
+    let wanted = (0..fields.len()).filter(|&place| names.contains(&fields[place].name().as_str()));
+    let columns = ProjectionMask::roots(builder.parquet_schema(), wanted);
+    collect(path, builder.with_projection(columns))
+}
+
+fn open(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
     let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    let reader = ParquetRecordBatchReaderBuilder::try_new(file)
-        .with_context(|| format!("{} is not a Parquet file", path.display()))?
-        .build()?;
+    ParquetRecordBatchReaderBuilder::try_new(file).with_context(|| format!("{} is not a Parquet file", path.display()))
+}
+
+fn collect(path: &Path, builder: ParquetRecordBatchReaderBuilder<File>) -> Result<RecordBatch> {
+    // All rows in one batch: joining several would hold the table twice.
+    let rows = usize::try_from(builder.metadata().file_metadata().num_rows())?;
+    let reader = builder.with_batch_size(rows.max(1)).build()?;
     let schema = reader.schema();
-    let batches = reader.collect::<Result<Vec<_>, _>>().with_context(|| format!("cannot read {}", path.display()))?;
-    Ok(concat_batches(&schema, &batches)?)
+    let mut batches =
+        reader.collect::<Result<Vec<_>, _>>().with_context(|| format!("cannot read {}", path.display()))?;
+    if batches.len() == 1 { Ok(batches.remove(0)) } else { Ok(concat_batches(&schema, &batches)?) }
 }
 
 /// How many rows a table has, by the end of its file.
 pub fn rows(path: &Path) -> Result<u64> {
-    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    let table = ParquetRecordBatchReaderBuilder::try_new(file)
-        .with_context(|| format!("{} is not a Parquet file", path.display()))?;
-    Ok(u64::try_from(table.metadata().file_metadata().num_rows())?)
+    Ok(u64::try_from(open(path)?.metadata().file_metadata().num_rows())?)
 }
 
 /// A column by name, as the array type that the caller expects.
@@ -116,6 +139,29 @@ mod tests {
         write(&folder.path().join("b.parquet"), &rows)?;
         assert_eq!(read(&folder.path().join("a.parquet"))?, rows);
         assert_eq!(std::fs::read(folder.path().join("a.parquet"))?, std::fs::read(folder.path().join("b.parquet"))?);
+        Ok(())
+    }
+
+    #[test]
+    fn a_long_table_comes_back_in_one_piece_and_columns_of_it_alone() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("long.parquet");
+        // More than the reader gives at a time unasked.
+        let rows = batch(vec![
+            ("id", Arc::new(Int32Array::from_iter_values(0..3000)) as ArrayRef),
+            (
+                "text",
+                Arc::new((0..3000).map(|row| (row % 3 > 0).then(|| format!("row {row}"))).collect::<StringArray>()),
+            ),
+            ("more", Arc::new(Int32Array::from_iter_values(1..3001))),
+        ])?;
+        write(&path, &rows)?;
+        assert_eq!(read(&path)?, rows);
+        assert_eq!(read_columns(&path, &["more", "text"])?, rows.project(&[1, 2])?);
+        let error = read_columns(&path, &["id", "ids"]).expect_err("no such column");
+        assert!(error.to_string().ends_with("has no column `ids`; there are id, text, more"), "{error}");
+        write(&path, &rows.slice(0, 0))?;
+        assert_eq!(read_columns(&path, &["id"])?.num_rows(), 0);
         Ok(())
     }
 

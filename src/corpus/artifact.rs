@@ -88,7 +88,8 @@ pub fn instructions_batch(rows: &[Row]) -> Result<RecordBatch> {
 
 /// The pool of an artifact that provides `instructions`.
 pub fn read_instructions(artifact: &Path) -> Result<Vec<Instruction>> {
-    let rows = table::read(&artifact.join("instructions.parquet"))?;
+    let columns = ["id", "system", "prompt", "response", "messages", "label"];
+    let rows = table::read_columns(&artifact.join("instructions.parquet"), &columns)?;
     let id: &UInt32Array = table::column(&rows, "id")?;
     let system: &StringArray = table::column(&rows, "system")?;
     let prompt: &StringArray = table::column(&rows, "prompt")?;

@@ -1,13 +1,15 @@
 //! Models on their way out: Hugging Face folders for whole models, PEFT folders for adapters.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Value, json};
 use tch::{Kind, Tensor};
 
 use super::config::write_json;
+use super::layer::{Linear, Parameter};
 use super::model::{Model, adapter_parts};
-use super::weights;
+use super::weights::{self, Outgoing};
 use crate::error::{Context as _, Problem, Result, ensure};
 
 /// What makes a folder's tokenizer; copied where present.
@@ -53,17 +55,23 @@ impl Model {
     /// The same, with adapters added to the weights they adapt.
     pub fn save_merged(&self, folder: &Path) -> Result<()> {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-        let mut merged: std::collections::BTreeMap<String, Tensor> =
-            self.parameters().map(|parameter| (parameter.name.clone(), parameter.value.shallow_clone())).collect();
-        for linear in self.linears().filter(|linear| linear.adapter.is_some()) {
-            merged.insert(linear.weight.name.clone(), tch::no_grad(|| linear.merged())?);
+        let adapted: BTreeMap<&str, &Linear> = self
+            .linears()
+            .filter(|linear| linear.adapter.is_some())
+            .map(|linear| (linear.weight.name.as_str(), linear))
+            .collect();
+        // One type for all: f32 as soon as anything was trained in it. A merged weight is f32.
+        let all_alike = self.parameters().all(|parameter| parameter.value.kind() == self.compute);
+        let merged_alike = adapted.is_empty() || self.compute == Kind::Float;
+        let kind = if all_alike && merged_alike { self.compute } else { Kind::Float };
+        let mut tensors = Vec::new();
+        for Parameter { name, value } in self.parameters() {
+            let linear = adapted.get(name.as_str()).copied();
+            tensors.push(Outgoing::new(name.clone(), kind, &value.size(), move || {
+                let value = linear.map_or_else(|| Ok(value.shallow_clone()), Linear::merged)?;
+                Ok(value.f_detach()?.f_to_kind(kind)?)
+            })?);
         }
-        // One type for all: f32 as soon as anything was trained in it.
-        let kind = if merged.values().all(|value| value.kind() == self.compute) { self.compute } else { Kind::Float };
-        let tensors: Vec<(String, Tensor)> = merged
-            .into_iter()
-            .map(|(name, value)| Ok::<_, tch::TchError>((name, value.f_detach()?.f_to_kind(kind)?)))
-            .collect::<Result<_, _>>()?;
         weights::write(&folder.join("model.safetensors"), &tensors)?;
         let mut config = self.config.clone();
         config.torch_dtype = if kind == Kind::BFloat16 { "bfloat16" } else { "float32" }.to_owned();
@@ -79,11 +87,13 @@ impl Model {
         };
         ensure!(self.adapters().next().is_some(), "no projection has an adapter");
         std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-        let tensors: Vec<(String, Tensor)> = self
-            .adapters()
-            .flat_map(|(name, adapter)| adapter_parts(name, adapter))
-            .map(|(name, value)| Ok::<_, tch::TchError>((name, value.f_detach()?.f_to_kind(Kind::Float)?)))
-            .collect::<Result<_, _>>()?;
+        let parts: Vec<(String, Tensor)> =
+            self.adapters().flat_map(|(name, adapter)| adapter_parts(name, adapter)).collect();
+        let mut tensors = Vec::new();
+        for (name, value) in &parts {
+            let make = || Ok(value.f_detach()?.f_to_kind(Kind::Float)?);
+            tensors.push(Outgoing::new(name.clone(), Kind::Float, &value.size(), make)?);
+        }
         weights::write(&folder.join("adapter_model.safetensors"), &tensors)?;
         let alpha = if adapter.alpha.fract() == 0.0 { json!(adapter.alpha as i64) } else { json!(adapter.alpha) };
         let config = json!({

@@ -7,14 +7,16 @@ use tch::{Kind, Tensor};
 
 use super::attention::{Rotation, plain};
 use super::batch::Batch;
+use super::memory::{is_out_of_memory, no_room};
 use super::model::Model;
 use crate::corpus::Sequence;
 use crate::error::{Problem, Result, ensure};
 
 /// Rows that are continued together at most.
-const ROWS: usize = 64;
+pub(super) const ROWS: usize = 64;
 
-/// Keys and values of all layers, `[rows, length, heads, dim]` each.
+/// Keys and values of all layers, `[rows, heads, length, dim]` each: a head's keys lie one after the other, so that a
+/// product over some of them reads them where they are.
 struct Cache {
     layers: Vec<[Tensor; 2]>,
     length: i64,
@@ -47,11 +49,27 @@ impl Model {
         order.sort_by_key(|&prompt| (prompts[prompt].len(), prompt));
         let mut continuations = vec![Vec::new(); prompts.len()];
         if max_new_tokens > 0 {
-            tch::no_grad(|| {
-                order
-                    .chunks(ROWS)
-                    .try_for_each(|chunk| self.continue_rows(prompts, chunk, max_new_tokens, stop, &mut continuations))
-            })?;
+            let mut start = 0;
+            while start < order.len() {
+                let rows = self.rows_together.get().min(order.len() - start);
+                let chosen = &order[start..start + rows];
+                match tch::no_grad(|| self.continue_rows(prompts, chosen, max_new_tokens, stop, &mut continuations)) {
+                    Ok(()) => start += rows,
+                    Err(error) if is_out_of_memory(&error) => {
+                        let [.., longest] = chosen else { return Err(error) };
+                        if rows == 1 {
+                            return Err(no_room(prompts[*longest].len() + max_new_tokens, &error));
+                        }
+                        chosen.iter().for_each(|&prompt| continuations[prompt].clear());
+                        let fewer = rows / 2;
+                        self.tell(&format!(
+                            "there was no memory to continue {rows} prompts at a time: now it is {fewer}"
+                        ));
+                        self.rows_together.set(fewer);
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
         }
         Ok(continuations)
     }
@@ -104,21 +122,23 @@ impl Model {
             .collect();
         let batch = Batch::pack(&sequences.iter().collect::<Vec<_>>(), self.device)?;
         let length = (batch.longest() + max_new_tokens).min(self.config.max_position_embeddings) as i64;
-        let mut places = Vec::with_capacity(batch.tokens());
+        let (rows, heads) = (batch.rows() as i64, self.config.num_key_value_heads);
+        let mut places = Vec::with_capacity(batch.tokens() * heads as usize);
         let mut lasts = Vec::with_capacity(batch.rows());
-        for (row, &(start, end)) in batch.row_spans().iter().enumerate() {
-            places.extend((0..(end - start) as i64).map(|offset| row as i64 * length + offset));
+        for (row, &(start, end)) in (0..).zip(batch.row_spans()) {
+            for offset in 0..(end - start) as i64 {
+                places.extend((0..heads).map(|head| (row * heads + head) * length + offset));
+            }
             lasts.push(end as i64 - 1);
         }
         let places = Tensor::f_from_slice(&places)?.f_to_device(self.device)?;
-        let rows = batch.rows() as i64;
         let mut layers = Vec::with_capacity(self.layers.len());
         let states = self.run(&self.embed(&batch)?, 0, self.layers.len(), &batch, &mut |_, [k, v]| {
-            let (_, heads, dim) = k.size3()?;
+            let dim = k.size3()?.2;
             let store = |x: &Tensor| -> Result<Tensor> {
-                let mut cached = Tensor::f_zeros([rows * length, heads, dim], (self.compute, self.device))?;
-                let _ = cached.f_index_copy_(0, &places, x)?;
-                Ok(cached.f_view([rows, length, heads, dim])?)
+                let mut cached = Tensor::f_zeros([rows * heads * length, dim], (self.compute, self.device))?;
+                let _ = cached.f_index_copy_(0, &places, &x.f_reshape([-1, dim])?)?;
+                Ok(cached.f_view([rows, heads, length, dim])?)
             };
             layers.push([store(&k)?, store(&v)?]);
             Ok(())
@@ -129,9 +149,16 @@ impl Model {
 
     /// One more token for every row.
     fn step(&self, rows: &mut [Row], cache: &mut Cache) -> Result<Vec<u32>> {
+        #[cfg(test)]
+        self.check_room(rows.iter().map(|row| row.length as usize + 1).sum())?;
         let tokens: Vec<i64> = rows.iter().map(|row| i64::from(row.last)).collect();
         let positions: Vec<i64> = rows.iter().map(|row| row.length).collect();
-        let places: Vec<i64> = (0..).zip(&positions).map(|(row, position)| row * cache.length + position).collect();
+        let heads = self.config.num_key_value_heads;
+        let places: Vec<i64> = (0..)
+            .zip(&positions)
+            .flat_map(|(row, position)| (0..heads).map(move |head| (row * heads + head, *position)))
+            .map(|(head, position)| head * cache.length + position)
+            .collect();
         let on = |values: &[i64]| -> Result<Tensor> { Ok(Tensor::f_from_slice(values)?.f_to_device(self.device)?) };
         let (tokens, places, position) = (on(&tokens)?, on(&places)?, on(&positions)?);
         let count = rows.len() as i64;
@@ -148,13 +175,14 @@ impl Model {
             Tensor::f_embedding(&self.embedding.value, &tokens, -1, false, false)?.f_to_kind(self.compute)?;
         for (layer, [keys, values]) in self.layers.iter().zip(&mut cache.layers) {
             let [q, k, v] = layer.project(&states, &self.config, &rotation, &[])?;
-            let (_, heads, dim) = k.size3()?;
+            let dim = k.size3()?.2;
             for (cached, new) in [(&mut *keys, &k), (&mut *values, &v)] {
-                let _ = cached.f_view([count * cache.length, heads, dim])?.f_index_copy_(0, &places, new)?;
+                let mut cached = cached.f_view([count * heads * cache.length, dim])?;
+                let _ = cached.f_index_copy_(0, &places, &new.f_reshape([-1, dim])?)?;
             }
-            let upto = |cached: &Tensor| -> Result<Tensor> { Ok(cached.f_narrow(1, 0, seen)?.f_transpose(1, 2)?) };
+            let (keys, values) = (keys.f_narrow(2, 0, seen)?, values.f_narrow(2, 0, seen)?);
             let mask = self.windowed(&mask, &position, seen)?;
-            let mixed = plain(&q.f_unsqueeze(2)?, &upto(keys)?, &upto(values)?, Some(&mask))?;
+            let mixed = plain(&q.f_unsqueeze(2)?, &keys, &values, Some(&mask))?;
             states = layer.finish(&states, &mixed.f_reshape([count, -1])?, &self.config, &[])?;
         }
         for row in rows {
@@ -184,6 +212,43 @@ impl Cache {
         for cached in self.layers.iter_mut().flatten() {
             *cached = cached.f_index_select(0, rows)?;
         }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tch::Device;
+
+    use super::*;
+    use crate::lm::Config;
+    use crate::seed::Seed;
+
+    #[test]
+    fn where_memory_ends_fewer_prompts_go_on_together_to_the_same_continuations() -> Result<()> {
+        let mut config = Config::llama(30, 16, 2, 4, 2, 32);
+        config.initializer_range = 0.5;
+        let mut model = Model::init(config, &Seed::new(1), Device::Cpu, Kind::Float)?;
+        let prompts: Vec<Vec<u32>> =
+            (0..9).map(|row| (0..3 + row % 4).map(|place| (row * 7 + place * 5) % 30).collect()).collect();
+        let expected = model.generate(&prompts, 8, &[2])?;
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let hears = heard.clone();
+        model.listen(Arc::new(move |text| hears.lock().expect("one thread").push(text.to_owned())));
+        // Room for all prompts at first, but not for what they grow to.
+        model.room = Some(60);
+        for _ in 0..2 {
+            assert_eq!(model.generate(&prompts, 8, &[2])?, expected);
+        }
+        assert_eq!(
+            *heard.lock().expect("one thread"),
+            ["there was no memory to continue 9 prompts at a time: now it is 4"],
+        );
+        model.room = Some(8);
+        let error = model.generate(&prompts, 8, &[2]).expect_err("no room for a single one");
+        assert!(error.to_string().starts_with("there is no memory for a single sequence"), "{error}");
         Ok(())
     }
 }

@@ -14,6 +14,7 @@
 //! | `artifact`, `export` | model folders: what they hold, and how they are written |
 //! | `device`, `inspect` | where tensors live, and what the machine has for them |
 //! | `proxy` | cached hidden states of a frozen prefix |
+//! | `memory` | less at a time where memory ends |
 
 mod allocator;
 mod artifact;
@@ -30,6 +31,7 @@ mod inspect;
 mod layer;
 mod lora;
 mod loss;
+pub mod memory;
 mod model;
 pub mod proxy;
 mod recompute;

@@ -1,5 +1,6 @@
 //! The model: its parameters, and the forward pass over packed batches.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
 use rand_chacha::rand_core::Rng as _;
@@ -9,9 +10,11 @@ use super::artifact::{self, Form};
 use super::attention::{Masks, Rotation};
 use super::batch::Batch;
 use super::config::Config;
+use super::generate;
 use super::gguf::Gguf;
 use super::layer::{Layer, Linear, Parameter, Source, rms_norm};
 use super::lora::{Adaptation, Adapter, AdapterConfig, Trainable, uniform};
+use super::memory::Listener;
 use super::weights::Weights;
 use crate::error::{Context as _, Problem, Result, anyhow, ensure};
 use crate::seed::Seed;
@@ -34,6 +37,12 @@ pub struct Model {
     episodes: usize,
     /// Where tokenizer files are copied from when the model is saved.
     pub(super) folder: Option<PathBuf>,
+    listener: Option<Listener>,
+    /// Rows that are continued together at most; fewer where there was no memory for so many.
+    pub(super) rows_together: Cell<usize>,
+    /// A seam: how many tokens a pass may hold before it says that memory has ended.
+    #[cfg(test)]
+    pub(crate) room: Option<usize>,
 }
 
 impl Model {
@@ -122,6 +131,10 @@ impl Model {
             trainable: Trainable::none(device),
             episodes: 1,
             folder: None,
+            listener: None,
+            rows_together: Cell::new(generate::ROWS),
+            #[cfg(test)]
+            room: None,
         })
     }
 
@@ -132,6 +145,27 @@ impl Model {
     /// The kind that matrix products run in.
     pub fn compute(&self) -> Kind {
         self.compute
+    }
+
+    /// From now on `listener` hears what is told by [`Model::tell`].
+    pub fn listen(&mut self, listener: Listener) {
+        self.listener = Some(listener);
+    }
+
+    /// Something that whoever watches should know.
+    pub fn tell(&self, notice: &str) {
+        if let Some(listener) = &self.listener {
+            listener(notice);
+        }
+    }
+
+    /// What a device that has room for so many tokens says of a pass over more.
+    #[cfg(test)]
+    pub(super) fn check_room(&self, tokens: usize) -> Result<()> {
+        match self.room {
+            Some(room) if tokens > room => Err(tch::TchError::Torch("CUDA out of memory. Tried".to_owned()).into()),
+            _ => Ok(()),
+        }
     }
 
     /// What [`Model::prepare`] made trainable; empty before.
@@ -244,6 +278,9 @@ impl Model {
             weights.remove(name).map(Tensor::shallow_clone).ok_or_else(|| anyhow!("the model has no tensor `{name}`"))
         })?;
         shared.folder = self.folder.clone();
+        shared.listener = self.listener.clone();
+        #[cfg(test)]
+        shared.room.clone_from(&self.room);
         Ok(shared)
     }
 
@@ -353,6 +390,8 @@ impl Model {
             self.config.hidden_size
         );
         self.check_length(batch)?;
+        #[cfg(test)]
+        self.check_room(batch.tokens())?;
         let rotation = Rotation::at(&self.config, &batch.positions, self.compute)?;
         let masks = Masks::of(batch, &self.config, self.compute)?;
         let mut states = states.shallow_clone();

@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use tch::{Kind, Tensor};
 
 use super::batch::Batch;
+use super::memory::in_groups;
 use super::model::Model;
 use super::weights::{Weights, bytes_of};
 use crate::corpus::Sequence;
@@ -129,7 +130,7 @@ impl PrefixStates {
 /// Computes and writes the states of a prefix. `None` among the sequences is a row without tokens.
 ///
 /// States are written as they are computed, so memory holds one batch of them. `progress` hears how many tokens are
-/// done after each batch.
+/// done after each batch. A batch holds at most `batch_tokens`; fewer where there is no memory for so many.
 pub fn write_states(
     model: &Model,
     config: &ProxyConfig,
@@ -155,15 +156,21 @@ pub fn write_states(
             file.write_all(&token.to_le_bytes())?;
         }
     }
-    let mut done = 0;
+    let (mut done, mut limit) = (0, batch_tokens);
     for sequences in [pool, validation] {
         let present: Vec<&Sequence> = sequences.iter().flatten().collect();
-        for rows in batches(&present, batch_tokens) {
-            let batch = Batch::pack(rows, model.device())?;
+        let lengths: Vec<usize> = present.iter().map(|sequence| sequence.tokens.len()).collect();
+        let before = limit;
+        in_groups(&lengths, &mut limit, |rows| {
+            let batch = Batch::pack(&present[rows], model.device())?;
             let states = tch::no_grad(|| model.prefix_states(config.prefix_layers, &batch))?;
             file.write_all(&bytes_of(&states)?).with_context(|| format!("cannot write {}", path.display()))?;
             done += batch.tokens();
             progress(done);
+            Ok(())
+        })?;
+        if limit < before {
+            model.tell(&format!("there was no memory for {before} tokens at a time: now it is {limit}"));
         }
     }
     file.flush().with_context(|| format!("cannot write {}", path.display()))
@@ -171,24 +178,6 @@ pub fn write_states(
 
 fn length(sequence: Option<&Sequence>) -> usize {
     sequence.map_or(0, |sequence| sequence.tokens.len())
-}
-
-/// Cuts sequences, in their order, into runs of at most `tokens` tokens, at least one sequence each.
-pub fn batches<'a, 'b>(sequences: &'a [&'b Sequence], tokens: usize) -> Vec<&'a [&'b Sequence]> {
-    let mut runs = Vec::new();
-    let (mut start, mut sum) = (0, 0);
-    for (place, sequence) in sequences.iter().enumerate() {
-        let length = sequence.tokens.len();
-        if place > start && sum + length > tokens {
-            runs.push(&sequences[start..place]);
-            (start, sum) = (place, 0);
-        }
-        sum += length;
-    }
-    if start < sequences.len() {
-        runs.push(&sequences[start..]);
-    }
-    runs
 }
 
 /// The safetensors header. The crate's own writer wants all tensors in memory; these may not fit.
@@ -228,6 +217,7 @@ mod tests {
     use super::*;
     use crate::lm::Config;
     use crate::seed::Seed;
+    use std::sync::{Arc, Mutex};
     use tch::Device;
 
     fn sequence(length: u32) -> Option<Sequence> {
@@ -264,6 +254,30 @@ mod tests {
             let direct = model.prefix_states(2, &Batch::pack(&all, Device::Cpu)?)?;
             assert!(states.validation()?.allclose(&direct, 1e-2, 1e-3, false));
         }
+        Ok(())
+    }
+
+    #[test]
+    fn where_memory_ends_the_states_are_those_of_smaller_batches() -> Result<()> {
+        let mut model = Model::init(Config::llama(50, 16, 3, 4, 2, 24), &Seed::new(5), Device::Cpu, Kind::Float)?;
+        let config = ProxyConfig { train_layers: 1, prefix_layers: 2, max_tokens: 32 };
+        let (pool, validation) = ([sequence(5), None, sequence(9), sequence(7)], [sequence(4), sequence(6)]);
+        let states = |model: &Model| -> Result<[Tensor; 2]> {
+            let folder = tempfile::tempdir()?;
+            write_states(model, &config, &pool, &validation, 1000, folder.path(), &mut |_| ())?;
+            std::fs::write(folder.path().join("proxy.json"), serde_json::to_string(&config)?)?;
+            let states = PrefixStates::open(folder.path())?;
+            Ok([states.rows(&[0, 2, 3])?, states.validation()?])
+        };
+        let whole = states(&model)?;
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let hears = heard.clone();
+        model.listen(Arc::new(move |text| hears.lock().expect("one thread").push(text.to_owned())));
+        model.room = Some(10);
+        for (halved, whole) in states(&model)?.iter().zip(&whole) {
+            assert!(halved.allclose(whole, 1e-5, 1e-6, false));
+        }
+        assert_eq!(*heard.lock().expect("one thread"), ["there was no memory for 1000 tokens at a time: now it is 10"]);
         Ok(())
     }
 }

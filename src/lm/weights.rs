@@ -3,6 +3,7 @@
 //! A tensor is copied once, from the mapped file into the wanted kind and device. Pickles are never opened.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -211,40 +212,91 @@ pub fn bytes_of(tensor: &Tensor) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-struct Stored {
+/// A tensor on its way into a file. What it takes to get there is done while the file is written and given back at
+/// once, so that a file costs the memory of its largest tensor and not of all.
+pub struct Outgoing<'a> {
+    name: String,
     dtype: Dtype,
     shape: Vec<usize>,
-    bytes: Vec<u8>,
+    length: usize,
+    make: Box<dyn Fn() -> Result<Tensor> + 'a>,
 }
 
-impl View for Stored {
+impl<'a> Outgoing<'a> {
+    /// `make` gives a tensor of this kind and shape, on whatever device.
+    pub fn new(name: String, kind: Kind, shape: &[i64], make: impl Fn() -> Result<Tensor> + 'a) -> Result<Self> {
+        let shape: Vec<usize> = shape.iter().map(|&size| size as usize).collect();
+        Ok(Self {
+            dtype: dtype_of(kind).with_context(|| format!("`{name}`"))?,
+            length: shape.iter().product::<usize>() * kind.elt_size_in_bytes(),
+            make: Box::new(make),
+            name,
+            shape,
+        })
+    }
+
+    /// The tensor as it is.
+    pub fn of(name: String, tensor: &'a Tensor) -> Result<Self> {
+        Self::new(name, tensor.kind(), &tensor.size(), || Ok(tensor.shallow_clone()))
+    }
+
+    fn bytes(&self) -> Result<Vec<u8>> {
+        let bytes = tch::no_grad(|| bytes_of(&(self.make)()?))?;
+        ensure!(bytes.len() == self.length, "{} bytes where {} were announced", bytes.len(), self.length);
+        Ok(bytes)
+    }
+}
+
+/// An outgoing tensor as the safetensors crate asks for it. Its writer takes whatever bytes it is given, so a tensor
+/// that cannot be had is kept as the file's error; the rest need not be copied then.
+struct Announced<'a> {
+    tensor: &'a Outgoing<'a>,
+    failed: &'a RefCell<Option<anyhow::Error>>,
+}
+
+impl View for Announced<'_> {
     fn dtype(&self) -> Dtype {
-        self.dtype
+        self.tensor.dtype
     }
     fn shape(&self) -> &[usize] {
-        &self.shape
+        &self.tensor.shape
     }
     fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Borrowed(&self.bytes)
+        let mut failed = self.failed.borrow_mut();
+        if failed.is_none() {
+            match self.tensor.bytes() {
+                Ok(bytes) => return Cow::Owned(bytes),
+                Err(error) => *failed = Some(error.context(format!("cannot copy `{}`", self.tensor.name))),
+            }
+        }
+        Cow::Borrowed(&[])
     }
     fn data_len(&self) -> usize {
-        self.bytes.len()
+        self.tensor.length
+    }
+}
+
+/// Writes a safetensors file with one entry of metadata.
+///
+/// # Errors
+/// A tensor that cannot be copied to the CPU, a file that cannot be written: there is no file then.
+pub fn write_file(path: &Path, tensors: &[Outgoing<'_>], (key, value): (&str, &str)) -> Result<()> {
+    let metadata = HashMap::from([(key.to_owned(), value.to_owned())]);
+    let failed = RefCell::new(None);
+    let views = tensors.iter().map(|tensor| (tensor.name.as_str(), Announced { tensor, failed: &failed }));
+    serialize_to_file(views, Some(metadata), path).with_context(|| format!("cannot write {}", path.display()))?;
+    match failed.into_inner() {
+        None => Ok(()),
+        Some(error) => {
+            std::fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))?;
+            Err(error).with_context(|| format!("cannot write {}", path.display()))
+        }
     }
 }
 
 /// Writes tensors as Hugging Face expects them: safetensors with `format = pt`, which tch's own writer leaves out.
-pub fn write(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
-    let mut views = Vec::with_capacity(tensors.len());
-    for (name, tensor) in tensors {
-        let stored = Stored {
-            dtype: dtype_of(tensor.kind()).with_context(|| format!("`{name}`"))?,
-            shape: tensor.size().iter().map(|&size| size as usize).collect(),
-            bytes: bytes_of(tensor)?,
-        };
-        views.push((name.clone(), stored));
-    }
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    serialize_to_file(views, Some(metadata), path).with_context(|| format!("cannot write {}", path.display()))
+pub fn write(path: &Path, tensors: &[Outgoing<'_>]) -> Result<()> {
+    write_file(path, tensors, ("format", "pt"))
 }
 
 #[cfg(test)]
@@ -256,6 +308,32 @@ mod tests {
             ("a".to_owned(), Tensor::from_slice(&[1f32, 2.0, 3.0, 4.0, 5.0, 6.0]).view([3, 2])),
             ("b".to_owned(), Tensor::from_slice(&[0.5f32]).to_kind(Kind::BFloat16)),
         ]
+    }
+
+    fn write(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
+        let tensors = tensors.iter().map(|(name, tensor)| Outgoing::of(name.clone(), tensor));
+        super::write(path, &tensors.collect::<Result<Vec<_>>>()?)
+    }
+
+    #[test]
+    fn a_tensor_that_cannot_be_copied_leaves_an_error_and_no_file() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("model.safetensors");
+        let tensor = Tensor::from_slice(&[1f32, 2.0]);
+        let short = Tensor::from_slice(&[1f32]);
+        let broken: [Box<dyn Fn() -> Result<Tensor>>; 2] =
+            [Box::new(|| Err(anyhow!("CUDA error: an illegal memory access"))), Box::new(|| Ok(short.shallow_clone()))];
+        for make in broken {
+            let tensors = [
+                Outgoing::of("a".to_owned(), &tensor)?,
+                Outgoing::new("b".to_owned(), Kind::Float, &[2], make)?,
+                Outgoing::of("c".to_owned(), &tensor)?,
+            ];
+            let error = super::write(&path, &tensors).expect_err("b fails");
+            assert!(format!("{error:#}").contains("cannot copy `b`: "), "{error:#}");
+            assert_eq!(std::fs::read_dir(folder.path())?.count(), 0);
+        }
+        Ok(())
     }
 
     #[test]

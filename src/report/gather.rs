@@ -128,7 +128,7 @@ impl Gathered {
         {
             self.tunings.push(tuning(source, summary)?);
         } else if has("clusters") {
-            let rows = table::read(&folder.join("clusters.parquet"))?;
+            let rows = table::read_columns(&folder.join("clusters.parquet"), &["id", "cluster"])?;
             let pairs = numbers(&rows, "id")?.into_iter().zip(numbers(&rows, "cluster")?);
             let known = self.clusters.entry(name(source, None).seed).or_default();
             known.extend(pairs.filter_map(|(id, cluster)| Some((id? as u32, cluster? as u32))));

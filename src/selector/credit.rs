@@ -77,8 +77,13 @@ pub struct Estimate {
 /// the share of relevant picks rises to .9 and then falls to .7).
 pub fn features(candidates: &Candidates) -> Tensor {
     let clusters: Vec<i64> = candidates.clusters.iter().map(|&cluster| i64::from(cluster)).collect();
-    let one_hot = Tensor::from_slice(&clusters).one_hot(candidates.ranges.len() as i64);
-    Tensor::cat(&[candidates.state.to_kind(Kind::Double), one_hot.to_kind(Kind::Double)], 1)
+    let (rows, width) = (clusters.len() as i64, candidates.state.size()[1]);
+    let all = Tensor::zeros([rows, width + candidates.ranges.len() as i64], (Kind::Double, candidates.state.device()));
+    // Straight into one table: a large pool has no room for one of each part beside it.
+    all.narrow(1, 0, width).copy_(&candidates.state);
+    let of_its_cluster = (Tensor::from_slice(&clusters) + width).unsqueeze(1);
+    let _ = all.shallow_clone().scatter_value_(1, &of_its_cluster, 1.0);
+    all
 }
 
 /// When a step was taken.
@@ -176,6 +181,17 @@ mod tests {
         let after = baseline.absorb(&[4.0; 6]);
         assert!(after.iter().all(|value| (value - (2.0 * KEEP + 4.0) / (KEEP + 1.0)).abs() < 1e-12));
         assert_eq!(StepBaseline::from_tensor(&baseline.tensor()).expect("its own tensor"), baseline);
+    }
+
+    #[test]
+    fn an_item_is_credited_by_its_state_and_its_cluster() -> Result<()> {
+        let columns = vec!["a".to_owned(), "b".to_owned()];
+        let candidates = Candidates::new(&[4, 7, 9], &[1, 0, 1], &[0.1, 0.2, 0.3, 0.4, 0.5, 0.6], columns)?;
+        let clusters: Vec<i64> = candidates.clusters.iter().map(|&cluster| i64::from(cluster)).collect();
+        let one_hot = Tensor::from_slice(&clusters).one_hot(candidates.ranges.len() as i64);
+        let expected = Tensor::cat(&[candidates.state.to_kind(Kind::Double), one_hot.to_kind(Kind::Double)], 1);
+        assert_eq!(features(&candidates), expected);
+        Ok(())
     }
 
     #[test]

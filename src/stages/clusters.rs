@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, FixedSizeListArray, Float32Array, RecordBatch, UInt32Array};
+use arrow::buffer::ScalarBuffer;
 use arrow::compute::take_record_batch;
 use arrow::datatypes::DataType;
 use schemars::JsonSchema;
@@ -104,14 +105,12 @@ impl Kind for Clusters {
 
     fn run(parameters: Parameters, context: &Context) -> Result<()> {
         let folder = context.input("/features")?;
-        let all = table::read(&folder.join("features.parquet"))?;
-        let rows = complete_rows(&all)?;
-        let excluded = all.num_rows() - rows.num_rows();
+        let all = table::read_columns(&folder.join("features.parquet"), &[&["id"], COMPLETE.as_slice()].concat())?;
+        let count = all.num_rows();
+        let rows = complete_rows(all)?;
+        let excluded = count - rows.num_rows();
         if excluded > 0 {
-            context.note(format!(
-                "{excluded} of {} instructions have no complete features and are no candidates",
-                all.num_rows()
-            ));
+            context.note(format!("{excluded} of {count} instructions have no complete features and are no candidates"));
         }
         let (n, needed) = (rows.num_rows(), parameters.clusters.max(parameters.dimensions + 1));
         if n < needed {
@@ -171,32 +170,37 @@ fn progress(context: &Context, phase: &str, done: u64) {
     context.progress(Progress { phase: phase.to_owned(), done, total: 2, unit: "phases".into(), ..Default::default() });
 }
 
-/// The rows without a missing value.
-fn complete_rows(all: &RecordBatch) -> Result<RecordBatch> {
-    let columns = [
-        "prompt_tokens",
-        "response_tokens",
-        "logp_conditional",
-        "logp_unconditional",
-        "unconditional_tokens",
-        "embedding",
-    ];
-    let columns: Vec<&ArrayRef> = columns
+/// What a candidate must have.
+const COMPLETE: [&str; 6] = [
+    "prompt_tokens",
+    "response_tokens",
+    "logp_conditional",
+    "logp_unconditional",
+    "unconditional_tokens",
+    "embedding",
+];
+
+/// The rows without a missing value. Where that is all of them, nothing is copied.
+fn complete_rows(all: RecordBatch) -> Result<RecordBatch> {
+    let columns: Vec<&ArrayRef> = COMPLETE
         .into_iter()
         .map(|name| all.column_by_name(name).ok_or_else(|| anyhow!("the features have no column `{name}`")))
         .collect::<Result<_>>()?;
+    if columns.iter().all(|column| column.null_count() == 0) {
+        return Ok(all);
+    }
     let complete = (0..all.num_rows() as u32).filter(|&row| columns.iter().all(|column| column.is_valid(row as usize)));
-    Ok(take_record_batch(all, &UInt32Array::from_iter_values(complete))?)
+    Ok(take_record_batch(&all, &UInt32Array::from_iter_values(complete))?)
 }
 
-/// A vector column, row-major, and its width.
-fn vectors(rows: &RecordBatch, name: &str) -> Result<(Vec<f32>, usize)> {
+/// A vector column, row-major, and its width; a view of the column's own numbers.
+fn vectors(rows: &RecordBatch, name: &str) -> Result<(ScalarBuffer<f32>, usize)> {
     let lists: &FixedSizeListArray = table::column(rows, name)?;
     let width = lists.value_length() as usize;
     let values = lists.values().as_any().downcast_ref::<Float32Array>();
     let values = values.ok_or_else(|| anyhow!("`{name}` does not hold f32"))?;
     let start = lists.value_offset(0) as usize;
-    Ok((values.values()[start..start + rows.num_rows() * width].to_vec(), width))
+    Ok((values.values().slice(start, rows.num_rows() * width), width))
 }
 
 /// The static state of all candidates.

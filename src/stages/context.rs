@@ -284,15 +284,30 @@ impl Context {
         self.send(&Event::Note { text: text.into() });
     }
 
+    /// Notes what is said by something that knows of no stage, such as a model that finds no memory.
+    pub fn listener(&self) -> impl Fn(&str) + Send + Sync + 'static {
+        let silent = self.silent;
+        move |text: &str| {
+            if !silent {
+                Event::Note { text: text.to_owned() }.send();
+            }
+        }
+    }
+
     pub fn cost(&self, cost: Cost) {
         self.send(&Event::Cost(cost));
     }
 
     fn send(&self, event: &Event) {
-        if self.silent {
-            return;
+        if !self.silent {
+            event.send();
         }
-        if let Ok(line) = serde_json::to_string(event) {
+    }
+}
+
+impl Event {
+    fn send(&self) {
+        if let Ok(line) = serde_json::to_string(self) {
             // A reader that went away is no reason to lose the work: the artifact still counts.
             let _ = writeln!(std::io::stdout().lock(), "{line}");
         }

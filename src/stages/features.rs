@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow::array::{Array, ArrayRef, FixedSizeListArray, Float32Array, RecordBatch, StringArray, UInt32Array};
-use arrow::compute::{concat_batches, take_record_batch};
+use arrow::compute::interleave_record_batch;
 use arrow::datatypes::{DataType, Field};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -26,8 +26,7 @@ use crate::error::{Context as _, Result, anyhow};
 use crate::lm::{Batch, Model};
 use crate::table;
 use crate::training::Meter;
-use crate::training::memory::in_groups;
-use crate::training::trainer::micro_batches;
+use crate::training::memory::{in_groups, micro_batches};
 
 pub struct Features;
 
@@ -243,12 +242,7 @@ impl<'a> Pass<'a> {
             flops: tokens as f64 * self.model.flops_per_token(false),
             ..phase_cost("forward", running.stop())
         });
-        let schema = parts[0].schema();
-        let all = concat_batches(&schema, &parts)?;
-        let ids: &UInt32Array = table::column(&all, "id")?;
-        let mut positions: Vec<u32> = (0..ids.len() as u32).collect();
-        positions.sort_by_key(|&position| ids.value(position as usize));
-        Ok(take_record_batch(&all, &UInt32Array::from(positions))?)
+        in_id_order(&parts)
     }
 
     /// The rows of one batch: both passes.
@@ -349,7 +343,7 @@ impl<'a> Pass<'a> {
 
     /// Batches `first..next` are done: a table of them, complete or absent.
     fn put_aside(&self, phase: &str, first: usize, next: usize, part: &RecordBatch) -> Result<()> {
-        let path = part_path(&self.context.work(), phase, first, next);
+        let path = part_path(&self.context.work(), phase, first, next, self.fits.get());
         let partial = path.with_extension("partial");
         table::write(&partial, part)?;
         // Else a loss of power could leave the new name on a table that is not all there.
@@ -357,30 +351,46 @@ impl<'a> Pass<'a> {
         std::fs::rename(&partial, &path).with_context(|| format!("cannot put {} in place", path.display()))
     }
 
-    /// What an earlier attempt finished, and the first batch that it did not.
+    /// What an earlier attempt finished, and the first batch that it did not. Goes on with the room that it found.
     fn finished_parts(&self, phase: &str) -> Result<(Vec<RecordBatch>, usize)> {
-        let mut ranges: Vec<(usize, usize)> = Vec::new();
+        let mut found: Vec<[usize; 3]> = Vec::new();
         for entry in std::fs::read_dir(self.context.work())? {
             let name = entry?.file_name().to_string_lossy().into_owned();
-            let range = name.strip_prefix(phase).and_then(|rest| rest.strip_suffix(".parquet")?.strip_prefix('-'));
-            if let Some((first, next)) = range.and_then(|range| range.split_once('-')) {
-                ranges.push((first.parse()?, next.parse()?));
+            let numbers = name.strip_prefix(phase).and_then(|rest| rest.strip_suffix(".parquet")?.strip_prefix('-'));
+            // What an earlier version put aside has another name, and is made again.
+            let numbers = numbers.map(|numbers| numbers.split('-').map(str::parse).collect::<Result<Vec<usize>, _>>());
+            if let Some(Ok([first, next, fits])) = numbers.as_ref().map(|numbers| numbers.as_deref()) {
+                found.push([*first, *next, *fits]);
             }
         }
-        ranges.sort_unstable();
+        found.sort_unstable();
         let (mut parts, mut next) = (Vec::new(), 0);
-        for (first, end) in ranges {
+        for [first, end, fits] in found {
             if first == next {
-                parts.push(table::read(&part_path(&self.context.work(), phase, first, end))?);
+                parts.push(table::read(&part_path(&self.context.work(), phase, first, end, fits))?);
                 next = end;
+                self.fits.set(fits);
             }
         }
         Ok((parts, next))
     }
 }
 
-fn part_path(work: &Path, phase: &str, first: usize, next: usize) -> PathBuf {
-    work.join(format!("{phase}-{first}-{next}.parquet"))
+/// The name says also what there was room for at the part's end: what comes after it rounds as it would have.
+fn part_path(work: &Path, phase: &str, first: usize, next: usize, fits: usize) -> PathBuf {
+    work.join(format!("{phase}-{first}-{next}-{fits}.parquet"))
+}
+
+/// The rows of all parts, straight into one table: a large pool has no room for another one on the way.
+fn in_id_order(parts: &[RecordBatch]) -> Result<RecordBatch> {
+    let mut places = Vec::with_capacity(parts.iter().map(RecordBatch::num_rows).sum());
+    for (number, part) in parts.iter().enumerate() {
+        let ids: &UInt32Array = table::column(part, "id")?;
+        places.extend(ids.values().iter().enumerate().map(|(row, &id)| (id, (number, row))));
+    }
+    places.sort_by_key(|&(id, _)| id);
+    let places: Vec<(usize, usize)> = places.into_iter().map(|(_, place)| place).collect();
+    Ok(interleave_record_batch(&parts.iter().collect::<Vec<_>>(), &places)?)
 }
 
 /// What one forward pass says of one row.

@@ -36,7 +36,8 @@ const SMALL_MODEL: u64 = 5_000_000;
 
 /// The model of an artifact, on this stage's device.
 pub fn open(folder: &Path, context: &Context) -> Result<Model> {
-    let model = Model::load(folder, device(context)?, compute(context))?;
+    let mut model = Model::load(folder, device(context)?, compute(context))?;
+    model.listen(Arc::new(context.listener()));
     if model.parameter_count() < SMALL_MODEL {
         tch::set_num_threads(1);
     }

@@ -231,7 +231,8 @@ fn prefix(source: &Source, context: &Context) -> Result<()> {
     let base = context.input("/source/prefix")?;
     let device = device(context)?;
     let loading = Meter::start(device);
-    let model = lm::Model::load(base, device, compute(context))?;
+    let mut model = lm::Model::load(base, device, compute(context))?;
+    model.listen(std::sync::Arc::new(context.listener()));
     context.cost(phase_cost("load", loading.stop()));
     let layers = model.config.num_hidden_layers;
     ensure!(

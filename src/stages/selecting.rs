@@ -43,7 +43,9 @@ pub fn candidate_columns(
         columns.labels.clear();
     }
     if let Some(folder) = clusters {
-        let rows = by_id(&table::read(&folder.join("clusters.parquet"))?, instructions.len())?;
+        let names = ["id", "cluster", "response_tokens", "logp_conditional", "logp_unconditional"];
+        let rows = table::read_columns(&folder.join("clusters.parquet"), &names)?;
+        let rows = by_id(&rows, instructions.len())?;
         let (cluster, tokens) = (numbers(&rows.table, "cluster")?, numbers(&rows.table, "response_tokens")?);
         let (conditional, alone) =
             (numbers(&rows.table, "logp_conditional")?, numbers(&rows.table, "logp_unconditional")?);
@@ -59,7 +61,8 @@ pub fn candidate_columns(
             ids.iter().map(|&id| pick(&alone_tokens, id).map(|value| value as u32)).collect();
         if method == Method::Rds {
             let features = referenced(folder, "features")?.ok_or_else(|| anyhow!("the clusters name no features"))?;
-            let rows = by_id(&table::read(&features.join("features.parquet"))?, instructions.len())?;
+            let rows = table::read_columns(&features.join("features.parquet"), &["id", "weighted_embedding"])?;
+            let rows = by_id(&rows, instructions.len())?;
             let vectors = vectors(&rows.table, "weighted_embedding")?;
             columns.embeddings = ids.iter().map(|&id| vectors[rows.position(id)?].clone()).collect();
             let validation = features.join("validation_features.parquet");
@@ -67,7 +70,8 @@ pub fn candidate_columns(
                 let problem = Problem::new("`rds` compares with validation examples, which the features do not cover");
                 return Err(problem.hint("give the features stage a `task`").into());
             }
-            let found = self::vectors(&table::read(&validation)?, "weighted_embedding")?;
+            let found = table::read_columns(&validation, &["weighted_embedding"])?;
+            let found = self::vectors(&found, "weighted_embedding")?;
             columns.validation_embeddings = found.into_iter().flatten().collect();
         }
     }
@@ -77,7 +81,7 @@ pub fn candidate_columns(
 
 /// The candidates of a policy: the rows of a `clusters` artifact that can be trained on.
 pub fn candidates(clusters: &Path, pool: &Pool) -> Result<Candidates> {
-    let rows = table::read(&clusters.join("clusters.parquet"))?;
+    let rows = table::read_columns(&clusters.join("clusters.parquet"), &["id", "cluster", "state"])?;
     let constants = std::fs::read(clusters.join("constants.json")).context("the clusters have no constants.json")?;
     let constants: serde_json::Value = serde_json::from_slice(&constants)?;
     let columns: Vec<String> = serde_json::from_value(constants["columns"].clone())?;
@@ -142,14 +146,14 @@ fn vectors(rows: &RecordBatch, name: &str) -> Result<Vec<Option<Vec<f32>>>> {
 /// record in the pool's first source file. A row without a score has none.
 pub fn read_scores(path: &Path, column: &str, pool: &Path, instructions: usize) -> Result<Vec<Option<f64>>> {
     let by_row = if path.extension().is_some_and(|extension| extension == "parquet") {
-        let rows = table::read(path)?;
+        let rows = table::read_columns(path, &["row", column])?;
         let (places, values) = (numbers(&rows, "row")?, numbers(&rows, column)?);
         let valid = (0..rows.num_rows()).filter(|&row| places.is_valid(row) && values.is_valid(row));
         valid.map(|row| (places.value(row) as u64, values.value(row))).collect()
     } else {
         read_csv_scores(path, column)?
     };
-    let rows = table::read(&pool.join("instructions.parquet"))?;
+    let rows = table::read_columns(&pool.join("instructions.parquet"), &["id", "source", "line"])?;
     let ids: &UInt32Array = table::column(&rows, "id")?;
     let sources: &UInt32Array = table::column(&rows, "source")?;
     let lines: &UInt64Array = table::column(&rows, "line")?;

@@ -115,7 +115,19 @@ impl AdamW {
         })
     }
 
-    /// The moments by name, without a copy: for writing a checkpoint.
+    /// Goes back to before the first update.
+    pub fn reset(&mut self) -> Result<()> {
+        self.steps = 0;
+        let _ = (self.first.f_zero_()?, self.second.f_zero_()?);
+        Ok(())
+    }
+
+    /// For a checkpoint whose moments were copied over those of [`AdamW::named`].
+    pub fn set_steps(&mut self, steps: u64) {
+        self.steps = steps;
+    }
+
+    /// The moments by name, without a copy: for checkpoints.
     pub fn named(&self) -> [(&'static str, &Tensor); 2] {
         [("optimizer.first", &self.first), ("optimizer.second", &self.second)]
     }

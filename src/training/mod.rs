@@ -12,7 +12,7 @@
 //! | [`episode`] | the learner that PPO plays with |
 //! | [`side_by_side`] | the same for several episodes at once |
 //! | [`checkpoint`] | tensors and a JSON state in one file, replaced whole |
-//! | [`memory`] | what the phases of the work take, and smaller groups where memory ends |
+//! | [`memory`] | what the phases of the work take |
 //! | [`scoring`] | multiple choice and match by generation |
 
 pub mod adamw;

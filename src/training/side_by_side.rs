@@ -6,6 +6,7 @@
 //! their own, one thread a pass, so that results do not depend on how many threads there are. Where weights of the
 //! base are trained, every episode has a copy of these, and is a pass by itself.
 
+use std::ops::Range;
 use std::time::Instant;
 
 use rayon::prelude::*;
@@ -13,8 +14,9 @@ use tch::{Device, Kind, Tensor, no_grad};
 
 use super::adamw::{AdamW, AdamWConfig};
 use super::episode::Spent;
+use super::memory::{first_group, is_out_of_memory, no_room};
 use super::pool::Pool;
-use super::trainer::{TrainerConfig, forward, micro_batches};
+use super::trainer::{TrainerConfig, forward};
 use super::validation::ValidationSet;
 use crate::corpus::Sequence;
 use crate::error::{Problem, Result, ensure};
@@ -69,18 +71,12 @@ impl SideBySide {
         validation: &ValidationSet,
     ) -> Result<Self> {
         ensure!(episodes > 0, "a round needs at least one episode");
-        let adapters = matches!(adaptation, Adaptation::Lora { .. } | Adaptation::TopLayersLora { .. });
-        let cuda = model.device() != Device::Cpu;
-        if cuda && !adapters && episodes > 1 {
+        let size = Self::episodes_of_a_pass(adaptation, model.device(), episodes);
+        if model.device() != Device::Cpu && !has_adapters(adaptation) && episodes > 1 {
             return Err(Problem::new("on a GPU only LoRA adapters train side by side")
                 .hint("adaptation = { method = \"lora\" }, or one episode a round")
                 .into());
         }
-        let size = match (adapters, cuda) {
-            (false, _) => 1,
-            (true, true) => episodes,
-            (true, false) => PASS,
-        };
         let mut passes = Vec::new();
         for first in (0..episodes).step_by(size) {
             let together = size.min(episodes - first);
@@ -96,6 +92,15 @@ impl SideBySide {
         }
         let (train, evaluation) = (Spent::default(), Spent::default());
         Ok(Self { passes, pool, first_performance: None, train, evaluation })
+    }
+
+    /// How many of so many episodes share a pass at most.
+    pub fn episodes_of_a_pass(adaptation: &Adaptation, device: Device, episodes: usize) -> usize {
+        match device {
+            _ if !has_adapters(adaptation) => 1,
+            Device::Cpu => PASS.min(episodes),
+            _ => episodes,
+        }
     }
 
     /// What training steps have cost.
@@ -154,6 +159,10 @@ impl SideBySide {
         tch::set_num_threads(threads);
         Ok(results?.into_iter().flatten().collect())
     }
+}
+
+fn has_adapters(adaptation: &Adaptation) -> bool {
+    matches!(adaptation, Adaptation::Lora { .. } | Adaptation::TopLayersLora { .. })
 }
 
 impl Ensemble for SideBySide {
@@ -241,26 +250,7 @@ impl Pass {
             outcomes.push(Outcome { loss: 0.0, tokens, supervised });
         }
         let totals: Vec<usize> = outcomes.iter().map(|outcome| outcome.supervised).collect();
-        let limit = self.config.micro_batch_tokens / rows.len();
-        let cuts: Vec<_> = rows
-            .iter()
-            .map(|(sequences, _)| {
-                let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.tokens.len()).collect();
-                micro_batches(&lengths, limit)
-            })
-            .collect();
-        let mut gradient: Option<Tensor> = None;
-        for part in 0..cuts.iter().map(Vec::len).max().unwrap_or(0) {
-            let (mut episodes, mut states): (Vec<Vec<&Sequence>>, Vec<&Tensor>) = (Vec::new(), Vec::new());
-            for ((sequences, cached), cuts) in rows.iter().zip(&cuts) {
-                let range = cuts.get(part).cloned().unwrap_or(0..0);
-                states.extend(cached.iter().flat_map(|cached| &cached[range.clone()]));
-                episodes.push(sequences[range].to_vec());
-            }
-            let (losses, sum) = self.gradient(&episodes, &states, &totals, gradient.take())?;
-            outcomes.iter_mut().zip(losses).for_each(|(outcome, loss)| outcome.loss += loss);
-            gradient = Some(sum);
-        }
+        let gradient = self.gradient_of_all(&rows, &totals, &mut outcomes)?;
         let Some(mut gradient) = gradient else { return Ok(outcomes) };
         self.clip(&mut gradient, &outcomes)?;
         self.optimizer.step(&self.model.trainable().flat, &[gradient], 1.0, self.learning_rate())?;
@@ -268,21 +258,73 @@ impl Pass {
         Ok(outcomes)
     }
 
+    /// The flat gradient of all rows, in as many parts as memory asks for; a part has the next rows of each episode.
+    /// Adds to the losses.
+    fn gradient_of_all(
+        &mut self,
+        rows: &[(Vec<&Sequence>, Option<Vec<Tensor>>)],
+        totals: &[usize],
+        outcomes: &mut [Outcome],
+    ) -> Result<Option<Tensor>> {
+        let lengths: Vec<Vec<usize>> =
+            rows.iter().map(|(rows, _)| rows.iter().map(|row| row.tokens.len()).collect()).collect();
+        let mut limit = self.config.micro_batch_tokens / rows.len();
+        let mut starts = vec![0; rows.len()];
+        let mut gradient: Option<Tensor> = None;
+        loop {
+            let next: Vec<Range<usize>> = lengths
+                .iter()
+                .zip(&starts)
+                .map(|(lengths, &start)| start..start + first_group(&lengths[start..], limit))
+                .collect();
+            if next.iter().all(Range::is_empty) {
+                return Ok(gradient);
+            }
+            let (mut episodes, mut states): (Vec<Vec<&Sequence>>, Vec<&Tensor>) = (Vec::new(), Vec::new());
+            for ((sequences, cached), range) in rows.iter().zip(&next) {
+                states.extend(cached.iter().flat_map(|cached| &cached[range.clone()]));
+                episodes.push(sequences[range.clone()].to_vec());
+            }
+            match self.gradient(&episodes, &states, totals, &mut gradient) {
+                Ok(losses) => {
+                    outcomes.iter_mut().zip(losses).for_each(|(outcome, loss)| outcome.loss += loss);
+                    starts = next.into_iter().map(|range| range.end).collect();
+                }
+                Err(error) if is_out_of_memory(&error) => {
+                    let tokens = |(lengths, range): (&Vec<usize>, &Range<usize>)| -> usize {
+                        lengths[range.clone()].iter().sum()
+                    };
+                    let all: usize = lengths.iter().zip(&next).map(tokens).sum();
+                    // A single row stays what it is, so those that have several give way.
+                    let several = lengths.iter().zip(&next).filter(|(_, range)| range.len() > 1);
+                    let Some(largest) = several.map(tokens).max() else { return Err(no_room(all, &error)) };
+                    limit = (largest / 2).max(1);
+                    self.config.micro_batch_tokens = limit * rows.len();
+                    let what = format!("there was no memory for {all} tokens at a time in step {}", self.step + 1);
+                    self.model.tell(&format!("{what}: from here on it is {}", self.config.micro_batch_tokens));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The loss of each episode. The flat gradient of all is added to `sum`, which an error leaves as it was.
     fn gradient(
         &self,
         episodes: &[Vec<&Sequence>],
         states: &[&Tensor],
         totals: &[usize],
-        earlier: Option<Tensor>,
-    ) -> Result<(Vec<f64>, Tensor)> {
+        sum: &mut Option<Tensor>,
+    ) -> Result<Vec<f64>> {
         let trainable = self.model.trainable();
         let batch = Batch::side_by_side(episodes, self.model.device())?;
         let states = if states.is_empty() { None } else { Some(Tensor::f_cat(states, 0)?) };
         let hidden = forward(&self.model, self.prefix_layers, &batch, states.as_ref())?;
-        let (losses, sum) = self.model.episode_losses(&hidden, &batch, totals)?;
+        let (losses, loss) = self.model.episode_losses(&hidden, &batch, totals)?;
         let leaves: Vec<&Tensor> = trainable.leaves.iter().map(|(_, leaf)| leaf).collect();
-        let gradients = Tensor::f_run_backward(&[&sum], &leaves, false, false)?;
-        Ok((losses, trainable.flatten(gradients, earlier)?))
+        let gradients = Tensor::f_run_backward(&[&loss], &leaves, false, false)?;
+        *sum = Some(trainable.flatten(gradients, sum.take())?);
+        Ok(losses)
     }
 
     /// Scales each episode's gradient down to the largest norm allowed.

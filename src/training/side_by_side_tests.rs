@@ -1,5 +1,7 @@
 //! Episodes side by side are the episodes that one would play alone.
 
+use std::sync::{Arc, Mutex};
+
 use super::*;
 use crate::lm::proxy::{PrefixStates, ProxyConfig, write_states};
 use crate::lm::{Config, TARGETS};
@@ -162,4 +164,38 @@ fn what_the_episodes_cost_is_the_sum_of_each() -> Result<()> {
     let tokens: usize = world.examples.iter().map(|example| example.tokens.len()).sum();
     assert_eq!(learners.evaluation_cost().tokens, 3 * tokens as u64);
     Ok(())
+}
+
+#[test]
+fn where_memory_ends_the_parts_of_all_episodes_shrink_and_the_episodes_stay_the_same() -> Result<()> {
+    for (adaptation, prefix) in [(lora(), None), (top_lora(), Some(1))] {
+        let world = World::new(prefix)?;
+        let whole = play(&mut world.together(&adaptation, 2)?)?;
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let hears = heard.clone();
+        let (mut model, seed) = (World::model()?, Seed::new(2));
+        model.listen(Arc::new(move |text| hears.lock().expect("one thread").push(text.to_owned())));
+        // Room for the longest row of each episode, not for all rows of both nor for the longer validation part.
+        model.room = Some(41);
+        let mut learners =
+            SideBySide::new(model, &adaptation, &seed, config(), 2, world.pool()?, &world.validation()?)?;
+        for (halved, whole) in play(&mut learners)?.concat().iter().zip(whole.concat()) {
+            assert!((halved - whole).abs() < TOLERANCE * whole.abs(), "{adaptation:?}: {halved} {whole}");
+        }
+        let first = heard.lock().expect("one thread").clone();
+        let about = |what: &str| first.iter().filter(|text| text.contains(what)).count();
+        assert_eq!((about("to score 42 tokens"), about("in step 1:"), first.len()), (1, 1, 2), "{first:?}");
+        play(&mut learners)?;
+        assert_eq!(*heard.lock().expect("one thread"), first, "it is said once");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_pass_has_as_many_episodes_as_share_it() {
+    let together = |adaptation: &Adaptation, device| SideBySide::episodes_of_a_pass(adaptation, device, 8);
+    assert_eq!(together(&lora(), Device::Cpu), 2);
+    assert_eq!(together(&lora(), Device::Cuda(0)), 8);
+    assert_eq!(together(&Adaptation::Full, Device::Cpu), 1);
+    assert_eq!(SideBySide::episodes_of_a_pass(&lora(), Device::Cpu, 1), 1);
 }

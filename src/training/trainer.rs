@@ -3,7 +3,6 @@
 //! Losses are summed over tokens and divided by the supervised tokens of the whole batch, so that splitting a batch
 //! into micro-batches changes the memory that a step needs and nothing else.
 
-use std::ops::Range;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -96,7 +95,8 @@ pub struct ParameterState {
 /// Everything that training changes, copied.
 pub struct Snapshot {
     flat: Tensor,
-    optimizer: AdamWState,
+    /// `None` before the first step: the moments are zeros, which need no copy.
+    optimizer: Option<AdamWState>,
     step: usize,
 }
 
@@ -255,12 +255,16 @@ impl Trainer {
 
     pub fn snapshot(&self) -> Result<Snapshot> {
         let flat = no_grad(|| self.model.trainable().flat.f_detach_copy())?;
-        Ok(Snapshot { flat, optimizer: self.optimizer.snapshot()?, step: self.step })
+        let optimizer = (self.optimizer.steps() > 0).then(|| self.optimizer.snapshot()).transpose()?;
+        Ok(Snapshot { flat, optimizer, step: self.step })
     }
 
     pub fn restore_snapshot(&mut self, snapshot: &Snapshot) -> Result<()> {
         self.set_flat(&snapshot.flat)?;
-        self.optimizer.restore(&snapshot.optimizer)?;
+        match &snapshot.optimizer {
+            Some(state) => self.optimizer.restore(state)?,
+            None => self.optimizer.reset()?,
+        }
         self.step = snapshot.step;
         Ok(())
     }
@@ -269,7 +273,14 @@ impl Trainer {
     pub fn checkpoint(&self, extra: &Value) -> (Vec<(&str, &Tensor)>, Value) {
         let mut tensors = vec![("trainable", &self.model.trainable().flat)];
         tensors.extend(self.optimizer.named());
-        (tensors, json!({ "step": self.step, "optimizer_steps": self.optimizer.steps(), "extra": extra }))
+        let state = json!({
+            "step": self.step,
+            "optimizer_steps": self.optimizer.steps(),
+            // What there was room for: other micro-batches would round otherwise.
+            "micro_batch_tokens": self.config.micro_batch_tokens,
+            "extra": extra,
+        });
+        (tensors, state)
     }
 
     /// Writes a checkpoint from which [`Trainer::restore`] goes on bit for bit.
@@ -280,19 +291,19 @@ impl Trainer {
 
     /// Takes up a checkpoint, and returns what was saved as `extra`; `None` where there is no checkpoint.
     pub fn restore(&mut self, path: &Path) -> Result<Option<Value>> {
-        let device = self.model.trainable().flat.device();
-        let Some((mut tensors, mut state)) = checkpoint::load(path, device)? else { return Ok(None) };
-        let count = |key: &str| state[key].as_u64().ok_or_else(|| anyhow!("the checkpoint has no {key}"));
-        let optimizer = AdamWState {
-            steps: count("optimizer_steps")?,
-            first: checkpoint::take(&mut tensors, "optimizer.first")?,
-            second: checkpoint::take(&mut tensors, "optimizer.second")?,
-        };
-        let step = count("step")? as usize;
-        self.set_flat(&checkpoint::take(&mut tensors, "trainable")?)?;
-        self.optimizer.restore(&optimizer)?;
-        self.step = step;
-        Ok(Some(state["extra"].take()))
+        let Some(mut saved) = checkpoint::Saved::open(path)? else { return Ok(None) };
+        let count = |key: &str| saved.state[key].as_u64().ok_or_else(|| anyhow!("the checkpoint has no {key}"));
+        let (step, optimizer_steps) = (count("step")?, count("optimizer_steps")?);
+        let mut targets = vec![("trainable", &self.model.trainable().flat)];
+        targets.extend(self.optimizer.named());
+        saved.copy_into(&targets)?;
+        self.optimizer.set_steps(optimizer_steps);
+        self.step = step as usize;
+        // Checkpoints of before it was kept have none.
+        if let Some(tokens) = saved.state["micro_batch_tokens"].as_u64() {
+            self.config.micro_batch_tokens = tokens as usize;
+        }
+        Ok(Some(saved.state["extra"].take()))
     }
 
     fn set_flat(&mut self, source: &Tensor) -> Result<()> {
@@ -310,159 +321,6 @@ pub(super) fn forward(model: &Model, prefix: Option<usize>, batch: &Batch, state
     }
 }
 
-/// Consecutive rows in groups of at most `limit` tokens; a row above the limit is a group of its own.
-pub fn micro_batches(lengths: &[usize], limit: usize) -> Vec<Range<usize>> {
-    let mut groups: Vec<Range<usize>> = Vec::new();
-    let mut tokens = 0;
-    for (row, &length) in lengths.iter().enumerate() {
-        match groups.last_mut() {
-            Some(group) if tokens + length <= limit => group.end = row + 1,
-            _ => {
-                groups.push(row..row + 1);
-                tokens = 0;
-            }
-        }
-        tokens += length;
-    }
-    groups
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::lm::{Adaptation, Config};
-    use crate::seed::Seed;
-    use tch::{Device, Kind};
-
-    fn rows(count: u32) -> Vec<Sequence> {
-        (0..count)
-            .map(|row| {
-                let tokens: Vec<u32> = (0..5 + row % 4).map(|place| (row * 7 + place * 3) % 20).collect();
-                let supervised = (0..tokens.len()).map(|place| place >= 2).collect();
-                Sequence { tokens, supervised }
-            })
-            .collect()
-    }
-
-    fn trainer(adaptation: &Adaptation, micro_batch_tokens: usize) -> Result<Trainer> {
-        let config = Config::llama(20, 16, 2, 2, 1, 32);
-        let mut model = Model::init(config, &Seed::new(1), Device::Cpu, Kind::Float)?;
-        model.prepare(adaptation, &Seed::new(2))?;
-        let config = TrainerConfig {
-            learning_rate: 1e-2,
-            total_steps: 10,
-            weight_decay: 0.01,
-            micro_batch_tokens,
-            ..TrainerConfig::default()
-        };
-        Trainer::new(model, config, None)
-    }
-
-    fn numbers(trainer: &Trainer) -> Result<Vec<f32>> {
-        Ok(Vec::try_from(&trainer.model.trainable().flat)?)
-    }
-
-    fn lora() -> Adaptation {
-        Adaptation::Lora { rank: 2, alpha: 4.0, targets: vec!["q_proj".to_owned(), "down_proj".to_owned()] }
-    }
-
-    #[test]
-    fn training_lowers_the_loss() -> Result<()> {
-        let rows = rows(6);
-        let batch: Vec<&Sequence> = rows.iter().collect();
-        for adaptation in [Adaptation::Full, Adaptation::TopLayers(1), lora()] {
-            let mut trainer = trainer(&adaptation, 1000)?;
-            let first = trainer.step(&batch, None)?;
-            let last = (0..9).map(|_| trainer.step(&batch, None)).last().expect("nine steps")?;
-            assert!(last.loss < first.loss - 1e-4, "{adaptation:?}: {} -> {}", first.loss, last.loss);
-            assert_eq!(first.supervised_tokens, batch.iter().map(|row| row.tokens.len() - 2).sum::<usize>());
-        }
-        Ok(())
-    }
-
-    #[test]
-    fn micro_batches_add_up_to_the_whole_batch() -> Result<()> {
-        let rows = rows(7);
-        let batch: Vec<&Sequence> = rows.iter().collect();
-        let (mut whole, mut split) = (trainer(&Adaptation::Full, 1000)?, trainer(&Adaptation::Full, 9)?);
-        let (one, other) = (whole.step(&batch, None)?, split.step(&batch, None)?);
-        assert!((one.loss - other.loss).abs() < 1e-6);
-        assert!((one.gradient_norm - other.gradient_norm).abs() < 1e-5 * one.gradient_norm);
-        Ok(())
-    }
-
-    #[test]
-    fn five_steps_saved_and_restored_and_five_more_are_ten_steps_bit_for_bit() -> Result<()> {
-        let folder = tempfile::tempdir()?;
-        let path = folder.path().join("checkpoint.safetensors");
-        let rows = rows(10);
-        for adaptation in [Adaptation::Full, lora()] {
-            let mut straight = trainer(&adaptation, 20)?;
-            for row in &rows {
-                straight.step(&[row], None)?;
-            }
-            let mut first = trainer(&adaptation, 20)?;
-            for row in &rows[..5] {
-                first.step(&[row], None)?;
-            }
-            first.save(&path, &json!("a note"))?;
-            drop(first);
-            let mut second = trainer(&adaptation, 20)?;
-            assert_eq!(second.restore(&path)?, Some(json!("a note")));
-            for row in &rows[5..] {
-                second.step(&[row], None)?;
-            }
-            assert_eq!(numbers(&straight)?, numbers(&second)?);
-        }
-        Ok(())
-    }
-
-    #[test]
-    fn an_episode_started_again_from_its_snapshot_is_the_same_episode() -> Result<()> {
-        let rows = rows(4);
-        let mut trainer = trainer(&lora(), 100)?;
-        let start = trainer.snapshot()?;
-        let mut ends = Vec::new();
-        for _ in 0..2 {
-            trainer.restore_snapshot(&start)?;
-            for row in &rows {
-                trainer.step(&[row], None)?;
-            }
-            ends.push(numbers(&trainer)?);
-        }
-        assert_eq!(ends[0], ends[1]);
-        Ok(())
-    }
-
-    #[test]
-    fn the_upper_layers_on_cached_states_learn_what_they_learn_in_the_whole_model() -> Result<()> {
-        let rows = rows(3);
-        let batch: Vec<&Sequence> = rows.iter().collect();
-        let mut whole = trainer(&Adaptation::TopLayers(1), 1000)?;
-        let mut upper = trainer(&Adaptation::TopLayers(1), 12)?;
-        upper.prefix_layers = Some(1);
-        let states: Vec<Tensor> = rows
-            .iter()
-            .map(|row| no_grad(|| upper.model.prefix_states(1, &Batch::pack(&[row], Device::Cpu)?)))
-            .collect::<Result<_>>()?;
-        for _ in 0..3 {
-            let (one, other) = (whole.step(&batch, None)?, upper.step(&batch, Some(&states))?);
-            assert!((one.loss - other.loss).abs() < 1e-5);
-        }
-        assert!(upper.flops(1, true) < whole.flops(1, true));
-        Ok(())
-    }
-
-    #[test]
-    fn a_batch_without_supervised_tokens_is_refused() -> Result<()> {
-        let row = Sequence { tokens: vec![1, 2, 3], supervised: vec![false; 3] };
-        assert!(trainer(&Adaptation::Full, 100)?.step(&[&row], None).is_err());
-        Ok(())
-    }
-
-    #[test]
-    fn micro_batches_keep_to_the_limit_and_lose_no_row() {
-        assert_eq!(micro_batches(&[3, 3, 3, 10, 1, 1], 6), [0..2, 2..3, 3..4, 4..6]);
-        assert_eq!(micro_batches(&[], 6), Vec::<Range<usize>>::new());
-    }
-}
+#[path = "trainer_tests.rs"]
+mod tests;

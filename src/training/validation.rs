@@ -3,9 +3,12 @@
 //! The reward of an episode is this loss after every step, so it runs more often than anything else: nothing is
 //! tokenised, sorted or copied here again. Rows of similar length share a batch.
 
+use std::cell::{Cell, OnceCell};
+
 use tch::{Device, Tensor, no_grad};
 
-use super::trainer::{forward, micro_batches};
+use super::memory::{is_out_of_memory, micro_batches, no_room};
+use super::trainer::forward;
 use crate::corpus::Sequence;
 use crate::error::{Result, anyhow, ensure};
 use crate::lm::{Batch, Model};
@@ -17,21 +20,115 @@ pub struct ValidationSet {
     rows: usize,
     tokens: usize,
     supervised_tokens: usize,
+    /// The fewest tokens that there was no memory for: what has as many is halved at once.
+    too_many: Cell<usize>,
 }
 
+/// What is computed together.
 struct Part {
     batch: Batch,
     states: Option<Tensor>,
     /// The positions of the batch's sequences in the set.
     rows: Vec<usize>,
+    members: Members,
+    /// How many episodes have these rows in the batch, where it is laid out for several.
+    episodes: Option<usize>,
+    /// Laid out when there was no memory for all of it.
+    halves: OnceCell<Box<[Part; 2]>>,
+}
+
+/// What a part is laid out from, and its halves again.
+#[derive(Clone)]
+enum Members {
+    Rows(Vec<Sequence>),
+    Families(Vec<Vec<Sequence>>),
+}
+
+impl Members {
+    fn pack(&self, device: Device) -> Result<Batch> {
+        match self {
+            Self::Rows(rows) => Batch::pack(&rows.iter().collect::<Vec<_>>(), device),
+            Self::Families(families) => {
+                let families: Vec<Vec<&Sequence>> = families.iter().map(|family| family.iter().collect()).collect();
+                Batch::pack_families(&families, device)
+            }
+        }
+    }
+
+    /// The first half and the second; `None` of a single sequence.
+    fn halves(&self) -> Option<[Self; 2]> {
+        match self {
+            Self::Rows(rows) => {
+                let (first, second) = rows.split_at(rows.len() / 2);
+                (!first.is_empty()).then(|| [Self::Rows(first.to_vec()), Self::Rows(second.to_vec())])
+            }
+            Self::Families(families) => match families.as_slice() {
+                // What they begin with is then computed for either half.
+                [family] => {
+                    let (first, second) = family.split_at(family.len() / 2);
+                    let alone = |half: &[Sequence]| Self::Families(vec![half.to_vec()]);
+                    (!first.is_empty()).then(|| [alone(first), alone(second)])
+                }
+                families => {
+                    let (first, second) = families.split_at(families.len() / 2);
+                    Some([Self::Families(first.to_vec()), Self::Families(second.to_vec())])
+                }
+            },
+        }
+    }
+
+    /// How many sequences, and how many tokens of them.
+    fn size(&self) -> (usize, usize) {
+        let tokens = |rows: &[Sequence]| rows.iter().map(|row| row.tokens.len()).sum::<usize>();
+        match self {
+            Self::Rows(rows) => (rows.len(), tokens(rows)),
+            Self::Families(families) => {
+                (families.iter().map(Vec::len).sum(), families.iter().map(|family| tokens(family)).sum())
+            }
+        }
+    }
 }
 
 impl Part {
-    fn new(batch: Batch, states: Option<Tensor>, rows: Vec<usize>) -> Result<Self> {
+    fn new(members: Members, states: Option<Tensor>, rows: Vec<usize>, device: Device) -> Result<Self> {
+        let batch = members.pack(device)?;
         match batch.supervised_rows().iter().position(|&tokens| tokens == 0) {
             Some(empty) => Err(anyhow!("example {} has no token to be scored", rows[empty])),
-            None => Ok(Self { batch, states, rows }),
+            None => Ok(Self { batch, states, rows, members, episodes: None, halves: OnceCell::new() }),
         }
+    }
+
+    /// The same once for each of several episodes.
+    fn side_by_side(&self, episodes: usize) -> Result<Self> {
+        Ok(Self {
+            batch: self.batch.repeated(episodes)?,
+            states: self.states.as_ref().map(|states| states.f_repeat([episodes as i64, 1])).transpose()?,
+            rows: self.rows.clone(),
+            members: self.members.clone(),
+            episodes: Some(episodes),
+            halves: OnceCell::new(),
+        })
+    }
+
+    /// The same rows in two batches.
+    fn halves(&self) -> Result<&[Self; 2]> {
+        if let Some(halves) = self.halves.get() {
+            return Ok(halves);
+        }
+        let [first, second] = self.members.halves().ok_or_else(|| anyhow!("a single row has no halves"))?;
+        let (rows, tokens) = first.size();
+        let lay_out = |members: Members, rows: &[usize], first_token: usize| -> Result<Self> {
+            let count = members.size().1 as i64;
+            // The episodes have the same states, one after the other: those of the first are enough.
+            let states = self.states.as_ref().map(|states| states.f_narrow(0, first_token as i64, count));
+            let half = Self::new(members, states.transpose()?, rows.to_vec(), self.batch.device())?;
+            match self.episodes {
+                Some(episodes) => half.side_by_side(episodes),
+                None => Ok(half),
+            }
+        };
+        let halves = [lay_out(first, &self.rows[..rows], 0)?, lay_out(second, &self.rows[rows..], tokens)?];
+        Ok(self.halves.get_or_init(|| Box::new(halves)))
     }
 }
 
@@ -63,12 +160,15 @@ impl ValidationSet {
         ensure!(!sequences.is_empty(), "there is no example to validate on");
         let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.tokens.len()).collect();
         let lay_out = |rows: &[usize]| -> Result<Part> {
-            let members: Vec<&Sequence> = rows.iter().map(|&row| sequences[row]).collect();
+            let members = Members::Rows(rows.iter().map(|&row| sequences[row].clone()).collect());
             let states = match states {
-                Some((_, states)) => Some(Tensor::f_cat(&rows.iter().map(|&row| &states[row]).collect::<Vec<_>>(), 0)?),
+                Some((_, states)) => {
+                    let states = Tensor::f_cat(&rows.iter().map(|&row| &states[row]).collect::<Vec<_>>(), 0)?;
+                    Some(states.f_to_device(device)?)
+                }
                 None => None,
             };
-            Part::new(Batch::pack(&members, device)?, states, rows.to_vec())
+            Part::new(members, states, rows.to_vec(), device)
         };
         Self::of_parts(&lengths, batch_tokens, states.map(|(layers, _)| layers), lay_out)
     }
@@ -86,15 +186,15 @@ impl ValidationSet {
             sequences += family.len();
         }
         let lay_out = |chosen: &[usize]| -> Result<Part> {
-            let members: Vec<Vec<&Sequence>> = chosen.iter().map(|&family| families[family].clone()).collect();
+            let family = |&family: &usize| families[family].iter().map(|&sequence| sequence.clone()).collect();
+            let members = Members::Families(chosen.iter().map(family).collect());
             let rows = chosen.iter().flat_map(|&family| firsts[family]..firsts[family] + families[family].len());
-            let rows = rows.collect::<Vec<_>>();
-            Part::new(Batch::pack_families(&members, device)?, None, rows)
+            Part::new(members, None, rows.collect(), device)
         };
         Self::of_parts(&lengths, batch_tokens, None, lay_out)
     }
 
-    /// Lays out the members, the short ones first, in batches of so many tokens.
+    /// Lays out the members, the long ones first, in batches of so many tokens.
     fn of_parts(
         lengths: &[usize],
         batch_tokens: usize,
@@ -102,7 +202,7 @@ impl ValidationSet {
         lay_out: impl Fn(&[usize]) -> Result<Part>,
     ) -> Result<Self> {
         let mut order: Vec<usize> = (0..lengths.len()).collect();
-        order.sort_by_key(|&member| (lengths[member], member));
+        order.sort_by_key(|&member| (std::cmp::Reverse(lengths[member]), member));
         let sorted: Vec<usize> = order.iter().map(|&member| lengths[member]).collect();
         let parts = micro_batches(&sorted, batch_tokens)
             .into_iter()
@@ -114,6 +214,7 @@ impl ValidationSet {
             supervised_tokens: parts.iter().map(|part| part.batch.supervised()).sum(),
             prefix_layers,
             parts,
+            too_many: Cell::new(usize::MAX),
         })
     }
 
@@ -131,16 +232,13 @@ impl ValidationSet {
 
     /// The same set once for each of several episodes that share a model's passes. Its counts are those of one episode.
     pub fn side_by_side(&self, episodes: usize) -> Result<Self> {
-        let part = |part: &Part| -> Result<Part> {
-            let states = part.states.as_ref().map(|states| states.f_repeat([episodes as i64, 1])).transpose()?;
-            Ok(Part { batch: part.batch.repeated(episodes)?, states, rows: part.rows.clone() })
-        };
         Ok(Self {
-            parts: self.parts.iter().map(part).collect::<Result<_>>()?,
+            parts: self.parts.iter().map(|part| part.side_by_side(episodes)).collect::<Result<_>>()?,
             prefix_layers: self.prefix_layers,
             rows: self.rows,
             tokens: self.tokens,
             supervised_tokens: self.supervised_tokens,
+            too_many: Cell::new(usize::MAX),
         })
     }
 
@@ -148,26 +246,51 @@ impl ValidationSet {
     pub fn losses(&self, model: &Model) -> Result<Vec<f64>> {
         let totals = vec![self.supervised_tokens; model.episodes()];
         let mut sums = vec![0.0; totals.len()];
-        no_grad(|| {
-            for part in &self.parts {
-                let hidden = forward(model, self.prefix_layers, &part.batch, part.states.as_ref())?;
-                let (each, _) = model.episode_losses(&hidden, &part.batch, &totals)?;
+        for part in &self.parts {
+            self.what_fits(model, part, &mut |hidden, batch| {
+                let (each, _) = model.episode_losses(hidden, batch, &totals)?;
                 sums.iter_mut().zip(each).for_each(|(sum, loss)| *sum += loss);
-            }
-            Ok(sums)
-        })
+                Ok(())
+            })?;
+        }
+        Ok(sums)
     }
 
     /// The mean loss over all supervised tokens.
     pub fn loss(&self, model: &Model) -> Result<f64> {
-        no_grad(|| {
-            let mut sum = 0.0;
-            for part in &self.parts {
+        let mut sum = 0.0;
+        for part in &self.parts {
+            self.what_fits(model, part, &mut |hidden, batch| {
+                sum += model.response_loss(hidden, batch)?.sum.f_double_value(&[])?;
+                Ok(())
+            })?;
+        }
+        Ok(sum / self.supervised_tokens as f64)
+    }
+
+    /// The forward pass over a part, or over its halves and theirs where there is no memory for all of it. `run` gets
+    /// the hidden states, and changes nothing before it has succeeded.
+    fn what_fits(&self, model: &Model, part: &Part, run: &mut dyn FnMut(&Tensor, &Batch) -> Result<()>) -> Result<()> {
+        let tokens = part.batch.tokens();
+        let mut attempt = || {
+            no_grad(|| {
                 let hidden = forward(model, self.prefix_layers, &part.batch, part.states.as_ref())?;
-                sum += model.response_loss(&hidden, &part.batch)?.sum.f_double_value(&[])?;
+                run(&hidden, &part.batch)
+            })
+        };
+        let single = part.rows.len() == 1;
+        if single || tokens < self.too_many.get() {
+            match attempt() {
+                Err(error) if is_out_of_memory(&error) && !single => {
+                    self.too_many.set(tokens);
+                    let what = format!("there was no memory to score {tokens} tokens at a time");
+                    model.tell(&format!("{what}: from here on as many are halved"));
+                }
+                Err(error) if is_out_of_memory(&error) => return Err(no_room(tokens, &error)),
+                result => return result,
             }
-            Ok(sum / self.supervised_tokens as f64)
-        })
+        }
+        part.halves()?.iter().try_for_each(|half| self.what_fits(model, half, run))
     }
 
     /// The loss of every row, in the order in which the set was given. It is computed in parts, the same in every run:
@@ -196,91 +319,21 @@ impl ValidationSet {
 
     /// The summed loss of each row of a part.
     fn sums(&self, model: &Model, part: &Part) -> Result<Vec<f64>> {
-        let log_probs = no_grad(|| -> Result<Vec<f32>> {
-            let hidden = forward(model, self.prefix_layers, &part.batch, part.states.as_ref())?;
-            Ok(Vec::try_from(model.token_log_probs(&hidden, &part.batch)?.f_to_device(Device::Cpu)?)?)
+        let mut sums = Vec::with_capacity(part.rows.len());
+        self.what_fits(model, part, &mut |hidden, batch| {
+            let log_probs = Vec::<f32>::try_from(model.token_log_probs(hidden, batch)?.f_to_device(Device::Cpu)?)?;
+            let mut rest = log_probs.as_slice();
+            sums.extend(batch.supervised_rows().iter().map(|&tokens| {
+                let (row, others) = rest.split_at(tokens);
+                rest = others;
+                row.iter().map(|&log_prob| -f64::from(log_prob)).sum::<f64>()
+            }));
+            Ok(())
         })?;
-        let mut rest = log_probs.as_slice();
-        let sum = |tokens: &usize| {
-            let (row, others) = rest.split_at(*tokens);
-            rest = others;
-            row.iter().map(|&log_prob| -f64::from(log_prob)).sum()
-        };
-        Ok(part.batch.supervised_rows().iter().map(sum).collect())
+        Ok(sums)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::lm::Config;
-    use crate::seed::Seed;
-    use tch::Kind;
-
-    #[test]
-    fn the_loss_is_the_mean_over_all_tokens_however_the_rows_are_batched() -> Result<()> {
-        let model = Model::init(Config::llama(20, 16, 2, 2, 1, 32), &Seed::new(1), Device::Cpu, Kind::Float)?;
-        let rows: Vec<Sequence> = [9u32, 3, 12, 5]
-            .iter()
-            .map(|&length| Sequence {
-                tokens: (0..length).map(|place| (place * length) % 20).collect(),
-                supervised: (0..length).map(|place| place > length / 2).collect(),
-            })
-            .collect();
-        let rows: Vec<&Sequence> = rows.iter().collect();
-        let together = ValidationSet::new(&rows, None, 1000, Device::Cpu)?;
-        let apart = ValidationSet::new(&rows, None, 1, Device::Cpu)?;
-        assert!((together.loss(&model)? - apart.loss(&model)?).abs() < 1e-6);
-        let losses = together.row_losses(&model, |work| work(), |_, _| ())?;
-        let (sum, tokens) = losses.iter().fold((0.0, 0), |(sum, tokens), loss| (sum + loss.sum, tokens + loss.tokens));
-        assert!((sum / tokens as f64 - together.loss(&model)?).abs() < 1e-6);
-        assert_eq!(losses.iter().map(|loss| loss.tokens).collect::<Vec<_>>(), [4, 1, 5, 2]);
-        for (row, loss) in rows.iter().zip(&losses) {
-            let alone = ValidationSet::new(&[row], None, 1000, Device::Cpu)?;
-            assert!((alone.loss(&model)? - loss.mean()).abs() < 1e-5);
-        }
-        Ok(())
-    }
-
-    #[test]
-    fn choices_that_share_a_beginning_lose_what_they_lose_alone() -> Result<()> {
-        let mut config = Config::llama(20, 16, 2, 2, 1, 32);
-        config.initializer_range = 0.5;
-        for window in [None, Some(4)] {
-            config.sliding_window = window;
-            let model = Model::init(config.clone(), &Seed::new(1), Device::Cpu, Kind::Float)?;
-            let choice = |question: u32, length: u32, rest: &[u32]| {
-                let mut tokens: Vec<u32> = (0..length).map(|place| (place * 3 + question) % 20).collect();
-                let supervised = (0..tokens.len() + rest.len()).map(|place| place >= tokens.len()).collect();
-                tokens.extend(rest);
-                Sequence { tokens, supervised }
-            };
-            // One choice begins as another does, one is all the longer, one question stands alone.
-            let questions = [
-                vec![choice(1, 9, &[4, 5]), choice(1, 9, &[4, 6, 7, 2]), choice(1, 9, &[8])],
-                vec![choice(2, 5, &[3, 1, 1, 9, 2])],
-                vec![choice(3, 80, &[1, 2]), choice(3, 80, &[5])],
-            ];
-            let families: Vec<Vec<&Sequence>> = questions.iter().map(|choices| choices.iter().collect()).collect();
-            let alone: Vec<&Sequence> = questions.iter().flatten().collect();
-            let apart = ValidationSet::new(&alone, None, 1, Device::Cpu)?;
-            let expected = apart.row_losses(&model, |work| work(), |_, _| ())?;
-            for batch_tokens in [1, 1000] {
-                let set = ValidationSet::of_families(&families, batch_tokens, Device::Cpu)?;
-                let losses = set.row_losses(&model, |work| work(), |_, _| ())?;
-                for (loss, expected) in losses.iter().zip(&expected) {
-                    assert!((loss.sum - expected.sum).abs() < 1e-4 && loss.tokens == expected.tokens);
-                }
-                assert!(set.tokens() < apart.tokens() && set.rows() == alone.len());
-            }
-        }
-        Ok(())
-    }
-
-    #[test]
-    fn a_row_without_a_target_and_an_empty_set_are_refused() {
-        let empty = Sequence { tokens: vec![1, 2], supervised: vec![false, false] };
-        assert!(ValidationSet::new(&[&empty], None, 10, Device::Cpu).is_err());
-        assert!(ValidationSet::new(&[], None, 10, Device::Cpu).is_err());
-    }
-}
+#[path = "validation_tests.rs"]
+mod tests;

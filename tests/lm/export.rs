@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use raisin::corpus::Sequence;
-use raisin::lm::weights::write;
+use raisin::lm::weights::{Outgoing, write};
 use raisin::lm::{Adaptation, Batch, Config, Model};
 use raisin::seed::Seed;
 use tch::{Device, Kind, Tensor};
@@ -48,6 +48,7 @@ fn exports_load_in_transformers_and_peft_with_the_same_logits() -> Result<()> {
         ("adapter".to_owned(), adapted),
         ("merged".to_owned(), logits(&merged)?),
     ];
+    let probe = probe.iter().map(|(name, tensor)| Outgoing::of(name.clone(), tensor)).collect::<Result<Vec<_>>>()?;
     write(&folder.path().join("probe.safetensors"), &probe)?;
     run_python(&python, "check_export.py", &[folder.path()])?;
     Ok(())

@@ -26,9 +26,13 @@ pub fn round_robin(inputs: &Inputs) -> Result<Queue> {
         .map(|example| {
             let mut ranking: Vec<(f32, usize)> =
                 units.iter().enumerate().filter_map(|(row, unit)| Some((dot(unit.as_ref()?, &example), row))).collect();
-            ranking.sort_by(|one, two| two.0.total_cmp(&one.0).then(one.1.cmp(&two.1)));
-            // No example reaches further down its list than all of them together take.
-            ranking.truncate(wanted);
+            let nearer = |one: &(f32, usize), two: &(f32, usize)| two.0.total_cmp(&one.0).then(one.1.cmp(&two.1));
+            // No example reaches further down its list than all of them together take; of a large pool that is little.
+            if wanted < ranking.len() {
+                ranking.select_nth_unstable_by(wanted, nearer);
+                ranking = ranking[..wanted].to_vec();
+            }
+            ranking.sort_unstable_by(nearer);
             ranking
         })
         .collect();

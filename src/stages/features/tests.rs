@@ -1,3 +1,5 @@
+//! Features as the stage writes them, undisturbed, interrupted and where memory ends.
+
 use super::*;
 use crate::corpus::artifact::{Row as PoolRow, instructions_batch};
 use crate::corpus::message::conversation;
@@ -129,10 +131,54 @@ fn a_pass_that_was_interrupted_ends_with_the_same_bytes() -> Result<()> {
     pass.describe("features", &instructions, &pass.encode(&instructions)?, Duration::ZERO)?;
     let (parts, next) = pass.finished_parts("features")?;
     assert!(parts.len() > 2);
-    std::fs::remove_file(part_path(&context.work(), "features", next - 1, next))?;
-
+    std::fs::remove_file(part_path(&context.work(), "features", next - 1, next, parameters.batch_tokens))?;
     let context = store.context("features", "killed", &INPUTS, &[])?;
     Features::run(parameters, &context)?;
     assert_eq!(store.written("undisturbed")?, store.written("killed")?);
+    Ok(())
+}
+
+#[test]
+fn a_pass_that_was_halved_and_interrupted_ends_with_the_same_bytes() -> Result<()> {
+    let store = Store::new()?;
+    let folder = store.artifact("model");
+    let (mut model, codec) = (Model::load(&folder, Device::Cpu, TensorKind::Float)?, Codec::load(&folder)?);
+    let (parameters, rows) = (parameters()?, read_instructions(&store.artifact("pool"))?);
+    let context = store.context("features", "halved", &INPUTS, &[])?;
+    model.room = Some(40);
+    let pass = Pass::new(&context, &model, &codec, &parameters);
+    let encoded = pass.encode(&rows)?;
+    let undisturbed = pass.describe("features", &rows, &encoded, Duration::ZERO)?;
+    let fits = pass.fits.get();
+    assert!(fits < parameters.batch_tokens);
+    let (_, next) = pass.finished_parts("features")?;
+    std::fs::remove_file(part_path(&context.work(), "features", next - 1, next, fits))?;
+
+    // There is room again; what was found out holds all the same.
+    model.room = None;
+    let pass = Pass::new(&context, &model, &codec, &parameters);
+    assert_eq!(pass.describe("features", &rows, &encoded, Duration::from_secs(1000))?, undisturbed);
+    assert_eq!(pass.fits.get(), fits);
+    Ok(())
+}
+
+#[test]
+fn parts_in_id_order_are_the_table_that_sorting_all_rows_gives() -> Result<()> {
+    use arrow::compute::{concat_batches, take_record_batch};
+    let store = Store::new()?;
+    let context = store.context("features", "run", &INPUTS, &[])?;
+    Features::run(parameters()?, &context)?;
+    let rows = store.table("run", "features")?;
+    let parts = [rows.slice(7, ROWS - 7), rows.slice(3, 4), rows.slice(0, 3)];
+    let all = concat_batches(&rows.schema(), &parts)?;
+    let ids: &UInt32Array = column(&all, "id")?;
+    let mut positions: Vec<u32> = (0..ROWS as u32).collect();
+    positions.sort_by_key(|&position| ids.value(position as usize));
+    let sorted = take_record_batch(&all, &UInt32Array::from(positions))?;
+    let folder = tempfile::tempdir()?;
+    table::write(&folder.path().join("one.parquet"), &in_id_order(&parts)?)?;
+    table::write(&folder.path().join("other.parquet"), &sorted)?;
+    let bytes = |name: &str| std::fs::read(folder.path().join(name));
+    assert_eq!(bytes("one.parquet")?, bytes("other.parquet")?);
     Ok(())
 }

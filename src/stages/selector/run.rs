@@ -34,13 +34,20 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
     let loading = Meter::start(device(context)?);
     let instructions = read_instructions(context.input("/instructions")?)?;
     let task = read_task(context.input("/task")?)?;
+    let model = context.input("/model")?;
+    let adaptation = if model.join("proxy.json").is_file() {
+        parameters.adaptation.of_top_layers(1)
+    } else {
+        parameters.adaptation.adaptation()
+    };
+    let episodes = SideBySide::episodes_of_a_pass(&adaptation, device(context)?, parameters.episodes_per_round);
     let settings = Settings {
         adaptation: &parameters.adaptation,
         max_tokens: parameters.max_tokens,
         // The episodes of a pass have their validation rows in it together.
-        batch_tokens: parameters.micro_batch_tokens / parameters.episodes_per_round,
+        batch_tokens: parameters.micro_batch_tokens / episodes.max(1),
     };
-    let learning = Learning::start(context.input("/model")?, context, &instructions, &task.validation, &settings)?;
+    let learning = Learning::start(model, context, &instructions, &task.validation, &settings)?;
     let clusters = context.input("/features")?;
     let candidates = candidates(clusters, &learning.pool)?;
     let config = parameters.config();
@@ -106,7 +113,7 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
     let rest = started.elapsed().saturating_sub(players.tell_costs(context));
     context.cost(Cost { phase: "selection".into(), seconds: rest.as_secs_f64(), ..Default::default() });
     rounds.collect(context)?;
-    let steps = table::read(&context.out().join("steps.parquet"))?;
+    let steps = table::read_columns(&context.out().join("steps.parquet"), &["performance"])?;
     let measured: &Float64Array = table::column(&steps, "performance")?;
     // P(M_0) is measured once.
     let evaluations = measured.len() - measured.null_count() + 1;
@@ -116,7 +123,7 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
             "evaluations": evaluations,
             "evaluation_tokens": evaluations * evaluation_tokens,
             "evaluation_flops": players.forward_flops(evaluations * evaluation_tokens),
-            "passes": passes_before(clusters, context.input("/model")?)?,
+            "passes": passes_before(clusters, model)?,
         }),
     )?;
     let best = training.best.as_ref().ok_or_else(|| anyhow!("no episode was played"))?;
