@@ -295,7 +295,8 @@ fn rewards_between_measurements_are_shared_and_sum_to_what_was_gained() -> Resul
 fn a_policy_that_diverges_ends_the_run_with_its_round_and_what_to_change() -> Result<()> {
     tch::set_num_threads(1);
     let world = world(2);
-    let config = Config { steps: 6, ratio: Ratio::Product, actor_learning_rate: 1e30, ..toy_config(Form::Flat) };
+    let config =
+        Config { steps: 6, ratio: Ratio::Product, actor_learning_rate: f64::INFINITY, ..toy_config(Form::Flat) };
     let mut training = Training::new(&world.candidates, config, Seed::new(3))?;
     let round = training.round(&mut Toy::new(&world, 0.01), &world.candidates, &mut |_, _, _| {});
     let said = render(&round.expect_err("no policy survives such a step"));
