@@ -257,6 +257,88 @@ fn duckdb_reads_the_same_from_the_files() {
     }
 }
 
+const OVERLAPPING: &str = "\
+[stage.pool]
+kind = \"ingest\"
+sources = [{ path = \"pool.jsonl\", format = \"qa\" }]
+
+[stage.task]
+kind = \"task\"
+source = { path = \"train.jsonl\", format = \"qa\" }
+test_source = { path = \"test.jsonl\", format = \"qa\" }
+validation = 4
+test = 0
+
+[stage.overlap]
+kind = \"overlap\"
+instructions = \"pool\"
+task = \"task\"
+
+[stage.base]
+kind = \"model\"
+source = { init = { hidden_size = 16, layers = 2, heads = 2, kv_heads = 1, intermediate_size = 32 } }
+
+[stage.tuned]
+kind = \"finetune\"
+instructions = \"overlap\"
+model = \"base\"
+task = \"task\"
+select = { method = \"random\" }
+steps = 5
+batch_size = 4
+
+[stage.scores]
+kind = \"evaluate\"
+model = \"tuned\"
+task = \"task\"
+overlap = \"overlap\"
+";
+
+#[test]
+fn what_overlaps_is_reported_and_neither_trained_on_nor_scored() {
+    let project = Project::new();
+    let question = |of: &str, n: usize| {
+        let words: Vec<String> = (0..16).map(|word| format!("{of}{}", (n + 7 * word) % 31)).collect();
+        words.join(" ")
+    };
+    let lines = |prompts: &[String]| -> String {
+        prompts.iter().map(|prompt| serde_json::json!({"question": prompt, "answer": "4"}).to_string() + "\n").collect()
+    };
+    let of = |of: &str, count: usize| (0..count).map(|n| question(of, n)).collect::<Vec<_>>();
+    let mut pool = of("pool", 20);
+    pool.insert(3, format!("Quoted: {}, is it not?", question("Test", 5)));
+    pool.insert(9, format!("And this: {}", question("train", 2)));
+    project.write("pool.jsonl", &lines(&pool));
+    project.write("train.jsonl", &lines(&of("train", 4)));
+    project.write("test.jsonl", &lines(&of("test", 12)));
+    project.write("p.toml", OVERLAPPING);
+    let answer = project.run(&["build", "p.toml"]);
+    assert_eq!(answer.code, 0, "{}", answer.stderr);
+    for note in [
+        "1 of 12 test and 1 of 4 validation examples overlap 2 of 22 instructions, 1 left out",
+        "1 of the test examples overlap the pool and are left out",
+    ] {
+        assert!(answer.stderr.contains(note), "{}", answer.stderr);
+    }
+    let found = project.sql("select pool_id, split, example, shared, share from overlap.overlap order by pool_id");
+    let expected = [(3, "test", 5), (9, "validation", 2)].map(|(row, split, example)| {
+        serde_json::json!({"pool_id": row, "split": split, "example": example, "shared": 4, "share": 1.0})
+    });
+    assert_eq!(found, expected);
+    let summary = "select overlapping, examples, pool_rows from overlap.overlap_summary where split = 'both'";
+    assert_eq!(project.sql(summary), [serde_json::json!({"overlapping": 2, "examples": 16, "pool_rows": 2})]);
+    let count = |query: &str| project.sql(query)[0]["n"].as_u64();
+    // Rows of what is left are trained on, under the numbers that they have there.
+    assert_eq!(count("select count(distinct id) as n from tuned.selection"), Some(20));
+    let joined = "select count(*) as n from tuned.selection s join overlap.instructions i on s.id = i.id \
+                  join pool.instructions p on i.pool_id = p.id where starts_with(p.prompt, s.instruction) and p.id <> 3";
+    assert_eq!(count(joined), Some(20));
+    assert_eq!(count("select count(*) as n from scores.items where id <> 5"), Some(11));
+    assert_eq!(count("select count(*) as n from scores.items"), Some(11));
+    let wrong = project.run(&["build", "p.toml", "--set", "stage.scores.overlap=pool"]);
+    assert!(wrong.code == 2 && wrong.stderr.contains("these do: `overlap`"), "{}", wrong.stderr);
+}
+
 /// Whether two rows hold the same values; sums may have been taken in another order.
 fn same(row: &Value, other: &Value) -> bool {
     match (row, other) {

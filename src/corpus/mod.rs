@@ -10,6 +10,7 @@ pub mod codec;
 pub mod draw;
 pub mod formats;
 pub mod message;
+pub mod overlap;
 pub mod parquet_rows;
 pub mod pool;
 mod python_json;

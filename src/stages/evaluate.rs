@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::finished::Finished;
 use super::learning::{device, encode_examples, open, phase_cost};
+use super::overlap::leave_out;
 use super::{Context, Cost, Kind, Needs, ParameterProblem, Process, Progress};
 use crate::corpus::{Codec, Example, Extract, Scored, Sequence, Task, read_task};
 use crate::error::{Context as _, Problem, Result};
@@ -62,6 +63,9 @@ pub struct Parameters {
     /// Ways of scoring; by default the loss, and what the task says.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub metrics: Vec<Metric>,
+    /// An `overlap` stage: examples that overlap its pool are left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlap: Option<String>,
     /// Score the first so many examples only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
@@ -100,6 +104,9 @@ impl Kind for Evaluate {
     fn needs(parameters: &Parameters, needs: &mut Needs) {
         needs.stage("/model", &parameters.model, "model");
         needs.stage("/task", &parameters.task, "task");
+        if let Some(overlap) = &parameters.overlap {
+            needs.stage("/overlap", overlap, "overlap");
+        }
     }
 
     fn check(parameters: &Parameters) -> Result<(), ParameterProblem> {
@@ -111,7 +118,12 @@ impl Kind for Evaluate {
     }
 
     fn run(parameters: Parameters, context: &Context) -> Result<()> {
-        let task = read_task(context.input("/task")?)?;
+        let mut task = read_task(context.input("/task")?)?;
+        if parameters.overlap.is_some() {
+            let count = leave_out(context.input("/overlap")?, parameters.split, &mut task)?;
+            let split = parameters.split.name();
+            context.note(format!("{count} of the {split} examples overlap the pool and are left out"));
+        }
         let examples = chosen(&task, &parameters)?;
         let metrics = metrics_of(&task, &parameters, &examples)?;
         let folder = context.input("/model")?;
@@ -377,7 +389,7 @@ impl Results {
 }
 
 impl Split {
-    fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Test => "test",
             Self::Validation => "validation",

@@ -35,7 +35,7 @@ pub trait Kind {
     /// A gathering kind runs once for a pipeline and sees its inputs from every variant.
     const GATHERS: bool = false;
     /// What a later stage may want of this one: `instructions`, `task`, `model`, `features`, `clusters`, `policy`,
-    /// `selection`, `scores`.
+    /// `selection`, `scores`, `overlap`.
     const PROVIDES: &'static [&'static str];
 
     /// Defaults are documented on the fields and filled in here, so that writing a default out changes no key.

@@ -50,7 +50,7 @@ macro_rules! registry {
 }
 
 registry! {
-    light: ingest::Ingest, generate::Generate, task::Task, sql::Sql, report::Report;
+    light: ingest::Ingest, generate::Generate, task::Task, overlap::Overlap, sql::Sql, report::Report;
     tensor: model::Model, pretrain::Pretrain, features::Features, clusters::Clusters, selector::Selector, finetune::Finetune, evaluate::Evaluate;
 }
 

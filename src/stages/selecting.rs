@@ -87,6 +87,8 @@ pub fn candidates(clusters: &Path, pool: &Pool) -> Result<Candidates> {
     let columns: Vec<String> = serde_json::from_value(constants["columns"].clone())?;
     let (ids, clusters): (&UInt32Array, &UInt32Array) = (table::column(&rows, "id")?, table::column(&rows, "cluster")?);
     let states = vectors(&rows, "state")?;
+    // Rows of another pool, such as the one before its overlap was left out, would be taken for others.
+    by_id(&rows, pool.len())?;
     let (mut kept, mut kept_clusters, mut kept_states) = (Vec::new(), Vec::new(), Vec::new());
     for (row, state) in states.into_iter().enumerate().filter(|(row, _)| clusters.is_valid(*row)) {
         if let (Some(state), Some(_)) = (state, pool.get(ids.value(row))) {

@@ -1,7 +1,10 @@
 use super::*;
+use crate::corpus::artifact::{Row, instructions_batch};
+use crate::corpus::message::conversation;
 use crate::lm::Adaptation;
 use crate::seed::Seed;
 use crate::stages::fixture::Store;
+use crate::stages::overlap::Overlap;
 use crate::table::column;
 use arrow::array::Array as _;
 use serde_json::json;
@@ -145,5 +148,24 @@ fn an_adapter_is_merged_into_its_base_before_anything_is_computed() -> Result<()
         Evaluate::run(in_parts()?, &context)?;
     }
     assert_eq!(store.written("of-adapter")?, store.written("of-merged")?);
+    Ok(())
+}
+
+#[test]
+fn examples_that_overlap_the_pool_are_left_out_and_the_others_keep_their_number() -> Result<()> {
+    let store = Store::new()?;
+    let row = Row::new(conversation(None, "3 + 1 = ?", Some("4")), 0, 1);
+    let other = Row::new(conversation(None, "8 + 1?", Some("9")), 0, 2);
+    table::write(&store.artifact("pool").join("instructions.parquet"), &instructions_batch(&[row, other])?)?;
+    let context = store.context("overlap", "found", &[("/instructions", "pool"), ("/task", "task")], &[])?;
+    Overlap::run(serde_json::from_value(json!({"instructions": "pool", "task": "task"}))?, &context)?;
+    store.keep("found", "overlap")?;
+    let inputs = [("/model", "model"), ("/task", "task"), ("/overlap", "overlap")];
+    let context = store.context("evaluate", "run", &inputs, &[])?;
+    let parameters = json!({"model": "model", "task": "task", "metrics": ["loss"], "overlap": "overlap"});
+    Evaluate::run(serde_json::from_value(parameters)?, &context)?;
+    let items = store.table("run", "items")?;
+    assert_eq!(column::<UInt32Array>(&items, "id")?.values(), &[4]);
+    assert_eq!(column::<UInt32Array>(&store.table("run", "metrics")?, "n")?.values(), &[1]);
     Ok(())
 }

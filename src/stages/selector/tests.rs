@@ -38,6 +38,19 @@ fn a_selector_writes_its_policy_and_one_row_a_round_a_step_and_a_selected_instru
 }
 
 #[test]
+fn features_of_a_larger_pool_are_refused_and_not_taken_for_those_of_other_rows() -> Result<()> {
+    let store = Store::new()?;
+    let path = store.artifact("pool").join("instructions.parquet");
+    let rows = table::read(&path)?;
+    table::write(&path, &rows.slice(0, 9))?;
+    let context = store.context("selector", "run", &INPUTS, &[])?;
+    let error = Selector::run(parameters(json!({})), &context).expect_err("features of 11 rows for a pool of 9");
+    let said = crate::error::render(&error);
+    assert!(said.contains("the features describe an instruction 9, but the pool has 9"), "{said}");
+    Ok(())
+}
+
+#[test]
 fn a_killed_selector_goes_on_to_the_same_bytes() -> Result<()> {
     let store = Store::new()?;
     Selector::run(parameters(json!({})), &store.context("selector", "undisturbed", &INPUTS, &[])?)?;

@@ -1,0 +1,291 @@
+//! `overlap`: which instructions of a pool share text with a task's examples, and the pool without them (docs/method.md,
+//! section 8). Leaves the comparing to the corpus room, and test items to `evaluate`, which leaves them out if asked.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, BooleanArray, Float64Array, RecordBatch, StringArray, UInt32Array};
+use arrow::compute::filter_record_batch;
+use rayon::prelude::*;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::evaluate::Split;
+use super::{Context, Kind, Needs, ParameterProblem, Process, Progress};
+use crate::corpus::artifact::content_digest;
+use crate::corpus::overlap::{Hit, Index};
+use crate::corpus::pool::grouped;
+use crate::corpus::{Example, Instruction, Task, read_instructions, read_task};
+use crate::digest::Digest;
+use crate::error::{Context as _, Problem, Result};
+use crate::table;
+
+pub struct Overlap;
+
+/// Which instructions are left out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LeftOut {
+    /// None: the overlap is reported only.
+    None,
+    /// Those that overlap a test example. Training may look at the validation examples anyway.
+    #[default]
+    Test,
+    /// Those that overlap a test or a validation example.
+    Both,
+}
+
+/// Parameters of an `overlap` stage.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Parameters {
+    /// The stage whose instructions are looked through.
+    pub instructions: String,
+    /// The stage whose validation and test examples are looked for.
+    pub task: String,
+    /// An example overlaps an instruction that has so many words of its prompt in a row, case and punctuation aside. One
+    /// with a shorter prompt overlaps an instruction that asks the very same.
+    #[serde(default = "default_ngram")]
+    pub ngram: usize,
+    /// Words in a row that more examples than this have are the task's template, and no sign of overlap. If absent, all
+    /// count.
+    #[serde(default)]
+    pub common: Option<usize>,
+    /// Which instructions this stage leaves out where it is used as `instructions`: `none`, `test` (those that overlap a test
+    /// example) or `both` (a validation example, too).
+    #[serde(default)]
+    pub drop: LeftOut,
+}
+
+fn default_ngram() -> usize {
+    13
+}
+
+/// How many instructions are compared between two words on progress.
+const CHUNK: usize = 4096;
+
+impl Kind for Overlap {
+    const NAME: &'static str = "overlap";
+    const VERSION: u32 = 1;
+    const ABOUT: &'static str = "Finds instructions that overlap a task's examples, and gives the pool without them.";
+    const PROCESS: Process = Process::Light;
+    const SEEDED: bool = false;
+    const PROVIDES: &'static [&'static str] = &["instructions", "overlap"];
+    type Parameters = Parameters;
+
+    fn needs(parameters: &Parameters, needs: &mut Needs) {
+        needs.stage("/instructions", &parameters.instructions, "instructions");
+        needs.stage("/task", &parameters.task, "task");
+    }
+
+    fn check(parameters: &Parameters) -> Result<(), ParameterProblem> {
+        if parameters.ngram == 0 {
+            return Err(ParameterProblem::new("/ngram", "no text has words in a row of length 0"));
+        }
+        if parameters.common == Some(0) {
+            let problem = ParameterProblem::new("/common", "nothing is in no example, so nothing would count");
+            return Err(problem.hint("leave `common` out to count all words in a row"));
+        }
+        Ok(())
+    }
+
+    fn run(parameters: Parameters, context: &Context) -> Result<()> {
+        let folder = context.input("/instructions")?;
+        let pool = read_instructions(folder)?;
+        let task = read_task(context.input("/task")?)?;
+        let index = Index::new(task.validation.iter().chain(&task.test), parameters.ngram, parameters.common);
+        let found = Found { hits: search(&index, &pool, context), task: &task };
+        let kept: BooleanArray = (0..pool.len()).map(|row| Some(!found.is_left_out(row, parameters.drop))).collect();
+        let dropped = kept.values().len() - kept.true_count();
+        if dropped == pool.len() && !pool.is_empty() {
+            let problem = Problem::new("every instruction overlaps an example, so that none would be left");
+            let hint = "`drop = \"none\"` reports the overlap alone; a larger `ngram` or `common = 10` tells more apart";
+            return Err(problem.hint(hint).into());
+        }
+        context.write_table("overlap", &found.table(&pool)?)?;
+        context.write_table("overlap_summary", &found.summary()?)?;
+        context.write_table("instructions", &kept_rows(&folder.join("instructions.parquet"), &kept)?)?;
+        // The column `source` counts its rows.
+        let sources = folder.join("sources.parquet");
+        if sources.is_file() {
+            let target = context.out().join("sources.parquet");
+            std::fs::copy(&sources, &target).with_context(|| format!("cannot copy {}", sources.display()))?;
+        }
+        let touched = |split: Split| {
+            let (touched, all) = (found.examples(split).len(), found.of(split).len());
+            format!("{} of {} {}", grouped(touched as u64), grouped(all as u64), split.name())
+        };
+        context.note(format!(
+            "{} and {} examples overlap {} of {} instructions, {} left out",
+            touched(Split::Test),
+            touched(Split::Validation),
+            grouped(found.rows(&[Split::Test, Split::Validation]).len() as u64),
+            grouped(pool.len() as u64),
+            grouped(dropped as u64),
+        ));
+        Ok(())
+    }
+}
+
+/// The hits of every instruction, in the order of the pool.
+fn search(index: &Index, pool: &[Instruction], context: &Context) -> Vec<Vec<Hit>> {
+    let mut hits = Vec::with_capacity(pool.len());
+    for chunk in pool.chunks(CHUNK) {
+        hits.par_extend(chunk.par_iter().map(|row| index.hits(&row.messages)));
+        context.progress(Progress {
+            phase: "comparing".to_owned(),
+            done: hits.len() as u64,
+            total: pool.len() as u64,
+            unit: "instructions".to_owned(),
+            ..Progress::default()
+        });
+    }
+    hits
+}
+
+/// What overlaps: by row of the pool; the task's examples are counted through, those of validation first.
+struct Found<'a> {
+    hits: Vec<Vec<Hit>>,
+    task: &'a Task,
+}
+
+impl Found<'_> {
+    fn of(&self, split: Split) -> &[Example] {
+        match split {
+            Split::Test => &self.task.test,
+            Split::Validation => &self.task.validation,
+        }
+    }
+
+    /// The example of a hit, and where it is from.
+    fn place(&self, hit: &Hit) -> (Split, &Example) {
+        match hit.example.checked_sub(self.task.validation.len()) {
+            Some(test) => (Split::Test, &self.task.test[test]),
+            None => (Split::Validation, &self.task.validation[hit.example]),
+        }
+    }
+
+    fn is_left_out(&self, row: usize, drop: LeftOut) -> bool {
+        let mut splits = self.hits[row].iter().map(|hit| self.place(hit).0);
+        match drop {
+            LeftOut::None => false,
+            LeftOut::Test => splits.any(|split| split == Split::Test),
+            LeftOut::Both => splits.next().is_some(),
+        }
+    }
+
+    /// The ids of the split's examples that overlap anything.
+    fn examples(&self, split: Split) -> BTreeSet<u32> {
+        let places = self.hits.iter().flatten().map(|hit| self.place(hit));
+        places.filter(|(of, _)| *of == split).map(|(_, example)| example.id).collect()
+    }
+
+    /// The rows of the pool that overlap an example of these splits.
+    fn rows(&self, splits: &[Split]) -> Vec<usize> {
+        let overlaps = |row: &usize| self.hits[*row].iter().any(|hit| splits.contains(&self.place(hit).0));
+        (0..self.hits.len()).filter(overlaps).collect()
+    }
+
+    /// The `overlap` table: one row for every pair of an instruction and an example.
+    fn table(&self, pool: &[Instruction]) -> Result<RecordBatch> {
+        let pairs = pool.iter().zip(&self.hits).flat_map(|(row, hits)| hits.iter().map(move |hit| (row, hit)));
+        let pairs: Vec<(u32, Split, u32, &Hit)> = pairs
+            .map(|(row, hit)| {
+                let (split, example) = self.place(hit);
+                (row.id, split, example.id, hit)
+            })
+            .collect();
+        let texts = pairs.iter().map(|(.., hit)| hit.text.chars().take(300).collect::<String>());
+        let shares = pairs.iter().map(|(.., hit)| hit.shared as f64 / hit.of as f64);
+        table::batch(vec![
+            ("pool_id", Arc::new(UInt32Array::from_iter_values(pairs.iter().map(|(id, ..)| *id))) as ArrayRef),
+            ("split", Arc::new(StringArray::from_iter_values(pairs.iter().map(|(_, split, ..)| split.name())))),
+            ("example", Arc::new(UInt32Array::from_iter_values(pairs.iter().map(|(_, _, example, _)| *example)))),
+            ("shared", Arc::new(UInt32Array::from_iter_values(pairs.iter().map(|(.., hit)| hit.shared as u32)))),
+            ("share", Arc::new(Float64Array::from_iter_values(shares))),
+            ("text", Arc::new(StringArray::from_iter_values(texts))),
+        ])
+    }
+
+    /// The `overlap_summary` table: a row for each split, and one for both.
+    fn summary(&self) -> Result<RecordBatch> {
+        let splits: [(&str, &[Split]); 3] = [
+            ("test", &[Split::Test]),
+            ("validation", &[Split::Validation]),
+            ("both", &[Split::Test, Split::Validation]),
+        ];
+        let sum = |count: &dyn Fn(Split) -> usize| {
+            splits.map(|(_, splits)| splits.iter().map(|&split| count(split)).sum::<usize>() as u32)
+        };
+        let (all, touched) = (sum(&|split| self.of(split).len()), sum(&|split| self.examples(split).len()));
+        let shares = touched.iter().zip(all).map(|(&touched, all)| (all > 0).then(|| f64::from(touched) / f64::from(all)));
+        let digests = splits.map(|(_, splits)| match splits {
+            [split] => Some(digest_of(self.of(*split)).to_hex()),
+            _ => None,
+        });
+        let rows = splits.map(|(_, splits)| self.rows(splits).len() as u32);
+        table::batch(vec![
+            ("split", Arc::new(StringArray::from_iter_values(splits.map(|(name, _)| name))) as ArrayRef),
+            ("examples", Arc::new(UInt32Array::from_iter_values(all))),
+            ("overlapping", Arc::new(UInt32Array::from_iter_values(touched))),
+            ("share", Arc::new(shares.collect::<Float64Array>())),
+            ("pool_rows", Arc::new(UInt32Array::from_iter_values(rows))),
+            ("examples_digest", Arc::new(digests.into_iter().collect::<StringArray>())),
+        ])
+    }
+}
+
+/// Tells the examples of one task from those of another.
+fn digest_of(examples: &[Example]) -> Digest {
+    Digest::of_json(&examples.iter().map(|example| content_digest(&example.messages).to_hex()).collect())
+}
+
+/// The instructions that stay, numbered anew, because an id is a row everywhere; `pool_id` is the row in the whole pool.
+fn kept_rows(path: &Path, kept: &BooleanArray) -> Result<RecordBatch> {
+    let rows = filter_record_batch(&table::read(path)?, kept)?;
+    let schema = rows.schema();
+    let mut columns: Vec<(&str, ArrayRef)> =
+        schema.fields().iter().map(|field| field.name().as_str()).zip(rows.columns().iter().cloned()).collect();
+    let ids: ArrayRef = Arc::new(UInt32Array::from_iter_values(0..rows.num_rows() as u32));
+    let before = columns.iter_mut().find(|(name, _)| *name == "id").map(|(_, column)| std::mem::replace(column, ids));
+    // The pool may be one that another `overlap` has left.
+    columns.retain(|(name, _)| *name != "pool_id");
+    columns.extend(before.map(|before| ("pool_id", before)));
+    table::batch(columns)
+}
+
+/// Takes the examples that overlap the pool out of a task, and says how many there were.
+///
+/// # Errors
+/// An overlap that was found with other examples; one of all examples.
+pub fn leave_out(artifact: &Path, split: Split, task: &mut Task) -> Result<usize> {
+    let examples = match split {
+        Split::Test => &mut task.test,
+        Split::Validation => &mut task.validation,
+    };
+    let summary = table::read(&artifact.join("overlap_summary.parquet"))?;
+    let (names, digests): (&StringArray, &StringArray) =
+        (table::column(&summary, "split")?, table::column(&summary, "examples_digest")?);
+    let digest = names.iter().zip(digests).find(|(name, _)| *name == Some(split.name())).and_then(|(_, digest)| digest);
+    if digest != Some(digest_of(examples).to_hex().as_str()) {
+        let problem = Problem::new(format!("the overlap was found with other {} examples than these", split.name()));
+        return Err(problem.hint("name the same `task` here and in the overlap stage").into());
+    }
+    let rows = table::read(&artifact.join("overlap.parquet"))?;
+    let (splits, ids): (&StringArray, &UInt32Array) = (table::column(&rows, "split")?, table::column(&rows, "example")?);
+    let pairs = splits.iter().zip(ids.values());
+    let overlapping: BTreeSet<u32> =
+        pairs.filter(|(name, _)| *name == Some(split.name())).map(|(_, id)| *id).collect();
+    let before = examples.len();
+    examples.retain(|example| !overlapping.contains(&example.id));
+    if examples.is_empty() && before > 0 {
+        let problem = Problem::new(format!("every {} example overlaps the pool: none is left", split.name()));
+        return Err(problem.hint("leave `overlap` out here, or give the overlap stage a larger `ngram`").into());
+    }
+    Ok(before - examples.len())
+}
+
+#[cfg(test)]
+#[path = "overlap_tests.rs"]
+mod tests;
