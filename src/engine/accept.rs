@@ -7,7 +7,7 @@ use super::resolve::{Found, Resolver};
 use crate::digest::Digest;
 use crate::error::{Problem, Result};
 use crate::pipeline::Pipeline;
-use crate::store::{Accepted, ActionRecord, Lookup};
+use crate::store::{Accepted, ActionRecord, Lookup, Store, Waiting};
 
 /// A stage that has an artifact now, without having run.
 #[derive(Clone, Debug)]
@@ -23,9 +23,9 @@ pub struct Acceptance {
 /// A stage whose inputs are still to be made, or that no earlier artifact is there of. Nothing is accepted then.
 pub fn accept(pipeline: &Pipeline, options: &Options, stage: &str, reason: &str) -> Result<Vec<Acceptance>> {
     let options = Options { only: vec![stage.to_owned()], ..options.clone() };
-    let mut resolver = Resolver::new(pipeline, &options)?;
-    let store = resolver.store.clone();
+    let store = Store::open(&options.cache)?;
     let _shared = store.share()?;
+    let mut resolver = Resolver::of(pipeline, &options, store.clone())?;
     let mut history = History::default();
     let (by, at) = (person(), jiff::Timestamp::now().to_string());
     let mut made: Vec<(Acceptance, ActionRecord)> = Vec::new();
@@ -70,10 +70,17 @@ pub fn accept(pipeline: &Pipeline, options: &Options, stage: &str, reason: &str)
         };
         made.push((Acceptance { label, artifact: record.artifact, accepted }, record));
     }
-    for (_, record) in &made {
-        store.write_record(record)?;
+    let mut accepted = Vec::with_capacity(made.len());
+    for (acceptance, record) in made {
+        // Whoever is making this action has the lock; what was really made is better than a person's word.
+        let _lock = store.lock(record.key, |_| Waiting::GoOn)?;
+        if let Lookup::Hit(_) = store.lookup(record.key)? {
+            continue;
+        }
+        store.write_record(&record)?;
+        accepted.push(acceptance);
     }
-    Ok(made.into_iter().map(|(acceptance, _)| acceptance).collect())
+    Ok(accepted)
 }
 
 /// The name that the person goes by on this machine.

@@ -31,7 +31,7 @@ pub fn artifacts_value(entries: &[GatheredEntry]) -> Value {
     json!({ "artifacts": entries })
 }
 
-/// The value that stands for an input file or folder.
+/// The value that stands for an input file.
 pub fn file_value(blake3: Digest, name: &str) -> Value {
     json!({ "file": blake3, "name": name })
 }

@@ -1,6 +1,7 @@
 //! A build: looks up, runs what is missing, links the result.
 
 use std::collections::HashSet;
+use std::io::Write as _;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -18,18 +19,19 @@ use super::plan_file::PlanFile;
 use super::progress::{Display, duration, size};
 use super::resolve::{Found, Resolver};
 use super::resources::Machine;
-use super::schedule::{Schedule, State};
+use super::schedule::{Schedule, State, Turn};
 use super::summary::{Failure, Summary};
 use super::{Options, links};
 use crate::digest::Digest;
-use crate::error::{Context as _, Result, render};
+use crate::error::{Context as _, Result, anyhow, bail, render};
 use crate::pipeline::Pipeline;
 use crate::stages::Event;
-use crate::store::{Journal, JournalEvent};
+use crate::store::{Journal, JournalEvent, Store};
 
 /// How long children may take to end after they were asked to: the whole build has two seconds for it.
 const GRACE: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_millis(1800);
+const LAST_MOMENT: Duration = Duration::from_millis(1850);
 
 const HOW_TO_GO_ON: &str = "what is finished is kept; the same command goes on from here";
 
@@ -49,13 +51,13 @@ pub fn build_planned(plan: &PlanFile, pipeline: &Pipeline, options: &Options) ->
 fn build_with(pipeline: &Pipeline, options: &Options, plan: Option<&PlanFile>) -> Result<Summary> {
     let began = Instant::now();
     let interrupt = Interrupt::watch()?;
-    let resolver = Resolver::new(pipeline, options)?;
+    let store = Store::open(&options.cache)?;
+    let _shared = store.share()?;
+    let resolver = Resolver::of(pipeline, options, store)?;
     if let Some(plan) = plan {
         plan.check(&resolver)?;
     }
-    let store = resolver.store.clone();
-    let _shared = store.share()?;
-    let mut build = Build::new(resolver, options, plan)?;
+    let mut build = Build::new(resolver, options, plan, &interrupt)?;
     build.journal.hold(JournalEvent::RunStarted {
         pipeline: pipeline.name.clone(),
         file: pipeline.file.display().to_string(),
@@ -64,7 +66,7 @@ fn build_with(pipeline: &Pipeline, options: &Options, plan: Option<&PlanFile>) -
     build.look_up_ready()?;
     if build.schedule.count(|state| state == State::Queued) > 0 {
         build.tell_cached();
-        build.run(&interrupt)?;
+        build.run()?;
     }
     build.finish(began, options)
 }
@@ -72,6 +74,7 @@ fn build_with(pipeline: &Pipeline, options: &Options, plan: Option<&PlanFile>) -
 struct Build<'a> {
     resolver: Resolver<'a>,
     plan: Option<&'a PlanFile>,
+    interrupt: &'a Interrupt,
     schedule: Schedule,
     machine: Machine,
     history: History,
@@ -86,10 +89,17 @@ struct Build<'a> {
     ran: u64,
     failures: Vec<Failure>,
     interrupted: bool,
+    /// Whether a stage failed because it could not be looked up.
+    unread: bool,
 }
 
 impl<'a> Build<'a> {
-    fn new(resolver: Resolver<'a>, options: &Options, plan: Option<&'a PlanFile>) -> Result<Self> {
+    fn new(
+        resolver: Resolver<'a>,
+        options: &Options,
+        plan: Option<&'a PlanFile>,
+        interrupt: &'a Interrupt,
+    ) -> Result<Self> {
         let graph = &resolver.graph;
         let machine = Machine::of(options, resolver.devices);
         let nodes = graph.nodes.iter().map(|node| (machine.demand(node.stage), node.dependents.clone()));
@@ -100,6 +110,7 @@ impl<'a> Build<'a> {
         let width = (0..count).map(|id| graph.label(id).chars().count()).max().unwrap_or(0);
         Ok(Self {
             plan,
+            interrupt,
             schedule,
             machine,
             history: History::default(),
@@ -118,44 +129,73 @@ impl<'a> Build<'a> {
             ran: 0,
             failures: Vec::new(),
             interrupted: false,
+            unread: false,
             resolver,
         })
     }
 
-    /// Looks up every node whose inputs are there, and those that become so by hits.
+    /// Looks up every node whose inputs are there, and those that become so by hits. What cannot be looked up fails,
+    /// as what cannot be made: that ends the stage and not the build.
     fn look_up_ready(&mut self) -> Result<Vec<NodeId>> {
         let mut hits = Vec::new();
         while let Some(id) = self.schedule.next_ready() {
-            if !self.forced[id]
-                && let Some(Found::Hit { key, artifact }) = self.resolver.known(id)?
-            {
-                self.keys[id] = Some(key);
-                self.note_hit(id, key, artifact);
-                self.schedule.done(id);
-                hits.push(id);
-                continue;
+            // One look may read a large artifact again: between two of them it is asked whether anybody waits.
+            if self.interrupt.count() > 0 {
+                self.interrupted = true;
+                break;
             }
-            let resolved = self.resolver.resolve(id)?;
-            let key = resolved.key.with_context(|| format!("`{}` is ready without its inputs", self.label(id)))?;
-            self.keys[id] = Some(key);
-            let found =
-                if self.forced[id] { Found::Miss(Some(Difference::Forced)) } else { self.resolver.lookup(id, key)? };
-            match found {
-                Found::Hit { artifact, .. } => {
+            match self.look_up(id) {
+                Ok(Some((key, artifact))) => {
                     self.note_hit(id, key, artifact);
                     self.schedule.done(id);
                     hits.push(id);
                 }
-                Found::Miss(lost) => {
-                    let why = self.explain(id, &resolved.action, lost)?;
-                    let (stage, variant, kind) = self.names(id);
-                    self.journal.hold(JournalEvent::Miss { stage, variant, kind, key, why });
-                    self.actions[id] = Some(resolved.action);
-                    self.schedule.queue(id, key);
+                Ok(None) => {}
+                Err(error) => {
+                    self.unread = true;
+                    self.failed(id, &error)?;
                 }
             }
         }
         Ok(hits)
+    }
+
+    /// The key and artifact of a node, if it need not run. Otherwise it has its turn, or has failed.
+    fn look_up(&mut self, id: NodeId) -> Result<Option<(Digest, Digest)>> {
+        if !self.forced[id]
+            && let Some(Found::Hit { key, artifact }) = self.resolver.known(id)?
+        {
+            self.keys[id] = Some(key);
+            return Ok(Some((key, artifact)));
+        }
+        let resolved = self.resolver.resolve(id)?;
+        let key = resolved.key.with_context(|| format!("`{}` is ready without its inputs", self.label(id)))?;
+        self.keys[id] = Some(key);
+        let found =
+            if self.forced[id] { Found::Miss(Some(Difference::Forced)) } else { self.resolver.lookup(id, key)? };
+        let lost = match found {
+            Found::Hit { artifact, .. } => return Ok(Some((key, artifact))),
+            Found::Miss(lost) => lost,
+        };
+        let why = self.explain(id, &resolved.action, lost)?;
+        self.actions[id] = Some(resolved.action);
+        match self.schedule.queue(id, key) {
+            Turn::Waits => {
+                let (stage, variant, kind) = self.names(id);
+                self.journal.hold(JournalEvent::Miss { stage, variant, kind, key, why });
+                Ok(None)
+            }
+            Turn::WasDone(other) => {
+                let artifact = self.resolver.artifact(other).context("a stage that is done has an artifact")?;
+                self.resolver.settle(id, artifact);
+                Ok(Some((key, artifact)))
+            }
+            Turn::HasFailed(other) => {
+                let label = self.label(other);
+                let failure = self.failures.iter().find(|failure| failure.stage == label);
+                Err(anyhow!("{}", failure.map_or("it failed before", |failure| failure.reason.as_str())))
+            }
+        }
     }
 
     fn explain(&mut self, id: NodeId, action: &Value, lost: Option<Difference>) -> Result<Vec<String>> {
@@ -180,15 +220,27 @@ impl<'a> Build<'a> {
     }
 
     /// Runs until nothing more can: the only loop that waits.
-    fn run(&mut self, interrupt: &Interrupt) -> Result<()> {
+    fn run(&mut self) -> Result<()> {
+        let interrupt = self.interrupt;
         interrupt.be_busy();
         self.resolver.index.look_again();
         let children = Children::default();
         let store = self.resolver.store.clone();
         let (sender, receiver) = channel();
         std::thread::scope(|scope| {
-            let lanes = Lanes::new(scope, &store, &children, sender);
-            let result = self.drive(lanes, &children, &receiver, interrupt);
+            let (_over, end) = channel();
+            let children = &children;
+            scope.spawn(move || {
+                if interrupt.outlasts(&end, LAST_MOMENT) {
+                    // The loop below does not come to its end: it may be reading a large artifact again.
+                    children.kill();
+                    // A closed standard error is no reason to stay.
+                    drop(writeln!(std::io::stderr(), "interrupted: {HOW_TO_GO_ON}"));
+                    std::process::exit(130);
+                }
+            });
+            let lanes = Lanes::new(scope, &store, children, sender);
+            let result = self.drive(lanes, children, &receiver);
             if result.is_err() {
                 // Whatever went wrong here, no child is left behind.
                 children.stop();
@@ -198,13 +250,8 @@ impl<'a> Build<'a> {
         })
     }
 
-    fn drive(
-        &mut self,
-        mut lanes: Lanes<'_, '_>,
-        children: &Children,
-        receiver: &Receiver<Message>,
-        interrupt: &Interrupt,
-    ) -> Result<()> {
+    fn drive(&mut self, mut lanes: Lanes<'_, '_>, children: &Children, receiver: &Receiver<Message>) -> Result<()> {
+        let interrupt = self.interrupt;
         let mut stopped: Option<Instant> = None;
         loop {
             let go_on = stopped.is_none() && (self.failures.is_empty() || self.keep_going);
@@ -352,10 +399,21 @@ impl<'a> Build<'a> {
     }
 
     fn finish(mut self, began: Instant, options: &Options) -> Result<Summary> {
+        if self.failures.is_empty() && !self.interrupted {
+            // Before any link of it goes.
+            let settled = |id: &NodeId| matches!(self.schedule.state(*id), State::Done | State::Skipped);
+            if let Some(id) = (0..self.keys.len()).find(|id| !settled(id)) {
+                bail!("raisin itself failed: `{}` was neither found nor made", self.label(id));
+            }
+        }
         let keys = self.keys.iter().enumerate();
         let keys = keys.map(|(id, key)| key.filter(|_| self.schedule.state(id) == State::Done)).collect::<Vec<_>>();
-        let links::Update { folder: out, changed } =
-            links::update(&mut self.resolver, &keys, &options.out, !options.only.is_empty())?;
+        let others = match (self.unread, options.only.is_empty()) {
+            (true, _) => links::Others::Stay,
+            (false, false) => links::Others::StayIfLeftOut,
+            (false, true) => links::Others::Go,
+        };
+        let links::Update { folder: out, changed } = links::update(&mut self.resolver, &keys, &options.out, others)?;
         if changed || self.ran > 0 || self.resolver.index.has_changed() {
             self.remember(&keys, options.only.is_empty())?;
         }
@@ -428,7 +486,7 @@ impl<'a> Build<'a> {
 
     fn names(&self, id: NodeId) -> (String, String, String) {
         let stage = self.resolver.graph.nodes[id].stage;
-        let variant = self.resolver.graph.variant_name(id).to_owned();
+        let variant = self.resolver.graph.variant_name(id);
         (stage.name.clone(), variant, stage.declaration.name.to_owned())
     }
 }

@@ -1,5 +1,7 @@
 //! Why a stage would run: its action against the nearest earlier one.
 
+use std::collections::HashMap;
+
 use serde_json::Value;
 
 use super::change::changes;
@@ -10,17 +12,56 @@ use crate::digest::Digest;
 use crate::error::Result;
 use crate::store::{ActionRecord, Store};
 
+/// How many earlier actions of the same kind are looked at, the newest, for a stage that has none of its own.
+const OF_THE_KIND: usize = 50;
+
 /// The earlier actions, read once when the first stage is found that would run.
 #[derive(Default)]
 pub struct History {
-    records: Option<Vec<ActionRecord>>,
+    records: Option<Records>,
+}
+
+/// Every record, the oldest first, and which of them there are of each stage and of each kind: a sweep of a thousand
+/// stages asks a thousand times.
+struct Records {
+    all: Vec<ActionRecord>,
+    /// By pipeline, stage and kind.
+    of_stages: HashMap<[String; 3], Vec<usize>>,
+    of_kinds: HashMap<String, Vec<usize>>,
+}
+
+impl Records {
+    fn new(all: Vec<ActionRecord>) -> Self {
+        let (mut of_stages, mut of_kinds): (HashMap<_, Vec<usize>>, HashMap<_, Vec<usize>>) = Default::default();
+        for (index, record) in all.iter().enumerate() {
+            let stage = [&record.pipeline, &record.stage, &record.kind].map(String::clone);
+            of_stages.entry(stage).or_default().push(index);
+            of_kinds.entry(record.kind.clone()).or_default().push(index);
+        }
+        Self { all, of_stages, of_kinds }
+    }
+
+    /// Those of the same stage of the same pipeline, the newest first.
+    fn of_stage(&self, question: &Question<'_>) -> impl Iterator<Item = &ActionRecord> {
+        let stage = [question.pipeline, question.stage, question.kind].map(str::to_owned);
+        self.newest_first(self.of_stages.get(&stage))
+    }
+
+    /// The newest of the same kind.
+    fn of_kind(&self, question: &Question<'_>) -> impl Iterator<Item = &ActionRecord> {
+        self.newest_first(self.of_kinds.get(question.kind)).take(OF_THE_KIND)
+    }
+
+    fn newest_first(&self, indices: Option<&Vec<usize>>) -> impl Iterator<Item = &ActionRecord> {
+        indices.into_iter().flatten().rev().map(|index| &self.all[*index])
+    }
 }
 
 /// Whose action is to be explained.
 pub struct Question<'q> {
     pub pipeline: &'q str,
     pub stage: &'q str,
-    pub variant: &'q str,
+    pub variant: String,
     pub kind: &'q str,
     pub action: &'q Value,
     /// The stages that it is made from, by the parameter that names them: `instructions`, `of.0`.
@@ -40,21 +81,17 @@ impl<'q> Question<'q> {
             inputs: node.needs.iter().map(|need| (parameter(&need.pointer), need.stage.as_str())).collect(),
         }
     }
-
-    fn same_stage(&self, record: &ActionRecord) -> bool {
-        record.pipeline == self.pipeline && record.stage == self.stage && record.kind == self.kind
-    }
 }
 
 impl History {
-    /// The differences to the nearest earlier action: of the same stage of the same pipeline if there is any, else of
-    /// the same kind. Nearest is the one with the fewest differences, then the same variant's, then the newest.
+    /// The differences to the nearest earlier action: of the same stage of the same pipeline if there is any, else among
+    /// the newest of the same kind. Nearest is the one with the fewest differences, then the same variant's, then the
+    /// newest.
     pub fn explain(&mut self, store: &Store, question: &Question<'_>) -> Result<Vec<Difference>> {
         let action = reread(question.action)?;
         let records = self.records(store)?;
-        let same_stage = records.iter().filter(|record| question.same_stage(record));
-        let nearest = closest(same_stage, question, &action)
-            .or_else(|| closest(records.iter().filter(|record| record.kind == question.kind), question, &action));
+        let nearest = closest(records.of_stage(question), question, &action)
+            .or_else(|| closest(records.of_kind(question), question, &action));
         let Some((_, mut found)) = nearest else { return Ok(vec![Difference::NeverBuilt]) };
         if found.is_empty() {
             found.push(Difference::Lost { reason: "its record or artifact was lost".to_owned() });
@@ -71,18 +108,18 @@ impl History {
         question: &Question<'_>,
     ) -> Result<Option<(ActionRecord, Vec<Difference>)>> {
         let action = reread(question.action)?;
-        let same = |record: &&ActionRecord| question.same_stage(record) && record.variant == question.variant;
-        let nearest = closest(self.records(store)?.iter().filter(same), question, &action);
+        let records = self.records(store)?.of_stage(question).filter(|record| record.variant == question.variant);
+        let nearest = closest(records, question, &action);
         Ok(nearest.map(|(record, mut found)| {
             found.iter_mut().for_each(|difference| look_closer(difference, store, question));
             (record.clone(), found)
         }))
     }
 
-    fn records(&mut self, store: &Store) -> Result<&[ActionRecord]> {
+    fn records(&mut self, store: &Store) -> Result<&Records> {
         Ok(match &mut self.records {
             Some(records) => records,
-            none => none.insert(store.actions()?),
+            none => none.insert(Records::new(store.actions()?)),
         })
     }
 }
@@ -92,13 +129,13 @@ fn reread(action: &Value) -> Result<Value> {
     Ok(serde_json::from_str(&action.to_string())?)
 }
 
+/// Of those that are equally near, the first.
 fn closest<'r>(
-    records: impl DoubleEndedIterator<Item = &'r ActionRecord>,
+    records: impl Iterator<Item = &'r ActionRecord>,
     question: &Question<'_>,
     action: &Value,
 ) -> Option<(&'r ActionRecord, Vec<Difference>)> {
     records
-        .rev()
         .map(|record| (record, differences(&record.action, action)))
         .min_by_key(|(record, found)| (found.len(), record.variant != question.variant))
 }

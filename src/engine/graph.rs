@@ -93,12 +93,18 @@ impl<'a> Graph<'a> {
         }
     }
 
-    /// The name of the variant for records: that of the only one, else empty.
-    pub fn variant_name(&self, id: NodeId) -> &str {
-        match self.nodes[id].variants.as_slice() {
-            [one] => &self.pipeline.variants[*one].name,
-            _ => "",
+    /// The name of the variant for records: that of the only one; of several, what their names have in common, such as
+    /// `method=raise`, so that nobody takes them for others; empty for a stage of all.
+    pub fn variant_name(&self, id: NodeId) -> String {
+        let variants = &self.nodes[id].variants;
+        if let [one] = variants.as_slice() {
+            return self.pipeline.variants[*one].name.clone();
         }
+        if variants.len() == self.pipeline.variants.len() {
+            return String::new();
+        }
+        let names: Vec<&str> = variants.iter().map(|index| self.pipeline.variants[*index].name.as_str()).collect();
+        in_common(&names).unwrap_or_else(|| names.join(";"))
     }
 
     fn visit(&mut self, variant: usize, name: &str) -> Result<NodeId> {
@@ -192,6 +198,14 @@ pub fn unknown_stage<'n>(name: &str, place: &str, names: impl Iterator<Item = &'
     })
 }
 
+/// The words of the first name that all names have, if there are any.
+fn in_common(names: &[&str]) -> Option<String> {
+    let has = |name: &str, word: &str| name.split(',').any(|other| other == word);
+    let words = names.first()?.split(',').filter(|word| names.iter().all(|name| has(name, word)));
+    let words = words.collect::<Vec<_>>().join(",");
+    (!words.is_empty()).then_some(words)
+}
+
 fn last(key: &str) -> &str {
     key.rsplit('.').next().unwrap_or(key)
 }
@@ -204,4 +218,16 @@ pub fn common_values<'v>(variants: impl IntoIterator<Item = &'v Variant>) -> Map
         common.retain(|key, value| variant.values.get(key) == Some(value));
     }
     common
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variants_that_share_a_stage_are_named_by_what_they_have_in_common() {
+        assert_eq!(in_common(&["m=a,seed=1", "m=a,seed=2"]).as_deref(), Some("m=a"));
+        assert_eq!(in_common(&["m=a,k=3,seed=1", "m=b,k=3,seed=1"]).as_deref(), Some("k=3,seed=1"));
+        assert_eq!(in_common(&["m=a,seed=1", "m=b,seed=2"]), None);
+    }
 }

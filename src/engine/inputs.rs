@@ -31,8 +31,8 @@ pub struct InputFile {
 #[derive(Clone, Debug)]
 enum Content {
     File(Digest),
-    /// A stage that takes the folder as it is.
-    Folder(Digest),
+    /// A stage that takes the folder as it is, with all that is below it.
+    Folder(BTreeMap<String, Digest>),
     /// A stage that reads each file of a folder or a pattern, by the names below the folder.
     Several(BTreeMap<String, Digest>),
     /// An address, and what must come from there.
@@ -40,6 +40,21 @@ enum Content {
         address: String,
         blake3: Digest,
     },
+}
+
+/// When a stage's inputs are looked at again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// Hours may have passed, in which other stages ran.
+    BeforeTheStage,
+    AfterTheStage,
+}
+
+/// What all these files looked like when they were hashed, as one digest. Where they lie does not count.
+pub fn looks(inputs: &[InputFile]) -> Digest {
+    let seen: Vec<Vec<Fingerprint>> =
+        inputs.iter().map(|input| input.files.iter().map(|(_, seen)| *seen).collect()).collect();
+    Digest::of(format!("{seen:?}").as_bytes())
 }
 
 /// Every input file of a build.
@@ -63,31 +78,36 @@ impl Inputs {
     pub fn of(graph: &Graph<'_>, store: &Store) -> Result<Self> {
         let mut inputs = Self::default();
         let mut digests = FileDigests::load(store);
+        let looked = inputs.look_at_all(graph, store, &mut digests);
+        // Also where one is missing: the others may have taken minutes to read.
+        digests.save();
+        looked.map(|()| inputs)
+    }
+
+    fn look_at_all(&mut self, graph: &Graph<'_>, store: &Store, digests: &mut FileDigests) -> Result<()> {
         for node in &graph.nodes {
             for need in &node.stage.resolved.needs.files {
-                if let Entry::Vacant(new) = inputs.by_need.entry(key(need)) {
-                    new.insert(look(graph.pipeline, node.stage, need, store, &mut digests)?);
+                if let Entry::Vacant(new) = self.by_need.entry(key(need)) {
+                    new.insert(look(graph.pipeline, node.stage, need, store, digests)?);
                 }
-                inputs.check_pin(node.stage, need)?;
+                self.check_pin(node.stage, need)?;
             }
         }
-        digests.save();
-        Ok(inputs)
+        Ok(())
     }
 
     pub fn get(&self, need: &FileNeed) -> Result<&InputFile> {
         self.by_need.get(&key(need)).with_context(|| format!("the file {} was not looked at", need.path))
     }
 
-    /// What stands for the file in the action. Its folder does not count, its name does: stages show it.
+    /// What stands for the file in the action. Its folder does not count, its name does: stages show it. Of a folder
+    /// the names below it count, and not its own.
     pub fn value(&self, need: &FileNeed) -> Result<Value> {
         let input = self.get(need)?;
         let name = || input.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         Ok(match &input.content {
-            Content::File(blake3) | Content::Folder(blake3) | Content::Remote { blake3, .. } => {
-                file_value(*blake3, &name())
-            }
-            Content::Several(files) => files_value(files),
+            Content::File(blake3) | Content::Remote { blake3, .. } => file_value(*blake3, &name()),
+            Content::Folder(files) | Content::Several(files) => files_value(files),
         })
     }
 
@@ -113,8 +133,8 @@ impl InputFile {
     /// The digest that a pin names: of a file's content, or of a folder's names and digests.
     pub fn digest(&self) -> Result<Digest> {
         Ok(match &self.content {
-            Content::File(blake3) | Content::Folder(blake3) | Content::Remote { blake3, .. } => *blake3,
-            Content::Several(files) => Digest::of_json(&serde_json::to_value(files)?),
+            Content::File(blake3) | Content::Remote { blake3, .. } => *blake3,
+            Content::Folder(files) | Content::Several(files) => Digest::of_json(&serde_json::to_value(files)?),
         })
     }
 
@@ -140,10 +160,14 @@ impl InputFile {
     /// # Errors
     /// A file that was changed, removed or replaced since it was hashed. A new time is enough: between two looks
     /// nobody knows what was there.
-    pub fn check_unchanged(&self) -> Result<()> {
+    pub fn check_unchanged(&self, moment: Moment) -> Result<()> {
+        let (when, so) = match moment {
+            Moment::BeforeTheStage => ("since the build looked at it", "the stage did not run"),
+            Moment::AfterTheStage => ("while the stage was reading it", "nothing was cached"),
+        };
         let changed = |path: &Path| {
-            let message = format!("{} was changed while the stage was reading it", path.display());
-            Problem::new(message).hint("nothing was cached; build again to take the file as it is now")
+            let message = format!("{} was changed {when}", path.display());
+            Problem::new(message).hint(format!("{so}; build again to take the file as it is now"))
         };
         for (path, before) in &self.files {
             if Fingerprint::of(path).ok().as_ref() != Some(before) {
@@ -163,9 +187,9 @@ impl InputFile {
 pub fn digest_of(store: &Store, path: &str) -> Result<Digest> {
     let mut digests = FileDigests::load(store);
     let folder = std::env::current_dir().context("cannot tell the current directory")?;
-    let found = find(&folder, path, true, &mut digests)?;
+    let found = find(&folder, path, true, &mut digests);
     digests.save();
-    match found {
+    match found? {
         Some(input) => input.digest(),
         None => Err(Problem::new(format!("there is no file {path}")).into()),
     }
@@ -235,8 +259,11 @@ fn find(folder: &Path, written: &str, several: bool, digests: &mut FileDigests) 
     if !several || !is_pattern(written) {
         return Ok(None);
     }
-    // The folders before the first one with a wildcard.
-    let base: PathBuf = path.components().take_while(|part| !is_pattern(&part.as_os_str().to_string_lossy())).collect();
+    // The folders before the first one with a wildcard; what the project's own folder is called is no pattern.
+    let own = if Path::new(written).is_absolute() { 0 } else { std::path::absolute(folder)?.components().count() };
+    let parts = path.components().enumerate();
+    let literal = parts.take_while(|(at, part)| *at < own || !is_pattern(&part.as_os_str().to_string_lossy()));
+    let base: PathBuf = literal.map(|(_, part)| part).collect();
     let options = glob::MatchOptions { require_literal_leading_dot: true, ..glob::MatchOptions::new() };
     let below = path.strip_prefix(&base)?;
     let pattern = format!("{}/{}", glob::Pattern::escape(&base.to_string_lossy()), below.display());
@@ -263,11 +290,7 @@ fn hashed(base: PathBuf, files: Vec<PathBuf>, several: bool, digests: &mut FileD
         content.insert(name.to_owned(), *digest);
     }
     let files = files.into_iter().zip(found.into_iter().map(|(_, fingerprint)| fingerprint)).collect();
-    let content = if several {
-        Content::Several(content)
-    } else {
-        Content::Folder(Digest::of_json(&serde_json::to_value(&content)?))
-    };
+    let content = if several { Content::Several(content) } else { Content::Folder(content) };
     Ok(InputFile { path: base, content, files })
 }
 

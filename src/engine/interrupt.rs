@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
 
 use signal_hook::SigId;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -43,6 +45,17 @@ impl Interrupt {
         self.busy.store(true, Ordering::SeqCst);
     }
 
+    /// Waits until a build ends, which closes `end`. True if it does not, for so long after the person asked.
+    pub fn outlasts(&self, end: &Receiver<()>, patience: Duration) -> bool {
+        let mut asked: Option<Instant> = None;
+        while let Err(RecvTimeoutError::Timeout) = end.recv_timeout(Duration::from_millis(50)) {
+            if self.count() > 0 && asked.get_or_insert_with(Instant::now).elapsed() >= patience {
+                return true;
+            }
+        }
+        false
+    }
+
     /// How often the person asked to end.
     pub fn count(&self) -> usize {
         self.count.load(Ordering::SeqCst)
@@ -54,5 +67,30 @@ impl Drop for Interrupt {
         for handler in self.handlers.drain(..) {
             signal_hook::low_level::unregister(handler);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    #[test]
+    fn a_build_is_outlasted_only_if_somebody_asked_and_it_goes_on() {
+        let watch = Interrupt { count: Arc::default(), busy: Arc::default(), handlers: Vec::new() };
+        let wait = |ends_after: u64| {
+            let ((over, end), watch) = (channel(), &watch);
+            std::thread::scope(|scope| {
+                let waiting = scope.spawn(move || watch.outlasts(&end, Duration::from_millis(200)));
+                std::thread::sleep(Duration::from_millis(ends_after));
+                drop(over);
+                waiting.join().unwrap()
+            })
+        };
+        assert!(!wait(400));
+        watch.count.store(1, Ordering::SeqCst);
+        assert!(!wait(0));
+        assert!(wait(600));
     }
 }

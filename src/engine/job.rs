@@ -67,7 +67,7 @@ pub fn assemble(resolver: &Resolver<'_>, id: NodeId, order: Order<'_>) -> Result
         kind,
         stage,
         pipeline: graph.pipeline.name.clone(),
-        variant: graph.variant_name(id).to_owned(),
+        variant: graph.variant_name(id),
         run: order.run.to_owned(),
         started: String::new(),
         finished: String::new(),

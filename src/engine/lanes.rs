@@ -2,12 +2,16 @@
 //!
 //! A lane lives as long as the build, because the kernel ends a worker together with the thread that started it.
 
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::Scope;
 
 use super::child::Children;
 use super::graph::NodeId;
 use super::make::{Job, Message, make};
+use super::resident::Resident;
+use crate::error::{Result, anyhow};
 use crate::stages::Process;
 use crate::store::Store;
 
@@ -42,7 +46,8 @@ impl<'scope, 'env> Lanes<'scope, 'env> {
         if job.process == Process::Light {
             self.scope.spawn(move || {
                 let id = job.id;
-                let result = Box::new(make(job, store, children, &messages, &mut None));
+                let result = caught(|| make(job, store, children, &messages, &mut None)).flatten();
+                let result = Box::new(result);
                 drop(messages.send(Message::Ended { id, result }));
             });
             return;
@@ -66,13 +71,41 @@ impl<'scope, 'env> Lanes<'scope, 'env> {
 }
 
 fn run(jobs: Receiver<Job>, store: &Store, children: &Children, messages: &Sender<Message>) {
-    let mut resident = None;
+    let mut resident: Option<Resident<'_>> = None;
     for job in jobs {
         let id = job.id;
-        let result = Box::new(make(job, store, children, messages, &mut resident));
-        drop(messages.send(Message::Ended { id, result }));
+        let result = caught(|| make(job, store, children, messages, &mut resident)).unwrap_or_else(|panic| {
+            // Its worker may be in the middle of something that nobody listens to any more.
+            resident.take().map(Resident::dismiss).transpose()?;
+            Err(panic)
+        });
+        drop(messages.send(Message::Ended { id, result: Box::new(result) }));
     }
     if let Some(resident) = resident {
         drop(resident.dismiss());
+    }
+}
+
+/// What comes of making an action. A panic is a failure of that stage: the build waits for a word about each.
+fn caught<T>(make: impl FnOnce() -> T) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(make)).map_err(|panic| anyhow!("raisin itself failed: {}", words(&*panic)))
+}
+
+fn words(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("a panic without words")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_a_failure_with_its_words() {
+        let told = |make: fn() -> u32| caught(make).map_err(|error| error.to_string());
+        assert_eq!(told(|| panic!("no way")), Err("raisin itself failed: no way".to_owned()));
+        let own = std::process::id();
+        assert_eq!(told(|| panic!("pid {}", std::process::id())), Err(format!("raisin itself failed: pid {own}")));
+        assert_eq!(told(|| 3), Ok(3));
     }
 }

@@ -61,9 +61,20 @@ pub struct Update {
     pub changed: bool,
 }
 
-/// Brings out/<pipeline>/ up to date with what was built. `keys` are those of the nodes that have an artifact. Links of
-/// stages that a build of everything did not reach go; those that `only` left out stay.
-pub fn update(resolver: &mut Resolver<'_>, keys: &[Option<Digest>], out: &Path, partial: bool) -> Result<Update> {
+/// What becomes of the links of stages that a build has no artifact of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Others {
+    /// It was to reach everything, and did not come so far.
+    Go,
+    /// `only` may have left them out.
+    StayIfLeftOut,
+    /// There may be artifacts that could not be looked at, and nobody may take them for rubbish.
+    Stay,
+}
+
+/// Brings out/<pipeline>/ up to date with what was built. `keys` are those of the nodes that have an artifact.
+pub fn update(resolver: &mut Resolver<'_>, keys: &[Option<Digest>], out: &Path, others: Others) -> Result<Update> {
+    let partial = others != Others::Go;
     let pipeline = resolver.graph.pipeline;
     let folder = out.join(&pipeline.name);
     let said = what_is_said(resolver, keys);
@@ -86,14 +97,8 @@ pub fn update(resolver: &mut Resolver<'_>, keys: &[Option<Digest>], out: &Path, 
             if !seen.insert((name, stage.name.as_str())) {
                 continue;
             }
-            let Some(id) = resolver.graph.node(index, &stage.name) else {
-                if partial && let Some(before) = &before {
-                    let same = |old: &&BuiltStage| old.stage == stage.name && old.variant == name;
-                    stages.extend(before.stages.iter().find(same).cloned());
-                }
-                continue;
-            };
-            if let (Some(artifact), Some(key)) = (resolver.artifact(id), keys[id]) {
+            let id = resolver.graph.node(index, &stage.name);
+            if let Some((artifact, key)) = id.and_then(|id| Some((resolver.artifact(id)?, keys[id]?))) {
                 stages.push(BuiltStage {
                     stage: stage.name.clone(),
                     kind: stage.declaration.name.to_owned(),
@@ -102,6 +107,11 @@ pub fn update(resolver: &mut Resolver<'_>, keys: &[Option<Digest>], out: &Path, 
                     artifact,
                     key,
                 });
+            } else if (others == Others::Stay || partial && id.is_none())
+                && let Some(before) = &before
+            {
+                let same = |old: &&BuiltStage| old.stage == stage.name && old.variant == name;
+                stages.extend(before.stages.iter().find(same).cloned());
             }
         }
     }
@@ -153,10 +163,21 @@ fn what_is_said(resolver: &Resolver<'_>, keys: &[Option<Digest>]) -> Digest {
     Digest::of(&said)
 }
 
-/// A variant's name as one folder's name.
+/// The longest name of a variant's folder in bytes: file systems take 255, and a person reads less.
+const LONGEST_NAME: usize = 120;
+
+/// A variant's name as one folder's name. One that is too long is cut, and told from others by a digest of all of it.
 fn file_name(variant: &str) -> String {
-    let name = variant.replace('/', "_");
-    if name.starts_with('.') { format!("_{name}") } else { name }
+    let mut name = variant.replace('/', "_");
+    if name.starts_with('.') {
+        name.insert(0, '_');
+    }
+    if name.len() > LONGEST_NAME {
+        let digest = Digest::of(variant.as_bytes()).short();
+        name.truncate(name.floor_char_boundary(LONGEST_NAME - digest.len() - 1));
+        name = format!("{name}~{digest}");
+    }
+    name
 }
 
 fn set_link(link: &Path, target: &Path) -> Result<()> {
@@ -203,4 +224,18 @@ fn relative(from: &Path, to: &Path) -> PathBuf {
     let shared = from.components().zip(to.components()).take_while(|(one, other)| one == other).count();
     let up = from.components().skip(shared).map(|_| std::path::Component::ParentDir);
     up.chain(to.components().skip(shared)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_name_of_a_variant_is_cut_and_still_its_own() {
+        assert_eq!(file_name("method=raise,seed=17"), "method=raise,seed=17");
+        assert_eq!(file_name("../x"), "_.._x");
+        let long = |last: &str| file_name(&format!("text={}{last}", "ä".repeat(200)));
+        assert!(long("1").len() <= LONGEST_NAME && long("1").starts_with("text=ä"), "{}", long("1"));
+        assert_ne!(long("1"), long("2"));
+    }
 }

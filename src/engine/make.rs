@@ -13,7 +13,7 @@ use super::change::{changes, in_words};
 use super::child::{Children, Ending, command};
 use super::fetch::Listener;
 use super::graph::NodeId;
-use super::inputs::InputFile;
+use super::inputs::{InputFile, Moment, looks};
 use super::resident::{Resident, read_assignment};
 use crate::digest::Digest;
 use crate::error::{Context as _, Problem, Result, bail};
@@ -108,9 +108,14 @@ pub fn make<'c>(
     }
     let mut tell = Tell { id, children, messages };
     inputs.iter_mut().try_for_each(|input| input.bring(store, &mut tell))?;
+    inputs.iter().try_for_each(|input| input.check_unchanged(Moment::BeforeTheStage))?;
     let log = store.log_file(key);
     let started = Instant::now();
     record.started = jiff::Timestamp::now().to_string();
+    if forget_what_was_made_of_others(staging, &inputs)? {
+        let text = "its inputs were touched since it was at work: it begins anew".to_owned();
+        send(Message::Event { id, event: Event::Note { text } });
+    }
     let file = write_assignment(&assignment)?;
     let on_event = |event: Event| {
         match &event {
@@ -126,7 +131,11 @@ pub fn make<'c>(
         _ => children.run(command()?, &file, &log, on_event)?,
     };
     succeeded(ending, &log, children)?;
-    inputs.iter().try_for_each(InputFile::check_unchanged)?;
+    if let Err(changed) = inputs.iter().try_for_each(|input| input.check_unchanged(Moment::AfterTheStage)) {
+        // Its checkpoints are those of other bytes than the key says.
+        remove_tree(staging)?;
+        return Err(changed);
+    }
     let artifact = store.commit(&staging.join("out"))?;
     record.seconds = started.elapsed().as_secs_f64();
     record.finished = jiff::Timestamp::now().to_string();
@@ -158,7 +167,7 @@ pub fn make<'c>(
             }
         })?;
         succeeded(ending, &log, children).context("the second run, for --check")?;
-        inputs.iter().try_for_each(InputFile::check_unchanged)?;
+        inputs.iter().try_for_each(|input| input.check_unchanged(Moment::AfterTheStage))?;
         let other = Manifest::of_folder(&again.folder.join("out"))?;
         remove_tree(&again.folder)?;
         compare(&artifact.manifest, &other)
@@ -183,6 +192,28 @@ impl Listener for Tell<'_> {
     fn gives_up(&self) -> bool {
         self.children.is_stopping()
     }
+}
+
+/// What the files of a stage's inputs looked like when it began in a folder.
+const INPUTS: &str = "inputs";
+
+/// Removes what a stage that did not end has left, unless its input files look as they did when it began: it may have
+/// read something else than the key says, and nobody has looked at them after it. Says whether there was anything.
+fn forget_what_was_made_of_others(staging: &Path, inputs: &[InputFile]) -> Result<bool> {
+    if inputs.is_empty() {
+        return Ok(false);
+    }
+    let (file, now) = (staging.join(INPUTS), looks(inputs).to_hex());
+    if std::fs::read(&file).is_ok_and(|before| before == now.as_bytes()) {
+        return Ok(false);
+    }
+    let was_there = std::fs::read_dir(staging.join("work")).is_ok_and(|mut left| left.next().is_some());
+    if staging.exists() {
+        remove_tree(staging)?;
+    }
+    let keep = || std::fs::create_dir_all(staging).and_then(|()| std::fs::write(&file, &now));
+    keep().with_context(|| format!("cannot write {}", file.display()))?;
+    Ok(was_there)
 }
 
 fn write_assignment(assignment: &Assignment) -> Result<PathBuf> {

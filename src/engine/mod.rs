@@ -8,7 +8,7 @@
 //! |---|---|
 //! | kind, kind version, parameters with their defaults | names of stages, pipelines, variants |
 //! | artifact digests of input stages | how those artifacts were made |
-//! | content and name of input files; of a folder or a pattern: their names below it | their folders, times, owners |
+//! | content and name of input files; of a folder or a pattern: their names below it | their folders' names, times, owners |
 //! | the seed, for a seeded kind | |
 //! | device kind and dtype, for a tensor kind | device index, threads and other resources, host |
 //! | for a gathering kind: names and sweep values of what it gathers, which it shows | |

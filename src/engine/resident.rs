@@ -108,6 +108,9 @@ impl<'c> Resident<'c> {
                 return Ok(Ending::Died(self.running.wait()?));
             }
             let text = line.trim_ascii_end();
+            if text.is_empty() {
+                continue;
+            }
             if let Ok(event) = serde_json::from_slice(text) {
                 on_event(event);
             } else if let Ok(Ended { ended, leaves }) = serde_json::from_slice(text) {
@@ -151,7 +154,8 @@ pub fn serve(run: impl Fn(Assignment) -> Result<()>) -> Result<()> {
         let leaves = held_memory() > most;
         let reply = serde_json::to_string(&Ended { ended, leaves })?;
         let mut stdout = std::io::stdout().lock();
-        writeln!(stdout, "{reply}")?;
+        // On a line of its own, whatever a library has printed before without ending its line.
+        writeln!(stdout, "\n{reply}")?;
         stdout.flush()?;
         if leaves {
             break;

@@ -46,7 +46,12 @@ pub enum Found {
 
 impl<'a> Resolver<'a> {
     pub fn new(pipeline: &'a Pipeline, options: &Options) -> Result<Self> {
-        let store = Store::open(&options.cache)?;
+        Self::of(pipeline, options, Store::open(&options.cache)?)
+    }
+
+    /// The same with a store that is open. Who is to build on what this finds holds [`Store::share`] before: gc would
+    /// else free what the index was just found to have.
+    pub fn of(pipeline: &'a Pipeline, options: &Options, store: Store) -> Result<Self> {
         let out = options.out.join(&pipeline.name);
         let (graph, index) = std::thread::scope(|scope| {
             let index = scope.spawn(|| Index::load(&store, &out));

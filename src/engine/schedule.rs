@@ -17,12 +17,23 @@ pub enum State {
     Queued,
     /// On this GPU, or on none.
     Running(Option<usize>),
-    /// Another node of this build runs the same action.
+    /// Another node of this build is about to run the same action, or runs it.
     Following(NodeId),
     Done,
     Failed,
     /// An input failed.
     Skipped,
+}
+
+/// What comes of a node that was looked up in vain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// It runs, or another node runs the same action for it.
+    Waits,
+    /// This node has run the same action: its artifact is to be taken. Nothing was changed.
+    WasDone(NodeId),
+    /// This node ran the same action and failed. Nothing was changed.
+    HasFailed(NodeId),
 }
 
 pub struct Schedule {
@@ -33,7 +44,7 @@ pub struct Schedule {
     taken: Taken,
     ready: BTreeSet<NodeId>,
     queued: BTreeSet<NodeId>,
-    /// Which node runs a key, so that no other starts it.
+    /// Which node runs a key, or ran it, so that no other starts it.
     by_key: HashMap<Digest, NodeId>,
 }
 
@@ -89,15 +100,17 @@ impl Schedule {
         self.ready.first().copied()
     }
 
-    /// The node was looked up in vain: it is to be run, or to wait for another that runs the same action.
-    pub fn queue(&mut self, id: NodeId, key: Digest) {
-        match self.by_key.get(&key) {
-            Some(other) => self.change(id, State::Following(*other)),
-            None => {
-                self.by_key.insert(key, id);
-                self.change(id, State::Queued);
-            }
+    /// The node was looked up in vain: it is to be run, or to wait for another that runs the same action. One that has
+    /// ended settles nobody any more, so that following it would be for ever.
+    pub fn queue(&mut self, id: NodeId, key: Digest) -> Turn {
+        let other = *self.by_key.entry(key).or_insert(id);
+        match self.states[other] {
+            _ if other == id => self.change(id, State::Queued),
+            State::Done => return Turn::WasDone(other),
+            State::Failed => return Turn::HasFailed(other),
+            _ => self.change(id, State::Following(other)),
         }
+        Turn::Waits
     }
 
     /// Takes the first queued node that the machine has room for; gives its GPU, if it has one.
@@ -300,6 +313,22 @@ mod tests {
         assert_eq!(schedule.start(), Some((0, None)));
         assert_eq!(schedule.start(), None);
         assert_eq!(schedule.followers(0), [1]);
+    }
+
+    #[test]
+    fn nobody_follows_a_stage_that_has_ended() {
+        let mut schedule =
+            Schedule::new([(light(), Vec::new()), (light(), Vec::new()), (light(), Vec::new())], MACHINE);
+        let key = Digest::of(b"key");
+        assert_eq!(schedule.queue(0, key), Turn::Waits);
+        assert_eq!(schedule.start(), Some((0, None)));
+        schedule.done(0);
+        assert_eq!(schedule.queue(1, key), Turn::WasDone(0));
+        assert_eq!(schedule.state(1), State::Ready);
+        let other = Digest::of(b"other");
+        schedule.queue(1, other);
+        schedule.failed(1);
+        assert_eq!(schedule.queue(2, other), Turn::HasFailed(1));
     }
 
     #[test]

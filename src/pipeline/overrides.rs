@@ -34,15 +34,19 @@ impl Override {
 /// that axis: who sets one value wants that value.
 ///
 /// # Errors
-/// Keys that lead nowhere, and whatever is wrong with `[sweep]`.
+/// Keys that lead nowhere or into a swept value, which would put it back, and whatever is wrong with `[sweep]`.
 pub fn apply(root: &mut Table, overrides: &[Override]) -> Result<Vec<Axis>, Vec<Problem>> {
     let mut axes = sweep::take(root)?;
     let mut problems = Vec::new();
+    let mut all_set: Vec<(String, Origin)> = Vec::new();
     for one in overrides {
         let done = one.parse().and_then(|(key, node)| match one {
             Override::Set(_) => {
                 axes.retain(|axis| axis.key != key);
-                set(root, &key, &node.origin.clone(), node)
+                let origin = node.origin.clone();
+                all_set.retain(|(before, _)| !is_below(before, &key));
+                all_set.push((key.clone(), origin.clone()));
+                set(root, &key, &origin, node)
             }
             Override::Sweep(_) => {
                 let axis = Axis::new(key, node.origin.clone(), node)?;
@@ -55,7 +59,19 @@ pub fn apply(root: &mut Table, overrides: &[Override]) -> Result<Vec<Axis>, Vec<
         });
         problems.extend(done.err());
     }
+    for (key, origin) in &all_set {
+        if let Some(axis) = axes.iter().find(|axis| is_below(key, &axis.key)) {
+            let message = format!("`{key}` is part of `{}`, which is swept", axis.key);
+            let hint = format!("`--set {0}=VALUE` ends that sweep, `--sweep {0}=[VALUES]` gives it others", axis.key);
+            problems.push(origin.problem(message).hint(hint));
+        }
+    }
     if problems.is_empty() { Ok(axes) } else { Err(problems) }
+}
+
+/// Whether a dotted key leads into the value of another.
+pub fn is_below(key: &str, other: &str) -> bool {
+    key.strip_prefix(other).is_some_and(|rest| rest.starts_with('.'))
 }
 
 /// Puts a value at a dotted key, which was written at `origin`. A stage must be there already; a parameter of it need not, and its kind will tell

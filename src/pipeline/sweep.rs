@@ -92,7 +92,7 @@ pub fn check(root: &Table, axes: &[Axis]) -> Result<(), Vec<Problem>> {
         if axis.key == "pipeline.name" {
             problems.push(axis.origin.problem("a pipeline has one name: sweep something else"));
         }
-        if let Some(outer) = axes.iter().find(|other| axis.key.starts_with(&format!("{}.", other.key))) {
+        if let Some(outer) = axes.iter().find(|other| overrides::is_below(&axis.key, &other.key)) {
             problems
                 .push(axis.origin.problem(format!("`{}` is part of `{}`, which is swept too", axis.key, outer.key)));
         }

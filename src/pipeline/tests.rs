@@ -277,6 +277,23 @@ fn set_changes_parameters_and_says_where_a_wrong_one_came_from() {
 }
 
 #[test]
+fn set_below_a_swept_value_is_refused_as_the_sweep_would_put_it_back() {
+    let text =
+        format!("{GOOD}\n[sweep]\n\"stage.tuned.select\" = [{{method = \"random\"}}, {{method = \"length\"}}]\n");
+    let below = set("stage.tuned.select.method=random");
+    assert_eq!(
+        told(&text, std::slice::from_ref(&below)),
+        "error: from --set stage.tuned.select.method=random: `stage.tuned.select.method` is part of \
+         `stage.tuned.select`, which is swept\nhint: `--set stage.tuned.select=VALUE` ends that sweep, \
+         `--sweep stage.tuned.select=[VALUES]` gives it others"
+    );
+    // Whoever sets the whole ends the sweep, and may then set a part of it.
+    let pipeline = load_text(&text, &[set("stage.tuned.select={method=\"length\"}"), below]).unwrap();
+    assert_eq!(names(&pipeline), [""]);
+    assert_eq!(pipeline.variants[0].stages[1].resolved.parameters["select"]["method"], "random");
+}
+
+#[test]
 fn an_includer_wins_over_what_it_includes() {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), "base.toml", GOOD);

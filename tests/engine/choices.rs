@@ -203,3 +203,80 @@ fn why_names_input_stages_and_what_changed_in_them() {
     house.build_so(&house.one(&stages("two")), |options| options.only = vec!["pool".into()]);
     assert_eq!(house.why(&house.one(&stages("two"))), ["both: input pool: other bytes in text"]);
 }
+
+/// Two texts, each made with two seeds: `a` is shared by the variants of a text, `both` is not.
+fn swept(house: &House, texts: [&str; 2], milliseconds: u64) -> Pipeline {
+    let mut variants = Vec::new();
+    for text in texts {
+        for seed in [1, 2] {
+            let stages = [
+                ("a", "write", json!({"text": text, "milliseconds": milliseconds})),
+                ("both", "join", json!({"left": "a", "right": "a"})),
+            ];
+            let values = json!({"stage.a.text": text, "pipeline.seed": seed});
+            variants.push(House::variant(&format!("text={text},seed={seed}"), values, seed, &stages));
+        }
+    }
+    house.pipeline(variants)
+}
+
+#[test]
+fn what_some_variants_share_is_not_accepted_for_others() {
+    let house = House::new();
+    assert_eq!(house.build(&swept(&house, ["x", "z"], 0)).ran, 6);
+    let error = render(&accept(&house, &swept(&house, ["x", "new"], 0), "a").unwrap_err());
+    assert!(error.contains("there is no earlier artifact of `a [text=\"new\"]`"), "{error}");
+    let accepted = accept(&house, &swept(&house, ["x", "z"], 1), "a").unwrap();
+    assert_eq!(accepted.len(), 2);
+    assert!(accepted.iter().all(|word| word.accepted.differences == ["milliseconds: 0 -> 1"]), "{accepted:?}");
+    assert_eq!(house.build(&swept(&house, ["x", "z"], 1)).ran, 0);
+}
+
+#[test]
+fn forced_stages_that_turn_out_to_be_the_same_action_run_once_and_all_have_the_artifact() {
+    let house = House::new();
+    // The texts are the same without their blanks; the second is there only when `c` of the first is made.
+    let variants = [("x", 0), ("x ", 700)].map(|(text, milliseconds)| {
+        let stages = [
+            ("a", "write", json!({"text": text, "milliseconds": milliseconds})),
+            ("c", "join", json!({"left": "a", "right": "a"})),
+        ];
+        House::variant(&format!("ms={milliseconds}"), json!({"stage.a.text": text}), 17, &stages)
+    });
+    let pipeline = house.pipeline(variants.into());
+    for _ in 0..2 {
+        let summary = house.build_so(&pipeline, |options| options.force = Force::Everything);
+        assert_eq!((summary.ran, summary.cached, summary.skipped), (3, 1, 0), "{summary:?}");
+        assert_eq!([house.text("ms=0/c"), house.text("ms=700/c")], ["xx", "xx"]);
+    }
+}
+
+#[test]
+fn a_record_that_cannot_be_read_fails_its_stage_and_not_the_build() {
+    let house = House::new();
+    let pipeline = house.one(&[
+        ("bad", "write", json!({"text": "bad"})),
+        ("after", "join", json!({"left": "bad", "right": "bad"})),
+        ("good", "write", json!({"text": "good"})),
+    ]);
+    house.build(&pipeline);
+    let store = house.store();
+    let bad = store.actions().unwrap().into_iter().find(|record| record.stage == "bad").unwrap();
+    // A link to itself: not even root can read that, and it is no damage.
+    let record = house.folder.join(format!("cache/actions/{}.json", bad.key));
+    std::fs::remove_file(&record).unwrap();
+    std::os::unix::fs::symlink(&record, &record).unwrap();
+    let changed = |text: &str| {
+        house.one(&[
+            ("bad", "write", json!({"text": "bad"})),
+            ("after", "join", json!({"left": "bad", "right": "bad"})),
+            ("good", "write", json!({"text": text})),
+        ])
+    };
+    let summary = house.build_so(&changed("better"), |options| options.keep_going = true);
+    assert_eq!((summary.ran, summary.skipped, summary.failures.len()), (1, 1, 1), "{summary:?}");
+    assert_eq!(summary.failures[0].stage, "bad");
+    assert_eq!(house.text("good"), "better");
+    // Nobody knows that their artifacts are gone: they stay linked, so that gc frees nothing.
+    assert_eq!([house.text("bad"), house.text("after")], ["bad", "badbad"]);
+}

@@ -154,6 +154,8 @@ fn an_input_that_is_edited_replaced_or_removed_during_its_stage_is_not_cached() 
         let reason = &summary.failures[0].reason;
         assert!(reason.contains("was changed while the stage was reading it"), "{reason}");
         assert!(house.store().actions().unwrap().is_empty());
+        // Nor is there a checkpoint that was made of something else than the key says.
+        assert_eq!(std::fs::read_dir(house.folder.join("cache/tmp")).unwrap().count(), 0);
         if let Ok(now) = std::fs::read_to_string(house.folder.join("data.txt")) {
             assert_eq!(house.build(&pipeline).ran, 1);
             assert_eq!(house.text("copy"), now);
@@ -170,4 +172,84 @@ fn a_file_that_is_touched_during_its_stage_is_not_cached_either() {
     let (house, summary, pipeline) = meanwhile(touch);
     assert_eq!(summary.exit_code(), 1);
     assert_eq!(house.build(&pipeline).ran, 1);
+}
+
+#[test]
+fn an_input_that_is_edited_before_its_stage_begins_is_not_read_under_the_key_of_the_old_one() {
+    let house = House::new();
+    let input = house.folder.join("data.txt");
+    std::fs::write(&input, "one").unwrap();
+    let pipeline = house.one(&[
+        ("first", "write", json!({"milliseconds": 700})),
+        ("copy", "copy", json!({"path": "data.txt", "after": "first"})),
+    ]);
+    let summary = std::thread::scope(|scope| {
+        let build = scope.spawn(|| house.build(&pipeline));
+        house.wait_until_started();
+        std::fs::write(&input, "two").unwrap();
+        build.join().unwrap()
+    });
+    let reason = &summary.failures[0].reason;
+    assert!(reason.contains("was changed since the build looked at it"), "{reason}");
+    assert!(!house.log().contains("has read"));
+    assert_eq!(house.build(&pipeline).ran, 1);
+    assert_eq!(house.text("copy"), "two");
+}
+
+#[test]
+fn a_checkpoint_counts_only_while_the_inputs_are_as_they_were_when_the_stage_began() {
+    let house = House::new();
+    write(&house, &[("data.txt", "one"), ("die", "")]);
+    let pipeline = house.one(&[("copy", "copy", json!({"path": "data.txt"}))]);
+    let die = |yes: bool| {
+        if yes { write(&house, &[("die", "")]) } else { std::fs::remove_file(house.folder.join("die")).unwrap() }
+    };
+    assert_eq!(house.build(&pipeline).exit_code(), 1);
+    die(false);
+    assert_eq!(house.build(&pipeline).ran, 1);
+    assert_eq!(house.text("copy"), "one resumed");
+
+    write(&house, &[("data.txt", "two")]);
+    die(true);
+    assert_eq!(house.build(&pipeline).exit_code(), 1);
+    // Edited and put back while nobody looked: the same key, and who knows what the stage has read.
+    write(&house, &[("data.txt", "six")]);
+    write(&house, &[("data.txt", "two")]);
+    die(false);
+    assert_eq!(house.build(&pipeline).ran, 1);
+    assert_eq!(house.text("copy"), "two");
+}
+
+#[test]
+fn a_folder_that_a_stage_takes_whole_may_be_renamed() {
+    let house = House::new();
+    write(&house, &[("data/text", "1"), ("data/deep/other", "2")]);
+    let copy = |path: &str| house.one(&[("copy", "copy", json!({ "path": path }))]);
+    assert_eq!(house.build(&copy("data")).ran, 1);
+    std::fs::rename(house.folder.join("data"), house.folder.join("elsewhere")).unwrap();
+    assert_eq!(house.build(&copy("elsewhere")).ran, 0);
+    write(&house, &[("elsewhere/deep/other", "3")]);
+    assert_eq!(house.why(&copy("elsewhere")), ["copy: files path: other bytes: deep/other"]);
+}
+
+#[test]
+fn a_pattern_is_only_what_the_person_wrote_and_not_the_name_of_the_project() {
+    let house = House::new();
+    write(&house, &[("odd [1]* ?/data/a.txt", "1"), ("odd [1]* ?/data/b.md", "no")]);
+    let mut pipeline = several(&house, "data/*.txt");
+    pipeline.folder.push("odd [1]* ?");
+    assert_eq!(house.build(&pipeline).ran, 1);
+    assert_eq!(house.text("list"), "a.txt=1 ");
+}
+
+#[test]
+fn what_was_hashed_before_a_file_turned_out_to_be_missing_is_remembered() {
+    let house = House::new();
+    write(&house, &[("data.txt", "one")]);
+    std::thread::sleep(Duration::from_millis(2100));
+    let pipeline =
+        house.one(&[("here", "copy", json!({"path": "data.txt"})), ("gone", "copy", json!({"path": "missing.txt"}))]);
+    assert!(engine::build(&pipeline, &house.options()).is_err());
+    let memory = std::fs::read(house.folder.join("cache/files")).unwrap();
+    assert!(String::from_utf8_lossy(&memory).contains("data.txt"));
 }

@@ -105,13 +105,16 @@ impl Kind for Join {
     }
 }
 
-/// Copies a file, slowly.
+/// Copies a file, or the file `text` of a folder, slowly. Has a checkpoint, and ends after it while a file `die` is there.
 pub struct Copy;
 
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CopyParameters {
     path: String,
+    /// A stage that must have run before.
+    #[serde(default)]
+    after: Option<String>,
     #[serde(default)]
     blake3: Option<String>,
     #[serde(default)]
@@ -129,12 +132,24 @@ impl Kind for Copy {
 
     fn needs(parameters: &Self::Parameters, needs: &mut Needs) {
         needs.pinned_file("", &parameters.path, parameters.blake3.as_deref());
+        if let Some(stage) = &parameters.after {
+            needs.any_stage("/after", stage);
+        }
     }
 
     fn run(parameters: Self::Parameters, context: &Context) -> Result<()> {
-        let text = std::fs::read(context.file("/path")?)?;
+        let (path, checkpoint) = (context.file("/path")?, context.work().join("checkpoint"));
+        let text = if checkpoint.exists() {
+            std::fs::read_to_string(&checkpoint)? + " resumed"
+        } else {
+            std::fs::read_to_string(if path.is_dir() { path.join("text") } else { path.to_owned() })?
+        };
+        std::fs::write(checkpoint, &text)?;
         eprintln!("has read");
         std::thread::sleep(Duration::from_millis(parameters.milliseconds));
+        if path.with_file_name("die").exists() {
+            bail!("died in the middle");
+        }
         std::fs::write(context.out().join("text"), text)?;
         Ok(())
     }
@@ -228,6 +243,8 @@ pub struct TellParameters {
     meeting: usize,
     /// Only tells two stages apart.
     name: String,
+    /// Prints and does not end its line.
+    mumbles: bool,
 }
 
 /// How many stages this process has run.
@@ -266,6 +283,9 @@ impl Kind for Tell {
                 }
                 std::thread::sleep(Duration::from_millis(5));
             }
+        }
+        if parameters.mumbles {
+            print!("half a line of {}", context.stage());
         }
         let number = RUN_HERE.fetch_add(1, Ordering::SeqCst);
         let text = format!("{} {number} {}", std::process::id(), context.threads());

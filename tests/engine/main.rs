@@ -310,6 +310,23 @@ fn gc_frees_what_no_link_reaches_once_it_is_told_to() {
 }
 
 #[test]
+fn a_build_that_waits_for_gc_believes_nothing_that_it_saw_before() {
+    let house = House::new();
+    let pipeline = house.one(&chain("ay", "-"));
+    house.build(&pipeline);
+    let (store, artifact) = (house.store(), house.folder.join("out/story/a").canonicalize().unwrap());
+    let alone = store.try_alone().unwrap().unwrap();
+    let summary = std::thread::scope(|scope| {
+        let build = scope.spawn(|| house.build(&pipeline));
+        std::thread::sleep(Duration::from_millis(500));
+        store.set_aside(&artifact).unwrap();
+        drop(alone);
+        build.join().unwrap()
+    });
+    assert_eq!((summary.ran, summary.cached), (1, 3), "{summary:?}");
+}
+
+#[test]
 fn gc_keeps_what_is_pinned_young_or_fits_the_budget() {
     let house = House::new();
     for between in ["1", "2", "3"] {

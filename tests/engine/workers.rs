@@ -37,6 +37,17 @@ fn one_worker_makes_stage_after_stage_and_each_has_its_own_log() {
 }
 
 #[test]
+fn a_library_that_does_not_end_its_line_takes_no_stage_with_it() {
+    let house = House::new();
+    let stages = house
+        .one(&[("one", "tell", json!({"mumbles": true})), ("two", "tell", json!({"mumbles": true, "after": "one"}))]);
+    let summary = house.build(&stages);
+    assert_eq!(summary.ran, 2, "{summary:?}");
+    assert!(house.log().contains("half a line of one\n"), "{}", house.log());
+    assert_eq!(told(&house, "one").0, told(&house, "two").0);
+}
+
+#[test]
 fn a_worker_for_each_stage_can_be_asked_for() {
     let house = House::new();
     assert_eq!(house.build_so(&chain(&house), |options| options.fresh_workers = true).ran, 3);
