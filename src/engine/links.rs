@@ -66,6 +66,7 @@ pub struct Update {
 pub fn update(resolver: &mut Resolver<'_>, keys: &[Option<Digest>], out: &Path, partial: bool) -> Result<Update> {
     let pipeline = resolver.graph.pipeline;
     let folder = out.join(&pipeline.name);
+    resolver.store.add_root(out)?;
     let said = what_is_said(resolver, keys);
     if !partial && resolver.index.links_say(said) {
         return Ok(Update { folder, changed: false });

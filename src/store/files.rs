@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::Metadata;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -95,6 +96,16 @@ impl FileDigests {
         Self { path, entries, changed: false }
     }
 
+    /// Drops what is known of files that are no longer there.
+    pub(super) fn forget_gone(store: &Store) {
+        let mut known = Self::load(store);
+        let is_gone = |path: &Path| path.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound);
+        let before = known.entries.len();
+        known.entries.retain(|path, _| !(path.is_absolute() && is_gone(path)));
+        known.changed = known.entries.len() != before;
+        known.save();
+    }
+
     /// The digest of a file, and what the file looked like when that was its digest.
     pub fn digest(&mut self, path: &Path) -> Result<(Digest, Fingerprint)> {
         let entry = self.look(path)?;
@@ -171,6 +182,12 @@ mod tests {
         digests.save();
         let loaded = FileDigests::load(&store);
         assert_eq!(loaded.entries[&file].blake3, digest);
+        FileDigests::forget_gone(&store);
+        assert_eq!(FileDigests::load(&store).entries.len(), 1);
+        std::fs::rename(&file, folder.path().join("away")).unwrap();
+        FileDigests::forget_gone(&store);
+        assert_eq!(FileDigests::load(&store).entries.len(), 0);
+        std::fs::rename(folder.path().join("away"), &file).unwrap();
         std::fs::write(folder.path().join("cache/files"), "{torn").unwrap();
         assert_eq!(FileDigests::load(&store).digest(&file).unwrap().0, digest);
     }

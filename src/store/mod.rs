@@ -10,6 +10,7 @@
 //! journal/<date>.jsonl           one line per event of every run
 //! locks/<key>                    flock, held while an action runs; locks/store: shared by builds, alone for gc
 //! pins/<digest>                  artifacts that gc keeps though no link reaches them
+//! roots/<digest>                 an out folder whose links gc follows
 //! tmp/<key>/{out,work}           a stage at work; work/ outlives a kill
 //! fetched/<blake3>/<name>        files from the network: the engine's business
 //! logs/<key>.log                 what the stage last wrote to its standard error
@@ -18,7 +19,9 @@
 //! ```
 //!
 //! An artifact becomes visible by one rename of a folder that is already complete and synced, and its record is
-//! written after it: a process killed at any instant leaves at worst a folder under tmp/.
+//! written after it: a process killed at any instant leaves at worst a folder under tmp/, an artifact that is whole and
+//! that no link reaches, the file of a lock that nobody holds, and a file `.name.pid.count` that was to be renamed. gc
+//! removes these when they are a day old, and with them the logs and memories of what is gone.
 
 mod artifact;
 mod files;
@@ -26,11 +29,13 @@ mod gc;
 mod identity;
 mod index;
 mod journal;
+mod leftovers;
 mod lock;
 mod manifest;
 mod memory;
 mod pin;
 mod record;
+mod roots;
 mod verify;
 
 use std::io::Write as _;
@@ -41,7 +46,7 @@ use rustix::process::getpid;
 
 pub use artifact::{Artifact, Lookup};
 pub use files::{FileDigests, Fingerprint};
-pub use gc::{Gc, GcOptions, gc, gc_telling};
+pub use gc::{Gc, GcOptions, gc};
 pub use index::Index;
 pub use journal::{Journal, JournalEvent, JournalLine};
 pub use lock::{Lock, Waiting};
