@@ -1,6 +1,8 @@
 //! blake3 digests, and the canonical JSON that action keys and manifests are digests of.
 
 use std::fmt;
+use std::fs::File;
+use std::io::{ErrorKind, Read};
 use std::path::Path;
 use std::str::FromStr;
 
@@ -8,6 +10,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{Result, ensure};
+
+/// How much of a file is read at once.
+const BUFFER: usize = 1 << 20;
+
+/// Inputs of this size and more are mapped.
+const MAPPED: u64 = 64 << 20;
 
 /// 32 bytes of blake3, written as 64 lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -18,15 +26,35 @@ impl Digest {
         Self(*blake3::hash(bytes).as_bytes())
     }
 
-    /// The digest of a file's content, read through a memory map; a large one is hashed on all cores.
+    /// The digest of a file's content. It is read and not mapped: where a disk fails, or the file is cut meanwhile, reading
+    /// gives an error, and a map ends the process.
     pub fn of_file(path: &Path) -> std::io::Result<Self> {
+        let mut file = File::open(path)?;
+        let size = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
+        let mut buffer = vec![0; size.clamp(1 << 12, BUFFER)];
         let mut hasher = blake3::Hasher::new();
-        // Below that the threads cost more than they give.
-        if std::fs::metadata(path)?.len() < 1 << 20 {
-            hasher.update_mmap(path)?;
-        } else {
-            hasher.update_mmap_rayon(path)?;
+        loop {
+            let filled = fill(&mut file, &mut buffer)?;
+            // Below that the threads cost more than they give.
+            if filled < BUFFER {
+                hasher.update(&buffer[..filled]);
+            } else {
+                hasher.update_rayon(&buffer);
+            }
+            if filled < buffer.len() {
+                return Ok(Self(*hasher.finalize().as_bytes()));
+            }
         }
+    }
+
+    /// The digest of a file that is not the store's. A large one is read through a memory map, on all cores, which is
+    /// faster; whoever cuts it meanwhile ends the process.
+    pub fn of_input(path: &Path) -> std::io::Result<Self> {
+        if std::fs::metadata(path)?.len() < MAPPED {
+            return Self::of_file(path);
+        }
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_mmap_rayon(path)?;
         Ok(Self(*hasher.finalize().as_bytes()))
     }
 
@@ -60,6 +88,20 @@ impl Digest {
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
+}
+
+/// Fills the buffer as far as the file goes.
+fn fill(file: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
 }
 
 impl fmt::Display for Digest {
@@ -189,5 +231,20 @@ mod tests {
         let digest = Digest::of(b"raisin");
         assert_eq!(digest.to_hex().parse::<Digest>().expect("valid"), digest);
         assert!("abc".parse::<Digest>().is_err());
+    }
+
+    #[test]
+    fn a_file_has_the_digest_of_its_bytes_whatever_its_size() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("file");
+        for size in [0, 1, 4095, 4096, 4097, BUFFER - 1, BUFFER, BUFFER + 1, 2 * BUFFER, 3 * BUFFER + 77] {
+            let bytes: Vec<u8> = (0..size).map(|place| (place % 251) as u8).collect();
+            std::fs::write(&path, &bytes).expect("written");
+            assert_eq!(Digest::of_file(&path).expect("read"), Digest::of(&bytes), "{size} bytes");
+        }
+        let bytes = vec![7; MAPPED as usize + 1];
+        std::fs::write(&path, &bytes).expect("written");
+        assert_eq!(Digest::of_input(&path).expect("mapped"), Digest::of(&bytes));
+        assert_eq!(Digest::of_file(&path).expect("read"), Digest::of(&bytes));
     }
 }

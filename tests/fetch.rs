@@ -18,6 +18,15 @@ enum Manner {
     Cuts(usize),
     /// The same, and it knows no ranges.
     CutsOnceWithoutRanges(usize),
+    /// The same, and it knows no versions.
+    CutsAndKnowsNoVersions(usize),
+    /// Cuts the first connection after so many bytes, and the file is another one from then on. `true`: it sends the rest of
+    /// that although it was asked for the rest of the first.
+    Changes(usize, bool),
+    /// Cuts the first connection after so many bytes, and sends another part than it is asked for.
+    Misses(usize),
+    /// Sends so many bytes of the rest at most, and says so.
+    Portions(usize),
     /// Says that it is busy, so many times.
     Busy(usize),
     NotFound,
@@ -54,12 +63,13 @@ impl Server {
 }
 
 fn answer(mut stream: TcpStream, content: &[u8], manner: Manner, requests: &Mutex<Vec<usize>>) -> std::io::Result<()> {
-    let mut from = None;
+    let (mut from, mut only_if) = (None, None);
     for line in BufReader::new(stream.try_clone()?).lines() {
         let line = line?.to_ascii_lowercase();
         if let Some(range) = line.strip_prefix("range: bytes=") {
             from = range.trim_end_matches('-').parse().ok();
         }
+        only_if = line.strip_prefix("if-range: ").map(str::to_owned).or(only_if);
         if line.is_empty() {
             break;
         }
@@ -69,7 +79,11 @@ fn answer(mut stream: TcpStream, content: &[u8], manner: Manner, requests: &Mute
         requests.push(from.unwrap_or(0));
         requests.len() - 1
     };
-    let ranges = !matches!(manner, Manner::CutsOnceWithoutRanges(_));
+    let older = String::from_utf8_lossy(content).replace('q', "Q");
+    let content = if matches!(manner, Manner::Changes(..)) && earlier == 0 { older.as_bytes() } else { content };
+    let version = format!("\"{}\"", &blake3::hash(content).to_hex()[..16]);
+    let same = only_if.is_none_or(|asked| asked == version || matches!(manner, Manner::Changes(_, true)));
+    let ranges = same && !matches!(manner, Manner::CutsOnceWithoutRanges(_));
     let from = from.filter(|_| ranges);
     let rest = &content[from.unwrap_or(0).min(content.len())..];
     match manner {
@@ -80,21 +94,36 @@ fn answer(mut stream: TcpStream, content: &[u8], manner: Manner, requests: &Mute
         }
         _ => {}
     }
+    let from = from.map(|from| if matches!(manner, Manner::Misses(_)) { from + 7 } else { from });
+    let rest = match manner {
+        Manner::Misses(_) => &content[from.unwrap_or(0)..],
+        Manner::Portions(bytes) if from.is_some() => &rest[..bytes.min(rest.len())],
+        _ => rest,
+    };
     let head = match from {
         Some(from) if from >= content.len() => {
             let head = format!("HTTP/1.1 416 Range Not Satisfiable\r\ncontent-range: bytes */{}\r\n", content.len());
             return stream.write_all(format!("{head}content-length: 0\r\nconnection: close\r\n\r\n").as_bytes());
         }
         Some(from) => {
-            let (last, length) = (content.len() - 1, content.len());
+            let (last, length) = (from + rest.len() - 1, content.len());
             format!("HTTP/1.1 206 Partial Content\r\ncontent-range: bytes {from}-{last}/{length}\r\n")
         }
         None => "HTTP/1.1 200 OK\r\n".to_owned(),
     };
+    let known = !matches!(manner, Manner::CutsAndKnowsNoVersions(_));
+    let head = if known { format!("{head}etag: {version}\r\n") } else { head };
     write!(stream, "{head}content-length: {}\r\nconnection: close\r\n\r\n", rest.len())?;
     let sent = match manner {
-        Manner::Cuts(bytes) => bytes.min(rest.len()),
-        Manner::CutsOnceWithoutRanges(bytes) if earlier == 0 => bytes.min(rest.len()),
+        Manner::Cuts(bytes) | Manner::CutsAndKnowsNoVersions(bytes) => bytes.min(rest.len()),
+        Manner::CutsOnceWithoutRanges(bytes)
+        | Manner::Changes(bytes, _)
+        | Manner::Misses(bytes)
+        | Manner::Portions(bytes)
+            if earlier == 0 =>
+        {
+            bytes.min(rest.len())
+        }
         _ => rest.len(),
     };
     stream.write_all(&rest[..sent])
@@ -206,6 +235,35 @@ fn an_address_without_a_digest_is_refused_with_the_way_to_get_it() {
     let set = format!("stage.pool.sources.0.blake3={}", pin(&content));
     assert_eq!(project.run(&["build", "p.toml", "--set", &set]).code, 0);
     assert_eq!(server.asked().len(), asked);
+}
+
+#[test]
+fn a_file_that_changes_while_it_is_fetched_is_never_a_mixture() {
+    let content = lines(2000);
+    for (manner, asked) in [
+        (Manner::Changes(1000, false), vec![0, 1000]),
+        (Manner::Changes(1000, true), vec![0, 1000, 0]),
+        (Manner::Misses(1000), vec![0, 1000, 0]),
+        (Manner::Portions(20_000), vec![0, 20_000, 40_000, 60_000]),
+    ] {
+        let server = Server::start(&content, manner);
+        let project = project(&server, None);
+        // What an earlier run left is the beginning of nobody knows what.
+        let key = blake3::hash(format!("fetch {}", server.address).as_bytes()).to_hex();
+        project.write(&format!("cache/tmp/fetch-{}", &key[..12]), &"old".repeat(100));
+        let digest = project.run(&["digest", &server.address]);
+        assert_eq!(digest.stdout, format!("blake3 = \"{}\"\n", pin(&content)), "{}", digest.stderr);
+        assert_eq!(server.asked(), asked);
+        let server = Server::start(&content, manner);
+        let project = self::project(&server, Some(&pin(&content)));
+        let answer = project.run(&["build", "p.toml"]);
+        assert_eq!((answer.code, server.asked()), (0, asked), "{}", answer.stderr);
+    }
+    // Without a digest and without versions nothing tells whether the rest belongs to the beginning.
+    let server = Server::start(&content, Manner::CutsAndKnowsNoVersions(1000));
+    let answer = project(&server, None).run(&["digest", &server.address]);
+    assert!(answer.code == 1 && answer.stderr.contains("after 6 tries"), "{}", answer.stderr);
+    assert_eq!(server.asked(), [0; 6]);
 }
 
 #[test]

@@ -2,6 +2,8 @@
 //!
 //! `fetched/<blake3>/<name>` in the cache holds them. A download that breaks off goes on where it was (`Range`), in this
 //! run or the next; what arrives is hashed before it counts, so that nothing that a server sends needs to be believed.
+//! Where no digest is known yet, it goes on only from what came in the same run, and only from the same version of the file
+//! (`If-Range`): two halves of two files would otherwise be pinned as one.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Write as _};
@@ -9,7 +11,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ureq::http::{Response, StatusCode, header};
+use ureq::http::{HeaderValue, Response, StatusCode, header};
 use ureq::{Agent, Body};
 
 use crate::digest::Digest;
@@ -63,12 +65,12 @@ pub fn bring(store: &Store, address: &str, blake3: Digest, listener: &mut dyn Li
         store.set_aside(&place)?;
     }
     let part = part(store, key);
-    let resumed = part.metadata().is_ok_and(|part| part.len() > 0);
-    let mut found = download(address, &part, listener)?;
-    if found != blake3 && resumed {
+    let mut download = Download::new(address, &part, true);
+    let mut found = download.run(listener)?;
+    if found != blake3 && download.pieced {
         // The beginning was that of an older file, perhaps.
-        std::fs::remove_file(&part)?;
-        found = download(address, &part, listener)?;
+        download.begin_anew()?;
+        found = download.run(listener)?;
     }
     if found != blake3 {
         std::fs::remove_file(&part)?;
@@ -81,10 +83,14 @@ pub fn bring(store: &Store, address: &str, blake3: Digest, listener: &mut dyn Li
 
 /// Fetches the file of an address into the cache, whatever it is. Gives its digest.
 pub fn fetch(store: &Store, address: &str, listener: &mut dyn Listener) -> Result<Digest> {
+    let _shared = store.share()?;
     let key = Digest::of(format!("fetch {address}").as_bytes());
     let Some(_lock) = store.lock(key, |_| Waiting::GoOn)? else { bail!("interrupted") };
     let part = part(store, key);
-    let blake3 = download(address, &part, listener)?;
+    let mut download = Download::new(address, &part, false);
+    // Nobody knows what file that is the beginning of.
+    download.begin_anew()?;
+    let blake3 = download.run(listener)?;
     keep(&part, &place(store, address, blake3))?;
     Ok(blake3)
 }
@@ -114,118 +120,188 @@ enum Connection {
     Broken(anyhow::Error),
 }
 
-/// Fetches into `part`, from where that ends. Gives the digest of the whole.
-fn download(address: &str, part: &Path, listener: &mut dyn Listener) -> Result<Digest> {
-    let agent: Agent = Agent::config_builder()
-        .http_status_as_error(false)
-        .timeout_connect(Some(Duration::from_secs(15)))
-        .timeout_recv_response(Some(STALLED))
-        .timeout_per_read(Some(STALLED))
-        .user_agent(concat!("raisin/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .into();
-    let length = || part.metadata().map_or(0, |part| part.len());
-    let mut failures = 0;
-    loop {
-        let before = length();
-        match connect(&agent, address, part, before, listener)? {
-            Connection::Complete => return Ok(Digest::of_file(part)?),
-            Connection::Broken(error) => {
-                failures = if length() > before { 1 } else { failures + 1 };
-                if failures >= TRIES {
-                    return Err(error.context(format!("cannot fetch {address}, after {TRIES} tries")));
+/// A download into a file, from where that ends, over as many connections as it takes.
+struct Download<'d> {
+    agent: Agent,
+    address: &'d str,
+    part: &'d Path,
+    /// Whether a digest will tell what came: then it may go on from a beginning that no server vouches for.
+    pinned: bool,
+    /// What the server calls the version that the part is the beginning of, if it has a name for it.
+    version: Option<HeaderValue>,
+    /// Whether what is there came over several connections.
+    pieced: bool,
+    /// How often it began anew.
+    beginnings: u32,
+}
+
+impl<'d> Download<'d> {
+    fn new(address: &'d str, part: &'d Path, pinned: bool) -> Self {
+        let agent = Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_connect(Some(Duration::from_secs(15)))
+            .timeout_recv_response(Some(STALLED))
+            .timeout_per_read(Some(STALLED))
+            .user_agent(concat!("raisin/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .into();
+        Self { agent, address, part, pinned, version: None, pieced: false, beginnings: 0 }
+    }
+
+    fn length(&self) -> u64 {
+        self.part.metadata().map_or(0, |part| part.len())
+    }
+
+    /// Forgets what has come so far.
+    fn begin_anew(&mut self) -> Result<()> {
+        self.beginnings += u32::from(self.length() > 0);
+        (self.version, self.pieced) = (None, false);
+        match std::fs::remove_file(self.part) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot remove {}", self.part.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives the digest of the whole.
+    fn run(&mut self, listener: &mut dyn Listener) -> Result<Digest> {
+        let mut failures = 0;
+        self.beginnings = 0;
+        loop {
+            let before = self.length();
+            match self.connect(listener)? {
+                Connection::Complete => {
+                    let part = self.part;
+                    return Digest::of_file(part).with_context(|| format!("cannot read {}", part.display()));
                 }
-                // In short steps, as a person may not want to wait.
-                let pause = FIRST_PAUSE * 2_u32.pow(failures - 1);
-                for _ in 0..pause.as_millis().div_ceil(50) {
-                    if listener.gives_up() {
-                        bail!("interrupted; what was fetched is kept");
+                Connection::Broken(error) => {
+                    failures = if self.length() > before { 1 } else { failures + 1 };
+                    if failures.max(self.beginnings) >= TRIES {
+                        let address = self.address;
+                        return Err(error.context(format!("cannot fetch {address}, after {TRIES} tries")));
                     }
-                    std::thread::sleep(Duration::from_millis(50));
+                    // In short steps, as a person may not want to wait.
+                    let pause = FIRST_PAUSE * 2_u32.pow(failures - 1);
+                    for _ in 0..pause.as_millis().div_ceil(50) {
+                        if listener.gives_up() {
+                            bail!("interrupted; what was fetched is kept");
+                        }
+                        std::thread::sleep(Duration::from_millis(50));
+                    }
                 }
             }
         }
     }
-}
 
-fn connect(agent: &Agent, address: &str, part: &Path, from: u64, listener: &mut dyn Listener) -> Result<Connection> {
-    let mut request = agent.get(address).header(header::ACCEPT_ENCODING, "identity");
-    if from > 0 {
-        request = request.header(header::RANGE, format!("bytes={from}-"));
-    }
-    let response = match request.call() {
-        Ok(response) => response,
-        Err(error @ (ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::TooManyRedirects)) => {
-            return Err(Problem::new(format!("cannot fetch {address}: {error}")).into());
+    fn connect(&mut self, listener: &mut dyn Listener) -> Result<Connection> {
+        if !self.pinned && self.version.is_none() {
+            self.begin_anew()?;
         }
-        Err(error) => return Ok(Connection::Broken(error.into())),
-    };
-    let status = response.status();
-    match status {
-        StatusCode::OK | StatusCode::PARTIAL_CONTENT => receive(response, address, part, from, listener),
-        // Nothing lies after what is there: it is whole, or not the beginning of this file.
-        StatusCode::RANGE_NOT_SATISFIABLE => {
-            if whole_length(&response) == Some(from) {
-                return Ok(Connection::Complete);
+        let from = self.length();
+        let address = self.address;
+        let mut request = self.agent.get(address).header(header::ACCEPT_ENCODING, "identity");
+        if from > 0 {
+            request = request.header(header::RANGE, format!("bytes={from}-"));
+            if let Some(version) = &self.version {
+                request = request.header(header::IF_RANGE, version);
             }
-            std::fs::remove_file(part)?;
-            Ok(Connection::Broken(anyhow!("the server has less than was fetched before")))
         }
-        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
-            Ok(Connection::Broken(anyhow!("the server answered {status}")))
-        }
-        _ if status.is_server_error() => Ok(Connection::Broken(anyhow!("the server answered {status}"))),
-        _ => Err(Problem::new(format!("cannot fetch {address}: the server answered {status}"))
-            .hint("is the address right, and may everyone read it?")
-            .into()),
-    }
-}
-
-fn receive(
-    response: Response<Body>,
-    address: &str,
-    part: &Path,
-    from: u64,
-    listener: &mut dyn Listener,
-) -> Result<Connection> {
-    let cannot = || format!("cannot write {}", part.display());
-    // A server that knows no ranges begins at the beginning.
-    let resumes = response.status() == StatusCode::PARTIAL_CONTENT && first_byte(&response) == Some(from);
-    let mut done = if resumes { from } else { 0 };
-    let total = response.body().content_length().map(|length| done + length);
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(!resumes)
-        .append(resumes)
-        .open(part)
-        .with_context(cannot)?;
-    let mut body = response.into_body().into_reader();
-    let mut buffer = vec![0; 1 << 17];
-    loop {
-        if listener.gives_up() {
-            bail!("interrupted; what was fetched is kept");
-        }
-        let read = match body.read(&mut buffer) {
-            Ok(read) => read,
+        let response = match request.call() {
+            Ok(response) => response,
+            Err(error @ (ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::TooManyRedirects)) => {
+                return Err(Problem::new(format!("cannot fetch {address}: {error}")).into());
+            }
             Err(error) => return Ok(Connection::Broken(error.into())),
         };
-        if read == 0 {
-            return Ok(match total {
-                Some(total) if done < total => Connection::Broken(anyhow!("{done} of {total} bytes came")),
-                _ => Connection::Complete,
+        let status = response.status();
+        match status {
+            StatusCode::OK => self.receive(response, 0, listener),
+            StatusCode::PARTIAL_CONTENT => {
+                // Some servers know no `If-Range`, and some send what nobody asked for.
+                let is_other = self.version.as_ref().is_some_and(|known| names_another(&response, known));
+                if is_other || first_byte(&response) != Some(from) {
+                    self.begin_anew()?;
+                    let what = if is_other { "a part of another version" } else { "another part than was asked for" };
+                    return Ok(Connection::Broken(anyhow!("the server sent {what}")));
+                }
+                self.receive(response, from, listener)
+            }
+            // Nothing lies after what is there: it is whole, or not the beginning of this file.
+            StatusCode::RANGE_NOT_SATISFIABLE => {
+                if whole_length(&response) == Some(from) {
+                    self.pieced = true;
+                    return Ok(Connection::Complete);
+                }
+                self.begin_anew()?;
+                Ok(Connection::Broken(anyhow!("the server has less than was fetched before")))
+            }
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
+                Ok(Connection::Broken(anyhow!("the server answered {status}")))
+            }
+            _ if status.is_server_error() => Ok(Connection::Broken(anyhow!("the server answered {status}"))),
+            _ => Err(Problem::new(format!("cannot fetch {address}: the server answered {status}"))
+                .hint("is the address right, and may everyone read it?")
+                .into()),
+        }
+    }
+
+    /// Takes what comes as the file's bytes from `from` on.
+    fn receive(&mut self, response: Response<Body>, from: u64, listener: &mut dyn Listener) -> Result<Connection> {
+        let cannot = || format!("cannot write {}", self.part.display());
+        self.version = version(&response);
+        self.pieced = from > 0;
+        let mut done = from;
+        // A server may send less than the rest at once.
+        let whole = whole_length(&response).filter(|_| from > 0);
+        let total = whole.or_else(|| response.body().content_length().map(|length| done + length));
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(from == 0)
+            .append(from > 0)
+            .open(self.part)
+            .with_context(cannot)?;
+        let mut body = response.into_body().into_reader();
+        let mut buffer = vec![0; 1 << 17];
+        loop {
+            if listener.gives_up() {
+                bail!("interrupted; what was fetched is kept");
+            }
+            let read = match body.read(&mut buffer) {
+                Ok(read) => read,
+                Err(error) => return Ok(Connection::Broken(error.into())),
+            };
+            if read == 0 {
+                return Ok(match total {
+                    Some(total) if done < total => Connection::Broken(anyhow!("{done} of {total} bytes came")),
+                    _ => Connection::Complete,
+                });
+            }
+            file.write_all(&buffer[..read]).with_context(cannot)?;
+            done += read as u64;
+            listener.progress(Progress {
+                phase: format!("fetching {}", name(self.address)),
+                done,
+                total: total.unwrap_or(0),
+                unit: "bytes".into(),
+                ..Progress::default()
             });
         }
-        file.write_all(&buffer[..read]).with_context(cannot)?;
-        done += read as u64;
-        listener.progress(Progress {
-            phase: format!("fetching {}", name(address)),
-            done,
-            total: total.unwrap_or(0),
-            unit: "bytes".into(),
-            ..Progress::default()
-        });
     }
+}
+
+/// What tells a version of a file byte for byte: a strong ETag, or else when it was modified.
+fn version(response: &Response<Body>) -> Option<HeaderValue> {
+    let headers = response.headers();
+    let strong = headers.get(header::ETAG).filter(|tag| tag.as_bytes().starts_with(b"\""));
+    strong.or_else(|| headers.get(header::LAST_MODIFIED)).cloned()
+}
+
+/// Whether a response says that it comes from another version than this.
+fn names_another(response: &Response<Body>, known: &HeaderValue) -> bool {
+    let kind = if known.as_bytes().starts_with(b"\"") { header::ETAG } else { header::LAST_MODIFIED };
+    response.headers().get(kind).is_some_and(|now| now != known)
 }
 
 /// `bytes 100-199/200`: where a part begins.

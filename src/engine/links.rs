@@ -77,6 +77,7 @@ pub fn update(resolver: &mut Resolver<'_>, keys: &[Option<Digest>], out: &Path, 
     let partial = others != Others::Go;
     let pipeline = resolver.graph.pipeline;
     let folder = out.join(&pipeline.name);
+    resolver.store.add_root(out)?;
     let said = what_is_said(resolver, keys);
     if !partial && resolver.index.links_say(said) {
         return Ok(Update { folder, changed: false });

@@ -105,7 +105,7 @@ const MAX_TOKENS: usize = 1024;
 
 impl Kind for Model {
     const NAME: &'static str = "model";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const ABOUT: &'static str =
         "A language model: from a GGUF file, a Hugging Face folder, fresh weights, or a base with a frozen prefix.";
     const PROCESS: Process = Process::Tensor;

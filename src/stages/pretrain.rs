@@ -88,7 +88,7 @@ const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(30);
 
 impl Kind for Pretrain {
     const NAME: &'static str = "pretrain";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const ABOUT: &'static str = "Trains all weights of a small model on the next token of text or instructions.";
     const PROCESS: Process = Process::Tensor;
     const SEEDED: bool = true;

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::Metadata;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -35,9 +36,13 @@ impl Fingerprint {
     }
 }
 
+/// A time as one number. The last one for all that are later than 2262, which anyone may give to a file.
+fn nanoseconds(seconds: i64, rest: i64) -> i64 {
+    seconds.saturating_mul(1_000_000_000).saturating_add(rest)
+}
+
 impl From<&Metadata> for Fingerprint {
     fn from(metadata: &Metadata) -> Self {
-        let nanoseconds = |seconds: i64, rest: i64| seconds * 1_000_000_000 + rest;
         Self {
             size: metadata.len(),
             modified: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
@@ -52,8 +57,8 @@ impl From<&rustix::fs::Stat> for Fingerprint {
     fn from(status: &rustix::fs::Stat) -> Self {
         Self {
             size: status.st_size as u64,
-            modified: status.st_mtime * 1_000_000_000 + status.st_mtime_nsec as i64,
-            changed: status.st_ctime * 1_000_000_000 + status.st_ctime_nsec as i64,
+            modified: nanoseconds(status.st_mtime, status.st_mtime_nsec as i64),
+            changed: nanoseconds(status.st_ctime, status.st_ctime_nsec as i64),
             device: status.st_dev,
             inode: status.st_ino,
         }
@@ -71,7 +76,7 @@ struct Entry {
 impl Entry {
     fn believable(&self, fingerprint: &Fingerprint) -> bool {
         let newest = fingerprint.modified.max(fingerprint.changed);
-        self.fingerprint == *fingerprint && newest + RACY_NANOSECONDS < self.hashed
+        self.fingerprint == *fingerprint && newest.saturating_add(RACY_NANOSECONDS) < self.hashed
     }
 }
 
@@ -89,6 +94,16 @@ impl FileDigests {
         let path = store.root.join("files");
         let entries = recall(&path).and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
         Self { path, entries, changed: false }
+    }
+
+    /// Drops what is known of files that are no longer there.
+    pub(super) fn forget_gone(store: &Store) {
+        let mut known = Self::load(store);
+        let is_gone = |path: &Path| path.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound);
+        let before = known.entries.len();
+        known.entries.retain(|path, _| !(path.is_absolute() && is_gone(path)));
+        known.changed = known.entries.len() != before;
+        known.save();
     }
 
     /// The digest of a file, and what the file looked like when that was its digest.
@@ -122,7 +137,7 @@ impl FileDigests {
                 return Ok(entry.clone());
             }
             let hashed = jiff::Timestamp::now().as_nanosecond() as i64;
-            let blake3 = Digest::of_file(path).with_context(cannot)?;
+            let blake3 = Digest::of_input(path).with_context(cannot)?;
             if Fingerprint::of(path).with_context(cannot)? == fingerprint {
                 return Ok(Entry { fingerprint, hashed, blake3 });
             }
@@ -167,7 +182,28 @@ mod tests {
         digests.save();
         let loaded = FileDigests::load(&store);
         assert_eq!(loaded.entries[&file].blake3, digest);
+        FileDigests::forget_gone(&store);
+        assert_eq!(FileDigests::load(&store).entries.len(), 1);
+        std::fs::rename(&file, folder.path().join("away")).unwrap();
+        FileDigests::forget_gone(&store);
+        assert_eq!(FileDigests::load(&store).entries.len(), 0);
+        std::fs::rename(folder.path().join("away"), &file).unwrap();
         std::fs::write(folder.path().join("cache/files"), "{torn").unwrap();
         assert_eq!(FileDigests::load(&store).digest(&file).unwrap().0, digest);
+    }
+
+    #[test]
+    fn a_file_from_the_year_2300_has_a_time() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let moment = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_hours(10_413_792_000 / 3600);
+        file.as_file().set_modified(moment).unwrap();
+        let seen = Fingerprint::of(file.path()).unwrap();
+        let there = rustix::fs::stat(file.path()).unwrap();
+        // Some file systems know no later time than 2038.
+        if there.st_mtime == 10_413_792_000 {
+            assert_eq!((seen.modified, seen), (i64::MAX, Fingerprint::from(&there)));
+            let entry = Entry { fingerprint: seen, hashed: i64::MAX, blake3: Digest::of(b"") };
+            assert!(!entry.believable(&seen));
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Frees what nothing reaches: the roots are the links under out/ and the pins.
+//! Frees what nothing reaches: the roots are the links under every out folder of this cache and the pins.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -7,19 +7,21 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 
 use super::artifact::damage;
-use super::{Store, remove_tree};
+use super::leftovers::{changed, leftovers, old};
+use super::{FileDigests, Store, remove_tree};
 use crate::digest::Digest;
-use crate::error::{Problem, Result};
+use crate::error::{Context as _, Problem, Result};
 
-/// A killed stage's checkpoints are worth keeping for the build that goes on from them.
-const CHECKPOINTS_STAY: Duration = Duration::from_hours(24);
+/// What a killed build finished is linked by the build that goes on from there, and a killed stage's checkpoints are of use to
+/// that one, too: so long they stay.
+pub(super) const YOUNG: Duration = Duration::from_hours(24);
 
-/// What may be freed of that which nothing reaches. By default all of it, but checkpoints of the last day.
+/// What may be freed of that which nothing reaches. By default all of it that is older than a day, and what was set aside.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct GcOptions {
     /// Remove it; otherwise only tell.
     pub yes: bool,
-    /// Only what was made longer ago than this; checkpoints and what was set aside, too.
+    /// Only what was made longer ago than this, instead of a day; what was set aside or fetched, too.
     pub older_than: Option<Duration>,
     /// Only as much as is needed for all artifacts together to take at most so many bytes, the oldest first.
     pub budget: Option<u64>,
@@ -28,11 +30,17 @@ pub struct GcOptions {
 /// What can be freed, or was.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Gc {
+    /// The out folders whose links were looked at.
+    pub looked_at: Vec<PathBuf>,
+    /// Those that builds have written links into and that are gone, and their links with them.
+    pub gone: Vec<PathBuf>,
     pub kept: u64,
+    /// How many of those that are kept nothing reaches, but are too young.
+    pub young: u64,
     /// The oldest first.
     pub artifacts: Vec<Digest>,
     pub actions: Vec<Digest>,
-    /// Folders of stages that were killed, and what was set aside.
+    /// Folders of stages that were killed, what was set aside, and what belongs to nothing any more.
     pub leftovers: Vec<PathBuf>,
     pub bytes: u64,
     pub freed: bool,
@@ -42,26 +50,26 @@ struct Unreached {
     digest: Digest,
     made: SystemTime,
     bytes: u64,
+    references: Vec<Digest>,
+    goes: bool,
 }
 
-/// Finds what the links under `out` and the pins do not reach, and removes it if told to.
+/// Finds what the links and the pins do not reach, and removes it if told to. The links are those under `out` and under all
+/// folders that builds on this cache have noted.
 ///
 /// # Errors
-/// A build that is using this cache.
+/// Something that is using this cache, where it is to be removed; links or pins that cannot be read.
 pub fn gc(store: &Store, out: &Path, options: &GcOptions) -> Result<Gc> {
-    gc_telling(store, out, options, |_| Ok(()))
-}
-
-/// The same; `tell` hears what will go before it does, and may keep it by an error.
-///
-/// # Errors
-/// As [`gc`], and what `tell` says.
-pub fn gc_telling(store: &Store, out: &Path, options: &GcOptions, tell: impl FnOnce(&Gc) -> Result<()>) -> Result<Gc> {
-    let Some(_alone) = store.try_alone()? else {
-        return Err(Problem::new("a build is using this cache").hint("try again when it has ended").into());
+    let _lock = if options.yes {
+        let busy =
+            || Problem::new("a build or another command is using this cache").hint("try again when it has ended");
+        store.try_alone()?.ok_or_else(busy)?
+    } else {
+        store.share_to_read()?
     };
-    let reached = reached(store, out)?;
-    let mut gc = Gc { freed: options.yes, ..Gc::default() };
+    let roots = store.roots(out)?;
+    let reached = reached(store, roots.digests)?;
+    let mut gc = Gc { freed: options.yes, gone: roots.gone, ..Gc::default() };
     let (mut unreached, mut total) = (Vec::new(), 0);
     for digest in store.artifact_digests()? {
         let folder = store.artifact_folder(digest);
@@ -70,28 +78,18 @@ pub fn gc_telling(store: &Store, out: &Path, options: &GcOptions, tell: impl FnO
         if reached.contains(&digest) {
             gc.kept += 1;
         } else {
-            unreached.push(Unreached { digest, made: changed(&folder), bytes });
+            let references = references(store, digest)?;
+            unreached.push(Unreached { digest, made: changed(&folder), bytes, references, goes: false });
         }
     }
-    unreached.sort_by_key(|artifact| (artifact.made, artifact.digest));
-    let mut needed_by: BTreeMap<Digest, Vec<Digest>> = BTreeMap::new();
+    choose(&mut unreached, total, options);
     for artifact in &unreached {
-        for of in references(store, artifact.digest)? {
-            needed_by.entry(of).or_default().push(artifact.digest);
-        }
-    }
-    let old = |moment: SystemTime, age: Duration| moment.elapsed().is_ok_and(|elapsed| elapsed >= age);
-    for artifact in unreached {
-        let fits = options.budget.is_some_and(|budget| total <= budget);
-        let young = options.older_than.is_some_and(|age| !old(artifact.made, age));
-        // What a kept artifact refers to stays with it.
-        let needed = needed_by.get(&artifact.digest).is_some_and(|by| by.iter().any(|one| !gc.artifacts.contains(one)));
-        if fits || young || (needed && (options.budget.is_some() || options.older_than.is_some())) {
-            gc.kept += 1;
-        } else {
-            total -= artifact.bytes;
+        if artifact.goes {
             gc.bytes += artifact.bytes;
             gc.artifacts.push(artifact.digest);
+        } else {
+            gc.kept += 1;
+            gc.young += u64::from(!old(artifact.made, options.older_than.unwrap_or(YOUNG)));
         }
     }
     let freed: BTreeSet<Digest> = gc.artifacts.iter().copied().collect();
@@ -101,28 +99,44 @@ pub fn gc_telling(store: &Store, out: &Path, options: &GcOptions, tell: impl FnO
             gc.actions.push(key);
         }
     }
-    // What came from the network goes only by its age: it can be fetched again, and nothing tells who wants it.
-    for (folder, stays) in [("tmp", CHECKPOINTS_STAY), ("damaged", Duration::ZERO), ("fetched", Duration::MAX)] {
-        let Ok(entries) = std::fs::read_dir(store.root.join(folder)) else { continue };
-        for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
-            if old(newest(&path), options.older_than.unwrap_or(stays)) {
-                gc.bytes += size(&path);
-                gc.leftovers.push(path);
-            }
-        }
-    }
-    gc.leftovers.sort();
-    tell(&gc)?;
+    gc.leftovers = leftovers(store, options.older_than, &roots.folders, &gc.actions);
+    gc.bytes += gc.leftovers.iter().map(|path| size(path)).sum::<u64>();
+    gc.looked_at = roots.folders.into_iter().collect();
     if options.yes {
         remove(store, &gc)?;
     }
     Ok(gc)
 }
 
-fn reached(store: &Store, out: &Path) -> Result<BTreeSet<Digest>> {
+/// Marks what goes, the oldest first. What a kept artifact refers to stays with it.
+fn choose(unreached: &mut [Unreached], mut total: u64, options: &GcOptions) {
+    unreached.sort_by_key(|artifact| (artifact.made, artifact.digest));
+    let places: BTreeMap<Digest, usize> =
+        unreached.iter().enumerate().map(|(place, artifact)| (artifact.digest, place)).collect();
+    let mut needed = vec![0_usize; unreached.len()];
+    let mut refers: Vec<Vec<usize>> = Vec::with_capacity(unreached.len());
+    for artifact in unreached.iter() {
+        refers.push(artifact.references.iter().filter_map(|of| places.get(of).copied()).collect());
+        refers.last().into_iter().flatten().for_each(|&of| needed[of] += 1);
+    }
+    let age = options.older_than.unwrap_or(YOUNG);
+    let mut place = 0;
+    while place < unreached.len() && options.budget.is_none_or(|budget| total > budget) {
+        let artifact = &mut unreached[place];
+        if artifact.goes || needed[place] > 0 || !old(artifact.made, age) {
+            place += 1;
+            continue;
+        }
+        artifact.goes = true;
+        total -= artifact.bytes;
+        refers[place].iter().for_each(|&of| needed[of] -= 1);
+        // What only this one needed is older, as a rule, and has its turn now.
+        place = refers[place].iter().copied().min().unwrap_or(place).min(place);
+    }
+}
+
+fn reached(store: &Store, mut waiting: Vec<Digest>) -> Result<BTreeSet<Digest>> {
     let mut reached = BTreeSet::new();
-    let mut waiting: Vec<Digest> = store.pins()?.into_iter().map(|pin| pin.digest).collect();
-    collect_links(out, 0, &mut waiting);
     while let Some(digest) = waiting.pop() {
         if reached.insert(digest) {
             waiting.extend(references(store, digest)?);
@@ -145,40 +159,29 @@ fn references(store: &Store, digest: Digest) -> Result<Vec<Digest>> {
 fn remove(store: &Store, gc: &Gc) -> Result<()> {
     // Records first: a record without its artifact is a miss, an artifact without a record only takes space.
     for key in &gc.actions {
-        std::fs::remove_file(store.record_file(*key))?;
+        remove_file(&store.record_file(*key))?;
     }
     for digest in &gc.artifacts {
         let _ = std::fs::remove_file(store.identity_file(*digest));
     }
     let artifacts = gc.artifacts.iter().map(|digest| store.artifact_folder(*digest));
     for path in artifacts.chain(gc.leftovers.iter().cloned()) {
-        if path.is_dir() { remove_tree(&path)? } else { std::fs::remove_file(&path)? }
+        if path.is_dir() { remove_tree(&path)? } else { remove_file(&path)? }
     }
+    for folder in &gc.gone {
+        remove_file(&store.root_file(folder))?;
+    }
+    FileDigests::forget_gone(store);
     Ok(())
 }
 
-/// When a folder's own entries last changed; for an artifact, when it was made.
-fn changed(path: &Path) -> SystemTime {
-    path.symlink_metadata().and_then(|metadata| metadata.modified()).unwrap_or(SystemTime::UNIX_EPOCH)
-}
-
-/// The newest change at or below a path.
-fn newest(path: &Path) -> SystemTime {
-    let below = std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) { newest(&entry.path()) } else { changed(&entry.path()) }
-    });
-    below.chain([changed(path)]).max().unwrap_or(SystemTime::UNIX_EPOCH)
-}
-
-/// out/<pipeline>/<stage> and out/<pipeline>/<variant>/<stage> are links whose target's name is a digest.
-fn collect_links(folder: &Path, depth: usize, digests: &mut Vec<Digest>) {
-    let Ok(entries) = std::fs::read_dir(folder) else { return };
-    for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
-        if let Ok(target) = std::fs::read_link(&path) {
-            digests.extend(target.file_name().and_then(|name| name.to_str()?.parse::<Digest>().ok()));
-        } else if depth < 3 && path.is_dir() {
-            collect_links(&path, depth + 1, digests);
+/// A command that takes no lock may have removed it already.
+fn remove_file(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
         }
+        _ => Ok(()),
     }
 }
 
@@ -189,5 +192,41 @@ fn size(path: &Path) -> u64 {
             .unwrap_or_default(),
         Ok(metadata) => metadata.len(),
         Err(_) => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_goes_with_its_last_adapter_before_anything_younger() {
+        let digest = |name: &str| Digest::of(name.as_bytes());
+        let days = |days: u64| SystemTime::now() - Duration::from_hours(24 * days);
+        let make = |name, age, references: &[&str]| Unreached {
+            digest: digest(name),
+            made: days(age),
+            bytes: 10,
+            references: references.iter().map(|name| digest(name)).collect(),
+            goes: false,
+        };
+        let chosen = |older_than, budget| {
+            let mut all = [
+                make("base", 9, &[]),
+                make("one", 8, &["base"]),
+                make("two", 7, &["base", "reached"]),
+                make("other", 6, &[]),
+                make("killed", 0, &[]),
+            ];
+            choose(&mut all, 50, &GcOptions { yes: false, older_than, budget });
+            all.iter().filter(|artifact| artifact.goes).map(|artifact| artifact.digest).collect::<Vec<_>>()
+        };
+        let named = |names: &[&str]| names.iter().map(|name| digest(name)).collect::<Vec<_>>();
+        assert_eq!(chosen(None, None), named(&["base", "one", "two", "other"]));
+        assert_eq!(chosen(Some(Duration::ZERO), None).len(), 5);
+        assert_eq!(chosen(None, Some(40)), named(&["one"]));
+        assert_eq!(chosen(None, Some(20)), named(&["base", "one", "two"]));
+        assert_eq!(chosen(None, Some(0)), named(&["base", "one", "two", "other"]));
+        assert_eq!(chosen(Some(Duration::from_hours(24 * 8 - 1)), None), named(&["one"]));
     }
 }

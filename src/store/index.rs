@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, Mode, OFlags};
 
 use super::identity::Identity;
+use super::leftovers::index_name;
 use super::memory::{recall, remember, this_executable};
 use super::{Fingerprint, MANIFEST, Store};
 use crate::digest::Digest;
@@ -63,8 +64,7 @@ struct Links {
 impl Index {
     /// The index of the pipeline whose links go to `out`. Holds every entry against the file system at once.
     pub fn load(store: &Store, out: &Path) -> Self {
-        let name = std::path::absolute(out).unwrap_or_else(|_| out.to_owned());
-        let file = store.root.join("index").join(Digest::of(name.as_os_str().as_bytes()).to_hex());
+        let file = store.root.join("index").join(index_name(out));
         let head = this_executable().map(|executable| format!("{HEAD} {executable}\n"));
         let read = head.as_ref().and_then(|head| decode(&recall(&file)?, head));
         let changed = read.is_none();

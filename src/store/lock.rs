@@ -71,21 +71,50 @@ impl Store {
     /// Held by every build, so that `gc` frees nothing under it.
     pub fn share(&self) -> Result<Lock> {
         let path = self.root.join("locks/store");
-        let file = open(&path)?;
-        file.lock_shared().with_context(|| format!("cannot lock {}", path.display()))?;
-        Ok(Lock { file, path: None })
+        share(open(&path)?, &path)
+    }
+
+    /// The same for who only reads: a cache that cannot be written will do.
+    pub(super) fn share_to_read(&self) -> Result<Lock> {
+        let path = self.root.join("locks/store");
+        match File::open(&path) {
+            Ok(file) => share(file, &path),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => self.share(),
+            Err(error) => Err(error).with_context(|| format!("cannot open {}", path.display())),
+        }
     }
 
     /// The whole store for oneself; `None` while a build uses it.
     pub fn try_alone(&self) -> Result<Option<Lock>> {
         let path = self.root.join("locks/store");
-        let file = open(&path)?;
+        let mut file = open(&path)?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(Lock { file, path: None })),
+            Ok(()) => {
+                // For the words of those who wait: without it they wait as well.
+                let _ = file.set_len(0).and_then(|()| file.write_all(std::process::id().to_string().as_bytes()));
+                Ok(Some(Lock { file, path: None }))
+            }
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
         }
     }
+}
+
+/// Takes the store's lock together with others. Says for whom it waits: whoever has the store alone may free gigabytes.
+fn share(mut file: File, path: &Path) -> Result<Lock> {
+    let cannot = || format!("cannot lock {}", path.display());
+    match file.try_lock_shared() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            let _ = file.read_to_string(&mut holder);
+            let who = holder.trim().parse::<u32>().map_or("another process".to_owned(), |pid| format!("pid {pid}"));
+            eprintln!("waiting for {who}, which is freeing space in this cache");
+            file.lock_shared().with_context(cannot)?;
+        }
+        Err(TryLockError::Error(error)) => return Err(error).with_context(cannot),
+    }
+    Ok(Lock { file, path: None })
 }
 
 impl AsFd for Lock {
@@ -149,5 +178,24 @@ mod tests {
         let held = store.lock(key, |_| Waiting::GoOn).unwrap();
         assert!(held.is_some());
         assert!(store.lock(key, |_| Waiting::GiveUp).unwrap().is_none());
+    }
+
+    #[test]
+    fn the_store_is_shared_or_held_alone_and_whoever_waits_can_tell_for_whom() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let (shared, reading) = (store.share().unwrap(), store.share_to_read().unwrap());
+        assert!(store.try_alone().unwrap().is_none());
+        drop((shared, reading));
+        let alone = store.try_alone().unwrap().unwrap();
+        let holder = std::fs::read_to_string(folder.path().join("locks/store")).unwrap();
+        assert_eq!(holder, std::process::id().to_string());
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| store.share().is_ok());
+            std::thread::sleep(Duration::from_millis(50));
+            assert!(!waits.is_finished());
+            drop(alone);
+            assert!(waits.join().unwrap());
+        });
     }
 }

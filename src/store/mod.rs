@@ -10,6 +10,7 @@
 //! journal/<date>.jsonl           one line per event of every run
 //! locks/<key>                    flock, held while an action runs; locks/store: shared by builds, alone for gc
 //! pins/<digest>                  artifacts that gc keeps though no link reaches them
+//! roots/<digest>                 an out folder whose links gc follows
 //! tmp/<key>/{out,work}           a stage at work; work/ outlives a kill
 //! fetched/<blake3>/<name>        files from the network: the engine's business
 //! logs/<key>.log                 what the stage last wrote to its standard error
@@ -18,7 +19,9 @@
 //! ```
 //!
 //! An artifact becomes visible by one rename of a folder that is already complete and synced, and its record is
-//! written after it: a process killed at any instant leaves at worst a folder under tmp/.
+//! written after it: a process killed at any instant leaves at worst a folder under tmp/, an artifact that is whole and
+//! that no link reaches, the file of a lock that nobody holds, and a file `.name.pid.count` that was to be renamed. gc
+//! removes these when they are a day old, and with them the logs and memories of what is gone.
 
 mod artifact;
 mod files;
@@ -26,11 +29,13 @@ mod gc;
 mod identity;
 mod index;
 mod journal;
+mod leftovers;
 mod lock;
 mod manifest;
 mod memory;
 mod pin;
 mod record;
+mod roots;
 mod verify;
 
 use std::io::Write as _;
@@ -41,7 +46,7 @@ use rustix::process::getpid;
 
 pub use artifact::{Artifact, Lookup};
 pub use files::{FileDigests, Fingerprint};
-pub use gc::{Gc, GcOptions, gc, gc_telling};
+pub use gc::{Gc, GcOptions, gc};
 pub use index::Index;
 pub use journal::{Journal, JournalEvent, JournalLine};
 pub use lock::{Lock, Waiting};
@@ -53,6 +58,9 @@ pub use verify::{Damage, Verified, Verify, verify};
 
 use crate::digest::Digest;
 use crate::error::{Context as _, Problem, Result};
+
+/// What every cache has from the beginning.
+const FOLDERS: [&str; 6] = ["artifacts", "actions", "journal", "locks", "tmp", "logs"];
 
 /// The version of the layout above.
 const LAYOUT: &str = "1";
@@ -109,13 +117,17 @@ impl Store {
                     .into());
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                for name in ["artifacts", "actions", "journal", "locks", "tmp", "logs"] {
+                for name in FOLDERS {
                     let folder = root.join(name);
                     std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
                 }
                 write_atomically(&version, ours.as_bytes())?;
             }
             Err(error) => return Err(error).with_context(|| format!("cannot read {}", version.display())),
+        }
+        // A person may have removed one, such as logs/. Where it cannot be made, who needs it says so.
+        for folder in FOLDERS.map(|name| root.join(name)).iter().filter(|folder| !folder.exists()) {
+            let _ = std::fs::create_dir(folder);
         }
         Ok(Self { root })
     }
@@ -142,19 +154,25 @@ impl Store {
         self.root.join("logs").join(format!("{key}.log"))
     }
 
-    /// Moves a file or folder of the store out of the way, to damaged/. Gives its new place.
-    pub fn set_aside(&self, path: &Path) -> Result<PathBuf> {
+    /// Moves a file or folder of the store out of the way, to damaged/. One that is gone is out of the way: of two builds
+    /// that meet the same damage, one is first.
+    pub fn set_aside(&self, path: &Path) -> Result<()> {
         let folder = self.root.join("damaged");
-        std::fs::create_dir_all(&folder).with_context(|| format!("cannot set {} aside", path.display()))?;
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let moment = jiff::Timestamp::now().as_nanosecond();
-        let aside = folder.join(format!("{name}.{moment}"));
-        if path.is_dir() {
-            // A folder can only change its parent while it is writable.
-            allow_writing(path)?;
+        let cannot = || format!("cannot set {} aside", path.display());
+        std::fs::create_dir_all(&folder).with_context(cannot)?;
+        let aside = || -> std::io::Result<()> {
+            if path.is_dir() {
+                // A folder can only change its parent while it is writable.
+                allow_writing(path)?;
+            }
+            std::fs::rename(path, folder.join(format!("{name}.{moment}")))
+        };
+        match aside() {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).with_context(cannot),
+            _ => Ok(()),
         }
-        std::fs::rename(path, &aside).with_context(|| format!("cannot set {} aside", path.display()))?;
-        Ok(aside)
     }
 }
 
@@ -233,6 +251,27 @@ mod tests {
             assert!(error.to_string().contains("has layout"), "{error}");
             assert_eq!(std::fs::read_to_string(&version).unwrap(), other);
         }
+    }
+
+    #[test]
+    fn folders_that_were_removed_are_made_again() {
+        let folder = tempfile::tempdir().unwrap();
+        Store::open(folder.path()).unwrap();
+        FOLDERS.iter().for_each(|name| std::fs::remove_dir(folder.path().join(name)).unwrap());
+        let store = Store::open(folder.path()).unwrap();
+        assert!(FOLDERS.iter().all(|name| folder.path().join(name).is_dir()));
+        assert!(store.share().is_ok() && Journal::begin(&store).is_ok());
+    }
+
+    #[test]
+    fn what_another_build_has_set_aside_is_out_of_the_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let record = store.record_file(Digest::of(b"key"));
+        std::fs::write(&record, "torn").unwrap();
+        store.set_aside(&record).unwrap();
+        store.set_aside(&record).unwrap();
+        assert_eq!(std::fs::read_dir(folder.path().join("damaged")).unwrap().count(), 1);
     }
 
     #[test]

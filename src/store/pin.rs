@@ -1,6 +1,7 @@
 //! Pins: artifacts that gc keeps though no link reaches them. `pins/<digest>` holds what they were pinned as.
 
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 
 use super::{Store, write_atomically};
 use crate::digest::Digest;
@@ -29,21 +30,35 @@ impl Store {
         let path = self.pin_file(digest);
         match std::fs::remove_file(&path) {
             Ok(()) => Ok(true),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error).with_context(|| format!("cannot remove {}", path.display())),
         }
     }
 
     /// All pins, by label.
+    ///
+    /// # Errors
+    /// Pins that cannot be read, which gc would take for none.
     pub fn pins(&self) -> Result<Vec<Pin>> {
         let mut pins = Vec::new();
-        let Ok(entries) = std::fs::read_dir(self.root.join("pins")) else { return Ok(pins) };
+        let folder = self.root.join("pins");
+        let cannot = |path: &Path| format!("cannot read {}", path.display());
+        let entries = match std::fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(pins),
+            Err(error) => return Err(error).with_context(|| cannot(&folder)),
+        };
         for entry in entries {
-            let entry = entry?;
+            let entry = entry.with_context(|| cannot(&folder))?;
             // A name that is no digest is a pin that was being written when its process died.
             if let Some(digest) = entry.file_name().to_str().and_then(|name| name.parse().ok()) {
-                let label = std::fs::read_to_string(entry.path())?.trim().to_owned();
-                pins.push(Pin { digest, label });
+                match std::fs::read(entry.path()) {
+                    // A label is words only: a flipped byte in it is no reason to fail.
+                    Ok(label) => pins.push(Pin { digest, label: String::from_utf8_lossy(&label).trim().to_owned() }),
+                    // Unpinned meanwhile.
+                    Err(error) if error.kind() == ErrorKind::NotFound => {}
+                    Err(error) => return Err(error).with_context(|| cannot(&entry.path())),
+                }
             }
         }
         pins.sort_by(|one, other| (&one.label, one.digest).cmp(&(&other.label, other.digest)));

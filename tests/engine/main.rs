@@ -298,15 +298,39 @@ fn gc_frees_what_no_link_reaches_once_it_is_told_to() {
     let pipeline = house.one(&chain("ay", "+"));
     house.build(&pipeline);
     let (store, out) = (house.store(), house.folder.join("out"));
-    let found = store::gc(&store, &out, &store::GcOptions::default()).unwrap();
+    // A killed build may have made them, and go on from them.
+    let young = store::gc(&store, &out, &store::GcOptions::default()).unwrap();
+    assert_eq!((young.kept, young.young, young.artifacts.len()), (6, 2, 0));
+    let all = store::GcOptions { older_than: Some(Duration::ZERO), ..Default::default() };
+    let yes = store::GcOptions { yes: true, ..all };
+    let found = store::gc(&store, &out, &all).unwrap();
     assert_eq!((found.kept, found.artifacts.len(), found.freed), (4, 2, false));
-    let freed = store::gc(&store, &out, &store::GcOptions { yes: true, ..store::GcOptions::default() }).unwrap();
+    let sharing = store.share().unwrap();
+    assert!(store::gc(&store, &out, &yes).is_err());
+    assert_eq!(store::gc(&store, &out, &all).unwrap().artifacts, found.artifacts);
+    drop(sharing);
+    let freed = store::gc(&store, &out, &yes).unwrap();
     assert_eq!(freed.artifacts, found.artifacts);
     assert_eq!(store.artifact_digests().unwrap().len(), 4);
     assert_eq!(house.build(&pipeline).ran, 0);
-    let sharing = store.share().unwrap();
-    assert!(store::gc(&store, &out, &store::GcOptions { yes: true, ..store::GcOptions::default() }).is_err());
-    drop(sharing);
+}
+
+#[test]
+fn gc_frees_nothing_of_another_project_on_the_same_cache_until_its_out_folder_is_gone() {
+    let house = House::new();
+    house.build(&house.one(&chain("ay", "-")));
+    let theirs = house.folder.join("theirs");
+    house.build_so(&house.one(&chain("ay", "+")), |options| options.out.clone_from(&theirs));
+    let all = store::GcOptions { yes: true, older_than: Some(Duration::ZERO), ..Default::default() };
+    let (store, out) = (house.store(), house.folder.join("out"));
+    for folder in [&out, &theirs, &house.folder.join("wrong")] {
+        let found = store::gc(&store, folder, &all).unwrap();
+        assert_eq!((found.kept, found.artifacts.len(), found.looked_at.len()), (6, 0, 2));
+    }
+    std::fs::remove_dir_all(&theirs).unwrap();
+    let found = store::gc(&store, &out, &all).unwrap();
+    assert_eq!((found.kept, found.artifacts.len(), found.gone), (4, 2, vec![theirs]));
+    assert_eq!(store::gc(&store, &out, &all).unwrap().gone, [] as [PathBuf; 0]);
 }
 
 #[test]
@@ -334,26 +358,27 @@ fn gc_keeps_what_is_pinned_young_or_fits_the_budget() {
     }
     let (store, out) = (house.store(), house.folder.join("out"));
     let told = |options: &store::GcOptions| store::gc(&store, &out, options).unwrap();
-    let all = told(&store::GcOptions::default());
+    let none = store::GcOptions { older_than: Some(Duration::ZERO), ..Default::default() };
+    let all = told(&none);
     assert_eq!((all.kept, all.artifacts.len()), (4, 4));
-    let day = Some(Duration::from_hours(24));
-    assert_eq!(told(&store::GcOptions { older_than: day, ..Default::default() }).artifacts, []);
-    let none = Some(Duration::ZERO);
-    assert_eq!(told(&store::GcOptions { older_than: none, ..Default::default() }).artifacts, all.artifacts);
+    let hour = Some(Duration::from_hours(1));
+    assert_eq!(told(&store::GcOptions { older_than: hour, ..Default::default() }).artifacts, []);
+    assert_eq!(told(&store::GcOptions { budget: Some(0), ..Default::default() }).artifacts, []);
     // The oldest go first, and no more than must.
-    let total: u64 = store.artifacts().unwrap().iter().map(|artifact| artifact.manifest.bytes()).sum();
-    assert_eq!(told(&store::GcOptions { budget: Some(100 * total), ..Default::default() }).artifacts, []);
-    let some = told(&store::GcOptions { budget: Some(all.bytes * 3 / 2), ..Default::default() });
+    let files = files_below(&house.folder.join("cache/artifacts")).into_iter().map(|path| path.metadata().unwrap());
+    let total: u64 = files.filter(std::fs::Metadata::is_file).map(|file| file.len()).sum();
+    assert_eq!(told(&store::GcOptions { budget: Some(total), ..none }).artifacts, []);
+    let some = told(&store::GcOptions { budget: Some(total * 3 / 4), ..none });
     assert!(!some.artifacts.is_empty() && some.artifacts.len() < 4);
     assert_eq!(some.artifacts[..], all.artifacts[..some.artifacts.len()]);
 
     store.pin(all.artifacts[0], "story.c").unwrap();
-    let pinned = told(&store::GcOptions { yes: true, ..Default::default() });
+    let pinned = told(&store::GcOptions { yes: true, ..none });
     assert_eq!(pinned.artifacts, all.artifacts[1..]);
     assert_eq!(store.pins().unwrap().len(), 1);
     assert!(store.inspect(all.artifacts[0]).unwrap().is_some());
     assert!(store.unpin(all.artifacts[0]).unwrap() && !store.unpin(all.artifacts[0]).unwrap());
-    assert_eq!(told(&store::GcOptions::default()).artifacts, all.artifacts[..1]);
+    assert_eq!(told(&none).artifacts, all.artifacts[..1]);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use raisin::engine::{self, BuildDescription, Options};
 use raisin::pipeline::Pipeline;
@@ -203,7 +204,7 @@ fn an_incremental_build_of_a_random_graph_after_random_edits_is_a_clean_build() 
             match chance.below(10) {
                 0 => state = earlier[chance.below(earlier.len())].clone(),
                 1 => {
-                    let options = GcOptions { yes: true, ..GcOptions::default() };
+                    let options = GcOptions { yes: true, older_than: Some(Duration::ZERO), ..GcOptions::default() };
                     let (cache, out) = (house.folder.join("kept/cache"), house.folder.join("kept/out"));
                     store::gc(&store::Store::open(&cache).unwrap(), &out, &options).unwrap();
                     state.edit(&mut chance);

@@ -47,7 +47,7 @@ fn beside_gc(project: &Project, rounds: usize, work: impl FnOnce()) -> (usize, u
         let collector = scope.spawn(|| {
             let (mut turns, mut tries) = (0, 0);
             while !stop.load(Ordering::Relaxed) || tries < rounds {
-                let answer = project.run(&["gc", "--yes"]);
+                let answer = project.run(&["gc", "--yes", "--older-than", "0"]);
                 assert!(answer.code == 0 || answer.stderr.contains("is using this cache"), "gc: {}", answer.stderr);
                 turns += usize::from(answer.code == 0);
                 tries += 1;
