@@ -453,8 +453,6 @@ mod tests {
     fn rows_with_the_longest_first_are_not_moved_but_for_those_that_are_padded() -> Result<()> {
         let spans = [(0, 5), (5, 9), (9, 13), (13, 15), (15, 16)];
         let lengths = spans.map(|(start, end)| end - start);
-        let layout = Layout::padded(&spans, &lengths, Padding { share: 0.25, scores: 0 }, Device::Cpu)?;
-        assert_eq!(layout.groups.iter().map(|group| (group.rows, group.length)).collect::<Vec<_>>(), [(3, 5), (2, 2)]);
         let layout = Layout::padded(&spans, &lengths, Padding { share: 0.0, scores: 3 }, Device::Cpu)?;
         assert_eq!(
             layout.groups.iter().map(|group| (group.rows, group.length)).collect::<Vec<_>>(),

@@ -43,7 +43,8 @@ pub fn candidate_columns(
         columns.labels.clear();
     }
     if let Some(folder) = clusters {
-        let names = ["id", "cluster", "response_tokens", "logp_conditional", "logp_unconditional"];
+        let names =
+            ["id", "cluster", "response_tokens", "logp_conditional", "logp_unconditional", "unconditional_tokens"];
         let rows = table::read_columns(&folder.join("clusters.parquet"), &names)?;
         let rows = by_id(&rows, instructions.len())?;
         let (cluster, tokens) = (numbers(&rows.table, "cluster")?, numbers(&rows.table, "response_tokens")?);
