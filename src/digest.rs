@@ -63,12 +63,10 @@ impl Digest {
         Self::of(canonical(value).as_bytes())
     }
 
-    /// The digest of a value as it stands, the order of its keys too: sooner found than that of its canonical JSON, and
-    /// for what this machine remembers only.
+    /// The digest of a value as it stands, the order of its keys too: without the sorting of its canonical JSON, and for
+    /// what this machine remembers only.
     pub fn of_value(value: &Value) -> Self {
-        let mut bytes = Vec::with_capacity(512);
-        write_distinct(value, &mut bytes);
-        Self::of(&bytes)
+        Self::of(value.to_string().as_bytes())
     }
 
     pub fn to_hex(self) -> String {
@@ -171,42 +169,6 @@ fn write_canonical(value: &Value, text: &mut String) {
             text.push(']');
         }
         scalar => text.push_str(&scalar.to_string()),
-    }
-}
-
-/// The value as bytes from which it could be told apart from any other: a letter for the type, lengths before contents.
-fn write_distinct(value: &Value, bytes: &mut Vec<u8>) {
-    fn counted(letter: u8, length: usize, bytes: &mut Vec<u8>) {
-        bytes.push(letter);
-        bytes.extend_from_slice(&(length as u64).to_le_bytes());
-    }
-    match value {
-        Value::Null => bytes.push(b'0'),
-        Value::Bool(yes) => bytes.push(if *yes { b't' } else { b'f' }),
-        Value::Number(number) => {
-            let (letter, number) = match (number.as_u64(), number.as_i64(), number.as_f64()) {
-                (Some(number), ..) => (b'u', number),
-                (None, Some(number), _) => (b'i', number as u64),
-                (None, None, number) => (b'd', number.unwrap_or(f64::NAN).to_bits()),
-            };
-            counted(letter, number as usize, bytes);
-        }
-        Value::String(text) => {
-            counted(b's', text.len(), bytes);
-            bytes.extend_from_slice(text.as_bytes());
-        }
-        Value::Array(items) => {
-            counted(b'a', items.len(), bytes);
-            items.iter().for_each(|item| write_distinct(item, bytes));
-        }
-        Value::Object(entries) => {
-            counted(b'o', entries.len(), bytes);
-            for (key, value) in entries {
-                counted(b'k', key.len(), bytes);
-                bytes.extend_from_slice(key.as_bytes());
-                write_distinct(value, bytes);
-            }
-        }
     }
 }
 

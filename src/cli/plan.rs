@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 
 use super::pipeline_arguments::PipelineArguments;
-use crate::engine::{Diagram, PlanFile, diagram};
+use crate::engine::{self, Diagram, PlanFile, diagram};
 use crate::error::Result;
 use crate::store::write_atomically;
 
@@ -35,7 +35,14 @@ enum Form {
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let (plan, file) = PlanFile::make(&arguments.pipeline.load()?, &arguments.pipeline.options())?;
+    let (pipeline, options) = (arguments.pipeline.load()?, arguments.pipeline.options());
+    let (plan, file) = match &arguments.out {
+        None => (engine::plan(&pipeline, &options)?, None),
+        Some(out) => {
+            let (plan, file) = PlanFile::make(&pipeline, &options)?;
+            (plan, Some((out, file)))
+        }
+    };
     if let Some(form) = arguments.graph {
         let form = match form {
             Form::Text => Diagram::Text,
@@ -48,7 +55,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     } else {
         super::print(&format!("{plan}\n"))?;
     }
-    if let Some(out) = &arguments.out {
+    if let Some((out, file)) = file {
         write_atomically(&std::path::absolute(out)?, file.text()?.as_bytes())?;
         eprintln!("planned into {0}: raisin build {0}", out.display());
     }

@@ -28,10 +28,9 @@ use crate::pipeline::Pipeline;
 use crate::stages::Event;
 use crate::store::{Journal, JournalEvent, Store};
 
-/// How long children may take to end after they were asked to: the whole build has two seconds for it.
+/// How long children may take to end after they were asked to, and then the build itself: all of it has two seconds.
 const GRACE: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_millis(1800);
-const LAST_MOMENT: Duration = Duration::from_millis(1850);
 
 const HOW_TO_GO_ON: &str = "what is finished is kept; the same command goes on from here";
 
@@ -231,8 +230,9 @@ impl<'a> Build<'a> {
             let (_over, end) = channel();
             let children = &children;
             scope.spawn(move || {
-                if interrupt.outlasts(&end, LAST_MOMENT) {
-                    // The loop below does not come to its end: it may be reading a large artifact again.
+                if interrupt.outlasts(&end, PATIENCE) {
+                    // The loop below does not come to its end: a large artifact is being committed, or read again.
+                    // Whatever instant ends that, the store stays whole.
                     children.kill();
                     // A closed standard error is no reason to stay.
                     drop(writeln!(std::io::stderr(), "interrupted: {HOW_TO_GO_ON}"));
@@ -282,11 +282,6 @@ impl<'a> Build<'a> {
             // Who asks a second time does not want to wait.
             if stopped.is_some_and(|moment| moment.elapsed() >= GRACE || interrupt.count() > 1) {
                 children.kill();
-            }
-            if stopped.is_some_and(|moment| moment.elapsed() >= PATIENCE) {
-                // A large artifact that is being committed. Whatever instant ends it, the store stays whole.
-                self.display.line(HOW_TO_GO_ON);
-                std::process::exit(130);
             }
         }
     }
@@ -414,7 +409,7 @@ impl<'a> Build<'a> {
             (false, true) => links::Others::Go,
         };
         let links::Update { folder: out, changed } = links::update(&mut self.resolver, &keys, &options.out, others)?;
-        if changed || self.ran > 0 || self.resolver.index.has_changed() {
+        if changed || self.ran > 0 || self.resolver.found_in_store || self.resolver.index.has_changed() {
             self.remember(&keys, options.only.is_empty())?;
         }
         let done = self.schedule.count(|state| state == State::Done);

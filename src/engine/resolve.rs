@@ -35,6 +35,8 @@ pub struct Resolver<'a> {
     pub index: Index,
     pub inputs: Inputs,
     pub devices: Devices,
+    /// Whether the store had something that the index did not know: worth another index.
+    pub found_in_store: bool,
     artifacts: Vec<Option<Digest>>,
 }
 
@@ -63,7 +65,7 @@ impl<'a> Resolver<'a> {
         let inputs = Inputs::of(&graph, &store)?;
         let devices = Devices::choose(options.device)?;
         let artifacts = vec![None; graph.nodes.len()];
-        Ok(Self { graph, store, index, inputs, devices, artifacts })
+        Ok(Self { graph, store, index, inputs, devices, found_in_store: false, artifacts })
     }
 
     pub fn artifact(&self, id: NodeId) -> Option<Digest> {
@@ -176,9 +178,7 @@ impl<'a> Resolver<'a> {
     pub fn lookup(&mut self, id: NodeId, key: Digest) -> Result<Found> {
         match self.store.lookup(key)? {
             Lookup::Hit(record) => {
-                if let Some(made_of) = self.made_of(id)? {
-                    self.index.learn(&self.store, made_of, key);
-                }
+                self.found_in_store = true;
                 self.settle(id, record.artifact);
                 Ok(Found::Hit { key, artifact: record.artifact })
             }

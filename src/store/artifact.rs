@@ -188,7 +188,7 @@ pub(super) fn damage(error: Error) -> Result<Error> {
     if machine { Err(error) } else { Ok(error) }
 }
 
-fn read_references(folder: &Path) -> Result<BTreeMap<String, Digest>> {
+pub(super) fn read_references(folder: &Path) -> Result<BTreeMap<String, Digest>> {
     let bytes = std::fs::read(folder.join(REFERENCES))?;
     serde_json::from_slice(&bytes).with_context(|| format!("its {REFERENCES} is unreadable"))
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use super::artifact::damage;
+use super::artifact::{damage, read_references};
 use super::leftovers::{changed, leftovers, old};
 use super::{FileDigests, Store, remove_tree};
 use crate::digest::Digest;
@@ -145,13 +145,13 @@ fn reached(store: &Store, mut waiting: Vec<Digest>) -> Result<BTreeSet<Digest>> 
     Ok(reached)
 }
 
-/// What an artifact refers to; nothing where it is damaged.
+/// What an artifact refers to; nothing where that is missing or damaged. No other file of it is read.
 ///
 /// # Errors
 /// That cannot be found out now: then nothing may be freed.
 fn references(store: &Store, digest: Digest) -> Result<Vec<Digest>> {
-    match store.inspect(digest) {
-        Ok(found) => Ok(found.into_iter().flat_map(|artifact| artifact.references.into_values()).collect()),
+    match read_references(&store.artifact_folder(digest)) {
+        Ok(found) => Ok(found.into_values().collect()),
         Err(error) => damage(error).map(|_| Vec::new()),
     }
 }

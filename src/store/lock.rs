@@ -5,7 +5,6 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
-use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -115,12 +114,6 @@ fn share(mut file: File, path: &Path) -> Result<Lock> {
         Err(TryLockError::Error(error)) => return Err(error).with_context(cannot),
     }
     Ok(Lock { file, path: None })
-}
-
-impl AsFd for Lock {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
-    }
 }
 
 impl Drop for Lock {
