@@ -327,9 +327,10 @@ fn episodes(mut model: Model, rows: Vec<Sequence>, request: &Request) -> Result<
         }
     };
     let cached = cached.as_ref().map(|cached| (layers - request.top_layers.unwrap_or(0), cached.as_slice()));
-    let share = if request.side_by_side && !request.full { request.episodes } else { 1 };
-    let limit = request.batch_tokens / share;
     let device = model.device();
+    let together =
+        if request.side_by_side { SideBySide::episodes_of_a_pass(&adaptation, device, request.episodes) } else { 1 };
+    let limit = request.batch_tokens / together;
     let validation = ValidationSet::new(&examples.iter().collect::<Vec<_>>(), cached, limit, device)?;
     let prefix = states.as_ref().map(|states| states.config.prefix_layers);
     let pool = Pool::new(pool, states);

@@ -11,9 +11,9 @@ const KEPT: libc::c_int = libc::c_int::MAX;
 /// Keeps freed memory in the process.
 ///
 /// A training step makes and frees thousands of tensors of some megabytes. By default glibc gives the end of its heap back
-/// again and again, and each page that is touched anew costs a fault and is filled with zeros: a fifth of the processor
-/// time of a step of SmolLM2-135M, of which this saves about half. The peak is not higher, because at the peak nothing
-/// lies free.
+/// again and again, and each page that is touched anew costs a fault and is filled with zeros: full steps of SmolLM2-135M
+/// spent 7 to 8 of 44 seconds of processor time in the kernel, and 4.4 of 40 with this. Little lies free at the peak: it was
+/// 3.5 GB without and 3.6 GB with it.
 pub fn keep_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: sets two numbers of the allocator, under its own lock; where it knows them not, nothing happens.

@@ -2,8 +2,9 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::batch::{Batch, Group};
+use super::batch::Batch;
 use super::config::Config;
+use super::layout::Group;
 use super::rope::{RopeScaling, frequencies};
 use crate::error::Result;
 

@@ -7,7 +7,7 @@ use tch::{Kind, Tensor};
 
 use super::attention::{Rotation, plain};
 use super::batch::Batch;
-use super::memory::{is_out_of_memory, no_room};
+use super::memory::{attempt, is_out_of_memory, no_room};
 use super::model::Model;
 use crate::corpus::Sequence;
 use crate::error::{Problem, Result, ensure};
@@ -53,7 +53,9 @@ impl Model {
             while start < order.len() {
                 let rows = self.rows_together.get().min(order.len() - start);
                 let chosen = &order[start..start + rows];
-                match tch::no_grad(|| self.continue_rows(prompts, chosen, max_new_tokens, stop, &mut continuations)) {
+                let go_on =
+                    || tch::no_grad(|| self.continue_rows(prompts, chosen, max_new_tokens, stop, &mut continuations));
+                match attempt(go_on) {
                     Ok(()) => start += rows,
                     Err(error) if is_out_of_memory(&error) => {
                         let [.., longest] = chosen else { return Err(error) };

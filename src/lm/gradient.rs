@@ -18,7 +18,7 @@ impl Gradient {
     /// Of gradients with respect to each leaf; one that is undefined is zero.
     pub fn of(trainable: &Trainable, gradients: Vec<Tensor>) -> Result<Self> {
         if trainable.flat.device() != Device::Cpu {
-            return Ok(Self { pieces: vec![trainable.flatten(gradients, None)?] });
+            return Ok(Self { pieces: vec![trainable.flatten(gradients)?] });
         }
         Ok(Self { pieces: Self::by_leaf(trainable, gradients)? })
     }

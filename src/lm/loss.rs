@@ -54,10 +54,7 @@ impl Model {
         }
         let (losses, for_states, for_weight) = tch::no_grad(|| self.gradients(&states, &weight, batch, None, chunk))?;
         let sum = losses.f_sum(Kind::Float)?;
-        let mut linear = states.f_mul(&for_states)?.f_sum(Kind::Float)?;
-        if let Some(for_weight) = for_weight {
-            linear = linear.f_add(&weight.f_mul(&for_weight)?.f_sum(Kind::Float)?)?;
-        }
+        let linear = slope([(&states, Some(for_states)), (&weight, for_weight)])?;
         // Value: the loss. Gradient: that of the linear term.
         let sum = linear.f_sub(&linear.f_detach()?)?.f_add(&sum)?;
         Ok(Loss { sum, tokens })
@@ -80,11 +77,7 @@ impl Model {
             let (losses, for_states, for_weight) = tch::no_grad(|| {
                 self.gradients(&states, &weight, batch, Some(&shares), chunk_rows(self.config.vocab_size, self.device))
             })?;
-            let mut slope = states.f_mul(&for_states)?.f_sum(Kind::Float)?;
-            if let Some(for_weight) = for_weight {
-                slope = slope.f_add(&weight.f_mul(&for_weight)?.f_sum(Kind::Float)?)?;
-            }
-            (losses, slope)
+            (losses, slope([(&states, Some(for_states)), (&weight, for_weight)])?)
         } else {
             let losses = self.token_log_probs(hidden, batch)?.f_neg()?.f_mul(&shares.f_squeeze_dim(1)?)?;
             (losses, Tensor::f_zeros([0i64; 0].as_slice(), (Kind::Float, self.device))?)
@@ -172,6 +165,17 @@ impl Model {
     }
 }
 
+/// A scalar whose gradients with respect to some values are those given.
+fn slope(parts: [(&Tensor, Option<Tensor>); 2]) -> Result<Tensor> {
+    let mut sum = Tensor::f_zeros([0i64; 0].as_slice(), (Kind::Float, parts[0].0.device()))?;
+    for (value, gradient) in parts {
+        if let Some(gradient) = gradient {
+            sum = sum.f_add(&value.f_mul(&gradient)?.f_sum(Kind::Float)?)?;
+        }
+    }
+    Ok(sum)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -206,7 +210,7 @@ mod tests {
                 let leaves: Vec<&Tensor> = model.trainable().leaves.iter().map(|(_, leaf)| leaf).collect();
                 // Scaled, as a mean over several batches would be.
                 let gradients = Tensor::f_run_backward(&[&loss.sum * 0.25], &leaves, false, false)?;
-                Ok((loss.sum.detach(), model.trainable().flatten(gradients, None)?))
+                Ok((loss.sum.detach(), model.trainable().flatten(gradients)?))
             });
             let [whole, chunked] = both;
             let ((loss, gradient), (chunked_loss, chunked_gradient)) = (whole?, chunked?);

@@ -1,9 +1,10 @@
 //! What is done when a device has no memory left: less at a time. Knows no model.
 
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
-use crate::error::{Problem, Result};
+use crate::error::{Problem, Result, anyhow};
 
 /// Who hears what the person at the build should know, such as that there was no memory for all of a batch.
 pub type Listener = Arc<dyn Fn(&str) + Send + Sync>;
@@ -11,18 +12,36 @@ pub type Listener = Arc<dyn Fn(&str) + Send + Sync>;
 /// The words of CUDA's allocator, of cuBLAS where there is no room for its workspace, and the two of the CPU.
 const SIGNS: [&str; 4] = ["out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory", "not enough memory"];
 
+fn says_that_memory_ended(text: &str) -> bool {
+    SIGNS.iter().any(|sign| text.contains(sign))
+}
+
 /// Whether an error says that a device has no memory left.
 pub fn is_out_of_memory(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        let text = cause.to_string();
-        SIGNS.iter().any(|sign| text.contains(sign))
+    error.chain().any(|cause| says_that_memory_ended(&cause.to_string()))
+}
+
+/// Does what may find no memory, so that this is an error in any case.
+///
+/// Where an operation with a number among its arguments fails, tch 0.24 panics: it frees the number before it looks for the
+/// error, and the check in that drop meets the error first. `run` keeps track of gradients unless it says otherwise itself;
+/// what is kept track of afterwards is what was before, also where the panic came from within a `no_grad`.
+pub fn attempt<T>(run: impl FnOnce() -> Result<T>) -> Result<T> {
+    let _as_before = tch::no_grad_guard();
+    catch_unwind(AssertUnwindSafe(|| tch::with_grad(run))).unwrap_or_else(|panic| {
+        match panic.downcast_ref::<String>() {
+            Some(words) if says_that_memory_ended(words) => {
+                Err(anyhow!("{}", words.split("\\nframe").next().unwrap_or_default()))
+            }
+            _ => resume_unwind(panic),
+        }
     })
 }
 
 /// The error for what cannot be made any smaller.
 pub fn no_room(tokens: usize, error: &anyhow::Error) -> anyhow::Error {
     Problem::new(format!("there is no memory for a single sequence of {tokens} tokens: {error}"))
-        .hint("a smaller max_tokens, or activation_checkpointing = true, needs less")
+        .hint("a smaller max_tokens needs less, and so does activation_checkpointing = true where a stage has it")
         .into()
 }
 
@@ -57,7 +76,7 @@ pub fn in_groups(lengths: &[usize], limit: &mut usize, mut run: impl FnMut(Range
     let mut start = 0;
     while start < lengths.len() {
         let group = start..start + first_group(&lengths[start..], *limit);
-        match run(group.clone()) {
+        match attempt(|| run(group.clone())) {
             Ok(()) => start = group.end,
             Err(error) if is_out_of_memory(&error) => {
                 let tokens: usize = lengths[group.clone()].iter().sum();
@@ -123,6 +142,20 @@ mod tests {
             assert!(is_out_of_memory(&error), "{words}");
         }
         assert!(!is_out_of_memory(&anyhow!("CUBLAS_STATUS_EXECUTION_FAILED")));
+    }
+
+    #[test]
+    fn an_operation_with_a_number_that_finds_no_memory_is_an_error_and_other_panics_stay_panics() {
+        use tch::{Device, Kind, Tensor};
+        let one = Tensor::ones([1], (Kind::Float, Device::Cpu));
+        // 4 PB: the address space ends before.
+        let error = attempt(|| Ok(one.f_expand([1_i64 << 50], false)?.f_mul_scalar(2.0)?)).expect_err("no room");
+        assert!(is_out_of_memory(&error) && !error.to_string().contains("frame #0"), "{error}");
+        let within = || tch::no_grad(|| Ok(one.f_expand([1_i64 << 50], false)?.f_mul_scalar(2.0)?));
+        assert!(attempt(within).is_err());
+        let leaf = Tensor::ones([1], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+        assert!((&leaf + &leaf).requires_grad(), "gradients are kept track of again");
+        assert!(catch_unwind(|| attempt(|| -> Result<()> { panic!("another") })).is_err());
     }
 
     #[test]

@@ -197,16 +197,16 @@ mod tests {
             let batch = batch()?;
             let leaves: Vec<&Tensor> = model.trainable().leaves.iter().map(|(_, leaf)| leaf).collect();
             let loss = model.response_loss(&model.hidden(&batch)?, &batch)?.sum / 7.0;
-            let plain = model.trainable().flatten(Tensor::f_run_backward(&[&loss], &leaves, false, false)?, None)?;
+            let plain = model.trainable().flatten(Tensor::f_run_backward(&[&loss], &leaves, false, false)?)?;
             let (value, recomputed) = model.recomputed_gradient(&batch, None, 7.0)?;
-            let recomputed = model.trainable().flatten(recomputed, None)?;
+            let recomputed = model.trainable().flatten(recomputed)?;
             assert!((value - loss.double_value(&[])).abs() < 1e-6, "{adaptation:?}");
             assert!(recomputed.allclose(&plain, 1e-5, 1e-7, false), "{adaptation:?}");
             assert!(plain.abs().max().double_value(&[]) > 1e-3);
             if let Adaptation::TopLayers(_) = adaptation {
                 let states = no_grad(|| model.prefix_states(2, &batch))?;
                 let (_, from_states) = model.recomputed_gradient(&batch, Some((2, &states)), 7.0)?;
-                let from_states = model.trainable().flatten(from_states, None)?;
+                let from_states = model.trainable().flatten(from_states)?;
                 assert!(from_states.allclose(&plain, 1e-5, 1e-7, false));
             }
         }

@@ -23,10 +23,10 @@ use super::learning::{as_instruction, check_context, device, open, phase_cost};
 use super::{Context, Cost, Kind, Needs, ParameterProblem, Process, Progress};
 use crate::corpus::{Codec, Instruction, Sequence, read_instructions, read_task};
 use crate::error::{Context as _, Result, anyhow};
-use crate::lm::{Batch, Model};
+use crate::lm::memory::{in_groups, micro_batches};
+use crate::lm::{Batch, Model, longest_first};
 use crate::table;
 use crate::training::Meter;
-use crate::training::memory::{in_groups, micro_batches};
 
 pub struct Features;
 
@@ -116,7 +116,10 @@ impl Kind for Features {
             let rows = pass.describe("validation", &examples, &encoded_examples, CHECKPOINT_INTERVAL)?;
             context.write_table("validation_features", &rows)?;
         }
-        let Counted { tokens, supervised_tokens } = pass.counted.get();
+        // Of all rows, whether described in this process or by an earlier attempt.
+        let all = || encoded.iter().chain(&encoded_examples).flat_map(|(whole, alone)| [whole, alone]).flatten();
+        let tokens = all().map(|sequence| sequence.tokens.len() as u64).sum::<u64>();
+        let supervised_tokens = all().map(|sequence| sequence.supervised_tokens() as u64).sum::<u64>();
         let flops = tokens as f64 * model.flops_per_token(false);
         context.write_json(
             "summary.json",
@@ -133,14 +136,6 @@ struct Pass<'a> {
     parameters: &'a Parameters,
     /// What there was room for in memory at a time.
     fits: Cell<usize>,
-    counted: Cell<Counted>,
-}
-
-/// The tokens of all rows described, whether in this process or by an earlier attempt.
-#[derive(Clone, Copy, Default)]
-struct Counted {
-    tokens: u64,
-    supervised_tokens: u64,
 }
 
 /// A row whole, and its responses alone.
@@ -164,7 +159,7 @@ struct Row {
 impl<'a> Pass<'a> {
     fn new(context: &'a Context, model: &'a Model, codec: &'a Codec, parameters: &'a Parameters) -> Self {
         let fits = Cell::new(parameters.batch_tokens);
-        Self { context, model, codec, parameters, fits, counted: Cell::default() }
+        Self { context, model, codec, parameters, fits }
     }
 
     /// # Errors
@@ -190,17 +185,11 @@ impl<'a> Pass<'a> {
         encoded: &[Encoded],
         interval: Duration,
     ) -> Result<RecordBatch> {
-        let mut counted = self.counted.get();
-        for sequence in encoded.iter().flat_map(|(one, other)| [one, other]).flatten() {
-            counted.tokens += sequence.tokens.len() as u64;
-            counted.supervised_tokens += sequence.supervised_tokens() as u64;
-        }
-        self.counted.set(counted);
         // The longest first: if memory is short, that shows at once.
-        let mut order: Vec<usize> = (0..instructions.len()).collect();
-        order.sort_by_key(|&row| (usize::MAX - encoded[row].0.as_ref().map_or(0, |it| it.tokens.len()), row));
         let lengths: Vec<usize> =
-            order.iter().map(|&row| encoded[row].0.as_ref().map_or(1, |it| it.tokens.len())).collect();
+            encoded.iter().map(|(whole, _)| whole.as_ref().map_or(1, |it| it.tokens.len())).collect();
+        let order = longest_first(&lengths);
+        let lengths: Vec<usize> = order.iter().map(|&row| lengths[row]).collect();
         let batches = micro_batches(&lengths, self.parameters.batch_tokens);
 
         let (mut parts, mut next) = self.finished_parts(phase)?;
@@ -286,7 +275,7 @@ impl<'a> Pass<'a> {
         })?;
         if fits < before {
             self.fits.set(fits);
-            self.context.note(format!("there was no memory for {before} tokens at a time: now it is {fits}"));
+            self.model.tell(&format!("there was no memory for {before} tokens at a time: now it is {fits}"));
         }
         Ok(described)
     }

@@ -137,7 +137,9 @@ impl Needs {
     /// The same, where the path may also be that of a folder, or a pattern: [`Context::files`] gives each file.
     pub fn pinned_files(&mut self, at: &str, path: &str, blake3: Option<&str>) {
         self.pinned_file(at, path, blake3);
-        self.files.iter_mut().rev().take(1).for_each(|need| need.several = true);
+        if let Some(need) = self.files.last_mut() {
+            need.several = true;
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use crate::lm::{Adaptation, Model};
 use crate::seed::Seed;
 use crate::table;
 use crate::training::episode::Spent;
-use crate::training::{AdaptationSettings, Phase, Pool, Trainer, ValidationSet};
+use crate::training::{AdaptationSettings, Phase, Pool, SideBySide, Trainer, ValidationSet};
 
 /// Where tensors of this stage live.
 ///
@@ -74,9 +74,10 @@ pub fn compute(context: &Context) -> tch::Kind {
 
 /// All that a run over a pool with a validation set starts from.
 pub struct Learning {
-    /// Prepared for training.
+    /// As it was opened; to be prepared by `adaptation`, with `seed`.
     pub model: Model,
     pub adaptation: Adaptation,
+    pub seed: Seed,
     pub pool: Pool,
     pub validation: ValidationSet,
 }
@@ -92,7 +93,7 @@ impl Learning {
         examples: &[Example],
         settings: &Settings,
     ) -> Result<Self> {
-        let mut model = open(folder, context)?;
+        let model = open(folder, context)?;
         let codec = Codec::load(folder)?;
         let states = if folder.join("proxy.json").is_file() { Some(PrefixStates::open(folder)?) } else { None };
         let max_tokens = states.as_ref().map_or(settings.max_tokens, |states| states.config.max_tokens);
@@ -107,9 +108,11 @@ impl Learning {
         let cached = states.as_ref().map(|states| validation_states(states, &examples)).transpose()?;
         let layers = states.as_ref().map_or(0, |states| states.config.prefix_layers);
         let cached = cached.as_ref().map(|cached| (layers, cached.as_slice()));
-        let validation = ValidationSet::new(&examples, cached, settings.batch_tokens, device(context)?)?;
-        model.prepare(&adaptation, &context.seed().at("adaptation"))?;
-        Ok(Self { model, adaptation, pool: Pool::new(sequences, states), validation })
+        // The episodes of a pass have their validation rows in it together.
+        let together = SideBySide::episodes_of_a_pass(&adaptation, model.device(), settings.episodes);
+        let validation = ValidationSet::new(&examples, cached, settings.batch_tokens / together, model.device())?;
+        let seed = context.seed().at("adaptation");
+        Ok(Self { model, adaptation, seed, pool: Pool::new(sequences, states), validation })
     }
 }
 
@@ -119,6 +122,8 @@ pub struct Settings<'a> {
     pub max_tokens: usize,
     /// Validation runs in batches of at most this many tokens.
     pub batch_tokens: usize,
+    /// How many episodes are played at once.
+    pub episodes: usize,
 }
 
 /// The cached states of the validation examples, one tensor each.

@@ -185,9 +185,6 @@ impl<'a> Run<'a> {
         let batch: Vec<&Sequence> =
             (step * size..(step + 1) * size).map(|draw| &self.rows[self.order.at(draw)]).collect();
         let outcome = self.trainer.step(&batch, None)?;
-        if let Some(notice) = self.trainer.take_notice() {
-            self.context.note(notice);
-        }
         self.steps.push(StepRow {
             step: step as u32 + 1,
             loss: outcome.loss,

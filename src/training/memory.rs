@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use tch::Device;
 
 use crate::lm::device_memory_in_use;
-pub use crate::lm::memory::{first_group, in_groups, is_out_of_memory, micro_batches, no_room};
 
 /// What a phase has taken, over all the times it ran.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

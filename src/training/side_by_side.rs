@@ -14,12 +14,12 @@ use tch::{Device, Kind, Tensor, no_grad};
 
 use super::adamw::{AdamW, AdamWConfig};
 use super::episode::Spent;
-use super::memory::{first_group, is_out_of_memory, no_room};
 use super::pool::Pool;
-use super::trainer::{TrainerConfig, forward};
+use super::trainer::{TrainerConfig, diverged, forward};
 use super::validation::ValidationSet;
 use crate::corpus::Sequence;
 use crate::error::{Problem, Result, ensure};
+use crate::lm::memory::{attempt, first_group, is_out_of_memory, no_room};
 use crate::lm::{Adaptation, Batch, Model};
 use crate::seed::Seed;
 use crate::selector::{Ensemble, Trained};
@@ -72,7 +72,7 @@ impl SideBySide {
     ) -> Result<Self> {
         ensure!(episodes > 0, "a round needs at least one episode");
         let size = Self::episodes_of_a_pass(adaptation, model.device(), episodes);
-        if model.device() != Device::Cpu && !has_adapters(adaptation) && episodes > 1 {
+        if model.device() != Device::Cpu && !adaptation.has_adapters() && episodes > 1 {
             return Err(Problem::new("on a GPU only LoRA adapters train side by side")
                 .hint("adaptation = { method = \"lora\" }, or one episode a round")
                 .into());
@@ -97,7 +97,7 @@ impl SideBySide {
     /// How many of so many episodes share a pass at most.
     pub fn episodes_of_a_pass(adaptation: &Adaptation, device: Device, episodes: usize) -> usize {
         match device {
-            _ if !has_adapters(adaptation) => 1,
+            _ if !adaptation.has_adapters() => 1,
             Device::Cpu => PASS.min(episodes),
             _ => episodes,
         }
@@ -161,10 +161,6 @@ impl SideBySide {
     }
 }
 
-fn has_adapters(adaptation: &Adaptation) -> bool {
-    matches!(adaptation, Adaptation::Lora { .. } | Adaptation::TopLayersLora { .. })
-}
-
 impl Ensemble for SideBySide {
     fn episodes(&self) -> usize {
         self.passes.iter().map(|pass| pass.model.episodes()).sum()
@@ -222,16 +218,13 @@ impl Ensemble for SideBySide {
 impl Pass {
     fn restore(&mut self) -> Result<()> {
         no_grad(|| self.model.trainable().flat.f_detach()?.f_copy_(&self.start))?;
-        let weight_decay = self.config.weight_decay;
-        self.optimizer = AdamW::new(&self.start, AdamWConfig { weight_decay, ..AdamWConfig::default() })?;
         self.step = 0;
-        Ok(())
+        self.optimizer.reset()
     }
 
     /// The rate of the step to come.
     fn learning_rate(&self) -> f64 {
-        let TrainerConfig { learning_rate, schedule, warmup, total_steps, .. } = self.config;
-        learning_rate * schedule.at(self.step, total_steps, warmup)
+        self.config.rate_at(self.step)
     }
 
     fn flops_per_token(&self, train: bool) -> f64 {
@@ -285,7 +278,7 @@ impl Pass {
                 states.extend(cached.iter().flat_map(|cached| &cached[range.clone()]));
                 episodes.push(sequences[range.clone()].to_vec());
             }
-            match self.gradient(&episodes, &states, totals, &mut gradient) {
+            match attempt(|| self.gradient(&episodes, &states, totals, &mut gradient)) {
                 Ok(losses) => {
                     outcomes.iter_mut().zip(losses).for_each(|(outcome, loss)| outcome.loss += loss);
                     starts = next.into_iter().map(|range| range.end).collect();
@@ -323,7 +316,12 @@ impl Pass {
         let (losses, loss) = self.model.episode_losses(&hidden, &batch, totals)?;
         let leaves: Vec<&Tensor> = trainable.leaves.iter().map(|(_, leaf)| leaf).collect();
         let gradients = Tensor::f_run_backward(&[&loss], &leaves, false, false)?;
-        *sum = Some(trainable.flatten(gradients, sum.take())?);
+        // What may find no memory comes first.
+        let flat = trainable.flatten(gradients)?;
+        match sum {
+            Some(sum) => drop(sum.f_add_(&flat)?),
+            None => *sum = Some(flat),
+        }
         Ok(losses)
     }
 
@@ -335,9 +333,7 @@ impl Pass {
         let values = Vec::<f32>::try_from(norms.f_reshape([-1])?.f_to_device(Device::Cpu)?)?;
         for (outcome, norm) in outcomes.iter().zip(values) {
             if !(outcome.loss.is_finite() && norm.is_finite()) {
-                let loss = outcome.loss;
-                let what = format!("training diverged at step {}: loss {loss}, gradient norm {norm}", self.step + 1);
-                return Err(Problem::new(what).hint("a lower learning_rate or a warm-up keeps it stable").into());
+                return Err(diverged(self.step, outcome.loss, f64::from(norm)));
             }
         }
         if self.config.clip_norm > 0.0 {

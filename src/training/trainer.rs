@@ -10,10 +10,11 @@ use tch::{Tensor, no_grad};
 
 use super::adamw::{AdamW, AdamWConfig, AdamWState};
 use super::checkpoint;
-use super::memory::{Meter, Phase, in_groups};
+use super::memory::{Meter, Phase};
 use super::schedule::Schedule;
 use crate::corpus::Sequence;
 use crate::error::{Problem, Result, anyhow, ensure};
+use crate::lm::memory::in_groups;
 use crate::lm::{Batch, Gradient, Model, longest_first};
 
 /// How a model is trained.
@@ -49,6 +50,13 @@ impl Default for TrainerConfig {
     }
 }
 
+impl TrainerConfig {
+    /// The learning rate of a step, from 0 on.
+    pub fn rate_at(&self, step: usize) -> f64 {
+        self.learning_rate * self.schedule.at(step, self.total_steps, self.warmup)
+    }
+}
+
 /// What one step did.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepOutcome {
@@ -70,7 +78,6 @@ pub struct Trainer {
     /// With a frozen prefix: how many layers it has. Steps then start from its cached states.
     prefix_layers: Option<usize>,
     phases: Phases,
-    notice: Option<String>,
 }
 
 /// What the parts of the steps have taken so far. With recomputed activations the second forward pass counts as part
@@ -113,16 +120,12 @@ impl Trainer {
         );
         let weight_decay = config.weight_decay;
         let optimizer = AdamW::new(&trainable.flat, AdamWConfig { weight_decay, ..AdamWConfig::default() })?;
-        Ok(Self { model, config, optimizer, step: 0, prefix_layers, phases: Phases::default(), notice: None })
+        Ok(Self { model, config, optimizer, step: 0, prefix_layers, phases: Phases::default() })
     }
 
     /// Updates made so far.
     pub fn steps_done(&self) -> usize {
         self.step
-    }
-
-    pub fn prefix_layers(&self) -> Option<usize> {
-        self.prefix_layers
     }
 
     /// One update on these rows. `states` are the rows' cached states, when there is a frozen prefix.
@@ -150,15 +153,13 @@ impl Trainer {
         if limit != asked {
             self.config.micro_batch_tokens = limit;
             let what = format!("there was no memory for {asked} tokens at a time in step {}", self.step + 1);
-            self.notice = Some(format!("{what}: from here on it is {limit}"));
+            self.model.tell(&format!("{what}: from here on it is {limit}"));
         }
         let updating = Meter::start(self.model.device());
         let gradient = gradient.ok_or_else(|| anyhow!("a step without rows"))?;
         let gradient_norm = no_grad(|| gradient.norm())?;
         if !(loss.is_finite() && gradient_norm.is_finite()) {
-            let what =
-                format!("training diverged at step {}: loss {loss}, gradient norm {gradient_norm}", self.step + 1);
-            return Err(Problem::new(what).hint("a lower learning_rate or a warm-up keeps it stable").into());
+            return Err(diverged(self.step, loss, gradient_norm));
         }
         // torch.nn.utils.clip_grad_norm_'s formula.
         let clip_norm = self.config.clip_norm;
@@ -172,8 +173,7 @@ impl Trainer {
 
     /// The rate of the step to come.
     pub fn learning_rate(&self) -> f64 {
-        let TrainerConfig { learning_rate, schedule, warmup, total_steps, .. } = self.config;
-        learning_rate * schedule.at(self.step, total_steps, warmup)
+        self.config.rate_at(self.step)
     }
 
     /// The loss of some rows, as their share of the whole batch's mean. Their gradient is added to `sum`, which an error
@@ -220,11 +220,6 @@ impl Trainer {
     /// What the steps of this process have taken.
     pub fn phases(&self) -> Phases {
         self.phases
-    }
-
-    /// Something that whoever watches should know, once.
-    pub fn take_notice(&mut self) -> Option<String> {
-        self.notice.take()
     }
 
     /// Every trained tensor and the optimizer's state of it, under its name.
@@ -294,15 +289,13 @@ impl Trainer {
         let Some(mut saved) = checkpoint::Saved::open(path)? else { return Ok(None) };
         let count = |key: &str| saved.state[key].as_u64().ok_or_else(|| anyhow!("the checkpoint has no {key}"));
         let (step, optimizer_steps) = (count("step")?, count("optimizer_steps")?);
+        let micro_batch_tokens = count("micro_batch_tokens")?;
         let mut targets = vec![("trainable", &self.model.trainable().flat)];
         targets.extend(self.optimizer.named());
         saved.copy_into(&targets)?;
         self.optimizer.set_steps(optimizer_steps);
         self.step = step as usize;
-        // Checkpoints of before it was kept have none.
-        if let Some(tokens) = saved.state["micro_batch_tokens"].as_u64() {
-            self.config.micro_batch_tokens = tokens as usize;
-        }
+        self.config.micro_batch_tokens = micro_batch_tokens as usize;
         Ok(Some(saved.state["extra"].take()))
     }
 
@@ -311,6 +304,12 @@ impl Trainer {
         ensure!(source.numel() == flat.numel(), "{} saved numbers for {} trained ones", source.numel(), flat.numel());
         no_grad(|| Ok(flat.f_detach()?.f_copy_(source)?))
     }
+}
+
+/// For a loss or a gradient that is not a number, in the step after so many.
+pub(super) fn diverged(steps: usize, loss: f64, gradient_norm: f64) -> anyhow::Error {
+    let what = format!("training diverged at step {}: loss {loss}, gradient norm {gradient_norm}", steps + 1);
+    Problem::new(what).hint("a lower learning_rate or a warm-up keeps it stable").into()
 }
 
 /// The last hidden states of a batch; from the cached states where there is a frozen prefix.

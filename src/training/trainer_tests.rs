@@ -1,5 +1,8 @@
 //! Training as its callers rely on it: steps, micro-batches, resuming.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::*;
 use crate::lm::{Adaptation, Config};
 use crate::seed::Seed;
@@ -154,8 +157,13 @@ fn a_halved_micro_batch_is_resumed_as_it_was() -> Result<()> {
     let (one, other): (Vec<&Sequence>, Vec<&Sequence>) = (rows[..4].iter().collect(), rows[4..].iter().collect());
     let mut straight = trainer(&Adaptation::Full, 1000)?;
     straight.model.room = Some(14);
+    let heard = Arc::new(AtomicUsize::new(0));
+    let hears = Arc::clone(&heard);
+    straight.model.listen(Arc::new(move |_| {
+        hears.fetch_add(1, Ordering::SeqCst);
+    }));
     straight.step(&one, None)?;
-    assert!(straight.config.micro_batch_tokens < 1000 && straight.take_notice().is_some());
+    assert!(straight.config.micro_batch_tokens < 1000 && heard.load(Ordering::SeqCst) == 1);
     straight.save(&path, &Value::Null)?;
     straight.step(&other, None)?;
     // There is room again; what was found out holds all the same, so that the bits are those of one run.

@@ -7,11 +7,11 @@ use std::cell::{Cell, OnceCell};
 
 use tch::{Device, Tensor, no_grad};
 
-use super::memory::{is_out_of_memory, micro_batches, no_room};
 use super::trainer::forward;
 use crate::corpus::Sequence;
 use crate::error::{Result, anyhow, ensure};
-use crate::lm::{Batch, Model};
+use crate::lm::memory::{self, is_out_of_memory, micro_batches, no_room};
+use crate::lm::{Batch, Model, longest_first};
 
 /// Sequences ready to be scored again and again.
 pub struct ValidationSet {
@@ -201,8 +201,7 @@ impl ValidationSet {
         prefix_layers: Option<usize>,
         lay_out: impl Fn(&[usize]) -> Result<Part>,
     ) -> Result<Self> {
-        let mut order: Vec<usize> = (0..lengths.len()).collect();
-        order.sort_by_key(|&member| (std::cmp::Reverse(lengths[member]), member));
+        let order = longest_first(lengths);
         let sorted: Vec<usize> = order.iter().map(|&member| lengths[member]).collect();
         let parts = micro_batches(&sorted, batch_tokens)
             .into_iter()
@@ -280,7 +279,7 @@ impl ValidationSet {
         };
         let single = part.rows.len() == 1;
         if single || tokens < self.too_many.get() {
-            match attempt() {
+            match memory::attempt(&mut attempt) {
                 Err(error) if is_out_of_memory(&error) && !single => {
                     self.too_many.set(tokens);
                     let what = format!("there was no memory to score {tokens} tokens at a time");

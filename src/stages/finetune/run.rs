@@ -75,9 +75,11 @@ impl<'a> Run<'a> {
             adaptation: &parameters.adaptation,
             max_tokens: parameters.max_tokens,
             batch_tokens: parameters.micro_batch_tokens,
+            episodes: 1,
         };
-        let Learning { model, adaptation, pool, validation } =
+        let Learning { mut model, adaptation, seed, pool, validation } =
             Learning::start(folder, context, &instructions, &task.validation, &settings)?;
+        model.prepare(&adaptation, &seed)?;
         let rows = pool.trainable().len();
         if rows < parameters.batch_size {
             let problem = format!("a batch of {} needs more than the {rows} trainable rows", parameters.batch_size);
@@ -151,9 +153,6 @@ impl<'a> Run<'a> {
         let ids: Vec<u32> = choices.iter().map(|choice| choice.id).collect();
         let (sequences, states) = self.pool.rows(&ids)?;
         let outcome = self.trainer.step(&sequences, states.as_deref())?;
-        if let Some(notice) = self.trainer.take_notice() {
-            self.context.note(notice);
-        }
         let flops = self.trainer.flops(outcome.tokens, true);
         self.train.add(training, outcome.tokens, outcome.supervised_tokens, flops);
 
@@ -213,7 +212,7 @@ impl<'a> Run<'a> {
 
     pub fn finish(self) -> Result<()> {
         let Self { context, parameters, trainer, kept, .. } = &self;
-        let has_adapter = matches!(self.adaptation, Adaptation::Lora { .. } | Adaptation::TopLayersLora { .. });
+        let has_adapter = self.adaptation.has_adapters();
         let (model, out, base) = (&trainer.model, context.out(), context.input("/model")?);
         if has_adapter && !parameters.merge {
             model.save_adapter(&out)?;

@@ -35,17 +35,11 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
     let instructions = read_instructions(context.input("/instructions")?)?;
     let task = read_task(context.input("/task")?)?;
     let model = context.input("/model")?;
-    let adaptation = if model.join("proxy.json").is_file() {
-        parameters.adaptation.of_top_layers(1)
-    } else {
-        parameters.adaptation.adaptation()
-    };
-    let episodes = SideBySide::episodes_of_a_pass(&adaptation, device(context)?, parameters.episodes_per_round);
     let settings = Settings {
         adaptation: &parameters.adaptation,
         max_tokens: parameters.max_tokens,
-        // The episodes of a pass have their validation rows in it together.
-        batch_tokens: parameters.micro_batch_tokens / episodes.max(1),
+        batch_tokens: parameters.micro_batch_tokens,
+        episodes: parameters.episodes_per_round,
     };
     let learning = Learning::start(model, context, &instructions, &task.validation, &settings)?;
     let clusters = context.input("/features")?;
@@ -62,7 +56,7 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
         ..TrainerConfig::default()
     };
     let evaluation_tokens = learning.validation.tokens();
-    let mut players = Players::new(learning, trainer_config, parameters.episodes_per_round, context)?;
+    let mut players = Players::new(learning, trainer_config, parameters.episodes_per_round)?;
     let trained = players.trained_numbers();
     let side_by_side = match parameters.episodes_per_round {
         1 => String::new(),
@@ -85,7 +79,6 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
 
     let started = Instant::now();
     let mut tokens = 0;
-    let mut micro_batch_tokens = parameters.micro_batch_tokens;
     while training.rounds_done() < parameters.rounds.min(until) {
         let mut on_step = |round: usize, rows: &[&StepRow], improvement: f64| {
             let Some(row) = rows.first() else { return };
@@ -101,10 +94,6 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
         };
         let round = training.round(players.ensemble(), &candidates, &mut on_step)?;
         rounds.put_aside(&training, &round, &instructions)?;
-        if let Some(fits) = players.micro_batch_tokens().filter(|&fits| fits < micro_batch_tokens) {
-            context.note(format!("there was no memory for {micro_batch_tokens} tokens at a time: now it is {fits}"));
-            micro_batch_tokens = fits;
-        }
     }
 
     if until < parameters.rounds {
@@ -115,8 +104,8 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
     rounds.collect(context)?;
     let steps = table::read_columns(&context.out().join("steps.parquet"), &["performance"])?;
     let measured: &Float64Array = table::column(&steps, "performance")?;
-    // P(M_0) is measured once.
-    let evaluations = measured.len() - measured.null_count() + 1;
+    // And P(M_0), once for each of the episodes that are played at once.
+    let evaluations = measured.len() - measured.null_count() + parameters.episodes_per_round;
     context.write_json(
         "summary.json",
         &json!({
@@ -138,13 +127,13 @@ enum Players {
 }
 
 impl Players {
-    fn new(learning: Learning, config: TrainerConfig, episodes: usize, context: &Context) -> Result<Self> {
-        let Learning { model, adaptation, pool, validation } = learning;
+    fn new(learning: Learning, config: TrainerConfig, episodes: usize) -> Result<Self> {
+        let Learning { mut model, adaptation, seed, pool, validation } = learning;
         if episodes == 1 {
+            model.prepare(&adaptation, &seed)?;
             let trainer = Trainer::new(model, config, pool.prefix_layers())?;
             return Ok(Self::One(Box::new(EpisodeLearner::new(trainer, pool, validation)?)));
         }
-        let seed = context.seed().at("adaptation");
         let learners = SideBySide::new(model, &adaptation, &seed, config, episodes, pool, &validation)?;
         Ok(Self::Several(Box::new(learners)))
     }
@@ -161,14 +150,6 @@ impl Players {
         match self {
             Self::One(learner) => learner.trainer().model.trainable().count(),
             Self::Several(learners) => learners.trained_numbers(),
-        }
-    }
-
-    /// How many tokens of a batch the device has room for at a time, where that has been found out.
-    fn micro_batch_tokens(&self) -> Option<usize> {
-        match self {
-            Self::One(learner) => Some(learner.trainer().config.micro_batch_tokens),
-            Self::Several(_) => None,
         }
     }
 
