@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::manifest::{folders, list};
-use super::{ActionRecord, MANIFEST, Manifest, Store, forbid_writing, remove_tree, sync_folder};
+use super::{ActionRecord, Lock, MANIFEST, Manifest, Store, Waiting, forbid_writing, remove_tree, sync_folder};
 use crate::digest::Digest;
 use crate::error::{Context as _, Error, Result, bail, ensure};
 use crate::stages::context::REFERENCES;
@@ -50,12 +50,12 @@ impl Store {
                 let text = format!("the artifact {} of stage `{}` is gone", record.artifact.short(), record.stage);
                 Ok(Lookup::Damaged(text))
             }
-            Err(error) => {
+            Err(_) => {
+                // Another build that met the same damage may have made it good by now.
+                let _one_at_a_time = self.artifact_lock(record.artifact)?;
+                let Err(error) = self.inspect(record.artifact) else { return Ok(Lookup::Hit(Box::new(record))) };
                 let error = damage(error)?;
-                let folder = self.artifact_folder(record.artifact);
-                if folder.exists() {
-                    self.set_aside(&folder)?;
-                }
+                self.set_aside(&self.artifact_folder(record.artifact))?;
                 let text = format!("the artifact {} of stage `{}`: {error:#}", record.artifact.short(), record.stage);
                 Ok(Lookup::Damaged(text))
             }
@@ -71,8 +71,15 @@ impl Store {
         let bytes = match std::fs::read(folder.join(MANIFEST)) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                ensure!(!folder.exists(), "it has no {MANIFEST}");
-                return Ok(None);
+                if !folder.exists() {
+                    return Ok(None);
+                }
+                // The folder may have come, as a whole, between the two looks.
+                match std::fs::read(folder.join(MANIFEST)) {
+                    Ok(bytes) => bytes,
+                    Err(_) if !folder.exists() => return Ok(None),
+                    Err(error) => return Err(error).with_context(|| format!("it has no {MANIFEST}")),
+                }
             }
             Err(error) => return Err(error).with_context(|| format!("cannot read its {MANIFEST}")),
         };
@@ -121,6 +128,8 @@ impl Store {
         let bytes = manifest.to_bytes()?;
         let digest = Digest::of(&bytes);
         let folder = self.artifact_folder(digest);
+        // Several stages may make the same bytes at once, and find the same damage where they are to go.
+        let _one_at_a_time = self.artifact_lock(digest)?;
         match self.inspect(digest) {
             Ok(Some(artifact)) => {
                 remove_tree(out)?;
@@ -143,14 +152,7 @@ impl Store {
             folders(out)?.iter().try_for_each(|folder| sync_folder(folder))
         };
         seal().with_context(|| format!("cannot finish {}", out.display()))?;
-        if let Err(error) = std::fs::rename(out, &folder) {
-            // Another build on this cache may have made the same bytes by another action meanwhile.
-            let Ok(Some(artifact)) = self.inspect(digest) else {
-                return Err(error).with_context(|| format!("cannot move {} into place", out.display()));
-            };
-            remove_tree(out)?;
-            return Ok(artifact);
-        }
+        std::fs::rename(out, &folder).with_context(|| format!("cannot move {} into place", out.display()))?;
         let settle = || -> std::io::Result<()> {
             sync_folder(&self.root.join("artifacts"))?;
             folders(&folder)?.iter().try_for_each(|folder| forbid_writing(folder))
@@ -158,6 +160,11 @@ impl Store {
         settle().with_context(|| format!("cannot finish {}", folder.display()))?;
         self.remember_identity(digest, &list(&folder)?, &references);
         Ok(Artifact { digest, folder, manifest, references })
+    }
+
+    /// Held while an artifact is put into its place or set aside.
+    fn artifact_lock(&self, digest: Digest) -> Result<Option<Lock>> {
+        self.lock(digest, |_| Waiting::GoOn)
     }
 
     /// Every artifact that looks right, by digest.
@@ -196,12 +203,14 @@ pub(super) fn read_references(folder: &Path) -> Result<BTreeMap<String, Digest>>
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::super::record::tests::sample;
     use super::*;
 
     fn made(store: &Store, files: &[(&str, &str)]) -> Artifact {
-        let out = store.root().join("tmp/out");
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let out = store.root().join(format!("tmp/out-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
         for (path, text) in files {
             let path = out.join(path);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -236,6 +245,26 @@ mod tests {
         let mode = |path: &str| one.folder.join(path).metadata().unwrap().permissions().mode() & 0o222;
         assert_eq!([mode(""), mode("sub"), mode("a"), mode("manifest.json")], [0; 4]);
         assert!(store.commit(&store.root().join("tmp/none")).is_err());
+    }
+
+    /// Found by random graphs: a look between the coming of a folder's manifest and that of its folder took an artifact
+    /// that was just made for one that had lost its manifest, and set it aside.
+    #[test]
+    fn stages_that_make_the_same_bytes_at_once_share_one_artifact_and_none_is_set_aside() {
+        let (_folder, store) = store();
+        for round in 0..50 {
+            let text = round.to_string();
+            let digests: Vec<Digest> = std::thread::scope(|scope| {
+                let threads: Vec<_> =
+                    (0..6).map(|_| scope.spawn(|| made(&store, &[("text", text.as_str())]).digest)).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            assert!(digests.iter().all(|digest| *digest == digests[0]));
+            assert!(store.inspect(digests[0]).unwrap().is_some());
+        }
+        assert!(
+            !store.root.join("damaged").exists() || std::fs::read_dir(store.root.join("damaged")).unwrap().count() == 0
+        );
     }
 
     #[test]
