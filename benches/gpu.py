@@ -35,16 +35,42 @@ QUICK = {**LLAMA_1B, "vocab_size": 49152, "hidden_size": 64, "num_hidden_layers"
 
 
 def prepare(bench, given, folder):
-    """SmolLM2, a random model of Llama-3.2-1B's shape, and the rows, in one folder."""
+    """SmolLM2 and the rows, in one folder."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "rows.json").exists():
         subprocess.run([bench, "prepare", given.gguf, given.pool, folder, "2000"], check=True)
-    name = "quick" if given.quick else "llama-1b"
-    if not (folder / name / "config.json").exists():
-        shape = folder / "shape.json"
-        shape.write_text(json.dumps(QUICK if given.quick else LLAMA_1B))
-        (folder / name).mkdir(exist_ok=True)
-        subprocess.run([bench, "init", shape, folder / name, "f32" if given.device == "cpu" else "bf16"], check=True)
+
+
+def random_model(shape, folder, given):
+    """A checkpoint with random weights of this shape. Nothing of it is carried: it is made where it is measured."""
+    import torch
+    from safetensors.torch import save_file
+
+    device, dtype = given.device, torch.float32 if given.device == "cpu" else torch.bfloat16
+    generator = torch.Generator(device).manual_seed(1)
+    hidden, ff, dim = shape["hidden_size"], shape["intermediate_size"], shape["head_dim"]
+    queries, keys = shape["num_attention_heads"] * dim, shape["num_key_value_heads"] * dim
+    tensors = {}
+
+    def add(name, *size):
+        drawn = torch.randn(*size, generator=generator, device=device, dtype=dtype) * shape["initializer_range"]
+        tensors[name] = (torch.ones_like(drawn) if len(size) == 1 else drawn).cpu()
+
+    add("model.embed_tokens.weight", shape["vocab_size"], hidden)
+    add("model.norm.weight", hidden)
+    for layer in range(shape["num_hidden_layers"]):
+        at = f"model.layers.{layer}."
+        add(at + "input_layernorm.weight", hidden)
+        add(at + "post_attention_layernorm.weight", hidden)
+        for name, outputs in (("q", queries), ("k", keys), ("v", keys)):
+            add(f"{at}self_attn.{name}_proj.weight", outputs, hidden)
+        add(at + "self_attn.o_proj.weight", hidden, queries)
+        for name in ("gate", "up"):
+            add(f"{at}mlp.{name}_proj.weight", ff, hidden)
+        add(at + "mlp.down_proj.weight", hidden, ff)
+    folder.mkdir()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(shape))
 
 
 def device_of(given):
@@ -73,23 +99,30 @@ def device_of(given):
 
 def measure(given, bench, folder, peak, deadline):
     quick = given.quick
-    batch, units, rounds = (2, 1, 1) if quick else (32, 4, 2)
+    # The first batches load kernels, choose among them, and let the allocators grow.
+    batch, warm, units, rounds = (2, 1, 1, 1) if quick else (32, 8, 12, given.rounds)
     dtype = "f32" if given.device == "cpu" else "bf16"
     threads = os.cpu_count()
     models = {"a small model": "quick"} if quick else {"SmolLM2-135M": "model", "Llama-3.2-1B's shape": "llama-1b"}
     with tempfile.TemporaryDirectory() as work:
+        peers = contenders(bench)
         for title, model in models.items():
+            if given.only and given.only not in title:
+                continue
+            if model != "model":
+                random_model(QUICK if quick else LLAMA_1B, Path(work) / model, given)
             seconds = {}
             draw = random.Random(1)
-            common = {"model": str(folder / model), "rows": str(folder / "rows.json"), "device": given.device,
+            place = folder if model == "model" else Path(work)
+            common = {"model": str(place / model), "rows": str(folder / "rows.json"), "device": given.device,
                       "dtype": dtype, "threads": threads, "batch_tokens": 4096 if quick else 16384}
             for task in ["features", "full", "lora", "reward"]:
                 if time.monotonic() > deadline:
                     print(f"{title}, {task}: no time is left")
                     continue
                 request = {**common, "task": task, "validation": draw.sample(range(2000), batch),
-                           "batches": [draw.sample(range(2000), batch) for _ in range(1 + units)]}
-                measured = compare(request, rounds, work, contenders(bench))
+                           "batches": [draw.sample(range(2000), batch) for _ in range(warm + units)]}
+                measured = compare(request, rounds, work, peers, warm)
                 if "raisin" not in measured:
                     continue
                 show(f"{title}, {task}, {dtype}, {batch} rows:", measured)
@@ -116,6 +149,8 @@ def main():
     parser.add_argument("--gguf", default="models/SmolLM2-135M-Instruct.Q4_1.gguf")
     parser.add_argument("--prepare", action="store_true", help="prepare --data and stop")
     parser.add_argument("--device", default="cuda:0")
+    parser.add_argument("--rounds", type=int, default=2, help="how often the contenders take turns")
+    parser.add_argument("--only", help="a word of the one model's name to measure, such as SmolLM2")
     parser.add_argument("--quick", action="store_true", help="a small setting, to try it")
     given = parser.parse_args()
     bench = executable(given.executable)

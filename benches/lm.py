@@ -22,13 +22,38 @@ TASKS = ["features", "full", "lora", "reward", "episodes"]
 TINY = HERE.parent / "pipelines" / "quickstart-base"
 
 
-def ask(command, request, folder):
+def ask(contender, request, folder):
+    if isinstance(contender, Peer):
+        return contender.ask(request)
     path = Path(folder) / "request.json"
     path.write_text(json.dumps(request))
-    done = subprocess.run([*command, path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run([*contender, path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     if done.returncode != 0:
         raise RuntimeError(done.stderr.strip()[-600:])
     return json.loads(done.stdout.splitlines()[-1])
+
+
+class Peer:
+    """A process that has imported what it needs, and forks for each request."""
+
+    def __init__(self, form):
+        self.command = [sys.executable, str(HERE / "lm_peer.py"), form]
+        self.process = None
+
+    def ask(self, request):
+        if self.process is None or self.process.poll() is not None:
+            self.process = subprocess.Popen(
+                self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        try:
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass
+        line = self.process.stdout.readline()
+        answer = json.loads(line) if line else {"error": "its Python lacks what it needs"}
+        if "error" in answer:
+            raise RuntimeError(answer["error"])
+        return answer
 
 
 def executable(raisin):
@@ -38,12 +63,11 @@ def executable(raisin):
 
 
 def contenders(bench):
-    peer = [sys.executable, str(HERE / "lm_peer.py")]
-    return {"raisin": [bench, "run"], "packed": [*peer, "packed"], "padded": [*peer, "padded"]}
+    return {"raisin": [bench, "run"], "packed": Peer("packed"), "padded": Peer("padded")}
 
 
-def compare(request, rounds, folder, commands):
-    """Units and peak memory by contender; a contender that cannot take part says why once."""
+def compare(request, rounds, folder, commands, warm=1):
+    """Units after the first few, and peak memory, by contender; a contender that cannot take part says why once."""
     measured = {name: {"units": [], "peak": 0} for name in commands}
     missing = {}
     for _ in range(rounds):
@@ -55,7 +79,7 @@ def compare(request, rounds, folder, commands):
             except RuntimeError as error:
                 missing[name] = str(error)
                 continue
-            measured[name]["units"] += answer["units"][1:]
+            measured[name]["units"] += answer["units"][warm:]
             measured[name]["peak"] = max(measured[name]["peak"], answer["peak_bytes"])
     for name, why in missing.items():
         print(f"  {name} takes no part: {why.splitlines()[-1] if why else 'no reason given'}")
@@ -116,6 +140,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([bench, "prepare", given["GGUF"], given["POOL"], folder, "2000"], check=True)
         print(f"{given['threads']} threads, batches of {given['rows']} rows, {given['rounds']} rounds in turns", flush=True)
+        peers = contenders(bench)
         for dtype in given["dtype"].split(","):
             draw = random.Random(int(given["seed"]))
             batch = int(given["rows"]) if dtype == "f32" else max(2, int(given["rows"]) // 4)
@@ -130,7 +155,7 @@ def main():
                     "batches": [draw.sample(range(2000), rows) for _ in range(units)],
                     "validation": draw.sample(range(2000), 4 * batch),
                 }
-                show(f"{task}, {dtype}:", compare(request, int(given["rounds"]), folder, contenders(bench)))
+                show(f"{task}, {dtype}:", compare(request, int(given["rounds"]), folder, peers))
         if "episodes" in given["tasks"].split(","):
             play(given, folder, bench)
 

@@ -195,12 +195,15 @@ fn run(path: &Path) -> Result<()> {
         Task::Reward => reward(&model, &rows, &request)?,
         Task::Episodes => episodes(model, rows, &request)?,
     };
-    println!("{}", json!({ "units": units, "peak_bytes": peak_memory() }));
+    println!("{}", json!({ "units": units, "peak_bytes": peak_memory(device) }));
     Ok(())
 }
 
-/// The largest resident set of this process so far.
-fn peak_memory() -> u64 {
+/// The largest resident set of this process so far; on a GPU, what is taken of its memory, which libtorch keeps.
+fn peak_memory(device: Device) -> u64 {
+    if let Device::Cuda(index) = device {
+        return raisin::lm::device_memory_in_use(index).unwrap_or(0);
+    }
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or("0");
     line.split_whitespace().next().and_then(|kilobytes| kilobytes.parse::<u64>().ok()).unwrap_or(0) * 1024
@@ -342,12 +345,16 @@ fn episodes(mut model: Model, rows: Vec<Sequence>, request: &Request) -> Result<
     let mut units = Vec::new();
     let mut play = |learners: &mut dyn Ensemble, first: usize, played: usize| -> Result<()> {
         learners.restore_all()?;
+        let batches_of = |step: usize| (first..first + played).map(|episode| batch(step, episode)).collect::<Vec<_>>();
+        if first == 0 {
+            // The first step loads kernels and fills the allocator.
+            learners.step_all(&batches_of(0))?;
+        }
         let (start, cpu) = (Instant::now(), processor_time());
         learners.restore_all()?;
         let (mut tokens, mut supervised, mut flops, mut value) = (0, 0, 0.0, 0.0);
         for step in 0..request.steps {
-            let batches: Vec<Vec<u32>> = (first..first + played).map(|episode| batch(step, episode)).collect();
-            for trained in learners.step_all(&batches)? {
+            for trained in learners.step_all(&batches_of(step))? {
                 tokens += trained.tokens as usize;
                 supervised += trained.supervised_tokens as usize;
                 flops += trained.flops;

@@ -1,13 +1,15 @@
-"""What users run today, timed as benches/lm.rs times raisin: `python lm_peer.py padded|packed REQUEST.json`.
+"""What users run today, timed as benches/lm.rs times raisin: `python lm_peer.py padded|packed`.
 
 padded: transformers and peft as a TRL-like loop uses them: right-padded batches, all logits, the fused AdamW.
 packed: the best loop without padding that plain PyTorch allows: one row of tokens, attention by row, logits for
         response positions only, the fused AdamW. It needs neither transformers nor peft.
-Both read the request that the executable reads, and print the same line of JSON.
+Both read requests like the executable's, one a line, and print a line of JSON for each. Each is done in a process of its
+own, forked before the device is touched, so that its memory is its own and nobody waits for imports again.
 """
 
 import contextlib
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -21,7 +23,10 @@ RANK, ALPHA, LEARNING_RATE = 16, 32.0, 1e-5
 EVALUATION_ROWS = 8
 
 
-def peak_memory():
+def peak_memory(device):
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return total - free
     for line in open("/proc/self/status"):
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
@@ -152,7 +157,7 @@ class Packed:
 
     def attention(self, q, k, v, lengths, masks):
         if self.varlen is not None and self.dtype != torch.float32:
-            return self.varlen(q, k, v, masks, masks, max(lengths), max(lengths), is_causal=True)
+            return self.varlen(q, k, v, masks, masks, max(lengths), max(lengths), window_size=(-1, 0))
         parts = []
         shared = self.heads // self.kv_heads
         for q, k, v in zip(q.split(lengths), k.split(lengths), v.split(lengths)):
@@ -227,9 +232,7 @@ class Packed:
         return lambda: sum(self.loss_sum(part).item() for part in parts)
 
 
-def main():
-    form, path = sys.argv[1:]
-    request = json.loads(Path(path).read_text())
+def measure(form, request):
     device = torch.device(request["device"])
     dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[request["dtype"]]
     torch.set_num_threads(request["threads"])
@@ -263,7 +266,26 @@ def main():
         supervised = sum(sum(row["supervised"]) for row in batch)
         tokens = sum(len(row["tokens"]) for row in batch)
         units.append({"seconds": seconds, "cpu": cpu, "tokens": tokens, "supervised": supervised, "value": value / supervised})
-    print(json.dumps({"units": units, "peak_bytes": peak_memory()}))
+    return {"units": units, "peak_bytes": peak_memory(device)}
+
+
+def main():
+    form = sys.argv[1]
+    if form == "padded":
+        import peft  # noqa: F401
+        import transformers  # noqa: F401
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            try:
+                answer = measure(form, json.loads(line))
+            except Exception as error:
+                answer = {"error": f"{type(error).__name__}: {error}"}
+            print(json.dumps(answer), flush=True)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if status != 0:
+            print(json.dumps({"error": f"it ended with status {status}"}), flush=True)
 
 
 main()

@@ -7,6 +7,8 @@
 //! Sequences that begin alike can share a row: their common prefix once, and then what each goes on with, its branch.
 //! A branch sees the prefix and itself.
 
+use std::cell::OnceCell;
+
 use tch::{Device, Kind, Tensor};
 
 use super::layout::{Group, Layout, Padding, on};
@@ -22,11 +24,13 @@ pub struct Batch {
     /// The tokens they should predict.
     pub(super) targets: Tensor,
     pub(super) layout: Layout,
+    /// On CUDA, where rows have no branches: where each row begins and the last one ends, `[rows + 1]` in 32 bits.
+    starts: Option<Tensor>,
     longest: usize,
     spans: Vec<(usize, usize)>,
     supervised_rows: Vec<usize>,
     supervised: usize,
-    lanes: Vec<Lane>,
+    lanes: Lanes,
     /// Of each packed token its branch (0 in a prefix, from 1 on in one) and position. Empty where no row has branches.
     branches: Vec<(u32, i64)>,
 }
@@ -36,6 +40,31 @@ pub struct Batch {
 pub(super) struct Lane {
     pub tokens: i64,
     pub supervised: i64,
+}
+
+/// Of all episodes; empty where there is but one.
+#[derive(Default)]
+pub(super) struct Lanes {
+    pub each: Vec<Lane>,
+    owners: OnceCell<Tensor>,
+}
+
+impl Lanes {
+    fn new(each: Vec<Lane>) -> Self {
+        Self { each, owners: OnceCell::new() }
+    }
+
+    /// Which episode a token belongs to, `[tokens, episodes]`, true or false.
+    pub fn owners(&self, device: Device) -> Result<&Tensor> {
+        if let Some(owners) = self.owners.get() {
+            return Ok(owners);
+        }
+        let number = |(number, lane): (i64, &Lane)| std::iter::repeat_n(number, lane.tokens as usize);
+        let numbers: Vec<i64> = (0..).zip(&self.each).flat_map(number).collect();
+        let episodes = Tensor::f_arange(self.each.len() as i64, (Kind::Int64, device))?;
+        let owners = on(&numbers, device)?.f_unsqueeze(1)?.f_eq_tensor(&episodes)?;
+        Ok(self.owners.get_or_init(|| owners))
+    }
 }
 
 impl Batch {
@@ -73,6 +102,7 @@ impl Batch {
         }
         Ok(Self {
             layout: Layout::new(&spans, Padding::on(device), device)?,
+            starts: starts(&spans, device)?,
             longest: spans.iter().map(|(start, end)| end - start).max().unwrap_or(0),
             supervised: targets.len(),
             ids: on(&ids, device)?,
@@ -81,7 +111,7 @@ impl Batch {
             targets: on(&targets, device)?,
             spans,
             supervised_rows,
-            lanes: Vec::new(),
+            lanes: Lanes::default(),
             branches: Vec::new(),
         })
     }
@@ -125,6 +155,7 @@ impl Batch {
             longest,
             supervised_rows,
             branches,
+            starts: None,
             ..packed
         })
     }
@@ -163,7 +194,7 @@ impl Batch {
             tokens: rows.iter().map(|row| row.tokens.len() as i64).sum(),
             supervised: rows.iter().map(|row| row.supervised_tokens() as i64).sum(),
         };
-        batch.lanes = episodes.iter().map(lane).collect();
+        batch.lanes = Lanes::new(episodes.iter().map(lane).collect());
         batch.layout = Layout::new(&batch.spans, Padding::of_many(batch.rows(), device), device)?;
         Ok(batch)
     }
@@ -180,6 +211,7 @@ impl Batch {
         let lane = Lane { tokens: tokens as i64, supervised: self.supervised as i64 };
         Ok(Self {
             layout: Layout::new(&spans, Padding::of_many(spans.len(), device), device)?,
+            starts: if self.starts.is_some() { starts(&spans, device)? } else { None },
             longest: self.longest,
             supervised: self.supervised * episodes,
             ids: self.ids.f_repeat([copies])?,
@@ -188,13 +220,17 @@ impl Batch {
             targets: self.targets.f_repeat([copies])?,
             supervised_rows: self.supervised_rows.repeat(episodes),
             spans,
-            lanes: vec![lane; episodes],
+            lanes: Lanes::new(vec![lane; episodes]),
             branches: self.branches.repeat(episodes),
         })
     }
 
+    pub(super) fn starts(&self) -> Option<&Tensor> {
+        self.starts.as_ref()
+    }
+
     /// Which tokens belong to which episode; empty where all belong to one.
-    pub(super) fn lanes(&self) -> &[Lane] {
+    pub(super) fn lanes(&self) -> &Lanes {
         &self.lanes
     }
 
@@ -230,6 +266,14 @@ impl Batch {
     pub fn device(&self) -> Device {
         self.ids.device()
     }
+}
+
+fn starts(spans: &[(usize, usize)], device: Device) -> Result<Option<Tensor>> {
+    if !device.is_cuda() {
+        return Ok(None);
+    }
+    let starts: Vec<i32> = std::iter::once(0).chain(spans.iter().map(|(_, end)| *end as i32)).collect();
+    Ok(Some(Tensor::f_from_slice(&starts)?.f_to_device(device)?))
 }
 
 /// How many tokens all of these begin with.

@@ -48,22 +48,34 @@ pub(super) fn load_cuda() -> Result<(), String> {
 
 /// How much of a CUDA device's memory is taken, by whatever process.
 pub fn device_memory_in_use(index: usize) -> Option<u64> {
-    use libloading::os::unix::{Library, RTLD_NOW};
-    type SetDevice = unsafe extern "C" fn(i32) -> i32;
-    type MemGetInfo = unsafe extern "C" fn(*mut usize, *mut usize) -> i32;
-    load_cuda().ok()?;
-    // SAFETY: the CUDA runtime that libtorch has loaded already; its initialisers have run.
-    let runtime = ["libcudart.so.13", "libcudart.so.12", "libcudart.so"]
-        .iter()
-        .find_map(|name| unsafe { Library::open(Some(*name), RTLD_NOW) }.ok())?;
     let (mut free, mut total) = (0usize, 0usize);
+    let (set_device, mem_get_info) = runtime()?;
     // SAFETY: both functions of the CUDA runtime with the signatures that its header gives them.
-    let status = unsafe {
-        let set_device = runtime.get::<SetDevice>(b"cudaSetDevice").ok()?;
-        let mem_get_info = runtime.get::<MemGetInfo>(b"cudaMemGetInfo").ok()?;
-        set_device(i32::try_from(index).ok()?) | mem_get_info(&raw mut free, &raw mut total)
-    };
+    let status = unsafe { set_device(i32::try_from(index).ok()?) | mem_get_info(&raw mut free, &raw mut total) };
     (status == 0).then(|| total.saturating_sub(free) as u64)
+}
+
+type SetDevice = unsafe extern "C" fn(i32) -> i32;
+type MemGetInfo = unsafe extern "C" fn(*mut usize, *mut usize) -> i32;
+
+/// cudaSetDevice and cudaMemGetInfo, looked up once: a step asks several times.
+fn runtime() -> Option<(SetDevice, MemGetInfo)> {
+    use libloading::os::unix::{Library, RTLD_NOW};
+    static FOUND: OnceLock<Option<(SetDevice, MemGetInfo)>> = OnceLock::new();
+    *FOUND.get_or_init(|| {
+        load_cuda().ok()?;
+        // SAFETY: the CUDA runtime that libtorch has loaded already; its initialisers have run.
+        let runtime = ["libcudart.so.13", "libcudart.so.12", "libcudart.so"]
+            .iter()
+            .find_map(|name| unsafe { Library::open(Some(*name), RTLD_NOW) }.ok())?;
+        // SAFETY: the functions have these signatures.
+        let found = unsafe {
+            (*runtime.get::<SetDevice>(b"cudaSetDevice").ok()?, *runtime.get::<MemGetInfo>(b"cudaMemGetInfo").ok()?)
+        };
+        // The functions are good for as long as the library stays.
+        std::mem::forget(runtime);
+        Some(found)
+    })
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 use tch::{Kind, Tensor};
 
 use super::attention::{Rotation, plain};
-use super::batch::Batch;
+use super::batch::{Batch, Lanes};
 use super::memory::{attempt, is_out_of_memory, no_room};
 use super::model::Model;
 use crate::corpus::Sequence;
@@ -175,8 +175,9 @@ impl Model {
         let rotation = Rotation::at(&self.config, &position, self.compute)?;
         let mut states =
             Tensor::f_embedding(&self.embedding.value, &tokens, -1, false, false)?.f_to_kind(self.compute)?;
+        let lanes = Lanes::default();
         for (layer, [keys, values]) in self.layers.iter().zip(&mut cache.layers) {
-            let [q, k, v] = layer.project(&states, &self.config, &rotation, &[])?;
+            let [q, k, v] = layer.project(&states, &self.config, &rotation, &lanes)?;
             let dim = k.size3()?.2;
             for (cached, new) in [(&mut *keys, &k), (&mut *values, &v)] {
                 let mut cached = cached.f_view([count * heads * cache.length, dim])?;
@@ -185,7 +186,7 @@ impl Model {
             let (keys, values) = (keys.f_narrow(2, 0, seen)?, values.f_narrow(2, 0, seen)?);
             let mask = self.windowed(&mask, &position, seen)?;
             let mixed = plain(&q.f_unsqueeze(2)?, &keys, &values, Some(&mask))?;
-            states = layer.finish(&states, &mixed.f_reshape([count, -1])?, &self.config, &[])?;
+            states = layer.finish(&states, &mixed.f_reshape([count, -1])?, &self.config, &lanes)?;
         }
         for row in rows {
             row.length += 1;

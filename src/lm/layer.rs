@@ -3,8 +3,9 @@
 use tch::{Kind, Tensor};
 
 use super::attention::{Masks, Rotation, attend};
-use super::batch::{Batch, Lane};
+use super::batch::{Batch, Lanes};
 use super::config::Config;
+use super::group::Groups;
 use super::lora::{Adapter, side_by_side};
 use crate::error::Result;
 
@@ -51,7 +52,7 @@ impl Linear {
     }
 
     /// `lanes` says which rows of x belong to which episode; it is not looked at where there is one adapter or none.
-    pub fn forward(&self, x: &Tensor, lanes: &[Lane]) -> Result<Tensor> {
+    pub fn forward(&self, x: &Tensor, lanes: &Lanes) -> Result<Tensor> {
         let kind = x.kind();
         let weight = self.weight.value.f_to_kind(kind)?;
         let bias = self.bias.as_ref().map(|bias| bias.value.f_to_kind(kind)).transpose()?;
@@ -61,7 +62,7 @@ impl Linear {
             Some(adapter) if self.beside.is_empty() => adapter.add_to(y, x),
             Some(adapter) => {
                 let all: Vec<&Adapter> = std::iter::once(adapter).chain(&self.beside).collect();
-                side_by_side(&all, x, &y, lanes)
+                side_by_side(&all, x, &y, &lanes.each)
             }
         }
     }
@@ -82,6 +83,10 @@ impl Linear {
 /// `x / rms(x) * weight` over the last dimension; the mean square in f32.
 pub(super) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     let kind = x.kind();
+    if x.device().is_cuda() {
+        // One call instead of nine; it rounds once, after the weight.
+        return Ok(x.f_rms_norm(weight.size(), Some(weight.f_to_kind(kind)?), eps)?);
+    }
     let wide = x.f_to_kind(Kind::Float)?;
     let mean_square = wide.f_square()?.f_mean_dim([-1i64].as_slice(), true, Kind::Float)?;
     let normed = wide.f_mul(&mean_square.f_add_scalar(eps)?.f_rsqrt()?)?;
@@ -100,6 +105,8 @@ pub(super) struct Layer {
     pub gate: Linear,
     pub up: Linear,
     pub down: Linear,
+    /// The same projections as few products, on a GPU.
+    pub groups: Option<Groups>,
 }
 
 impl Layer {
@@ -128,6 +135,7 @@ impl Layer {
             gate: Linear::new(at("mlp.gate_proj"), ff, hidden, config.mlp_bias, source)?,
             up: Linear::new(at("mlp.up_proj"), ff, hidden, config.mlp_bias, source)?,
             down: Linear::new(at("mlp.down_proj"), hidden, ff, config.mlp_bias, source)?,
+            groups: None,
         })
     }
 
@@ -167,9 +175,13 @@ impl Layer {
     }
 
     /// `[tokens, hidden]` to q, k, v `[tokens, heads, head_dim]`, rotated.
-    pub fn project(&self, x: &Tensor, config: &Config, rotation: &Rotation, lanes: &[Lane]) -> Result<[Tensor; 3]> {
+    pub fn project(&self, x: &Tensor, config: &Config, rotation: &Rotation, lanes: &Lanes) -> Result<[Tensor; 3]> {
         let x = rms_norm(x, &self.input_norm.value, config.rms_norm_eps)?;
         let by_head = |y: Tensor| y.f_view([x.size()[0], -1, config.head_dim]);
+        if let Some(groups) = self.grouped() {
+            let all = by_head(groups.qkv.forward(&x, lanes)?)?;
+            return self.rotate_together(&all, config, rotation);
+        }
         let mut q = by_head(self.q.forward(&x, lanes)?)?;
         let mut k = by_head(self.k.forward(&x, lanes)?)?;
         let v = by_head(self.v.forward(&x, lanes)?)?;
@@ -180,8 +192,30 @@ impl Layer {
         Ok([rotation.apply(&q)?, rotation.apply(&k)?, v])
     }
 
+    /// q, k and v out of `[tokens, heads of all three, head_dim]`.
+    fn rotate_together(&self, all: &Tensor, config: &Config, rotation: &Rotation) -> Result<[Tensor; 3]> {
+        let (queries, keys) = (config.num_attention_heads, config.num_key_value_heads);
+        let cut = |x: &Tensor, sizes: &[i64]| x.f_split_with_sizes(sizes, 1);
+        if let Some((q_norm, k_norm)) = &self.head_norms {
+            let parts = cut(all, &[queries, keys, keys])?;
+            let q = rms_norm(&parts[0], &q_norm.value, config.rms_norm_eps)?;
+            let k = rms_norm(&parts[1], &k_norm.value, config.rms_norm_eps)?;
+            return Ok([rotation.apply(&q)?, rotation.apply(&k)?, parts[2].shallow_clone()]);
+        }
+        let parts = cut(all, &[queries + keys, keys])?;
+        let turned = cut(&rotation.apply(&parts[0])?, &[queries, keys])?;
+        Ok([turned[0].shallow_clone(), turned[1].shallow_clone(), parts[1].shallow_clone()])
+    }
+
     /// The rest of the layer: x is its input, `mixed` what attention made of it, `[tokens, heads * head_dim]`.
-    pub fn finish(&self, x: &Tensor, mixed: &Tensor, config: &Config, lanes: &[Lane]) -> Result<Tensor> {
+    pub fn finish(&self, x: &Tensor, mixed: &Tensor, config: &Config, lanes: &Lanes) -> Result<Tensor> {
+        if let Some(groups) = self.grouped() {
+            let x = x.f_add(&groups.o.forward(mixed, lanes)?)?;
+            let y = rms_norm(&x, &self.post_norm.value, config.rms_norm_eps)?;
+            let halves = groups.gate_up.forward(&y, lanes)?.f_chunk(2, 1)?;
+            let y = halves[0].f_silu()?.f_mul(&halves[1])?;
+            return Ok(x.f_add(&groups.down.forward(&y, lanes)?)?);
+        }
         let x = x.f_add(&self.o.forward(mixed, lanes)?)?;
         let y = rms_norm(&x, &self.post_norm.value, config.rms_norm_eps)?;
         let y = self.gate.forward(&y, lanes)?.f_silu()?.f_mul(&self.up.forward(&y, lanes)?)?;
@@ -199,7 +233,7 @@ impl Layer {
     ) -> Result<(Tensor, [Tensor; 2])> {
         let lanes = batch.lanes();
         let [q, k, v] = self.project(x, config, rotation, lanes)?;
-        let mixed = attend(&q, &k, &v, batch, masks)?;
+        let mixed = attend(&q, &k, &v, config, batch, masks)?;
         Ok((self.finish(x, &mixed, config, lanes)?, [k, v]))
     }
 }

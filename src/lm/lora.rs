@@ -113,6 +113,10 @@ impl Adapter {
 }
 
 impl Adapter {
+    pub fn shallow_clone(&self) -> Self {
+        Self { a: self.a.shallow_clone(), b: self.b.shallow_clone(), scale: self.scale }
+    }
+
     /// Adds to a projection `y` of x (`[tokens, in]`) what the adapter makes of x. The scale goes into the small factor
     /// and the sum into y's own memory, so that nothing of the size of y is made beside it.
     pub fn add_to(&self, mut y: Tensor, x: &Tensor) -> Result<Tensor> {
@@ -124,8 +128,8 @@ impl Adapter {
 
 /// A projection `y` of x with what the adapters of several episodes add, each to its own rows.
 ///
-/// One stacked product with a mask would need fewer calls and as many times the arithmetic as there are episodes; an
-/// episode has hundreds of tokens in a pass, so that calls cost less.
+/// One product over all of them (`group`, for a GPU) is as many times the arithmetic as there are episodes; an episode has
+/// hundreds of tokens in a pass, so that on the CPU calls cost less.
 pub(super) fn side_by_side(adapters: &[&Adapter], x: &Tensor, y: &Tensor, lanes: &[Lane]) -> Result<Tensor> {
     ensure!(adapters.len() == lanes.len(), "a batch of {} episodes for {} adapters", lanes.len(), adapters.len());
     let sizes: Vec<i64> = lanes.iter().map(|lane| lane.tokens).collect();

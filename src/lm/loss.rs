@@ -63,7 +63,7 @@ impl Model {
     /// The mean loss of each of several episodes, and the sum of these, which gradients flow from. `totals` says how
     /// many supervised tokens each episode's mean is over: more than are in this batch where it is one of several.
     pub fn episode_losses(&self, hidden: &Tensor, batch: &Batch, totals: &[usize]) -> Result<(Vec<f64>, Tensor)> {
-        let lanes = batch.lanes();
+        let lanes = &batch.lanes().each;
         ensure!(lanes.len() == totals.len(), "a batch of {} episodes for {}", lanes.len(), totals.len());
         let states = Self::predicting(hidden, batch)?;
         let weight = self.head_weight()?;

@@ -1,6 +1,7 @@
 //! The model: its parameters, and the forward pass over packed batches.
 
 use std::cell::Cell;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use rand_chacha::rand_core::Rng as _;
@@ -12,6 +13,7 @@ use super::batch::Batch;
 use super::config::Config;
 use super::generate;
 use super::gguf::Gguf;
+use super::group::LowPlan;
 use super::layer::{Layer, Linear, Parameter, Source, rms_norm};
 use super::lora::{Adaptation, Adapter, AdapterConfig, Trainable, uniform};
 use super::memory::Listener;
@@ -33,6 +35,12 @@ pub struct Model {
     pub(super) head: Option<Parameter>,
     pub(super) adapter: Option<AdapterConfig>,
     pub(super) trainable: Trainable,
+    /// The names of the parameters that are trained themselves.
+    trained: HashSet<String>,
+    /// While passes are [`Model::joined`] and a trained embedding is the head: that head, in the compute kind.
+    pub(super) joined_head: Option<Tensor>,
+    /// Where the numbers of trained adapters go in joined passes.
+    pub(super) low_plan: Option<LowPlan>,
     /// How many episodes have an adapter of their own.
     episodes: usize,
     /// Where tokenizer files are copied from when the model is saved.
@@ -119,7 +127,7 @@ impl Model {
         } else {
             Some(Parameter::new("lm_head.weight".to_owned(), &table, source)?)
         };
-        Ok(Self {
+        let mut model = Self {
             config,
             device,
             compute,
@@ -129,13 +137,23 @@ impl Model {
             head,
             adapter: None,
             trainable: Trainable::none(device),
+            trained: HashSet::new(),
+            joined_head: None,
+            low_plan: None,
             episodes: 1,
             folder: None,
             listener: None,
             rows_together: Cell::new(generate::ROWS),
             #[cfg(test)]
             room: None,
-        })
+        };
+        model.group()?;
+        Ok(model)
+    }
+
+    /// On a GPU, the projections of one input as one product. On the CPU nothing is gained by it.
+    fn group(&mut self) -> Result<()> {
+        if self.device.is_cuda() { self.layers.iter_mut().try_for_each(Layer::group) } else { Ok(()) }
     }
 
     pub fn device(&self) -> Device {
@@ -199,54 +217,72 @@ impl Model {
             adapter.check()?;
         }
         self.freeze()?;
-        match adapter {
-            Some(mut adapter) => {
-                if frozen > 0 {
-                    adapter.layers = Some((frozen..layers).collect());
-                }
-                let seed = seed.at("lora");
-                for linear in self.layers[frozen..].iter_mut().flat_map(Layer::linears_mut) {
-                    if adapter.targets.iter().any(|target| target == linear.target()) {
-                        let (outputs, inputs) = linear.weight.value.size2()?;
-                        let seed = seed.at(&linear.name);
-                        linear.adapter = Some(Adapter::new(inputs, outputs, &adapter, &seed, self.device)?);
-                    }
-                }
-                self.adapter = Some(adapter);
-                let values: Vec<_> = (0..episodes)
-                    .flat_map(|_| self.adapters().flat_map(|(name, adapter)| adapter_parts(name, adapter)))
-                    .collect();
-                self.trainable = Trainable::of(&values, self.device)?;
-                self.episodes = episodes;
-                let mut leaves = self.trainable.leaves.iter();
-                for episode in 0..episodes {
-                    for linear in self.layers.iter_mut().flat_map(Layer::linears_mut) {
-                        if let Some(adapter) = &mut linear.adapter
-                            && let (Some((_, a)), Some((_, b))) = (leaves.next(), leaves.next())
-                        {
-                            let (a, b) = (a.shallow_clone(), b.shallow_clone());
-                            if episode == 0 {
-                                (adapter.a, adapter.b) = (a, b);
-                            } else {
-                                linear.beside.push(Adapter { a, b, scale: adapter.scale });
-                            }
-                        }
-                    }
+        if let Some(mut adapter) = adapter {
+            if frozen > 0 {
+                adapter.layers = Some((frozen..layers).collect());
+            }
+            let seed = seed.at("lora");
+            for linear in self.layers[frozen..].iter_mut().flat_map(Layer::linears_mut) {
+                if adapter.targets.iter().any(|target| target == linear.target()) {
+                    let (outputs, inputs) = linear.weight.value.size2()?;
+                    let seed = seed.at(&linear.name);
+                    let first = Adapter::new(inputs, outputs, &adapter, &seed, self.device)?;
+                    linear.beside = (1..episodes).map(|_| first.shallow_clone()).collect();
+                    linear.adapter = Some(first);
                 }
             }
-            None => {
-                let everything = matches!(adaptation, Adaptation::Full);
-                let mut chosen = self.parameters_mut(frozen, everything);
-                let values: Vec<_> =
-                    chosen.iter().map(|parameter| (parameter.name.clone(), parameter.value.shallow_clone())).collect();
-                let trainable = Trainable::of(&values, chosen[0].value.device())?;
-                for (parameter, (_, leaf)) in chosen.iter_mut().zip(&trainable.leaves) {
-                    parameter.value = leaf.shallow_clone();
-                }
-                self.trainable = trainable;
+            self.adapter = Some(adapter);
+        } else {
+            let everything = matches!(adaptation, Adaptation::Full);
+            self.trained = self.parameters_mut(frozen, everything).iter().map(|one| one.name.clone()).collect();
+        }
+        self.episodes = episodes;
+        let values: Vec<(String, Tensor)> =
+            self.trained_slots().into_iter().map(|(name, slot)| (name, slot.shallow_clone())).collect();
+        self.trainable = Trainable::of(&values, self.device)?;
+        self.attach_leaves();
+        Ok(())
+    }
+
+    /// Where the trained tensors lie in the model, in the order of the leaves, and their names.
+    fn trained_slots(&mut self) -> Vec<(String, &mut Tensor)> {
+        if self.adapter.is_none() {
+            return self.trained_parameters_mut().map(|one| (one.name.clone(), &mut one.value)).collect();
+        }
+        let mut by_episode: Vec<Vec<(String, &mut Tensor)>> = (0..self.episodes).map(|_| Vec::new()).collect();
+        for linear in self.layers.iter_mut().flat_map(Layer::linears_mut) {
+            let all = linear.adapter.iter_mut().chain(&mut linear.beside);
+            for (slots, adapter) in by_episode.iter_mut().zip(all) {
+                slots.push((adapter_part(&linear.name, 'A'), &mut adapter.a));
+                slots.push((adapter_part(&linear.name, 'B'), &mut adapter.b));
             }
         }
-        Ok(())
+        by_episode.into_iter().flatten().collect()
+    }
+
+    pub(super) fn trained_parameters_mut(&mut self) -> impl Iterator<Item = &mut Parameter> {
+        let trained = self.trained.clone();
+        self.parameters_mut(0, true).into_iter().filter(move |one| trained.contains(&one.name))
+    }
+
+    #[cfg(test)]
+    pub(super) fn trained_tensors(&mut self) -> Vec<Tensor> {
+        self.trained_slots().into_iter().map(|(_, slot)| slot.shallow_clone()).collect()
+    }
+
+    /// Makes the leaves what the model computes with.
+    pub(super) fn attach_leaves(&mut self) {
+        let leaves: Vec<Tensor> = self.trainable.leaves.iter().map(|(_, leaf)| leaf.shallow_clone()).collect();
+        for ((_, slot), leaf) in self.trained_slots().into_iter().zip(leaves) {
+            *slot = leaf;
+        }
+        for layer in &mut self.layers {
+            match &mut layer.groups {
+                groups if layer.q.weight.value.requires_grad() => *groups = None,
+                Some(groups) => groups.all_mut().into_iter().for_each(|group| group.low = None),
+                None => (),
+            }
+        }
     }
 
     /// Merges adapters, in f32, and turns leaves into constants of the compute kind: a model that is no longer trained,
@@ -264,9 +300,11 @@ impl Model {
             parameter.value = if parameter.value.requires_grad() { constant.copy() } else { constant };
         }
         self.adapter = None;
+        self.trained.clear();
+        self.low_plan = None;
         self.trainable = Trainable::none(self.device);
         self.episodes = 1;
-        Ok(())
+        self.group()
     }
 
     /// A second model over the very same weights; nothing is copied. What was trained is frozen first.
@@ -334,9 +372,9 @@ impl Model {
                     continue;
                 }
                 let (outputs, inputs) = linear.weight.value.size2()?;
-                let name = |part: &str| format!("base_model.model.{}.lora_{part}.weight", linear.name);
-                let a = weights.take(&name("A"), &[config.rank, inputs], Kind::Float, self.device)?;
-                let b = weights.take(&name("B"), &[outputs, config.rank], Kind::Float, self.device)?;
+                let (a, b) = (adapter_part(&linear.name, 'A'), adapter_part(&linear.name, 'B'));
+                let a = weights.take(&a, &[config.rank, inputs], Kind::Float, self.device)?;
+                let b = weights.take(&b, &[outputs, config.rank], Kind::Float, self.device)?;
                 linear.adapter = Some(Adapter { a, b, scale: config.scale() });
             }
         }
@@ -416,7 +454,10 @@ impl Model {
 
     /// The head's weight, `[vocabulary, hidden]`, in the compute kind.
     pub(super) fn head_weight(&self) -> Result<Tensor> {
-        Ok(self.head.as_ref().unwrap_or(&self.embedding).value.f_to_kind(self.compute)?)
+        match &self.joined_head {
+            Some(head) => Ok(head.shallow_clone()),
+            None => Ok(self.head.as_ref().unwrap_or(&self.embedding).value.f_to_kind(self.compute)?),
+        }
     }
 
     /// `[rows, hidden]` to `[rows, vocabulary]`.
@@ -469,9 +510,11 @@ impl Model {
 
 /// An adapter's two parameters, under PEFT's names.
 pub(super) fn adapter_parts(name: &str, adapter: &Adapter) -> [(String, Tensor); 2] {
-    let part =
-        |letter: &str, value: &Tensor| (format!("base_model.model.{name}.lora_{letter}.weight"), value.shallow_clone());
-    [part("A", &adapter.a), part("B", &adapter.b)]
+    [(adapter_part(name, 'A'), adapter.a.shallow_clone()), (adapter_part(name, 'B'), adapter.b.shallow_clone())]
+}
+
+fn adapter_part(name: &str, letter: char) -> String {
+    format!("base_model.model.{name}.lora_{letter}.weight")
 }
 
 /// Normal numbers by the Box-Muller transform.

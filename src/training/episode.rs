@@ -6,6 +6,8 @@
 
 use std::time::{Duration, Instant};
 
+use tch::no_grad;
+
 use super::memory::Meter;
 use super::pool::Pool;
 use super::trainer::{Snapshot, Trainer};
@@ -103,7 +105,7 @@ impl Learner for EpisodeLearner {
     fn performance(&mut self) -> Result<f64> {
         let start = Instant::now();
         let meter = Meter::start(self.trainer.model.device());
-        let loss = self.validation.loss(&self.trainer.model)?;
+        let loss = self.validation.loss(&*no_grad(|| self.trainer.model.joined())?)?;
         self.evaluation.peak_bytes = self.evaluation.peak_bytes.max(meter.stop().peak_bytes);
         let flops = self.trainer.flops(self.validation.tokens(), false);
         self.evaluation.add(start, self.validation.tokens(), self.validation.supervised_tokens(), flops);

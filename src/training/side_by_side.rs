@@ -204,7 +204,7 @@ impl Ensemble for SideBySide {
 
     fn performances(&mut self) -> Result<Vec<f64>> {
         let start = Instant::now();
-        let losses = self.each(|_, pass, _| pass.validation.losses(&pass.model))?;
+        let losses = self.each(|_, pass, _| pass.validation.losses(&*no_grad(|| pass.model.joined())?))?;
         let episodes = losses.len();
         let (tokens, supervised, flops) = self.passes.first().map_or((0, 0, 0.0), |pass| {
             let set = &pass.validation;
@@ -303,21 +303,19 @@ impl Pass {
 
     /// The loss of each episode. The flat gradient of all is added to `sum`, which an error leaves as it was.
     fn gradient(
-        &self,
+        &mut self,
         episodes: &[Vec<&Sequence>],
         states: &[&Tensor],
         totals: &[usize],
         sum: &mut Option<Tensor>,
     ) -> Result<Vec<f64>> {
-        let trainable = self.model.trainable();
         let batch = Batch::side_by_side(episodes, self.model.device())?;
         let states = if states.is_empty() { None } else { Some(Tensor::f_cat(states, 0)?) };
-        let hidden = forward(&self.model, self.prefix_layers, &batch, states.as_ref())?;
-        let (losses, loss) = self.model.episode_losses(&hidden, &batch, totals)?;
-        let leaves: Vec<&Tensor> = trainable.leaves.iter().map(|(_, leaf)| leaf).collect();
-        let gradients = Tensor::f_run_backward(&[&loss], &leaves, false, false)?;
+        let model = self.model.joined()?;
+        let hidden = forward(&model, self.prefix_layers, &batch, states.as_ref())?;
+        let (losses, loss) = model.episode_losses(&hidden, &batch, totals)?;
         // What may find no memory comes first.
-        let flat = trainable.flatten(gradients)?;
+        let flat = model.flat_gradient(&loss)?;
         match sum {
             Some(sum) => drop(sum.f_add_(&flat)?),
             None => *sum = Some(flat),

@@ -179,41 +179,38 @@ impl Trainer {
     /// The loss of some rows, as their share of the whole batch's mean. Their gradient is added to `sum`, which an error
     /// leaves as it was.
     fn gradient(
-        &self,
+        &mut self,
         sequences: &[&Sequence],
         states: Option<&[&Tensor]>,
         total: usize,
         sum: &mut Option<Gradient>,
         phases: &mut Phases,
     ) -> Result<f64> {
-        let trainable = self.model.trainable();
-        let device = trainable.flat.device();
-        let mut add = |gradients: Vec<Tensor>| -> Result<()> {
-            match sum {
-                Some(sum) => sum.add(trainable, gradients)?,
-                None => *sum = Some(Gradient::of(trainable, gradients)?),
-            }
-            Ok(())
-        };
+        let device = self.model.device();
         let running = Meter::start(device);
         let batch = Batch::pack(sequences, device)?;
         let states = states.map(|states| Tensor::f_cat(states, 0)).transpose()?;
-        if self.config.activation_checkpointing {
+        let (loss, gradient) = if self.config.activation_checkpointing {
             let states = self.prefix_layers.zip(states.as_ref());
             let (loss, gradients) = self.model.recomputed_gradient(&batch, states, total as f64)?;
-            add(gradients)?;
+            let gradient = Gradient::of(self.model.trainable(), gradients)?;
             phases.backward.add(running);
-            return Ok(loss);
+            (loss, gradient)
+        } else {
+            let model = self.model.joined()?;
+            let hidden = forward(&model, self.prefix_layers, &batch, states.as_ref())?;
+            let loss = model.response_loss(&hidden, &batch)?.sum.f_div_scalar(total as f64)?;
+            phases.forward.add(running);
+            let running = Meter::start(device);
+            let gradient = model.gradient(&loss)?;
+            phases.backward.add(running);
+            (loss.f_double_value(&[])?, gradient)
+        };
+        // What may find no memory is done.
+        match sum {
+            Some(sum) => sum.add(&gradient)?,
+            None => *sum = Some(gradient),
         }
-        let hidden = forward(&self.model, self.prefix_layers, &batch, states.as_ref())?;
-        let loss = self.model.response_loss(&hidden, &batch)?.sum.f_div_scalar(total as f64)?;
-        phases.forward.add(running);
-        let running = Meter::start(device);
-        let leaves: Vec<&Tensor> = trainable.leaves.iter().map(|(_, leaf)| leaf).collect();
-        let gradients = Tensor::f_run_backward(&[&loss], &leaves, false, false)?;
-        let loss = loss.f_double_value(&[])?;
-        add(gradients)?;
-        phases.backward.add(running);
         Ok(loss)
     }
 

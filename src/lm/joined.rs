@@ -1,0 +1,263 @@
+//! What is trained, cast for a pass at once and cut up afterwards. A GPU is kept waiting by calls rather than by
+//! arithmetic, and hundreds of parameters, or thousands of adapters' parts, each with a cast of its own and a cast of its
+//! gradient, are most of the calls of a small model's pass.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::Deref;
+
+use tch::{Kind, Tensor, no_grad};
+
+use super::gradient::Gradient;
+use super::group::{Groups, LowPlan};
+use super::layer::Linear;
+use super::model::Model;
+use crate::error::{Result, ensure};
+
+/// A model whose trained numbers are parts of one tensor, for as long as this lives. On the CPU, where casts one by one
+/// cost nothing beside the arithmetic, it is the model as it was.
+pub struct Joined<'m> {
+    model: &'m mut Model,
+    /// What a backward pass goes back to: the leaves; or one tensor of all trained numbers, and the embedding's leaf
+    /// where it is trained.
+    inputs: Vec<Tensor>,
+    whole: bool,
+}
+
+impl Model {
+    /// For one or more passes between two updates.
+    pub fn joined(&mut self) -> Result<Joined<'_>> {
+        if self.device.is_cuda() && self.trainable.count() > 0 {
+            return self.join();
+        }
+        let inputs = self.trainable.leaves.iter().map(|(_, leaf)| leaf.shallow_clone()).collect();
+        Ok(Joined { model: self, inputs, whole: false })
+    }
+
+    fn join(&mut self) -> Result<Joined<'_>> {
+        let flat = self.trainable.flat.f_detach()?.f_set_requires_grad(true)?;
+        if self.adapter.is_some() && self.low_plan.is_none() {
+            for layer in &mut self.layers {
+                if layer.groups.is_none() {
+                    layer.group()?;
+                }
+            }
+            self.low_plan = Some(LowPlan::new(&self.layers, self.episodes(), self.device)?);
+        }
+        // From here on, whatever fails, the guard puts the leaves back.
+        let mut joined = Joined { model: self, inputs: vec![flat], whole: true };
+        joined.hand_out()?;
+        Ok(joined)
+    }
+}
+
+impl Joined<'_> {
+    fn hand_out(&mut self) -> Result<()> {
+        let model = &mut *self.model;
+        let (flat, compute) = (&self.inputs[0], model.compute);
+        let episodes = model.episodes() as i64;
+        if let Some(plan) = &model.low_plan {
+            return plan.make(flat, episodes, compute, |layer, group, low| {
+                if let Some(groups) = &mut model.layers[layer].groups {
+                    groups.all_mut()[group].low = Some(low);
+                }
+            });
+        }
+        let tied = model.head.is_none();
+        // The weights of a group lie one below the other where no bias lies between them.
+        let groups: HashSet<String> =
+            model.layers.iter().filter(|layer| !layer.has_bias()).map(|layer| layer.prefix().to_owned()).collect();
+        let mut leaves = model.trainable.leaves.as_slice();
+        let (mut runs, mut sizes) = (Vec::new(), Vec::new());
+        while !leaves.is_empty() {
+            let (run, rest) = leaves.split_at(group_length(leaves, &groups));
+            sizes.push(run.iter().map(|(_, leaf)| leaf.numel() as i64).sum::<i64>());
+            runs.push(run);
+            leaves = rest;
+        }
+        let mut parts = HashMap::new();
+        for (part, run) in flat.f_to_kind(compute)?.f_split_with_sizes(sizes.as_slice(), 0)?.iter().zip(runs) {
+            let (name, leaf) = &run[0];
+            let mut shape = leaf.size();
+            shape[0] = run.iter().map(|(_, leaf)| leaf.size()[0]).sum();
+            parts.insert(name.clone(), part.f_view(shape.as_slice())?);
+        }
+        for layer in model.layers.iter_mut().filter(|layer| groups.contains(layer.prefix())) {
+            let mut part = |linear: &Linear| parts.remove(&linear.weight.name);
+            let [q, o, gate, down] = [part(&layer.q), part(&layer.o), part(&layer.gate), part(&layer.down)];
+            if let (Some(q), Some(o), Some(gate), Some(down)) = (q, o, gate, down) {
+                layer.groups = Some(Groups::of_weights(q, o, gate, down));
+            }
+        }
+        let (mut leaf, mut head) = (None, None);
+        for parameter in model.trained_parameters_mut() {
+            let Some(part) = parts.remove(&parameter.name) else { continue };
+            if parameter.name == "model.embed_tokens.weight" {
+                // Looked up in f32: what several tokens add to one row would be rounded each time.
+                leaf = Some(parameter.value.shallow_clone());
+                head = tied.then_some(part);
+            } else {
+                parameter.value = part;
+            }
+        }
+        model.joined_head = head;
+        self.inputs.extend(leaf);
+        Ok(())
+    }
+
+    /// The gradient of a scalar that was computed from this.
+    pub fn gradient(&self, loss: &Tensor) -> Result<Gradient> {
+        if self.whole {
+            return Ok(Gradient::of_whole(self.backward(loss)?));
+        }
+        Gradient::of(&self.model.trainable, Tensor::f_run_backward(&[loss], &self.inputs, false, false)?)
+    }
+
+    /// The same as one vector, whatever the device.
+    pub fn flat_gradient(&self, loss: &Tensor) -> Result<Tensor> {
+        if self.whole {
+            return self.backward(loss);
+        }
+        self.model.trainable.flatten(Tensor::f_run_backward(&[loss], &self.inputs, false, false)?)
+    }
+
+    fn backward(&self, loss: &Tensor) -> Result<Tensor> {
+        let mut gradients = Tensor::f_run_backward(&[loss], &self.inputs, false, false)?.into_iter();
+        let whole = gradients.next().filter(Tensor::defined);
+        let whole = match whole {
+            Some(whole) => whole.f_to_kind(Kind::Float)?.f_contiguous()?.f_view([-1])?,
+            None => self.model.trainable.flat.f_zeros_like()?,
+        };
+        if let Some(rows) = gradients.next().filter(Tensor::defined) {
+            let (name, leaf) = &self.model.trainable.leaves[0];
+            ensure!(name == "model.embed_tokens.weight", "the embedding is not the first of what is trained");
+            let _ = no_grad(|| whole.f_narrow(0, 0, leaf.numel() as i64)?.f_add_(&rows.f_reshape([-1])?))?;
+        }
+        Ok(whole)
+    }
+}
+
+/// How many of the next leaves are weights of one group, whose layer is among these.
+fn group_length(leaves: &[(String, Tensor)], layers: &HashSet<String>) -> usize {
+    let known = |name: &str| {
+        ["self_attn.", "mlp."].iter().any(|part| name.split_once(part).is_some_and(|(layer, _)| layers.contains(layer)))
+    };
+    let begins = |with: &[&str]| {
+        leaves.len() >= with.len()
+            && leaves.iter().zip(with).all(|((name, _), with)| name.ends_with(with) && known(name))
+    };
+    if begins(&["q_proj.weight", "k_proj.weight", "v_proj.weight"]) {
+        3
+    } else if begins(&["gate_proj.weight", "up_proj.weight"]) {
+        2
+    } else {
+        1
+    }
+}
+
+impl Deref for Joined<'_> {
+    type Target = Model;
+
+    fn deref(&self) -> &Model {
+        self.model
+    }
+}
+
+impl Drop for Joined<'_> {
+    fn drop(&mut self) {
+        if self.whole {
+            self.model.joined_head = None;
+            self.model.attach_leaves();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::corpus::Sequence;
+    use crate::lm::{Adaptation, Batch, Config, TARGETS};
+    use crate::seed::Seed;
+    use tch::Device;
+
+    fn rows(count: u32) -> Vec<Sequence> {
+        (0..count)
+            .map(|row| {
+                let tokens: Vec<u32> = (0..5 + row % 3).map(|place| (row * 7 + place * 3) % 20).collect();
+                Sequence { supervised: tokens.iter().enumerate().map(|(place, _)| place > 1).collect(), tokens }
+            })
+            .collect()
+    }
+
+    /// Adapters that do something: B is zero at first.
+    fn prepared(tied: bool, adaptation: &Adaptation, episodes: usize) -> Result<Model> {
+        let config = Config { tie_word_embeddings: tied, ..Config::llama(20, 16, 2, 2, 1, 32) };
+        let mut model = Model::init(config, &Seed::new(1), Device::Cpu, Kind::Float)?;
+        model.prepare_side_by_side(adaptation, &Seed::new(2), episodes)?;
+        let mut flat = model.trainable().flat.shallow_clone();
+        let other = flat.f_arange_like()?;
+        let _ = no_grad(|| flat.f_add_(&other))?;
+        Ok(model)
+    }
+
+    trait ArangeLike {
+        fn f_arange_like(&self) -> Result<Tensor>;
+    }
+
+    impl ArangeLike for Tensor {
+        /// Small numbers, each another one.
+        fn f_arange_like(&self) -> Result<Tensor> {
+            Ok((Tensor::arange(self.numel() as i64, (Kind::Float, self.device())) * 0.7).sin() * 0.02)
+        }
+    }
+
+    #[test]
+    fn joined_numbers_give_the_gradients_of_the_leaves_and_are_leaves_again_afterwards() -> Result<()> {
+        let lora = Adaptation::Lora { rank: 2, alpha: 8.0, targets: TARGETS.map(str::to_owned).to_vec() };
+        let (top, alpha) = (Adaptation::TopLayers(1), 3.0);
+        let some = Adaptation::TopLayersLora {
+            layers: 1,
+            rank: 2,
+            alpha,
+            targets: ["v_proj", "q_proj", "up_proj"].map(str::to_owned).to_vec(),
+        };
+        let rows = rows(6);
+        for (tied, adaptation, episodes) in [
+            (true, &Adaptation::Full, 1),
+            (false, &Adaptation::Full, 1),
+            (true, &top, 1),
+            (true, &lora, 1),
+            (true, &lora, 3),
+            (true, &some, 1),
+            (true, &some, 2),
+        ] {
+            let mut model = prepared(tied, adaptation, episodes)?;
+            let episodes_of: Vec<Vec<&Sequence>> =
+                rows.chunks(rows.len() / episodes).map(|rows| rows.iter().collect()).collect();
+            let batch = Batch::side_by_side(&episodes_of, Device::Cpu)?;
+            let loss = |model: &Model| -> Result<Tensor> {
+                let hidden = model.hidden(&batch)?;
+                if episodes == 1 {
+                    return Ok(model.response_loss(&hidden, &batch)?.sum);
+                }
+                Ok(model.episode_losses(&hidden, &batch, &vec![4; episodes])?.1)
+            };
+            let by_leaf = {
+                let plain = model.joined()?;
+                plain.flat_gradient(&loss(&plain)?)?
+            };
+            let before: Vec<*const _> =
+                model.trained_tensors().iter().map(|tensor| tensor.data_ptr().cast_const()).collect();
+            let joined = model.join()?;
+            assert!(joined.whole);
+            let whole = joined.flat_gradient(&loss(&joined)?)?;
+            drop(joined);
+            let case = format!("{adaptation:?}, tied {tied}, {episodes} episodes");
+            assert!(whole.allclose(&by_leaf, 1e-4, 1e-6, false), "{case}");
+            assert!(by_leaf.abs().max().double_value(&[]) > 1e-3, "{case}");
+            let after = model.trained_tensors();
+            assert!(after.iter().all(Tensor::requires_grad) && after.iter().all(Tensor::is_leaf), "{case}");
+            assert_eq!(before, after.iter().map(|tensor| tensor.data_ptr().cast_const()).collect::<Vec<_>>(), "{case}");
+        }
+        Ok(())
+    }
+}
