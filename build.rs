@@ -15,8 +15,9 @@ fn main() {
     // At a fixed address nothing has to be relocated when it starts: 400,000 relocations of DataFusion's tables were
     // most of the time of a build that has nothing to do.
     println!("cargo:rustc-link-arg-bin=raisin=-no-pie");
+    println!("cargo:rerun-if-env-changed=LIBTORCH_INCLUDE");
     let libtorch = std::env::var("LIBTORCH");
-    unbound(libtorch.as_ref().ok().map(Path::new));
+    unbound(std::env::var("LIBTORCH_INCLUDE").as_ref().or(libtorch.as_ref()).ok().map(Path::new));
     let Ok(libtorch) = libtorch else { return };
     // The links in .libtorch/link lead into the unpacked wheels; the libraries there find each other by their own rpath.
     if let Ok(library) = Path::new(&libtorch).join("lib/libtorch_cpu.so").canonicalize()
@@ -26,14 +27,14 @@ fn main() {
     }
 }
 
-/// Without LIBTORCH, the headers of the system's libtorch are found as torch-sys finds it.
-fn unbound(libtorch: Option<&Path>) {
+/// `top` is what torch-sys takes the headers from; without one, those of the system's libtorch are found as it finds them.
+fn unbound(top: Option<&Path>) {
     println!("cargo:rerun-if-changed=src/lm/unbound.cpp");
     let mut build = cc::Build::new();
     build.cpp(true).std("c++17").warnings(false).opt_level(1).file("src/lm/unbound.cpp");
     build.define("_GLIBCXX_USE_CXX11_ABI", std::env::var("LIBTORCH_CXX11_ABI").as_deref().unwrap_or("1"));
-    if let Some(libtorch) = libtorch {
-        build.include(libtorch.join("include"));
+    if let Some(top) = top {
+        build.include(top.join("include"));
     }
     // Not bundled into the library: then it is an input of each link, and the light executable can go without.
     build.cargo_metadata(false).compile("raisin_unbound");

@@ -57,6 +57,17 @@ impl Groups {
         Self { qkv: group(qkv), o: group(o), gate_up: group(gate_up), down: group(down) }
     }
 
+    /// The same weights without adapters; nothing is copied.
+    pub fn shallow_clone(&self) -> Self {
+        let group = |group: &Group| Group {
+            weight: group.weight.shallow_clone(),
+            bias: group.bias.as_ref().map(Tensor::shallow_clone),
+            low: None,
+        };
+        let Self { qkv, o, gate_up, down } = self;
+        Self { qkv: group(qkv), o: group(o), gate_up: group(gate_up), down: group(down) }
+    }
+
     pub fn all_mut(&mut self) -> [&mut Group; 4] {
         [&mut self.qkv, &mut self.o, &mut self.gate_up, &mut self.down]
     }

@@ -260,4 +260,20 @@ mod tests {
         }
         Ok(())
     }
+
+    #[test]
+    fn grouped_weights_compute_the_same_and_are_shared_without_a_copy() -> Result<()> {
+        let rows = rows(4);
+        let batch = Batch::pack(&rows.iter().collect::<Vec<_>>(), Device::Cpu)?;
+        let mut model = Model::init(Config::llama(20, 16, 2, 2, 1, 32), &Seed::new(1), Device::Cpu, Kind::Float)?;
+        let plain = model.hidden(&batch)?;
+        model.layers.iter_mut().try_for_each(crate::lm::layer::Layer::group)?;
+        assert!(model.hidden(&batch)?.allclose(&plain, 1e-5, 1e-6, false));
+        let shared = model.share()?;
+        let place = |model: &Model| model.layers[1].groups.as_ref().map(|groups| groups.qkv.weight.data_ptr());
+        assert!(place(&shared).is_some() && place(&shared) == place(&model));
+        assert_eq!(place(&shared), Some(shared.layers[1].q.weight.value.data_ptr()));
+        assert!(shared.hidden(&batch)?.allclose(&plain, 1e-5, 1e-6, false));
+        Ok(())
+    }
 }

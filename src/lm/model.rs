@@ -13,7 +13,7 @@ use super::batch::Batch;
 use super::config::Config;
 use super::generate;
 use super::gguf::Gguf;
-use super::group::LowPlan;
+use super::group::{Groups, LowPlan};
 use super::layer::{Layer, Linear, Parameter, Source, rms_norm};
 use super::lora::{Adaptation, Adapter, AdapterConfig, Trainable, uniform};
 use super::memory::Listener;
@@ -113,6 +113,12 @@ impl Model {
     }
 
     fn build(config: Config, device: Device, compute: Kind, source: &mut Source<'_>) -> Result<Self> {
+        let mut model = Self::build_ungrouped(config, device, compute, source)?;
+        model.group()?;
+        Ok(model)
+    }
+
+    fn build_ungrouped(config: Config, device: Device, compute: Kind, source: &mut Source<'_>) -> Result<Self> {
         ensure!(
             matches!(compute, Kind::Float | Kind::BFloat16),
             "models compute in Float or BFloat16, not in {compute:?}"
@@ -127,7 +133,7 @@ impl Model {
         } else {
             Some(Parameter::new("lm_head.weight".to_owned(), &table, source)?)
         };
-        let mut model = Self {
+        Ok(Self {
             config,
             device,
             compute,
@@ -146,9 +152,7 @@ impl Model {
             rows_together: Cell::new(generate::ROWS),
             #[cfg(test)]
             room: None,
-        };
-        model.group()?;
-        Ok(model)
+        })
     }
 
     /// On a GPU, the projections of one input as one product. On the CPU nothing is gained by it.
@@ -312,9 +316,12 @@ impl Model {
         self.freeze()?;
         let mut weights: std::collections::BTreeMap<&str, &Tensor> =
             self.parameters().map(|parameter| (parameter.name.as_str(), &parameter.value)).collect();
-        let mut shared = Self::build(self.config.clone(), self.device, self.compute, &mut |name, _| {
+        let mut shared = Self::build_ungrouped(self.config.clone(), self.device, self.compute, &mut |name, _| {
             weights.remove(name).map(Tensor::shallow_clone).ok_or_else(|| anyhow!("the model has no tensor `{name}`"))
         })?;
+        for (layer, own) in shared.layers.iter_mut().zip(&self.layers) {
+            layer.groups = own.groups.as_ref().map(Groups::shallow_clone);
+        }
         shared.folder = self.folder.clone();
         shared.listener = self.listener.clone();
         #[cfg(test)]
