@@ -11,6 +11,7 @@ use std::cell::OnceCell;
 
 use tch::{Device, Kind, Tensor};
 
+use super::device::has_flash_kernels;
 use super::layout::{Group, Layout, Padding, on};
 use crate::corpus::Sequence;
 use crate::error::{Result, ensure};
@@ -24,7 +25,7 @@ pub struct Batch {
     /// The tokens they should predict.
     pub(super) targets: Tensor,
     pub(super) layout: Layout,
-    /// On CUDA, where rows have no branches: where each row begins and the last one ends, `[rows + 1]` in 32 bits.
+    /// Where there are flash kernels and rows have no branches: where each row begins and the last one ends, `[rows + 1]` in 32 bits.
     starts: Option<Tensor>,
     longest: usize,
     spans: Vec<(usize, usize)>,
@@ -269,7 +270,7 @@ impl Batch {
 }
 
 fn starts(spans: &[(usize, usize)], device: Device) -> Result<Option<Tensor>> {
-    if !device.is_cuda() {
+    if !has_flash_kernels(device) {
         return Ok(None);
     }
     let starts: Vec<i32> = std::iter::once(0).chain(spans.iter().map(|(_, end)| *end as i32)).collect();

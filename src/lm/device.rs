@@ -55,6 +55,29 @@ pub fn device_memory_in_use(index: usize) -> Option<u64> {
     (status == 0).then(|| total.saturating_sub(free) as u64)
 }
 
+/// Whether the flash kernels run on it: they want an Ampere GPU or a newer one. True where it cannot be told.
+pub(super) fn has_flash_kernels(device: Device) -> bool {
+    static MAJOR: OnceLock<Option<i32>> = OnceLock::new();
+    const COMPUTE_CAPABILITY_MAJOR: i32 = 75;
+    let Device::Cuda(index) = device else { return false };
+    let major = MAJOR.get_or_init(|| {
+        use libloading::os::unix::{Library, RTLD_NOW};
+        type GetAttribute = unsafe extern "C" fn(*mut i32, i32, i32) -> i32;
+        load_cuda().ok()?;
+        let mut major = 0;
+        // SAFETY: the CUDA runtime that libtorch has loaded already, and a function with the signature of its header.
+        let status = unsafe {
+            let runtime = Library::open(Some("libcudart.so.13"), RTLD_NOW)
+                .or_else(|_| Library::open(Some("libcudart.so.12"), RTLD_NOW))
+                .ok()?;
+            let get_attribute = runtime.get::<GetAttribute>(b"cudaDeviceGetAttribute").ok()?;
+            get_attribute(&raw mut major, COMPUTE_CAPABILITY_MAJOR, i32::try_from(index).ok()?)
+        };
+        (status == 0).then_some(major)
+    });
+    major.is_none_or(|major| major >= 8)
+}
+
 type SetDevice = unsafe extern "C" fn(i32) -> i32;
 type MemGetInfo = unsafe extern "C" fn(*mut usize, *mut usize) -> i32;
 

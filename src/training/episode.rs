@@ -13,6 +13,7 @@ use super::pool::Pool;
 use super::trainer::{Snapshot, Trainer};
 use super::validation::ValidationSet;
 use crate::error::Result;
+use crate::lm::memory::attempt;
 use crate::selector::{Learner, Trained};
 
 /// What some part of an episode has cost so far.
@@ -105,7 +106,8 @@ impl Learner for EpisodeLearner {
     fn performance(&mut self) -> Result<f64> {
         let start = Instant::now();
         let meter = Meter::start(self.trainer.model.device());
-        let loss = self.validation.loss(&*no_grad(|| self.trainer.model.joined())?)?;
+        let model = &mut self.trainer.model;
+        let loss = self.validation.loss(&*attempt(move || no_grad(move || model.joined()))?)?;
         self.evaluation.peak_bytes = self.evaluation.peak_bytes.max(meter.stop().peak_bytes);
         let flops = self.trainer.flops(self.validation.tokens(), false);
         self.evaluation.add(start, self.validation.tokens(), self.validation.supervised_tokens(), flops);
