@@ -15,7 +15,9 @@ fn main() {
     // At a fixed address nothing has to be relocated when it starts: 400,000 relocations of DataFusion's tables were
     // most of the time of a build that has nothing to do.
     println!("cargo:rustc-link-arg-bin=raisin=-no-pie");
-    println!("cargo:rerun-if-env-changed=LIBTORCH_INCLUDE");
+    for name in ["LIBTORCH_INCLUDE", "LIBTORCH_CXX11_ABI"] {
+        println!("cargo:rerun-if-env-changed={name}");
+    }
     let libtorch = std::env::var("LIBTORCH");
     unbound(std::env::var("LIBTORCH_INCLUDE").as_ref().or(libtorch.as_ref()).ok().map(Path::new));
     let Ok(libtorch) = libtorch else { return };

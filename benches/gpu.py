@@ -10,6 +10,7 @@ the output says so. `--device cpu --quick` tries it all with a very small model.
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
 import statistics
@@ -41,12 +42,12 @@ def prepare(bench, given, folder):
         subprocess.run([bench, "prepare", given.gguf, given.pool, folder, "2000"], check=True)
 
 
-def random_model(shape, folder, given):
+def random_model(shape, folder, device):
     """A checkpoint with random weights of this shape. Nothing of it is carried: it is made where it is measured."""
     import torch
     from safetensors.torch import save_file
 
-    device, dtype = given.device, torch.float32 if given.device == "cpu" else torch.bfloat16
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
     generator = torch.Generator(device).manual_seed(1)
     hidden, ff, dim = shape["hidden_size"], shape["intermediate_size"], shape["head_dim"]
     queries, keys = shape["num_attention_heads"] * dim, shape["num_key_value_heads"] * dim
@@ -110,7 +111,12 @@ def measure(given, bench, folder, peak, deadline):
             if given.only and given.only not in title:
                 continue
             if model != "model":
-                random_model(QUICK if quick else LLAMA_1B, Path(work) / model, given)
+                # In a process of its own, so that what it takes of the device's memory is given back.
+                shape = QUICK if quick else LLAMA_1B
+                drawing = multiprocessing.get_context("spawn").Process(
+                    target=random_model, args=(shape, Path(work) / model, given.device))
+                drawing.start()
+                drawing.join()
             seconds = {}
             draw = random.Random(1)
             place = folder if model == "model" else Path(work)
@@ -168,4 +174,5 @@ def main():
         measure(given, bench, folder, peak, deadline)
 
 
-main()
+if __name__ == "__main__":
+    main()

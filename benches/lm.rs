@@ -3,7 +3,6 @@
 //!
 //!     bench-lm prepare GGUF ROWS.json OUT COUNT    a Hugging Face folder and token sequences, for all who take part
 //!     bench-lm synthetic MODEL OUT COUNT          rows of the synthetic pool for a byte-level model
-//!     bench-lm init SHAPE.json OUT DTYPE           a folder with fresh weights of the shape
 //!     bench-lm run REQUEST.json                    times one task; the result is one line of JSON
 
 use std::path::Path;
@@ -16,7 +15,7 @@ use raisin::corpus::{Codec, Instruction, Sequence};
 use raisin::error::{Context as _, Result, anyhow, bail, render};
 use raisin::lm::gguf::Gguf;
 use raisin::lm::proxy::{PrefixStates, ProxyConfig, write_states};
-use raisin::lm::{Adaptation, Batch, Config, Model, TARGETS, write_tokenizer};
+use raisin::lm::{Adaptation, Batch, Model, TARGETS, write_tokenizer};
 use raisin::seed::Seed;
 use raisin::selector::Ensemble;
 use raisin::training::{EpisodeLearner, Pool, Schedule, SideBySide, Trainer, TrainerConfig, ValidationSet};
@@ -34,9 +33,8 @@ fn main() -> ExitCode {
     let done = match words[..] {
         ["prepare", gguf, rows, out, count] => prepare(Path::new(gguf), Path::new(rows), Path::new(out), count),
         ["synthetic", model, out, count] => synthetic(Path::new(model), Path::new(out), count),
-        ["init", shape, out, dtype] => init(Path::new(shape), Path::new(out), dtype),
         ["run", request] => run(Path::new(request)),
-        _ => Err(anyhow!("usage: bench-lm prepare | synthetic | init | run (benches/lm.rs says more)")),
+        _ => Err(anyhow!("usage: bench-lm prepare | synthetic | run (benches/lm.rs says more)")),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -102,12 +100,6 @@ fn synthetic(model: &Path, out: &Path, count: &str) -> Result<()> {
         }
     }
     Ok(std::fs::write(out.join("rows.json"), serde_json::to_vec(&sequences)?)?)
-}
-
-fn init(shape: &Path, out: &Path, dtype: &str) -> Result<()> {
-    let shape: Value = serde_json::from_slice(&std::fs::read(shape)?)?;
-    let config = Config::from_checkpoint(&shape)?;
-    Model::init(config, &Seed::new(1), Device::Cpu, kind(dtype)?)?.save(out)
 }
 
 /// One measurement.
@@ -209,12 +201,12 @@ fn peak_memory(device: Device) -> u64 {
     line.split_whitespace().next().and_then(|kilobytes| kilobytes.parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
-/// Processor time of this process so far, in hundredths of a second as the kernel counts.
+/// Processor time of this process so far, in seconds.
 fn processor_time() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let after_name = stat.rsplit(')').next().unwrap_or_default();
-    let field = |number: usize| after_name.split_whitespace().nth(number).and_then(|ticks| ticks.parse::<f64>().ok());
-    (field(11).unwrap_or(0.0) + field(12).unwrap_or(0.0)) / 100.0
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes one timespec.
+    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
 /// Runs `work` and waits until the device is done with it; wall and processor time.

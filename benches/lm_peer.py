@@ -1,7 +1,7 @@
 """What users run today, timed as benches/lm.rs times raisin: `python lm_peer.py padded|packed`.
 
 padded: transformers and peft as a TRL-like loop uses them: right-padded batches, all logits, the fused AdamW.
-packed: the best loop without padding that plain PyTorch allows: one row of tokens, attention by row, logits for
+packed: a loop without padding in plain PyTorch: one row of tokens, attention by row, logits for
         response positions only, the fused AdamW. It needs neither transformers nor peft.
 Both read requests like the executable's, one a line, and print a line of JSON for each. Each is done in a process of its
 own, forked before the device is touched, so that its memory is its own and nobody waits for imports again.
@@ -39,9 +39,9 @@ class Padded:
     def __init__(self, request, device, dtype):
         from transformers import AutoModelForCausalLM
 
-        # Full training keeps f32 weights and computes under autocast, as the Trainer's `bf16=True` does.
-        self.autocast = dtype == torch.bfloat16 and request["task"] == "full"
-        loaded = torch.float32 if self.autocast else dtype
+        # Training computes under autocast, as the Trainer's `bf16=True` does, and in full keeps f32 weights.
+        self.autocast = dtype == torch.bfloat16 and request["task"] in ("full", "lora")
+        loaded = torch.float32 if request["task"] == "full" else dtype
         self.model = AutoModelForCausalLM.from_pretrained(request["model"], dtype=loaded).to(device)
         self.device = device
         if request["task"] == "lora":

@@ -58,12 +58,13 @@ pub(super) struct Masks(Vec<Option<Tensor>>);
 
 impl Masks {
     pub fn of(batch: &Batch, config: &Config, compute: Kind) -> Result<Self> {
-        let mut masks = Vec::with_capacity(batch.layout.groups.len());
-        let mut first = 0;
-        if has_varlen(batch, config, compute) {
+        if varlen_starts(batch, config, compute).is_some() {
             return Ok(Self(Vec::new()));
         }
-        for group in &batch.layout.groups {
+        let groups = &batch.layout()?.groups;
+        let mut masks = Vec::with_capacity(groups.len());
+        let mut first = 0;
+        for group in groups {
             if let Some(mask) = batch.branch_mask(first, *group, config.sliding_window)? {
                 first += group.rows as usize;
                 let heads = if batch.device().is_cuda() { [1].as_slice() } else { &[1, 1] };
@@ -98,9 +99,9 @@ fn causal(length: i64, window: Option<i64>, device: Device) -> Result<Tensor> {
     Ok(Tensor::f_zeros([length, length], (Kind::Float, device))?.f_masked_fill(&hidden, f64::NEG_INFINITY)?)
 }
 
-/// Whether one call attends over rows of all lengths: nothing is padded or moved then.
-fn has_varlen(batch: &Batch, config: &Config, kind: Kind) -> bool {
-    batch.starts().is_some() && has_flash_attention(kind, config.head_dim)
+/// Where rows begin, if one call attends over rows of all lengths: nothing is padded or moved then.
+fn varlen_starts<'b>(batch: &'b Batch, config: &Config, kind: Kind) -> Option<&'b Tensor> {
+    batch.starts().filter(|_| has_flash_attention(kind, config.head_dim))
 }
 
 /// Causal attention within each row of the batch.
@@ -115,15 +116,16 @@ pub(super) fn attend(
     masks: &Masks,
 ) -> Result<Tensor> {
     let (_, heads, dim) = q.size3()?;
-    if let Some(starts) = batch.starts().filter(|_| has_varlen(batch, config, q.kind())) {
+    if let Some(starts) = varlen_starts(batch, config, q.kind()) {
         let mixed = flash_attention(q, k, v, starts, batch.longest() as i64, config.sliding_window)?;
         return Ok(mixed.f_view([-1, heads * dim])?);
     }
     let kv_heads = k.size3()?.1;
-    let regroup = |x: &Tensor, heads: i64| batch.layout.regroup(&x.f_reshape([-1, heads * dim])?);
+    let layout = batch.layout()?;
+    let regroup = |x: &Tensor, heads: i64| layout.regroup(&x.f_reshape([-1, heads * dim])?);
     let (q, k, v) = (regroup(q, heads)?, regroup(k, kv_heads)?, regroup(v, kv_heads)?);
     let mut parts = Vec::with_capacity(q.len());
-    for (place, group) in batch.layout.groups.iter().enumerate() {
+    for (place, group) in layout.groups.iter().enumerate() {
         let Group { rows, length } = *group;
         let by_head =
             |x: &Tensor, heads: i64| -> Result<Tensor> { Ok(x.f_view([rows, length, heads, dim])?.f_transpose(1, 2)?) };
@@ -137,7 +139,7 @@ pub(super) fn attend(
         };
         parts.push(mixed.f_transpose(1, 2)?.f_reshape([rows * length, heads * dim])?);
     }
-    batch.layout.join(parts)
+    layout.join(parts)
 }
 
 /// Two matrix products and a softmax: on the CPU faster than the fused kernel, whose backward pass is slow.

@@ -1,6 +1,7 @@
 //! Many sequences in one row of tokens, laid out once: positions, targets, and how attention regroups the rows.
 //!
-//! Everything but attention runs on `[tokens, hidden]` without any padding. For attention, rows of similar length
+//! Everything but attention runs on `[tokens, hidden]` without any padding, and so does attention where a GPU has kernels for
+//! rows of all lengths. Elsewhere rows of similar length
 //! form groups `[rows, length]`; one gather brings q, k and v into the order of the groups, one brings the result
 //! back. Within a group shorter rows are padded at their end, where causal attention never looks.
 //!
@@ -24,8 +25,11 @@ pub struct Batch {
     pub(super) predictors: Tensor,
     /// The tokens they should predict.
     pub(super) targets: Tensor,
-    pub(super) layout: Layout,
-    /// Where there are flash kernels and rows have no branches: where each row begins and the last one ends, `[rows + 1]` in 32 bits.
+    padding: Padding,
+    /// Made when attention asks for it.
+    layout: OnceCell<Layout>,
+    /// Where there are flash kernels and rows have no branches: where each row begins and the last one ends, `[rows + 1]`
+    /// in 32 bits.
     starts: Option<Tensor>,
     longest: usize,
     spans: Vec<(usize, usize)>,
@@ -102,7 +106,8 @@ impl Batch {
             supervised_rows.push(targets.len() - before);
         }
         Ok(Self {
-            layout: Layout::new(&spans, Padding::on(device), device)?,
+            padding: Padding::on(device),
+            layout: OnceCell::new(),
             starts: starts(&spans, device)?,
             longest: spans.iter().map(|(start, end)| end - start).max().unwrap_or(0),
             supervised: targets.len(),
@@ -169,7 +174,7 @@ impl Batch {
         }
         let length = group.length as usize;
         let mut mask = vec![f32::NEG_INFINITY; group.rows as usize * length * length];
-        for (&row, mask) in self.layout.order[first..].iter().zip(mask.chunks_mut(length * length)) {
+        for (&row, mask) in self.layout()?.order[first..].iter().zip(mask.chunks_mut(length * length)) {
             let (start, end) = self.spans[row];
             let (tokens, padding) = mask.split_at_mut((end - start) * length);
             for (place, mask) in tokens.chunks_mut(length).enumerate() {
@@ -196,7 +201,7 @@ impl Batch {
             supervised: rows.iter().map(|row| row.supervised_tokens() as i64).sum(),
         };
         batch.lanes = Lanes::new(episodes.iter().map(lane).collect());
-        batch.layout = Layout::new(&batch.spans, Padding::of_many(batch.rows(), device), device)?;
+        batch.padding = Padding::of_many(batch.rows(), device);
         Ok(batch)
     }
 
@@ -211,7 +216,8 @@ impl Batch {
         let offsets = Tensor::f_arange(copies, (Kind::Int64, device))?.f_mul_scalar(tokens as i64)?.f_unsqueeze(1)?;
         let lane = Lane { tokens: tokens as i64, supervised: self.supervised as i64 };
         Ok(Self {
-            layout: Layout::new(&spans, Padding::of_many(spans.len(), device), device)?,
+            padding: Padding::of_many(spans.len(), device),
+            layout: OnceCell::new(),
             starts: if self.starts.is_some() { starts(&spans, device)? } else { None },
             longest: self.longest,
             supervised: self.supervised * episodes,
@@ -224,6 +230,15 @@ impl Batch {
             lanes: Lanes::new(vec![lane; episodes]),
             branches: self.branches.repeat(episodes),
         })
+    }
+
+    /// How attention sees the rows where it goes by groups of them.
+    pub(super) fn layout(&self) -> Result<&Layout> {
+        if let Some(layout) = self.layout.get() {
+            return Ok(layout);
+        }
+        let layout = Layout::new(&self.spans, self.padding, self.device())?;
+        Ok(self.layout.get_or_init(|| layout))
     }
 
     pub(super) fn starts(&self) -> Option<&Tensor> {

@@ -48,57 +48,57 @@ pub(super) fn load_cuda() -> Result<(), String> {
 
 /// How much of a CUDA device's memory is taken, by whatever process.
 pub fn device_memory_in_use(index: usize) -> Option<u64> {
+    let runtime = runtime()?;
     let (mut free, mut total) = (0usize, 0usize);
-    let (set_device, mem_get_info) = runtime()?;
-    // SAFETY: both functions of the CUDA runtime with the signatures that its header gives them.
-    let status = unsafe { set_device(i32::try_from(index).ok()?) | mem_get_info(&raw mut free, &raw mut total) };
+    // SAFETY: functions of the CUDA runtime, with the signatures that its header gives them.
+    let status = unsafe {
+        (runtime.set_device)(i32::try_from(index).ok()?) | (runtime.mem_get_info)(&raw mut free, &raw mut total)
+    };
     (status == 0).then(|| total.saturating_sub(free) as u64)
 }
 
 /// Whether the flash kernels run on it: they want an Ampere GPU or a newer one. True where it cannot be told.
 pub(super) fn has_flash_kernels(device: Device) -> bool {
-    static MAJOR: OnceLock<Option<i32>> = OnceLock::new();
     const COMPUTE_CAPABILITY_MAJOR: i32 = 75;
+    const AMPERE: i32 = 8;
     let Device::Cuda(index) = device else { return false };
-    let major = MAJOR.get_or_init(|| {
-        use libloading::os::unix::{Library, RTLD_NOW};
-        type GetAttribute = unsafe extern "C" fn(*mut i32, i32, i32) -> i32;
-        load_cuda().ok()?;
-        let mut major = 0;
-        // SAFETY: the CUDA runtime that libtorch has loaded already, and a function with the signature of its header.
-        let status = unsafe {
-            let runtime = Library::open(Some("libcudart.so.13"), RTLD_NOW)
-                .or_else(|_| Library::open(Some("libcudart.so.12"), RTLD_NOW))
-                .ok()?;
-            let get_attribute = runtime.get::<GetAttribute>(b"cudaDeviceGetAttribute").ok()?;
-            get_attribute(&raw mut major, COMPUTE_CAPABILITY_MAJOR, i32::try_from(index).ok()?)
-        };
-        (status == 0).then_some(major)
-    });
-    major.is_none_or(|major| major >= 8)
+    let Some(runtime) = runtime() else { return true };
+    let mut major = 0;
+    // SAFETY: as above.
+    let status = unsafe { (runtime.get_attribute)(&raw mut major, COMPUTE_CAPABILITY_MAJOR, index as i32) };
+    status != 0 || major >= AMPERE
 }
 
-type SetDevice = unsafe extern "C" fn(i32) -> i32;
-type MemGetInfo = unsafe extern "C" fn(*mut usize, *mut usize) -> i32;
+/// Functions of the CUDA runtime that tch does not bind.
+struct Runtime {
+    set_device: unsafe extern "C" fn(i32) -> i32,
+    mem_get_info: unsafe extern "C" fn(*mut usize, *mut usize) -> i32,
+    get_attribute: unsafe extern "C" fn(*mut i32, i32, i32) -> i32,
+}
 
-/// cudaSetDevice and cudaMemGetInfo, looked up once: a step asks several times.
-fn runtime() -> Option<(SetDevice, MemGetInfo)> {
+/// Looked up once: a step asks several times.
+fn runtime() -> Option<&'static Runtime> {
     use libloading::os::unix::{Library, RTLD_NOW};
-    static FOUND: OnceLock<Option<(SetDevice, MemGetInfo)>> = OnceLock::new();
-    *FOUND.get_or_init(|| {
+    static FOUND: OnceLock<Option<Runtime>> = OnceLock::new();
+    let find = || {
         load_cuda().ok()?;
         // SAFETY: the CUDA runtime that libtorch has loaded already; its initialisers have run.
-        let runtime = ["libcudart.so.13", "libcudart.so.12", "libcudart.so"]
+        let library = ["libcudart.so.13", "libcudart.so.12", "libcudart.so"]
             .iter()
             .find_map(|name| unsafe { Library::open(Some(*name), RTLD_NOW) }.ok())?;
         // SAFETY: the functions have these signatures.
         let found = unsafe {
-            (*runtime.get::<SetDevice>(b"cudaSetDevice").ok()?, *runtime.get::<MemGetInfo>(b"cudaMemGetInfo").ok()?)
+            Runtime {
+                set_device: *library.get(b"cudaSetDevice").ok()?,
+                mem_get_info: *library.get(b"cudaMemGetInfo").ok()?,
+                get_attribute: *library.get(b"cudaDeviceGetAttribute").ok()?,
+            }
         };
         // The functions are good for as long as the library stays.
-        std::mem::forget(runtime);
+        std::mem::forget(library);
         Some(found)
-    })
+    };
+    FOUND.get_or_init(find).as_ref()
 }
 
 #[cfg(test)]

@@ -78,13 +78,37 @@ impl Groups {
 }
 
 impl Layer {
-    /// What the names of its parameters begin with.
-    pub fn prefix(&self) -> &str {
-        self.q.name.strip_suffix("self_attn.q_proj").unwrap_or_default()
+    fn has_bias(&self) -> bool {
+        self.linears().iter().any(|linear| linear.bias.is_some())
     }
 
-    pub fn has_bias(&self) -> bool {
-        self.linears().iter().any(|linear| linear.bias.is_some())
+    /// The shapes of its parameters where they are cut out of one tensor, in which they lie one after another: the norms, and
+    /// then the weights of each group as one; each parameter by itself where biases lie between them.
+    pub fn joined_shapes(&self) -> Vec<Vec<i64>> {
+        let mut shapes: Vec<Vec<i64>> = self.parameters().iter().map(|parameter| parameter.value.size()).collect();
+        if !self.has_bias() {
+            shapes.truncate(self.norms());
+            let inputs = |members: &[&Linear]| members[0].weight.value.size()[1];
+            shapes.extend(self.members().map(|members| vec![outputs(&members), inputs(&members)]));
+        }
+        shapes
+    }
+
+    /// Computes with what has been cut out from now on, until its leaves are attached again.
+    pub fn take_joined(&mut self, mut next: impl FnMut() -> Result<Tensor>) -> Result<()> {
+        let (norms, has_bias) = (self.norms(), self.has_bias());
+        for parameter in self.parameters_mut().into_iter().take(if has_bias { usize::MAX } else { norms }) {
+            parameter.value = next()?;
+        }
+        if !has_bias {
+            self.groups = Some(Groups::of_weights(next()?, next()?, next()?, next()?));
+        }
+        Ok(())
+    }
+
+    /// How many of its parameters are norms; they come first.
+    fn norms(&self) -> usize {
+        if self.head_norms.is_some() { 4 } else { 2 }
     }
 
     /// The projections of each group.
@@ -92,8 +116,12 @@ impl Layer {
         [vec![&self.q, &self.k, &self.v], vec![&self.o], vec![&self.gate, &self.up], vec![&self.down]]
     }
 
-    /// Lays the weights of each group one below the other. The projections' own weights become views of that.
+    /// Lays the weights of each group one below the other, unless they lie so. The projections' own weights become views
+    /// of that.
     pub fn group(&mut self) -> Result<()> {
+        if self.groups.is_some() {
+            return Ok(());
+        }
         let together = |members: &mut [&mut Linear]| -> Result<Group> {
             let weights: Vec<&Tensor> = members.iter().map(|linear| &linear.weight.value).collect();
             let weight = if let [single] = weights[..] { single.shallow_clone() } else { Tensor::f_cat(&weights, 0)? };
@@ -125,11 +153,18 @@ impl Layer {
     }
 }
 
+/// How many outputs projections have together.
+fn outputs(members: &[&Linear]) -> i64 {
+    members.iter().map(|linear| linear.weight.value.size()[0]).sum()
+}
+
 /// Where the numbers of all adapters go when the factors of all groups are made at once.
 pub(super) struct LowPlan {
-    /// For each trained number its place in the factors, which lie one after another.
+    /// For each trained number its place in the factors, which lie one after another. Eight bytes each, where the number itself and
+    /// what the optimizer keeps of it take twelve: the price of one call for all of them.
     places: Tensor,
     factors: Vec<Factors>,
+    episodes: i64,
     scale: f64,
 }
 
@@ -137,6 +172,8 @@ pub(super) struct LowPlan {
 struct Factors {
     layer: usize,
     group: usize,
+    /// Where its A begins; its B follows.
+    start: i64,
     members: i64,
     rank: i64,
     inputs: i64,
@@ -146,62 +183,35 @@ struct Factors {
 impl LowPlan {
     /// For trained numbers that lie episode by episode, in each projection by projection, A before B.
     pub fn new(layers: &[Layer], episodes: usize, device: Device) -> Result<Self> {
-        let (mut factors, mut starts) = (Vec::new(), Vec::new());
-        let (mut total, mut scale) = (0, 1.0);
+        let episodes = episodes as i64;
+        let (mut factors, mut scale) = (Vec::<Factors>::new(), 1.0);
         for (number, layer) in layers.iter().enumerate() {
             for (group, members) in layer.members().into_iter().enumerate() {
                 let adapters: Vec<_> = members.iter().filter_map(|linear| linear.adapter.as_ref()).collect();
                 let Some(first) = adapters.first() else { continue };
                 let (rank, inputs) = first.a.size2()?;
                 scale = first.scale;
-                let outputs = members.iter().map(|linear| linear.weight.value.size()[0]).sum();
-                let rows = adapters.len() as i64 * episodes as i64 * rank;
-                starts.push(total);
-                total += rows * (inputs + outputs);
-                factors.push(Factors { layer: number, group, members: adapters.len() as i64, rank, inputs, outputs });
+                let start =
+                    factors.last().map_or(0, |last| last.start + last.size(episodes, last.inputs + last.outputs));
+                let (members, outputs) = (adapters.len() as i64, outputs(&members));
+                factors.push(Factors { layer: number, group, start, members, rank, inputs, outputs });
             }
         }
-        let mut places: Vec<i64> = Vec::new();
-        for episode in 0..episodes as i64 {
-            let mut groups = factors.iter().zip(&starts);
-            for layer in layers {
-                for members in layer.members() {
-                    if members.iter().all(|linear| linear.adapter.is_none()) {
-                        continue;
-                    }
-                    let Some((factors, start)) = groups.next() else { continue };
-                    let Factors { members: count, rank, inputs, outputs, .. } = factors;
-                    let of_b = start + count * episodes as i64 * rank * inputs;
-                    let (mut member, mut column) = (0, 0);
-                    for linear in members {
-                        let width = linear.weight.value.size()[0];
-                        if linear.adapter.is_some() {
-                            let row = (member * episodes as i64 + episode) * rank;
-                            places.extend(start + row * inputs..start + (row + rank) * inputs);
-                            for output in column..column + width {
-                                places.extend((0..*rank).map(|factor| of_b + (row + factor) * outputs + output));
-                            }
-                            member += 1;
-                        }
-                        column += width;
-                    }
-                }
+        let mut places = Vec::new();
+        for episode in 0..episodes {
+            for of in &factors {
+                of.places(&layers[of.layer].members()[of.group], episode, episodes, &mut places);
             }
         }
         let places = Tensor::f_from_slice(&places)?.f_to_device(device)?;
-        Ok(Self { places, factors, scale })
+        Ok(Self { places, factors, episodes, scale })
     }
 
     /// The factors, made of all trained numbers in a handful of calls. What belongs to each group is handed to `set`.
-    pub fn make(
-        &self,
-        flat: &Tensor,
-        episodes: i64,
-        compute: Kind,
-        mut set: impl FnMut(usize, usize, Low),
-    ) -> Result<()> {
-        let size = |of: &Factors, width: i64| of.members * episodes * of.rank * width;
-        let sizes: Vec<i64> = self.factors.iter().flat_map(|of| [size(of, of.inputs), size(of, of.outputs)]).collect();
+    pub fn make(&self, flat: &Tensor, compute: Kind, mut set: impl FnMut(usize, usize, Low)) -> Result<()> {
+        let episodes = self.episodes;
+        let sizes = |of: &Factors| [of.size(episodes, of.inputs), of.size(episodes, of.outputs)];
+        let sizes: Vec<i64> = self.factors.iter().flat_map(sizes).collect();
         // The scale of their product is shared out to both, before the only rounding.
         let scaled = flat.f_mul_scalar(self.scale.sqrt())?.f_to_kind(compute)?;
         let all = Tensor::f_zeros([sizes.iter().sum::<i64>()], (compute, flat.device()))?;
@@ -214,5 +224,30 @@ impl LowPlan {
             }
         }
         Ok(())
+    }
+}
+
+impl Factors {
+    /// How many numbers a factor of this width has.
+    fn size(&self, episodes: i64, width: i64) -> i64 {
+        self.members * episodes * self.rank * width
+    }
+
+    /// The places of one episode's adapters, in the order in which they are trained.
+    fn places(&self, members: &[&Linear], episode: i64, episodes: i64, places: &mut Vec<i64>) {
+        let Self { start, rank, inputs, outputs, .. } = *self;
+        let of_b = start + self.size(episodes, inputs);
+        let (mut member, mut column) = (0, 0);
+        for linear in members {
+            let width = linear.weight.value.size()[0];
+            if linear.adapter.is_some() {
+                let row = (member * episodes + episode) * rank;
+                places.extend(start + row * inputs..start + (row + rank) * inputs);
+                let place = |output: i64| (row..row + rank).map(move |row| of_b + row * outputs + output);
+                places.extend((column..column + width).flat_map(place));
+                member += 1;
+            }
+            column += width;
+        }
     }
 }

@@ -2,16 +2,17 @@
 //! arithmetic, and hundreds of parameters, or thousands of adapters' parts, each with a cast of its own and a cast of its
 //! gradient, are most of the calls of a small model's pass.
 
-use std::collections::{HashMap, HashSet};
 use std::ops::Deref;
 
 use tch::{Kind, Tensor, no_grad};
 
 use super::gradient::Gradient;
-use super::group::{Groups, LowPlan};
-use super::layer::Linear;
+use super::group::LowPlan;
+use super::layer::Layer;
+use super::memory::attempt;
 use super::model::Model;
-use crate::error::{Result, ensure};
+use super::prepare::Trained;
+use crate::error::{Result, anyhow};
 
 /// A model whose trained numbers are parts of one tensor, for as long as this lives. On the CPU, where casts one by one
 /// cost nothing beside the arithmetic, it is the model as it was.
@@ -33,15 +34,19 @@ impl Model {
         Ok(Joined { model: self, inputs, whole: false })
     }
 
+    /// The same where no gradient is asked for: for an evaluation between two updates.
+    ///
+    /// # Errors
+    /// No memory for the casts is an error, as [`attempt`] makes it.
+    pub fn joined_to_evaluate(&mut self) -> Result<Joined<'_>> {
+        attempt(|| no_grad(|| self.joined()))
+    }
+
     fn join(&mut self) -> Result<Joined<'_>> {
         let flat = self.trainable.flat.f_detach()?.f_set_requires_grad(true)?;
-        if self.adapter.is_some() && self.low_plan.is_none() {
-            for layer in &mut self.layers {
-                if layer.groups.is_none() {
-                    layer.group()?;
-                }
-            }
-            self.low_plan = Some(LowPlan::new(&self.layers, self.episodes(), self.device)?);
+        if self.trained.is_none() && self.low_plan.is_none() {
+            self.layers.iter_mut().try_for_each(Layer::group)?;
+            self.low_plan = Some(LowPlan::new(&self.layers, self.episodes, self.device)?);
         }
         // From here on, whatever fails, the guard puts the leaves back.
         let mut joined = Joined { model: self, inputs: vec![flat], whole: true };
@@ -54,53 +59,46 @@ impl Joined<'_> {
     fn hand_out(&mut self) -> Result<()> {
         let model = &mut *self.model;
         let (flat, compute) = (&self.inputs[0], model.compute);
-        let episodes = model.episodes() as i64;
         if let Some(plan) = &model.low_plan {
-            return plan.make(flat, episodes, compute, |layer, group, low| {
+            return plan.make(flat, compute, |layer, group, low| {
                 if let Some(groups) = &mut model.layers[layer].groups {
                     groups.all_mut()[group].low = Some(low);
                 }
             });
         }
-        let tied = model.head.is_none();
-        // The weights of a group lie one below the other where no bias lies between them.
-        let groups: HashSet<String> =
-            model.layers.iter().filter(|layer| !layer.has_bias()).map(|layer| layer.prefix().to_owned()).collect();
-        let mut leaves = model.trainable.leaves.as_slice();
-        let (mut runs, mut sizes) = (Vec::new(), Vec::new());
-        while !leaves.is_empty() {
-            let (run, rest) = leaves.split_at(group_length(leaves, &groups));
-            sizes.push(run.iter().map(|(_, leaf)| leaf.numel() as i64).sum::<i64>());
-            runs.push(run);
-            leaves = rest;
+        let Some(Trained { from, ends }) = model.trained else { return Ok(()) };
+        let layers = &mut model.layers[from..];
+        let head = model.head.as_mut().filter(|_| ends);
+        let table = model.embedding.value.size();
+        // The table is looked up in f32: what several tokens add to one row would be rounded each time. Where it is the
+        // head as well, it is cast for that.
+        let tied = ends && head.is_none();
+        let mut shapes: Vec<Vec<i64>> = layers.iter().flat_map(Layer::joined_shapes).collect();
+        shapes.push(model.norm.value.size());
+        if ends {
+            if tied { shapes.insert(0, table.clone()) } else { shapes.push(table.clone()) }
         }
-        let mut parts = HashMap::new();
-        for (part, run) in flat.f_to_kind(compute)?.f_split_with_sizes(sizes.as_slice(), 0)?.iter().zip(runs) {
-            let (name, leaf) = &run[0];
-            let mut shape = leaf.size();
-            shape[0] = run.iter().map(|(_, leaf)| leaf.size()[0]).sum();
-            parts.insert(name.clone(), part.f_view(shape.as_slice())?);
+        let sizes: Vec<i64> = shapes.iter().map(|shape| shape.iter().product()).collect();
+        let cast: i64 = sizes.iter().sum();
+        let uncast = flat.numel() as i64 - cast;
+        let flat = if uncast > 0 { flat.f_narrow(0, uncast, cast)? } else { flat.shallow_clone() };
+        let parts = flat.f_to_kind(compute)?.f_split_with_sizes(sizes.as_slice(), 0)?;
+        let mut parts = parts.iter().zip(&shapes);
+        let mut next = || -> Result<Tensor> {
+            let (part, shape) = parts.next().ok_or_else(|| anyhow!("fewer parts than parameters"))?;
+            Ok(part.f_view(shape.as_slice())?)
+        };
+        model.joined_head = if tied { Some(next()?) } else { None };
+        for layer in layers {
+            layer.take_joined(&mut next)?;
         }
-        for layer in model.layers.iter_mut().filter(|layer| groups.contains(layer.prefix())) {
-            let mut part = |linear: &Linear| parts.remove(&linear.weight.name);
-            let [q, o, gate, down] = [part(&layer.q), part(&layer.o), part(&layer.gate), part(&layer.down)];
-            if let (Some(q), Some(o), Some(gate), Some(down)) = (q, o, gate, down) {
-                layer.groups = Some(Groups::of_weights(q, o, gate, down));
-            }
+        model.norm.value = next()?;
+        if let Some(head) = head {
+            head.value = next()?;
         }
-        let (mut leaf, mut head) = (None, None);
-        for parameter in model.trained_parameters_mut() {
-            let Some(part) = parts.remove(&parameter.name) else { continue };
-            if parameter.name == "model.embed_tokens.weight" {
-                // Looked up in f32: what several tokens add to one row would be rounded each time.
-                leaf = Some(parameter.value.shallow_clone());
-                head = tied.then_some(part);
-            } else {
-                parameter.value = part;
-            }
+        if ends {
+            self.inputs.push(model.embedding.value.shallow_clone());
         }
-        model.joined_head = head;
-        self.inputs.extend(leaf);
         Ok(())
     }
 
@@ -122,35 +120,15 @@ impl Joined<'_> {
 
     fn backward(&self, loss: &Tensor) -> Result<Tensor> {
         let mut gradients = Tensor::f_run_backward(&[loss], &self.inputs, false, false)?.into_iter();
-        let whole = gradients.next().filter(Tensor::defined);
-        let whole = match whole {
-            Some(whole) => whole.f_to_kind(Kind::Float)?.f_contiguous()?.f_view([-1])?,
+        let whole = match gradients.next().filter(Tensor::defined) {
+            Some(whole) => whole.f_to_kind(Kind::Float)?.f_contiguous()?,
             None => self.model.trainable.flat.f_zeros_like()?,
         };
+        // The embedding's, where it is trained, which is then the first of all.
         if let Some(rows) = gradients.next().filter(Tensor::defined) {
-            let (name, leaf) = &self.model.trainable.leaves[0];
-            ensure!(name == "model.embed_tokens.weight", "the embedding is not the first of what is trained");
-            let _ = no_grad(|| whole.f_narrow(0, 0, leaf.numel() as i64)?.f_add_(&rows.f_reshape([-1])?))?;
+            let _ = no_grad(|| whole.f_narrow(0, 0, rows.numel() as i64)?.f_add_(&rows.f_reshape([-1])?))?;
         }
         Ok(whole)
-    }
-}
-
-/// How many of the next leaves are weights of one group, whose layer is among these.
-fn group_length(leaves: &[(String, Tensor)], layers: &HashSet<String>) -> usize {
-    let known = |name: &str| {
-        ["self_attn.", "mlp."].iter().any(|part| name.split_once(part).is_some_and(|(layer, _)| layers.contains(layer)))
-    };
-    let begins = |with: &[&str]| {
-        leaves.len() >= with.len()
-            && leaves.iter().zip(with).all(|((name, _), with)| name.ends_with(with) && known(name))
-    };
-    if begins(&["q_proj.weight", "k_proj.weight", "v_proj.weight"]) {
-        3
-    } else if begins(&["gate_proj.weight", "up_proj.weight"]) {
-        2
-    } else {
-        1
     }
 }
 
@@ -194,30 +172,23 @@ mod tests {
         let mut model = Model::init(config, &Seed::new(1), Device::Cpu, Kind::Float)?;
         model.prepare_side_by_side(adaptation, &Seed::new(2), episodes)?;
         let mut flat = model.trainable().flat.shallow_clone();
-        let other = flat.f_arange_like()?;
-        let _ = no_grad(|| flat.f_add_(&other))?;
+        let small = (Tensor::arange(flat.numel() as i64, (Kind::Float, Device::Cpu)) * 0.7).sin() * 0.02;
+        let _ = no_grad(|| flat.f_add_(&small))?;
         Ok(model)
     }
 
-    trait ArangeLike {
-        fn f_arange_like(&self) -> Result<Tensor>;
-    }
-
-    impl ArangeLike for Tensor {
-        /// Small numbers, each another one.
-        fn f_arange_like(&self) -> Result<Tensor> {
-            Ok((Tensor::arange(self.numel() as i64, (Kind::Float, self.device())) * 0.7).sin() * 0.02)
-        }
+    fn trained(model: &mut Model) -> Vec<Tensor> {
+        model.trained_slots().into_iter().map(|(_, slot)| slot.shallow_clone()).collect()
     }
 
     #[test]
     fn joined_numbers_give_the_gradients_of_the_leaves_and_are_leaves_again_afterwards() -> Result<()> {
         let lora = Adaptation::Lora { rank: 2, alpha: 8.0, targets: TARGETS.map(str::to_owned).to_vec() };
-        let (top, alpha) = (Adaptation::TopLayers(1), 3.0);
+        let top = Adaptation::TopLayers(1);
         let some = Adaptation::TopLayersLora {
             layers: 1,
             rank: 2,
-            alpha,
+            alpha: 3.0,
             targets: ["v_proj", "q_proj", "up_proj"].map(str::to_owned).to_vec(),
         };
         let rows = rows(6);
@@ -246,7 +217,7 @@ mod tests {
                 plain.flat_gradient(&loss(&plain)?)?
             };
             let before: Vec<*const _> =
-                model.trained_tensors().iter().map(|tensor| tensor.data_ptr().cast_const()).collect();
+                trained(&mut model).iter().map(|tensor| tensor.data_ptr().cast_const()).collect();
             let joined = model.join()?;
             assert!(joined.whole);
             let whole = joined.flat_gradient(&loss(&joined)?)?;
@@ -254,7 +225,7 @@ mod tests {
             let case = format!("{adaptation:?}, tied {tied}, {episodes} episodes");
             assert!(whole.allclose(&by_leaf, 1e-4, 1e-6, false), "{case}");
             assert!(by_leaf.abs().max().double_value(&[]) > 1e-3, "{case}");
-            let after = model.trained_tensors();
+            let after = trained(&mut model);
             assert!(after.iter().all(Tensor::requires_grad) && after.iter().all(Tensor::is_leaf), "{case}");
             assert_eq!(before, after.iter().map(|tensor| tensor.data_ptr().cast_const()).collect::<Vec<_>>(), "{case}");
         }
@@ -267,7 +238,7 @@ mod tests {
         let batch = Batch::pack(&rows.iter().collect::<Vec<_>>(), Device::Cpu)?;
         let mut model = Model::init(Config::llama(20, 16, 2, 2, 1, 32), &Seed::new(1), Device::Cpu, Kind::Float)?;
         let plain = model.hidden(&batch)?;
-        model.layers.iter_mut().try_for_each(crate::lm::layer::Layer::group)?;
+        model.layers.iter_mut().try_for_each(Layer::group)?;
         assert!(model.hidden(&batch)?.allclose(&plain, 1e-5, 1e-6, false));
         let shared = model.share()?;
         let place = |model: &Model| model.layers[1].groups.as_ref().map(|groups| groups.qkv.weight.data_ptr());

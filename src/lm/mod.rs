@@ -8,7 +8,7 @@
 //! | `tokenizer_from_gguf` | a tokenizer folder out of a GGUF file's own vocabulary |
 //! | `batch`, `attention`, `layer`, `model` | the forward pass over packed sequences |
 //! | `loss` | log-probabilities of supervised tokens, without all logits |
-//! | `lora` | what is trained, and the flat buffer it lives in |
+//! | `prepare`, `lora` | what is trained, and the flat buffer it lives in |
 //! | `gradient`, `joined`, `group` | the gradient of what is trained, and passes with few calls for a GPU |
 //! | `recompute` | gradients without keeping the activations of a forward pass |
 //! | `generate` | greedy continuation with a key-value cache |
@@ -38,6 +38,7 @@ mod lora;
 mod loss;
 pub mod memory;
 mod model;
+mod prepare;
 pub mod proxy;
 mod recompute;
 mod rope;

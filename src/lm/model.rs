@@ -1,7 +1,6 @@
 //! The model: its parameters, and the forward pass over packed batches.
 
 use std::cell::Cell;
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use rand_chacha::rand_core::Rng as _;
@@ -13,12 +12,13 @@ use super::batch::Batch;
 use super::config::Config;
 use super::generate;
 use super::gguf::Gguf;
-use super::group::{Groups, LowPlan};
+use super::group::LowPlan;
 use super::layer::{Layer, Linear, Parameter, Source, rms_norm};
-use super::lora::{Adaptation, Adapter, AdapterConfig, Trainable, uniform};
+use super::lora::{Adapter, AdapterConfig, Trainable, uniform};
 use super::memory::Listener;
+use super::prepare::Trained;
 use super::weights::Weights;
-use crate::error::{Context as _, Problem, Result, anyhow, ensure};
+use crate::error::{Context as _, Problem, Result, ensure};
 use crate::seed::Seed;
 
 /// A decoder-only language model of the Llama family.
@@ -35,17 +35,17 @@ pub struct Model {
     pub(super) head: Option<Parameter>,
     pub(super) adapter: Option<AdapterConfig>,
     pub(super) trainable: Trainable,
-    /// The names of the parameters that are trained themselves.
-    trained: HashSet<String>,
+    /// Which parameters are trained themselves.
+    pub(super) trained: Option<Trained>,
     /// While passes are [`Model::joined`] and a trained embedding is the head: that head, in the compute kind.
     pub(super) joined_head: Option<Tensor>,
     /// Where the numbers of trained adapters go in joined passes.
     pub(super) low_plan: Option<LowPlan>,
     /// How many episodes have an adapter of their own.
-    episodes: usize,
+    pub(super) episodes: usize,
     /// Where tokenizer files are copied from when the model is saved.
     pub(super) folder: Option<PathBuf>,
-    listener: Option<Listener>,
+    pub(super) listener: Option<Listener>,
     /// Rows that are continued together at most; fewer where there was no memory for so many.
     pub(super) rows_together: Cell<usize>,
     /// A seam: how many tokens a pass may hold before it says that memory has ended.
@@ -118,7 +118,12 @@ impl Model {
         Ok(model)
     }
 
-    fn build_ungrouped(config: Config, device: Device, compute: Kind, source: &mut Source<'_>) -> Result<Self> {
+    pub(super) fn build_ungrouped(
+        config: Config,
+        device: Device,
+        compute: Kind,
+        source: &mut Source<'_>,
+    ) -> Result<Self> {
         ensure!(
             matches!(compute, Kind::Float | Kind::BFloat16),
             "models compute in Float or BFloat16, not in {compute:?}"
@@ -143,7 +148,7 @@ impl Model {
             head,
             adapter: None,
             trainable: Trainable::none(device),
-            trained: HashSet::new(),
+            trained: None,
             joined_head: None,
             low_plan: None,
             episodes: 1,
@@ -156,7 +161,7 @@ impl Model {
     }
 
     /// On a GPU, the projections of one input as one product. On the CPU nothing is gained by it.
-    fn group(&mut self) -> Result<()> {
+    pub(super) fn group(&mut self) -> Result<()> {
         if self.device.is_cuda() { self.layers.iter_mut().try_for_each(Layer::group) } else { Ok(()) }
     }
 
@@ -195,147 +200,13 @@ impl Model {
         &self.trainable
     }
 
-    /// Decides what is trained, and makes its f32 leaves. Whatever was trained before is frozen as it is now;
-    /// an adapter that is already there is merged into the weights first.
-    pub fn prepare(&mut self, adaptation: &Adaptation, seed: &Seed) -> Result<()> {
-        self.prepare_side_by_side(adaptation, seed, 1)
-    }
-
-    /// The same for several episodes, each with adapters of its own over the one frozen base. All start equal; the
-    /// trainable numbers are those of the first episode, then those of the second, and so on.
-    ///
-    /// # Errors
-    /// Weights of the base itself are to be trained: they cannot be several things at once.
-    pub fn prepare_side_by_side(&mut self, adaptation: &Adaptation, seed: &Seed, episodes: usize) -> Result<()> {
-        ensure!(
-            episodes == 1 || adaptation.adapter().is_some(),
-            "only LoRA adapters of several episodes fit over one base"
-        );
-        let layers = self.layers.len();
-        let frozen = adaptation.frozen_layers(layers);
-        if let Adaptation::TopLayers(top) | Adaptation::TopLayersLora { layers: top, .. } = adaptation {
-            ensure!(*top > 0 && *top <= layers, "cannot train the top {top} layers of a model that has {layers}");
-        }
-        let adapter = adaptation.adapter();
-        if let Some(adapter) = &adapter {
-            adapter.check()?;
-        }
-        self.freeze()?;
-        if let Some(mut adapter) = adapter {
-            if frozen > 0 {
-                adapter.layers = Some((frozen..layers).collect());
-            }
-            let seed = seed.at("lora");
-            for linear in self.layers[frozen..].iter_mut().flat_map(Layer::linears_mut) {
-                if adapter.targets.iter().any(|target| target == linear.target()) {
-                    let (outputs, inputs) = linear.weight.value.size2()?;
-                    let seed = seed.at(&linear.name);
-                    let first = Adapter::new(inputs, outputs, &adapter, &seed, self.device)?;
-                    linear.beside = (1..episodes).map(|_| first.shallow_clone()).collect();
-                    linear.adapter = Some(first);
-                }
-            }
-            self.adapter = Some(adapter);
-        } else {
-            let everything = matches!(adaptation, Adaptation::Full);
-            self.trained = self.parameters_mut(frozen, everything).iter().map(|one| one.name.clone()).collect();
-        }
-        self.episodes = episodes;
-        let values: Vec<(String, Tensor)> =
-            self.trained_slots().into_iter().map(|(name, slot)| (name, slot.shallow_clone())).collect();
-        self.trainable = Trainable::of(&values, self.device)?;
-        self.attach_leaves();
-        Ok(())
-    }
-
-    /// Where the trained tensors lie in the model, in the order of the leaves, and their names.
-    fn trained_slots(&mut self) -> Vec<(String, &mut Tensor)> {
-        if self.adapter.is_none() {
-            return self.trained_parameters_mut().map(|one| (one.name.clone(), &mut one.value)).collect();
-        }
-        let mut by_episode: Vec<Vec<(String, &mut Tensor)>> = (0..self.episodes).map(|_| Vec::new()).collect();
-        for linear in self.layers.iter_mut().flat_map(Layer::linears_mut) {
-            let all = linear.adapter.iter_mut().chain(&mut linear.beside);
-            for (slots, adapter) in by_episode.iter_mut().zip(all) {
-                slots.push((adapter_part(&linear.name, 'A'), &mut adapter.a));
-                slots.push((adapter_part(&linear.name, 'B'), &mut adapter.b));
-            }
-        }
-        by_episode.into_iter().flatten().collect()
-    }
-
-    pub(super) fn trained_parameters_mut(&mut self) -> impl Iterator<Item = &mut Parameter> {
-        let trained = self.trained.clone();
-        self.parameters_mut(0, true).into_iter().filter(move |one| trained.contains(&one.name))
-    }
-
-    #[cfg(test)]
-    pub(super) fn trained_tensors(&mut self) -> Vec<Tensor> {
-        self.trained_slots().into_iter().map(|(_, slot)| slot.shallow_clone()).collect()
-    }
-
-    /// Makes the leaves what the model computes with.
-    pub(super) fn attach_leaves(&mut self) {
-        let leaves: Vec<Tensor> = self.trainable.leaves.iter().map(|(_, leaf)| leaf.shallow_clone()).collect();
-        for ((_, slot), leaf) in self.trained_slots().into_iter().zip(leaves) {
-            *slot = leaf;
-        }
-        for layer in &mut self.layers {
-            match &mut layer.groups {
-                groups if layer.q.weight.value.requires_grad() => *groups = None,
-                Some(groups) => groups.all_mut().into_iter().for_each(|group| group.low = None),
-                None => (),
-            }
-        }
-    }
-
-    /// Merges adapters, in f32, and turns leaves into constants of the compute kind: a model that is no longer trained,
-    /// and costs what its base costs.
-    pub fn freeze(&mut self) -> Result<()> {
-        let compute = self.compute;
-        for linear in self.layers.iter_mut().flat_map(Layer::linears_mut) {
-            linear.weight.value = linear.merged()?;
-            linear.adapter = None;
-            linear.beside.clear();
-        }
-        for parameter in self.parameters_mut(0, true) {
-            let constant = parameter.value.f_detach()?.f_to_kind(compute)?;
-            // A detached view would keep the whole buffer of an earlier training alive.
-            parameter.value = if parameter.value.requires_grad() { constant.copy() } else { constant };
-        }
-        self.adapter = None;
-        self.trained.clear();
-        self.low_plan = None;
-        self.trainable = Trainable::none(self.device);
-        self.episodes = 1;
-        self.group()
-    }
-
-    /// A second model over the very same weights; nothing is copied. What was trained is frozen first.
-    pub fn share(&mut self) -> Result<Self> {
-        self.freeze()?;
-        let mut weights: std::collections::BTreeMap<&str, &Tensor> =
-            self.parameters().map(|parameter| (parameter.name.as_str(), &parameter.value)).collect();
-        let mut shared = Self::build_ungrouped(self.config.clone(), self.device, self.compute, &mut |name, _| {
-            weights.remove(name).map(Tensor::shallow_clone).ok_or_else(|| anyhow!("the model has no tensor `{name}`"))
-        })?;
-        for (layer, own) in shared.layers.iter_mut().zip(&self.layers) {
-            layer.groups = own.groups.as_ref().map(Groups::shallow_clone);
-        }
-        shared.folder = self.folder.clone();
-        shared.listener = self.listener.clone();
-        #[cfg(test)]
-        shared.room.clone_from(&self.room);
-        Ok(shared)
-    }
-
     /// How many episodes have an adapter of their own over the base.
     pub fn episodes(&self) -> usize {
         self.episodes
     }
 
     /// The layers from `from` on and the final norm; with `ends` also the embedding and the head.
-    fn parameters_mut(&mut self, from: usize, ends: bool) -> Vec<&mut Parameter> {
+    pub(super) fn parameters_mut(&mut self, from: usize, ends: bool) -> Vec<&mut Parameter> {
         let mut all = Vec::new();
         if ends {
             all.push(&mut self.embedding);
@@ -520,7 +391,7 @@ pub(super) fn adapter_parts(name: &str, adapter: &Adapter) -> [(String, Tensor);
     [(adapter_part(name, 'A'), adapter.a.shallow_clone()), (adapter_part(name, 'B'), adapter.b.shallow_clone())]
 }
 
-fn adapter_part(name: &str, letter: char) -> String {
+pub(super) fn adapter_part(name: &str, letter: char) -> String {
     format!("base_model.model.{name}.lora_{letter}.weight")
 }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::corpus::Sequence;
+use crate::lm::Adaptation;
 
 fn model(compute: Kind) -> Result<Model> {
     let mut config = Config::llama(50, 16, 3, 4, 2, 24);

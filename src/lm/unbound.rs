@@ -39,7 +39,7 @@ const WIDEST_HEAD: i64 = 256;
 
 /// Whether [`flash_attention`] can be used for heads of this width in this kind, on CUDA.
 pub(super) fn has_flash_attention(kind: Kind, head_dim: i64) -> bool {
-    matches!(kind, Kind::BFloat16 | Kind::Half) && head_dim % 8 == 0 && head_dim <= WIDEST_HEAD
+    kind == Kind::BFloat16 && head_dim % 8 == 0 && head_dim <= WIDEST_HEAD
 }
 
 /// Causal attention within each of several rows that lie one after another. On CUDA only; gradients flow.
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn only_halves_with_even_heads_have_flash_kernels() {
+    fn only_bf16_with_heads_of_whole_eights_has_flash_kernels() {
         assert!(has_flash_attention(Kind::BFloat16, 64));
         assert!(!has_flash_attention(Kind::Float, 64));
         assert!(!has_flash_attention(Kind::BFloat16, 12));

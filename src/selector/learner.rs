@@ -8,7 +8,7 @@ use crate::error::Result;
 /// A model that episodes are played with.
 ///
 /// # Contract
-/// After [`restore`](Learner::restore), the same batches give the same performances, bit for bit.
+/// After [`restore`](Learner::restore), the same batches give the same performances, on the CPU bit for bit.
 pub trait Learner {
     /// Goes back to the base model M_0 and returns its performance P(M_0).
     fn restore(&mut self) -> Result<f64>;

@@ -83,15 +83,11 @@ impl AdamW {
         let step = AdamWStep { number: self.steps, learning_rate, beta1, beta2, weight_decay, epsilon, factor };
         let mut cut = Vec::new();
         for slices in slices {
-            let mut pieces = Vec::with_capacity(4);
-            for whole in slices {
-                pieces.push(whole.f_split(DEVICE_SLICE, 0)?.into_iter());
-            }
-            while let [Some(parameters), Some(first), Some(second), Some(gradient)] =
-                [0, 1, 2, 3].map(|place: usize| pieces[place].next())
-            {
-                cut.push([parameters, first, second, gradient]);
-            }
+            let pieces = slices.each_ref().map(|whole| whole.f_split(DEVICE_SLICE, 0));
+            let [parameters, firsts, seconds, gradients] = pieces;
+            let moments = firsts?.into_iter().zip(seconds?);
+            let all = parameters?.into_iter().zip(moments).zip(gradients?);
+            cut.extend(all.map(|((parameters, (first, second)), gradient)| [parameters, first, second, gradient]));
         }
         no_grad(|| fused_adamw(&step, &cut))
     }

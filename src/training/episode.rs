@@ -6,14 +6,11 @@
 
 use std::time::{Duration, Instant};
 
-use tch::no_grad;
-
 use super::memory::Meter;
 use super::pool::Pool;
 use super::trainer::{Snapshot, Trainer};
 use super::validation::ValidationSet;
 use crate::error::Result;
-use crate::lm::memory::attempt;
 use crate::selector::{Learner, Trained};
 
 /// What some part of an episode has cost so far.
@@ -106,8 +103,7 @@ impl Learner for EpisodeLearner {
     fn performance(&mut self) -> Result<f64> {
         let start = Instant::now();
         let meter = Meter::start(self.trainer.model.device());
-        let model = &mut self.trainer.model;
-        let loss = self.validation.loss(&*attempt(move || no_grad(move || model.joined()))?)?;
+        let loss = self.validation.loss(&*self.trainer.model.joined_to_evaluate()?)?;
         self.evaluation.peak_bytes = self.evaluation.peak_bytes.max(meter.stop().peak_bytes);
         let flops = self.trainer.flops(self.validation.tokens(), false);
         self.evaluation.add(start, self.validation.tokens(), self.validation.supervised_tokens(), flops);

@@ -80,6 +80,9 @@ impl AdaptationSettings {
         use AdaptationMethod as Method;
         match self.method {
             Method::Lora | Method::TopLayersLora if self.rank == 0 => Some(("rank", "a LoRA of rank 0 trains nothing")),
+            Method::Lora | Method::TopLayersLora if self.alpha <= 0.0 || !self.alpha.is_finite() => {
+                Some(("alpha", "LoRA's alpha scales what is learnt: it is above 0"))
+            }
             Method::Lora | Method::TopLayersLora if self.targets.is_empty() => {
                 Some(("targets", "LoRA needs at least one target"))
             }

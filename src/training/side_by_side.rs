@@ -204,10 +204,7 @@ impl Ensemble for SideBySide {
 
     fn performances(&mut self) -> Result<Vec<f64>> {
         let start = Instant::now();
-        let losses = self.each(|_, pass, _| {
-            let model = &mut pass.model;
-            pass.validation.losses(&*attempt(move || no_grad(move || model.joined()))?)
-        })?;
+        let losses = self.each(|_, pass, _| pass.validation.losses(&*pass.model.joined_to_evaluate()?))?;
         let episodes = losses.len();
         let (tokens, supervised, flops) = self.passes.first().map_or((0, 0, 0.0), |pass| {
             let set = &pass.validation;

@@ -275,7 +275,7 @@ impl Trainer {
         (tensors, state)
     }
 
-    /// Writes a checkpoint from which [`Trainer::restore`] goes on bit for bit.
+    /// Writes a checkpoint from which [`Trainer::restore`] goes on, on the CPU bit for bit.
     pub fn save(&self, path: &Path, extra: &Value) -> Result<()> {
         let (tensors, state) = self.checkpoint(extra);
         checkpoint::save(path, &tensors, &state)

@@ -192,7 +192,7 @@ impl<'a> Run<'a> {
     fn evaluate(&mut self) -> Result<f64> {
         let start = Instant::now();
         let meter = Meter::start(self.trainer.model.device());
-        let loss = self.validation.loss(&self.trainer.model)?;
+        let loss = self.validation.loss(&*self.trainer.model.joined_to_evaluate()?)?;
         self.evaluation.peak_bytes = self.evaluation.peak_bytes.max(meter.stop().peak_bytes);
         let (tokens, supervised) = (self.validation.tokens(), self.validation.supervised_tokens());
         self.evaluation.add(start, tokens, supervised, self.trainer.flops(tokens, false));
