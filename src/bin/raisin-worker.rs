@@ -1,10 +1,9 @@
-//! The tensor door: runs tensor stages in a process of its own, one or one after another; with `--inspect`, tells what
-//! the machine offers.
+//! The tensor door: runs the tensor stages that a build asks for on standard input; with `--inspect`, tells what the
+//! machine offers.
 
-use std::path::Path;
 use std::process::ExitCode;
 
-use raisin::engine::{SERVE, read_assignment, serve};
+use raisin::engine::serve;
 use raisin::error::{Result, anyhow};
 use raisin::lm;
 use raisin::stages::{self, Assignment, DeviceKind};
@@ -21,13 +20,14 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<()> {
-    let usage = || anyhow!("usage: raisin-worker ASSIGNMENT.json, or raisin-worker {SERVE}");
-    let argument = std::env::args_os().nth(1).ok_or_else(usage)?;
-    if argument == "--inspect" {
-        println!("{}", serde_json::to_string(&lm::inspect()?)?);
-        return Ok(());
+    match std::env::args().nth(1).as_deref() {
+        Some("run-stages") => serve(make),
+        Some("--inspect") => {
+            println!("{}", serde_json::to_string(&lm::inspect()?)?);
+            Ok(())
+        }
+        _ => Err(anyhow!("usage: raisin-worker run-stages, which `raisin build` starts, or raisin-worker --inspect")),
     }
-    if argument == SERVE { serve(make) } else { make(read_assignment(Path::new(&argument))?) }
 }
 
 fn make(assignment: Assignment) -> Result<()> {

@@ -12,7 +12,7 @@ mod kinds;
 mod pin;
 mod pipeline_arguments;
 mod plan;
-mod run_stage;
+mod run_stages;
 mod schema;
 mod sql;
 mod verify;
@@ -66,7 +66,9 @@ enum Command {
     Du(du::Arguments),
     Digest(digest::Arguments),
     Doctor(doctor::Arguments),
-    RunStage(run_stage::Arguments),
+    /// Run the stages that a build asks for on standard input.
+    #[command(hide = true)]
+    RunStages,
 }
 
 /// Reads the command line, does what it says, and says how it went.
@@ -86,7 +88,7 @@ pub fn main() -> ExitCode {
         Command::Du(arguments) => du::run(&arguments),
         Command::Digest(arguments) => digest::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
-        Command::RunStage(arguments) => run_stage::run(&arguments),
+        Command::RunStages => run_stages::run(),
     };
     result.unwrap_or_else(|error| {
         if is_closed_pipe(&error) {

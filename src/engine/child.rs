@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
@@ -13,7 +12,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal};
 
 use crate::error::{Context as _, Problem, Result, anyhow};
-use crate::stages::{Event, Process};
+use crate::stages::Process;
 
 /// The running children, for whoever must end them.
 #[derive(Default)]
@@ -30,25 +29,11 @@ pub struct Running<'c> {
     children: &'c Children,
 }
 
-/// How the process of a stage came to its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
-    Done,
-    /// It said why in its log.
-    Failed,
-    Died(ExitStatus),
-}
-
 impl Children {
     /// Starts a process, with its standard error going to `log`. The thread that calls this must outlive the process:
     /// with it, the kernel kills the process too.
-    pub fn start(
-        &self,
-        mut command: Command,
-        stdin: Stdio,
-        log: &File,
-    ) -> Result<(Running<'_>, Option<ChildStdin>, ChildStdout)> {
-        command.stdin(stdin).stdout(Stdio::piped()).stderr(log.try_clone()?);
+    pub fn start(&self, mut command: Command, log: &File) -> Result<(Running<'_>, ChildStdin, ChildStdout)> {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log.try_clone()?);
         // A group of its own: Ctrl-C reaches the build alone, which then ends its children in order.
         command.process_group(0);
         let parent = rustix::process::getpid();
@@ -59,8 +44,8 @@ impl Children {
         // SAFETY: between fork and exec only two system calls are made, no memory is allocated and no lock is taken.
         unsafe { command.pre_exec(in_child) };
         let mut child = command.spawn().with_context(|| format!("cannot start {}", command.get_program().display()))?;
-        let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
-        let stdout = stdout.ok_or_else(|| anyhow!("a child without standard output"))?;
+        let stdin = child.stdin.take().ok_or_else(|| anyhow!("a child without standard input"))?;
+        let stdout = child.stdout.take().ok_or_else(|| anyhow!("a child without standard output"))?;
         let pid = child.id();
         let child = Arc::new(Mutex::new(child));
         locked(&self.running).insert(pid, Arc::clone(&child));
@@ -68,32 +53,6 @@ impl Children {
             self.signal(Signal::TERM);
         }
         Ok((Running { child, pid, children: self }, stdin, stdout))
-    }
-
-    /// Runs a process that makes one assignment.
-    pub fn run(
-        &self,
-        mut command: Command,
-        assignment: &Path,
-        log: &Path,
-        mut on_event: impl FnMut(Event),
-    ) -> Result<Ending> {
-        let errors = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
-        command.arg(assignment);
-        let (running, _, stdout) = self.start(command, Stdio::null(), &errors)?;
-        for line in BufReader::new(stdout).split(b'\n') {
-            let Ok(line) = line else { break };
-            match serde_json::from_slice(&line) {
-                Ok(event) => on_event(event),
-                Err(_) => write_line(&errors, &line),
-            }
-        }
-        let status = running.wait()?;
-        Ok(match (status.success(), status.code()) {
-            (true, _) => Ending::Done,
-            (_, Some(1)) => Ending::Failed,
-            _ => Ending::Died(status),
-        })
     }
 
     pub fn is_stopping(&self) -> bool {
@@ -151,21 +110,16 @@ fn signal_group(child: &Mutex<Child>, signal: Signal) {
     }
 }
 
-/// A library that prints does not belong among the events, and is not lost either.
-pub fn write_line(mut log: &File, line: &[u8]) {
-    drop(log.write_all(line).and_then(|()| log.write_all(b"\n")));
-}
-
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The command of a stage, still without its assignment.
+/// What makes stages: reads requests on its standard input.
 pub fn command(process: Process, folder: Option<&Path>) -> Result<Command> {
     match process {
         Process::Light => {
             let mut command = Command::new(executable("raisin", folder)?);
-            command.arg("run-stage");
+            command.arg("run-stages");
             Ok(command)
         }
         Process::Tensor => {
@@ -173,6 +127,7 @@ pub fn command(process: Process, folder: Option<&Path>) -> Result<Command> {
                 Some(path) => Command::new(path),
                 None => Command::new(executable("raisin-worker", folder)?),
             };
+            command.arg("run-stages");
             // OpenMP threads that wait spin for milliseconds by default, which stages side by side take from each other.
             if std::env::var_os("GOMP_SPINCOUNT").is_none() && std::env::var_os("OMP_WAIT_POLICY").is_none() {
                 command.env("GOMP_SPINCOUNT", "10000");

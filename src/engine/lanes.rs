@@ -1,4 +1,4 @@
-//! The threads that make actions: one for each light stage, and lanes for tensor stages, each of which keeps its worker.
+//! The lanes in which actions are made: each a thread that keeps a worker.
 //!
 //! A lane lives as long as the build, because the kernel ends a worker together with the thread that started it.
 
@@ -20,10 +20,11 @@ pub struct Lanes<'scope, 'env> {
     store: &'scope Store,
     children: &'scope Children,
     messages: Sender<Message>,
-    of_tensor_stages: Vec<Lane>,
+    all: Vec<Lane>,
 }
 
 struct Lane {
+    process: Process,
     /// A worker has one GPU for life: a context on a second one would take memory there.
     gpu: Option<usize>,
     jobs: Sender<Job>,
@@ -37,36 +38,28 @@ impl<'scope, 'env> Lanes<'scope, 'env> {
         children: &'scope Children,
         messages: Sender<Message>,
     ) -> Self {
-        Self { scope, store, children, messages, of_tensor_stages: Vec::new() }
+        Self { scope, store, children, messages, all: Vec::new() }
     }
 
     /// Starts to make an action: on the GPU that it was given.
     pub fn start(&mut self, job: Job, gpu: Option<usize>) {
-        let (store, children, messages) = (self.store, self.children, self.messages.clone());
-        if job.process == Process::Light {
-            self.scope.spawn(move || {
-                let id = job.id;
-                let result = caught(|| make(job, store, children, &messages, &mut None)).flatten();
-                let result = Box::new(result);
-                drop(messages.send(Message::Ended { id, result }));
-            });
-            return;
-        }
-        let free = self.of_tensor_stages.iter().position(|lane| lane.at_work.is_none() && lane.gpu == gpu);
-        let index = free.unwrap_or_else(|| {
+        let process = job.process;
+        let is_free = |lane: &Lane| lane.at_work.is_none() && lane.process == process && lane.gpu == gpu;
+        let index = self.all.iter().position(is_free).unwrap_or_else(|| {
+            let (store, children, messages) = (self.store, self.children, self.messages.clone());
             let (jobs, receiver) = channel();
             self.scope.spawn(move || run(receiver, store, children, &messages));
-            self.of_tensor_stages.push(Lane { gpu, jobs, at_work: None });
-            self.of_tensor_stages.len() - 1
+            self.all.push(Lane { process, gpu, jobs, at_work: None });
+            self.all.len() - 1
         });
-        let lane = &mut self.of_tensor_stages[index];
+        let lane = &mut self.all[index];
         lane.at_work = Some(job.id);
         // A lane ends only when its jobs do.
         drop(lane.jobs.send(job));
     }
 
     pub fn ended(&mut self, id: NodeId) {
-        self.of_tensor_stages.iter_mut().filter(|lane| lane.at_work == Some(id)).for_each(|lane| lane.at_work = None);
+        self.all.iter_mut().filter(|lane| lane.at_work == Some(id)).for_each(|lane| lane.at_work = None);
     }
 }
 

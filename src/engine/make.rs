@@ -9,15 +9,18 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
 use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
+
 use super::change::{changes, in_words};
-use super::child::{Children, Ending, command};
+use super::child::{Children, command};
 use super::fetch::Listener;
 use super::graph::NodeId;
 use super::inputs::{InputFile, Moment, looks};
-use super::resident::{Resident, read_assignment};
+use super::resident::{Ending, Resident};
 use crate::digest::Digest;
 use crate::error::{Context as _, Problem, Result, bail};
-use crate::stages::{self, Assignment, Event, Process, Progress};
+use crate::stages::context::{ASSIGNMENT, wait_until_left};
+use crate::stages::{Assignment, Event, Process, Progress};
 use crate::store::{ActionRecord, Lookup, Manifest, Store, Waiting, remove_tree};
 
 /// Everything that making one action takes.
@@ -40,7 +43,7 @@ pub struct Mode {
     pub anew: bool,
     /// Run it twice and compare.
     pub check: bool,
-    /// A process of its own for each tensor stage.
+    /// A process of its own, instead of one that made other stages before.
     pub fresh_worker: bool,
 }
 
@@ -100,7 +103,7 @@ pub fn make<'c>(
     send(Message::Started { id });
 
     let staging = &assignment.folder;
-    if !stages::context::wait_until_left(staging, || children.is_stopping())? {
+    if !wait_until_left(staging, || children.is_stopping())? {
         bail!("interrupted");
     }
     if mode.anew && staging.exists() {
@@ -112,11 +115,12 @@ pub fn make<'c>(
     let log = store.log_file(key);
     let started = Instant::now();
     record.started = jiff::Timestamp::now().to_string();
-    if forget_what_was_made_of_others(staging, &inputs)? {
+    let looks = looks(&inputs);
+    if forget_what_was_made_of_others(staging, looks)? {
         let text = "its inputs were touched since it was at work: it begins anew".to_owned();
         send(Message::Event { id, event: Event::Note { text } });
     }
-    let file = write_assignment(&assignment)?;
+    let file = write_assignment(&assignment, looks)?;
     let on_event = |event: Event| {
         match &event {
             Event::Cost(cost) => record.costs.push(cost.clone()),
@@ -126,9 +130,10 @@ pub fn make<'c>(
         send(Message::Event { id, event });
     };
     let command = || command(process, mode.executables.as_deref());
-    let ending = match process {
-        Process::Tensor if !mode.fresh_worker => Resident::run(resident, children, command, &file, &log, on_event)?,
-        _ => children.run(command()?, &file, &log, on_event)?,
+    let ending = if mode.fresh_worker {
+        Resident::run_once(children, command, &file, &log, on_event)?
+    } else {
+        Resident::run(resident, children, command, &file, &log, on_event)?
     };
     succeeded(ending, &log, children)?;
     if let Err(changed) = inputs.iter().try_for_each(|input| input.check_unchanged(Moment::AfterTheStage)) {
@@ -160,8 +165,8 @@ pub fn make<'c>(
         if again.folder.exists() {
             remove_tree(&again.folder)?;
         }
-        let file = write_assignment(&again)?;
-        let ending = children.run(command()?, &file, &log, |event| {
+        let file = write_assignment(&again, looks)?;
+        let ending = Resident::run_once(children, command, &file, &log, |event| {
             if let Event::Progress(_) = event {
                 send(Message::Event { id, event });
             }
@@ -194,33 +199,42 @@ impl Listener for Tell<'_> {
     }
 }
 
-/// What the files of a stage's inputs looked like when it began in a folder.
-const INPUTS: &str = "inputs";
+/// What is in the file of an assignment.
+#[derive(Serialize)]
+struct Begun<'a> {
+    inputs_look: Digest,
+    #[serde(flatten)]
+    assignment: &'a Assignment,
+}
+
+/// What the engine reads of that: how the input files looked when the stage began in its folder.
+#[derive(Deserialize)]
+struct Before {
+    inputs_look: Digest,
+}
 
 /// Removes what a stage that did not end has left, unless its input files look as they did when it began: it may have
 /// read something else than the key says, and nobody has looked at them after it. Says whether there was anything.
-fn forget_what_was_made_of_others(staging: &Path, inputs: &[InputFile]) -> Result<bool> {
-    if inputs.is_empty() {
-        return Ok(false);
-    }
-    let (file, now) = (staging.join(INPUTS), looks(inputs).to_hex());
-    if std::fs::read(&file).is_ok_and(|before| before == now.as_bytes()) {
+fn forget_what_was_made_of_others(staging: &Path, looks: Digest) -> Result<bool> {
+    let before = match std::fs::read(staging.join(ASSIGNMENT)) {
+        Ok(text) => serde_json::from_slice::<Before>(&text).ok(),
+        // Nobody was here, or they came no further than to make the folder.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error).with_context(|| format!("cannot read the {ASSIGNMENT} of {}", staging.display())),
+    };
+    if before.is_some_and(|before| before.inputs_look == looks) || !staging.exists() {
         return Ok(false);
     }
     let was_there = std::fs::read_dir(staging.join("work")).is_ok_and(|mut left| left.next().is_some());
-    if staging.exists() {
-        remove_tree(staging)?;
-    }
-    let keep = || std::fs::create_dir_all(staging).and_then(|()| std::fs::write(&file, &now));
-    keep().with_context(|| format!("cannot write {}", file.display()))?;
+    remove_tree(staging)?;
     Ok(was_there)
 }
 
-fn write_assignment(assignment: &Assignment) -> Result<PathBuf> {
+fn write_assignment(assignment: &Assignment, inputs_look: Digest) -> Result<PathBuf> {
     let folder = &assignment.folder;
     std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let file = folder.join("assignment.json");
-    let text = serde_json::to_vec_pretty(assignment)?;
+    let file = folder.join(ASSIGNMENT);
+    let text = serde_json::to_vec_pretty(&Begun { inputs_look, assignment })?;
     std::fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
     Ok(file)
 }
@@ -271,9 +285,4 @@ fn succeeded(ending: Ending, log: &Path, children: &Children) -> Result<()> {
     };
     let separator = if what.is_empty() || tail.is_empty() { "" } else { "\n    " };
     Err(Problem::new(format!("{what}{separator}{tail}")).hint(format!("its whole log is {}", log.display())).into())
-}
-
-/// What the child of a light stage does: `raisin run-stage ASSIGNMENT`.
-pub fn run_stage(assignment: &Path) -> Result<()> {
-    stages::run_light(read_assignment(assignment)?)
 }

@@ -53,10 +53,9 @@ pub use fetch::{Listener, fetch, is_address};
 pub use force::Force;
 pub use inputs::digest_of;
 pub use links::{BuildDescription, BuiltStage, DESCRIPTION};
-pub use make::run_stage;
 pub use plan::{Plan, PlannedStage, Status, plan};
 pub use plan_file::PlanFile;
-pub use resident::{SERVE, read_assignment, serve};
+pub use resident::serve;
 pub use summary::{Failure, Summary};
 
 /// What a person may say about how to build.
@@ -80,7 +79,7 @@ pub struct Options {
     pub force: Force,
     /// Run each stage that runs twice, and compare what it made.
     pub check: bool,
-    /// A new worker for each tensor stage, instead of one that stays.
+    /// A new process for each stage, instead of some that stay.
     pub fresh_workers: bool,
     /// No progress on standard error.
     pub quiet: bool,

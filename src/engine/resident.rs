@@ -1,8 +1,9 @@
-//! A worker that stays: libtorch is loaded once, and stage after stage is made in one process.
+//! A worker that stays: stage after stage is made in one process.
 //!
-//! Loading libtorch costs half a second, a CUDA context several; a sweep of small stages pays that for every one of them.
-//! So a build keeps one worker for each tensor stage that may run at once, and writes it one request a line: which
-//! assignment, and where its words go. The worker answers with the stage's events and, at last, how it ended.
+//! Loading libtorch costs half a second, a CUDA context several, and `raisin` itself milliseconds; a sweep of small stages
+//! would pay that for every one of them. So a build keeps one worker for each stage that may run at once, of tensors or
+//! without, and writes it one request a line: which assignment, and where its words go. The worker answers with the
+//! stage's events and, at last, how it ended.
 //!
 //! What a stage must not leave to the next one is little, as stages write files and keep no global state: the number of
 //! threads is set anew for each, standard error is turned to each one's own log, a panic ends the process, and a process
@@ -13,16 +14,13 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{ChildStdin, ChildStdout, Command, ExitStatus};
 
 use serde::{Deserialize, Serialize};
 
-use super::child::{Children, Ending, Running, write_line};
+use super::child::{Children, Running};
 use crate::error::{Context as _, Result, anyhow};
 use crate::stages::{Assignment, DeviceKind, Event, last_words};
-
-/// The argument that makes a worker stay.
-pub const SERVE: &str = "--serve";
 
 /// A worker that holds more memory of its own than this after a stage leaves, and gives it back to the machine.
 const MOST_KEPT: u64 = 1_000_000_000;
@@ -47,6 +45,15 @@ struct Ended {
 enum Word {
     Done,
     Failed,
+}
+
+/// How the making of a stage came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    Done,
+    /// It said why in its log.
+    Failed,
+    Died(ExitStatus),
 }
 
 /// The engine's end of a worker that stays.
@@ -84,10 +91,22 @@ impl<'c> Resident<'c> {
         ending
     }
 
-    fn start(children: &'c Children, mut command: Command, log: &File) -> Result<Self> {
-        command.arg(SERVE);
-        let (running, requests, replies) = children.start(command, Stdio::piped(), log)?;
-        let requests = requests.ok_or_else(|| anyhow!("a child without standard input"))?;
+    /// Makes one assignment with a worker of its own.
+    pub fn run_once(
+        children: &'c Children,
+        command: impl FnOnce() -> Result<Command>,
+        assignment: &Path,
+        log: &Path,
+        on_event: impl FnMut(Event),
+    ) -> Result<Ending> {
+        let mut place = None;
+        let ending = Self::run(&mut place, children, command, assignment, log, on_event);
+        place.map(Self::dismiss).transpose()?;
+        ending
+    }
+
+    fn start(children: &'c Children, command: Command, log: &File) -> Result<Self> {
+        let (running, requests, replies) = children.start(command, log)?;
         Ok(Self { running, requests, replies: BufReader::new(replies), leaves: false })
     }
 
@@ -133,7 +152,12 @@ impl<'c> Resident<'c> {
     }
 }
 
-/// What a worker does that stays: makes assignments with `run` until nobody asks for more.
+/// A library that prints does not belong among the events, and is not lost either.
+fn write_line(mut log: &File, line: &[u8]) {
+    drop(log.write_all(line).and_then(|()| log.write_all(b"\n")));
+}
+
+/// What a worker does: makes assignments with `run` until nobody asks for more.
 pub fn serve(run: impl Fn(Assignment) -> Result<()>) -> Result<()> {
     for line in std::io::stdin().lock().lines() {
         let request: Request = serde_json::from_str(&line?).context("this is no request")?;
@@ -164,7 +188,7 @@ pub fn serve(run: impl Fn(Assignment) -> Result<()>) -> Result<()> {
     Ok(())
 }
 
-pub fn read_assignment(path: &Path) -> Result<Assignment> {
+fn read_assignment(path: &Path) -> Result<Assignment> {
     let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     serde_json::from_slice(&text).with_context(|| format!("{} is not an assignment", path.display()))
 }

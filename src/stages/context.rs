@@ -129,14 +129,14 @@ pub struct Context {
     _at_work: Option<File>,
 }
 
-/// The file in a stage's folder that its process locks while it is at work.
-const AT_WORK: &str = "at-work";
+/// The file in a stage's folder that says what is to be made there; its process locks it while it is at work.
+pub const ASSIGNMENT: &str = "assignment.json";
 
 /// Waits until no process is at work in a stage's folder any more: one that lost its build is about to be killed, but
 /// may still write. False if `give_up` said so first.
 pub fn wait_until_left(folder: &Path, give_up: impl Fn() -> bool) -> Result<bool> {
-    let path = folder.join(AT_WORK);
-    let file = match File::open(&path) {
+    let path = folder.join(ASSIGNMENT);
+    let file = match open_to_lock(&path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(true),
         Err(error) => return Err(error).with_context(|| format!("cannot open {}", path.display())),
@@ -153,17 +153,20 @@ pub fn wait_until_left(folder: &Path, give_up: impl Fn() -> bool) -> Result<bool
     }
 }
 
+/// For writing too: a network file system gives no lock else.
+fn open_to_lock(path: &Path) -> std::io::Result<File> {
+    File::options().read(true).write(true).open(path)
+}
+
 impl Context {
-    /// Prepares the stage's folders, which no other process can then be at work in. What a killed run left in `work/`
+    /// Prepares the stage's folder, which no other process can then be at work in. What a killed run left in `work/`
     /// stays; what it left in `out/` goes.
+    ///
+    /// # Errors
+    /// A folder without its assignment's file, or one that cannot be written.
     pub fn new(assignment: Assignment) -> Result<Self> {
-        let path = assignment.folder.join(AT_WORK);
-        let lock = || {
-            std::fs::create_dir_all(&assignment.folder)?;
-            let file = File::create(&path)?;
-            file.lock()?;
-            Ok::<File, std::io::Error>(file)
-        };
+        let path = assignment.folder.join(ASSIGNMENT);
+        let lock = || open_to_lock(&path).and_then(|file| file.lock().map(|()| file));
         let at_work = lock().with_context(|| format!("cannot lock {}", path.display()))?;
         Ok(Self { silent: false, _at_work: Some(at_work), ..Self::silent(assignment)? })
     }
@@ -175,9 +178,7 @@ impl Context {
         if out.exists() {
             std::fs::remove_dir_all(&out).with_context(|| format!("cannot clear {}", out.display()))?;
         }
-        for folder in [out, context.work()] {
-            std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-        }
+        std::fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
         Ok(context)
     }
 
@@ -191,9 +192,15 @@ impl Context {
         self.assignment.folder.join("out")
     }
 
-    /// The folder for checkpoints: kept when the stage is killed, gone when it has succeeded.
-    pub fn work(&self) -> PathBuf {
-        self.assignment.folder.join("work")
+    /// The folder for checkpoints: kept when the stage is killed, gone when it has succeeded. Made when it is first asked
+    /// for: most stages need none.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn work(&self) -> Result<PathBuf> {
+        let folder = self.assignment.folder.join("work");
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        Ok(folder)
     }
 
     /// The artifact folder of the stage that the parameter at `pointer` names.

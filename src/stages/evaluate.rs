@@ -275,7 +275,7 @@ impl Run<'_> {
         order.sort_by_key(|&row| (prompts[row].len(), row));
         let (mut exact, mut flexible) = (vec![0.0; prompts.len()], vec![0.0; prompts.len()]);
         let (start, mut tokens, mut done) = (Instant::now(), 0, 0);
-        let mut finished = Finished::<Vec<Vec<u32>>>::open(&self.context.work(), "generation")?;
+        let mut finished = Finished::<Vec<Vec<u32>>>::open(&self.context.work()?, "generation")?;
         for rows in order.chunks(self.parameters.generate_rows) {
             let chosen: Vec<Vec<u32>> = rows.iter().map(|&row| prompts[row].clone()).collect();
             let limit = self.task.scoring.max_new_tokens;
@@ -316,7 +316,7 @@ impl Run<'_> {
     fn row_losses(&self, phase: &str, set: &ValidationSet) -> Result<Vec<RowLoss>> {
         let start = Instant::now();
         // As bits: a number that went through decimal digits need not be the same.
-        let mut finished = Finished::<Vec<u64>>::open(&self.context.work(), phase)?;
+        let mut finished = Finished::<Vec<u64>>::open(&self.context.work()?, phase)?;
         let part = |work: &dyn Fn() -> Result<Vec<f64>>| {
             let bits = finished.next(|| Ok(work()?.into_iter().map(f64::to_bits).collect()))?;
             Ok(bits.into_iter().map(f64::from_bits).collect())

@@ -332,7 +332,7 @@ impl<'a> Pass<'a> {
 
     /// Batches `first..next` are done: a table of them, complete or absent.
     fn put_aside(&self, phase: &str, first: usize, next: usize, part: &RecordBatch) -> Result<()> {
-        let path = part_path(&self.context.work(), phase, first, next, self.fits.get());
+        let path = part_path(&self.context.work()?, phase, first, next, self.fits.get());
         let partial = path.with_extension("partial");
         table::write(&partial, part)?;
         // Else a loss of power could leave the new name on a table that is not all there.
@@ -343,7 +343,8 @@ impl<'a> Pass<'a> {
     /// What an earlier attempt finished, and the first batch that it did not. Goes on with the room that it found.
     fn finished_parts(&self, phase: &str) -> Result<(Vec<RecordBatch>, usize)> {
         let mut found: Vec<[usize; 3]> = Vec::new();
-        for entry in std::fs::read_dir(self.context.work())? {
+        let work = self.context.work()?;
+        for entry in std::fs::read_dir(&work)? {
             let name = entry?.file_name().to_string_lossy().into_owned();
             let numbers = name.strip_prefix(phase).and_then(|rest| rest.strip_suffix(".parquet")?.strip_prefix('-'));
             // What an earlier version put aside has another name, and is made again.
@@ -356,7 +357,7 @@ impl<'a> Pass<'a> {
         let (mut parts, mut next) = (Vec::new(), 0);
         for [first, end, fits] in found {
             if first == next {
-                parts.push(table::read(&part_path(&self.context.work(), phase, first, end, fits))?);
+                parts.push(table::read(&part_path(&work, phase, first, end, fits))?);
                 next = end;
                 self.fits.set(fits);
             }

@@ -154,7 +154,7 @@ impl<'a> Run<'a> {
             ..TrainerConfig::default()
         };
         let mut trainer = Trainer::new(model, config, None)?;
-        let checkpoints = Checkpoints::every(CHECKPOINT_INTERVAL, context.work().join("checkpoint.safetensors"));
+        let checkpoints = Checkpoints::every(CHECKPOINT_INTERVAL, context.work()?.join("checkpoint.safetensors"));
         let steps: Vec<StepRow> = match trainer.restore(&checkpoints.path)? {
             Some(rows) => serde_json::from_value(rows)?,
             None => Vec::new(),

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::manifest::{folders, list};
-use super::{ActionRecord, Lock, MANIFEST, Manifest, Store, Waiting, forbid_writing, remove_tree, sync_folder};
+use super::{ActionRecord, MANIFEST, Manifest, Store, forbid_writing, remove_tree, sync_folder};
 use crate::digest::Digest;
 use crate::error::{Context as _, Error, Result, bail, ensure};
 use crate::stages::context::REFERENCES;
@@ -52,7 +52,7 @@ impl Store {
             }
             Err(_) => {
                 // Another build that met the same damage may have made it good by now.
-                let _one_at_a_time = self.artifact_lock(record.artifact)?;
+                let _one_at_a_time = self.lock_artifacts()?;
                 let Err(error) = self.inspect(record.artifact) else { return Ok(Lookup::Hit(Box::new(record))) };
                 let error = damage(error)?;
                 self.set_aside(&self.artifact_folder(record.artifact))?;
@@ -128,18 +128,11 @@ impl Store {
         let bytes = manifest.to_bytes()?;
         let digest = Digest::of(&bytes);
         let folder = self.artifact_folder(digest);
-        // Several stages may make the same bytes at once, and find the same damage where they are to go.
-        let _one_at_a_time = self.artifact_lock(digest)?;
-        match self.inspect(digest) {
-            Ok(Some(artifact)) => {
-                remove_tree(out)?;
-                return Ok(artifact);
-            }
-            Ok(None) => {}
-            Err(error) => {
-                damage(error)?;
-                self.set_aside(&folder)?;
-            }
+        // Several stages may make the same bytes at once, and find the same damage where they are to go. Nobody waits for
+        // the syncs of another's files, so it is looked for before them and after.
+        if let Some(artifact) = self.lock_artifacts().and_then(|_one_at_a_time| self.make_room(digest))? {
+            remove_tree(out)?;
+            return Ok(artifact);
         }
         let seal = || -> std::io::Result<()> {
             std::fs::write(out.join(MANIFEST), &bytes)?;
@@ -152,6 +145,11 @@ impl Store {
             folders(out)?.iter().try_for_each(|folder| sync_folder(folder))
         };
         seal().with_context(|| format!("cannot finish {}", out.display()))?;
+        let _one_at_a_time = self.lock_artifacts()?;
+        if let Some(artifact) = self.make_room(digest)? {
+            remove_tree(out)?;
+            return Ok(artifact);
+        }
         std::fs::rename(out, &folder).with_context(|| format!("cannot move {} into place", out.display()))?;
         let settle = || -> std::io::Result<()> {
             sync_folder(&self.root.join("artifacts"))?;
@@ -162,9 +160,13 @@ impl Store {
         Ok(Artifact { digest, folder, manifest, references })
     }
 
-    /// Held while an artifact is put into its place or set aside.
-    fn artifact_lock(&self, digest: Digest) -> Result<Option<Lock>> {
-        self.lock(digest, |_| Waiting::GoOn)
+    /// The artifact of this digest; where there is none, nothing is in its place then.
+    fn make_room(&self, digest: Digest) -> Result<Option<Artifact>> {
+        self.inspect(digest).or_else(|error| {
+            damage(error)?;
+            self.set_aside(&self.artifact_folder(digest))?;
+            Ok(None)
+        })
     }
 
     /// Every artifact that looks right, by digest.

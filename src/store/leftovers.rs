@@ -49,7 +49,7 @@ pub(super) fn leftovers(
     }));
     found.extend(below(&root.join("checked")).filter(|path| !is_temporary(path) && aged(path, CHECKED_STAYS)));
     // Commands that take no lock may be writing: these need their time, whatever was asked for.
-    let locks = below(&root.join("locks")).filter(|path| !path.ends_with("store"));
+    let locks = below(&root.join("locks")).filter(|path| !(path.ends_with("store") || path.ends_with("artifacts")));
     found.extend(locks.filter(|path| aged(path, YOUNG)));
     let folders = ["", "actions", "pins", "roots", "identity", "index", "checked"].map(|name| root.join(name));
     let temporaries = folders.iter().flat_map(|folder| below(folder)).filter(|path| is_temporary(path));

@@ -27,7 +27,7 @@ pub enum Waiting {
 #[derive(Debug)]
 pub struct Lock {
     file: File,
-    /// Removed when the lock is dropped; `None` for the store's own lock.
+    /// Removed when the lock is dropped; `None` for the store's own locks, which stay.
     path: Option<PathBuf>,
 }
 
@@ -65,6 +65,15 @@ impl Store {
                 }
             }
         }
+    }
+
+    /// Held while an artifact is put into its place or set aside. For moments only: it is one for the whole store, so that
+    /// a commit makes no file for it.
+    pub(super) fn lock_artifacts(&self) -> Result<Lock> {
+        let path = self.root.join("locks/artifacts");
+        let file = open(&path)?;
+        file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
+        Ok(Lock { file, path: None })
     }
 
     /// Held by every build, so that `gc` frees nothing under it.

@@ -8,10 +8,11 @@
 //! index/<place>                  what the last build of a pipeline found, for its next one
 //! checked/<file>                 which parameters were found right when a pipeline file was last loaded
 //! journal/<date>.jsonl           one line per event of every run
-//! locks/<key>                    flock, held while an action runs; locks/store: shared by builds, alone for gc
+//! locks/<key>                    flock, held while an action runs; locks/store: shared by builds, alone for gc;
+//!                                locks/artifacts: held while an artifact is put into place or set aside
 //! pins/<digest>                  artifacts that gc keeps though no link reaches them
 //! roots/<digest>                 an out folder whose links gc follows
-//! tmp/<key>/{out,work}           a stage at work; work/ outlives a kill
+//! tmp/<key>/{out,work}           a stage at work, and its assignment; work/ outlives a kill
 //! fetched/<blake3>/<name>        files from the network: the engine's business
 //! logs/<key>.log                 what the stage last wrote to its standard error
 //! damaged/...                    what a look-up or `verify` set aside
@@ -205,11 +206,14 @@ fn sync_folder(folder: &Path) -> std::io::Result<()> {
     std::fs::File::open(folder)?.sync_all()
 }
 
-/// Removes a folder whose content was made read-only.
+/// Removes a folder, also one whose content was made read-only.
 pub fn remove_tree(folder: &Path) -> Result<()> {
-    let remove = || -> std::io::Result<()> {
-        make_folders_writable(folder)?;
-        std::fs::remove_dir_all(folder)
+    let remove = || match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            make_folders_writable(folder)?;
+            std::fs::remove_dir_all(folder)
+        }
+        other => other,
     };
     remove().with_context(|| format!("cannot remove {}", folder.display()))
 }

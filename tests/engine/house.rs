@@ -30,18 +30,13 @@ impl House {
     pub fn new() -> Self {
         let kept = tempfile::tempdir().unwrap();
         let folder = kept.path().to_owned();
-        let script = folder.join("raisin");
         let own = std::env::current_exe().unwrap();
         let text = format!(
-            "#!/bin/sh\nRAISIN_TEST_ASSIGNMENT=\"$2\" exec '{}' --exact stage_process --nocapture --test-threads 2\n",
-            own.display()
-        );
-        let worker = format!(
             "#!/bin/sh\nRAISIN_TEST_WORKER=\"$1\" exec '{}' --exact worker_process --nocapture --test-threads 2\n",
             own.display()
         );
-        for (script, text) in [(script, text), (folder.join("raisin-worker"), worker)] {
-            std::fs::write(&script, text).unwrap();
+        for script in ["raisin", "raisin-worker"].map(|name| folder.join(name)) {
+            std::fs::write(&script, &text).unwrap();
             std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
         }
         Self { folder, _kept: Some(kept) }
@@ -146,8 +141,8 @@ impl House {
     pub fn nobody_is_at_work(&self) -> bool {
         let folders = std::fs::read_dir(self.folder.join("cache/tmp")).unwrap();
         folders.flatten().all(|folder| {
-            // A stage that was killed before it began has no such file.
-            let file = std::fs::File::open(folder.path().join("at-work"));
+            // A build that was killed at once has written no such file.
+            let file = std::fs::File::open(folder.path().join("assignment.json"));
             file.map_or(true, |file| file.try_lock().is_ok())
         })
     }

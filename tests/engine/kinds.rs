@@ -54,7 +54,7 @@ impl Kind for Write {
             std::fs::write(context.out().join("drift"), std::process::id().to_string())?;
         }
         std::thread::sleep(Duration::from_millis(parameters.milliseconds));
-        let checkpoint = context.work().join("checkpoint");
+        let checkpoint = context.work()?.join("checkpoint");
         if parameters.die_once && !checkpoint.exists() {
             std::fs::write(checkpoint, "half")?;
             bail!("died in the middle");
@@ -138,7 +138,7 @@ impl Kind for Copy {
     }
 
     fn run(parameters: Self::Parameters, context: &Context) -> Result<()> {
-        let (path, checkpoint) = (context.file("/path")?, context.work().join("checkpoint"));
+        let (path, checkpoint) = (context.file("/path")?, context.work()?.join("checkpoint"));
         let text = if checkpoint.exists() {
             std::fs::read_to_string(&checkpoint)? + " resumed"
         } else {

@@ -25,29 +25,11 @@ use raisin::error::render;
 use raisin::store;
 use serde_json::{Value, json};
 
-/// Not a test of its own: what the script starts as a stage's process.
-#[test]
-fn stage_process() {
-    let Ok(path) = std::env::var("RAISIN_TEST_ASSIGNMENT") else { return };
-    let assignment = engine::read_assignment(path.as_ref()).unwrap();
-    if let Err(error) = run_assignment(assignment) {
-        eprintln!("{}", render(&error));
-        std::process::exit(1);
-    }
-}
-
-/// Not a test of its own: what the script starts as a worker, that of one stage or one that stays.
+/// Not a test of its own: what the scripts start as workers.
 #[test]
 fn worker_process() {
-    let Ok(argument) = std::env::var("RAISIN_TEST_WORKER") else { return };
-    let result = if argument == engine::SERVE {
-        engine::serve(run_assignment)
-    } else {
-        run_assignment(engine::read_assignment(argument.as_ref()).unwrap())
-    };
-    if let Err(error) = result {
-        eprintln!("{}", render(&error));
-        std::process::exit(1);
+    if std::env::var("RAISIN_TEST_WORKER").is_ok_and(|word| word == "run-stages") {
+        engine::serve(run_assignment).unwrap();
     }
 }
 

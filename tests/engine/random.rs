@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use raisin::engine::{self, BuildDescription, Options};
@@ -144,8 +144,8 @@ fn built(pipeline: &Pipeline, options: &Options) -> (u64, BTreeMap<String, (Stri
     (summary.ran, stages.collect())
 }
 
-/// Makes the stages of a house in this process. A stage's process is a real one, but a shell that only asks and waits: one
-/// of this executable would load libtorch, which all tests are linked with, for every one of some 50,000 stages.
+/// Makes the stages of a house in this process. A worker is a process of its own, but a shell that only asks and waits: one
+/// of this executable would load libtorch, which all tests are linked with, for every one of some 30,000 builds.
 struct Kitchen {
     requests: PathBuf,
 }
@@ -155,18 +155,26 @@ impl Kitchen {
         let requests = house.folder.join("requests");
         let mode = rustix::fs::Mode::from_raw_mode(0o600);
         rustix::fs::mknodat(rustix::fs::CWD, requests.as_path(), rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        let replies = "\"$requests.$$\"";
         let script = format!(
-            "#!/bin/sh\nmkfifo \"$2.done\" && echo \"$2\" > '{}' && read status < \"$2.done\" && exit \"$status\"\n",
+            "#!/bin/sh\nrequests='{}'\nmkfifo {replies}\nwhile read -r request; do\necho \"$$ $request\" > \"$requests\"\n\
+             read -r reply < {replies}\necho \"$reply\"\ndone\n",
             requests.display()
         );
         std::fs::write(house.folder.join("raisin"), script).unwrap();
         // For writing, too: so it does not end when a shell closes it.
         let pipe = std::fs::File::options().read(true).write(true).open(&requests).unwrap();
+        let replies = requests.clone();
         std::thread::spawn(move || {
-            for assignment in BufReader::new(pipe).lines().map_while(Result::ok).take_while(|line| line != "end") {
+            for line in BufReader::new(pipe).lines().map_while(Result::ok).take_while(|line| line != "end") {
+                let (worker, request) = line.split_once(' ').unwrap();
+                let request: Value = serde_json::from_str(request).unwrap();
+                let replies = replies.with_added_extension(worker);
                 std::thread::spawn(move || {
-                    let made = engine::read_assignment(Path::new(&assignment)).and_then(run_assignment);
-                    std::fs::write(format!("{assignment}.done"), if made.is_ok() { "0\n" } else { "1\n" }).unwrap();
+                    let assignment = std::fs::read(request["assignment"].as_str().unwrap()).unwrap();
+                    let made = run_assignment(serde_json::from_slice(&assignment).unwrap());
+                    let ended = if made.is_ok() { "done" } else { "failed" };
+                    std::fs::write(replies, format!("{}\n", json!({"ended": ended, "leaves": false}))).unwrap();
                 });
             }
         });

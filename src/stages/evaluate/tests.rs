@@ -62,16 +62,16 @@ fn an_evaluation_killed_after_any_part_goes_on_to_the_same_bytes() -> Result<()>
     Evaluate::run(in_parts()?, &undisturbed)?;
     for phase in ["loss", "choices", "generation"] {
         let name = format!("{phase}.jsonl");
-        let parts = std::fs::read(undisturbed.work().join(&name))?;
+        let parts = std::fs::read(undisturbed.work()?.join(&name))?;
         let ends: Vec<usize> = (0..parts.len()).filter(|&place| parts[place] == b'\n').collect();
         assert!(ends.len() > 1, "{phase} has {} parts", ends.len());
         for end in ends {
             // In the middle of the part after this one.
             let killed = context("killed")?;
-            std::fs::write(killed.work().join(&name), &parts[..(end + 9).min(parts.len())])?;
+            std::fs::write(killed.work()?.join(&name), &parts[..(end + 9).min(parts.len())])?;
             Evaluate::run(in_parts()?, &killed)?;
             assert_eq!(store.written("undisturbed")?, store.written("killed")?, "{phase}");
-            std::fs::remove_dir_all(killed.work())?;
+            std::fs::remove_dir_all(killed.work()?)?;
         }
     }
     Ok(())
@@ -82,7 +82,7 @@ fn what_was_finished_before_a_kill_is_not_computed_again() -> Result<()> {
     let store = Store::new()?;
     let context = store.context("evaluate", "run", &[("/model", "model"), ("/task", "task")], &[])?;
     // An answer that this model would not give.
-    let mut finished = Finished::<Vec<Vec<u32>>>::open(&context.work(), "generation")?;
+    let mut finished = Finished::<Vec<Vec<u32>>>::open(&context.work()?, "generation")?;
     finished.next(|| Ok(vec![vec![u32::from(b'y'); 3]]))?;
     Evaluate::run(in_parts()?, &context)?;
     let items = store.table("run", "items")?;

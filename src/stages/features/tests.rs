@@ -131,7 +131,7 @@ fn a_pass_that_was_interrupted_ends_with_the_same_bytes() -> Result<()> {
     pass.describe("features", &instructions, &pass.encode(&instructions)?, Duration::ZERO)?;
     let (parts, next) = pass.finished_parts("features")?;
     assert!(parts.len() > 2);
-    std::fs::remove_file(part_path(&context.work(), "features", next - 1, next, parameters.batch_tokens))?;
+    std::fs::remove_file(part_path(&context.work()?, "features", next - 1, next, parameters.batch_tokens))?;
     let context = store.context("features", "killed", &INPUTS, &[])?;
     Features::run(parameters, &context)?;
     assert_eq!(store.written("undisturbed")?, store.written("killed")?);
@@ -152,7 +152,7 @@ fn a_pass_that_was_halved_and_interrupted_ends_with_the_same_bytes() -> Result<(
     let fits = pass.fits.get();
     assert!(fits < parameters.batch_tokens);
     let (_, next) = pass.finished_parts("features")?;
-    std::fs::remove_file(part_path(&context.work(), "features", next - 1, next, fits))?;
+    std::fs::remove_file(part_path(&context.work()?, "features", next - 1, next, fits))?;
 
     // There is room again; what was found out holds all the same.
     model.room = None;

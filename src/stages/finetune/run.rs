@@ -101,7 +101,7 @@ impl<'a> Run<'a> {
             ..TrainerConfig::default()
         };
         let mut trainer = Trainer::new(model, config, pool.prefix_layers())?;
-        let checkpoints = Checkpoints::every(CHECKPOINT_INTERVAL, context.work().join("checkpoint.safetensors"));
+        let checkpoints = Checkpoints::every(CHECKPOINT_INTERVAL, context.work()?.join("checkpoint.safetensors"));
         let kept = take_up(&mut trainer, &mut *chooser, &checkpoints)?;
         let place =
             if kept.rows.is_empty() { String::new() } else { format!("; goes on after step {}", kept.rows.len()) };

@@ -63,7 +63,7 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
         episodes => format!(", {episodes} episodes side by side"),
     };
 
-    let rounds = Rounds { folder: context.work(), candidates: &candidates, config, context };
+    let rounds = Rounds { folder: context.work()?, candidates: &candidates, config, context };
     let mut training = rounds.take_up()?;
     let done = training.rounds_done();
     let place = if done == 0 { String::new() } else { format!("; goes on after round {done}") };

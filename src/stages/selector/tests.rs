@@ -69,7 +69,7 @@ fn a_selector_goes_on_after_a_stage_that_it_names_was_renamed() -> Result<()> {
     let context = store.context("selector", "run", &INPUTS, &[])?;
     super::run::run_until(&parameters(json!({})), &context, 1)?;
     // Written anew if the round were played again.
-    let rows = context.work().join("rounds-0000.parquet");
+    let rows = context.work()?.join("rounds-0000.parquet");
     std::fs::remove_file(&rows)?;
     super::run::run_until(&parameters(json!({"model": "base", "features": "groups"})), &context, 1)?;
     assert!(!rows.exists());
