@@ -179,7 +179,11 @@ fn run(path: &Path) -> Result<()> {
         .into_iter()
         .map(|row| Sequence { tokens: row.tokens, supervised: row.supervised.iter().map(|&mark| mark == 1).collect() })
         .collect();
-    let model = Model::load(Path::new(&request.model), device, kind(&request.dtype)?)?;
+    let (folder, compute) = (Path::new(&request.model), kind(&request.dtype)?);
+    let model = match request.task {
+        Task::Full => Model::load_to_train(folder, device, compute, &Adaptation::Full)?,
+        _ => Model::load(folder, device, compute)?,
+    };
     let units = match request.task {
         Task::Features => features(&model, &rows, &request)?,
         Task::Full => train(model, &Adaptation::Full, &rows, &request)?,

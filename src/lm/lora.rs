@@ -46,6 +46,19 @@ impl Adaptation {
         }
     }
 
+    /// Whether this parameter of a model of so many layers is trained itself.
+    pub(super) fn trains(&self, parameter: &str, layers: usize) -> bool {
+        let of_layer = parameter.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next()?.parse().ok());
+        match self {
+            Self::Full => true,
+            Self::TopLayers(_) => match of_layer {
+                Some(layer) => self.frozen_layers(layers) <= layer,
+                None => parameter == "model.norm.weight",
+            },
+            Self::Lora { .. } | Self::TopLayersLora { .. } => false,
+        }
+    }
+
     /// Whether adapters are trained, and not the weights themselves.
     pub fn has_adapters(&self) -> bool {
         self.adapter().is_some()

@@ -14,7 +14,7 @@ use super::generate;
 use super::gguf::Gguf;
 use super::group::LowPlan;
 use super::layer::{Layer, Linear, Parameter, Source, rms_norm};
-use super::lora::{Adapter, AdapterConfig, Trainable, uniform};
+use super::lora::{Adaptation, Adapter, AdapterConfig, Trainable, uniform};
 use super::memory::Listener;
 use super::prepare::Trained;
 use super::weights::Weights;
@@ -56,25 +56,45 @@ pub struct Model {
 impl Model {
     /// Opens a model folder: full weights, an adapter on a base, or a frozen-prefix proxy of a base.
     pub fn load(folder: &Path, device: Device, compute: Kind) -> Result<Self> {
+        Self::load_form(folder, device, compute, None)
+    }
+
+    /// The same for a model that is about to be [prepared](Model::prepare) for this adaptation. Weights that are trained
+    /// themselves come in f32: masters that began at values of bf16 would have to go half a step of bf16 before the model
+    /// that computes with them changed at all, and a fine-tuning with a small learning rate is over by then.
+    pub fn load_to_train(folder: &Path, device: Device, compute: Kind, adaptation: &Adaptation) -> Result<Self> {
+        Self::load_form(folder, device, compute, Some(adaptation))
+    }
+
+    fn load_form(folder: &Path, device: Device, compute: Kind, adaptation: Option<&Adaptation>) -> Result<Self> {
+        let trains_weights = adaptation.is_some_and(|adaptation| !adaptation.has_adapters());
         let mut model = match Form::of(folder)? {
-            Form::Full => Self::load_full(folder, device, compute)?,
+            Form::Full => Self::load_full(folder, device, compute, adaptation.filter(|_| trains_weights))?,
             Form::Adapter { base } => {
-                let mut model = Self::load(&base, device, compute)?;
+                let mut model = Self::load_form(&base, device, compute, adaptation)?;
+                // The base may have one of its own.
+                if trains_weights { model.merge()? } else { model.freeze()? }
                 model.attach_adapter(folder)?;
                 model
             }
-            Form::Proxy { base } => Self::load(&base, device, compute)?,
+            Form::Proxy { base } => Self::load_form(&base, device, compute, adaptation)?,
         };
         model.folder = Some(folder.to_owned());
         Ok(model)
     }
 
-    fn load_full(folder: &Path, device: Device, compute: Kind) -> Result<Self> {
+    fn load_full(folder: &Path, device: Device, compute: Kind, adaptation: Option<&Adaptation>) -> Result<Self> {
         let config = Config::read(folder)?;
         let mut weights = Weights::open(folder)?;
-        let tied = config.tie_word_embeddings;
-        let model =
-            Self::build(config, device, compute, &mut |name, shape| weights.take(name, shape, compute, device))?;
+        let (tied, layers) = (config.tie_word_embeddings, config.num_hidden_layers);
+        let is_wide = |name: &str| adaptation.is_some_and(|adaptation| adaptation.trains(name, layers));
+        let mut source = |name: &str, shape: &[i64]| {
+            weights.take(name, shape, if is_wide(name) { Kind::Float } else { compute }, device)
+        };
+        let mut model = Self::build_ungrouped(config, device, compute, &mut source)?;
+        if adaptation.is_none() {
+            model.group()?;
+        }
         weights.finish(|name| (tied && name == "lm_head.weight") || name.ends_with("rotary_emb.inv_freq"))?;
         Ok(model)
     }
@@ -240,7 +260,6 @@ impl Model {
         let config = artifact::read_adapter_config(folder)?;
         config.check()?;
         let mut weights = Weights::open_files(folder, &[folder.join("adapter_model.safetensors")])?;
-        self.freeze()?;
         for (number, layer) in self.layers.iter_mut().enumerate() {
             if config.layers.as_ref().is_some_and(|layers| !layers.contains(&number)) {
                 continue;

@@ -112,7 +112,7 @@ mod defaults {
 
 impl Kind for Finetune {
     const NAME: &'static str = "finetune";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
     const ABOUT: &'static str = "Trains a model on batches that a method of selection chooses step by step.";
     const PROCESS: Process = Process::Tensor;
     const SEEDED: bool = true;

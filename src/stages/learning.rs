@@ -36,7 +36,15 @@ const SMALL_MODEL: u64 = 5_000_000;
 
 /// The model of an artifact, on this stage's device.
 pub fn open(folder: &Path, context: &Context) -> Result<Model> {
-    let mut model = Model::load(folder, device(context)?, compute(context))?;
+    opened(Model::load(folder, device(context)?, compute(context))?, context)
+}
+
+/// The same, to be [prepared](Model::prepare) for this adaptation.
+pub fn open_to_train(folder: &Path, adaptation: &Adaptation, context: &Context) -> Result<Model> {
+    opened(Model::load_to_train(folder, device(context)?, compute(context), adaptation)?, context)
+}
+
+fn opened(mut model: Model, context: &Context) -> Result<Model> {
     model.listen(Arc::new(context.listener()));
     if model.parameter_count() < SMALL_MODEL {
         tch::set_num_threads(1);
@@ -93,7 +101,6 @@ impl Learning {
         examples: &[Example],
         settings: &Settings,
     ) -> Result<Self> {
-        let model = open(folder, context)?;
         let codec = Codec::load(folder)?;
         let states = if folder.join("proxy.json").is_file() { Some(PrefixStates::open(folder)?) } else { None };
         let max_tokens = states.as_ref().map_or(settings.max_tokens, |states| states.config.max_tokens);
@@ -101,6 +108,7 @@ impl Learning {
             Some(states) => settings.adaptation.of_top_layers(states.config.train_layers),
             None => settings.adaptation.adaptation(),
         };
+        let model = open_to_train(folder, &adaptation, context)?;
         let sequences = codec.instructions(instructions, max_tokens)?;
         let examples = encode_examples(&codec, examples, max_tokens)?;
         check_context(&model, max_tokens, sequences.iter().flatten().chain(&examples))?;

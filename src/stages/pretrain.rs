@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::learning::{StepRow, check_context, device, is_off, open, phase_cost, shuffled, steps_table, training_costs};
+use super::learning::{StepRow, check_context, device, is_off, open_to_train, phase_cost, shuffled, steps_table, training_costs};
 use super::{Context, Kind, Needs, ParameterProblem, Process, Progress};
 use crate::corpus::{Codec, Instruction, Sequence, message::conversation, read_instructions};
 use crate::error::{Problem, Result, ensure};
@@ -88,7 +88,7 @@ const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(30);
 
 impl Kind for Pretrain {
     const NAME: &'static str = "pretrain";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
     const ABOUT: &'static str = "Trains all weights of a small model on the next token of text or instructions.";
     const PROCESS: Process = Process::Tensor;
     const SEEDED: bool = true;
@@ -140,7 +140,7 @@ impl<'a> Run<'a> {
         let loading = Meter::start(device(context)?);
         let folder = context.input("/model")?;
         let rows = read_rows(&Codec::load(folder)?, &parameters, context)?;
-        let mut model = open(folder, context)?;
+        let mut model = open_to_train(folder, &Adaptation::Full, context)?;
         check_context(&model, parameters.max_tokens, &rows)?;
         model.prepare(&Adaptation::Full, &context.seed())?;
         let config = TrainerConfig {
