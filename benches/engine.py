@@ -122,13 +122,13 @@ def price_of_a_stage(stages=40):
     core, so that nobody runs two at a time."""
 
     def rows(folder, stages):
-        (folder / "source.jsonl").write_text('{"instruction": "say", "output": "it"}\n')
         lines = ['[pipeline]\nname = "empty"\n']
         for number in range(stages):
-            # Another limit is another action.
+            # Another source is another artifact: nothing is spared because another stage made the same bytes.
+            (folder / f"source{number}.jsonl").write_text(f'{{"instruction": "say", "output": "{number}"}}\n')
             lines.append(
-                f'[stage.s{number}]\nkind = "ingest"\nmax_length = {10_000 + number}\n'
-                'sources = [{ path = "source.jsonl", format = "alpaca" }]\n'
+                f'[stage.s{number}]\nkind = "ingest"\n'
+                f'sources = [{{ path = "source{number}.jsonl", format = "alpaca" }}]\n'
             )
         (folder / "empty.toml").write_text("".join(lines))
         return [RAISIN, "build", "empty.toml", "--quiet"]

@@ -8,6 +8,11 @@ use raisin::error::{Result, anyhow};
 use raisin::lm;
 use raisin::stages::{self, Assignment, DeviceKind};
 
+/// What a worker may keep between stages, in bytes.
+const MOST_KEPT: u64 = 1_000_000_000;
+/// With a CUDA context, which takes memory of the host for as long as the worker lives.
+const MOST_KEPT_WITH_CUDA: u64 = 4_000_000_000;
+
 fn main() -> ExitCode {
     lm::keep_freed_memory();
     match run() {
@@ -21,7 +26,10 @@ fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     match std::env::args().nth(1).as_deref() {
-        Some("run-stages") => serve(make),
+        Some("run-stages") => serve(make, |device| match device {
+            DeviceKind::Cpu => MOST_KEPT,
+            DeviceKind::Cuda => MOST_KEPT_WITH_CUDA,
+        }),
         Some("--inspect") => {
             println!("{}", serde_json::to_string(&lm::inspect()?)?);
             Ok(())

@@ -30,7 +30,7 @@ pub struct Arguments {
     /// No progress.
     #[arg(short, long)]
     quiet: bool,
-    /// Start a worker for each tensor stage, instead of keeping one that has loaded libtorch.
+    /// Start a process for each stage, instead of keeping some.
     #[arg(long, hide = true)]
     fresh_workers: bool,
 }

@@ -1,6 +1,6 @@
 //! One action, made: lock, child process, check, commit.
 //!
-//! A stage is a command with one assignment file and one folder; whatever happens to it ends the stage and not the
+//! A stage is one assignment file and one folder, given to a worker; whatever happens to it ends the stage and not the
 //! build. While its process runs it holds a lock in that folder, so that a build that comes after a kill cannot begin
 //! there before the process is gone.
 
@@ -116,9 +116,10 @@ pub fn make<'c>(
     let started = Instant::now();
     record.started = jiff::Timestamp::now().to_string();
     let looks = looks(&inputs);
-    if forget_what_was_made_of_others(staging, looks)? {
-        let text = "its inputs were touched since it was at work: it begins anew".to_owned();
-        send(Message::Event { id, event: Event::Note { text } });
+    if !inputs.is_empty()
+        && let Some(why) = forget_what_was_made_of_others(staging, looks)?
+    {
+        send(Message::Event { id, event: Event::Note { text: format!("{why}: it begins anew") } });
     }
     let file = write_assignment(&assignment, looks)?;
     let on_event = |event: Event| {
@@ -214,20 +215,23 @@ struct Before {
 }
 
 /// Removes what a stage that did not end has left, unless its input files look as they did when it began: it may have
-/// read something else than the key says, and nobody has looked at them after it. Says whether there was anything.
-fn forget_what_was_made_of_others(staging: &Path, looks: Digest) -> Result<bool> {
+/// read something else than the key says, and nobody has looked at them after it. Says why, where checkpoints go.
+fn forget_what_was_made_of_others(staging: &Path, looks: Digest) -> Result<Option<&'static str>> {
     let before = match std::fs::read(staging.join(ASSIGNMENT)) {
         Ok(text) => serde_json::from_slice::<Before>(&text).ok(),
         // Nobody was here, or they came no further than to make the folder.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
         Err(error) => return Err(error).with_context(|| format!("cannot read the {ASSIGNMENT} of {}", staging.display())),
     };
-    if before.is_some_and(|before| before.inputs_look == looks) || !staging.exists() {
-        return Ok(false);
-    }
+    let why = match before {
+        Some(before) if before.inputs_look == looks => return Ok(None),
+        _ if !staging.exists() => return Ok(None),
+        Some(_) => "its inputs were touched since it was at work",
+        None => "nothing says of which inputs its checkpoints were made",
+    };
     let was_there = std::fs::read_dir(staging.join("work")).is_ok_and(|mut left| left.next().is_some());
     remove_tree(staging)?;
-    Ok(was_there)
+    Ok(was_there.then_some(why))
 }
 
 fn write_assignment(assignment: &Assignment, inputs_look: Digest) -> Result<PathBuf> {
@@ -235,7 +239,13 @@ fn write_assignment(assignment: &Assignment, inputs_look: Digest) -> Result<Path
     std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let file = folder.join(ASSIGNMENT);
     let text = serde_json::to_vec_pretty(&Begun { inputs_look, assignment })?;
-    std::fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    // One that says the same stays, and another one goes only when the new one is there: checkpoints hang on it.
+    if std::fs::read(&file).is_ok_and(|before| before == text) {
+        return Ok(file);
+    }
+    let new = file.with_extension("new");
+    let write = || std::fs::write(&new, &text).and_then(|()| std::fs::rename(&new, &file));
+    write().with_context(|| format!("cannot write {}", file.display()))?;
     Ok(file)
 }
 
@@ -285,4 +295,51 @@ fn succeeded(ending: Ending, log: &Path, children: &Children) -> Result<()> {
     };
     let separator = if what.is_empty() || tail.is_empty() { "" } else { "\n    " };
     Err(Problem::new(format!("{what}{separator}{tail}")).hint(format!("its whole log is {}", log.display())).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stages::{DType, DeviceKind, Environment};
+
+    #[test]
+    fn checkpoints_stay_while_the_inputs_look_the_same_and_go_where_nobody_can_tell() {
+        let top = tempfile::tempdir().unwrap();
+        let folder = top.path().join("key");
+        let assignment = |threads| Assignment {
+            kind: "sql".to_owned(),
+            stage: "counted".to_owned(),
+            parameters: serde_json::json!({}),
+            stages: std::collections::BTreeMap::new(),
+            files: std::collections::BTreeMap::new(),
+            seed: 1,
+            environment: Environment { device: DeviceKind::Cpu, device_index: 0, dtype: DType::F32 },
+            threads,
+            folder: folder.clone(),
+        };
+        let (looks, other) = (Digest::of(b"one"), Digest::of(b"two"));
+        let checkpoint = folder.join("work/checkpoint");
+        let begin = |threads| {
+            let file = write_assignment(&assignment(threads), looks).unwrap();
+            std::fs::create_dir_all(folder.join("work")).unwrap();
+            std::fs::write(&checkpoint, "").unwrap();
+            file
+        };
+        assert_eq!(forget_what_was_made_of_others(&folder, looks).unwrap(), None);
+        let file = begin(1);
+        let before = std::fs::metadata(&file).unwrap().modified().unwrap();
+        begin(1);
+        assert_eq!(std::fs::metadata(&file).unwrap().modified().unwrap(), before, "written again without need");
+        // Another number of threads is no other input.
+        begin(2);
+        assert!(crate::engine::resident::read_assignment(&file).is_ok_and(|assignment| assignment.threads == 2));
+        assert_eq!(forget_what_was_made_of_others(&folder, looks).unwrap(), None);
+        assert!(checkpoint.exists());
+        let why = forget_what_was_made_of_others(&folder, other).unwrap();
+        assert_eq!((why, folder.exists()), (Some("its inputs were touched since it was at work"), false));
+        let text = std::fs::read(begin(1)).unwrap();
+        std::fs::write(&file, &text[..text.len() / 2]).unwrap();
+        let why = forget_what_was_made_of_others(&folder, looks).unwrap();
+        assert_eq!((why, folder.exists()), (Some("nothing says of which inputs its checkpoints were made"), false));
+    }
 }

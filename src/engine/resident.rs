@@ -6,8 +6,8 @@
 //! stage's events and, at last, how it ended.
 //!
 //! What a stage must not leave to the next one is little, as stages write files and keep no global state: the number of
-//! threads is set anew for each, standard error is turned to each one's own log, a panic ends the process, and a process
-//! that holds much memory after a stage leaves. A worker that died takes only its stage with it; the next one gets a new
+//! tensor threads is set anew for each, standard error is turned to each one's own log, a panic ends the process, and a
+//! process that holds much memory after a stage leaves. A worker that died takes only its stage with it; the next one gets a new
 //! worker.
 
 use std::fs::{File, OpenOptions};
@@ -21,11 +21,6 @@ use serde::{Deserialize, Serialize};
 use super::child::{Children, Running};
 use crate::error::{Context as _, Result, anyhow};
 use crate::stages::{Assignment, DeviceKind, Event, last_words};
-
-/// A worker that holds more memory of its own than this after a stage leaves, and gives it back to the machine.
-const MOST_KEPT: u64 = 1_000_000_000;
-/// With a CUDA context, which takes memory of the host for as long as the worker lives.
-const MOST_KEPT_WITH_CUDA: u64 = 4_000_000_000;
 
 #[derive(Serialize, Deserialize)]
 struct Request {
@@ -157,17 +152,14 @@ fn write_line(mut log: &File, line: &[u8]) {
     drop(log.write_all(line).and_then(|()| log.write_all(b"\n")));
 }
 
-/// What a worker does: makes assignments with `run` until nobody asks for more.
-pub fn serve(run: impl Fn(Assignment) -> Result<()>) -> Result<()> {
+/// What a worker does: makes assignments with `run` until nobody asks for more. One that holds more bytes of its own after a
+/// stage than `most` says leaves, and gives them back to the machine.
+pub fn serve(run: impl Fn(Assignment) -> Result<()>, most: impl Fn(DeviceKind) -> u64) -> Result<()> {
     for line in std::io::stdin().lock().lines() {
         let request: Request = serde_json::from_str(&line?).context("this is no request")?;
         turn_errors_to(&request.log)?;
-        let mut most = MOST_KEPT;
-        let assignment = read_assignment(&request.assignment).inspect(|assignment| {
-            if assignment.environment.device == DeviceKind::Cuda {
-                most = MOST_KEPT_WITH_CUDA;
-            }
-        });
+        let assignment = read_assignment(&request.assignment);
+        let device = assignment.as_ref().map_or(DeviceKind::Cpu, |assignment| assignment.environment.device);
         let ended = match assignment.and_then(&run) {
             Ok(()) => Word::Done,
             Err(error) => {
@@ -175,7 +167,7 @@ pub fn serve(run: impl Fn(Assignment) -> Result<()>) -> Result<()> {
                 Word::Failed
             }
         };
-        let leaves = held_memory() > most;
+        let leaves = held_memory() > most(device);
         let reply = serde_json::to_string(&Ended { ended, leaves })?;
         let mut stdout = std::io::stdout().lock();
         // On a line of its own, whatever a library has printed before without ending its line.
@@ -188,7 +180,7 @@ pub fn serve(run: impl Fn(Assignment) -> Result<()>) -> Result<()> {
     Ok(())
 }
 
-fn read_assignment(path: &Path) -> Result<Assignment> {
+pub(super) fn read_assignment(path: &Path) -> Result<Assignment> {
     let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     serde_json::from_slice(&text).with_context(|| format!("{} is not an assignment", path.display()))
 }

@@ -240,7 +240,8 @@ mod tests {
         let plain = model.hidden(&batch)?;
         model.layers.iter_mut().try_for_each(Layer::group)?;
         assert!(model.hidden(&batch)?.allclose(&plain, 1e-5, 1e-6, false));
-        let shared = model.share()?;
+        let lora = Adaptation::Lora { rank: 2, alpha: 8.0, targets: TARGETS.map(str::to_owned).to_vec() };
+        let shared = model.share(&lora)?;
         let place = |model: &Model| model.layers[1].groups.as_ref().map(|groups| groups.qkv.weight.data_ptr());
         assert!(place(&shared).is_some() && place(&shared) == place(&model));
         assert_eq!(place(&shared), Some(shared.layers[1].q.weight.value.data_ptr()));

@@ -9,7 +9,8 @@ use super::group::Groups;
 use super::lora::{Adapter, side_by_side};
 use crate::error::Result;
 
-/// A parameter under its checkpoint name: frozen in the compute kind, or an f32 leaf that is trained.
+/// A parameter under its checkpoint name: frozen in the compute kind, or an f32 leaf that is trained. Between
+/// [`load_to_train`](super::Model::load_to_train) and `prepare`, also what will be such a leaf, in f32.
 pub(super) struct Parameter {
     pub name: String,
     pub value: Tensor,

@@ -147,9 +147,10 @@ impl Model {
         self.group()
     }
 
-    /// A second model over the very same weights; nothing is copied. What was trained is frozen first.
-    pub fn share(&mut self) -> Result<Self> {
-        self.freeze()?;
+    /// A second model over the very same weights, to be prepared for this adaptation; nothing is copied. Adapters are
+    /// merged first, and what will not be trained itself is frozen.
+    pub fn share(&mut self, adaptation: &Adaptation) -> Result<Self> {
+        if adaptation.has_adapters() { self.freeze()? } else { self.merge()? }
         let mut weights: BTreeMap<&str, &Tensor> =
             self.parameters().map(|parameter| (parameter.name.as_str(), &parameter.value)).collect();
         let mut shared = Self::build_ungrouped(self.config.clone(), self.device, self.compute, &mut |name, _| {
@@ -188,9 +189,12 @@ mod tests {
         std::fs::write(adapter.join("references.json"), "{\"base\":\"base\"}")?;
 
         for adaptation in [Adaptation::Full, Adaptation::TopLayers(2), lora] {
-            for folder in [&base, &adapter] {
+            for (folder, shared) in [(&base, false), (&adapter, false), (&base, true), (&adapter, true)] {
                 let masters = |compute: Kind| -> Result<Vec<(String, Tensor)>> {
                     let mut model = Model::load_to_train(folder, Device::Cpu, compute, &adaptation)?;
+                    if shared {
+                        model = model.share(&adaptation)?;
+                    }
                     model.prepare(&adaptation, &Seed::new(3))?;
                     let mut frozen = model.parameters().filter(|parameter| !parameter.value.requires_grad());
                     assert!(frozen.all(|parameter| parameter.value.kind() == compute));

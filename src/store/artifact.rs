@@ -128,9 +128,12 @@ impl Store {
         let bytes = manifest.to_bytes()?;
         let digest = Digest::of(&bytes);
         let folder = self.artifact_folder(digest);
+        // What is in doubt is read now, so that a look under the lock is over soon.
+        let _ = self.inspect(digest);
         // Several stages may make the same bytes at once, and find the same damage where they are to go. Nobody waits for
         // the syncs of another's files, so it is looked for before them and after.
-        if let Some(artifact) = self.lock_artifacts().and_then(|_one_at_a_time| self.make_room(digest))? {
+        let there = self.lock_artifacts().and_then(|_one_at_a_time| self.make_room(digest))?;
+        if let Some(artifact) = there {
             remove_tree(out)?;
             return Ok(artifact);
         }
@@ -145,8 +148,9 @@ impl Store {
             folders(out)?.iter().try_for_each(|folder| sync_folder(folder))
         };
         seal().with_context(|| format!("cannot finish {}", out.display()))?;
-        let _one_at_a_time = self.lock_artifacts()?;
+        let one_at_a_time = self.lock_artifacts()?;
         if let Some(artifact) = self.make_room(digest)? {
+            drop(one_at_a_time);
             remove_tree(out)?;
             return Ok(artifact);
         }

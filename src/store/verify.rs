@@ -70,7 +70,10 @@ pub fn verify(store: &Store, options: &Verify) -> Result<Verified> {
     let results: Vec<(Digest, Result<Read>)> =
         digests.par_iter().map(|digest| (*digest, read_again(store, *digest, &chance))).collect();
     for (digest, result) in results {
-        match result.or_else(|_| read_again(store, digest, &chance)) {
+        // A build that met the same damage may be making it good.
+        let one_at_a_time = if result.is_err() { Some(store.lock_artifacts()?) } else { None };
+        let result = result.or_else(|_| read_again(store, digest, &chance));
+        match result {
             Ok(read) => {
                 verified.files += read.of;
                 verified.files_read += read.files;
@@ -79,6 +82,7 @@ pub fn verify(store: &Store, options: &Verify) -> Result<Verified> {
             Err(error) => {
                 let error = damage(error)?;
                 store.set_aside(&store.artifact_folder(digest))?;
+                drop(one_at_a_time);
                 let made = records.iter().filter(|record| record.artifact == digest);
                 let stages = made.map(|record| format!("{}.{}", record.pipeline, record.stage)).collect();
                 let reason = format!("{error:#}");

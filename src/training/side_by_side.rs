@@ -80,7 +80,7 @@ impl SideBySide {
         let mut passes = Vec::new();
         for first in (0..episodes).step_by(size) {
             let together = size.min(episodes - first);
-            let mut model = model.share()?;
+            let mut model = model.share(adaptation)?;
             model.prepare_side_by_side(adaptation, seed, together)?;
             let trainable = &model.trainable().flat;
             let weight_decay = config.weight_decay;

@@ -29,7 +29,7 @@ use serde_json::{Value, json};
 #[test]
 fn worker_process() {
     if std::env::var("RAISIN_TEST_WORKER").is_ok_and(|word| word == "run-stages") {
-        engine::serve(run_assignment).unwrap();
+        engine::serve(run_assignment, |_| u64::MAX).unwrap();
     }
 }
 
