@@ -42,7 +42,7 @@ pub fn number(value: f64) -> String {
 }
 
 /// Three digits: enough for the ends of an interval.
-pub fn rough(value: f64) -> String {
+fn rough(value: f64) -> String {
     let magnitude = value.abs();
     let decimals = if magnitude == 0.0 { 0 } else { (2 - magnitude.log10().floor() as i32).clamp(0, 6) as usize };
     if magnitude != 0.0 && magnitude < 1e-4 { number(value) } else { format!("{value:.decimals$}").replace('-', "−") }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::chart::{Interval, Words, intervals};
 use super::comparison::{Row, less_is_better};
-use super::markup::{count, escape, number, rough, signed};
+use super::markup::{count, escape, number, signed};
 use super::sections::{colour, dot, in_order};
 use super::statistics::Estimate;
 
@@ -140,7 +140,7 @@ fn comparison(rows: &[&Row], labels: &[String], reference: Option<&str>, title: 
         let class = if place == 0 { " class=\"best\"" } else { "" };
         let cell = |text: &str| format!("<td class=\"n\">{text}</td>");
         let _ = write!(html, "<tr{class}><td>{}</td>{}", dot(labels, &row.method), cell(&number(row.value.mean)));
-        html.push_str(&cell(&range(row.value.interval, rough)));
+        html.push_str(&cell(&range(row.value.interval, number)));
         html.push_str(&cell(&row.value.count.to_string()));
         if reference.is_some() {
             match &row.difference {

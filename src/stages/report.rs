@@ -37,7 +37,7 @@ fn default_baseline() -> String {
 
 impl Kind for Report {
     const NAME: &'static str = "report";
-    const VERSION: u32 = 4;
+    const VERSION: u32 = 5;
     const ABOUT: &'static str = "Compares methods over seeds, with plots of learning and selection, on one HTML page.";
     const PROCESS: Process = Process::Light;
     const SEEDED: bool = false;
