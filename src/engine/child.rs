@@ -116,25 +116,22 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// What makes stages: reads requests on its standard input.
 pub fn command(process: Process, folder: Option<&Path>) -> Result<Command> {
-    match process {
-        Process::Light => {
-            let mut command = Command::new(executable("raisin", folder)?);
-            command.arg("run-stages");
-            Ok(command)
-        }
+    let mut command = match process {
+        Process::Light => Command::new(executable("raisin", folder)?),
         Process::Tensor => {
             let mut command = match std::env::var_os("RAISIN_WORKER") {
                 Some(path) => Command::new(path),
                 None => Command::new(executable("raisin-worker", folder)?),
             };
-            command.arg("run-stages");
             // OpenMP threads that wait spin for milliseconds by default, which stages side by side take from each other.
             if std::env::var_os("GOMP_SPINCOUNT").is_none() && std::env::var_os("OMP_WAIT_POLICY").is_none() {
                 command.env("GOMP_SPINCOUNT", "10000");
             }
-            Ok(command)
+            command
         }
-    }
+    };
+    command.arg("run-stages");
+    Ok(command)
 }
 
 /// An executable of this package: in the given folder, or beside the one that runs.

@@ -69,13 +69,10 @@ fn run(jobs: Receiver<Job>, store: &Store, children: &Children, messages: &Sende
         let id = job.id;
         let result = caught(|| make(job, store, children, messages, &mut resident)).unwrap_or_else(|panic| {
             // Its worker may be in the middle of something that nobody listens to any more.
-            resident.take().map(Resident::dismiss).transpose()?;
+            resident = None;
             Err(panic)
         });
         drop(messages.send(Message::Ended { id, result: Box::new(result) }));
-    }
-    if let Some(resident) = resident {
-        drop(resident.dismiss());
     }
 }
 

@@ -131,11 +131,10 @@ pub fn make<'c>(
         send(Message::Event { id, event });
     };
     let command = || command(process, mode.executables.as_deref());
-    let ending = if mode.fresh_worker {
-        Resident::run_once(children, command, &file, &log, on_event)?
-    } else {
-        Resident::run(resident, children, command, &file, &log, on_event)?
-    };
+    let mut own = None;
+    let worker = if mode.fresh_worker { &mut own } else { resident };
+    let ending = Resident::run(worker, children, command, &file, &log, on_event)?;
+    drop(own);
     succeeded(ending, &log, children)?;
     if let Err(changed) = inputs.iter().try_for_each(|input| input.check_unchanged(Moment::AfterTheStage)) {
         // Its checkpoints are those of other bytes than the key says.
@@ -167,7 +166,7 @@ pub fn make<'c>(
             remove_tree(&again.folder)?;
         }
         let file = write_assignment(&again, looks)?;
-        let ending = Resident::run_once(children, command, &file, &log, |event| {
+        let ending = Resident::run(&mut None, children, command, &file, &log, |event| {
             if let Event::Progress(_) = event {
                 send(Message::Event { id, event });
             }
@@ -221,7 +220,9 @@ fn forget_what_was_made_of_others(staging: &Path, looks: Digest) -> Result<Optio
         Ok(text) => serde_json::from_slice::<Before>(&text).ok(),
         // Nobody was here, or they came no further than to make the folder.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Err(error) => return Err(error).with_context(|| format!("cannot read the {ASSIGNMENT} of {}", staging.display())),
+        Err(error) => {
+            return Err(error).with_context(|| format!("cannot read the {ASSIGNMENT} of {}", staging.display()));
+        }
     };
     let why = match before {
         Some(before) if before.inputs_look == looks => return Ok(None),

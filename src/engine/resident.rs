@@ -51,7 +51,8 @@ pub enum Ending {
     Died(ExitStatus),
 }
 
-/// The engine's end of a worker that stays.
+/// The engine's end of a worker that stays. Dropped between two stages, when it holds nothing that anyone needs, it is
+/// ended.
 pub struct Resident<'c> {
     running: Running<'c>,
     requests: ChildStdin,
@@ -73,7 +74,7 @@ impl<'c> Resident<'c> {
         // Both ends add to it.
         let log_file = OpenOptions::new().append(true).open(log)?;
         if place.as_ref().is_some_and(|resident| resident.leaves || !resident.running.is_alive()) {
-            place.take().map(Self::dismiss).transpose()?;
+            *place = None;
         }
         if place.is_none() {
             *place = Some(Self::start(children, command()?, &log_file)?);
@@ -83,20 +84,6 @@ impl<'c> Resident<'c> {
         if !matches!(ending, Ok(Ending::Done | Ending::Failed)) {
             *place = None;
         }
-        ending
-    }
-
-    /// Makes one assignment with a worker of its own.
-    pub fn run_once(
-        children: &'c Children,
-        command: impl FnOnce() -> Result<Command>,
-        assignment: &Path,
-        log: &Path,
-        on_event: impl FnMut(Event),
-    ) -> Result<Ending> {
-        let mut place = None;
-        let ending = Self::run(&mut place, children, command, assignment, log, on_event);
-        place.map(Self::dismiss).transpose()?;
         ending
     }
 
@@ -138,12 +125,13 @@ impl<'c> Resident<'c> {
             }
         }
     }
+}
 
-    /// Ends a worker between two stages, when it holds nothing that anyone needs.
-    pub fn dismiss(self) -> Result<()> {
+impl Drop for Resident<'_> {
+    fn drop(&mut self) {
         self.running.kill();
-        self.running.wait()?;
-        Ok(())
+        // It was killed; there is nothing to do about one that cannot be waited for.
+        let _ = self.running.wait();
     }
 }
 

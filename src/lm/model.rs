@@ -73,7 +73,11 @@ impl Model {
             Form::Adapter { base } => {
                 let mut model = Self::load_form(&base, device, compute, adaptation)?;
                 // The base may have one of its own.
-                if trains_weights { model.merge()? } else { model.freeze()? }
+                if trains_weights {
+                    model.merge()?
+                } else {
+                    model.freeze()?
+                }
                 model.attach_adapter(folder)?;
                 model
             }

@@ -150,7 +150,11 @@ impl Model {
     /// A second model over the very same weights, to be prepared for this adaptation; nothing is copied. Adapters are
     /// merged first, and what will not be trained itself is frozen.
     pub fn share(&mut self, adaptation: &Adaptation) -> Result<Self> {
-        if adaptation.has_adapters() { self.freeze()? } else { self.merge()? }
+        if adaptation.has_adapters() {
+            self.freeze()?
+        } else {
+            self.merge()?
+        }
         let mut weights: BTreeMap<&str, &Tensor> =
             self.parameters().map(|parameter| (parameter.name.as_str(), &parameter.value)).collect();
         let mut shared = Self::build_ungrouped(self.config.clone(), self.device, self.compute, &mut |name, _| {
