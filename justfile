@@ -5,14 +5,17 @@ raisin := target / "debug" / "raisin"
 own_libtorch := env("LIBTORCH", "")
 venv := env("RAISIN_VENV", ".venv")
 bench_venv := env("RAISIN_BENCH_VENV", ".venv-bench")
+# Always the whole workspace: a smaller selection would have other features, and compile dependencies again.
+all := "--workspace --exclude raisin-bench"
 python := venv / "bin" / "python"
 
 # what there is
 _default:
-    @just --list --unsorted
+    @{{ just_executable() }} --list --unsorted
 
 # build a pipeline: what is cached is reused, the rest runs
 build pipeline *arguments: _compiled
+    @test -x {{ raisin }}-sql || ! grep -qs 'kind *= *"sql"' {{ pipeline }} || {{ just_executable() }} _compiled-sql
     @{{ raisin }} build {{ pipeline }} {{ arguments }}
 
 # what a build would run, and why
@@ -21,7 +24,7 @@ plan pipeline *arguments: _compiled
 
 # SQL over stages, runs and history; more options after the query
 [positional-arguments]
-sql query *arguments: _compiled
+sql query *arguments: _compiled-sql
     @{{ raisin }} sql "$@"
 
 # any other command of raisin (try `just raisin --help`)
@@ -30,7 +33,7 @@ raisin *arguments: _compiled
     @{{ raisin }} "$@"
 
 # repeat a pipeline over 5 seeds and print the comparison with paired intervals
-results name *arguments: _compiled
+results name *arguments: _compiled-sql
     @{{ raisin }} build pipelines/{{ name }}-results.toml {{ arguments }}
     @{{ raisin }} sql --pipeline {{ name }}-results "select * from report.comparison order by metric, mean"
 
@@ -46,18 +49,24 @@ setup device="cpu":
 test *arguments: (setup "cpu") _python
     @RAISIN_PYTHON="$(realpath -s {{ python }})" \
     RAISIN_GGUF="${RAISIN_GGUF:-$(realpath -e models/SmolLM2-135M-Instruct.Q4_1.gguf 2>/dev/null || true)}" \
-        cargo test {{ arguments }}
+        sh -c 'cargo build --workspace && cargo test --workspace {{ arguments }}'
 
-# clippy and formatting
+# what a change needs before it is committed: formatting, clippy, and the tests of the packages that changed since BASE
+check base="HEAD": (setup "cpu")
+    @python3 setup/check.py {{ base }}
+
+# formatting, clippy, and one set of features for every dependency
 lint: (setup "cpu")
     cargo fmt --check
-    cargo clippy --all-targets -- -D warnings
+    cargo clippy --workspace --all-targets -- -D warnings
+    python3 setup/features.py
 
 # what may happen to a cache, done to it on purpose, in full; `RAISIN_TORTURE_SEED=2 just torture` at other instants
 torture *arguments: (setup "cpu")
-    @RAISIN_TORTURE=full cargo test --test torture -- --nocapture --test-threads 1 {{ arguments }}
+    @cargo build --workspace
+    @RAISIN_TORTURE=full cargo test --workspace --test torture -- --nocapture --test-threads 1 {{ arguments }}
     @test -n "{{ arguments }}" -a "{{ arguments }}" != random \
-        || RAISIN_TORTURE=full cargo test --test engine -- --nocapture random
+        || RAISIN_TORTURE=full cargo test --workspace --test engine -- --nocapture random
 
 # build a pipeline twice into two empty caches and compare every stage's digest: `just reproduce quickstart`
 reproduce name *arguments: _compiled
@@ -79,17 +88,22 @@ bench name *arguments: _compiled
         cmp -s $peers {{ bench_venv }}/$(basename $peers) \
         || ({{ bench_venv }}/bin/python -m pip install --quiet --disable-pip-version-check -r $peers \
             && cp $peers {{ bench_venv }}/) || exit 1; done
-    @test {{ name }} = engine || cargo build --quiet --example bench-lm
+    @cargo build --quiet --workspace
     @{{ bench_venv }}/bin/python benches/{{ name }}.py {{ raisin }} {{ arguments }}
 
 # the HTML report of the last build of a pipeline
 report name:
     @realpath out/{{ name }}/report/report.html
 
-# A pipeline build must not pay for cargo's start: it is asked only when a source is newer than the executable.
+# The executables without DataFusion, unless `raisin-sql` is there already: executables of two versions must not meet. A
+# pipeline build must not pay for cargo's start: cargo is asked only when a source is newer than the executable.
 _compiled: (setup "cpu")
-    @test -x {{ raisin }} && test -z "$(find src Cargo.toml Cargo.lock build.rs -newer {{ raisin }} -print -quit)" \
-        || (cargo build && touch {{ raisin }})
+    @test -x {{ raisin }} && test -z "$(find src Cargo.toml Cargo.lock -newer {{ raisin }} -print -quit)" \
+        || (cargo build $(test ! -x {{ raisin }}-sql || echo "{{ all }}") && touch {{ raisin }})
+
+# All executables.
+_compiled-sql: _compiled
+    @test -x {{ raisin }}-sql || cargo build {{ all }}
 
 _python:
     @test -x {{ python }} || python3 -m venv {{ venv }}

@@ -59,7 +59,7 @@ class Peer:
 def executable(raisin):
     """The benchmark's executable: the one given, or the one that is built beside raisin's."""
     path = Path(raisin).resolve()
-    return str(path if path.name != "raisin" else path.parent / "examples" / "bench-lm")
+    return str(path if path.name != "raisin" else path.parent / "bench-lm")
 
 
 def contenders(bench):

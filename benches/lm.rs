@@ -9,16 +9,16 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use raisin::corpus::message::conversation;
-use raisin::corpus::synthetic::{Family, Mix, mix};
-use raisin::corpus::{Codec, Instruction, Sequence};
-use raisin::error::{Context as _, Result, anyhow, bail, render};
-use raisin::lm::gguf::Gguf;
-use raisin::lm::proxy::{PrefixStates, ProxyConfig, write_states};
-use raisin::lm::{Adaptation, Batch, Model, TARGETS, write_tokenizer};
-use raisin::seed::Seed;
-use raisin::selector::Ensemble;
-use raisin::training::{EpisodeLearner, Pool, Schedule, SideBySide, Trainer, TrainerConfig, ValidationSet};
+use raisin_base::error::{Context as _, Result, anyhow, bail, render};
+use raisin_base::learner::Ensemble;
+use raisin_base::seed::Seed;
+use raisin_corpus::message::conversation;
+use raisin_corpus::synthetic::{Family, Mix, mix};
+use raisin_corpus::{Codec, Instruction, Sequence};
+use raisin_lm::gguf::Gguf;
+use raisin_lm::proxy::{PrefixStates, ProxyConfig, write_states};
+use raisin_lm::{Adaptation, Batch, Model, TARGETS, write_tokenizer};
+use raisin_training::{EpisodeLearner, Pool, Schedule, SideBySide, Trainer, TrainerConfig, ValidationSet};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor, no_grad};
@@ -27,7 +27,7 @@ use tch::{Device, Kind, Tensor, no_grad};
 const MAX_TOKENS: usize = 512;
 
 fn main() -> ExitCode {
-    raisin::lm::keep_freed_memory();
+    raisin_lm::keep_freed_memory();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match words[..] {
@@ -171,7 +171,7 @@ fn run(path: &Path) -> Result<()> {
     let request: Request = serde_json::from_slice(&std::fs::read(path)?)?;
     let device = match request.device.strip_prefix("cuda") {
         None => Device::Cpu,
-        Some(rest) => raisin::lm::device(Some(rest.trim_start_matches(':').parse().unwrap_or(0)))?,
+        Some(rest) => raisin_lm::device(Some(rest.trim_start_matches(':').parse().unwrap_or(0)))?,
     };
     tch::set_num_threads(request.threads);
     let rows: Vec<Row> = serde_json::from_slice(&std::fs::read(&request.rows)?)?;
@@ -198,7 +198,7 @@ fn run(path: &Path) -> Result<()> {
 /// The largest resident set of this process so far; on a GPU, what is taken of its memory, which libtorch keeps.
 fn peak_memory(device: Device) -> u64 {
     if let Device::Cuda(index) = device {
-        return raisin::lm::device_memory_in_use(index).unwrap_or(0);
+        return raisin_lm::device_memory_in_use(index).unwrap_or(0);
     }
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or("0");

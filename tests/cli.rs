@@ -18,7 +18,7 @@ impl Project {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_raisin"));
+        let mut command = Command::new(raisin_tests::executable("raisin"));
         command.args(arguments).current_dir(self.folder.path()).env_remove("RAISIN_CACHE").env_remove("RAISIN_OUT");
         command
     }
@@ -263,7 +263,7 @@ fn doctor_tells_what_the_worker_finds_and_what_to_do_about_what_is_missing() {
     }
     let has_bf16 = words.lines().any(|line| line.starts_with("processor") && line.contains("bf16"));
     assert_eq!(words.contains("this processor has no bf16 instructions"), !has_bf16, "{words}");
-    let without = Command::new(env!("CARGO_BIN_EXE_raisin"))
+    let without = Command::new(raisin_tests::executable("raisin"))
         .arg("doctor")
         .env("RAISIN_WORKER", "/nowhere/raisin-worker")
         .output()
@@ -290,7 +290,7 @@ fn a_device_is_named_by_kind_and_number() {
 /// `RAISIN_BLESS=1 cargo test committed_schema_is_current` writes it anew.
 #[test]
 fn committed_schema_is_current() {
-    let path: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas/pipeline.schema.json");
+    let path: PathBuf = raisin_tests::package().join("schemas/pipeline.schema.json");
     let printed = text(&Project::new("").raisin(&["schema"]).stdout);
     if std::env::var_os("RAISIN_BLESS").is_some() {
         std::fs::write(&path, &printed).unwrap();

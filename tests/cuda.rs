@@ -5,18 +5,18 @@
 
 use std::sync::{Arc, Mutex};
 
-use raisin::corpus::Sequence;
-use raisin::error::Result;
-use raisin::lm::{Adaptation, Architecture, Batch, Config, Model, TARGETS};
-use raisin::seed::Seed;
-use raisin::selector::Ensemble as _;
-use raisin::training::{Pool, SideBySide, Trainer, TrainerConfig, ValidationSet};
+use raisin_base::error::Result;
+use raisin_base::learner::Ensemble as _;
+use raisin_base::seed::Seed;
+use raisin_corpus::Sequence;
+use raisin_lm::{Adaptation, Architecture, Batch, Config, Model, TARGETS};
+use raisin_training::{Pool, SideBySide, Trainer, TrainerConfig, ValidationSet};
 use tch::{Device, Kind, Tensor, no_grad};
 
 const VOCABULARY: u32 = 500;
 
 fn gpu() -> Device {
-    raisin::lm::device(Some(0)).expect("a CUDA device")
+    raisin_lm::device(Some(0)).expect("a CUDA device")
 }
 
 fn rows(count: u32) -> Vec<Sequence> {

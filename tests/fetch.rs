@@ -4,10 +4,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
-#[allow(dead_code, reason = "other tests use more of it")]
-mod support;
-
-use support::Project;
+use raisin_tests::Project;
 
 /// What a server does with a request.
 #[derive(Clone, Copy)]

@@ -1,17 +1,13 @@
 //! The main job through the real executables: every stage kind, on a pipeline small enough for a test.
 
-#[path = "support/python.rs"]
-mod python;
-mod support;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use python::{run_python, setting};
+use raisin_tests::python::{run_python, setting};
+use raisin_tests::{BuiltStage, Project};
 use serde_json::Value;
-use support::{BuiltStage, Project};
 
 const PIPELINE: &str = "micro.toml";
 
@@ -28,13 +24,13 @@ fn ran(project: &Project) -> Vec<String> {
 
 #[test]
 fn raisin_itself_does_not_load_libtorch() {
-    let dependencies = |executable: &str| {
+    let dependencies = |executable: std::path::PathBuf| {
         let output = Command::new("ldd").arg(executable).output().expect("ldd");
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
-    assert!(!dependencies(env!("CARGO_BIN_EXE_raisin")).contains("libtorch"));
+    assert!(!dependencies(raisin_tests::executable("raisin")).contains("libtorch"));
     // The same look finds it where it is: the check can fail.
-    assert!(dependencies(env!("CARGO_BIN_EXE_raisin-worker")).contains("libtorch"));
+    assert!(dependencies(raisin_tests::executable("raisin-worker")).contains("libtorch"));
 }
 
 #[test]

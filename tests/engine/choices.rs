@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use raisin::engine::{self, Force, Options, PlanFile, Status};
-use raisin::error::render;
-use raisin::pipeline::Pipeline;
+use raisin_base::error::render;
+use raisin_engine::{self as engine, Force, Options, PlanFile, Status};
+use raisin_pipeline::Pipeline;
 use serde_json::{Value, json};
 
 use crate::house::{House, chain};
@@ -77,7 +77,7 @@ fn planned(house: &House, pipeline: &Pipeline) -> PathBuf {
     path
 }
 
-fn build_plan(house: &House, path: &Path) -> anyhow::Result<engine::Summary> {
+fn build_plan(house: &House, path: &Path) -> raisin_base::error::Result<engine::Summary> {
     let plan = PlanFile::read(path)?.expect("a plan");
     let mut pipeline = plan.pipeline(&KINDS)?;
     pipeline.folder.clone_from(&house.folder);
@@ -142,7 +142,7 @@ fn a_plan_of_another_version_a_torn_one_and_what_is_no_plan_are_told_apart() {
     assert!(PlanFile::read(&path).unwrap().is_none());
 }
 
-fn accept(house: &House, pipeline: &Pipeline, stage: &str) -> anyhow::Result<Vec<engine::Acceptance>> {
+fn accept(house: &House, pipeline: &Pipeline, stage: &str) -> raisin_base::error::Result<Vec<engine::Acceptance>> {
     engine::accept(pipeline, &house.options(), stage, "only words")
 }
 

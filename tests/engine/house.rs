@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use raisin::engine::{self, DeviceChoice, Options, Status, Summary, words};
-use raisin::error::Place;
-use raisin::pipeline::{Pipeline, Resources, Stage, Variant, Written};
-use raisin::store::{JournalEvent, Store};
+use raisin_base::error::Place;
+use raisin_engine::{self as engine, DeviceChoice, Options, Status, Summary, words};
+use raisin_pipeline::{Pipeline, Resources, Stage, Variant, Written};
+use raisin_store::{JournalEvent, Store};
 use serde_json::{Map, Value, json};
 
 use crate::kinds::KINDS;
@@ -35,7 +35,7 @@ impl House {
             "#!/bin/sh\nRAISIN_TEST_WORKER=\"$1\" exec '{}' --exact worker_process --nocapture --test-threads 2\n",
             own.display()
         );
-        for script in ["raisin", "raisin-worker"].map(|name| folder.join(name)) {
+        for script in ["raisin-data", "raisin-worker"].map(|name| folder.join(name)) {
             std::fs::write(&script, &text).unwrap();
             std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
         }

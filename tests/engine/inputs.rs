@@ -2,9 +2,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use raisin::engine::{self, digest_of};
-use raisin::error::render;
-use raisin::pipeline::Pipeline;
+use raisin_base::error::render;
+use raisin_engine::{self as engine, digest_of};
+use raisin_pipeline::Pipeline;
 use serde_json::json;
 
 use crate::house::{House, wait_for};

@@ -5,12 +5,12 @@
 
 use std::time::{Duration, SystemTime};
 
-use raisin::pipeline::Pipeline;
-use raisin::stages::{Context, Declaration, Kind, Needs, Process};
+use raisin_contract::{Context, Declaration, Kind, Needs, Process};
+use raisin_pipeline::Pipeline;
 use serde_json::json;
 
 use crate::house::House;
-use crate::kinds::{Write, WriteParameters};
+use crate::kinds::{Runs, Write, WriteParameters};
 
 /// How many stages run when `after` is built where `before` was.
 fn ran(house: &House, before: &Pipeline, after: &Pipeline) -> u64 {
@@ -30,14 +30,16 @@ impl Kind for NewerWrite {
     const NAME: &'static str = "write";
     const VERSION: u32 = 2;
     const ABOUT: &'static str = "Writes a text.";
-    const PROCESS: Process = Process::Light;
+    const PROCESS: Process = Process::Data;
     const SEEDED: bool = false;
     const PROVIDES: &'static [&'static str] = &[];
     type Parameters = WriteParameters;
 
     fn needs(_: &Self::Parameters, _: &mut Needs) {}
+}
 
-    fn run(parameters: Self::Parameters, context: &Context) -> raisin::error::Result<()> {
+impl Runs for NewerWrite {
+    fn run(parameters: Self::Parameters, context: &Context) -> raisin_base::error::Result<()> {
         Write::run(parameters, context)
     }
 }

@@ -4,13 +4,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use raisin::error::{Result, bail};
-use raisin::stages::{Assignment, Context, Declaration, Kind, Needs, Process};
+use raisin_base::error::{Result, bail};
+use raisin_contract::{Assignment, Context, Declaration, Kind, Needs, Process};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// Writes its text without the blanks around it.
+/// How stages of a test kind run.
+pub trait Runs: Kind {
+    fn run(parameters: Self::Parameters, context: &Context) -> Result<()>;
+}
+
 pub struct Write;
 
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -37,13 +42,15 @@ impl Kind for Write {
     const NAME: &'static str = "write";
     const VERSION: u32 = 1;
     const ABOUT: &'static str = "Writes a text.";
-    const PROCESS: Process = Process::Light;
+    const PROCESS: Process = Process::Data;
     const SEEDED: bool = false;
     const PROVIDES: &'static [&'static str] = &[];
     type Parameters = WriteParameters;
 
     fn needs(_: &Self::Parameters, _: &mut Needs) {}
+}
 
+impl Runs for Write {
     fn run(parameters: Self::Parameters, context: &Context) -> Result<()> {
         if parameters.stubborn {
             let asked = Arc::new(AtomicBool::new(false));
@@ -85,7 +92,7 @@ impl Kind for Join {
     const NAME: &'static str = "join";
     const VERSION: u32 = 1;
     const ABOUT: &'static str = "Joins two texts.";
-    const PROCESS: Process = Process::Light;
+    const PROCESS: Process = Process::Data;
     const SEEDED: bool = true;
     const PROVIDES: &'static [&'static str] = &[];
     type Parameters = JoinParameters;
@@ -94,7 +101,9 @@ impl Kind for Join {
         needs.any_stage("/left", &parameters.left);
         needs.any_stage("/right", &parameters.right);
     }
+}
 
+impl Runs for Join {
     fn run(parameters: Self::Parameters, context: &Context) -> Result<()> {
         let left = std::fs::read_to_string(context.input("/left")?.join("text"))?;
         let right = std::fs::read_to_string(context.input("/right")?.join("text"))?;
@@ -125,7 +134,7 @@ impl Kind for Copy {
     const NAME: &'static str = "copy";
     const VERSION: u32 = 1;
     const ABOUT: &'static str = "Copies a file.";
-    const PROCESS: Process = Process::Light;
+    const PROCESS: Process = Process::Data;
     const SEEDED: bool = false;
     const PROVIDES: &'static [&'static str] = &[];
     type Parameters = CopyParameters;
@@ -136,7 +145,9 @@ impl Kind for Copy {
             needs.any_stage("/after", stage);
         }
     }
+}
 
+impl Runs for Copy {
     fn run(parameters: Self::Parameters, context: &Context) -> Result<()> {
         let (path, checkpoint) = (context.file("/path")?, context.work()?.join("checkpoint"));
         let text = if checkpoint.exists() {
@@ -168,7 +179,7 @@ impl Kind for Show {
     const NAME: &'static str = "show";
     const VERSION: u32 = 1;
     const ABOUT: &'static str = "Lists texts.";
-    const PROCESS: Process = Process::Light;
+    const PROCESS: Process = Process::Data;
     const SEEDED: bool = false;
     const GATHERS: bool = true;
     const PROVIDES: &'static [&'static str] = &[];
@@ -179,7 +190,9 @@ impl Kind for Show {
             needs.any_stage(format!("/of/{index}"), stage);
         }
     }
+}
 
+impl Runs for Show {
     fn run(parameters: Self::Parameters, context: &Context) -> Result<()> {
         let mut text = String::new();
         for index in 0..parameters.of.len() {
@@ -208,7 +221,7 @@ impl Kind for Several {
     const NAME: &'static str = "several";
     const VERSION: u32 = 1;
     const ABOUT: &'static str = "Lists files.";
-    const PROCESS: Process = Process::Light;
+    const PROCESS: Process = Process::Data;
     const SEEDED: bool = false;
     const PROVIDES: &'static [&'static str] = &[];
     type Parameters = SeveralParameters;
@@ -216,7 +229,9 @@ impl Kind for Several {
     fn needs(parameters: &Self::Parameters, needs: &mut Needs) {
         needs.pinned_files("", &parameters.path, parameters.blake3.as_deref());
     }
+}
 
+impl Runs for Several {
     fn run(_: Self::Parameters, context: &Context) -> Result<()> {
         let mut text = String::new();
         for (name, path) in context.files("/path")? {
@@ -264,7 +279,9 @@ impl Kind for Tell {
             needs.any_stage("/after", stage);
         }
     }
+}
 
+impl Runs for Tell {
     fn run(parameters: Self::Parameters, context: &Context) -> Result<()> {
         eprintln!("the words of {}", context.stage());
         println!("printed by {}", context.stage());
@@ -296,7 +313,7 @@ impl Kind for Tell {
 
 /// What the processes of stages do.
 pub fn run_assignment(assignment: Assignment) -> Result<()> {
-    fn run<K: Kind>(assignment: Assignment) -> Result<()> {
+    fn run<K: Runs>(assignment: Assignment) -> Result<()> {
         let parameters = serde_json::from_value(assignment.parameters.clone())?;
         K::run(parameters, &Context::new(assignment)?)
     }

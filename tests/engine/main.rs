@@ -20,16 +20,16 @@ use std::time::{Duration, Instant};
 
 use house::{House, StageText, chain, wait_for};
 use kinds::run_assignment;
-use raisin::engine::{self, BuildDescription, Options};
-use raisin::error::render;
-use raisin::store;
+use raisin_base::error::render;
+use raisin_engine::{self as engine, Options};
+use raisin_store::{self as store, BuildDescription};
 use serde_json::{Value, json};
 
 /// Not a test of its own: what the scripts start as workers.
 #[test]
 fn worker_process() {
     if std::env::var("RAISIN_TEST_WORKER").is_ok_and(|word| word == "run-stages") {
-        engine::serve(run_assignment, |_| u64::MAX).unwrap();
+        raisin_contract::serve::serve(run_assignment, |_| u64::MAX).unwrap();
     }
 }
 
@@ -210,7 +210,7 @@ fn a_missing_file_and_a_wrong_pin_stop_the_build_before_anything_runs() {
     std::fs::write(house.folder.join("data.txt"), "one").unwrap();
     let wrong = "0".repeat(64);
     let error = render(&engine::build(&stages(Some(&wrong)), &house.options()).unwrap_err());
-    let found = blake3::hash(b"one").to_hex();
+    let found = raisin_base::digest::Digest::of(b"one").to_hex();
     assert!(error.contains(&wrong) && error.contains(found.as_str()) && error.contains("data.txt"), "{error}");
     assert_eq!(house.build(&stages(Some(found.as_str()))).ran, 2);
     // The pin is not part of the key.

@@ -6,10 +6,10 @@ use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use raisin::engine::{self, BuildDescription, Options};
-use raisin::pipeline::Pipeline;
-use raisin::seed::Seed;
-use raisin::store::{self, GcOptions};
+use raisin_base::seed::Seed;
+use raisin_engine::{self as engine, Options};
+use raisin_pipeline::Pipeline;
+use raisin_store::{self as store, BuildDescription, GcOptions};
 use rand_chacha::rand_core::Rng as _;
 use serde_json::{Value, json};
 

@@ -1,6 +1,6 @@
 //! Tensor stages share workers that stay, and what one of them does is none of the others' business.
 
-use raisin::pipeline::Pipeline;
+use raisin_pipeline::Pipeline;
 use serde_json::{Value, json};
 
 use crate::house::House;

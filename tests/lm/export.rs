@@ -1,14 +1,14 @@
 //! What raisin writes, read by transformers and peft.
 
-use anyhow::Result;
-use raisin::corpus::Sequence;
-use raisin::lm::weights::{Outgoing, write};
-use raisin::lm::{Adaptation, Batch, Config, Model};
-use raisin::seed::Seed;
+use raisin_base::error::Result;
+use raisin_base::seed::Seed;
+use raisin_corpus::Sequence;
+use raisin_lm::weights::{Outgoing, write};
+use raisin_lm::{Adaptation, Batch, Config, Model};
 use tch::{Device, Kind, Tensor};
 
 use crate::largest_difference;
-use crate::python::{run_python, setting};
+use raisin_tests::python::{run_python, setting};
 
 #[test]
 fn exports_load_in_transformers_and_peft_with_the_same_logits() -> Result<()> {

@@ -1,13 +1,13 @@
 //! GGUF files: block formats, and whole models of each architecture.
 
-use anyhow::{Context as _, Result};
-use raisin::corpus::Sequence;
-use raisin::lm::gguf::Gguf;
-use raisin::lm::{Batch, Config, Model};
+use raisin_base::error::{Context as _, Result};
+use raisin_corpus::Sequence;
+use raisin_lm::gguf::Gguf;
+use raisin_lm::{Batch, Config, Model};
 use tch::{Device, Kind};
 
-use crate::python::{run_python, setting};
 use crate::{largest_difference, tensors};
+use raisin_tests::python::{run_python, setting};
 
 #[test]
 fn gguf_blocks_have_the_values_of_the_gguf_package() -> Result<()> {

@@ -10,15 +10,15 @@
 use std::path::Path;
 use std::sync::OnceLock;
 
-use anyhow::{Context as _, Result, anyhow};
-use raisin::corpus::Sequence;
-use raisin::lm::{Adaptation, Batch, Model, TARGETS};
-use raisin::seed::Seed;
-use raisin::training::{Schedule, Trainer, TrainerConfig};
+use raisin_base::error::{Context as _, Result, anyhow};
+use raisin_base::seed::Seed;
+use raisin_corpus::Sequence;
+use raisin_lm::{Adaptation, Batch, Model, TARGETS};
+use raisin_training::{Schedule, Trainer, TrainerConfig};
 use tch::{Device, Kind, Tensor};
 
-use crate::python::{run_python, setting};
 use crate::{largest_difference, sequences, tensors};
+use raisin_tests::python::{run_python, setting};
 
 const ARCHITECTURES: [&str; 11] = [
     "llama",

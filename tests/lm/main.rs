@@ -5,9 +5,6 @@
 //! GGUF file of SmolLM2-135M as RAISIN_GGUF, and a folder of real data as RAISIN_DATA (tests/python/tokens.py says what
 //! must be in it). Tests say so and pass where these are not set.
 
-#[path = "../support/python.rs"]
-mod python;
-
 mod export;
 mod gguf;
 mod golden;
@@ -18,9 +15,9 @@ mod tokens;
 
 use std::path::Path;
 
-use anyhow::Result;
-use raisin::corpus::Sequence;
-use raisin::lm::weights::Weights;
+use raisin_base::error::Result;
+use raisin_corpus::Sequence;
+use raisin_lm::weights::Weights;
 use tch::{Kind, Tensor};
 
 pub fn tensors(path: &Path) -> Result<Weights> {

@@ -3,11 +3,11 @@
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use anyhow::{Result, ensure};
-use raisin::corpus::Sequence;
-use raisin::lm::{Adaptation, Batch, Config, Model};
-use raisin::seed::Seed;
-use raisin::training::{Meter, Trainer, TrainerConfig};
+use raisin_base::error::{Result, ensure};
+use raisin_base::seed::Seed;
+use raisin_corpus::Sequence;
+use raisin_lm::{Adaptation, Batch, Config, Model};
+use raisin_training::{Meter, Trainer, TrainerConfig};
 use tch::{Device, Kind, Tensor};
 
 /// That of Qwen2.

@@ -1,26 +1,26 @@
 //! The real model: SmolLM2-135M out of its GGUF file.
 
-use anyhow::Result;
-use raisin::corpus::Sequence;
-use raisin::lm::gguf::Gguf;
-use raisin::lm::{Batch, Model};
+use raisin_base::error::Result;
+use raisin_corpus::Sequence;
+use raisin_lm::gguf::Gguf;
+use raisin_lm::{Batch, Model};
 use tch::{Device, Kind};
 
-use crate::python::{run_python, setting};
 use crate::{largest_difference, tensors};
+use raisin_tests::python::{run_python, setting};
 
 #[test]
 fn smollm2_agrees_with_transformers_on_twenty_prompts() -> Result<()> {
     let (Some(python), Some(path)) = (setting("RAISIN_PYTHON"), setting("RAISIN_GGUF")) else { return Ok(()) };
     let folder = tempfile::tempdir()?;
     let gguf = Gguf::open(&path)?;
-    raisin::lm::write_tokenizer(&gguf, gguf.config()?.max_position_embeddings, folder.path())?;
+    raisin_lm::write_tokenizer(&gguf, gguf.config()?.max_position_embeddings, folder.path())?;
     Model::from_gguf(&path, Device::Cpu, Kind::Float)?.save(folder.path())?;
     let golden = folder.path().join("expected.safetensors");
     run_python(&python, "smollm2_reference.py", &[&path, folder.path(), &golden])?;
     let model = Model::load(folder.path(), Device::Cpu, Kind::Float)?;
     assert_eq!(model.parameter_count(), 134_515_008);
-    let codec = raisin::corpus::Codec::load(folder.path())?;
+    let codec = raisin_corpus::Codec::load(folder.path())?;
     let expected = tensors(&golden)?;
     let mut prompts = Vec::new();
     let mut largest = 0f64;

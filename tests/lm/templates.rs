@@ -1,11 +1,11 @@
 //! Chat templates of the model families, as two Python packages carry them, against transformers' renderings.
 
-use anyhow::Result;
-use raisin::corpus::template::ChatTemplate;
+use raisin_base::error::Result;
+use raisin_corpus::template::ChatTemplate;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::python::{run_python, setting};
+use raisin_tests::python::{run_python, setting};
 
 #[derive(Deserialize)]
 struct Case {

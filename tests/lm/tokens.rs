@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
-use raisin::corpus::{Codec, Instruction, Message, byte_tokenizer};
-use raisin::lm::gguf::Gguf;
-use raisin::lm::weights::Weights;
-use raisin::lm::write_tokenizer;
+use raisin_base::error::{Context as _, Result};
+use raisin_corpus::{Codec, Instruction, Message, byte_tokenizer};
+use raisin_lm::gguf::Gguf;
+use raisin_lm::weights::Weights;
+use raisin_lm::write_tokenizer;
 
-use crate::python::{run_python, setting};
 use crate::tensors;
+use raisin_tests::python::{run_python, setting};
 
 /// The ids of each text.
 fn lists(expected: &Weights, name: &str) -> Result<Vec<Vec<u32>>> {

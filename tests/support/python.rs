@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, ensure};
+use raisin_base::error::{Context as _, Result, ensure};
 
 /// A path in the environment. A test without it says so and passes.
 pub fn setting(name: &str) -> Option<PathBuf> {
@@ -16,7 +16,7 @@ pub fn setting(name: &str) -> Option<PathBuf> {
 
 /// Runs a script of tests/python. Gives what it printed.
 pub fn run_python(python: &Path, script: &str, arguments: &[&Path]) -> Result<String> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python").join(script);
+    let script = crate::package().join("tests/python").join(script);
     let output = Command::new(python).arg(&script).args(arguments).output().context("cannot start Python")?;
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     print!("{printed}");

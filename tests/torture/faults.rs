@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
-use crate::support::Project;
 use crate::world::{Digests, SMALL, count, full, verify_clean};
+use raisin_tests::Project;
 
 fn small() -> Project {
     let project = Project::new();
@@ -35,7 +35,7 @@ fn shim() -> Option<&'static Path> {
     let made = SHIM.get_or_init(|| {
         let folder = tempfile::tempdir().expect("a folder");
         let library = folder.path().join("shim.so");
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/torture/shim.c");
+        let source = raisin_tests::package().join("tests/torture/shim.c");
         let status =
             Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).arg("-ldl").status();
         match status {

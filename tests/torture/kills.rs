@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::Project;
 use crate::world::{Chance, PIPELINE, build, count, digests, undisturbed, verify_clean};
+use raisin_tests::Project;
 
 fn kill(pid: u32, signal: Signal) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {

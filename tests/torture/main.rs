@@ -9,8 +9,5 @@ mod many;
 mod pinned;
 mod rights;
 mod space;
-#[allow(dead_code, reason = "other tests use more of it")]
-#[path = "../support/mod.rs"]
-mod support;
 mod world;
 mod wrong;

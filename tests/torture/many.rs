@@ -5,11 +5,11 @@ use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use raisin::digest::Digest;
-use raisin::store::{JournalEvent, Store};
+use raisin_base::digest::Digest;
+use raisin_store::{JournalEvent, Store};
 
-use crate::support::Project;
 use crate::world::{Chance, PIPELINE, count, digests, undisturbed, verify_clean};
+use raisin_tests::Project;
 
 #[test]
 fn many_processes_on_one_cache_make_each_action_once() {

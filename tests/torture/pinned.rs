@@ -5,13 +5,13 @@
 //! tensors have one digest for all. `RAISIN_BLESS=1` writes what is there now.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
-use raisin::stages::{KINDS, Process};
+use raisin_contract::Process;
+use raisin_kinds::KINDS;
 use serde::{Deserialize, Serialize};
 
-use crate::support::Project;
 use crate::world::{PIPELINE, build};
+use raisin_tests::Project;
 
 #[derive(Default, Serialize, Deserialize)]
 struct Pinned {
@@ -33,7 +33,7 @@ fn processor() -> String {
 
 #[test]
 fn no_kind_makes_something_else_without_a_new_version() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/digests.json");
+    let path = raisin_tests::package().join("tests/golden/digests.json");
     let mut pinned: Pinned = std::fs::read(&path)
         .ok()
         .map(|bytes| serde_json::from_slice(&bytes).expect("digests.json"))
@@ -48,7 +48,7 @@ fn no_kind_makes_something_else_without_a_new_version() {
     for row in &actions {
         let kind = KINDS.iter().find(|kind| kind.name == text(row, "kind")).expect("a kind");
         // What comes after tensors inherits their rounding.
-        let light = kind.process == Process::Light && ["generate", "ingest", "task"].contains(&kind.name);
+        let light = kind.process == Process::Data && ["generate", "ingest", "task"].contains(&kind.name);
         let place = if light { "any".to_owned() } else { processor() };
         let (stage, variant) = (text(row, "stage"), text(row, "variant"));
         let name = if variant.is_empty() { stage } else { format!("{stage} [{variant}]") };

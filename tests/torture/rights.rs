@@ -6,10 +6,10 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use raisin::digest::Digest;
+use raisin_base::digest::Digest;
 
-use crate::support::{Answer, Project};
 use crate::world::{SMALL, files_below, verify_clean};
+use raisin_tests::{Answer, Project};
 
 /// Someone who owns nothing here.
 const STRANGER: u32 = 65_534;
@@ -57,18 +57,21 @@ fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// The executable where a stranger can reach it too: the folder that it is built in may be private.
+/// The executables where a stranger can reach them too: the folder that they are built in may be private.
 fn reachable(project: &Project) -> PathBuf {
-    let copy = project.path("for-all/raisin");
-    if !copy.exists() {
-        std::fs::create_dir_all(project.path("for-all")).expect("a folder");
-        mode(&project.path("for-all"), 0o755);
-        // By another process: a file that this one had open for writing could not be run while a test beside it forks.
-        let status = Command::new("cp").arg(env!("CARGO_BIN_EXE_raisin")).arg(&copy).status().expect("cp");
-        assert!(status.success());
-        mode(&copy, 0o755);
+    let folder = project.path("for-all");
+    if !folder.exists() {
+        std::fs::create_dir_all(&folder).expect("a folder");
+        mode(&folder, 0o755);
+        for name in ["raisin-data", "raisin-sql", "raisin"] {
+            let copy = folder.join(name);
+            // By another process: a file that this one had open for writing could not be run while a test beside it forks.
+            let status = Command::new("cp").arg(raisin_tests::executable(name)).arg(&copy).status().expect("cp");
+            assert!(status.success());
+            mode(&copy, 0o755);
+        }
     }
-    copy
+    folder.join("raisin")
 }
 
 /// Runs raisin as someone who owns nothing, with an out folder of their own.
@@ -172,7 +175,8 @@ fn a_cache_that_cannot_be_written_serves_what_it_has_and_says_why_it_takes_no_mo
 #[test]
 fn a_cache_on_a_read_only_file_system_is_told_as_such() {
     let project = built();
-    let raisin = env!("CARGO_BIN_EXE_raisin");
+    let raisin = raisin_tests::executable("raisin");
+    let raisin = raisin.display();
     let script = format!(
         "mount --bind cache cache && mount -o remount,ro,bind cache || exit 99\n\
          '{raisin}' plan small.toml && '{raisin}' build small.toml"
@@ -196,7 +200,7 @@ pub fn in_a_mount_namespace(project: &Project, script: &str) -> Option<Answer> {
         .current_dir(project.path(""))
         .env_remove("RAISIN_CACHE")
         .env_remove("RAISIN_OUT")
-        .env("RAISIN_WORKER", env!("CARGO_BIN_EXE_raisin-worker"))
+        .env("RAISIN_WORKER", raisin_tests::executable("raisin-worker"))
         .env("NO_COLOR", "1");
     let answer = match command.output() {
         Ok(output) => Answer::from(output),

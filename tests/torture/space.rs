@@ -1,13 +1,14 @@
 //! A real file system that fills up, with every stage kind.
 
 use crate::rights::in_a_mount_namespace;
-use crate::support::Project;
 use crate::world::{PIPELINE, build, digests, full};
+use raisin_tests::Project;
 
 /// Builds into a cache of so many mebibytes; once that has failed, makes room, and builds again. Ends with 90 where the
 /// first build succeeded.
 fn script(mebibytes: usize) -> String {
-    let raisin = env!("CARGO_BIN_EXE_raisin");
+    let raisin = raisin_tests::executable("raisin");
+    let raisin = raisin.display();
     format!(
         "mkdir cache && mount -t tmpfs -o size={mebibytes}m none cache || exit 99\n\
          cp {PIPELINE} before.toml\n\

@@ -5,10 +5,10 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use raisin::seed::Seed;
+use raisin_base::seed::Seed;
 use rand_chacha::rand_core::Rng as _;
 
-use crate::support::Project;
+use raisin_tests::Project;
 
 /// Every stage kind.
 pub const PIPELINE: &str = "micro.toml";

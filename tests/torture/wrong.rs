@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use raisin::store::{Journal, JournalEvent, Store};
+use raisin_store::{Journal, JournalEvent, Store};
 
-use crate::support::Project;
 use crate::world::{Chance, PIPELINE, build, count, digests, files_below, full, tamper, undisturbed, verify_clean};
+use raisin_tests::Project;
 
 /// `cache/artifacts/<digest>/...` or `cache/actions/<key>.json`, as it is told to a person.
 fn name(path: &Path) -> String {

@@ -1,0 +1,54 @@
+//! `raisin digest`: what to pin a source by.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+
+use super::pipeline_arguments::CacheFolder;
+use raisin_base::error::Result;
+use raisin_contract::Progress;
+use raisin_engine::{self as engine, Listener};
+use raisin_store::Store;
+
+/// Print the digest that pins a source: of a file, a folder, a pattern, or an address, whose file is then in the cache.
+#[derive(Args)]
+pub struct Arguments {
+    /// A path, a pattern such as 'data/*.jsonl', or an http(s) address.
+    source: String,
+    #[command(flatten)]
+    cache: CacheFolder,
+}
+
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let store = Store::open(&arguments.cache.path())?;
+    let digest = if engine::is_address(&arguments.source) {
+        engine::fetch(&store, &arguments.source, &mut Words { last: Instant::now() })?
+    } else {
+        engine::digest_of(&store, &arguments.source)?
+    };
+    super::print(&format!("blake3 = \"{digest}\"\n"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A line now and then.
+struct Words {
+    last: Instant,
+}
+
+impl Listener for Words {
+    fn progress(&mut self, progress: Progress) {
+        if self.last.elapsed() >= Duration::from_secs(2) {
+            self.last = Instant::now();
+            let (phase, done) = (progress.phase, progress.done as f64 / 1e6);
+            match progress.total {
+                0 => eprintln!("{phase}  {done:.1} MB"),
+                total => eprintln!("{phase}  {done:.1} of {:.1} MB", total as f64 / 1e6),
+            }
+        }
+    }
+
+    fn gives_up(&self) -> bool {
+        false
+    }
+}

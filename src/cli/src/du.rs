@@ -1,0 +1,46 @@
+//! `raisin du`: where the space goes. A question to the catalog like any other, asked so often that it has a name.
+
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+
+use super::pipeline_arguments::Folders;
+use raisin_base::error::Result;
+use raisin_contract::query::{Format, QueryOptions};
+
+/// Show how much space artifacts take, the largest first.
+#[derive(Args)]
+pub struct Arguments {
+    /// What is counted together. An artifact that several share counts for each of them once.
+    #[arg(long, value_enum, default_value_t = By::Stage)]
+    by: By,
+    #[command(flatten)]
+    folders: Folders,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum By {
+    Pipeline,
+    Stage,
+    Variant,
+}
+
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let columns = match arguments.by {
+        By::Pipeline => "pipeline",
+        By::Stage => "pipeline, stage",
+        By::Variant => "pipeline, variant",
+    };
+    let sql = format!(
+        "select {columns}, count(*) as artifacts, round(sum(bytes) / 1e6, 3) as megabytes from \
+         (select distinct {columns}, artifact, bytes from raisin.actions) group by {columns} order by megabytes desc, {columns}"
+    );
+    super::answer::hand_over(&QueryOptions {
+        sql,
+        cache: arguments.folders.cache(),
+        out: arguments.folders.out(),
+        pipeline: None,
+        format: Format::Table,
+        output: None,
+    })
+}

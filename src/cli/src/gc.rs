@@ -1,0 +1,101 @@
+//! `raisin gc`: frees what no build links to any more.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::pipeline_arguments::Folders;
+use raisin_base::error::Result;
+use raisin_pipeline::resources;
+use raisin_store::{self as store, GcOptions, Store};
+
+/// Show what neither links nor pins reach, and with --yes remove it.
+///
+/// The links are those in every out folder that builds on this cache have written into, and in this one. What was made
+/// within the last day stays unless --older-than says otherwise: a killed build goes on from there.
+#[derive(Args)]
+pub struct Arguments {
+    /// Remove it.
+    #[arg(long)]
+    yes: bool,
+    /// Only what was made longer ago than this, such as 12h or 30d; 0 for all of it [default: 1d]
+    #[arg(long, value_name = "AGE", value_parser = age)]
+    older_than: Option<Duration>,
+    /// Only the oldest, until the artifacts take no more than this, such as 500MB or 20GB.
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    budget: Option<u64>,
+    #[command(flatten)]
+    folders: Folders,
+}
+
+fn age(text: &str) -> Result<Duration, String> {
+    let wrong = || "an age looks like 12h or 30d (s, m, h, d, w)".to_owned();
+    let at = text.find(|letter: char| letter.is_ascii_alphabetic()).unwrap_or(text.len());
+    let number: f64 = text[..at].trim().parse().ok().filter(|number| *number >= 0.0).ok_or_else(wrong)?;
+    let seconds = match &text[at..] {
+        "" if number == 0.0 => 0.0,
+        "s" => 1.0,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
+        "d" => 86_400.0,
+        "w" => 7.0 * 86_400.0,
+        _ => return Err(wrong()),
+    };
+    Duration::try_from_secs_f64(number * seconds).map_err(|error| error.to_string())
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    resources::bytes(text).ok_or_else(|| "a size looks like 500MB or 20GB".to_owned())
+}
+
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let options = GcOptions { yes: arguments.yes, older_than: arguments.older_than, budget: arguments.budget };
+    let store = Store::open(&arguments.folders.cache())?;
+    let gc = store::gc(&store, &arguments.folders.out(), &options)?;
+    // Told when the lock is let go: whoever reads this may take their time.
+    for digest in &gc.artifacts {
+        super::print(&format!("artifact {}\n", digest.short()))?;
+    }
+    gc.leftovers.iter().try_for_each(|folder| super::print(&format!("leftover {}\n", folder.display())))?;
+    let folders =
+        |folders: &[PathBuf]| folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(", ");
+    match &gc.looked_at[..] {
+        [] => eprintln!("no folder with links was found"),
+        some => eprintln!("followed the links in {}", folders(some)),
+    }
+    if !gc.gone.is_empty() {
+        eprintln!("no longer there, nor counted: the links in {}", folders(&gc.gone));
+    }
+    let megabytes = gc.bytes as f64 / 1e6;
+    let (count, kept) = (gc.artifacts.len(), gc.kept);
+    let verb = if gc.freed { "freed" } else { "would free" };
+    eprintln!(
+        "{verb} {megabytes:.1} MB in {count} artifacts and {} leftovers; {kept} artifacts stay",
+        gc.leftovers.len()
+    );
+    if gc.young > 0 && arguments.older_than.is_none() {
+        eprintln!(
+            "{} of these are reached by nothing and younger than a day: --older-than 0 takes them, too",
+            gc.young
+        );
+    }
+    if !gc.freed && gc.bytes > 0 {
+        eprintln!("hint: raisin gc --yes removes them");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_are_read_as_people_write_them() {
+        assert_eq!(age("12h"), Ok(Duration::from_hours(12)));
+        assert_eq!(age("1.5d"), Ok(Duration::from_hours(36)));
+        assert_eq!((age("0"), age("0s")), (Ok(Duration::ZERO), Ok(Duration::ZERO)));
+        assert!(age("soon").is_err() && age("3").is_err() && age("-1d").is_err());
+    }
+}

@@ -1,0 +1,109 @@
+//! The commands: one small file each, with no logic that a library user would miss.
+//!
+//! Standard output carries data, standard error words and progress.
+
+mod accept;
+mod answer;
+mod build;
+mod digest;
+mod doctor;
+mod du;
+mod gc;
+mod kinds;
+mod pin;
+mod pipeline_arguments;
+mod plan;
+mod schema;
+mod sql;
+mod verify;
+mod why;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use raisin_base::error::{Problem, Result, render};
+
+/// Learns which instructions to fine-tune a language model on: a pipeline of cached stages, from raw files to the
+/// selected schedule and the tuned checkpoint.
+#[derive(Parser)]
+#[command(name = "raisin", version, arg_required_else_help = true, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  raisin build pipelines/quickstart.toml                        build everything that is not built yet
+  raisin plan pipelines/quickstart.toml                         what a build would run, and why
+  raisin build p.toml --set stage.clusters.clusters=8           change a parameter for this build
+  raisin build p.toml --sweep 'pipeline.seed=[17, 18, 19]'      three variants; what they share runs once
+  raisin build p.toml --only scores -j 2 --keep-going           one stage and what it needs, two at once
+  raisin build p.toml --force tuned --check                     run a cached stage again, twice, and compare
+  raisin plan p.toml --out plan.json                            keep the plan; `raisin build plan.json` builds it
+  raisin why p.toml tuned                                       one stage: why it would run, or where it came from
+  raisin accept p.toml tuned                                    a change was cosmetic: keep the artifact
+  raisin sql 'select * from report.comparison'                  what came out
+  raisin kinds selector                                         the parameters of a stage kind
+
+Environment: RAISIN_CACHE (default ./cache), RAISIN_OUT (default ./out), NO_COLOR.
+Exit codes: 0 done, 1 a stage failed, 2 the command line or the pipeline is wrong, 130 interrupted.";
+
+#[derive(Subcommand)]
+enum Command {
+    Build(build::Arguments),
+    Plan(plan::Arguments),
+    Why(why::Arguments),
+    Accept(accept::Arguments),
+    Sql(sql::Arguments),
+    Kinds(kinds::Arguments),
+    Schema(schema::Arguments),
+    Verify(verify::Arguments),
+    Gc(gc::Arguments),
+    Pin(pin::Arguments),
+    Unpin(pin::Unpin),
+    Du(du::Arguments),
+    Digest(digest::Arguments),
+    Doctor(doctor::Arguments),
+}
+
+/// Reads the command line, does what it says, and says how it went.
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Build(arguments) => build::run(&arguments),
+        Command::Plan(arguments) => plan::run(&arguments),
+        Command::Why(arguments) => why::run(&arguments),
+        Command::Accept(arguments) => accept::run(&arguments),
+        Command::Sql(arguments) => sql::run(&arguments),
+        Command::Kinds(arguments) => kinds::run(&arguments),
+        Command::Schema(arguments) => schema::run(&arguments),
+        Command::Verify(arguments) => verify::run(&arguments),
+        Command::Gc(arguments) => gc::run(&arguments),
+        Command::Pin(arguments) => pin::pin(&arguments),
+        Command::Unpin(arguments) => pin::unpin(&arguments),
+        Command::Du(arguments) => du::run(&arguments),
+        Command::Digest(arguments) => digest::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
+    };
+    result.unwrap_or_else(|error| {
+        if is_closed_pipe(&error) {
+            return ExitCode::SUCCESS;
+        }
+        eprintln!("{}", render(&error));
+        // A problem that a person can mend by what they wrote; anything else is the machine's.
+        let written = error.downcast_ref::<Problem>().is_some();
+        ExitCode::from(if written { 2 } else { 1 })
+    })
+}
+
+/// Whoever read the output, such as `head`, has had enough.
+fn is_closed_pipe(error: &raisin_base::error::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+fn print(text: &str) -> Result<()> {
+    use std::io::Write as _;
+    std::io::stdout().lock().write_all(text.as_bytes())?;
+    Ok(())
+}

@@ -1,0 +1,95 @@
+//! `raisin pin` and `raisin unpin`: what gc keeps though no build links to it any more.
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::pipeline_arguments::Folders;
+use raisin_base::error::{Problem, Result, nearest};
+use raisin_store::Store;
+use raisin_store::{BuildDescription, BuiltStage};
+
+/// Keep what a pipeline's last build made, whatever later builds link to; without a pipeline, list the pins.
+#[derive(Args)]
+pub struct Arguments {
+    /// The pipeline's name.
+    pipeline: Option<String>,
+    /// Only these stages of it, in all variants.
+    stages: Vec<String>,
+    #[command(flatten)]
+    folders: Folders,
+}
+
+/// Let gc free again what was pinned.
+#[derive(Args)]
+pub struct Unpin {
+    /// The pipeline's name: what its last build made is unpinned. Or a pin's label as `raisin pin` lists it.
+    pipeline: String,
+    /// Only these stages of it, in all variants.
+    stages: Vec<String>,
+    #[command(flatten)]
+    folders: Folders,
+}
+
+fn built(folders: &Folders, pipeline: &str, stages: &[String]) -> Result<Vec<BuiltStage>> {
+    let Some(description) = BuildDescription::read(&folders.out().join(pipeline))? else {
+        return Err(Problem::new(format!("no pipeline `{pipeline}` was built here"))
+            .hint(format!("its links would be in {}", folders.out().join(pipeline).display()))
+            .into());
+    };
+    let names = || description.stages.iter().map(|built| built.stage.as_str());
+    for stage in stages {
+        if !names().any(|name| name == stage) {
+            let problem = Problem::new(format!("the last build of `{pipeline}` has no stage `{stage}`"));
+            return Err(match nearest(stage, names()) {
+                Some(near) => problem.hint(format!("did you mean `{near}`?")),
+                None => problem,
+            }
+            .into());
+        }
+    }
+    let wanted = |built: &BuiltStage| stages.is_empty() || stages.contains(&built.stage);
+    Ok(description.stages.into_iter().filter(wanted).collect())
+}
+
+fn label(pipeline: &str, built: &BuiltStage) -> String {
+    let variant = if built.variant.is_empty() { String::new() } else { format!(" [{}]", built.variant) };
+    format!("{pipeline}.{}{variant}", built.stage)
+}
+
+pub fn pin(arguments: &Arguments) -> Result<ExitCode> {
+    let store = Store::open(&arguments.folders.cache())?;
+    let Some(pipeline) = &arguments.pipeline else {
+        let pins = store.pins()?;
+        for pin in &pins {
+            super::print(&format!("{}  {}\n", pin.digest.short(), pin.label))?;
+        }
+        eprintln!("{} pinned", pins.len());
+        return Ok(ExitCode::SUCCESS);
+    };
+    let built = built(&arguments.folders, pipeline, &arguments.stages)?;
+    for stage in &built {
+        store.pin(stage.artifact, &label(pipeline, stage))?;
+    }
+    let count = store.pins()?.len();
+    eprintln!("{} artifacts of `{pipeline}` stay; {count} pinned in all", built.len());
+    Ok(ExitCode::SUCCESS)
+}
+
+pub fn unpin(arguments: &Unpin) -> Result<ExitCode> {
+    let store = Store::open(&arguments.folders.cache())?;
+    let mut labelled = store.pins()?;
+    labelled.retain(|pin| pin.label == arguments.pipeline);
+    let digests = if labelled.is_empty() {
+        let built = built(&arguments.folders, &arguments.pipeline, &arguments.stages)?;
+        built.iter().map(|stage| stage.artifact).collect::<Vec<_>>()
+    } else {
+        labelled.iter().map(|pin| pin.digest).collect()
+    };
+    let mut count = 0;
+    for digest in digests {
+        count += usize::from(store.unpin(digest)?);
+    }
+    eprintln!("{count} unpinned, {} left", store.pins()?.len());
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,132 @@
+//! The arguments that `build` and `plan` share, and what the engine makes of them.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use raisin_base::error::{Problem, Result};
+use raisin_engine::{DeviceChoice, Options};
+use raisin_kinds::KINDS;
+use raisin_pipeline::{self as pipeline, Override, Pipeline};
+
+#[derive(Args)]
+pub struct PipelineArguments {
+    /// The pipeline: a TOML file.
+    #[arg(value_name = "PIPELINE")]
+    file: PathBuf,
+    /// Give a parameter another value: `stage.clusters.clusters=8`, `pipeline.seed=3`. The value is TOML, or else
+    /// plain text.
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Add an axis to the sweep, or replace one: `pipeline.seed=[17, 18, 19]`.
+    #[arg(long, value_name = "KEY=[..]")]
+    sweep: Vec<String>,
+    /// Only this stage and what it needs; may be given several times.
+    #[arg(long, value_name = "STAGE")]
+    only: Vec<String>,
+    #[command(flatten)]
+    cache: CacheFolder,
+    /// How many tensor stages run at once at most [default: as many as threads, memory and GPUs allow]
+    #[arg(short, long, value_name = "N")]
+    jobs: Option<usize>,
+    /// Threads of a tensor stage that does not say how many [default: the cores, shared out]
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Where tensors live: auto (CUDA where it can be used, else the CPU), cpu, cuda, or one GPU as cuda:1
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    device: DeviceChoice,
+}
+
+#[derive(Args)]
+pub struct CacheFolder {
+    /// Where artifacts are kept [default: $RAISIN_CACHE, else cache]
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct OutFolder {
+    /// Where the links to the last build's artifacts go [default: $RAISIN_OUT, else out]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct Folders {
+    #[command(flatten)]
+    cache: CacheFolder,
+    #[command(flatten)]
+    out: OutFolder,
+}
+
+impl CacheFolder {
+    pub fn path(&self) -> PathBuf {
+        folder(self.cache.as_ref(), "RAISIN_CACHE", "cache")
+    }
+}
+
+impl OutFolder {
+    pub fn path(&self) -> PathBuf {
+        folder(self.out.as_ref(), "RAISIN_OUT", "out")
+    }
+}
+
+impl Folders {
+    pub fn cache(&self) -> PathBuf {
+        self.cache.path()
+    }
+
+    pub fn out(&self) -> PathBuf {
+        self.out.path()
+    }
+}
+
+fn folder(flag: Option<&PathBuf>, variable: &str, default: &str) -> PathBuf {
+    let set = || std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
+    flag.cloned().or_else(set).unwrap_or_else(|| PathBuf::from(default))
+}
+
+impl PipelineArguments {
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// # Errors
+    /// Flags that would change what is in a plan.
+    pub fn refuse_changes(&self) -> Result<()> {
+        let flags = [
+            ("--set", !self.set.is_empty()),
+            ("--sweep", !self.sweep.is_empty()),
+            ("--only", !self.only.is_empty()),
+            ("--device", !matches!(self.device, DeviceChoice::Auto)),
+        ];
+        match flags.iter().find(|(_, given)| *given) {
+            Some((flag, _)) => {
+                Err(Problem::new(format!("{} is a plan, which {flag} would change", self.file.display()))
+                    .hint(format!("give {flag} to `raisin plan`"))
+                    .into())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// # Errors
+    /// Whatever is wrong with the pipeline or the flags.
+    pub fn load(&self) -> Result<Pipeline> {
+        let sets = self.set.iter().cloned().map(Override::Set);
+        let sweeps = self.sweep.iter().cloned().map(Override::Sweep);
+        // The sweeps first: a --set of a swept key ends that axis, wherever the axis comes from.
+        pipeline::load(&self.file, &sweeps.chain(sets).collect::<Vec<_>>(), KINDS, &self.cache.path())
+    }
+
+    pub fn options(&self) -> Options {
+        Options {
+            cache: self.cache.path(),
+            jobs: self.jobs,
+            threads: self.threads,
+            device: self.device,
+            only: self.only.clone(),
+            ..Options::default()
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! `raisin plan`: what a build would do.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+
+use super::pipeline_arguments::PipelineArguments;
+use raisin_base::error::Result;
+use raisin_engine::{self as engine, Diagram, PlanFile, diagram};
+use raisin_store::write_atomically;
+
+/// Show what a build would run, and why; run nothing.
+#[derive(Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    pipeline: PipelineArguments,
+    /// Keep the plan in this file: `raisin build FILE` then builds what was planned, or says what changed meanwhile.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Print the plan as JSON.
+    #[arg(long)]
+    json: bool,
+    /// Draw it instead: stages and what they are made from.
+    #[arg(long, value_enum, value_name = "FORM", conflicts_with = "json")]
+    graph: Option<Form>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Form {
+    Text,
+    /// For Graphviz.
+    Dot,
+    Mermaid,
+}
+
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let (pipeline, options) = (arguments.pipeline.load()?, arguments.pipeline.options());
+    let (plan, file) = match &arguments.out {
+        None => (engine::plan(&pipeline, &options)?, None),
+        Some(out) => {
+            let (plan, file) = PlanFile::make(&pipeline, &options)?;
+            (plan, Some((out, file)))
+        }
+    };
+    if let Some(form) = arguments.graph {
+        let form = match form {
+            Form::Text => Diagram::Text,
+            Form::Dot => Diagram::Dot,
+            Form::Mermaid => Diagram::Mermaid,
+        };
+        super::print(&diagram(&plan, form))?;
+    } else if arguments.json {
+        super::print(&format!("{}\n", serde_json::to_string_pretty(&plan)?))?;
+    } else {
+        super::print(&format!("{plan}\n"))?;
+    }
+    if let Some((out, file)) = file {
+        write_atomically(&std::path::absolute(out)?, file.text()?.as_bytes())?;
+        eprintln!("planned into {0}: raisin build {0}", out.display());
+    }
+    Ok(ExitCode::SUCCESS)
+}

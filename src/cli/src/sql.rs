@@ -1,0 +1,63 @@
+//! `raisin sql`: a query over stages, runs and history.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+
+use super::pipeline_arguments::Folders;
+use raisin_base::error::Result;
+use raisin_contract::query::{Format, QueryOptions};
+
+/// Query stages, runs and history with SQL.
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Arguments {
+    /// The query; `show tables` lists what there is.
+    query: String,
+    /// How to print the rows.
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    format: Output,
+    /// Write to this file instead of standard output.
+    #[arg(long, short)]
+    output: Option<PathBuf>,
+    /// Whose stages are meant [default: the pipeline that was built last].
+    #[arg(long)]
+    pipeline: Option<String>,
+    #[command(flatten)]
+    folders: Folders,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  raisin sql \"show tables\"
+  raisin sql \"select step, instruction, score from tuned.selection order by step limit 20\"
+  raisin sql \"select method, avg(loss) from scores.metrics group by method\"
+  raisin sql \"select stage, seconds from raisin.actions order by seconds desc\" --format csv
+  raisin sql \"select * from history.selection\" --format parquet --output all.parquet";
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Output {
+    Table,
+    Csv,
+    /// JSON lines, one object a row.
+    #[value(alias = "jsonl")]
+    Json,
+    Parquet,
+}
+
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    super::answer::hand_over(&QueryOptions {
+        sql: arguments.query.clone(),
+        cache: arguments.folders.cache(),
+        out: arguments.folders.out(),
+        pipeline: arguments.pipeline.clone(),
+        format: match arguments.format {
+            Output::Table => Format::Table,
+            Output::Csv => Format::Csv,
+            Output::Json => Format::Json,
+            Output::Parquet => Format::Parquet,
+        },
+        output: arguments.output.clone(),
+    })
+}

@@ -1,0 +1,23 @@
+//! What the engine and the stages agree on. The engine knows stage kinds only through [`Declaration`], and a stage knows its
+//! surroundings only through [`Context`].
+//!
+//! | module | concern |
+//! |---|---|
+//! | [`declaration`] | what a kind declares: parameters, inputs, checks |
+//! | [`context`] | what a running stage sees: inputs, folders, seed; and what it tells: progress, notes, costs |
+//! | [`serve`] | the loop of a worker process |
+//! | [`finished`] | finished parts of a long stage, kept over a kill |
+//! | [`query`] | what `raisin` asks `raisin-sql` |
+
+pub mod context;
+pub mod declaration;
+pub mod finished;
+pub mod query;
+pub mod serve;
+pub mod threads;
+
+pub use context::{
+    Assignment, Context, Cost, DType, DeviceKind, Environment, Event, Progress, REFERENCES, Source, referenced,
+};
+pub use declaration::{Declaration, FileNeed, Kind, Needs, ParameterProblem, Process, Resolved, StageNeed};
+pub use serve::Run;

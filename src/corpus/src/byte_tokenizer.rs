@@ -1,0 +1,140 @@
+//! The tokenizer of the tiny byte-level model: a token per byte and four special ones, no merges to learn.
+//!
+//! It is written as ordinary tokenizer.json, tokenizer_config.json, special_tokens_map.json and
+//! generation_config.json, so that `transformers` loads the tiny model as it loads any other.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use raisin_base::error::{Context as _, Result};
+
+/// Bytes and special tokens.
+pub const VOCABULARY_SIZE: usize = 256 + SPECIAL.len();
+/// Ends a turn, and pads.
+pub const END: u32 = 256;
+const SPECIAL: [&str; 4] = ["<|end|>", "<|user|>", "<|assistant|>", "<|system|>"];
+
+const CHAT_TEMPLATE: &str = "{% for message in messages %}\
+    {{ '<|' + (message['role'] if message['role'] in ['system', 'assistant'] else 'user') + '|>' }}\
+    {{ message['content'] + eos_token }}\
+    {% endfor %}\
+    {% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}";
+
+/// Writes the tokenizer's four files into a model folder. A sequence may have up to `max_length` tokens.
+pub fn write(folder: &Path, max_length: usize) -> Result<()> {
+    for (name, content) in files(max_length) {
+        let path = folder.join(name);
+        let text = serde_json::to_string_pretty(&content)? + "\n";
+        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// The files by name.
+pub fn files(max_length: usize) -> [(&'static str, Value); 4] {
+    let vocabulary: Map<String, Value> =
+        (0..=255u8).map(|byte| (printable(byte).to_string(), Value::from(byte))).collect();
+    let flags = json!({"lstrip": false, "normalized": false, "rstrip": false, "single_word": false, "special": true});
+    let added: Vec<Value> = SPECIAL
+        .iter()
+        .enumerate()
+        .map(|(index, content)| {
+            let mut token = json!({"id": END as usize + index, "content": content});
+            merge(&mut token, &flags);
+            token
+        })
+        .collect();
+    let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false});
+    let tokenizer = json!({
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": added,
+        "normalizer": null,
+        "pre_tokenizer": byte_level,
+        "post_processor": null,
+        "decoder": byte_level,
+        "model": {
+            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
+            "vocab": vocabulary, "merges": [],
+        },
+    });
+    let config = json!({
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": SPECIAL[0],
+        "pad_token": SPECIAL[0],
+        "additional_special_tokens": &SPECIAL[1..],
+        "clean_up_tokenization_spaces": false,
+        "model_max_length": max_length,
+        "chat_template": CHAT_TEMPLATE,
+    });
+    let map = json!({
+        "eos_token": SPECIAL[0],
+        "pad_token": SPECIAL[0],
+        "additional_special_tokens": &SPECIAL[1..],
+    });
+    let generation = json!({"eos_token_id": END, "pad_token_id": END});
+    [
+        ("tokenizer.json", tokenizer),
+        ("tokenizer_config.json", config),
+        ("special_tokens_map.json", map),
+        ("generation_config.json", generation),
+    ]
+}
+
+fn merge(into: &mut Value, from: &Value) {
+    if let (Value::Object(into), Value::Object(from)) = (into, from) {
+        into.extend(from.clone());
+    }
+}
+
+/// The character by which byte-level tokenizers write a byte: itself where it is visible, else one from U+0100 on.
+fn printable(byte: u8) -> char {
+    let visible = |byte: u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
+    if visible(byte) {
+        return char::from(byte);
+    }
+    let hidden_before = (0..byte).filter(|&other| !visible(other)).count() as u32;
+    char::from_u32(0x100 + hidden_before).unwrap_or(char::REPLACEMENT_CHARACTER)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Codec;
+    use proptest::prelude::*;
+
+    fn codec() -> Codec {
+        let folder = tempfile::tempdir().expect("a folder");
+        write(folder.path(), 256).expect("written");
+        Codec::load(folder.path()).expect("loads")
+    }
+
+    #[test]
+    fn a_space_and_a_newline_are_written_as_gpt2_writes_them() {
+        assert_eq!([printable(b'A'), printable(b' '), printable(b'\n'), printable(0xAD)], ['A', 'Ġ', 'Ċ', 'Ń']);
+    }
+
+    #[test]
+    fn tokens_are_bytes_and_the_end_stops_generation() {
+        let codec = codec();
+        assert_eq!(codec.encode("aé<|end|>").expect("encodes"), [97, 0xC3, 0xA9, END]);
+        assert_eq!(codec.stop_tokens(), [END]);
+        assert_eq!(codec.vocabulary_size(), VOCABULARY_SIZE);
+    }
+
+    proptest! {
+        #[test]
+        fn every_text_is_its_bytes_and_comes_back(text in "[^<]{0,60}") {
+            thread_local!(static CODEC: Codec = codec());
+            CODEC.with(|codec| {
+                let tokens = codec.encode(&text).expect("encodes");
+                let bytes: Vec<u32> = text.bytes().map(u32::from).collect();
+                assert_eq!(tokens, bytes);
+                assert_eq!(codec.decode(&tokens).expect("decodes"), text);
+            });
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! From conversations to tokens and back: the tokenizer and the chat template of a model folder.
+//!
+//! A training sequence is the whole rendered chat, encoded in one go, exactly what `apply_chat_template` of
+//! `transformers` gives. Which tokens carry a loss follows from rendering the chat turn by turn: what a turn adds after
+//! the generation prompt is what the model has to produce, its end-of-turn token included and the white space after
+//! that excluded. Templates that rewrite earlier turns are handled by looking for the turn's text instead.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::path::Path;
+
+use rayon::prelude::*;
+use serde_json::Value;
+use tokenizers::Tokenizer;
+
+use super::message::{Example, Instruction, Message, conversation};
+use super::template::ChatTemplate;
+use raisin_base::error::{Context as _, Problem, Result, anyhow};
+
+/// Tokens, and which of them are targets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sequence {
+    pub tokens: Vec<u32>,
+    /// `supervised[i]`: token i is predicted from the tokens before it. Never true for the first token.
+    pub supervised: Vec<bool>,
+}
+
+impl Sequence {
+    pub fn supervised_tokens(&self) -> usize {
+        self.supervised.iter().filter(|&&target| target).count()
+    }
+
+    /// Ends with the target of this number, counted from 1, if there are more; `None` without any.
+    fn until_target(mut self, number: usize) -> Option<Self> {
+        let targets = self.supervised.iter().enumerate().filter(|(_, target)| **target);
+        let end = targets.take(number).last()?.0 + 1;
+        if self.supervised[end..].contains(&true) {
+            self.tokens.truncate(end);
+            self.supervised.truncate(end);
+        }
+        Some(self)
+    }
+}
+
+/// The tokenizer and chat template of a model folder.
+pub struct Codec {
+    tokenizer: Tokenizer,
+    template: Option<ChatTemplate>,
+    special: Vec<String>,
+    bos: Option<u32>,
+    eos: Option<u32>,
+    stop: Vec<u32>,
+}
+
+/// Which assistant turns of a conversation carry a loss.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Targets {
+    EveryTurn,
+    LastTurn,
+    /// The last turn without its end-of-turn token: how the probability of a multiple-choice answer is defined.
+    LastTurnText,
+}
+
+const SPECIAL_TOKEN_NAMES: [&str; 5] = ["bos_token", "eos_token", "pad_token", "unk_token", "sep_token"];
+
+impl Codec {
+    /// Reads tokenizer.json, and tokenizer_config.json, chat_template.jinja and generation_config.json where present.
+    pub fn load(model_folder: &Path) -> Result<Self> {
+        let path = model_folder.join("tokenizer.json");
+        if !path.is_file() {
+            return Err(Problem::new(format!("{} has no tokenizer.json", model_folder.display()))
+                .hint("a model folder needs the fast tokenizer: save it with `tokenizer.save_pretrained(folder)`")
+                .into());
+        }
+        let mut tokenizer =
+            Tokenizer::from_file(&path).map_err(|error| anyhow!("cannot read {}: {error}", path.display()))?;
+        tokenizer.with_padding(None);
+        tokenizer.with_truncation(None).map_err(|error| anyhow!(error))?;
+        let config = read_json(&model_folder.join("tokenizer_config.json"))?;
+        let map = read_json(&model_folder.join("special_tokens_map.json"))?;
+        let names: Vec<(String, String)> = SPECIAL_TOKEN_NAMES
+            .iter()
+            .filter_map(|name| Some(((*name).to_owned(), token_text(&config[name]).or(token_text(&map[name]))?)))
+            .collect();
+        let source = template_source(model_folder, &config)?;
+        let template = source.map(|source| ChatTemplate::compile(&source, names.clone())).transpose();
+        let template = template.with_context(|| format!("in {}", model_folder.display()))?;
+        let id_of = |wanted: &str| {
+            names.iter().find(|(name, _)| name == wanted).and_then(|(_, text)| tokenizer.token_to_id(text))
+        };
+        let decoder = tokenizer.get_added_tokens_decoder();
+        let mut special: Vec<String> =
+            decoder.values().filter(|token| token.special).map(|token| token.content.clone()).collect();
+        special.sort();
+        let eos = id_of("eos_token");
+        let first_of_nothing = tokenizer.encode("", true).map_err(|error| anyhow!(error))?.get_ids().first().copied();
+        let bos = first_of_nothing.filter(|id| Some(*id) == id_of("bos_token"));
+        let mut codec = Self { tokenizer, template, special, bos, eos, stop: Vec::new() };
+        codec.stop = codec.find_stop_tokens(model_folder)?;
+        Ok(codec)
+    }
+
+    /// The tokens of a text as it stands: nothing is added, special tokens in it are recognised.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        Ok(self.encoding(text)?.get_ids().to_vec())
+    }
+
+    /// The text of tokens, without special ones.
+    pub fn decode(&self, tokens: &[u32]) -> Result<String> {
+        self.tokenizer.decode(tokens, true).map_err(|error| anyhow!("cannot decode tokens: {error}"))
+    }
+
+    /// How many tokens there are, added ones included.
+    pub fn vocabulary_size(&self) -> usize {
+        self.tokenizer.get_vocab_size(true)
+    }
+
+    /// A pool row to train on; every assistant turn carries a loss. `None`: nothing supervised is left of it.
+    pub fn instruction(&self, instruction: &Instruction, max_tokens: usize) -> Result<Option<Sequence>> {
+        self.sequence(&instruction.messages, Targets::EveryTurn, max_tokens)
+            .with_context(|| format!("instruction {}", instruction.id))
+    }
+
+    /// The same for many at once, on all cores.
+    pub fn instructions(&self, instructions: &[Instruction], max_tokens: usize) -> Result<Vec<Option<Sequence>>> {
+        instructions.par_iter().map(|instruction| self.instruction(instruction, max_tokens)).collect()
+    }
+
+    /// The responses of a row, each after an empty prompt: what log p(y) is computed on. `whole` is the row with its
+    /// prompts; as many response tokens as it has count here, so that both are of the same y where `whole` was cut.
+    pub fn responses_alone(
+        &self,
+        instruction: &Instruction,
+        whole: &Sequence,
+        max_tokens: usize,
+    ) -> Result<Option<Sequence>> {
+        let responses = instruction.messages.iter().filter(|message| message.is_assistant());
+        let messages: Vec<Message> =
+            responses.flat_map(|message| conversation(None, "", Some(&message.content))).collect();
+        let alone = self
+            .sequence(&messages, Targets::EveryTurn, max_tokens)
+            .with_context(|| format!("the responses of instruction {} alone", instruction.id))?;
+        let cut = whole.tokens.len() >= max_tokens;
+        Ok(alone.and_then(|alone| if cut { alone.until_target(whole.supervised_tokens()) } else { Some(alone) }))
+    }
+
+    /// A task example answered by `response`; only the response carries a loss, its end-of-turn token included.
+    pub fn example(&self, example: &Example, response: &str, max_tokens: usize) -> Result<Option<Sequence>> {
+        self.answered(example, response, Targets::LastTurn, max_tokens)
+    }
+
+    /// A task example answered by a choice, without the end-of-turn token: multiple-choice scoring sums the
+    /// log-probabilities of the choice's own text.
+    pub fn choice(&self, example: &Example, choice: &str, max_tokens: usize) -> Result<Option<Sequence>> {
+        self.answered(example, choice, Targets::LastTurnText, max_tokens)
+    }
+
+    /// What a model is given to go on from: the conversation and the opening of the assistant's turn.
+    pub fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
+        match &self.template {
+            Some(template) => self.encode(&template.render(messages, true)?),
+            None => {
+                let text: String = messages.iter().flat_map(|message| [message.content.as_str(), "\n"]).collect();
+                Ok(self.bos.into_iter().chain(self.encode(&text)?).collect())
+            }
+        }
+    }
+
+    /// Generation ends at any of these.
+    pub fn stop_tokens(&self) -> &[u32] {
+        &self.stop
+    }
+
+    fn answered(&self, example: &Example, text: &str, targets: Targets, max_tokens: usize) -> Result<Option<Sequence>> {
+        let mut messages = example.messages.clone();
+        messages.push(Message::new("assistant", text));
+        self.sequence(&messages, targets, max_tokens).with_context(|| format!("example {}", example.id))
+    }
+
+    fn encoding(&self, text: &str) -> Result<tokenizers::Encoding> {
+        self.tokenizer.encode(text, false).map_err(|error| anyhow!("cannot tokenize: {error}"))
+    }
+
+    fn sequence(&self, messages: &[Message], targets: Targets, max_tokens: usize) -> Result<Option<Sequence>> {
+        let (text, mut spans) = match &self.template {
+            Some(template) => self.rendered(template, messages)?,
+            None => joined(messages),
+        };
+        if targets != Targets::EveryTurn {
+            spans.drain(..spans.len().saturating_sub(1));
+        }
+        if targets == Targets::LastTurnText
+            && let Some(span) = spans.last_mut()
+            && let Some(ending) = self.special.iter().find(|ending| text[span.clone()].ends_with(ending.as_str()))
+        {
+            span.end -= ending.len();
+        }
+        let encoding = self.encoding(&text)?;
+        let mut tokens = encoding.get_ids().to_vec();
+        let mut supervised: Vec<bool> =
+            encoding.get_offsets().iter().map(|offsets| spans.iter().any(|span| belongs(*offsets, span))).collect();
+        if self.template.is_none() {
+            tokens.splice(..0, self.bos);
+            supervised.splice(..0, self.bos.map(|_| false));
+            if let Some(eos) = self.eos.filter(|_| targets != Targets::LastTurnText) {
+                tokens.push(eos);
+                supervised.push(true);
+            }
+        }
+        tokens.truncate(max_tokens);
+        supervised.truncate(max_tokens);
+        if let Some(first) = supervised.first_mut() {
+            *first = false;
+        }
+        Ok(supervised.contains(&true).then_some(Sequence { tokens, supervised }))
+    }
+
+    /// The rendered chat, and the byte range of each assistant turn in it.
+    fn rendered(&self, template: &ChatTemplate, messages: &[Message]) -> Result<(String, Vec<Range<usize>>)> {
+        let full = template.render(messages, false)?;
+        let mut spans: Vec<Range<usize>> = Vec::new();
+        for (index, message) in messages.iter().enumerate().filter(|(_, message)| message.is_assistant()) {
+            let through = if index + 1 == messages.len() {
+                Some(full.len())
+            } else {
+                let text = template.render(&messages[..=index], false).ok();
+                text.filter(|text| full.starts_with(text.as_str())).map(|text| text.len())
+            };
+            let before = template.render(&messages[..index], true).ok().filter(|text| full.starts_with(text.as_str()));
+            let span = match (before, through) {
+                (Some(before), Some(through))
+                    if before.len() < through && full[before.len()..through].contains(message.content.trim()) =>
+                {
+                    Some(self.without_trailing_space(&full, before.len()..through))
+                }
+                _ => self.found(&full, spans.last().map_or(0, |span| span.end), message.content.trim()),
+            };
+            spans.extend(span);
+        }
+        Ok((full, spans))
+    }
+
+    /// Cuts what follows the end-of-turn token, as ChatML's newline.
+    fn without_trailing_space(&self, text: &str, span: Range<usize>) -> Range<usize> {
+        let trimmed = text[span.clone()].trim_end();
+        let closed = self.special.iter().any(|token| trimmed.ends_with(token.as_str()));
+        if closed { span.start..span.start + trimmed.len() } else { span }
+    }
+
+    /// A turn in a template that does not render turn by turn: its text and the special token that closes it.
+    fn found(&self, text: &str, from: usize, content: &str) -> Option<Range<usize>> {
+        let start = from + text[from..].find(content).filter(|_| !content.is_empty())?;
+        let end = start + content.len();
+        let rest = text[end..].trim_start();
+        let gap = text.len() - end - rest.len();
+        let closing = self.special.iter().filter(|token| rest.starts_with(token.as_str())).map(String::len).max();
+        Some(start..closing.map_or(end, |length| end + gap + length))
+    }
+
+    fn find_stop_tokens(&self, model_folder: &Path) -> Result<Vec<u32>> {
+        let mut stop: BTreeSet<u32> = self.eos.into_iter().collect();
+        for file in ["generation_config.json", "config.json"] {
+            let config = read_json(&model_folder.join(file))?;
+            let eos = &config["eos_token_id"];
+            let ids = eos.as_array().cloned().unwrap_or_else(|| vec![eos.clone()]);
+            stop.extend(ids.iter().filter_map(Value::as_u64).map(|id| id as u32));
+        }
+        // Many chat models end a turn with another token than their eos.
+        let probe = conversation(None, "a", Some("b"));
+        if self.template.is_some()
+            && let Ok(Some(sequence)) = self.sequence(&probe, Targets::LastTurn, usize::MAX)
+        {
+            let last = sequence.supervised.iter().rposition(|&target| target).map(|index| sequence.tokens[index]);
+            let decoder = self.tokenizer.get_added_tokens_decoder();
+            stop.extend(last.filter(|id| decoder.get(id).is_some_and(|token| token.special)));
+        }
+        Ok(stop.into_iter().collect())
+    }
+}
+
+/// Whether a token's text lies in the span. Byte-level tokenizers report a token of spaces as an empty range at its end.
+fn belongs((start, end): (usize, usize), span: &Range<usize>) -> bool {
+    if start == end { span.start < end && end <= span.end } else { end > span.start && start < span.end }
+}
+
+/// Without a chat template: the turns' texts, a line each.
+fn joined(messages: &[Message]) -> (String, Vec<Range<usize>>) {
+    let mut text = String::new();
+    let mut spans = Vec::new();
+    for (index, message) in messages.iter().enumerate() {
+        if index > 0 {
+            text.push('\n');
+        }
+        let start = text.len();
+        text.push_str(&message.content);
+        if message.is_assistant() {
+            spans.push(start..text.len());
+        }
+    }
+    (text, spans)
+}
+
+/// chat_template.jinja wins over tokenizer_config.json, whose entry may be a list of named templates.
+fn template_source(folder: &Path, config: &Value) -> Result<Option<String>> {
+    let path = folder.join("chat_template.jinja");
+    match std::fs::read_to_string(&path) {
+        Ok(text) => return Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+    let entry = &config["chat_template"];
+    let named = |list: &Vec<Value>| {
+        let default = list.iter().find(|item| item["name"] == "default").or(list.first())?;
+        default["template"].as_str().map(str::to_owned)
+    };
+    Ok(entry.as_str().map(str::to_owned).or_else(|| entry.as_array().and_then(named)))
+}
+
+/// A special token is written as a text or as `{"content": ...}`.
+fn token_text(entry: &Value) -> Option<String> {
+    entry.as_str().or_else(|| entry["content"].as_str()).map(str::to_owned)
+}
+
+/// The file's JSON; null where there is no such file.
+fn read_json(path: &Path) -> Result<Value> {
+    match std::fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| format!("{} is not JSON", path.display())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Value::Null),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+#[cfg(test)]
+#[path = "codec_tests.rs"]
+mod tests;

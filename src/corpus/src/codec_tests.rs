@@ -1,0 +1,175 @@
+use super::*;
+use crate::byte_tokenizer;
+
+fn tiny() -> (tempfile::TempDir, Codec) {
+    let folder = tempfile::tempdir().expect("a folder");
+    byte_tokenizer::write(folder.path(), 256).expect("written");
+    let codec = Codec::load(folder.path()).expect("loads");
+    (folder, codec)
+}
+
+fn with_template(source: Option<&str>) -> Codec {
+    let (folder, _) = tiny();
+    let path = folder.path().join("tokenizer_config.json");
+    let mut config: Value = serde_json::from_slice(&std::fs::read(&path).expect("read")).expect("JSON");
+    config["chat_template"] = source.map_or(Value::Null, Value::from);
+    std::fs::write(&path, config.to_string()).expect("written");
+    Codec::load(folder.path()).expect("loads")
+}
+
+fn instruction(messages: Vec<Message>) -> Instruction {
+    Instruction { id: 7, messages, label: None }
+}
+
+/// The text of the tokens that carry a loss, special ones shown.
+fn supervised(codec: &Codec, sequence: &Sequence) -> String {
+    let tokens: Vec<u32> =
+        sequence.tokens.iter().zip(&sequence.supervised).filter(|(_, target)| **target).map(|(id, _)| *id).collect();
+    codec.tokenizer.decode(&tokens, false).expect("decodes")
+}
+
+const CHATML: &str = "{% for message in messages %}{{'<|user|>' + message['role'] + '\n' + message['content'] + \
+    '<|end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|user|>assistant\n' }}{% endif %}";
+
+fn two_turns() -> Vec<Message> {
+    let mut messages = conversation(Some("s"), "a", Some("first"));
+    messages.extend(conversation(None, "b", Some(" second  ")));
+    messages
+}
+
+#[test]
+fn every_assistant_turn_is_supervised_with_its_end() -> Result<()> {
+    let (_folder, codec) = tiny();
+    let sequence = codec.instruction(&instruction(two_turns()), 256)?.expect("supervised");
+    let text = codec.tokenizer.decode(&sequence.tokens, false).expect("decodes");
+    assert_eq!(
+        text,
+        "<|system|>s<|end|><|user|>a<|end|><|assistant|>first<|end|><|user|>b<|end|><|assistant|> second  <|end|>"
+    );
+    assert_eq!(supervised(&codec, &sequence), "first<|end|> second  <|end|>");
+    Ok(())
+}
+
+#[test]
+fn the_newline_after_chatmls_end_of_turn_is_not_supervised() -> Result<()> {
+    let codec = with_template(Some(CHATML));
+    let sequence = codec.instruction(&instruction(two_turns()), 256)?.expect("supervised");
+    assert_eq!(supervised(&codec, &sequence), "first<|end|> second  <|end|>");
+    assert_eq!(sequence.tokens.last(), Some(&u32::from(b'\n')));
+    Ok(())
+}
+
+#[test]
+fn a_prompt_is_the_beginning_of_its_answered_example() -> Result<()> {
+    for codec in [tiny().1, with_template(Some(CHATML)), with_template(None)] {
+        let messages = conversation(Some("s"), "a", None);
+        let prompt = codec.prompt(&messages)?;
+        let example = Example { id: 0, messages, response: "yes".into(), choices: vec![], answer: None };
+        let sequence = codec.example(&example, "yes", 256)?.expect("supervised");
+        assert!(sequence.tokens.starts_with(&prompt));
+        assert_eq!(sequence.supervised.iter().position(|&target| target), Some(prompt.len()));
+        assert_eq!(supervised(&codec, &sequence), "yes<|end|>");
+        let choice = codec.choice(&example, "yes", 256)?.expect("supervised");
+        assert_eq!(supervised(&codec, &choice), "yes");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_template_that_drops_thoughts_of_earlier_turns_still_finds_the_answers() -> Result<()> {
+    let codec = with_template(Some(
+        "{% for m in messages %}<|user|>{{ m.role }}:{{ m.content.split('</think>')[-1] | trim }}<|end|>{% endfor %}\
+         {% if add_generation_prompt %}<|user|>assistant:<think>{% endif %}",
+    ));
+    let sequence = codec.instruction(&instruction(two_turns()), 256)?.expect("supervised");
+    assert_eq!(supervised(&codec, &sequence), "first<|end|>second<|end|>");
+    Ok(())
+}
+
+#[test]
+fn an_example_supervises_only_its_last_turn() -> Result<()> {
+    let (_folder, codec) = tiny();
+    let mut messages = two_turns();
+    messages.pop();
+    let example = Example { id: 0, messages, response: String::new(), choices: vec![], answer: None };
+    let sequence = codec.example(&example, "x", 256)?.expect("supervised");
+    assert_eq!(supervised(&codec, &sequence), "x<|end|>");
+    Ok(())
+}
+
+#[test]
+fn the_responses_alone_follow_empty_prompts() -> Result<()> {
+    let (_folder, codec) = tiny();
+    let row = instruction(two_turns());
+    let whole = codec.instruction(&row, 256)?.expect("supervised");
+    let sequence = codec.responses_alone(&row, &whole, 256)?.expect("supervised");
+    let text = codec.tokenizer.decode(&sequence.tokens, false).expect("decodes");
+    assert_eq!(text, "<|user|><|end|><|assistant|>first<|end|><|user|><|end|><|assistant|> second  <|end|>");
+    Ok(())
+}
+
+#[test]
+fn the_responses_alone_are_the_very_tokens_that_the_row_has_within_its_limit() -> Result<()> {
+    for codec in [tiny().1, with_template(Some(CHATML)), with_template(None)] {
+        let row = instruction(two_turns());
+        let full = codec.instruction(&row, 256)?.expect("supervised").tokens.len();
+        for limit in 2..full + 2 {
+            let Some(whole) = codec.instruction(&row, limit)? else { continue };
+            let alone = codec.responses_alone(&row, &whole, limit)?.expect("supervised");
+            assert!(alone.tokens.len() <= limit);
+            assert_eq!(supervised(&codec, &whole), supervised(&codec, &alone), "within {limit} tokens");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn truncation_keeps_the_beginning_and_gives_nothing_where_no_target_is_left() -> Result<()> {
+    let (_folder, codec) = tiny();
+    let row = instruction(conversation(None, "abc", Some("de")));
+    let cut = codec.instruction(&row, 7)?.expect("one target is left");
+    assert_eq!((cut.tokens.len(), supervised(&codec, &cut)), (7, "d".to_owned()));
+    assert_eq!(codec.instruction(&row, 6)?, None);
+    assert_eq!(codec.instruction(&row, 0)?, None);
+    Ok(())
+}
+
+#[test]
+fn the_first_token_is_never_a_target() -> Result<()> {
+    let codec = with_template(None);
+    let row = instruction(vec![Message::new("assistant", "xyz")]);
+    let sequence = codec.instruction(&row, 256)?.expect("supervised");
+    assert!(!sequence.supervised[0]);
+    assert_eq!(supervised(&codec, &sequence), "yz<|end|>");
+    Ok(())
+}
+
+#[test]
+fn a_folder_without_a_tokenizer_says_what_to_do() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let error = Codec::load(folder.path()).err().expect("nothing to load");
+    assert!(raisin_base::error::render(&error).contains("save_pretrained"));
+}
+
+/// Text and tokens as `transformers` gives them; tests/python/golden_codec.py wrote them down.
+#[test]
+fn chats_are_rendered_and_encoded_as_transformers_does_it() -> Result<()> {
+    let cases: Vec<Value> = serde_json::from_str(include_str!("../../../tests/golden/codec.json"))?;
+    let (_folder, tiny) = tiny();
+    for case in &cases {
+        let codec = with_template(case["template"].as_str());
+        let messages: Vec<Message> = serde_json::from_value(case["messages"].clone())?;
+        let template = codec.template.as_ref().expect("a template");
+        assert_eq!(template.render(&messages, false)?, case["text"].as_str().expect("a text"));
+        let row = instruction(messages.clone());
+        let tokens: Vec<u32> = serde_json::from_value(case["tokens"].clone())?;
+        assert_eq!(codec.instruction(&row, 1000)?.expect("supervised").tokens, tokens);
+        let prompt: Vec<u32> = serde_json::from_value(case["prompt_tokens"].clone())?;
+        assert_eq!(codec.prompt(&messages[..messages.len() - 1])?, prompt);
+    }
+    // The first cases are the tiny model's own template.
+    let own = tiny.template.as_ref().expect("a template");
+    let messages: Vec<Message> = serde_json::from_value(cases[1]["messages"].clone())?;
+    assert_eq!(own.render(&messages, false)?, cases[1]["text"].as_str().expect("a text"));
+    Ok(())
+}

@@ -1,0 +1,124 @@
+//! Rows of a Parquet file as JSON values, so that the formats' readers see one kind of record.
+
+use std::fs::File;
+use std::path::Path;
+
+use arrow_array::{
+    Array, ArrayRef, BooleanArray, FixedSizeListArray, LargeListArray, LargeStringArray, ListArray, StringArray,
+    StringViewArray, StructArray,
+};
+use arrow_cast::display::array_value_to_string;
+use arrow_schema::DataType;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use serde_json::{Map, Value};
+
+use super::records::Record;
+use raisin_base::error::{Context as _, Result};
+
+/// As [`super::records::for_each_chunk`]; the bytes read so far are estimated from the share of rows.
+pub fn for_each_chunk(path: &Path, chunk: usize, mut take: impl FnMut(Vec<Record>, u64) -> Result<()>) -> Result<()> {
+    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let size = file.metadata()?.len();
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file)
+        .with_context(|| format!("{} is not a readable Parquet file", path.display()))?
+        .with_batch_size(chunk);
+    let total = builder.metadata().file_metadata().num_rows().max(1) as u64;
+    let mut line = 0;
+    for batch in builder.build()? {
+        let batch = batch.with_context(|| format!("cannot read {} after row {line}", path.display()))?;
+        let schema = batch.schema();
+        let mut records = Vec::with_capacity(batch.num_rows());
+        for row in 0..batch.num_rows() {
+            let mut object = Map::new();
+            for (field, column) in schema.fields().iter().zip(batch.columns()) {
+                object.insert(field.name().clone(), value(column, row)?);
+            }
+            line += 1;
+            records.push(Record::row(line, Value::Object(object)));
+        }
+        take(records, size * line / total)?;
+    }
+    Ok(())
+}
+
+fn value(array: &ArrayRef, row: usize) -> Result<Value> {
+    if array.is_null(row) {
+        return Ok(Value::Null);
+    }
+    let any = array.as_any();
+    let list = |items: ArrayRef| (0..items.len()).map(|index| value(&items, index)).collect::<Result<Value>>();
+    Ok(match array.data_type() {
+        DataType::Utf8 => any.downcast_ref::<StringArray>().map_or(Value::Null, |texts| texts.value(row).into()),
+        DataType::LargeUtf8 => any.downcast_ref::<LargeStringArray>().map_or(Value::Null, |it| it.value(row).into()),
+        DataType::Utf8View => any.downcast_ref::<StringViewArray>().map_or(Value::Null, |it| it.value(row).into()),
+        DataType::Boolean => any.downcast_ref::<BooleanArray>().map_or(Value::Null, |it| it.value(row).into()),
+        DataType::List(_) => any.downcast_ref::<ListArray>().map_or(Ok(Value::Null), |it| list(it.value(row)))?,
+        DataType::LargeList(_) => {
+            any.downcast_ref::<LargeListArray>().map_or(Ok(Value::Null), |it| list(it.value(row)))?
+        }
+        DataType::FixedSizeList(..) => {
+            any.downcast_ref::<FixedSizeListArray>().map_or(Ok(Value::Null), |it| list(it.value(row)))?
+        }
+        DataType::Struct(fields) => {
+            let mut object = Map::new();
+            if let Some(parts) = any.downcast_ref::<StructArray>() {
+                for (field, column) in fields.iter().zip(parts.columns()) {
+                    object.insert(field.name().clone(), value(column, row)?);
+                }
+            }
+            Value::Object(object)
+        }
+        // Numbers as numbers; dates, dictionaries and the like as the text that they print as.
+        kind => {
+            let text = array_value_to_string(array, row)?;
+            let number = kind.is_numeric().then(|| serde_json::from_str(&text).ok()).flatten();
+            number.unwrap_or(Value::String(text))
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow_array::Int64Array;
+    use arrow_array::builder::{ListBuilder, StringBuilder, StructBuilder};
+    use arrow_schema::{Field, Fields};
+    use raisin_table as table;
+    use std::sync::Arc;
+
+    #[test]
+    fn texts_numbers_and_lists_of_structs_become_json() -> Result<()> {
+        let fields =
+            Fields::from(vec![Field::new("role", DataType::Utf8, true), Field::new("content", DataType::Utf8, true)]);
+        let mut turns = ListBuilder::new(StructBuilder::from_fields(fields, 1));
+        for (index, text) in [(0, "user"), (1, "hi")] {
+            turns.values().field_builder::<StringBuilder>(index).expect("a text column").append_value(text);
+        }
+        turns.values().append(true);
+        turns.append(true);
+        turns.append(false);
+        let rows = table::batch(vec![
+            ("n", Arc::new(Int64Array::from(vec![7, 8])) as ArrayRef),
+            ("text", Arc::new(LargeStringArray::from(vec![Some("é"), None]))),
+            ("messages", Arc::new(turns.finish())),
+        ])?;
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("a.parquet");
+        table::write(&path, &rows)?;
+        let mut values = Vec::new();
+        super::super::records::for_each_chunk(&path, 100, |records, _| {
+            for record in records {
+                values.push((record.line, record.value().map_err(raisin_base::error::Error::msg)?.into_owned()));
+            }
+            Ok(())
+        })?;
+        assert_eq!(
+            values,
+            [
+                (1, serde_json::json!({"n": 7, "text": "é", "messages": [{"role": "user", "content": "hi"}]})),
+                (2, serde_json::json!({"n": 8, "text": null, "messages": null})),
+            ]
+        );
+        Ok(())
+    }
+}

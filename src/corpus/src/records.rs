@@ -1,0 +1,282 @@
+//! A file as a stream of records: lines of JSON, elements of one JSON array, or rows of a Parquet file.
+//!
+//! Only a chunk of records is in memory at a time. One bad record must not cost its neighbours, so an array is split
+//! into elements by brackets and quotes before any of it is parsed; and as JSON texts hold no raw line break, a line
+//! break ends a string whose closing quote is missing; after one, an opening brace at the start of a line and in the
+//! column where the damaged record began starts the next record.
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::parquet_rows;
+use raisin_base::error::{Context as _, Problem, Result};
+
+/// How a file is cut into records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    JsonLines,
+    JsonArray,
+    Parquet,
+}
+
+/// One record, not parsed yet.
+pub struct Record {
+    /// Line of a JSONL file; record of an array or a Parquet file. From 1.
+    pub line: u64,
+    /// The line of the file where the record starts.
+    first_line: u64,
+    content: Content,
+}
+
+enum Content {
+    Json(Vec<u8>),
+    /// Only the beginning is kept.
+    TooLong(Vec<u8>),
+    Row(Value),
+}
+
+/// How many records are handed over at once: enough to keep all cores busy parsing.
+const CHUNK: usize = 4096;
+
+impl Record {
+    pub(super) fn row(line: u64, row: Value) -> Self {
+        Self { line, first_line: line, content: Content::Row(row) }
+    }
+
+    /// # Errors
+    /// The reason why this is not JSON, with the line in the file.
+    pub fn value(&self) -> Result<Cow<'_, Value>, String> {
+        let bytes = match &self.content {
+            Content::Row(value) => return Ok(Cow::Borrowed(value)),
+            Content::TooLong(_) => return Err("the record is too long to be read".to_owned()),
+            Content::Json(bytes) => bytes,
+        };
+        let text = std::str::from_utf8(bytes)
+            .map_err(|error| format!("invalid UTF-8 after {} bytes of the record", error.valid_up_to()))?;
+        serde_json::from_str(text).map(Cow::Owned).map_err(|error| {
+            let message = error.to_string();
+            let what = message.rsplit_once(" at line ").map_or(message.as_str(), |(what, _)| what);
+            let line = self.first_line + error.line().saturating_sub(1) as u64;
+            format!("not valid JSON: {what} (line {line}, column {})", error.column())
+        })
+    }
+
+    /// The beginning of the record, for people.
+    pub fn excerpt(&self, characters: usize) -> String {
+        match &self.content {
+            Content::Row(value) => value.to_string().chars().take(characters).collect(),
+            Content::Json(bytes) | Content::TooLong(bytes) => {
+                let head = &bytes[..bytes.len().min(characters * 4)];
+                String::from_utf8_lossy(head).chars().take(characters).collect()
+            }
+        }
+    }
+}
+
+/// Tells the layout by the file's first bytes.
+pub fn layout(path: &Path) -> Result<Layout> {
+    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let mut head = Vec::new();
+    file.take(64 * 1024).read_to_end(&mut head).with_context(|| format!("cannot read {}", path.display()))?;
+    if head.starts_with(b"PAR1") {
+        return Ok(Layout::Parquet);
+    }
+    if head.starts_with(&[0xFF, 0xFE]) || head.starts_with(&[0xFE, 0xFF]) {
+        return Err(Problem::new(format!("{} is UTF-16 text", path.display()))
+            .hint("convert it first: iconv -f UTF-16 -t UTF-8 old.json > new.json")
+            .into());
+    }
+    if head.starts_with(&[0x1F, 0x8B]) {
+        return Err(Problem::new(format!("{} is compressed", path.display())).hint("unpack it with gunzip").into());
+    }
+    let first = without_mark(&head).iter().find(|byte| !byte.is_ascii_whitespace());
+    Ok(if first == Some(&b'[') { Layout::JsonArray } else { Layout::JsonLines })
+}
+
+/// Hands the records of a file over in chunks, in order, with the number of bytes read so far.
+///
+/// A record of more than `max_bytes` is handed over without its end.
+pub fn for_each_chunk(
+    path: &Path,
+    max_bytes: usize,
+    mut take: impl FnMut(Vec<Record>, u64) -> Result<()>,
+) -> Result<()> {
+    let layout = layout(path)?;
+    if layout == Layout::Parquet {
+        return parquet_rows::for_each_chunk(path, CHUNK, take);
+    }
+    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let mut reader = Counted { inner: BufReader::with_capacity(1 << 18, file), bytes: 0 };
+    let mut splitter = Splitter::new(layout, max_bytes);
+    let mut chunk = Vec::with_capacity(CHUNK);
+    let mut is_first = true;
+    loop {
+        let buffer = reader.inner.fill_buf().with_context(|| format!("cannot read {}", path.display()))?;
+        let length = buffer.len();
+        if length == 0 {
+            break;
+        }
+        let content = if std::mem::take(&mut is_first) { without_mark(buffer) } else { buffer };
+        for &byte in content {
+            if let Some(record) = splitter.push(byte) {
+                chunk.push(record);
+            }
+        }
+        reader.inner.consume(length);
+        reader.bytes += length as u64;
+        if chunk.len() >= CHUNK {
+            take(std::mem::replace(&mut chunk, Vec::with_capacity(CHUNK)), reader.bytes)?;
+        }
+    }
+    chunk.extend(splitter.finish());
+    take(chunk, reader.bytes)
+}
+
+struct Counted {
+    inner: BufReader<File>,
+    bytes: u64,
+}
+
+/// Without the byte order mark that some editors put before UTF-8.
+fn without_mark(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix(&[0xEF, 0xBB, 0xBF]).unwrap_or(bytes)
+}
+
+/// Cuts bytes into records.
+struct Splitter {
+    layout: Layout,
+    max_bytes: usize,
+    /// The line of the file that the next byte is on.
+    line: u64,
+    records: u64,
+    first_line: u64,
+    bytes: Vec<u8>,
+    is_too_long: bool,
+    /// Of an array only.
+    depth: usize,
+    in_string: bool,
+    is_escaped: bool,
+    is_damaged: bool,
+    has_ended: bool,
+    /// How many bytes precede the next one on its line; `None` once one of them is not white space.
+    indent: Option<usize>,
+    record_indent: Option<usize>,
+}
+
+impl Splitter {
+    fn new(layout: Layout, max_bytes: usize) -> Self {
+        Self {
+            layout,
+            max_bytes,
+            line: 1,
+            records: 0,
+            first_line: 1,
+            bytes: Vec::new(),
+            is_too_long: false,
+            depth: 0,
+            in_string: false,
+            is_escaped: false,
+            is_damaged: false,
+            has_ended: false,
+            indent: Some(0),
+            record_indent: None,
+        }
+    }
+
+    fn push(&mut self, byte: u8) -> Option<Record> {
+        let record = match self.layout {
+            Layout::JsonArray => self.push_array(byte),
+            _ if byte == b'\n' => self.cut(),
+            _ => self.keep(byte),
+        };
+        if byte == b'\n' {
+            self.line += 1;
+            self.indent = Some(0);
+        } else {
+            self.indent = self.indent.filter(|_| byte.is_ascii_whitespace()).map(|indent| indent + 1);
+        }
+        record
+    }
+
+    fn push_array(&mut self, byte: u8) -> Option<Record> {
+        if self.depth == 0 && !self.has_ended && byte == b'[' {
+            self.depth = 1;
+            return None;
+        }
+        if self.has_ended || self.depth == 0 {
+            return self.keep(byte);
+        }
+        if self.in_string {
+            match byte {
+                b'\n' => (self.in_string, self.is_escaped, self.is_damaged) = (false, false, true),
+                _ if self.is_escaped => self.is_escaped = false,
+                b'\\' => self.is_escaped = true,
+                b'"' => self.in_string = false,
+                _ => {}
+            }
+            return self.keep(byte);
+        }
+        if self.is_damaged && byte == b'{' && self.indent.is_some() && self.indent == self.record_indent {
+            let record = self.cut();
+            self.depth = 2;
+            self.keep(byte);
+            return record;
+        }
+        match byte {
+            b'"' => self.in_string = true,
+            b'[' | b'{' => self.depth += 1,
+            b',' if self.depth == 1 => return self.cut(),
+            b']' if self.depth == 1 => {
+                self.has_ended = true;
+                self.depth = 0;
+                return self.cut();
+            }
+            b']' | b'}' => self.depth = (self.depth - 1).max(1),
+            _ => {}
+        }
+        self.keep(byte)
+    }
+
+    fn keep(&mut self, byte: u8) -> Option<Record> {
+        if self.bytes.is_empty() {
+            if byte.is_ascii_whitespace() {
+                return None;
+            }
+            self.first_line = self.line;
+            self.record_indent = self.indent;
+        }
+        if self.bytes.len() < self.max_bytes {
+            self.bytes.push(byte);
+        } else {
+            self.is_too_long = true;
+        }
+        None
+    }
+
+    /// The record that ends here; blank ones are none.
+    fn cut(&mut self) -> Option<Record> {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        let is_too_long = std::mem::take(&mut self.is_too_long);
+        self.is_damaged = false;
+        bytes.truncate(bytes.trim_ascii_end().len());
+        if bytes.is_empty() {
+            return None;
+        }
+        self.records += 1;
+        let line = if self.layout == Layout::JsonArray { self.records } else { self.first_line };
+        let content = if is_too_long { Content::TooLong(bytes) } else { Content::Json(bytes) };
+        Some(Record { line, first_line: self.first_line, content })
+    }
+
+    fn finish(mut self) -> Option<Record> {
+        self.cut()
+    }
+}
+
+#[cfg(test)]
+#[path = "records_tests.rs"]
+mod tests;

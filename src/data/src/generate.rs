@@ -1,0 +1,126 @@
+//! The `generate` kind: a synthetic pool, its task, and what a base model may have read before.
+//!
+//! The first question to a selection method is whether it finds what helps where one knows what helps. Rows carry
+//! their label; no method but the oracle reads it.
+
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, StringArray};
+
+use raisin_base::error::Result;
+use raisin_contract::Context;
+use raisin_corpus::artifact::{examples_batch, instructions_batch};
+use raisin_corpus::pool::{SourceSummary, grouped, sources_batch};
+use raisin_corpus::synthetic::{Mix, mix};
+use raisin_corpus::{Extract, Scored, Scoring};
+use raisin_kinds::generate::Parameters;
+use raisin_table::{self as table, WriteTable as _};
+
+/// The longest answer has six or seven bytes; the rest is room for a model that has not learnt to stop.
+const MAX_NEW_TOKENS: usize = 16;
+
+pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
+    let made = mix(
+        &Mix {
+            size: parameters.size,
+            relevant: parameters.relevant,
+            wrong: parameters.wrong,
+            corrupted: parameters.corrupted,
+            redundant: parameters.redundant,
+            families: parameters.families,
+            targets: parameters.targets,
+            validation: parameters.validation,
+            test: parameters.test,
+            pretraining: parameters.pretraining_size,
+            target_share_in_pretraining: parameters.target_share_in_pretraining,
+        },
+        &context.seed(),
+    )?;
+    let records = made.pool.len() as u64;
+    let source = SourceSummary { file: "synthetic".to_owned(), format: "synthetic".to_owned(), records, rejected: 0 };
+    context.write_table("instructions", &instructions_batch(&made.pool)?)?;
+    context.write_table("sources", &sources_batch(&[source])?)?;
+    context.write_table("validation", &examples_batch(&made.validation)?)?;
+    context.write_table("test", &examples_batch(&made.test)?)?;
+    if !made.pretraining.is_empty() {
+        let texts = made.pretraining.iter().map(|(prompt, response)| chat_text(prompt, response));
+        let rows = table::batch(vec![
+            ("text", Arc::new(StringArray::from_iter_values(texts)) as ArrayRef),
+            ("prompt", Arc::new(made.pretraining.iter().map(|(prompt, _)| Some(prompt)).collect::<StringArray>())),
+            ("response", Arc::new(made.pretraining.iter().map(|(_, text)| Some(text)).collect::<StringArray>())),
+        ])?;
+        context.write_table("pretraining", &rows)?;
+    }
+    let scoring = Scoring { by: Scored::Match, extract: Some(Extract::Exact), max_new_tokens: MAX_NEW_TOKENS };
+    context.write_json("task.json", &scoring)?;
+    context.note(format!(
+        "{} synthetic instructions, {} validation and {} test examples",
+        grouped(records),
+        grouped(made.validation.len() as u64),
+        grouped(made.test.len() as u64),
+    ));
+    Ok(())
+}
+
+/// The chat as the byte-level tokenizer's template renders it.
+fn chat_text(prompt: &str, response: &str) -> String {
+    format!("<|user|>{prompt}<|end|><|assistant|>{response}<|end|>")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use raisin_contract::Kind as _;
+    use raisin_contract::{Assignment, DType, DeviceKind, Environment};
+    use raisin_corpus::{Codec, byte_tokenizer, read_instructions, read_task};
+    use serde_json::json;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn the_artifact_is_a_pool_a_task_and_texts_that_the_tiny_model_reads() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let parameters = json!({"size": 100, "validation": 8, "test": 16, "pretraining_size": 50});
+        let context = Context::silent(Assignment {
+            kind: "generate".into(),
+            stage: "pool".into(),
+            parameters: parameters.clone(),
+            stages: BTreeMap::new(),
+            files: BTreeMap::new(),
+            seed: 17,
+            environment: Environment { device: DeviceKind::Cpu, device_index: 0, dtype: DType::F32 },
+            threads: 1,
+            folder: folder.path().join("stage"),
+        })?;
+        run(serde_json::from_value(parameters)?, &context)?;
+        let pool = read_instructions(&context.out())?;
+        let task = read_task(&context.out())?;
+        assert_eq!((pool.len(), task.validation.len(), task.test.len()), (100, 8, 16));
+        assert!(pool.iter().all(|row| row.label.is_some()));
+        byte_tokenizer::write(folder.path(), 256)?;
+        let codec = Codec::load(folder.path())?;
+        let texts = table::read(&context.out().join("pretraining.parquet"))?;
+        let columns: Vec<&StringArray> =
+            ["text", "prompt", "response"].iter().map(|name| table::column(&texts, name)).collect::<Result<_>>()?;
+        for row in 0..texts.num_rows() {
+            let messages =
+                raisin_corpus::message::conversation(None, columns[1].value(row), Some(columns[2].value(row)));
+            let instruction = raisin_corpus::Instruction { id: 0, messages, label: None };
+            let sequence = codec.instruction(&instruction, 128)?.expect("supervised");
+            assert_eq!(sequence.tokens, codec.encode(columns[0].value(row))?);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn shares_that_cannot_be_are_refused() {
+        let pointer = |parameters: serde_json::Value| {
+            raisin_kinds::generate::Generate::check(&serde_json::from_value(parameters).expect("parameters"))
+                .expect_err("refused")
+                .pointer
+        };
+        assert_eq!(pointer(json!({"relevant": 0.7, "corrupted": 0.4})), "/corrupted");
+        assert_eq!(pointer(json!({"wrong": -0.1})), "/wrong");
+        assert_eq!(pointer(json!({"families": ["add"], "targets": ["add"]})), "/families");
+        assert_eq!(pointer(json!({"targets": []})), "/targets");
+    }
+}

@@ -1,0 +1,66 @@
+//! `raisin-data`: runs the stages that need no tensors and no queries: `ingest`, `generate`, `task`, `overlap`, `report`.
+//! `raisin build` starts it.
+
+#[cfg(test)]
+mod fixture;
+mod generate;
+mod ingest;
+mod overlap;
+mod report;
+mod task;
+
+use std::process::ExitCode;
+
+use raisin_base::error::{Result, anyhow};
+use raisin_contract::Run;
+use raisin_contract::serve::{report_failure, run_one_of, serve};
+
+/// What a worker may hold between stages in bytes: there is one worker for each core, and nobody counts what they hold.
+const MOST_KEPT: u64 = 200_000_000;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report_failure(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn runs() -> Vec<Run> {
+    vec![
+        Run::of::<raisin_kinds::ingest::Ingest>(ingest::run),
+        Run::of::<raisin_kinds::generate::Generate>(generate::run),
+        Run::of::<raisin_kinds::task::Task>(task::run),
+        Run::of::<raisin_kinds::overlap::Overlap>(overlap::run),
+        Run::of::<raisin_kinds::report::Report>(report::run),
+    ]
+}
+
+fn run() -> Result<()> {
+    let runs = runs();
+    match std::env::args().nth(1).as_deref() {
+        Some("run-stages") => serve(|assignment| run_one_of(&runs, assignment), |_| MOST_KEPT),
+        // The rows of each table, a line each; `?` for a file that is no table.
+        Some("rows") => {
+            for path in std::env::args_os().skip(2) {
+                match raisin_table::rows(path.as_ref()) {
+                    Ok(rows) => println!("{rows}"),
+                    Err(_) => println!("?"),
+                }
+            }
+            Ok(())
+        }
+        _ => Err(anyhow!("usage: raisin-data run-stages, which `raisin build` starts")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_kind_of_this_executable_has_its_run() {
+        let runs: Vec<&str> = super::runs().iter().map(|run| run.kind).collect();
+        assert_eq!(runs, raisin_kinds::kinds_of(raisin_contract::Process::Data));
+    }
+}

@@ -1,0 +1,187 @@
+//! `overlap`: which instructions of a pool share text with a task's examples, and the pool without them (docs/method.md,
+//! section 8). Leaves the comparing to the corpus room, and test items to `evaluate`, which leaves them out if asked.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, BooleanArray, Float64Array, RecordBatch, StringArray, UInt32Array};
+use arrow_select::filter::filter_record_batch;
+use rayon::prelude::*;
+
+use raisin_base::error::{Context as _, Problem, Result};
+use raisin_contract::{Context, Progress};
+use raisin_corpus::left_out::digest_of;
+use raisin_corpus::overlap::{Hit, Index};
+use raisin_corpus::pool::grouped;
+use raisin_corpus::{Example, Instruction, Task, read_instructions, read_task};
+use raisin_kinds::overlap::{LeftOut, Parameters};
+use raisin_settings::Split;
+use raisin_table::{self as table, WriteTable as _};
+
+/// How many instructions are compared between two words on progress.
+const CHUNK: usize = 4096;
+
+pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
+    let folder = context.input("/instructions")?;
+    let pool = read_instructions(folder)?;
+    let task = read_task(context.input("/task")?)?;
+    let index = Index::new(task.validation.iter().chain(&task.test), parameters.ngram, parameters.common);
+    let found = Found { hits: search(&index, &pool, context), task: &task };
+    let kept: BooleanArray = (0..pool.len()).map(|row| Some(!found.is_left_out(row, parameters.drop))).collect();
+    let dropped = kept.values().len() - kept.true_count();
+    if dropped == pool.len() && !pool.is_empty() {
+        let problem = Problem::new("every instruction overlaps an example, so that none would be left");
+        let hint = "`drop = \"none\"` reports the overlap alone; a larger `ngram` or `common = 10` tells more apart";
+        return Err(problem.hint(hint).into());
+    }
+    context.write_table("overlap", &found.table(&pool)?)?;
+    context.write_table("overlap_summary", &found.summary()?)?;
+    context.write_table("instructions", &kept_rows(&folder.join("instructions.parquet"), &kept)?)?;
+    // The column `source` counts its rows.
+    let sources = folder.join("sources.parquet");
+    if sources.is_file() {
+        let target = context.out().join("sources.parquet");
+        std::fs::copy(&sources, &target).with_context(|| format!("cannot copy {}", sources.display()))?;
+    }
+    let touched = |split: Split| {
+        let (touched, all) = (found.examples(split).len(), found.of(split).len());
+        format!("{} of {} {}", grouped(touched as u64), grouped(all as u64), split.name())
+    };
+    context.note(format!(
+        "{} and {} examples overlap {} of {} instructions, {} left out",
+        touched(Split::Test),
+        touched(Split::Validation),
+        grouped(found.rows(&[Split::Test, Split::Validation]).len() as u64),
+        grouped(pool.len() as u64),
+        grouped(dropped as u64),
+    ));
+    Ok(())
+}
+
+/// The hits of every instruction, in the order of the pool.
+fn search(index: &Index, pool: &[Instruction], context: &Context) -> Vec<Vec<Hit>> {
+    let mut hits = Vec::with_capacity(pool.len());
+    for chunk in pool.chunks(CHUNK) {
+        hits.par_extend(chunk.par_iter().map(|row| index.hits(&row.messages)));
+        context.progress(Progress {
+            phase: "comparing".to_owned(),
+            done: hits.len() as u64,
+            total: pool.len() as u64,
+            unit: "instructions".to_owned(),
+            ..Progress::default()
+        });
+    }
+    hits
+}
+
+/// What overlaps: by row of the pool; the task's examples are counted through, those of validation first.
+struct Found<'a> {
+    hits: Vec<Vec<Hit>>,
+    task: &'a Task,
+}
+
+impl Found<'_> {
+    fn of(&self, split: Split) -> &[Example] {
+        match split {
+            Split::Test => &self.task.test,
+            Split::Validation => &self.task.validation,
+        }
+    }
+
+    /// The example of a hit, and where it is from.
+    fn place(&self, hit: &Hit) -> (Split, &Example) {
+        match hit.example.checked_sub(self.task.validation.len()) {
+            Some(test) => (Split::Test, &self.task.test[test]),
+            None => (Split::Validation, &self.task.validation[hit.example]),
+        }
+    }
+
+    fn is_left_out(&self, row: usize, drop: LeftOut) -> bool {
+        let mut splits = self.hits[row].iter().map(|hit| self.place(hit).0);
+        match drop {
+            LeftOut::None => false,
+            LeftOut::Test => splits.any(|split| split == Split::Test),
+            LeftOut::Both => splits.next().is_some(),
+        }
+    }
+
+    /// The ids of the split's examples that overlap anything.
+    fn examples(&self, split: Split) -> BTreeSet<u32> {
+        let places = self.hits.iter().flatten().map(|hit| self.place(hit));
+        places.filter(|(of, _)| *of == split).map(|(_, example)| example.id).collect()
+    }
+
+    /// The rows of the pool that overlap an example of these splits.
+    fn rows(&self, splits: &[Split]) -> Vec<usize> {
+        let overlaps = |row: &usize| self.hits[*row].iter().any(|hit| splits.contains(&self.place(hit).0));
+        (0..self.hits.len()).filter(overlaps).collect()
+    }
+
+    /// The `overlap` table: one row for every pair of an instruction and an example.
+    fn table(&self, pool: &[Instruction]) -> Result<RecordBatch> {
+        let pairs = pool.iter().zip(&self.hits).flat_map(|(row, hits)| hits.iter().map(move |hit| (row, hit)));
+        let pairs: Vec<(u32, Split, u32, &Hit)> = pairs
+            .map(|(row, hit)| {
+                let (split, example) = self.place(hit);
+                (row.id, split, example.id, hit)
+            })
+            .collect();
+        let texts = pairs.iter().map(|(.., hit)| hit.text.chars().take(300).collect::<String>());
+        let shares = pairs.iter().map(|(.., hit)| hit.shared as f64 / hit.of as f64);
+        table::batch(vec![
+            ("pool_id", Arc::new(UInt32Array::from_iter_values(pairs.iter().map(|(id, ..)| *id))) as ArrayRef),
+            ("split", Arc::new(StringArray::from_iter_values(pairs.iter().map(|(_, split, ..)| split.name())))),
+            ("example", Arc::new(UInt32Array::from_iter_values(pairs.iter().map(|(_, _, example, _)| *example)))),
+            ("shared", Arc::new(UInt32Array::from_iter_values(pairs.iter().map(|(.., hit)| hit.shared as u32)))),
+            ("share", Arc::new(Float64Array::from_iter_values(shares))),
+            ("text", Arc::new(StringArray::from_iter_values(texts))),
+        ])
+    }
+
+    /// The `overlap_summary` table: a row for each split, and one for both.
+    fn summary(&self) -> Result<RecordBatch> {
+        let splits: [(&str, &[Split]); 3] = [
+            ("test", &[Split::Test]),
+            ("validation", &[Split::Validation]),
+            ("both", &[Split::Test, Split::Validation]),
+        ];
+        let sum = |count: &dyn Fn(Split) -> usize| {
+            splits.map(|(_, splits)| splits.iter().map(|&split| count(split)).sum::<usize>() as u32)
+        };
+        let (all, touched) = (sum(&|split| self.of(split).len()), sum(&|split| self.examples(split).len()));
+        let shares =
+            touched.iter().zip(all).map(|(&touched, all)| (all > 0).then(|| f64::from(touched) / f64::from(all)));
+        let digests = splits.map(|(_, splits)| match splits {
+            [split] => Some(digest_of(self.of(*split)).to_hex()),
+            _ => None,
+        });
+        let rows = splits.map(|(_, splits)| self.rows(splits).len() as u32);
+        table::batch(vec![
+            ("split", Arc::new(StringArray::from_iter_values(splits.map(|(name, _)| name))) as ArrayRef),
+            ("examples", Arc::new(UInt32Array::from_iter_values(all))),
+            ("overlapping", Arc::new(UInt32Array::from_iter_values(touched))),
+            ("share", Arc::new(shares.collect::<Float64Array>())),
+            ("pool_rows", Arc::new(UInt32Array::from_iter_values(rows))),
+            ("examples_digest", Arc::new(digests.into_iter().collect::<StringArray>())),
+        ])
+    }
+}
+
+/// The instructions that stay, numbered anew, because an id is a row everywhere; `pool_id` is the row in the whole pool.
+fn kept_rows(path: &Path, kept: &BooleanArray) -> Result<RecordBatch> {
+    let rows = filter_record_batch(&table::read(path)?, kept)?;
+    let schema = rows.schema();
+    let mut columns: Vec<(&str, ArrayRef)> =
+        schema.fields().iter().map(|field| field.name().as_str()).zip(rows.columns().iter().cloned()).collect();
+    let ids: ArrayRef = Arc::new(UInt32Array::from_iter_values(0..rows.num_rows() as u32));
+    let before = columns.iter_mut().find(|(name, _)| *name == "id").map(|(_, column)| std::mem::replace(column, ids));
+    // The pool may be one that another `overlap` has left.
+    columns.retain(|(name, _)| *name != "pool_id");
+    columns.extend(before.map(|before| ("pool_id", before)));
+    table::batch(columns)
+}
+
+#[cfg(test)]
+#[path = "overlap_tests.rs"]
+mod tests;

@@ -1,0 +1,296 @@
+//! The kind `report` on made-up artifacts: numbers against hand-made ones, hostile text, the same bytes twice.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow_array::{Array as _, ArrayRef, BooleanArray, Float64Array, StringArray, UInt32Array, UInt64Array};
+use serde_json::{Value, json};
+
+use super::{Parameters, run as run_report};
+use raisin_contract::{Assignment, Context, DType, DeviceKind, Environment, Source};
+use raisin_report::statistics::mean;
+use raisin_table::{batch, column, read, write};
+
+const HOSTILE: &str = "<script>alert('x')</script> & \"quotes\" \u{202e}\u{7}\n]]>";
+const SEEDS: [u32; 3] = [17, 18, 19];
+const METHODS: [&str; 4] = ["raise", "random", "length", "full"];
+
+/// A number between -1 and 1 that depends on its arguments only.
+fn noise(of: &[u32]) -> f64 {
+    let bytes: Vec<u8> = of.iter().flat_map(|part| part.to_le_bytes()).collect();
+    let digest = raisin_base::digest::Digest::of(&bytes);
+    f64::from(u16::from_le_bytes([digest.bytes()[0], digest.bytes()[1]])) / 32768.0 - 1.0
+}
+
+fn floats(values: impl IntoIterator<Item = Option<f64>>) -> ArrayRef {
+    Arc::new(values.into_iter().collect::<Float64Array>())
+}
+
+fn counts(values: impl IntoIterator<Item = u32>) -> ArrayRef {
+    Arc::new(values.into_iter().map(Some).collect::<UInt32Array>())
+}
+
+struct World {
+    folder: tempfile::TempDir,
+    stages: BTreeMap<String, Vec<Source>>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap(), stages: BTreeMap::new() }
+    }
+
+    fn artifact(&mut self, stage: &str, variant: Value) -> PathBuf {
+        let sources = self.stages.entry(stage.to_owned()).or_default();
+        let folder = self.folder.path().join(format!("{stage}-{}", sources.len()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let variant = variant.as_object().cloned().unwrap();
+        sources.push(Source { stage: stage.to_owned(), variant, folder: folder.clone() });
+        folder
+    }
+
+    /// Runs the kind over all stages; gives its artifact.
+    fn report(&self, run: &str) -> PathBuf {
+        let of: Vec<&String> = self.stages.keys().collect();
+        let parameters = json!({"of": of, "title": "Quick & <i>small</i>"});
+        let assignment = Assignment {
+            kind: "report".into(),
+            stage: "report".into(),
+            parameters: parameters.clone(),
+            stages: self.stages.values().enumerate().map(|(place, it)| (format!("/of/{place}"), it.clone())).collect(),
+            files: BTreeMap::new(),
+            seed: 0,
+            environment: Environment { device: DeviceKind::Cpu, device_index: 0, dtype: DType::F32 },
+            threads: 1,
+            folder: self.folder.path().join(run),
+        };
+        let parameters: Parameters = serde_json::from_value(parameters).unwrap();
+        let context = Context::silent(assignment).unwrap();
+        run_report(parameters, &context).unwrap();
+        context.out()
+    }
+}
+
+fn selection(folder: &Path, method: u32, seed: u32, steps: u32, rounds: Option<u32>) {
+    let mut rows: Vec<(Option<u32>, u32, u32)> = Vec::new();
+    for round in 0..rounds.unwrap_or(1) {
+        rows.extend((0..steps).flat_map(|step| (0..8).map(move |slot| (rounds.map(|_| round), step, slot))));
+    }
+    let progress = |row: &(Option<u32>, u32, u32)| match row.0 {
+        Some(round) => f64::from(round) / 10.0,
+        None if method == 0 => 0.9,
+        None => 0.15,
+    };
+    let kind = |row: &(Option<u32>, u32, u32)| {
+        let draw = 0.5 + 0.5 * noise(&[method, seed, row.0.unwrap_or(99), row.1, row.2]);
+        if draw < progress(row) { 0 } else { 1 + (draw * 100.0) as u32 % 3 }
+    };
+    let labels = ["relevant", "irrelevant", "corrupted", "wrong"];
+    let ids: Vec<u32> = rows.iter().map(|row| kind(row) * 40 + (row.1 * 8 + row.2) % 17).collect();
+    let texts = rows.iter().zip(&ids).map(|(row, id)| {
+        if *id % 40 < 9 && *id % 3 == 0 {
+            HOSTILE.to_owned()
+        } else {
+            format!("Instruction {id}: turn “{}” round", row.2)
+        }
+    });
+    let table = batch(vec![
+        ("round", Arc::new(rows.iter().map(|row| row.0).collect::<UInt32Array>()) as ArrayRef),
+        ("step", counts(rows.iter().map(|row| row.1))),
+        ("slot", counts(rows.iter().map(|row| row.2))),
+        ("id", counts(ids.iter().copied())),
+        ("cluster", Arc::new(rows.iter().map(|row| (method != 1).then(|| kind(row))).collect::<UInt32Array>())),
+        ("score", floats(ids.iter().map(|id| (method == 0).then(|| f64::from(*id) / 7.0)))),
+        ("label", Arc::new(StringArray::from_iter_values(rows.iter().map(|row| labels[kind(row) as usize])))),
+        ("instruction", Arc::new(StringArray::from_iter_values(texts))),
+    ]);
+    write(&folder.join("selection.parquet"), &table.unwrap()).unwrap();
+}
+
+fn steps(folder: &Path, count: u32, loss: impl Fn(u32) -> f64) {
+    let table = batch(vec![
+        ("step", counts(1..=count)),
+        ("performance", floats((0..count).map(|step| (step % 4 == 3).then(|| -loss(step))))),
+        ("tokens", Arc::new((0..count).map(|_| Some(1000)).collect::<UInt64Array>())),
+        ("supervised_tokens", Arc::new((0..count).map(|_| Some(400)).collect::<UInt64Array>())),
+        ("flops", floats((0..count).map(|_| Some(6e9)))),
+    ]);
+    write(&folder.join("steps.parquet"), &table.unwrap()).unwrap();
+}
+
+fn loss_of(method: u32, seed: u32) -> f64 {
+    [0.82, 1.04, 1.01, 0.90][method as usize] + 0.03 * noise(&[method, seed])
+}
+
+/// A selector, four methods and their evaluations over three seeds.
+fn world() -> World {
+    let mut world = World::new();
+    for seed in SEEDS {
+        let folder = world.artifact("selector", json!({"pipeline.seed": seed}));
+        let rounds = batch(vec![
+            ("round", counts(0..10)),
+            (
+                "episode_reward",
+                floats((0..10).map(|round| Some(0.5 + 0.06 * f64::from(round) + 0.05 * noise(&[7, seed, round])))),
+            ),
+            (
+                "final_performance",
+                floats((0..10).map(|round| Some(-1.4 + 0.06 * f64::from(round) + 0.05 * noise(&[7, seed, round])))),
+            ),
+        ]);
+        write(&folder.join("rounds.parquet"), &rounds.unwrap()).unwrap();
+        steps(&folder, 240, |_| 1.0);
+        selection(&folder, 0, seed, 24, Some(10));
+    }
+    for (method, name) in (0..).zip(METHODS) {
+        for seed in SEEDS {
+            let values = json!({"stage.tuned.select.method": name, "pipeline.seed": seed});
+            let (count, end) = (if name == "full" { 120 } else { 24 }, loss_of(method, seed));
+            let folder = world.artifact("tuned", values.clone());
+            steps(&folder, count, |step| {
+                end + 0.9 * (-4.0 * f64::from(step) / f64::from(count)).exp() + 0.01 * noise(&[method, seed, step])
+            });
+            selection(&folder, method, seed, count, None);
+            let summary = json!({"method": name, "steps": count, "tokens": 1000 * count, "supervised_tokens": 400 * count,
+                "flops": 6e9 * f64::from(count), "evaluation_flops": 2e9, "base_performance": -1.95, "seed": seed});
+            std::fs::write(folder.join("summary.json"), summary.to_string()).unwrap();
+            let folder = world.artifact("scores", values);
+            evaluation(
+                &folder,
+                end,
+                |item| 0.9 - 0.5 * end + 0.5 * noise(&[item, seed]) > 0.35,
+                |item| end + 0.3 * noise(&[item]) + 0.05 * noise(&[item, method, seed]),
+            );
+            std::fs::write(folder.join("model_summary.json"), summary.to_string()).unwrap();
+        }
+    }
+    let folder = world.artifact("untuned_scores", json!({}));
+    evaluation(&folder, 1.95, |item| item % 9 == 0, |item| 1.95 + 0.3 * noise(&[item]));
+    world
+}
+
+fn evaluation(folder: &Path, loss: f64, is_correct: impl Fn(u32) -> bool, item_loss: impl Fn(u32) -> f64) {
+    let correct: Vec<bool> = (0..64).map(is_correct).collect();
+    let share = correct.iter().filter(|is| **is).count() as f64 / 64.0;
+    let metrics = batch(vec![
+        ("split", Arc::new(StringArray::from(vec!["test", "test"])) as ArrayRef),
+        ("metric", Arc::new(StringArray::from(vec!["loss", "exact_match"]))),
+        ("value", floats([Some(loss), Some(share)])),
+        ("n", counts([64, 64])),
+    ]);
+    write(&folder.join("metrics.parquet"), &metrics.unwrap()).unwrap();
+    let items = batch(vec![
+        ("id", counts(0..64)),
+        ("loss", floats((0..64).map(|item| Some(item_loss(item))))),
+        ("tokens", counts((0..64).map(|item| 5 + item % 7))),
+        ("correct", Arc::new(BooleanArray::from(correct)) as ArrayRef),
+    ]);
+    write(&folder.join("items.parquet"), &items.unwrap()).unwrap();
+}
+
+#[test]
+fn the_comparison_holds_the_numbers_of_the_method() {
+    let world = world();
+    let rows = read(&world.report("run").join("comparison.parquet")).unwrap();
+    let names: &StringArray = column(&rows, "method").unwrap();
+    let metrics: &StringArray = column(&rows, "metric").unwrap();
+    let row = |method: &str, metric: &str| {
+        (0..rows.num_rows()).find(|row| names.value(*row) == method && metrics.value(*row) == metric).unwrap()
+    };
+    let value = |name: &str, row: usize| {
+        let values: &Float64Array = column(&rows, name).unwrap();
+        values.is_valid(row).then(|| values.value(row))
+    };
+    let raise = row("raise", "loss");
+    let expected = mean(&SEEDS.map(|seed| loss_of(0, seed))).unwrap();
+    let difference = mean(&SEEDS.map(|seed| loss_of(0, seed) - loss_of(1, seed))).unwrap();
+    assert!((value("mean", raise).unwrap() - expected.mean).abs() < 1e-12);
+    assert!((value("ci_low", raise).unwrap() - expected.interval.unwrap().0).abs() < 1e-12);
+    assert!((value("difference", raise).unwrap() - difference.mean).abs() < 1e-12);
+    assert!((value("difference_high", raise).unwrap() - difference.interval.unwrap().1).abs() < 1e-12);
+    assert!(
+        value("items_low", raise).unwrap() < difference.mean && value("items_high", raise).unwrap() > difference.mean
+    );
+    assert_eq!(column::<UInt32Array>(&rows, "paired_items").unwrap().value(raise), 64);
+    assert_eq!((value("steps", raise), value("phi", raise)), (Some(24.0), Some(0.2)));
+    assert_eq!(value("difference", row("random", "loss")), None, "the baseline has no difference to itself");
+    let untuned = row("untuned_scores", "loss");
+    assert_eq!((value("ci_low", untuned), value("steps", untuned)), (None, None));
+    let against = mean(&SEEDS.map(|seed| 1.95 - loss_of(1, seed))).unwrap();
+    assert!((value("difference_low", untuned).unwrap() - against.interval.unwrap().0).abs() < 1e-12);
+}
+
+#[test]
+fn the_page_has_every_plot_and_no_markup_but_its_own() {
+    let world = world();
+    let out = world.report("run");
+    let html = std::fs::read_to_string(out.join("report.html")).unwrap();
+    if let Some(path) = std::env::var_os("RAISIN_SHOW_REPORT") {
+        std::fs::write(path, &html).unwrap();
+    }
+    for title in [
+        "Quick &amp; &lt;i&gt;small&lt;/i&gt;",
+        "loss on test (less is better)",
+        "exact_match on test (more is better)",
+        "Validation loss by step",
+        "raise: by kind",
+        "random: by cluster",
+        "Reward by round",
+        "What the policy selected, by kind and round",
+        "Most selected instructions",
+        "Cost",
+    ] {
+        assert!(html.contains(title), "there is no “{title}”");
+    }
+    assert!(html.contains("&lt;script&gt;alert"), "the hostile instruction is shown");
+    for bad in ["<script", "<i>small", "NaN", "inf ", "http://", "https://", "\u{202e}", "\u{7}"] {
+        assert!(!html.contains(bad), "the page holds {bad:?}");
+    }
+    for tag in ["figure", "svg", "table", "details", "ul", "text", "title"] {
+        let opened = html.matches(&format!("<{tag}>")).count() + html.matches(&format!("<{tag} ")).count();
+        assert_eq!(opened, html.matches(&format!("</{tag}>")).count(), "{tag}");
+    }
+}
+
+#[test]
+fn the_same_artifacts_give_the_same_bytes() {
+    let world = world();
+    let (one, two) = (world.report("one"), world.report("two"));
+    for file in ["report.html", "comparison.parquet"] {
+        assert_eq!(std::fs::read(one.join(file)).unwrap(), std::fs::read(two.join(file)).unwrap());
+    }
+}
+
+#[test]
+fn one_run_without_a_sweep_still_makes_a_page() {
+    let mut world = World::new();
+    let folder = world.artifact("scores", json!({}));
+    evaluation(&folder, 1.5, |item| item % 2 == 0, |_| 1.5);
+    let other = world.artifact("pool", json!({}));
+    std::fs::write(other.join("notes.txt"), "nothing of interest").unwrap();
+    let html = std::fs::read_to_string(world.report("run").join("report.html")).unwrap();
+    assert!(html.contains("nothing is compared with it") && html.contains("1.500"), "{html}");
+    assert!(html.contains("hold no table that this page knows: pool"));
+}
+
+#[test]
+fn a_method_of_one_seed_is_compared_over_items_only() {
+    let mut world = World::new();
+    for (name, loss) in [("raise", 0.5), ("random", 0.75)] {
+        let folder = world.artifact(&format!("{name}_scores"), json!({}));
+        evaluation(
+            &folder,
+            loss,
+            |_| true,
+            |item| loss + 0.1 * noise(&[item]) + 0.01 * noise(&[item, name.len() as u32]),
+        );
+        std::fs::write(folder.join("model_summary.json"), json!({"method": name}).to_string()).unwrap();
+    }
+    let rows = read(&world.report("run").join("comparison.parquet")).unwrap();
+    let of = |name: &str| column::<Float64Array>(&rows, name).unwrap().clone();
+    let raise = (0..rows.num_rows()).find(|row| of("difference").is_valid(*row)).unwrap();
+    assert!((of("difference").value(raise) + 0.25).abs() < 1e-12);
+    assert!(of("difference_low").is_null(raise), "one seed has no interval");
+    assert!(of("items_low").value(raise) < -0.24 && of("items_high").value(raise) > -0.26);
+}

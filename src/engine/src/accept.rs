@@ -1,0 +1,90 @@
+//! A person's word that a change was cosmetic: the new action gets the artifact of the old one, and its record says so.
+
+use super::Options;
+use super::difference::words;
+use super::explain::{History, Question};
+use super::resolve::{Found, Resolver};
+use raisin_base::digest::Digest;
+use raisin_base::error::{Problem, Result};
+use raisin_pipeline::Pipeline;
+use raisin_store::{Accepted, ActionRecord, Lookup, Store, Waiting};
+
+/// A stage that has an artifact now, without having run.
+#[derive(Clone, Debug)]
+pub struct Acceptance {
+    pub label: String,
+    pub artifact: Digest,
+    pub accepted: Accepted,
+}
+
+/// Accepts the change of a stage, in all its variants. Gives what was accepted; nothing, if the stage is cached.
+///
+/// # Errors
+/// A stage whose inputs are still to be made, or that no earlier artifact is there of. Nothing is accepted then.
+pub fn accept(pipeline: &Pipeline, options: &Options, stage: &str, reason: &str) -> Result<Vec<Acceptance>> {
+    let options = Options { only: vec![stage.to_owned()], ..options.clone() };
+    let store = Store::open(&options.cache)?;
+    let _shared = store.share()?;
+    let mut resolver = Resolver::of(pipeline, &options, store.clone())?;
+    let mut history = History::default();
+    let (by, at) = (person(), jiff::Timestamp::now().to_string());
+    let mut made: Vec<(Acceptance, ActionRecord)> = Vec::new();
+    for id in 0..resolver.graph.nodes.len() {
+        let resolved = resolver.resolve(id)?;
+        if let Some(key) = resolved.key
+            && let Found::Hit { .. } = resolver.lookup(id, key)?
+        {
+            continue;
+        }
+        let label = resolver.graph.label(id);
+        if resolver.graph.nodes[id].stage.name != stage {
+            let message = format!("`{stage}` is made from `{label}`, which would run: its action is not known yet");
+            let hint = format!("build or accept `{}` first", resolver.graph.nodes[id].stage.name);
+            return Err(Problem::new(message).hint(hint).into());
+        }
+        let Some(key) = resolved.key else { continue };
+        let question = Question::of(&resolver, id, &resolved.action);
+        let nothing = || {
+            Problem::new(format!("there is no earlier artifact of `{label}` that could stand for this one"))
+                .hint(format!("`raisin build` makes it: `--only {stage}`"))
+        };
+        let (old, differences) = history.accept(&store, &question)?.ok_or_else(nothing)?;
+        // Looked up as any artifact is that is to be served.
+        let Lookup::Hit(old) = store.lookup(old.key)? else { return Err(nothing().into()) };
+        let accepted = Accepted {
+            of: old.key,
+            differences: words(&differences),
+            by: by.clone(),
+            at: at.clone(),
+            reason: reason.to_owned(),
+        };
+        let record = ActionRecord {
+            key,
+            action: resolved.action,
+            started: at.clone(),
+            finished: at.clone(),
+            seconds: 0.0,
+            costs: Vec::new(),
+            accepted: Some(accepted.clone()),
+            ..*old
+        };
+        made.push((Acceptance { label, artifact: record.artifact, accepted }, record));
+    }
+    let mut accepted = Vec::with_capacity(made.len());
+    for (acceptance, record) in made {
+        // Whoever is making this action has the lock; what was really made is better than a person's word.
+        let _lock = store.lock(record.key, |_| Waiting::GoOn)?;
+        if let Lookup::Hit(_) = store.lookup(record.key)? {
+            continue;
+        }
+        store.write_record(&record)?;
+        accepted.push(acceptance);
+    }
+    Ok(accepted)
+}
+
+/// The name that the person goes by on this machine.
+fn person() -> String {
+    let name = ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok().filter(|name| !name.is_empty()));
+    name.unwrap_or_else(|| format!("user {}", rustix::process::getuid().as_raw()))
+}

@@ -1,0 +1,158 @@
+//! What two artifacts differ in: rows of tables, bytes of other files, files that only one of them has.
+//!
+//! It reads manifests, and has the rows of tables counted from the ends of their files.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use serde::{Deserialize, Serialize};
+
+use super::child::executable;
+use raisin_base::digest::Digest;
+use raisin_contract::Process;
+use raisin_store::{MANIFEST, Manifest, Store};
+
+/// A file that is not the same in two artifacts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileChange {
+    /// Below the artifact.
+    pub file: String,
+    #[serde(flatten)]
+    pub change: Change,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "change")]
+pub enum Change {
+    /// A table with another number of rows.
+    Rows {
+        from: u64,
+        to: u64,
+    },
+    Bytes,
+    Added,
+    Removed,
+}
+
+/// What differs between two artifacts of a store, tables first; empty where one of them is gone.
+pub fn changes(store: &Store, from: Digest, to: Digest) -> Vec<FileChange> {
+    changes_with(store, from, to, rows_of_tables)
+}
+
+/// `rows` counts the rows of Parquet files; `None` for a file that it cannot read.
+fn changes_with(
+    store: &Store,
+    from: Digest,
+    to: Digest,
+    rows: impl Fn(&[PathBuf]) -> Vec<Option<u64>>,
+) -> Vec<FileChange> {
+    let (Some(before), Some(after)) = (files(store, from), files(store, to)) else { return Vec::new() };
+    let mut found = Vec::new();
+    for (file, digest) in &after {
+        let change = match before.get(file) {
+            Some(same) if same == digest => continue,
+            Some(_) => Change::Bytes,
+            None => Change::Added,
+        };
+        found.push(FileChange { file: file.clone(), change });
+    }
+    let gone = before.keys().filter(|file| !after.contains_key(*file));
+    found.extend(gone.map(|file| FileChange { file: file.clone(), change: Change::Removed }));
+    count_rows(&mut found, &[store.artifact_folder(from), store.artifact_folder(to)], rows);
+    found.sort_by_key(|change| !matches!(change.change, Change::Rows { .. }));
+    found
+}
+
+/// Turns the changes of tables that have another number of rows into [`Change::Rows`].
+fn count_rows(found: &mut [FileChange], artifacts: &[PathBuf; 2], rows: impl Fn(&[PathBuf]) -> Vec<Option<u64>>) {
+    let is_table = |change: &&mut FileChange| change.change == Change::Bytes && change.file.ends_with(".parquet");
+    let tables: Vec<&mut FileChange> = found.iter_mut().filter(is_table).collect();
+    if tables.is_empty() {
+        return;
+    }
+    let paths: Vec<PathBuf> =
+        tables.iter().flat_map(|table| artifacts.iter().map(|artifact| artifact.join(&table.file))).collect();
+    for (table, counts) in tables.into_iter().zip(rows(&paths).chunks_exact(2)) {
+        if let [Some(from), Some(to)] = *counts
+            && from != to
+        {
+            table.change = Change::Rows { from, to };
+        }
+    }
+}
+
+/// Asks `raisin-data`, because this executable reads no Parquet. Without an answer the rows are unknown.
+fn rows_of_tables(paths: &[PathBuf]) -> Vec<Option<u64>> {
+    let ask = || {
+        let program = executable(Process::Data, None).ok()?;
+        let output = Command::new(program).arg("rows").args(paths).stderr(Stdio::null()).output().ok()?;
+        let text = String::from_utf8(output.stdout).ok()?;
+        Some(text.lines().map(|line| line.parse().ok()).collect::<Vec<Option<u64>>>())
+    };
+    ask().filter(|counts| counts.len() == paths.len()).unwrap_or_else(|| vec![None; paths.len()])
+}
+
+fn files(store: &Store, artifact: Digest) -> Option<BTreeMap<String, Digest>> {
+    let bytes = std::fs::read(store.artifact_folder(artifact).join(MANIFEST)).ok()?;
+    let manifest = Manifest::from_bytes(&bytes).ok()?;
+    Some(manifest.files.into_iter().map(|file| (file.path, file.blake3)).collect())
+}
+
+/// How many changes are told in words.
+const TOLD: usize = 3;
+
+/// `3 rows more in instructions, other bytes in sources`
+pub fn in_words(changes: &[FileChange]) -> String {
+    if changes.is_empty() {
+        return "other bytes".to_owned();
+    }
+    let mut words: Vec<String> = changes.iter().take(TOLD).map(word).collect();
+    if changes.len() > TOLD {
+        words.push(format!("{} more files", changes.len() - TOLD));
+    }
+    words.join(", ")
+}
+
+fn word(FileChange { file, change }: &FileChange) -> String {
+    let name = file.strip_suffix(".parquet").unwrap_or(file);
+    match change {
+        Change::Rows { from, to } => {
+            let (count, which) = if to > from { (to - from, "more") } else { (from - to, "fewer") };
+            let rows = if count == 1 { "row" } else { "rows" };
+            format!("{count} {rows} {which} in {name}")
+        }
+        Change::Bytes => format!("other bytes in {name}"),
+        Change::Added => format!("{name} is new"),
+        Change::Removed => format!("{name} is gone"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_bytes_and_files_of_two_artifacts_are_told_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let made = |rows: i32, note: &str, extra: &str| {
+            let out = store.root().join("tmp/out");
+            std::fs::create_dir_all(&out).unwrap();
+            std::fs::write(out.join("rows.parquet"), rows.to_string()).unwrap();
+            std::fs::write(out.join("note"), note).unwrap();
+            std::fs::write(out.join(extra), "x").unwrap();
+            store.commit(&out).unwrap().digest
+        };
+        let (one, other) = (made(2, "a", "old"), made(5, "b", "new"));
+        // In this test a table's file holds the number of its rows as text.
+        let rows = |paths: &[PathBuf]| {
+            paths.iter().map(|path| std::fs::read_to_string(path).ok()?.parse().ok()).collect::<Vec<Option<u64>>>()
+        };
+        let told = |from, to| in_words(&changes_with(&store, from, to, rows));
+        assert_eq!(told(one, other), "3 rows more in rows, new is new, other bytes in note, 1 more files");
+        assert_eq!(told(other, made(4, "b", "new")), "1 row fewer in rows");
+        assert_eq!(told(other, other), "other bytes");
+        assert_eq!(told(one, Digest::of(b"gone")), "other bytes");
+    }
+}

@@ -1,0 +1,129 @@
+//! Which devices tensor stages can have on this machine. Found without loading libtorch.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use raisin_base::error::{Problem, Result};
+use raisin_contract::{DType, DeviceKind};
+
+/// What the person asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// CUDA where there is a GPU and a libtorch that can use it, else the CPU.
+    #[default]
+    Auto,
+    Cpu,
+    Cuda,
+    /// One of several.
+    CudaAt(usize),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = || text.strip_prefix("cuda:")?.parse().ok().map(Self::CudaAt);
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda),
+            _ => number().ok_or_else(|| "a device is auto, cpu, cuda or cuda:N".to_owned()),
+        }
+    }
+}
+
+/// What tensor stages get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Devices {
+    pub kind: DeviceKind,
+    pub count: usize,
+    /// The number of the first one.
+    pub first: usize,
+}
+
+impl Devices {
+    /// # Errors
+    /// CUDA was asked for and is not to be had.
+    pub fn choose(choice: DeviceChoice) -> Result<Self> {
+        let cpu = Self { kind: DeviceKind::Cpu, count: 1, first: 0 };
+        match choice {
+            DeviceChoice::Cpu => Ok(cpu),
+            DeviceChoice::Auto => Ok(detect().unwrap_or(cpu)),
+            DeviceChoice::Cuda => cuda(),
+            DeviceChoice::CudaAt(index) => {
+                let all = cuda()?;
+                if index >= all.count {
+                    return Err(Problem::new(format!("there is no device cuda:{index}"))
+                        .hint(format!("there are {}, counted from cuda:0", all.count))
+                        .into());
+                }
+                Ok(Self { count: 1, first: index, ..all })
+            }
+        }
+    }
+
+    /// The device of the stage that runs in this slot.
+    pub fn index(self, slot: usize) -> usize {
+        self.first + slot % self.count.max(1)
+    }
+
+    /// Matrix products run in bf16 where the hardware has it, unless the pipeline says otherwise.
+    pub fn default_dtype(self) -> DType {
+        match self.kind {
+            DeviceKind::Cpu => DType::F32,
+            DeviceKind::Cuda => DType::Bf16,
+        }
+    }
+}
+
+fn cuda() -> Result<Devices> {
+    detect().ok_or_else(|| {
+        let lacking = if gpus() == 0 { "there is no /dev/nvidia0" } else { "there is no libtorch_cuda.so" };
+        Problem::new(format!("no CUDA device can be used: {lacking}"))
+            .hint("`./justw setup cuda` installs the CUDA libraries; `--device cpu` does without")
+            .into()
+    })
+}
+
+/// The GPUs, if libtorch can use them.
+pub fn detect() -> Option<Devices> {
+    let count = gpus();
+    let usable = count > 0 && libtorch_folders().iter().any(|folder| folder.join("libtorch_cuda.so").exists());
+    usable.then_some(Devices { kind: DeviceKind::Cuda, count, first: 0 })
+}
+
+#[expect(clippy::maybe_infinite_iter, reason = "it ends at the first number that /dev lacks")]
+fn gpus() -> usize {
+    (0..).take_while(|index| Path::new(&format!("/dev/nvidia{index}")).exists()).count()
+}
+
+/// Where libtorch's libraries lie: where LIBTORCH says now, or said when this was compiled. Its folder may hold links
+/// into a Python wheel, and libtorch_cuda.so then lies beside their targets.
+fn libtorch_folders() -> Vec<PathBuf> {
+    let now = std::env::var_os("LIBTORCH").map(PathBuf::from);
+    let compiled = option_env!("LIBTORCH").map(PathBuf::from);
+    let mut folders = Vec::new();
+    for libtorch in now.into_iter().chain(compiled) {
+        let library = libtorch.join("lib");
+        folders.extend(
+            library.join("libtorch_cpu.so").canonicalize().ok().and_then(|file| Some(file.parent()?.to_owned())),
+        );
+        folders.push(library);
+    }
+    folders
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_share_the_devices_that_were_asked_for() {
+        let four = Devices { kind: DeviceKind::Cuda, count: 4, first: 0 };
+        assert_eq!([0, 3, 5].map(|slot| four.index(slot)), [0, 3, 1]);
+        let third = Devices { count: 1, first: 2, ..four };
+        assert_eq!([0, 1].map(|slot| third.index(slot)), [2, 2]);
+        assert_eq!("cuda:12".parse(), Ok(DeviceChoice::CudaAt(12)));
+        assert!("cuda:".parse::<DeviceChoice>().is_err());
+    }
+}

@@ -1,0 +1,330 @@
+//! Files from the network: brought into the cache once, by their digest, whatever a connection does meanwhile.
+//!
+//! `fetched/<blake3>/<name>` in the cache holds them. A download that breaks off goes on where it was (`Range`), in this
+//! run or the next; what arrives is hashed before it counts, so that nothing that a server sends needs to be believed.
+//! Where no digest is known yet, it goes on only from what came in the same run, and only from the same version of the file
+//! (`If-Range`): two halves of two files would otherwise be pinned as one.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ureq::http::{HeaderValue, Response, StatusCode, header};
+use ureq::{Agent, Body};
+
+use raisin_base::digest::Digest;
+use raisin_base::error::{Context as _, Problem, Result, anyhow, bail};
+use raisin_contract::Progress;
+use raisin_store::{Store, Waiting};
+
+/// How often in a row nothing may arrive before it is given up.
+const TRIES: u32 = 6;
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const STALLED: Duration = Duration::from_secs(30);
+
+/// Who wants to know how far it is, and whether to go on.
+pub trait Listener {
+    fn progress(&mut self, progress: Progress);
+    fn gives_up(&self) -> bool;
+}
+
+/// Whether a path is an address.
+pub fn is_address(path: &str) -> bool {
+    path.starts_with("https://") || path.starts_with("http://")
+}
+
+/// Where the file of an address lies in the cache, or would.
+pub fn place(store: &Store, address: &str, blake3: Digest) -> PathBuf {
+    store.root().join("fetched").join(blake3.to_hex()).join(name(address))
+}
+
+/// The last part of an address as a file name.
+fn name(address: &str) -> String {
+    let path = address.split(['?', '#']).next().unwrap_or(address);
+    let after_host = path.split("://").nth(1).and_then(|rest| rest.split_once('/')).map_or("", |(_, path)| path);
+    let last = after_host.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+    let plain: String = last.chars().filter(|letter| !letter.is_control() && *letter != '\\').collect();
+    if plain.is_empty() || plain.starts_with('.') { format!("download{plain}") } else { plain }
+}
+
+/// Makes sure that the file of an address is in the cache, and is the one that is meant.
+///
+/// # Errors
+/// An address that gives nothing, or something else.
+pub fn bring(store: &Store, address: &str, blake3: Digest, listener: &mut dyn Listener) -> Result<PathBuf> {
+    let place = place(store, address, blake3);
+    let key = Digest::of(format!("fetch {address}").as_bytes());
+    let gives_up = || if listener.gives_up() { Waiting::GiveUp } else { Waiting::GoOn };
+    let Some(_lock) = store.lock(key, |_| gives_up())? else { bail!("interrupted") };
+    if place.exists() {
+        if Digest::of_file(&place).with_context(|| format!("cannot read {}", place.display()))? == blake3 {
+            return Ok(place);
+        }
+        store.set_aside(&place)?;
+    }
+    let part = part(store, key);
+    let mut download = Download::new(address, &part, true);
+    let mut found = download.run(listener)?;
+    if found != blake3 && download.pieced {
+        // The beginning was that of an older file, perhaps.
+        download.begin_anew()?;
+        found = download.run(listener)?;
+    }
+    if found != blake3 {
+        std::fs::remove_file(&part)?;
+        let message = format!("{address} gives another file than was pinned\n  expected {blake3}\n  found    {found}");
+        return Err(Problem::new(message).hint("pin the digest that was found, if that is the file you want").into());
+    }
+    keep(&part, &place)?;
+    Ok(place)
+}
+
+/// Fetches the file of an address into the cache, whatever it is. Gives its digest.
+pub fn fetch(store: &Store, address: &str, listener: &mut dyn Listener) -> Result<Digest> {
+    let _shared = store.share()?;
+    let key = Digest::of(format!("fetch {address}").as_bytes());
+    let Some(_lock) = store.lock(key, |_| Waiting::GoOn)? else { bail!("interrupted") };
+    let part = part(store, key);
+    let mut download = Download::new(address, &part, false);
+    // Nobody knows what file that is the beginning of.
+    download.begin_anew()?;
+    let blake3 = download.run(listener)?;
+    keep(&part, &place(store, address, blake3))?;
+    Ok(blake3)
+}
+
+fn part(store: &Store, key: Digest) -> PathBuf {
+    store.root().join("tmp").join(format!("fetch-{}", key.short()))
+}
+
+/// A complete download becomes visible by a rename, as artifacts do.
+fn keep(part: &Path, place: &Path) -> Result<()> {
+    let keep = || -> std::io::Result<()> {
+        let folder = place.parent().unwrap_or(Path::new("."));
+        std::fs::create_dir_all(folder)?;
+        let file = File::open(part)?;
+        file.sync_all()?;
+        file.set_permissions(std::fs::Permissions::from_mode(0o444))?;
+        std::fs::rename(part, place)?;
+        File::open(folder)?.sync_all()
+    };
+    keep().with_context(|| format!("cannot keep {}", place.display()))
+}
+
+/// What became of one connection.
+enum Connection {
+    Complete,
+    /// It broke, or the server was busy; what came before that is in the file.
+    Broken(raisin_base::error::Error),
+}
+
+/// A download into a file, from where that ends, over as many connections as it takes.
+struct Download<'d> {
+    agent: Agent,
+    address: &'d str,
+    part: &'d Path,
+    /// Whether a digest will tell what came: then it may go on from a beginning that no server vouches for.
+    pinned: bool,
+    /// What the server calls the version that the part is the beginning of, if it has a name for it.
+    version: Option<HeaderValue>,
+    /// Whether what is there came over several connections.
+    pieced: bool,
+    /// How often it began anew.
+    beginnings: u32,
+}
+
+impl<'d> Download<'d> {
+    fn new(address: &'d str, part: &'d Path, pinned: bool) -> Self {
+        let agent = Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_connect(Some(Duration::from_secs(15)))
+            .timeout_recv_response(Some(STALLED))
+            .timeout_per_read(Some(STALLED))
+            .user_agent(concat!("raisin/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .into();
+        Self { agent, address, part, pinned, version: None, pieced: false, beginnings: 0 }
+    }
+
+    fn length(&self) -> u64 {
+        self.part.metadata().map_or(0, |part| part.len())
+    }
+
+    /// Forgets what has come so far.
+    fn begin_anew(&mut self) -> Result<()> {
+        self.beginnings += u32::from(self.length() > 0);
+        (self.version, self.pieced) = (None, false);
+        match std::fs::remove_file(self.part) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot remove {}", self.part.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives the digest of the whole.
+    fn run(&mut self, listener: &mut dyn Listener) -> Result<Digest> {
+        let mut failures = 0;
+        self.beginnings = 0;
+        loop {
+            let before = self.length();
+            match self.connect(listener)? {
+                Connection::Complete => {
+                    let part = self.part;
+                    return Digest::of_file(part).with_context(|| format!("cannot read {}", part.display()));
+                }
+                Connection::Broken(error) => {
+                    failures = if self.length() > before { 1 } else { failures + 1 };
+                    if failures.max(self.beginnings) >= TRIES {
+                        let address = self.address;
+                        return Err(error.context(format!("cannot fetch {address}, after {TRIES} tries")));
+                    }
+                    // In short steps, as a person may not want to wait.
+                    let pause = FIRST_PAUSE * 2_u32.pow(failures - 1);
+                    for _ in 0..pause.as_millis().div_ceil(50) {
+                        if listener.gives_up() {
+                            bail!("interrupted; what was fetched is kept");
+                        }
+                        std::thread::sleep(Duration::from_millis(50));
+                    }
+                }
+            }
+        }
+    }
+
+    fn connect(&mut self, listener: &mut dyn Listener) -> Result<Connection> {
+        if !self.pinned && self.version.is_none() {
+            self.begin_anew()?;
+        }
+        let from = self.length();
+        let address = self.address;
+        let mut request = self.agent.get(address).header(header::ACCEPT_ENCODING, "identity");
+        if from > 0 {
+            request = request.header(header::RANGE, format!("bytes={from}-"));
+            if let Some(version) = &self.version {
+                request = request.header(header::IF_RANGE, version);
+            }
+        }
+        let response = match request.call() {
+            Ok(response) => response,
+            Err(error @ (ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::TooManyRedirects)) => {
+                return Err(Problem::new(format!("cannot fetch {address}: {error}")).into());
+            }
+            Err(error) => return Ok(Connection::Broken(error.into())),
+        };
+        let status = response.status();
+        match status {
+            StatusCode::OK => self.receive(response, 0, listener),
+            StatusCode::PARTIAL_CONTENT => {
+                // Some servers know no `If-Range`, and some send what nobody asked for.
+                let is_other = self.version.as_ref().is_some_and(|known| names_another(&response, known));
+                if is_other || first_byte(&response) != Some(from) {
+                    self.begin_anew()?;
+                    let what = if is_other { "a part of another version" } else { "another part than was asked for" };
+                    return Ok(Connection::Broken(anyhow!("the server sent {what}")));
+                }
+                self.receive(response, from, listener)
+            }
+            // Nothing lies after what is there: it is whole, or not the beginning of this file.
+            StatusCode::RANGE_NOT_SATISFIABLE => {
+                if whole_length(&response) == Some(from) {
+                    self.pieced = true;
+                    return Ok(Connection::Complete);
+                }
+                self.begin_anew()?;
+                Ok(Connection::Broken(anyhow!("the server has less than was fetched before")))
+            }
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
+                Ok(Connection::Broken(anyhow!("the server answered {status}")))
+            }
+            _ if status.is_server_error() => Ok(Connection::Broken(anyhow!("the server answered {status}"))),
+            _ => Err(Problem::new(format!("cannot fetch {address}: the server answered {status}"))
+                .hint("is the address right, and may everyone read it?")
+                .into()),
+        }
+    }
+
+    /// Takes what comes as the file's bytes from `from` on.
+    fn receive(&mut self, response: Response<Body>, from: u64, listener: &mut dyn Listener) -> Result<Connection> {
+        let cannot = || format!("cannot write {}", self.part.display());
+        self.version = version(&response);
+        self.pieced = from > 0;
+        let mut done = from;
+        // A server may send less than the rest at once.
+        let whole = whole_length(&response).filter(|_| from > 0);
+        let total = whole.or_else(|| response.body().content_length().map(|length| done + length));
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(from == 0)
+            .append(from > 0)
+            .open(self.part)
+            .with_context(cannot)?;
+        let mut body = response.into_body().into_reader();
+        let mut buffer = vec![0; 1 << 17];
+        loop {
+            if listener.gives_up() {
+                bail!("interrupted; what was fetched is kept");
+            }
+            let read = match body.read(&mut buffer) {
+                Ok(read) => read,
+                Err(error) => return Ok(Connection::Broken(error.into())),
+            };
+            if read == 0 {
+                return Ok(match total {
+                    Some(total) if done < total => Connection::Broken(anyhow!("{done} of {total} bytes came")),
+                    _ => Connection::Complete,
+                });
+            }
+            file.write_all(&buffer[..read]).with_context(cannot)?;
+            done += read as u64;
+            listener.progress(Progress {
+                phase: format!("fetching {}", name(self.address)),
+                done,
+                total: total.unwrap_or(0),
+                unit: "bytes".into(),
+                ..Progress::default()
+            });
+        }
+    }
+}
+
+/// What tells a version of a file byte for byte: a strong ETag, or else when it was modified.
+fn version(response: &Response<Body>) -> Option<HeaderValue> {
+    let headers = response.headers();
+    let strong = headers.get(header::ETAG).filter(|tag| tag.as_bytes().starts_with(b"\""));
+    strong.or_else(|| headers.get(header::LAST_MODIFIED)).cloned()
+}
+
+/// Whether a response says that it comes from another version than this.
+fn names_another(response: &Response<Body>, known: &HeaderValue) -> bool {
+    let kind = if known.as_bytes().starts_with(b"\"") { header::ETAG } else { header::LAST_MODIFIED };
+    response.headers().get(kind).is_some_and(|now| now != known)
+}
+
+/// `bytes 100-199/200`: where a part begins.
+fn first_byte(response: &Response<Body>) -> Option<u64> {
+    let range = response.headers().get(header::CONTENT_RANGE)?.to_str().ok()?;
+    range.strip_prefix("bytes ")?.split('-').next()?.trim().parse().ok()
+}
+
+/// `bytes */200`: how long the whole is.
+fn whole_length(response: &Response<Body>) -> Option<u64> {
+    response.headers().get(header::CONTENT_RANGE)?.to_str().ok()?.rsplit('/').next()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_is_named_as_the_address_ends() {
+        assert_eq!(name("https://host.example/a/b/pool.jsonl?raw=true#top"), "pool.jsonl");
+        assert_eq!(name("https://host.example/a/folder/"), "folder");
+        assert_eq!(name("https://host.example"), "download");
+        assert_eq!(name("https://host.example/a/.."), "download..");
+        assert!(is_address("http://host.example/x") && !is_address("data/http://x") && !is_address("ftp://x"));
+    }
+}

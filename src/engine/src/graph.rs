@@ -1,0 +1,233 @@
+//! The stages of all variants as one graph, in which what variants share is one node.
+
+use std::collections::{BTreeSet, HashMap};
+
+use serde_json::{Map, Value};
+
+use raisin_base::digest::canonical;
+use raisin_base::error::{Problem, Result, anyhow, bail, nearest};
+use raisin_contract::Process;
+use raisin_pipeline::{Pipeline, Stage, Variant};
+
+pub type NodeId = usize;
+
+/// A stage of one or several variants. Its inputs come before it in [`Graph::nodes`].
+pub struct Node<'a> {
+    pub stage: &'a Stage,
+    /// Indices of the variants that have exactly this stage with exactly these inputs.
+    pub variants: Vec<usize>,
+    pub needs: Vec<Need>,
+    pub dependents: Vec<NodeId>,
+}
+
+/// An input stage: one node, or several for a gathering kind.
+pub struct Need {
+    pub pointer: String,
+    pub stage: String,
+    pub nodes: Vec<NodeId>,
+}
+
+pub struct Graph<'a> {
+    pub pipeline: &'a Pipeline,
+    pub nodes: Vec<Node<'a>>,
+    identities: HashMap<String, NodeId>,
+    by_name: HashMap<(usize, &'a str), Visit>,
+    stages: Vec<HashMap<&'a str, &'a Stage>>,
+}
+
+#[derive(Clone, Copy)]
+enum Visit {
+    Under,
+    Done(NodeId),
+}
+
+impl<'a> Graph<'a> {
+    /// The graph of `only` these stages and what they need; of all, if there are none.
+    ///
+    /// # Errors
+    /// A name in `only` that no stage has; stages that need each other.
+    pub fn of(pipeline: &'a Pipeline, only: &[String]) -> Result<Self> {
+        let stages: Vec<HashMap<&str, &Stage>> = pipeline
+            .variants
+            .iter()
+            .map(|variant| variant.stages.iter().map(|stage| (stage.name.as_str(), stage)).collect())
+            .collect();
+        let names: BTreeSet<&str> = stages.iter().flat_map(|stages| stages.keys().copied()).collect();
+        for name in only {
+            if !names.contains(name.as_str()) {
+                return Err(unknown_stage(name, &format!("in `{}`", pipeline.name), names.iter().copied()).into());
+            }
+        }
+        let mut graph =
+            Self { pipeline, nodes: Vec::new(), identities: HashMap::new(), by_name: HashMap::new(), stages };
+        for (index, variant) in pipeline.variants.iter().enumerate() {
+            for stage in &variant.stages {
+                if only.is_empty() || only.contains(&stage.name) {
+                    graph.visit(index, &stage.name)?;
+                }
+            }
+        }
+        Ok(graph)
+    }
+
+    /// The node of a stage in a variant, if this graph has it.
+    pub fn node(&self, variant: usize, stage: &str) -> Option<NodeId> {
+        match self.by_name.get(&(variant, stage)) {
+            Some(Visit::Done(id)) => Some(*id),
+            _ => None,
+        }
+    }
+
+    /// `features`, or `features [method=raise]` for one that not all variants share.
+    pub fn label(&self, id: NodeId) -> String {
+        let node = &self.nodes[id];
+        let all = self.pipeline.variants.len();
+        match node.variants.as_slice() {
+            [one] if all > 1 => format!("{} [{}]", node.stage.name, self.pipeline.variants[*one].name),
+            some if some.len() == all => node.stage.name.clone(),
+            some => {
+                let common = common_values(some.iter().map(|index| &self.pipeline.variants[*index]));
+                let words: Vec<String> = common.iter().map(|(name, value)| format!("{}={value}", last(name))).collect();
+                format!("{} [{}]", node.stage.name, words.join(","))
+            }
+        }
+    }
+
+    /// The name of the variant for records: that of the only one; of several, what their names have in common, such as
+    /// `method=raise`, so that nobody takes them for others; empty for a stage of all.
+    pub fn variant_name(&self, id: NodeId) -> String {
+        let variants = &self.nodes[id].variants;
+        if let [one] = variants.as_slice() {
+            return self.pipeline.variants[*one].name.clone();
+        }
+        if variants.len() == self.pipeline.variants.len() {
+            return String::new();
+        }
+        let names: Vec<&str> = variants.iter().map(|index| self.pipeline.variants[*index].name.as_str()).collect();
+        in_common(&names).unwrap_or_else(|| names.join(";"))
+    }
+
+    fn visit(&mut self, variant: usize, name: &str) -> Result<NodeId> {
+        let Some(stage) = self.stages[variant].get(name).copied() else {
+            bail!("variant `{}` has no stage `{name}`", self.pipeline.variants[variant].name);
+        };
+        match self.by_name.get(&(variant, stage.name.as_str())) {
+            Some(Visit::Done(id)) => return Ok(*id),
+            Some(Visit::Under) => return Err(Problem::new(format!("stage `{name}` needs itself")).into()),
+            None => {}
+        }
+        let gathers = stage.declaration.gathers;
+        let seen: Vec<usize> = if gathers { self.with_stage(name) } else { vec![variant] };
+        for index in &seen {
+            self.by_name.insert((*index, &stage.name), Visit::Under);
+        }
+        if let Some(other) = seen.iter().find(|index| self.stages[**index][name].resolved != stage.resolved) {
+            let message = format!(
+                "stage `{name}` sees all variants at once, so the sweep cannot change it, as it does in variant `{}`",
+                self.pipeline.variants[*other].name
+            );
+            return Err(Problem::new(message).into());
+        }
+        let mut needs = Vec::new();
+        for need in &stage.resolved.needs.stages {
+            let sources = if gathers { self.with_stage(&need.stage) } else { vec![variant] };
+            let mut nodes = Vec::new();
+            for source in sources {
+                let id = self.visit(source, &need.stage)?;
+                if !nodes.contains(&id) {
+                    nodes.push(id);
+                }
+            }
+            needs.push(Need { pointer: need.pointer.clone(), stage: need.stage.clone(), nodes });
+        }
+        // Without a sweep there is nobody to share with.
+        let identity = (self.pipeline.variants.len() > 1).then(|| self.identity(stage, variant, &needs));
+        let id = match identity.as_ref().and_then(|identity| self.identities.get(identity)) {
+            Some(id) => *id,
+            None => self.add(stage, needs, identity),
+        };
+        for index in seen {
+            self.nodes[id].variants.push(index);
+            self.by_name.insert((index, &stage.name), Visit::Done(id));
+        }
+        Ok(id)
+    }
+
+    fn add(&mut self, stage: &'a Stage, needs: Vec<Need>, identity: Option<String>) -> NodeId {
+        let id = self.nodes.len();
+        let inputs: BTreeSet<NodeId> = needs.iter().flat_map(|need| need.nodes.iter().copied()).collect();
+        for input in inputs {
+            self.nodes[input].dependents.push(id);
+        }
+        self.nodes.push(Node { stage, variants: Vec::new(), needs, dependents: Vec::new() });
+        self.identities.extend(identity.map(|identity| (identity, id)));
+        id
+    }
+
+    fn with_stage(&self, name: &str) -> Vec<usize> {
+        (0..self.stages.len()).filter(|index| self.stages[*index].contains_key(name)).collect()
+    }
+
+    /// Equal for stages of two variants that must have the same action, whatever their inputs turn out to be.
+    fn identity(&self, stage: &Stage, variant: usize, needs: &[Need]) -> String {
+        let declaration = stage.declaration;
+        let variant = &self.pipeline.variants[variant];
+        let inputs: Vec<_> = needs.iter().map(|need| &need.nodes).collect();
+        let seed = declaration.seeded.then_some(variant.seed);
+        let dtype = (declaration.process == Process::Tensor).then_some(variant.dtype);
+        let parameters = canonical(&stage.resolved.parameters);
+        format!("{} {} {inputs:?} {seed:?} {dtype:?} {parameters}", stage.name, declaration.name)
+    }
+
+    /// The variant whose seed and dtype a node has.
+    pub fn variant(&self, id: NodeId) -> Result<&'a Variant> {
+        let first = self.nodes[id].variants.first().ok_or_else(|| anyhow!("a stage without a variant"))?;
+        Ok(&self.pipeline.variants[*first])
+    }
+}
+
+/// There is no stage of this name where it was looked for.
+pub fn unknown_stage<'n>(name: &str, place: &str, names: impl Iterator<Item = &'n str> + Clone) -> Problem {
+    let problem = Problem::new(format!("there is no stage `{name}` {place}"));
+    problem.hint(match nearest(name, names.clone()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => {
+            let all: BTreeSet<&str> = names.collect();
+            format!("the stages are {}", all.into_iter().collect::<Vec<_>>().join(", "))
+        }
+    })
+}
+
+/// The words of the first name that all names have, if there are any.
+fn in_common(names: &[&str]) -> Option<String> {
+    let has = |name: &str, word: &str| name.split(',').any(|other| other == word);
+    let words = names.first()?.split(',').filter(|word| names.iter().all(|name| has(name, word)));
+    let words = words.collect::<Vec<_>>().join(",");
+    (!words.is_empty()).then_some(words)
+}
+
+fn last(key: &str) -> &str {
+    key.rsplit('.').next().unwrap_or(key)
+}
+
+/// The sweep's keys on whose values all these variants agree.
+pub fn common_values<'v>(variants: impl IntoIterator<Item = &'v Variant>) -> Map<String, Value> {
+    let mut variants = variants.into_iter();
+    let mut common = variants.next().map(|variant| variant.values.clone()).unwrap_or_default();
+    for variant in variants {
+        common.retain(|key, value| variant.values.get(key) == Some(value));
+    }
+    common
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variants_that_share_a_stage_are_named_by_what_they_have_in_common() {
+        assert_eq!(in_common(&["m=a,seed=1", "m=a,seed=2"]).as_deref(), Some("m=a"));
+        assert_eq!(in_common(&["m=a,k=3,seed=1", "m=b,k=3,seed=1"]).as_deref(), Some("k=3,seed=1"));
+        assert_eq!(in_common(&["m=a,seed=1", "m=b,seed=2"]), None);
+    }
+}

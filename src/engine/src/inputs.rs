@@ -1,0 +1,330 @@
+//! The raw files that stages read: found, hashed, held against their pins, and looked at again afterwards.
+//!
+//! A path is that of a file or a folder, a pattern of files, or an address; what an address names is known by its pin,
+//! and comes from the network only when a stage runs that needs it.
+
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::action::{file_value, files_value};
+use super::fetch;
+use super::graph::Graph;
+use raisin_base::digest::Digest;
+use raisin_base::error::{Context as _, Problem, Result, bail};
+use raisin_contract::FileNeed;
+use raisin_pipeline::{Pipeline, Stage};
+use raisin_store::{FileDigests, Fingerprint, Store};
+
+/// What a stage reads, as it was when it was hashed.
+#[derive(Clone, Debug)]
+pub struct InputFile {
+    /// The file, or the folder below which the files of a folder or pattern lie.
+    path: PathBuf,
+    content: Content,
+    /// Every file, and what it looked like.
+    files: Vec<(PathBuf, Fingerprint)>,
+}
+
+#[derive(Clone, Debug)]
+enum Content {
+    File(Digest),
+    /// A stage that takes the folder as it is, with all that is below it.
+    Folder(BTreeMap<String, Digest>),
+    /// A stage that reads each file of a folder or a pattern, by the names below the folder.
+    Several(BTreeMap<String, Digest>),
+    /// An address, and what must come from there.
+    Remote {
+        address: String,
+        blake3: Digest,
+    },
+}
+
+/// When a stage's inputs are looked at again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// Hours may have passed, in which other stages ran.
+    BeforeTheStage,
+    AfterTheStage,
+}
+
+/// What all these files looked like when they were hashed, as one digest. Where they lie does not count.
+pub fn looks(inputs: &[InputFile]) -> Digest {
+    let seen: Vec<Vec<Fingerprint>> =
+        inputs.iter().map(|input| input.files.iter().map(|(_, seen)| *seen).collect()).collect();
+    Digest::of(format!("{seen:?}").as_bytes())
+}
+
+/// Every input file of a build.
+#[derive(Debug, Default)]
+pub struct Inputs {
+    by_need: HashMap<Key, InputFile>,
+}
+
+/// What tells two inputs apart: the path, whether it may be that of several files, and the pin of an address.
+type Key = (String, bool, Option<String>);
+
+fn key(need: &FileNeed) -> Key {
+    (need.path.clone(), need.several, need.pin.clone().filter(|_| fetch::is_address(&need.path)))
+}
+
+impl Inputs {
+    /// Hashes every input file of the graph's stages, those that the store's memory does not know.
+    ///
+    /// # Errors
+    /// A file that is missing, or that is not the one its pin names: before anything runs.
+    pub fn of(graph: &Graph<'_>, store: &Store) -> Result<Self> {
+        let mut inputs = Self::default();
+        let mut digests = FileDigests::load(store);
+        let looked = inputs.look_at_all(graph, store, &mut digests);
+        // Also where one is missing: the others may have taken minutes to read.
+        digests.save();
+        looked.map(|()| inputs)
+    }
+
+    fn look_at_all(&mut self, graph: &Graph<'_>, store: &Store, digests: &mut FileDigests) -> Result<()> {
+        for node in &graph.nodes {
+            for need in &node.stage.resolved.needs.files {
+                if let Entry::Vacant(new) = self.by_need.entry(key(need)) {
+                    new.insert(look(graph.pipeline, node.stage, need, store, digests)?);
+                }
+                self.check_pin(node.stage, need)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub fn get(&self, need: &FileNeed) -> Result<&InputFile> {
+        self.by_need.get(&key(need)).with_context(|| format!("the file {} was not looked at", need.path))
+    }
+
+    /// What stands for the file in the action. Its folder does not count, its name does: stages show it. Of a folder
+    /// the names below it count, and not its own.
+    pub fn value(&self, need: &FileNeed) -> Result<Value> {
+        let input = self.get(need)?;
+        let name = || input.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        Ok(match &input.content {
+            Content::File(blake3) | Content::Remote { blake3, .. } => file_value(*blake3, &name()),
+            Content::Folder(files) | Content::Several(files) => files_value(files),
+        })
+    }
+
+    fn check_pin(&self, stage: &Stage, need: &FileNeed) -> Result<()> {
+        let Some(pin) = &need.pin else { return Ok(()) };
+        let found = self.get(need)?.digest()?;
+        if found.to_hex() == pin.to_ascii_lowercase() {
+            return Ok(());
+        }
+        let key = need.pin_pointer.as_deref().unwrap_or(&need.pointer);
+        let message = format!(
+            "stage `{}`, {}: {} is not the file that was pinned\n  expected {pin}\n  found    {found}",
+            stage.name,
+            dotted(key),
+            need.path
+        );
+        let hint = "take the file that was meant, or pin the digest that was found";
+        Err(problem(stage, key, message).hint(hint).into())
+    }
+}
+
+impl InputFile {
+    /// The digest that a pin names: of a file's content, or of a folder's names and digests.
+    pub fn digest(&self) -> Result<Digest> {
+        Ok(match &self.content {
+            Content::File(blake3) | Content::Remote { blake3, .. } => *blake3,
+            Content::Folder(files) | Content::Several(files) => Digest::of_json(&serde_json::to_value(files)?),
+        })
+    }
+
+    /// Tells a stage where the files are.
+    pub fn assign(&self, pointer: &str, files: &mut BTreeMap<String, PathBuf>) {
+        files.insert(pointer.to_owned(), self.path.clone());
+        if let Content::Several(names) = &self.content {
+            for (index, name) in names.keys().enumerate() {
+                files.insert(format!("{pointer}/{index}"), self.path.join(name));
+            }
+        }
+    }
+
+    /// Brings what lies behind an address into the cache, unless it is there. What is there is hashed again.
+    pub fn bring(&mut self, store: &Store, say: &mut dyn fetch::Listener) -> Result<()> {
+        if let Content::Remote { address, blake3 } = &self.content {
+            fetch::bring(store, address, *blake3, say)?;
+            self.files = vec![(self.path.clone(), Fingerprint::of(&self.path)?)];
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// A file that was changed, removed or replaced since it was hashed. A new time is enough: between two looks
+    /// nobody knows what was there.
+    pub fn check_unchanged(&self, moment: Moment) -> Result<()> {
+        let (when, so) = match moment {
+            Moment::BeforeTheStage => ("since the build looked at it", "the stage did not run"),
+            Moment::AfterTheStage => ("while the stage was reading it", "nothing was cached"),
+        };
+        let changed = |path: &Path| {
+            let message = format!("{} was changed {when}", path.display());
+            Problem::new(message).hint(format!("{so}; build again to take the file as it is now"))
+        };
+        for (path, before) in &self.files {
+            if Fingerprint::of(path).ok().as_ref() != Some(before) {
+                return Err(changed(path).into());
+            }
+        }
+        if let Content::Folder(_) = self.content
+            && files_below(&self.path, true)?.len() != self.files.len()
+        {
+            return Err(changed(&self.path).into());
+        }
+        Ok(())
+    }
+}
+
+/// The digest that a pin of this path would name.
+pub fn digest_of(store: &Store, path: &str) -> Result<Digest> {
+    let mut digests = FileDigests::load(store);
+    let folder = std::env::current_dir().context("cannot tell the current directory")?;
+    let found = find(&folder, path, true, &mut digests);
+    digests.save();
+    match found? {
+        Some(input) => input.digest(),
+        None => Err(Problem::new(format!("there is no file {path}")).into()),
+    }
+}
+
+fn look(
+    pipeline: &Pipeline,
+    stage: &Stage,
+    need: &FileNeed,
+    store: &Store,
+    digests: &mut FileDigests,
+) -> Result<InputFile> {
+    let wrong = |message: String| {
+        let message = format!("stage `{}`, {}: {message}", stage.name, dotted(&need.pointer));
+        problem(stage, &need.pointer, message)
+    };
+    if fetch::is_address(&need.path) {
+        let address = need.path.clone();
+        if need.pin_pointer.is_none() {
+            let message = format!("{address} cannot be pinned here, and so is not fetched");
+            return Err(wrong(message).hint("fetch it yourself, and give the path of the file").into());
+        }
+        let Some(pin) = &need.pin else {
+            let message = format!("{address} needs a digest, so that what comes from there is always the same");
+            return Err(wrong(message)
+                .hint(format!("`raisin digest {address}` fetches it into the cache and prints its `blake3`"))
+                .into());
+        };
+        let blake3: Digest = pin.to_ascii_lowercase().parse().map_err(|error| {
+            let key = need.pin_pointer.as_deref().unwrap_or(&need.pointer);
+            problem(stage, key, format!("stage `{}`, {}: {error}", stage.name, dotted(key)))
+        })?;
+        let path = fetch::place(store, &address, blake3);
+        return Ok(InputFile { path, content: Content::Remote { address, blake3 }, files: Vec::new() });
+    }
+    match find(&pipeline.folder, &need.path, need.several, digests)? {
+        Some(input) => Ok(input),
+        None => {
+            let path = pipeline.folder.join(&need.path);
+            let what = match need.several {
+                true if path.is_dir() => "no file is in",
+                true if is_pattern(&need.path) => "no file matches",
+                _ => "there is no file",
+            };
+            let mut problem = wrong(format!("{what} {}", path.display()));
+            if Path::new(&need.path).is_relative() {
+                problem = problem.hint(format!("paths are relative to {}", pipeline.folder.display()));
+            }
+            Err(problem.into())
+        }
+    }
+}
+
+/// Finds and hashes what a path names; `None` where there is nothing.
+fn find(folder: &Path, written: &str, several: bool, digests: &mut FileDigests) -> Result<Option<InputFile>> {
+    // The name that the person wrote, not that of a link's target.
+    let path = std::path::absolute(folder.join(written))?;
+    if path.is_dir() {
+        let files = files_below(&path, !several)?;
+        return Ok(if several && files.is_empty() { None } else { Some(hashed(path, files, several, digests)?) });
+    }
+    if path.exists() {
+        let (digest, fingerprint) = digests.digest(&path.canonicalize()?)?;
+        let files = vec![(path.clone(), fingerprint)];
+        return Ok(Some(InputFile { path, content: Content::File(digest), files }));
+    }
+    if !several || !is_pattern(written) {
+        return Ok(None);
+    }
+    // The folders before the first one with a wildcard; what the project's own folder is called is no pattern.
+    let own = if Path::new(written).is_absolute() { 0 } else { std::path::absolute(folder)?.components().count() };
+    let parts = path.components().enumerate();
+    let literal = parts.take_while(|(at, part)| *at < own || !is_pattern(&part.as_os_str().to_string_lossy()));
+    let base: PathBuf = literal.map(|(_, part)| part).collect();
+    let options = glob::MatchOptions { require_literal_leading_dot: true, ..glob::MatchOptions::new() };
+    let below = path.strip_prefix(&base)?;
+    let pattern = format!("{}/{}", glob::Pattern::escape(&base.to_string_lossy()), below.display());
+    let matches = glob::glob_with(&pattern, options)
+        .map_err(|error| Problem::new(format!("{written} is no pattern: {}", error.msg)))?;
+    let mut files = Vec::new();
+    for path in matches {
+        let path = path.map_err(std::io::Error::from).context("cannot list files")?;
+        if path.is_file() {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(if files.is_empty() { None } else { Some(hashed(base, files, true, digests)?) })
+}
+
+fn hashed(base: PathBuf, files: Vec<PathBuf>, several: bool, digests: &mut FileDigests) -> Result<InputFile> {
+    let found = digests.digests(&files)?;
+    let mut content = BTreeMap::new();
+    for (file, (digest, _)) in files.iter().zip(&found) {
+        let Some(name) = file.strip_prefix(&base)?.to_str() else {
+            bail!("{} has a name that is not UTF-8", file.display());
+        };
+        content.insert(name.to_owned(), *digest);
+    }
+    let files = files.into_iter().zip(found.into_iter().map(|(_, fingerprint)| fingerprint)).collect();
+    let content = if several { Content::Several(content) } else { Content::Folder(content) };
+    Ok(InputFile { path: base, content, files })
+}
+
+fn is_pattern(path: &str) -> bool {
+    path.contains(['*', '?', '['])
+}
+
+fn files_below(folder: &Path, hidden: bool) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))? {
+        let entry = entry?;
+        let path = entry.path();
+        if !hidden && entry.file_name().to_string_lossy().starts_with('.') {
+            continue;
+        }
+        if path.is_dir() {
+            files.extend(files_below(&path, hidden)?);
+        } else {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// A problem with the file or the pin that the parameter at `pointer` names.
+fn problem(stage: &Stage, pointer: &str, message: String) -> Problem {
+    match stage.written.get(pointer) {
+        Some(written) => written.problem(message),
+        None => Problem::new(message),
+    }
+}
+
+/// `/sources/0/path` as a person would write it: `sources.0.path`.
+fn dotted(pointer: &str) -> String {
+    pointer.trim_start_matches('/').replace('/', ".")
+}

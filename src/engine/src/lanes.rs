@@ -1,0 +1,101 @@
+//! The lanes in which actions are made: each a thread that keeps a worker.
+//!
+//! A lane lives as long as the build, because the kernel ends a worker together with the thread that started it.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::Scope;
+
+use super::child::Children;
+use super::graph::NodeId;
+use super::make::{Job, Message, make};
+use super::resident::Resident;
+use raisin_base::error::{Result, anyhow};
+use raisin_contract::Process;
+use raisin_store::Store;
+
+pub struct Lanes<'scope, 'env> {
+    scope: &'scope Scope<'scope, 'env>,
+    store: &'scope Store,
+    children: &'scope Children,
+    messages: Sender<Message>,
+    all: Vec<Lane>,
+}
+
+struct Lane {
+    process: Process,
+    /// A worker has one GPU for life: a context on a second one would take memory there.
+    gpu: Option<usize>,
+    jobs: Sender<Job>,
+    at_work: Option<NodeId>,
+}
+
+impl<'scope, 'env> Lanes<'scope, 'env> {
+    pub fn new(
+        scope: &'scope Scope<'scope, 'env>,
+        store: &'scope Store,
+        children: &'scope Children,
+        messages: Sender<Message>,
+    ) -> Self {
+        Self { scope, store, children, messages, all: Vec::new() }
+    }
+
+    /// Starts to make an action: on the GPU that it was given.
+    pub fn start(&mut self, job: Job, gpu: Option<usize>) {
+        let process = job.process;
+        let is_free = |lane: &Lane| lane.at_work.is_none() && lane.process == process && lane.gpu == gpu;
+        let index = self.all.iter().position(is_free).unwrap_or_else(|| {
+            let (store, children, messages) = (self.store, self.children, self.messages.clone());
+            let (jobs, receiver) = channel();
+            self.scope.spawn(move || run(receiver, store, children, &messages));
+            self.all.push(Lane { process, gpu, jobs, at_work: None });
+            self.all.len() - 1
+        });
+        let lane = &mut self.all[index];
+        lane.at_work = Some(job.id);
+        // A lane ends only when its jobs do.
+        drop(lane.jobs.send(job));
+    }
+
+    pub fn ended(&mut self, id: NodeId) {
+        self.all.iter_mut().filter(|lane| lane.at_work == Some(id)).for_each(|lane| lane.at_work = None);
+    }
+}
+
+fn run(jobs: Receiver<Job>, store: &Store, children: &Children, messages: &Sender<Message>) {
+    let mut resident: Option<Resident<'_>> = None;
+    for job in jobs {
+        let id = job.id;
+        let result = caught(|| make(job, store, children, messages, &mut resident)).unwrap_or_else(|panic| {
+            // Its worker may be in the middle of something that nobody listens to any more.
+            resident = None;
+            Err(panic)
+        });
+        drop(messages.send(Message::Ended { id, result: Box::new(result) }));
+    }
+}
+
+/// What comes of making an action. A panic is a failure of that stage: the build waits for a word about each.
+fn caught<T>(make: impl FnOnce() -> T) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(make)).map_err(|panic| anyhow!("raisin itself failed: {}", words(&*panic)))
+}
+
+fn words(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("a panic without words")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_a_failure_with_its_words() {
+        let told = |make: fn() -> u32| caught(make).map_err(|error| error.to_string());
+        assert_eq!(told(|| panic!("no way")), Err("raisin itself failed: no way".to_owned()));
+        let own = std::process::id();
+        assert_eq!(told(|| panic!("pid {}", std::process::id())), Err(format!("raisin itself failed: pid {own}")));
+        assert_eq!(told(|| 3), Ok(3));
+    }
+}

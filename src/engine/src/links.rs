@@ -1,0 +1,202 @@
+//! out/<pipeline>/: links to the artifacts of the last build, and build.json, which says what they are.
+//!
+//! The links are for people and the roots of gc; build.json is the catalog that SQL works from.
+
+use std::collections::BTreeSet;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use super::resolve::Resolver;
+use raisin_base::digest::{Digest, canonical};
+use raisin_base::error::{Context as _, Result};
+use raisin_store::{BuildDescription, BuiltStage, DESCRIPTION, Waiting, write_atomically};
+
+/// What [`update`] did.
+pub struct Update {
+    /// out/<pipeline>/
+    pub folder: PathBuf,
+    /// Whether the links say something else now than before.
+    pub changed: bool,
+}
+
+/// What becomes of the links of stages that a build has no artifact of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Others {
+    /// It was to reach everything, and did not come so far.
+    Go,
+    /// `only` may have left them out.
+    StayIfLeftOut,
+    /// There may be artifacts that could not be looked at, and nobody may take them for rubbish.
+    Stay,
+}
+
+/// Brings out/<pipeline>/ up to date with what was built. `keys` are those of the nodes that have an artifact.
+pub fn update(resolver: &mut Resolver<'_>, keys: &[Option<Digest>], out: &Path, others: Others) -> Result<Update> {
+    let partial = others != Others::Go;
+    let pipeline = resolver.graph.pipeline;
+    let folder = out.join(&pipeline.name);
+    resolver.store.add_root(out)?;
+    let said = what_is_said(resolver, keys);
+    if !partial && resolver.index.links_say(said) {
+        return Ok(Update { folder, changed: false });
+    }
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let folder = folder.canonicalize()?;
+    // One build at a time: another one of the same pipeline would remove what this one is just about to name.
+    let key = Digest::of(format!("links {}", folder.display()).as_bytes());
+    let _lock = resolver.store.lock(key, |_| Waiting::GoOn)?;
+    let before = BuildDescription::read(&folder).ok().flatten();
+
+    let mut stages = Vec::new();
+    let mut seen = BTreeSet::new();
+    for (index, variant) in pipeline.variants.iter().enumerate() {
+        for stage in &variant.stages {
+            let gathers = stage.declaration.gathers;
+            let name = if gathers { "" } else { variant.name.as_str() };
+            if !seen.insert((name, stage.name.as_str())) {
+                continue;
+            }
+            let id = resolver.graph.node(index, &stage.name);
+            if let Some((artifact, key)) = id.and_then(|id| Some((resolver.artifact(id)?, keys[id]?))) {
+                stages.push(BuiltStage {
+                    stage: stage.name.clone(),
+                    kind: stage.declaration.name.to_owned(),
+                    variant: name.to_owned(),
+                    values: if gathers { Map::new() } else { variant.values.clone() },
+                    artifact,
+                    key,
+                });
+            } else if (others == Others::Stay || partial && id.is_none())
+                && let Some(before) = &before
+            {
+                let same = |old: &&BuiltStage| old.stage == stage.name && old.variant == name;
+                stages.extend(before.stages.iter().find(same).cloned());
+            }
+        }
+    }
+    let mut wanted = BTreeSet::new();
+    let mut places = BTreeSet::from([folder.clone()]);
+    for built in &stages {
+        let place = if built.variant.is_empty() { folder.clone() } else { folder.join(file_name(&built.variant)) };
+        let link = place.join(&built.stage);
+        set_link(&link, &relative(&place, &resolver.store.artifact_folder(built.artifact)))?;
+        wanted.insert(link);
+        places.insert(place);
+    }
+    remove_others(&folder, &wanted, 0)?;
+    let description = BuildDescription { format: 1, pipeline: pipeline.name.clone(), stages };
+    let changed = before.as_ref() != Some(&description);
+    if changed {
+        let text = serde_json::to_string_pretty(&description)? + "\n";
+        write_atomically(&folder.join(DESCRIPTION), text.as_bytes())?;
+    }
+    if !partial {
+        places.insert(folder.join(DESCRIPTION));
+        resolver.index.remember_links(said, places);
+    }
+    Ok(Update { folder: out.join(&pipeline.name), changed })
+}
+
+/// The digest of everything that the links and build.json are made from.
+fn what_is_said(resolver: &Resolver<'_>, keys: &[Option<Digest>]) -> Digest {
+    let pipeline = resolver.graph.pipeline;
+    let mut said = Vec::new();
+    let mut say = |text: &[u8]| {
+        said.extend_from_slice(&(text.len() as u64).to_le_bytes());
+        said.extend_from_slice(text);
+    };
+    say(resolver.store.root().as_os_str().as_bytes());
+    say(pipeline.name.as_bytes());
+    for (index, variant) in pipeline.variants.iter().enumerate() {
+        say(variant.name.as_bytes());
+        say(canonical(&Value::Object(variant.values.clone())).as_bytes());
+        for stage in &variant.stages {
+            let Some(id) = resolver.graph.node(index, &stage.name) else { continue };
+            say(stage.name.as_bytes());
+            say(stage.declaration.name.as_bytes());
+            for digest in [resolver.artifact(id), keys[id]] {
+                say(digest.as_ref().map_or(&[][..], |digest| digest.bytes()));
+            }
+        }
+    }
+    Digest::of(&said)
+}
+
+/// The longest name of a variant's folder in bytes: file systems take 255, and a person reads less.
+const LONGEST_NAME: usize = 120;
+
+/// A variant's name as one folder's name. One that is too long is cut, and told from others by a digest of all of it.
+fn file_name(variant: &str) -> String {
+    let mut name = variant.replace('/', "_");
+    if name.starts_with('.') {
+        name.insert(0, '_');
+    }
+    if name.len() > LONGEST_NAME {
+        let digest = Digest::of(variant.as_bytes()).short();
+        name.truncate(name.floor_char_boundary(LONGEST_NAME - digest.len() - 1));
+        name = format!("{name}~{digest}");
+    }
+    name
+}
+
+fn set_link(link: &Path, target: &Path) -> Result<()> {
+    if std::fs::read_link(link).is_ok_and(|now| now == target) {
+        return Ok(());
+    }
+    let set = || -> std::io::Result<()> {
+        if let Some(folder) = link.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        // By a rename, so that there is always one of the two links.
+        let mut name = link.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".{}.new", std::process::id()));
+        let temporary = link.with_file_name(name);
+        let _ = std::fs::remove_file(&temporary);
+        std::os::unix::fs::symlink(target, &temporary)?;
+        std::fs::rename(&temporary, link).inspect_err(|_| drop(std::fs::remove_file(&temporary)))
+    };
+    set().with_context(|| format!("cannot link {}", link.display()))
+}
+
+/// Removes links that the last build did not set, and folders that are empty then. Nothing else is touched.
+fn remove_others(folder: &Path, wanted: &BTreeSet<PathBuf>, depth: usize) -> Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let (path, kind) = entry.and_then(|entry| Ok((entry.path(), entry.file_type()?)))?;
+        if kind.is_symlink() && !wanted.contains(&path) && leads_to_an_artifact(&path) {
+            std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        } else if kind.is_dir() && depth == 0 {
+            remove_others(&path, wanted, 1)?;
+            // Fails for a folder that holds anything, which is then not ours to remove.
+            let _ = std::fs::remove_dir(&path);
+        }
+    }
+    Ok(())
+}
+
+fn leads_to_an_artifact(link: &Path) -> bool {
+    let target = std::fs::read_link(link).unwrap_or_default();
+    target.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.parse::<Digest>().is_ok())
+}
+
+/// The way from a folder to a path, both absolute.
+fn relative(from: &Path, to: &Path) -> PathBuf {
+    let shared = from.components().zip(to.components()).take_while(|(one, other)| one == other).count();
+    let up = from.components().skip(shared).map(|_| std::path::Component::ParentDir);
+    up.chain(to.components().skip(shared)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_name_of_a_variant_is_cut_and_still_its_own() {
+        assert_eq!(file_name("method=raise,seed=17"), "method=raise,seed=17");
+        assert_eq!(file_name("../x"), "_.._x");
+        let long = |last: &str| file_name(&format!("text={}{last}", "ä".repeat(200)));
+        assert!(long("1").len() <= LONGEST_NAME && long("1").starts_with("text=ä"), "{}", long("1"));
+        assert_ne!(long("1"), long("2"));
+    }
+}

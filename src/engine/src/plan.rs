@@ -1,0 +1,137 @@
+//! What a build would do, and why, without doing it.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::Options;
+use super::difference::{Difference, words};
+use super::explain::{History, Question};
+use super::graph::NodeId;
+use super::resolve::{Found, Resolver};
+use raisin_base::digest::Digest;
+use raisin_base::error::{Context as _, Result};
+use raisin_pipeline::Pipeline;
+use raisin_store::{Accepted, ActionRecord};
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Plan {
+    pub pipeline: String,
+    /// In an order in which they could run; stages that variants share are there once.
+    pub stages: Vec<PlannedStage>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PlannedStage {
+    pub stage: String,
+    pub kind: String,
+    /// The names of the variants that share it.
+    pub variants: Vec<String>,
+    /// The stage's name, with what tells it from other variants' of the same name.
+    pub label: String,
+    /// The labels of the stages that it is made from.
+    pub inputs: Vec<String>,
+    #[serde(flatten)]
+    pub status: Status,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "status")]
+pub enum Status {
+    Cached {
+        key: Digest,
+        artifact: Digest,
+        /// When it was made (RFC 3339), how long that took, and in which run.
+        finished: String,
+        seconds: f64,
+        run: String,
+        /// Set where a person gave it the artifact of another action.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        accepted: Option<Accepted>,
+    },
+    /// The key is unknown while an input is still to be made. If that turns out as before, the stage is cached.
+    WouldRun { key: Option<Digest>, why: Vec<Difference> },
+}
+
+impl Plan {
+    pub fn would_run(&self) -> usize {
+        self.stages.iter().filter(|stage| matches!(stage.status, Status::WouldRun { .. })).count()
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = self.stages.iter().map(|stage| stage.label.chars().count()).max().unwrap_or(0);
+        for stage in &self.stages {
+            match &stage.status {
+                Status::Cached { artifact, accepted, .. } => {
+                    let accepted = if accepted.is_some() { "  (accepted)" } else { "" };
+                    writeln!(f, "  {:width$}  cached     {}{accepted}", stage.label, artifact.short())?;
+                }
+                Status::WouldRun { why, .. } => {
+                    for (position, reason) in words(why).iter().enumerate() {
+                        let (label, word) = if position == 0 { (stage.label.as_str(), "would run") } else { ("", "") };
+                        writeln!(f, "  {label:width$}  {word:9}  {reason}")?;
+                    }
+                }
+            }
+        }
+        let run = self.would_run();
+        write!(f, "{}: {run} would run, {} cached", self.pipeline, self.stages.len() - run)
+    }
+}
+
+/// Looks up every stage; explains each that would run.
+pub fn plan(pipeline: &Pipeline, options: &Options) -> Result<Plan> {
+    let mut resolver = Resolver::new(pipeline, options)?;
+    Ok(plan_with(&mut resolver)?.0)
+}
+
+/// The plan, and the action of each of its stages.
+pub(super) fn plan_with(resolver: &mut Resolver<'_>) -> Result<(Plan, Vec<Value>)> {
+    let pipeline = resolver.graph.pipeline;
+    let mut history = History::default();
+    let mut stages = Vec::with_capacity(resolver.graph.nodes.len());
+    let mut actions = Vec::with_capacity(stages.capacity());
+    for id in 0..resolver.graph.nodes.len() {
+        let known = resolver.known(id)?;
+        let resolved = resolver.resolve(id)?;
+        let found = match (known, resolved.key) {
+            (Some(known), _) => known,
+            (None, Some(key)) => resolver.lookup(id, key)?,
+            (None, None) => Found::Miss(None),
+        };
+        let node = &resolver.graph.nodes[id];
+        let status = match (found, resolved.key) {
+            (Found::Hit { key, artifact }, _) => {
+                let record = resolver.store.record(key)?.with_context(|| format!("the record {key} has just gone"))?;
+                let ActionRecord { finished, seconds, run, accepted, .. } = record;
+                Status::Cached { key, artifact, finished, seconds, run, accepted }
+            }
+            (Found::Miss(Some(lost)), key) => Status::WouldRun { key, why: vec![lost] },
+            (Found::Miss(None), key) => {
+                let question = Question::of(resolver, id, &resolved.action);
+                Status::WouldRun { key, why: history.explain(&resolver.store, &question)? }
+            }
+        };
+        stages.push(PlannedStage {
+            stage: node.stage.name.clone(),
+            kind: node.stage.declaration.name.to_owned(),
+            variants: node.variants.iter().map(|index| pipeline.variants[*index].name.clone()).collect(),
+            label: resolver.graph.label(id),
+            inputs: inputs(resolver, id),
+            status,
+        });
+        actions.push(resolved.action);
+    }
+    Ok((Plan { pipeline: pipeline.name.clone(), stages }, actions))
+}
+
+fn inputs(resolver: &Resolver<'_>, id: NodeId) -> Vec<String> {
+    let mut nodes: Vec<NodeId> = Vec::new();
+    for need in &resolver.graph.nodes[id].needs {
+        nodes.extend(need.nodes.iter().filter(|node| !nodes.contains(node)).collect::<Vec<_>>());
+    }
+    nodes.into_iter().map(|node| resolver.graph.label(node)).collect()
+}

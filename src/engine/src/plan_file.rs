@@ -1,0 +1,245 @@
+//! A plan kept in a file, to be built later exactly as it was looked at.
+//!
+//! It holds what the pipeline was resolved to and the action of every stage, so that a build from it reads no pipeline
+//! file and explains nothing again. What the actions say of the world must still hold: if an input file, a kind's version
+//! or the numeric environment changed meanwhile, the build is refused before anything runs. What was cached by then and is
+//! gone now runs again, and what was made meanwhile is taken: neither changes an action.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::difference::{differences, words};
+use super::plan::{Plan, PlannedStage, Status, plan_with};
+use super::resolve::Resolver;
+use super::{DeviceChoice, Options};
+use raisin_base::error::{Context as _, Problem, Result, ensure};
+use raisin_contract::{DType, Declaration, DeviceKind};
+use raisin_pipeline::{Pipeline, Resources, Stage, Variant};
+
+/// The format of plan files.
+const FORMAT: u32 = 1;
+
+/// A plan with everything that building it takes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PlanFile {
+    raisin_plan: u32,
+    /// RFC 3339.
+    planned: String,
+    device: DeviceKind,
+    only: Vec<String>,
+    pipeline: KeptPipeline,
+    stages: Vec<KeptAction>,
+    /// Where it was read from.
+    #[serde(skip)]
+    path: PathBuf,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct KeptPipeline {
+    name: String,
+    seed: u64,
+    file: PathBuf,
+    sweep: Vec<(String, Vec<Value>)>,
+    variants: Vec<KeptVariant>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct KeptVariant {
+    name: String,
+    values: Map<String, Value>,
+    seed: u64,
+    dtype: Option<DType>,
+    stages: Vec<KeptStage>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct KeptStage {
+    name: String,
+    kind: String,
+    kind_version: u32,
+    parameters: Value,
+    resources: Resources,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct KeptAction {
+    #[serde(flatten)]
+    stage: PlannedStage,
+    action: Value,
+}
+
+impl PlanFile {
+    /// Plans, and keeps the plan.
+    pub fn make(pipeline: &Pipeline, options: &Options) -> Result<(Plan, Self)> {
+        let mut resolver = Resolver::new(pipeline, options)?;
+        let (plan, actions) = plan_with(&mut resolver)?;
+        let stages = plan.stages.iter().cloned().zip(actions).map(|(stage, action)| KeptAction { stage, action });
+        let file = Self {
+            raisin_plan: FORMAT,
+            planned: jiff::Timestamp::now().to_string(),
+            device: resolver.devices.kind,
+            only: options.only.clone(),
+            pipeline: KeptPipeline::of(pipeline),
+            stages: stages.collect(),
+            path: PathBuf::new(),
+        };
+        Ok((plan, file))
+    }
+
+    pub fn text(&self) -> Result<String> {
+        Ok(serde_json::to_string_pretty(self)? + "\n")
+    }
+
+    /// The plan in a file; `None` where that is something else, such as a pipeline.
+    ///
+    /// # Errors
+    /// A plan that is damaged, or that another raisin wrote.
+    pub fn read(path: &Path) -> Result<Option<Self>> {
+        // A TOML file cannot begin with a brace; whatever else is wrong with the file, the pipeline's loader says.
+        let Ok(bytes) = std::fs::read(path) else { return Ok(None) };
+        if bytes.trim_ascii_start().first() != Some(&b'{') {
+            return Ok(None);
+        }
+        let shown = path.display();
+        let again = "plan again with this raisin: `raisin plan PIPELINE --out FILE`";
+        let value: Value = serde_json::from_slice(&bytes)
+            .map_err(|error| Problem::new(format!("{shown} is neither a pipeline nor a plan: {error}")))?;
+        match value.get("raisin_plan").map(Value::as_u64) {
+            Some(Some(format)) if format == u64::from(FORMAT) => {}
+            Some(format) => {
+                let format = format.map_or("another format".to_owned(), |format| format!("format {format}"));
+                let message = format!("the plan {shown} has {format}, this raisin reads format {FORMAT}");
+                return Err(Problem::new(message).hint(again).into());
+            }
+            None => return Err(Problem::new(format!("{shown} is neither a pipeline nor a plan")).hint(again).into()),
+        }
+        let mut plan: Self = serde_json::from_value(value)
+            .map_err(|error| Problem::new(format!("the plan {shown} is damaged: {error}")).hint(again))?;
+        path.clone_into(&mut plan.path);
+        Ok(Some(plan))
+    }
+
+    /// The options that the plan was made with; the others are those given.
+    pub fn options(&self, options: Options) -> Options {
+        let device = match self.device {
+            DeviceKind::Cpu => DeviceChoice::Cpu,
+            DeviceKind::Cuda => DeviceChoice::Cuda,
+        };
+        Options { device, only: self.only.clone(), ..options }
+    }
+
+    /// The pipeline as it was planned. Paths in it are relative to the current directory, as always.
+    ///
+    /// # Errors
+    /// A kind that this raisin lacks, has in another version, or whose parameters it reads otherwise.
+    pub fn pipeline(&self, kinds: &'static [Declaration]) -> Result<Pipeline> {
+        let kept = &self.pipeline;
+        let variants = kept.variants.iter().map(|variant| {
+            let stages = variant.stages.iter().map(|stage| stage.restore(kinds)).collect::<Result<_>>()?;
+            let (name, values) = (variant.name.clone(), variant.values.clone());
+            Ok(Variant { name, values, seed: variant.seed, dtype: variant.dtype, stages })
+        });
+        Ok(Pipeline {
+            name: kept.name.clone(),
+            seed_default: kept.seed,
+            file: kept.file.clone(),
+            folder: std::env::current_dir().context("cannot tell the current directory")?,
+            variants: variants.collect::<Result<_>>()?,
+            sweep: kept.sweep.clone(),
+        })
+    }
+
+    /// Holds the plan against the world, before anything was looked up or run.
+    ///
+    /// # Errors
+    /// What changed since it was planned, by stage.
+    pub(super) fn check(&self, resolver: &Resolver<'_>) -> Result<()> {
+        let count = resolver.graph.nodes.len();
+        ensure!(count == self.stages.len(), "the plan {} does not fit its own pipeline", self.path.display());
+        let mut changed = Vec::new();
+        for (id, kept) in self.stages.iter().enumerate() {
+            let now = without_artifacts(&resolver.resolve(id)?.action);
+            let found = differences(&without_artifacts(&kept.action), &now);
+            changed.extend(words(&found).into_iter().map(|word| format!("\n  {}: {word}", kept.stage.label)));
+        }
+        if changed.is_empty() {
+            return Ok(());
+        }
+        let message = format!("since {} was planned, something changed{}", self.path.display(), changed.concat());
+        let hint = format!("plan again: `raisin plan {} --out {}`", self.pipeline.file.display(), self.path.display());
+        Err(Problem::new(message).hint(hint).into())
+    }
+
+    /// Why a stage would run, as it was planned; `None` for one that was cached.
+    pub(super) fn why(&self, id: usize) -> Option<Vec<String>> {
+        match &self.stages.get(id)?.stage.status {
+            Status::Cached { .. } => None,
+            Status::WouldRun { why, .. } => Some(words(why)),
+        }
+    }
+}
+
+impl KeptPipeline {
+    fn of(pipeline: &Pipeline) -> Self {
+        let stage = |stage: &Stage| KeptStage {
+            name: stage.name.clone(),
+            kind: stage.declaration.name.to_owned(),
+            kind_version: stage.declaration.version,
+            parameters: stage.resolved.parameters.clone(),
+            resources: stage.resources,
+        };
+        let variant = |variant: &Variant| KeptVariant {
+            name: variant.name.clone(),
+            values: variant.values.clone(),
+            seed: variant.seed,
+            dtype: variant.dtype,
+            stages: variant.stages.iter().map(stage).collect(),
+        };
+        Self {
+            name: pipeline.name.clone(),
+            seed: pipeline.seed_default,
+            file: pipeline.file.clone(),
+            sweep: pipeline.sweep.clone(),
+            variants: pipeline.variants.iter().map(variant).collect(),
+        }
+    }
+}
+
+impl KeptStage {
+    fn restore(&self, kinds: &'static [Declaration]) -> Result<Stage> {
+        let refused = |what: String| Problem::new(what).hint("plan again with this raisin");
+        let name = &self.name;
+        let declaration = kinds.iter().find(|kind| kind.name == self.kind).ok_or_else(|| {
+            refused(format!("stage `{name}` was planned with the kind `{}`, which is not there", self.kind))
+        })?;
+        let (planned, now) = (self.kind_version, declaration.version);
+        if planned != now {
+            return Err(refused(format!(
+                "stage `{name}` was planned with version {planned} of the kind `{}`, this raisin has version {now}",
+                self.kind
+            ))
+            .into());
+        }
+        let resolved = declaration.resolve(self.parameters.clone()).map_err(|problem| refused(problem.message))?;
+        if resolved.parameters != self.parameters {
+            return Err(refused(format!("this raisin reads the parameters of stage `{name}` otherwise")).into());
+        }
+        Ok(Stage { name: name.clone(), declaration, resolved, resources: self.resources, written: HashMap::new() })
+    }
+}
+
+/// An action but for what it is made from: that is known only when the stages before it are made.
+fn without_artifacts(action: &Value) -> Value {
+    match action {
+        Value::Object(map) if map.len() == 1 && map.contains_key("artifact") => json!({ "artifact": "" }),
+        Value::Object(map) if map.len() == 1 && map.contains_key("artifacts") => json!({ "artifacts": [] }),
+        Value::Object(map) => {
+            Value::Object(map.iter().map(|(name, value)| (name.clone(), without_artifacts(value))).collect())
+        }
+        Value::Array(items) => Value::Array(items.iter().map(without_artifacts).collect()),
+        scalar => scalar.clone(),
+    }
+}

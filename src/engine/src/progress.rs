@@ -1,0 +1,211 @@
+//! What a person sees of a build on standard error: live lines on a terminal, sparse plain lines in a log.
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal as _, Write as _};
+use std::time::{Duration, Instant};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::graph::NodeId;
+use raisin_contract::Progress;
+
+/// A plain line about a running stage at most so often.
+const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The display of one build.
+pub struct Display {
+    output: Output,
+    width: usize,
+    running: BTreeMap<NodeId, Running>,
+}
+
+enum Output {
+    Quiet,
+    Plain,
+    Terminal(MultiProgress),
+}
+
+struct Running {
+    label: String,
+    bar: Option<ProgressBar>,
+    last_line: Instant,
+    phase: Option<Phase>,
+}
+
+/// Where a phase began, for the time that is left.
+struct Phase {
+    name: String,
+    began: Instant,
+    first: u64,
+}
+
+impl Display {
+    pub fn new(quiet: bool, width: usize) -> Self {
+        let output = if quiet {
+            Output::Quiet
+        } else if std::io::stderr().is_terminal() {
+            Output::Terminal(MultiProgress::with_draw_target(ProgressDrawTarget::stderr()))
+        } else {
+            Output::Plain
+        };
+        Self { output, width, running: BTreeMap::new() }
+    }
+
+    /// A line that stays.
+    pub fn line(&self, text: &str) {
+        match &self.output {
+            Output::Quiet => {}
+            // A closed standard error is no reason to end a build.
+            Output::Plain => drop(writeln!(std::io::stderr().lock(), "{text}")),
+            Output::Terminal(bars) => bars.suspend(|| drop(writeln!(std::io::stderr().lock(), "{text}"))),
+        }
+    }
+
+    /// A line about a stage.
+    pub fn stage_line(&self, label: &str, text: &str) {
+        self.line(&format!("  {label:width$}  {text}", width = self.width));
+    }
+
+    pub fn start(&mut self, id: NodeId, label: &str) {
+        let bar = match &self.output {
+            Output::Terminal(bars) => {
+                let bar = bars.add(ProgressBar::new_spinner());
+                if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
+                    bar.set_style(style);
+                }
+                bar.set_message(format!("{label:width$}  starting", width = self.width));
+                Some(bar)
+            }
+            _ => None,
+        };
+        let running = Running { label: label.to_owned(), bar, last_line: Instant::now(), phase: None };
+        self.running.insert(id, running);
+    }
+
+    /// A short state instead of progress.
+    pub fn say(&mut self, id: NodeId, text: &str) {
+        let Some(running) = self.running.get(&id) else { return };
+        if let Some(bar) = &running.bar {
+            bar.set_message(format!("{:width$}  {text}", running.label, width = self.width));
+        } else {
+            self.stage_line(&running.label, text);
+        }
+    }
+
+    pub fn progress(&mut self, id: NodeId, progress: &Progress) {
+        let Some(running) = self.running.get_mut(&id) else { return };
+        let text = running.describe(progress);
+        if let Some(bar) = &running.bar {
+            bar.set_message(format!("{:width$}  {text}", running.label, width = self.width));
+        } else if running.last_line.elapsed() >= PLAIN_INTERVAL {
+            running.last_line = Instant::now();
+            let label = running.label.clone();
+            self.stage_line(&label, &text);
+        }
+    }
+
+    pub fn end(&mut self, id: NodeId) {
+        if let (Some(Running { bar: Some(bar), .. }), Output::Terminal(bars)) = (self.running.remove(&id), &self.output)
+        {
+            bar.finish_and_clear();
+            bars.remove(&bar);
+        }
+    }
+
+    /// Turns the spinners; called a few times a second.
+    pub fn tick(&self) {
+        for bar in self.running.values().filter_map(|running| running.bar.as_ref()) {
+            bar.tick();
+        }
+    }
+}
+
+impl Running {
+    fn describe(&mut self, progress: &Progress) -> String {
+        let phase = match &self.phase {
+            Some(phase) if phase.name == progress.phase && phase.first <= progress.done => phase,
+            _ => self.phase.insert(Phase { name: progress.phase.clone(), began: Instant::now(), first: progress.done }),
+        };
+        let left = time_left(phase.began.elapsed(), progress.done - phase.first, progress.total, progress.done);
+        describe(progress, left)
+    }
+}
+
+fn time_left(elapsed: Duration, done_here: u64, total: u64, done: u64) -> Option<Duration> {
+    let rest = total.checked_sub(done).filter(|rest| *rest > 0)?;
+    if done_here == 0 || elapsed < Duration::from_millis(500) {
+        return None;
+    }
+    Some(elapsed.mul_f64(rest as f64 / done_here as f64))
+}
+
+fn describe(progress: &Progress, left: Option<Duration>) -> String {
+    let mut text = progress.phase.clone();
+    if progress.total > 0 {
+        let (done, total, unit) = (progress.done, progress.total, &progress.unit);
+        text += &format!("  {done}/{total} {unit} ({}%)", done.min(total) * 100 / total);
+    } else if progress.done > 0 {
+        text += &format!("  {} {}", progress.done, progress.unit);
+    }
+    if let Some(rate) = progress.tokens_per_second {
+        text += &format!("  {rate:.0} tokens/s");
+    }
+    if let Some(left) = left {
+        text += &format!("  {} left", duration(left));
+    }
+    if !progress.detail.is_empty() {
+        text += &format!("  {}", progress.detail);
+    }
+    text
+}
+
+/// `12.3 s`, `4 min 05 s`, `2 h 03 min`.
+pub fn duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0 if duration.as_millis() < 100 => format!("{} ms", duration.as_millis()),
+        0..100 => format!("{:.1} s", duration.as_secs_f64()),
+        100..3600 => format!("{} min {:02} s", seconds / 60, seconds % 60),
+        _ => format!("{} h {:02} min", seconds / 3600, seconds / 60 % 60),
+    }
+}
+
+/// `4.1 MB`, in powers of 1000.
+pub fn size(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    for unit in ["B", "kB", "MB", "GB"] {
+        if value < 999.5 {
+            return if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") };
+        }
+        value /= 1000.0;
+    }
+    format!("{value:.1} TB")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_what_how_far_how_fast_and_how_long_still() {
+        let progress = Progress {
+            phase: "round 3 of 20".into(),
+            done: 25,
+            total: 100,
+            unit: "steps".into(),
+            tokens_per_second: Some(1234.4),
+            detail: "reward +0.12".into(),
+        };
+        let left = time_left(Duration::from_secs(10), 25, progress.total, progress.done);
+        let text = describe(&progress, left);
+        assert_eq!(text, "round 3 of 20  25/100 steps (25%)  1234 tokens/s  30.0 s left  reward +0.12");
+    }
+
+    #[test]
+    fn figures_for_people_are_short() {
+        assert_eq!(duration(Duration::from_millis(7)), "7 ms");
+        assert_eq!(duration(Duration::from_millis(12_300)), "12.3 s");
+        assert_eq!(duration(Duration::from_secs(245)), "4 min 05 s");
+        assert_eq!([size(12), size(4_100_000), size(999_700)], ["12 B", "4.1 MB", "1.0 MB"]);
+    }
+}

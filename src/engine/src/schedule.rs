@@ -1,0 +1,349 @@
+//! Which stage starts next: pure bookkeeping over the graph, with one function for every change of state.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::graph::NodeId;
+use super::resources::{Demand, Machine, WHOLE_GPU};
+use raisin_base::digest::Digest;
+use raisin_contract::Process;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// For so many inputs.
+    Waiting(usize),
+    /// All inputs are there: to be looked up.
+    Ready,
+    /// Looked up in vain: to be run.
+    Queued,
+    /// On this GPU, or on none.
+    Running(Option<usize>),
+    /// Another node of this build is about to run the same action, or runs it.
+    Following(NodeId),
+    Done,
+    Failed,
+    /// An input failed.
+    Skipped,
+}
+
+/// What comes of a node that was looked up in vain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// It runs, or another node runs the same action for it.
+    Waits,
+    /// This node has run the same action: its artifact is to be taken. Nothing was changed.
+    WasDone(NodeId),
+    /// This node ran the same action and failed. Nothing was changed.
+    HasFailed(NodeId),
+}
+
+pub struct Schedule {
+    states: Vec<State>,
+    dependents: Vec<Vec<NodeId>>,
+    demands: Vec<Demand>,
+    machine: Machine,
+    taken: Taken,
+    ready: BTreeSet<NodeId>,
+    queued: BTreeSet<NodeId>,
+    /// Which node runs a key, or ran it, so that no other starts it.
+    by_key: HashMap<Digest, NodeId>,
+}
+
+/// Where a stage can run: on this GPU, or on none.
+struct Room {
+    gpu: Option<usize>,
+}
+
+/// What the running stages take together.
+#[derive(Debug, Default)]
+struct Taken {
+    light: usize,
+    tensor: usize,
+    /// Of the tensor stages: light ones are short, and wait for files more than they compute.
+    threads: usize,
+    memory: u64,
+    /// Of each GPU.
+    gpus: Vec<u32>,
+}
+
+impl Schedule {
+    /// `nodes`: what each takes, and who depends on it. Inputs come before what needs them.
+    pub fn new(nodes: impl IntoIterator<Item = (Demand, Vec<NodeId>)>, machine: Machine) -> Self {
+        let (demands, dependents): (Vec<_>, Vec<_>) = nodes.into_iter().unzip();
+        let mut inputs = vec![0; demands.len()];
+        for input in dependents.iter().flatten() {
+            inputs[*input] += 1;
+        }
+        let mut schedule = Self {
+            states: inputs.iter().map(|count| State::Waiting(*count)).collect(),
+            dependents,
+            demands,
+            machine,
+            taken: Taken { gpus: vec![0; machine.gpus], ..Taken::default() },
+            ready: BTreeSet::new(),
+            queued: BTreeSet::new(),
+            by_key: HashMap::new(),
+        };
+        for id in 0..schedule.states.len() {
+            if schedule.states[id] == State::Waiting(0) {
+                schedule.change(id, State::Ready);
+            }
+        }
+        schedule
+    }
+
+    pub fn state(&self, id: NodeId) -> State {
+        self.states[id]
+    }
+
+    /// A node whose inputs are all there and that was not looked up yet.
+    pub fn next_ready(&self) -> Option<NodeId> {
+        self.ready.first().copied()
+    }
+
+    /// The node was looked up in vain: it is to be run, or to wait for another that runs the same action. One that has
+    /// ended settles nobody any more, so that following it would be for ever.
+    pub fn queue(&mut self, id: NodeId, key: Digest) -> Turn {
+        let other = *self.by_key.entry(key).or_insert(id);
+        match self.states[other] {
+            _ if other == id => self.change(id, State::Queued),
+            State::Done => return Turn::WasDone(other),
+            State::Failed => return Turn::HasFailed(other),
+            _ => self.change(id, State::Following(other)),
+        }
+        Turn::Waits
+    }
+
+    /// Takes the first queued node that the machine has room for; gives its GPU, if it has one.
+    pub fn start(&mut self) -> Option<(NodeId, Option<usize>)> {
+        let (id, Room { gpu }) = self.queued.iter().find_map(|id| Some((*id, self.room(self.demands[*id])?)))?;
+        self.change(id, State::Running(gpu));
+        Some((id, gpu))
+    }
+
+    /// Whether there is room for a stage, and on which GPU. One that asks for more than there is runs alone.
+    fn room(&self, demand: Demand) -> Option<Room> {
+        let Taken { light, tensor, threads, memory, ref gpus } = self.taken;
+        let fits = match demand.process {
+            Process::Data | Process::Sql => light < self.machine.cores,
+            Process::Tensor => {
+                tensor < self.machine.tensor_stages && (tensor == 0 || threads + demand.threads <= self.machine.cores)
+            }
+        };
+        if !fits || (light + tensor > 0 && memory.saturating_add(demand.memory) > self.machine.memory) {
+            return None;
+        }
+        if demand.gpu == 0 {
+            return Some(Room { gpu: None });
+        }
+        gpus.iter().position(|taken| taken + demand.gpu <= WHOLE_GPU).map(|gpu| Room { gpu: Some(gpu) })
+    }
+
+    pub fn done(&mut self, id: NodeId) {
+        self.change(id, State::Done);
+        for dependent in self.dependents[id].clone() {
+            if let State::Waiting(count) = self.states[dependent] {
+                let next = if count == 1 { State::Ready } else { State::Waiting(count - 1) };
+                self.change(dependent, next);
+            }
+        }
+    }
+
+    /// Everything that needs this node is skipped.
+    pub fn failed(&mut self, id: NodeId) {
+        self.change(id, State::Failed);
+        let mut skipped = self.dependents[id].clone();
+        while let Some(next) = skipped.pop() {
+            if matches!(self.states[next], State::Waiting(_)) {
+                self.change(next, State::Skipped);
+                skipped.extend(self.dependents[next].iter().copied());
+            }
+        }
+    }
+
+    /// The nodes that wait for the action that this one ran.
+    pub fn followers(&self, id: NodeId) -> Vec<NodeId> {
+        (0..self.states.len()).filter(|other| self.states[*other] == State::Following(id)).collect()
+    }
+
+    pub fn running(&self) -> usize {
+        self.taken.light + self.taken.tensor
+    }
+
+    pub fn count(&self, wanted: impl Fn(State) -> bool) -> u64 {
+        self.states.iter().filter(|state| wanted(**state)).count() as u64
+    }
+
+    /// The only place where a state changes.
+    fn change(&mut self, id: NodeId, to: State) {
+        let from = std::mem::replace(&mut self.states[id], to);
+        match from {
+            State::Ready => drop(self.ready.remove(&id)),
+            State::Queued => drop(self.queued.remove(&id)),
+            State::Running(gpu) => self.taken.give_back(self.demands[id], gpu),
+            _ => {}
+        }
+        match to {
+            State::Ready => drop(self.ready.insert(id)),
+            State::Queued => drop(self.queued.insert(id)),
+            State::Running(gpu) => self.taken.take(self.demands[id], gpu),
+            _ => {}
+        }
+    }
+}
+
+impl Taken {
+    fn take(&mut self, demand: Demand, gpu: Option<usize>) {
+        match demand.process {
+            Process::Data | Process::Sql => self.light += 1,
+            Process::Tensor => (self.tensor, self.threads) = (self.tensor + 1, self.threads + demand.threads),
+        }
+        self.memory = self.memory.saturating_add(demand.memory);
+        if let Some(gpu) = gpu {
+            self.gpus[gpu] += demand.gpu;
+        }
+    }
+
+    fn give_back(&mut self, demand: Demand, gpu: Option<usize>) {
+        match demand.process {
+            Process::Data | Process::Sql => self.light -= 1,
+            Process::Tensor => (self.tensor, self.threads) = (self.tensor - 1, self.threads - demand.threads),
+        }
+        self.memory = self.memory.saturating_sub(demand.memory);
+        if let Some(gpu) = gpu {
+            self.gpus[gpu] -= demand.gpu;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MACHINE: Machine = Machine::with(2, 1000, 0, usize::MAX);
+
+    fn light() -> Demand {
+        Demand { process: Process::Data, threads: 1, memory: 100, gpu: 0 }
+    }
+
+    fn tensor(threads: usize, memory: u64, gpu: u32) -> Demand {
+        Demand { process: Process::Tensor, threads, memory, gpu }
+    }
+
+    /// A graph in which node n needs those of the nodes before it whose bit is set.
+    fn nodes(inputs: &[u8], demands: &[Demand]) -> Vec<(Demand, Vec<NodeId>)> {
+        let needs = |id: usize, input: usize| input < id && inputs[id] >> (input % 8) & 1 == 1;
+        let dependents = |id: usize| (id + 1..inputs.len()).filter(|later| needs(*later, id)).collect();
+        (0..inputs.len()).map(|id| (demands[id], dependents(id))).collect()
+    }
+
+    /// What all of them start that could start now, each with its GPU.
+    fn started(demands: &[Demand], machine: Machine) -> Vec<(NodeId, Option<usize>)> {
+        let mut schedule = Schedule::new(demands.iter().map(|demand| (*demand, Vec::new())), machine);
+        while let Some(id) = schedule.next_ready() {
+            schedule.queue(id, Digest::of(&id.to_le_bytes()));
+        }
+        std::iter::from_fn(|| schedule.start()).collect()
+    }
+
+    prop_compose! {
+        fn demand()(is_light in any::<bool>(), threads in 1..4_usize, memory in 0..1500_u64, gpu in 1..=WHOLE_GPU)
+            -> Demand {
+            if is_light { Demand { memory, ..light() } } else { tensor(threads, memory, gpu) }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_stage_runs_once_after_its_inputs_within_the_machine_or_is_skipped_for_a_failure(
+            stages in prop::collection::vec((any::<u8>(), demand(), any::<bool>()), 1..20),
+            fails in prop::option::of(0..20_usize),
+            gpus in 0..3_usize,
+            tensor_stages in 1..3_usize,
+        ) {
+            let inputs: Vec<u8> = stages.iter().map(|stage| stage.0).collect();
+            let on_gpus = |demand: Demand| if gpus == 0 { Demand { gpu: 0, ..demand } } else { demand };
+            let demands: Vec<Demand> = stages.iter().map(|stage| on_gpus(stage.1)).collect();
+            let graph = nodes(&inputs, &demands);
+            let machine = Machine::with(4, 2000, gpus, tensor_stages);
+            let mut schedule = Schedule::new(graph.clone(), machine);
+            let (mut running, mut done): (Vec<(NodeId, Option<usize>)>, Vec<NodeId>) = (Vec::new(), Vec::new());
+            loop {
+                while let Some(id) = schedule.next_ready() {
+                    for (input, (_, dependents)) in graph.iter().enumerate() {
+                        prop_assert!(!dependents.contains(&id) || done.contains(&input));
+                    }
+                    if stages[id].2 {
+                        schedule.done(id);
+                        done.push(id);
+                    } else {
+                        schedule.queue(id, Digest::of(&id.to_le_bytes()));
+                    }
+                }
+                while let Some((id, gpu)) = schedule.start() {
+                    prop_assert_eq!(gpu.is_some(), demands[id].gpu > 0);
+                    running.push((id, gpu));
+                }
+                let total = |of: &dyn Fn(&Demand) -> u64| running.iter().map(|(id, _)| of(&demands[*id])).sum::<u64>();
+                let tensors = total(&|demand| u64::from(demand.process == Process::Tensor));
+                prop_assert!(tensors <= tensor_stages as u64 && running.len() as u64 - tensors <= 4);
+                prop_assert!(running.len() <= 1 || total(&|demand| demand.memory) <= 2000);
+                for index in 0..gpus {
+                    let here = running.iter().filter(|(_, gpu)| *gpu == Some(index));
+                    prop_assert!(here.map(|(id, _)| demands[*id].gpu).sum::<u32>() <= WHOLE_GPU);
+                }
+                let Some((id, _)) = running.pop() else { break };
+                if fails == Some(id) { schedule.failed(id) } else { schedule.done(id); done.push(id) }
+            }
+            for (id, _) in graph.iter().enumerate() {
+                prop_assert!(matches!(schedule.state(id), State::Done | State::Failed | State::Skipped));
+            }
+            let failed = schedule.count(|state| state == State::Failed);
+            prop_assert!(failed == 1 || schedule.count(|state| state == State::Done) == stages.len() as u64);
+        }
+    }
+
+    #[test]
+    fn stages_with_the_same_action_run_once() {
+        let mut schedule = Schedule::new([(light(), Vec::new()), (light(), Vec::new())], MACHINE);
+        let key = Digest::of(b"key");
+        schedule.queue(0, key);
+        schedule.queue(1, key);
+        assert_eq!(schedule.start(), Some((0, None)));
+        assert_eq!(schedule.start(), None);
+        assert_eq!(schedule.followers(0), [1]);
+    }
+
+    #[test]
+    fn nobody_follows_a_stage_that_has_ended() {
+        let mut schedule =
+            Schedule::new([(light(), Vec::new()), (light(), Vec::new()), (light(), Vec::new())], MACHINE);
+        let key = Digest::of(b"key");
+        assert_eq!(schedule.queue(0, key), Turn::Waits);
+        assert_eq!(schedule.start(), Some((0, None)));
+        schedule.done(0);
+        assert_eq!(schedule.queue(1, key), Turn::WasDone(0));
+        assert_eq!(schedule.state(1), State::Ready);
+        let other = Digest::of(b"other");
+        schedule.queue(1, other);
+        schedule.failed(1);
+        assert_eq!(schedule.queue(2, other), Turn::HasFailed(1));
+    }
+
+    #[test]
+    fn stages_run_side_by_side_as_far_as_threads_memory_and_gpus_go() {
+        let ids = |demands: &[Demand], machine| started(demands, machine).iter().map(|(id, _)| *id).collect::<Vec<_>>();
+        // Two threads: one stage that takes both, or two that take one each; light ones beside them.
+        assert_eq!(ids(&[tensor(2, 0, 0), tensor(2, 0, 0), light()], MACHINE), [0, 2]);
+        assert_eq!(ids(&[tensor(1, 0, 0), tensor(1, 0, 0), tensor(1, 0, 0)], MACHINE), [0, 1]);
+        assert_eq!(ids(&[tensor(1, 0, 0), tensor(1, 0, 0)], Machine::with(2, 1000, 0, 1)), [0]);
+        // Memory: what does not fit waits, what asks for more than there is runs alone.
+        assert_eq!(ids(&[tensor(1, 600, 0), tensor(1, 600, 0), tensor(1, 300, 0)], MACHINE), [0, 2]);
+        assert_eq!(ids(&[tensor(1, 5000, 0), light()], MACHINE), [0]);
+        // GPUs are given out one by one, and shared by those who say that they can.
+        let two = Machine::with(8, 1000, 2, usize::MAX);
+        let (whole, half) = (tensor(1, 0, WHOLE_GPU), tensor(1, 0, WHOLE_GPU / 2));
+        assert_eq!(started(&[whole, half, half, half], two), [(0, Some(0)), (1, Some(1)), (2, Some(1))]);
+    }
+}

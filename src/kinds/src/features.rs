@@ -1,0 +1,63 @@
+//! The `features` kind: what an auxiliary model says of every instruction, computed once (docs/method.md, section 2).
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use raisin_contract::{Kind, Needs, ParameterProblem, Process};
+
+pub struct Features;
+
+/// Parameters of a `features` stage.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Parameters {
+    /// The stage whose instructions are described.
+    pub instructions: String,
+    /// The stage whose model describes them.
+    pub model: String,
+    /// A task: its validation examples are described as well (the `rds` baseline compares with them).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<String>,
+    /// A forward pass holds at most this many tokens.
+    #[serde(default = "default_batch_tokens")]
+    pub batch_tokens: usize,
+    /// Longer sequences are cut at this many tokens.
+    #[serde(default = "default_max_tokens")]
+    pub max_tokens: usize,
+}
+
+fn default_batch_tokens() -> usize {
+    8192
+}
+
+fn default_max_tokens() -> usize {
+    512
+}
+
+impl Kind for Features {
+    const NAME: &'static str = "features";
+    const VERSION: u32 = 3;
+    const ABOUT: &'static str = "Runs a model over instructions once: log-probabilities, lengths, pooled embeddings.";
+    const PROCESS: Process = Process::Tensor;
+    const SEEDED: bool = false;
+    const PROVIDES: &'static [&'static str] = &["features"];
+    type Parameters = Parameters;
+
+    fn needs(parameters: &Parameters, needs: &mut Needs) {
+        needs.stage("/instructions", &parameters.instructions, "instructions");
+        needs.stage("/model", &parameters.model, "model");
+        if let Some(task) = &parameters.task {
+            needs.stage("/task", task, "task");
+        }
+    }
+
+    fn check(parameters: &Parameters) -> Result<(), ParameterProblem> {
+        if parameters.max_tokens < 2 {
+            return Err(ParameterProblem::new("/max_tokens", "a sequence needs at least 2 tokens"));
+        }
+        if parameters.batch_tokens == 0 {
+            return Err(ParameterProblem::new("/batch_tokens", "a batch of 0 tokens holds nothing"));
+        }
+        Ok(())
+    }
+}

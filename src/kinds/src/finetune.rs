@@ -1,0 +1,205 @@
+//! The `finetune` kind: trains the target on batches that a method of selection chooses, step by step.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use raisin_contract::{Kind, Needs, ParameterProblem, Process};
+use raisin_settings::{AdaptationSettings, Method, Schedule, Third};
+
+use crate::is_off;
+
+pub struct Finetune;
+
+/// How the batches are chosen.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Select {
+    pub method: Method,
+    /// The selector stage whose policy chooses; for `raise`. Other methods ignore it, so that a sweep over methods
+    /// can keep it; it is no input of theirs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
+    /// Which third of the candidates; for `perplexity`.
+    #[serde(default)]
+    pub third: Third,
+    /// A CSV or Parquet file of scores with a column `row`, the 0-based position of the record in the pool's first
+    /// source file; for `scores`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// The score's column in that file.
+    #[serde(default = "defaults::column")]
+    pub column: String,
+    /// The file's digest: another content stops the build.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blake3: Option<String>,
+}
+
+/// Parameters of a `finetune` stage.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Parameters {
+    /// The stage whose instructions are selected from.
+    pub instructions: String,
+    /// A `clusters` stage; needed by every method that looks at features (`raise`, `ifd`, `perplexity`, `sspl`, `rds`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub features: Option<String>,
+    /// The stage whose model is trained.
+    pub model: String,
+    /// The task: its validation examples measure the performance.
+    pub task: String,
+    pub select: Select,
+    /// A share of the steps that three epochs of the whole pool take, such as `"1%"`. Either this or `steps`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<String>,
+    /// The number of steps. Either this or `budget`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<usize>,
+    /// Instructions a step.
+    #[serde(default = "defaults::batch_size")]
+    pub batch_size: usize,
+    #[serde(default = "defaults::learning_rate")]
+    pub learning_rate: f64,
+    #[serde(default)]
+    pub schedule: Schedule,
+    /// The share of the steps in which the learning rate rises.
+    #[serde(default)]
+    pub warmup: f64,
+    #[serde(default)]
+    pub weight_decay: f64,
+    #[serde(default)]
+    pub adaptation: AdaptationSettings,
+    /// Longer sequences are cut at this many tokens.
+    #[serde(default = "defaults::max_tokens")]
+    pub max_tokens: usize,
+    /// A forward pass holds at most this many tokens; memory depends on it, results (but for rounding) do not.
+    #[serde(default = "defaults::micro_batch_tokens")]
+    pub micro_batch_tokens: usize,
+    /// Compute activations again in the backward pass instead of keeping them: less memory, a third more work.
+    #[serde(default, skip_serializing_if = "is_off")]
+    pub activation_checkpointing: bool,
+    /// Measure the validation loss each so many steps; 0: only when the method needs it, and at the end.
+    #[serde(default)]
+    pub evaluate_every: usize,
+    /// Write full weights although LoRA was trained; otherwise the artifact is an adapter beside its base.
+    #[serde(default)]
+    pub merge: bool,
+}
+
+mod defaults {
+    pub fn column() -> String {
+        "score".to_owned()
+    }
+    pub fn batch_size() -> usize {
+        16
+    }
+    pub fn learning_rate() -> f64 {
+        2e-4
+    }
+    pub fn max_tokens() -> usize {
+        512
+    }
+    pub fn micro_batch_tokens() -> usize {
+        4096
+    }
+}
+
+impl Kind for Finetune {
+    const NAME: &'static str = "finetune";
+    const VERSION: u32 = 4;
+    const ABOUT: &'static str = "Trains a model on batches that a method of selection chooses step by step.";
+    const PROCESS: Process = Process::Tensor;
+    const SEEDED: bool = true;
+    const PROVIDES: &'static [&'static str] = &["model", "selection"];
+    type Parameters = Parameters;
+
+    fn needs(parameters: &Parameters, needs: &mut Needs) {
+        needs.stage("/instructions", &parameters.instructions, "instructions");
+        needs.stage("/model", &parameters.model, "model");
+        needs.stage("/task", &parameters.task, "task");
+        if let (Some(features), true) = (&parameters.features, uses_features(parameters.select.method)) {
+            needs.stage("/features", features, "clusters");
+        }
+        match (parameters.select.method, &parameters.select.policy, &parameters.select.path) {
+            (Method::Raise, Some(policy), _) => needs.stage("/select/policy", policy, "policy"),
+            (Method::Scores, _, Some(path)) => {
+                needs.pinned_file("/select", path, parameters.select.blake3.as_deref());
+            }
+            _ => {}
+        }
+    }
+
+    fn check(parameters: &Parameters) -> Result<(), ParameterProblem> {
+        let problem = |pointer: &str, message: &str| Err(ParameterProblem::new(pointer, message));
+        let select = &parameters.select;
+        match select.method {
+            Method::Raise if select.policy.is_none() => {
+                return Err(ParameterProblem::new("/select", "method `raise` needs the policy of a selector stage")
+                    .hint("select = { method = \"raise\", policy = \"selector\" }"));
+            }
+            Method::Scores if select.path.is_none() => {
+                return Err(ParameterProblem::new("/select", "method `scores` needs a file of scores")
+                    .hint("select = { method = \"scores\", path = \"scores.csv\", column = \"score\" }"));
+            }
+            method if uses_features(method) && method != Method::Length && parameters.features.is_none() => {
+                let message = format!("method `{}` needs `features`", method.name());
+                return Err(ParameterProblem::new("/select/method", message)
+                    .hint("name a clusters stage: features = \"clusters\""));
+            }
+            _ => {}
+        }
+        match (&parameters.budget, parameters.steps) {
+            (Some(_), Some(_)) => return problem("/steps", "give either `budget` or `steps`, not both"),
+            (None, None) if select.method != Method::Full => {
+                return problem("", "give a `budget`, such as \"1%\", or a number of `steps`");
+            }
+            (_, Some(0)) => return problem("/steps", "must be at least 1"),
+            (Some(budget), None) if share(budget).is_none() => {
+                return problem("/budget", "is a share of the full training, such as \"1%\", up to \"100%\"");
+            }
+            _ => {}
+        }
+        if let Some((key, message)) = parameters.adaptation.problem() {
+            return problem(&format!("/adaptation/{key}"), message);
+        }
+        if parameters.batch_size == 0 {
+            return problem("/batch_size", "must be at least 1");
+        }
+        if parameters.max_tokens < 2 {
+            return problem("/max_tokens", "a sequence needs at least 2 tokens");
+        }
+        if !(0.0..1.0).contains(&parameters.warmup) {
+            return problem("/warmup", "is a share of the steps, from 0 to below 1");
+        }
+        Ok(())
+    }
+}
+
+/// Whether a method looks at features. A stage of another method does not depend on them, so that a change of the
+/// clusters reruns no random baseline.
+pub fn uses_features(method: Method) -> bool {
+    match method {
+        Method::Raise | Method::Length | Method::Ifd | Method::Perplexity | Method::Sspl | Method::Rds => true,
+        Method::Random | Method::Full | Method::Scores | Method::Validation | Method::Oracle => false,
+    }
+}
+
+/// `"1%"` as 0.01.
+fn share(budget: &str) -> Option<f64> {
+    let percent: f64 = budget.trim().strip_suffix('%')?.trim().parse().ok()?;
+    (percent > 0.0 && percent <= 100.0).then_some(percent / 100.0)
+}
+
+/// What three epochs over `rows` take, and what the parameters ask for of it.
+pub fn step_counts(parameters: &Parameters, rows: usize) -> (usize, usize) {
+    let full = rows.div_ceil(parameters.batch_size) * 3;
+    let steps = match (parameters.steps, parameters.select.method, &parameters.budget) {
+        (Some(steps), _, _) => steps,
+        (None, Method::Full, _) => full,
+        (None, _, budget) => {
+            let share = budget.as_deref().and_then(share).unwrap_or(1.0);
+            // 1 % of 300 is 3, although 0.01 * 300 is a little more in f64.
+            ((share * full as f64 - 1e-9).ceil() as usize).max(1)
+        }
+    };
+    (full, steps)
+}

@@ -1,0 +1,112 @@
+//! The `ingest` kind: raw files become the table of instructions, and a table of what was rejected.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use raisin_contract::{Kind, Needs, ParameterProblem, Process};
+use raisin_settings::Format;
+
+/// Files of instructions to gather into one pool.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Parameters {
+    /// The files, in the order in which their instructions are numbered.
+    pub sources: Vec<Source>,
+    /// A conversation of more characters is rejected.
+    #[serde(default = "default_max_length")]
+    pub max_length: usize,
+    /// Keeps that many instructions, drawn at random, in the order of the files. All of them if absent.
+    #[serde(default)]
+    pub sample: Option<usize>,
+    /// Another number draws another sample. The pipeline's seed does not: pools stay the same across its seeds.
+    #[serde(default)]
+    pub sample_seed: u64,
+}
+
+/// A file, or several of the same format.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// A file, a folder whose files are all read, a pattern such as `data/*.jsonl`, or an `https://` address, which needs
+    /// `blake3`. Relative to the directory in which raisin is started.
+    pub path: String,
+    /// How the records are to be understood.
+    #[serde(default)]
+    pub format: Format,
+    /// The digest that the file must have: `raisin digest PATH` prints it.
+    #[serde(default)]
+    pub blake3: Option<String>,
+    /// The field of a `qa` record that holds the question; several are joined with `+`.
+    #[serde(default)]
+    pub prompt: Option<String>,
+    /// The field of a `qa` record that holds the answer.
+    #[serde(default)]
+    pub response: Option<String>,
+}
+
+fn default_max_length() -> usize {
+    100_000
+}
+
+pub struct Ingest;
+
+impl Kind for Ingest {
+    const NAME: &'static str = "ingest";
+    const VERSION: u32 = 1;
+    const ABOUT: &'static str = "Reads instruction files into one table, with rejects listed and exact copies folded.";
+    const PROCESS: Process = Process::Data;
+    const SEEDED: bool = false;
+    const PROVIDES: &'static [&'static str] = &["instructions"];
+    type Parameters = Parameters;
+
+    fn needs(parameters: &Parameters, needs: &mut Needs) {
+        for (index, source) in parameters.sources.iter().enumerate() {
+            needs.pinned_files(&format!("/sources/{index}"), &source.path, source.blake3.as_deref());
+        }
+    }
+
+    fn check(parameters: &Parameters) -> Result<(), ParameterProblem> {
+        if parameters.sources.is_empty() {
+            return Err(ParameterProblem::new("/sources", "there is no file to read"));
+        }
+        for (index, source) in parameters.sources.iter().enumerate() {
+            check_fields(
+                &format!("/sources/{index}"),
+                source.format,
+                source.prompt.as_deref(),
+                source.response.as_deref(),
+            )?;
+        }
+        if parameters.max_length == 0 {
+            return Err(ParameterProblem::new("/max_length", "no instruction has 0 characters"));
+        }
+        if parameters.sample == Some(0) {
+            return Err(ParameterProblem::new("/sample", "a sample of 0 instructions is an empty pool")
+                .hint("leave `sample` out to keep all of them"));
+        }
+        Ok(())
+    }
+}
+
+/// `prompt` and `response` name the fields of a `qa` record (or of one found by `auto`, or in Parquet), both or none.
+pub(crate) fn check_fields(
+    at: &str,
+    format: Format,
+    prompt: Option<&str>,
+    response: Option<&str>,
+) -> Result<(), ParameterProblem> {
+    let (key, given) = match (prompt, response) {
+        (None, None) => return Ok(()),
+        (Some(_), None) => ("response", "prompt"),
+        (_, Some(_)) => ("prompt", "response"),
+    };
+    if matches!(format, Format::Alpaca | Format::Messages | Format::Sharegpt) {
+        let name = format.name();
+        return Err(ParameterProblem::new(format!("{at}/{given}"), format!("the format `{name}` has its own fields"))
+            .hint("`prompt` and `response` are for the formats qa, parquet and auto"));
+    }
+    if prompt.is_none() || response.is_none() {
+        return Err(ParameterProblem::new(format!("{at}/{given}"), format!("`{given}` is given and `{key}` is not")));
+    }
+    Ok(())
+}

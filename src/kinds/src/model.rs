@@ -1,0 +1,185 @@
+//! The `model` kind: a language model from a GGUF file, a Hugging Face folder, fresh weights, or a base with a frozen prefix.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use raisin_contract::{DType, Kind, Needs, ParameterProblem, Process};
+
+/// A language model.
+pub struct Model;
+
+/// Parameters of the kind `model`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Parameters {
+    /// Where the model comes from.
+    pub source: Source,
+    /// The type of the stored weights; not used by a proxy, which stores none.
+    #[serde(default = "f32_weights")]
+    pub dtype: DType,
+}
+
+/// Exactly one of `gguf`, `huggingface`, `init` and `prefix`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Source {
+    /// A GGUF file; its vocabulary becomes the tokenizer.
+    pub gguf: Option<String>,
+    /// A folder with config.json, safetensors weights and tokenizer.json.
+    pub huggingface: Option<String>,
+    /// Fresh weights of this shape.
+    pub init: Option<Init>,
+    /// A stage whose model is trained from some layer on only: what enters that layer is computed once.
+    pub prefix: Option<String>,
+    /// With `prefix`: how many layers on top are trained.
+    pub train_layers: Option<usize>,
+    /// With `prefix`: the stage with the pool.
+    pub instructions: Option<String>,
+    /// With `prefix`: the stage with the validation examples.
+    pub task: Option<String>,
+    /// With `prefix`: the longest sequence in tokens (1024).
+    pub max_tokens: Option<usize>,
+}
+
+/// The shape of a fresh Llama.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Init {
+    pub hidden_size: i64,
+    pub layers: usize,
+    pub heads: i64,
+    /// Heads of keys and values; as many as `heads` if not given.
+    #[serde(default)]
+    pub kv_heads: Option<i64>,
+    pub intermediate_size: i64,
+    /// `bytes`, or a folder with a tokenizer.
+    #[serde(default = "bytes_tokenizer")]
+    pub tokenizer: String,
+    /// The longest sequence.
+    #[serde(default = "usual_context")]
+    pub context: usize,
+    #[serde(default = "usual_theta")]
+    pub rope_theta: f64,
+    /// The head shares the embedding's weights.
+    #[serde(default = "yes")]
+    pub tie_word_embeddings: bool,
+    /// Which weights: independent of the pipeline's seed, so that a sweep over seeds starts from one model.
+    #[serde(default)]
+    pub seed: u64,
+}
+
+fn f32_weights() -> DType {
+    DType::F32
+}
+fn bytes_tokenizer() -> String {
+    "bytes".to_owned()
+}
+fn usual_context() -> usize {
+    2048
+}
+fn usual_theta() -> f64 {
+    10_000.0
+}
+fn yes() -> bool {
+    true
+}
+
+impl Kind for Model {
+    const NAME: &'static str = "model";
+    const VERSION: u32 = 3;
+    const ABOUT: &'static str =
+        "A language model: from a GGUF file, a Hugging Face folder, fresh weights, or a base with a frozen prefix.";
+    const PROCESS: Process = Process::Tensor;
+    const SEEDED: bool = false;
+    const PROVIDES: &'static [&'static str] = &["model"];
+
+    type Parameters = Parameters;
+
+    fn needs(parameters: &Parameters, needs: &mut Needs) {
+        let source = &parameters.source;
+        if let Some(path) = &source.gguf {
+            needs.file("/source/gguf", path);
+        }
+        if let Some(path) = &source.huggingface {
+            needs.file("/source/huggingface", path);
+        }
+        if let Some(init) = source.init.as_ref().filter(|init| init.tokenizer != "bytes") {
+            needs.file("/source/init/tokenizer", &init.tokenizer);
+        }
+        if let Some(stage) = &source.prefix {
+            needs.stage("/source/prefix", stage, "model");
+        }
+        if let Some(stage) = &source.instructions {
+            needs.stage("/source/instructions", stage, "instructions");
+        }
+        if let Some(stage) = &source.task {
+            needs.stage("/source/task", stage, "task");
+        }
+    }
+
+    fn check(parameters: &Parameters) -> Result<(), ParameterProblem> {
+        let source = &parameters.source;
+        let given =
+            [source.gguf.is_some(), source.huggingface.is_some(), source.init.is_some(), source.prefix.is_some()];
+        let count = given.into_iter().filter(|given| *given).count();
+        if count != 1 {
+            return Err(ParameterProblem::new("/source", format!("a model has one source, but {count} are given"))
+                .hint("give one of `gguf`, `huggingface`, `init` and `prefix`"));
+        }
+        let for_prefix = [
+            ("train_layers", source.train_layers.is_some()),
+            ("instructions", source.instructions.is_some()),
+            ("task", source.task.is_some()),
+        ];
+        for (name, given) in for_prefix {
+            if source.prefix.is_some() && !given {
+                return Err(ParameterProblem::new("/source", format!("a frozen prefix needs `{name}`"))
+                    .hint("prefix = \"base\", train_layers = 8, instructions = \"pool\", task = \"task\""));
+            }
+            if source.prefix.is_none() && given {
+                return Err(ParameterProblem::new(
+                    format!("/source/{name}"),
+                    format!("`{name}` belongs to `prefix`, which is not given"),
+                ));
+            }
+        }
+        if source.prefix.is_none() && source.max_tokens.is_some() {
+            let message = "`max_tokens` belongs to `prefix`, which is not given";
+            return Err(ParameterProblem::new("/source/max_tokens", message));
+        }
+        if source.train_layers == Some(0) {
+            return Err(ParameterProblem::new("/source/train_layers", "at least one layer must be trained"));
+        }
+        if let Some(init) = &source.init {
+            check_shape(init)
+                .map_err(|reason| ParameterProblem::new("/source/init", format!("impossible shape: {reason}")))?;
+        }
+        Ok(())
+    }
+}
+
+/// What raisin-lm would refuse as well, told before anything runs.
+fn check_shape(init: &Init) -> Result<(), String> {
+    let kv_heads = init.kv_heads.unwrap_or(init.heads);
+    for (name, size) in [
+        ("hidden_size", init.hidden_size),
+        ("intermediate_size", init.intermediate_size),
+        ("heads", init.heads),
+        ("kv_heads", kv_heads),
+        ("layers", init.layers as i64),
+    ] {
+        if size <= 0 {
+            return Err(format!("`{name}` is {size}: it must be positive"));
+        }
+    }
+    let head_dim = init.hidden_size / init.heads;
+    if head_dim == 0 || head_dim % 2 != 0 {
+        return Err(format!(
+            "`hidden_size` / `heads` is {head_dim}: rotary positions need an even number of at least 2"
+        ));
+    }
+    if init.heads % kv_heads != 0 {
+        return Err(format!("{} attention heads cannot share {kv_heads} key-value heads evenly", init.heads));
+    }
+    Ok(())
+}

@@ -1,0 +1,105 @@
+//! The `pretrain` kind: next-token training of all weights of a small model.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use raisin_contract::{Kind, Needs, ParameterProblem, Process};
+use raisin_settings::Schedule;
+
+use crate::is_off;
+
+pub struct Pretrain;
+
+/// Which tokens carry a loss.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Supervised {
+    /// Every token but the first.
+    #[default]
+    All,
+    /// The tokens of the response.
+    Response,
+}
+
+/// Parameters of a `pretrain` stage.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Parameters {
+    /// The stage whose model is trained; usually a `model` stage with an `init` source.
+    pub model: String,
+    /// A stage with a table `pretraining` (columns `prompt` and `response`, or `text`), or with instructions.
+    pub text: String,
+    /// `all` tokens carry a loss, or the `response` only.
+    #[serde(default)]
+    pub loss: Supervised,
+    pub steps: usize,
+    /// Rows a step.
+    #[serde(default = "defaults::batch_size")]
+    pub batch_size: usize,
+    #[serde(default = "defaults::learning_rate")]
+    pub learning_rate: f64,
+    #[serde(default)]
+    pub schedule: Schedule,
+    /// The share of the steps in which the learning rate rises.
+    #[serde(default = "defaults::warmup")]
+    pub warmup: f64,
+    #[serde(default)]
+    pub weight_decay: f64,
+    /// Longer rows are cut at this many tokens.
+    #[serde(default = "defaults::max_tokens")]
+    pub max_tokens: usize,
+    /// A forward pass holds at most this many tokens; memory depends on it, results (but for rounding) do not.
+    #[serde(default = "defaults::micro_batch_tokens")]
+    pub micro_batch_tokens: usize,
+    /// Compute activations again in the backward pass instead of keeping them: less memory, a third more work.
+    #[serde(default, skip_serializing_if = "is_off")]
+    pub activation_checkpointing: bool,
+}
+
+mod defaults {
+    pub fn batch_size() -> usize {
+        32
+    }
+    pub fn learning_rate() -> f64 {
+        1e-3
+    }
+    pub fn warmup() -> f64 {
+        0.05
+    }
+    pub fn max_tokens() -> usize {
+        512
+    }
+    pub fn micro_batch_tokens() -> usize {
+        8192
+    }
+}
+
+impl Kind for Pretrain {
+    const NAME: &'static str = "pretrain";
+    const VERSION: u32 = 4;
+    const ABOUT: &'static str = "Trains all weights of a small model on the next token of text or instructions.";
+    const PROCESS: Process = Process::Tensor;
+    const SEEDED: bool = true;
+    const PROVIDES: &'static [&'static str] = &["model"];
+    type Parameters = Parameters;
+
+    fn needs(parameters: &Parameters, needs: &mut Needs) {
+        needs.stage("/model", &parameters.model, "model");
+        needs.stage("/text", &parameters.text, "instructions");
+    }
+
+    fn check(parameters: &Parameters) -> Result<(), ParameterProblem> {
+        let zero = |pointer: &str| Err(ParameterProblem::new(pointer, "must be at least 1"));
+        match parameters {
+            Parameters { steps: 0, .. } => zero("/steps"),
+            Parameters { batch_size: 0, .. } => zero("/batch_size"),
+            Parameters { max_tokens: 0 | 1, .. } => {
+                Err(ParameterProblem::new("/max_tokens", "a row needs at least 2 tokens"))
+            }
+            Parameters { warmup, .. } if !(0.0..1.0).contains(warmup) => {
+                Err(ParameterProblem::new("/warmup", "is a share of the steps, from 0 to below 1"))
+            }
+            _ => Ok(()),
+        }
+    }
+}

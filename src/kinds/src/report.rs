@@ -1,0 +1,56 @@
+//! The `report` kind: one HTML page over the tables of other stages, and the comparison of methods as a table.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use raisin_contract::{Kind, Needs, ParameterProblem, Process};
+
+pub struct Report;
+
+/// Parameters of a `report` stage.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Parameters {
+    /// The stages to report, in any order: selectors, fine-tunes, evaluations; a `clusters` stage gives the clusters of
+    /// what methods without features selected. The page sees every variant of them.
+    pub of: Vec<String>,
+    /// The page's heading.
+    #[serde(default = "default_title")]
+    pub title: String,
+    /// The method that the others are compared with.
+    #[serde(default = "default_baseline")]
+    pub baseline: String,
+}
+
+fn default_title() -> String {
+    "Instruction selection".to_owned()
+}
+
+fn default_baseline() -> String {
+    "random".to_owned()
+}
+
+impl Kind for Report {
+    const NAME: &'static str = "report";
+    const VERSION: u32 = 5;
+    const ABOUT: &'static str = "Compares methods over seeds, with plots of learning and selection, on one HTML page.";
+    const PROCESS: Process = Process::Data;
+    const SEEDED: bool = false;
+    const GATHERS: bool = true;
+    const PROVIDES: &'static [&'static str] = &[];
+    type Parameters = Parameters;
+
+    fn needs(parameters: &Parameters, needs: &mut Needs) {
+        for (place, stage) in parameters.of.iter().enumerate() {
+            needs.any_stage(format!("/of/{place}"), stage);
+        }
+    }
+
+    fn check(parameters: &Parameters) -> Result<(), ParameterProblem> {
+        if parameters.of.is_empty() {
+            let problem = ParameterProblem::new("/of", "a report needs at least one stage to tell of");
+            return Err(problem.hint("such as of = [\"selector\", \"tuned\", \"scores\"]"));
+        }
+        Ok(())
+    }
+}

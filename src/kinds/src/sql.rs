@@ -1,0 +1,117 @@
+//! The `sql` kind: a query over the tables of other stages.
+
+use std::collections::BTreeSet;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use raisin_base::error::nearest;
+use raisin_contract::{Kind, Needs, ParameterProblem, Process};
+
+use crate::syntax::references;
+
+pub struct Sql;
+
+/// Parameters of an `sql` stage.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Parameters {
+    /// One SELECT. Tables are named stage.table, as on the command line; where the pipeline sweeps they have a column
+    /// `variant` and one for each swept key. Without ORDER BY the rows come in the order of the tables.
+    pub query: String,
+    /// The stages whose tables the query names; it sees every variant of them.
+    pub of: Vec<String>,
+    /// What the resulting table is called.
+    #[serde(default = "default_table")]
+    pub table: String,
+}
+
+fn default_table() -> String {
+    "rows".to_owned()
+}
+
+impl Kind for Sql {
+    const NAME: &'static str = "sql";
+    const VERSION: u32 = 1;
+    const ABOUT: &'static str = "Answers a query over the tables of other stages, of all variants together.";
+    const PROCESS: Process = Process::Sql;
+    const SEEDED: bool = false;
+    const GATHERS: bool = true;
+    const PROVIDES: &'static [&'static str] = &[];
+    type Parameters = Parameters;
+
+    fn needs(parameters: &Parameters, needs: &mut Needs) {
+        for (place, stage) in parameters.of.iter().enumerate() {
+            needs.any_stage(format!("/of/{place}"), stage);
+        }
+    }
+
+    fn check(parameters: &Parameters) -> Result<(), ParameterProblem> {
+        if parameters.of.is_empty() {
+            let problem = ParameterProblem::new("/of", "a query needs at least one stage to ask");
+            return Err(problem.hint("name the stages whose tables it uses: of = [\"scores\"]"));
+        }
+        let is_name =
+            |name: &str| !name.is_empty() && name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_');
+        if !is_name(&parameters.table) {
+            let message = format!("`{}` is no name for a table", parameters.table);
+            return Err(ParameterProblem::new("/table", message).hint("use letters, digits and `_`"));
+        }
+        let tables = references(&parameters.query).map_err(|problem| ParameterProblem {
+            pointer: "/query".to_owned(),
+            message: problem.message,
+            hint: problem.hint,
+        })?;
+        let known: BTreeSet<&str> = parameters.of.iter().map(String::as_str).collect();
+        for (stage, table) in &tables {
+            if stage.is_empty() {
+                let problem = ParameterProblem::new("/query", format!("the table `{table}` is of no stage"));
+                return Err(
+                    problem.hint(format!("tables are named stage.table, such as `{}.{table}`", parameters.of[0]))
+                );
+            }
+            if !known.contains(stage.as_str()) {
+                let problem = ParameterProblem::new("/query", format!("the stage `{stage}` is not in `of`"));
+                return Err(match nearest(stage, known.iter().copied()) {
+                    Some(near) => problem.hint(format!("did you mean `{near}`?")),
+                    None => problem.hint(format!("add it: of = [..., \"{stage}\"]")),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use crate::declaration;
+
+    /// What the check says, with its place and hint.
+    fn said(parameters: Value) -> String {
+        let problem = declaration("sql").unwrap().resolve(parameters).unwrap_err();
+        format!("{}: {} ({})", problem.pointer, problem.message, problem.hint.unwrap_or_default())
+    }
+
+    #[test]
+    fn a_query_that_cannot_be_right_is_refused_before_anything_runs() {
+        let query = |sql: &str| said(json!({"query": sql, "of": ["scores"]}));
+        assert!(
+            query("selec 1").starts_with("/query: the query is not SQL that raisin understands"),
+            "{}",
+            query("selec 1")
+        );
+        assert_eq!(
+            query("select * from score.metrics"),
+            "/query: the stage `score` is not in `of` (did you mean `scores`?)"
+        );
+        let bare =
+            "/query: the table `metrics` is of no stage (tables are named stage.table, such as `scores.metrics`)";
+        assert_eq!(query("select * from metrics"), bare);
+        let none = said(json!({"query": "select 1", "of": []}));
+        assert!(none.starts_with("/of: a query needs at least one stage"), "{none}");
+        let table = said(json!({"query": "select 1", "of": ["a"], "table": "../x"}));
+        assert!(table.starts_with("/table: `../x` is no name for a table"), "{table}");
+    }
+}

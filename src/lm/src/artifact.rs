@@ -1,0 +1,98 @@
+//! What a model folder holds: full weights, an adapter on a base, or a frozen-prefix proxy of a base; and its base.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::lora::AdapterConfig;
+use raisin_base::error::{Context as _, Problem, Result, anyhow, ensure};
+
+pub(super) enum Form {
+    Full,
+    Adapter { base: PathBuf },
+    Proxy { base: PathBuf },
+}
+
+impl Form {
+    pub fn of(folder: &Path) -> Result<Self> {
+        if folder.join("adapter_config.json").is_file() {
+            return Ok(Self::Adapter { base: base(folder)? });
+        }
+        if folder.join("proxy.json").is_file() {
+            return Ok(Self::Proxy { base: base(folder)? });
+        }
+        if !folder.join("config.json").is_file() {
+            return Err(Problem::new(format!("{} is not a model folder: it has no config.json", folder.display()))
+                .hint("a Hugging Face folder with config.json and model.safetensors is wanted")
+                .into());
+        }
+        Ok(Self::Full)
+    }
+}
+
+fn read_json(path: &Path) -> Result<Value> {
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_slice(&bytes).with_context(|| format!("{} is not JSON", path.display()))
+}
+
+/// The base model's folder: the neighbour that references.json names, or the path that an adapter's config gives.
+fn base(folder: &Path) -> Result<PathBuf> {
+    let references = folder.join("references.json");
+    if references.is_file() {
+        let name = read_json(&references)?["base"].as_str().map(str::to_owned);
+        let name = name.ok_or_else(|| anyhow!("{} names no `base`", references.display()))?;
+        // Through a link, the neighbours are those of the real folder.
+        let base = folder.canonicalize()?.with_file_name(name);
+        ensure!(base.is_dir(), "the base model {} of {} is not there", base.display(), folder.display());
+        return Ok(base);
+    }
+    let config = folder.join("adapter_config.json");
+    let given = if config.is_file() {
+        read_json(&config)?["base_model_name_or_path"].as_str().map(str::to_owned)
+    } else {
+        None
+    };
+    match given.map(|path| folder.join(path)) {
+        Some(path) if path.is_dir() => Ok(path),
+        _ => Err(Problem::new(format!("{} does not say where its base model is", folder.display()))
+            .hint("`base_model_name_or_path` in adapter_config.json must be a folder on this machine")
+            .into()),
+    }
+}
+
+/// The part of PEFT's adapter_config.json that raisin knows; anything that would change the arithmetic is refused.
+pub(super) fn read_adapter_config(folder: &Path) -> Result<AdapterConfig> {
+    let path = folder.join("adapter_config.json");
+    let raw = read_json(&path)?;
+    ensure!(
+        raw["peft_type"] == "LORA",
+        "{}: peft_type {} is not supported, only LORA is",
+        path.display(),
+        raw["peft_type"]
+    );
+    for key in ["use_dora", "use_rslora", "fan_in_fan_out", "lora_bias"] {
+        ensure!(raw[key] != Value::Bool(true), "{}: `{key}` is not supported", path.display());
+    }
+    for key in ["rank_pattern", "alpha_pattern", "modules_to_save", "exclude_modules"] {
+        let empty = match &raw[key] {
+            Value::Object(entries) => entries.is_empty(),
+            Value::Array(entries) => entries.is_empty(),
+            other => other.is_null(),
+        };
+        ensure!(empty, "{}: `{key}` is not supported", path.display());
+    }
+    let targets = raw["target_modules"]
+        .as_array()
+        .ok_or_else(|| anyhow!("{}: `target_modules` is not a list of names", path.display()))?
+        .iter()
+        .filter_map(|name| name.as_str().map(str::to_owned))
+        .collect();
+    let layers = match &raw["layers_to_transform"] {
+        Value::Array(numbers) => Some(numbers.iter().filter_map(|number| Some(number.as_u64()? as usize)).collect()),
+        Value::Number(number) => Some(number.as_u64().map(|number| number as usize).into_iter().collect()),
+        _ => None,
+    };
+    let rank = raw["r"].as_i64().ok_or_else(|| anyhow!("{}: `r` is missing", path.display()))?;
+    let alpha = raw["lora_alpha"].as_f64().ok_or_else(|| anyhow!("{}: `lora_alpha` is missing", path.display()))?;
+    Ok(AdapterConfig { rank, alpha, targets, layers })
+}

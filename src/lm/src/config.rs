@@ -1,0 +1,379 @@
+//! The shape of a model, as a checkpoint's config.json says it; nothing about weights or devices.
+//!
+//! [`Config`] mirrors the file under its own key names and is written back the same way. transformers 5 moved
+//! `rope_theta` and `rope_scaling` into `rope_parameters`: both spellings are read, the older one, which every
+//! version understands, is written.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::rope::RopeScaling;
+use raisin_base::error::{Context as _, Problem, Result, bail, ensure};
+
+/// The architectures that the forward pass knows; they differ in three optional parts of the attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Architecture {
+    Llama,
+    Mistral,
+    /// Biases on q, k and v.
+    Qwen2,
+    /// A norm over each head of q and k.
+    Qwen3,
+}
+
+impl Architecture {
+    pub fn class_name(self) -> &'static str {
+        match self {
+            Self::Llama => "LlamaForCausalLM",
+            Self::Mistral => "MistralForCausalLM",
+            Self::Qwen2 => "Qwen2ForCausalLM",
+            Self::Qwen3 => "Qwen3ForCausalLM",
+        }
+    }
+}
+
+/// One decoder-only model of the Llama family.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Config {
+    pub architectures: Vec<String>,
+    pub model_type: Architecture,
+    pub vocab_size: i64,
+    pub hidden_size: i64,
+    pub intermediate_size: i64,
+    pub num_hidden_layers: usize,
+    pub num_attention_heads: i64,
+    pub num_key_value_heads: i64,
+    pub head_dim: i64,
+    pub hidden_act: String,
+    pub max_position_embeddings: usize,
+    pub initializer_range: f64,
+    pub rms_norm_eps: f64,
+    pub rope_theta: f64,
+    pub rope_scaling: Option<RopeScaling>,
+    pub attention_bias: bool,
+    pub mlp_bias: bool,
+    pub sliding_window: Option<i64>,
+    pub tie_word_embeddings: bool,
+    pub bos_token_id: Option<u32>,
+    #[serde(with = "one_or_many")]
+    pub eos_token_id: Vec<u32>,
+    pub pad_token_id: Option<u32>,
+    pub torch_dtype: String,
+}
+
+impl Config {
+    /// A plain Llama; what is not given has the usual value.
+    pub fn llama(vocabulary: i64, hidden: i64, layers: usize, heads: i64, key_value_heads: i64, ff: i64) -> Self {
+        Self {
+            architectures: vec![Architecture::Llama.class_name().to_owned()],
+            model_type: Architecture::Llama,
+            vocab_size: vocabulary,
+            hidden_size: hidden,
+            intermediate_size: ff,
+            num_hidden_layers: layers,
+            num_attention_heads: heads,
+            num_key_value_heads: key_value_heads,
+            head_dim: hidden / heads.max(1),
+            hidden_act: "silu".to_owned(),
+            max_position_embeddings: 2048,
+            initializer_range: 0.02,
+            rms_norm_eps: 1e-5,
+            rope_theta: 10_000.0,
+            rope_scaling: None,
+            attention_bias: false,
+            mlp_bias: false,
+            sliding_window: None,
+            tie_word_embeddings: true,
+            bos_token_id: None,
+            eos_token_id: Vec::new(),
+            pad_token_id: None,
+            torch_dtype: "float32".to_owned(),
+        }
+    }
+
+    pub fn read(folder: &Path) -> Result<Self> {
+        let path = folder.join("config.json");
+        let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let raw = serde_json::from_slice(&bytes).with_context(|| format!("{} is not JSON", path.display()))?;
+        Self::from_checkpoint(&raw).with_context(|| format!("in {}", path.display()))
+    }
+
+    /// From a config.json of any age: absent keys get the defaults of transformers.
+    pub fn from_checkpoint(raw: &Value) -> Result<Self> {
+        let architecture = match raw["model_type"].as_str() {
+            Some("llama") => Architecture::Llama,
+            Some("mistral") => Architecture::Mistral,
+            Some("qwen2") => Architecture::Qwen2,
+            Some("qwen3") => Architecture::Qwen3,
+            other => {
+                let name = other.unwrap_or("(none)");
+                return Err(Problem::new(format!("unknown model_type `{name}`"))
+                    .hint("raisin runs llama, mistral, qwen2 and qwen3")
+                    .into());
+            }
+        };
+        let whole = |key: &str| -> Result<i64> {
+            raw[key].as_i64().with_context(|| format!("`{key}` is missing or not a whole number: {}", raw[key]))
+        };
+        if raw["quantization_config"].is_object() {
+            let method = raw["quantization_config"]["quant_method"].as_str().unwrap_or("(unnamed)");
+            return Err(Problem::new(format!("the weights are quantised by `{method}`"))
+                .hint("raisin reads plain f32, f16 and bf16 weights, and GGUF files")
+                .into());
+        }
+        let usual = Usual::of(architecture);
+        let hidden = whole("hidden_size")?;
+        let heads = whole("num_attention_heads")?;
+        ensure!(heads > 0, "`num_attention_heads` is {heads}");
+        let layers = usize::try_from(whole("num_hidden_layers")?).context("`num_hidden_layers` is negative")?;
+        let key_value_heads = match raw.get("num_key_value_heads") {
+            Some(Value::Null) => heads,
+            Some(given) => given.as_i64().unwrap_or(heads),
+            None => usual.key_value_heads.unwrap_or(heads),
+        };
+        let mut config =
+            Self::llama(whole("vocab_size")?, hidden, layers, heads, key_value_heads, whole("intermediate_size")?);
+        let rope = if raw["rope_parameters"].is_object() { &raw["rope_parameters"] } else { &raw["rope_scaling"] };
+        let number = |value: &Value, default: f64| value.as_f64().unwrap_or(default);
+        config.model_type = architecture;
+        config.architectures = vec![architecture.class_name().to_owned()];
+        config.head_dim = match raw.get("head_dim") {
+            None => usual.head_dim.unwrap_or(hidden / heads),
+            Some(given) => given.as_i64().unwrap_or(hidden / heads),
+        };
+        config.max_position_embeddings =
+            raw["max_position_embeddings"].as_u64().map_or(usual.context, |context| context as usize);
+        config.initializer_range = number(&raw["initializer_range"], 0.02);
+        config.rms_norm_eps = number(&raw["rms_norm_eps"], 1e-6);
+        config.rope_theta = number(&rope["rope_theta"], number(&raw["rope_theta"], 10_000.0));
+        config.rope_scaling = RopeScaling::read(rope, config.max_position_embeddings)?;
+        config.attention_bias = raw["attention_bias"].as_bool().unwrap_or(false);
+        config.mlp_bias = raw["mlp_bias"].as_bool().unwrap_or(false);
+        config.tie_word_embeddings = raw["tie_word_embeddings"].as_bool().unwrap_or(false);
+        config.bos_token_id = raw["bos_token_id"].as_u64().map(|id| id as u32);
+        config.pad_token_id = raw["pad_token_id"].as_u64().map(|id| id as u32);
+        config.eos_token_id = one_or_many::ids(&raw["eos_token_id"]);
+        config.sliding_window = window(architecture, layers, raw)?;
+        for key in ["torch_dtype", "dtype"] {
+            if let Some(dtype) = raw[key].as_str() {
+                config.torch_dtype = dtype.to_owned();
+            }
+        }
+        if let Some(activation) = raw["hidden_act"].as_str() {
+            config.hidden_act = activation.to_owned();
+        }
+        config.check()?;
+        Ok(config)
+    }
+
+    /// What no type says: sizes that divide, an activation that is known.
+    pub fn check(&self) -> Result<()> {
+        for (name, size) in [
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            ("num_attention_heads", self.num_attention_heads),
+            ("num_key_value_heads", self.num_key_value_heads),
+            ("num_hidden_layers", self.num_hidden_layers as i64),
+            ("head_dim", self.head_dim),
+        ] {
+            ensure!(size > 0, "`{name}` is {size}: it must be positive");
+        }
+        ensure!(self.head_dim % 2 == 0, "`head_dim` is {}: rotary positions need an even number", self.head_dim);
+        ensure!(
+            self.num_attention_heads % self.num_key_value_heads == 0,
+            "{} attention heads cannot share {} key-value heads evenly",
+            self.num_attention_heads,
+            self.num_key_value_heads
+        );
+        ensure!(self.hidden_act == "silu", "`hidden_act` is `{}`: only silu is supported", self.hidden_act);
+        Ok(())
+    }
+
+    /// Biases on the q, k and v projections.
+    pub fn query_key_value_bias(&self) -> bool {
+        self.attention_bias || self.model_type == Architecture::Qwen2
+    }
+
+    /// A bias on the output projection of the attention.
+    pub fn output_bias(&self) -> bool {
+        self.attention_bias && self.model_type != Architecture::Qwen2
+    }
+
+    /// A norm over each head of q and k.
+    pub fn query_key_norm(&self) -> bool {
+        self.model_type == Architecture::Qwen3
+    }
+
+    /// Writes config.json so that transformers reads it.
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        let mut value = serde_json::to_value(self)?;
+        if let Some(object) = value.as_object_mut() {
+            // Where a key is missing, transformers takes the architecture's usual value: what is none must say so.
+            let says_none = |key: &str| match key {
+                "bos_token_id" | "eos_token_id" | "pad_token_id" => true,
+                "sliding_window" => self.model_type == Architecture::Mistral,
+                _ => false,
+            };
+            object.retain(|key, value| !value.is_null() || says_none(key));
+            if self.sliding_window.is_some() && self.model_type != Architecture::Mistral {
+                object.insert("use_sliding_window".to_owned(), json!(true));
+                object.insert("max_window_layers".to_owned(), json!(0));
+            }
+            // `dtype` is what transformers 5 reads, `torch_dtype` what came before.
+            object.insert("dtype".to_owned(), json!(self.torch_dtype));
+            object.insert("use_cache".to_owned(), json!(true));
+        }
+        write_json(&folder.join("config.json"), &value)
+    }
+}
+
+/// What transformers assumes where config.json is silent, as far as architectures differ in it.
+struct Usual {
+    key_value_heads: Option<i64>,
+    head_dim: Option<i64>,
+    context: usize,
+}
+
+impl Usual {
+    fn of(architecture: Architecture) -> Self {
+        match architecture {
+            Architecture::Llama => Self { key_value_heads: None, head_dim: None, context: 2048 },
+            Architecture::Mistral => Self { key_value_heads: Some(8), head_dim: None, context: 4096 * 32 },
+            Architecture::Qwen2 => Self { key_value_heads: Some(32), head_dim: None, context: 32_768 },
+            Architecture::Qwen3 => Self { key_value_heads: Some(32), head_dim: Some(128), context: 32_768 },
+        }
+    }
+}
+
+/// How far back attention looks, where that is limited.
+fn window(architecture: Architecture, layers: usize, raw: &Value) -> Result<Option<i64>> {
+    let given = match raw.get("sliding_window") {
+        None => Some(4096),
+        Some(given) => given.as_i64(),
+    };
+    let from = match architecture {
+        Architecture::Llama => return Ok(None),
+        Architecture::Mistral => return Ok(given),
+        Architecture::Qwen2 | Architecture::Qwen3 => raw["max_window_layers"].as_u64().unwrap_or(28) as usize,
+    };
+    if given.is_none() || raw["use_sliding_window"].as_bool() != Some(true) || from >= layers {
+        return Ok(None);
+    }
+    // The upper layers slide, the lower ones do not.
+    if from == 0 { Ok(given) } else { bail!("a sliding window on the layers from {from} on only is not supported") }
+}
+
+/// Pretty JSON with a final newline.
+pub(super) fn write_json(path: &Path, value: &Value) -> Result<()> {
+    let text = serde_json::to_string_pretty(value)? + "\n";
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Hugging Face writes one token id as a number and several as a list.
+mod one_or_many {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use serde_json::Value;
+
+    pub fn ids(value: &Value) -> Vec<u32> {
+        match value {
+            Value::Number(_) => value.as_u64().map(|id| id as u32).into_iter().collect(),
+            Value::Array(many) => many.iter().filter_map(|id| id.as_u64().map(|id| id as u32)).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    pub fn serialize<S: Serializer>(ids: &Vec<u32>, serializer: S) -> Result<S::Ok, S::Error> {
+        match ids.as_slice() {
+            [] => serializer.serialize_none(),
+            [one] => one.serialize(serializer),
+            many => many.serialize(serializer),
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u32>, D::Error> {
+        Ok(ids(&Value::deserialize(deserializer)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_spellings_of_the_rotation_base_are_read() -> Result<()> {
+        let old = json!({"model_type": "llama", "vocab_size": 8, "hidden_size": 4, "intermediate_size": 8,
+            "num_hidden_layers": 1, "num_attention_heads": 2, "rope_theta": 5e5, "eos_token_id": [1, 2]});
+        let mut new = old.clone();
+        new["rope_theta"] = Value::Null;
+        new["rope_parameters"] = json!({"rope_type": "default", "rope_theta": 5e5});
+        assert_eq!(Config::from_checkpoint(&old)?, Config::from_checkpoint(&new)?);
+        assert_eq!(Config::from_checkpoint(&old)?.eos_token_id, [1, 2]);
+        assert_eq!(Config::from_checkpoint(&old)?.num_key_value_heads, 2);
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let mut config = Config::llama(256, 16, 2, 4, 2, 32);
+        config.bos_token_id = Some(1);
+        config.eos_token_id = vec![2];
+        config.write(folder.path())?;
+        assert_eq!(Config::read(folder.path())?, config);
+        for (architecture, window) in
+            [(Architecture::Mistral, None), (Architecture::Mistral, Some(9)), (Architecture::Qwen2, Some(9))]
+        {
+            config.model_type = architecture;
+            config.architectures = vec![architecture.class_name().to_owned()];
+            config.sliding_window = window;
+            config.rope_scaling = Some(RopeScaling::Linear { factor: 2.0 });
+            config.write(folder.path())?;
+            assert_eq!(Config::read(folder.path())?, config);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_a_config_does_not_say_is_what_transformers_assumes() -> Result<()> {
+        let of = |kind: &str, more: Value| -> Result<Config> {
+            let mut raw = json!({"model_type": kind, "vocab_size": 8, "hidden_size": 64, "intermediate_size": 8,
+                "num_hidden_layers": 2, "num_attention_heads": 32});
+            for (key, value) in more.as_object().into_iter().flatten() {
+                raw[key] = value.clone();
+            }
+            Config::from_checkpoint(&raw)
+        };
+        let mistral = of("mistral", json!({}))?;
+        assert_eq!((mistral.num_key_value_heads, mistral.sliding_window), (8, Some(4096)));
+        assert_eq!(of("mistral", json!({"sliding_window": null}))?.sliding_window, None);
+        assert_eq!((of("qwen3", json!({}))?.head_dim, of("qwen3", json!({"head_dim": null}))?.head_dim), (128, 2));
+        assert_eq!(of("llama", json!({"num_key_value_heads": null}))?.num_key_value_heads, 32);
+        let sliding = json!({"use_sliding_window": true, "sliding_window": 7});
+        assert_eq!(of("qwen2", sliding.clone())?.sliding_window, None, "28 lower layers do not slide");
+        let with = |from: u32| {
+            let mut sliding = sliding.clone();
+            sliding["max_window_layers"] = from.into();
+            of("qwen2", sliding)
+        };
+        assert_eq!(with(0)?.sliding_window, Some(7));
+        assert!(with(1).expect_err("mixed").to_string().contains("from 1 on only"));
+        Ok(())
+    }
+
+    #[test]
+    fn quantised_weights_are_refused_by_their_method() {
+        let raw = json!({"model_type": "llama", "quantization_config": {"quant_method": "gptq"}});
+        let error = Config::from_checkpoint(&raw).expect_err("quantised");
+        assert_eq!(error.to_string(), "the weights are quantised by `gptq`");
+    }
+
+    #[test]
+    fn an_unknown_architecture_is_named() {
+        let error = Config::from_checkpoint(&json!({"model_type": "mamba"})).expect_err("unknown");
+        assert_eq!(error.to_string(), "unknown model_type `mamba`");
+    }
+}

@@ -1,0 +1,145 @@
+//! Models on their way out: Hugging Face folders for whole models, PEFT folders for adapters.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use tch::{Kind, Tensor};
+
+use super::config::write_json;
+use super::layer::{Linear, Parameter};
+use super::model::{Model, adapter_parts};
+use super::weights::{self, Outgoing};
+use raisin_base::error::{Context as _, Problem, Result, ensure};
+
+/// What makes a folder's tokenizer; copied where present.
+pub const TOKENIZER_FILES: [&str; 8] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+];
+
+/// Copies the tokenizer of one model folder into another.
+pub fn copy_tokenizer(from: &Path, to: &Path) -> Result<()> {
+    for name in TOKENIZER_FILES {
+        let source = from.join(name);
+        if source.is_file() {
+            // The content alone: a store's files are read-only, and a copy would inherit that.
+            let bytes = std::fs::read(&source).with_context(|| format!("cannot read {}", source.display()))?;
+            let target = to.join(name);
+            std::fs::write(&target, bytes).with_context(|| format!("cannot write {}", target.display()))?;
+        }
+    }
+    Ok(())
+}
+
+impl Model {
+    /// The whole model in Hugging Face layout, with the tokenizer of the folder it came from.
+    ///
+    /// # Errors
+    /// A model with adapters: say [`Model::save_merged`] or [`Model::save_adapter`].
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        if self.adapter.is_some() {
+            return Err(Problem::new("this model has adapters, which its own weights do not include")
+                .hint("save the adapters, or merge them")
+                .into());
+        }
+        self.save_merged(folder)
+    }
+
+    /// The same, with adapters added to the weights they adapt.
+    pub fn save_merged(&self, folder: &Path) -> Result<()> {
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        let adapted: BTreeMap<&str, &Linear> = self
+            .linears()
+            .filter(|linear| linear.adapter.is_some())
+            .map(|linear| (linear.weight.name.as_str(), linear))
+            .collect();
+        // One type for all: f32 as soon as anything was trained in it. A merged weight is f32.
+        let all_alike = self.parameters().all(|parameter| parameter.value.kind() == self.compute);
+        let merged_alike = adapted.is_empty() || self.compute == Kind::Float;
+        let kind = if all_alike && merged_alike { self.compute } else { Kind::Float };
+        let mut tensors = Vec::new();
+        for Parameter { name, value } in self.parameters() {
+            let linear = adapted.get(name.as_str()).copied();
+            tensors.push(Outgoing::new(name.clone(), kind, &value.size(), move || {
+                let value = linear.map_or_else(|| Ok(value.shallow_clone()), Linear::merged)?;
+                Ok(value.f_detach()?.f_to_kind(kind)?)
+            })?);
+        }
+        weights::write(&folder.join("model.safetensors"), &tensors)?;
+        let mut config = self.config.clone();
+        config.torch_dtype = if kind == Kind::BFloat16 { "bfloat16" } else { "float32" }.to_owned();
+        config.write(folder)?;
+        self.write_generation_config(folder)?;
+        self.write_tokenizer(folder)
+    }
+
+    /// The adapters in PEFT layout, with the base's config and tokenizer beside them.
+    pub fn save_adapter(&self, folder: &Path) -> Result<()> {
+        let Some(adapter) = &self.adapter else {
+            return Err(Problem::new("this model has no adapters").hint("save the whole model").into());
+        };
+        ensure!(self.adapters().next().is_some(), "no projection has an adapter");
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        let parts: Vec<(String, Tensor)> =
+            self.adapters().flat_map(|(name, adapter)| adapter_parts(name, adapter)).collect();
+        let mut tensors = Vec::new();
+        for (name, value) in &parts {
+            let make = || Ok(value.f_detach()?.f_to_kind(Kind::Float)?);
+            tensors.push(Outgoing::new(name.clone(), Kind::Float, &value.size(), make)?);
+        }
+        weights::write(&folder.join("adapter_model.safetensors"), &tensors)?;
+        let alpha = if adapter.alpha.fract() == 0.0 { json!(adapter.alpha as i64) } else { json!(adapter.alpha) };
+        let config = json!({
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "base_model_name_or_path": null,
+            "r": adapter.rank,
+            "lora_alpha": alpha,
+            "lora_dropout": 0.0,
+            "target_modules": adapter.targets,
+            "layers_to_transform": adapter.layers,
+            "layers_pattern": null,
+            "bias": "none",
+            "fan_in_fan_out": false,
+            "inference_mode": true,
+            "init_lora_weights": true,
+            "modules_to_save": null,
+            "use_dora": false,
+            "use_rslora": false,
+        });
+        write_json(&folder.join("adapter_config.json"), &config)?;
+        self.config.write(folder)?;
+        self.write_tokenizer(folder)
+    }
+
+    fn write_generation_config(&self, folder: &Path) -> Result<()> {
+        let mut value = serde_json::Map::new();
+        value.insert("_from_model_config".to_owned(), json!(true));
+        if let Some(bos) = self.config.bos_token_id {
+            value.insert("bos_token_id".to_owned(), json!(bos));
+        }
+        match self.config.eos_token_id.as_slice() {
+            [] => {}
+            [one] => drop(value.insert("eos_token_id".to_owned(), json!(one))),
+            many => drop(value.insert("eos_token_id".to_owned(), json!(many))),
+        }
+        if let Some(pad) = self.config.pad_token_id {
+            value.insert("pad_token_id".to_owned(), json!(pad));
+        }
+        write_json(&folder.join("generation_config.json"), &Value::Object(value))
+    }
+
+    fn write_tokenizer(&self, folder: &Path) -> Result<()> {
+        match &self.folder {
+            Some(source) => copy_tokenizer(source, folder),
+            None => Ok(()),
+        }
+    }
+}

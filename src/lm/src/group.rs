@@ -1,0 +1,253 @@
+//! Projections of one input as one product: q, k and v; gate and up. For a GPU, where a small model waits for calls and not
+//! for arithmetic. Adapters take part as one pair of factors over all episodes, made for a whole pass by [`LowPlan`].
+
+use tch::{Device, Kind, Tensor};
+
+use super::batch::Lanes;
+use super::layer::{Layer, Linear};
+use raisin_base::error::Result;
+
+/// Projections of the same input, one below the other.
+pub(super) struct Group {
+    /// [outputs of all, in]
+    pub weight: Tensor,
+    pub bias: Option<Tensor>,
+    /// While passes are joined and the layer has adapters.
+    pub low: Option<Low>,
+}
+
+/// What adapters add to a group. Each has rows of its own in the two factors, zero where its projection's outputs are not.
+pub(super) struct Low {
+    /// [members * episodes * rank, in]
+    pub a: Tensor,
+    /// [members * episodes * rank, outputs of all]
+    pub b: Tensor,
+    pub members: i64,
+    pub episodes: i64,
+}
+
+impl Group {
+    /// `[tokens, in]` to `[tokens, outputs of all]`.
+    pub fn forward(&self, x: &Tensor, lanes: &Lanes) -> Result<Tensor> {
+        let mut y = x.f_linear(&self.weight, self.bias.as_ref())?;
+        let Some(Low { a, b, members, episodes }) = &self.low else { return Ok(y) };
+        let mut low = x.f_linear(a, None::<&Tensor>)?;
+        if *episodes > 1 {
+            // All adapters have seen all rows: what is not theirs is struck out.
+            let owners = lanes.owners(x.device())?.f_view([-1, 1, *episodes, 1])?;
+            let tokens = x.size2()?.0;
+            low = low.f_view([tokens, *members, *episodes, -1])?.f_mul(&owners)?.f_view([tokens, -1])?;
+        }
+        Ok(y.f_addmm_(&low, b)?)
+    }
+}
+
+/// The groups of a layer.
+pub(super) struct Groups {
+    pub qkv: Group,
+    pub o: Group,
+    pub gate_up: Group,
+    pub down: Group,
+}
+
+impl Groups {
+    /// Without biases and adapters.
+    pub fn of_weights(qkv: Tensor, o: Tensor, gate_up: Tensor, down: Tensor) -> Self {
+        let group = |weight| Group { weight, bias: None, low: None };
+        Self { qkv: group(qkv), o: group(o), gate_up: group(gate_up), down: group(down) }
+    }
+
+    /// The same weights without adapters; nothing is copied.
+    pub fn shallow_clone(&self) -> Self {
+        let group = |group: &Group| Group {
+            weight: group.weight.shallow_clone(),
+            bias: group.bias.as_ref().map(Tensor::shallow_clone),
+            low: None,
+        };
+        let Self { qkv, o, gate_up, down } = self;
+        Self { qkv: group(qkv), o: group(o), gate_up: group(gate_up), down: group(down) }
+    }
+
+    pub fn all_mut(&mut self) -> [&mut Group; 4] {
+        [&mut self.qkv, &mut self.o, &mut self.gate_up, &mut self.down]
+    }
+
+    pub fn has_adapters(&self) -> bool {
+        [&self.qkv, &self.o, &self.gate_up, &self.down].iter().any(|group| group.low.is_some())
+    }
+}
+
+impl Layer {
+    fn has_bias(&self) -> bool {
+        self.linears().iter().any(|linear| linear.bias.is_some())
+    }
+
+    /// The shapes of its parameters where they are cut out of one tensor, in which they lie one after another: the norms, and
+    /// then the weights of each group as one; each parameter by itself where biases lie between them.
+    pub fn joined_shapes(&self) -> Vec<Vec<i64>> {
+        let mut shapes: Vec<Vec<i64>> = self.parameters().iter().map(|parameter| parameter.value.size()).collect();
+        if !self.has_bias() {
+            shapes.truncate(self.norms());
+            let inputs = |members: &[&Linear]| members[0].weight.value.size()[1];
+            shapes.extend(self.members().map(|members| vec![outputs(&members), inputs(&members)]));
+        }
+        shapes
+    }
+
+    /// Computes with what has been cut out from now on, until its leaves are attached again.
+    pub fn take_joined(&mut self, mut next: impl FnMut() -> Result<Tensor>) -> Result<()> {
+        let (norms, has_bias) = (self.norms(), self.has_bias());
+        for parameter in self.parameters_mut().into_iter().take(if has_bias { usize::MAX } else { norms }) {
+            parameter.value = next()?;
+        }
+        if !has_bias {
+            self.groups = Some(Groups::of_weights(next()?, next()?, next()?, next()?));
+        }
+        Ok(())
+    }
+
+    /// How many of its parameters are norms; they come first.
+    fn norms(&self) -> usize {
+        if self.head_norms.is_some() { 4 } else { 2 }
+    }
+
+    /// The projections of each group.
+    pub fn members(&self) -> [Vec<&Linear>; 4] {
+        [vec![&self.q, &self.k, &self.v], vec![&self.o], vec![&self.gate, &self.up], vec![&self.down]]
+    }
+
+    /// Lays the weights of each group one below the other, unless they lie so. The projections' own weights become views
+    /// of that.
+    pub fn group(&mut self) -> Result<()> {
+        if self.groups.is_some() {
+            return Ok(());
+        }
+        let together = |members: &mut [&mut Linear]| -> Result<Group> {
+            let weights: Vec<&Tensor> = members.iter().map(|linear| &linear.weight.value).collect();
+            let weight = if let [single] = weights[..] { single.shallow_clone() } else { Tensor::f_cat(&weights, 0)? };
+            let biases: Option<Vec<&Tensor>> =
+                members.iter().map(|linear| linear.bias.as_ref().map(|bias| &bias.value)).collect();
+            let bias = biases.map(|biases| Tensor::f_cat(&biases, 0)).transpose()?;
+            let mut start = 0;
+            for linear in members {
+                let outputs = linear.weight.value.size2()?.0;
+                linear.weight.value = weight.f_narrow(0, start, outputs)?;
+                start += outputs;
+            }
+            Ok(Group { weight, bias, low: None })
+        };
+        self.groups = Some(Groups {
+            qkv: together(&mut [&mut self.q, &mut self.k, &mut self.v])?,
+            o: together(&mut [&mut self.o])?,
+            gate_up: together(&mut [&mut self.gate, &mut self.up])?,
+            down: together(&mut [&mut self.down])?,
+        });
+        Ok(())
+    }
+
+    /// The groups, unless there are adapters that they do not know.
+    pub fn grouped(&self) -> Option<&Groups> {
+        let known =
+            |groups: &&Groups| groups.has_adapters() || self.linears().iter().all(|linear| linear.adapter.is_none());
+        self.groups.as_ref().filter(known)
+    }
+}
+
+/// How many outputs projections have together.
+fn outputs(members: &[&Linear]) -> i64 {
+    members.iter().map(|linear| linear.weight.value.size()[0]).sum()
+}
+
+/// Where the numbers of all adapters go when the factors of all groups are made at once.
+pub(super) struct LowPlan {
+    /// For each trained number its place in the factors, which lie one after another. Eight bytes each, where the number itself and
+    /// what the optimizer keeps of it take twelve: the price of one call for all of them.
+    places: Tensor,
+    factors: Vec<Factors>,
+    episodes: i64,
+    scale: f64,
+}
+
+/// Those of one group of a layer.
+struct Factors {
+    layer: usize,
+    group: usize,
+    /// Where its A begins; its B follows.
+    start: i64,
+    members: i64,
+    rank: i64,
+    inputs: i64,
+    outputs: i64,
+}
+
+impl LowPlan {
+    /// For trained numbers that lie episode by episode, in each projection by projection, A before B.
+    pub fn new(layers: &[Layer], episodes: usize, device: Device) -> Result<Self> {
+        let episodes = episodes as i64;
+        let (mut factors, mut scale) = (Vec::<Factors>::new(), 1.0);
+        for (number, layer) in layers.iter().enumerate() {
+            for (group, members) in layer.members().into_iter().enumerate() {
+                let adapters: Vec<_> = members.iter().filter_map(|linear| linear.adapter.as_ref()).collect();
+                let Some(first) = adapters.first() else { continue };
+                let (rank, inputs) = first.a.size2()?;
+                scale = first.scale;
+                let start =
+                    factors.last().map_or(0, |last| last.start + last.size(episodes, last.inputs + last.outputs));
+                let (members, outputs) = (adapters.len() as i64, outputs(&members));
+                factors.push(Factors { layer: number, group, start, members, rank, inputs, outputs });
+            }
+        }
+        let mut places = Vec::new();
+        for episode in 0..episodes {
+            for of in &factors {
+                of.places(&layers[of.layer].members()[of.group], episode, episodes, &mut places);
+            }
+        }
+        let places = Tensor::f_from_slice(&places)?.f_to_device(device)?;
+        Ok(Self { places, factors, episodes, scale })
+    }
+
+    /// The factors, made of all trained numbers in a handful of calls. What belongs to each group is handed to `set`.
+    pub fn make(&self, flat: &Tensor, compute: Kind, mut set: impl FnMut(usize, usize, Low)) -> Result<()> {
+        let episodes = self.episodes;
+        let sizes = |of: &Factors| [of.size(episodes, of.inputs), of.size(episodes, of.outputs)];
+        let sizes: Vec<i64> = self.factors.iter().flat_map(sizes).collect();
+        // The scale of their product is shared out to both, before the only rounding.
+        let scaled = flat.f_mul_scalar(self.scale.sqrt())?.f_to_kind(compute)?;
+        let all = Tensor::f_zeros([sizes.iter().sum::<i64>()], (compute, flat.device()))?;
+        let all = all.f_index_copy(0, &self.places, &scaled)?;
+        let mut parts = all.f_split_with_sizes(sizes.as_slice(), 0)?.into_iter();
+        for of in &self.factors {
+            if let (Some(a), Some(b)) = (parts.next(), parts.next()) {
+                let (a, b) = (a.f_view([-1, of.inputs])?, b.f_view([-1, of.outputs])?);
+                set(of.layer, of.group, Low { a, b, members: of.members, episodes });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Factors {
+    /// How many numbers a factor of this width has.
+    fn size(&self, episodes: i64, width: i64) -> i64 {
+        self.members * episodes * self.rank * width
+    }
+
+    /// The places of one episode's adapters, in the order in which they are trained.
+    fn places(&self, members: &[&Linear], episode: i64, episodes: i64, places: &mut Vec<i64>) {
+        let Self { start, rank, inputs, outputs, .. } = *self;
+        let of_b = start + self.size(episodes, inputs);
+        let (mut member, mut column) = (0, 0);
+        for linear in members {
+            let width = linear.weight.value.size()[0];
+            if linear.adapter.is_some() {
+                let row = (member * episodes + episode) * rank;
+                places.extend(start + row * inputs..start + (row + rank) * inputs);
+                let place = |output: i64| (row..row + rank).map(move |row| of_b + row * outputs + output);
+                places.extend((column..column + width).flat_map(place));
+                member += 1;
+            }
+            column += width;
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! One decoder layer: its parameters under the checkpoint's names, and the arithmetic before and after attention.
+
+use tch::{Kind, Tensor};
+
+use super::attention::{Masks, Rotation, attend};
+use super::batch::{Batch, Lanes};
+use super::config::Config;
+use super::group::Groups;
+use super::lora::{Adapter, side_by_side};
+use raisin_base::error::Result;
+
+/// A parameter under its checkpoint name: frozen in the compute kind, or an f32 leaf that is trained. Between
+/// [`load_to_train`](super::Model::load_to_train) and `prepare`, also what will be such a leaf, in f32.
+pub(super) struct Parameter {
+    pub name: String,
+    pub value: Tensor,
+}
+
+/// Where parameters come from: a name and a shape to a tensor.
+pub(super) type Source<'a> = dyn FnMut(&str, &[i64]) -> Result<Tensor> + 'a;
+
+impl Parameter {
+    pub fn new(name: String, shape: &[i64], source: &mut Source<'_>) -> Result<Self> {
+        Ok(Self { value: source(&name, shape)?, name })
+    }
+}
+
+/// A projection `x W^T`, perhaps with a bias and an adapter.
+pub(super) struct Linear {
+    /// Without the final `.weight`.
+    pub name: String,
+    pub weight: Parameter,
+    pub bias: Option<Parameter>,
+    pub adapter: Option<Adapter>,
+    /// The adapters of further episodes that share this pass; the first episode's is `adapter`.
+    pub beside: Vec<Adapter>,
+}
+
+impl Linear {
+    pub fn new(name: String, outputs: i64, inputs: i64, bias: bool, source: &mut Source<'_>) -> Result<Self> {
+        Ok(Self {
+            weight: Parameter::new(format!("{name}.weight"), &[outputs, inputs], source)?,
+            bias: if bias { Some(Parameter::new(format!("{name}.bias"), &[outputs], source)?) } else { None },
+            adapter: None,
+            beside: Vec::new(),
+            name,
+        })
+    }
+
+    /// `q_proj` of `model.layers.0.self_attn.q_proj`.
+    pub fn target(&self) -> &str {
+        self.name.rsplit('.').next().unwrap_or(&self.name)
+    }
+
+    /// `lanes` says which rows of x belong to which episode; it is not looked at where there is one adapter or none.
+    pub fn forward(&self, x: &Tensor, lanes: &Lanes) -> Result<Tensor> {
+        let kind = x.kind();
+        let weight = self.weight.value.f_to_kind(kind)?;
+        let bias = self.bias.as_ref().map(|bias| bias.value.f_to_kind(kind)).transpose()?;
+        let y = x.f_linear(&weight, bias.as_ref())?;
+        match &self.adapter {
+            None => Ok(y),
+            Some(adapter) if self.beside.is_empty() => adapter.add_to(y, x),
+            Some(adapter) => {
+                let all: Vec<&Adapter> = std::iter::once(adapter).chain(&self.beside).collect();
+                side_by_side(&all, x, &y, &lanes.each)
+            }
+        }
+    }
+
+    /// The weight with the adapter's product added, f32 where there is one.
+    pub fn merged(&self) -> Result<Tensor> {
+        match &self.adapter {
+            None => Ok(self.weight.value.shallow_clone()),
+            Some(adapter) => {
+                let product = adapter.b.f_to_kind(Kind::Float)?.f_matmul(&adapter.a.f_to_kind(Kind::Float)?)?;
+                let weight = self.weight.value.f_to_kind(Kind::Float)?;
+                Ok(weight.f_add(&product.f_mul_scalar(adapter.scale)?)?)
+            }
+        }
+    }
+}
+
+/// `x / rms(x) * weight` over the last dimension; the mean square in f32.
+pub(super) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+    let kind = x.kind();
+    if x.device().is_cuda() {
+        // One call instead of nine; it rounds once, after the weight.
+        return Ok(x.f_rms_norm(weight.size(), Some(weight.f_to_kind(kind)?), eps)?);
+    }
+    let wide = x.f_to_kind(Kind::Float)?;
+    let mean_square = wide.f_square()?.f_mean_dim([-1i64].as_slice(), true, Kind::Float)?;
+    let normed = wide.f_mul(&mean_square.f_add_scalar(eps)?.f_rsqrt()?)?;
+    Ok(normed.f_to_kind(kind)?.f_mul(&weight.f_to_kind(kind)?)?)
+}
+
+pub(super) struct Layer {
+    pub input_norm: Parameter,
+    pub q: Linear,
+    pub k: Linear,
+    pub v: Linear,
+    pub o: Linear,
+    /// Norms over the heads of q and k (Qwen3).
+    pub head_norms: Option<(Parameter, Parameter)>,
+    pub post_norm: Parameter,
+    pub gate: Linear,
+    pub up: Linear,
+    pub down: Linear,
+    /// The same projections as few products, on a GPU.
+    pub groups: Option<Groups>,
+}
+
+impl Layer {
+    pub fn new(config: &Config, number: usize, source: &mut Source<'_>) -> Result<Self> {
+        let at = |part: &str| format!("model.layers.{number}.{part}");
+        let hidden = config.hidden_size;
+        let ff = config.intermediate_size;
+        let (queries, keys) =
+            (config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim);
+        let bias = config.query_key_value_bias();
+        Ok(Self {
+            input_norm: Parameter::new(at("input_layernorm.weight"), &[hidden], source)?,
+            q: Linear::new(at("self_attn.q_proj"), queries, hidden, bias, source)?,
+            k: Linear::new(at("self_attn.k_proj"), keys, hidden, bias, source)?,
+            v: Linear::new(at("self_attn.v_proj"), keys, hidden, bias, source)?,
+            o: Linear::new(at("self_attn.o_proj"), hidden, queries, config.output_bias(), source)?,
+            head_norms: if config.query_key_norm() {
+                Some((
+                    Parameter::new(at("self_attn.q_norm.weight"), &[config.head_dim], source)?,
+                    Parameter::new(at("self_attn.k_norm.weight"), &[config.head_dim], source)?,
+                ))
+            } else {
+                None
+            },
+            post_norm: Parameter::new(at("post_attention_layernorm.weight"), &[hidden], source)?,
+            gate: Linear::new(at("mlp.gate_proj"), ff, hidden, config.mlp_bias, source)?,
+            up: Linear::new(at("mlp.up_proj"), ff, hidden, config.mlp_bias, source)?,
+            down: Linear::new(at("mlp.down_proj"), hidden, ff, config.mlp_bias, source)?,
+            groups: None,
+        })
+    }
+
+    pub fn linears(&self) -> [&Linear; 7] {
+        [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down]
+    }
+
+    pub fn linears_mut(&mut self) -> [&mut Linear; 7] {
+        [&mut self.q, &mut self.k, &mut self.v, &mut self.o, &mut self.gate, &mut self.up, &mut self.down]
+    }
+
+    /// Every parameter except the adapters', in one fixed order.
+    pub fn parameters_mut(&mut self) -> Vec<&mut Parameter> {
+        let mut all = vec![&mut self.input_norm, &mut self.post_norm];
+        if let Some((q, k)) = &mut self.head_norms {
+            all.extend([q, k]);
+        }
+        let linears =
+            [&mut self.q, &mut self.k, &mut self.v, &mut self.o, &mut self.gate, &mut self.up, &mut self.down];
+        for linear in linears {
+            all.push(&mut linear.weight);
+            all.extend(linear.bias.as_mut());
+        }
+        all
+    }
+
+    pub fn parameters(&self) -> Vec<&Parameter> {
+        let mut all = vec![&self.input_norm, &self.post_norm];
+        if let Some((q, k)) = &self.head_norms {
+            all.extend([q, k]);
+        }
+        for linear in self.linears() {
+            all.push(&linear.weight);
+            all.extend(linear.bias.as_ref());
+        }
+        all
+    }
+
+    /// `[tokens, hidden]` to q, k, v `[tokens, heads, head_dim]`, rotated.
+    pub fn project(&self, x: &Tensor, config: &Config, rotation: &Rotation, lanes: &Lanes) -> Result<[Tensor; 3]> {
+        let x = rms_norm(x, &self.input_norm.value, config.rms_norm_eps)?;
+        let by_head = |y: Tensor| y.f_view([x.size()[0], -1, config.head_dim]);
+        if let Some(groups) = self.grouped() {
+            let all = by_head(groups.qkv.forward(&x, lanes)?)?;
+            return self.rotate_together(&all, config, rotation);
+        }
+        let mut q = by_head(self.q.forward(&x, lanes)?)?;
+        let mut k = by_head(self.k.forward(&x, lanes)?)?;
+        let v = by_head(self.v.forward(&x, lanes)?)?;
+        if let Some((q_norm, k_norm)) = &self.head_norms {
+            q = rms_norm(&q, &q_norm.value, config.rms_norm_eps)?;
+            k = rms_norm(&k, &k_norm.value, config.rms_norm_eps)?;
+        }
+        Ok([rotation.apply(&q)?, rotation.apply(&k)?, v])
+    }
+
+    /// q, k and v out of `[tokens, heads of all three, head_dim]`.
+    fn rotate_together(&self, all: &Tensor, config: &Config, rotation: &Rotation) -> Result<[Tensor; 3]> {
+        let (queries, keys) = (config.num_attention_heads, config.num_key_value_heads);
+        let cut = |x: &Tensor, sizes: &[i64]| x.f_split_with_sizes(sizes, 1);
+        if let Some((q_norm, k_norm)) = &self.head_norms {
+            let parts = cut(all, &[queries, keys, keys])?;
+            let q = rms_norm(&parts[0], &q_norm.value, config.rms_norm_eps)?;
+            let k = rms_norm(&parts[1], &k_norm.value, config.rms_norm_eps)?;
+            return Ok([rotation.apply(&q)?, rotation.apply(&k)?, parts[2].shallow_clone()]);
+        }
+        let parts = cut(all, &[queries + keys, keys])?;
+        let turned = cut(&rotation.apply(&parts[0])?, &[queries, keys])?;
+        Ok([turned[0].shallow_clone(), turned[1].shallow_clone(), parts[1].shallow_clone()])
+    }
+
+    /// The rest of the layer: x is its input, `mixed` what attention made of it, `[tokens, heads * head_dim]`.
+    pub fn finish(&self, x: &Tensor, mixed: &Tensor, config: &Config, lanes: &Lanes) -> Result<Tensor> {
+        if let Some(groups) = self.grouped() {
+            let x = x.f_add(&groups.o.forward(mixed, lanes)?)?;
+            let y = rms_norm(&x, &self.post_norm.value, config.rms_norm_eps)?;
+            let halves = groups.gate_up.forward(&y, lanes)?.f_chunk(2, 1)?;
+            let y = halves[0].f_silu()?.f_mul(&halves[1])?;
+            return Ok(x.f_add(&groups.down.forward(&y, lanes)?)?);
+        }
+        let x = x.f_add(&self.o.forward(mixed, lanes)?)?;
+        let y = rms_norm(&x, &self.post_norm.value, config.rms_norm_eps)?;
+        let y = self.gate.forward(&y, lanes)?.f_silu()?.f_mul(&self.up.forward(&y, lanes)?)?;
+        Ok(x.f_add(&self.down.forward(&y, lanes)?)?)
+    }
+
+    /// The whole layer over a packed batch; also gives k and v.
+    pub fn forward(
+        &self,
+        x: &Tensor,
+        config: &Config,
+        batch: &Batch,
+        rotation: &Rotation,
+        masks: &Masks,
+    ) -> Result<(Tensor, [Tensor; 2])> {
+        let lanes = batch.lanes();
+        let [q, k, v] = self.project(x, config, rotation, lanes)?;
+        let mixed = attend(&q, &k, &v, config, batch, masks)?;
+        Ok((self.finish(x, &mixed, config, lanes)?, [k, v]))
+    }
+}

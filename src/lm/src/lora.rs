@@ -1,0 +1,279 @@
+//! What of a model is trained: everything, its top layers, or low-rank adapters; and the one flat buffer it lives in.
+//!
+//! All trained numbers are f32 masters in a single buffer; the leaves that autograd sees are views into it. An
+//! optimizer step over the buffer is a handful of tensor operations, whatever the number of parameters, and a
+//! snapshot is one copy.
+
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Tensor};
+
+use rand_chacha::rand_core::Rng as _;
+
+use super::batch::Lane;
+use raisin_base::error::{Problem, Result, ensure};
+use raisin_base::seed::Seed;
+use raisin_settings::{AdaptationMethod, AdaptationSettings};
+
+/// The projections that an adapter can be put on.
+pub const TARGETS: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+
+/// Which parameters training changes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Adaptation {
+    Full,
+    /// W + alpha / rank * B A on the projections named by `targets`, in every layer.
+    Lora {
+        rank: i64,
+        alpha: f64,
+        targets: Vec<String>,
+    },
+    /// The last n layers and the final norm.
+    TopLayers(usize),
+    /// Adapters on the last `layers` layers only.
+    TopLayersLora {
+        layers: usize,
+        rank: i64,
+        alpha: f64,
+        targets: Vec<String>,
+    },
+}
+
+impl Adaptation {
+    /// What a model is asked to prepare for these settings.
+    pub fn of(settings: &AdaptationSettings) -> Self {
+        match settings.method {
+            AdaptationMethod::Full => Self::Full,
+            AdaptationMethod::TopLayers | AdaptationMethod::TopLayersLora => {
+                Self::of_top_layers(settings, settings.layers as usize)
+            }
+            AdaptationMethod::Lora => {
+                Self::Lora { rank: i64::from(settings.rank), alpha: settings.alpha, targets: settings.targets.clone() }
+            }
+        }
+    }
+
+    /// The same for a model that decides by itself how many of its layers are trained, such as a frozen-prefix proxy.
+    pub fn of_top_layers(settings: &AdaptationSettings, layers: usize) -> Self {
+        match settings.method {
+            AdaptationMethod::TopLayersLora => Self::TopLayersLora {
+                layers,
+                rank: i64::from(settings.rank),
+                alpha: settings.alpha,
+                targets: settings.targets.clone(),
+            },
+            _ => Self::TopLayers(layers),
+        }
+    }
+
+    /// How many of a model's layers are left as they are, from the bottom.
+    pub fn frozen_layers(&self, all: usize) -> usize {
+        match self {
+            Self::Full | Self::Lora { .. } => 0,
+            Self::TopLayers(layers) | Self::TopLayersLora { layers, .. } => all.saturating_sub(*layers),
+        }
+    }
+
+    /// Whether this parameter of a model of so many layers is trained itself.
+    pub(super) fn trains(&self, parameter: &str, layers: usize) -> bool {
+        let of_layer = parameter.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next()?.parse().ok());
+        match self {
+            Self::Full => true,
+            Self::TopLayers(_) => match of_layer {
+                Some(layer) => self.frozen_layers(layers) <= layer,
+                None => parameter == "model.norm.weight",
+            },
+            Self::Lora { .. } | Self::TopLayersLora { .. } => false,
+        }
+    }
+
+    /// Whether adapters are trained, and not the weights themselves.
+    pub fn has_adapters(&self) -> bool {
+        self.adapter().is_some()
+    }
+
+    pub(super) fn adapter(&self) -> Option<AdapterConfig> {
+        match self {
+            Self::Lora { rank, alpha, targets } | Self::TopLayersLora { rank, alpha, targets, .. } => {
+                Some(AdapterConfig { rank: *rank, alpha: *alpha, targets: targets.clone(), layers: None })
+            }
+            Self::Full | Self::TopLayers(_) => None,
+        }
+    }
+}
+
+/// The shape of a model's adapters.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdapterConfig {
+    pub rank: i64,
+    pub alpha: f64,
+    pub targets: Vec<String>,
+    /// The layers that have one; every layer, if none are given.
+    pub layers: Option<Vec<usize>>,
+}
+
+impl AdapterConfig {
+    pub fn check(&self) -> Result<()> {
+        ensure!(self.rank > 0, "a LoRA rank of {} is impossible", self.rank);
+        ensure!(!self.targets.is_empty(), "LoRA needs at least one target");
+        for target in &self.targets {
+            if !TARGETS.contains(&target.as_str()) {
+                return Err(Problem::new(format!("`{target}` is no projection that LoRA can adapt"))
+                    .hint(format!("there are {}", TARGETS.join(", ")))
+                    .into());
+            }
+        }
+        Ok(())
+    }
+
+    pub fn scale(&self) -> f64 {
+        self.alpha / self.rank as f64
+    }
+}
+
+/// One adapter: `x -> scale * (x A^T) B^T`, A `[rank, in]`, B `[out, rank]`.
+pub(super) struct Adapter {
+    pub a: Tensor,
+    pub b: Tensor,
+    pub scale: f64,
+}
+
+impl Adapter {
+    /// A uniform as PyTorch initialises a linear layer (bound 1 / sqrt(in)), B zero: the model is unchanged at first.
+    pub fn new(inputs: i64, outputs: i64, config: &AdapterConfig, seed: &Seed, device: Device) -> Result<Self> {
+        let mut rng = seed.rng();
+        let bound = 1.0 / (inputs as f64).sqrt();
+        let a: Vec<f32> =
+            (0..config.rank * inputs).map(|_| ((uniform(rng.next_u64()) * 2.0 - 1.0) * bound) as f32).collect();
+        Ok(Self {
+            a: Tensor::f_from_slice(&a)?.f_view([config.rank, inputs])?.f_to_device(device)?,
+            b: Tensor::f_zeros([outputs, config.rank], (Kind::Float, device))?,
+            scale: config.scale(),
+        })
+    }
+}
+
+impl Adapter {
+    pub fn shallow_clone(&self) -> Self {
+        Self { a: self.a.shallow_clone(), b: self.b.shallow_clone(), scale: self.scale }
+    }
+
+    /// Adds to a projection `y` of x (`[tokens, in]`) what the adapter makes of x. The scale goes into the small factor
+    /// and the sum into y's own memory, so that nothing of the size of y is made beside it.
+    pub fn add_to(&self, mut y: Tensor, x: &Tensor) -> Result<Tensor> {
+        let kind = x.kind();
+        let low = x.f_linear(&self.a.f_to_kind(kind)?, None::<&Tensor>)?.f_mul_scalar(self.scale)?;
+        Ok(y.f_addmm_(&low, &self.b.f_to_kind(kind)?.f_tr()?)?)
+    }
+}
+
+/// A projection `y` of x with what the adapters of several episodes add, each to its own rows.
+///
+/// One product over all of them (`group`, for a GPU) is as many times the arithmetic as there are episodes; an episode has
+/// hundreds of tokens in a pass, so that on the CPU calls cost less.
+pub(super) fn side_by_side(adapters: &[&Adapter], x: &Tensor, y: &Tensor, lanes: &[Lane]) -> Result<Tensor> {
+    ensure!(adapters.len() == lanes.len(), "a batch of {} episodes for {} adapters", lanes.len(), adapters.len());
+    let sizes: Vec<i64> = lanes.iter().map(|lane| lane.tokens).collect();
+    let kind = x.kind();
+    let (x, y) = (x.f_split_with_sizes(sizes.as_slice(), 0)?, y.f_split_with_sizes(sizes.as_slice(), 0)?);
+    let mut parts = Vec::with_capacity(lanes.len());
+    for (adapter, (x, y)) in adapters.iter().zip(x.iter().zip(&y)) {
+        let low = x.f_linear(&adapter.a.f_to_kind(kind)?, None::<&Tensor>)?.f_mul_scalar(adapter.scale)?;
+        parts.push(y.f_addmm(&low, &adapter.b.f_to_kind(kind)?.f_tr()?)?);
+    }
+    Ok(Tensor::f_cat(&parts, 0)?)
+}
+
+/// A uniform number in [0, 1) from 64 random bits.
+pub(super) fn uniform(bits: u64) -> f64 {
+    (bits >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
+}
+
+/// The trained numbers: one flat f32 buffer, and named leaves that are views into it.
+pub struct Trainable {
+    /// `[P]`, f32. Change it in place, without gradients: the leaves see it.
+    pub flat: Tensor,
+    /// In the order in which they lie in `flat`; each requires a gradient.
+    pub leaves: Vec<(String, Tensor)>,
+}
+
+impl Trainable {
+    /// Nothing is trained.
+    pub(super) fn none(device: Device) -> Self {
+        Self { flat: Tensor::zeros([0], (Kind::Float, device)), leaves: Vec::new() }
+    }
+
+    /// Copies the values into a new buffer and makes the leaves.
+    pub(super) fn of(values: &[(String, Tensor)], device: Device) -> Result<Self> {
+        if values.is_empty() {
+            return Ok(Self::none(device));
+        }
+        let flattened: Vec<Tensor> = values
+            .iter()
+            .map(|(_, value)| value.f_detach()?.f_to_kind(Kind::Float)?.f_to_device(device)?.f_reshape([-1]))
+            .collect::<Result<_, _>>()?;
+        let flat = Tensor::f_cat(&flattened, 0)?;
+        let mut start = 0;
+        let mut leaves = Vec::with_capacity(values.len());
+        for (name, value) in values {
+            let length = value.numel() as i64;
+            let leaf = flat.f_detach()?.f_narrow(0, start, length)?.f_view(value.size().as_slice())?;
+            leaves.push((name.clone(), leaf.f_set_requires_grad(true)?));
+            start += length;
+        }
+        Ok(Self { flat, leaves })
+    }
+
+    pub fn count(&self) -> usize {
+        self.flat.numel()
+    }
+
+    /// The gradients of the leaves as one vector that lies like `flat`; an undefined one is zero.
+    ///
+    /// Each gradient is given back as soon as it is copied. On the CPU, where memory is taken as it is first written to,
+    /// the two never exist in full beside each other; on CUDA they do.
+    pub fn flatten(&self, gradients: Vec<Tensor>) -> Result<Tensor> {
+        ensure!(gradients.len() == self.leaves.len(), "{} gradients for {} leaves", gradients.len(), self.leaves.len());
+        let whole = self.flat.f_empty_like()?;
+        let mut start = 0;
+        for (gradient, (_, leaf)) in gradients.into_iter().zip(&self.leaves) {
+            let length = leaf.numel() as i64;
+            let mut part = whole.f_narrow(0, start, length)?;
+            start += length;
+            if gradient.defined() {
+                part.f_copy_(&gradient.f_reshape([-1])?)?;
+            } else {
+                drop(part.f_zero_()?);
+            }
+        }
+        Ok(whole)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_of_the_buffer_shows_in_the_leaves_and_gradients_lie_like_it() -> Result<()> {
+        let values = [
+            ("a".to_owned(), Tensor::from_slice(&[1f32, 2.0]).view([2, 1])),
+            ("b".to_owned(), Tensor::from_slice(&[3f32])),
+        ];
+        let trainable = Trainable::of(&values, Device::Cpu)?;
+        let mut flat = trainable.flat.shallow_clone();
+        let _ = tch::no_grad(|| flat.f_mul_scalar_(10.0))?;
+        assert_eq!(Vec::<f32>::try_from(trainable.leaves[0].1.view([-1]))?, [10.0, 20.0]);
+        let leaves: Vec<&Tensor> = trainable.leaves.iter().map(|(_, leaf)| leaf).collect();
+        assert!(leaves.iter().all(|leaf| leaf.is_leaf() && leaf.requires_grad()));
+        let loss = leaves[0].square().sum(Kind::Float) + leaves[1] * 2.0;
+        let gradients = Tensor::run_backward(&[loss.sum(Kind::Float)], &leaves, false, false);
+        assert_eq!(Vec::<f32>::try_from(trainable.flatten(gradients)?)?, [20.0, 40.0, 2.0]);
+        Ok(())
+    }
+
+    #[test]
+    fn a_misspelt_target_is_refused() {
+        let config = AdapterConfig { rank: 4, alpha: 8.0, targets: vec!["qproj".to_owned()], layers: None };
+        assert!(config.check().is_err());
+    }
+}

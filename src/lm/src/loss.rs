@@ -1,0 +1,256 @@
+//! From hidden states to log-probabilities of the supervised tokens, without ever holding all logits.
+//!
+//! Only positions that predict a supervised token reach the head, so many at a time that their logits take little memory. The gradient of the summed
+//! cross-entropy is known in closed form, softmax minus one-hot, so the chunks' graphs are not kept: each chunk's
+//! gradient is computed at once and enters the result through a term whose value is zero.
+
+use tch::{Device, Kind, Tensor};
+
+use super::batch::Batch;
+use super::model::Model;
+use raisin_base::error::{Result, ensure};
+
+/// Rows of logits in memory at a time, at most: more bring no speed.
+const MOST_ROWS: i64 = 1024;
+
+/// What a chunk's logits may take in f32. Two matrices of this size live at a time: 300 MB on the CPU whatever the
+/// vocabulary, where smaller ones are slower (24 MB: a tenth in evaluation); a GPU needs larger products to be busy.
+fn chunk_bytes(device: Device) -> i64 {
+    if device.is_cuda() { 512 << 20 } else { 128 << 20 }
+}
+
+/// How many rows of logits are made at a time.
+fn chunk_rows(vocabulary: i64, device: Device) -> i64 {
+    (chunk_bytes(device) / (4 * vocabulary.max(1))).clamp(16, MOST_ROWS)
+}
+
+/// A sum of negative log-probabilities.
+pub struct Loss {
+    /// A scalar in f32 that gradients flow from.
+    pub sum: Tensor,
+    pub tokens: usize,
+}
+
+impl Model {
+    /// The summed loss of the supervised tokens. `hidden` is what [`Model::hidden`] gave for this batch.
+    pub fn response_loss(&self, hidden: &Tensor, batch: &Batch) -> Result<Loss> {
+        self.response_loss_in_chunks(hidden, batch, chunk_rows(self.config.vocab_size, self.device))
+    }
+
+    pub(super) fn response_loss_in_chunks(&self, hidden: &Tensor, batch: &Batch, chunk: i64) -> Result<Loss> {
+        let tokens = batch.supervised();
+        let states = Self::predicting(hidden, batch)?;
+        let weight = self.head_weight()?;
+        // A frozen head: the closed form keeps no logits. A trained one: for one chunk autograd is as good, and needs no
+        // second matrix of the head's size.
+        if !states.requires_grad() || (weight.requires_grad() && tokens as i64 <= chunk) {
+            let mut sum = Tensor::f_zeros([0i64; 0].as_slice(), (Kind::Float, self.device))?;
+            for (states, targets) in states.f_split(chunk, 0)?.iter().zip(batch.targets.f_split(chunk, 0)?) {
+                let logits = states.f_linear(&weight, None::<&Tensor>)?.f_to_kind(Kind::Float)?;
+                let loss = logits.f_cross_entropy_loss(&targets, None::<&Tensor>, tch::Reduction::Sum, -100, 0.0)?;
+                sum = sum.f_add(&loss)?;
+            }
+            return Ok(Loss { sum, tokens });
+        }
+        let (losses, for_states, for_weight) = tch::no_grad(|| self.gradients(&states, &weight, batch, None, chunk))?;
+        let sum = losses.f_sum(Kind::Float)?;
+        let linear = slope([(&states, Some(for_states)), (&weight, for_weight)])?;
+        // Value: the loss. Gradient: that of the linear term.
+        let sum = linear.f_sub(&linear.f_detach()?)?.f_add(&sum)?;
+        Ok(Loss { sum, tokens })
+    }
+
+    /// The mean loss of each of several episodes, and the sum of these, which gradients flow from. `totals` says how
+    /// many supervised tokens each episode's mean is over: more than are in this batch where it is one of several.
+    pub fn episode_losses(&self, hidden: &Tensor, batch: &Batch, totals: &[usize]) -> Result<(Vec<f64>, Tensor)> {
+        let lanes = &batch.lanes().each;
+        ensure!(lanes.len() == totals.len(), "a batch of {} episodes for {}", lanes.len(), totals.len());
+        let states = Self::predicting(hidden, batch)?;
+        let weight = self.head_weight()?;
+        let shares: Vec<f32> = lanes
+            .iter()
+            .zip(totals)
+            .flat_map(|(lane, &total)| std::iter::repeat_n(1.0 / total as f32, lane.supervised as usize))
+            .collect();
+        let shares = Tensor::f_from_slice(&shares)?.f_to_device(self.device)?.f_unsqueeze(1)?;
+        let (losses, slope) = if states.requires_grad() {
+            let (losses, for_states, for_weight) = tch::no_grad(|| {
+                self.gradients(&states, &weight, batch, Some(&shares), chunk_rows(self.config.vocab_size, self.device))
+            })?;
+            (losses, slope([(&states, Some(for_states)), (&weight, for_weight)])?)
+        } else {
+            let losses = self.token_log_probs(hidden, batch)?.f_neg()?.f_mul(&shares.f_squeeze_dim(1)?)?;
+            (losses, Tensor::f_zeros([0i64; 0].as_slice(), (Kind::Float, self.device))?)
+        };
+        let sizes: Vec<i64> = lanes.iter().map(|lane| lane.supervised).collect();
+        let each = losses
+            .f_split_with_sizes(sizes.as_slice(), 0)?
+            .iter()
+            .map(|part| part.f_sum(Kind::Float))
+            .collect::<Result<Vec<_>, _>>()?;
+        let each = Vec::<f32>::try_from(Tensor::f_stack(&each, 0)?.f_to_device(tch::Device::Cpu)?)?;
+        Ok((each.into_iter().map(f64::from).collect(), slope))
+    }
+
+    /// The loss of each token and the gradients of their sum with respect to the states and, if the head is trained,
+    /// its weight. `shares` (`[tokens, 1]`) are factors of the tokens' losses.
+    fn gradients(
+        &self,
+        states: &Tensor,
+        weight: &Tensor,
+        batch: &Batch,
+        shares: Option<&Tensor>,
+        chunk: i64,
+    ) -> Result<(Tensor, Tensor, Option<Tensor>)> {
+        let mut losses = vec![Tensor::f_zeros([0], (Kind::Float, self.device))?];
+        let mut for_states = vec![states.f_narrow(0, 0, 0)?];
+        let mut done = 0;
+        // Summed in f32: adding chunk after chunk in bf16 would round each time.
+        let zeros = || Tensor::f_zeros(weight.size(), (Kind::Float, self.device));
+        let mut for_weight = weight.requires_grad().then(zeros).transpose()?;
+        for (states, targets) in states.f_split(chunk, 0)?.iter().zip(batch.targets.f_split(chunk, 0)?) {
+            let logits = states.f_linear(weight, None::<&Tensor>)?.f_to_kind(Kind::Float)?;
+            let mut log_probs = logits.f_log_softmax(-1, Kind::Float)?;
+            drop(logits);
+            let column = targets.f_unsqueeze(1)?;
+            let mut loss = log_probs.f_gather(1, &column, false)?.f_neg()?;
+            let mut slope = log_probs.f_exp_()?;
+            let minus_one = Tensor::f_full([states.size()[0], 1], -1.0, (Kind::Float, self.device))?;
+            let _ = slope.f_scatter_add_(1, &column, &minus_one)?;
+            if let Some(shares) = shares {
+                let shares = shares.f_narrow(0, done, states.size()[0])?;
+                let _ = (slope.f_mul_(&shares)?, loss.f_mul_(&shares)?);
+            }
+            losses.push(loss.f_squeeze_dim(1)?);
+            done += states.size()[0];
+            let slope = slope.f_to_kind(self.compute)?;
+            for_states.push(slope.f_matmul(weight)?);
+            if let Some(total) = &mut for_weight {
+                if self.compute == Kind::Float {
+                    let _ = total.f_addmm_(&slope.f_transpose(0, 1)?, states)?;
+                } else {
+                    let _ = total.f_add_(&slope.f_transpose(0, 1)?.f_matmul(states)?)?;
+                }
+            }
+        }
+        let for_weight = for_weight.map(|total| total.f_to_kind(self.compute)).transpose()?;
+        Ok((Tensor::f_cat(&losses, 0)?, Tensor::f_cat(&for_states, 0)?, for_weight))
+    }
+
+    /// The log-probability of each supervised token, `[supervised]` in f32, in the batch's order; carries no gradient.
+    pub fn token_log_probs(&self, hidden: &Tensor, batch: &Batch) -> Result<Tensor> {
+        tch::no_grad(|| {
+            let states = Self::predicting(hidden, batch)?;
+            let weight = self.head_weight()?;
+            let mut parts = vec![Tensor::f_zeros([0], (Kind::Float, self.device))?];
+            let chunk = chunk_rows(self.config.vocab_size, self.device);
+            for (states, targets) in states.f_split(chunk, 0)?.iter().zip(batch.targets.f_split(chunk, 0)?) {
+                let logits = states.f_linear(&weight, None::<&Tensor>)?.f_to_kind(Kind::Float)?;
+                // The log-softmax of one column; the matrix itself is not kept.
+                let chosen = logits.f_gather(1, &targets.f_unsqueeze(1)?, false)?.f_squeeze_dim(1)?;
+                parts.push(chosen.f_sub(&logits.f_logsumexp([-1i64].as_slice(), false)?)?);
+            }
+            Ok(Tensor::f_cat(&parts, 0)?)
+        })
+    }
+
+    fn predicting(hidden: &Tensor, batch: &Batch) -> Result<Tensor> {
+        ensure!(
+            hidden.size2()?.0 == batch.tokens() as i64,
+            "{} hidden states for a batch of {} tokens",
+            hidden.size()[0],
+            batch.tokens()
+        );
+        Ok(Tensor::f_embedding(hidden, &batch.predictors, -1, false, false)?)
+    }
+}
+
+/// A scalar whose gradients with respect to some values are those given.
+fn slope(parts: [(&Tensor, Option<Tensor>); 2]) -> Result<Tensor> {
+    let mut sum = Tensor::f_zeros([0i64; 0].as_slice(), (Kind::Float, parts[0].0.device()))?;
+    for (value, gradient) in parts {
+        if let Some(gradient) = gradient {
+            sum = sum.f_add(&value.f_mul(&gradient)?.f_sum(Kind::Float)?)?;
+        }
+    }
+    Ok(sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Adaptation, Config};
+    use raisin_base::seed::Seed;
+    use raisin_corpus::Sequence;
+
+    fn model() -> Result<Model> {
+        let mut config = Config::llama(50, 16, 2, 4, 2, 24);
+        config.initializer_range = 0.3;
+        Model::init(config, &Seed::new(5), Device::Cpu, Kind::Float)
+    }
+
+    fn batch() -> Result<Batch> {
+        let row = |length: u32, from: usize| Sequence {
+            tokens: (0..length).map(|place| place * 7 % 50).collect(),
+            supervised: (0..length as usize).map(|place| place >= from).collect(),
+        };
+        Batch::pack(&[&row(9, 2), &row(14, 5), &row(3, 3)], Device::Cpu)
+    }
+
+    #[test]
+    fn chunks_change_neither_the_loss_nor_its_gradients() -> Result<()> {
+        let targets = vec!["q_proj".to_owned(), "up_proj".to_owned()];
+        for adaptation in
+            [Adaptation::Full, Adaptation::TopLayers(1), Adaptation::Lora { rank: 2, alpha: 4.0, targets }]
+        {
+            let (mut model, batch) = (model()?, batch()?);
+            model.prepare(&adaptation, &Seed::new(6))?;
+            let both = [1024, 5].map(|chunk| -> Result<_> {
+                let loss = model.response_loss_in_chunks(&model.hidden(&batch)?, &batch, chunk)?;
+                let leaves: Vec<&Tensor> = model.trainable().leaves.iter().map(|(_, leaf)| leaf).collect();
+                // Scaled, as a mean over several batches would be.
+                let gradients = Tensor::f_run_backward(&[&loss.sum * 0.25], &leaves, false, false)?;
+                Ok((loss.sum.detach(), model.trainable().flatten(gradients)?))
+            });
+            let [whole, chunked] = both;
+            let ((loss, gradient), (chunked_loss, chunked_gradient)) = (whole?, chunked?);
+            assert!(loss.allclose(&chunked_loss, 1e-6, 1e-6, false), "{adaptation:?}");
+            assert!(gradient.allclose(&chunked_gradient, 1e-5, 1e-6, false), "{adaptation:?}");
+            assert!(gradient.abs().max().double_value(&[]) > 1e-3, "{adaptation:?}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_large_vocabulary_makes_chunks_small_and_never_gigabytes() {
+        for device in [Device::Cpu, Device::Cuda(0)] {
+            for vocabulary in [260, 32_000, 49_152, 128_256, 151_936, 262_144] {
+                let rows = chunk_rows(vocabulary, device);
+                assert!(rows >= 64 && 2 * rows * vocabulary * 4 <= 1 << 30, "{device:?} {vocabulary}: {rows}");
+            }
+        }
+        assert_eq!(chunk_rows(260, Device::Cpu), MOST_ROWS);
+    }
+
+    #[test]
+    fn the_loss_is_minus_the_sum_of_the_log_probabilities() -> Result<()> {
+        let (model, batch) = (model()?, batch()?);
+        let hidden = model.hidden(&batch)?;
+        let log_probs = model.token_log_probs(&hidden, &batch)?;
+        assert_eq!(log_probs.size(), [batch.supervised() as i64]);
+        let loss = model.response_loss(&hidden, &batch)?;
+        assert_eq!(loss.tokens, 16);
+        assert!((loss.sum + log_probs.sum(Kind::Float)).abs().double_value(&[]) < 1e-4);
+        Ok(())
+    }
+
+    #[test]
+    fn a_batch_without_targets_has_no_loss() -> Result<()> {
+        let model = model()?;
+        let row = Sequence { tokens: vec![1, 2], supervised: vec![false, false] };
+        let batch = Batch::pack(&[&row], Device::Cpu)?;
+        let loss = model.response_loss(&model.hidden(&batch)?, &batch)?;
+        assert_eq!((loss.sum.double_value(&[]), loss.tokens), (0.0, 0));
+        Ok(())
+    }
+}

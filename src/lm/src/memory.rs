@@ -1,0 +1,166 @@
+//! What is done when a device has no memory left: less at a time. Knows no model.
+
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
+
+use raisin_base::error::{Problem, Result, anyhow};
+
+/// Who hears what the person at the build should know, such as that there was no memory for all of a batch.
+pub type Listener = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// The words of CUDA's allocator, of cuBLAS where there is no room for its workspace, and the two of the CPU.
+const SIGNS: [&str; 4] = ["out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory", "not enough memory"];
+
+fn says_that_memory_ended(text: &str) -> bool {
+    SIGNS.iter().any(|sign| text.contains(sign))
+}
+
+/// Whether an error says that a device has no memory left.
+pub fn is_out_of_memory(error: &raisin_base::error::Error) -> bool {
+    error.chain().any(|cause| says_that_memory_ended(&cause.to_string()))
+}
+
+/// Does what may find no memory, so that this is an error in any case.
+///
+/// Where an operation with a number among its arguments fails, tch 0.24 panics: it frees the number before it looks for the
+/// error, and the check in that drop meets the error first. `run` keeps track of gradients unless it says otherwise itself;
+/// what is kept track of afterwards is what was before, also where the panic came from within a `no_grad`.
+pub fn attempt<T>(run: impl FnOnce() -> Result<T>) -> Result<T> {
+    let _as_before = tch::no_grad_guard();
+    catch_unwind(AssertUnwindSafe(|| tch::with_grad(run))).unwrap_or_else(|panic| {
+        match panic.downcast_ref::<String>() {
+            Some(words) if says_that_memory_ended(words) => {
+                Err(anyhow!("{}", words.split("\\nframe").next().unwrap_or_default()))
+            }
+            _ => resume_unwind(panic),
+        }
+    })
+}
+
+/// The error for what cannot be made any smaller.
+pub fn no_room(tokens: usize, error: &raisin_base::error::Error) -> raisin_base::error::Error {
+    Problem::new(format!("there is no memory for a single sequence of {tokens} tokens: {error}"))
+        .hint("a smaller max_tokens needs less, and so does activation_checkpointing = true where a stage has it")
+        .into()
+}
+
+/// How many of the rows at the front have at most `limit` tokens together; one, where the first is above it.
+pub fn first_group(lengths: &[usize], limit: usize) -> usize {
+    let mut tokens = 0;
+    let fitting = lengths.iter().take_while(|&&length| {
+        tokens += length;
+        tokens <= limit
+    });
+    fitting.count().max(1).min(lengths.len())
+}
+
+/// Consecutive rows in groups of at most `limit` tokens; a row above the limit is a group of its own.
+pub fn micro_batches(lengths: &[usize], limit: usize) -> Vec<Range<usize>> {
+    let mut groups = Vec::new();
+    let mut start = 0;
+    while start < lengths.len() {
+        let end = start + first_group(&lengths[start..], limit);
+        groups.push(start..end);
+        start = end;
+    }
+    groups
+}
+
+/// Consecutive rows in groups of at most `limit` tokens, each handed to `run`. A group that finds no memory is halved,
+/// and so is every later one: `limit` says then what there was room for.
+///
+/// # Errors
+/// No memory for a single row, and any other error of `run`.
+pub fn in_groups(lengths: &[usize], limit: &mut usize, mut run: impl FnMut(Range<usize>) -> Result<()>) -> Result<()> {
+    let mut start = 0;
+    while start < lengths.len() {
+        let group = start..start + first_group(&lengths[start..], *limit);
+        match attempt(|| run(group.clone())) {
+            Ok(()) => start = group.end,
+            Err(error) if is_out_of_memory(&error) => {
+                let tokens: usize = lengths[group.clone()].iter().sum();
+                if group.len() == 1 {
+                    return Err(no_room(tokens, &error));
+                }
+                *limit = (tokens / 2).max(1);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use raisin_base::error::anyhow;
+
+    /// The words of a device that has room for so many tokens.
+    fn room_for(tokens: usize, lengths: &[usize], group: &Range<usize>) -> Result<()> {
+        if lengths[group.clone()].iter().sum::<usize>() <= tokens {
+            return Ok(());
+        }
+        let words = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.1 GiB";
+        Err(raisin_base::error::Error::new(tch::TchError::Torch(words.to_owned())).context("in the forward pass"))
+    }
+
+    #[test]
+    fn a_group_that_finds_no_memory_is_halved_until_it_fits_and_no_row_is_lost() -> Result<()> {
+        let lengths = [10, 10, 10, 10, 10, 10, 10];
+        let (mut limit, mut done, mut tried) = (1000, Vec::new(), Vec::new());
+        in_groups(&lengths, &mut limit, |group| {
+            tried.push(group.clone());
+            room_for(25, &lengths, &group)?;
+            done.push(group);
+            Ok(())
+        })?;
+        assert_eq!(tried[..3], [0..7, 0..3, 0..1]);
+        assert_eq!(done, (0..7).map(|row| row..row + 1).collect::<Vec<_>>());
+        assert_eq!(limit, 15);
+        Ok(())
+    }
+
+    #[test]
+    fn a_single_row_without_room_and_other_errors_are_errors() {
+        let error = in_groups(&[10, 30], &mut 100, |group| room_for(20, &[10, 30], &group)).expect_err("no room");
+        assert!(error.to_string().starts_with("there is no memory for a single sequence of 30 tokens"), "{error}");
+        let mut limit = 100;
+        let error = in_groups(&[10, 30], &mut limit, |_| Err(anyhow!("another"))).expect_err("passed on");
+        assert_eq!((error.to_string().as_str(), limit), ("another", 100));
+    }
+
+    #[test]
+    fn every_way_to_say_that_memory_ended_is_understood() {
+        for words in [
+            "CUDA out of memory. Tried to allocate 2.00 GiB",
+            "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+            "[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried to allocate",
+            "DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes",
+        ] {
+            let error = raisin_base::error::Error::new(tch::TchError::Torch(words.to_owned())).context("in a product");
+            assert!(is_out_of_memory(&error), "{words}");
+        }
+        assert!(!is_out_of_memory(&anyhow!("CUBLAS_STATUS_EXECUTION_FAILED")));
+    }
+
+    #[test]
+    fn an_operation_with_a_number_that_finds_no_memory_is_an_error_and_other_panics_stay_panics() {
+        use tch::{Device, Kind, Tensor};
+        let one = Tensor::ones([1], (Kind::Float, Device::Cpu));
+        // 4 PB: the address space ends before.
+        let error = attempt(|| Ok(one.f_expand([1_i64 << 50], false)?.f_mul_scalar(2.0)?)).expect_err("no room");
+        assert!(is_out_of_memory(&error) && !error.to_string().contains("frame #0"), "{error}");
+        let within = || tch::no_grad(|| Ok(one.f_expand([1_i64 << 50], false)?.f_mul_scalar(2.0)?));
+        assert!(attempt(within).is_err());
+        let leaf = Tensor::ones([1], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+        assert!((&leaf + &leaf).requires_grad(), "gradients are kept track of again");
+        assert!(catch_unwind(|| attempt(|| -> Result<()> { panic!("another") })).is_err());
+    }
+
+    #[test]
+    fn micro_batches_keep_to_the_limit_and_lose_no_row() {
+        assert_eq!(micro_batches(&[3, 3, 3, 10, 1, 1], 6), [0..2, 2..3, 3..4, 4..6]);
+        assert_eq!(micro_batches(&[], 6), Vec::<Range<usize>>::new());
+    }
+}

@@ -1,0 +1,283 @@
+//! The hidden states of a frozen prefix, computed once and kept in a file: what makes a proxy cheap to train.
+//!
+//! states.safetensors holds, for the pool and for the validation set, the states that enter the first trained layer
+//! (`[tokens, hidden]`, row after row), where each row starts, and the tokens themselves, so that a row can be
+//! checked against the sequence it is used for. The file is memory-mapped; a batch reads its own rows only.
+
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use tch::{Kind, Tensor};
+
+use super::batch::Batch;
+use super::memory::in_groups;
+use super::model::Model;
+use super::weights::{Weights, bytes_of};
+use raisin_base::error::{Context as _, Problem, Result, ensure};
+use raisin_corpus::Sequence;
+
+const STATES: &str = "states.safetensors";
+
+/// proxy.json: which layers are trained, and what the states were computed from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProxyConfig {
+    /// Layers on top that training may change.
+    pub train_layers: usize,
+    /// Layers below them, whose result is cached.
+    pub prefix_layers: usize,
+    /// Sequences were cut to this many tokens.
+    pub max_tokens: usize,
+}
+
+impl ProxyConfig {
+    pub fn read(folder: &Path) -> Result<Self> {
+        let path = folder.join("proxy.json");
+        let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        serde_json::from_slice(&bytes).with_context(|| format!("{} is not what a proxy writes", path.display()))
+    }
+}
+
+/// Cached states of the pool and of the validation set.
+pub struct PrefixStates {
+    pub config: ProxyConfig,
+    weights: Weights,
+    pool: Vec<i64>,
+    validation: Vec<i64>,
+}
+
+impl PrefixStates {
+    /// Opens the folder of a proxy.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let config = ProxyConfig::read(folder)?;
+        let weights = Weights::open_files(folder, &[folder.join(STATES)])?;
+        let offsets = |name: &str| -> Result<Vec<i64>> {
+            let offsets = Vec::<i64>::try_from(weights.read(&format!("{name}.offsets"))?)?;
+            let tokens = weights.shape(&format!("{name}.states")).map_or(0, |shape| shape[0]);
+            ensure!(
+                offsets.first() == Some(&0)
+                    && offsets.last() == Some(&tokens)
+                    && offsets.windows(2).all(|pair| pair[0] <= pair[1]),
+                "{}: the row offsets of `{name}` do not fit its states",
+                folder.join(STATES).display()
+            );
+            Ok(offsets)
+        };
+        let (pool, validation) = (offsets("pool")?, offsets("validation")?);
+        Ok(Self { config, weights, pool, validation })
+    }
+
+    /// How many pool rows there are, those without tokens included.
+    pub fn pool_rows(&self) -> usize {
+        self.pool.len() - 1
+    }
+
+    /// How many tokens a pool row has; none where nothing of it would carry a loss.
+    pub fn row_tokens(&self, row: u32) -> usize {
+        match self.pool.get(row as usize..row as usize + 2) {
+            Some(bounds) => (bounds[1] - bounds[0]) as usize,
+            None => 0,
+        }
+    }
+
+    /// The states of these pool rows, one after another: `[tokens, hidden]` on the CPU, as stored.
+    pub fn rows(&self, rows: &[u32]) -> Result<Tensor> {
+        let mut parts = Vec::with_capacity(rows.len());
+        for &row in rows {
+            let (start, end) = self.bounds(row)?;
+            parts.push(self.weights.read_rows("pool.states", start, end)?);
+        }
+        ensure!(!parts.is_empty(), "no rows were asked for");
+        Ok(Tensor::f_cat(&parts, 0)?)
+    }
+
+    /// The states of the whole validation set, in its order; examples without a target have none.
+    pub fn validation(&self) -> Result<Tensor> {
+        self.weights.read("validation.states")
+    }
+
+    /// How many tokens each validation example has.
+    pub fn validation_lengths(&self) -> Vec<usize> {
+        self.validation.windows(2).map(|pair| (pair[1] - pair[0]) as usize).collect()
+    }
+
+    /// Whether a pool row's states belong to exactly this sequence.
+    pub fn check(&self, row: u32, sequence: &Sequence) -> Result<()> {
+        let (start, end) = self.bounds(row)?;
+        let tokens = Vec::<i32>::try_from(self.weights.read_rows("pool.tokens", start, end)?)?;
+        if tokens.iter().map(|&token| token as u32).eq(sequence.tokens.iter().copied()) {
+            return Ok(());
+        }
+        Err(Problem::new(format!("the cached states of pool row {row} belong to other tokens"))
+            .hint("the proxy must be made from the same instructions, with the same max_tokens")
+            .into())
+    }
+
+    fn bounds(&self, row: u32) -> Result<(usize, usize)> {
+        match self.pool.get(row as usize..row as usize + 2) {
+            Some(bounds) => Ok((bounds[0] as usize, bounds[1] as usize)),
+            None => {
+                Err(Problem::new(format!("the proxy has no states for pool row {row}: it has {}", self.pool_rows()))
+                    .hint("the proxy must be made from the same instructions")
+                    .into())
+            }
+        }
+    }
+}
+
+/// Computes and writes the states of a prefix. `None` among the sequences is a row without tokens.
+///
+/// States are written as they are computed, so memory holds one batch of them. `progress` hears how many tokens are
+/// done after each batch. A batch holds at most `batch_tokens`; fewer where there is no memory for so many.
+pub fn write_states(
+    model: &Model,
+    config: &ProxyConfig,
+    pool: &[Option<Sequence>],
+    validation: &[Option<Sequence>],
+    batch_tokens: usize,
+    folder: &Path,
+    progress: &mut dyn FnMut(usize),
+) -> Result<()> {
+    let path = folder.join(STATES);
+    let mut file = BufWriter::new(File::create(&path).with_context(|| format!("cannot create {}", path.display()))?);
+    file.write_all(&header(model, &[("pool", pool), ("validation", validation)])?)?;
+    for sequences in [pool, validation] {
+        let mut offset = 0i64;
+        file.write_all(&offset.to_le_bytes())?;
+        for sequence in sequences {
+            offset += length(sequence.as_ref()) as i64;
+            file.write_all(&offset.to_le_bytes())?;
+        }
+    }
+    for sequences in [pool, validation] {
+        for token in sequences.iter().flatten().flat_map(|sequence| &sequence.tokens) {
+            file.write_all(&token.to_le_bytes())?;
+        }
+    }
+    let (mut done, mut limit) = (0, batch_tokens);
+    for sequences in [pool, validation] {
+        let present: Vec<&Sequence> = sequences.iter().flatten().collect();
+        let lengths: Vec<usize> = present.iter().map(|sequence| sequence.tokens.len()).collect();
+        let before = limit;
+        in_groups(&lengths, &mut limit, |rows| {
+            let batch = Batch::pack(&present[rows], model.device())?;
+            let states = tch::no_grad(|| model.prefix_states(config.prefix_layers, &batch))?;
+            file.write_all(&bytes_of(&states)?).with_context(|| format!("cannot write {}", path.display()))?;
+            done += batch.tokens();
+            progress(done);
+            Ok(())
+        })?;
+        if limit < before {
+            model.tell(&format!("there was no memory for {before} tokens at a time: now it is {limit}"));
+        }
+    }
+    file.flush().with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn length(sequence: Option<&Sequence>) -> usize {
+    sequence.map_or(0, |sequence| sequence.tokens.len())
+}
+
+/// The safetensors header. The crate's own writer wants all tensors in memory; these may not fit.
+fn header(model: &Model, parts: &[(&str, &[Option<Sequence>])]) -> Result<Vec<u8>> {
+    let (dtype, width) = if model.compute() == Kind::BFloat16 { ("BF16", 2) } else { ("F32", 4) };
+    let hidden = model.config.hidden_size as usize;
+    let tokens =
+        |sequences: &[Option<Sequence>]| -> usize { sequences.iter().map(|sequence| length(sequence.as_ref())).sum() };
+    let mut entries = Map::new();
+    entries.insert("__metadata__".to_owned(), json!({"format": "pt"}));
+    let mut end = 0;
+    let mut entry = |name: String, dtype: &str, shape: Value, bytes: usize| {
+        entries.insert(name, json!({"dtype": dtype, "shape": shape, "data_offsets": [end, end + bytes]}));
+        end += bytes;
+    };
+    for (name, sequences) in parts {
+        entry(format!("{name}.offsets"), "I64", json!([sequences.len() + 1]), (sequences.len() + 1) * 8);
+    }
+    for (name, sequences) in parts {
+        entry(format!("{name}.tokens"), "I32", json!([tokens(sequences)]), tokens(sequences) * 4);
+    }
+    for (name, sequences) in parts {
+        let count = tokens(sequences);
+        entry(format!("{name}.states"), dtype, json!([count, hidden]), count * hidden * width);
+    }
+    let mut text = serde_json::to_string(&Value::Object(entries))?;
+    while !text.len().is_multiple_of(8) {
+        text.push(' ');
+    }
+    let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(text.into_bytes());
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Config;
+    use raisin_base::seed::Seed;
+    use std::sync::{Arc, Mutex};
+    use tch::Device;
+
+    fn sequence(length: u32) -> Option<Sequence> {
+        Some(Sequence {
+            tokens: (0..length).map(|place| (place * 7 + length) % 50).collect(),
+            supervised: (0..length).map(|place| place > 0).collect(),
+        })
+    }
+
+    #[test]
+    fn cached_states_are_those_of_the_prefix_row_by_row() -> Result<()> {
+        for compute in [Kind::Float, Kind::BFloat16] {
+            let folder = tempfile::tempdir()?;
+            let model = Model::init(Config::llama(50, 16, 3, 4, 2, 24), &Seed::new(5), Device::Cpu, compute)?;
+            let config = ProxyConfig { train_layers: 1, prefix_layers: 2, max_tokens: 32 };
+            let pool = [sequence(5), None, sequence(9), sequence(7)];
+            let validation = [sequence(4), sequence(11)];
+            let mut heard = Vec::new();
+            write_states(&model, &config, &pool, &validation, 14, folder.path(), &mut |done| heard.push(done))?;
+            assert_eq!(heard, [14, 21, 25, 36]);
+            std::fs::write(folder.path().join("proxy.json"), serde_json::to_string(&config)?)?;
+            let states = PrefixStates::open(folder.path())?;
+            assert_eq!((states.pool_rows(), states.row_tokens(1), states.row_tokens(3)), (4, 0, 7));
+            assert_eq!(states.validation_lengths(), [4, 11]);
+            let wanted: Vec<&Sequence> = [3, 0].iter().filter_map(|&row: &usize| pool[row].as_ref()).collect();
+            let direct = model.prefix_states(2, &Batch::pack(&wanted, Device::Cpu)?)?;
+            let cached = states.rows(&[3, 0])?;
+            assert_eq!(cached.kind(), compute);
+            assert!(cached.allclose(&direct, 1e-2, 1e-3, false));
+            states.check(3, wanted[0])?;
+            assert!(states.check(0, wanted[0]).is_err());
+            assert!(states.rows(&[4]).is_err());
+            let all: Vec<&Sequence> = validation.iter().flatten().collect();
+            let direct = model.prefix_states(2, &Batch::pack(&all, Device::Cpu)?)?;
+            assert!(states.validation()?.allclose(&direct, 1e-2, 1e-3, false));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn where_memory_ends_the_states_are_those_of_smaller_batches() -> Result<()> {
+        let mut model = Model::init(Config::llama(50, 16, 3, 4, 2, 24), &Seed::new(5), Device::Cpu, Kind::Float)?;
+        let config = ProxyConfig { train_layers: 1, prefix_layers: 2, max_tokens: 32 };
+        let (pool, validation) = ([sequence(5), None, sequence(9), sequence(7)], [sequence(4), sequence(6)]);
+        let states = |model: &Model| -> Result<[Tensor; 2]> {
+            let folder = tempfile::tempdir()?;
+            write_states(model, &config, &pool, &validation, 1000, folder.path(), &mut |_| ())?;
+            std::fs::write(folder.path().join("proxy.json"), serde_json::to_string(&config)?)?;
+            let states = PrefixStates::open(folder.path())?;
+            Ok([states.rows(&[0, 2, 3])?, states.validation()?])
+        };
+        let whole = states(&model)?;
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let hears = heard.clone();
+        model.listen(Arc::new(move |text| hears.lock().expect("one thread").push(text.to_owned())));
+        model.limit_room(Some(10));
+        for (halved, whole) in states(&model)?.iter().zip(&whole) {
+            assert!(halved.allclose(whole, 1e-5, 1e-6, false));
+        }
+        assert_eq!(*heard.lock().expect("one thread"), ["there was no memory for 1000 tokens at a time: now it is 10"]);
+        Ok(())
+    }
+}

@@ -1,0 +1,215 @@
+//! Gradients at the price of a second forward pass instead of the memory that the first one would keep.
+//!
+//! Only what enters each layer is kept. Backwards, a layer runs again from there with its graph, passes the gradient on
+//! to what entered it, and is forgotten: memory holds the graph of one layer at a time. The arithmetic of every layer is
+//! the same, so the numbers are those of the plain way but for the order of a few sums.
+
+use std::collections::BTreeMap;
+
+use tch::{Kind, Tensor, no_grad};
+
+use super::attention::{Masks, Rotation};
+use super::batch::Batch;
+use super::model::Model;
+use raisin_base::error::{Result, ensure};
+
+/// Where in the model a trained number is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Layer(usize),
+    /// The embedding, which may be the head as well.
+    Embedding,
+    /// The final norm and a head of its own.
+    Top,
+}
+
+impl Place {
+    /// By the name of a checkpoint or of an adapter's part.
+    fn of(name: &str) -> Self {
+        let number = name.split_once(".layers.").and_then(|(_, rest)| rest.split('.').next()?.parse().ok());
+        match number {
+            Some(number) => Self::Layer(number),
+            None if name.ends_with("embed_tokens.weight") => Self::Embedding,
+            None => Self::Top,
+        }
+    }
+}
+
+impl Model {
+    /// The summed loss of the batch divided by `total`, and its gradient with respect to each of the trained leaves.
+    /// `states` are those that enter the given layer, where a frozen prefix has computed them.
+    pub fn recomputed_gradient(
+        &self,
+        batch: &Batch,
+        states: Option<(usize, &Tensor)>,
+        total: f64,
+    ) -> Result<(f64, Vec<Tensor>)> {
+        self.check_length(batch)?;
+        let leaves = &self.trainable.leaves;
+        let places: Vec<Place> = leaves.iter().map(|(name, _)| Place::of(name)).collect();
+        let has_embedding = states.is_none() && places.contains(&Place::Embedding);
+        let from = states.map_or(0, |(layers, _)| layers);
+        ensure!(from <= self.layers.len(), "states that enter layer {from} of {}", self.layers.len());
+        let lowest = if has_embedding {
+            from
+        } else {
+            let trained = places.iter().filter_map(|place| match place {
+                Place::Layer(number) => Some(*number),
+                _ => None,
+            });
+            trained.min().unwrap_or(self.layers.len()).max(from)
+        };
+
+        let rotation = Rotation::at(&self.config, &batch.positions, self.compute)?;
+        let masks = Masks::of(batch, &self.config, self.compute)?;
+        let layer = |number: usize, states: &Tensor| -> Result<Tensor> {
+            Ok(self.layers[number].forward(states, &self.config, batch, &rotation, &masks)?.0)
+        };
+        let mut entering = Vec::with_capacity(self.layers.len() - lowest);
+        let top = no_grad(|| -> Result<Tensor> {
+            let mut states = match states {
+                Some((_, states)) => states.f_to_device(self.device)?.f_to_kind(self.compute)?,
+                None => self.embed(batch)?,
+            };
+            for number in from..self.layers.len() {
+                if number >= lowest {
+                    entering.push(states.shallow_clone());
+                }
+                states = layer(number, &states)?;
+            }
+            Ok(states)
+        })?;
+
+        let mut found = Gradients { leaves, places: &places, sums: BTreeMap::new() };
+        let top = top.f_detach()?.f_set_requires_grad(true)?;
+        let loss = self.response_loss(&self.normed(&top)?, batch)?.sum.f_div_scalar(total)?;
+        let value = loss.f_double_value(&[])?;
+        // A tied embedding is met here as the head.
+        let mut flow = found.backward(&loss, &top, &|place| matches!(place, Place::Top | Place::Embedding))?;
+        drop(loss);
+        for (number, entered) in (lowest..self.layers.len()).zip(entering).rev() {
+            let entered = entered.f_detach()?.f_set_requires_grad(true)?;
+            let passed = through(&layer(number, &entered)?, &flow)?;
+            flow = found.backward(&passed, &entered, &|place| place == Place::Layer(number))?;
+        }
+        if has_embedding {
+            let passed = through(&self.embed(batch)?, &flow)?;
+            let _ = found.backward(&passed, &flow, &|place| place == Place::Embedding)?;
+        }
+        Ok((value, found.in_order()?))
+    }
+}
+
+/// A scalar whose gradient with respect to `value` is `flow`.
+fn through(value: &Tensor, flow: &Tensor) -> Result<Tensor> {
+    Ok(value.f_mul(&flow.f_detach()?)?.f_sum(Kind::Float)?)
+}
+
+/// What has been found of the trained numbers' gradients.
+struct Gradients<'a> {
+    leaves: &'a [(String, Tensor)],
+    places: &'a [Place],
+    sums: BTreeMap<usize, Tensor>,
+}
+
+impl Gradients<'_> {
+    /// Goes back from a scalar to the leaves of some places; gives the gradient with respect to `entered`.
+    fn backward(&mut self, scalar: &Tensor, entered: &Tensor, wanted: &dyn Fn(Place) -> bool) -> Result<Tensor> {
+        let chosen: Vec<usize> = (0..self.leaves.len()).filter(|&leaf| wanted(self.places[leaf])).collect();
+        let mut inputs: Vec<&Tensor> = chosen.iter().map(|&leaf| &self.leaves[leaf].1).collect();
+        if entered.requires_grad() {
+            inputs.insert(0, entered);
+        }
+        let mut gradients = Tensor::f_run_backward(&[scalar], &inputs, false, false)?;
+        let flow = if entered.requires_grad() { gradients.remove(0) } else { Tensor::new() };
+        for (leaf, gradient) in chosen.into_iter().zip(gradients) {
+            if gradient.defined() {
+                let sum = match self.sums.remove(&leaf) {
+                    Some(sum) => sum.f_add(&gradient)?,
+                    None => gradient,
+                };
+                self.sums.insert(leaf, sum);
+            }
+        }
+        Ok(flow)
+    }
+
+    /// One for each leaf.
+    fn in_order(mut self) -> Result<Vec<Tensor>> {
+        (0..self.leaves.len())
+            .map(|leaf| match self.sums.remove(&leaf) {
+                Some(gradient) => Ok(gradient),
+                None => Ok(self.leaves[leaf].1.f_detach()?.f_zeros_like()?),
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Adaptation, Config};
+    use raisin_base::seed::Seed;
+    use raisin_corpus::Sequence;
+    use tch::Device;
+
+    fn batch() -> Result<Batch> {
+        let row = |length: u32| Sequence {
+            tokens: (0..length).map(|place| place * 7 % 50).collect(),
+            supervised: (0..length).map(|place| place > 2).collect(),
+        };
+        Batch::pack(&[&row(9), &row(14), &row(4)], Device::Cpu)
+    }
+
+    #[test]
+    fn places_are_read_off_names() {
+        assert_eq!(Place::of("model.layers.12.mlp.up_proj.weight"), Place::Layer(12));
+        assert_eq!(Place::of("base_model.model.model.layers.3.self_attn.q_proj.lora_A.weight"), Place::Layer(3));
+        assert_eq!(
+            [Place::of("model.embed_tokens.weight"), Place::of("model.norm.weight")],
+            [Place::Embedding, Place::Top]
+        );
+    }
+
+    #[test]
+    fn a_sequence_beyond_the_context_is_refused_here_as_in_the_plain_way() -> Result<()> {
+        let mut config = Config::llama(50, 16, 3, 4, 2, 24);
+        config.max_position_embeddings = 13;
+        let mut model = Model::init(config, &Seed::new(5), Device::Cpu, Kind::Float)?;
+        model.prepare(&Adaptation::Full, &Seed::new(6))?;
+        let batch = batch()?;
+        let plain = model.hidden(&batch).expect_err("14 tokens").to_string();
+        let recomputed = model.recomputed_gradient(&batch, None, 7.0).expect_err("14 tokens").to_string();
+        assert_eq!((plain.contains("the model's context of 13"), recomputed), (true, plain));
+        Ok(())
+    }
+
+    #[test]
+    fn recomputed_gradients_are_those_of_the_plain_way() -> Result<()> {
+        let lora = Adaptation::Lora { rank: 2, alpha: 4.0, targets: vec!["q_proj".to_owned(), "up_proj".to_owned()] };
+        for (adaptation, tied) in
+            [(Adaptation::Full, true), (Adaptation::Full, false), (Adaptation::TopLayers(1), true), (lora, true)]
+        {
+            let mut config = Config::llama(50, 16, 3, 4, 2, 24);
+            (config.initializer_range, config.tie_word_embeddings) = (0.3, tied);
+            let mut model = Model::init(config, &Seed::new(5), Device::Cpu, Kind::Float)?;
+            model.prepare(&adaptation, &Seed::new(6))?;
+            let batch = batch()?;
+            let leaves: Vec<&Tensor> = model.trainable().leaves.iter().map(|(_, leaf)| leaf).collect();
+            let loss = model.response_loss(&model.hidden(&batch)?, &batch)?.sum / 7.0;
+            let plain = model.trainable().flatten(Tensor::f_run_backward(&[&loss], &leaves, false, false)?)?;
+            let (value, recomputed) = model.recomputed_gradient(&batch, None, 7.0)?;
+            let recomputed = model.trainable().flatten(recomputed)?;
+            assert!((value - loss.double_value(&[])).abs() < 1e-6, "{adaptation:?}");
+            assert!(recomputed.allclose(&plain, 1e-5, 1e-7, false), "{adaptation:?}");
+            assert!(plain.abs().max().double_value(&[]) > 1e-3);
+            if let Adaptation::TopLayers(_) = adaptation {
+                let states = no_grad(|| model.prefix_states(2, &batch))?;
+                let (_, from_states) = model.recomputed_gradient(&batch, Some((2, &states)), 7.0)?;
+                let from_states = model.trainable().flatten(from_states)?;
+                assert!(from_states.allclose(&plain, 1e-5, 1e-7, false));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,157 @@
+//! Two operations of libtorch that tch does not bind (unbound.cpp): attention over rows of different lengths, and AdamW
+//! in one pass over parameters, moments and gradient. Both are PyTorch's own kernels.
+
+use std::ffi::{CStr, c_char, c_void};
+
+use tch::{Kind, Tensor};
+
+use raisin_base::error::Result;
+
+unsafe extern "C" {
+    fn raisin_free(text: *mut c_char);
+    fn raisin_flash_attention(
+        q: *const c_void,
+        k: *const c_void,
+        v: *const c_void,
+        starts: *const c_void,
+        longest: i64,
+        window: i64,
+        mixed: *mut *mut c_void,
+    ) -> *mut c_char;
+    fn raisin_fused_adamw(
+        parameters: *const *mut c_void,
+        gradients: *const *mut c_void,
+        firsts: *const *mut c_void,
+        seconds: *const *mut c_void,
+        count: usize,
+        steps: *const c_void,
+        divisor: *const c_void,
+        learning_rate: f64,
+        beta1: f64,
+        beta2: f64,
+        weight_decay: f64,
+        epsilon: f64,
+    ) -> *mut c_char;
+}
+
+/// The widest head that the flash kernels know.
+const WIDEST_HEAD: i64 = 256;
+
+/// Whether [`flash_attention`] can be used for heads of this width in this kind, on CUDA.
+pub(super) fn has_flash_attention(kind: Kind, head_dim: i64) -> bool {
+    kind == Kind::BFloat16 && head_dim % 8 == 0 && head_dim <= WIDEST_HEAD
+}
+
+/// Causal attention within each of several rows that lie one after another. On CUDA only; gradients flow.
+///
+/// q is `[tokens, heads, dim]`, k and v `[tokens, key-value heads, dim]`, `starts` says where each row begins and the last
+/// one ends (`[rows + 1]`, 32-bit whole numbers); `window` is how many tokens one looks at, itself included. The result is
+/// as q.
+pub(super) fn flash_attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    starts: &Tensor,
+    longest: i64,
+    window: Option<i64>,
+) -> Result<Tensor> {
+    let mut mixed = std::ptr::null_mut();
+    // The kernels count how many tokens before its own one sees; -1 is all.
+    let before = window.map_or(-1, |window| window - 1);
+    // SAFETY: pointers to tensors that live on, in the order and number that the function is written for; it stores a new
+    // tensor where it gives no reason for a failure.
+    unsafe {
+        let failed = raisin_flash_attention(
+            q.as_ptr().cast(),
+            k.as_ptr().cast(),
+            v.as_ptr().cast(),
+            starts.as_ptr().cast(),
+            longest,
+            before,
+            &raw mut mixed,
+        );
+        succeeded(failed)?;
+        Ok(Tensor::from_ptr(mixed.cast()))
+    }
+}
+
+/// The constants of an AdamW step.
+pub struct AdamWStep {
+    /// Counted from 1.
+    pub number: u64,
+    pub learning_rate: f64,
+    pub beta1: f64,
+    pub beta2: f64,
+    pub weight_decay: f64,
+    pub epsilon: f64,
+    /// Of the gradient, at most 1.
+    pub factor: f64,
+}
+
+/// One AdamW step over f32 tensors: for each its parameters, their moments, and their gradient, which is overwritten.
+pub fn fused_adamw(step: &AdamWStep, slices: &[[Tensor; 4]]) -> Result<()> {
+    let Some(first) = slices.first() else { return Ok(()) };
+    let device = first[0].device();
+    let number = |value: f64| Tensor::f_full([0i64; 0].as_slice(), value, (Kind::Float, device));
+    let steps = number(step.number as f64)?;
+    let divisor = (step.factor < 1.0).then(|| number(1.0 / step.factor)).transpose()?;
+    let column = |place: usize| -> Vec<*mut c_void> {
+        slices.iter().map(|tensors| tensors[place].as_ptr().cast_mut().cast()).collect()
+    };
+    let [parameters, firsts, seconds, gradients] = [column(0), column(1), column(2), column(3)];
+    // SAFETY: as many pointers as are counted, to tensors that live on; they are written to as any in-place operation of
+    // tch does.
+    let failed = unsafe {
+        raisin_fused_adamw(
+            parameters.as_ptr(),
+            gradients.as_ptr(),
+            firsts.as_ptr(),
+            seconds.as_ptr(),
+            slices.len(),
+            steps.as_ptr().cast(),
+            divisor.as_ref().map_or(std::ptr::null(), |divisor| divisor.as_ptr().cast()),
+            step.learning_rate,
+            step.beta1,
+            step.beta2,
+            step.weight_decay,
+            step.epsilon,
+        )
+    };
+    // SAFETY: what the function returned.
+    unsafe { succeeded(failed) }
+}
+
+/// # Safety
+/// `failed` is null or a text of the C++ side's.
+unsafe fn succeeded(failed: *mut c_char) -> Result<()> {
+    if failed.is_null() {
+        return Ok(());
+    }
+    // SAFETY: a text that ends with a zero, given to us.
+    let words = unsafe { CStr::from_ptr(failed) }.to_string_lossy().into_owned();
+    // SAFETY: taken from the same allocator, once.
+    unsafe { raisin_free(failed) };
+    Err(tch::TchError::Torch(words).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Device;
+
+    #[test]
+    fn what_goes_wrong_in_libtorch_is_an_error() {
+        let heads = Tensor::zeros([3, 2, 8], (Kind::Float, Device::Cpu));
+        let starts = Tensor::from_slice(&[0i32, 3]);
+        let error = flash_attention(&heads, &heads, &heads, &starts, 3, None).expect_err("there is no CPU kernel");
+        assert!(error.to_string().contains("_flash_attention_forward"), "{error}");
+    }
+
+    #[test]
+    fn only_bf16_with_heads_of_whole_eights_has_flash_kernels() {
+        assert!(has_flash_attention(Kind::BFloat16, 64));
+        assert!(!has_flash_attention(Kind::Float, 64));
+        assert!(!has_flash_attention(Kind::BFloat16, 12));
+        assert!(!has_flash_attention(Kind::BFloat16, 512));
+    }
+}

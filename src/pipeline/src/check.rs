@@ -1,0 +1,296 @@
+//! Holds the tree against the stage kinds: known keys, complete parameters, references that lead somewhere, an order.
+
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::checked::Checked;
+use super::explain::{find, parameter_problem, unknown_key};
+use super::overrides;
+use super::sweep::Combination;
+use super::tree::{Content, Entry, Node, Table, Written};
+use super::{Resources, Stage, Variant};
+use raisin_base::error::{Problem, nearest};
+use raisin_contract::declaration::from_json;
+use raisin_contract::{DType, Declaration, ParameterProblem, Resolved, StageNeed};
+
+const TOP_KEYS: [&str; 4] = ["include", "pipeline", "stage", "sweep"];
+const PIPELINE_KEYS: [&str; 3] = ["name", "seed", "dtype"];
+
+/// What `[pipeline]` says.
+pub struct Header {
+    pub name: String,
+    pub seed: u64,
+    pub dtype: Option<DType>,
+}
+
+/// # Errors
+/// Unknown keys, here and at the top of the file, and values of the wrong type.
+pub fn header(root: &Table, file: &Path) -> Result<Header, Vec<Problem>> {
+    let mut problems: Vec<Problem> = root
+        .entries
+        .iter()
+        .filter(|entry| !TOP_KEYS.contains(&entry.key.as_str()))
+        .map(|entry| unknown_key("the pipeline", entry, &TOP_KEYS))
+        .collect();
+    let mut header = Header { name: stem(file), seed: 0, dtype: None };
+    if let Some(node) = root.get("pipeline") {
+        match node.table() {
+            None => problems.push(wants(node, "pipeline", "a table")),
+            Some(table) => {
+                for entry in &table.entries {
+                    problems.extend(header_key(&mut header, entry).err());
+                }
+            }
+        }
+    }
+    if let Some(problem) = bad_name(&header.name).filter(|_| problems.is_empty()) {
+        let message = format!("the pipeline's name `{}` {problem}: it is the name of a folder under out/", header.name);
+        problems.push(match root.get("pipeline").and_then(Node::table).and_then(|table| table.get("name")) {
+            Some(node) => node.origin.problem(message),
+            None => Problem::new(message).hint("give it a `name` in [pipeline]"),
+        });
+    }
+    if problems.is_empty() { Ok(header) } else { Err(problems) }
+}
+
+fn header_key(header: &mut Header, entry: &Entry) -> Result<(), Problem> {
+    let node = &entry.node;
+    match entry.key.as_str() {
+        "name" => header.name = node.text().ok_or_else(|| wants(node, "pipeline.name", "a string"))?.to_owned(),
+        "seed" => {
+            let seed = node.to_json().as_u64();
+            header.seed = seed.ok_or_else(|| wants(node, "pipeline.seed", "an integer from 0 up"))?;
+        }
+        "dtype" => {
+            let dtype = serde_json::from_value(node.to_json());
+            header.dtype = Some(dtype.map_err(|_| wants(node, "pipeline.dtype", "\"f32\" or \"bf16\""))?);
+        }
+        _ => return Err(unknown_key("[pipeline]", entry, &PIPELINE_KEYS)),
+    }
+    Ok(())
+}
+
+/// One combination of the sweep, with its stages resolved and in order.
+///
+/// # Errors
+/// Everything that is wrong with its stages.
+pub fn variant(
+    root: &Table,
+    combination: &Combination<'_>,
+    kinds: &'static [Declaration],
+    checked: &mut Checked,
+) -> Result<Variant, Vec<Problem>> {
+    let mut root = Cow::Borrowed(root);
+    for (axis, value) in combination {
+        overrides::set(root.to_mut(), &axis.key, &axis.origin, (*value).clone()).map_err(|problem| vec![problem])?;
+    }
+    let header = header(&root, Path::new("pipeline"))?;
+    let stages = order(stages(&root, kinds, checked)?).map_err(|problem| vec![problem])?;
+    let values = combination.iter().map(|(axis, value)| (axis.key.clone(), value.to_json())).collect();
+    Ok(Variant { name: String::new(), values, seed: header.seed, dtype: header.dtype, stages })
+}
+
+struct CheckedStage<'t> {
+    entry: &'t Entry,
+    declaration: &'static Declaration,
+    resolved: Resolved,
+    resources: Resources,
+}
+
+/// Every stage of the file by its name; `None` for one that is itself wrong.
+type Named<'c, 't> = HashMap<&'c str, Option<&'c CheckedStage<'t>>>;
+
+fn stages(root: &Table, kinds: &'static [Declaration], memory: &mut Checked) -> Result<Vec<Stage>, Vec<Problem>> {
+    let Some(entry) = root.entry("stage") else {
+        return Err(vec![Problem::new("this pipeline has no stages").hint("a stage begins with [stage.NAME]")]);
+    };
+    let Content::Table(table) = &entry.node.content else { return Err(vec![wants(&entry.node, "stage", "a table")]) };
+    let mut checked = Vec::with_capacity(table.entries.len());
+    let mut problems = Vec::new();
+    for entry in &table.entries {
+        match stage(entry, kinds, memory) {
+            Ok(stage) => checked.push(stage),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    // A reference to a stage that is itself wrong is not wrong for that.
+    let mut named: Named<'_, '_> = table.keys().map(|name| (name, None)).collect();
+    named.extend(checked.iter().map(|stage| (stage.entry.key.as_str(), Some(stage))));
+    for stage in &checked {
+        for need in &stage.resolved.needs.stages {
+            problems.extend(reference(stage, need, table, &named).err());
+        }
+    }
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let finished = |stage: CheckedStage<'_>| Stage {
+        name: stage.entry.key.clone(),
+        declaration: stage.declaration,
+        written: files_written(&stage),
+        resolved: stage.resolved,
+        resources: stage.resources,
+    };
+    Ok(checked.into_iter().map(finished).collect())
+}
+
+/// Where the stage's files and their pins are named.
+fn files_written(stage: &CheckedStage<'_>) -> HashMap<String, Written> {
+    let files = &stage.resolved.needs.files;
+    let pointers = files.iter().flat_map(|file| [Some(&file.pointer), file.pin_pointer.as_ref()]).flatten();
+    pointers.map(|pointer| (pointer.clone(), find(stage.entry, pointer).value.written())).collect()
+}
+
+fn stage<'t>(
+    entry: &'t Entry,
+    kinds: &'static [Declaration],
+    memory: &mut Checked,
+) -> Result<CheckedStage<'t>, Problem> {
+    let name = &entry.key;
+    if let Some(problem) = bad_name(name) {
+        return Err(entry.origin.problem(format!("the stage name `{name}` {problem}")));
+    }
+    let table = entry.node.table().ok_or_else(|| wants(&entry.node, &format!("stage.{name}"), "a table"))?;
+    let all = || kinds.iter().map(|kind| kind.name);
+    let listed = || all().map(|kind| format!("`{kind}`")).collect::<Vec<_>>().join(", ");
+    let Some(kind) = table.get("kind") else {
+        let problem = entry.origin.problem(format!("stage `{name}` has no `kind`"));
+        return Err(problem.hint(format!("the kinds are {}", listed())));
+    };
+    let word = kind.text().ok_or_else(|| wants(kind, &format!("stage.{name}.kind"), "a string"))?;
+    let Some(declaration) = kinds.iter().find(|kind| kind.name == word) else {
+        let problem = kind.origin.problem(format!("stage `{name}`: there is no kind `{word}`"));
+        return Err(match nearest(word, all()) {
+            Some(near) => problem.hint(format!("did you mean `{near}`?")),
+            None => problem.hint(format!("the kinds are {}", listed())),
+        });
+    };
+    let mut parameters = table.to_json();
+    parameters.shift_remove("kind");
+    let resources =
+        resources(parameters.shift_remove("resources")).map_err(|found| parameter_problem(entry, &found))?;
+    match declaration.resolve_unless(Value::Object(parameters), &mut |complete| memory.knows(declaration, complete)) {
+        Ok(resolved) => Ok(CheckedStage { entry, declaration, resolved, resources }),
+        Err(problem) => Err(parameter_problem(entry, &problem)),
+    }
+}
+
+fn resources(written: Option<Value>) -> Result<Resources, ParameterProblem> {
+    let Some(written) = written else { return Ok(Resources::default()) };
+    let resources: Resources = from_json(written, "/resources")?;
+    match resources.problem() {
+        Some((parameter, message)) => Err(ParameterProblem::new(format!("/resources/{parameter}"), message)),
+        None => Ok(resources),
+    }
+}
+
+fn reference(stage: &CheckedStage<'_>, need: &StageNeed, all: &Table, named: &Named<'_, '_>) -> Result<(), Problem> {
+    let wanted = need.stage.as_str();
+    let provides =
+        |other: &CheckedStage<'_>| need.provides.is_none_or(|what| other.declaration.provides.contains(&what));
+    let found = match named.get(wanted) {
+        Some(None) => return Ok(()),
+        Some(Some(found)) if provides(found) => return Ok(()),
+        Some(Some(found)) => Some(found),
+        None => None,
+    };
+    let place = find(stage.entry, &need.pointer).value;
+    let parameter = need.pointer.trim_start_matches('/').replace('/', ".");
+    let own = &stage.entry.key;
+    let Some(found) = found else {
+        let problem = place.problem(format!("stage `{own}`, {parameter}: there is no stage `{wanted}`"));
+        return Err(match nearest(wanted, all.keys()) {
+            Some(near) => problem.hint(format!("did you mean `{near}`?")),
+            None => problem,
+        });
+    };
+    let message = format!(
+        "stage `{own}`, {parameter}: `{wanted}` is of kind `{}`, which does not provide `{}`",
+        found.declaration.name,
+        need.provides.unwrap_or_default()
+    );
+    let able: Vec<String> = all
+        .keys()
+        .filter(|name| name != own && named.get(name).copied().flatten().is_some_and(provides))
+        .map(|name| format!("`{name}`"))
+        .collect();
+    let problem = place.problem(message);
+    Err(if able.is_empty() { problem } else { problem.hint(format!("these do: {}", able.join(", "))) })
+}
+
+/// Every stage after those it needs; of those that could come next, the first in the file.
+fn order(stages: Vec<Stage>) -> Result<Vec<Stage>, Problem> {
+    let places: HashMap<&str, usize> =
+        stages.iter().enumerate().map(|(place, stage)| (stage.name.as_str(), place)).collect();
+    let mut dependents: Vec<Vec<usize>> = vec![Vec::new(); stages.len()];
+    let mut lacking = vec![0; stages.len()];
+    for (place, stage) in stages.iter().enumerate() {
+        let needed: BTreeSet<Option<&usize>> =
+            stage.resolved.needs.stages.iter().map(|need| places.get(need.stage.as_str())).collect();
+        lacking[place] = needed.len();
+        needed.into_iter().flatten().for_each(|input| dependents[*input].push(place));
+    }
+    let mut ready: BTreeSet<usize> = (0..stages.len()).filter(|place| lacking[*place] == 0).collect();
+    let mut order = Vec::with_capacity(stages.len());
+    while let Some(place) = ready.pop_first() {
+        order.push(place);
+        for dependent in &dependents[place] {
+            lacking[*dependent] -= 1;
+            if lacking[*dependent] == 0 {
+                ready.insert(*dependent);
+            }
+        }
+    }
+    let mut stages: Vec<Option<Stage>> = stages.into_iter().map(Some).collect();
+    let ordered: Vec<Stage> = order.into_iter().filter_map(|place| stages[place].take()).collect();
+    let waiting: Vec<Stage> = stages.into_iter().flatten().collect();
+    if waiting.is_empty() { Ok(ordered) } else { Err(cycle(&waiting)) }
+}
+
+/// Among stages of which each needs another, going from need to need comes back to one seen before.
+fn cycle(waiting: &[Stage]) -> Problem {
+    let mut path: Vec<&str> = Vec::new();
+    let mut here = &waiting[0];
+    loop {
+        if let Some(start) = path.iter().position(|name| *name == here.name) {
+            let mut names = path.split_off(start);
+            names.push(&here.name);
+            return Problem::new(format!("these stages need each other: {}", names.join(" -> ")));
+        }
+        path.push(&here.name);
+        let next = here.resolved.needs.stages.iter().find_map(|need| waiting.iter().find(|s| s.name == need.stage));
+        match next {
+            Some(next) => here = next,
+            None => return Problem::new(format!("stage `{}` waits for a stage that is not there", here.name)),
+        }
+    }
+}
+
+fn stem(file: &Path) -> String {
+    file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// Names become folders, SQL schemas and parts of dotted keys.
+fn bad_name(name: &str) -> Option<&'static str> {
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || letter == '_' || letter == '-';
+    match name.chars().next() {
+        None => Some("is empty"),
+        Some(_) if !name.chars().all(plain) => Some("may have letters, digits, `-` and `_` only"),
+        Some('-') => Some("may not begin with `-`"),
+        Some(_) => None,
+    }
+}
+
+fn wants(node: &Node, key: &str, what: &str) -> Problem {
+    node.origin.problem(format!("`{key}` must be {what}, not {}", shown(node)))
+}
+
+fn shown(node: &Node) -> String {
+    match &node.content {
+        Content::Scalar(value) => value.to_string(),
+        _ => node.type_name().to_owned(),
+    }
+}

@@ -1,0 +1,147 @@
+//! What the command line says about a pipeline: `--set key=value` and `--sweep key=[values]`.
+
+use super::sweep::{self, Axis};
+use super::tree::{Content, Entry, Node, Origin, Table};
+use raisin_base::error::Problem;
+
+/// One flag, as it was typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Override {
+    /// `stage.clusters.clusters=8`
+    Set(String),
+    /// `pipeline.seed=[1, 2, 3]`
+    Sweep(String),
+}
+
+impl Override {
+    fn parse(&self) -> Result<(String, Node), Problem> {
+        let (flag, text) = match self {
+            Self::Set(text) => ("--set", text),
+            Self::Sweep(text) => ("--sweep", text),
+        };
+        let origin = Origin::flag(format!("{flag} {text}"));
+        let Some((key, value)) = text.split_once('=') else {
+            let hint = format!("write `{flag} stage.NAME.PARAMETER=VALUE`");
+            return Err(origin.problem("there is no `=` between a key and a value").hint(hint));
+        };
+        let node = Node::parse_flag(value.trim(), &origin)?;
+        let key: Vec<&str> = key.trim().split('.').map(|part| part.trim().trim_matches('"')).collect();
+        Ok((key.join("."), node))
+    }
+}
+
+/// Applies the flags in their order, and gives the axes of the sweep that then remain. A `--set` of a swept key ends
+/// that axis: who sets one value wants that value.
+///
+/// # Errors
+/// Keys that lead nowhere or into a swept value, which would put it back, and whatever is wrong with `[sweep]`.
+pub fn apply(root: &mut Table, overrides: &[Override]) -> Result<Vec<Axis>, Vec<Problem>> {
+    let mut axes = sweep::take(root)?;
+    let mut problems = Vec::new();
+    let mut all_set: Vec<(String, Origin)> = Vec::new();
+    for one in overrides {
+        let done = one.parse().and_then(|(key, node)| match one {
+            Override::Set(_) => {
+                axes.retain(|axis| axis.key != key);
+                let origin = node.origin.clone();
+                all_set.retain(|(before, _)| !is_below(before, &key));
+                all_set.push((key.clone(), origin.clone()));
+                set(root, &key, &origin, node)
+            }
+            Override::Sweep(_) => {
+                let axis = Axis::new(key, node.origin.clone(), node)?;
+                match axes.iter_mut().find(|other| other.key == axis.key) {
+                    Some(other) => *other = axis,
+                    None => axes.push(axis),
+                }
+                Ok(())
+            }
+        });
+        problems.extend(done.err());
+    }
+    for (key, origin) in &all_set {
+        if let Some(axis) = axes.iter().find(|axis| is_below(key, &axis.key)) {
+            let message = format!("`{key}` is part of `{}`, which is swept", axis.key);
+            let hint = format!("`--set {0}=VALUE` ends that sweep, `--sweep {0}=[VALUES]` gives it others", axis.key);
+            problems.push(origin.problem(message).hint(hint));
+        }
+    }
+    if problems.is_empty() { Ok(axes) } else { Err(problems) }
+}
+
+/// Whether a dotted key leads into the value of another.
+pub fn is_below(key: &str, other: &str) -> bool {
+    key.strip_prefix(other).is_some_and(|rest| rest.starts_with('.'))
+}
+
+/// Puts a value at a dotted key, which was written at `origin`. A stage must be there already; a parameter of it need not, and its kind will tell
+/// whether there is such a parameter. A number reaches into an array.
+///
+/// # Errors
+/// A key that does not lead to a parameter.
+pub fn set(root: &mut Table, key: &str, origin: &Origin, node: Node) -> Result<(), Problem> {
+    let parts: Vec<&str> = key.split('.').collect();
+    match parts.as_slice() {
+        ["pipeline", _] => {}
+        ["stage", name, _, ..] => {
+            let stages = root.get("stage").and_then(Node::table);
+            if stages.is_none_or(|stages| stages.get(name).is_none()) {
+                let problem = origin.problem(format!("there is no stage `{name}`"));
+                let near = raisin_base::error::nearest(name, stages.into_iter().flat_map(Table::keys));
+                return Err(match near {
+                    Some(near) => problem.hint(format!("did you mean `stage.{near}`?")),
+                    None => problem,
+                });
+            }
+        }
+        _ => {
+            let problem = origin.problem(format!("`{key}` is not the key of a parameter"));
+            return Err(problem.hint("keys look like `stage.NAME.PARAMETER` or `pipeline.seed`"));
+        }
+    }
+    put_in_table(root, &parts, &Key { whole: key, origin }, node)
+}
+
+/// A dotted key, and where it was written.
+struct Key<'k> {
+    whole: &'k str,
+    origin: &'k Origin,
+}
+
+fn put_in_table(table: &mut Table, parts: &[&str], key: &Key<'_>, node: Node) -> Result<(), Problem> {
+    let [part, rest @ ..] = parts else { return Ok(()) };
+    let origin = key.origin.clone();
+    if table.entry(part).is_none() {
+        let empty = Node { content: Content::Table(Table::default()), origin: origin.clone() };
+        table.entries.push(Entry { key: (*part).to_owned(), origin: origin.clone(), node: empty });
+    }
+    let Some(entry) = table.entry_mut(part) else { return Ok(()) };
+    if rest.is_empty() {
+        entry.origin = origin;
+    }
+    put(&mut entry.node, rest, key, node)
+}
+
+fn put(here: &mut Node, parts: &[&str], key: &Key<'_>, node: Node) -> Result<(), Problem> {
+    let [part, rest @ ..] = parts else {
+        *here = node;
+        return Ok(());
+    };
+    match &mut here.content {
+        Content::Table(table) => put_in_table(table, parts, key, node),
+        Content::Array(items) => {
+            let length = items.len();
+            match part.parse().ok().and_then(|index: usize| items.get_mut(index)) {
+                Some(item) => put(item, rest, key, node),
+                None => {
+                    let message = format!("`{part}` in `{}` is not an index of an array of {length}", key.whole);
+                    Err(key.origin.problem(message).hint("indices count from 0"))
+                }
+            }
+        }
+        Content::Scalar(value) => {
+            let message = format!("nothing can be below {value}, so `{part}` in `{}` leads nowhere", key.whole);
+            Err(key.origin.problem(message))
+        }
+    }
+}

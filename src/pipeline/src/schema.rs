@@ -1,0 +1,97 @@
+//! The JSON Schema of pipeline files, from the types of the stage kinds: editors complete and check with it.
+//!
+//! Draft 7, because that is what TOML language servers read.
+
+use schemars::SchemaGenerator;
+use schemars::generate::SchemaSettings;
+use serde_json::{Map, Value, json};
+
+use super::Resources;
+use raisin_contract::{DType, Declaration};
+
+/// The schema of a whole pipeline file.
+pub fn of(kinds: &[Declaration]) -> Value {
+    let mut generator = SchemaSettings::draft07().for_deserialize().into_generator();
+    let mut choices = Vec::new();
+    for kind in kinds {
+        let parameters = kind.schema(&mut generator).to_value();
+        choices.push(stage(kind, parameters, &mut generator));
+    }
+    let dtype = generator.subschema_for::<DType>().to_value();
+    let definitions: Map<String, Value> = generator.take_definitions(true);
+    json!({
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "A raisin pipeline",
+        "type": "object",
+        "properties": {
+            "include": {
+                "description": "Pipeline files to start from, relative to this one; what this file says wins.",
+                "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }],
+            },
+            "pipeline": {
+                "type": "object",
+                "properties": {
+                    "name": {
+                        "description": "The folder under out/. Default: the file's name without `.toml`.",
+                        "type": "string",
+                        "pattern": "^[A-Za-z0-9_][A-Za-z0-9_-]*$",
+                    },
+                    "seed": { "description": "Every random draw follows from it. Default: 0.", "type": "integer", "minimum": 0 },
+                    "dtype": {
+                        "description": "The type that matrix products run in. Default: f32 on a CPU, bf16 on CUDA.",
+                        "allOf": [dtype],
+                    },
+                },
+                "additionalProperties": false,
+            },
+            "stage": {
+                "description": "The stages, by name.",
+                "type": "object",
+                "propertyNames": { "pattern": "^[A-Za-z0-9_][A-Za-z0-9_-]*$" },
+                "additionalProperties": { "oneOf": choices },
+            },
+            "sweep": {
+                "description": "Dotted keys such as \"stage.tuned.select.method\", each with an array of values: every combination is a variant.",
+                "type": "object",
+                "additionalProperties": { "type": ["array", "object"] },
+            },
+        },
+        "additionalProperties": false,
+        "definitions": definitions,
+    })
+}
+
+/// The schema of one kind's parameters, and what they refer to.
+pub fn of_kind(kind: &Declaration) -> Value {
+    let mut generator = SchemaSettings::draft07().for_deserialize().into_generator();
+    let parameters = kind.schema(&mut generator).to_value();
+    let mut schema = stage(kind, parameters, &mut generator);
+    schema["definitions"] = Value::Object(generator.take_definitions(true).into_iter().collect());
+    schema
+}
+
+/// The text of `schemas/pipeline.schema.json`.
+pub fn text(kinds: &[Declaration]) -> String {
+    format!("{:#}\n", of(kinds))
+}
+
+fn stage(kind: &Declaration, parameters: Value, generator: &mut SchemaGenerator) -> Value {
+    let mut properties = Map::new();
+    properties.insert("kind".to_owned(), json!({ "description": kind.about, "const": kind.name }));
+    if let Some(known) = parameters.get("properties").and_then(Value::as_object) {
+        properties.extend(known.clone());
+    }
+    let resources = generator.subschema_for::<Resources>().to_value();
+    let about = "What the stage may take of the machine while it runs; changes nothing that is cached.";
+    properties.insert("resources".to_owned(), json!({ "description": about, "allOf": [resources] }));
+    let mut required = vec![json!("kind")];
+    required.extend(parameters.get("required").and_then(Value::as_array).into_iter().flatten().cloned());
+    json!({
+        "title": kind.name,
+        "description": kind.about,
+        "type": "object",
+        "properties": properties,
+        "required": required,
+        "additionalProperties": false,
+    })
+}

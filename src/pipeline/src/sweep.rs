@@ -1,0 +1,162 @@
+//! `[sweep]`: axes, their combinations, and short names for these.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::Variant;
+use super::overrides;
+use super::tree::{Content, Node, Origin, Table};
+use raisin_base::error::Problem;
+
+/// A dotted key and the values it takes.
+pub struct Axis {
+    pub key: String,
+    pub origin: Origin,
+    pub values: Vec<Node>,
+}
+
+impl Axis {
+    /// # Errors
+    /// Anything but an array of different values.
+    pub fn new(key: String, origin: Origin, node: Node) -> Result<Self, Problem> {
+        let found = node.type_name();
+        let Content::Array(values) = node.content else {
+            let message = format!("the sweep of `{key}` wants an array of values, not {found}");
+            return Err(node.origin.problem(message));
+        };
+        if values.is_empty() {
+            return Err(node
+                .origin
+                .problem(format!("the sweep of `{key}` has no values, so there is nothing to build")));
+        }
+        let mut seen = Vec::new();
+        for value in &values {
+            let json = value.to_json();
+            if seen.contains(&json) {
+                return Err(value.origin.problem(format!("the sweep of `{key}` has the value {json} twice")));
+            }
+            seen.push(json);
+        }
+        Ok(Self { key, origin, values })
+    }
+
+    pub fn into_values(self) -> (String, Vec<Value>) {
+        (self.key, self.values.iter().map(Node::to_json).collect())
+    }
+}
+
+/// One value for each axis.
+pub type Combination<'a> = Vec<(&'a Axis, &'a Node)>;
+
+/// Takes `[sweep]` out of a pipeline. `"stage.a.b" = [..]` and `stage.a.b = [..]` say the same.
+///
+/// # Errors
+/// Values that are not arrays, empty ones, and a key that is there twice.
+pub fn take(root: &mut Table) -> Result<Vec<Axis>, Vec<Problem>> {
+    let Some(sweep) = root.remove("sweep") else { return Ok(Vec::new()) };
+    let found = sweep.node.type_name();
+    let Content::Table(table) = sweep.node.content else {
+        return Err(vec![sweep.node.origin.problem(format!("`sweep` must be a table, not {found}"))]);
+    };
+    let mut axes: Vec<Axis> = Vec::new();
+    let mut problems = Vec::new();
+    flatten("", table, &mut axes, &mut problems);
+    if problems.is_empty() { Ok(axes) } else { Err(problems) }
+}
+
+fn flatten(prefix: &str, table: Table, axes: &mut Vec<Axis>, problems: &mut Vec<Problem>) {
+    for entry in table.entries {
+        let key = if prefix.is_empty() { entry.key } else { format!("{prefix}.{}", entry.key) };
+        if let Content::Table(table) = entry.node.content {
+            flatten(&key, table, axes, problems);
+            continue;
+        }
+        match Axis::new(key, entry.origin, entry.node) {
+            Ok(axis) if axes.iter().any(|other| other.key == axis.key) => {
+                problems.push(axis.origin.problem(format!("`{}` is swept twice", axis.key)));
+            }
+            Ok(axis) => axes.push(axis),
+            Err(problem) => problems.push(problem),
+        }
+    }
+}
+
+/// Checks that each axis leads to a parameter, and that none reaches into another.
+///
+/// # Errors
+/// All axes for which this does not hold, at their keys.
+pub fn check(root: &Table, axes: &[Axis]) -> Result<(), Vec<Problem>> {
+    let mut problems = Vec::new();
+    for axis in axes {
+        if axis.key == "pipeline.name" {
+            problems.push(axis.origin.problem("a pipeline has one name: sweep something else"));
+        }
+        if let Some(outer) = axes.iter().find(|other| overrides::is_below(&axis.key, &other.key)) {
+            problems
+                .push(axis.origin.problem(format!("`{}` is part of `{}`, which is swept too", axis.key, outer.key)));
+        }
+        let mut copy = root.clone();
+        let mut values = axis.values.iter().cloned();
+        problems.extend(values.find_map(|value| overrides::set(&mut copy, &axis.key, &axis.origin, value).err()));
+    }
+    if problems.is_empty() { Ok(()) } else { Err(problems) }
+}
+
+/// Every combination; the last axis varies fastest. One empty combination without a sweep.
+pub fn combinations(axes: &[Axis]) -> Vec<Combination<'_>> {
+    let mut all: Vec<Combination<'_>> = vec![Vec::new()];
+    for axis in axes {
+        all = all
+            .into_iter()
+            .flat_map(|combination| {
+                axis.values.iter().map(move |value| {
+                    let mut longer = combination.clone();
+                    longer.push((axis, value));
+                    longer
+                })
+            })
+            .collect();
+    }
+    all
+}
+
+/// Gives each variant a name of its own, which can be that of a folder.
+pub fn name(axes: &[Axis], variants: &mut [Variant]) {
+    let labels: Vec<String> = axes.iter().map(|axis| shortest_suffix(&axis.key, axes)).collect();
+    let mut taken = BTreeSet::new();
+    for variant in variants {
+        let words: Vec<String> = labels
+            .iter()
+            .zip(variant.values.values())
+            .map(|(label, value)| format!("{label}={}", folder_safe(value)))
+            .collect();
+        variant.name = words.join(",");
+        let plain = variant.name.clone();
+        let mut number = 1;
+        while !taken.insert(variant.name.clone()) {
+            number += 1;
+            variant.name = format!("{plain}~{number}");
+        }
+    }
+}
+
+fn shortest_suffix(key: &str, axes: &[Axis]) -> String {
+    let parts: Vec<&str> = key.split('.').collect();
+    for length in 1..parts.len() {
+        let suffix = parts[parts.len() - length..].join(".");
+        let tail = format!(".{suffix}");
+        if axes.iter().filter(|axis| axis.key.ends_with(&tail)).count() == 1 {
+            return suffix;
+        }
+    }
+    key.to_owned()
+}
+
+fn folder_safe(value: &Value) -> String {
+    let text = match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    text.chars().map(|letter| if letter.is_alphanumeric() || "._+-%".contains(letter) { letter } else { '_' }).collect()
+}

@@ -1,0 +1,296 @@
+//! A pipeline file as a tree in which every key and value knows where it was written.
+//!
+//! TOML's own values forget their places once files are merged and flags are applied; errors about a value can come
+//! much later, when a stage kind looks at it.
+
+use std::cell::OnceCell;
+use std::rc::Rc;
+
+use serde_json::{Map, Number, Value};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use raisin_base::error::{Place, Problem};
+
+/// What was written by a person: a file, or a flag of the command line.
+#[derive(Debug)]
+pub enum Source {
+    File {
+        name: String,
+        text: String,
+        /// Where each line begins: made when the first place is asked for.
+        lines: OnceCell<Vec<usize>>,
+    },
+    /// Such as `--set pipeline.seed=3`.
+    Flag(String),
+}
+
+/// Where a key or a value was written.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    source: Rc<Source>,
+    offset: usize,
+}
+
+#[derive(Clone, Debug)]
+pub struct Node {
+    pub content: Content,
+    pub origin: Origin,
+}
+
+#[derive(Clone, Debug)]
+pub enum Content {
+    Scalar(Value),
+    Array(Vec<Node>),
+    Table(Table),
+}
+
+/// Entries in the order in which they were written.
+#[derive(Clone, Debug, Default)]
+pub struct Table {
+    pub entries: Vec<Entry>,
+    /// Written as `{ ... }`: replaced as a whole by an includer, never merged.
+    pub inline: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub key: String,
+    pub origin: Origin,
+    pub node: Node,
+}
+
+impl Origin {
+    pub fn flag(text: String) -> Self {
+        Self { source: Rc::new(Source::Flag(text)), offset: 0 }
+    }
+
+    /// A problem that lies here.
+    pub fn problem(&self, message: impl Into<String>) -> Problem {
+        self.written().problem(message)
+    }
+
+    /// What of it outlives the tree.
+    pub fn written(&self) -> Written {
+        match &*self.source {
+            Source::File { name, text, lines } => {
+                let lines = lines.get_or_init(|| line_starts(text));
+                Written::At(place(name, text, lines, self.offset))
+            }
+            Source::Flag(flag) => Written::By(flag.clone()),
+        }
+    }
+}
+
+/// Where a value was written, for problems that show only when its stage is planned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Written {
+    At(Place),
+    /// By a flag, such as `--set stage.pool.size=3`.
+    By(String),
+}
+
+impl Written {
+    /// A problem that lies here.
+    pub fn problem(&self, message: impl Into<String>) -> Problem {
+        match self {
+            Self::At(place) => Problem::new(message).at(place.clone()),
+            Self::By(flag) => Problem::new(format!("from {flag}: {}", message.into())),
+        }
+    }
+}
+
+fn line_starts(text: &str) -> Vec<usize> {
+    std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect()
+}
+
+fn place(file: &str, text: &str, lines: &[usize], offset: usize) -> Place {
+    let offset = offset.min(text.len());
+    let line = lines.partition_point(|start| *start <= offset);
+    let start = lines.get(line - 1).copied().unwrap_or_default();
+    let before = text.get(start..offset).unwrap_or_default();
+    Place { file: file.to_owned(), line, column: before.chars().count() + 1 }
+}
+
+impl Node {
+    /// # Errors
+    /// Text that is not TOML, at the place of the mistake.
+    pub fn parse(file: &str, text: String) -> Result<Self, Problem> {
+        let table = DeTable::parse(&text).map_err(|error| {
+            let offset = error.span().map_or(0, |span| span.start);
+            Problem::new(format!("this is not TOML: {}", error.message())).at(place(
+                file,
+                &text,
+                &line_starts(&text),
+                offset,
+            ))
+        })?;
+        let source = Source::File { name: file.to_owned(), text: text.clone(), lines: OnceCell::new() };
+        let source = Rc::new(source);
+        let origin = Origin { source: Rc::clone(&source), offset: 0 };
+        let table = table_of(table.get_ref(), &source, false)?;
+        Ok(Self { content: Content::Table(table), origin })
+    }
+
+    /// A value from the command line: TOML, or else the text itself.
+    ///
+    /// # Errors
+    /// A number that JSON cannot hold.
+    pub fn parse_flag(text: &str, origin: &Origin) -> Result<Self, Problem> {
+        match DeValue::parse(text) {
+            Ok(value) => {
+                let mut node = node_of(&value, &origin.source)?;
+                node.forget_offsets();
+                Ok(node)
+            }
+            Err(_) => Ok(Self { content: Content::Scalar(Value::String(text.to_owned())), origin: origin.clone() }),
+        }
+    }
+
+    fn forget_offsets(&mut self) {
+        self.origin.offset = 0;
+        match &mut self.content {
+            Content::Scalar(_) => {}
+            Content::Array(items) => items.iter_mut().for_each(Self::forget_offsets),
+            Content::Table(table) => {
+                for entry in &mut table.entries {
+                    entry.origin.offset = 0;
+                    entry.node.forget_offsets();
+                }
+            }
+        }
+    }
+
+    pub fn table(&self) -> Option<&Table> {
+        match &self.content {
+            Content::Table(table) => Some(table),
+            _ => None,
+        }
+    }
+
+    pub fn table_mut(&mut self) -> Option<&mut Table> {
+        match &mut self.content {
+            Content::Table(table) => Some(table),
+            _ => None,
+        }
+    }
+
+    pub fn text(&self) -> Option<&str> {
+        match &self.content {
+            Content::Scalar(Value::String(text)) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// `a string`, `an array`: for messages about what was found.
+    pub fn type_name(&self) -> &'static str {
+        match &self.content {
+            Content::Scalar(Value::String(_)) => "a string",
+            Content::Scalar(Value::Bool(_)) => "a boolean",
+            Content::Scalar(_) => "a number",
+            Content::Array(_) => "an array",
+            Content::Table(_) => "a table",
+        }
+    }
+
+    pub fn to_json(&self) -> Value {
+        match &self.content {
+            Content::Scalar(value) => value.clone(),
+            Content::Array(items) => Value::Array(items.iter().map(Self::to_json).collect()),
+            Content::Table(table) => Value::Object(table.to_json()),
+        }
+    }
+}
+
+impl Table {
+    pub fn get(&self, key: &str) -> Option<&Node> {
+        self.entry(key).map(|entry| &entry.node)
+    }
+
+    pub fn entry(&self, key: &str) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.key == key)
+    }
+
+    pub fn entry_mut(&mut self, key: &str) -> Option<&mut Entry> {
+        self.entries.iter_mut().find(|entry| entry.key == key)
+    }
+
+    pub fn remove(&mut self, key: &str) -> Option<Entry> {
+        let at = self.entries.iter().position(|entry| entry.key == key)?;
+        Some(self.entries.remove(at))
+    }
+
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.entries.iter().map(|entry| entry.key.as_str())
+    }
+
+    pub fn to_json(&self) -> Map<String, Value> {
+        self.entries.iter().map(|entry| (entry.key.clone(), entry.node.to_json())).collect()
+    }
+
+    /// Takes over what `other` says: its values win, tables under headers are merged.
+    pub fn merge(&mut self, other: Table) {
+        for entry in other.entries {
+            match self.entry_mut(&entry.key) {
+                None => self.entries.push(entry),
+                Some(old) => {
+                    let merges = |node: &Node| node.table().is_some_and(|table| !table.inline);
+                    old.origin = entry.origin;
+                    if merges(&old.node) && merges(&entry.node) {
+                        old.node.origin = entry.node.origin;
+                        if let (Some(table), Content::Table(other)) = (old.node.table_mut(), entry.node.content) {
+                            table.merge(other);
+                        }
+                    } else {
+                        old.node = entry.node;
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn table_of(table: &DeTable<'_>, source: &Rc<Source>, inline: bool) -> Result<Table, Problem> {
+    let mut spanned: Vec<_> = table.iter().collect();
+    spanned.sort_by_key(|(key, _)| key.span().start);
+    let mut entries = Vec::with_capacity(spanned.len());
+    for (key, value) in spanned {
+        entries.push(Entry {
+            key: key.get_ref().to_string(),
+            origin: Origin { source: Rc::clone(source), offset: key.span().start },
+            node: node_of(value, source)?,
+        });
+    }
+    Ok(Table { entries, inline })
+}
+
+fn node_of(value: &Spanned<DeValue<'_>>, source: &Rc<Source>) -> Result<Node, Problem> {
+    let origin = Origin { source: Rc::clone(source), offset: value.span().start };
+    let content = match value.get_ref() {
+        DeValue::String(text) => Content::Scalar(Value::String(text.to_string())),
+        DeValue::Boolean(yes) => Content::Scalar(Value::Bool(*yes)),
+        DeValue::Datetime(moment) => Content::Scalar(Value::String(moment.to_string())),
+        DeValue::Integer(integer) => {
+            let number = i64::from_str_radix(integer.as_str(), integer.radix())
+                .map(Number::from)
+                .or_else(|_| u64::from_str_radix(integer.as_str(), integer.radix()).map(Number::from));
+            let number = number.map_err(|_| origin.problem("this integer does not fit 64 bits"))?;
+            Content::Scalar(Value::Number(number))
+        }
+        DeValue::Float(float) => {
+            let number = float.as_str().parse().ok().and_then(Number::from_f64);
+            Content::Scalar(Value::Number(number.ok_or_else(|| origin.problem("this is not a finite number"))?))
+        }
+        DeValue::Array(items) => {
+            Content::Array(items.iter().map(|item| node_of(item, source)).collect::<Result<_, _>>()?)
+        }
+        DeValue::Table(table) => {
+            let inline = match &**source {
+                Source::File { text, .. } => text[value.span().start..].starts_with('{'),
+                Source::Flag(_) => true,
+            };
+            Content::Table(table_of(table, source, inline)?)
+        }
+    };
+    Ok(Node { content, origin })
+}

@@ -1,0 +1,265 @@
+//! Which schemas and tables there are. Names are listed from folders; a table is opened when a query names it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use datafusion::catalog::{CatalogProvider, SchemaProvider, TableProvider};
+use datafusion::datasource::TableType;
+use datafusion::error::{DataFusionError, Result as PlanResult};
+use serde_json::Value;
+
+use super::files::FilesTable;
+use super::history::{self, TOOL_TABLES};
+use super::sources::{Member, TableFile, distinct};
+use super::{Tables, pivot, tables_of};
+use raisin_base::error::{Context as _, Problem, Result, nearest};
+use raisin_store::Store;
+use raisin_store::{BuildDescription, DESCRIPTION};
+
+/// The schema of the tool's own history.
+pub const TOOL: &str = "raisin";
+/// The schema of every artifact's tables.
+pub const HISTORY: &str = "history";
+
+/// Every catalog, one of them the default.
+#[derive(Debug)]
+pub struct Catalogs {
+    pub default: String,
+    pub by_name: BTreeMap<String, Arc<Catalog>>,
+    /// The default was not asked for, and there were others.
+    pub is_ambiguous: bool,
+}
+
+impl Catalogs {
+    /// The pipelines in `out/` with their stages, and the store's history.
+    ///
+    /// # Errors
+    /// A pipeline by name that was not built, or a description that cannot be read.
+    pub fn open(store: Store, out: &Path, pipeline: Option<&str>) -> Result<Self> {
+        let store = Arc::new(store);
+        let built = built_pipelines(out)?;
+        let names: Vec<&str> = built.iter().map(|(_, description)| description.pipeline.as_str()).collect();
+        let default = match pipeline {
+            Some(name) if names.contains(&name) => name.to_owned(),
+            Some(name) => return Err(not_built(name, &names, out).into()),
+            None => {
+                built.iter().max_by_key(|(changed, _)| *changed).map_or(TOOL.to_owned(), |(_, it)| it.pipeline.clone())
+            }
+        };
+        let is_ambiguous = pipeline.is_none() && built.len() > 1;
+        let history = Arc::new(Schema { place: Place::History(store.clone()), files: OnceLock::new() });
+        let tool = |description: Option<BuildDescription>| {
+            Arc::new(Schema { place: Place::Tool(store.clone(), description), files: OnceLock::new() })
+        };
+        let mut by_name = BTreeMap::new();
+        for (_, description) in built {
+            let mut schemas = stage_schemas(&store, &description);
+            let name = description.pipeline.clone();
+            schemas.insert(TOOL.to_owned(), tool(Some(description)));
+            schemas.insert(HISTORY.to_owned(), history.clone());
+            by_name.insert(name, Arc::new(Catalog { schemas }));
+        }
+        if by_name.is_empty() {
+            let schemas = BTreeMap::from([(TOOL.to_owned(), tool(None)), (HISTORY.to_owned(), history)]);
+            by_name.insert(default.clone(), Arc::new(Catalog { schemas }));
+        }
+        Ok(Self { default, by_name, is_ambiguous })
+    }
+
+    /// One catalog of given tables.
+    pub fn of_tables(tables: Tables) -> Self {
+        let mut by_schema: BTreeMap<String, BTreeMap<String, Vec<TableFile>>> = BTreeMap::new();
+        for ((schema, table), files) in tables {
+            by_schema.entry(schema).or_default().insert(table, files);
+        }
+        let schema = |files| Arc::new(Schema { place: Place::Given, files: OnceLock::from(with_long_metrics(files)) });
+        let schemas = by_schema.into_iter().map(|(name, files)| (name, schema(files))).collect();
+        let by_name = BTreeMap::from([("stages".to_owned(), Arc::new(Catalog { schemas }))]);
+        Self { default: "stages".to_owned(), by_name, is_ambiguous: false }
+    }
+
+    pub fn default_catalog(&self) -> Option<&Catalog> {
+        self.by_name.get(&self.default).map(Arc::as_ref)
+    }
+}
+
+/// The descriptions in the folders of `out/`, with the time of their last change.
+fn built_pipelines(out: &Path) -> Result<Vec<(SystemTime, BuildDescription)>> {
+    let entries = match std::fs::read_dir(out) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(|| format!("cannot list {}", out.display())),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let folder = entry?.path();
+        if let Some(description) = BuildDescription::read(&folder)? {
+            found.push((folder.join(DESCRIPTION).metadata()?.modified()?, description));
+        }
+    }
+    found.sort_by(|(_, one), (_, other)| one.pipeline.cmp(&other.pipeline));
+    Ok(found)
+}
+
+fn not_built(name: &str, names: &[&str], out: &Path) -> Problem {
+    let problem = Problem::new(format!("no pipeline `{name}` was built into {}", out.display()));
+    match nearest(name, names.iter().copied()) {
+        Some(near) => problem.hint(format!("did you mean `{near}`?")),
+        None if names.is_empty() => problem.hint("there is none yet: build one with `raisin build`"),
+        None => problem.hint(format!("there are {}", names.join(", "))),
+    }
+}
+
+fn stage_schemas(store: &Arc<Store>, description: &BuildDescription) -> BTreeMap<String, Arc<Schema>> {
+    let mut members: BTreeMap<String, Vec<Member<PathBuf>>> = BTreeMap::new();
+    let sweeps = description.stages.iter().any(|built| !built.variant.is_empty());
+    for built in &description.stages {
+        let member = Member {
+            // A gathering stage of a pipeline that sweeps has a `variant` column too, which is null.
+            variant: built.variant.clone(),
+            values: built.values.clone(),
+            identity: built.key.to_hex(),
+            of: store.artifact_folder(built.artifact),
+        };
+        members.entry(built.stage.clone()).or_default().push(member);
+    }
+    let schema = |members: Vec<Member<PathBuf>>| {
+        let mut artifacts = distinct(&members);
+        for (_, constants) in &mut artifacts {
+            if sweeps && constants.is_empty() {
+                constants.push(("variant".to_owned(), Value::Null));
+            }
+        }
+        Arc::new(Schema { place: Place::Stage(artifacts), files: OnceLock::new() })
+    };
+    members.into_iter().map(|(stage, members)| (stage, schema(members))).collect()
+}
+
+/// The schemas of one pipeline.
+#[derive(Debug)]
+pub struct Catalog {
+    pub schemas: BTreeMap<String, Arc<Schema>>,
+}
+
+impl CatalogProvider for Catalog {
+    fn schema_names(&self) -> Vec<String> {
+        self.schemas.keys().cloned().collect()
+    }
+
+    fn schema(&self, name: &str) -> Option<Arc<dyn SchemaProvider>> {
+        Some(self.schemas.get(name)?.clone())
+    }
+}
+
+/// Where a schema's tables come from.
+#[derive(Debug)]
+enum Place {
+    /// The distinct artifacts of a stage, with their constant columns.
+    Stage(Vec<(PathBuf, Vec<(String, Value)>)>),
+    Tool(Arc<Store>, Option<BuildDescription>),
+    History(Arc<Store>),
+    Given,
+}
+
+#[derive(Debug)]
+pub struct Schema {
+    place: Place,
+    /// The files of each table, listed at the first need.
+    files: OnceLock<BTreeMap<String, Vec<TableFile>>>,
+}
+
+impl Schema {
+    pub fn names(&self) -> Vec<String> {
+        match &self.place {
+            Place::Tool(..) => TOOL_TABLES.iter().map(|name| (*name).to_owned()).collect(),
+            Place::History(store) => {
+                self.files.get().map_or_else(|| history::table_names(store), |files| files.keys().cloned().collect())
+            }
+            Place::Stage(_) | Place::Given => self.files().keys().cloned().collect(),
+        }
+    }
+
+    /// Whether there is a table of this name.
+    pub fn has(&self, name: &str) -> bool {
+        match &self.place {
+            Place::Tool(..) => TOOL_TABLES.contains(&name),
+            Place::History(_) | Place::Stage(_) | Place::Given => self.files().contains_key(name),
+        }
+    }
+
+    pub fn is_of_a_stage(&self) -> bool {
+        matches!(self.place, Place::Stage(_) | Place::Given)
+    }
+
+    fn files(&self) -> &BTreeMap<String, Vec<TableFile>> {
+        self.files.get_or_init(|| match &self.place {
+            Place::Stage(artifacts) => with_long_metrics(files_of(artifacts)),
+            Place::History(store) => with_long_metrics(files_of(&history::artifacts(store))),
+            Place::Tool(..) | Place::Given => BTreeMap::new(),
+        })
+    }
+
+    fn open(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
+        match &self.place {
+            Place::Tool(store, description) => return history::tool_table(store, description.as_ref(), name),
+            Place::Stage(artifacts) => {
+                if let Some((gone, _)) = artifacts.iter().find(|(folder, _)| !folder.is_dir()) {
+                    let message = format!("the artifact {} is no longer there", gone.display());
+                    return Err(Problem::new(message).hint("build the pipeline again").into());
+                }
+            }
+            Place::History(_) | Place::Given => {}
+        }
+        let Some(files) = self.files().get(name) else { return Ok(None) };
+        if name == pivot::WIDE
+            && let Some(table) = pivot::wide_table(files)?
+        {
+            return Ok(Some(Arc::new(table)));
+        }
+        Ok(Some(Arc::new(FilesTable::open(files)?)))
+    }
+}
+
+fn files_of(artifacts: &[(PathBuf, Vec<(String, Value)>)]) -> BTreeMap<String, Vec<TableFile>> {
+    let mut files: BTreeMap<String, Vec<TableFile>> = BTreeMap::new();
+    for (folder, constants) in artifacts {
+        for (table, path) in tables_of(folder).unwrap_or_default() {
+            files.entry(table).or_default().push(TableFile { path, constants: constants.clone() });
+        }
+    }
+    files
+}
+
+/// The rows of the table that is shown wide stay reachable as they are.
+fn with_long_metrics(mut files: BTreeMap<String, Vec<TableFile>>) -> BTreeMap<String, Vec<TableFile>> {
+    if let Some(metrics) = files.get(pivot::WIDE).cloned() {
+        files.entry(pivot::LONG.to_owned()).or_insert(metrics);
+    }
+    files
+}
+
+#[async_trait]
+impl SchemaProvider for Schema {
+    fn table_names(&self) -> Vec<String> {
+        self.names()
+    }
+
+    async fn table(&self, name: &str) -> PlanResult<Option<Arc<dyn TableProvider>>> {
+        self.open(name).map_err(|error| match error.downcast::<Problem>() {
+            Ok(problem) => DataFusionError::External(Box::new(problem)),
+            Err(error) => DataFusionError::External(format!("{error:#}").into()),
+        })
+    }
+
+    /// Without opening it: `show tables`, which asks only for names that were listed, must not read every file.
+    async fn table_type(&self, _name: &str) -> PlanResult<Option<TableType>> {
+        Ok(Some(TableType::Base))
+    }
+
+    fn table_exist(&self, name: &str) -> bool {
+        self.has(name)
+    }
+}

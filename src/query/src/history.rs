@@ -1,0 +1,258 @@
+//! The tool's own history as tables: made from the store's records and journal when a query names one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{
+    ArrayRef, Float64Array, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array, UInt64Array,
+};
+use datafusion::catalog::TableProvider;
+use datafusion::datasource::MemTable;
+use serde_json::Value;
+
+use super::tables_of;
+use raisin_base::digest::{Digest, canonical};
+use raisin_base::error::Result;
+use raisin_store::BuildDescription;
+use raisin_store::{ActionRecord, JournalEvent, MANIFEST, Manifest, Store};
+use raisin_table::batch;
+
+/// The tables of the schema `raisin`.
+pub const TOOL_TABLES: [&str; 6] = ["actions", "artifacts", "costs", "key_parts", "runs", "stages"];
+
+/// One of [`TOOL_TABLES`]; `None` for another name.
+pub fn tool_table(
+    store: &Store,
+    description: Option<&BuildDescription>,
+    name: &str,
+) -> Result<Option<Arc<dyn TableProvider>>> {
+    let rows = match name {
+        "actions" => actions(&store.actions()?)?,
+        "artifacts" => artifact_rows(store)?,
+        "costs" => costs(&store.actions()?)?,
+        "key_parts" => key_parts(&store.actions()?)?,
+        "runs" => runs(store)?,
+        "stages" => stages(description)?,
+        _ => return Ok(None),
+    };
+    Ok(Some(Arc::new(MemTable::try_new(rows.schema(), vec![vec![rows]])?)))
+}
+
+/// Every artifact in the store, with what its first action says of it.
+pub fn artifacts(store: &Store) -> Vec<(PathBuf, Vec<(String, Value)>)> {
+    let mut makers: BTreeMap<Digest, ActionRecord> = BTreeMap::new();
+    for record in store.actions().unwrap_or_default() {
+        makers.entry(record.artifact).or_insert(record);
+    }
+    let constants = |digest: Digest| {
+        let maker = makers.get(&digest);
+        let text =
+            |of: fn(&ActionRecord) -> &String| maker.map_or(Value::Null, |maker| Value::String(of(maker).clone()));
+        vec![
+            ("artifact".to_owned(), Value::String(digest.to_hex())),
+            ("stage".to_owned(), text(|maker| &maker.stage)),
+            ("pipeline".to_owned(), text(|maker| &maker.pipeline)),
+        ]
+    };
+    digests(store).into_iter().map(|digest| (store.artifact_folder(digest), constants(digest))).collect()
+}
+
+/// The names of all tables in the store. Reads folders only.
+pub fn table_names(store: &Store) -> Vec<String> {
+    let mut names = BTreeSet::new();
+    for digest in digests(store) {
+        names.extend(tables_of(&store.artifact_folder(digest)).unwrap_or_default().into_keys());
+    }
+    if names.contains(super::pivot::WIDE) {
+        names.insert(super::pivot::LONG.to_owned());
+    }
+    names.into_iter().collect()
+}
+
+fn digests(store: &Store) -> Vec<Digest> {
+    let Ok(entries) = std::fs::read_dir(store.root().join("artifacts")) else { return Vec::new() };
+    let parse = |entry: std::io::Result<std::fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok();
+    let mut digests: Vec<Digest> = entries.filter_map(parse).collect();
+    digests.sort_unstable();
+    digests
+}
+
+fn texts<T: AsRef<str>>(values: impl Iterator<Item = T>) -> ArrayRef {
+    // Collected first: an array from values wants an iterator that knows its length.
+    Arc::new(StringArray::from_iter_values(values.collect::<Vec<_>>()))
+}
+
+fn optional_texts<T: AsRef<str>>(values: impl Iterator<Item = Option<T>>) -> ArrayRef {
+    Arc::new(values.collect::<StringArray>())
+}
+
+fn floats(values: impl Iterator<Item = f64>) -> ArrayRef {
+    Arc::new(values.map(Some).collect::<Float64Array>())
+}
+
+fn counts(values: impl Iterator<Item = Option<u64>>) -> ArrayRef {
+    Arc::new(values.collect::<UInt64Array>())
+}
+
+/// RFC 3339 as a time stamp; null where it is none.
+fn times<'a>(values: impl Iterator<Item = Option<&'a str>>) -> ArrayRef {
+    let parse = |text: Option<&str>| Some(text?.parse::<jiff::Timestamp>().ok()?.as_microsecond());
+    Arc::new(values.map(parse).collect::<TimestampMicrosecondArray>().with_timezone("+00:00"))
+}
+
+fn actions(records: &[ActionRecord]) -> Result<RecordBatch> {
+    let all = records.iter();
+    batch(vec![
+        ("pipeline", texts(all.clone().map(|it| &it.pipeline))),
+        ("stage", texts(all.clone().map(|it| &it.stage))),
+        ("variant", texts(all.clone().map(|it| &it.variant))),
+        ("kind", texts(all.clone().map(|it| &it.kind))),
+        ("started", times(all.clone().map(|it| Some(it.started.as_str())))),
+        ("finished", times(all.clone().map(|it| Some(it.finished.as_str())))),
+        ("seconds", floats(all.clone().map(|it| it.seconds))),
+        ("bytes", counts(all.clone().map(|it| Some(it.bytes)))),
+        ("artifact", texts(all.clone().map(|it| it.artifact.to_hex()))),
+        ("key", texts(all.clone().map(|it| it.key.to_hex()))),
+        ("run", texts(all.clone().map(|it| &it.run))),
+        ("notes", texts(all.clone().map(|it| it.notes.join("\n")))),
+        ("accepted", optional_texts(all.clone().map(|it| it.accepted.as_ref().map(ToString::to_string)))),
+        ("action", texts(all.map(|it| canonical(&it.action)))),
+    ])
+}
+
+/// One row for each value in an action, which is what its key is the digest of: `parameters.clusters`, `seed`, ...
+fn key_parts(records: &[ActionRecord]) -> Result<RecordBatch> {
+    fn leaves(path: &str, value: &Value, found: &mut Vec<(String, String)>) {
+        let below = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+        match value {
+            Value::Object(entries) if !entries.is_empty() => {
+                entries.iter().for_each(|(name, value)| leaves(&below(name), value, found));
+            }
+            Value::Array(items) if !items.is_empty() => {
+                items.iter().enumerate().for_each(|(place, value)| leaves(&below(&place.to_string()), value, found));
+            }
+            Value::String(text) => found.push((path.to_owned(), text.clone())),
+            other => found.push((path.to_owned(), other.to_string())),
+        }
+    }
+    let mut rows: Vec<(&ActionRecord, String, String)> = Vec::new();
+    for record in records {
+        let mut found = Vec::new();
+        leaves("", &record.action, &mut found);
+        rows.extend(found.into_iter().map(|(part, value)| (record, part, value)));
+    }
+    batch(vec![
+        ("pipeline", texts(rows.iter().map(|(record, ..)| &record.pipeline))),
+        ("stage", texts(rows.iter().map(|(record, ..)| &record.stage))),
+        ("variant", texts(rows.iter().map(|(record, ..)| &record.variant))),
+        ("part", texts(rows.iter().map(|(_, part, _)| part))),
+        ("value", texts(rows.iter().map(|(.., value)| value))),
+        ("key", texts(rows.iter().map(|(record, ..)| record.key.to_hex()))),
+    ])
+}
+
+fn costs(records: &[ActionRecord]) -> Result<RecordBatch> {
+    let all = records.iter().flat_map(|record| record.costs.iter().map(move |cost| (record, cost)));
+    batch(vec![
+        ("pipeline", texts(all.clone().map(|(record, _)| &record.pipeline))),
+        ("stage", texts(all.clone().map(|(record, _)| &record.stage))),
+        ("variant", texts(all.clone().map(|(record, _)| &record.variant))),
+        ("kind", texts(all.clone().map(|(record, _)| &record.kind))),
+        ("phase", texts(all.clone().map(|(_, cost)| &cost.phase))),
+        ("seconds", floats(all.clone().map(|(_, cost)| cost.seconds))),
+        ("tokens", counts(all.clone().map(|(_, cost)| Some(cost.tokens)))),
+        ("supervised_tokens", counts(all.clone().map(|(_, cost)| Some(cost.supervised_tokens)))),
+        ("flops", floats(all.clone().map(|(_, cost)| cost.flops))),
+        ("peak_bytes", counts(all.clone().map(|(_, cost)| Some(cost.peak_bytes)))),
+        ("artifact", texts(all.clone().map(|(record, _)| record.artifact.to_hex()))),
+        ("key", texts(all.map(|(record, _)| record.key.to_hex()))),
+    ])
+}
+
+fn artifact_rows(store: &Store) -> Result<RecordBatch> {
+    let mut makers: BTreeMap<Digest, ActionRecord> = BTreeMap::new();
+    for record in store.actions()? {
+        makers.entry(record.artifact).or_insert(record);
+    }
+    let digests = digests(store);
+    let manifest = |digest: &Digest| -> Option<Manifest> {
+        Manifest::from_bytes(&std::fs::read(store.artifact_folder(*digest).join(MANIFEST)).ok()?).ok()
+    };
+    let manifests: Vec<Option<Manifest>> = digests.iter().map(manifest).collect();
+    let maker = |of: fn(&ActionRecord) -> &str| {
+        let values: Vec<Option<&str>> = digests.iter().map(|digest| makers.get(digest).map(of)).collect();
+        values.into_iter()
+    };
+    let files = manifests.iter().map(|it| it.as_ref().map(|it| it.files.len() as u32));
+    batch(vec![
+        ("artifact", texts(digests.iter().map(|digest| digest.to_hex()))),
+        ("pipeline", optional_texts(maker(|it| &it.pipeline))),
+        ("stage", optional_texts(maker(|it| &it.stage))),
+        ("kind", optional_texts(maker(|it| &it.kind))),
+        ("made", times(maker(|it| &it.finished))),
+        ("files", Arc::new(files.collect::<UInt32Array>())),
+        ("bytes", counts(manifests.iter().map(|it| it.as_ref().map(Manifest::bytes)))),
+        ("path", texts(digests.iter().map(|digest| store.artifact_folder(*digest).display().to_string()))),
+    ])
+}
+
+/// One row a run; what a killed run did not say is null.
+#[derive(Default)]
+struct Run {
+    pipeline: Option<String>,
+    file: Option<String>,
+    started: Option<String>,
+    finished: Option<String>,
+    outcome: Option<String>,
+    ran: u64,
+    cached: u64,
+    failed: u64,
+    seconds: Option<f64>,
+}
+
+fn runs(store: &Store) -> Result<RecordBatch> {
+    let mut runs: BTreeMap<String, Run> = BTreeMap::new();
+    for line in store.journal()? {
+        let run = runs.entry(line.run).or_default();
+        match line.event {
+            JournalEvent::RunStarted { pipeline, file, .. } => {
+                (run.pipeline, run.file, run.started) = (Some(pipeline), Some(file), Some(line.time));
+            }
+            JournalEvent::RunFinished { outcome, seconds, cached, .. } => {
+                (run.outcome, run.seconds, run.finished) = (Some(outcome), Some(seconds), Some(line.time));
+                // A run that found what was linked already has no line for each stage.
+                run.cached = cached;
+            }
+            JournalEvent::Hit { .. } => run.cached += 1,
+            JournalEvent::Finished { .. } => run.ran += 1,
+            JournalEvent::Failed { .. } => run.failed += 1,
+            JournalEvent::Miss { .. } | JournalEvent::Started { .. } => {}
+        }
+    }
+    let all = runs.values();
+    batch(vec![
+        ("run", texts(runs.keys())),
+        ("pipeline", optional_texts(all.clone().map(|it| it.pipeline.as_ref()))),
+        ("file", optional_texts(all.clone().map(|it| it.file.as_ref()))),
+        ("started", times(all.clone().map(|it| it.started.as_deref()))),
+        ("finished", times(all.clone().map(|it| it.finished.as_deref()))),
+        ("outcome", optional_texts(all.clone().map(|it| it.outcome.as_ref()))),
+        ("ran", counts(all.clone().map(|it| Some(it.ran)))),
+        ("cached", counts(all.clone().map(|it| Some(it.cached)))),
+        ("failed", counts(all.clone().map(|it| Some(it.failed)))),
+        ("seconds", Arc::new(all.map(|it| it.seconds).collect::<Float64Array>())),
+    ])
+}
+
+fn stages(description: Option<&BuildDescription>) -> Result<RecordBatch> {
+    let all = description.map_or(&[][..], |description| &description.stages).iter();
+    batch(vec![
+        ("stage", texts(all.clone().map(|it| &it.stage))),
+        ("kind", texts(all.clone().map(|it| &it.kind))),
+        ("variant", texts(all.clone().map(|it| &it.variant))),
+        ("sweep", texts(all.clone().map(|it| Value::Object(it.values.clone()).to_string()))),
+        ("artifact", texts(all.clone().map(|it| it.artifact.to_hex()))),
+        ("key", texts(all.map(|it| it.key.to_hex()))),
+    ])
+}

@@ -1,0 +1,49 @@
+//! `raisin-sql`: answers the query that `raisin sql` hands over, and runs the stages of kind `sql`. The only executable with
+//! DataFusion in it.
+
+use std::process::ExitCode;
+
+use raisin_base::error::{Problem, Result, anyhow, render};
+use raisin_contract::Run;
+use raisin_contract::serve::{run_one_of, serve};
+use raisin_query::kind;
+
+/// What a worker may hold between stages, in bytes.
+const MOST_KEPT: u64 = 200_000_000;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{}", render(&error));
+            ExitCode::from(if error.downcast_ref::<Problem>().is_some() { 2 } else { 1 })
+        }
+    }
+}
+
+fn runs() -> Vec<Run> {
+    vec![Run::of::<raisin_kinds::sql::Sql>(kind::run)]
+}
+
+fn run() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["run-stages"] => {
+            let runs = runs();
+            serve(|assignment| run_one_of(&runs, assignment), |_| MOST_KEPT)
+        }
+        ["answer", options] => raisin_query::run(&serde_json::from_str(options)?),
+        _ => {
+            Err(anyhow!("usage: raisin-sql run-stages | answer OPTIONS, which `raisin` starts; ask with `raisin sql`"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_kind_of_this_executable_has_its_run() {
+        let runs: Vec<&str> = super::runs().iter().map(|run| run.kind).collect();
+        assert_eq!(runs, raisin_kinds::kinds_of(raisin_contract::Process::Sql));
+    }
+}

@@ -1,0 +1,127 @@
+//! What a person is told about a query that cannot be answered: the nearest name, and what there is.
+
+use datafusion::common::{SchemaError, TableReference};
+use datafusion::error::DataFusionError;
+use datafusion::sql::sqlparser::parser::ParserError;
+
+use super::catalog::Catalogs;
+use raisin_base::error::{Problem, anyhow, nearest};
+use raisin_kinds::syntax::not_sql;
+
+/// Names that a hint lists at most.
+const LISTED: usize = 40;
+
+/// A query that is not SQL.
+pub fn of_syntax(error: &DataFusionError, sql: &str) -> raisin_base::error::Error {
+    match error.find_root() {
+        DataFusionError::SQL(error, _) => not_sql(error, sql).into(),
+        other => not_sql(&ParserError::ParserError(other.strip_backtrace()), sql).into(),
+    }
+}
+
+/// A query that names what there is not, or asks for what cannot be.
+pub fn of_plan(error: &DataFusionError, sql: &str) -> raisin_base::error::Error {
+    match error.find_root() {
+        DataFusionError::SchemaError(schema_error, _) => of_columns(schema_error),
+        DataFusionError::SQL(..) => of_syntax(error, sql),
+        DataFusionError::External(inner) => match inner.downcast_ref::<Problem>() {
+            Some(problem) => problem.clone().into(),
+            None => anyhow!("{inner}"),
+        },
+        DataFusionError::Plan(message) => of_message(message),
+        other => {
+            let text = other.strip_backtrace();
+            anyhow!("{}", text.strip_prefix("Error during planning: ").unwrap_or(&text).to_owned())
+        }
+    }
+}
+
+fn of_columns(error: &SchemaError) -> raisin_base::error::Error {
+    let SchemaError::FieldNotFound { field, valid_fields } = error else {
+        return anyhow!("{error}");
+    };
+    let problem = Problem::new(format!("there is no column `{}`", field.flat_name()));
+    let names: Vec<&str> = valid_fields.iter().map(|column| column.name.as_str()).collect();
+    let all = listed(names.iter().copied());
+    let hint = match nearest(&field.name, names.iter().copied()) {
+        Some(near) => format!("did you mean `{near}`? Columns: {all}"),
+        None if names.is_empty() => "no table here has columns".to_owned(),
+        None => format!("columns: {all}"),
+    };
+    problem.hint(hint).into()
+}
+
+/// `Invalid function 'avgg'.\nDid you mean 'avg'?` in our words; others as they are.
+fn of_message(message: &str) -> raisin_base::error::Error {
+    let (first, rest) = message.split_once('\n').unwrap_or((message, ""));
+    if let Some(name) = first.strip_prefix("Invalid function '").and_then(|text| text.split('\'').next()) {
+        let problem = Problem::new(format!("there is no function `{name}`"));
+        let near = rest.split('\'').nth(1);
+        return match near {
+            Some(near) => problem.hint(format!("did you mean `{near}`?")).into(),
+            None => problem.into(),
+        };
+    }
+    anyhow!("{message}")
+}
+
+/// A table that is not there, with the nearest that is.
+pub fn not_a_table(table: &TableReference, catalogs: &Catalogs) -> Problem {
+    let problem = Problem::new(format!("there is no table `{table}`"));
+    if let Some(pipeline) = table.catalog()
+        && !catalogs.by_name.contains_key(pipeline)
+    {
+        return problem.hint(format!("pipelines: {}", listed(catalogs.by_name.keys().map(String::as_str))));
+    }
+    let (pipeline, catalog) = match table.catalog() {
+        Some(pipeline) => (pipeline, catalogs.by_name.get(pipeline).map(AsRef::as_ref)),
+        None => (catalogs.default.as_str(), catalogs.default_catalog()),
+    };
+    let Some(catalog) = catalog else { return problem };
+    let Some(schema) = table.schema() else {
+        // Never opened for this: the history lists folders.
+        let stages = catalog.schemas.iter().filter(|(_, schema)| schema.is_of_a_stage());
+        let owners: Vec<String> = stages
+            .filter(|(_, schema)| schema.has(table.table()))
+            .map(|(name, _)| format!("`{name}.{}`", table.table()))
+            .collect();
+        return match owners.as_slice() {
+            [] => problem.hint(format!("tables are named stage.table; schemas: {}", schemas(catalog))),
+            owners => problem.hint(format!("tables are named stage.table: {}", owners.join(", "))),
+        };
+    };
+    if let Some(found) = catalog.schemas.get(schema) {
+        let names = found.names();
+        if names.is_empty() {
+            return problem.hint(format!("`{schema}` has no tables"));
+        }
+        let near = nearest(table.table(), names.iter().map(String::as_str));
+        let all = listed(names.iter().map(String::as_str));
+        let near = near.map(|near| format!("did you mean `{schema}.{near}`? ")).unwrap_or_default();
+        return problem.hint(format!("{near}Tables of `{schema}`: {all}"));
+    }
+    let elsewhere =
+        catalogs.by_name.iter().find(|(name, other)| *name != pipeline && other.schemas.contains_key(schema));
+    match (nearest(schema, catalog.schemas.keys().map(String::as_str)), elsewhere) {
+        (Some(near), _) => {
+            problem.hint(format!("did you mean `{near}.{}`? Schemas: {}", table.table(), schemas(catalog)))
+        }
+        (None, Some((other, _))) => {
+            problem.hint(format!("pipeline `{other}` has a stage `{schema}`: choose it with --pipeline {other}"))
+        }
+        (None, None) => problem.hint(format!("schemas: {}", schemas(catalog))),
+    }
+}
+
+fn schemas(catalog: &super::catalog::Catalog) -> String {
+    listed(catalog.schemas.keys().map(String::as_str))
+}
+
+fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let all: Vec<&str> = names.collect();
+    let mut text = all.iter().take(LISTED).copied().collect::<Vec<_>>().join(", ");
+    if all.len() > LISTED {
+        text.push_str(&format!(" and {} more", all.len() - LISTED));
+    }
+    text
+}

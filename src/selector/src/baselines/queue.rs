@@ -1,0 +1,124 @@
+//! The chooser of every baseline: a sequence of entries served batch by batch, and again from the start at its end.
+//!
+//! What is excluded was never entered, and is counted by reason.
+
+use serde_json::{Value, json};
+
+use crate::chooser::{Choice, Chooser, Inputs, Moment};
+use crate::sampling::shuffle;
+use raisin_base::error::{Context as _, Problem, Result};
+use raisin_base::seed::Seed;
+use raisin_settings::Method;
+
+/// One place in the sequence.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Entry {
+    /// Row of the pool.
+    pub row: usize,
+    pub score: Option<f64>,
+}
+
+/// The order in which the entries are served.
+#[derive(Clone, Copy, Debug)]
+pub enum Order {
+    /// As given: best first.
+    Given,
+    /// Shuffled anew each time that all of them have been served.
+    Shuffled(Seed),
+}
+
+pub struct Queue {
+    entries: Vec<Choice>,
+    order: Order,
+    batch_size: usize,
+    excluded: Vec<(String, usize)>,
+    /// Of this pass, still to be served; the next one is the last.
+    waiting: Vec<usize>,
+    passes: usize,
+    batches: u64,
+}
+
+impl Queue {
+    /// # Errors
+    /// Fewer entries than one batch needs.
+    pub fn new(
+        method: Method,
+        inputs: &Inputs,
+        entries: &[Entry],
+        order: Order,
+        excluded: Vec<(String, usize)>,
+    ) -> Result<Self> {
+        if entries.len() < inputs.batch_size {
+            let reasons: Vec<String> = excluded.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+            return Err(Problem::new(format!(
+                "method `{}` has {} of {} candidates to choose from, fewer than one batch of {}{}{}",
+                method.name(),
+                entries.len(),
+                inputs.pool.ids.len(),
+                inputs.batch_size,
+                if reasons.is_empty() { "" } else { "; excluded: " },
+                reasons.join(", "),
+            ))
+            .hint("a larger pool, a smaller batch, or another method")
+            .into());
+        }
+        let entries = entries
+            .iter()
+            .map(|entry| Choice {
+                id: inputs.pool.ids[entry.row],
+                cluster: inputs.pool.cluster(entry.row),
+                score: entry.score,
+                log_prob: None,
+            })
+            .collect();
+        let batch_size = inputs.batch_size;
+        Ok(Self { entries, order, batch_size, excluded, waiting: Vec::new(), passes: 0, batches: 0 })
+    }
+
+    /// Fills `waiting` for the next pass. Entries that the unfinished batch already has come last in it.
+    fn next_pass(&mut self, batch: &[usize]) {
+        let mut pass: Vec<usize> = (0..self.entries.len()).collect();
+        if let Order::Shuffled(seed) = self.order {
+            shuffle(&mut pass, &mut seed.at("pass").at(self.passes).rng());
+        }
+        let taken = |entry: &usize| batch.iter().any(|&other| self.entries[other].id == self.entries[*entry].id);
+        let (late, soon): (Vec<usize>, Vec<usize>) = pass.into_iter().partition(taken);
+        self.waiting = soon.into_iter().chain(late).rev().collect();
+        self.passes += 1;
+    }
+
+    fn next_batch(&mut self) -> Vec<Choice> {
+        let mut batch = Vec::with_capacity(self.batch_size);
+        while batch.len() < self.batch_size {
+            match self.waiting.pop() {
+                Some(entry) => batch.push(entry),
+                None => self.next_pass(&batch),
+            }
+        }
+        self.batches += 1;
+        batch.into_iter().map(|entry| self.entries[entry]).collect()
+    }
+}
+
+impl Chooser for Queue {
+    fn choose(&mut self, _moment: &Moment) -> Result<Vec<Choice>> {
+        Ok(self.next_batch())
+    }
+
+    fn excluded(&self) -> Vec<(String, usize)> {
+        self.excluded.clone()
+    }
+
+    fn state(&self) -> Value {
+        json!({ "batches": self.batches })
+    }
+
+    fn restore(&mut self, state: &Value) -> Result<()> {
+        let batches = state["batches"].as_u64().with_context(|| format!("not the state of a chooser: {state}"))?;
+        (self.waiting, self.passes, self.batches) = (Vec::new(), 0, 0);
+        for _ in 0..batches {
+            self.next_batch();
+        }
+        Ok(())
+    }
+}

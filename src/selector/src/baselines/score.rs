@@ -1,0 +1,123 @@
+//! Methods with one score per candidate: length, IFD, perplexity thirds, external scores, SSPL.
+
+use super::queue::{Entry, Order, Queue};
+use crate::chooser::Inputs;
+use crate::sampling::shuffle;
+use raisin_base::error::Result;
+use raisin_settings::{Method, Third};
+
+const NO_LOG_PROB: &str = "without a log-probability";
+
+/// The longest responses first.
+pub fn length(inputs: &Inputs) -> Result<Queue> {
+    let pool = inputs.pool;
+    let tokens = pool.column(&pool.response_tokens, "response lengths", Method::Length)?;
+    let (entries, missing) = sorted(tokens.iter().map(|tokens| tokens.map(f64::from)), Best::Highest);
+    Queue::new(Method::Length, inputs, &entries, Order::Given, counted("without a length", missing))
+}
+
+/// An external score, highest first.
+pub fn external(inputs: &Inputs) -> Result<Queue> {
+    let pool = inputs.pool;
+    let scores = pool.column(&pool.scores, "external scores", Method::Scores)?;
+    let (entries, missing) = sorted(scores.iter().copied(), Best::Highest);
+    Queue::new(Method::Scores, inputs, &entries, Order::Given, counted("without a score", missing))
+}
+
+/// Instruction-following difficulty, highest first. Above 1 the prompt makes its response less likely: dropped.
+pub fn ifd(inputs: &Inputs) -> Result<Queue> {
+    let pool = inputs.pool;
+    let conditional = mean_loss(inputs, &pool.logp_conditional, &pool.response_tokens, Method::Ifd)?;
+    let unconditional = mean_loss(inputs, &pool.logp_unconditional, &pool.unconditional_tokens, Method::Ifd)?;
+    let scores = conditional.iter().zip(&unconditional).map(|(with, without)| match (with, without) {
+        (Some(with), Some(without)) if *without > 0.0 => Some(with / without),
+        _ => None,
+    });
+    let (mut entries, missing) = sorted(scores, Best::Highest);
+    let scored = entries.len();
+    entries.retain(|entry| entry.score.is_some_and(|score| score <= 1.0));
+    let mut excluded = counted(NO_LOG_PROB, missing);
+    excluded.extend(counted("with an IFD above 1", scored - entries.len()));
+    Queue::new(Method::Ifd, inputs, &entries, Order::Given, excluded)
+}
+
+/// One third by mean NLL(y|x), in random order.
+pub fn perplexity(inputs: &Inputs) -> Result<Queue> {
+    let losses = mean_loss(inputs, &inputs.pool.logp_conditional, &inputs.pool.response_tokens, Method::Perplexity)?;
+    let (entries, missing) = sorted(losses.into_iter(), Best::Lowest);
+    let (first, second) = (entries.len() / 3, entries.len() * 2 / 3);
+    let third = match inputs.third {
+        Third::Low => &entries[..first],
+        Third::Middle => &entries[first..second],
+        Third::High => &entries[second..],
+    };
+    let mut excluded = counted(NO_LOG_PROB, missing);
+    excluded.extend(counted("in the other thirds", entries.len() - third.len()));
+    Queue::new(Method::Perplexity, inputs, third, Order::Shuffled(inputs.seed.at("perplexity")), excluded)
+}
+
+/// Sorted by loss and cut into T equal buckets; batch t is a random draw from bucket t, so that the run goes from
+/// easy to hard. A bucket smaller than a batch borrows from its neighbours.
+pub fn sspl(inputs: &Inputs) -> Result<Queue> {
+    let losses = mean_loss(inputs, &inputs.pool.logp_conditional, &inputs.pool.response_tokens, Method::Sspl)?;
+    let (entries, missing) = sorted(losses.into_iter(), Best::Lowest);
+    let (n, batch, steps) = (entries.len(), inputs.batch_size, inputs.total_steps.max(1));
+    let mut schedule = Vec::with_capacity(steps * batch);
+    for step in 0..steps {
+        let (mut start, mut end) = (n * step / steps, n * (step + 1) / steps);
+        if end - start < batch {
+            start = usize::midpoint(start, end).saturating_sub(batch / 2).min(n.saturating_sub(batch));
+            end = (start + batch).min(n);
+        }
+        let mut bucket = entries[start..end].to_vec();
+        shuffle(&mut bucket, &mut inputs.seed.at("sspl").at(step).rng());
+        schedule.extend(bucket.into_iter().take(batch));
+    }
+    if n < batch {
+        schedule = entries;
+    }
+    Queue::new(Method::Sspl, inputs, &schedule, Order::Given, counted(NO_LOG_PROB, missing))
+}
+
+/// Mean negative log-likelihood per response token: the sum divided by the tokens that it is over.
+fn mean_loss(
+    inputs: &Inputs,
+    log_probs: &[Option<f64>],
+    tokens: &[Option<u32>],
+    method: Method,
+) -> Result<Vec<Option<f64>>> {
+    let log_probs = inputs.pool.column(log_probs, "log-probabilities", method)?;
+    let tokens = inputs.pool.column(tokens, "response lengths", method)?;
+    Ok(log_probs
+        .iter()
+        .zip(tokens)
+        .map(|(log_prob, tokens)| match (log_prob, tokens) {
+            (Some(log_prob), Some(tokens)) if *tokens > 0 => Some(-log_prob / f64::from(*tokens)),
+            _ => None,
+        })
+        .collect())
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Best {
+    Highest,
+    Lowest,
+}
+
+/// The candidates that have a finite score, best first (ties by row), and how many have none.
+fn sorted(scores: impl Iterator<Item = Option<f64>>, best: Best) -> (Vec<Entry>, usize) {
+    let mut missing = 0;
+    let mut entries = Vec::new();
+    for (row, score) in scores.enumerate() {
+        match score.filter(|score| score.is_finite()) {
+            Some(score) => entries.push((score, Entry { row, score: Some(score) })),
+            None => missing += 1,
+        }
+    }
+    entries.sort_by(|(one, _), (two, _)| if best == Best::Highest { two.total_cmp(one) } else { one.total_cmp(two) });
+    (entries.into_iter().map(|(_, entry)| entry).collect(), missing)
+}
+
+fn counted(reason: &str, count: usize) -> Vec<(String, usize)> {
+    if count == 0 { Vec::new() } else { vec![(reason.to_owned(), count)] }
+}

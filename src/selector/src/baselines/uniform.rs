@@ -1,0 +1,30 @@
+//! Without any score: all candidates, or those that are known to be relevant, in random order.
+
+use super::queue::{Entry, Order, Queue};
+use crate::chooser::Inputs;
+use raisin_base::error::Result;
+use raisin_settings::Method;
+
+/// The label of a synthetic instruction that helps the target task.
+pub const RELEVANT: &str = "relevant";
+
+/// `random` and `full`: the same draws without replacement. What sets them apart is the number of steps. And
+/// `validation`, whose candidates are the validation examples.
+pub fn everything(method: Method, inputs: &Inputs) -> Result<Queue> {
+    let entries: Vec<Entry> = (0..inputs.pool.ids.len()).map(|row| Entry { row, score: None }).collect();
+    Queue::new(method, inputs, &entries, Order::Shuffled(inputs.seed.at(method.name())), Vec::new())
+}
+
+/// `oracle`: the rows labelled `relevant`.
+pub fn relevant(inputs: &Inputs) -> Result<Queue> {
+    let labels = inputs.pool.column(&inputs.pool.labels, "ground-truth labels", Method::Oracle)?;
+    let entries: Vec<Entry> = labels
+        .iter()
+        .enumerate()
+        .filter(|(_, label)| label.as_deref() == Some(RELEVANT))
+        .map(|(row, _)| Entry { row, score: None })
+        .collect();
+    let others = labels.len() - entries.len();
+    let excluded = vec![("not labelled `relevant`".to_owned(), others)];
+    Queue::new(Method::Oracle, inputs, &entries, Order::Shuffled(inputs.seed.at("oracle")), excluded)
+}

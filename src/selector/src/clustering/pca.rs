@@ -1,0 +1,99 @@
+//! Principal components, in f64, with signs that do not depend on the solver.
+
+use rayon::prelude::*;
+use tch::{Kind, Tensor};
+
+use raisin_base::error::{Result, ensure};
+
+/// Rows whose outer products are summed by one thread: fixed, so that the sum does not depend on how many there are.
+const CHUNK: usize = 4096;
+
+/// A centring and a rotation onto the directions of largest variance.
+pub struct Pca {
+    pub mean: Vec<f64>,
+    /// One row a component, of unit length; its largest entry is positive.
+    pub components: Vec<Vec<f64>>,
+    /// Variance along each component (with n - 1).
+    pub variances: Vec<f64>,
+    /// The share of all variance that the components keep.
+    pub explained: f64,
+}
+
+impl Pca {
+    /// `rows` is row-major with `width` columns.
+    ///
+    /// # Errors
+    /// More components asked for than columns or rows allow.
+    pub fn fit(rows: &[f32], width: usize, dimensions: usize) -> Result<Self> {
+        let n = rows.len() / width.max(1);
+        ensure!(
+            dimensions <= width && dimensions < n.max(1),
+            "{dimensions} dimensions cannot be had from {n} embeddings of {width} numbers"
+        );
+        let sums: Vec<Vec<f64>> = rows
+            .par_chunks(CHUNK * width)
+            .map(|chunk| {
+                let mut sum = vec![0.0; width];
+                chunk.iter().enumerate().for_each(|(place, value)| sum[place % width] += f64::from(*value));
+                sum
+            })
+            .collect();
+        let mean: Vec<f64> =
+            (0..width).map(|column| sums.iter().map(|sum| sum[column]).sum::<f64>() / n as f64).collect();
+
+        let centre = Tensor::from_slice(&mean);
+        let mut covariance = Tensor::zeros([width as i64, width as i64], (Kind::Double, tch::Device::Cpu));
+        for chunk in rows.chunks(CHUNK * width) {
+            let centred = Tensor::from_slice(chunk).view([-1, width as i64]).to_kind(Kind::Double) - &centre;
+            covariance += centred.tr().matmul(&centred);
+        }
+        covariance /= (n - 1) as f64;
+        // In ascending order of variance.
+        let (values, vectors) = covariance.f_linalg_eigh("L")?;
+        let values: Vec<f64> = Vec::try_from(&values)?;
+        let vectors: Vec<f64> = Vec::try_from(vectors.tr().contiguous().view([-1]))?;
+        let components = (0..dimensions)
+            .map(|place| {
+                let row = width - 1 - place;
+                let mut component = vectors[row * width..(row + 1) * width].to_vec();
+                let largest = component.iter().copied().max_by(|a, b| a.abs().total_cmp(&b.abs())).unwrap_or(1.0);
+                if largest < 0.0 {
+                    component.iter_mut().for_each(|value| *value = -*value);
+                }
+                component
+            })
+            .collect();
+        let variances: Vec<f64> = (0..dimensions).map(|place| values[width - 1 - place].max(0.0)).collect();
+        let all: f64 = values.iter().map(|value| value.max(0.0)).sum();
+        let explained = if all > 0.0 { variances.iter().sum::<f64>() / all } else { 0.0 };
+        Ok(Self { mean, components, variances, explained })
+    }
+
+    /// Coordinates along the components; `whiten` divides each by its standard deviation. Row-major.
+    pub fn project(&self, rows: &[f32], whiten: bool) -> Vec<f32> {
+        let width = self.mean.len();
+        let largest = self.variances.first().copied().unwrap_or(0.0);
+        let scales: Vec<f64> = self
+            .variances
+            .iter()
+            // A direction without variance would only magnify rounding.
+            .map(|&variance| match (whiten, variance > largest * 1e-12) {
+                (false, _) => 1.0,
+                (true, true) => 1.0 / variance.sqrt(),
+                (true, false) => 0.0,
+            })
+            .collect();
+        rows.par_chunks(width)
+            .flat_map_iter(|row| {
+                let centred: Vec<f64> = row.iter().zip(&self.mean).map(|(v, mean)| f64::from(*v) - mean).collect();
+                self.components
+                    .iter()
+                    .zip(&scales)
+                    .map(|(component, scale)| {
+                        (component.iter().zip(&centred).map(|(a, b)| a * b).sum::<f64>() * scale) as f32
+                    })
+                    .collect::<Vec<f32>>()
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,70 @@
+use serde_json::Value;
+
+use super::kmeans::{kmeans, lloyd};
+use super::pca::Pca;
+use crate::golden::{assert_close, numbers};
+use raisin_base::error::Result;
+use raisin_base::seed::Seed;
+
+fn golden() -> Value {
+    serde_json::from_str(include_str!("../../../../tests/golden/clustering.json")).expect("valid JSON")
+}
+
+fn rows(golden: &Value) -> Vec<f32> {
+    numbers(&golden["rows"]).into_iter().map(|value| value as f32).collect()
+}
+
+#[test]
+fn principal_components_are_those_of_scikit_learn() -> Result<()> {
+    let golden = golden();
+    let rows = rows(&golden);
+    let pca = Pca::fit(&rows, 6, 3)?;
+    assert_close(&pca.components.concat(), &numbers(&golden["components"]), 1e-9, "components");
+    assert_close(&pca.variances, &numbers(&golden["variances"]), 1e-9, "variances");
+    assert_close(&[pca.explained], &numbers(&golden["explained"]), 1e-9, "explained");
+    for (whiten, key) in [(false, "projected"), (true, "whitened")] {
+        let projected: Vec<f64> = pca.project(&rows[..30], whiten).into_iter().map(f64::from).collect();
+        assert_close(&projected, &numbers(&golden[key]), 1e-5, key);
+    }
+    Ok(())
+}
+
+#[test]
+fn lloyd_from_given_centres_ends_where_scikit_learn_does() {
+    let golden = golden();
+    let start: Vec<Vec<f64>> = numbers(&golden["start"]).chunks(6).map(<[f64]>::to_vec).collect();
+    let found = lloyd(&rows(&golden), 6, start, 300);
+    assert!(found.converged);
+    assert_close(&found.centres.concat(), &numbers(&golden["centres"]), 1e-9, "centres");
+    assert_close(&[found.inertia], &numbers(&golden["inertia"]), 1e-9, "inertia");
+    let labels: Vec<f64> = found.assignments.iter().map(|&label| f64::from(label)).collect();
+    assert_close(&labels, &numbers(&golden["labels"]), 0.0, "labels");
+}
+
+#[test]
+fn k_means_is_repeatable_and_at_least_as_tight_as_from_the_first_rows() -> Result<()> {
+    let golden = golden();
+    let rows = rows(&golden);
+    let (one, two) = (kmeans(&rows, 6, 4, 100, 8, &Seed::new(1))?, kmeans(&rows, 6, 4, 100, 8, &Seed::new(1))?);
+    assert_eq!(one.assignments, two.assignments);
+    assert!(one.inertia <= numbers(&golden["inertia"])[0] + 1e-9);
+    let size = |cluster: u32| one.assignments.iter().filter(|&&other| other == cluster).count();
+    assert!((1..4).all(|cluster| size(cluster - 1) >= size(cluster)), "the largest cluster comes first");
+    Ok(())
+}
+
+#[test]
+fn a_cluster_that_is_empty_is_seeded_again() {
+    let rows = [0.0f32, 0.1, 0.2, 10.0, 10.1, 50.0];
+    let found = lloyd(&rows, 1, vec![vec![0.0], vec![10.0], vec![1e9]], 100);
+    assert_eq!(found.assignments, [0, 0, 0, 1, 1, 2]);
+}
+
+#[test]
+#[expect(clippy::float_cmp, reason = "equal rows are no distance apart, not even a rounding error")]
+fn equal_rows_and_more_clusters_than_rows_do_no_harm() -> Result<()> {
+    let found = kmeans(&[1.0f32; 5], 1, 3, 10, 1, &Seed::new(1))?;
+    assert_eq!(found.inertia, 0.0);
+    assert!(kmeans(&[1.0f32; 2], 1, 3, 10, 1, &Seed::new(1)).is_err());
+    Ok(())
+}

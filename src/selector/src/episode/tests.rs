@@ -1,0 +1,315 @@
+use super::*;
+use crate::chooser::{Chooser as _, Moment};
+use crate::raise::Raise;
+use crate::sampling::normal;
+use raisin_base::error::render;
+use raisin_base::learner::{Learner, Trained};
+use raisin_settings::ppo::{Deployment, Form, Ratio};
+
+/// A learner whose best choice is known: only items of hidden relevant groups help, each use of an item helps half as
+/// much as the one before, and the more was learned the less is left to learn.
+pub struct Toy {
+    relevance: Vec<f64>,
+    uses: Vec<i32>,
+    learned: f64,
+    noise: f64,
+    rng: rand_chacha::ChaCha8Rng,
+}
+
+pub struct World {
+    pub candidates: Candidates,
+    pub relevance: Vec<f64>,
+}
+
+/// 24 clusters of 40. Two are relevant, one is harmful, and in two more every fourth item is relevant and every fourth
+/// harmful. One column of the state says a little about relevance.
+pub fn world(seed: u64) -> World {
+    merged_world(seed, 24)
+}
+
+/// The same with its clusters merged into fewer.
+fn merged_world(seed: u64, merged: usize) -> World {
+    let mut rng = Seed::new(seed).rng();
+    let (clusters, size, width) = (24, 40, 12);
+    let centres: Vec<f64> = (0..clusters * width).map(|_| normal(&mut rng)).collect();
+    let (mut ids, mut labels, mut state, mut relevance) = (vec![], vec![], vec![], vec![]);
+    for id in 0..clusters * size {
+        let cluster = id % clusters;
+        let helps = match (cluster, (id / clusters) % 4) {
+            (3 | 11, _) | (7 | 8, 0) => 1.0,
+            (5, _) | (7 | 8, 1) => -0.5,
+            _ => 0.0,
+        };
+        ids.push(id as u32);
+        labels.push((cluster % merged) as u32);
+        for column in 0..width {
+            let shift = if column == 0 { helps } else { 0.0 };
+            state.push((centres[cluster * width + column] + shift + 0.5 * normal(&mut rng)) as f32);
+        }
+        relevance.push(helps);
+    }
+    let columns = (0..width).map(|column| format!("semantic.{column:02}")).collect();
+    World { candidates: Candidates::new(&ids, &labels, &state, columns).expect("a sound world"), relevance }
+}
+
+impl Toy {
+    pub fn new(world: &World, noise: f64) -> Self {
+        let uses = vec![0; world.relevance.len()];
+        Self { relevance: world.relevance.clone(), uses, learned: 0.0, noise, rng: Seed::new(99).rng() }
+    }
+}
+
+impl Learner for Toy {
+    fn restore(&mut self) -> Result<f64> {
+        self.uses.fill(0);
+        self.learned = 0.0;
+        self.rng = Seed::new(99).rng();
+        self.performance()
+    }
+
+    fn step(&mut self, batch: &[u32]) -> Result<Trained> {
+        for &id in batch {
+            self.learned += self.relevance[id as usize] * 0.5f64.powi(self.uses[id as usize]) / batch.len() as f64;
+            self.uses[id as usize] += 1;
+        }
+        Ok(Trained { loss: 1.0, tokens: 10, supervised_tokens: 5, learning_rate: 1e-3, flops: 1.0 })
+    }
+
+    fn performance(&mut self) -> Result<f64> {
+        Ok(-2.0 + (1.0 - (-self.learned / 12.0).exp()) + self.noise * normal(&mut self.rng))
+    }
+}
+
+pub fn toy_config(form: Form) -> Config {
+    Config { steps: 40, batch_size: 16, rounds: 20, policy: form, ..Config::standard() }
+}
+
+/// Plays all rounds; the share of relevant picks by round.
+fn shares(world: &World, training: &mut Training, noise: f64) -> Result<Vec<f64>> {
+    let mut learner = Toy::new(world, noise);
+    (0..training.config.rounds)
+        .map(|_| {
+            let round = training.round(&mut learner, &world.candidates, &mut |_, _, _| {})?;
+            let relevant = round.selection.iter().filter(|row| world.relevance[row.id as usize] > 0.0).count();
+            Ok(relevant as f64 / round.selection.len() as f64)
+        })
+        .collect()
+}
+
+/// Plays one run with the best policy, deployed in some way: share of relevant picks, and what was gained.
+fn deploy(world: &World, training: &Training, deployment: Deployment) -> Result<(f64, f64)> {
+    let mut policy = training.best.as_ref().context("no best policy")?.duplicate()?;
+    policy.constants.deployment = deployment;
+    let candidates = self::candidates(world);
+    let (batch_size, steps) = (training.config.batch_size, training.config.steps);
+    let mut chooser = Raise::new(policy, candidates, batch_size, Seed::new(7))?;
+    let mut learner = Toy::new(world, 0.0);
+    let start = learner.restore()?;
+    let (mut performance, mut relevant) = (start, 0);
+    for step in 0..steps {
+        let moment = Moment { step, total_steps: steps, performance: Some(performance) };
+        let batch: Vec<u32> = chooser.choose(&moment)?.iter().map(|choice| choice.id).collect();
+        relevant += batch.iter().filter(|&&id| world.relevance[id as usize] > 0.0).count();
+        learner.step(&batch)?;
+        performance = learner.performance()?;
+    }
+    Ok((relevant as f64 / (steps * batch_size) as f64, performance - start))
+}
+
+fn candidates(world: &World) -> Candidates {
+    let of = &world.candidates;
+    Candidates {
+        ids: of.ids.clone(),
+        clusters: of.clusters.clone(),
+        ranges: of.ranges.clone(),
+        state: of.state.copy(),
+        columns: of.columns.clone(),
+    }
+}
+
+/// Not a test but a bench for the method: how fast do variants learn? `RAISIN_VARIANTS` is a JSON file,
+/// `{"name": {"gamma": 0.9}, ...}`, of what differs from the default preset.
+#[test]
+#[ignore = "a bench that compares variants of the method"]
+fn compare_variants() -> Result<()> {
+    tch::set_num_threads(1);
+    let path = std::env::var("RAISIN_VARIANTS").context("RAISIN_VARIANTS names a JSON file of variants")?;
+    let variants: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&std::fs::read(path)?)?;
+    for (name, overrides) in variants {
+        let mut config = serde_json::to_value(toy_config(Form::Hierarchical))?;
+        let seeds = overrides["seeds"].as_u64().unwrap_or(4);
+        let noise = overrides["noise"].as_f64().unwrap_or(0.01);
+        for (key, value) in overrides.as_object().context("an object of overrides")? {
+            if !["seeds", "noise"].contains(&key.as_str()) {
+                config[key] = value.clone();
+            }
+        }
+        let config: Config = serde_json::from_value(config)?;
+        let (mut mean, mut top, mut sample) = (vec![0.0; config.rounds], (0.0, 0.0), (0.0, 0.0));
+        for seed in 0..seeds {
+            let world = world(seed);
+            let mut training = Training::new(&world.candidates, config.clone(), Seed::new(seed))?;
+            let found = shares(&world, &mut training, noise)?;
+            mean.iter_mut().zip(found).for_each(|(sum, share)| *sum += share / seeds as f64);
+            for (deployment, sums) in [(Deployment::Top, &mut top), (Deployment::Sample, &mut sample)] {
+                let (share, gain) = deploy(&world, &training, deployment)?;
+                *sums = (sums.0 + share / seeds as f64, sums.1 + gain / seeds as f64);
+            }
+        }
+        let picked: Vec<String> = mean.iter().step_by(3).map(|share| format!("{share:.2}")).collect();
+        println!(
+            "{name:34} {} {:.2}  top {:.2} gains {:.3}  sample {:.2} gains {:.3}",
+            picked.join(" "),
+            mean.last().unwrap_or(&0.0),
+            top.0,
+            top.1,
+            sample.0,
+            sample.1
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn every_form_finds_the_hidden_clusters_within_twenty_rounds() -> Result<()> {
+    tch::set_num_threads(1);
+    // In the paper's form half of every batch comes from the cluster with hardly any relevant item.
+    for (form, clusters, expected) in [(Form::Hierarchical, 24, 0.8), (Form::PerCluster, 2, 0.4), (Form::Flat, 24, 0.7)]
+    {
+        let world = merged_world(1, clusters);
+        // Scoring all candidates at every step takes longest, and is good enough after 14.
+        let rounds = if form == Form::Flat { 14 } else { 20 };
+        let config = Config { rounds, ..toy_config(form) };
+        let mut training = Training::new(&world.candidates, config, Seed::new(1))?;
+        let found = shares(&world, &mut training, 0.01)?;
+        assert!(found[0] < 0.2, "{form:?} starts at random: {found:?}");
+        assert!(found[rounds - 1] > expected, "{form:?}: {found:?}");
+    }
+    Ok(())
+}
+
+/// Several toys in step with each other.
+struct Toys(Vec<Toy>);
+
+impl Ensemble for Toys {
+    fn episodes(&self) -> usize {
+        self.0.len()
+    }
+
+    fn restore_all(&mut self) -> Result<f64> {
+        let starts = self.0.iter_mut().map(Learner::restore).collect::<Result<Vec<_>>>()?;
+        starts.first().copied().context("no toy")
+    }
+
+    fn step_all(&mut self, batches: &[Vec<u32>]) -> Result<Vec<Trained>> {
+        self.0.iter_mut().zip(batches).map(|(toy, batch)| toy.step(batch)).collect()
+    }
+
+    fn performances(&mut self) -> Result<Vec<f64>> {
+        self.0.iter_mut().map(Learner::performance).collect()
+    }
+}
+
+fn toys(world: &World, count: usize) -> Toys {
+    Toys((0..count).map(|_| Toy::new(world, 0.01)).collect())
+}
+
+#[test]
+fn an_ensemble_of_one_plays_the_rounds_of_a_single_learner() -> Result<()> {
+    tch::set_num_threads(1);
+    let world = world(2);
+    let config = Config { rounds: 3, steps: 6, ..toy_config(Form::Hierarchical) };
+    let mut single = Training::new(&world.candidates, config.clone(), Seed::new(3))?;
+    let mut ensemble = Training::new(&world.candidates, config, Seed::new(3))?;
+    for _ in 0..3 {
+        let one = single.round(&mut Toy::new(&world, 0.01), &world.candidates, &mut |_, _, _| {})?;
+        let other = ensemble.round(&mut toys(&world, 1), &world.candidates, &mut |_, _, _| {})?;
+        assert_eq!(one, other);
+    }
+    Ok(())
+}
+
+#[test]
+fn episodes_of_a_round_differ_and_are_learnt_from_together() -> Result<()> {
+    tch::set_num_threads(1);
+    let world = world(1);
+    let config = Config { rounds: 8, ..toy_config(Form::Hierarchical) };
+    let mut training = Training::new(&world.candidates, config, Seed::new(1))?;
+    let mut shares = Vec::new();
+    for _ in 0..8 {
+        let round = training.round(&mut toys(&world, 4), &world.candidates, &mut |_, _, _| {})?;
+        assert_eq!((round.steps.len(), round.selection.len()), (4 * 40, 4 * 40 * 16));
+        let of = |episode: usize| {
+            round.selection.iter().filter(|row| row.episode == episode).map(|row| row.id).collect::<Vec<_>>()
+        };
+        assert_ne!(of(0), of(1));
+        // What one episode selected, another has not.
+        assert!(round.selection.iter().filter(|row| row.step == 0).all(|row| row.times_selected == 0));
+        let relevant = round.selection.iter().filter(|row| world.relevance[row.id as usize] > 0.0).count();
+        shares.push(relevant as f64 / round.selection.len() as f64);
+    }
+    assert!(shares[0] < 0.2 && shares[7] > 0.6, "{shares:?}");
+    Ok(())
+}
+
+#[test]
+fn a_training_resumes_to_the_same_rounds() -> Result<()> {
+    tch::set_num_threads(1);
+    let world = world(2);
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("state.safetensors");
+    let config = Config { rounds: 4, steps: 6, ..toy_config(Form::Hierarchical) };
+    let seed = Seed::new(3);
+    let mut whole = Training::new(&world.candidates, config.clone(), seed)?;
+    for round in 0..4 {
+        let mut resumed = if round == 0 {
+            Training::new(&world.candidates, config.clone(), seed)?
+        } else {
+            Training::load(&path, &world.candidates, config.clone(), seed)?
+        };
+        let one = whole.round(&mut Toy::new(&world, 0.01), &world.candidates, &mut |_, _, _| {})?;
+        let two = resumed.round(&mut Toy::new(&world, 0.01), &world.candidates, &mut |_, _, _| {})?;
+        assert_eq!(one, two, "round {round}");
+        resumed.save(&path)?;
+    }
+    Ok(())
+}
+
+#[test]
+#[expect(clippy::float_cmp, reason = "a shared reward is the same number for each")]
+fn rewards_between_measurements_are_shared_and_sum_to_what_was_gained() -> Result<()> {
+    let world = world(2);
+    let config = Config { rounds: 1, steps: 7, evaluate_every: 3, ..toy_config(Form::Flat) };
+    let mut training = Training::new(&world.candidates, config, Seed::new(3))?;
+    let round = training.round(&mut Toy::new(&world, 0.0), &world.candidates, &mut |_, _, _| {})?;
+    let measured: Vec<bool> = round.steps.iter().map(|step| step.performance.is_some()).collect();
+    assert_eq!(measured, [false, false, true, false, false, true, true]);
+    assert_eq!(round.steps[0].reward, round.steps[2].reward);
+    let sum: f64 = round.steps.iter().map(|step| step.reward).sum();
+    assert!((sum - round.row.episode_reward).abs() < 1e-12);
+    assert!((round.row.final_performance - round.steps[6].performance.expect("measured")).abs() < 1e-12);
+    Ok(())
+}
+
+#[test]
+fn a_policy_that_diverges_ends_the_run_with_its_round_and_what_to_change() -> Result<()> {
+    tch::set_num_threads(1);
+    let world = world(2);
+    let config =
+        Config { steps: 6, ratio: Ratio::Product, actor_learning_rate: f64::INFINITY, ..toy_config(Form::Flat) };
+    let mut training = Training::new(&world.candidates, config, Seed::new(3))?;
+    let round = training.round(&mut Toy::new(&world, 0.01), &world.candidates, &mut |_, _, _| {});
+    let said = render(&round.expect_err("no policy survives such a step"));
+    assert!(said.contains("after round 0") && said.contains("the policy has diverged"), "{said}");
+    assert!(said.ends_with("hint: a lower actor_learning_rate, or ratio = \"mean\""), "{said}");
+    Ok(())
+}
+
+#[test]
+fn a_model_whose_performance_is_no_number_is_refused_before_the_first_step() -> Result<()> {
+    let world = world(2);
+    let mut training = Training::new(&world.candidates, toy_config(Form::Flat), Seed::new(3))?;
+    let round = training.round(&mut Toy::new(&world, f64::NAN), &world.candidates, &mut |_, _, _| {});
+    assert!(render(&round.expect_err("no number")).contains("is NaN before any training"));
+    Ok(())
+}

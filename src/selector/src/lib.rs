@@ -1,0 +1,39 @@
+//! RAISE: state, policy, PPO, episodes; and the baseline choosers. Knows nothing of pipelines, store or Parquet.
+//!
+//! | module | concern |
+//! |---|---|
+//! | [`learner`] | the model that learns, as the selector sees it |
+//! | [`state`] | the fused state: what stays, what changes |
+//! | [`sampling`] | Gumbel-top-b draws and their Plackett-Luce probabilities |
+//! | [`policy`], [`actor`] | the networks; a policy acting in a run |
+//! | [`ppo`], [`update`], [`credit`] | PPO's formulas; one update; who is credited for a reward |
+//! | [`episode`] | rounds of episodes and updates |
+//! | [`save`] | policies and training states as files |
+//! | [`chooser`], [`baselines`] | every method of selection behind one trait |
+//! | [`clustering`] | PCA, whitening and k-means |
+
+pub mod actor;
+pub mod adam;
+pub mod baselines;
+pub mod chooser;
+pub mod clustering;
+pub mod credit;
+pub mod episode;
+#[cfg(test)]
+mod golden;
+pub mod network;
+pub mod policy;
+pub mod ppo;
+pub mod raise;
+pub mod sampling;
+pub mod save;
+pub mod state;
+pub mod update;
+
+pub use chooser::{Choice, Chooser, Inputs, Moment, Pool, chooser};
+pub use policy::Policy;
+pub use raise::Raise;
+pub use raisin_base::learner::{Ensemble, Learner, Trained};
+pub use raisin_settings::ppo::Config;
+pub use raisin_settings::{Method, Third};
+pub use state::Candidates;

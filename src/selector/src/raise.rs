@@ -1,0 +1,90 @@
+//! The trained policy as a chooser: RAISE deployed.
+//!
+//! The stage part of its state comes from [`Moment::performance`], relative to the run's own start; where a step has
+//! no measurement, the last one holds.
+
+use serde_json::{Value, json};
+
+use super::actor::Actor;
+use super::chooser::{Choice, Chooser, Moment};
+use super::policy::Policy;
+use super::sampling::Draw;
+use super::state::Candidates;
+use raisin_base::error::{Context as _, Result};
+use raisin_base::seed::Seed;
+use raisin_settings::ppo::{Deployment, Part};
+
+pub struct Raise {
+    policy: Policy,
+    candidates: Candidates,
+    actor: Actor,
+    batch_size: usize,
+    seed: Seed,
+    /// P(M_0) and the newest P.
+    performance: Option<(f64, f64)>,
+    /// Positions of every batch so far.
+    taken: Vec<Vec<usize>>,
+}
+
+impl Raise {
+    pub fn new(policy: Policy, candidates: Candidates, batch_size: usize, seed: Seed) -> Result<Self> {
+        let candidates = candidates.with_columns(&policy.constants.columns)?;
+        let actor = Actor::new(&policy, &candidates, batch_size)?;
+        Ok(Self { policy, candidates, actor, batch_size, seed, performance: None, taken: Vec::new() })
+    }
+}
+
+impl Chooser for Raise {
+    fn choose(&mut self, moment: &Moment) -> Result<Vec<Choice>> {
+        if let Some(now) = moment.performance {
+            self.performance = Some((self.performance.map_or(now, |(start, _)| start), now));
+        }
+        let improvement = self.performance.map_or(0.0, |(start, now)| now - start);
+        let stage = self.policy.stage(improvement, moment.step, moment.total_steps);
+        let mut rng = self.seed.at("deployment").at(moment.step).rng();
+        let draw = match self.policy.constants.deployment {
+            Deployment::Top => Draw::Top,
+            Deployment::Sample => Draw::Sample(&mut rng),
+        };
+        let action = self.actor.act(&self.policy, stage, draw)?;
+        let positions = self.actor.positions(&action);
+        self.actor.take(&positions, &self.candidates)?;
+        let drawn = action.items.iter().flat_map(|picks| picks.scores.iter().zip(&picks.log_probs));
+        let choices = positions
+            .iter()
+            .zip(drawn)
+            .map(|(&position, (&score, &log_prob))| Choice {
+                id: self.candidates.ids[position],
+                cluster: Some(self.candidates.clusters[position]),
+                score: Some(f64::from(score)),
+                log_prob: Some(f64::from(log_prob)),
+            })
+            .collect();
+        self.taken.push(positions);
+        Ok(choices)
+    }
+
+    fn wants_performance(&self) -> bool {
+        self.policy.constants.state.contains(&Part::Stage)
+    }
+
+    fn state(&self) -> Value {
+        // Bits, because JSON numbers need not come back as they were.
+        let performance = self.performance.map(|(start, now)| [start.to_bits(), now.to_bits()]);
+        json!({ "performance": performance, "taken": self.taken })
+    }
+
+    fn restore(&mut self, state: &Value) -> Result<()> {
+        let unreadable = || format!("not the state of a `raise` chooser: {state}");
+        let performance: Option<[u64; 2]> =
+            serde_json::from_value(state["performance"].clone()).with_context(unreadable)?;
+        let taken: Vec<Vec<usize>> = serde_json::from_value(state["taken"].clone()).with_context(unreadable)?;
+        self.performance = performance.map(|[start, now]| (f64::from_bits(start), f64::from_bits(now)));
+        self.actor = Actor::new(&self.policy, &self.candidates, self.batch_size)?;
+        for positions in &taken {
+            self.actor.take(positions, &self.candidates)?;
+        }
+        self.taken = taken;
+        Ok(())
+    }
+}

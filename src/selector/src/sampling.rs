@@ -1,0 +1,196 @@
+//! Drawing: uniform and normal numbers, shuffles, and ordered draws without replacement by the Gumbel-top-b rule with
+//! their exact Plackett-Luce log-probabilities.
+//!
+//! Adding independent Gumbel noise to logits and keeping the b largest draws b items one after the other from the
+//! softmax of what is left. The probability of such an ordered draw is a product of softmaxes, so PPO's ratio has an
+//! exact density. (The paper takes the top b while it trains, so that its old policy is deterministic while its ratio
+//! uses a softmax.)
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::Rng as _;
+use tch::{Kind, Tensor};
+
+/// Stands for minus infinity: its exponential is 0, and no gradient of it is NaN.
+const NEVER: f64 = -1e30;
+
+/// Uniform on [0, 1).
+pub fn uniform(rng: &mut ChaCha8Rng) -> f64 {
+    (rng.next_u64() >> 11) as f64 * 2f64.powi(-53)
+}
+
+/// Uniform on 0..n; `n` must not be 0.
+pub fn below(n: usize, rng: &mut ChaCha8Rng) -> usize {
+    ((u128::from(rng.next_u64()) * n as u128) >> 64) as usize
+}
+
+/// A standard normal number.
+pub fn normal(rng: &mut ChaCha8Rng) -> f64 {
+    let radius = (-2.0 * (1.0 - uniform(rng)).ln()).sqrt();
+    radius * (std::f64::consts::TAU * uniform(rng)).cos()
+}
+
+/// Fisher and Yates.
+pub fn shuffle<T>(items: &mut [T], rng: &mut ChaCha8Rng) {
+    for last in (1..items.len()).rev() {
+        items.swap(last, below(last + 1, rng));
+    }
+}
+
+/// How an ordered draw is made from logits.
+pub enum Draw<'a> {
+    /// By Gumbel-top-b: the policy's own distribution.
+    Sample(&'a mut ChaCha8Rng),
+    /// The highest logits.
+    Top,
+}
+
+impl Draw<'_> {
+    /// Indices of `count` of the logits (or all, where there are fewer), in the order of the draw. Ties go to the
+    /// first.
+    pub fn indices(&mut self, logits: &[f32], count: usize) -> Vec<usize> {
+        let mut keys: Vec<(f64, usize)> = logits
+            .iter()
+            .enumerate()
+            .map(|(index, &logit)| match self {
+                Draw::Sample(rng) => (f64::from(logit) + gumbel(rng), index),
+                Draw::Top => (f64::from(logit), index),
+            })
+            .collect();
+        let order = |one: &(f64, usize), two: &(f64, usize)| two.0.total_cmp(&one.0).then(one.1.cmp(&two.1));
+        let count = count.min(keys.len());
+        if count < keys.len() && count > 0 {
+            keys.select_nth_unstable_by(count - 1, order);
+        }
+        keys.truncate(count);
+        keys.sort_by(order);
+        keys.into_iter().map(|(_, index)| index).collect()
+    }
+}
+
+fn gumbel(rng: &mut ChaCha8Rng) -> f64 {
+    // 1 - u is in (0, 1]; the tiny number keeps the outer logarithm finite.
+    let exponential = -(1.0 - uniform(rng)).ln();
+    -(exponential + f64::MIN_POSITIVE).ln()
+}
+
+/// The log-probability of each draw, given the ones before it.
+///
+/// `logits` `[m, n]`, `drawn` `[m, b]` (indices in the order of the draw) -> `[m, b]`, differentiable.
+pub fn plackett_luce(logits: &Tensor, drawn: &Tensor) -> Tensor {
+    let size = drawn.size();
+    let (m, b) = (size[0], size[1]);
+    let picked = logits.gather(1, drawn, false);
+    let mask = Tensor::zeros(logits.size(), (Kind::Bool, logits.device())).scatter_value(1, drawn, 1);
+    let rest = logits.masked_fill(&mask, NEVER).logsumexp([1i64].as_slice(), true); // [m, 1]
+    // Draw k competes with the draws that come later, k..b, and with the rest.
+    let earlier = Tensor::ones([b, b], (Kind::Bool, logits.device())).tril(-1);
+    let later = picked.unsqueeze(1).expand([m, b, b], false).masked_fill(&earlier, NEVER);
+    let against = Tensor::cat(&[later, rest.unsqueeze(1).expand([m, b, 1], false)], 2);
+    picked - against.logsumexp([2i64].as_slice(), false)
+}
+
+/// Entropy of the softmax of each row of `[m, n]`, in nats -> `[m]`.
+pub fn entropy(logits: &Tensor) -> Tensor {
+    let log_probs = logits.log_softmax(1, None);
+    -(log_probs.exp() * &log_probs).sum_dim_intlist([1i64].as_slice(), false, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::golden::{assert_close, numbers};
+    use raisin_base::seed::Seed;
+
+    /// Every ordered draw of `count` out of `n`.
+    fn draws(n: usize, count: usize) -> Vec<Vec<i64>> {
+        if count == 0 {
+            return vec![Vec::new()];
+        }
+        draws(n, count - 1)
+            .into_iter()
+            .flat_map(|before| {
+                let free: Vec<i64> = (0..n as i64).filter(|next| !before.contains(next)).collect();
+                free.into_iter().map(move |next| [before.as_slice(), &[next]].concat())
+            })
+            .collect()
+    }
+
+    fn probability(logits: &[f64], draw: &[i64]) -> f64 {
+        let log_probs = plackett_luce(&Tensor::from_slice(logits).unsqueeze(0), &Tensor::from_slice(draw).unsqueeze(0));
+        log_probs.sum(Kind::Double).exp().double_value(&[])
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+        #[test]
+        fn the_probabilities_of_all_ordered_draws_sum_to_one(
+            logits in prop::collection::vec(-8.0f64..8.0, 1..6),
+            count in 1usize..5,
+        ) {
+            let count = count.min(logits.len());
+            let sum: f64 = draws(logits.len(), count).iter().map(|draw| probability(&logits, draw)).sum();
+            prop_assert!((sum - 1.0).abs() < 1e-9, "{sum}");
+        }
+
+        #[test]
+        fn a_draw_has_distinct_indices_and_as_many_as_asked_for(
+            logits in prop::collection::vec(-5.0f32..5.0, 0..30),
+            count in 0usize..40,
+            seed in 0u64..1000,
+        ) {
+            let mut drawn = Draw::Sample(&mut Seed::new(seed).rng()).indices(&logits, count);
+            prop_assert_eq!(drawn.len(), count.min(logits.len()));
+            drawn.sort_unstable();
+            drawn.dedup();
+            prop_assert_eq!(drawn.len(), count.min(logits.len()));
+        }
+    }
+
+    #[test]
+    fn log_probabilities_are_those_of_the_formula() {
+        let golden: Value = serde_json::from_str(include_str!("../../../tests/golden/ppo.json")).expect("valid JSON");
+        let golden = &golden["plackett_luce"];
+        let logits = Tensor::from_slice(&numbers(&golden["logits"])).unsqueeze(0).expand([12, 4], false);
+        let pairs: Vec<i64> = numbers(&golden["pairs"]).into_iter().map(|index| index as i64).collect();
+        let ours = plackett_luce(&logits, &Tensor::from_slice(&pairs).view([12, 2]));
+        let ours: Vec<f64> = Vec::try_from(ours.contiguous().view([-1])).expect("f64");
+        assert_close(&ours, &numbers(&golden["log_probs"]), 1e-12, "log_probs");
+    }
+
+    #[test]
+    fn gumbel_top_b_draws_as_often_as_plackett_luce_says() {
+        let logits = [0.5f32, -0.3, 1.2, 0.0];
+        let exact: Vec<f64> = logits.iter().map(|&logit| f64::from(logit)).collect();
+        let mut rng = Seed::new(23).rng();
+        let all = draws(4, 2);
+        let mut counts = vec![0u32; all.len()];
+        let times = 40_000;
+        for _ in 0..times {
+            let drawn = Draw::Sample(&mut rng).indices(&logits, 2);
+            let drawn: Vec<i64> = drawn.into_iter().map(|index| index as i64).collect();
+            counts[all.iter().position(|draw| *draw == drawn).expect("a draw of two")] += 1;
+        }
+        for (draw, count) in all.iter().zip(counts) {
+            let expected = probability(&exact, draw);
+            let deviation = (expected * (1.0 - expected) / f64::from(times)).sqrt();
+            let observed = f64::from(count) / f64::from(times);
+            assert!((observed - expected).abs() < 4.5 * deviation, "{draw:?}: {observed} is not {expected}");
+        }
+    }
+
+    #[test]
+    fn the_top_is_the_top_and_ties_go_to_the_first() {
+        assert_eq!(Draw::Top.indices(&[1.0, 3.0, 2.0, 3.0], 3), [1, 3, 2]);
+        assert_eq!(Draw::Top.indices(&[1.0], 3), [0]);
+    }
+
+    #[test]
+    fn drawing_a_whole_set_has_gradients_that_are_numbers() {
+        let logits = Tensor::from_slice(&[0.1f32, 0.2, 0.3]).unsqueeze(0).set_requires_grad(true);
+        plackett_luce(&logits, &Tensor::from_slice(&[2i64, 0, 1]).unsqueeze(0)).sum(Kind::Float).backward();
+        assert!(logits.grad().isfinite().all().int64_value(&[]) == 1);
+    }
+}

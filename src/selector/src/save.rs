@@ -1,0 +1,106 @@
+//! Policies and training states as files: safetensors for numbers, JSON for constants.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use tch::{Kind, Tensor};
+
+use super::policy::{Constants, Policy};
+use raisin_base::error::{Context as _, Result, bail, ensure};
+use raisin_base::seed::Seed;
+
+const WEIGHTS: &str = "policy.safetensors";
+const CONSTANTS: &str = "policy.json";
+
+/// Writes f32 and f64 tensors, by name.
+pub fn write_tensors(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
+    let mut bytes = Vec::with_capacity(tensors.len());
+    for (name, tensor) in tensors {
+        let dtype = match tensor.kind() {
+            Kind::Float => Dtype::F32,
+            Kind::Double => Dtype::F64,
+            other => bail!("`{name}` has the type {other:?}, which is neither f32 nor f64"),
+        };
+        let shape: Vec<usize> = tensor.size().into_iter().map(|length| length as usize).collect();
+        let tensor = tensor.detach().to_device(tch::Device::Cpu).contiguous();
+        let mut data = vec![0u8; tensor.numel() * dtype_size(dtype)];
+        tensor.f_copy_data_u8(&mut data, tensor.numel())?;
+        bytes.push((name.as_str(), dtype, shape, data));
+    }
+    let views = bytes
+        .iter()
+        .map(|(name, dtype, shape, data)| Ok((*name, TensorView::new(*dtype, shape.clone(), data)?)))
+        .collect::<Result<Vec<_>>>()?;
+    let file = safetensors::serialize(views, None)?;
+    // Synced and renamed into place: a kill or a loss of power leaves the old file or the new one.
+    let staging = path.with_extension("tmp");
+    std::fs::write(&staging, file)
+        .and_then(|()| std::fs::File::open(&staging)?.sync_all())
+        .with_context(|| format!("cannot write {}", staging.display()))?;
+    std::fs::rename(&staging, path).with_context(|| format!("cannot write {}", path.display()))
+}
+
+pub fn read_tensors(path: &Path) -> Result<BTreeMap<String, Tensor>> {
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let file = SafeTensors::deserialize(&bytes).with_context(|| format!("{} is damaged", path.display()))?;
+    let mut tensors = BTreeMap::new();
+    for (name, view) in file.tensors() {
+        let kind = match view.dtype() {
+            Dtype::F32 => Kind::Float,
+            Dtype::F64 => Kind::Double,
+            other => bail!("`{name}` in {} has the type {other:?}", path.display()),
+        };
+        let shape: Vec<i64> = view.shape().iter().map(|&length| length as i64).collect();
+        tensors.insert(name, Tensor::f_from_data_size(view.data(), &shape, kind)?);
+    }
+    Ok(tensors)
+}
+
+/// Copies stored values over existing tensors of the same names and shapes.
+pub fn fill(into: &[(String, Tensor)], from: &BTreeMap<String, Tensor>, prefix: &str) -> Result<()> {
+    for (name, tensor) in into {
+        let stored = from.get(&format!("{prefix}{name}")).with_context(|| format!("there is no tensor `{name}`"))?;
+        ensure!(
+            stored.size() == tensor.size(),
+            "`{name}` is stored as {:?}, expected {:?}",
+            stored.size(),
+            tensor.size()
+        );
+        tch::no_grad(|| tensor.shallow_clone().f_copy_(stored))?;
+    }
+    Ok(())
+}
+
+fn dtype_size(dtype: Dtype) -> usize {
+    if dtype == Dtype::F64 { 8 } else { 4 }
+}
+
+impl Policy {
+    /// Writes `policy.safetensors` and `policy.json`.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        write_tensors(&folder.join(WEIGHTS), &self.parameters())?;
+        let path = folder.join(CONSTANTS);
+        let text = serde_json::to_string_pretty(&self.constants)? + "\n";
+        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Reads what [`Policy::save`] wrote.
+    pub fn load(folder: &Path) -> Result<Self> {
+        let path = folder.join(CONSTANTS);
+        let text = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let constants: Constants =
+            serde_json::from_slice(&text).with_context(|| format!("{} is not a policy", path.display()))?;
+        let policy = Self::untrained(constants, &Seed::new(0));
+        fill(&policy.parameters(), &read_tensors(&folder.join(WEIGHTS))?, "")?;
+        Ok(policy)
+    }
+
+    /// The same policy with weights of its own.
+    pub fn duplicate(&self) -> Result<Self> {
+        let copy = Self::untrained(self.constants.clone(), &Seed::new(0));
+        let weights = self.parameters().into_iter().collect();
+        fill(&copy.parameters(), &weights, "")?;
+        Ok(copy)
+    }
+}

@@ -1,0 +1,89 @@
+//! The fused state S_t: the static columns once, and beside them the few numbers that change from step to step.
+//!
+//! The paper's state has 39 numbers per candidate and step. 36 of them never change; the performance and t/T are the
+//! same for all candidates; availability changes in at most B entries a step. So a whole episode is kept exactly in
+//! O(N*36 + T*(2+B)) numbers, where O(T*N*39) would end at pools of some 200,000.
+
+use std::ops::Range;
+
+use tch::Tensor;
+
+use raisin_base::error::{Problem, Result, ensure};
+
+/// The candidates of a selector with the static part of their state, ordered by cluster and then by id.
+///
+/// A candidate's place in this order is its *position*.
+pub struct Candidates {
+    /// By position.
+    pub ids: Vec<u32>,
+    /// By position.
+    pub clusters: Vec<u32>,
+    /// The positions of each cluster.
+    pub ranges: Vec<Range<usize>>,
+    /// `[N, F]` f32, standardised.
+    pub state: Tensor,
+    /// Names of the F columns, such as `difficulty.response_tokens` or `semantic.07`.
+    pub columns: Vec<String>,
+}
+
+impl Candidates {
+    /// `state` is row-major, one row of `columns.len()` numbers an id.
+    pub fn new(ids: &[u32], clusters: &[u32], state: &[f32], columns: Vec<String>) -> Result<Self> {
+        let width = columns.len();
+        ensure!(!ids.is_empty(), "there are no candidates to select from");
+        ensure!(
+            ids.len() == clusters.len() && state.len() == ids.len() * width,
+            "{} ids, {} clusters and {} state values of {width} columns do not fit together",
+            ids.len(),
+            clusters.len(),
+            state.len()
+        );
+        if let Some(place) = state.iter().position(|value| !value.is_finite()) {
+            let (row, column) = (place / width, place % width);
+            raisin_base::error::bail!(
+                "instruction {} has a state that is not finite in `{}`",
+                ids[row],
+                columns[column]
+            );
+        }
+        let mut order: Vec<usize> = (0..ids.len()).collect();
+        order.sort_by_key(|&row| (clusters[row], ids[row]));
+        let clusters: Vec<u32> = order.iter().map(|&row| clusters[row]).collect();
+        let count = clusters.last().map_or(0, |&last| last as usize + 1);
+        let ranges = (0..count as u32)
+            .map(|cluster| clusters.partition_point(|&c| c < cluster)..clusters.partition_point(|&c| c <= cluster))
+            .collect();
+        let sorted: Vec<f32> = order.iter().flat_map(|&row| &state[row * width..(row + 1) * width]).copied().collect();
+        let state = Tensor::from_slice(&sorted).view([ids.len() as i64, width as i64]);
+        Ok(Self { ids: order.iter().map(|&row| ids[row]).collect(), clusters, ranges, state, columns })
+    }
+
+    /// The same candidates with only these columns of their state, in this order.
+    ///
+    /// # Errors
+    /// A column that there is not: the candidates come from another `clusters` stage.
+    pub fn with_columns(mut self, columns: &[String]) -> Result<Self> {
+        let places: Vec<i64> = columns
+            .iter()
+            .map(|wanted| {
+                let place = self.columns.iter().position(|column| column == wanted);
+                place.map(|place| place as i64).ok_or_else(|| {
+                    Problem::new(format!("the candidates have no state column `{wanted}`"))
+                        .hint("train and deploy a policy with the same clusters stage")
+                        .into()
+                })
+            })
+            .collect::<Result<_>>()?;
+        self.state = self.state.index_select(1, &Tensor::from_slice(&places));
+        self.columns = columns.to_vec();
+        Ok(self)
+    }
+
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+}

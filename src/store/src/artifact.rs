@@ -1,0 +1,327 @@
+//! Artifacts: made visible by one rename, and looked at before they are served.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use super::manifest::{folders, list};
+use super::{ActionRecord, MANIFEST, Manifest, Store, forbid_writing, remove_tree, sync_folder};
+use raisin_base::digest::Digest;
+use raisin_base::error::{Context as _, Error, Result, bail, ensure};
+use raisin_contract::REFERENCES;
+
+/// An artifact in the store.
+#[derive(Clone, Debug)]
+pub struct Artifact {
+    pub digest: Digest,
+    pub folder: PathBuf,
+    pub manifest: Manifest,
+    pub references: BTreeMap<String, Digest>,
+}
+
+/// What a look-up found.
+#[derive(Debug)]
+pub enum Lookup {
+    Hit(Box<ActionRecord>),
+    Miss,
+    /// There was something, and it was not what it should be; it is set aside now. The text says what.
+    Damaged(String),
+}
+
+impl Store {
+    /// Which artifact the action of this key made. What it serves has been looked at: the record's seal, the
+    /// manifest's digest, and the name, size and identity of each file; a file in doubt is read.
+    pub fn lookup(&self, key: Digest) -> Result<Lookup> {
+        let record = match self.record(key) {
+            Ok(None) => return Ok(Lookup::Miss),
+            Ok(Some(record)) => record,
+            Err(error) => {
+                let error = damage(error)?;
+                self.set_aside(&self.record_file(key))?;
+                return Ok(Lookup::Damaged(format!("{error:#}")));
+            }
+        };
+        if self.is_untouched(record.artifact) {
+            return Ok(Lookup::Hit(Box::new(record)));
+        }
+        match self.inspect(record.artifact) {
+            Ok(Some(_)) => Ok(Lookup::Hit(Box::new(record))),
+            Ok(None) => {
+                let text = format!("the artifact {} of stage `{}` is gone", record.artifact.short(), record.stage);
+                Ok(Lookup::Damaged(text))
+            }
+            Err(_) => {
+                // Another build that met the same damage may have made it good by now.
+                let _one_at_a_time = self.lock_artifacts()?;
+                let Err(error) = self.inspect(record.artifact) else { return Ok(Lookup::Hit(Box::new(record))) };
+                let error = damage(error)?;
+                self.set_aside(&self.artifact_folder(record.artifact))?;
+                let text = format!("the artifact {} of stage `{}`: {error:#}", record.artifact.short(), record.stage);
+                Ok(Lookup::Damaged(text))
+            }
+        }
+    }
+
+    /// Looks at an artifact, and reads those of its files that are not as they were left; `None` where there is none of this digest.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn inspect(&self, digest: Digest) -> Result<Option<Artifact>> {
+        let folder = self.artifact_folder(digest);
+        let bytes = match std::fs::read(folder.join(MANIFEST)) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                if !folder.exists() {
+                    return Ok(None);
+                }
+                // The folder may have come, as a whole, between the two looks.
+                match std::fs::read(folder.join(MANIFEST)) {
+                    Ok(bytes) => bytes,
+                    Err(_) if !folder.exists() => return Ok(None),
+                    Err(error) => return Err(error).with_context(|| format!("it has no {MANIFEST}")),
+                }
+            }
+            Err(error) => return Err(error).with_context(|| format!("cannot read its {MANIFEST}")),
+        };
+        ensure!(Digest::of(&bytes) == digest, "its {MANIFEST} was changed");
+        let manifest = Manifest::from_bytes(&bytes)?;
+        let mut expected = manifest.files.iter().peekable();
+        let files = list(&folder)?;
+        for found in &files {
+            if found.path == MANIFEST {
+                continue;
+            }
+            match expected.next_if(|entry| entry.path <= found.path) {
+                Some(entry) if entry.path == found.path => {
+                    let (path, size, now) = (&entry.path, entry.size, found.fingerprint.size);
+                    ensure!(now == size, "{path} has {now} bytes where {size} were written");
+                }
+                Some(entry) => bail!("{} is missing", entry.path),
+                None => bail!("{} was added to it", found.path),
+            }
+        }
+        if let Some(entry) = expected.next() {
+            bail!("{} is missing", entry.path);
+        }
+        self.check_identity(digest, &manifest, &files)?;
+        let references = if manifest.files.iter().any(|file| file.path == REFERENCES) {
+            read_references(&folder)?
+        } else {
+            BTreeMap::new()
+        };
+        for (name, target) in &references {
+            let there = self.artifact_folder(*target).join(MANIFEST).exists();
+            ensure!(there, "the artifact {} that it needs as `{name}` is gone", target.short());
+        }
+        if !self.is_untouched(digest) {
+            self.remember_identity(digest, &files, &references);
+        }
+        Ok(Some(Artifact { digest, folder, manifest, references }))
+    }
+
+    /// Makes the finished folder `out` an artifact: hashes and syncs what is in it, then renames it into place.
+    /// An equal artifact that is already there stays, and `out` goes.
+    pub fn commit(&self, out: &Path) -> Result<Artifact> {
+        let manifest = Manifest::of_folder(out)?;
+        ensure!(!manifest.files.is_empty(), "the stage wrote no files");
+        let references = if out.join(REFERENCES).exists() { read_references(out)? } else { BTreeMap::new() };
+        let bytes = manifest.to_bytes()?;
+        let digest = Digest::of(&bytes);
+        let folder = self.artifact_folder(digest);
+        // What is in doubt is read now, so that a look under the lock is over soon.
+        let _ = self.inspect(digest);
+        // Several stages may make the same bytes at once, and find the same damage where they are to go. Nobody waits for
+        // the syncs of another's files, so it is looked for before them and after.
+        let there = self.lock_artifacts().and_then(|_one_at_a_time| self.make_room(digest))?;
+        if let Some(artifact) = there {
+            remove_tree(out)?;
+            return Ok(artifact);
+        }
+        let seal = || -> std::io::Result<()> {
+            std::fs::write(out.join(MANIFEST), &bytes)?;
+            for path in manifest.files.iter().map(|file| file.path.as_str()).chain([MANIFEST]) {
+                let path = out.join(path);
+                std::fs::File::open(&path)?.sync_all()?;
+                // One mode for all, whatever mode the library that wrote a file gave it.
+                std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o444))?;
+            }
+            folders(out)?.iter().try_for_each(|folder| sync_folder(folder))
+        };
+        seal().with_context(|| format!("cannot finish {}", out.display()))?;
+        let one_at_a_time = self.lock_artifacts()?;
+        if let Some(artifact) = self.make_room(digest)? {
+            drop(one_at_a_time);
+            remove_tree(out)?;
+            return Ok(artifact);
+        }
+        std::fs::rename(out, &folder).with_context(|| format!("cannot move {} into place", out.display()))?;
+        let settle = || -> std::io::Result<()> {
+            sync_folder(&self.root.join("artifacts"))?;
+            folders(&folder)?.iter().try_for_each(|folder| forbid_writing(folder))
+        };
+        settle().with_context(|| format!("cannot finish {}", folder.display()))?;
+        self.remember_identity(digest, &list(&folder)?, &references);
+        Ok(Artifact { digest, folder, manifest, references })
+    }
+
+    /// The artifact of this digest; where there is none, nothing is in its place then.
+    fn make_room(&self, digest: Digest) -> Result<Option<Artifact>> {
+        self.inspect(digest).or_else(|error| {
+            damage(error)?;
+            self.set_aside(&self.artifact_folder(digest))?;
+            Ok(None)
+        })
+    }
+
+    /// Every artifact that looks right, by digest.
+    pub fn artifacts(&self) -> Result<Vec<Artifact>> {
+        Ok(self.artifact_digests()?.into_iter().filter_map(|digest| self.inspect(digest).ok().flatten()).collect())
+    }
+
+    pub fn artifact_digests(&self) -> Result<Vec<Digest>> {
+        let mut digests = Vec::new();
+        for entry in std::fs::read_dir(self.root.join("artifacts"))? {
+            if let Some(digest) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) {
+                digests.push(digest);
+            }
+        }
+        digests.sort_unstable();
+        Ok(digests)
+    }
+}
+
+/// Gives an error back as damage, or fails with it: what cannot be read because descriptors, memory or rights are lacking
+/// may be whole, and stays where it is.
+pub(super) fn damage(error: Error) -> Result<Error> {
+    use std::io::ErrorKind;
+    let machine = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>()).is_some_and(|error| {
+        let damage = matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory);
+        !damage && error.raw_os_error() != Some(rustix::io::Errno::IO.raw_os_error())
+    });
+    if machine { Err(error) } else { Ok(error) }
+}
+
+pub(super) fn read_references(folder: &Path) -> Result<BTreeMap<String, Digest>> {
+    let bytes = std::fs::read(folder.join(REFERENCES))?;
+    serde_json::from_slice(&bytes).with_context(|| format!("its {REFERENCES} is unreadable"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::super::record::tests::sample;
+    use super::*;
+
+    fn made(store: &Store, files: &[(&str, &str)]) -> Artifact {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let out = store.root().join(format!("tmp/out-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
+        for (path, text) in files {
+            let path = out.join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        store.commit(&out).unwrap()
+    }
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        (folder, store)
+    }
+
+    fn damage(artifact: &Artifact, change: impl FnOnce(&Path) -> std::io::Result<()>) {
+        for folder in folders(&artifact.folder).unwrap() {
+            std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let file = artifact.folder.join("sub/b");
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+        change(&file).unwrap();
+    }
+
+    #[test]
+    fn equal_content_is_one_read_only_artifact_whoever_makes_it() {
+        let (_folder, store) = store();
+        let one = made(&store, &[("a", "1"), ("sub/b", "22")]);
+        let other = made(&store, &[("sub/b", "22"), ("a", "1")]);
+        assert_eq!((one.digest, one.manifest.bytes()), (other.digest, 3));
+        assert_ne!(made(&store, &[("a", "22"), ("sub/b", "1")]).digest, one.digest);
+        assert_eq!(store.artifacts().unwrap().len(), 2);
+        let mode = |path: &str| one.folder.join(path).metadata().unwrap().permissions().mode() & 0o222;
+        assert_eq!([mode(""), mode("sub"), mode("a"), mode("manifest.json")], [0; 4]);
+        assert!(store.commit(&store.root().join("tmp/none")).is_err());
+    }
+
+    /// Found by random graphs: a look between the coming of a folder's manifest and that of its folder took an artifact
+    /// that was just made for one that had lost its manifest, and set it aside.
+    #[test]
+    fn stages_that_make_the_same_bytes_at_once_share_one_artifact_and_none_is_set_aside() {
+        let (_folder, store) = store();
+        for round in 0..50 {
+            let text = round.to_string();
+            let digests: Vec<Digest> = std::thread::scope(|scope| {
+                let threads: Vec<_> =
+                    (0..6).map(|_| scope.spawn(|| made(&store, &[("text", text.as_str())]).digest)).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            assert!(digests.iter().all(|digest| *digest == digests[0]));
+            assert!(store.inspect(digests[0]).unwrap().is_some());
+        }
+        assert!(
+            !store.root.join("damaged").exists() || std::fs::read_dir(store.root.join("damaged")).unwrap().count() == 0
+        );
+    }
+
+    #[test]
+    fn missing_truncated_added_and_changed_files_are_each_named_and_never_served() {
+        type Change = fn(&Path) -> std::io::Result<()>;
+        let changes: [(Change, &str); 6] = [
+            (|file| std::fs::write(file, "23"), "the content of sub/b is not what was written"),
+            (|file| std::fs::remove_file(file), "sub/b is missing"),
+            (|file| std::fs::write(file, "2"), "sub/b has 1 bytes where 2 were written"),
+            (|file| std::fs::write(file.with_file_name("c"), ""), "sub/c was added"),
+            (|file| std::fs::write(file.with_file_name("../manifest.json"), "{}"), "manifest.json was changed"),
+            (|file| std::fs::remove_file(file.with_file_name("../manifest.json")), "has no manifest.json"),
+        ];
+        for (change, expected) in changes {
+            let (_folder, store) = store();
+            let artifact = made(&store, &[("a", "1"), ("sub/b", "22")]);
+            let key = Digest::of(b"key");
+            store.write_record(&sample(key, artifact.digest)).unwrap();
+            assert!(matches!(store.lookup(key).unwrap(), Lookup::Hit(_)));
+            damage(&artifact, change);
+            let Lookup::Damaged(reason) = store.lookup(key).unwrap() else { panic!("{expected}: not seen") };
+            assert!(reason.contains(expected) && reason.contains("stage `pool`"), "{reason}");
+            assert!(!artifact.folder.exists());
+            // Made again, it is served again.
+            made(&store, &[("a", "1"), ("sub/b", "22")]);
+            assert!(matches!(store.lookup(key).unwrap(), Lookup::Hit(_)));
+        }
+    }
+
+    #[test]
+    fn an_artifact_whose_reference_is_gone_is_not_served() {
+        let (_folder, store) = store();
+        let base = made(&store, &[("weights", "1")]);
+        let references = format!("{{\"base\":\"{}\"}}", base.digest);
+        let adapter = made(&store, &[("adapter", "2"), (REFERENCES, &references)]);
+        assert_eq!(adapter.references["base"], base.digest);
+        assert!(store.inspect(adapter.digest).unwrap().is_some());
+        store.set_aside(&base.folder).unwrap();
+        let error = store.inspect(adapter.digest).unwrap_err().to_string();
+        assert!(error.contains("needs as `base` is gone"), "{error}");
+    }
+
+    #[test]
+    fn a_torn_record_is_a_miss_that_says_so() {
+        let (_folder, store) = store();
+        let artifact = made(&store, &[("a", "1")]);
+        let key = Digest::of(b"key");
+        store.write_record(&sample(key, artifact.digest)).unwrap();
+        let bytes = std::fs::read(store.record_file(key)).unwrap();
+        std::fs::write(store.record_file(key), &bytes[..bytes.len() / 2]).unwrap();
+        assert!(matches!(store.lookup(key).unwrap(), Lookup::Damaged(_)));
+        assert!(matches!(store.lookup(key).unwrap(), Lookup::Miss));
+    }
+}

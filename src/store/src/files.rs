@@ -1,0 +1,209 @@
+//! Digests of raw inputs: read once, and not again while size, times and inode stand.
+//!
+//! As with git's index, an entry whose file changed within two seconds of being hashed is not believed: an edit of the
+//! same size in the same tick of the clock would look the same.
+
+use std::collections::BTreeMap;
+use std::fs::Metadata;
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::Store;
+use super::memory::{recall, remember};
+use raisin_base::digest::Digest;
+use raisin_base::error::{Context as _, Result, bail};
+
+const RACY_NANOSECONDS: i64 = 2_000_000_000;
+
+/// What a file looks like without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fingerprint {
+    pub size: u64,
+    pub modified: i64,
+    /// The inode's own time: an edit that puts the modification time back still changes this one.
+    pub changed: i64,
+    pub device: u64,
+    pub inode: u64,
+}
+
+impl Fingerprint {
+    pub fn of(path: &Path) -> std::io::Result<Self> {
+        Ok(Self::from(&path.metadata()?))
+    }
+}
+
+/// A time as one number. The last one for all that are later than 2262, which anyone may give to a file.
+fn nanoseconds(seconds: i64, rest: i64) -> i64 {
+    seconds.saturating_mul(1_000_000_000).saturating_add(rest)
+}
+
+impl From<&Metadata> for Fingerprint {
+    fn from(metadata: &Metadata) -> Self {
+        Self {
+            size: metadata.len(),
+            modified: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
+            changed: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
+            device: metadata.dev(),
+            inode: metadata.ino(),
+        }
+    }
+}
+
+impl From<&rustix::fs::Stat> for Fingerprint {
+    fn from(status: &rustix::fs::Stat) -> Self {
+        Self {
+            size: status.st_size as u64,
+            modified: nanoseconds(status.st_mtime, status.st_mtime_nsec as i64),
+            changed: nanoseconds(status.st_ctime, status.st_ctime_nsec as i64),
+            device: status.st_dev,
+            inode: status.st_ino,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Entry {
+    #[serde(flatten)]
+    fingerprint: Fingerprint,
+    hashed: i64,
+    blake3: Digest,
+}
+
+impl Entry {
+    fn believable(&self, fingerprint: &Fingerprint) -> bool {
+        let newest = fingerprint.modified.max(fingerprint.changed);
+        self.fingerprint == *fingerprint && newest.saturating_add(RACY_NANOSECONDS) < self.hashed
+    }
+}
+
+/// The digests of raw files that this store has seen.
+#[derive(Debug, Default)]
+pub struct FileDigests {
+    path: PathBuf,
+    entries: BTreeMap<PathBuf, Entry>,
+    changed: bool,
+}
+
+impl FileDigests {
+    /// What earlier builds knew. An unreadable file is as good as none.
+    pub fn load(store: &Store) -> Self {
+        let path = store.root.join("files");
+        let entries = recall(&path).and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+        Self { path, entries, changed: false }
+    }
+
+    /// Drops what is known of files that are no longer there.
+    pub(super) fn forget_gone(store: &Store) {
+        let mut known = Self::load(store);
+        let is_gone = |path: &Path| path.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound);
+        let before = known.entries.len();
+        known.entries.retain(|path, _| !(path.is_absolute() && is_gone(path)));
+        known.changed = known.entries.len() != before;
+        known.save();
+    }
+
+    /// The digest of a file, and what the file looked like when that was its digest.
+    pub fn digest(&mut self, path: &Path) -> Result<(Digest, Fingerprint)> {
+        let entry = self.look(path)?;
+        Ok(self.remember(path, entry))
+    }
+
+    /// The same of many files, which are read side by side.
+    pub fn digests(&mut self, paths: &[PathBuf]) -> Result<Vec<(Digest, Fingerprint)>> {
+        let entries: Vec<Entry> = paths.par_iter().map(|path| self.look(path)).collect::<Result<_>>()?;
+        Ok(paths.iter().zip(entries).map(|(path, entry)| self.remember(path, entry)).collect())
+    }
+
+    fn remember(&mut self, path: &Path, entry: Entry) -> (Digest, Fingerprint) {
+        let found = (entry.blake3, entry.fingerprint);
+        if self.entries.get(path).is_none_or(|known| known.hashed != entry.hashed) {
+            self.entries.insert(path.to_owned(), entry);
+            self.changed = true;
+        }
+        found
+    }
+
+    fn look(&self, path: &Path) -> Result<Entry> {
+        let cannot = || format!("cannot read {}", path.display());
+        for _ in 0..3 {
+            let fingerprint = Fingerprint::of(path).with_context(cannot)?;
+            if let Some(entry) = self.entries.get(path)
+                && entry.believable(&fingerprint)
+            {
+                return Ok(entry.clone());
+            }
+            let hashed = jiff::Timestamp::now().as_nanosecond() as i64;
+            let blake3 = Digest::of_input(path).with_context(cannot)?;
+            if Fingerprint::of(path).with_context(cannot)? == fingerprint {
+                return Ok(Entry { fingerprint, hashed, blake3 });
+            }
+        }
+        bail!("{} changes while it is being read", path.display())
+    }
+
+    /// Writes what was learned.
+    pub fn save(&mut self) {
+        if self.changed
+            && let Ok(bytes) = serde_json::to_vec(&self.entries)
+        {
+            remember(&self.path, &bytes);
+            self.changed = false;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_is_believed_only_if_the_file_was_at_rest_when_it_was_hashed() {
+        let fingerprint = Fingerprint { size: 3, modified: 0, changed: 5_000_000_000, device: 1, inode: 2 };
+        let entry = |hashed| Entry { fingerprint, hashed, blake3: Digest::of(b"one") };
+        assert!(!entry(6_000_000_000).believable(&fingerprint));
+        assert!(entry(7_000_000_001).believable(&fingerprint));
+        assert!(!entry(9_000_000_000).believable(&Fingerprint { inode: 3, ..fingerprint }));
+        // The modification time was put back; the inode's own time tells.
+        assert!(!entry(9_000_000_000).believable(&Fingerprint { changed: 6_000_000_000, ..fingerprint }));
+    }
+
+    #[test]
+    fn what_was_saved_is_loaded_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("cache")).unwrap();
+        let file = folder.path().join("data");
+        std::fs::write(&file, "one").unwrap();
+        let mut digests = FileDigests::load(&store);
+        let (digest, _) = digests.digest(&file).unwrap();
+        digests.save();
+        let loaded = FileDigests::load(&store);
+        assert_eq!(loaded.entries[&file].blake3, digest);
+        FileDigests::forget_gone(&store);
+        assert_eq!(FileDigests::load(&store).entries.len(), 1);
+        std::fs::rename(&file, folder.path().join("away")).unwrap();
+        FileDigests::forget_gone(&store);
+        assert_eq!(FileDigests::load(&store).entries.len(), 0);
+        std::fs::rename(folder.path().join("away"), &file).unwrap();
+        std::fs::write(folder.path().join("cache/files"), "{torn").unwrap();
+        assert_eq!(FileDigests::load(&store).digest(&file).unwrap().0, digest);
+    }
+
+    #[test]
+    fn a_file_from_the_year_2300_has_a_time() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let moment = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_hours(10_413_792_000 / 3600);
+        file.as_file().set_modified(moment).unwrap();
+        let seen = Fingerprint::of(file.path()).unwrap();
+        let there = rustix::fs::stat(file.path()).unwrap();
+        // Some file systems know no later time than 2038.
+        if there.st_mtime == 10_413_792_000 {
+            assert_eq!((seen.modified, seen), (i64::MAX, Fingerprint::from(&there)));
+            let entry = Entry { fingerprint: seen, hashed: i64::MAX, blake3: Digest::of(b"") };
+            assert!(!entry.believable(&seen));
+        }
+    }
+}

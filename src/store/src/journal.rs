@@ -1,0 +1,223 @@
+//! One line per event of every run: what was looked up, ran, failed. The tool's own history.
+//!
+//! Runs append whole lines to the day's file, JSON objects whose last member, `seal`, begins the blake3 of what is before
+//! it. A kill can tear the last one: readers pass over it, and the next run begins on a line of its own.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+
+use serde::{Deserialize, Serialize};
+
+use super::Store;
+use raisin_base::digest::Digest;
+use raisin_base::error::{Context as _, Result};
+
+/// An event with its run and its time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JournalLine {
+    pub run: String,
+    /// RFC 3339.
+    pub time: String,
+    #[serde(flatten)]
+    pub event: JournalEvent,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "event")]
+pub enum JournalEvent {
+    RunStarted {
+        pipeline: String,
+        file: String,
+        pid: u32,
+    },
+    /// A stage whose artifact was there.
+    Hit {
+        stage: String,
+        variant: String,
+        kind: String,
+        key: Digest,
+        artifact: Digest,
+    },
+    /// A stage whose artifact was not there; `why` as `plan` would say it.
+    Miss {
+        stage: String,
+        variant: String,
+        kind: String,
+        key: Digest,
+        why: Vec<String>,
+    },
+    Started {
+        stage: String,
+        variant: String,
+        key: Digest,
+    },
+    Finished {
+        stage: String,
+        variant: String,
+        key: Digest,
+        artifact: Digest,
+        seconds: f64,
+        bytes: u64,
+    },
+    Failed {
+        stage: String,
+        variant: String,
+        key: Option<Digest>,
+        reason: String,
+    },
+    RunFinished {
+        outcome: String,
+        ran: u64,
+        cached: u64,
+        failed: u64,
+        seconds: f64,
+    },
+}
+
+/// The journal of one run. Lines of look-ups are held back until something happens or the run ends.
+#[derive(Debug)]
+pub struct Journal {
+    run: String,
+    file: File,
+    /// Whether a killed run left a line without an end.
+    torn: bool,
+    held: Vec<(jiff::Timestamp, JournalEvent)>,
+}
+
+impl Journal {
+    /// Begins a run's lines, on a line of their own whatever a killed run left.
+    pub fn begin(store: &Store) -> Result<Self> {
+        let now = jiff::Timestamp::now().to_string();
+        let date = now.split('T').next().unwrap_or("undated").to_owned();
+        let run: String = now.chars().filter(char::is_ascii_alphanumeric).take(21).collect();
+        let path = store.root.join("journal").join(format!("{date}.jsonl"));
+        let mut file = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create(true)
+            .open(&path)
+            .with_context(|| format!("cannot open {}", path.display()))?;
+        let mut torn = false;
+        if file.metadata()?.len() > 0 {
+            let mut last = [b'\n'];
+            file.seek(SeekFrom::End(-1))?;
+            file.read_exact(&mut last)?;
+            torn = last != [b'\n'];
+        }
+        Ok(Self { run: format!("{run}-{}", std::process::id()), file, torn, held: Vec::new() })
+    }
+
+    pub fn run(&self) -> &str {
+        &self.run
+    }
+
+    pub fn hold(&mut self, event: JournalEvent) {
+        self.held.push((jiff::Timestamp::now(), event));
+    }
+
+    /// Drops those of the held lines of which nobody will want to know.
+    pub fn forget(&mut self, which: impl Fn(&JournalEvent) -> bool) {
+        self.held.retain(|(_, event)| !which(event));
+    }
+
+    pub fn write(&mut self, event: JournalEvent) -> Result<()> {
+        self.hold(event);
+        let mut text = String::from(if self.torn { "\n" } else { "" });
+        for (time, event) in self.held.drain(..) {
+            let line = JournalLine { run: self.run.clone(), time: time.to_string(), event };
+            text.push_str(&sealed(&serde_json::to_string(&line)?));
+            text.push('\n');
+        }
+        // One write, so that lines of builds at the same time do not mix.
+        self.file.write_all(text.as_bytes()).context("cannot write the journal")?;
+        self.torn = false;
+        Ok(())
+    }
+}
+
+const SEAL: &str = ",\"seal\":\"";
+const SEAL_DIGITS: usize = 16;
+
+/// A line with its seal.
+fn sealed(line: &str) -> String {
+    let body = line.strip_suffix('}').unwrap_or(line);
+    let digest = Digest::of(body.as_bytes()).to_hex();
+    format!("{body}{SEAL}{}\"}}", &digest[..SEAL_DIGITS])
+}
+
+/// What a line says, if it is as it was written.
+fn parse(line: &[u8]) -> Option<JournalLine> {
+    let line = std::str::from_utf8(line).ok()?;
+    let body = line.get(..line.len().checked_sub(SEAL.len() + SEAL_DIGITS + 2)?)?;
+    (sealed(&format!("{body}}}")) == line).then(|| serde_json::from_str(line).ok()).flatten()
+}
+
+impl Store {
+    /// Every readable line of the journal, the oldest first.
+    pub fn journal(&self) -> Result<Vec<JournalLine>> {
+        Ok(self.journal_lines()?.0)
+    }
+
+    /// The same, and how many lines are not readable: torn by a kill or damaged.
+    pub(super) fn journal_lines(&self) -> Result<(Vec<JournalLine>, u64)> {
+        let mut files: Vec<_> = std::fs::read_dir(self.root.join("journal"))?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| path.extension().is_some_and(|extension| extension == "jsonl"))
+            .collect();
+        files.sort();
+        let (mut lines, mut unreadable) = (Vec::new(), 0);
+        for file in files {
+            let bytes = std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+            for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+                match parse(line) {
+                    Some(line) => lines.push(line),
+                    None => unreadable += 1,
+                }
+            }
+        }
+        Ok((lines, unreadable))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(stage: &str) -> JournalEvent {
+        JournalEvent::Failed { stage: stage.into(), variant: String::new(), key: None, reason: "x".into() }
+    }
+
+    #[test]
+    fn a_journal_cut_anywhere_is_read_as_far_as_it_goes_and_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let mut journal = Journal::begin(&store).unwrap();
+        journal.write(failed("one")).unwrap();
+        journal.write(failed("two")).unwrap();
+        let path = std::fs::read_dir(folder.path().join("journal")).unwrap().next().unwrap().unwrap().path();
+        let whole = std::fs::read(&path).unwrap();
+        for length in 0..=whole.len() {
+            std::fs::write(&path, &whole[..length]).unwrap();
+            let complete = whole[..length].split(|byte| *byte == b'\n').count() - 1;
+            let mut next = Journal::begin(&store).unwrap();
+            next.write(failed("three")).unwrap();
+            let lines = store.journal().unwrap();
+            // A line that lacks nothing but its end is whole.
+            let without_end = whole.get(length) == Some(&b'\n');
+            assert_eq!(lines.len(), complete + usize::from(without_end) + 1, "cut at {length}");
+            assert_eq!(lines.last().unwrap().event, failed("three"));
+        }
+    }
+
+    #[test]
+    fn no_flipped_byte_of_a_line_is_read_as_something_else() {
+        let line = JournalLine { run: "run".into(), time: "2026-01-01T00:00:00Z".into(), event: failed("one") };
+        let text = sealed(&serde_json::to_string(&line).unwrap());
+        assert_eq!(parse(text.as_bytes()), Some(line));
+        for place in 0..text.len() {
+            let mut flipped = text.clone().into_bytes();
+            flipped[place] ^= 1;
+            assert_eq!(parse(&flipped), None, "byte {place}");
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! What a cache holds besides artifacts that belongs to nothing any more: where killed stages worked, what was set aside, and
+//! logs, memories, locks and temporary files without anything to be of.
+
+use std::collections::BTreeSet;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use super::Store;
+use super::gc::YOUNG;
+use raisin_base::digest::Digest;
+
+/// What a pipeline file's check remembers is written when the file changes, and costs a check where it is missing: nothing
+/// tells whose it is, so one of a file that has not changed for so long goes, too.
+const CHECKED_STAYS: Duration = Duration::from_hours(30 * 24);
+
+/// The leftovers that are older than `older_than`, or else than what suits them. `outs` are the out folders, `freed` the
+/// actions that go now.
+pub(super) fn leftovers(
+    store: &Store,
+    older_than: Option<Duration>,
+    outs: &BTreeSet<PathBuf>,
+    freed: &[Digest],
+) -> Vec<PathBuf> {
+    let root = &store.root;
+    let mut found = Vec::new();
+    // What came from the network goes only by its age: it can be fetched again, and nothing tells who wants it.
+    for (folder, stays) in [("tmp", YOUNG), ("damaged", Duration::ZERO), ("fetched", Duration::MAX)] {
+        found.extend(below(&root.join(folder)).filter(|path| old(newest(path), older_than.unwrap_or(stays))));
+    }
+    let age = older_than.unwrap_or(YOUNG);
+    let aged = |path: &PathBuf, age| old(changed(path), age);
+    let freed: BTreeSet<&Digest> = freed.iter().collect();
+    found.extend(below(&root.join("logs")).filter(|path| {
+        let key = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".log")?.parse::<Digest>().ok());
+        key.is_some_and(|key| {
+            let is_gone = freed.contains(&key) || !store.record_file(key).exists();
+            is_gone && !store.staging_folder(key).exists()
+        }) && aged(path, age)
+    }));
+    let indexes: BTreeSet<String> = outs.iter().flat_map(|out| below(out)).map(|path| index_name(&path)).collect();
+    found.extend(below(&root.join("index")).filter(|path| {
+        let known = path.file_name().and_then(|name| name.to_str()).is_none_or(|name| indexes.contains(name));
+        !known && !is_temporary(path) && aged(path, age)
+    }));
+    found.extend(below(&root.join("identity")).filter(|path| {
+        let digest = path.file_name().and_then(|name| name.to_str()?.parse::<Digest>().ok());
+        digest.is_some_and(|digest| !store.artifact_folder(digest).exists()) && aged(path, age)
+    }));
+    found.extend(below(&root.join("checked")).filter(|path| !is_temporary(path) && aged(path, CHECKED_STAYS)));
+    // Commands that take no lock may be writing: these need their time, whatever was asked for.
+    let locks = below(&root.join("locks")).filter(|path| !(path.ends_with("store") || path.ends_with("artifacts")));
+    found.extend(locks.filter(|path| aged(path, YOUNG)));
+    let folders = ["", "actions", "pins", "roots", "identity", "index", "checked"].map(|name| root.join(name));
+    let temporaries = folders.iter().flat_map(|folder| below(folder)).filter(|path| is_temporary(path));
+    found.extend(temporaries.filter(|path| aged(path, YOUNG)));
+    found.sort();
+    found.dedup();
+    found
+}
+
+/// What the index of a pipeline is called whose links are in this folder.
+pub(super) fn index_name(out: &Path) -> String {
+    let name = std::path::absolute(out).unwrap_or_else(|_| out.to_owned());
+    Digest::of(name.as_os_str().as_bytes()).to_hex()
+}
+
+/// `.name.pid.count`, as [`super::put`] names what it writes.
+fn is_temporary(path: &Path) -> bool {
+    let number = |part: Option<&str>| part.is_some_and(|part| part.parse::<u64>().is_ok());
+    path.file_name().and_then(|name| name.to_str()).is_some_and(|name| {
+        let mut parts = name.rsplit('.');
+        name.starts_with('.') && number(parts.next()) && number(parts.next())
+    })
+}
+
+fn below(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    std::fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()))
+}
+
+pub(super) fn old(moment: SystemTime, age: Duration) -> bool {
+    moment.elapsed().is_ok_and(|elapsed| elapsed >= age)
+}
+
+/// When a folder's own entries last changed; for an artifact, when it was made.
+pub(super) fn changed(path: &Path) -> SystemTime {
+    path.symlink_metadata().and_then(|metadata| metadata.modified()).unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+/// The newest change at or below a path.
+fn newest(path: &Path) -> SystemTime {
+    let below = std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) { newest(&entry.path()) } else { changed(&entry.path()) }
+    });
+    below.chain([changed(path)]).max().unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::tests::sample;
+    use super::*;
+
+    fn put(path: &Path, days: u64) {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, "").unwrap();
+        let moment = SystemTime::now() - Duration::from_hours(24 * days);
+        std::fs::File::open(path).unwrap().set_modified(moment).unwrap();
+    }
+
+    #[test]
+    fn what_belongs_to_something_or_is_young_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("cache")).unwrap();
+        let [live, gone, killed] = ["live", "gone", "killed"].map(|name| Digest::of(name.as_bytes()));
+        store.write_record(&sample(live, live)).unwrap();
+        std::fs::create_dir_all(store.staging_folder(killed)).unwrap();
+        let out = folder.path().join("out");
+        std::fs::create_dir_all(out.join("story")).unwrap();
+        let (known, unknown) = (index_name(&out.join("story")), index_name(&out.join("tale")));
+        let paths = |names: &[String]| names.iter().map(|name| store.root().join(name)).collect::<Vec<_>>();
+        let stays = paths(&[
+            format!("logs/{live}.log"),
+            format!("logs/{killed}.log"),
+            format!("index/{known}"),
+            format!("checked/{gone}"),
+            "locks/store".into(),
+            "actions/.no-temporary".into(),
+        ]);
+        let mut goes = paths(&[
+            format!("logs/{gone}.log"),
+            format!("index/{unknown}"),
+            format!("identity/{gone}"),
+            format!("locks/{gone}"),
+            format!("actions/.{gone}.json.17.3"),
+            ".files.17.3".into(),
+        ]);
+        stays.iter().chain(&goes).for_each(|path| put(path, 0));
+        assert_eq!(leftovers(&store, None, &BTreeSet::from([out.clone()]), &[]), [] as [PathBuf; 0]);
+        stays.iter().chain(&goes).for_each(|path| put(path, 2));
+        goes.sort();
+        assert_eq!(leftovers(&store, None, &BTreeSet::from([out.clone()]), &[]), goes);
+        put(&store.root().join(format!("checked/{gone}")), 40);
+        let all = leftovers(&store, None, &BTreeSet::from([out]), &[live]);
+        assert_eq!(all.len(), goes.len() + 2);
+    }
+}

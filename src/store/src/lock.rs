@@ -1,0 +1,203 @@
+//! flock, so that each action runs once however many builds want it.
+//!
+//! The kernel drops a lock with the last process that holds it: no kill leaves a stale one. The pid inside the file
+//! is for words only.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read as _, Seek as _, Write as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::Store;
+use raisin_base::digest::Digest;
+use raisin_base::error::{Context as _, Error, Problem, Result};
+
+/// How often a waiting build looks again.
+const PATIENCE: Duration = Duration::from_millis(20);
+
+/// What a waiting build does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waiting {
+    GoOn,
+    GiveUp,
+}
+
+/// A held lock. The permission to make the action of its key.
+#[derive(Debug)]
+pub struct Lock {
+    file: File,
+    /// Removed when the lock is dropped; `None` for the store's own locks, which stay.
+    path: Option<PathBuf>,
+}
+
+impl Store {
+    /// Takes the lock of an action. While another process has it, `wait` is asked again and again, with that
+    /// process's id; `None` when it gives up.
+    pub fn lock(&self, key: Digest, mut wait: impl FnMut(Option<u32>) -> Waiting) -> Result<Option<Lock>> {
+        let path = self.root.join("locks").join(key.to_hex());
+        loop {
+            let mut file = open(&path)?;
+            match file.try_lock() {
+                Ok(()) => {
+                    // The holder before us removed the name: the file that we hold may not be the one that others see.
+                    let same = path.metadata().is_ok_and(|named| {
+                        file.metadata().is_ok_and(|held| (held.dev(), held.ino()) == (named.dev(), named.ino()))
+                    });
+                    if !same {
+                        continue;
+                    }
+                    file.set_len(0)?;
+                    file.rewind()?;
+                    file.write_all(std::process::id().to_string().as_bytes())?;
+                    return Ok(Some(Lock { file, path: Some(path) }));
+                }
+                Err(TryLockError::WouldBlock) => {
+                    let mut holder = String::new();
+                    let _ = file.read_to_string(&mut holder);
+                    if wait(holder.trim().parse().ok()) == Waiting::GiveUp {
+                        return Ok(None);
+                    }
+                    std::thread::sleep(PATIENCE);
+                }
+                Err(TryLockError::Error(error)) => {
+                    return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+                }
+            }
+        }
+    }
+
+    /// Held while an artifact is put into its place or set aside. For moments only: it is one for the whole store, so that
+    /// a commit makes no file for it.
+    pub(super) fn lock_artifacts(&self) -> Result<Lock> {
+        let path = self.root.join("locks/artifacts");
+        let file = open(&path)?;
+        file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
+        Ok(Lock { file, path: None })
+    }
+
+    /// Held by every build, so that `gc` frees nothing under it.
+    pub fn share(&self) -> Result<Lock> {
+        let path = self.root.join("locks/store");
+        share(open(&path)?, &path)
+    }
+
+    /// The same for who only reads: a cache that cannot be written will do.
+    pub(super) fn share_to_read(&self) -> Result<Lock> {
+        let path = self.root.join("locks/store");
+        match File::open(&path) {
+            Ok(file) => share(file, &path),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => self.share(),
+            Err(error) => Err(error).with_context(|| format!("cannot open {}", path.display())),
+        }
+    }
+
+    /// The whole store for oneself; `None` while a build uses it.
+    pub fn try_alone(&self) -> Result<Option<Lock>> {
+        let path = self.root.join("locks/store");
+        let mut file = open(&path)?;
+        match file.try_lock() {
+            Ok(()) => {
+                // For the words of those who wait: without it they wait as well.
+                let _ = file.set_len(0).and_then(|()| file.write_all(std::process::id().to_string().as_bytes()));
+                Ok(Some(Lock { file, path: None }))
+            }
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+        }
+    }
+}
+
+/// Takes the store's lock together with others. Says for whom it waits: whoever has the store alone may free gigabytes.
+fn share(mut file: File, path: &Path) -> Result<Lock> {
+    let cannot = || format!("cannot lock {}", path.display());
+    match file.try_lock_shared() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            let _ = file.read_to_string(&mut holder);
+            let who = holder.trim().parse::<u32>().map_or("another process".to_owned(), |pid| format!("pid {pid}"));
+            eprintln!("waiting for {who}, which is freeing space in this cache");
+            file.lock_shared().with_context(cannot)?;
+        }
+        Err(TryLockError::Error(error)) => return Err(error).with_context(cannot),
+    }
+    Ok(Lock { file, path: None })
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            let _ = std::fs::remove_file(path);
+        }
+        // Closing would not be enough while a child still has the same open file.
+        let _ = self.file.unlock();
+    }
+}
+
+fn open(path: &Path) -> Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
+            let cache = path.parent().and_then(Path::parent).unwrap_or(path);
+            Problem::new(format!("the cache {} cannot be written: {error}", cache.display()))
+                .hint("`plan`, `why` and `sql` do without; build with --cache in a folder of your own, or see whose it is")
+                .into()
+        }
+        _ => Error::new(error).context(format!("cannot open {}", path.display())),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn one_at_a_time_holds_a_lock_and_the_others_learn_who() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let key = Digest::of(b"key");
+        let (inside, waited) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let lock = store.lock(key, |holder| {
+                        if holder == Some(std::process::id()) {
+                            waited.fetch_add(1, Ordering::SeqCst);
+                        }
+                        Waiting::GoOn
+                    });
+                    let lock = lock.unwrap().unwrap();
+                    assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                    std::thread::sleep(Duration::from_millis(30));
+                    inside.fetch_sub(1, Ordering::SeqCst);
+                    drop(lock);
+                });
+            }
+        });
+        assert!(waited.into_inner() > 0);
+        let held = store.lock(key, |_| Waiting::GoOn).unwrap();
+        assert!(held.is_some());
+        assert!(store.lock(key, |_| Waiting::GiveUp).unwrap().is_none());
+    }
+
+    #[test]
+    fn the_store_is_shared_or_held_alone_and_whoever_waits_can_tell_for_whom() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let (shared, reading) = (store.share().unwrap(), store.share_to_read().unwrap());
+        assert!(store.try_alone().unwrap().is_none());
+        drop((shared, reading));
+        let alone = store.try_alone().unwrap().unwrap();
+        let holder = std::fs::read_to_string(folder.path().join("locks/store")).unwrap();
+        assert_eq!(holder, std::process::id().to_string());
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| store.share().is_ok());
+            std::thread::sleep(Duration::from_millis(50));
+            assert!(!waits.is_finished());
+            drop(alone);
+            assert!(waits.join().unwrap());
+        });
+    }
+}

@@ -1,0 +1,104 @@
+//! The list of an artifact's files. Its canonical bytes are what the artifact's digest is the blake3 of.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::Fingerprint;
+use raisin_base::digest::{Digest, canonical};
+use raisin_base::error::{Context as _, Result, bail, ensure};
+
+/// The manifest's own file name in the artifact.
+pub const MANIFEST: &str = "manifest.json";
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    pub format: u32,
+    /// Sorted by path.
+    pub files: Vec<FileEntry>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileEntry {
+    /// Relative to the artifact, with `/` between folders.
+    pub path: String,
+    pub size: u64,
+    pub blake3: Digest,
+}
+
+impl Manifest {
+    /// Hashes every file of a folder.
+    ///
+    /// # Errors
+    /// Anything in it that is neither file nor folder, a name that is not UTF-8, or a file named as the manifest.
+    pub fn of_folder(folder: &Path) -> Result<Self> {
+        let mut files = Vec::new();
+        for found in list(folder)? {
+            ensure!(found.path != MANIFEST, "a stage may not write a file named {MANIFEST}");
+            let absolute = folder.join(&found.path);
+            let blake3 = Digest::of_file(&absolute).with_context(|| format!("cannot read {}", absolute.display()))?;
+            files.push(FileEntry { path: found.path, size: found.fingerprint.size, blake3 });
+        }
+        Ok(Self { format: 1, files })
+    }
+
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let manifest: Self = serde_json::from_slice(bytes)?;
+        ensure!(manifest.format == 1, "the manifest has format {}", manifest.format);
+        Ok(manifest)
+    }
+
+    /// What manifest.json holds.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        Ok(canonical(&serde_json::to_value(self)?).into_bytes())
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.size).sum()
+    }
+}
+
+/// A file in a folder, by its path below it.
+pub(super) struct Found {
+    pub path: String,
+    pub fingerprint: Fingerprint,
+}
+
+/// All files below a folder, sorted by path.
+pub(super) fn list(folder: &Path) -> Result<Vec<Found>> {
+    let mut found = Vec::new();
+    walk(folder, "", &mut found)?;
+    found.sort_by(|one, other| one.path.cmp(&other.path));
+    Ok(found)
+}
+
+fn walk(folder: &Path, prefix: &str, found: &mut Vec<Found>) -> Result<()> {
+    for entry in std::fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))? {
+        let entry = entry?;
+        let Ok(name) = entry.file_name().into_string() else {
+            bail!("{} has a name that is not UTF-8", entry.path().display());
+        };
+        let path = if prefix.is_empty() { name } else { format!("{prefix}/{name}") };
+        let metadata = entry.metadata()?;
+        if metadata.is_dir() {
+            walk(&entry.path(), &path, found)?;
+        } else {
+            ensure!(metadata.is_file(), "{} is neither a file nor a folder", entry.path().display());
+            found.push(Found { path, fingerprint: Fingerprint::from(&metadata) });
+        }
+    }
+    Ok(())
+}
+
+/// All folders below and including `folder`, the deepest first.
+pub(super) fn folders(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            all.extend(folders(&entry.path())?);
+        }
+    }
+    all.push(folder.to_owned());
+    Ok(all)
+}

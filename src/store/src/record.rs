@@ -1,0 +1,171 @@
+//! What is remembered of an action that ran: the action itself, its artifact, and what it took.
+//!
+//! The file is one JSON object whose first member is the blake3 of all bytes after it, so that a flipped bit in a
+//! record is seen before it can lead to another artifact.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{Store, write_atomically};
+use raisin_base::digest::Digest;
+use raisin_base::error::{Context as _, Result, anyhow, ensure};
+use raisin_contract::Cost;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ActionRecord {
+    pub key: Digest,
+    /// The JSON whose canonical form has `key` as its digest.
+    pub action: Value,
+    pub artifact: Digest,
+    /// Artifacts that this one is of use only together with.
+    pub references: BTreeMap<String, Digest>,
+    pub kind: String,
+    pub stage: String,
+    pub pipeline: String,
+    /// The variant's name; empty without a sweep.
+    pub variant: String,
+    /// The run that made it.
+    pub run: String,
+    /// RFC 3339.
+    pub started: String,
+    pub finished: String,
+    pub seconds: f64,
+    pub bytes: u64,
+    pub costs: Vec<Cost>,
+    /// What the stage told the person.
+    #[serde(default)]
+    pub notes: Vec<String>,
+    /// Set where nothing ran: a person gave this action the artifact of another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepted: Option<Accepted>,
+}
+
+/// A person's word that what changed in an action is cosmetic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accepted {
+    /// The action that made the artifact.
+    pub of: Digest,
+    /// What the two actions differ in, in words.
+    pub differences: Vec<String>,
+    pub by: String,
+    /// RFC 3339.
+    pub at: String,
+    /// The person's own words; may be empty.
+    #[serde(default)]
+    pub reason: String,
+}
+
+impl std::fmt::Display for Accepted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (of, differences) = (self.of.short(), self.differences.join("; "));
+        write!(f, "by {} at {}, as what action {of} made: {differences}", self.by, self.at)?;
+        if self.reason.is_empty() { Ok(()) } else { write!(f, " ({})", self.reason) }
+    }
+}
+
+const SEAL_START: &[u8] = b"{\"blake3\":\"";
+const SEAL_LENGTH: usize = SEAL_START.len() + 64 + 2;
+
+impl ActionRecord {
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        let text = serde_json::to_string(self)?;
+        let rest = text.strip_prefix('{').ok_or_else(|| anyhow!("a record is a JSON object"))?;
+        let rest = format!("{rest}\n");
+        Ok(format!("{{\"blake3\":\"{}\",{rest}", Digest::of(rest.as_bytes())).into_bytes())
+    }
+
+    /// # Errors
+    /// Bytes that are not exactly what [`Self::to_bytes`] wrote.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        ensure!(bytes.len() > SEAL_LENGTH && bytes.starts_with(SEAL_START), "it does not begin with its blake3");
+        let seal: Digest = std::str::from_utf8(&bytes[SEAL_START.len()..SEAL_LENGTH - 2])?.parse()?;
+        ensure!(Digest::of(&bytes[SEAL_LENGTH..]) == seal, "its content does not have the blake3 that it begins with");
+        Ok(serde_json::from_slice(bytes)?)
+    }
+}
+
+impl Store {
+    /// The record of this key; `None` where there is none.
+    ///
+    /// # Errors
+    /// A record that is damaged.
+    pub fn record(&self, key: Digest) -> Result<Option<ActionRecord>> {
+        let path = self.record_file(key);
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+        };
+        let damaged = || format!("the record {} is damaged", path.display());
+        let record = ActionRecord::from_bytes(&bytes).with_context(damaged)?;
+        ensure!(record.key == key, "the record {} is that of another action, {}", path.display(), record.key);
+        Ok(Some(record))
+    }
+
+    pub fn write_record(&self, record: &ActionRecord) -> Result<()> {
+        write_atomically(&self.record_file(record.key), &record.to_bytes()?)
+    }
+
+    /// Every readable action record, the oldest first. Damaged ones are left out: `verify` names them.
+    pub fn actions(&self) -> Result<Vec<ActionRecord>> {
+        let mut records: Vec<ActionRecord> =
+            self.record_keys()?.into_iter().filter_map(|key| self.record(key).ok().flatten()).collect();
+        records.sort_by(|one, other| (&one.finished, one.key).cmp(&(&other.finished, other.key)));
+        Ok(records)
+    }
+
+    /// The keys that have a file in actions/.
+    pub fn record_keys(&self) -> Result<Vec<Digest>> {
+        let mut keys = Vec::new();
+        for entry in std::fs::read_dir(self.root.join("actions"))? {
+            let name = entry?.file_name();
+            if let Some(key) = name.to_str().and_then(|name| name.strip_suffix(".json")?.parse().ok()) {
+                keys.push(key);
+            }
+        }
+        keys.sort_unstable();
+        Ok(keys)
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub fn sample(key: Digest, artifact: Digest) -> ActionRecord {
+        ActionRecord {
+            key,
+            action: serde_json::json!({"kind": "write", "parameters": {"rate": 0.1}}),
+            artifact,
+            references: BTreeMap::new(),
+            kind: "write".into(),
+            stage: "pool".into(),
+            pipeline: "story".into(),
+            variant: String::new(),
+            run: "run".into(),
+            started: "2026-01-01T00:00:00Z".into(),
+            finished: "2026-01-01T00:00:01Z".into(),
+            seconds: 1.0,
+            bytes: 3,
+            costs: Vec::new(),
+            notes: Vec::new(),
+            accepted: None,
+        }
+    }
+
+    #[test]
+    fn no_flipped_byte_and_no_cut_of_a_record_goes_unseen() {
+        let bytes = sample(Digest::of(b"key"), Digest::of(b"artifact")).to_bytes().unwrap();
+        let value: Value = serde_json::from_slice(&bytes).unwrap();
+        assert_eq!(value["stage"], "pool");
+        ActionRecord::from_bytes(&bytes).unwrap();
+        for position in 0..bytes.len() {
+            let mut flipped = bytes.clone();
+            flipped[position] ^= 1;
+            assert!(ActionRecord::from_bytes(&flipped).is_err(), "byte {position}");
+            assert!(ActionRecord::from_bytes(&bytes[..position]).is_err(), "cut at {position}");
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! The roots of gc: the pins, and the links in every out folder that builds on this cache have written.
+//!
+//! `roots/<blake3 of the path>` holds an out folder's absolute path. So gc frees nothing of another project that shares the
+//! cache, and nothing of one's own when it is started in the wrong folder.
+
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Path, PathBuf};
+
+use super::{Store, write_atomically};
+use raisin_base::digest::Digest;
+use raisin_base::error::{Context as _, Problem, Result};
+
+/// What gc starts from.
+pub(super) struct Roots {
+    pub digests: Vec<Digest>,
+    /// The out folders that were looked at.
+    pub folders: BTreeSet<PathBuf>,
+    /// Those that a build wrote into once, and that are no longer there.
+    pub gone: Vec<PathBuf>,
+}
+
+impl Store {
+    /// Notes that `out` is about to hold links to artifacts. Writes nothing where that is known.
+    pub fn add_root(&self, out: &Path) -> Result<()> {
+        let out = std::path::absolute(out).with_context(|| format!("cannot tell where {} is", out.display()))?;
+        let (file, path) = (self.root_file(&out), out.as_os_str().as_bytes());
+        if std::fs::read(&file).is_ok_and(|known| known == path) {
+            return Ok(());
+        }
+        let folder = self.root.join("roots");
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        write_atomically(&file, path)
+    }
+
+    /// The pins and all links: those in `out`, and those in the folders that were noted.
+    ///
+    /// # Errors
+    /// Anything that cannot be read now: what it would lead to must not be freed.
+    pub(super) fn roots(&self, out: &Path) -> Result<Roots> {
+        let digests = self.pins()?.into_iter().map(|pin| pin.digest).collect();
+        let mut roots = Roots { digests, folders: BTreeSet::new(), gone: Vec::new() };
+        let here = std::path::absolute(out).with_context(|| format!("cannot tell where {} is", out.display()))?;
+        for folder in self.noted()?.into_iter().chain([here.clone()]) {
+            if roots.folders.contains(&folder) {
+                continue;
+            }
+            if collect_links(&folder, 0, &mut roots.digests)? {
+                roots.folders.insert(folder);
+            } else if folder != here || self.root_file(&folder).exists() {
+                roots.gone.push(folder);
+            }
+        }
+        roots.gone.sort();
+        roots.gone.dedup();
+        Ok(roots)
+    }
+
+    pub(super) fn root_file(&self, out: &Path) -> PathBuf {
+        self.root.join("roots").join(Digest::of(out.as_os_str().as_bytes()).to_hex())
+    }
+
+    /// The out folders that builds have noted.
+    fn noted(&self) -> Result<Vec<PathBuf>> {
+        let folder = self.root.join("roots");
+        let cannot = || format!("cannot read {}", folder.display());
+        let entries = match std::fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error).with_context(cannot),
+        };
+        let mut noted = Vec::new();
+        for entry in entries {
+            let entry = entry.with_context(cannot)?;
+            // A name that is no digest is a note that was being written when its process died.
+            let Some(name) = entry.file_name().to_str().and_then(|name| name.parse::<Digest>().ok()) else { continue };
+            let path = entry.path();
+            let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            if Digest::of(&bytes) != name {
+                let message = format!("{} is damaged: it names a folder whose links gc must know", path.display());
+                return Err(Problem::new(message)
+                    .hint("a build there writes it anew; if nothing is built there any more, remove this file")
+                    .into());
+            }
+            noted.push(PathBuf::from(std::ffi::OsString::from_vec(bytes)));
+        }
+        Ok(noted)
+    }
+}
+
+/// out/<pipeline>/<stage> and out/<pipeline>/<variant>/<stage> are links whose target's name is a digest; any other link
+/// to a folder is a folder that lies elsewhere. Whether there is such a folder.
+fn collect_links(folder: &Path, depth: usize, digests: &mut Vec<Digest>) -> Result<bool> {
+    let cannot = |path: &Path| format!("cannot read {}, where links to artifacts may be", path.display());
+    let gone = |error: &std::io::Error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory);
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if gone(&error) => return Ok(false),
+        Err(error) => return Err(error).with_context(|| cannot(folder)),
+    };
+    for entry in entries {
+        let entry = entry.with_context(|| cannot(folder))?;
+        let path = entry.path();
+        if entry.file_type().with_context(|| cannot(&path))?.is_symlink() {
+            let target = match std::fs::read_link(&path) {
+                Ok(target) => target,
+                // A build that goes on meanwhile has removed it.
+                Err(error) if gone(&error) => continue,
+                Err(error) => return Err(error).with_context(|| cannot(&path)),
+            };
+            if let Some(digest) = target.file_name().and_then(|name| name.to_str()?.parse().ok()) {
+                digests.push(digest);
+                continue;
+            }
+        }
+        match path.metadata() {
+            Ok(metadata) if metadata.is_dir() && depth < 3 => {
+                collect_links(&path, depth + 1, digests)?;
+            }
+            Ok(_) => {}
+            Err(error) if gone(&error) => {}
+            Err(error) => return Err(error).with_context(|| cannot(&path)),
+        }
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use super::*;
+
+    fn project() -> (tempfile::TempDir, Store, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("cache")).unwrap();
+        let out = folder.path().join("out");
+        std::fs::create_dir_all(out.join("story")).unwrap();
+        (folder, store, out)
+    }
+
+    #[test]
+    fn links_of_other_projects_and_of_folders_that_lie_elsewhere_are_roots() {
+        let (folder, store, out) = project();
+        let [one, other, far] = [b"1", b"2", b"3"].map(|text| Digest::of(text));
+        symlink(format!("../../cache/artifacts/{one}"), out.join("story/a")).unwrap();
+        let theirs = folder.path().join("theirs");
+        std::fs::create_dir_all(theirs.join("tale/seed=1")).unwrap();
+        symlink(format!("/somewhere/{other}"), theirs.join("tale/seed=1/b")).unwrap();
+        let disk = folder.path().join("disk");
+        std::fs::create_dir(&disk).unwrap();
+        symlink(format!("/somewhere/{far}"), disk.join("c")).unwrap();
+        symlink(&disk, theirs.join("far")).unwrap();
+        symlink("nowhere", theirs.join("dangling")).unwrap();
+        store.add_root(&theirs).unwrap();
+        store.add_root(&theirs).unwrap();
+
+        let found = store.roots(&out).unwrap();
+        assert_eq!(BTreeSet::from_iter(found.digests), BTreeSet::from([one, other, far]));
+        assert_eq!((found.folders, found.gone), (BTreeSet::from([out.clone(), theirs.clone()]), vec![]));
+        std::fs::remove_dir_all(&theirs).unwrap();
+        let found = store.roots(&folder.path().join("wrong")).unwrap();
+        assert_eq!((found.digests, found.folders, found.gone), (vec![], BTreeSet::new(), vec![theirs]));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_taken_for_nothing() {
+        let (_folder, store, out) = project();
+        store.add_root(&out).unwrap();
+        let note = store.root_file(&out);
+        let mut bytes = std::fs::read(&note).unwrap();
+        bytes[1] ^= 1;
+        std::fs::write(&note, bytes).unwrap();
+        assert!(store.roots(&out).is_err_and(|error| error.to_string().contains("is damaged")));
+        store.add_root(&out).unwrap();
+        assert!(store.roots(&out).is_ok());
+        std::fs::set_permissions(out.join("story"), std::fs::Permissions::from_mode(0o0)).unwrap();
+        // Nothing is closed to the one who is root.
+        if std::fs::read_dir(out.join("story")).is_err() {
+            assert!(store.roots(&out).is_err());
+        }
+        std::fs::set_permissions(out.join("story"), std::fs::Permissions::from_mode(0o755)).unwrap();
+        // A link that leads to itself can be read by nobody.
+        symlink("circle", out.join("circle")).unwrap();
+        assert!(store.roots(&out).is_err_and(|error| error.to_string().contains("circle")));
+        std::fs::remove_file(out.join("circle")).unwrap();
+        std::fs::write(store.root().join("pins"), "no folder").unwrap();
+        assert!(store.roots(&out).is_err());
+    }
+}

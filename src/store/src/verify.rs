@@ -1,0 +1,156 @@
+//! Reads everything again, and sets aside what is not what it was.
+
+use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
+use serde::Serialize;
+
+use super::artifact::damage;
+use super::{Artifact, Store};
+use raisin_base::digest::Digest;
+use raisin_base::error::{Context as _, Result, ensure};
+
+/// How much is read.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Verify {
+    /// Of the artifacts' files, about this share is read, another one each time; `None`: all. Records and manifests are
+    /// read and files are looked at in any case.
+    pub sample: Option<f64>,
+}
+
+/// What `verify` read and found.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Verified {
+    pub artifacts: u64,
+    pub records: u64,
+    /// Files of artifacts that were read, of so many.
+    pub files_read: u64,
+    pub files: u64,
+    /// How many bytes those have that were read.
+    pub bytes: u64,
+    pub damages: Vec<Damage>,
+    /// Memories that could not be read and are removed now: builds make them again as they need them.
+    pub forgotten: u64,
+    /// Lines of the journal that cannot be read, which a kill may have torn. They stay, and are passed over.
+    pub journal_lines: u64,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Damage {
+    /// `artifact` or `record`.
+    pub what: &'static str,
+    pub digest: Digest,
+    /// The stages that made it, as far as records tell.
+    pub stages: Vec<String>,
+    pub reason: String,
+}
+
+/// Re-hashes every artifact and reads every record; what is damaged goes to damaged/, and the next build makes it again.
+///
+/// Builds may go on meanwhile, and gc may not. Reading everything takes its time, so what was found damaged is read once
+/// more just before it is set aside: a build may have made it good.
+pub fn verify(store: &Store, options: &Verify) -> Result<Verified> {
+    let _shared = store.share_to_read()?;
+    let mut verified = Verified { forgotten: store.forget_damaged()?, ..Verified::default() };
+    verified.journal_lines = store.journal_lines()?.1;
+    let mut records = Vec::new();
+    for key in store.record_keys()? {
+        verified.records += 1;
+        match store.record(key).or_else(|_| store.record(key)) {
+            Ok(record) => records.extend(record),
+            Err(error) => {
+                let error = damage(error)?;
+                store.set_aside(&store.record_file(key))?;
+                let reason = format!("{error:#}");
+                verified.damages.push(Damage { what: "record", digest: key, stages: Vec::new(), reason });
+            }
+        }
+    }
+    let digests = store.artifact_digests()?;
+    verified.artifacts = digests.len() as u64;
+    let chance = Chance { share: options.sample, salt: jiff::Timestamp::now().as_nanosecond() };
+    let results: Vec<(Digest, Result<Read>)> =
+        digests.par_iter().map(|digest| (*digest, read_again(store, *digest, &chance))).collect();
+    for (digest, result) in results {
+        // A build that met the same damage may be making it good.
+        let one_at_a_time = if result.is_err() { Some(store.lock_artifacts()?) } else { None };
+        let result = result.or_else(|_| read_again(store, digest, &chance));
+        match result {
+            Ok(read) => {
+                verified.files += read.of;
+                verified.files_read += read.files;
+                verified.bytes += read.bytes;
+            }
+            Err(error) => {
+                let error = damage(error)?;
+                store.set_aside(&store.artifact_folder(digest))?;
+                drop(one_at_a_time);
+                let made = records.iter().filter(|record| record.artifact == digest);
+                let stages = made.map(|record| format!("{}.{}", record.pipeline, record.stage)).collect();
+                let reason = format!("{error:#}");
+                verified.damages.push(Damage { what: "artifact", digest, stages, reason });
+            }
+        }
+    }
+    Ok(verified)
+}
+
+/// Which files are read.
+struct Chance {
+    share: Option<f64>,
+    salt: i128,
+}
+
+impl Chance {
+    fn takes(&self, file: Digest, path: &str) -> bool {
+        let Some(share) = self.share else { return true };
+        let drawn = Digest::of(format!("{} {file} {path}", self.salt).as_bytes());
+        let (drawn, _) = drawn.bytes().split_at(4);
+        drawn.iter().fold(0.0, |sum, byte| (sum + f64::from(*byte)) / 256.0) < share
+    }
+}
+
+#[derive(Default)]
+struct Read {
+    files: u64,
+    of: u64,
+    bytes: u64,
+}
+
+fn read_again(store: &Store, digest: Digest, chance: &Chance) -> Result<Read> {
+    let Some(Artifact { folder, manifest, .. }) = store.inspect(digest)? else { return Ok(Read::default()) };
+    let mut read = Read { of: manifest.files.len() as u64, ..Read::default() };
+    for file in manifest.files.iter().filter(|file| chance.takes(digest, &file.path)) {
+        let path = folder.join(&file.path);
+        let now = Digest::of_file(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        ensure!(now == file.blake3, "the content of {} is not what was written", file.path);
+        read.files += 1;
+        read.bytes += file.size;
+    }
+    Ok(read)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_read_while_gc_frees_and_what_vanished_is_no_damage() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let out = store.root().join("tmp/out");
+        std::fs::create_dir_all(&out).unwrap();
+        std::fs::write(out.join("a"), "1").unwrap();
+        let digest = store.commit(&out).unwrap().digest;
+        let alone = store.try_alone().unwrap().unwrap();
+        let verified = std::thread::scope(|scope| {
+            let verified = scope.spawn(|| verify(&store, &Verify::default()).unwrap());
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            assert!(!verified.is_finished());
+            store.set_aside(&store.artifact_folder(digest)).unwrap();
+            drop(alone);
+            verified.join().unwrap()
+        });
+        assert!(verified.artifacts == 0 && verified.damages.is_empty());
+        let read = read_again(&store, digest, &Chance { share: None, salt: 0 }).unwrap();
+        assert_eq!((read.files, read.of), (0, 0));
+    }
+}

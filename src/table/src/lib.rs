@@ -1,0 +1,187 @@
+//! Parquet in and out: the one way in which stages write and read tables.
+//!
+//! The same batches give the same bytes: one writer, fixed settings, nothing of the time or the place.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow_array::RecordBatchReader as _;
+use arrow_array::{Array, ArrayRef, RecordBatch};
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use arrow_select::concat::concat_batches;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::WriterProperties;
+
+use raisin_base::error::{Context as _, Result, anyhow};
+
+/// Tables in the artifact of a running stage.
+pub trait WriteTable {
+    /// Writes `<name>.parquet`, which SQL then knows as `<stage>.<name>`.
+    fn write_table(&self, name: &str, rows: &RecordBatch) -> Result<()>;
+}
+
+impl WriteTable for raisin_contract::Context {
+    fn write_table(&self, name: &str, rows: &RecordBatch) -> Result<()> {
+        write(&self.out().join(format!("{name}.parquet")), rows)
+    }
+}
+
+/// A table that grows by batches and is complete once [`Writer::close`] returned.
+pub struct Writer {
+    inner: ArrowWriter<File>,
+}
+
+impl Writer {
+    pub fn create(path: &Path, schema: SchemaRef) -> Result<Self> {
+        let file = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
+            .set_created_by("raisin".to_owned())
+            .build();
+        Ok(Self { inner: ArrowWriter::try_new(file, schema, Some(properties))? })
+    }
+
+    pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        Ok(self.inner.write(batch)?)
+    }
+
+    pub fn close(self) -> Result<()> {
+        self.inner.close()?;
+        Ok(())
+    }
+}
+
+/// Writes one batch as a whole table.
+pub fn write(path: &Path, batch: &RecordBatch) -> Result<()> {
+    let mut writer = Writer::create(path, batch.schema())?;
+    writer.write(batch)?;
+    writer.close()
+}
+
+/// Reads a whole table into one batch.
+pub fn read(path: &Path) -> Result<RecordBatch> {
+    collect(path, open(path)?)
+}
+
+/// Reads these columns of a table into one batch, in the order of the file: of a large table that is the memory of
+/// these and not of all.
+pub fn read_columns(path: &Path, names: &[&str]) -> Result<RecordBatch> {
+    let builder = open(path)?;
+    let fields = builder.schema().fields();
+    for name in names {
+        if !fields.iter().any(|field| field.name() == name) {
+            let known: Vec<_> = fields.iter().map(|field| field.name().as_str()).collect();
+            return Err(anyhow!("{} has no column `{name}`; there are {}", path.display(), known.join(", ")));
+        }
+    }
+    let wanted = (0..fields.len()).filter(|&place| names.contains(&fields[place].name().as_str()));
+    let columns = ProjectionMask::roots(builder.parquet_schema(), wanted);
+    collect(path, builder.with_projection(columns))
+}
+
+fn open(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
+    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    ParquetRecordBatchReaderBuilder::try_new(file).with_context(|| format!("{} is not a Parquet file", path.display()))
+}
+
+fn collect(path: &Path, builder: ParquetRecordBatchReaderBuilder<File>) -> Result<RecordBatch> {
+    // All rows in one batch: joining several would hold the table twice.
+    let rows = usize::try_from(builder.metadata().file_metadata().num_rows())?;
+    let reader = builder.with_batch_size(rows.max(1)).build()?;
+    let schema = reader.schema();
+    let mut batches =
+        reader.collect::<Result<Vec<_>, _>>().with_context(|| format!("cannot read {}", path.display()))?;
+    if batches.len() == 1 { Ok(batches.remove(0)) } else { Ok(concat_batches(&schema, &batches)?) }
+}
+
+/// How many rows a table has, by the end of its file.
+pub fn rows(path: &Path) -> Result<u64> {
+    Ok(u64::try_from(open(path)?.metadata().file_metadata().num_rows())?)
+}
+
+/// A column by name, as the array type that the caller expects.
+///
+/// ```no_run
+/// # use arrow_array::{RecordBatch, Float32Array};
+/// # fn f(batch: &RecordBatch) -> raisin_base::error::Result<()> {
+/// let losses: &Float32Array = raisin::table::column(batch, "loss")?;
+/// # Ok(()) }
+/// ```
+pub fn column<'a, A: Array + 'static>(batch: &'a RecordBatch, name: &str) -> Result<&'a A> {
+    let array = batch.column_by_name(name).ok_or_else(|| {
+        let known: Vec<_> = batch.schema_ref().fields().iter().map(|field| field.name().clone()).collect();
+        anyhow!("no column `{name}`; there are {}", known.join(", "))
+    })?;
+    array.as_any().downcast_ref().ok_or_else(|| anyhow!("column `{name}` has the type {}", array.data_type()))
+}
+
+/// A batch from named columns; every column is nullable in the schema, so that tables of one kind always agree.
+pub fn batch(columns: Vec<(&str, ArrayRef)>) -> Result<RecordBatch> {
+    let fields: Vec<Field> =
+        columns.iter().map(|(name, array)| Field::new(*name, array.data_type().clone(), true)).collect();
+    let arrays = columns.into_iter().map(|(_, array)| array).collect();
+    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)?)
+}
+
+/// The type of an embedding column: a list of f32 of one fixed length.
+pub fn vector_type(length: usize) -> DataType {
+    DataType::FixedSizeList(
+        Arc::new(Field::new("item", DataType::Float32, false)),
+        i32::try_from(length).unwrap_or(i32::MAX),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow_array::{Int32Array, StringArray};
+
+    #[test]
+    fn a_table_comes_back_as_it_was_written_and_twice_the_same_bytes() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let rows = batch(vec![
+            ("id", Arc::new(Int32Array::from(vec![1, 2])) as ArrayRef),
+            ("text", Arc::new(StringArray::from(vec![Some("a"), None]))),
+        ])?;
+        write(&folder.path().join("a.parquet"), &rows)?;
+        write(&folder.path().join("b.parquet"), &rows)?;
+        assert_eq!(read(&folder.path().join("a.parquet"))?, rows);
+        assert_eq!(std::fs::read(folder.path().join("a.parquet"))?, std::fs::read(folder.path().join("b.parquet"))?);
+        Ok(())
+    }
+
+    #[test]
+    fn a_long_table_comes_back_in_one_piece_and_columns_of_it_alone() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("long.parquet");
+        // More than the reader gives at a time unasked.
+        let rows = batch(vec![
+            ("id", Arc::new(Int32Array::from_iter_values(0..3000)) as ArrayRef),
+            (
+                "text",
+                Arc::new((0..3000).map(|row| (row % 3 > 0).then(|| format!("row {row}"))).collect::<StringArray>()),
+            ),
+            ("more", Arc::new(Int32Array::from_iter_values(1..3001))),
+        ])?;
+        write(&path, &rows)?;
+        assert_eq!(read(&path)?, rows);
+        assert_eq!(read_columns(&path, &["more", "text"])?, rows.project(&[1, 2])?);
+        let error = read_columns(&path, &["id", "ids"]).expect_err("no such column");
+        assert!(error.to_string().ends_with("has no column `ids`; there are id, text, more"), "{error}");
+        write(&path, &rows.slice(0, 0))?;
+        assert_eq!(read_columns(&path, &["id"])?.num_rows(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn a_missing_column_names_the_ones_there_are() -> Result<()> {
+        let rows = batch(vec![("id", Arc::new(Int32Array::from(vec![1])) as ArrayRef)])?;
+        let error = column::<Int32Array>(&rows, "ids").expect_err("no such column");
+        assert_eq!(error.to_string(), "no column `ids`; there are id");
+        Ok(())
+    }
+}

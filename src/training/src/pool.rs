@@ -1,0 +1,60 @@
+//! The rows that can be trained on: encoded once, looked up by id. Leaves reading and choosing them to others.
+
+use tch::Tensor;
+
+use raisin_base::error::{Result, anyhow};
+use raisin_corpus::Sequence;
+use raisin_lm::proxy::PrefixStates;
+
+/// Sequences by instruction id. A row without one (nothing of its response is left) cannot be trained on.
+pub struct Pool {
+    sequences: Vec<Option<Sequence>>,
+    states: Option<PrefixStates>,
+}
+
+impl Pool {
+    /// `states` are those of a frozen prefix that was run over the same rows.
+    pub fn new(sequences: Vec<Option<Sequence>>, states: Option<PrefixStates>) -> Self {
+        Self { sequences, states }
+    }
+
+    /// Rows, trainable or not.
+    pub fn len(&self) -> usize {
+        self.sequences.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.sequences.is_empty()
+    }
+
+    pub fn get(&self, id: u32) -> Option<&Sequence> {
+        self.sequences.get(id as usize)?.as_ref()
+    }
+
+    /// The ids of all rows that can be trained on, in order.
+    pub fn trainable(&self) -> Vec<u32> {
+        (0..).zip(&self.sequences).filter(|(_, sequence)| sequence.is_some()).map(|(id, _)| id).collect()
+    }
+
+    pub fn prefix_layers(&self) -> Option<usize> {
+        self.states.as_ref().map(|states| states.config.prefix_layers)
+    }
+
+    /// The sequences of a batch, and their states where there is a frozen prefix.
+    ///
+    /// # Errors
+    /// An id that cannot be trained on: whoever chose it chose from the wrong rows. States that belong to other tokens.
+    pub fn rows(&self, ids: &[u32]) -> Result<(Vec<&Sequence>, Option<Vec<Tensor>>)> {
+        let sequences = ids
+            .iter()
+            .map(|&id| self.get(id).ok_or_else(|| anyhow!("instruction {id} has no token that can be trained on")))
+            .collect::<Result<Vec<_>>>()?;
+        let Some(cached) = &self.states else { return Ok((sequences, None)) };
+        let states = ids.iter().zip(&sequences).map(|(&id, sequence)| {
+            cached.check(id, sequence)?;
+            cached.rows(&[id])
+        });
+        let states = states.collect::<Result<_>>()?;
+        Ok((sequences, Some(states)))
+    }
+}

@@ -1,0 +1,201 @@
+//! Episodes side by side are the episodes that one would play alone.
+
+use std::sync::{Arc, Mutex};
+
+use super::*;
+use crate::{EpisodeLearner, Trainer};
+use raisin_lm::proxy::{PrefixStates, ProxyConfig, write_states};
+use raisin_lm::{Config, TARGETS};
+
+/// Largest difference from the number that the episode alone comes to, relative to the largest of them: rounding, which
+/// differs with the shape of a matrix product.
+const TOLERANCE: f64 = 1e-4;
+const EPISODES: usize = 8;
+const STEPS: usize = 6;
+
+fn row(id: u32) -> Sequence {
+    let tokens: Vec<u32> = (0..5 + id % 7).map(|place| (id * 7 + place * 3) % 40).collect();
+    Sequence { supervised: (0..tokens.len()).map(|place| place > 1).collect(), tokens }
+}
+
+fn rows() -> Vec<Option<Sequence>> {
+    (0..40).map(|id| Some(row(id))).collect()
+}
+
+fn batch(step: usize, episode: usize) -> Vec<u32> {
+    (0..4).map(|slot| ((step * 11 + episode * 5 + slot * 3) % 40) as u32).collect()
+}
+
+fn config() -> TrainerConfig {
+    TrainerConfig {
+        learning_rate: 1e-2,
+        total_steps: STEPS,
+        weight_decay: 0.01,
+        // Below all gradients here, so that what each episode is clipped by matters.
+        clip_norm: 0.05,
+        micro_batch_tokens: 160,
+        ..TrainerConfig::default()
+    }
+}
+
+struct World {
+    folder: tempfile::TempDir,
+    examples: Vec<Sequence>,
+    prefix: Option<usize>,
+}
+
+impl World {
+    /// With `prefix`, over the cached states of so many frozen layers.
+    fn new(prefix: Option<usize>) -> Result<Self> {
+        tch::set_num_threads(1);
+        let world = Self { folder: tempfile::tempdir()?, examples: (50..55).map(row).collect(), prefix };
+        if let Some(layers) = prefix {
+            let proxy = ProxyConfig { train_layers: 3 - layers, prefix_layers: layers, max_tokens: 64 };
+            let validation: Vec<_> = world.examples.iter().cloned().map(Some).collect();
+            write_states(&Self::model()?, &proxy, &rows(), &validation, 64, world.folder.path(), &mut |_| ())?;
+            std::fs::write(world.folder.path().join("proxy.json"), serde_json::to_vec(&proxy)?)?;
+        }
+        Ok(world)
+    }
+
+    fn model() -> Result<Model> {
+        let mut config = Config::llama(40, 16, 3, 2, 1, 32);
+        config.initializer_range = 0.2;
+        Model::init(config, &Seed::new(1), Device::Cpu, Kind::Float)
+    }
+
+    fn pool(&self) -> Result<Pool> {
+        let states = self.prefix.map(|_| PrefixStates::open(self.folder.path())).transpose()?;
+        Ok(Pool::new(rows(), states))
+    }
+
+    fn validation(&self) -> Result<ValidationSet> {
+        let examples: Vec<&Sequence> = self.examples.iter().collect();
+        let Some(layers) = self.prefix else { return ValidationSet::new(&examples, None, 24, Device::Cpu) };
+        let lengths: Vec<i64> = examples.iter().map(|example| example.tokens.len() as i64).collect();
+        let states = PrefixStates::open(self.folder.path())?.validation()?;
+        let states = states.f_split_with_sizes(lengths.as_slice(), 0)?;
+        ValidationSet::new(&examples, Some((layers, &states)), 24, Device::Cpu)
+    }
+
+    /// Loss and performance of each step, and the trained numbers at the end, of an episode played alone.
+    fn alone(&self, adaptation: &Adaptation, episode: usize) -> Result<(Vec<f64>, Tensor)> {
+        let mut model = Self::model()?;
+        model.prepare(adaptation, &Seed::new(2))?;
+        let trainer = Trainer::new(model, config(), self.prefix)?;
+        let mut learner = EpisodeLearner::new(trainer, self.pool()?, self.validation()?)?;
+        let mut seen = vec![learner.restore_all()?];
+        for step in 0..STEPS {
+            seen.push(learner.step_all(&[batch(step, episode)])?[0].loss);
+            seen.push(learner.performances()?[0]);
+        }
+        Ok((seen, learner.trainer().model.trainable().flat.copy()))
+    }
+
+    fn together(&self, adaptation: &Adaptation, episodes: usize) -> Result<SideBySide> {
+        let (model, seed) = (Self::model()?, Seed::new(2));
+        SideBySide::new(model, adaptation, &seed, config(), episodes, self.pool()?, &self.validation()?)
+    }
+}
+
+/// The same of all episodes, played together.
+fn play(learners: &mut SideBySide) -> Result<Vec<Vec<f64>>> {
+    let episodes = learners.episodes();
+    let mut seen = vec![vec![learners.restore_all()?]; episodes];
+    for step in 0..STEPS {
+        let batches: Vec<Vec<u32>> = (0..episodes).map(|episode| batch(step, episode)).collect();
+        let trained = learners.step_all(&batches)?;
+        let performances = learners.performances()?;
+        for (seen, (trained, performance)) in seen.iter_mut().zip(trained.iter().zip(performances)) {
+            seen.extend([trained.loss, performance]);
+        }
+    }
+    Ok(seen)
+}
+
+fn lora() -> Adaptation {
+    Adaptation::Lora { rank: 4, alpha: 8.0, targets: TARGETS.map(str::to_owned).to_vec() }
+}
+
+fn top_lora() -> Adaptation {
+    Adaptation::TopLayersLora { layers: 2, rank: 4, alpha: 8.0, targets: TARGETS.map(str::to_owned).to_vec() }
+}
+
+#[test]
+fn eight_episodes_together_end_where_each_ends_alone() -> Result<()> {
+    for (adaptation, prefix) in
+        [(lora(), None), (top_lora(), Some(1)), (Adaptation::Full, None), (Adaptation::TopLayers(2), Some(1))]
+    {
+        let world = World::new(prefix)?;
+        let mut learners = world.together(&adaptation, EPISODES)?;
+        let seen = play(&mut learners)?;
+        for (episode, (seen, trained)) in seen.iter().zip(learners.trained()?).enumerate() {
+            let (alone, numbers) = world.alone(&adaptation, episode)?;
+            for (together, alone) in seen.iter().zip(&alone) {
+                assert!(
+                    (together - alone).abs() < TOLERANCE * alone.abs(),
+                    "{adaptation:?} {episode}: {together} {alone}"
+                );
+            }
+            let largest = numbers.abs().max().double_value(&[]);
+            let difference = (trained - numbers).abs().max().double_value(&[]) / largest;
+            assert!(difference < TOLERANCE, "{adaptation:?}, episode {episode}: {difference}");
+        }
+        assert!((seen[0][STEPS] - seen[1][STEPS]).abs() > 10.0 * TOLERANCE, "the episodes differ from each other");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_restored_round_is_the_same_round_bit_for_bit() -> Result<()> {
+    let mut learners = World::new(None)?.together(&lora(), 5)?;
+    let bits = |seen: Vec<Vec<f64>>| seen.concat().into_iter().map(f64::to_bits).collect::<Vec<_>>();
+    assert_eq!(bits(play(&mut learners)?), bits(play(&mut learners)?));
+    Ok(())
+}
+
+#[test]
+fn what_the_episodes_cost_is_the_sum_of_each() -> Result<()> {
+    let world = World::new(None)?;
+    let mut learners = world.together(&lora(), 3)?;
+    learners.restore_all()?;
+    let trained = learners.step_all(&[batch(0, 0), batch(0, 1), batch(0, 2)])?;
+    assert_eq!(learners.train_cost().tokens, trained.iter().map(|trained| trained.tokens).sum::<u64>());
+    let tokens: usize = world.examples.iter().map(|example| example.tokens.len()).sum();
+    assert_eq!(learners.evaluation_cost().tokens, 3 * tokens as u64);
+    Ok(())
+}
+
+#[test]
+fn where_memory_ends_the_parts_of_all_episodes_shrink_and_the_episodes_stay_the_same() -> Result<()> {
+    for (adaptation, prefix) in [(lora(), None), (top_lora(), Some(1))] {
+        let world = World::new(prefix)?;
+        let whole = play(&mut world.together(&adaptation, 2)?)?;
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let hears = heard.clone();
+        let (mut model, seed) = (World::model()?, Seed::new(2));
+        model.listen(Arc::new(move |text| hears.lock().expect("one thread").push(text.to_owned())));
+        // Room for the longest row of each episode, not for all rows of both nor for the longer validation part.
+        model.limit_room(Some(41));
+        let mut learners =
+            SideBySide::new(model, &adaptation, &seed, config(), 2, world.pool()?, &world.validation()?)?;
+        for (halved, whole) in play(&mut learners)?.concat().iter().zip(whole.concat()) {
+            assert!((halved - whole).abs() < TOLERANCE * whole.abs(), "{adaptation:?}: {halved} {whole}");
+        }
+        let first = heard.lock().expect("one thread").clone();
+        let about = |what: &str| first.iter().filter(|text| text.contains(what)).count();
+        assert_eq!((about("to score 42 tokens"), about("in step 1:"), first.len()), (1, 1, 2), "{first:?}");
+        play(&mut learners)?;
+        assert_eq!(*heard.lock().expect("one thread"), first, "it is said once");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_pass_has_as_many_episodes_as_share_it() {
+    let together = |adaptation: &Adaptation, device| SideBySide::episodes_of_a_pass(adaptation, device, 8);
+    assert_eq!(together(&lora(), Device::Cpu), 2);
+    assert_eq!(together(&lora(), Device::Cuda(0)), 8);
+    assert_eq!(together(&Adaptation::Full, Device::Cpu), 1);
+    assert_eq!(SideBySide::episodes_of_a_pass(&lora(), Device::Cpu, 1), 1);
+}

@@ -1,0 +1,338 @@
+//! A fixed set of sequences, laid out on the device once, and its loss under a model. Knows no task and no metric.
+//!
+//! The reward of an episode is this loss after every step, so it runs more often than anything else: nothing is
+//! tokenised, sorted or copied here again. Rows of similar length share a batch.
+
+use std::cell::{Cell, OnceCell};
+
+use tch::{Device, Tensor, no_grad};
+
+use super::trainer::forward;
+use raisin_base::error::{Result, anyhow, ensure};
+use raisin_corpus::Sequence;
+use raisin_lm::memory::{self, is_out_of_memory, micro_batches, no_room};
+use raisin_lm::{Batch, Model, longest_first};
+
+/// Sequences ready to be scored again and again.
+pub struct ValidationSet {
+    parts: Vec<Part>,
+    prefix_layers: Option<usize>,
+    rows: usize,
+    tokens: usize,
+    supervised_tokens: usize,
+    /// The fewest tokens that there was no memory for: what has as many is halved at once.
+    too_many: Cell<usize>,
+}
+
+/// What is computed together.
+struct Part {
+    batch: Batch,
+    states: Option<Tensor>,
+    /// The positions of the batch's sequences in the set.
+    rows: Vec<usize>,
+    members: Members,
+    /// How many episodes have these rows in the batch, where it is laid out for several.
+    episodes: Option<usize>,
+    /// Laid out when there was no memory for all of it.
+    halves: OnceCell<Box<[Part; 2]>>,
+}
+
+/// What a part is laid out from, and its halves again.
+#[derive(Clone)]
+enum Members {
+    Rows(Vec<Sequence>),
+    Families(Vec<Vec<Sequence>>),
+}
+
+impl Members {
+    fn pack(&self, device: Device) -> Result<Batch> {
+        match self {
+            Self::Rows(rows) => Batch::pack(&rows.iter().collect::<Vec<_>>(), device),
+            Self::Families(families) => {
+                let families: Vec<Vec<&Sequence>> = families.iter().map(|family| family.iter().collect()).collect();
+                Batch::pack_families(&families, device)
+            }
+        }
+    }
+
+    /// The first half and the second; `None` of a single sequence.
+    fn halves(&self) -> Option<[Self; 2]> {
+        match self {
+            Self::Rows(rows) => {
+                let (first, second) = rows.split_at(rows.len() / 2);
+                (!first.is_empty()).then(|| [Self::Rows(first.to_vec()), Self::Rows(second.to_vec())])
+            }
+            Self::Families(families) => match families.as_slice() {
+                // What they begin with is then computed for either half.
+                [family] => {
+                    let (first, second) = family.split_at(family.len() / 2);
+                    let alone = |half: &[Sequence]| Self::Families(vec![half.to_vec()]);
+                    (!first.is_empty()).then(|| [alone(first), alone(second)])
+                }
+                families => {
+                    let (first, second) = families.split_at(families.len() / 2);
+                    Some([Self::Families(first.to_vec()), Self::Families(second.to_vec())])
+                }
+            },
+        }
+    }
+
+    /// How many sequences, and how many tokens of them.
+    fn size(&self) -> (usize, usize) {
+        let tokens = |rows: &[Sequence]| rows.iter().map(|row| row.tokens.len()).sum::<usize>();
+        match self {
+            Self::Rows(rows) => (rows.len(), tokens(rows)),
+            Self::Families(families) => {
+                (families.iter().map(Vec::len).sum(), families.iter().map(|family| tokens(family)).sum())
+            }
+        }
+    }
+}
+
+impl Part {
+    fn new(members: Members, states: Option<Tensor>, rows: Vec<usize>, device: Device) -> Result<Self> {
+        let batch = members.pack(device)?;
+        match batch.supervised_rows().iter().position(|&tokens| tokens == 0) {
+            Some(empty) => Err(anyhow!("example {} has no token to be scored", rows[empty])),
+            None => Ok(Self { batch, states, rows, members, episodes: None, halves: OnceCell::new() }),
+        }
+    }
+
+    /// The same once for each of several episodes.
+    fn side_by_side(&self, episodes: usize) -> Result<Self> {
+        Ok(Self {
+            batch: self.batch.repeated(episodes)?,
+            states: self.states.as_ref().map(|states| states.f_repeat([episodes as i64, 1])).transpose()?,
+            rows: self.rows.clone(),
+            members: self.members.clone(),
+            episodes: Some(episodes),
+            halves: OnceCell::new(),
+        })
+    }
+
+    /// The same rows in two batches.
+    fn halves(&self) -> Result<&[Self; 2]> {
+        if let Some(halves) = self.halves.get() {
+            return Ok(halves);
+        }
+        let [first, second] = self.members.halves().ok_or_else(|| anyhow!("a single row has no halves"))?;
+        let (rows, tokens) = first.size();
+        let lay_out = |members: Members, rows: &[usize], first_token: usize| -> Result<Self> {
+            let count = members.size().1 as i64;
+            // The episodes have the same states, one after the other: those of the first are enough.
+            let states = self.states.as_ref().map(|states| states.f_narrow(0, first_token as i64, count));
+            let half = Self::new(members, states.transpose()?, rows.to_vec(), self.batch.device())?;
+            match self.episodes {
+                Some(episodes) => half.side_by_side(episodes),
+                None => Ok(half),
+            }
+        };
+        let halves = [lay_out(first, &self.rows[..rows], 0)?, lay_out(second, &self.rows[rows..], tokens)?];
+        Ok(self.halves.get_or_init(|| Box::new(halves)))
+    }
+}
+
+/// The loss of one row.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct RowLoss {
+    /// Sum over its supervised tokens, in nats.
+    pub sum: f64,
+    pub tokens: usize,
+}
+
+impl RowLoss {
+    pub fn mean(&self) -> f64 {
+        self.sum / self.tokens as f64
+    }
+}
+
+impl ValidationSet {
+    /// `states` holds, for a model with a frozen prefix of that many layers, the rows' states.
+    ///
+    /// # Errors
+    /// A set, or a row of it, without a single supervised token.
+    pub fn new(
+        sequences: &[&Sequence],
+        states: Option<(usize, &[Tensor])>,
+        batch_tokens: usize,
+        device: Device,
+    ) -> Result<Self> {
+        ensure!(!sequences.is_empty(), "there is no example to validate on");
+        let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.tokens.len()).collect();
+        let lay_out = |rows: &[usize]| -> Result<Part> {
+            let members = Members::Rows(rows.iter().map(|&row| sequences[row].clone()).collect());
+            let states = match states {
+                Some((_, states)) => {
+                    let states = Tensor::f_cat(&rows.iter().map(|&row| &states[row]).collect::<Vec<_>>(), 0)?;
+                    Some(states.f_to_device(device)?)
+                }
+                None => None,
+            };
+            Part::new(members, states, rows.to_vec(), device)
+        };
+        Self::of_parts(&lengths, batch_tokens, states.map(|(layers, _)| layers), lay_out)
+    }
+
+    /// Families of sequences that begin alike, such as the choices of a question: what they share is computed once.
+    /// The rows of the set are the sequences, family after family.
+    pub fn of_families(families: &[Vec<&Sequence>], batch_tokens: usize, device: Device) -> Result<Self> {
+        ensure!(!families.is_empty(), "there is no example to validate on");
+        let lengths: Vec<usize> =
+            families.iter().map(|family| family.iter().map(|sequence| sequence.tokens.len()).sum()).collect();
+        let mut firsts = Vec::with_capacity(families.len());
+        let mut sequences = 0;
+        for family in families {
+            firsts.push(sequences);
+            sequences += family.len();
+        }
+        let lay_out = |chosen: &[usize]| -> Result<Part> {
+            let family = |&family: &usize| families[family].iter().map(|&sequence| sequence.clone()).collect();
+            let members = Members::Families(chosen.iter().map(family).collect());
+            let rows = chosen.iter().flat_map(|&family| firsts[family]..firsts[family] + families[family].len());
+            Part::new(members, None, rows.collect(), device)
+        };
+        Self::of_parts(&lengths, batch_tokens, None, lay_out)
+    }
+
+    /// Lays out the members, the long ones first, in batches of so many tokens.
+    fn of_parts(
+        lengths: &[usize],
+        batch_tokens: usize,
+        prefix_layers: Option<usize>,
+        lay_out: impl Fn(&[usize]) -> Result<Part>,
+    ) -> Result<Self> {
+        let order = longest_first(lengths);
+        let sorted: Vec<usize> = order.iter().map(|&member| lengths[member]).collect();
+        let parts = micro_batches(&sorted, batch_tokens)
+            .into_iter()
+            .map(|range| lay_out(&order[range]))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Self {
+            rows: parts.iter().map(|part| part.rows.len()).sum(),
+            tokens: parts.iter().map(|part| part.batch.tokens()).sum(),
+            supervised_tokens: parts.iter().map(|part| part.batch.supervised()).sum(),
+            prefix_layers,
+            parts,
+            too_many: Cell::new(usize::MAX),
+        })
+    }
+
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    pub fn supervised_tokens(&self) -> usize {
+        self.supervised_tokens
+    }
+
+    /// The same set once for each of several episodes that share a model's passes. Its counts are those of one episode.
+    pub fn side_by_side(&self, episodes: usize) -> Result<Self> {
+        Ok(Self {
+            parts: self.parts.iter().map(|part| part.side_by_side(episodes)).collect::<Result<_>>()?,
+            prefix_layers: self.prefix_layers,
+            rows: self.rows,
+            tokens: self.tokens,
+            supervised_tokens: self.supervised_tokens,
+            too_many: Cell::new(usize::MAX),
+        })
+    }
+
+    /// The mean loss of each episode, for a set that was laid out for several.
+    pub fn losses(&self, model: &Model) -> Result<Vec<f64>> {
+        let totals = vec![self.supervised_tokens; model.episodes()];
+        let mut sums = vec![0.0; totals.len()];
+        for part in &self.parts {
+            self.what_fits(model, part, &mut |hidden, batch| {
+                let (each, _) = model.episode_losses(hidden, batch, &totals)?;
+                sums.iter_mut().zip(each).for_each(|(sum, loss)| *sum += loss);
+                Ok(())
+            })?;
+        }
+        Ok(sums)
+    }
+
+    /// The mean loss over all supervised tokens.
+    pub fn loss(&self, model: &Model) -> Result<f64> {
+        let mut sum = 0.0;
+        for part in &self.parts {
+            self.what_fits(model, part, &mut |hidden, batch| {
+                sum += model.response_loss(hidden, batch)?.sum.f_double_value(&[])?;
+                Ok(())
+            })?;
+        }
+        Ok(sum / self.supervised_tokens as f64)
+    }
+
+    /// The forward pass over a part, or over its halves and theirs where there is no memory for all of it. `run` gets
+    /// the hidden states, and changes nothing before it has succeeded.
+    fn what_fits(&self, model: &Model, part: &Part, run: &mut dyn FnMut(&Tensor, &Batch) -> Result<()>) -> Result<()> {
+        let tokens = part.batch.tokens();
+        let mut attempt = || {
+            no_grad(|| {
+                let hidden = forward(model, self.prefix_layers, &part.batch, part.states.as_ref())?;
+                run(&hidden, &part.batch)
+            })
+        };
+        let single = part.rows.len() == 1;
+        if single || tokens < self.too_many.get() {
+            match memory::attempt(&mut attempt) {
+                Err(error) if is_out_of_memory(&error) && !single => {
+                    self.too_many.set(tokens);
+                    let what = format!("there was no memory to score {tokens} tokens at a time");
+                    model.tell(&format!("{what}: from here on as many are halved"));
+                }
+                Err(error) if is_out_of_memory(&error) => return Err(no_room(tokens, &error)),
+                result => return result,
+            }
+        }
+        part.halves()?.iter().try_for_each(|half| self.what_fits(model, half, run))
+    }
+
+    /// The loss of every row, in the order in which the set was given. It is computed in parts, the same in every run:
+    /// `part` is given each part's work, to do it or to say what came of it before; `progress` hears the rows and tokens
+    /// done.
+    pub fn row_losses(
+        &self,
+        model: &Model,
+        mut part: impl FnMut(&dyn Fn() -> Result<Vec<f64>>) -> Result<Vec<f64>>,
+        mut progress: impl FnMut(usize, usize),
+    ) -> Result<Vec<RowLoss>> {
+        let mut losses = vec![RowLoss::default(); self.rows];
+        let (mut rows_done, mut tokens_done) = (0, 0);
+        for this in &self.parts {
+            let sums = part(&|| self.sums(model, this))?;
+            ensure!(sums.len() == this.rows.len(), "{} rows have {} losses", this.rows.len(), sums.len());
+            for ((&row, &tokens), sum) in this.rows.iter().zip(this.batch.supervised_rows()).zip(sums) {
+                losses[row] = RowLoss { sum, tokens };
+            }
+            rows_done += this.rows.len();
+            tokens_done += this.batch.tokens();
+            progress(rows_done, tokens_done);
+        }
+        Ok(losses)
+    }
+
+    /// The summed loss of each row of a part.
+    fn sums(&self, model: &Model, part: &Part) -> Result<Vec<f64>> {
+        let mut sums = Vec::with_capacity(part.rows.len());
+        self.what_fits(model, part, &mut |hidden, batch| {
+            let log_probs = Vec::<f32>::try_from(model.token_log_probs(hidden, batch)?.f_to_device(Device::Cpu)?)?;
+            let mut rest = log_probs.as_slice();
+            sums.extend(batch.supervised_rows().iter().map(|&tokens| {
+                let (row, others) = rest.split_at(tokens);
+                rest = others;
+                row.iter().map(|&log_prob| -f64::from(log_prob)).sum::<f64>()
+            }));
+            Ok(())
+        })?;
+        Ok(sums)
+    }
+}
+
+#[cfg(test)]
+#[path = "validation_tests.rs"]
+mod tests;

@@ -1,0 +1,195 @@
+//! `clusters`: the static part of every candidate's fused state, and which candidates belong together (docs/method.md,
+//! section 2). Leaves the features to the `features` kind and all that changes during training to the selector.
+
+use std::sync::Arc;
+
+use arrow_array::{Array, ArrayRef, FixedSizeListArray, Float32Array, RecordBatch, UInt32Array};
+use arrow_buffer::ScalarBuffer;
+use arrow_schema::DataType;
+use arrow_select::take::take_record_batch;
+use serde_json::json;
+use tch::Tensor;
+
+use raisin_base::error::{Problem, Result, anyhow};
+use raisin_contract::{Context, Progress};
+use raisin_kinds::clusters::Parameters;
+use raisin_selector::clustering::kmeans::{Clustering, kmeans};
+use raisin_selector::clustering::pca::Pca;
+use raisin_selector::save::write_tensors;
+use raisin_table::{self as table, WriteTable as _};
+
+/// Columns of the difficulty part. Sums of log-probabilities span three orders of magnitude with the length, so the
+/// mean per token stands beside each.
+const DIFFICULTY: [&str; 6] = [
+    "difficulty.prompt_tokens",
+    "difficulty.response_tokens",
+    "difficulty.logp_conditional",
+    "difficulty.logp_unconditional",
+    "difficulty.logp_conditional_per_token",
+    "difficulty.logp_unconditional_per_token",
+];
+
+pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
+    let folder = context.input("/features")?;
+    let all = table::read_columns(&folder.join("features.parquet"), &[&["id"], COMPLETE.as_slice()].concat())?;
+    let count = all.num_rows();
+    let rows = complete_rows(all)?;
+    let excluded = count - rows.num_rows();
+    if excluded > 0 {
+        context.note(format!("{excluded} of {count} instructions have no complete features and are no candidates"));
+    }
+    let (n, needed) = (rows.num_rows(), parameters.clusters.max(parameters.dimensions + 1));
+    if n < needed {
+        let problem = format!(
+            "{n} candidates with features are too few for {} dimensions and {} clusters",
+            parameters.dimensions, parameters.clusters
+        );
+        return Err(Problem::new(problem).hint("a larger pool, or fewer dimensions and clusters").into());
+    }
+    let (embeddings, width) = vectors(&rows, "embedding")?;
+    let dimensions = parameters.dimensions.min(width);
+    if dimensions < parameters.dimensions {
+        context.note(format!("the embeddings have only {width} numbers: all of them are kept"));
+    }
+    progress(context, "principal components", 0);
+    let pca = Pca::fit(&embeddings, width, dimensions)?;
+    let components = pca.project(&embeddings, false);
+    progress(context, "k-means", 1);
+    let seed = context.seed().at("kmeans");
+    let found = kmeans(&components, dimensions, parameters.clusters, parameters.iterations, parameters.starts, &seed)?;
+    if !found.converged {
+        context.note(format!("k-means still moved after {} iterations", parameters.iterations));
+    }
+    let semantic = if parameters.whiten { pca.project(&embeddings, true) } else { components };
+    let state = State::fuse(&rows, &semantic, dimensions, parameters.whiten)?;
+    context.write_table("clusters", &clusters_table(&rows, &found, &state)?)?;
+    context.write_json(
+        "constants.json",
+        &json!({
+            "columns": state.columns,
+            "means": state.means,
+            "deviations": state.deviations,
+            "whiten": parameters.whiten,
+            "explained_variance": pca.explained,
+            "inertia": found.inertia,
+            "excluded": excluded,
+        }),
+    )?;
+    let matrix = |rows: &[Vec<f64>]| Tensor::from_slice(&rows.concat()).view([rows.len() as i64, -1]);
+    write_tensors(
+        &context.out().join("projection.safetensors"),
+        &[
+            ("mean".to_owned(), Tensor::from_slice(&pca.mean)),
+            ("components".to_owned(), matrix(&pca.components)),
+            ("variances".to_owned(), Tensor::from_slice(&pca.variances)),
+            ("centres".to_owned(), matrix(&found.centres)),
+        ],
+    )?;
+    context.add_reference("features", folder)?;
+    progress(context, "k-means", 2);
+    Ok(())
+}
+
+fn progress(context: &Context, phase: &str, done: u64) {
+    context.progress(Progress { phase: phase.to_owned(), done, total: 2, unit: "phases".into(), ..Default::default() });
+}
+
+/// What a candidate must have.
+const COMPLETE: [&str; 6] =
+    ["prompt_tokens", "response_tokens", "logp_conditional", "logp_unconditional", "unconditional_tokens", "embedding"];
+
+/// The rows without a missing value. Where that is all of them, nothing is copied.
+fn complete_rows(all: RecordBatch) -> Result<RecordBatch> {
+    let columns: Vec<&ArrayRef> = COMPLETE
+        .into_iter()
+        .map(|name| all.column_by_name(name).ok_or_else(|| anyhow!("the features have no column `{name}`")))
+        .collect::<Result<_>>()?;
+    if columns.iter().all(|column| column.null_count() == 0) {
+        return Ok(all);
+    }
+    let complete = (0..all.num_rows() as u32).filter(|&row| columns.iter().all(|column| column.is_valid(row as usize)));
+    Ok(take_record_batch(&all, &UInt32Array::from_iter_values(complete))?)
+}
+
+/// A vector column, row-major, and its width; a view of the column's own numbers.
+fn vectors(rows: &RecordBatch, name: &str) -> Result<(ScalarBuffer<f32>, usize)> {
+    let lists: &FixedSizeListArray = table::column(rows, name)?;
+    let width = lists.value_length() as usize;
+    let values = lists.values().as_any().downcast_ref::<Float32Array>();
+    let values = values.ok_or_else(|| anyhow!("`{name}` does not hold f32"))?;
+    let start = lists.value_offset(0) as usize;
+    Ok((values.values().slice(start, rows.num_rows() * width), width))
+}
+
+/// The static state of all candidates.
+struct State {
+    columns: Vec<String>,
+    means: Vec<f64>,
+    deviations: Vec<f64>,
+    /// Row-major, standardised.
+    values: Vec<f32>,
+}
+
+impl State {
+    /// Difficulty beside semantics, every column with mean 0. Difficulty columns and whitened dimensions have variance
+    /// 1; unwhitened dimensions share one scale, so that their proportions stay.
+    fn fuse(rows: &RecordBatch, semantic: &[f32], dimensions: usize, whiten: bool) -> Result<Self> {
+        let prompt: &UInt32Array = table::column(rows, "prompt_tokens")?;
+        let response: &UInt32Array = table::column(rows, "response_tokens")?;
+        let conditional: &Float32Array = table::column(rows, "logp_conditional")?;
+        let alone: &Float32Array = table::column(rows, "logp_unconditional")?;
+        let alone_tokens: &UInt32Array = table::column(rows, "unconditional_tokens")?;
+        let columns = DIFFICULTY.iter().map(|&name| name.to_owned());
+        let columns: Vec<String> = columns.chain((0..dimensions).map(|d| format!("semantic.{d:02}"))).collect();
+        let mut raw = Vec::with_capacity(rows.num_rows() * columns.len());
+        for row in 0..rows.num_rows() {
+            let tokens = f64::from(response.value(row));
+            let (with, without) = (f64::from(conditional.value(row)), f64::from(alone.value(row)));
+            let (prompt, per) = (f64::from(prompt.value(row)), tokens.max(1.0));
+            let per_alone = f64::from(alone_tokens.value(row)).max(1.0);
+            raw.extend([prompt.ln_1p(), tokens.ln_1p(), with, without, with / per, without / per_alone]);
+            raw.extend(semantic[row * dimensions..(row + 1) * dimensions].iter().map(|&value| f64::from(value)));
+        }
+        let width = columns.len();
+        let n = rows.num_rows().max(1) as f64;
+        let mut means = vec![0.0; width];
+        raw.iter().enumerate().for_each(|(place, value)| means[place % width] += value / n);
+        let mut deviations = vec![0.0; width];
+        for (place, value) in raw.iter().enumerate() {
+            deviations[place % width] += (value - means[place % width]).powi(2) / n;
+        }
+        if !whiten {
+            let shared = deviations[DIFFICULTY.len()..].iter().sum::<f64>() / dimensions.max(1) as f64;
+            deviations[DIFFICULTY.len()..].fill(shared);
+        }
+        // A column that never varies tells nothing: it becomes 0, whatever its scale.
+        deviations.iter_mut().for_each(|square| *square = if *square > 1e-24 { square.sqrt() } else { 1.0 });
+        let values = raw
+            .iter()
+            .enumerate()
+            .map(|(place, value)| ((value - means[place % width]) / deviations[place % width]) as f32)
+            .collect();
+        Ok(Self { columns, means, deviations, values })
+    }
+}
+
+fn clusters_table(rows: &RecordBatch, found: &Clustering, state: &State) -> Result<RecordBatch> {
+    let DataType::FixedSizeList(field, length) = table::vector_type(state.columns.len()) else {
+        return Err(anyhow!("a vector column is a list of fixed size"));
+    };
+    let values = Arc::new(Float32Array::from(state.values.clone()));
+    let carried = |name: &'static str| -> Result<(&'static str, ArrayRef)> {
+        let column = rows.column_by_name(name).ok_or_else(|| anyhow!("the features have no column `{name}`"))?;
+        Ok((name, column.clone()))
+    };
+    table::batch(vec![
+        carried("id")?,
+        ("cluster", Arc::new(UInt32Array::from(found.assignments.clone()))),
+        ("state", Arc::new(FixedSizeListArray::try_new(field, length, values, None)?)),
+        carried("prompt_tokens")?,
+        carried("response_tokens")?,
+        carried("logp_conditional")?,
+        carried("logp_unconditional")?,
+        carried("unconditional_tokens")?,
+    ])
+}

@@ -1,0 +1,183 @@
+use super::*;
+use crate::fixture::Store;
+use arrow_array::Array as _;
+use raisin_base::seed::Seed;
+use raisin_corpus::artifact::{Row, instructions_batch};
+use raisin_corpus::left_out::digest_of;
+use raisin_corpus::message::conversation;
+use raisin_lm::Adaptation;
+use raisin_table::column;
+use serde_json::json;
+
+#[test]
+fn a_task_scored_by_match_gives_loss_and_matches_item_by_item() -> Result<()> {
+    let store = Store::new()?;
+    std::fs::write(store.artifact("model").join("summary.json"), "{\"method\": \"none\"}\n")?;
+    let context = store.context("evaluate", "run", &[("/model", "model"), ("/task", "task")], &[])?;
+    run(serde_json::from_value(json!({"model": "model", "task": "task"}))?, &context)?;
+    let metrics = store.table("run", "metrics")?;
+    let names: &StringArray = column(&metrics, "metric")?;
+    assert_eq!(names.iter().flatten().collect::<Vec<_>>(), ["loss", "exact_match", "flexible_match"]);
+    let items = store.table("run", "items")?;
+    let (losses, tokens): (&Float64Array, &UInt32Array) = (column(&items, "loss")?, column(&items, "tokens")?);
+    let total: f64 = losses.values().iter().zip(tokens.values()).map(|(loss, &tokens)| loss * f64::from(tokens)).sum();
+    let mean = total / f64::from(tokens.values().iter().sum::<u32>());
+    let values: &Float64Array = column(&metrics, "value")?;
+    assert!((values.value(0) - mean).abs() < 1e-9);
+    assert!((mean - 260f64.ln()).abs() < 0.3, "an untrained model is close to uniform: {mean}");
+    assert!(store.written("run")?.contains_key("model_summary.json"));
+    Ok(())
+}
+
+#[test]
+#[expect(clippy::float_cmp, reason = "the mean of zeros is zero")]
+fn choices_are_ranked_by_their_own_tokens() -> Result<()> {
+    let store = Store::new()?;
+    let context = store.context("evaluate", "run", &[("/model", "model"), ("/task", "task")], &[])?;
+    let parameters =
+        json!({"model": "model", "task": "task", "metrics": ["choice"], "split": "validation", "limit": 2});
+    run(serde_json::from_value(parameters)?, &context)?;
+    let metrics = store.table("run", "metrics")?;
+    let values: &Float64Array = column(&metrics, "value")?;
+    // A nearly uniform model prefers the shorter choice, which is wrong.
+    assert_eq!(values.value(0), 0.0);
+    assert_eq!(store.table("run", "items")?.num_rows(), 2);
+    Ok(())
+}
+
+/// Every metric, in parts of a row or two.
+fn in_parts() -> Result<Parameters> {
+    let metrics = json!(["loss", "choice", "match"]);
+    let value = json!({"model": "model", "task": "task", "metrics": metrics, "split": "validation",
+        "generate_rows": 1, "batch_tokens": 20});
+    Ok(serde_json::from_value(value)?)
+}
+
+#[test]
+fn an_evaluation_killed_after_any_part_goes_on_to_the_same_bytes() -> Result<()> {
+    let store = Store::new()?;
+    let context = |folder: &str| store.context("evaluate", folder, &[("/model", "model"), ("/task", "task")], &[]);
+    let undisturbed = context("undisturbed")?;
+    run(in_parts()?, &undisturbed)?;
+    for phase in ["loss", "choices", "generation"] {
+        let name = format!("{phase}.jsonl");
+        let parts = std::fs::read(undisturbed.work()?.join(&name))?;
+        let ends: Vec<usize> = (0..parts.len()).filter(|&place| parts[place] == b'\n').collect();
+        assert!(ends.len() > 1, "{phase} has {} parts", ends.len());
+        for end in ends {
+            // In the middle of the part after this one.
+            let killed = context("killed")?;
+            std::fs::write(killed.work()?.join(&name), &parts[..(end + 9).min(parts.len())])?;
+            run(in_parts()?, &killed)?;
+            assert_eq!(store.written("undisturbed")?, store.written("killed")?, "{phase}");
+            std::fs::remove_dir_all(killed.work()?)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn what_was_finished_before_a_kill_is_not_computed_again() -> Result<()> {
+    let store = Store::new()?;
+    let context = store.context("evaluate", "run", &[("/model", "model"), ("/task", "task")], &[])?;
+    // An answer that this model would not give.
+    let mut finished = Finished::<Vec<Vec<u32>>>::open(&context.work()?, "generation")?;
+    finished.next(|| Ok(vec![vec![u32::from(b'y'); 3]]))?;
+    run(in_parts()?, &context)?;
+    let items = store.table("run", "items")?;
+    let predictions: &StringArray = column(&items, "prediction")?;
+    assert!(predictions.iter().flatten().any(|prediction| prediction == "yyy"), "{predictions:?}");
+    Ok(())
+}
+
+#[test]
+fn a_number_counts_strictly_after_the_marker_and_flexibly_anywhere() {
+    assert_eq!(numbers_agree("so it is\n#### 1,200", "#### 1200"), (true, true));
+    assert_eq!(numbers_agree("it is 12", "#### 12"), (false, true));
+    assert_eq!(numbers_agree("#### 13", "#### 12"), (false, false));
+}
+
+#[test]
+fn a_loss_that_is_no_number_is_an_error_that_names_example_and_model_and_never_a_choice() -> Result<()> {
+    let store = Store::new()?;
+    let mut model = Model::load(&store.artifact("model"), tch::Device::Cpu, tch::Kind::Float)?;
+    model.prepare(&Adaptation::Full, &Seed::new(1))?;
+    let _ = tch::no_grad(|| model.trainable().flat.shallow_clone().f_fill_(f64::NAN))?;
+    std::fs::create_dir(store.artifact("broken"))?;
+    model.save(&store.artifact("broken"))?;
+    for metric in ["loss", "choice"] {
+        let context = store.context("evaluate", metric, &[("/model", "broken"), ("/task", "task")], &[])?;
+        let parameters = json!({"model": "tuned", "task": "task", "metrics": [metric], "split": "validation"});
+        let error = run(serde_json::from_value(parameters)?, &context).expect_err("no number");
+        let said = raisin_base::error::render(&error);
+        assert!(said.contains("the loss of example 0 under the model `tuned` is NaN"), "{said}");
+        assert!(store.written(metric)?.is_empty());
+    }
+    Ok(())
+}
+
+#[test]
+fn the_standard_error_of_one_example_is_null() -> Result<()> {
+    let store = Store::new()?;
+    let context = store.context("evaluate", "run", &[("/model", "model"), ("/task", "task")], &[])?;
+    let parameters = json!({"model": "model", "task": "task", "metrics": ["loss", "choice"], "limit": 1});
+    run(serde_json::from_value(parameters)?, &context)?;
+    let metrics = store.table("run", "metrics")?;
+    let errors: &Float64Array = column(&metrics, "standard_error")?;
+    assert_eq!((errors.len(), errors.null_count()), (3, 3));
+    Ok(())
+}
+
+#[test]
+fn an_adapter_is_merged_into_its_base_before_anything_is_computed() -> Result<()> {
+    let store = Store::new()?;
+    let mut model = Model::load(&store.artifact("model"), tch::Device::Cpu, tch::Kind::Float)?;
+    model.prepare(
+        &Adaptation::Lora { rank: 2, alpha: 8.0, targets: vec!["q_proj".to_owned(), "up_proj".to_owned()] },
+        &Seed::new(1),
+    )?;
+    let _ = tch::no_grad(|| model.trainable().flat.shallow_clone().f_add_scalar_(0.3))?;
+    std::fs::create_dir(store.artifact("adapter"))?;
+    std::fs::create_dir(store.artifact("merged"))?;
+    model.save_adapter(&store.artifact("adapter"))?;
+    std::fs::write(store.artifact("adapter").join("references.json"), r#"{"base": "model"}"#)?;
+    model.save_merged(&store.artifact("merged"))?;
+    for model in ["adapter", "merged"] {
+        let context =
+            store.context("evaluate", &format!("of-{model}"), &[("/model", model), ("/task", "task")], &[])?;
+        run(in_parts()?, &context)?;
+    }
+    assert_eq!(store.written("of-adapter")?, store.written("of-merged")?);
+    Ok(())
+}
+
+#[test]
+fn examples_that_overlap_the_pool_are_left_out_and_the_others_keep_their_number() -> Result<()> {
+    let store = Store::new()?;
+    let row = Row::new(conversation(None, "3 + 1 = ?", Some("4")), 0, 1);
+    let other = Row::new(conversation(None, "8 + 1?", Some("9")), 0, 2);
+    table::write(&store.artifact("pool").join("instructions.parquet"), &instructions_batch(&[row, other])?)?;
+    // What an `overlap` stage writes that found one of the two test examples in the pool.
+    let task = read_task(&store.artifact("task"))?;
+    let (texts, ids) = (vec!["test", "validation"], vec![3u32]);
+    let digests = [&task.test, &task.validation].map(|examples| digest_of(examples).to_hex());
+    let summary = table::batch(vec![
+        ("split", Arc::new(StringArray::from(texts)) as ArrayRef),
+        ("examples_digest", Arc::new(StringArray::from(digests.to_vec()))),
+    ])?;
+    let found = table::batch(vec![
+        ("split", Arc::new(StringArray::from(vec!["test"])) as ArrayRef),
+        ("example", Arc::new(UInt32Array::from(ids))),
+    ])?;
+    std::fs::create_dir(store.artifact("overlap"))?;
+    table::write(&store.artifact("overlap").join("overlap_summary.parquet"), &summary)?;
+    table::write(&store.artifact("overlap").join("overlap.parquet"), &found)?;
+    let inputs = [("/model", "model"), ("/task", "task"), ("/overlap", "overlap")];
+    let context = store.context("evaluate", "run", &inputs, &[])?;
+    let parameters = json!({"model": "model", "task": "task", "metrics": ["loss"], "overlap": "overlap"});
+    run(serde_json::from_value(parameters)?, &context)?;
+    let items = store.table("run", "items")?;
+    assert_eq!(column::<UInt32Array>(&items, "id")?.values(), &[4]);
+    assert_eq!(column::<UInt32Array>(&store.table("run", "metrics")?, "n")?.values(), &[1]);
+    Ok(())
+}

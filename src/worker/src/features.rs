@@ -1,0 +1,384 @@
+//! `features`: what an auxiliary model says of every instruction, computed once (docs/method.md, section 2). Leaves
+//! reduction and clustering to the `clusters` kind.
+//!
+//! One forward pass over prompts and responses gives log p(y given x), the lengths and two pooled embeddings; a second
+//! over the responses alone gives log p(y). y is what a row trains on: the responses of all its turns, as far as the
+//! limit leaves them, the same tokens in both passes. Rows run in batches of similar length, and finished batches are
+//! kept in the work folder, so that a killed pass goes on where it was and ends with the same bytes.
+
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arrow_array::{Array, ArrayRef, FixedSizeListArray, Float32Array, RecordBatch, StringArray, UInt32Array};
+use arrow_schema::{DataType, Field};
+use arrow_select::interleave::interleave_record_batch;
+use serde_json::json;
+use tch::{Device, Kind as TensorKind, Tensor, no_grad};
+
+use crate::learning::{as_instruction, check_context, device, open, phase_cost};
+use raisin_base::error::{Context as _, Result, anyhow};
+use raisin_contract::{Context, Cost, Progress};
+use raisin_corpus::{Codec, Instruction, Sequence, read_instructions, read_task};
+use raisin_kinds::features::Parameters;
+use raisin_lm::memory::{in_groups, micro_batches};
+use raisin_lm::{Batch, Model, longest_first};
+use raisin_table::{self as table, WriteTable as _};
+use raisin_training::Meter;
+
+/// How often finished batches are put aside.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(30);
+
+pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
+    let loading = Meter::start(device(context)?);
+    let model = open(context.input("/model")?, context)?;
+    let codec = Codec::load(context.input("/model")?)?;
+    context.cost(phase_cost("load", loading.stop()));
+    let pass = Pass::new(context, &model, &codec, &parameters);
+    let instructions = read_instructions(context.input("/instructions")?)?;
+    let encoded = pass.encode(&instructions)?;
+    // Examples too, so that what is wrong with them shows before hours of work on the instructions.
+    let examples: Vec<Instruction> = if parameters.task.is_some() {
+        read_task(context.input("/task")?)?.validation.iter().map(as_instruction).collect()
+    } else {
+        Vec::new()
+    };
+    let encoded_examples = pass.encode(&examples)?;
+    let rows = pass.describe("features", &instructions, &encoded, CHECKPOINT_INTERVAL)?;
+    let missing = rows.column(rows.num_columns() - 1);
+    if missing.null_count() < missing.len() {
+        let count = missing.len() - missing.null_count();
+        context.note(format!(
+            "{count} of {} instructions could not be described; column `missing` says why",
+            missing.len()
+        ));
+    }
+    context.write_table("features", &rows)?;
+    if parameters.task.is_some() {
+        let rows = pass.describe("validation", &examples, &encoded_examples, CHECKPOINT_INTERVAL)?;
+        context.write_table("validation_features", &rows)?;
+    }
+    // Of all rows, whether described in this process or by an earlier attempt.
+    let all = || encoded.iter().chain(&encoded_examples).flat_map(|(whole, alone)| [whole, alone]).flatten();
+    let tokens = all().map(|sequence| sequence.tokens.len() as u64).sum::<u64>();
+    let supervised_tokens = all().map(|sequence| sequence.supervised_tokens() as u64).sum::<u64>();
+    let flops = tokens as f64 * model.flops_per_token(false);
+    context.write_json(
+        "summary.json",
+        &json!({ "pass": "features", "tokens": tokens, "supervised_tokens": supervised_tokens, "flops": flops }),
+    )
+}
+
+/// The forward passes over one set of rows.
+struct Pass<'a> {
+    context: &'a Context,
+    model: &'a Model,
+    codec: &'a Codec,
+    parameters: &'a Parameters,
+    /// What there was room for in memory at a time.
+    fits: Cell<usize>,
+}
+
+/// A row whole, and its responses alone.
+type Encoded = (Option<Sequence>, Option<Sequence>);
+
+/// One row of the table.
+#[derive(Clone, Debug, Default)]
+struct Row {
+    id: u32,
+    prompt_tokens: u32,
+    response_tokens: u32,
+    /// Of the responses alone: `response_tokens`, unless the tokenizer joins their edges to what stands before them.
+    alone_tokens: u32,
+    conditional: Option<f32>,
+    unconditional: Option<f32>,
+    mean: Option<Vec<f32>>,
+    weighted: Option<Vec<f32>>,
+    missing: Option<String>,
+}
+
+impl<'a> Pass<'a> {
+    fn new(context: &'a Context, model: &'a Model, codec: &'a Codec, parameters: &'a Parameters) -> Self {
+        let fits = Cell::new(parameters.batch_tokens);
+        Self { context, model, codec, parameters, fits }
+    }
+
+    /// # Errors
+    /// A row that the model has no room for.
+    fn encode(&self, instructions: &[Instruction]) -> Result<Vec<Encoded>> {
+        use rayon::prelude::*;
+        let limit = self.parameters.max_tokens;
+        let encode = |row: &Instruction| -> Result<Encoded> {
+            let Some(whole) = self.codec.instruction(row, limit)? else { return Ok((None, None)) };
+            let alone = self.codec.responses_alone(row, &whole, limit)?;
+            Ok((Some(whole), alone))
+        };
+        let encoded: Vec<Encoded> = instructions.par_iter().map(encode).collect::<Result<_>>()?;
+        check_context(self.model, limit, encoded.iter().flat_map(|(whole, alone)| [whole, alone]).flatten())?;
+        Ok(encoded)
+    }
+
+    /// The features of all rows, in id order. What an earlier attempt put aside is not computed again.
+    fn describe(
+        &self,
+        phase: &str,
+        instructions: &[Instruction],
+        encoded: &[Encoded],
+        interval: Duration,
+    ) -> Result<RecordBatch> {
+        // The longest first: if memory is short, that shows at once.
+        let lengths: Vec<usize> =
+            encoded.iter().map(|(whole, _)| whole.as_ref().map_or(1, |it| it.tokens.len())).collect();
+        let order = longest_first(&lengths);
+        let lengths: Vec<usize> = order.iter().map(|&row| lengths[row]).collect();
+        let batches = micro_batches(&lengths, self.parameters.batch_tokens);
+
+        let (mut parts, mut next) = self.finished_parts(phase)?;
+        let mut pending: Vec<Row> = Vec::new();
+        let mut first = next;
+        let (start, mut last_saved) = (Instant::now(), Instant::now());
+        let running = Meter::start(device(self.context)?);
+        let (mut tokens, mut supervised_tokens) = (0, 0);
+        while let Some(range) = batches.get(next) {
+            let members = &order[range.clone()];
+            let conditional: Vec<Option<&Sequence>> = members.iter().map(|&row| encoded[row].0.as_ref()).collect();
+            let alone: Vec<Option<&Sequence>> = members.iter().map(|&row| encoded[row].1.as_ref()).collect();
+            for sequence in conditional.iter().chain(&alone).flatten() {
+                tokens += sequence.tokens.len() as u64;
+                supervised_tokens += sequence.supervised_tokens() as u64;
+            }
+            let ids: Vec<u32> = members.iter().map(|&row| instructions[row].id).collect();
+            pending.extend(self.rows(&ids, &conditional, &alone)?);
+            next += 1;
+            if last_saved.elapsed() >= interval && next < batches.len() {
+                let part = self.table(std::mem::take(&mut pending))?;
+                self.put_aside(phase, first, next, &part)?;
+                parts.push(part);
+                (first, last_saved) = (next, Instant::now());
+            }
+            self.context.progress(Progress {
+                phase: phase.to_owned(),
+                done: range.end as u64,
+                total: order.len() as u64,
+                unit: "rows".to_owned(),
+                tokens_per_second: Some(tokens as f64 / start.elapsed().as_secs_f64().max(1e-9)),
+                detail: String::new(),
+            });
+        }
+        parts.push(self.table(pending)?);
+        self.context.cost(Cost {
+            tokens,
+            supervised_tokens,
+            flops: tokens as f64 * self.model.flops_per_token(false),
+            ..phase_cost("forward", running.stop())
+        });
+        in_id_order(&parts)
+    }
+
+    /// The rows of one batch: both passes.
+    fn rows(&self, ids: &[u32], conditional: &[Option<&Sequence>], alone: &[Option<&Sequence>]) -> Result<Vec<Row>> {
+        let mut rows: Vec<Row> = ids.iter().map(|&id| Row { id, ..Row::default() }).collect();
+        let (positions, sequences): (Vec<usize>, Vec<&Sequence>) =
+            conditional.iter().enumerate().filter_map(|(position, sequence)| Some((position, (*sequence)?))).unzip();
+        if !sequences.is_empty() {
+            let described = self.forward_what_fits(&sequences, true)?;
+            for ((position, sequence), one) in positions.into_iter().zip(sequences).zip(described) {
+                let row = &mut rows[position];
+                row.response_tokens = sequence.supervised_tokens() as u32;
+                row.prompt_tokens = sequence.tokens.len() as u32 - row.response_tokens;
+                (row.conditional, row.mean, row.weighted) = (Some(one.log_prob), one.mean, one.weighted);
+            }
+        }
+        let (positions, sequences): (Vec<usize>, Vec<&Sequence>) =
+            alone.iter().enumerate().filter_map(|(position, sequence)| Some((position, (*sequence)?))).unzip();
+        if !sequences.is_empty() {
+            let described = self.forward_what_fits(&sequences, false)?;
+            for ((position, sequence), one) in positions.into_iter().zip(sequences).zip(described) {
+                let row = &mut rows[position];
+                (row.unconditional, row.alone_tokens) = (Some(one.log_prob), sequence.supervised_tokens() as u32);
+            }
+        }
+        for row in &mut rows {
+            row.settle(self.parameters.max_tokens);
+        }
+        Ok(rows)
+    }
+
+    /// The forward pass, in parts where memory does not hold all of it.
+    fn forward_what_fits(&self, sequences: &[&Sequence], pooled: bool) -> Result<Vec<Described>> {
+        let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.tokens.len()).collect();
+        let mut described = Vec::with_capacity(sequences.len());
+        let before = self.fits.get();
+        let mut fits = before;
+        in_groups(&lengths, &mut fits, |rows| {
+            described.extend(self.forward(&sequences[rows], pooled)?);
+            Ok(())
+        })?;
+        if fits < before {
+            self.fits.set(fits);
+            self.model.tell(&format!("there was no memory for {before} tokens at a time: now it is {fits}"));
+        }
+        Ok(described)
+    }
+
+    fn forward(&self, sequences: &[&Sequence], pooled: bool) -> Result<Vec<Described>> {
+        no_grad(|| {
+            let batch = Batch::pack(sequences, device(self.context)?)?;
+            let hidden = self.model.hidden(&batch)?;
+            let log_probs = self.model.token_log_probs(&hidden, &batch)?.f_to_device(Device::Cpu)?;
+            let log_probs: Vec<f32> = Vec::try_from(log_probs)?;
+            let vectors = if pooled { pool(sequences, &hidden)? } else { vec![(None, None); sequences.len()] };
+            let mut start = 0;
+            Ok(sequences
+                .iter()
+                .zip(vectors)
+                .map(|(sequence, (mean, weighted))| {
+                    let end = start + sequence.supervised_tokens();
+                    let sum: f64 = log_probs[start..end].iter().copied().map(f64::from).sum();
+                    start = end;
+                    Described { log_prob: sum as f32, mean, weighted }
+                })
+                .collect())
+        })
+    }
+
+    fn table(&self, rows: Vec<Row>) -> Result<RecordBatch> {
+        let width = self.model.config.hidden_size as usize;
+        let vectors = |of: &dyn Fn(&Row) -> Option<&Vec<f32>>| -> Result<ArrayRef> {
+            let values: Vec<f32> =
+                rows.iter().flat_map(|row| of(row).cloned().unwrap_or_else(|| vec![0.0; width])).collect();
+            let valid: Vec<bool> = rows.iter().map(|row| of(row).is_some()).collect();
+            let DataType::FixedSizeList(field, length) = table::vector_type(width) else {
+                return Err(anyhow!("a vector column is a list of fixed size"));
+            };
+            Ok(Arc::new(FixedSizeListArray::try_new(
+                field as Arc<Field>,
+                length,
+                Arc::new(Float32Array::from(values)),
+                Some(valid.into()),
+            )?))
+        };
+        table::batch(vec![
+            ("id", Arc::new(UInt32Array::from_iter_values(rows.iter().map(|row| row.id)))),
+            ("prompt_tokens", Arc::new(UInt32Array::from_iter_values(rows.iter().map(|row| row.prompt_tokens)))),
+            ("response_tokens", Arc::new(UInt32Array::from_iter_values(rows.iter().map(|row| row.response_tokens)))),
+            ("logp_conditional", Arc::new(rows.iter().map(|row| row.conditional).collect::<Float32Array>())),
+            ("logp_unconditional", Arc::new(rows.iter().map(|row| row.unconditional).collect::<Float32Array>())),
+            ("unconditional_tokens", Arc::new(UInt32Array::from_iter_values(rows.iter().map(|row| row.alone_tokens)))),
+            ("embedding", vectors(&|row| row.mean.as_ref())?),
+            ("weighted_embedding", vectors(&|row| row.weighted.as_ref())?),
+            ("missing", Arc::new(rows.iter().map(|row| row.missing.as_deref()).collect::<StringArray>())),
+        ])
+    }
+
+    /// Batches `first..next` are done: a table of them, complete or absent.
+    fn put_aside(&self, phase: &str, first: usize, next: usize, part: &RecordBatch) -> Result<()> {
+        let path = part_path(&self.context.work()?, phase, first, next, self.fits.get());
+        let partial = path.with_extension("partial");
+        table::write(&partial, part)?;
+        // Else a loss of power could leave the new name on a table that is not all there.
+        std::fs::File::open(&partial)?.sync_all()?;
+        std::fs::rename(&partial, &path).with_context(|| format!("cannot put {} in place", path.display()))
+    }
+
+    /// What an earlier attempt finished, and the first batch that it did not. Goes on with the room that it found.
+    fn finished_parts(&self, phase: &str) -> Result<(Vec<RecordBatch>, usize)> {
+        let mut found: Vec<[usize; 3]> = Vec::new();
+        let work = self.context.work()?;
+        for entry in std::fs::read_dir(&work)? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            let numbers = name.strip_prefix(phase).and_then(|rest| rest.strip_suffix(".parquet")?.strip_prefix('-'));
+            // What an earlier version put aside has another name, and is made again.
+            let numbers = numbers.map(|numbers| numbers.split('-').map(str::parse).collect::<Result<Vec<usize>, _>>());
+            if let Some(Ok([first, next, fits])) = numbers.as_ref().map(|numbers| numbers.as_deref()) {
+                found.push([*first, *next, *fits]);
+            }
+        }
+        found.sort_unstable();
+        let (mut parts, mut next) = (Vec::new(), 0);
+        for [first, end, fits] in found {
+            if first == next {
+                parts.push(table::read(&part_path(&work, phase, first, end, fits))?);
+                next = end;
+                self.fits.set(fits);
+            }
+        }
+        Ok((parts, next))
+    }
+}
+
+/// The name says also what there was room for at the part's end: what comes after it rounds as it would have.
+fn part_path(work: &Path, phase: &str, first: usize, next: usize, fits: usize) -> PathBuf {
+    work.join(format!("{phase}-{first}-{next}-{fits}.parquet"))
+}
+
+/// The rows of all parts, straight into one table: a large pool has no room for another one on the way.
+fn in_id_order(parts: &[RecordBatch]) -> Result<RecordBatch> {
+    let mut places = Vec::with_capacity(parts.iter().map(RecordBatch::num_rows).sum());
+    for (number, part) in parts.iter().enumerate() {
+        let ids: &UInt32Array = table::column(part, "id")?;
+        places.extend(ids.values().iter().enumerate().map(|(row, &id)| (id, (number, row))));
+    }
+    places.sort_by_key(|&(id, _)| id);
+    let places: Vec<(usize, usize)> = places.into_iter().map(|(_, place)| place).collect();
+    Ok(interleave_record_batch(&parts.iter().collect::<Vec<_>>(), &places)?)
+}
+
+/// What one forward pass says of one row.
+struct Described {
+    log_prob: f32,
+    mean: Option<Vec<f32>>,
+    weighted: Option<Vec<f32>>,
+}
+
+impl Row {
+    /// A value that is not a number is no value, and whatever is missing has a reason.
+    fn settle(&mut self, max_tokens: usize) {
+        let unusable = |value: Option<f32>| value.is_some_and(|value| !value.is_finite());
+        if self.response_tokens == 0 {
+            self.missing = Some(format!("no response token is left within {max_tokens} tokens"));
+        } else if unusable(self.conditional) || unusable(self.unconditional) {
+            self.missing = Some("the model's log-probability is not a finite number".to_owned());
+        } else if self.unconditional.is_none() {
+            self.missing = Some("the responses alone leave no token to score".to_owned());
+        }
+        self.conditional = self.conditional.filter(|value| value.is_finite());
+        self.unconditional = self.unconditional.filter(|value| value.is_finite());
+        for vector in [&mut self.mean, &mut self.weighted] {
+            if vector.as_ref().is_some_and(|vector| vector.iter().any(|value| !value.is_finite())) {
+                *vector = None;
+                self.missing.get_or_insert_with(|| "the model's hidden state is not a finite number".to_owned());
+            }
+        }
+    }
+}
+
+type Pooled = (Option<Vec<f32>>, Option<Vec<f32>>);
+
+/// The mean of each row's hidden states, and the mean weighted by position (1, 2, 3, ... over their sum), as one
+/// matrix product: [2 rows, tokens] x [tokens, hidden].
+fn pool(sequences: &[&Sequence], hidden: &Tensor) -> Result<Vec<Pooled>> {
+    let tokens: usize = sequences.iter().map(|sequence| sequence.tokens.len()).sum();
+    let rows = sequences.len();
+    let mut weights = vec![0f32; 2 * rows * tokens];
+    let mut start = 0;
+    for (row, sequence) in sequences.iter().enumerate() {
+        let length = sequence.tokens.len();
+        let positions = (length * (length + 1) / 2) as f32;
+        for offset in 0..length {
+            weights[row * tokens + start + offset] = 1.0 / length as f32;
+            weights[(rows + row) * tokens + start + offset] = (offset + 1) as f32 / positions;
+        }
+        start += length;
+    }
+    let weights = Tensor::f_from_slice(&weights)?.f_view([2 * rows as i64, tokens as i64])?;
+    let pooled = weights.f_to_device(hidden.device())?.f_matmul(&hidden.f_to_kind(TensorKind::Float)?)?;
+    let width = pooled.size2()?.1 as usize;
+    let values: Vec<f32> = Vec::try_from(pooled.f_to_device(Device::Cpu)?.f_reshape([-1])?)?;
+    let vector = |row: usize| values[row * width..(row + 1) * width].to_vec();
+    Ok((0..rows).map(|row| (Some(vector(row)), Some(vector(rows + row)))).collect())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,189 @@
+//! Features as the stage writes them, undisturbed, interrupted and where memory ends.
+
+use super::*;
+use crate::fixture::{ROWS, Store};
+use raisin_corpus::artifact::{Row as PoolRow, instructions_batch};
+use raisin_corpus::message::conversation;
+use raisin_table::column;
+
+const INPUTS: [(&str, &str); 3] = [("/instructions", "pool"), ("/model", "model"), ("/task", "task")];
+
+fn parameters() -> Result<Parameters> {
+    let value = json!({"instructions": "pool", "model": "model", "task": "task", "batch_tokens": 60});
+    Ok(serde_json::from_value(value)?)
+}
+
+#[test]
+fn every_row_is_described_once_and_in_order_and_what_cannot_be_scored_has_a_reason() -> Result<()> {
+    let store = Store::new()?;
+    let context = store.context("features", "run", &INPUTS, &[])?;
+    run(parameters()?, &context)?;
+    let rows = store.table("run", "features")?;
+    let ids: &UInt32Array = column(&rows, "id")?;
+    assert_eq!(ids.values()[..], (0..ROWS as u32).collect::<Vec<_>>()[..]);
+    let tokens: &UInt32Array = column(&rows, "response_tokens")?;
+    // `answer ` and its end-of-turn token, and one letter more a row.
+    assert_eq!(tokens.values()[..3], [8, 9, 10]);
+    let (conditional, alone): (&Float32Array, &Float32Array) =
+        (column(&rows, "logp_conditional")?, column(&rows, "logp_unconditional")?);
+    for row in 0..ROWS - 1 {
+        // A model with small random weights is close to uniform over its 260 tokens.
+        for sum in [conditional.value(row), alone.value(row)] {
+            assert!((sum / tokens.value(row) as f32 + 260f32.ln()).abs() < 0.3, "row {row}: {sum}");
+        }
+    }
+    let missing: &StringArray = column(&rows, "missing")?;
+    assert_eq!(missing.null_count(), ROWS - 1);
+    assert_eq!(missing.value(ROWS - 1), "no response token is left within 512 tokens");
+    assert!(conditional.is_null(ROWS - 1) && rows.column_by_name("embedding").expect("there").is_null(ROWS - 1));
+    assert_eq!(store.table("run", "validation_features")?.num_rows(), 3);
+    Ok(())
+}
+
+#[test]
+fn packed_and_pooled_features_are_those_of_each_row_alone() -> Result<()> {
+    let store = Store::new()?;
+    let context = store.context("features", "run", &INPUTS, &[])?;
+    run(parameters()?, &context)?;
+    let rows = store.table("run", "features")?;
+    let folder = store.artifact("model");
+    let (model, codec) = (Model::load(&folder, Device::Cpu, TensorKind::Float)?, Codec::load(&folder)?);
+    let instruction = &read_instructions(&store.artifact("pool"))?[4];
+    let sequence = codec.instruction(instruction, 512)?.expect("a response");
+    let hidden = no_grad(|| model.hidden(&Batch::pack(&[&sequence], Device::Cpu)?))?;
+    let length = sequence.tokens.len() as i64;
+    let places = Tensor::arange(length, (TensorKind::Float, Device::Cpu)) + 1.0;
+    let weights = &places / places.sum(TensorKind::Float);
+    let expected = [hidden.mean_dim(0, false, TensorKind::Float), weights.unsqueeze(0).matmul(&hidden).squeeze()];
+    for (name, expected) in ["embedding", "weighted_embedding"].into_iter().zip(expected) {
+        let vectors: &FixedSizeListArray = column(&rows, name)?;
+        let vector = vectors.value(4);
+        let vector: &Float32Array = vector.as_any().downcast_ref().expect("f32");
+        let found = Tensor::from_slice(vector.values());
+        assert!(found.allclose(&expected, 1e-4, 1e-5, false), "{name}");
+    }
+    Ok(())
+}
+
+#[test]
+fn both_log_probabilities_are_of_the_same_tokens_in_rows_of_several_turns_and_rows_that_were_cut() -> Result<()> {
+    let store = Store::new()?;
+    let turns = |rest: &str| {
+        let mut messages = conversation(None, "one", Some("first answer"));
+        messages.extend(conversation(None, "two", Some(&format!("second answer{rest}"))));
+        messages
+    };
+    let rows = [
+        turns(""),
+        turns(&" and on".repeat(20)),
+        conversation(None, &"a long prompt ".repeat(3), Some("an answer, cut short")),
+    ];
+    let rows: Vec<PoolRow> = (1..).zip(rows).map(|(hash, messages)| PoolRow::new(messages, 0, hash)).collect();
+    table::write(&store.artifact("pool").join("instructions.parquet"), &instructions_batch(&rows)?)?;
+    let context = store.context("features", "run", &INPUTS, &[])?;
+    run(Parameters { max_tokens: 60, ..parameters()? }, &context)?;
+    let rows = store.table("run", "features")?;
+    let (tokens, alone_tokens): (&UInt32Array, &UInt32Array) =
+        (column(&rows, "response_tokens")?, column(&rows, "unconditional_tokens")?);
+    assert_eq!(tokens, alone_tokens);
+    assert_eq!(tokens.value(0), 13 + 14, "both answers and their ends");
+    // Of a row of one turn, it is the sum over its one response; of one that was cut, over what is left of it.
+    let folder = store.artifact("model");
+    let (model, codec) = (Model::load(&folder, Device::Cpu, TensorKind::Float)?, Codec::load(&folder)?);
+    let instructions = read_instructions(&store.artifact("pool"))?;
+    let sums: &Float32Array = column(&rows, "logp_unconditional")?;
+    for (row, instruction) in instructions.iter().enumerate() {
+        let mut messages = Vec::new();
+        for message in instruction.messages.iter().filter(|message| message.is_assistant()) {
+            messages.extend(conversation(None, "", Some(&message.content)));
+        }
+        let alone = codec.instruction(&Instruction { messages, ..instruction.clone() }, 512)?.expect("a response");
+        let log_probs = no_grad(|| -> Result<Vec<f32>> {
+            let batch = Batch::pack(&[&alone], Device::Cpu)?;
+            Ok(Vec::try_from(model.token_log_probs(&model.hidden(&batch)?, &batch)?)?)
+        })?;
+        let expected: f32 = log_probs[..tokens.value(row) as usize].iter().sum();
+        assert!((sums.value(row) - expected).abs() < 1e-2, "row {row}: {} for {expected}", sums.value(row));
+    }
+    Ok(())
+}
+
+#[test]
+fn rows_that_the_model_has_no_room_for_are_refused_before_any_is_described() -> Result<()> {
+    let store = Store::new()?;
+    store.shorten_context(20)?;
+    let context = store.context("features", "run", &INPUTS, &[])?;
+    let said = raisin_base::error::render(&run(parameters()?, &context).expect_err("too long"));
+    assert!(said.contains("max_tokens is 512") && said.contains("the model's context of 20"), "{said}");
+    assert!(store.written("run")?.is_empty());
+    Ok(())
+}
+
+#[test]
+fn a_pass_that_was_interrupted_ends_with_the_same_bytes() -> Result<()> {
+    let store = Store::new()?;
+    let context = store.context("features", "undisturbed", &INPUTS, &[])?;
+    run(parameters()?, &context)?;
+
+    let context = store.context("features", "killed", &INPUTS, &[])?;
+    let folder = store.artifact("model");
+    let (model, codec) = (Model::load(&folder, Device::Cpu, TensorKind::Float)?, Codec::load(&folder)?);
+    let parameters = parameters()?;
+    let pass = Pass::new(&context, &model, &codec, &parameters);
+    // A part after every batch; the last one is lost with the process.
+    let instructions = read_instructions(&store.artifact("pool"))?;
+    pass.describe("features", &instructions, &pass.encode(&instructions)?, Duration::ZERO)?;
+    let (parts, next) = pass.finished_parts("features")?;
+    assert!(parts.len() > 2);
+    std::fs::remove_file(part_path(&context.work()?, "features", next - 1, next, parameters.batch_tokens))?;
+    let context = store.context("features", "killed", &INPUTS, &[])?;
+    run(parameters, &context)?;
+    assert_eq!(store.written("undisturbed")?, store.written("killed")?);
+    Ok(())
+}
+
+#[test]
+fn a_pass_that_was_halved_and_interrupted_ends_with_the_same_bytes() -> Result<()> {
+    let store = Store::new()?;
+    let folder = store.artifact("model");
+    let (mut model, codec) = (Model::load(&folder, Device::Cpu, TensorKind::Float)?, Codec::load(&folder)?);
+    let (parameters, rows) = (parameters()?, read_instructions(&store.artifact("pool"))?);
+    let context = store.context("features", "halved", &INPUTS, &[])?;
+    model.limit_room(Some(40));
+    let pass = Pass::new(&context, &model, &codec, &parameters);
+    let encoded = pass.encode(&rows)?;
+    let undisturbed = pass.describe("features", &rows, &encoded, Duration::ZERO)?;
+    let fits = pass.fits.get();
+    assert!(fits < parameters.batch_tokens);
+    let (_, next) = pass.finished_parts("features")?;
+    std::fs::remove_file(part_path(&context.work()?, "features", next - 1, next, fits))?;
+
+    // There is room again; what was found out holds all the same.
+    model.limit_room(None);
+    let pass = Pass::new(&context, &model, &codec, &parameters);
+    assert_eq!(pass.describe("features", &rows, &encoded, Duration::from_secs(1000))?, undisturbed);
+    assert_eq!(pass.fits.get(), fits);
+    Ok(())
+}
+
+#[test]
+fn parts_in_id_order_are_the_table_that_sorting_all_rows_gives() -> Result<()> {
+    use arrow_select::concat::concat_batches;
+    use arrow_select::take::take_record_batch;
+    let store = Store::new()?;
+    let context = store.context("features", "run", &INPUTS, &[])?;
+    run(parameters()?, &context)?;
+    let rows = store.table("run", "features")?;
+    let parts = [rows.slice(7, ROWS - 7), rows.slice(3, 4), rows.slice(0, 3)];
+    let all = concat_batches(&rows.schema(), &parts)?;
+    let ids: &UInt32Array = column(&all, "id")?;
+    let mut positions: Vec<u32> = (0..ROWS as u32).collect();
+    positions.sort_by_key(|&position| ids.value(position as usize));
+    let sorted = take_record_batch(&all, &UInt32Array::from(positions))?;
+    let folder = tempfile::tempdir()?;
+    table::write(&folder.path().join("one.parquet"), &in_id_order(&parts)?)?;
+    table::write(&folder.path().join("other.parquet"), &sorted)?;
+    let bytes = |name: &str| std::fs::read(folder.path().join(name));
+    assert_eq!(bytes("one.parquet")?, bytes("other.parquet")?);
+    Ok(())
+}

@@ -1,0 +1,299 @@
+//! The one loop of `finetune`: choose, train, measure, keep; and its checkpoints. Leaves parameters to the parent.
+
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::learning::{
+    Learning, Settings, StepRow, as_instruction, cost, device, optional_bits, phase_cost, shown_performance,
+    steps_table, training_costs,
+};
+use crate::selecting::{Chosen, candidate_columns, candidates, read_scores, selection_table};
+use raisin_base::error::{Problem, Result};
+use raisin_contract::{Context, Progress};
+use raisin_corpus::{Instruction, read_instructions, read_task};
+use raisin_kinds::finetune::{Parameters, step_counts, uses_features};
+use raisin_lm::Adaptation;
+use raisin_selector::{Chooser, Inputs, Method, Moment, Policy, Raise, chooser};
+use raisin_table::WriteTable as _;
+use raisin_training::episode::Spent;
+use raisin_training::{Checkpoints, Meter, Pool, Trainer, TrainerConfig, ValidationSet};
+
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(30);
+
+/// A fine-tuning run between two steps.
+pub struct Run<'a> {
+    context: &'a Context,
+    parameters: Parameters,
+    adaptation: Adaptation,
+    instructions: Vec<Instruction>,
+    pool: Pool,
+    validation: ValidationSet,
+    trainer: Trainer,
+    chooser: Box<dyn Chooser>,
+    steps: usize,
+    full_steps: usize,
+    kept: Kept,
+    checkpoints: Checkpoints,
+    train: Spent,
+    evaluation: Spent,
+    selection_time: Duration,
+}
+
+/// What a checkpoint keeps beside the tensors.
+#[derive(Default, Serialize, Deserialize)]
+struct Kept {
+    rows: Vec<StepRow>,
+    selection: Vec<Chosen>,
+    /// P(M_0), where it was measured.
+    #[serde(with = "optional_bits")]
+    base_performance: Option<f64>,
+    /// P of the model as it is, where it was measured.
+    #[serde(with = "optional_bits")]
+    performance: Option<f64>,
+    evaluations: u64,
+    chooser: Value,
+}
+
+impl<'a> Run<'a> {
+    pub fn start(parameters: Parameters, context: &'a Context) -> Result<Self> {
+        let loading = Meter::start(device(context)?);
+        let folder = context.input("/model")?;
+        let task = read_task(context.input("/task")?)?;
+        let instructions = match parameters.select.method {
+            Method::Validation if folder.join("proxy.json").is_file() => {
+                let problem =
+                    Problem::new("a proxy keeps states of the pool's rows, and cannot train on validation examples");
+                return Err(problem.hint("the base itself as `model`").into());
+            }
+            Method::Validation => {
+                let numbered = task.validation.iter().map(as_instruction).zip(0..);
+                numbered.map(|(instruction, id)| Instruction { id, ..instruction }).collect()
+            }
+            _ => read_instructions(context.input("/instructions")?)?,
+        };
+        let settings = Settings {
+            adaptation: &parameters.adaptation,
+            max_tokens: parameters.max_tokens,
+            batch_tokens: parameters.micro_batch_tokens,
+            episodes: 1,
+        };
+        let Learning { mut model, adaptation, seed, pool, validation } =
+            Learning::start(folder, context, &instructions, &task.validation, &settings)?;
+        model.prepare(&adaptation, &seed)?;
+        let rows = pool.trainable().len();
+        if rows < parameters.batch_size {
+            let problem = format!("a batch of {} needs more than the {rows} trainable rows", parameters.batch_size);
+            return Err(Problem::new(problem).hint("a larger pool, a smaller batch_size, or more max_tokens").into());
+        }
+        let (full_steps, steps) = step_counts(&parameters, rows);
+        let mut chooser = open_chooser(&parameters, context, &instructions, &pool, steps)?;
+        for (reason, count) in chooser.excluded() {
+            context.note(format!("{count} of {rows} candidates cannot be chosen: {reason}"));
+        }
+        let config = TrainerConfig {
+            learning_rate: parameters.learning_rate,
+            schedule: parameters.schedule,
+            warmup: parameters.warmup,
+            total_steps: steps,
+            weight_decay: parameters.weight_decay,
+            micro_batch_tokens: parameters.micro_batch_tokens,
+            activation_checkpointing: parameters.activation_checkpointing,
+            ..TrainerConfig::default()
+        };
+        let mut trainer = Trainer::new(model, config, pool.prefix_layers())?;
+        let checkpoints = Checkpoints::every(CHECKPOINT_INTERVAL, context.work()?.join("checkpoint.safetensors"));
+        let kept = take_up(&mut trainer, &mut *chooser, &checkpoints)?;
+        let place =
+            if kept.rows.is_empty() { String::new() } else { format!("; goes on after step {}", kept.rows.len()) };
+        context.note(format!(
+            "{}: {steps} steps of {} (three epochs of the pool are {full_steps}), {} trained parameters{place}",
+            parameters.select.method.name(),
+            parameters.batch_size,
+            trainer.model.trainable().count(),
+        ));
+        context.cost(phase_cost("load", loading.stop()));
+        Ok(Self {
+            context,
+            parameters,
+            adaptation,
+            instructions,
+            pool,
+            validation,
+            trainer,
+            chooser,
+            steps,
+            full_steps,
+            kept,
+            checkpoints,
+            train: Spent::default(),
+            evaluation: Spent::default(),
+            selection_time: Duration::ZERO,
+        })
+    }
+
+    /// One step; false when all are done.
+    pub fn advance(&mut self) -> Result<bool> {
+        let step = self.trainer.steps_done();
+        if step >= self.steps {
+            return Ok(false);
+        }
+        if step == 0 && (self.chooser.wants_performance() || self.parameters.evaluate_every > 0) {
+            let performance = self.evaluate()?;
+            (self.kept.base_performance, self.kept.performance) = (Some(performance), Some(performance));
+        }
+        let choosing = Instant::now();
+        let before = self.kept.performance;
+        let moment = Moment { step, total_steps: self.steps, performance: before };
+        let choices = self.chooser.choose(&moment)?;
+        self.selection_time += choosing.elapsed();
+        let number = step as u32 + 1;
+        self.kept.selection.extend(choices.iter().enumerate().map(|(slot, choice)| Chosen::new(number, slot, choice)));
+
+        let training = Instant::now();
+        let ids: Vec<u32> = choices.iter().map(|choice| choice.id).collect();
+        let (sequences, states) = self.pool.rows(&ids)?;
+        let outcome = self.trainer.step(&sequences, states.as_deref())?;
+        let flops = self.trainer.flops(outcome.tokens, true);
+        self.train.add(training, outcome.tokens, outcome.supervised_tokens, flops);
+
+        let performance = if self.measures_after(step + 1) { Some(self.evaluate()?) } else { None };
+        self.kept.performance = performance;
+        self.kept.rows.push(StepRow {
+            step: number,
+            loss: outcome.loss,
+            performance,
+            reward: performance.zip(before).map(|(after, before)| after - before),
+            learning_rate: outcome.learning_rate,
+            tokens: outcome.tokens as u64,
+            supervised_tokens: outcome.supervised_tokens as u64,
+            flops,
+        });
+        self.context.progress(Progress {
+            phase: format!("training ({})", self.parameters.select.method.name()),
+            done: u64::from(number),
+            total: self.steps as u64,
+            unit: "steps".to_owned(),
+            tokens_per_second: Some(self.train.tokens as f64 / self.train.time.as_secs_f64().max(1e-9)),
+            detail: format!("loss {:.3}{}", outcome.loss, shown_performance(performance)),
+        });
+        if self.checkpoints.due() && step + 1 < self.steps {
+            self.checkpoint()?;
+        }
+        Ok(true)
+    }
+
+    /// Whether P is measured after so many steps: as often as asked for, when the method looks at it, at the end.
+    fn measures_after(&self, steps: usize) -> bool {
+        let every = self.parameters.evaluate_every;
+        steps == self.steps || self.chooser.wants_performance() || (every > 0 && steps.is_multiple_of(every))
+    }
+
+    /// P, minus the validation loss.
+    fn evaluate(&mut self) -> Result<f64> {
+        let start = Instant::now();
+        let meter = Meter::start(self.trainer.model.device());
+        let loss = self.validation.loss(&*self.trainer.model.joined_to_evaluate()?)?;
+        self.evaluation.peak_bytes = self.evaluation.peak_bytes.max(meter.stop().peak_bytes);
+        let (tokens, supervised) = (self.validation.tokens(), self.validation.supervised_tokens());
+        self.evaluation.add(start, tokens, supervised, self.trainer.flops(tokens, false));
+        self.kept.evaluations += 1;
+        if !loss.is_finite() {
+            let problem = format!("the validation loss became {loss} after {} steps", self.trainer.steps_done());
+            return Err(Problem::new(problem)
+                .hint("a lower learning_rate, or a warm-up, keeps training stable")
+                .into());
+        }
+        Ok(-loss)
+    }
+
+    pub fn checkpoint(&mut self) -> Result<()> {
+        self.kept.chooser = self.chooser.state();
+        let (tensors, state) = self.trainer.checkpoint(&serde_json::to_value(&self.kept)?);
+        self.checkpoints.save(&tensors, &state)
+    }
+
+    pub fn finish(self) -> Result<()> {
+        let Self { context, parameters, trainer, kept, .. } = &self;
+        let has_adapter = self.adaptation.has_adapters();
+        let (model, out, base) = (&trainer.model, context.out(), context.input("/model")?);
+        if has_adapter && !parameters.merge {
+            model.save_adapter(&out)?;
+            context.add_reference("base", base)?;
+        } else if has_adapter {
+            model.save_merged(&out)?;
+        } else {
+            model.save(&out)?;
+        }
+        context.write_table("steps", &steps_table(&kept.rows)?)?;
+        context.write_table("selection", &selection_table(&kept.selection, &self.instructions)?)?;
+        context.write_json("summary.json", &self.summary())?;
+        training_costs(trainer, &self.train, context);
+        context.cost(cost("reward evaluation", &self.evaluation));
+        let selection = Spent { time: self.selection_time, ..Spent::default() };
+        context.cost(cost("selection", &selection));
+        Ok(())
+    }
+
+    fn summary(&self) -> Value {
+        let rows = &self.kept.rows;
+        let evaluated_tokens = self.kept.evaluations as usize * self.validation.tokens();
+        json!({
+            "method": self.parameters.select.method.name(),
+            "steps": self.steps,
+            "full_steps": self.full_steps,
+            "batch_size": self.parameters.batch_size,
+            "tokens": rows.iter().map(|row| row.tokens).sum::<u64>(),
+            "supervised_tokens": rows.iter().map(|row| row.supervised_tokens).sum::<u64>(),
+            "flops": rows.iter().map(|row| row.flops).sum::<f64>(),
+            "evaluations": self.kept.evaluations,
+            "evaluation_flops": self.trainer.flops(evaluated_tokens, false),
+            "base_performance": self.kept.base_performance,
+            "performance": self.kept.performance,
+            "trained_parameters": self.trainer.model.trainable().count(),
+            "seed": self.context.pipeline_seed(),
+        })
+    }
+}
+
+/// Goes on from a checkpoint, where there is one: the work folder is the action's, so it is of this very run.
+fn take_up(trainer: &mut Trainer, chooser: &mut dyn Chooser, checkpoints: &Checkpoints) -> Result<Kept> {
+    let Some(state) = trainer.restore(&checkpoints.path)? else { return Ok(Kept::default()) };
+    let kept: Kept = serde_json::from_value(state)?;
+    chooser.restore(&kept.chooser)?;
+    Ok(kept)
+}
+
+/// The method's chooser, over the rows that can be trained on.
+fn open_chooser(
+    parameters: &Parameters,
+    context: &Context,
+    instructions: &[Instruction],
+    pool: &Pool,
+    total_steps: usize,
+) -> Result<Box<dyn Chooser>> {
+    let select = &parameters.select;
+    let seed = context.seed().at("select");
+    let features = match &parameters.features {
+        Some(_) if uses_features(select.method) => Some(context.input("/features")?),
+        _ => None,
+    };
+    if let (Method::Raise, Some(features)) = (select.method, features) {
+        let policy = Policy::load(context.input("/select/policy")?)?;
+        let candidates = candidates(features, pool)?;
+        return Ok(Box::new(Raise::new(policy, candidates, parameters.batch_size, seed)?));
+    }
+    let scores = match select.method {
+        Method::Scores => read_scores(
+            context.file("/select/path")?,
+            &select.column,
+            context.input("/instructions")?,
+            instructions.len(),
+        )?,
+        _ => Vec::new(),
+    };
+    let columns = candidate_columns(select.method, instructions, pool, features, scores)?;
+    let inputs = Inputs { pool: &columns, batch_size: parameters.batch_size, total_steps, seed, third: select.third };
+    chooser(select.method, &inputs)
+}

@@ -1,0 +1,298 @@
+//! Tiny runs through the real kind: every method, resuming, what the artifact holds.
+
+use arrow_array::{Array, Float64Array, StringArray, UInt32Array};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::fixture::{ROWS, Store};
+use raisin_base::error::anyhow;
+use raisin_contract::Kind as _;
+use raisin_kinds::finetune::step_counts;
+use raisin_table::column;
+
+const INPUTS: [(&str, &str); 4] =
+    [("/instructions", "pool"), ("/model", "model"), ("/task", "task"), ("/features", "clusters")];
+
+fn parameters(change: &Value) -> Result<Parameters> {
+    let mut value = json!({
+        "instructions": "pool", "model": "model", "task": "task", "features": "clusters",
+        "select": {"method": "random"}, "steps": 6, "batch_size": 2, "learning_rate": 0.01,
+        "adaptation": {"method": "full"},
+    });
+    for (key, change) in change.as_object().into_iter().flatten() {
+        value[key] = change.clone();
+    }
+    value.as_object_mut().ok_or_else(|| anyhow!("an object"))?.retain(|_, value| !value.is_null());
+    let parameters: Parameters = serde_json::from_value(value)?;
+    raisin_kinds::finetune::Finetune::check(&parameters)
+        .map_err(|problem| anyhow!("{}: {}", problem.pointer, problem.message))?;
+    Ok(parameters)
+}
+
+#[test]
+fn every_baseline_trains_its_steps_and_tells_what_it_selected() -> Result<()> {
+    let store = Store::new()?;
+    for method in ["random", "full", "length", "ifd", "perplexity", "sspl", "oracle"] {
+        let steps = if method == "perplexity" { 1 } else { 4 };
+        let context = store.context("finetune", method, &INPUTS, &[])?;
+        run(parameters(&json!({"select": {"method": method}, "steps": steps}))?, &context)?;
+        let selection = store.table(method, "selection")?;
+        assert_eq!(selection.num_rows(), steps * 2, "{method}");
+        let ids: &UInt32Array = column(&selection, "id")?;
+        assert!(ids.values().iter().all(|&id| id < ROWS as u32 - 1), "{method} chose a row that cannot be trained on");
+        if method == "length" {
+            assert_eq!(ids.values()[..2], [10, 9]);
+        }
+        if method == "oracle" {
+            let labels: &StringArray = column(&selection, "label")?;
+            assert!(labels.iter().all(|label| label == Some("relevant")));
+        }
+        let steps_table = store.table(method, "steps")?;
+        let performance: &Float64Array = column(&steps_table, "performance")?;
+        assert_eq!(performance.null_count(), steps - 1, "{method} is measured at its end only");
+        assert!(performance.value(steps - 1) < 0.0);
+        let summary: Value = serde_json::from_slice(&store.written(method)?["summary.json"])?;
+        assert_eq!(
+            (&summary["method"], &summary["steps"], &summary["full_steps"]),
+            (&json!(method), &json!(steps), &json!(18))
+        );
+        assert!(summary["flops"].as_f64() > Some(0.0));
+    }
+    Ok(())
+}
+
+#[test]
+fn validation_trains_on_the_validation_examples_and_on_nothing_of_the_pool() -> Result<()> {
+    let store = Store::new()?;
+    let context = store.context("finetune", "run", &INPUTS, &[])?;
+    run(parameters(&json!({"select": {"method": "validation"}, "steps": 3}))?, &context)?;
+    let selection = store.table("run", "selection")?;
+    let texts: &StringArray = column(&selection, "instruction")?;
+    // 6 draws of 3 examples.
+    for example in ["0 + 1?", "1 + 1?", "2 + 1?"] {
+        assert_eq!(texts.iter().flatten().filter(|text| *text == example).count(), 2, "{example}");
+    }
+    let performance: Vec<f64> =
+        column::<Float64Array>(&store.table("run", "steps")?, "performance")?.iter().flatten().collect();
+    assert_eq!(performance.len(), 1);
+    Ok(())
+}
+
+#[test]
+fn full_without_a_budget_takes_three_epochs() -> Result<()> {
+    let store = Store::new()?;
+    let context = store.context("finetune", "run", &INPUTS, &[])?;
+    let change = json!({"select": {"method": "full"}, "steps": null, "batch_size": 4});
+    run(parameters(&change)?, &context)?;
+    let selection = store.table("run", "selection")?;
+    let times: &UInt32Array = column(&selection, "times_selected")?;
+    assert_eq!(store.table("run", "steps")?.num_rows(), 9);
+    // 36 draws of 11 rows: three times each, and three of them once more.
+    assert_eq!(times.values().iter().filter(|&&times| times == 3).count(), 3);
+    Ok(())
+}
+
+#[test]
+fn a_run_killed_after_three_steps_ends_with_the_same_bytes() -> Result<()> {
+    let store = Store::new()?;
+    for adaptation in ["full", "lora"] {
+        let change = json!({"adaptation": {"method": adaptation, "rank": 2}, "evaluate_every": 2});
+        let undisturbed = format!("undisturbed-{adaptation}");
+        let context = store.context("finetune", &undisturbed, &INPUTS, &[])?;
+        run(parameters(&change)?, &context)?;
+
+        let killed = format!("killed-{adaptation}");
+        let context = store.context("finetune", &killed, &INPUTS, &[])?;
+        let mut first = run::Run::start(parameters(&change)?, &context)?;
+        for _ in 0..3 {
+            assert!(first.advance()?);
+        }
+        first.checkpoint()?;
+        // One more step, which dies with the process.
+        assert!(first.advance()?);
+        drop(first);
+        let context = store.context("finetune", &killed, &INPUTS, &[])?;
+        let mut second = run::Run::start(parameters(&change)?, &context)?;
+        let mut steps = 0;
+        while second.advance()? {
+            steps += 1;
+        }
+        assert_eq!(steps, 3, "it begins again instead of going on");
+        second.finish()?;
+        assert_eq!(store.written(&undisturbed)?, store.written(&killed)?);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_run_goes_on_after_a_stage_that_it_names_was_renamed() -> Result<()> {
+    let store = Store::new()?;
+    let context = store.context("finetune", "run", &INPUTS, &[])?;
+    let mut first = run::Run::start(parameters(&json!({}))?, &context)?;
+    first.advance()?;
+    first.checkpoint()?;
+    drop(first);
+    // The key, and so the work folder, has the digests of what the names mean.
+    let mut second = run::Run::start(parameters(&json!({"model": "base", "instructions": "rows"}))?, &context)?;
+    let mut steps = 0;
+    while second.advance()? {
+        steps += 1;
+    }
+    assert_eq!(steps, 5);
+    Ok(())
+}
+
+#[test]
+fn rows_that_the_model_has_no_room_for_are_refused_before_the_first_step() -> Result<()> {
+    let store = Store::new()?;
+    store.shorten_context(20)?;
+    let context = store.context("finetune", "run", &INPUTS, &[])?;
+    let error = run::Run::start(parameters(&json!({"max_tokens": 300}))?, &context).err().expect("too long");
+    let said = raisin_base::error::render(&error);
+    assert!(said.contains("max_tokens is 300") && said.contains("the model's context of 20"), "{said}");
+    let inputs = [("/source/prefix", "model"), ("/source/instructions", "pool"), ("/source/task", "task")];
+    let context = store.context("model", "proxy", &inputs, &[])?;
+    let source = json!({"prefix": "model", "train_layers": 1, "instructions": "pool", "task": "task"});
+    let proxy = crate::model::run(serde_json::from_value(json!({"source": source}))?, &context);
+    let said = raisin_base::error::render(&proxy.expect_err("too long"));
+    assert!(said.contains("max_tokens is 1024") && said.contains("the model's context of 20"), "{said}");
+    assert!(store.written("proxy")?.is_empty());
+    Ok(())
+}
+
+#[test]
+fn a_validation_loss_that_is_no_number_ends_the_run() -> Result<()> {
+    let store = Store::new()?;
+    let mut model = raisin_lm::Model::load(&store.artifact("model"), tch::Device::Cpu, tch::Kind::Float)?;
+    model.prepare(&raisin_lm::Adaptation::Full, &raisin_base::seed::Seed::new(1))?;
+    let _ = tch::no_grad(|| model.trainable().flat.shallow_clone().f_fill_(f64::NAN))?;
+    std::fs::create_dir(store.artifact("broken"))?;
+    model.save(&store.artifact("broken"))?;
+    let mut inputs = INPUTS;
+    inputs[1] = ("/model", "broken");
+    let context = store.context("finetune", "run", &inputs, &[])?;
+    let error = run(parameters(&json!({"evaluate_every": 1}))?, &context).expect_err("no number");
+    assert!(error.to_string().contains("the validation loss became NaN after 0 steps"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn an_adapter_refers_to_its_base_and_a_merged_model_stands_alone() -> Result<()> {
+    let store = Store::new()?;
+    let lora = json!({"method": "lora", "rank": 2, "targets": ["q_proj", "v_proj"]});
+    for (name, merge) in [("adapter", false), ("merged", true)] {
+        let context = store.context("finetune", name, &INPUTS, &[])?;
+        run(parameters(&json!({"adaptation": lora, "merge": merge}))?, &context)?;
+    }
+    let adapter = store.written("adapter")?;
+    assert!(adapter.contains_key("adapter_model.safetensors") && adapter.contains_key("tokenizer.json"));
+    assert_eq!(serde_json::from_slice::<Value>(&adapter["references.json"])?, json!({"base": "model"}));
+    let merged = store.written("merged")?;
+    assert!(merged.contains_key("model.safetensors") && !merged.contains_key("references.json"));
+
+    // The two are the same model.
+    store.keep("adapter", "tuned-adapter")?;
+    store.keep("merged", "tuned-merged")?;
+    let loss = |model: &str| -> Result<f64> {
+        let device = tch::Device::Cpu;
+        let model = raisin_lm::Model::load(&store.artifact(model), device, tch::Kind::Float)?;
+        let tokens: Vec<u32> = (0..30).collect();
+        let sequence = raisin_corpus::Sequence { supervised: tokens.iter().map(|&token| token > 0).collect(), tokens };
+        raisin_training::ValidationSet::new(&[&sequence], None, 100, device)?.loss(&model)
+    };
+    assert!((loss("tuned-adapter")? - loss("tuned-merged")?).abs() < 1e-5);
+    assert!((loss("tuned-adapter")? - loss("model")?).abs() > 1e-4);
+    Ok(())
+}
+
+#[test]
+fn external_scores_are_matched_by_the_record_they_belong_to() -> Result<()> {
+    let store = Store::new()?;
+    let file = store.artifact("scores.csv");
+    std::fs::write(&file, "row,quality\n3,0.5\n7,0.9\n8,\n1,0.7\n0,0.1\n")?;
+    let context = store.context("finetune", "run", &INPUTS, &[("/select/path", &file)])?;
+    let select = json!({"method": "scores", "path": "scores.csv", "column": "quality"});
+    run(parameters(&json!({"select": select, "steps": 2}))?, &context)?;
+    let selection = store.table("run", "selection")?;
+    let ids: &UInt32Array = column(&selection, "id")?;
+    assert_eq!(ids.values()[..], [7, 1, 3, 0]);
+    Ok(())
+}
+
+#[test]
+fn a_trained_policy_selects_and_is_told_the_performance() -> Result<()> {
+    let store = Store::new()?;
+    let folder = store.artifact("selector");
+    std::fs::create_dir(&folder)?;
+    let columns = vec!["a".to_owned(), "b".to_owned()];
+    let config = raisin_selector::Config::standard();
+    raisin_selector::Policy::new(&config, columns, &raisin_base::seed::Seed::new(3)).save(&folder)?;
+    let mut inputs = INPUTS.to_vec();
+    inputs.push(("/select/policy", "selector"));
+    let context = store.context("finetune", "run", &inputs, &[])?;
+    let select = json!({"method": "raise", "policy": "selector"});
+    run(parameters(&json!({"select": select, "steps": 3}))?, &context)?;
+    let steps = store.table("run", "steps")?;
+    let (performance, reward): (&Float64Array, &Float64Array) =
+        (column(&steps, "performance")?, column(&steps, "reward")?);
+    assert_eq!((performance.null_count(), reward.null_count()), (0, 0));
+    assert!((reward.value(2) - (performance.value(2) - performance.value(1))).abs() < 1e-12);
+    Ok(())
+}
+
+#[test]
+fn a_proxy_trains_its_top_layers_on_cached_states_as_the_whole_model_would() -> Result<()> {
+    let store = Store::new()?;
+    let inputs = [("/source/prefix", "model"), ("/source/instructions", "pool"), ("/source/task", "task")];
+    let context = store.context("model", "making", &inputs, &[])?;
+    let source =
+        json!({"prefix": "model", "train_layers": 1, "instructions": "pool", "task": "task", "max_tokens": 64});
+    crate::model::run(serde_json::from_value(json!({"source": source}))?, &context)?;
+    store.keep("making", "proxy")?;
+
+    let adaptation = json!({"method": "top_layers", "layers": 1});
+    let change = json!({"adaptation": adaptation, "evaluate_every": 1, "max_tokens": 64});
+    let mut losses = Vec::new();
+    for model in ["model", "proxy"] {
+        let mut inputs = INPUTS;
+        inputs[1] = ("/model", model);
+        let folder = format!("run-{model}");
+        let context = store.context("finetune", &folder, &inputs, &[])?;
+        run(parameters(&change)?, &context)?;
+        let steps = store.table(&folder, "steps")?;
+        let performance: &Float64Array = column(&steps, "performance")?;
+        losses.push(performance.values().to_vec());
+    }
+    for (whole, proxy) in losses[0].iter().zip(&losses[1]) {
+        assert!((whole - proxy).abs() < 1e-4, "{losses:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn impossible_parameters_are_refused_where_they_stand() {
+    let refused = |change: Value, pointer: &str| {
+        let error = parameters(&change).expect_err("impossible").to_string();
+        assert!(error.starts_with(&format!("{pointer}:")), "{error}");
+    };
+    refused(json!({"budget": "1%"}), "/steps");
+    refused(json!({"steps": null}), "");
+    refused(json!({"steps": null, "budget": "120%"}), "/budget");
+    refused(json!({"select": {"method": "raise"}}), "/select");
+    refused(json!({"select": {"method": "scores"}}), "/select");
+    refused(json!({"select": {"method": "ifd"}, "features": null}), "/select/method");
+    refused(json!({"adaptation": {"method": "lora", "rank": 0}}), "/adaptation/rank");
+    refused(json!({"batch_size": 0}), "/batch_size");
+}
+
+#[test]
+fn a_budget_is_a_share_of_three_epochs() -> Result<()> {
+    let steps = |budget: &str, rows| -> Result<usize> {
+        Ok(step_counts(&parameters(&json!({"steps": null, "budget": budget, "batch_size": 10}))?, rows).1)
+    };
+    assert_eq!(steps("1%", 1000)?, 3);
+    assert_eq!(steps("1%", 1001)?, 4);
+    assert_eq!(steps("0.5%", 100)?, 1);
+    assert_eq!(steps("100%", 95)?, 30);
+    Ok(())
+}

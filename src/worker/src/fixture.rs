@@ -1,0 +1,146 @@
+//! For tests of the tensor kinds: a small store of hand-made artifacts, and assignments over them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, FixedSizeListArray, Float32Array, UInt32Array};
+use arrow_schema::DataType;
+use serde_json::{Map, Value, json};
+use tch::{Device, Kind};
+
+use raisin_base::error::{Result, anyhow};
+use raisin_base::seed::Seed;
+use raisin_contract::{Assignment, Context, DType, DeviceKind, Environment, Source};
+use raisin_corpus::artifact::{Row, examples_batch, instructions_batch};
+use raisin_corpus::message::conversation;
+use raisin_corpus::{Example, byte_tokenizer};
+use raisin_lm::{Config, Model};
+use raisin_table as table;
+
+/// Rows of the pool; the last has a prompt that leaves no room for a response within 512 tokens.
+pub const ROWS: usize = 12;
+
+/// A folder of artifacts: `pool`, `task`, `model`, `clusters`.
+pub struct Store {
+    folder: tempfile::TempDir,
+}
+
+impl Store {
+    pub fn new() -> Result<Self> {
+        tch::set_num_threads(1);
+        let store = Self { folder: tempfile::tempdir()? };
+        for name in ["pool", "task", "model", "clusters"] {
+            std::fs::create_dir(store.artifact(name))?;
+        }
+        let rows: Vec<Row> = (0..ROWS)
+            .map(|row| {
+                let response = format!("answer {}", "x".repeat(row));
+                let prompt = if row + 1 == ROWS { "long ".repeat(120) } else { format!("question {row}") };
+                let mut made = Row::new(conversation(None, &prompt, Some(&response)), 0, row as u64 + 1);
+                made.label = Some(if row % 2 == 0 { "relevant" } else { "other" }.to_owned());
+                made
+            })
+            .collect();
+        table::write(&store.artifact("pool").join("instructions.parquet"), &instructions_batch(&rows)?)?;
+        let example = |id: u32| Example {
+            id,
+            messages: conversation(None, &format!("{id} + 1?"), None),
+            response: format!("#### {}", id + 1),
+            choices: vec!["no".to_owned(), format!("#### {}", id + 1)],
+            answer: Some(1),
+        };
+        let examples: Vec<Example> = (0..5).map(example).collect();
+        for (name, examples) in [("validation", &examples[..3]), ("test", &examples[3..])] {
+            let path = store.artifact("task").join(format!("{name}.parquet"));
+            table::write(&path, &examples_batch(examples)?)?;
+        }
+        let scoring = json!({"scoring": "match", "extract": "gsm8k", "max_new_tokens": 4});
+        std::fs::write(store.artifact("task").join("task.json"), scoring.to_string())?;
+
+        let config = Config::llama(260, 16, 2, 2, 1, 32);
+        let model = Model::init(config, &Seed::new(5), Device::Cpu, Kind::Float)?;
+        model.save(&store.artifact("model"))?;
+        byte_tokenizer::write(&store.artifact("model"), 512)?;
+
+        let count = ROWS as u32 - 1;
+        let DataType::FixedSizeList(field, width) = table::vector_type(2) else { return Err(anyhow!("no vector")) };
+        let states: Vec<f32> = (0..count).flat_map(|row| [row as f32 / 10.0 - 0.5, (row % 3) as f32 - 1.0]).collect();
+        let states = FixedSizeListArray::try_new(field, width, Arc::new(Float32Array::from(states)), None)?;
+        let numbers = |of: fn(u32) -> f32| Arc::new(Float32Array::from_iter_values((0..count).map(of))) as ArrayRef;
+        let clusters = table::batch(vec![
+            ("id", Arc::new(UInt32Array::from_iter_values(0..count)) as ArrayRef),
+            ("cluster", Arc::new(UInt32Array::from_iter_values((0..count).map(|row| row % 2)))),
+            ("state", Arc::new(states)),
+            ("prompt_tokens", Arc::new(UInt32Array::from_iter_values((0..count).map(|_| 10)))),
+            ("response_tokens", Arc::new(UInt32Array::from_iter_values((0..count).map(|row| 8 + row)))),
+            ("logp_conditional", numbers(|row| -20.0 - row as f32)),
+            ("logp_unconditional", numbers(|row| -30.0 - row as f32)),
+            ("unconditional_tokens", Arc::new(UInt32Array::from_iter_values((0..count).map(|row| 8 + row)))),
+        ])?;
+        table::write(&store.artifact("clusters").join("clusters.parquet"), &clusters)?;
+        std::fs::write(store.artifact("clusters").join("constants.json"), json!({"columns": ["a", "b"]}).to_string())?;
+        Ok(store)
+    }
+
+    /// Makes the model's context so short that not all rows fit.
+    pub fn shorten_context(&self, tokens: usize) -> Result<()> {
+        let path = self.artifact("model").join("config.json");
+        let mut config: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
+        config["max_position_embeddings"] = json!(tokens);
+        Ok(std::fs::write(&path, config.to_string())?)
+    }
+
+    pub fn artifact(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// A context for a stage of this kind, whose folder has this name; inputs by pointer and artifact.
+    pub fn context(
+        &self,
+        kind: &str,
+        folder: &str,
+        inputs: &[(&str, &str)],
+        files: &[(&str, &Path)],
+    ) -> Result<Context> {
+        let stages = inputs
+            .iter()
+            .map(|(pointer, artifact)| {
+                let source =
+                    Source { stage: (*artifact).to_owned(), variant: Map::new(), folder: self.artifact(artifact) };
+                ((*pointer).to_owned(), vec![source])
+            })
+            .collect();
+        Context::silent(Assignment {
+            kind: kind.to_owned(),
+            stage: kind.to_owned(),
+            parameters: Value::Null,
+            stages,
+            files: files.iter().map(|(pointer, path)| ((*pointer).to_owned(), path.to_path_buf())).collect(),
+            seed: 17,
+            environment: Environment { device: DeviceKind::Cpu, device_index: 0, dtype: DType::F32 },
+            threads: 1,
+            folder: self.folder.path().join(folder),
+        })
+    }
+
+    /// What a stage wrote into its artifact, by file name.
+    pub fn written(&self, folder: &str) -> Result<BTreeMap<String, Vec<u8>>> {
+        let mut files = BTreeMap::new();
+        for entry in std::fs::read_dir(self.artifact(folder).join("out"))? {
+            let entry = entry?;
+            files.insert(entry.file_name().to_string_lossy().into_owned(), std::fs::read(entry.path())?);
+        }
+        Ok(files)
+    }
+
+    /// A table that a stage wrote.
+    pub fn table(&self, folder: &str, name: &str) -> Result<arrow_array::RecordBatch> {
+        table::read(&self.artifact(folder).join("out").join(format!("{name}.parquet")))
+    }
+
+    /// Makes what a stage wrote an artifact of its own name.
+    pub fn keep(&self, folder: &str, name: &str) -> Result<()> {
+        Ok(std::fs::rename(self.artifact(folder).join("out"), self.artifact(name))?)
+    }
+}

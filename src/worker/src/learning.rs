@@ -1,0 +1,290 @@
+//! What the kinds that run a model share: opening it, encoding rows and examples, laying out a validation set.
+//! Leaves what is done with them to the kinds.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, Float64Array, RecordBatch, UInt32Array, UInt64Array};
+use rand_chacha::rand_core::Rng as _;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use tch::{Device, Tensor};
+
+use raisin_base::error::{Problem, Result};
+use raisin_base::seed::Seed;
+use raisin_contract::{Context, Cost, DType, DeviceKind};
+use raisin_corpus::{Codec, Example, Instruction, Message, Sequence};
+use raisin_lm::proxy::PrefixStates;
+use raisin_lm::{Adaptation, Model};
+use raisin_settings::AdaptationSettings;
+use raisin_table as table;
+use raisin_training::episode::Spent;
+use raisin_training::{Phase, Pool, SideBySide, Trainer, ValidationSet};
+
+/// Where tensors of this stage live.
+///
+/// # Errors
+/// The stage is to run on a GPU that cannot be used.
+pub fn device(context: &Context) -> Result<Device> {
+    let environment = context.environment();
+    raisin_lm::device((environment.device == DeviceKind::Cuda).then_some(environment.device_index))
+}
+
+/// Models below this many parameters run on one thread: their products are too small to be shared out, and two threads
+/// that wait for each other cost more than they bring (0.36M parameters on two cores: 200 steps in 14 s on one thread,
+/// in up to 170 s on two beside other work).
+const SMALL_MODEL: u64 = 5_000_000;
+
+/// The model of an artifact, on this stage's device.
+pub fn open(folder: &Path, context: &Context) -> Result<Model> {
+    opened(Model::load(folder, device(context)?, compute(context))?, context)
+}
+
+/// The same, to be [prepared](Model::prepare) for this adaptation.
+pub fn open_to_train(folder: &Path, adaptation: &Adaptation, context: &Context) -> Result<Model> {
+    opened(Model::load_to_train(folder, device(context)?, compute(context), adaptation)?, context)
+}
+
+fn opened(mut model: Model, context: &Context) -> Result<Model> {
+    model.listen(Arc::new(context.listener()));
+    if model.parameter_count() < SMALL_MODEL {
+        tch::set_num_threads(1);
+    }
+    Ok(model)
+}
+
+/// Whether the model has room for every sequence: to be asked before hours are spent on those that fit.
+///
+/// # Errors
+/// A sequence, cut at `max_tokens`, is longer than the model's context.
+pub fn check_context<'a>(
+    model: &Model,
+    max_tokens: usize,
+    sequences: impl IntoIterator<Item = &'a Sequence>,
+) -> Result<()> {
+    let context = model.config.max_position_embeddings;
+    let longest = sequences.into_iter().map(|sequence| sequence.tokens.len()).max().unwrap_or(0);
+    if longest <= context {
+        return Ok(());
+    }
+    let problem = format!(
+        "a row of {longest} tokens (max_tokens is {max_tokens}) is longer than the model's context of {context}"
+    );
+    Err(Problem::new(problem).hint(format!("max_tokens = {context}, or less: longer rows are then cut")).into())
+}
+
+/// The type that matrix products of this stage run in.
+pub fn compute(context: &Context) -> tch::Kind {
+    match context.environment().dtype {
+        DType::F32 => tch::Kind::Float,
+        DType::Bf16 => tch::Kind::BFloat16,
+    }
+}
+
+/// All that a run over a pool with a validation set starts from.
+pub struct Learning {
+    /// As it was opened; to be prepared by `adaptation`, with `seed`.
+    pub model: Model,
+    pub adaptation: Adaptation,
+    pub seed: Seed,
+    pub pool: Pool,
+    pub validation: ValidationSet,
+}
+
+impl Learning {
+    /// Opens a model folder (full weights, an adapter on its base, or a frozen-prefix proxy) and lays out the rows.
+    ///
+    /// A proxy decides for itself: its top layers are trained, on rows cut as its states were.
+    pub fn start(
+        folder: &Path,
+        context: &Context,
+        instructions: &[Instruction],
+        examples: &[Example],
+        settings: &Settings,
+    ) -> Result<Self> {
+        let codec = Codec::load(folder)?;
+        let states = if folder.join("proxy.json").is_file() { Some(PrefixStates::open(folder)?) } else { None };
+        let max_tokens = states.as_ref().map_or(settings.max_tokens, |states| states.config.max_tokens);
+        let adaptation = match &states {
+            Some(states) => Adaptation::of_top_layers(settings.adaptation, states.config.train_layers),
+            None => Adaptation::of(settings.adaptation),
+        };
+        let model = open_to_train(folder, &adaptation, context)?;
+        let sequences = codec.instructions(instructions, max_tokens)?;
+        let examples = encode_examples(&codec, examples, max_tokens)?;
+        check_context(&model, max_tokens, sequences.iter().flatten().chain(&examples))?;
+        let examples: Vec<&Sequence> = examples.iter().collect();
+        let cached = states.as_ref().map(|states| validation_states(states, &examples)).transpose()?;
+        let layers = states.as_ref().map_or(0, |states| states.config.prefix_layers);
+        let cached = cached.as_ref().map(|cached| (layers, cached.as_slice()));
+        // The episodes of a pass have their validation rows in it together.
+        let together = SideBySide::episodes_of_a_pass(&adaptation, model.device(), settings.episodes);
+        let validation = ValidationSet::new(&examples, cached, settings.batch_tokens / together, model.device())?;
+        let seed = context.seed().at("adaptation");
+        Ok(Self { model, adaptation, seed, pool: Pool::new(sequences, states), validation })
+    }
+}
+
+/// What [`Learning::start`] is told beside its inputs.
+pub struct Settings<'a> {
+    pub adaptation: &'a AdaptationSettings,
+    pub max_tokens: usize,
+    /// Validation runs in batches of at most this many tokens.
+    pub batch_tokens: usize,
+    /// How many episodes are played at once.
+    pub episodes: usize,
+}
+
+/// The cached states of the validation examples, one tensor each.
+fn validation_states(states: &PrefixStates, examples: &[&Sequence]) -> Result<Vec<Tensor>> {
+    let lengths = states.validation_lengths();
+    if !lengths.iter().copied().eq(examples.iter().map(|example| example.tokens.len())) {
+        let problem = Problem::new("the proxy's cached states belong to other validation examples");
+        return Err(problem.hint("make the proxy from the same task").into());
+    }
+    let lengths: Vec<i64> = lengths.iter().map(|&length| length as i64).collect();
+    Ok(states.validation()?.f_split_with_sizes(lengths.as_slice(), 0)?)
+}
+
+/// An example as an instruction: the same messages with the reference response at the end.
+pub fn as_instruction(example: &Example) -> Instruction {
+    let mut messages = example.messages.clone();
+    messages.push(Message::new("assistant", example.response.clone()));
+    Instruction { id: example.id, messages, label: None }
+}
+
+/// The examples with their reference responses.
+///
+/// # Errors
+/// An example of which nothing can be scored: leaving it out silently would change what is measured.
+pub fn encode_examples(codec: &Codec, examples: &[Example], max_tokens: usize) -> Result<Vec<Sequence>> {
+    let sequences: Vec<Option<Sequence>> = examples
+        .par_iter()
+        .map(|example| codec.example(example, &example.response, max_tokens))
+        .collect::<Result<_>>()?;
+    sequences
+        .into_iter()
+        .zip(examples)
+        .map(|(sequence, example)| {
+            sequence.ok_or_else(|| {
+                Problem::new(format!("example {} leaves no response within {max_tokens} tokens", example.id))
+                    .hint("raise max_tokens, or leave the example out of the task")
+                    .into()
+            })
+        })
+        .collect()
+}
+
+/// The first characters of a text, on one line: for tables that people read.
+pub fn excerpt(text: &str, characters: usize) -> String {
+    text.chars().take(characters).map(|character| if character.is_control() { ' ' } else { character }).collect()
+}
+
+/// A performance in a progress line: as the loss that it is minus of.
+pub fn shown_performance(performance: Option<f64>) -> String {
+    performance.map(|performance| format!(", validation loss {:.3}", -performance)).unwrap_or_default()
+}
+
+/// A cost event from what a part of the training room has spent.
+pub fn cost(phase: &str, spent: &Spent) -> Cost {
+    Cost {
+        phase: phase.to_owned(),
+        seconds: spent.time.as_secs_f64(),
+        tokens: spent.tokens,
+        supervised_tokens: spent.supervised_tokens,
+        flops: spent.flops,
+        peak_bytes: spent.peak_bytes,
+    }
+}
+
+/// A cost event of a phase that no tokens are counted in: they are those of the forward pass.
+pub fn phase_cost(name: &str, phase: Phase) -> Cost {
+    Cost { phase: name.to_owned(), seconds: phase.time.as_secs_f64(), peak_bytes: phase.peak_bytes, ..Cost::default() }
+}
+
+/// The cost events of training steps: `forward` with all tokens, `backward`, `optimizer`.
+pub fn training_costs(trainer: &Trainer, spent: &Spent, context: &Context) {
+    let phases = trainer.phases();
+    let forward = trainer.flops(spent.tokens as usize, false);
+    context.cost(Cost {
+        tokens: spent.tokens,
+        supervised_tokens: spent.supervised_tokens,
+        flops: forward,
+        ..phase_cost("forward", phases.forward)
+    });
+    context.cost(Cost { flops: spent.flops - forward, ..phase_cost("backward", phases.backward) });
+    context.cost(phase_cost("optimizer", phases.optimizer));
+}
+
+/// One row of the `steps` table of a training stage, as its checkpoint keeps it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StepRow {
+    pub step: u32,
+    #[serde(with = "bits")]
+    pub loss: f64,
+    /// P after the step; none where it was not measured.
+    #[serde(with = "optional_bits")]
+    pub performance: Option<f64>,
+    #[serde(with = "optional_bits")]
+    pub reward: Option<f64>,
+    #[serde(with = "bits")]
+    pub learning_rate: f64,
+    pub tokens: u64,
+    pub supervised_tokens: u64,
+    #[serde(with = "bits")]
+    pub flops: f64,
+}
+
+/// An f64 in a checkpoint, as its bits: reading a decimal number back may miss by the last one.
+pub mod bits {
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(value.to_bits())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        Ok(f64::from_bits(u64::deserialize(deserializer)?))
+    }
+}
+
+/// The same for an f64 that may be missing.
+pub mod optional_bits {
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    pub fn serialize<S: Serializer>(value: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
+        value.map(f64::to_bits).serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+        Ok(Option::<u64>::deserialize(deserializer)?.map(f64::from_bits))
+    }
+}
+
+/// The `steps` table.
+pub fn steps_table(rows: &[StepRow]) -> Result<RecordBatch> {
+    let float = |of: fn(&StepRow) -> Option<f64>| Arc::new(rows.iter().map(of).collect::<Float64Array>()) as ArrayRef;
+    let count = |of: fn(&StepRow) -> u64| Arc::new(UInt64Array::from_iter_values(rows.iter().map(of))) as ArrayRef;
+    table::batch(vec![
+        ("step", Arc::new(UInt32Array::from_iter_values(rows.iter().map(|row| row.step)))),
+        ("loss", float(|row| Some(row.loss))),
+        ("performance", float(|row| row.performance)),
+        ("reward", float(|row| row.reward)),
+        ("value", float(|_| None)),
+        ("learning_rate", float(|row| Some(row.learning_rate))),
+        ("tokens", count(|row| row.tokens)),
+        ("supervised_tokens", count(|row| row.supervised_tokens)),
+        ("flops", float(|row| Some(row.flops))),
+    ])
+}
+
+/// `0..count` in a random order that depends on the seed only.
+pub fn shuffled(count: usize, seed: &Seed) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..count).collect();
+    let mut rng = seed.rng();
+    for last in (1..count).rev() {
+        // The bias of a 64-bit draw over so few places is below 1e-12.
+        order.swap(last, (rng.next_u64() % (last as u64 + 1)) as usize);
+    }
+    order
+}

@@ -1,0 +1,312 @@
+//! `pretrain`: next-token training of all weights of a small model, on text or on instructions in random order.
+//! Leaves choosing rows to `finetune`.
+
+use std::time::{Duration, Instant};
+
+use arrow_array::{Array, StringArray};
+use serde_json::json;
+
+use crate::learning::{
+    StepRow, check_context, device, open_to_train, phase_cost, shuffled, steps_table, training_costs,
+};
+use raisin_base::error::{Problem, Result, ensure};
+use raisin_base::seed::Seed;
+use raisin_contract::{Context, Progress};
+use raisin_corpus::{Codec, Instruction, Sequence, message::conversation, read_instructions};
+use raisin_kinds::pretrain::{Parameters, Supervised};
+use raisin_lm::Adaptation;
+use raisin_table::{self as table, WriteTable as _};
+use raisin_training::episode::Spent;
+use raisin_training::{Checkpoints, Meter, Trainer, TrainerConfig};
+
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(30);
+
+pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
+    let mut run = Run::start(parameters, context)?;
+    while run.advance()? {}
+    run.finish()
+}
+
+/// A pre-training run between two steps.
+struct Run<'a> {
+    context: &'a Context,
+    parameters: Parameters,
+    trainer: Trainer,
+    rows: Vec<Sequence>,
+    order: Order,
+    steps: Vec<StepRow>,
+    checkpoints: Checkpoints,
+    started: Instant,
+    resumed_at: usize,
+}
+
+impl<'a> Run<'a> {
+    fn start(parameters: Parameters, context: &'a Context) -> Result<Self> {
+        let loading = Meter::start(device(context)?);
+        let folder = context.input("/model")?;
+        let rows = read_rows(&Codec::load(folder)?, &parameters, context)?;
+        let mut model = open_to_train(folder, &Adaptation::Full, context)?;
+        check_context(&model, parameters.max_tokens, &rows)?;
+        model.prepare(&Adaptation::Full, &context.seed())?;
+        let config = TrainerConfig {
+            learning_rate: parameters.learning_rate,
+            schedule: parameters.schedule,
+            warmup: parameters.warmup,
+            total_steps: parameters.steps,
+            weight_decay: parameters.weight_decay,
+            micro_batch_tokens: parameters.micro_batch_tokens,
+            activation_checkpointing: parameters.activation_checkpointing,
+            ..TrainerConfig::default()
+        };
+        let mut trainer = Trainer::new(model, config, None)?;
+        let checkpoints = Checkpoints::every(CHECKPOINT_INTERVAL, context.work()?.join("checkpoint.safetensors"));
+        let steps: Vec<StepRow> = match trainer.restore(&checkpoints.path)? {
+            Some(rows) => serde_json::from_value(rows)?,
+            None => Vec::new(),
+        };
+        let resumed_at = steps.len();
+        if resumed_at > 0 {
+            context.note(format!("goes on after step {resumed_at}"));
+        }
+        context.cost(phase_cost("load", loading.stop()));
+        let order = Order::new(rows.len(), context.seed().at("order"));
+        context.note(format!(
+            "{} steps of {} rows out of {}, {} parameters",
+            parameters.steps,
+            parameters.batch_size,
+            rows.len(),
+            trainer.model.parameter_count()
+        ));
+        Ok(Self { context, parameters, trainer, rows, order, steps, checkpoints, started: Instant::now(), resumed_at })
+    }
+
+    /// One step; false when all are done.
+    fn advance(&mut self) -> Result<bool> {
+        let step = self.trainer.steps_done();
+        if step >= self.parameters.steps {
+            return Ok(false);
+        }
+        let size = self.parameters.batch_size;
+        let batch: Vec<&Sequence> =
+            (step * size..(step + 1) * size).map(|draw| &self.rows[self.order.at(draw)]).collect();
+        let outcome = self.trainer.step(&batch, None)?;
+        self.steps.push(StepRow {
+            step: step as u32 + 1,
+            loss: outcome.loss,
+            performance: None,
+            reward: None,
+            learning_rate: outcome.learning_rate,
+            tokens: outcome.tokens as u64,
+            supervised_tokens: outcome.supervised_tokens as u64,
+            flops: self.trainer.flops(outcome.tokens, true),
+        });
+        let tokens: u64 = self.steps[self.resumed_at..].iter().map(|row| row.tokens).sum();
+        self.context.progress(Progress {
+            phase: "pretraining".to_owned(),
+            done: step as u64 + 1,
+            total: self.parameters.steps as u64,
+            unit: "steps".to_owned(),
+            tokens_per_second: Some(tokens as f64 / self.started.elapsed().as_secs_f64().max(1e-9)),
+            detail: format!("loss {:.3}", outcome.loss),
+        });
+        if self.checkpoints.due() {
+            self.checkpoint()?;
+        }
+        Ok(true)
+    }
+
+    fn checkpoint(&mut self) -> Result<()> {
+        let (tensors, state) = self.trainer.checkpoint(&serde_json::to_value(&self.steps)?);
+        self.checkpoints.save(&tensors, &state)
+    }
+
+    fn finish(self) -> Result<()> {
+        let Self { context, parameters, trainer, steps, .. } = self;
+        trainer.model.save(&context.out())?;
+        context.write_table("steps", &steps_table(&steps)?)?;
+        let sum = |of: fn(&StepRow) -> u64| steps.iter().map(of).sum::<u64>();
+        let flops: f64 = steps.iter().map(|row| row.flops).sum();
+        context.write_json(
+            "summary.json",
+            &json!({
+                "method": "pretrain",
+                "steps": parameters.steps,
+                "batch_size": parameters.batch_size,
+                "tokens": sum(|row| row.tokens),
+                "supervised_tokens": sum(|row| row.supervised_tokens),
+                "flops": flops,
+            }),
+        )?;
+        let spent = Spent {
+            tokens: sum(|row| row.tokens),
+            supervised_tokens: sum(|row| row.supervised_tokens),
+            flops,
+            ..Spent::default()
+        };
+        training_costs(&trainer, &spent, context);
+        Ok(())
+    }
+}
+
+/// An endless sequence of rows: each pass over them in its own random order.
+struct Order {
+    rows: usize,
+    seed: Seed,
+    pass: Option<(usize, Vec<usize>)>,
+}
+
+impl Order {
+    fn new(rows: usize, seed: Seed) -> Self {
+        Self { rows, seed, pass: None }
+    }
+
+    fn at(&mut self, draw: usize) -> usize {
+        let number = draw / self.rows;
+        match &self.pass {
+            Some((current, order)) if *current == number => order[draw % self.rows],
+            _ => {
+                let order = shuffled(self.rows, &self.seed.at(number));
+                let row = order[draw % self.rows];
+                self.pass = Some((number, order));
+                row
+            }
+        }
+    }
+}
+
+/// The rows to train on. A text is cut into pieces of `max_tokens`.
+fn read_rows(codec: &Codec, parameters: &Parameters, context: &Context) -> Result<Vec<Sequence>> {
+    let artifact = context.input("/text")?;
+    let texts = artifact.join("pretraining.parquet");
+    let mut rows = Vec::new();
+    if texts.is_file() {
+        let texts = table::read(&texts)?;
+        let pairs = match (texts.column_by_name("prompt"), texts.column_by_name("response")) {
+            (Some(_), Some(_)) => Some((
+                table::column::<StringArray>(&texts, "prompt")?,
+                table::column::<StringArray>(&texts, "response")?,
+            )),
+            _ => None,
+        };
+        let mut instructions = Vec::new();
+        for row in 0..texts.num_rows() {
+            match pairs {
+                Some((prompts, responses)) if prompts.is_valid(row) && responses.is_valid(row) => {
+                    instructions.push(Instruction {
+                        id: row as u32,
+                        messages: conversation(None, prompts.value(row), Some(responses.value(row))),
+                        label: None,
+                    });
+                }
+                _ => {
+                    let text: &StringArray = table::column(&texts, "text")?;
+                    ensure!(text.is_valid(row), "row {row} of the pretraining table holds no text");
+                    ensure!(
+                        parameters.loss == Supervised::All,
+                        "row {row} of the pretraining table is plain text, which has no response: set loss = \"all\""
+                    );
+                    rows.extend(codec.encode(text.value(row))?.chunks(parameters.max_tokens).map(whole));
+                }
+            }
+        }
+        rows.extend(codec.instructions(&instructions, parameters.max_tokens)?.into_iter().flatten());
+    } else {
+        let instructions = read_instructions(artifact)?;
+        rows.extend(codec.instructions(&instructions, parameters.max_tokens)?.into_iter().flatten());
+    }
+    if parameters.loss == Supervised::All {
+        rows = rows.into_iter().map(|row| whole(&row.tokens)).collect();
+    }
+    rows.retain(|row| row.tokens.len() > 1);
+    if rows.is_empty() {
+        let problem = format!("the stage `{}` has no row with a token to learn from", parameters.text);
+        return Err(Problem::new(problem).hint("max_tokens may be too small for its prompts").into());
+    }
+    Ok(rows)
+}
+
+/// A sequence in which every token but the first is learned.
+fn whole(tokens: &[u32]) -> Sequence {
+    Sequence { tokens: tokens.to_vec(), supervised: (0..tokens.len()).map(|position| position > 0).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::Store;
+    use arrow_array::{ArrayRef, Float64Array};
+    use raisin_table::column;
+    use std::sync::Arc;
+
+    const INPUTS: [(&str, &str); 2] = [("/model", "model"), ("/text", "pool")];
+
+    fn parameters(change: &serde_json::Value) -> Result<Parameters> {
+        let mut value = json!({"model": "model", "text": "pool", "steps": 8, "batch_size": 4, "learning_rate": 0.01});
+        for (key, change) in change.as_object().into_iter().flatten() {
+            value[key] = change.clone();
+        }
+        Ok(serde_json::from_value(value)?)
+    }
+
+    #[test]
+    fn pre_training_lowers_the_loss_and_writes_a_model_that_loads() -> Result<()> {
+        let store = Store::new()?;
+        let context = store.context("pretrain", "run", &INPUTS, &[])?;
+        run(parameters(&json!({"steps": 20}))?, &context)?;
+        let steps = store.table("run", "steps")?;
+        let losses: &Float64Array = column(&steps, "loss")?;
+        assert!(losses.value(19) < losses.value(0) - 0.5, "{} -> {}", losses.value(0), losses.value(19));
+        store.keep("run", "pretrained")?;
+        raisin_lm::Model::load(&store.artifact("pretrained"), tch::Device::Cpu, tch::Kind::Float)?;
+        Codec::load(&store.artifact("pretrained"))?;
+        Ok(())
+    }
+
+    #[test]
+    fn rows_that_the_model_has_no_room_for_are_refused_before_the_first_step() -> Result<()> {
+        let store = Store::new()?;
+        store.shorten_context(20)?;
+        let context = store.context("pretrain", "run", &INPUTS, &[])?;
+        let said = raisin_base::error::render(&Run::start(parameters(&json!({}))?, &context).err().expect("too long"));
+        assert!(said.contains("max_tokens is 512") && said.contains("the model's context of 20"), "{said}");
+        assert!(said.contains("hint: max_tokens = 20, or less"), "{said}");
+        Ok(())
+    }
+
+    #[test]
+    fn a_run_killed_half_way_ends_with_the_same_bytes() -> Result<()> {
+        let store = Store::new()?;
+        let context = store.context("pretrain", "undisturbed", &INPUTS, &[])?;
+        run(parameters(&json!({}))?, &context)?;
+        let context = store.context("pretrain", "killed", &INPUTS, &[])?;
+        let mut first = Run::start(parameters(&json!({}))?, &context)?;
+        for _ in 0..4 {
+            first.advance()?;
+        }
+        first.checkpoint()?;
+        drop(first);
+        let context = store.context("pretrain", "killed", &INPUTS, &[])?;
+        run(parameters(&json!({}))?, &context)?;
+        assert_eq!(store.written("undisturbed")?, store.written("killed")?);
+        Ok(())
+    }
+
+    #[test]
+    fn a_table_of_texts_is_cut_into_rows_and_a_table_of_pairs_is_rendered() -> Result<()> {
+        let store = Store::new()?;
+        let codec = Codec::load(&store.artifact("model"))?;
+        let texts = |rows: [Option<&str>; 2]| Arc::new(StringArray::from(rows.to_vec())) as ArrayRef;
+        let rows = table::batch(vec![
+            ("prompt", texts([None, Some("hi")])),
+            ("response", texts([None, Some("ho")])),
+            ("text", texts([Some("abcdefgh"), None])),
+        ])?;
+        table::write(&store.artifact("pool").join("pretraining.parquet"), &rows)?;
+        let context = store.context("pretrain", "run", &INPUTS, &[])?;
+        let rows = read_rows(&codec, &parameters(&json!({"max_tokens": 5}))?, &context)?;
+        assert_eq!(rows[0], whole(&codec.encode("abcde")?));
+        assert_eq!(rows[1], whole(&codec.encode("fgh")?));
+        assert!(read_rows(&codec, &parameters(&json!({"loss": "response"}))?, &context).is_err());
+        Ok(())
+    }
+}

@@ -1,0 +1,155 @@
+use arrow_array::{BooleanArray, StringArray, UInt32Array};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::fixture::Store;
+use raisin_base::error::Result;
+use raisin_contract::Kind as _;
+use raisin_kinds::declaration;
+use raisin_kinds::selector::Parameters;
+use raisin_selector::{Chooser as _, Moment, Policy, Raise};
+use raisin_table as table;
+
+const INPUTS: [(&str, &str); 4] =
+    [("/instructions", "pool"), ("/features", "clusters"), ("/model", "model"), ("/task", "task")];
+
+fn parameters(more: Value) -> Parameters {
+    let mut all = json!({
+        "instructions": "pool", "features": "clusters", "model": "model", "task": "task",
+        "rounds": 3, "steps": 3, "batch_size": 4, "adaptation": {"method": "full"}, "learning_rate": 1e-3,
+    });
+    if let (Some(all), Some(more)) = (all.as_object_mut(), more.as_object()) {
+        all.extend(more.clone());
+    }
+    serde_json::from_value(all).expect("sound parameters")
+}
+
+#[test]
+fn a_selector_writes_its_policy_and_one_row_a_round_a_step_and_a_selected_instruction() -> Result<()> {
+    let store = Store::new()?;
+    run(parameters(json!({})), &store.context("selector", "a", &INPUTS, &[])?)?;
+    let rounds = store.table("a", "rounds")?;
+    assert_eq!(rounds.num_rows(), 3);
+    assert!(table::column::<BooleanArray>(&rounds, "kept")?.value(0), "the first episode is the best so far");
+    assert_eq!(store.table("a", "steps")?.num_rows(), 9);
+    let selection = store.table("a", "selection")?;
+    assert_eq!(selection.num_rows(), 36);
+    assert!(table::column::<StringArray>(&selection, "instruction")?.value(0).starts_with("question"));
+    let policy = Policy::load(&store.artifact("a").join("out"))?;
+    assert_eq!(policy.constants.columns, ["a", "b"]);
+    Ok(())
+}
+
+#[test]
+fn features_of_a_larger_pool_are_refused_and_not_taken_for_those_of_other_rows() -> Result<()> {
+    let store = Store::new()?;
+    let path = store.artifact("pool").join("instructions.parquet");
+    let rows = table::read(&path)?;
+    table::write(&path, &rows.slice(0, 9))?;
+    let context = store.context("selector", "run", &INPUTS, &[])?;
+    let error = run(parameters(json!({})), &context).expect_err("features of 11 rows for a pool of 9");
+    let said = raisin_base::error::render(&error);
+    assert!(said.contains("the features describe an instruction 9, but the pool has 9"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn a_killed_selector_goes_on_to_the_same_bytes() -> Result<()> {
+    let store = Store::new()?;
+    run(parameters(json!({})), &store.context("selector", "undisturbed", &INPUTS, &[])?)?;
+    for rounds in 1..3 {
+        super::run::run_until(&parameters(json!({})), &store.context("selector", "killed", &INPUTS, &[])?, rounds)?;
+        assert!(store.written("killed")?.is_empty());
+    }
+    run(parameters(json!({})), &store.context("selector", "killed", &INPUTS, &[])?)?;
+    assert_eq!(store.written("killed")?, store.written("undisturbed")?);
+    Ok(())
+}
+
+#[test]
+fn a_selector_goes_on_after_a_stage_that_it_names_was_renamed() -> Result<()> {
+    let store = Store::new()?;
+    let context = store.context("selector", "run", &INPUTS, &[])?;
+    super::run::run_until(&parameters(json!({})), &context, 1)?;
+    // Written anew if the round were played again.
+    let rows = context.work()?.join("rounds-0000.parquet");
+    std::fs::remove_file(&rows)?;
+    super::run::run_until(&parameters(json!({"model": "base", "features": "groups"})), &context, 1)?;
+    assert!(!rows.exists());
+    Ok(())
+}
+
+#[test]
+fn several_episodes_a_round_are_written_one_by_one_and_survive_a_kill() -> Result<()> {
+    for method in ["lora", "full", "top_layers_lora"] {
+        let store = Store::new()?;
+        let more = json!({"episodes_per_round": 3, "adaptation": {"method": method, "rank": 2, "layers": 1}});
+        let context = store.context("selector", "undisturbed", &INPUTS, &[])?;
+        run(parameters(more.clone()), &context)?;
+        assert_eq!(store.table("undisturbed", "rounds")?.num_rows(), 3);
+        let steps = store.table("undisturbed", "steps")?;
+        let episodes: &UInt32Array = table::column(&steps, "episode")?;
+        assert_eq!(episodes.values()[..9], [0, 0, 0, 1, 1, 1, 2, 2, 2]);
+        assert_eq!(store.table("undisturbed", "selection")?.num_rows(), 3 * 36);
+        let context = store.context("selector", "killed", &INPUTS, &[])?;
+        super::run::run_until(&parameters(more.clone()), &context, 1)?;
+        run(parameters(more), &store.context("selector", "killed", &INPUTS, &[])?)?;
+        assert_eq!(store.written("killed")?, store.written("undisturbed")?);
+    }
+    Ok(())
+}
+
+#[test]
+fn presets_fill_what_is_not_written_and_writing_a_default_out_changes_nothing() {
+    let paper = parameters(json!({"preset": "paper"}));
+    assert_eq!((paper.actor_learning_rate, paper.gamma, paper.explore), (0.1, 0.99, false));
+    assert_eq!(parameters(json!({"gamma": 0.0, "epochs": 6})), parameters(json!({})));
+    let kind = declaration("selector").expect("registered");
+    let written = serde_json::to_value(parameters(json!({}))).expect("JSON");
+    assert_eq!(kind.resolve(written.clone()).expect("sound").parameters, written);
+}
+
+#[test]
+fn impossible_values_are_refused_at_their_key() {
+    for (more, pointer) in [
+        (json!({"gamma": 1.5}), "/gamma"),
+        (json!({"rounds": 0}), "/rounds"),
+        (json!({"episodes_per_round": 0}), "/episodes_per_round"),
+        (json!({"state": ["stage"]}), "/state"),
+        (json!({"ratio": "mean"}), "/credit"),
+        (json!({"adaptation": {"method": "lora", "rank": 0}}), "/adaptation/rank"),
+    ] {
+        let problem = raisin_kinds::selector::Selector::check(&parameters(more)).expect_err("impossible");
+        assert_eq!(problem.pointer, pointer);
+    }
+}
+
+#[test]
+fn the_policy_is_deployed_as_a_chooser_that_resumes() -> Result<()> {
+    let store = Store::new()?;
+    run(parameters(json!({})), &store.context("selector", "a", &INPUTS, &[])?)?;
+    let open = || -> Result<Raise> {
+        let rows = table::read(&store.artifact("clusters").join("clusters.parquet"))?;
+        let ids: &UInt32Array = table::column(&rows, "id")?;
+        let clusters: &UInt32Array = table::column(&rows, "cluster")?;
+        let state: Vec<f32> =
+            (0..ids.len()).flat_map(|row| [row as f32 / 10.0 - 0.5, (row % 3) as f32 - 1.0]).collect();
+        let candidates = raisin_selector::Candidates::new(
+            ids.values(),
+            clusters.values(),
+            &state,
+            vec!["a".to_owned(), "b".to_owned()],
+        )?;
+        Raise::new(Policy::load(&store.artifact("a").join("out"))?, candidates, 4, raisin_base::seed::Seed::new(1))
+    };
+    let moment = |step: usize| Moment { step, total_steps: 6, performance: Some(-2.0 + step as f64 * 0.1) };
+    let (mut whole, mut resumed) = (open()?, open()?);
+    for step in 0..3 {
+        whole.choose(&moment(step))?;
+    }
+    resumed.restore(&serde_json::from_str(&whole.state().to_string())?)?;
+    for step in 3..6 {
+        assert_eq!(whole.choose(&moment(step))?, resumed.choose(&moment(step))?);
+    }
+    Ok(())
+}
