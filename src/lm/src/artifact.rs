@@ -7,13 +7,13 @@ use serde_json::Value;
 use super::lora::AdapterConfig;
 use raisin_base::error::{Context as _, Problem, Result, anyhow, ensure};
 
-pub(super) enum Form {
+pub(super) enum ModelFolderForm {
     Full,
     Adapter { base: PathBuf },
     Proxy { base: PathBuf },
 }
 
-impl Form {
+impl ModelFolderForm {
     pub fn of(folder: &Path) -> Result<Self> {
         if folder.join("adapter_config.json").is_file() {
             return Ok(Self::Adapter { base: base(folder)? });

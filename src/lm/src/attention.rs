@@ -1,10 +1,10 @@
 //! Rotary positions and causal attention over the groups of a packed batch. Knows tensors only, no weights.
 
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind as TensorKind, Tensor};
 
 use super::batch::Batch;
 use super::config::Config;
-use super::layout::Group;
+use super::layout::RowGroup;
 use super::rope::{RopeScaling, frequencies};
 use super::unbound::{flash_attention, has_flash_attention};
 use raisin_base::error::Result;
@@ -18,10 +18,10 @@ pub(super) struct Rotation {
 
 impl Rotation {
     /// For tokens at these positions (`[tokens]`, whole numbers).
-    pub fn at(config: &Config, positions: &Tensor, compute: Kind) -> Result<Self> {
+    pub fn at(config: &Config, positions: &Tensor, compute: TensorKind) -> Result<Self> {
         let frequencies = Tensor::f_from_slice(&frequencies(config))?.f_to_device(positions.device())?;
         // As transformers does: the angle is a product in f32.
-        let angles = positions.f_to_kind(Kind::Float)?.f_unsqueeze(1)?.f_mul(&frequencies.f_unsqueeze(0)?)?;
+        let angles = positions.f_to_kind(TensorKind::Float)?.f_unsqueeze(1)?.f_mul(&frequencies.f_unsqueeze(0)?)?;
         let angles = angles.f_unsqueeze(1)?;
         let (mut cos, mut sin) = (angles.f_cos()?, angles.f_sin()?);
         let factor = config.rope_scaling.as_ref().map_or(1.0, RopeScaling::attention_factor);
@@ -57,7 +57,7 @@ impl Rotation {
 pub(super) struct Masks(Vec<Option<Tensor>>);
 
 impl Masks {
-    pub fn of(batch: &Batch, config: &Config, compute: Kind) -> Result<Self> {
+    pub fn of(batch: &Batch, config: &Config, compute: TensorKind) -> Result<Self> {
         if varlen_starts(batch, config, compute).is_some() {
             return Ok(Self(Vec::new()));
         }
@@ -90,17 +90,17 @@ impl Masks {
 
 /// `[length, length]`: 0 where a query (row) may look at a key (column), minus infinity elsewhere.
 fn causal(length: i64, window: Option<i64>, device: Device) -> Result<Tensor> {
-    let places = Tensor::f_arange(length, (Kind::Int64, device))?;
+    let places = Tensor::f_arange(length, (TensorKind::Int64, device))?;
     let distance = places.f_unsqueeze(1)?.f_sub(&places.f_unsqueeze(0)?)?;
     let mut hidden = distance.f_lt(0)?;
     if let Some(window) = window {
         hidden = hidden.f_logical_or(&distance.f_ge(window)?)?;
     }
-    Ok(Tensor::f_zeros([length, length], (Kind::Float, device))?.f_masked_fill(&hidden, f64::NEG_INFINITY)?)
+    Ok(Tensor::f_zeros([length, length], (TensorKind::Float, device))?.f_masked_fill(&hidden, f64::NEG_INFINITY)?)
 }
 
 /// Where rows begin, if one call attends over rows of all lengths: nothing is padded or moved then.
-fn varlen_starts<'b>(batch: &'b Batch, config: &Config, kind: Kind) -> Option<&'b Tensor> {
+fn varlen_starts<'b>(batch: &'b Batch, config: &Config, kind: TensorKind) -> Option<&'b Tensor> {
     batch.starts().filter(|_| has_flash_attention(kind, config.head_dim))
 }
 
@@ -126,7 +126,7 @@ pub(super) fn attend(
     let (q, k, v) = (regroup(q, heads)?, regroup(k, kv_heads)?, regroup(v, kv_heads)?);
     let mut parts = Vec::with_capacity(q.len());
     for (place, group) in layout.groups.iter().enumerate() {
-        let Group { rows, length } = *group;
+        let RowGroup { rows, length } = *group;
         let by_head =
             |x: &Tensor, heads: i64| -> Result<Tensor> { Ok(x.f_view([rows, length, heads, dim])?.f_transpose(1, 2)?) };
         let (q, k, v) = (by_head(&q[place], heads)?, by_head(&k[place], kv_heads)?, by_head(&v[place], kv_heads)?);
@@ -165,7 +165,7 @@ pub(super) fn plain(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>) -
         Some(mask) if mask.dim() != 2 => scores.f_view([rows, kv_heads, shared, queries, keys])?.f_add(mask)?,
         _ => scores,
     };
-    let weights = scores.f_softmax(-1, None::<Kind>)?.f_view([batch, below, keys])?;
+    let weights = scores.f_softmax(-1, None::<TensorKind>)?.f_view([batch, below, keys])?;
     Ok(weights.f_bmm(&v.f_reshape([batch, keys, dim])?)?.f_view([rows, heads, queries, dim])?)
 }
 
@@ -176,11 +176,13 @@ mod tests {
     #[test]
     fn a_rotation_by_zero_changes_nothing_and_lengths_are_kept() -> Result<()> {
         let config = Config::llama(8, 8, 1, 2, 2, 8);
-        let x = Tensor::arange(16, (Kind::Float, Device::Cpu)).view([2, 2, 4]);
-        let turned = Rotation::at(&config, &Tensor::from_slice(&[0i64, 7]), Kind::Float)?.apply(&x)?;
+        let x = Tensor::arange(16, (TensorKind::Float, Device::Cpu)).view([2, 2, 4]);
+        let turned = Rotation::at(&config, &Tensor::from_slice(&[0i64, 7]), TensorKind::Float)?.apply(&x)?;
         assert!(turned.get(0).allclose(&x.get(0), 0.0, 0.0, false));
         assert!(!turned.get(1).allclose(&x.get(1), 1e-3, 1e-3, false));
-        let norm = |x: &Tensor| x.square().sum_dim_intlist([-1i64].as_slice(), false, Kind::Float).sum(Kind::Float);
+        let norm = |x: &Tensor| {
+            x.square().sum_dim_intlist([-1i64].as_slice(), false, TensorKind::Float).sum(TensorKind::Float)
+        };
         assert!((norm(&turned) - norm(&x)).abs().double_value(&[]) < 1e-2);
         Ok(())
     }
@@ -188,8 +190,8 @@ mod tests {
     #[test]
     fn the_form_for_a_gpu_turns_alike() -> Result<()> {
         let config = Config::llama(8, 16, 1, 2, 2, 8);
-        let x = (Tensor::arange(48, (Kind::Float, Device::Cpu)) * 0.37).sin().view([3, 2, 8]);
-        let plain = Rotation::at(&config, &Tensor::from_slice(&[0i64, 1, 9]), Kind::Float)?;
+        let x = (Tensor::arange(48, (TensorKind::Float, Device::Cpu)) * 0.37).sin().view([3, 2, 8]);
+        let plain = Rotation::at(&config, &Tensor::from_slice(&[0i64, 1, 9]), TensorKind::Float)?;
         let (cos, sin) = (&plain.cos, &plain.sin);
         let doubled = Rotation { cos: Tensor::cat(&[cos, cos], -1), sin: Tensor::cat(&[&-sin, sin], -1) };
         assert!(plain.apply(&x)?.allclose(&doubled.apply_in_few_calls(&x)?, 1e-6, 1e-6, false));
@@ -206,8 +208,9 @@ mod tests {
 
     #[test]
     fn shared_key_value_heads_equal_repeated_ones() -> Result<()> {
-        let numbers =
-            |count: i64, shape: &[i64]| (Tensor::arange(count, (Kind::Float, Device::Cpu)) * 0.37).sin().view(shape);
+        let numbers = |count: i64, shape: &[i64]| {
+            (Tensor::arange(count, (TensorKind::Float, Device::Cpu)) * 0.37).sin().view(shape)
+        };
         let (q, k, v) = (numbers(48, &[1, 4, 3, 4]), numbers(24, &[1, 2, 3, 4]) * 0.9, numbers(24, &[1, 2, 3, 4]));
         let mask = causal(3, None, Device::Cpu)?;
         let shared = plain(&q, &k, &v, Some(&mask.repeat([2, 1])))?;

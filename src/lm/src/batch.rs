@@ -10,10 +10,10 @@
 
 use std::cell::OnceCell;
 
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind as TensorKind, Tensor};
 
 use super::device::has_flash_kernels;
-use super::layout::{Group, Layout, Padding, on};
+use super::layout::{AttentionLayout, Padding, RowGroup, on};
 use raisin_base::error::{Result, ensure};
 use raisin_corpus::Sequence;
 
@@ -27,7 +27,7 @@ pub struct Batch {
     pub(super) targets: Tensor,
     padding: Padding,
     /// Made when attention asks for it.
-    layout: OnceCell<Layout>,
+    layout: OnceCell<AttentionLayout>,
     /// Where there are flash kernels and rows have no branches: where each row begins and the last one ends, `[rows + 1]`
     /// in 32 bits.
     starts: Option<Tensor>,
@@ -35,40 +35,40 @@ pub struct Batch {
     spans: Vec<(usize, usize)>,
     supervised_rows: Vec<usize>,
     supervised: usize,
-    lanes: Lanes,
+    episode_spans: EpisodeSpans,
     /// Of each packed token its branch (0 in a prefix, from 1 on in one) and position. Empty where no row has branches.
     branches: Vec<(u32, i64)>,
 }
 
 /// What belongs to one of several episodes that share a pass: the next so many tokens, and supervised tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Lane {
+pub(super) struct EpisodeSpan {
     pub tokens: i64,
     pub supervised: i64,
 }
 
 /// Of all episodes; empty where there is but one.
 #[derive(Default)]
-pub(super) struct Lanes {
-    pub each: Vec<Lane>,
-    owners: OnceCell<Tensor>,
+pub(super) struct EpisodeSpans {
+    pub each: Vec<EpisodeSpan>,
+    block_diagonal_mask: OnceCell<Tensor>,
 }
 
-impl Lanes {
-    fn new(each: Vec<Lane>) -> Self {
-        Self { each, owners: OnceCell::new() }
+impl EpisodeSpans {
+    fn new(each: Vec<EpisodeSpan>) -> Self {
+        Self { each, block_diagonal_mask: OnceCell::new() }
     }
 
     /// Which episode a token belongs to, `[tokens, episodes]`, true or false.
-    pub fn owners(&self, device: Device) -> Result<&Tensor> {
-        if let Some(owners) = self.owners.get() {
-            return Ok(owners);
+    pub fn block_diagonal_mask(&self, device: Device) -> Result<&Tensor> {
+        if let Some(block_diagonal_mask) = self.block_diagonal_mask.get() {
+            return Ok(block_diagonal_mask);
         }
-        let number = |(number, lane): (i64, &Lane)| std::iter::repeat_n(number, lane.tokens as usize);
+        let number = |(number, span): (i64, &EpisodeSpan)| std::iter::repeat_n(number, span.tokens as usize);
         let numbers: Vec<i64> = (0..).zip(&self.each).flat_map(number).collect();
-        let episodes = Tensor::f_arange(self.each.len() as i64, (Kind::Int64, device))?;
-        let owners = on(&numbers, device)?.f_unsqueeze(1)?.f_eq_tensor(&episodes)?;
-        Ok(self.owners.get_or_init(|| owners))
+        let episodes = Tensor::f_arange(self.each.len() as i64, (TensorKind::Int64, device))?;
+        let block_diagonal_mask = on(&numbers, device)?.f_unsqueeze(1)?.f_eq_tensor(&episodes)?;
+        Ok(self.block_diagonal_mask.get_or_init(|| block_diagonal_mask))
     }
 }
 
@@ -117,7 +117,7 @@ impl Batch {
             targets: on(&targets, device)?,
             spans,
             supervised_rows,
-            lanes: Lanes::default(),
+            episode_spans: EpisodeSpans::default(),
             branches: Vec::new(),
         })
     }
@@ -168,7 +168,7 @@ impl Batch {
 
     /// `[rows, length, length]` for the rows of a group, in its order: 0 where a token (second dimension) may look at
     /// another (third), minus infinity elsewhere. `None` where no row has branches.
-    pub(super) fn branch_mask(&self, first: usize, group: Group, window: Option<i64>) -> Result<Option<Tensor>> {
+    pub(super) fn branch_mask(&self, first: usize, group: RowGroup, window: Option<i64>) -> Result<Option<Tensor>> {
         if self.branches.is_empty() {
             return Ok(None);
         }
@@ -196,11 +196,11 @@ impl Batch {
     /// The rows of several episodes, one episode after the other; an episode may have none in this pass.
     pub fn side_by_side(episodes: &[Vec<&Sequence>], device: Device) -> Result<Self> {
         let mut batch = Self::pack(&episodes.concat(), device)?;
-        let lane = |rows: &Vec<&Sequence>| Lane {
+        let span = |rows: &Vec<&Sequence>| EpisodeSpan {
             tokens: rows.iter().map(|row| row.tokens.len() as i64).sum(),
             supervised: rows.iter().map(|row| row.supervised_tokens() as i64).sum(),
         };
-        batch.lanes = Lanes::new(episodes.iter().map(lane).collect());
+        batch.episode_spans = EpisodeSpans::new(episodes.iter().map(span).collect());
         batch.padding = Padding::of_many(batch.rows(), device);
         Ok(batch)
     }
@@ -213,8 +213,9 @@ impl Batch {
         let spans: Vec<(usize, usize)> = (0..episodes)
             .flat_map(|copy| self.spans.iter().map(move |(start, end)| (start + copy * tokens, end + copy * tokens)))
             .collect();
-        let offsets = Tensor::f_arange(copies, (Kind::Int64, device))?.f_mul_scalar(tokens as i64)?.f_unsqueeze(1)?;
-        let lane = Lane { tokens: tokens as i64, supervised: self.supervised as i64 };
+        let offsets =
+            Tensor::f_arange(copies, (TensorKind::Int64, device))?.f_mul_scalar(tokens as i64)?.f_unsqueeze(1)?;
+        let span = EpisodeSpan { tokens: tokens as i64, supervised: self.supervised as i64 };
         Ok(Self {
             padding: Padding::of_many(spans.len(), device),
             layout: OnceCell::new(),
@@ -227,17 +228,17 @@ impl Batch {
             targets: self.targets.f_repeat([copies])?,
             supervised_rows: self.supervised_rows.repeat(episodes),
             spans,
-            lanes: Lanes::new(vec![lane; episodes]),
+            episode_spans: EpisodeSpans::new(vec![span; episodes]),
             branches: self.branches.repeat(episodes),
         })
     }
 
     /// How attention sees the rows where it goes by groups of them.
-    pub(super) fn layout(&self) -> Result<&Layout> {
+    pub(super) fn layout(&self) -> Result<&AttentionLayout> {
         if let Some(layout) = self.layout.get() {
             return Ok(layout);
         }
-        let layout = Layout::new(&self.spans, self.padding, self.device())?;
+        let layout = AttentionLayout::new(&self.spans, self.padding, self.device())?;
         Ok(self.layout.get_or_init(|| layout))
     }
 
@@ -246,8 +247,8 @@ impl Batch {
     }
 
     /// Which tokens belong to which episode; empty where all belong to one.
-    pub(super) fn lanes(&self) -> &Lanes {
-        &self.lanes
+    pub(super) fn episode_spans(&self) -> &EpisodeSpans {
+        &self.episode_spans
     }
 
     /// Tokens that are computed.

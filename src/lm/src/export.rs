@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use tch::{Kind, Tensor};
+use tch::{Kind as TensorKind, Tensor};
 
 use super::config::write_json;
-use super::layer::{Linear, Parameter};
+use super::layer::{Parameter, Projection};
 use super::model::{Model, adapter_parts};
 use super::weights::{self, Outgoing};
 use raisin_base::error::{Context as _, Problem, Result, ensure};
@@ -55,26 +55,26 @@ impl Model {
     /// The same, with adapters added to the weights they adapt.
     pub fn save_merged(&self, folder: &Path) -> Result<()> {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-        let adapted: BTreeMap<&str, &Linear> = self
-            .linears()
-            .filter(|linear| linear.adapter.is_some())
-            .map(|linear| (linear.weight.name.as_str(), linear))
+        let adapted: BTreeMap<&str, &Projection> = self
+            .projections()
+            .filter(|projection| projection.adapter.is_some())
+            .map(|projection| (projection.weight.name.as_str(), projection))
             .collect();
         // One type for all: f32 as soon as anything was trained in it. A merged weight is f32.
         let all_alike = self.parameters().all(|parameter| parameter.value.kind() == self.compute);
-        let merged_alike = adapted.is_empty() || self.compute == Kind::Float;
-        let kind = if all_alike && merged_alike { self.compute } else { Kind::Float };
+        let merged_alike = adapted.is_empty() || self.compute == TensorKind::Float;
+        let kind = if all_alike && merged_alike { self.compute } else { TensorKind::Float };
         let mut tensors = Vec::new();
         for Parameter { name, value } in self.parameters() {
-            let linear = adapted.get(name.as_str()).copied();
+            let projection = adapted.get(name.as_str()).copied();
             tensors.push(Outgoing::new(name.clone(), kind, &value.size(), move || {
-                let value = linear.map_or_else(|| Ok(value.shallow_clone()), Linear::merged)?;
+                let value = projection.map_or_else(|| Ok(value.shallow_clone()), Projection::merged)?;
                 Ok(value.f_detach()?.f_to_kind(kind)?)
             })?);
         }
         weights::write(&folder.join("model.safetensors"), &tensors)?;
         let mut config = self.config.clone();
-        config.torch_dtype = if kind == Kind::BFloat16 { "bfloat16" } else { "float32" }.to_owned();
+        config.torch_dtype = if kind == TensorKind::BFloat16 { "bfloat16" } else { "float32" }.to_owned();
         config.write(folder)?;
         self.write_generation_config(folder)?;
         self.write_tokenizer(folder)
@@ -91,8 +91,8 @@ impl Model {
             self.adapters().flat_map(|(name, adapter)| adapter_parts(name, adapter)).collect();
         let mut tensors = Vec::new();
         for (name, value) in &parts {
-            let make = || Ok(value.f_detach()?.f_to_kind(Kind::Float)?);
-            tensors.push(Outgoing::new(name.clone(), Kind::Float, &value.size(), make)?);
+            let make = || Ok(value.f_detach()?.f_to_kind(TensorKind::Float)?);
+            tensors.push(Outgoing::new(name.clone(), TensorKind::Float, &value.size(), make)?);
         }
         weights::write(&folder.join("adapter_model.safetensors"), &tensors)?;
         let alpha = if adapter.alpha.fract() == 0.0 { json!(adapter.alpha as i64) } else { json!(adapter.alpha) };

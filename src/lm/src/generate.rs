@@ -3,10 +3,10 @@
 //! Prompts go through the packed forward pass, so no padding enters the model; each row's keys and values then lie
 //! left-aligned in the cache, and a step masks what is beyond a row's end. Rows that have ended are dropped.
 
-use tch::{Kind, Tensor};
+use tch::{Kind as TensorKind, Tensor};
 
 use super::attention::{Rotation, plain};
-use super::batch::{Batch, Lanes};
+use super::batch::{Batch, EpisodeSpans};
 use super::memory::{attempt, is_out_of_memory, no_room};
 use super::model::Model;
 use raisin_base::error::{Problem, Result, ensure};
@@ -23,7 +23,7 @@ struct Cache {
 }
 
 /// A row under way.
-struct Row {
+struct Continuation {
     prompt: usize,
     length: i64,
     last: u32,
@@ -86,8 +86,10 @@ impl Model {
     ) -> Result<()> {
         let (mut cache, hidden) = self.prefill(prompts, chosen, max_new_tokens)?;
         let mut next = self.likeliest(&hidden)?;
-        let mut rows: Vec<Row> =
-            chosen.iter().map(|&prompt| Row { prompt, length: prompts[prompt].len() as i64, last: 0 }).collect();
+        let mut rows: Vec<Continuation> = chosen
+            .iter()
+            .map(|&prompt| Continuation { prompt, length: prompts[prompt].len() as i64, last: 0 })
+            .collect();
         loop {
             let mut kept = Vec::new();
             for (place, (row, token)) in rows.iter_mut().zip(&next).enumerate() {
@@ -150,7 +152,7 @@ impl Model {
     }
 
     /// One more token for every row.
-    fn step(&self, rows: &mut [Row], cache: &mut Cache) -> Result<Vec<u32>> {
+    fn step(&self, rows: &mut [Continuation], cache: &mut Cache) -> Result<Vec<u32>> {
         #[cfg(test)]
         self.check_room(rows.iter().map(|row| row.length as usize + 1).sum())?;
         let tokens: Vec<i64> = rows.iter().map(|row| i64::from(row.last)).collect();
@@ -166,7 +168,7 @@ impl Model {
         let count = rows.len() as i64;
         let seen = positions.iter().max().map_or(0, |longest| longest + 1);
         // [rows, 1, 1, 1, seen]: what lies beyond a row's own end is hidden.
-        let beyond = Tensor::f_arange(seen, (Kind::Int64, self.device))?
+        let beyond = Tensor::f_arange(seen, (TensorKind::Int64, self.device))?
             .f_unsqueeze(0)?
             .f_gt_tensor(&position.f_unsqueeze(1)?)?;
         let mask = Tensor::f_zeros([count, seen], (self.compute, self.device))?
@@ -175,9 +177,9 @@ impl Model {
         let rotation = Rotation::at(&self.config, &position, self.compute)?;
         let mut states =
             Tensor::f_embedding(&self.embedding.value, &tokens, -1, false, false)?.f_to_kind(self.compute)?;
-        let lanes = Lanes::default();
+        let episode_spans = EpisodeSpans::default();
         for (layer, [keys, values]) in self.layers.iter().zip(&mut cache.layers) {
-            let [q, k, v] = layer.project(&states, &self.config, &rotation, &lanes)?;
+            let [q, k, v] = layer.project(&states, &self.config, &rotation, &episode_spans)?;
             let dim = k.size3()?.2;
             for (cached, new) in [(&mut *keys, &k), (&mut *values, &v)] {
                 let mut cached = cached.f_view([count * heads * cache.length, dim])?;
@@ -186,7 +188,7 @@ impl Model {
             let (keys, values) = (keys.f_narrow(2, 0, seen)?, values.f_narrow(2, 0, seen)?);
             let mask = self.windowed(&mask, &position, seen)?;
             let mixed = plain(&q.f_unsqueeze(2)?, &keys, &values, Some(&mask))?;
-            states = layer.finish(&states, &mixed.f_reshape([count, -1])?, &self.config, &lanes)?;
+            states = layer.finish(&states, &mixed.f_reshape([count, -1])?, &self.config, &episode_spans)?;
         }
         for row in rows {
             row.length += 1;
@@ -200,7 +202,7 @@ impl Model {
             return Ok(mask.shallow_clone());
         };
         let oldest = position.f_sub_scalar(window)?.f_unsqueeze(1)?;
-        let before = Tensor::f_arange(seen, (Kind::Int64, self.device))?.f_unsqueeze(0)?.f_le_tensor(&oldest)?;
+        let before = Tensor::f_arange(seen, (TensorKind::Int64, self.device))?.f_unsqueeze(0)?.f_le_tensor(&oldest)?;
         Ok(mask.f_masked_fill(&before.f_view(mask.size().as_slice())?, f64::NEG_INFINITY)?)
     }
 
@@ -233,7 +235,7 @@ mod tests {
     fn where_memory_ends_fewer_prompts_go_on_together_to_the_same_continuations() -> Result<()> {
         let mut config = Config::llama(30, 16, 2, 4, 2, 32);
         config.initializer_range = 0.5;
-        let mut model = Model::init(config, &Seed::new(1), Device::Cpu, Kind::Float)?;
+        let mut model = Model::init(config, &Seed::new(1), Device::Cpu, TensorKind::Float)?;
         let prompts: Vec<Vec<u32>> =
             (0..9).map(|row| (0..3 + row % 4).map(|place| (row * 7 + place * 5) % 30).collect()).collect();
         let expected = model.generate(&prompts, 8, &[2])?;

@@ -12,14 +12,14 @@ use std::sync::{Mutex, PoisonError};
 use half::bf16;
 use memmap2::Mmap;
 use serde_json::{Value, json};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind as TensorKind, Tensor};
 
 use super::config::{Architecture, Config};
 use super::gguf_blocks::{BlockType, dequantise};
 use super::rope::{RopeScaling, llama3_of};
 use raisin_base::error::{Context as _, Problem, Result, anyhow, bail, ensure};
 
-struct Entry {
+struct GgufEntry {
     /// As GGUF orders them: the fastest dimension first.
     dimensions: Vec<u64>,
     block: BlockType,
@@ -35,7 +35,7 @@ pub struct Gguf {
     path: PathBuf,
     map: Mmap,
     metadata: BTreeMap<String, Value>,
-    tensors: BTreeMap<String, Entry>,
+    tensors: BTreeMap<String, GgufEntry>,
     taken: Mutex<BTreeSet<String>>,
 }
 
@@ -144,7 +144,7 @@ impl Gguf {
     }
 
     /// The tensor that transformers calls `name`, dequantised straight into the wanted kind.
-    pub fn parameter(&self, name: &str, shape: &[i64], kind: Kind, config: &Config) -> Result<Tensor> {
+    pub fn parameter(&self, name: &str, shape: &[i64], kind: TensorKind, config: &Config) -> Result<Tensor> {
         let stored = stored_name(name)?;
         let entry = self.entry(&stored)?;
         let found: Vec<i64> = entry.dimensions.iter().rev().map(|&size| size as i64).collect();
@@ -168,8 +168,8 @@ impl Gguf {
         let mut tensor = Tensor::f_zeros(shape, (kind, Device::Cpu))?;
         let bytes = &self.map[entry.start..entry.end];
         match kind {
-            Kind::Float => dequantise(entry.block, bytes, rows, &order, values_of::<f32>(&mut tensor)?),
-            Kind::BFloat16 => dequantise(entry.block, bytes, rows, &order, values_of::<bf16>(&mut tensor)?),
+            TensorKind::Float => dequantise(entry.block, bytes, rows, &order, values_of::<f32>(&mut tensor)?),
+            TensorKind::BFloat16 => dequantise(entry.block, bytes, rows, &order, values_of::<bf16>(&mut tensor)?),
             other => bail!("GGUF tensors are read as Float or BFloat16, not as {other:?}"),
         }
         self.taken.lock().unwrap_or_else(PoisonError::into_inner).insert(stored);
@@ -208,7 +208,7 @@ impl Gguf {
         Ok(values)
     }
 
-    fn entry(&self, name: &str) -> Result<&Entry> {
+    fn entry(&self, name: &str) -> Result<&GgufEntry> {
         self.tensors.get(name).ok_or_else(|| anyhow!("{} has no tensor `{name}`", self.path.display()))
     }
 }
@@ -250,7 +250,7 @@ fn stored_name(name: &str) -> Result<String> {
     Ok(format!("blk.{}.{stem}.{}", parts[2], parts[parts.len() - 1]))
 }
 
-type Parsed = (BTreeMap<String, Value>, BTreeMap<String, Entry>);
+type Parsed = (BTreeMap<String, Value>, BTreeMap<String, GgufEntry>);
 
 fn parse(bytes: &[u8]) -> Result<Parsed> {
     let mut cursor = Cursor { bytes, place: 0 };
@@ -290,7 +290,7 @@ fn parse(bytes: &[u8]) -> Result<Parsed> {
             (end <= bytes.len() as u64).then_some((start as usize, end as usize))
         };
         let (start, end) = place().ok_or_else(|| anyhow!("the tensor `{name}` reaches beyond the end of the file"))?;
-        tensors.insert(name, Entry { dimensions, block, start, end });
+        tensors.insert(name, GgufEntry { dimensions, block, start, end });
     }
     Ok((metadata, tensors))
 }

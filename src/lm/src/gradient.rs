@@ -1,6 +1,6 @@
 //! The gradient of everything that is trained, summed over the parts of a batch. Knows no optimizer.
 
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind as TensorKind, Tensor};
 
 use super::lora::Trainable;
 use raisin_base::error::{Result, ensure};
@@ -33,9 +33,9 @@ impl Gradient {
         ensure!(gradients.len() == leaves.len(), "{} gradients for {} leaves", gradients.len(), leaves.len());
         let piece = |(gradient, (_, leaf)): (Tensor, &(String, Tensor))| -> Result<Tensor> {
             if gradient.defined() {
-                return Ok(gradient.f_to_kind(Kind::Float)?.f_contiguous()?.f_view([-1])?);
+                return Ok(gradient.f_to_kind(TensorKind::Float)?.f_contiguous()?.f_view([-1])?);
             }
-            Ok(Tensor::f_zeros([leaf.numel() as i64], (Kind::Float, leaf.device()))?)
+            Ok(Tensor::f_zeros([leaf.numel() as i64], (TensorKind::Float, leaf.device()))?)
         };
         gradients.into_iter().zip(leaves).map(piece).collect()
     }
@@ -76,7 +76,7 @@ mod tests {
         let turned = Tensor::from_slice(&[1f32, 2.0, 3.0, 4.0]).view([2, 2]).tr();
         let mut gradient = Gradient::of(&trainable, vec![turned, Tensor::new()])?;
         assert_eq!(numbers(&gradient)?, [1.0, 3.0, 2.0, 4.0, 0.0]);
-        let ones = Tensor::ones([2, 2], (Kind::Float, Device::Cpu));
+        let ones = Tensor::ones([2, 2], (TensorKind::Float, Device::Cpu));
         gradient.add(&Gradient::of(&trainable, vec![ones, Tensor::from_slice(&[7f32])])?)?;
         assert_eq!(numbers(&gradient)?, [2.0, 4.0, 3.0, 5.0, 7.0]);
         assert!((gradient.norm()? - 103f64.sqrt()).abs() < 1e-5);

@@ -1,14 +1,14 @@
 //! Projections of one input as one product: q, k and v; gate and up. For a GPU, where a small model waits for calls and not
 //! for arithmetic. Adapters take part as one pair of factors over all episodes, made for a whole pass by [`LowPlan`].
 
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind as TensorKind, Tensor};
 
-use super::batch::Lanes;
-use super::layer::{Layer, Linear};
+use super::batch::EpisodeSpans;
+use super::layer::{Layer, Projection};
 use raisin_base::error::Result;
 
 /// Projections of the same input, one below the other.
-pub(super) struct Group {
+pub(super) struct ProjectionGroup {
     /// [outputs of all, in]
     pub weight: Tensor,
     pub bias: Option<Tensor>,
@@ -26,40 +26,40 @@ pub(super) struct Low {
     pub episodes: i64,
 }
 
-impl Group {
+impl ProjectionGroup {
     /// `[tokens, in]` to `[tokens, outputs of all]`.
-    pub fn forward(&self, x: &Tensor, lanes: &Lanes) -> Result<Tensor> {
+    pub fn forward(&self, x: &Tensor, episode_spans: &EpisodeSpans) -> Result<Tensor> {
         let mut y = x.f_linear(&self.weight, self.bias.as_ref())?;
         let Some(Low { a, b, members, episodes }) = &self.low else { return Ok(y) };
         let mut low = x.f_linear(a, None::<&Tensor>)?;
         if *episodes > 1 {
             // All adapters have seen all rows: what is not theirs is struck out.
-            let owners = lanes.owners(x.device())?.f_view([-1, 1, *episodes, 1])?;
+            let block_diagonal_mask = episode_spans.block_diagonal_mask(x.device())?.f_view([-1, 1, *episodes, 1])?;
             let tokens = x.size2()?.0;
-            low = low.f_view([tokens, *members, *episodes, -1])?.f_mul(&owners)?.f_view([tokens, -1])?;
+            low = low.f_view([tokens, *members, *episodes, -1])?.f_mul(&block_diagonal_mask)?.f_view([tokens, -1])?;
         }
         Ok(y.f_addmm_(&low, b)?)
     }
 }
 
 /// The groups of a layer.
-pub(super) struct Groups {
-    pub qkv: Group,
-    pub o: Group,
-    pub gate_up: Group,
-    pub down: Group,
+pub(super) struct ProjectionGroups {
+    pub qkv: ProjectionGroup,
+    pub o: ProjectionGroup,
+    pub gate_up: ProjectionGroup,
+    pub down: ProjectionGroup,
 }
 
-impl Groups {
+impl ProjectionGroups {
     /// Without biases and adapters.
     pub fn of_weights(qkv: Tensor, o: Tensor, gate_up: Tensor, down: Tensor) -> Self {
-        let group = |weight| Group { weight, bias: None, low: None };
+        let group = |weight| ProjectionGroup { weight, bias: None, low: None };
         Self { qkv: group(qkv), o: group(o), gate_up: group(gate_up), down: group(down) }
     }
 
     /// The same weights without adapters; nothing is copied.
     pub fn shallow_clone(&self) -> Self {
-        let group = |group: &Group| Group {
+        let group = |group: &ProjectionGroup| ProjectionGroup {
             weight: group.weight.shallow_clone(),
             bias: group.bias.as_ref().map(Tensor::shallow_clone),
             low: None,
@@ -68,7 +68,7 @@ impl Groups {
         Self { qkv: group(qkv), o: group(o), gate_up: group(gate_up), down: group(down) }
     }
 
-    pub fn all_mut(&mut self) -> [&mut Group; 4] {
+    pub fn all_mut(&mut self) -> [&mut ProjectionGroup; 4] {
         [&mut self.qkv, &mut self.o, &mut self.gate_up, &mut self.down]
     }
 
@@ -79,7 +79,7 @@ impl Groups {
 
 impl Layer {
     fn has_bias(&self) -> bool {
-        self.linears().iter().any(|linear| linear.bias.is_some())
+        self.projections().iter().any(|projection| projection.bias.is_some())
     }
 
     /// The shapes of its parameters where they are cut out of one tensor, in which they lie one after another: the norms, and
@@ -88,7 +88,7 @@ impl Layer {
         let mut shapes: Vec<Vec<i64>> = self.parameters().iter().map(|parameter| parameter.value.size()).collect();
         if !self.has_bias() {
             shapes.truncate(self.norms());
-            let inputs = |members: &[&Linear]| members[0].weight.value.size()[1];
+            let inputs = |members: &[&Projection]| members[0].weight.value.size()[1];
             shapes.extend(self.members().map(|members| vec![outputs(&members), inputs(&members)]));
         }
         shapes
@@ -101,7 +101,7 @@ impl Layer {
             parameter.value = next()?;
         }
         if !has_bias {
-            self.groups = Some(Groups::of_weights(next()?, next()?, next()?, next()?));
+            self.groups = Some(ProjectionGroups::of_weights(next()?, next()?, next()?, next()?));
         }
         Ok(())
     }
@@ -112,7 +112,7 @@ impl Layer {
     }
 
     /// The projections of each group.
-    pub fn members(&self) -> [Vec<&Linear>; 4] {
+    pub fn members(&self) -> [Vec<&Projection>; 4] {
         [vec![&self.q, &self.k, &self.v], vec![&self.o], vec![&self.gate, &self.up], vec![&self.down]]
     }
 
@@ -122,21 +122,21 @@ impl Layer {
         if self.groups.is_some() {
             return Ok(());
         }
-        let together = |members: &mut [&mut Linear]| -> Result<Group> {
-            let weights: Vec<&Tensor> = members.iter().map(|linear| &linear.weight.value).collect();
+        let together = |members: &mut [&mut Projection]| -> Result<ProjectionGroup> {
+            let weights: Vec<&Tensor> = members.iter().map(|projection| &projection.weight.value).collect();
             let weight = if let [single] = weights[..] { single.shallow_clone() } else { Tensor::f_cat(&weights, 0)? };
             let biases: Option<Vec<&Tensor>> =
-                members.iter().map(|linear| linear.bias.as_ref().map(|bias| &bias.value)).collect();
+                members.iter().map(|projection| projection.bias.as_ref().map(|bias| &bias.value)).collect();
             let bias = biases.map(|biases| Tensor::f_cat(&biases, 0)).transpose()?;
             let mut start = 0;
-            for linear in members {
-                let outputs = linear.weight.value.size2()?.0;
-                linear.weight.value = weight.f_narrow(0, start, outputs)?;
+            for projection in members {
+                let outputs = projection.weight.value.size2()?.0;
+                projection.weight.value = weight.f_narrow(0, start, outputs)?;
                 start += outputs;
             }
-            Ok(Group { weight, bias, low: None })
+            Ok(ProjectionGroup { weight, bias, low: None })
         };
-        self.groups = Some(Groups {
+        self.groups = Some(ProjectionGroups {
             qkv: together(&mut [&mut self.q, &mut self.k, &mut self.v])?,
             o: together(&mut [&mut self.o])?,
             gate_up: together(&mut [&mut self.gate, &mut self.up])?,
@@ -146,16 +146,17 @@ impl Layer {
     }
 
     /// The groups, unless there are adapters that they do not know.
-    pub fn grouped(&self) -> Option<&Groups> {
-        let known =
-            |groups: &&Groups| groups.has_adapters() || self.linears().iter().all(|linear| linear.adapter.is_none());
+    pub fn grouped(&self) -> Option<&ProjectionGroups> {
+        let known = |groups: &&ProjectionGroups| {
+            groups.has_adapters() || self.projections().iter().all(|projection| projection.adapter.is_none())
+        };
         self.groups.as_ref().filter(known)
     }
 }
 
 /// How many outputs projections have together.
-fn outputs(members: &[&Linear]) -> i64 {
-    members.iter().map(|linear| linear.weight.value.size()[0]).sum()
+fn outputs(members: &[&Projection]) -> i64 {
+    members.iter().map(|projection| projection.weight.value.size()[0]).sum()
 }
 
 /// Where the numbers of all adapters go when the factors of all groups are made at once.
@@ -187,7 +188,7 @@ impl LowPlan {
         let (mut factors, mut scale) = (Vec::<Factors>::new(), 1.0);
         for (number, layer) in layers.iter().enumerate() {
             for (group, members) in layer.members().into_iter().enumerate() {
-                let adapters: Vec<_> = members.iter().filter_map(|linear| linear.adapter.as_ref()).collect();
+                let adapters: Vec<_> = members.iter().filter_map(|projection| projection.adapter.as_ref()).collect();
                 let Some(first) = adapters.first() else { continue };
                 let (rank, inputs) = first.a.size2()?;
                 scale = first.scale;
@@ -208,7 +209,7 @@ impl LowPlan {
     }
 
     /// The factors, made of all trained numbers in a handful of calls. What belongs to each group is handed to `set`.
-    pub fn make(&self, flat: &Tensor, compute: Kind, mut set: impl FnMut(usize, usize, Low)) -> Result<()> {
+    pub fn make(&self, flat: &Tensor, compute: TensorKind, mut set: impl FnMut(usize, usize, Low)) -> Result<()> {
         let episodes = self.episodes;
         let sizes = |of: &Factors| [of.size(episodes, of.inputs), of.size(episodes, of.outputs)];
         let sizes: Vec<i64> = self.factors.iter().flat_map(sizes).collect();
@@ -234,13 +235,13 @@ impl Factors {
     }
 
     /// The places of one episode's adapters, in the order in which they are trained.
-    fn places(&self, members: &[&Linear], episode: i64, episodes: i64, places: &mut Vec<i64>) {
+    fn places(&self, members: &[&Projection], episode: i64, episodes: i64, places: &mut Vec<i64>) {
         let Self { start, rank, inputs, outputs, .. } = *self;
         let of_b = start + self.size(episodes, inputs);
         let (mut member, mut column) = (0, 0);
-        for linear in members {
-            let width = linear.weight.value.size()[0];
-            if linear.adapter.is_some() {
+        for projection in members {
+            let width = projection.weight.value.size()[0];
+            if projection.adapter.is_some() {
                 let row = (member * episodes + episode) * rank;
                 places.extend(start + row * inputs..start + (row + rank) * inputs);
                 let place = |output: i64| (row..row + rank).map(move |row| of_b + row * outputs + output);

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind as TensorKind, Tensor};
 
 use super::device::load_cuda;
 use raisin_base::error::Result;
@@ -32,14 +32,14 @@ pub fn inspect() -> Result<Machine> {
         processor: field("model name"),
         instructions: INSTRUCTIONS.iter().filter(has).map(|name| (*name).to_owned()).collect(),
         threads: tch::get_num_threads().max(1) as usize,
-        f32_gflops: products(Kind::Float)?,
-        bf16_gflops: products(Kind::BFloat16)?,
+        f32_gflops: products(TensorKind::Float)?,
+        bf16_gflops: products(TensorKind::BFloat16)?,
         cuda: Cuda { problem, gpus: gpus(), usable, driver: has_driver() },
     })
 }
 
 /// The speed of products of matrices as large as those of small models, the best of a few.
-fn products(kind: Kind) -> Result<f64> {
+fn products(kind: TensorKind) -> Result<f64> {
     const SIZE: i64 = 512;
     let matrix = Tensor::f_ones([SIZE, SIZE], (kind, Device::Cpu))?;
     let mut fastest = f64::INFINITY;

@@ -4,14 +4,14 @@
 
 use std::ops::Deref;
 
-use tch::{Kind, Tensor, no_grad};
+use tch::{Kind as TensorKind, Tensor, no_grad};
 
 use super::gradient::Gradient;
 use super::group::LowPlan;
 use super::layer::Layer;
 use super::memory::attempt;
 use super::model::Model;
-use super::prepare::Trained;
+use super::prepare::TrainedRange;
 use raisin_base::error::{Result, anyhow};
 
 /// A model whose trained numbers are parts of one tensor, for as long as this lives. On the CPU, where casts one by one
@@ -66,7 +66,7 @@ impl Joined<'_> {
                 }
             });
         }
-        let Some(Trained { from, ends }) = model.trained else { return Ok(()) };
+        let Some(TrainedRange { from, ends }) = model.trained else { return Ok(()) };
         let layers = &mut model.layers[from..];
         let head = model.head.as_mut().filter(|_| ends);
         let table = model.embedding.value.size();
@@ -121,7 +121,7 @@ impl Joined<'_> {
     fn backward(&self, loss: &Tensor) -> Result<Tensor> {
         let mut gradients = Tensor::f_run_backward(&[loss], &self.inputs, false, false)?.into_iter();
         let whole = match gradients.next().filter(Tensor::defined) {
-            Some(whole) => whole.f_to_kind(Kind::Float)?.f_contiguous()?,
+            Some(whole) => whole.f_to_kind(TensorKind::Float)?.f_contiguous()?,
             None => self.model.trainable.flat.f_zeros_like()?,
         };
         // The embedding's, where it is trained, which is then the first of all.
@@ -169,10 +169,10 @@ mod tests {
     /// Adapters that do something: B is zero at first.
     fn prepared(tied: bool, adaptation: &Adaptation, episodes: usize) -> Result<Model> {
         let config = Config { tie_word_embeddings: tied, ..Config::llama(20, 16, 2, 2, 1, 32) };
-        let mut model = Model::init(config, &Seed::new(1), Device::Cpu, Kind::Float)?;
+        let mut model = Model::init(config, &Seed::new(1), Device::Cpu, TensorKind::Float)?;
         model.prepare_side_by_side(adaptation, &Seed::new(2), episodes)?;
         let mut flat = model.trainable().flat.shallow_clone();
-        let small = (Tensor::arange(flat.numel() as i64, (Kind::Float, Device::Cpu)) * 0.7).sin() * 0.02;
+        let small = (Tensor::arange(flat.numel() as i64, (TensorKind::Float, Device::Cpu)) * 0.7).sin() * 0.02;
         let _ = no_grad(|| flat.f_add_(&small))?;
         Ok(model)
     }
@@ -236,7 +236,7 @@ mod tests {
     fn grouped_weights_compute_the_same_and_are_shared_without_a_copy() -> Result<()> {
         let rows = rows(4);
         let batch = Batch::pack(&rows.iter().collect::<Vec<_>>(), Device::Cpu)?;
-        let mut model = Model::init(Config::llama(20, 16, 2, 2, 1, 32), &Seed::new(1), Device::Cpu, Kind::Float)?;
+        let mut model = Model::init(Config::llama(20, 16, 2, 2, 1, 32), &Seed::new(1), Device::Cpu, TensorKind::Float)?;
         let plain = model.hidden(&batch)?;
         model.layers.iter_mut().try_for_each(Layer::group)?;
         assert!(model.hidden(&batch)?.allclose(&plain, 1e-5, 1e-6, false));

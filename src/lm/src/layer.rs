@@ -1,11 +1,11 @@
 //! One decoder layer: its parameters under the checkpoint's names, and the arithmetic before and after attention.
 
-use tch::{Kind, Tensor};
+use tch::{Kind as TensorKind, Tensor};
 
 use super::attention::{Masks, Rotation, attend};
-use super::batch::{Batch, Lanes};
+use super::batch::{Batch, EpisodeSpans};
 use super::config::Config;
-use super::group::Groups;
+use super::group::ProjectionGroups;
 use super::lora::{Adapter, side_by_side};
 use raisin_base::error::Result;
 
@@ -17,16 +17,16 @@ pub(super) struct Parameter {
 }
 
 /// Where parameters come from: a name and a shape to a tensor.
-pub(super) type Source<'a> = dyn FnMut(&str, &[i64]) -> Result<Tensor> + 'a;
+pub(super) type ParameterSource<'a> = dyn FnMut(&str, &[i64]) -> Result<Tensor> + 'a;
 
 impl Parameter {
-    pub fn new(name: String, shape: &[i64], source: &mut Source<'_>) -> Result<Self> {
+    pub fn new(name: String, shape: &[i64], source: &mut ParameterSource<'_>) -> Result<Self> {
         Ok(Self { value: source(&name, shape)?, name })
     }
 }
 
 /// A projection `x W^T`, perhaps with a bias and an adapter.
-pub(super) struct Linear {
+pub(super) struct Projection {
     /// Without the final `.weight`.
     pub name: String,
     pub weight: Parameter,
@@ -36,8 +36,8 @@ pub(super) struct Linear {
     pub beside: Vec<Adapter>,
 }
 
-impl Linear {
-    pub fn new(name: String, outputs: i64, inputs: i64, bias: bool, source: &mut Source<'_>) -> Result<Self> {
+impl Projection {
+    pub fn new(name: String, outputs: i64, inputs: i64, bias: bool, source: &mut ParameterSource<'_>) -> Result<Self> {
         Ok(Self {
             weight: Parameter::new(format!("{name}.weight"), &[outputs, inputs], source)?,
             bias: if bias { Some(Parameter::new(format!("{name}.bias"), &[outputs], source)?) } else { None },
@@ -52,8 +52,8 @@ impl Linear {
         self.name.rsplit('.').next().unwrap_or(&self.name)
     }
 
-    /// `lanes` says which rows of x belong to which episode; it is not looked at where there is one adapter or none.
-    pub fn forward(&self, x: &Tensor, lanes: &Lanes) -> Result<Tensor> {
+    /// `episode_spans` says which rows of x belong to which episode; it is not looked at where there is one adapter or none.
+    pub fn forward(&self, x: &Tensor, episode_spans: &EpisodeSpans) -> Result<Tensor> {
         let kind = x.kind();
         let weight = self.weight.value.f_to_kind(kind)?;
         let bias = self.bias.as_ref().map(|bias| bias.value.f_to_kind(kind)).transpose()?;
@@ -63,7 +63,7 @@ impl Linear {
             Some(adapter) if self.beside.is_empty() => adapter.add_to(y, x),
             Some(adapter) => {
                 let all: Vec<&Adapter> = std::iter::once(adapter).chain(&self.beside).collect();
-                side_by_side(&all, x, &y, &lanes.each)
+                side_by_side(&all, x, &y, &episode_spans.each)
             }
         }
     }
@@ -73,8 +73,9 @@ impl Linear {
         match &self.adapter {
             None => Ok(self.weight.value.shallow_clone()),
             Some(adapter) => {
-                let product = adapter.b.f_to_kind(Kind::Float)?.f_matmul(&adapter.a.f_to_kind(Kind::Float)?)?;
-                let weight = self.weight.value.f_to_kind(Kind::Float)?;
+                let product =
+                    adapter.b.f_to_kind(TensorKind::Float)?.f_matmul(&adapter.a.f_to_kind(TensorKind::Float)?)?;
+                let weight = self.weight.value.f_to_kind(TensorKind::Float)?;
                 Ok(weight.f_add(&product.f_mul_scalar(adapter.scale)?)?)
             }
         }
@@ -88,30 +89,30 @@ pub(super) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> 
         // One call instead of nine; it rounds once, after the weight.
         return Ok(x.f_rms_norm(weight.size(), Some(weight.f_to_kind(kind)?), eps)?);
     }
-    let wide = x.f_to_kind(Kind::Float)?;
-    let mean_square = wide.f_square()?.f_mean_dim([-1i64].as_slice(), true, Kind::Float)?;
+    let wide = x.f_to_kind(TensorKind::Float)?;
+    let mean_square = wide.f_square()?.f_mean_dim([-1i64].as_slice(), true, TensorKind::Float)?;
     let normed = wide.f_mul(&mean_square.f_add_scalar(eps)?.f_rsqrt()?)?;
     Ok(normed.f_to_kind(kind)?.f_mul(&weight.f_to_kind(kind)?)?)
 }
 
 pub(super) struct Layer {
     pub input_norm: Parameter,
-    pub q: Linear,
-    pub k: Linear,
-    pub v: Linear,
-    pub o: Linear,
+    pub q: Projection,
+    pub k: Projection,
+    pub v: Projection,
+    pub o: Projection,
     /// Norms over the heads of q and k (Qwen3).
     pub head_norms: Option<(Parameter, Parameter)>,
     pub post_norm: Parameter,
-    pub gate: Linear,
-    pub up: Linear,
-    pub down: Linear,
+    pub gate: Projection,
+    pub up: Projection,
+    pub down: Projection,
     /// The same projections as few products, on a GPU.
-    pub groups: Option<Groups>,
+    pub groups: Option<ProjectionGroups>,
 }
 
 impl Layer {
-    pub fn new(config: &Config, number: usize, source: &mut Source<'_>) -> Result<Self> {
+    pub fn new(config: &Config, number: usize, source: &mut ParameterSource<'_>) -> Result<Self> {
         let at = |part: &str| format!("model.layers.{number}.{part}");
         let hidden = config.hidden_size;
         let ff = config.intermediate_size;
@@ -120,10 +121,10 @@ impl Layer {
         let bias = config.query_key_value_bias();
         Ok(Self {
             input_norm: Parameter::new(at("input_layernorm.weight"), &[hidden], source)?,
-            q: Linear::new(at("self_attn.q_proj"), queries, hidden, bias, source)?,
-            k: Linear::new(at("self_attn.k_proj"), keys, hidden, bias, source)?,
-            v: Linear::new(at("self_attn.v_proj"), keys, hidden, bias, source)?,
-            o: Linear::new(at("self_attn.o_proj"), hidden, queries, config.output_bias(), source)?,
+            q: Projection::new(at("self_attn.q_proj"), queries, hidden, bias, source)?,
+            k: Projection::new(at("self_attn.k_proj"), keys, hidden, bias, source)?,
+            v: Projection::new(at("self_attn.v_proj"), keys, hidden, bias, source)?,
+            o: Projection::new(at("self_attn.o_proj"), hidden, queries, config.output_bias(), source)?,
             head_norms: if config.query_key_norm() {
                 Some((
                     Parameter::new(at("self_attn.q_norm.weight"), &[config.head_dim], source)?,
@@ -133,18 +134,18 @@ impl Layer {
                 None
             },
             post_norm: Parameter::new(at("post_attention_layernorm.weight"), &[hidden], source)?,
-            gate: Linear::new(at("mlp.gate_proj"), ff, hidden, config.mlp_bias, source)?,
-            up: Linear::new(at("mlp.up_proj"), ff, hidden, config.mlp_bias, source)?,
-            down: Linear::new(at("mlp.down_proj"), hidden, ff, config.mlp_bias, source)?,
+            gate: Projection::new(at("mlp.gate_proj"), ff, hidden, config.mlp_bias, source)?,
+            up: Projection::new(at("mlp.up_proj"), ff, hidden, config.mlp_bias, source)?,
+            down: Projection::new(at("mlp.down_proj"), hidden, ff, config.mlp_bias, source)?,
             groups: None,
         })
     }
 
-    pub fn linears(&self) -> [&Linear; 7] {
+    pub fn projections(&self) -> [&Projection; 7] {
         [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down]
     }
 
-    pub fn linears_mut(&mut self) -> [&mut Linear; 7] {
+    pub fn projections_mut(&mut self) -> [&mut Projection; 7] {
         [&mut self.q, &mut self.k, &mut self.v, &mut self.o, &mut self.gate, &mut self.up, &mut self.down]
     }
 
@@ -154,11 +155,11 @@ impl Layer {
         if let Some((q, k)) = &mut self.head_norms {
             all.extend([q, k]);
         }
-        let linears =
+        let projections =
             [&mut self.q, &mut self.k, &mut self.v, &mut self.o, &mut self.gate, &mut self.up, &mut self.down];
-        for linear in linears {
-            all.push(&mut linear.weight);
-            all.extend(linear.bias.as_mut());
+        for projection in projections {
+            all.push(&mut projection.weight);
+            all.extend(projection.bias.as_mut());
         }
         all
     }
@@ -168,24 +169,30 @@ impl Layer {
         if let Some((q, k)) = &self.head_norms {
             all.extend([q, k]);
         }
-        for linear in self.linears() {
-            all.push(&linear.weight);
-            all.extend(linear.bias.as_ref());
+        for projection in self.projections() {
+            all.push(&projection.weight);
+            all.extend(projection.bias.as_ref());
         }
         all
     }
 
     /// `[tokens, hidden]` to q, k, v `[tokens, heads, head_dim]`, rotated.
-    pub fn project(&self, x: &Tensor, config: &Config, rotation: &Rotation, lanes: &Lanes) -> Result<[Tensor; 3]> {
+    pub fn project(
+        &self,
+        x: &Tensor,
+        config: &Config,
+        rotation: &Rotation,
+        episode_spans: &EpisodeSpans,
+    ) -> Result<[Tensor; 3]> {
         let x = rms_norm(x, &self.input_norm.value, config.rms_norm_eps)?;
         let by_head = |y: Tensor| y.f_view([x.size()[0], -1, config.head_dim]);
         if let Some(groups) = self.grouped() {
-            let all = by_head(groups.qkv.forward(&x, lanes)?)?;
+            let all = by_head(groups.qkv.forward(&x, episode_spans)?)?;
             return self.rotate_together(&all, config, rotation);
         }
-        let mut q = by_head(self.q.forward(&x, lanes)?)?;
-        let mut k = by_head(self.k.forward(&x, lanes)?)?;
-        let v = by_head(self.v.forward(&x, lanes)?)?;
+        let mut q = by_head(self.q.forward(&x, episode_spans)?)?;
+        let mut k = by_head(self.k.forward(&x, episode_spans)?)?;
+        let v = by_head(self.v.forward(&x, episode_spans)?)?;
         if let Some((q_norm, k_norm)) = &self.head_norms {
             q = rms_norm(&q, &q_norm.value, config.rms_norm_eps)?;
             k = rms_norm(&k, &k_norm.value, config.rms_norm_eps)?;
@@ -209,18 +216,18 @@ impl Layer {
     }
 
     /// The rest of the layer: x is its input, `mixed` what attention made of it, `[tokens, heads * head_dim]`.
-    pub fn finish(&self, x: &Tensor, mixed: &Tensor, config: &Config, lanes: &Lanes) -> Result<Tensor> {
+    pub fn finish(&self, x: &Tensor, mixed: &Tensor, config: &Config, episode_spans: &EpisodeSpans) -> Result<Tensor> {
         if let Some(groups) = self.grouped() {
-            let x = x.f_add(&groups.o.forward(mixed, lanes)?)?;
+            let x = x.f_add(&groups.o.forward(mixed, episode_spans)?)?;
             let y = rms_norm(&x, &self.post_norm.value, config.rms_norm_eps)?;
-            let halves = groups.gate_up.forward(&y, lanes)?.f_chunk(2, 1)?;
+            let halves = groups.gate_up.forward(&y, episode_spans)?.f_chunk(2, 1)?;
             let y = halves[0].f_silu()?.f_mul(&halves[1])?;
-            return Ok(x.f_add(&groups.down.forward(&y, lanes)?)?);
+            return Ok(x.f_add(&groups.down.forward(&y, episode_spans)?)?);
         }
-        let x = x.f_add(&self.o.forward(mixed, lanes)?)?;
+        let x = x.f_add(&self.o.forward(mixed, episode_spans)?)?;
         let y = rms_norm(&x, &self.post_norm.value, config.rms_norm_eps)?;
-        let y = self.gate.forward(&y, lanes)?.f_silu()?.f_mul(&self.up.forward(&y, lanes)?)?;
-        Ok(x.f_add(&self.down.forward(&y, lanes)?)?)
+        let y = self.gate.forward(&y, episode_spans)?.f_silu()?.f_mul(&self.up.forward(&y, episode_spans)?)?;
+        Ok(x.f_add(&self.down.forward(&y, episode_spans)?)?)
     }
 
     /// The whole layer over a packed batch; also gives k and v.
@@ -232,9 +239,9 @@ impl Layer {
         rotation: &Rotation,
         masks: &Masks,
     ) -> Result<(Tensor, [Tensor; 2])> {
-        let lanes = batch.lanes();
-        let [q, k, v] = self.project(x, config, rotation, lanes)?;
+        let episode_spans = batch.episode_spans();
+        let [q, k, v] = self.project(x, config, rotation, episode_spans)?;
         let mixed = attend(&q, &k, &v, config, batch, masks)?;
-        Ok((self.finish(x, &mixed, config, lanes)?, [k, v]))
+        Ok((self.finish(x, &mixed, config, episode_spans)?, [k, v]))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind as TensorKind, Tensor};
 
 use raisin_base::error::Result;
 
@@ -32,14 +32,14 @@ impl Padding {
 
 /// Rows of one attention call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Group {
+pub(super) struct RowGroup {
     pub rows: i64,
     pub length: i64,
 }
 
 /// How attention sees the batch.
-pub(super) struct Layout {
-    pub groups: Vec<Group>,
+pub(super) struct AttentionLayout {
+    pub groups: Vec<RowGroup>,
     /// The rows of the groups, group after group.
     pub order: Vec<usize>,
     /// So many groups lie in the packed tokens as they are, one after another from the first token on.
@@ -58,7 +58,7 @@ struct Moved {
     scatter: Tensor,
 }
 
-impl Layout {
+impl AttentionLayout {
     /// Of rows that lie at these places of the packed tokens.
     pub fn new(spans: &[(usize, usize)], padding: Padding, device: Device) -> Result<Self> {
         let lengths: Vec<usize> = spans.iter().map(|(start, end)| end - start).collect();
@@ -129,7 +129,7 @@ impl Layout {
 
 /// Whole numbers on a device.
 pub(super) fn on(values: &[i64], device: Device) -> Result<Tensor> {
-    Ok(Tensor::f_from_slice(values)?.f_to_kind(Kind::Int64)?.f_to_device(device)?)
+    Ok(Tensor::f_from_slice(values)?.f_to_kind(TensorKind::Int64)?.f_to_device(device)?)
 }
 
 fn split(tensor: &Tensor, sizes: &[i64]) -> Result<Vec<Tensor>> {
@@ -148,9 +148,9 @@ pub fn longest_first(lengths: &[usize]) -> Vec<usize> {
 }
 
 /// Rows sorted by length (the order given decides among equals), cut into groups as long as padding stays small.
-fn group_rows(lengths: &[usize], padding: Padding) -> (Vec<usize>, Vec<Group>) {
+fn group_rows(lengths: &[usize], padding: Padding) -> (Vec<usize>, Vec<RowGroup>) {
     let order = longest_first(lengths);
-    let mut groups: Vec<Group> = Vec::new();
+    let mut groups: Vec<RowGroup> = Vec::new();
     let mut tokens = 0;
     for &row in &order {
         let length = lengths[row];
@@ -164,7 +164,7 @@ fn group_rows(lengths: &[usize], padding: Padding) -> (Vec<usize>, Vec<Group>) {
                 continue;
             }
         }
-        groups.push(Group { rows: 1, length: length as i64 });
+        groups.push(RowGroup { rows: 1, length: length as i64 });
         tokens = length as i64;
     }
     (order, groups)
@@ -177,8 +177,8 @@ mod tests {
 
     #[test]
     fn padding_repeats_the_last_token_and_is_dropped_on_the_way_back() -> Result<()> {
-        let layout = Layout::new(&[(0, 3), (3, 5)], Padding { share: 0.5, scores: 0 }, Device::Cpu)?;
-        assert_eq!(layout.groups, [Group { rows: 2, length: 3 }]);
+        let layout = AttentionLayout::new(&[(0, 3), (3, 5)], Padding { share: 0.5, scores: 0 }, Device::Cpu)?;
+        assert_eq!(layout.groups, [RowGroup { rows: 2, length: 3 }]);
         let packed = Tensor::from_slice(&[1f32, 2.0, 3.0, 4.0, 5.0]).view([-1, 1]);
         let parts = layout.regroup(&packed)?;
         assert_eq!(Vec::<f32>::try_from(parts[0].view([-1]))?, [1.0, 2.0, 3.0, 4.0, 5.0, 5.0]);
@@ -189,13 +189,13 @@ mod tests {
     #[test]
     fn rows_with_the_longest_first_are_not_moved_but_for_those_that_are_padded() -> Result<()> {
         let spans = [(0, 5), (5, 9), (9, 13), (13, 15), (15, 16)];
-        let layout = Layout::new(&spans, Padding { share: 0.0, scores: 3 }, Device::Cpu)?;
+        let layout = AttentionLayout::new(&spans, Padding { share: 0.0, scores: 3 }, Device::Cpu)?;
         assert_eq!(
             layout.groups.iter().map(|group| (group.rows, group.length)).collect::<Vec<_>>(),
             [(1, 5), (2, 4), (2, 2)]
         );
         assert_eq!((layout.in_place, layout.moved.as_ref().map(|moved| moved.tokens)), (2, Some(3)));
-        let unsorted = Layout::new(&[(0, 2), (2, 5)], Padding { share: 0.0, scores: 0 }, Device::Cpu)?;
+        let unsorted = AttentionLayout::new(&[(0, 2), (2, 5)], Padding { share: 0.0, scores: 0 }, Device::Cpu)?;
         assert_eq!(unsorted.in_place, 0);
         assert_eq!(longest_first(&[3, 7, 3, 9]), [3, 1, 0, 2]);
         Ok(())
@@ -208,8 +208,8 @@ mod tests {
         ) {
             let mut tokens = 0;
             let spans: Vec<(usize, usize)> = lengths.iter().map(|length| (tokens, { tokens += length; tokens })).collect();
-            let layout = Layout::new(&spans, Padding::on(Device::Cpu), Device::Cpu).expect("laid out");
-            let packed = Tensor::arange(tokens as i64, (Kind::Float, Device::Cpu)).view([-1, 1]);
+            let layout = AttentionLayout::new(&spans, Padding::on(Device::Cpu), Device::Cpu).expect("laid out");
+            let packed = Tensor::arange(tokens as i64, (TensorKind::Float, Device::Cpu)).view([-1, 1]);
             let parts = layout.regroup(&packed).expect("cut");
             let places: i64 = layout.groups.iter().map(|group| group.rows * group.length).sum();
             prop_assert_eq!(parts.iter().map(|part| part.size()[0]).sum::<i64>(), places);

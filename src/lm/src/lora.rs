@@ -5,11 +5,11 @@
 //! snapshot is one copy.
 
 use serde::{Deserialize, Serialize};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind as TensorKind, Tensor};
 
 use rand_chacha::rand_core::Rng as _;
 
-use super::batch::Lane;
+use super::batch::EpisodeSpan;
 use raisin_base::error::{Problem, Result, ensure};
 use raisin_base::seed::Seed;
 use raisin_settings::{AdaptationMethod, AdaptationSettings};
@@ -146,7 +146,7 @@ impl Adapter {
             (0..config.rank * inputs).map(|_| ((uniform(rng.next_u64()) * 2.0 - 1.0) * bound) as f32).collect();
         Ok(Self {
             a: Tensor::f_from_slice(&a)?.f_view([config.rank, inputs])?.f_to_device(device)?,
-            b: Tensor::f_zeros([outputs, config.rank], (Kind::Float, device))?,
+            b: Tensor::f_zeros([outputs, config.rank], (TensorKind::Float, device))?,
             scale: config.scale(),
         })
     }
@@ -170,12 +170,22 @@ impl Adapter {
 ///
 /// One product over all of them (`group`, for a GPU) is as many times the arithmetic as there are episodes; an episode has
 /// hundreds of tokens in a pass, so that on the CPU calls cost less.
-pub(super) fn side_by_side(adapters: &[&Adapter], x: &Tensor, y: &Tensor, lanes: &[Lane]) -> Result<Tensor> {
-    ensure!(adapters.len() == lanes.len(), "a batch of {} episodes for {} adapters", lanes.len(), adapters.len());
-    let sizes: Vec<i64> = lanes.iter().map(|lane| lane.tokens).collect();
+pub(super) fn side_by_side(
+    adapters: &[&Adapter],
+    x: &Tensor,
+    y: &Tensor,
+    episode_spans: &[EpisodeSpan],
+) -> Result<Tensor> {
+    ensure!(
+        adapters.len() == episode_spans.len(),
+        "a batch of {} episodes for {} adapters",
+        episode_spans.len(),
+        adapters.len()
+    );
+    let sizes: Vec<i64> = episode_spans.iter().map(|span| span.tokens).collect();
     let kind = x.kind();
     let (x, y) = (x.f_split_with_sizes(sizes.as_slice(), 0)?, y.f_split_with_sizes(sizes.as_slice(), 0)?);
-    let mut parts = Vec::with_capacity(lanes.len());
+    let mut parts = Vec::with_capacity(episode_spans.len());
     for (adapter, (x, y)) in adapters.iter().zip(x.iter().zip(&y)) {
         let low = x.f_linear(&adapter.a.f_to_kind(kind)?, None::<&Tensor>)?.f_mul_scalar(adapter.scale)?;
         parts.push(y.f_addmm(&low, &adapter.b.f_to_kind(kind)?.f_tr()?)?);
@@ -199,7 +209,7 @@ pub struct Trainable {
 impl Trainable {
     /// Nothing is trained.
     pub(super) fn none(device: Device) -> Self {
-        Self { flat: Tensor::zeros([0], (Kind::Float, device)), leaves: Vec::new() }
+        Self { flat: Tensor::zeros([0], (TensorKind::Float, device)), leaves: Vec::new() }
     }
 
     /// Copies the values into a new buffer and makes the leaves.
@@ -209,7 +219,7 @@ impl Trainable {
         }
         let flattened: Vec<Tensor> = values
             .iter()
-            .map(|(_, value)| value.f_detach()?.f_to_kind(Kind::Float)?.f_to_device(device)?.f_reshape([-1]))
+            .map(|(_, value)| value.f_detach()?.f_to_kind(TensorKind::Float)?.f_to_device(device)?.f_reshape([-1]))
             .collect::<Result<_, _>>()?;
         let flat = Tensor::f_cat(&flattened, 0)?;
         let mut start = 0;
@@ -265,8 +275,8 @@ mod tests {
         assert_eq!(Vec::<f32>::try_from(trainable.leaves[0].1.view([-1]))?, [10.0, 20.0]);
         let leaves: Vec<&Tensor> = trainable.leaves.iter().map(|(_, leaf)| leaf).collect();
         assert!(leaves.iter().all(|leaf| leaf.is_leaf() && leaf.requires_grad()));
-        let loss = leaves[0].square().sum(Kind::Float) + leaves[1] * 2.0;
-        let gradients = Tensor::run_backward(&[loss.sum(Kind::Float)], &leaves, false, false);
+        let loss = leaves[0].square().sum(TensorKind::Float) + leaves[1] * 2.0;
+        let gradients = Tensor::run_backward(&[loss.sum(TensorKind::Float)], &leaves, false, false);
         assert_eq!(Vec::<f32>::try_from(trainable.flatten(gradients)?)?, [20.0, 40.0, 2.0]);
         Ok(())
     }

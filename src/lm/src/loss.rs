@@ -4,7 +4,7 @@
 //! cross-entropy is known in closed form, softmax minus one-hot, so the chunks' graphs are not kept: each chunk's
 //! gradient is computed at once and enters the result through a term whose value is zero.
 
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind as TensorKind, Tensor};
 
 use super::batch::Batch;
 use super::model::Model;
@@ -44,16 +44,16 @@ impl Model {
         // A frozen head: the closed form keeps no logits. A trained one: for one chunk autograd is as good, and needs no
         // second matrix of the head's size.
         if !states.requires_grad() || (weight.requires_grad() && tokens as i64 <= chunk) {
-            let mut sum = Tensor::f_zeros([0i64; 0].as_slice(), (Kind::Float, self.device))?;
+            let mut sum = Tensor::f_zeros([0i64; 0].as_slice(), (TensorKind::Float, self.device))?;
             for (states, targets) in states.f_split(chunk, 0)?.iter().zip(batch.targets.f_split(chunk, 0)?) {
-                let logits = states.f_linear(&weight, None::<&Tensor>)?.f_to_kind(Kind::Float)?;
+                let logits = states.f_linear(&weight, None::<&Tensor>)?.f_to_kind(TensorKind::Float)?;
                 let loss = logits.f_cross_entropy_loss(&targets, None::<&Tensor>, tch::Reduction::Sum, -100, 0.0)?;
                 sum = sum.f_add(&loss)?;
             }
             return Ok(Loss { sum, tokens });
         }
         let (losses, for_states, for_weight) = tch::no_grad(|| self.gradients(&states, &weight, batch, None, chunk))?;
-        let sum = losses.f_sum(Kind::Float)?;
+        let sum = losses.f_sum(TensorKind::Float)?;
         let linear = slope([(&states, Some(for_states)), (&weight, for_weight)])?;
         // Value: the loss. Gradient: that of the linear term.
         let sum = linear.f_sub(&linear.f_detach()?)?.f_add(&sum)?;
@@ -63,14 +63,19 @@ impl Model {
     /// The mean loss of each of several episodes, and the sum of these, which gradients flow from. `totals` says how
     /// many supervised tokens each episode's mean is over: more than are in this batch where it is one of several.
     pub fn episode_losses(&self, hidden: &Tensor, batch: &Batch, totals: &[usize]) -> Result<(Vec<f64>, Tensor)> {
-        let lanes = &batch.lanes().each;
-        ensure!(lanes.len() == totals.len(), "a batch of {} episodes for {}", lanes.len(), totals.len());
+        let episode_spans = &batch.episode_spans().each;
+        ensure!(
+            episode_spans.len() == totals.len(),
+            "a batch of {} episodes for {}",
+            episode_spans.len(),
+            totals.len()
+        );
         let states = Self::predicting(hidden, batch)?;
         let weight = self.head_weight()?;
-        let shares: Vec<f32> = lanes
+        let shares: Vec<f32> = episode_spans
             .iter()
             .zip(totals)
-            .flat_map(|(lane, &total)| std::iter::repeat_n(1.0 / total as f32, lane.supervised as usize))
+            .flat_map(|(span, &total)| std::iter::repeat_n(1.0 / total as f32, span.supervised as usize))
             .collect();
         let shares = Tensor::f_from_slice(&shares)?.f_to_device(self.device)?.f_unsqueeze(1)?;
         let (losses, slope) = if states.requires_grad() {
@@ -80,13 +85,13 @@ impl Model {
             (losses, slope([(&states, Some(for_states)), (&weight, for_weight)])?)
         } else {
             let losses = self.token_log_probs(hidden, batch)?.f_neg()?.f_mul(&shares.f_squeeze_dim(1)?)?;
-            (losses, Tensor::f_zeros([0i64; 0].as_slice(), (Kind::Float, self.device))?)
+            (losses, Tensor::f_zeros([0i64; 0].as_slice(), (TensorKind::Float, self.device))?)
         };
-        let sizes: Vec<i64> = lanes.iter().map(|lane| lane.supervised).collect();
+        let sizes: Vec<i64> = episode_spans.iter().map(|span| span.supervised).collect();
         let each = losses
             .f_split_with_sizes(sizes.as_slice(), 0)?
             .iter()
-            .map(|part| part.f_sum(Kind::Float))
+            .map(|part| part.f_sum(TensorKind::Float))
             .collect::<Result<Vec<_>, _>>()?;
         let each = Vec::<f32>::try_from(Tensor::f_stack(&each, 0)?.f_to_device(tch::Device::Cpu)?)?;
         Ok((each.into_iter().map(f64::from).collect(), slope))
@@ -102,20 +107,20 @@ impl Model {
         shares: Option<&Tensor>,
         chunk: i64,
     ) -> Result<(Tensor, Tensor, Option<Tensor>)> {
-        let mut losses = vec![Tensor::f_zeros([0], (Kind::Float, self.device))?];
+        let mut losses = vec![Tensor::f_zeros([0], (TensorKind::Float, self.device))?];
         let mut for_states = vec![states.f_narrow(0, 0, 0)?];
         let mut done = 0;
         // Summed in f32: adding chunk after chunk in bf16 would round each time.
-        let zeros = || Tensor::f_zeros(weight.size(), (Kind::Float, self.device));
+        let zeros = || Tensor::f_zeros(weight.size(), (TensorKind::Float, self.device));
         let mut for_weight = weight.requires_grad().then(zeros).transpose()?;
         for (states, targets) in states.f_split(chunk, 0)?.iter().zip(batch.targets.f_split(chunk, 0)?) {
-            let logits = states.f_linear(weight, None::<&Tensor>)?.f_to_kind(Kind::Float)?;
-            let mut log_probs = logits.f_log_softmax(-1, Kind::Float)?;
+            let logits = states.f_linear(weight, None::<&Tensor>)?.f_to_kind(TensorKind::Float)?;
+            let mut log_probs = logits.f_log_softmax(-1, TensorKind::Float)?;
             drop(logits);
             let column = targets.f_unsqueeze(1)?;
             let mut loss = log_probs.f_gather(1, &column, false)?.f_neg()?;
             let mut slope = log_probs.f_exp_()?;
-            let minus_one = Tensor::f_full([states.size()[0], 1], -1.0, (Kind::Float, self.device))?;
+            let minus_one = Tensor::f_full([states.size()[0], 1], -1.0, (TensorKind::Float, self.device))?;
             let _ = slope.f_scatter_add_(1, &column, &minus_one)?;
             if let Some(shares) = shares {
                 let shares = shares.f_narrow(0, done, states.size()[0])?;
@@ -126,7 +131,7 @@ impl Model {
             let slope = slope.f_to_kind(self.compute)?;
             for_states.push(slope.f_matmul(weight)?);
             if let Some(total) = &mut for_weight {
-                if self.compute == Kind::Float {
+                if self.compute == TensorKind::Float {
                     let _ = total.f_addmm_(&slope.f_transpose(0, 1)?, states)?;
                 } else {
                     let _ = total.f_add_(&slope.f_transpose(0, 1)?.f_matmul(states)?)?;
@@ -142,10 +147,10 @@ impl Model {
         tch::no_grad(|| {
             let states = Self::predicting(hidden, batch)?;
             let weight = self.head_weight()?;
-            let mut parts = vec![Tensor::f_zeros([0], (Kind::Float, self.device))?];
+            let mut parts = vec![Tensor::f_zeros([0], (TensorKind::Float, self.device))?];
             let chunk = chunk_rows(self.config.vocab_size, self.device);
             for (states, targets) in states.f_split(chunk, 0)?.iter().zip(batch.targets.f_split(chunk, 0)?) {
-                let logits = states.f_linear(&weight, None::<&Tensor>)?.f_to_kind(Kind::Float)?;
+                let logits = states.f_linear(&weight, None::<&Tensor>)?.f_to_kind(TensorKind::Float)?;
                 // The log-softmax of one column; the matrix itself is not kept.
                 let chosen = logits.f_gather(1, &targets.f_unsqueeze(1)?, false)?.f_squeeze_dim(1)?;
                 parts.push(chosen.f_sub(&logits.f_logsumexp([-1i64].as_slice(), false)?)?);
@@ -167,10 +172,10 @@ impl Model {
 
 /// A scalar whose gradients with respect to some values are those given.
 fn slope(parts: [(&Tensor, Option<Tensor>); 2]) -> Result<Tensor> {
-    let mut sum = Tensor::f_zeros([0i64; 0].as_slice(), (Kind::Float, parts[0].0.device()))?;
+    let mut sum = Tensor::f_zeros([0i64; 0].as_slice(), (TensorKind::Float, parts[0].0.device()))?;
     for (value, gradient) in parts {
         if let Some(gradient) = gradient {
-            sum = sum.f_add(&value.f_mul(&gradient)?.f_sum(Kind::Float)?)?;
+            sum = sum.f_add(&value.f_mul(&gradient)?.f_sum(TensorKind::Float)?)?;
         }
     }
     Ok(sum)
@@ -186,7 +191,7 @@ mod tests {
     fn model() -> Result<Model> {
         let mut config = Config::llama(50, 16, 2, 4, 2, 24);
         config.initializer_range = 0.3;
-        Model::init(config, &Seed::new(5), Device::Cpu, Kind::Float)
+        Model::init(config, &Seed::new(5), Device::Cpu, TensorKind::Float)
     }
 
     fn batch() -> Result<Batch> {
@@ -240,7 +245,7 @@ mod tests {
         assert_eq!(log_probs.size(), [batch.supervised() as i64]);
         let loss = model.response_loss(&hidden, &batch)?;
         assert_eq!(loss.tokens, 16);
-        assert!((loss.sum + log_probs.sum(Kind::Float)).abs().double_value(&[]) < 1e-4);
+        assert!((loss.sum + log_probs.sum(TensorKind::Float)).abs().double_value(&[]) < 1e-4);
         Ok(())
     }
 

@@ -146,14 +146,14 @@ mod tests {
 
     #[test]
     fn an_operation_with_a_number_that_finds_no_memory_is_an_error_and_other_panics_stay_panics() {
-        use tch::{Device, Kind, Tensor};
-        let one = Tensor::ones([1], (Kind::Float, Device::Cpu));
+        use tch::{Device, Kind as TensorKind, Tensor};
+        let one = Tensor::ones([1], (TensorKind::Float, Device::Cpu));
         // 4 PB: the address space ends before.
         let error = attempt(|| Ok(one.f_expand([1_i64 << 50], false)?.f_mul_scalar(2.0)?)).expect_err("no room");
         assert!(is_out_of_memory(&error) && !error.to_string().contains("frame #0"), "{error}");
         let within = || tch::no_grad(|| Ok(one.f_expand([1_i64 << 50], false)?.f_mul_scalar(2.0)?));
         assert!(attempt(within).is_err());
-        let leaf = Tensor::ones([1], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+        let leaf = Tensor::ones([1], (TensorKind::Float, Device::Cpu)).set_requires_grad(true);
         assert!((&leaf + &leaf).requires_grad(), "gradients are kept track of again");
         assert!(catch_unwind(|| attempt(|| -> Result<()> { panic!("another") })).is_err());
     }

@@ -4,19 +4,19 @@ use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
 use rand_chacha::rand_core::Rng as _;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind as TensorKind, Tensor};
 
-use super::artifact::{self, Form};
+use super::artifact::{self, ModelFolderForm};
 use super::attention::{Masks, Rotation};
 use super::batch::Batch;
 use super::config::Config;
 use super::generate;
 use super::gguf::Gguf;
 use super::group::LowPlan;
-use super::layer::{Layer, Linear, Parameter, Source, rms_norm};
+use super::layer::{Layer, Parameter, ParameterSource, Projection, rms_norm};
 use super::lora::{Adaptation, Adapter, AdapterConfig, Trainable, uniform};
 use super::memory::Listener;
-use super::prepare::Trained;
+use super::prepare::TrainedRange;
 use super::weights::Weights;
 use raisin_base::error::{Context as _, Problem, Result, ensure};
 use raisin_base::seed::Seed;
@@ -27,7 +27,7 @@ use raisin_base::seed::Seed;
 pub struct Model {
     pub config: Config,
     pub(super) device: Device,
-    pub(super) compute: Kind,
+    pub(super) compute: TensorKind,
     pub(super) embedding: Parameter,
     pub(super) layers: Vec<Layer>,
     pub(super) norm: Parameter,
@@ -36,7 +36,7 @@ pub struct Model {
     pub(super) adapter: Option<AdapterConfig>,
     pub(super) trainable: Trainable,
     /// Which parameters are trained themselves.
-    pub(super) trained: Option<Trained>,
+    pub(super) trained: Option<TrainedRange>,
     /// While passes are [`Model::joined`] and a trained embedding is the head: that head, in the compute kind.
     pub(super) joined_head: Option<Tensor>,
     /// Where the numbers of trained adapters go in joined passes.
@@ -54,22 +54,22 @@ pub struct Model {
 
 impl Model {
     /// Opens a model folder: full weights, an adapter on a base, or a frozen-prefix proxy of a base.
-    pub fn load(folder: &Path, device: Device, compute: Kind) -> Result<Self> {
+    pub fn load(folder: &Path, device: Device, compute: TensorKind) -> Result<Self> {
         Self::load_form(folder, device, compute, None)
     }
 
     /// The same for a model that is about to be [prepared](Model::prepare) for this adaptation. Weights that are trained
     /// themselves come in f32: masters that began at values of bf16 would have to go half a step of bf16 before the model
     /// that computes with them changed at all, and a fine-tuning with a small learning rate is over by then.
-    pub fn load_to_train(folder: &Path, device: Device, compute: Kind, adaptation: &Adaptation) -> Result<Self> {
+    pub fn load_to_train(folder: &Path, device: Device, compute: TensorKind, adaptation: &Adaptation) -> Result<Self> {
         Self::load_form(folder, device, compute, Some(adaptation))
     }
 
-    fn load_form(folder: &Path, device: Device, compute: Kind, adaptation: Option<&Adaptation>) -> Result<Self> {
+    fn load_form(folder: &Path, device: Device, compute: TensorKind, adaptation: Option<&Adaptation>) -> Result<Self> {
         let trains_weights = adaptation.is_some_and(|adaptation| !adaptation.has_adapters());
-        let mut model = match Form::of(folder)? {
-            Form::Full => Self::load_full(folder, device, compute, adaptation.filter(|_| trains_weights))?,
-            Form::Adapter { base } => {
+        let mut model = match ModelFolderForm::of(folder)? {
+            ModelFolderForm::Full => Self::load_full(folder, device, compute, adaptation.filter(|_| trains_weights))?,
+            ModelFolderForm::Adapter { base } => {
                 let mut model = Self::load_form(&base, device, compute, adaptation)?;
                 // The base may have one of its own.
                 if trains_weights {
@@ -80,19 +80,19 @@ impl Model {
                 model.attach_adapter(folder)?;
                 model
             }
-            Form::Proxy { base } => Self::load_form(&base, device, compute, adaptation)?,
+            ModelFolderForm::Proxy { base } => Self::load_form(&base, device, compute, adaptation)?,
         };
         model.folder = Some(folder.to_owned());
         Ok(model)
     }
 
-    fn load_full(folder: &Path, device: Device, compute: Kind, adaptation: Option<&Adaptation>) -> Result<Self> {
+    fn load_full(folder: &Path, device: Device, compute: TensorKind, adaptation: Option<&Adaptation>) -> Result<Self> {
         let config = Config::read(folder)?;
         let mut weights = Weights::open(folder)?;
         let (tied, layers) = (config.tie_word_embeddings, config.num_hidden_layers);
         let is_wide = |name: &str| adaptation.is_some_and(|adaptation| adaptation.trains(name, layers));
         let mut source = |name: &str, shape: &[i64]| {
-            weights.take(name, shape, if is_wide(name) { Kind::Float } else { compute }, device)
+            weights.take(name, shape, if is_wide(name) { TensorKind::Float } else { compute }, device)
         };
         let mut model = Self::build_ungrouped(config, device, compute, &mut source)?;
         if adaptation.is_none() {
@@ -103,7 +103,7 @@ impl Model {
     }
 
     /// A GGUF file, dequantised; it brings its own config and vocabulary.
-    pub fn from_gguf(path: &Path, device: Device, compute: Kind) -> Result<Self> {
+    pub fn from_gguf(path: &Path, device: Device, compute: TensorKind) -> Result<Self> {
         let gguf = Gguf::open(path)?;
         let config = gguf.config()?;
         let heads = config.clone();
@@ -116,16 +116,16 @@ impl Model {
     }
 
     /// Fresh weights: normal with `initializer_range`, what writes into the residual stream scaled by 1/sqrt(2 layers).
-    pub fn init(config: Config, seed: &Seed, device: Device, compute: Kind) -> Result<Self> {
+    pub fn init(config: Config, seed: &Seed, device: Device, compute: TensorKind) -> Result<Self> {
         config.check()?;
         let deviation = config.initializer_range;
         let residual = deviation / (2.0 * config.num_hidden_layers as f64).sqrt();
         Self::build(config, device, compute, &mut |name, shape| {
             let count = shape.iter().product::<i64>();
             let value = if name.ends_with("norm.weight") {
-                Tensor::f_ones([count], (Kind::Float, Device::Cpu))?
+                Tensor::f_ones([count], (TensorKind::Float, Device::Cpu))?
             } else if matches!(name.rsplit_once('.'), Some((_, "bias"))) {
-                Tensor::f_zeros([count], (Kind::Float, Device::Cpu))?
+                Tensor::f_zeros([count], (TensorKind::Float, Device::Cpu))?
             } else {
                 let into_residual = name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight");
                 let scale = if into_residual { residual } else { deviation };
@@ -135,7 +135,7 @@ impl Model {
         })
     }
 
-    fn build(config: Config, device: Device, compute: Kind, source: &mut Source<'_>) -> Result<Self> {
+    fn build(config: Config, device: Device, compute: TensorKind, source: &mut ParameterSource<'_>) -> Result<Self> {
         let mut model = Self::build_ungrouped(config, device, compute, source)?;
         model.group()?;
         Ok(model)
@@ -144,11 +144,11 @@ impl Model {
     pub(super) fn build_ungrouped(
         config: Config,
         device: Device,
-        compute: Kind,
-        source: &mut Source<'_>,
+        compute: TensorKind,
+        source: &mut ParameterSource<'_>,
     ) -> Result<Self> {
         ensure!(
-            matches!(compute, Kind::Float | Kind::BFloat16),
+            matches!(compute, TensorKind::Float | TensorKind::BFloat16),
             "models compute in Float or BFloat16, not in {compute:?}"
         );
         let table = [config.vocab_size, config.hidden_size];
@@ -192,7 +192,7 @@ impl Model {
     }
 
     /// The kind that matrix products run in.
-    pub fn compute(&self) -> Kind {
+    pub fn compute(&self) -> TensorKind {
         self.compute
     }
 
@@ -254,13 +254,14 @@ impl Model {
             .chain(self.head.as_ref())
     }
 
-    pub(super) fn linears(&self) -> impl Iterator<Item = &Linear> {
-        self.layers.iter().flat_map(Layer::linears)
+    pub(super) fn projections(&self) -> impl Iterator<Item = &Projection> {
+        self.layers.iter().flat_map(Layer::projections)
     }
 
     /// Projections that have an adapter, by their names.
     pub(super) fn adapters(&self) -> impl Iterator<Item = (&str, &Adapter)> {
-        self.linears().filter_map(|linear| linear.adapter.as_ref().map(|adapter| (linear.name.as_str(), adapter)))
+        self.projections()
+            .filter_map(|projection| projection.adapter.as_ref().map(|adapter| (projection.name.as_str(), adapter)))
     }
 
     fn attach_adapter(&mut self, folder: &Path) -> Result<()> {
@@ -271,15 +272,15 @@ impl Model {
             if config.layers.as_ref().is_some_and(|layers| !layers.contains(&number)) {
                 continue;
             }
-            for linear in layer.linears_mut() {
-                if !config.targets.iter().any(|target| target == linear.target()) {
+            for projection in layer.projections_mut() {
+                if !config.targets.iter().any(|target| target == projection.target()) {
                     continue;
                 }
-                let (outputs, inputs) = linear.weight.value.size2()?;
-                let (a, b) = (adapter_part(&linear.name, 'A'), adapter_part(&linear.name, 'B'));
-                let a = weights.take(&a, &[config.rank, inputs], Kind::Float, self.device)?;
-                let b = weights.take(&b, &[outputs, config.rank], Kind::Float, self.device)?;
-                linear.adapter = Some(Adapter { a, b, scale: config.scale() });
+                let (outputs, inputs) = projection.weight.value.size2()?;
+                let (a, b) = (adapter_part(&projection.name, 'A'), adapter_part(&projection.name, 'B'));
+                let a = weights.take(&a, &[config.rank, inputs], TensorKind::Float, self.device)?;
+                let b = weights.take(&b, &[outputs, config.rank], TensorKind::Float, self.device)?;
+                projection.adapter = Some(Adapter { a, b, scale: config.scale() });
             }
         }
         weights.finish(|_| false)?;
@@ -385,18 +386,19 @@ impl Model {
     pub fn flops_per_token_from(&self, from: usize, train: bool) -> f64 {
         let weights = |layer: &Layer| -> f64 {
             layer
-                .linears()
+                .projections()
                 .iter()
-                .map(|linear| {
-                    let adapter = linear.adapter.as_ref().map_or(0, |adapter| adapter.a.numel() + adapter.b.numel());
-                    (linear.weight.value.numel() + adapter) as f64
+                .map(|projection| {
+                    let adapter =
+                        projection.adapter.as_ref().map_or(0, |adapter| adapter.a.numel() + adapter.b.numel());
+                    (projection.weight.value.numel() + adapter) as f64
                 })
                 .sum()
         };
         let trained = |layer: &Layer| {
-            layer.linears().iter().any(|linear| {
-                linear.weight.value.requires_grad()
-                    || linear.adapter.as_ref().is_some_and(|adapter| adapter.a.requires_grad())
+            layer.projections().iter().any(|projection| {
+                projection.weight.value.requires_grad()
+                    || projection.adapter.as_ref().is_some_and(|adapter| adapter.a.requires_grad())
             })
         };
         let head = self.embedding.value.numel() as f64;

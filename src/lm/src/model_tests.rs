@@ -4,7 +4,7 @@ use super::*;
 use crate::Adaptation;
 use raisin_corpus::Sequence;
 
-fn model(compute: Kind) -> Result<Model> {
+fn model(compute: TensorKind) -> Result<Model> {
     let mut config = Config::llama(50, 16, 3, 4, 2, 24);
     config.initializer_range = 0.3;
     Model::init(config, &Seed::new(5), Device::Cpu, compute)
@@ -23,7 +23,7 @@ fn batch(lengths: &[usize]) -> Result<Batch> {
 
 #[test]
 fn a_prefix_and_the_rest_are_the_whole_model() -> Result<()> {
-    let (model, batch) = (model(Kind::Float)?, batch(&[5, 11, 4])?);
+    let (model, batch) = (model(TensorKind::Float)?, batch(&[5, 11, 4])?);
     let states = model.prefix_states(2, &batch)?;
     assert_eq!(
         Vec::<f32>::try_from(model.hidden_from(2, &states, &batch)?.view([-1]))?,
@@ -34,7 +34,7 @@ fn a_prefix_and_the_rest_are_the_whole_model() -> Result<()> {
 
 #[test]
 fn only_what_is_adapted_is_trained_and_a_new_start_freezes_the_rest() -> Result<()> {
-    let (mut model, batch) = (model(Kind::Float)?, batch(&[6])?);
+    let (mut model, batch) = (model(TensorKind::Float)?, batch(&[6])?);
     let seed = Seed::new(1);
     model.prepare(&Adaptation::TopLayers(1), &seed)?;
     assert!(
@@ -57,9 +57,9 @@ fn only_what_is_adapted_is_trained_and_a_new_start_freezes_the_rest() -> Result<
 
 #[test]
 fn half_precision_keeps_f32_leaves_and_stays_near() -> Result<()> {
-    let (exact, mut half, batch) = (model(Kind::Float)?, model(Kind::BFloat16)?, batch(&[9, 9, 3])?);
+    let (exact, mut half, batch) = (model(TensorKind::Float)?, model(TensorKind::BFloat16)?, batch(&[9, 9, 3])?);
     half.prepare(&Adaptation::Full, &Seed::new(1))?;
-    assert_eq!(half.trainable().flat.kind(), Kind::Float);
+    assert_eq!(half.trainable().flat.kind(), TensorKind::Float);
     let loss = |model: &Model| -> Result<f64> {
         let loss = model.response_loss(&model.hidden(&batch)?, &batch)?;
         Ok(loss.sum.double_value(&[]) / loss.tokens as f64)
@@ -71,7 +71,7 @@ fn half_precision_keeps_f32_leaves_and_stays_near() -> Result<()> {
 
 #[test]
 fn full_training_costs_three_forward_passes() -> Result<()> {
-    let mut model = model(Kind::Float)?;
+    let mut model = model(TensorKind::Float)?;
     model.prepare(&Adaptation::Full, &Seed::new(1))?;
     let (forward, train) = (model.flops_per_token(false), model.flops_per_token(true));
     assert!((train / forward - 3.0).abs() < 0.02, "{train} {forward}");
@@ -81,7 +81,7 @@ fn full_training_costs_three_forward_passes() -> Result<()> {
 
 #[test]
 fn a_sequence_longer_than_the_context_is_refused() -> Result<()> {
-    let mut model = model(Kind::Float)?;
+    let mut model = model(TensorKind::Float)?;
     model.config.max_position_embeddings = 4;
     let error = model.hidden(&batch(&[5])?).expect_err("too long");
     assert_eq!(error.to_string(), "a sequence of 5 tokens is longer than the model's context of 4");

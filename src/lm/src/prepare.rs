@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tch::Tensor;
 
-use super::group::Groups;
+use super::group::ProjectionGroups;
 use super::layer::Layer;
 use super::lora::{Adaptation, Adapter, Trainable};
 use super::model::{Model, adapter_part};
@@ -14,7 +14,7 @@ use raisin_base::seed::Seed;
 /// Parameters that are trained themselves: the layers from one on and the final norm; with `ends` the embedding and the
 /// head as well.
 #[derive(Clone, Copy)]
-pub(super) struct Trained {
+pub(super) struct TrainedRange {
     pub from: usize,
     pub ends: bool,
 }
@@ -59,18 +59,18 @@ impl Model {
                 adapter.layers = Some((frozen..layers).collect());
             }
             let seed = seed.at("lora");
-            for linear in self.layers[frozen..].iter_mut().flat_map(Layer::linears_mut) {
-                if adapter.targets.iter().any(|target| target == linear.target()) {
-                    let (outputs, inputs) = linear.weight.value.size2()?;
-                    let seed = seed.at(&linear.name);
+            for projection in self.layers[frozen..].iter_mut().flat_map(Layer::projections_mut) {
+                if adapter.targets.iter().any(|target| target == projection.target()) {
+                    let (outputs, inputs) = projection.weight.value.size2()?;
+                    let seed = seed.at(&projection.name);
                     let first = Adapter::new(inputs, outputs, &adapter, &seed, self.device)?;
-                    linear.beside = (1..episodes).map(|_| first.shallow_clone()).collect();
-                    linear.adapter = Some(first);
+                    projection.beside = (1..episodes).map(|_| first.shallow_clone()).collect();
+                    projection.adapter = Some(first);
                 }
             }
             self.adapter = Some(adapter);
         } else {
-            self.trained = Some(Trained { from: frozen, ends });
+            self.trained = Some(TrainedRange { from: frozen, ends });
         }
         self.episodes = episodes;
         let mut values: Vec<(String, Tensor)> =
@@ -83,16 +83,16 @@ impl Model {
 
     /// Where the trained tensors lie in the model, in the order of the leaves, and their names.
     pub(super) fn trained_slots(&mut self) -> Vec<(String, &mut Tensor)> {
-        if let Some(Trained { from, ends }) = self.trained {
+        if let Some(TrainedRange { from, ends }) = self.trained {
             let parameters = self.parameters_mut(from, ends).into_iter();
             return parameters.map(|one| (one.name.clone(), &mut one.value)).collect();
         }
         let mut by_episode: Vec<Vec<(String, &mut Tensor)>> = (0..self.episodes).map(|_| Vec::new()).collect();
-        for linear in self.layers.iter_mut().flat_map(Layer::linears_mut) {
-            let all = linear.adapter.iter_mut().chain(&mut linear.beside);
+        for projection in self.layers.iter_mut().flat_map(Layer::projections_mut) {
+            let all = projection.adapter.iter_mut().chain(&mut projection.beside);
             for (slots, adapter) in by_episode.iter_mut().zip(all) {
-                slots.push((adapter_part(&linear.name, 'A'), &mut adapter.a));
-                slots.push((adapter_part(&linear.name, 'B'), &mut adapter.b));
+                slots.push((adapter_part(&projection.name, 'A'), &mut adapter.a));
+                slots.push((adapter_part(&projection.name, 'B'), &mut adapter.b));
             }
         }
         by_episode.into_iter().flatten().collect()
@@ -117,14 +117,14 @@ impl Model {
     pub(super) fn merge(&mut self) -> Result<()> {
         for layer in &mut self.layers {
             // What is about to change is not kept beside itself.
-            if layer.linears().iter().any(|linear| linear.adapter.is_some()) {
+            if layer.projections().iter().any(|projection| projection.adapter.is_some()) {
                 layer.groups = None;
             }
         }
-        for linear in self.layers.iter_mut().flat_map(Layer::linears_mut) {
-            linear.weight.value = linear.merged()?;
-            linear.adapter = None;
-            linear.beside.clear();
+        for projection in self.layers.iter_mut().flat_map(Layer::projections_mut) {
+            projection.weight.value = projection.merged()?;
+            projection.adapter = None;
+            projection.beside.clear();
         }
         Ok(())
     }
@@ -161,7 +161,7 @@ impl Model {
             weights.remove(name).map(Tensor::shallow_clone).ok_or_else(|| anyhow!("the model has no tensor `{name}`"))
         })?;
         for (layer, own) in shared.layers.iter_mut().zip(&self.layers) {
-            layer.groups = own.groups.as_ref().map(Groups::shallow_clone);
+            layer.groups = own.groups.as_ref().map(ProjectionGroups::shallow_clone);
         }
         shared.folder = self.folder.clone();
         shared.listener = self.listener.clone();
@@ -172,7 +172,7 @@ impl Model {
 
 #[cfg(test)]
 mod tests {
-    use tch::{Device, Kind};
+    use tch::{Device, Kind as TensorKind};
 
     use super::*;
     use crate::{Config, TARGETS};
@@ -183,9 +183,9 @@ mod tests {
         let top = tempfile::tempdir()?;
         let (base, adapter) = (top.path().join("base"), top.path().join("adapter"));
         let config = Config::llama(20, 16, 3, 2, 1, 32);
-        Model::init(config, &Seed::new(1), Device::Cpu, Kind::Float)?.save(&base)?;
+        Model::init(config, &Seed::new(1), Device::Cpu, TensorKind::Float)?.save(&base)?;
         let lora = Adaptation::Lora { rank: 2, alpha: 8.0, targets: TARGETS.map(str::to_owned).to_vec() };
-        let mut model = Model::load(&base, Device::Cpu, Kind::Float)?;
+        let mut model = Model::load(&base, Device::Cpu, TensorKind::Float)?;
         model.prepare(&lora, &Seed::new(2))?;
         let _ = tch::no_grad(|| model.trainable().flat.shallow_clone().f_add_scalar_(0.01))?;
         model.save_adapter(&adapter)?;
@@ -193,7 +193,7 @@ mod tests {
 
         for adaptation in [Adaptation::Full, Adaptation::TopLayers(2), lora] {
             for (folder, shared) in [(&base, false), (&adapter, false), (&base, true), (&adapter, true)] {
-                let masters = |compute: Kind| -> Result<Vec<(String, Tensor)>> {
+                let masters = |compute: TensorKind| -> Result<Vec<(String, Tensor)>> {
                     let mut model = Model::load_to_train(folder, Device::Cpu, compute, &adaptation)?;
                     if shared {
                         model = model.share(&adaptation)?;
@@ -203,7 +203,7 @@ mod tests {
                     assert!(frozen.all(|parameter| parameter.value.kind() == compute));
                     Ok(model.trainable().leaves.iter().map(|(name, leaf)| (name.clone(), leaf.copy())).collect())
                 };
-                assert_eq!(masters(Kind::BFloat16)?, masters(Kind::Float)?);
+                assert_eq!(masters(TensorKind::BFloat16)?, masters(TensorKind::Float)?);
             }
         }
         Ok(())

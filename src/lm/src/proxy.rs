@@ -10,7 +10,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use tch::{Kind, Tensor};
+use tch::{Kind as TensorKind, Tensor};
 
 use super::batch::Batch;
 use super::memory::in_groups;
@@ -182,7 +182,7 @@ fn length(sequence: Option<&Sequence>) -> usize {
 
 /// The safetensors header. The crate's own writer wants all tensors in memory; these may not fit.
 fn header(model: &Model, parts: &[(&str, &[Option<Sequence>])]) -> Result<Vec<u8>> {
-    let (dtype, width) = if model.compute() == Kind::BFloat16 { ("BF16", 2) } else { ("F32", 4) };
+    let (dtype, width) = if model.compute() == TensorKind::BFloat16 { ("BF16", 2) } else { ("F32", 4) };
     let hidden = model.config.hidden_size as usize;
     let tokens =
         |sequences: &[Option<Sequence>]| -> usize { sequences.iter().map(|sequence| length(sequence.as_ref())).sum() };
@@ -229,7 +229,7 @@ mod tests {
 
     #[test]
     fn cached_states_are_those_of_the_prefix_row_by_row() -> Result<()> {
-        for compute in [Kind::Float, Kind::BFloat16] {
+        for compute in [TensorKind::Float, TensorKind::BFloat16] {
             let folder = tempfile::tempdir()?;
             let model = Model::init(Config::llama(50, 16, 3, 4, 2, 24), &Seed::new(5), Device::Cpu, compute)?;
             let config = ProxyConfig { train_layers: 1, prefix_layers: 2, max_tokens: 32 };
@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn where_memory_ends_the_states_are_those_of_smaller_batches() -> Result<()> {
-        let mut model = Model::init(Config::llama(50, 16, 3, 4, 2, 24), &Seed::new(5), Device::Cpu, Kind::Float)?;
+        let mut model = Model::init(Config::llama(50, 16, 3, 4, 2, 24), &Seed::new(5), Device::Cpu, TensorKind::Float)?;
         let config = ProxyConfig { train_layers: 1, prefix_layers: 2, max_tokens: 32 };
         let (pool, validation) = ([sequence(5), None, sequence(9), sequence(7)], [sequence(4), sequence(6)]);
         let states = |model: &Model| -> Result<[Tensor; 2]> {

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use tch::{Kind, Tensor, no_grad};
+use tch::{Kind as TensorKind, Tensor, no_grad};
 
 use super::attention::{Masks, Rotation};
 use super::batch::Batch;
@@ -15,7 +15,7 @@ use raisin_base::error::{Result, ensure};
 
 /// Where in the model a trained number is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum ModelSegment {
     Layer(usize),
     /// The embedding, which may be the head as well.
     Embedding,
@@ -23,7 +23,7 @@ enum Place {
     Top,
 }
 
-impl Place {
+impl ModelSegment {
     /// By the name of a checkpoint or of an adapter's part.
     fn of(name: &str) -> Self {
         let number = name.split_once(".layers.").and_then(|(_, rest)| rest.split('.').next()?.parse().ok());
@@ -46,15 +46,15 @@ impl Model {
     ) -> Result<(f64, Vec<Tensor>)> {
         self.check_length(batch)?;
         let leaves = &self.trainable.leaves;
-        let places: Vec<Place> = leaves.iter().map(|(name, _)| Place::of(name)).collect();
-        let has_embedding = states.is_none() && places.contains(&Place::Embedding);
+        let segments: Vec<ModelSegment> = leaves.iter().map(|(name, _)| ModelSegment::of(name)).collect();
+        let has_embedding = states.is_none() && segments.contains(&ModelSegment::Embedding);
         let from = states.map_or(0, |(layers, _)| layers);
         ensure!(from <= self.layers.len(), "states that enter layer {from} of {}", self.layers.len());
         let lowest = if has_embedding {
             from
         } else {
-            let trained = places.iter().filter_map(|place| match place {
-                Place::Layer(number) => Some(*number),
+            let trained = segments.iter().filter_map(|segment| match segment {
+                ModelSegment::Layer(number) => Some(*number),
                 _ => None,
             });
             trained.min().unwrap_or(self.layers.len()).max(from)
@@ -80,21 +80,22 @@ impl Model {
             Ok(states)
         })?;
 
-        let mut found = Gradients { leaves, places: &places, sums: BTreeMap::new() };
+        let mut found = Gradients { leaves, segments: &segments, sums: BTreeMap::new() };
         let top = top.f_detach()?.f_set_requires_grad(true)?;
         let loss = self.response_loss(&self.normed(&top)?, batch)?.sum.f_div_scalar(total)?;
         let value = loss.f_double_value(&[])?;
         // A tied embedding is met here as the head.
-        let mut flow = found.backward(&loss, &top, &|place| matches!(place, Place::Top | Place::Embedding))?;
+        let mut flow =
+            found.backward(&loss, &top, &|segment| matches!(segment, ModelSegment::Top | ModelSegment::Embedding))?;
         drop(loss);
         for (number, entered) in (lowest..self.layers.len()).zip(entering).rev() {
             let entered = entered.f_detach()?.f_set_requires_grad(true)?;
             let passed = through(&layer(number, &entered)?, &flow)?;
-            flow = found.backward(&passed, &entered, &|place| place == Place::Layer(number))?;
+            flow = found.backward(&passed, &entered, &|segment| segment == ModelSegment::Layer(number))?;
         }
         if has_embedding {
             let passed = through(&self.embed(batch)?, &flow)?;
-            let _ = found.backward(&passed, &flow, &|place| place == Place::Embedding)?;
+            let _ = found.backward(&passed, &flow, &|segment| segment == ModelSegment::Embedding)?;
         }
         Ok((value, found.in_order()?))
     }
@@ -102,20 +103,20 @@ impl Model {
 
 /// A scalar whose gradient with respect to `value` is `flow`.
 fn through(value: &Tensor, flow: &Tensor) -> Result<Tensor> {
-    Ok(value.f_mul(&flow.f_detach()?)?.f_sum(Kind::Float)?)
+    Ok(value.f_mul(&flow.f_detach()?)?.f_sum(TensorKind::Float)?)
 }
 
 /// What has been found of the trained numbers' gradients.
 struct Gradients<'a> {
     leaves: &'a [(String, Tensor)],
-    places: &'a [Place],
+    segments: &'a [ModelSegment],
     sums: BTreeMap<usize, Tensor>,
 }
 
 impl Gradients<'_> {
-    /// Goes back from a scalar to the leaves of some places; gives the gradient with respect to `entered`.
-    fn backward(&mut self, scalar: &Tensor, entered: &Tensor, wanted: &dyn Fn(Place) -> bool) -> Result<Tensor> {
-        let chosen: Vec<usize> = (0..self.leaves.len()).filter(|&leaf| wanted(self.places[leaf])).collect();
+    /// Goes back from a scalar to the leaves of some segments; gives the gradient with respect to `entered`.
+    fn backward(&mut self, scalar: &Tensor, entered: &Tensor, wanted: &dyn Fn(ModelSegment) -> bool) -> Result<Tensor> {
+        let chosen: Vec<usize> = (0..self.leaves.len()).filter(|&leaf| wanted(self.segments[leaf])).collect();
         let mut inputs: Vec<&Tensor> = chosen.iter().map(|&leaf| &self.leaves[leaf].1).collect();
         if entered.requires_grad() {
             inputs.insert(0, entered);
@@ -163,11 +164,14 @@ mod tests {
 
     #[test]
     fn places_are_read_off_names() {
-        assert_eq!(Place::of("model.layers.12.mlp.up_proj.weight"), Place::Layer(12));
-        assert_eq!(Place::of("base_model.model.model.layers.3.self_attn.q_proj.lora_A.weight"), Place::Layer(3));
+        assert_eq!(ModelSegment::of("model.layers.12.mlp.up_proj.weight"), ModelSegment::Layer(12));
         assert_eq!(
-            [Place::of("model.embed_tokens.weight"), Place::of("model.norm.weight")],
-            [Place::Embedding, Place::Top]
+            ModelSegment::of("base_model.model.model.layers.3.self_attn.q_proj.lora_A.weight"),
+            ModelSegment::Layer(3)
+        );
+        assert_eq!(
+            [ModelSegment::of("model.embed_tokens.weight"), ModelSegment::of("model.norm.weight")],
+            [ModelSegment::Embedding, ModelSegment::Top]
         );
     }
 
@@ -175,7 +179,7 @@ mod tests {
     fn a_sequence_beyond_the_context_is_refused_here_as_in_the_plain_way() -> Result<()> {
         let mut config = Config::llama(50, 16, 3, 4, 2, 24);
         config.max_position_embeddings = 13;
-        let mut model = Model::init(config, &Seed::new(5), Device::Cpu, Kind::Float)?;
+        let mut model = Model::init(config, &Seed::new(5), Device::Cpu, TensorKind::Float)?;
         model.prepare(&Adaptation::Full, &Seed::new(6))?;
         let batch = batch()?;
         let plain = model.hidden(&batch).expect_err("14 tokens").to_string();
@@ -192,7 +196,7 @@ mod tests {
         {
             let mut config = Config::llama(50, 16, 3, 4, 2, 24);
             (config.initializer_range, config.tie_word_embeddings) = (0.3, tied);
-            let mut model = Model::init(config, &Seed::new(5), Device::Cpu, Kind::Float)?;
+            let mut model = Model::init(config, &Seed::new(5), Device::Cpu, TensorKind::Float)?;
             model.prepare(&adaptation, &Seed::new(6))?;
             let batch = batch()?;
             let leaves: Vec<&Tensor> = model.trainable().leaves.iter().map(|(_, leaf)| leaf).collect();

@@ -3,7 +3,7 @@
 
 use std::ffi::{CStr, c_char, c_void};
 
-use tch::{Kind, Tensor};
+use tch::{Kind as TensorKind, Tensor};
 
 use raisin_base::error::Result;
 
@@ -38,8 +38,8 @@ unsafe extern "C" {
 const WIDEST_HEAD: i64 = 256;
 
 /// Whether [`flash_attention`] can be used for heads of this width in this kind, on CUDA.
-pub(super) fn has_flash_attention(kind: Kind, head_dim: i64) -> bool {
-    kind == Kind::BFloat16 && head_dim % 8 == 0 && head_dim <= WIDEST_HEAD
+pub(super) fn has_flash_attention(kind: TensorKind, head_dim: i64) -> bool {
+    kind == TensorKind::BFloat16 && head_dim % 8 == 0 && head_dim <= WIDEST_HEAD
 }
 
 /// Causal attention within each of several rows that lie one after another. On CUDA only; gradients flow.
@@ -92,7 +92,7 @@ pub struct AdamWStep {
 pub fn fused_adamw(step: &AdamWStep, slices: &[[Tensor; 4]]) -> Result<()> {
     let Some(first) = slices.first() else { return Ok(()) };
     let device = first[0].device();
-    let number = |value: f64| Tensor::f_full([0i64; 0].as_slice(), value, (Kind::Float, device));
+    let number = |value: f64| Tensor::f_full([0i64; 0].as_slice(), value, (TensorKind::Float, device));
     let steps = number(step.number as f64)?;
     let divisor = (step.factor < 1.0).then(|| number(1.0 / step.factor)).transpose()?;
     let column = |place: usize| -> Vec<*mut c_void> {
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn what_goes_wrong_in_libtorch_is_an_error() {
-        let heads = Tensor::zeros([3, 2, 8], (Kind::Float, Device::Cpu));
+        let heads = Tensor::zeros([3, 2, 8], (TensorKind::Float, Device::Cpu));
         let starts = Tensor::from_slice(&[0i32, 3]);
         let error = flash_attention(&heads, &heads, &heads, &starts, 3, None).expect_err("there is no CPU kernel");
         assert!(error.to_string().contains("_flash_attention_forward"), "{error}");
@@ -149,9 +149,9 @@ mod tests {
 
     #[test]
     fn only_bf16_with_heads_of_whole_eights_has_flash_kernels() {
-        assert!(has_flash_attention(Kind::BFloat16, 64));
-        assert!(!has_flash_attention(Kind::Float, 64));
-        assert!(!has_flash_attention(Kind::BFloat16, 12));
-        assert!(!has_flash_attention(Kind::BFloat16, 512));
+        assert!(has_flash_attention(TensorKind::BFloat16, 64));
+        assert!(!has_flash_attention(TensorKind::Float, 64));
+        assert!(!has_flash_attention(TensorKind::BFloat16, 12));
+        assert!(!has_flash_attention(TensorKind::BFloat16, 512));
     }
 }

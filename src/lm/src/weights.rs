@@ -10,13 +10,13 @@ use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 use safetensors::tensor::{Dtype, SafeTensors, View, serialize_to_file};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind as TensorKind, Tensor};
 
 use raisin_base::error::{Context as _, Problem, Result, anyhow, bail, ensure};
 
-struct Entry {
+struct SafetensorsEntry {
     file: usize,
-    kind: Kind,
+    kind: TensorKind,
     shape: Vec<i64>,
     start: usize,
     end: usize,
@@ -26,7 +26,7 @@ struct Entry {
 pub struct Weights {
     folder: PathBuf,
     files: Vec<Mmap>,
-    entries: BTreeMap<String, Entry>,
+    entries: BTreeMap<String, SafetensorsEntry>,
     taken: BTreeSet<String>,
 }
 
@@ -79,7 +79,7 @@ impl Weights {
             for (name, info) in metadata.tensors() {
                 let (start, end) = info.data_offsets;
                 ensure!(base + end <= map.len(), "{}: the tensor `{name}` reaches beyond the file", path.display());
-                let entry = Entry {
+                let entry = SafetensorsEntry {
                     file: number,
                     kind: kind_of(info.dtype).with_context(|| format!("{}: `{name}`", path.display()))?,
                     shape: info.shape.iter().map(|&size| size as i64).collect(),
@@ -106,7 +106,7 @@ impl Weights {
     }
 
     /// The tensor of this name and shape.
-    pub fn take(&mut self, name: &str, shape: &[i64], kind: Kind, device: Device) -> Result<Tensor> {
+    pub fn take(&mut self, name: &str, shape: &[i64], kind: TensorKind, device: Device) -> Result<Tensor> {
         let entry = self.entry(name)?;
         ensure!(
             entry.shape == shape,
@@ -120,7 +120,7 @@ impl Weights {
     }
 
     /// Copied out of the mapped file once, converted on the way.
-    fn converted(&self, entry: &Entry, kind: Kind) -> Result<Tensor> {
+    fn converted(&self, entry: &SafetensorsEntry, kind: TensorKind) -> Result<Tensor> {
         let bytes = &self.files[entry.file][entry.start..entry.end];
         let is_aligned = bytes.as_ptr().align_offset(entry.kind.elt_size_in_bytes().max(1)) == 0;
         if entry.kind == kind || bytes.is_empty() || !is_aligned {
@@ -172,33 +172,33 @@ impl Weights {
         Ok(())
     }
 
-    fn entry(&self, name: &str) -> Result<&Entry> {
+    fn entry(&self, name: &str) -> Result<&SafetensorsEntry> {
         self.entries.get(name).ok_or_else(|| anyhow!("{} has no tensor `{name}`", self.folder.display()))
     }
 }
 
-fn kind_of(dtype: Dtype) -> Result<Kind> {
+fn kind_of(dtype: Dtype) -> Result<TensorKind> {
     Ok(match dtype {
-        Dtype::F64 => Kind::Double,
-        Dtype::F32 => Kind::Float,
-        Dtype::F16 => Kind::Half,
-        Dtype::BF16 => Kind::BFloat16,
-        Dtype::I64 => Kind::Int64,
-        Dtype::I32 => Kind::Int,
-        Dtype::U8 => Kind::Uint8,
+        Dtype::F64 => TensorKind::Double,
+        Dtype::F32 => TensorKind::Float,
+        Dtype::F16 => TensorKind::Half,
+        Dtype::BF16 => TensorKind::BFloat16,
+        Dtype::I64 => TensorKind::Int64,
+        Dtype::I32 => TensorKind::Int,
+        Dtype::U8 => TensorKind::Uint8,
         other => bail!("the element type {other:?} is not supported"),
     })
 }
 
-fn dtype_of(kind: Kind) -> Result<Dtype> {
+fn dtype_of(kind: TensorKind) -> Result<Dtype> {
     Ok(match kind {
-        Kind::Double => Dtype::F64,
-        Kind::Float => Dtype::F32,
-        Kind::Half => Dtype::F16,
-        Kind::BFloat16 => Dtype::BF16,
-        Kind::Int64 => Dtype::I64,
-        Kind::Int => Dtype::I32,
-        Kind::Uint8 => Dtype::U8,
+        TensorKind::Double => Dtype::F64,
+        TensorKind::Float => Dtype::F32,
+        TensorKind::Half => Dtype::F16,
+        TensorKind::BFloat16 => Dtype::BF16,
+        TensorKind::Int64 => Dtype::I64,
+        TensorKind::Int => Dtype::I32,
+        TensorKind::Uint8 => Dtype::U8,
         other => bail!("tensors of kind {other:?} cannot be written"),
     })
 }
@@ -224,7 +224,7 @@ pub struct Outgoing<'a> {
 
 impl<'a> Outgoing<'a> {
     /// `make` gives a tensor of this kind and shape, on whatever device.
-    pub fn new(name: String, kind: Kind, shape: &[i64], make: impl Fn() -> Result<Tensor> + 'a) -> Result<Self> {
+    pub fn new(name: String, kind: TensorKind, shape: &[i64], make: impl Fn() -> Result<Tensor> + 'a) -> Result<Self> {
         let shape: Vec<usize> = shape.iter().map(|&size| size as usize).collect();
         Ok(Self {
             dtype: dtype_of(kind).with_context(|| format!("`{name}`"))?,
@@ -306,7 +306,7 @@ mod tests {
     fn two_tensors() -> Vec<(String, Tensor)> {
         vec![
             ("a".to_owned(), Tensor::from_slice(&[1f32, 2.0, 3.0, 4.0, 5.0, 6.0]).view([3, 2])),
-            ("b".to_owned(), Tensor::from_slice(&[0.5f32]).to_kind(Kind::BFloat16)),
+            ("b".to_owned(), Tensor::from_slice(&[0.5f32]).to_kind(TensorKind::BFloat16)),
         ]
     }
 
@@ -326,7 +326,7 @@ mod tests {
         for make in broken {
             let tensors = [
                 Outgoing::of("a".to_owned(), &tensor)?,
-                Outgoing::new("b".to_owned(), Kind::Float, &[2], make)?,
+                Outgoing::new("b".to_owned(), TensorKind::Float, &[2], make)?,
                 Outgoing::of("c".to_owned(), &tensor)?,
             ];
             let error = super::write(&path, &tensors).expect_err("b fails");
@@ -342,10 +342,10 @@ mod tests {
         write(&folder.path().join("model.safetensors"), &two_tensors())?;
         let mut weights = Weights::open(folder.path())?;
         assert_eq!(Vec::<f32>::try_from(weights.read_rows("a", 1, 3)?.view([-1]))?, [3.0, 4.0, 5.0, 6.0]);
-        assert_eq!(Vec::<f32>::try_from(weights.take("b", &[1], Kind::Float, Device::Cpu)?)?, [0.5]);
+        assert_eq!(Vec::<f32>::try_from(weights.take("b", &[1], TensorKind::Float, Device::Cpu)?)?, [0.5]);
         let error = weights.finish(|_| false).expect_err("a is left");
         assert!(error.to_string().ends_with("does not explain: a"), "{error}");
-        let _ = weights.take("a", &[3, 2], Kind::Float, Device::Cpu)?;
+        let _ = weights.take("a", &[3, 2], TensorKind::Float, Device::Cpu)?;
         weights.finish(|_| false)
     }
 
@@ -354,9 +354,9 @@ mod tests {
         let folder = tempfile::tempdir()?;
         write(&folder.path().join("model.safetensors"), &two_tensors())?;
         let mut weights = Weights::open(folder.path())?;
-        let error = weights.take("a", &[2, 3], Kind::Float, Device::Cpu).expect_err("shape");
+        let error = weights.take("a", &[2, 3], TensorKind::Float, Device::Cpu).expect_err("shape");
         assert!(error.to_string().contains("`a` has the shape [3, 2]; config.json asks for [2, 3]"), "{error}");
-        let error = weights.take("c", &[1], Kind::Float, Device::Cpu).expect_err("missing");
+        let error = weights.take("c", &[1], TensorKind::Float, Device::Cpu).expect_err("missing");
         assert!(error.to_string().contains("no tensor `c`"), "{error}");
         Ok(())
     }
