@@ -1,4 +1,5 @@
-//! Compiles the few lines of C++ that reach what tch does not bind.
+//! Build script of raisin-lm: compiles src/unbound.cpp, which calls the operations of libtorch that tch does not bind.
+//! rpath.rs sets the run path.
 
 use std::path::Path;
 
@@ -8,7 +9,8 @@ fn main() {
     }
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=src/unbound.cpp");
-    // Headers come from where torch-sys takes them; without either variable the compiler finds those of the system.
+    // torch-sys takes the headers of libtorch from the same two variables. If neither variable is set, the compiler
+    // uses the headers of the system.
     let top = std::env::var("LIBTORCH_INCLUDE").or_else(|_| std::env::var("LIBTORCH"));
     let mut build = cc::Build::new();
     build.cpp(true).std("c++17").warnings(false).opt_level(1).file("src/unbound.cpp");

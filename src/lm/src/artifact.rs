@@ -1,4 +1,5 @@
-//! What a model folder holds: full weights, an adapter on a base, or a frozen-prefix proxy of a base; and its base.
+//! Reads which form a model folder has (full weights, an adapter on a base model, a frozen-prefix proxy of a base
+//! model), and where the folder of its base model is. model.rs loads the weights, export.rs writes folders.
 
 use std::path::{Path, PathBuf};
 
@@ -23,7 +24,7 @@ impl ModelFolderForm {
         }
         if !folder.join("config.json").is_file() {
             return Err(Problem::new(format!("{} is not a model folder: it has no config.json", folder.display()))
-                .hint("a Hugging Face folder with config.json and model.safetensors is wanted")
+                .hint("name a Hugging Face folder that contains config.json and model.safetensors")
                 .into());
         }
         Ok(Self::Full)
@@ -35,15 +36,15 @@ fn read_json(path: &Path) -> Result<Value> {
     serde_json::from_slice(&bytes).with_context(|| format!("{} is not JSON", path.display()))
 }
 
-/// The base model's folder: the neighbour that references.json names, or the path that an adapter's config gives.
+/// The folder of the base model: the sibling folder that references.json names, or the path in adapter_config.json.
 fn base(folder: &Path) -> Result<PathBuf> {
     let references = folder.join("references.json");
     if references.is_file() {
         let name = read_json(&references)?["base"].as_str().map(str::to_owned);
-        let name = name.ok_or_else(|| anyhow!("{} names no `base`", references.display()))?;
-        // Through a link, the neighbours are those of the real folder.
+        let name = name.ok_or_else(|| anyhow!("{} has no entry `base`", references.display()))?;
+        // If `folder` is a symbolic link, the sibling folders are those of the link's target.
         let base = folder.canonicalize()?.with_file_name(name);
-        ensure!(base.is_dir(), "the base model {} of {} is not there", base.display(), folder.display());
+        ensure!(base.is_dir(), "{} does not exist: it is the base model of {}", base.display(), folder.display());
         return Ok(base);
     }
     let config = folder.join("adapter_config.json");
@@ -60,13 +61,14 @@ fn base(folder: &Path) -> Result<PathBuf> {
     }
 }
 
-/// The part of PEFT's adapter_config.json that raisin knows; anything that would change the arithmetic is refused.
+/// The fields of PEFT's adapter_config.json that raisin supports. A field that would change the arithmetic in another
+/// way is an error.
 pub(super) fn read_adapter_config(folder: &Path) -> Result<AdapterConfig> {
     let path = folder.join("adapter_config.json");
     let raw = read_json(&path)?;
     ensure!(
         raw["peft_type"] == "LORA",
-        "{}: peft_type {} is not supported, only LORA is",
+        "{}: peft_type {} is not supported, only LORA is supported",
         path.display(),
         raw["peft_type"]
     );

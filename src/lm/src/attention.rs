@@ -1,4 +1,5 @@
-//! Rotary positions and causal attention over the groups of a packed batch. Knows tensors only, no weights.
+//! Rotary position embedding, and causal attention over the row groups of a packed batch. This file handles tensors
+//! only; layer.rs applies the weights.
 
 use tch::{Device, Kind as TensorKind, Tensor};
 
@@ -9,19 +10,22 @@ use super::rope::{RopeScaling, frequencies};
 use super::unbound::{flash_attention, has_flash_attention};
 use raisin_base::error::Result;
 
-/// Cosines and sines of the rotations in the kind that the products run in, `[tokens, 1, head_dim / 2]`; on a GPU
-/// `[tokens, 1, head_dim]`, once for each half of a head, the sines of the first half negated.
+/// Cosines and sines of the rotary position embedding, in the dtype of the matrix products:
+/// `[tokens, 1, head_dim / 2]`. On a GPU both are `[tokens, 1, head_dim]`: they are repeated for the second half of a
+/// head, and the sines of the first half are negated.
 pub(super) struct Rotation {
     cos: Tensor,
     sin: Tensor,
 }
 
 impl Rotation {
-    /// For tokens at these positions (`[tokens]`, whole numbers).
+    /// The rotation of tokens at these positions (`[tokens]`, integers).
     pub fn at(config: &Config, positions: &Tensor, compute: TensorKind) -> Result<Self> {
         let frequencies = Tensor::f_from_slice(&frequencies(config))?.f_to_device(positions.device())?;
-        // As transformers does: the angle is a product in f32.
+        // The angle is a product in f32, as in transformers.
+        // [tokens, head_dim / 2]
         let angles = positions.f_to_kind(TensorKind::Float)?.f_unsqueeze(1)?.f_mul(&frequencies.f_unsqueeze(0)?)?;
+        // [tokens, 1, head_dim / 2]
         let angles = angles.f_unsqueeze(1)?;
         let (mut cos, mut sin) = (angles.f_cos()?, angles.f_sin()?);
         let factor = config.rope_scaling.as_ref().map_or(1.0, RopeScaling::attention_factor);
@@ -34,7 +38,7 @@ impl Rotation {
         Ok(Self { cos: cos.f_to_kind(compute)?, sin: sin.f_to_kind(compute)? })
     }
 
-    /// Turns `[tokens, heads, head_dim]`; the two halves of a head are the two coordinates of the rotations.
+    /// Rotates x, `[tokens, heads, head_dim]`. The two halves of a head are the two coordinates of the rotations.
     pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
         if x.device().is_cuda() {
             return self.apply_in_few_calls(x);
@@ -46,14 +50,16 @@ impl Rotation {
         Ok(Tensor::f_cat(&[turned_a, turned_b], -1)?)
     }
 
-    /// Three calls where the plain form takes seven: on a GPU they cost more than the arithmetic.
+    /// The same rotation in three operations instead of seven. On a GPU, the launch of an operation costs more than its
+    /// arithmetic.
     fn apply_in_few_calls(&self, x: &Tensor) -> Result<Tensor> {
+        // The two halves of each head, exchanged: [tokens, heads, head_dim]
         let exchanged = x.f_roll(x.size3()?.2 / 2, -1)?;
         Ok(x.f_mul(&self.cos)?.f_addcmul(&exchanged, &self.sin)?)
     }
 }
 
-/// Attention masks by group length, made once for a forward pass.
+/// The attention mask of each row group, made once for a forward pass. `None`: the group needs no mask tensor.
 pub(super) struct Masks(Vec<Option<Tensor>>);
 
 impl Masks {
@@ -72,14 +78,15 @@ impl Masks {
                 masks.push(Some(mask.f_view(shape.as_slice())?.f_to_kind(compute)?));
                 continue;
             }
-            // A row of one token sees itself; on CUDA the kernels know the causal mask by themselves.
+            // A row of one token attends to itself only. On CUDA, the kernels have a causal mask of their own, without
+            // a window.
             let windowed = config.sliding_window.is_some_and(|window| window < group.length);
             let built_in = batch.device().is_cuda() && !windowed;
             masks.push(if group.length == 1 || built_in {
                 None
             } else {
                 let mask = causal(group.length, config.sliding_window, batch.device())?.f_to_kind(compute)?;
-                // As `plain` lays the heads.
+                // `plain` stacks the query heads that share a key-value head: [shared * length, length]
                 let shared = config.num_attention_heads / config.num_key_value_heads;
                 Some(if batch.device().is_cuda() { mask } else { mask.f_repeat([shared, 1])? })
             });
@@ -88,9 +95,10 @@ impl Masks {
     }
 }
 
-/// `[length, length]`: 0 where a query (row) may look at a key (column), minus infinity elsewhere.
+/// The causal mask, `[length, length]`: 0 where a query (row) may attend to a key (column), minus infinity elsewhere.
 fn causal(length: i64, window: Option<i64>, device: Device) -> Result<Tensor> {
     let places = Tensor::f_arange(length, (TensorKind::Int64, device))?;
+    // [length, length]: position of the query minus position of the key
     let distance = places.f_unsqueeze(1)?.f_sub(&places.f_unsqueeze(0)?)?;
     let mut hidden = distance.f_lt(0)?;
     if let Some(window) = window {
@@ -99,14 +107,15 @@ fn causal(length: i64, window: Option<i64>, device: Device) -> Result<Tensor> {
     Ok(Tensor::f_zeros([length, length], (TensorKind::Float, device))?.f_masked_fill(&hidden, f64::NEG_INFINITY)?)
 }
 
-/// Where rows begin, if one call attends over rows of all lengths: nothing is padded or moved then.
+/// The start of each row (`[rows + 1]`), if one call of the fused kernel attends over rows of all lengths. Such a call
+/// needs neither padding nor a gather.
 fn varlen_starts<'b>(batch: &'b Batch, config: &Config, kind: TensorKind) -> Option<&'b Tensor> {
     batch.starts().filter(|_| has_flash_attention(kind, config.head_dim))
 }
 
 /// Causal attention within each row of the batch.
 ///
-/// q is `[tokens, heads, dim]`, k and v `[tokens, key-value heads, dim]`; the result is `[tokens, heads * dim]`.
+/// q is `[tokens, heads, dim]`, k and v are `[tokens, key-value heads, dim]`; the result is `[tokens, heads * dim]`.
 pub(super) fn attend(
     q: &Tensor,
     k: &Tensor,
@@ -122,17 +131,20 @@ pub(super) fn attend(
     }
     let kv_heads = k.size3()?.1;
     let layout = batch.layout()?;
+    // For each row group: [rows * length, heads * dim]
     let regroup = |x: &Tensor, heads: i64| layout.regroup(&x.f_reshape([-1, heads * dim])?);
     let (q, k, v) = (regroup(q, heads)?, regroup(k, kv_heads)?, regroup(v, kv_heads)?);
     let mut parts = Vec::with_capacity(q.len());
     for (place, group) in layout.groups.iter().enumerate() {
         let RowGroup { rows, length } = *group;
+        // [rows, heads, length, dim]
         let by_head =
             |x: &Tensor, heads: i64| -> Result<Tensor> { Ok(x.f_view([rows, length, heads, dim])?.f_transpose(1, 2)?) };
         let (q, k, v) = (by_head(&q[place], heads)?, by_head(&k[place], kv_heads)?, by_head(&v[place], kv_heads)?);
         let mask = masks.0[place].as_ref();
         let mixed = if batch.device().is_cuda() {
-            // The flash kernels; padding at a row's end is out of every real query's sight.
+            // The fused kernels of PyTorch. The padding stands at the end of a row, so causal attention hides it from
+            // every real query.
             Tensor::f_scaled_dot_product_attention(&q, &k, &v, mask, 0.0, mask.is_none(), None, kv_heads != heads)?
         } else {
             plain(&q, &k, &v, mask)?
@@ -142,23 +154,29 @@ pub(super) fn attend(
     layout.join(parts)
 }
 
-/// Two matrix products and a softmax: on the CPU faster than the fused kernel, whose backward pass is slow.
+/// Attention as two matrix products and a softmax. On the CPU this is faster than the fused kernel, whose backward pass
+/// is slow.
 ///
-/// q is `[rows, heads, queries, dim]`, k and v `[rows, key-value heads, keys, dim]`. The query heads that share a
-/// key-value head are laid one below the other, so that k and v are never repeated. A mask has as many dimensions as the
-/// scores, `[rows, key-value heads, shared, queries, keys]`, or is that of all rows and heads, `[shared * queries, keys]`:
-/// then it and the scale are part of the product.
+/// q is `[rows, heads, queries, dim]`, k and v are `[rows, key-value heads, keys, dim]`; the result is shaped like q.
+/// The query heads that share a key-value head are stacked, so k and v are not repeated for each query head.
+///
+/// A mask has one of two shapes: `[shared * queries, keys]` for all rows and heads, or five dimensions that broadcast
+/// to `[rows, key-value heads, shared, queries, keys]`. A mask of two dimensions and the scale are part of the first
+/// product (`baddbmm`).
 pub(super) fn plain(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
     let (rows, heads, queries, dim) = q.size4()?;
     let (_, kv_heads, keys, _) = k.size4()?;
     let shared = heads / kv_heads;
     let scale = 1.0 / (dim as f64).sqrt();
     let (batch, below) = (rows * kv_heads, shared * queries);
+    // [rows * key-value heads, shared * queries, dim]
     let q = q.f_reshape([batch, below, dim])?;
+    // [rows * key-value heads, dim, keys]
     let k = k.f_reshape([batch, keys, dim])?.f_transpose(1, 2)?;
+    // [rows * key-value heads, shared * queries, keys]
     let scores = match mask {
         Some(mask) if mask.dim() == 2 => mask.f_unsqueeze(0)?.f_baddbmm(&q, &k, 1.0, scale)?,
-        // A factor of 0 means that nothing is added, whatever it is.
+        // The factor of the first summand is 0, so its values do not matter.
         _ => Tensor::f_zeros([1], (q.kind(), q.device()))?.f_baddbmm(&q, &k, 0.0, scale)?,
     };
     let scores = match mask {

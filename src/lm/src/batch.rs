@@ -1,12 +1,13 @@
-//! Many sequences in one row of tokens, laid out once: positions, targets, and how attention regroups the rows.
+//! Packs many sequences into one row of tokens: positions, targets, the span of each row, the spans of episodes, and
+//! the masks of branches. layout.rs groups the rows for attention.
 //!
-//! Everything but attention runs on `[tokens, hidden]` without any padding, and so does attention where a GPU has kernels for
-//! rows of all lengths. Elsewhere rows of similar length
-//! form groups `[rows, length]`; one gather brings q, k and v into the order of the groups, one brings the result
-//! back. Within a group shorter rows are padded at their end, where causal attention never looks.
+//! Everything except attention runs on `[tokens, hidden]` without padding. Attention also runs without padding if the
+//! GPU has a fused kernel for rows of different lengths. Otherwise, rows of similar length form row groups
+//! `[rows, length]`: one gather brings q, k and v into the order of the groups, and one gather brings the result back.
+//! Within a group, shorter rows are padded at their end. The causal mask hides the padding.
 //!
-//! Sequences that begin alike can share a row: their common prefix once, and then what each goes on with, its branch.
-//! A branch sees the prefix and itself.
+//! Sequences with a common prefix can share a row. The row holds the prefix once, and then the rest of each sequence,
+//! its branch. A token of a branch attends to the prefix and to its own branch only.
 
 use std::cell::OnceCell;
 
@@ -21,33 +22,34 @@ use raisin_corpus::Sequence;
 pub struct Batch {
     pub(super) ids: Tensor,
     pub(super) positions: Tensor,
-    /// Packed positions whose hidden state predicts a supervised token.
+    /// Indices of the packed tokens whose hidden states predict a supervised token: `[supervised]`.
     pub(super) predictors: Tensor,
-    /// The tokens they should predict.
+    /// The supervised tokens, as targets of the predictors: `[supervised]`.
     pub(super) targets: Tensor,
     padding: Padding,
-    /// Made when attention asks for it.
+    /// Made at the first use by attention.
     layout: OnceCell<AttentionLayout>,
-    /// Where there are flash kernels and rows have no branches: where each row begins and the last one ends, `[rows + 1]`
-    /// in 32 bits.
+    /// The start of each row and the end of the last row: `[rows + 1]` in 32 bits. `None` if the device has no fused
+    /// kernels, or if the rows have branches.
     starts: Option<Tensor>,
     longest: usize,
     spans: Vec<(usize, usize)>,
     supervised_rows: Vec<usize>,
     supervised: usize,
     episode_spans: EpisodeSpans,
-    /// Of each packed token its branch (0 in a prefix, from 1 on in one) and position. Empty where no row has branches.
+    /// Branch and position of each packed token. Branch 0 is the prefix; branches count from 1. Empty if no row has
+    /// branches.
     branches: Vec<(u32, i64)>,
 }
 
-/// What belongs to one of several episodes that share a pass: the next so many tokens, and supervised tokens.
+/// The tokens of one episode in a shared pass, as counts. The spans of the episodes follow one another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct EpisodeSpan {
     pub tokens: i64,
     pub supervised: i64,
 }
 
-/// Of all episodes; empty where there is but one.
+/// The spans of all episodes of a shared pass. Empty if all tokens belong to one episode.
 #[derive(Default)]
 pub(super) struct EpisodeSpans {
     pub each: Vec<EpisodeSpan>,
@@ -59,11 +61,12 @@ impl EpisodeSpans {
         Self { each, block_diagonal_mask: OnceCell::new() }
     }
 
-    /// Which episode a token belongs to, `[tokens, episodes]`, true or false.
+    /// The block-diagonal mask, `[tokens, episodes]` of bool: true where the token belongs to the episode.
     pub fn block_diagonal_mask(&self, device: Device) -> Result<&Tensor> {
         if let Some(block_diagonal_mask) = self.block_diagonal_mask.get() {
             return Ok(block_diagonal_mask);
         }
+        // The number of the episode of each token: [tokens]
         let number = |(number, span): (i64, &EpisodeSpan)| std::iter::repeat_n(number, span.tokens as usize);
         let numbers: Vec<i64> = (0..).zip(&self.each).flat_map(number).collect();
         let episodes = Tensor::f_arange(self.each.len() as i64, (TensorKind::Int64, device))?;
@@ -73,8 +76,8 @@ impl EpisodeSpans {
 }
 
 impl Batch {
-    /// Lays the sequences out one after another. Rows keep their order; with the longest first ([`longest_first`])
-    /// attention has less to move.
+    /// Packs the sequences one after another. The rows keep their order. If the longest rows come first
+    /// ([`longest_first`]), attention has to move fewer tokens.
     pub fn pack(sequences: &[&Sequence], device: Device) -> Result<Self> {
         ensure!(!sequences.is_empty(), "a batch needs at least one sequence");
         let total: usize = sequences.iter().map(|sequence| sequence.tokens.len()).sum();
@@ -91,7 +94,10 @@ impl Batch {
                 sequence.tokens.len(),
                 sequence.supervised.len()
             );
-            ensure!(!sequence.supervised[0], "sequence {row} supervises its first token, which nothing predicts");
+            ensure!(
+                !sequence.supervised[0],
+                "sequence {row} supervises its first token, but no token predicts the first token"
+            );
             let start = ids.len();
             let before = targets.len();
             for (offset, (&token, &supervised)) in sequence.tokens.iter().zip(&sequence.supervised).enumerate() {
@@ -122,8 +128,8 @@ impl Batch {
         })
     }
 
-    /// A row for each family of sequences, with what they begin with computed once. Supervised tokens come sequence
-    /// after sequence; a row's spans are the family's.
+    /// Packs each family of sequences into one row: the common prefix is computed once, and each sequence adds a
+    /// branch. The supervised tokens are in the order of the sequences. The row spans are the spans of the families.
     pub fn pack_families(families: &[Vec<&Sequence>], device: Device) -> Result<Self> {
         let (mut rows, mut branches) = (Vec::with_capacity(families.len()), Vec::new());
         let mut positions = Vec::new();
@@ -137,10 +143,11 @@ impl Batch {
             branches.extend((0..shared as i64).map(|position| (0, position)));
             for (number, sequence) in family.iter().enumerate() {
                 let branch = start + tokens.len();
+                // The packed index of the token at `offset` of this sequence.
                 let place = |offset: usize| if offset < shared { start + offset } else { branch + offset - shared };
                 let before = targets.len();
                 for (offset, &token) in sequence.tokens.iter().enumerate().filter(|(at, _)| sequence.supervised[*at]) {
-                    ensure!(offset > 0, "a sequence supervises its first token, which nothing predicts");
+                    ensure!(offset > 0, "a sequence supervises its first token, but no token predicts the first token");
                     predictors.push(place(offset - 1) as i64);
                     targets.push(i64::from(token));
                 }
@@ -166,8 +173,9 @@ impl Batch {
         })
     }
 
-    /// `[rows, length, length]` for the rows of a group, in its order: 0 where a token (second dimension) may look at
-    /// another (third), minus infinity elsewhere. `None` where no row has branches.
+    /// The mask of a row group whose rows have branches, `[rows, length, length]`, in the row order of the group: 0
+    /// where a token (second dimension) may attend to another token (third dimension), minus infinity elsewhere. `None`
+    /// if no row has branches. `first` is the index of the group's first row in the order of the layout.
     pub(super) fn branch_mask(&self, first: usize, group: RowGroup, window: Option<i64>) -> Result<Option<Tensor>> {
         if self.branches.is_empty() {
             return Ok(None);
@@ -186,14 +194,14 @@ impl Batch {
                     }
                 }
             }
-            // Looked at by nothing, but a softmax needs something to look at.
+            // No real token attends to the padding. But a softmax needs at least one entry that is not minus infinity.
             padding.chunks_mut(length).for_each(|mask| mask[0] = 0.0);
         }
         let mask = Tensor::f_from_slice(&mask)?.f_view([group.rows, group.length, group.length])?;
         Ok(Some(mask.f_to_device(self.device())?))
     }
 
-    /// The rows of several episodes, one episode after the other; an episode may have none in this pass.
+    /// Packs the rows of several episodes, one episode after another. An episode may have no rows in this pass.
     pub fn side_by_side(episodes: &[Vec<&Sequence>], device: Device) -> Result<Self> {
         let mut batch = Self::pack(&episodes.concat(), device)?;
         let span = |rows: &Vec<&Sequence>| EpisodeSpan {
@@ -205,7 +213,7 @@ impl Batch {
         Ok(batch)
     }
 
-    /// The same rows once for each of so many episodes.
+    /// The rows of this batch, repeated for each of `episodes` episodes.
     pub fn repeated(&self, episodes: usize) -> Result<Self> {
         let device = self.device();
         let tokens = self.tokens();
@@ -213,6 +221,7 @@ impl Batch {
         let spans: Vec<(usize, usize)> = (0..episodes)
             .flat_map(|copy| self.spans.iter().map(move |(start, end)| (start + copy * tokens, end + copy * tokens)))
             .collect();
+        // [episodes, 1]: the packed index of the first token of each copy
         let offsets =
             Tensor::f_arange(copies, (TensorKind::Int64, device))?.f_mul_scalar(tokens as i64)?.f_unsqueeze(1)?;
         let span = EpisodeSpan { tokens: tokens as i64, supervised: self.supervised as i64 };
@@ -233,7 +242,7 @@ impl Batch {
         })
     }
 
-    /// How attention sees the rows where it goes by groups of them.
+    /// The row groups of this batch, for attention with padding.
     pub(super) fn layout(&self) -> Result<&AttentionLayout> {
         if let Some(layout) = self.layout.get() {
             return Ok(layout);
@@ -246,12 +255,12 @@ impl Batch {
         self.starts.as_ref()
     }
 
-    /// Which tokens belong to which episode; empty where all belong to one.
+    /// The tokens of each episode. Empty if all tokens belong to one episode.
     pub(super) fn episode_spans(&self) -> &EpisodeSpans {
         &self.episode_spans
     }
 
-    /// Tokens that are computed.
+    /// Tokens that a forward pass computes.
     pub fn tokens(&self) -> usize {
         self.spans.last().map_or(0, |(_, end)| *end)
     }
@@ -293,7 +302,7 @@ fn starts(spans: &[(usize, usize)], device: Device) -> Result<Option<Tensor>> {
     Ok(Some(Tensor::f_from_slice(&starts)?.f_to_device(device)?))
 }
 
-/// How many tokens all of these begin with.
+/// The length in tokens of the longest common prefix of all sequences.
 fn common_prefix(family: &[&Sequence]) -> usize {
     let Some((first, rest)) = family.split_first() else { return 0 };
     let shared = |other: &&Sequence| first.tokens.iter().zip(&other.tokens).take_while(|(one, two)| one == two).count();

@@ -1,8 +1,8 @@
-//! The shape of a model, as a checkpoint's config.json says it; nothing about weights or devices.
+//! The shape of a model, read from and written to the config.json of a checkpoint. This file handles neither weights
+//! nor devices; rope.rs reads the scaling of the positions.
 //!
-//! [`Config`] mirrors the file under its own key names and is written back the same way. transformers 5 moved
-//! `rope_theta` and `rope_scaling` into `rope_parameters`: both spellings are read, the older one, which every
-//! version understands, is written.
+//! [`Config`] has the key names of config.json. transformers 5 moved `rope_theta` and `rope_scaling` into
+//! `rope_parameters`. raisin reads both spellings and writes the older one, which every version of transformers reads.
 
 use std::path::Path;
 
@@ -12,15 +12,15 @@ use serde_json::{Value, json};
 use super::rope::RopeScaling;
 use raisin_base::error::{Context as _, Problem, Result, bail, ensure};
 
-/// The architectures that the forward pass knows; they differ in three optional parts of the attention.
+/// The architectures that the forward pass supports. They differ in three optional parts of the attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Architecture {
     Llama,
     Mistral,
-    /// Biases on q, k and v.
+    /// With biases on q, k and v.
     Qwen2,
-    /// A norm over each head of q and k.
+    /// With a norm over each head of q and k.
     Qwen3,
 }
 
@@ -65,7 +65,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// A plain Llama; what is not given has the usual value.
+    /// A Llama with default values for everything that is not a parameter.
     pub fn llama(vocabulary: i64, hidden: i64, layers: usize, heads: i64, key_value_heads: i64, ff: i64) -> Self {
         Self {
             architectures: vec![Architecture::Llama.class_name().to_owned()],
@@ -101,7 +101,7 @@ impl Config {
         Self::from_checkpoint(&raw).with_context(|| format!("in {}", path.display()))
     }
 
-    /// From a config.json of any age: absent keys get the defaults of transformers.
+    /// From a config.json of any version of transformers. A missing key gets the default of transformers.
     pub fn from_checkpoint(raw: &Value) -> Result<Self> {
         let architecture = match raw["model_type"].as_str() {
             Some("llama") => Architecture::Llama,
@@ -116,7 +116,7 @@ impl Config {
             }
         };
         let whole = |key: &str| -> Result<i64> {
-            raw[key].as_i64().with_context(|| format!("`{key}` is missing or not a whole number: {}", raw[key]))
+            raw[key].as_i64().with_context(|| format!("`{key}` is missing or is not an integer: {}", raw[key]))
         };
         if raw["quantization_config"].is_object() {
             let method = raw["quantization_config"]["quant_method"].as_str().unwrap_or("(unnamed)");
@@ -169,7 +169,7 @@ impl Config {
         Ok(config)
     }
 
-    /// What no type says: sizes that divide, an activation that is known.
+    /// Checks what the types do not express: positive sizes, divisibility, a supported activation.
     pub fn check(&self) -> Result<()> {
         for (name, size) in [
             ("vocab_size", self.vocab_size),
@@ -182,7 +182,11 @@ impl Config {
         ] {
             ensure!(size > 0, "`{name}` is {size}: it must be positive");
         }
-        ensure!(self.head_dim % 2 == 0, "`head_dim` is {}: rotary positions need an even number", self.head_dim);
+        ensure!(
+            self.head_dim % 2 == 0,
+            "`head_dim` is {}: rotary position embedding needs an even number",
+            self.head_dim
+        );
         ensure!(
             self.num_attention_heads % self.num_key_value_heads == 0,
             "{} attention heads cannot share {} key-value heads evenly",
@@ -193,17 +197,17 @@ impl Config {
         Ok(())
     }
 
-    /// Biases on the q, k and v projections.
+    /// Whether the q, k and v projections have biases.
     pub fn query_key_value_bias(&self) -> bool {
         self.attention_bias || self.model_type == Architecture::Qwen2
     }
 
-    /// A bias on the output projection of the attention.
+    /// Whether the output projection of the attention has a bias.
     pub fn output_bias(&self) -> bool {
         self.attention_bias && self.model_type != Architecture::Qwen2
     }
 
-    /// A norm over each head of q and k.
+    /// Whether there is a norm over each head of q and k.
     pub fn query_key_norm(&self) -> bool {
         self.model_type == Architecture::Qwen3
     }
@@ -212,18 +216,19 @@ impl Config {
     pub fn write(&self, folder: &Path) -> Result<()> {
         let mut value = serde_json::to_value(self)?;
         if let Some(object) = value.as_object_mut() {
-            // Where a key is missing, transformers takes the architecture's usual value: what is none must say so.
-            let says_none = |key: &str| match key {
+            // If a key is missing, transformers takes the default of the architecture. So these keys are written as
+            // null.
+            let keeps_null = |key: &str| match key {
                 "bos_token_id" | "eos_token_id" | "pad_token_id" => true,
                 "sliding_window" => self.model_type == Architecture::Mistral,
                 _ => false,
             };
-            object.retain(|key, value| !value.is_null() || says_none(key));
+            object.retain(|key, value| !value.is_null() || keeps_null(key));
             if self.sliding_window.is_some() && self.model_type != Architecture::Mistral {
                 object.insert("use_sliding_window".to_owned(), json!(true));
                 object.insert("max_window_layers".to_owned(), json!(0));
             }
-            // `dtype` is what transformers 5 reads, `torch_dtype` what came before.
+            // transformers 5 reads `dtype`; earlier versions read `torch_dtype`.
             object.insert("dtype".to_owned(), json!(self.torch_dtype));
             object.insert("use_cache".to_owned(), json!(true));
         }
@@ -231,7 +236,7 @@ impl Config {
     }
 }
 
-/// What transformers assumes where config.json is silent, as far as architectures differ in it.
+/// The defaults of transformers for missing keys, as far as the architectures differ.
 struct Usual {
     key_value_heads: Option<i64>,
     head_dim: Option<i64>,
@@ -249,7 +254,7 @@ impl Usual {
     }
 }
 
-/// How far back attention looks, where that is limited.
+/// The sliding window: the number of tokens that attention reaches back. `None` means no limit.
 fn window(architecture: Architecture, layers: usize, raw: &Value) -> Result<Option<i64>> {
     let given = match raw.get("sliding_window") {
         None => Some(4096),
@@ -263,8 +268,8 @@ fn window(architecture: Architecture, layers: usize, raw: &Value) -> Result<Opti
     if given.is_none() || raw["use_sliding_window"].as_bool() != Some(true) || from >= layers {
         return Ok(None);
     }
-    // The upper layers slide, the lower ones do not.
-    if from == 0 { Ok(given) } else { bail!("a sliding window on the layers from {from} on only is not supported") }
+    // Layers from `max_window_layers` on have the window; the layers below have none.
+    if from == 0 { Ok(given) } else { bail!("a sliding window only on the layers from {from} on is not supported") }
 }
 
 /// Pretty JSON with a final newline.
@@ -273,7 +278,7 @@ pub(super) fn write_json(path: &Path, value: &Value) -> Result<()> {
     std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Hugging Face writes one token id as a number and several as a list.
+/// Hugging Face writes one token id as a number, and several token ids as a list.
 mod one_or_many {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
     use serde_json::Value;
@@ -360,7 +365,7 @@ mod tests {
             of("qwen2", sliding)
         };
         assert_eq!(with(0)?.sliding_window, Some(7));
-        assert!(with(1).expect_err("mixed").to_string().contains("from 1 on only"));
+        assert!(with(1).expect_err("mixed").to_string().contains("only on the layers from 1 on"));
         Ok(())
     }
 

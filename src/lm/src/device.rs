@@ -1,4 +1,5 @@
-//! Where tensors live. CUDA is loaded at run time, so that one executable serves machines with and without a GPU.
+//! Selects the device of tensors, and loads CUDA at run time. So one executable serves machines with and without a GPU.
+//! inspect.rs describes the machine.
 
 use std::sync::OnceLock;
 
@@ -6,65 +7,66 @@ use tch::Device;
 
 use raisin_base::error::{Problem, Result};
 
-/// The device with this CUDA index; the CPU where none is asked for.
+/// The CUDA device with this index; the CPU if `cuda` is `None`.
 ///
-/// The executable is linked against the CPU half of libtorch only. The CUDA half registers its kernels when it is
-/// loaded, which must happen before the first tensor.
+/// The executable is linked against the CPU part of libtorch only. The CUDA part registers its kernels when it is
+/// loaded. It must be loaded before the first tensor is created.
 ///
 /// # Errors
-/// The device is not to be had. The CPU is no substitute: the device is part of a stage's key, and the CPU's results are
-/// other ones.
+/// The device cannot be used. raisin does not fall back to the CPU: the device is part of a stage's key, and the CPU
+/// gives different results.
 pub fn device(cuda: Option<usize>) -> Result<Device> {
     let Some(index) = cuda else { return Ok(Device::Cpu) };
-    let lacking = match load_cuda() {
+    let reason = match load_cuda() {
         Err(reason) => reason,
-        Ok(()) if !tch::Cuda::is_available() => "libtorch finds no driver or no GPU".to_owned(),
+        Ok(()) if !tch::Cuda::is_available() => "libtorch does not find a driver or a GPU".to_owned(),
         Ok(()) => match tch::Cuda::device_count() {
             count if index < count as usize => return Ok(Device::Cuda(index)),
-            count => format!("libtorch sees {count}, counted from cuda:0"),
+            count => format!("libtorch finds {count} devices, counted from cuda:0"),
         },
     };
-    Err(Problem::new(format!("cuda:{index} cannot be used: {lacking}"))
-        .hint("`raisin doctor` shows what is lacking; `--device cpu` does without")
+    Err(Problem::new(format!("cuda:{index} cannot be used: {reason}"))
+        .hint("`raisin doctor` shows what is missing; `--device cpu` needs no GPU")
         .into())
 }
 
 /// Loads libtorch_cuda.so once.
 ///
 /// # Errors
-/// The reason why it cannot be loaded.
+/// The reason why the library cannot be loaded.
 pub(super) fn load_cuda() -> Result<(), String> {
     static LOADED: OnceLock<Result<(), String>> = OnceLock::new();
     let loaded = LOADED.get_or_init(|| {
         use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
-        // SAFETY: its initialisers register kernels with the libtorch that is linked already, and are made to be
-        // run by dlopen: Python's torch does the same.
+        // SAFETY: the initialisers of libtorch_cuda.so register kernels with the libtorch that is already linked. The
+        // initialisers are made to be run by dlopen: Python's torch loads the library in the same way.
         let library = unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_NOW | RTLD_GLOBAL) };
-        // Kept for the life of the process: the registered kernels point into it.
+        // The library stays loaded until the process ends, because the registered kernels point into the library.
         library.map(std::mem::forget).map_err(|error| error.to_string())
     });
     loaded.clone()
 }
 
-/// How much of a CUDA device's memory is taken, by whatever process.
+/// The bytes of a CUDA device's memory that are in use, by all processes together.
 pub fn device_memory_in_use(index: usize) -> Option<u64> {
     let runtime = runtime()?;
     let (mut free, mut total) = (0usize, 0usize);
-    // SAFETY: functions of the CUDA runtime, with the signatures that its header gives them.
+    // SAFETY: these functions of the CUDA runtime have the signatures that the header of the runtime declares.
     let status = unsafe {
         (runtime.set_device)(i32::try_from(index).ok()?) | (runtime.mem_get_info)(&raw mut free, &raw mut total)
     };
     (status == 0).then(|| total.saturating_sub(free) as u64)
 }
 
-/// Whether the flash kernels run on it: they want an Ampere GPU or a newer one. True where it cannot be told.
+/// Whether the fused attention kernels (FlashAttention) run on this device. They need an Ampere GPU or a newer one.
+/// True if the compute capability cannot be read.
 pub(super) fn has_flash_kernels(device: Device) -> bool {
     const COMPUTE_CAPABILITY_MAJOR: i32 = 75;
     const AMPERE: i32 = 8;
     let Device::Cuda(index) = device else { return false };
     let Some(runtime) = runtime() else { return true };
     let mut major = 0;
-    // SAFETY: as above.
+    // SAFETY: as in `device_memory_in_use`.
     let status = unsafe { (runtime.get_attribute)(&raw mut major, COMPUTE_CAPABILITY_MAJOR, index as i32) };
     status != 0 || major >= AMPERE
 }
@@ -76,17 +78,17 @@ struct Runtime {
     get_attribute: unsafe extern "C" fn(*mut i32, i32, i32) -> i32,
 }
 
-/// Looked up once: a step asks several times.
+/// The functions of the CUDA runtime, looked up once, because a training step calls them several times.
 fn runtime() -> Option<&'static Runtime> {
     use libloading::os::unix::{Library, RTLD_NOW};
     static FOUND: OnceLock<Option<Runtime>> = OnceLock::new();
     let find = || {
         load_cuda().ok()?;
-        // SAFETY: the CUDA runtime that libtorch has loaded already; its initialisers have run.
+        // SAFETY: libtorch has already loaded this CUDA runtime, so the initialisers of the library have already run.
         let library = ["libcudart.so.13", "libcudart.so.12", "libcudart.so"]
             .iter()
             .find_map(|name| unsafe { Library::open(Some(*name), RTLD_NOW) }.ok())?;
-        // SAFETY: the functions have these signatures.
+        // SAFETY: the functions have the signatures of the struct's fields.
         let found = unsafe {
             Runtime {
                 set_device: *library.get(b"cudaSetDevice").ok()?,
@@ -94,7 +96,7 @@ fn runtime() -> Option<&'static Runtime> {
                 get_attribute: *library.get(b"cudaDeviceGetAttribute").ok()?,
             }
         };
-        // The functions are good for as long as the library stays.
+        // The functions are valid as long as the library is loaded, so the library is never unloaded.
         std::mem::forget(library);
         Some(found)
     };
@@ -109,7 +111,7 @@ mod tests {
     #[test]
     fn a_gpu_that_is_not_there_is_an_error_and_never_the_cpu() {
         assert_eq!(device(None).unwrap(), Device::Cpu);
-        let said = render(&device(Some(999)).expect_err("no machine has so many"));
+        let said = render(&device(Some(999)).expect_err("no machine has a thousand GPUs"));
         assert!(said.starts_with("error: cuda:999 cannot be used: "), "{said}");
         assert!(said.contains("--device cpu"), "{said}");
     }

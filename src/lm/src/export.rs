@@ -1,4 +1,5 @@
-//! Models on their way out: Hugging Face folders for whole models, PEFT folders for adapters.
+//! Writes models: folders in Hugging Face layout for whole models, folders in PEFT layout for adapters. weights.rs
+//! writes the safetensors files.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,7 +13,7 @@ use super::model::{Model, adapter_parts};
 use super::weights::{self, Outgoing};
 use raisin_base::error::{Context as _, Problem, Result, ensure};
 
-/// What makes a folder's tokenizer; copied where present.
+/// The files that a tokenizer may consist of. Those that exist are copied.
 pub const TOKENIZER_FILES: [&str; 8] = [
     "tokenizer.json",
     "tokenizer_config.json",
@@ -29,7 +30,8 @@ pub fn copy_tokenizer(from: &Path, to: &Path) -> Result<()> {
     for name in TOKENIZER_FILES {
         let source = from.join(name);
         if source.is_file() {
-            // The content alone: a store's files are read-only, and a copy would inherit that.
+            // Only the content is copied. The files of the store are read-only, and a copy of the file would also be
+            // read-only.
             let bytes = std::fs::read(&source).with_context(|| format!("cannot read {}", source.display()))?;
             let target = to.join(name);
             std::fs::write(&target, bytes).with_context(|| format!("cannot write {}", target.display()))?;
@@ -39,20 +41,20 @@ pub fn copy_tokenizer(from: &Path, to: &Path) -> Result<()> {
 }
 
 impl Model {
-    /// The whole model in Hugging Face layout, with the tokenizer of the folder it came from.
+    /// Writes the whole model in Hugging Face layout, with the tokenizer of the folder that the model was read from.
     ///
     /// # Errors
-    /// A model with adapters: say [`Model::save_merged`] or [`Model::save_adapter`].
+    /// The model has adapters. Then use [`Model::save_merged`] or [`Model::save_adapter`].
     pub fn save(&self, folder: &Path) -> Result<()> {
         if self.adapter.is_some() {
-            return Err(Problem::new("this model has adapters, which its own weights do not include")
-                .hint("save the adapters, or merge them")
+            return Err(Problem::new("this model has adapters, and its weights do not contain the adapters")
+                .hint("save the adapters alone, or save the model with merged adapters")
                 .into());
         }
         self.save_merged(folder)
     }
 
-    /// The same, with adapters added to the weights they adapt.
+    /// Writes the whole model in Hugging Face layout. If the model has adapters, they are merged into the weights.
     pub fn save_merged(&self, folder: &Path) -> Result<()> {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let adapted: BTreeMap<&str, &Projection> = self
@@ -60,7 +62,7 @@ impl Model {
             .filter(|projection| projection.adapter.is_some())
             .map(|projection| (projection.weight.name.as_str(), projection))
             .collect();
-        // One type for all: f32 as soon as anything was trained in it. A merged weight is f32.
+        // All tensors get one dtype: f32 as soon as one parameter was trained in f32. A merged weight is f32.
         let all_alike = self.parameters().all(|parameter| parameter.value.kind() == self.compute);
         let merged_alike = adapted.is_empty() || self.compute == TensorKind::Float;
         let kind = if all_alike && merged_alike { self.compute } else { TensorKind::Float };
@@ -80,7 +82,7 @@ impl Model {
         self.write_tokenizer(folder)
     }
 
-    /// The adapters in PEFT layout, with the base's config and tokenizer beside them.
+    /// Writes the adapters in PEFT layout, with the configuration and the tokenizer of the base model.
     pub fn save_adapter(&self, folder: &Path) -> Result<()> {
         let Some(adapter) = &self.adapter else {
             return Err(Problem::new("this model has no adapters").hint("save the whole model").into());

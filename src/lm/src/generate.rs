@@ -1,7 +1,9 @@
-//! Greedy continuation, many prompts at once, with a key-value cache.
+//! Greedy decoding for many prompts together, with a key-value cache. Chat templates and stop texts belong to others:
+//! prompts and stop conditions are tokens here.
 //!
-//! Prompts go through the packed forward pass, so no padding enters the model; each row's keys and values then lie
-//! left-aligned in the cache, and a step masks what is beyond a row's end. Rows that have ended are dropped.
+//! The prompts run through the packed forward pass, without padding. Then the keys and values of each row are written
+//! to the cache, left-aligned. In a decoding step, a mask hides the cache entries beyond the end of a row. Finished
+//! rows are removed from the cache.
 
 use tch::{Kind as TensorKind, Tensor};
 
@@ -12,17 +14,17 @@ use super::model::Model;
 use raisin_base::error::{Problem, Result, ensure};
 use raisin_corpus::Sequence;
 
-/// Rows that are continued together at most.
+/// The most prompts that are continued together.
 pub(super) const ROWS: usize = 64;
 
-/// Keys and values of all layers, `[rows, heads, length, dim]` each: a head's keys lie one after the other, so that a
-/// product over some of them reads them where they are.
+/// The key-value cache of all layers: keys and values `[rows, key-value heads, length, dim]`. The keys of one head are
+/// contiguous, so a product over some of the keys reads them without a copy.
 struct Cache {
     layers: Vec<[Tensor; 2]>,
     length: i64,
 }
 
-/// A row under way.
+/// A continuation that has not ended.
 struct Continuation {
     prompt: usize,
     length: i64,
@@ -30,8 +32,8 @@ struct Continuation {
 }
 
 impl Model {
-    /// Continues each prompt by at most `max_new_tokens`, always with the likeliest token. A continuation ends with
-    /// (and includes) the first of the `stop` tokens, or where the model's context ends.
+    /// Continues each prompt by at most `max_new_tokens`, always with the most likely token. A continuation ends with
+    /// the first of the `stop` tokens, which it includes, or at the end of the model's context.
     pub fn generate(&self, prompts: &[Vec<u32>], max_new_tokens: usize, stop: &[u32]) -> Result<Vec<Vec<u32>>> {
         let context = self.config.max_position_embeddings;
         for (number, prompt) in prompts.iter().enumerate() {
@@ -44,7 +46,7 @@ impl Model {
                 .into());
             }
         }
-        // Similar lengths together: less of the cache lies empty.
+        // Prompts of similar length are continued together, so that fewer entries of the cache stay empty.
         let mut order: Vec<usize> = (0..prompts.len()).collect();
         order.sort_by_key(|&prompt| (prompts[prompt].len(), prompt));
         let mut continuations = vec![Vec::new(); prompts.len()];
@@ -65,7 +67,7 @@ impl Model {
                         chosen.iter().for_each(|&prompt| continuations[prompt].clear());
                         let fewer = rows / 2;
                         self.tell(&format!(
-                            "there was no memory to continue {rows} prompts at a time: now it is {fewer}"
+                            "there was no memory to continue {rows} prompts together: from now on it is {fewer}"
                         ));
                         self.rows_together.set(fewer);
                     }
@@ -118,7 +120,8 @@ impl Model {
         }
     }
 
-    /// Runs the prompts; the cache they leave, and the final hidden state of each.
+    /// Runs the prompts through the model. Returns the filled cache, and the final hidden state of each prompt,
+    /// `[rows, hidden]`.
     fn prefill(&self, prompts: &[Vec<u32>], chosen: &[usize], max_new_tokens: usize) -> Result<(Cache, Tensor)> {
         let sequences: Vec<Sequence> = chosen
             .iter()
@@ -129,6 +132,7 @@ impl Model {
         let (rows, heads) = (batch.rows() as i64, self.config.num_key_value_heads);
         let mut places = Vec::with_capacity(batch.tokens() * heads as usize);
         let mut lasts = Vec::with_capacity(batch.rows());
+        // Index of each token and head in the cache, seen as [rows * heads * length, dim].
         for (row, &(start, end)) in (0..).zip(batch.row_spans()) {
             for offset in 0..(end - start) as i64 {
                 places.extend((0..heads).map(|head| (row * heads + head) * length + offset));
@@ -151,7 +155,7 @@ impl Model {
         Ok((Cache { layers, length }, self.normed(&states.f_index_select(0, &lasts)?)?))
     }
 
-    /// One more token for every row.
+    /// Decodes one more token for every row.
     fn step(&self, rows: &mut [Continuation], cache: &mut Cache) -> Result<Vec<u32>> {
         #[cfg(test)]
         self.check_room(rows.iter().map(|row| row.length as usize + 1).sum())?;
@@ -167,10 +171,11 @@ impl Model {
         let (tokens, places, position) = (on(&tokens)?, on(&places)?, on(&positions)?);
         let count = rows.len() as i64;
         let seen = positions.iter().max().map_or(0, |longest| longest + 1);
-        // [rows, 1, 1, 1, seen]: what lies beyond a row's own end is hidden.
+        // [rows, seen]: true beyond the end of the row's own tokens
         let beyond = Tensor::f_arange(seen, (TensorKind::Int64, self.device))?
             .f_unsqueeze(0)?
             .f_gt_tensor(&position.f_unsqueeze(1)?)?;
+        // [rows, 1, 1, 1, seen], as `plain` takes the mask
         let mask = Tensor::f_zeros([count, seen], (self.compute, self.device))?
             .f_masked_fill(&beyond, f64::NEG_INFINITY)?
             .f_view([count, 1, 1, 1, seen])?;
@@ -179,12 +184,14 @@ impl Model {
             Tensor::f_embedding(&self.embedding.value, &tokens, -1, false, false)?.f_to_kind(self.compute)?;
         let episode_spans = EpisodeSpans::default();
         for (layer, [keys, values]) in self.layers.iter().zip(&mut cache.layers) {
+            // q is [rows, heads, dim], k and v are [rows, key-value heads, dim]
             let [q, k, v] = layer.project(&states, &self.config, &rotation, &episode_spans)?;
             let dim = k.size3()?.2;
             for (cached, new) in [(&mut *keys, &k), (&mut *values, &v)] {
                 let mut cached = cached.f_view([count * heads * cache.length, dim])?;
                 let _ = cached.f_index_copy_(0, &places, &new.f_reshape([-1, dim])?)?;
             }
+            // [rows, key-value heads, seen, dim]
             let (keys, values) = (keys.f_narrow(2, 0, seen)?, values.f_narrow(2, 0, seen)?);
             let mask = self.windowed(&mask, &position, seen)?;
             let mixed = plain(&q.f_unsqueeze(2)?, &keys, &values, Some(&mask))?;
@@ -196,7 +203,7 @@ impl Model {
         self.likeliest(&self.normed(&states)?)
     }
 
-    /// With a sliding window, what is too far back is hidden as well.
+    /// Adds the sliding window to the mask: keys that are too far back are hidden too.
     fn windowed(&self, mask: &Tensor, position: &Tensor, seen: i64) -> Result<Tensor> {
         let Some(window) = self.config.sliding_window.filter(|window| *window < seen) else {
             return Ok(mask.shallow_clone());
@@ -242,14 +249,14 @@ mod tests {
         let heard = Arc::new(Mutex::new(Vec::new()));
         let hears = heard.clone();
         model.listen(Arc::new(move |text| hears.lock().expect("one thread").push(text.to_owned())));
-        // Room for all prompts at first, but not for what they grow to.
+        // The memory is enough for all prompts at first, but not for their continuations.
         model.limit_room(Some(60));
         for _ in 0..2 {
             assert_eq!(model.generate(&prompts, 8, &[2])?, expected);
         }
         assert_eq!(
             *heard.lock().expect("one thread"),
-            ["there was no memory to continue 9 prompts at a time: now it is 4"],
+            ["there was no memory to continue 9 prompts together: from now on it is 4"],
         );
         model.limit_room(Some(8));
         let error = model.generate(&prompts, 8, &[2]).expect_err("no room for a single one");

@@ -1,8 +1,9 @@
-//! GGUF files: metadata, and tensors dequantised into the wanted kind under Hugging Face's names.
+//! Reads GGUF files: metadata, and tensors under the names of Hugging Face, dequantised into the requested dtype.
+//! gguf_blocks.rs decodes the blocks; tokenizer_from_gguf.rs writes the tokenizer.
 //!
-//! llama.cpp stores q and k of Llama models with the rows of each head interleaved, for its own way of rotating;
-//! here they are brought back into the order of the original checkpoint. A file is not trusted: every length in it
-//! is checked against what is there.
+//! llama.cpp stores q and k of Llama models with interleaved rows in each head, for its own layout of the rotary
+//! position embedding. Here the rows are brought back into the order of the original checkpoint. A GGUF file is not
+//! trusted: every length in the file is checked against the size of the file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -19,18 +20,19 @@ use super::gguf_blocks::{BlockType, dequantise};
 use super::rope::{RopeScaling, llama3_of};
 use raisin_base::error::{Context as _, Problem, Result, anyhow, bail, ensure};
 
+/// Shape, block format and byte range of one tensor in the file.
 struct GgufEntry {
-    /// As GGUF orders them: the fastest dimension first.
+    /// The dimensions in the order of GGUF: the fastest dimension first.
     dimensions: Vec<u64>,
     block: BlockType,
     start: usize,
     end: usize,
 }
 
-/// By what llama.cpp divides the rotation frequencies of a Llama 3.
+/// The tensor that holds the divisors of the rotation frequencies of a Llama 3 model.
 const ROTATION_FACTORS: &str = "rope_freqs.weight";
 
-/// An open GGUF file. Remembers which tensors were taken, so that a leftover is noticed.
+/// An open GGUF file. It remembers which tensors were read, so that [`Self::finish`] can report unread tensors.
 pub struct Gguf {
     path: PathBuf,
     map: Mmap,
@@ -42,13 +44,13 @@ pub struct Gguf {
 impl Gguf {
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-        // SAFETY: a model file is only read, and nobody is expected to change it meanwhile.
+        // SAFETY: the map is only read. No process is expected to change a model file while it is mapped.
         let map = unsafe { Mmap::map(&file) }.with_context(|| format!("cannot map {}", path.display()))?;
         let (metadata, tensors) = parse(&map).with_context(|| format!("in {}", path.display()))?;
         Ok(Self { path: path.to_owned(), map, metadata, tensors, taken: Mutex::default() })
     }
 
-    /// A metadata value; arrays are JSON arrays.
+    /// A metadata value; an array is a JSON array.
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.metadata.get(key)
     }
@@ -60,10 +62,10 @@ impl Gguf {
     fn number(&self, key: &str) -> Result<i64> {
         self.get(key)
             .and_then(Value::as_i64)
-            .ok_or_else(|| anyhow!("{} has no whole number `{key}` in its metadata", self.path.display()))
+            .ok_or_else(|| anyhow!("{} has no integer `{key}` in its metadata", self.path.display()))
     }
 
-    /// The model's shape, from the metadata.
+    /// The configuration of the model, from the metadata.
     pub fn config(&self) -> Result<Config> {
         let name = self.text("general.architecture").unwrap_or("(none)");
         let architecture = match name {
@@ -94,7 +96,11 @@ impl Gguf {
         if let Ok(dim) = whole("attention.key_length") {
             config.head_dim = dim;
             let values = whole("attention.value_length").unwrap_or(dim);
-            ensure!(values == dim, "{}: keys of {dim} but values of {values} numbers a head", self.path.display());
+            ensure!(
+                values == dim,
+                "{}: a head has keys of {dim} numbers, but values of {values} numbers",
+                self.path.display()
+            );
         }
         let experts = whole("expert_count").unwrap_or(0);
         if experts > 0 {
@@ -108,7 +114,7 @@ impl Gguf {
         config.max_position_embeddings = usize::try_from(whole("context_length")?)?;
         config.rope_theta = real("rope.freq_base").unwrap_or(10_000.0);
         config.rms_norm_eps = real("attention.layer_norm_rms_epsilon")
-            .ok_or_else(|| anyhow!("no epsilon of the norms in the metadata"))?;
+            .ok_or_else(|| anyhow!("the metadata do not contain `attention.layer_norm_rms_epsilon`"))?;
         config.tie_word_embeddings = !self.tensors.contains_key("output.weight");
         config.rope_scaling = self.rope_scaling(name, &config)?;
         let id = |key: &str| self.get(&format!("tokenizer.ggml.{key}")).and_then(Value::as_u64).map(|id| id as u32);
@@ -143,12 +149,12 @@ impl Gguf {
         RopeScaling::read(&raw, config.max_position_embeddings).with_context(|| format!("in {}", self.path.display()))
     }
 
-    /// The tensor that transformers calls `name`, dequantised straight into the wanted kind.
+    /// Reads the tensor that transformers calls `name`, dequantised directly into the requested dtype.
     pub fn parameter(&self, name: &str, shape: &[i64], kind: TensorKind, config: &Config) -> Result<Tensor> {
         let stored = stored_name(name)?;
         let entry = self.entry(&stored)?;
         let found: Vec<i64> = entry.dimensions.iter().rev().map(|&size| size as i64).collect();
-        ensure!(found == shape, "`{stored}` has the shape {found:?}; the metadata ask for {shape:?}");
+        ensure!(found == shape, "`{stored}` has the shape {found:?}, but the metadata require {shape:?}");
         let heads = match name.rsplit('.').nth(1) {
             Some("q_proj") => Some(config.num_attention_heads),
             Some("k_proj") => Some(config.num_key_value_heads),
@@ -157,7 +163,7 @@ impl Gguf {
         let heads = heads.filter(|_| config.model_type == Architecture::Llama);
         let rows = if heads.is_some() || shape.len() > 1 { shape[0] as usize } else { 1 };
         let order = |row: usize| match heads {
-            // Of the rows of a head, the even ones come first, then the odd ones.
+            // The original order has first the even rows of a head, and then the odd rows.
             Some(heads) => {
                 let dim = rows / heads as usize;
                 let (head, place) = (row / dim, row % dim);
@@ -176,13 +182,13 @@ impl Gguf {
         Ok(tensor)
     }
 
-    /// To be called when all was taken.
+    /// Checks that every tensor was read. Call this after the last read.
     ///
     /// # Errors
-    /// Tensors that nobody asked for: the file is of another architecture than its metadata say.
+    /// The file has unread tensors: its tensors do not fit the architecture in its metadata.
     pub fn finish(&self) -> Result<()> {
         let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        // The rotation factors were looked at with the metadata.
+        // The rotation divisors were read together with the metadata.
         let left: Vec<&str> = self
             .tensors
             .keys()
@@ -199,7 +205,7 @@ impl Gguf {
         Ok(())
     }
 
-    /// The dequantised values of a tensor under its GGUF name.
+    /// The dequantised values of a tensor, by its GGUF name.
     pub fn values(&self, name: &str) -> Result<Vec<f32>> {
         let entry = self.entry(name)?;
         let bytes = &self.map[entry.start..entry.end];
@@ -213,15 +219,18 @@ impl Gguf {
     }
 }
 
-/// The numbers of a tensor that nobody else has seen yet.
+/// The numbers of a tensor, as a mutable slice. No other tensor may share the memory.
 fn values_of<T>(tensor: &mut Tensor) -> Result<&mut [T]> {
     let count = tensor.numel();
-    ensure!(size_of::<T>() == tensor.kind().elt_size_in_bytes() && tensor.is_contiguous(), "another kind of number");
+    ensure!(
+        size_of::<T>() == tensor.kind().elt_size_in_bytes() && tensor.is_contiguous(),
+        "the tensor has another dtype"
+    );
     if count == 0 {
         return Ok(&mut []);
     }
-    // SAFETY: a contiguous CPU tensor of `count` numbers of this size, which only the caller has; every bit pattern is
-    // a number, and the slice lives no longer than the tensor.
+    // SAFETY: this is a contiguous CPU tensor of `count` numbers of this size, and only the caller has the tensor.
+    // Every bit pattern is a valid number. The slice does not outlive the tensor.
     Ok(unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<T>(), count) })
 }
 
@@ -245,7 +254,7 @@ fn stored_name(name: &str) -> Result<String> {
         Some("gate_proj") => "ffn_gate",
         Some("up_proj") => "ffn_up",
         Some("down_proj") => "ffn_down",
-        _ => bail!("`{name}` has no counterpart in GGUF"),
+        _ => bail!("GGUF has no tensor that corresponds to `{name}`"),
     };
     Ok(format!("blk.{}.{stem}.{}", parts[2], parts[parts.len() - 1]))
 }
@@ -270,7 +279,7 @@ fn parse(bytes: &[u8]) -> Result<Parsed> {
     for _ in 0..tensor_count {
         let name = cursor.string()?;
         let count = cursor.u32()?;
-        ensure!(count <= 4, "the tensor `{name}` claims {count} dimensions");
+        ensure!(count <= 4, "the tensor `{name}` has {count} dimensions: at most 4 are supported");
         let dimensions = (0..count).map(|_| cursor.u64()).collect::<Result<Vec<_>>>()?;
         let block = BlockType::from_id(cursor.u32()?).with_context(|| format!("in the tensor `{name}`"))?;
         infos.push((name, dimensions, block, cursor.u64()?));
@@ -281,7 +290,7 @@ fn parse(bytes: &[u8]) -> Result<Parsed> {
     for (name, dimensions, block, offset) in infos {
         let place = || -> Option<(usize, usize)> {
             let count = dimensions.iter().try_fold(1u64, |product, &size| product.checked_mul(size))?;
-            // A row of a quantised tensor holds whole blocks.
+            // A row of a quantised tensor consists of whole blocks.
             let row = dimensions.first().copied().unwrap_or(1);
             let whole = row.is_multiple_of(block.values() as u64);
             let length = whole.then(|| (count / block.values() as u64).checked_mul(block.bytes() as u64))??;
@@ -335,7 +344,8 @@ impl<'a> Cursor<'a> {
             3 => i16::from_le_bytes(self.array()?).into(),
             4 => self.u32()?.into(),
             5 => i32::from_le_bytes(self.array()?).into(),
-            // By its shortest decimal form: 1e-5 stays 1e-5 and not the nearest f32 written out in full.
+            // The f32 goes through its shortest decimal form. So 1e-5 stays 1e-5, and does not become the exact value
+            // of the nearest f32.
             6 => f32::from_le_bytes(self.array()?).to_string().parse::<f64>()?.into(),
             7 => Value::Bool(self.take(1)?[0] != 0),
             8 => self.string()?.into(),
@@ -343,7 +353,10 @@ impl<'a> Cursor<'a> {
                 ensure!(depth < 4, "arrays are nested too deep");
                 let inner = self.u32()?;
                 let count = self.u64()?;
-                ensure!(count <= self.bytes.len() as u64, "an array claims {count} elements");
+                ensure!(
+                    count <= self.bytes.len() as u64,
+                    "an array has {count} elements: that is more than the bytes of the file"
+                );
                 Value::Array((0..count).map(|_| self.value(inner, depth + 1)).collect::<Result<_>>()?)
             }
             10 => self.u64()?.into(),

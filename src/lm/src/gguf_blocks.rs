@@ -1,6 +1,7 @@
-//! The block formats of GGUF tensors, and their values in f32. Knows no files and no names.
+//! Decodes the block formats of GGUF tensors into numbers. gguf.rs reads the files and knows the names of the tensors.
 //!
-//! A block holds 32 or (`K`) 256 values: small integers, and the scales and offsets that make numbers of them.
+//! A block holds 32 values, or 256 values for the formats with `K`: small integers, and the scales and offsets that
+//! turn the integers into numbers.
 
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -38,13 +39,13 @@ impl BlockType {
             30 => Self::BF16,
             other => {
                 return Err(Problem::new(format!("the tensor type {other} is not supported"))
-                    .hint("F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K and Q6_K are")
+                    .hint("supported are F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K and Q6_K")
                     .into());
             }
         })
     }
 
-    /// How many values a block holds.
+    /// The number of values of a block.
     pub fn values(self) -> usize {
         match self {
             Self::F32 | Self::F16 | Self::BF16 => 1,
@@ -53,7 +54,7 @@ impl BlockType {
         }
     }
 
-    /// How many bytes it takes.
+    /// The number of bytes of a block.
     pub fn bytes(self) -> usize {
         match self {
             Self::F32 => 4,
@@ -70,7 +71,7 @@ impl BlockType {
     }
 }
 
-/// What a dequantised value can be written as.
+/// The number types into which values are dequantised.
 pub(super) trait Number: Copy + Send {
     fn of(value: f32) -> Self;
 }
@@ -87,7 +88,7 @@ impl Number for bf16 {
     }
 }
 
-/// The values of whole blocks, in `rows` of equal length: row r of the result is row `order(r)` of the bytes.
+/// Dequantises whole blocks, in `rows` rows of equal length. Row r of the result is row `order(r)` of the bytes.
 pub(super) fn dequantise<T: Number>(
     block: BlockType,
     bytes: &[u8],
@@ -101,7 +102,7 @@ pub(super) fn dequantise<T: Number>(
     let (width, stored) = (values.len() / rows, bytes.len() / rows);
     values.par_chunks_mut(width).enumerate().for_each(|(row, values)| {
         let start = order(row) * stored;
-        // A single row is long: its blocks are shared out as well.
+        // A tensor of one row is long, so the blocks within a row are also divided among the threads.
         let tasks = values.par_chunks_mut(block.values() * BLOCKS_AT_A_TIME);
         tasks.zip(bytes[start..start + stored].par_chunks(block.bytes() * BLOCKS_AT_A_TIME)).for_each(
             |(values, bytes)| match block {
@@ -128,10 +129,10 @@ fn blocks<T: Number>(block: BlockType, bytes: &[u8], values: &mut [T]) {
     }
 }
 
-/// Blocks that one task of the thread pool works on.
+/// Blocks per task of the thread pool.
 const BLOCKS_AT_A_TIME: usize = 4096;
 
-/// The values of the largest block.
+/// The number of values of the largest block.
 const LARGEST: usize = 256;
 
 fn half_at(bytes: &[u8], place: usize) -> f32 {
@@ -140,7 +141,7 @@ fn half_at(bytes: &[u8], place: usize) -> f32 {
 
 fn one(block: BlockType, bytes: &[u8], values: &mut [f32]) {
     match block {
-        // Numbers stand for themselves, without blocks.
+        // These formats have no blocks; `dequantise` reads them directly.
         BlockType::F32 | BlockType::F16 | BlockType::BF16 => {}
         BlockType::Q4_0 => {
             let d = half_at(bytes, 0);
@@ -172,7 +173,7 @@ fn one(block: BlockType, bytes: &[u8], values: &mut [f32]) {
     }
 }
 
-/// 16 bytes of 32 four-bit numbers: the low halves come first.
+/// Unpacks 32 four-bit numbers from 16 bytes: the low halves of the bytes are the first 16 numbers.
 fn nibbles(bytes: &[u8], mut put: impl FnMut(usize, u8)) {
     for (place, &byte) in bytes[..16].iter().enumerate() {
         put(place, byte & 0xF);
@@ -184,11 +185,12 @@ fn high_bits(bytes: &[u8], place: usize) -> u32 {
     u32::from_le_bytes([bytes[place], bytes[place + 1], bytes[place + 2], bytes[place + 3]])
 }
 
+/// The fifth bit of a five-bit number, at its place.
 fn fifth(high: u32, place: usize) -> u8 {
     (((high >> place) & 1) as u8) << 4
 }
 
-/// The six-bit scale and minimum of sub-block `j`, out of the 12 bytes that pack eight of each.
+/// The six-bit scale and minimum of sub-block `j`. The 12 bytes pack eight scales and eight minima.
 fn scale_and_minimum(packed: &[u8], j: usize) -> (f32, f32) {
     let (scale, minimum) = if j < 4 {
         (packed[j] & 63, packed[j + 4] & 63)
@@ -228,7 +230,8 @@ fn q6_k(bytes: &[u8], values: &mut [f32]) {
     let (low, high, scales) = (&bytes[..128], &bytes[128..192], &bytes[192..208]);
     let d = half_at(bytes, 208);
     for (place, value) in values.iter_mut().enumerate() {
-        // Two halves of 128; in each, four runs of 32 share the low bytes by nibble and the high bytes by bit pair.
+        // A block has two halves of 128 values. Within a half, there are four runs of 32 values. Two runs share a low
+        // byte (one nibble each), and all four runs share a high byte (two bits each).
         let (half, run, offset) = (place / 128, place % 128 / 32, place % 32);
         let byte = low[64 * half + 32 * (run % 2) + offset];
         let nibble = if run < 2 { byte & 0xF } else { byte >> 4 };
@@ -250,7 +253,7 @@ mod tests {
 
     #[test]
     fn rows_come_in_the_wanted_order_and_kind() {
-        // Whole numbers, and a little that bf16 has no room for.
+        // The small fraction does not fit into bf16.
         let number = |place: u16| f32::from(place) + 0.001;
         let bytes: Vec<u8> = (0..6).flat_map(|place| number(place).to_le_bytes()).collect();
         let mut values = [0.0f32; 6];
@@ -274,7 +277,7 @@ mod tests {
     fn every_format_fills_every_value_of_its_block() {
         for block in [BlockType::Q4_0, BlockType::Q5_0, BlockType::Q8_0, BlockType::Q4K, BlockType::Q5K, BlockType::Q6K]
         {
-            // All bits set: the scales are NaN, so a value that was not written shows as a zero.
+            // With all bits set, the scales are NaN. So a value that was not written shows as zero.
             let values = floats(block, &vec![0xFF; block.bytes() * 3]);
             assert_eq!(values.len(), 3 * block.values());
             assert!(values.iter().all(|value| value.is_nan()), "{block:?}");

@@ -1,21 +1,23 @@
-//! The gradient of everything that is trained, summed over the parts of a batch. Knows no optimizer.
+//! The gradient of all trained parameters, summed over the micro-batches of a batch. The optimizer is in the crate
+//! `training`.
 
 use tch::{Device, Kind as TensorKind, Tensor};
 
 use super::lora::Trainable;
 use raisin_base::error::{Result, ensure};
 
-/// Flat pieces in f32 that lie one after another as the trained numbers do in their buffer.
+/// The gradient as flat f32 pieces, in the order of the trained parameters in their buffer.
 ///
-/// On the CPU there is a piece for each leaf, as autograd has made it: to copy them into one vector means to touch as much
-/// fresh memory as there are trained numbers, which costs more than the optimizer's whole arithmetic. On a GPU, where
-/// each call costs and memory is not given back between steps, they are one piece.
+/// On the CPU there is one piece for each autograd leaf, as autograd returned it. A copy of all pieces into one vector
+/// would touch as much new memory as there are trained parameters. This costs more than the whole arithmetic of the
+/// optimizer. On a GPU there is one piece: each kernel launch has a cost, and the allocator keeps the memory between
+/// steps.
 pub struct Gradient {
     pieces: Vec<Tensor>,
 }
 
 impl Gradient {
-    /// Of gradients with respect to each leaf; one that is undefined is zero.
+    /// From the gradients with respect to each autograd leaf. An undefined gradient counts as zero.
     pub fn of(trainable: &Trainable, gradients: Vec<Tensor>) -> Result<Self> {
         if trainable.flat.device() != Device::Cpu {
             return Ok(Self { pieces: vec![trainable.flatten(gradients)?] });
@@ -23,7 +25,7 @@ impl Gradient {
         Ok(Self { pieces: Self::by_leaf(trainable, gradients)? })
     }
 
-    /// Of one that lies as the trained numbers do.
+    /// From one vector in the order of the trained parameters.
     pub(super) fn of_whole(whole: Tensor) -> Self {
         Self { pieces: vec![whole] }
     }
@@ -40,7 +42,7 @@ impl Gradient {
         gradients.into_iter().zip(leaves).map(piece).collect()
     }
 
-    /// Adds that of a further part of the batch.
+    /// Adds the gradient of another micro-batch.
     pub fn add(&mut self, more: &Self) -> Result<()> {
         for (sum, more) in self.pieces.iter_mut().zip(&more.pieces) {
             let _ = sum.f_add_(more)?;
@@ -72,7 +74,7 @@ mod tests {
         let trainable = Trainable::of(&values, Device::Cpu)?;
         let numbers =
             |gradient: &Gradient| -> Result<Vec<f32>> { Ok(Vec::try_from(Tensor::f_cat(gradient.pieces(), 0)?)?) };
-        // A transposed one is laid out as its leaf is.
+        // A transposed gradient is brought into the memory order of its leaf.
         let turned = Tensor::from_slice(&[1f32, 2.0, 3.0, 4.0]).view([2, 2]).tr();
         let mut gradient = Gradient::of(&trainable, vec![turned, Tensor::new()])?;
         assert_eq!(numbers(&gradient)?, [1.0, 3.0, 2.0, 4.0, 0.0]);

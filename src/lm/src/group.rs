@@ -1,5 +1,7 @@
-//! Projections of one input as one product: q, k and v; gate and up. For a GPU, where a small model waits for calls and not
-//! for arithmetic. Adapters take part as one pair of factors over all episodes, made for a whole pass by [`LowPlan`].
+//! Computes projections with the same input as one product: q, k and v; gate and up. This is for a GPU, where kernel
+//! launches limit the speed of a small model, and the arithmetic does not. The adapters of a group take part as one
+//! pair of low-rank factors over all episodes; [`LowPlan`] makes the factors once for a pass. joined.rs decides when
+//! the groups get adapters.
 
 use tch::{Device, Kind as TensorKind, Tensor};
 
@@ -7,33 +9,36 @@ use super::batch::EpisodeSpans;
 use super::layer::{Layer, Projection};
 use raisin_base::error::Result;
 
-/// Projections of the same input, one below the other.
+/// Projections with the same input, with stacked weights.
 pub(super) struct ProjectionGroup {
-    /// [outputs of all, in]
+    /// `[outputs of all members, inputs]`
     pub weight: Tensor,
     pub bias: Option<Tensor>,
-    /// While passes are joined and the layer has adapters.
+    /// The low-rank factors of the adapters. `Some` only while passes are joined and the layer has adapters.
     pub low: Option<Low>,
 }
 
-/// What adapters add to a group. Each has rows of its own in the two factors, zero where its projection's outputs are not.
+/// The low-rank factors of all adapters of a group. Each adapter has rows of its own in both factors. In `b`, the
+/// columns outside the outputs of the adapter's projection are zero.
 pub(super) struct Low {
-    /// [members * episodes * rank, in]
+    /// `[members * episodes * rank, inputs]`
     pub a: Tensor,
-    /// [members * episodes * rank, outputs of all]
+    /// `[members * episodes * rank, outputs of all members]`
     pub b: Tensor,
     pub members: i64,
     pub episodes: i64,
 }
 
 impl ProjectionGroup {
-    /// `[tokens, in]` to `[tokens, outputs of all]`.
+    /// `[tokens, inputs]` to `[tokens, outputs of all members]`.
     pub fn forward(&self, x: &Tensor, episode_spans: &EpisodeSpans) -> Result<Tensor> {
         let mut y = x.f_linear(&self.weight, self.bias.as_ref())?;
         let Some(Low { a, b, members, episodes }) = &self.low else { return Ok(y) };
+        // [tokens, members * episodes * rank]
         let mut low = x.f_linear(a, None::<&Tensor>)?;
         if *episodes > 1 {
-            // All adapters have seen all rows: what is not theirs is struck out.
+            // The product applied all adapters to all tokens. The block-diagonal mask removes the adapters of other
+            // episodes.
             let block_diagonal_mask = episode_spans.block_diagonal_mask(x.device())?.f_view([-1, 1, *episodes, 1])?;
             let tokens = x.size2()?.0;
             low = low.f_view([tokens, *members, *episodes, -1])?.f_mul(&block_diagonal_mask)?.f_view([tokens, -1])?;
@@ -42,7 +47,7 @@ impl ProjectionGroup {
     }
 }
 
-/// The groups of a layer.
+/// The projection groups of a layer.
 pub(super) struct ProjectionGroups {
     pub qkv: ProjectionGroup,
     pub o: ProjectionGroup,
@@ -51,13 +56,13 @@ pub(super) struct ProjectionGroups {
 }
 
 impl ProjectionGroups {
-    /// Without biases and adapters.
+    /// Groups without biases and adapters.
     pub fn of_weights(qkv: Tensor, o: Tensor, gate_up: Tensor, down: Tensor) -> Self {
         let group = |weight| ProjectionGroup { weight, bias: None, low: None };
         Self { qkv: group(qkv), o: group(o), gate_up: group(gate_up), down: group(down) }
     }
 
-    /// The same weights without adapters; nothing is copied.
+    /// A copy without adapters. The copy and the original share the memory of their tensors.
     pub fn shallow_clone(&self) -> Self {
         let group = |group: &ProjectionGroup| ProjectionGroup {
             weight: group.weight.shallow_clone(),
@@ -82,8 +87,9 @@ impl Layer {
         self.projections().iter().any(|projection| projection.bias.is_some())
     }
 
-    /// The shapes of its parameters where they are cut out of one tensor, in which they lie one after another: the norms, and
-    /// then the weights of each group as one; each parameter by itself where biases lie between them.
+    /// The shapes of the tensors that [`Self::take_joined`] cuts out of one flat tensor: the norms, and then one
+    /// stacked weight for each group. If the layer has biases, they lie between the weights, so each parameter has a
+    /// shape of its own.
     pub fn joined_shapes(&self) -> Vec<Vec<i64>> {
         let mut shapes: Vec<Vec<i64>> = self.parameters().iter().map(|parameter| parameter.value.size()).collect();
         if !self.has_bias() {
@@ -94,7 +100,8 @@ impl Layer {
         shapes
     }
 
-    /// Computes with what has been cut out from now on, until its leaves are attached again.
+    /// From now on the layer computes with the tensors that `next` cuts out, until the autograd leaves are attached
+    /// again.
     pub fn take_joined(&mut self, mut next: impl FnMut() -> Result<Tensor>) -> Result<()> {
         let (norms, has_bias) = (self.norms(), self.has_bias());
         for parameter in self.parameters_mut().into_iter().take(if has_bias { usize::MAX } else { norms }) {
@@ -106,7 +113,7 @@ impl Layer {
         Ok(())
     }
 
-    /// How many of its parameters are norms; they come first.
+    /// The number of parameters that are norms. The norms come first.
     fn norms(&self) -> usize {
         if self.head_norms.is_some() { 4 } else { 2 }
     }
@@ -116,8 +123,8 @@ impl Layer {
         [vec![&self.q, &self.k, &self.v], vec![&self.o], vec![&self.gate, &self.up], vec![&self.down]]
     }
 
-    /// Lays the weights of each group one below the other, unless they lie so. The projections' own weights become views
-    /// of that.
+    /// Stacks the weights of each group, unless the groups exist already. The projections' own weights become views of
+    /// the stacked weights.
     pub fn group(&mut self) -> Result<()> {
         if self.groups.is_some() {
             return Ok(());
@@ -145,7 +152,7 @@ impl Layer {
         Ok(())
     }
 
-    /// The groups, unless there are adapters that they do not know.
+    /// The groups. `None` if the projections have adapters that the groups do not contain.
     pub fn grouped(&self) -> Option<&ProjectionGroups> {
         let known = |groups: &&ProjectionGroups| {
             groups.has_adapters() || self.projections().iter().all(|projection| projection.adapter.is_none())
@@ -154,26 +161,28 @@ impl Layer {
     }
 }
 
-/// How many outputs projections have together.
+/// The number of outputs of all these projections together.
 fn outputs(members: &[&Projection]) -> i64 {
     members.iter().map(|projection| projection.weight.value.size()[0]).sum()
 }
 
-/// Where the numbers of all adapters go when the factors of all groups are made at once.
+/// The index map from the trained numbers of all adapters to the low-rank factors. With this map, one call makes the
+/// factors of all groups.
 pub(super) struct LowPlan {
-    /// For each trained number its place in the factors, which lie one after another. Eight bytes each, where the number itself and
-    /// what the optimizer keeps of it take twelve: the price of one call for all of them.
+    /// For each trained number, its index among the factors, which lie one after another. An index takes eight bytes;
+    /// the number itself and the optimizer's two moments take twelve. This memory is the price of one call for all
+    /// adapters.
     places: Tensor,
     factors: Vec<Factors>,
     episodes: i64,
     scale: f64,
 }
 
-/// Those of one group of a layer.
+/// Shape and position of the factors of one group of a layer.
 struct Factors {
     layer: usize,
     group: usize,
-    /// Where its A begins; its B follows.
+    /// The index at which the group's factor A starts. Factor B follows.
     start: i64,
     members: i64,
     rank: i64,
@@ -182,7 +191,8 @@ struct Factors {
 }
 
 impl LowPlan {
-    /// For trained numbers that lie episode by episode, in each projection by projection, A before B.
+    /// The map for trained numbers in this order: episode by episode; within an episode projection by projection; A
+    /// before B.
     pub fn new(layers: &[Layer], episodes: usize, device: Device) -> Result<Self> {
         let episodes = episodes as i64;
         let (mut factors, mut scale) = (Vec::<Factors>::new(), 1.0);
@@ -208,13 +218,16 @@ impl LowPlan {
         Ok(Self { places, factors, episodes, scale })
     }
 
-    /// The factors, made of all trained numbers in a handful of calls. What belongs to each group is handed to `set`.
+    /// Makes the factors of all groups in a few calls, and passes the factors of each group to `set` (layer, group,
+    /// factors).
     pub fn make(&self, flat: &Tensor, compute: TensorKind, mut set: impl FnMut(usize, usize, Low)) -> Result<()> {
         let episodes = self.episodes;
         let sizes = |of: &Factors| [of.size(episodes, of.inputs), of.size(episodes, of.outputs)];
         let sizes: Vec<i64> = self.factors.iter().flat_map(sizes).collect();
-        // The scale of their product is shared out to both, before the only rounding.
+        // Each factor gets the square root of the scale. The multiplication comes before the cast, so a number is
+        // rounded once.
         let scaled = flat.f_mul_scalar(self.scale.sqrt())?.f_to_kind(compute)?;
+        // All factors, one after another: [sum of sizes]
         let all = Tensor::f_zeros([sizes.iter().sum::<i64>()], (compute, flat.device()))?;
         let all = all.f_index_copy(0, &self.places, &scaled)?;
         let mut parts = all.f_split_with_sizes(sizes.as_slice(), 0)?.into_iter();
@@ -229,12 +242,12 @@ impl LowPlan {
 }
 
 impl Factors {
-    /// How many numbers a factor of this width has.
+    /// How many numbers a factor with this width has.
     fn size(&self, episodes: i64, width: i64) -> i64 {
         self.members * episodes * self.rank * width
     }
 
-    /// The places of one episode's adapters, in the order in which they are trained.
+    /// Appends the indices of one episode's adapters, in the order of the trained numbers.
     fn places(&self, members: &[&Projection], episode: i64, episodes: i64, places: &mut Vec<i64>) {
         let Self { start, rank, inputs, outputs, .. } = *self;
         let of_b = start + self.size(episodes, inputs);

@@ -1,4 +1,5 @@
-//! What this machine offers to tensors, looked at from within a process that has libtorch.
+//! Measures what this machine offers for tensors, from within a process that has libtorch. raisin_base::machine turns
+//! the result into text and advice.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -9,13 +10,13 @@ use super::device::load_cuda;
 use raisin_base::error::Result;
 use raisin_base::machine::{Cuda, Machine};
 
-/// The instructions that libtorch's products make use of, by the kernel's names.
+/// The instruction sets that libtorch's matrix products use, by the names of the Linux kernel.
 const INSTRUCTIONS: [&str; 7] =
     ["avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_tile"];
 
-/// Takes a fraction of a second: two kinds of products are timed.
+/// Inspects the machine. This takes a fraction of a second, because products in two dtypes are timed.
 pub fn inspect() -> Result<Machine> {
-    // Before the first tensor, as device() does.
+    // CUDA must be loaded before the first tensor, as in `device()`.
     let problem = load_cuda().err();
     let usable = if problem.is_none() && tch::Cuda::is_available() { tch::Cuda::device_count() as usize } else { 0 };
     let library = loaded("libtorch_cpu.so");
@@ -38,7 +39,7 @@ pub fn inspect() -> Result<Machine> {
     })
 }
 
-/// The speed of products of matrices as large as those of small models, the best of a few.
+/// The speed of matrix products in GFLOP/s: the best of four products, with matrices as large as those of small models.
 fn products(kind: TensorKind) -> Result<f64> {
     const SIZE: i64 = 512;
     let matrix = Tensor::f_ones([SIZE, SIZE], (kind, Device::Cpu))?;
@@ -51,14 +52,15 @@ fn products(kind: TensorKind) -> Result<f64> {
     Ok(2.0 * (SIZE as f64).powi(3) / fastest / 1e9)
 }
 
-/// Where this process has loaded a library from.
+/// The path from which this process has loaded a library.
 fn loaded(name: &str) -> Option<PathBuf> {
     let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
     let path = maps.lines().filter_map(|line| line.find('/').map(|place| &line[place..])).map(Path::new);
     path.into_iter().find(|path| path.file_name().is_some_and(|file| file == name)).map(Path::to_owned)
 }
 
-/// From the headers that lie beside the library, in wheels and in libtorch's own archives alike.
+/// The version of libtorch, from the headers beside the library. Wheels and libtorch's own archives have the headers at
+/// the same place.
 fn version(library: &Path) -> Option<String> {
     let include = library.parent()?.parent()?.join("include/torch");
     let text = ["headeronly/version.h", "version.h"]
@@ -71,7 +73,7 @@ fn version(library: &Path) -> Option<String> {
     Some(format!("{}.{}.{}", part("MAJOR ")?, part("MINOR ")?, part("PATCH ")?))
 }
 
-/// The GPUs by name, as the driver tells them.
+/// The names of the GPUs, as the NVIDIA driver lists them.
 fn gpus() -> Vec<String> {
     let Ok(entries) = std::fs::read_dir("/proc/driver/nvidia/gpus") else { return Vec::new() };
     let mut folders: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
@@ -85,6 +87,6 @@ fn gpus() -> Vec<String> {
 
 fn has_driver() -> bool {
     use libloading::os::unix::{Library, RTLD_LAZY};
-    // SAFETY: the driver's own library, made to be opened by any program.
+    // SAFETY: this is the library of the NVIDIA driver. Any program may open it.
     unsafe { Library::open(Some("libcuda.so.1"), RTLD_LAZY) }.is_ok()
 }

@@ -1,6 +1,9 @@
-//! What is trained, cast for a pass at once and cut up afterwards. A GPU is kept waiting by calls rather than by
-//! arithmetic, and hundreds of parameters, or thousands of adapters' parts, each with a cast of its own and a cast of its
-//! gradient, are most of the calls of a small model's pass.
+//! Casts all trained parameters in one call for a pass, and splits the result into parameters. group.rs makes the
+//! low-rank factors of adapters.
+//!
+//! On a GPU, kernel launches limit the speed of a small model. Without this file, hundreds of parameters or thousands
+//! of adapter matrices would each have a cast, and a cast of the gradient. These casts would be most of the launches of
+//! a pass.
 
 use std::ops::Deref;
 
@@ -14,18 +17,19 @@ use super::model::Model;
 use super::prepare::TrainedRange;
 use raisin_base::error::{Result, anyhow};
 
-/// A model whose trained numbers are parts of one tensor, for as long as this lives. On the CPU, where casts one by one
-/// cost nothing beside the arithmetic, it is the model as it was.
+/// A model whose trained parameters are parts of one tensor while this guard lives. On the CPU, single casts cost
+/// nothing in comparison with the arithmetic, so there the model is unchanged.
 pub struct Joined<'m> {
     model: &'m mut Model,
-    /// What a backward pass goes back to: the leaves; or one tensor of all trained numbers, and the embedding's leaf
-    /// where it is trained.
+    /// The tensors for which a backward pass computes gradients. These are either the autograd leaves; or one tensor of
+    /// all trained numbers, and also the embedding's leaf if the embedding is trained.
     inputs: Vec<Tensor>,
+    /// Whether `inputs` starts with the one tensor of all trained numbers.
     whole: bool,
 }
 
 impl Model {
-    /// For one or more passes between two updates.
+    /// Joins the trained parameters, for one or more passes between two updates.
     pub fn joined(&mut self) -> Result<Joined<'_>> {
         if self.device.is_cuda() && self.trainable.count() > 0 {
             return self.join();
@@ -34,10 +38,10 @@ impl Model {
         Ok(Joined { model: self, inputs, whole: false })
     }
 
-    /// The same where no gradient is asked for: for an evaluation between two updates.
+    /// Joins the trained parameters without gradients: for an evaluation between two updates.
     ///
     /// # Errors
-    /// No memory for the casts is an error, as [`attempt`] makes it.
+    /// If there is no memory for the casts, the result is an error, as in [`attempt`].
     pub fn joined_to_evaluate(&mut self) -> Result<Joined<'_>> {
         attempt(|| no_grad(|| self.joined()))
     }
@@ -48,7 +52,7 @@ impl Model {
             self.layers.iter_mut().try_for_each(Layer::group)?;
             self.low_plan = Some(LowPlan::new(&self.layers, self.episodes, self.device)?);
         }
-        // From here on, whatever fails, the guard puts the leaves back.
+        // From here on, the guard attaches the leaves again, even if an error follows.
         let mut joined = Joined { model: self, inputs: vec![flat], whole: true };
         joined.hand_out()?;
         Ok(joined)
@@ -56,6 +60,7 @@ impl Model {
 }
 
 impl Joined<'_> {
+    /// Splits the joined tensor, and sets the parts as the parameters of the model.
     fn hand_out(&mut self) -> Result<()> {
         let model = &mut *self.model;
         let (flat, compute) = (&self.inputs[0], model.compute);
@@ -70,8 +75,9 @@ impl Joined<'_> {
         let layers = &mut model.layers[from..];
         let head = model.head.as_mut().filter(|_| ends);
         let table = model.embedding.value.size();
-        // The table is looked up in f32: what several tokens add to one row would be rounded each time. Where it is the
-        // head as well, it is cast for that.
+        // The embedding table is looked up in f32. In the compute dtype, the gradient of a table row would be rounded
+        // at each token that adds to the row. If the embedding is also the head, the head gets a cast copy of the
+        // table.
         let tied = ends && head.is_none();
         let mut shapes: Vec<Vec<i64>> = layers.iter().flat_map(Layer::joined_shapes).collect();
         shapes.push(model.norm.value.size());
@@ -85,7 +91,7 @@ impl Joined<'_> {
         let parts = flat.f_to_kind(compute)?.f_split_with_sizes(sizes.as_slice(), 0)?;
         let mut parts = parts.iter().zip(&shapes);
         let mut next = || -> Result<Tensor> {
-            let (part, shape) = parts.next().ok_or_else(|| anyhow!("fewer parts than parameters"))?;
+            let (part, shape) = parts.next().ok_or_else(|| anyhow!("there are fewer parts than parameters"))?;
             Ok(part.f_view(shape.as_slice())?)
         };
         model.joined_head = if tied { Some(next()?) } else { None };
@@ -102,7 +108,7 @@ impl Joined<'_> {
         Ok(())
     }
 
-    /// The gradient of a scalar that was computed from this.
+    /// The gradient of a scalar that was computed with this model.
     pub fn gradient(&self, loss: &Tensor) -> Result<Gradient> {
         if self.whole {
             return Ok(Gradient::of_whole(self.backward(loss)?));
@@ -110,7 +116,7 @@ impl Joined<'_> {
         Gradient::of(&self.model.trainable, Tensor::f_run_backward(&[loss], &self.inputs, false, false)?)
     }
 
-    /// The same as one vector, whatever the device.
+    /// The gradient as one vector, on every device.
     pub fn flat_gradient(&self, loss: &Tensor) -> Result<Tensor> {
         if self.whole {
             return self.backward(loss);
@@ -124,7 +130,7 @@ impl Joined<'_> {
             Some(whole) => whole.f_to_kind(TensorKind::Float)?.f_contiguous()?,
             None => self.model.trainable.flat.f_zeros_like()?,
         };
-        // The embedding's, where it is trained, which is then the first of all.
+        // The second gradient belongs to the trained embedding, which comes first in the flat buffer.
         if let Some(rows) = gradients.next().filter(Tensor::defined) {
             let _ = no_grad(|| whole.f_narrow(0, 0, rows.numel() as i64)?.f_add_(&rows.f_reshape([-1])?))?;
         }
@@ -166,7 +172,7 @@ mod tests {
             .collect()
     }
 
-    /// Adapters that do something: B is zero at first.
+    /// A model whose adapters change the output: B is zero at first, so a small number is added.
     fn prepared(tied: bool, adaptation: &Adaptation, episodes: usize) -> Result<Model> {
         let config = Config { tie_word_embeddings: tied, ..Config::llama(20, 16, 2, 2, 1, 32) };
         let mut model = Model::init(config, &Seed::new(1), Device::Cpu, TensorKind::Float)?;

@@ -1,4 +1,5 @@
-//! One decoder layer: its parameters under the checkpoint's names, and the arithmetic before and after attention.
+//! One decoder layer: its parameters under the names of the checkpoint, and the arithmetic before and after attention.
+//! attention.rs computes the attention itself, lora.rs the adapters.
 
 use tch::{Kind as TensorKind, Tensor};
 
@@ -9,14 +10,14 @@ use super::group::ProjectionGroups;
 use super::lora::{Adapter, side_by_side};
 use raisin_base::error::Result;
 
-/// A parameter under its checkpoint name: frozen in the compute kind, or an f32 leaf that is trained. Between
-/// [`load_to_train`](super::Model::load_to_train) and `prepare`, also what will be such a leaf, in f32.
+/// A parameter under its checkpoint name. It is either frozen in the compute dtype, or a trained autograd leaf in f32.
+/// Between [`load_to_train`](super::Model::load_to_train) and `prepare`, a parameter in f32 may also be a future leaf.
 pub(super) struct Parameter {
     pub name: String,
     pub value: Tensor,
 }
 
-/// Where parameters come from: a name and a shape to a tensor.
+/// A function that returns the parameter with this name and this shape.
 pub(super) type ParameterSource<'a> = dyn FnMut(&str, &[i64]) -> Result<Tensor> + 'a;
 
 impl Parameter {
@@ -25,14 +26,14 @@ impl Parameter {
     }
 }
 
-/// A projection `x W^T`, perhaps with a bias and an adapter.
+/// A projection `x W^T`, optionally with a bias and an adapter.
 pub(super) struct Projection {
-    /// Without the final `.weight`.
+    /// The name without the final `.weight`.
     pub name: String,
     pub weight: Parameter,
     pub bias: Option<Parameter>,
     pub adapter: Option<Adapter>,
-    /// The adapters of further episodes that share this pass; the first episode's is `adapter`.
+    /// The adapters of the second and later episodes in a shared pass. The adapter of the first episode is `adapter`.
     pub beside: Vec<Adapter>,
 }
 
@@ -47,12 +48,13 @@ impl Projection {
         })
     }
 
-    /// `q_proj` of `model.layers.0.self_attn.q_proj`.
+    /// The name of the projection alone: `q_proj` of `model.layers.0.self_attn.q_proj`.
     pub fn target(&self) -> &str {
         self.name.rsplit('.').next().unwrap_or(&self.name)
     }
 
-    /// `episode_spans` says which rows of x belong to which episode; it is not looked at where there is one adapter or none.
+    /// `[tokens, inputs]` to `[tokens, outputs]`. `episode_spans` says which rows of x belong to which episode. It is
+    /// read only if there are adapters of several episodes.
     pub fn forward(&self, x: &Tensor, episode_spans: &EpisodeSpans) -> Result<Tensor> {
         let kind = x.kind();
         let weight = self.weight.value.f_to_kind(kind)?;
@@ -68,11 +70,12 @@ impl Projection {
         }
     }
 
-    /// The weight with the adapter's product added, f32 where there is one.
+    /// The weight plus the adapter's product, in f32; without an adapter, the weight as it is.
     pub fn merged(&self) -> Result<Tensor> {
         match &self.adapter {
             None => Ok(self.weight.value.shallow_clone()),
             Some(adapter) => {
+                // [outputs, inputs]
                 let product =
                     adapter.b.f_to_kind(TensorKind::Float)?.f_matmul(&adapter.a.f_to_kind(TensorKind::Float)?)?;
                 let weight = self.weight.value.f_to_kind(TensorKind::Float)?;
@@ -82,11 +85,11 @@ impl Projection {
     }
 }
 
-/// `x / rms(x) * weight` over the last dimension; the mean square in f32.
+/// `x / rms(x) * weight` over the last dimension. The mean square is in f32.
 pub(super) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     let kind = x.kind();
     if x.device().is_cuda() {
-        // One call instead of nine; it rounds once, after the weight.
+        // One kernel launch instead of nine. This kernel rounds once, after the multiplication with the weight.
         return Ok(x.f_rms_norm(weight.size(), Some(weight.f_to_kind(kind)?), eps)?);
     }
     let wide = x.f_to_kind(TensorKind::Float)?;
@@ -101,13 +104,13 @@ pub(super) struct Layer {
     pub k: Projection,
     pub v: Projection,
     pub o: Projection,
-    /// Norms over the heads of q and k (Qwen3).
+    /// Norms over each head of q and k (Qwen3).
     pub head_norms: Option<(Parameter, Parameter)>,
     pub post_norm: Parameter,
     pub gate: Projection,
     pub up: Projection,
     pub down: Projection,
-    /// The same projections as few products, on a GPU.
+    /// The projections as stacked weights, on a GPU.
     pub groups: Option<ProjectionGroups>,
 }
 
@@ -149,7 +152,7 @@ impl Layer {
         [&mut self.q, &mut self.k, &mut self.v, &mut self.o, &mut self.gate, &mut self.up, &mut self.down]
     }
 
-    /// Every parameter except the adapters', in one fixed order.
+    /// Every parameter except the adapters, in a fixed order.
     pub fn parameters_mut(&mut self) -> Vec<&mut Parameter> {
         let mut all = vec![&mut self.input_norm, &mut self.post_norm];
         if let Some((q, k)) = &mut self.head_norms {
@@ -164,6 +167,7 @@ impl Layer {
         all
     }
 
+    /// The parameters in the order of [`Self::parameters_mut`].
     pub fn parameters(&self) -> Vec<&Parameter> {
         let mut all = vec![&self.input_norm, &self.post_norm];
         if let Some((q, k)) = &self.head_norms {
@@ -176,7 +180,8 @@ impl Layer {
         all
     }
 
-    /// `[tokens, hidden]` to q, k, v `[tokens, heads, head_dim]`, rotated.
+    /// `[tokens, hidden]` to q `[tokens, heads, head_dim]`, and k and v `[tokens, key-value heads, head_dim]`; q and k
+    /// are rotated.
     pub fn project(
         &self,
         x: &Tensor,
@@ -200,7 +205,7 @@ impl Layer {
         Ok([rotation.apply(&q)?, rotation.apply(&k)?, v])
     }
 
-    /// q, k and v out of `[tokens, heads of all three, head_dim]`.
+    /// Splits `[tokens, heads of q, k and v, head_dim]` into q, k and v, and rotates q and k.
     fn rotate_together(&self, all: &Tensor, config: &Config, rotation: &Rotation) -> Result<[Tensor; 3]> {
         let (queries, keys) = (config.num_attention_heads, config.num_key_value_heads);
         let cut = |x: &Tensor, sizes: &[i64]| x.f_split_with_sizes(sizes, 1);
@@ -211,15 +216,18 @@ impl Layer {
             return Ok([rotation.apply(&q)?, rotation.apply(&k)?, parts[2].shallow_clone()]);
         }
         let parts = cut(all, &[queries + keys, keys])?;
+        // q and k lie side by side, so one rotation serves both.
         let turned = cut(&rotation.apply(&parts[0])?, &[queries, keys])?;
         Ok([turned[0].shallow_clone(), turned[1].shallow_clone(), parts[1].shallow_clone()])
     }
 
-    /// The rest of the layer: x is its input, `mixed` what attention made of it, `[tokens, heads * head_dim]`.
+    /// The part of the layer after attention. x is the input of the layer, `[tokens, hidden]`; `mixed` is the result of
+    /// attention, `[tokens, heads * head_dim]`.
     pub fn finish(&self, x: &Tensor, mixed: &Tensor, config: &Config, episode_spans: &EpisodeSpans) -> Result<Tensor> {
         if let Some(groups) = self.grouped() {
             let x = x.f_add(&groups.o.forward(mixed, episode_spans)?)?;
             let y = rms_norm(&x, &self.post_norm.value, config.rms_norm_eps)?;
+            // gate and up: [tokens, intermediate] each
             let halves = groups.gate_up.forward(&y, episode_spans)?.f_chunk(2, 1)?;
             let y = halves[0].f_silu()?.f_mul(&halves[1])?;
             return Ok(x.f_add(&groups.down.forward(&y, episode_spans)?)?);
@@ -230,7 +238,7 @@ impl Layer {
         Ok(x.f_add(&self.down.forward(&y, episode_spans)?)?)
     }
 
-    /// The whole layer over a packed batch; also gives k and v.
+    /// The whole layer over a packed batch. Returns the output, and k and v.
     pub fn forward(
         &self,
         x: &Tensor,

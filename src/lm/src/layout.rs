@@ -1,4 +1,5 @@
-//! How attention sees a batch: which rows share a call, and what has to be moved for that. Knows neither heads nor weights.
+//! Groups the rows of a batch for attention: which rows share one call, and which tokens a gather must move for this.
+//! This file handles neither heads nor weights.
 
 use std::cmp::Reverse;
 
@@ -6,60 +7,64 @@ use tch::{Device, Kind as TensorKind, Tensor};
 
 use raisin_base::error::Result;
 
-/// When a row may join a group of longer rows: as long as padding costs less than another group of calls.
+/// The limits of padding. A row may join a row group of longer rows as long as the padding costs less than another
+/// call.
 #[derive(Clone, Copy)]
 pub(super) struct Padding {
-    /// The share of a group's places that may be padding.
+    /// The largest share of the entries of a group that may be padding.
     share: f64,
-    /// Attention scores (length x length) that a row may add to its own by being padded.
+    /// The largest number of attention scores (length x length) that padding may add to a row.
     scores: i64,
 }
 
 impl Padding {
-    /// A GPU wants few large calls. On the CPU long rows are not padded (16 rows of 22 to 250 tokens, SmolLM2-135M in
-    /// bf16: 83 to 98 tokens/s in training without padding, 74 to 77 with a quarter), but for short ones the calls are
-    /// all that counts: rows below 64 tokens share one group.
+    /// The limits for this device. A GPU needs few large calls. On the CPU, long rows are not padded. Measured with 16
+    /// rows of 22 to 250 tokens, SmolLM2-135M in bf16: 83 to 98 tokens/s in training without padding, 74 to 77 tokens/s
+    /// with a share of a quarter. For short rows, the number of calls decides the cost: rows below 64 tokens share one
+    /// group.
     pub fn on(device: Device) -> Self {
         Self { share: if device.is_cuda() { 0.25 } else { 0.0 }, scores: 64 * 64 }
     }
 
-    /// For the rows of several episodes: there are so many that groups of nearly equal rows are large enough.
+    /// The limits for the rows of several episodes. There are so many rows that groups of nearly equal rows are large
+    /// enough.
     pub fn of_many(rows: usize, device: Device) -> Self {
         let usual = Self::on(device);
         if device.is_cuda() { usual } else { Self { scores: usual.scores * 16 / rows.max(16) as i64, ..usual } }
     }
 }
 
-/// Rows of one attention call.
+/// The rows of one attention call, padded to the same length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RowGroup {
     pub rows: i64,
     pub length: i64,
 }
 
-/// How attention sees the batch.
+/// The row groups of a batch, and the index tensors that move tokens between the packed order and the groups.
 pub(super) struct AttentionLayout {
     pub groups: Vec<RowGroup>,
-    /// The rows of the groups, group after group.
+    /// The row numbers, group after group.
     pub order: Vec<usize>,
-    /// So many groups lie in the packed tokens as they are, one after another from the first token on.
+    /// The number of leading groups whose rows lie in the packed tokens in the right order, from the first token on.
+    /// These groups need no gather.
     in_place: usize,
-    /// What lies behind those, if anything does.
+    /// The tokens behind those groups, if there are any.
     moved: Option<Moved>,
 }
 
-/// Tokens whose order is not that of the groups.
+/// Tokens whose packed order differs from the order of the groups.
 struct Moved {
-    /// How many they are.
+    /// The number of these tokens.
     tokens: i64,
-    /// Into these tokens, group after group, padding included.
+    /// Indices into these tokens, group after group, with padding: `[sum of rows * length]`.
     gather: Tensor,
-    /// For each of these tokens its place in the gathered order.
+    /// For each of these tokens, its index in the gathered order: `[tokens]`.
     scatter: Tensor,
 }
 
 impl AttentionLayout {
-    /// Of rows that lie at these places of the packed tokens.
+    /// The layout of rows with these token spans.
     pub fn new(spans: &[(usize, usize)], padding: Padding, device: Device) -> Result<Self> {
         let lengths: Vec<usize> = spans.iter().map(|(start, end)| end - start).collect();
         let (order, groups) = group_rows(&lengths, padding);
@@ -83,7 +88,8 @@ impl AttentionLayout {
             for &row in rows {
                 let (first, end) = (spans[row].0 - start, spans[row].1 - start);
                 for offset in 0..group.length as usize {
-                    // Padding repeats the row's last token: finite, and never looked at.
+                    // Padding repeats the last token of the row. So the padding is finite, and causal attention hides
+                    // it.
                     let token = (first + offset).min(end - 1);
                     if first + offset < end {
                         scatter[token] = gather.len() as i64;
@@ -101,10 +107,11 @@ impl AttentionLayout {
         Ok(Self { groups, order, in_place, moved })
     }
 
-    /// `[tokens, width]` of the packed order, cut into `[places, width]` for each group.
+    /// Splits `[tokens, width]` in packed order into `[rows * length, width]` for each group.
     ///
-    /// Cut once: the backward pass of a slice would fill a whole tensor with zeros. What moves does so by an embedding
-    /// look-up, because its backward pass adds rows up where index_select's adds whole slices one by one.
+    /// The split is one call, because the backward pass of a slice would fill a whole tensor with zeros. The gather is
+    /// an embedding look-up: its backward pass sums rows, but the backward pass of index_select adds whole slices one
+    /// by one.
     pub fn regroup(&self, packed: &Tensor) -> Result<Vec<Tensor>> {
         let sizes: Vec<i64> = self.groups.iter().map(|group| group.rows * group.length).collect();
         let (in_place, moved_sizes) = sizes.split_at(self.in_place);
@@ -117,7 +124,7 @@ impl AttentionLayout {
         Ok(parts)
     }
 
-    /// The groups' parts in the packed order again, without padding.
+    /// Joins the parts of the groups in packed order, without the padding: `[tokens, width]`.
     pub fn join(&self, mut parts: Vec<Tensor>) -> Result<Tensor> {
         if let Some(Moved { scatter, .. }) = &self.moved {
             let moved = cat(parts.split_off(self.in_place))?;
@@ -127,7 +134,7 @@ impl AttentionLayout {
     }
 }
 
-/// Whole numbers on a device.
+/// A tensor of integers on this device.
 pub(super) fn on(values: &[i64], device: Device) -> Result<Tensor> {
     Ok(Tensor::f_from_slice(values)?.f_to_kind(TensorKind::Int64)?.f_to_device(device)?)
 }
@@ -140,14 +147,15 @@ fn cat(mut parts: Vec<Tensor>) -> Result<Tensor> {
     Ok(if parts.len() == 1 { parts.remove(0) } else { Tensor::f_cat(&parts, 0)? })
 }
 
-/// The rows in the order in which a batch of them is laid out best: the longest first, and as they were among equals.
+/// The best order of the rows of a batch: the longest rows first, equal rows in the given order.
 pub fn longest_first(lengths: &[usize]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..lengths.len()).collect();
     order.sort_by_key(|&row| Reverse(lengths[row]));
     order
 }
 
-/// Rows sorted by length (the order given decides among equals), cut into groups as long as padding stays small.
+/// Sorts the rows by length (equal rows keep the given order), and cuts them into groups within the limits of padding.
+/// Returns the order and the groups.
 fn group_rows(lengths: &[usize], padding: Padding) -> (Vec<usize>, Vec<RowGroup>) {
     let order = longest_first(lengths);
     let mut groups: Vec<RowGroup> = Vec::new();

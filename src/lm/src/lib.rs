@@ -1,22 +1,22 @@
-//! The language model: config, forward pass, weights in and out, LoRA, generation.
-//! Knows nothing of pipelines, store or Parquet.
+//! The language model: configuration, forward pass, reading and writing of weights, LoRA, generation. This crate does
+//! not use pipelines, the store or Parquet.
 //!
 //! | file | concern |
 //! |---|---|
-//! | `config`, `rope` | the shape of a model, as config.json says it, and its rotation frequencies |
-//! | `weights`, `gguf` | tensors of a checkpoint by name |
-//! | `tokenizer_from_gguf` | a tokenizer folder out of a GGUF file's own vocabulary |
-//! | `batch`, `attention`, `layer`, `model` | the forward pass over packed sequences |
-//! | `loss` | log-probabilities of supervised tokens, without all logits |
-//! | `prepare`, `lora` | what is trained, and the flat buffer it lives in |
-//! | `gradient`, `joined`, `group` | the gradient of what is trained, and passes with few calls for a GPU |
-//! | `recompute` | gradients without keeping the activations of a forward pass |
-//! | `generate` | greedy continuation with a key-value cache |
-//! | `artifact`, `export` | model folders: what they hold, and how they are written |
-//! | `device`, `inspect` | where tensors live, and what the machine has for them |
+//! | `config`, `rope` | the shape of a model, as in config.json, and the frequencies of its rotary position embedding |
+//! | `weights`, `gguf`, `gguf_blocks` | the tensors of a checkpoint, by name |
+//! | `tokenizer_from_gguf` | makes a tokenizer folder from the vocabulary of a GGUF file |
+//! | `batch`, `layout`, `attention`, `layer`, `model` | the forward pass over packed sequences |
+//! | `loss` | log-probabilities of the supervised tokens, without all logits in memory |
+//! | `prepare`, `lora` | the trained parameters, and the flat buffer that holds them |
+//! | `gradient`, `joined`, `group` | gradients, and passes with few kernel launches for a GPU |
+//! | `recompute` | gradients by activation checkpointing |
+//! | `generate` | greedy decoding with a key-value cache |
+//! | `artifact`, `export` | model folders: which forms there are, and how a folder is written |
+//! | `device`, `inspect`, `allocator` | the device of the tensors, the report on the machine, the options of malloc |
 //! | `proxy` | cached hidden states of a frozen prefix |
-//! | `memory` | less at a time where memory ends |
-//! | `unbound` | what libtorch has and tch does not bind |
+//! | `memory` | smaller batches if a device is out of memory |
+//! | `unbound` | operations of libtorch that tch does not bind |
 
 mod allocator;
 mod artifact;

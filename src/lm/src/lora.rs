@@ -1,8 +1,8 @@
-//! What of a model is trained: everything, its top layers, or low-rank adapters; and the one flat buffer it lives in.
+//! Which parameters of a model are trained (all, the top layers, or LoRA adapters), the adapters themselves, and the
+//! flat buffer of the trained numbers. prepare.rs applies these to a model.
 //!
-//! All trained numbers are f32 masters in a single buffer; the leaves that autograd sees are views into it. An
-//! optimizer step over the buffer is a handful of tensor operations, whatever the number of parameters, and a
-//! snapshot is one copy.
+//! All trained numbers are f32 masters in one buffer; the autograd leaves are views of the buffer. So an optimizer step
+//! is a few tensor operations, whatever the number of parameters, and a snapshot is one copy.
 
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind as TensorKind, Tensor};
@@ -14,7 +14,7 @@ use raisin_base::error::{Problem, Result, ensure};
 use raisin_base::seed::Seed;
 use raisin_settings::{AdaptationMethod, AdaptationSettings};
 
-/// The projections that an adapter can be put on.
+/// The projections that can have an adapter.
 pub const TARGETS: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
 
 /// Which parameters training changes.
@@ -39,7 +39,7 @@ pub enum Adaptation {
 }
 
 impl Adaptation {
-    /// What a model is asked to prepare for these settings.
+    /// The adaptation that these settings describe.
     pub fn of(settings: &AdaptationSettings) -> Self {
         match settings.method {
             AdaptationMethod::Full => Self::Full,
@@ -52,7 +52,8 @@ impl Adaptation {
         }
     }
 
-    /// The same for a model that decides by itself how many of its layers are trained, such as a frozen-prefix proxy.
+    /// The adaptation for a model that determines the number of its trained layers itself, such as a frozen-prefix
+    /// proxy.
     pub fn of_top_layers(settings: &AdaptationSettings, layers: usize) -> Self {
         match settings.method {
             AdaptationMethod::TopLayersLora => Self::TopLayersLora {
@@ -65,7 +66,7 @@ impl Adaptation {
         }
     }
 
-    /// How many of a model's layers are left as they are, from the bottom.
+    /// The number of frozen layers at the bottom of a model with `all` layers.
     pub fn frozen_layers(&self, all: usize) -> usize {
         match self {
             Self::Full | Self::Lora { .. } => 0,
@@ -73,7 +74,7 @@ impl Adaptation {
         }
     }
 
-    /// Whether this parameter of a model of so many layers is trained itself.
+    /// Whether this parameter itself is trained, in a model with `layers` layers.
     pub(super) fn trains(&self, parameter: &str, layers: usize) -> bool {
         let of_layer = parameter.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next()?.parse().ok());
         match self {
@@ -86,7 +87,7 @@ impl Adaptation {
         }
     }
 
-    /// Whether adapters are trained, and not the weights themselves.
+    /// Whether adapters are trained instead of the weights.
     pub fn has_adapters(&self) -> bool {
         self.adapter().is_some()
     }
@@ -101,24 +102,24 @@ impl Adaptation {
     }
 }
 
-/// The shape of a model's adapters.
+/// The shape of the adapters of a model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdapterConfig {
     pub rank: i64,
     pub alpha: f64,
     pub targets: Vec<String>,
-    /// The layers that have one; every layer, if none are given.
+    /// The layers that have adapters. `None` means every layer.
     pub layers: Option<Vec<usize>>,
 }
 
 impl AdapterConfig {
     pub fn check(&self) -> Result<()> {
-        ensure!(self.rank > 0, "a LoRA rank of {} is impossible", self.rank);
+        ensure!(self.rank > 0, "the LoRA rank is {}, but it must be above 0", self.rank);
         ensure!(!self.targets.is_empty(), "LoRA needs at least one target");
         for target in &self.targets {
             if !TARGETS.contains(&target.as_str()) {
-                return Err(Problem::new(format!("`{target}` is no projection that LoRA can adapt"))
-                    .hint(format!("there are {}", TARGETS.join(", ")))
+                return Err(Problem::new(format!("`{target}` is not a projection that LoRA can adapt"))
+                    .hint(format!("the projections are {}", TARGETS.join(", ")))
                     .into());
             }
         }
@@ -130,7 +131,7 @@ impl AdapterConfig {
     }
 }
 
-/// One adapter: `x -> scale * (x A^T) B^T`, A `[rank, in]`, B `[out, rank]`.
+/// One adapter: `x -> scale * (x A^T) B^T`, A `[rank, inputs]`, B `[outputs, rank]`.
 pub(super) struct Adapter {
     pub a: Tensor,
     pub b: Tensor,
@@ -138,7 +139,8 @@ pub(super) struct Adapter {
 }
 
 impl Adapter {
-    /// A uniform as PyTorch initialises a linear layer (bound 1 / sqrt(in)), B zero: the model is unchanged at first.
+    /// A new adapter. A is uniform with the bound 1 / sqrt(inputs), as in PyTorch's linear layer. B is zero, so the
+    /// model is unchanged at first.
     pub fn new(inputs: i64, outputs: i64, config: &AdapterConfig, seed: &Seed, device: Device) -> Result<Self> {
         let mut rng = seed.rng();
         let bound = 1.0 / (inputs as f64).sqrt();
@@ -157,19 +159,22 @@ impl Adapter {
         Self { a: self.a.shallow_clone(), b: self.b.shallow_clone(), scale: self.scale }
     }
 
-    /// Adds to a projection `y` of x (`[tokens, in]`) what the adapter makes of x. The scale goes into the small factor
-    /// and the sum into y's own memory, so that nothing of the size of y is made beside it.
+    /// Adds the adapter's output to the projection `y` of x; x is `[tokens, inputs]`, y is `[tokens, outputs]`. The
+    /// scale is applied to the small factor, and the sum is written into y's memory. So no further tensor of y's size
+    /// is made.
     pub fn add_to(&self, mut y: Tensor, x: &Tensor) -> Result<Tensor> {
         let kind = x.kind();
+        // [tokens, rank]
         let low = x.f_linear(&self.a.f_to_kind(kind)?, None::<&Tensor>)?.f_mul_scalar(self.scale)?;
         Ok(y.f_addmm_(&low, &self.b.f_to_kind(kind)?.f_tr()?)?)
     }
 }
 
-/// A projection `y` of x with what the adapters of several episodes add, each to its own rows.
+/// Adds the adapters of several episodes to the projection `y` of x, each adapter to the rows of its own episode. This
+/// form has one small product for each episode, for the CPU.
 ///
-/// One product over all of them (`group`, for a GPU) is as many times the arithmetic as there are episodes; an episode has
-/// hundreds of tokens in a pass, so that on the CPU calls cost less.
+/// One product over all episodes (group.rs, for a GPU) multiplies the arithmetic by the number of episodes. An episode
+/// has hundreds of tokens in a pass, so on the CPU the calls cost less than that arithmetic.
 pub(super) fn side_by_side(
     adapters: &[&Adapter],
     x: &Tensor,
@@ -187,6 +192,7 @@ pub(super) fn side_by_side(
     let (x, y) = (x.f_split_with_sizes(sizes.as_slice(), 0)?, y.f_split_with_sizes(sizes.as_slice(), 0)?);
     let mut parts = Vec::with_capacity(episode_spans.len());
     for (adapter, (x, y)) in adapters.iter().zip(x.iter().zip(&y)) {
+        // [tokens of the episode, rank]
         let low = x.f_linear(&adapter.a.f_to_kind(kind)?, None::<&Tensor>)?.f_mul_scalar(adapter.scale)?;
         parts.push(y.f_addmm(&low, &adapter.b.f_to_kind(kind)?.f_tr()?)?);
     }
@@ -198,16 +204,17 @@ pub(super) fn uniform(bits: u64) -> f64 {
     (bits >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
 }
 
-/// The trained numbers: one flat f32 buffer, and named leaves that are views into it.
+/// The trained numbers: one flat f32 buffer, and named autograd leaves that are views of the buffer.
 pub struct Trainable {
-    /// `[P]`, f32. Change it in place, without gradients: the leaves see it.
+    /// `[P]`, f32. To change the trained numbers, write into this tensor in place, without gradients. The leaves share
+    /// its memory.
     pub flat: Tensor,
-    /// In the order in which they lie in `flat`; each requires a gradient.
+    /// The leaves, in their order in `flat`. Each leaf requires a gradient.
     pub leaves: Vec<(String, Tensor)>,
 }
 
 impl Trainable {
-    /// Nothing is trained.
+    /// An empty buffer: nothing is trained.
     pub(super) fn none(device: Device) -> Self {
         Self { flat: Tensor::zeros([0], (TensorKind::Float, device)), leaves: Vec::new() }
     }
@@ -237,10 +244,10 @@ impl Trainable {
         self.flat.numel()
     }
 
-    /// The gradients of the leaves as one vector that lies like `flat`; an undefined one is zero.
+    /// Joins the gradients of the leaves into one vector in the order of `flat`. An undefined gradient counts as zero.
     ///
-    /// Each gradient is given back as soon as it is copied. On the CPU, where memory is taken as it is first written to,
-    /// the two never exist in full beside each other; on CUDA they do.
+    /// The memory of each gradient is freed as soon as the gradient is copied. On the CPU, a page takes memory when it
+    /// is first written, so the vector and all gradients never exist in full at the same time. On CUDA they do.
     pub fn flatten(&self, gradients: Vec<Tensor>) -> Result<Tensor> {
         ensure!(gradients.len() == self.leaves.len(), "{} gradients for {} leaves", gradients.len(), self.leaves.len());
         let whole = self.flat.f_empty_like()?;

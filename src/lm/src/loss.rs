@@ -1,8 +1,10 @@
-//! From hidden states to log-probabilities of the supervised tokens, without ever holding all logits.
+//! Computes log-probabilities and losses of the supervised tokens from hidden states, without all logits in memory.
+//! model.rs computes the hidden states, recompute.rs and joined.rs the gradients of the parameters.
 //!
-//! Only positions that predict a supervised token reach the head, so many at a time that their logits take little memory. The gradient of the summed
-//! cross-entropy is known in closed form, softmax minus one-hot, so the chunks' graphs are not kept: each chunk's
-//! gradient is computed at once and enters the result through a term whose value is zero.
+//! Only positions that predict a supervised token reach the head, in chunks whose logits take little memory. The
+//! gradient of the summed cross-entropy has a closed form: softmax minus one-hot. So the autograd graphs of the chunks
+//! are not kept: the gradient of each chunk is computed at once, and enters the result through a term whose value is
+//! zero.
 
 use tch::{Device, Kind as TensorKind, Tensor};
 
@@ -10,29 +12,30 @@ use super::batch::Batch;
 use super::model::Model;
 use raisin_base::error::{Result, ensure};
 
-/// Rows of logits in memory at a time, at most: more bring no speed.
+/// The most rows of logits in memory at a time. More rows bring no speed.
 const MOST_ROWS: i64 = 1024;
 
-/// What a chunk's logits may take in f32. Two matrices of this size live at a time: 300 MB on the CPU whatever the
-/// vocabulary, where smaller ones are slower (24 MB: a tenth in evaluation); a GPU needs larger products to be busy.
+/// The bytes that the logits of a chunk may take in f32. Two matrices of this size exist at a time. On the CPU this is
+/// 300 MB for every vocabulary. Smaller matrices are slower (24 MB: by a tenth in an evaluation). A GPU needs larger
+/// products to be fully used.
 fn chunk_bytes(device: Device) -> i64 {
     if device.is_cuda() { 512 << 20 } else { 128 << 20 }
 }
 
-/// How many rows of logits are made at a time.
+/// The number of rows of logits in a chunk.
 fn chunk_rows(vocabulary: i64, device: Device) -> i64 {
     (chunk_bytes(device) / (4 * vocabulary.max(1))).clamp(16, MOST_ROWS)
 }
 
 /// A sum of negative log-probabilities.
 pub struct Loss {
-    /// A scalar in f32 that gradients flow from.
+    /// A scalar in f32, with a gradient.
     pub sum: Tensor,
     pub tokens: usize,
 }
 
 impl Model {
-    /// The summed loss of the supervised tokens. `hidden` is what [`Model::hidden`] gave for this batch.
+    /// The summed loss of the supervised tokens. `hidden` is the result of [`Model::hidden`] for this batch.
     pub fn response_loss(&self, hidden: &Tensor, batch: &Batch) -> Result<Loss> {
         self.response_loss_in_chunks(hidden, batch, chunk_rows(self.config.vocab_size, self.device))
     }
@@ -41,11 +44,12 @@ impl Model {
         let tokens = batch.supervised();
         let states = Self::predicting(hidden, batch)?;
         let weight = self.head_weight()?;
-        // A frozen head: the closed form keeps no logits. A trained one: for one chunk autograd is as good, and needs no
-        // second matrix of the head's size.
+        // If the head is frozen, the closed form keeps no logits. If the head is trained and there is only one chunk,
+        // autograd is as good as the closed form, and needs no second matrix of the head's size.
         if !states.requires_grad() || (weight.requires_grad() && tokens as i64 <= chunk) {
             let mut sum = Tensor::f_zeros([0i64; 0].as_slice(), (TensorKind::Float, self.device))?;
             for (states, targets) in states.f_split(chunk, 0)?.iter().zip(batch.targets.f_split(chunk, 0)?) {
+                // [rows of the chunk, vocabulary]
                 let logits = states.f_linear(&weight, None::<&Tensor>)?.f_to_kind(TensorKind::Float)?;
                 let loss = logits.f_cross_entropy_loss(&targets, None::<&Tensor>, tch::Reduction::Sum, -100, 0.0)?;
                 sum = sum.f_add(&loss)?;
@@ -54,19 +58,20 @@ impl Model {
         }
         let (losses, for_states, for_weight) = tch::no_grad(|| self.gradients(&states, &weight, batch, None, chunk))?;
         let sum = losses.f_sum(TensorKind::Float)?;
-        let linear = slope([(&states, Some(for_states)), (&weight, for_weight)])?;
-        // Value: the loss. Gradient: that of the linear term.
-        let sum = linear.f_sub(&linear.f_detach()?)?.f_add(&sum)?;
+        let carrier = gradient_carrier([(&states, Some(for_states)), (&weight, for_weight)])?;
+        // The value is the loss, because the carrier cancels. The gradient is that of the carrier.
+        let sum = carrier.f_sub(&carrier.f_detach()?)?.f_add(&sum)?;
         Ok(Loss { sum, tokens })
     }
 
-    /// The mean loss of each of several episodes, and the sum of these, which gradients flow from. `totals` says how
-    /// many supervised tokens each episode's mean is over: more than are in this batch where it is one of several.
+    /// The mean loss of each of several episodes, and a scalar whose gradient is the gradient of the sum of these
+    /// means. `totals` has the number of supervised tokens in the mean of each episode. This number is larger than the
+    /// number in `batch` if the batch is one of several micro-batches.
     pub fn episode_losses(&self, hidden: &Tensor, batch: &Batch, totals: &[usize]) -> Result<(Vec<f64>, Tensor)> {
         let episode_spans = &batch.episode_spans().each;
         ensure!(
             episode_spans.len() == totals.len(),
-            "a batch of {} episodes for {}",
+            "the batch has {} episodes, but there are totals for {}",
             episode_spans.len(),
             totals.len()
         );
@@ -78,11 +83,11 @@ impl Model {
             .flat_map(|(span, &total)| std::iter::repeat_n(1.0 / total as f32, span.supervised as usize))
             .collect();
         let shares = Tensor::f_from_slice(&shares)?.f_to_device(self.device)?.f_unsqueeze(1)?;
-        let (losses, slope) = if states.requires_grad() {
+        let (losses, carrier) = if states.requires_grad() {
             let (losses, for_states, for_weight) = tch::no_grad(|| {
                 self.gradients(&states, &weight, batch, Some(&shares), chunk_rows(self.config.vocab_size, self.device))
             })?;
-            (losses, slope([(&states, Some(for_states)), (&weight, for_weight)])?)
+            (losses, gradient_carrier([(&states, Some(for_states)), (&weight, for_weight)])?)
         } else {
             let losses = self.token_log_probs(hidden, batch)?.f_neg()?.f_mul(&shares.f_squeeze_dim(1)?)?;
             (losses, Tensor::f_zeros([0i64; 0].as_slice(), (TensorKind::Float, self.device))?)
@@ -94,11 +99,12 @@ impl Model {
             .map(|part| part.f_sum(TensorKind::Float))
             .collect::<Result<Vec<_>, _>>()?;
         let each = Vec::<f32>::try_from(Tensor::f_stack(&each, 0)?.f_to_device(tch::Device::Cpu)?)?;
-        Ok((each.into_iter().map(f64::from).collect(), slope))
+        Ok((each.into_iter().map(f64::from).collect(), carrier))
     }
 
-    /// The loss of each token and the gradients of their sum with respect to the states and, if the head is trained,
-    /// its weight. `shares` (`[tokens, 1]`) are factors of the tokens' losses.
+    /// The loss of each supervised token, `[supervised]`, and the gradients of the summed loss: with respect to the
+    /// states, `[supervised, hidden]`, and with respect to the head's weight, `[vocabulary, hidden]`, if the head is
+    /// trained. `shares` (`[supervised, 1]`) are factors of the tokens' losses.
     fn gradients(
         &self,
         states: &Tensor,
@@ -110,7 +116,7 @@ impl Model {
         let mut losses = vec![Tensor::f_zeros([0], (TensorKind::Float, self.device))?];
         let mut for_states = vec![states.f_narrow(0, 0, 0)?];
         let mut done = 0;
-        // Summed in f32: adding chunk after chunk in bf16 would round each time.
+        // The sum over the chunks is in f32. A sum in bf16 would be rounded after each chunk.
         let zeros = || Tensor::f_zeros(weight.size(), (TensorKind::Float, self.device));
         let mut for_weight = weight.requires_grad().then(zeros).transpose()?;
         for (states, targets) in states.f_split(chunk, 0)?.iter().zip(batch.targets.f_split(chunk, 0)?) {
@@ -119,22 +125,23 @@ impl Model {
             drop(logits);
             let column = targets.f_unsqueeze(1)?;
             let mut loss = log_probs.f_gather(1, &column, false)?.f_neg()?;
-            let mut slope = log_probs.f_exp_()?;
+            // Softmax minus one-hot, in the memory of the log-probabilities: [rows of the chunk, vocabulary]
+            let mut for_logits = log_probs.f_exp_()?;
             let minus_one = Tensor::f_full([states.size()[0], 1], -1.0, (TensorKind::Float, self.device))?;
-            let _ = slope.f_scatter_add_(1, &column, &minus_one)?;
+            let _ = for_logits.f_scatter_add_(1, &column, &minus_one)?;
             if let Some(shares) = shares {
                 let shares = shares.f_narrow(0, done, states.size()[0])?;
-                let _ = (slope.f_mul_(&shares)?, loss.f_mul_(&shares)?);
+                let _ = (for_logits.f_mul_(&shares)?, loss.f_mul_(&shares)?);
             }
             losses.push(loss.f_squeeze_dim(1)?);
             done += states.size()[0];
-            let slope = slope.f_to_kind(self.compute)?;
-            for_states.push(slope.f_matmul(weight)?);
+            let for_logits = for_logits.f_to_kind(self.compute)?;
+            for_states.push(for_logits.f_matmul(weight)?);
             if let Some(total) = &mut for_weight {
                 if self.compute == TensorKind::Float {
-                    let _ = total.f_addmm_(&slope.f_transpose(0, 1)?, states)?;
+                    let _ = total.f_addmm_(&for_logits.f_transpose(0, 1)?, states)?;
                 } else {
-                    let _ = total.f_add_(&slope.f_transpose(0, 1)?.f_matmul(states)?)?;
+                    let _ = total.f_add_(&for_logits.f_transpose(0, 1)?.f_matmul(states)?)?;
                 }
             }
         }
@@ -142,7 +149,8 @@ impl Model {
         Ok((Tensor::f_cat(&losses, 0)?, Tensor::f_cat(&for_states, 0)?, for_weight))
     }
 
-    /// The log-probability of each supervised token, `[supervised]` in f32, in the batch's order; carries no gradient.
+    /// The log-probability of each supervised token, `[supervised]` in f32, in the order of the batch. The result has
+    /// no gradient.
     pub fn token_log_probs(&self, hidden: &Tensor, batch: &Batch) -> Result<Tensor> {
         tch::no_grad(|| {
             let states = Self::predicting(hidden, batch)?;
@@ -151,7 +159,7 @@ impl Model {
             let chunk = chunk_rows(self.config.vocab_size, self.device);
             for (states, targets) in states.f_split(chunk, 0)?.iter().zip(batch.targets.f_split(chunk, 0)?) {
                 let logits = states.f_linear(&weight, None::<&Tensor>)?.f_to_kind(TensorKind::Float)?;
-                // The log-softmax of one column; the matrix itself is not kept.
+                // The log-softmax of the target's column only; the whole log-softmax is not made.
                 let chosen = logits.f_gather(1, &targets.f_unsqueeze(1)?, false)?.f_squeeze_dim(1)?;
                 parts.push(chosen.f_sub(&logits.f_logsumexp([-1i64].as_slice(), false)?)?);
             }
@@ -159,6 +167,7 @@ impl Model {
         })
     }
 
+    /// The hidden states that predict a supervised token: `[supervised, hidden]`.
     fn predicting(hidden: &Tensor, batch: &Batch) -> Result<Tensor> {
         ensure!(
             hidden.size2()?.0 == batch.tokens() as i64,
@@ -170,8 +179,8 @@ impl Model {
     }
 }
 
-/// A scalar whose gradients with respect to some values are those given.
-fn slope(parts: [(&Tensor, Option<Tensor>); 2]) -> Result<Tensor> {
+/// A scalar whose gradients with respect to the given values are the given gradients.
+fn gradient_carrier(parts: [(&Tensor, Option<Tensor>); 2]) -> Result<Tensor> {
     let mut sum = Tensor::f_zeros([0i64; 0].as_slice(), (TensorKind::Float, parts[0].0.device()))?;
     for (value, gradient) in parts {
         if let Some(gradient) = gradient {
@@ -213,7 +222,7 @@ mod tests {
             let both = [1024, 5].map(|chunk| -> Result<_> {
                 let loss = model.response_loss_in_chunks(&model.hidden(&batch)?, &batch, chunk)?;
                 let leaves: Vec<&Tensor> = model.trainable().leaves.iter().map(|(_, leaf)| leaf).collect();
-                // Scaled, as a mean over several batches would be.
+                // The loss is scaled, as in a mean over several batches.
                 let gradients = Tensor::f_run_backward(&[&loss.sum * 0.25], &leaves, false, false)?;
                 Ok((loss.sum.detach(), model.trainable().flatten(gradients)?))
             });

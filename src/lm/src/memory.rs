@@ -1,4 +1,5 @@
-//! What is done when a device has no memory left: less at a time. Knows no model.
+//! Handles a device that is out of memory: recognises the error, and runs the work in smaller groups of rows. This file
+//! does not use a model; the callers decide what a group computes.
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -6,26 +7,26 @@ use std::sync::Arc;
 
 use raisin_base::error::{Problem, Result, anyhow};
 
-/// Who hears what the person at the build should know, such as that there was no memory for all of a batch.
+/// Receives messages for the user, for example that there was no memory for a whole batch.
 pub type Listener = Arc<dyn Fn(&str) + Send + Sync>;
 
-/// The words of CUDA's allocator, of cuBLAS where there is no room for its workspace, and the two of the CPU.
+/// The error texts of CUDA's allocator, of cuBLAS without memory for its workspace, and the two of the CPU allocator.
 const SIGNS: [&str; 4] = ["out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory", "not enough memory"];
 
 fn says_that_memory_ended(text: &str) -> bool {
     SIGNS.iter().any(|sign| text.contains(sign))
 }
 
-/// Whether an error says that a device has no memory left.
+/// Whether an error says that a device is out of memory.
 pub fn is_out_of_memory(error: &raisin_base::error::Error) -> bool {
     error.chain().any(|cause| says_that_memory_ended(&cause.to_string()))
 }
 
-/// Does what may find no memory, so that this is an error in any case.
+/// Runs `run`, and turns a lack of memory into an error in every case.
 ///
-/// Where an operation with a number among its arguments fails, tch 0.24 panics: it frees the number before it looks for the
-/// error, and the check in that drop meets the error first. `run` keeps track of gradients unless it says otherwise itself;
-/// what is kept track of afterwards is what was before, also where the panic came from within a `no_grad`.
+/// If an operation with a scalar argument fails, tch 0.24 panics: tch frees the scalar before it checks for the error,
+/// and the check in that drop finds the error first. `run` tracks gradients, unless `run` itself turns the tracking
+/// off. Afterwards, the tracking of gradients is as before, even if the panic came from inside a `no_grad`.
 pub fn attempt<T>(run: impl FnOnce() -> Result<T>) -> Result<T> {
     let _as_before = tch::no_grad_guard();
     catch_unwind(AssertUnwindSafe(|| tch::with_grad(run))).unwrap_or_else(|panic| {
@@ -38,14 +39,15 @@ pub fn attempt<T>(run: impl FnOnce() -> Result<T>) -> Result<T> {
     })
 }
 
-/// The error for what cannot be made any smaller.
+/// The error for work that cannot be divided further.
 pub fn no_room(tokens: usize, error: &raisin_base::error::Error) -> raisin_base::error::Error {
     Problem::new(format!("there is no memory for a single sequence of {tokens} tokens: {error}"))
-        .hint("a smaller max_tokens needs less, and so does activation_checkpointing = true where a stage has it")
+        .hint("set a smaller max_tokens; if the stage has activation_checkpointing, set it to true")
         .into()
 }
 
-/// How many of the rows at the front have at most `limit` tokens together; one, where the first is above it.
+/// The number of leading rows with at most `limit` tokens together. If the first row is above the limit, the result is
+/// one.
 pub fn first_group(lengths: &[usize], limit: usize) -> usize {
     let mut tokens = 0;
     let fitting = lengths.iter().take_while(|&&length| {
@@ -55,7 +57,8 @@ pub fn first_group(lengths: &[usize], limit: usize) -> usize {
     fitting.count().max(1).min(lengths.len())
 }
 
-/// Consecutive rows in groups of at most `limit` tokens; a row above the limit is a group of its own.
+/// Divides consecutive rows into micro-batches of at most `limit` tokens. A row above the limit is a micro-batch of its
+/// own.
 pub fn micro_batches(lengths: &[usize], limit: usize) -> Vec<Range<usize>> {
     let mut groups = Vec::new();
     let mut start = 0;
@@ -67,11 +70,12 @@ pub fn micro_batches(lengths: &[usize], limit: usize) -> Vec<Range<usize>> {
     groups
 }
 
-/// Consecutive rows in groups of at most `limit` tokens, each handed to `run`. A group that finds no memory is halved,
-/// and so is every later one: `limit` says then what there was room for.
+/// Divides consecutive rows into groups of at most `limit` tokens, and calls `run` for each group. If there is no
+/// memory for a group, the group and all later groups are halved. Afterwards, `limit` holds the number of tokens for
+/// which there was memory.
 ///
 /// # Errors
-/// No memory for a single row, and any other error of `run`.
+/// There is no memory for a single row, or `run` returned another error.
 pub fn in_groups(lengths: &[usize], limit: &mut usize, mut run: impl FnMut(Range<usize>) -> Result<()>) -> Result<()> {
     let mut start = 0;
     while start < lengths.len() {
@@ -96,7 +100,7 @@ mod tests {
     use super::*;
     use raisin_base::error::anyhow;
 
-    /// The words of a device that has room for so many tokens.
+    /// The error of a device that has memory for this number of tokens.
     fn room_for(tokens: usize, lengths: &[usize], group: &Range<usize>) -> Result<()> {
         if lengths[group.clone()].iter().sum::<usize>() <= tokens {
             return Ok(());
@@ -148,7 +152,7 @@ mod tests {
     fn an_operation_with_a_number_that_finds_no_memory_is_an_error_and_other_panics_stay_panics() {
         use tch::{Device, Kind as TensorKind, Tensor};
         let one = Tensor::ones([1], (TensorKind::Float, Device::Cpu));
-        // 4 PB: the address space ends before.
+        // 4 PB is more than the address space.
         let error = attempt(|| Ok(one.f_expand([1_i64 << 50], false)?.f_mul_scalar(2.0)?)).expect_err("no room");
         assert!(is_out_of_memory(&error) && !error.to_string().contains("frame #0"), "{error}");
         let within = || tch::no_grad(|| Ok(one.f_expand([1_i64 << 50], false)?.f_mul_scalar(2.0)?));

@@ -1,4 +1,5 @@
-//! The model: its parameters, and the forward pass over packed batches.
+//! The model: its parameters, and the forward pass over packed batches. prepare.rs decides which parameters are
+//! trained, loss.rs computes losses, generate.rs continues prompts, export.rs writes folders.
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
@@ -23,7 +24,7 @@ use raisin_base::seed::Seed;
 
 /// A decoder-only language model of the Llama family.
 ///
-/// Matrix products run in `compute`; what is trained is kept in f32 and cast on the way in.
+/// Matrix products run in the dtype `compute`. Trained parameters are kept in f32 and cast for the products.
 pub struct Model {
     pub config: Config,
     pub(super) device: Device,
@@ -31,36 +32,39 @@ pub struct Model {
     pub(super) embedding: Parameter,
     pub(super) layers: Vec<Layer>,
     pub(super) norm: Parameter,
-    /// `None` where the embedding is the head.
+    /// `None` if the head is tied to the embedding.
     pub(super) head: Option<Parameter>,
     pub(super) adapter: Option<AdapterConfig>,
     pub(super) trainable: Trainable,
-    /// Which parameters are trained themselves.
+    /// The range of parameters that are trained themselves. `None` if no parameter or only adapters are trained.
     pub(super) trained: Option<TrainedRange>,
-    /// While passes are [`Model::joined`] and a trained embedding is the head: that head, in the compute kind.
+    /// While passes are [`Model::joined`] and a trained embedding is also the head: the head in the compute dtype.
     pub(super) joined_head: Option<Tensor>,
-    /// Where the numbers of trained adapters go in joined passes.
+    /// The index map from trained adapters to the low-rank factors of joined passes.
     pub(super) low_plan: Option<LowPlan>,
-    /// How many episodes have an adapter of their own.
+    /// The number of episodes that have an adapter of their own.
     pub(super) episodes: usize,
-    /// Where tokenizer files are copied from when the model is saved.
+    /// The folder from which tokenizer files are copied when the model is saved.
     pub(super) folder: Option<PathBuf>,
     pub(super) listener: Option<Listener>,
-    /// Rows that are continued together at most; fewer where there was no memory for so many.
+    /// The most rows that are continued together. If there was no memory for this number of rows, the number is
+    /// reduced.
     pub(super) rows_together: Cell<usize>,
     /// See [`Model::limit_room`].
     pub(super) room: Option<usize>,
 }
 
 impl Model {
-    /// Opens a model folder: full weights, an adapter on a base, or a frozen-prefix proxy of a base.
+    /// Loads a model folder: full weights, an adapter on a base model, or a frozen-prefix proxy of a base model.
     pub fn load(folder: &Path, device: Device, compute: TensorKind) -> Result<Self> {
         Self::load_form(folder, device, compute, None)
     }
 
-    /// The same for a model that is about to be [prepared](Model::prepare) for this adaptation. Weights that are trained
-    /// themselves come in f32: masters that began at values of bf16 would have to go half a step of bf16 before the model
-    /// that computes with them changed at all, and a fine-tuning with a small learning rate is over by then.
+    /// Loads a model folder for a model that will be [prepared](Model::prepare) for this adaptation.
+    ///
+    /// Weights that will be trained themselves are loaded in f32. Masters that start at rounded bf16 values would have
+    /// to change by half a step of bf16 before the bf16 weights change at all. A fine-tuning with a small learning rate
+    /// ends before that.
     pub fn load_to_train(folder: &Path, device: Device, compute: TensorKind, adaptation: &Adaptation) -> Result<Self> {
         Self::load_form(folder, device, compute, Some(adaptation))
     }
@@ -71,7 +75,7 @@ impl Model {
             ModelFolderForm::Full => Self::load_full(folder, device, compute, adaptation.filter(|_| trains_weights))?,
             ModelFolderForm::Adapter { base } => {
                 let mut model = Self::load_form(&base, device, compute, adaptation)?;
-                // The base may have one of its own.
+                // The base model may have an adapter of its own.
                 if trains_weights {
                     model.merge()?
                 } else {
@@ -102,7 +106,7 @@ impl Model {
         Ok(model)
     }
 
-    /// A GGUF file, dequantised; it brings its own config and vocabulary.
+    /// Loads a GGUF file, dequantised. The file contains its own configuration and vocabulary.
     pub fn from_gguf(path: &Path, device: Device, compute: TensorKind) -> Result<Self> {
         let gguf = Gguf::open(path)?;
         let config = gguf.config()?;
@@ -115,7 +119,8 @@ impl Model {
         Ok(model)
     }
 
-    /// Fresh weights: normal with `initializer_range`, what writes into the residual stream scaled by 1/sqrt(2 layers).
+    /// A model with new weights: normal with the deviation `initializer_range`. The weights that write into the
+    /// residual stream are scaled by 1/sqrt(2 layers).
     pub fn init(config: Config, seed: &Seed, device: Device, compute: TensorKind) -> Result<Self> {
         config.check()?;
         let deviation = config.initializer_range;
@@ -182,7 +187,7 @@ impl Model {
         })
     }
 
-    /// On a GPU, the projections of one input as one product. On the CPU nothing is gained by it.
+    /// On a GPU, stacks the projections with the same input into one product. On the CPU this brings nothing.
     pub(super) fn group(&mut self) -> Result<()> {
         if self.device.is_cuda() { self.layers.iter_mut().try_for_each(Layer::group) } else { Ok(()) }
     }
@@ -191,30 +196,30 @@ impl Model {
         self.device
     }
 
-    /// The kind that matrix products run in.
+    /// The dtype of the matrix products.
     pub fn compute(&self) -> TensorKind {
         self.compute
     }
 
-    /// From now on `listener` hears what is told by [`Model::tell`].
+    /// Sets the listener, which receives the messages of [`Model::tell`].
     pub fn listen(&mut self, listener: Listener) {
         self.listener = Some(listener);
     }
 
-    /// Something that whoever watches should know.
+    /// Sends a message for the user to the listener.
     pub fn tell(&self, notice: &str) {
         if let Some(listener) = &self.listener {
             listener(notice);
         }
     }
 
-    /// For tests of what happens when memory ends: a pass over more tokens than this fails as it does on a device that is out
+    /// For tests of the lack of memory: a pass over more tokens than this fails with the error of a device that is out
     /// of memory.
     pub fn limit_room(&mut self, tokens: Option<usize>) {
         self.room = tokens;
     }
 
-    /// What a device that has room for so many tokens says of a pass over more.
+    /// The out-of-memory error, if `tokens` is above [`Model::limit_room`].
     pub(super) fn check_room(&self, tokens: usize) -> Result<()> {
         match self.room {
             Some(room) if tokens > room => Err(tch::TchError::Torch("CUDA out of memory. Tried".to_owned()).into()),
@@ -222,17 +227,18 @@ impl Model {
         }
     }
 
-    /// What [`Model::prepare`] made trainable; empty before.
+    /// The trained parameters that [`Model::prepare`] set up. Empty before that.
     pub fn trainable(&self) -> &Trainable {
         &self.trainable
     }
 
-    /// How many episodes have an adapter of their own over the base.
+    /// The number of episodes that have an adapter of their own over the base model.
     pub fn episodes(&self) -> usize {
         self.episodes
     }
 
-    /// The layers from `from` on and the final norm; with `ends` also the embedding and the head.
+    /// The parameters of the layers from `from` on and of the final norm. If `ends` is true, also the embedding and the
+    /// head.
     pub(super) fn parameters_mut(&mut self, from: usize, ends: bool) -> Vec<&mut Parameter> {
         let mut all = Vec::new();
         if ends {
@@ -246,7 +252,7 @@ impl Model {
         all
     }
 
-    /// Every parameter of the checkpoint, adapters left out.
+    /// Every parameter of the checkpoint, without the adapters.
     pub(super) fn parameters(&self) -> impl Iterator<Item = &Parameter> {
         std::iter::once(&self.embedding)
             .chain(self.layers.iter().flat_map(Layer::parameters))
@@ -258,7 +264,7 @@ impl Model {
         self.layers.iter().flat_map(Layer::projections)
     }
 
-    /// Projections that have an adapter, by their names.
+    /// The adapters, with the names of their projections.
     pub(super) fn adapters(&self) -> impl Iterator<Item = (&str, &Adapter)> {
         self.projections()
             .filter_map(|projection| projection.adapter.as_ref().map(|adapter| (projection.name.as_str(), adapter)))
@@ -294,28 +300,30 @@ impl Model {
         self.normed(&states)
     }
 
-    /// Hidden states that enter layer `layers`, `[tokens, hidden]`: what a frozen prefix computes once.
+    /// Hidden states that enter layer `layers`, `[tokens, hidden]`. A frozen prefix computes these states once.
     pub fn prefix_states(&self, layers: usize, batch: &Batch) -> Result<Tensor> {
         self.run(&self.embed(batch)?, 0, layers, batch, &mut |_, _| Ok(()))
     }
 
-    /// From the states that enter layer `layers` to the final norm.
+    /// Hidden states after the final norm, `[tokens, hidden]`, computed from the states that enter layer `layers`.
     pub fn hidden_from(&self, layers: usize, states: &Tensor, batch: &Batch) -> Result<Tensor> {
         let states = states.f_to_device(self.device)?.f_to_kind(self.compute)?;
         let states = self.run(&states, layers, self.layers.len(), batch, &mut |_, _| Ok(()))?;
         self.normed(&states)
     }
 
+    /// The final norm.
     pub(super) fn normed(&self, states: &Tensor) -> Result<Tensor> {
         rms_norm(states, &self.norm.value, self.config.rms_norm_eps)
     }
 
+    /// The embedding of the batch's tokens, `[tokens, hidden]`.
     pub(super) fn embed(&self, batch: &Batch) -> Result<Tensor> {
-        // Looked up in f32 and cast afterwards: casting a trained table first would copy all of it.
+        // The cast comes after the look-up: a cast of a trained table would copy the whole table.
         Ok(Tensor::f_embedding(&self.embedding.value, &batch.ids, -1, false, false)?.f_to_kind(self.compute)?)
     }
 
-    /// Layers `from..to`; `seen` gets each layer's keys and values.
+    /// Runs the layers `from..to` over `states`, `[tokens, hidden]`. `seen` receives the keys and values of each layer.
     pub(super) fn run(
         &self,
         states: &Tensor,
@@ -324,7 +332,11 @@ impl Model {
         batch: &Batch,
         seen: &mut dyn FnMut(usize, [Tensor; 2]) -> Result<()>,
     ) -> Result<Tensor> {
-        ensure!(from <= to && to <= self.layers.len(), "layers {from}..{to} of a model that has {}", self.layers.len());
+        ensure!(
+            from <= to && to <= self.layers.len(),
+            "the layers {from}..{to} do not exist: the model has {} layers",
+            self.layers.len()
+        );
         let (rows, width) = states.size2()?;
         ensure!(
             rows == batch.tokens() as i64 && width == self.config.hidden_size,
@@ -346,7 +358,7 @@ impl Model {
     }
 
     /// # Errors
-    /// A sequence of the batch is longer than the positions that the model knows.
+    /// A sequence of the batch is longer than the model's context.
     pub(super) fn check_length(&self, batch: &Batch) -> Result<()> {
         let (longest, context) = (batch.longest(), self.config.max_position_embeddings);
         if longest <= context {
@@ -356,7 +368,7 @@ impl Model {
         Err(Problem::new(problem).hint("set a smaller max_tokens").into())
     }
 
-    /// The head's weight, `[vocabulary, hidden]`, in the compute kind.
+    /// The weight of the head, `[vocabulary, hidden]`, in the compute dtype.
     pub(super) fn head_weight(&self) -> Result<Tensor> {
         match &self.joined_head {
             Some(head) => Ok(head.shallow_clone()),
@@ -369,20 +381,22 @@ impl Model {
         Ok(hidden.f_linear(&self.head_weight()?, None::<&Tensor>)?)
     }
 
-    /// How many numbers the checkpoint has; adapters not counted.
+    /// The number of parameters of the checkpoint, without the adapters.
     pub fn parameter_count(&self) -> u64 {
         self.parameters().map(|parameter| parameter.value.numel() as u64).sum()
     }
 
-    /// Floating-point operations for one token of a forward pass or of a training step, attention scores left out.
+    /// Floating-point operations for one token, of a forward pass or of a training step. Attention scores are not
+    /// counted.
     pub fn flops_per_token(&self, train: bool) -> f64 {
         self.flops_per_token_from(0, train)
     }
 
-    /// The same when the states that enter layer `from` are given.
+    /// Floating-point operations for one token, if the states that enter layer `from` are given.
     ///
-    /// 2 for each weight in a product. Training adds 2 for the gradients of the activations, from the lowest trained
-    /// layer upwards, and 2 for each trained weight: 6 in all when everything is trained.
+    /// A weight in a product costs 2 operations. Training adds 2 operations for the gradient of the activations, from
+    /// the lowest trained layer upwards, and 2 operations for each trained weight. If everything is trained, this is 6
+    /// in total.
     pub fn flops_per_token_from(&self, from: usize, train: bool) -> f64 {
         let weights = |layer: &Layer| -> f64 {
             layer
@@ -413,7 +427,7 @@ impl Model {
     }
 }
 
-/// An adapter's two parameters, under PEFT's names.
+/// The two matrices of an adapter, with PEFT's names.
 pub(super) fn adapter_parts(name: &str, adapter: &Adapter) -> [(String, Tensor); 2] {
     [(adapter_part(name, 'A'), adapter.a.shallow_clone()), (adapter_part(name, 'B'), adapter.b.shallow_clone())]
 }

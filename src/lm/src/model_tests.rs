@@ -1,4 +1,4 @@
-//! What the model as a whole must hold to, whatever its weights.
+//! Tests of the whole model that do not depend on particular weights. tests/lm compares with PyTorch.
 
 use super::*;
 use crate::Adaptation;

@@ -1,4 +1,5 @@
-//! What of a model is trained: decided, made into leaves, frozen again; and models that share weights.
+//! Sets up the trained parameters of a model: selects them, makes their autograd leaves, and freezes them again. This
+//! file also makes models that share weights. lora.rs has the adapters and the flat buffer.
 
 use std::collections::BTreeMap;
 
@@ -11,8 +12,8 @@ use super::model::{Model, adapter_part};
 use raisin_base::error::{Result, anyhow, ensure};
 use raisin_base::seed::Seed;
 
-/// Parameters that are trained themselves: the layers from one on and the final norm; with `ends` the embedding and the
-/// head as well.
+/// Parameters that are trained themselves: the layers from `from` on and the final norm. If `ends` is true, also the
+/// embedding and the head.
 #[derive(Clone, Copy)]
 pub(super) struct TrainedRange {
     pub from: usize,
@@ -20,21 +21,21 @@ pub(super) struct TrainedRange {
 }
 
 impl Model {
-    /// Decides what is trained, and makes its f32 leaves. Whatever was trained before is frozen as it is now;
-    /// an adapter that is already there is merged into the weights first.
+    /// Selects the trained parameters, and makes their f32 leaves. Parameters that were trained before are frozen with
+    /// their current values. Existing adapters are first merged into the weights.
     pub fn prepare(&mut self, adaptation: &Adaptation, seed: &Seed) -> Result<()> {
         self.prepare_side_by_side(adaptation, seed, 1)
     }
 
-    /// The same for several episodes, each with adapters of its own over the one frozen base. All start equal; the
-    /// trainable numbers are those of the first episode, then those of the second, and so on.
+    /// Prepares the model for several episodes, each with adapters of its own over the same frozen base. All episodes
+    /// start equal. The trained numbers are those of the first episode, then those of the second episode, and so on.
     ///
     /// # Errors
-    /// Weights of the base itself are to be trained: they cannot be several things at once.
+    /// Weights of the base itself are to be trained, but there are several episodes. All episodes share these weights.
     pub fn prepare_side_by_side(&mut self, adaptation: &Adaptation, seed: &Seed, episodes: usize) -> Result<()> {
         ensure!(
             episodes == 1 || adaptation.adapter().is_some(),
-            "only LoRA adapters of several episodes fit over one base"
+            "several episodes can share one base model only if LoRA adapters are trained"
         );
         let layers = self.layers.len();
         let frozen = adaptation.frozen_layers(layers);
@@ -47,7 +48,7 @@ impl Model {
             adapter.check()?;
         }
         self.merge()?;
-        // As they are before the others are rounded to the compute kind.
+        // The masters keep the f32 values, because `freeze` rounds all parameters to the compute dtype.
         let wide: Vec<Tensor> = if adapter.is_none() {
             self.parameters_mut(frozen, ends).into_iter().map(|parameter| parameter.value.shallow_clone()).collect()
         } else {
@@ -81,7 +82,7 @@ impl Model {
         Ok(())
     }
 
-    /// Where the trained tensors lie in the model, in the order of the leaves, and their names.
+    /// The trained tensors in the model, with their names, in the order of the leaves.
     pub(super) fn trained_slots(&mut self) -> Vec<(String, &mut Tensor)> {
         if let Some(TrainedRange { from, ends }) = self.trained {
             let parameters = self.parameters_mut(from, ends).into_iter();
@@ -98,7 +99,7 @@ impl Model {
         by_episode.into_iter().flatten().collect()
     }
 
-    /// Makes the leaves what the model computes with.
+    /// Puts the autograd leaves into the model, so that the model computes with them.
     pub(super) fn attach_leaves(&mut self) {
         let leaves: Vec<Tensor> = self.trainable.leaves.iter().map(|(_, leaf)| leaf.shallow_clone()).collect();
         for ((_, slot), leaf) in self.trained_slots().into_iter().zip(leaves) {
@@ -116,7 +117,7 @@ impl Model {
     /// Merges adapters into the weights, in f32.
     pub(super) fn merge(&mut self) -> Result<()> {
         for layer in &mut self.layers {
-            // What is about to change is not kept beside itself.
+            // The stacked weights of a changing layer are dropped first, so that both copies never exist together.
             if layer.projections().iter().any(|projection| projection.adapter.is_some()) {
                 layer.groups = None;
             }
@@ -129,14 +130,14 @@ impl Model {
         Ok(())
     }
 
-    /// Merges adapters and turns leaves into constants of the compute kind: a model that is no longer trained, and costs
-    /// what its base costs.
+    /// Merges adapters, and turns leaves into constants in the compute dtype. The model is then no longer trained, and
+    /// has the cost of its base model.
     pub fn freeze(&mut self) -> Result<()> {
         let compute = self.compute;
         self.merge()?;
         for parameter in self.parameters_mut(0, true) {
             let constant = parameter.value.f_detach()?.f_to_kind(compute)?;
-            // A detached view would keep the whole buffer of an earlier training alive.
+            // A detached view would keep the whole flat buffer of an earlier training alive.
             parameter.value = if parameter.value.requires_grad() { constant.copy() } else { constant };
         }
         self.adapter = None;
@@ -147,8 +148,8 @@ impl Model {
         self.group()
     }
 
-    /// A second model over the very same weights, to be prepared for this adaptation; nothing is copied. Adapters are
-    /// merged first, and what will not be trained itself is frozen.
+    /// Makes a second model that shares the weights of this model, to be prepared for this adaptation. No weight is
+    /// copied. Adapters are merged first, and parameters that will not be trained themselves are frozen.
     pub fn share(&mut self, adaptation: &Adaptation) -> Result<Self> {
         if adaptation.has_adapters() {
             self.freeze()?
@@ -177,7 +178,8 @@ mod tests {
     use super::*;
     use crate::{Config, TARGETS};
 
-    /// Found beside PyTorch on a GPU: masters rounded to bf16 at first learn next to nothing from twenty steps of 1e-5.
+    /// Found in a comparison with PyTorch on a GPU: masters that were rounded to bf16 at first learn almost nothing in
+    /// twenty steps with a learning rate of 1e-5.
     #[test]
     fn weights_that_are_trained_keep_what_the_checkpoint_has_beyond_the_compute_kind() -> Result<()> {
         let top = tempfile::tempdir()?;

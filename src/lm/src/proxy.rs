@@ -1,8 +1,10 @@
-//! The hidden states of a frozen prefix, computed once and kept in a file: what makes a proxy cheap to train.
+//! Computes the hidden states of a frozen prefix once, writes them to a file, and reads rows of them. A proxy trains
+//! only the layers above the prefix, so its training is cheap. The training loop is in the crate `training`.
 //!
-//! states.safetensors holds, for the pool and for the validation set, the states that enter the first trained layer
-//! (`[tokens, hidden]`, row after row), where each row starts, and the tokens themselves, so that a row can be
-//! checked against the sequence it is used for. The file is memory-mapped; a batch reads its own rows only.
+//! states.safetensors holds these tensors for the pool and for the validation set: the states that enter the first
+//! trained layer (`[tokens, hidden]`, row after row), the start of each row, and the tokens themselves. With the
+//! tokens, a row can be checked against the sequence that it is used for. The file is memory-mapped; a batch reads only
+//! its own rows.
 
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
@@ -21,14 +23,14 @@ use raisin_corpus::Sequence;
 
 const STATES: &str = "states.safetensors";
 
-/// proxy.json: which layers are trained, and what the states were computed from.
+/// The content of proxy.json: which layers are trained, and how the states were computed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProxyConfig {
-    /// Layers on top that training may change.
+    /// The number of top layers that training may change.
     pub train_layers: usize,
-    /// Layers below them, whose result is cached.
+    /// The number of layers below the trained layers. The states after these layers are cached.
     pub prefix_layers: usize,
-    /// Sequences were cut to this many tokens.
+    /// The number of tokens to which the sequences were truncated.
     pub max_tokens: usize,
 }
 
@@ -36,7 +38,7 @@ impl ProxyConfig {
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join("proxy.json");
         let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        serde_json::from_slice(&bytes).with_context(|| format!("{} is not what a proxy writes", path.display()))
+        serde_json::from_slice(&bytes).with_context(|| format!("{} is not a valid proxy.json", path.display()))
     }
 }
 
@@ -69,12 +71,12 @@ impl PrefixStates {
         Ok(Self { config, weights, pool, validation })
     }
 
-    /// How many pool rows there are, those without tokens included.
+    /// The number of pool rows, including rows without tokens.
     pub fn pool_rows(&self) -> usize {
         self.pool.len() - 1
     }
 
-    /// How many tokens a pool row has; none where nothing of it would carry a loss.
+    /// The number of tokens of a pool row. It is 0 if no token of the row would carry a loss.
     pub fn row_tokens(&self, row: u32) -> usize {
         match self.pool.get(row as usize..row as usize + 2) {
             Some(bounds) => (bounds[1] - bounds[0]) as usize,
@@ -82,7 +84,7 @@ impl PrefixStates {
         }
     }
 
-    /// The states of these pool rows, one after another: `[tokens, hidden]` on the CPU, as stored.
+    /// The states of these pool rows, one row after another: `[tokens, hidden]`, on the CPU, in the stored dtype.
     pub fn rows(&self, rows: &[u32]) -> Result<Tensor> {
         let mut parts = Vec::with_capacity(rows.len());
         for &row in rows {
@@ -93,17 +95,18 @@ impl PrefixStates {
         Ok(Tensor::f_cat(&parts, 0)?)
     }
 
-    /// The states of the whole validation set, in its order; examples without a target have none.
+    /// The states of the whole validation set, `[tokens, hidden]`, in its order. Examples without a supervised token
+    /// have none.
     pub fn validation(&self) -> Result<Tensor> {
         self.weights.read("validation.states")
     }
 
-    /// How many tokens each validation example has.
+    /// The number of tokens of each validation example.
     pub fn validation_lengths(&self) -> Vec<usize> {
         self.validation.windows(2).map(|pair| (pair[1] - pair[0]) as usize).collect()
     }
 
-    /// Whether a pool row's states belong to exactly this sequence.
+    /// Checks that the states of a pool row belong to exactly this sequence.
     pub fn check(&self, row: u32, sequence: &Sequence) -> Result<()> {
         let (start, end) = self.bounds(row)?;
         let tokens = Vec::<i32>::try_from(self.weights.read_rows("pool.tokens", start, end)?)?;
@@ -111,26 +114,28 @@ impl PrefixStates {
             return Ok(());
         }
         Err(Problem::new(format!("the cached states of pool row {row} belong to other tokens"))
-            .hint("the proxy must be made from the same instructions, with the same max_tokens")
+            .hint("make the proxy from the instructions of this stage, with the max_tokens of this stage")
             .into())
     }
 
     fn bounds(&self, row: u32) -> Result<(usize, usize)> {
         match self.pool.get(row as usize..row as usize + 2) {
             Some(bounds) => Ok((bounds[0] as usize, bounds[1] as usize)),
-            None => {
-                Err(Problem::new(format!("the proxy has no states for pool row {row}: it has {}", self.pool_rows()))
-                    .hint("the proxy must be made from the same instructions")
-                    .into())
-            }
+            None => Err(Problem::new(format!(
+                "the proxy has no states for pool row {row}: it has {} rows",
+                self.pool_rows()
+            ))
+            .hint("make the proxy from the instructions of this stage")
+            .into()),
         }
     }
 }
 
-/// Computes and writes the states of a prefix. `None` among the sequences is a row without tokens.
+/// Computes and writes the states of a prefix. A `None` among the sequences is a row without tokens.
 ///
-/// States are written as they are computed, so memory holds one batch of them. `progress` hears how many tokens are
-/// done after each batch. A batch holds at most `batch_tokens`; fewer where there is no memory for so many.
+/// The states of a batch are written as soon as they are computed, so memory holds the states of one batch. After each
+/// batch, `progress` receives the number of finished tokens. A batch holds at most `batch_tokens` tokens, and fewer if
+/// there is no memory for this number.
 pub fn write_states(
     model: &Model,
     config: &ProxyConfig,
@@ -180,7 +185,7 @@ fn length(sequence: Option<&Sequence>) -> usize {
     sequence.map_or(0, |sequence| sequence.tokens.len())
 }
 
-/// The safetensors header. The crate's own writer wants all tensors in memory; these may not fit.
+/// The safetensors header. The writer of the safetensors crate needs all tensors in memory; these tensors may not fit.
 fn header(model: &Model, parts: &[(&str, &[Option<Sequence>])]) -> Result<Vec<u8>> {
     let (dtype, width) = if model.compute() == TensorKind::BFloat16 { ("BF16", 2) } else { ("F32", 4) };
     let hidden = model.config.hidden_size as usize;

@@ -1,8 +1,10 @@
-//! Gradients at the price of a second forward pass instead of the memory that the first one would keep.
+//! Activation checkpointing: gradients at the cost of a second forward pass, without the memory for all activations.
+//! joined.rs has the plain way.
 //!
-//! Only what enters each layer is kept. Backwards, a layer runs again from there with its graph, passes the gradient on
-//! to what entered it, and is forgotten: memory holds the graph of one layer at a time. The arithmetic of every layer is
-//! the same, so the numbers are those of the plain way but for the order of a few sums.
+//! The first forward pass keeps only the input of each layer. In the backward direction, each layer runs again from its
+//! input with an autograd graph, computes the gradient with respect to its input, and frees its graph. So memory holds
+//! the graph of one layer at a time. The arithmetic of every layer is unchanged, so the gradients equal those of the
+//! plain way, except for the order of a few sums.
 
 use std::collections::BTreeMap;
 
@@ -13,18 +15,18 @@ use super::batch::Batch;
 use super::model::Model;
 use raisin_base::error::{Result, ensure};
 
-/// Where in the model a trained number is.
+/// The segment of the model that contains a trained parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ModelSegment {
     Layer(usize),
-    /// The embedding, which may be the head as well.
+    /// The embedding, which may be tied to the head.
     Embedding,
-    /// The final norm and a head of its own.
+    /// The final norm, and a head that is not tied.
     Top,
 }
 
 impl ModelSegment {
-    /// By the name of a checkpoint or of an adapter's part.
+    /// The segment of a parameter, by its name in the checkpoint or in PEFT's adapter files.
     fn of(name: &str) -> Self {
         let number = name.split_once(".layers.").and_then(|(_, rest)| rest.split('.').next()?.parse().ok());
         match number {
@@ -36,8 +38,9 @@ impl ModelSegment {
 }
 
 impl Model {
-    /// The summed loss of the batch divided by `total`, and its gradient with respect to each of the trained leaves.
-    /// `states` are those that enter the given layer, where a frozen prefix has computed them.
+    /// The summed loss of the batch divided by `total`, and its gradient with respect to each trained leaf. `states`
+    /// are the number of a layer and the states that enter this layer, `[tokens, hidden]`, if a frozen prefix has
+    /// computed them.
     pub fn recomputed_gradient(
         &self,
         batch: &Batch,
@@ -49,7 +52,11 @@ impl Model {
         let segments: Vec<ModelSegment> = leaves.iter().map(|(name, _)| ModelSegment::of(name)).collect();
         let has_embedding = states.is_none() && segments.contains(&ModelSegment::Embedding);
         let from = states.map_or(0, |(layers, _)| layers);
-        ensure!(from <= self.layers.len(), "states that enter layer {from} of {}", self.layers.len());
+        ensure!(
+            from <= self.layers.len(),
+            "the states enter layer {from}, but the model has {} layers",
+            self.layers.len()
+        );
         let lowest = if has_embedding {
             from
         } else {
@@ -84,7 +91,7 @@ impl Model {
         let top = top.f_detach()?.f_set_requires_grad(true)?;
         let loss = self.response_loss(&self.normed(&top)?, batch)?.sum.f_div_scalar(total)?;
         let value = loss.f_double_value(&[])?;
-        // A tied embedding is met here as the head.
+        // A tied embedding gets the gradient of the head here.
         let mut flow =
             found.backward(&loss, &top, &|segment| matches!(segment, ModelSegment::Top | ModelSegment::Embedding))?;
         drop(loss);
@@ -106,7 +113,7 @@ fn through(value: &Tensor, flow: &Tensor) -> Result<Tensor> {
     Ok(value.f_mul(&flow.f_detach()?)?.f_sum(TensorKind::Float)?)
 }
 
-/// What has been found of the trained numbers' gradients.
+/// The gradients of the trained leaves that are computed so far.
 struct Gradients<'a> {
     leaves: &'a [(String, Tensor)],
     segments: &'a [ModelSegment],
@@ -114,7 +121,8 @@ struct Gradients<'a> {
 }
 
 impl Gradients<'_> {
-    /// Goes back from a scalar to the leaves of some segments; gives the gradient with respect to `entered`.
+    /// Computes the gradients of a scalar with respect to the leaves of the wanted segments, and adds them to the sums.
+    /// Returns the gradient with respect to `entered`.
     fn backward(&mut self, scalar: &Tensor, entered: &Tensor, wanted: &dyn Fn(ModelSegment) -> bool) -> Result<Tensor> {
         let chosen: Vec<usize> = (0..self.leaves.len()).filter(|&leaf| wanted(self.segments[leaf])).collect();
         let mut inputs: Vec<&Tensor> = chosen.iter().map(|&leaf| &self.leaves[leaf].1).collect();
@@ -135,7 +143,7 @@ impl Gradients<'_> {
         Ok(flow)
     }
 
-    /// One for each leaf.
+    /// The gradient of each leaf, in the order of the leaves. A leaf without a gradient gets zeros.
     fn in_order(mut self) -> Result<Vec<Tensor>> {
         (0..self.leaves.len())
             .map(|leaf| match self.sums.remove(&leaf) {

@@ -1,4 +1,5 @@
-//! The rotation frequencies of a model, plain or scaled, as transformers computes them. Knows no tensors.
+//! Computes the frequencies of the rotary position embedding, plain or scaled, as transformers computes them. This file
+//! handles numbers only; attention.rs makes tensors of them.
 
 use std::f64::consts::PI;
 
@@ -8,17 +9,18 @@ use serde_json::Value;
 use super::config::Config;
 use raisin_base::error::{Context as _, Problem, Result, ensure};
 
-/// How rotations are stretched for contexts longer than the model was first trained on.
+/// How rotations are scaled for contexts that are longer than the context of the pre-training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "rope_type", rename_all = "lowercase")]
 pub enum RopeScaling {
-    /// Every position divided by `factor`.
+    /// Every position is divided by `factor`.
     Linear { factor: f64 },
-    /// Changes nothing within `max_position_embeddings`, beyond which raisin does not go.
+    /// Changes nothing within `max_position_embeddings`. raisin does not use longer contexts.
     Dynamic { factor: f64 },
-    /// Llama 3: long wavelengths are slowed down by `factor`, short ones kept, those between blended.
+    /// Llama 3: the frequencies of long wavelengths are divided by `factor`, those of short wavelengths are kept, and
+    /// those between are blended.
     Llama3 { factor: f64, low_freq_factor: f64, high_freq_factor: f64, original_max_position_embeddings: usize },
-    /// Blends by how often a wavelength fits into the original context, and scales the attention logits.
+    /// Blends by how often a wavelength fits into the original context. Also scales the attention logits.
     Yarn {
         factor: f64,
         original_max_position_embeddings: usize,
@@ -38,16 +40,19 @@ pub enum RopeScaling {
 }
 
 impl RopeScaling {
-    /// From the object that config.json calls `rope_scaling` or `rope_parameters`; `None` where nothing is scaled.
+    /// Reads the object that config.json calls `rope_scaling` or `rope_parameters`. `None` if nothing is scaled.
     ///
     /// # Errors
-    /// A type that raisin does not know, or one without the numbers that it needs.
+    /// The type is unknown to raisin, or a number that the type needs is missing.
     pub fn read(rope: &Value, max_position_embeddings: usize) -> Result<Option<Self>> {
         if !rope.is_object() {
             return Ok(None);
         }
         let share = rope["partial_rotary_factor"].as_f64().unwrap_or(1.0);
-        ensure!((share - 1.0).abs() < f64::EPSILON, "`partial_rotary_factor` is {share}: only whole heads are rotated");
+        ensure!(
+            (share - 1.0).abs() < f64::EPSILON,
+            "`partial_rotary_factor` is {share}: raisin supports only 1, the rotation of whole heads"
+        );
         let kind = rope["rope_type"].as_str().or(rope["type"].as_str()).unwrap_or("default");
         if kind == "default" {
             return Ok(None);
@@ -59,11 +64,11 @@ impl RopeScaling {
         }
         let mut raw = rope.clone();
         raw["rope_type"] = kind.into();
-        // As in transformers: what is not given is the context itself.
+        // A missing original context is the context itself, as in transformers.
         if raw["original_max_position_embeddings"].is_null() {
             raw["original_max_position_embeddings"] = max_position_embeddings.into();
         }
-        // Some writers give whole numbers as 8192.0.
+        // Some programs write integers as 8192.0.
         if let Some(length) = raw["original_max_position_embeddings"].as_f64() {
             raw["original_max_position_embeddings"] = (length as u64).into();
         }
@@ -83,7 +88,7 @@ impl RopeScaling {
         }
     }
 
-    /// What cosines and sines are multiplied with.
+    /// The factor of the cosines and sines.
     pub(super) fn attention_factor(&self) -> f64 {
         let Self::Yarn { factor, attention_factor, mscale, mscale_all_dim, .. } = self else { return 1.0 };
         let by = |scale: f64| if *factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 };
@@ -95,12 +100,12 @@ impl RopeScaling {
     }
 }
 
-/// The angle that a position adds, for each pair of coordinates of a head.
+/// The angle per position, for each pair of coordinates of a head: `[head_dim / 2]`.
 pub(super) fn frequencies(config: &Config) -> Vec<f32> {
     let dim = config.head_dim;
     let plain: Vec<f32> = (0..dim / 2)
         .map(|pair| {
-            // In f32, step by step as the reference computes it.
+            // In f32, in the same steps as transformers.
             let exponent = (2 * pair) as f32 / dim as f32;
             1.0 / (config.rope_theta as f32).powf(exponent)
         })
@@ -120,7 +125,7 @@ pub(super) fn frequencies(config: &Config) -> Vec<f32> {
             factor, original_max_position_embeddings, beta_fast, beta_slow, truncate, ..
         }) => {
             let context = *original_max_position_embeddings as f64;
-            // The place among the pairs whose wavelength fits so many times into the original context.
+            // The index of the pair whose wavelength fits this many times into the original context.
             let place =
                 |rotations: f64| dim as f64 * (context / (rotations * 2.0 * PI)).ln() / (2.0 * config.rope_theta.ln());
             let given = |value: &Option<f64>, usual: f64| value.filter(|value| *value != 0.0).unwrap_or(usual);
@@ -142,6 +147,7 @@ pub(super) fn frequencies(config: &Config) -> Vec<f32> {
     }
 }
 
+/// The scaled frequency of one pair, for Llama 3.
 fn llama3(frequency: f64, factor: f64, low: f64, high: f64, context: f64) -> f64 {
     let wavelength = 2.0 * PI / frequency;
     if wavelength > context / low {
@@ -154,13 +160,14 @@ fn llama3(frequency: f64, factor: f64, low: f64, high: f64, context: f64) -> f64
     }
 }
 
-/// What llama.cpp stores for Llama 3 in place of the four numbers: by what each plain frequency is divided.
+/// The scaling of a Llama 3 model, from the divisors that llama.cpp stores instead of the four numbers: each plain
+/// frequency is divided by its divisor.
 ///
 /// # Errors
-/// Divisors that no Llama 3 has: then the four numbers are not known.
+/// The divisors are not those of a Llama 3 model, so the four numbers are unknown.
 pub(super) fn llama3_of(divisors: &[f32], config: &Config) -> Result<RopeScaling> {
     let factor = divisors.iter().copied().fold(1.0f32, f32::max);
-    // All published Llama 3 models differ in the factor alone.
+    // All published Llama 3 models differ only in `factor`.
     let scaling = RopeScaling::Llama3 {
         factor: f64::from(factor.round()),
         low_freq_factor: 1.0,
@@ -199,7 +206,7 @@ mod tests {
         let Some(RopeScaling::Yarn { original_max_position_embeddings: 64, .. }) =
             RopeScaling::read(&json!({"type": "yarn", "factor": 4.0}), 64)?
         else {
-            panic!("the original context is the context");
+            panic!("a missing original context must be the context");
         };
         let error = RopeScaling::read(&json!({"type": "longrope", "factor": 2.0}), 64).expect_err("unknown");
         assert_eq!(error.to_string(), "unknown rope scaling `longrope`");

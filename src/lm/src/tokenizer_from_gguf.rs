@@ -1,7 +1,8 @@
-//! A Hugging Face tokenizer folder out of a GGUF file's own vocabulary, merges and chat template.
+//! Writes a Hugging Face tokenizer folder from the vocabulary, the merges and the chat template of a GGUF file. gguf.rs
+//! reads the file.
 //!
-//! GGUF names the pre-tokenizer instead of storing it. SmolLM2's splits every digit off before the byte-level split;
-//! converters that leave that step out tokenise one row in fifteen of Alpaca differently.
+//! GGUF stores only the name of the pre-tokenizer. The pre-tokenizer of SmolLM2 splits off every digit before the
+//! byte-level split. Converters without this step tokenise one row in fifteen of Alpaca differently.
 
 use std::path::Path;
 
@@ -11,7 +12,7 @@ use super::config::write_json;
 use super::gguf::Gguf;
 use raisin_base::error::{Problem, Result, anyhow, ensure};
 
-/// GGUF's token types that are special: control tokens and user-defined ones.
+/// GGUF's types of special tokens: control tokens and user-defined tokens.
 const CONTROL: i64 = 3;
 const USER_DEFINED: i64 = 4;
 
@@ -30,7 +31,7 @@ pub fn write_tokenizer(gguf: &Gguf, context: usize, folder: &Path) -> Result<()>
     ensure!(tokens.len() == types.len(), "{} tokens but {} token types", tokens.len(), types.len());
     let texts: Vec<&str> = tokens
         .iter()
-        .map(|token| token.as_str().ok_or_else(|| anyhow!("the token {token} is not a text")))
+        .map(|token| token.as_str().ok_or_else(|| anyhow!("the token {token} is not a string")))
         .collect::<Result<_>>()?;
     let added: Vec<Value> = texts
         .iter()
@@ -66,7 +67,7 @@ pub fn write_tokenizer(gguf: &Gguf, context: usize, folder: &Path) -> Result<()>
         "model": {
             "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
             "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
-            // Llama 3 takes a word that is in the vocabulary as it is, whatever the merges make of it.
+            // Llama 3 takes a word of the vocabulary as one token, without applying the merges.
             "ignore_merges": is_llama3(gguf),
             "vocab": vocabulary, "merges": pairs,
         },
@@ -99,7 +100,7 @@ fn is_llama3(gguf: &Gguf) -> bool {
     matches!(gguf.text("tokenizer.ggml.pre"), Some("llama-bpe" | "llama3" | "llama-v3"))
 }
 
-/// Puts the first token before a text where the file says so; without a word in the file Llama 3 does.
+/// Adds the BOS token before a text if the file says so. If the file does not say, only Llama 3 adds the BOS token.
 fn post_processor(gguf: &Gguf, texts: &[&str]) -> Value {
     let adds = gguf.get("tokenizer.ggml.add_bos_token").and_then(Value::as_bool).unwrap_or(is_llama3(gguf));
     let bos = gguf.get("tokenizer.ggml.bos_token_id").and_then(Value::as_u64);
@@ -116,7 +117,7 @@ fn post_processor(gguf: &Gguf, texts: &[&str]) -> Value {
     })
 }
 
-/// Qwen composes characters first.
+/// The normaliser: Qwen composes characters first (NFC).
 fn normalizer(gguf: &Gguf) -> Value {
     if gguf.text("tokenizer.ggml.pre") == Some("qwen2") { json!({"type": "NFC"}) } else { Value::Null }
 }
@@ -143,7 +144,7 @@ fn pre_tokenizer(gguf: &Gguf) -> Result<Value> {
             r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
         )),
         other => Err(Problem::new(format!("the GGUF file's pre-tokenizer `{other}` is unknown"))
-            .hint("take the model's Hugging Face folder, which brings its tokenizer.json")
+            .hint("use the Hugging Face folder of the model: it contains tokenizer.json")
             .into()),
     }
 }

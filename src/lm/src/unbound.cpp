@@ -1,4 +1,5 @@
-// Two operations of libtorch that tch does not bind. A tensor is passed as a pointer to an at::Tensor, as in tch.
+// Two operations of libtorch that tch does not bind, with a C interface for unbound.rs. A tensor is passed as a pointer
+// to an at::Tensor, as in tch.
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/_flash_attention_forward.h>
@@ -9,7 +10,7 @@
 
 namespace {
 
-// nullptr, or why it failed; the caller frees it.
+// Runs an operation. Returns nullptr, or the reason of the failure; the caller frees the string.
 template <typename Run>
 char *reason(Run run) {
   try {

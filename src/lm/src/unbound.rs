@@ -1,5 +1,5 @@
-//! Two operations of libtorch that tch does not bind (unbound.cpp): attention over rows of different lengths, and AdamW
-//! in one pass over parameters, moments and gradient. Both are PyTorch's own kernels.
+//! Calls two operations of libtorch that tch does not bind: attention over rows of different lengths, and AdamW in one
+//! pass over parameters, moments and gradient. Both are PyTorch's own fused kernels. The C++ side is unbound.cpp.
 
 use std::ffi::{CStr, c_char, c_void};
 
@@ -34,19 +34,19 @@ unsafe extern "C" {
     ) -> *mut c_char;
 }
 
-/// The widest head that the flash kernels know.
+/// The largest head_dim of the fused attention kernel.
 const WIDEST_HEAD: i64 = 256;
 
-/// Whether [`flash_attention`] can be used for heads of this width in this kind, on CUDA.
+/// Whether [`flash_attention`] supports this dtype and this head_dim, on CUDA.
 pub(super) fn has_flash_attention(kind: TensorKind, head_dim: i64) -> bool {
     kind == TensorKind::BFloat16 && head_dim % 8 == 0 && head_dim <= WIDEST_HEAD
 }
 
-/// Causal attention within each of several rows that lie one after another. On CUDA only; gradients flow.
+/// Causal attention within each of several rows that lie one after another. CUDA only. Gradients are supported.
 ///
-/// q is `[tokens, heads, dim]`, k and v `[tokens, key-value heads, dim]`, `starts` says where each row begins and the last
-/// one ends (`[rows + 1]`, 32-bit whole numbers); `window` is how many tokens one looks at, itself included. The result is
-/// as q.
+/// q is `[tokens, heads, dim]`, k and v are `[tokens, key-value heads, dim]`. `starts` has the start of each row and
+/// the end of the last row, `[rows + 1]` as 32-bit integers. `longest` is the length of the longest row. `window` is
+/// the number of tokens that a token attends to, including itself. The result is `[tokens, heads, dim]`.
 pub(super) fn flash_attention(
     q: &Tensor,
     k: &Tensor,
@@ -56,10 +56,10 @@ pub(super) fn flash_attention(
     window: Option<i64>,
 ) -> Result<Tensor> {
     let mut mixed = std::ptr::null_mut();
-    // The kernels count how many tokens before its own one sees; -1 is all.
+    // The kernel takes the number of earlier tokens that a token attends to; -1 means all.
     let before = window.map_or(-1, |window| window - 1);
-    // SAFETY: pointers to tensors that live on, in the order and number that the function is written for; it stores a new
-    // tensor where it gives no reason for a failure.
+    // SAFETY: the pointers belong to tensors that outlive the call, in the order and number that the function expects.
+    // If the function returns null, it has stored a new tensor in `mixed`.
     unsafe {
         let failed = raisin_flash_attention(
             q.as_ptr().cast(),
@@ -77,18 +77,19 @@ pub(super) fn flash_attention(
 
 /// The constants of an AdamW step.
 pub struct AdamWStep {
-    /// Counted from 1.
+    /// The number of the step, counted from 1.
     pub number: u64,
     pub learning_rate: f64,
     pub beta1: f64,
     pub beta2: f64,
     pub weight_decay: f64,
     pub epsilon: f64,
-    /// Of the gradient, at most 1.
+    /// The factor of the gradient (gradient clipping), at most 1.
     pub factor: f64,
 }
 
-/// One AdamW step over f32 tensors: for each its parameters, their moments, and their gradient, which is overwritten.
+/// One AdamW step over f32 tensors. Each entry of `slices` has parameters, first moments, second moments and gradient,
+/// in this order. The gradient is overwritten.
 pub fn fused_adamw(step: &AdamWStep, slices: &[[Tensor; 4]]) -> Result<()> {
     let Some(first) = slices.first() else { return Ok(()) };
     let device = first[0].device();
@@ -99,8 +100,8 @@ pub fn fused_adamw(step: &AdamWStep, slices: &[[Tensor; 4]]) -> Result<()> {
         slices.iter().map(|tensors| tensors[place].as_ptr().cast_mut().cast()).collect()
     };
     let [parameters, firsts, seconds, gradients] = [column(0), column(1), column(2), column(3)];
-    // SAFETY: as many pointers as are counted, to tensors that live on; they are written to as any in-place operation of
-    // tch does.
+    // SAFETY: each list has `slices.len()` pointers to tensors that outlive the call. The function writes to the
+    // tensors as tch's in-place operations do.
     let failed = unsafe {
         raisin_fused_adamw(
             parameters.as_ptr(),
@@ -117,19 +118,21 @@ pub fn fused_adamw(step: &AdamWStep, slices: &[[Tensor; 4]]) -> Result<()> {
             step.epsilon,
         )
     };
-    // SAFETY: what the function returned.
+    // SAFETY: `failed` is the result of the function above.
     unsafe { succeeded(failed) }
 }
 
+/// Turns the result of a C++ function into a `Result`.
+///
 /// # Safety
-/// `failed` is null or a text of the C++ side's.
+/// `failed` is null, or a string that unbound.cpp allocated. This function frees the string.
 unsafe fn succeeded(failed: *mut c_char) -> Result<()> {
     if failed.is_null() {
         return Ok(());
     }
-    // SAFETY: a text that ends with a zero, given to us.
+    // SAFETY: the string ends with a zero byte, and belongs to this function.
     let words = unsafe { CStr::from_ptr(failed) }.to_string_lossy().into_owned();
-    // SAFETY: taken from the same allocator, once.
+    // SAFETY: the string was allocated by the same allocator, and is freed once.
     unsafe { raisin_free(failed) };
     Err(tch::TchError::Torch(words).into())
 }

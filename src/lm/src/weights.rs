@@ -1,6 +1,7 @@
-//! Tensors of a checkpoint by name: safetensors files, one or several, memory-mapped, and how they are written.
+//! Reads tensors of a checkpoint by name, from one or several memory-mapped safetensors files, and writes safetensors
+//! files. gguf.rs reads GGUF files. Pickled files are never opened.
 //!
-//! A tensor is copied once, from the mapped file into the wanted kind and device. Pickles are never opened.
+//! A tensor is copied once: from the mapped file into the requested dtype and device.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -14,6 +15,7 @@ use tch::{Device, Kind as TensorKind, Tensor};
 
 use raisin_base::error::{Context as _, Problem, Result, anyhow, bail, ensure};
 
+/// File, dtype, shape and byte range of one tensor.
 struct SafetensorsEntry {
     file: usize,
     kind: TensorKind,
@@ -22,7 +24,7 @@ struct SafetensorsEntry {
     end: usize,
 }
 
-/// The tensors of a folder. Remembers which were taken, so that a leftover is noticed.
+/// The tensors of a folder. It remembers which tensors were read, so that [`Self::finish`] can report unread tensors.
 pub struct Weights {
     folder: PathBuf,
     files: Vec<Mmap>,
@@ -47,10 +49,10 @@ impl Weights {
         let index: serde_json::Value =
             serde_json::from_slice(&bytes).with_context(|| format!("{} is not JSON", index_path.display()))?;
         let map =
-            index["weight_map"].as_object().ok_or_else(|| anyhow!("{}: no `weight_map`", index_path.display()))?;
+            index["weight_map"].as_object().ok_or_else(|| anyhow!("{} has no `weight_map`", index_path.display()))?;
         let mut names = BTreeSet::new();
         for file in map.values() {
-            let name = file.as_str().ok_or_else(|| anyhow!("{}: {file} is no file name", index_path.display()))?;
+            let name = file.as_str().ok_or_else(|| anyhow!("{}: {file} is not a file name", index_path.display()))?;
             ensure!(
                 Path::new(name).components().all(|part| matches!(part, std::path::Component::Normal(_))),
                 "{}: the shard `{name}` is outside the folder",
@@ -60,7 +62,11 @@ impl Weights {
         }
         let weights = Self::open_files(folder, &names.into_iter().collect::<Vec<_>>())?;
         for name in map.keys() {
-            ensure!(weights.entries.contains_key(name), "{} lists `{name}`, which no shard has", index_path.display());
+            ensure!(
+                weights.entries.contains_key(name),
+                "{} lists `{name}`, but no shard contains this tensor",
+                index_path.display()
+            );
         }
         Ok(weights)
     }
@@ -71,14 +77,18 @@ impl Weights {
             Self { folder: folder.to_owned(), files: Vec::new(), entries: BTreeMap::new(), taken: BTreeSet::new() };
         for (number, path) in paths.iter().enumerate() {
             let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-            // SAFETY: a checkpoint is an immutable file of the store or of the user; it is only read.
+            // SAFETY: a checkpoint is an immutable file of the store or of the user. The map is only read.
             let map = unsafe { Mmap::map(&file) }.with_context(|| format!("cannot map {}", path.display()))?;
             let (header, metadata) = SafeTensors::read_metadata(&map)
                 .with_context(|| format!("{} is not a safetensors file", path.display()))?;
             let base = header + size_of::<u64>();
             for (name, info) in metadata.tensors() {
                 let (start, end) = info.data_offsets;
-                ensure!(base + end <= map.len(), "{}: the tensor `{name}` reaches beyond the file", path.display());
+                ensure!(
+                    base + end <= map.len(),
+                    "{}: the tensor `{name}` reaches beyond the end of the file",
+                    path.display()
+                );
                 let entry = SafetensorsEntry {
                     file: number,
                     kind: kind_of(info.dtype).with_context(|| format!("{}: `{name}`", path.display()))?,
@@ -105,7 +115,7 @@ impl Weights {
         self.entries.get(name).map(|entry| entry.shape.as_slice())
     }
 
-    /// The tensor of this name and shape.
+    /// Reads the tensor with this name and shape, in this dtype, on this device.
     pub fn take(&mut self, name: &str, shape: &[i64], kind: TensorKind, device: Device) -> Result<Tensor> {
         let entry = self.entry(name)?;
         ensure!(
@@ -119,7 +129,7 @@ impl Weights {
         Ok(tensor)
     }
 
-    /// Copied out of the mapped file once, converted on the way.
+    /// Copies the tensor from the mapped file once, and converts the dtype in the same step.
     fn converted(&self, entry: &SafetensorsEntry, kind: TensorKind) -> Result<Tensor> {
         let bytes = &self.files[entry.file][entry.start..entry.end];
         let is_aligned = bytes.as_ptr().align_offset(entry.kind.elt_size_in_bytes().max(1)) == 0;
@@ -130,23 +140,26 @@ impl Weights {
         for place in (1..strides.len()).rev() {
             strides[place - 1] = strides[place] * entry.shape[place];
         }
-        // SAFETY: the bytes are `shape` numbers of this kind, as the header was checked to say, and aligned; the tensor
-        // over them is read once, into a copy of another kind, and does not outlive the map.
+        // SAFETY: the bytes are aligned, and hold `shape` numbers of this dtype: the header was checked. The tensor
+        // over the bytes is read once, into a copy of another dtype, and does not outlive the map.
         let mapped = unsafe { Tensor::f_from_blob(bytes.as_ptr(), &entry.shape, &strides, entry.kind, Device::Cpu)? };
         Ok(mapped.f_to_kind(kind)?)
     }
 
-    /// The tensor of this name as it is stored, on the CPU.
+    /// The tensor with this name in its stored dtype, on the CPU.
     pub fn read(&self, name: &str) -> Result<Tensor> {
         let entry = self.entry(name)?;
         Ok(Tensor::f_from_data_size(&self.files[entry.file][entry.start..entry.end], &entry.shape, entry.kind)?)
     }
 
-    /// Rows `start..end` of the first dimension, as stored, on the CPU: reads no other byte of the file.
+    /// Rows `start..end` of the first dimension, in the stored dtype, on the CPU. No other byte of the file is read.
     pub fn read_rows(&self, name: &str, start: usize, end: usize) -> Result<Tensor> {
         let entry = self.entry(name)?;
         let rows = entry.shape.first().copied().unwrap_or(0) as usize;
-        ensure!(start <= end && end <= rows, "rows {start}..{end} of `{name}`, which has {rows}");
+        ensure!(
+            start <= end && end <= rows,
+            "the rows {start}..{end} of `{name}` do not exist: the tensor has {rows} rows"
+        );
         let width = (entry.end - entry.start) / rows.max(1);
         let bytes = &self.files[entry.file][entry.start + start * width..entry.start + end * width];
         let mut shape = entry.shape.clone();
@@ -156,10 +169,10 @@ impl Weights {
         Ok(Tensor::f_from_data_size(bytes, &shape, entry.kind)?)
     }
 
-    /// To be called when all was taken.
+    /// Checks that every tensor was read, except those for which `may_be_left` is true. Call this after the last read.
     ///
     /// # Errors
-    /// Tensors that nobody asked for: the checkpoint is of another architecture than its config.json says.
+    /// The checkpoint has unread tensors: its tensors do not fit the architecture in its config.json.
     pub fn finish(&self, may_be_left: impl Fn(&str) -> bool) -> Result<()> {
         let left: Vec<_> =
             self.names().filter(|name| !self.taken.contains(*name) && !may_be_left(name)).take(5).collect();
@@ -199,11 +212,11 @@ fn dtype_of(kind: TensorKind) -> Result<Dtype> {
         TensorKind::Int64 => Dtype::I64,
         TensorKind::Int => Dtype::I32,
         TensorKind::Uint8 => Dtype::U8,
-        other => bail!("tensors of kind {other:?} cannot be written"),
+        other => bail!("tensors of dtype {other:?} cannot be written"),
     })
 }
 
-/// The bytes of a tensor, in the machine's (little-endian) order.
+/// The bytes of a tensor, in the byte order of the machine (little-endian).
 pub fn bytes_of(tensor: &Tensor) -> Result<Vec<u8>> {
     let tensor = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_contiguous()?;
     let count = tensor.numel();
@@ -212,8 +225,8 @@ pub fn bytes_of(tensor: &Tensor) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// A tensor on its way into a file. What it takes to get there is done while the file is written and given back at
-/// once, so that a file costs the memory of its largest tensor and not of all.
+/// A tensor to be written into a file. The tensor is made while the file is written, and freed at once. So writing a
+/// file takes the memory of its largest tensor, and not the memory of all tensors.
 pub struct Outgoing<'a> {
     name: String,
     dtype: Dtype,
@@ -223,7 +236,7 @@ pub struct Outgoing<'a> {
 }
 
 impl<'a> Outgoing<'a> {
-    /// `make` gives a tensor of this kind and shape, on whatever device.
+    /// `make` returns a tensor with this dtype and shape, on any device.
     pub fn new(name: String, kind: TensorKind, shape: &[i64], make: impl Fn() -> Result<Tensor> + 'a) -> Result<Self> {
         let shape: Vec<usize> = shape.iter().map(|&size| size as usize).collect();
         Ok(Self {
@@ -235,20 +248,25 @@ impl<'a> Outgoing<'a> {
         })
     }
 
-    /// The tensor as it is.
+    /// The given tensor, unchanged.
     pub fn of(name: String, tensor: &'a Tensor) -> Result<Self> {
         Self::new(name, tensor.kind(), &tensor.size(), || Ok(tensor.shallow_clone()))
     }
 
     fn bytes(&self) -> Result<Vec<u8>> {
         let bytes = tch::no_grad(|| bytes_of(&(self.make)()?))?;
-        ensure!(bytes.len() == self.length, "{} bytes where {} were announced", bytes.len(), self.length);
+        ensure!(
+            bytes.len() == self.length,
+            "the tensor has {} bytes, but its shape and dtype require {}",
+            bytes.len(),
+            self.length
+        );
         Ok(bytes)
     }
 }
 
-/// An outgoing tensor as the safetensors crate asks for it. Its writer takes whatever bytes it is given, so a tensor
-/// that cannot be had is kept as the file's error; the rest need not be copied then.
+/// An outgoing tensor, as the safetensors crate requests it. The crate's writer accepts all bytes that it gets. So if a
+/// tensor cannot be made, its error is kept in `failed`, and the remaining tensors are not copied.
 struct Announced<'a> {
     tensor: &'a Outgoing<'a>,
     failed: &'a RefCell<Option<raisin_base::error::Error>>,
@@ -279,7 +297,7 @@ impl View for Announced<'_> {
 /// Writes a safetensors file with one entry of metadata.
 ///
 /// # Errors
-/// A tensor that cannot be copied to the CPU, a file that cannot be written: there is no file then.
+/// A tensor cannot be copied to the CPU, or the file cannot be written. Then no file remains.
 pub fn write_file(path: &Path, tensors: &[Outgoing<'_>], (key, value): (&str, &str)) -> Result<()> {
     let metadata = HashMap::from([(key.to_owned(), value.to_owned())]);
     let failed = RefCell::new(None);
@@ -294,7 +312,7 @@ pub fn write_file(path: &Path, tensors: &[Outgoing<'_>], (key, value): (&str, &s
     }
 }
 
-/// Writes tensors as Hugging Face expects them: safetensors with `format = pt`, which tch's own writer leaves out.
+/// Writes tensors as Hugging Face expects them: safetensors with `format = pt`. tch's own writer leaves this entry out.
 pub fn write(path: &Path, tensors: &[Outgoing<'_>]) -> Result<()> {
     write_file(path, tensors, ("format", "pt"))
 }
