@@ -1,4 +1,5 @@
-//! blake3 digests, and the canonical JSON that action keys and manifests are digests of.
+//! blake3 digests of bytes, files and JSON values, and the canonical JSON under the digests of action keys and
+//! manifests. The crates engine and store decide what is hashed.
 
 use std::fmt;
 use std::fs::File;
@@ -11,10 +12,10 @@ use serde_json::Value;
 
 use crate::error::{Result, ensure};
 
-/// How much of a file is read at once.
+/// Bytes that are read from a file at once.
 const BUFFER: usize = 1 << 20;
 
-/// Inputs of this size and more are mapped.
+/// Input files from this size on are read through a memory map.
 const MAPPED: u64 = 64 << 20;
 
 /// 32 bytes of blake3, written as 64 lower-case hexadecimal digits.
@@ -26,8 +27,8 @@ impl Digest {
         Self(*blake3::hash(bytes).as_bytes())
     }
 
-    /// The digest of a file's content. It is read and not mapped: where a disk fails, or the file is cut meanwhile, reading
-    /// gives an error, and a map ends the process.
+    /// The digest of a file's content. The file is read, not mapped. If the disk fails, or if another process truncates
+    /// the file, reading gives an error; a memory map would end the process.
     pub fn of_file(path: &Path) -> std::io::Result<Self> {
         let mut file = File::open(path)?;
         let size = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
@@ -35,7 +36,7 @@ impl Digest {
         let mut hasher = blake3::Hasher::new();
         loop {
             let filled = fill(&mut file, &mut buffer)?;
-            // Below that the threads cost more than they give.
+            // Below this size, the threads cost more than they save.
             if filled < BUFFER {
                 hasher.update(&buffer[..filled]);
             } else {
@@ -47,8 +48,8 @@ impl Digest {
         }
     }
 
-    /// The digest of a file that is not the store's. A large one is read through a memory map, on all cores, which is
-    /// faster; whoever cuts it meanwhile ends the process.
+    /// The digest of a file outside the store. A large file is read through a memory map on all cores, which is faster.
+    /// If another process truncates the file while it is mapped, the process ends.
     pub fn of_input(path: &Path) -> std::io::Result<Self> {
         if std::fs::metadata(path)?.len() < MAPPED {
             return Self::of_file(path);
@@ -63,8 +64,8 @@ impl Digest {
         Self::of(canonical(value).as_bytes())
     }
 
-    /// The digest of a value as it stands, the order of its keys too: without the sorting of its canonical JSON, and for
-    /// what this machine remembers only.
+    /// The digest of a value with its keys in their present order. This saves the sorting of the canonical JSON. Use
+    /// the digest only for data that stays on this machine.
     pub fn of_value(value: &Value) -> Self {
         Self::of(value.to_string().as_bytes())
     }
@@ -73,7 +74,7 @@ impl Digest {
         blake3::Hash::from_bytes(self.0).to_hex().to_string()
     }
 
-    /// The first 12 digits, for people.
+    /// The first 12 digits, for display.
     pub fn short(self) -> String {
         self.to_hex()[..12].to_owned()
     }
@@ -82,13 +83,13 @@ impl Digest {
         &self.0
     }
 
-    /// A digest that was kept as [`Self::bytes`].
+    /// The digest with these bytes; see [`Self::bytes`].
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 }
 
-/// Fills the buffer as far as the file goes.
+/// Fills the buffer, or reads to the end of the file.
 fn fill(file: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
@@ -118,7 +119,11 @@ impl FromStr for Digest {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        ensure!(text.len() == 64, "a blake3 digest has 64 hexadecimal digits, this has {}: `{text}`", text.len());
+        ensure!(
+            text.len() == 64,
+            "a blake3 digest has 64 hexadecimal digits, but `{text}` has {} characters",
+            text.len()
+        );
         Ok(Self(*blake3::Hash::from_hex(text)?.as_bytes()))
     }
 }
@@ -135,7 +140,7 @@ impl<'de> Deserialize<'de> for Digest {
     }
 }
 
-/// JSON with sorted keys and no spaces: equal values give equal bytes, whatever order they were written in.
+/// JSON with sorted keys and no spaces. Equal values give equal bytes, independent of the order of their keys.
 pub fn canonical(value: &Value) -> String {
     let mut text = String::new();
     write_canonical(value, &mut text);
@@ -182,7 +187,7 @@ mod tests {
         let two: Value = serde_json::from_str(r#"{"a":null,"b":[1,{"x":3,"y":2}]}"#).expect("valid JSON");
         assert_eq!(canonical(&one), r#"{"a":null,"b":[1,{"x":3,"y":2}]}"#);
         assert_eq!(Digest::of_json(&one), Digest::of_json(&two));
-        // Action keys and manifests of earlier versions: these bytes must never change.
+        // Action keys and manifests of earlier versions depend on these bytes. The bytes must never change.
         let odd = serde_json::json!({"é\n\"": [1.5, -3, 1e30, true], "Z": {}, "a b": [], "": u64::MAX});
         let text = "{\"\":18446744073709551615,\"Z\":{},\"a b\":[],\"é\\n\\\"\":[1.5,-3,1e+30,true]}";
         assert_eq!(canonical(&odd), text);

@@ -1,12 +1,12 @@
-//! What a person is told when something goes wrong: one sentence, the place, and a hint.
+//! Errors for the user: one sentence, the place in a file, and a hint. cli prints the text of [`render`].
 //!
-//! Rooms return [`anyhow::Result`]; a [`Problem`] anywhere in the chain carries the place and the hint.
+//! The crates return [`anyhow::Result`]. A [`Problem`] anywhere in the error chain carries the place and the hint.
 
 use std::fmt;
 
 pub use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 
-/// A position in a file that a person wrote. Line and column count from 1.
+/// A position in a file that the user wrote. Line and column count from 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     pub file: String,
@@ -20,7 +20,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// One situation: what is wrong, where, and what to do about it.
+/// A problem that the user can solve: what is wrong, where, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     pub message: String,
@@ -57,7 +57,7 @@ impl fmt::Display for Problem {
 
 impl std::error::Error for Problem {}
 
-/// The text for standard error: `error: ...`, the causes, then `hint: ...` lines.
+/// The text for standard error: `error: ...`, then the causes, then one `hint: ...` line for each hint.
 pub fn render(error: &anyhow::Error) -> String {
     let mut text = String::from("error: ");
     for (depth, cause) in error.chain().enumerate() {
@@ -73,7 +73,7 @@ pub fn render(error: &anyhow::Error) -> String {
     text
 }
 
-/// The candidate nearest to `word`, if one is near enough to be what was meant.
+/// The candidate with the smallest edit distance from `word`, if the distance is small enough for a typing error.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     candidates
         .into_iter()

@@ -1,36 +1,39 @@
-//! The model that learns, as the selector sees it: restore, step on a batch, evaluate.
+//! The traits through which the selector reaches the model that learns: restore, step on a batch, evaluate. The crate
+//! training implements the traits.
 //!
-//! So small that PPO is tested against a toy learner with a known optimum, in milliseconds. An [`Ensemble`] plays several
-//! episodes in step with each other; a single learner is an ensemble of one.
+//! The traits are small, so the tests train PPO against a toy learner with a known optimum, in milliseconds. An
+//! [`Ensemble`] plays several episodes together: every episode takes step t before an episode takes step t + 1. A
+//! single learner is an ensemble of one.
 
 use crate::error::Result;
 
-/// A model that episodes are played with.
+/// A model with which episodes are played.
 ///
 /// # Contract
-/// After [`restore`](Learner::restore), the same batches give the same performances, on the CPU bit for bit.
+/// After [`restore`](Learner::restore), equal batches give equal performances. On the CPU, the performances are equal
+/// bit for bit.
 pub trait Learner {
-    /// Goes back to the base model M_0 and returns its performance P(M_0).
+    /// Restores the base model M_0 and returns its performance P(M_0).
     fn restore(&mut self) -> Result<f64>;
 
-    /// Trains one step on the instructions of these ids.
+    /// Trains one step on the instructions with these ids.
     fn step(&mut self, batch: &[u32]) -> Result<Trained>;
 
-    /// P(M_t) on the validation set, higher is better; by default minus the mean loss per response token.
+    /// P(M_t) on the validation set; higher is better. By default, P is minus the mean loss per response token.
     fn performance(&mut self) -> Result<f64>;
 }
 
-/// Learners of several episodes that are played in step with each other, each on batches of its own.
+/// Learners of several episodes that are played together, step by step. Each episode has batches of its own.
 ///
 /// # Contract
-/// That of [`Learner`], for every episode. No episode learns from another's batches.
+/// The contract of [`Learner`] holds for every episode. No episode learns from the batches of another episode.
 pub trait Ensemble {
     fn episodes(&self) -> usize;
 
-    /// Puts every episode back to M_0 and returns P(M_0).
+    /// Restores M_0 in every episode and returns P(M_0).
     fn restore_all(&mut self) -> Result<f64>;
 
-    /// One step of every episode; `batches` has one batch for each.
+    /// One step of every episode. `batches` has one batch for each episode.
     fn step_all(&mut self, batches: &[Vec<u32>]) -> Result<Vec<Trained>>;
 
     /// P(M_t) of every episode.
@@ -55,10 +58,10 @@ impl<L: Learner> Ensemble for L {
     }
 }
 
-/// What one training step reports.
+/// The report of one training step.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Trained {
-    /// Mean per supervised token, before the step.
+    /// Mean loss per supervised token, before the step.
     pub loss: f64,
     pub tokens: u64,
     pub supervised_tokens: u64,

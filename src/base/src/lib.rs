@@ -1,4 +1,5 @@
-//! The words that every crate of raisin shares. Leaves everything that is done with them to the crates above.
+//! Types that every crate of raisin shares: errors, digests, seeds, the report on the machine, and the traits of the
+//! learning model. The crates above this crate do the work.
 
 pub mod digest;
 pub mod error;

@@ -1,23 +1,23 @@
-//! What a machine offers to tensors: found by the worker, which has libtorch, and told to people by `raisin doctor`,
-//! which has not. Leaves the finding to `lm::inspect`.
+//! The report on a machine for tensor stages, and its text for the user. raisin-worker fills the report
+//! (lm/src/inspect.rs), because it has libtorch. `raisin doctor` prints the text, because it has no libtorch.
 
 use serde::{Deserialize, Serialize};
 
-/// The release that the bindings are made for.
+/// The release of libtorch for which the bindings are made.
 pub const LIBTORCH: &str = "2.11.0";
 
-/// As `raisin-worker --inspect` prints it.
+/// The report, as `raisin-worker --inspect` prints it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Machine {
-    /// The loaded libtorch's version; none where its headers are not beside it.
+    /// The version of the loaded libtorch. `None` if its headers are not beside the library.
     pub libtorch: Option<String>,
-    /// Where it was loaded from.
+    /// The path from which libtorch was loaded.
     pub library: Option<String>,
     pub processor: String,
-    /// Of the instructions that decide how fast products are, those that the processor has.
+    /// The instruction sets of the processor that decide the speed of matrix products.
     pub instructions: Vec<String>,
     pub threads: usize,
-    /// Products of 512 x 512 matrices on all threads, in 1e9 operations a second.
+    /// Speed of products of 512 x 512 matrices on all threads, in 1e9 operations per second.
     pub f32_gflops: f64,
     pub bf16_gflops: f64,
     pub cuda: Cuda,
@@ -25,13 +25,13 @@ pub struct Machine {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Cuda {
-    /// Why libtorch's CUDA half could not be loaded; none where it is there.
+    /// The reason why the CUDA part of libtorch could not be loaded. `None` if it was loaded.
     pub problem: Option<String>,
-    /// The GPUs that the driver knows, by name.
+    /// The names of the GPUs that the driver lists.
     pub gpus: Vec<String>,
-    /// How many of them libtorch can use.
+    /// The number of GPUs that libtorch can use.
     pub usable: usize,
-    /// Whether the driver's library is there.
+    /// Whether the library of the driver is installed.
     pub driver: bool,
 }
 
@@ -40,7 +40,7 @@ impl Machine {
         self.instructions.iter().any(|name| name.ends_with("bf16"))
     }
 
-    /// What is there, a line each, as name and value.
+    /// The contents of the report as lines of name and value.
     pub fn findings(&self) -> Vec<(&'static str, String)> {
         let version = self.libtorch.as_deref().unwrap_or("of an unknown version");
         let place = self.library.as_deref().unwrap_or("an unknown place");
@@ -51,7 +51,7 @@ impl Machine {
             (usable, gpus) => format!("{} ({usable} usable)", gpus.join(", ")),
         };
         let instructions = match self.instructions.as_slice() {
-            [] => "no vector instructions that libtorch makes use of".to_owned(),
+            [] => "no vector instructions that libtorch uses".to_owned(),
             some => some.join(" "),
         };
         vec![
@@ -65,12 +65,12 @@ impl Machine {
         ]
     }
 
-    /// What to do about what is not there.
+    /// Advice on what is missing.
     pub fn advice(&self) -> Vec<String> {
         let mut advice = Vec::new();
         if let Some(version) = self.libtorch.as_deref().filter(|version| *version != LIBTORCH) {
             advice.push(format!(
-                "libtorch is {version}, and raisin is made for {LIBTORCH}: `./justw setup` installs that one"
+                "libtorch is {version}, but raisin is made for {LIBTORCH}: `./justw setup` installs {LIBTORCH}"
             ));
         }
         if !self.has_bf16_instructions() {
@@ -82,10 +82,10 @@ impl Machine {
         }
         if self.cuda.usable == 0 {
             match (&self.cuda.problem, self.cuda.driver, self.cuda.gpus.is_empty()) {
-                // A machine without a GPU lacks nothing.
+                // A machine without a GPU misses nothing.
                 (_, false, true) => {}
                 (_, false, false) => {
-                    advice.push("there is a GPU, but no libcuda.so.1: install the NVIDIA driver".to_owned());
+                    advice.push("there is a GPU, but libcuda.so.1 is missing: install the NVIDIA driver".to_owned());
                 }
                 (Some(problem), true, _) => advice.push(format!(
                     "there is an NVIDIA driver, but libtorch's CUDA libraries cannot be loaded ({problem}): \

@@ -1,11 +1,11 @@
-//! Randomness without global state: every generator derives from the pipeline's seed and the place of use.
+//! Seeds without global state: every random generator derives from the seed of the pipeline and the place of use.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-/// A seed that knows how to make seeds for the places below it.
+/// A seed from which the seeds of subordinate places derive.
 ///
-/// `Seed::new(17).at("episode").at(3)` is a function of 17, "episode" and 3 only.
+/// `Seed::new(17).at("episode").at(3)` depends only on 17, "episode" and 3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seed([u8; 32]);
 
@@ -14,7 +14,7 @@ impl Seed {
         Self(blake3::derive_key("raisin seed v1", &pipeline_seed.to_le_bytes()))
     }
 
-    /// The seed of a place: a purpose, or an index within one.
+    /// The seed of a place: the name of a purpose, or an index within a purpose.
     #[must_use]
     pub fn at(&self, place: impl std::fmt::Display) -> Self {
         Self(*blake3::keyed_hash(&self.0, place.to_string().as_bytes()).as_bytes())
@@ -24,7 +24,7 @@ impl Seed {
         ChaCha8Rng::from_seed(self.0)
     }
 
-    /// 63 bits, for interfaces that want a number.
+    /// 63 bits of the seed, for interfaces that take a number.
     pub fn number(&self) -> u64 {
         u64::from_le_bytes(self.0[..8].try_into().unwrap_or_default()) >> 1
     }

@@ -1,5 +1,5 @@
-//! Greedy decoding for many prompts together, with a key-value cache. Chat templates and stop texts belong to others:
-//! prompts and stop conditions are tokens here.
+//! Greedy decoding for many prompts together, with a key-value cache. Prompts and stop conditions are tokens here; the
+//! crate `corpus` makes tokens from text.
 //!
 //! The prompts run through the packed forward pass, without padding. Then the keys and values of each row are written
 //! to the cache, left-aligned. In a decoding step, a mask hides the cache entries beyond the end of a row. Finished

@@ -88,8 +88,8 @@ impl Layer {
     }
 
     /// The shapes of the tensors that [`Self::take_joined`] cuts out of one flat tensor: the norms, and then one
-    /// stacked weight for each group. If the layer has biases, they lie between the weights, so each parameter has a
-    /// shape of its own.
+    /// stacked weight for each group. If the layer has biases, the biases lie between the weights, so each parameter
+    /// has a shape of its own.
     pub fn joined_shapes(&self) -> Vec<Vec<i64>> {
         let mut shapes: Vec<Vec<i64>> = self.parameters().iter().map(|parameter| parameter.value.size()).collect();
         if !self.has_bias() {

@@ -21,8 +21,8 @@ use raisin_base::error::{Result, anyhow};
 /// nothing in comparison with the arithmetic, so there the model is unchanged.
 pub struct Joined<'m> {
     model: &'m mut Model,
-    /// The tensors for which a backward pass computes gradients. These are either the autograd leaves; or one tensor of
-    /// all trained numbers, and also the embedding's leaf if the embedding is trained.
+    /// The tensors for which a backward pass computes gradients: either the autograd leaves, or one tensor of all
+    /// trained numbers, followed by the embedding's leaf if the embedding is trained.
     inputs: Vec<Tensor>,
     /// Whether `inputs` starts with the one tensor of all trained numbers.
     whole: bool,

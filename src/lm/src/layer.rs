@@ -53,8 +53,8 @@ impl Projection {
         self.name.rsplit('.').next().unwrap_or(&self.name)
     }
 
-    /// `[tokens, inputs]` to `[tokens, outputs]`. `episode_spans` says which rows of x belong to which episode. It is
-    /// read only if there are adapters of several episodes.
+    /// `[tokens, inputs]` to `[tokens, outputs]`. `episode_spans` says which rows of x belong to which episode. The
+    /// spans are read only if there are adapters of several episodes.
     pub fn forward(&self, x: &Tensor, episode_spans: &EpisodeSpans) -> Result<Tensor> {
         let kind = x.kind();
         let weight = self.weight.value.f_to_kind(kind)?;

@@ -50,7 +50,7 @@ pub struct Model {
     /// The most rows that are continued together. If there was no memory for this number of rows, the number is
     /// reduced.
     pub(super) rows_together: Cell<usize>,
-    /// See [`Model::limit_room`].
+    /// The limit of tokens that [`Model::limit_room`] sets, for tests.
     pub(super) room: Option<usize>,
 }
 

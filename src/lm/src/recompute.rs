@@ -1,10 +1,10 @@
-//! Activation checkpointing: gradients at the cost of a second forward pass, without the memory for all activations.
-//! joined.rs has the plain way.
+//! Activation checkpointing: gradients at the cost of a second forward pass, without memory for the activations of all
+//! layers. joined.rs computes gradients without checkpointing.
 //!
 //! The first forward pass keeps only the input of each layer. In the backward direction, each layer runs again from its
 //! input with an autograd graph, computes the gradient with respect to its input, and frees its graph. So memory holds
-//! the graph of one layer at a time. The arithmetic of every layer is unchanged, so the gradients equal those of the
-//! plain way, except for the order of a few sums.
+//! the graph of one layer at a time. The arithmetic of every layer is the arithmetic without checkpointing, so the
+//! gradients are equal, except for the order of a few sums.
 
 use std::collections::BTreeMap;
 

@@ -1,20 +1,20 @@
-//! What a person may set of a training run, as several stage kinds share it. Knows no stage.
+//! The settings of an adaptation, which several stage kinds share. src/lm/src/lora.rs carries the adaptation out.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Which of the model's numbers are trained.
+/// Which parameters of the model are trained.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AdaptationMethod {
-    /// Low-rank matrices beside the frozen weights.
+    /// LoRA: low-rank matrices are trained beside the frozen weights.
     #[default]
     Lora,
-    /// Every weight.
+    /// Every weight is trained.
     Full,
-    /// Every weight of the uppermost layers; the rest stays frozen.
+    /// Every weight of the top layers is trained; the layers below are frozen.
     TopLayers,
-    /// Low-rank matrices in the uppermost layers only.
+    /// LoRA in the top layers only.
     TopLayersLora,
 }
 
@@ -22,14 +22,14 @@ pub enum AdaptationMethod {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdaptationSettings {
-    /// `lora`, `full`, `top_layers` or `top_layers_lora`. A prefix proxy trains its own top layers, whatever stands
-    /// here; with `top_layers_lora` by low-rank matrices.
+    /// `lora`, `full`, `top_layers` or `top_layers_lora`. A prefix proxy always trains its own top layers: with
+    /// `top_layers_lora` by LoRA, otherwise all their weights.
     pub method: AdaptationMethod,
     /// Rank of the LoRA matrices.
     pub rank: u32,
-    /// LoRA's update is scaled by alpha / rank.
+    /// The update of LoRA is scaled by alpha / rank.
     pub alpha: f64,
-    /// The linear layers that get LoRA matrices.
+    /// The projections (linear layers) that get LoRA matrices.
     pub targets: Vec<String>,
     /// How many layers `top_layers` and `top_layers_lora` train.
     pub layers: u32,
@@ -49,13 +49,13 @@ impl Default for AdaptationSettings {
 }
 
 impl AdaptationSettings {
-    /// What cannot be right, with the key it is about.
+    /// The first invalid setting: its key, and the reason.
     pub fn problem(&self) -> Option<(&'static str, &'static str)> {
         use AdaptationMethod as Method;
         match self.method {
             Method::Lora | Method::TopLayersLora if self.rank == 0 => Some(("rank", "a LoRA of rank 0 trains nothing")),
             Method::Lora | Method::TopLayersLora if self.alpha <= 0.0 || !self.alpha.is_finite() => {
-                Some(("alpha", "LoRA's alpha scales what is learnt: it is above 0"))
+                Some(("alpha", "alpha scales the update of LoRA, so it must be above 0"))
             }
             Method::Lora | Method::TopLayersLora if self.targets.is_empty() => {
                 Some(("targets", "LoRA needs at least one target"))

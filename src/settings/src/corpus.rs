@@ -1,22 +1,22 @@
-//! How files of instructions and benchmarks are read, and how answers are scored.
+//! The settings for reading instructions and benchmarks, and for scoring answers. The crate corpus reads the files.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// How the records of a file are to be understood.
+/// The layout of the raw records in a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// Whichever of the others most of the first records fit.
+    /// The layout that fits most of the first records.
     #[default]
     Auto,
-    /// `{"instruction", "input", "output"}`, perhaps with `system` and `history`.
+    /// `{"instruction", "input", "output"}`, optionally with `system` and `history`.
     Alpaca,
-    /// A question and an answer in two fields, which `prompt` and `response` name.
+    /// A question and an answer, in the two fields that `prompt` and `response` name.
     Qa,
     /// `{"messages": [{"role", "content"}, ...]}`.
     Messages,
-    /// `{"conversations": [{"from", "value"}, ...]}`, perhaps with `system` and `tools`.
+    /// `{"conversations": [{"from", "value"}, ...]}`, optionally with `system` and `tools`.
     Sharegpt,
     /// Rows of a Parquet file, in any of the layouts above.
     Parquet,
@@ -35,11 +35,11 @@ impl Format {
     }
 }
 
-/// The layout of a benchmark's file.
+/// The layout of the file of a benchmark.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TaskFormat {
-    /// Whichever of alpaca, messages, sharegpt and qa fits most of the first records.
+    /// The layout among alpaca, messages, sharegpt and qa that fits most of the first records.
     #[default]
     Auto,
     /// A question and an answer in the fields that `prompt` and `response` name (GSM8K: question, answer).
@@ -50,11 +50,11 @@ pub enum TaskFormat {
     Messages,
     /// `{"conversations": [{"from", "value"}, ...]}`.
     Sharegpt,
-    /// A question, a list of choices and the right one, in the fields that `prompt`, `choices` and `answer` name.
+    /// A question, a list of choices and the correct choice, in the fields that `prompt`, `choices` and `answer` name.
     Choices,
     /// CommonsenseQA as published: `question.stem`, `question.choices`, `answerKey`.
     Csqa,
-    /// LLM-Adapters: Alpaca with `answer`, and `Answer format: answer1/answer2/...` at the end of the instruction.
+    /// LLM-Adapters: Alpaca with `answer`, and with `Answer format: answer1/answer2/...` at the end of the instruction.
     Adapters,
 }
 
@@ -64,67 +64,67 @@ impl TaskFormat {
     }
 }
 
-/// How a multiple-choice question is put.
+/// How a multiple-choice question is presented to the model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Style {
-    /// The question alone; the choices' texts compete as its answer.
+    /// Only the question. The texts of the choices are compared as answers.
     #[default]
     Text,
-    /// The question with its choices listed as A, B, C; the letters compete.
+    /// The question with its choices listed as A, B, C. The letters are compared as answers.
     Letters,
 }
 
-/// How answers are judged.
+/// How answers are scored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Scored {
-    /// The mean loss of a response token.
+    /// The mean loss per response token.
     Loss,
-    /// The most probable of the choices.
+    /// The most probable choice is the answer.
     Choice,
-    /// The generated text.
+    /// The answer is taken from a generated text.
     Match,
 }
 
-/// How the answer is found in a generated text.
+/// How the answer is extracted from a generated text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Extract {
-    /// The number after `####`; flexibly the last number of the text.
+    /// The number after `####`. The flexible score takes the last number of the text.
     Gsm8k,
     /// The whole text without surrounding white space.
     Exact,
 }
 
-/// A skill.
+/// A skill that synthetic questions test.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Family {
-    /// The same word again.
+    /// Repeat a word.
     #[default]
     Copy,
-    /// The word from its end.
+    /// Write a word backwards.
     Reverse,
-    /// In capitals.
+    /// Write a word in capital letters.
     Upper,
-    /// The word's letters in alphabetical order.
+    /// Put the letters of a word into alphabetical order.
     Sort,
-    /// How often a letter occurs.
+    /// Count how often a letter occurs in a word.
     Count,
-    /// The last letter.
+    /// Name the last letter of a word.
     Last,
-    /// The first letters of three words.
+    /// Write the first letters of three words.
     Initials,
-    /// The sum of two numbers below 50.
+    /// Add two numbers below 50.
     Add,
-    /// The number that follows.
+    /// Name the next number.
     Next,
-    /// The larger of two numbers.
+    /// Name the larger of two numbers.
     Larger,
-    /// The English plural.
+    /// Write the English plural of a word.
     Plural,
-    /// The vowels of a word.
+    /// List the vowels of a word.
     Vowels,
 }
 
@@ -149,10 +149,10 @@ impl Family {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Split {
-    /// The examples that no stage trains on or selects with.
+    /// The examples with which no stage trains or selects.
     #[default]
     Test,
-    /// The examples that rewards come from.
+    /// The examples from which rewards are computed.
     Validation,
 }
 

@@ -1,5 +1,6 @@
-//! The settings that a person writes, as plain data with documented defaults. The libraries that do the work take these very
-//! structs, and the stage kinds have them among their parameters: each setting is described once. No work, no tensors.
+//! The settings that a user writes, as plain data with documented defaults. The parameters of the stage kinds contain
+//! these types, and the libraries that do the work take these types. So each setting is described once. This crate does
+//! no work and uses no tensors.
 
 pub mod adaptation;
 pub mod corpus;

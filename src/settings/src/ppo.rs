@@ -1,66 +1,69 @@
-//! Every knob of docs/method.md, sections 3 and 4, with the two presets that fill them.
+//! The settings of the policy, of PPO and of the episodes (docs/method.md, sections 3 and 4), with two presets. The
+//! crate selector uses the settings.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Which candidates compete with which.
+/// Which candidates compete with each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Form {
-    /// First which clusters fill the batch, then the items within them.
+    /// The policy first selects the clusters that fill the batch, and then the items within these clusters.
     Hierarchical,
-    /// B/C items from every cluster: the paper's form.
+    /// The policy selects B/C items from each of C clusters, as in the paper.
     PerCluster,
-    /// All candidates in one softmax (C = 1).
+    /// All candidates compete in one softmax (C = 1).
     Flat,
 }
 
-/// How the ratios of a step's draws become PPO's ratio.
+/// How the ratios of the draws of a step are combined into PPO's ratio.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Ratio {
-    /// Their geometric mean, clipped once.
+    /// The geometric mean of the ratios, clipped once.
     Mean,
-    /// Their product, clipped once: the paper's. With B = 32, a change of 0.6 % per item leaves the clip range.
+    /// The product of the ratios, clipped once, as in the paper. With B = 32, a change of 0.6 % per item leaves the
+    /// clip range.
     Product,
-    /// Each draw has a ratio of its own and is clipped by itself.
+    /// Each draw keeps its own ratio, which is clipped by itself.
     Item,
 }
 
-/// What is subtracted from a reward before it becomes an advantage.
+/// The baseline that is subtracted from a reward to give the advantage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Baseline {
-    /// The critic V(S_t).
+    /// The value V(S_t) of the critic.
     Critic,
     /// The mean reward at this step (and its neighbours) over the rounds so far.
     Step,
-    /// First the step's mean, then the critic of what is left.
+    /// First the mean of the step, then the critic's estimate of the remaining reward.
     Both,
 }
 
-/// Who is credited for a step's reward.
+/// How the reward of a step is credited to its draws.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Credit {
-    /// Every draw of a step has the step's advantage.
+    /// Every draw of a step gets the advantage of the step.
     Shared,
-    /// Each draw is credited with a mean of two: what a regression of rewards on the selected items' features says it
-    /// contributed, weighted by the regression's reliability, and the step's advantage, weighted by the rest.
+    /// Each draw gets a weighted mean of two numbers: the contribution that a regression of the rewards on the features
+    /// of the selected items estimates, with the regression's reliability as the weight, and the advantage of the step,
+    /// with the rest of the weight.
     Contribution,
 }
 
-/// How the trained policy chooses when it is deployed.
+/// How the trained policy selects when it is deployed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Deployment {
-    /// The b highest scores.
+    /// The policy takes the b highest scores.
     Top,
-    /// Drawn as in training.
+    /// The policy draws as in training.
     Sample,
 }
 
-/// A part of the fused state; a part that is left out is an ablation.
+/// A part of the fused state. Leaving out a part is an ablation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Part {
@@ -70,25 +73,27 @@ pub enum Part {
     Availability,
 }
 
+/// All settings of the policy, of PPO and of the episodes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// K: episodes, each followed by an update.
+    /// K: the number of rounds. A round ends with an update of the policy.
     pub rounds: usize,
-    /// T: training steps of an episode.
+    /// T: the training steps of an episode.
     pub steps: usize,
-    /// B: instructions of a step.
+    /// B: the instructions of a step.
     pub batch_size: usize,
-    /// Performance is measured every so many steps; its change is shared evenly by the steps between.
+    /// The number of steps between two measurements of the performance. The change of the performance is divided evenly
+    /// among these steps.
     pub evaluate_every: usize,
     pub policy: Form,
-    /// Hierarchical form: how many clusters fill a batch.
+    /// The number of clusters that fill a batch, in the hierarchical form.
     pub clusters_per_step: usize,
     pub state: Vec<Part>,
-    /// Episodes draw from the policy; false takes the top b, as the paper does.
+    /// If true, episodes draw from the policy. If false, they take the b highest scores, as in the paper.
     pub explore: bool,
     pub deployment: Deployment,
-    /// Subtracted from a candidate's score for each time that it was already selected in the run.
+    /// The amount that is subtracted from a candidate's score for each earlier selection in the run.
     pub reuse_penalty: f64,
     pub actor_widths: Vec<usize>,
     pub critic_widths: Vec<usize>,
@@ -104,7 +109,7 @@ pub struct Config {
     pub minibatches: usize,
     pub entropy_bonus: f64,
     pub gradient_clip: f64,
-    /// An update ends early once approx_kl is above this; 0 never ends it.
+    /// An update ends early as soon as approx_kl is above this value. With 0, an update never ends early.
     pub target_kl: f64,
     pub normalise_advantage: bool,
     pub normalise_reward: bool,
@@ -113,9 +118,10 @@ pub struct Config {
 }
 
 impl Config {
-    /// What learned fastest in our trials. On the toy learner of the tests, with noise as large as a good step's reward,
-    /// the share of relevant picks after 20 rounds is 1.00 with credit by contribution and .76 with shared credit; with
-    /// less noise it passes .9 after 5 rounds instead of 15, and in the flat form it ends at .99 instead of .54.
+    /// The preset that learned fastest in our trials. Measured on the toy learner of the tests, with noise as large as
+    /// the reward of a good step: after 20 rounds, the share of relevant picks is 1.00 with credit by contribution, and
+    /// .76 with shared credit. With less noise, the share passes .9 after 5 rounds instead of 15. In the flat form, the
+    /// share ends at .99 instead of .54.
     pub fn standard() -> Self {
         Self {
             rounds: 20,
@@ -150,7 +156,7 @@ impl Config {
         }
     }
 
-    /// The paper's values where it gives them; what it leaves open is as in the default preset.
+    /// The paper's values. A setting that the paper does not give has the value of the standard preset.
     pub fn paper() -> Self {
         Self {
             policy: Form::PerCluster,

@@ -1,27 +1,29 @@
-//! The learning rate at a step, as a factor of its highest value. Knows nothing of what is trained.
+//! The schedule of the learning rate: the rate of a step as a factor of the highest rate. The optimizer is in the crate
+//! training.
 
 use std::f64::consts::PI;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// How the learning rate goes from its highest value to the end.
+/// How the learning rate changes from its highest value to the last step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Schedule {
-    /// Stays where it is.
+    /// The learning rate stays constant.
     Constant,
-    /// Falls by equal amounts to zero.
+    /// The learning rate falls linearly to zero.
     Linear,
-    /// Falls along half a cosine wave to zero.
+    /// The learning rate falls along half a cosine wave to zero.
     #[default]
     Cosine,
 }
 
 impl Schedule {
-    /// The factor for the update `step` (the first is 0) of `total`, with a linear warm-up over the first `warmup`
-    /// share of them. As in transformers, except that the first update of a warm-up has a rate above zero: with a
-    /// budget of a few dozen steps a wasted one counts.
+    /// The factor of the learning rate for the update `step` of `total`; the first update is 0. There is a linear
+    /// warm-up over the first `warmup` share of the updates. This is as in transformers, except that the first update
+    /// of a warm-up has a rate above zero. With a few dozen steps in total, an update with rate zero would be a
+    /// noticeable loss.
     pub fn at(self, step: usize, total: usize, warmup: f64) -> f64 {
         let warmup_steps = (warmup * total as f64).ceil();
         let step = step as f64;

@@ -1,33 +1,35 @@
-//! The methods of selection by name.
+//! The names of the selection methods. The crate selector implements the methods.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// How instructions are selected.
+/// The method that selects instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Method {
-    /// The trained policy of a `selector` stage, which draws as in training unless its `deployment` says `top`.
+    /// The trained policy of a `selector` stage. The policy draws as in training, unless its `deployment` is `top`.
     Raise,
-    /// Uniform, without replacement until every candidate was taken once.
+    /// Uniform draws, without replacement until every candidate was drawn once.
     Random,
-    /// All of the data, epoch after epoch, each in a new order.
+    /// All candidates, epoch after epoch, in a new order in each epoch.
     Full,
-    /// The longest responses, in tokens.
+    /// The longest responses, in tokens, come first.
     Length,
-    /// Instruction-following difficulty: mean NLL(y|x) / mean NLL(y), highest first, above 1 dropped.
+    /// Instruction-following difficulty: mean NLL(y|x) / mean NLL(y). The highest come first; those above 1 are
+    /// dropped.
     Ifd,
-    /// The low, middle or high third of the mean NLL(y|x), in random order.
+    /// The candidates in the low, middle or high third of the mean NLL(y|x), in random order.
     Perplexity,
-    /// An external score, highest first.
+    /// An external score; the highest come first.
     Scores,
-    /// Sorted by loss and cut into as many buckets as there are steps, from easy to hard.
+    /// The candidates are sorted by loss and divided into as many buckets as there are steps, from easy to hard.
     Sspl,
-    /// Nearest to the validation examples by the cosine of position-weighted mean hidden states, round robin.
+    /// The candidates nearest to the validation examples, by the cosine of position-weighted mean hidden states. The
+    /// examples take turns (round robin).
     Rds,
-    /// No row of the pool: the validation examples themselves, in random order.
+    /// The validation examples themselves, in random order, instead of rows of the pool.
     Validation,
-    /// Only rows labelled `relevant`, in random order: an upper bound on synthetic data.
+    /// Only rows with the label `relevant`, in random order: an upper bound on synthetic data.
     Oracle,
 }
 
