@@ -1,7 +1,9 @@
-"""The engine beside named peers, in the same run: a build with nothing to do, the price of an executed stage, hashing.
-`just bench engine` starts it; words after that choose parts: `just bench engine noop hash`.
+"""Times the engine and named peers in the same run: a build with nothing to do, the cost of a stage, hashing.
 
-Whole processes, in turns, so that a slow moment of the machine hits all of them; the first build of each is not timed.
+`just bench engine` runs all parts; `just bench engine noop hash` runs the parts noop and hash.
+
+Whole processes are timed. The contenders take turns, so a slow period of the machine affects all of them. The first
+build of each contender is not part of the timings.
 """
 
 import os
@@ -26,7 +28,7 @@ def tool(name):
 
 
 def once(command, folder):
-    """Milliseconds from start to end, peak memory in MB, milliseconds of CPU."""
+    """Runs a command. Returns the elapsed milliseconds, the peak memory in MB, and the milliseconds of CPU time."""
     start = time.perf_counter()
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
@@ -37,7 +39,8 @@ def once(command, folder):
     return took, usage.ru_maxrss / 1e3, (usage.ru_utime + usage.ru_stime) * 1e3
 
 
-# Projects of N small stages that all read one source.
+# Each function makes a project of N small stages that all read one source, and returns the command that builds the
+# project.
 
 
 def raisin(folder, stages):
@@ -78,7 +81,7 @@ def snakemake(folder, stages):
 
 
 def in_turns(commands, runs):
-    """Times by name, in turns; each command once before."""
+    """Times the commands in turns, after one untimed run of each. Returns the measurements by name."""
     for name, (command, folder) in commands.items():
         took = once(command, folder)[0]
         print(f"  {name}: first build {took:.0f} ms", flush=True)
@@ -107,7 +110,7 @@ def nothing_to_do(stages, tools):
 
 
 def quickstart():
-    """The quickstart of this repository, built in the cache and out folder that RAISIN_CACHE and RAISIN_OUT say."""
+    """Times the quickstart of this repository, with the cache and the out folder in RAISIN_CACHE and RAISIN_OUT."""
     command = [RAISIN, "build", "pipelines/quickstart.toml", "--quiet"]
     measured = in_turns({"raisin": (command, ".")}, 2 * RUNS)["raisin"]
     times, memories, cpu = zip(*measured)
@@ -118,13 +121,14 @@ def quickstart():
 
 
 def price_of_a_stage(stages=40):
-    """What an executed stage costs beside its work, which is next to nothing: a one-line file is read or copied. On one
-    core, so that nobody runs two at a time."""
+    """Times the cost of an executed stage without its work: a stage only reads or copies a file of one line. All
+    contenders run on one core, so no contender runs two stages at a time."""
 
     def rows(folder, stages):
         lines = ['[pipeline]\nname = "empty"\n']
         for number in range(stages):
-            # Another source is another artifact: nothing is spared because another stage made the same bytes.
+            # Each stage has a source of its own, so each stage writes a different artifact. Equal artifacts would save
+            # work.
             (folder / f"source{number}.jsonl").write_text(f'{{"instruction": "say", "output": "{number}"}}\n')
             lines.append(
                 f'[stage.s{number}]\nkind = "ingest"\n'
@@ -158,8 +162,9 @@ print(time.perf_counter() - start, digest)
 
 
 def hashing():
-    """A large input, its pages in memory: `raisin plan` as a whole process, against the hashing alone of the Python
-    package blake3 (the same Rust library as b3sum's, through a memory map, on all cores)."""
+    """Times the hashing of a large input file whose pages are in memory. For raisin, the whole process `raisin plan`
+    is timed; for the Python package blake3, only the hashing. blake3 uses the Rust library of b3sum, with a memory
+    map, on all cores."""
     with tempfile.TemporaryDirectory() as top:
         top = Path(top)
         large = top / "large.jsonl"
@@ -171,7 +176,7 @@ def hashing():
         (top / "p.toml").write_text(
             '[stage.s]\nkind = "ingest"\nsources = [{ path = "large.jsonl", format = "alpaca" }]\n'
         )
-        # The digest of a file is kept once the file has been at rest for two seconds.
+        # raisin remembers the digest of a file only if the file has been unchanged for two seconds.
         time.sleep(2.5)
         peers, own = [], []
         for _ in range(5):

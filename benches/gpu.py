@@ -1,11 +1,11 @@
-"""Everything that `just bench lm` measures, on a GPU, in one go of under ten minutes.
+"""Measures on a GPU all that `just bench lm` measures, in one run of less than ten minutes.
 
-    just bench gpu --pool alpaca.json                  where raisin is built: prepares the data and measures
-    just bench gpu --pool alpaca.json --data DIR --prepare     only prepares the data, to be taken elsewhere
-    python gpu.py bench-lm --data DIR                  on a machine with neither compiler nor network
+    just bench gpu --pool alpaca.json                          prepares the data and measures, on the build machine
+    just bench gpu --pool alpaca.json --data DIR --prepare     only prepares the data, for another machine
+    python gpu.py bench-lm --data DIR                          measures, on a machine without compiler and network
 
-Needs a Python with torch (whose libtorch the executable then uses); peers that are not installed take no part, and
-the output says so. `--device cpu --quick` tries it all with a very small model.
+The script needs a Python with torch; the executable uses the libtorch of this torch. Peers that are not installed are
+left out, and the output says so. `--device cpu --quick` tries the script with a very small model.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from pathlib import Path
 
 from lm import compare, compare_episodes, contenders, executable, rate, show
 
-# Dense bf16 products by device name, in FLOP/s, as the makers state them.
+# Speed of dense bf16 products by device name, in FLOP/s, as the manufacturers state it.
 PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
 LLAMA_1B = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 128256, "hidden_size": 2048,
@@ -30,20 +30,20 @@ LLAMA_1B = {
     "intermediate_size": 8192, "rope_theta": 500000.0, "rms_norm_eps": 1e-5, "max_position_embeddings": 4096,
     "tie_word_embeddings": True, "hidden_act": "silu", "initializer_range": 0.02,
 }
-# The same shape, small enough for a try on the CPU.
+# A smaller model of the Llama shape, for a try on the CPU.
 QUICK = {**LLAMA_1B, "vocab_size": 49152, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
          "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 128}
 
 
 def prepare(bench, given, folder):
-    """SmolLM2 and the rows, in one folder."""
+    """Writes SmolLM2 and the rows into one folder."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "rows.json").exists():
         subprocess.run([bench, "prepare", given.gguf, given.pool, folder, "2000"], check=True)
 
 
 def random_model(shape, folder, device):
-    """A checkpoint with random weights of this shape. Nothing of it is carried: it is made where it is measured."""
+    """Writes a checkpoint of this shape with random weights. It is made on the machine that measures, not copied."""
     import torch
     from safetensors.torch import save_file
 
@@ -75,7 +75,7 @@ def random_model(shape, folder, device):
 
 
 def device_of(given):
-    """The device's name, and the rate of products that utilisation is a share of: stated, or else measured."""
+    """Returns the name of the device, its peak speed of products, and whether the speed is stated or measured."""
     import torch
 
     torch_library = Path(torch.__file__).parent / "lib"
@@ -100,7 +100,7 @@ def device_of(given):
 
 def measure(given, bench, folder, peak, deadline):
     quick = given.quick
-    # The first batches load kernels, choose among them, and let the allocators grow.
+    # The first batches load kernels, choose among kernels, and let the allocators grow.
     batch, warm, units, rounds = (2, 1, 1, 1) if quick else (32, 8, 12, given.rounds)
     dtype = "f32" if given.device == "cpu" else "bf16"
     threads = os.cpu_count()
@@ -111,7 +111,7 @@ def measure(given, bench, folder, peak, deadline):
             if given.only and given.only not in title:
                 continue
             if model != "model":
-                # In a process of its own, so that what it takes of the device's memory is given back.
+                # The weights are drawn in a process of its own, so that all its device memory is freed.
                 shape = QUICK if quick else LLAMA_1B
                 drawing = multiprocessing.get_context("spawn").Process(
                     target=random_model, args=(shape, Path(work) / model, given.device))
@@ -124,7 +124,7 @@ def measure(given, bench, folder, peak, deadline):
                       "dtype": dtype, "threads": threads, "batch_tokens": 4096 if quick else 16384}
             for task in ["features", "full", "lora", "reward"]:
                 if time.monotonic() > deadline:
-                    print(f"{title}, {task}: no time is left")
+                    print(f"{title}, {task}: not measured, because no time is left")
                     continue
                 request = {**common, "task": task, "validation": draw.sample(range(2000), batch),
                            "batches": [draw.sample(range(2000), batch) for _ in range(warm + units)]}
@@ -149,15 +149,15 @@ def measure(given, bench, folder, peak, deadline):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("executable", help="bench-lm, or the raisin that it was built with")
-    parser.add_argument("--data", help="a folder that --prepare made; by default a temporary one is prepared")
-    parser.add_argument("--pool", help="Alpaca rows, to prepare from")
+    parser.add_argument("executable", help="bench-lm, or the executable raisin in the folder of bench-lm")
+    parser.add_argument("--data", help="a folder that --prepare made; by default, a temporary folder is prepared")
+    parser.add_argument("--pool", help="a file of Alpaca rows, from which the data is prepared")
     parser.add_argument("--gguf", default="models/SmolLM2-135M-Instruct.Q4_1.gguf")
-    parser.add_argument("--prepare", action="store_true", help="prepare --data and stop")
+    parser.add_argument("--prepare", action="store_true", help="prepare the folder of --data and stop")
     parser.add_argument("--device", default="cuda:0")
-    parser.add_argument("--rounds", type=int, default=2, help="how often the contenders take turns")
-    parser.add_argument("--only", help="a word of the one model's name to measure, such as SmolLM2")
-    parser.add_argument("--quick", action="store_true", help="a small setting, to try it")
+    parser.add_argument("--rounds", type=int, default=2, help="how often each contender is measured")
+    parser.add_argument("--only", help="measure only models with this text in their name, for example SmolLM2")
+    parser.add_argument("--quick", action="store_true", help="a small setting, to try the script")
     given = parser.parse_args()
     bench = executable(given.executable)
     deadline = time.monotonic() + 480
@@ -166,7 +166,7 @@ def main():
         if given.pool:
             prepare(bench, given, folder)
         if not (folder / "rows.json").exists():
-            sys.exit("error: nothing to measure with\nhint: --pool FILE prepares the data, --data DIR names prepared data")
+            sys.exit("error: there is no data to measure with\nhint: --pool FILE prepares the data, --data DIR names prepared data")
         if given.prepare:
             return
         name, peak, how = device_of(given)

@@ -1,11 +1,12 @@
-"""The language model: raisin beside transformers + peft with padding and beside packed PyTorch, in the same run.
+"""Times the language model of raisin, transformers + peft with padding, and packed PyTorch, in the same run.
 
     just bench lm POOL=alpaca.json [dtype=f32,bf16] [tasks=features,full,lora,reward,episodes] [rounds=3]
 
-Every measurement is a process of its own (so its peak memory is its own), and the contenders take turns, so that a slow
-moment of the machine hits all of them. All of them see the same rows in the same batches. Ratios are of supervised tokens per second and, because a machine is rarely
-quiet, per second of processor time too. Episodes (raisin alone, which has no peer here) are eight of a selector,
-side by side and one after the other: training steps, each followed by a reward evaluation.
+Every measurement runs in a process of its own, so its peak memory contains nothing else. The contenders take turns, so
+a slow period of the machine affects all of them. All contenders get the same rows in the same batches. The ratios are
+those of supervised tokens per second. Other processes can disturb a measurement, so there are also ratios per second of
+processor time. The part `episodes` measures raisin alone, because no peer can do this: eight episodes of a selector,
+side by side and one after another. An episode consists of training steps, each followed by a reward evaluation.
 """
 
 import json
@@ -34,7 +35,7 @@ def ask(contender, request, folder):
 
 
 class Peer:
-    """A process that has imported what it needs, and forks for each request."""
+    """A contender in Python: a process that has done its imports, and forks a child for each request."""
 
     def __init__(self, form):
         self.command = [sys.executable, str(HERE / "lm_peer.py"), form]
@@ -50,14 +51,14 @@ class Peer:
         except BrokenPipeError:
             pass
         line = self.process.stdout.readline()
-        answer = json.loads(line) if line else {"error": "its Python lacks what it needs"}
+        answer = json.loads(line) if line else {"error": "its process ended: perhaps a Python package is missing"}
         if "error" in answer:
             raise RuntimeError(answer["error"])
         return answer
 
 
 def executable(raisin):
-    """The benchmark's executable: the one given, or the one that is built beside raisin's."""
+    """Returns the path of bench-lm: the given path, or bench-lm in the folder of the given raisin."""
     path = Path(raisin).resolve()
     return str(path if path.name != "raisin" else path.parent / "bench-lm")
 
@@ -67,7 +68,8 @@ def contenders(bench):
 
 
 def compare(request, rounds, folder, commands, warm=1):
-    """Units after the first few, and peak memory, by contender; a contender that cannot take part says why once."""
+    """Measures a request with every contender in turns. Returns the units after the first `warm` units, and the peak
+    memory, by contender. If a contender fails, its error is printed once, and the contender is left out."""
     measured = {name: {"units": [], "peak": 0} for name in commands}
     missing = {}
     for _ in range(rounds):
@@ -82,7 +84,7 @@ def compare(request, rounds, folder, commands, warm=1):
             measured[name]["units"] += answer["units"][warm:]
             measured[name]["peak"] = max(measured[name]["peak"], answer["peak_bytes"])
     for name, why in missing.items():
-        print(f"  {name} takes no part: {why.splitlines()[-1] if why else 'no reason given'}")
+        print(f"  {name} is left out: {why.splitlines()[-1] if why else 'there is no error message'}")
     return {name: found for name, found in measured.items() if found["units"]}
 
 
@@ -100,11 +102,11 @@ def show(title, measured):
         peak = found["peak"] / 1e9
         print(f"  {name:8} {rate(found):9.1f} supervised tokens/s   peak {peak:5.2f} GB{ratio}", flush=True)
     if max(values) - min(values) > 0.02 * abs(values[0]):
-        print(f"  the contenders do not compute the same: losses {values}")
+        print(f"  the losses of the contenders differ by more than 2 %: {values}")
 
 
 def compare_episodes(title, request, rounds, folder, bench):
-    """Supervised tokens per second of all episodes, played in both ways."""
+    """Measures the supervised tokens per second of all episodes, side by side and one after another."""
     rates, work = {}, {}
     for _ in range(rounds):
         for side_by_side in (True, False):
@@ -127,7 +129,7 @@ def options(arguments, **defaults):
     given = dict(argument.split("=", 1) for argument in arguments)
     unknown = given.keys() - defaults.keys()
     if unknown:
-        sys.exit(f"error: no option {', '.join(sorted(unknown))}; there are {', '.join(defaults)}")
+        sys.exit(f"error: unknown option {', '.join(sorted(unknown))}\nhint: the options are {', '.join(defaults)}")
     return {**defaults, **given}
 
 
@@ -136,7 +138,7 @@ def main():
     given = options(sys.argv[2:], GGUF="models/SmolLM2-135M-Instruct.Q4_1.gguf", POOL="", dtype="f32,bf16",
                     tasks=",".join(TASKS), rounds="3", units="2", rows="8", episodes="8", threads=str(os.cpu_count()), seed="1")
     if not Path(given["POOL"]).is_file():
-        sys.exit("error: POOL=FILE names a file of Alpaca rows (a JSON list with instruction, input, output)")
+        sys.exit("error: POOL=FILE must name a file of Alpaca rows (a JSON list with instruction, input, output)")
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([bench, "prepare", given["GGUF"], given["POOL"], folder, "2000"], check=True)
         print(f"{given['threads']} threads, batches of {given['rows']} rows, {given['rounds']} rounds in turns", flush=True)
@@ -161,7 +163,8 @@ def main():
 
 
 def play(given, folder, bench):
-    """The quickstart's byte-level model, by LoRA and in full; and SmolLM2 with its prefix frozen."""
+    """Measures episodes of the quickstart's byte-level model, with LoRA and with all weights, and of SmolLM2 with a
+    frozen prefix."""
     draw = random.Random(int(given["seed"]))
     synthetic = Path(folder) / "synthetic"
     synthetic.mkdir()

@@ -1,10 +1,12 @@
-"""What users run today, timed as benches/lm.rs times raisin: `python lm_peer.py padded|packed`.
+"""Times what users run today, as benches/lm.rs times raisin: `python lm_peer.py padded|packed`.
 
-padded: transformers and peft as a TRL-like loop uses them: right-padded batches, all logits, the fused AdamW.
-packed: a loop without padding in plain PyTorch: one row of tokens, attention by row, logits for
-        response positions only, the fused AdamW. It needs neither transformers nor peft.
-Both read requests like the executable's, one a line, and print a line of JSON for each. Each is done in a process of its
-own, forked before the device is touched, so that its memory is its own and nobody waits for imports again.
+padded: transformers and peft as in a loop like TRL's: right-padded batches, all logits, the fused AdamW.
+packed: a loop without padding in plain PyTorch: one row of tokens, attention by row, logits only for response
+        positions, the fused AdamW. This loop needs neither transformers nor peft.
+
+Both contenders read requests in the format of bench-lm, one per line, and print one line of JSON per request. Each
+request runs in a process of its own, which is forked before the device is used. So the measured memory belongs to the
+request alone, and the imports run only once.
 """
 
 import contextlib
@@ -34,12 +36,12 @@ def peak_memory(device):
 
 
 class Padded:
-    """transformers' model, and peft's adapters."""
+    """The contender `padded`: the model of transformers, and the adapters of peft."""
 
     def __init__(self, request, device, dtype):
         from transformers import AutoModelForCausalLM
 
-        # Training computes under autocast, as the Trainer's `bf16=True` does, and in full keeps f32 weights.
+        # Training runs under autocast, as with the Trainer's `bf16=True`. Training of all weights keeps f32 weights.
         self.autocast = dtype == torch.bfloat16 and request["task"] in ("full", "lora")
         loaded = torch.float32 if request["task"] == "full" else dtype
         self.model = AutoModelForCausalLM.from_pretrained(request["model"], dtype=loaded).to(device)
@@ -83,7 +85,7 @@ class Padded:
         return -chosen.sum().item()
 
     def evaluation(self, rows):
-        """The mean loss, in batches as the Trainer makes them."""
+        """Returns a function that computes the summed loss, in batches as the Trainer makes them."""
         parts = [rows[start:start + EVALUATION_ROWS] for start in range(0, len(rows), EVALUATION_ROWS)]
 
         def evaluate():
@@ -96,7 +98,7 @@ class Padded:
 
 
 class Packed:
-    """A Llama written down for packed rows."""
+    """The contender `packed`: a Llama for packed rows, in plain PyTorch."""
 
     def __init__(self, request, device, dtype):
         folder = Path(request["model"])
@@ -285,7 +287,7 @@ def main():
             os._exit(0)
         _, status = os.waitpid(child, 0)
         if status != 0:
-            print(json.dumps({"error": f"it ended with status {status}"}), flush=True)
+            print(json.dumps({"error": f"the process of the request ended with status {status}"}), flush=True)
 
 
 main()

@@ -1,6 +1,6 @@
-"""Formatting, clippy and tests of the packages whose files changed since a commit, and of nothing else.
+"""Checks formatting, runs clippy, and runs the tests of the packages whose files changed since a commit.
 
-Tests that run the executables (tests/cli.rs and the like) are left to `just test`."""
+The tests that start the executables (tests/cli.rs and others) are not run; `just test` runs them."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ for package in metadata["packages"]:
     folder = Path(package["manifest_path"]).parent
     if any((top / file).is_relative_to(folder) for file in changed):
         names.append(package["name"])
-# A test that lies in tests/ and belongs to another package.
+# Tests in the folder tests/ that belong to another package.
 for package in metadata["packages"]:
     for target in package["targets"]:
         source = Path(target["src_path"])
@@ -36,7 +36,8 @@ subprocess.run(
 )
 print("packages that changed:", ", ".join(names) or "none")
 if names:
-    # The whole workspace is compiled, since a part of it would have other features, and only these tests are run.
+    # The whole workspace is compiled, because a part of the workspace would have other features. Only the tests of the
+    # changed packages are run.
     ids = {package["id"] for package in metadata["packages"] if package["name"] in names}
     for line in lines("cargo", "test", "--workspace", "--no-run", "--message-format", "json-render-diagnostics"):
         message = json.loads(line)

@@ -1,6 +1,6 @@
-"""Checks that `cargo build`, `cargo build --workspace`, `cargo test --workspace` and `cargo test --package X` ask for the same
-features of every dependency. Where they do not, that dependency and all that uses it would compile more than once:
-src/unify/Cargo.toml names the missing features."""
+"""Checks that `cargo build`, `cargo build --workspace`, `cargo test --workspace` and `cargo test --package X` request
+equal features of every dependency. If the features of a dependency differ, cargo compiles the dependency, and all
+packages that use the dependency, more than once. Then add the missing features to src/unify/Cargo.toml."""
 
 import subprocess
 import sys
@@ -22,7 +22,8 @@ selections = {
 }
 for package in ["raisin", "raisin-engine", "raisin-selector", "raisin-corpus", "raisin-data", "raisin-worker", "raisin-query"]:
     selections[f"`cargo test --package {package}`"] = features("normal,build,dev", "--package", package)
-# A package may stand there twice, once for the machine that compiles: then each of its sets must be one of the two.
+# A package may have two sets of features: one for build scripts and macros, one for the target. Then each set must be
+# one of the two.
 problems = [
     f"{package}: {sorted(map(sorted, few[package] - tests[package]))} for {name}, "
     f"{sorted(map(sorted, tests[package]))} for `cargo test --workspace`"

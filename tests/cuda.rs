@@ -1,7 +1,8 @@
-//! The same arithmetic on a GPU and on the CPU: `just test --test cuda -- --ignored` on a machine with a CUDA device.
+//! Compares the arithmetic on a GPU with the arithmetic on the CPU: `just test --test cuda -- --ignored` on a machine
+//! with a CUDA device.
 //!
-//! In f32 the two agree to rounding; in bf16, where the GPU uses other kernels (attention over rows of all lengths at
-//! once), to what bf16 can hold.
+//! In f32, the two results agree to rounding errors. In bf16, they agree to the precision of bf16, because the GPU uses
+//! other kernels there (attention over rows of all lengths in one call).
 
 use std::sync::{Arc, Mutex};
 
@@ -29,7 +30,7 @@ fn rows(count: u32) -> Vec<Sequence> {
         .collect()
 }
 
-/// Every architecture, with what is special about it.
+/// Every architecture, with its special features.
 fn configs() -> Vec<(&'static str, Config)> {
     let llama = Config::llama(i64::from(VOCABULARY), 128, 3, 8, 2, 256);
     let of = |model_type: Architecture| Config {
@@ -47,7 +48,8 @@ fn configs() -> Vec<(&'static str, Config)> {
     ]
 }
 
-/// The same numbers on both devices, in a kind. Larger than at an initialisation, so that differences show.
+/// A model with equal weights on the CPU and on the GPU, in f32 on the CPU and in this dtype on the GPU. The weights
+/// are larger than at a usual initialisation, so that differences show.
 fn both(config: &Config, kind: Kind) -> Result<[Model; 2]> {
     let folder = tempfile::tempdir()?;
     let config = Config { initializer_range: 0.08, ..config.clone() };
@@ -69,7 +71,7 @@ fn loss_and_gradient(model: &mut Model, rows: &[Sequence]) -> Result<(f64, Tenso
     Ok((mean.double_value(&[]), gradient.to_device(Device::Cpu)))
 }
 
-/// The length of the difference over that of what it should be.
+/// The norm of the difference, relative to the norm of the expected tensor.
 fn apart(one: &Tensor, other: &Tensor) -> f64 {
     let difference = (one.to_device(Device::Cpu) - other.to_device(Device::Cpu)).norm().double_value(&[]);
     difference / other.norm().double_value(&[])
@@ -90,7 +92,7 @@ fn losses_and_gradients_are_those_of_the_cpu() -> Result<()> {
             for adaptation in [Adaptation::Full, Adaptation::TopLayers(1), lora()] {
                 for model in [&mut cpu, &mut gpu] {
                     model.prepare(&adaptation, &Seed::new(3))?;
-                    // B of an adapter is zero at first, and then A has no gradient.
+                    // The B of an adapter is zero at first, and then A has no gradient.
                     let mut flat = model.trainable().flat.shallow_clone();
                     let places =
                         Tensor::arange(flat.numel() as i64, (Kind::Float, Device::Cpu)).to_device(flat.device());
@@ -171,7 +173,7 @@ fn choices_and_continuations_are_those_of_the_cpu() -> Result<()> {
     for (name, config) in configs() {
         for (kind, tolerance) in [(Kind::Float, 1e-5), (Kind::BFloat16, 2e-2)] {
             let [cpu, gpu] = both(&config, kind)?;
-            // Three choices that begin with the same 30 tokens.
+            // Three choices with a common prefix of 30 tokens.
             let families: Vec<Vec<Sequence>> = (0..5)
                 .map(|question| {
                     let choice = |choice: u32| -> Sequence {
@@ -196,7 +198,7 @@ fn choices_and_continuations_are_those_of_the_cpu() -> Result<()> {
     Ok(())
 }
 
-/// Fills the GPU but for about so many bytes.
+/// Fills the memory of the GPU, except for about this number of bytes.
 fn leave_room(bytes: usize) -> Vec<Tensor> {
     const PIECE: usize = 256 << 20;
     let mut taken = Vec::new();
@@ -221,7 +223,7 @@ fn a_full_gpu_halves_the_micro_batch_says_so_and_goes_on() -> Result<()> {
     let all = rows(600);
     let batch: Vec<&Sequence> = all.iter().collect();
     let tokens: usize = batch.iter().map(|row| row.tokens.len()).sum();
-    // What the driver and cuBLAS load at first use is not to be had on a full GPU.
+    // The first step lets the driver and cuBLAS load what they need. On a full GPU they could not.
     trainer.step(&batch[..20], None)?;
     let taken = leave_room(2 << 30);
     let outcome = trainer.step(&batch, None)?;

@@ -1,4 +1,4 @@
-//! What raisin writes, read by transformers and peft.
+//! Compares the files that raisin writes with transformers and peft, which read the files.
 
 use raisin_base::error::Result;
 use raisin_base::seed::Seed;
@@ -29,7 +29,7 @@ fn exports_load_in_transformers_and_peft_with_the_same_logits() -> Result<()> {
     let targets = ["q_proj", "v_proj", "down_proj"].map(str::to_owned).to_vec();
     model.prepare(&Adaptation::TopLayersLora { layers: 2, rank: 3, alpha: 5.0, targets }, &seed)?;
     assert!(largest_difference(&base, &logits(&model)?) < 1e-6, "a new adapter changes nothing");
-    // As after some training: B is no longer zero.
+    // B is not zero, as after some training.
     let count = model.trainable().count() as i64;
     let mut flat = model.trainable().flat.shallow_clone();
     tch::no_grad(|| flat.copy_(&((Tensor::arange(count, (Kind::Float, Device::Cpu)) * 0.7).sin() * 0.2)));

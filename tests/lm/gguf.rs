@@ -1,4 +1,4 @@
-//! GGUF files: block formats, and whole models of each architecture.
+//! Compares GGUF files with the gguf package and transformers: block formats, and whole models of each architecture.
 
 use raisin_base::error::{Context as _, Result};
 use raisin_corpus::Sequence;
@@ -43,12 +43,13 @@ fn models_out_of_gguf_files_compute_what_transformers_computes_with_their_weight
         let logits = |model: &Model| -> Result<_> { tch::no_grad(|| model.logits(&model.hidden(&batch)?)) };
         let difference = largest_difference(&logits(&model)?, &expected.read("logits")?);
         assert!(difference < 2e-5, "{name}: {difference:e}");
-        // Written as a Hugging Face folder, scaled positions included, it is the same model.
+        // The model is unchanged after it is written as a Hugging Face folder and read again. The scaling of the
+        // positions is kept too.
         model.save(&folder.path().join(name))?;
         assert_eq!(Config::read(&folder.path().join(name))?, model.config, "{name}");
         let again = Model::load(&folder.path().join(name), Device::Cpu, Kind::Float)?;
         assert!(largest_difference(&logits(&model)?, &logits(&again)?) < 1e-7, "{name}");
-        // Straight into bf16 is what rounding afterwards gives.
+        // Reading directly into bf16 gives the same numbers as rounding afterwards.
         let half = Model::from_gguf(&path, Device::Cpu, Kind::BFloat16)?;
         half.save(&folder.path().join("half"))?;
         let [half, whole] =

@@ -1,11 +1,14 @@
-//! Small random models of every architecture against what transformers and peft computed with them.
+//! Compares small random models of every architecture with transformers and peft: logits, losses, gradients, training
+//! steps, continuations. tests/python/golden.py computes the expected values.
 //!
-//! Tolerances, all in f32. Of one forward and backward pass: logits 2e-5 (they go up to about 10), gradients 2e-5 of their
-//! largest entry or of 1. Of ten steps of AdamW, which moves a number with a gradient near zero by its rounding: losses
-//! 5e-5, gradient norms 1e-3 of themselves, parameters 1e-6 on average and 1e-3 at most (a step moves them by up to 2e-3),
-//! the optimizer's means 5e-5. PyTorch's own two ways of attention, eager and sdpa, end as far apart on these models:
-//! losses by up to 2.3e-5, norms by 3.2e-4, parameters by 1.9e-7 on average and 4.2e-4 at most. Adapters end within 2e-5
-//! of peft's.
+//! All tolerances are for f32. One forward and backward pass: logits 2e-5 (they reach about 10); gradients 2e-5,
+//! relative to the larger of their largest entry and 1. Ten steps of AdamW: losses 5e-5, gradient norms 1e-3
+//! (relative), parameters 1e-6 on average and 1e-3 at most (a step changes a parameter by up to 2e-3), the optimizer's
+//! means 5e-5. AdamW changes a parameter with a gradient near zero according to the gradient's rounding error.
+//!
+//! PyTorch's own two implementations of attention, eager and sdpa, differ by similar amounts on these models: losses by
+//! up to 2.3e-5, norms by 3.2e-4, parameters by 1.9e-7 on average and 4.2e-4 at most. Adapters end within 2e-5 of
+//! peft's adapters.
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -34,7 +37,7 @@ const ARCHITECTURES: [&str; 11] = [
     "qwen3",
 ];
 
-/// The models, made once for all tests.
+/// The folder of the models and expected values, made once for all tests.
 fn golden(python: &Path) -> Result<&'static Path> {
     static FOLDER: OnceLock<Result<tempfile::TempDir, String>> = OnceLock::new();
     let made = FOLDER.get_or_init(|| {
@@ -81,7 +84,7 @@ fn logits_losses_and_gradients_are_those_of_transformers() -> Result<()> {
     Ok(())
 }
 
-/// What golden.py trains with; a micro-batch of all rows packed, or of each row alone.
+/// The training configuration of golden.py. A micro-batch holds all rows (packed), or one row.
 fn trainer_config(packed: bool, activation_checkpointing: bool) -> TrainerConfig {
     TrainerConfig {
         learning_rate: 2e-3,
@@ -95,7 +98,7 @@ fn trainer_config(packed: bool, activation_checkpointing: bool) -> TrainerConfig
     }
 }
 
-/// The rows of golden.py's step.
+/// The rows that golden.py uses in this step.
 fn rows_of(step: usize, rows: &[Sequence]) -> Vec<&Sequence> {
     (0..3).map(|place| &rows[(2 * step + place) % rows.len()]).collect()
 }

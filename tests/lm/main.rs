@@ -1,9 +1,10 @@
-//! The language model against transformers, peft, tokenizers and gguf: logits, losses, gradients, training steps,
-//! continuations, tokens, chats, dequantised blocks, exported files.
+//! Compares the language model with transformers, peft, tokenizers and gguf: logits, losses, gradients, training steps,
+//! continuations, tokens, conversations, dequantised blocks, exported files.
 //!
-//! Needs Python with tests/python/requirements.txt and templates.txt, given as RAISIN_PYTHON; for some comparisons the
-//! GGUF file of SmolLM2-135M as RAISIN_GGUF, and a folder of real data as RAISIN_DATA (tests/python/tokens.py says what
-//! must be in it). Tests say so and pass where these are not set.
+//! The tests need the environment variable RAISIN_PYTHON: a Python with tests/python/requirements.txt and
+//! templates.txt. Some comparisons need RAISIN_GGUF, the GGUF file of SmolLM2-135M, or RAISIN_DATA, a folder of real
+//! data (tests/python/tokens.py lists its files). If a variable is not set, the tests that need the variable say so and
+//! pass.
 
 mod export;
 mod gguf;

@@ -1,4 +1,5 @@
-//! What training takes in memory, seen in processes of their own: other tests would be counted otherwise.
+//! Measures the memory of training. Each measurement runs in a process of its own, because the memory of other tests
+//! would be counted too.
 
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -10,7 +11,7 @@ use raisin_lm::{Adaptation, Batch, Config, Model};
 use raisin_training::{Meter, Trainer, TrainerConfig};
 use tch::{Device, Kind, Tensor};
 
-/// That of Qwen2.
+/// The size of Qwen2's vocabulary.
 const VOCABULARY: i64 = 151_936;
 
 /// Runs one of the ignored tests below alone in a process.
@@ -56,7 +57,7 @@ fn loss_and_gradients_over_a_large_vocabulary() -> Result<()> {
     let taken = (meter.stop().peak_bytes - before) >> 20;
     let logits = (2048 * VOCABULARY * 4) >> 20;
     println!("loss and gradients: {taken} MB, where all logits alone are {logits} MB");
-    // Two chunks' matrices and the gradient of the table.
+    // The limit allows for the matrices of two chunks and the gradient of the embedding table.
     ensure!(taken < 500, "{taken} MB");
     let meter = Meter::start(Device::Cpu);
     let log_probs = tch::no_grad(|| model.token_log_probs(&model.hidden(&batch)?, &batch))?;
@@ -92,7 +93,7 @@ fn activations_kept_and_checkpointed() -> Result<()> {
     let rows = rows(8, 256, 64);
     let batch: Vec<&Sequence> = rows.iter().collect();
     let mut taken = Vec::new();
-    // What libtorch keeps for itself is there before anything is measured.
+    // This step lets libtorch allocate the memory that it keeps, before the measurement.
     trainer(4096, false)?.step(&batch[..1], None)?;
     for checkpointing in [true, false] {
         let mut trainer = trainer(4096, checkpointing)?;
@@ -111,14 +112,14 @@ fn a_step_that_finds_no_memory_is_made_in_halves_and_says_so() -> Result<()> {
     alone("a_step_under_a_limit_of_memory")
 }
 
-/// The limit is the kernel's: the allocation that fails is a real one, in the middle of a forward or backward pass.
+/// The kernel enforces the limit, so a real allocation fails, in the middle of a forward or backward pass.
 #[test]
 #[ignore = "limits the memory of its process: run by the test above"]
 fn a_step_under_a_limit_of_memory() -> Result<()> {
     tch::set_num_threads(1);
     let rows = rows(16, 256, 64);
     let batch: Vec<&Sequence> = rows.iter().collect();
-    // Row by row, so that no freed memory is left over for the step that is to find none.
+    // The micro-batches hold one row, so that no freed memory is left for the limited step.
     let mut free = trainer(256, false)?;
     let expected = free.step(&batch, None)?;
     drop(free);
@@ -142,7 +143,7 @@ fn a_step_under_a_limit_of_memory() -> Result<()> {
     ensure!(limited.config.micro_batch_tokens < 4096);
     ensure!((outcome.loss - expected.loss).abs() < 1e-5, "{} {}", outcome.loss, expected.loss);
     ensure!((outcome.gradient_norm / expected.gradient_norm - 1.0).abs() < 1e-4);
-    // Said once, and kept to.
+    // The notice comes once, and the smaller size is kept.
     limited.step(&batch, None)?;
     ensure!(heard.lock().expect("one thread").len() == 1);
     Ok(())

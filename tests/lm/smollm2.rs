@@ -1,4 +1,4 @@
-//! The real model: SmolLM2-135M out of its GGUF file.
+//! Compares a real model with transformers: SmolLM2-135M, read from its GGUF file.
 
 use raisin_base::error::Result;
 use raisin_corpus::Sequence;

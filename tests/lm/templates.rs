@@ -1,4 +1,5 @@
-//! Chat templates of the model families, as two Python packages carry them, against transformers' renderings.
+//! Compares the rendering of chat templates with transformers. The templates of the model families come from two Python
+//! packages.
 
 use raisin_base::error::Result;
 use raisin_corpus::template::ChatTemplate;
@@ -14,7 +15,7 @@ struct Case {
     messages: Vec<Value>,
     tools: Option<Vec<Value>>,
     prompt: bool,
-    /// None where the template refuses the conversation.
+    /// `None` if the template refuses the conversation.
     text: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! Tokens against Hugging Face's own tokenizers, and whole chats against `apply_chat_template`.
+//! Compares tokens with Hugging Face's tokenizers, and whole conversations with `apply_chat_template`.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use raisin_lm::write_tokenizer;
 use crate::tensors;
 use raisin_tests::python::{run_python, setting};
 
-/// The ids of each text.
+/// The token ids of each text.
 fn lists(expected: &Weights, name: &str) -> Result<Vec<Vec<u32>>> {
     let ids = Vec::<i64>::try_from(expected.read(&format!("{name}.ids"))?)?;
     let ends = Vec::<i64>::try_from(expected.read(&format!("{name}.ends"))?)?;
@@ -69,7 +69,7 @@ fn tokens_and_chats_are_those_of_hugging_face() -> Result<()> {
                 .collect();
             let ours = codec.instructions(&rows, usize::MAX)?;
             for (row, (ours, ids)) in ours.iter().zip(lists(&expected, "chats")?).enumerate() {
-                // A response of nothing but its end is still a response.
+                // A response that consists only of its end token is still a response.
                 let ours = ours.as_ref().with_context(|| format!("{name}: chat {row} has no target"))?;
                 assert_eq!(ours.tokens, ids, "{name}: {:?}", chats[row]);
             }
