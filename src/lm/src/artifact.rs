@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::lora::AdapterConfig;
 use raisin_base::error::{Context as _, Problem, Result, anyhow, ensure};
 
+/// The forms of a model folder.
 pub(super) enum ModelFolderForm {
     Full,
     Adapter { base: PathBuf },
@@ -15,6 +16,7 @@ pub(super) enum ModelFolderForm {
 }
 
 impl ModelFolderForm {
+    /// Reads the form from the files in the folder.
     pub fn of(folder: &Path) -> Result<Self> {
         if folder.join("adapter_config.json").is_file() {
             return Ok(Self::Adapter { base: base(folder)? });
@@ -55,7 +57,7 @@ fn base(folder: &Path) -> Result<PathBuf> {
     };
     match given.map(|path| folder.join(path)) {
         Some(path) if path.is_dir() => Ok(path),
-        _ => Err(Problem::new(format!("{} does not say where its base model is", folder.display()))
+        _ => Err(Problem::new(format!("{} does not name the folder of its base model", folder.display()))
             .hint("`base_model_name_or_path` in adapter_config.json must be a folder on this machine")
             .into()),
     }

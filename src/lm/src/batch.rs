@@ -20,7 +20,9 @@ use raisin_corpus::Sequence;
 
 /// Packed sequences on a device.
 pub struct Batch {
+    /// Token ids, `[tokens]`.
     pub(super) ids: Tensor,
+    /// The position of each token in its sequence, `[tokens]`.
     pub(super) positions: Tensor,
     /// Indices of the packed tokens whose hidden states predict a supervised token: `[supervised]`.
     pub(super) predictors: Tensor,
@@ -32,9 +34,13 @@ pub struct Batch {
     /// The start of each row and the end of the last row: `[rows + 1]` in 32 bits. `None` if the device has no fused
     /// kernels, or if the rows have branches.
     starts: Option<Tensor>,
+    /// The length of the longest sequence.
     longest: usize,
+    /// The token range `start..end` of each row.
     spans: Vec<(usize, usize)>,
+    /// The number of supervised tokens of each row; for families, of each sequence.
     supervised_rows: Vec<usize>,
+    /// The number of all supervised tokens.
     supervised: usize,
     episode_spans: EpisodeSpans,
     /// Branch and position of each packed token. Branch 0 is the prefix; branches count from 1. Empty if no row has
@@ -197,6 +203,7 @@ impl Batch {
             // No real token attends to the padding. But a softmax needs at least one entry that is not minus infinity.
             padding.chunks_mut(length).for_each(|mask| mask[0] = 0.0);
         }
+        // [rows, length, length]
         let mask = Tensor::f_from_slice(&mask)?.f_view([group.rows, group.length, group.length])?;
         Ok(Some(mask.f_to_device(self.device())?))
     }
@@ -279,7 +286,7 @@ impl Batch {
         &self.spans
     }
 
-    /// How many supervised tokens each row has.
+    /// The number of supervised tokens of each row; for families ([`Batch::pack_families`]), of each sequence.
     pub fn supervised_rows(&self) -> &[usize] {
         &self.supervised_rows
     }

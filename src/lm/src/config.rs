@@ -111,7 +111,7 @@ impl Config {
             other => {
                 let name = other.unwrap_or("(none)");
                 return Err(Problem::new(format!("unknown model_type `{name}`"))
-                    .hint("raisin runs llama, mistral, qwen2 and qwen3")
+                    .hint("raisin supports llama, mistral, qwen2 and qwen3")
                     .into());
             }
         };
@@ -127,7 +127,7 @@ impl Config {
         let usual = Usual::of(architecture);
         let hidden = whole("hidden_size")?;
         let heads = whole("num_attention_heads")?;
-        ensure!(heads > 0, "`num_attention_heads` is {heads}");
+        ensure!(heads > 0, "`num_attention_heads` is {heads}, but it must be above 0");
         let layers = usize::try_from(whole("num_hidden_layers")?).context("`num_hidden_layers` is negative")?;
         let key_value_heads = match raw.get("num_key_value_heads") {
             Some(Value::Null) => heads,
@@ -189,7 +189,7 @@ impl Config {
         );
         ensure!(
             self.num_attention_heads % self.num_key_value_heads == 0,
-            "{} attention heads cannot share {} key-value heads evenly",
+            "{} attention heads cannot be divided evenly among {} key-value heads",
             self.num_attention_heads,
             self.num_key_value_heads
         );

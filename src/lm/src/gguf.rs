@@ -176,7 +176,7 @@ impl Gguf {
         match kind {
             TensorKind::Float => dequantise(entry.block, bytes, rows, &order, values_of::<f32>(&mut tensor)?),
             TensorKind::BFloat16 => dequantise(entry.block, bytes, rows, &order, values_of::<bf16>(&mut tensor)?),
-            other => bail!("GGUF tensors are read as Float or BFloat16, not as {other:?}"),
+            other => bail!("GGUF tensors can be read as Float or BFloat16, but not as {other:?}"),
         }
         self.taken.lock().unwrap_or_else(PoisonError::into_inner).insert(stored);
         Ok(tensor)
@@ -234,6 +234,7 @@ fn values_of<T>(tensor: &mut Tensor) -> Result<&mut [T]> {
     Ok(unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<T>(), count) })
 }
 
+/// The GGUF name of the tensor that transformers calls `name`.
 fn stored_name(name: &str) -> Result<String> {
     match name {
         "model.embed_tokens.weight" => return Ok("token_embd.weight".to_owned()),
@@ -261,11 +262,12 @@ fn stored_name(name: &str) -> Result<String> {
 
 type Parsed = (BTreeMap<String, Value>, BTreeMap<String, GgufEntry>);
 
+/// Reads the metadata and the list of tensors from the header of a file.
 fn parse(bytes: &[u8]) -> Result<Parsed> {
     let mut cursor = Cursor { bytes, place: 0 };
     ensure!(cursor.take(4)? == b"GGUF", "this is not a GGUF file");
     let version = cursor.u32()?;
-    ensure!((2..=3).contains(&version), "GGUF version {version} is not supported (2 and 3 are)");
+    ensure!((2..=3).contains(&version), "GGUF version {version} is not supported, only versions 2 and 3 are supported");
     let tensor_count = cursor.u64()?;
     let metadata_count = cursor.u64()?;
     let mut metadata = BTreeMap::new();
@@ -304,6 +306,7 @@ fn parse(bytes: &[u8]) -> Result<Parsed> {
     Ok((metadata, tensors))
 }
 
+/// Reads the fields of the header one after another, and checks every length.
 struct Cursor<'a> {
     bytes: &'a [u8],
     place: usize,
@@ -336,6 +339,7 @@ impl<'a> Cursor<'a> {
         Ok(String::from_utf8_lossy(self.take(length)?).into_owned())
     }
 
+    /// Reads a metadata value of this type. `depth` counts the arrays around the value.
     fn value(&mut self, kind: u32, depth: usize) -> Result<Value> {
         Ok(match kind {
             0 => u8::from_le_bytes(self.array()?).into(),
@@ -350,7 +354,7 @@ impl<'a> Cursor<'a> {
             7 => Value::Bool(self.take(1)?[0] != 0),
             8 => self.string()?.into(),
             9 => {
-                ensure!(depth < 4, "arrays are nested too deep");
+                ensure!(depth < 4, "arrays are nested more than 4 levels deep");
                 let inner = self.u32()?;
                 let count = self.u64()?;
                 ensure!(
@@ -362,7 +366,7 @@ impl<'a> Cursor<'a> {
             10 => self.u64()?.into(),
             11 => i64::from_le_bytes(self.array()?).into(),
             12 => f64::from_le_bytes(self.array()?).into(),
-            other => bail!("unknown value type {other}"),
+            other => bail!("unknown type {other} of a metadata value"),
         })
     }
 }

@@ -115,11 +115,13 @@ pub(super) fn dequantise<T: Number>(
     });
 }
 
+/// Converts numbers that are stored without blocks.
 fn numbers<T: Number, const N: usize>(bytes: &[u8], values: &mut [T], read: impl Fn([u8; N]) -> f32) {
     let (bytes, _) = bytes.as_chunks::<N>();
     values.iter_mut().zip(bytes).for_each(|(value, bytes)| *value = T::of(read(*bytes)));
 }
 
+/// Dequantises whole blocks of a quantised format.
 fn blocks<T: Number>(block: BlockType, bytes: &[u8], values: &mut [T]) {
     let mut whole = [0.0; LARGEST];
     let whole = &mut whole[..block.values()];
@@ -135,10 +137,12 @@ const BLOCKS_AT_A_TIME: usize = 4096;
 /// The number of values of the largest block.
 const LARGEST: usize = 256;
 
+/// The f16 number at this byte, as f32.
 fn half_at(bytes: &[u8], place: usize) -> f32 {
     f16::from_le_bytes([bytes[place], bytes[place + 1]]).to_f32()
 }
 
+/// Dequantises one block.
 fn one(block: BlockType, bytes: &[u8], values: &mut [f32]) {
     match block {
         // These formats have no blocks; `dequantise` reads them directly.
@@ -181,6 +185,7 @@ fn nibbles(bytes: &[u8], mut put: impl FnMut(usize, u8)) {
     }
 }
 
+/// The 32 high bits of the five-bit numbers of a block.
 fn high_bits(bytes: &[u8], place: usize) -> u32 {
     u32::from_le_bytes([bytes[place], bytes[place + 1], bytes[place + 2], bytes[place + 3]])
 }

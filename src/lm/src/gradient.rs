@@ -32,7 +32,7 @@ impl Gradient {
 
     fn by_leaf(trainable: &Trainable, gradients: Vec<Tensor>) -> Result<Vec<Tensor>> {
         let leaves = &trainable.leaves;
-        ensure!(gradients.len() == leaves.len(), "{} gradients for {} leaves", gradients.len(), leaves.len());
+        ensure!(gradients.len() == leaves.len(), "there are {} gradients for {} leaves", gradients.len(), leaves.len());
         let piece = |(gradient, (_, leaf)): (Tensor, &(String, Tensor))| -> Result<Tensor> {
             if gradient.defined() {
                 return Ok(gradient.f_to_kind(TensorKind::Float)?.f_contiguous()?.f_view([-1])?);

@@ -169,9 +169,9 @@ fn outputs(members: &[&Projection]) -> i64 {
 /// The index map from the trained numbers of all adapters to the low-rank factors. With this map, one call makes the
 /// factors of all groups.
 pub(super) struct LowPlan {
-    /// For each trained number, its index among the factors, which lie one after another. An index takes eight bytes;
-    /// the number itself and the optimizer's two moments take twelve. This memory is the price of one call for all
-    /// adapters.
+    /// For each trained number, its index among the factors, which lie one after another: `[trained numbers]`. An index
+    /// takes eight bytes; the number itself and the optimizer's two moments take twelve. This memory is the price of
+    /// one call for all adapters.
     places: Tensor,
     factors: Vec<Factors>,
     episodes: i64,

@@ -85,6 +85,7 @@ impl Joined<'_> {
             if tied { shapes.insert(0, table.clone()) } else { shapes.push(table.clone()) }
         }
         let sizes: Vec<i64> = shapes.iter().map(|shape| shape.iter().product()).collect();
+        // The embedding comes first in the flat buffer. If the head is not tied, the embedding is not cast.
         let cast: i64 = sizes.iter().sum();
         let uncast = flat.numel() as i64 - cast;
         let flat = if uncast > 0 { flat.f_narrow(0, uncast, cast)? } else { flat.shallow_clone() };

@@ -59,6 +59,7 @@ impl Projection {
         let kind = x.kind();
         let weight = self.weight.value.f_to_kind(kind)?;
         let bias = self.bias.as_ref().map(|bias| bias.value.f_to_kind(kind)).transpose()?;
+        // [tokens, outputs]
         let y = x.f_linear(&weight, bias.as_ref())?;
         match &self.adapter {
             None => Ok(y),
@@ -98,6 +99,7 @@ pub(super) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> 
     Ok(normed.f_to_kind(kind)?.f_mul(&weight.f_to_kind(kind)?)?)
 }
 
+/// The parameters of one decoder layer.
 pub(super) struct Layer {
     pub input_norm: Parameter,
     pub q: Projection,
@@ -190,6 +192,7 @@ impl Layer {
         episode_spans: &EpisodeSpans,
     ) -> Result<[Tensor; 3]> {
         let x = rms_norm(x, &self.input_norm.value, config.rms_norm_eps)?;
+        // [tokens, heads, head_dim]
         let by_head = |y: Tensor| y.f_view([x.size()[0], -1, config.head_dim]);
         if let Some(groups) = self.grouped() {
             let all = by_head(groups.qkv.forward(&x, episode_spans)?)?;

@@ -183,7 +183,7 @@ pub(super) fn side_by_side(
 ) -> Result<Tensor> {
     ensure!(
         adapters.len() == episode_spans.len(),
-        "a batch of {} episodes for {} adapters",
+        "the batch has {} episodes, but the projection has {} adapters",
         episode_spans.len(),
         adapters.len()
     );
@@ -194,6 +194,7 @@ pub(super) fn side_by_side(
     for (adapter, (x, y)) in adapters.iter().zip(x.iter().zip(&y)) {
         // [tokens of the episode, rank]
         let low = x.f_linear(&adapter.a.f_to_kind(kind)?, None::<&Tensor>)?.f_mul_scalar(adapter.scale)?;
+        // [tokens of the episode, outputs]
         parts.push(y.f_addmm(&low, &adapter.b.f_to_kind(kind)?.f_tr()?)?);
     }
     Ok(Tensor::f_cat(&parts, 0)?)
@@ -249,7 +250,12 @@ impl Trainable {
     /// The memory of each gradient is freed as soon as the gradient is copied. On the CPU, a page takes memory when it
     /// is first written, so the vector and all gradients never exist in full at the same time. On CUDA they do.
     pub fn flatten(&self, gradients: Vec<Tensor>) -> Result<Tensor> {
-        ensure!(gradients.len() == self.leaves.len(), "{} gradients for {} leaves", gradients.len(), self.leaves.len());
+        ensure!(
+            gradients.len() == self.leaves.len(),
+            "there are {} gradients for {} leaves",
+            gradients.len(),
+            self.leaves.len()
+        );
         let whole = self.flat.f_empty_like()?;
         let mut start = 0;
         for (gradient, (_, leaf)) in gradients.into_iter().zip(&self.leaves) {

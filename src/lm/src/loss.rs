@@ -82,6 +82,7 @@ impl Model {
             .zip(totals)
             .flat_map(|(span, &total)| std::iter::repeat_n(1.0 / total as f32, span.supervised as usize))
             .collect();
+        // [supervised, 1]
         let shares = Tensor::f_from_slice(&shares)?.f_to_device(self.device)?.f_unsqueeze(1)?;
         let (losses, carrier) = if states.requires_grad() {
             let (losses, for_states, for_weight) = tch::no_grad(|| {
@@ -124,6 +125,7 @@ impl Model {
             let mut log_probs = logits.f_log_softmax(-1, TensorKind::Float)?;
             drop(logits);
             let column = targets.f_unsqueeze(1)?;
+            // [rows of the chunk, 1]
             let mut loss = log_probs.f_gather(1, &column, false)?.f_neg()?;
             // Softmax minus one-hot, in the memory of the log-probabilities: [rows of the chunk, vocabulary]
             let mut for_logits = log_probs.f_exp_()?;
@@ -136,8 +138,10 @@ impl Model {
             losses.push(loss.f_squeeze_dim(1)?);
             done += states.size()[0];
             let for_logits = for_logits.f_to_kind(self.compute)?;
+            // [rows of the chunk, hidden]
             for_states.push(for_logits.f_matmul(weight)?);
             if let Some(total) = &mut for_weight {
+                // [vocabulary, hidden]
                 if self.compute == TensorKind::Float {
                     let _ = total.f_addmm_(&for_logits.f_transpose(0, 1)?, states)?;
                 } else {

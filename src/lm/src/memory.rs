@@ -13,6 +13,7 @@ pub type Listener = Arc<dyn Fn(&str) + Send + Sync>;
 /// The error texts of CUDA's allocator, of cuBLAS without memory for its workspace, and the two of the CPU allocator.
 const SIGNS: [&str; 4] = ["out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory", "not enough memory"];
 
+/// Whether an error text says that a device is out of memory.
 fn says_that_memory_ended(text: &str) -> bool {
     SIGNS.iter().any(|sign| text.contains(sign))
 }

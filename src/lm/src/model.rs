@@ -154,7 +154,7 @@ impl Model {
     ) -> Result<Self> {
         ensure!(
             matches!(compute, TensorKind::Float | TensorKind::BFloat16),
-            "models compute in Float or BFloat16, not in {compute:?}"
+            "a model computes in Float or BFloat16, but not in {compute:?}"
         );
         let table = [config.vocab_size, config.hidden_size];
         let embedding = Parameter::new("model.embed_tokens.weight".to_owned(), &table, source)?;

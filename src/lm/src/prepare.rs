@@ -41,7 +41,7 @@ impl Model {
         let frozen = adaptation.frozen_layers(layers);
         let ends = matches!(adaptation, Adaptation::Full);
         if let Adaptation::TopLayers(top) | Adaptation::TopLayersLora { layers: top, .. } = adaptation {
-            ensure!(*top > 0 && *top <= layers, "cannot train the top {top} layers of a model that has {layers}");
+            ensure!(*top > 0 && *top <= layers, "cannot train the top {top} layers: the model has {layers} layers");
         }
         let adapter = adaptation.adapter();
         if let Some(adapter) = &adapter {

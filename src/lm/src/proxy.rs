@@ -91,7 +91,7 @@ impl PrefixStates {
             let (start, end) = self.bounds(row)?;
             parts.push(self.weights.read_rows("pool.states", start, end)?);
         }
-        ensure!(!parts.is_empty(), "no rows were asked for");
+        ensure!(!parts.is_empty(), "the request contains no rows");
         Ok(Tensor::f_cat(&parts, 0)?)
     }
 
@@ -181,6 +181,7 @@ pub fn write_states(
     file.flush().with_context(|| format!("cannot write {}", path.display()))
 }
 
+/// The number of tokens; 0 without a sequence.
 fn length(sequence: Option<&Sequence>) -> usize {
     sequence.map_or(0, |sequence| sequence.tokens.len())
 }

@@ -57,6 +57,7 @@ impl Model {
             "the states enter layer {from}, but the model has {} layers",
             self.layers.len()
         );
+        // The lowest layer through which the gradient must flow. No gradient flows below the lowest trained parameter.
         let lowest = if has_embedding {
             from
         } else {
@@ -72,6 +73,7 @@ impl Model {
         let layer = |number: usize, states: &Tensor| -> Result<Tensor> {
             Ok(self.layers[number].forward(states, &self.config, batch, &rotation, &masks)?.0)
         };
+        // The first forward pass, without gradients: the input of each layer from `lowest` on, [tokens, hidden] each
         let mut entering = Vec::with_capacity(self.layers.len() - lowest);
         let top = no_grad(|| -> Result<Tensor> {
             let mut states = match states {
@@ -87,6 +89,7 @@ impl Model {
             Ok(states)
         })?;
 
+        // The loss, with a graph from the output of the last layer.
         let mut found = Gradients { leaves, segments: &segments, sums: BTreeMap::new() };
         let top = top.f_detach()?.f_set_requires_grad(true)?;
         let loss = self.response_loss(&self.normed(&top)?, batch)?.sum.f_div_scalar(total)?;
@@ -95,6 +98,7 @@ impl Model {
         let mut flow =
             found.backward(&loss, &top, &|segment| matches!(segment, ModelSegment::Top | ModelSegment::Embedding))?;
         drop(loss);
+        // Each layer again from its input, in reverse order. `flow` is the gradient with respect to the layer's output.
         for (number, entered) in (lowest..self.layers.len()).zip(entering).rev() {
             let entered = entered.f_detach()?.f_set_requires_grad(true)?;
             let passed = through(&layer(number, &entered)?, &flow)?;

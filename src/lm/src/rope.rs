@@ -59,7 +59,7 @@ impl RopeScaling {
         }
         if !["linear", "dynamic", "llama3", "yarn"].contains(&kind) {
             return Err(Problem::new(format!("unknown rope scaling `{kind}`"))
-                .hint("raisin knows default, linear, dynamic, llama3 and yarn")
+                .hint("raisin supports default, linear, dynamic, llama3 and yarn")
                 .into());
         }
         let mut raw = rope.clone();
@@ -75,7 +75,10 @@ impl RopeScaling {
         let scaling: Self =
             serde_json::from_value(raw).with_context(|| format!("in the rope scaling `{kind}`: {rope}"))?;
         let factor = scaling.factor();
-        ensure!(factor.is_finite() && factor > 0.0, "the factor of the rope scaling is {factor}");
+        ensure!(
+            factor.is_finite() && factor > 0.0,
+            "the factor of the rope scaling is {factor}, but it must be finite and above 0"
+        );
         Ok(Some(scaling))
     }
 
@@ -181,7 +184,7 @@ pub(super) fn llama3_of(divisors: &[f32], config: &Config) -> Result<RopeScaling
             let ours = plain / scaled;
             (divisor - ours).abs() <= 1e-3 * ours
         });
-    ensure!(fits, "the rotation factors `rope_freqs.weight` are not those of a Llama 3 model");
+    ensure!(fits, "the rotation divisors `rope_freqs.weight` are not those of a Llama 3 model");
     Ok(scaling)
 }
 

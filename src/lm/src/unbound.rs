@@ -96,6 +96,7 @@ pub fn fused_adamw(step: &AdamWStep, slices: &[[Tensor; 4]]) -> Result<()> {
     let number = |value: f64| Tensor::f_full([0i64; 0].as_slice(), value, (TensorKind::Float, device));
     let steps = number(step.number as f64)?;
     let divisor = (step.factor < 1.0).then(|| number(1.0 / step.factor)).transpose()?;
+    // The tensors at this place in every entry of `slices`, as pointers.
     let column = |place: usize| -> Vec<*mut c_void> {
         slices.iter().map(|tensors| tensors[place].as_ptr().cast_mut().cast()).collect()
     };
