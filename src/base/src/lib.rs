@@ -5,4 +5,5 @@ pub mod digest;
 pub mod error;
 pub mod learner;
 pub mod machine;
+pub mod random;
 pub mod seed;
