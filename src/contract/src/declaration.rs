@@ -49,6 +49,14 @@ pub trait Kind {
     /// Defaults are documented on the fields and filled in here, so that writing a default out changes no key.
     type Parameters: Serialize + DeserializeOwned + JsonSchema;
 
+    /// Reads parameters as a person wrote them, and fills in the defaults.
+    ///
+    /// # Errors
+    /// A parameter that is unknown, missing or of the wrong type, by its pointer.
+    fn read(written: Value) -> Result<Self::Parameters, ParameterProblem> {
+        from_json(written, "")
+    }
+
     /// Names every input. A pointer (RFC 6901) says which parameter holds it.
     fn needs(parameters: &Self::Parameters, needs: &mut Needs);
 
@@ -229,7 +237,7 @@ pub fn from_json<T: DeserializeOwned>(written: Value, at: &str) -> Result<T, Par
 }
 
 fn resolve<K: Kind>(parameters: Value, checked: &mut dyn FnMut(&Value) -> bool) -> Result<Resolved, ParameterProblem> {
-    let typed: K::Parameters = from_json(parameters, "")?;
+    let typed = K::read(parameters)?;
     let parameters = serde_json::to_value(&typed)
         .map_err(|error| ParameterProblem::new("", format!("these parameters cannot be written as JSON: {error}")))?;
     if !checked(&parameters) {

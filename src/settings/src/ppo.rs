@@ -73,48 +73,84 @@ pub enum Part {
     Availability,
 }
 
-/// All settings of the policy, of PPO and of the episodes.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// The hyper-parameters of the method, as a person writes them and as the selector takes them. What is not written comes
+/// from a preset: [`Config::standard`] or [`Config::paper`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// K: the number of rounds. A round ends with an update of the policy.
+    /// K: rounds, each of one episode or more, and followed by an update. Both presets: 20.
     pub rounds: usize,
-    /// T: the training steps of an episode.
+    /// Episodes of a round, played side by side and learnt from in one update. LoRA adapters of several episodes share
+    /// the passes over the frozen base; with `full` and `top_layers` every episode has a copy of what it trains.
+    #[serde(default = "one")]
+    pub episodes_per_round: usize,
+    /// T: training steps of an episode. Both presets: 60.
     pub steps: usize,
-    /// B: the instructions of a step.
+    /// B: instructions of a step. Both presets: 16.
     pub batch_size: usize,
-    /// The number of steps between two measurements of the performance. The change of the performance is divided evenly
-    /// among these steps.
+    /// The performance is measured every so many steps; its change is shared evenly by the steps between. Both
+    /// presets: 1.
     pub evaluate_every: usize,
+    /// `hierarchical` (default): which clusters fill the batch, then the items within them; `per_cluster` (paper):
+    /// B/C from every cluster; `flat`: all candidates compete.
     pub policy: Form,
-    /// The number of clusters that fill a batch, in the hierarchical form.
+    /// Hierarchical form: how many clusters fill a batch. Both presets: 2.
     pub clusters_per_step: usize,
+    /// The parts of the fused state; leaving one out is an ablation. Both presets: all four.
     pub state: Vec<Part>,
-    /// If true, episodes draw from the policy. If false, they take the b highest scores, as in the paper.
+    /// Episodes draw from the policy (default: true); false takes the top b, as the paper does, whose old policy is
+    /// then deterministic.
     pub explore: bool,
+    /// How the trained policy chooses for the target: `sample`, as it was trained and judged (default), or `top`, the
+    /// highest scores (paper).
     pub deployment: Deployment,
-    /// The amount that is subtracted from a candidate's score for each earlier selection in the run.
+    /// Subtracted from an item's score for each time that it was already selected in the run. Default 2, paper 0.
     pub reuse_penalty: f64,
+    /// Hidden layers of the actor. Both presets: [64].
     pub actor_widths: Vec<usize>,
+    /// Hidden layers of the critic. Both presets: [64].
     pub critic_widths: Vec<usize>,
+    /// Default 0.01, paper 0.1.
     pub actor_learning_rate: f64,
+    /// Default 0.01, paper 0.2.
     pub critic_learning_rate: f64,
+    /// Of actor and critic, decoupled. Default 0, paper 0.01.
     pub weight_decay: f64,
+    /// Learning rates of actor and critic fall linearly over the rounds. Default true, paper false.
     pub decay_learning_rate: bool,
+    /// Discount. Default 0 (a step is credited with its own reward), paper 0.99.
     pub gamma: f64,
+    /// Of generalised advantage estimation; of no effect where gamma is 0. Default 0.95, paper 1.
     pub lambda: f64,
+    /// PPO's clip range. Both presets: 0.2.
     pub epsilon: f64,
+    /// How the ratios of a batch's draws are joined: `mean` (geometric), `product` (paper), or `item` (default: each
+    /// clipped by itself, as credit by contribution needs it).
     pub ratio: Ratio,
+    /// Passes over the episode in an update. Default 6, paper preset 1 (the paper does not say).
     pub epochs: usize,
+    /// Parts of a pass, each followed by a step of the optimizer. Default 4, paper preset 1 (the paper does not say).
     pub minibatches: usize,
+    /// Times the entropy of a slot, added to the objective. Both presets: 0.
     pub entropy_bonus: f64,
+    /// The largest gradient norm, of actor and critic each. Both presets: 0.5.
     pub gradient_clip: f64,
-    /// An update ends early as soon as approx_kl is above this value. With 0, an update never ends early.
+    /// An update ends once approx_kl is above this; 0 never ends it. Both presets: 0.
     pub target_kl: f64,
+    /// Advantages of an episode are scaled to mean 0 and variance 1. Default true, paper false.
     pub normalise_advantage: bool,
+    /// Rewards are divided by their standard deviation so far. Default true, paper false.
     pub normalise_reward: bool,
+    /// What is subtracted from a reward: `critic` (paper), the mean at this `step` over the rounds so far, or `both`
+    /// (default).
     pub baseline: Baseline,
+    /// `contribution` (default): each draw has what its item is estimated to have contributed; `shared` (paper): all
+    /// draws of a step have the step's advantage.
     pub credit: Credit,
+}
+
+fn one() -> usize {
+    1
 }
 
 impl Config {
@@ -125,6 +161,7 @@ impl Config {
     pub fn standard() -> Self {
         Self {
             rounds: 20,
+            episodes_per_round: 1,
             steps: 60,
             batch_size: 16,
             evaluate_every: 1,

@@ -27,52 +27,52 @@ use raisin_training::{EpisodeLearner, Meter, SideBySide, Trainer, TrainerConfig}
 const TABLES: [&str; 3] = ["rounds", "steps", "selection"];
 
 pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
-    run_until(&parameters, context, parameters.rounds)
+    run_until(&parameters, context, parameters.config.rounds)
 }
 
 /// The same, ended after some rounds as a kill would end it: for tests.
 pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize) -> Result<()> {
+    let Parameters { stage, config } = parameters;
     let loading = Meter::start(device(context)?);
     let instructions = read_instructions(context.input("/instructions")?)?;
     let task = read_task(context.input("/task")?)?;
     let model = context.input("/model")?;
     let settings = Settings {
-        adaptation: &parameters.adaptation,
-        max_tokens: parameters.max_tokens,
-        batch_tokens: parameters.micro_batch_tokens,
-        episodes: parameters.episodes_per_round,
+        adaptation: &stage.adaptation,
+        max_tokens: stage.max_tokens,
+        batch_tokens: stage.micro_batch_tokens,
+        episodes: config.episodes_per_round,
     };
     let learning = Learning::start(model, context, &instructions, &task.validation, &settings)?;
     let clusters = context.input("/features")?;
     let candidates = candidates(clusters, &learning.pool)?;
-    let config = parameters.config();
-    let candidates = parts_of(candidates, &config)?;
+    let candidates = parts_of(candidates, config)?;
     let trainer_config = TrainerConfig {
-        learning_rate: parameters.learning_rate,
-        schedule: parameters.schedule,
-        warmup: parameters.warmup,
-        total_steps: parameters.steps,
-        micro_batch_tokens: parameters.micro_batch_tokens,
-        activation_checkpointing: parameters.activation_checkpointing,
+        learning_rate: stage.learning_rate,
+        schedule: stage.schedule,
+        warmup: stage.warmup,
+        total_steps: config.steps,
+        micro_batch_tokens: stage.micro_batch_tokens,
+        activation_checkpointing: stage.activation_checkpointing,
         ..TrainerConfig::default()
     };
     let evaluation_tokens = learning.validation.tokens();
-    let mut players = Players::new(learning, trainer_config, parameters.episodes_per_round)?;
+    let mut players = Players::new(learning, trainer_config, config.episodes_per_round)?;
     let trained = players.trained_numbers();
-    let side_by_side = match parameters.episodes_per_round {
+    let side_by_side = match config.episodes_per_round {
         1 => String::new(),
         episodes => format!(", {episodes} episodes side by side"),
     };
 
-    let rounds = Rounds { folder: context.work()?, candidates: &candidates, config, context };
+    let rounds = Rounds { folder: context.work()?, candidates: &candidates, config: config.clone(), context };
     let mut training = rounds.take_up()?;
     let done = training.rounds_done();
     let place = if done == 0 { String::new() } else { format!("; goes on after round {done}") };
     context.note(format!(
         "{} rounds of {} steps of {} from {} candidates in {} clusters, {trained} trained parameters{side_by_side}{place}",
-        parameters.rounds,
-        parameters.steps,
-        parameters.batch_size,
+        config.rounds,
+        config.steps,
+        config.batch_size,
         candidates.len(),
         candidates.ranges.iter().filter(|range| !range.is_empty()).count(),
     ));
@@ -80,14 +80,14 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
 
     let started = Instant::now();
     let mut tokens = 0;
-    while training.rounds_done() < parameters.rounds.min(until) {
+    while training.rounds_done() < config.rounds.min(until) {
         let mut on_step = |round: usize, rows: &[&StepRow], improvement: f64| {
             let Some(row) = rows.first() else { return };
             tokens += rows.iter().map(|row| row.tokens).sum::<u64>();
             context.progress(Progress {
-                phase: format!("round {} of {}", round + 1, parameters.rounds),
-                done: ((round - done) * parameters.steps + row.step + 1) as u64,
-                total: ((parameters.rounds - done) * parameters.steps) as u64,
+                phase: format!("round {} of {}", round + 1, config.rounds),
+                done: ((round - done) * config.steps + row.step + 1) as u64,
+                total: ((config.rounds - done) * config.steps) as u64,
                 unit: "steps".to_owned(),
                 tokens_per_second: Some(tokens as f64 / started.elapsed().as_secs_f64().max(1e-9)),
                 detail: format!("gained {improvement:+.3}{}", shown_performance(row.performance)),
@@ -97,7 +97,7 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
         rounds.put_aside(&training, &round, &instructions)?;
     }
 
-    if until < parameters.rounds {
+    if until < config.rounds {
         return Ok(());
     }
     let rest = started.elapsed().saturating_sub(players.tell_costs(context));
@@ -106,7 +106,7 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
     let steps = table::read_columns(&context.out().join("steps.parquet"), &["performance"])?;
     let measured: &Float64Array = table::column(&steps, "performance")?;
     // And P(M_0), once for each of the episodes that are played at once.
-    let evaluations = measured.len() - measured.null_count() + parameters.episodes_per_round;
+    let evaluations = measured.len() - measured.null_count() + config.episodes_per_round;
     context.write_json(
         "summary.json",
         &json!({

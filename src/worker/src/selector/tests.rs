@@ -102,7 +102,7 @@ fn several_episodes_a_round_are_written_one_by_one_and_survive_a_kill() -> Resul
 #[test]
 fn presets_fill_what_is_not_written_and_writing_a_default_out_changes_nothing() {
     let paper = parameters(json!({"preset": "paper"}));
-    assert_eq!((paper.actor_learning_rate, paper.gamma, paper.explore), (0.1, 0.99, false));
+    assert_eq!((paper.config.actor_learning_rate, paper.config.gamma, paper.config.explore), (0.1, 0.99, false));
     assert_eq!(parameters(json!({"gamma": 0.0, "epochs": 6})), parameters(json!({})));
     let kind = declaration("selector").expect("registered");
     let written = serde_json::to_value(parameters(json!({}))).expect("JSON");
