@@ -228,7 +228,7 @@ pub struct Selector;
 
 impl Kind for Selector {
     const NAME: &'static str = "selector";
-    const VERSION: u32 = 4;
+    const VERSION: u32 = 5;
     const ABOUT: &'static str = "Trains a policy that selects instructions, by PPO over episodes on a proxy model.";
     const PROCESS: Process = Process::Tensor;
     const SEEDED: bool = true;

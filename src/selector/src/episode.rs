@@ -1,91 +1,41 @@
-//! Rounds: restore the model, train T steps under the policy, update the policy; and keep the best one.
+//! RAISE's training from end to end: play, credit, update (docs/method.md; its sections are named at each step).
 //!
-//! A round plays one episode or several in step with each other, and learns from all of them in one update.
+//! ```text
+//! for each of K rounds                                      round
+//!     restore M_0 and measure P(M_0)                        play        section 1
+//!     for each of T steps, in each of the round's episodes
+//!         score S_t, draw D_t, value V(S_t)                 choose      sections 2 and 3
+//!         train M_t on D_t to M_{t+1}
+//!         R_t = P(M_{t+1}) - P(M_t)                         record      section 1
+//!     keep the policy if it is the best so far              keep_best   section 4
+//!     R_t less a baseline; GAE; returns G_t                 advantages  section 4
+//!     each draw's own contribution to R_t                   credit      section 4
+//!     for each epoch, for each minibatch                    update      section 4
+//!         clipped surrogate of the actor, squared error of the critic, one step of Adam for each
+//! ```
 //!
-//! A [`Training`] stands between two rounds. All of it is in [`Training::save`], so that after a kill
-//! [`Training::load`] goes on to the same bytes as an undisturbed run; an unfinished round is played again. What each
-//! draw of an episode is credited with is in `advantages`.
+//! The formulas are in [`ppo`], the scores and probabilities in [`super::scoring`], the estimates behind credit in
+//! [`super::credit`]. A [`Training`] stands between two rounds; an unfinished round is played again.
 
-mod advantages;
+use tch::{Kind, Tensor};
 
-use std::path::Path;
-
-use tch::Tensor;
-
-use super::actor::Actor;
-use super::credit::{Contributions, StepBaseline};
+use super::adam::Adam;
+use super::credit::{Contributions, StepBaseline, When, features};
+use super::network::STAGE;
 use super::policy::Policy;
+use super::ppo;
+pub use super::rows::{Round, RoundRow, SelectionRow, StepRow};
 use super::sampling::Draw;
-use super::save::{fill, read_tensors, write_tensors};
-use super::state::Candidates;
-use super::update::{Optimizers, Transition, update};
+use super::scoring::{Action, Picks, Scoring};
+use super::state::{Candidates, History, State};
 use raisin_base::error::{Context as _, Problem, Result};
 use raisin_base::learner::{Ensemble, Trained};
+use raisin_base::random::shuffle;
 use raisin_base::seed::Seed;
-use raisin_settings::ppo::{Baseline, Config};
+use raisin_settings::ppo::{Baseline, Config, Credit, Ratio};
 
-/// One row of the table `rounds`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RoundRow {
-    pub round: usize,
-    /// Sum of the rewards: P(M_T) - P(M_0). With several episodes in a round, this and what follows are means.
-    pub episode_reward: f64,
-    pub final_performance: f64,
-    pub policy_loss: f64,
-    pub value_loss: f64,
-    pub entropy: f64,
-    pub approx_kl: f64,
-    pub clipfrac: f64,
-    /// `None` where the returns do not vary.
-    pub explained_variance: Option<f64>,
-    /// exp(entropy): over how many candidates one slot of a batch is spread.
-    pub effective_candidates: f64,
-    pub actor_learning_rate: f64,
-    pub epochs: usize,
-    /// Reliability of the contribution estimate, where it is used.
-    pub credit_reliability: Option<f64>,
-    /// Whether the policy that played this round is the best so far.
-    pub kept: bool,
-}
-
-/// One row of the table `steps`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct StepRow {
-    pub round: usize,
-    pub episode: usize,
-    pub step: usize,
-    pub loss: f64,
-    /// P(M_{t+1}), where it was measured.
-    pub performance: Option<f64>,
-    pub reward: f64,
-    pub value: f64,
-    pub learning_rate: f64,
-    pub tokens: u64,
-    pub supervised_tokens: u64,
-    pub flops: f64,
-}
-
-/// One row of the table `selection`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct SelectionRow {
-    pub round: usize,
-    pub episode: usize,
-    pub step: usize,
-    pub slot: usize,
-    pub id: u32,
-    pub cluster: u32,
-    pub score: f64,
-    pub log_prob: f64,
-    pub times_selected: u32,
-}
-
-/// Everything that one round has to tell.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Round {
-    pub row: RoundRow,
-    pub steps: Vec<StepRow>,
-    pub selection: Vec<SelectionRow>,
-}
+/// Candidates scored at once at most; a minibatch of more steps than that is taken in parts.
+const ROWS: usize = 1 << 18;
 
 /// Told after every step: the round, the step as each episode made it, and the newest mean performance relative to the
 /// start.
@@ -95,75 +45,67 @@ pub type OnStep<'a> = &'a mut dyn FnMut(usize, &[&StepRow], f64);
 pub struct Training {
     pub config: Config,
     pub policy: Policy,
-    /// The policy of the best episode, by [`standing`].
+    /// The policy of the best round, by [`standing`].
     pub best: Option<Policy>,
-    best_performance: f64,
-    optimizers: Optimizers,
-    step_baseline: StepBaseline,
-    contributions: Contributions,
-    /// Weight, sum and sum of squares of the rewards so far.
-    rewards: [f64; 3],
-    rounds_done: usize,
-    seed: Seed,
+    pub(super) best_performance: f64,
+    pub(super) actor: Adam,
+    pub(super) critic: Adam,
+    pub(super) step_baseline: StepBaseline,
+    pub(super) contributions: Contributions,
+    /// Number, sum and sum of squares of the rewards so far.
+    pub(super) rewards: [f64; 3],
+    pub(super) rounds_done: usize,
+    pub(super) seed: Seed,
 }
 
-/// An episode before its advantages are known.
+/// One step t of an episode.
+struct Step {
+    /// S_t beside what the episode's history says of it.
+    stage: [f32; STAGE],
+    /// D_t as it was drawn, and as positions of candidates.
+    action: Action,
+    positions: Vec<usize>,
+    /// R_t, V(S_t) and what training on D_t did.
+    row: StepRow,
+    /// Of each draw of clusters (hierarchical form), then of each draw of items, in order: `[draws]`.
+    advantages: Vec<f64>,
+    /// G_t
+    returns: f64,
+}
+
 struct Episode {
-    transitions: Vec<Transition>,
-    steps: Vec<StepRow>,
-    selection: Vec<SelectionRow>,
-    positions: Vec<Vec<usize>>,
+    /// P(M_0)
     start: f64,
     /// The newest performance, and how many steps were made since.
     known: f64,
     unrewarded: usize,
+    history: History,
+    steps: Vec<Step>,
+    selection: Vec<SelectionRow>,
 }
 
-impl Episode {
-    fn new(start: f64) -> Self {
-        let (transitions, steps, selection, positions) = (vec![], vec![], vec![], vec![]);
-        Self { transitions, steps, selection, positions, start, known: start, unrewarded: 0 }
-    }
-
-    /// Completes the newest row of `steps` with what training on its batch did.
-    fn record(&mut self, trained: &Trained, performance: Option<f64>) {
-        if let Some(row) = self.steps.last_mut() {
-            row.loss = trained.loss;
-            row.performance = performance;
-            row.learning_rate = trained.learning_rate;
-            row.tokens = trained.tokens;
-            row.supervised_tokens = trained.supervised_tokens;
-            row.flops = trained.flops;
-        }
-        if let Some(performance) = performance {
-            // The steps since the last measurement share what was gained.
-            let reward = (performance - self.known) / self.unrewarded as f64;
-            let first = self.steps.len() - self.unrewarded;
-            self.steps[first..].iter_mut().for_each(|row| row.reward = reward);
-            (self.known, self.unrewarded) = (performance, 0);
-        }
-    }
+/// What an update did; CleanRL's names.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Statistics {
+    policy_loss: f64,
+    value_loss: f64,
+    entropy: f64,
+    approx_kl: f64,
+    clipfrac: f64,
+    epochs: usize,
 }
 
 impl Training {
     pub fn new(candidates: &Candidates, config: Config, seed: Seed) -> Result<Self> {
-        if candidates.len() < config.batch_size {
-            return Err(Problem::new(format!(
-                "there are {} candidates, fewer than one batch of {}",
-                candidates.len(),
-                config.batch_size
-            ))
-            .hint("a larger pool, or a smaller batch")
-            .into());
-        }
         let policy = Policy::new(&config, candidates.columns.clone(), &seed.at("policy"));
-        let optimizers = Optimizers::new(&policy);
+        policy.check(candidates, config.batch_size)?;
         Ok(Self {
+            actor: Adam::new(&policy.actor_parameters()),
+            critic: Adam::new(&policy.critic_parameters()),
             config,
             policy,
             best: None,
             best_performance: f64::NEG_INFINITY,
-            optimizers,
             step_baseline: StepBaseline::default(),
             contributions: Contributions::default(),
             rewards: [0.0; 3],
@@ -176,48 +118,28 @@ impl Training {
         self.rounds_done
     }
 
-    /// Plays the learners' episodes and learns from them.
+    /// One round: plays the learners' episodes and learns from them.
     pub fn round(&mut self, learners: &mut dyn Ensemble, candidates: &Candidates, on_step: OnStep) -> Result<Round> {
         let round = self.rounds_done;
         let seed = self.seed.at("round").at(round);
         let mut episodes = self.play(learners, candidates, &seed, on_step)?;
-        let mean = |of: &dyn Fn(&Episode) -> f64| episodes.iter().map(of).sum::<f64>() / episodes.len() as f64;
-        let start = mean(&|episode| episode.start);
-        let final_performance =
-            mean(&|episode| episode.start + episode.steps.iter().map(|step| step.reward).sum::<f64>());
-        let standing = mean(&|episode| standing(&episode.steps));
-        let kept = standing > self.best_performance;
-        if kept {
-            self.best_performance = standing;
-            self.best = Some(self.policy.duplicate()?);
-        }
-
-        let (explained_variance, credit_reliability) = self.advantages(&mut episodes, candidates)?;
-        let rate = if self.config.decay_learning_rate { 1.0 - round as f64 / self.config.rounds as f64 } else { 1.0 };
+        let kept = self.keep_best(&episodes)?;
         if round == 0 {
             self.set_performance_scale(&episodes);
         }
-        let (mut transitions, mut steps, mut selection) = (vec![], vec![], vec![]);
-        for episode in episodes {
-            transitions.extend(episode.transitions);
-            steps.extend(episode.steps);
-            selection.extend(episode.selection);
-        }
-        let statistics = update(
-            &self.policy,
-            &mut self.optimizers,
-            candidates,
-            &transitions,
-            &self.config,
-            rate,
-            &seed.at("update"),
-        )
-        .with_context(|| format!("cannot update the policy after round {round}"))?;
+        let (explained_variance, credit_reliability) = self.advantages(&mut episodes, candidates)?;
+        let rate = if self.config.decay_learning_rate { 1.0 - round as f64 / self.config.rounds as f64 } else { 1.0 };
+        let statistics = self
+            .update(&episodes, candidates, rate, &seed.at("update"))
+            .with_context(|| format!("cannot update the policy after round {round}"))?;
         self.rounds_done += 1;
+
+        let gained = |episode: &Episode| episode.steps.iter().map(|step| step.row.reward).sum::<f64>();
         let row = RoundRow {
             round,
-            episode_reward: final_performance - start,
-            final_performance,
+            episode_reward: mean(&episodes, |episode| episode.start + gained(episode))
+                - mean(&episodes, |episode| episode.start),
+            final_performance: mean(&episodes, |episode| episode.start + gained(episode)),
             policy_loss: statistics.policy_loss,
             value_loss: statistics.value_loss,
             entropy: statistics.entropy,
@@ -230,9 +152,15 @@ impl Training {
             credit_reliability,
             kept,
         };
+        let (mut steps, mut selection) = (vec![], vec![]);
+        for episode in episodes {
+            steps.extend(episode.steps.into_iter().map(|step| step.row));
+            selection.extend(episode.selection);
+        }
         Ok(Round { row, steps, selection })
     }
 
+    /// Sections 1 to 3: restores M_0 and trains it for T steps on what the policy draws, in several episodes at once.
     fn play(
         &self,
         learners: &mut dyn Ensemble,
@@ -240,7 +168,7 @@ impl Training {
         seed: &Seed,
         on_step: OnStep,
     ) -> Result<Vec<Episode>> {
-        let config = &self.config;
+        let (config, round) = (&self.config, self.rounds_done);
         let start = learners.restore_all()?;
         if !start.is_finite() {
             return Err(Problem::new(format!("the performance of the model is {start} before any training"))
@@ -248,176 +176,346 @@ impl Training {
                 .into());
         }
         // The first episode of a round draws as the only one would.
-        let seeds: Vec<Seed> = (0..learners.episodes())
-            .map(|episode| if episode == 0 { *seed } else { seed.at("episode").at(episode) })
-            .collect();
-        let mut actors = seeds
-            .iter()
-            .map(|_| Actor::new(&self.policy, candidates, config.batch_size))
-            .collect::<Result<Vec<_>>>()?;
-        let mut episodes: Vec<Episode> = seeds.iter().map(|_| Episode::new(start)).collect();
+        let seed_of = |number: usize| if number == 0 { *seed } else { seed.at("episode").at(number) };
+        let mut episodes: Vec<Episode> = (0..learners.episodes()).map(|_| Episode::new(start, candidates)).collect();
+        let scoring = Scoring::without_gradients(&self.policy, candidates);
         for step in 0..config.steps {
-            let mut batches = Vec::with_capacity(episodes.len());
-            for (number, (episode, (actor, seed))) in episodes.iter_mut().zip(actors.iter_mut().zip(&seeds)).enumerate()
-            {
-                batches.push(self.choose(number, episode, actor, candidates, &seed.at("step").at(step), step)?);
+            let mut chosen = Vec::with_capacity(episodes.len());
+            for (number, episode) in episodes.iter().enumerate() {
+                chosen.push(self.choose(&scoring, episode, &seed_of(number).at("step").at(step), step)?);
             }
+            let ids = |positions: &[usize]| positions.iter().map(|&position| candidates.ids[position]).collect();
+            let batches: Vec<Vec<u32>> = chosen.iter().map(|choice| ids(&choice.positions)).collect();
             let trained = learners.step_all(&batches)?;
-            for (episode, actor) in episodes.iter_mut().zip(&mut actors) {
-                actor.take(&episode.positions[step], candidates)?;
-                episode.unrewarded += 1;
+            for (number, (episode, (choice, trained))) in
+                episodes.iter_mut().zip(chosen.into_iter().zip(&trained)).enumerate()
+            {
+                episode.push(choice, round, number, trained, candidates)?;
             }
-            let due = (step + 1) % config.evaluate_every.max(1) == 0 || step + 1 == config.steps;
-            let performances = if due { Some(learners.performances()?) } else { None };
-            for (number, (episode, trained)) in episodes.iter_mut().zip(trained).enumerate() {
-                let performance = performances.as_ref().map(|performances| performances[number]);
-                if let Some(performance) = performance.filter(|value| !value.is_finite()) {
-                    return Err(Problem::new(format!(
-                        "the model's performance became {performance} after step {step} of round {}",
-                        self.rounds_done
-                    ))
-                    .hint("a lower learning rate of the model")
-                    .into());
+            if (step + 1) % config.evaluate_every.max(1) == 0 || step + 1 == config.steps {
+                for (episode, performance) in episodes.iter_mut().zip(learners.performances()?) {
+                    if !performance.is_finite() {
+                        return Err(Problem::new(format!(
+                            "the model's performance became {performance} after step {step} of round {round}"
+                        ))
+                        .hint("a lower learning rate of the model")
+                        .into());
+                    }
+                    episode.reward(performance);
                 }
-                episode.record(&trained, performance);
             }
-            let rows: Vec<&StepRow> = episodes.iter().filter_map(|episode| episode.steps.last()).collect();
-            let gained = episodes.iter().map(|episode| episode.known - start).sum::<f64>() / episodes.len() as f64;
-            on_step(self.rounds_done, &rows, gained);
+            let rows: Vec<&StepRow> = episodes.iter().filter_map(|episode| Some(&episode.steps.last()?.row)).collect();
+            on_step(round, &rows, mean(&episodes, |episode| episode.known - start));
         }
         Ok(episodes)
     }
 
-    /// The next batch of an episode. Its row of the table `steps` begins with the choice.
-    fn choose(
-        &self,
-        number: usize,
-        episode: &mut Episode,
-        actor: &Actor,
-        candidates: &Candidates,
-        seed: &Seed,
-        step: usize,
-    ) -> Result<Vec<u32>> {
+    /// Sections 2 and 3: the state S_t, the batch D_t drawn from the policy's scores of it, and the critic's V(S_t).
+    fn choose(&self, scoring: &Scoring, episode: &Episode, seed: &Seed, step: usize) -> Result<Choice> {
         let stage = self.policy.stage(episode.known - episode.start, step, self.config.steps);
         let mut rng = seed.rng();
         let draw = if self.config.explore { Draw::Sample(&mut rng) } else { Draw::Top };
-        let action = actor.act(&self.policy, stage, draw)?;
-        let value = self.value(&action.pooled);
-        let positions = actor.positions(&action);
-        let drawn = action.items.iter().flat_map(|picks| picks.scores.iter().zip(&picks.log_probs));
-        for (slot, (&position, (&score, &log_prob))) in positions.iter().zip(drawn).enumerate() {
-            episode.selection.push(SelectionRow {
-                round: self.rounds_done,
-                episode: number,
-                step,
-                slot,
-                id: candidates.ids[position],
-                cluster: candidates.clusters[position],
-                score: f64::from(score),
-                log_prob: f64::from(log_prob),
-                times_selected: actor.counts[position] as u32,
-            });
-        }
-        episode.steps.push(StepRow {
-            round: self.rounds_done,
-            episode: number,
-            step,
-            loss: 0.0,
-            performance: None,
-            reward: 0.0,
-            value,
-            learning_rate: 0.0,
-            tokens: 0,
-            supervised_tokens: 0,
-            flops: 0.0,
-        });
-        let batch = positions.iter().map(|&position| candidates.ids[position]).collect();
-        episode.transitions.push(Transition { stage, action, advantages: Vec::new(), returns: 0.0 });
-        episode.positions.push(positions);
-        Ok(batch)
+        let state = State { stage, history: &episode.history, step };
+        let action = scoring.act(&self.policy, state, self.config.batch_size, draw)?;
+        let value = match self.config.baseline {
+            Baseline::Step => 0.0,
+            Baseline::Critic | Baseline::Both => {
+                let pooled = Tensor::from_slice(&action.pooled); // [POOLED + F]
+                tch::no_grad(|| self.policy.values(&pooled)).double_value(&[])
+            }
+        };
+        Ok(Choice { stage, positions: scoring.positions(&action), action, value })
     }
 
-    fn value(&self, pooled: &[f32]) -> f64 {
-        if self.config.baseline == Baseline::Step {
-            return 0.0;
+    /// Section 4: the policy that played is kept if no earlier one stands higher.
+    fn keep_best(&mut self, episodes: &[Episode]) -> Result<bool> {
+        let standing = mean(episodes, |episode| standing(&episode.steps));
+        let kept = standing > self.best_performance;
+        if kept {
+            self.best_performance = standing;
+            self.best = Some(self.policy.duplicate()?);
         }
-        tch::no_grad(|| self.policy.critic.forward(&Tensor::from_slice(pooled)).double_value(&[]))
+        Ok(kept)
     }
 
+    /// From now on performances are in units of the largest improvement of the first round. A policy from before stays
+    /// as it was judged.
     fn set_performance_scale(&mut self, episodes: &[Episode]) {
         let mut largest = 0.0f64;
         for episode in episodes {
             let mut improvement = 0.0f64;
             for step in &episode.steps {
-                improvement += step.reward;
+                improvement += step.row.reward;
                 largest = largest.max(improvement.abs());
             }
         }
         if largest > 0.0 {
             self.policy.constants.performance_scale = largest;
-            if let Some(best) = &mut self.best {
-                best.constants.performance_scale = largest;
+        }
+    }
+
+    /// Section 4: rewards less the step baseline, advantages by GAE, returns. All draws of a step have its advantage, until
+    /// credit tells them apart. Returns explained_variance and the reliability of credit.
+    fn advantages(&mut self, episodes: &mut [Episode], candidates: &Candidates) -> Result<(Option<f64>, Option<f64>)> {
+        let config = &self.config;
+        let rewards: Vec<Vec<f64>> =
+            episodes.iter().map(|episode| episode.steps.iter().map(|step| step.row.reward).collect()).collect();
+        let scale = if config.normalise_reward { reward_scale(&mut self.rewards, &rewards.concat()) } else { 1.0 };
+        let baselines = self.step_baseline.absorb(&rewards, config.evaluate_every);
+        let (mut all_values, mut all_advantages, mut all_returns) = (vec![], vec![], vec![]); // [episodes x T]
+        for (episode, (rewards, baselines)) in episodes.iter().zip(rewards.iter().zip(&baselines)) {
+            let rewards: Vec<f64> = match config.baseline {
+                Baseline::Critic => rewards.iter().map(|reward| reward / scale).collect(),
+                Baseline::Step | Baseline::Both => {
+                    rewards.iter().zip(baselines).map(|(reward, baseline)| (reward - baseline) / scale).collect()
+                }
+            };
+            let values: Vec<f64> = episode.steps.iter().map(|step| step.row.value).collect();
+            let (advantages, returns) = ppo::gae(&rewards, &values, config.gamma, config.lambda);
+            all_values.extend(values);
+            all_advantages.extend(advantages);
+            all_returns.extend(returns);
+        }
+        let explained_variance = ppo::explained_variance(&all_values, &all_returns);
+        if config.normalise_advantage {
+            all_advantages = ppo::normalise(&all_advantages);
+        }
+        let steps = episodes.iter_mut().flat_map(|episode| &mut episode.steps);
+        for (step, (advantage, of_return)) in steps.zip(all_advantages.into_iter().zip(all_returns)) {
+            let draws: usize = step.action.sets.iter().chain(&step.action.items).map(|picks| picks.drawn.len()).sum();
+            step.advantages = vec![advantage; draws];
+            step.returns = of_return;
+        }
+        let reliability = match config.credit {
+            Credit::Shared => None,
+            Credit::Contribution => Some(self.credit(episodes, candidates)?),
+        };
+        Ok((explained_variance, reliability))
+    }
+
+    /// Section 4: credits every draw with what its item is estimated to have contributed, as far as the estimate can be
+    /// trusted, which it returns. A cluster is credited with the mean of the items that were drawn from it.
+    fn credit(&mut self, episodes: &mut [Episode], candidates: &Candidates) -> Result<f64> {
+        let mut seen = Vec::new();
+        for episode in episodes.iter() {
+            let mut gained = 0.0;
+            for (t, step) in episode.steps.iter().enumerate() {
+                let reuse = |&position: &usize| (episode.history.count(position, t) as f64).ln_1p();
+                let when = When {
+                    time: t as f64 / self.config.steps as f64,
+                    improvement: gained / self.policy.constants.performance_scale,
+                    reuse: step.positions.iter().map(reuse).sum::<f64>() / step.positions.len() as f64,
+                };
+                seen.push((when, step.row.reward, step.positions.as_slice()));
+                gained += step.row.reward;
             }
         }
+        let (credits, trust) = self.contributions.credits(&features(candidates), &seen)?; // [steps][B]
+        for (step, credits) in episodes.iter_mut().flat_map(|episode| &mut episode.steps).zip(&credits) {
+            let mut own: Vec<f64> = Vec::with_capacity(step.advantages.len()); // [draws]
+            if step.action.sets.is_some() {
+                let mut rest = credits.as_slice();
+                for picks in &step.action.items {
+                    let (of_set, others) = rest.split_at(picks.drawn.len());
+                    own.push(of_set.iter().sum::<f64>() / of_set.len().max(1) as f64);
+                    rest = others;
+                }
+            }
+            own.extend(credits);
+            for (advantage, own) in step.advantages.iter_mut().zip(own) {
+                *advantage = (1.0 - trust) * *advantage + trust * own;
+            }
+        }
+        Ok(trust)
     }
 
-    /// Writes everything that the next rounds depend on into one file.
-    pub fn save(&self, path: &Path) -> Result<()> {
-        let mut tensors = self.policy.parameters();
-        if let Some(best) = &self.best {
-            tensors.extend(best.parameters().into_iter().map(|(name, weight)| (format!("best.{name}"), weight)));
+    /// Section 4: several epochs over all steps of a round, in minibatches. `rate` scales both learning rates.
+    fn update(&mut self, episodes: &[Episode], candidates: &Candidates, rate: f64, seed: &Seed) -> Result<Statistics> {
+        let config = &self.config;
+        let (actor, critic) = (self.policy.actor_parameters(), self.policy.critic_parameters());
+        let (decay, clip) = (config.weight_decay, config.gradient_clip);
+        let steps: Vec<(&Episode, usize)> =
+            episodes.iter().flat_map(|episode| (0..episode.steps.len()).map(move |step| (episode, step))).collect();
+        let mut statistics = Statistics::default();
+        for epoch in 0..config.epochs {
+            let mut order: Vec<usize> = (0..steps.len()).collect();
+            shuffle(&mut order, &mut seed.at("epoch").at(epoch).rng());
+            statistics = Statistics { epochs: epoch + 1, ..Statistics::default() };
+            let size = steps.len().div_ceil(config.minibatches.max(1)).max(1);
+            let share = 1.0 / order.chunks(size).len() as f64;
+            for minibatch in order.chunks(size) {
+                let minibatch: Vec<(&Episode, usize)> = minibatch.iter().map(|&step| steps[step]).collect();
+                self.actor_gradients(&minibatch, candidates, share, &mut statistics)?;
+                self.actor.step(&actor, rate * config.actor_learning_rate, decay, clip).map_err(|error| {
+                    let hint = match config.ratio {
+                        Ratio::Product => "a lower actor_learning_rate, or ratio = \"mean\"",
+                        Ratio::Item | Ratio::Mean => "a lower actor_learning_rate",
+                    };
+                    Problem::new(format!("the policy has diverged: {error}")).hint(hint)
+                })?;
+                let value_loss = self.critic_loss(&minibatch);
+                value_loss.backward();
+                self.critic.step(&critic, rate * config.critic_learning_rate, decay, clip).map_err(|error| {
+                    Problem::new(format!("the critic has diverged: {error}")).hint("a lower critic_learning_rate")
+                })?;
+                statistics.value_loss += share * value_loss.double_value(&[]);
+            }
+            if config.target_kl > 0.0 && statistics.approx_kl > config.target_kl {
+                break;
+            }
         }
-        tensors.extend(self.optimizers.actor.tensors("actor."));
-        tensors.extend(self.optimizers.critic.tensors("critic."));
-        tensors.push(("step_baseline".to_owned(), self.step_baseline.tensor()));
-        tensors.push(("contributions".to_owned(), self.contributions.tensor()));
-        let numbers = [
-            self.rounds_done as f64,
-            f64::from(self.optimizers.actor.steps()),
-            f64::from(self.optimizers.critic.steps()),
-            self.best_performance,
-            self.policy.constants.performance_scale,
-            self.rewards[0],
-            self.rewards[1],
-            self.rewards[2],
-        ];
-        tensors.push(("numbers".to_owned(), Tensor::from_slice(&numbers)));
-        write_tensors(path, &tensors)
+        Ok(statistics)
     }
 
-    /// A training of the same candidates, configuration and seed, as [`Training::save`] left it.
-    pub fn load(path: &Path, candidates: &Candidates, config: Config, seed: Seed) -> Result<Self> {
-        let stored = read_tensors(path)?;
-        let named = |name: &str| stored.get(name).with_context(|| format!("no `{name}` in {}", path.display()));
-        let mut training = Self::new(candidates, config, seed)?;
-        let numbers: Vec<f64> = Vec::try_from(named("numbers")?)?;
-        let [rounds, actor, critic, best, scale, weight, sum, squares] =
-            <[f64; 8]>::try_from(numbers).map_err(|_| Problem::new(format!("{} is damaged", path.display())))?;
-        training.policy.constants.performance_scale = scale;
-        fill(&training.policy.parameters(), &stored, "")?;
-        fill(&training.optimizers.actor.tensors("actor."), &stored, "")?;
-        fill(&training.optimizers.critic.tensors("critic."), &stored, "")?;
-        training.optimizers.actor.set_steps(actor as i32);
-        training.optimizers.critic.set_steps(critic as i32);
-        if best.is_finite() {
-            let policy = training.policy.duplicate()?;
-            fill(&policy.parameters(), &stored, "best.")?;
-            training.best = Some(policy);
+    /// Adds the gradients of the actor's loss over a minibatch to its weights, in parts that memory has room for.
+    fn actor_gradients(
+        &self,
+        minibatch: &[(&Episode, usize)],
+        candidates: &Candidates,
+        share: f64,
+        statistics: &mut Statistics,
+    ) -> Result<()> {
+        let scoring = Scoring::new(&self.policy, candidates);
+        let leaf = scoring.leaf();
+        let mut rest = minibatch;
+        while !rest.is_empty() {
+            let mut rows = 0;
+            let fits = |(episode, step): &&(&Episode, usize)| {
+                rows += scoring.candidates_of(&episode.steps[*step].action);
+                rows <= ROWS
+            };
+            let (part, others) = rest.split_at(rest.iter().take_while(fits).count().max(1));
+            rest = others;
+            let weight = part.len() as f64 / minibatch.len() as f64;
+            (self.actor_loss(&leaf, part, share * weight, statistics) * weight).backward();
         }
-        training.best_performance = best;
-        training.step_baseline = StepBaseline::from_tensor(named("step_baseline")?)?;
-        training.contributions = Contributions::from_tensor(named("contributions")?)?;
-        training.rewards = [weight, sum, squares];
-        training.rounds_done = rounds as usize;
-        Ok(training)
+        scoring.backward(&leaf);
+        Ok(())
     }
+
+    /// The clipped surrogate less the entropy bonus, as a mean over some steps. Statistics grow by `share` of theirs.
+    fn actor_loss(
+        &self,
+        scoring: &Scoring,
+        steps: &[(&Episode, usize)],
+        share: f64,
+        statistics: &mut Statistics,
+    ) -> Tensor {
+        let config = &self.config;
+        let states: Vec<State> = steps.iter().map(|(episode, step)| episode.state(*step)).collect();
+        let actions: Vec<&Action> = steps.iter().map(|(episode, step)| &episode.steps[*step].action).collect();
+        let replay = scoring.replay(&self.policy, &states, &actions);
+        let mut loss = Tensor::zeros([steps.len() as i64], (Kind::Float, tch::Device::Cpu)); // [steps]
+        let mut log_ratios = Vec::new();
+        // The draws of clusters, then those of items: each level has a ratio, or one for each of its draws.
+        for (log_probs, of_items) in replay.sets.iter().map(|sets| (sets, false)).chain([(&replay.items, true)]) {
+            let (mut old, mut advantages, mut step_of): (Vec<f32>, Vec<f32>, Vec<i64>) = (vec![], vec![], vec![]);
+            for (place, (episode, step)) in steps.iter().enumerate() {
+                let step = &episode.steps[*step];
+                let sets = step.action.sets.as_ref().map_or(0, |picks| picks.drawn.len());
+                let picks: Vec<&Picks> =
+                    if of_items { step.action.items.iter().collect() } else { step.action.sets.iter().collect() };
+                let own = if of_items { &step.advantages[sets..] } else { &step.advantages[..sets] };
+                old.extend(picks.iter().flat_map(|picks| &picks.log_probs));
+                advantages.extend(own.iter().map(|&advantage| advantage as f32));
+                step_of.resize(old.len(), place as i64);
+            }
+            let log_ratio = log_probs - Tensor::from_slice(&old); // [draws]
+            let (advantages, step_of) = (Tensor::from_slice(&advantages), Tensor::from_slice(&step_of)); // [draws]
+            let (of_level, clipped) =
+                ppo::reduce(config.ratio, &log_ratio, &advantages, &step_of, steps.len() as i64, config.epsilon);
+            loss = &loss + of_level;
+            log_ratios.push(clipped.detach());
+        }
+        let log_ratios = Tensor::cat(&log_ratios, 0);
+        let (loss, entropy) = (loss.mean(None), replay.entropy.mean(None));
+        statistics.policy_loss += share * loss.double_value(&[]);
+        statistics.entropy += share * entropy.double_value(&[]);
+        statistics.approx_kl += share * ppo::approx_kl(&log_ratios);
+        statistics.clipfrac += share * ppo::clipfrac(&log_ratios, config.epsilon);
+        loss - entropy * config.entropy_bonus
+    }
+
+    /// Half the mean squared error of V(S_t) to G_t.
+    fn critic_loss(&self, steps: &[(&Episode, usize)]) -> Tensor {
+        let steps: Vec<&Step> = steps.iter().map(|(episode, step)| &episode.steps[*step]).collect();
+        let pooled: Vec<f32> = steps.iter().flat_map(|step| step.action.pooled.iter().copied()).collect();
+        let pooled = Tensor::from_slice(&pooled).view([steps.len() as i64, -1]); // [steps, POOLED + F]
+        let returns: Vec<f32> = steps.iter().map(|step| step.returns as f32).collect();
+        ppo::value_loss(&self.policy.values(&pooled), &Tensor::from_slice(&returns)) // both [steps]
+    }
+}
+
+/// What the policy made of a state, before it is trained on.
+struct Choice {
+    stage: [f32; STAGE],
+    action: Action,
+    positions: Vec<usize>,
+    value: f64,
+}
+
+impl Episode {
+    fn new(start: f64, candidates: &Candidates) -> Self {
+        let history = History::new(candidates);
+        Self { start, known: start, unrewarded: 0, history, steps: Vec::new(), selection: Vec::new() }
+    }
+
+    /// S_t of a step that was made.
+    fn state(&self, step: usize) -> State<'_> {
+        State { stage: self.steps[step].stage, history: &self.history, step }
+    }
+
+    /// A step that was trained on; its reward is known later.
+    fn push(
+        &mut self,
+        choice: Choice,
+        round: usize,
+        number: usize,
+        trained: &Trained,
+        candidates: &Candidates,
+    ) -> Result<()> {
+        let Choice { stage, action, positions, value } = choice;
+        self.history.take(&positions, candidates)?;
+        let row = StepRow::new(round, number, self.steps.len(), value, trained);
+        self.steps.push(Step { stage, action, positions, row, advantages: Vec::new(), returns: 0.0 });
+        let (t, step) = (self.steps.len() - 1, &self.steps[self.steps.len() - 1]);
+        let rows = SelectionRow::of_batch(round, number, self.state(t), &step.action, &step.positions, candidates);
+        self.selection.extend(rows);
+        self.unrewarded += 1;
+        Ok(())
+    }
+
+    /// Section 1: R_t = P(M_{t+1}) - P(M_t). The steps since the last measurement share what was gained.
+    fn reward(&mut self, performance: f64) {
+        let reward = (performance - self.known) / self.unrewarded as f64;
+        let first = self.steps.len() - self.unrewarded;
+        self.steps[first..].iter_mut().for_each(|step| step.row.reward = reward);
+        if let Some(step) = self.steps.last_mut() {
+            step.row.performance = Some(performance);
+        }
+        (self.known, self.unrewarded) = (performance, 0);
+    }
+}
+
+fn mean(episodes: &[Episode], of: impl Fn(&Episode) -> f64) -> f64 {
+    episodes.iter().map(of).sum::<f64>() / episodes.len() as f64
 }
 
 /// What an episode is judged by: the mean performance over its last quarter. A single last measurement would let luck
 /// decide between policies that are nearly as good (with noise, it kept one from before the policy was done learning).
-fn standing(steps: &[StepRow]) -> f64 {
-    let last: Vec<f64> = steps[steps.len() * 3 / 4..].iter().filter_map(|step| step.performance).collect();
+fn standing(steps: &[Step]) -> f64 {
+    let last: Vec<f64> = steps[steps.len() * 3 / 4..].iter().filter_map(|step| step.row.performance).collect();
     last.iter().sum::<f64>() / last.len().max(1) as f64
+}
+
+/// The standard deviation of all rewards so far, of which `sums` has number, sum and sum of squares.
+fn reward_scale(sums: &mut [f64; 3], rewards: &[f64]) -> f64 {
+    sums[0] += rewards.len() as f64;
+    sums[1] += rewards.iter().sum::<f64>();
+    sums[2] += rewards.iter().map(|reward| reward * reward).sum::<f64>();
+    let [count, sum, squares] = *sums;
+    let deviation = (squares / count - (sum / count).powi(2)).max(0.0).sqrt();
+    if deviation > 0.0 { deviation } else { 1.0 }
 }
 
 #[cfg(test)]

@@ -3,16 +3,16 @@
 //! | module | concern |
 //! |---|---|
 //! | [`learner`] | the model that learns, as the selector sees it |
+//! | [`episode`] | the algorithm from end to end: play, credit, update |
+//! | [`ppo`] | PPO's formulas |
+//! | [`policy`], [`scoring`], [`network`] | actor and critic; what they make of a state: scores, draws, probabilities |
 //! | [`state`] | the fused state: what stays, what changes |
 //! | [`sampling`] | Gumbel-top-b draws and their Plackett-Luce probabilities |
-//! | [`policy`], [`actor`] | the networks; a policy acting in a run |
-//! | [`ppo`], [`update`], [`credit`] | PPO's formulas; one update; who is credited for a reward |
-//! | [`episode`] | rounds of episodes and updates |
-//! | [`save`] | policies and training states as files |
-//! | [`chooser`], [`baselines`] | every method of selection behind one trait |
+//! | [`credit`] | who is credited for a reward |
+//! | [`adam`], [`rows`], [`save`] | the optimizer; the tables' rows; policies and training states as files |
+//! | [`chooser`], [`baselines`], [`raise`] | every method of selection behind one trait |
 //! | [`clustering`] | PCA, whitening and k-means |
 
-pub mod actor;
 pub mod adam;
 pub mod baselines;
 pub mod chooser;
@@ -25,10 +25,11 @@ pub mod network;
 pub mod policy;
 pub mod ppo;
 pub mod raise;
+pub mod rows;
 pub mod sampling;
 pub mod save;
+pub mod scoring;
 pub mod state;
-pub mod update;
 
 pub use chooser::{Choice, Chooser, Inputs, Moment, Pool, chooser};
 pub use policy::Policy;

@@ -7,7 +7,7 @@
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
 
-use super::sampling::normal;
+use raisin_base::random::normal;
 use raisin_base::seed::Seed;
 
 /// Numbers of the state that are the same for all candidates: performance and t/T.

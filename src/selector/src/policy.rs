@@ -1,11 +1,10 @@
-//! The selection policy: who competes with whom, the actor's scores, the critic's value.
-//!
-//! It knows the fused state and the three forms; drawing from it is [`super::actor`]'s, changing it [`super::update`]'s.
+//! The selection policy pi(D_t | S_t) and the critic V(S_t): the networks, and which candidates compete with which
+//! (docs/method.md, section 3). What the policy makes of a state is in [`super::scoring`].
 
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::network::{Mlp, STAGE, Scorer};
 use super::state::Candidates;
@@ -13,7 +12,7 @@ use raisin_base::error::{Problem, Result};
 use raisin_base::seed::Seed;
 use raisin_settings::ppo::{Config, Deployment, Form, Part};
 
-/// Numbers of the critic's pooled state beside the F columns; see [`super::actor::Actor::pooled`].
+/// Numbers of the critic's pooled state beside the F columns; see [`super::scoring::Action::pooled`].
 pub const POOLED: usize = STAGE + 6;
 
 /// Everything of a policy but its weights.
@@ -32,13 +31,6 @@ pub struct Constants {
     /// The stage's performance is (P(M_t) - P(M_0)) / this: what the first episode gained. Relative to the run's own
     /// start, so that it means the same for a proxy and its target.
     pub performance_scale: f64,
-}
-
-/// What is scored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Level {
-    Clusters,
-    Items,
 }
 
 pub struct Policy {
@@ -105,16 +97,14 @@ impl Policy {
         [performance as f32, (step as f64 / total_steps.max(1) as f64) as f32]
     }
 
-    /// Logits of one level: `fixed` `[n, H]`, `stage` `[m, 2]`, `counts` `[m, n]` -> `[m, n]`.
-    ///
-    /// Items pay a penalty for each time that they were selected before; clusters do not, because a good cluster stays
-    /// good while other items of it are left.
-    pub fn logits(&self, level: Level, fixed: &Tensor, stage: &Tensor, counts: &Tensor) -> Tensor {
-        let seen = if self.constants.state.contains(&Part::Availability) { counts * 1.0 } else { counts * 0.0 };
-        match (level, &self.clusters) {
-            (Level::Clusters, Some(scorer)) => scorer.scores(fixed, stage, &seen),
-            _ => self.items.scores(fixed, stage, &seen) - counts * self.constants.reuse_penalty,
-        }
+    /// The critic's V(S_t) of [pooled states](super::scoring::Action::pooled): `[m, POOLED + F]` -> `[m]`.
+    pub fn values(&self, pooled: &Tensor) -> Tensor {
+        self.critic.forward(pooled)
+    }
+
+    /// Times selected, as the scorers see them.
+    pub(crate) fn seen(&self, counts: &Tensor) -> Tensor {
+        counts * if self.constants.state.contains(&Part::Availability) { 1.0 } else { 0.0 }
     }
 
     /// Sets of positions of which each competes within itself.
@@ -128,28 +118,27 @@ impl Policy {
     }
 
     /// # Errors
-    /// Candidates with other columns than those that the policy was trained with.
-    pub fn check(&self, candidates: &Candidates) -> Result<()> {
-        if self.constants.columns == candidates.columns {
-            return Ok(());
+    /// Candidates with other columns than those that the policy was trained with, or fewer than one batch.
+    pub fn check(&self, candidates: &Candidates, batch_size: usize) -> Result<()> {
+        if self.constants.columns != candidates.columns {
+            return Err(Problem::new(format!(
+                "the policy was trained on {} state columns, these candidates have {} (or others)",
+                self.constants.columns.len(),
+                candidates.columns.len()
+            ))
+            .hint("train and deploy a policy with the same clusters stage")
+            .into());
         }
-        Err(Problem::new(format!(
-            "the policy was trained on {} state columns, these candidates have {} (or others)",
-            self.constants.columns.len(),
-            candidates.columns.len()
-        ))
-        .hint("train and deploy a policy with the same clusters stage")
-        .into())
+        if candidates.len() < batch_size {
+            return Err(Problem::new(format!(
+                "there are {} candidates, fewer than one batch of {batch_size}",
+                candidates.len()
+            ))
+            .hint("a larger pool, or a smaller batch")
+            .into());
+        }
+        Ok(())
     }
-}
-
-/// Mean of the static state over each set: `[N, F]` -> `[C, F]`.
-pub fn set_means(state: &Tensor, sets: &[Range<usize>]) -> Tensor {
-    let means: Vec<Tensor> = sets
-        .iter()
-        .map(|set| state.narrow(0, set.start as i64, set.len() as i64).mean_dim([0i64].as_slice(), false, Kind::Float))
-        .collect();
-    Tensor::stack(&means, 0)
 }
 
 /// How many items each set gives to a batch, by form. `order` is the order of the sets: as drawn in the hierarchical

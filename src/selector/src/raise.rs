@@ -5,11 +5,11 @@
 
 use serde_json::{Value, json};
 
-use super::actor::Actor;
 use super::chooser::{Choice, Chooser, Moment};
 use super::policy::Policy;
 use super::sampling::Draw;
-use super::state::Candidates;
+use super::scoring::Scoring;
+use super::state::{Candidates, History, State};
 use raisin_base::error::{Context as _, Result};
 use raisin_base::seed::Seed;
 use raisin_settings::ppo::{Deployment, Part};
@@ -17,7 +17,8 @@ use raisin_settings::ppo::{Deployment, Part};
 pub struct Raise {
     policy: Policy,
     candidates: Candidates,
-    actor: Actor,
+    scoring: Scoring,
+    history: History,
     batch_size: usize,
     seed: Seed,
     /// P(M_0) and the newest P.
@@ -29,8 +30,10 @@ pub struct Raise {
 impl Raise {
     pub fn new(policy: Policy, candidates: Candidates, batch_size: usize, seed: Seed) -> Result<Self> {
         let candidates = candidates.with_columns(&policy.constants.columns)?;
-        let actor = Actor::new(&policy, &candidates, batch_size)?;
-        Ok(Self { policy, candidates, actor, batch_size, seed, performance: None, taken: Vec::new() })
+        policy.check(&candidates, batch_size)?;
+        let scoring = Scoring::without_gradients(&policy, &candidates);
+        let history = History::new(&candidates);
+        Ok(Self { policy, candidates, scoring, history, batch_size, seed, performance: None, taken: Vec::new() })
     }
 }
 
@@ -46,9 +49,10 @@ impl Chooser for Raise {
             Deployment::Top => Draw::Top,
             Deployment::Sample => Draw::Sample(&mut rng),
         };
-        let action = self.actor.act(&self.policy, stage, draw)?;
-        let positions = self.actor.positions(&action);
-        self.actor.take(&positions, &self.candidates)?;
+        let state = State { stage, history: &self.history, step: self.history.steps() };
+        let action = self.scoring.act(&self.policy, state, self.batch_size, draw)?;
+        let positions = self.scoring.positions(&action);
+        self.history.take(&positions, &self.candidates)?;
         let drawn = action.items.iter().flat_map(|picks| picks.scores.iter().zip(&picks.log_probs));
         let choices = positions
             .iter()
@@ -80,9 +84,9 @@ impl Chooser for Raise {
             serde_json::from_value(state["performance"].clone()).with_context(unreadable)?;
         let taken: Vec<Vec<usize>> = serde_json::from_value(state["taken"].clone()).with_context(unreadable)?;
         self.performance = performance.map(|[start, now]| (f64::from_bits(start), f64::from_bits(now)));
-        self.actor = Actor::new(&self.policy, &self.candidates, self.batch_size)?;
+        self.history = History::new(&self.candidates);
         for positions in &taken {
-            self.actor.take(positions, &self.candidates)?;
+            self.history.take(positions, &self.candidates)?;
         }
         self.taken = taken;
         Ok(())

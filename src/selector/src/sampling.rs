@@ -1,5 +1,4 @@
-//! Drawing: uniform and normal numbers, shuffles, and ordered draws without replacement by the Gumbel-top-b rule with
-//! their exact Plackett-Luce log-probabilities.
+//! Ordered draws without replacement by the Gumbel-top-b rule, with their exact Plackett-Luce log-probabilities.
 //!
 //! Adding independent Gumbel noise to logits and keeping the b largest draws b items one after the other from the
 //! softmax of what is left. The probability of such an ordered draw is a product of softmaxes, so PPO's ratio has an
@@ -7,34 +6,12 @@
 //! uses a softmax.)
 
 use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::Rng as _;
 use tch::{Kind, Tensor};
+
+use raisin_base::random::uniform;
 
 /// Stands for minus infinity: its exponential is 0, and no gradient of it is NaN.
 const NEVER: f64 = -1e30;
-
-/// Uniform on [0, 1).
-pub fn uniform(rng: &mut ChaCha8Rng) -> f64 {
-    (rng.next_u64() >> 11) as f64 * 2f64.powi(-53)
-}
-
-/// Uniform on 0..n; `n` must not be 0.
-pub fn below(n: usize, rng: &mut ChaCha8Rng) -> usize {
-    ((u128::from(rng.next_u64()) * n as u128) >> 64) as usize
-}
-
-/// A standard normal number.
-pub fn normal(rng: &mut ChaCha8Rng) -> f64 {
-    let radius = (-2.0 * (1.0 - uniform(rng)).ln()).sqrt();
-    radius * (std::f64::consts::TAU * uniform(rng)).cos()
-}
-
-/// Fisher and Yates.
-pub fn shuffle<T>(items: &mut [T], rng: &mut ChaCha8Rng) {
-    for last in (1..items.len()).rev() {
-        items.swap(last, below(last + 1, rng));
-    }
-}
 
 /// How an ordered draw is made from logits.
 pub enum Draw<'a> {

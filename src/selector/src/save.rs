@@ -6,9 +6,13 @@ use std::path::Path;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use tch::{Kind, Tensor};
 
+use super::credit::{Contributions, StepBaseline};
+use super::episode::Training;
 use super::policy::{Constants, Policy};
-use raisin_base::error::{Context as _, Result, bail, ensure};
+use super::state::Candidates;
+use raisin_base::error::{Context as _, Problem, Result, bail, ensure};
 use raisin_base::seed::Seed;
+use raisin_settings::ppo::Config;
 
 const WEIGHTS: &str = "policy.safetensors";
 const CONSTANTS: &str = "policy.json";
@@ -102,5 +106,63 @@ impl Policy {
         let weights = self.parameters().into_iter().collect();
         fill(&copy.parameters(), &weights, "")?;
         Ok(copy)
+    }
+}
+
+impl Training {
+    /// Writes everything that the next rounds depend on into one file, so that after a kill [`Training::load`] goes on to
+    /// the same bytes as an undisturbed run.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let mut tensors = self.policy.parameters();
+        let mut best_scale = f64::NAN;
+        if let Some(best) = &self.best {
+            tensors.extend(best.parameters().into_iter().map(|(name, weight)| (format!("best.{name}"), weight)));
+            best_scale = best.constants.performance_scale;
+        }
+        tensors.extend(self.actor.tensors("actor."));
+        tensors.extend(self.critic.tensors("critic."));
+        tensors.push(("step_baseline".to_owned(), self.step_baseline.tensor()));
+        tensors.push(("contributions".to_owned(), self.contributions.tensor()));
+        let numbers = [
+            self.rounds_done as f64,
+            f64::from(self.actor.steps()),
+            f64::from(self.critic.steps()),
+            self.best_performance,
+            best_scale,
+            self.policy.constants.performance_scale,
+            self.rewards[0],
+            self.rewards[1],
+            self.rewards[2],
+        ];
+        tensors.push(("numbers".to_owned(), Tensor::from_slice(&numbers)));
+        write_tensors(path, &tensors)
+    }
+
+    /// A training of the same candidates, configuration and seed, as [`Training::save`] left it.
+    pub fn load(path: &Path, candidates: &Candidates, config: Config, seed: Seed) -> Result<Self> {
+        let stored = read_tensors(path)?;
+        let named = |name: &str| stored.get(name).with_context(|| format!("no `{name}` in {}", path.display()));
+        let mut training = Self::new(candidates, config, seed)?;
+        let numbers: Vec<f64> = Vec::try_from(named("numbers")?)?;
+        let [rounds, actor, critic, best, best_scale, scale, count, sum, squares] =
+            <[f64; 9]>::try_from(numbers).map_err(|_| Problem::new(format!("{} is damaged", path.display())))?;
+        training.policy.constants.performance_scale = scale;
+        fill(&training.policy.parameters(), &stored, "")?;
+        fill(&training.actor.tensors("actor."), &stored, "")?;
+        fill(&training.critic.tensors("critic."), &stored, "")?;
+        training.actor.set_steps(actor as i32);
+        training.critic.set_steps(critic as i32);
+        if best.is_finite() {
+            let mut policy = training.policy.duplicate()?;
+            policy.constants.performance_scale = best_scale;
+            fill(&policy.parameters(), &stored, "best.")?;
+            training.best = Some(policy);
+        }
+        training.best_performance = best;
+        training.step_baseline = StepBaseline::from_tensor(named("step_baseline")?)?;
+        training.contributions = Contributions::from_tensor(named("contributions")?)?;
+        training.rewards = [count, sum, squares];
+        training.rounds_done = rounds as usize;
+        Ok(training)
     }
 }

@@ -4,10 +4,12 @@
 //! same for all candidates; availability changes in at most B entries a step. So a whole episode is kept exactly in
 //! O(N*36 + T*(2+B)) numbers, where O(T*N*39) would end at pools of some 200,000.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use tch::Tensor;
 
+use super::network::STAGE;
 use raisin_base::error::{Problem, Result, ensure};
 
 /// The candidates of a selector with the static part of their state, ordered by cluster and then by id.
@@ -86,4 +88,78 @@ impl Candidates {
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
     }
+}
+
+/// What an episode selected, step by step: availability in each of its states, without a count per candidate and step.
+#[derive(Clone, Debug)]
+pub struct History {
+    steps: usize,
+    /// The steps at which each position was selected, in ascending order.
+    selected_at: BTreeMap<usize, Vec<usize>>,
+    /// Sum of the static states of all that was selected: `[F]`.
+    sum: Vec<f64>,
+    selections: f64,
+}
+
+impl History {
+    pub fn new(candidates: &Candidates) -> Self {
+        Self { steps: 0, selected_at: BTreeMap::new(), sum: vec![0.0; candidates.columns.len()], selections: 0.0 }
+    }
+
+    /// How many batches were selected.
+    pub fn steps(&self) -> usize {
+        self.steps
+    }
+
+    /// Records the next batch.
+    pub fn take(&mut self, positions: &[usize], candidates: &Candidates) -> Result<()> {
+        let index: Vec<i64> = positions.iter().map(|&position| position as i64).collect();
+        let rows = candidates.state.index_select(0, &Tensor::from_slice(&index)); // [B, F]
+        let sum: Vec<f32> = Vec::try_from(rows.sum_dim_intlist([0i64].as_slice(), false, None))?;
+        self.sum.iter_mut().zip(sum).for_each(|(total, value)| *total += f64::from(value));
+        self.selections += positions.len() as f64;
+        for &position in positions {
+            self.selected_at.entry(position).or_default().push(self.steps);
+        }
+        self.steps += 1;
+        Ok(())
+    }
+
+    /// How often each position of a range was selected before a step.
+    pub fn counts(&self, range: &Range<usize>, step: usize) -> Vec<f32> {
+        let mut counts = vec![0.0; range.len()];
+        for (position, steps) in self.selected_at.range(range.clone()) {
+            counts[position - range.start] = earlier(steps, step) as f32;
+        }
+        counts
+    }
+
+    /// The mean of these counts.
+    pub fn mean_count(&self, range: &Range<usize>, step: usize) -> f32 {
+        let sum: usize = self.selected_at.range(range.clone()).map(|(_, steps)| earlier(steps, step)).sum();
+        sum as f32 / range.len() as f32
+    }
+
+    /// How often a position was selected before a step.
+    pub fn count(&self, position: usize, step: usize) -> usize {
+        self.selected_at.get(&position).map_or(0, |steps| earlier(steps, step))
+    }
+
+    /// The mean static state of all that was selected: `[F]`.
+    pub fn mean_state(&self) -> impl Iterator<Item = f32> + '_ {
+        self.sum.iter().map(|sum| (sum / self.selections.max(1.0)) as f32)
+    }
+}
+
+fn earlier(steps: &[usize], step: usize) -> usize {
+    steps.partition_point(|&at| at < step)
+}
+
+/// S_t beside its static part: what is the same for all candidates, and what was selected before step t.
+#[derive(Clone, Copy)]
+pub struct State<'a> {
+    /// Performance and t/T.
+    pub stage: [f32; STAGE],
+    pub history: &'a History,
+    pub step: usize,
 }

@@ -5,8 +5,8 @@
 use serde_json::{Value, json};
 
 use crate::chooser::{Choice, Chooser, Inputs, Moment};
-use crate::sampling::shuffle;
 use raisin_base::error::{Context as _, Problem, Result};
+use raisin_base::random::shuffle;
 use raisin_base::seed::Seed;
 use raisin_settings::Method;
 

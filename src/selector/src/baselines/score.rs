@@ -2,8 +2,8 @@
 
 use super::queue::{Entry, Order, Queue};
 use crate::chooser::Inputs;
-use crate::sampling::shuffle;
 use raisin_base::error::Result;
+use raisin_base::random::shuffle;
 use raisin_settings::{Method, Third};
 
 const NO_LOG_PROB: &str = "without a log-probability";

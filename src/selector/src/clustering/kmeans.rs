@@ -4,8 +4,8 @@
 
 use rayon::prelude::*;
 
-use crate::sampling::{below, uniform};
 use raisin_base::error::{Result, ensure};
+use raisin_base::random::{below, uniform};
 use raisin_base::seed::Seed;
 
 const CHUNK: usize = 4096;
