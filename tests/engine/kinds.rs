@@ -10,12 +10,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Writes its text without the blanks around it.
 /// How stages of a test kind run.
 pub trait Runs: Kind {
     fn run(parameters: Self::Parameters, context: &Context) -> Result<()>;
 }
 
+/// Writes its text without the blanks around it.
 pub struct Write;
 
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -311,6 +311,53 @@ impl Runs for Tell {
     }
 }
 
+/// A tensor kind with every kind of input: an artifact, a single file, a folder, a pattern, and a value of any type.
+pub struct Everything;
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EverythingParameters {
+    of: Vec<String>,
+    pinned: Pinned,
+    folder: String,
+    pattern: Pinned,
+    plain: Value,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Pinned {
+    path: String,
+    #[serde(default)]
+    blake3: Option<String>,
+}
+
+impl Kind for Everything {
+    const NAME: &'static str = "everything";
+    const VERSION: u32 = 7;
+    const ABOUT: &'static str = "Has every kind of input.";
+    const PROCESS: Process = Process::Tensor;
+    const SEEDED: bool = true;
+    const PROVIDES: &'static [&'static str] = &[];
+    type Parameters = EverythingParameters;
+
+    fn needs(parameters: &Self::Parameters, needs: &mut Needs) {
+        for (index, stage) in parameters.of.iter().enumerate() {
+            needs.any_stage(format!("/of/{index}"), stage);
+        }
+        needs.pinned_file("/pinned", &parameters.pinned.path, parameters.pinned.blake3.as_deref());
+        needs.file("/folder", &parameters.folder);
+        needs.pinned_files("/pattern", &parameters.pattern.path, parameters.pattern.blake3.as_deref());
+    }
+}
+
+impl Runs for Everything {
+    fn run(_: Self::Parameters, context: &Context) -> Result<()> {
+        std::fs::write(context.out().join("text"), "everything")?;
+        Ok(())
+    }
+}
+
 /// What the processes of stages do.
 pub fn run_assignment(assignment: Assignment) -> Result<()> {
     fn run<K: Runs>(assignment: Assignment) -> Result<()> {
@@ -324,15 +371,17 @@ pub fn run_assignment(assignment: Assignment) -> Result<()> {
         "show" => run::<Show>(assignment),
         "several" => run::<Several>(assignment),
         "tell" => run::<Tell>(assignment),
+        "everything" => run::<Everything>(assignment),
         other => bail!("there is no kind {other}"),
     }
 }
 
-pub static KINDS: [Declaration; 6] = [
+pub static KINDS: [Declaration; 7] = [
     Declaration::of::<Write>(),
     Declaration::of::<Join>(),
     Declaration::of::<Copy>(),
     Declaration::of::<Show>(),
     Declaration::of::<Several>(),
     Declaration::of::<Tell>(),
+    Declaration::of::<Everything>(),
 ];

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "what a test cannot do ends it")]
 
 mod choices;
+mod golden;
 mod house;
 mod inputs;
 mod keys;

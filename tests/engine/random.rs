@@ -161,7 +161,7 @@ impl Kitchen {
              echo \"$$ $request\" > \"$requests\"\nread -r reply <&3\necho \"$reply\"\ndone\n",
             requests.display()
         );
-        std::fs::write(house.folder.join("raisin"), script).unwrap();
+        std::fs::write(house.folder.join("raisin-data"), script).unwrap();
         // For writing, too: so it does not end when a shell closes it.
         let pipe = std::fs::File::options().read(true).write(true).open(&requests).unwrap();
         let replies = requests.clone();
