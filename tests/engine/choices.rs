@@ -1,13 +1,15 @@
 //! What a person may say about a build: force, check, a plan kept in a file, a change accepted.
 
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
 
 use raisin_base::error::render;
 use raisin_engine::{self as engine, Force, Options, PlanFile, Status};
 use raisin_pipeline::Pipeline;
 use serde_json::{Value, json};
 
-use crate::house::{House, chain};
+use crate::house::{House, chain, wait_for};
 use crate::kinds::KINDS;
 
 fn forced(names: &[&str]) -> Force {
@@ -67,6 +69,36 @@ fn a_check_names_the_file_that_a_second_run_makes_otherwise() {
     let summary = checked(&stages(false));
     assert_eq!((summary.exit_code(), summary.ran), (0, 2));
     assert_eq!(std::fs::read_dir(house.folder.join("cache/tmp")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_second_run_that_fails_takes_neither_the_artifact_nor_the_log_of_the_first_away() {
+    let house = House::new();
+    let once = house.folder.join("once");
+    let pipeline = house.one(&[("once", "write", json!({"text": "made", "once": once.to_str().unwrap()}))]);
+    let summary = house.build_so(&pipeline, |options| options.check = true);
+    assert_eq!((summary.exit_code(), summary.ran), (1, 1), "{summary:?}");
+    let reason = &summary.failures[0].reason;
+    assert!(reason.contains("the second run failed") && reason.contains("this is the second time"), "{reason}");
+    assert_eq!(house.text("once"), "made");
+    assert_eq!(house.build(&pipeline).exit_code(), 0);
+    let record = house.store().actions().unwrap().remove(0);
+    let log = std::fs::read_to_string(house.store().log_file(record.key)).unwrap();
+    assert!(log.contains("at work") && !log.contains("the second time"), "{log}");
+    assert_eq!(std::fs::read_dir(house.folder.join("cache/logs")).unwrap().count(), 2);
+}
+
+#[test]
+fn a_stage_that_fails_with_checkpoints_says_how_to_begin_without_them() {
+    let house = House::new();
+    let stages = [("long", "copy", json!({"path": "data.txt"}))];
+    std::fs::write(house.folder.join("data.txt"), "one").unwrap();
+    std::fs::write(house.folder.join("die"), "").unwrap();
+    let reason = |summary: engine::Summary| summary.failures[0].reason.clone();
+    let first = reason(house.build(&house.one(&stages)));
+    assert!(!first.contains("--force"), "{first}");
+    let second = reason(house.build(&house.one(&stages)));
+    assert!(second.contains("checkpoints of an earlier attempt") && second.contains("--force long"), "{second}");
 }
 
 /// Plans into a file. Gives its path.
@@ -140,6 +172,57 @@ fn a_plan_of_another_version_a_torn_one_and_what_is_no_plan_are_told_apart() {
     assert!(error.contains("is neither a pipeline nor a plan"), "{error}");
     std::fs::write(&path, "[stage.a]\nkind = \"write\"\n").unwrap();
     assert!(PlanFile::read(&path).unwrap().is_none());
+}
+
+#[test]
+fn a_plan_for_one_gpu_of_several_is_built_on_that_one() {
+    let house = House::new();
+    let path = planned(&house, &house.one(&[("a", "write", json!({}))]));
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.contains("\"device\": \"cpu\""), "{text}");
+    std::fs::write(&path, text.replace("\"device\": \"cpu\"", "\"device\": \"cuda:1\"")).unwrap();
+    let plan = PlanFile::read(&path).unwrap().unwrap();
+    assert_eq!(plan.options(house.options()).device, engine::DeviceChoice::CudaAt(1));
+}
+
+/// A build in a process of its own that has begun to make its stage.
+fn at_work(house: &House, parameters: &Value) -> Child {
+    let child = house.builder(parameters).spawn().unwrap();
+    let staging = house.folder.join("cache/tmp");
+    wait_for("the stage is being made", || std::fs::read_dir(&staging).unwrap().count() > 0);
+    child
+}
+
+#[test]
+fn accept_says_for_whom_it_waits() {
+    let house = House::new();
+    house.build(&house.one(&[("slow", "write", json!({}))]));
+    // Another process makes what is to be accepted.
+    let first = at_work(&house, &json!({"milliseconds": 2500}));
+    let second = house.accepter(&json!({"milliseconds": 2500})).stderr(Stdio::piped()).output().unwrap();
+    let words = String::from_utf8_lossy(&second.stderr);
+    assert!(words.contains(&format!("waiting for pid {} building slow", first.id())), "{words}");
+    assert_eq!(second.status.code(), Some(0), "{words}");
+    assert_eq!(first.wait_with_output().unwrap().status.code(), Some(0));
+    // What was really made is better than a person's word.
+    assert!(house.store().actions().unwrap().iter().all(|record| record.accepted.is_none()));
+}
+
+#[test]
+fn accept_that_waits_can_be_interrupted() {
+    let house = House::new();
+    house.build(&house.one(&[("slow", "write", json!({}))]));
+    let first = at_work(&house, &json!({"milliseconds": 4000}));
+    let mut second = house.accepter(&json!({"milliseconds": 4000})).stderr(Stdio::piped()).spawn().unwrap();
+    let mut words = String::new();
+    let mut lines = BufReader::new(second.stderr.take().unwrap()).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("waiting for pid")), "it does not wait");
+    let pid = rustix::process::Pid::from_child(&second);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    lines.for_each(|line| words += &line);
+    assert_eq!(second.wait().unwrap().code(), Some(130), "{words}");
+    assert!(words.contains("interrupted"), "{words}");
+    drop(first.wait_with_output());
 }
 
 fn accept(house: &House, pipeline: &Pipeline, stage: &str) -> raisin_base::error::Result<Vec<engine::Acceptance>> {

@@ -127,6 +127,13 @@ impl House {
         command
     }
 
+    /// The command of a process that accepts that one stage as its earlier artifact.
+    pub fn accepter(&self, parameters: &Value) -> Command {
+        let mut command = self.builder(parameters);
+        command.env("RAISIN_TEST_ACCEPT", "1");
+        command
+    }
+
     pub fn start_with(&self, parameters: Value) -> Child {
         let child = self.builder(&parameters).spawn().unwrap();
         self.wait_until_started();

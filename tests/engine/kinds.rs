@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use raisin_base::error::{Result, bail};
+use raisin_base::error::{Context as _, Result, bail};
 use raisin_contract::{Assignment, Context, Declaration, Kind, Needs, Process};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -30,11 +30,21 @@ pub struct WriteParameters {
     stubborn: bool,
     /// Writes something else each time.
     drift: bool,
+    /// Makes this file the first time, and fails while it is there.
+    once: String,
 }
 
 impl Default for WriteParameters {
     fn default() -> Self {
-        Self { text: "hello".into(), milliseconds: 0, fail: false, die_once: false, stubborn: false, drift: false }
+        Self {
+            text: "hello".into(),
+            milliseconds: 0,
+            fail: false,
+            die_once: false,
+            stubborn: false,
+            drift: false,
+            once: String::new(),
+        }
     }
 }
 
@@ -65,6 +75,10 @@ impl Runs for Write {
         if parameters.die_once && !checkpoint.exists() {
             std::fs::write(checkpoint, "half")?;
             bail!("died in the middle");
+        }
+        if !parameters.once.is_empty() {
+            eprintln!("process {} at work", std::process::id());
+            std::fs::File::create_new(&parameters.once).context("this is the second time")?;
         }
         if parameters.fail {
             eprintln!("the reason lies here");

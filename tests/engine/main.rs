@@ -41,7 +41,12 @@ fn builder_process() {
     let house = House::at(PathBuf::from(folder));
     let parameters = serde_json::from_str(&std::env::var("RAISIN_TEST_PARAMETERS").unwrap()).unwrap();
     let options = Options { quiet: false, ..house.options() };
-    let summary = engine::build(&house.one(&[("slow", "write", parameters)]), &options).unwrap();
+    let pipeline = house.one(&[("slow", "write", parameters)]);
+    if std::env::var_os("RAISIN_TEST_ACCEPT").is_some() {
+        engine::accept(&pipeline, &options, "slow", "only words").unwrap();
+        return;
+    }
+    let summary = engine::build(&pipeline, &options).unwrap();
     std::process::exit(i32::from(summary.exit_code()));
 }
 
@@ -114,6 +119,80 @@ fn variants_share_what_they_have_in_common_and_a_gathering_stage_sees_them_all()
     let alone = house.one(&stages("-"));
     house.build(&alone);
     assert!(!house.folder.join("out/story/between=+,seed=2").exists(), "links of variants that are gone stay");
+}
+
+#[test]
+fn a_link_stays_until_its_stage_has_a_newer_artifact_or_is_gone_from_the_pipeline() {
+    let house = House::new();
+    let stages = |text: &str, fail: bool| -> Vec<StageText<'static>> {
+        vec![
+            ("first", "write", json!({"text": text})),
+            ("middle", "write", json!({"text": text, "fail": fail})),
+            ("last", "join", json!({"left": "first", "right": "middle"})),
+        ]
+    };
+    assert_eq!(house.build(&house.one(&stages("old", false))).earlier, 0);
+    let described = |house: &House| {
+        let description = BuildDescription::read(&house.folder.join("out/story")).unwrap().unwrap();
+        description.stages.into_iter().map(|built| (built.stage, built.artifact)).collect::<Vec<_>>()
+    };
+    let before = described(&house);
+    let summary = house.build_so(&house.one(&stages("new", true)), |options| options.keep_going = true);
+    assert_eq!((summary.ran, summary.exit_code(), summary.earlier), (1, 1, 2), "{summary:?}");
+    assert_eq!(["first", "middle", "last"].map(|stage| house.text(stage)), ["new", "old", "oldold"]);
+    let after = described(&house);
+    assert!(after[0] != before[0] && after[1..] == before[1..], "{after:?}");
+    // gc takes nothing of them.
+    let (store, out) = (house.store(), house.folder.join("out"));
+    let all = store::GcOptions { yes: true, older_than: Some(Duration::ZERO), ..Default::default() };
+    assert_eq!(store::gc(&store, &out, &all).unwrap().artifacts, []);
+    assert_eq!(house.text("last"), "oldold");
+    // A build that leaves them out takes none away either.
+    let summary = house.build_so(&house.one(&stages("new", false)), |options| options.only = vec!["first".into()]);
+    assert_eq!((summary.exit_code(), summary.earlier), (0, 2));
+    assert_eq!(house.text("last"), "oldold");
+    let summary = house.build(&house.one(&stages("new", false)));
+    assert_eq!((summary.ran, summary.earlier), (2, 0));
+    assert_eq!(house.text("last"), "newnew");
+    // Gone from the pipeline, gone from the links; and so is one whose artifact is not there any more.
+    house.build(&house.one(&stages("new", false)[..2]));
+    assert!(house.folder.join("out/story/last").symlink_metadata().is_err());
+    house.store().set_aside(&house.folder.join("out/story/middle").canonicalize().unwrap()).unwrap();
+    assert_eq!(house.build(&house.one(&stages("new", true)[..2])).earlier, 0);
+    assert!(house.folder.join("out/story/middle").symlink_metadata().is_err());
+}
+
+#[test]
+fn a_build_that_keeps_links_of_an_earlier_one_says_so() {
+    let house = House::new();
+    let build = |parameters: Value| {
+        let output = house.builder(&parameters).stderr(Stdio::piped()).output().unwrap();
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    assert!(!build(json!({})).contains("earlier build"));
+    let words = build(json!({"fail": true}));
+    let last: Vec<&str> = words.lines().rev().take(2).collect();
+    assert!(last[1].contains("1 stage is of an earlier build") && last[0].starts_with("failed story"), "{words}");
+}
+
+#[test]
+fn a_build_looks_for_the_executables_of_its_stages_before_anything_runs() {
+    let house = House::new();
+    let stages = [("first", "write", json!({})), ("far", "tell", json!({"after": "first"}))];
+    std::fs::rename(house.folder.join("raisin-worker"), house.folder.join("away")).unwrap();
+    let error = engine::build(&house.one(&stages), &house.options()).unwrap_err();
+    let words = render(&error);
+    assert!(
+        words.contains("there is no executable `raisin-worker`") && words.contains("hint: `cargo build"),
+        "{words}"
+    );
+    assert!(words.contains("stage `far` cannot run"), "{words}");
+    assert_eq!(raisin_base::error::exit_code(&error), 1);
+    assert!(house.store().actions().unwrap().is_empty());
+    // What runs nothing needs none of them.
+    assert_eq!(house.build(&house.one(&stages[..1])).ran, 1);
+    std::fs::rename(house.folder.join("raisin-data"), house.folder.join("gone")).unwrap();
+    assert_eq!(house.build(&house.one(&stages[..1])).exit_code(), 0);
 }
 
 #[test]

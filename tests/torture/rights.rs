@@ -159,7 +159,8 @@ fn a_cache_that_cannot_be_written_serves_what_it_has_and_says_why_it_takes_no_mo
     let builds: [&[&str]; 2] = [&["build", "small.toml"], &["build", "small.toml", "--set", "stage.pool.size=61"]];
     for command in builds {
         let answer = run(command);
-        assert_eq!(answer.code, 2, "{}", answer.stderr);
+        // The command is right: another cache would do.
+        assert_eq!(answer.code, 1, "{}", answer.stderr);
         assert!(answer.stderr.contains("cannot be written: Permission denied"), "{}", answer.stderr);
         assert!(answer.stderr.contains("hint: ") && answer.stderr.contains("--cache"), "{}", answer.stderr);
     }
@@ -183,7 +184,7 @@ fn a_cache_on_a_read_only_file_system_is_told_as_such() {
     );
     let Some(answer) = in_a_mount_namespace(&project, &script) else { return };
     assert!(answer.stdout.contains("0 would run, 2 cached"), "{}{}", answer.stdout, answer.stderr);
-    assert_eq!(answer.code, 2, "{}", answer.stderr);
+    assert_eq!(answer.code, 1, "{}", answer.stderr);
     assert!(answer.stderr.contains("cannot be written: Read-only file system"), "{}", answer.stderr);
 }
 

@@ -20,17 +20,33 @@ impl fmt::Display for Place {
     }
 }
 
-/// A problem that the user can solve: what is wrong, where, and what to do.
+/// Where the cause of an error lies. It is set where the error is made, and decides the exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// The command line, the pipeline file or the query: a person must write something else.
+    Usage,
+    /// A stage, the cache or the machine.
+    Run,
+}
+
+/// One situation: what is wrong, where, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
+    pub blame: Blame,
     pub message: String,
     pub place: Option<Place>,
     pub hint: Option<String>,
 }
 
 impl Problem {
+    /// A problem of a stage, the cache or the machine.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), place: None, hint: None }
+        Self { blame: Blame::Run, message: message.into(), place: None, hint: None }
+    }
+
+    /// A problem of what a person wrote: the command line, the pipeline file or the query.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self { blame: Blame::Usage, ..Self::new(message) }
     }
 
     #[must_use]
@@ -57,7 +73,16 @@ impl fmt::Display for Problem {
 
 impl std::error::Error for Problem {}
 
-/// The text for standard error: `error: ...`, then the causes, then one `hint: ...` line for each hint.
+/// The exit code of a command that ends with this error: 2 if the command line, the pipeline file or the query is wrong,
+/// otherwise 1. The outermost [`Problem`] of the chain decides; an error without one is not a person's.
+pub fn exit_code(error: &anyhow::Error) -> u8 {
+    match error.chain().find_map(|cause| cause.downcast_ref::<Problem>()) {
+        Some(Problem { blame: Blame::Usage, .. }) => 2,
+        _ => 1,
+    }
+}
+
+/// The text for standard error: `error: ...`, the causes, then `hint: ...` lines.
 pub fn render(error: &anyhow::Error) -> String {
     let mut text = String::from("error: ");
     for (depth, cause) in error.chain().enumerate() {
@@ -91,6 +116,14 @@ mod tests {
     fn nearest_suggests_a_transposition_but_not_another_word() {
         assert_eq!(nearest("clsuters", ["clusters", "dimensions"]), Some("clusters"));
         assert_eq!(nearest("banana", ["clusters", "dimensions"]), None);
+    }
+
+    #[test]
+    fn the_exit_code_follows_from_who_made_the_error_and_not_from_its_form() {
+        let code = |error: Problem| exit_code(&anyhow::Error::new(error).context("cannot build"));
+        assert_eq!(code(Problem::usage("no such key")), 2);
+        assert_eq!(code(Problem::new("the disk is full").hint("free some space")), 1);
+        assert_eq!(exit_code(&anyhow!("the disk is full")), 1);
     }
 
     #[test]

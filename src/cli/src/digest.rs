@@ -48,6 +48,10 @@ impl Listener for Words {
         }
     }
 
+    fn waits(&mut self, words: String) {
+        eprintln!("{words}");
+    }
+
     fn gives_up(&self) -> bool {
         false
     }

@@ -24,7 +24,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         Some(name) => match declaration(name) {
             Some(kind) => describe(kind),
             None => {
-                let problem = Problem::new(format!("there is no kind `{name}`"));
+                let problem = Problem::usage(format!("there is no kind `{name}`"));
                 let hint = match nearest(name, KINDS.iter().map(|kind| kind.name)) {
                     Some(near) => format!("did you mean `{near}`?"),
                     None => "`raisin kinds` lists them".to_owned(),

@@ -22,7 +22,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use raisin_base::error::{Problem, Result, render};
+use raisin_base::error::{Result, exit_code, render};
 
 /// Learns which instructions to fine-tune a language model on: a pipeline of cached stages, from raw files to the
 /// selected schedule and the tuned checkpoint.
@@ -48,7 +48,7 @@ Examples:
   raisin kinds selector                                         the parameters of a stage kind
 
 Environment: RAISIN_CACHE (default ./cache), RAISIN_OUT (default ./out), NO_COLOR.
-Exit codes: 0 done, 1 a stage failed, 2 the command line or the pipeline is wrong, 130 interrupted.";
+Exit codes: 0 done, 1 a stage or the machine failed, 2 the command line, the pipeline or the query is wrong, 130 interrupted.";
 
 #[derive(Subcommand)]
 enum Command {
@@ -91,9 +91,7 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         eprintln!("{}", render(&error));
-        // A problem that a person can mend by what they wrote; anything else is the machine's.
-        let written = error.downcast_ref::<Problem>().is_some();
-        ExitCode::from(if written { 2 } else { 1 })
+        ExitCode::from(exit_code(&error))
     })
 }
 

@@ -33,14 +33,14 @@ pub struct Unpin {
 
 fn built(folders: &Folders, pipeline: &str, stages: &[String]) -> Result<Vec<BuiltStage>> {
     let Some(description) = BuildDescription::read(&folders.out().join(pipeline))? else {
-        return Err(Problem::new(format!("no pipeline `{pipeline}` was built here"))
+        return Err(Problem::usage(format!("no pipeline `{pipeline}` was built here"))
             .hint(format!("its links would be in {}", folders.out().join(pipeline).display()))
             .into());
     };
     let names = || description.stages.iter().map(|built| built.stage.as_str());
     for stage in stages {
         if !names().any(|name| name == stage) {
-            let problem = Problem::new(format!("the last build of `{pipeline}` has no stage `{stage}`"));
+            let problem = Problem::usage(format!("the last build of `{pipeline}` has no stage `{stage}`"));
             return Err(match nearest(stage, names()) {
                 Some(near) => problem.hint(format!("did you mean `{near}`?")),
                 None => problem,

@@ -102,7 +102,7 @@ impl PipelineArguments {
         ];
         match flags.iter().find(|(_, given)| *given) {
             Some((flag, _)) => {
-                Err(Problem::new(format!("{} is a plan, which {flag} would change", self.file.display()))
+                Err(Problem::usage(format!("{} is a plan, which {flag} would change", self.file.display()))
                     .hint(format!("give {flag} to `raisin plan`"))
                     .into())
             }

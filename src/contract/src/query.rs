@@ -4,6 +4,13 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+/// The schema of the tool's own history.
+pub const TOOL: &str = "raisin";
+/// The schema of every artifact's tables.
+pub const HISTORY: &str = "history";
+/// Schemas that mean something else than a stage: no stage can have one of these names.
+pub const RESERVED_SCHEMAS: [&str; 4] = [TOOL, HISTORY, "information_schema", "public"];
+
 /// One query and where its answer goes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct QueryOptions {

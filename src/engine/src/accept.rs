@@ -1,9 +1,13 @@
 //! A person's word that a change was cosmetic: the new action gets the artifact of the old one, and its record says so.
 
+use std::io::Write as _;
+
 use super::Options;
 use super::difference::words;
 use super::explain::{History, Question};
+use super::interrupt::Interrupt;
 use super::resolve::{Found, Resolver};
+use super::waiting::{once_each, words as words_of_waiting};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Problem, Result};
 use raisin_pipeline::Pipeline;
@@ -17,11 +21,13 @@ pub struct Acceptance {
     pub accepted: Accepted,
 }
 
-/// Accepts the change of a stage, in all its variants. Gives what was accepted; nothing, if the stage is cached.
+/// Accepts the change of a stage, in all its variants. Gives what was accepted; nothing, if the stage is cached. Says on
+/// standard error for whom it waits; a signal ends it at once, with exit code 130, and what is accepted by then stays so.
 ///
 /// # Errors
 /// A stage whose inputs are still to be made, or that no earlier artifact is there of. Nothing is accepted then.
 pub fn accept(pipeline: &Pipeline, options: &Options, stage: &str, reason: &str) -> Result<Vec<Acceptance>> {
+    let _interrupt = Interrupt::watch()?;
     let options = Options { only: vec![stage.to_owned()], ..options.clone() };
     let store = Store::open(&options.cache)?;
     let _shared = store.share()?;
@@ -40,12 +46,12 @@ pub fn accept(pipeline: &Pipeline, options: &Options, stage: &str, reason: &str)
         if resolver.graph.nodes[id].stage.name != stage {
             let message = format!("`{stage}` is made from `{label}`, which would run: its action is not known yet");
             let hint = format!("build or accept `{}` first", resolver.graph.nodes[id].stage.name);
-            return Err(Problem::new(message).hint(hint).into());
+            return Err(Problem::usage(message).hint(hint).into());
         }
         let Some(key) = resolved.key else { continue };
         let question = Question::of(&resolver, id, &resolved.action);
         let nothing = || {
-            Problem::new(format!("there is no earlier artifact of `{label}` that could stand for this one"))
+            Problem::usage(format!("there is no earlier artifact of `{label}` that could stand for this one"))
                 .hint(format!("`raisin build` makes it: `--only {stage}`"))
         };
         let (old, differences) = history.accept(&store, &question)?.ok_or_else(nothing)?;
@@ -73,7 +79,15 @@ pub fn accept(pipeline: &Pipeline, options: &Options, stage: &str, reason: &str)
     let mut accepted = Vec::with_capacity(made.len());
     for (acceptance, record) in made {
         // Whoever is making this action has the lock; what was really made is better than a person's word.
-        let _lock = store.lock(record.key, |_| Waiting::GoOn)?;
+        let doing = format!("building {}", acceptance.label);
+        let mut tell = once_each(|holder| {
+            // A closed standard error is no reason to stop.
+            drop(writeln!(std::io::stderr(), "{}", words_of_waiting(holder, &doing)));
+        });
+        let _lock = store.lock(record.key, |holder| {
+            tell(holder);
+            Waiting::GoOn
+        })?;
         if let Lookup::Hit(_) = store.lookup(record.key)? {
             continue;
         }

@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::child::Children;
+use super::child::{Children, executable};
 use super::difference::{Difference, words};
 use super::explain::{History, Question};
 use super::graph::NodeId;
 use super::interrupt::Interrupt;
 use super::job::{Order, assemble};
 use super::lanes::Lanes;
-use super::make::{Job, Message, Mode, Outcome};
+use super::make::{Check, Job, Message, Mode, Outcome, plain};
 use super::plan_file::PlanFile;
 use super::progress::{Display, duration, size};
 use super::resolve::{Found, Resolver};
@@ -23,8 +23,8 @@ use super::schedule::{Schedule, State, Turn};
 use super::summary::{Failure, Summary};
 use super::{Options, links};
 use raisin_base::digest::Digest;
-use raisin_base::error::{Context as _, Result, anyhow, bail, render};
-use raisin_contract::Event;
+use raisin_base::error::{Context as _, Result, anyhow, bail};
+use raisin_contract::{Event, Process};
 use raisin_pipeline::Pipeline;
 use raisin_store::{Journal, JournalEvent, Store};
 
@@ -64,6 +64,7 @@ fn build_with(pipeline: &Pipeline, options: &Options, plan: Option<&PlanFile>) -
     });
     build.look_up_ready()?;
     if build.schedule.count(|state| state == State::Queued) > 0 {
+        build.check_executables()?;
         build.tell_cached();
         build.run()?;
     }
@@ -88,8 +89,6 @@ struct Build<'a> {
     ran: u64,
     failures: Vec<Failure>,
     interrupted: bool,
-    /// Whether a stage failed because it could not be looked up.
-    unread: bool,
 }
 
 impl<'a> Build<'a> {
@@ -128,7 +127,6 @@ impl<'a> Build<'a> {
             ran: 0,
             failures: Vec::new(),
             interrupted: false,
-            unread: false,
             resolver,
         })
     }
@@ -150,10 +148,7 @@ impl<'a> Build<'a> {
                     hits.push(id);
                 }
                 Ok(None) => {}
-                Err(error) => {
-                    self.unread = true;
-                    self.failed(id, &error)?;
-                }
+                Err(error) => self.failed(id, &error)?,
             }
         }
         Ok(hits)
@@ -216,6 +211,25 @@ impl<'a> Build<'a> {
             }
         };
         Ok(words(&why))
+    }
+
+    /// Looks for the executables of the stages that may run: a stage that is hours away would else be the first to miss its
+    /// own.
+    ///
+    /// # Errors
+    /// One of them is not there.
+    fn check_executables(&self) -> Result<()> {
+        let mut found: Vec<Process> = Vec::new();
+        for (id, node) in self.resolver.graph.nodes.iter().enumerate() {
+            let process = node.stage.declaration.process;
+            let may_run = !matches!(self.schedule.state(id), State::Done | State::Failed | State::Skipped);
+            if may_run && !found.contains(&process) {
+                executable(process, self.mode.executables.as_deref())
+                    .with_context(|| format!("stage `{}` cannot run", self.label(id)))?;
+                found.push(process);
+            }
+        }
+        Ok(())
     }
 
     /// Runs until nothing more can: the only loop that waits.
@@ -297,11 +311,7 @@ impl<'a> Build<'a> {
 
     fn receive(&mut self, message: Message) -> Result<()> {
         match message {
-            Message::Waiting { id, pid } => {
-                let who = pid.map_or("another build".to_owned(), |pid| format!("pid {pid}"));
-                let stage = self.resolver.graph.nodes[id].stage.name.clone();
-                self.display.say(id, &format!("waiting for {who} building {stage}"));
-            }
+            Message::Waiting { id, words } => self.display.say(id, &words),
             Message::Started { id } => {
                 let (stage, variant, _) = self.names(id);
                 if let Some(key) = self.keys[id] {
@@ -323,7 +333,7 @@ impl<'a> Build<'a> {
     }
 
     fn succeeded(&mut self, id: NodeId, outcome: &Outcome) -> Result<()> {
-        let Outcome { record, ran, unlike } = outcome;
+        let Outcome { record, ran, check } = outcome;
         let label = self.label(id);
         if *ran {
             let (stage, variant, _) = self.names(id);
@@ -331,7 +341,7 @@ impl<'a> Build<'a> {
             let (seconds, bytes) = (record.seconds, record.bytes);
             self.journal.write(JournalEvent::Finished { stage, variant, key, artifact, seconds, bytes })?;
             let took = duration(Duration::from_secs_f64(seconds));
-            let checked = if self.mode.check && unlike.is_none() { ", twice the same" } else { "" };
+            let checked = if *check == Check::Same { ", twice the same" } else { "" };
             self.display.stage_line(&label, &format!("ran in {took}, {}{checked}", size(bytes)));
             self.ran += 1;
         } else {
@@ -348,10 +358,9 @@ impl<'a> Build<'a> {
         for hit in self.look_up_ready()? {
             self.display.stage_line(&self.label(hit), "cached");
         }
-        if let Some(unlike) = unlike {
-            // What the first run made is kept, and served: it is as good as any.
-            let reason = format!("the second run made something else than the first\n    {unlike}");
-            self.note_failure(id, reason)?;
+        if let Check::Failed(reason) = check {
+            // What the first run made is kept, and served.
+            self.note_failure(id, reason.clone())?;
         }
         Ok(())
     }
@@ -360,8 +369,7 @@ impl<'a> Build<'a> {
         let followers = self.schedule.followers(id);
         self.schedule.failed(id);
         followers.into_iter().for_each(|follower| self.schedule.failed(follower));
-        let reason = render(error);
-        let reason = reason.strip_prefix("error: ").unwrap_or(&reason).to_owned();
+        let reason = plain(error);
         if self.interrupted {
             let (stage, variant, _) = self.names(id);
             self.display.stage_line(&self.label(id), "interrupted");
@@ -403,12 +411,7 @@ impl<'a> Build<'a> {
         }
         let keys = self.keys.iter().enumerate();
         let keys = keys.map(|(id, key)| key.filter(|_| self.schedule.state(id) == State::Done)).collect::<Vec<_>>();
-        let others = match (self.unread, options.only.is_empty()) {
-            (true, _) => links::Others::Stay,
-            (false, false) => links::Others::StayIfLeftOut,
-            (false, true) => links::Others::Go,
-        };
-        let links::Update { folder: out, changed } = links::update(&mut self.resolver, &keys, &options.out, others)?;
+        let links::Update { folder: out, changed, earlier } = links::update(&mut self.resolver, &keys, &options.out)?;
         if changed || self.ran > 0 || self.resolver.found_in_store || self.resolver.index.has_changed() {
             self.remember(&keys, options.only.is_empty())?;
         }
@@ -419,6 +422,7 @@ impl<'a> Build<'a> {
             ran: self.ran,
             cached: done - self.ran,
             skipped: self.schedule.count(|state| !matches!(state, State::Done | State::Failed)),
+            earlier,
             failures: self.failures,
             interrupted: self.interrupted,
             seconds: took.as_secs_f64(),
@@ -442,6 +446,10 @@ impl<'a> Build<'a> {
         })?;
         let (name, ran, cached, out) = (&summary.pipeline, summary.ran, summary.cached, summary.out.display());
         let took = duration(took);
+        if earlier > 0 {
+            let stages = if earlier == 1 { "stage is" } else { "stages are" };
+            self.display.line(&format!("{earlier} {stages} of an earlier build in {out}"));
+        }
         self.display.line(&match outcome {
             "built" if ran == 0 => format!("built {name}: nothing to run, {cached} cached, {took}  ->  {out}"),
             "built" => format!("built {name}: {ran} ran, {cached} cached, {took}  ->  {out}"),

@@ -137,7 +137,12 @@ pub fn executable(process: Process, folder: Option<&Path>) -> Result<PathBuf> {
     if process == Process::Tensor
         && let Some(path) = std::env::var_os("RAISIN_WORKER")
     {
-        return Ok(PathBuf::from(path));
+        let path = PathBuf::from(path);
+        if path.is_file() {
+            return Ok(path);
+        }
+        let message = format!("RAISIN_WORKER names {}, where there is no file", path.display());
+        return Err(Problem::new(message).hint("unset it to take the executable beside `raisin`").into());
     }
     let own = std::env::current_exe().context("cannot find the running executable")?;
     let folder = folder.or(own.parent()).unwrap_or(Path::new("."));

@@ -1,7 +1,10 @@
 //! Which devices tensor stages can have on this machine. Found without loading libtorch.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use raisin_base::error::{Problem, Result};
 use raisin_contract::{DType, DeviceKind};
@@ -32,6 +35,42 @@ impl FromStr for DeviceChoice {
     }
 }
 
+/// As a person writes it, and as [`FromStr`] reads it.
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda => f.write_str("cuda"),
+            Self::CudaAt(index) => write!(f, "cuda:{index}"),
+        }
+    }
+}
+
+impl Serialize for DeviceChoice {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for DeviceChoice {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl DeviceChoice {
+    /// The same choice on a machine where `auto` means devices of this kind.
+    #[must_use]
+    pub fn settled(self, kind: DeviceKind) -> Self {
+        match (self, kind) {
+            (Self::Auto, DeviceKind::Cpu) => Self::Cpu,
+            (Self::Auto, DeviceKind::Cuda) => Self::Cuda,
+            (chosen, _) => chosen,
+        }
+    }
+}
+
 /// What tensor stages get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Devices {
@@ -53,7 +92,7 @@ impl Devices {
             DeviceChoice::CudaAt(index) => {
                 let all = cuda()?;
                 if index >= all.count {
-                    return Err(Problem::new(format!("there is no device cuda:{index}"))
+                    return Err(Problem::usage(format!("there is no device cuda:{index}"))
                         .hint(format!("there are {}, counted from cuda:0", all.count))
                         .into());
                 }
@@ -79,7 +118,7 @@ impl Devices {
 fn cuda() -> Result<Devices> {
     detect().ok_or_else(|| {
         let lacking = if gpus() == 0 { "there is no /dev/nvidia0" } else { "there is no libtorch_cuda.so" };
-        Problem::new(format!("no CUDA device can be used: {lacking}"))
+        Problem::usage(format!("no CUDA device can be used: {lacking}"))
             .hint("`./justw setup cuda` installs the CUDA libraries; `--device cpu` does without")
             .into()
     })
@@ -125,5 +164,15 @@ mod tests {
         assert_eq!([0, 1].map(|slot| third.index(slot)), [2, 2]);
         assert_eq!("cuda:12".parse(), Ok(DeviceChoice::CudaAt(12)));
         assert!("cuda:".parse::<DeviceChoice>().is_err());
+    }
+
+    #[test]
+    fn a_choice_is_read_as_it_is_written_and_auto_is_settled() {
+        for choice in [DeviceChoice::Auto, DeviceChoice::Cpu, DeviceChoice::Cuda, DeviceChoice::CudaAt(1)] {
+            assert_eq!(choice.to_string().parse(), Ok(choice));
+        }
+        assert_eq!(DeviceChoice::CudaAt(1).settled(DeviceKind::Cuda), DeviceChoice::CudaAt(1));
+        assert_eq!(DeviceChoice::Auto.settled(DeviceKind::Cuda), DeviceChoice::Cuda);
+        assert_eq!(DeviceChoice::Auto.settled(DeviceKind::Cpu), DeviceChoice::Cpu);
     }
 }

@@ -14,10 +14,11 @@ use std::time::Duration;
 use ureq::http::{HeaderValue, Response, StatusCode, header};
 use ureq::{Agent, Body};
 
+use super::waiting::words;
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Problem, Result, anyhow, bail};
 use raisin_contract::Progress;
-use raisin_store::{Store, Waiting};
+use raisin_store::{Lock, Store, Waiting};
 
 /// How often in a row nothing may arrive before it is given up.
 const TRIES: u32 = 6;
@@ -27,6 +28,8 @@ const STALLED: Duration = Duration::from_secs(30);
 /// Who wants to know how far it is, and whether to go on.
 pub trait Listener {
     fn progress(&mut self, progress: Progress);
+    /// Another process is fetching the same file.
+    fn waits(&mut self, words: String);
     fn gives_up(&self) -> bool;
 }
 
@@ -55,9 +58,8 @@ fn name(address: &str) -> String {
 /// An address that gives nothing, or something else.
 pub fn bring(store: &Store, address: &str, blake3: Digest, listener: &mut dyn Listener) -> Result<PathBuf> {
     let place = place(store, address, blake3);
-    let key = Digest::of(format!("fetch {address}").as_bytes());
-    let gives_up = || if listener.gives_up() { Waiting::GiveUp } else { Waiting::GoOn };
-    let Some(_lock) = store.lock(key, |_| gives_up())? else { bail!("interrupted") };
+    let key = key(address);
+    let Some(_lock) = lock(store, address, listener)? else { bail!("interrupted") };
     if place.exists() {
         if Digest::of_file(&place).with_context(|| format!("cannot read {}", place.display()))? == blake3 {
             return Ok(place);
@@ -84,8 +86,8 @@ pub fn bring(store: &Store, address: &str, blake3: Digest, listener: &mut dyn Li
 /// Fetches the file of an address into the cache, whatever it is. Gives its digest.
 pub fn fetch(store: &Store, address: &str, listener: &mut dyn Listener) -> Result<Digest> {
     let _shared = store.share()?;
-    let key = Digest::of(format!("fetch {address}").as_bytes());
-    let Some(_lock) = store.lock(key, |_| Waiting::GoOn)? else { bail!("interrupted") };
+    let key = key(address);
+    let Some(_lock) = lock(store, address, listener)? else { bail!("interrupted") };
     let part = part(store, key);
     let mut download = Download::new(address, &part, false);
     // Nobody knows what file that is the beginning of.
@@ -93,6 +95,22 @@ pub fn fetch(store: &Store, address: &str, listener: &mut dyn Listener) -> Resul
     let blake3 = download.run(listener)?;
     keep(&part, &place(store, address, blake3))?;
     Ok(blake3)
+}
+
+fn key(address: &str) -> Digest {
+    Digest::of(format!("fetch {address}").as_bytes())
+}
+
+/// One download of an address at a time; `None` if the listener gave up waiting for another one.
+fn lock(store: &Store, address: &str, listener: &mut dyn Listener) -> Result<Option<Lock>> {
+    let mut told = None;
+    store.lock(key(address), |holder| {
+        if told != Some(holder) {
+            told = Some(holder);
+            listener.waits(words(holder, &format!("fetching {address}")));
+        }
+        if listener.gives_up() { Waiting::GiveUp } else { Waiting::GoOn }
+    })
 }
 
 fn part(store: &Store, key: Digest) -> PathBuf {
@@ -209,7 +227,10 @@ impl<'d> Download<'d> {
         }
         let response = match request.call() {
             Ok(response) => response,
-            Err(error @ (ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::TooManyRedirects)) => {
+            Err(error @ (ureq::Error::BadUri(_) | ureq::Error::Http(_))) => {
+                return Err(Problem::usage(format!("cannot fetch {address}: {error}")).into());
+            }
+            Err(error @ ureq::Error::TooManyRedirects) => {
                 return Err(Problem::new(format!("cannot fetch {address}: {error}")).into());
             }
             Err(error) => return Ok(Connection::Broken(error.into())),

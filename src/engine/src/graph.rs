@@ -113,7 +113,7 @@ impl<'a> Graph<'a> {
         };
         match self.by_name.get(&(variant, stage.name.as_str())) {
             Some(Visit::Done(id)) => return Ok(*id),
-            Some(Visit::Under) => return Err(Problem::new(format!("stage `{name}` needs itself")).into()),
+            Some(Visit::Under) => return Err(Problem::usage(format!("stage `{name}` needs itself")).into()),
             None => {}
         }
         let gathers = stage.declaration.gathers;
@@ -126,7 +126,7 @@ impl<'a> Graph<'a> {
                 "stage `{name}` sees all variants at once, so the sweep cannot change it, as it does in variant `{}`",
                 self.pipeline.variants[*other].name
             );
-            return Err(Problem::new(message).into());
+            return Err(Problem::usage(message).into());
         }
         let mut needs = Vec::new();
         for need in &stage.resolved.needs.stages {
@@ -188,7 +188,7 @@ impl<'a> Graph<'a> {
 
 /// There is no stage of this name where it was looked for.
 pub fn unknown_stage<'n>(name: &str, place: &str, names: impl Iterator<Item = &'n str> + Clone) -> Problem {
-    let problem = Problem::new(format!("there is no stage `{name}` {place}"));
+    let problem = Problem::usage(format!("there is no stage `{name}` {place}"));
     problem.hint(match nearest(name, names.clone()) {
         Some(near) => format!("did you mean `{near}`?"),
         None => {

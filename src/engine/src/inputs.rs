@@ -191,7 +191,7 @@ pub fn digest_of(store: &Store, path: &str) -> Result<Digest> {
     digests.save();
     match found? {
         Some(input) => input.digest(),
-        None => Err(Problem::new(format!("there is no file {path}")).into()),
+        None => Err(Problem::usage(format!("there is no file {path}")).into()),
     }
 }
 
@@ -268,7 +268,7 @@ fn find(folder: &Path, written: &str, several: bool, digests: &mut FileDigests) 
     let below = path.strip_prefix(&base)?;
     let pattern = format!("{}/{}", glob::Pattern::escape(&base.to_string_lossy()), below.display());
     let matches = glob::glob_with(&pattern, options)
-        .map_err(|error| Problem::new(format!("{written} is no pattern: {}", error.msg)))?;
+        .map_err(|error| Problem::usage(format!("{written} is no pattern: {}", error.msg)))?;
     let mut files = Vec::new();
     for path in matches {
         let path = path.map_err(std::io::Error::from).context("cannot list files")?;
@@ -320,7 +320,7 @@ fn files_below(folder: &Path, hidden: bool) -> Result<Vec<PathBuf>> {
 fn problem(stage: &Stage, pointer: &str, message: String) -> Problem {
     match stage.written.get(pointer) {
         Some(written) => written.problem(message),
-        None => Problem::new(message),
+        None => Problem::usage(message),
     }
 }
 

@@ -39,6 +39,7 @@ mod resolve;
 mod resources;
 mod schedule;
 mod summary;
+mod waiting;
 
 use std::path::PathBuf;
 

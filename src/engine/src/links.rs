@@ -3,6 +3,7 @@
 //! The links are for people and the roots of gc; build.json is the catalog that SQL works from.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
@@ -19,38 +20,36 @@ pub struct Update {
     pub folder: PathBuf,
     /// Whether the links say something else now than before.
     pub changed: bool,
-}
-
-/// What becomes of the links of stages that a build has no artifact of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Others {
-    /// It was to reach everything, and did not come so far.
-    Go,
-    /// `only` may have left them out.
-    StayIfLeftOut,
-    /// There may be artifacts that could not be looked at, and nobody may take them for rubbish.
-    Stay,
+    /// How many links lead to artifacts of an earlier build, because this one has none of these stages.
+    pub earlier: u64,
 }
 
 /// Brings out/<pipeline>/ up to date with what was built. `keys` are those of the nodes that have an artifact.
-pub fn update(resolver: &mut Resolver<'_>, keys: &[Option<Digest>], out: &Path, others: Others) -> Result<Update> {
-    let partial = others != Others::Go;
+///
+/// A link stays until this build has a newer artifact of its stage, or the pipeline has no such stage any more: a build
+/// that fails, is interrupted, or leaves stages out takes no result away.
+pub fn update(resolver: &mut Resolver<'_>, keys: &[Option<Digest>], out: &Path) -> Result<Update> {
     let pipeline = resolver.graph.pipeline;
     let folder = out.join(&pipeline.name);
     resolver.store.add_root(out)?;
     let said = what_is_said(resolver, keys);
-    if !partial && resolver.index.links_say(said) {
-        return Ok(Update { folder, changed: false });
+    if let Some(said) = said
+        && resolver.index.links_say(said)
+    {
+        return Ok(Update { folder, changed: false, earlier: 0 });
     }
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let folder = folder.canonicalize()?;
-    // One build at a time: another one of the same pipeline would remove what this one is just about to name.
+    // One build at a time: another one of the same pipeline would remove what this one is just about to name. It is over
+    // in a moment.
     let key = Digest::of(format!("links {}", folder.display()).as_bytes());
     let _lock = resolver.store.lock(key, |_| Waiting::GoOn)?;
     let before = BuildDescription::read(&folder).ok().flatten();
 
-    let mut stages = Vec::new();
+    let (mut stages, mut earlier) = (Vec::new(), 0);
     let mut seen = BTreeSet::new();
+    let mut wanted = BTreeSet::new();
+    let mut places = BTreeSet::from([folder.clone()]);
     for (index, variant) in pipeline.variants.iter().enumerate() {
         for stage in &variant.stages {
             let gathers = stage.declaration.gathers;
@@ -58,8 +57,12 @@ pub fn update(resolver: &mut Resolver<'_>, keys: &[Option<Digest>], out: &Path, 
             if !seen.insert((name, stage.name.as_str())) {
                 continue;
             }
+            let place = if name.is_empty() { folder.clone() } else { folder.join(file_name(name)) };
+            let link = place.join(&stage.name);
+            let target = |artifact| relative(&place, &resolver.store.artifact_folder(artifact));
             let id = resolver.graph.node(index, &stage.name);
             if let Some((artifact, key)) = id.and_then(|id| Some((resolver.artifact(id)?, keys[id]?))) {
+                set_link(&link, &target(artifact))?;
                 stages.push(BuiltStage {
                     stage: stage.name.clone(),
                     kind: stage.declaration.name.to_owned(),
@@ -68,22 +71,22 @@ pub fn update(resolver: &mut Resolver<'_>, keys: &[Option<Digest>], out: &Path, 
                     artifact,
                     key,
                 });
-            } else if (others == Others::Stay || partial && id.is_none())
-                && let Some(before) = &before
-            {
+            } else {
                 let same = |old: &&BuiltStage| old.stage == stage.name && old.variant == name;
-                stages.extend(before.stages.iter().find(same).cloned());
+                let Some(old) = before.as_ref().and_then(|before| before.stages.iter().find(same)) else { continue };
+                // The link may lead into another cache, which counts on it.
+                if !leads_to(&link, old.artifact) {
+                    if is_gone(&resolver.store.artifact_folder(old.artifact)) {
+                        continue;
+                    }
+                    set_link(&link, &target(old.artifact))?;
+                }
+                stages.push(old.clone());
+                earlier += 1;
             }
+            wanted.insert(link);
+            places.insert(place);
         }
-    }
-    let mut wanted = BTreeSet::new();
-    let mut places = BTreeSet::from([folder.clone()]);
-    for built in &stages {
-        let place = if built.variant.is_empty() { folder.clone() } else { folder.join(file_name(&built.variant)) };
-        let link = place.join(&built.stage);
-        set_link(&link, &relative(&place, &resolver.store.artifact_folder(built.artifact)))?;
-        wanted.insert(link);
-        places.insert(place);
     }
     remove_others(&folder, &wanted, 0)?;
     let description = BuildDescription { format: 1, pipeline: pipeline.name.clone(), stages };
@@ -92,15 +95,16 @@ pub fn update(resolver: &mut Resolver<'_>, keys: &[Option<Digest>], out: &Path, 
         let text = serde_json::to_string_pretty(&description)? + "\n";
         write_atomically(&folder.join(DESCRIPTION), text.as_bytes())?;
     }
-    if !partial {
+    if let Some(said) = said {
         places.insert(folder.join(DESCRIPTION));
         resolver.index.remember_links(said, places);
     }
-    Ok(Update { folder: out.join(&pipeline.name), changed })
+    Ok(Update { folder: out.join(&pipeline.name), changed, earlier })
 }
 
-/// The digest of everything that the links and build.json are made from.
-fn what_is_said(resolver: &Resolver<'_>, keys: &[Option<Digest>]) -> Digest {
+/// The digest of everything that the links and build.json are made from; `None` unless this build has an artifact of every
+/// stage, because then they also say what an earlier build has made.
+fn what_is_said(resolver: &Resolver<'_>, keys: &[Option<Digest>]) -> Option<Digest> {
     let pipeline = resolver.graph.pipeline;
     let mut said = Vec::new();
     let mut say = |text: &[u8]| {
@@ -113,15 +117,15 @@ fn what_is_said(resolver: &Resolver<'_>, keys: &[Option<Digest>]) -> Digest {
         say(variant.name.as_bytes());
         say(canonical(&Value::Object(variant.values.clone())).as_bytes());
         for stage in &variant.stages {
-            let Some(id) = resolver.graph.node(index, &stage.name) else { continue };
+            let id = resolver.graph.node(index, &stage.name)?;
             say(stage.name.as_bytes());
             say(stage.declaration.name.as_bytes());
-            for digest in [resolver.artifact(id), keys[id]] {
-                say(digest.as_ref().map_or(&[][..], |digest| digest.bytes()));
+            for digest in [resolver.artifact(id)?, keys[id]?] {
+                say(digest.bytes());
             }
         }
     }
-    Digest::of(&said)
+    Some(Digest::of(&said))
 }
 
 /// The longest name of a variant's folder in bytes: file systems take 255, and a person reads less.
@@ -176,8 +180,22 @@ fn remove_others(folder: &Path, wanted: &BTreeSet<PathBuf>, depth: usize) -> Res
 }
 
 fn leads_to_an_artifact(link: &Path) -> bool {
-    let target = std::fs::read_link(link).unwrap_or_default();
-    target.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.parse::<Digest>().is_ok())
+    artifact_of(link).is_some()
+}
+
+/// The artifact that a link names.
+fn artifact_of(link: &Path) -> Option<Digest> {
+    std::fs::read_link(link).ok()?.file_name()?.to_str()?.parse().ok()
+}
+
+/// Whether a link leads to a folder that is this artifact's.
+fn leads_to(link: &Path, artifact: Digest) -> bool {
+    artifact_of(link) == Some(artifact) && link.is_dir()
+}
+
+/// What cannot be looked at may be there.
+fn is_gone(path: &Path) -> bool {
+    path.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound)
 }
 
 /// The way from a folder to a path, both absolute.

@@ -17,8 +17,9 @@ use super::fetch::Listener;
 use super::graph::NodeId;
 use super::inputs::{InputFile, Moment, looks};
 use super::resident::{Ending, Resident};
+use super::waiting::{once_each, words};
 use raisin_base::digest::Digest;
-use raisin_base::error::{Context as _, Problem, Result, bail};
+use raisin_base::error::{Context as _, Error, Problem, Result, bail, render};
 use raisin_contract::context::{ASSIGNMENT, wait_until_left};
 use raisin_contract::{Assignment, Event, Process, Progress};
 use raisin_store::{ActionRecord, Lookup, Manifest, Store, Waiting, remove_tree};
@@ -49,10 +50,10 @@ pub struct Mode {
 
 /// What a job tells the build.
 pub enum Message {
-    /// Another process is making the same action.
+    /// Another process is making the same action, or fetching the same file.
     Waiting {
         id: NodeId,
-        pid: Option<u32>,
+        words: String,
     },
     Started {
         id: NodeId,
@@ -71,8 +72,17 @@ pub struct Outcome {
     pub record: ActionRecord,
     /// False where another build had made it meanwhile.
     pub ran: bool,
-    /// What a second run made otherwise.
-    pub unlike: Option<String>,
+    pub check: Check,
+}
+
+/// What came of the second run. Whatever that is, the artifact of the first run is committed, and as good as any.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// There was none: nobody asked for one, or the build was interrupted before its end.
+    None,
+    Same,
+    /// In words: what it made otherwise, or why it made nothing.
+    Failed(String),
 }
 
 /// Makes the action, unless it turns out to be there once the lock is held.
@@ -86,19 +96,17 @@ pub fn make<'c>(
     let Job { id, process, assignment, mut inputs, mut record, mode } = job;
     let key = record.key;
     let send = |message| drop(messages.send(message));
-    let mut told = None;
+    let doing = format!("building {}", assignment.stage);
+    let mut tell = once_each(|holder| send(Message::Waiting { id, words: words(holder, &doing) }));
     let lock = store.lock(key, |holder| {
-        if told != Some(holder) {
-            told = Some(holder);
-            send(Message::Waiting { id, pid: holder });
-        }
+        tell(holder);
         if children.is_stopping() { Waiting::GiveUp } else { Waiting::GoOn }
     })?;
     let Some(_lock) = lock else { bail!("interrupted while waiting for another build") };
     if !mode.anew
         && let Lookup::Hit(record) = store.lookup(key)?
     {
-        return Ok(Outcome { record: *record, ran: false, unlike: None });
+        return Ok(Outcome { record: *record, ran: false, check: Check::None });
     }
     send(Message::Started { id });
 
@@ -109,8 +117,8 @@ pub fn make<'c>(
     if mode.anew && staging.exists() {
         remove_tree(staging)?;
     }
-    let mut tell = Tell { id, children, messages };
-    inputs.iter_mut().try_for_each(|input| input.bring(store, &mut tell))?;
+    let mut listener = Tell { id, children, messages };
+    inputs.iter_mut().try_for_each(|input| input.bring(store, &mut listener))?;
     inputs.iter().try_for_each(|input| input.check_unchanged(Moment::BeforeTheStage))?;
     let log = store.log_file(key);
     let started = Instant::now();
@@ -121,6 +129,7 @@ pub fn make<'c>(
     {
         send(Message::Event { id, event: Event::Note { text: format!("{why}: it begins anew") } });
     }
+    let resumes = std::fs::read_dir(staging.join("work")).is_ok_and(|mut left| left.next().is_some());
     let file = write_assignment(&assignment, looks)?;
     let on_event = |event: Event| {
         match &event {
@@ -135,7 +144,7 @@ pub fn make<'c>(
     let worker = if mode.fresh_worker { &mut own } else { resident };
     let ending = Resident::run(worker, children, command, &file, &log, on_event)?;
     drop(own);
-    succeeded(ending, &log, children)?;
+    succeeded(ending, &log, children, resumes.then_some(assignment.stage.as_str()))?;
     if let Err(changed) = inputs.iter().try_for_each(|input| input.check_unchanged(Moment::AfterTheStage)) {
         // Its checkpoints are those of other bytes than the key says.
         remove_tree(staging)?;
@@ -158,28 +167,63 @@ pub fn make<'c>(
     }
     store.write_record(&record)?;
     remove_tree(staging)?;
-    let unlike = if mode.check {
-        // In a process and a folder of its own: nothing that the first run left can make the two alike.
-        let again =
-            Assignment { folder: store.staging_folder(Digest::of(format!("again {key}").as_bytes())), ..assignment };
-        if again.folder.exists() {
-            remove_tree(&again.folder)?;
+    let check = if mode.check {
+        let again = SecondRun { id, process, key, looks, assignment, executables: mode.executables };
+        match again.run(store, children, messages).and_then(|second| {
+            inputs.iter().try_for_each(|input| input.check_unchanged(Moment::AfterTheStage))?;
+            Ok(compare(&artifact.manifest, &second))
+        }) {
+            Ok(None) => Check::Same,
+            Ok(Some(unlike)) => {
+                Check::Failed(format!("the second run made something else than the first\n    {unlike}"))
+            }
+            Err(_) if children.is_stopping() => Check::None,
+            Err(error) => Check::Failed(format!("the second run failed\n    {}", plain(&error))),
         }
-        let file = write_assignment(&again, looks)?;
+    } else {
+        Check::None
+    };
+    Ok(Outcome { record, ran: true, check })
+}
+
+/// The same action once more, in a process, a folder and a log of its own: nothing that the first run left can make the two
+/// alike, and nothing of the second run takes the place of what the first has said.
+struct SecondRun {
+    id: NodeId,
+    process: Process,
+    key: Digest,
+    looks: Digest,
+    assignment: Assignment,
+    executables: Option<PathBuf>,
+}
+
+impl SecondRun {
+    /// Gives what it made.
+    fn run(self, store: &Store, children: &Children, messages: &Sender<Message>) -> Result<Manifest> {
+        let Self { id, process, key, looks, assignment, executables } = self;
+        let key = Digest::of(format!("again {key}").as_bytes());
+        let assignment = Assignment { folder: store.staging_folder(key), ..assignment };
+        if assignment.folder.exists() {
+            remove_tree(&assignment.folder)?;
+        }
+        let (file, log) = (write_assignment(&assignment, looks)?, store.log_file(key));
+        let command = || command(process, executables.as_deref());
         let ending = Resident::run(&mut None, children, command, &file, &log, |event| {
             if let Event::Progress(_) = event {
-                send(Message::Event { id, event });
+                drop(messages.send(Message::Event { id, event }));
             }
         })?;
-        succeeded(ending, &log, children).context("the second run, for --check")?;
-        inputs.iter().try_for_each(|input| input.check_unchanged(Moment::AfterTheStage))?;
-        let other = Manifest::of_folder(&again.folder.join("out"))?;
-        remove_tree(&again.folder)?;
-        compare(&artifact.manifest, &other)
-    } else {
-        None
-    };
-    Ok(Outcome { record, ran: true, unlike })
+        succeeded(ending, &log, children, None)?;
+        let made = Manifest::of_folder(&assignment.folder.join("out"))?;
+        remove_tree(&assignment.folder)?;
+        Ok(made)
+    }
+}
+
+/// As it stands in the reason of a failure.
+pub fn plain(error: &Error) -> String {
+    let text = render(error);
+    text.strip_prefix("error: ").unwrap_or(&text).to_owned()
 }
 
 /// Says how far a download is, as a stage says how far it is itself.
@@ -192,6 +236,10 @@ struct Tell<'t> {
 impl Listener for Tell<'_> {
     fn progress(&mut self, progress: Progress) {
         drop(self.messages.send(Message::Event { id: self.id, event: Event::Progress(progress) }));
+    }
+
+    fn waits(&mut self, words: String) {
+        drop(self.messages.send(Message::Waiting { id: self.id, words }));
     }
 
     fn gives_up(&self) -> bool {
@@ -275,7 +323,10 @@ fn compare(first: &Manifest, second: &Manifest) -> Option<String> {
 /// How many lines of a failed stage's log are shown.
 const TAIL: usize = 20;
 
-fn succeeded(ending: Ending, log: &Path, children: &Children) -> Result<()> {
+/// # Errors
+/// It failed. `resumed` is the stage if it had checkpoints of an earlier attempt: whether they are the reason, only a
+/// person can tell.
+fn succeeded(ending: Ending, log: &Path, children: &Children, resumed: Option<&str>) -> Result<()> {
     if ending == Ending::Done {
         return Ok(());
     }
@@ -295,7 +346,14 @@ fn succeeded(ending: Ending, log: &Path, children: &Children) -> Result<()> {
         },
     };
     let separator = if what.is_empty() || tail.is_empty() { "" } else { "\n    " };
-    Err(Problem::new(format!("{what}{separator}{tail}")).hint(format!("its whole log is {}", log.display())).into())
+    let mut hint = format!("its whole log is {}", log.display());
+    if let Some(stage) = resumed {
+        hint += &format!(
+            "\nhint: it went on from checkpoints of an earlier attempt; if they are the reason, `raisin build PIPELINE \
+             --force {stage}` begins anew"
+        );
+    }
+    Err(Problem::new(format!("{what}{separator}{tail}")).hint(hint).into())
 }
 
 #[cfg(test)]

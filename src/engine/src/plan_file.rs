@@ -15,8 +15,8 @@ use super::difference::{differences, words};
 use super::plan::{Plan, PlannedStage, Status, plan_with};
 use super::resolve::Resolver;
 use super::{DeviceChoice, Options};
-use raisin_base::error::{Context as _, Problem, Result, ensure};
-use raisin_contract::{DType, Declaration, DeviceKind};
+use raisin_base::error::{Context as _, Problem, Result};
+use raisin_contract::{DType, Declaration};
 use raisin_pipeline::{Pipeline, Resources, Stage, Variant};
 
 /// The format of plan files.
@@ -28,7 +28,8 @@ pub struct PlanFile {
     raisin_plan: u32,
     /// RFC 3339.
     planned: String,
-    device: DeviceKind,
+    /// Never `auto`: one GPU of several stays that one.
+    device: DeviceChoice,
     only: Vec<String>,
     pipeline: KeptPipeline,
     stages: Vec<KeptAction>,
@@ -80,7 +81,7 @@ impl PlanFile {
         let file = Self {
             raisin_plan: FORMAT,
             planned: jiff::Timestamp::now().to_string(),
-            device: resolver.devices.kind,
+            device: options.device.settled(resolver.devices.kind),
             only: options.only.clone(),
             pipeline: KeptPipeline::of(pipeline),
             stages: stages.collect(),
@@ -106,29 +107,25 @@ impl PlanFile {
         let shown = path.display();
         let again = "plan again with this raisin: `raisin plan PIPELINE --out FILE`";
         let value: Value = serde_json::from_slice(&bytes)
-            .map_err(|error| Problem::new(format!("{shown} is neither a pipeline nor a plan: {error}")))?;
+            .map_err(|error| Problem::usage(format!("{shown} is neither a pipeline nor a plan: {error}")))?;
         match value.get("raisin_plan").map(Value::as_u64) {
             Some(Some(format)) if format == u64::from(FORMAT) => {}
             Some(format) => {
                 let format = format.map_or("another format".to_owned(), |format| format!("format {format}"));
                 let message = format!("the plan {shown} has {format}, this raisin reads format {FORMAT}");
-                return Err(Problem::new(message).hint(again).into());
+                return Err(Problem::usage(message).hint(again).into());
             }
-            None => return Err(Problem::new(format!("{shown} is neither a pipeline nor a plan")).hint(again).into()),
+            None => return Err(Problem::usage(format!("{shown} is neither a pipeline nor a plan")).hint(again).into()),
         }
         let mut plan: Self = serde_json::from_value(value)
-            .map_err(|error| Problem::new(format!("the plan {shown} is damaged: {error}")).hint(again))?;
+            .map_err(|error| Problem::usage(format!("the plan {shown} is damaged: {error}")).hint(again))?;
         path.clone_into(&mut plan.path);
         Ok(Some(plan))
     }
 
     /// The options that the plan was made with; the others are those given.
     pub fn options(&self, options: Options) -> Options {
-        let device = match self.device {
-            DeviceKind::Cpu => DeviceChoice::Cpu,
-            DeviceKind::Cuda => DeviceChoice::Cuda,
-        };
-        Options { device, only: self.only.clone(), ..options }
+        Options { device: self.device, only: self.only.clone(), ..options }
     }
 
     /// The pipeline as it was planned. Paths in it are relative to the current directory, as always.
@@ -158,7 +155,10 @@ impl PlanFile {
     /// What changed since it was planned, by stage.
     pub(super) fn check(&self, resolver: &Resolver<'_>) -> Result<()> {
         let count = resolver.graph.nodes.len();
-        ensure!(count == self.stages.len(), "the plan {} does not fit its own pipeline", self.path.display());
+        if count != self.stages.len() {
+            let message = format!("the plan {} does not fit its own pipeline", self.path.display());
+            return Err(Problem::usage(message).hint("plan again").into());
+        }
         let mut changed = Vec::new();
         for (id, kept) in self.stages.iter().enumerate() {
             let now = without_artifacts(&resolver.resolve(id)?.action);
@@ -170,7 +170,7 @@ impl PlanFile {
         }
         let message = format!("since {} was planned, something changed{}", self.path.display(), changed.concat());
         let hint = format!("plan again: `raisin plan {} --out {}`", self.pipeline.file.display(), self.path.display());
-        Err(Problem::new(message).hint(hint).into())
+        Err(Problem::usage(message).hint(hint).into())
     }
 
     /// Why a stage would run, as it was planned; `None` for one that was cached.
@@ -210,7 +210,7 @@ impl KeptPipeline {
 
 impl KeptStage {
     fn restore(&self, kinds: &'static [Declaration]) -> Result<Stage> {
-        let refused = |what: String| Problem::new(what).hint("plan again with this raisin");
+        let refused = |what: String| Problem::usage(what).hint("plan again with this raisin");
         let name = &self.name;
         let declaration = kinds.iter().find(|kind| kind.name == self.kind).ok_or_else(|| {
             refused(format!("stage `{name}` was planned with the kind `{}`, which is not there", self.kind))

@@ -5,8 +5,12 @@ use super::device::Devices;
 use raisin_contract::{DeviceKind, Process};
 use raisin_pipeline::Stage;
 
-/// A whole GPU, in the parts that shares are counted in.
-pub const WHOLE_GPU: u32 = 1000;
+/// A whole GPU, in the parts that shares are counted in: so small that a share counts as it was written, because the digits
+/// of an `f64` fit. Sums of shares are then exact.
+pub const WHOLE_GPU: u64 = 1_000_000_000_000_000_000;
+
+/// How many digits a share has behind the point.
+const DIGITS: usize = 18;
 
 /// What a stage takes of the machine while it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,7 +19,7 @@ pub struct Demand {
     pub threads: usize,
     pub memory: u64,
     /// Of [`WHOLE_GPU`]; 0 where tensors live on the CPU.
-    pub gpu: u32,
+    pub gpu: u64,
 }
 
 /// What stages running side by side share.
@@ -52,7 +56,6 @@ impl Machine {
     pub fn demand(&self, stage: &Stage) -> Demand {
         let process = stage.declaration.process;
         let said = stage.resources;
-        let share = |share: f64| (share * f64::from(WHOLE_GPU)).ceil() as u32;
         match process {
             Process::Data | Process::Sql => {
                 Demand { process, threads: 1, memory: said.memory.unwrap_or(256_000_000), gpu: 0 }
@@ -67,6 +70,17 @@ impl Machine {
     }
 }
 
+/// A share of a GPU, from 0 to 1, in parts of [`WHOLE_GPU`]: the shortest decimal number that is this `f64`, which is what a
+/// person wrote. A digit too small to be counted counts as one part more.
+pub fn share(of_one: f64) -> u64 {
+    let written = format!("{of_one}");
+    let (whole, digits) = written.split_once('.').unwrap_or((&written, ""));
+    let (counted, rest) = digits.split_at(digits.len().min(DIGITS));
+    let parts = format!("{counted:0<DIGITS$}").parse::<u64>().unwrap_or(WHOLE_GPU);
+    let more = u64::from(rest.bytes().any(|digit| digit != b'0'));
+    (whole.parse::<u64>().unwrap_or(1).saturating_mul(WHOLE_GPU)).saturating_add(parts + more).min(WHOLE_GPU)
+}
+
 /// The memory of the machine, or what a container leaves of it.
 fn memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
@@ -75,4 +89,22 @@ fn memory() -> Option<u64> {
     let limit = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
     let limit = limit.iter().find_map(|file| std::fs::read_to_string(file).ok()?.trim().parse::<u64>().ok());
     Some(limit.map_or(total, |limit| limit.min(total)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_counts_as_it_was_written() {
+        assert_eq!([share(1.0), share(0.5), share(0.3333)], [WHOLE_GPU, WHOLE_GPU / 2, 333_300_000_000_000_000]);
+        let fit = |written: f64| WHOLE_GPU / share(written);
+        assert_eq!([fit(0.3333), fit(0.33333), fit(0.333_333_333_333), fit(1.0 / 3.0)], [3; 4]);
+        assert_eq!([fit(0.3334), fit(0.333_333_333_334)], [2; 2]);
+        // No sum of an `f64` and its rounding decides.
+        assert_eq!([fit(0.1), fit(0.2), fit(0.05), fit(0.01)], [10, 5, 20, 100]);
+        assert_eq!(share(0.7) + share(0.2) + share(0.1), WHOLE_GPU);
+        // However little is asked for, it is something.
+        assert_eq!(share(1e-30), 1);
+    }
 }

@@ -62,7 +62,7 @@ struct Taken {
     threads: usize,
     memory: u64,
     /// Of each GPU.
-    gpus: Vec<u32>,
+    gpus: Vec<u64>,
 }
 
 impl Schedule {
@@ -227,7 +227,7 @@ mod tests {
         Demand { process: Process::Data, threads: 1, memory: 100, gpu: 0 }
     }
 
-    fn tensor(threads: usize, memory: u64, gpu: u32) -> Demand {
+    fn tensor(threads: usize, memory: u64, gpu: u64) -> Demand {
         Demand { process: Process::Tensor, threads, memory, gpu }
     }
 
@@ -291,7 +291,7 @@ mod tests {
                 prop_assert!(running.len() <= 1 || total(&|demand| demand.memory) <= 2000);
                 for index in 0..gpus {
                     let here = running.iter().filter(|(_, gpu)| *gpu == Some(index));
-                    prop_assert!(here.map(|(id, _)| demands[*id].gpu).sum::<u32>() <= WHOLE_GPU);
+                    prop_assert!(here.map(|(id, _)| demands[*id].gpu).sum::<u64>() <= WHOLE_GPU);
                 }
                 let Some((id, _)) = running.pop() else { break };
                 if fails == Some(id) { schedule.failed(id) } else { schedule.done(id); done.push(id) }
@@ -345,5 +345,9 @@ mod tests {
         let two = Machine::with(8, 1000, 2, usize::MAX);
         let (whole, half) = (tensor(1, 0, WHOLE_GPU), tensor(1, 0, WHOLE_GPU / 2));
         assert_eq!(started(&[whole, half, half, half], two), [(0, Some(0)), (1, Some(1)), (2, Some(1))]);
+        // The sum of shares on a GPU is never more than one.
+        let one = Machine::with(8, 1000, 1, usize::MAX);
+        let three = |share: f64| started(&[tensor(1, 0, super::super::resources::share(share)); 3], one).len();
+        assert_eq!([three(0.3333), three(0.3334)], [3, 2]);
     }
 }

@@ -12,6 +12,9 @@ pub struct Summary {
     pub cached: u64,
     /// Stages that did not run because one that they need failed.
     pub skipped: u64,
+    /// Stages, each counted once in every variant, whose links still lead to what an earlier build has made: this one has no
+    /// newer artifact of them.
+    pub earlier: u64,
     pub failures: Vec<Failure>,
     pub interrupted: bool,
     pub seconds: f64,

@@ -21,8 +21,8 @@ pub fn references(sql: &str) -> Result<Vec<(String, String)>, Problem> {
     let statements = Parser::parse_sql(&DIALECT, sql).map_err(|error| not_sql(&error, sql))?;
     let statement = match statements.as_slice() {
         [statement] => statement,
-        [] => return Err(Problem::new("the query is empty")),
-        several => return Err(Problem::new(several_statements(several.len()))),
+        [] => return Err(Problem::usage("the query is empty")),
+        several => return Err(Problem::usage(several_statements(several.len()))),
     };
     let mut relations = Relations::default();
     let _ = statement.visit(&mut relations);
@@ -40,7 +40,7 @@ pub fn not_sql(error: &ParserError, sql: &str) -> Problem {
         ParserError::RecursionLimitExceeded => "it is nested too deeply",
     };
     let message = message.strip_prefix("sql parser error: ").unwrap_or(message);
-    let problem = Problem::new(format!("the query is not SQL that raisin understands: {message}"));
+    let problem = Problem::usage(format!("the query is not SQL that raisin understands: {message}"));
     match excerpt(message, sql) {
         Some(excerpt) => problem.hint(excerpt),
         None => problem,

@@ -14,6 +14,7 @@ use super::tree::{Content, Entry, Node, Table, Written};
 use super::{Resources, Stage, Variant};
 use raisin_base::error::{Problem, nearest};
 use raisin_contract::declaration::from_json;
+use raisin_contract::query::RESERVED_SCHEMAS;
 use raisin_contract::{DType, Declaration, ParameterProblem, Resolved, StageNeed};
 
 const TOP_KEYS: [&str; 4] = ["include", "pipeline", "stage", "sweep"];
@@ -50,7 +51,7 @@ pub fn header(root: &Table, file: &Path) -> Result<Header, Vec<Problem>> {
         let message = format!("the pipeline's name `{}` {problem}: it is the name of a folder under out/", header.name);
         problems.push(match root.get("pipeline").and_then(Node::table).and_then(|table| table.get("name")) {
             Some(node) => node.origin.problem(message),
-            None => Problem::new(message).hint("give it a `name` in [pipeline]"),
+            None => Problem::usage(message).hint("give it a `name` in [pipeline]"),
         });
     }
     if problems.is_empty() { Ok(header) } else { Err(problems) }
@@ -105,7 +106,7 @@ type Named<'c, 't> = HashMap<&'c str, Option<&'c CheckedStage<'t>>>;
 
 fn stages(root: &Table, kinds: &'static [Declaration], memory: &mut Checked) -> Result<Vec<Stage>, Vec<Problem>> {
     let Some(entry) = root.entry("stage") else {
-        return Err(vec![Problem::new("this pipeline has no stages").hint("a stage begins with [stage.NAME]")]);
+        return Err(vec![Problem::usage("this pipeline has no stages").hint("a stage begins with [stage.NAME]")]);
     };
     let Content::Table(table) = &entry.node.content else { return Err(vec![wants(&entry.node, "stage", "a table")]) };
     let mut checked = Vec::with_capacity(table.entries.len());
@@ -152,6 +153,11 @@ fn stage<'t>(
     let name = &entry.key;
     if let Some(problem) = bad_name(name) {
         return Err(entry.origin.problem(format!("the stage name `{name}` {problem}")));
+    }
+    if RESERVED_SCHEMAS.contains(&name.as_str()) {
+        let message =
+            format!("the stage name `{name}` is that of a schema of `raisin sql`, which the stage would hide");
+        return Err(entry.origin.problem(message).hint(format!("give the stage another name, such as `{name}_stage`")));
     }
     let table = entry.node.table().ok_or_else(|| wants(&entry.node, &format!("stage.{name}"), "a table"))?;
     let all = || kinds.iter().map(|kind| kind.name);
@@ -258,13 +264,13 @@ fn cycle(waiting: &[Stage]) -> Problem {
         if let Some(start) = path.iter().position(|name| *name == here.name) {
             let mut names = path.split_off(start);
             names.push(&here.name);
-            return Problem::new(format!("these stages need each other: {}", names.join(" -> ")));
+            return Problem::usage(format!("these stages need each other: {}", names.join(" -> ")));
         }
         path.push(&here.name);
         let next = here.resolved.needs.stages.iter().find_map(|need| waiting.iter().find(|s| s.name == need.stage));
         match next {
             Some(next) => here = next,
-            None => return Problem::new(format!("stage `{}` waits for a stage that is not there", here.name)),
+            None => return Problem::usage(format!("stage `{}` waits for a stage that is not there", here.name)),
         }
     }
 }

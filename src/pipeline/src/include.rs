@@ -13,7 +13,7 @@ pub fn read(file: &Path) -> Result<Table, Problem> {
 }
 
 fn missing(file: &Path, error: &std::io::Error) -> Problem {
-    let problem = Problem::new(format!("cannot read the pipeline {}: {error}", file.display()));
+    let problem = Problem::usage(format!("cannot read the pipeline {}: {error}", file.display()));
     match error.kind() {
         std::io::ErrorKind::NotFound => {
             problem.hint("give the path of a .toml file, such as pipelines/quickstart.toml")
@@ -24,7 +24,7 @@ fn missing(file: &Path, error: &std::io::Error) -> Problem {
 
 fn read_text(file: &Path, text: String, open: &mut Vec<PathBuf>) -> Result<Table, Problem> {
     let Node { content: Content::Table(mut table), .. } = Node::parse(&file.display().to_string(), text)? else {
-        return Err(Problem::new(format!("{} is not a table", file.display())));
+        return Err(Problem::usage(format!("{} is not a table", file.display())));
     };
     let Some(include) = table.remove("include") else { return Ok(table) };
     let wanted: Vec<&Node> = match &include.node.content {

@@ -144,5 +144,5 @@ fn several(file: &Path, mut problems: Vec<Problem>) -> Problem {
             message.push_str(&format!("\n    hint: {hint}"));
         }
     }
-    Problem::new(message)
+    Problem::usage(message)
 }

@@ -7,6 +7,7 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use super::Resources;
+use raisin_contract::query::RESERVED_SCHEMAS;
 use raisin_contract::{DType, Declaration};
 
 /// The schema of a whole pipeline file.
@@ -47,7 +48,7 @@ pub fn of(kinds: &[Declaration]) -> Value {
             "stage": {
                 "description": "The stages, by name.",
                 "type": "object",
-                "propertyNames": { "pattern": "^[A-Za-z0-9_][A-Za-z0-9_-]*$" },
+                "propertyNames": { "pattern": "^[A-Za-z0-9_][A-Za-z0-9_-]*$", "not": { "enum": RESERVED_SCHEMAS } },
                 "additionalProperties": { "oneOf": choices },
             },
             "sweep": {

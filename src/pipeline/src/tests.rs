@@ -124,6 +124,37 @@ fn names(pipeline: &Pipeline) -> Vec<&str> {
 }
 
 #[test]
+fn a_stage_cannot_have_the_name_of_a_schema_that_means_something_else() {
+    for name in ["raisin", "history", "information_schema", "public"] {
+        let words = told(
+            &GOOD.replace("stage.pool", &format!("stage.{name}")).replace("\"pool\"\nsel", &format!("\"{name}\"\nsel")),
+            &[],
+        );
+        assert!(words.contains(&format!("the stage name `{name}` is that of a schema")), "{words}");
+        assert!(
+            words.contains("p.toml:7:")
+                && words.contains(&format!("hint: give the stage another name, such as `{name}_stage`")),
+            "{words}"
+        );
+    }
+    assert!(
+        load_text(&GOOD.replace("stage.pool", "stage.pools").replace("\"pool\"\nsel", "\"pools\"\nsel"), &[]).is_ok()
+    );
+}
+
+#[test]
+fn whatever_is_wrong_with_a_pipeline_file_is_a_persons_error() {
+    for text in
+        ["", "[stage", "[pipeline]\nsed = 3\n", "[stage.a]\nkind = \"pol\"\n[stage.b]\nkind = 3\n", "[sweep]\na = 1\n"]
+    {
+        let error = load_text(text, &[]).err().expect("a problem");
+        assert_eq!(raisin_base::error::exit_code(&error), 2, "{text}");
+    }
+    let error = load_with(Path::new("/nowhere/p.toml"), &[], KINDS).err().expect("a problem");
+    assert_eq!(raisin_base::error::exit_code(&error), 2);
+}
+
+#[test]
 fn stages_come_after_what_they_need_with_defaults_filled_in() {
     let pipeline = load_text(GOOD, &[]).unwrap();
     let stages = &pipeline.variants[0].stages;

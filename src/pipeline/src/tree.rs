@@ -94,8 +94,8 @@ impl Written {
     /// A problem that lies here.
     pub fn problem(&self, message: impl Into<String>) -> Problem {
         match self {
-            Self::At(place) => Problem::new(message).at(place.clone()),
-            Self::By(flag) => Problem::new(format!("from {flag}: {}", message.into())),
+            Self::At(place) => Problem::usage(message).at(place.clone()),
+            Self::By(flag) => Problem::usage(format!("from {flag}: {}", message.into())),
         }
     }
 }
@@ -118,7 +118,7 @@ impl Node {
     pub fn parse(file: &str, text: String) -> Result<Self, Problem> {
         let table = DeTable::parse(&text).map_err(|error| {
             let offset = error.span().map_or(0, |span| span.start);
-            Problem::new(format!("this is not TOML: {}", error.message())).at(place(
+            Problem::usage(format!("this is not TOML: {}", error.message())).at(place(
                 file,
                 &text,
                 &line_starts(&text),

@@ -16,13 +16,9 @@ use super::history::{self, TOOL_TABLES};
 use super::sources::{Member, TableFile, distinct};
 use super::{Tables, pivot, tables_of};
 use raisin_base::error::{Context as _, Problem, Result, nearest};
+use raisin_contract::query::{HISTORY, TOOL};
 use raisin_store::Store;
 use raisin_store::{BuildDescription, DESCRIPTION};
-
-/// The schema of the tool's own history.
-pub const TOOL: &str = "raisin";
-/// The schema of every artifact's tables.
-pub const HISTORY: &str = "history";
 
 /// Every catalog, one of them the default.
 #[derive(Debug)]
@@ -105,7 +101,7 @@ fn built_pipelines(out: &Path) -> Result<Vec<(SystemTime, BuildDescription)>> {
 }
 
 fn not_built(name: &str, names: &[&str], out: &Path) -> Problem {
-    let problem = Problem::new(format!("no pipeline `{name}` was built into {}", out.display()));
+    let problem = Problem::usage(format!("no pipeline `{name}` was built into {}", out.display()));
     match nearest(name, names.iter().copied()) {
         Some(near) => problem.hint(format!("did you mean `{near}`?")),
         None if names.is_empty() => problem.hint("there is none yet: build one with `raisin build`"),

@@ -42,7 +42,9 @@ use raisin_store::Store;
 pub fn run(options: &QueryOptions) -> Result<()> {
     let to_terminal = options.output.is_none() && std::io::stdout().is_terminal();
     if options.format == Format::Parquet && to_terminal {
-        return Err(Problem::new("Parquet is not for the terminal").hint("name a file: --output rows.parquet").into());
+        return Err(Problem::usage("Parquet is not for the terminal")
+            .hint("name a file: --output rows.parquet")
+            .into());
     }
     let width = to_terminal.then(render::terminal_width).flatten();
     let mut note = |text: &str| eprintln!("{text}");

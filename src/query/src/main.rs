@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use raisin_base::error::{Problem, Result, anyhow, render};
+use raisin_base::error::{Problem, Result, exit_code, render};
 use raisin_contract::Run;
 use raisin_contract::serve::{run_one_of, serve};
 use raisin_query::kind;
@@ -16,7 +16,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{}", render(&error));
-            ExitCode::from(if error.downcast_ref::<Problem>().is_some() { 2 } else { 1 })
+            ExitCode::from(exit_code(&error))
         }
     }
 }
@@ -33,9 +33,10 @@ fn run() -> Result<()> {
             serve(|assignment| run_one_of(&runs, assignment), |_| MOST_KEPT)
         }
         ["answer", options] => raisin_query::run(&serde_json::from_str(options)?),
-        _ => {
-            Err(anyhow!("usage: raisin-sql run-stages | answer OPTIONS, which `raisin` starts; ask with `raisin sql`"))
-        }
+        _ => Err(Problem::usage(
+            "usage: raisin-sql run-stages | answer OPTIONS, which `raisin` starts; ask with `raisin sql`",
+        )
+        .into()),
     }
 }
 

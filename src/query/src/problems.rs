@@ -1,5 +1,6 @@
 //! What a person is told about a query that cannot be answered: the nearest name, and what there is.
 
+use datafusion::arrow::error::ArrowError;
 use datafusion::common::{SchemaError, TableReference};
 use datafusion::error::DataFusionError;
 use datafusion::sql::sqlparser::parser::ParserError;
@@ -19,7 +20,8 @@ pub fn of_syntax(error: &DataFusionError, sql: &str) -> raisin_base::error::Erro
     }
 }
 
-/// A query that names what there is not, or asks for what cannot be.
+/// A query that names what there is not, or asks for what cannot be. What the machine could not do is no problem of the
+/// query.
 pub fn of_plan(error: &DataFusionError, sql: &str) -> raisin_base::error::Error {
     match error.find_root() {
         DataFusionError::SchemaError(schema_error, _) => of_columns(schema_error),
@@ -28,19 +30,36 @@ pub fn of_plan(error: &DataFusionError, sql: &str) -> raisin_base::error::Error 
             Some(problem) => problem.clone().into(),
             None => anyhow!("{inner}"),
         },
-        DataFusionError::Plan(message) => of_message(message),
+        DataFusionError::Plan(message) => of_message(message).into(),
         other => {
             let text = other.strip_backtrace();
-            anyhow!("{}", text.strip_prefix("Error during planning: ").unwrap_or(&text).to_owned())
+            let text = text.strip_prefix("Error during planning: ").unwrap_or(&text).to_owned();
+            if is_of_the_query(other) { Problem::usage(text).into() } else { anyhow!(text) }
         }
+    }
+}
+
+/// Whether another query on the same machine could do without this error: a division by zero, a text that is no number, a
+/// function that does not exist. Reading a file, or a lack of memory, is not of the query.
+fn is_of_the_query(error: &DataFusionError) -> bool {
+    match error {
+        DataFusionError::ArrowError(error, _) => !matches!(
+            **error,
+            ArrowError::IoError(..)
+                | ArrowError::ExternalError(_)
+                | ArrowError::ParquetError(_)
+                | ArrowError::IpcError(_)
+        ),
+        DataFusionError::NotImplemented(_) | DataFusionError::Configuration(_) | DataFusionError::Execution(_) => true,
+        _ => false,
     }
 }
 
 fn of_columns(error: &SchemaError) -> raisin_base::error::Error {
     let SchemaError::FieldNotFound { field, valid_fields } = error else {
-        return anyhow!("{error}");
+        return Problem::usage(error.to_string()).into();
     };
-    let problem = Problem::new(format!("there is no column `{}`", field.flat_name()));
+    let problem = Problem::usage(format!("there is no column `{}`", field.flat_name()));
     let names: Vec<&str> = valid_fields.iter().map(|column| column.name.as_str()).collect();
     let all = listed(names.iter().copied());
     let hint = match nearest(&field.name, names.iter().copied()) {
@@ -52,22 +71,22 @@ fn of_columns(error: &SchemaError) -> raisin_base::error::Error {
 }
 
 /// `Invalid function 'avgg'.\nDid you mean 'avg'?` in our words; others as they are.
-fn of_message(message: &str) -> raisin_base::error::Error {
+fn of_message(message: &str) -> Problem {
     let (first, rest) = message.split_once('\n').unwrap_or((message, ""));
     if let Some(name) = first.strip_prefix("Invalid function '").and_then(|text| text.split('\'').next()) {
-        let problem = Problem::new(format!("there is no function `{name}`"));
+        let problem = Problem::usage(format!("there is no function `{name}`"));
         let near = rest.split('\'').nth(1);
         return match near {
-            Some(near) => problem.hint(format!("did you mean `{near}`?")).into(),
-            None => problem.into(),
+            Some(near) => problem.hint(format!("did you mean `{near}`?")),
+            None => problem,
         };
     }
-    anyhow!("{message}")
+    Problem::usage(message)
 }
 
 /// A table that is not there, with the nearest that is.
 pub fn not_a_table(table: &TableReference, catalogs: &Catalogs) -> Problem {
-    let problem = Problem::new(format!("there is no table `{table}`"));
+    let problem = Problem::usage(format!("there is no table `{table}`"));
     if let Some(pipeline) = table.catalog()
         && !catalogs.by_name.contains_key(pipeline)
     {

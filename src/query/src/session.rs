@@ -16,7 +16,7 @@ use datafusion::sql::resolve::resolve_table_references;
 
 use super::catalog::Catalogs;
 use super::problems::{not_a_table, of_plan, of_syntax};
-use raisin_base::error::{Context as _, Result, bail};
+use raisin_base::error::{Context as _, Problem, Result};
 use raisin_kinds::syntax::{DIALECT, several_statements};
 
 /// What `show tables` means: names only, without the machinery's own.
@@ -33,8 +33,8 @@ fn parse(sql: &str) -> Result<Statement> {
     let mut statements = DFParser::parse_sql_with_dialect(sql, &DIALECT).map_err(|error| of_syntax(&error, sql))?;
     match (statements.pop_front(), statements.len()) {
         (Some(statement), 0) => Ok(statement),
-        (None, _) => bail!("the query is empty"),
-        (Some(_), more) => bail!("{}", several_statements(more + 1)),
+        (None, _) => Err(Problem::usage("the query is empty").into()),
+        (Some(_), more) => Err(Problem::usage(several_statements(more + 1)).into()),
     }
 }
 
@@ -149,6 +149,6 @@ impl Session {
 }
 
 fn of_writing() -> raisin_base::error::Error {
-    let problem = raisin_base::error::Problem::new("a query reads; it changes neither tables nor settings");
+    let problem = Problem::usage("a query reads; it changes neither tables nor settings");
     problem.hint("to keep a result, use --output, or a stage of kind `sql`").into()
 }
