@@ -3,12 +3,14 @@
 //!
 //! | module | concern |
 //! |---|---|
+//! | [`action`] | what a stage is made from: the value that an action key is the digest of |
 //! | [`declaration`] | what a kind declares: parameters, inputs, checks |
 //! | [`context`] | what a running stage sees: inputs, folders, seed; and what it tells: progress, notes, costs |
 //! | [`serve`] | the loop of a worker process |
 //! | [`finished`] | finished parts of a long stage, kept over a kill |
 //! | [`query`] | what `raisin` asks `raisin-sql` |
 
+pub mod action;
 pub mod context;
 pub mod declaration;
 pub mod finished;
@@ -16,6 +18,7 @@ pub mod query;
 pub mod serve;
 pub mod threads;
 
+pub use action::{ACTION_FORMAT, Action, Gathered, Input, NumericEnvironment, Part};
 pub use context::{
     Assignment, Context, Cost, DType, DeviceKind, Environment, Event, Progress, REFERENCES, Source, referenced,
 };

@@ -36,9 +36,10 @@ pub fn accept(pipeline: &Pipeline, options: &Options, stage: &str, reason: &str)
     let (by, at) = (person(), jiff::Timestamp::now().to_string());
     let mut made: Vec<(Acceptance, ActionRecord)> = Vec::new();
     for id in 0..resolver.graph.nodes.len() {
-        let resolved = resolver.resolve(id)?;
-        if let Some(key) = resolved.key
-            && let Found::Hit { .. } = resolver.lookup(id, key)?
+        let action = resolver.action(id)?;
+        let key = action.key();
+        if let Some(key) = key
+            && let Found::Hit(_) = resolver.find(id, key)?
         {
             continue;
         }
@@ -48,15 +49,15 @@ pub fn accept(pipeline: &Pipeline, options: &Options, stage: &str, reason: &str)
             let hint = format!("build or accept `{}` first", resolver.graph.nodes[id].stage.name);
             return Err(Problem::usage(message).hint(hint).into());
         }
-        let Some(key) = resolved.key else { continue };
-        let question = Question::of(&resolver, id, &resolved.action);
+        let Some(key) = key else { continue };
+        let question = Question::of(&resolver, id, &action);
         let nothing = || {
             Problem::usage(format!("there is no earlier artifact of `{label}` that could stand for this one"))
                 .hint(format!("`raisin build` makes it: `--only {stage}`"))
         };
         let (old, differences) = history.accept(&store, &question)?.ok_or_else(nothing)?;
         // Looked up as any artifact is that is to be served.
-        let Lookup::Hit(old) = store.lookup(old.key)? else { return Err(nothing().into()) };
+        let Lookup::Hit(old) = store.lookup(old)? else { return Err(nothing().into()) };
         let accepted = Accepted {
             of: old.key,
             differences: words(&differences),
@@ -66,7 +67,7 @@ pub fn accept(pipeline: &Pipeline, options: &Options, stage: &str, reason: &str)
         };
         let record = ActionRecord {
             key,
-            action: resolved.action,
+            action: action.to_json(),
             started: at.clone(),
             finished: at.clone(),
             seconds: 0.0,

@@ -5,8 +5,6 @@ use std::io::Write as _;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-
 use super::child::{Children, executable};
 use super::difference::{Difference, words};
 use super::explain::{History, Question};
@@ -24,7 +22,7 @@ use super::summary::{Failure, Summary};
 use super::{Options, links};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Result, anyhow, bail};
-use raisin_contract::{Event, Process};
+use raisin_contract::{Action, Event, Process};
 use raisin_pipeline::Pipeline;
 use raisin_store::{Journal, JournalEvent, Store};
 
@@ -81,7 +79,7 @@ struct Build<'a> {
     journal: Journal,
     display: Display,
     keys: Vec<Option<Digest>>,
-    actions: Vec<Option<Value>>,
+    actions: Vec<Option<Action<'a>>>,
     /// Stages that run though they are cached.
     forced: Vec<bool>,
     mode: Mode,
@@ -115,7 +113,7 @@ impl<'a> Build<'a> {
             journal: Journal::begin(&resolver.store)?,
             display: Display::new(options.quiet, width.min(40)),
             keys: vec![None; count],
-            actions: vec![None; count],
+            actions: (0..count).map(|_| None).collect(),
             forced,
             mode: Mode {
                 executables: options.executables.clone(),
@@ -156,23 +154,17 @@ impl<'a> Build<'a> {
 
     /// The key and artifact of a node, if it need not run. Otherwise it has its turn, or has failed.
     fn look_up(&mut self, id: NodeId) -> Result<Option<(Digest, Digest)>> {
-        if !self.forced[id]
-            && let Some(Found::Hit { key, artifact }) = self.resolver.known(id)?
-        {
-            self.keys[id] = Some(key);
-            return Ok(Some((key, artifact)));
-        }
-        let resolved = self.resolver.resolve(id)?;
-        let key = resolved.key.with_context(|| format!("`{}` is ready without its inputs", self.label(id)))?;
+        let action = self.resolver.action(id)?;
+        let key = action.key().with_context(|| format!("`{}` is ready without its inputs", self.label(id)))?;
         self.keys[id] = Some(key);
         let found =
-            if self.forced[id] { Found::Miss(Some(Difference::Forced)) } else { self.resolver.lookup(id, key)? };
+            if self.forced[id] { Found::Miss(Some(Difference::Forced)) } else { self.resolver.find(id, key)? };
         let lost = match found {
-            Found::Hit { artifact, .. } => return Ok(Some((key, artifact))),
+            Found::Hit(artifact) => return Ok(Some((key, artifact))),
             Found::Miss(lost) => lost,
         };
-        let why = self.explain(id, &resolved.action, lost)?;
-        self.actions[id] = Some(resolved.action);
+        let why = self.explain(id, &action, lost)?;
+        self.actions[id] = Some(action);
         match self.schedule.queue(id, key) {
             Turn::Waits => {
                 let (stage, variant, kind) = self.names(id);
@@ -192,7 +184,7 @@ impl<'a> Build<'a> {
         }
     }
 
-    fn explain(&mut self, id: NodeId, action: &Value, lost: Option<Difference>) -> Result<Vec<String>> {
+    fn explain(&mut self, id: NodeId, action: &Action<'_>, lost: Option<Difference>) -> Result<Vec<String>> {
         if let Some(Difference::Lost { reason }) = &lost {
             self.display.stage_line(&self.label(id), &format!("set aside: {reason}"));
         }
@@ -302,7 +294,7 @@ impl<'a> Build<'a> {
 
     fn job(&self, id: NodeId, gpu: Option<usize>) -> Result<Job> {
         let key = self.keys[id].context("a stage without a key cannot run")?;
-        let action = self.actions[id].clone().context("a stage without an action cannot run")?;
+        let action = self.actions[id].as_ref().context("a stage without an action cannot run")?;
         let demand = self.machine.demand(self.resolver.graph.nodes[id].stage);
         let mode = Mode { anew: self.forced[id], ..self.mode.clone() };
         let order = Order { key, action, run: self.journal.run(), threads: demand.threads, gpu, mode };
@@ -413,7 +405,7 @@ impl<'a> Build<'a> {
         let keys = keys.map(|(id, key)| key.filter(|_| self.schedule.state(id) == State::Done)).collect::<Vec<_>>();
         let links::Update { folder: out, changed, earlier } = links::update(&mut self.resolver, &keys, &options.out)?;
         if changed || self.ran > 0 || self.resolver.found_in_store || self.resolver.index.has_changed() {
-            self.remember(&keys, options.only.is_empty())?;
+            self.remember(&keys, options.only.is_empty());
         }
         let done = self.schedule.count(|state| state == State::Done);
         let took = began.elapsed();
@@ -465,22 +457,18 @@ impl<'a> Build<'a> {
     }
 
     /// Leaves the next build an index of what this one found and made.
-    fn remember(&mut self, keys: &[Option<Digest>], all: bool) -> Result<()> {
-        let mut wanted = HashSet::with_capacity(keys.len());
-        for (id, key) in keys.iter().enumerate() {
-            if let (Some(key), Some(made_of)) = (*key, self.resolver.made_of(id)?) {
-                let Resolver { index, store, .. } = &mut self.resolver;
-                if index.untouched(store, made_of).is_none() {
-                    index.learn(store, made_of, key);
-                }
-                wanted.insert(made_of);
+    fn remember(&mut self, keys: &[Option<Digest>], all: bool) {
+        let wanted: HashSet<Digest> = keys.iter().copied().flatten().collect();
+        let Resolver { index, store, .. } = &mut self.resolver;
+        for key in &wanted {
+            if index.untouched(store, *key).is_none() {
+                index.learn(store, *key);
             }
         }
         if all {
-            self.resolver.index.keep(|made_of| wanted.contains(&made_of));
+            index.keep(|key| wanted.contains(&key));
         }
-        self.resolver.index.save();
-        Ok(())
+        index.save();
     }
 
     fn label(&self, id: NodeId) -> String {

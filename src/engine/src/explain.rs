@@ -10,6 +10,7 @@ use super::graph::NodeId;
 use super::resolve::Resolver;
 use raisin_base::digest::Digest;
 use raisin_base::error::Result;
+use raisin_contract::Action;
 use raisin_store::{ActionRecord, Store};
 
 /// How many earlier actions of the same kind are looked at, the newest, for a stage that has none of its own.
@@ -24,16 +25,28 @@ pub struct History {
 /// Every record, the oldest first, and which of them there are of each stage and of each kind: a sweep of a thousand
 /// stages asks a thousand times.
 struct Records {
-    all: Vec<ActionRecord>,
+    all: Vec<Earlier>,
     /// By pipeline, stage and kind.
     of_stages: HashMap<[String; 3], Vec<usize>>,
     of_kinds: HashMap<String, Vec<usize>>,
 }
 
+/// An action that was made.
+pub struct Earlier {
+    pub record: ActionRecord,
+    action: Action<'static>,
+}
+
 impl Records {
+    /// What cannot be read as an action, because another raisin wrote it, explains nothing.
     fn new(all: Vec<ActionRecord>) -> Self {
+        let read = |record: ActionRecord| {
+            let action = Action::of_json(&record.action).ok()?.into_owned();
+            Some(Earlier { record, action })
+        };
+        let all: Vec<Earlier> = all.into_iter().filter_map(read).collect();
         let (mut of_stages, mut of_kinds): (HashMap<_, Vec<usize>>, HashMap<_, Vec<usize>>) = Default::default();
-        for (index, record) in all.iter().enumerate() {
+        for (index, Earlier { record, .. }) in all.iter().enumerate() {
             let stage = [&record.pipeline, &record.stage, &record.kind].map(String::clone);
             of_stages.entry(stage).or_default().push(index);
             of_kinds.entry(record.kind.clone()).or_default().push(index);
@@ -42,17 +55,17 @@ impl Records {
     }
 
     /// Those of the same stage of the same pipeline, the newest first.
-    fn of_stage(&self, question: &Question<'_>) -> impl Iterator<Item = &ActionRecord> {
+    fn of_stage(&self, question: &Question<'_>) -> impl Iterator<Item = &Earlier> {
         let stage = [question.pipeline, question.stage, question.kind].map(str::to_owned);
         self.newest_first(self.of_stages.get(&stage))
     }
 
     /// The newest of the same kind.
-    fn of_kind(&self, question: &Question<'_>) -> impl Iterator<Item = &ActionRecord> {
+    fn of_kind(&self, question: &Question<'_>) -> impl Iterator<Item = &Earlier> {
         self.newest_first(self.of_kinds.get(question.kind)).take(OF_THE_KIND)
     }
 
-    fn newest_first(&self, indices: Option<&Vec<usize>>) -> impl Iterator<Item = &ActionRecord> {
+    fn newest_first(&self, indices: Option<&Vec<usize>>) -> impl Iterator<Item = &Earlier> {
         indices.into_iter().flatten().rev().map(|index| &self.all[*index])
     }
 }
@@ -63,13 +76,13 @@ pub struct Question<'q> {
     pub stage: &'q str,
     pub variant: String,
     pub kind: &'q str,
-    pub action: &'q Value,
+    pub action: &'q Action<'q>,
     /// The stages that it is made from, by the parameter that names them: `instructions`, `of.0`.
     pub inputs: Vec<(String, &'q str)>,
 }
 
 impl<'q> Question<'q> {
-    pub fn of(resolver: &'q Resolver<'_>, id: NodeId, action: &'q Value) -> Self {
+    pub fn of(resolver: &'q Resolver<'_>, id: NodeId, action: &'q Action<'q>) -> Self {
         let node = &resolver.graph.nodes[id];
         let parameter = |pointer: &str| pointer.trim_start_matches('/').replace('/', ".");
         Self {
@@ -101,18 +114,14 @@ impl History {
         Ok(found)
     }
 
-    /// The nearest earlier action of the very same stage and variant, for a person to accept its artifact.
-    pub fn accept(
-        &mut self,
-        store: &Store,
-        question: &Question<'_>,
-    ) -> Result<Option<(ActionRecord, Vec<Difference>)>> {
+    /// The key of the nearest earlier action of the very same stage and variant, for a person to accept its artifact.
+    pub fn accept(&mut self, store: &Store, question: &Question<'_>) -> Result<Option<(Digest, Vec<Difference>)>> {
         let action = reread(question.action)?;
-        let records = self.records(store)?.of_stage(question).filter(|record| record.variant == question.variant);
-        let nearest = closest(records, question, &action);
-        Ok(nearest.map(|(record, mut found)| {
+        let earlier = self.records(store)?.of_stage(question);
+        let nearest = closest(earlier.filter(|one| one.record.variant == question.variant), question, &action);
+        Ok(nearest.map(|(earlier, mut found)| {
             found.iter_mut().for_each(|difference| look_closer(difference, store, question));
-            (record.clone(), found)
+            (earlier.record.key, found)
         }))
     }
 
@@ -125,19 +134,20 @@ impl History {
 }
 
 /// Through text and back, as the earlier action went: the two are then equal wherever their texts are.
-fn reread(action: &Value) -> Result<Value> {
-    Ok(serde_json::from_str(&action.to_string())?)
+pub fn reread(action: &Action<'_>) -> Result<Action<'static>> {
+    let json: Value = serde_json::from_str(&action.to_json().to_string())?;
+    Ok(Action::of_json(&json)?.into_owned())
 }
 
 /// Of those that are equally near, the first.
 fn closest<'r>(
-    records: impl Iterator<Item = &'r ActionRecord>,
+    earlier: impl Iterator<Item = &'r Earlier>,
     question: &Question<'_>,
-    action: &Value,
-) -> Option<(&'r ActionRecord, Vec<Difference>)> {
-    records
-        .map(|record| (record, differences(&record.action, action)))
-        .min_by_key(|(record, found)| (found.len(), record.variant != question.variant))
+    action: &Action<'_>,
+) -> Option<(&'r Earlier, Vec<Difference>)> {
+    earlier
+        .map(|earlier| (earlier, differences(&earlier.action, action)))
+        .min_by_key(|(earlier, found)| (found.len(), earlier.record.variant != question.variant))
 }
 
 /// Names an input by its stage, and finds out what changed in it.
@@ -150,8 +160,7 @@ fn look_closer(difference: &mut Difference, store: &Store, question: &Question<'
             {
                 stage.clone_into(name);
             }
-            let digest = |value: &Value| value.as_str().and_then(|text| text.parse::<Digest>().ok());
-            if let (Some(from), Some(to)) = (digest(from), digest(to)) {
+            if let (Some(from), Some(to)) = (*from, *to) {
                 *found = changes(store, from, to);
             }
         }

@@ -4,9 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 
 use serde_json::{Map, Value};
 
-use raisin_base::digest::canonical;
 use raisin_base::error::{Problem, Result, anyhow, bail, nearest};
-use raisin_contract::Process;
+use raisin_contract::{Part, Process};
 use raisin_pipeline::{Pipeline, Stage, Variant};
 
 pub type NodeId = usize;
@@ -168,15 +167,17 @@ impl<'a> Graph<'a> {
         (0..self.stages.len()).filter(|index| self.stages[*index].contains_key(name)).collect()
     }
 
-    /// Equal for stages of two variants that must have the same action, whatever their inputs turn out to be.
+    /// Equal for stages of two variants that must have the same action, whatever their inputs turn out to be: everything of
+    /// the action that is written in the pipeline file, and the nodes that it is made from. Files stand as they are written,
+    /// with their pins, because each pin is checked.
     fn identity(&self, stage: &Stage, variant: usize, needs: &[Need]) -> String {
         let declaration = stage.declaration;
         let variant = &self.pipeline.variants[variant];
         let inputs: Vec<_> = needs.iter().map(|need| &need.nodes).collect();
         let seed = declaration.seeded.then_some(variant.seed);
         let dtype = (declaration.process == Process::Tensor).then_some(variant.dtype);
-        let parameters = canonical(&stage.resolved.parameters);
-        format!("{} {} {inputs:?} {seed:?} {dtype:?} {parameters}", stage.name, declaration.name)
+        let written = Part::plain(&stage.resolved.parameters).canonical();
+        format!("{} {} {inputs:?} {seed:?} {dtype:?} {written}", stage.name, declaration.name)
     }
 
     /// The variant whose seed and dtype a node has.

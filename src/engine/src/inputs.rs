@@ -6,15 +6,13 @@
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use serde_json::Value;
-
-use super::action::{file_value, files_value};
 use super::fetch;
 use super::graph::Graph;
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Problem, Result, bail};
-use raisin_contract::FileNeed;
+use raisin_contract::{FileNeed, Input};
 use raisin_pipeline::{Pipeline, Stage};
 use raisin_store::{FileDigests, Fingerprint, Store};
 
@@ -32,9 +30,9 @@ pub struct InputFile {
 enum Content {
     File(Digest),
     /// A stage that takes the folder as it is, with all that is below it.
-    Folder(BTreeMap<String, Digest>),
+    Folder(Arc<BTreeMap<String, Digest>>),
     /// A stage that reads each file of a folder or a pattern, by the names below the folder.
-    Several(BTreeMap<String, Digest>),
+    Several(Arc<BTreeMap<String, Digest>>),
     /// An address, and what must come from there.
     Remote {
         address: String,
@@ -102,12 +100,12 @@ impl Inputs {
 
     /// What stands for the file in the action. Its folder does not count, its name does: stages show it. Of a folder
     /// the names below it count, and not its own.
-    pub fn value(&self, need: &FileNeed) -> Result<Value> {
+    pub fn input(&self, need: &FileNeed) -> Result<Input<'static>> {
         let input = self.get(need)?;
         let name = || input.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         Ok(match &input.content {
-            Content::File(blake3) | Content::Remote { blake3, .. } => file_value(*blake3, &name()),
-            Content::Folder(files) | Content::Several(files) => files_value(files),
+            Content::File(blake3) | Content::Remote { blake3, .. } => Input::File { blake3: *blake3, name: name() },
+            Content::Folder(files) | Content::Several(files) => Input::Files(Arc::clone(files)),
         })
     }
 
@@ -134,7 +132,7 @@ impl InputFile {
     pub fn digest(&self) -> Result<Digest> {
         Ok(match &self.content {
             Content::File(blake3) | Content::Remote { blake3, .. } => *blake3,
-            Content::Folder(files) | Content::Several(files) => Digest::of_json(&serde_json::to_value(files)?),
+            Content::Folder(files) | Content::Several(files) => Digest::of_json(&serde_json::to_value(&**files)?),
         })
     }
 
@@ -290,6 +288,7 @@ fn hashed(base: PathBuf, files: Vec<PathBuf>, several: bool, digests: &mut FileD
         content.insert(name.to_owned(), *digest);
     }
     let files = files.into_iter().zip(found.into_iter().map(|(_, fingerprint)| fingerprint)).collect();
+    let content = Arc::new(content);
     let content = if several { Content::Several(content) } else { Content::Folder(content) };
     Ok(InputFile { path: base, content, files })
 }

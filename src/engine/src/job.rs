@@ -2,20 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value};
+use serde_json::Map;
 
 use super::graph::NodeId;
 use super::make::{Job, Mode};
 use super::resolve::Resolver;
 use raisin_base::digest::Digest;
-use raisin_base::error::{Context as _, Result};
-use raisin_contract::{Assignment, Source};
+use raisin_base::error::{Context as _, Result, anyhow};
+use raisin_contract::{Action, Assignment, Input, Source};
 use raisin_store::ActionRecord;
 
 /// What only the build knows of an action that is to be made.
 pub struct Order<'o> {
     pub key: Digest,
-    pub action: Value,
+    pub action: &'o Action<'o>,
     pub run: &'o str,
     pub threads: usize,
     pub gpu: Option<usize>,
@@ -28,14 +28,19 @@ pub fn assemble(resolver: &Resolver<'_>, id: NodeId, order: Order<'_>) -> Result
     let declaration = node.stage.declaration;
     let mut stages = BTreeMap::new();
     for need in &node.needs {
-        let mut sources = Vec::new();
-        for entry in resolver.gathered(need) {
-            let artifact = entry.artifact.with_context(|| format!("the input `{}` is not there", need.stage))?;
-            // A stage that does not gather must not know its variant: that is not in its key.
-            let variant = if declaration.gathers { entry.variant } else { Map::new() };
-            sources.push(Source { stage: entry.stage, variant, folder: store.artifact_folder(artifact) });
-        }
-        stages.insert(need.pointer.clone(), sources);
+        let source = |stage: &str, variant, artifact: Option<Digest>| {
+            let artifact = artifact.with_context(|| format!("the input `{stage}` is not there"))?;
+            Ok(Source { stage: stage.to_owned(), variant, folder: store.artifact_folder(artifact) })
+        };
+        let sources: Result<Vec<Source>> = match order.action.input(&need.pointer) {
+            // A stage that does not gather does not know its variant: that is not in its key.
+            Some(Input::Artifact(artifact)) => source(&need.stage, Map::new(), *artifact).map(|one| vec![one]),
+            Some(Input::Artifacts(all)) => {
+                all.iter().map(|one| source(&one.stage, one.variant.clone(), one.artifact)).collect()
+            }
+            _ => Err(anyhow!("the action has no artifact at {}", need.pointer)),
+        };
+        stages.insert(need.pointer.clone(), sources?);
     }
     let mut files = BTreeMap::new();
     let mut inputs = Vec::new();
@@ -54,14 +59,14 @@ pub fn assemble(resolver: &Resolver<'_>, id: NodeId, order: Order<'_>) -> Result
         parameters: node.stage.resolved.parameters.clone(),
         stages,
         files,
-        seed: if declaration.seeded { graph.variant(id)?.seed } else { 0 },
+        seed: order.action.seed.unwrap_or_default(),
         environment,
         threads: order.threads,
         folder: store.staging_folder(order.key),
     };
     let record = ActionRecord {
         key: order.key,
-        action: order.action,
+        action: order.action.to_json(),
         artifact: order.key,
         references: BTreeMap::new(),
         kind,

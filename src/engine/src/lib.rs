@@ -1,8 +1,10 @@
 //! What happens: action keys, the plan and the why, scheduling, child processes, progress.
 //!
 //! It knows stage kinds only through [`raisin_contract::Declaration`], and pipelines only as [`raisin_pipeline`]
-//! resolved them. One walk over the graph ([`resolve`]) serves both [`plan`] and [`build`]: an explanation is the
-//! difference of two actions, and the key is the digest of the same action, so that they cannot disagree.
+//! resolved them. One walk over the graph ([`resolve`]) serves both [`plan`] and [`build`]. It makes one
+//! [`raisin_contract::Action`] for each stage, and everything else follows from that: the key is its digest, an explanation
+//! is the difference of two, plan files and records hold it, an assignment says where its artifacts lie. So they cannot
+//! disagree.
 //!
 //! | in the action key | not in it |
 //! |---|---|
@@ -14,7 +16,6 @@
 //! | for a gathering kind: names and sweep values of what it gathers, which it shows | |
 
 mod accept;
-mod action;
 mod build;
 mod change;
 mod child;
@@ -44,7 +45,6 @@ mod waiting;
 use std::path::PathBuf;
 
 pub use accept::{Acceptance, accept};
-pub use action::{ACTION_FORMAT, key_of};
 pub use build::{build, build_planned};
 pub use change::{Change, FileChange};
 pub use child::executable;

@@ -3,7 +3,6 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::Options;
 use super::difference::{Difference, words};
@@ -12,6 +11,7 @@ use super::graph::NodeId;
 use super::resolve::{Found, Resolver};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Result};
+use raisin_contract::Action;
 use raisin_pipeline::Pipeline;
 use raisin_store::{Accepted, ActionRecord};
 
@@ -89,29 +89,25 @@ pub fn plan(pipeline: &Pipeline, options: &Options) -> Result<Plan> {
 }
 
 /// The plan, and the action of each of its stages.
-pub(super) fn plan_with(resolver: &mut Resolver<'_>) -> Result<(Plan, Vec<Value>)> {
+pub(super) fn plan_with<'a>(resolver: &mut Resolver<'a>) -> Result<(Plan, Vec<Action<'a>>)> {
     let pipeline = resolver.graph.pipeline;
     let mut history = History::default();
     let mut stages = Vec::with_capacity(resolver.graph.nodes.len());
     let mut actions = Vec::with_capacity(stages.capacity());
     for id in 0..resolver.graph.nodes.len() {
-        let known = resolver.known(id)?;
-        let resolved = resolver.resolve(id)?;
-        let found = match (known, resolved.key) {
-            (Some(known), _) => known,
-            (None, Some(key)) => resolver.lookup(id, key)?,
-            (None, None) => Found::Miss(None),
-        };
+        let action = resolver.action(id)?;
+        let key = action.key();
+        let found = key.map_or(Ok(Found::Miss(None)), |key| resolver.find(id, key))?;
         let node = &resolver.graph.nodes[id];
-        let status = match (found, resolved.key) {
-            (Found::Hit { key, artifact }, _) => {
+        let status = match (found, key) {
+            (Found::Hit(artifact), Some(key)) => {
                 let record = resolver.store.record(key)?.with_context(|| format!("the record {key} has just gone"))?;
                 let ActionRecord { finished, seconds, run, accepted, .. } = record;
                 Status::Cached { key, artifact, finished, seconds, run, accepted }
             }
             (Found::Miss(Some(lost)), key) => Status::WouldRun { key, why: vec![lost] },
-            (Found::Miss(None), key) => {
-                let question = Question::of(resolver, id, &resolved.action);
+            (_, key) => {
+                let question = Question::of(resolver, id, &action);
                 Status::WouldRun { key, why: history.explain(&resolver.store, &question)? }
             }
         };
@@ -123,7 +119,7 @@ pub(super) fn plan_with(resolver: &mut Resolver<'_>) -> Result<(Plan, Vec<Value>
             inputs: inputs(resolver, id),
             status,
         });
-        actions.push(resolved.action);
+        actions.push(action);
     }
     Ok((Plan { pipeline: pipeline.name.clone(), stages }, actions))
 }

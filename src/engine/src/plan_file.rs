@@ -9,14 +9,15 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::difference::{differences, words};
+use super::explain::reread;
 use super::plan::{Plan, PlannedStage, Status, plan_with};
 use super::resolve::Resolver;
 use super::{DeviceChoice, Options};
 use raisin_base::error::{Context as _, Problem, Result};
-use raisin_contract::{DType, Declaration};
+use raisin_contract::{Action, DType, Declaration};
 use raisin_pipeline::{Pipeline, Resources, Stage, Variant};
 
 /// The format of plan files.
@@ -69,7 +70,7 @@ struct KeptStage {
 struct KeptAction {
     #[serde(flatten)]
     stage: PlannedStage,
-    action: Value,
+    action: Action<'static>,
 }
 
 impl PlanFile {
@@ -77,7 +78,12 @@ impl PlanFile {
     pub fn make(pipeline: &Pipeline, options: &Options) -> Result<(Plan, Self)> {
         let mut resolver = Resolver::new(pipeline, options)?;
         let (plan, actions) = plan_with(&mut resolver)?;
-        let stages = plan.stages.iter().cloned().zip(actions).map(|(stage, action)| KeptAction { stage, action });
+        let stages = plan
+            .stages
+            .iter()
+            .cloned()
+            .zip(actions)
+            .map(|(stage, action)| KeptAction { stage, action: action.into_owned() });
         let file = Self {
             raisin_plan: FORMAT,
             planned: jiff::Timestamp::now().to_string(),
@@ -161,8 +167,9 @@ impl PlanFile {
         }
         let mut changed = Vec::new();
         for (id, kept) in self.stages.iter().enumerate() {
-            let now = without_artifacts(&resolver.resolve(id)?.action);
-            let found = differences(&without_artifacts(&kept.action), &now);
+            let mut found = differences(&kept.action, &reread(&resolver.action(id)?)?);
+            // What it is made from is known only when the stages before it are made.
+            found.retain(|difference| !difference.is_of_an_artifact());
             changed.extend(words(&found).into_iter().map(|word| format!("\n  {}: {word}", kept.stage.label)));
         }
         if changed.is_empty() {
@@ -228,18 +235,5 @@ impl KeptStage {
             return Err(refused(format!("this raisin reads the parameters of stage `{name}` otherwise")).into());
         }
         Ok(Stage { name: name.clone(), declaration, resolved, resources: self.resources, written: HashMap::new() })
-    }
-}
-
-/// An action but for what it is made from: that is known only when the stages before it are made.
-fn without_artifacts(action: &Value) -> Value {
-    match action {
-        Value::Object(map) if map.len() == 1 && map.contains_key("artifact") => json!({ "artifact": "" }),
-        Value::Object(map) if map.len() == 1 && map.contains_key("artifacts") => json!({ "artifacts": [] }),
-        Value::Object(map) => {
-            Value::Object(map.iter().map(|(name, value)| (name.clone(), without_artifacts(value))).collect())
-        }
-        Value::Array(items) => Value::Array(items.iter().map(without_artifacts).collect()),
-        scalar => scalar.clone(),
     }
 }

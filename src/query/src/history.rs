@@ -14,6 +14,7 @@ use serde_json::Value;
 use super::tables_of;
 use raisin_base::digest::{Digest, canonical};
 use raisin_base::error::Result;
+use raisin_contract::Action;
 use raisin_store::BuildDescription;
 use raisin_store::{ActionRecord, JournalEvent, MANIFEST, Manifest, Store};
 use raisin_table::batch;
@@ -123,24 +124,11 @@ fn actions(records: &[ActionRecord]) -> Result<RecordBatch> {
 
 /// One row for each value in an action, which is what its key is the digest of: `parameters.clusters`, `seed`, ...
 fn key_parts(records: &[ActionRecord]) -> Result<RecordBatch> {
-    fn leaves(path: &str, value: &Value, found: &mut Vec<(String, String)>) {
-        let below = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
-        match value {
-            Value::Object(entries) if !entries.is_empty() => {
-                entries.iter().for_each(|(name, value)| leaves(&below(name), value, found));
-            }
-            Value::Array(items) if !items.is_empty() => {
-                items.iter().enumerate().for_each(|(place, value)| leaves(&below(&place.to_string()), value, found));
-            }
-            Value::String(text) => found.push((path.to_owned(), text.clone())),
-            other => found.push((path.to_owned(), other.to_string())),
-        }
-    }
     let mut rows: Vec<(&ActionRecord, String, String)> = Vec::new();
     for record in records {
-        let mut found = Vec::new();
-        leaves("", &record.action, &mut found);
-        rows.extend(found.into_iter().map(|(part, value)| (record, part, value)));
+        // What is no action to this raisin, another one has made.
+        let Ok(action) = Action::of_json(&record.action) else { continue };
+        rows.extend(action.leaves().into_iter().map(|(part, value)| (record, part, value)));
     }
     batch(vec![
         ("pipeline", texts(rows.iter().map(|(record, ..)| &record.pipeline))),

@@ -6,8 +6,10 @@
 //! the folder's. A doubt is settled by reading; a cache that was copied to another disk is read once and then believed.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use rustix::fs::{AtFlags, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use super::manifest::{Found, folders};
@@ -27,8 +29,42 @@ pub(super) struct Identity {
 
 impl Identity {
     /// Whether it says enough for an artifact to be believed by it.
-    pub fn is_complete(&self) -> bool {
+    fn is_complete(&self) -> bool {
         self.folders.contains_key("") && self.files.contains_key(MANIFEST)
+    }
+
+    /// Whether nobody has touched the artifact that this was known of, or one that it refers to: every file and folder looks
+    /// as it did.
+    pub fn stands(&self, artifact: Digest, eyes: &mut Eyes) -> bool {
+        let artifact = artifact.to_hex();
+        let mut stands = |(path, known): (&String, &Fingerprint)| {
+            // The empty path joined would end in a slash, which is the folder all the same.
+            eyes.see(["artifacts/", &artifact, "/", path]).as_ref() == Some(known)
+        };
+        self.is_complete()
+            && self.folders.iter().all(&mut stands)
+            && self.files.iter().all(&mut stands)
+            && self.references.values().all(|of| eyes.see(["artifacts/", &of.to_hex(), "/", MANIFEST]).is_some())
+    }
+}
+
+/// Looks at files by their way from the store's root, which the kernel then need not walk to each time.
+pub(super) struct Eyes {
+    root: OwnedFd,
+    path: String,
+}
+
+impl Eyes {
+    pub fn of(store: &Store) -> Option<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(&store.root, flags, Mode::empty()).ok()?;
+        Some(Self { root, path: String::new() })
+    }
+
+    pub fn see(&mut self, path: [&str; 4]) -> Option<Fingerprint> {
+        self.path.clear();
+        path.into_iter().for_each(|part| self.path.push_str(part));
+        rustix::fs::statat(&self.root, self.path.as_str(), AtFlags::empty()).ok().map(|seen| Fingerprint::from(&seen))
     }
 }
 
@@ -37,14 +73,7 @@ impl Store {
     /// still be right: [`Store::inspect`] finds out.
     pub(super) fn is_untouched(&self, digest: Digest) -> bool {
         let Some(identity) = self.identity(digest) else { return false };
-        let folder = self.artifact_folder(digest);
-        // The empty path joined would end in a slash, which is the folder all the same.
-        let stands =
-            |(path, known): (&String, &Fingerprint)| Fingerprint::of(&folder.join(path)).is_ok_and(|now| now == *known);
-        identity.is_complete()
-            && identity.folders.iter().all(stands)
-            && identity.files.iter().all(stands)
-            && identity.references.values().all(|target| self.artifact_folder(*target).join(MANIFEST).exists())
+        Eyes::of(self).is_some_and(|mut eyes| identity.stands(digest, &mut eyes))
     }
 
     /// Holds the files of an artifact against what is known of them, and reads those that are in doubt.

@@ -5,29 +5,22 @@
 //! every file and folder of the artifact, size, times and inode, as a look-up without it does; an entry for which that
 //! does not hold is none. So an index that is missing, damaged, of another version or of last week costs time only.
 //!
-//! Entries are found by what an action is made of (its kind, parameters, inputs; the engine says how), which is sooner
-//! known than the action and its key. That these make that key is so for the executable that wrote the index, and no other
-//! believes it.
-//!
 //! One file a pipeline and out folder: it has the size of that pipeline, however large the cache is, and two builds at
 //! once of different pipelines do not write the same file.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Mode, OFlags};
-
-use super::identity::Identity;
+use super::identity::{Eyes, Identity};
 use super::leftovers::index_name;
-use super::memory::{recall, remember, this_executable};
-use super::{Fingerprint, MANIFEST, Store};
+use super::memory::{recall, remember};
+use super::{Fingerprint, Store};
 use raisin_base::digest::Digest;
 
 /// Another first line is another version's.
-const HEAD: &str = "raisin index 2";
+const HEAD: &[u8] = b"raisin index 3\n";
 
 /// Below this, a thread costs more than it saves.
 const ENTRIES_PER_THREAD: usize = 128;
@@ -36,8 +29,7 @@ const ENTRIES_PER_THREAD: usize = 128;
 #[derive(Debug)]
 pub struct Index {
     file: PathBuf,
-    /// The first line; none where this executable cannot be told from others.
-    head: Option<String>,
+    /// By key.
     entries: HashMap<Digest, Entry>,
     links: Option<Links>,
     changed: bool,
@@ -45,7 +37,6 @@ pub struct Index {
 
 #[derive(Clone, Debug)]
 struct Entry {
-    key: Digest,
     artifact: Digest,
     /// Of the action's record.
     record: Fingerprint,
@@ -65,8 +56,7 @@ impl Index {
     /// The index of the pipeline whose links go to `out`. Holds every entry against the file system at once.
     pub fn load(store: &Store, out: &Path) -> Self {
         let file = store.root.join("index").join(index_name(out));
-        let head = this_executable().map(|executable| format!("{HEAD} {executable}\n"));
-        let read = head.as_ref().and_then(|head| decode(&recall(&file)?, head));
+        let read = recall(&file).and_then(|bytes| decode(&bytes));
         let changed = read.is_none();
         let (mut entries, links) = read.unwrap_or_default();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -81,15 +71,14 @@ impl Index {
             // This thread takes its part, too.
             first.into_iter().for_each(|chunk| look(store, chunk));
         });
-        Self { file, head, entries: entries.into_iter().collect(), links, changed }
+        Self { file, entries: entries.into_iter().collect(), links, changed }
     }
 
-    /// The key and the artifact of the action that is made of this, if neither artifact nor record has been touched since
-    /// they were found right.
-    pub fn untouched(&self, store: &Store, made_of: Digest) -> Option<(Digest, Digest)> {
-        let entry = self.entries.get(&made_of)?;
-        let stands = entry.untouched.unwrap_or_else(|| Eyes::of(store).is_some_and(|mut eyes| entry.stands(&mut eyes)));
-        stands.then_some((entry.key, entry.artifact))
+    /// The artifact of the action of this key, if neither artifact nor record has been touched since they were found right.
+    pub fn untouched(&self, store: &Store, key: Digest) -> Option<Digest> {
+        let entry = self.entries.get(&key)?;
+        let look = || Eyes::of(store).is_some_and(|mut eyes| entry.stands(key, &mut eyes));
+        entry.untouched.unwrap_or_else(look).then_some(entry.artifact)
     }
 
     /// Whether anything was learned that is not saved yet.
@@ -103,17 +92,17 @@ impl Index {
     }
 
     /// Takes up what [`Store::lookup`] or a commit has just found right.
-    pub fn learn(&mut self, store: &Store, made_of: Digest, key: Digest) {
+    pub fn learn(&mut self, store: &Store, key: Digest) {
         if let Some(entry) = Entry::of(store, key) {
-            self.changed |= !self.entries.get(&made_of).is_some_and(|before| before.says_the_same(&entry));
-            self.entries.insert(made_of, entry);
+            self.changed |= !self.entries.get(&key).is_some_and(|before| before.says_the_same(&entry));
+            self.entries.insert(key, entry);
         }
     }
 
-    /// Forgets the actions that are not made of one of these.
+    /// Forgets the actions of other keys than these.
     pub fn keep(&mut self, wanted: impl Fn(Digest) -> bool) {
         let before = self.entries.len();
-        self.entries.retain(|made_of, _| wanted(*made_of));
+        self.entries.retain(|key, _| wanted(*key));
         self.changed |= self.entries.len() != before;
     }
 
@@ -134,17 +123,17 @@ impl Index {
 
     /// Writes what has changed.
     pub fn save(&mut self) {
-        if let Some(head) = self.head.as_ref().filter(|_| self.changed) {
-            remember(&self.file, &self.encode(head));
+        if self.changed {
+            remember(&self.file, &self.encode());
             self.changed = false;
         }
     }
 
-    fn encode(&self, head: &str) -> Vec<u8> {
-        let mut bytes = head.as_bytes().to_vec();
+    fn encode(&self) -> Vec<u8> {
+        let mut bytes = HEAD.to_vec();
         put_count(&mut bytes, self.entries.len());
-        for (made_of, entry) in &self.entries {
-            for digest in [made_of, &entry.key, &entry.artifact] {
+        for (key, entry) in &self.entries {
+            for digest in [key, &entry.artifact] {
                 bytes.extend_from_slice(digest.bytes());
             }
             put_fingerprint(&mut bytes, &entry.record);
@@ -181,55 +170,23 @@ impl Entry {
         // Before its content is read: what is written from here on shows.
         let record = Fingerprint::from(&file.metadata().ok()?);
         let artifact = store.record(key).ok()??.artifact;
-        Some(Self { key, artifact, record, identity: store.identity(artifact)?, untouched: None })
+        Some(Self { artifact, record, identity: store.identity(artifact)?, untouched: None })
     }
 
     fn says_the_same(&self, other: &Self) -> bool {
-        (self.key, self.artifact, self.record, &self.identity)
-            == (other.key, other.artifact, other.record, &other.identity)
+        (self.artifact, self.record, &self.identity) == (other.artifact, other.record, &other.identity)
     }
 
-    fn stands(&self, eyes: &mut Eyes) -> bool {
-        let (record, artifact) = (self.key.to_hex(), self.artifact.to_hex());
-        let mut stands = |(path, known): (&String, &Fingerprint)| {
-            // The empty path joined would end in a slash, which is the folder all the same.
-            eyes.see(["artifacts/", &artifact, "/", path]).as_ref() == Some(known)
-        };
-        self.identity.is_complete()
-            && self.identity.folders.iter().all(&mut stands)
-            && self.identity.files.iter().all(&mut stands)
-            && eyes.see(["actions/", &record, ".json", ""]) == Some(self.record)
-            && self.identity.references.values().all(|of| {
-                let artifact = of.to_hex();
-                eyes.see(["artifacts/", &artifact, "/", MANIFEST]).is_some()
-            })
+    fn stands(&self, key: Digest, eyes: &mut Eyes) -> bool {
+        self.identity.stands(self.artifact, eyes)
+            && eyes.see(["actions/", &key.to_hex(), ".json", ""]) == Some(self.record)
     }
 }
 
 fn look(store: &Store, entries: &mut [(Digest, Entry)]) {
     let Some(mut eyes) = Eyes::of(store) else { return };
-    for (_, entry) in entries {
-        entry.untouched = Some(entry.stands(&mut eyes));
-    }
-}
-
-/// Looks at files by their way from the store's root, which the kernel then need not walk to each time.
-struct Eyes {
-    root: OwnedFd,
-    path: String,
-}
-
-impl Eyes {
-    fn of(store: &Store) -> Option<Self> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open(&store.root, flags, Mode::empty()).ok()?;
-        Some(Self { root, path: String::new() })
-    }
-
-    fn see(&mut self, path: [&str; 4]) -> Option<Fingerprint> {
-        self.path.clear();
-        path.into_iter().for_each(|part| self.path.push_str(part));
-        rustix::fs::statat(&self.root, self.path.as_str(), AtFlags::empty()).ok().map(|seen| Fingerprint::from(&seen))
+    for (key, entry) in entries {
+        entry.untouched = Some(entry.stands(*key, &mut eyes));
     }
 }
 
@@ -248,16 +205,16 @@ fn put_fingerprint(bytes: &mut Vec<u8>, of: &Fingerprint) {
     }
 }
 
-/// What an index holds, as it is saved: its entries by what their actions are made of, and its links.
+/// What an index holds, as it is saved: its entries by key, and its links.
 type Saved = (Vec<(Digest, Entry)>, Option<Links>);
 
 /// What was saved; `None` for anything but exactly what [`Index::encode`] wrote.
-fn decode(bytes: &[u8], head: &str) -> Option<Saved> {
-    let mut rest = Rest(bytes.strip_prefix(head.as_bytes())?);
+fn decode(bytes: &[u8]) -> Option<Saved> {
+    let mut rest = Rest(bytes.strip_prefix(HEAD)?);
     let count = rest.count()?;
     let mut entries = Vec::with_capacity(count.min(bytes.len() / 100));
     for _ in 0..count {
-        let (made_of, key, artifact) = (rest.digest()?, rest.digest()?, rest.digest()?);
+        let (key, artifact) = (rest.digest()?, rest.digest()?);
         let record = rest.fingerprint()?;
         let mut identity = Identity::default();
         for places in [&mut identity.folders, &mut identity.files] {
@@ -268,7 +225,7 @@ fn decode(bytes: &[u8], head: &str) -> Option<Saved> {
         for _ in 0..rest.count()? {
             identity.references.insert(rest.text()?.to_owned(), rest.digest()?);
         }
-        entries.push((made_of, Entry { key, artifact, record, identity, untouched: None }));
+        entries.push((key, Entry { artifact, record, identity, untouched: None }));
     }
     let mut links = None;
     if rest.count()? == 1 {
@@ -331,8 +288,6 @@ mod tests {
     use super::super::record::tests::sample;
     use super::*;
 
-    const MADE_OF: Digest = Digest::from_bytes([7; 32]);
-
     /// A store with one action, and an index that has found it.
     fn indexed(folder: &Path) -> (Store, Digest, Digest) {
         let store = Store::open(&folder.join("cache")).unwrap();
@@ -344,8 +299,8 @@ mod tests {
         let key = Digest::of(b"key");
         store.write_record(&sample(key, artifact)).unwrap();
         let mut index = Index::load(&store, Path::new("out/p"));
-        assert_eq!(index.untouched(&store, MADE_OF), None);
-        index.learn(&store, MADE_OF, key);
+        assert_eq!(index.untouched(&store, key), None);
+        index.learn(&store, key);
         index.save();
         (store, key, artifact)
     }
@@ -374,16 +329,16 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let (store, key, artifact) = indexed(folder.path());
             let mut index = load(&store);
-            assert_eq!(index.untouched(&store, MADE_OF), Some((key, artifact)));
+            assert_eq!(index.untouched(&store, key), Some(artifact));
             let place = store.artifact_folder(artifact);
             for path in [place.clone(), place.join("sub"), place.join("a"), place.join("sub/b")] {
                 writable(&path);
             }
             touch(&store, key, &place).unwrap();
-            assert_eq!(load(&store).untouched(&store, MADE_OF), None);
+            assert_eq!(load(&store).untouched(&store, key), None);
             // One that was loaded before believes itself until it is told to look again.
             index.look_again();
-            assert_eq!(index.untouched(&store, MADE_OF), None);
+            assert_eq!(index.untouched(&store, key), None);
         }
     }
 
@@ -396,17 +351,16 @@ mod tests {
         index.save();
         assert!(load(&store).links_say(Digest::of(b"links")));
         assert!(!load(&store).links_say(Digest::of(b"other links")));
-        let head = index.head.clone().unwrap();
-        let body = index.encode(&head);
-        assert!(decode(&body, &head).is_some());
-        (0..body.len()).for_each(|length| assert!(decode(&body[..length], &head).is_none(), "cut at {length}"));
-        assert!(decode(&body, "another executable's\n").is_none());
+        let body = index.encode();
+        assert!(decode(&body).is_some());
+        (0..body.len()).for_each(|length| assert!(decode(&body[..length]).is_none(), "cut at {length}"));
+        assert!(decode(&[b"raisin index 2\n", &body[HEAD.len()..]].concat()).is_none());
         let bytes = std::fs::read(&index.file).unwrap();
         std::fs::write(&index.file, &bytes[..bytes.len() / 2]).unwrap();
         let mut torn = load(&store);
-        assert_eq!(torn.untouched(&store, MADE_OF), None);
-        torn.learn(&store, MADE_OF, key);
+        assert_eq!(torn.untouched(&store, key), None);
+        torn.learn(&store, key);
         torn.save();
-        assert_eq!(load(&store).untouched(&store, MADE_OF), Some((key, artifact)));
+        assert_eq!(load(&store).untouched(&store, key), Some(artifact));
     }
 }

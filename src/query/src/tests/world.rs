@@ -39,7 +39,7 @@ impl World {
         }
         let record = ActionRecord {
             key,
-            action: json!({"kind": "made up"}),
+            action: json!({"format": 1, "kind": "made up", "kind_version": 1, "parameters": {}}),
             artifact,
             references: BTreeMap::new(),
             kind: "made-up".to_owned(),
