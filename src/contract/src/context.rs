@@ -261,12 +261,7 @@ impl Context {
     /// Records that this artifact is of use only together with the artifact of the input at `pointer`, under a name
     /// that [`referenced`] finds again. The store keeps what is referenced for as long as this artifact.
     pub fn add_reference(&self, name: &str, artifact: &Path) -> Result<()> {
-        let path = self.out().join(REFERENCES);
-        let mut references: BTreeMap<String, String> = match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes)?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
-            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
-        };
+        let mut references = references(&self.out())?;
         let digest = artifact.file_name().ok_or_else(|| anyhow!("{} has no name", artifact.display()))?;
         references.insert(name.to_owned(), digest.to_string_lossy().into_owned());
         self.write_json(REFERENCES, &references)
@@ -317,18 +312,25 @@ impl Event {
 /// The file in an artifact that names the artifacts it needs: `{"base": "<digest>"}`.
 pub const REFERENCES: &str = "references.json";
 
+/// The names of the artifacts that this one needs, by what it calls them; none where there is no such file.
+///
+/// # Errors
+/// A file that cannot be read, or that does not hold references.
+pub fn references(artifact: &Path) -> Result<BTreeMap<String, String>> {
+    let path = artifact.join(REFERENCES);
+    match std::fs::read(&path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| format!("{} is unreadable", path.display())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(BTreeMap::new()),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
 /// The folder of the artifact that `artifact` refers to as `name`; `None` where it has no such reference.
 ///
 /// # Errors
 /// A reference to an artifact that is not in the same store.
 pub fn referenced(artifact: &Path, name: &str) -> Result<Option<PathBuf>> {
-    let path = artifact.join(REFERENCES);
-    let bytes = match std::fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
-    };
-    let references: BTreeMap<String, String> = serde_json::from_slice(&bytes)?;
+    let references = references(artifact)?;
     let Some(digest) = references.get(name) else { return Ok(None) };
     // Through the link in out/, the neighbours are those of the real folder.
     let real = artifact.canonicalize()?;

@@ -21,6 +21,7 @@ pub mod threads;
 pub use action::{ACTION_FORMAT, Action, Gathered, Input, NumericEnvironment, Part};
 pub use context::{
     Assignment, Context, Cost, DType, DeviceKind, Environment, Event, Progress, REFERENCES, Source, referenced,
+    references,
 };
 pub use declaration::{Declaration, FileNeed, Kind, Needs, ParameterProblem, Process, Resolved, StageNeed};
 pub use serve::Run;

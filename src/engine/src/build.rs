@@ -14,23 +14,21 @@ use super::job::{Order, assemble};
 use super::lanes::Lanes;
 use super::make::{Check, Job, Message, Mode, Outcome, plain};
 use super::plan_file::PlanFile;
-use super::progress::{Display, duration, size};
 use super::resolve::{Found, Resolver};
 use super::resources::Machine;
 use super::schedule::{Schedule, State, Turn};
 use super::summary::{Failure, Summary};
+use super::told::{HOW_TO_GO_ON, News, Told};
 use super::{Options, links};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Result, anyhow, bail};
-use raisin_contract::{Action, Event, Process};
+use raisin_contract::{Action, Process};
 use raisin_pipeline::Pipeline;
-use raisin_store::{Journal, JournalEvent, Store};
+use raisin_store::Store;
 
 /// How long children may take to end after they were asked to, and then the build itself: all of it has two seconds.
 const GRACE: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_millis(1800);
-
-const HOW_TO_GO_ON: &str = "what is finished is kept; the same command goes on from here";
 
 /// Builds the pipeline. A stage that fails is in the summary; an error is something that kept the build from working.
 pub fn build(pipeline: &Pipeline, options: &Options) -> Result<Summary> {
@@ -54,19 +52,30 @@ fn build_with(pipeline: &Pipeline, options: &Options, plan: Option<&PlanFile>) -
     if let Some(plan) = plan {
         plan.check(&resolver)?;
     }
-    let mut build = Build::new(resolver, options, plan, &interrupt)?;
-    build.journal.hold(JournalEvent::RunStarted {
-        pipeline: pipeline.name.clone(),
-        file: pipeline.file.display().to_string(),
-        pid: std::process::id(),
-    });
+    options.force.check(&resolver.graph)?;
+    let mut told = Told::new(&resolver.store, &resolver.graph, options)?;
+    told.begins(pipeline);
+    let mut build = Build::new(resolver, options, plan, &interrupt, &mut told);
     build.look_up_ready()?;
     if build.schedule.count(|state| state == State::Queued) > 0 {
         build.check_executables()?;
-        build.tell_cached();
+        build.tell_cached()?;
         build.run()?;
     }
     build.finish(began, options)
+}
+
+/// What a build knows of a node, besides its state in the schedule.
+#[derive(Default)]
+struct Work<'a> {
+    /// Once its inputs are there.
+    key: Option<Digest>,
+    /// Of one that is to run.
+    action: Option<Action<'a>>,
+    /// Whether it runs though it is cached.
+    forced: bool,
+    /// Why it failed.
+    failure: Option<String>,
 }
 
 struct Build<'a> {
@@ -76,16 +85,14 @@ struct Build<'a> {
     schedule: Schedule,
     machine: Machine,
     history: History,
-    journal: Journal,
-    display: Display,
-    keys: Vec<Option<Digest>>,
-    actions: Vec<Option<Action<'a>>>,
-    /// Stages that run though they are cached.
-    forced: Vec<bool>,
+    told: &'a mut Told,
+    /// By node.
+    work: Vec<Work<'a>>,
     mode: Mode,
     keep_going: bool,
     ran: u64,
-    failures: Vec<Failure>,
+    /// In the order in which they failed.
+    failed: Vec<NodeId>,
     interrupted: bool,
 }
 
@@ -95,26 +102,21 @@ impl<'a> Build<'a> {
         options: &Options,
         plan: Option<&'a PlanFile>,
         interrupt: &'a Interrupt,
-    ) -> Result<Self> {
+        told: &'a mut Told,
+    ) -> Self {
         let graph = &resolver.graph;
         let machine = Machine::of(options, resolver.devices);
         let nodes = graph.nodes.iter().map(|node| (machine.demand(node.stage), node.dependents.clone()));
         let schedule = Schedule::new(nodes, machine);
-        let forced = graph.nodes.iter().map(|node| options.force.names(&node.stage.name)).collect();
-        options.force.check(graph)?;
-        let count = graph.nodes.len();
-        let width = (0..count).map(|id| graph.label(id).chars().count()).max().unwrap_or(0);
-        Ok(Self {
+        let forced = graph.nodes.iter().map(|node| options.force.names(&node.stage.name));
+        Self {
             plan,
             interrupt,
             schedule,
             machine,
             history: History::default(),
-            journal: Journal::begin(&resolver.store)?,
-            display: Display::new(options.quiet, width.min(40)),
-            keys: vec![None; count],
-            actions: (0..count).map(|_| None).collect(),
-            forced,
+            told,
+            work: forced.map(|forced| Work { forced, ..Work::default() }).collect(),
             mode: Mode {
                 executables: options.executables.clone(),
                 anew: false,
@@ -123,10 +125,14 @@ impl<'a> Build<'a> {
             },
             keep_going: options.keep_going,
             ran: 0,
-            failures: Vec::new(),
+            failed: Vec::new(),
             interrupted: false,
             resolver,
-        })
+        }
+    }
+
+    fn tell(&mut self, id: NodeId, news: News<'_>) -> Result<()> {
+        self.told.tell(&self.resolver.graph, id, news)
     }
 
     /// Looks up every node whose inputs are there, and those that become so by hits. What cannot be looked up fails,
@@ -141,7 +147,7 @@ impl<'a> Build<'a> {
             }
             match self.look_up(id) {
                 Ok(Some((key, artifact))) => {
-                    self.note_hit(id, key, artifact);
+                    self.tell(id, News::Hit { key, artifact })?;
                     self.schedule.done(id);
                     hits.push(id);
                 }
@@ -156,19 +162,18 @@ impl<'a> Build<'a> {
     fn look_up(&mut self, id: NodeId) -> Result<Option<(Digest, Digest)>> {
         let action = self.resolver.action(id)?;
         let key = action.key().with_context(|| format!("`{}` is ready without its inputs", self.label(id)))?;
-        self.keys[id] = Some(key);
-        let found =
-            if self.forced[id] { Found::Miss(Some(Difference::Forced)) } else { self.resolver.find(id, key)? };
+        self.work[id].key = Some(key);
+        let forced = self.work[id].forced;
+        let found = if forced { Found::Miss(Some(Difference::Forced)) } else { self.resolver.find(id, key)? };
         let lost = match found {
             Found::Hit(artifact) => return Ok(Some((key, artifact))),
             Found::Miss(lost) => lost,
         };
         let why = self.explain(id, &action, lost)?;
-        self.actions[id] = Some(action);
+        self.work[id].action = Some(action);
         match self.schedule.queue(id, key) {
             Turn::Waits => {
-                let (stage, variant, kind) = self.names(id);
-                self.journal.hold(JournalEvent::Miss { stage, variant, kind, key, why });
+                self.tell(id, News::Miss { key, why })?;
                 Ok(None)
             }
             Turn::WasDone(other) => {
@@ -177,25 +182,23 @@ impl<'a> Build<'a> {
                 Ok(Some((key, artifact)))
             }
             Turn::HasFailed(other) => {
-                let label = self.label(other);
-                let failure = self.failures.iter().find(|failure| failure.stage == label);
-                Err(anyhow!("{}", failure.map_or("it failed before", |failure| failure.reason.as_str())))
+                Err(anyhow!("{}", self.work[other].failure.as_deref().unwrap_or("it failed before")))
             }
         }
     }
 
     fn explain(&mut self, id: NodeId, action: &Action<'_>, lost: Option<Difference>) -> Result<Vec<String>> {
         if let Some(Difference::Lost { reason }) = &lost {
-            self.display.stage_line(&self.label(id), &format!("set aside: {reason}"));
+            self.tell(id, News::SetAside { reason })?;
         }
         let why = match (lost, self.plan) {
             (Some(lost), _) => vec![lost],
             (None, Some(plan)) => {
-                return Ok(plan.why(id).unwrap_or_else(|| {
-                    let text = "was cached when this was planned, and is not any more: it runs";
-                    self.display.stage_line(&self.label(id), text);
-                    vec!["gone since it was planned".to_owned()]
-                }));
+                let Some(why) = plan.why(id) else {
+                    self.tell(id, News::GoneSincePlanned)?;
+                    return Ok(vec!["gone since it was planned".to_owned()]);
+                };
+                return Ok(why);
             }
             (None, None) => {
                 let question = Question::of(&self.resolver, id, action);
@@ -260,10 +263,10 @@ impl<'a> Build<'a> {
         let interrupt = self.interrupt;
         let mut stopped: Option<Instant> = None;
         loop {
-            let go_on = stopped.is_none() && (self.failures.is_empty() || self.keep_going);
+            let go_on = stopped.is_none() && (self.failed.is_empty() || self.keep_going);
             while go_on && let Some((id, gpu)) = self.schedule.start() {
                 let job = self.job(id, gpu)?;
-                self.display.start(id, &self.label(id));
+                self.tell(id, News::Begins)?;
                 lanes.start(job, gpu);
             }
             if self.schedule.running() == 0 {
@@ -276,13 +279,13 @@ impl<'a> Build<'a> {
                     }
                     self.receive(message)?;
                 }
-                Err(RecvTimeoutError::Timeout) => self.display.tick(),
+                Err(RecvTimeoutError::Timeout) => self.told.tick(),
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
             if stopped.is_none() && interrupt.count() > 0 {
                 self.interrupted = true;
                 stopped = Some(Instant::now());
-                self.display.line("interrupted: ending the running stages");
+                self.told.stopping();
                 children.stop();
             }
             // Who asks a second time does not want to wait.
@@ -293,62 +296,51 @@ impl<'a> Build<'a> {
     }
 
     fn job(&self, id: NodeId, gpu: Option<usize>) -> Result<Job> {
-        let key = self.keys[id].context("a stage without a key cannot run")?;
-        let action = self.actions[id].as_ref().context("a stage without an action cannot run")?;
+        let work = &self.work[id];
+        let key = work.key.context("a stage without a key cannot run")?;
+        let action = work.action.as_ref().context("a stage without an action cannot run")?;
         let demand = self.machine.demand(self.resolver.graph.nodes[id].stage);
-        let mode = Mode { anew: self.forced[id], ..self.mode.clone() };
-        let order = Order { key, action, run: self.journal.run(), threads: demand.threads, gpu, mode };
+        let mode = Mode { anew: work.forced, ..self.mode.clone() };
+        let order = Order { key, action, run: self.told.run(), threads: demand.threads, gpu, mode };
         assemble(&self.resolver, id, order)
     }
 
     fn receive(&mut self, message: Message) -> Result<()> {
         match message {
-            Message::Waiting { id, words } => self.display.say(id, &words),
-            Message::Started { id } => {
-                let (stage, variant, _) = self.names(id);
-                if let Some(key) = self.keys[id] {
-                    self.journal.write(JournalEvent::Started { stage, variant, key })?;
-                }
-            }
-            Message::Event { id, event: Event::Progress(progress) } => self.display.progress(id, &progress),
-            Message::Event { id, event: Event::Note { text } } => self.display.stage_line(&self.label(id), &text),
-            Message::Event { event: Event::Cost(_), .. } => {}
+            Message::Waiting { id, words } => self.tell(id, News::Waits(&words)),
+            Message::Started { id } => match self.work[id].key {
+                Some(key) => self.tell(id, News::Started { key }),
+                None => Ok(()),
+            },
+            Message::Event { id, event } => self.tell(id, News::Said(&event)),
             Message::Ended { id, result } => {
-                self.display.end(id);
+                self.tell(id, News::Ended)?;
                 match *result {
-                    Ok(outcome) => self.succeeded(id, &outcome)?,
-                    Err(error) => self.failed(id, &error)?,
+                    Ok(outcome) => self.succeeded(id, &outcome),
+                    Err(error) => self.failed(id, &error),
                 }
             }
         }
-        Ok(())
     }
 
     fn succeeded(&mut self, id: NodeId, outcome: &Outcome) -> Result<()> {
         let Outcome { record, ran, check } = outcome;
-        let label = self.label(id);
+        let (key, artifact) = (record.key, record.artifact);
         if *ran {
-            let (stage, variant, _) = self.names(id);
-            let (key, artifact) = (record.key, record.artifact);
-            let (seconds, bytes) = (record.seconds, record.bytes);
-            self.journal.write(JournalEvent::Finished { stage, variant, key, artifact, seconds, bytes })?;
-            let took = duration(Duration::from_secs_f64(seconds));
-            let checked = if *check == Check::Same { ", twice the same" } else { "" };
-            self.display.stage_line(&label, &format!("ran in {took}, {}{checked}", size(bytes)));
+            self.tell(id, News::Ran { record, check })?;
             self.ran += 1;
         } else {
-            self.note_hit(id, record.key, record.artifact);
-            self.display.stage_line(&label, "cached: another build made it");
+            self.tell(id, News::MadeByAnotherBuild { key, artifact })?;
         }
-        self.resolver.settle(id, record.artifact);
+        self.resolver.settle(id, artifact);
         for follower in self.schedule.followers(id) {
-            self.note_hit(follower, record.key, record.artifact);
-            self.resolver.settle(follower, record.artifact);
+            self.tell(follower, News::Hit { key, artifact })?;
+            self.resolver.settle(follower, artifact);
             self.schedule.done(follower);
         }
         self.schedule.done(id);
         for hit in self.look_up_ready()? {
-            self.display.stage_line(&self.label(hit), "cached");
+            self.tell(hit, News::Cached)?;
         }
         if let Check::Failed(reason) = check {
             // What the first run made is kept, and served.
@@ -363,96 +355,61 @@ impl<'a> Build<'a> {
         followers.into_iter().for_each(|follower| self.schedule.failed(follower));
         let reason = plain(error);
         if self.interrupted {
-            let (stage, variant, _) = self.names(id);
-            self.display.stage_line(&self.label(id), "interrupted");
-            return self.journal.write(JournalEvent::Failed { stage, variant, key: self.keys[id], reason });
+            let key = self.work[id].key;
+            return self.tell(id, News::Interrupted { key, reason: &reason });
         }
         self.note_failure(id, reason)
     }
 
     fn note_failure(&mut self, id: NodeId, reason: String) -> Result<()> {
-        let (stage, variant, _) = self.names(id);
-        self.journal.write(JournalEvent::Failed { stage, variant, key: self.keys[id], reason: reason.clone() })?;
-        let label = self.label(id);
-        self.display.stage_line(&label, &format!("FAILED\n    {reason}"));
-        self.failures.push(Failure { stage: label, reason });
+        let key = self.work[id].key;
+        self.tell(id, News::Failed { key, reason: &reason })?;
+        self.work[id].failure = Some(reason);
+        self.failed.push(id);
         Ok(())
     }
 
-    fn note_hit(&mut self, id: NodeId, key: Digest, artifact: Digest) {
-        let (stage, variant, kind) = self.names(id);
-        self.journal.hold(JournalEvent::Hit { stage, variant, kind, key, artifact });
-    }
-
     /// Before the first stage runs: which need not.
-    fn tell_cached(&self) {
-        for id in 0..self.keys.len() {
+    fn tell_cached(&mut self) -> Result<()> {
+        for id in 0..self.work.len() {
             if self.schedule.state(id) == State::Done {
-                self.display.stage_line(&self.label(id), "cached");
+                self.tell(id, News::Cached)?;
             }
         }
+        Ok(())
     }
 
     fn finish(mut self, began: Instant, options: &Options) -> Result<Summary> {
-        if self.failures.is_empty() && !self.interrupted {
+        if self.failed.is_empty() && !self.interrupted {
             // Before any link of it goes.
             let settled = |id: &NodeId| matches!(self.schedule.state(*id), State::Done | State::Skipped);
-            if let Some(id) = (0..self.keys.len()).find(|id| !settled(id)) {
+            if let Some(id) = (0..self.work.len()).find(|id| !settled(id)) {
                 bail!("raisin itself failed: `{}` was neither found nor made", self.label(id));
             }
         }
-        let keys = self.keys.iter().enumerate();
-        let keys = keys.map(|(id, key)| key.filter(|_| self.schedule.state(id) == State::Done)).collect::<Vec<_>>();
+        let work = self.work.iter().enumerate();
+        let keys = work.map(|(id, work)| work.key.filter(|_| self.schedule.state(id) == State::Done));
+        let keys: Vec<Option<Digest>> = keys.collect();
         let links::Update { folder: out, changed, earlier } = links::update(&mut self.resolver, &keys, &options.out)?;
         if changed || self.ran > 0 || self.resolver.found_in_store || self.resolver.index.has_changed() {
             self.remember(&keys, options.only.is_empty());
         }
-        let done = self.schedule.count(|state| state == State::Done);
-        let took = began.elapsed();
+        let failure = |id: &NodeId| Failure {
+            stage: self.label(*id),
+            reason: self.work[*id].failure.clone().unwrap_or_default(),
+        };
         let summary = Summary {
             pipeline: self.resolver.graph.pipeline.name.clone(),
             ran: self.ran,
-            cached: done - self.ran,
+            cached: self.schedule.count(|state| state == State::Done) - self.ran,
             skipped: self.schedule.count(|state| !matches!(state, State::Done | State::Failed)),
             earlier,
-            failures: self.failures,
+            failures: self.failed.iter().map(failure).collect(),
             interrupted: self.interrupted,
-            seconds: took.as_secs_f64(),
+            seconds: began.elapsed().as_secs_f64(),
             out,
         };
-        let outcome = match summary.exit_code() {
-            0 => "built",
-            1 => "failed",
-            _ => "interrupted",
-        };
-        if summary.ran == 0 && summary.exit_code() == 0 && !changed {
-            // Found what is linked, all of it: the links say what that is.
-            self.journal.forget(|event| matches!(event, JournalEvent::Hit { .. }));
-        }
-        self.journal.write(JournalEvent::RunFinished {
-            outcome: outcome.to_owned(),
-            ran: summary.ran,
-            cached: summary.cached,
-            failed: summary.failures.len() as u64,
-            seconds: summary.seconds,
-        })?;
-        let (name, ran, cached, out) = (&summary.pipeline, summary.ran, summary.cached, summary.out.display());
-        let took = duration(took);
-        if earlier > 0 {
-            let stages = if earlier == 1 { "stage is" } else { "stages are" };
-            self.display.line(&format!("{earlier} {stages} of an earlier build in {out}"));
-        }
-        self.display.line(&match outcome {
-            "built" if ran == 0 => format!("built {name}: nothing to run, {cached} cached, {took}  ->  {out}"),
-            "built" => format!("built {name}: {ran} ran, {cached} cached, {took}  ->  {out}"),
-            "failed" => {
-                let (failed, skipped) = (summary.failures.len(), summary.skipped);
-                format!("failed {name}: {failed} failed, {skipped} not run, {ran} ran, {cached} cached, {took}")
-            }
-            _ => {
-                format!("interrupted {name} after {took}: {HOW_TO_GO_ON}")
-            }
-        });
+        self.told.ends(&summary, changed)?;
         Ok(summary)
     }
 
@@ -473,11 +430,5 @@ impl<'a> Build<'a> {
 
     fn label(&self, id: NodeId) -> String {
         self.resolver.graph.label(id)
-    }
-
-    fn names(&self, id: NodeId) -> (String, String, String) {
-        let stage = self.resolver.graph.nodes[id].stage;
-        let variant = self.resolver.graph.variant_name(id);
-        (stage.name.clone(), variant, stage.declaration.name.to_owned())
     }
 }

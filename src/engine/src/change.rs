@@ -2,7 +2,6 @@
 //!
 //! It reads manifests, and has the rows of tables counted from the ends of their files.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -11,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::child::executable;
 use raisin_base::digest::Digest;
 use raisin_contract::Process;
-use raisin_store::{MANIFEST, Manifest, Store};
+use raisin_store::{FileDifference, MANIFEST, Manifest, Store};
 
 /// A file that is not the same in two artifacts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,18 +46,13 @@ fn changes_with(
     to: Digest,
     rows: impl Fn(&[PathBuf]) -> Vec<Option<u64>>,
 ) -> Vec<FileChange> {
-    let (Some(before), Some(after)) = (files(store, from), files(store, to)) else { return Vec::new() };
-    let mut found = Vec::new();
-    for (file, digest) in &after {
-        let change = match before.get(file) {
-            Some(same) if same == digest => continue,
-            Some(_) => Change::Bytes,
-            None => Change::Added,
-        };
-        found.push(FileChange { file: file.clone(), change });
-    }
-    let gone = before.keys().filter(|file| !after.contains_key(*file));
-    found.extend(gone.map(|file| FileChange { file: file.clone(), change: Change::Removed }));
+    let (Some(before), Some(after)) = (manifest(store, from), manifest(store, to)) else { return Vec::new() };
+    let change = |difference| match difference {
+        FileDifference::Added(file) => FileChange { file: file.path.clone(), change: Change::Added },
+        FileDifference::Removed(file) => FileChange { file: file.path.clone(), change: Change::Removed },
+        FileDifference::Changed { to, .. } => FileChange { file: to.path.clone(), change: Change::Bytes },
+    };
+    let mut found: Vec<FileChange> = before.differences(&after).into_iter().map(change).collect();
     count_rows(&mut found, &[store.artifact_folder(from), store.artifact_folder(to)], rows);
     found.sort_by_key(|change| !matches!(change.change, Change::Rows { .. }));
     found
@@ -93,10 +87,9 @@ fn rows_of_tables(paths: &[PathBuf]) -> Vec<Option<u64>> {
     ask().filter(|counts| counts.len() == paths.len()).unwrap_or_else(|| vec![None; paths.len()])
 }
 
-fn files(store: &Store, artifact: Digest) -> Option<BTreeMap<String, Digest>> {
+fn manifest(store: &Store, artifact: Digest) -> Option<Manifest> {
     let bytes = std::fs::read(store.artifact_folder(artifact).join(MANIFEST)).ok()?;
-    let manifest = Manifest::from_bytes(&bytes).ok()?;
-    Some(manifest.files.into_iter().map(|file| (file.path, file.blake3)).collect())
+    Manifest::from_bytes(&bytes).ok()
 }
 
 /// How many changes are told in words.

@@ -91,7 +91,7 @@ impl fmt::Display for Difference {
                 let side = |seed: &Option<u64>| seed.map_or("none".to_owned(), |seed| seed.to_string());
                 write!(f, "seed {} -> {}", side(from), side(to))
             }
-            Self::Environment { from, to } => write!(f, "numeric environment: {} -> {}", numbers(from), numbers(to)),
+            Self::Environment { from, to } => write!(f, "numeric environment: {} -> {}", numbers(*from), numbers(*to)),
             Self::Parameter { path, from, to } => {
                 let side = |value: &Option<Value>| value.as_ref().map_or("nothing".to_owned(), brief);
                 write!(f, "{path}: {} -> {}", side(from), side(to))
@@ -131,7 +131,7 @@ impl Difference {
 }
 
 /// `cpu f32`
-fn numbers(environment: &Option<NumericEnvironment>) -> String {
+fn numbers(environment: Option<NumericEnvironment>) -> String {
     let Some(NumericEnvironment { device, dtype }) = environment else { return "none".to_owned() };
     let device = match device {
         DeviceKind::Cpu => "cpu",

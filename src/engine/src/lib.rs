@@ -40,6 +40,7 @@ mod resolve;
 mod resources;
 mod schedule;
 mod summary;
+mod told;
 mod waiting;
 
 use std::path::PathBuf;

@@ -22,7 +22,7 @@ use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Error, Problem, Result, bail, render};
 use raisin_contract::context::{ASSIGNMENT, wait_until_left};
 use raisin_contract::{Assignment, Event, Process, Progress};
-use raisin_store::{ActionRecord, Lookup, Manifest, Store, Waiting, remove_tree};
+use raisin_store::{ActionRecord, FileDifference, Lookup, Manifest, Store, Waiting, remove_tree};
 
 /// Everything that making one action takes.
 pub struct Job {
@@ -300,23 +300,15 @@ fn write_assignment(assignment: &Assignment, inputs_look: Digest) -> Result<Path
 
 /// The files in which two runs of one action differ; `None` if in none.
 fn compare(first: &Manifest, second: &Manifest) -> Option<String> {
-    let mut unlike = Vec::new();
-    for file in &first.files {
-        match second.files.iter().find(|other| other.path == file.path) {
-            None => unlike.push(format!("{} was written the first time only", file.path)),
-            Some(other) if other.blake3 != file.blake3 => {
-                let sizes = if other.size == file.size {
-                    format!("{} bytes both times, not the same ones", file.size)
-                } else {
-                    format!("{} bytes, then {}", file.size, other.size)
-                };
-                unlike.push(format!("{}: {sizes}", file.path));
-            }
-            Some(_) => {}
+    let word = |difference| match difference {
+        FileDifference::Removed(file) => format!("{} was written the first time only", file.path),
+        FileDifference::Added(file) => format!("{} was written the second time only", file.path),
+        FileDifference::Changed { from, to } if from.size == to.size => {
+            format!("{}: {} bytes both times, not the same ones", from.path, from.size)
         }
-    }
-    let new = second.files.iter().filter(|file| first.files.iter().all(|other| other.path != file.path));
-    unlike.extend(new.map(|file| format!("{} was written the second time only", file.path)));
+        FileDifference::Changed { from, to } => format!("{}: {} bytes, then {}", from.path, from.size, to.size),
+    };
+    let unlike: Vec<String> = first.differences(second).into_iter().map(word).collect();
     (!unlike.is_empty()).then(|| unlike.join("\n    "))
 }
 

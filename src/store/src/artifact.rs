@@ -8,7 +8,7 @@ use super::manifest::{folders, list};
 use super::{ActionRecord, MANIFEST, Manifest, Store, forbid_writing, remove_tree, sync_folder};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Error, Result, bail, ensure};
-use raisin_contract::REFERENCES;
+use raisin_contract::{REFERENCES, references};
 
 /// An artifact in the store.
 #[derive(Clone, Debug)]
@@ -124,7 +124,7 @@ impl Store {
     pub fn commit(&self, out: &Path) -> Result<Artifact> {
         let manifest = Manifest::of_folder(out)?;
         ensure!(!manifest.files.is_empty(), "the stage wrote no files");
-        let references = if out.join(REFERENCES).exists() { read_references(out)? } else { BTreeMap::new() };
+        let references = read_references(out)?;
         let bytes = manifest.to_bytes()?;
         let digest = Digest::of(&bytes);
         let folder = self.artifact_folder(digest);
@@ -201,9 +201,12 @@ pub(super) fn damage(error: Error) -> Result<Error> {
     if machine { Err(error) } else { Ok(error) }
 }
 
+/// The artifacts that this one refers to.
 pub(super) fn read_references(folder: &Path) -> Result<BTreeMap<String, Digest>> {
-    let bytes = std::fs::read(folder.join(REFERENCES))?;
-    serde_json::from_slice(&bytes).with_context(|| format!("its {REFERENCES} is unreadable"))
+    let digests = |references: BTreeMap<String, String>| {
+        references.into_iter().map(|(name, digest)| Ok((name, digest.parse()?))).collect::<Result<_>>()
+    };
+    references(folder).and_then(digests).with_context(|| format!("its {REFERENCES} is unreadable"))
 }
 
 #[cfg(test)]

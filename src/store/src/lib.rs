@@ -53,7 +53,7 @@ pub use gc::{Gc, GcOptions, gc};
 pub use index::Index;
 pub use journal::{Journal, JournalEvent, JournalLine};
 pub use lock::{Lock, Waiting};
-pub use manifest::{FileEntry, MANIFEST, Manifest};
+pub use manifest::{FileDifference, FileEntry, MANIFEST, Manifest};
 pub use memory::{recall, remember, this_executable};
 pub use pin::Pin;
 pub use record::{Accepted, ActionRecord};

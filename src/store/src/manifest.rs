@@ -1,5 +1,6 @@
 //! The list of an artifact's files. Its canonical bytes are what the artifact's digest is the blake3 of.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,14 @@ pub struct FileEntry {
     pub path: String,
     pub size: u64,
     pub blake3: Digest,
+}
+
+/// A file that is not the same in two manifests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileDifference<'m> {
+    Added(&'m FileEntry),
+    Removed(&'m FileEntry),
+    Changed { from: &'m FileEntry, to: &'m FileEntry },
 }
 
 impl Manifest {
@@ -51,6 +60,21 @@ impl Manifest {
     /// What manifest.json holds.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         Ok(canonical(&serde_json::to_value(self)?).into_bytes())
+    }
+
+    /// The files that are not the same in another manifest, in the order of their paths.
+    pub fn differences<'m>(&'m self, other: &'m Self) -> Vec<FileDifference<'m>> {
+        let by_path = |manifest: &'m Self| manifest.files.iter().map(|file| (file.path.as_str(), file));
+        let (before, after): (BTreeMap<_, _>, BTreeMap<_, _>) = (by_path(self).collect(), by_path(other).collect());
+        let paths: BTreeSet<&str> = before.keys().chain(after.keys()).copied().collect();
+        let difference = |path| match (before.get(path), after.get(path)) {
+            (Some(from), Some(to)) if from.blake3 == to.blake3 => None,
+            (Some(from), Some(to)) => Some(FileDifference::Changed { from, to }),
+            (Some(from), None) => Some(FileDifference::Removed(from)),
+            (None, Some(to)) => Some(FileDifference::Added(to)),
+            (None, None) => None,
+        };
+        paths.into_iter().filter_map(difference).collect()
     }
 
     pub fn bytes(&self) -> u64 {

@@ -1,0 +1,199 @@
+//! What a build tells: a person on standard error, and the journal. What happens is decided elsewhere.
+
+use std::time::Duration;
+
+use super::Options;
+use super::graph::{Graph, NodeId};
+use super::make::Check;
+use super::progress::{Display, duration, size};
+use super::summary::Summary;
+use raisin_base::digest::Digest;
+use raisin_base::error::Result;
+use raisin_contract::Event;
+use raisin_pipeline::Pipeline;
+use raisin_store::{ActionRecord, Journal, JournalEvent, Store};
+
+pub const HOW_TO_GO_ON: &str = "what is finished is kept; the same command goes on from here";
+
+/// What happened to a stage.
+pub enum News<'n> {
+    /// Its artifact is there, and it need not run.
+    Hit {
+        key: Digest,
+        artifact: Digest,
+    },
+    /// The artifact that it had cannot be served.
+    SetAside {
+        reason: &'n str,
+    },
+    /// It was cached when the plan was made, and is not any more.
+    GoneSincePlanned,
+    /// It is to run.
+    Miss {
+        key: Digest,
+        why: Vec<String>,
+    },
+    /// For people: it need not run.
+    Cached,
+    /// It has its turn.
+    Begins,
+    /// For another process, in these words.
+    Waits(&'n str),
+    /// Its process is about to work.
+    Started {
+        key: Digest,
+    },
+    /// It said something itself.
+    Said(&'n Event),
+    Ran {
+        record: &'n ActionRecord,
+        check: &'n Check,
+    },
+    MadeByAnotherBuild {
+        key: Digest,
+        artifact: Digest,
+    },
+    Ended,
+    Failed {
+        key: Option<Digest>,
+        reason: &'n str,
+    },
+    Interrupted {
+        key: Option<Digest>,
+        reason: &'n str,
+    },
+}
+
+/// Who is told.
+pub struct Told {
+    display: Display,
+    journal: Journal,
+}
+
+impl Told {
+    pub fn new(store: &Store, graph: &Graph<'_>, options: &Options) -> Result<Self> {
+        let width = (0..graph.nodes.len()).map(|id| graph.label(id).chars().count()).max().unwrap_or(0);
+        Ok(Self { display: Display::new(options.quiet, width.min(40)), journal: Journal::begin(store)? })
+    }
+
+    /// What the journal calls this run.
+    pub fn run(&self) -> &str {
+        self.journal.run()
+    }
+
+    pub fn begins(&mut self, pipeline: &Pipeline) {
+        self.journal.hold(JournalEvent::RunStarted {
+            pipeline: pipeline.name.clone(),
+            file: pipeline.file.display().to_string(),
+            pid: std::process::id(),
+        });
+    }
+
+    /// # Errors
+    /// The journal cannot be written.
+    pub fn tell(&mut self, graph: &Graph<'_>, id: NodeId, news: News<'_>) -> Result<()> {
+        let names = || (graph.nodes[id].stage.name.clone(), graph.variant_name(id));
+        let kind = graph.nodes[id].stage.declaration.name;
+        match news {
+            News::Hit { key, artifact } => self.hit(names(), kind, key, artifact),
+            News::SetAside { reason } => self.line(graph, id, &format!("set aside: {reason}")),
+            News::GoneSincePlanned => {
+                self.line(graph, id, "was cached when this was planned, and is not any more: it runs");
+            }
+            News::Miss { key, why } => {
+                let (stage, variant) = names();
+                self.journal.hold(JournalEvent::Miss { stage, variant, kind: kind.to_owned(), key, why });
+            }
+            News::Cached => self.line(graph, id, "cached"),
+            News::Begins => self.display.start(id, &graph.label(id)),
+            News::Waits(words) => self.display.say(id, words),
+            News::Started { key } => {
+                let (stage, variant) = names();
+                self.journal.write(JournalEvent::Started { stage, variant, key })?;
+            }
+            News::Said(Event::Progress(progress)) => self.display.progress(id, progress),
+            News::Said(Event::Note { text }) => self.line(graph, id, text),
+            News::Said(Event::Cost(_)) => {}
+            News::Ended => self.display.end(id),
+            News::Ran { record, check } => {
+                let (stage, variant) = names();
+                let ActionRecord { key, artifact, seconds, bytes, .. } = *record;
+                self.journal.write(JournalEvent::Finished { stage, variant, key, artifact, seconds, bytes })?;
+                let took = duration(Duration::from_secs_f64(seconds));
+                let checked = if *check == Check::Same { ", twice the same" } else { "" };
+                self.line(graph, id, &format!("ran in {took}, {}{checked}", size(bytes)));
+            }
+            News::MadeByAnotherBuild { key, artifact } => {
+                self.hit(names(), kind, key, artifact);
+                self.line(graph, id, "cached: another build made it");
+            }
+            News::Failed { key, reason } => {
+                let (stage, variant) = names();
+                self.journal.write(JournalEvent::Failed { stage, variant, key, reason: reason.to_owned() })?;
+                self.line(graph, id, &format!("FAILED\n    {reason}"));
+            }
+            News::Interrupted { key, reason } => {
+                let (stage, variant) = names();
+                self.line(graph, id, "interrupted");
+                self.journal.write(JournalEvent::Failed { stage, variant, key, reason: reason.to_owned() })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn hit(&mut self, (stage, variant): (String, String), kind: &str, key: Digest, artifact: Digest) {
+        self.journal.hold(JournalEvent::Hit { stage, variant, kind: kind.to_owned(), key, artifact });
+    }
+
+    fn line(&self, graph: &Graph<'_>, id: NodeId, text: &str) {
+        self.display.stage_line(&graph.label(id), text);
+    }
+
+    /// Nothing happened for a while.
+    pub fn tick(&self) {
+        self.display.tick();
+    }
+
+    pub fn stopping(&self) {
+        self.display.line("interrupted: ending the running stages");
+    }
+
+    /// The last lines. `changed`: the links say something else now than before.
+    ///
+    /// # Errors
+    /// The journal cannot be written.
+    pub fn ends(&mut self, summary: &Summary, changed: bool) -> Result<()> {
+        let outcome = match summary.exit_code() {
+            0 => "built",
+            1 => "failed",
+            _ => "interrupted",
+        };
+        if summary.ran == 0 && summary.exit_code() == 0 && !changed {
+            // Found what is linked, all of it: the links say what that is.
+            self.journal.forget(|event| matches!(event, JournalEvent::Hit { .. }));
+        }
+        self.journal.write(JournalEvent::RunFinished {
+            outcome: outcome.to_owned(),
+            ran: summary.ran,
+            cached: summary.cached,
+            failed: summary.failures.len() as u64,
+            seconds: summary.seconds,
+        })?;
+        let (name, ran, cached, out) = (&summary.pipeline, summary.ran, summary.cached, summary.out.display());
+        let took = duration(Duration::from_secs_f64(summary.seconds));
+        if summary.earlier > 0 {
+            let stages = if summary.earlier == 1 { "stage is" } else { "stages are" };
+            self.display.line(&format!("{} {stages} of an earlier build in {out}", summary.earlier));
+        }
+        self.display.line(&match outcome {
+            "built" if ran == 0 => format!("built {name}: nothing to run, {cached} cached, {took}  ->  {out}"),
+            "built" => format!("built {name}: {ran} ran, {cached} cached, {took}  ->  {out}"),
+            "failed" => {
+                let (failed, skipped) = (summary.failures.len(), summary.skipped);
+                format!("failed {name}: {failed} failed, {skipped} not run, {ran} ran, {cached} cached, {took}")
+            }
+            _ => format!("interrupted {name} after {took}: {HOW_TO_GO_ON}"),
+        });
+        Ok(())
+    }
+}
