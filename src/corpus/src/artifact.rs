@@ -1,9 +1,9 @@
-//! Instructions and tasks as tables: what the stages write, and how later stages read it back.
+//! The tables of instructions and tasks: stages write them here, and later stages read them here.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow_array::builder::{ListBuilder, StringBuilder};
+use arrow_array::builder::{Int32Builder, ListBuilder, StringBuilder};
 use arrow_array::{Array, ArrayRef, Int32Array, ListArray, RecordBatch, StringArray, UInt32Array, UInt64Array};
 use arrow_schema::{DataType, Field};
 
@@ -12,34 +12,45 @@ use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Result, anyhow};
 use raisin_table as table;
 
-/// An instruction with where it came from: one row of the `instructions` table.
+/// One row of the `instructions` table: a conversation and its origin.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Row {
+pub struct PoolRow {
     pub messages: Vec<Message>,
-    /// Index into the `sources` table.
+    /// The index of the file in the `sources` table.
     pub source: u32,
-    /// Line of a JSONL file, record of a JSON array or Parquet file; from 1.
+    /// Position of the record in its file, from 1: the line of a JSONL file, else the number of the record.
     pub line: u64,
     pub digest: Digest,
-    /// Exact copies folded into this row.
+    /// How many exact copies of this row were folded into it.
     pub duplicates: u32,
     pub label: Option<String>,
 }
 
-impl Row {
+impl PoolRow {
     pub fn new(messages: Vec<Message>, source: u32, line: u64) -> Self {
         let digest = content_digest(&messages);
         Self { messages, source, line, digest, duplicates: 0, label: None }
     }
 }
 
-/// The digest of a conversation's canonical JSON: equal for equal conversations whatever file they came from.
+/// The digest of a conversation's canonical JSON. Equal conversations have equal digests, whatever file they came from.
 pub fn content_digest(messages: &[Message]) -> Digest {
     let turns = messages.iter().map(|message| serde_json::json!([message.role, message.content])).collect();
     Digest::of_json(&serde_json::Value::Array(turns))
 }
 
-/// A conversation as the columns system, prompt, response; `None` where these three cannot say it.
+/// The digest of what an example asks: its conversation without the response, and its choices.
+pub fn question_digest(example: &Example) -> Digest {
+    Digest::of_json(&serde_json::json!([content_digest(&example.messages).to_hex(), example.choices]))
+}
+
+/// The digest of all of an example but its id. Examples with equal digests are copies.
+pub fn example_digest(example: &Example) -> Digest {
+    let question = question_digest(example).to_hex();
+    Digest::of_json(&serde_json::json!([question, example.response, example.answer]))
+}
+
+/// A conversation as the columns system, prompt and response; `None` if these three columns do not hold all of it.
 fn plain(messages: &[Message]) -> Option<(Option<&str>, &str, &str)> {
     let role = |index: usize| messages.get(index).map(|message| message.role.as_str());
     let text = |index: usize| messages.get(index).map_or("", |message| message.content.as_str());
@@ -50,41 +61,69 @@ fn plain(messages: &[Message]) -> Option<(Option<&str>, &str, &str)> {
     }
 }
 
-/// The `instructions` table; the row's position is its id.
-pub fn instructions_batch(rows: &[Row]) -> Result<RecordBatch> {
-    let mut system = StringBuilder::new();
-    let mut prompt = StringBuilder::new();
-    let mut response = StringBuilder::new();
-    let mut turns = StringBuilder::new();
-    for row in rows {
-        if let Some((text, question, answer)) = plain(&row.messages) {
-            system.append_option(text);
-            prompt.append_value(question);
-            response.append_value(answer);
-            turns.append_null();
+/// The columns of a conversation in the tables `instructions`, `validation` and `test`. `messages` is null if `system`,
+/// `prompt` and `response` hold the whole conversation; otherwise `messages` is all turns as JSON, the response included.
+#[derive(Default)]
+struct ConversationColumns {
+    system: StringBuilder,
+    prompt: StringBuilder,
+    response: StringBuilder,
+    messages: StringBuilder,
+}
+
+impl ConversationColumns {
+    fn push(&mut self, conversation: &[Message]) -> Result<()> {
+        if let Some((system, prompt, response)) = plain(conversation) {
+            self.system.append_option(system);
+            self.prompt.append_value(prompt);
+            self.response.append_value(response);
+            self.messages.append_null();
         } else {
-            let first = row.messages.first().filter(|message| message.role == "system");
-            system.append_option(first.map(|message| &message.content));
-            prompt.append_value(prompt_of(&row.messages));
-            response.append_value(row.messages.last().map_or("", |message| &message.content));
-            turns.append_value(serde_json::to_string(&row.messages)?);
+            let first = conversation.first().filter(|message| message.role == "system");
+            self.system.append_option(first.map(|message| &message.content));
+            self.prompt.append_value(prompt_of(conversation));
+            self.response.append_value(conversation.last().map_or("", |message| &message.content));
+            self.messages.append_value(serde_json::to_string(conversation)?);
         }
+        Ok(())
     }
-    table::batch(vec![
-        ("id", Arc::new(UInt32Array::from_iter_values(0..rows.len() as u32)) as ArrayRef),
-        ("system", Arc::new(system.finish())),
-        ("prompt", Arc::new(prompt.finish())),
-        ("response", Arc::new(response.finish())),
-        ("messages", Arc::new(turns.finish())),
-        ("source", Arc::new(UInt32Array::from_iter_values(rows.iter().map(|row| row.source)))),
+
+    fn finish(mut self) -> Vec<(&'static str, ArrayRef)> {
+        vec![
+            ("system", Arc::new(self.system.finish())),
+            ("prompt", Arc::new(self.prompt.finish())),
+            ("response", Arc::new(self.response.finish())),
+            ("messages", Arc::new(self.messages.finish())),
+        ]
+    }
+}
+
+/// The numbers of `count` rows, from 0.
+fn row_numbers(count: usize) -> Result<UInt32Array> {
+    let count =
+        u32::try_from(count).map_err(|_| anyhow!("{count} rows are more than a table of instructions holds"))?;
+    Ok(UInt32Array::from_iter_values(0..count))
+}
+
+/// The `instructions` table. The position of a row is its id.
+pub fn instructions_batch(rows: &[PoolRow]) -> Result<RecordBatch> {
+    let mut conversations = ConversationColumns::default();
+    for row in rows {
+        conversations.push(&row.messages)?;
+    }
+    let mut columns = vec![("id", Arc::new(row_numbers(rows.len())?) as ArrayRef)];
+    columns.extend(conversations.finish());
+    columns.extend([
+        ("source", Arc::new(UInt32Array::from_iter_values(rows.iter().map(|row| row.source))) as ArrayRef),
         ("line", Arc::new(UInt64Array::from_iter_values(rows.iter().map(|row| row.line)))),
         ("digest", Arc::new(StringArray::from_iter_values(rows.iter().map(|row| row.digest.to_hex())))),
         ("duplicates", Arc::new(UInt32Array::from_iter_values(rows.iter().map(|row| row.duplicates)))),
         ("label", Arc::new(rows.iter().map(|row| row.label.as_deref()).collect::<StringArray>())),
-    ])
+    ]);
+    table::batch(columns)
 }
 
-/// The pool of an artifact that provides `instructions`.
+/// Reads the pool of an artifact that provides `instructions`.
 pub fn read_instructions(artifact: &Path) -> Result<Vec<Instruction>> {
     let columns = ["id", "system", "prompt", "response", "messages", "label"];
     let rows = table::read_columns(&artifact.join("instructions.parquet"), &columns)?;
@@ -109,26 +148,40 @@ pub fn read_instructions(artifact: &Path) -> Result<Vec<Instruction>> {
 
 /// The `validation` or `test` table.
 pub fn examples_batch(examples: &[Example]) -> Result<RecordBatch> {
-    let system_of = |example: &Example| {
-        example.messages.first().filter(|message| message.role == "system").map(|message| message.content.clone())
-    };
-    let item = Arc::new(Field::new("item", DataType::Utf8, true));
-    let mut choices = ListBuilder::new(StringBuilder::new()).with_field(item);
-    for example in examples {
-        example.choices.iter().for_each(|choice| choices.values().append_value(choice));
-        choices.append(!example.choices.is_empty());
-    }
-    table::batch(vec![
-        ("id", Arc::new(UInt32Array::from_iter_values(examples.iter().map(|example| example.id))) as ArrayRef),
-        ("system", Arc::new(examples.iter().map(system_of).collect::<StringArray>())),
-        ("prompt", Arc::new(StringArray::from_iter_values(examples.iter().map(Example::prompt)))),
-        ("response", Arc::new(StringArray::from_iter_values(examples.iter().map(|example| &example.response)))),
-        ("choices", Arc::new(choices.finish())),
-        ("answer", Arc::new(examples.iter().map(|row| row.answer.map(|index| index as i32)).collect::<Int32Array>())),
-    ])
+    batch_of(examples, !examples.iter().all(is_single_turn))
 }
 
-/// The task of an artifact that provides `task`.
+/// The `validation` and `test` tables of one task, with the same columns.
+pub fn task_batches(validation: &[Example], test: &[Example]) -> Result<[RecordBatch; 2]> {
+    let with_messages = !validation.iter().chain(test).all(is_single_turn);
+    Ok([batch_of(validation, with_messages)?, batch_of(test, with_messages)?])
+}
+
+fn is_single_turn(example: &Example) -> bool {
+    plain(&example.answered()).is_some()
+}
+
+/// A task of single questions has no column `messages`: all that it holds is in `system`, `prompt` and `response`.
+fn batch_of(examples: &[Example], with_messages: bool) -> Result<RecordBatch> {
+    let item = Arc::new(Field::new("item", DataType::Utf8, true));
+    let mut choices = ListBuilder::new(StringBuilder::new()).with_field(item);
+    let mut answers = Int32Builder::new();
+    let mut conversations = ConversationColumns::default();
+    for example in examples {
+        conversations.push(&example.answered())?;
+        example.choices.iter().for_each(|choice| choices.values().append_value(choice));
+        choices.append(!example.choices.is_empty());
+        answers.append_option(example.answer.map(i32::try_from).transpose()?);
+    }
+    let ids = UInt32Array::from_iter_values(examples.iter().map(|example| example.id));
+    let mut columns = vec![("id", Arc::new(ids) as ArrayRef)];
+    columns.extend(conversations.finish().into_iter().filter(|(name, _)| with_messages || *name != "messages"));
+    columns.push(("choices", Arc::new(choices.finish())));
+    columns.push(("answer", Arc::new(answers.finish())));
+    table::batch(columns)
+}
+
+/// Reads the task of an artifact that provides `task`.
 pub fn read_task(artifact: &Path) -> Result<Task> {
     let path = artifact.join("task.json");
     let text = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -149,8 +202,14 @@ fn read_examples(path: &Path) -> Result<Vec<Example>> {
     let response: &StringArray = table::column(&rows, "response")?;
     let choices: &ListArray = table::column(&rows, "choices")?;
     let answer: &Int32Array = table::column(&rows, "answer")?;
+    let turns = rows.column_by_name("messages").and_then(|column| column.as_any().downcast_ref::<StringArray>());
     (0..rows.num_rows())
         .map(|row| {
+            let messages = match turns.and_then(|turns| optional(turns, row)) {
+                None => conversation(optional(system, row), prompt.value(row), None),
+                Some(turns) => before_response(turns)
+                    .with_context(|| format!("row {row} of {} has unreadable messages", path.display()))?,
+            };
             let options = if choices.is_null(row) {
                 Vec::new()
             } else {
@@ -162,13 +221,21 @@ fn read_examples(path: &Path) -> Result<Vec<Example>> {
             let index = (!answer.is_null(row)).then(|| usize::try_from(answer.value(row))).transpose()?;
             Ok(Example {
                 id: id.value(row),
-                messages: conversation(optional(system, row), prompt.value(row), None),
+                messages,
                 response: response.value(row).to_owned(),
                 choices: options,
                 answer: index,
             })
         })
         .collect()
+}
+
+/// The turns of a conversation in JSON without its last one, which is the response.
+fn before_response(turns: &str) -> Result<Vec<Message>> {
+    let mut messages: Vec<Message> = serde_json::from_str(turns)?;
+    let response = messages.pop().filter(Message::is_assistant);
+    response.ok_or_else(|| anyhow!("the last turn is not the assistant's"))?;
+    Ok(messages)
 }
 
 fn optional(column: &StringArray, row: usize) -> Option<&str> {
@@ -195,7 +262,7 @@ mod tests {
             tools,
             vec![Message::new("assistant", "no prompt")],
         ];
-        let rows: Vec<Row> = conversations.iter().map(|messages| Row::new(messages.clone(), 0, 1)).collect();
+        let rows: Vec<PoolRow> = conversations.iter().map(|messages| PoolRow::new(messages.clone(), 0, 1)).collect();
         let batch = instructions_batch(&rows)?;
         assert_eq!(table::column::<StringArray>(&batch, "prompt")?.value(2), "rain");
         table::write(&folder.path().join("instructions.parquet"), &batch)?;
@@ -207,9 +274,9 @@ mod tests {
 
     #[test]
     fn the_digest_tells_roles_apart_and_ignores_the_source() {
-        let one = Row::new(conversation(None, "a", Some("b")), 0, 1);
-        let two = Row::new(conversation(None, "a", Some("b")), 3, 9);
-        let other = Row::new(conversation(Some("a"), "b", None), 0, 1);
+        let one = PoolRow::new(conversation(None, "a", Some("b")), 0, 1);
+        let two = PoolRow::new(conversation(None, "a", Some("b")), 3, 9);
+        let other = PoolRow::new(conversation(Some("a"), "b", None), 0, 1);
         assert_eq!(one.digest, two.digest);
         assert_ne!(one.digest, other.digest);
     }
@@ -233,5 +300,57 @@ mod tests {
         std::fs::write(folder.path().join("task.json"), json)?;
         assert_eq!(read_task(folder.path())?, Task { validation: vec![question, open], test: vec![], scoring });
         Ok(())
+    }
+
+    #[test]
+    fn a_task_keeps_the_whole_conversation_of_each_example() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let example = |id: u32, messages: Vec<Message>| Example {
+            id,
+            messages,
+            response: "blue".into(),
+            choices: vec![],
+            answer: None,
+        };
+        let mut history = conversation(Some("be brief"), "my cat is white", Some("noted"));
+        history.push(Message::new("user", "and its eyes?"));
+        let tool = vec![Message::new("user", "eyes?"), Message::new("assistant", "look()"), Message::new("tool", "b")];
+        let odd = vec![Message::new("user", "eyes?"), Message::new("assistant", "wait")];
+        let validation = vec![example(0, history), example(1, conversation(None, "eyes?", None))];
+        let test = vec![example(0, tool), example(1, odd), example(2, vec![Message::new("system", "say a colour")])];
+        let [first, second] = task_batches(&validation, &test)?;
+        assert_eq!(table::column::<StringArray>(&first, "prompt")?.value(0), "and its eyes?");
+        assert!(table::column::<StringArray>(&first, "messages")?.is_null(1));
+        table::write(&folder.path().join("validation.parquet"), &first)?;
+        table::write(&folder.path().join("test.parquet"), &second)?;
+        std::fs::write(folder.path().join("task.json"), r#"{"scoring":"loss","extract":null,"max_new_tokens":1}"#)?;
+        let read = read_task(folder.path())?;
+        assert_eq!((read.validation, read.test), (validation.clone(), test));
+        // Both tables have the column if one of them needs it. A task of single questions has no such column.
+        let [first, second] = task_batches(&validation[1..], &validation[..1])?;
+        assert_eq!(first.schema(), second.schema());
+        let [first, _] = task_batches(&validation[1..], &[])?;
+        assert!(first.column_by_name("messages").is_none());
+        Ok(())
+    }
+
+    #[test]
+    fn examples_are_copies_only_if_conversation_choices_answer_and_response_agree() {
+        let example = Example {
+            id: 0,
+            messages: conversation(None, "which?", None),
+            response: "a".into(),
+            choices: vec!["a".into(), "b".into()],
+            answer: Some(0),
+        };
+        let copy = Example { id: 7, ..example.clone() };
+        assert_eq!(example_digest(&example), example_digest(&copy));
+        let answered = Example { response: "b".into(), answer: Some(1), ..example.clone() };
+        assert_ne!(example_digest(&example), example_digest(&answered));
+        assert_eq!(question_digest(&example), question_digest(&answered), "the same question");
+        let chosen = Example { choices: vec!["a".into(), "c".into()], ..example.clone() };
+        assert_ne!(question_digest(&example), question_digest(&chosen));
+        let spoken = Example { messages: vec![Message::new("tool", "which?")], ..example.clone() };
+        assert_ne!(question_digest(&example), question_digest(&spoken), "roles count");
     }
 }

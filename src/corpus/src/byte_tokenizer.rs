@@ -1,7 +1,7 @@
-//! The tokenizer of the tiny byte-level model: a token per byte and four special ones, no merges to learn.
+//! The tokenizer of the tiny byte-level model: one token for each byte and four special tokens, without merges.
 //!
-//! It is written as ordinary tokenizer.json, tokenizer_config.json, special_tokens_map.json and
-//! generation_config.json, so that `transformers` loads the tiny model as it loads any other.
+//! It is written as tokenizer.json, tokenizer_config.json, special_tokens_map.json and generation_config.json, so that
+//! `transformers` loads the tiny model as it loads any other model.
 
 use std::path::Path;
 
@@ -9,9 +9,9 @@ use serde_json::{Map, Value, json};
 
 use raisin_base::error::{Context as _, Result};
 
-/// Bytes and special tokens.
+/// The number of tokens: bytes and special tokens.
 pub const VOCABULARY_SIZE: usize = 256 + SPECIAL.len();
-/// Ends a turn, and pads.
+/// The token that ends a turn; it is also the padding token.
 pub const END: u32 = 256;
 const SPECIAL: [&str; 4] = ["<|end|>", "<|user|>", "<|assistant|>", "<|system|>"];
 
@@ -21,7 +21,7 @@ const CHAT_TEMPLATE: &str = "{% for message in messages %}\
     {% endfor %}\
     {% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}";
 
-/// Writes the tokenizer's four files into a model folder. A sequence may have up to `max_length` tokens.
+/// Writes the four files of the tokenizer into a model folder. `max_length` is the largest number of tokens in a sequence.
 pub fn write(folder: &Path, max_length: usize) -> Result<()> {
     for (name, content) in files(max_length) {
         let path = folder.join(name);
@@ -31,7 +31,7 @@ pub fn write(folder: &Path, max_length: usize) -> Result<()> {
     Ok(())
 }
 
-/// The files by name.
+/// The files of the tokenizer by name.
 pub fn files(max_length: usize) -> [(&'static str, Value); 4] {
     let vocabulary: Map<String, Value> =
         (0..=255u8).map(|byte| (printable(byte).to_string(), Value::from(byte))).collect();
@@ -90,7 +90,8 @@ fn merge(into: &mut Value, from: &Value) {
     }
 }
 
-/// The character by which byte-level tokenizers write a byte: itself where it is visible, else one from U+0100 on.
+/// The character that byte-level tokenizers write for a byte: a visible byte is written as itself, other bytes as characters
+/// from U+0100 on.
 fn printable(byte: u8) -> char {
     let visible = |byte: u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
     if visible(byte) {

@@ -1,9 +1,9 @@
-//! From conversations to tokens and back: the tokenizer and the chat template of a model folder.
+//! The tokenizer and the chat template of a model folder: conversations to tokens, and tokens to text.
 //!
-//! A training sequence is the whole rendered chat, encoded in one go, exactly what `apply_chat_template` of
-//! `transformers` gives. Which tokens carry a loss follows from rendering the chat turn by turn: what a turn adds after
-//! the generation prompt is what the model has to produce, its end-of-turn token included and the white space after
-//! that excluded. Templates that rewrite earlier turns are handled by looking for the turn's text instead.
+//! A training sequence is the whole rendered chat, encoded at once, exactly as `apply_chat_template` of `transformers` does.
+//! To find the tokens that carry a loss, the chat is rendered turn by turn: the text that a turn adds after the generation
+//! prompt is what the model has to produce. It includes the end-of-turn token, but not the white space after it. If a
+//! template rewrites earlier turns, the text of the turn is searched for in the rendered chat instead.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -17,11 +17,11 @@ use super::message::{Example, Instruction, Message, conversation};
 use super::template::ChatTemplate;
 use raisin_base::error::{Context as _, Problem, Result, anyhow};
 
-/// Tokens, and which of them are targets.
+/// A sequence of tokens, and which of them are targets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sequence {
     pub tokens: Vec<u32>,
-    /// `supervised[i]`: token i is predicted from the tokens before it. Never true for the first token.
+    /// `supervised[i]` is true if token i is a target: it is predicted from the tokens before it. The first token is none.
     pub supervised: Vec<bool>,
 }
 
@@ -30,7 +30,7 @@ impl Sequence {
         self.supervised.iter().filter(|&&target| target).count()
     }
 
-    /// Ends with the target of this number, counted from 1, if there are more; `None` without any.
+    /// The sequence up to its target of this number, counted from 1; `None` if it has no target.
     fn until_target(mut self, number: usize) -> Option<Self> {
         let targets = self.supervised.iter().enumerate().filter(|(_, target)| **target);
         let end = targets.take(number).last()?.0 + 1;
@@ -57,14 +57,14 @@ pub struct Codec {
 enum Targets {
     EveryTurn,
     LastTurn,
-    /// The last turn without its end-of-turn token: how the probability of a multiple-choice answer is defined.
+    /// The last turn without its end-of-turn token. The probability of a multiple-choice answer is defined in this way.
     LastTurnText,
 }
 
 const SPECIAL_TOKEN_NAMES: [&str; 5] = ["bos_token", "eos_token", "pad_token", "unk_token", "sep_token"];
 
 impl Codec {
-    /// Reads tokenizer.json, and tokenizer_config.json, chat_template.jinja and generation_config.json where present.
+    /// Reads tokenizer.json and, if they exist, tokenizer_config.json, chat_template.jinja and generation_config.json.
     pub fn load(model_folder: &Path) -> Result<Self> {
         let path = model_folder.join("tokenizer.json");
         if !path.is_file() {
@@ -100,34 +100,36 @@ impl Codec {
         Ok(codec)
     }
 
-    /// The tokens of a text as it stands: nothing is added, special tokens in it are recognised.
+    /// The tokens of a text. Nothing is added; special tokens in the text are recognised.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         Ok(self.encoding(text)?.get_ids().to_vec())
     }
 
-    /// The text of tokens, without special ones.
+    /// The text of tokens, without special tokens.
     pub fn decode(&self, tokens: &[u32]) -> Result<String> {
         self.tokenizer.decode(tokens, true).map_err(|error| anyhow!("cannot decode tokens: {error}"))
     }
 
-    /// How many tokens there are, added ones included.
+    /// The number of tokens, added tokens included.
     pub fn vocabulary_size(&self) -> usize {
         self.tokenizer.get_vocab_size(true)
     }
 
-    /// A pool row to train on; every assistant turn carries a loss. `None`: nothing supervised is left of it.
+    /// A row of the pool as a training sequence in which every assistant turn carries a loss; `None` if no target is left
+    /// within `max_tokens`.
     pub fn instruction(&self, instruction: &Instruction, max_tokens: usize) -> Result<Option<Sequence>> {
         self.sequence(&instruction.messages, Targets::EveryTurn, max_tokens)
             .with_context(|| format!("instruction {}", instruction.id))
     }
 
-    /// The same for many at once, on all cores.
+    /// Many rows of the pool as training sequences, encoded on all cores.
     pub fn instructions(&self, instructions: &[Instruction], max_tokens: usize) -> Result<Vec<Option<Sequence>>> {
         instructions.par_iter().map(|instruction| self.instruction(instruction, max_tokens)).collect()
     }
 
-    /// The responses of a row, each after an empty prompt: what log p(y) is computed on. `whole` is the row with its
-    /// prompts; as many response tokens as it has count here, so that both are of the same y where `whole` was cut.
+    /// The responses of a row, each after an empty prompt; log p(y) is computed on them. `whole` is the row with its
+    /// prompts. If `whole` was cut at `max_tokens`, the result is cut after the same number of targets, so that both have
+    /// the same y.
     pub fn responses_alone(
         &self,
         instruction: &Instruction,
@@ -144,18 +146,18 @@ impl Codec {
         Ok(alone.and_then(|alone| if cut { alone.until_target(whole.supervised_tokens()) } else { Some(alone) }))
     }
 
-    /// A task example answered by `response`; only the response carries a loss, its end-of-turn token included.
+    /// A task example with `response` as its answer. Only the response carries a loss, its end-of-turn token included.
     pub fn example(&self, example: &Example, response: &str, max_tokens: usize) -> Result<Option<Sequence>> {
         self.answered(example, response, Targets::LastTurn, max_tokens)
     }
 
-    /// A task example answered by a choice, without the end-of-turn token: multiple-choice scoring sums the
-    /// log-probabilities of the choice's own text.
+    /// A task example with a choice as its answer. Only the text of the choice carries a loss, without the end-of-turn
+    /// token: multiple-choice scoring sums the log-probabilities of this text.
     pub fn choice(&self, example: &Example, choice: &str, max_tokens: usize) -> Result<Option<Sequence>> {
         self.answered(example, choice, Targets::LastTurnText, max_tokens)
     }
 
-    /// What a model is given to go on from: the conversation and the opening of the assistant's turn.
+    /// The tokens from which a model generates: the conversation and the start of the assistant's turn.
     pub fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
         match &self.template {
             Some(template) => self.encode(&template.render(messages, true)?),
@@ -166,7 +168,7 @@ impl Codec {
         }
     }
 
-    /// Generation ends at any of these.
+    /// The tokens that end a generation.
     pub fn stop_tokens(&self) -> &[u32] {
         &self.stop
     }
@@ -182,13 +184,14 @@ impl Codec {
     }
 
     fn sequence(&self, messages: &[Message], targets: Targets, max_tokens: usize) -> Result<Option<Sequence>> {
-        let (text, mut spans) = match &self.template {
+        let (text, mut turns) = match &self.template {
             Some(template) => self.rendered(template, messages)?,
             None => joined(messages),
         };
         if targets != Targets::EveryTurn {
-            spans.drain(..spans.len().saturating_sub(1));
+            turns.drain(..turns.len().saturating_sub(1));
         }
+        let mut spans: Vec<Range<usize>> = turns.into_iter().flatten().collect();
         if targets == Targets::LastTurnText
             && let Some(span) = spans.last_mut()
             && let Some(ending) = self.special.iter().find(|ending| text[span.clone()].ends_with(ending.as_str()))
@@ -215,10 +218,10 @@ impl Codec {
         Ok(supervised.contains(&true).then_some(Sequence { tokens, supervised }))
     }
 
-    /// The rendered chat, and the byte range of each assistant turn in it.
-    fn rendered(&self, template: &ChatTemplate, messages: &[Message]) -> Result<(String, Vec<Range<usize>>)> {
+    /// The rendered chat, and the byte range of each assistant turn in it; `None` for a turn that is not found.
+    fn rendered(&self, template: &ChatTemplate, messages: &[Message]) -> Result<(String, Vec<Option<Range<usize>>>)> {
         let full = template.render(messages, false)?;
-        let mut spans: Vec<Range<usize>> = Vec::new();
+        let mut spans: Vec<Option<Range<usize>>> = Vec::new();
         for (index, message) in messages.iter().enumerate().filter(|(_, message)| message.is_assistant()) {
             let through = if index + 1 == messages.len() {
                 Some(full.len())
@@ -233,21 +236,24 @@ impl Codec {
                 {
                     Some(self.without_trailing_space(&full, before.len()..through))
                 }
-                _ => self.found(&full, spans.last().map_or(0, |span| span.end), message.content.trim()),
+                _ => {
+                    let end = spans.iter().rev().flatten().next().map_or(0, |span| span.end);
+                    self.found(&full, end, message.content.trim())
+                }
             };
-            spans.extend(span);
+            spans.push(span);
         }
         Ok((full, spans))
     }
 
-    /// Cuts what follows the end-of-turn token, as ChatML's newline.
+    /// The span without the white space after the end-of-turn token, such as the line break of ChatML.
     fn without_trailing_space(&self, text: &str, span: Range<usize>) -> Range<usize> {
         let trimmed = text[span.clone()].trim_end();
         let closed = self.special.iter().any(|token| trimmed.ends_with(token.as_str()));
         if closed { span.start..span.start + trimmed.len() } else { span }
     }
 
-    /// A turn in a template that does not render turn by turn: its text and the special token that closes it.
+    /// The span of a turn in a chat that cannot be rendered turn by turn: its text and the special token that closes it.
     fn found(&self, text: &str, from: usize, content: &str) -> Option<Range<usize>> {
         let start = from + text[from..].find(content).filter(|_| !content.is_empty())?;
         let end = start + content.len();
@@ -263,9 +269,16 @@ impl Codec {
             let config = read_json(&model_folder.join(file))?;
             let eos = &config["eos_token_id"];
             let ids = eos.as_array().cloned().unwrap_or_else(|| vec![eos.clone()]);
-            stop.extend(ids.iter().filter_map(Value::as_u64).map(|id| id as u32));
+            for id in ids.iter().filter(|id| !id.is_null()) {
+                let token = id.as_u64().and_then(|id| u32::try_from(id).ok());
+                let path = model_folder.join(file);
+                stop.insert(token.ok_or_else(|| {
+                    Problem::new(format!("`eos_token_id` in {} is {id}, which is no token", path.display()))
+                        .hint("a token is a whole number from 0; null stands for no token")
+                })?);
+            }
         }
-        // Many chat models end a turn with another token than their eos.
+        // The end-of-turn token of many chat models is not their end-of-sequence token.
         let probe = conversation(None, "a", Some("b"));
         if self.template.is_some()
             && let Ok(Some(sequence)) = self.sequence(&probe, Targets::LastTurn, usize::MAX)
@@ -278,13 +291,14 @@ impl Codec {
     }
 }
 
-/// Whether a token's text lies in the span. Byte-level tokenizers report a token of spaces as an empty range at its end.
+/// Whether the text of a token lies in the span. Byte-level tokenizers report a token of spaces as an empty range at its
+/// end.
 fn belongs((start, end): (usize, usize), span: &Range<usize>) -> bool {
     if start == end { span.start < end && end <= span.end } else { end > span.start && start < span.end }
 }
 
-/// Without a chat template: the turns' texts, a line each.
-fn joined(messages: &[Message]) -> (String, Vec<Range<usize>>) {
+/// The text of a conversation without a chat template: one line for each turn.
+fn joined(messages: &[Message]) -> (String, Vec<Option<Range<usize>>>) {
     let mut text = String::new();
     let mut spans = Vec::new();
     for (index, message) in messages.iter().enumerate() {
@@ -294,13 +308,14 @@ fn joined(messages: &[Message]) -> (String, Vec<Range<usize>>) {
         let start = text.len();
         text.push_str(&message.content);
         if message.is_assistant() {
-            spans.push(start..text.len());
+            spans.push(Some(start..text.len()));
         }
     }
     (text, spans)
 }
 
-/// chat_template.jinja wins over tokenizer_config.json, whose entry may be a list of named templates.
+/// The source of the chat template. chat_template.jinja takes precedence over tokenizer_config.json, whose entry may be a
+/// list of named templates.
 fn template_source(folder: &Path, config: &Value) -> Result<Option<String>> {
     let path = folder.join("chat_template.jinja");
     match std::fs::read_to_string(&path) {
@@ -316,12 +331,12 @@ fn template_source(folder: &Path, config: &Value) -> Result<Option<String>> {
     Ok(entry.as_str().map(str::to_owned).or_else(|| entry.as_array().and_then(named)))
 }
 
-/// A special token is written as a text or as `{"content": ...}`.
+/// The text of a special token, which is written as a text or as `{"content": ...}`.
 fn token_text(entry: &Value) -> Option<String> {
     entry.as_str().or_else(|| entry["content"].as_str()).map(str::to_owned)
 }
 
-/// The file's JSON; null where there is no such file.
+/// The JSON of a file; null if the file does not exist.
 fn read_json(path: &Path) -> Result<Value> {
     match std::fs::read(path) {
         Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| format!("{} is not JSON", path.display())),

@@ -98,6 +98,33 @@ fn an_example_supervises_only_its_last_turn() -> Result<()> {
 }
 
 #[test]
+fn a_last_turn_that_the_template_leaves_out_supervises_no_earlier_turn() -> Result<()> {
+    let codec = with_template(Some(
+        "{% for m in messages %}{% if not loop.last %}<|user|>{{ m.content }}<|end|>{% endif %}{% endfor %}",
+    ));
+    let mut messages = two_turns();
+    messages.pop();
+    let example = Example { id: 0, messages, response: String::new(), choices: vec![], answer: None };
+    assert_eq!(codec.example(&example, "x", 256)?, None);
+    Ok(())
+}
+
+#[test]
+fn a_stop_token_that_is_no_token_is_refused_with_its_file_and_value() -> Result<()> {
+    let load = |config: &str| {
+        let (folder, _) = tiny();
+        std::fs::write(folder.path().join("generation_config.json"), config)?;
+        Codec::load(folder.path()).map(|codec| codec.stop_tokens().to_vec())
+    };
+    assert_eq!(load(r#"{"eos_token_id": [7, null]}"#)?, [7, 256]);
+    for id in ["-1", "4294967552", "1.5", "\"end\""] {
+        let said = raisin_base::error::render(&load(&format!("{{\"eos_token_id\": {id}}}")).expect_err("no token"));
+        assert!(said.contains("generation_config.json is ") && said.contains(id), "{said}");
+    }
+    Ok(())
+}
+
+#[test]
 fn the_responses_alone_follow_empty_prompts() -> Result<()> {
     let (_folder, codec) = tiny();
     let row = instruction(two_turns());

@@ -5,7 +5,7 @@ use rand_chacha::rand_core::Rng as _;
 
 use raisin_base::seed::Seed;
 
-/// A source of small draws.
+/// A generator of random draws.
 pub struct Draw(ChaCha8Rng);
 
 impl Draw {
@@ -38,7 +38,7 @@ impl Draw {
         low + self.below(high - low + 1)
     }
 
-    /// One of `items`; the default where there is none.
+    /// One of `items`; the default value if `items` is empty.
     pub fn pick<T: Copy + Default>(&mut self, items: &[T]) -> T {
         items.get(self.below(items.len())).copied().unwrap_or_default()
     }
@@ -49,7 +49,7 @@ impl Draw {
         }
     }
 
-    /// `count` of the indices 0..length, ascending; all of them where there are no more.
+    /// `count` of the indices 0..length in ascending order; all of them if `length` is not larger.
     pub fn sample(&mut self, length: usize, count: usize) -> Vec<usize> {
         let mut indices: Vec<usize> = (0..length).collect();
         if count < length {

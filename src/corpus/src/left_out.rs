@@ -1,4 +1,4 @@
-//! Test and validation examples that an `overlap` artifact names, taken out of a task.
+//! Removes from a task the test or validation examples that overlap a pool, as an `overlap` artifact lists them.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -13,15 +13,15 @@ use raisin_table as table;
 use crate::artifact::content_digest;
 use crate::{Example, Task};
 
-/// Tells the examples of one task from those of another.
+/// The digest of the conversations of examples: it tells the examples of one task from those of another.
 pub fn digest_of(examples: &[Example]) -> Digest {
     Digest::of_json(&examples.iter().map(|example| content_digest(&example.messages).to_hex()).collect())
 }
 
-/// Takes the examples that overlap the pool out of a task, and says how many there were.
+/// Removes the examples that overlap the pool from a task, and returns their number.
 ///
 /// # Errors
-/// An overlap that was found with other examples; one of all examples.
+/// The overlap was found with other examples, or all examples overlap.
 pub fn leave_out(artifact: &Path, split: Split, task: &mut Task) -> Result<usize> {
     let examples = match split {
         Split::Test => &mut task.test,

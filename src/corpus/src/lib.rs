@@ -1,8 +1,9 @@
-//! Instruction examples: readers for each format, rendering, tokens. Knows nothing of models or pipelines.
+//! Instructions and task examples: readers for each format, chat templates, tokens. This crate does not use models or
+//! pipelines.
 //!
-//! Files become [`Record`](records::Record)s, records become [`Instruction`]s or [`Example`]s, and a [`Codec`] turns
-//! those into the token [`Sequence`]s that a language model is trained on. What is wrong with a record is a
-//! [`Reject`](pool::Reject): a row of a table, never the end of a build.
+//! A file is read as [`Record`](records::Record)s, a record as an [`Instruction`] or an [`Example`], and a [`Codec`] encodes
+//! these as the token [`Sequence`]s on which a language model is trained. A wrong record becomes a
+//! [`Reject`](pool::Reject), a row of the table `rejects`; it does not end the build.
 
 pub mod artifact;
 pub mod byte_tokenizer;

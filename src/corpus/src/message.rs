@@ -1,9 +1,9 @@
-//! What an instruction and a task example are, independent of the file that they came from.
+//! Instructions and task examples, independent of the format of their files.
 
 use raisin_settings::{Extract, Scored};
 use serde::{Deserialize, Serialize};
 
-/// One turn of a conversation. Roles are those of chat templates: `system`, `user`, `assistant`, `tool`.
+/// One turn of a conversation. The roles are those of chat templates: `system`, `user`, `assistant`, `tool`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
     pub role: String,
@@ -20,7 +20,7 @@ impl Message {
     }
 }
 
-/// The conversation of one system text (if any), one prompt and, if given, one response.
+/// A conversation of at most one system text, one prompt and at most one response.
 pub fn conversation(system: Option<&str>, prompt: &str, response: Option<&str>) -> Vec<Message> {
     let mut messages = Vec::with_capacity(3);
     messages.extend(system.map(|text| Message::new("system", text)));
@@ -32,27 +32,27 @@ pub fn conversation(system: Option<&str>, prompt: &str, response: Option<&str>) 
 /// One training example of the pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Instruction {
-    /// The row in the pool, 0..N.
+    /// The row in the pool, from 0.
     pub id: u32,
-    /// The last one is the assistant's final response.
+    /// The last message is the final response of the assistant.
     pub messages: Vec<Message>,
-    /// What a synthetic pool knows about this row.
+    /// The label that a synthetic pool gives this row.
     pub label: Option<String>,
 }
 
 impl Instruction {
-    /// The user's text before the final response; empty where there is none.
+    /// The text of the last turn that asks; empty if no turn asks.
     pub fn prompt(&self) -> &str {
         prompt_of(&self.messages)
     }
 
-    /// The assistant's final response.
+    /// The final response of the assistant.
     pub fn response(&self) -> &str {
         self.messages.last().filter(|message| message.is_assistant()).map_or("", |message| &message.content)
     }
 }
 
-/// The text of the last turn that is neither the system's nor the assistant's.
+/// The text of the last turn that asks: a turn that is neither the system's nor the assistant's.
 pub fn prompt_of(messages: &[Message]) -> &str {
     let asks = |message: &&Message| !message.is_assistant() && message.role != "system";
     messages.iter().rev().find(asks).map_or("", |message| &message.content)
@@ -62,39 +62,46 @@ pub fn prompt_of(messages: &[Message]) -> &str {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Example {
     pub id: u32,
-    /// Without the response.
+    /// The conversation without the response.
     pub messages: Vec<Message>,
     pub response: String,
-    /// Empty unless it is a multiple-choice question.
+    /// The choices of a multiple-choice question; empty for other questions.
     pub choices: Vec<String>,
     /// The index of the right choice.
     pub answer: Option<usize>,
 }
 
 impl Example {
+    /// The text of the last turn that asks. Earlier turns are not part of it.
     pub fn prompt(&self) -> &str {
         prompt_of(&self.messages)
     }
+
+    /// The whole conversation: the messages and the reference response.
+    pub fn answered(&self) -> Vec<Message> {
+        let response = Message::new("assistant", self.response.clone());
+        self.messages.iter().cloned().chain([response]).collect()
+    }
 }
 
-/// What a model is tuned towards, and what it is judged by.
+/// The examples that a model is tuned towards and scored on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Task {
-    /// Training may look at these.
+    /// The examples that training may look at.
     pub validation: Vec<Example>,
-    /// Training never sees these.
+    /// The examples that training never sees.
     pub test: Vec<Example>,
     pub scoring: Scoring,
 }
 
-/// How an answer is judged; the content of `task.json`.
+/// How answers are scored; the content of `task.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scoring {
     #[serde(rename = "scoring")]
     pub by: Scored,
-    /// How the answer is taken from a generated text; only with `match`.
+    /// How the answer is found in a generated text; only with `match`.
     pub extract: Option<Extract>,
-    /// Where generation ends at the latest; only with `match`.
+    /// The largest number of tokens that are generated; only with `match`.
     pub max_new_tokens: usize,
 }
 

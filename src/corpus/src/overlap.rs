@@ -1,17 +1,18 @@
-//! Which texts share word n-grams with a task's examples, or ask the very same. Knows nothing of files or stages.
+//! The search for texts that share word n-grams with the examples of a task, or that ask the same question.
 //!
-//! The usual measure of contamination (GPT-3, appendix C; the decontamination of lm-evaluation-harness): texts are cut
-//! into words without case and punctuation, and thirteen of these in a row are no coincidence. The words of the task get
-//! numbers, and n-grams are looked up as lists of numbers: what is found is equal word by word, where two 64-bit hashes
-//! might be equal by chance, and most windows of a pool end at a word that the task does not know, before any look-up.
-//! One pass over the pool, and no memory of it.
+//! This is the usual measure of contamination (GPT-3, appendix C; the decontamination of lm-evaluation-harness): texts are
+//! cut into words without case and punctuation, and n words in a row (usually 13) that are equal count as overlap.
+//!
+//! Each word of the task gets a number, and an n-gram is looked up as a list of these numbers. Two n-grams are therefore
+//! equal word by word, which equal hashes would not guarantee. Most windows of a pool contain a word that the task does not
+//! have; they need no look-up. The search passes over the pool once and keeps nothing of it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::message::{Example, Message};
 
-/// Hands over the words of a text: lower case, with nothing but letters and digits left, cut at white space. A script that
-/// is written without spaces has one word a sentence.
+/// Calls `take` with each word of a text. Words are separated by white space; they are in lower case and keep only letters
+/// and digits. In a script without spaces, a whole sentence is one word.
 pub fn each_word(text: &str, mut take: impl FnMut(&str)) {
     let mut word = String::new();
     for part in text.split_whitespace() {
@@ -23,44 +24,54 @@ pub fn each_word(text: &str, mut take: impl FnMut(&str)) {
     }
 }
 
-/// A text that overlaps an example.
+/// An example that a text overlaps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hit {
     /// Position of the example.
     pub example: usize,
-    /// Distinct n-grams of the example's prompt that the text has; 1 where the prompts are equal as a whole.
+    /// How many distinct n-grams of the example the text has; 1 if the example is compared as a whole.
     pub shared: usize,
-    /// Distinct n-grams of the example's prompt that count; 1 where it is compared as a whole.
+    /// How many distinct n-grams of the example count; 1 if the example is compared as a whole.
     pub of: usize,
     /// The longest run of the example's words whose n-grams are all shared.
     pub text: String,
 }
 
-/// The prompts of examples, to be found in other texts.
+/// Separates turns in a list of word numbers. No word has this number.
+const TURN: u32 = u32::MAX;
+
+/// The conversations of examples, prepared for the search in other texts.
 pub struct Index {
     ngram: usize,
-    /// The task's words by their number, and the other way.
+    /// The words of the task by number, and the numbers by word.
     words: Vec<String>,
     vocabulary: HashMap<String, u32>,
-    /// Numbers of the n-grams that count. Looked up only: its order never matters.
+    /// The numbers of the n-grams that count. Only looked up: the order has no effect.
     grams: HashMap<Vec<u32>, usize>,
-    /// By the n-gram's number, the examples that have it.
+    /// For each n-gram, the examples that have it.
     holders: Vec<Vec<usize>>,
-    /// Examples without an n-gram that counts, by all their words.
+    /// The examples without an n-gram that counts, by the words of all their turns, with [`TURN`] between two turns.
     whole: HashMap<Vec<u32>, Vec<usize>>,
+    /// How many turns the examples in `whole` have.
+    whole_turns: BTreeSet<usize>,
     examples: Vec<Indexed>,
 }
 
 struct Indexed {
-    words: Vec<u32>,
-    /// The number of the n-gram that begins at each word, where it counts.
-    grams: Vec<Option<usize>>,
-    /// How many distinct ones these are.
+    turns: Vec<Turn>,
+    /// How many distinct n-grams count; 1 if the example is compared as a whole.
     of: usize,
 }
 
+struct Turn {
+    words: Vec<u32>,
+    /// For each word at which an n-gram begins: the number of the n-gram if it counts.
+    grams: Vec<Option<usize>>,
+}
+
 impl Index {
-    /// n-grams of more than `common` examples do not count: they are the task's own template.
+    /// Indexes all turns of each example except the system's. n-grams of more than `common` examples do not count: they
+    /// belong to the template of the task.
     pub fn new<'a>(examples: impl IntoIterator<Item = &'a Example>, ngram: usize, common: Option<usize>) -> Self {
         let ngram = ngram.max(1);
         let mut index = Self {
@@ -70,26 +81,37 @@ impl Index {
             grams: HashMap::new(),
             holders: Vec::new(),
             whole: HashMap::new(),
+            whole_turns: BTreeSet::new(),
             examples: Vec::new(),
         };
         for (place, example) in examples.into_iter().enumerate() {
-            let mut words = Vec::new();
-            each_word(example.prompt(), |word| words.push(index.number(word)));
-            let grams: Vec<Option<usize>> = words.windows(ngram).map(|gram| Some(index.gram(gram, place))).collect();
-            index.examples.push(Indexed { words, grams, of: 0 });
+            let turns = example.messages.iter().filter(|message| message.role != "system");
+            let turns = turns.map(|message| index.turn(&message.content, place)).collect();
+            index.examples.push(Indexed { turns, of: 0 });
         }
         let counts: Vec<bool> =
             index.holders.iter().map(|holders| common.is_none_or(|common| holders.len() <= common)).collect();
         index.grams.retain(|_, gram| counts[*gram]);
         for (place, example) in index.examples.iter_mut().enumerate() {
-            example.grams.iter_mut().for_each(|gram| *gram = gram.filter(|gram| counts[*gram]));
-            example.of = example.grams.iter().flatten().collect::<BTreeSet<_>>().len();
-            if example.of == 0 && !example.words.is_empty() {
+            let grams = example.turns.iter_mut().flat_map(|turn| &mut turn.grams);
+            grams.for_each(|gram| *gram = gram.filter(|gram| counts[*gram]));
+            let grams = example.turns.iter().flat_map(|turn| turn.grams.iter().flatten());
+            example.of = grams.collect::<BTreeSet<_>>().len();
+            if example.of == 0 && example.turns.iter().any(|turn| !turn.words.is_empty()) {
                 example.of = 1;
-                index.whole.entry(example.words.clone()).or_default().push(place);
+                let turns: Vec<&[u32]> = example.turns.iter().map(|turn| turn.words.as_slice()).collect();
+                index.whole.entry(turns.join(&TURN)).or_default().push(place);
+                index.whole_turns.insert(turns.len());
             }
         }
         index
+    }
+
+    fn turn(&mut self, text: &str, place: usize) -> Turn {
+        let mut words = Vec::new();
+        each_word(text, |word| words.push(self.number(word)));
+        let grams = words.windows(self.ngram).map(|gram| Some(self.gram(gram, place))).collect();
+        Turn { words, grams }
     }
 
     fn number(&mut self, word: &str) -> u32 {
@@ -102,7 +124,8 @@ impl Index {
         number
     }
 
-    /// The number of an n-gram that the example at `place` has. Examples come in order, so the last holder is the newest.
+    /// The number of an n-gram that the example at `place` has. Because examples are indexed in order, only the last holder
+    /// can be this example.
     fn gram(&mut self, words: &[u32], place: usize) -> usize {
         if let Some(&gram) = self.grams.get(words) {
             if self.holders[gram].last() != Some(&place) {
@@ -116,13 +139,16 @@ impl Index {
         gram
     }
 
-    /// The examples that a conversation overlaps, in their order. n-grams may be in any of its turns, but do not reach from
-    /// one into the next; a prompt as a whole must be a whole turn that is not the assistant's and not the system's.
+    /// The examples that a conversation overlaps, in their order. An n-gram may lie in any turn, but not across two turns.
+    /// An example that is compared as a whole overlaps if the conversation has its turns one after another, or, if the
+    /// example has one turn, if a turn that asks (neither the system's nor the assistant's) is equal to it.
     pub fn hits(&self, messages: &[Message]) -> Vec<Hit> {
         let mut found = BTreeSet::new();
         let mut equal = BTreeSet::new();
-        // Words that the task knows, since the last one that it does not.
+        // The words that the task knows, since the last word that it does not know.
         let mut run: Vec<u32> = Vec::new();
+        // The turns up to the current one; `None` for a turn with an unknown word.
+        let mut turns: Vec<Option<Vec<u32>>> = Vec::new();
         for message in messages {
             run.clear();
             let mut is_known = true;
@@ -137,8 +163,15 @@ impl Index {
                     run.clear();
                 }
             });
-            if is_known && !message.is_assistant() && message.role != "system" {
-                equal.extend(self.whole.get(&run).into_iter().flatten().copied());
+            if message.role == "system" || self.whole.is_empty() {
+                continue;
+            }
+            turns.push(is_known.then(|| run.clone()));
+            for &count in self.whole_turns.iter().filter(|&&count| count > 1 || !message.is_assistant()) {
+                let last = turns.len().checked_sub(count).map(|start| &turns[start..]);
+                let known: Option<Vec<&[u32]>> = last.and_then(|turns| turns.iter().map(Option::as_deref).collect());
+                let examples = known.and_then(|turns| self.whole.get(&turns.join(&TURN)));
+                equal.extend(examples.into_iter().flatten().copied());
             }
         }
         let mut shared: BTreeMap<usize, usize> = equal.into_iter().map(|example| (example, 1)).collect();
@@ -152,19 +185,23 @@ impl Index {
         shared.into_iter().map(hit).collect()
     }
 
-    /// All of an example that has no n-gram that counts; else its longest run of words with all n-grams found.
+    /// The longest run of an example's words within a turn whose n-grams are all found; all words of the example if it has
+    /// no such run, because it was compared as a whole.
     fn longest_run(&self, example: &Indexed, found: &BTreeSet<usize>) -> String {
-        let (mut best, mut start) = (0..0, 0);
-        for (place, gram) in example.grams.iter().enumerate() {
-            if !gram.is_some_and(|gram| found.contains(&gram)) {
-                start = place + 1;
-            } else if place + 1 - start > best.len() {
-                best = start..place + 1;
+        let mut best: &[u32] = &[];
+        for turn in &example.turns {
+            let mut start = 0;
+            for (place, gram) in turn.grams.iter().enumerate() {
+                if !gram.is_some_and(|gram| found.contains(&gram)) {
+                    start = place + 1;
+                } else if place + self.ngram - start > best.len() {
+                    best = &turn.words[start..place + self.ngram];
+                }
             }
         }
-        let words =
-            if best.is_empty() { &example.words[..] } else { &example.words[best.start..best.end + self.ngram - 1] };
-        words.iter().map(|&word| self.words[word as usize].as_str()).collect::<Vec<_>>().join(" ")
+        let all = example.turns.iter().flat_map(|turn| &turn.words);
+        let words: Vec<&u32> = if best.is_empty() { all.collect() } else { best.iter().collect() };
+        words.into_iter().map(|&word| self.words[word as usize].as_str()).collect::<Vec<_>>().join(" ")
     }
 }
 

@@ -53,6 +53,41 @@ fn a_prompt_shorter_than_n_overlaps_only_where_it_is_asked_as_a_whole() {
     assert!(index.hits(&conversation(Some("Plural of cat"), "dog", None)).is_empty());
 }
 
+fn conversations(turns: &[&[&str]], ngram: usize) -> Index {
+    let roles = ["user", "assistant"].iter().cycle();
+    let message = |(text, role): (&&str, &&str)| Message::new(role, *text);
+    let of =
+        |turns: &&[&str]| Example { messages: turns.iter().zip(roles.clone()).map(message).collect(), ..example("") };
+    Index::new(&turns.iter().map(of).collect::<Vec<_>>(), ngram, None)
+}
+
+#[test]
+fn n_grams_of_earlier_turns_count_but_reach_from_no_turn_into_the_next() {
+    let index = conversations(&[&["a b c d", "e f g h", "go on"]], 3);
+    assert_eq!(found(&index, "say a b c", "no"), [(0, 1, 4)]);
+    assert_eq!(found(&index, "a b c d", "e f g h"), [(0, 4, 4)]);
+    assert!(found(&index, "c d e f", "h go on").is_empty());
+    assert!(found(&index, "go on", "").is_empty(), "many conversations end with the same short turn");
+    assert_eq!(index.hits(&conversation(None, "b c d", Some("e f g h")))[0].text, "e f g h");
+    let single = conversations(&[&["a b", "c", "d e"]], 1);
+    assert_eq!(single.hits(&conversation(None, "a b c d e", None))[0].text, "a b", "a run ends where a turn ends");
+}
+
+#[test]
+fn a_short_conversation_overlaps_only_where_all_its_turns_follow_each_other() {
+    let index = conversations(&[&["plural of ox", "oxen", "and of cow"], &["and of cow"]], 9);
+    let asked = |turns: &[(&str, &str)]| {
+        let messages: Vec<Message> = turns.iter().map(|(role, text)| Message::new(role, *text)).collect();
+        index.hits(&messages).iter().map(|hit| hit.example).collect::<Vec<_>>()
+    };
+    let whole = [("system", "s"), ("user", "Plural of ox?"), ("assistant", "Oxen."), ("user", "And of cow?")];
+    assert_eq!(asked(&whole), [0, 1]);
+    assert_eq!(asked(&whole[1..3]), [0; 0]);
+    assert_eq!(asked(&[("user", "plural of ox"), ("assistant", "cows"), ("user", "and of cow")]), [1]);
+    assert_eq!(asked(&[("user", "unknown words"), ("assistant", "oxen"), ("user", "and of cow")]), [1]);
+    assert_eq!(asked(&[("assistant", "and of cow")]), [0; 0]);
+}
+
 #[test]
 fn a_prompt_without_words_overlaps_nothing() {
     let index = index(&["?!", ""], 2, None);

@@ -1,4 +1,4 @@
-//! Rows of a Parquet file as JSON values, so that the formats' readers see one kind of record.
+//! Rows of a Parquet file as JSON values, so that the readers of all formats read the same kind of record.
 
 use std::fs::File;
 use std::path::Path;
@@ -15,15 +15,15 @@ use serde_json::{Map, Value};
 use super::records::Record;
 use raisin_base::error::{Context as _, Result};
 
-/// As [`super::records::for_each_chunk`]; the bytes read so far are estimated from the share of rows.
+/// [`super::records::for_each_chunk`] for a Parquet file. The number of bytes read is estimated from the share of rows.
 pub fn for_each_chunk(path: &Path, chunk: usize, mut take: impl FnMut(Vec<Record>, u64) -> Result<()>) -> Result<()> {
     let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     let size = file.metadata()?.len();
     let builder = ParquetRecordBatchReaderBuilder::try_new(file)
         .with_context(|| format!("{} is not a readable Parquet file", path.display()))?
         .with_batch_size(chunk);
-    let total = builder.metadata().file_metadata().num_rows().max(1) as u64;
-    let mut line = 0;
+    let total = u64::try_from(builder.metadata().file_metadata().num_rows())?.max(1);
+    let mut line: u64 = 0;
     for batch in builder.build()? {
         let batch = batch.with_context(|| format!("cannot read {} after row {line}", path.display()))?;
         let schema = batch.schema();
@@ -36,7 +36,9 @@ pub fn for_each_chunk(path: &Path, chunk: usize, mut take: impl FnMut(Vec<Record
             line += 1;
             records.push(Record::row(line, Value::Object(object)));
         }
-        take(records, size * line / total)?;
+        // The product of two large numbers needs more than 64 bits.
+        let read = u128::from(size) * u128::from(line) / u128::from(total);
+        take(records, u64::try_from(read)?)?;
     }
     Ok(())
 }
@@ -68,7 +70,7 @@ fn value(array: &ArrayRef, row: usize) -> Result<Value> {
             }
             Value::Object(object)
         }
-        // Numbers as numbers; dates, dictionaries and the like as the text that they print as.
+        // Numbers stay numbers. Other types, such as dates and dictionaries, become the text that Arrow prints.
         kind => {
             let text = array_value_to_string(array, row)?;
             let number = kind.is_numeric().then(|| serde_json::from_str(&text).ok()).flatten();

@@ -1,4 +1,4 @@
-//! Gathers instructions from files: reads, rejects, and folds exact duplicates.
+//! Reads instructions from files into one pool, with rejected records listed and exact duplicates folded.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -8,7 +8,7 @@ use arrow_array::{ArrayRef, RecordBatch, StringArray, UInt32Array, UInt64Array};
 use rayon::prelude::*;
 use serde_json::Value;
 
-use super::artifact::Row;
+use super::artifact::PoolRow;
 use super::formats::Reader;
 use super::message::Message;
 use super::records::{self, Record};
@@ -17,9 +17,9 @@ use raisin_base::error::{Problem, Result};
 use raisin_settings::Format;
 use raisin_table as table;
 
-/// How many characters of a rejected record are kept.
+/// The number of characters of a rejected record that the table `rejects` keeps.
 const EXCERPT: usize = 300;
-/// How many records tell which format a file has.
+/// The number of records from which the format of a file is guessed.
 const SAMPLE: usize = 200;
 
 const FORMATS: &str =
@@ -28,7 +28,7 @@ const FORMATS: &str =
 /// A file to read.
 pub struct SourceFile<'a> {
     pub path: &'a Path,
-    /// The name that messages and tables use.
+    /// The name of the file in messages and tables.
     pub name: String,
     pub format: Format,
     /// The names of the two fields of a `qa` record.
@@ -36,18 +36,18 @@ pub struct SourceFile<'a> {
     pub response: Option<&'a str>,
 }
 
-/// A record that is no instruction.
+/// A record that could not be read as an instruction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reject {
     pub source: u32,
     pub file: String,
     pub line: u64,
     pub reason: String,
-    /// Its beginning.
+    /// The beginning of the record.
     pub record: String,
 }
 
-/// What is known of a file once it was read.
+/// What was read from a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceSummary {
     pub file: String,
@@ -56,40 +56,40 @@ pub struct SourceSummary {
     pub rejected: u64,
 }
 
-/// Instructions in the order of the files, each once.
+/// A pool under construction: instructions in the order of their files, each once.
 #[derive(Default)]
-pub struct Pool {
-    pub rows: Vec<Row>,
+pub struct PoolBuilder {
+    pub rows: Vec<PoolRow>,
     pub rejects: Vec<Reject>,
     pub sources: Vec<SourceSummary>,
     pub folded: u64,
     max_length: usize,
-    /// Where each content was seen first. Looked up only: its order never matters.
+    /// The first row of each content. Only looked up: the order has no effect.
     seen: HashMap<Digest, usize>,
 }
 
-impl Pool {
-    /// A record of more than `max_length` characters is rejected.
+impl PoolBuilder {
+    /// Records of more than `max_length` characters are rejected.
     pub fn new(max_length: usize) -> Self {
         Self { max_length, ..Self::default() }
     }
 
-    /// Reads a file to its end. `progress` is told how many bytes were read.
+    /// Adds the instructions of a file. `progress` is called with the number of bytes read.
     ///
     /// # Errors
-    /// The file cannot be read, or none of its records can be understood.
+    /// The file cannot be read, or none of its records is an instruction.
     pub fn add(&mut self, source: &SourceFile, mut progress: impl FnMut(u64)) -> Result<()> {
         let index = self.sources.len() as u32;
         let (mut records, rejects_before) = (0, self.rejects.len());
         let mut reader: Option<Reader> = None;
-        // Escapes such as \u00e9 take six bytes a character; twice that leaves room for field names and brackets.
+        // An escape such as \u00e9 has six bytes. Twice as many for each character leave room for field names and brackets.
         let max_bytes = self.max_length.saturating_mul(12).saturating_add(1 << 16);
         records::for_each_chunk(source.path, max_bytes, |chunk, bytes| {
             records += chunk.len() as u64;
             let parsed: Vec<_> = chunk.par_iter().map(Record::value).collect();
             if reader.is_none() {
                 let sample: Vec<&Value> = parsed.iter().flatten().take(SAMPLE).map(std::borrow::Cow::as_ref).collect();
-                // Nothing but broken records so far: the next chunk may tell.
+                // If all records so far are broken, the format is guessed from the next chunk.
                 if !sample.is_empty() || source.format != Format::Auto {
                     reader = Some(choose(source, &sample)?);
                 }
@@ -139,7 +139,7 @@ impl Pool {
             self.folded += 1;
         } else {
             self.seen.insert(digest, self.rows.len());
-            self.rows.push(Row { messages, source, line, digest, duplicates: 0, label: None });
+            self.rows.push(PoolRow { messages, source, line, digest, duplicates: 0, label: None });
         }
     }
 
@@ -170,7 +170,7 @@ pub fn rejects_batch(rejects: &[Reject]) -> Result<RecordBatch> {
     ])
 }
 
-/// The `sources` table: one row a file; `source` columns elsewhere are indices into it.
+/// The `sources` table: one row for each file. The columns `source` of other tables are indices into it.
 pub fn sources_batch(sources: &[SourceSummary]) -> Result<RecordBatch> {
     table::batch(vec![
         ("source", Arc::new(UInt32Array::from_iter_values(0..sources.len() as u32)) as ArrayRef),
@@ -181,7 +181,7 @@ pub fn sources_batch(sources: &[SourceSummary]) -> Result<RecordBatch> {
     ])
 }
 
-/// `24,994`.
+/// A number with separated thousands, such as `24,994`.
 pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);

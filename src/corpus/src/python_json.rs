@@ -1,11 +1,11 @@
-//! JSON on its way into templates, and out as Python's `json.dumps` writes it. Knows no templates.
+//! JSON values for templates, and JSON texts as Python's `json.dumps` writes them.
 
 use std::fmt::Write as _;
 
 use minijinja::value::ValueKind;
 use minijinja::{Error, ErrorKind, Value};
 
-/// A JSON value as templates see it, the order of keys kept.
+/// A JSON value as a value of a template. The order of keys stays.
 pub fn value(json: &serde_json::Value) -> Value {
     use serde_json::Value as Json;
     match json {
@@ -45,7 +45,7 @@ impl Style {
 }
 
 /// # Errors
-/// A value that has no JSON form, such as an undefined one.
+/// The value has no form in JSON, for example an undefined value.
 pub fn write(value: &Value, style: &Style) -> Result<String, Error> {
     let mut text = String::new();
     value_into(value, style, 0, &mut text)?;
@@ -79,7 +79,7 @@ fn value_into(value: &Value, style: &Style, depth: usize, text: &mut String) -> 
     Ok(())
 }
 
-/// Keys of other types become texts, as in Python.
+/// The text of a key. Keys of other types become texts, as in Python.
 fn key_text(key: &Value) -> Result<String, Error> {
     Ok(match key.kind() {
         ValueKind::Bool => if key.is_true() { "true" } else { "false" }.to_owned(),
@@ -124,7 +124,7 @@ fn string_into(value: &str, style: &Style, text: &mut String) {
         return text.push_str(&quoted);
     }
     for character in quoted.chars() {
-        // Python escapes the delete character only together with all that is not ASCII.
+        // As in Python, the delete character is not escaped, because it is ASCII.
         if character.is_ascii() {
             text.push(character);
         } else {
@@ -136,7 +136,7 @@ fn string_into(value: &str, style: &Style, text: &mut String) {
     }
 }
 
-/// `repr(float)`: the shortest digits, an exponent below 1e-4 and from 1e16 on.
+/// A float as `repr(float)` writes it: the shortest digits, with an exponent below 1e-4 and from 1e16 on.
 fn float(value: f64) -> String {
     if value.is_nan() {
         return "NaN".to_owned();

@@ -1,24 +1,24 @@
-//! Records of benchmarks as task examples: open questions, and multiple choice in its published layouts.
+//! Reads records of benchmarks as task examples: open questions, and multiple choice in its published layouts.
 
 use raisin_settings::{Format, Style, TaskFormat};
 use serde_json::{Map, Value};
 
 use super::formats::{Reader, alpaca, fields_of, qa, required, scalar};
-use super::message::{Example, Message, conversation};
+use super::message::{Example, Message, conversation, prompt_of};
 
-/// Where the parts of an example are found in a record.
+/// Where a record holds the parts of an example.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Questions {
     pub prompt: String,
     pub choices: String,
     pub answer: String,
     pub style: Style,
-    /// Of [`TaskFormat::Qa`] and its like: the same choices for every example, such as A, B, C, D.
+    /// The choices of every example of an open format, such as A, B, C, D.
     pub fixed_choices: Vec<String>,
     pub layout: QuestionLayout,
 }
 
-/// A [`TaskFormat`] after `auto` was decided.
+/// A [`TaskFormat`] in which `auto` is replaced by a format.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum QuestionLayout {
     Open(Reader),
@@ -31,7 +31,7 @@ impl Questions {
     /// The example of a record, with the id 0.
     ///
     /// # Errors
-    /// Why the record is none.
+    /// The reason why the record is not an example.
     pub fn read(&self, record: &Value) -> Result<Example, String> {
         let object = || record.as_object().ok_or_else(|| format!("the record is {}, not an object", fields_of(record)));
         match &self.layout {
@@ -90,7 +90,7 @@ impl Questions {
     }
 }
 
-/// The reader of an open format; decided by `sample` where the format is `auto`, or `qa` without field names.
+/// The reader of an open format. With the format `auto`, or `qa` without field names, it is guessed from `sample`.
 pub fn open_reader(
     format: TaskFormat,
     prompt: Option<&str>,
@@ -111,7 +111,8 @@ fn letter(index: usize) -> String {
     char::from_u32('A' as u32 + index as u32).map_or_else(|| index.to_string(), String::from)
 }
 
-/// Labels and texts: a list of texts, a list of `{"label", "text"}`, or `{"label": [...], "text": [...]}`.
+/// The labels and texts of choices, which are a list of texts, a list of `{"label", "text"}`, or `{"label": [...], "text":
+/// [...]}`.
 fn choice_list(value: &Value, name: &str) -> Result<(Vec<String>, Vec<String>), String> {
     let texts = |list: &[Value]| {
         list.iter().map(|item| scalar(item).ok_or_else(|| format!("`{name}` holds {}", fields_of(item)))).collect()
@@ -139,7 +140,7 @@ fn choice_list(value: &Value, name: &str) -> Result<(Vec<String>, Vec<String>), 
     }
 }
 
-/// The right choice, given as a 0-based number, a label, or the choice's own text.
+/// The index of the right choice, which is given as its number from 0, its label or its text.
 fn find_answer(answer: &Value, labels: &[String], choices: &[String]) -> Result<usize, String> {
     let text = scalar(answer).ok_or_else(|| format!("the answer is {}", fields_of(answer)))?;
     let number = || answer.as_u64().map(|number| number as usize).filter(|&index| index < choices.len());
@@ -152,18 +153,20 @@ fn find_answer(answer: &Value, labels: &[String], choices: &[String]) -> Result<
         .ok_or_else(|| format!("the answer `{text}` is none of the {} choices", choices.len()))
 }
 
-/// The choices of an LLM-Adapters record: its responses are `the correct answer is <one of the format's words>`.
+/// The example of an LLM-Adapters record. Its choices are `the correct answer is <word>`, with each word of `Answer
+/// format:`.
 fn adapters(record: &Map<String, Value>) -> Result<Example, String> {
-    let prompt = alpaca::prompt(record)?;
-    let (_, listed) =
-        prompt.rsplit_once("Answer format: ").ok_or("the instruction does not end with `Answer format:`")?;
+    let messages = alpaca::asked(record)?;
+    let (_, listed) = prompt_of(&messages)
+        .rsplit_once("Answer format: ")
+        .ok_or("the instruction does not end with `Answer format:`")?;
     let words: Vec<&str> = listed.trim().split('/').collect();
     let answer = required(record, "answer")?;
     let index = words.iter().position(|word| *word == answer);
     let index = index.ok_or_else(|| format!("the answer `{answer}` is not among `{}`", listed.trim()))?;
     let choices: Vec<String> = words.iter().map(|word| format!("the correct answer is {word}")).collect();
     let response = choices[index].clone();
-    Ok(Example { id: 0, messages: conversation(None, &prompt, None), response, choices, answer: Some(index) })
+    Ok(Example { id: 0, messages, response, choices, answer: Some(index) })
 }
 
 #[cfg(test)]
@@ -205,9 +208,10 @@ mod tests {
     #[test]
     fn adapters_take_their_choices_from_the_answer_format() {
         let record = json!({"instruction": "Q\n\nAnswer format: answer1/answer2", "input": "", "output": "the correct \
-            answer is answer2", "answer": "answer2"});
+            answer is answer2", "answer": "answer2", "system": "s"});
         let example = questions(QuestionLayout::Adapters, Style::Text).read(&record).expect("an example");
         assert_eq!((example.answer, example.response.as_str()), (Some(1), "the correct answer is answer2"));
+        assert_eq!(example.messages[0], Message::new("system", "s"));
     }
 
     #[test]

@@ -1,9 +1,11 @@
-//! A file as a stream of records: lines of JSON, elements of one JSON array, or rows of a Parquet file.
+//! Reads a file as a stream of records: lines of JSON, elements of one JSON array, or rows of a Parquet file.
 //!
-//! Only a chunk of records is in memory at a time. One bad record must not cost its neighbours, so an array is split
-//! into elements by brackets and quotes before any of it is parsed; and as JSON texts hold no raw line break, a line
-//! break ends a string whose closing quote is missing; after one, an opening brace at the start of a line and in the
-//! column where the damaged record began starts the next record.
+//! Only one chunk of records is in memory at a time. A damaged record of an array does not affect its neighbours:
+//!
+//! - The array is split into elements by brackets and quotes before an element is parsed.
+//! - JSON strings contain no raw line break. A line break therefore ends a string whose closing quote is missing.
+//! - After such a string, the next record begins at an opening brace that is the first character of its line and has the
+//!   indent of the damaged record.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -15,7 +17,7 @@ use serde_json::Value;
 use super::parquet_rows;
 use raisin_base::error::{Context as _, Problem, Result};
 
-/// How a file is cut into records.
+/// How a file is divided into records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
     JsonLines,
@@ -23,23 +25,23 @@ pub enum Layout {
     Parquet,
 }
 
-/// One record, not parsed yet.
+/// One record before it is parsed.
 pub struct Record {
-    /// Line of a JSONL file; record of an array or a Parquet file. From 1.
+    /// The position in the file, from 1: the line of a JSONL file, else the number of the record.
     pub line: u64,
-    /// The line of the file where the record starts.
+    /// The line of the file in which the record begins.
     first_line: u64,
     content: Content,
 }
 
 enum Content {
     Json(Vec<u8>),
-    /// Only the beginning is kept.
+    /// The beginning of a record that is too long.
     TooLong(Vec<u8>),
     Row(Value),
 }
 
-/// How many records are handed over at once: enough to keep all cores busy parsing.
+/// The number of records in a chunk: enough for all cores to parse at once.
 const CHUNK: usize = 4096;
 
 impl Record {
@@ -48,7 +50,7 @@ impl Record {
     }
 
     /// # Errors
-    /// The reason why this is not JSON, with the line in the file.
+    /// The reason why the record is not JSON, with the line in the file.
     pub fn value(&self) -> Result<Cow<'_, Value>, String> {
         let bytes = match &self.content {
             Content::Row(value) => return Ok(Cow::Borrowed(value)),
@@ -65,7 +67,7 @@ impl Record {
         })
     }
 
-    /// The beginning of the record, for people.
+    /// The beginning of the record, for messages and tables.
     pub fn excerpt(&self, characters: usize) -> String {
         match &self.content {
             Content::Row(value) => value.to_string().chars().take(characters).collect(),
@@ -77,7 +79,7 @@ impl Record {
     }
 }
 
-/// Tells the layout by the file's first bytes.
+/// The layout of a file, by its first bytes.
 pub fn layout(path: &Path) -> Result<Layout> {
     let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     let mut head = Vec::new();
@@ -97,9 +99,8 @@ pub fn layout(path: &Path) -> Result<Layout> {
     Ok(if first == Some(&b'[') { Layout::JsonArray } else { Layout::JsonLines })
 }
 
-/// Hands the records of a file over in chunks, in order, with the number of bytes read so far.
-///
-/// A record of more than `max_bytes` is handed over without its end.
+/// Calls `take` with each chunk of records, in order, and with the number of bytes read so far. A record of more than
+/// `max_bytes` is cut.
 pub fn for_each_chunk(
     path: &Path,
     max_bytes: usize,
@@ -141,12 +142,12 @@ struct Counted {
     bytes: u64,
 }
 
-/// Without the byte order mark that some editors put before UTF-8.
+/// The bytes without the byte order mark that some editors write before UTF-8.
 fn without_mark(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix(&[0xEF, 0xBB, 0xBF]).unwrap_or(bytes)
 }
 
-/// Cuts bytes into records.
+/// Divides bytes into records.
 struct Splitter {
     layout: Layout,
     max_bytes: usize,
@@ -156,13 +157,13 @@ struct Splitter {
     first_line: u64,
     bytes: Vec<u8>,
     is_too_long: bool,
-    /// Of an array only.
+    /// The number of open brackets; only for an array.
     depth: usize,
     in_string: bool,
     is_escaped: bool,
     is_damaged: bool,
     has_ended: bool,
-    /// How many bytes precede the next one on its line; `None` once one of them is not white space.
+    /// How many bytes of white space the current line has so far; `None` if it has other bytes.
     indent: Option<usize>,
     record_indent: Option<usize>,
 }
@@ -257,7 +258,7 @@ impl Splitter {
         None
     }
 
-    /// The record that ends here; blank ones are none.
+    /// The record that ends here; `None` if it is blank.
     fn cut(&mut self) -> Option<Record> {
         let mut bytes = std::mem::take(&mut self.bytes);
         let is_too_long = std::mem::take(&mut self.is_too_long);

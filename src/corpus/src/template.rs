@@ -1,7 +1,7 @@
-//! Chat templates: Jinja text of a tokenizer folder, rendered the way `transformers` renders it.
+//! Chat templates: the Jinja text of a tokenizer folder, rendered as `transformers` renders it.
 //!
-//! The clock of a template stands still: a text that holds today's date would make the same action give another
-//! artifact tomorrow. It shows the day that Llama 3's templates fall back to where there is no clock.
+//! The current date in a template is fixed: with the real date, the same action would give another artifact on another day.
+//! The fixed date is the one that the templates of Llama 3 use if no date is available.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ pub struct ChatTemplate {
 const NAME: &str = "chat_template";
 
 impl ChatTemplate {
-    /// `special_tokens` are the names that the template may use: `bos_token`, `eos_token`, ...
+    /// `special_tokens` are the names and texts that the template may use: `bos_token`, `eos_token`, ...
     pub fn compile(source: &str, special_tokens: Vec<(String, String)>) -> Result<Self> {
         let mut environment = Environment::new();
         environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
@@ -31,7 +31,7 @@ impl ChatTemplate {
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
         environment.add_filter("tojson", tojson);
-        // In Python a text can be iterated over and indexed, and a mapping too.
+        // In Python, texts and mappings can be iterated and indexed.
         environment.add_test("iterable", is_container);
         environment.add_test("sequence", is_container);
         environment
@@ -45,8 +45,8 @@ impl ChatTemplate {
         self.render_with(messages, Value::from(()), add_generation_prompt)
     }
 
-    /// The same for messages as the OpenAI interface writes them, tool calls and typed contents included, and the
-    /// JSON schemas of the tools that the model may call.
+    /// Renders messages as the OpenAI interface writes them (with tool calls and typed contents), and the JSON schemas of
+    /// the tools that the model may call.
     pub fn render_json(
         &self,
         messages: &[serde_json::Value],
@@ -69,7 +69,7 @@ impl ChatTemplate {
     }
 }
 
-/// As transformers does it: a key without a value is a missing key to a template.
+/// The message without null values: as in `transformers`, a template does not see a key whose value is null.
 fn without_nulls(message: &serde_json::Value) -> serde_json::Value {
     let mut message = message.clone();
     if let Some(entries) = message.as_object_mut() {
@@ -78,7 +78,7 @@ fn without_nulls(message: &serde_json::Value) -> serde_json::Value {
     message
 }
 
-/// A message as a template sees it: `message.role`, `message['content']`.
+/// The attributes of a message in a template: `message.role`, `message['content']`.
 impl Object for Message {
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
         match key.as_str()? {
@@ -97,7 +97,8 @@ fn raise_exception(message: String) -> Result<String, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, message))
 }
 
-/// `{% generation %}` marks assistant text for transformers' own masks; a block that is always taken renders the same.
+/// Replaces `{% generation %}`, which marks assistant text for the masks of `transformers`, by a block that is always
+/// rendered.
 fn without_generation_tags(source: &str) -> String {
     let mut text = String::with_capacity(source.len());
     let mut rest = source;
@@ -118,7 +119,7 @@ fn without_generation_tags(source: &str) -> String {
     text
 }
 
-/// The clock: noon of 26 July 2024.
+/// The fixed date of templates: 26 July 2024, at noon.
 fn strftime_now(format: String) -> Result<String, Error> {
     let now = jiff::civil::date(2024, 7, 26).at(12, 0, 0, 0);
     jiff::fmt::strtime::format(&format, now).map_err(|error| Error::new(ErrorKind::InvalidOperation, error.to_string()))
@@ -128,7 +129,7 @@ fn is_container(value: &Value) -> bool {
     matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map | ValueKind::Iterable)
 }
 
-/// `json.dumps` as transformers offers it, keyword arguments included.
+/// `json.dumps` with its keyword arguments, as `transformers` offers it to templates.
 fn tojson(value: &Value, options: Kwargs) -> Result<Value, Error> {
     let ascii = options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
     let sort_keys = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);

@@ -1,4 +1,4 @@
-//! For tests: a folder of hand-made artifacts, `pool` and `task`, and stages over them.
+//! For tests: a folder with the artifacts `pool` and `task`, and contexts of stages that use them.
 
 use std::path::PathBuf;
 
@@ -25,7 +25,7 @@ impl Store {
         self.folder.path().join(name)
     }
 
-    /// A context for a stage of this kind, whose folder has this name; inputs by pointer and artifact.
+    /// The context of a stage of this kind with this folder. `inputs` are pointers of parameters and names of artifacts.
     pub fn context(&self, kind: &str, folder: &str, inputs: &[(&str, &str)]) -> Result<Context> {
         let source = |artifact: &str| Source {
             stage: artifact.to_owned(),
@@ -51,7 +51,7 @@ impl Store {
         raisin_table::read(&self.artifact(folder).join("out").join(format!("{name}.parquet")))
     }
 
-    /// Makes what a stage wrote an artifact of its own name.
+    /// Makes the output of a stage an artifact of this name.
     pub fn keep(&self, folder: &str, name: &str) -> Result<()> {
         Ok(std::fs::rename(self.artifact(folder).join("out"), self.artifact(name))?)
     }

@@ -1,7 +1,7 @@
-//! The `generate` kind: a synthetic pool, its task, and what a base model may have read before.
+//! Runs a stage of kind `generate`: writes a synthetic pool, its task, and a pre-training text.
 //!
-//! The first question to a selection method is whether it finds what helps where one knows what helps. Rows carry
-//! their label; no method but the oracle reads it.
+//! In this pool it is known which rows help, so that a test can show whether a selection method finds them. The label of a
+//! row says it. Only the method `oracle` reads the label.
 
 use std::sync::Arc;
 
@@ -9,14 +9,14 @@ use arrow_array::{ArrayRef, StringArray};
 
 use raisin_base::error::Result;
 use raisin_contract::Context;
-use raisin_corpus::artifact::{examples_batch, instructions_batch};
+use raisin_corpus::artifact::{instructions_batch, task_batches};
 use raisin_corpus::pool::{SourceSummary, grouped, sources_batch};
 use raisin_corpus::synthetic::{Mix, mix};
 use raisin_corpus::{Extract, Scored, Scoring};
 use raisin_kinds::generate::Parameters;
 use raisin_table::{self as table, WriteTable as _};
 
-/// The longest answer has six or seven bytes; the rest is room for a model that has not learnt to stop.
+/// The longest answer has seven bytes. More tokens are allowed for a model that has not learned to end its answer.
 const MAX_NEW_TOKENS: usize = 16;
 
 pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
@@ -40,8 +40,9 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     let source = SourceSummary { file: "synthetic".to_owned(), format: "synthetic".to_owned(), records, rejected: 0 };
     context.write_table("instructions", &instructions_batch(&made.pool)?)?;
     context.write_table("sources", &sources_batch(&[source])?)?;
-    context.write_table("validation", &examples_batch(&made.validation)?)?;
-    context.write_table("test", &examples_batch(&made.test)?)?;
+    let [validation, test] = task_batches(&made.validation, &made.test)?;
+    context.write_table("validation", &validation)?;
+    context.write_table("test", &test)?;
     if !made.pretraining.is_empty() {
         let texts = made.pretraining.iter().map(|(prompt, response)| chat_text(prompt, response));
         let rows = table::batch(vec![
@@ -62,7 +63,7 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// The chat as the byte-level tokenizer's template renders it.
+/// The chat as the template of the byte-level tokenizer renders it.
 fn chat_text(prompt: &str, response: &str) -> String {
     format!("<|user|>{prompt}<|end|><|assistant|>{response}<|end|>")
 }
@@ -70,7 +71,6 @@ fn chat_text(prompt: &str, response: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use raisin_contract::Kind as _;
     use raisin_contract::{Assignment, DType, DeviceKind, Environment};
     use raisin_corpus::{Codec, byte_tokenizer, read_instructions, read_task};
     use serde_json::json;
@@ -109,18 +109,5 @@ mod tests {
             assert_eq!(sequence.tokens, codec.encode(columns[0].value(row))?);
         }
         Ok(())
-    }
-
-    #[test]
-    fn shares_that_cannot_be_are_refused() {
-        let pointer = |parameters: serde_json::Value| {
-            raisin_kinds::generate::Generate::check(&serde_json::from_value(parameters).expect("parameters"))
-                .expect_err("refused")
-                .pointer
-        };
-        assert_eq!(pointer(json!({"relevant": 0.7, "corrupted": 0.4})), "/corrupted");
-        assert_eq!(pointer(json!({"wrong": -0.1})), "/wrong");
-        assert_eq!(pointer(json!({"families": ["add"], "targets": ["add"]})), "/families");
-        assert_eq!(pointer(json!({"targets": []})), "/targets");
     }
 }

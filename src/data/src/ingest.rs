@@ -1,16 +1,16 @@
-//! The `ingest` kind: raw files become the table of instructions, and a table of what was rejected.
+//! Runs a stage of kind `ingest`: reads instruction files into one table, and lists the rejected records in another.
 
 use raisin_base::error::{Context as _, Problem, Result};
 use raisin_base::seed::Seed;
 use raisin_contract::{Context, Progress};
 use raisin_corpus::artifact::instructions_batch;
 use raisin_corpus::draw::Draw;
-use raisin_corpus::pool::{Pool, SourceFile, grouped, rejects_batch, sources_batch};
+use raisin_corpus::pool::{PoolBuilder, SourceFile, grouped, rejects_batch, sources_batch};
 use raisin_kinds::ingest::Parameters;
 use raisin_table::WriteTable as _;
 
 pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
-    let mut pool = Pool::new(parameters.max_length);
+    let mut pool = PoolBuilder::new(parameters.max_length);
     for (index, source) in parameters.sources.iter().enumerate() {
         for (name, path) in context.files(&format!("/sources/{index}/path"))? {
             let total = std::fs::metadata(path).with_context(|| format!("cannot open {}", path.display()))?.len();
@@ -64,7 +64,6 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use raisin_contract::Kind as _;
     use raisin_contract::{Assignment, DType, DeviceKind, Environment};
     use raisin_corpus::read_instructions;
     use std::collections::BTreeMap;
@@ -127,19 +126,5 @@ mod tests {
         let error = sampled(51, 0).expect_err("too many");
         assert!(error.to_string().contains("a sample of 51 was asked for, and there are 50 instructions"));
         Ok(())
-    }
-
-    #[test]
-    fn field_names_come_in_pairs_and_not_with_formats_that_have_their_own() {
-        let check = |source: serde_json::Value| {
-            raisin_kinds::ingest::Ingest::check(
-                &serde_json::from_value(serde_json::json!({"sources": [source]})).expect("parameters"),
-            )
-        };
-        let pointer = |source: serde_json::Value| check(source).expect_err("refused").pointer;
-        assert_eq!(pointer(serde_json::json!({"path": "a", "prompt": "q"})), "/sources/0/prompt");
-        let both = serde_json::json!({"path": "a", "format": "alpaca", "prompt": "q", "response": "a"});
-        assert_eq!(pointer(both), "/sources/0/response");
-        assert!(check(serde_json::json!({"path": "a", "prompt": "q", "response": "a"})).is_ok());
     }
 }

@@ -1,4 +1,4 @@
-//! `raisin-data`: runs the stages that need no tensors and no queries: `ingest`, `generate`, `task`, `overlap`, `report`.
+//! `raisin-data`: runs the stages that need neither tensors nor queries: `ingest`, `generate`, `task`, `overlap`, `report`.
 //! `raisin build` starts it.
 
 #[cfg(test)]
@@ -15,7 +15,8 @@ use raisin_base::error::{Result, anyhow};
 use raisin_contract::Run;
 use raisin_contract::serve::{report_failure, run_one_of, serve};
 
-/// What a worker may hold between stages in bytes: there is one worker for each core, and nobody counts what they hold.
+/// The memory that a worker may keep between stages, in bytes. There may be one worker for each core, and the scheduler
+/// does not count this memory.
 const MOST_KEPT: u64 = 200_000_000;
 
 fn main() -> ExitCode {
@@ -42,7 +43,7 @@ fn run() -> Result<()> {
     let runs = runs();
     match std::env::args().nth(1).as_deref() {
         Some("run-stages") => serve(|assignment| run_one_of(&runs, assignment), |_| MOST_KEPT),
-        // The rows of each table, a line each; `?` for a file that is no table.
+        // Prints the number of rows of each table on a line, or `?` for a file that is not a table.
         Some("rows") => {
             for path in std::env::args_os().skip(2) {
                 match raisin_table::rows(path.as_ref()) {

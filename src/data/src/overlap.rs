@@ -1,5 +1,6 @@
-//! `overlap`: which instructions of a pool share text with a task's examples, and the pool without them (docs/method.md,
-//! section 8). Leaves the comparing to the corpus room, and test items to `evaluate`, which leaves them out if asked.
+//! Runs a stage of kind `overlap`: finds the instructions of a pool that share text with the examples of a task, and writes
+//! the pool without them (docs/method.md, section 8). raisin-corpus compares the texts. `evaluate` can leave out the
+//! examples.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -19,7 +20,7 @@ use raisin_kinds::overlap::{LeftOut, Parameters};
 use raisin_settings::Split;
 use raisin_table::{self as table, WriteTable as _};
 
-/// How many instructions are compared between two words on progress.
+/// The number of instructions between two reports of progress.
 const CHUNK: usize = 4096;
 
 pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
@@ -27,39 +28,40 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     let pool = read_instructions(folder)?;
     let task = read_task(context.input("/task")?)?;
     let index = Index::new(task.validation.iter().chain(&task.test), parameters.ngram, parameters.common);
-    let found = Found { hits: search(&index, &pool, context), task: &task };
-    let kept: BooleanArray = (0..pool.len()).map(|row| Some(!found.is_left_out(row, parameters.drop))).collect();
+    let overlaps = Overlaps { hits: search(&index, &pool, context), task: &task };
+    let kept: BooleanArray = (0..pool.len()).map(|row| Some(!overlaps.is_left_out(row, parameters.drop))).collect();
     let dropped = kept.values().len() - kept.true_count();
     if dropped == pool.len() && !pool.is_empty() {
         let problem = Problem::new("every instruction overlaps an example, so that none would be left");
-        let hint = "`drop = \"none\"` reports the overlap alone; a larger `ngram` or `common = 10` tells more apart";
+        let hint =
+            "`drop = \"none\"` reports the overlap alone; a larger `ngram`, or `common = 10`, finds less overlap";
         return Err(problem.hint(hint).into());
     }
-    context.write_table("overlap", &found.table(&pool)?)?;
-    context.write_table("overlap_summary", &found.summary()?)?;
+    context.write_table("overlap", &overlaps.table(&pool)?)?;
+    context.write_table("overlap_summary", &overlaps.summary()?)?;
     context.write_table("instructions", &kept_rows(&folder.join("instructions.parquet"), &kept)?)?;
-    // The column `source` counts its rows.
+    // The column `source` of the instructions refers to its rows.
     let sources = folder.join("sources.parquet");
     if sources.is_file() {
         let target = context.out().join("sources.parquet");
         std::fs::copy(&sources, &target).with_context(|| format!("cannot copy {}", sources.display()))?;
     }
     let touched = |split: Split| {
-        let (touched, all) = (found.examples(split).len(), found.of(split).len());
+        let (touched, all) = (overlaps.examples(split).len(), overlaps.of(split).len());
         format!("{} of {} {}", grouped(touched as u64), grouped(all as u64), split.name())
     };
     context.note(format!(
         "{} and {} examples overlap {} of {} instructions, {} left out",
         touched(Split::Test),
         touched(Split::Validation),
-        grouped(found.rows(&[Split::Test, Split::Validation]).len() as u64),
+        grouped(overlaps.rows(&[Split::Test, Split::Validation]).len() as u64),
         grouped(pool.len() as u64),
         grouped(dropped as u64),
     ));
     Ok(())
 }
 
-/// The hits of every instruction, in the order of the pool.
+/// The hits of each instruction, in the order of the pool.
 fn search(index: &Index, pool: &[Instruction], context: &Context) -> Vec<Vec<Hit>> {
     let mut hits = Vec::with_capacity(pool.len());
     for chunk in pool.chunks(CHUNK) {
@@ -75,13 +77,13 @@ fn search(index: &Index, pool: &[Instruction], context: &Context) -> Vec<Vec<Hit
     hits
 }
 
-/// What overlaps: by row of the pool; the task's examples are counted through, those of validation first.
-struct Found<'a> {
+/// The hits of each row of the pool. A hit numbers the examples of the task: first those of validation, then those of test.
+struct Overlaps<'a> {
     hits: Vec<Vec<Hit>>,
     task: &'a Task,
 }
 
-impl Found<'_> {
+impl Overlaps<'_> {
     fn of(&self, split: Split) -> &[Example] {
         match split {
             Split::Test => &self.task.test,
@@ -89,7 +91,7 @@ impl Found<'_> {
         }
     }
 
-    /// The example of a hit, and where it is from.
+    /// The example of a hit and its split.
     fn place(&self, hit: &Hit) -> (Split, &Example) {
         match hit.example.checked_sub(self.task.validation.len()) {
             Some(test) => (Split::Test, &self.task.test[test]),
@@ -106,7 +108,7 @@ impl Found<'_> {
         }
     }
 
-    /// The ids of the split's examples that overlap anything.
+    /// The ids of the examples of a split that overlap the pool.
     fn examples(&self, split: Split) -> BTreeSet<u32> {
         let places = self.hits.iter().flatten().map(|hit| self.place(hit));
         places.filter(|(of, _)| *of == split).map(|(_, example)| example.id).collect()
@@ -118,7 +120,7 @@ impl Found<'_> {
         (0..self.hits.len()).filter(overlaps).collect()
     }
 
-    /// The `overlap` table: one row for every pair of an instruction and an example.
+    /// The `overlap` table: one row for each pair of an instruction and an example that overlap.
     fn table(&self, pool: &[Instruction]) -> Result<RecordBatch> {
         let pairs = pool.iter().zip(&self.hits).flat_map(|(row, hits)| hits.iter().map(move |hit| (row, hit)));
         let pairs: Vec<(u32, Split, u32, &Hit)> = pairs
@@ -139,7 +141,7 @@ impl Found<'_> {
         ])
     }
 
-    /// The `overlap_summary` table: a row for each split, and one for both.
+    /// The `overlap_summary` table: one row for each split, and one for both splits together.
     fn summary(&self) -> Result<RecordBatch> {
         let splits: [(&str, &[Split]); 3] = [
             ("test", &[Split::Test]),
@@ -168,7 +170,8 @@ impl Found<'_> {
     }
 }
 
-/// The instructions that stay, numbered anew, because an id is a row everywhere; `pool_id` is the row in the whole pool.
+/// The instructions that stay. They get new ids, because an id is always the position of a row. `pool_id` is the id in the
+/// whole pool.
 fn kept_rows(path: &Path, kept: &BooleanArray) -> Result<RecordBatch> {
     let rows = filter_record_batch(&table::read(path)?, kept)?;
     let schema = rows.schema();
@@ -176,7 +179,7 @@ fn kept_rows(path: &Path, kept: &BooleanArray) -> Result<RecordBatch> {
         schema.fields().iter().map(|field| field.name().as_str()).zip(rows.columns().iter().cloned()).collect();
     let ids: ArrayRef = Arc::new(UInt32Array::from_iter_values(0..rows.num_rows() as u32));
     let before = columns.iter_mut().find(|(name, _)| *name == "id").map(|(_, column)| std::mem::replace(column, ids));
-    // The pool may be one that another `overlap` has left.
+    // The pool may be the output of another `overlap` stage, which has this column.
     columns.retain(|(name, _)| *name != "pool_id");
     columns.extend(before.map(|before| ("pool_id", before)));
     table::batch(columns)

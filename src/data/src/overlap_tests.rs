@@ -4,19 +4,19 @@ use serde_json::json;
 use super::*;
 use crate::fixture::Store;
 use raisin_base::error::render;
-use raisin_corpus::artifact::{Row, examples_batch, instructions_batch};
+use raisin_corpus::artifact::{PoolRow, examples_batch, instructions_batch};
 use raisin_corpus::left_out::leave_out;
 use raisin_corpus::message::conversation;
-use raisin_kinds::declaration;
 
 const SEA: &str = "How many sailors did the seven ships carry over the sea in March?";
 const HEN: &str = "A hen lays three eggs a day: how many eggs are that in a week of rain?";
 
-/// Test: the hen, the plural of ox. Validation: the sea. Their answers are nobody's.
+/// A task with two test examples (the hen, the plural of ox) and one validation example (the sea), and a pool of these
+/// prompts.
 fn store(prompts: &[&str]) -> Result<Store> {
     let store = Store::new()?;
-    let row = |(line, prompt): (u64, &&str)| Row::new(conversation(None, prompt, Some("I do not know.")), 0, line);
-    let rows: Vec<Row> = (1..).zip(prompts).map(row).collect();
+    let row = |(line, prompt): (u64, &&str)| PoolRow::new(conversation(None, prompt, Some("I do not know.")), 0, line);
+    let rows: Vec<PoolRow> = (1..).zip(prompts).map(row).collect();
     table::write(&store.artifact("pool").join("instructions.parquet"), &instructions_batch(&rows)?)?;
     write_split(&store, "test", &[HEN, "Plural of ox?"])?;
     write_split(&store, "validation", &[SEA])?;
@@ -89,7 +89,7 @@ fn the_pool_that_is_left_is_numbered_anew_and_knows_its_old_rows() -> Result<()>
         assert_eq!(pool.iter().map(Instruction::prompt).collect::<Vec<_>>(), prompts, "{drop}");
         let rows = store.table(drop, "instructions")?;
         assert_eq!(table::column::<UInt32Array>(&rows, "pool_id")?.values(), left);
-        // Scores from a file find their instruction by its line.
+        // The column `line` stays, because scores from a file belong to an instruction by its line.
         let lines = left.iter().map(|&row| u64::from(row) + 1);
         assert!(table::column::<UInt64Array>(&rows, "line")?.values().iter().copied().eq(lines));
     }
@@ -126,17 +126,4 @@ fn examples_that_overlap_are_left_out_of_their_own_task_only() -> Result<()> {
     let all = leave_out(&store.artifact("run").join("out"), Split::Test, &mut read()?);
     assert!(render(&all.expect_err("all of them")).contains("every test example overlaps the pool"));
     Ok(())
-}
-
-#[test]
-fn lengths_and_counts_of_zero_are_refused() {
-    let pointer = |more: serde_json::Value| {
-        let mut parameters = json!({"instructions": "pool", "task": "task"});
-        parameters.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap_or_default());
-        declaration("overlap").unwrap().resolve(parameters).map_err(|problem| problem.pointer)
-    };
-    assert_eq!(pointer(json!({"ngram": 0})).unwrap_err(), "/ngram");
-    assert_eq!(pointer(json!({"common": 0})).unwrap_err(), "/common");
-    let resolved = pointer(json!({})).unwrap();
-    assert_eq!((&resolved.parameters["ngram"], &resolved.parameters["drop"]), (&json!(13), &json!("test")));
 }

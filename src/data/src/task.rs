@@ -1,22 +1,23 @@
-//! The `task` kind: benchmark files become validation and test examples, and a word on how they are scored.
+//! Runs a stage of kind `task`: reads benchmark files and draws validation and test examples.
 //!
-//! Validation examples are drawn from `source`. Test examples come from `test_source`, or from what is left of
-//! `source`; no question is in both, as training may look at the validation examples.
+//! Validation examples are drawn from `source`. Test examples are drawn from `test_source` or, without it, from the rest of
+//! `source`. No question is in both sets, because training may look at the validation examples.
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 use std::path::Path;
 
 use serde_json::Value;
 
+use raisin_base::digest::Digest;
 use raisin_base::error::{Problem, Result};
 use raisin_base::seed::Seed;
 use raisin_contract::Context;
-use raisin_corpus::artifact::examples_batch;
+use raisin_corpus::artifact::{example_digest, question_digest, task_batches};
 use raisin_corpus::draw::Draw;
 use raisin_corpus::pool::{Reject, grouped, rejects_batch};
 use raisin_corpus::questions::{QuestionLayout, Questions, open_reader};
 use raisin_corpus::{Example, Scoring, records};
-use raisin_kinds::task::{Parameters, Source};
+use raisin_kinds::task::{BenchmarkFiles, Parameters};
 use raisin_settings::TaskFormat;
 use raisin_table::WriteTable as _;
 
@@ -27,25 +28,42 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
         Some(test) => Some(read_all(test, &context.files("/test_source/path")?, 1, &mut rejects)?),
         None => None,
     };
-    let (validation, test) = split(&parameters, source, separate)?;
-    context.write_table("validation", &examples_batch(&validation)?)?;
-    context.write_table("test", &examples_batch(&test)?)?;
+    let splits = split(&parameters, source, separate)?;
+    let [validation, test] = task_batches(&splits.validation, &splits.test)?;
+    context.write_table("validation", &validation)?;
+    context.write_table("test", &test)?;
     context.write_table("rejects", &rejects_batch(&rejects)?)?;
     context.write_json(
         "task.json",
         &Scoring { by: parameters.scoring, extract: parameters.extract, max_new_tokens: parameters.max_new_tokens },
     )?;
-    let (drawn, held) = (grouped(validation.len() as u64), grouped(test.len() as u64));
-    let mut note = format!("{drawn} validation and {held} test examples");
-    if !rejects.is_empty() {
-        note += &format!(", {} rejected (see {}.rejects)", grouped(rejects.len() as u64), context.stage());
-    }
-    context.note(note);
+    context.note(note(&splits, rejects.len(), context.stage()));
     Ok(())
 }
 
-/// The examples of a file, or of each file of a folder or a pattern.
-fn read_all(source: &Source, files: &[(String, &Path)], index: u32, rejects: &mut Vec<Reject>) -> Result<Vec<Example>> {
+fn note(splits: &Splits, rejects: usize, stage: &str) -> String {
+    let count = |count: usize| grouped(count as u64);
+    let mut note =
+        format!("{} validation and {} test examples", count(splits.validation.len()), count(splits.test.len()));
+    if rejects > 0 {
+        note += &format!(", {} rejected (see {stage}.rejects)", count(rejects));
+    }
+    if splits.copies > 0 {
+        note += &format!(", {} exact duplicates folded", count(splits.copies));
+    }
+    if splits.in_test_file > 0 {
+        note += &format!(", {} of `source` left out: `test_source` asks the same", count(splits.in_test_file));
+    }
+    note
+}
+
+/// The examples of all files that a path names, in the order of the files.
+fn read_all(
+    source: &BenchmarkFiles,
+    files: &[(String, &Path)],
+    index: u32,
+    rejects: &mut Vec<Reject>,
+) -> Result<Vec<Example>> {
     let mut examples = Vec::new();
     for (name, path) in files {
         examples.extend(read(source, name, path, index, rejects)?);
@@ -53,7 +71,13 @@ fn read_all(source: &Source, files: &[(String, &Path)], index: u32, rejects: &mu
     Ok(examples)
 }
 
-fn read(source: &Source, name: &str, path: &Path, index: u32, rejects: &mut Vec<Reject>) -> Result<Vec<Example>> {
+fn read(
+    source: &BenchmarkFiles,
+    name: &str,
+    path: &Path,
+    index: u32,
+    rejects: &mut Vec<Reject>,
+) -> Result<Vec<Example>> {
     let mut all = Vec::new();
     records::for_each_chunk(path, 1 << 24, |chunk, _| {
         all.extend(chunk);
@@ -102,41 +126,69 @@ fn read(source: &Source, name: &str, path: &Path, index: u32, rejects: &mut Vec<
     Ok(examples)
 }
 
-/// Draws both sets, each in the order of its file, with no question in both.
-fn split(
-    parameters: &Parameters,
-    mut source: Vec<Example>,
-    separate: Option<Vec<Example>>,
-) -> Result<(Vec<Example>, Vec<Example>)> {
+/// What a task stage has drawn.
+struct Splits {
+    validation: Vec<Example>,
+    test: Vec<Example>,
+    /// How many exact copies of an earlier example of the same file were folded into it.
+    copies: usize,
+    /// How many examples of `source` ask a question of `test_source`.
+    in_test_file: usize,
+}
+
+/// Draws both sets, each in the order of its file. Examples that agree in all (conversation, choices, answer, response) are
+/// one example. Examples that ask the same question (conversation and choices) never lie in different sets: a question that
+/// both files ask belongs to the test set.
+fn split(parameters: &Parameters, source: Vec<Example>, separate: Option<Vec<Example>>) -> Result<Splits> {
     let seed = Seed::new(parameters.draw_seed).at("task");
-    let key = |example: &Example| example.messages.iter().map(|message| message.content.clone()).collect::<Vec<_>>();
-    // A question that a file asks twice counts once; one that both files ask stays with the test set.
-    let mut seen: BTreeSet<Vec<String>> = separate.iter().flatten().map(key).collect();
-    source.retain(|example| seen.insert(key(example)));
+    let mut copies = 0;
+    let mut source = without_copies(source, &mut copies);
+    let separate = separate.map(|examples| without_copies(examples, &mut copies));
+    let before = source.len();
+    leave_out_questions_of(separate.iter().flatten(), &mut source);
+    let in_test_file = before - source.len();
     let validation =
         drawn(&source, parameters.validation, &seed.at("validation"), "validation", "", &parameters.source)?;
     let (test, beside, file) = match separate {
         Some(examples) => (examples, "", parameters.test_source.as_ref().unwrap_or(&parameters.source)),
         None => {
-            let taken: BTreeSet<Vec<String>> = validation.iter().map(key).collect();
-            source.retain(|example| !taken.contains(&key(example)));
+            leave_out_questions_of(&validation, &mut source);
             (source, " beside the validation examples", &parameters.source)
         }
     };
     let count = if parameters.test == 0 { test.len() } else { parameters.test };
     let test = drawn(&test, count.max(1), &seed.at("test"), "test", beside, file)?;
-    Ok((validation, test))
+    Ok(Splits { validation, test, copies, in_test_file })
 }
 
-fn drawn(from: &[Example], count: usize, seed: &Seed, what: &str, beside: &str, file: &Source) -> Result<Vec<Example>> {
+fn without_copies(mut examples: Vec<Example>, copies: &mut usize) -> Vec<Example> {
+    let before = examples.len();
+    let mut seen: HashSet<Digest> = HashSet::new();
+    examples.retain(|example| seen.insert(example_digest(example)));
+    *copies += before - examples.len();
+    examples
+}
+
+fn leave_out_questions_of<'a>(asked: impl IntoIterator<Item = &'a Example>, examples: &mut Vec<Example>) {
+    let asked: HashSet<Digest> = asked.into_iter().map(question_digest).collect();
+    examples.retain(|example| !asked.contains(&question_digest(example)));
+}
+
+fn drawn(
+    from: &[Example],
+    count: usize,
+    seed: &Seed,
+    what: &str,
+    beside: &str,
+    file: &BenchmarkFiles,
+) -> Result<Vec<Example>> {
     if count > from.len() {
         let (name, held) = (file_name(&file.path), grouped(from.len() as u64));
         let message = format!("{count} {what} examples were asked for, and {name} has {held}{beside}");
         return Err(Problem::new(message).hint("ask for fewer, or name another file").into());
     }
     let chosen = Draw::new(seed).sample(from.len(), count);
-    let numbered = chosen.into_iter().enumerate();
-    Ok(numbered.map(|(id, index)| Example { id: id as u32, ..from[index].clone() }).collect())
+    Ok((0..).zip(chosen).map(|(id, index)| Example { id, ..from[index].clone() }).collect())
 }
 
 fn file_name(path: &str) -> String {

@@ -1,21 +1,20 @@
 use super::*;
-use raisin_base::error::render;
-use raisin_contract::Kind as _;
+use raisin_base::error::{anyhow, render};
 use raisin_contract::{Assignment, DType, DeviceKind, Environment};
 use raisin_corpus::read_task;
+use raisin_kinds::declaration;
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 fn run_on(parameters: &Value, files: BTreeMap<String, PathBuf>) -> Result<raisin_corpus::Task> {
     let folder = tempfile::tempdir()?;
-    let typed: Parameters = serde_json::from_value(parameters.clone())?;
-    raisin_kinds::task::Task::check(&typed)
-        .map_err(|problem| raisin_base::error::anyhow!("{}: {}", problem.pointer, problem.message))?;
+    let resolved = declaration("task").expect("the kind").resolve(parameters.clone());
+    let resolved = resolved.map_err(|problem| anyhow!("{}: {}", problem.pointer, problem.message))?;
     let context = Context::silent(Assignment {
         kind: "task".into(),
         stage: "task".into(),
-        parameters: parameters.clone(),
+        parameters: resolved.parameters.clone(),
         stages: BTreeMap::new(),
         files,
         seed: 17,
@@ -23,7 +22,7 @@ fn run_on(parameters: &Value, files: BTreeMap<String, PathBuf>) -> Result<raisin
         threads: 1,
         folder: folder.path().join("stage"),
     })?;
-    super::run(typed, &context)?;
+    super::run(serde_json::from_value(resolved.parameters)?, &context)?;
     read_task(&context.out())
 }
 
@@ -67,18 +66,92 @@ fn more_examples_than_there_are_is_refused_with_the_count() {
     assert!(asked(50, 0).contains("and a.jsonl has 0"));
 }
 
+/// The text of a file with one record on each line.
+fn jsonl(records: &[Value]) -> String {
+    records.iter().map(|record| format!("{record}\n")).collect()
+}
+
 #[test]
-fn impossible_combinations_are_refused_before_anything_runs() {
-    let pointer = |parameters: Value| {
-        raisin_kinds::task::Task::check(&serde_json::from_value(parameters).expect("parameters"))
-            .expect_err("refused")
-            .pointer
+fn a_conversation_of_several_turns_is_the_same_in_the_task_as_in_its_file() -> Result<()> {
+    let turns = |first: &str| {
+        json!([{"role": "system", "content": "be brief"}, {"role": "user", "content": first},
+            {"role": "assistant", "content": "noted"}, {"role": "user", "content": "and so?"}])
     };
-    assert_eq!(pointer(json!({"source": {"path": "a"}, "scoring": "choice"})), "/source/format");
-    assert_eq!(pointer(json!({"source": {"path": "a"}, "extract": "gsm8k"})), "/extract");
-    assert_eq!(pointer(json!({"source": {"path": "a", "format": "qa", "answer": "x"}})), "/source/answer");
-    assert_eq!(pointer(json!({"source": {"path": "a", "format": "csqa", "prompt": "x"}})), "/source/prompt");
-    assert_eq!(pointer(json!({"source": {"path": "a"}, "validation": 0})), "/validation");
+    let with_response = |first: &str| {
+        let mut turns = turns(first);
+        turns.as_array_mut().expect("a list").push(json!({"role": "assistant", "content": "so"}));
+        json!({"messages": turns})
+    };
+    // The last turns are equal. Only the histories differ.
+    let records: Vec<Value> = (0..6).map(|n| with_response(&format!("cat {n}"))).collect();
+    let parameters = json!({"source": {"path": "a.jsonl", "format": "messages"}, "validation": 3, "test": 0});
+    let task = run(&parameters, &jsonl(&records))?;
+    assert_eq!((task.validation.len(), task.test.len()), (3, 3));
+    let mut read = BTreeSet::new();
+    for example in task.validation.iter().chain(&task.test) {
+        let messages = serde_json::to_value(&example.messages)?;
+        assert_eq!((&messages, example.response.as_str()), (&turns(&example.messages[1].content), "so"));
+        read.insert(example.messages[1].content.clone());
+    }
+    assert_eq!(read.len(), 6);
+
+    let sharegpt = json!({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"},
+        {"from": "human", "value": "c"}, {"from": "gpt", "value": "d"}]});
+    let alpaca = json!({"instruction": "c", "output": "d", "history": [["a", "b"]]});
+    for (format, record) in [("sharegpt", sharegpt), ("alpaca", alpaca)] {
+        let other = json!({"conversations": [{"from": "human", "value": "x"}, {"from": "gpt", "value": "y"}],
+            "instruction": "x", "output": "y"});
+        let parameters = json!({"source": {"path": "a.jsonl", "format": format}, "validation": 1, "test": 1});
+        let task = run(&parameters, &jsonl(&[record, other]))?;
+        let mut lengths = [task.validation[0].messages.len(), task.test[0].messages.len()];
+        lengths.sort_unstable();
+        assert_eq!(lengths, [1, 3], "{format}");
+    }
+    Ok(())
+}
+
+fn choices(question: &str, choices: [&str; 2], answer: u64) -> Example {
+    Example {
+        id: 0,
+        messages: raisin_corpus::message::conversation(None, question, None),
+        response: choices[answer as usize].to_owned(),
+        choices: choices.map(str::to_owned).to_vec(),
+        answer: Some(answer as usize),
+    }
+}
+
+#[test]
+fn only_exact_copies_are_folded_and_their_number_is_told() -> Result<()> {
+    let parameters = json!({"source": {"path": "a.jsonl"}, "test_source": {"path": "b"}, "validation": 3, "test": 0});
+    let parameters: Parameters = serde_json::from_value(parameters)?;
+    let source = vec![
+        choices("which?", ["a", "b"], 0),
+        choices("which?", ["a", "b"], 0),
+        choices("which?", ["a", "c"], 0),
+        choices("which?", ["a", "b"], 1),
+        choices("asked by both", ["a", "b"], 0),
+    ];
+    let test = vec![choices("asked by both", ["a", "b"], 1), choices("x", ["a", "b"], 1), choices("x", ["a", "b"], 1)];
+    let splits = split(&parameters, source, Some(test))?;
+    assert_eq!((splits.validation.len(), splits.test.len(), splits.copies, splits.in_test_file), (3, 2, 2, 1));
+    let told = "3 validation and 2 test examples, 4 rejected (see mmlu.rejects), 2 exact duplicates folded, \
+        1 of `source` left out: `test_source` asks the same";
+    assert_eq!(note(&splits, 4, "mmlu"), told);
+    Ok(())
+}
+
+#[test]
+fn examples_that_ask_the_same_lie_in_one_set_whatever_their_answers_are() -> Result<()> {
+    let record = |n: usize, answer: &str| json!({"question": format!("q{n}"), "answer": answer});
+    let records: Vec<Value> = (0..40).flat_map(|n| [record(n, "yes"), record(n, "no")]).collect();
+    for draw_seed in 0..4 {
+        let parameters = json!({"source": {"path": "a.jsonl"}, "validation": 20, "test": 0, "draw_seed": draw_seed});
+        let task = run(&parameters, &jsonl(&records))?;
+        let asked: BTreeSet<&str> = task.validation.iter().map(Example::prompt).collect();
+        assert!(task.test.iter().all(|example| !asked.contains(example.prompt())));
+        assert_eq!(task.test.len(), 2 * (40 - asked.len()), "both answers of the other questions");
+    }
+    Ok(())
 }
 
 /// Every published benchmark of the test data, with the counts of its publisher.

@@ -1,4 +1,5 @@
-//! The `clusters` kind: the static part of the fused state of every candidate, and its cluster (docs/method.md, section 2).
+//! The `clusters` kind: the static part of the fused state of every candidate, and the cluster of the candidate
+//! (docs/method.md, section 2).
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -13,20 +14,20 @@ pub struct Clusters;
 pub struct Parameters {
     /// The stage whose features are reduced and grouped.
     pub features: String,
-    /// Numbers that an embedding is reduced to.
+    /// The number of dimensions that an embedding is reduced to.
     #[serde(default = "default_dimensions")]
     pub dimensions: usize,
-    /// C: how many clusters k-means makes.
+    /// C: the number of clusters.
     #[serde(default = "default_clusters")]
     pub clusters: usize,
-    /// Scale every reduced dimension to variance 1 in the state. k-means itself runs on the principal components as
-    /// they are: whitened, directions of noise would count as much as those that tell candidates apart.
+    /// Scales every reduced dimension to variance 1 in the state. k-means runs on the principal components without this
+    /// scaling, because scaling would give directions of noise as much weight as the directions that separate candidates.
     #[serde(default = "default_whiten")]
     pub whiten: bool,
-    /// k-means ends after this many iterations, if not before.
+    /// The largest number of iterations of k-means.
     #[serde(default = "default_iterations")]
     pub iterations: usize,
-    /// k-means is started this often; the tightest clusters are kept.
+    /// The number of starts of k-means. The start with the tightest clusters is kept.
     #[serde(default = "default_starts")]
     pub starts: usize,
 }

@@ -1,10 +1,28 @@
-//! The `evaluate` kind: how well a model does on the examples of a task, item by item (docs/method.md, section 7).
+//! The `evaluate` kind: scores a model on the examples of a task, item by item (docs/method.md, section 7).
+//!
+//! Table `metrics`: one row for each of `loss`, `acc`, `acc_norm`, `exact_match` and `flexible_match` that was computed.
+//!
+//! Table `items`: one row for each example. A column is null if its metric was not computed.
+//!
+//! | column | metric | content |
+//! |---|---|---|
+//! | `loss`, `tokens` | `loss` | mean loss of the reference response, and its number of tokens |
+//! | `acc`, `acc_norm` | `choice` | whether the most probable choice is right, and the most probable one for its length |
+//! | `chosen` | `choice` | the most probable choice |
+//! | `exact_match`, `flexible_match` | `match` | whether the generated text matches; `flexible_match` for numbers only |
+//! | `generated` | `match` | the generated text |
+//! | `correct`, `correct_norm`, `prediction` | the main metric | the three columns of `choice`, or those of `match` |
+//!
+//! The main metric is the one of `choice` and `match` by which the task is scored, if it was computed; otherwise it is the
+//! first of the two in `metrics`.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use raisin_contract::{Kind, Needs, ParameterProblem, Process};
 use raisin_settings::Split;
+
+use crate::{check_distinct, word};
 
 pub struct Evaluate;
 
@@ -14,7 +32,7 @@ pub struct Evaluate;
 pub enum Metric {
     /// Mean loss per token of the reference response.
     Loss,
-    /// The most likely of several choices: `acc`, and `acc_norm` by the choice's length in characters.
+    /// The most probable of several choices: `acc`, and `acc_norm` (divided by the length of the choice in characters).
     Choice,
     /// Greedy generation compared with the reference: `exact_match`, and `flexible_match` for numbers.
     Match,
@@ -26,24 +44,24 @@ pub enum Metric {
 pub struct Parameters {
     /// The stage whose model is scored.
     pub model: String,
-    /// The stage whose examples it is scored on.
+    /// The stage whose examples the model is scored on.
     pub task: String,
     /// `test` or `validation`.
     #[serde(default)]
     pub split: Split,
-    /// Ways of scoring; by default the loss, and what the task says.
+    /// Ways of scoring, each at most once. The default is the loss and what the task is scored by.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub metrics: Vec<Metric>,
-    /// An `overlap` stage: examples that overlap its pool are left out.
+    /// An `overlap` stage. Examples that overlap its pool are left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overlap: Option<String>,
-    /// Score the first so many examples only.
+    /// Only the first examples are scored, at most this number. If absent, all examples are scored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
     /// A forward pass holds at most this many tokens.
     #[serde(default = "default_batch_tokens")]
     pub batch_tokens: usize,
-    /// Examples generate together, so many at a time.
+    /// The number of examples that generate together.
     #[serde(default = "default_generate_rows")]
     pub generate_rows: usize,
     /// Longer sequences are cut at this many tokens.
@@ -65,7 +83,7 @@ fn default_max_tokens() -> usize {
 
 impl Kind for Evaluate {
     const NAME: &'static str = "evaluate";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
     const ABOUT: &'static str = "Scores a model on a task: loss, multiple choice, match of generated answers.";
     const PROCESS: Process = Process::Tensor;
     const SEEDED: bool = false;
@@ -81,9 +99,13 @@ impl Kind for Evaluate {
     }
 
     fn check(parameters: &Parameters) -> Result<(), ParameterProblem> {
+        check_distinct("/metrics", &parameters.metrics, word)?;
+        let problem = |pointer: &str, message: &str| Err(ParameterProblem::new(pointer, message));
         match parameters {
-            Parameters { limit: Some(0), .. } => Err(ParameterProblem::new("/limit", "0 examples give no score")),
-            Parameters { generate_rows: 0, .. } => Err(ParameterProblem::new("/generate_rows", "must be at least 1")),
+            Parameters { limit: Some(0), .. } => problem("/limit", "0 examples give no score"),
+            Parameters { generate_rows: 0, .. } => problem("/generate_rows", "must be at least 1"),
+            Parameters { batch_tokens: 0, .. } => problem("/batch_tokens", "a batch of 0 tokens holds nothing"),
+            Parameters { max_tokens: 0 | 1, .. } => problem("/max_tokens", "a sequence needs at least 2 tokens"),
             _ => Ok(()),
         }
     }

@@ -1,4 +1,5 @@
-//! The `features` kind: what an auxiliary model says of every instruction, computed once (docs/method.md, section 2).
+//! The `features` kind: log-probabilities, lengths and embeddings of every instruction from an auxiliary model, computed
+//! once (docs/method.md, section 2).
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -11,11 +12,11 @@ pub struct Features;
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Parameters {
-    /// The stage whose instructions are described.
+    /// The stage whose instructions get features.
     pub instructions: String,
-    /// The stage whose model describes them.
+    /// The stage whose model computes the features.
     pub model: String,
-    /// A task: its validation examples are described as well (the `rds` baseline compares with them).
+    /// A task whose validation examples get features too. The baseline `rds` needs them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<String>,
     /// A forward pass holds at most this many tokens.

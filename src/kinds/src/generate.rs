@@ -1,4 +1,4 @@
-//! The `generate` kind: a synthetic pool with known labels, its task, and what a base model may have read before.
+//! The `generate` kind: makes a synthetic pool with known labels, a task, and a text to pre-train a base model on.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -6,31 +6,35 @@ use serde::{Deserialize, Serialize};
 use raisin_contract::{Kind, Needs, ParameterProblem, Process};
 use raisin_settings::Family;
 
+use crate::{check_distinct, word};
+
 /// A synthetic pool with known labels, its task, and a pre-training text.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Parameters {
-    /// How many instructions the pool has.
+    /// The number of instructions in the pool.
     pub size: usize,
-    /// The share of them that teaches the target skills.
+    /// The share of instructions that ask for a target skill and answer correctly.
     pub relevant: f64,
-    /// The share that asks for the target skills and answers wrongly.
+    /// The share of instructions that ask for a target skill and answer wrongly.
     pub wrong: f64,
-    /// The share that asks for other skills and answers wrongly.
+    /// The share of instructions that ask for another skill and answer wrongly.
     pub corrupted: f64,
-    /// The share of near-copies of a few clean instructions. What is left is clean and irrelevant.
+    /// The share of near-copies of a few correct instructions for other skills. The rest of the pool asks for other skills
+    /// and answers correctly. If the shares do not give whole numbers of instructions, the largest remainders are rounded
+    /// up.
     pub redundant: f64,
-    /// All skills.
+    /// The skills that occur.
     pub families: Vec<Family>,
     /// The skills that the task asks for.
     pub targets: Vec<Family>,
-    /// How many validation examples.
+    /// The number of validation examples.
     pub validation: usize,
-    /// How many test examples.
+    /// The number of test examples.
     pub test: usize,
-    /// How many short texts for pre-training a base model; 0 writes none.
+    /// The number of short texts for the pre-training of a base model; 0 writes no such table.
     pub pretraining_size: usize,
-    /// The share of the target skills in these.
+    /// The share of these texts that show a target skill.
     pub target_share_in_pretraining: f64,
 }
 
@@ -52,12 +56,16 @@ impl Default for Parameters {
     }
 }
 
+/// The id of a row is a 32-bit number.
+const MOST_ROWS: usize = u32::MAX as usize;
+
 pub struct Generate;
 
 impl Kind for Generate {
     const NAME: &'static str = "generate";
-    const VERSION: u32 = 1;
-    const ABOUT: &'static str = "Makes a seeded synthetic pool with the structure that makes selection matter.";
+    const VERSION: u32 = 2;
+    const ABOUT: &'static str =
+        "Makes a seeded synthetic pool in which selection matters: a small part of it teaches the task.";
     const PROCESS: Process = Process::Data;
     const SEEDED: bool = true;
     const PROVIDES: &'static [&'static str] = &["instructions", "task"];
@@ -90,18 +98,33 @@ impl Kind for Generate {
         if parameters.size == 0 {
             return Err(problem("/size", "a pool of 0 instructions is empty".to_owned()));
         }
+        for (pointer, count) in [
+            ("/size", parameters.size),
+            ("/validation", parameters.validation),
+            ("/test", parameters.test),
+            ("/pretraining_size", parameters.pretraining_size),
+        ] {
+            if count > MOST_ROWS {
+                return Err(problem(pointer, format!("{count} rows are more than the limit of {MOST_ROWS}")));
+            }
+        }
         if parameters.validation == 0 {
             return Err(problem("/validation", "a task needs at least one validation example".to_owned()));
         }
         if parameters.test == 0 {
             return Err(problem("/test", "a task needs at least one test example".to_owned()));
         }
+        check_distinct("/families", &parameters.families, word)?;
+        check_distinct("/targets", &parameters.targets, word)?;
         if parameters.targets.is_empty() {
             return Err(problem("/targets", "the task needs at least one target skill".to_owned()));
         }
         if parameters.families.iter().all(|family| parameters.targets.contains(family)) {
-            return Err(problem("/families", "every skill is a target: nothing is left that is irrelevant".to_owned())
-                .hint("name skills that are not targets, or leave `families` out"));
+            return Err(problem(
+                "/families",
+                "every skill is a target: no skill is left for the irrelevant instructions".to_owned(),
+            )
+            .hint("name skills that are not targets, or leave `families` out"));
         }
         Ok(())
     }

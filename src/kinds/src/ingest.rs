@@ -1,4 +1,4 @@
-//! The `ingest` kind: raw files become the table of instructions, and a table of what was rejected.
+//! The `ingest` kind: reads instruction files into one table, and lists the rejected records in another.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -6,19 +6,19 @@ use serde::{Deserialize, Serialize};
 use raisin_contract::{Kind, Needs, ParameterProblem, Process};
 use raisin_settings::Format;
 
-/// Files of instructions to gather into one pool.
+/// Files of instructions that become one pool.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Parameters {
     /// The files, in the order in which their instructions are numbered.
-    pub sources: Vec<Source>,
-    /// A conversation of more characters is rejected.
+    pub sources: Vec<InstructionFiles>,
+    /// Conversations of more characters are rejected.
     #[serde(default = "default_max_length")]
     pub max_length: usize,
-    /// Keeps that many instructions, drawn at random, in the order of the files. All of them if absent.
+    /// Keeps this number of instructions, drawn at random, in the order of the files. If absent, all instructions are kept.
     #[serde(default)]
     pub sample: Option<usize>,
-    /// Another number draws another sample. The pipeline's seed does not: pools stay the same across its seeds.
+    /// The seed of `sample`. The pipeline's seed has no effect on the pool, so that all seeds of a sweep share one pool.
     #[serde(default)]
     pub sample_seed: u64,
 }
@@ -26,17 +26,18 @@ pub struct Parameters {
 /// A file, or several of the same format.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Source {
-    /// A file, a folder whose files are all read, a pattern such as `data/*.jsonl`, or an `https://` address, which needs
-    /// `blake3`. Relative to the directory in which raisin is started.
+#[schemars(rename = "Source")]
+pub struct InstructionFiles {
+    /// A file, a folder (all its files are read), a pattern such as `data/*.jsonl`, or an `https://` address (which needs
+    /// `blake3`). A path is relative to the directory in which raisin is started.
     pub path: String,
-    /// How the records are to be understood.
+    /// The format of the records.
     #[serde(default)]
     pub format: Format,
     /// The digest that the file must have: `raisin digest PATH` prints it.
     #[serde(default)]
     pub blake3: Option<String>,
-    /// The field of a `qa` record that holds the question; several are joined with `+`.
+    /// The field of a `qa` record that holds the question. `a+b` joins the fields `a` and `b`.
     #[serde(default)]
     pub prompt: Option<String>,
     /// The field of a `qa` record that holds the answer.
@@ -52,7 +53,7 @@ pub struct Ingest;
 
 impl Kind for Ingest {
     const NAME: &'static str = "ingest";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str = "Reads instruction files into one table, with rejects listed and exact copies folded.";
     const PROCESS: Process = Process::Data;
     const SEEDED: bool = false;
@@ -88,7 +89,8 @@ impl Kind for Ingest {
     }
 }
 
-/// `prompt` and `response` name the fields of a `qa` record (or of one found by `auto`, or in Parquet), both or none.
+/// `prompt` and `response` name the two fields of a record. Either both are given or neither, and only for the formats `qa`,
+/// `auto` and `parquet`.
 pub(crate) fn check_fields(
     at: &str,
     format: Format,

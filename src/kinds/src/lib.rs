@@ -1,6 +1,6 @@
-//! What each stage kind declares: parameters, inputs, checks and schema, one file a kind. `raisin` knows every kind from
-//! here and contains none of the work. How a kind runs is a function `run` in `src/data`, `src/worker` or `src/query`,
-//! whichever [`Kind::PROCESS`] names.
+//! The declaration of each stage kind: parameters, inputs, checks and schema, one file for each kind. `raisin` knows the
+//! kinds from this crate only. The function `run` of a kind lies in the crate of its executable ([`Kind::PROCESS`]):
+//! `src/data`, `src/worker` or `src/query`.
 
 pub mod clusters;
 pub mod evaluate;
@@ -18,9 +18,9 @@ pub mod syntax;
 pub mod task;
 
 pub use raisin_contract::Kind;
-use raisin_contract::{Declaration, Process};
+use raisin_contract::{Declaration, ParameterProblem, Process};
 
-/// Every kind there is, those without tensors first.
+/// All kinds, first those that need no tensors.
 pub static KINDS: &[Declaration] = &[
     Declaration::of::<ingest::Ingest>(),
     Declaration::of::<generate::Generate>(),
@@ -42,12 +42,38 @@ pub fn declaration(name: &str) -> Option<&'static Declaration> {
     KINDS.iter().find(|declaration| declaration.name == name)
 }
 
-/// The names of the kinds that an executable runs: its registry must have exactly these.
+/// The names of the kinds that an executable runs. Its registry must contain exactly these.
 pub fn kinds_of(process: Process) -> Vec<&'static str> {
     KINDS.iter().filter(|declaration| declaration.process == process).map(|declaration| declaration.name).collect()
 }
 
-/// For serde: a switch that is off is not written, so that keys from before the switch existed stay as they were.
+/// For serde: a switch that is off is not written. The keys of actions from before the switch existed therefore stay valid.
 pub(crate) fn is_off(switch: &bool) -> bool {
     !switch
 }
+
+/// Refuses a list that names an entry twice; `name` is how the user writes an entry.
+///
+/// # Errors
+/// The problem points at the second mention.
+pub(crate) fn check_distinct<T: PartialEq>(
+    at: &str,
+    entries: &[T],
+    name: impl Fn(&T) -> String,
+) -> Result<(), ParameterProblem> {
+    match (1..entries.len()).find(|&place| entries[..place].contains(&entries[place])) {
+        None => Ok(()),
+        Some(place) => {
+            let message = format!("`{}` is named twice", name(&entries[place]));
+            Err(ParameterProblem::new(format!("{at}/{place}"), message).hint("name each entry once"))
+        }
+    }
+}
+
+/// The word by which a pipeline file names a value of an enumeration.
+pub(crate) fn word<T: serde::Serialize>(value: &T) -> String {
+    serde_json::to_value(value).ok().and_then(|word| word.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

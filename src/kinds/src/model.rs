@@ -1,4 +1,5 @@
-//! The `model` kind: a language model from a GGUF file, a Hugging Face folder, fresh weights, or a base with a frozen prefix.
+//! The `model` kind: provides a language model from a GGUF file, a Hugging Face folder, fresh weights, or a base with a
+//! frozen prefix.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -13,8 +14,8 @@ pub struct Model;
 #[serde(deny_unknown_fields)]
 pub struct Parameters {
     /// Where the model comes from.
-    pub source: Source,
-    /// The type of the stored weights; not used by a proxy, which stores none.
+    pub source: ModelSource,
+    /// The type of the stored weights. It has no effect with `prefix`, which stores no weights.
     #[serde(default = "f32_weights")]
     pub dtype: DType,
 }
@@ -22,22 +23,23 @@ pub struct Parameters {
 /// Exactly one of `gguf`, `huggingface`, `init` and `prefix`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Source {
-    /// A GGUF file; its vocabulary becomes the tokenizer.
+#[schemars(rename = "Source")]
+pub struct ModelSource {
+    /// A GGUF file. Its vocabulary becomes the tokenizer.
     pub gguf: Option<String>,
     /// A folder with config.json, safetensors weights and tokenizer.json.
     pub huggingface: Option<String>,
     /// Fresh weights of this shape.
     pub init: Option<Init>,
-    /// A stage whose model is trained from some layer on only: what enters that layer is computed once.
+    /// A stage whose model becomes a proxy: its lower layers are frozen, and their output is computed once.
     pub prefix: Option<String>,
-    /// With `prefix`: how many layers on top are trained.
+    /// With `prefix`: the number of upper layers that are trained.
     pub train_layers: Option<usize>,
     /// With `prefix`: the stage with the pool.
     pub instructions: Option<String>,
     /// With `prefix`: the stage with the validation examples.
     pub task: Option<String>,
-    /// With `prefix`: the longest sequence in tokens (1024).
+    /// With `prefix`: the largest number of tokens in a sequence; longer sequences are cut. The default is 1024.
     pub max_tokens: Option<usize>,
 }
 
@@ -48,22 +50,22 @@ pub struct Init {
     pub hidden_size: i64,
     pub layers: usize,
     pub heads: i64,
-    /// Heads of keys and values; as many as `heads` if not given.
+    /// The number of heads for keys and values. The default is `heads`.
     #[serde(default)]
     pub kv_heads: Option<i64>,
     pub intermediate_size: i64,
     /// `bytes`, or a folder with a tokenizer.
     #[serde(default = "bytes_tokenizer")]
     pub tokenizer: String,
-    /// The longest sequence.
+    /// The largest number of tokens in a sequence.
     #[serde(default = "usual_context")]
     pub context: usize,
     #[serde(default = "usual_theta")]
     pub rope_theta: f64,
-    /// The head shares the embedding's weights.
+    /// The output head uses the weights of the embedding.
     #[serde(default = "yes")]
     pub tie_word_embeddings: bool,
-    /// Which weights: independent of the pipeline's seed, so that a sweep over seeds starts from one model.
+    /// The seed of the weights. The pipeline's seed has no effect, so that all seeds of a sweep start from the same model.
     #[serde(default)]
     pub seed: u64,
 }
@@ -147,10 +149,20 @@ impl Kind for Model {
             let message = "`max_tokens` belongs to `prefix`, which is not given";
             return Err(ParameterProblem::new("/source/max_tokens", message));
         }
+        if source.max_tokens.is_some_and(|tokens| tokens < 2) {
+            return Err(ParameterProblem::new("/source/max_tokens", "a sequence needs at least 2 tokens"));
+        }
         if source.train_layers == Some(0) {
             return Err(ParameterProblem::new("/source/train_layers", "at least one layer must be trained"));
         }
         if let Some(init) = &source.init {
+            if init.context < 2 {
+                return Err(ParameterProblem::new("/source/init/context", "a sequence needs at least 2 tokens"));
+            }
+            if !(init.rope_theta.is_finite() && init.rope_theta > 0.0) {
+                let message = format!("must be a positive number, and is {}", init.rope_theta);
+                return Err(ParameterProblem::new("/source/init/rope_theta", message));
+            }
             check_shape(init)
                 .map_err(|reason| ParameterProblem::new("/source/init", format!("impossible shape: {reason}")))?;
         }
@@ -158,7 +170,7 @@ impl Kind for Model {
     }
 }
 
-/// What raisin-lm would refuse as well, told before anything runs.
+/// Refuses, before any stage runs, a shape that raisin-lm would refuse.
 fn check_shape(init: &Init) -> Result<(), String> {
     let kv_heads = init.kv_heads.unwrap_or(init.heads);
     for (name, size) in [
@@ -166,7 +178,7 @@ fn check_shape(init: &Init) -> Result<(), String> {
         ("intermediate_size", init.intermediate_size),
         ("heads", init.heads),
         ("kv_heads", kv_heads),
-        ("layers", init.layers as i64),
+        ("layers", i64::try_from(init.layers).unwrap_or(i64::MAX)),
     ] {
         if size <= 0 {
             return Err(format!("`{name}` is {size}: it must be positive"));

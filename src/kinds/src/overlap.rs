@@ -1,4 +1,4 @@
-//! The `overlap` kind: which instructions share text with the examples of a task, and the pool without them
+//! The `overlap` kind: finds the instructions that share text with the examples of a task, and gives the pool without them
 //! (docs/method.md, section 8).
 
 use schemars::JsonSchema;
@@ -12,12 +12,12 @@ pub struct Overlap;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LeftOut {
-    /// None: the overlap is reported only.
+    /// No instruction: the overlap is only reported.
     None,
-    /// Those that overlap a test example. Training may look at the validation examples anyway.
+    /// Instructions that overlap a test example. Training may look at validation examples in any case.
     #[default]
     Test,
-    /// Those that overlap a test or a validation example.
+    /// Instructions that overlap a test example or a validation example.
     Both,
 }
 
@@ -25,20 +25,21 @@ pub enum LeftOut {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Parameters {
-    /// The stage whose instructions are looked through.
+    /// The stage whose instructions are searched.
     pub instructions: String,
-    /// The stage whose validation and test examples are looked for.
+    /// The stage whose validation and test examples are searched for.
     pub task: String,
-    /// An example overlaps an instruction that has so many words of its prompt in a row, case and punctuation aside. One
-    /// with a shorter prompt overlaps an instruction that asks the very same.
+    /// An example overlaps an instruction if they have this number of words in a row in common, regardless of case and
+    /// punctuation. The words may be in any turn of the example except the system text and the response. An example with
+    /// fewer words in each turn overlaps an instruction that asks exactly the same.
     #[serde(default = "default_ngram")]
     pub ngram: usize,
-    /// Words in a row that more examples than this have are the task's template, and no sign of overlap. If absent, all
-    /// count.
+    /// Words in a row that more than this number of examples have in common belong to the template of the task and do not
+    /// count. If absent, all words count.
     #[serde(default)]
     pub common: Option<usize>,
-    /// Which instructions this stage leaves out where it is used as `instructions`: `none`, `test` (those that overlap a test
-    /// example) or `both` (a validation example, too).
+    /// The instructions that are missing when another stage uses this stage as `instructions`: `none`, `test` (those that
+    /// overlap a test example) or `both` (those that overlap a test or a validation example).
     #[serde(default)]
     pub drop: LeftOut,
 }
@@ -63,11 +64,12 @@ impl Kind for Overlap {
 
     fn check(parameters: &Parameters) -> Result<(), ParameterProblem> {
         if parameters.ngram == 0 {
-            return Err(ParameterProblem::new("/ngram", "no text has words in a row of length 0"));
+            return Err(ParameterProblem::new("/ngram", "must be at least 1 word"));
         }
         if parameters.common == Some(0) {
-            let problem = ParameterProblem::new("/common", "nothing is in no example, so nothing would count");
-            return Err(problem.hint("leave `common` out to count all words in a row"));
+            let problem =
+                ParameterProblem::new("/common", "every word is in at least 1 example, so that no word would count");
+            return Err(problem.hint("leave `common` out to count all words"));
         }
         Ok(())
     }

@@ -1,9 +1,14 @@
-//! The `report` kind: one HTML page over the tables of other stages, and the comparison of methods as a table.
+//! The `report` kind: writes one HTML page about the results of other stages, and the comparison of methods as a table.
+//!
+//! Table `comparison`: one row for each split, metric and method. `baseline` is the method that the row is compared with,
+//! and null if no baseline was scored on the metric.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use raisin_contract::{Kind, Needs, ParameterProblem, Process};
+
+use crate::check_distinct;
 
 pub struct Report;
 
@@ -11,13 +16,13 @@ pub struct Report;
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Parameters {
-    /// The stages to report, in any order: selectors, fine-tunes, evaluations; a `clusters` stage gives the clusters of
-    /// what methods without features selected. The page sees every variant of them.
+    /// The stages to report, each once, in any order: selectors, fine-tunes and evaluations. A `clusters` stage shows the
+    /// clusters of what methods without features selected. The page covers all variants of the stages.
     pub of: Vec<String>,
     /// The page's heading.
     #[serde(default = "default_title")]
     pub title: String,
-    /// The method that the others are compared with.
+    /// The method that the other methods are compared with.
     #[serde(default = "default_baseline")]
     pub baseline: String,
 }
@@ -32,7 +37,7 @@ fn default_baseline() -> String {
 
 impl Kind for Report {
     const NAME: &'static str = "report";
-    const VERSION: u32 = 5;
+    const VERSION: u32 = 6;
     const ABOUT: &'static str = "Compares methods over seeds, with plots of learning and selection, on one HTML page.";
     const PROCESS: Process = Process::Data;
     const SEEDED: bool = false;
@@ -48,9 +53,10 @@ impl Kind for Report {
 
     fn check(parameters: &Parameters) -> Result<(), ParameterProblem> {
         if parameters.of.is_empty() {
-            let problem = ParameterProblem::new("/of", "a report needs at least one stage to tell of");
+            let problem = ParameterProblem::new("/of", "a report needs at least one stage");
             return Err(problem.hint("such as of = [\"selector\", \"tuned\", \"scores\"]"));
         }
-        Ok(())
+        // The runs of a stage that is named twice would count twice.
+        check_distinct("/of", &parameters.of, String::clone)
     }
 }

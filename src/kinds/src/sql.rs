@@ -1,4 +1,4 @@
-//! The `sql` kind: a query over the tables of other stages.
+//! The `sql` kind: answers a query over the tables of other stages.
 
 use std::collections::BTreeSet;
 
@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use raisin_base::error::nearest;
 use raisin_contract::{Kind, Needs, ParameterProblem, Process};
 
+use crate::check_distinct;
 use crate::syntax::references;
 
 pub struct Sql;
@@ -16,12 +17,12 @@ pub struct Sql;
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Parameters {
-    /// One SELECT. Tables are named stage.table, as on the command line; where the pipeline sweeps they have a column
-    /// `variant` and one for each swept key. Without ORDER BY the rows come in the order of the tables.
+    /// One SELECT. Tables are named stage.table, as on the command line. In a pipeline with a sweep, each table has a column
+    /// `variant` and one column for each swept key. Without ORDER BY the rows are in the order of the tables.
     pub query: String,
-    /// The stages whose tables the query names; it sees every variant of them.
+    /// The stages whose tables the query names, each once. The query sees all variants of them.
     pub of: Vec<String>,
-    /// What the resulting table is called.
+    /// The name of the resulting table.
     #[serde(default = "default_table")]
     pub table: String,
 }
@@ -51,6 +52,8 @@ impl Kind for Sql {
             let problem = ParameterProblem::new("/of", "a query needs at least one stage to ask");
             return Err(problem.hint("name the stages whose tables it uses: of = [\"scores\"]"));
         }
+        // The rows of a stage that is named twice would appear twice.
+        check_distinct("/of", &parameters.of, String::clone)?;
         let is_name =
             |name: &str| !name.is_empty() && name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_');
         if !is_name(&parameters.table) {
@@ -111,6 +114,8 @@ mod tests {
         assert_eq!(query("select * from metrics"), bare);
         let none = said(json!({"query": "select 1", "of": []}));
         assert!(none.starts_with("/of: a query needs at least one stage"), "{none}");
+        let twice = said(json!({"query": "select 1", "of": ["a", "b", "a"]}));
+        assert!(twice.starts_with("/of/2: `a` is named twice"), "{twice}");
         let table = said(json!({"query": "select 1", "of": ["a"], "table": "../x"}));
         assert!(table.starts_with("/table: `../x` is no name for a table"), "{table}");
     }

@@ -1,5 +1,5 @@
-//! The syntax of queries: whether a text is one SELECT, and which tables it names. Answering queries is the work of
-//! raisin-query; this file lets `raisin` refuse a wrong query before anything runs.
+//! The syntax of queries: whether a text is one SELECT, and which tables it names. With this, `raisin` refuses a wrong query
+//! before any stage runs. raisin-query answers queries.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -12,8 +12,8 @@ use sqlparser::parser::{Parser, ParserError};
 /// PostgreSQL's dialect. The generic dialect reads `id, cluster from ...` as a list with a superfluous comma.
 pub const DIALECT: PostgreSqlDialect = PostgreSqlDialect {};
 
-/// The schema and table of each name in a query, in the order of the alphabet; the schema is empty where the query gives
-/// none. Names of common table expressions and of `information_schema` are left out.
+/// The schema and the table of each table name in a query, in alphabetical order. If a name has no schema, the schema is
+/// empty. Names of common table expressions and of `information_schema` are left out.
 ///
 /// # Errors
 /// The text is not one statement of SQL.
@@ -33,7 +33,7 @@ pub fn several_statements(count: usize) -> String {
     format!("one query at a time: there are {count} statements")
 }
 
-/// A text that is not SQL, with the place that the parser names.
+/// The problem of a text that is not SQL, with the position that the parser reports.
 pub fn not_sql(error: &ParserError, sql: &str) -> Problem {
     let message = match error {
         ParserError::ParserError(text) | ParserError::TokenizerError(text) => text.as_str(),
@@ -47,7 +47,7 @@ pub fn not_sql(error: &ParserError, sql: &str) -> Problem {
     }
 }
 
-/// The text around the place that the parser names as `Line: 1, Column: 8`.
+/// The text at the position that the parser reports as `Line: 1, Column: 8`.
 fn excerpt(message: &str, sql: &str) -> Option<String> {
     let (_, place) = message.rsplit_once("at Line: ")?;
     let (line, column) = place.split_once(", Column: ")?;
@@ -57,8 +57,7 @@ fn excerpt(message: &str, sql: &str) -> Option<String> {
     (!rest.is_empty()).then(|| format!("look at `{rest}`"))
 }
 
-/// Collects the tables of a statement. A common table expression is in scope in the query that declares it, after its own
-/// text.
+/// Collects the tables of a statement. A common table expression is in scope in the rest of the query that declares it.
 #[derive(Default)]
 struct Relations {
     found: BTreeSet<(String, String)>,
@@ -108,7 +107,7 @@ impl Visitor for Relations {
     }
 }
 
-/// As SQL reads a name: lower case unless it is quoted.
+/// A name as SQL reads it: in lower case unless it is quoted.
 fn name_of(name: &sqlparser::ast::Ident) -> String {
     if name.quote_style.is_some() { name.value.clone() } else { name.value.to_lowercase() }
 }

@@ -1,4 +1,8 @@
-//! The `task` kind: benchmark files become validation and test examples, and a word on how they are scored.
+//! The `task` kind: draws validation and test examples from benchmark files, and says how they are scored.
+//!
+//! Tables `validation` and `test`: `id`, `system`, `prompt` (the last turn that asks), `response`, `choices`, `answer` (the
+//! index of the right choice). If an example has earlier turns, both tables have a column `messages`: the whole conversation
+//! as JSON, null where `system`, `prompt` and `response` hold all of it.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -6,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use raisin_contract::{Kind, Needs, ParameterProblem, Process};
 use raisin_settings::{Extract, Format, Scored, Style, TaskFormat};
 
+use crate::check_distinct;
 use crate::ingest::check_fields;
 
 /// Validation and test examples, and how they are scored.
@@ -13,59 +18,62 @@ use crate::ingest::check_fields;
 #[serde(deny_unknown_fields)]
 pub struct Parameters {
     /// Where validation examples are drawn from.
-    pub source: Source,
-    /// Where test examples come from; if absent, from the rest of `source`.
+    pub source: BenchmarkFiles,
+    /// Where test examples are drawn from. If absent, they are drawn from the rest of `source`.
     #[serde(default)]
-    pub test_source: Option<Source>,
-    /// How many validation examples are drawn.
+    pub test_source: Option<BenchmarkFiles>,
+    /// The number of validation examples.
     #[serde(default = "default_validation")]
     pub validation: usize,
-    /// How many test examples are drawn; 0 takes all there are.
+    /// The number of test examples; 0 takes all.
     #[serde(default = "default_test")]
     pub test: usize,
-    /// Another number draws other examples. The pipeline's seed does not: all its seeds are judged alike.
+    /// The seed of the draw. The pipeline's seed has no effect, so that all seeds of a sweep are scored on the same
+    /// examples.
     #[serde(default)]
     pub draw_seed: u64,
-    /// What the model is judged by: the loss of the response, the most probable choice, or the generated text.
+    /// What the model is scored by: the loss of the response, the most probable choice, or the generated text.
     #[serde(default = "default_scoring")]
     pub scoring: Scored,
-    /// How the answer is found in a generated text; only with `match`, where the whole text counts if it is absent.
+    /// How the answer is found in a generated text; only with `match`. If absent, the whole text is the answer.
     #[serde(default)]
     pub extract: Option<Extract>,
-    /// Where generation ends at the latest.
+    /// The largest number of tokens that are generated for an example.
     #[serde(default = "default_max_new_tokens")]
     pub max_new_tokens: usize,
 }
 
-/// A benchmark's file.
+/// A file of a benchmark, or several of the same format.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Source {
-    /// A file, a folder whose files are all read, a pattern such as `data/*.jsonl`, or an `https://` address, which needs
-    /// `blake3`. Relative to the directory in which raisin is started.
+#[schemars(rename = "Source")]
+pub struct BenchmarkFiles {
+    /// A file, a folder (all its files are read), a pattern such as `data/*.jsonl`, or an `https://` address (which needs
+    /// `blake3`). A path is relative to the directory in which raisin is started.
     pub path: String,
-    /// The layout of the file.
+    /// The format of the records.
     #[serde(default)]
     pub format: TaskFormat,
     /// The digest that the file must have: `raisin digest PATH` prints it.
     #[serde(default)]
     pub blake3: Option<String>,
-    /// The field that holds the question; several are joined with `+`. Of `choices`: `query` if absent.
+    /// The field that holds the question. `a+b` joins the fields `a` and `b`. With format `choices`, the default is `query`.
     #[serde(default)]
     pub prompt: Option<String>,
     /// The field of a `qa` record that holds the answer.
     #[serde(default)]
     pub response: Option<String>,
-    /// The field that holds the list of choices; `choices` if absent.
+    /// The field that holds the list of choices. The default is `choices`.
     #[serde(default)]
     pub choices: Option<String>,
-    /// The field that holds the right choice: its number from 0, its label or its text; `gold` if absent.
+    /// The field that holds the right choice: its number from 0, its label or its text. The default is `gold`.
     #[serde(default)]
     pub answer: Option<String>,
-    /// Whether choices compete by their text, or are listed and compete by their letter.
+    /// Whether the model is scored on the texts of the choices, or on the letters of choices that are listed below the
+    /// question.
     #[serde(default)]
     pub style: Style,
-    /// The same choices for every example of an open format, such as `["A", "B", "C", "D"]`.
+    /// The choices of every example, such as `["A", "B", "C", "D"]`, if the format of the file has no choices.
     #[serde(default)]
     pub fixed_choices: Vec<String>,
 }
@@ -90,7 +98,7 @@ pub struct Task;
 
 impl Kind for Task {
     const NAME: &'static str = "task";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str = "Draws validation and test examples from benchmark files and says how they are scored.";
     const PROCESS: Process = Process::Data;
     const SEEDED: bool = false;
@@ -122,7 +130,7 @@ impl Kind for Task {
     }
 }
 
-fn check_source(at: &str, source: &Source, scoring: Scored) -> Result<(), ParameterProblem> {
+fn check_source(at: &str, source: &BenchmarkFiles, scoring: Scored) -> Result<(), ParameterProblem> {
     let problem = |key: &str, message: String| ParameterProblem::new(format!("{at}/{key}"), message);
     if source.format == TaskFormat::Choices {
         if source.response.is_some() {
@@ -148,6 +156,12 @@ fn check_source(at: &str, source: &Source, scoring: Scored) -> Result<(), Parame
     }
     if source.format.has_choices() && !source.fixed_choices.is_empty() {
         return Err(problem("fixed_choices", "this format has its own choices".into()));
+    }
+    check_distinct(&format!("{at}/fixed_choices"), &source.fixed_choices, String::clone)?;
+    if source.fixed_choices.len() == 1 {
+        return Err(
+            problem("fixed_choices", "a single choice is always the right one".into()).hint("give at least two")
+        );
     }
     if scoring == Scored::Choice && !source.format.has_choices() && source.fixed_choices.is_empty() {
         return Err(problem("format", "scoring = \"choice\" needs choices, and this format has none".into())

@@ -1,8 +1,8 @@
-//! `evaluate`: how well a model does on a task's examples, item by item (docs/method.md, section 7). Leaves comparing
-//! several models to `sql` and `report`.
+//! Runs a stage of kind `evaluate`: scores a model on the examples of a task, item by item (docs/method.md, section 7). The
+//! kinds `sql` and `report` compare models.
 //!
-//! Batches of losses and of generated answers are put aside as they are finished, so that a long evaluation goes on
-//! after a kill where it was.
+//! Every finished batch of losses or of generated answers is saved, so that an evaluation that was killed continues from
+//! there.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -33,27 +33,31 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     }
     let examples = chosen(&task, &parameters)?;
     let metrics = metrics_of(&task, &parameters, &examples)?;
+    let main = main_metric(&task, &metrics);
     let folder = context.input("/model")?;
     let loading = memory::Meter::start(device(context)?);
     let mut model = open(folder, context)?;
-    // An adapter beside its base would cost its products for every token.
+    // An adapter that is not merged into its base would add matrix products for every token.
     model.freeze()?;
     context.cost(phase_cost("load", loading.stop()));
     let codec = Codec::load(folder)?;
-    let run = Run { context, parameters: &parameters, task: &task, model, codec, examples };
-    let mut results = Results { rows: Vec::new(), items: vec![Item::default(); run.examples.len()] };
+    let evaluator = Evaluator { context, parameters: &parameters, task: &task, model, codec, examples };
+    let mut results = Results { scores: Vec::new(), items: vec![Item::default(); evaluator.examples.len()] };
     for metric in metrics {
         match metric {
-            Metric::Loss => run.loss(&mut results)?,
-            Metric::Choice => run.choice(&mut results)?,
-            Metric::Match => run.generation(&mut results)?,
+            Metric::Loss => evaluator.loss(&mut results)?,
+            Metric::Choice => evaluator.choice(&mut results)?,
+            Metric::Match => evaluator.generation(&mut results)?,
         }
     }
-    run.write(&results)?;
+    evaluator.write(&results, main)?;
     copy_summary(folder, context)
 }
 
-/// The examples of the split, with a clear word where there are none.
+/// The examples to score.
+///
+/// # Errors
+/// The split has no examples.
 fn chosen(task: &Task, parameters: &Parameters) -> Result<Vec<Example>> {
     let all = match parameters.split {
         Split::Test => &task.test,
@@ -67,7 +71,7 @@ fn chosen(task: &Task, parameters: &Parameters) -> Result<Vec<Example>> {
     Ok(all.iter().take(parameters.limit.unwrap_or(usize::MAX)).cloned().collect())
 }
 
-/// What to compute: as the parameters say, or the loss and what the task is scored by.
+/// What to compute: what the parameters say or, if they say nothing, the loss and what the task is scored by.
 fn metrics_of(task: &Task, parameters: &Parameters, examples: &[Example]) -> Result<Vec<Metric>> {
     let mut metrics = parameters.metrics.clone();
     if metrics.is_empty() {
@@ -78,7 +82,6 @@ fn metrics_of(task: &Task, parameters: &Parameters, examples: &[Example]) -> Res
             Scored::Match => metrics.push(Metric::Match),
         }
     }
-    metrics.dedup();
     let without = examples.iter().find(|example| example.choices.is_empty() || example.answer.is_none());
     if let (true, Some(example)) = (metrics.contains(&Metric::Choice), without) {
         let problem = format!("example {} of `{}` has no choices or no answer", example.id, parameters.task);
@@ -87,29 +90,58 @@ fn metrics_of(task: &Task, parameters: &Parameters, examples: &[Example]) -> Res
     Ok(metrics)
 }
 
-/// One line of the `metrics` table.
+/// The metric of `correct`, `correct_norm` and `prediction` (see `raisin_kinds::evaluate`).
+fn main_metric(task: &Task, metrics: &[Metric]) -> Option<Metric> {
+    let of_the_task = match task.scoring.by {
+        Scored::Loss => None,
+        Scored::Choice => Some(Metric::Choice),
+        Scored::Match => Some(Metric::Match),
+    };
+    let first = metrics.iter().copied().find(|metric| *metric != Metric::Loss);
+    of_the_task.filter(|metric| metrics.contains(metric)).or(first)
+}
+
+/// One row of the `metrics` table.
 struct Score {
     metric: &'static str,
     value: f64,
     standard_error: Option<f64>,
 }
 
-/// One line of the `items` table.
+/// One row of the `items` table.
 #[derive(Clone, Debug, Default)]
 struct Item {
     loss: Option<f64>,
     tokens: Option<u32>,
-    correct: Option<bool>,
+    chosen: Option<Answer>,
+    generated: Option<Answer>,
+}
+
+impl Item {
+    fn answer(&self, metric: Metric) -> Option<&Answer> {
+        match metric {
+            Metric::Loss => None,
+            Metric::Choice => self.chosen.as_ref(),
+            Metric::Match => self.generated.as_ref(),
+        }
+    }
+}
+
+/// What the model answers, and whether that is right.
+#[derive(Clone, Debug)]
+struct Answer {
+    text: String,
+    correct: bool,
+    /// By the length of the choice, or by a flexible match of numbers.
     correct_norm: Option<bool>,
-    prediction: Option<String>,
 }
 
 struct Results {
-    rows: Vec<Score>,
+    scores: Vec<Score>,
     items: Vec<Item>,
 }
 
-struct Run<'a> {
+struct Evaluator<'a> {
     context: &'a Context,
     parameters: &'a Parameters,
     task: &'a Task,
@@ -118,7 +150,7 @@ struct Run<'a> {
     examples: Vec<Example>,
 }
 
-impl Run<'_> {
+impl Evaluator<'_> {
     fn loss(&self, results: &mut Results) -> Result<()> {
         let sequences = encode_examples(&self.codec, &self.examples, self.parameters.max_tokens)?;
         let rows: Vec<&Sequence> = sequences.iter().collect();
@@ -129,7 +161,7 @@ impl Run<'_> {
             (item.loss, item.tokens) = (Some(loss.mean()), Some(loss.tokens as u32));
         }
         let (value, standard_error) = token_mean_and_error(&losses);
-        results.rows.push(Score { metric: "loss", value, standard_error });
+        results.scores.push(Score { metric: "loss", value, standard_error });
         Ok(())
     }
 
@@ -137,7 +169,7 @@ impl Run<'_> {
         let mut sequences = Vec::new();
         for example in &self.examples {
             for choice in &example.choices {
-                // Context and choice are encoded whole; only the choice's own text carries a loss.
+                // The prompt and the choice are encoded together. Only the text of the choice has a loss.
                 let sequence = self.codec.choice(example, choice, self.parameters.max_tokens)?;
                 let sequence = sequence.ok_or_else(|| {
                     let what = format!("example {} leaves no room for the choice `{choice}`", example.id);
@@ -146,7 +178,7 @@ impl Run<'_> {
                 sequences.push(sequence);
             }
         }
-        // The choices of a question begin alike: that part is computed once.
+        // The choices of a question have the same prompt, which is computed once.
         let mut rest = sequences.iter();
         let families: Vec<Vec<&Sequence>> =
             self.examples.iter().map(|example| rest.by_ref().take(example.choices.len()).collect()).collect();
@@ -162,8 +194,11 @@ impl Run<'_> {
             start = end;
             let is_right = |chosen: usize| example.answer == Some(chosen);
             let Some(best) = best else { continue };
-            (item.correct, item.correct_norm) = (Some(is_right(best.by_sum)), Some(is_right(best.by_length)));
-            item.prediction = example.choices.get(best.by_sum).cloned();
+            item.chosen = Some(Answer {
+                text: example.choices.get(best.by_sum).cloned().unwrap_or_default(),
+                correct: is_right(best.by_sum),
+                correct_norm: Some(is_right(best.by_length)),
+            });
             correct.push(f64::from(u8::from(is_right(best.by_sum))));
             correct_norm.push(f64::from(u8::from(is_right(best.by_length))));
         }
@@ -176,7 +211,7 @@ impl Run<'_> {
         let numbers = self.task.scoring.extract == Some(Extract::Gsm8k);
         let prompts =
             self.examples.iter().map(|example| self.codec.prompt(&example.messages)).collect::<Result<Vec<_>>>()?;
-        // Prompts of similar length generate together.
+        // Prompts of similar length generate together, which needs little padding.
         let mut order: Vec<usize> = (0..prompts.len()).collect();
         order.sort_by_key(|&row| (prompts[row].len(), row));
         let (mut exact, mut flexible) = (vec![0.0; prompts.len()], vec![0.0; prompts.len()]);
@@ -194,10 +229,8 @@ impl Run<'_> {
                     if numbers { numbers_agree(&text, reference) } else { (text.trim() == reference.trim(), false) };
                 exact[row] = f64::from(u8::from(is_exact));
                 flexible[row] = f64::from(u8::from(is_flexible));
-                let item = &mut results.items[row];
-                item.correct = Some(is_exact);
-                item.correct_norm = numbers.then_some(is_flexible);
-                item.prediction = Some(text);
+                let correct_norm = numbers.then_some(is_flexible);
+                results.items[row].generated = Some(Answer { text, correct: is_exact, correct_norm });
             }
             done += rows.len();
             self.progress("generation", done, prompts.len(), tokens, start);
@@ -211,7 +244,7 @@ impl Run<'_> {
     }
 
     /// # Errors
-    /// A loss that is no finite number: it compares with none, so that a choice by it would be made up.
+    /// A loss is not a finite number. It cannot be compared with other losses, so that no choice follows from it.
     fn check_finite(&self, example: &Example, losses: &[RowLoss]) -> Result<()> {
         let Some(loss) = losses.iter().find(|loss| !loss.sum.is_finite()) else { return Ok(()) };
         let (id, model, sum) = (example.id, &self.parameters.model, loss.sum);
@@ -221,7 +254,7 @@ impl Run<'_> {
 
     fn row_losses(&self, phase: &str, set: &ValidationSet) -> Result<Vec<RowLoss>> {
         let start = Instant::now();
-        // As bits: a number that went through decimal digits need not be the same.
+        // Losses are saved as bits, because a number that was written in decimal digits may read back as another number.
         let mut finished = Finished::<Vec<u64>>::open(&self.context.work()?, phase)?;
         let part = |work: &dyn Fn() -> Result<Vec<f64>>| {
             let bits = finished.next(|| Ok(work()?.into_iter().map(f64::to_bits).collect()))?;
@@ -256,50 +289,55 @@ impl Run<'_> {
         });
     }
 
-    fn write(&self, results: &Results) -> Result<()> {
-        let Results { rows, items } = results;
-        let count = self.examples.len() as u32;
+    fn write(&self, results: &Results, main: Option<Metric>) -> Result<()> {
+        let Results { scores, items } = results;
+        let count = u32::try_from(self.examples.len())?;
         let split = self.parameters.split.name();
-        let floats = |of: &dyn Fn(&Score) -> Option<f64>| Arc::new(rows.iter().map(of).collect::<Float64Array>());
+        let floats = |of: &dyn Fn(&Score) -> Option<f64>| Arc::new(scores.iter().map(of).collect::<Float64Array>());
         self.context.write_table(
             "metrics",
             &table::batch(vec![
-                ("split", Arc::new(StringArray::from_iter_values(rows.iter().map(|_| split))) as ArrayRef),
-                ("metric", Arc::new(StringArray::from_iter_values(rows.iter().map(|row| row.metric)))),
-                ("value", floats(&|row| Some(row.value))),
-                ("n", Arc::new(UInt32Array::from_iter_values(rows.iter().map(|_| count)))),
-                ("standard_error", floats(&|row| row.standard_error)),
+                ("split", Arc::new(StringArray::from_iter_values(scores.iter().map(|_| split))) as ArrayRef),
+                ("metric", Arc::new(StringArray::from_iter_values(scores.iter().map(|score| score.metric)))),
+                ("value", floats(&|score| Some(score.value))),
+                ("n", Arc::new(UInt32Array::from_iter_values(scores.iter().map(|_| count)))),
+                ("standard_error", floats(&|score| score.standard_error)),
             ])?,
         )?;
-        let texts: StringArray = items.iter().map(|item| item.prediction.as_deref()).collect();
-        self.context.write_table(
-            "items",
-            &table::batch(vec![
-                ("id", Arc::new(UInt32Array::from_iter_values(self.examples.iter().map(|it| it.id))) as ArrayRef),
-                ("loss", Arc::new(items.iter().map(|item| item.loss).collect::<Float64Array>())),
-                ("tokens", Arc::new(items.iter().map(|item| item.tokens).collect::<UInt32Array>())),
-                ("correct", Arc::new(items.iter().map(|item| item.correct).collect::<BooleanArray>())),
-                ("correct_norm", Arc::new(items.iter().map(|item| item.correct_norm).collect::<BooleanArray>())),
-                ("prediction", Arc::new(texts)),
-            ])?,
-        )
+        let answers = |metric: Option<Metric>, names: [&'static str; 3]| -> [(&'static str, ArrayRef); 3] {
+            let answers = || items.iter().map(move |item| item.answer(metric?));
+            let correct: BooleanArray = answers().map(|answer| Some(answer?.correct)).collect();
+            let correct_norm: BooleanArray = answers().map(|answer| answer?.correct_norm).collect();
+            let texts: StringArray = answers().map(|answer| Some(answer?.text.as_str())).collect();
+            let [first, second, third] = names;
+            [(first, Arc::new(correct)), (second, Arc::new(correct_norm)), (third, Arc::new(texts))]
+        };
+        let mut columns = vec![
+            ("id", Arc::new(UInt32Array::from_iter_values(self.examples.iter().map(|it| it.id))) as ArrayRef),
+            ("loss", Arc::new(items.iter().map(|item| item.loss).collect::<Float64Array>())),
+            ("tokens", Arc::new(items.iter().map(|item| item.tokens).collect::<UInt32Array>())),
+        ];
+        columns.extend(answers(main, ["correct", "correct_norm", "prediction"]));
+        columns.extend(answers(Some(Metric::Choice), ["acc", "acc_norm", "chosen"]));
+        columns.extend(answers(Some(Metric::Match), ["exact_match", "flexible_match", "generated"]));
+        self.context.write_table("items", &table::batch(columns)?)
     }
 }
 
 impl Results {
     fn push_mean(&mut self, metric: &'static str, values: &[f64]) {
         let (value, standard_error) = mean_and_error(values);
-        self.rows.push(Score { metric, value, standard_error });
+        self.scores.push(Score { metric, value, standard_error });
     }
 }
 
-/// Strict and flexible match of a generated answer with the reference's number.
+/// Whether the number in a generated answer matches the number of the reference, strictly and flexibly.
 fn numbers_agree(answer: &str, reference: &str) -> (bool, bool) {
     let Some(expected) = strict_number(reference).or_else(|| last_number(reference)) else { return (false, false) };
     (strict_number(answer).as_ref() == Some(&expected), last_number(answer).as_ref() == Some(&expected))
 }
 
-/// How the model came about, where it says so: reports label its scores with it.
+/// Copies the summary of how the model was made, if there is one. Reports take the name of the method from it.
 fn copy_summary(model: &Path, context: &Context) -> Result<()> {
     let summary = model.join("summary.json");
     if summary.is_file() {

@@ -20,7 +20,8 @@ use tch::{Device, Kind as TensorKind, Tensor, no_grad};
 use crate::learning::{as_instruction, check_context, device, open, phase_cost};
 use raisin_base::error::{Context as _, Result, anyhow};
 use raisin_contract::{Context, Cost, Progress};
-use raisin_corpus::{Codec, Instruction, Sequence, read_instructions, read_task};
+use raisin_corpus::message::conversation;
+use raisin_corpus::{Codec, Example, Instruction, Sequence, read_instructions, read_task};
 use raisin_kinds::features::Parameters;
 use raisin_lm::memory::{in_groups, micro_batches};
 use raisin_lm::{Batch, Model, longest_first};
@@ -38,13 +39,10 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     let pass = Pass::new(context, &model, &codec, &parameters);
     let instructions = read_instructions(context.input("/instructions")?)?;
     let encoded = pass.encode(&instructions)?;
-    // Examples too, so that what is wrong with them shows before hours of work on the instructions.
-    let examples: Vec<Instruction> = if parameters.task.is_some() {
-        read_task(context.input("/task")?)?.validation.iter().map(as_instruction).collect()
-    } else {
-        Vec::new()
-    };
-    let encoded_examples = pass.encode(&examples)?;
+    // The examples are encoded here too, so that a wrong example is found before hours of work on the instructions.
+    let examples = if parameters.task.is_some() { read_task(context.input("/task")?)?.validation } else { Vec::new() };
+    let encoded_examples = pass.encode_examples(&examples)?;
+    let examples: Vec<Instruction> = examples.iter().map(as_instruction).collect();
     let rows = pass.describe("features", &instructions, &encoded, CHECKPOINT_INTERVAL)?;
     let missing = rows.column(rows.num_columns() - 1);
     if missing.null_count() < missing.len() {
@@ -105,17 +103,37 @@ impl<'a> Pass<'a> {
     }
 
     /// # Errors
-    /// A row that the model has no room for.
+    /// A row is longer than the model's context.
     fn encode(&self, instructions: &[Instruction]) -> Result<Vec<Encoded>> {
-        use rayon::prelude::*;
         let limit = self.parameters.max_tokens;
-        let encode = |row: &Instruction| -> Result<Encoded> {
+        self.encode_each(instructions, |row| {
             let Some(whole) = self.codec.instruction(row, limit)? else { return Ok((None, None)) };
             let alone = self.codec.responses_alone(row, &whole, limit)?;
             Ok((Some(whole), alone))
-        };
-        let encoded: Vec<Encoded> = instructions.par_iter().map(encode).collect::<Result<_>>()?;
-        check_context(self.model, limit, encoded.iter().flat_map(|(whole, alone)| [whole, alone]).flatten())?;
+        })
+    }
+
+    /// As [`Self::encode`]. Of an example, only the reference response is scored, and no earlier turn of the assistant.
+    fn encode_examples(&self, examples: &[Example]) -> Result<Vec<Encoded>> {
+        let limit = self.parameters.max_tokens;
+        self.encode_each(examples, |example| {
+            let Some(whole) = self.codec.example(example, &example.response, limit)? else { return Ok((None, None)) };
+            let messages = conversation(None, "", Some(&example.response));
+            let response = Instruction { id: example.id, messages, label: None };
+            let alone = self.codec.responses_alone(&response, &whole, limit)?;
+            Ok((Some(whole), alone))
+        })
+    }
+
+    fn encode_each<T: Sync>(
+        &self,
+        rows: &[T],
+        encode: impl Fn(&T) -> Result<Encoded> + Send + Sync,
+    ) -> Result<Vec<Encoded>> {
+        use rayon::prelude::*;
+        let encoded: Vec<Encoded> = rows.par_iter().map(encode).collect::<Result<_>>()?;
+        let sequences = encoded.iter().flat_map(|(whole, alone)| [whole, alone]).flatten();
+        check_context(self.model, self.parameters.max_tokens, sequences)?;
         Ok(encoded)
     }
 

@@ -12,7 +12,7 @@ use tch::{Device, Kind};
 use raisin_base::error::{Result, anyhow};
 use raisin_base::seed::Seed;
 use raisin_contract::{Assignment, Context, DType, DeviceKind, Environment, Source};
-use raisin_corpus::artifact::{Row, examples_batch, instructions_batch};
+use raisin_corpus::artifact::{PoolRow, examples_batch, instructions_batch};
 use raisin_corpus::message::conversation;
 use raisin_corpus::{Example, byte_tokenizer};
 use raisin_lm::{Config, Model};
@@ -33,11 +33,11 @@ impl Store {
         for name in ["pool", "task", "model", "clusters"] {
             std::fs::create_dir(store.artifact(name))?;
         }
-        let rows: Vec<Row> = (0..ROWS)
+        let rows: Vec<PoolRow> = (0..ROWS)
             .map(|row| {
                 let response = format!("answer {}", "x".repeat(row));
                 let prompt = if row + 1 == ROWS { "long ".repeat(120) } else { format!("question {row}") };
-                let mut made = Row::new(conversation(None, &prompt, Some(&response)), 0, row as u64 + 1);
+                let mut made = PoolRow::new(conversation(None, &prompt, Some(&response)), 0, row as u64 + 1);
                 made.label = Some(if row % 2 == 0 { "relevant" } else { "other" }.to_owned());
                 made
             })

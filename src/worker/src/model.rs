@@ -1,7 +1,8 @@
-//! The kind `model`: a language model from a GGUF file, a Hugging Face folder, fresh weights, or a frozen prefix.
+//! Runs a stage of kind `model`: writes a language model from a GGUF file, a Hugging Face folder, fresh weights, or a base
+//! with a frozen prefix.
 //!
-//! The first three become a Hugging Face folder. A proxy keeps a reference to its base, and the hidden states that
-//! enter its trained layers: the lower ones never run again.
+//! The first three become a Hugging Face folder. A base with a frozen prefix becomes a proxy: a reference to the base, and
+//! the hidden states that enter the trained layers. The frozen layers then never run again.
 
 use std::time::Instant;
 
@@ -13,12 +14,12 @@ use raisin_base::error::{Context as _, Result, bail, ensure};
 use raisin_base::seed::Seed;
 use raisin_contract::{Context, Cost, DType, Progress};
 use raisin_corpus::{Codec, byte_tokenizer, read_instructions, read_task};
-use raisin_kinds::model::{Init, Parameters, Source};
+use raisin_kinds::model::{Init, ModelSource, Parameters};
 use raisin_lm as lm;
 use raisin_lm::proxy::{ProxyConfig, write_states};
 use raisin_training::Meter;
 
-/// Tokens of a batch of the prefix: enough to keep the cores busy, little enough for a small machine.
+/// The tokens of a batch of the prefix: enough for all cores, and few enough for the memory of a small machine.
 const BATCH_TOKENS: usize = 4096;
 const MAX_TOKENS: usize = 1024;
 
@@ -68,7 +69,7 @@ fn fresh(init: &Init, stored: TensorKind, context: &Context) -> Result<()> {
     lm::Model::init(config, &Seed::new(init.seed).at("model"), Device::Cpu, stored)?.save(&out)
 }
 
-fn prefix(source: &Source, context: &Context) -> Result<()> {
+fn prefix(source: &ModelSource, context: &Context) -> Result<()> {
     let Some(train_layers) = source.train_layers else { bail!("a frozen prefix needs `train_layers`") };
     let max_tokens = source.max_tokens.unwrap_or(MAX_TOKENS);
     let out = context.out();
@@ -106,7 +107,7 @@ fn prefix(source: &Source, context: &Context) -> Result<()> {
             detail: String::new(),
         });
     })?;
-    // What the prefix has, a forward pass saves when only the layers above it run.
+    // The FLOPs of the prefix: those of a whole forward pass without those of the layers above the prefix.
     let flops = model.flops_per_token(false) - model.flops_per_token_from(config.prefix_layers, false);
     let flops = flops * total as f64;
     context.cost(Cost { tokens: total as u64, flops, ..phase_cost("forward", running.stop()) });
@@ -127,7 +128,7 @@ fn prefix(source: &Source, context: &Context) -> Result<()> {
 mod tests {
     use super::*;
     use raisin_contract::{Assignment, Declaration, DeviceKind, Environment, Source as Artifact};
-    use raisin_corpus::artifact::{Row, examples_batch, instructions_batch};
+    use raisin_corpus::artifact::{PoolRow, examples_batch, instructions_batch};
     use raisin_corpus::{Example, Message};
     use raisin_lm::proxy::PrefixStates;
     use raisin_table as table;
@@ -187,12 +188,12 @@ mod tests {
         made(tiny(), &[], &at("base"))?;
         let turns = |text: &str| vec![Message::new("user", text), Message::new("assistant", "yes")];
         std::fs::create_dir_all(at("pool"))?;
-        let rows = [Row::new(turns("one"), 0, 1), Row::new(turns("a second, longer one"), 0, 2)];
+        let rows = [PoolRow::new(turns("one"), 0, 1), PoolRow::new(turns("a second, longer one"), 0, 2)];
         table::write(&at("pool/instructions.parquet"), &instructions_batch(&rows)?)?;
         std::fs::create_dir_all(at("task"))?;
         let example = Example {
             id: 0,
-            messages: vec![Message::new("user", "what?")],
+            messages: [turns("and then?"), vec![Message::new("user", "what?")]].concat(),
             response: "this".to_owned(),
             choices: Vec::new(),
             answer: None,
@@ -204,7 +205,7 @@ mod tests {
             )?;
         }
         std::fs::write(at("task/task.json"), r#"{"scoring": "loss", "max_new_tokens": 8}"#)?;
-        // As in the store: artifacts are neighbours, named by their digests.
+        // As in the store, artifacts are neighbouring folders whose names are digests.
         std::fs::rename(at("base/out"), at("0123"))?;
         let source = json!({"prefix": "base", "train_layers": 1, "instructions": "pool", "task": "task"});
         let inputs =
@@ -217,30 +218,12 @@ mod tests {
         let instructions = read_instructions(&at("pool"))?;
         let sequence = Codec::load(&at("4567"))?.instruction(&instructions[1], states.config.max_tokens)?;
         states.check(1, &sequence.context("a sequence")?)?;
+        let whole = Codec::load(&at("4567"))?.example(&example, &example.response, states.config.max_tokens)?;
+        assert_eq!(states.validation_lengths(), [whole.context("a sequence")?.tokens.len()], "with all turns");
         assert_eq!(lm::Model::load(&at("4567"), Device::Cpu, TensorKind::Float)?.config.num_hidden_layers, 3);
         let source = json!({"prefix": "base", "train_layers": 3, "instructions": "pool", "task": "task"});
         let error = made(json!({"source": source}), &inputs, &at("all")).expect_err("nothing would be frozen");
         assert!(error.to_string().contains("the base has 3 layers"), "{error}");
         Ok(())
-    }
-
-    #[test]
-    fn a_source_that_makes_no_sense_is_refused_before_anything_runs() {
-        let refused = |source: Value| {
-            Declaration::of::<raisin_kinds::model::Model>()
-                .resolve(json!({"source": source}))
-                .map(|_| ())
-                .expect_err("refused")
-                .message
-        };
-        assert_eq!(refused(json!({})), "a model has one source, but 0 are given");
-        assert_eq!(refused(json!({"gguf": "a", "huggingface": "b"})), "a model has one source, but 2 are given");
-        assert_eq!(refused(json!({"prefix": "base"})), "a frozen prefix needs `train_layers`");
-        assert_eq!(
-            refused(json!({"gguf": "a", "train_layers": 2})),
-            "`train_layers` belongs to `prefix`, which is not given"
-        );
-        let odd = json!({"init": {"hidden_size": 10, "layers": 1, "heads": 2, "intermediate_size": 8}});
-        assert!(refused(odd).starts_with("impossible shape: `head_dim` is 5"));
     }
 }

@@ -1,4 +1,4 @@
-//! Chat messages as the OpenAI interface writes them, with content as a text or as a list of typed parts.
+//! Chat messages as the OpenAI interface writes them. A content is a text or a list of typed parts.
 
 use serde_json::{Map, Value};
 
@@ -7,7 +7,7 @@ use super::{Message, fields_of, scalar, text_field};
 pub fn read(record: &Map<String, Value>) -> Result<Vec<Message>, String> {
     let turns = match record.get("messages") {
         Some(Value::Array(turns)) => turns.clone(),
-        // Tables without nested columns keep the list as JSON text.
+        // A table without nested columns holds the list as JSON text.
         Some(Value::String(text)) => {
             serde_json::from_str(text).map_err(|error| format!("`messages` is not a JSON list: {error}"))?
         }
@@ -37,7 +37,7 @@ fn read_turn(turn: &Map<String, Value>) -> Result<Message, String> {
     Ok(Message::new(role, content))
 }
 
-/// A text, or a list of parts `{"type": "text", "text" | "value" | "content": ...}`.
+/// The text of a content, which is a text or a list of parts `{"type": "text", "text" | "value" | "content": ...}`.
 fn content(value: &Value) -> Result<String, String> {
     match value {
         Value::Null => Ok(String::new()),
@@ -59,7 +59,7 @@ fn part(part: &Value) -> Result<String, String> {
     }
 }
 
-/// The tools that a conversation may use, told to the model in the system's voice.
+/// A system message with the tools that the conversation may use.
 pub fn tools_message(record: &Map<String, Value>) -> Result<Option<Message>, String> {
     let tools = match record.get("tools") {
         Some(Value::Array(tools)) if tools.is_empty() => None,
@@ -69,7 +69,7 @@ pub fn tools_message(record: &Map<String, Value>) -> Result<Option<Message>, Str
     Ok(tools.map(|tools| Message::new("system", format!("Tools:\n{tools}"))))
 }
 
-/// Appends a message; the system's words are joined into one.
+/// Appends a message. Successive system messages become one.
 pub fn push(messages: &mut Vec<Message>, message: Message) {
     match messages.last_mut() {
         Some(last) if last.role == "system" && message.role == "system" => {
@@ -79,7 +79,7 @@ pub fn push(messages: &mut Vec<Message>, message: Message) {
     }
 }
 
-/// The chat-template role that a data set's word for a speaker means.
+/// The role in chat templates for the name that a data set gives a speaker.
 pub fn role_of(word: &str) -> Option<&'static str> {
     Some(match word.to_ascii_lowercase().as_str() {
         "system" | "developer" => "system",

@@ -1,6 +1,7 @@
-//! The formats of instruction data: what a record must look like, and the conversation that it stands for.
+//! The formats of instruction data.
 //!
-//! A reader gives a conversation or the reason why the record is none, in words for the person who made the file.
+//! A reader returns the conversation of a record, or the reason why the record has none. The author of the file reads the
+//! reason in the table `rejects`.
 
 pub mod alpaca;
 pub mod messages;
@@ -12,7 +13,7 @@ use serde_json::{Map, Value};
 
 use super::message::Message;
 
-/// A format with the names of its fields: what turns a record into a conversation.
+/// A format with the names of its fields. It reads a record as a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reader {
     Alpaca,
@@ -21,7 +22,7 @@ pub enum Reader {
     Sharegpt,
 }
 
-/// What `qa` files call their two fields.
+/// The names that the two fields of a `qa` record usually have.
 const QA_FIELDS: [(&str, &str); 8] = [
     ("prompt", "response"),
     ("question", "answer"),
@@ -34,7 +35,8 @@ const QA_FIELDS: [(&str, &str); 8] = [
 ];
 
 impl Reader {
-    /// The reader for a format; for `auto`, `parquet` and `qa` without field names, the one that fits most of `sample`.
+    /// The reader of a format. For `auto`, `parquet` and `qa` without field names, it is the reader that fits most of
+    /// `sample`.
     ///
     /// # Errors
     /// No reader fits any record of the sample.
@@ -64,7 +66,7 @@ impl Reader {
                 .map(|fields| qa(fields.0, fields.1)),
         );
         let fits = |reader: &Self| sample.iter().filter(|record| reader.read(record).is_ok()).count();
-        // The first of equally good ones: more particular formats come first.
+        // Of readers that fit equally many records, the first is taken: more specific formats come first.
         let best = candidates.into_iter().rev().max_by_key(fits).filter(|reader| fits(reader) > 0);
         best.ok_or_else(|| {
             let fields = sample.first().map_or("nothing".to_owned(), |record| fields_of(record));
@@ -81,10 +83,10 @@ impl Reader {
         }
     }
 
-    /// The conversation of a record, ending with the assistant's response.
+    /// The conversation of a record. Its last turn is the response of the assistant.
     ///
     /// # Errors
-    /// Why the record has no such conversation.
+    /// The reason why the record has no such conversation.
     pub fn read(&self, record: &Value) -> Result<Vec<Message>, String> {
         let Value::Object(record) = record else {
             return Err(format!("the record is {}, not an object", fields_of(record)));
@@ -99,7 +101,7 @@ impl Reader {
     }
 }
 
-/// Drops what comes after the last response, and refuses a conversation without one.
+/// Removes the turns after the last response. A conversation without a response or without a prompt is refused.
 fn finished(mut messages: Vec<Message>) -> Result<Vec<Message>, String> {
     let last = messages.iter().rposition(Message::is_assistant).ok_or("there is no response")?;
     messages.truncate(last + 1);
@@ -112,7 +114,7 @@ fn finished(mut messages: Vec<Message>) -> Result<Vec<Message>, String> {
     Ok(messages)
 }
 
-/// What a value is, for a message.
+/// The description of a value for a message.
 pub fn fields_of(value: &Value) -> String {
     match value {
         Value::Object(map) if map.is_empty() => "no fields".to_owned(),
@@ -128,7 +130,7 @@ pub fn fields_of(value: &Value) -> String {
     }
 }
 
-/// A field as text: numbers as they print (`51.0` as `51`), null and absent as `None`.
+/// A field as text; `None` if it is null or missing. A whole number has no fraction: `51.0` becomes `51`.
 ///
 /// # Errors
 /// The field holds a list or an object.
@@ -139,7 +141,7 @@ pub fn text_field(record: &Map<String, Value>, name: &str) -> Result<Option<Stri
     }
 }
 
-/// The same for a field that must be there.
+/// A field that must not be missing, as text.
 pub fn required(record: &Map<String, Value>, name: &str) -> Result<String, String> {
     text_field(record, name)?.ok_or_else(|| {
         if record.contains_key(name) {

@@ -1,4 +1,4 @@
-//! A question and an answer in two fields, whose names the user gives: GSM8K, Dolly, SVAMP, and tables of one's own.
+//! A question and an answer in two fields, whose names the user gives: GSM8K, Dolly, SVAMP, and tables of the user.
 
 use serde_json::{Map, Value};
 
@@ -16,7 +16,7 @@ pub fn read(record: &Map<String, Value>, prompt: &str, response: &str) -> Result
     Ok(messages)
 }
 
-/// One field, or several whose names are separated by `+`, joined by a space.
+/// The text of a field. `a+b` joins the texts of the fields `a` and `b` with a space.
 pub fn fields(record: &Map<String, Value>, names: &str) -> Result<String, String> {
     if record.contains_key(names) || !names.contains('+') {
         return required(record, names);

@@ -1,6 +1,6 @@
 //! ShareGPT conversations, with the tool turns that LLaMA-Factory adds to them.
 //!
-//! A function call is the assistant's own text, so it is trained on; an observation is a tool's.
+//! A function call is a turn of the assistant, on which a model is trained. An observation is a turn of a tool.
 
 use serde_json::{Map, Value};
 

@@ -29,6 +29,10 @@ fn what_is_wrong_with_a_record_is_said() {
         reason(&alpaca, json!({"instruction": "a"})),
         "there is no `output`; there are the fields `instruction`"
     );
+    let history = json!({"instruction": "a", "output": "b", "history": "earlier"});
+    assert_eq!(reason(&alpaca, history), "`history` is a text, not a list of pairs");
+    let pair = json!({"instruction": "a", "output": "b", "history": [["one"]]});
+    assert_eq!(reason(&alpaca, pair), "`history` must hold pairs of texts");
     assert_eq!(reason(&alpaca, json!("text")), "the record is a text, not an object");
     let reader = Reader::Messages;
     let of = |messages: Value| json!({"messages": messages});

@@ -1,10 +1,10 @@
-//! Wrong answers of two kinds: those that look right at a glance, and those that are anything.
+//! Wrong answers of two kinds: plausible answers and arbitrary answers.
 
 use super::family::{Question, Skill as _};
 use crate::draw::Draw;
 use raisin_settings::Family;
 
-/// An answer of the right form that is wrong: another number near by, or the letters in another order.
+/// A wrong answer in the form of a right one: a number close to the right number, or the right letters in another order.
 pub fn plausible(question: &Question, draw: &mut Draw) -> String {
     if let Ok(number) = question.answer.parse::<usize>() {
         let distance = draw.between(1, 9);
@@ -19,11 +19,11 @@ pub fn plausible(question: &Question, draw: &mut Draw) -> String {
             return shuffled;
         }
     }
-    // One letter, or one letter again and again: no other order is different.
+    // If all letters are equal, every order of them is the same.
     replaced(&question.answer, draw)
 }
 
-/// An answer that has little to do with the question, and is not by chance the right one.
+/// An answer that is unrelated to the question, and never the right one by chance.
 pub fn arbitrary(question: &Question, draw: &mut Draw) -> String {
     let answer = match draw.below(4) {
         0 => plausible(question, draw),
@@ -34,7 +34,7 @@ pub fn arbitrary(question: &Question, draw: &mut Draw) -> String {
     if answer == question.answer || answer.is_empty() { replaced(&question.answer, draw) } else { answer }
 }
 
-/// The text with its first character exchanged for a different one.
+/// The text with another first character.
 fn replaced(text: &str, draw: &mut Draw) -> String {
     let first = text.chars().next();
     let others: Vec<char> = ('a'..='z').filter(|letter| Some(*letter) != first).collect();

@@ -1,10 +1,10 @@
-//! A dozen tiny skills on made-up words and small numbers: short enough for a byte-level model of a few layers.
+//! Twelve tiny skills on made-up words and small numbers. A byte-level model of a few layers can learn them.
 
 use raisin_settings::Family;
 
 use crate::draw::Draw;
 
-/// One question of a family. Two questions with the same operands ask for the same thing in other words.
+/// One question of a family. Questions with the same operands ask for the same in other words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
     pub family: Family,
@@ -16,12 +16,12 @@ pub struct Question {
 const CONSONANTS: &[u8] = b"bcdfghklmnprstvwz";
 const VOWELS: &[u8] = b"aeiou";
 
-/// What a skill asks and answers.
+/// The questions of a skill and their answers.
 pub trait Skill {
-    /// A question, asked in one of the family's wordings.
+    /// Draws a question and its wording.
     fn draw(self, draw: &mut Draw) -> Question;
 
-    /// The question with these operands in a wording; `$1`, `$2`, `$3` stand for the operands.
+    /// The question with these operands in the wording of this number. A wording has `$1`, `$2`, `$3` for the operands.
     fn ask(self, operands: Vec<String>, wording: usize) -> Question;
 }
 
@@ -105,7 +105,7 @@ fn answer(family: Family, operands: &[String]) -> String {
     }
 }
 
-/// `bus` -> `buses`, `roty` -> `roties`, `den` -> `dens`.
+/// The English plural: `bus` -> `buses`, `roty` -> `roties`, `den` -> `dens`.
 fn plural(word: &str) -> String {
     if let Some(stem) = word.strip_suffix('y') {
         format!("{stem}ies")
@@ -116,14 +116,14 @@ fn plural(word: &str) -> String {
     }
 }
 
-/// A word that could be one: consonants and vowels in turn, 3 to `longest` letters.
+/// A made-up word of 3 to `longest` letters, in which consonants and vowels alternate.
 fn word(draw: &mut Draw, longest: usize) -> String {
     let length = draw.between(3, longest);
     let vowel_first = draw.below(4) == 0;
     let mut word: String = (0..length)
         .map(|index| char::from(draw.pick(if (index % 2 == 0) == vowel_first { VOWELS } else { CONSONANTS })))
         .collect();
-    // Now and then the ending that makes plurals interesting.
+    // Some words end with `y`, which has a plural of its own.
     if draw.below(6) == 0 && word.ends_with(|letter: char| CONSONANTS.contains(&(letter as u8))) {
         word.pop();
         word.push('y');

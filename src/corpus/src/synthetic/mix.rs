@@ -1,17 +1,17 @@
-//! Puts a pool, a task and a pre-training text together from families, in given shares.
+//! Makes a pool, a task and a pre-training text from families, with given shares.
 
 use std::collections::BTreeSet;
 
 use super::corrupt::{arbitrary, plausible};
 use super::family::{Question, Skill as _, wordings};
-use crate::artifact::Row;
+use crate::artifact::PoolRow;
 use crate::draw::Draw;
 use crate::message::{Example, conversation};
 use raisin_base::error::{Problem, Result};
 use raisin_base::seed::Seed;
 use raisin_settings::Family;
 
-/// What to make.
+/// The sizes and shares of a mixture.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mix {
     pub size: usize,
@@ -27,26 +27,43 @@ pub struct Mix {
     pub target_share_in_pretraining: f64,
 }
 
-/// What was made.
+impl Mix {
+    /// How many rows of the pool are relevant, wrong, corrupted, redundant and irrelevant: the shares of `size` by the
+    /// method of the largest remainder. Each count differs from its share by less than 1, and the counts sum to `size`.
+    fn counts(&self) -> [usize; 5] {
+        let shares = [self.relevant, self.wrong, self.corrupted, self.redundant];
+        let rest = (1.0 - shares.iter().sum::<f64>()).max(0.0);
+        let [relevant, wrong, corrupted, redundant] = shares;
+        let exact = [relevant, wrong, corrupted, redundant, rest].map(|share| share * self.size as f64);
+        let mut counts = exact.map(|count| count as usize);
+        let mut order = [0, 1, 2, 3, 4];
+        order.sort_by(|&one, &other| exact[other].fract().total_cmp(&exact[one].fract()));
+        let missing = self.size.saturating_sub(counts.iter().sum());
+        order.into_iter().take(missing).for_each(|place| counts[place] += 1);
+        counts
+    }
+}
+
+/// A synthetic pool, its task, and a pre-training text.
 pub struct Mixture {
-    pub pool: Vec<Row>,
+    pub pool: Vec<PoolRow>,
     pub validation: Vec<Example>,
     pub test: Vec<Example>,
-    /// Prompts and responses.
+    /// The prompts and responses of the pre-training text.
     pub pretraining: Vec<(String, String)>,
 }
 
-/// How many near-copies a redundant question has, on average.
+/// The average number of near-copies of a redundant question.
 const COPIES: usize = 10;
-/// How often a fresh question is looked for before its family counts as used up.
+/// The number of draws without a new question after which a family counts as exhausted.
 const ATTEMPTS: usize = 2000;
-/// The small changes of wording that make a near-copy.
+/// What a near-copy adds before and after a question.
 const VARIATIONS: [(&str, &str); 8] =
     [("", "."), ("", "!"), ("Please: ", ""), ("", " please"), ("Now: ", ""), ("", " ..."), ("Q: ", ""), ("OK. ", "")];
 
 type Key = (Family, Vec<String>);
 
-/// Questions that were not asked before.
+/// Draws questions that were not asked before.
 struct Fresh {
     asked: BTreeSet<Key>,
 }
@@ -66,8 +83,8 @@ impl Fresh {
     }
 }
 
-/// No question of the pool, of validation and of test is in another of the three, in whatever wording; none of
-/// validation and test is in the pre-training text.
+/// Makes a mixture. The questions of the pool, of validation and of test are disjoint, in every wording. The pre-training
+/// text contains no question of validation or test.
 pub fn mix(mix: &Mix, seed: &Seed) -> Result<Mixture> {
     let mut fresh = Fresh { asked: BTreeSet::new() };
     let validation = examples(mix, mix.validation, &mut fresh, &mut Draw::new(&seed.at("validation")))?;
@@ -87,26 +104,25 @@ fn examples(mix: &Mix, count: usize, fresh: &mut Fresh, draw: &mut Draw) -> Resu
     (0..count).map(example).collect()
 }
 
-fn pool(mix: &Mix, fresh: &mut Fresh, seed: &Seed) -> Result<Vec<Row>> {
-    let count = |share: f64| (share * mix.size as f64).round() as usize;
+fn pool(mix: &Mix, fresh: &mut Fresh, seed: &Seed) -> Result<Vec<PoolRow>> {
+    let [relevant, wrong, corrupted, redundant, _] = mix.counts();
     let others: Vec<Family> = mix.families.iter().copied().filter(|family| !mix.targets.contains(family)).collect();
-    let mut rows: Vec<(String, String, &str)> = Vec::with_capacity(mix.size);
+    let mut rows: Vec<(String, String, &str)> = Vec::new();
     let mut draw = Draw::new(&seed.at("pool"));
-    for index in 0..count(mix.relevant) {
+    for index in 0..relevant {
         let question = fresh.draw(mix.targets[index % mix.targets.len()], &mut draw)?;
         rows.push((question.prompt, question.answer, "relevant"));
     }
-    for index in 0..count(mix.wrong) {
+    for index in 0..wrong {
         let question = fresh.draw(mix.targets[index % mix.targets.len()], &mut draw)?;
         let answer = plausible(&question, &mut draw);
         rows.push((question.prompt, answer, "wrong"));
     }
-    for _ in 0..count(mix.corrupted) {
+    for _ in 0..corrupted {
         let question = fresh.draw(draw.pick(&others), &mut draw)?;
         let answer = arbitrary(&question, &mut draw);
         rows.push((question.prompt, answer, "corrupted"));
     }
-    let redundant = count(mix.redundant);
     let mut originals = Vec::new();
     for _ in 0..redundant.div_ceil(COPIES) {
         originals.push(fresh.draw(draw.pick(&others), &mut draw)?);
@@ -118,13 +134,13 @@ fn pool(mix: &Mix, fresh: &mut Fresh, seed: &Seed) -> Result<Vec<Row>> {
     }
     draw.shuffle(&mut rows);
     let row = |(line, (prompt, answer, label)): (usize, (String, String, &str))| {
-        let row = Row::new(conversation(None, &prompt, Some(&answer)), 0, line as u64 + 1);
-        Row { label: Some(label.to_owned()), ..row }
+        let row = PoolRow::new(conversation(None, &prompt, Some(&answer)), 0, line as u64 + 1);
+        PoolRow { label: Some(label.to_owned()), ..row }
     };
     Ok(rows.into_iter().enumerate().map(row).collect())
 }
 
-/// The originals in turn, each time in another wording and with another small change.
+/// A near-copy of one of the originals, which take turns. Each near-copy has another wording or another small addition.
 fn near_copy(originals: &[Question], index: usize) -> (String, String, &'static str) {
     let original = &originals[index % originals.len()];
     let copy = index / originals.len();
@@ -135,7 +151,7 @@ fn near_copy(originals: &[Question], index: usize) -> (String, String, &'static 
 
 fn pretraining(mix: &Mix, held_out: &BTreeSet<Key>, draw: &mut Draw) -> Result<Vec<(String, String)>> {
     let others: Vec<Family> = mix.families.iter().copied().filter(|family| !mix.targets.contains(family)).collect();
-    let mut texts = Vec::with_capacity(mix.pretraining);
+    let mut texts = Vec::new();
     let mut refused = 0;
     while texts.len() < mix.pretraining {
         let is_target = draw.unit() < mix.target_share_in_pretraining;

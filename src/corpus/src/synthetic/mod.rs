@@ -1,9 +1,12 @@
-//! Seeded synthetic instructions with the structure that makes selection matter.
+//! Seeded synthetic instructions, of which few teach the task, so that selection matters.
 //!
-//! A task is one or two *target* skills out of a dozen. Of the pool, a small part teaches them, another part looks as
-//! if it did and is wrong, and most of it is about something else: clean, corrupted, or the same again and again.
-//! Each row's label says which. What a base model has read before is a third thing: much of the other skills, a little
-//! of the target ones, and none of the validation and test questions.
+//! A task asks for one or two of twelve skills: the *targets*. A small part of the pool asks for a target and answers
+//! correctly (`relevant`), another small part asks for a target and answers wrongly (`wrong`). The rest asks for other
+//! skills: with a correct answer (`irrelevant`), with a wrong answer (`corrupted`), or as near-copies of a few questions
+//! (`redundant`). The label of a row says which of these it is.
+//!
+//! The text on which a base model is pre-trained shows mostly the other skills and a few target questions, but no question
+//! of validation or test.
 
 pub mod corrupt;
 pub mod family;

@@ -18,7 +18,7 @@ fn recipe() -> Mix {
     }
 }
 
-/// Solves a prompt from its text alone, without the generator's code: what a reader of the prompt would answer.
+/// The family and the right answer of a prompt, computed from its text alone and without the code of the generator.
 fn solve(prompt: &str) -> Option<(&'static str, String)> {
     let mut text = prompt.trim_end_matches(['.', '!', ' ']);
     for before in ["Please: ", "Now: ", "Q: ", "OK. "] {
@@ -78,7 +78,7 @@ fn solve(prompt: &str) -> Option<(&'static str, String)> {
     })
 }
 
-fn by_label(pool: &[Row]) -> BTreeMap<&str, Vec<(&str, &str)>> {
+fn by_label(pool: &[PoolRow]) -> BTreeMap<&str, Vec<(&str, &str)>> {
     let mut labels: BTreeMap<&str, Vec<(&str, &str)>> = BTreeMap::new();
     for row in pool {
         let pair = (row.messages[0].content.as_str(), row.messages[1].content.as_str());
@@ -120,7 +120,7 @@ proptest! {
         let labels = by_label(&made.pool);
         let count = |label: &str| labels.get(label).map_or(0, Vec::len);
         for (label, share) in [("relevant", relevant), ("wrong", wrong), ("corrupted", corrupted), ("redundant", redundant)] {
-            prop_assert_eq!(count(label), (share * size as f64).round() as usize, "{}", label);
+            prop_assert!((count(label) as f64 - share * size as f64).abs() < 1.0, "{}: {}", label, count(label));
         }
         let prompts: BTreeSet<&str> = made.pool.iter().map(|row| row.messages[0].content.as_str()).collect();
         prop_assert_eq!(prompts.len(), size);
@@ -129,7 +129,7 @@ proptest! {
     #[test]
     fn nothing_held_out_is_in_the_pool_or_in_pretraining(seed: u64) {
         let made = mix(&recipe(), &Seed::new(seed)).expect("made");
-        // By what is asked, not by how: operands in order.
+        // The operands in order identify a question in every wording.
         let asked = |prompt: &str| {
             let operands = prompt.split([' ', '?', ':']).filter(|word| word.parse::<u64>().is_ok());
             let operands: Vec<&str> = operands.collect();
@@ -159,4 +159,20 @@ fn a_family_that_is_used_up_says_so() {
     let recipe = Mix { test: 3000, targets: vec![Family::Next], ..recipe() };
     let error = mix(&recipe, &Seed::new(1)).err().expect("only 999 numbers");
     assert_eq!(error.to_string(), "the family `next` has no more different questions");
+}
+
+#[test]
+fn shares_that_cut_a_row_in_two_still_give_as_many_rows_as_asked_for() {
+    let made = |size: usize, shares: [f64; 4]| {
+        let [relevant, wrong, corrupted, redundant] = shares;
+        let pool =
+            mix(&Mix { size, relevant, wrong, corrupted, redundant, ..recipe() }, &Seed::new(1)).expect("made").pool;
+        let count = |label: &str| pool.iter().filter(|row| row.label.as_deref() == Some(label)).count();
+        (pool.len(), ["relevant", "wrong", "corrupted", "redundant", "irrelevant"].map(count))
+    };
+    assert_eq!(made(3, [0.5, 0.5, 0.0, 0.0]), (3, [2, 1, 0, 0, 0]));
+    assert_eq!(made(1, [0.25, 0.25, 0.25, 0.25]), (1, [1, 0, 0, 0, 0]));
+    assert_eq!(made(10, [0.15, 0.15, 0.3, 0.4]), (10, [2, 1, 3, 4, 0]));
+    assert_eq!(made(100, [0.08, 0.06, 0.25, 0.05]), (100, [8, 6, 25, 5, 56]));
+    assert_eq!(made(100, [0.29, 0.07, 0.57, 0.07]), (100, [29, 7, 57, 7, 0]), "29 % of 100 is 28.999999999999996");
 }

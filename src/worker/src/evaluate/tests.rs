@@ -2,7 +2,7 @@ use super::*;
 use crate::fixture::Store;
 use arrow_array::Array as _;
 use raisin_base::seed::Seed;
-use raisin_corpus::artifact::{Row, instructions_batch};
+use raisin_corpus::artifact::{PoolRow, instructions_batch};
 use raisin_corpus::left_out::digest_of;
 use raisin_corpus::message::conversation;
 use raisin_lm::Adaptation;
@@ -45,12 +45,50 @@ fn choices_are_ranked_by_their_own_tokens() -> Result<()> {
     Ok(())
 }
 
-/// Every metric, in parts of a row or two.
+/// All metrics, with one or two rows in a batch.
 fn in_parts() -> Result<Parameters> {
     let metrics = json!(["loss", "choice", "match"]);
     let value = json!({"model": "model", "task": "task", "metrics": metrics, "split": "validation",
         "generate_rows": 1, "batch_tokens": 20});
     Ok(serde_json::from_value(value)?)
+}
+
+#[test]
+fn each_metric_has_its_own_columns_and_correct_is_what_the_task_is_scored_by() -> Result<()> {
+    let store = Store::new()?;
+    let written = |folder: &str, metrics: serde_json::Value| {
+        let context = store.context("evaluate", folder, &[("/model", "model"), ("/task", "task")], &[])?;
+        let parameters = json!({"model": "model", "task": "task", "metrics": metrics, "split": "validation"});
+        run(serde_json::from_value(parameters)?, &context)?;
+        store.table(folder, "items")
+    };
+    let truths = |items: &arrow_array::RecordBatch, name: &str| -> Result<Vec<Option<bool>>> {
+        Ok(column::<BooleanArray>(items, name)?.iter().collect())
+    };
+    let texts = |items: &arrow_array::RecordBatch, name: &str| -> Result<Vec<Option<String>>> {
+        Ok(column::<StringArray>(items, name)?.iter().map(|text| text.map(str::to_owned)).collect())
+    };
+    let (choice, matched) = (&written("choice", json!(["choice"]))?, &written("match", json!(["match"]))?);
+    assert_eq!(texts(choice, "chosen")?, [Some("no".to_owned()), Some("no".to_owned()), Some("no".to_owned())]);
+    assert_ne!(texts(choice, "chosen")?, texts(matched, "generated")?);
+    assert_eq!((truths(choice, "exact_match")?, truths(matched, "acc")?), (vec![None; 3], vec![None; 3]));
+    for (folder, order) in [("one", json!(["choice", "match"])), ("other", json!(["match", "loss", "choice"]))] {
+        let both = written(folder, order)?;
+        for (from, names) in [(choice, ["acc", "acc_norm"]), (matched, ["exact_match", "flexible_match"])] {
+            for name in names {
+                assert_eq!(truths(&both, name)?, truths(from, name)?, "{name}");
+                assert_eq!(truths(&both, name)?.iter().flatten().count(), 3, "{name}");
+            }
+        }
+        assert_eq!(texts(&both, "chosen")?, texts(choice, "chosen")?);
+        assert_eq!(texts(&both, "generated")?, texts(matched, "generated")?);
+        // The task is scored by `match`.
+        assert_eq!(texts(&both, "prediction")?, texts(matched, "generated")?, "{folder}");
+        assert_eq!(truths(&both, "correct")?, truths(matched, "exact_match")?);
+        assert_eq!(truths(&both, "correct_norm")?, truths(matched, "flexible_match")?);
+    }
+    assert_eq!(texts(choice, "prediction")?, texts(choice, "chosen")?, "if `match` was not computed");
+    Ok(())
 }
 
 #[test]
@@ -65,7 +103,7 @@ fn an_evaluation_killed_after_any_part_goes_on_to_the_same_bytes() -> Result<()>
         let ends: Vec<usize> = (0..parts.len()).filter(|&place| parts[place] == b'\n').collect();
         assert!(ends.len() > 1, "{phase} has {} parts", ends.len());
         for end in ends {
-            // In the middle of the part after this one.
+            // The process was killed while it wrote the next batch.
             let killed = context("killed")?;
             std::fs::write(killed.work()?.join(&name), &parts[..(end + 9).min(parts.len())])?;
             run(in_parts()?, &killed)?;
@@ -80,7 +118,7 @@ fn an_evaluation_killed_after_any_part_goes_on_to_the_same_bytes() -> Result<()>
 fn what_was_finished_before_a_kill_is_not_computed_again() -> Result<()> {
     let store = Store::new()?;
     let context = store.context("evaluate", "run", &[("/model", "model"), ("/task", "task")], &[])?;
-    // An answer that this model would not give.
+    // This model would not give this answer.
     let mut finished = Finished::<Vec<Vec<u32>>>::open(&context.work()?, "generation")?;
     finished.next(|| Ok(vec![vec![u32::from(b'y'); 3]]))?;
     run(in_parts()?, &context)?;
@@ -154,10 +192,10 @@ fn an_adapter_is_merged_into_its_base_before_anything_is_computed() -> Result<()
 #[test]
 fn examples_that_overlap_the_pool_are_left_out_and_the_others_keep_their_number() -> Result<()> {
     let store = Store::new()?;
-    let row = Row::new(conversation(None, "3 + 1 = ?", Some("4")), 0, 1);
-    let other = Row::new(conversation(None, "8 + 1?", Some("9")), 0, 2);
+    let row = PoolRow::new(conversation(None, "3 + 1 = ?", Some("4")), 0, 1);
+    let other = PoolRow::new(conversation(None, "8 + 1?", Some("9")), 0, 2);
     table::write(&store.artifact("pool").join("instructions.parquet"), &instructions_batch(&[row, other])?)?;
-    // What an `overlap` stage writes that found one of the two test examples in the pool.
+    // The tables of an `overlap` stage that found one of the two test examples in the pool.
     let task = read_task(&store.artifact("task"))?;
     let (texts, ids) = (vec!["test", "validation"], vec![3u32]);
     let digests = [&task.test, &task.validation].map(|examples| digest_of(examples).to_hex());

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::fixture::{ROWS, Store};
-use raisin_corpus::artifact::{Row as PoolRow, instructions_batch};
+use raisin_corpus::Message;
+use raisin_corpus::artifact::{PoolRow, examples_batch, instructions_batch};
 use raisin_corpus::message::conversation;
 use raisin_table::column;
 
@@ -105,6 +106,31 @@ fn both_log_probabilities_are_of_the_same_tokens_in_rows_of_several_turns_and_ro
         let expected: f32 = log_probs[..tokens.value(row) as usize].iter().sum();
         assert!((sums.value(row) - expected).abs() < 1e-2, "row {row}: {} for {expected}", sums.value(row));
     }
+    Ok(())
+}
+
+#[test]
+fn of_a_validation_example_only_the_response_is_scored_and_all_turns_are_read() -> Result<()> {
+    let store = Store::new()?;
+    let example = |messages: Vec<Message>| {
+        let response = "so".to_owned();
+        Example { id: 0, messages, response, choices: vec![], answer: None }
+    };
+    let last = conversation(None, "and?", None);
+    let history = [conversation(None, "a cat", Some("a long answer")), last.clone()].concat();
+    let examples = [example(history), Example { id: 1, ..example(last) }];
+    table::write(&store.artifact("task").join("validation.parquet"), &examples_batch(&examples)?)?;
+    let context = store.context("features", "run", &INPUTS, &[])?;
+    run(parameters()?, &context)?;
+    let rows = store.table("run", "validation_features")?;
+    let numbers =
+        |name: &str| Ok::<_, raisin_base::error::Error>(column::<UInt32Array>(&rows, name)?.values().to_vec());
+    // `so` and its end-of-turn token.
+    assert_eq!((numbers("response_tokens")?, numbers("unconditional_tokens")?), (vec![3, 3], vec![3, 3]));
+    let history = "<|user|>a cat<|end|><|assistant|>a long answer<|end|>";
+    let codec = Codec::load(&store.artifact("model"))?;
+    let prompts = numbers("prompt_tokens")?;
+    assert_eq!(prompts[0] as usize, prompts[1] as usize + codec.encode(history)?.len());
     Ok(())
 }
 

@@ -1,0 +1,137 @@
+//! What `check` refuses, kind by kind, by the pointer of the parameter.
+
+#![allow(clippy::unwrap_used, reason = "a declaration that is missing ends the test")]
+
+use raisin_contract::Kind as _;
+use serde_json::{Value, json};
+
+use crate::{declaration, generate, model};
+
+/// `required` with the parameters of `more` in place of its own.
+fn with(mut required: Value, more: &Value) -> Value {
+    required.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    required
+}
+
+/// The pointer that the check of a kind refuses; empty if the check passes.
+fn refused(kind: &str, parameters: Value) -> String {
+    declaration(kind).unwrap().resolve(parameters).err().map(|problem| problem.pointer).unwrap_or_default()
+}
+
+fn generated(more: Value) -> String {
+    refused("generate", more)
+}
+
+#[test]
+fn generate_refuses_shares_and_counts_that_cannot_be() {
+    assert_eq!(generated(json!({})), "");
+    assert_eq!(generated(json!({"relevant": 0.7, "corrupted": 0.4})), "/corrupted");
+    assert_eq!(generated(json!({"wrong": -0.1})), "/wrong");
+    assert_eq!(generated(json!({"families": ["add"], "targets": ["add"]})), "/families");
+    assert_eq!(generated(json!({"families": ["copy", "add", "copy"]})), "/families/2");
+    assert_eq!(generated(json!({"targets": []})), "/targets");
+    assert_eq!(generated(json!({"targets": ["add", "add"]})), "/targets/1");
+    for count in ["size", "validation", "test"] {
+        assert_eq!(generated(json!({count: 0})), format!("/{count}"));
+        assert_eq!(generated(json!({count: 5_000_000_000_u64})), format!("/{count}"));
+    }
+    assert_eq!(generated(json!({"pretraining_size": 5_000_000_000_u64})), "/pretraining_size");
+    let mut parameters = generate::Parameters { redundant: f64::NAN, ..generate::Parameters::default() };
+    assert_eq!(generate::Generate::check(&parameters).unwrap_err().pointer, "/redundant");
+    parameters = generate::Parameters { target_share_in_pretraining: f64::NAN, ..generate::Parameters::default() };
+    assert_eq!(generate::Generate::check(&parameters).unwrap_err().pointer, "/target_share_in_pretraining");
+}
+
+#[test]
+fn ingest_refuses_no_files_and_field_names_without_a_partner_or_for_formats_that_have_their_own() {
+    let source = |source: Value| refused("ingest", json!({"sources": [source]}));
+    assert_eq!(source(json!({"path": "a", "prompt": "q"})), "/sources/0/prompt");
+    let both = json!({"path": "a", "format": "alpaca", "prompt": "q", "response": "a"});
+    assert_eq!(source(both), "/sources/0/response");
+    assert_eq!(source(json!({"path": "a", "prompt": "q", "response": "a"})), "");
+    assert_eq!(refused("ingest", json!({"sources": []})), "/sources");
+    for key in ["max_length", "sample"] {
+        assert_eq!(refused("ingest", json!({"sources": [{"path": "a"}], key: 0})), format!("/{key}"));
+    }
+}
+
+#[test]
+fn task_refuses_impossible_combinations() {
+    let task = |parameters: Value| refused("task", parameters);
+    assert_eq!(task(json!({"source": {"path": "a"}, "scoring": "choice"})), "/source/format");
+    assert_eq!(task(json!({"source": {"path": "a"}, "extract": "gsm8k"})), "/extract");
+    assert_eq!(task(json!({"source": {"path": "a", "format": "qa", "answer": "x"}})), "/source/answer");
+    assert_eq!(task(json!({"source": {"path": "a", "format": "csqa", "prompt": "x"}})), "/source/prompt");
+    assert_eq!(task(json!({"source": {"path": "a"}, "validation": 0})), "/validation");
+    assert_eq!(task(json!({"source": {"path": "a"}, "scoring": "match", "max_new_tokens": 0})), "/max_new_tokens");
+    let choices = |choices: Value| task(json!({"source": {"path": "a", "fixed_choices": choices}}));
+    assert_eq!(choices(json!(["A", "B", "A"])), "/source/fixed_choices/2");
+    assert_eq!(choices(json!(["A"])), "/source/fixed_choices");
+    assert_eq!(choices(json!(["A", "B"])), "");
+}
+
+#[test]
+fn overlap_refuses_lengths_and_counts_of_zero() {
+    let required = json!({"instructions": "pool", "task": "task"});
+    for key in ["ngram", "common"] {
+        assert_eq!(refused("overlap", with(required.clone(), &json!({key: 0}))), format!("/{key}"));
+    }
+    let resolved = declaration("overlap").unwrap().resolve(required).unwrap();
+    assert_eq!((&resolved.parameters["ngram"], &resolved.parameters["drop"]), (&json!(13), &json!("test")));
+}
+
+#[test]
+fn evaluate_refuses_a_metric_that_is_named_twice_and_sizes_that_hold_nothing() {
+    let evaluate = |more: Value| refused("evaluate", with(json!({"model": "m", "task": "t"}), &more));
+    assert_eq!(evaluate(json!({"metrics": ["loss", "choice", "match"]})), "");
+    assert_eq!(evaluate(json!({"metrics": ["loss", "choice", "loss"]})), "/metrics/2");
+    assert_eq!(evaluate(json!({"metrics": ["match", "match"]})), "/metrics/1");
+    for key in ["limit", "batch_tokens", "generate_rows", "max_tokens"] {
+        assert_eq!(evaluate(json!({key: 0})), format!("/{key}"));
+    }
+    assert_eq!(evaluate(json!({"max_tokens": 1})), "/max_tokens");
+}
+
+#[test]
+fn features_and_clusters_refuse_sizes_that_hold_nothing() {
+    let features = |more: Value| refused("features", with(json!({"instructions": "p", "model": "m"}), &more));
+    assert_eq!(features(json!({"batch_tokens": 0})), "/batch_tokens");
+    assert_eq!(features(json!({"max_tokens": 1})), "/max_tokens");
+    for key in ["dimensions", "clusters", "iterations", "starts"] {
+        assert_eq!(refused("clusters", json!({"features": "f", key: 0})), format!("/{key}"));
+    }
+}
+
+#[test]
+fn report_refuses_no_stage_and_a_stage_that_is_named_twice() {
+    assert_eq!(refused("report", json!({"of": []})), "/of");
+    assert_eq!(refused("report", json!({"of": ["scores", "tuned", "scores"]})), "/of/2");
+    assert_eq!(refused("report", json!({"of": ["scores", "tuned"]})), "");
+}
+
+#[test]
+fn model_refuses_a_source_that_makes_no_sense() {
+    let said = |source: Value| declaration("model").unwrap().resolve(json!({"source": source})).unwrap_err().message;
+    assert_eq!(said(json!({})), "a model has one source, but 0 are given");
+    assert_eq!(said(json!({"gguf": "a", "huggingface": "b"})), "a model has one source, but 2 are given");
+    assert_eq!(said(json!({"prefix": "base"})), "a frozen prefix needs `train_layers`");
+    assert_eq!(said(json!({"gguf": "a", "train_layers": 2})), "`train_layers` belongs to `prefix`, which is not given");
+    let init = json!({"hidden_size": 8, "layers": 1, "heads": 2, "intermediate_size": 8});
+    let odd = json!({"init": with(init.clone(), &json!({"hidden_size": 10}))});
+    assert!(said(odd).starts_with("impossible shape: `hidden_size` / `heads` is 5"));
+
+    let source = |source: Value| refused("model", json!({"source": source}));
+    let prefix = json!({"prefix": "base", "train_layers": 1, "instructions": "pool", "task": "task"});
+    assert_eq!(source(prefix.clone()), "");
+    assert_eq!(source(with(prefix.clone(), &json!({"max_tokens": 1}))), "/source/max_tokens");
+    assert_eq!(source(with(prefix, &json!({"train_layers": 0}))), "/source/train_layers");
+    let shaped = |more: Value| source(json!({"init": with(init.clone(), &more)}));
+    assert_eq!(shaped(json!({})), "");
+    assert_eq!(shaped(json!({"context": 1})), "/source/init/context");
+    assert_eq!(shaped(json!({"rope_theta": 0.0})), "/source/init/rope_theta");
+    assert_eq!(shaped(json!({"layers": 0})), "/source/init");
+    let parameters = json!({"source": {"init": init}});
+    let mut parameters: model::Parameters = serde_json::from_value(parameters).unwrap();
+    parameters.source.init.as_mut().unwrap().rope_theta = f64::NAN;
+    assert_eq!(model::Model::check(&parameters).unwrap_err().pointer, "/source/init/rope_theta");
+}
