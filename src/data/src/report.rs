@@ -1,5 +1,5 @@
-//! `report`: one HTML page over the tables of other stages, and the comparison of methods as a table. Leaves reading,
-//! computing and drawing to the report room.
+//! Runs a stage of kind `report`: writes one HTML page about other stages, and the comparison of methods as a table. The
+//! crate raisin-report reads, computes and draws.
 
 use raisin_base::error::{Context as _, Result};
 use raisin_contract::Context;
@@ -7,6 +7,7 @@ use raisin_kinds::report::Parameters;
 use raisin_report::comparison::{baseline_label, compare, comparison_table};
 use raisin_report::gather::Gathered;
 use raisin_report::page::page;
+use raisin_report::results::no_baseline;
 use raisin_table::WriteTable as _;
 
 pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
@@ -16,11 +17,11 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     }
     let gathered = Gathered::read(&sources)?;
     let labels = gathered.labels();
-    if baseline_label(&labels, &parameters.baseline).is_none() && gathered.scorings.len() > 1 {
-        context.note(format!("nothing is called `{}`, so nothing is compared with it", parameters.baseline));
+    if baseline_label(&labels, &parameters.baseline).is_none() && gathered.evaluations.len() > 1 {
+        context.note(format!("{}, so nothing is compared with it", no_baseline(&labels, &parameters.baseline)));
     }
     let rows = compare(&gathered, &parameters.baseline);
-    context.write_table("comparison", &comparison_table(&rows, &parameters.baseline)?)?;
+    context.write_table("comparison", &comparison_table(&rows)?)?;
     let html = page(&parameters.title, &gathered, &parameters.baseline);
     std::fs::write(context.out().join("report.html"), html).context("cannot write report.html")
 }

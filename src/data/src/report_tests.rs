@@ -1,4 +1,4 @@
-//! The kind `report` on made-up artifacts: numbers against hand-made ones, hostile text, the same bytes twice.
+//! Tests of the kind `report` on made-up artifacts: expected numbers, hostile text, the same bytes twice.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::{Parameters, run as run_report};
 use raisin_contract::{Assignment, Context, DType, DeviceKind, Environment, Source};
+use raisin_report::gather::Gathered;
 use raisin_report::statistics::mean;
 use raisin_table::{batch, column, read, write};
 
@@ -50,7 +51,7 @@ impl World {
         folder
     }
 
-    /// Runs the kind over all stages; gives its artifact.
+    /// Runs a report over all stages and returns its artifact.
     fn report(&self, run: &str) -> PathBuf {
         let of: Vec<&String> = self.stages.keys().collect();
         let parameters = json!({"of": of, "title": "Quick & <i>small</i>"});
@@ -184,7 +185,7 @@ fn evaluation(folder: &Path, loss: f64, is_correct: impl Fn(u32) -> bool, item_l
         ("id", counts(0..64)),
         ("loss", floats((0..64).map(|item| Some(item_loss(item))))),
         ("tokens", counts((0..64).map(|item| 5 + item % 7))),
-        ("correct", Arc::new(BooleanArray::from(correct)) as ArrayRef),
+        ("exact_match", Arc::new(BooleanArray::from(correct)) as ArrayRef),
     ]);
     write(&folder.join("items.parquet"), &items.unwrap()).unwrap();
 }
@@ -272,6 +273,67 @@ fn one_run_without_a_sweep_still_makes_a_page() {
     let html = std::fs::read_to_string(world.report("run").join("report.html")).unwrap();
     assert!(html.contains("nothing is compared with it") && html.contains("1.500"), "{html}");
     assert!(html.contains("hold no table that this page knows: pool"));
+}
+
+/// Adds an evaluation of this method with these metrics.
+fn scored(world: &mut World, method: &str, seed: Option<u32>, metrics: &[(&str, f64)]) {
+    let variant = seed.map_or(json!({}), |seed| json!({"pipeline.seed": seed}));
+    let folder = world.artifact(&format!("{method}_scores"), variant);
+    let rows = batch(vec![
+        ("split", Arc::new(StringArray::from_iter_values(metrics.iter().map(|_| "test"))) as ArrayRef),
+        ("metric", Arc::new(StringArray::from_iter_values(metrics.iter().map(|(name, _)| name)))),
+        ("value", floats(metrics.iter().map(|(_, value)| Some(*value)))),
+    ]);
+    write(&folder.join("metrics.parquet"), &rows.unwrap()).unwrap();
+    std::fs::write(folder.join("model_summary.json"), json!({"method": method}).to_string()).unwrap();
+}
+
+#[test]
+fn a_metric_on_which_the_baseline_was_not_scored_is_not_compared_with_it() {
+    let mut world = World::new();
+    scored(&mut world, "raise", None, &[("loss", 0.9), ("acc", 0.75)]);
+    scored(&mut world, "length", None, &[("loss", 1.1), ("acc", 0.5)]);
+    scored(&mut world, "random", None, &[("loss", 0.8)]);
+    let out = world.report("run");
+    let html = std::fs::read_to_string(out.join("report.html")).unwrap();
+    assert!(html.contains("loss on test: No method is better than the baseline <b>random</b>."), "{html}");
+    let acc = "acc on test: <b>raise</b> is best; the baseline random was not scored on it.";
+    assert!(html.contains(acc), "{html}");
+    let rows = read(&out.join("comparison.parquet")).unwrap();
+    let text = |name: &str| column::<StringArray>(&rows, name).unwrap().iter().collect::<Vec<_>>();
+    let baselines: Vec<_> = text("metric").into_iter().zip(text("baseline")).collect();
+    let [loss, acc] = [(Some("loss"), Some("random")), (Some("acc"), None)];
+    assert_eq!(baselines, [loss, loss, loss, acc, acc]);
+}
+
+#[test]
+fn methods_without_a_common_seed_have_no_difference() {
+    let mut world = World::new();
+    scored(&mut world, "raise", Some(17), &[("loss", 0.5)]);
+    scored(&mut world, "random", Some(18), &[("loss", 0.75)]);
+    let html = std::fs::read_to_string(world.report("run").join("report.html")).unwrap();
+    let said = "<b>raise</b> is best; no run of it has the seed of a run of the baseline random.";
+    assert!(html.contains(said), "{html}");
+}
+
+#[test]
+fn a_baseline_that_names_several_methods_is_told_with_their_names() {
+    let mut world = World::new();
+    scored(&mut world, "random, budget=1%", None, &[("loss", 0.5)]);
+    scored(&mut world, "random, budget=5%", None, &[("loss", 0.75)]);
+    let html = std::fs::read_to_string(world.report("run").join("report.html")).unwrap();
+    let said = "Several methods are called “random” (random, budget=1%; random, budget=5%), so nothing";
+    assert!(html.contains(said), "{html}");
+}
+
+#[test]
+fn an_id_that_is_no_id_ends_the_report_with_its_column_and_value() {
+    let mut world = World::new();
+    let folder = world.artifact("clusters", json!({}));
+    let rows = batch(vec![("id", floats([Some(0.0), Some(-1.0)])), ("cluster", counts([0, 1]))]).unwrap();
+    write(&folder.join("clusters.parquet"), &rows).unwrap();
+    let error = raisin_base::error::render(&Gathered::read(&world.stages["clusters"]).err().unwrap());
+    assert!(error.contains("stage `clusters`") && error.contains("column `id` has -1"), "{error}");
 }
 
 #[test]

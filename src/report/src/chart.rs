@@ -1,7 +1,8 @@
-//! Plots as inline SVG: lines with bands, stacked shares, intervals. No script and no file beside the page.
+//! Plots as inline SVG: lines with bands, stacked shares, intervals. The plots need no script and no other file.
 //!
-//! Colours are CSS variables of the page, from the palette of Okabe and Ito, which people with any colour vision can
-//! tell apart; lines differ in their dashes too. Drawn at 480 units wide, so that the text stays readable on a phone.
+//! The colours are CSS variables of the page. They come from the palette of Okabe and Ito, which people with any colour
+//! vision can distinguish. Lines also differ in their dashes. Plots are 480 units wide, so that text is readable on a
+//! phone.
 
 use std::fmt::Write as _;
 
@@ -13,33 +14,33 @@ const LEFT: f64 = 58.0;
 const RIGHT: f64 = 14.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 44.0;
-/// How many colours the page defines.
+/// The number of colours that the page defines.
 pub const COLOURS: usize = 8;
 
-/// A line, perhaps with a band.
+/// A line with an optional band.
 #[derive(Clone, Debug, Default)]
 pub struct Series {
     pub label: String,
-    /// Its place among all methods: the same on the whole page.
+    /// The number of the colour: the place of the method among all methods, the same on the whole page.
     pub colour: usize,
     pub points: Vec<(f64, f64)>,
     /// (x, low, high)
     pub band: Vec<(f64, f64, f64)>,
-    /// Drawn thin and without a legend: one seed behind a mean.
+    /// Whether the line is thin and has no legend, as the line of one seed behind the mean.
     pub is_faint: bool,
 }
 
-/// What every plot says of itself.
+/// The texts of a plot.
 #[derive(Clone, Copy, Debug)]
 pub struct Words<'a> {
     pub title: &'a str,
-    /// What it shows, for those who cannot see it.
+    /// What the plot shows, for people who cannot see it.
     pub description: &'a str,
     pub x: &'a str,
     pub y: &'a str,
 }
 
-/// Lines over a common axis; the axis need not begin at zero.
+/// Lines over a common axis, which need not begin at zero.
 pub fn lines(words: Words, series: &[Series]) -> String {
     let all = series.iter().flat_map(|series| {
         let band = series.band.iter().flat_map(|(x, low, high)| [(*x, *low), (*x, *high)]);
@@ -79,7 +80,7 @@ pub fn lines(words: Words, series: &[Series]) -> String {
     figure(words, &(frame.axes(words) + &body), HEIGHT, &line_legend(&legend))
 }
 
-/// Shares of categories, one column a place on the x axis, stacked to one.
+/// Shares of categories that sum to 1, stacked in one column for each place on the x axis.
 pub fn shares(words: Words, categories: &[(String, usize)], columns: &[(f64, Vec<f64>)]) -> String {
     let Some((first, last)) = columns.first().zip(columns.last()) else { return String::new() };
     let spacing = if columns.len() > 1 { (last.0 - first.0) / (columns.len() - 1) as f64 } else { 1.0 };
@@ -114,7 +115,7 @@ pub fn shares(words: Words, categories: &[(String, usize)], columns: &[(f64, Vec
 /// A mean with an interval: (label, colour, mean, interval).
 pub type Interval = (String, usize, f64, Option<(f64, f64)>);
 
-/// Means and their intervals, one below the other, with a line where the reference is.
+/// Means and their intervals, one below the other, with a line at the mean of the reference.
 pub fn intervals(words: Words, rows: &[Interval], reference: Option<(f64, &str)>) -> String {
     let ends = rows.iter().flat_map(|(_, _, mean, interval)| {
         let (low, high) = interval.unwrap_or((*mean, *mean));
@@ -247,7 +248,7 @@ impl Frame {
     }
 }
 
-/// Round numbers inside a range, about `wanted` of them.
+/// About `wanted` round numbers inside a range.
 pub fn ticks(low: f64, high: f64, wanted: usize) -> Vec<f64> {
     let raw = (high - low) / wanted.max(1) as f64;
     if !raw.is_finite() || raw <= 0.0 {
@@ -261,7 +262,7 @@ pub fn ticks(low: f64, high: f64, wanted: usize) -> Vec<f64> {
     (first..=last).map(|place| place as f64 * step).collect()
 }
 
-/// A tick with as many decimals as its spacing needs.
+/// The text of a tick, with as many decimals as the spacing of ticks needs.
 fn tick_text(value: f64, spacing: f64) -> String {
     let decimals = if spacing >= 1.0 { 0 } else { (-spacing.log10().floor()).clamp(0.0, 6.0) as usize };
     let text = format!("{value:.decimals$}");

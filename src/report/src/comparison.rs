@@ -1,35 +1,37 @@
-//! How methods compare: mean and interval over seeds, and the paired difference to a baseline over seeds and items.
+//! The comparison of methods: mean and interval over seeds, and the paired difference to a baseline over seeds and items.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt32Array};
 
-use super::gather::{Gathered, Item, Scoring, Spent};
+use super::gather::{Evaluation, Gathered, Item, Spent};
 use super::statistics::{Estimate, mean, weighted_mean};
 use raisin_base::error::Result;
 use raisin_table as table;
 
 /// One method on one metric.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Row {
+pub struct MethodScore {
     pub split: String,
     pub metric: String,
     pub method: String,
     pub value: Estimate,
-    /// `None` for the baseline itself, and where the baseline was not scored.
+    /// The label of the baseline; `None` if no baseline was scored on this metric.
+    pub baseline: Option<String>,
+    /// `None` for the baseline itself, and if no baseline was scored on this metric.
     pub difference: Option<Difference>,
     pub cost: Option<Spent>,
-    /// Training FLOPs as a share of those of `full`.
+    /// The training FLOPs, as a share of the training FLOPs of `full`.
     pub phi: Option<f64>,
 }
 
-/// To the baseline.
+/// The difference to the baseline.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Difference {
-    /// Each seed that both have is one observation.
+    /// Each seed that both methods have is one observation.
     pub over_seeds: Option<Estimate>,
-    /// Each item that both answered is one observation.
+    /// Each item that both methods answered is one observation.
     pub over_items: Option<Estimate>,
 }
 
@@ -39,29 +41,34 @@ impl Difference {
     }
 }
 
-/// Whether a smaller value is the better one.
+/// Whether a smaller value is better.
 pub fn less_is_better(metric: &str) -> bool {
     metric == "loss" || metric.ends_with("_loss") || metric == "perplexity"
 }
 
-/// The label that a baseline's name means: itself, or the only one that starts so (`random, budget=1%`).
+/// The label of the method that is called `baseline`: the label that is equal to this name, or the only label that starts
+/// with it, such as `random, budget=1%`.
 pub fn baseline_label<'a>(labels: &'a [String], baseline: &str) -> Option<&'a str> {
-    let is_it = |label: &&String| *label == baseline || label.split([',', '(']).next().map(str::trim) == Some(baseline);
     let exact = labels.iter().find(|label| *label == baseline);
     exact
         .or_else(|| {
-            let mut found = labels.iter().filter(is_it);
+            let mut found = labels.iter().filter(|label| is_called(label, baseline));
             found.next().filter(|_| found.next().is_none())
         })
         .map(String::as_str)
 }
 
-/// Every metric of every split, methods in the order of their labels.
-pub fn compare(gathered: &Gathered, baseline: &str) -> Vec<Row> {
+/// Whether a label is this name, or starts with it: `random, budget=1%` is called `random`.
+pub fn is_called(label: &str, name: &str) -> bool {
+    label == name || label.split([',', '(']).next().map(str::trim) == Some(name)
+}
+
+/// The comparison on every metric of every split, with methods in the order of their labels.
+pub fn compare(gathered: &Gathered, baseline: &str) -> Vec<MethodScore> {
     let labels = gathered.labels();
     let baseline = baseline_label(&labels, baseline);
     let mut measured: Vec<(String, String)> = Vec::new();
-    for (split, metric, _) in gathered.scorings.iter().flat_map(|scoring| &scoring.metrics) {
+    for (split, metric, _) in gathered.evaluations.iter().flat_map(|scoring| &scoring.metrics) {
         if !measured.contains(&(split.clone(), metric.clone())) {
             measured.push((split.clone(), metric.clone()));
         }
@@ -69,20 +76,21 @@ pub fn compare(gathered: &Gathered, baseline: &str) -> Vec<Row> {
     let full = full_flops(gathered);
     let mut rows = Vec::new();
     for (split, metric) in &measured {
-        let reference = baseline.map(|label| Arm::of(gathered, label, split, metric));
+        let reference = baseline.map(|label| (label, Arm::of(gathered, label, split, metric)));
+        let reference = reference.filter(|(_, arm)| !arm.runs.is_empty());
         for label in &labels {
             let arm = Arm::of(gathered, label, split, metric);
             let values: Vec<f64> = arm.runs.iter().map(|(_, value, _)| *value).collect();
             let Some(value) = mean(&values) else { continue };
-            let is_baseline = baseline == Some(label);
-            let difference = reference.as_ref().filter(|reference| !is_baseline && !reference.runs.is_empty());
+            let difference = reference.as_ref().filter(|(of, _)| of != label);
             let cost = cost_of(gathered, label);
-            rows.push(Row {
+            rows.push(MethodScore {
                 split: split.clone(),
                 metric: metric.clone(),
                 method: label.clone(),
                 value,
-                difference: difference.map(|reference| arm.minus(reference, metric)),
+                baseline: reference.as_ref().map(|(of, _)| (*of).to_owned()),
+                difference: difference.map(|(_, reference)| arm.minus(reference, metric)),
                 cost,
                 phi: full.and_then(|full| Some(cost?.flops / full)),
             });
@@ -91,17 +99,17 @@ pub fn compare(gathered: &Gathered, baseline: &str) -> Vec<Row> {
     rows
 }
 
-/// Phi: the training FLOPs of three epochs of the whole pool. Where `full` was given fewer steps, its cost is scaled up.
+/// Phi: the training FLOPs of three epochs of the whole pool. If `full` ran for fewer steps, its cost is scaled up.
 pub fn full_flops(gathered: &Gathered) -> Option<f64> {
     let cost = cost_of(gathered, "full").filter(|cost| cost.flops > 0.0 && cost.steps > 0.0)?;
     Some(cost.flops * (cost.full_steps / cost.steps).max(1.0))
 }
 
-/// What the runs of a method took on average; `None` for a model that was not tuned here.
+/// The average cost of the runs of a method; `None` for a model that no stage tuned.
 pub fn cost_of(gathered: &Gathered, label: &str) -> Option<Spent> {
     let scored =
-        gathered.scorings.iter().filter(|scoring| scoring.name.label == label).filter_map(|scoring| scoring.cost);
-    let tuned = gathered.tunings.iter().filter(|tuning| tuning.name.label == label).map(|tuning| tuning.cost);
+        gathered.evaluations.iter().filter(|scoring| scoring.name.label == label).filter_map(|scoring| scoring.cost);
+    let tuned = gathered.tuned_models.iter().filter(|tuning| tuning.name.label == label).map(|tuning| tuning.cost);
     let mut costs: Vec<Spent> = tuned.collect();
     if costs.is_empty() {
         costs = scored.collect();
@@ -124,12 +132,12 @@ pub fn average(costs: &[Spent]) -> Option<Spent> {
 
 /// The runs of one method: seed, value, evaluation.
 struct Arm<'a> {
-    runs: Vec<(Option<&'a str>, f64, &'a Scoring)>,
+    runs: Vec<(Option<&'a str>, f64, &'a Evaluation)>,
 }
 
 impl<'a> Arm<'a> {
     fn of(gathered: &'a Gathered, label: &str, split: &str, metric: &str) -> Self {
-        let of_label = gathered.scorings.iter().filter(|scoring| scoring.name.label == label);
+        let of_label = gathered.evaluations.iter().filter(|scoring| scoring.name.label == label);
         let runs = of_label.filter_map(|scoring| {
             let (_, _, value) = scoring.metrics.iter().find(|(of, name, _)| of == split && name == metric)?;
             Some((scoring.name.seed.as_deref(), *value, scoring))
@@ -137,16 +145,16 @@ impl<'a> Arm<'a> {
         Self { runs: runs.collect() }
     }
 
-    /// The run of a seed; a run that all seeds share stands for each.
-    fn run(&self, seed: Option<&str>) -> Option<&(Option<&'a str>, f64, &'a Scoring)> {
+    /// The run of a seed, or the run that all seeds share.
+    fn run(&self, seed: Option<&str>) -> Option<&(Option<&'a str>, f64, &'a Evaluation)> {
         let own = self.runs.iter().find(|(other, ..)| *other == seed);
         own.or_else(|| self.runs.iter().find(|(other, ..)| other.is_none()))
     }
 
-    /// Pairs by seed. Where neither has a run for each of the other's seeds, those without a partner are left out.
+    /// The difference of paired runs: runs of the same seed. Runs without a partner are left out.
     fn minus(&self, baseline: &Self, metric: &str) -> Difference {
         let seeds: BTreeSet<Option<&str>> = self.runs.iter().chain(&baseline.runs).map(|(seed, ..)| *seed).collect();
-        // The shared run is no seed of its own beside real ones.
+        // A run that all seeds share is no additional seed.
         let has_seeds = seeds.iter().any(Option::is_some);
         let pairs: Vec<_> = seeds
             .into_iter()
@@ -171,25 +179,26 @@ impl<'a> Arm<'a> {
     }
 }
 
-/// An item's outcome on a metric, and its weight: a loss counts by its tokens, as in the metric itself.
+/// The outcome of an item on a metric, and its weight. A loss is weighted by its tokens, as in the metric.
 fn outcome(item: &Item, metric: &str) -> Option<(f64, f64)> {
     match metric {
         "loss" => item.loss.map(|loss| (loss, item.tokens)),
-        "acc" | "exact_match" => item.correct.map(|correct| (correct, 1.0)),
-        "acc_norm" | "flexible_match" => item.correct_norm.map(|correct| (correct, 1.0)),
-        _ => None,
+        other => item.correct.get(other).map(|correct| (*correct, 1.0)),
     }
 }
 
-/// The table `comparison`, for SQL.
-pub fn comparison_table(rows: &[Row], baseline: &str) -> Result<RecordBatch> {
-    let texts = |of: &dyn Fn(&Row) -> String| Arc::new(rows.iter().map(|row| Some(of(row))).collect::<StringArray>());
-    let floats =
-        |of: &dyn Fn(&Row) -> Option<f64>| -> ArrayRef { Arc::new(rows.iter().map(of).collect::<Float64Array>()) };
-    let counts =
-        |of: &dyn Fn(&Row) -> Option<u32>| -> ArrayRef { Arc::new(rows.iter().map(of).collect::<UInt32Array>()) };
-    let seeds = |row: &Row| row.difference.as_ref()?.over_seeds;
-    let items = |row: &Row| row.difference.as_ref()?.over_items;
+/// The `comparison` table.
+pub fn comparison_table(rows: &[MethodScore]) -> Result<RecordBatch> {
+    let texts =
+        |of: &dyn Fn(&MethodScore) -> String| Arc::new(rows.iter().map(|row| Some(of(row))).collect::<StringArray>());
+    let floats = |of: &dyn Fn(&MethodScore) -> Option<f64>| -> ArrayRef {
+        Arc::new(rows.iter().map(of).collect::<Float64Array>())
+    };
+    let counts = |of: &dyn Fn(&MethodScore) -> Option<u32>| -> ArrayRef {
+        Arc::new(rows.iter().map(of).collect::<UInt32Array>())
+    };
+    let seeds = |row: &MethodScore| row.difference.as_ref()?.over_seeds;
+    let items = |row: &MethodScore| row.difference.as_ref()?.over_items;
     table::batch(vec![
         ("split", texts(&|row| row.split.clone()) as ArrayRef),
         ("metric", texts(&|row| row.metric.clone())),
@@ -198,7 +207,7 @@ pub fn comparison_table(rows: &[Row], baseline: &str) -> Result<RecordBatch> {
         ("mean", floats(&|row| Some(row.value.mean))),
         ("ci_low", floats(&|row| Some(row.value.interval?.0))),
         ("ci_high", floats(&|row| Some(row.value.interval?.1))),
-        ("baseline", texts(&|_| baseline.to_owned())),
+        ("baseline", Arc::new(rows.iter().map(|row| row.baseline.as_deref()).collect::<StringArray>())),
         ("difference", floats(&|row| row.difference.as_ref()?.mean())),
         ("difference_low", floats(&|row| Some(seeds(row)?.interval?.0))),
         ("difference_high", floats(&|row| Some(seeds(row)?.interval?.1))),

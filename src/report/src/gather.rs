@@ -1,5 +1,6 @@
-//! Artifacts as plain structs. What an artifact is, its tables say: `rounds` a trained selector, `summary.json` with
-//! a method a tuned model, `metrics` and `items` an evaluation, `clusters` the candidates' clusters.
+//! Reads artifacts into plain structs. The tables of an artifact tell what it is: `rounds` belongs to a trained selector,
+//! `steps` and a `summary.json` with a method to a tuned model, `metrics` and `items` to an evaluation, `clusters` to the
+//! clusters of candidates.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -9,16 +10,16 @@ use arrow_cast::cast;
 use arrow_schema::DataType;
 use serde_json::Value;
 
-use raisin_base::error::{Context as _, Result};
+use raisin_base::error::{Context as _, Result, anyhow};
 use raisin_contract::Source;
 use raisin_table as table;
 
-/// Which artifact it is, in a person's words.
+/// What the page calls an artifact.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Name {
-    /// The method, and the other swept values but the seed.
+pub struct MethodName {
+    /// The method and all swept values except the seed.
     pub label: String,
-    /// `None` where all seeds share the artifact, or there is no sweep over seeds.
+    /// `None` if all seeds share the artifact, or the pipeline does not sweep over seeds.
     pub seed: Option<String>,
     stage: String,
 }
@@ -35,39 +36,39 @@ pub struct Picked {
     pub instruction: String,
 }
 
-/// (round, sum of the rewards, performance at the end)
+/// (round, sum of the rewards, performance at the end of the episode)
 pub type Round = (f64, Option<f64>, Option<f64>);
 
 /// A trained selector.
-pub struct Training {
-    pub name: Name,
+pub struct TrainedSelector {
+    pub name: MethodName,
     pub rounds: Vec<Round>,
     pub picked: Vec<Picked>,
     pub cost: Spent,
-    /// Forward passes before the first episode: features, the states of a frozen prefix.
+    /// The forward passes before the first episode: features, and the states of a frozen prefix.
     pub passes: Vec<(String, Spent)>,
 }
 
 /// A tuned model.
-pub struct Tuning {
-    pub name: Name,
-    /// (step, performance) where it was measured.
+pub struct TunedModel {
+    pub name: MethodName,
+    /// (step, performance), for the steps at which it was measured.
     pub performance: Vec<(f64, f64)>,
     pub picked: Vec<Picked>,
     pub cost: Spent,
 }
 
-/// What training took, as far as the artifact says.
+/// What training cost, as far as the artifact says.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Spent {
     pub steps: f64,
-    /// The steps of three epochs of the whole pool; 0 where a summary does not say.
+    /// The steps of three epochs of the whole pool; 0 if the summary does not say.
     pub full_steps: f64,
     pub tokens: f64,
     pub supervised_tokens: f64,
-    /// Training steps.
+    /// The FLOPs of training steps.
     pub flops: f64,
-    /// Passes over the validation examples.
+    /// The FLOPs of passes over the validation examples.
     pub evaluation_flops: f64,
 }
 
@@ -76,29 +77,32 @@ pub struct Spent {
 pub struct Item {
     pub loss: Option<f64>,
     pub tokens: f64,
-    pub correct: Option<f64>,
-    pub correct_norm: Option<f64>,
+    /// By the name of the metric: 1 if the model is right, else 0.
+    pub correct: BTreeMap<&'static str, f64>,
 }
 
+/// The metrics of which a table `items` says whether the model is right.
+const MATCHES: [&str; 4] = ["acc", "acc_norm", "exact_match", "flexible_match"];
+
 /// An evaluation.
-pub struct Scoring {
-    pub name: Name,
+pub struct Evaluation {
+    pub name: MethodName,
     /// (split, metric, value)
     pub metrics: Vec<(String, String, f64)>,
     pub items: BTreeMap<u32, Item>,
-    /// Of the model that was scored, where it says so.
+    /// The cost of training the scored model, if its artifact says it.
     pub cost: Option<Spent>,
 }
 
-/// All that a page shows.
+/// Everything that a page shows.
 #[derive(Default)]
 pub struct Gathered {
-    pub trainings: Vec<Training>,
-    pub tunings: Vec<Tuning>,
-    pub scorings: Vec<Scoring>,
+    pub selectors: Vec<TrainedSelector>,
+    pub tuned_models: Vec<TunedModel>,
+    pub evaluations: Vec<Evaluation>,
     /// Clusters of candidates, by seed.
     pub clusters: BTreeMap<Option<String>, BTreeMap<u32, u32>>,
-    /// Stages of which nothing is shown.
+    /// The stages that the page does not show.
     pub ignored: BTreeSet<String>,
 }
 
@@ -108,9 +112,9 @@ impl Gathered {
         for source in sources {
             gathered.add(source).with_context(|| format!("cannot report stage `{}`", source.stage))?;
         }
-        tell_apart(gathered.trainings.iter_mut().map(|training| &mut training.name).collect());
-        tell_apart(gathered.tunings.iter_mut().map(|tuning| &mut tuning.name).collect());
-        tell_apart(gathered.scorings.iter_mut().map(|scoring| &mut scoring.name).collect());
+        tell_apart(gathered.selectors.iter_mut().map(|training| &mut training.name).collect());
+        tell_apart(gathered.tuned_models.iter_mut().map(|tuning| &mut tuning.name).collect());
+        tell_apart(gathered.evaluations.iter_mut().map(|scoring| &mut scoring.name).collect());
         gathered.learn_clusters();
         Ok(gathered)
     }
@@ -120,29 +124,31 @@ impl Gathered {
         let has = |table: &str| folder.join(format!("{table}.parquet")).is_file();
         let summary = json(&folder.join("summary.json"))?;
         if has("rounds") {
-            self.trainings.push(training(source, summary.as_ref())?);
+            self.selectors.push(training(source, summary.as_ref())?);
         } else if has("metrics") {
-            self.scorings.push(scoring(source)?);
+            self.evaluations.push(scoring(source)?);
         } else if let (Some(summary), true) = (&summary, has("steps"))
             && summary.get("method").is_some()
         {
-            self.tunings.push(tuning(source, summary)?);
+            self.tuned_models.push(tuning(source, summary)?);
         } else if has("clusters") {
             let rows = table::read_columns(&folder.join("clusters.parquet"), &["id", "cluster"])?;
             let pairs = numbers(&rows, "id")?.into_iter().zip(numbers(&rows, "cluster")?);
             let known = self.clusters.entry(name(source, None).seed).or_default();
-            known.extend(pairs.filter_map(|(id, cluster)| Some((id? as u32, cluster? as u32))));
+            for (id, cluster) in pairs.filter_map(|(id, cluster)| id.zip(cluster)) {
+                known.insert(whole(id, "id")?, whole(cluster, "cluster")?);
+            }
         } else {
             self.ignored.insert(source.stage.clone());
         }
         Ok(())
     }
 
-    /// Rows of methods that look at no features have no cluster; others of the same seed know it.
+    /// Fills in the clusters of rows that methods without features selected, from other artifacts of the same seed.
     fn learn_clusters(&mut self) {
-        let trainings = self.trainings.iter().map(|training| (&training.name.seed, &training.picked));
-        let tunings = self.tunings.iter().map(|tuning| (&tuning.name.seed, &tuning.picked));
-        for (seed, picked) in trainings.chain(tunings) {
+        let selectors = self.selectors.iter().map(|training| (&training.name.seed, &training.picked));
+        let tuned_models = self.tuned_models.iter().map(|tuning| (&tuning.name.seed, &tuning.picked));
+        for (seed, picked) in selectors.chain(tuned_models) {
             let known = self.clusters.entry(seed.clone()).or_default();
             for row in picked {
                 if let Some(cluster) = row.cluster {
@@ -150,7 +156,7 @@ impl Gathered {
                 }
             }
         }
-        for tuning in &mut self.tunings {
+        for tuning in &mut self.tuned_models {
             let known = self.clusters.get(&tuning.name.seed).or_else(|| self.clusters.get(&None));
             for row in tuning.picked.iter_mut().filter(|row| row.cluster.is_none()) {
                 row.cluster = known.and_then(|known| known.get(&row.id).copied());
@@ -158,11 +164,11 @@ impl Gathered {
         }
     }
 
-    /// Every label, in the order of its first appearance: evaluations first, for they are what is compared.
+    /// All labels in the order of their first appearance. The labels of evaluations, which are compared, come first.
     pub fn labels(&self) -> Vec<String> {
-        let scored = self.scorings.iter().map(|scoring| &scoring.name);
-        let tuned = self.tunings.iter().map(|tuning| &tuning.name);
-        let trained = self.trainings.iter().map(|training| &training.name);
+        let scored = self.evaluations.iter().map(|scoring| &scoring.name);
+        let tuned = self.tuned_models.iter().map(|tuning| &tuning.name);
+        let trained = self.selectors.iter().map(|training| &training.name);
         let mut labels: Vec<String> = Vec::new();
         for name in scored.chain(tuned).chain(trained) {
             if !labels.contains(&name.label) {
@@ -173,7 +179,7 @@ impl Gathered {
     }
 }
 
-fn training(source: &Source, summary: Option<&Value>) -> Result<Training> {
+fn training(source: &Source, summary: Option<&Value>) -> Result<TrainedSelector> {
     let rows = table::read(&source.folder.join("rounds.parquet"))?;
     let rounds = numbers(&rows, "round")?;
     let (rewards, ends) = (numbers(&rows, "episode_reward")?, numbers(&rows, "final_performance")?);
@@ -200,16 +206,22 @@ fn training(source: &Source, summary: Option<&Value>) -> Result<Training> {
         (name, spent(pass))
     });
     let passes = passes.collect();
-    Ok(Training { name: name(source, None), rounds: rounds.collect(), picked: picked(&source.folder)?, cost, passes })
+    Ok(TrainedSelector {
+        name: name(source, None),
+        rounds: rounds.collect(),
+        picked: picked(&source.folder)?,
+        cost,
+        passes,
+    })
 }
 
-fn tuning(source: &Source, summary: &Value) -> Result<Tuning> {
+fn tuning(source: &Source, summary: &Value) -> Result<TunedModel> {
     let rows = table::read(&source.folder.join("steps.parquet"))?;
     let points = numbers(&rows, "step")?.into_iter().zip(numbers(&rows, "performance")?);
-    // Steps of a fine-tune count from 1; 0 is the model before it.
+    // The steps of a fine-tune count from 1. Step 0 is the model before the fine-tune.
     let measured = points.filter_map(|(step, performance)| Some((step?, performance?)));
     let start = summary.get("base_performance").and_then(Value::as_f64).map(|performance| (0.0, performance));
-    Ok(Tuning {
+    Ok(TunedModel {
         name: name(source, Some(summary)),
         performance: start.into_iter().chain(measured).collect(),
         picked: picked(&source.folder)?,
@@ -217,7 +229,7 @@ fn tuning(source: &Source, summary: &Value) -> Result<Tuning> {
     })
 }
 
-fn scoring(source: &Source) -> Result<Scoring> {
+fn scoring(source: &Source) -> Result<Evaluation> {
     let rows = table::read(&source.folder.join("metrics.parquet"))?;
     let (names, values) = (texts(&rows, "metric")?, numbers(&rows, "value")?);
     let splits = texts(&rows, "split")?;
@@ -229,20 +241,22 @@ fn scoring(source: &Source) -> Result<Scoring> {
     if path.is_file() {
         let rows = table::read(&path)?;
         let (losses, tokens) = (numbers(&rows, "loss")?, numbers(&rows, "tokens")?);
-        let (correct, correct_norm) = (truths(&rows, "correct")?, truths(&rows, "correct_norm")?);
+        let matches: Vec<(&str, Vec<Option<f64>>)> =
+            MATCHES.into_iter().map(|name| Ok((name, truths(&rows, name)?))).collect::<Result<_>>()?;
         for (row, id) in numbers(&rows, "id")?.into_iter().enumerate() {
             let item = Item {
                 loss: losses[row],
                 tokens: tokens[row].unwrap_or(0.0),
-                correct: correct[row],
-                correct_norm: correct_norm[row],
+                correct: matches.iter().filter_map(|(name, of)| Some((*name, of[row]?))).collect(),
             };
-            items.extend(id.map(|id| (id as u32, item)));
+            if let Some(id) = id {
+                items.insert(whole(id, "id")?, item);
+            }
         }
     }
     let summary = json(&source.folder.join("model_summary.json"))?;
     let cost = summary.as_ref().map(spent);
-    Ok(Scoring { name: name(source, summary.as_ref()), metrics, items, cost })
+    Ok(Evaluation { name: name(source, summary.as_ref()), metrics, items, cost })
 }
 
 fn picked(folder: &Path) -> Result<Vec<Picked>> {
@@ -254,18 +268,21 @@ fn picked(folder: &Path) -> Result<Vec<Picked>> {
     let (rounds, steps, ids) = (numbers(&rows, "round")?, numbers(&rows, "step")?, numbers(&rows, "id")?);
     let (clusters, scores) = (numbers(&rows, "cluster")?, numbers(&rows, "score")?);
     let (labels, instructions) = (texts(&rows, "label")?, texts(&rows, "instruction")?);
-    let row = |row: usize| {
-        Some(Picked {
-            round: rounds[row].map(|round| round as u32),
-            step: steps[row]? as u32,
-            id: ids[row]? as u32,
-            cluster: clusters[row].map(|cluster| cluster as u32),
+    let optional = |value: Option<f64>, name: &str| value.map(|value| whole(value, name)).transpose();
+    let mut picked = Vec::with_capacity(rows.num_rows());
+    for row in 0..rows.num_rows() {
+        let (Some(step), Some(id)) = (steps[row], ids[row]) else { continue };
+        picked.push(Picked {
+            round: optional(rounds[row], "round")?,
+            step: whole(step, "step")?,
+            id: whole(id, "id")?,
+            cluster: optional(clusters[row], "cluster")?,
             score: scores[row],
             label: labels[row].clone(),
             instruction: instructions[row].clone().unwrap_or_default(),
-        })
-    };
-    Ok((0..rows.num_rows()).filter_map(row).collect())
+        });
+    }
+    Ok(picked)
 }
 
 fn spent(summary: &Value) -> Spent {
@@ -293,8 +310,8 @@ fn json(path: &Path) -> Result<Option<Value>> {
     }
 }
 
-/// A label from the swept values and the model's own method: `raise`, `raise, budget=5%`.
-fn name(source: &Source, summary: Option<&Value>) -> Name {
+/// The label consists of the method and the swept values: `raise`, or `raise, budget=5%`.
+fn name(source: &Source, summary: Option<&Value>) -> MethodName {
     let mut words: Vec<String> = Vec::new();
     let mut seed = None;
     for (key, value) in &source.variant {
@@ -312,11 +329,11 @@ fn name(source: &Source, summary: Option<&Value>) -> Name {
         words.insert(0, method.to_owned());
     }
     let label = if words.is_empty() { source.stage.clone() } else { words.join(", ") };
-    Name { label, seed, stage: source.stage.clone() }
+    MethodName { label, seed, stage: source.stage.clone() }
 }
 
-/// Adds the stage to labels that two stages share.
-fn tell_apart(mut names: Vec<&mut Name>) {
+/// Adds the name of the stage to each label that several stages share.
+fn tell_apart(mut names: Vec<&mut MethodName>) {
     let mut stages: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for name in &names {
         stages.entry(name.label.clone()).or_default().insert(name.stage.clone());
@@ -328,7 +345,18 @@ fn tell_apart(mut names: Vec<&mut Name>) {
     }
 }
 
-/// A column as numbers, whatever its width; all null where the table lacks it.
+/// A count or an id from a column of numbers. The table of an `sql` stage may have any number there.
+///
+/// # Errors
+/// The number is negative, has a fraction, or needs more than 32 bits.
+fn whole(value: f64, column: &str) -> Result<u32> {
+    let is_whole = value.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&value);
+    is_whole
+        .then_some(value as u32)
+        .ok_or_else(|| anyhow!("column `{column}` has {value}, which is no count and no id"))
+}
+
+/// A column as numbers of any type. All values are null if the table has no such column.
 fn numbers(rows: &RecordBatch, name: &str) -> Result<Vec<Option<f64>>> {
     let Some(column) = rows.column_by_name(name) else { return Ok(vec![None; rows.num_rows()]) };
     let column = cast(column, &DataType::Float64)?;
@@ -345,7 +373,7 @@ fn texts(rows: &RecordBatch, name: &str) -> Result<Vec<Option<String>>> {
     Ok(values.map(|values| values.iter().map(|value| value.map(str::to_owned)).collect()).unwrap_or_default())
 }
 
-/// A column of truths as 1 and 0.
+/// A column of truth values as 1 and 0. All values are null if the table has no such column.
 fn truths(rows: &RecordBatch, name: &str) -> Result<Vec<Option<f64>>> {
     let Some(column) = rows.column_by_name(name) else { return Ok(vec![None; rows.num_rows()]) };
     let values: Option<&BooleanArray> = column.as_any().downcast_ref();

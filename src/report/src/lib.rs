@@ -1,14 +1,14 @@
-//! One self-contained HTML page over the tables of a pipeline: what was learned, selected and reached, at what cost.
+//! One self-contained HTML page about the results of a pipeline: learning curves, selections, scores and costs.
 //!
-//! [`gather`] reads artifacts into plain structs, by the tables that they hold and not by the kind that made them;
-//! [`comparison`] and [`statistics`] compute; [`chart`] draws SVG; [`page`] puts it together. The same artifacts
-//! give the same bytes: no time, no host, no random number.
+//! [`gather`] reads artifacts into plain structs; it goes by the tables of an artifact, not by its kind. [`comparison`] and
+//! [`statistics`] compute, [`chart`] draws SVG, and [`page`] assembles the page. The page contains no time, host name or
+//! random number: the same artifacts give the same bytes.
 
 pub mod chart;
 pub mod comparison;
 pub mod gather;
 mod markup;
 pub mod page;
-mod results;
+pub mod results;
 mod sections;
 pub mod statistics;

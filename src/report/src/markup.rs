@@ -1,6 +1,6 @@
-//! Text into HTML and SVG: escaping, and numbers as people read them.
+//! Text for HTML and SVG: escaping, and the formats of numbers.
 
-/// Text as HTML: nothing in it is markup any more. Control characters that HTML forbids are shown as replacements.
+/// A text in which nothing is markup. Control characters that HTML forbids become replacement characters.
 pub fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for letter in text.chars() {
@@ -11,7 +11,7 @@ pub fn escape(text: &str) -> String {
             '"' => escaped.push_str("&quot;"),
             '\'' => escaped.push_str("&#39;"),
             '\n' | '\t' | '\r' => escaped.push(' '),
-            // Bidirectional overrides would reorder the page around them.
+            // Bidirectional overrides would reorder other text of the page.
             '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => escaped.push('\u{fffd}'),
             letter if letter.is_control() => escaped.push('\u{fffd}'),
             letter => escaped.push(letter),
@@ -20,7 +20,7 @@ pub fn escape(text: &str) -> String {
     escaped
 }
 
-/// The first `characters` of a text.
+/// The first `characters` characters of a text.
 pub fn cut(text: &str, characters: usize) -> String {
     if text.chars().count() <= characters {
         return text.to_owned();
@@ -28,7 +28,7 @@ pub fn cut(text: &str, characters: usize) -> String {
     text.chars().take(characters.saturating_sub(1)).chain(['…']).collect()
 }
 
-/// Four significant digits, with a proper minus sign.
+/// A number with four significant digits and a typographic minus sign.
 pub fn number(value: f64) -> String {
     let magnitude = value.abs();
     let decimals = if magnitude >= 1000.0 || magnitude == 0.0 {
@@ -41,14 +41,14 @@ pub fn number(value: f64) -> String {
     text.replace('-', "−")
 }
 
-/// Three digits: enough for the ends of an interval.
+/// A number with three significant digits, for the ends of an interval.
 fn rough(value: f64) -> String {
     let magnitude = value.abs();
     let decimals = if magnitude == 0.0 { 0 } else { (2 - magnitude.log10().floor() as i32).clamp(0, 6) as usize };
     if magnitude != 0.0 && magnitude < 1e-4 { number(value) } else { format!("{value:.decimals$}").replace('-', "−") }
 }
 
-/// The same with a sign in front of either.
+/// A number with three significant digits and its sign, plus included.
 pub fn signed(value: f64) -> String {
     let text = rough(value);
     if value == 0.0 || text.starts_with('−') { text } else { format!("+{text}") }

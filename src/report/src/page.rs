@@ -1,4 +1,4 @@
-//! The page: sections in the order in which a reader asks, one style for light and dark, for paper and phone.
+//! The page: its sections, and one style for light and dark screens, paper and phones.
 
 use super::comparison::{baseline_label, compare};
 use super::gather::Gathered;

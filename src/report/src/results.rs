@@ -1,15 +1,15 @@
-//! What was reached: a sentence a metric, intervals, and the whole comparison.
+//! The results: one sentence for each metric, plots of the intervals, and tables of the comparison.
 
 use std::fmt::Write as _;
 
 use super::chart::{Interval, Words, intervals};
-use super::comparison::{Row, less_is_better};
+use super::comparison::{MethodScore, is_called, less_is_better};
 use super::markup::{count, escape, number, signed};
 use super::sections::{colour, dot, in_order};
 use super::statistics::Estimate;
 
-/// What was reached: a sentence, intervals, and the whole comparison.
-pub fn results(rows: &[Row], labels: &[String], reference: Option<&str>, baseline: &str) -> String {
+/// The section with the results of all methods.
+pub fn results(rows: &[MethodScore], labels: &[String], reference: Option<&str>, baseline: &str) -> String {
     if rows.is_empty() {
         return String::new();
     }
@@ -19,8 +19,8 @@ pub fn results(rows: &[Row], labels: &[String], reference: Option<&str>, baselin
         None => {
             let _ = writeln!(
                 html,
-                "<p class=\"quiet\">No method called “{}” was scored, so nothing is compared with it.</p>",
-                escape(baseline)
+                "<p class=\"quiet\">{}, so nothing is compared with it.</p>",
+                escape(&no_baseline(labels, baseline))
             );
         }
     }
@@ -28,7 +28,7 @@ pub fn results(rows: &[Row], labels: &[String], reference: Option<&str>, baselin
     let mut tables = String::new();
     let groups = in_order(rows.iter().map(|row| (row.split.clone(), row.metric.clone())));
     for (split, metric) in &groups {
-        let of: Vec<&Row> = rows.iter().filter(|row| row.split == *split && row.metric == *metric).collect();
+        let of: Vec<&MethodScore> = rows.iter().filter(|row| row.split == *split && row.metric == *metric).collect();
         let is_less = less_is_better(metric);
         let direction = if is_less { "less is better" } else { "more is better" };
         let bars: Vec<Interval> = of
@@ -54,8 +54,18 @@ pub fn results(rows: &[Row], labels: &[String], reference: Option<&str>, baselin
     html
 }
 
-/// An untuned model may lie so far off that nothing else could be told apart: it is named instead of drawn.
-fn comparable(bars: Vec<Interval>, rows: &[&Row]) -> (Vec<Interval>, Vec<String>) {
+/// Why there is no baseline.
+pub fn no_baseline(labels: &[String], baseline: &str) -> String {
+    let several: Vec<&str> = labels.iter().map(String::as_str).filter(|label| is_called(label, baseline)).collect();
+    if several.is_empty() {
+        return format!("No method called “{baseline}” was scored");
+    }
+    format!("Several methods are called “{baseline}” ({})", several.join("; "))
+}
+
+/// The intervals to draw, and the text of those that are left out. An untuned model is left out if its value is so far from
+/// the others that their differences could not be seen.
+fn comparable(bars: Vec<Interval>, rows: &[&MethodScore]) -> (Vec<Interval>, Vec<String>) {
     let reach = |bars: &mut dyn Iterator<Item = &Interval>| {
         let ends = bars.flat_map(|bar| {
             let (low, high) = bar.3.unwrap_or((bar.2, bar.2));
@@ -74,31 +84,38 @@ fn comparable(bars: Vec<Interval>, rows: &[&Row]) -> (Vec<Interval>, Vec<String>
     (drawn, left_out.into_iter().map(|bar| format!("{} ({})", bar.0, number(bar.2))).collect())
 }
 
-/// One sentence a metric: the best method against the baseline.
-fn findings(rows: &[Row], reference: &str) -> String {
+/// One sentence for each metric: the best method against the baseline.
+fn findings(rows: &[MethodScore], reference: &str) -> String {
     let mut html = String::new();
     for (split, metric) in in_order(rows.iter().map(|row| (row.split.clone(), row.metric.clone()))) {
         let is_less = less_is_better(&metric);
-        // An oracle sees the truth of synthetic data: a bound, not a method.
-        let is_method = |row: &&Row| !row.method.starts_with("oracle");
+        // An oracle reads the labels of synthetic data: it is a bound, not a method.
+        let is_method = |row: &&MethodScore| !row.method.starts_with("oracle");
         let of = || rows.iter().filter(|row| row.split == split && row.metric == metric);
-        let better = |one: &&Row, other: &&Row| {
+        let better = |one: &&MethodScore, other: &&MethodScore| {
             let order = one.value.mean.total_cmp(&other.value.mean);
             if is_less { order.reverse() } else { order }
         };
         let Some(best) = of().filter(is_method).max_by(better) else { continue };
-        // The table below has it on top: so that the two do not seem to disagree.
+        // The sentence names an oracle that the table below has on top, so that the two do not seem to disagree.
         let aside = if of().max_by(better).is_some_and(|row| !is_method(&row)) {
             " (the oracle, which is told the truth, aside)"
         } else {
             ""
         };
         let name = escape(&best.method);
+        let against = escape(reference);
         let text = match &best.difference {
-            None => format!("No method is better than the baseline <b>{}</b>{aside}", escape(reference)),
+            None if best.method == reference => {
+                format!("No method is better than the baseline <b>{against}</b>{aside}")
+            }
+            None => format!("<b>{name}</b> is best{aside}; the baseline {against} was not scored on it"),
+            Some(difference) if difference.mean().is_none() => {
+                format!("<b>{name}</b> is best{aside}; no run of it has the seed of a run of the baseline {against}")
+            }
             Some(difference) => {
                 let mean = difference.mean().unwrap_or_default();
-                let against = format!("<b>{name}</b> is best{aside}, {} against {}", signed(mean), escape(reference));
+                let finding = format!("<b>{name}</b> is best{aside}, {} against {against}", signed(mean));
                 let verdict =
                     |estimate: Option<Estimate>, what: &str| match estimate.and_then(|it| Some((it, it.interval?))) {
                         Some((estimate, (low, high))) => {
@@ -107,7 +124,7 @@ fn findings(rows: &[Row], reference: &str) -> String {
                         }
                         None => String::new(),
                     };
-                against + &verdict(difference.over_seeds, "seeds") + &verdict(difference.over_items, "items")
+                finding + &verdict(difference.over_seeds, "seeds") + &verdict(difference.over_items, "items")
             }
         };
         let _ = writeln!(html, "<p class=\"finding\">{} on {}: {text}.</p>", escape(&metric), escape(&split));
@@ -115,7 +132,7 @@ fn findings(rows: &[Row], reference: &str) -> String {
     html
 }
 
-fn comparison(rows: &[&Row], labels: &[String], reference: Option<&str>, title: &str, is_less: bool) -> String {
+fn comparison(rows: &[&MethodScore], labels: &[String], reference: Option<&str>, title: &str, is_less: bool) -> String {
     let has_phi = rows.iter().any(|row| row.phi.is_some());
     let against = reference.map(escape).unwrap_or_default();
     let mut html = format!(
@@ -131,7 +148,7 @@ fn comparison(rows: &[&Row], labels: &[String], reference: Option<&str>, title: 
     }
     html.push_str("<th class=\"n\">steps</th>");
     html.push_str(if has_phi { "<th class=\"n\">Φ</th></tr></thead><tbody>\n" } else { "</tr></thead><tbody>\n" });
-    let mut ordered: Vec<&&Row> = rows.iter().collect();
+    let mut ordered: Vec<&&MethodScore> = rows.iter().collect();
     ordered.sort_by(|one, other| {
         let order = one.value.mean.total_cmp(&other.value.mean);
         if is_less { order } else { order.reverse() }

@@ -1,16 +1,16 @@
-//! The sections of the page below its results, each empty where its tables are not there.
+//! The sections of the page after the results. A section is empty if no artifact has its tables.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use super::chart::{COLOURS, Series, Words, lines, shares};
 use super::comparison::{average, cost_of, full_flops};
-use super::gather::{Gathered, Picked, Round, Spent, Tuning};
+use super::gather::{Gathered, Picked, Round, Spent, TunedModel};
 use super::markup::{count, cut, escape, number};
 
-/// Columns that a plot of shares has at most: more steps are put together.
+/// The largest number of columns in a plot of shares. If there are more steps, several steps share a column.
 const COLUMNS: usize = 48;
-/// Instructions that a sample lists.
+/// The number of instructions in a list of the most selected ones.
 const SAMPLE: usize = 10;
 
 pub fn colour(labels: &[String], label: &str) -> usize {
@@ -25,12 +25,12 @@ pub fn dot(labels: &[String], label: &str) -> String {
     )
 }
 
-/// Validation loss by step, the mean over seeds and their range.
+/// The learning curves: validation loss by step, as the mean and the range over seeds.
 pub fn learning(gathered: &Gathered, labels: &[String]) -> String {
     let mut series = Vec::new();
     for label in labels {
         let runs: Vec<Vec<(f64, f64)>> = gathered
-            .tunings
+            .tuned_models
             .iter()
             .filter(|tuning| tuning.name.label == *label)
             .map(|tuning| tuning.performance.iter().map(|(step, performance)| (*step, -performance)).collect())
@@ -49,7 +49,7 @@ pub fn learning(gathered: &Gathered, labels: &[String]) -> String {
         x: "training step",
         y: "validation loss",
     };
-    // Full training may take a hundred times the steps of the rest, which then deserve a plot of their own.
+    // Full training may have a hundred times as many steps as the other methods, which then get a plot of their own.
     let last = |series: &Series| series.points.last().map_or(0.0, |point| point.0);
     let mut ends: Vec<f64> = series.iter().map(last).collect();
     ends.sort_by(f64::total_cmp);
@@ -69,10 +69,10 @@ pub fn learning(gathered: &Gathered, labels: &[String]) -> String {
     )
 }
 
-/// At each x, the least and the greatest y.
+/// (x, least y, greatest y)
 type Band = Vec<(f64, f64, f64)>;
 
-/// The mean, and (where there are several runs) the range, at each x that all runs have.
+/// The mean at each x that all runs have, and the range if there are several runs.
 fn mean_and_range(runs: &[Vec<(f64, f64)>]) -> (Vec<(f64, f64)>, Band) {
     let Some(first) = runs.first() else { return Default::default() };
     let (mut points, mut band) = (Vec::new(), Vec::new());
@@ -92,14 +92,16 @@ fn mean_and_range(runs: &[Vec<(f64, f64)>]) -> (Vec<(f64, f64)>, Band) {
     (points, band)
 }
 
-/// What was selected when, for each method: by the labels of synthetic data, and by cluster.
+/// What each method selected over time: by the labels of synthetic data, and by cluster.
 pub fn selected(gathered: &Gathered, labels: &[String]) -> String {
     let mut html = String::new();
     for (heading, is_by_label) in [("by kind", true), ("by cluster", false)] {
         let mut plots = String::new();
-        // Clusters are numbered anew for each seed, so only one seed can be shown; labels mean the same everywhere.
+        // The numbers of clusters differ from seed to seed, so that only one seed is shown. Labels mean the same for all
+        // seeds.
         let groups = labels.iter().filter_map(|label| {
-            let of: Vec<&Tuning> = gathered.tunings.iter().filter(|tuning| tuning.name.label == *label).collect();
+            let of: Vec<&TunedModel> =
+                gathered.tuned_models.iter().filter(|tuning| tuning.name.label == *label).collect();
             let kept = if is_by_label { of.len() } else { 1 };
             let rows: Vec<&Picked> = of.into_iter().take(kept).flat_map(|tuning| &tuning.picked).collect();
             (!rows.is_empty()).then_some((label, rows))
@@ -122,14 +124,14 @@ pub fn selected(gathered: &Gathered, labels: &[String]) -> String {
     if html.is_empty() { html } else { format!("<h2>Selection</h2>\n{html}") }
 }
 
-/// The categories of a stacked plot: the most frequent ones, and the rest as one.
+/// The categories of a stacked plot: the most frequent ones, and one for all others.
 struct Categories {
     names: Vec<(String, usize)>,
     is_by_label: bool,
 }
 
 impl Categories {
-    /// `None` where fewer than half of the rows have a category.
+    /// `None` if fewer than half of the rows have a category.
     fn of(rows: &[&Picked], is_by_label: bool) -> Option<Self> {
         let mut counts: BTreeMap<(Option<u32>, String), usize> = BTreeMap::new();
         let mut known = 0;
@@ -147,7 +149,7 @@ impl Categories {
         let mut by_count: Vec<_> = counts.iter().collect();
         by_count.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
         let kept: BTreeSet<_> = by_count.iter().take(COLOURS - 1).map(|(key, _)| *key).collect();
-        // What one wants to see grow stands at the bottom.
+        // The label `relevant`, whose share should grow, is at the bottom of the stack.
         let mut keys: Vec<&(Option<u32>, String)> = counts.keys().collect();
         keys.sort_by_key(|(cluster, name)| (name != "relevant", *cluster, name.clone()));
         let mut names: Vec<(String, usize)> = keys
@@ -171,7 +173,7 @@ impl Categories {
         else {
             return String::new();
         };
-        let width = ((last - first + 1) as usize).div_ceil(COLUMNS).max(1);
+        let width = ((last - first) as usize + 1).div_ceil(COLUMNS);
         let mut columns: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
         for row in rows {
             let column =
@@ -191,16 +193,16 @@ fn cluster_name(cluster: u32) -> String {
     format!("cluster {cluster}")
 }
 
-/// How the selector learned: reward, performance, and what it chose, by round.
+/// The training of the selector: rewards, performance and selections by round.
 pub fn training(gathered: &Gathered) -> String {
-    if gathered.trainings.is_empty() {
+    if gathered.selectors.is_empty() {
         return String::new();
     }
-    let trained = in_order(gathered.trainings.iter().map(|training| training.name.label.clone()));
+    let trained = in_order(gathered.selectors.iter().map(|training| training.name.label.clone()));
     let by_round = |value: fn(&Round) -> Option<f64>| {
         let mut series = Vec::new();
         for label in &trained {
-            let of = gathered.trainings.iter().filter(|training| training.name.label == *label);
+            let of = gathered.selectors.iter().filter(|training| training.name.label == *label);
             let runs: Vec<Vec<(f64, f64)>> = of
                 .map(|training| training.rounds.iter().filter_map(|row| Some((row.0 + 1.0, value(row)?))).collect())
                 .collect();
@@ -238,9 +240,9 @@ pub fn training(gathered: &Gathered) -> String {
         ("What the policy selected, by kind and round", true),
         ("What the policy selected, by cluster and round", false),
     ] {
-        let kept = if is_by_label { gathered.trainings.len() } else { 1 };
+        let kept = if is_by_label { gathered.selectors.len() } else { 1 };
         let rows: Vec<&Picked> = gathered
-            .trainings
+            .selectors
             .iter()
             .take(kept)
             .flat_map(|training| &training.picked)
@@ -249,17 +251,17 @@ pub fn training(gathered: &Gathered) -> String {
         if let Some(categories) = Categories::of(&rows, is_by_label) {
             let words =
                 Words { title, description: "Share of each in all batches of a round.", x: "round", y: "share" };
-            plots.push_str(&categories.plot(words, &rows, |row| row.round.unwrap_or(0) + 1));
+            plots.push_str(&categories.plot(words, &rows, |row| row.round.unwrap_or(0).saturating_add(1)));
         }
     }
     format!("<h2>Training of the selector</h2>\n<div class=\"plots\">{plots}</div>\n")
 }
 
-/// The instructions that each method took most often, of its first seed.
+/// The instructions that each method selected most often, in its first seed.
 pub fn samples(gathered: &Gathered, labels: &[String]) -> String {
     let mut html = String::new();
     for label in labels {
-        let Some(tuning) = gathered.tunings.iter().find(|tuning| tuning.name.label == *label) else { continue };
+        let Some(tuning) = gathered.tuned_models.iter().find(|tuning| tuning.name.label == *label) else { continue };
         let mut by_id: BTreeMap<u32, Vec<&Picked>> = BTreeMap::new();
         for row in &tuning.picked {
             by_id.entry(row.id).or_default().push(row);
@@ -324,17 +326,17 @@ pub fn samples(gathered: &Gathered, labels: &[String]) -> String {
     )
 }
 
-/// What it took: training, validation passes, and the selector's own episodes, as means over seeds.
+/// The costs of training, of validation passes and of the episodes of the selector, as means over seeds.
 pub fn costs(gathered: &Gathered, labels: &[String]) -> String {
     let mut rows: Vec<(String, Spent)> = Vec::new();
     for label in labels {
         rows.extend(cost_of(gathered, label).map(|cost| (dot(labels, label), cost)));
     }
-    for label in in_order(gathered.trainings.iter().map(|training| training.name.label.clone())) {
+    for label in in_order(gathered.selectors.iter().map(|training| training.name.label.clone())) {
         let of: Vec<Spent> =
-            gathered.trainings.iter().filter(|training| training.name.label == label).map(|it| it.cost).collect();
+            gathered.selectors.iter().filter(|training| training.name.label == label).map(|it| it.cost).collect();
         rows.extend(average(&of).map(|cost| (format!("training of the selector ({})", escape(&label)), cost)));
-        let of_label = || gathered.trainings.iter().filter(|training| training.name.label == label);
+        let of_label = || gathered.selectors.iter().filter(|training| training.name.label == label);
         for pass in in_order(of_label().flat_map(|training| &training.passes).map(|(pass, _)| pass.clone())) {
             let of: Vec<Spent> = of_label()
                 .flat_map(|training| &training.passes)
@@ -372,7 +374,7 @@ pub fn costs(gathered: &Gathered, labels: &[String]) -> String {
     html
 }
 
-/// How to read the numbers.
+/// The notes on how to read the numbers.
 pub fn notes(gathered: &Gathered, has_results: bool) -> String {
     let mut html = String::new();
     if has_results {
@@ -394,7 +396,7 @@ pub fn notes(gathered: &Gathered, has_results: bool) -> String {
     if html.is_empty() { html } else { format!("<h2>Notes</h2>\n{html}") }
 }
 
-/// Each value once, in the order of its first appearance.
+/// The distinct values, in the order of their first appearance.
 pub fn in_order<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
     let mut found = Vec::new();
     for value in values {

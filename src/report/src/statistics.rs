@@ -1,12 +1,13 @@
-//! Means with intervals. Small samples, so Student's t throughout; nothing is assumed that the page does not say.
+//! Means with intervals. Samples are small, so that all intervals are those of Student's t distribution.
 //!
-//! Two intervals answer two questions. Over *seeds*: would another run of the same method come out so? Each seed is
-//! one observation, and two methods are paired by the seed they share. Over *items*: would another test set of the
-//! same kind say so? Each item is one observation, its difference averaged over the seeds that both methods have.
+//! An interval over *seeds* says how much the result of another run would differ: each seed is one observation, and two
+//! methods are paired by their common seeds. An interval over *items* says how much the result on another test set of the
+//! same kind would differ: each item is one observation, with its difference averaged over the seeds that both methods
+//! have.
 
 use std::f64::consts::PI;
 
-/// A mean and the ends of its 95 % interval; no interval from fewer than two observations.
+/// A mean and its 95 % interval. With fewer than two observations there is no interval.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Estimate {
     pub count: usize,
@@ -21,13 +22,13 @@ impl Estimate {
     }
 }
 
-/// The mean of independent observations with its t-interval.
+/// The mean of independent observations and its t-interval; `None` without observations.
 pub fn mean(values: &[f64]) -> Option<Estimate> {
     weighted_mean(&values.iter().map(|value| (*value, 1.0)).collect::<Vec<_>>())
 }
 
-/// The weighted mean of (value, weight) with the t-interval of the ratio estimator: weights count as part of what was
-/// observed, as the number of tokens of an item is. With equal weights it is the plain mean and its t-interval.
+/// The weighted mean of (value, weight) and the t-interval of the ratio estimator, in which the weights are observed too,
+/// such as the numbers of tokens of items. With equal weights this is the plain mean and its t-interval.
 pub fn weighted_mean(values: &[(f64, f64)]) -> Option<Estimate> {
     let total: f64 = values.iter().map(|(_, weight)| weight).sum();
     if values.is_empty() || total <= 0.0 {
@@ -44,7 +45,7 @@ pub fn weighted_mean(values: &[(f64, f64)]) -> Option<Estimate> {
     Some(Estimate { count, mean, interval })
 }
 
-/// The quantile of Student's t distribution, to about 1e-12: bisection on the distribution function.
+/// The quantile of Student's t distribution by bisection of the distribution function, accurate to about 1e-12.
 pub fn t_quantile(probability: f64, degrees: f64) -> f64 {
     if probability < 0.5 {
         return -t_quantile(1.0 - probability, degrees);
@@ -69,7 +70,7 @@ fn t_distribution(t: f64, degrees: f64) -> f64 {
     1.0 - 0.5 * incomplete_beta(degrees / (degrees + t * t), 0.5 * degrees, 0.5)
 }
 
-/// The regularised incomplete beta function, by Lentz's continued fraction on the side where it converges fast.
+/// The regularised incomplete beta function by Lentz's continued fraction, on the side on which the fraction converges fast.
 fn incomplete_beta(x: f64, a: f64, b: f64) -> f64 {
     if x <= 0.0 {
         return 0.0;
@@ -101,7 +102,7 @@ fn incomplete_beta(x: f64, a: f64, b: f64) -> f64 {
     front * fraction
 }
 
-/// ln of the gamma function, by Lanczos' approximation (g = 7, 9 terms; relative error about 1e-15).
+/// The logarithm of the gamma function by Lanczos' approximation (g = 7, 9 terms; relative error about 1e-15).
 fn ln_gamma(x: f64) -> f64 {
     const TERMS: [f64; 9] = [
         0.999_999_999_999_809_9,
