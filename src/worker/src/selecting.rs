@@ -1,26 +1,29 @@
-//! From artifacts to what a chooser needs, and from its choices to the `selection` table. Leaves the choosing to the
-//! selector room and the training to `finetune`.
+//! Reads from artifacts what a chooser needs, and writes its choices as the table `selection`. raisin-selector chooses, and
+//! `finetune` trains.
 
-use std::collections::BTreeMap;
+mod scores;
+
 use std::path::Path;
 use std::sync::Arc;
 
 use arrow_array::{
-    Array, ArrayRef, FixedSizeListArray, Float32Array, Float64Array, RecordBatch, StringArray, UInt32Array, UInt64Array,
+    Array, ArrayRef, FixedSizeListArray, Float32Array, Float64Array, RecordBatch, StringArray, UInt32Array,
 };
 use arrow_cast::cast;
 use arrow_schema::DataType;
 use serde::{Deserialize, Serialize};
 
 use crate::learning::{excerpt, optional_bits};
-use raisin_base::error::{Context as _, Problem, Result, anyhow, ensure};
+use raisin_base::error::{Context as _, Problem, Result, anyhow};
 use raisin_contract::referenced;
 use raisin_corpus::Instruction;
 use raisin_selector::{Candidates, Choice, Method};
 use raisin_table as table;
 use raisin_training::Pool;
 
-/// The columns that baseline scores are made of, for the rows that can be trained on.
+pub use scores::read_scores;
+
+/// The columns from which the baselines compute their scores, for the rows that can be trained on.
 pub fn candidate_columns(
     method: Method,
     instructions: &[Instruction],
@@ -47,28 +50,33 @@ pub fn candidate_columns(
             ["id", "cluster", "response_tokens", "logp_conditional", "logp_unconditional", "unconditional_tokens"];
         let rows = table::read_columns(&folder.join("clusters.parquet"), &names)?;
         let rows = by_id(&rows, instructions.len())?;
-        let (cluster, tokens) = (numbers(&rows.table, "cluster")?, numbers(&rows.table, "response_tokens")?);
-        let (conditional, alone) =
-            (numbers(&rows.table, "logp_conditional")?, numbers(&rows.table, "logp_unconditional")?);
-        let alone_tokens = numbers(&rows.table, "unconditional_tokens")?;
-        let pick = |column: &Float64Array, id: u32| {
-            rows.position(id).filter(|&row| column.is_valid(row)).map(|row| column.value(row))
+        let counts = |name: &str| -> Result<Vec<Option<u32>>> {
+            let column: &UInt32Array = table::column(&rows.table, name)?;
+            let pick = |id: u32| rows.position(id).filter(|&row| column.is_valid(row)).map(|row| column.value(row));
+            Ok(ids.iter().map(|&id| pick(id)).collect())
         };
-        columns.clusters = ids.iter().map(|&id| pick(&cluster, id).map(|value| value as u32)).collect();
-        columns.response_tokens = ids.iter().map(|&id| pick(&tokens, id).map(|value| value as u32)).collect();
-        columns.logp_conditional = ids.iter().map(|&id| pick(&conditional, id)).collect();
-        columns.logp_unconditional = ids.iter().map(|&id| pick(&alone, id)).collect();
-        columns.unconditional_tokens =
-            ids.iter().map(|&id| pick(&alone_tokens, id).map(|value| value as u32)).collect();
+        let log_probs = |name: &str| -> Result<Vec<Option<f64>>> {
+            let column = numbers(&rows.table, name)?;
+            let pick = |id: u32| rows.position(id).filter(|&row| column.is_valid(row)).map(|row| column.value(row));
+            Ok(ids.iter().map(|&id| pick(id)).collect())
+        };
+        columns.clusters = counts("cluster")?;
+        columns.response_tokens = counts("response_tokens")?;
+        columns.unconditional_tokens = counts("unconditional_tokens")?;
+        columns.logp_conditional = log_probs("logp_conditional")?;
+        columns.logp_unconditional = log_probs("logp_unconditional")?;
         if method == Method::Rds {
-            let features = referenced(folder, "features")?.ok_or_else(|| anyhow!("the clusters name no features"))?;
+            let features = referenced(folder, "features")?
+                .ok_or_else(|| anyhow!("the clusters have no reference to their features"))?;
             let rows = table::read_columns(&features.join("features.parquet"), &["id", "weighted_embedding"])?;
             let rows = by_id(&rows, instructions.len())?;
             let vectors = vectors(&rows.table, "weighted_embedding")?;
             columns.embeddings = ids.iter().map(|&id| vectors[rows.position(id)?].clone()).collect();
             let validation = features.join("validation_features.parquet");
             if !validation.is_file() {
-                let problem = Problem::new("`rds` compares with validation examples, which the features do not cover");
+                let problem = Problem::new(
+                    "the method `rds` needs features of the validation examples, and the features stage has none",
+                );
                 return Err(problem.hint("give the features stage a `task`").into());
             }
             let found = table::read_columns(&validation, &["weighted_embedding"])?;
@@ -80,7 +88,7 @@ pub fn candidate_columns(
     Ok(columns)
 }
 
-/// The candidates of a policy: the rows of a `clusters` artifact that can be trained on.
+/// The candidates of a policy: all rows of a `clusters` artifact that can be trained on.
 pub fn candidates(clusters: &Path, pool: &Pool) -> Result<Candidates> {
     let rows = table::read_columns(&clusters.join("clusters.parquet"), &["id", "cluster", "state"])?;
     let constants = std::fs::read(clusters.join("constants.json")).context("the clusters have no constants.json")?;
@@ -88,7 +96,7 @@ pub fn candidates(clusters: &Path, pool: &Pool) -> Result<Candidates> {
     let columns: Vec<String> = serde_json::from_value(constants["columns"].clone())?;
     let (ids, clusters): (&UInt32Array, &UInt32Array) = (table::column(&rows, "id")?, table::column(&rows, "cluster")?);
     let states = vectors(&rows, "state")?;
-    // Rows of another pool, such as the one before its overlap was left out, would be taken for others.
+    // The ids of another pool (such as the pool before its overlap was left out) would mean other rows.
     by_id(&rows, pool.len())?;
     let (mut kept, mut kept_clusters, mut kept_states) = (Vec::new(), Vec::new(), Vec::new());
     for (row, state) in states.into_iter().enumerate().filter(|(row, _)| clusters.is_valid(*row)) {
@@ -101,7 +109,7 @@ pub fn candidates(clusters: &Path, pool: &Pool) -> Result<Candidates> {
     Candidates::new(&kept, &kept_clusters, &kept_states, columns)
 }
 
-/// A table whose rows are found by their id.
+/// A table and the position of each id in it.
 pub struct ById {
     pub table: RecordBatch,
     positions: Vec<Option<usize>>,
@@ -114,7 +122,7 @@ impl ById {
 }
 
 /// # Errors
-/// An id beyond the pool: the table belongs to other instructions.
+/// An id is not in the pool: the table belongs to other instructions.
 pub fn by_id(rows: &RecordBatch, instructions: usize) -> Result<ById> {
     let ids: &UInt32Array = table::column(rows, "id")?;
     let mut positions = vec![None; instructions];
@@ -130,7 +138,7 @@ pub fn by_id(rows: &RecordBatch, instructions: usize) -> Result<ById> {
 
 /// A column of any numeric type as f64.
 fn numbers(rows: &RecordBatch, name: &str) -> Result<Float64Array> {
-    let column = rows.column_by_name(name).ok_or_else(|| anyhow!("the clusters have no column `{name}`"))?;
+    let column = rows.column_by_name(name).ok_or_else(|| anyhow!("there is no column `{name}`"))?;
     let column = cast(column, &DataType::Float64)?;
     column.as_any().downcast_ref::<Float64Array>().cloned().ok_or_else(|| anyhow!("`{name}` is not numeric"))
 }
@@ -145,62 +153,7 @@ fn vectors(rows: &RecordBatch, name: &str) -> Result<Vec<Option<Vec<f32>>>> {
         .collect())
 }
 
-/// External scores by instruction id, from a CSV or Parquet file with a column `row`: the 0-based position of the
-/// record in the pool's first source file. A row without a score has none.
-pub fn read_scores(path: &Path, column: &str, pool: &Path, instructions: usize) -> Result<Vec<Option<f64>>> {
-    let by_row = if path.extension().is_some_and(|extension| extension == "parquet") {
-        let rows = table::read_columns(path, &["row", column])?;
-        let (places, values) = (numbers(&rows, "row")?, numbers(&rows, column)?);
-        let valid = (0..rows.num_rows()).filter(|&row| places.is_valid(row) && values.is_valid(row));
-        valid.map(|row| (places.value(row) as u64, values.value(row))).collect()
-    } else {
-        read_csv_scores(path, column)?
-    };
-    let rows = table::read_columns(&pool.join("instructions.parquet"), &["id", "source", "line"])?;
-    let ids: &UInt32Array = table::column(&rows, "id")?;
-    let sources: &UInt32Array = table::column(&rows, "source")?;
-    let lines: &UInt64Array = table::column(&rows, "line")?;
-    let mut scores = vec![None; instructions];
-    for row in (0..rows.num_rows()).filter(|&row| sources.value(row) == 0) {
-        if let Some(place) = scores.get_mut(ids.value(row) as usize) {
-            *place = lines.value(row).checked_sub(1).and_then(|line| by_row.get(&line)).copied();
-        }
-    }
-    ensure!(scores.iter().any(Option::is_some), "no row of {} belongs to an instruction of the pool", path.display());
-    Ok(scores)
-}
-
-/// Numbers only, so no field holds a comma; an empty field is no score.
-fn read_csv_scores(path: &Path, column: &str) -> Result<BTreeMap<u64, f64>> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let mut lines = text.lines();
-    let header: Vec<&str> = lines.next().unwrap_or_default().split(',').map(clean).collect();
-    let place = |name: &str| {
-        let found = header.iter().position(|field| *field == name);
-        found.ok_or_else(|| {
-            Problem::new(format!("{} has no column `{name}`", path.display()))
-                .hint(format!("its first line names {}", header.join(", ")))
-        })
-    };
-    let (row_place, score_place) = (place("row")?, place(column)?);
-    let mut scores = BTreeMap::new();
-    for (number, line) in lines.enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let fields: Vec<&str> = line.split(',').map(clean).collect();
-        let field = |place: usize| fields.get(place).copied().unwrap_or_default();
-        let wrong = |what: &str| anyhow!("{}:{}: `{what}` is not a number", path.display(), number + 2);
-        let row: u64 = field(row_place).parse().map_err(|_| wrong(field(row_place)))?;
-        if !field(score_place).is_empty() {
-            scores.insert(row, field(score_place).parse().map_err(|_| wrong(field(score_place)))?);
-        }
-    }
-    Ok(scores)
-}
-
-fn clean(field: &str) -> &str {
-    field.trim().trim_matches('"')
-}
-
-/// One selected instruction, as a checkpoint keeps it.
+/// One selected instruction, as a checkpoint stores it.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Chosen {
     pub step: u32,
@@ -220,7 +173,7 @@ impl Chosen {
     }
 }
 
-/// The `selection` table of one run: the schedule, complete enough to be replayed elsewhere.
+/// The `selection` table of one run: the complete schedule, with which the run can be repeated elsewhere.
 pub fn selection_table(rows: &[Chosen], instructions: &[Instruction]) -> Result<RecordBatch> {
     let mut counts = vec![0u32; instructions.len()];
     let mut times = Vec::with_capacity(rows.len());

@@ -1,0 +1,257 @@
+//! External scores: numbers from a file of the user, one for each record of the pool's first source file.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow_array::{Array as _, RecordBatch, StringArray, UInt32Array, UInt64Array};
+use arrow_csv::reader::{Format, ReaderBuilder};
+use arrow_schema::{DataType, Field, Schema};
+
+use super::numbers;
+use raisin_base::error::{Context as _, Problem, Result, ensure};
+use raisin_table as table;
+
+/// The scores of a file by instruction id. The file is CSV with a header or Parquet. Its column `row` is the position of a
+/// record in the first source file of the pool, from 0; `column` holds the scores. An instruction without a score gets none.
+///
+/// # Errors
+/// A value is not a number that can be used; the error names its line. No score belongs to an instruction of the pool.
+pub fn read_scores(path: &Path, column: &str, pool: &Path, instructions: usize) -> Result<Vec<Option<f64>>> {
+    let mut by_row = ByRow { path, scores: BTreeMap::new() };
+    if path.extension().is_some_and(|extension| extension == "parquet") {
+        by_row.read_parquet(column)?;
+    } else {
+        by_row.read_csv(column)?;
+    }
+    let rows = table::read_columns(&pool.join("instructions.parquet"), &["id", "source", "line"])?;
+    let ids: &UInt32Array = table::column(&rows, "id")?;
+    let sources: &UInt32Array = table::column(&rows, "source")?;
+    let lines: &UInt64Array = table::column(&rows, "line")?;
+    let mut scores = vec![None; instructions];
+    for row in (0..rows.num_rows()).filter(|&row| sources.value(row) == 0) {
+        if let Some(place) = scores.get_mut(ids.value(row) as usize) {
+            *place = lines.value(row).checked_sub(1).and_then(|line| by_row.scores.get(&line)).copied();
+        }
+    }
+    ensure!(scores.iter().any(Option::is_some), "no row of {} belongs to an instruction of the pool", path.display());
+    Ok(scores)
+}
+
+/// The scores of a file by the position of the record.
+struct ByRow<'a> {
+    path: &'a Path,
+    scores: BTreeMap<u64, f64>,
+}
+
+impl ByRow<'_> {
+    fn read_parquet(&mut self, column: &str) -> Result<()> {
+        let rows = table::read_columns(self.path, &["row", column])?;
+        for name in ["row", column] {
+            let numeric = rows.column_by_name(name).is_some_and(|column| column.data_type().is_numeric());
+            ensure!(numeric, "column `{name}` of {} does not hold numbers", self.path.display());
+        }
+        let (places, values) = (numbers(&rows, "row")?, numbers(&rows, column)?);
+        for row in (0..rows.num_rows()).filter(|&row| values.is_valid(row)) {
+            let at = format!("record {}", row + 1);
+            let place = places.is_valid(row).then(|| places.value(row));
+            let whole = place.filter(|place| *place >= 0.0 && place.fract() == 0.0 && *place < 2f64.powi(53));
+            let shown = place.map_or("null".to_owned(), |place| place.to_string());
+            let whole = whole.ok_or_else(|| self.wrong(&at, &not_a_row(&shown)))?;
+            self.insert(&at, whole as u64, column, values.value(row))?;
+        }
+        Ok(())
+    }
+
+    fn read_csv(&mut self, column: &str) -> Result<()> {
+        let mut text = std::fs::read(self.path).with_context(|| format!("cannot read {}", self.path.display()))?;
+        if !text.ends_with(b"\n") {
+            text.push(b'\n');
+        }
+        let (header, _) = Format::default()
+            .with_header(true)
+            .infer_schema(text.as_slice(), Some(0))
+            .with_context(|| format!("cannot read the first line of {}", self.path.display()))?;
+        let names: Vec<&str> = header.fields().iter().map(|field| field.name().trim()).collect();
+        let place = |name: &str| {
+            names.iter().position(|field| *field == name).ok_or_else(|| {
+                Problem::new(format!("{} has no column `{name}`", self.path.display()))
+                    .hint(format!("its first line names {}", names.join(", ")))
+            })
+        };
+        let (row_place, score_place) = (place("row")?, place(column)?);
+        // As text, so that an error can show the value that the file has.
+        let fields: Vec<Field> = names.iter().map(|name| Field::new(*name, DataType::Utf8, true)).collect();
+        for_each_record(&text, Arc::new(Schema::new(fields)), |line, record| {
+            let at = format!("line {line}");
+            let record = record.map_err(|reason| self.wrong(&at, &reason))?;
+            let value = |place: usize| {
+                let texts: Option<&StringArray> = record.column(place).as_any().downcast_ref();
+                texts.filter(|texts| texts.is_valid(0)).map_or("", |texts| texts.value(0).trim())
+            };
+            let (row, score) = (value(row_place), value(score_place));
+            if score.is_empty() {
+                return Ok(());
+            }
+            let row = row.parse().map_err(|_| self.wrong(&at, &not_a_row(row)))?;
+            let score = score.parse().map_err(|_| self.wrong(&at, &not_a_score(column, score)))?;
+            self.insert(&at, row, column, score)
+        })
+    }
+
+    fn insert(&mut self, at: &str, row: u64, column: &str, score: f64) -> Result<()> {
+        if !score.is_finite() {
+            return Err(self.wrong(at, &not_a_score(column, &score.to_string())));
+        }
+        match self.scores.insert(row, score) {
+            None => Ok(()),
+            Some(_) => Err(self.wrong(at, &format!("row {row} has a second score"))),
+        }
+    }
+
+    fn wrong(&self, at: &str, what: &str) -> raisin_base::error::Error {
+        Problem::new(format!("{}, {at}: {what}", self.path.display()))
+            .hint("`row` is the position of a record in the first source file of the pool, from 0; leave a missing score empty")
+            .into()
+    }
+}
+
+fn not_a_row(value: &str) -> String {
+    format!("`row` is `{value}`, not a whole number from 0")
+}
+
+fn not_a_score(column: &str, value: &str) -> String {
+    format!("`{column}` is `{value}`, not a finite number")
+}
+
+/// Calls `take` for each record of a CSV text with a header: with the line at which the record begins, and the record as a
+/// batch of one row or the reason why it cannot be read.
+fn for_each_record(
+    text: &[u8],
+    schema: Arc<Schema>,
+    mut take: impl FnMut(usize, Result<&RecordBatch, String>) -> Result<()>,
+) -> Result<()> {
+    // One record at a time: the number of bytes that it takes tells the line of the next record.
+    let mut decoder = ReaderBuilder::new(schema).with_header(true).with_batch_size(1).build_decoder();
+    let (mut rest, mut line, mut first_line) = (text, 1, 1);
+    loop {
+        if !rest.is_empty() {
+            let line_ends = rest.iter().take_while(|byte| matches!(byte, b'\r' | b'\n'));
+            first_line = line + line_ends.filter(|byte| **byte == b'\n').count();
+        }
+        let consumed = match decoder.decode(rest) {
+            Ok(consumed) => consumed,
+            Err(error) => return take(first_line, Err(reason(&error))),
+        };
+        line += rest[..consumed].iter().filter(|byte| **byte == b'\n').count();
+        rest = &rest[consumed..];
+        match decoder.flush() {
+            // The text ends with a line break. Only a quote that is not closed makes the last record longer.
+            Ok(Some(_)) if consumed == 0 => return take(first_line, Err("a quote is not closed".to_owned())),
+            Ok(Some(record)) => take(first_line, Ok(&record))?,
+            Ok(None) if consumed == 0 => return Ok(()),
+            Ok(None) => {}
+            Err(error) => return take(first_line, Err(reason(&error))),
+        }
+    }
+}
+
+/// Arrow's message without its own line number, which does not count blank lines and line breaks in quotes.
+fn reason(error: &arrow_schema::ArrowError) -> String {
+    let message = error.to_string();
+    let message = message.strip_prefix("Csv error: ").unwrap_or(&message);
+    match message.split_once(" for line ") {
+        Some((before, after)) => {
+            format!("{before}{}", after.trim_start_matches(|letter: char| letter.is_ascii_digit()))
+        }
+        None => message.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow_array::{ArrayRef, Float64Array, Int64Array};
+    use raisin_base::error::render;
+    use raisin_corpus::artifact::{PoolRow, instructions_batch};
+    use raisin_corpus::message::conversation;
+
+    /// What is read from a file of this name over a pool of four rows, of which the last comes from another file.
+    fn read(name: &str, write: impl FnOnce(&Path) -> Result<()>) -> Result<Vec<Option<f64>>> {
+        let folder = tempfile::tempdir()?;
+        let row =
+            |(source, line)| PoolRow::new(conversation(None, &format!("{source} {line}"), Some("a")), source, line);
+        let rows: Vec<PoolRow> = [(0, 1), (0, 2), (0, 4), (1, 1)].into_iter().map(row).collect();
+        table::write(&folder.path().join("instructions.parquet"), &instructions_batch(&rows)?)?;
+        let path = folder.path().join(name);
+        write(&path)?;
+        read_scores(&path, "quality", folder.path(), 4)
+    }
+
+    fn csv(text: &str) -> Result<Vec<Option<f64>>> {
+        read("scores.csv", |path| Ok(std::fs::write(path, text)?))
+    }
+
+    #[test]
+    fn csv_has_quotes_either_line_end_and_missing_values() -> Result<()> {
+        let expected = [Some(0.5), None, Some(-2e3), None];
+        let unix = "row,quality,text\n0,0.5,\"one, two\nand \"\"three\"\"\"\n1,,none\n\n3, -2e3 ,\"\"\n";
+        assert_eq!(csv(unix)?, expected);
+        assert_eq!(csv(&unix.replace('\n', "\r\n"))?, expected);
+        assert_eq!(csv(unix.trim_end())?, expected);
+        assert_eq!(csv("\u{feff}text,\"quality\",row\na,\"0.5\",\"0\"\n,,1\nb,-2000,3")?, expected);
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_wrong_in_a_csv_file_is_told_with_file_line_and_value() {
+        let said = |text: &str| {
+            let error = render(&csv(text).expect_err("wrong"));
+            assert!(error.contains("scores.csv"), "{error}");
+            error
+        };
+        let cases = [
+            ("row,quality\n0,0.5\n-1,0.5\n", "scores.csv, line 3: `row` is `-1`, not a whole number from 0"),
+            ("row,quality\n\n0,0.5\n\n1.5,0.5\n", "line 5: `row` is `1.5`"),
+            ("row,quality\n,0.5\n", "line 2: `row` is ``"),
+            ("row,quality\r\n0,0.5\r\n1,NaN\r\n", "line 3: `quality` is `NaN`, not a finite number"),
+            ("row,quality\n0,inf\n", "line 2: `quality` is `inf`"),
+            ("row,quality\n0,good\n", "line 2: `quality` is `good`"),
+            ("row,quality,t\n0,0.5,\"a\nb\nc\"\n1,x,\n", "line 5: `quality` is `x`"),
+            ("row,quality\n0,0.5\n0,0.7\n", "line 3: row 0 has a second score"),
+            ("row,quality\n0,0.5\n\n1\n", "line 4: incorrect number of fields, expected 2 got 1"),
+            ("row,quality\n0,0.5,7\n", "line 2: incorrect number of fields"),
+            ("row,quality\n0,\"0.5\n", "line 2: a quote is not closed"),
+            ("row,quality,t\n0,0.5,a\n1,0.5,\"b\n3,0.5,c\n", "line 3: a quote is not closed"),
+            ("row;quality\n0;0.5\n", "has no column `row`"),
+            ("row,score\n0,0.5\n", "has no column `quality`\nhint: its first line names row, score"),
+            ("", "has no column `row`"),
+            ("row,quality\n7,0.5\n", "no row of"),
+        ];
+        for (text, expected) in cases {
+            assert!(said(text).contains(expected), "{text:?}: {}", said(text));
+        }
+    }
+
+    #[test]
+    fn parquet_scores_may_have_any_type_of_number_and_no_wrong_ones() -> Result<()> {
+        let scores = |rows: ArrayRef, values: Vec<Option<f64>>| {
+            read("scores.parquet", |path| {
+                let values = Arc::new(Float64Array::from(values)) as ArrayRef;
+                table::write(path, &table::batch(vec![("row", rows), ("quality", values)])?)
+            })
+        };
+        let expected = [Some(0.5), None, Some(2.0), None];
+        let some = vec![Some(0.5), None, Some(2.0)];
+        assert_eq!(scores(Arc::new(Int64Array::from(vec![0, 1, 3])), some.clone())?, expected);
+        assert_eq!(scores(Arc::new(Float64Array::from(vec![0.0, 1.0, 3.0])), some.clone())?, expected);
+        let said = |rows: ArrayRef, value: f64| render(&scores(rows, vec![None, Some(value)]).expect_err("wrong"));
+        let integers = |row: Option<i64>| Arc::new(Int64Array::from(vec![Some(0), row])) as ArrayRef;
+        assert!(said(integers(Some(-1)), 0.5).contains("scores.parquet, record 2: `row` is `-1`"));
+        assert!(said(integers(None), 0.5).contains("record 2: `row` is `null`"));
+        assert!(said(integers(Some(1)), f64::NAN).contains("record 2: `quality` is `NaN`"));
+        assert!(said(Arc::new(Float64Array::from(vec![0.0, 0.5])), 0.5).contains("record 2: `row` is `0.5`"));
+        assert!(said(Arc::new(StringArray::from(vec!["0", "1"])), 0.5).contains("column `row` of "));
+        Ok(())
+    }
+}
