@@ -20,20 +20,20 @@ use raisin_contract::query::{HISTORY, TOOL};
 use raisin_store::Store;
 use raisin_store::{BuildDescription, DESCRIPTION};
 
-/// Every catalog, one of them the default.
+/// All catalogs. One of them is the default.
 #[derive(Debug)]
 pub struct Catalogs {
     pub default: String,
     pub by_name: BTreeMap<String, Arc<Catalog>>,
-    /// The default was not asked for, and there were others.
+    /// Whether the default is one of several pipelines and the user did not choose it.
     pub is_ambiguous: bool,
 }
 
 impl Catalogs {
-    /// The pipelines in `out/` with their stages, and the store's history.
+    /// The catalogs of the pipelines in `out/`.
     ///
     /// # Errors
-    /// A pipeline by name that was not built, or a description that cannot be read.
+    /// The named pipeline was not built, or a description cannot be read.
     pub fn open(store: Store, out: &Path, pipeline: Option<&str>) -> Result<Self> {
         let store = Arc::new(store);
         let built = built_pipelines(out)?;
@@ -65,7 +65,7 @@ impl Catalogs {
         Ok(Self { default, by_name, is_ambiguous })
     }
 
-    /// One catalog of given tables.
+    /// One catalog with the given tables.
     pub fn of_tables(tables: Tables) -> Self {
         let mut by_schema: BTreeMap<String, BTreeMap<String, Vec<TableFile>>> = BTreeMap::new();
         for ((schema, table), files) in tables {
@@ -82,7 +82,7 @@ impl Catalogs {
     }
 }
 
-/// The descriptions in the folders of `out/`, with the time of their last change.
+/// The descriptions in the folders of `out/`, each with the time of its last change.
 fn built_pipelines(out: &Path) -> Result<Vec<(SystemTime, BuildDescription)>> {
     let entries = match std::fs::read_dir(out) {
         Ok(entries) => entries,
@@ -114,7 +114,7 @@ fn stage_schemas(store: &Arc<Store>, description: &BuildDescription) -> BTreeMap
     let sweeps = description.stages.iter().any(|built| !built.variant.is_empty());
     for built in &description.stages {
         let member = Member {
-            // A gathering stage of a pipeline that sweeps has a `variant` column too, which is null.
+            // In a pipeline with a sweep, a gathering stage has a column `variant` too. It is null.
             variant: built.variant.clone(),
             values: built.values.clone(),
             identity: built.key.to_hex(),
@@ -150,7 +150,7 @@ impl CatalogProvider for Catalog {
     }
 }
 
-/// Where a schema's tables come from.
+/// The origin of the tables of a schema.
 #[derive(Debug)]
 enum Place {
     /// The distinct artifacts of a stage, with their constant columns.
@@ -163,7 +163,7 @@ enum Place {
 #[derive(Debug)]
 pub struct Schema {
     place: Place,
-    /// The files of each table, listed at the first need.
+    /// The files of each table, listed when they are first needed.
     files: OnceLock<BTreeMap<String, Vec<TableFile>>>,
 }
 
@@ -178,7 +178,7 @@ impl Schema {
         }
     }
 
-    /// Whether there is a table of this name.
+    /// Whether the schema has a table of this name.
     pub fn has(&self, name: &str) -> bool {
         match &self.place {
             Place::Tool(..) => TOOL_TABLES.contains(&name),
@@ -229,7 +229,7 @@ fn files_of(artifacts: &[(PathBuf, Vec<(String, Value)>)]) -> BTreeMap<String, V
     files
 }
 
-/// The rows of the table that is shown wide stay reachable as they are.
+/// The files, and the table that is shown wide a second time under a name that shows its rows unchanged.
 fn with_long_metrics(mut files: BTreeMap<String, Vec<TableFile>>) -> BTreeMap<String, Vec<TableFile>> {
     if let Some(metrics) = files.get(pivot::WIDE).cloned() {
         files.entry(pivot::LONG.to_owned()).or_insert(metrics);
@@ -250,7 +250,8 @@ impl SchemaProvider for Schema {
         })
     }
 
-    /// Without opening it: `show tables`, which asks only for names that were listed, must not read every file.
+    /// The type of every table, without opening it. `show tables` asks for the type of each listed table, and must not read
+    /// all files.
     async fn table_type(&self, _name: &str) -> PlanResult<Option<TableType>> {
         Ok(Some(TableType::Base))
     }

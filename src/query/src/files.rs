@@ -1,8 +1,7 @@
-//! A table made of Parquet files: schemas that differ are unified by column name, constants become columns.
+//! A table of several Parquet files. Different schemas are unified by column name, and constants become columns.
 //!
-//! DataFusion's own scan does the work, with projections and filters pushed down into the files; constant columns are
-//! what it knows as partition columns. Rejected: a UNION ALL plan of one scan a file, which for the history of
-//! 10,000 artifacts plans for minutes.
+//! DataFusion's own scan reads the files, with projections and filters pushed down. The constant columns are its partition
+//! columns. A UNION ALL over one scan for each file was rejected: for 10,000 artifacts, planning it takes minutes.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -28,7 +27,7 @@ use serde_json::Value;
 use super::sources::{TableFile, text};
 use raisin_base::error::{Context as _, Result, bail};
 
-/// Files of one table, opened: their footers have been read.
+/// The opened files of one table: their metadata has been read.
 #[derive(Debug)]
 pub struct FilesTable {
     files: Vec<PartitionedFile>,
@@ -37,7 +36,7 @@ pub struct FilesTable {
 
 impl FilesTable {
     /// # Errors
-    /// A file that is not there or not Parquet, or no file at all.
+    /// A file does not exist or is not Parquet, or there are no files.
     pub fn open(files: &[TableFile]) -> Result<Self> {
         if files.is_empty() {
             bail!("a table without files has no columns");
@@ -80,7 +79,7 @@ impl TableProvider for FilesTable {
         limit: Option<usize>,
     ) -> PlanResult<Arc<dyn ExecutionPlan>> {
         let source = Arc::new(ParquetSource::new(self.schema.clone()));
-        // One group: the rows come in the order of the files, each time.
+        // With one group, the rows are always in the order of the files.
         let config = FileScanConfigBuilder::new(ObjectStoreUrl::local_filesystem(), source)
             .with_file_group(FileGroup::new(self.files.clone()))
             .with_projection_indices(projection.cloned())?
@@ -101,7 +100,7 @@ fn schema_of(file: &TableFile) -> Result<SchemaRef> {
     Ok(metadata.schema().clone())
 }
 
-/// All columns by name, in the order of their first appearance, each of a type that holds it from every file.
+/// All columns by name, in the order of their first appearance. The type of a column holds the values from all files.
 fn unify(schemas: &[SchemaRef]) -> SchemaRef {
     let mut fields: Vec<Field> = Vec::new();
     for field in schemas.iter().flat_map(|schema| schema.fields()) {
@@ -116,7 +115,7 @@ fn unify(schemas: &[SchemaRef]) -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-/// The type that two files' columns of one name are read as.
+/// The type as which the columns of one name in two files are read.
 fn common_type(one: &DataType, other: &DataType) -> DataType {
     use DataType::{FixedSizeList, Float64, Int64, LargeList, List, Null, Utf8};
     match (one, other) {
@@ -132,7 +131,7 @@ fn common_type(one: &DataType, other: &DataType) -> DataType {
     }
 }
 
-/// The constant columns under names that the files do not have, beside their own names.
+/// The names of the constants, each with a column whose name no column of the files has.
 fn constant_fields(files: &[TableFile], file_schema: &Schema) -> Vec<(String, FieldRef)> {
     let mut taken: BTreeSet<String> = file_schema.fields().iter().map(|field| field.name().clone()).collect();
     let field = |(name, data_type): (String, DataType)| {
@@ -145,7 +144,7 @@ fn constant_fields(files: &[TableFile], file_schema: &Schema) -> Vec<(String, Fi
     constant_types(files).into_iter().map(field).collect()
 }
 
-/// The constants' names, each with the type that holds its values from all files.
+/// The names of the constants, each with the type that holds its values from all files.
 pub fn constant_types(files: &[TableFile]) -> Vec<(String, DataType)> {
     let mut found: Vec<(String, DataType)> = Vec::new();
     for (name, _) in files.iter().flat_map(|file| &file.constants) {
@@ -157,7 +156,7 @@ pub fn constant_types(files: &[TableFile]) -> Vec<(String, DataType)> {
     found
 }
 
-/// One file's value of a constant; null where it has none.
+/// The value of a constant in one file; null if the file has none.
 pub fn constant(file: &TableFile, name: &str, data_type: &DataType) -> Result<ScalarValue> {
     let value = file.constants.iter().find(|(other, _)| other == name).map_or(&Value::Null, |(_, value)| value);
     scalar(value, data_type)

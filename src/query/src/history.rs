@@ -1,4 +1,4 @@
-//! The tool's own history as tables: made from the store's records and journal when a query names one.
+//! The history of builds as tables, which are made from the records and the journal of the store when a query names them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ use raisin_table::batch;
 /// The tables of the schema `raisin`.
 pub const TOOL_TABLES: [&str; 6] = ["actions", "artifacts", "costs", "key_parts", "runs", "stages"];
 
-/// One of [`TOOL_TABLES`]; `None` for another name.
+/// The table of this name; `None` if the name is not one of [`TOOL_TABLES`].
 pub fn tool_table(
     store: &Store,
     description: Option<&BuildDescription>,
@@ -40,7 +40,7 @@ pub fn tool_table(
     Ok(Some(Arc::new(MemTable::try_new(rows.schema(), vec![vec![rows]])?)))
 }
 
-/// Every artifact in the store, with what its first action says of it.
+/// All artifacts in the store, each with constants from the first action that made it.
 pub fn artifacts(store: &Store) -> Vec<(PathBuf, Vec<(String, Value)>)> {
     let mut makers: BTreeMap<Digest, ActionRecord> = BTreeMap::new();
     for record in store.actions().unwrap_or_default() {
@@ -59,7 +59,7 @@ pub fn artifacts(store: &Store) -> Vec<(PathBuf, Vec<(String, Value)>)> {
     digests(store).into_iter().map(|digest| (store.artifact_folder(digest), constants(digest))).collect()
 }
 
-/// The names of all tables in the store. Reads folders only.
+/// The names of all tables in the store. Only folders are read.
 pub fn table_names(store: &Store) -> Vec<String> {
     let mut names = BTreeSet::new();
     for digest in digests(store) {
@@ -80,7 +80,7 @@ fn digests(store: &Store) -> Vec<Digest> {
 }
 
 fn texts<T: AsRef<str>>(values: impl Iterator<Item = T>) -> ArrayRef {
-    // Collected first: an array from values wants an iterator that knows its length.
+    // An array is built from an iterator with a known length.
     Arc::new(StringArray::from_iter_values(values.collect::<Vec<_>>()))
 }
 
@@ -96,7 +96,7 @@ fn counts(values: impl Iterator<Item = Option<u64>>) -> ArrayRef {
     Arc::new(values.collect::<UInt64Array>())
 }
 
-/// RFC 3339 as a time stamp; null where it is none.
+/// Times in RFC 3339 as time stamps; null for a text that is not a time.
 fn times<'a>(values: impl Iterator<Item = Option<&'a str>>) -> ArrayRef {
     let parse = |text: Option<&str>| Some(text?.parse::<jiff::Timestamp>().ok()?.as_microsecond());
     Arc::new(values.map(parse).collect::<TimestampMicrosecondArray>().with_timezone("+00:00"))
@@ -122,7 +122,7 @@ fn actions(records: &[ActionRecord]) -> Result<RecordBatch> {
     ])
 }
 
-/// One row for each value in an action, which is what its key is the digest of: `parameters.clusters`, `seed`, ...
+/// One row for each value in an action, such as `parameters.clusters` or `seed`. The key of an action is its digest.
 fn key_parts(records: &[ActionRecord]) -> Result<RecordBatch> {
     let mut rows: Vec<(&ActionRecord, String, String)> = Vec::new();
     for record in records {
@@ -185,9 +185,9 @@ fn artifact_rows(store: &Store) -> Result<RecordBatch> {
     ])
 }
 
-/// One row a run; what a killed run did not say is null.
+/// One row of the table `runs`. What a killed run did not write to the journal is null.
 #[derive(Default)]
-struct Run {
+struct RunRow {
     pipeline: Option<String>,
     file: Option<String>,
     started: Option<String>,
@@ -200,7 +200,7 @@ struct Run {
 }
 
 fn runs(store: &Store) -> Result<RecordBatch> {
-    let mut runs: BTreeMap<String, Run> = BTreeMap::new();
+    let mut runs: BTreeMap<String, RunRow> = BTreeMap::new();
     for line in store.journal()? {
         let run = runs.entry(line.run).or_default();
         match line.event {
@@ -209,7 +209,7 @@ fn runs(store: &Store) -> Result<RecordBatch> {
             }
             JournalEvent::RunFinished { outcome, seconds, cached, .. } => {
                 (run.outcome, run.seconds, run.finished) = (Some(outcome), Some(seconds), Some(line.time));
-                // A run that found what was linked already has no line for each stage.
+                // A run that finds all artifacts linked writes no line for a stage.
                 run.cached = cached;
             }
             JournalEvent::Hit { .. } => run.cached += 1,

@@ -1,4 +1,4 @@
-//! Runs a stage of kind `sql`: a query over the tables of other stages, cached like any stage.
+//! Runs a stage of kind `sql`: answers a query over the tables of other stages.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     context.write_table(&parameters.table, &rows)
 }
 
-/// Every table of the stages, over all their variants.
+/// All tables of the stages, each over all variants.
 fn gathered_tables(of: &[String], context: &Context) -> Result<Tables> {
     let mut tables: Tables = BTreeMap::new();
     for (place, stage) in of.iter().enumerate() {

@@ -1,17 +1,20 @@
-//! SQL over artifacts and runs. DataFusion is known to this room only.
+//! SQL over artifacts and runs. Only this crate uses DataFusion.
 //!
-//! One catalog a pipeline in `out/`, the chosen one being the default, so that `tuned.selection` is enough and
-//! `"other-pipeline".tuned.selection` works too. In each:
+//! Each pipeline in `out/` is a catalog. The chosen pipeline is the default catalog: `tuned.selection` names a table of it,
+//! and
+//! `"other-pipeline".tuned.selection` a table of another pipeline. Each catalog has these schemas:
 //!
 //! | schema | tables |
 //! |---|---|
-//! | a stage's name | every `<table>.parquet` of its artifacts: the union over the variants, with columns for what was swept |
-//! | `raisin` | `runs`, `actions`, `artifacts`, `costs`, `stages`: the tool's own history |
-//! | `history` | `<table>`: the union over every artifact in the store that has such a table |
+//! | the name of a stage | each `<table>.parquet` of its artifacts: the union over the variants |
+//! | `raisin` | the history of builds: `actions`, `artifacts`, `costs`, `key_parts`, `runs`, `stages` |
+//! | `history` | `<table>`: the union over all artifacts in the store that have this table |
 //!
-//! Tables are opened when a query names them, and not before: a query must not pay for a store of 10,000 artifacts.
-//! A table is a list of files with constants (see [`sources`]); files whose schemas differ are read by column name,
-//! with nulls where a file lacks a column. A table named `metrics` is shown wide, one column a metric (see [`pivot`]).
+//! In a pipeline with a sweep, the table of a stage has a column for each swept key that matters for the stage.
+//!
+//! A table is opened only when a query names it, because a store may have 10,000 artifacts. A table is a list of files with
+//! constant columns (see [`sources`]). If the schemas of the files differ, columns are matched by name, and a column that a
+//! file lacks is null. A table with the name `metrics` is shown wide, with one column for each metric (see [`pivot`]).
 
 mod catalog;
 mod files;
@@ -54,7 +57,7 @@ pub fn run(options: &QueryOptions) -> Result<()> {
     }
 }
 
-/// Answers a query into `to`. Words for people go to `note`, a line each.
+/// Writes the answer of a query to `to`. `note` is called with each line that is meant for a person.
 pub fn answer(
     options: &QueryOptions,
     to: &mut (dyn std::io::Write + Send),
@@ -74,7 +77,7 @@ pub fn answer(
         }
     })?;
     match result.and_then(|()| Ok(to.flush()?)) {
-        // `raisin sql ... | head` has what it wanted.
+        // The reader of a pipe, such as `head`, has read enough.
         Err(error) if write::is_broken_pipe(&error) => Ok(()),
         result => result,
     }
@@ -83,8 +86,8 @@ pub fn answer(
 /// The tables of one query, by schema and name.
 pub type Tables = BTreeMap<(String, String), Vec<TableFile>>;
 
-/// Answers a query over given tables, as one batch. The order of rows is the query's own; without ORDER BY it is
-/// the order of the files and of the rows in them, because there is one partition only.
+/// The answer of a query over given tables, as one batch. Without ORDER BY, the rows are in the order of the files and of
+/// the rows in a file, because there is only one partition.
 pub fn collect(sql: &str, tables: Tables) -> Result<RecordBatch> {
     session::block_on(async {
         let session = session::Session::over(catalog::Catalogs::of_tables(tables))?;
@@ -92,7 +95,7 @@ pub fn collect(sql: &str, tables: Tables) -> Result<RecordBatch> {
     })?
 }
 
-/// The files of an artifact that are tables, by table name.
+/// The files of an artifact that are tables, by the name of the table.
 pub fn tables_of(artifact: &std::path::Path) -> Result<BTreeMap<String, PathBuf>> {
     let mut tables = BTreeMap::new();
     let entries =

@@ -1,5 +1,5 @@
-//! `raisin-sql`: answers the query that `raisin sql` hands over, and runs the stages of kind `sql`. The only executable with
-//! DataFusion in it.
+//! `raisin-sql`: answers the queries of `raisin sql` and runs the stages of kind `sql`. No other executable contains
+//! DataFusion.
 
 use std::process::ExitCode;
 
@@ -8,7 +8,7 @@ use raisin_contract::Run;
 use raisin_contract::serve::{run_one_of, serve};
 use raisin_query::kind;
 
-/// What a worker may hold between stages, in bytes.
+/// The memory that a worker may keep between stages, in bytes.
 const MOST_KEPT: u64 = 200_000_000;
 
 fn main() -> ExitCode {

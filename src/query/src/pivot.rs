@@ -1,9 +1,10 @@
-//! Evaluations, one row each: the long table `metrics` (metric, value) shown wide, with a column a metric.
+//! Shows the long table `metrics` (metric, value) wide: one row for each evaluation, and one column for each metric.
 //!
-//! The files are long, because an evaluation may measure anything and a file's schema should not depend on it. But
-//! what people ask is `select method, avg(acc), count(*) from scores.metrics group by method`, where a row is one
-//! evaluation; over the long rows that would need a CASE a metric, and count(*) would count metrics. So SQL shows
-//! `metrics` wide, and the rows as they lie in the files under the name `metrics_long`.
+//! The files are long, so that their schema does not depend on the metrics of an evaluation. But a typical query is
+//! `select method, avg(acc), count(*) from scores.metrics group by method`, in which a row is one evaluation. Over long rows
+//! this query would need a CASE for each metric, and count(*) would count metrics. Therefore SQL shows `metrics` wide. The
+//! table
+//! `metrics_long` shows the rows of the files.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,11 +23,11 @@ use raisin_table::{batch, column};
 
 /// The table that is shown wide.
 pub const WIDE: &str = "metrics";
-/// Its rows as the files have them.
+/// The name under which its rows are shown as in the files.
 pub const LONG: &str = "metrics_long";
 
-/// One file's long rows as wide rows: one for each split, in the order of their first appearance.
-/// `None` if the table is not a long one.
+/// The long rows of one file as wide rows: one for each split, in the order of their first appearance. `None` if the table
+/// is not long.
 pub fn widen(rows: &RecordBatch) -> Result<Option<RecordBatch>> {
     let (Ok(metrics), Ok(values)) = (column::<StringArray>(rows, "metric"), column::<Float64Array>(rows, "value"))
     else {
@@ -70,7 +71,7 @@ pub fn widen(rows: &RecordBatch) -> Result<Option<RecordBatch>> {
     Ok(Some(batch(columns.iter().map(|(name, array)| (name.as_str(), array.clone())).collect())?))
 }
 
-/// Batches whose columns differ, one below the other, by column name.
+/// Joins batches with different columns by column name.
 pub fn stack(batches: &[RecordBatch]) -> Result<RecordBatch> {
     let mut fields: Vec<Field> = Vec::new();
     for field in batches.iter().flat_map(|batch| batch.schema_ref().fields().iter()) {
@@ -92,7 +93,7 @@ pub fn stack(batches: &[RecordBatch]) -> Result<RecordBatch> {
     Ok(concat_batches(&schema, &aligned)?)
 }
 
-/// The wide table of evaluations; `None` if the files do not hold long rows.
+/// The wide table of evaluations; `None` if the files do not have long rows.
 pub fn wide_table(files: &[TableFile]) -> Result<Option<MemTable>> {
     let constants = constant_types(files);
     let mut parts = Vec::new();

@@ -1,4 +1,4 @@
-//! What a person is told about a query that cannot be answered: the nearest name, and what there is.
+//! The messages for queries that cannot be answered. They show the nearest name and the names that exist.
 
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::{SchemaError, TableReference};
@@ -9,10 +9,10 @@ use super::catalog::Catalogs;
 use raisin_base::error::{Problem, anyhow, nearest};
 use raisin_kinds::syntax::not_sql;
 
-/// Names that a hint lists at most.
+/// The largest number of names in a hint.
 const LISTED: usize = 40;
 
-/// A query that is not SQL.
+/// The error of a query that is not SQL.
 pub fn of_syntax(error: &DataFusionError, sql: &str) -> raisin_base::error::Error {
     match error.find_root() {
         DataFusionError::SQL(error, _) => not_sql(error, sql).into(),
@@ -20,8 +20,8 @@ pub fn of_syntax(error: &DataFusionError, sql: &str) -> raisin_base::error::Erro
     }
 }
 
-/// A query that names what there is not, or asks for what cannot be. What the machine could not do is no problem of the
-/// query.
+/// The error of a query that cannot be planned, for example because a name does not exist. A failure of the machine is no
+/// problem of the query.
 pub fn of_plan(error: &DataFusionError, sql: &str) -> raisin_base::error::Error {
     match error.find_root() {
         DataFusionError::SchemaError(schema_error, _) => of_columns(schema_error),
@@ -70,7 +70,7 @@ fn of_columns(error: &SchemaError) -> raisin_base::error::Error {
     problem.hint(hint).into()
 }
 
-/// `Invalid function 'avgg'.\nDid you mean 'avg'?` in our words; others as they are.
+/// The problem of a planning message. `Invalid function 'avgg'.\nDid you mean 'avg'?` is rephrased; other messages stay.
 fn of_message(message: &str) -> Problem {
     let (first, rest) = message.split_once('\n').unwrap_or((message, ""));
     if let Some(name) = first.strip_prefix("Invalid function '").and_then(|text| text.split('\'').next()) {
@@ -84,7 +84,7 @@ fn of_message(message: &str) -> Problem {
     Problem::usage(message)
 }
 
-/// A table that is not there, with the nearest that is.
+/// The problem of a table that does not exist, with the nearest existing table.
 pub fn not_a_table(table: &TableReference, catalogs: &Catalogs) -> Problem {
     let problem = Problem::usage(format!("there is no table `{table}`"));
     if let Some(pipeline) = table.catalog()
@@ -98,7 +98,7 @@ pub fn not_a_table(table: &TableReference, catalogs: &Catalogs) -> Problem {
     };
     let Some(catalog) = catalog else { return problem };
     let Some(schema) = table.schema() else {
-        // Never opened for this: the history lists folders.
+        // Only stages are searched: the schema `history` would have to list all folders of the store.
         let stages = catalog.schemas.iter().filter(|(_, schema)| schema.is_of_a_stage());
         let owners: Vec<String> = stages
             .filter(|(_, schema)| schema.has(table.table()))

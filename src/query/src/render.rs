@@ -1,4 +1,4 @@
-//! Rows as aligned text: numbers to the right, strings cut so that a row fits the terminal.
+//! Rows as an aligned text table. Numbers are aligned to the right, and strings are cut so that a row fits the terminal.
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray as _, RecordBatch};
 use datafusion::arrow::datatypes::{DataType, Float32Type, Float64Type};
@@ -6,7 +6,7 @@ use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use raisin_base::error::Result;
 
-/// Strings are cut to no less than this, even on a narrow terminal.
+/// The smallest width to which strings are cut, even on a narrow terminal.
 const LEAST_WIDTH: usize = 12;
 const GAP: &str = "  ";
 
@@ -16,7 +16,7 @@ pub fn terminal_width() -> Option<usize> {
     (size.ws_col > 0).then_some(usize::from(size.ws_col))
 }
 
-/// A heading, a rule, and a line a row. With a width, strings are cut so that lines fit where that is possible.
+/// A heading, a rule, and one line for each row. If `width` is given, strings are cut so that lines fit if possible.
 pub fn table(rows: &RecordBatch, width: Option<usize>) -> Result<String> {
     let schema = rows.schema();
     let mut columns = Vec::new();
@@ -50,7 +50,7 @@ impl Column {
     }
 }
 
-/// Takes from the widest text column until the line fits.
+/// Narrows the widest text column until the line fits.
 fn shrink(columns: &[Column], widths: &mut [usize], limit: usize) {
     let gaps = GAP.len() * columns.len().saturating_sub(1);
     while widths.iter().sum::<usize>() + gaps > limit {
@@ -99,7 +99,7 @@ fn cells(array: &ArrayRef) -> Result<Vec<String>> {
     (0..array.len()).map(|row| Ok(printable(&formatter.value(row).try_to_string()?))).collect()
 }
 
-/// Six significant digits, without zeros at the end; powers of ten where that is shorter to read.
+/// A number with six significant digits and without zeros at the end. Very small and very large numbers have an exponent.
 pub fn number(value: f64) -> String {
     if !value.is_finite() {
         return value.to_string();
@@ -121,7 +121,7 @@ fn without_zeros(digits: &str) -> &str {
     if digits.contains('.') { digits.trim_end_matches('0').trim_end_matches('.') } else { digits }
 }
 
-/// One line, whatever the text holds: line ends and other control characters are written as escapes.
+/// The text on one line: line breaks and other control characters become escapes.
 fn printable(text: &str) -> String {
     if !text.chars().any(char::is_control) {
         return text.to_owned();

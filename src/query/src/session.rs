@@ -1,4 +1,4 @@
-//! One query: parsed, its tables looked up, planned, run. Read-only: no DDL, no COPY, no SET.
+//! Runs one query: parses it, looks up its tables, plans and executes it. Only reading is allowed: no DDL, COPY or SET.
 
 use std::future::{Future, poll_fn};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use super::problems::{not_a_table, of_plan, of_syntax};
 use raisin_base::error::{Context as _, Problem, Result};
 use raisin_kinds::syntax::{DIALECT, several_statements};
 
-/// What `show tables` means: names only, without the machinery's own.
+/// The query for `show tables`: the names of all tables except those of `information_schema`.
 const SHOW_TABLES: &str = "select table_schema as \"schema\", table_name as \"table\" from information_schema.tables \
      where table_schema <> 'information_schema' and table_catalog = ";
 
@@ -55,7 +55,7 @@ impl Rows {
         Ok(batch.map(renamed).transpose()?)
     }
 
-    /// All of them in one batch.
+    /// All rows in one batch.
     pub async fn all(mut self) -> Result<RecordBatch> {
         let mut batches = Vec::new();
         while let Some(batch) = self.next().await? {
@@ -65,7 +65,8 @@ impl Rows {
     }
 }
 
-/// `avg(acc)` for what DataFusion calls `avg(scores.metrics.acc)`, unless two columns would then have one name.
+/// The schema with short names: `avg(acc)` instead of `avg(scores.metrics.acc)`, unless two columns would have the same
+/// name.
 fn short_headings(schema: &SchemaRef, tables: &[TableReference]) -> SchemaRef {
     let short = |name: &str| tables.iter().fold(name.to_owned(), |name, table| name.replace(&format!("{table}."), ""));
     let names: Vec<String> = schema.fields().iter().map(|field| short(field.name())).collect();
@@ -84,7 +85,7 @@ pub struct Session {
 
 impl Session {
     pub fn over(catalogs: Catalogs) -> Result<Self> {
-        // One partition: this runtime has one thread, and the same query gives its rows in the same order each time.
+        // With one partition, the same query always gives its rows in the same order. The runtime has only one thread.
         let config = SessionConfig::new()
             .with_target_partitions(1)
             .with_information_schema(true)
@@ -97,10 +98,10 @@ impl Session {
         Ok(Self { context, catalogs })
     }
 
-    /// The rows of a query, to be taken as they come.
+    /// The rows of a query as a stream.
     ///
     /// # Errors
-    /// A query that cannot be parsed or planned, in words that say what there is instead.
+    /// The query cannot be parsed or planned. The error says which names exist.
     pub async fn stream(&self, sql: &str, note: &mut dyn FnMut(&str)) -> Result<Rows> {
         let asks_for_names = sql.trim().trim_end_matches(';').trim().eq_ignore_ascii_case("show tables");
         let rewritten = format!("{SHOW_TABLES}'{}' order by 1, 2", self.catalogs.default.replace('\'', "''"));
@@ -134,7 +135,10 @@ impl Session {
         Ok(Rows { schema: short_headings(&stream.schema(), &tables), stream })
     }
 
-    /// Whether a table that exists is one of the default pipeline's stages.
+    /// Whether a table belongs to a stage of the default pipeline.
+    ///
+    /// # Errors
+    /// The table does not exist.
     fn check(&self, table: &TableReference) -> Result<bool> {
         if table.schema() == Some("information_schema") {
             return Ok(false);

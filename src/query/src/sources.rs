@@ -1,38 +1,40 @@
-//! Which files make up a table, and which constant columns each of them gets.
+//! Which files make up a table, and which constant columns each file gets.
 //!
-//! A pipeline that sweeps has an artifact a variant, but most stages depend on few of the axes: 21 variants share one
-//! pool, whose rows must not appear 21 times. So a stage's table has the files of its *distinct* variants only, told
-//! apart by the axes on which its action key depends. Two axes' values that led to the same key by chance (a baseline
-//! that draws nothing is the same for every seed) still count as two, because the axis matters elsewhere in the
-//! stage: averages over seeds stay right.
+//! In a pipeline with a sweep, each variant has an artifact of each stage. But a stage may depend on few axes of the sweep:
+//! if 21 variants share one pool, its rows must not appear 21 times. Therefore a table has only the files of the *distinct*
+//! variants of its stage: one for each combination of values of the axes on which the action key of the stage depends.
+//!
+//! Variants with different values of such an axis are distinct even if their keys are equal. For example, a baseline that
+//! draws no random numbers has the same key for every seed. It still counts once for each seed, so that averages over seeds
+//! are right.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 
-/// A Parquet file and the constant columns that its rows get.
+/// A Parquet file and the constant columns of its rows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TableFile {
     pub path: PathBuf,
-    /// By column name, in order. Null where it does not apply.
+    /// The names and values of the constant columns, in order. A value is null if the column does not apply to the file.
     pub constants: Vec<(String, Value)>,
 }
 
-/// One variant's artifact of a stage.
+/// The artifact of a stage in one variant.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Member<T> {
-    /// The variant's name; empty where the variants share the artifact.
+    /// The name of the variant; empty if the variants share the artifact.
     pub variant: String,
-    /// The sweep's values by their whole keys.
+    /// The values of the sweep by their whole keys.
     pub values: Map<String, Value>,
-    /// What two variants have in common if nothing in the stage depends on their difference: the action key.
+    /// The action key. Two variants have the same key if the stage does not depend on their differences.
     pub identity: String,
     pub of: T,
 }
 
-/// The distinct members, each with its constant columns: `variant`, and one for each axis that matters.
-/// No columns if the pipeline does not sweep.
+/// The distinct members, each with its constant columns: `variant`, and one for each axis on which the stage depends.
+/// Without a sweep there are no constant columns.
 pub fn distinct<T: Clone>(members: &[Member<T>]) -> Vec<(T, Vec<(String, Value)>)> {
     let axes = axes(members);
     let sweeps = !axes.is_empty() || members.iter().any(|member| !member.variant.is_empty());
@@ -67,7 +69,7 @@ pub fn distinct<T: Clone>(members: &[Member<T>]) -> Vec<(T, Vec<(String, Value)>
     found
 }
 
-/// The same for artifacts that a gathering stage sees, which know their values but no key.
+/// [`distinct`] for the artifacts of a gathering stage, for which the values but no keys are known.
 pub fn spread(sources: &[(PathBuf, Map<String, Value>)]) -> Vec<(PathBuf, Vec<(String, Value)>)> {
     let members: Vec<Member<PathBuf>> = sources
         .iter()
@@ -92,8 +94,8 @@ fn axes<T>(members: &[Member<T>]) -> Vec<String> {
     axes
 }
 
-/// The axes on which the identity depends: two members differ in it, and in nothing else, but not in identity.
-/// All axes, where these do not explain every difference.
+/// The axes on which the identity depends: two members differ in nothing but this axis, and their identities differ. If
+/// these axes do not explain all differences, all axes.
 fn relevant<T>(members: &[Member<T>], axes: &[String]) -> Vec<String> {
     let identities_by = |chosen: &dyn Fn(&str) -> bool| {
         let mut groups: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
@@ -113,7 +115,8 @@ fn relevant<T>(members: &[Member<T>], axes: &[String]) -> Vec<String> {
     if several(identities_by(&|axis| found.iter().any(|other| other == axis))) { axes.to_vec() } else { found }
 }
 
-/// Each axis by the shortest end of its key that no other axis has: `stage.tuned.select.method` is `method`.
+/// A short name for each axis: the shortest end of its key that no other axis has. `stage.tuned.select.method` becomes
+/// `method`.
 pub fn short_names(axes: &[String]) -> BTreeMap<String, String> {
     let name = |axis: &String| {
         let parts: Vec<&str> = axis.split('.').collect();
@@ -129,7 +132,7 @@ pub fn short_names(axes: &[String]) -> BTreeMap<String, String> {
     axes.iter().map(|axis| (axis.clone(), name(axis))).collect()
 }
 
-/// A value as a person would write it.
+/// A value as text, without quotes.
 pub fn text(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),

@@ -1,4 +1,4 @@
-//! Queries over a made-up store and out folder: what people see, in every format, and what they are told.
+//! Tests of queries over a made-up store: the answers in every format, and the messages.
 
 mod world;
 

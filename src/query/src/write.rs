@@ -1,4 +1,4 @@
-//! Results on their way out: text for people, CSV, JSON lines, Parquet. Everything but the table streams.
+//! Writes results: as a text table, CSV, JSON lines or Parquet. All but the text table are written while they are read.
 
 use std::fs::File;
 use std::io::Write;
@@ -18,7 +18,7 @@ use super::render;
 use super::session::Rows;
 use raisin_base::error::{Context as _, Result};
 
-/// Aligned text; the number of rows goes to `note`.
+/// Writes an aligned text table. The number of rows goes to `note`.
 pub async fn as_table(
     rows: Rows,
     to: &mut (dyn Write + Send),
@@ -33,7 +33,7 @@ pub async fn as_table(
     Ok(())
 }
 
-/// CSV with a heading. Lists and structs are written as JSON, which CSV has no form for.
+/// Writes CSV with a heading. Lists and structs, for which CSV has no form, are written as JSON.
 pub async fn as_csv(mut rows: Rows, to: &mut (dyn Write + Send)) -> Result<()> {
     let empty = RecordBatch::new_empty(rows.schema.clone());
     let mut writer = csv::WriterBuilder::new().with_header(true).build(to);
@@ -44,7 +44,7 @@ pub async fn as_csv(mut rows: Rows, to: &mut (dyn Write + Send)) -> Result<()> {
     Ok(())
 }
 
-/// JSON lines: an object a row, with nulls written out, so that each line has every column.
+/// Writes JSON lines: one object for each row. Nulls are written, so that each line has every column.
 pub async fn as_json(mut rows: Rows, to: &mut (dyn Write + Send)) -> Result<()> {
     let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(to);
     while let Some(batch) = rows.next().await? {
@@ -66,7 +66,7 @@ pub async fn as_parquet(mut rows: Rows, to: &mut (dyn Write + Send)) -> Result<(
     Ok(())
 }
 
-/// Writes a file beside its place and moves it there when it is complete: a query that fails leaves the old one.
+/// Writes a temporary file and moves it to its place when it is complete. A query that fails leaves the old file.
 pub fn replace(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
     let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut file = tempfile::Builder::new()
@@ -86,7 +86,7 @@ pub fn is_broken_pipe(error: &raisin_base::error::Error) -> bool {
     })
 }
 
-/// The batch with its nested columns as JSON text.
+/// The batch with nested columns as JSON text.
 fn flat(batch: &RecordBatch) -> Result<RecordBatch> {
     let mut fields: Vec<Field> = Vec::new();
     let mut columns: Vec<ArrayRef> = Vec::new();

@@ -1,6 +1,6 @@
-//! Parquet in and out: the one way in which stages write and read tables.
+//! Tables in Parquet files. All stages write and read tables with this crate.
 //!
-//! The same batches give the same bytes: one writer, fixed settings, nothing of the time or the place.
+//! The same batches give the same bytes: the writer has fixed settings and stores neither a time nor a host name.
 
 use std::fs::File;
 use std::path::Path;
@@ -18,9 +18,9 @@ use parquet::file::properties::WriterProperties;
 
 use raisin_base::error::{Context as _, Result, anyhow};
 
-/// Tables in the artifact of a running stage.
+/// Writes tables into the artifact of a running stage.
 pub trait WriteTable {
-    /// Writes `<name>.parquet`, which SQL then knows as `<stage>.<name>`.
+    /// Writes `<name>.parquet`, which is the table `<stage>.<name>` in SQL.
     fn write_table(&self, name: &str, rows: &RecordBatch) -> Result<()>;
 }
 
@@ -30,7 +30,7 @@ impl WriteTable for raisin_contract::Context {
     }
 }
 
-/// A table that grows by batches and is complete once [`Writer::close`] returned.
+/// Writes a table batch by batch. The table is complete after [`Writer::close`].
 pub struct Writer {
     inner: ArrowWriter<File>,
 }
@@ -67,8 +67,7 @@ pub fn read(path: &Path) -> Result<RecordBatch> {
     collect(path, open(path)?)
 }
 
-/// Reads these columns of a table into one batch, in the order of the file: of a large table that is the memory of
-/// these and not of all.
+/// Reads these columns of a table into one batch, in the order of the file. Other columns take no memory.
 pub fn read_columns(path: &Path, names: &[&str]) -> Result<RecordBatch> {
     let builder = open(path)?;
     let fields = builder.schema().fields();
@@ -89,7 +88,7 @@ fn open(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
 }
 
 fn collect(path: &Path, builder: ParquetRecordBatchReaderBuilder<File>) -> Result<RecordBatch> {
-    // All rows in one batch: joining several would hold the table twice.
+    // All rows are read as one batch: joining several batches would need twice the memory.
     let rows = usize::try_from(builder.metadata().file_metadata().num_rows())?;
     let reader = builder.with_batch_size(rows.max(1)).build()?;
     let schema = reader.schema();
@@ -98,17 +97,17 @@ fn collect(path: &Path, builder: ParquetRecordBatchReaderBuilder<File>) -> Resul
     if batches.len() == 1 { Ok(batches.remove(0)) } else { Ok(concat_batches(&schema, &batches)?) }
 }
 
-/// How many rows a table has, by the end of its file.
+/// The number of rows of a table, from the metadata at the end of its file.
 pub fn rows(path: &Path) -> Result<u64> {
     Ok(u64::try_from(open(path)?.metadata().file_metadata().num_rows())?)
 }
 
-/// A column by name, as the array type that the caller expects.
+/// The column of this name, as the array type that the caller expects.
 ///
 /// ```no_run
 /// # use arrow_array::{RecordBatch, Float32Array};
 /// # fn f(batch: &RecordBatch) -> raisin_base::error::Result<()> {
-/// let losses: &Float32Array = raisin::table::column(batch, "loss")?;
+/// let losses: &Float32Array = raisin_table::column(batch, "loss")?;
 /// # Ok(()) }
 /// ```
 pub fn column<'a, A: Array + 'static>(batch: &'a RecordBatch, name: &str) -> Result<&'a A> {
@@ -119,7 +118,7 @@ pub fn column<'a, A: Array + 'static>(batch: &'a RecordBatch, name: &str) -> Res
     array.as_any().downcast_ref().ok_or_else(|| anyhow!("column `{name}` has the type {}", array.data_type()))
 }
 
-/// A batch from named columns; every column is nullable in the schema, so that tables of one kind always agree.
+/// A batch of named columns. Every column is nullable in the schema, so that equal tables have equal schemas.
 pub fn batch(columns: Vec<(&str, ArrayRef)>) -> Result<RecordBatch> {
     let fields: Vec<Field> =
         columns.iter().map(|(name, array)| Field::new(*name, array.data_type().clone(), true)).collect();
@@ -127,7 +126,7 @@ pub fn batch(columns: Vec<(&str, ArrayRef)>) -> Result<RecordBatch> {
     Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)?)
 }
 
-/// The type of an embedding column: a list of f32 of one fixed length.
+/// The type of a column of vectors: lists of f32 of one length.
 pub fn vector_type(length: usize) -> DataType {
     DataType::FixedSizeList(
         Arc::new(Field::new("item", DataType::Float32, false)),
@@ -158,7 +157,7 @@ mod tests {
     fn a_long_table_comes_back_in_one_piece_and_columns_of_it_alone() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("long.parquet");
-        // More than the reader gives at a time unasked.
+        // More rows than a batch has by default.
         let rows = batch(vec![
             ("id", Arc::new(Int32Array::from_iter_values(0..3000)) as ArrayRef),
             (

@@ -1,5 +1,6 @@
-//! `clusters`: the static part of every candidate's fused state, and which candidates belong together (docs/method.md,
-//! section 2). Leaves the features to the `features` kind and all that changes during training to the selector.
+//! Runs a stage of kind `clusters`: writes the static part of the fused state of every candidate, and the cluster of the
+//! candidate (docs/method.md, section 2). The features come from a stage of kind `features`. The selector adds the part of
+//! the state that changes during training.
 
 use std::sync::Arc;
 
@@ -18,8 +19,8 @@ use raisin_selector::clustering::pca::Pca;
 use raisin_selector::save::write_tensors;
 use raisin_table::{self as table, WriteTable as _};
 
-/// Columns of the difficulty part. Sums of log-probabilities span three orders of magnitude with the length, so the
-/// mean per token stands beside each.
+/// The columns of the difficulty part. Sums of log-probabilities grow with the length by three orders of magnitude.
+/// Therefore the part also has their means per token.
 const DIFFICULTY: [&str; 6] = [
     "difficulty.prompt_tokens",
     "difficulty.response_tokens",
@@ -94,11 +95,11 @@ fn progress(context: &Context, phase: &str, done: u64) {
     context.progress(Progress { phase: phase.to_owned(), done, total: 2, unit: "phases".into(), ..Default::default() });
 }
 
-/// What a candidate must have.
+/// The columns that must not be null in the row of a candidate.
 const COMPLETE: [&str; 6] =
     ["prompt_tokens", "response_tokens", "logp_conditional", "logp_unconditional", "unconditional_tokens", "embedding"];
 
-/// The rows without a missing value. Where that is all of them, nothing is copied.
+/// The rows without a null in these columns. If all rows are complete, nothing is copied.
 fn complete_rows(all: RecordBatch) -> Result<RecordBatch> {
     let columns: Vec<&ArrayRef> = COMPLETE
         .into_iter()
@@ -111,7 +112,7 @@ fn complete_rows(all: RecordBatch) -> Result<RecordBatch> {
     Ok(take_record_batch(&all, &UInt32Array::from_iter_values(complete))?)
 }
 
-/// A vector column, row-major, and its width; a view of the column's own numbers.
+/// The numbers of a column of vectors, row by row, and the length of a vector. The numbers are not copied.
 fn vectors(rows: &RecordBatch, name: &str) -> Result<(ScalarBuffer<f32>, usize)> {
     let lists: &FixedSizeListArray = table::column(rows, name)?;
     let width = lists.value_length() as usize;
@@ -126,13 +127,14 @@ struct State {
     columns: Vec<String>,
     means: Vec<f64>,
     deviations: Vec<f64>,
-    /// Row-major, standardised.
+    /// The standardised values, row by row.
     values: Vec<f32>,
 }
 
 impl State {
-    /// Difficulty beside semantics, every column with mean 0. Difficulty columns and whitened dimensions have variance
-    /// 1; unwhitened dimensions share one scale, so that their proportions stay.
+    /// Joins the difficulty part and the semantic part. Every column has mean 0. The columns of the difficulty part and
+    /// whitened dimensions have variance 1. Dimensions that are not whitened have one common scale, so that their
+    /// proportions stay.
     fn fuse(rows: &RecordBatch, semantic: &[f32], dimensions: usize, whiten: bool) -> Result<Self> {
         let prompt: &UInt32Array = table::column(rows, "prompt_tokens")?;
         let response: &UInt32Array = table::column(rows, "response_tokens")?;
@@ -162,7 +164,7 @@ impl State {
             let shared = deviations[DIFFICULTY.len()..].iter().sum::<f64>() / dimensions.max(1) as f64;
             deviations[DIFFICULTY.len()..].fill(shared);
         }
-        // A column that never varies tells nothing: it becomes 0, whatever its scale.
+        // A constant column becomes 0 for every row.
         deviations.iter_mut().for_each(|square| *square = if *square > 1e-24 { square.sqrt() } else { 1.0 });
         let values = raw
             .iter()

@@ -1,4 +1,4 @@
-//! The made-up store and out folder that the tests query.
+//! The made-up store that the tests query.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -28,7 +28,7 @@ impl World {
         Self { folder, store, built: Vec::new() }
     }
 
-    /// An artifact of a stage with its tables, recorded and described.
+    /// Adds an artifact of a stage with its tables, its action record and its description.
     pub fn add(&mut self, stage: &str, variant: &str, values: Value, tables: &[(&str, RecordBatch)]) {
         let artifact = Digest::of(format!("{stage}{variant}").as_bytes());
         let key = Digest::of(format!("key {stage}{variant}").as_bytes());
@@ -90,7 +90,7 @@ impl World {
         }
     }
 
-    /// What goes to standard output, then what goes to standard error.
+    /// The answer of a query, and its notes.
     pub fn ask(&self, sql: &str, format: Format) -> Result<String> {
         let (mut bytes, mut notes) = (Vec::new(), String::new());
         answer(&self.options(sql, format), &mut bytes, None, &mut |note| notes.push_str(&format!("({note})\n")))?;
@@ -124,7 +124,7 @@ pub fn selection(ids: &[u32]) -> RecordBatch {
     .unwrap()
 }
 
-/// Two methods and two seeds over one pool.
+/// A store with two methods and two seeds over one pool.
 pub fn swept() -> World {
     let mut world = World::new();
     let pool = batch(vec![
