@@ -6,4 +6,5 @@ pub mod error;
 pub mod learner;
 pub mod machine;
 pub mod random;
+pub mod sealed;
 pub mod seed;

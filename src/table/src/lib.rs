@@ -10,11 +10,13 @@ use arrow_array::RecordBatchReader as _;
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use arrow_select::concat::concat_batches;
+use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
+use parquet::file::reader::ChunkReader;
 
 use raisin_base::error::{Context as _, Result, anyhow};
 
@@ -35,14 +37,18 @@ pub struct Writer {
     inner: ArrowWriter<File>,
 }
 
+/// How every table is written.
+fn properties() -> Result<WriterProperties> {
+    Ok(WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
+        .set_created_by("raisin".to_owned())
+        .build())
+}
+
 impl Writer {
     pub fn create(path: &Path, schema: SchemaRef) -> Result<Self> {
         let file = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
-        let properties = WriterProperties::builder()
-            .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
-            .set_created_by("raisin".to_owned())
-            .build();
-        Ok(Self { inner: ArrowWriter::try_new(file, schema, Some(properties))? })
+        Ok(Self { inner: ArrowWriter::try_new(file, schema, Some(properties()?))? })
     }
 
     pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
@@ -60,6 +66,22 @@ pub fn write(path: &Path, batch: &RecordBatch) -> Result<()> {
     let mut writer = Writer::create(path, batch.schema())?;
     writer.write(batch)?;
     writer.close()
+}
+
+/// What [`write`] writes, in memory.
+pub fn to_bytes(batch: &RecordBatch) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties()?))?;
+    writer.write(batch)?;
+    writer.close()?;
+    Ok(bytes)
+}
+
+/// The table that [`to_bytes`] gave.
+pub fn from_bytes(bytes: Vec<u8>) -> Result<RecordBatch> {
+    let what = Path::new("a table in memory");
+    let builder = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(bytes));
+    collect(what, builder.with_context(|| format!("{} is not a Parquet table", what.display()))?)
 }
 
 /// Reads a whole table into one batch.
@@ -87,7 +109,7 @@ fn open(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
     ParquetRecordBatchReaderBuilder::try_new(file).with_context(|| format!("{} is not a Parquet file", path.display()))
 }
 
-fn collect(path: &Path, builder: ParquetRecordBatchReaderBuilder<File>) -> Result<RecordBatch> {
+fn collect<R: ChunkReader + 'static>(path: &Path, builder: ParquetRecordBatchReaderBuilder<R>) -> Result<RecordBatch> {
     // All rows are read as one batch: joining several batches would need twice the memory.
     let rows = usize::try_from(builder.metadata().file_metadata().num_rows())?;
     let reader = builder.with_batch_size(rows.max(1)).build()?;
@@ -150,6 +172,9 @@ mod tests {
         write(&folder.path().join("b.parquet"), &rows)?;
         assert_eq!(read(&folder.path().join("a.parquet"))?, rows);
         assert_eq!(std::fs::read(folder.path().join("a.parquet"))?, std::fs::read(folder.path().join("b.parquet"))?);
+        assert_eq!(to_bytes(&rows)?, std::fs::read(folder.path().join("a.parquet"))?);
+        assert_eq!(from_bytes(to_bytes(&rows)?)?, rows);
+        assert!(from_bytes(b"no table".to_vec()).is_err());
         Ok(())
     }
 
