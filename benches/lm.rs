@@ -18,7 +18,7 @@ use raisin_corpus::{Codec, Instruction, Sequence};
 use raisin_lm::gguf::Gguf;
 use raisin_lm::proxy::{PrefixStates, ProxyConfig, write_states};
 use raisin_lm::{Adaptation, Batch, Model, TARGETS, write_tokenizer};
-use raisin_training::{EpisodeLearner, Pool, Schedule, SideBySide, Trainer, TrainerConfig, ValidationSet};
+use raisin_training::{Episodes, Pool, Schedule, Trainer, TrainerConfig, ValidationSet};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor, no_grad};
@@ -277,8 +277,7 @@ fn train(mut model: Model, adaptation: &Adaptation, rows: &[Sequence], request: 
         let rows = chosen(rows, batch);
         let ([seconds, cpu], outcome) = timed(device, || trainer.step(&rows, None))?;
         let (tokens, supervised) = (outcome.tokens, outcome.supervised_tokens);
-        let flops = trainer.flops(tokens, true);
-        units.push(Unit { seconds, cpu, tokens, supervised, flops, value: outcome.loss });
+        units.push(Unit { seconds, cpu, tokens, supervised, flops: outcome.flops, value: outcome.loss });
     }
     Ok(units)
 }
@@ -328,10 +327,9 @@ fn episodes(mut model: Model, rows: Vec<Sequence>, request: &Request) -> Result<
     let cached = cached.as_ref().map(|cached| (layers - request.top_layers.unwrap_or(0), cached.as_slice()));
     let device = model.device();
     let together =
-        if request.side_by_side { SideBySide::episodes_of_a_pass(&adaptation, device, request.episodes) } else { 1 };
+        if request.side_by_side { Episodes::lanes_of_a_trainer(&adaptation, device, request.episodes) } else { 1 };
     let limit = request.batch_tokens / together;
     let validation = ValidationSet::new(&examples.iter().collect::<Vec<_>>(), cached, limit, device)?;
-    let prefix = states.as_ref().map(|states| states.config.prefix_layers);
     let pool = Pool::new(pool, states);
     let config = TrainerConfig { learning_rate: 1e-4, ..trainer_config(request, request.steps) };
     let batch = |step: usize, episode: usize| -> Vec<u32> {
@@ -363,11 +361,10 @@ fn episodes(mut model: Model, rows: Vec<Sequence>, request: &Request) -> Result<
     };
     if request.side_by_side {
         let (seed, episodes) = (Seed::new(1), request.episodes);
-        let mut learners = SideBySide::new(model, &adaptation, &seed, config, episodes, pool, &validation)?;
+        let mut learners = Episodes::new(model, &adaptation, &seed, config, episodes, pool, validation)?;
         play(&mut learners, 0, request.episodes)?;
     } else {
-        model.prepare(&adaptation, &Seed::new(1))?;
-        let mut learner = EpisodeLearner::new(Trainer::new(model, config, prefix)?, pool, validation)?;
+        let mut learner = Episodes::new(model, &adaptation, &Seed::new(1), config, 1, pool, validation)?;
         for episode in 0..request.episodes {
             play(&mut learner, episode, 1)?;
         }

@@ -120,7 +120,7 @@ fn wait_for_selector_checkpoint(project: &Project) -> bool {
         let folders = std::fs::read_dir(project.path("cache/tmp")).into_iter().flatten().flatten();
         for folder in folders {
             let assignment = std::fs::read_to_string(folder.path().join("assignment.json")).unwrap_or_default();
-            let has_work = folder.path().join("work/state.safetensors").is_file();
+            let has_work = std::fs::metadata(folder.path().join("work/rounds")).is_ok_and(|file| file.len() > 0);
             let is_selector =
                 assignment.contains("\"kind\":\"selector\"") || assignment.contains("\"kind\": \"selector\"");
             if is_selector && has_work {

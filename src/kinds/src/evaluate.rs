@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use raisin_contract::{Kind, Needs, ParameterProblem, Process};
 use raisin_settings::Split;
 
-use crate::{check_distinct, word};
+use crate::{check_distinct, numbers, word};
 
 pub struct Evaluate;
 
@@ -100,13 +100,10 @@ impl Kind for Evaluate {
 
     fn check(parameters: &Parameters) -> Result<(), ParameterProblem> {
         check_distinct("/metrics", &parameters.metrics, word)?;
-        let problem = |pointer: &str, message: &str| Err(ParameterProblem::new(pointer, message));
-        match parameters {
-            Parameters { limit: Some(0), .. } => problem("/limit", "0 examples give no score"),
-            Parameters { generate_rows: 0, .. } => problem("/generate_rows", "must be at least 1"),
-            Parameters { batch_tokens: 0, .. } => problem("/batch_tokens", "a batch of 0 tokens holds nothing"),
-            Parameters { max_tokens: 0 | 1, .. } => problem("/max_tokens", "a sequence needs at least 2 tokens"),
-            _ => Ok(()),
+        if parameters.limit == Some(0) {
+            return Err(ParameterProblem::new("/limit", "0 examples give no score"));
         }
+        numbers::counts(&[("generate_rows", parameters.generate_rows), ("batch_tokens", parameters.batch_tokens)])?;
+        numbers::sequence_lengths(&[("max_tokens", parameters.max_tokens)])
     }
 }

@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use raisin_contract::{Kind, Needs, ParameterProblem, Process};
 
+use crate::numbers;
+
 pub struct Features;
 
 /// Parameters of a `features` stage.
@@ -53,12 +55,7 @@ impl Kind for Features {
     }
 
     fn check(parameters: &Parameters) -> Result<(), ParameterProblem> {
-        if parameters.max_tokens < 2 {
-            return Err(ParameterProblem::new("/max_tokens", "a sequence needs at least 2 tokens"));
-        }
-        if parameters.batch_tokens == 0 {
-            return Err(ParameterProblem::new("/batch_tokens", "a batch of 0 tokens holds nothing"));
-        }
-        Ok(())
+        numbers::sequence_lengths(&[("max_tokens", parameters.max_tokens)])?;
+        numbers::counts(&[("batch_tokens", parameters.batch_tokens)])
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use raisin_contract::{Kind, Needs, ParameterProblem, Process};
 use raisin_settings::{AdaptationSettings, Method, Schedule, Third};
 
-use crate::is_off;
+use crate::{is_off, numbers};
 
 pub struct Finetune;
 
@@ -161,16 +161,12 @@ impl Kind for Finetune {
         if let Some((key, message)) = parameters.adaptation.problem() {
             return problem(&format!("/adaptation/{key}"), message);
         }
-        if parameters.batch_size == 0 {
-            return problem("/batch_size", "must be at least 1");
-        }
-        if parameters.max_tokens < 2 {
-            return problem("/max_tokens", "a sequence needs at least 2 tokens");
-        }
-        if !(0.0..1.0).contains(&parameters.warmup) {
-            return problem("/warmup", "is a share of the steps, from 0 to below 1");
-        }
-        Ok(())
+        let Parameters { batch_size, micro_batch_tokens, max_tokens, .. } = *parameters;
+        numbers::counts(&[("batch_size", batch_size), ("micro_batch_tokens", micro_batch_tokens)])?;
+        numbers::sequence_lengths(&[("max_tokens", max_tokens)])?;
+        numbers::positive(&[("learning_rate", parameters.learning_rate)])?;
+        numbers::not_negative(&[("weight_decay", parameters.weight_decay)])?;
+        numbers::warmup(parameters.warmup)
     }
 }
 

@@ -9,6 +9,7 @@ pub mod finetune;
 pub mod generate;
 pub mod ingest;
 pub mod model;
+mod numbers;
 pub mod overlap;
 pub mod pretrain;
 pub mod report;

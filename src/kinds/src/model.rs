@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use raisin_contract::{DType, Kind, Needs, ParameterProblem, Process};
 
+use crate::numbers;
+
 /// A language model.
 pub struct Model;
 
@@ -149,20 +151,15 @@ impl Kind for Model {
             let message = "`max_tokens` belongs to `prefix`, which is not given";
             return Err(ParameterProblem::new("/source/max_tokens", message));
         }
-        if source.max_tokens.is_some_and(|tokens| tokens < 2) {
-            return Err(ParameterProblem::new("/source/max_tokens", "a sequence needs at least 2 tokens"));
+        if let Some(tokens) = source.max_tokens {
+            numbers::sequence_lengths(&[("source/max_tokens", tokens)])?;
         }
         if source.train_layers == Some(0) {
             return Err(ParameterProblem::new("/source/train_layers", "at least one layer must be trained"));
         }
         if let Some(init) = &source.init {
-            if init.context < 2 {
-                return Err(ParameterProblem::new("/source/init/context", "a sequence needs at least 2 tokens"));
-            }
-            if !(init.rope_theta.is_finite() && init.rope_theta > 0.0) {
-                let message = format!("must be a positive number, and is {}", init.rope_theta);
-                return Err(ParameterProblem::new("/source/init/rope_theta", message));
-            }
+            numbers::sequence_lengths(&[("source/init/context", init.context)])?;
+            numbers::positive(&[("source/init/rope_theta", init.rope_theta)])?;
             check_shape(init)
                 .map_err(|reason| ParameterProblem::new("/source/init", format!("impossible shape: {reason}")))?;
         }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use raisin_contract::{Kind, Needs, ParameterProblem, Process};
 use raisin_settings::Schedule;
 
-use crate::is_off;
+use crate::{is_off, numbers};
 
 pub struct Pretrain;
 
@@ -89,17 +89,11 @@ impl Kind for Pretrain {
     }
 
     fn check(parameters: &Parameters) -> Result<(), ParameterProblem> {
-        let zero = |pointer: &str| Err(ParameterProblem::new(pointer, "must be at least 1"));
-        match parameters {
-            Parameters { steps: 0, .. } => zero("/steps"),
-            Parameters { batch_size: 0, .. } => zero("/batch_size"),
-            Parameters { max_tokens: 0 | 1, .. } => {
-                Err(ParameterProblem::new("/max_tokens", "a row needs at least 2 tokens"))
-            }
-            Parameters { warmup, .. } if !(0.0..1.0).contains(warmup) => {
-                Err(ParameterProblem::new("/warmup", "is a share of the steps, from 0 to below 1"))
-            }
-            _ => Ok(()),
-        }
+        let Parameters { steps, batch_size, micro_batch_tokens, max_tokens, .. } = *parameters;
+        numbers::counts(&[("steps", steps), ("batch_size", batch_size), ("micro_batch_tokens", micro_batch_tokens)])?;
+        numbers::sequence_lengths(&[("max_tokens", max_tokens)])?;
+        numbers::positive(&[("learning_rate", parameters.learning_rate)])?;
+        numbers::not_negative(&[("weight_decay", parameters.weight_decay)])?;
+        numbers::warmup(parameters.warmup)
     }
 }

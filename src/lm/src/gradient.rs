@@ -50,14 +50,29 @@ impl Gradient {
         Ok(())
     }
 
-    /// The square root of the sum of all squares, as `torch.nn.utils.clip_grad_norm_` computes it.
-    pub fn norm(&self) -> Result<f64> {
-        let norms = self.pieces.iter().map(Tensor::f_norm).collect::<Result<Vec<_>, _>>()?;
-        Ok(Tensor::f_stack(&norms, 0)?.f_norm()?.f_double_value(&[])?)
+    /// Of each of so many episodes the square root of the sum of all squares, as `torch.nn.utils.clip_grad_norm_` computes
+    /// it. The numbers of each lie together.
+    pub fn norms(&self, episodes: usize) -> Result<Vec<f64>> {
+        let norm = |pieces: &[Tensor]| -> Result<f64> {
+            let norms = pieces.iter().map(Tensor::f_norm).collect::<Result<Vec<_>, _>>()?;
+            Ok(Tensor::f_stack(&norms, 0)?.f_norm()?.f_double_value(&[])?)
+        };
+        self.by_episode(episodes)?.iter().map(|pieces| norm(pieces)).collect()
     }
 
-    pub fn pieces(&self) -> &[Tensor] {
-        &self.pieces
+    /// The pieces of each of so many episodes.
+    ///
+    /// # Errors
+    /// Pieces that do not come to the same for each.
+    pub fn by_episode(&self, episodes: usize) -> Result<Vec<Vec<Tensor>>> {
+        if let [whole] = self.pieces.as_slice() {
+            ensure!(whole.numel().is_multiple_of(episodes), "{} numbers for {episodes} episodes", whole.numel());
+            return Ok(whole.f_chunk(episodes as i64, 0)?.into_iter().map(|part| vec![part]).collect());
+        }
+        let count = self.pieces.len();
+        ensure!(episodes > 0 && count.is_multiple_of(episodes), "{count} pieces of a gradient for {episodes} episodes");
+        let pieces = self.pieces.chunks(count / episodes);
+        Ok(pieces.map(|pieces| pieces.iter().map(Tensor::shallow_clone).collect()).collect())
     }
 }
 
@@ -73,7 +88,7 @@ mod tests {
         ];
         let trainable = Trainable::of(&values, Device::Cpu)?;
         let numbers =
-            |gradient: &Gradient| -> Result<Vec<f32>> { Ok(Vec::try_from(Tensor::f_cat(gradient.pieces(), 0)?)?) };
+            |gradient: &Gradient| -> Result<Vec<f32>> { Ok(Vec::try_from(Tensor::f_cat(&gradient.pieces, 0)?)?) };
         // A transposed gradient is brought into the memory order of its leaf.
         let turned = Tensor::from_slice(&[1f32, 2.0, 3.0, 4.0]).view([2, 2]).tr();
         let mut gradient = Gradient::of(&trainable, vec![turned, Tensor::new()])?;
@@ -81,7 +96,12 @@ mod tests {
         let ones = Tensor::ones([2, 2], (TensorKind::Float, Device::Cpu));
         gradient.add(&Gradient::of(&trainable, vec![ones, Tensor::from_slice(&[7f32])])?)?;
         assert_eq!(numbers(&gradient)?, [2.0, 4.0, 3.0, 5.0, 7.0]);
-        assert!((gradient.norm()? - 103f64.sqrt()).abs() < 1e-5);
+        assert!((gradient.norms(1)?[0] - 103f64.sqrt()).abs() < 1e-5);
+        assert!(gradient.by_episode(3).is_err());
+        let whole = Gradient::of_whole(Tensor::from_slice(&[3f32, 4.0, 0.0, 2.0]));
+        assert_eq!(whole.norms(2)?, [5.0, 2.0]);
+        let halves = Gradient { pieces: whole.pieces[0].split(1, 0) };
+        assert_eq!(halves.norms(2)?, [5.0, 2.0]);
         assert!(Gradient::of(&trainable, vec![Tensor::new()]).is_err());
         Ok(())
     }

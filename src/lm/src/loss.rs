@@ -27,6 +27,21 @@ fn chunk_rows(vocabulary: i64, device: Device) -> i64 {
     (chunk_bytes(device) / (4 * vocabulary.max(1))).clamp(16, MOST_ROWS)
 }
 
+/// The shares of a batch's rows in the mean losses of their episodes.
+pub struct Shares {
+    /// A scalar whose gradient is the gradient of the sum of all shares. For several episodes the value has no meaning.
+    pub sum: Tensor,
+    /// The share of each of several episodes. Empty for a single episode, whose share is `sum`.
+    each: Vec<f64>,
+}
+
+impl Shares {
+    /// The share of each episode. On a GPU this call waits for the end of the pass.
+    pub fn each(&self) -> Result<Vec<f64>> {
+        if self.each.is_empty() { Ok(vec![self.sum.f_double_value(&[])?]) } else { Ok(self.each.clone()) }
+    }
+}
+
 /// A sum of negative log-probabilities.
 pub struct Loss {
     /// A scalar in f32, with a gradient.
@@ -62,6 +77,17 @@ impl Model {
         // The value is the loss, because the carrier cancels. The gradient is that of the carrier.
         let sum = carrier.f_sub(&carrier.f_detach()?)?.f_add(&sum)?;
         Ok(Loss { sum, tokens })
+    }
+
+    /// The share of the batch's rows in the mean loss of each episode. `totals` has the number of supervised tokens in the
+    /// mean of each episode.
+    pub fn loss_shares(&self, hidden: &Tensor, batch: &Batch, totals: &[usize]) -> Result<Shares> {
+        if let [total] = totals {
+            let sum = self.response_loss(hidden, batch)?.sum.f_div_scalar(*total as f64)?;
+            return Ok(Shares { sum, each: Vec::new() });
+        }
+        let (each, sum) = self.episode_losses(hidden, batch, totals)?;
+        Ok(Shares { sum, each })
     }
 
     /// The mean loss of each of several episodes, and a scalar whose gradient is the gradient of the sum of these

@@ -78,22 +78,42 @@ pub fn micro_batches(lengths: &[usize], limit: usize) -> Vec<Range<usize>> {
 /// # Errors
 /// There is no memory for a single row, or `run` returned another error.
 pub fn in_groups(lengths: &[usize], limit: &mut usize, mut run: impl FnMut(Range<usize>) -> Result<()>) -> Result<()> {
-    let mut start = 0;
-    while start < lengths.len() {
-        let group = start..start + first_group(&lengths[start..], *limit);
-        match attempt(|| run(group.clone())) {
-            Ok(()) => start = group.end,
+    in_groups_of_lanes(&[lengths], limit, |ranges| run(ranges[0].clone()))
+}
+
+/// The same for several lanes whose next rows are computed together: each lane may have an equal share of `limit`. A lane
+/// whose rows are done has an empty range.
+///
+/// # Errors
+/// No memory for a single row of each lane, and any other error of `run`.
+pub fn in_groups_of_lanes(
+    lanes: &[&[usize]],
+    limit: &mut usize,
+    mut run: impl FnMut(&[Range<usize>]) -> Result<()>,
+) -> Result<()> {
+    let mut starts = vec![0; lanes.len()];
+    loop {
+        let share = *limit / lanes.len().max(1);
+        let next = |(lengths, &start): (&&[usize], &usize)| start..start + first_group(&lengths[start..], share);
+        let groups: Vec<Range<usize>> = lanes.iter().zip(&starts).map(next).collect();
+        if groups.iter().all(Range::is_empty) {
+            return Ok(());
+        }
+        match attempt(|| run(&groups)) {
+            Ok(()) => starts = groups.into_iter().map(|group| group.end).collect(),
             Err(error) if is_out_of_memory(&error) => {
-                let tokens: usize = lengths[group.clone()].iter().sum();
-                if group.len() == 1 {
-                    return Err(no_room(tokens, &error));
-                }
-                *limit = (tokens / 2).max(1);
+                let of_lane = |(lengths, group): (&&[usize], &Range<usize>)| lengths[group.clone()].iter().sum();
+                let tokens: Vec<usize> = lanes.iter().zip(&groups).map(of_lane).collect();
+                // A single row stays what it is, so those lanes give way that have several.
+                let several = tokens.iter().zip(&groups).filter(|(_, group)| group.len() > 1);
+                let Some(largest) = several.map(|(tokens, _)| *tokens).max() else {
+                    return Err(no_room(tokens.iter().sum(), &error));
+                };
+                *limit = (largest / 2).max(1) * lanes.len();
             }
             Err(error) => return Err(error),
         }
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -123,6 +143,25 @@ mod tests {
         assert_eq!(tried[..3], [0..7, 0..3, 0..1]);
         assert_eq!(done, (0..7).map(|row| row..row + 1).collect::<Vec<_>>());
         assert_eq!(limit, 15);
+        Ok(())
+    }
+
+    #[test]
+    fn lanes_share_the_limit_and_those_with_several_rows_give_way() -> Result<()> {
+        let lanes: [&[usize]; 2] = [&[30, 10, 10, 10, 10, 10], &[10, 10]];
+        let (mut limit, mut done) = (1000, Vec::new());
+        in_groups_of_lanes(&lanes, &mut limit, |groups| {
+            let tokens: usize =
+                lanes.iter().zip(groups).map(|(lengths, group)| lengths[group.clone()].iter().sum::<usize>()).sum();
+            room_for(45, &[tokens], &(0..1))?;
+            done.push(groups.to_vec());
+            Ok(())
+        })?;
+        // Each lane's share is halved to 40, to 20 and to 10 tokens.
+        assert_eq!(done, [[0..1, 0..1], [1..2, 1..2], [2..3, 2..2], [3..4, 2..2], [4..5, 2..2], [5..6, 2..2]]);
+        assert_eq!(limit, 20);
+        let error = in_groups_of_lanes(&[&[30], &[20]], &mut limit, |_| room_for(45, &[50], &(0..1)));
+        assert!(error.expect_err("no room").to_string().contains("a single sequence of 50 tokens"));
         Ok(())
     }
 

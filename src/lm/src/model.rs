@@ -227,6 +227,17 @@ impl Model {
         }
     }
 
+    /// The number of rows that are continued together at most. The number falls when there is no memory for more rows. Keep the
+    /// number beside finished answers, because fewer rows round differently.
+    pub fn rows_together(&self) -> usize {
+        self.rows_together.get()
+    }
+
+    /// Takes over the number of rows that an earlier process had memory for.
+    pub fn set_rows_together(&self, rows: usize) {
+        self.rows_together.set(rows);
+    }
+
     /// The trained parameters that [`Model::prepare`] set up. Empty before that.
     pub fn trainable(&self) -> &Trainable {
         &self.trainable

@@ -38,15 +38,15 @@ impl ModelSegment {
 }
 
 impl Model {
-    /// The summed loss of the batch divided by `total`, and its gradient with respect to each trained leaf. `states`
-    /// are the number of a layer and the states that enter this layer, `[tokens, hidden]`, if a frozen prefix has
-    /// computed them.
+    /// The share of the batch's rows in the mean loss of each episode, and the gradient of the sum of these shares with
+    /// respect to each trained leaf. `totals` has the number of supervised tokens in the mean of each episode. `states` are
+    /// the number of a layer and the states that enter this layer, `[tokens, hidden]`, if a frozen prefix has computed them.
     pub fn recomputed_gradient(
         &self,
         batch: &Batch,
         states: Option<(usize, &Tensor)>,
-        total: f64,
-    ) -> Result<(f64, Vec<Tensor>)> {
+        totals: &[usize],
+    ) -> Result<(Vec<f64>, Vec<Tensor>)> {
         self.check_length(batch)?;
         let leaves = &self.trainable.leaves;
         let segments: Vec<ModelSegment> = leaves.iter().map(|(name, _)| ModelSegment::of(name)).collect();
@@ -92,12 +92,12 @@ impl Model {
         // The loss, with a graph from the output of the last layer.
         let mut found = Gradients { leaves, segments: &segments, sums: BTreeMap::new() };
         let top = top.f_detach()?.f_set_requires_grad(true)?;
-        let loss = self.response_loss(&self.normed(&top)?, batch)?.sum.f_div_scalar(total)?;
-        let value = loss.f_double_value(&[])?;
+        let shares = self.loss_shares(&self.normed(&top)?, batch, totals)?;
+        let losses = shares.each()?;
         // A tied embedding gets the gradient of the head here.
-        let mut flow =
-            found.backward(&loss, &top, &|segment| matches!(segment, ModelSegment::Top | ModelSegment::Embedding))?;
-        drop(loss);
+        let mut flow = found
+            .backward(&shares.sum, &top, &|segment| matches!(segment, ModelSegment::Top | ModelSegment::Embedding))?;
+        drop(shares);
         // Each layer again from its input, in reverse order. `flow` is the gradient with respect to the layer's output.
         for (number, entered) in (lowest..self.layers.len()).zip(entering).rev() {
             let entered = entered.f_detach()?.f_set_requires_grad(true)?;
@@ -108,7 +108,7 @@ impl Model {
             let passed = through(&self.embed(batch)?, &flow)?;
             let _ = found.backward(&passed, &flow, &|segment| segment == ModelSegment::Embedding)?;
         }
-        Ok((value, found.in_order()?))
+        Ok((losses, found.in_order()?))
     }
 }
 
@@ -195,7 +195,7 @@ mod tests {
         model.prepare(&Adaptation::Full, &Seed::new(6))?;
         let batch = batch()?;
         let plain = model.hidden(&batch).expect_err("14 tokens").to_string();
-        let recomputed = model.recomputed_gradient(&batch, None, 7.0).expect_err("14 tokens").to_string();
+        let recomputed = model.recomputed_gradient(&batch, None, &[7]).expect_err("14 tokens").to_string();
         assert_eq!((plain.contains("the model's context of 13"), recomputed), (true, plain));
         Ok(())
     }
@@ -214,14 +214,14 @@ mod tests {
             let leaves: Vec<&Tensor> = model.trainable().leaves.iter().map(|(_, leaf)| leaf).collect();
             let loss = model.response_loss(&model.hidden(&batch)?, &batch)?.sum / 7.0;
             let plain = model.trainable().flatten(Tensor::f_run_backward(&[&loss], &leaves, false, false)?)?;
-            let (value, recomputed) = model.recomputed_gradient(&batch, None, 7.0)?;
+            let (losses, recomputed) = model.recomputed_gradient(&batch, None, &[7])?;
             let recomputed = model.trainable().flatten(recomputed)?;
-            assert!((value - loss.double_value(&[])).abs() < 1e-6, "{adaptation:?}");
+            assert!((losses[0] - loss.double_value(&[])).abs() < 1e-6, "{adaptation:?}");
             assert!(recomputed.allclose(&plain, 1e-5, 1e-7, false), "{adaptation:?}");
             assert!(plain.abs().max().double_value(&[]) > 1e-3);
             if let Adaptation::TopLayers(_) = adaptation {
                 let states = no_grad(|| model.prefix_states(2, &batch))?;
-                let (_, from_states) = model.recomputed_gradient(&batch, Some((2, &states)), 7.0)?;
+                let (_, from_states) = model.recomputed_gradient(&batch, Some((2, &states)), &[7])?;
                 let from_states = model.trainable().flatten(from_states)?;
                 assert!(from_states.allclose(&plain, 1e-5, 1e-7, false));
             }

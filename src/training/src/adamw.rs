@@ -59,23 +59,35 @@ impl AdamW {
     /// # Errors
     /// A gradient of another size than the parameters.
     pub fn step(&mut self, parameters: &Tensor, gradient: &[Tensor], factor: f64, learning_rate: f64) -> Result<()> {
+        self.step_lanes(parameters, &[(gradient, factor)], learning_rate)
+    }
+
+    /// The same for parameters of several lanes, one lane after another, each with a factor of its own. The update goes
+    /// number by number, so that one of all lanes is one of each.
+    ///
+    /// # Errors
+    /// A gradient of another size than the parameters.
+    pub fn step_lanes(&mut self, parameters: &Tensor, lanes: &[(&[Tensor], f64)], learning_rate: f64) -> Result<()> {
         let total = parameters.numel();
-        let found: usize = gradient.iter().map(Tensor::numel).sum();
+        let found: usize = lanes.iter().flat_map(|(gradient, _)| *gradient).map(Tensor::numel).sum();
         ensure!(found == total, "a gradient of {found} numbers for {total}");
         self.steps += 1;
         let mut start = 0;
-        let mut slices = Vec::with_capacity(gradient.len());
-        for piece in gradient {
-            let length = piece.numel() as i64;
-            let part = |flat: &Tensor| flat.f_detach()?.f_narrow(0, start, length);
-            slices.push([part(parameters)?, part(&self.first)?, part(&self.second)?, piece.f_view([-1])?]);
-            start += length;
+        for &(gradient, factor) in lanes {
+            let mut slices = Vec::with_capacity(gradient.len());
+            for piece in gradient {
+                let length = piece.numel() as i64;
+                let part = |flat: &Tensor| flat.f_detach()?.f_narrow(0, start, length);
+                slices.push([part(parameters)?, part(&self.first)?, part(&self.second)?, piece.f_view([-1])?]);
+                start += length;
+            }
+            if parameters.device() == Device::Cpu {
+                self.update(factor, learning_rate).on_the_cpu(&mut slices)?;
+            } else {
+                self.elsewhere(&slices, factor, learning_rate)?;
+            }
         }
-        if parameters.device() == Device::Cpu {
-            self.update(factor, learning_rate).on_the_cpu(&mut slices)
-        } else {
-            self.elsewhere(&slices, factor, learning_rate)
-        }
+        Ok(())
     }
 
     fn elsewhere(&self, slices: &[[Tensor; 4]], factor: f64, learning_rate: f64) -> Result<()> {

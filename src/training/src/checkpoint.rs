@@ -1,103 +1,105 @@
-//! Checkpoints: tensors and a JSON state in one safetensors file, replaced whole. Knows nothing of what they mean.
+//! Checkpoints: f32 tensors and what belongs to them as one sealed record, replaced whole. Knows nothing of what they mean.
 //!
-//! One file and one rename: a process killed at any instant leaves the previous checkpoint or the new one, never a
-//! mixture. A tensor is copied out of the model only while it is written, so a checkpoint costs no second copy.
+//! A tensor is copied out of the model only while it is written, so a checkpoint costs no second copy of all. What is
+//! damaged is never believed: see [`raisin_base::sealed`].
 
-use std::fs::File;
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use memmap2::Mmap;
-use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, Metadata};
-use serde_json::Value;
-use tch::{Device, Kind, Tensor, no_grad};
+use tch::{Kind, Tensor, no_grad};
 
 use raisin_base::error::{Context as _, Result, anyhow, ensure};
-use raisin_lm::weights::{Outgoing, write_file};
+use raisin_base::sealed::{self, Record, Tell, set_aside};
+use raisin_lm::weights::bytes_of;
 
-/// Where the JSON state stands in the file's metadata.
-const STATE: &str = "state";
+/// How much of a tensor is read at once: whole numbers.
+const PIECE: usize = 16 << 20;
 
-/// Writes f32 tensors and a state into `path`, which then holds all of it or what it held before.
-pub fn save(path: &Path, tensors: &[(&str, &Tensor)], state: &Value) -> Result<()> {
-    let mut outgoing = Vec::with_capacity(tensors.len());
-    for &(name, tensor) in tensors {
+/// Writes tensors and `extras` into `path`, which then holds all of it or what it held before.
+pub fn save(path: &Path, tensors: &[(&str, &Tensor)], extras: &[&[u8]]) -> Result<()> {
+    for (name, tensor) in tensors {
         ensure!(tensor.kind() == Kind::Float, "the checkpoint tensor {name} is {:?}, not f32", tensor.kind());
-        outgoing.push(Outgoing::of(name.to_owned(), tensor)?);
     }
-    replace(path, &outgoing, state)
+    let names: Vec<&str> = tensors.iter().map(|(name, _)| *name).collect();
+    let names = serde_json::to_vec(&names)?;
+    let small: Vec<&[u8]> = std::iter::once(names.as_slice()).chain(extras.iter().copied()).collect();
+    let lengths = small
+        .iter()
+        .map(|part| part.len())
+        .chain(tensors.iter().map(|(_, tensor)| tensor.numel() * size_of::<f32>()))
+        .map(|length| length as u64)
+        .collect::<Vec<_>>();
+    sealed::replace(path, &lengths, |part| match small.get(part) {
+        Some(bytes) => Ok(Cow::Borrowed(*bytes)),
+        None => {
+            let (name, tensor) = tensors[part - small.len()];
+            let bytes = no_grad(|| bytes_of(tensor)).with_context(|| format!("cannot copy `{name}`"))?;
+            Ok(Cow::Owned(bytes))
+        }
+    })
 }
 
-fn replace(path: &Path, tensors: &[Outgoing<'_>], state: &Value) -> Result<()> {
-    let partial = path.with_extension("partial");
-    write_file(&partial, tensors, (STATE, &state.to_string()))?;
-    // Else a loss of power could leave the new name on a file whose tensors are zeros.
-    let sync = || File::open(&partial)?.sync_all();
-    sync().with_context(|| format!("cannot write the checkpoint {}", partial.display()))?;
-    std::fs::rename(&partial, path).with_context(|| format!("cannot put {} in place", path.display()))
-}
-
-/// What [`save`] wrote: the state is at hand, the tensors stay in the file until they are copied to where they belong.
+/// What [`save`] wrote, known to be whole: tensors stay in the file until they are copied to where they belong.
 pub struct Saved {
-    path: PathBuf,
-    map: Mmap,
-    header: Metadata,
-    /// Where the tensors begin.
-    base: usize,
-    pub state: Value,
+    record: Record,
+    names: Vec<String>,
 }
 
 impl Saved {
-    /// `None` where there is no such file.
-    pub fn open(path: &Path) -> Result<Option<Self>> {
-        let file = match File::open(path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
-        };
-        // SAFETY: a checkpoint is never written over: a newer one takes its name, and this file stays what it is.
-        let map = unsafe { Mmap::map(&file) }.with_context(|| format!("cannot map {}", path.display()))?;
-        let (length, header) =
-            SafeTensors::read_metadata(&map).with_context(|| format!("{} is not a checkpoint", path.display()))?;
-        let state = header.metadata().as_ref().and_then(|metadata| metadata.get(STATE));
-        let state = state.ok_or_else(|| anyhow!("{} has no state", path.display()))?;
-        let state = serde_json::from_str(state).with_context(|| format!("{} has no readable state", path.display()))?;
-        Ok(Some(Self { path: path.to_owned(), map, header, base: length + size_of::<u64>(), state }))
+    /// `None` where there is no such file, or none that can be used, which is then set aside and told of.
+    pub fn open(path: &Path, tell: Tell) -> Result<Option<Self>> {
+        let Some(record) = sealed::open(path, tell)? else { return Ok(None) };
+        let names = record.read(0).ok().and_then(|bytes| serde_json::from_slice::<Vec<String>>(&bytes).ok());
+        match names.filter(|names| names.len() < record.parts()) {
+            Some(names) => Ok(Some(Self { record, names })),
+            None => set_aside(path, "it is no checkpoint", tell).map(|()| None),
+        }
+    }
+
+    /// One of the extras.
+    pub fn read(&self, extra: usize) -> Result<Vec<u8>> {
+        ensure!(extra < self.record.parts() - 1 - self.names.len(), "a checkpoint without an extra part {extra}");
+        self.record.read(1 + extra)
+    }
+
+    /// The part that holds a tensor of this name and number of elements.
+    fn part(&self, name: &str, target: &Tensor) -> Result<usize> {
+        let place = self.names.iter().position(|known| known == name);
+        let place = place.ok_or_else(|| anyhow!("the checkpoint has no tensor {name}"))?;
+        let part = self.record.parts() - self.names.len() + place;
+        let (count, bytes) = (target.numel(), self.record.length(part));
+        ensure!(
+            bytes == (count * size_of::<f32>()) as u64,
+            "the checkpoint has {bytes} bytes of {name} for {count} trained numbers"
+        );
+        Ok(part)
+    }
+
+    /// # Errors
+    /// A tensor that is not in the file, or that is another one there.
+    pub fn check(&self, targets: &[(&str, &Tensor)]) -> Result<()> {
+        targets.iter().try_for_each(|(name, target)| self.part(name, target).map(drop))
     }
 
     /// Copies tensors of the file over those of the same names and numbers of elements, on whatever device they are.
     ///
     /// # Errors
-    /// A tensor that is not in the file, or that is another one there: nothing is copied then.
+    /// Those of [`Saved::check`]: nothing is copied then.
     pub fn copy_into(&self, targets: &[(&str, &Tensor)]) -> Result<()> {
-        let sources = targets.iter().map(|(name, target)| self.tensor(name, target)).collect::<Result<Vec<_>>>()?;
-        no_grad(|| {
-            for ((_, target), source) in targets.iter().zip(&sources) {
-                target.f_detach()?.f_copy_(&source.f_view(target.size().as_slice())?)?;
-            }
-            Ok(())
-        })
-    }
-
-    /// The numbers as they lie in the mapped file, which they must not outlive.
-    fn tensor(&self, name: &str, target: &Tensor) -> Result<Tensor> {
-        let path = self.path.display();
-        let entry = self.header.info(name).ok_or_else(|| anyhow!("the checkpoint {path} has no tensor {name}"))?;
-        let (start, end) = entry.data_offsets;
-        let count = target.numel();
-        ensure!(
-            entry.dtype == Dtype::F32 && end - start == count * size_of::<f32>(),
-            "the checkpoint {path} has {} bytes of {name} for {count} trained numbers",
-            end - start
-        );
-        let bytes = self.map.get(self.base + start..self.base + end);
-        let bytes = bytes.ok_or_else(|| anyhow!("the checkpoint {path} ends before its tensor {name} does"))?;
-        if bytes.is_empty() || bytes.as_ptr().align_offset(align_of::<f32>()) != 0 {
-            return Ok(Tensor::f_from_data_size(bytes, &[count as i64], Kind::Float)?);
+        let parts = targets.iter().map(|(name, target)| self.part(name, target)).collect::<Result<Vec<_>>>()?;
+        for ((_, target), part) in targets.iter().zip(parts) {
+            let flat = target.f_detach()?.f_view([-1])?;
+            let mut start = 0;
+            self.record.read_in_pieces(part, PIECE, &mut |bytes| {
+                let count = (bytes.len() / size_of::<f32>()) as i64;
+                let piece = Tensor::f_from_data_size(bytes, &[count], Kind::Float)?;
+                no_grad(|| flat.f_narrow(0, start, count)?.f_copy_(&piece))?;
+                start += count;
+                Ok(())
+            })?;
         }
-        // SAFETY: so many aligned f32 in the map; the one caller reads them while it holds the map.
-        Ok(unsafe { Tensor::f_from_blob(bytes.as_ptr(), &[count as i64], &[1], Kind::Float, Device::Cpu)? })
+        Ok(())
     }
 }
 
@@ -121,9 +123,10 @@ impl Checkpoints {
         self.last.elapsed() >= self.interval
     }
 
-    pub fn save(&mut self, tensors: &[(&str, &Tensor)], state: &Value) -> Result<()> {
+    /// Writes one, by `save`.
+    pub fn write(&mut self, save: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         let start = Instant::now();
-        save(&self.path, tensors, state)?;
+        save(&self.path)?;
         self.interval = self.interval.max(start.elapsed() * Self::SHARE);
         self.last = Instant::now();
         Ok(())
@@ -133,18 +136,23 @@ impl Checkpoints {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use tch::Device;
+
+    fn open(path: &Path) -> Result<Option<Saved>> {
+        Saved::open(path, &|text| panic!("{text}"))
+    }
 
     #[test]
-    fn a_checkpoint_brings_back_every_bit_and_the_state() -> Result<()> {
+    fn a_checkpoint_brings_back_every_bit_and_the_extras() -> Result<()> {
         let folder = tempfile::tempdir()?;
-        let path = folder.path().join("checkpoint.safetensors");
-        assert!(Saved::open(&path)?.is_none());
+        let path = folder.path().join("checkpoint");
+        assert!(open(&path)?.is_none());
         let values = [0.1f32, -3.5e-30, f32::MAX, 0.0, -0.0, 1.0];
         let tensor = Tensor::from_slice(&values).view([2, 3]);
-        save(&path, &[("flat", &tensor)], &json!({"step": 3, "name": "ä"}))?;
-        let saved = Saved::open(&path)?.expect("just written");
-        assert_eq!(saved.state, json!({"step": 3, "name": "ä"}));
+        save(&path, &[("flat", &tensor)], &["ä".as_bytes(), b""])?;
+        let saved = open(&path)?.expect("just written");
+        assert_eq!((saved.read(0)?, saved.read(1)?), ("ä".as_bytes().to_vec(), vec![]));
+        assert!(saved.read(2).is_err());
         let back = Tensor::zeros([2, 3], (Kind::Float, Device::Cpu));
         saved.copy_into(&[("flat", &back)])?;
         let bits = |tensor: &Tensor| -> Result<Vec<u32>> {
@@ -157,41 +165,29 @@ mod tests {
             assert!(saved.copy_into(&[("flat", &other), wrong]).is_err());
         }
         assert_eq!(bits(&other)?, [0; 6]);
-        // As at the end of a file that was cut off.
-        std::fs::write(&path, &std::fs::read(&path)?[..60])?;
-        assert!(Saved::open(&path).is_err());
         Ok(())
     }
 
     #[test]
-    fn the_newer_checkpoint_replaces_the_older_and_leaves_nothing_beside_it() -> Result<()> {
+    fn what_is_no_checkpoint_is_set_aside() -> Result<()> {
         let folder = tempfile::tempdir()?;
-        let path = folder.path().join("checkpoint.safetensors");
-        for step in 0..3 {
-            save(&path, &[("flat", &Tensor::from_slice(&[step as f32]))], &json!(step))?;
-        }
-        assert_eq!(Saved::open(&path)?.expect("just written").state, json!(2));
-        assert_eq!(std::fs::read_dir(folder.path())?.count(), 1);
+        let path = folder.path().join("checkpoint");
+        sealed::replace(&path, &[1], |_| Ok(Cow::Borrowed(b"x")))?;
+        assert!(Saved::open(&path, &|text| assert!(text.contains("it is no checkpoint"), "{text}"))?.is_none());
+        assert!(!path.exists() && folder.path().join("checkpoint.damaged").exists());
         Ok(())
     }
 
     #[test]
     fn a_copy_that_fails_leaves_the_earlier_checkpoint() -> Result<()> {
         let folder = tempfile::tempdir()?;
-        let path = folder.path().join("checkpoint.safetensors");
+        let path = folder.path().join("checkpoint");
         let (early, late) = (Tensor::from_slice(&[1f32, 2.0]), Tensor::from_slice(&[3f32, 4.0]));
-        save(&path, &[("first", &early), ("second", &early)], &json!(1))?;
-        let lost = || Err(anyhow!("CUDA error: an illegal memory access was encountered"));
-        let tensors =
-            [Outgoing::new("first".to_owned(), Kind::Float, &[2], lost)?, Outgoing::of("second".into(), &late)?];
-        let error = replace(&path, &tensors, &json!(2)).expect_err("a copy fails");
-        assert!(
-            format!("{error:#}").ends_with("cannot copy `first`: CUDA error: an illegal memory access was encountered")
-        );
-        let saved = Saved::open(&path)?.expect("the earlier one");
+        save(&path, &[("first", &early), ("second", &early)], &[])?;
+        assert!(save(&path, &[("first", &late), ("second", &late.to_kind(Kind::Double))], &[]).is_err());
         let back = late.zeros_like();
-        saved.copy_into(&[("second", &back)])?;
-        assert_eq!((saved.state, Vec::<f32>::try_from(&back)?), (json!(1), vec![1.0, 2.0]));
+        open(&path)?.expect("the earlier one").copy_into(&[("second", &back)])?;
+        assert_eq!(Vec::<f32>::try_from(&back)?, [1.0, 2.0]);
         assert_eq!(std::fs::read_dir(folder.path())?.count(), 1);
         Ok(())
     }

@@ -1,197 +1,216 @@
-//! The learner that PPO plays its episodes with: a model that is put back to its start, trained on chosen rows, and
-//! asked how well it does. Leaves the choosing to the selector.
+//! The learner that PPO plays its episodes with: models that are put back to their start, trained on chosen rows, and
+//! asked how well they do. Leaves the choosing to the selector.
 //!
-//! An episode starts from a copy in memory (the trained numbers and what the optimizer keeps of each), never from files;
-//! pool and validation rows are encoded once for all episodes.
+//! Episodes start from a copy in memory (the trained numbers and what the optimizer keeps of each), never from files; pool
+//! and validation rows are encoded once for all episodes. Several episodes go in step with each other, each with its own
+//! trained numbers, optimizer state, batches and measurements. LoRA adapters of several episodes are lanes of one trainer
+//! over one frozen base, and share its passes: their rows are computed together, and each adapter sees its own rows only.
+//! On the CPU so many lanes form a trainer ([`LANES`]) and trainers run on threads of their own, one thread each, so that
+//! results do not depend on how many threads there are. Where weights of the base are trained, every episode has a copy of
+//! these and a trainer by itself.
 
-use std::time::{Duration, Instant};
+use rayon::prelude::*;
+use tch::{Device, Tensor, no_grad};
 
-use super::memory::Meter;
+use super::account::{Account, Together};
+use super::memory::{Meter, Phase};
 use super::pool::Pool;
-use super::trainer::{Snapshot, Trainer};
+use super::trainer::{Rows, Snapshot, StepOutcome, Trainer, TrainerConfig};
 use super::validation::ValidationSet;
-use raisin_base::error::Result;
-use raisin_base::learner::{Learner, Trained};
+use raisin_base::error::{Problem, Result, anyhow, ensure};
+use raisin_base::learner::{Ensemble, Trained};
+use raisin_base::seed::Seed;
+use raisin_lm::{Adaptation, Model};
 
-/// What some part of an episode has cost so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Spent {
-    pub time: Duration,
-    pub tokens: u64,
-    pub supervised_tokens: u64,
-    pub flops: f64,
-    /// The highest memory, where it was measured.
-    pub peak_bytes: u64,
-}
+/// Lanes of one trainer on the CPU: few, so that there are trainers for all cores.
+const LANES: usize = 2;
 
-impl Spent {
-    pub fn add(&mut self, start: Instant, tokens: usize, supervised_tokens: usize, flops: f64) {
-        self.time += start.elapsed();
-        self.tokens += tokens as u64;
-        self.supervised_tokens += supervised_tokens as u64;
-        self.flops += flops;
-    }
-}
-
-/// A proxy model, a pool, and a validation set.
-pub struct EpisodeLearner {
-    trainer: Trainer,
+/// A proxy model for so many episodes, a pool, and a validation set.
+pub struct Episodes {
+    trainers: Vec<One>,
     pool: Pool,
+    /// P(M_0): the same for every episode, measured once.
+    first_performance: Option<f64>,
+    /// Where there are several trainers.
+    together: Together,
+}
+
+/// A trainer of some of the episodes.
+struct One {
+    trainer: Trainer,
     validation: ValidationSet,
     start: Snapshot,
-    /// P(M_0): the same before every episode, measured once.
-    first_performance: Option<f64>,
-    train: Spent,
-    evaluation: Spent,
 }
 
-impl EpisodeLearner {
-    /// Every episode starts from what `trainer` is now.
-    pub fn new(trainer: Trainer, pool: Pool, validation: ValidationSet) -> Result<Self> {
-        let start = trainer.snapshot()?;
-        let (train, evaluation) = (Spent::default(), Spent::default());
-        Ok(Self { trainer, pool, validation, start, first_performance: None, train, evaluation })
+impl Episodes {
+    /// `validation` is laid out for one episode. Every episode starts as `adaptation` prepares `model`.
+    ///
+    /// # Errors
+    /// Weights of the base are to be trained for several episodes on a GPU, where these would only wait for each other.
+    pub fn new(
+        mut model: Model,
+        adaptation: &Adaptation,
+        seed: &Seed,
+        config: TrainerConfig,
+        episodes: usize,
+        pool: Pool,
+        validation: ValidationSet,
+    ) -> Result<Self> {
+        ensure!(episodes > 0, "a round needs at least one episode");
+        let prefix_layers = pool.prefix_layers();
+        let start = |mut model: Model, lanes: usize, validation: ValidationSet| -> Result<One> {
+            model.prepare_side_by_side(adaptation, seed, lanes)?;
+            let mut trainer = Trainer::new(model, config, prefix_layers)?;
+            trainer.is_beside_others = lanes < episodes;
+            Ok(One { start: trainer.snapshot()?, trainer, validation })
+        };
+        let mut trainers = Vec::new();
+        if episodes == 1 {
+            trainers.push(start(model, 1, validation)?);
+        } else {
+            if model.device() != Device::Cpu && !adaptation.has_adapters() {
+                return Err(Problem::new("on a GPU only LoRA adapters train side by side")
+                    .hint("adaptation = { method = \"lora\" }, or one episode a round")
+                    .into());
+            }
+            let lanes = Self::lanes_of_a_trainer(adaptation, model.device(), episodes);
+            for first in (0..episodes).step_by(lanes) {
+                let lanes = lanes.min(episodes - first);
+                trainers.push(start(model.share(adaptation)?, lanes, validation.side_by_side(lanes)?)?);
+            }
+        }
+        Ok(Self { trainers, pool, first_performance: None, together: Together::default() })
     }
 
-    /// What training steps have cost.
-    pub fn train_cost(&self) -> Spent {
-        self.train
+    /// How many of so many episodes share a trainer's passes at most.
+    pub fn lanes_of_a_trainer(adaptation: &Adaptation, device: Device, episodes: usize) -> usize {
+        match device {
+            _ if !adaptation.has_adapters() => 1,
+            Device::Cpu => LANES.min(episodes),
+            _ => episodes,
+        }
     }
 
-    /// What measuring the performance has cost.
-    pub fn evaluation_cost(&self) -> Spent {
-        self.evaluation
-    }
-
-    pub fn pool(&self) -> &Pool {
-        &self.pool
-    }
-
-    pub fn trainer(&self) -> &Trainer {
-        &self.trainer
-    }
-}
-
-impl Learner for EpisodeLearner {
-    fn restore(&mut self) -> Result<f64> {
-        self.trainer.restore_snapshot(&self.start)?;
-        match self.first_performance {
-            Some(performance) => Ok(performance),
-            None => {
-                let performance = self.performance()?;
-                self.first_performance = Some(performance);
-                Ok(performance)
+    /// What steps and measurements of this process have taken.
+    pub fn account(&self) -> Account {
+        match self.trainers.as_slice() {
+            [one] => one.trainer.account(),
+            several => {
+                let accounts: Vec<Account> = several.iter().map(|one| one.trainer.account()).collect();
+                Account::of_all(&accounts, &self.together)
             }
         }
     }
 
-    fn step(&mut self, batch: &[u32]) -> Result<Trained> {
-        let start = Instant::now();
-        let (sequences, states) = self.pool.rows(batch)?;
-        let outcome = self.trainer.step(&sequences, states.as_deref())?;
-        let flops = self.trainer.flops(outcome.tokens, true);
-        self.train.add(start, outcome.tokens, outcome.supervised_tokens, flops);
-        Ok(Trained {
-            loss: outcome.loss,
-            tokens: outcome.tokens as u64,
-            supervised_tokens: outcome.supervised_tokens as u64,
-            learning_rate: outcome.learning_rate,
-            flops,
-        })
+    /// Floating-point operations for so many tokens, of training steps or forward passes.
+    pub fn flops(&self, tokens: usize, train: bool) -> f64 {
+        self.trainers.first().map_or(0.0, |one| one.trainer.flops(tokens, train))
     }
 
-    fn performance(&mut self) -> Result<f64> {
-        let start = Instant::now();
-        let meter = Meter::start(self.trainer.model.device());
-        let loss = self.validation.loss(&*self.trainer.model.joined_to_evaluate()?)?;
-        self.evaluation.peak_bytes = self.evaluation.peak_bytes.max(meter.stop().peak_bytes);
-        let flops = self.trainer.flops(self.validation.tokens(), false);
-        self.evaluation.add(start, self.validation.tokens(), self.validation.supervised_tokens(), flops);
-        Ok(-loss)
+    /// How many numbers each episode trains.
+    pub fn trained_numbers(&self) -> usize {
+        self.trainers.first().map_or(0, |one| one.trainer.model.trainable().count() / one.trainer.lanes())
+    }
+
+    /// The trained numbers of each episode, copied.
+    pub fn trained(&self) -> Result<Vec<Tensor>> {
+        let mut all = Vec::new();
+        for One { trainer, .. } in &self.trainers {
+            let flat = no_grad(|| trainer.model.trainable().flat.f_detach_copy())?;
+            all.extend(flat.f_chunk(trainer.lanes() as i64, 0)?);
+        }
+        Ok(all)
+    }
+
+    /// What there was room for in memory: to be kept beside the state of a selector, because smaller parts round otherwise.
+    pub fn room(&self) -> Vec<[usize; 2]> {
+        let room = |one: &One| [one.trainer.config.micro_batch_tokens, one.validation.too_many()];
+        self.trainers.iter().map(room).collect()
+    }
+
+    /// Goes on with the room that an earlier process found.
+    ///
+    /// # Errors
+    /// It had other trainers.
+    pub fn set_room(&mut self, room: &[[usize; 2]]) -> Result<()> {
+        ensure!(room.len() == self.trainers.len(), "the room of {} trainers for {}", room.len(), self.trainers.len());
+        for (one, &[micro_batch_tokens, too_many]) in self.trainers.iter_mut().zip(room) {
+            one.trainer.config.micro_batch_tokens = micro_batch_tokens;
+            one.validation.set_too_many(too_many);
+        }
+        Ok(())
+    }
+
+    /// Does `work` for every trainer, and returns what it gave for every episode, in order.
+    fn each<T: Send>(
+        &mut self,
+        work: impl Fn(usize, &mut One, &Pool) -> Result<Vec<T>> + Sync,
+        phase: fn(&mut Together) -> &mut Phase,
+    ) -> Result<Vec<T>> {
+        let pool = &self.pool;
+        if let [one] = self.trainers.as_mut_slice() {
+            return work(0, one, pool);
+        }
+        let mut firsts = Vec::new();
+        let mut episodes = 0;
+        for one in &self.trainers {
+            firsts.push(episodes);
+            episodes += one.trainer.lanes();
+        }
+        let running = Meter::start(self.trainers[0].trainer.model.device());
+        let threads = tch::get_num_threads();
+        let results: Result<Vec<Vec<T>>> = self
+            .trainers
+            .par_iter_mut()
+            .zip(firsts)
+            .map(|(one, first)| {
+                // Trainers are what the cores are shared out by.
+                tch::set_num_threads(1);
+                work(first, one, pool)
+            })
+            .collect();
+        tch::set_num_threads(threads);
+        phase(&mut self.together).add(running);
+        Ok(results?.into_iter().flatten().collect())
+    }
+}
+
+impl Ensemble for Episodes {
+    fn episodes(&self) -> usize {
+        self.trainers.iter().map(|one| one.trainer.lanes()).sum()
+    }
+
+    fn restore_all(&mut self) -> Result<f64> {
+        for one in &mut self.trainers {
+            one.trainer.restore_snapshot(&one.start)?;
+        }
+        if let Some(performance) = self.first_performance {
+            return Ok(performance);
+        }
+        let performances = self.performances()?;
+        let first = *performances.first().ok_or_else(|| anyhow!("a round without an episode"))?;
+        self.first_performance = Some(first);
+        Ok(first)
+    }
+
+    fn step_all(&mut self, batches: &[Vec<u32>]) -> Result<Vec<Trained>> {
+        ensure!(batches.len() == self.episodes(), "{} batches for {} episodes", batches.len(), self.episodes());
+        let step = |first: usize, one: &mut One, pool: &Pool| -> Result<Vec<StepOutcome>> {
+            let batches = &batches[first..first + one.trainer.lanes()];
+            let rows = batches.iter().map(|batch| pool.rows(batch)).collect::<Result<Vec<_>>>()?;
+            let rows: Vec<Rows<'_>> =
+                rows.iter().map(|(sequences, states)| Rows { sequences, states: states.as_deref() }).collect();
+            one.trainer.step_lanes(&rows)
+        };
+        let outcomes = self.each(step, |together| &mut together.train)?;
+        Ok(outcomes.iter().map(StepOutcome::trained).collect())
+    }
+
+    fn performances(&mut self) -> Result<Vec<f64>> {
+        self.each(|_, one, _| one.trainer.performances(&one.validation), |together| &mut together.evaluation)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::TrainerConfig;
-    use raisin_base::seed::Seed;
-    use raisin_corpus::Sequence;
-    use raisin_lm::{Adaptation, Config, Model};
-    use tch::{Device, Kind};
-
-    fn row(start: u32, length: u32) -> Sequence {
-        let tokens: Vec<u32> = (0..length).map(|place| (start + place) % 20).collect();
-        Sequence { supervised: tokens.iter().enumerate().map(|(place, _)| place > 1).collect(), tokens }
-    }
-
-    fn learner() -> Result<EpisodeLearner> {
-        tch::set_num_threads(1);
-        let mut model = Model::init(Config::llama(20, 16, 2, 2, 1, 32), &Seed::new(1), Device::Cpu, Kind::Float)?;
-        model.prepare(&Adaptation::Full, &Seed::new(2))?;
-        let config = TrainerConfig { learning_rate: 1e-2, total_steps: 8, ..TrainerConfig::default() };
-        let pool = (0..10).map(|id| (id != 4).then(|| row(id * 3, 6 + id % 3))).collect();
-        let validation = [row(1, 9), row(5, 4), row(2, 7)];
-        let validation = ValidationSet::new(&validation.iter().collect::<Vec<_>>(), None, 12, Device::Cpu)?;
-        EpisodeLearner::new(Trainer::new(model, config, None)?, Pool::new(pool, None), validation)
-    }
-
-    #[test]
-    fn two_episodes_with_the_same_batches_perform_the_same_bit_for_bit() -> Result<()> {
-        let mut learner = learner()?;
-        let mut episodes = Vec::new();
-        for _ in 0..2 {
-            let mut seen = vec![learner.restore()?];
-            for step in 0..8 {
-                let trained = learner.step(&[step, (step + 5) % 10].map(|id| if id == 4 { 0 } else { id }))?;
-                seen.extend([trained.loss, learner.performance()?]);
-            }
-            episodes.push(seen.into_iter().map(f64::to_bits).collect::<Vec<_>>());
-        }
-        assert_eq!(episodes[0], episodes[1]);
-        assert_ne!(episodes[0][0], episodes[0][16], "eight steps change the performance");
-        Ok(())
-    }
-
-    #[test]
-    fn an_episode_starts_again_without_the_files_it_came_from() -> Result<()> {
-        tch::set_num_threads(1);
-        let folder = tempfile::tempdir()?;
-        Model::init(Config::llama(20, 16, 2, 2, 1, 32), &Seed::new(1), Device::Cpu, Kind::Float)?
-            .save(folder.path())?;
-        let mut model = Model::load(folder.path(), Device::Cpu, Kind::Float)?;
-        model.prepare(&Adaptation::Full, &Seed::new(2))?;
-        let trainer = Trainer::new(model, TrainerConfig { learning_rate: 1e-2, ..TrainerConfig::default() }, None)?;
-        let validation = ValidationSet::new(&[&row(1, 9)], None, 12, Device::Cpu)?;
-        let mut learner = EpisodeLearner::new(trainer, Pool::new(vec![Some(row(3, 8))], None), validation)?;
-        drop(folder);
-        let first = learner.restore()?;
-        learner.step(&[0])?;
-        let trained = learner.performance()?;
-        learner.restore()?;
-        assert_ne!(first.to_bits(), trained.to_bits());
-        assert_eq!(first.to_bits(), learner.performance()?.to_bits());
-        Ok(())
-    }
-
-    #[test]
-    fn what_an_episode_costs_is_counted() -> Result<()> {
-        let mut learner = learner()?;
-        learner.restore()?;
-        learner.step(&[0, 1])?;
-        learner.performance()?;
-        learner.restore()?;
-        assert_eq!((learner.train_cost().tokens, learner.train_cost().supervised_tokens), (13, 9));
-        // P(M_0) is measured once, whatever the number of episodes.
-        assert_eq!(learner.evaluation_cost().tokens, 2 * 20);
-        assert!(learner.train_cost().flops > 0.0 && learner.evaluation_cost().flops > 0.0);
-        Ok(())
-    }
-
-    #[test]
-    fn a_row_that_cannot_be_trained_on_is_named() -> Result<()> {
-        let error = learner()?.step(&[0, 4]).expect_err("row 4 has no sequence");
-        assert!(error.to_string().contains("instruction 4"));
-        Ok(())
-    }
-}
+#[path = "episode_tests.rs"]
+mod tests;

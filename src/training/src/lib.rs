@@ -9,28 +9,28 @@
 //! | [`trainer`] | one update step: micro-batches, gradients, clipping, the update |
 //! | [`pool`] | the rows that can be trained on, encoded once, with the hidden states of a frozen prefix |
 //! | [`validation`] | a fixed set of sequences, laid out once, and its loss |
-//! | [`episode`] | the learner that PPO plays with |
-//! | [`side_by_side`] | the same for several episodes at once |
-//! | [`checkpoint`] | tensors and a JSON state in one file, replaced whole |
-//! | [`memory`] | what the phases of the work take |
+//! | [`episode`] | the learner that PPO plays with: one episode, or several side by side |
+//! | [`checkpoint`] | tensors and what belongs to them in one sealed file, replaced whole |
+//! | [`account`] | what training has taken |
+//! | [`memory`] | how much a phase of the work took at its highest |
 //! | [`scoring`] | multiple choice and match by generation |
 
+pub mod account;
 pub mod adamw;
 pub mod checkpoint;
 pub mod episode;
 pub mod memory;
 pub mod pool;
 pub mod scoring;
-pub mod side_by_side;
 pub mod trainer;
 pub mod validation;
 
+pub use account::{Account, Phases, Spent};
 pub use adamw::{AdamW, AdamWConfig};
 pub use checkpoint::Checkpoints;
-pub use episode::EpisodeLearner;
+pub use episode::Episodes;
 pub use memory::{Meter, Phase};
 pub use pool::Pool;
 pub use raisin_settings::Schedule;
-pub use side_by_side::SideBySide;
-pub use trainer::{ParameterState, Phases, Snapshot, StepOutcome, Trainer, TrainerConfig};
+pub use trainer::{ParameterState, Rows, Snapshot, StepOutcome, Trainer, TrainerConfig};
 pub use validation::ValidationSet;

@@ -26,22 +26,28 @@ impl Phase {
 pub struct Meter {
     device: Device,
     started: Instant,
+    measures_memory: bool,
 }
 
 impl Meter {
     pub fn start(device: Device) -> Self {
+        Self::start_beside(device, false)
+    }
+
+    /// The same; beside others that work in this process at the same time it measures the time only.
+    pub(super) fn start_beside(device: Device, others: bool) -> Self {
         settle(device);
-        if device == Device::Cpu {
+        if device == Device::Cpu && !others {
             // Resets the process' high-water mark; where that is not allowed, the mark of the whole run is shown.
             let _ = std::fs::write("/proc/self/clear_refs", "5");
         }
-        Self { device, started: Instant::now() }
+        Self { device, started: Instant::now(), measures_memory: !others }
     }
 
     pub fn stop(self) -> Phase {
         settle(self.device);
         let time = self.started.elapsed();
-        Phase { time, peak_bytes: peak(self.device) }
+        Phase { time, peak_bytes: if self.measures_memory { peak(self.device) } else { 0 } }
     }
 }
 

@@ -1,19 +1,29 @@
 //! One update of a model: micro-batches, gradients, clipping, the optimizer. Leaves the choice of rows to others.
 //!
-//! Losses are summed over tokens and divided by the supervised tokens of the whole batch, so that splitting a batch
+//! A model has one lane or several: episodes in step with each other, each with trained numbers and a batch of its own,
+//! that share the passes. All lanes go through the same code; a lane by itself is what fine-tuning, pre-training and an
+//! episode alone train.
+//!
+//! Losses are summed over tokens and divided by the supervised tokens of a lane's whole batch, so that splitting a batch
 //! into micro-batches changes the memory that a step needs and nothing else.
 
+use std::ops::Range;
 use std::path::Path;
+use std::time::Instant;
 
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 use tch::{Tensor, no_grad};
 
+use super::account::{Account, Phases};
 use super::adamw::{AdamW, AdamWConfig, AdamWState};
-use super::checkpoint;
-use super::memory::{Meter, Phase};
+use super::checkpoint::{self, Saved};
+use super::memory::Meter;
+use super::validation::ValidationSet;
 use raisin_base::error::{Problem, Result, anyhow, ensure};
+use raisin_base::learner::Trained;
+use raisin_base::sealed::{Tell, set_aside};
 use raisin_corpus::Sequence;
-use raisin_lm::memory::in_groups;
+use raisin_lm::memory::in_groups_of_lanes;
 use raisin_lm::{Batch, Gradient, Model, longest_first};
 use raisin_settings::Schedule;
 
@@ -57,7 +67,7 @@ impl TrainerConfig {
     }
 }
 
-/// What one step did.
+/// What one step did to a lane.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepOutcome {
     /// Mean over the batch's supervised tokens, before the update.
@@ -67,6 +77,28 @@ pub struct StepOutcome {
     /// Before clipping.
     pub gradient_norm: f64,
     pub learning_rate: f64,
+    pub flops: f64,
+}
+
+impl StepOutcome {
+    /// The same as a selector is told it.
+    pub fn trained(&self) -> Trained {
+        Trained {
+            loss: self.loss,
+            tokens: self.tokens as u64,
+            supervised_tokens: self.supervised_tokens as u64,
+            learning_rate: self.learning_rate,
+            flops: self.flops,
+        }
+    }
+}
+
+/// The rows that a lane is trained on in one step.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows<'a> {
+    pub sequences: &'a [&'a Sequence],
+    /// Their cached states, when there is a frozen prefix.
+    pub states: Option<&'a [Tensor]>,
 }
 
 /// A model in training.
@@ -77,16 +109,9 @@ pub struct Trainer {
     step: usize,
     /// With a frozen prefix: how many layers it has. Steps then start from its cached states.
     prefix_layers: Option<usize>,
-    phases: Phases,
-}
-
-/// What the parts of the steps have taken so far. With recomputed activations the second forward pass counts as part
-/// of the backward pass, and so does the first.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Phases {
-    pub forward: Phase,
-    pub backward: Phase,
-    pub optimizer: Phase,
+    account: Account,
+    /// Other trainers of this process work at the same time: what memory a phase takes cannot be told apart.
+    pub(super) is_beside_others: bool,
 }
 
 /// A trained tensor with the optimizer's state of it.
@@ -107,8 +132,39 @@ pub struct Snapshot {
     step: usize,
 }
 
+/// What a checkpoint keeps beside the tensors and what its caller gives.
+#[derive(Serialize, Deserialize)]
+struct Counters {
+    step: usize,
+    optimizer_steps: u64,
+    /// What there was room for: other micro-batches would round otherwise.
+    micro_batch_tokens: usize,
+}
+
+/// A lane's rows in the order in which they are computed.
+struct Sorted<'a> {
+    sequences: Vec<&'a Sequence>,
+    states: Option<Vec<&'a Tensor>>,
+    lengths: Vec<usize>,
+    supervised: usize,
+}
+
+impl<'a> Sorted<'a> {
+    fn of(rows: &Rows<'a>) -> Self {
+        let lengths: Vec<usize> = rows.sequences.iter().map(|sequence| sequence.tokens.len()).collect();
+        let order = longest_first(&lengths);
+        Self {
+            sequences: order.iter().map(|&row| rows.sequences[row]).collect(),
+            states: rows.states.map(|states| order.iter().map(|&row| &states[row]).collect()),
+            lengths: order.iter().map(|&row| lengths[row]).collect(),
+            supervised: rows.sequences.iter().map(|sequence| sequence.supervised_tokens()).sum(),
+        }
+    }
+}
+
 impl Trainer {
-    /// `model` has been prepared for training. With `prefix_layers`, every step gets the states entering that layer.
+    /// `model` has been prepared for training, for one lane or several. With `prefix_layers`, every step gets the states
+    /// entering that layer.
     pub fn new(model: Model, config: TrainerConfig, prefix_layers: Option<usize>) -> Result<Self> {
         let trainable = model.trainable();
         let leaves: usize = trainable.leaves.iter().map(|(_, leaf)| leaf.numel()).sum();
@@ -120,7 +176,8 @@ impl Trainer {
         );
         let weight_decay = config.weight_decay;
         let optimizer = AdamW::new(&trainable.flat, AdamWConfig { weight_decay, ..AdamWConfig::default() })?;
-        Ok(Self { model, config, optimizer, step: 0, prefix_layers, phases: Phases::default() })
+        let account = Account::default();
+        Ok(Self { model, config, optimizer, step: 0, prefix_layers, account, is_beside_others: false })
     }
 
     /// Updates made so far.
@@ -128,47 +185,54 @@ impl Trainer {
         self.step
     }
 
-    /// One update on these rows. `states` are the rows' cached states, when there is a frozen prefix.
+    /// How many lanes are trained at once.
+    pub fn lanes(&self) -> usize {
+        self.model.episodes()
+    }
+
+    /// One update of a single lane on these rows. `states` are the rows' cached states, when there is a frozen prefix.
+    ///
+    /// # Errors
+    /// Those of [`Trainer::step_lanes`].
+    pub fn step(&mut self, sequences: &[&Sequence], states: Option<&[Tensor]>) -> Result<StepOutcome> {
+        let mut outcomes = self.step_lanes(&[Rows { sequences, states }])?;
+        outcomes.pop().ok_or_else(|| anyhow!("a step of no lane"))
+    }
+
+    /// One update of every lane, each on rows of its own.
     ///
     /// # Errors
     /// Rows without a supervised token, and a loss or gradient that is not a number: nothing is updated then.
-    pub fn step(&mut self, sequences: &[&Sequence], states: Option<&[Tensor]>) -> Result<StepOutcome> {
-        let supervised_tokens: usize = sequences.iter().map(|sequence| sequence.supervised_tokens()).sum();
-        ensure!(supervised_tokens > 0, "step {} has no token to learn from", self.step + 1);
-        let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.tokens.len()).collect();
-        let order = longest_first(&lengths);
-        let sequences: Vec<&Sequence> = order.iter().map(|&row| sequences[row]).collect();
-        let states: Option<Vec<&Tensor>> = states.map(|states| order.iter().map(|&row| &states[row]).collect());
-        let lengths: Vec<usize> = order.iter().map(|&row| lengths[row]).collect();
-        let mut loss = 0.0;
-        let mut gradient: Option<Gradient> = None;
-        let asked = self.config.micro_batch_tokens;
-        let (mut limit, mut phases) = (asked, self.phases);
-        in_groups(&lengths, &mut limit, |rows| {
-            let states = states.as_ref().map(|states| &states[rows.clone()]);
-            loss += self.gradient(&sequences[rows], states, supervised_tokens, &mut gradient, &mut phases)?;
-            Ok(())
-        })?;
-        self.phases = phases;
-        if limit != asked {
-            self.config.micro_batch_tokens = limit;
-            let what = format!("there was no memory for {asked} tokens at a time in step {}", self.step + 1);
-            self.model.tell(&format!("{what}: from here on it is {limit}"));
+    pub fn step_lanes(&mut self, rows: &[Rows<'_>]) -> Result<Vec<StepOutcome>> {
+        let start = Instant::now();
+        ensure!(rows.len() == self.lanes(), "the rows of {} lanes for {}", rows.len(), self.lanes());
+        let lanes: Vec<Sorted<'_>> = rows.iter().map(Sorted::of).collect();
+        let totals: Vec<usize> = lanes.iter().map(|lane| lane.supervised).collect();
+        ensure!(!totals.contains(&0), "step {} has no token to learn from", self.step + 1);
+        let (losses, gradient) = self.loss_and_gradient(&lanes, &totals)?;
+        let updating = self.meter();
+        let norms = no_grad(|| gradient.norms(lanes.len()))?;
+        for (loss, norm) in losses.iter().zip(&norms) {
+            if !(loss.is_finite() && norm.is_finite()) {
+                return Err(diverged(self.step, *loss, *norm));
+            }
         }
-        let updating = Meter::start(self.model.device());
-        let gradient = gradient.ok_or_else(|| anyhow!("a step without rows"))?;
-        let gradient_norm = no_grad(|| gradient.norm())?;
-        if !(loss.is_finite() && gradient_norm.is_finite()) {
-            return Err(diverged(self.step, loss, gradient_norm));
-        }
-        // torch.nn.utils.clip_grad_norm_'s formula.
-        let clip_norm = self.config.clip_norm;
-        let factor = if clip_norm > 0.0 { (clip_norm / (gradient_norm + 1e-6)).min(1.0) } else { 1.0 };
         let learning_rate = self.learning_rate();
-        self.optimizer.step(&self.model.trainable().flat, gradient.pieces(), factor, learning_rate)?;
-        self.phases.optimizer.add(updating);
+        let parts = gradient.by_episode(lanes.len())?;
+        let clipped: Vec<(&[Tensor], f64)> =
+            parts.iter().zip(&norms).map(|(part, norm)| (part.as_slice(), self.clip_factor(*norm))).collect();
+        self.optimizer.step_lanes(&self.model.trainable().flat, &clipped, learning_rate)?;
+        self.account.phases.optimizer.add(updating);
         self.step += 1;
-        Ok(StepOutcome { loss, tokens: lengths.iter().sum(), supervised_tokens, gradient_norm, learning_rate })
+        let mut outcomes = Vec::with_capacity(lanes.len());
+        for ((lane, loss), gradient_norm) in lanes.iter().zip(losses).zip(norms) {
+            let (tokens, supervised_tokens) = (lane.lengths.iter().sum(), lane.supervised);
+            let flops = self.flops(tokens, true);
+            self.account.train.count(tokens, supervised_tokens, flops);
+            outcomes.push(StepOutcome { loss, tokens, supervised_tokens, gradient_norm, learning_rate, flops });
+        }
+        self.account.train.time += start.elapsed();
+        Ok(outcomes)
     }
 
     /// The rate of the step to come.
@@ -176,47 +240,98 @@ impl Trainer {
         self.config.rate_at(self.step)
     }
 
-    /// The loss of some rows, as their share of the whole batch's mean. Their gradient is added to `sum`, which an error
-    /// leaves as it was.
-    fn gradient(
+    /// What a gradient of this norm is multiplied by: torch.nn.utils.clip_grad_norm_'s formula.
+    fn clip_factor(&self, norm: f64) -> f64 {
+        let clip_norm = self.config.clip_norm;
+        if clip_norm > 0.0 { (clip_norm / (norm + 1e-6)).min(1.0) } else { 1.0 }
+    }
+
+    /// The mean loss of each lane, and the gradient of all rows, in as many parts as memory asks for.
+    fn loss_and_gradient(&mut self, lanes: &[Sorted<'_>], totals: &[usize]) -> Result<(Vec<f64>, Gradient)> {
+        let lengths: Vec<&[usize]> = lanes.iter().map(|lane| lane.lengths.as_slice()).collect();
+        let mut losses = vec![0.0; lanes.len()];
+        let mut gradient: Option<Gradient> = None;
+        let asked = self.config.micro_batch_tokens;
+        let (mut limit, mut phases) = (asked, self.account.phases);
+        in_groups_of_lanes(&lengths, &mut limit, |ranges| {
+            let shares = self.part(lanes, ranges, totals, &mut gradient, &mut phases)?;
+            losses.iter_mut().zip(shares).for_each(|(loss, share)| *loss += share);
+            Ok(())
+        })?;
+        self.account.phases = phases;
+        if limit != asked {
+            self.config.micro_batch_tokens = limit;
+            let what = format!("there was no memory for {asked} tokens at a time in step {}", self.step + 1);
+            self.model.tell(&format!("{what}: from here on it is {limit}"));
+        }
+        Ok((losses, gradient.ok_or_else(|| anyhow!("a step without rows"))?))
+    }
+
+    /// The losses of these rows of each lane, as their share of the whole batch's mean. Their gradient is added to `sum`,
+    /// which an error leaves as it was.
+    fn part(
         &mut self,
-        sequences: &[&Sequence],
-        states: Option<&[&Tensor]>,
-        total: usize,
+        lanes: &[Sorted<'_>],
+        ranges: &[Range<usize>],
+        totals: &[usize],
         sum: &mut Option<Gradient>,
         phases: &mut Phases,
-    ) -> Result<f64> {
-        let device = self.model.device();
-        let running = Meter::start(device);
-        let batch = Batch::pack(sequences, device)?;
-        let states = states.map(|states| Tensor::f_cat(states, 0)).transpose()?;
-        let (loss, gradient) = if self.config.activation_checkpointing {
+    ) -> Result<Vec<f64>> {
+        let running = self.meter();
+        let chosen = || lanes.iter().zip(ranges);
+        let sequences: Vec<Vec<&Sequence>> =
+            chosen().map(|(lane, range)| lane.sequences[range.clone()].to_vec()).collect();
+        let states: Vec<&Tensor> = chosen()
+            .flat_map(|(lane, range)| lane.states.iter().flat_map(|states| states[range.clone()].iter().copied()))
+            .collect();
+        let batch = Batch::side_by_side(&sequences, self.model.device())?;
+        let states = if states.is_empty() { None } else { Some(Tensor::f_cat(&states, 0)?) };
+        let (losses, gradient) = if self.config.activation_checkpointing {
             let states = self.prefix_layers.zip(states.as_ref());
-            let (loss, gradients) = self.model.recomputed_gradient(&batch, states, total as f64)?;
+            let (losses, gradients) = self.model.recomputed_gradient(&batch, states, totals)?;
             let gradient = Gradient::of(self.model.trainable(), gradients)?;
             phases.backward.add(running);
-            (loss, gradient)
+            (losses, gradient)
         } else {
+            let is_beside_others = self.is_beside_others;
             let model = self.model.joined()?;
             let hidden = forward(&model, self.prefix_layers, &batch, states.as_ref())?;
-            let loss = model.response_loss(&hidden, &batch)?.sum.f_div_scalar(total as f64)?;
+            let shares = model.loss_shares(&hidden, &batch, totals)?;
             phases.forward.add(running);
-            let running = Meter::start(device);
-            let gradient = model.gradient(&loss)?;
+            let running = Meter::start_beside(model.device(), is_beside_others);
+            let gradient = model.gradient(&shares.sum)?;
             phases.backward.add(running);
-            (loss.f_double_value(&[])?, gradient)
+            (shares.each()?, gradient)
         };
         // What may find no memory is done.
         match sum {
             Some(sum) => sum.add(&gradient)?,
             None => *sum = Some(gradient),
         }
-        Ok(loss)
+        Ok(losses)
     }
 
-    /// What the steps of this process have taken.
-    pub fn phases(&self) -> Phases {
-        self.phases
+    /// P of every lane, minus its loss on the set, which is laid out for as many lanes.
+    pub fn performances(&mut self, set: &ValidationSet) -> Result<Vec<f64>> {
+        let (start, meter) = (Instant::now(), self.meter());
+        let losses = set.losses(&*self.model.joined_to_evaluate()?)?;
+        let evaluation = &mut self.account.evaluation;
+        evaluation.peak_bytes = evaluation.peak_bytes.max(meter.stop().peak_bytes);
+        let flops = self.flops(set.tokens(), false);
+        for _ in &losses {
+            self.account.evaluation.count(set.tokens(), set.supervised_tokens(), flops);
+        }
+        self.account.evaluation.time += start.elapsed();
+        Ok(losses.into_iter().map(|loss| -loss).collect())
+    }
+
+    fn meter(&self) -> Meter {
+        Meter::start_beside(self.model.device(), self.is_beside_others)
+    }
+
+    /// What the steps and measurements of this process have taken.
+    pub fn account(&self) -> Account {
+        self.account
     }
 
     /// Every trained tensor and the optimizer's state of it, under its name.
@@ -261,39 +376,43 @@ impl Trainer {
         Ok(())
     }
 
-    /// What a checkpoint needs: the tensors by name, and the counters beside `extra`.
-    pub fn checkpoint(&self, extra: &Value) -> (Vec<(&str, &Tensor)>, Value) {
+    /// Writes a checkpoint from which [`Trainer::restore`] goes on, on the CPU bit for bit; `extra` is the caller's.
+    pub fn save(&self, path: &Path, extra: &[u8]) -> Result<()> {
         let mut tensors = vec![("trainable", &self.model.trainable().flat)];
         tensors.extend(self.optimizer.named());
-        let state = json!({
-            "step": self.step,
-            "optimizer_steps": self.optimizer.steps(),
-            // What there was room for: other micro-batches would round otherwise.
-            "micro_batch_tokens": self.config.micro_batch_tokens,
-            "extra": extra,
-        });
-        (tensors, state)
+        let counters = Counters {
+            step: self.step,
+            optimizer_steps: self.optimizer.steps(),
+            micro_batch_tokens: self.config.micro_batch_tokens,
+        };
+        checkpoint::save(path, &tensors, &[&serde_json::to_vec(&counters)?, extra])
     }
 
-    /// Writes a checkpoint from which [`Trainer::restore`] goes on, on the CPU bit for bit.
-    pub fn save(&self, path: &Path, extra: &Value) -> Result<()> {
-        let (tensors, state) = self.checkpoint(extra);
-        checkpoint::save(path, &tensors, &state)
-    }
-
-    /// Takes up a checkpoint, and returns what was saved as `extra`; `None` where there is no checkpoint.
-    pub fn restore(&mut self, path: &Path) -> Result<Option<Value>> {
-        let Some(mut saved) = checkpoint::Saved::open(path)? else { return Ok(None) };
-        let count = |key: &str| saved.state[key].as_u64().ok_or_else(|| anyhow!("the checkpoint has no {key}"));
-        let (step, optimizer_steps) = (count("step")?, count("optimizer_steps")?);
-        let micro_batch_tokens = count("micro_batch_tokens")?;
-        let mut targets = vec![("trainable", &self.model.trainable().flat)];
-        targets.extend(self.optimizer.named());
-        saved.copy_into(&targets)?;
-        self.optimizer.set_steps(optimizer_steps);
-        self.step = step as usize;
-        self.config.micro_batch_tokens = micro_batch_tokens as usize;
-        Ok(Some(saved.state["extra"].take()))
+    /// Takes up a checkpoint, if there is one that is whole and that `accept` can use; `accept` gets what was saved as
+    /// `extra`. One that is of no use is set aside and told of, and nothing has changed.
+    pub fn restore<T>(
+        &mut self,
+        path: &Path,
+        tell: Tell,
+        accept: impl FnOnce(&[u8]) -> Result<T>,
+    ) -> Result<Option<T>> {
+        let Some(saved) = Saved::open(path, tell)? else { return Ok(None) };
+        let take_up = || -> Result<T> {
+            let counters: Counters = serde_json::from_slice(&saved.read(0)?)?;
+            let mut targets = vec![("trainable", &self.model.trainable().flat)];
+            targets.extend(self.optimizer.named());
+            saved.check(&targets)?;
+            let accepted = accept(&saved.read(1)?)?;
+            saved.copy_into(&targets)?;
+            self.optimizer.set_steps(counters.optimizer_steps);
+            self.step = counters.step;
+            self.config.micro_batch_tokens = counters.micro_batch_tokens;
+            Ok(accepted)
+        };
+        match take_up() {
+            Ok(accepted) => Ok(Some(accepted)),
+            Err(error) => set_aside(path, &format!("{error:#}"), tell).map(|()| None),
+        }
     }
 
     fn set_flat(&mut self, source: &Tensor) -> Result<()> {
@@ -304,7 +423,7 @@ impl Trainer {
 }
 
 /// For a loss or a gradient that is not a number, in the step after so many.
-pub(super) fn diverged(steps: usize, loss: f64, gradient_norm: f64) -> raisin_base::error::Error {
+fn diverged(steps: usize, loss: f64, gradient_norm: f64) -> raisin_base::error::Error {
     let what = format!("training diverged at step {}: loss {loss}, gradient norm {gradient_norm}", steps + 1);
     Problem::new(what).hint("a lower learning_rate or a warm-up keeps it stable").into()
 }

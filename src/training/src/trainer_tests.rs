@@ -36,6 +36,10 @@ fn numbers(trainer: &Trainer) -> Result<Vec<f32>> {
     Ok(Vec::try_from(&trainer.model.trainable().flat)?)
 }
 
+fn restore(trainer: &mut Trainer, path: &Path) -> Result<Option<Vec<u8>>> {
+    trainer.restore(path, &|text| panic!("{text}"), |extra| Ok(extra.to_vec()))
+}
+
 fn lora() -> Adaptation {
     Adaptation::Lora { rank: 2, alpha: 4.0, targets: vec!["q_proj".to_owned(), "down_proj".to_owned()] }
 }
@@ -68,7 +72,7 @@ fn micro_batches_add_up_to_the_whole_batch() -> Result<()> {
 #[test]
 fn five_steps_saved_and_restored_and_five_more_are_ten_steps_bit_for_bit() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let path = folder.path().join("checkpoint.safetensors");
+    let path = folder.path().join("checkpoint");
     let rows = rows(10);
     for adaptation in [Adaptation::Full, lora()] {
         let mut straight = trainer(&adaptation, 20)?;
@@ -79,10 +83,10 @@ fn five_steps_saved_and_restored_and_five_more_are_ten_steps_bit_for_bit() -> Re
         for row in &rows[..5] {
             first.step(&[row], None)?;
         }
-        first.save(&path, &json!("a note"))?;
+        first.save(&path, b"a note")?;
         drop(first);
         let mut second = trainer(&adaptation, 20)?;
-        assert_eq!(second.restore(&path)?, Some(json!("a note")));
+        assert_eq!(restore(&mut second, &path)?.as_deref(), Some(&b"a note"[..]));
         for row in &rows[5..] {
             second.step(&[row], None)?;
         }
@@ -152,7 +156,7 @@ fn a_snapshot_of_the_start_keeps_no_moments_and_one_of_later_does() -> Result<()
 #[test]
 fn a_halved_micro_batch_is_resumed_as_it_was() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let path = folder.path().join("checkpoint.safetensors");
+    let path = folder.path().join("checkpoint");
     let rows = rows(8);
     let (one, other): (Vec<&Sequence>, Vec<&Sequence>) = (rows[..4].iter().collect(), rows[4..].iter().collect());
     let mut straight = trainer(&Adaptation::Full, 1000)?;
@@ -164,13 +168,44 @@ fn a_halved_micro_batch_is_resumed_as_it_was() -> Result<()> {
     }));
     straight.step(&one, None)?;
     assert!(straight.config.micro_batch_tokens < 1000 && heard.load(Ordering::SeqCst) == 1);
-    straight.save(&path, &Value::Null)?;
+    straight.save(&path, b"")?;
     straight.step(&other, None)?;
     // There is room again; what was found out holds all the same, so that the bits are those of one run.
     let mut resumed = trainer(&Adaptation::Full, 1000)?;
-    resumed.restore(&path)?;
+    restore(&mut resumed, &path)?;
     resumed.step(&other, None)?;
     assert_eq!(numbers(&straight)?, numbers(&resumed)?);
+    Ok(())
+}
+
+#[test]
+fn a_checkpoint_that_is_of_no_use_is_set_aside_and_changes_nothing() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("checkpoint");
+    let rows = rows(2);
+    let mut made = trainer(&Adaptation::Full, 100)?;
+    made.step(&[&rows[0]], None)?;
+    made.save(&path, b"a note")?;
+    let whole = std::fs::read(&path)?;
+    // Of another model, of an older version of its caller, flipped, cut.
+    let mut flipped = whole.clone();
+    flipped[whole.len() / 2] ^= 4;
+    for (adaptation, bytes, why) in [
+        (lora(), &whole[..], "bytes of trainable for"),
+        (Adaptation::Full, &whole, "not understood"),
+        (Adaptation::Full, &flipped, "it is not what was written"),
+        (Adaptation::Full, &whole[..whole.len() - 1], "it is not what was written"),
+    ] {
+        std::fs::write(&path, bytes)?;
+        let mut fresh = trainer(&adaptation, 100)?;
+        let before = numbers(&fresh)?;
+        let heard = std::cell::RefCell::new(String::new());
+        let accept = |_: &[u8]| if why == "not understood" { Err(anyhow!("{why}")) } else { Ok(()) };
+        assert!(fresh.restore(&path, &|text| heard.replace(text.to_owned()).clear(), accept)?.is_none());
+        assert!(heard.borrow().contains(why), "{heard:?}");
+        assert_eq!((fresh.steps_done(), numbers(&fresh)?), (0, before));
+        assert!(!path.exists());
+    }
     Ok(())
 }
 

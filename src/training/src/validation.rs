@@ -98,8 +98,12 @@ impl Part {
         }
     }
 
-    /// The same once for each of several episodes.
+    /// The same once for each of several episodes; for one, laid out as it is.
     fn side_by_side(&self, episodes: usize) -> Result<Self> {
+        if episodes == 1 {
+            let states = self.states.as_ref().map(Tensor::shallow_clone);
+            return Self::new(self.members.clone(), states, self.rows.clone(), self.batch.device());
+        }
         Ok(Self {
             batch: self.batch.repeated(episodes)?,
             states: self.states.as_ref().map(|states| states.f_repeat([episodes as i64, 1])).transpose()?,
@@ -221,6 +225,17 @@ impl ValidationSet {
         self.rows
     }
 
+    /// The fewest tokens that there was no memory for: what has as many is halved at once. To be kept beside a checkpoint,
+    /// because halves round otherwise.
+    pub fn too_many(&self) -> usize {
+        self.too_many.get()
+    }
+
+    /// What an earlier process found there was no memory for.
+    pub fn set_too_many(&self, tokens: usize) {
+        self.too_many.set(tokens);
+    }
+
     pub fn tokens(&self) -> usize {
         self.tokens
     }
@@ -241,8 +256,11 @@ impl ValidationSet {
         })
     }
 
-    /// The mean loss of each episode, for a set that was laid out for several.
+    /// The mean loss of each episode of the model, for as many as the set was laid out.
     pub fn losses(&self, model: &Model) -> Result<Vec<f64>> {
+        if model.episodes() == 1 {
+            return Ok(vec![self.loss(model)?]);
+        }
         let totals = vec![self.supervised_tokens; model.episodes()];
         let mut sums = vec![0.0; totals.len()];
         for part in &self.parts {

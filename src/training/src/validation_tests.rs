@@ -93,7 +93,7 @@ fn where_memory_ends_a_part_is_scored_in_halves_and_loses_the_same() -> Result<(
     for (whole, halved) in sets()?.iter().zip(&sets()?) {
         model.limit_room(None);
         let (loss, losses) = (whole.loss(&model)?, whole.row_losses(&model, |work| work(), |_, _| ())?);
-        let episodes = whole.side_by_side(1)?.losses(&model)?;
+        let copied = whole.side_by_side(1)?.losses(&model)?;
         model.limit_room(Some(13));
         assert!((halved.loss(&model)? - loss).abs() < 1e-6);
         let again = halved.row_losses(
@@ -107,7 +107,7 @@ fn where_memory_ends_a_part_is_scored_in_halves_and_loses_the_same() -> Result<(
         for (again, loss) in again.iter().zip(&losses) {
             assert!((again.sum - loss.sum).abs() < 1e-4 && again.tokens == loss.tokens);
         }
-        assert!((halved.side_by_side(1)?.losses(&model)?[0] - episodes[0]).abs() < 1e-6);
+        assert!((halved.side_by_side(1)?.losses(&model)?[0] - copied[0]).abs() < 1e-6);
     }
     assert_eq!(parts, 3, "finished parts are known by their place in the list");
     let heard = heard.lock().expect("one thread");

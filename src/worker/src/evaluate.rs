@@ -216,11 +216,16 @@ impl Evaluator<'_> {
         order.sort_by_key(|&row| (prompts[row].len(), row));
         let (mut exact, mut flexible) = (vec![0.0; prompts.len()], vec![0.0; prompts.len()]);
         let (start, mut tokens, mut done) = (Instant::now(), 0, 0);
-        let mut finished = Finished::<Vec<Vec<u32>>>::open(&self.context.work()?, "generation")?;
+        // And what there was room for: fewer rows together round otherwise.
+        let mut finished = Finished::<(usize, Vec<Vec<u32>>)>::open(self.context, "generation")?;
         for rows in order.chunks(self.parameters.generate_rows) {
             let chosen: Vec<Vec<u32>> = rows.iter().map(|&row| prompts[row].clone()).collect();
             let limit = self.task.scoring.max_new_tokens;
-            let answers = finished.next(|| self.model.generate(&chosen, limit, self.codec.stop_tokens()))?;
+            let (together, answers) = finished.next(|| {
+                let answers = self.model.generate(&chosen, limit, self.codec.stop_tokens())?;
+                Ok((self.model.rows_together(), answers))
+            })?;
+            self.model.set_rows_together(together);
             for ((&row, prompt), answer) in rows.iter().zip(&chosen).zip(answers) {
                 tokens += (prompt.len() + answer.len()) as u64;
                 let text = self.codec.decode(&answer)?;
@@ -254,10 +259,15 @@ impl Evaluator<'_> {
 
     fn row_losses(&self, phase: &str, set: &ValidationSet) -> Result<Vec<RowLoss>> {
         let start = Instant::now();
-        // Losses are saved as bits, because a number that was written in decimal digits may read back as another number.
-        let mut finished = Finished::<Vec<u64>>::open(&self.context.work()?, phase)?;
+        // Losses are saved as bits, because a number that was written in decimal digits may read back as another number. The
+        // size that memory allowed is saved too, because halves round differently.
+        let mut finished = Finished::<(usize, Vec<u64>)>::open(self.context, phase)?;
         let part = |work: &dyn Fn() -> Result<Vec<f64>>| {
-            let bits = finished.next(|| Ok(work()?.into_iter().map(f64::to_bits).collect()))?;
+            let (too_many, bits) = finished.next(|| {
+                let bits = work()?.into_iter().map(f64::to_bits).collect();
+                Ok((set.too_many(), bits))
+            })?;
+            set.set_too_many(too_many);
             Ok(bits.into_iter().map(f64::from_bits).collect())
         };
         let losses = set.row_losses(&self.model, part, |rows_done, tokens| {

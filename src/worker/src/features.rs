@@ -7,18 +7,19 @@
 //! kept in the work folder, so that a killed pass goes on where it was and ends with the same bytes.
 
 use std::cell::Cell;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow_array::{Array, ArrayRef, FixedSizeListArray, Float32Array, RecordBatch, StringArray, UInt32Array};
 use arrow_schema::{DataType, Field};
 use arrow_select::interleave::interleave_record_batch;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tch::{Device, Kind as TensorKind, Tensor, no_grad};
 
 use crate::learning::{as_instruction, check_context, device, open, phase_cost};
-use raisin_base::error::{Context as _, Result, anyhow};
+use raisin_base::error::{Result, anyhow};
+use raisin_base::sealed::Records;
 use raisin_contract::{Context, Cost, Progress};
 use raisin_corpus::message::conversation;
 use raisin_corpus::{Codec, Example, Instruction, Sequence, read_instructions, read_task};
@@ -152,9 +153,14 @@ impl<'a> Pass<'a> {
         let lengths: Vec<usize> = order.iter().map(|&row| lengths[row]).collect();
         let batches = micro_batches(&lengths, self.parameters.batch_tokens);
 
-        let (mut parts, mut next) = self.finished_parts(phase)?;
+        let (mut aside, earlier) = Parts::open(self.context, phase)?;
+        let (mut parts, mut next) = (Vec::with_capacity(earlier.len() + 1), 0);
+        for (done, part) in earlier {
+            parts.push(part);
+            next = done.next;
+            self.fits.set(done.fits);
+        }
         let mut pending: Vec<Row> = Vec::new();
-        let mut first = next;
         let (start, mut last_saved) = (Instant::now(), Instant::now());
         let running = Meter::start(device(self.context)?);
         let (mut tokens, mut supervised_tokens) = (0, 0);
@@ -171,9 +177,9 @@ impl<'a> Pass<'a> {
             next += 1;
             if last_saved.elapsed() >= interval && next < batches.len() {
                 let part = self.table(std::mem::take(&mut pending))?;
-                self.put_aside(phase, first, next, &part)?;
+                aside.put_aside(Done { next, fits: self.fits.get() }, &part)?;
                 parts.push(part);
-                (first, last_saved) = (next, Instant::now());
+                last_saved = Instant::now();
             }
             self.context.progress(Progress {
                 phase: phase.to_owned(),
@@ -289,46 +295,37 @@ impl<'a> Pass<'a> {
             ("missing", Arc::new(rows.iter().map(|row| row.missing.as_deref()).collect::<StringArray>())),
         ])
     }
-
-    /// Batches `first..next` are done: a table of them, complete or absent.
-    fn put_aside(&self, phase: &str, first: usize, next: usize, part: &RecordBatch) -> Result<()> {
-        let path = part_path(&self.context.work()?, phase, first, next, self.fits.get());
-        let partial = path.with_extension("partial");
-        table::write(&partial, part)?;
-        // Else a loss of power could leave the new name on a table that is not all there.
-        std::fs::File::open(&partial)?.sync_all()?;
-        std::fs::rename(&partial, &path).with_context(|| format!("cannot put {} in place", path.display()))
-    }
-
-    /// What an earlier attempt finished, and the first batch that it did not. Goes on with the room that it found.
-    fn finished_parts(&self, phase: &str) -> Result<(Vec<RecordBatch>, usize)> {
-        let mut found: Vec<[usize; 3]> = Vec::new();
-        let work = self.context.work()?;
-        for entry in std::fs::read_dir(&work)? {
-            let name = entry?.file_name().to_string_lossy().into_owned();
-            let numbers = name.strip_prefix(phase).and_then(|rest| rest.strip_suffix(".parquet")?.strip_prefix('-'));
-            // What an earlier version put aside has another name, and is made again.
-            let numbers = numbers.map(|numbers| numbers.split('-').map(str::parse).collect::<Result<Vec<usize>, _>>());
-            if let Some(Ok([first, next, fits])) = numbers.as_ref().map(|numbers| numbers.as_deref()) {
-                found.push([*first, *next, *fits]);
-            }
-        }
-        found.sort_unstable();
-        let (mut parts, mut next) = (Vec::new(), 0);
-        for [first, end, fits] in found {
-            if first == next {
-                parts.push(table::read(&part_path(&work, phase, first, end, fits))?);
-                next = end;
-                self.fits.set(fits);
-            }
-        }
-        Ok((parts, next))
-    }
 }
 
-/// The name says also what there was room for at the part's end: what comes after it rounds as it would have.
-fn part_path(work: &Path, phase: &str, first: usize, next: usize, fits: usize) -> PathBuf {
-    work.join(format!("{phase}-{first}-{next}-{fits}.parquet"))
+/// The batches that are done, in the work folder: tables of some each, one after another.
+struct Parts {
+    records: Records,
+}
+
+/// What the record of a part says beside its table.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Done {
+    /// The first batch that is not done.
+    next: usize,
+    /// What there was room for at the part's end: what comes after it rounds as it would have.
+    fits: usize,
+}
+
+impl Parts {
+    /// With what an earlier attempt finished.
+    fn open(context: &Context, phase: &str) -> Result<(Self, Vec<(Done, RecordBatch)>)> {
+        let path = context.work()?.join(format!("{phase}.parts"));
+        let (records, parts) = Records::open(&path, &|text| context.note(text), |record| {
+            let done: Done = serde_json::from_slice(&record.read(0).ok()?).ok()?;
+            Some((done, table::from_bytes(record.read(1).ok()?).ok()?))
+        })?;
+        Ok((Self { records }, parts))
+    }
+
+    fn put_aside(&mut self, done: Done, part: &RecordBatch) -> Result<()> {
+        self.records.append(&[&serde_json::to_vec(&done)?, &table::to_bytes(part)?])?;
+        self.records.sync()
+    }
 }
 
 /// The rows of all parts, straight into one table: a large pool has no room for another one on the way.

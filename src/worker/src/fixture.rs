@@ -124,6 +124,49 @@ impl Store {
         })
     }
 
+    /// Runs a stage again and again on the work folder of `finished`, with one file of it damaged at a time: a bit flipped at
+    /// so many places, or cut at so many lengths. Each time it ends with the same bytes, and what was damaged is set aside.
+    pub fn run_on_damaged_work(
+        &self,
+        kind: &str,
+        finished: &str,
+        inputs: &[(&str, &str)],
+        places: usize,
+        run: impl Fn(&Context) -> Result<()>,
+    ) -> Result<()> {
+        let expected = self.written(finished)?;
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(self.artifact(finished).join("work"))? {
+            let entry = entry?;
+            files.push((entry.file_name().to_string_lossy().into_owned(), std::fs::read(entry.path())?));
+        }
+        assert!(!files.is_empty(), "{kind} left nothing in its work folder");
+        for (name, whole) in &files {
+            let place = |number: usize| number * (whole.len() - 1) / (places - 1);
+            let flipped = (0..places).map(|number| {
+                let mut flipped = whole.clone();
+                flipped[place(number)] ^= 1 << (number % 8);
+                flipped
+            });
+            let cut = (0..places).map(|number| whole[..place(number)].to_vec());
+            for (number, bytes) in flipped.chain(cut).enumerate() {
+                let context = self.context(kind, "damaged", inputs, &[])?;
+                let work = context.work()?;
+                for (other, bytes) in &files {
+                    std::fs::write(work.join(other), bytes)?;
+                }
+                std::fs::write(work.join(name), &bytes)?;
+                run(&context).map_err(|error| error.context(format!("{name}, damaged in way {number}")))?;
+                assert_eq!(self.written("damaged")?, expected, "{name}, damaged in way {number}");
+                // A list of records that was cut between two of them is a shorter list.
+                let is_seen = work.join(format!("{name}.damaged")).exists();
+                assert!(is_seen || number >= places, "{name}, damaged in way {number}, was believed");
+                std::fs::remove_dir_all(self.artifact("damaged"))?;
+            }
+        }
+        Ok(())
+    }
+
     /// What a stage wrote into its artifact, by file name.
     pub fn written(&self, folder: &str) -> Result<BTreeMap<String, Vec<u8>>> {
         let mut files = BTreeMap::new();

@@ -4,10 +4,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, Float64Array, RecordBatch, UInt32Array, UInt64Array};
 use rand_chacha::rand_core::Rng as _;
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
 use raisin_base::error::{Problem, Result};
@@ -17,9 +15,7 @@ use raisin_corpus::{Codec, Example, Instruction, Message, Sequence};
 use raisin_lm::proxy::PrefixStates;
 use raisin_lm::{Adaptation, Model};
 use raisin_settings::AdaptationSettings;
-use raisin_table as table;
-use raisin_training::episode::Spent;
-use raisin_training::{Phase, Pool, SideBySide, Trainer, ValidationSet};
+use raisin_training::{Account, Episodes, Phase, Pool, Spent, ValidationSet};
 
 /// Where tensors of this stage live.
 ///
@@ -117,8 +113,8 @@ impl Learning {
         let cached = states.as_ref().map(|states| validation_states(states, &examples)).transpose()?;
         let layers = states.as_ref().map_or(0, |states| states.config.prefix_layers);
         let cached = cached.as_ref().map(|cached| (layers, cached.as_slice()));
-        // The episodes of a pass have their validation rows in it together.
-        let together = SideBySide::episodes_of_a_pass(&adaptation, model.device(), settings.episodes);
+        // The episodes of a trainer have their validation rows in its passes together.
+        let together = Episodes::lanes_of_a_trainer(&adaptation, model.device(), settings.episodes);
         let validation = ValidationSet::new(&examples, cached, settings.batch_tokens / together, model.device())?;
         let seed = context.seed().at("adaptation");
         Ok(Self { model, adaptation, seed, pool: Pool::new(sequences, states), validation })
@@ -175,11 +171,6 @@ pub fn encode_examples(codec: &Codec, examples: &[Example], max_tokens: usize) -
         .collect()
 }
 
-/// The first characters of a text, on one line: for tables that people read.
-pub fn excerpt(text: &str, characters: usize) -> String {
-    text.chars().take(characters).map(|character| if character.is_control() { ' ' } else { character }).collect()
-}
-
 /// A performance in a progress line: as the loss that it is minus of.
 pub fn shown_performance(performance: Option<f64>) -> String {
     performance.map(|performance| format!(", validation loss {:.3}", -performance)).unwrap_or_default()
@@ -202,80 +193,26 @@ pub fn phase_cost(name: &str, phase: Phase) -> Cost {
     Cost { phase: name.to_owned(), seconds: phase.time.as_secs_f64(), peak_bytes: phase.peak_bytes, ..Cost::default() }
 }
 
-/// The cost events of training steps: `forward` with all tokens, `backward`, `optimizer`.
-pub fn training_costs(trainer: &Trainer, spent: &Spent, context: &Context) {
-    let phases = trainer.phases();
-    let forward = trainer.flops(spent.tokens as usize, false);
+/// The cost events of training steps and measurements: `forward` with all tokens, `backward`, `optimizer`, `reward
+/// evaluation`. `forward_flops` are those of the forward passes.
+pub fn account_costs(account: &Account, forward_flops: f64, context: &Context) {
+    let Account { train, evaluation, phases } = account;
     context.cost(Cost {
-        tokens: spent.tokens,
-        supervised_tokens: spent.supervised_tokens,
-        flops: forward,
+        tokens: train.tokens,
+        supervised_tokens: train.supervised_tokens,
+        flops: forward_flops,
         ..phase_cost("forward", phases.forward)
     });
-    context.cost(Cost { flops: spent.flops - forward, ..phase_cost("backward", phases.backward) });
+    context.cost(Cost { flops: train.flops - forward_flops, ..phase_cost("backward", phases.backward) });
     context.cost(phase_cost("optimizer", phases.optimizer));
-}
-
-/// One row of the `steps` table of a training stage, as its checkpoint keeps it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct StepRow {
-    pub step: u32,
-    #[serde(with = "bits")]
-    pub loss: f64,
-    /// P after the step; none where it was not measured.
-    #[serde(with = "optional_bits")]
-    pub performance: Option<f64>,
-    #[serde(with = "optional_bits")]
-    pub reward: Option<f64>,
-    #[serde(with = "bits")]
-    pub learning_rate: f64,
-    pub tokens: u64,
-    pub supervised_tokens: u64,
-    #[serde(with = "bits")]
-    pub flops: f64,
-}
-
-/// An f64 in a checkpoint, as its bits: reading a decimal number back may miss by the last one.
-pub mod bits {
-    use serde::{Deserialize as _, Deserializer, Serializer};
-
-    pub fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_u64(value.to_bits())
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-        Ok(f64::from_bits(u64::deserialize(deserializer)?))
+    if evaluation.tokens > 0 {
+        context.cost(cost("reward evaluation", evaluation));
     }
 }
 
-/// The same for an f64 that may be missing.
-pub mod optional_bits {
-    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
-
-    pub fn serialize<S: Serializer>(value: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
-        value.map(f64::to_bits).serialize(serializer)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
-        Ok(Option::<u64>::deserialize(deserializer)?.map(f64::from_bits))
-    }
-}
-
-/// The `steps` table.
-pub fn steps_table(rows: &[StepRow]) -> Result<RecordBatch> {
-    let float = |of: fn(&StepRow) -> Option<f64>| Arc::new(rows.iter().map(of).collect::<Float64Array>()) as ArrayRef;
-    let count = |of: fn(&StepRow) -> u64| Arc::new(UInt64Array::from_iter_values(rows.iter().map(of))) as ArrayRef;
-    table::batch(vec![
-        ("step", Arc::new(UInt32Array::from_iter_values(rows.iter().map(|row| row.step)))),
-        ("loss", float(|row| Some(row.loss))),
-        ("performance", float(|row| row.performance)),
-        ("reward", float(|row| row.reward)),
-        ("value", float(|_| None)),
-        ("learning_rate", float(|row| Some(row.learning_rate))),
-        ("tokens", count(|row| row.tokens)),
-        ("supervised_tokens", count(|row| row.supervised_tokens)),
-        ("flops", float(|row| Some(row.flops))),
-    ])
+/// How many tokens a second training has taken so far.
+pub fn training_speed(account: &Account) -> f64 {
+    account.train.tokens as f64 / account.train.time.as_secs_f64().max(1e-9)
 }
 
 /// `0..count` in a random order that depends on the seed only.

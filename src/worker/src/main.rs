@@ -12,6 +12,7 @@ mod model;
 mod pretrain;
 mod selecting;
 mod selector;
+mod tables;
 
 use std::process::ExitCode;
 

@@ -1,14 +1,13 @@
 //! `pretrain`: next-token training of all weights of a small model, on text or on instructions in random order.
 //! Leaves choosing rows to `finetune`.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arrow_array::{Array, StringArray};
 use serde_json::json;
 
-use crate::learning::{
-    StepRow, check_context, device, open_to_train, phase_cost, shuffled, steps_table, training_costs,
-};
+use crate::learning::{account_costs, check_context, device, open_to_train, phase_cost, shuffled, training_speed};
+use crate::tables::{self, Of, StepRow};
 use raisin_base::error::{Problem, Result, ensure};
 use raisin_base::seed::Seed;
 use raisin_contract::{Context, Progress};
@@ -16,7 +15,6 @@ use raisin_corpus::{Codec, Instruction, Sequence, message::conversation, read_in
 use raisin_kinds::pretrain::{Parameters, Supervised};
 use raisin_lm::Adaptation;
 use raisin_table::{self as table, WriteTable as _};
-use raisin_training::episode::Spent;
 use raisin_training::{Checkpoints, Meter, Trainer, TrainerConfig};
 
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(30);
@@ -36,8 +34,6 @@ struct Run<'a> {
     order: Order,
     steps: Vec<StepRow>,
     checkpoints: Checkpoints,
-    started: Instant,
-    resumed_at: usize,
 }
 
 impl<'a> Run<'a> {
@@ -59,14 +55,13 @@ impl<'a> Run<'a> {
             ..TrainerConfig::default()
         };
         let mut trainer = Trainer::new(model, config, None)?;
-        let checkpoints = Checkpoints::every(CHECKPOINT_INTERVAL, context.work()?.join("checkpoint.safetensors"));
-        let steps: Vec<StepRow> = match trainer.restore(&checkpoints.path)? {
-            Some(rows) => serde_json::from_value(rows)?,
-            None => Vec::new(),
-        };
-        let resumed_at = steps.len();
-        if resumed_at > 0 {
-            context.note(format!("goes on after step {resumed_at}"));
+        let checkpoints = Checkpoints::every(CHECKPOINT_INTERVAL, context.work()?.join("checkpoint"));
+        let restored = trainer.restore(&checkpoints.path, &|text| context.note(text), |rows| {
+            Ok(serde_json::from_slice::<Vec<StepRow>>(rows)?)
+        })?;
+        let steps = restored.unwrap_or_default();
+        if !steps.is_empty() {
+            context.note(format!("goes on after step {}", steps.len()));
         }
         context.cost(phase_cost("load", loading.stop()));
         let order = Order::new(rows.len(), context.seed().at("order"));
@@ -77,7 +72,7 @@ impl<'a> Run<'a> {
             rows.len(),
             trainer.model.parameter_count()
         ));
-        Ok(Self { context, parameters, trainer, rows, order, steps, checkpoints, started: Instant::now(), resumed_at })
+        Ok(Self { context, parameters, trainer, rows, order, steps, checkpoints })
     }
 
     /// One step; false when all are done.
@@ -90,23 +85,13 @@ impl<'a> Run<'a> {
         let batch: Vec<&Sequence> =
             (step * size..(step + 1) * size).map(|draw| &self.rows[self.order.at(draw)]).collect();
         let outcome = self.trainer.step(&batch, None)?;
-        self.steps.push(StepRow {
-            step: step as u32 + 1,
-            loss: outcome.loss,
-            performance: None,
-            reward: None,
-            learning_rate: outcome.learning_rate,
-            tokens: outcome.tokens as u64,
-            supervised_tokens: outcome.supervised_tokens as u64,
-            flops: self.trainer.flops(outcome.tokens, true),
-        });
-        let tokens: u64 = self.steps[self.resumed_at..].iter().map(|row| row.tokens).sum();
+        self.steps.push(StepRow::of_run(step as u32 + 1, &outcome));
         self.context.progress(Progress {
             phase: "pretraining".to_owned(),
             done: step as u64 + 1,
             total: self.parameters.steps as u64,
             unit: "steps".to_owned(),
-            tokens_per_second: Some(tokens as f64 / self.started.elapsed().as_secs_f64().max(1e-9)),
+            tokens_per_second: Some(training_speed(&self.trainer.account())),
             detail: format!("loss {:.3}", outcome.loss),
         });
         if self.checkpoints.due() {
@@ -116,14 +101,14 @@ impl<'a> Run<'a> {
     }
 
     fn checkpoint(&mut self) -> Result<()> {
-        let (tensors, state) = self.trainer.checkpoint(&serde_json::to_value(&self.steps)?);
-        self.checkpoints.save(&tensors, &state)
+        let steps = serde_json::to_vec(&self.steps)?;
+        self.checkpoints.write(|path| self.trainer.save(path, &steps))
     }
 
     fn finish(self) -> Result<()> {
         let Self { context, parameters, trainer, steps, .. } = self;
         trainer.model.save(&context.out())?;
-        context.write_table("steps", &steps_table(&steps)?)?;
+        context.write_table("steps", &tables::steps(&steps, Of::Run)?)?;
         let sum = |of: fn(&StepRow) -> u64| steps.iter().map(of).sum::<u64>();
         let flops: f64 = steps.iter().map(|row| row.flops).sum();
         context.write_json(
@@ -137,13 +122,9 @@ impl<'a> Run<'a> {
                 "flops": flops,
             }),
         )?;
-        let spent = Spent {
-            tokens: sum(|row| row.tokens),
-            supervised_tokens: sum(|row| row.supervised_tokens),
-            flops,
-            ..Spent::default()
-        };
-        training_costs(&trainer, &spent, context);
+        // Of the steps of this process, as their time is.
+        let account = trainer.account();
+        account_costs(&account, trainer.flops(account.train.tokens as usize, false), context);
         Ok(())
     }
 }
@@ -288,6 +269,59 @@ mod tests {
         let context = store.context("pretrain", "killed", &INPUTS, &[])?;
         run(parameters(&json!({}))?, &context)?;
         assert_eq!(store.written("undisturbed")?, store.written("killed")?);
+        Ok(())
+    }
+
+    #[test]
+    fn a_checkpoint_that_was_damaged_is_not_believed_and_the_run_ends_with_the_same_bytes() -> Result<()> {
+        let store = Store::new()?;
+        let steps = json!({"steps": 3});
+        let context = store.context("pretrain", "run", &INPUTS, &[])?;
+        let mut undisturbed = Run::start(parameters(&steps)?, &context)?;
+        undisturbed.advance()?;
+        undisturbed.checkpoint()?;
+        while undisturbed.advance()? {}
+        undisturbed.finish()?;
+        store.run_on_damaged_work("pretrain", "run", &INPUTS, 25, |context| run(parameters(&steps)?, context))
+    }
+
+    #[test]
+    fn a_run_that_goes_on_accounts_for_its_own_steps_only() -> Result<()> {
+        let store = Store::new()?;
+        let context = store.context("pretrain", "run", &INPUTS, &[])?;
+        let mut first = Run::start(parameters(&json!({}))?, &context)?;
+        for _ in 0..6 {
+            first.advance()?;
+        }
+        first.checkpoint()?;
+        drop(first);
+        let mut second = Run::start(parameters(&json!({}))?, &context)?;
+        while second.advance()? {}
+        let account = second.trainer.account();
+        assert_eq!(account.train.tokens, second.steps[6..].iter().map(|row| row.tokens).sum::<u64>());
+        assert!(account.train.time >= account.phases.forward.time && account.phases.forward.time > Duration::ZERO);
+        Ok(())
+    }
+
+    #[test]
+    fn impossible_numbers_are_refused_where_they_stand() -> Result<()> {
+        use raisin_contract::Kind as _;
+        use raisin_kinds::pretrain::Pretrain;
+        for (key, value) in [
+            ("steps", json!(0)),
+            ("batch_size", json!(0)),
+            ("micro_batch_tokens", json!(0)),
+            ("max_tokens", json!(1)),
+            ("learning_rate", json!(-0.1)),
+            ("weight_decay", json!(-1.0)),
+            ("warmup", json!(1.0)),
+        ] {
+            let problem = Pretrain::check(&parameters(&json!({key: value}))?).expect_err("impossible");
+            assert_eq!(problem.pointer, format!("/{key}"));
+        }
+        let mut spoilt = parameters(&json!({}))?;
+        spoilt.learning_rate = f64::NAN;
+        assert_eq!(Pretrain::check(&spoilt).expect_err("NaN").pointer, "/learning_rate");
         Ok(())
     }
 

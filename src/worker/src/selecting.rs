@@ -1,19 +1,15 @@
-//! Reads from artifacts what a chooser needs, and writes its choices as the table `selection`. raisin-selector chooses, and
-//! `finetune` trains.
+//! Reads from artifacts what a chooser needs, and turns its choices into rows of the table `selection`. raisin-selector
+//! chooses, and `finetune` trains.
 
 mod scores;
 
 use std::path::Path;
-use std::sync::Arc;
 
-use arrow_array::{
-    Array, ArrayRef, FixedSizeListArray, Float32Array, Float64Array, RecordBatch, StringArray, UInt32Array,
-};
+use arrow_array::{Array, FixedSizeListArray, Float32Array, Float64Array, RecordBatch, UInt32Array};
 use arrow_cast::cast;
 use arrow_schema::DataType;
-use serde::{Deserialize, Serialize};
 
-use crate::learning::{excerpt, optional_bits};
+use crate::tables::SelectionRow;
 use raisin_base::error::{Context as _, Problem, Result, anyhow};
 use raisin_contract::referenced;
 use raisin_corpus::Instruction;
@@ -153,46 +149,15 @@ fn vectors(rows: &RecordBatch, name: &str) -> Result<Vec<Option<Vec<f32>>>> {
         .collect())
 }
 
-/// One selected instruction, as a checkpoint stores it.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub struct Chosen {
-    pub step: u32,
-    pub slot: u32,
-    pub id: u32,
-    pub cluster: Option<u32>,
-    #[serde(with = "optional_bits")]
-    pub score: Option<f64>,
-    #[serde(with = "optional_bits")]
-    pub log_prob: Option<f64>,
-}
-
-impl Chosen {
-    pub fn new(step: u32, slot: usize, choice: &Choice) -> Self {
+/// The rows of the table `selection` for the choices of a step. `times` counts how often a run has chosen each instruction;
+/// this function adds the choices to the counts.
+pub fn selected(step: u32, choices: &[Choice], times: &mut [u32]) -> Vec<SelectionRow> {
+    let row = |(slot, choice): (usize, &Choice)| {
         let Choice { id, cluster, score, log_prob } = *choice;
-        Self { step, slot: slot as u32, id, cluster, score, log_prob }
-    }
-}
-
-/// The `selection` table of one run: the complete schedule, with which the run can be repeated elsewhere.
-pub fn selection_table(rows: &[Chosen], instructions: &[Instruction]) -> Result<RecordBatch> {
-    let mut counts = vec![0u32; instructions.len()];
-    let mut times = Vec::with_capacity(rows.len());
-    for step in rows.chunk_by(|one, other| one.step == other.step) {
-        times.extend(step.iter().map(|row| counts[row.id as usize]));
-        step.iter().for_each(|row| counts[row.id as usize] += 1);
-    }
-    let of = |row: &Chosen| &instructions[row.id as usize];
-    let texts = rows.iter().map(|row| excerpt(of(row).prompt(), 120));
-    table::batch(vec![
-        ("round", Arc::new(rows.iter().map(|_| None).collect::<UInt32Array>()) as ArrayRef),
-        ("step", Arc::new(UInt32Array::from_iter_values(rows.iter().map(|row| row.step)))),
-        ("slot", Arc::new(UInt32Array::from_iter_values(rows.iter().map(|row| row.slot)))),
-        ("id", Arc::new(UInt32Array::from_iter_values(rows.iter().map(|row| row.id)))),
-        ("cluster", Arc::new(rows.iter().map(|row| row.cluster).collect::<UInt32Array>())),
-        ("score", Arc::new(rows.iter().map(|row| row.score).collect::<Float64Array>())),
-        ("log_prob", Arc::new(rows.iter().map(|row| row.log_prob).collect::<Float64Array>())),
-        ("times_selected", Arc::new(UInt32Array::from(times))),
-        ("label", Arc::new(rows.iter().map(|row| of(row).label.as_deref()).collect::<StringArray>())),
-        ("instruction", Arc::new(StringArray::from_iter_values(texts))),
-    ])
+        let times_selected = times[id as usize];
+        SelectionRow { of: None, step, slot: slot as u32, id, cluster, score, log_prob, times_selected }
+    };
+    let rows = choices.iter().enumerate().map(row).collect();
+    choices.iter().for_each(|choice| times[choice.id as usize] += 1);
+    rows
 }

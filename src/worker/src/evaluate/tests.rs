@@ -98,9 +98,11 @@ fn an_evaluation_killed_after_any_part_goes_on_to_the_same_bytes() -> Result<()>
     let undisturbed = context("undisturbed")?;
     run(in_parts()?, &undisturbed)?;
     for phase in ["loss", "choices", "generation"] {
-        let name = format!("{phase}.jsonl");
+        let name = format!("{phase}.parts");
         let parts = std::fs::read(undisturbed.work()?.join(&name))?;
-        let ends: Vec<usize> = (0..parts.len()).filter(|&place| parts[place] == b'\n').collect();
+        let begins = |place: usize| parts[place..].starts_with(b"rsn1");
+        let mut ends: Vec<usize> = (1..parts.len()).filter(|&place| begins(place)).collect();
+        ends.push(parts.len());
         assert!(ends.len() > 1, "{phase} has {} parts", ends.len());
         for end in ends {
             // The process was killed while it wrote the next batch.
@@ -115,12 +117,54 @@ fn an_evaluation_killed_after_any_part_goes_on_to_the_same_bytes() -> Result<()>
 }
 
 #[test]
+fn parts_that_were_damaged_are_computed_again_to_the_same_bytes() -> Result<()> {
+    let store = Store::new()?;
+    let inputs = [("/model", "model"), ("/task", "task")];
+    run(in_parts()?, &store.context("evaluate", "run", &inputs, &[])?)?;
+    store.run_on_damaged_work("evaluate", "run", &inputs, 12, |context| run(in_parts()?, context))
+}
+
+#[test]
+fn an_evaluation_that_goes_on_remembers_what_there_was_no_memory_for() -> Result<()> {
+    let store = Store::new()?;
+    let inputs = [("/model", "model"), ("/task", "task")];
+    let context = |folder: &str| store.context("evaluate", folder, &inputs, &[]);
+    let first = context("first")?;
+    run(in_parts()?, &first)?;
+    // The first part of each phase, as a process leaves it that found less memory.
+    let killed = context("killed")?;
+    let losses: (usize, Vec<u64>) = Finished::open(&first, "loss")?.next(|| panic!("it is there"))?;
+    Finished::open(&killed, "loss")?.next(|| Ok((33, losses.1)))?;
+    let answers: (usize, Vec<Vec<u32>>) = Finished::open(&first, "generation")?.next(|| panic!("it is there"))?;
+    Finished::open(&killed, "generation")?.next(|| Ok((7, answers.1)))?;
+    run(in_parts()?, &killed)?;
+    let mut losses = Finished::<(usize, Vec<u64>)>::open(&killed, "loss")?;
+    let mut answers = Finished::<(usize, Vec<Vec<u32>>)>::open(&killed, "generation")?;
+    for _ in 0..2 {
+        assert_eq!(losses.next(|| panic!("it is there"))?.0, 33);
+        assert_eq!(answers.next(|| panic!("it is there"))?.0, 7);
+    }
+    Ok(())
+}
+
+#[test]
+fn impossible_numbers_are_refused_where_they_stand() -> Result<()> {
+    use raisin_contract::Kind as _;
+    for (key, value) in [("batch_tokens", 0), ("generate_rows", 0), ("max_tokens", 1), ("limit", 0)] {
+        let parameters: Parameters = serde_json::from_value(json!({"model": "model", "task": "task", key: value}))?;
+        let problem = raisin_kinds::evaluate::Evaluate::check(&parameters).expect_err("impossible");
+        assert_eq!(problem.pointer, format!("/{key}"));
+    }
+    Ok(())
+}
+
+#[test]
 fn what_was_finished_before_a_kill_is_not_computed_again() -> Result<()> {
     let store = Store::new()?;
     let context = store.context("evaluate", "run", &[("/model", "model"), ("/task", "task")], &[])?;
     // This model would not give this answer.
-    let mut finished = Finished::<Vec<Vec<u32>>>::open(&context.work()?, "generation")?;
-    finished.next(|| Ok(vec![vec![u32::from(b'y'); 3]]))?;
+    let mut finished = Finished::<(usize, Vec<Vec<u32>>)>::open(&context, "generation")?;
+    finished.next(|| Ok((32, vec![vec![u32::from(b'y'); 3]])))?;
     run(in_parts()?, &context)?;
     let items = store.table("run", "items")?;
     let predictions: &StringArray = column(&items, "prediction")?;

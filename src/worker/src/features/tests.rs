@@ -159,13 +159,31 @@ fn a_pass_that_was_interrupted_ends_with_the_same_bytes() -> Result<()> {
     // A part after every batch; the last one is lost with the process.
     let instructions = read_instructions(&store.artifact("pool"))?;
     pass.describe("features", &instructions, &pass.encode(&instructions)?, Duration::ZERO)?;
-    let (parts, next) = pass.finished_parts("features")?;
+    let (_, parts) = Parts::open(&context, "features")?;
     assert!(parts.len() > 2);
-    std::fs::remove_file(part_path(&context.work()?, "features", next - 1, next, parameters.batch_tokens))?;
+    let path = context.work()?.join("features.parts");
+    let file = std::fs::OpenOptions::new().write(true).open(&path)?;
+    file.set_len(file.metadata()?.len() - 1)?;
     let context = store.context("features", "killed", &INPUTS, &[])?;
     run(parameters, &context)?;
     assert_eq!(store.written("undisturbed")?, store.written("killed")?);
     Ok(())
+}
+
+#[test]
+fn parts_that_were_damaged_are_computed_again_to_the_same_bytes() -> Result<()> {
+    let store = Store::new()?;
+    let context = store.context("features", "run", &INPUTS, &[])?;
+    let folder = store.artifact("model");
+    let (model, codec) = (Model::load(&folder, Device::Cpu, TensorKind::Float)?, Codec::load(&folder)?);
+    let parameters_of_pass = parameters()?;
+    let pass = Pass::new(&context, &model, &codec, &parameters_of_pass);
+    let instructions = read_instructions(&store.artifact("pool"))?;
+    pass.describe("features", &instructions, &pass.encode(&instructions)?, Duration::ZERO)?;
+    run(parameters()?, &context)?;
+    // No batch of the few examples is put aside.
+    std::fs::remove_file(context.work()?.join("validation.parts"))?;
+    store.run_on_damaged_work("features", "run", &INPUTS, 25, |context| run(parameters()?, context))
 }
 
 #[test]
@@ -181,8 +199,9 @@ fn a_pass_that_was_halved_and_interrupted_ends_with_the_same_bytes() -> Result<(
     let undisturbed = pass.describe("features", &rows, &encoded, Duration::ZERO)?;
     let fits = pass.fits.get();
     assert!(fits < parameters.batch_tokens);
-    let (_, next) = pass.finished_parts("features")?;
-    std::fs::remove_file(part_path(&context.work()?, "features", next - 1, next, fits))?;
+    let path = context.work()?.join("features.parts");
+    let file = std::fs::OpenOptions::new().write(true).open(&path)?;
+    file.set_len(file.metadata()?.len() - 1)?;
 
     // There is room again; what was found out holds all the same.
     model.limit_room(None);

@@ -6,19 +6,18 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::learning::{
-    Learning, Settings, StepRow, as_instruction, cost, device, optional_bits, phase_cost, shown_performance,
-    steps_table, training_costs,
+    Learning, Settings, account_costs, as_instruction, cost, device, phase_cost, shown_performance, training_speed,
 };
-use crate::selecting::{Chosen, candidate_columns, candidates, read_scores, selection_table};
-use raisin_base::error::{Problem, Result};
+use crate::selecting::{candidate_columns, candidates, read_scores, selected};
+use crate::tables::{self, Of, SelectionRow, StepRow, optional_bits};
+use raisin_base::error::{Problem, Result, anyhow, ensure};
 use raisin_contract::{Context, Progress};
 use raisin_corpus::{Instruction, read_instructions, read_task};
 use raisin_kinds::finetune::{Parameters, step_counts, uses_features};
 use raisin_lm::Adaptation;
 use raisin_selector::{Chooser, Inputs, Method, Moment, Policy, Raise, chooser};
 use raisin_table::WriteTable as _;
-use raisin_training::episode::Spent;
-use raisin_training::{Checkpoints, Meter, Pool, Trainer, TrainerConfig, ValidationSet};
+use raisin_training::{Checkpoints, Meter, Pool, Spent, Trainer, TrainerConfig, ValidationSet};
 
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -29,15 +28,15 @@ pub struct Run<'a> {
     adaptation: Adaptation,
     instructions: Vec<Instruction>,
     pool: Pool,
-    validation: ValidationSet,
+    pub(super) validation: ValidationSet,
     trainer: Trainer,
     chooser: Box<dyn Chooser>,
     steps: usize,
     full_steps: usize,
     kept: Kept,
+    /// How often each instruction was chosen.
+    times: Vec<u32>,
     checkpoints: Checkpoints,
-    train: Spent,
-    evaluation: Spent,
     selection_time: Duration,
 }
 
@@ -45,7 +44,7 @@ pub struct Run<'a> {
 #[derive(Default, Serialize, Deserialize)]
 struct Kept {
     rows: Vec<StepRow>,
-    selection: Vec<Chosen>,
+    selection: Vec<SelectionRow>,
     /// P(M_0), where it was measured.
     #[serde(with = "optional_bits")]
     base_performance: Option<f64>,
@@ -54,6 +53,8 @@ struct Kept {
     performance: Option<f64>,
     evaluations: u64,
     chooser: Value,
+    /// See [`ValidationSet::too_many`].
+    too_many: usize,
 }
 
 impl<'a> Run<'a> {
@@ -103,8 +104,26 @@ impl<'a> Run<'a> {
             ..TrainerConfig::default()
         };
         let mut trainer = Trainer::new(model, config, pool.prefix_layers())?;
-        let checkpoints = Checkpoints::every(CHECKPOINT_INTERVAL, context.work()?.join("checkpoint.safetensors"));
-        let kept = take_up(&mut trainer, &mut *chooser, &checkpoints)?;
+        let checkpoints = Checkpoints::every(CHECKPOINT_INTERVAL, context.work()?.join("checkpoint"));
+        // The work folder is the action's, so that a checkpoint in it is of this very run.
+        let mut is_chooser_touched = false;
+        let tell = |text: &str| context.note(text);
+        let kept = trainer.restore(&checkpoints.path, &tell, |kept| {
+            let kept: Kept = serde_json::from_slice(kept)?;
+            ensure!(kept.selection.iter().all(|row| (row.id as usize) < instructions.len()), "it is of another pool");
+            is_chooser_touched = true;
+            chooser.restore(&kept.chooser)?;
+            Ok(kept)
+        })?;
+        if kept.is_none() && is_chooser_touched {
+            chooser = open_chooser(&parameters, context, &instructions, &pool, steps)?;
+        }
+        if let Some(kept) = &kept {
+            validation.set_too_many(kept.too_many);
+        }
+        let kept = kept.unwrap_or_default();
+        let mut times = vec![0; instructions.len()];
+        kept.selection.iter().for_each(|row| times[row.id as usize] += 1);
         let place =
             if kept.rows.is_empty() { String::new() } else { format!("; goes on after step {}", kept.rows.len()) };
         context.note(format!(
@@ -126,9 +145,8 @@ impl<'a> Run<'a> {
             steps,
             full_steps,
             kept,
+            times,
             checkpoints,
-            train: Spent::default(),
-            evaluation: Spent::default(),
             selection_time: Duration::ZERO,
         })
     }
@@ -149,33 +167,22 @@ impl<'a> Run<'a> {
         let choices = self.chooser.choose(&moment)?;
         self.selection_time += choosing.elapsed();
         let number = step as u32 + 1;
-        self.kept.selection.extend(choices.iter().enumerate().map(|(slot, choice)| Chosen::new(number, slot, choice)));
+        self.kept.selection.extend(selected(number, &choices, &mut self.times));
 
-        let training = Instant::now();
         let ids: Vec<u32> = choices.iter().map(|choice| choice.id).collect();
         let (sequences, states) = self.pool.rows(&ids)?;
         let outcome = self.trainer.step(&sequences, states.as_deref())?;
-        let flops = self.trainer.flops(outcome.tokens, true);
-        self.train.add(training, outcome.tokens, outcome.supervised_tokens, flops);
 
         let performance = if self.measures_after(step + 1) { Some(self.evaluate()?) } else { None };
         self.kept.performance = performance;
-        self.kept.rows.push(StepRow {
-            step: number,
-            loss: outcome.loss,
-            performance,
-            reward: performance.zip(before).map(|(after, before)| after - before),
-            learning_rate: outcome.learning_rate,
-            tokens: outcome.tokens as u64,
-            supervised_tokens: outcome.supervised_tokens as u64,
-            flops,
-        });
+        let reward = performance.zip(before).map(|(after, before)| after - before);
+        self.kept.rows.push(StepRow { performance, reward, ..StepRow::of_run(number, &outcome) });
         self.context.progress(Progress {
             phase: format!("training ({})", self.parameters.select.method.name()),
             done: u64::from(number),
             total: self.steps as u64,
             unit: "steps".to_owned(),
-            tokens_per_second: Some(self.train.tokens as f64 / self.train.time.as_secs_f64().max(1e-9)),
+            tokens_per_second: Some(training_speed(&self.trainer.account())),
             detail: format!("loss {:.3}{}", outcome.loss, shown_performance(performance)),
         });
         if self.checkpoints.due() && step + 1 < self.steps {
@@ -192,26 +199,36 @@ impl<'a> Run<'a> {
 
     /// P, minus the validation loss.
     fn evaluate(&mut self) -> Result<f64> {
-        let start = Instant::now();
-        let meter = Meter::start(self.trainer.model.device());
-        let loss = self.validation.loss(&*self.trainer.model.joined_to_evaluate()?)?;
-        self.evaluation.peak_bytes = self.evaluation.peak_bytes.max(meter.stop().peak_bytes);
-        let (tokens, supervised) = (self.validation.tokens(), self.validation.supervised_tokens());
-        self.evaluation.add(start, tokens, supervised, self.trainer.flops(tokens, false));
+        let performances = self.trainer.performances(&self.validation)?;
+        let performance = *performances.first().ok_or_else(|| anyhow!("a model without a lane"))?;
         self.kept.evaluations += 1;
-        if !loss.is_finite() {
-            let problem = format!("the validation loss became {loss} after {} steps", self.trainer.steps_done());
+        if !performance.is_finite() {
+            let (loss, steps) = (-performance, self.trainer.steps_done());
+            let problem = format!("the validation loss became {loss} after {steps} steps");
             return Err(Problem::new(problem)
                 .hint("a lower learning_rate, or a warm-up, keeps training stable")
                 .into());
         }
-        Ok(-loss)
+        Ok(performance)
     }
 
     pub fn checkpoint(&mut self) -> Result<()> {
-        self.kept.chooser = self.chooser.state();
-        let (tensors, state) = self.trainer.checkpoint(&serde_json::to_value(&self.kept)?);
-        self.checkpoints.save(&tensors, &state)
+        (self.kept.chooser, self.kept.too_many) = (self.chooser.state(), self.validation.too_many());
+        let kept = serde_json::to_vec(&self.kept)?;
+        self.checkpoints.write(|path| self.trainer.save(path, &kept))
+    }
+
+    /// For a test of a long run: its last selection so many times more.
+    #[cfg(test)]
+    pub fn select_again(&mut self, times: usize) {
+        if let Some(last) = self.kept.selection.last().copied() {
+            self.kept.selection.extend(std::iter::repeat_n(last, times));
+        }
+    }
+
+    #[cfg(test)]
+    pub fn selections(&self) -> usize {
+        self.kept.selection.len()
     }
 
     pub fn finish(self) -> Result<()> {
@@ -226,11 +243,11 @@ impl<'a> Run<'a> {
         } else {
             model.save(&out)?;
         }
-        context.write_table("steps", &steps_table(&kept.rows)?)?;
-        context.write_table("selection", &selection_table(&kept.selection, &self.instructions)?)?;
+        context.write_table("steps", &tables::steps(&kept.rows, Of::Run)?)?;
+        context.write_table("selection", &tables::selection(&kept.selection, &self.instructions, Of::Run)?)?;
         context.write_json("summary.json", &self.summary())?;
-        training_costs(trainer, &self.train, context);
-        context.cost(cost("reward evaluation", &self.evaluation));
+        let account = trainer.account();
+        account_costs(&account, trainer.flops(account.train.tokens as usize, false), context);
         let selection = Spent { time: self.selection_time, ..Spent::default() };
         context.cost(cost("selection", &selection));
         Ok(())
@@ -255,14 +272,6 @@ impl<'a> Run<'a> {
             "seed": self.context.pipeline_seed(),
         })
     }
-}
-
-/// Goes on from a checkpoint, where there is one: the work folder is the action's, so it is of this very run.
-fn take_up(trainer: &mut Trainer, chooser: &mut dyn Chooser, checkpoints: &Checkpoints) -> Result<Kept> {
-    let Some(state) = trainer.restore(&checkpoints.path)? else { return Ok(Kept::default()) };
-    let kept: Kept = serde_json::from_value(state)?;
-    chooser.restore(&kept.chooser)?;
-    Ok(kept)
 }
 
 /// The method's chooser, over the rows that can be trained on.

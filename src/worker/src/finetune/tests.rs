@@ -125,6 +125,49 @@ fn a_run_killed_after_three_steps_ends_with_the_same_bytes() -> Result<()> {
 }
 
 #[test]
+fn a_checkpoint_that_was_damaged_is_not_believed_and_the_run_ends_with_the_same_bytes() -> Result<()> {
+    let store = Store::new()?;
+    let change = json!({"adaptation": {"method": "lora", "rank": 2}, "steps": 3, "evaluate_every": 1});
+    let context = store.context("finetune", "run", &INPUTS, &[])?;
+    let mut undisturbed = run::Run::start(parameters(&change)?, &context)?;
+    undisturbed.advance()?;
+    undisturbed.advance()?;
+    undisturbed.checkpoint()?;
+    undisturbed.advance()?;
+    undisturbed.finish()?;
+    store.run_on_damaged_work("finetune", "run", &INPUTS, 25, |context| run(parameters(&change)?, context))
+}
+
+#[test]
+fn a_checkpoint_has_room_for_more_selections_than_a_header_of_tensors_would() -> Result<()> {
+    let store = Store::new()?;
+    let context = store.context("finetune", "run", &INPUTS, &[])?;
+    let mut first = run::Run::start(parameters(&json!({}))?, &context)?;
+    first.advance()?;
+    first.select_again(1_400_000);
+    first.checkpoint()?;
+    assert!(std::fs::metadata(context.work()?.join("checkpoint"))?.len() > 100_000_000);
+    drop(first);
+    let second = run::Run::start(parameters(&json!({}))?, &context)?;
+    assert_eq!(second.selections(), 1_400_000 + 2);
+    Ok(())
+}
+
+#[test]
+fn a_run_that_goes_on_remembers_what_there_was_no_memory_to_measure() -> Result<()> {
+    let store = Store::new()?;
+    let context = store.context("finetune", "run", &INPUTS, &[])?;
+    let mut first = run::Run::start(parameters(&json!({}))?, &context)?;
+    first.advance()?;
+    first.validation.set_too_many(60);
+    first.checkpoint()?;
+    drop(first);
+    let second = run::Run::start(parameters(&json!({}))?, &context)?;
+    assert_eq!(second.validation.too_many(), 60);
+    Ok(())
+}
+
+#[test]
 fn a_run_goes_on_after_a_stage_that_it_names_was_renamed() -> Result<()> {
     let store = Store::new()?;
     let context = store.context("finetune", "run", &INPUTS, &[])?;
@@ -283,6 +326,18 @@ fn impossible_parameters_are_refused_where_they_stand() {
     refused(json!({"select": {"method": "ifd"}, "features": null}), "/select/method");
     refused(json!({"adaptation": {"method": "lora", "rank": 0}}), "/adaptation/rank");
     refused(json!({"batch_size": 0}), "/batch_size");
+    refused(json!({"micro_batch_tokens": 0}), "/micro_batch_tokens");
+    refused(json!({"learning_rate": -1e-3}), "/learning_rate");
+    refused(json!({"learning_rate": 0.0}), "/learning_rate");
+    refused(json!({"weight_decay": -0.1}), "/weight_decay");
+    // A pipeline file can say `nan`; JSON cannot.
+    for spoil in
+        [|it: &mut Parameters| it.learning_rate = f64::NAN, |it: &mut Parameters| it.weight_decay = f64::INFINITY]
+    {
+        let mut impossible = parameters(&json!({})).expect("sound");
+        spoil(&mut impossible);
+        assert!(raisin_kinds::finetune::Finetune::check(&impossible).is_err());
+    }
 }
 
 #[test]

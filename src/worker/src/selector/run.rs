@@ -1,28 +1,30 @@
 //! The rounds of a `selector` stage, their checkpoints, and what they leave behind.
 //!
-//! After every round its rows and the state of the training are put into the work folder. A killed stage takes them
-//! up, plays the unfinished round again, and ends with the same bytes.
+//! After every round its rows and the state of the training go into the work folder, as one sealed record. A killed stage
+//! takes up those that are whole, plays the unfinished round again, and ends with the same bytes.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use arrow_array::{Array as _, Float64Array, RecordBatch};
 use arrow_select::concat::concat_batches;
 use serde_json::{Value, json};
 
-use super::tables;
-use crate::learning::{Learning, Settings, cost, device, phase_cost, shown_performance, training_costs};
+use super::tables as own_tables;
+use crate::learning::{Learning, Settings, account_costs, device, phase_cost, shown_performance};
 use crate::selecting::candidates;
+use crate::tables::{self, Of};
 use raisin_base::error::{Context as _, Result, anyhow};
+use raisin_base::sealed::{Record, Records, set_aside};
+use raisin_base::seed::Seed;
 use raisin_contract::{Context, Cost, Progress, referenced};
 use raisin_corpus::{Instruction, read_instructions, read_task};
 use raisin_kinds::selector::Parameters;
 use raisin_selector::episode::{Round, StepRow, Training};
-use raisin_selector::{Candidates, Config, Ensemble};
+use raisin_selector::{Candidates, Config};
 use raisin_settings::ppo::Part;
 use raisin_table::{self as table, WriteTable as _};
-use raisin_training::episode::Spent;
-use raisin_training::{EpisodeLearner, Meter, SideBySide, Trainer, TrainerConfig};
+use raisin_training::{Episodes, Meter, TrainerConfig};
 
 const TABLES: [&str; 3] = ["rounds", "steps", "selection"];
 
@@ -57,15 +59,16 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
         ..TrainerConfig::default()
     };
     let evaluation_tokens = learning.validation.tokens();
-    let mut players = Players::new(learning, trainer_config, config.episodes_per_round)?;
+    let Learning { model: proxy, adaptation, seed, pool, validation } = learning;
+    let episodes = config.episodes_per_round;
+    let mut players = Episodes::new(proxy, &adaptation, &seed, trainer_config, episodes, pool, validation)?;
     let trained = players.trained_numbers();
     let side_by_side = match config.episodes_per_round {
         1 => String::new(),
         episodes => format!(", {episodes} episodes side by side"),
     };
 
-    let rounds = Rounds { folder: context.work()?, candidates: &candidates, config: config.clone(), context };
-    let mut training = rounds.take_up()?;
+    let (mut rounds, mut training) = Rounds::take_up(context, &candidates, config, &mut players)?;
     let done = training.rounds_done();
     let place = if done == 0 { String::new() } else { format!("; goes on after round {done}") };
     context.note(format!(
@@ -93,16 +96,18 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
                 detail: format!("gained {improvement:+.3}{}", shown_performance(row.performance)),
             });
         };
-        let round = training.round(players.ensemble(), &candidates, &mut on_step)?;
-        rounds.put_aside(&training, &round, &instructions)?;
+        let round = training.round(&mut players, &candidates, &mut on_step)?;
+        rounds.put_aside(&training, &players.room(), &round, &instructions)?;
     }
 
     if until < config.rounds {
         return Ok(());
     }
-    let rest = started.elapsed().saturating_sub(players.tell_costs(context));
+    let account = players.account();
+    account_costs(&account, players.flops(account.train.tokens as usize, false), context);
+    let rest = started.elapsed().saturating_sub(account.train.time + account.evaluation.time);
     context.cost(Cost { phase: "selection".into(), seconds: rest.as_secs_f64(), ..Default::default() });
-    rounds.collect(context)?;
+    rounds.collect()?;
     let steps = table::read_columns(&context.out().join("steps.parquet"), &["performance"])?;
     let measured: &Float64Array = table::column(&steps, "performance")?;
     // And P(M_0), once for each of the episodes that are played at once.
@@ -112,71 +117,13 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
         &json!({
             "evaluations": evaluations,
             "evaluation_tokens": evaluations * evaluation_tokens,
-            "evaluation_flops": players.forward_flops(evaluations * evaluation_tokens),
+            "evaluation_flops": players.flops(evaluations * evaluation_tokens, false),
             "passes": passes_before(clusters, model)?,
         }),
     )?;
     let best = training.best.as_ref().ok_or_else(|| anyhow!("no episode was played"))?;
     best.save(&context.out())?;
     context.add_reference("features", clusters)
-}
-
-/// Who plays the episodes of a round.
-enum Players {
-    One(Box<EpisodeLearner>),
-    Several(Box<SideBySide>),
-}
-
-impl Players {
-    fn new(learning: Learning, config: TrainerConfig, episodes: usize) -> Result<Self> {
-        let Learning { mut model, adaptation, seed, pool, validation } = learning;
-        if episodes == 1 {
-            model.prepare(&adaptation, &seed)?;
-            let trainer = Trainer::new(model, config, pool.prefix_layers())?;
-            return Ok(Self::One(Box::new(EpisodeLearner::new(trainer, pool, validation)?)));
-        }
-        let learners = SideBySide::new(model, &adaptation, &seed, config, episodes, pool, &validation)?;
-        Ok(Self::Several(Box::new(learners)))
-    }
-
-    fn ensemble(&mut self) -> &mut dyn Ensemble {
-        match self {
-            Self::One(learner) => learner.as_mut(),
-            Self::Several(learners) => learners.as_mut(),
-        }
-    }
-
-    /// Of one episode.
-    fn trained_numbers(&self) -> usize {
-        match self {
-            Self::One(learner) => learner.trainer().model.trainable().count(),
-            Self::Several(learners) => learners.trained_numbers(),
-        }
-    }
-
-    /// Floating-point operations of a forward pass over so many tokens.
-    fn forward_flops(&self, tokens: usize) -> f64 {
-        match self {
-            Self::One(learner) => learner.trainer().flops(tokens, false),
-            Self::Several(learners) => learners.flops_per_token(false) * tokens as f64,
-        }
-    }
-
-    /// What training and reward evaluation have cost goes into the events; returned is the time of both.
-    fn tell_costs(&self, context: &Context) -> Duration {
-        let (train, evaluation): (Spent, Spent) = match self {
-            Self::One(learner) => {
-                training_costs(learner.trainer(), &learner.train_cost(), context);
-                (learner.train_cost(), learner.evaluation_cost())
-            }
-            Self::Several(learners) => {
-                context.cost(cost("train", &learners.train_cost()));
-                (learners.train_cost(), learners.evaluation_cost())
-            }
-        };
-        context.cost(cost("reward evaluation", &evaluation));
-        train.time + evaluation.time
-    }
 }
 
 /// The forward passes that were made once before any episode: features over the pool, the states of a frozen prefix.
@@ -207,53 +154,115 @@ fn parts_of(candidates: Candidates, config: &Config) -> Result<Candidates> {
     candidates.with_columns(&kept)
 }
 
-/// The finished rounds in the work folder, which is the action's: they are of this very run.
+/// The finished rounds, in the work folder and here. The folder is the action's: they are of this very run.
 struct Rounds<'a> {
     folder: PathBuf,
-    candidates: &'a Candidates,
-    config: Config,
     context: &'a Context,
+    records: Records,
+    /// The tables of every round.
+    tables: Vec<[RecordBatch; TABLES.len()]>,
 }
 
-impl Rounds<'_> {
+/// A round as its record has it: what there was room for, the state of the training after it, its tables.
+struct Finished {
+    room: Vec<[usize; 2]>,
+    state: Vec<u8>,
+    tables: [RecordBatch; TABLES.len()],
+}
+
+impl Finished {
+    fn read(record: &Record) -> Result<Self> {
+        let table = |number: usize| table::from_bytes(record.read(2 + number)?);
+        Ok(Self {
+            room: serde_json::from_slice(&record.read(0)?)?,
+            state: record.read(1)?,
+            tables: [table(0)?, table(1)?, table(2)?],
+        })
+    }
+}
+
+impl<'a> Rounds<'a> {
+    /// The rounds that earlier attempts have left, and the training after the last of them.
+    fn take_up(
+        context: &'a Context,
+        candidates: &Candidates,
+        config: &Config,
+        players: &mut Episodes,
+    ) -> Result<(Self, Training)> {
+        let folder = context.work()?;
+        let (path, seed) = (folder.join("rounds"), context.seed().at("training"));
+        let tell = |text: &str| context.note(text);
+        let mut last = None;
+        let (records, tables) = Records::open(&path, &tell, |record| {
+            let Finished { room, state, tables } = Finished::read(record).ok()?;
+            last = Some((room, state));
+            Some(tables)
+        })?;
+        let mut rounds = Self { folder, context, records, tables };
+        if let Some((room, state)) = last {
+            let loaded = rounds.load(&state, candidates, config, seed);
+            match loaded.and_then(|training| players.set_room(&room).map(|()| training)) {
+                Ok(training) if training.rounds_done() == rounds.tables.len() => return Ok((rounds, training)),
+                Ok(training) => {
+                    let what = format!("{} rounds and a state after {}", rounds.tables.len(), training.rounds_done());
+                    set_aside(&path, &what, &tell)?;
+                }
+                Err(error) => set_aside(&path, &format!("{error:#}"), &tell)?,
+            }
+            (rounds.records, rounds.tables) = Records::open(&path, &tell, |_| None)?;
+        }
+        Ok((rounds, Training::new(candidates, config.clone(), seed)?))
+    }
+
+    /// A training's state is a file for [`Training`], and a part of a record here.
     fn state(&self) -> PathBuf {
         self.folder.join("state.safetensors")
     }
 
-    fn table(&self, name: &str, round: usize) -> PathBuf {
-        self.folder.join(format!("{name}-{round:04}.parquet"))
+    fn load(&self, state: &[u8], candidates: &Candidates, config: &Config, seed: Seed) -> Result<Training> {
+        let path = self.state();
+        std::fs::write(&path, state).with_context(|| format!("cannot write {}", path.display()))?;
+        let training = Training::load(&path, candidates, config.clone(), seed);
+        std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        training
     }
 
-    fn take_up(&self) -> Result<Training> {
-        let seed = self.context.seed().at("training");
-        if self.state().is_file() {
-            Training::load(&self.state(), self.candidates, self.config.clone(), seed)
-        } else {
-            Training::new(self.candidates, self.config.clone(), seed)
+    fn save(&self, training: &Training) -> Result<Vec<u8>> {
+        let path = self.state();
+        training.save(&path)?;
+        let state = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        Ok(state)
+    }
+
+    fn put_aside(
+        &mut self,
+        training: &Training,
+        room: &[[usize; 2]],
+        round: &Round,
+        instructions: &[Instruction],
+    ) -> Result<()> {
+        let tables = [
+            own_tables::rounds(std::slice::from_ref(&round.row))?,
+            tables::steps(&own_tables::step_rows(&round.steps), Of::Episodes)?,
+            tables::selection(&own_tables::selection_rows(&round.selection), instructions, Of::Episodes)?,
+        ];
+        let mut parts = vec![serde_json::to_vec(room)?, self.save(training)?];
+        for table in &tables {
+            parts.push(table::to_bytes(table)?);
         }
-    }
-
-    /// The rows first, the state last: what the state says is done is there, also after a loss of power.
-    fn put_aside(&self, training: &Training, round: &Round, instructions: &[Instruction]) -> Result<()> {
-        let write = |name: &str, rows: &RecordBatch| {
-            let path = self.table(name, round.row.round);
-            table::write(&path, rows)?;
-            std::fs::File::open(&path)?.sync_all().with_context(|| format!("cannot write {}", path.display()))
-        };
-        write("rounds", &tables::rounds(std::slice::from_ref(&round.row))?)?;
-        write("steps", &tables::steps(&round.steps)?)?;
-        write("selection", &tables::selection(&round.selection, instructions)?)?;
-        training.save(&self.state())
+        self.records.append(&parts.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
+        self.tables.push(tables);
+        // Hours of work: a loss of power is to leave them.
+        self.records.sync()
     }
 
     /// Joins the rows of all rounds into the artifact's tables.
-    fn collect(&self, context: &Context) -> Result<()> {
-        for name in TABLES {
-            let paths: Vec<PathBuf> = (0..self.config.rounds).map(|round| self.table(name, round)).collect();
-            let batches =
-                paths.iter().map(|path: &PathBuf| table::read(Path::new(path))).collect::<Result<Vec<_>>>()?;
+    fn collect(&self) -> Result<()> {
+        for (place, name) in TABLES.iter().enumerate() {
+            let batches: Vec<&RecordBatch> = self.tables.iter().map(|tables| &tables[place]).collect();
             let schema = batches.first().ok_or_else(|| anyhow!("no round was played"))?.schema();
-            context.write_table(name, &concat_batches(&schema, &batches)?)?;
+            self.context.write_table(name, &concat_batches(&schema, batches)?)?;
         }
         Ok(())
     }

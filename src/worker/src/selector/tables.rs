@@ -1,17 +1,13 @@
-//! The tables of a `selector` artifact: `rounds`, `steps`, `selection`.
+//! The tables of a `selector` artifact: `rounds`, and the rows of `steps` and `selection`.
 
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, BooleanArray, Float64Array, RecordBatch, StringArray, UInt32Array, UInt64Array};
+use arrow_array::{ArrayRef, BooleanArray, Float64Array, RecordBatch, UInt32Array};
 
-use crate::learning::excerpt;
+use crate::tables::{Episode, SelectionRow, StepRow};
 use raisin_base::error::Result;
-use raisin_corpus::Instruction;
-use raisin_selector::episode::{RoundRow, SelectionRow, StepRow};
+use raisin_selector::episode::{RoundRow, SelectionRow as Selection, StepRow as Step};
 use raisin_table as table;
-
-/// Characters of a prompt that stand in `selection`.
-const EXCERPT: usize = 120;
 
 fn floats<T>(rows: &[T], of: impl Fn(&T) -> Option<f64>) -> ArrayRef {
     Arc::new(rows.iter().map(of).collect::<Float64Array>())
@@ -40,38 +36,34 @@ pub fn rounds(rows: &[RoundRow]) -> Result<RecordBatch> {
     ])
 }
 
-pub fn steps(rows: &[StepRow]) -> Result<RecordBatch> {
-    let numbers = |of: fn(&StepRow) -> u64| Arc::new(UInt64Array::from_iter_values(rows.iter().map(of))) as ArrayRef;
-    table::batch(vec![
-        ("round", counts(rows, |row| row.round)),
-        ("episode", counts(rows, |row| row.episode)),
-        ("step", counts(rows, |row| row.step)),
-        ("loss", floats(rows, |row| Some(row.loss))),
-        ("performance", floats(rows, |row| row.performance)),
-        ("reward", floats(rows, |row| Some(row.reward))),
-        ("value", floats(rows, |row| Some(row.value))),
-        ("learning_rate", floats(rows, |row| Some(row.learning_rate))),
-        ("tokens", numbers(|row| row.tokens)),
-        ("supervised_tokens", numbers(|row| row.supervised_tokens)),
-        ("flops", floats(rows, |row| Some(row.flops))),
-    ])
+/// The rows of the table `steps`.
+pub fn step_rows(rows: &[Step]) -> Vec<StepRow> {
+    let row = |row: &Step| StepRow {
+        of: Some(Episode { round: row.round as u32, episode: row.episode as u32 }),
+        step: row.step as u32,
+        loss: row.loss,
+        performance: row.performance,
+        reward: Some(row.reward),
+        value: Some(row.value),
+        learning_rate: row.learning_rate,
+        tokens: row.tokens,
+        supervised_tokens: row.supervised_tokens,
+        flops: row.flops,
+    };
+    rows.iter().map(row).collect()
 }
 
-pub fn selection(rows: &[SelectionRow], instructions: &[Instruction]) -> Result<RecordBatch> {
-    let instruction = |row: &SelectionRow| instructions.get(row.id as usize);
-    let labels = rows.iter().map(|row| instruction(row).and_then(|found| found.label.clone()));
-    let excerpts = rows.iter().map(|row| instruction(row).map(|found| excerpt(found.prompt(), EXCERPT)));
-    table::batch(vec![
-        ("round", counts(rows, |row| row.round)),
-        ("episode", counts(rows, |row| row.episode)),
-        ("step", counts(rows, |row| row.step)),
-        ("slot", counts(rows, |row| row.slot)),
-        ("id", Arc::new(UInt32Array::from_iter_values(rows.iter().map(|row| row.id)))),
-        ("cluster", Arc::new(UInt32Array::from_iter_values(rows.iter().map(|row| row.cluster)))),
-        ("score", floats(rows, |row| Some(row.score))),
-        ("log_prob", floats(rows, |row| Some(row.log_prob))),
-        ("times_selected", Arc::new(UInt32Array::from_iter_values(rows.iter().map(|row| row.times_selected)))),
-        ("label", Arc::new(labels.collect::<StringArray>())),
-        ("instruction", Arc::new(excerpts.collect::<StringArray>())),
-    ])
+/// The rows of the table `selection`.
+pub fn selection_rows(rows: &[Selection]) -> Vec<SelectionRow> {
+    let row = |row: &Selection| SelectionRow {
+        of: Some(Episode { round: row.round as u32, episode: row.episode as u32 }),
+        step: row.step as u32,
+        slot: row.slot as u32,
+        id: row.id,
+        cluster: Some(row.cluster),
+        score: Some(row.score),
+        log_prob: Some(row.log_prob),
+        times_selected: row.times_selected,
+    };
+    rows.iter().map(row).collect()
 }

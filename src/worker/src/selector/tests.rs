@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::fixture::Store;
 use raisin_base::error::Result;
+use raisin_base::sealed::{Record, Records};
 use raisin_contract::Kind as _;
 use raisin_kinds::declaration;
 use raisin_kinds::selector::Parameters;
@@ -71,11 +72,65 @@ fn a_selector_goes_on_after_a_stage_that_it_names_was_renamed() -> Result<()> {
     let store = Store::new()?;
     let context = store.context("selector", "run", &INPUTS, &[])?;
     super::run::run_until(&parameters(json!({})), &context, 1)?;
-    // Written anew if the round were played again.
-    let rows = context.work()?.join("rounds-0000.parquet");
-    std::fs::remove_file(&rows)?;
+    // A second record would be there if the round were played again.
+    let rounds = std::fs::read(context.work()?.join("rounds"))?;
     super::run::run_until(&parameters(json!({"model": "base", "features": "groups"})), &context, 1)?;
-    assert!(!rows.exists());
+    assert_eq!(std::fs::read(context.work()?.join("rounds"))?, rounds);
+    Ok(())
+}
+
+#[test]
+fn rounds_that_were_damaged_are_played_again_to_the_same_bytes() -> Result<()> {
+    let store = Store::new()?;
+    for episodes in [1, 2] {
+        let more = json!({"rounds": 2, "steps": 2, "episodes_per_round": episodes});
+        let undisturbed = store.context("selector", "undisturbed", &INPUTS, &[])?;
+        run(parameters(more.clone()), &undisturbed)?;
+        store.run_on_damaged_work("selector", "undisturbed", &INPUTS, 12, |context| {
+            run(parameters(more.clone()), context)
+        })?;
+        std::fs::remove_dir_all(store.artifact("undisturbed"))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_selector_goes_on_with_the_room_in_memory_that_it_had_found() -> Result<()> {
+    let store = Store::new()?;
+    let context = store.context("selector", "run", &INPUTS, &[])?;
+    super::run::run_until(&parameters(json!({})), &context, 1)?;
+    let path = context.work()?.join("rounds");
+    let rooms = || -> Result<Vec<Value>> {
+        let room = |record: &Record| serde_json::from_slice(&record.read(0).ok()?).ok();
+        Ok(Records::open(&path, &|text| panic!("{text}"), room)?.1)
+    };
+    assert_eq!(rooms()?, [json!([[4096, usize::MAX]])]);
+    // As after a round in which there was no more.
+    let parts = |record: &Record| (0..record.parts()).map(|part| record.read(part).ok()).collect::<Option<Vec<_>>>();
+    let (_, mut records) = Records::open(&path, &|text| panic!("{text}"), parts)?;
+    records[0][0] = json!([[30, 60]]).to_string().into_bytes();
+    std::fs::remove_file(&path)?;
+    let parts: Vec<&[u8]> = records[0].iter().map(Vec::as_slice).collect();
+    Records::open(&path, &|text| panic!("{text}"), |_| Some(()))?.0.append(&parts)?;
+    super::run::run_until(&parameters(json!({})), &context, 2)?;
+    assert_eq!(rooms()?, [json!([[30, 60]]), json!([[30, 60]])]);
+    Ok(())
+}
+
+#[test]
+fn a_state_that_this_version_cannot_read_is_set_aside() -> Result<()> {
+    let store = Store::new()?;
+    let more = json!({"rounds": 1, "steps": 2});
+    run(parameters(more.clone()), &store.context("selector", "undisturbed", &INPUTS, &[])?)?;
+    let context = store.context("selector", "run", &INPUTS, &[])?;
+    let path = context.work()?.join("rounds");
+    std::fs::create_dir_all(context.work()?)?;
+    let table = table::to_bytes(&store.table("undisturbed", "rounds")?)?;
+    let mut records = Records::open(&path, &|text| panic!("{text}"), |_| Some(()))?.0;
+    records.append(&[b"[[4096, 5]]", b"another state", &table, &table, &table])?;
+    run(parameters(more), &context)?;
+    assert_eq!(store.written("run")?, store.written("undisturbed")?);
+    assert!(context.work()?.join("rounds.damaged").exists());
     Ok(())
 }
 
@@ -118,6 +173,8 @@ fn impossible_values_are_refused_at_their_key() {
         (json!({"state": ["stage"]}), "/state"),
         (json!({"ratio": "mean"}), "/credit"),
         (json!({"adaptation": {"method": "lora", "rank": 0}}), "/adaptation/rank"),
+        (json!({"micro_batch_tokens": 0}), "/micro_batch_tokens"),
+        (json!({"learning_rate": -1.0}), "/learning_rate"),
     ] {
         let problem = raisin_kinds::selector::Selector::check(&parameters(more)).expect_err("impossible");
         assert_eq!(problem.pointer, pointer);

@@ -1,11 +1,12 @@
-//! Episodes side by side are the episodes that one would play alone.
+//! Episodes start again as they were, and side by side they are the episodes that one would play alone.
 
 use std::sync::{Arc, Mutex};
 
 use super::*;
-use crate::{EpisodeLearner, Trainer};
+use raisin_corpus::Sequence;
 use raisin_lm::proxy::{PrefixStates, ProxyConfig, write_states};
 use raisin_lm::{Config, TARGETS};
+use tch::Kind;
 
 /// Largest difference from the number that the episode alone comes to, relative to the largest of them: rounding, which
 /// differs with the shape of a matrix product.
@@ -80,26 +81,32 @@ impl World {
 
     /// Loss and performance of each step, and the trained numbers at the end, of an episode played alone.
     fn alone(&self, adaptation: &Adaptation, episode: usize) -> Result<(Vec<f64>, Tensor)> {
-        let mut model = Self::model()?;
-        model.prepare(adaptation, &Seed::new(2))?;
-        let trainer = Trainer::new(model, config(), self.prefix)?;
-        let mut learner = EpisodeLearner::new(trainer, self.pool()?, self.validation()?)?;
+        let mut learner = self.together(adaptation, 1)?;
         let mut seen = vec![learner.restore_all()?];
         for step in 0..STEPS {
             seen.push(learner.step_all(&[batch(step, episode)])?[0].loss);
             seen.push(learner.performances()?[0]);
         }
-        Ok((seen, learner.trainer().model.trainable().flat.copy()))
+        Ok((seen, learner.trained()?.remove(0)))
     }
 
-    fn together(&self, adaptation: &Adaptation, episodes: usize) -> Result<SideBySide> {
-        let (model, seed) = (Self::model()?, Seed::new(2));
-        SideBySide::new(model, adaptation, &seed, config(), episodes, self.pool()?, &self.validation()?)
+    fn together(&self, adaptation: &Adaptation, episodes: usize) -> Result<Episodes> {
+        self.configured(Self::model()?, adaptation, episodes, config())
+    }
+
+    fn configured(
+        &self,
+        model: Model,
+        adaptation: &Adaptation,
+        episodes: usize,
+        config: TrainerConfig,
+    ) -> Result<Episodes> {
+        Episodes::new(model, adaptation, &Seed::new(2), config, episodes, self.pool()?, self.validation()?)
     }
 }
 
 /// The same of all episodes, played together.
-fn play(learners: &mut SideBySide) -> Result<Vec<Vec<f64>>> {
+fn play(learners: &mut Episodes) -> Result<Vec<Vec<f64>>> {
     let episodes = learners.episodes();
     let mut seen = vec![vec![learners.restore_all()?]; episodes];
     for step in 0..STEPS {
@@ -147,6 +154,74 @@ fn eight_episodes_together_end_where_each_ends_alone() -> Result<()> {
 }
 
 #[test]
+fn recomputed_activations_change_nothing_for_episodes_side_by_side() -> Result<()> {
+    for (adaptation, prefix) in [(lora(), None), (top_lora(), Some(1)), (Adaptation::Full, None)] {
+        let world = World::new(prefix)?;
+        let mut kept = world.together(&adaptation, 3)?;
+        let recomputing = TrainerConfig { activation_checkpointing: true, ..config() };
+        let mut recomputed = world.configured(World::model()?, &adaptation, 3, recomputing)?;
+        for (one, other) in play(&mut recomputed)?.concat().iter().zip(play(&mut kept)?.concat()) {
+            assert!((one - other).abs() < TOLERANCE * other.abs(), "{adaptation:?}: {one} {other}");
+        }
+        let phases = recomputed.account().phases;
+        assert!(phases.forward.time.is_zero() && !phases.backward.time.is_zero());
+    }
+    Ok(())
+}
+
+#[test]
+fn an_episode_among_others_that_shares_no_pass_is_the_episode_alone_bit_for_bit() -> Result<()> {
+    let world = World::new(None)?;
+    let seen = play(&mut world.together(&Adaptation::Full, 3)?)?;
+    for (episode, seen) in seen.iter().enumerate() {
+        let bits = |seen: &[f64]| seen.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(seen), bits(&world.alone(&Adaptation::Full, episode)?.0), "episode {episode}");
+    }
+    Ok(())
+}
+
+#[test]
+fn two_episodes_with_the_same_batches_are_the_same_bit_for_bit() -> Result<()> {
+    let world = World::new(None)?;
+    let mut learner = world.together(&Adaptation::Full, 1)?;
+    let (one, other) = (play(&mut learner)?.concat(), play(&mut learner)?.concat());
+    let bits = |seen: &[f64]| seen.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+    assert_eq!(bits(&one), bits(&other));
+    assert_ne!(one[0].to_bits(), one[2 * STEPS].to_bits(), "steps change the performance");
+    Ok(())
+}
+
+#[test]
+fn an_episode_starts_again_without_the_files_it_came_from() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let world = World::new(None)?;
+    World::model()?.save(folder.path())?;
+    let model = Model::load(folder.path(), Device::Cpu, Kind::Float)?;
+    let mut learner = world.configured(model, &Adaptation::Full, 1, config())?;
+    drop(folder);
+    let first = learner.restore_all()?;
+    learner.step_all(&[batch(0, 0)])?;
+    let trained = learner.performances()?[0];
+    learner.restore_all()?;
+    assert_ne!(first.to_bits(), trained.to_bits());
+    assert_eq!(first.to_bits(), learner.performances()?[0].to_bits());
+    Ok(())
+}
+
+#[test]
+fn a_row_that_cannot_be_trained_on_is_named() -> Result<()> {
+    let world = World::new(None)?;
+    let mut rows = rows();
+    rows[4] = None;
+    let (model, validation) = (World::model()?, world.validation()?);
+    let pool = Pool::new(rows, None);
+    let mut learner = Episodes::new(model, &Adaptation::Full, &Seed::new(2), config(), 1, pool, validation)?;
+    let error = learner.step_all(&[vec![0, 4]]).expect_err("row 4 has no sequence");
+    assert!(error.to_string().contains("instruction 4"));
+    Ok(())
+}
+
+#[test]
 fn a_restored_round_is_the_same_round_bit_for_bit() -> Result<()> {
     let mut learners = World::new(None)?.together(&lora(), 5)?;
     let bits = |seen: Vec<Vec<f64>>| seen.concat().into_iter().map(f64::to_bits).collect::<Vec<_>>();
@@ -160,9 +235,17 @@ fn what_the_episodes_cost_is_the_sum_of_each() -> Result<()> {
     let mut learners = world.together(&lora(), 3)?;
     learners.restore_all()?;
     let trained = learners.step_all(&[batch(0, 0), batch(0, 1), batch(0, 2)])?;
-    assert_eq!(learners.train_cost().tokens, trained.iter().map(|trained| trained.tokens).sum::<u64>());
+    let account = learners.account();
+    assert_eq!(account.train.tokens, trained.iter().map(|trained| trained.tokens).sum::<u64>());
+    assert!((account.train.flops / trained.iter().map(|trained| trained.flops).sum::<f64>() - 1.0).abs() < 1e-12);
     let tokens: usize = world.examples.iter().map(|example| example.tokens.len()).sum();
-    assert_eq!(learners.evaluation_cost().tokens, 3 * tokens as u64);
+    // P(M_0) is measured once, whatever the number of rounds.
+    learners.restore_all()?;
+    assert_eq!(learners.account().evaluation.tokens, 3 * tokens as u64);
+    for phase in [account.phases.forward, account.phases.backward, account.phases.optimizer] {
+        assert!(!phase.time.is_zero() && phase.time < account.train.time && phase.peak_bytes > 0);
+    }
+    assert!(account.train.peak_bytes > 0 && account.evaluation.peak_bytes > 0);
     Ok(())
 }
 
@@ -173,12 +256,11 @@ fn where_memory_ends_the_parts_of_all_episodes_shrink_and_the_episodes_stay_the_
         let whole = play(&mut world.together(&adaptation, 2)?)?;
         let heard = Arc::new(Mutex::new(Vec::new()));
         let hears = heard.clone();
-        let (mut model, seed) = (World::model()?, Seed::new(2));
+        let mut model = World::model()?;
         model.listen(Arc::new(move |text| hears.lock().expect("one thread").push(text.to_owned())));
         // Room for the longest row of each episode, not for all rows of both nor for the longer validation part.
         model.limit_room(Some(41));
-        let mut learners =
-            SideBySide::new(model, &adaptation, &seed, config(), 2, world.pool()?, &world.validation()?)?;
+        let mut learners = world.configured(model, &adaptation, 2, config())?;
         for (halved, whole) in play(&mut learners)?.concat().iter().zip(whole.concat()) {
             assert!((halved - whole).abs() < TOLERANCE * whole.abs(), "{adaptation:?}: {halved} {whole}");
         }
@@ -187,15 +269,23 @@ fn where_memory_ends_the_parts_of_all_episodes_shrink_and_the_episodes_stay_the_
         assert_eq!((about("to score 42 tokens"), about("in step 1:"), first.len()), (1, 1, 2), "{first:?}");
         play(&mut learners)?;
         assert_eq!(*heard.lock().expect("one thread"), first, "it is said once");
+        // Other learners go on with what was found out, where there is room again.
+        let mut resumed = world.together(&adaptation, 2)?;
+        assert_ne!(resumed.room(), learners.room());
+        resumed.set_room(&learners.room())?;
+        let bits = |seen: Vec<Vec<f64>>| seen.concat().into_iter().map(f64::to_bits).collect::<Vec<_>>();
+        assert_eq!(bits(play(&mut resumed)?), bits(play(&mut learners)?));
+        assert_eq!(resumed.room(), learners.room());
+        assert!(resumed.set_room(&[]).is_err());
     }
     Ok(())
 }
 
 #[test]
-fn a_pass_has_as_many_episodes_as_share_it() {
-    let together = |adaptation: &Adaptation, device| SideBySide::episodes_of_a_pass(adaptation, device, 8);
+fn a_trainer_has_as_many_episodes_as_share_its_passes() {
+    let together = |adaptation: &Adaptation, device| Episodes::lanes_of_a_trainer(adaptation, device, 8);
     assert_eq!(together(&lora(), Device::Cpu), 2);
     assert_eq!(together(&lora(), Device::Cuda(0)), 8);
     assert_eq!(together(&Adaptation::Full, Device::Cpu), 1);
-    assert_eq!(SideBySide::episodes_of_a_pass(&lora(), Device::Cpu, 1), 1);
+    assert_eq!(Episodes::lanes_of_a_trainer(&lora(), Device::Cpu, 1), 1);
 }

@@ -1,0 +1,117 @@
+//! What training has taken: tokens, arithmetic, time and memory. Knows neither models nor steps.
+
+use std::time::Duration;
+
+use super::memory::Phase;
+
+/// What some part of training has cost so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Spent {
+    pub time: Duration,
+    pub tokens: u64,
+    pub supervised_tokens: u64,
+    pub flops: f64,
+    /// The highest memory, where it was measured.
+    pub peak_bytes: u64,
+}
+
+impl Spent {
+    pub fn count(&mut self, tokens: usize, supervised_tokens: usize, flops: f64) {
+        self.tokens += tokens as u64;
+        self.supervised_tokens += supervised_tokens as u64;
+        self.flops += flops;
+    }
+
+    /// Adds what another has counted, and not its time.
+    fn add_counts(&mut self, other: &Self) {
+        self.tokens += other.tokens;
+        self.supervised_tokens += other.supervised_tokens;
+        self.flops += other.flops;
+        self.peak_bytes = self.peak_bytes.max(other.peak_bytes);
+    }
+}
+
+/// What the parts of the steps have taken so far. With recomputed activations the second forward pass counts as part
+/// of the backward pass, and so does the first.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Phases {
+    pub forward: Phase,
+    pub backward: Phase,
+    pub optimizer: Phase,
+}
+
+impl Phases {
+    fn each(&mut self) -> [&mut Phase; 3] {
+        [&mut self.forward, &mut self.backward, &mut self.optimizer]
+    }
+}
+
+/// What all steps and all measurements of a process have taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Account {
+    /// Training steps.
+    pub train: Spent,
+    /// Measurements of the performance.
+    pub evaluation: Spent,
+    pub phases: Phases,
+}
+
+/// What passes at the same time have taken together, which each of them cannot tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Together {
+    pub train: Phase,
+    pub evaluation: Phase,
+}
+
+impl Account {
+    /// That of several that worked at the same time: what they counted is added up. Their time is the time that went by,
+    /// which the phases have in proportion to what each pass took for them; their memory that of all.
+    pub fn of_all(accounts: &[Self], together: &Together) -> Self {
+        let mut all = Self::default();
+        for account in accounts {
+            all.train.add_counts(&account.train);
+            all.evaluation.add_counts(&account.evaluation);
+            let mut of_one = account.phases;
+            for (sum, one) in all.phases.each().into_iter().zip(of_one.each()) {
+                sum.time += one.time;
+            }
+        }
+        (all.train.time, all.evaluation.time) = (together.train.time, together.evaluation.time);
+        all.train.peak_bytes = together.train.peak_bytes;
+        all.evaluation.peak_bytes = together.evaluation.peak_bytes;
+        let taken: Duration = all.phases.each().iter().map(|phase| phase.time).sum();
+        let share = if taken.is_zero() { 0.0 } else { together.train.time.as_secs_f64() / taken.as_secs_f64() };
+        for phase in all.phases.each() {
+            *phase = Phase { time: phase.time.mul_f64(share), peak_bytes: together.train.peak_bytes };
+        }
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_passes_at_the_same_time_took_is_the_time_that_went_by() {
+        let seconds = Duration::from_secs;
+        let one = Account {
+            train: Spent { time: seconds(8), tokens: 10, supervised_tokens: 4, flops: 2.0, peak_bytes: 0 },
+            evaluation: Spent { time: seconds(1), tokens: 3, ..Spent::default() },
+            phases: Phases {
+                forward: Phase { time: seconds(2), peak_bytes: 0 },
+                backward: Phase { time: seconds(5), peak_bytes: 0 },
+                optimizer: Phase { time: seconds(1), peak_bytes: 0 },
+            },
+        };
+        let together = Together {
+            train: Phase { time: seconds(8), peak_bytes: 700 },
+            evaluation: Phase { time: seconds(1), peak_bytes: 500 },
+        };
+        let all = Account::of_all(&[one, one], &together);
+        assert_eq!((all.train.tokens, all.train.supervised_tokens, all.train.time), (20, 8, seconds(8)));
+        assert_eq!((all.evaluation.tokens, all.evaluation.peak_bytes), (6, 500));
+        assert_eq!(all.phases.backward, Phase { time: seconds(5), peak_bytes: 700 });
+        assert_eq!(Account::of_all(&[Account::default()], &Together::default()), Account::default());
+    }
+}
