@@ -1,6 +1,8 @@
 //! Compares the rendering of chat templates with transformers. The templates of the model families come from two Python
 //! packages.
 
+use std::path::Path;
+
 use raisin_base::error::Result;
 use raisin_corpus::template::ChatTemplate;
 use serde::Deserialize;
@@ -20,12 +22,25 @@ struct Case {
 }
 
 #[test]
+#[cfg_attr(not(has_python), ignore = "RAISIN_PYTHON is not set: `just test` sets it")]
 fn chats_with_tools_and_thoughts_are_rendered_as_transformers_renders_them() -> Result<()> {
-    let Some(python) = setting("RAISIN_PYTHON") else { return Ok(()) };
+    compare(Path::new(""))
+}
+
+#[test]
+#[cfg_attr(
+    not(all(has_python, has_gguf)),
+    ignore = "RAISIN_PYTHON or RAISIN_GGUF is not set: `just model smollm2`, `just test`"
+)]
+fn the_template_of_a_gguf_file_is_rendered_as_transformers_renders_it() -> Result<()> {
+    compare(&setting("RAISIN_GGUF"))
+}
+
+/// All conversations under all templates, and under that of a GGUF file if one is given.
+fn compare(gguf: &Path) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("cases.json");
-    let gguf = setting("RAISIN_GGUF").unwrap_or_default();
-    run_python(&python, "templates.py", &[&path, &gguf])?;
+    run_python(&setting("RAISIN_PYTHON"), "templates.py", &[&path, gguf])?;
     let cases: Vec<Case> = serde_json::from_slice(&std::fs::read(&path)?)?;
     let specials = [("bos_token", "<|user|>"), ("eos_token", "<|end|>"), ("pad_token", "<|end|>")];
     let specials: Vec<(String, String)> = specials.map(|(name, text)| (name.to_owned(), text.to_owned())).to_vec();

@@ -1,0 +1,28 @@
+//! Tells the tests what this machine offers: see support/given.rs.
+
+use std::process::{Command, Stdio};
+
+#[path = "support/given.rs"]
+mod given;
+
+/// Whether a command can be started and succeeds.
+fn succeeds(command: &str, arguments: &[&str]) -> bool {
+    let quiet = Command::new(command).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    quiet.is_ok_and(|status| status.success())
+}
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=support/given.rs");
+    // Who the tests run as, and where commands lie.
+    println!("cargo:rerun-if-env-changed=USER");
+    println!("cargo:rerun-if-env-changed=PATH");
+    given::variables(&[("RAISIN_PYTHON", "has_python")]);
+    let is_root = Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout == b"0\n");
+    given::flag("is_root", is_root);
+    let mount = ["sh", "-c", "mount -t tmpfs none /mnt && mount --bind /mnt /mnt"];
+    let as_user = ["--mount", "--map-root-user", "--user"];
+    let namespace = if is_root { &as_user[..1] } else { &as_user[..] };
+    given::flag("can_mount", succeeds("unshare", &[namespace, &mount].concat()));
+    given::flag("has_cc", succeeds("cc", &["--version"]));
+}
