@@ -49,6 +49,7 @@ pub fn kinds_of(process: Process) -> Vec<&'static str> {
 }
 
 /// For serde: a switch that is off is not written. The keys of actions from before the switch existed therefore stay valid.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 pub(crate) fn is_off(switch: &bool) -> bool {
     !switch
 }

@@ -143,7 +143,7 @@ fn for_each_record(
             Ok(consumed) => consumed,
             Err(error) => return take(first_line, Err(reason(&error))),
         };
-        line += rest[..consumed].iter().filter(|byte| **byte == b'\n').count();
+        line += rest[..consumed].split(|byte| *byte == b'\n').count() - 1;
         rest = &rest[consumed..];
         match decoder.flush() {
             // The text ends with a line break. Only a quote that is not closed makes the last record longer.
