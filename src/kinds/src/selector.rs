@@ -136,6 +136,9 @@ fn preset_values_are_optional(schema: &mut Schema) {
     }
 }
 
+/// Parameters of one range: their keys and values, whether a value is within it, and what is said of one that is not.
+type Range<'a> = (&'a [(&'a str, f64)], fn(f64) -> bool, &'a str);
+
 impl Parameters {
     /// Every number is finite and within its range, and no two parameters contradict each other.
     ///
@@ -168,8 +171,7 @@ impl Parameters {
             return problem("max_tokens", "a sequence needs at least 2 tokens");
         }
         // No comparison holds of what is not a number, so that no range contains it.
-        type Within<'a> = (&'a [(&'a str, f64)], fn(f64) -> bool, &'a str);
-        let ranges: [Within; 5] = [
+        let ranges: [Range; 5] = [
             (
                 &[
                     ("learning_rate", stage.learning_rate),

@@ -345,7 +345,7 @@ impl Training {
             let share = 1.0 / order.chunks(size).len() as f64;
             for minibatch in order.chunks(size) {
                 let minibatch: Vec<(&Episode, usize)> = minibatch.iter().map(|&step| steps[step]).collect();
-                self.actor_gradients(&minibatch, candidates, share, &mut statistics)?;
+                self.actor_gradients(&minibatch, candidates, share, &mut statistics);
                 self.actor.step(&actor, rate * config.actor_learning_rate, decay, clip).map_err(|error| {
                     let hint = match config.ratio {
                         Ratio::Product => "a lower actor_learning_rate, or ratio = \"mean\"",
@@ -374,7 +374,7 @@ impl Training {
         candidates: &Candidates,
         share: f64,
         statistics: &mut Statistics,
-    ) -> Result<()> {
+    ) {
         let scoring = Scoring::new(&self.policy, candidates);
         let leaf = scoring.leaf();
         let mut rest = minibatch;
@@ -390,7 +390,6 @@ impl Training {
             (self.actor_loss(&leaf, part, share * weight, statistics) * weight).backward();
         }
         scoring.backward(&leaf);
-        Ok(())
     }
 
     /// The clipped surrogate less the entropy bonus, as a mean over some steps. Statistics grow by `share` of theirs.
