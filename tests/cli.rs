@@ -287,6 +287,30 @@ fn a_device_is_named_by_kind_and_number() {
     }
 }
 
+#[test]
+fn the_exit_code_says_whose_error_it_is() {
+    let project = counted();
+    project.done(&["build", "p.toml"]);
+    // A query is a person's.
+    for query in ["selec 1", "select nothing from pool.instructions", "select avgg(id) from pool.instructions", ""] {
+        let (code, words) = project.refused(&["sql", query]);
+        assert_eq!(code, Some(2), "{query}: {words}");
+    }
+    let (code, words) = project.refused(&["sql", "select 1", "--pipeline", "q"]);
+    assert_eq!(code, Some(2), "{words}");
+    // A cache that is no folder, and an executable that is not there, are the machine's, with a hint or without.
+    let (code, words) = project.refused(&["build", "p.toml", "--cache", "p.toml"]);
+    assert_eq!(code, Some(1), "{words}");
+    project.write("cache/VERSION", "7\n");
+    let (code, words) = project.refused(&["build", "p.toml"]);
+    assert!(code == Some(1) && words.contains("has layout 7") && words.contains("hint: "), "{words}");
+    let tensors = Project::new("[stage.model]\nkind = \"model\"\nsource = { huggingface = \"p.toml\" }\n");
+    let output = tensors.command(&["build", "p.toml"]).env("RAISIN_WORKER", "/nowhere/raisin-worker").output().unwrap();
+    let words = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{words}");
+    assert!(words.contains("stage `model` cannot run") && words.contains("RAISIN_WORKER names /nowhere"), "{words}");
+}
+
 /// `RAISIN_BLESS=1 cargo test committed_schema_is_current` writes it anew.
 #[test]
 fn committed_schema_is_current() {
