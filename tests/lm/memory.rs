@@ -116,6 +116,7 @@ fn a_step_that_finds_no_memory_is_made_in_halves_and_says_so() -> Result<()> {
 #[test]
 #[ignore = "limits the memory of its process: run by the test above"]
 fn a_step_under_a_limit_of_memory() -> Result<()> {
+    raisin_base::error::print_panics_without_backtrace();
     tch::set_num_threads(1);
     let rows = rows(16, 256, 64);
     let batch: Vec<&Sequence> = rows.iter().collect();

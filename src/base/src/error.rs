@@ -98,6 +98,13 @@ pub fn render(error: &anyhow::Error) -> String {
     text
 }
 
+/// Makes a panic print its message and nothing else, whatever `RUST_BACKTRACE` says. The default hook of the standard library
+/// allocates memory for the backtrace. If the cause of a panic is a lack of memory, that hook waits for its own lock for
+/// ever.
+pub fn print_panics_without_backtrace() {
+    std::panic::set_hook(Box::new(|panic| eprintln!("{panic}")));
+}
+
 /// The candidate with the smallest edit distance from `word`, if the distance is small enough for a typing error.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     candidates

@@ -20,6 +20,9 @@ use raisin_base::seed::Seed;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Assignment {
     pub kind: String,
+    /// The version of the kind in the executable that wrote the assignment. Another version in the worker would write another
+    /// result under this action key.
+    pub kind_version: u32,
     /// The stage's name in the pipeline: for words to people only.
     pub stage: String,
     /// As the user wrote them, defaults filled in.

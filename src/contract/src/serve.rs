@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use raisin_base::error::{Context as _, Error, Result, anyhow, render};
+use raisin_base::error::{Context as _, Error, Problem, Result, anyhow, render};
 
 use crate::{Assignment, Context, DeviceKind, Event, Kind};
 
@@ -37,6 +37,7 @@ pub enum Outcome {
 /// How stages of one kind run in this executable.
 pub struct Run {
     pub kind: &'static str,
+    version: u32,
     run: Box<dyn Fn(Assignment) -> Result<()> + Send + Sync>,
 }
 
@@ -53,19 +54,24 @@ impl Run {
                 .with_context(|| format!("the assignment of stage `{stage}` has unreadable parameters"))?;
             run(parameters, &Context::new(assignment)?)
         };
-        Self { kind: K::NAME, run: Box::new(run) }
+        Self { kind: K::NAME, version: K::VERSION, run: Box::new(run) }
     }
 }
 
 /// Runs an assignment with the function that its kind has among `runs`.
 ///
 /// # Errors
-/// This executable runs no stage of that kind; or the stage failed.
+/// This executable runs no stage of that kind, or another version of the kind; or the stage failed.
 pub fn run_one_of(runs: &[Run], assignment: Assignment) -> Result<()> {
-    match runs.iter().find(|run| run.kind == assignment.kind) {
-        Some(run) => (run.run)(assignment),
-        None => Err(anyhow!("this executable runs no stage of kind `{}`", assignment.kind)),
+    let Some(run) = runs.iter().find(|run| run.kind == assignment.kind) else {
+        return Err(anyhow!("this executable runs no stage of kind `{}`", assignment.kind));
+    };
+    if run.version != assignment.kind_version {
+        let (kind, theirs) = (run.kind, assignment.kind_version);
+        let message = format!("this executable has version {} of kind `{kind}`, and raisin has {theirs}", run.version);
+        return Err(Problem::new(message).hint("compile all executables together: `cargo build --workspace`").into());
     }
+    (run.run)(assignment)
 }
 
 /// Writes why a stage failed to standard error, which is the stage's log. If the log cannot be written, because the disk is

@@ -35,6 +35,7 @@ impl Store {
         let stages = inputs.iter().map(|(pointer, artifact)| ((*pointer).to_owned(), vec![source(artifact)])).collect();
         Context::silent(Assignment {
             kind: kind.to_owned(),
+            kind_version: 1,
             stage: kind.to_owned(),
             parameters: Value::Null,
             stages,

@@ -82,6 +82,7 @@ mod tests {
         let parameters = json!({"size": 100, "validation": 8, "test": 16, "pretraining_size": 50});
         let context = Context::silent(Assignment {
             kind: "generate".into(),
+            kind_version: 1,
             stage: "pool".into(),
             parameters: parameters.clone(),
             stages: BTreeMap::new(),

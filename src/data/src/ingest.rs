@@ -77,6 +77,7 @@ mod tests {
         }
         let context = Context::silent(Assignment {
             kind: "ingest".into(),
+            kind_version: 1,
             stage: "pool".into(),
             parameters: parameters.clone(),
             stages: BTreeMap::new(),

@@ -57,6 +57,7 @@ impl World {
         let parameters = json!({"of": of, "title": "Quick & <i>small</i>"});
         let assignment = Assignment {
             kind: "report".into(),
+            kind_version: 1,
             stage: "report".into(),
             parameters: parameters.clone(),
             stages: self.stages.values().enumerate().map(|(place, it)| (format!("/of/{place}"), it.clone())).collect(),

@@ -13,6 +13,7 @@ fn run_on(parameters: &Value, files: BTreeMap<String, PathBuf>) -> Result<raisin
     let resolved = resolved.map_err(|problem| anyhow!("{}: {}", problem.pointer, problem.message))?;
     let context = Context::silent(Assignment {
         kind: "task".into(),
+        kind_version: 1,
         stage: "task".into(),
         parameters: resolved.parameters.clone(),
         stages: BTreeMap::new(),

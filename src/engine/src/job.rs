@@ -55,6 +55,7 @@ pub fn assemble(resolver: &Resolver<'_>, id: NodeId, order: Order<'_>) -> Result
     let stage = node.stage.name.clone();
     let assignment = Assignment {
         kind: kind.clone(),
+        kind_version: declaration.version,
         stage: stage.clone(),
         parameters: node.stage.resolved.parameters.clone(),
         stages,

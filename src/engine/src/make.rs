@@ -359,6 +359,7 @@ mod tests {
         let folder = top.path().join("key");
         let assignment = |threads| Assignment {
             kind: "sql".to_owned(),
+            kind_version: 1,
             stage: "counted".to_owned(),
             parameters: serde_json::json!({}),
             stages: std::collections::BTreeMap::new(),

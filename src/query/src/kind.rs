@@ -60,6 +60,7 @@ mod tests {
         let parameters = json!({"query": query, "of": ["scores"], "table": "best"});
         let assignment = Assignment {
             kind: "sql".into(),
+            kind_version: 1,
             stage: "asked".into(),
             parameters: parameters.clone(),
             stages: [("/of/0".to_owned(), vec![source(17), source(18)])].into(),

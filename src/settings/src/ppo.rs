@@ -154,16 +154,8 @@ fn one() -> usize {
 }
 
 impl Config {
-<<<<<<< ours
-    /// The preset that learned fastest in our trials. Measured on the toy learner of the tests, with noise as large as
-    /// the reward of a good step: after 20 rounds, the share of relevant picks is 1.00 with credit by contribution, and
-    /// .76 with shared credit. With less noise, the share passes .9 after 5 rounds instead of 15. In the flat form, the
-    /// share ends at .99 instead of .54.
-=======
-    /// What learned fastest in our trials. On the toy learner of the tests the share of relevant picks starts at .12 and
-    /// passes .9 in the sixth of twenty rounds. The bench `compare_variants` among the tests of raisin-selector compares
-    /// other values.
->>>>>>> theirs
+    /// The preset that learned fastest in our trials. On the toy learner of the tests, the share of relevant picks starts at
+    /// .12 and passes .9 in the sixth of twenty rounds. The test `compare_variants` of raisin-selector compares other values.
     pub fn standard() -> Self {
         Self {
             rounds: 20,

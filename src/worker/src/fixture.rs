@@ -113,6 +113,7 @@ impl Store {
             .collect();
         Context::silent(Assignment {
             kind: kind.to_owned(),
+            kind_version: 1,
             stage: kind.to_owned(),
             parameters: Value::Null,
             stages,

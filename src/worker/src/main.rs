@@ -16,7 +16,7 @@ mod tables;
 
 use std::process::ExitCode;
 
-use raisin_base::error::{Result, anyhow};
+use raisin_base::error::{Result, anyhow, print_panics_without_backtrace};
 use raisin_contract::serve::{report_failure, run_one_of, serve};
 use raisin_contract::{Assignment, DeviceKind, Run, threads};
 use raisin_lm as lm;
@@ -27,6 +27,7 @@ const MOST_KEPT: u64 = 1_000_000_000;
 const MOST_KEPT_WITH_CUDA: u64 = 4_000_000_000;
 
 fn main() -> ExitCode {
+    print_panics_without_backtrace();
     lm::keep_freed_memory();
     match run() {
         Ok(()) => ExitCode::SUCCESS,

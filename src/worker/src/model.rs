@@ -150,6 +150,7 @@ mod tests {
             .collect();
         let assignment = Assignment {
             kind: "model".to_owned(),
+            kind_version: 1,
             stage: "m".to_owned(),
             parameters: resolved.parameters.clone(),
             stages,
