@@ -11,6 +11,7 @@ use serde_json::json;
 use self::world::{World, metrics, swept};
 use super::*;
 use raisin_base::error::render;
+use raisin_kinds::syntax::references;
 use raisin_table::{batch, column};
 
 #[test]
@@ -177,6 +178,32 @@ fn the_tool_knows_its_own_history() {
         tuned    selection
         (14 rows)
         ");
+}
+
+/// Whose error it is: that of whoever wrote the query, or that of the machine.
+#[test]
+fn a_wrong_query_is_a_persons_error_and_a_lost_artifact_is_not() {
+    let world = swept();
+    let code = |sql: &str| {
+        let answered = answer(&world.options(sql, Format::Csv), &mut Vec::new(), None, &mut |_| {});
+        raisin_base::error::exit_code(&answered.expect_err(sql))
+    };
+    let wrong = [
+        "",
+        "selec 1",
+        "select 1; select 2",
+        "select * from nowhere.rows",
+        "select nothing from tuned.selection",
+        "select avgg(step) from tuned.selection",
+        "drop table tuned.selection",
+        "select cast('much' as int)",
+        "select step from tuned.selection group by instruction",
+    ];
+    for sql in wrong {
+        assert_eq!(code(sql), 2, "{sql}");
+    }
+    std::fs::remove_dir_all(world.store.artifact_folder(world.built[0].artifact)).unwrap();
+    assert_eq!(code("select count(*) from tuned.selection"), 1);
 }
 
 #[test]
