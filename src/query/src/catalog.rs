@@ -182,6 +182,8 @@ impl Schema {
     pub fn has(&self, name: &str) -> bool {
         match &self.place {
             Place::Tool(..) => TOOL_TABLES.contains(&name),
+            // An artifact that is gone has had tables that nobody can list; to open one says that it is gone.
+            Place::Stage(artifacts) if artifacts.iter().any(|(folder, _)| !folder.is_dir()) => true,
             Place::History(_) | Place::Stage(_) | Place::Given => self.files().contains_key(name),
         }
     }

@@ -204,6 +204,10 @@ fn a_wrong_query_is_a_persons_error_and_a_lost_artifact_is_not() {
     }
     std::fs::remove_dir_all(world.store.artifact_folder(world.built[0].artifact)).unwrap();
     assert_eq!(code("select count(*) from tuned.selection"), 1);
+    // Also where nothing of the stage is left.
+    let artifact = world.built.iter().find(|built| built.stage == "pool").expect("a pool").artifact;
+    std::fs::remove_dir_all(world.store.artifact_folder(artifact)).unwrap();
+    assert_eq!(code("select * from pool.instructions"), 1);
 }
 
 #[test]
