@@ -296,7 +296,7 @@ fn reward(model: &Model, rows: &[Sequence], request: &Request) -> Result<Vec<Uni
 }
 
 /// What the episodes of a selector cost: training steps, each followed by a reward evaluation.
-fn episodes(mut model: Model, rows: Vec<Sequence>, request: &Request) -> Result<Vec<Unit>> {
+fn episodes(model: Model, rows: Vec<Sequence>, request: &Request) -> Result<Vec<Unit>> {
     let layers = model.config.num_hidden_layers;
     let adaptation = match (request.full, request.top_layers) {
         (true, None) => Adaptation::Full,

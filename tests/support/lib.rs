@@ -26,6 +26,12 @@ pub struct Project {
     folder: tempfile::TempDir,
 }
 
+impl Default for Project {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Project {
     pub fn new() -> Self {
         Self { folder: tempfile::tempdir().expect("a temporary folder") }

@@ -44,9 +44,9 @@ fn a_record_comes_back_and_one_that_was_cut_or_changed_anywhere_is_set_aside() -
     let mut damaged: Vec<Vec<u8>> = (0..whole.len()).map(|length| whole[..length].to_vec()).collect();
     damaged.push([&whole[..], b"x"].concat());
     damaged.push([&whole[..], &whole[..]].concat());
-    for bit in 0..whole.len() * 8 {
+    for place in 0..whole.len() {
         let mut flipped = whole.clone();
-        flipped[bit / 8] ^= 1 << (bit % 8);
+        flipped[place] ^= 1 << (place % 8);
         damaged.push(flipped);
     }
     for bytes in damaged {
@@ -120,12 +120,12 @@ fn records_cut_or_changed_anywhere_are_made_again_and_only_those() -> Result<()>
         assert_eq!((left, heard.is_empty()), (before(cut), ends.contains(&cut)), "cut at {cut}");
         assert_eq!(std::fs::read(&path)?, whole);
     }
-    for bit in 0..whole.len() * 8 {
+    for place in 0..whole.len() {
         let mut flipped = whole.clone();
-        flipped[bit / 8] ^= 1 << (bit % 8);
+        flipped[place] ^= 1 << (place % 8);
         std::fs::write(&path, &flipped)?;
         let (left, heard) = run(&path)?;
-        assert_eq!((left, heard.len()), (before(bit / 8), 1), "flipped at {bit}");
+        assert_eq!((left, heard.len()), (before(place), 1), "flipped at {place}");
         assert_eq!(std::fs::read(&path)?, whole);
         assert_eq!(std::fs::read(folder.path().join("parts.damaged"))?, flipped[ends[left]..]);
     }

@@ -29,11 +29,6 @@ pub fn not_negative(numbers: &[(&str, f64)]) -> Checked {
     refuse(numbers, |number| number.is_finite() && number >= 0.0, "must not be negative")
 }
 
-/// Shares of a whole, all of it included.
-pub fn shares(numbers: &[(&str, f64)]) -> Checked {
-    refuse(numbers, |number| (0.0..=1.0).contains(&number), "must be from 0 to 1")
-}
-
 /// The share of the steps in which a learning rate rises.
 pub fn warmup(share: f64) -> Checked {
     refuse(&[("warmup", share)], |share| (0.0..1.0).contains(&share), "is a share of the steps, from 0 to below 1")

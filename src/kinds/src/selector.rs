@@ -12,7 +12,7 @@ use raisin_contract::{Kind, Needs, ParameterProblem, Process};
 use raisin_settings::ppo::{Config, Credit, Part, Ratio};
 use raisin_settings::{AdaptationSettings, Schedule};
 
-use crate::{is_off, numbers};
+use crate::is_off;
 
 /// Parameters of a `selector` stage: what episodes are played with, and how the policy learns from them.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]

@@ -77,9 +77,9 @@ impl Model {
                 let mut model = Self::load_form(&base, device, compute, adaptation)?;
                 // The base model may have an adapter of its own.
                 if trains_weights {
-                    model.merge()?
+                    model.merge()?;
                 } else {
-                    model.freeze()?
+                    model.freeze()?;
                 }
                 model.attach_adapter(folder)?;
                 model

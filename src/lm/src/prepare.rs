@@ -152,9 +152,9 @@ impl Model {
     /// copied. Adapters are merged first, and parameters that will not be trained themselves are frozen.
     pub fn share(&mut self, adaptation: &Adaptation) -> Result<Self> {
         if adaptation.has_adapters() {
-            self.freeze()?
+            self.freeze()?;
         } else {
-            self.merge()?
+            self.merge()?;
         }
         let mut weights: BTreeMap<&str, &Tensor> =
             self.parameters().map(|parameter| (parameter.name.as_str(), &parameter.value)).collect();
