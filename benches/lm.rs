@@ -18,7 +18,7 @@ use raisin_corpus::{Codec, Instruction, Sequence};
 use raisin_lm::gguf::Gguf;
 use raisin_lm::proxy::{PrefixStates, ProxyConfig, write_states};
 use raisin_lm::{Adaptation, Batch, Model, TARGETS, write_tokenizer};
-use raisin_training::{Episodes, Pool, Schedule, Trainer, TrainerConfig, ValidationSet};
+use raisin_training::{Episodes, Schedule, Trainer, TrainerConfig, TrainingPool, ValidationSet};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor, no_grad};
@@ -330,7 +330,7 @@ fn episodes(model: Model, rows: Vec<Sequence>, request: &Request) -> Result<Vec<
         if request.side_by_side { Episodes::lanes_of_a_trainer(&adaptation, device, request.episodes) } else { 1 };
     let limit = request.batch_tokens / together;
     let validation = ValidationSet::new(&examples.iter().collect::<Vec<_>>(), cached, limit, device)?;
-    let pool = Pool::new(pool, states);
+    let pool = TrainingPool::new(pool, states);
     let config = TrainerConfig { learning_rate: 1e-4, ..trainer_config(request, request.steps) };
     let batch = |step: usize, episode: usize| -> Vec<u32> {
         let number = (step * request.episodes + episode) % request.batches.len();

@@ -11,7 +11,7 @@ use raisin_base::learner::Ensemble as _;
 use raisin_base::seed::Seed;
 use raisin_corpus::Sequence;
 use raisin_lm::{Adaptation, Architecture, Batch, Config, Model, TARGETS};
-use raisin_training::{Episodes, Pool, Trainer, TrainerConfig, ValidationSet};
+use raisin_training::{Episodes, Trainer, TrainerConfig, TrainingPool, ValidationSet};
 use tch::{Device, Kind, Tensor, no_grad};
 
 const VOCABULARY: u32 = 500;
@@ -151,7 +151,7 @@ fn episodes_side_by_side_perform_as_on_the_cpu() -> Result<()> {
         let device = model.device();
         let validation: Vec<Sequence> = rows(20).split_off(14);
         let validation = ValidationSet::new(&validation.iter().collect::<Vec<_>>(), None, 300, device)?;
-        let pool = Pool::new(rows(14).into_iter().map(Some).collect(), None);
+        let pool = TrainingPool::new(rows(14).into_iter().map(Some).collect(), None);
         let config = TrainerConfig { learning_rate: 1e-3, total_steps: 5, ..TrainerConfig::default() };
         let mut learners = Episodes::new(model, &lora(), &Seed::new(2), config, 3, pool, validation)?;
         let mut seen = vec![learners.restore_all()?];

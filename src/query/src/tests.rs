@@ -11,7 +11,6 @@ use serde_json::json;
 use self::world::{World, metrics, swept};
 use super::*;
 use raisin_base::error::render;
-use raisin_kinds::syntax::references;
 use raisin_table::{batch, column};
 
 #[test]

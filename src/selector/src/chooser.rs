@@ -14,7 +14,7 @@ use raisin_settings::{Method, Third};
 /// The cached per-candidate columns that scores are made of. Columns are as long as `ids`, or empty where the run
 /// has no such artifact; an entry that could not be computed is `None`.
 #[derive(Clone, Debug, Default)]
-pub struct Pool {
+pub struct CandidateColumns {
     pub ids: Vec<u32>,
     pub response_tokens: Vec<Option<u32>>,
     /// Sum of log p(y|x) over the response.
@@ -34,7 +34,7 @@ pub struct Pool {
     pub clusters: Vec<Option<u32>>,
 }
 
-impl Pool {
+impl CandidateColumns {
     /// A column, or what to do where the run lacks it.
     pub(crate) fn column<'a, T>(&self, column: &'a [T], what: &str, method: Method) -> Result<&'a [T]> {
         if column.len() == self.ids.len() && !column.is_empty() {
@@ -55,7 +55,7 @@ impl Pool {
 
 /// All that a method may need.
 pub struct Inputs<'a> {
-    pub pool: &'a Pool,
+    pub pool: &'a CandidateColumns,
     pub batch_size: usize,
     pub total_steps: usize,
     pub seed: Seed,

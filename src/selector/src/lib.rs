@@ -31,7 +31,7 @@ pub mod save;
 pub mod scoring;
 pub mod state;
 
-pub use chooser::{Choice, Chooser, Inputs, Moment, Pool, chooser};
+pub use chooser::{CandidateColumns, Choice, Chooser, Inputs, Moment, chooser};
 pub use policy::Policy;
 pub use raise::Raise;
 pub use raisin_base::learner::{Ensemble, Learner, Trained};

@@ -14,7 +14,7 @@ use tch::{Device, Tensor, no_grad};
 
 use super::account::{Account, Together};
 use super::memory::{Meter, Phase};
-use super::pool::Pool;
+use super::pool::TrainingPool;
 use super::trainer::{Rows, Snapshot, StepOutcome, Trainer, TrainerConfig};
 use super::validation::ValidationSet;
 use raisin_base::error::{Problem, Result, anyhow, ensure};
@@ -28,7 +28,7 @@ const LANES: usize = 2;
 /// A proxy model for so many episodes, a pool, and a validation set.
 pub struct Episodes {
     trainers: Vec<One>,
-    pool: Pool,
+    pool: TrainingPool,
     /// P(M_0): the same for every episode, measured once.
     first_performance: Option<f64>,
     /// Where there are several trainers.
@@ -53,7 +53,7 @@ impl Episodes {
         seed: &Seed,
         config: TrainerConfig,
         episodes: usize,
-        pool: Pool,
+        pool: TrainingPool,
         validation: ValidationSet,
     ) -> Result<Self> {
         ensure!(episodes > 0, "a round needs at least one episode");
@@ -144,7 +144,7 @@ impl Episodes {
     /// Does `work` for every trainer, and returns what it gave for every episode, in order.
     fn each<T: Send>(
         &mut self,
-        work: impl Fn(usize, &mut One, &Pool) -> Result<Vec<T>> + Sync,
+        work: impl Fn(usize, &mut One, &TrainingPool) -> Result<Vec<T>> + Sync,
         phase: fn(&mut Together) -> &mut Phase,
     ) -> Result<Vec<T>> {
         let pool = &self.pool;
@@ -195,7 +195,7 @@ impl Ensemble for Episodes {
 
     fn step_all(&mut self, batches: &[Vec<u32>]) -> Result<Vec<Trained>> {
         ensure!(batches.len() == self.episodes(), "{} batches for {} episodes", batches.len(), self.episodes());
-        let step = |first: usize, one: &mut One, pool: &Pool| -> Result<Vec<StepOutcome>> {
+        let step = |first: usize, one: &mut One, pool: &TrainingPool| -> Result<Vec<StepOutcome>> {
             let batches = &batches[first..first + one.trainer.lanes()];
             let rows = batches.iter().map(|batch| pool.rows(batch)).collect::<Result<Vec<_>>>()?;
             let rows: Vec<Rows<'_>> =

@@ -65,9 +65,9 @@ impl World {
         Model::init(config, &Seed::new(1), Device::Cpu, Kind::Float)
     }
 
-    fn pool(&self) -> Result<Pool> {
+    fn pool(&self) -> Result<TrainingPool> {
         let states = self.prefix.map(|_| PrefixStates::open(self.folder.path())).transpose()?;
-        Ok(Pool::new(rows(), states))
+        Ok(TrainingPool::new(rows(), states))
     }
 
     fn validation(&self) -> Result<ValidationSet> {
@@ -214,7 +214,7 @@ fn a_row_that_cannot_be_trained_on_is_named() -> Result<()> {
     let mut rows = rows();
     rows[4] = None;
     let (model, validation) = (World::model()?, world.validation()?);
-    let pool = Pool::new(rows, None);
+    let pool = TrainingPool::new(rows, None);
     let mut learner = Episodes::new(model, &Adaptation::Full, &Seed::new(2), config(), 1, pool, validation)?;
     let error = learner.step_all(&[vec![0, 4]]).expect_err("row 4 has no sequence");
     assert!(error.to_string().contains("instruction 4"));

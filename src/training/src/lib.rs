@@ -30,7 +30,7 @@ pub use adamw::{AdamW, AdamWConfig};
 pub use checkpoint::Checkpoints;
 pub use episode::Episodes;
 pub use memory::{Meter, Phase};
-pub use pool::Pool;
+pub use pool::TrainingPool;
 pub use raisin_settings::Schedule;
 pub use trainer::{ParameterState, Rows, Snapshot, StepOutcome, Trainer, TrainerConfig};
 pub use validation::ValidationSet;

@@ -7,12 +7,12 @@ use raisin_corpus::Sequence;
 use raisin_lm::proxy::PrefixStates;
 
 /// Sequences by instruction id. A row without one (nothing of its response is left) cannot be trained on.
-pub struct Pool {
+pub struct TrainingPool {
     sequences: Vec<Option<Sequence>>,
     states: Option<PrefixStates>,
 }
 
-impl Pool {
+impl TrainingPool {
     /// `states` are those of a frozen prefix that was run over the same rows.
     pub fn new(sequences: Vec<Option<Sequence>>, states: Option<PrefixStates>) -> Self {
         Self { sequences, states }

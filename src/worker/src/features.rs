@@ -84,7 +84,7 @@ type Encoded = (Option<Sequence>, Option<Sequence>);
 
 /// One row of the table.
 #[derive(Clone, Debug, Default)]
-struct Row {
+struct FeatureRow {
     id: u32,
     prompt_tokens: u32,
     response_tokens: u32,
@@ -160,7 +160,7 @@ impl<'a> Pass<'a> {
             next = done.next;
             self.fits.set(done.fits);
         }
-        let mut pending: Vec<Row> = Vec::new();
+        let mut pending: Vec<FeatureRow> = Vec::new();
         let (start, mut last_saved) = (Instant::now(), Instant::now());
         let running = Meter::start(device(self.context)?);
         let (mut tokens, mut supervised_tokens) = (0, 0);
@@ -201,8 +201,13 @@ impl<'a> Pass<'a> {
     }
 
     /// The rows of one batch: both passes.
-    fn rows(&self, ids: &[u32], conditional: &[Option<&Sequence>], alone: &[Option<&Sequence>]) -> Result<Vec<Row>> {
-        let mut rows: Vec<Row> = ids.iter().map(|&id| Row { id, ..Row::default() }).collect();
+    fn rows(
+        &self,
+        ids: &[u32],
+        conditional: &[Option<&Sequence>],
+        alone: &[Option<&Sequence>],
+    ) -> Result<Vec<FeatureRow>> {
+        let mut rows: Vec<FeatureRow> = ids.iter().map(|&id| FeatureRow { id, ..FeatureRow::default() }).collect();
         let (positions, sequences): (Vec<usize>, Vec<&Sequence>) =
             conditional.iter().enumerate().filter_map(|(position, sequence)| Some((position, (*sequence)?))).unzip();
         if !sequences.is_empty() {
@@ -267,9 +272,9 @@ impl<'a> Pass<'a> {
         })
     }
 
-    fn table(&self, rows: Vec<Row>) -> Result<RecordBatch> {
+    fn table(&self, rows: Vec<FeatureRow>) -> Result<RecordBatch> {
         let width = self.model.config.hidden_size as usize;
-        let vectors = |of: &dyn Fn(&Row) -> Option<&Vec<f32>>| -> Result<ArrayRef> {
+        let vectors = |of: &dyn Fn(&FeatureRow) -> Option<&Vec<f32>>| -> Result<ArrayRef> {
             let values: Vec<f32> =
                 rows.iter().flat_map(|row| of(row).cloned().unwrap_or_else(|| vec![0.0; width])).collect();
             let valid: Vec<bool> = rows.iter().map(|row| of(row).is_some()).collect();
@@ -347,7 +352,7 @@ struct Described {
     weighted: Option<Vec<f32>>,
 }
 
-impl Row {
+impl FeatureRow {
     /// A value that is not a number is no value, and whatever is missing has a reason.
     fn settle(&mut self, max_tokens: usize) {
         let unusable = |value: Option<f32>| value.is_some_and(|value| !value.is_finite());

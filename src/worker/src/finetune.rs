@@ -10,7 +10,7 @@ mod run;
 mod tests;
 
 pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
-    let mut run = run::Run::start(parameters, context)?;
+    let mut run = run::Finetuning::start(parameters, context)?;
     while run.advance()? {}
     run.finish()
 }

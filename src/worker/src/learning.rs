@@ -15,7 +15,7 @@ use raisin_corpus::{Codec, Example, Instruction, Message, Sequence};
 use raisin_lm::proxy::PrefixStates;
 use raisin_lm::{Adaptation, Model};
 use raisin_settings::AdaptationSettings;
-use raisin_training::{Account, Episodes, Phase, Pool, Spent, ValidationSet};
+use raisin_training::{Account, Episodes, Phase, Spent, TrainingPool, ValidationSet};
 
 /// Where tensors of this stage live.
 ///
@@ -83,7 +83,7 @@ pub struct Learning {
     pub model: Model,
     pub adaptation: Adaptation,
     pub seed: Seed,
-    pub pool: Pool,
+    pub pool: TrainingPool,
     pub validation: ValidationSet,
 }
 
@@ -117,7 +117,7 @@ impl Learning {
         let together = Episodes::lanes_of_a_trainer(&adaptation, model.device(), settings.episodes);
         let validation = ValidationSet::new(&examples, cached, settings.batch_tokens / together, model.device())?;
         let seed = context.seed().at("adaptation");
-        Ok(Self { model, adaptation, seed, pool: Pool::new(sequences, states), validation })
+        Ok(Self { model, adaptation, seed, pool: TrainingPool::new(sequences, states), validation })
     }
 }
 

@@ -20,13 +20,13 @@ use raisin_training::{Checkpoints, Meter, Trainer, TrainerConfig};
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(30);
 
 pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
-    let mut run = Run::start(parameters, context)?;
+    let mut run = Pretraining::start(parameters, context)?;
     while run.advance()? {}
     run.finish()
 }
 
 /// A pre-training run between two steps.
-struct Run<'a> {
+struct Pretraining<'a> {
     context: &'a Context,
     parameters: Parameters,
     trainer: Trainer,
@@ -36,7 +36,7 @@ struct Run<'a> {
     checkpoints: Checkpoints,
 }
 
-impl<'a> Run<'a> {
+impl<'a> Pretraining<'a> {
     fn start(parameters: Parameters, context: &'a Context) -> Result<Self> {
         let loading = Meter::start(device(context)?);
         let folder = context.input("/model")?;
@@ -248,7 +248,8 @@ mod tests {
         let store = Store::new()?;
         store.shorten_context(20)?;
         let context = store.context("pretrain", "run", &INPUTS, &[])?;
-        let said = raisin_base::error::render(&Run::start(parameters(&json!({}))?, &context).err().expect("too long"));
+        let said =
+            raisin_base::error::render(&Pretraining::start(parameters(&json!({}))?, &context).err().expect("too long"));
         assert!(said.contains("max_tokens is 512") && said.contains("the model's context of 20"), "{said}");
         assert!(said.contains("hint: max_tokens = 20, or less"), "{said}");
         Ok(())
@@ -260,7 +261,7 @@ mod tests {
         let context = store.context("pretrain", "undisturbed", &INPUTS, &[])?;
         run(parameters(&json!({}))?, &context)?;
         let context = store.context("pretrain", "killed", &INPUTS, &[])?;
-        let mut first = Run::start(parameters(&json!({}))?, &context)?;
+        let mut first = Pretraining::start(parameters(&json!({}))?, &context)?;
         for _ in 0..4 {
             first.advance()?;
         }
@@ -277,7 +278,7 @@ mod tests {
         let store = Store::new()?;
         let steps = json!({"steps": 3});
         let context = store.context("pretrain", "run", &INPUTS, &[])?;
-        let mut undisturbed = Run::start(parameters(&steps)?, &context)?;
+        let mut undisturbed = Pretraining::start(parameters(&steps)?, &context)?;
         undisturbed.advance()?;
         undisturbed.checkpoint()?;
         while undisturbed.advance()? {}
@@ -289,13 +290,13 @@ mod tests {
     fn a_run_that_goes_on_accounts_for_its_own_steps_only() -> Result<()> {
         let store = Store::new()?;
         let context = store.context("pretrain", "run", &INPUTS, &[])?;
-        let mut first = Run::start(parameters(&json!({}))?, &context)?;
+        let mut first = Pretraining::start(parameters(&json!({}))?, &context)?;
         for _ in 0..6 {
             first.advance()?;
         }
         first.checkpoint()?;
         drop(first);
-        let mut second = Run::start(parameters(&json!({}))?, &context)?;
+        let mut second = Pretraining::start(parameters(&json!({}))?, &context)?;
         while second.advance()? {}
         let account = second.trainer.account();
         assert_eq!(account.train.tokens, second.steps[6..].iter().map(|row| row.tokens).sum::<u64>());

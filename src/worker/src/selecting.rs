@@ -15,7 +15,7 @@ use raisin_contract::referenced;
 use raisin_corpus::Instruction;
 use raisin_selector::{Candidates, Choice, Method};
 use raisin_table as table;
-use raisin_training::Pool;
+use raisin_training::TrainingPool;
 
 pub use scores::read_scores;
 
@@ -23,13 +23,13 @@ pub use scores::read_scores;
 pub fn candidate_columns(
     method: Method,
     instructions: &[Instruction],
-    pool: &Pool,
+    pool: &TrainingPool,
     clusters: Option<&Path>,
     scores: Vec<Option<f64>>,
-) -> Result<raisin_selector::Pool> {
+) -> Result<raisin_selector::CandidateColumns> {
     let ids = pool.trainable();
     let at = |id: u32| id as usize;
-    let mut columns = raisin_selector::Pool {
+    let mut columns = raisin_selector::CandidateColumns {
         response_tokens: ids
             .iter()
             .map(|&id| pool.get(id).map(|sequence| sequence.supervised_tokens() as u32))
@@ -85,7 +85,7 @@ pub fn candidate_columns(
 }
 
 /// The candidates of a policy: all rows of a `clusters` artifact that can be trained on.
-pub fn candidates(clusters: &Path, pool: &Pool) -> Result<Candidates> {
+pub fn candidates(clusters: &Path, pool: &TrainingPool) -> Result<Candidates> {
     let rows = table::read_columns(&clusters.join("clusters.parquet"), &["id", "cluster", "state"])?;
     let constants = std::fs::read(clusters.join("constants.json")).context("the clusters have no constants.json")?;
     let constants: serde_json::Value = serde_json::from_slice(&constants)?;

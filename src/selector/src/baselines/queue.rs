@@ -12,7 +12,7 @@ use raisin_settings::Method;
 
 /// One place in the sequence.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Entry {
+pub struct RankedCandidate {
     /// Row of the pool.
     pub row: usize,
     pub score: Option<f64>,
@@ -44,7 +44,7 @@ impl Queue {
     pub fn new(
         method: Method,
         inputs: &Inputs,
-        entries: &[Entry],
+        entries: &[RankedCandidate],
         order: Order,
         excluded: Vec<(String, usize)>,
     ) -> Result<Self> {

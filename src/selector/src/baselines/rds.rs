@@ -5,7 +5,7 @@
 
 use rayon::prelude::*;
 
-use super::queue::{Entry, Order, Queue};
+use super::queue::{Order, Queue, RankedCandidate};
 use crate::chooser::Inputs;
 use raisin_base::error::{Problem, Result};
 use raisin_settings::Method;
@@ -51,7 +51,7 @@ pub fn round_robin(inputs: &Inputs) -> Result<Queue> {
             if let Some(&(cosine, row)) = ranking.get(*place).filter(|_| entries.len() < wanted) {
                 taken[row] = true;
                 open = true;
-                entries.push(Entry { row, score: Some(f64::from(cosine)) });
+                entries.push(RankedCandidate { row, score: Some(f64::from(cosine)) });
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Methods with one score per candidate: length, IFD, perplexity thirds, external scores, SSPL.
 
-use super::queue::{Entry, Order, Queue};
+use super::queue::{Order, Queue, RankedCandidate};
 use crate::chooser::Inputs;
 use raisin_base::error::Result;
 use raisin_base::random::shuffle;
@@ -105,12 +105,12 @@ enum Best {
 }
 
 /// The candidates that have a finite score, best first (ties by row), and how many have none.
-fn sorted(scores: impl Iterator<Item = Option<f64>>, best: Best) -> (Vec<Entry>, usize) {
+fn sorted(scores: impl Iterator<Item = Option<f64>>, best: Best) -> (Vec<RankedCandidate>, usize) {
     let mut missing = 0;
     let mut entries = Vec::new();
     for (row, score) in scores.enumerate() {
         match score.filter(|score| score.is_finite()) {
-            Some(score) => entries.push((score, Entry { row, score: Some(score) })),
+            Some(score) => entries.push((score, RankedCandidate { row, score: Some(score) })),
             None => missing += 1,
         }
     }

@@ -1,12 +1,12 @@
 use super::*;
-use crate::chooser::{Moment, Pool};
+use crate::chooser::{CandidateColumns, Moment};
 use raisin_base::seed::Seed;
 use raisin_settings::Third;
 
 const MOMENT: Moment = Moment { step: 0, total_steps: 2, performance: None };
 
-fn pool() -> Pool {
-    Pool {
+fn pool() -> CandidateColumns {
+    CandidateColumns {
         ids: vec![10, 11, 12, 13, 14, 15],
         response_tokens: vec![Some(2), Some(10), None, Some(4), Some(8), Some(5)],
         // Mean losses 1.0, 0.5, none, 3.0, 2.0, 4.0.
@@ -29,7 +29,7 @@ fn pool() -> Pool {
     }
 }
 
-fn inputs(pool: &Pool, batch_size: usize) -> Inputs<'_> {
+fn inputs(pool: &CandidateColumns, batch_size: usize) -> Inputs<'_> {
     Inputs { pool, batch_size, total_steps: 2, seed: Seed::new(17), third: Third::Middle }
 }
 
@@ -107,7 +107,7 @@ fn sspl_goes_from_easy_to_hard() -> Result<()> {
 #[test]
 fn rds_lets_the_validation_examples_take_turns() -> Result<()> {
     assert_eq!(ids(Method::Rds, 2, 2)?, [10, 12, 11, 14]);
-    let without = Pool { validation_embeddings: Vec::new(), ..pool() };
+    let without = CandidateColumns { validation_embeddings: Vec::new(), ..pool() };
     assert!(chooser(Method::Rds, &inputs(&without, 2)).is_err());
     Ok(())
 }
@@ -134,7 +134,7 @@ fn random_takes_every_candidate_once_before_any_twice_and_no_batch_has_one_twice
 fn the_oracle_takes_relevant_rows_only_and_starts_again_when_they_are_used_up() -> Result<()> {
     let drawn = ids(Method::Oracle, 3, 2)?;
     assert!(drawn.iter().all(|id| [10, 12, 15].contains(id)), "{drawn:?}");
-    let unlabelled = Pool { labels: Vec::new(), ..pool() };
+    let unlabelled = CandidateColumns { labels: Vec::new(), ..pool() };
     assert!(chooser(Method::Oracle, &inputs(&unlabelled, 2)).is_err());
     Ok(())
 }

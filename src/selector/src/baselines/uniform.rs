@@ -1,6 +1,6 @@
 //! Without any score: all candidates, or those that are known to be relevant, in random order.
 
-use super::queue::{Entry, Order, Queue};
+use super::queue::{Order, Queue, RankedCandidate};
 use crate::chooser::Inputs;
 use raisin_base::error::Result;
 use raisin_settings::Method;
@@ -11,18 +11,19 @@ pub const RELEVANT: &str = "relevant";
 /// `random` and `full`: the same draws without replacement. What sets them apart is the number of steps. And
 /// `validation`, whose candidates are the validation examples.
 pub fn everything(method: Method, inputs: &Inputs) -> Result<Queue> {
-    let entries: Vec<Entry> = (0..inputs.pool.ids.len()).map(|row| Entry { row, score: None }).collect();
+    let entries: Vec<RankedCandidate> =
+        (0..inputs.pool.ids.len()).map(|row| RankedCandidate { row, score: None }).collect();
     Queue::new(method, inputs, &entries, Order::Shuffled(inputs.seed.at(method.name())), Vec::new())
 }
 
 /// `oracle`: the rows labelled `relevant`.
 pub fn relevant(inputs: &Inputs) -> Result<Queue> {
     let labels = inputs.pool.column(&inputs.pool.labels, "ground-truth labels", Method::Oracle)?;
-    let entries: Vec<Entry> = labels
+    let entries: Vec<RankedCandidate> = labels
         .iter()
         .enumerate()
         .filter(|(_, label)| label.as_deref() == Some(RELEVANT))
-        .map(|(row, _)| Entry { row, score: None })
+        .map(|(row, _)| RankedCandidate { row, score: None })
         .collect();
     let others = labels.len() - entries.len();
     let excluded = vec![("not labelled `relevant`".to_owned(), others)];

@@ -17,17 +17,17 @@ use raisin_kinds::finetune::{Parameters, step_counts, uses_features};
 use raisin_lm::Adaptation;
 use raisin_selector::{Chooser, Inputs, Method, Moment, Policy, Raise, chooser};
 use raisin_table::WriteTable as _;
-use raisin_training::{Checkpoints, Meter, Pool, Spent, Trainer, TrainerConfig, ValidationSet};
+use raisin_training::{Checkpoints, Meter, Spent, Trainer, TrainerConfig, TrainingPool, ValidationSet};
 
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(30);
 
 /// A fine-tuning run between two steps.
-pub struct Run<'a> {
+pub struct Finetuning<'a> {
     context: &'a Context,
     parameters: Parameters,
     adaptation: Adaptation,
     instructions: Vec<Instruction>,
-    pool: Pool,
+    pool: TrainingPool,
     pub(super) validation: ValidationSet,
     trainer: Trainer,
     chooser: Box<dyn Chooser>,
@@ -57,7 +57,7 @@ struct Kept {
     too_many: usize,
 }
 
-impl<'a> Run<'a> {
+impl<'a> Finetuning<'a> {
     pub fn start(parameters: Parameters, context: &'a Context) -> Result<Self> {
         let loading = Meter::start(device(context)?);
         let folder = context.input("/model")?;
@@ -279,7 +279,7 @@ fn open_chooser(
     parameters: &Parameters,
     context: &Context,
     instructions: &[Instruction],
-    pool: &Pool,
+    pool: &TrainingPool,
     total_steps: usize,
 ) -> Result<Box<dyn Chooser>> {
     let select = &parameters.select;

@@ -103,7 +103,7 @@ fn a_run_killed_after_three_steps_ends_with_the_same_bytes() -> Result<()> {
 
         let killed = format!("killed-{adaptation}");
         let context = store.context("finetune", &killed, &INPUTS, &[])?;
-        let mut first = run::Run::start(parameters(&change)?, &context)?;
+        let mut first = run::Finetuning::start(parameters(&change)?, &context)?;
         for _ in 0..3 {
             assert!(first.advance()?);
         }
@@ -112,7 +112,7 @@ fn a_run_killed_after_three_steps_ends_with_the_same_bytes() -> Result<()> {
         assert!(first.advance()?);
         drop(first);
         let context = store.context("finetune", &killed, &INPUTS, &[])?;
-        let mut second = run::Run::start(parameters(&change)?, &context)?;
+        let mut second = run::Finetuning::start(parameters(&change)?, &context)?;
         let mut steps = 0;
         while second.advance()? {
             steps += 1;
@@ -129,7 +129,7 @@ fn a_checkpoint_that_was_damaged_is_not_believed_and_the_run_ends_with_the_same_
     let store = Store::new()?;
     let change = json!({"adaptation": {"method": "lora", "rank": 2}, "steps": 3, "evaluate_every": 1});
     let context = store.context("finetune", "run", &INPUTS, &[])?;
-    let mut undisturbed = run::Run::start(parameters(&change)?, &context)?;
+    let mut undisturbed = run::Finetuning::start(parameters(&change)?, &context)?;
     undisturbed.advance()?;
     undisturbed.advance()?;
     undisturbed.checkpoint()?;
@@ -142,13 +142,13 @@ fn a_checkpoint_that_was_damaged_is_not_believed_and_the_run_ends_with_the_same_
 fn a_checkpoint_has_room_for_more_selections_than_a_header_of_tensors_would() -> Result<()> {
     let store = Store::new()?;
     let context = store.context("finetune", "run", &INPUTS, &[])?;
-    let mut first = run::Run::start(parameters(&json!({}))?, &context)?;
+    let mut first = run::Finetuning::start(parameters(&json!({}))?, &context)?;
     first.advance()?;
     first.select_again(1_400_000);
     first.checkpoint()?;
     assert!(std::fs::metadata(context.work()?.join("checkpoint"))?.len() > 100_000_000);
     drop(first);
-    let second = run::Run::start(parameters(&json!({}))?, &context)?;
+    let second = run::Finetuning::start(parameters(&json!({}))?, &context)?;
     assert_eq!(second.selections(), 1_400_000 + 2);
     Ok(())
 }
@@ -157,12 +157,12 @@ fn a_checkpoint_has_room_for_more_selections_than_a_header_of_tensors_would() ->
 fn a_run_that_goes_on_remembers_what_there_was_no_memory_to_measure() -> Result<()> {
     let store = Store::new()?;
     let context = store.context("finetune", "run", &INPUTS, &[])?;
-    let mut first = run::Run::start(parameters(&json!({}))?, &context)?;
+    let mut first = run::Finetuning::start(parameters(&json!({}))?, &context)?;
     first.advance()?;
     first.validation.set_too_many(60);
     first.checkpoint()?;
     drop(first);
-    let second = run::Run::start(parameters(&json!({}))?, &context)?;
+    let second = run::Finetuning::start(parameters(&json!({}))?, &context)?;
     assert_eq!(second.validation.too_many(), 60);
     Ok(())
 }
@@ -171,12 +171,12 @@ fn a_run_that_goes_on_remembers_what_there_was_no_memory_to_measure() -> Result<
 fn a_run_goes_on_after_a_stage_that_it_names_was_renamed() -> Result<()> {
     let store = Store::new()?;
     let context = store.context("finetune", "run", &INPUTS, &[])?;
-    let mut first = run::Run::start(parameters(&json!({}))?, &context)?;
+    let mut first = run::Finetuning::start(parameters(&json!({}))?, &context)?;
     first.advance()?;
     first.checkpoint()?;
     drop(first);
     // The key, and so the work folder, has the digests of what the names mean.
-    let mut second = run::Run::start(parameters(&json!({"model": "base", "instructions": "rows"}))?, &context)?;
+    let mut second = run::Finetuning::start(parameters(&json!({"model": "base", "instructions": "rows"}))?, &context)?;
     let mut steps = 0;
     while second.advance()? {
         steps += 1;
@@ -190,7 +190,7 @@ fn rows_that_the_model_has_no_room_for_are_refused_before_the_first_step() -> Re
     let store = Store::new()?;
     store.shorten_context(20)?;
     let context = store.context("finetune", "run", &INPUTS, &[])?;
-    let error = run::Run::start(parameters(&json!({"max_tokens": 300}))?, &context).err().expect("too long");
+    let error = run::Finetuning::start(parameters(&json!({"max_tokens": 300}))?, &context).err().expect("too long");
     let said = raisin_base::error::render(&error);
     assert!(said.contains("max_tokens is 300") && said.contains("the model's context of 20"), "{said}");
     let inputs = [("/source/prefix", "model"), ("/source/instructions", "pool"), ("/source/task", "task")];
