@@ -59,11 +59,9 @@ fn numbers_are_grouped_for_people() {
 
 /// Every published file of the test data, with how many instructions it holds.
 #[test]
+#[ignore = "needs RAISIN_DATA, a folder of published files: RAISIN_DATA=... cargo test -- --ignored"]
 fn published_files_are_read_whole() -> Result<()> {
-    let Ok(folder) = std::env::var("RAISIN_DATA").map(PathBuf::from) else {
-        println!("skipped: RAISIN_DATA is not set");
-        return Ok(());
-    };
+    let folder = std::env::var("RAISIN_DATA").map(PathBuf::from)?;
     for (file, expected, rejected) in [
         // Some of the published rows have no output.
         ("pool/alpaca_25k.json", 24994, 15),
@@ -94,12 +92,10 @@ fn published_files_are_read_whole() -> Result<()> {
 }
 
 #[test]
+#[ignore = "needs RAISIN_DATA, a folder of published files: RAISIN_DATA=... cargo test -- --ignored"]
 fn naughty_strings_survive_as_prompts_and_responses() -> Result<()> {
-    let Ok(folder) = std::env::var("RAISIN_DATA") else {
-        println!("skipped: RAISIN_DATA is not set");
-        return Ok(());
-    };
-    let strings: Vec<String> = serde_json::from_slice(&std::fs::read(PathBuf::from(folder).join("dirty/blns.json"))?)?;
+    let folder = std::env::var("RAISIN_DATA").map(PathBuf::from)?;
+    let strings: Vec<String> = serde_json::from_slice(&std::fs::read(folder.join("dirty/blns.json"))?)?;
     let records: Vec<Value> =
         strings.iter().map(|text| serde_json::json!({"prompt": format!("echo {text}"), "response": text})).collect();
     let mut pool = PoolBuilder::new(100_000);
