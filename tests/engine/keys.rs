@@ -9,18 +9,18 @@ use raisin_contract::{Context, Declaration, Kind, Needs, Process};
 use raisin_pipeline::Pipeline;
 use serde_json::json;
 
-use crate::house::House;
 use crate::kinds::{Runs, Write, WriteParameters};
+use crate::project::EngineProject;
 
 /// How many stages run when `after` is built where `before` was.
-fn ran(house: &House, before: &Pipeline, after: &Pipeline) -> u64 {
-    house.build(before);
-    house.build(after).ran
+fn ran(project: &EngineProject, before: &Pipeline, after: &Pipeline) -> u64 {
+    project.build(before);
+    project.build(after).ran
 }
 
 /// A copy of data.txt.
-fn copies(house: &House, path: &str) -> Pipeline {
-    house.one(&[("copy", "copy", json!({"path": path}))])
+fn copies(project: &EngineProject, path: &str) -> Pipeline {
+    project.one(&[("copy", "copy", json!({"path": path}))])
 }
 
 /// `write` as it might become: the same name, another version.
@@ -48,130 +48,130 @@ static NEWER: Declaration = Declaration::of::<NewerWrite>();
 
 #[test]
 fn the_kind_is_in_the_key() {
-    let house = House::new();
-    house.build(&house.one(&[("a", "write", json!({}))]));
-    std::fs::write(house.folder.join("data.txt"), "hello").unwrap();
+    let project = EngineProject::new();
+    project.build(&project.one(&[("a", "write", json!({}))]));
+    std::fs::write(project.folder.join("data.txt"), "hello").unwrap();
     // The same bytes come out, by another kind.
-    assert_eq!(house.build(&house.one(&[("a", "copy", json!({"path": "data.txt"}))])).ran, 1);
+    assert_eq!(project.build(&project.one(&[("a", "copy", json!({"path": "data.txt"}))])).ran, 1);
 }
 
 #[test]
 fn the_kinds_version_is_in_the_key() {
-    let house = House::new();
-    let before = house.one(&[("a", "write", json!({}))]);
-    let mut after = house.one(&[("a", "write", json!({}))]);
+    let project = EngineProject::new();
+    let before = project.one(&[("a", "write", json!({}))]);
+    let mut after = project.one(&[("a", "write", json!({}))]);
     after.variants[0].stages[0].declaration = &NEWER;
-    assert_eq!(ran(&house, &before, &after), 1);
-    assert_eq!(house.build(&before).ran, 0);
+    assert_eq!(ran(&project, &before, &after), 1);
+    assert_eq!(project.build(&before).ran, 0);
 }
 
 #[test]
 fn every_parameter_is_in_the_key() {
-    let house = House::new();
-    let text = |value: serde_json::Value| house.one(&[("a", "write", value)]);
-    house.build(&text(json!({})));
+    let project = EngineProject::new();
+    let text = |value: serde_json::Value| project.one(&[("a", "write", value)]);
+    project.build(&text(json!({})));
     for change in [json!({"text": "other"}), json!({"milliseconds": 1}), json!({"text": "other", "milliseconds": 1})] {
-        assert_eq!(house.build(&text(change.clone())).ran, 1, "{change}");
-        assert_eq!(house.build(&text(change.clone())).ran, 0, "{change}");
+        assert_eq!(project.build(&text(change.clone())).ran, 1, "{change}");
+        assert_eq!(project.build(&text(change.clone())).ran, 0, "{change}");
     }
 }
 
 #[test]
 fn a_default_that_is_written_out_and_the_order_of_keys_are_not() {
-    let house = House::new();
+    let project = EngineProject::new();
     let (bare, written) = (json!({"text": "x"}), json!({"fail": false, "milliseconds": 0, "text": "x"}));
-    let text = |value| house.one(&[("a", "write", value)]);
-    assert_eq!(ran(&house, &text(bare), &text(written)), 0);
+    let text = |value| project.one(&[("a", "write", value)]);
+    assert_eq!(ran(&project, &text(bare), &text(written)), 0);
     let swapped = json!({"text": "x", "milliseconds": 0, "fail": false});
-    assert_eq!(house.build(&text(swapped)).ran, 0);
+    assert_eq!(project.build(&text(swapped)).ran, 0);
 }
 
 #[test]
 fn an_inputs_artifact_is_in_the_key_and_how_it_was_made_is_not() {
-    let house = House::new();
+    let project = EngineProject::new();
     let joined = |left: serde_json::Value| {
-        house.one(&[
+        project.one(&[
             ("left", "write", left),
             ("right", "write", json!({"text": "right"})),
             ("both", "join", json!({"left": "left", "right": "right"})),
         ])
     };
-    house.build(&joined(json!({"text": "one"})));
-    assert_eq!(house.build(&joined(json!({"text": "two"}))).ran, 2);
+    project.build(&joined(json!({"text": "one"})));
+    assert_eq!(project.build(&joined(json!({"text": "two"}))).ran, 2);
     // Blanks are trimmed: another action, the same artifact.
-    assert_eq!(house.build(&joined(json!({"text": " two "}))).ran, 1);
+    assert_eq!(project.build(&joined(json!({"text": " two "}))).ran, 1);
 }
 
 #[test]
 fn which_input_an_artifact_is_is_in_the_key() {
-    let house = House::new();
+    let project = EngineProject::new();
     let joined = |left: &str, right: &str| {
-        house.one(&[
+        project.one(&[
             ("a", "write", json!({"text": "a"})),
             ("b", "write", json!({"text": "b"})),
             ("both", "join", json!({"left": left, "right": right})),
         ])
     };
-    assert_eq!(ran(&house, &joined("a", "b"), &joined("b", "a")), 1);
-    assert_eq!(house.text("both"), "ba");
+    assert_eq!(ran(&project, &joined("a", "b"), &joined("b", "a")), 1);
+    assert_eq!(project.text("both"), "ba");
 }
 
 #[test]
 fn a_files_content_is_in_the_key_and_its_time_is_not() {
-    let house = House::new();
-    let file = house.folder.join("data.txt");
+    let project = EngineProject::new();
+    let file = project.folder.join("data.txt");
     std::fs::write(&file, "one").unwrap();
-    let pipeline = copies(&house, "data.txt");
-    house.build(&pipeline);
+    let pipeline = copies(&project, "data.txt");
+    project.build(&pipeline);
     let later = SystemTime::now() + Duration::from_hours(1);
     std::fs::File::options().write(true).open(&file).unwrap().set_modified(later).unwrap();
-    assert_eq!(house.build(&pipeline).ran, 0);
+    assert_eq!(project.build(&pipeline).ran, 0);
     std::fs::write(&file, "two").unwrap();
-    assert_eq!(house.build(&pipeline).ran, 1);
+    assert_eq!(project.build(&pipeline).ran, 1);
 }
 
 #[test]
 fn a_files_name_is_in_the_key_and_its_folder_is_not() {
-    let house = House::new();
+    let project = EngineProject::new();
     for folder in ["here", "there"] {
-        std::fs::create_dir(house.folder.join(folder)).unwrap();
-        std::fs::write(house.folder.join(folder).join("data.txt"), "one").unwrap();
+        std::fs::create_dir(project.folder.join(folder)).unwrap();
+        std::fs::write(project.folder.join(folder).join("data.txt"), "one").unwrap();
     }
-    std::fs::write(house.folder.join("here/other.txt"), "one").unwrap();
-    assert_eq!(ran(&house, &copies(&house, "here/data.txt"), &copies(&house, "there/data.txt")), 0);
-    assert_eq!(house.build(&copies(&house, "here/other.txt")).ran, 1);
+    std::fs::write(project.folder.join("here/other.txt"), "one").unwrap();
+    assert_eq!(ran(&project, &copies(&project, "here/data.txt"), &copies(&project, "there/data.txt")), 0);
+    assert_eq!(project.build(&copies(&project, "here/other.txt")).ran, 1);
 }
 
 #[test]
 fn the_seed_is_in_the_key_of_kinds_that_draw_and_of_no_other() {
-    let house = House::new();
+    let project = EngineProject::new();
     let stages = [("a", "write", json!({})), ("both", "join", json!({"left": "a", "right": "a"}))];
-    let seeded = |seed| house.pipeline(vec![House::variant("", json!({}), seed, &stages)]);
+    let seeded = |seed| project.pipeline(vec![EngineProject::variant("", json!({}), seed, &stages)]);
     // `join` draws, `write` does not.
-    assert_eq!(ran(&house, &seeded(1), &seeded(2)), 1);
+    assert_eq!(ran(&project, &seeded(1), &seeded(2)), 1);
 }
 
 #[test]
 fn the_names_of_stage_pipeline_and_variant_are_not_in_the_key() {
-    let house = House::new();
-    let mut before = house.one(&[("a", "write", json!({})), ("b", "join", json!({"left": "a", "right": "a"}))]);
-    house.build(&before);
+    let project = EngineProject::new();
+    let mut before = project.one(&[("a", "write", json!({})), ("b", "join", json!({"left": "a", "right": "a"}))]);
+    project.build(&before);
     let renamed = [("first", "write", json!({})), ("second", "join", json!({"left": "first", "right": "first"}))];
-    assert_eq!(house.build(&house.one(&renamed)).ran, 0);
+    assert_eq!(project.build(&project.one(&renamed)).ran, 0);
     before.name = "another".into();
-    assert_eq!(house.build(&before).ran, 0);
-    let variant = House::variant("x=1", json!({"stage.a.x": 1}), 17, &renamed);
-    assert_eq!(house.build(&house.pipeline(vec![variant])).ran, 0);
+    assert_eq!(project.build(&before).ran, 0);
+    let variant = EngineProject::variant("x=1", json!({"stage.a.x": 1}), 17, &renamed);
+    assert_eq!(project.build(&project.pipeline(vec![variant])).ran, 0);
 }
 
 #[test]
 fn the_place_of_cache_and_project_is_not_in_the_key() {
-    let (here, there) = (House::new(), House::new());
+    let (here, there) = (EngineProject::new(), EngineProject::new());
     let stages = [("a", "write", json!({"text": "x"})), ("both", "join", json!({"left": "a", "right": "a"}))];
     here.build(&here.one(&stages));
     there.build(&there.one(&stages));
-    let keys = |house: &House| {
-        house.store().record_keys().map(|mut keys| {
+    let keys = |project: &EngineProject| {
+        project.store().record_keys().map(|mut keys| {
             keys.sort_unstable();
             keys
         })

@@ -7,10 +7,10 @@
 
 mod choices;
 mod golden;
-mod house;
 mod inputs;
 mod keys;
 mod kinds;
+mod project;
 mod random;
 mod workers;
 
@@ -19,8 +19,8 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use house::{House, StageText, chain, wait_for};
 use kinds::run_assignment;
+use project::{EngineProject, StageText, chain, wait_for};
 use raisin_base::error::render;
 use raisin_engine::{self as engine, Options};
 use raisin_store::{self as store, BuildDescription};
@@ -38,10 +38,10 @@ fn worker_process() {
 #[test]
 fn builder_process() {
     let Ok(folder) = std::env::var("RAISIN_TEST_BUILD") else { return };
-    let house = House::at(PathBuf::from(folder));
+    let project = EngineProject::at(PathBuf::from(folder));
     let parameters = serde_json::from_str(&std::env::var("RAISIN_TEST_PARAMETERS").unwrap()).unwrap();
-    let options = Options { quiet: false, ..house.options() };
-    let pipeline = house.one(&[("slow", "write", parameters)]);
+    let options = Options { quiet: false, ..project.options() };
+    let pipeline = project.one(&[("slow", "write", parameters)]);
     if std::env::var_os("RAISIN_TEST_ACCEPT").is_some() {
         engine::accept(&pipeline, &options, "slow", "only words").unwrap();
         return;
@@ -52,47 +52,47 @@ fn builder_process() {
 
 #[test]
 fn a_second_build_runs_nothing_and_a_change_runs_only_what_depends_on_it() {
-    let house = House::new();
-    let first = house.one(&chain("ay", "-"));
-    assert_eq!(house.why(&first), ["a: never built", "b: never built", "c: never built", "d: never built"]);
-    let summary = house.build(&first);
+    let project = EngineProject::new();
+    let first = project.one(&chain("ay", "-"));
+    assert_eq!(project.why(&first), ["a: never built", "b: never built", "c: never built", "d: never built"]);
+    let summary = project.build(&first);
     assert_eq!((summary.ran, summary.cached, summary.exit_code()), (4, 0, 0));
-    assert_eq!(house.text("d"), "ay-beeay-bee");
-    let again = house.build(&first);
+    assert_eq!(project.text("d"), "ay-beeay-bee");
+    let again = project.build(&first);
     assert_eq!((again.ran, again.cached), (0, 4));
 
-    let changed = house.one(&chain("ay", "+"));
-    assert_eq!(house.why(&changed), ["c: between: \"-\" -> \"+\"", "d: input c will be made anew"]);
-    assert_eq!(house.build(&changed).ran, 2);
-    assert_eq!(house.text("d"), "ay+beeay+bee");
-    assert_eq!(house.build(&first).ran, 0);
-    assert_eq!(house.text("d"), "ay-beeay-bee");
+    let changed = project.one(&chain("ay", "+"));
+    assert_eq!(project.why(&changed), ["c: between: \"-\" -> \"+\"", "d: input c will be made anew"]);
+    assert_eq!(project.build(&changed).ran, 2);
+    assert_eq!(project.text("d"), "ay+beeay+bee");
+    assert_eq!(project.build(&first).ran, 0);
+    assert_eq!(project.text("d"), "ay-beeay-bee");
 }
 
 #[test]
 fn a_stage_that_makes_the_same_bytes_again_stops_the_rebuild() {
-    let house = House::new();
-    house.build(&house.one(&chain("ay", "-")));
-    let blank = house.one(&chain("ay  ", "-"));
-    let summary = house.build(&blank);
+    let project = EngineProject::new();
+    project.build(&project.one(&chain("ay", "-")));
+    let blank = project.one(&chain("ay  ", "-"));
+    let summary = project.build(&blank);
     assert_eq!((summary.ran, summary.cached), (1, 3));
 }
 
 #[test]
 fn only_builds_a_stage_and_what_it_needs() {
-    let house = House::new();
-    let pipeline = house.one(&chain("ay", "-"));
-    let options = Options { only: vec!["c".into()], ..house.options() };
+    let project = EngineProject::new();
+    let pipeline = project.one(&chain("ay", "-"));
+    let options = Options { only: vec!["c".into()], ..project.options() };
     assert_eq!(engine::build(&pipeline, &options).unwrap().ran, 3);
-    assert!(!house.folder.join("out/story/d").exists());
-    let options = Options { only: vec!["cc".into()], ..house.options() };
+    assert!(!project.folder.join("out/story/d").exists());
+    let options = Options { only: vec!["cc".into()], ..project.options() };
     let error = render(&engine::build(&pipeline, &options).unwrap_err());
     assert!(error.contains("no stage `cc`") && error.contains("did you mean `c`?"), "{error}");
 }
 
 #[test]
 fn variants_share_what_they_have_in_common_and_a_gathering_stage_sees_them_all() {
-    let house = House::new();
+    let project = EngineProject::new();
     let stages = |between: &str| -> Vec<StageText<'static>> {
         let mut stages = chain("ay", between);
         stages.push(("list", "show", json!({"of": ["a", "c"]})));
@@ -100,30 +100,30 @@ fn variants_share_what_they_have_in_common_and_a_gathering_stage_sees_them_all()
     };
     let variants = [("-", 1), ("-", 2), ("+", 1), ("+", 2)].map(|(between, seed)| {
         let values = json!({"stage.c.between": between, "pipeline.seed": seed});
-        House::variant(&format!("between={between},seed={seed}"), values, seed, &stages(between))
+        EngineProject::variant(&format!("between={between},seed={seed}"), values, seed, &stages(between))
     });
-    let pipeline = house.pipeline(variants.into());
-    let summary = house.build(&pipeline);
+    let pipeline = project.pipeline(variants.into());
+    let summary = project.build(&pipeline);
     // a, b and the list once; c and d four times.
     assert_eq!((summary.ran, summary.failures.len()), (11, 0));
-    let listed = std::fs::read_to_string(house.folder.join("out/story/list/text")).unwrap();
+    let listed = std::fs::read_to_string(project.folder.join("out/story/list/text")).unwrap();
     let lines: Vec<&str> = listed.lines().collect();
     assert_eq!(lines[0], "a {} ay");
     assert_eq!(lines[1], r#"c {"stage.c.between":"-","pipeline.seed":1} ay-bee"#);
     assert_eq!(lines.len(), 5);
-    assert_eq!(house.text("between=+,seed=2/c"), "ay+bee");
+    assert_eq!(project.text("between=+,seed=2/c"), "ay+bee");
     let description = BuildDescription::read(&summary.out).unwrap().unwrap();
     assert_eq!(description.stages.len(), 17);
-    assert_eq!(house.build(&pipeline).ran, 0);
+    assert_eq!(project.build(&pipeline).ran, 0);
 
-    let alone = house.one(&stages("-"));
-    house.build(&alone);
-    assert!(!house.folder.join("out/story/between=+,seed=2").exists(), "links of variants that are gone stay");
+    let alone = project.one(&stages("-"));
+    project.build(&alone);
+    assert!(!project.folder.join("out/story/between=+,seed=2").exists(), "links of variants that are gone stay");
 }
 
 #[test]
 fn a_link_stays_until_its_stage_has_a_newer_artifact_or_is_gone_from_the_pipeline() {
-    let house = House::new();
+    let project = EngineProject::new();
     let stages = |text: &str, fail: bool| -> Vec<StageText<'static>> {
         vec![
             ("first", "write", json!({"text": text})),
@@ -131,42 +131,42 @@ fn a_link_stays_until_its_stage_has_a_newer_artifact_or_is_gone_from_the_pipelin
             ("last", "join", json!({"left": "first", "right": "middle"})),
         ]
     };
-    assert_eq!(house.build(&house.one(&stages("old", false))).earlier, 0);
-    let described = |house: &House| {
-        let description = BuildDescription::read(&house.folder.join("out/story")).unwrap().unwrap();
+    assert_eq!(project.build(&project.one(&stages("old", false))).earlier, 0);
+    let described = |project: &EngineProject| {
+        let description = BuildDescription::read(&project.folder.join("out/story")).unwrap().unwrap();
         description.stages.into_iter().map(|built| (built.stage, built.artifact)).collect::<Vec<_>>()
     };
-    let before = described(&house);
-    let summary = house.build_so(&house.one(&stages("new", true)), |options| options.keep_going = true);
+    let before = described(&project);
+    let summary = project.build_so(&project.one(&stages("new", true)), |options| options.keep_going = true);
     assert_eq!((summary.ran, summary.exit_code(), summary.earlier), (1, 1, 2), "{summary:?}");
-    assert_eq!(["first", "middle", "last"].map(|stage| house.text(stage)), ["new", "older", "oldolder"]);
-    let after = described(&house);
+    assert_eq!(["first", "middle", "last"].map(|stage| project.text(stage)), ["new", "older", "oldolder"]);
+    let after = described(&project);
     assert!(after[0] != before[0] && after[1..] == before[1..], "{after:?}");
     // gc takes nothing of them.
-    let (store, out) = (house.store(), house.folder.join("out"));
+    let (store, out) = (project.store(), project.folder.join("out"));
     let all = store::GcOptions { yes: true, older_than: Some(Duration::ZERO), ..Default::default() };
     assert_eq!(store::gc(&store, &out, &all).unwrap().artifacts.len(), 1);
-    assert_eq!(house.text("last"), "oldolder");
+    assert_eq!(project.text("last"), "oldolder");
     // A build that leaves them out takes none away either.
-    let summary = house.build_so(&house.one(&stages("new", false)), |options| options.only = vec!["first".into()]);
+    let summary = project.build_so(&project.one(&stages("new", false)), |options| options.only = vec!["first".into()]);
     assert_eq!((summary.exit_code(), summary.earlier), (0, 2));
-    assert_eq!(house.text("last"), "oldolder");
-    let summary = house.build(&house.one(&stages("new", false)));
+    assert_eq!(project.text("last"), "oldolder");
+    let summary = project.build(&project.one(&stages("new", false)));
     assert_eq!((summary.ran, summary.earlier), (2, 0));
-    assert_eq!(house.text("last"), "newnewer");
+    assert_eq!(project.text("last"), "newnewer");
     // Gone from the pipeline, gone from the links; and so is one whose artifact is not there any more.
-    house.build(&house.one(&stages("new", false)[..2]));
-    assert!(house.folder.join("out/story/last").symlink_metadata().is_err());
-    house.store().set_aside(&house.folder.join("out/story/middle").canonicalize().unwrap()).unwrap();
-    assert_eq!(house.build(&house.one(&stages("new", true)[..2])).earlier, 0);
-    assert!(house.folder.join("out/story/middle").symlink_metadata().is_err());
+    project.build(&project.one(&stages("new", false)[..2]));
+    assert!(project.folder.join("out/story/last").symlink_metadata().is_err());
+    project.store().set_aside(&project.folder.join("out/story/middle").canonicalize().unwrap()).unwrap();
+    assert_eq!(project.build(&project.one(&stages("new", true)[..2])).earlier, 0);
+    assert!(project.folder.join("out/story/middle").symlink_metadata().is_err());
 }
 
 #[test]
 fn a_build_that_keeps_links_of_an_earlier_one_says_so() {
-    let house = House::new();
+    let project = EngineProject::new();
     let build = |parameters: Value| {
-        let output = house.builder(&parameters).stderr(Stdio::piped()).output().unwrap();
+        let output = project.builder(&parameters).stderr(Stdio::piped()).output().unwrap();
         String::from_utf8_lossy(&output.stderr).into_owned()
     };
     assert!(!build(json!({})).contains("earlier build"));
@@ -177,10 +177,10 @@ fn a_build_that_keeps_links_of_an_earlier_one_says_so() {
 
 #[test]
 fn a_build_looks_for_the_executables_of_its_stages_before_anything_runs() {
-    let house = House::new();
+    let project = EngineProject::new();
     let stages = [("first", "write", json!({})), ("far", "tell", json!({"after": "first"}))];
-    std::fs::rename(house.folder.join("raisin-worker"), house.folder.join("away")).unwrap();
-    let error = engine::build(&house.one(&stages), &house.options()).unwrap_err();
+    std::fs::rename(project.folder.join("raisin-worker"), project.folder.join("away")).unwrap();
+    let error = engine::build(&project.one(&stages), &project.options()).unwrap_err();
     let words = render(&error);
     assert!(
         words.contains("there is no executable `raisin-worker`") && words.contains("hint: `cargo build"),
@@ -188,52 +188,52 @@ fn a_build_looks_for_the_executables_of_its_stages_before_anything_runs() {
     );
     assert!(words.contains("stage `far` cannot run"), "{words}");
     assert_eq!(raisin_base::error::exit_code(&error), 1);
-    assert!(house.store().actions().unwrap().is_empty());
+    assert!(project.store().actions().unwrap().is_empty());
     // What runs nothing needs none of them.
-    assert_eq!(house.build(&house.one(&stages[..1])).ran, 1);
-    std::fs::rename(house.folder.join("raisin-data"), house.folder.join("gone")).unwrap();
-    assert_eq!(house.build(&house.one(&stages[..1])).exit_code(), 0);
+    assert_eq!(project.build(&project.one(&stages[..1])).ran, 1);
+    std::fs::rename(project.folder.join("raisin-data"), project.folder.join("gone")).unwrap();
+    assert_eq!(project.build(&project.one(&stages[..1])).exit_code(), 0);
 }
 
 #[test]
 fn a_failed_stage_is_told_with_its_log_and_what_is_finished_is_kept() {
-    let house = House::new();
+    let project = EngineProject::new();
     let stages = |fail: bool| {
-        house.one(&[
+        project.one(&[
             ("good", "write", json!({})),
             ("bad", "write", json!({"text": "x", "fail": fail, "milliseconds": 100})),
             ("after", "join", json!({"left": "good", "right": "bad"})),
         ])
     };
-    let options = Options { keep_going: true, ..house.options() };
+    let options = Options { keep_going: true, ..project.options() };
     let summary = engine::build(&stages(true), &options).unwrap();
     assert_eq!((summary.ran, summary.skipped, summary.exit_code()), (1, 1, 1));
     let reason = &summary.failures[0].reason;
     assert!(reason.contains("the reason lies here") && reason.contains("was told to fail"), "{reason}");
-    let summary = house.build(&stages(false));
+    let summary = project.build(&stages(false));
     assert_eq!((summary.ran, summary.cached), (2, 1));
 }
 
 #[test]
 fn a_stage_that_died_goes_on_from_its_checkpoint() {
-    let house = House::new();
-    let pipeline = house.one(&[("long", "write", json!({"die_once": true}))]);
-    assert_eq!(house.build(&pipeline).exit_code(), 1);
-    assert_eq!(house.build(&pipeline).ran, 1);
-    assert_eq!(house.text("long"), "hello resumed");
-    assert_eq!(std::fs::read_dir(house.folder.join("cache/tmp")).unwrap().count(), 0);
+    let project = EngineProject::new();
+    let pipeline = project.one(&[("long", "write", json!({"die_once": true}))]);
+    assert_eq!(project.build(&pipeline).exit_code(), 1);
+    assert_eq!(project.build(&pipeline).ran, 1);
+    assert_eq!(project.text("long"), "hello resumed");
+    assert_eq!(std::fs::read_dir(project.folder.join("cache/tmp")).unwrap().count(), 0);
 }
 
 #[test]
 fn builds_at_once_on_one_cache_run_each_action_once() {
-    let house = House::new();
+    let project = EngineProject::new();
     let stages: Vec<(String, Value)> =
         (0..4).map(|n| (format!("s{n}"), json!({"text": n.to_string(), "milliseconds": 100}))).collect();
     let stages: Vec<StageText<'_>> =
         stages.iter().map(|(name, value)| (name.as_str(), "write", value.clone())).collect();
-    let pipeline = house.one(&stages);
+    let pipeline = project.one(&stages);
     let summaries: Vec<engine::Summary> = std::thread::scope(|scope| {
-        let builds: Vec<_> = (0..4).map(|_| scope.spawn(|| house.build(&pipeline))).collect();
+        let builds: Vec<_> = (0..4).map(|_| scope.spawn(|| project.build(&pipeline))).collect();
         builds.into_iter().map(|build| build.join().unwrap()).collect()
     });
     assert_eq!(summaries.iter().map(|summary| summary.ran).sum::<u64>(), 4);
@@ -242,82 +242,82 @@ fn builds_at_once_on_one_cache_run_each_action_once() {
 
 #[test]
 fn a_damaged_artifact_is_named_set_aside_and_made_again() {
-    let house = House::new();
-    let pipeline = house.one(&chain("ay", "-"));
-    house.build(&pipeline);
-    let file = house.folder.join("out/story/a/text").canonicalize().unwrap();
+    let project = EngineProject::new();
+    let pipeline = project.one(&chain("ay", "-"));
+    project.build(&pipeline);
+    let file = project.folder.join("out/story/a/text").canonicalize().unwrap();
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
     std::fs::write(&file, "a").unwrap();
-    let why = house.why(&pipeline);
+    let why = project.why(&pipeline);
     assert!(why[0].contains("text has 1 bytes where 2 were written"), "{why:?}");
-    let summary = house.build(&pipeline);
+    let summary = project.build(&pipeline);
     assert_eq!((summary.ran, summary.cached), (1, 3));
 
     // A flipped byte leaves the size as it was: that is for verify to find.
-    let file = house.folder.join("out/story/b/text").canonicalize().unwrap();
+    let file = project.folder.join("out/story/b/text").canonicalize().unwrap();
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
     std::fs::write(&file, "bed").unwrap();
-    let verified = store::verify(&house.store(), &store::Verify::default()).unwrap();
+    let verified = store::verify(&project.store(), &store::Verify::default()).unwrap();
     assert_eq!(verified.damages.len(), 1);
     assert_eq!(verified.damages[0].stages, ["story.b"]);
-    assert_eq!(house.build(&pipeline).ran, 1);
-    assert!(store::verify(&house.store(), &store::Verify::default()).unwrap().damages.is_empty());
+    assert_eq!(project.build(&pipeline).ran, 1);
+    assert!(store::verify(&project.store(), &store::Verify::default()).unwrap().damages.is_empty());
 }
 
 #[test]
 fn an_edit_of_the_same_size_in_the_same_second_is_seen_and_a_touch_is_not() {
-    let house = House::new();
-    let input = house.folder.join("data.txt");
-    let pipeline = house.one(&[("copy", "copy", json!({"path": "data.txt"}))]);
+    let project = EngineProject::new();
+    let input = project.folder.join("data.txt");
+    let pipeline = project.one(&[("copy", "copy", json!({"path": "data.txt"}))]);
     for text in ["one", "two", "six"] {
         std::fs::write(&input, text).unwrap();
-        assert_eq!(house.build(&pipeline).ran, 1);
-        assert_eq!(house.text("copy"), text);
+        assert_eq!(project.build(&pipeline).ran, 1);
+        assert_eq!(project.text("copy"), text);
     }
     std::fs::write(&input, "six").unwrap();
-    assert_eq!(house.build(&pipeline).ran, 0);
+    assert_eq!(project.build(&pipeline).ran, 0);
 }
 
 #[test]
 fn a_missing_file_and_a_wrong_pin_stop_the_build_before_anything_runs() {
-    let house = House::new();
+    let project = EngineProject::new();
     let stages = |pin: Option<&str>| {
-        house.one(&[("first", "write", json!({})), ("copy", "copy", json!({"path": "data.txt", "blake3": pin}))])
+        project.one(&[("first", "write", json!({})), ("copy", "copy", json!({"path": "data.txt", "blake3": pin}))])
     };
-    let error = render(&engine::build(&stages(None), &house.options()).unwrap_err());
+    let error = render(&engine::build(&stages(None), &project.options()).unwrap_err());
     assert!(error.contains("story.toml:4:1: stage `copy`, path: there is no file"), "{error}");
-    assert!(!house.folder.join("out/story/first").exists());
-    std::fs::write(house.folder.join("data.txt"), "one").unwrap();
+    assert!(!project.folder.join("out/story/first").exists());
+    std::fs::write(project.folder.join("data.txt"), "one").unwrap();
     let wrong = "0".repeat(64);
-    let error = render(&engine::build(&stages(Some(&wrong)), &house.options()).unwrap_err());
+    let error = render(&engine::build(&stages(Some(&wrong)), &project.options()).unwrap_err());
     let found = raisin_base::digest::Digest::of(b"one").to_hex();
     assert!(error.contains(&wrong) && error.contains(found.as_str()) && error.contains("data.txt"), "{error}");
-    assert_eq!(house.build(&stages(Some(found.as_str()))).ran, 2);
+    assert_eq!(project.build(&stages(Some(found.as_str()))).ran, 2);
     // The pin is not part of the key.
-    assert_eq!(house.build(&stages(None)).ran, 0);
+    assert_eq!(project.build(&stages(None)).ran, 0);
 }
 
 #[test]
 fn an_interrupt_ends_the_build_in_order() {
-    let house = House::new();
-    let mut build = house.start_slow();
+    let project = EngineProject::new();
+    let mut build = project.start_slow();
     let began = Instant::now();
     let pid = rustix::process::Pid::from_child(&build);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     let status = build.wait().unwrap();
     assert_eq!(status.code(), Some(130));
     assert!(began.elapsed() < Duration::from_secs(3));
-    assert!(house.store().actions().unwrap().is_empty());
+    assert!(project.store().actions().unwrap().is_empty());
 }
 
 #[test]
 fn a_stage_that_does_not_listen_is_killed_and_the_build_says_how_to_go_on() {
-    let house = House::new();
+    let project = EngineProject::new();
     let stubborn = json!({"milliseconds": 60_000, "stubborn": true});
-    let build = house.builder(&stubborn).stderr(Stdio::piped()).spawn().unwrap();
-    house.wait_until_started();
+    let build = project.builder(&stubborn).stderr(Stdio::piped()).spawn().unwrap();
+    project.wait_until_started();
     // The stage has begun to turn a deaf ear once it says so.
-    wait_for("the stage is stubborn", || house.log().contains("stubborn"));
+    wait_for("the stage is stubborn", || project.log().contains("stubborn"));
     let (began, pid) = (Instant::now(), rustix::process::Pid::from_child(&build));
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     let output = build.wait_with_output().unwrap();
@@ -326,15 +326,15 @@ fn a_stage_that_does_not_listen_is_killed_and_the_build_says_how_to_go_on() {
     assert_eq!(output.status.code(), Some(130));
     let words = String::from_utf8_lossy(&output.stderr);
     assert!(words.contains("interrupted") && words.contains("the same command goes on from here"), "{words}");
-    wait_for("the stage's process is gone", || house.nobody_is_at_work());
+    wait_for("the stage's process is gone", || project.nobody_is_at_work());
 }
 
 #[test]
 fn a_build_that_waits_says_for_whom_and_then_hits() {
-    let house = House::new();
+    let project = EngineProject::new();
     let slow = json!({"milliseconds": 4000});
-    let first = house.start_with(slow.clone());
-    let second = house.builder(&slow).stderr(Stdio::piped()).output().unwrap();
+    let first = project.start_with(slow.clone());
+    let second = project.builder(&slow).stderr(Stdio::piped()).output().unwrap();
     let words = String::from_utf8_lossy(&second.stderr);
     assert!(words.contains(&format!("waiting for pid {} building slow", first.id())), "{words}");
     assert!(words.contains("cached: another build made it"), "{words}");
@@ -343,23 +343,23 @@ fn a_build_that_waits_says_for_whom_and_then_hits() {
 
 #[test]
 fn a_killed_build_takes_its_children_with_it_and_leaves_no_lock() {
-    let house = House::new();
-    let mut build = house.start_slow();
+    let project = EngineProject::new();
+    let mut build = project.start_slow();
     build.kill().unwrap();
     build.wait().unwrap();
     // The next build may begin in the same folder only when the stage's process is gone, which holds a lock there.
-    wait_for("the stage's process is gone", || house.nobody_is_at_work());
-    let summary = house.build(&house.one(&[("slow", "write", json!({"milliseconds": 3000}))]));
+    wait_for("the stage's process is gone", || project.nobody_is_at_work());
+    let summary = project.build(&project.one(&[("slow", "write", json!({"milliseconds": 3000}))]));
     assert_eq!((summary.ran, summary.exit_code()), (1, 0));
 }
 
 #[test]
 fn gc_frees_what_no_link_reaches_once_it_is_told_to() {
-    let house = House::new();
-    house.build(&house.one(&chain("ay", "-")));
-    let pipeline = house.one(&chain("ay", "+"));
-    house.build(&pipeline);
-    let (store, out) = (house.store(), house.folder.join("out"));
+    let project = EngineProject::new();
+    project.build(&project.one(&chain("ay", "-")));
+    let pipeline = project.one(&chain("ay", "+"));
+    project.build(&pipeline);
+    let (store, out) = (project.store(), project.folder.join("out"));
     // A killed build may have made them, and go on from them.
     let young = store::gc(&store, &out, &store::GcOptions::default()).unwrap();
     assert_eq!((young.kept, young.young, young.artifacts.len()), (6, 2, 0));
@@ -374,18 +374,18 @@ fn gc_frees_what_no_link_reaches_once_it_is_told_to() {
     let freed = store::gc(&store, &out, &yes).unwrap();
     assert_eq!(freed.artifacts, found.artifacts);
     assert_eq!(store.artifact_digests().unwrap().len(), 4);
-    assert_eq!(house.build(&pipeline).ran, 0);
+    assert_eq!(project.build(&pipeline).ran, 0);
 }
 
 #[test]
 fn gc_frees_nothing_of_another_project_on_the_same_cache_until_its_out_folder_is_gone() {
-    let house = House::new();
-    house.build(&house.one(&chain("ay", "-")));
-    let theirs = house.folder.join("theirs");
-    house.build_so(&house.one(&chain("ay", "+")), |options| options.out.clone_from(&theirs));
+    let project = EngineProject::new();
+    project.build(&project.one(&chain("ay", "-")));
+    let theirs = project.folder.join("theirs");
+    project.build_so(&project.one(&chain("ay", "+")), |options| options.out.clone_from(&theirs));
     let all = store::GcOptions { yes: true, older_than: Some(Duration::ZERO), ..Default::default() };
-    let (store, out) = (house.store(), house.folder.join("out"));
-    for folder in [&out, &theirs, &house.folder.join("wrong")] {
+    let (store, out) = (project.store(), project.folder.join("out"));
+    for folder in [&out, &theirs, &project.folder.join("wrong")] {
         let found = store::gc(&store, folder, &all).unwrap();
         assert_eq!((found.kept, found.artifacts.len(), found.looked_at.len()), (6, 0, 2));
     }
@@ -397,13 +397,13 @@ fn gc_frees_nothing_of_another_project_on_the_same_cache_until_its_out_folder_is
 
 #[test]
 fn a_build_that_waits_for_gc_believes_nothing_that_it_saw_before() {
-    let house = House::new();
-    let pipeline = house.one(&chain("ay", "-"));
-    house.build(&pipeline);
-    let (store, artifact) = (house.store(), house.folder.join("out/story/a").canonicalize().unwrap());
+    let project = EngineProject::new();
+    let pipeline = project.one(&chain("ay", "-"));
+    project.build(&pipeline);
+    let (store, artifact) = (project.store(), project.folder.join("out/story/a").canonicalize().unwrap());
     let alone = store.try_alone().unwrap().unwrap();
     let summary = std::thread::scope(|scope| {
-        let build = scope.spawn(|| house.build(&pipeline));
+        let build = scope.spawn(|| project.build(&pipeline));
         std::thread::sleep(Duration::from_millis(500));
         store.set_aside(&artifact).unwrap();
         drop(alone);
@@ -414,11 +414,11 @@ fn a_build_that_waits_for_gc_believes_nothing_that_it_saw_before() {
 
 #[test]
 fn gc_keeps_what_is_pinned_young_or_fits_the_budget() {
-    let house = House::new();
+    let project = EngineProject::new();
     for between in ["1", "2", "3"] {
-        house.build(&house.one(&chain("ay", between)));
+        project.build(&project.one(&chain("ay", between)));
     }
-    let (store, out) = (house.store(), house.folder.join("out"));
+    let (store, out) = (project.store(), project.folder.join("out"));
     let told = |options: &store::GcOptions| store::gc(&store, &out, options).unwrap();
     let none = store::GcOptions { older_than: Some(Duration::ZERO), ..Default::default() };
     let all = told(&none);
@@ -427,7 +427,7 @@ fn gc_keeps_what_is_pinned_young_or_fits_the_budget() {
     assert_eq!(told(&store::GcOptions { older_than: hour, ..Default::default() }).artifacts, []);
     assert_eq!(told(&store::GcOptions { budget: Some(0), ..Default::default() }).artifacts, []);
     // The oldest go first, and no more than must.
-    let files = files_below(&house.folder.join("cache/artifacts")).into_iter().map(|path| path.metadata().unwrap());
+    let files = files_below(&project.folder.join("cache/artifacts")).into_iter().map(|path| path.metadata().unwrap());
     let total: u64 = files.filter(std::fs::Metadata::is_file).map(|file| file.len()).sum();
     assert_eq!(told(&store::GcOptions { budget: Some(total), ..none }).artifacts, []);
     let some = told(&store::GcOptions { budget: Some(total * 3 / 4), ..none });
@@ -445,18 +445,18 @@ fn gc_keeps_what_is_pinned_young_or_fits_the_budget() {
 
 #[test]
 fn gc_leaves_the_checkpoints_of_a_killed_stage_for_the_build_that_goes_on() {
-    let house = House::new();
-    let mut build = house.start_slow();
+    let project = EngineProject::new();
+    let mut build = project.start_slow();
     build.kill().unwrap();
     build.wait().unwrap();
-    let staging = house.folder.join("cache/tmp");
+    let staging = project.folder.join("cache/tmp");
     let left = || std::fs::read_dir(&staging).unwrap().count();
     assert_eq!(left(), 1);
     let collect = |older_than| {
         let options = store::GcOptions { yes: true, older_than, ..Default::default() };
         let began = Instant::now();
         // A child that was being started when its build died holds the build's lock for a moment.
-        while let Err(error) = store::gc(&house.store(), &house.folder.join("out"), &options) {
+        while let Err(error) = store::gc(&project.store(), &project.folder.join("out"), &options) {
             assert!(began.elapsed() < Duration::from_secs(5), "{error}");
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -469,32 +469,32 @@ fn gc_leaves_the_checkpoints_of_a_killed_stage_for_the_build_that_goes_on() {
 
 #[test]
 fn a_build_with_nothing_to_do_adds_two_lines_to_the_journal_and_writes_nothing_else() {
-    let house = House::new();
-    std::fs::write(house.folder.join("data.txt"), "data").unwrap();
+    let project = EngineProject::new();
+    std::fs::write(project.folder.join("data.txt"), "data").unwrap();
     // The digest of an input is kept once it has been at rest for two seconds.
     std::thread::sleep(Duration::from_millis(2100));
     let variants = [1, 2].map(|seed| {
         let mut stages = chain("ay", "-");
         stages.push(("e", "copy", json!({"path": "data.txt"})));
-        House::variant(&format!("seed={seed}"), json!({"pipeline.seed": seed}), seed, &stages)
+        EngineProject::variant(&format!("seed={seed}"), json!({"pipeline.seed": seed}), seed, &stages)
     });
-    let pipeline = house.pipeline(variants.into());
-    assert_eq!(house.build(&pipeline).ran, 7);
+    let pipeline = project.pipeline(variants.into());
+    assert_eq!(project.build(&pipeline).ran, 7);
     let look = || {
-        let files = files_below(&house.folder).into_iter();
+        let files = files_below(&project.folder).into_iter();
         files.map(|path| (store::Fingerprint::of(&path).unwrap(), path)).collect::<Vec<_>>()
     };
-    let (before, lines) = (look(), house.store().journal().unwrap().len());
-    let again = house.build(&pipeline);
+    let (before, lines) = (look(), project.store().journal().unwrap().len());
+    let again = project.build(&pipeline);
     assert_eq!((again.ran, again.cached), (0, 7));
-    assert_eq!(house.store().journal().unwrap().len(), lines + 2);
+    assert_eq!(project.store().journal().unwrap().len(), lines + 2);
     let changed: Vec<PathBuf> =
         before.into_iter().zip(look()).filter(|(before, after)| before != after).map(|(before, _)| before.1).collect();
-    assert!(changed.len() == 1 && changed[0].starts_with(house.folder.join("cache/journal")), "{changed:?}");
+    assert!(changed.len() == 1 && changed[0].starts_with(project.folder.join("cache/journal")), "{changed:?}");
     // Links that are not as they were left are set again.
-    let link = house.folder.join("out/story/seed=1/d");
+    let link = project.folder.join("out/story/seed=1/d");
     std::fs::remove_file(&link).unwrap();
-    house.build(&pipeline);
+    project.build(&pipeline);
     assert_eq!(std::fs::read_to_string(link.join("text")).unwrap(), "ay-beeay-bee");
 }
 

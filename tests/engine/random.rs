@@ -13,8 +13,8 @@ use raisin_store::{self as store, BuildDescription, GcOptions};
 use rand_chacha::rand_core::Rng as _;
 use serde_json::{Value, json};
 
-use crate::house::{House, StageText};
 use crate::kinds::run_assignment;
+use crate::project::{EngineProject, StageText};
 
 const NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
 const FILES: [&str; 3] = ["one.txt", "two.txt", "three.txt"];
@@ -105,13 +105,13 @@ impl State {
         }
     }
 
-    fn write_files(&self, house: &House) {
+    fn write_files(&self, project: &EngineProject) {
         for (name, text) in FILES.iter().zip(&self.files) {
-            std::fs::write(house.folder.join(name), text).unwrap();
+            std::fs::write(project.folder.join(name), text).unwrap();
         }
     }
 
-    fn pipeline(&self, house: &House) -> Pipeline {
+    fn pipeline(&self, project: &EngineProject) -> Pipeline {
         let stages: Vec<StageText<'_>> = self
             .stages
             .iter()
@@ -126,7 +126,7 @@ impl State {
                 (stage.name, kind, parameters)
             })
             .collect();
-        house.pipeline(vec![House::variant("", json!({}), self.seed, &stages)])
+        project.pipeline(vec![EngineProject::variant("", json!({}), self.seed, &stages)])
     }
 }
 
@@ -144,15 +144,15 @@ fn built(pipeline: &Pipeline, options: &Options) -> (u64, BTreeMap<String, (Stri
     (summary.ran, stages.collect())
 }
 
-/// Makes the stages of a house in this process. A worker is a process of its own, but a shell that only asks and waits: one
+/// Makes the stages of a project in this process. A worker is a process of its own, but a shell that only asks and waits: one
 /// of this executable would load libtorch, which all tests are linked with, for every one of some 30,000 builds.
-struct Kitchen {
+struct ShellWorkers {
     requests: PathBuf,
 }
 
-impl Kitchen {
-    fn open(house: &House) -> Self {
-        let requests = house.folder.join("requests");
+impl ShellWorkers {
+    fn open(project: &EngineProject) -> Self {
+        let requests = project.folder.join("requests");
         let mode = rustix::fs::Mode::from_raw_mode(0o600);
         rustix::fs::mknodat(rustix::fs::CWD, requests.as_path(), rustix::fs::FileType::Fifo, mode, 0).unwrap();
         // Opened once, for both ways: between two replies it has neither an end nor a writer of before.
@@ -161,7 +161,7 @@ impl Kitchen {
              echo \"$$ $request\" > \"$requests\"\nread -r reply <&3\necho \"$reply\"\ndone\n",
             requests.display()
         );
-        std::fs::write(house.folder.join("raisin-data"), script).unwrap();
+        std::fs::write(project.folder.join("raisin-data"), script).unwrap();
         // For writing, too: so it does not end when a shell closes it.
         let pipe = std::fs::File::options().read(true).write(true).open(&requests).unwrap();
         let replies = requests.clone();
@@ -182,17 +182,17 @@ impl Kitchen {
     }
 }
 
-impl Drop for Kitchen {
+impl Drop for ShellWorkers {
     fn drop(&mut self) {
         let _ = std::fs::write(&self.requests, "end\n");
     }
 }
 
-fn options(house: &House, place: &str) -> Options {
+fn options(project: &EngineProject, place: &str) -> Options {
     Options {
-        cache: house.folder.join(place).join("cache"),
-        out: house.folder.join(place).join("out"),
-        ..house.options()
+        cache: project.folder.join(place).join("cache"),
+        out: project.folder.join(place).join("out"),
+        ..project.options()
     }
 }
 
@@ -204,8 +204,8 @@ fn an_incremental_build_of_a_random_graph_after_random_edits_is_a_clean_build() 
     let mut chance = Chance(Seed::new(seed).at("graphs").rng());
     let (mut done, mut ran, mut clean_ran) = (0, 0, 0);
     while done < cases {
-        let house = House::new();
-        let _kitchen = Kitchen::open(&house);
+        let project = EngineProject::new();
+        let _kitchen = ShellWorkers::open(&project);
         let mut earlier = vec![State::new(&mut chance)];
         for _ in 0..25.min(cases - done) {
             let mut state = earlier[earlier.len() - 1].clone();
@@ -213,28 +213,28 @@ fn an_incremental_build_of_a_random_graph_after_random_edits_is_a_clean_build() 
                 0 => state = earlier[chance.below(earlier.len())].clone(),
                 1 => {
                     let options = GcOptions { yes: true, older_than: Some(Duration::ZERO), ..GcOptions::default() };
-                    let (cache, out) = (house.folder.join("kept/cache"), house.folder.join("kept/out"));
+                    let (cache, out) = (project.folder.join("kept/cache"), project.folder.join("kept/out"));
                     store::gc(&store::Store::open(&cache).unwrap(), &out, &options).unwrap();
                     state.edit(&mut chance);
                 }
                 edits => (0..=edits % 3).for_each(|_| state.edit(&mut chance)),
             }
-            state.write_files(&house);
-            let pipeline = state.pipeline(&house);
-            let (some, incremental) = built(&pipeline, &options(&house, "kept"));
-            let (all, clean) = built(&pipeline, &options(&house, "clean"));
+            state.write_files(&project);
+            let pipeline = state.pipeline(&project);
+            let (some, incremental) = built(&pipeline, &options(&project, "kept"));
+            let (all, clean) = built(&pipeline, &options(&project, "clean"));
             assert_eq!(incremental, clean, "case {done}: {}", shown(&state));
             // And once more: nothing is left to do.
-            assert_eq!(built(&pipeline, &options(&house, "kept")), (0, incremental), "case {done}");
+            assert_eq!(built(&pipeline, &options(&project, "kept")), (0, incremental), "case {done}");
             // The cache is read-only; the test is not.
-            store::remove_tree(&house.folder.join("clean")).unwrap();
+            store::remove_tree(&project.folder.join("clean")).unwrap();
             (done, ran, clean_ran) = (done + 1, ran + some, clean_ran + all);
             if done % 1000 == 0 {
                 println!("{done} edits without a difference");
             }
             earlier.push(state);
         }
-        store::remove_tree(&house.folder.join("kept")).unwrap();
+        store::remove_tree(&project.folder.join("kept")).unwrap();
     }
     assert!(ran < clean_ran, "nothing was ever reused: the check checks nothing");
     println!("{done} edits of random graphs: no difference; {ran} stages ran where clean builds ran {clean_ran}");

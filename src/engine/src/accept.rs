@@ -4,9 +4,9 @@ use std::io::Write as _;
 
 use super::Options;
 use super::difference::words;
-use super::explain::{History, Question};
+use super::explain::{ExplainRequest, History};
 use super::interrupt::Interrupt;
-use super::resolve::{Found, Resolver};
+use super::resolve::{Resolver, StageLookup};
 use super::waiting::{once_each, words as words_of_waiting};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Problem, Result};
@@ -39,7 +39,7 @@ pub fn accept(pipeline: &Pipeline, options: &Options, stage: &str, reason: &str)
         let action = resolver.action(id)?;
         let key = action.key();
         if let Some(key) = key
-            && let Found::Hit(_) = resolver.find(id, key)?
+            && let StageLookup::Hit(_) = resolver.find(id, key)?
         {
             continue;
         }
@@ -50,12 +50,12 @@ pub fn accept(pipeline: &Pipeline, options: &Options, stage: &str, reason: &str)
             return Err(Problem::usage(message).hint(hint).into());
         }
         let Some(key) = key else { continue };
-        let question = Question::of(&resolver, id, &action);
+        let request = ExplainRequest::of(&resolver, id, &action);
         let nothing = || {
             Problem::usage(format!("there is no earlier artifact of `{label}` that could stand for this one"))
                 .hint(format!("`raisin build` makes it: `--only {stage}`"))
         };
-        let (old, differences) = history.accept(&store, &question)?.ok_or_else(nothing)?;
+        let (old, differences) = history.accept(&store, &request)?.ok_or_else(nothing)?;
         // Looked up as any artifact is that is to be served.
         let Lookup::Hit(old) = store.lookup(old)? else { return Err(nothing().into()) };
         let accepted = Accepted {

@@ -7,18 +7,18 @@ use std::time::{Duration, Instant};
 
 use super::child::{Children, executable};
 use super::difference::{Difference, words};
-use super::explain::{History, Question};
+use super::explain::{ExplainRequest, History};
 use super::graph::NodeId;
 use super::interrupt::Interrupt;
-use super::job::{Order, assemble};
-use super::lanes::Lanes;
-use super::make::{Check, Job, Message, Mode, Outcome, plain};
+use super::job::{JobOrder, assemble};
+use super::make::{Check, Job, JobMessage, MadeAction, Mode, plain};
 use super::plan_file::PlanFile;
-use super::resolve::{Found, Resolver};
-use super::resources::Machine;
-use super::schedule::{Schedule, State, Turn};
+use super::resolve::{Resolver, StageLookup};
+use super::resources::Capacity;
+use super::schedule::{Scheduler, StageState, Turn};
 use super::summary::{Failure, Summary};
 use super::told::{HOW_TO_GO_ON, News, Told};
+use super::worker_pool::WorkerPool;
 use super::{Options, links};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Result, anyhow, bail};
@@ -57,7 +57,7 @@ fn build_with(pipeline: &Pipeline, options: &Options, plan: Option<&PlanFile>) -
     told.begins(pipeline);
     let mut build = Build::new(resolver, options, plan, &interrupt, &mut told);
     build.look_up_ready()?;
-    if build.schedule.count(|state| state == State::Queued) > 0 {
+    if build.scheduler.count(|state| state == StageState::Queued) > 0 {
         build.check_executables()?;
         build.tell_cached()?;
         build.run()?;
@@ -82,8 +82,8 @@ struct Build<'a> {
     resolver: Resolver<'a>,
     plan: Option<&'a PlanFile>,
     interrupt: &'a Interrupt,
-    schedule: Schedule,
-    machine: Machine,
+    scheduler: Scheduler,
+    capacity: Capacity,
     history: History,
     told: &'a mut Told,
     /// By node.
@@ -105,15 +105,15 @@ impl<'a> Build<'a> {
         told: &'a mut Told,
     ) -> Self {
         let graph = &resolver.graph;
-        let machine = Machine::of(options, resolver.devices);
-        let nodes = graph.nodes.iter().map(|node| (machine.demand(node.stage), node.dependents.clone()));
-        let schedule = Schedule::new(nodes, machine);
+        let capacity = Capacity::of(options, resolver.devices);
+        let nodes = graph.nodes.iter().map(|node| (capacity.demand(node.stage), node.dependents.clone()));
+        let scheduler = Scheduler::new(nodes, capacity);
         let forced = graph.nodes.iter().map(|node| options.force.names(&node.stage.name));
         Self {
             plan,
             interrupt,
-            schedule,
-            machine,
+            scheduler,
+            capacity,
             history: History::default(),
             told,
             work: forced.map(|forced| Work { forced, ..Work::default() }).collect(),
@@ -139,7 +139,7 @@ impl<'a> Build<'a> {
     /// as what cannot be made: that ends the stage and not the build.
     fn look_up_ready(&mut self) -> Result<Vec<NodeId>> {
         let mut hits = Vec::new();
-        while let Some(id) = self.schedule.next_ready() {
+        while let Some(id) = self.scheduler.next_ready() {
             // One look may read a large artifact again: between two of them it is asked whether anybody waits.
             if self.interrupt.count() > 0 {
                 self.interrupted = true;
@@ -148,7 +148,7 @@ impl<'a> Build<'a> {
             match self.look_up(id) {
                 Ok(Some((key, artifact))) => {
                     self.tell(id, News::Hit { key, artifact })?;
-                    self.schedule.done(id);
+                    self.scheduler.done(id);
                     hits.push(id);
                 }
                 Ok(None) => {}
@@ -164,14 +164,14 @@ impl<'a> Build<'a> {
         let key = action.key().with_context(|| format!("`{}` is ready without its inputs", self.label(id)))?;
         self.work[id].key = Some(key);
         let forced = self.work[id].forced;
-        let found = if forced { Found::Miss(Some(Difference::Forced)) } else { self.resolver.find(id, key)? };
+        let found = if forced { StageLookup::Miss(Some(Difference::Forced)) } else { self.resolver.find(id, key)? };
         let lost = match found {
-            Found::Hit(artifact) => return Ok(Some((key, artifact))),
-            Found::Miss(lost) => lost,
+            StageLookup::Hit(artifact) => return Ok(Some((key, artifact))),
+            StageLookup::Miss(lost) => lost,
         };
         let why = self.explain(id, &action, lost)?;
         self.work[id].action = Some(action);
-        match self.schedule.queue(id, key) {
+        match self.scheduler.queue(id, key) {
             Turn::Waits => {
                 self.tell(id, News::Miss { key, why })?;
                 Ok(None)
@@ -201,8 +201,8 @@ impl<'a> Build<'a> {
                 return Ok(why);
             }
             (None, None) => {
-                let question = Question::of(&self.resolver, id, action);
-                self.history.explain(&self.resolver.store, &question)?
+                let request = ExplainRequest::of(&self.resolver, id, action);
+                self.history.explain(&self.resolver.store, &request)?
             }
         };
         Ok(words(&why))
@@ -217,7 +217,8 @@ impl<'a> Build<'a> {
         let mut found: Vec<Process> = Vec::new();
         for (id, node) in self.resolver.graph.nodes.iter().enumerate() {
             let process = node.stage.declaration.process;
-            let may_run = !matches!(self.schedule.state(id), State::Done | State::Failed | State::Skipped);
+            let may_run =
+                !matches!(self.scheduler.state(id), StageState::Done | StageState::Failed | StageState::Skipped);
             if may_run && !found.contains(&process) {
                 executable(process, self.mode.executables.as_deref())
                     .with_context(|| format!("stage `{}` cannot run", self.label(id)))?;
@@ -248,8 +249,8 @@ impl<'a> Build<'a> {
                     std::process::exit(130);
                 }
             });
-            let lanes = Lanes::new(scope, &store, children, sender);
-            let result = self.drive(lanes, children, &receiver);
+            let pool = WorkerPool::new(scope, &store, children, sender);
+            let result = self.drive(pool, children, &receiver);
             if result.is_err() {
                 // Whatever went wrong here, no child is left behind.
                 children.stop();
@@ -259,23 +260,28 @@ impl<'a> Build<'a> {
         })
     }
 
-    fn drive(&mut self, mut lanes: Lanes<'_, '_>, children: &Children, receiver: &Receiver<Message>) -> Result<()> {
+    fn drive(
+        &mut self,
+        mut pool: WorkerPool<'_, '_>,
+        children: &Children,
+        receiver: &Receiver<JobMessage>,
+    ) -> Result<()> {
         let interrupt = self.interrupt;
         let mut stopped: Option<Instant> = None;
         loop {
             let go_on = stopped.is_none() && (self.failed.is_empty() || self.keep_going);
-            while go_on && let Some((id, gpu)) = self.schedule.start() {
+            while go_on && let Some((id, gpu)) = self.scheduler.start() {
                 let job = self.job(id, gpu)?;
                 self.tell(id, News::Begins)?;
-                lanes.start(job, gpu);
+                pool.start(job, gpu);
             }
-            if self.schedule.running() == 0 {
+            if self.scheduler.running() == 0 {
                 return Ok(());
             }
             match receiver.recv_timeout(Duration::from_millis(50)) {
                 Ok(message) => {
-                    if let Message::Ended { id, .. } = &message {
-                        lanes.ended(*id);
+                    if let JobMessage::Ended { id, .. } = &message {
+                        pool.ended(*id);
                     }
                     self.receive(message)?;
                 }
@@ -299,32 +305,32 @@ impl<'a> Build<'a> {
         let work = &self.work[id];
         let key = work.key.context("a stage without a key cannot run")?;
         let action = work.action.as_ref().context("a stage without an action cannot run")?;
-        let demand = self.machine.demand(self.resolver.graph.nodes[id].stage);
+        let demand = self.capacity.demand(self.resolver.graph.nodes[id].stage);
         let mode = Mode { anew: work.forced, ..self.mode.clone() };
-        let order = Order { key, action, run: self.told.run(), threads: demand.threads, gpu, mode };
+        let order = JobOrder { key, action, run: self.told.run(), threads: demand.threads, gpu, mode };
         assemble(&self.resolver, id, order)
     }
 
-    fn receive(&mut self, message: Message) -> Result<()> {
+    fn receive(&mut self, message: JobMessage) -> Result<()> {
         match message {
-            Message::Waiting { id, words } => self.tell(id, News::Waits(&words)),
-            Message::Started { id } => match self.work[id].key {
+            JobMessage::Waiting { id, words } => self.tell(id, News::Waits(&words)),
+            JobMessage::Started { id } => match self.work[id].key {
                 Some(key) => self.tell(id, News::Started { key }),
                 None => Ok(()),
             },
-            Message::Event { id, event } => self.tell(id, News::Said(&event)),
-            Message::Ended { id, result } => {
+            JobMessage::Event { id, event } => self.tell(id, News::Said(&event)),
+            JobMessage::Ended { id, result } => {
                 self.tell(id, News::Ended)?;
                 match *result {
-                    Ok(outcome) => self.succeeded(id, &outcome),
+                    Ok(made) => self.succeeded(id, &made),
                     Err(error) => self.failed(id, &error),
                 }
             }
         }
     }
 
-    fn succeeded(&mut self, id: NodeId, outcome: &Outcome) -> Result<()> {
-        let Outcome { record, ran, check } = outcome;
+    fn succeeded(&mut self, id: NodeId, made: &MadeAction) -> Result<()> {
+        let MadeAction { record, ran, check } = made;
         let (key, artifact) = (record.key, record.artifact);
         if *ran {
             self.tell(id, News::Ran { record, check })?;
@@ -333,12 +339,12 @@ impl<'a> Build<'a> {
             self.tell(id, News::MadeByAnotherBuild { key, artifact })?;
         }
         self.resolver.settle(id, artifact);
-        for follower in self.schedule.followers(id) {
+        for follower in self.scheduler.followers(id) {
             self.tell(follower, News::Hit { key, artifact })?;
             self.resolver.settle(follower, artifact);
-            self.schedule.done(follower);
+            self.scheduler.done(follower);
         }
-        self.schedule.done(id);
+        self.scheduler.done(id);
         for hit in self.look_up_ready()? {
             self.tell(hit, News::Cached)?;
         }
@@ -350,9 +356,9 @@ impl<'a> Build<'a> {
     }
 
     fn failed(&mut self, id: NodeId, error: &raisin_base::error::Error) -> Result<()> {
-        let followers = self.schedule.followers(id);
-        self.schedule.failed(id);
-        followers.into_iter().for_each(|follower| self.schedule.failed(follower));
+        let followers = self.scheduler.followers(id);
+        self.scheduler.failed(id);
+        followers.into_iter().for_each(|follower| self.scheduler.failed(follower));
         let reason = plain(error);
         if self.interrupted {
             let key = self.work[id].key;
@@ -372,7 +378,7 @@ impl<'a> Build<'a> {
     /// Before the first stage runs: which need not.
     fn tell_cached(&mut self) -> Result<()> {
         for id in 0..self.work.len() {
-            if self.schedule.state(id) == State::Done {
+            if self.scheduler.state(id) == StageState::Done {
                 self.tell(id, News::Cached)?;
             }
         }
@@ -382,15 +388,16 @@ impl<'a> Build<'a> {
     fn finish(mut self, began: Instant, options: &Options) -> Result<Summary> {
         if self.failed.is_empty() && !self.interrupted {
             // Before any link of it goes.
-            let settled = |id: &NodeId| matches!(self.schedule.state(*id), State::Done | State::Skipped);
+            let settled = |id: &NodeId| matches!(self.scheduler.state(*id), StageState::Done | StageState::Skipped);
             if let Some(id) = (0..self.work.len()).find(|id| !settled(id)) {
                 bail!("raisin itself failed: `{}` was neither found nor made", self.label(id));
             }
         }
         let work = self.work.iter().enumerate();
-        let keys = work.map(|(id, work)| work.key.filter(|_| self.schedule.state(id) == State::Done));
+        let keys = work.map(|(id, work)| work.key.filter(|_| self.scheduler.state(id) == StageState::Done));
         let keys: Vec<Option<Digest>> = keys.collect();
-        let links::Update { folder: out, changed, earlier } = links::update(&mut self.resolver, &keys, &options.out)?;
+        let links::LinkUpdate { folder: out, changed, earlier } =
+            links::update(&mut self.resolver, &keys, &options.out)?;
         if changed || self.ran > 0 || self.resolver.found_in_store || self.resolver.index.has_changed() {
             self.remember(&keys, options.only.is_empty());
         }
@@ -401,8 +408,8 @@ impl<'a> Build<'a> {
         let summary = Summary {
             pipeline: self.resolver.graph.pipeline.name.clone(),
             ran: self.ran,
-            cached: self.schedule.count(|state| state == State::Done) - self.ran,
-            skipped: self.schedule.count(|state| !matches!(state, State::Done | State::Failed)),
+            cached: self.scheduler.count(|state| state == StageState::Done) - self.ran,
+            skipped: self.scheduler.count(|state| !matches!(state, StageState::Done | StageState::Failed)),
             earlier,
             failures: self.failed.iter().map(failure).collect(),
             interrupted: self.interrupted,

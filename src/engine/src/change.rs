@@ -18,12 +18,12 @@ pub struct FileChange {
     /// Below the artifact.
     pub file: String,
     #[serde(flatten)]
-    pub change: Change,
+    pub change: ChangeKind,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "change")]
-pub enum Change {
+pub enum ChangeKind {
     /// A table with another number of rows.
     Rows {
         from: u64,
@@ -48,19 +48,19 @@ fn changes_with(
 ) -> Vec<FileChange> {
     let (Some(before), Some(after)) = (manifest(store, from), manifest(store, to)) else { return Vec::new() };
     let change = |difference| match difference {
-        FileDifference::Added(file) => FileChange { file: file.path.clone(), change: Change::Added },
-        FileDifference::Removed(file) => FileChange { file: file.path.clone(), change: Change::Removed },
-        FileDifference::Changed { to, .. } => FileChange { file: to.path.clone(), change: Change::Bytes },
+        FileDifference::Added(file) => FileChange { file: file.path.clone(), change: ChangeKind::Added },
+        FileDifference::Removed(file) => FileChange { file: file.path.clone(), change: ChangeKind::Removed },
+        FileDifference::Changed { to, .. } => FileChange { file: to.path.clone(), change: ChangeKind::Bytes },
     };
     let mut found: Vec<FileChange> = before.differences(&after).into_iter().map(change).collect();
     count_rows(&mut found, &[store.artifact_folder(from), store.artifact_folder(to)], rows);
-    found.sort_by_key(|change| !matches!(change.change, Change::Rows { .. }));
+    found.sort_by_key(|change| !matches!(change.change, ChangeKind::Rows { .. }));
     found
 }
 
-/// Turns the changes of tables that have another number of rows into [`Change::Rows`].
+/// Turns the changes of tables that have another number of rows into [`ChangeKind::Rows`].
 fn count_rows(found: &mut [FileChange], artifacts: &[PathBuf; 2], rows: impl Fn(&[PathBuf]) -> Vec<Option<u64>>) {
-    let is_table = |change: &&mut FileChange| change.change == Change::Bytes && change.file.ends_with(".parquet");
+    let is_table = |change: &&mut FileChange| change.change == ChangeKind::Bytes && change.file.ends_with(".parquet");
     let tables: Vec<&mut FileChange> = found.iter_mut().filter(is_table).collect();
     if tables.is_empty() {
         return;
@@ -71,7 +71,7 @@ fn count_rows(found: &mut [FileChange], artifacts: &[PathBuf; 2], rows: impl Fn(
         if let [Some(from), Some(to)] = *counts
             && from != to
         {
-            table.change = Change::Rows { from, to };
+            table.change = ChangeKind::Rows { from, to };
         }
     }
 }
@@ -110,14 +110,14 @@ pub fn in_words(changes: &[FileChange]) -> String {
 fn word(FileChange { file, change }: &FileChange) -> String {
     let name = file.strip_suffix(".parquet").unwrap_or(file);
     match change {
-        Change::Rows { from, to } => {
+        ChangeKind::Rows { from, to } => {
             let (count, which) = if to > from { (to - from, "more") } else { (from - to, "fewer") };
             let rows = if count == 1 { "row" } else { "rows" };
             format!("{count} {rows} {which} in {name}")
         }
-        Change::Bytes => format!("other bytes in {name}"),
-        Change::Added => format!("{name} is new"),
-        Change::Removed => format!("{name} is gone"),
+        ChangeKind::Bytes => format!("other bytes in {name}"),
+        ChangeKind::Added => format!("{name} is new"),
+        ChangeKind::Removed => format!("{name} is gone"),
     }
 }
 

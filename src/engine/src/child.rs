@@ -23,7 +23,7 @@ pub struct Children {
 }
 
 /// A started process. It is told to end with its build, however that ends.
-pub struct Running<'c> {
+pub struct ChildProcess<'c> {
     child: Arc<Mutex<Child>>,
     pid: u32,
     children: &'c Children,
@@ -32,7 +32,7 @@ pub struct Running<'c> {
 impl Children {
     /// Starts a process, with its standard error going to `log`. The thread that calls this must outlive the process:
     /// with it, the kernel kills the process too.
-    pub fn start(&self, mut command: Command, log: &File) -> Result<(Running<'_>, ChildStdin, ChildStdout)> {
+    pub fn start(&self, mut command: Command, log: &File) -> Result<(ChildProcess<'_>, ChildStdin, ChildStdout)> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log.try_clone()?);
         // A group of its own: Ctrl-C reaches the build alone, which then ends its children in order.
         command.process_group(0);
@@ -52,7 +52,7 @@ impl Children {
         if self.is_stopping() {
             self.signal(Signal::TERM);
         }
-        Ok((Running { child, pid, children: self }, stdin, stdout))
+        Ok((ChildProcess { child, pid, children: self }, stdin, stdout))
     }
 
     pub fn is_stopping(&self) -> bool {
@@ -74,7 +74,7 @@ impl Children {
     }
 }
 
-impl Running<'_> {
+impl ChildProcess<'_> {
     /// Whether it still runs.
     pub fn is_alive(&self) -> bool {
         matches!(locked(&self.child).try_wait(), Ok(None))
@@ -95,7 +95,7 @@ impl Running<'_> {
     }
 }
 
-impl Drop for Running<'_> {
+impl Drop for ChildProcess<'_> {
     fn drop(&mut self) {
         locked(&self.children.running).remove(&self.pid);
     }

@@ -55,14 +55,14 @@ impl Records {
     }
 
     /// Those of the same stage of the same pipeline, the newest first.
-    fn of_stage(&self, question: &Question<'_>) -> impl Iterator<Item = &Earlier> {
-        let stage = [question.pipeline, question.stage, question.kind].map(str::to_owned);
+    fn of_stage(&self, request: &ExplainRequest<'_>) -> impl Iterator<Item = &Earlier> {
+        let stage = [request.pipeline, request.stage, request.kind].map(str::to_owned);
         self.newest_first(self.of_stages.get(&stage))
     }
 
     /// The newest of the same kind.
-    fn of_kind(&self, question: &Question<'_>) -> impl Iterator<Item = &Earlier> {
-        self.newest_first(self.of_kinds.get(question.kind)).take(OF_THE_KIND)
+    fn of_kind(&self, request: &ExplainRequest<'_>) -> impl Iterator<Item = &Earlier> {
+        self.newest_first(self.of_kinds.get(request.kind)).take(OF_THE_KIND)
     }
 
     fn newest_first(&self, indices: Option<&Vec<usize>>) -> impl Iterator<Item = &Earlier> {
@@ -71,7 +71,7 @@ impl Records {
 }
 
 /// Whose action is to be explained.
-pub struct Question<'q> {
+pub struct ExplainRequest<'q> {
     pub pipeline: &'q str,
     pub stage: &'q str,
     pub variant: String,
@@ -81,7 +81,7 @@ pub struct Question<'q> {
     pub inputs: Vec<(String, &'q str)>,
 }
 
-impl<'q> Question<'q> {
+impl<'q> ExplainRequest<'q> {
     pub fn of(resolver: &'q Resolver<'_>, id: NodeId, action: &'q Action<'q>) -> Self {
         let node = &resolver.graph.nodes[id];
         let parameter = |pointer: &str| pointer.trim_start_matches('/').replace('/', ".");
@@ -100,27 +100,27 @@ impl History {
     /// The differences to the nearest earlier action: of the same stage of the same pipeline if there is any, else among
     /// the newest of the same kind. Nearest is the one with the fewest differences, then the same variant's, then the
     /// newest.
-    pub fn explain(&mut self, store: &Store, question: &Question<'_>) -> Result<Vec<Difference>> {
-        let action = reread(question.action)?;
+    pub fn explain(&mut self, store: &Store, request: &ExplainRequest<'_>) -> Result<Vec<Difference>> {
+        let action = reread(request.action)?;
         let records = self.records(store)?;
-        let nearest = closest(records.of_stage(question), question, &action)
-            .or_else(|| closest(records.of_kind(question), question, &action));
+        let nearest = closest(records.of_stage(request), request, &action)
+            .or_else(|| closest(records.of_kind(request), request, &action));
         let Some((_, mut found)) = nearest else { return Ok(vec![Difference::NeverBuilt]) };
         if found.is_empty() {
             found.push(Difference::Lost { reason: "its record or artifact was lost".to_owned() });
         }
-        found.iter_mut().for_each(|difference| look_closer(difference, store, question));
+        found.iter_mut().for_each(|difference| look_closer(difference, store, request));
         found.dedup();
         Ok(found)
     }
 
     /// The key of the nearest earlier action of the very same stage and variant, for a person to accept its artifact.
-    pub fn accept(&mut self, store: &Store, question: &Question<'_>) -> Result<Option<(Digest, Vec<Difference>)>> {
-        let action = reread(question.action)?;
-        let earlier = self.records(store)?.of_stage(question);
-        let nearest = closest(earlier.filter(|one| one.record.variant == question.variant), question, &action);
+    pub fn accept(&mut self, store: &Store, request: &ExplainRequest<'_>) -> Result<Option<(Digest, Vec<Difference>)>> {
+        let action = reread(request.action)?;
+        let earlier = self.records(store)?.of_stage(request);
+        let nearest = closest(earlier.filter(|one| one.record.variant == request.variant), request, &action);
         Ok(nearest.map(|(earlier, mut found)| {
-            found.iter_mut().for_each(|difference| look_closer(difference, store, question));
+            found.iter_mut().for_each(|difference| look_closer(difference, store, request));
             (earlier.record.key, found)
         }))
     }
@@ -142,17 +142,17 @@ pub fn reread(action: &Action<'_>) -> Result<Action<'static>> {
 /// Of those that are equally near, the first.
 fn closest<'r>(
     earlier: impl Iterator<Item = &'r Earlier>,
-    question: &Question<'_>,
+    request: &ExplainRequest<'_>,
     action: &Action<'_>,
 ) -> Option<(&'r Earlier, Vec<Difference>)> {
     earlier
         .map(|earlier| (earlier, differences(&earlier.action, action)))
-        .min_by_key(|(earlier, found)| (found.len(), earlier.record.variant != question.variant))
+        .min_by_key(|(earlier, found)| (found.len(), earlier.record.variant != request.variant))
 }
 
 /// Names an input by its stage, and finds out what changed in it.
-fn look_closer(difference: &mut Difference, store: &Store, question: &Question<'_>) {
-    let stage = |path: &str| question.inputs.iter().find(|(parameter, _)| parameter == path).map(|(_, stage)| *stage);
+fn look_closer(difference: &mut Difference, store: &Store, request: &ExplainRequest<'_>) {
+    let stage = |path: &str| request.inputs.iter().find(|(parameter, _)| parameter == path).map(|(_, stage)| *stage);
     match difference {
         Difference::Input { path, name, from, to, changes: found } => {
             if name == path

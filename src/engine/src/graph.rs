@@ -11,7 +11,7 @@ use raisin_pipeline::{Pipeline, Stage, Variant};
 pub type NodeId = usize;
 
 /// A stage of one or several variants. Its inputs come before it in [`Graph::nodes`].
-pub struct Node<'a> {
+pub struct StageNode<'a> {
     pub stage: &'a Stage,
     /// Indices of the variants that have exactly this stage with exactly these inputs.
     pub variants: Vec<usize>,
@@ -28,7 +28,7 @@ pub struct Need {
 
 pub struct Graph<'a> {
     pub pipeline: &'a Pipeline,
-    pub nodes: Vec<Node<'a>>,
+    pub nodes: Vec<StageNode<'a>>,
     identities: HashMap<String, NodeId>,
     by_name: HashMap<(usize, &'a str), Visit>,
     stages: Vec<HashMap<&'a str, &'a Stage>>,
@@ -158,7 +158,7 @@ impl<'a> Graph<'a> {
         for input in inputs {
             self.nodes[input].dependents.push(id);
         }
-        self.nodes.push(Node { stage, variants: Vec::new(), needs, dependents: Vec::new() });
+        self.nodes.push(StageNode { stage, variants: Vec::new(), needs, dependents: Vec::new() });
         self.identities.extend(identity.map(|identity| (identity, id)));
         id
     }

@@ -21,13 +21,13 @@ use raisin_store::{FileDigests, Fingerprint, Store};
 pub struct InputFile {
     /// The file, or the folder below which the files of a folder or pattern lie.
     path: PathBuf,
-    content: Content,
+    content: InputContent,
     /// Every file, and what it looked like.
     files: Vec<(PathBuf, Fingerprint)>,
 }
 
 #[derive(Clone, Debug)]
-enum Content {
+enum InputContent {
     File(Digest),
     /// A stage that takes the folder as it is, with all that is below it.
     Folder(Arc<BTreeMap<String, Digest>>),
@@ -42,7 +42,7 @@ enum Content {
 
 /// When a stage's inputs are looked at again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Moment {
+pub enum CheckTime {
     /// Hours may have passed, in which other stages ran.
     BeforeTheStage,
     AfterTheStage,
@@ -57,18 +57,18 @@ pub fn looks(inputs: &[InputFile]) -> Digest {
 
 /// Every input file of a build.
 #[derive(Debug, Default)]
-pub struct Inputs {
-    by_need: HashMap<Key, InputFile>,
+pub struct InputFiles {
+    by_need: HashMap<InputKey, InputFile>,
 }
 
 /// What tells two inputs apart: the path, whether it may be that of several files, and the pin of an address.
-type Key = (String, bool, Option<String>);
+type InputKey = (String, bool, Option<String>);
 
-fn key(need: &FileNeed) -> Key {
+fn key(need: &FileNeed) -> InputKey {
     (need.path.clone(), need.several, need.pin.clone().filter(|_| fetch::is_address(&need.path)))
 }
 
-impl Inputs {
+impl InputFiles {
     /// Hashes every input file of the graph's stages, those that the store's memory does not know.
     ///
     /// # Errors
@@ -104,8 +104,10 @@ impl Inputs {
         let input = self.get(need)?;
         let name = || input.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         Ok(match &input.content {
-            Content::File(blake3) | Content::Remote { blake3, .. } => Input::File { blake3: *blake3, name: name() },
-            Content::Folder(files) | Content::Several(files) => Input::Files(Arc::clone(files)),
+            InputContent::File(blake3) | InputContent::Remote { blake3, .. } => {
+                Input::File { blake3: *blake3, name: name() }
+            }
+            InputContent::Folder(files) | InputContent::Several(files) => Input::Files(Arc::clone(files)),
         })
     }
 
@@ -131,15 +133,17 @@ impl InputFile {
     /// The digest that a pin names: of a file's content, or of a folder's names and digests.
     pub fn digest(&self) -> Result<Digest> {
         Ok(match &self.content {
-            Content::File(blake3) | Content::Remote { blake3, .. } => *blake3,
-            Content::Folder(files) | Content::Several(files) => Digest::of_json(&serde_json::to_value(&**files)?),
+            InputContent::File(blake3) | InputContent::Remote { blake3, .. } => *blake3,
+            InputContent::Folder(files) | InputContent::Several(files) => {
+                Digest::of_json(&serde_json::to_value(&**files)?)
+            }
         })
     }
 
     /// Tells a stage where the files are.
     pub fn assign(&self, pointer: &str, files: &mut BTreeMap<String, PathBuf>) {
         files.insert(pointer.to_owned(), self.path.clone());
-        if let Content::Several(names) = &self.content {
+        if let InputContent::Several(names) = &self.content {
             for (index, name) in names.keys().enumerate() {
                 files.insert(format!("{pointer}/{index}"), self.path.join(name));
             }
@@ -148,7 +152,7 @@ impl InputFile {
 
     /// Brings what lies behind an address into the cache, unless it is there. What is there is hashed again.
     pub fn bring(&mut self, store: &Store, say: &mut dyn fetch::Listener) -> Result<()> {
-        if let Content::Remote { address, blake3 } = &self.content {
+        if let InputContent::Remote { address, blake3 } = &self.content {
             fetch::bring(store, address, *blake3, say)?;
             self.files = vec![(self.path.clone(), Fingerprint::of(&self.path)?)];
         }
@@ -158,10 +162,10 @@ impl InputFile {
     /// # Errors
     /// A file that was changed, removed or replaced since it was hashed. A new time is enough: between two looks
     /// nobody knows what was there.
-    pub fn check_unchanged(&self, moment: Moment) -> Result<()> {
+    pub fn check_unchanged(&self, moment: CheckTime) -> Result<()> {
         let (when, so) = match moment {
-            Moment::BeforeTheStage => ("since the build looked at it", "the stage did not run"),
-            Moment::AfterTheStage => ("while the stage was reading it", "nothing was cached"),
+            CheckTime::BeforeTheStage => ("since the build looked at it", "the stage did not run"),
+            CheckTime::AfterTheStage => ("while the stage was reading it", "nothing was cached"),
         };
         let changed = |path: &Path| {
             let message = format!("{} was changed {when}", path.display());
@@ -172,7 +176,7 @@ impl InputFile {
                 return Err(changed(path).into());
             }
         }
-        if let Content::Folder(_) = self.content
+        if let InputContent::Folder(_) = self.content
             && files_below(&self.path, true)?.len() != self.files.len()
         {
             return Err(changed(&self.path).into());
@@ -221,7 +225,7 @@ fn look(
             problem(stage, key, format!("stage `{}`, {}: {error}", stage.name, dotted(key)))
         })?;
         let path = fetch::place(store, &address, blake3);
-        return Ok(InputFile { path, content: Content::Remote { address, blake3 }, files: Vec::new() });
+        return Ok(InputFile { path, content: InputContent::Remote { address, blake3 }, files: Vec::new() });
     }
     match find(&pipeline.folder, &need.path, need.several, digests)? {
         Some(input) => Ok(input),
@@ -252,7 +256,7 @@ fn find(folder: &Path, written: &str, several: bool, digests: &mut FileDigests) 
     if path.exists() {
         let (digest, fingerprint) = digests.digest(&path.canonicalize()?)?;
         let files = vec![(path.clone(), fingerprint)];
-        return Ok(Some(InputFile { path, content: Content::File(digest), files }));
+        return Ok(Some(InputFile { path, content: InputContent::File(digest), files }));
     }
     if !several || !is_pattern(written) {
         return Ok(None);
@@ -289,7 +293,7 @@ fn hashed(base: PathBuf, files: Vec<PathBuf>, several: bool, digests: &mut FileD
     }
     let files = files.into_iter().zip(found.into_iter().map(|(_, fingerprint)| fingerprint)).collect();
     let content = Arc::new(content);
-    let content = if several { Content::Several(content) } else { Content::Folder(content) };
+    let content = if several { InputContent::Several(content) } else { InputContent::Folder(content) };
     Ok(InputFile { path: base, content, files })
 }
 

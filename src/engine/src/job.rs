@@ -13,7 +13,7 @@ use raisin_contract::{Action, Assignment, Input, Source};
 use raisin_store::ActionRecord;
 
 /// What only the build knows of an action that is to be made.
-pub struct Order<'o> {
+pub struct JobOrder<'o> {
     pub key: Digest,
     pub action: &'o Action<'o>,
     pub run: &'o str,
@@ -22,7 +22,7 @@ pub struct Order<'o> {
     pub mode: Mode,
 }
 
-pub fn assemble(resolver: &Resolver<'_>, id: NodeId, order: Order<'_>) -> Result<Job> {
+pub fn assemble(resolver: &Resolver<'_>, id: NodeId, order: JobOrder<'_>) -> Result<Job> {
     let (graph, store) = (&resolver.graph, &resolver.store);
     let node = &graph.nodes[id];
     let declaration = node.stage.declaration;

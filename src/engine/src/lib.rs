@@ -29,25 +29,25 @@ mod graph;
 mod inputs;
 mod interrupt;
 mod job;
-mod lanes;
 mod links;
 mod make;
 mod plan;
 mod plan_file;
 mod progress;
-mod resident;
 mod resolve;
 mod resources;
 mod schedule;
 mod summary;
 mod told;
 mod waiting;
+mod worker;
+mod worker_pool;
 
 use std::path::PathBuf;
 
 pub use accept::{Acceptance, accept};
 pub use build::{build, build_planned};
-pub use change::{Change, FileChange};
+pub use change::{ChangeKind, FileChange};
 pub use child::executable;
 pub use device::DeviceChoice;
 pub use diagram::{Diagram, diagram};

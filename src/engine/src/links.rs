@@ -15,7 +15,7 @@ use raisin_base::error::{Context as _, Result};
 use raisin_store::{BuildDescription, BuiltStage, DESCRIPTION, Waiting, write_atomically};
 
 /// What [`update`] did.
-pub struct Update {
+pub struct LinkUpdate {
     /// out/<pipeline>/
     pub folder: PathBuf,
     /// Whether the links say something else now than before.
@@ -28,7 +28,7 @@ pub struct Update {
 ///
 /// A link stays until this build has a newer artifact of its stage, or the pipeline has no such stage any more: a build
 /// that fails, is interrupted, or leaves stages out takes no result away.
-pub fn update(resolver: &mut Resolver<'_>, keys: &[Option<Digest>], out: &Path) -> Result<Update> {
+pub fn update(resolver: &mut Resolver<'_>, keys: &[Option<Digest>], out: &Path) -> Result<LinkUpdate> {
     let pipeline = resolver.graph.pipeline;
     let folder = out.join(&pipeline.name);
     resolver.store.add_root(out)?;
@@ -36,7 +36,7 @@ pub fn update(resolver: &mut Resolver<'_>, keys: &[Option<Digest>], out: &Path) 
     if let Some(said) = said
         && resolver.index.links_say(said)
     {
-        return Ok(Update { folder, changed: false, earlier: 0 });
+        return Ok(LinkUpdate { folder, changed: false, earlier: 0 });
     }
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let folder = folder.canonicalize()?;
@@ -99,7 +99,7 @@ pub fn update(resolver: &mut Resolver<'_>, keys: &[Option<Digest>], out: &Path) 
         places.insert(folder.join(DESCRIPTION));
         resolver.index.remember_links(said, places);
     }
-    Ok(Update { folder: out.join(&pipeline.name), changed, earlier })
+    Ok(LinkUpdate { folder: out.join(&pipeline.name), changed, earlier })
 }
 
 /// The digest of everything that the links and build.json are made from; `None` unless this build has an artifact of every

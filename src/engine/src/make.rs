@@ -15,9 +15,9 @@ use super::change::{changes, in_words};
 use super::child::{Children, command};
 use super::fetch::Listener;
 use super::graph::NodeId;
-use super::inputs::{InputFile, Moment, looks};
-use super::resident::{Ending, Resident};
+use super::inputs::{CheckTime, InputFile, looks};
 use super::waiting::{once_each, words};
+use super::worker::{Ending, Worker};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Error, Problem, Result, bail, render};
 use raisin_contract::context::{ASSIGNMENT, wait_until_left};
@@ -49,7 +49,7 @@ pub struct Mode {
 }
 
 /// What a job tells the build.
-pub enum Message {
+pub enum JobMessage {
     /// Another process is making the same action, or fetching the same file.
     Waiting {
         id: NodeId,
@@ -64,11 +64,11 @@ pub enum Message {
     },
     Ended {
         id: NodeId,
-        result: Box<Result<Outcome>>,
+        result: Box<Result<MadeAction>>,
     },
 }
 
-pub struct Outcome {
+pub struct MadeAction {
     pub record: ActionRecord,
     /// False where another build had made it meanwhile.
     pub ran: bool,
@@ -90,14 +90,14 @@ pub fn make<'c>(
     job: Job,
     store: &Store,
     children: &'c Children,
-    messages: &Sender<Message>,
-    resident: &mut Option<Resident<'c>>,
-) -> Result<Outcome> {
+    messages: &Sender<JobMessage>,
+    worker: &mut Option<Worker<'c>>,
+) -> Result<MadeAction> {
     let Job { id, process, assignment, mut inputs, mut record, mode } = job;
     let key = record.key;
     let send = |message| drop(messages.send(message));
     let doing = format!("building {}", assignment.stage);
-    let mut tell = once_each(|holder| send(Message::Waiting { id, words: words(holder, &doing) }));
+    let mut tell = once_each(|holder| send(JobMessage::Waiting { id, words: words(holder, &doing) }));
     let lock = store.lock(key, |holder| {
         tell(holder);
         if children.is_stopping() { Waiting::GiveUp } else { Waiting::GoOn }
@@ -106,9 +106,9 @@ pub fn make<'c>(
     if !mode.anew
         && let Lookup::Hit(record) = store.lookup(key)?
     {
-        return Ok(Outcome { record: *record, ran: false, check: Check::None });
+        return Ok(MadeAction { record: *record, ran: false, check: Check::None });
     }
-    send(Message::Started { id });
+    send(JobMessage::Started { id });
 
     let staging = &assignment.folder;
     if !wait_until_left(staging, || children.is_stopping())? {
@@ -119,7 +119,7 @@ pub fn make<'c>(
     }
     let mut listener = Tell { id, children, messages };
     inputs.iter_mut().try_for_each(|input| input.bring(store, &mut listener))?;
-    inputs.iter().try_for_each(|input| input.check_unchanged(Moment::BeforeTheStage))?;
+    inputs.iter().try_for_each(|input| input.check_unchanged(CheckTime::BeforeTheStage))?;
     let log = store.log_file(key);
     let started = Instant::now();
     record.started = jiff::Timestamp::now().to_string();
@@ -127,7 +127,7 @@ pub fn make<'c>(
     if !inputs.is_empty()
         && let Some(why) = forget_what_was_made_of_others(staging, looks)?
     {
-        send(Message::Event { id, event: Event::Note { text: format!("{why}: it begins anew") } });
+        send(JobMessage::Event { id, event: Event::Note { text: format!("{why}: it begins anew") } });
     }
     let resumes = std::fs::read_dir(staging.join("work")).is_ok_and(|mut left| left.next().is_some());
     let file = write_assignment(&assignment, looks)?;
@@ -137,15 +137,15 @@ pub fn make<'c>(
             Event::Note { text } => record.notes.push(text.clone()),
             Event::Progress(_) => {}
         }
-        send(Message::Event { id, event });
+        send(JobMessage::Event { id, event });
     };
     let command = || command(process, mode.executables.as_deref());
     let mut own = None;
-    let worker = if mode.fresh_worker { &mut own } else { resident };
-    let ending = Resident::run(worker, children, command, &file, &log, on_event)?;
+    let worker = if mode.fresh_worker { &mut own } else { worker };
+    let ending = Worker::run(worker, children, command, &file, &log, on_event)?;
     drop(own);
     succeeded(ending, &log, children, resumes.then_some(assignment.stage.as_str()))?;
-    if let Err(changed) = inputs.iter().try_for_each(|input| input.check_unchanged(Moment::AfterTheStage)) {
+    if let Err(changed) = inputs.iter().try_for_each(|input| input.check_unchanged(CheckTime::AfterTheStage)) {
         // Its checkpoints are those of other bytes than the key says.
         remove_tree(staging)?;
         return Err(changed);
@@ -163,14 +163,14 @@ pub fn make<'c>(
         let told = in_words(&changes(store, before.artifact, record.artifact));
         let text = format!("the same action made another artifact before, {}: {told}", before.artifact.short());
         record.notes.push(text.clone());
-        send(Message::Event { id, event: Event::Note { text } });
+        send(JobMessage::Event { id, event: Event::Note { text } });
     }
     store.write_record(&record)?;
     remove_tree(staging)?;
     let check = if mode.check {
         let again = SecondRun { id, process, key, looks, assignment, executables: mode.executables };
         match again.run(store, children, messages).and_then(|second| {
-            inputs.iter().try_for_each(|input| input.check_unchanged(Moment::AfterTheStage))?;
+            inputs.iter().try_for_each(|input| input.check_unchanged(CheckTime::AfterTheStage))?;
             Ok(compare(&artifact.manifest, &second))
         }) {
             Ok(None) => Check::Same,
@@ -183,7 +183,7 @@ pub fn make<'c>(
     } else {
         Check::None
     };
-    Ok(Outcome { record, ran: true, check })
+    Ok(MadeAction { record, ran: true, check })
 }
 
 /// The same action once more, in a process, a folder and a log of its own: nothing that the first run left can make the two
@@ -199,7 +199,7 @@ struct SecondRun {
 
 impl SecondRun {
     /// Gives what it made.
-    fn run(self, store: &Store, children: &Children, messages: &Sender<Message>) -> Result<Manifest> {
+    fn run(self, store: &Store, children: &Children, messages: &Sender<JobMessage>) -> Result<Manifest> {
         let Self { id, process, key, looks, assignment, executables } = self;
         let key = Digest::of(format!("again {key}").as_bytes());
         let assignment = Assignment { folder: store.staging_folder(key), ..assignment };
@@ -208,9 +208,9 @@ impl SecondRun {
         }
         let (file, log) = (write_assignment(&assignment, looks)?, store.log_file(key));
         let command = || command(process, executables.as_deref());
-        let ending = Resident::run(&mut None, children, command, &file, &log, |event| {
+        let ending = Worker::run(&mut None, children, command, &file, &log, |event| {
             if let Event::Progress(_) = event {
-                drop(messages.send(Message::Event { id, event }));
+                drop(messages.send(JobMessage::Event { id, event }));
             }
         })?;
         succeeded(ending, &log, children, None)?;
@@ -230,16 +230,16 @@ pub fn plain(error: &Error) -> String {
 struct Tell<'t> {
     id: NodeId,
     children: &'t Children,
-    messages: &'t Sender<Message>,
+    messages: &'t Sender<JobMessage>,
 }
 
 impl Listener for Tell<'_> {
     fn progress(&mut self, progress: Progress) {
-        drop(self.messages.send(Message::Event { id: self.id, event: Event::Progress(progress) }));
+        drop(self.messages.send(JobMessage::Event { id: self.id, event: Event::Progress(progress) }));
     }
 
     fn waits(&mut self, words: String) {
-        drop(self.messages.send(Message::Waiting { id: self.id, words }));
+        drop(self.messages.send(JobMessage::Waiting { id: self.id, words }));
     }
 
     fn gives_up(&self) -> bool {

@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Options;
 use super::difference::{Difference, words};
-use super::explain::{History, Question};
+use super::explain::{ExplainRequest, History};
 use super::graph::NodeId;
-use super::resolve::{Found, Resolver};
+use super::resolve::{Resolver, StageLookup};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Result};
 use raisin_contract::Action;
@@ -97,18 +97,18 @@ pub(super) fn plan_with<'a>(resolver: &mut Resolver<'a>) -> Result<(Plan, Vec<Ac
     for id in 0..resolver.graph.nodes.len() {
         let action = resolver.action(id)?;
         let key = action.key();
-        let found = key.map_or(Ok(Found::Miss(None)), |key| resolver.find(id, key))?;
+        let found = key.map_or(Ok(StageLookup::Miss(None)), |key| resolver.find(id, key))?;
         let node = &resolver.graph.nodes[id];
         let status = match (found, key) {
-            (Found::Hit(artifact), Some(key)) => {
+            (StageLookup::Hit(artifact), Some(key)) => {
                 let record = resolver.store.record(key)?.with_context(|| format!("the record {key} has just gone"))?;
                 let ActionRecord { finished, seconds, run, accepted, .. } = record;
                 Status::Cached { key, artifact, finished, seconds, run, accepted }
             }
-            (Found::Miss(Some(lost)), key) => Status::WouldRun { key, why: vec![lost] },
+            (StageLookup::Miss(Some(lost)), key) => Status::WouldRun { key, why: vec![lost] },
             (_, key) => {
-                let question = Question::of(resolver, id, &action);
-                Status::WouldRun { key, why: history.explain(&resolver.store, &question)? }
+                let request = ExplainRequest::of(resolver, id, &action);
+                Status::WouldRun { key, why: history.explain(&resolver.store, &request)? }
             }
         };
         stages.push(PlannedStage {

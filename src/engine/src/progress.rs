@@ -14,26 +14,26 @@ const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The display of one build.
 pub struct Display {
-    output: Output,
+    output: ProgressOutput,
     width: usize,
-    running: BTreeMap<NodeId, Running>,
+    running: BTreeMap<NodeId, RunningStage>,
 }
 
-enum Output {
+enum ProgressOutput {
     Quiet,
     Plain,
     Terminal(MultiProgress),
 }
 
-struct Running {
+struct RunningStage {
     label: String,
     bar: Option<ProgressBar>,
     last_line: Instant,
-    phase: Option<Phase>,
+    phase: Option<PhaseStart>,
 }
 
 /// Where a phase began, for the time that is left.
-struct Phase {
+struct PhaseStart {
     name: String,
     began: Instant,
     first: u64,
@@ -42,11 +42,11 @@ struct Phase {
 impl Display {
     pub fn new(quiet: bool, width: usize) -> Self {
         let output = if quiet {
-            Output::Quiet
+            ProgressOutput::Quiet
         } else if std::io::stderr().is_terminal() {
-            Output::Terminal(MultiProgress::with_draw_target(ProgressDrawTarget::stderr()))
+            ProgressOutput::Terminal(MultiProgress::with_draw_target(ProgressDrawTarget::stderr()))
         } else {
-            Output::Plain
+            ProgressOutput::Plain
         };
         Self { output, width, running: BTreeMap::new() }
     }
@@ -54,10 +54,10 @@ impl Display {
     /// A line that stays.
     pub fn line(&self, text: &str) {
         match &self.output {
-            Output::Quiet => {}
+            ProgressOutput::Quiet => {}
             // A closed standard error is no reason to end a build.
-            Output::Plain => drop(writeln!(std::io::stderr().lock(), "{text}")),
-            Output::Terminal(bars) => bars.suspend(|| drop(writeln!(std::io::stderr().lock(), "{text}"))),
+            ProgressOutput::Plain => drop(writeln!(std::io::stderr().lock(), "{text}")),
+            ProgressOutput::Terminal(bars) => bars.suspend(|| drop(writeln!(std::io::stderr().lock(), "{text}"))),
         }
     }
 
@@ -68,7 +68,7 @@ impl Display {
 
     pub fn start(&mut self, id: NodeId, label: &str) {
         let bar = match &self.output {
-            Output::Terminal(bars) => {
+            ProgressOutput::Terminal(bars) => {
                 let bar = bars.add(ProgressBar::new_spinner());
                 if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
                     bar.set_style(style);
@@ -78,7 +78,7 @@ impl Display {
             }
             _ => None,
         };
-        let running = Running { label: label.to_owned(), bar, last_line: Instant::now(), phase: None };
+        let running = RunningStage { label: label.to_owned(), bar, last_line: Instant::now(), phase: None };
         self.running.insert(id, running);
     }
 
@@ -105,7 +105,8 @@ impl Display {
     }
 
     pub fn end(&mut self, id: NodeId) {
-        if let (Some(Running { bar: Some(bar), .. }), Output::Terminal(bars)) = (self.running.remove(&id), &self.output)
+        if let (Some(RunningStage { bar: Some(bar), .. }), ProgressOutput::Terminal(bars)) =
+            (self.running.remove(&id), &self.output)
         {
             bar.finish_and_clear();
             bars.remove(&bar);
@@ -120,11 +121,15 @@ impl Display {
     }
 }
 
-impl Running {
+impl RunningStage {
     fn describe(&mut self, progress: &Progress) -> String {
         let phase = match &self.phase {
             Some(phase) if phase.name == progress.phase && phase.first <= progress.done => phase,
-            _ => self.phase.insert(Phase { name: progress.phase.clone(), began: Instant::now(), first: progress.done }),
+            _ => self.phase.insert(PhaseStart {
+                name: progress.phase.clone(),
+                began: Instant::now(),
+                first: progress.done,
+            }),
         };
         let left = time_left(phase.began.elapsed(), progress.done - phase.first, progress.total, progress.done);
         describe(progress, left)

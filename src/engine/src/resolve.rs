@@ -2,7 +2,7 @@
 
 use super::device::Devices;
 use super::graph::{Graph, Need, NodeId, common_values};
-use super::inputs::Inputs;
+use super::inputs::InputFiles;
 use super::{Options, difference::Difference};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Result, anyhow};
@@ -16,7 +16,7 @@ pub struct Resolver<'a> {
     pub store: Store,
     /// What the last build of this pipeline found.
     pub index: Index,
-    pub inputs: Inputs,
+    pub inputs: InputFiles,
     pub devices: Devices,
     /// Whether the store had something that the index did not know: worth another index.
     pub found_in_store: bool,
@@ -24,7 +24,7 @@ pub struct Resolver<'a> {
 }
 
 /// What is there of an action.
-pub enum Found {
+pub enum StageLookup {
     Hit(Digest),
     Miss(Option<Difference>),
 }
@@ -45,7 +45,7 @@ impl<'a> Resolver<'a> {
         });
         let graph = graph?;
         let index = index.map_err(|_| anyhow!("the index of {} cannot be loaded", out.display()))?;
-        let inputs = Inputs::of(&graph, &store)?;
+        let inputs = InputFiles::of(&graph, &store)?;
         let devices = Devices::choose(options.device)?;
         let artifacts = vec![None; graph.nodes.len()];
         Ok(Self { graph, store, index, inputs, devices, found_in_store: false, artifacts })
@@ -107,7 +107,7 @@ impl<'a> Resolver<'a> {
     }
 
     /// Asks the index, and then the store; a hit settles the node.
-    pub fn find(&mut self, id: NodeId, key: Digest) -> Result<Found> {
+    pub fn find(&mut self, id: NodeId, key: Digest) -> Result<StageLookup> {
         let artifact = match self.index.untouched(&self.store, key) {
             Some(artifact) => artifact,
             None => match self.store.lookup(key)? {
@@ -115,11 +115,11 @@ impl<'a> Resolver<'a> {
                     self.found_in_store = true;
                     record.artifact
                 }
-                Lookup::Miss => return Ok(Found::Miss(None)),
-                Lookup::Damaged(reason) => return Ok(Found::Miss(Some(Difference::Lost { reason }))),
+                Lookup::Miss => return Ok(StageLookup::Miss(None)),
+                Lookup::Damaged(reason) => return Ok(StageLookup::Miss(Some(Difference::Lost { reason }))),
             },
         };
         self.settle(id, artifact);
-        Ok(Found::Hit(artifact))
+        Ok(StageLookup::Hit(artifact))
     }
 }

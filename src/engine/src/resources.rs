@@ -24,7 +24,7 @@ pub struct Demand {
 
 /// What stages running side by side share.
 #[derive(Clone, Copy, Debug)]
-pub struct Machine {
+pub struct Capacity {
     pub cores: usize,
     pub memory: u64,
     pub gpus: usize,
@@ -34,7 +34,7 @@ pub struct Machine {
     threads: usize,
 }
 
-impl Machine {
+impl Capacity {
     pub fn of(options: &Options, devices: Devices) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let gpus = if devices.kind == DeviceKind::Cuda { devices.count } else { 0 };

@@ -3,12 +3,12 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::graph::NodeId;
-use super::resources::{Demand, Machine, WHOLE_GPU};
+use super::resources::{Capacity, Demand, WHOLE_GPU};
 use raisin_base::digest::Digest;
 use raisin_contract::Process;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum StageState {
     /// For so many inputs.
     Waiting(usize),
     /// All inputs are there: to be looked up.
@@ -36,11 +36,11 @@ pub enum Turn {
     HasFailed(NodeId),
 }
 
-pub struct Schedule {
-    states: Vec<State>,
+pub struct Scheduler {
+    states: Vec<StageState>,
     dependents: Vec<Vec<NodeId>>,
     demands: Vec<Demand>,
-    machine: Machine,
+    capacity: Capacity,
     taken: Taken,
     ready: BTreeSet<NodeId>,
     queued: BTreeSet<NodeId>,
@@ -65,33 +65,33 @@ struct Taken {
     gpus: Vec<u64>,
 }
 
-impl Schedule {
+impl Scheduler {
     /// `nodes`: what each takes, and who depends on it. Inputs come before what needs them.
-    pub fn new(nodes: impl IntoIterator<Item = (Demand, Vec<NodeId>)>, machine: Machine) -> Self {
+    pub fn new(nodes: impl IntoIterator<Item = (Demand, Vec<NodeId>)>, capacity: Capacity) -> Self {
         let (demands, dependents): (Vec<_>, Vec<_>) = nodes.into_iter().unzip();
         let mut inputs = vec![0; demands.len()];
         for input in dependents.iter().flatten() {
             inputs[*input] += 1;
         }
-        let mut schedule = Self {
-            states: inputs.iter().map(|count| State::Waiting(*count)).collect(),
+        let mut scheduler = Self {
+            states: inputs.iter().map(|count| StageState::Waiting(*count)).collect(),
             dependents,
             demands,
-            machine,
-            taken: Taken { gpus: vec![0; machine.gpus], ..Taken::default() },
+            capacity,
+            taken: Taken { gpus: vec![0; capacity.gpus], ..Taken::default() },
             ready: BTreeSet::new(),
             queued: BTreeSet::new(),
             by_key: HashMap::new(),
         };
-        for id in 0..schedule.states.len() {
-            if schedule.states[id] == State::Waiting(0) {
-                schedule.change(id, State::Ready);
+        for id in 0..scheduler.states.len() {
+            if scheduler.states[id] == StageState::Waiting(0) {
+                scheduler.change(id, StageState::Ready);
             }
         }
-        schedule
+        scheduler
     }
 
-    pub fn state(&self, id: NodeId) -> State {
+    pub fn state(&self, id: NodeId) -> StageState {
         self.states[id]
     }
 
@@ -105,10 +105,10 @@ impl Schedule {
     pub fn queue(&mut self, id: NodeId, key: Digest) -> Turn {
         let other = *self.by_key.entry(key).or_insert(id);
         match self.states[other] {
-            _ if other == id => self.change(id, State::Queued),
-            State::Done => return Turn::WasDone(other),
-            State::Failed => return Turn::HasFailed(other),
-            _ => self.change(id, State::Following(other)),
+            _ if other == id => self.change(id, StageState::Queued),
+            StageState::Done => return Turn::WasDone(other),
+            StageState::Failed => return Turn::HasFailed(other),
+            _ => self.change(id, StageState::Following(other)),
         }
         Turn::Waits
     }
@@ -116,7 +116,7 @@ impl Schedule {
     /// Takes the first queued node that the machine has room for; gives its GPU, if it has one.
     pub fn start(&mut self) -> Option<(NodeId, Option<usize>)> {
         let (id, Room { gpu }) = self.queued.iter().find_map(|id| Some((*id, self.room(self.demands[*id])?)))?;
-        self.change(id, State::Running(gpu));
+        self.change(id, StageState::Running(gpu));
         Some((id, gpu))
     }
 
@@ -124,12 +124,12 @@ impl Schedule {
     fn room(&self, demand: Demand) -> Option<Room> {
         let Taken { light, tensor, threads, memory, ref gpus } = self.taken;
         let fits = match demand.process {
-            Process::Data | Process::Sql => light < self.machine.cores,
+            Process::Data | Process::Sql => light < self.capacity.cores,
             Process::Tensor => {
-                tensor < self.machine.tensor_stages && (tensor == 0 || threads + demand.threads <= self.machine.cores)
+                tensor < self.capacity.tensor_stages && (tensor == 0 || threads + demand.threads <= self.capacity.cores)
             }
         };
-        if !fits || (light + tensor > 0 && memory.saturating_add(demand.memory) > self.machine.memory) {
+        if !fits || (light + tensor > 0 && memory.saturating_add(demand.memory) > self.capacity.memory) {
             return None;
         }
         if demand.gpu == 0 {
@@ -139,10 +139,10 @@ impl Schedule {
     }
 
     pub fn done(&mut self, id: NodeId) {
-        self.change(id, State::Done);
+        self.change(id, StageState::Done);
         for dependent in self.dependents[id].clone() {
-            if let State::Waiting(count) = self.states[dependent] {
-                let next = if count == 1 { State::Ready } else { State::Waiting(count - 1) };
+            if let StageState::Waiting(count) = self.states[dependent] {
+                let next = if count == 1 { StageState::Ready } else { StageState::Waiting(count - 1) };
                 self.change(dependent, next);
             }
         }
@@ -150,11 +150,11 @@ impl Schedule {
 
     /// Everything that needs this node is skipped.
     pub fn failed(&mut self, id: NodeId) {
-        self.change(id, State::Failed);
+        self.change(id, StageState::Failed);
         let mut skipped = self.dependents[id].clone();
         while let Some(next) = skipped.pop() {
-            if matches!(self.states[next], State::Waiting(_)) {
-                self.change(next, State::Skipped);
+            if matches!(self.states[next], StageState::Waiting(_)) {
+                self.change(next, StageState::Skipped);
                 skipped.extend(self.dependents[next].iter().copied());
             }
         }
@@ -162,30 +162,30 @@ impl Schedule {
 
     /// The nodes that wait for the action that this one ran.
     pub fn followers(&self, id: NodeId) -> Vec<NodeId> {
-        (0..self.states.len()).filter(|other| self.states[*other] == State::Following(id)).collect()
+        (0..self.states.len()).filter(|other| self.states[*other] == StageState::Following(id)).collect()
     }
 
     pub fn running(&self) -> usize {
         self.taken.light + self.taken.tensor
     }
 
-    pub fn count(&self, wanted: impl Fn(State) -> bool) -> u64 {
+    pub fn count(&self, wanted: impl Fn(StageState) -> bool) -> u64 {
         self.states.iter().filter(|state| wanted(**state)).count() as u64
     }
 
     /// The only place where a state changes.
-    fn change(&mut self, id: NodeId, to: State) {
+    fn change(&mut self, id: NodeId, to: StageState) {
         let from = std::mem::replace(&mut self.states[id], to);
         match from {
-            State::Ready => drop(self.ready.remove(&id)),
-            State::Queued => drop(self.queued.remove(&id)),
-            State::Running(gpu) => self.taken.give_back(self.demands[id], gpu),
+            StageState::Ready => drop(self.ready.remove(&id)),
+            StageState::Queued => drop(self.queued.remove(&id)),
+            StageState::Running(gpu) => self.taken.give_back(self.demands[id], gpu),
             _ => {}
         }
         match to {
-            State::Ready => drop(self.ready.insert(id)),
-            State::Queued => drop(self.queued.insert(id)),
-            State::Running(gpu) => self.taken.take(self.demands[id], gpu),
+            StageState::Ready => drop(self.ready.insert(id)),
+            StageState::Queued => drop(self.queued.insert(id)),
+            StageState::Running(gpu) => self.taken.take(self.demands[id], gpu),
             _ => {}
         }
     }
@@ -221,7 +221,7 @@ mod tests {
 
     use super::*;
 
-    const MACHINE: Machine = Machine::with(2, 1000, 0, usize::MAX);
+    const CAPACITY: Capacity = Capacity::with(2, 1000, 0, usize::MAX);
 
     fn light() -> Demand {
         Demand { process: Process::Data, threads: 1, memory: 100, gpu: 0 }
@@ -239,12 +239,12 @@ mod tests {
     }
 
     /// What all of them start that could start now, each with its GPU.
-    fn started(demands: &[Demand], machine: Machine) -> Vec<(NodeId, Option<usize>)> {
-        let mut schedule = Schedule::new(demands.iter().map(|demand| (*demand, Vec::new())), machine);
-        while let Some(id) = schedule.next_ready() {
-            schedule.queue(id, Digest::of(&id.to_le_bytes()));
+    fn started(demands: &[Demand], capacity: Capacity) -> Vec<(NodeId, Option<usize>)> {
+        let mut scheduler = Scheduler::new(demands.iter().map(|demand| (*demand, Vec::new())), capacity);
+        while let Some(id) = scheduler.next_ready() {
+            scheduler.queue(id, Digest::of(&id.to_le_bytes()));
         }
-        std::iter::from_fn(|| schedule.start()).collect()
+        std::iter::from_fn(|| scheduler.start()).collect()
     }
 
     prop_compose! {
@@ -266,22 +266,22 @@ mod tests {
             let on_gpus = |demand: Demand| if gpus == 0 { Demand { gpu: 0, ..demand } } else { demand };
             let demands: Vec<Demand> = stages.iter().map(|stage| on_gpus(stage.1)).collect();
             let graph = nodes(&inputs, &demands);
-            let machine = Machine::with(4, 2000, gpus, tensor_stages);
-            let mut schedule = Schedule::new(graph.clone(), machine);
+            let capacity = Capacity::with(4, 2000, gpus, tensor_stages);
+            let mut scheduler = Scheduler::new(graph.clone(), capacity);
             let (mut running, mut done): (Vec<(NodeId, Option<usize>)>, Vec<NodeId>) = (Vec::new(), Vec::new());
             loop {
-                while let Some(id) = schedule.next_ready() {
+                while let Some(id) = scheduler.next_ready() {
                     for (input, (_, dependents)) in graph.iter().enumerate() {
                         prop_assert!(!dependents.contains(&id) || done.contains(&input));
                     }
                     if stages[id].2 {
-                        schedule.done(id);
+                        scheduler.done(id);
                         done.push(id);
                     } else {
-                        schedule.queue(id, Digest::of(&id.to_le_bytes()));
+                        scheduler.queue(id, Digest::of(&id.to_le_bytes()));
                     }
                 }
-                while let Some((id, gpu)) = schedule.start() {
+                while let Some((id, gpu)) = scheduler.start() {
                     prop_assert_eq!(gpu.is_some(), demands[id].gpu > 0);
                     running.push((id, gpu));
                 }
@@ -294,59 +294,60 @@ mod tests {
                     prop_assert!(here.map(|(id, _)| demands[*id].gpu).sum::<u64>() <= WHOLE_GPU);
                 }
                 let Some((id, _)) = running.pop() else { break };
-                if fails == Some(id) { schedule.failed(id) } else { schedule.done(id); done.push(id) }
+                if fails == Some(id) { scheduler.failed(id) } else { scheduler.done(id); done.push(id) }
             }
             for (id, _) in graph.iter().enumerate() {
-                prop_assert!(matches!(schedule.state(id), State::Done | State::Failed | State::Skipped));
+                prop_assert!(matches!(scheduler.state(id), StageState::Done | StageState::Failed | StageState::Skipped));
             }
-            let failed = schedule.count(|state| state == State::Failed);
-            prop_assert!(failed == 1 || schedule.count(|state| state == State::Done) == stages.len() as u64);
+            let failed = scheduler.count(|state| state == StageState::Failed);
+            prop_assert!(failed == 1 || scheduler.count(|state| state == StageState::Done) == stages.len() as u64);
         }
     }
 
     #[test]
     fn stages_with_the_same_action_run_once() {
-        let mut schedule = Schedule::new([(light(), Vec::new()), (light(), Vec::new())], MACHINE);
+        let mut scheduler = Scheduler::new([(light(), Vec::new()), (light(), Vec::new())], CAPACITY);
         let key = Digest::of(b"key");
-        schedule.queue(0, key);
-        schedule.queue(1, key);
-        assert_eq!(schedule.start(), Some((0, None)));
-        assert_eq!(schedule.start(), None);
-        assert_eq!(schedule.followers(0), [1]);
+        scheduler.queue(0, key);
+        scheduler.queue(1, key);
+        assert_eq!(scheduler.start(), Some((0, None)));
+        assert_eq!(scheduler.start(), None);
+        assert_eq!(scheduler.followers(0), [1]);
     }
 
     #[test]
     fn nobody_follows_a_stage_that_has_ended() {
-        let mut schedule =
-            Schedule::new([(light(), Vec::new()), (light(), Vec::new()), (light(), Vec::new())], MACHINE);
+        let mut scheduler =
+            Scheduler::new([(light(), Vec::new()), (light(), Vec::new()), (light(), Vec::new())], CAPACITY);
         let key = Digest::of(b"key");
-        assert_eq!(schedule.queue(0, key), Turn::Waits);
-        assert_eq!(schedule.start(), Some((0, None)));
-        schedule.done(0);
-        assert_eq!(schedule.queue(1, key), Turn::WasDone(0));
-        assert_eq!(schedule.state(1), State::Ready);
+        assert_eq!(scheduler.queue(0, key), Turn::Waits);
+        assert_eq!(scheduler.start(), Some((0, None)));
+        scheduler.done(0);
+        assert_eq!(scheduler.queue(1, key), Turn::WasDone(0));
+        assert_eq!(scheduler.state(1), StageState::Ready);
         let other = Digest::of(b"other");
-        schedule.queue(1, other);
-        schedule.failed(1);
-        assert_eq!(schedule.queue(2, other), Turn::HasFailed(1));
+        scheduler.queue(1, other);
+        scheduler.failed(1);
+        assert_eq!(scheduler.queue(2, other), Turn::HasFailed(1));
     }
 
     #[test]
     fn stages_run_side_by_side_as_far_as_threads_memory_and_gpus_go() {
-        let ids = |demands: &[Demand], machine| started(demands, machine).iter().map(|(id, _)| *id).collect::<Vec<_>>();
+        let ids =
+            |demands: &[Demand], capacity| started(demands, capacity).iter().map(|(id, _)| *id).collect::<Vec<_>>();
         // Two threads: one stage that takes both, or two that take one each; light ones beside them.
-        assert_eq!(ids(&[tensor(2, 0, 0), tensor(2, 0, 0), light()], MACHINE), [0, 2]);
-        assert_eq!(ids(&[tensor(1, 0, 0), tensor(1, 0, 0), tensor(1, 0, 0)], MACHINE), [0, 1]);
-        assert_eq!(ids(&[tensor(1, 0, 0), tensor(1, 0, 0)], Machine::with(2, 1000, 0, 1)), [0]);
+        assert_eq!(ids(&[tensor(2, 0, 0), tensor(2, 0, 0), light()], CAPACITY), [0, 2]);
+        assert_eq!(ids(&[tensor(1, 0, 0), tensor(1, 0, 0), tensor(1, 0, 0)], CAPACITY), [0, 1]);
+        assert_eq!(ids(&[tensor(1, 0, 0), tensor(1, 0, 0)], Capacity::with(2, 1000, 0, 1)), [0]);
         // Memory: what does not fit waits, what asks for more than there is runs alone.
-        assert_eq!(ids(&[tensor(1, 600, 0), tensor(1, 600, 0), tensor(1, 300, 0)], MACHINE), [0, 2]);
-        assert_eq!(ids(&[tensor(1, 5000, 0), light()], MACHINE), [0]);
+        assert_eq!(ids(&[tensor(1, 600, 0), tensor(1, 600, 0), tensor(1, 300, 0)], CAPACITY), [0, 2]);
+        assert_eq!(ids(&[tensor(1, 5000, 0), light()], CAPACITY), [0]);
         // GPUs are given out one by one, and shared by those who say that they can.
-        let two = Machine::with(8, 1000, 2, usize::MAX);
+        let two = Capacity::with(8, 1000, 2, usize::MAX);
         let (whole, half) = (tensor(1, 0, WHOLE_GPU), tensor(1, 0, WHOLE_GPU / 2));
         assert_eq!(started(&[whole, half, half, half], two), [(0, Some(0)), (1, Some(1)), (2, Some(1))]);
         // The sum of shares on a GPU is never more than one.
-        let one = Machine::with(8, 1000, 1, usize::MAX);
+        let one = Capacity::with(8, 1000, 1, usize::MAX);
         let three = |share: f64| started(&[tensor(1, 0, super::super::resources::share(share)); 3], one).len();
         assert_eq!([three(0.3333), three(0.3334)], [3, 2]);
     }

@@ -1,4 +1,4 @@
-//! The lanes in which actions are made: each a thread that keeps a worker.
+//! The pool in which actions are made: each a thread that keeps a worker.
 //!
 //! A lane lives as long as the build, because the kernel ends a worker together with the thread that started it.
 
@@ -9,21 +9,21 @@ use std::thread::Scope;
 
 use super::child::Children;
 use super::graph::NodeId;
-use super::make::{Job, Message, make};
-use super::resident::Resident;
+use super::make::{Job, JobMessage, make};
+use super::worker::Worker;
 use raisin_base::error::{Result, anyhow};
 use raisin_contract::Process;
 use raisin_store::Store;
 
-pub struct Lanes<'scope, 'env> {
+pub struct WorkerPool<'scope, 'env> {
     scope: &'scope Scope<'scope, 'env>,
     store: &'scope Store,
     children: &'scope Children,
-    messages: Sender<Message>,
-    all: Vec<Lane>,
+    messages: Sender<JobMessage>,
+    all: Vec<WorkerThread>,
 }
 
-struct Lane {
+struct WorkerThread {
     process: Process,
     /// A worker has one GPU for life: a context on a second one would take memory there.
     gpu: Option<usize>,
@@ -31,12 +31,12 @@ struct Lane {
     at_work: Option<NodeId>,
 }
 
-impl<'scope, 'env> Lanes<'scope, 'env> {
+impl<'scope, 'env> WorkerPool<'scope, 'env> {
     pub fn new(
         scope: &'scope Scope<'scope, 'env>,
         store: &'scope Store,
         children: &'scope Children,
-        messages: Sender<Message>,
+        messages: Sender<JobMessage>,
     ) -> Self {
         Self { scope, store, children, messages, all: Vec::new() }
     }
@@ -44,35 +44,36 @@ impl<'scope, 'env> Lanes<'scope, 'env> {
     /// Starts to make an action: on the GPU that it was given.
     pub fn start(&mut self, job: Job, gpu: Option<usize>) {
         let process = job.process;
-        let is_free = |lane: &Lane| lane.at_work.is_none() && lane.process == process && lane.gpu == gpu;
+        let is_free =
+            |thread: &WorkerThread| thread.at_work.is_none() && thread.process == process && thread.gpu == gpu;
         let index = self.all.iter().position(is_free).unwrap_or_else(|| {
             let (store, children, messages) = (self.store, self.children, self.messages.clone());
             let (jobs, receiver) = channel();
             self.scope.spawn(move || run(receiver, store, children, &messages));
-            self.all.push(Lane { process, gpu, jobs, at_work: None });
+            self.all.push(WorkerThread { process, gpu, jobs, at_work: None });
             self.all.len() - 1
         });
-        let lane = &mut self.all[index];
-        lane.at_work = Some(job.id);
+        let thread = &mut self.all[index];
+        thread.at_work = Some(job.id);
         // A lane ends only when its jobs do.
-        drop(lane.jobs.send(job));
+        drop(thread.jobs.send(job));
     }
 
     pub fn ended(&mut self, id: NodeId) {
-        self.all.iter_mut().filter(|lane| lane.at_work == Some(id)).for_each(|lane| lane.at_work = None);
+        self.all.iter_mut().filter(|thread| thread.at_work == Some(id)).for_each(|thread| thread.at_work = None);
     }
 }
 
-fn run(jobs: Receiver<Job>, store: &Store, children: &Children, messages: &Sender<Message>) {
-    let mut resident: Option<Resident<'_>> = None;
+fn run(jobs: Receiver<Job>, store: &Store, children: &Children, messages: &Sender<JobMessage>) {
+    let mut worker: Option<Worker<'_>> = None;
     for job in jobs {
         let id = job.id;
-        let result = caught(|| make(job, store, children, messages, &mut resident)).unwrap_or_else(|panic| {
+        let result = caught(|| make(job, store, children, messages, &mut worker)).unwrap_or_else(|panic| {
             // Its worker may be in the middle of something that nobody listens to any more.
-            resident = None;
+            worker = None;
             Err(panic)
         });
-        drop(messages.send(Message::Ended { id, result: Box::new(result) }));
+        drop(messages.send(JobMessage::Ended { id, result: Box::new(result) }));
     }
 }
 

@@ -15,7 +15,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{ChildStdin, ChildStdout, Command, ExitStatus};
 
-use super::child::{Children, Running};
+use super::child::{ChildProcess, Children};
 use raisin_base::error::{Context as _, Result, anyhow};
 use raisin_contract::Event;
 use raisin_contract::serve::{Ended, Outcome, Request};
@@ -31,14 +31,14 @@ pub enum Ending {
 
 /// The engine's end of a worker that stays. Dropped between two stages, when it holds nothing that anyone needs, it is
 /// ended.
-pub struct Resident<'c> {
-    running: Running<'c>,
+pub struct Worker<'c> {
+    process: ChildProcess<'c>,
     requests: ChildStdin,
     replies: BufReader<ChildStdout>,
     leaves: bool,
 }
 
-impl<'c> Resident<'c> {
+impl<'c> Worker<'c> {
     /// Makes one assignment with the worker in `place`, or with a new one where there is none that can.
     pub fn run(
         place: &mut Option<Self>,
@@ -51,14 +51,14 @@ impl<'c> Resident<'c> {
         File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
         // Both ends add to it.
         let log_file = OpenOptions::new().append(true).open(log)?;
-        if place.as_ref().is_some_and(|resident| resident.leaves || !resident.running.is_alive()) {
+        if place.as_ref().is_some_and(|worker| worker.leaves || !worker.process.is_alive()) {
             *place = None;
         }
         if place.is_none() {
             *place = Some(Self::start(children, command()?, &log_file)?);
         }
-        let resident = place.as_mut().ok_or_else(|| anyhow!("a worker that is not there"))?;
-        let ending = resident.make(assignment, log, &log_file, on_event);
+        let worker = place.as_mut().ok_or_else(|| anyhow!("a worker that is not there"))?;
+        let ending = worker.make(assignment, log, &log_file, on_event);
         if !matches!(ending, Ok(Ending::Done | Ending::Failed)) {
             *place = None;
         }
@@ -66,8 +66,8 @@ impl<'c> Resident<'c> {
     }
 
     fn start(children: &'c Children, command: Command, log: &File) -> Result<Self> {
-        let (running, requests, replies) = children.start(command, log)?;
-        Ok(Self { running, requests, replies: BufReader::new(replies), leaves: false })
+        let (process, requests, replies) = children.start(command, log)?;
+        Ok(Self { process, requests, replies: BufReader::new(replies), leaves: false })
     }
 
     fn make(
@@ -84,7 +84,7 @@ impl<'c> Resident<'c> {
         loop {
             line.clear();
             if self.replies.read_until(b'\n', &mut line).unwrap_or(0) == 0 {
-                return Ok(Ending::Died(self.running.wait()?));
+                return Ok(Ending::Died(self.process.wait()?));
             }
             let text = line.trim_ascii_end();
             if text.is_empty() {
@@ -105,11 +105,11 @@ impl<'c> Resident<'c> {
     }
 }
 
-impl Drop for Resident<'_> {
+impl Drop for Worker<'_> {
     fn drop(&mut self) {
-        self.running.kill();
+        self.process.kill();
         // It was killed; there is nothing to do about one that cannot be waited for.
-        let _ = self.running.wait();
+        let _ = self.process.wait();
     }
 }
 

@@ -14,14 +14,14 @@ use serde_json::{Map, Value, json};
 use crate::kinds::KINDS;
 
 /// A folder with a cache, inputs and results.
-pub struct House {
+pub struct EngineProject {
     pub folder: PathBuf,
     _kept: Option<tempfile::TempDir>,
 }
 
 pub type StageText<'s> = (&'s str, &'s str, Value);
 
-impl House {
+impl EngineProject {
     /// One that another process made.
     pub fn at(folder: PathBuf) -> Self {
         Self { folder, _kept: None }
