@@ -1,4 +1,4 @@
-//! Tells the tests what this machine offers: see support/given.rs.
+//! Sets the cfgs that say what this machine offers to the tests. support/given.rs explains the cfgs.
 
 use std::process::{Command, Stdio};
 
@@ -14,7 +14,7 @@ fn succeeds(command: &str, arguments: &[&str]) -> bool {
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=support/given.rs");
-    // Who the tests run as, and where commands lie.
+    // The results below depend on the user who runs the tests, and on the folders of the commands.
     println!("cargo:rerun-if-env-changed=USER");
     println!("cargo:rerun-if-env-changed=PATH");
     given::variables(&[("RAISIN_PYTHON", "has_python")]);

@@ -1,6 +1,7 @@
-//! The commands, told as stories through the real `raisin` in a folder of their own.
+//! Tests of the commands through the real executable `raisin`, each in a temporary project. tests/main_job.rs has the
+//! tests with tensor stages.
 
-#![allow(clippy::unwrap_used, reason = "what a test cannot do ends it")]
+#![allow(clippy::unwrap_used, reason = "a failed `unwrap` ends the test")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -27,7 +28,7 @@ impl Project {
         self.command(arguments).output().unwrap()
     }
 
-    /// What a command that succeeds printed: data, and words.
+    /// Runs a command that must succeed. Returns its standard output and its standard error.
     fn done(&self, arguments: &[&str]) -> (String, String) {
         let output = self.raisin(arguments);
         assert_eq!(output.status.code(), Some(0), "{arguments:?}\n{}", text(&output.stderr));
@@ -40,7 +41,7 @@ impl Project {
         std::fs::write(path, content).unwrap();
     }
 
-    /// The exit code and standard error.
+    /// Runs a command. Returns its exit code and its standard error.
     fn refused(&self, arguments: &[&str]) -> (Option<i32>, String) {
         let output = self.raisin(arguments);
         assert_eq!(text(&output.stdout), "", "standard output is for data");
@@ -96,7 +97,7 @@ fn doctor_follows_the_folders_that_it_is_given() {
     assert!(text(&output.stdout).contains("cache     elsewhere does not exist yet"), "{}", text(&output.stdout));
 }
 
-/// A pool of two files of a folder, and its count.
+/// A pipeline with a pool of two files of a folder, and a query that counts the pool.
 const COUNTED: &str = "\
 [stage.pool]
 kind = \"ingest\"
@@ -235,7 +236,8 @@ fn resources_are_checked_and_change_nothing_that_is_cached() {
 #[test]
 fn an_interrupt_before_anything_runs_ends_at_once_and_says_so() {
     let project = Project::new("[stage.pool]\nkind = \"ingest\"\nsources = [{ path = \"pipe\" }]\n");
-    // Whoever opens it to read waits for a writer: as a build waits that hashes something large.
+    // A process that opens the named pipe for reading waits for a writer. The build waits here, as it would while it
+    // hashes a large file.
     let pipe = project.folder.path().join("pipe");
     let made = Command::new("mkfifo").arg(&pipe).status().unwrap();
     assert!(made.success());
@@ -291,14 +293,15 @@ fn a_device_is_named_by_kind_and_number() {
 fn the_exit_code_says_whose_error_it_is() {
     let project = counted();
     project.done(&["build", "p.toml"]);
-    // A query is a person's.
+    // A wrong query is an error of the user: exit code 2.
     for query in ["selec 1", "select nothing from pool.instructions", "select avgg(id) from pool.instructions", ""] {
         let (code, words) = project.refused(&["sql", query]);
         assert_eq!(code, Some(2), "{query}: {words}");
     }
     let (code, words) = project.refused(&["sql", "select 1", "--pipeline", "q"]);
     assert_eq!(code, Some(2), "{words}");
-    // A cache that is no folder, and an executable that is not there, are the machine's, with a hint or without.
+    // A cache that is not a folder, and a missing executable, are errors of the machine (exit code 1), with or without
+    // a hint.
     let (code, words) = project.refused(&["build", "p.toml", "--cache", "p.toml"]);
     assert_eq!(code, Some(1), "{words}");
     project.write("cache/VERSION", "7\n");
@@ -311,7 +314,7 @@ fn the_exit_code_says_whose_error_it_is() {
     assert!(words.contains("stage `model` cannot run") && words.contains("RAISIN_WORKER names /nowhere"), "{words}");
 }
 
-/// `RAISIN_BLESS=1 cargo test committed_schema_is_current` writes it anew.
+/// `RAISIN_BLESS=1 cargo test committed_schema_is_current` writes the schema file again.
 #[test]
 fn committed_schema_is_current() {
     let path: PathBuf = raisin_tests::package().join("schemas/pipeline.schema.json");
@@ -344,7 +347,7 @@ fn space_is_counted_by_stage_pipeline_and_variant_and_what_is_pinned_survives_gc
         let row = table.iter().find(|row| row.iter().any(|word| word == name)).unwrap_or_else(|| panic!("{table:?}"));
         row.iter().find_map(|word| word.parse::<u64>().ok()).unwrap_or_else(|| panic!("{row:?}"))
     };
-    // The query sees both variants at once.
+    // The query sees both variants at the same time.
     assert_eq!(count(&rows("pipeline"), "swept"), 3);
     assert_eq!((count(&rows("stage"), "pool"), count(&rows("stage"), "counted")), (2, 1));
     assert_eq!((count(&rows("variant"), "size=20"), count(&rows("variant"), "size=30")), (1, 1));

@@ -1,4 +1,5 @@
-//! Sources from the network, through the real `raisin` and a server of a few lines that does what servers do.
+//! Tests of sources from the network, through the real executable `raisin` and a small local server that can behave as
+//! real servers do.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -6,30 +7,30 @@ use std::sync::{Arc, Mutex};
 
 use raisin_tests::Project;
 
-/// What a server does with a request.
+/// How the server answers requests.
 #[derive(Clone, Copy)]
 enum Manner {
-    /// Sends all that was asked for.
+    /// Sends all requested bytes.
     Well,
-    /// Cuts the connection after so many bytes of the body.
+    /// Cuts each connection after this number of bytes of the body.
     Cuts(usize),
-    /// The same, and it knows no ranges.
+    /// Cuts the first connection after this number of bytes, and ignores `Range`.
     CutsOnceWithoutRanges(usize),
-    /// The same, and it knows no versions.
+    /// Cuts each connection after this number of bytes, and sends no version of the file (no ETag).
     CutsAndKnowsNoVersions(usize),
-    /// Cuts the first connection after so many bytes, and the file is another one from then on. `true`: it sends the rest of
-    /// that although it was asked for the rest of the first.
+    /// Cuts the first connection after this number of bytes. From then on, the server has another file. `true`:
+    /// although the client asks for the rest of the first file, the server sends the rest of the other file.
     Changes(usize, bool),
-    /// Cuts the first connection after so many bytes, and sends another part than it is asked for.
+    /// Cuts the first connection after this number of bytes, and then sends another range than requested.
     Misses(usize),
-    /// Sends so many bytes of the rest at most, and says so.
+    /// Sends at most this number of the remaining bytes, and says so in `Content-Range`.
     Portions(usize),
-    /// Says that it is busy, so many times.
+    /// Answers this number of requests with the status for a busy server.
     Busy(usize),
     NotFound,
 }
 
-/// A server of one file. It counts what it was asked for, and lives as long as the test.
+/// A server of one file. The server records the requests, and lives as long as the test.
 struct Server {
     address: String,
     /// The first byte that each request asked for.
@@ -47,7 +48,7 @@ impl Server {
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let manner = *manners.lock().expect("no panic");
-                // A client that went away is no concern of the server's.
+                // Ignore the error if the client has closed the connection.
                 let _ = answer(stream.expect("a connection"), content.as_bytes(), manner, &requests);
             }
         });
@@ -130,7 +131,7 @@ fn lines(count: usize) -> String {
     (0..count).map(|n| format!("{{\"question\":\"q{n}\",\"answer\":\"a{n}\"}}\n")).collect()
 }
 
-/// A project whose pool comes from the server.
+/// A project with a pool that comes from the server.
 fn project(server: &Server, blake3: Option<&str>) -> Project {
     let project = Project::new();
     let pin = blake3.map(|blake3| format!(", blake3 = \"{blake3}\"")).unwrap_or_default();
@@ -149,7 +150,7 @@ fn a_download_that_is_cut_again_and_again_goes_on_where_it_was() {
     let piece = content.len() / 7 + 1;
     let server = Server::start(&content, Manner::Cuts(piece));
     let project = project(&server, Some(&pin(&content)));
-    // Planning needs the pin alone.
+    // A plan needs only the expected digest, not the file.
     let plan = project.run(&["plan", "p.toml"]);
     assert!(plan.code == 0 && server.asked().is_empty(), "{}", plan.stderr);
     let answer = project.run(&["build", "p.toml"]);
@@ -157,9 +158,9 @@ fn a_download_that_is_cut_again_and_again_goes_on_where_it_was() {
     assert_eq!(server.asked(), (0..7).map(|n| n * piece).collect::<Vec<_>>());
     let rows = project.sql("select count(*) as n from pool.instructions");
     assert_eq!(rows, [serde_json::json!({"n": 3000})]);
-    // The file's name is that of the address.
+    // The file gets its name from the address.
     assert_eq!(project.sql("select file from pool.sources"), [serde_json::json!({"file": "pool.jsonl"})]);
-    // And once is enough: also for a stage that must be made anew.
+    // One download is enough, also for a stage that runs again.
     assert_eq!(project.run(&["build", "p.toml", "--force"]).code, 0);
     assert_eq!(server.asked().len(), 7);
 }
@@ -227,7 +228,7 @@ fn an_address_without_a_digest_is_refused_with_the_way_to_get_it() {
     assert!(refused.stderr.contains("p.toml:3:"), "{}", refused.stderr);
     let digest = project.run(&["digest", &server.address]);
     assert_eq!(digest.stdout, format!("blake3 = \"{}\"\n", pin(&content)), "{}", digest.stderr);
-    // What was fetched for its digest need not be fetched again.
+    // A file that was downloaded to compute its digest is not downloaded again.
     let asked = server.asked().len();
     let set = format!("stage.pool.sources.0.blake3={}", pin(&content));
     assert_eq!(project.run(&["build", "p.toml", "--set", &set]).code, 0);
@@ -245,7 +246,7 @@ fn a_file_that_changes_while_it_is_fetched_is_never_a_mixture() {
     ] {
         let server = Server::start(&content, manner);
         let project = project(&server, None);
-        // What an earlier run left is the beginning of nobody knows what.
+        // The part that an earlier run left may belong to another file.
         let key = blake3::hash(format!("fetch {}", server.address).as_bytes()).to_hex();
         project.write(&format!("cache/tmp/fetch-{}", &key[..12]), &"old".repeat(100));
         let digest = project.run(&["digest", &server.address]);
@@ -256,7 +257,7 @@ fn a_file_that_changes_while_it_is_fetched_is_never_a_mixture() {
         let answer = project.run(&["build", "p.toml"]);
         assert_eq!((answer.code, server.asked()), (0, asked), "{}", answer.stderr);
     }
-    // Without a digest and without versions nothing tells whether the rest belongs to the beginning.
+    // Without an expected digest and without a version, raisin cannot know whether the rest belongs to the part.
     let server = Server::start(&content, Manner::CutsAndKnowsNoVersions(1000));
     let answer = project(&server, None).run(&["digest", &server.address]);
     assert!(answer.code == 1 && answer.stderr.contains("after 6 tries"), "{}", answer.stderr);

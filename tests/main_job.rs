@@ -1,4 +1,5 @@
-//! The main job through the real executables: every stage kind, on a pipeline small enough for a test.
+//! Tests of the main job through the real executables: every stage kind, in a pipeline that is small enough for a test.
+//! tests/cli.rs tests the commands.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,7 +16,7 @@ fn digests(stages: &[BuiltStage]) -> BTreeMap<(String, String), String> {
     stages.iter().map(|stage| ((stage.stage.clone(), stage.variant.clone()), stage.artifact.clone())).collect()
 }
 
-/// How many stages the last run executed, by the tool's own history.
+/// The stages that the last run executed, according to raisin's own history.
 fn ran(project: &Project) -> Vec<String> {
     let rows =
         project.sql("select stage from raisin.actions where run = (select max(run) from raisin.runs) order by stage");
@@ -29,7 +30,7 @@ fn raisin_itself_does_not_load_libtorch() {
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     assert!(!dependencies(raisin_tests::executable("raisin")).contains("libtorch"));
-    // The same look finds it where it is: the check can fail.
+    // The same search finds libtorch in `raisin-worker`. This proves that the check above can fail.
     assert!(dependencies(raisin_tests::executable("raisin-worker")).contains("libtorch"));
 }
 
@@ -46,18 +47,18 @@ fn a_pipeline_of_all_kinds_builds_once_and_then_costs_nothing() {
     let elapsed = started.elapsed();
     assert_eq!(again.code, 0, "{}", again.stderr);
     assert!(again.stderr.contains("nothing to run"), "{}", again.stderr);
-    // Generous for a loaded machine; docs/results.md has the measured figure.
+    // The limit allows for a loaded machine. docs/results.md has the measured time.
     assert!(elapsed < Duration::from_secs(2), "a build that runs nothing took {elapsed:?}");
     assert_eq!(project.built("micro"), built);
 
-    // A comment and another order of keys are no change.
+    // A comment and another order of keys do not change any action.
     let text = std::fs::read_to_string(project.path(PIPELINE)).expect("the pipeline");
     let shuffled = text.replace("dimensions = 4\nclusters = 3", "clusters = 3 # as before\ndimensions = 4");
     assert_ne!(text, shuffled);
     project.write(PIPELINE, &shuffled);
     assert!(project.run(&["build", PIPELINE]).stderr.contains("nothing to run"));
 
-    // Another number of clusters leaves pool, model and features alone.
+    // Another number of clusters does not change pool, model and features.
     let changed = project.run(&["build", PIPELINE, "--set", "stage.clusters.clusters=2"]);
     assert_eq!(changed.code, 0, "{}", changed.stderr);
     let (before, after) = (digests(&built), digests(&project.built("micro")));
@@ -70,7 +71,8 @@ fn a_pipeline_of_all_kinds_builds_once_and_then_costs_nothing() {
         }
     }
 
-    // Threads and the number of stages at once are not in any key; the dtype is in that of tensor stages alone.
+    // The number of threads and the number of stages at the same time are in no key. The dtype is only in the keys of
+    // tensor stages.
     assert!(
         project
             .run(&["build", PIPELINE, "--threads", "2", "-j", "2", "--set", "stage.clusters.clusters=2"])
@@ -84,14 +86,14 @@ fn a_pipeline_of_all_kinds_builds_once_and_then_costs_nothing() {
     };
     assert!(!would_run("pool") && would_run("init"), "{plan}");
 
-    // And back: all of it is still there.
+    // With the first settings again, all stages are still cached.
     assert!(project.run(&["build", PIPELINE]).stderr.contains("nothing to run"));
     assert_eq!(project.built("micro"), built);
 }
 
 #[test]
 fn a_build_killed_in_the_selector_goes_on_to_the_same_schedule() {
-    // Rounds enough that there are some left after the first, also on a machine that is quick.
+    // There are so many rounds that some remain after the first round, also on a fast machine.
     let build = ["build", PIPELINE, "--only", "selector", "--set", "stage.selector.rounds=20"];
     let undisturbed = Project::with_pipeline(PIPELINE);
     let answer = undisturbed.run(&build);
@@ -113,7 +115,7 @@ fn a_build_killed_in_the_selector_goes_on_to_the_same_schedule() {
     assert_eq!(selector(&project), selector(&undisturbed));
 }
 
-/// Waits until a selector at work has put its first round aside.
+/// Waits until a running selector has saved its first round.
 fn wait_for_selector_checkpoint(project: &Project) -> bool {
     let deadline = Instant::now() + Duration::from_mins(2);
     while Instant::now() < deadline {
@@ -171,7 +173,8 @@ fn every_table_answers_and_the_history_knows_what_ran() {
     assert_phases_are_accounted_for(&project);
 }
 
-/// Every phase of training stages has its time, its memory and its work, and the report counts all that selection took.
+/// Checks that every phase of a training stage has time, memory and FLOPs, and that the report contains all costs of
+/// the selection.
 fn assert_phases_are_accounted_for(project: &Project) {
     for kind in ["selector", "finetune"] {
         let rows = project.sql(&format!(
@@ -189,7 +192,7 @@ fn assert_phases_are_accounted_for(project: &Project) {
         assert!(of("selection", "seconds") >= 0.0);
         assert!(of("forward", "tokens") > of("forward", "supervised") && of("forward", "supervised") > 0.0);
         assert!(of("backward", "flops") > of("forward", "flops") && of("backward", "tokens") == 0.0, "{rows:?}");
-        // The same work as the artifacts' own tables say.
+        // The costs must agree with the tables of the artifacts.
         let stage = if kind == "selector" { "selector" } else { "tuned" };
         let done = project.sql(&format!(
             "select sum(tokens) as tokens, sum(flops) as flops from history.steps where stage = '{stage}'"
@@ -216,7 +219,7 @@ fn duckdb_reads_the_same_from_the_files() {
     let answer = project.run(&["build", PIPELINE]);
     assert_eq!(answer.code, 0, "{}", answer.stderr);
     let out = project.path("out/micro");
-    // Each question to raisin, and to DuckDB over the Parquet files under out/.
+    // The same question goes to raisin, and to DuckDB over the Parquet files under out/.
     for (question, of_files) in [
         (
             "select method, count(*) as n, avg(loss) as loss, count(distinct id) as ids from scores.items \
@@ -325,7 +328,8 @@ fn what_overlaps_is_reported_and_neither_trained_on_nor_scored() {
     let summary = "select overlapping, examples, pool_rows from overlap.overlap_summary where split = 'both'";
     assert_eq!(project.sql(summary), [serde_json::json!({"overlapping": 2, "examples": 16, "pool_rows": 2})]);
     let count = |query: &str| project.sql(query)[0]["n"].as_u64();
-    // Rows of what is left are trained on, under the numbers that they have there.
+    // The training uses rows of the remaining instructions, with the ids that they have in the table of the overlap
+    // stage.
     assert_eq!(count("select count(distinct id) as n from tuned.selection"), Some(20));
     let joined = "select count(*) as n from tuned.selection s join overlap.instructions i on s.id = i.id \
                   join pool.instructions p on i.pool_id = p.id where starts_with(p.prompt, s.instruction) and p.id <> 3";
@@ -336,7 +340,8 @@ fn what_overlaps_is_reported_and_neither_trained_on_nor_scored() {
     assert!(wrong.code == 2 && wrong.stderr.contains("these do: `overlap`"), "{}", wrong.stderr);
 }
 
-/// Whether two rows hold the same values; sums may have been taken in another order.
+/// Whether two rows have the same values. Floating-point sums may differ by rounding, because they may have been
+/// computed in another order.
 fn same(row: &Value, other: &Value) -> bool {
     match (row, other) {
         (Value::Object(row), Value::Object(other)) => {

@@ -1,4 +1,4 @@
-//! What a person may say about a build: force, check, a plan kept in a file, a change accepted.
+//! Tests of the options of a build: force, check, plan files, and accepted changes.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -42,7 +42,7 @@ fn a_forced_stage_begins_anew_whatever_checkpoints_there_are() {
     let project = EngineProject::new();
     let pipeline = project.one(&[("long", "write", json!({"die_once": true}))]);
     assert_eq!(project.build(&pipeline).exit_code(), 1);
-    // The checkpoint would have made it go on; without one it dies again.
+    // With the checkpoint, the stage would have continued. Without a checkpoint, it dies again.
     assert_eq!(project.build_so(&pipeline, |options| options.force = forced(&["long"])).exit_code(), 1);
     assert_eq!(project.build(&pipeline).exit_code(), 0);
 }
@@ -64,7 +64,7 @@ fn a_check_names_the_file_that_a_second_run_makes_otherwise() {
     let failure = &summary.failures[0];
     assert!(failure.stage == "drifts" && failure.reason.contains("drift: "), "{failure:?}");
     assert!(!failure.reason.contains("text"), "{failure:?}");
-    // What the first run made is kept.
+    // The artifact of the first run is kept.
     assert_eq!(project.build(&stages(true)).ran, 0);
     let summary = checked(&stages(false));
     assert_eq!((summary.exit_code(), summary.ran), (0, 2));
@@ -101,7 +101,7 @@ fn a_stage_that_fails_with_checkpoints_says_how_to_begin_without_them() {
     assert!(second.contains("checkpoints of an earlier attempt") && second.contains("--force long"), "{second}");
 }
 
-/// Plans into a file. Gives its path.
+/// Writes a plan file. Returns its path.
 fn planned(project: &EngineProject, pipeline: &Pipeline) -> PathBuf {
     let (_, plan) = PlanFile::make(pipeline, &project.options()).unwrap();
     let path = project.folder.join("plan.json");
@@ -121,13 +121,13 @@ fn a_plan_is_built_as_it_was_planned() {
     let project = EngineProject::new();
     let pipeline = project.one(&chain("ay", "-"));
     let path = planned(&project, &pipeline);
-    // It needs nothing but the file, and what was made meanwhile is taken.
+    // The build needs only the plan file, and uses artifacts that were made after the plan.
     project.build_so(&pipeline, |options| options.only = vec!["a".into()]);
     let summary = build_plan(&project, &path).unwrap();
     assert_eq!((summary.ran, summary.cached), (3, 1));
     assert_eq!(project.text("d"), "ay-beeay-bee");
     assert_eq!(project.build(&pipeline).ran, 0);
-    // What was cached and is gone runs again.
+    // A stage that was cached when the plan was made, and whose artifact is gone, runs again.
     let path = planned(&project, &pipeline);
     project.store().set_aside(&project.folder.join("out/story/a").canonicalize().unwrap()).unwrap();
     assert_eq!(build_plan(&project, &path).unwrap().ran, 1);
@@ -185,7 +185,7 @@ fn a_plan_for_one_gpu_of_several_is_built_on_that_one() {
     assert_eq!(plan.options(project.options()).device, engine::DeviceChoice::CudaAt(1));
 }
 
-/// A build in a process of its own that has begun to make its stage.
+/// Starts a build in its own process, and returns when its stage runs.
 fn at_work(project: &EngineProject, parameters: &Value) -> Child {
     let child = project.builder(parameters).spawn().unwrap();
     let staging = project.folder.join("cache/tmp");
@@ -197,14 +197,14 @@ fn at_work(project: &EngineProject, parameters: &Value) -> Child {
 fn accept_says_for_whom_it_waits() {
     let project = EngineProject::new();
     project.build(&project.one(&[("slow", "write", json!({}))]));
-    // Another process makes what is to be accepted.
+    // Another process makes the artifact of the action that is to be accepted.
     let first = at_work(&project, &json!({"milliseconds": 2500}));
     let second = project.accepter(&json!({"milliseconds": 2500})).stderr(Stdio::piped()).output().unwrap();
     let words = String::from_utf8_lossy(&second.stderr);
     assert!(words.contains(&format!("waiting for pid {} building slow", first.id())), "{words}");
     assert_eq!(second.status.code(), Some(0), "{words}");
     assert_eq!(first.wait_with_output().unwrap().status.code(), Some(0));
-    // What was really made is better than a person's word.
+    // An artifact that was really made is better than an accepted artifact.
     assert!(project.store().actions().unwrap().iter().all(|record| record.accepted.is_none()));
 }
 
@@ -242,7 +242,7 @@ fn an_accepted_change_keeps_the_artifact_and_the_record_says_who_accepted_what()
     let accepted = accept(&project, &changed, "c").unwrap();
     assert_eq!(accepted.len(), 1);
     assert_eq!(accepted[0].accepted.differences, ["between: \"-\" -> \"+\""]);
-    // All of it is cached now, with the old text.
+    // All stages are cached now, with the old text.
     assert_eq!(project.build(&changed).ran, 0);
     assert_eq!(project.text("d"), "ay-beeay-bee");
     let plan = engine::plan(&changed, &project.options()).unwrap();
@@ -250,7 +250,7 @@ fn an_accepted_change_keeps_the_artifact_and_the_record_says_who_accepted_what()
     let Status::Cached { accepted: Some(word), .. } = of("c") else { panic!("{plan}") };
     assert!(word.to_string().contains("between: \"-\" -> \"+\" (only words)"), "{word}");
     assert!(matches!(of("d"), Status::Cached { accepted: None, .. }));
-    // And it can be made after all.
+    // With `force`, the stage runs after all.
     assert_eq!(project.build_so(&changed, |options| options.force = forced(&["c"])).ran, 2);
     assert_eq!(project.text("d"), "ay+beeay+bee");
 }
@@ -266,7 +266,7 @@ fn what_was_never_made_and_what_waits_for_an_input_cannot_be_accepted() {
     assert!(error.contains("made from `a`, which would run") && error.contains("accept `a` first"), "{error}");
     let error = render(&accept(&project, &changed, "cc").unwrap_err());
     assert!(error.contains("no stage `cc`") && error.contains("did you mean `c`?"), "{error}");
-    // Another variant's artifact does not stand for this one's.
+    // The artifact of another variant cannot be accepted for this variant.
     let seeded = |seed: u64| {
         let stages = [("a", "write", json!({})), ("both", "join", json!({"left": "a", "right": "a"}))];
         let name = format!("seed={seed}");
@@ -291,7 +291,7 @@ fn why_names_input_stages_and_what_changed_in_them() {
     assert_eq!(project.why(&project.one(&stages("two"))), ["both: input pool: other bytes in text"]);
 }
 
-/// Two texts, each made with two seeds: `a` is shared by the variants of a text, `both` is not.
+/// A sweep over two texts and two seeds. The two variants of a text share `a`, but not `both`.
 fn swept(project: &EngineProject, texts: [&str; 2], milliseconds: u64) -> Pipeline {
     let mut variants = Vec::new();
     for text in texts {
@@ -322,7 +322,7 @@ fn what_some_variants_share_is_not_accepted_for_others() {
 #[test]
 fn forced_stages_that_turn_out_to_be_the_same_action_run_once_and_all_have_the_artifact() {
     let project = EngineProject::new();
-    // The texts are the same without their blanks; the second is there only when `c` of the first is made.
+    // The two texts are equal without their blanks. The second `a` ends only after `c` of the first variant was made.
     let variants = [("x", 0), ("x ", 700)].map(|(text, milliseconds)| {
         let stages = [
             ("a", "write", json!({"text": text, "milliseconds": milliseconds})),
@@ -349,7 +349,7 @@ fn a_record_that_cannot_be_read_fails_its_stage_and_not_the_build() {
     project.build(&pipeline);
     let store = project.store();
     let bad = store.actions().unwrap().into_iter().find(|record| record.stage == "bad").unwrap();
-    // A link to itself: not even root can read that, and it is no damage.
+    // A link to itself cannot be read, not even by root, and it does not count as damage.
     let record = project.folder.join(format!("cache/actions/{}.json", bad.key));
     std::fs::remove_file(&record).unwrap();
     std::os::unix::fs::symlink(&record, &record).unwrap();
@@ -364,6 +364,6 @@ fn a_record_that_cannot_be_read_fails_its_stage_and_not_the_build() {
     assert_eq!((summary.ran, summary.skipped, summary.failures.len()), (1, 1, 1), "{summary:?}");
     assert_eq!(summary.failures[0].stage, "bad");
     assert_eq!(project.text("good"), "better");
-    // Nobody knows that their artifacts are gone: they stay linked, so that gc frees nothing.
+    // raisin cannot know whether the artifacts are gone. Therefore they stay linked, and gc removes none of them.
     assert_eq!([project.text("bad"), project.text("after")], ["bad", "badbad"]);
 }

@@ -1,7 +1,7 @@
-//! The bytes that action keys are digests of, as literals. Every cache out there is found by these keys: whoever changes
-//! how an action is written down makes all of them run everything again.
+//! Golden tests of action keys: the canonical JSON of actions as literals. If the canonical form changes, every key
+//! changes, and all existing caches become useless.
 //!
-//! The actions are those that a build has written into its records.
+//! The actions come from the action records of a build.
 
 use raisin_base::digest::{Digest, canonical};
 use serde_json::{Value, json};
@@ -16,7 +16,7 @@ fn write(project: &EngineProject, files: &[(&str, &str)]) {
     }
 }
 
-/// The keys and the canonical actions of the stages of this name, in the order of their texts.
+/// The keys and the canonical actions of the stages with this name, sorted by the text of the action.
 fn actions(project: &EngineProject, stage: &str) -> Vec<(String, String)> {
     let records = project.store().actions().unwrap().into_iter().filter(|record| record.stage == stage);
     let mut found: Vec<_> = records.map(|record| (record.key.to_hex(), canonical(&record.action))).collect();

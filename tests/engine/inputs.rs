@@ -1,4 +1,4 @@
-//! Raw files: folders and patterns, and what counts as a change of them.
+//! Tests of input files: files, folders and patterns, and which edits count as a change.
 
 use std::time::{Duration, SystemTime};
 
@@ -48,7 +48,7 @@ fn a_folder_reads_all_its_files_and_may_be_moved() {
     assert_eq!(project.text("list"), "b.txt=2 deep/a.txt=1 ");
     std::fs::rename(project.folder.join("data"), project.folder.join("elsewhere")).unwrap();
     assert_eq!(project.build(&several(&project, "elsewhere/")).ran, 0);
-    // A pattern that finds the same files by the same names is the same input.
+    // A pattern that matches the same files with the same names gives the same input.
     assert_eq!(project.build(&several(&project, "elsewhere/**/*")).ran, 0);
 }
 
@@ -88,19 +88,19 @@ fn content_decides_whatever_the_times_say() {
     project.build(&pipeline);
     let modified = file.metadata().unwrap().modified().unwrap();
     let set = |to: SystemTime| std::fs::File::options().write(true).open(&file).unwrap().set_modified(to).unwrap();
-    // A touch, into the past and into the future.
+    // New modification times, in the past and in the future.
     for time in [modified - Duration::from_secs(5000), modified + Duration::from_secs(5000)] {
         set(time);
         assert_eq!(project.build(&pipeline).ran, 0);
     }
-    // An edit of the same size that puts the time back.
+    // An edit that keeps the size and restores the modification time.
     for text in ["two", "six"] {
         std::fs::write(&file, text).unwrap();
         set(modified);
         assert_eq!(project.build(&pipeline).ran, 1);
         assert_eq!(project.text("copy"), text);
     }
-    // Another file under the same name, by a rename and by a link.
+    // Another file with the same name, by a rename and by a link.
     std::fs::write(project.folder.join("new.txt"), "ten").unwrap();
     std::fs::rename(project.folder.join("new.txt"), &file).unwrap();
     set(modified);
@@ -116,7 +116,7 @@ fn content_decides_whatever_the_times_say() {
     }
 }
 
-/// What happens to an input while its stage reads it.
+/// Changes an input file while its stage reads it.
 fn meanwhile(change: impl FnOnce(&std::path::Path)) -> (EngineProject, engine::Summary, Pipeline) {
     let project = EngineProject::new();
     let input = project.folder.join("data.txt");
@@ -137,7 +137,7 @@ fn an_input_that_is_edited_replaced_or_removed_during_its_stage_is_not_cached() 
     let changes: [Change; 4] = [
         |file| std::fs::write(file, "two").unwrap(),
         |file| {
-            // The same size, with the time put back.
+            // The edit keeps the size and restores the modification time.
             let modified = file.metadata().unwrap().modified().unwrap();
             std::fs::write(file, "six").unwrap();
             std::fs::File::options().write(true).open(file).unwrap().set_modified(modified).unwrap();
@@ -154,7 +154,7 @@ fn an_input_that_is_edited_replaced_or_removed_during_its_stage_is_not_cached() 
         let reason = &summary.failures[0].reason;
         assert!(reason.contains("was changed while the stage was reading it"), "{reason}");
         assert!(project.store().actions().unwrap().is_empty());
-        // Nor is there a checkpoint that was made of something else than the key says.
+        // No checkpoint remains that was made from other bytes than the key says.
         assert_eq!(std::fs::read_dir(project.folder.join("cache/tmp")).unwrap().count(), 0);
         if let Ok(now) = std::fs::read_to_string(project.folder.join("data.txt")) {
             assert_eq!(project.build(&pipeline).ran, 1);
@@ -165,7 +165,7 @@ fn an_input_that_is_edited_replaced_or_removed_during_its_stage_is_not_cached() 
 
 #[test]
 fn a_file_that_is_touched_during_its_stage_is_not_cached_either() {
-    // Nobody knows whether it was another one between two looks.
+    // raisin cannot know whether the file had other content between the two checks.
     let touch = |file: &std::path::Path| {
         std::fs::File::options().write(true).open(file).unwrap().set_modified(SystemTime::now()).unwrap();
     };
@@ -212,7 +212,8 @@ fn a_checkpoint_counts_only_while_the_inputs_are_as_they_were_when_the_stage_beg
     write(&project, &[("data.txt", "two")]);
     die(true);
     assert_eq!(project.build(&pipeline).exit_code(), 1);
-    // Edited and put back while nobody looked: the same key, and who knows what the stage has read.
+    // The file was edited and restored between two builds. The key is the same, but the stage may have read other
+    // bytes.
     write(&project, &[("data.txt", "six")]);
     write(&project, &[("data.txt", "two")]);
     die(false);

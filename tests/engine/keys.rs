@@ -1,7 +1,7 @@
-//! docs/design.md's table of what is in an action key and what is not: one test a row.
+//! Tests of the table in docs/design.md that says what is in an action key: one test for each row.
 //!
-//! A build after a change either runs the stage (`ran` counts it) or finds it. Device and dtype need tensor stages:
-//! tests/main_job.rs has their rows.
+//! After a change, a build either runs the stage (`ran` counts it) or finds its artifact. Device and dtype need tensor
+//! stages; tests/main_job.rs tests these rows.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,18 +12,18 @@ use serde_json::json;
 use crate::kinds::{Runs, Write, WriteParameters};
 use crate::project::EngineProject;
 
-/// How many stages run when `after` is built where `before` was.
+/// Builds `before`, then `after`. Returns the number of stages that ran in the second build.
 fn ran(project: &EngineProject, before: &Pipeline, after: &Pipeline) -> u64 {
     project.build(before);
     project.build(after).ran
 }
 
-/// A copy of data.txt.
+/// A pipeline that copies a file.
 fn copies(project: &EngineProject, path: &str) -> Pipeline {
     project.one(&[("copy", "copy", json!({"path": path}))])
 }
 
-/// `write` as it might become: the same name, another version.
+/// A later version of the kind `write`: the same name, another version number.
 struct NewerWrite;
 
 impl Kind for NewerWrite {
@@ -51,7 +51,7 @@ fn the_kind_is_in_the_key() {
     let project = EngineProject::new();
     project.build(&project.one(&[("a", "write", json!({}))]));
     std::fs::write(project.folder.join("data.txt"), "hello").unwrap();
-    // The same bytes come out, by another kind.
+    // Another kind writes the same bytes.
     assert_eq!(project.build(&project.one(&[("a", "copy", json!({"path": "data.txt"}))])).ran, 1);
 }
 
@@ -98,7 +98,7 @@ fn an_inputs_artifact_is_in_the_key_and_how_it_was_made_is_not() {
     };
     project.build(&joined(json!({"text": "one"})));
     assert_eq!(project.build(&joined(json!({"text": "two"}))).ran, 2);
-    // Blanks are trimmed: another action, the same artifact.
+    // `write` trims blanks, so the action differs but the artifact is the same.
     assert_eq!(project.build(&joined(json!({"text": " two "}))).ran, 1);
 }
 
@@ -147,7 +147,7 @@ fn the_seed_is_in_the_key_of_kinds_that_draw_and_of_no_other() {
     let project = EngineProject::new();
     let stages = [("a", "write", json!({})), ("both", "join", json!({"left": "a", "right": "a"}))];
     let seeded = |seed| project.pipeline(vec![EngineProject::variant("", json!({}), seed, &stages)]);
-    // `join` draws, `write` does not.
+    // `join` draws random numbers; `write` does not.
     assert_eq!(ran(&project, &seeded(1), &seeded(2)), 1);
 }
 

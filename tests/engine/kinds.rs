@@ -1,4 +1,4 @@
-//! Stage kinds of a few lines.
+//! Small stage kinds for the engine tests, and the function that runs them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -10,12 +10,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// How stages of a test kind run.
+/// How a stage of a test kind runs.
 pub trait Runs: Kind {
     fn run(parameters: Self::Parameters, context: &Context) -> Result<()>;
 }
 
-/// Writes its text without the blanks around it.
+/// Writes its text, without blanks at both ends.
 pub struct Write;
 
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -24,13 +24,13 @@ pub struct WriteParameters {
     text: String,
     milliseconds: u64,
     fail: bool,
-    /// Ends in the middle when there is no checkpoint yet.
+    /// The process dies halfway if there is no checkpoint yet.
     die_once: bool,
-    /// Does not end when it is asked to.
+    /// Ignores the stop signal.
     stubborn: bool,
-    /// Writes something else each time.
+    /// Writes other bytes in each run.
     drift: bool,
-    /// Makes this file the first time, and fails while it is there.
+    /// Creates this file in the first run, and fails while the file exists.
     once: String,
 }
 
@@ -128,7 +128,7 @@ impl Runs for Join {
     }
 }
 
-/// Copies a file, or the file `text` of a folder, slowly. Has a checkpoint, and ends after it while a file `die` is there.
+/// Copies a file slowly; of a folder, the file `text`. Saves a checkpoint, and dies after it while a file `die` exists.
 pub struct Copy;
 
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -180,7 +180,7 @@ impl Runs for Copy {
     }
 }
 
-/// Lists what all variants made.
+/// A gathering kind: lists the artifacts of all variants.
 pub struct Show;
 
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -256,7 +256,7 @@ impl Runs for Several {
     }
 }
 
-/// A tensor kind, as far as the engine knows: tells about its process.
+/// A tensor kind for the engine, but without tensors: writes facts about its process.
 pub struct Tell;
 
 #[derive(Default, Serialize, Deserialize, JsonSchema)]
@@ -264,19 +264,19 @@ pub struct Tell;
 pub struct TellParameters {
     /// A stage that must have run before.
     after: Option<String>,
-    /// Takes the process with it.
+    /// Ends the whole process.
     crash: bool,
     fail: bool,
-    /// A folder in which it waits until so many stages have come together.
+    /// A folder in which the stage waits until `meeting` stages have come together.
     meet: String,
     meeting: usize,
-    /// Only tells two stages apart.
+    /// Makes the actions of two stages different; has no other effect.
     name: String,
-    /// Prints and does not end its line.
+    /// Prints a text without a newline at its end.
     mumbles: bool,
 }
 
-/// How many stages this process has run.
+/// The number of stages that this process has run.
 static RUN_HERE: AtomicUsize = AtomicUsize::new(0);
 
 impl Kind for Tell {
@@ -372,7 +372,7 @@ impl Runs for Everything {
     }
 }
 
-/// What the processes of stages do.
+/// Runs one assignment, in the process of a stage.
 pub fn run_assignment(assignment: Assignment) -> Result<()> {
     fn run<K: Runs>(assignment: Assignment) -> Result<()> {
         let parameters = serde_json::from_value(assignment.parameters.clone())?;

@@ -1,9 +1,10 @@
-//! Builds, told as stories: real child processes, a real store, stage kinds of a few lines.
+//! Tests of builds with real child processes, a real store and small stage kinds. The other files of this folder test
+//! one subject each.
 //!
-//! The kinds live here; their child processes are this test executable again, started through a script that stands
-//! where `raisin` would.
+//! The stage kinds are in this executable. The workers run this test executable again: scripts in the place of
+//! `raisin-data` and `raisin-worker` start it.
 
-#![allow(clippy::unwrap_used, reason = "what a test cannot do ends it")]
+#![allow(clippy::unwrap_used, reason = "a failed `unwrap` ends the test")]
 
 mod choices;
 mod golden;
@@ -26,7 +27,7 @@ use raisin_engine::{self as engine, Options};
 use raisin_store::{self as store, BuildDescription};
 use serde_json::{Value, json};
 
-/// Not a test of its own: what the scripts start as workers.
+/// Not a test: the scripts start this function as a worker.
 #[test]
 fn worker_process() {
     if std::env::var("RAISIN_TEST_WORKER").is_ok_and(|word| word == "run-stages") {
@@ -34,7 +35,7 @@ fn worker_process() {
     }
 }
 
-/// Not a test of its own: a build in a process that can be interrupted and killed.
+/// Not a test: a build in its own process, so that a test can interrupt and kill it.
 #[test]
 fn builder_process() {
     let Ok(folder) = std::env::var("RAISIN_TEST_BUILD") else { return };
@@ -104,7 +105,7 @@ fn variants_share_what_they_have_in_common_and_a_gathering_stage_sees_them_all()
     });
     let pipeline = project.pipeline(variants.into());
     let summary = project.build(&pipeline);
-    // a, b and the list once; c and d four times.
+    // `a`, `b` and the list run once; `c` and `d` run four times.
     assert_eq!((summary.ran, summary.failures.len()), (11, 0));
     let listed = std::fs::read_to_string(project.folder.join("out/story/list/text")).unwrap();
     let lines: Vec<&str> = listed.lines().collect();
@@ -142,19 +143,19 @@ fn a_link_stays_until_its_stage_has_a_newer_artifact_or_is_gone_from_the_pipelin
     assert_eq!(["first", "middle", "last"].map(|stage| project.text(stage)), ["new", "older", "oldolder"]);
     let after = described(&project);
     assert!(after[0] != before[0] && after[1..] == before[1..], "{after:?}");
-    // gc takes nothing of them.
+    // gc removes none of these artifacts.
     let (store, out) = (project.store(), project.folder.join("out"));
     let all = store::GcOptions { yes: true, older_than: Some(Duration::ZERO), ..Default::default() };
     assert_eq!(store::gc(&store, &out, &all).unwrap().artifacts.len(), 1);
     assert_eq!(project.text("last"), "oldolder");
-    // A build that leaves them out takes none away either.
+    // A build that leaves these stages out does not remove their links.
     let summary = project.build_so(&project.one(&stages("new", false)), |options| options.only = vec!["first".into()]);
     assert_eq!((summary.exit_code(), summary.earlier), (0, 2));
     assert_eq!(project.text("last"), "oldolder");
     let summary = project.build(&project.one(&stages("new", false)));
     assert_eq!((summary.ran, summary.earlier), (2, 0));
     assert_eq!(project.text("last"), "newnewer");
-    // Gone from the pipeline, gone from the links; and so is one whose artifact is not there any more.
+    // A stage that is no longer in the pipeline has no link. A stage whose artifact is gone has no link either.
     project.build(&project.one(&stages("new", false)[..2]));
     assert!(project.folder.join("out/story/last").symlink_metadata().is_err());
     project.store().set_aside(&project.folder.join("out/story/middle").canonicalize().unwrap()).unwrap();
@@ -189,7 +190,7 @@ fn a_build_looks_for_the_executables_of_its_stages_before_anything_runs() {
     assert!(words.contains("stage `far` cannot run"), "{words}");
     assert_eq!(raisin_base::error::exit_code(&error), 1);
     assert!(project.store().actions().unwrap().is_empty());
-    // What runs nothing needs none of them.
+    // A build that runs no stage of an executable does not need this executable.
     assert_eq!(project.build(&project.one(&stages[..1])).ran, 1);
     std::fs::rename(project.folder.join("raisin-data"), project.folder.join("gone")).unwrap();
     assert_eq!(project.build(&project.one(&stages[..1])).exit_code(), 0);
@@ -253,7 +254,7 @@ fn a_damaged_artifact_is_named_set_aside_and_made_again() {
     let summary = project.build(&pipeline);
     assert_eq!((summary.ran, summary.cached), (1, 3));
 
-    // A flipped byte leaves the size as it was: that is for verify to find.
+    // A flipped byte does not change the size. Only `verify` can find such damage.
     let file = project.folder.join("out/story/b/text").canonicalize().unwrap();
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
     std::fs::write(&file, "bed").unwrap();
@@ -293,7 +294,7 @@ fn a_missing_file_and_a_wrong_pin_stop_the_build_before_anything_runs() {
     let found = raisin_base::digest::Digest::of(b"one").to_hex();
     assert!(error.contains(&wrong) && error.contains(found.as_str()) && error.contains("data.txt"), "{error}");
     assert_eq!(project.build(&stages(Some(found.as_str()))).ran, 2);
-    // The pin is not part of the key.
+    // The expected digest is not part of the key.
     assert_eq!(project.build(&stages(None)).ran, 0);
 }
 
@@ -316,12 +317,12 @@ fn a_stage_that_does_not_listen_is_killed_and_the_build_says_how_to_go_on() {
     let stubborn = json!({"milliseconds": 60_000, "stubborn": true});
     let build = project.builder(&stubborn).stderr(Stdio::piped()).spawn().unwrap();
     project.wait_until_started();
-    // The stage has begun to turn a deaf ear once it says so.
+    // After the stage has written this word, it ignores the stop signal.
     wait_for("the stage is stubborn", || project.log().contains("stubborn"));
     let (began, pid) = (Instant::now(), rustix::process::Pid::from_child(&build));
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     let output = build.wait_with_output().unwrap();
-    // Two, on a machine that has nothing else to do.
+    // The limit of a build is two seconds on an idle machine; the test allows three.
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     assert_eq!(output.status.code(), Some(130));
     let words = String::from_utf8_lossy(&output.stderr);
@@ -347,7 +348,8 @@ fn a_killed_build_takes_its_children_with_it_and_leaves_no_lock() {
     let mut build = project.start_slow();
     build.kill().unwrap();
     build.wait().unwrap();
-    // The next build may begin in the same folder only when the stage's process is gone, which holds a lock there.
+    // The process of the stage holds a lock in the staging folder. Therefore the next build can use the folder only
+    // after this process has ended.
     wait_for("the stage's process is gone", || project.nobody_is_at_work());
     let summary = project.build(&project.one(&[("slow", "write", json!({"milliseconds": 3000}))]));
     assert_eq!((summary.ran, summary.exit_code()), (1, 0));
@@ -360,7 +362,7 @@ fn gc_frees_what_no_link_reaches_once_it_is_told_to() {
     let pipeline = project.one(&chain("ay", "+"));
     project.build(&pipeline);
     let (store, out) = (project.store(), project.folder.join("out"));
-    // A killed build may have made them, and go on from them.
+    // A killed build may have made these artifacts, and the next build may continue from them.
     let young = store::gc(&store, &out, &store::GcOptions::default()).unwrap();
     assert_eq!((young.kept, young.young, young.artifacts.len()), (6, 2, 0));
     let all = store::GcOptions { older_than: Some(Duration::ZERO), ..Default::default() };
@@ -426,7 +428,7 @@ fn gc_keeps_what_is_pinned_young_or_fits_the_budget() {
     let hour = Some(Duration::from_hours(1));
     assert_eq!(told(&store::GcOptions { older_than: hour, ..Default::default() }).artifacts, []);
     assert_eq!(told(&store::GcOptions { budget: Some(0), ..Default::default() }).artifacts, []);
-    // The oldest go first, and no more than must.
+    // gc removes the oldest artifacts first, and not more than necessary.
     let files = files_below(&project.folder.join("cache/artifacts")).into_iter().map(|path| path.metadata().unwrap());
     let total: u64 = files.filter(std::fs::Metadata::is_file).map(|file| file.len()).sum();
     assert_eq!(told(&store::GcOptions { budget: Some(total), ..none }).artifacts, []);
@@ -455,7 +457,7 @@ fn gc_leaves_the_checkpoints_of_a_killed_stage_for_the_build_that_goes_on() {
     let collect = |older_than| {
         let options = store::GcOptions { yes: true, older_than, ..Default::default() };
         let began = Instant::now();
-        // A child that was being started when its build died holds the build's lock for a moment.
+        // If a build dies while it starts a child process, the child holds the lock of the build for a moment.
         while let Err(error) = store::gc(&project.store(), &project.folder.join("out"), &options) {
             assert!(began.elapsed() < Duration::from_secs(5), "{error}");
             std::thread::sleep(Duration::from_millis(20));
@@ -471,7 +473,7 @@ fn gc_leaves_the_checkpoints_of_a_killed_stage_for_the_build_that_goes_on() {
 fn a_build_with_nothing_to_do_adds_two_lines_to_the_journal_and_writes_nothing_else() {
     let project = EngineProject::new();
     std::fs::write(project.folder.join("data.txt"), "data").unwrap();
-    // The digest of an input is kept once it has been at rest for two seconds.
+    // The store remembers the digest of an input file only after the file was unchanged for two seconds.
     std::thread::sleep(Duration::from_millis(2100));
     let variants = [1, 2].map(|seed| {
         let mut stages = chain("ay", "-");
@@ -491,7 +493,7 @@ fn a_build_with_nothing_to_do_adds_two_lines_to_the_journal_and_writes_nothing_e
     let changed: Vec<PathBuf> =
         before.into_iter().zip(look()).filter(|(before, after)| before != after).map(|(before, _)| before.1).collect();
     assert!(changed.len() == 1 && changed[0].starts_with(project.folder.join("cache/journal")), "{changed:?}");
-    // Links that are not as they were left are set again.
+    // A link that was changed from outside is set again.
     let link = project.folder.join("out/story/seed=1/d");
     std::fs::remove_file(&link).unwrap();
     project.build(&pipeline);
@@ -506,7 +508,7 @@ fn files_below(folder: &std::path::Path) -> Vec<PathBuf> {
         }
         files.push(entry.path());
     }
-    // The locks of the two builds come and go.
+    // The lock files of the two builds may appear and disappear.
     files.retain(|path| !path.components().any(|part| part.as_os_str() == "locks"));
     files.sort();
     files

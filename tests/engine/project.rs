@@ -1,4 +1,5 @@
-//! A project in a temporary folder, and builds in it.
+//! The test project of the engine tests: a temporary folder with a cache, and functions that build in it. kinds.rs has
+//! the stage kinds.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
@@ -13,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 use crate::kinds::KINDS;
 
-/// A folder with a cache, inputs and results.
+/// A folder with a cache, input files and links.
 pub struct EngineProject {
     pub folder: PathBuf,
     _kept: Option<tempfile::TempDir>,
@@ -22,7 +23,7 @@ pub struct EngineProject {
 pub type StageText<'s> = (&'s str, &'s str, Value);
 
 impl EngineProject {
-    /// One that another process made.
+    /// A project in a folder that another process made.
     pub fn at(folder: PathBuf) -> Self {
         Self { folder, _kept: None }
     }
@@ -93,14 +94,14 @@ impl EngineProject {
         Store::open(&self.folder.join("cache")).unwrap()
     }
 
-    /// A build with other options than the usual ones.
+    /// Builds with changed options.
     pub fn build_so(&self, pipeline: &Pipeline, change: impl FnOnce(&mut Options)) -> Summary {
         let mut options = self.options();
         change(&mut options);
         engine::build(pipeline, &options).unwrap()
     }
 
-    /// Why each stage would run, by its label; cached stages have no entry.
+    /// The reasons why stages would run, each with the label of its stage. A cached stage has no entry.
     pub fn why(&self, pipeline: &Pipeline) -> Vec<String> {
         let plan = engine::plan(pipeline, &self.options()).unwrap();
         let mut lines = Vec::new();
@@ -112,12 +113,12 @@ impl EngineProject {
         lines
     }
 
-    /// Starts a build of one slow stage in a process of its own, and waits until the stage runs.
+    /// Starts a build of one slow stage in its own process, and waits until the stage runs.
     pub fn start_slow(&self) -> Child {
         self.start_with(json!({"milliseconds": 3000}))
     }
 
-    /// The command of a build of one stage in a process of its own.
+    /// The command that builds one stage in its own process.
     pub fn builder(&self, parameters: &Value) -> Command {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command
@@ -127,7 +128,7 @@ impl EngineProject {
         command
     }
 
-    /// The command of a process that accepts that one stage as its earlier artifact.
+    /// The command that accepts the earlier artifact for this stage, in its own process.
     pub fn accepter(&self, parameters: &Value) -> Command {
         let mut command = self.builder(parameters);
         command.env("RAISIN_TEST_ACCEPT", "1");
@@ -144,17 +145,17 @@ impl EngineProject {
         wait_for("the stage starts", || self.store_has_started());
     }
 
-    /// Whether no stage's process holds its folder.
+    /// Whether no process of a stage still holds the lock in its staging folder.
     pub fn nobody_is_at_work(&self) -> bool {
         let folders = std::fs::read_dir(self.folder.join("cache/tmp")).unwrap();
         folders.flatten().all(|folder| {
-            // A build that was killed at once has written no such file.
+            // A build that was killed very early has not written this file.
             let file = std::fs::File::open(folder.path().join("assignment.json"));
             file.map_or(true, |file| file.try_lock().is_ok())
         })
     }
 
-    /// The words of all stages.
+    /// The logs of all stages, one after another.
     pub fn log(&self) -> String {
         let logs = std::fs::read_dir(self.folder.join("cache/logs")).into_iter().flatten().flatten();
         logs.filter_map(|log| std::fs::read_to_string(log.path()).ok()).collect()
@@ -166,7 +167,7 @@ impl EngineProject {
     }
 }
 
-/// Waits for something that must come; what is waited for is said if it does not.
+/// Waits until `came` returns true. If that takes too long, the test fails with the text `what`.
 pub fn wait_for(what: &str, mut came: impl FnMut() -> bool) {
     let began = Instant::now();
     while !came() {

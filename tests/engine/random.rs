@@ -1,5 +1,5 @@
-//! Random graphs under random edits: what a build makes of a cache that has seen all earlier states is what a build into
-//! an empty cache makes. A short form runs with the other tests; `just torture` runs 10,000 cases.
+//! Tests random graphs under random edits: an incremental build with a cache of earlier builds must give the same
+//! results as a build with an empty cache. A short form runs with the other tests; `just torture` runs 10,000 cases.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
@@ -18,7 +18,7 @@ use crate::project::{EngineProject, StageText};
 
 const NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
 const FILES: [&str; 3] = ["one.txt", "two.txt", "three.txt"];
-/// Two of them give the same bytes, so that rebuilds stop early; see `write`.
+/// The texts of `write` stages. Two of the texts give the same bytes, so that early cutoff happens; see `write`.
 const TEXTS: [&str; 4] = ["ay", "ay  ", "bee", "sea"];
 
 struct Chance(rand_chacha::ChaCha8Rng);
@@ -33,7 +33,7 @@ impl Chance {
     }
 }
 
-/// What a person's files say.
+/// The content of the pipeline file.
 #[derive(Clone)]
 struct State {
     stages: Vec<Planned>,
@@ -73,7 +73,7 @@ impl State {
         }
     }
 
-    /// A kind for the stage at this place, made from stages before it.
+    /// A random kind for the stage at this position. Its inputs are earlier stages.
     fn kind(&self, place: usize, chance: &mut Chance) -> Kind {
         match chance.below(if place == 0 { 2 } else { 5 }) {
             0 => Kind::Write { text: chance.one_of(&TEXTS) },
@@ -85,7 +85,7 @@ impl State {
         }
     }
 
-    /// Changes one thing. What a removed stage was needed for gets another input.
+    /// Makes one random edit. If the edit removes a stage, the dependents of this stage get another input.
     fn edit(&mut self, chance: &mut Chance) {
         let place = chance.below(self.stages.len());
         match chance.below(8) {
@@ -130,7 +130,7 @@ impl State {
     }
 }
 
-/// What a build has left: by stage, its key, artifact and text, read through the links.
+/// Builds, and returns what the build left: for each stage, key, artifact and text, read through the links.
 fn built(pipeline: &Pipeline, options: &Options) -> (u64, BTreeMap<String, (String, String, String)>) {
     let summary = engine::build(pipeline, options).unwrap();
     assert_eq!(summary.exit_code(), 0, "{:?}", summary.failures);
@@ -144,8 +144,9 @@ fn built(pipeline: &Pipeline, options: &Options) -> (u64, BTreeMap<String, (Stri
     (summary.ran, stages.collect())
 }
 
-/// Makes the stages of a project in this process. A worker is a process of its own, but a shell that only asks and waits: one
-/// of this executable would load libtorch, which all tests are linked with, for every one of some 30,000 builds.
+/// Runs the stages of a project inside the test process. Each worker is a process of its own, but only a shell that
+/// passes requests on and waits for replies. A worker of this executable would load libtorch, with which all tests are
+/// linked, in each of about 30,000 builds.
 struct ShellWorkers {
     requests: PathBuf,
 }
@@ -155,14 +156,15 @@ impl ShellWorkers {
         let requests = project.folder.join("requests");
         let mode = rustix::fs::Mode::from_raw_mode(0o600);
         rustix::fs::mknodat(rustix::fs::CWD, requests.as_path(), rustix::fs::FileType::Fifo, mode, 0).unwrap();
-        // Opened once, for both ways: between two replies it has neither an end nor a writer of before.
+        // The shell opens the pipe once for reading and writing. Otherwise it could see an end of file between two
+        // replies.
         let script = format!(
             "#!/bin/sh\nrequests='{}'\nmkfifo \"$requests.$$\"\nexec 3<> \"$requests.$$\"\nwhile read -r request; do\n\
              echo \"$$ $request\" > \"$requests\"\nread -r reply <&3\necho \"$reply\"\ndone\n",
             requests.display()
         );
         std::fs::write(project.folder.join("raisin-data"), script).unwrap();
-        // For writing, too: so it does not end when a shell closes it.
+        // Also open for writing, so that the pipe does not end when a shell closes it.
         let pipe = std::fs::File::options().read(true).write(true).open(&requests).unwrap();
         let replies = requests.clone();
         std::thread::spawn(move || {
@@ -224,9 +226,9 @@ fn an_incremental_build_of_a_random_graph_after_random_edits_is_a_clean_build() 
             let (some, incremental) = built(&pipeline, &options(&project, "kept"));
             let (all, clean) = built(&pipeline, &options(&project, "clean"));
             assert_eq!(incremental, clean, "case {done}: {}", shown(&state));
-            // And once more: nothing is left to do.
+            // A second build has nothing to run.
             assert_eq!(built(&pipeline, &options(&project, "kept")), (0, incremental), "case {done}");
-            // The cache is read-only; the test is not.
+            // The artifacts in the cache are read-only, so the usual removal would fail.
             store::remove_tree(&project.folder.join("clean")).unwrap();
             (done, ran, clean_ran) = (done + 1, ran + some, clean_ran + all);
             if done % 1000 == 0 {

@@ -1,11 +1,11 @@
-//! Tensor stages share workers that stay, and what one of them does is none of the others' business.
+//! Tests of the worker pool: tensor stages share workers, and a stage in a worker does not affect the next stage.
 
 use raisin_pipeline::Pipeline;
 use serde_json::{Value, json};
 
 use crate::project::EngineProject;
 
-/// Process, number of the stage in it, threads: what a `tell` stage wrote.
+/// What a `tell` stage wrote: the process id, the number of the stage in this process, and the number of threads.
 fn told(project: &EngineProject, stage: &str) -> (u32, usize, usize) {
     let text = project.text(stage);
     let mut words = text.split(' ');
@@ -31,7 +31,7 @@ fn one_worker_makes_stage_after_stage_and_each_has_its_own_log() {
         let log = std::fs::read_to_string(project.store().log_file(record.key)).unwrap();
         let words: Vec<&str> = log.lines().filter(|line| line.starts_with("the words of")).collect();
         assert_eq!(words, [format!("the words of {}", record.stage)]);
-        // What it prints goes there too.
+        // The standard output of the stage is also in its log.
         assert!(log.contains(&format!("printed by {}", record.stage)), "{log}");
     }
 }
@@ -71,7 +71,7 @@ fn a_worker_that_dies_takes_one_stage_with_it_and_is_replaced() {
     assert!(failure.reason.contains("the words of b-bad"), "{failure:?}");
     assert_ne!(told(&project, "a-first").0, told(&project, "c-last").0);
 
-    // One that only fails leaves the worker as it is.
+    // A stage that fails without a crash leaves its worker alive.
     let project = EngineProject::new();
     let stages: Vec<(&str, &str, Value)> = vec![
         ("a-first", "tell", json!({"name": "first"})),
@@ -101,7 +101,7 @@ fn stages_that_take_one_thread_each_run_side_by_side_and_resources_are_in_no_key
     let summary = project.build(&with(Some(1)));
     assert_eq!(summary.ran, 2, "{summary:?}");
     assert_eq!((told(&project, "one").2, told(&project, "two").2), (1, 1));
-    // Without a word each takes all cores, and what it takes changes nothing that is cached.
+    // Without `threads`, each stage takes all cores. The number of threads does not change any key.
     assert_eq!(project.build(&with(None)).ran, 0);
     assert_eq!(project.build(&with(Some(7))).ran, 0);
 }

@@ -1,7 +1,8 @@
-//! For build scripts: what tests need beside the code, as cfgs, so that a test without it is ignored and says why instead of
-//! passing. A test harness decides when it is compiled which tests are ignored.
+//! For build scripts: declares as cfgs what a test needs besides the code. If something that a test needs is missing,
+//! the test is ignored and says why, instead of passing. A test harness decides at compile time which tests are
+//! ignored.
 
-/// A cfg for each variable of the environment that is set and not empty.
+/// Sets a cfg for each environment variable that is set and not empty.
 pub fn variables(names: &[(&str, &str)]) {
     for (variable, cfg) in names {
         println!("cargo:rerun-if-env-changed={variable}");
@@ -9,7 +10,7 @@ pub fn variables(names: &[(&str, &str)]) {
     }
 }
 
-/// A cfg that is there or not.
+/// Declares a cfg, and sets it if `is_given`.
 pub fn flag(cfg: &str, is_given: bool) {
     println!("cargo:rustc-check-cfg=cfg({cfg})");
     if is_given {

@@ -1,4 +1,4 @@
-//! A project in a temporary folder, and the real executables run in it.
+//! Support for tests with the real executables: a project in a temporary folder, in which `raisin` runs.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -7,13 +7,14 @@ use serde_json::Value;
 
 pub mod python;
 
-/// The folder of the whole repository: where pipelines and tests lie.
+/// The root folder of the repository, which contains the pipelines and the tests.
 pub fn package() -> &'static Path {
     let own = Path::new(env!("CARGO_MANIFEST_DIR"));
     own.parent().unwrap_or(own)
 }
 
-/// An executable of this workspace. A test of another package does not make cargo build it: `just test` does that first.
+/// The path of an executable of this workspace. cargo does not build the executable for a test of another package;
+/// `just test` builds it before.
 pub fn executable(name: &str) -> PathBuf {
     let own = std::env::current_exe().expect("the running test");
     let path = own.ancestors().nth(2).expect("the target folder").join(name);
@@ -21,7 +22,7 @@ pub fn executable(name: &str) -> PathBuf {
     path
 }
 
-/// A folder with a store of its own. Runs `raisin` as a person would, from within.
+/// A temporary project with its own cache. `raisin` runs in the folder of the project.
 pub struct Project {
     folder: tempfile::TempDir,
 }
@@ -47,7 +48,7 @@ impl Project {
         std::fs::write(path, text).expect("a file");
     }
 
-    /// A project that holds a copy of one of `tests/pipelines`.
+    /// A project with a copy of one of the files of `tests/pipelines`.
     pub fn with_pipeline(name: &str) -> Self {
         let project = Self::new();
         let text = std::fs::read_to_string(package().join("tests/pipelines").join(name)).expect("a test pipeline");
@@ -71,12 +72,12 @@ impl Project {
         Answer::from(self.raisin(arguments).output().expect("raisin starts"))
     }
 
-    /// Starts a command and does not wait for it.
+    /// Starts a command, and does not wait for its end.
     pub fn start(&self, arguments: &[&str]) -> Child {
         self.raisin(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("raisin starts")
     }
 
-    /// The stages of a pipeline's last build, as `out/<pipeline>/build.json` tells them.
+    /// The stages of a pipeline's last build, from `out/<pipeline>/build.json`.
     pub fn built(&self, pipeline: &str) -> Vec<BuiltStage> {
         let text = std::fs::read(self.path(&format!("out/{pipeline}/build.json"))).expect("build.json");
         let build: Value = serde_json::from_slice(&text).expect("JSON");
@@ -107,7 +108,7 @@ pub struct BuiltStage {
     pub artifact: String,
 }
 
-/// What a command printed and how it ended.
+/// The output and the exit code of a command.
 pub struct Answer {
     pub code: i32,
     pub stdout: String,

@@ -1,17 +1,19 @@
-//! The Python of the comparisons with other programs: tests/python, with what its requirements.txt names.
+//! Support for comparisons with Python programs: runs the scripts of tests/python with the packages of its
+//! requirements.txt.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use raisin_base::error::{Context as _, Result, ensure};
 
-/// A path in the environment. A test that needs it is ignored where it was not set when the test was compiled.
+/// A path from the environment. A test that needs the path is ignored if the variable was not set when the test was
+/// compiled.
 pub fn setting(name: &str) -> PathBuf {
     let value = std::env::var_os(name).filter(|value| !value.is_empty());
     PathBuf::from(value.unwrap_or_else(|| panic!("{name} is not set: `just test` sets it")))
 }
 
-/// Runs a script of tests/python. Gives what it printed.
+/// Runs a script of tests/python. Returns its standard output.
 pub fn run_python(python: &Path, script: &str, arguments: &[&Path]) -> Result<String> {
     let script = crate::package().join("tests/python").join(script);
     let output = Command::new(python).arg(&script).args(arguments).output().context("cannot start Python")?;

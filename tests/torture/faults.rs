@@ -1,7 +1,8 @@
-//! A file system that fails, fills up, or forgets: every call of a build, one after the other.
+//! Tortures builds with a file system that fails, is full, or forgets what was not synced. Each build has one fault,
+//! and over all builds every file call has a fault once.
 //!
-//! shim.c stands between the executables and the C library. Rust's standard library makes its file calls through it;
-//! what is locked (flock) and mapped is not touched.
+//! shim.c is a library that replaces the file calls of the C library. The standard library of Rust makes its file calls
+//! through the C library. Locks (flock) and memory maps are not changed.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -29,7 +30,7 @@ fn expected() -> &'static Digests {
     })
 }
 
-/// The compiled shim.
+/// The compiled library shim.c.
 fn shim() -> &'static Path {
     static SHIM: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
     let (_, library) = SHIM.get_or_init(|| {
@@ -44,7 +45,7 @@ fn shim() -> &'static Path {
     library
 }
 
-/// What goes wrong in one build.
+/// The fault of one build.
 struct Trouble<'a> {
     call: &'a str,
     at: usize,
@@ -52,12 +53,12 @@ struct Trouble<'a> {
     space: Option<usize>,
 }
 
-/// What came of it.
+/// The result of a build with a fault.
 struct Outcome {
     output: Output,
-    /// Calls of that kind.
+    /// The number of calls of this kind.
     calls: u64,
-    /// Whether the trouble was met.
+    /// Whether the build reached the fault.
     met: bool,
     trace: String,
 }
@@ -85,10 +86,10 @@ fn build_with(project: &Project, shim: &Path, trouble: &Trouble<'_>) -> Outcome 
     Outcome { output, calls: number(0), met: number(3) > 0, trace }
 }
 
-/// The state that a loss of power may leave: nothing that was not synced is there.
+/// Restores the state that a loss of power may leave: everything that was not synced is lost.
 ///
-/// A file keeps what it had at its last fsync (or when it was opened, if that was later). A rename holds once the
-/// folder that it went to was synced; else it is undone, and the file that it replaced is back.
+/// A file keeps the content of its last fsync, or the content when it was opened if that was later. A rename stays if
+/// the target folder was synced afterwards. Otherwise the rename is undone, and the file that it replaced is back.
 fn lose_what_was_not_synced(trace: &str) -> usize {
     struct Rename {
         from: PathBuf,
@@ -120,7 +121,7 @@ fn lose_what_was_not_synced(trace: &str) -> usize {
     }
     let mut lost = 0;
     for (path, size) in &sizes {
-        // Opened for writing and later made read-only: only its content counts.
+        // The file may have been opened for writing and made read-only later. Only its content matters here.
         let Ok(metadata) = std::fs::metadata(path) else { continue };
         if metadata.is_file() && metadata.len() > *size {
             let mut permissions = metadata.permissions();
@@ -223,7 +224,7 @@ fn a_full_disk_is_an_error_and_loses_nothing() {
         }
         let words = String::from_utf8_lossy(&outcome.output.stderr);
         match outcome.output.status.code() {
-            // What did not fit was not needed, such as a line of a log.
+            // The bytes that did not fit were not necessary, such as a line of a log.
             Some(0) => {}
             Some(1 | 2) => assert!(words.contains("No space left"), "{space} bytes: {words}"),
             other => panic!("{space} bytes: ended with {other:?}\n{words}"),

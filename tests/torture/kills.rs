@@ -1,4 +1,4 @@
-//! Processes that die.
+//! Tortures builds by killing and interrupting processes.
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -14,13 +14,13 @@ fn kill(pid: u32, signal: Signal) {
     }
 }
 
-/// The children of a process, by /proc.
+/// The child processes of a process, from /proc.
 fn children(of: u32) -> Vec<u32> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
         let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-        // After the name, which may hold anything: state, then the parent.
+        // The name may contain any characters. After the name come the state and the parent.
         let parent = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok());
         if parent == Some(of) {
             found.push(pid);
@@ -70,14 +70,14 @@ fn killed_at_any_instant_it_goes_on_to_the_same_artifacts() {
 fn an_interrupt_ends_the_build_within_two_seconds_and_says_how_to_go_on() {
     let rounds = count(3, 50);
     let mut chance = Chance::of("interrupts");
-    // On a fast machine the build may be done before it is interrupted: such a round says nothing, and the next one is
-    // interrupted earlier.
+    // On a fast machine, the build may end before it is interrupted. Such a round proves nothing, and the next round
+    // interrupts earlier.
     let (mut interrupted, mut latest) = (0, 1200);
     while interrupted < rounds {
         let project = Project::with_pipeline(PIPELINE);
         let mut command = project.raisin(&["build", PIPELINE]);
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("raisin starts");
-        // From the first stage on: what comes before has tests of its own.
+        // Wait for the first stage. Other tests cover interrupts before the first stage.
         let at_work = || std::fs::read_dir(project.path("cache/tmp")).is_ok_and(|mut folder| folder.next().is_some());
         while !at_work() && child.try_wait().expect("a status").is_none() {
             std::thread::sleep(Duration::from_millis(1));

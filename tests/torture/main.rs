@@ -1,7 +1,8 @@
-//! What may happen to a cache, done to it on purpose. A short form runs with the other tests; `just torture` runs the
-//! full counts and prints them. docs/reliability.md has the results.
+//! Torture tests: harm a cache on purpose in every way that can happen. A short form runs with the other tests; `just
+//! torture` runs the full counts and prints them. docs/reliability.md has the results.
 //!
-//! Everything goes through the real executables. Chance is seeded: RAISIN_TORTURE_SEED gives other instants.
+//! All tests use the real executables. Random choices are seeded: another RAISIN_TORTURE_SEED gives other instants and
+//! bytes.
 
 mod faults;
 mod kills;

@@ -1,4 +1,4 @@
-//! Builds at once.
+//! Tortures a cache with several builds at the same time, also beside gc.
 
 use std::collections::BTreeMap;
 use std::process::{Child, Stdio};
@@ -40,7 +40,8 @@ fn many_processes_on_one_cache_make_each_action_once() {
     println!("{rounds} rounds of {processes} processes: all succeeded, each action ran once");
 }
 
-/// Does something while `gc --yes` runs again and again beside it; gives the rounds in which gc had its turn, and all.
+/// Calls `work` while `gc --yes` runs again and again. Returns the number of gc runs that got the lock, and the number
+/// of all gc runs.
 fn beside_gc(project: &Project, rounds: usize, work: impl FnOnce()) -> (usize, usize) {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -55,7 +56,7 @@ fn beside_gc(project: &Project, rounds: usize, work: impl FnOnce()) -> (usize, u
             }
             (turns, tries)
         });
-        // Whatever becomes of it, the collector must end.
+        // The thread that runs gc must end, also if `work` panics.
         let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
         stop.store(true, Ordering::Relaxed);
         let rounds = collector.join().expect("gc went on");
@@ -64,7 +65,7 @@ fn beside_gc(project: &Project, rounds: usize, work: impl FnOnce()) -> (usize, u
     })
 }
 
-/// How often each action ran.
+/// The number of runs of each action.
 fn times_run(project: &Project) -> BTreeMap<Digest, usize> {
     let store = Store::open(&project.path("cache")).expect("a store");
     let mut times: BTreeMap<Digest, usize> = BTreeMap::new();
@@ -128,7 +129,7 @@ fn a_sweep_of_many_variants_built_by_many_processes_runs_each_action_once() {
         builds.into_iter().for_each(|build| succeeds(build, "the sweep"));
     });
     let times = times_run(&project);
-    // One pool for each variant, and the query that sees them all.
+    // One pool for each variant, and one query that sees all pools.
     assert_eq!(times.len(), variants + 1);
     assert!(times.values().all(|&times| times == 1), "{times:?}");
     let again = project.run(&["build", "sweep.toml"]);

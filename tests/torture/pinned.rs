@@ -1,8 +1,8 @@
-//! What every kind makes of the small pipeline, pinned together with the kind's version: another result under the same
-//! version would be served from old caches beside new ones.
+//! Golden digests: the digest of what each kind writes for the small pipeline, together with the version of the kind.
+//! If a kind wrote other bytes under the same version, old caches would give old results beside new ones.
 //!
-//! Floating point sums differ between processors, so digests are pinned by the processor's name; stages that need no
-//! tensors have one digest for all. `RAISIN_BLESS=1` writes what is there now.
+//! Floating-point sums differ between processors. Therefore the digests of tensor stages are kept for each processor
+//! name. Stages without tensors have one digest for all processors. `RAISIN_BLESS=1` writes the current digests.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,11 +16,12 @@ use raisin_tests::Project;
 #[derive(Default, Serialize, Deserialize)]
 struct Pinned {
     versions: BTreeMap<String, u32>,
-    /// By processor, or `any`; then by stage and variant.
+    /// Digests by processor (or `any`), then by stage and variant.
     digests: BTreeMap<String, BTreeMap<String, String>>,
 }
 
-/// What decides which code a mathematics library takes: the name alone says too little on a virtual machine.
+/// The facts by which a mathematics library chooses its code. On a virtual machine, the name of the processor alone is
+/// not sufficient.
 fn processor() -> String {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let value = |key: &str| {
@@ -47,7 +48,7 @@ fn no_kind_makes_something_else_without_a_new_version() {
     let (mut here, mut differing) = (BTreeMap::new(), BTreeSet::new());
     for row in &actions {
         let kind = KINDS.iter().find(|kind| kind.name == text(row, "kind")).expect("a kind");
-        // What comes after tensors inherits their rounding.
+        // The results of stages that read from tensor stages also depend on the rounding of these tensor stages.
         let light = kind.process == Process::Data && ["generate", "ingest", "task"].contains(&kind.name);
         let place = if light { "any".to_owned() } else { processor() };
         let (stage, variant) = (text(row, "stage"), text(row, "variant"));

@@ -1,4 +1,5 @@
-//! Caches that are not one's own, or not of this version: they work, or it is said precisely why not.
+//! Tortures caches with other owners and modes, and caches of another version: a build works, or the message says
+//! exactly why not.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -11,7 +12,7 @@ use raisin_base::digest::Digest;
 use crate::world::{SMALL, files_below, verify_clean};
 use raisin_tests::{Answer, Project};
 
-/// Someone who owns nothing here.
+/// The user id of a user who owns no file here.
 const STRANGER: u32 = 65_534;
 
 fn built() -> Project {
@@ -19,7 +20,7 @@ fn built() -> Project {
     project.write("small.toml", SMALL);
     let answer = project.run(&["build", "small.toml"]);
     assert_eq!(answer.code, 0, "{}", answer.stderr);
-    // The folder that holds a temporary project is private.
+    // A temporary project lies in a private folder.
     mode(&project.path(""), 0o755);
     project
 }
@@ -40,7 +41,7 @@ fn all_below(folder: &Path) -> Vec<PathBuf> {
     all
 }
 
-/// Every file of a cache with its content and mode, but for what a reader may leave: nothing.
+/// Every file of a cache, with its content and mode. A user who may only read must leave the cache unchanged.
 fn content(project: &Project) -> BTreeMap<PathBuf, (u32, Digest)> {
     let files = files_below(&project.path("cache")).into_iter();
     files
@@ -52,12 +53,12 @@ fn content(project: &Project) -> BTreeMap<PathBuf, (u32, Digest)> {
         .collect()
 }
 
-/// Whether a command can be run as somebody else than the owner: only root can.
+/// Whether a command can be run as another user. Only root can do that.
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// The executables where a stranger can reach them too: the folder that they are built in may be private.
+/// Copies the executables to a folder that every user can read. The build folder may be private.
 fn reachable(project: &Project) -> PathBuf {
     let folder = project.path("for-all");
     if !folder.exists() {
@@ -65,7 +66,8 @@ fn reachable(project: &Project) -> PathBuf {
         mode(&folder, 0o755);
         for name in ["raisin-data", "raisin-sql", "raisin"] {
             let copy = folder.join(name);
-            // By another process: a file that this one had open for writing could not be run while a test beside it forks.
+            // Copy in another process. A file that this process had open for writing could not be executed while a test
+            // beside this one forks.
             let status = Command::new("cp").arg(raisin_tests::executable(name)).arg(&copy).status().expect("cp");
             assert!(status.success());
             mode(&copy, 0o755);
@@ -74,7 +76,7 @@ fn reachable(project: &Project) -> PathBuf {
     folder.join("raisin")
 }
 
-/// Runs raisin as someone who owns nothing, with an out folder of their own.
+/// Runs raisin as a user who owns no file of the cache, with an out folder of this user.
 fn as_stranger(project: &Project, arguments: &[&str]) -> Answer {
     let usual = project.raisin(arguments);
     let mut command = Command::new(reachable(project));
@@ -117,7 +119,7 @@ fn a_cache_of_another_version_is_refused_by_every_command_and_left_as_it_is() {
         }
         assert_eq!(content(&project), before, "layout {other:?}");
     }
-    // Records and memories of another version are none.
+    // Action records and cache-only files of another version are ignored.
     std::fs::remove_file(&version).expect("removed");
     assert_eq!(project.run(&["build", "small.toml"]).code, 0);
     for folder in ["identity", "index", "checked"] {
@@ -159,7 +161,7 @@ fn a_cache_that_cannot_be_written_serves_what_it_has_and_says_why_it_takes_no_mo
     let builds: [&[&str]; 2] = [&["build", "small.toml"], &["build", "small.toml", "--set", "stage.pool.size=61"]];
     for command in builds {
         let answer = run(command);
-        // The command is right: another cache would do.
+        // The command is correct, because it would work with another cache. Therefore the exit code is 1, not 2.
         assert_eq!(answer.code, 1, "{}", answer.stderr);
         assert!(answer.stderr.contains("cannot be written: Permission denied"), "{}", answer.stderr);
         assert!(answer.stderr.contains("hint: ") && answer.stderr.contains("--cache"), "{}", answer.stderr);
@@ -189,8 +191,8 @@ fn a_cache_on_a_read_only_file_system_is_told_as_such() {
     assert!(answer.stderr.contains("cannot be written: Read-only file system"), "{}", answer.stderr);
 }
 
-/// Runs a shell script in which mounting is allowed and nobody outside sees it. Tests of it are ignored where this machine
-/// did not let us when they were compiled.
+/// Runs a shell script in a mount namespace: the script may mount, and no other process sees these mounts. Tests that
+/// need this function are ignored if the machine did not allow it when the tests were compiled.
 pub fn in_a_mount_namespace(project: &Project, script: &str) -> Answer {
     let mut command = Command::new("unshare");
     command.args(["--mount", "--map-root-user", "--user", "sh", "-c"]).arg(script);
@@ -215,7 +217,7 @@ pub fn in_a_mount_namespace(project: &Project, script: &str) -> Answer {
 #[cfg_attr(not(is_root), ignore = "only root can be two users")]
 fn two_users_can_share_a_cache_that_both_may_write() {
     let project = built();
-    // As `umask 0` and a common group would leave it.
+    // Set the modes that `umask 0` and a common group would give.
     for path in all_below(&project.path("cache")) {
         let inside = path.components().any(|part| part.as_os_str() == "artifacts") && !path.ends_with("artifacts");
         if !inside {

@@ -1,11 +1,11 @@
-//! A real file system that fills up, with every stage kind.
+//! Tortures builds with a real file system that becomes full, with every stage kind.
 
 use crate::rights::in_a_mount_namespace;
 use crate::world::{PIPELINE, build, digests, full};
 use raisin_tests::Project;
 
-/// Builds into a cache of so many mebibytes; once that has failed, makes room, and builds again. Ends with 90 where the
-/// first build succeeded.
+/// A shell script that builds into a cache of this number of mebibytes. If the build fails, the script frees space and
+/// builds again. If the first build succeeds, the script ends with 90.
 fn script(mebibytes: usize) -> String {
     let raisin = raisin_tests::executable("raisin");
     let raisin = raisin.display();
@@ -22,7 +22,7 @@ fn script(mebibytes: usize) -> String {
     )
 }
 
-/// The micro pipeline, in full with models of some mebibytes.
+/// The micro pipeline. In the full form, its models have several mebibytes.
 fn project() -> Project {
     let project = Project::with_pipeline(PIPELINE);
     if full() {

@@ -1,4 +1,4 @@
-//! The pipeline that is tortured, what it should give, and how much of it.
+//! What the torture tests share: the pipelines, their expected digests, the counts, and the seeded generator.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -13,7 +13,7 @@ use raisin_tests::Project;
 /// Every stage kind.
 pub const PIPELINE: &str = "micro.toml";
 
-/// Two light stages: every call of their commits can be tried.
+/// Two stages without tensors, so that a test can try every call of their commits.
 pub const SMALL: &str = r#"
 [pipeline]
 name = "micro"
@@ -31,12 +31,12 @@ pub fn full() -> bool {
     std::env::var("RAISIN_TORTURE").is_ok_and(|word| word == "full")
 }
 
-/// How often something is done.
+/// The number of repetitions, in the short form or in the full form.
 pub fn count(short: usize, full_form: usize) -> usize {
     if full() { full_form } else { short }
 }
 
-/// Seeded chance, of its own for each test.
+/// A seeded random generator for one test.
 pub struct Chance(rand_chacha::ChaCha8Rng);
 
 impl Chance {
@@ -45,7 +45,7 @@ impl Chance {
         Self(Seed::new(seed).at(test).rng())
     }
 
-    /// 0..n
+    /// A number from 0 to n - 1.
     pub fn below(&mut self, n: u64) -> u64 {
         self.0.next_u64() % n
     }
@@ -58,7 +58,7 @@ pub fn digests(project: &Project) -> Digests {
     project.built("micro").into_iter().map(|stage| ((stage.stage, stage.variant), stage.artifact)).collect()
 }
 
-/// What a build that nothing disturbed gives. Made once for all tests.
+/// The digests of a build without any disturbance. The build runs once for all tests.
 pub fn undisturbed() -> &'static Digests {
     static DIGESTS: OnceLock<Digests> = OnceLock::new();
     DIGESTS.get_or_init(|| {
@@ -68,14 +68,14 @@ pub fn undisturbed() -> &'static Digests {
     })
 }
 
-/// A plain build, which must succeed. Gives what it said.
+/// Runs a build that must succeed. Returns its messages.
 pub fn build(project: &Project) -> String {
     let answer = project.run(&["build", PIPELINE]);
     assert_eq!(answer.code, 0, "a plain build failed\n{}", answer.stderr);
     answer.stderr
 }
 
-/// No artifact and no record of the cache is damaged.
+/// Checks that no artifact and no action record of the cache is damaged.
 pub fn verify_clean(project: &Project, after: &str) {
     let answer = project.run(&["verify"]);
     assert_eq!(answer.code, 0, "verify after {after}\n{}{}", answer.stdout, answer.stderr);
@@ -95,7 +95,7 @@ pub fn files_below(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Changes a file's bytes and nothing else that a look from outside shows: mode and time stay.
+/// Changes the bytes of a file, and restores its mode and its time, so that the change is not visible from outside.
 pub fn tamper(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     let before = std::fs::metadata(path).expect("the file");
     let folder = path.parent().expect("a folder");

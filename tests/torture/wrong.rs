@@ -1,4 +1,4 @@
-//! Files that are not what they were.
+//! Tortures a cache with changed, cut, missing and swapped files.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,8 @@ use raisin_store::{Journal, JournalEvent, Store};
 use crate::world::{Chance, PIPELINE, build, count, digests, files_below, full, tamper, undisturbed, verify_clean};
 use raisin_tests::Project;
 
-/// `cache/artifacts/<digest>/...` or `cache/actions/<key>.json`, as it is told to a person.
+/// The name of an artifact or action record in messages, from its path: `cache/artifacts/<digest>/...` or
+/// `cache/actions/<key>.json`.
 fn name(path: &Path) -> String {
     path.file_name().expect("a name").to_string_lossy().into_owned()
 }
@@ -43,7 +44,7 @@ fn one_flipped_byte_in_any_file_is_found_and_made_good() {
     println!("{all} files with one flipped byte: {all} found, {all} made again, 0 served");
 }
 
-/// What is neither artifact nor record: what was remembered of them, the layout's version, the journal.
+/// Other files of the store: the cache-only files, the version of the layout, and the journal.
 #[test]
 fn one_flipped_byte_in_any_other_file_of_the_store_is_found_and_misleads_nobody() {
     let project = Project::with_pipeline(PIPELINE);
@@ -52,11 +53,11 @@ fn one_flipped_byte_in_any_other_file_of_the_store_is_found_and_misleads_nobody(
         "rows.toml",
         "[stage.rows]\nkind = \"ingest\"\nsources = [{ path = \"row.jsonl\", format = \"alpaca\" }]\n",
     );
-    // The digest of an input is kept once it has been at rest for two seconds.
+    // The store remembers the digest of an input file only after the file was unchanged for two seconds.
     std::thread::sleep(std::time::Duration::from_millis(2100));
     assert_eq!(project.run(&["build", "rows.toml"]).code, 0);
     build(&project);
-    // Once more, so that everything that is remembered at a second build is there.
+    // Build again, so that the files that only a second build writes also exist.
     build(&project);
     let mut chance = Chance::of("memories");
     let kept = |name: &str| files_below(&project.path("cache").join(name));
@@ -190,7 +191,7 @@ fn a_journal_cut_anywhere_near_its_end_is_read_as_far_as_it_goes() {
         drop(begun);
         assert_eq!(store.journal().expect("all lines").len(), before + 1, "cut {cut}");
     }
-    // And with the executables.
+    // The executables must also work with a cut journal.
     let some: Vec<usize> = if full() { (1..=cuts).collect() } else { vec![1, 2, cuts / 2, cuts] };
     for &cut in &some {
         std::fs::write(&journal, &whole[..whole.len() - cut]).expect("cut");

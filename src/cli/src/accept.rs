@@ -1,4 +1,4 @@
-//! `raisin accept`: a person's word that a change was cosmetic.
+//! `raisin accept`: accepts that a change was cosmetic. The engine does the work.
 
 use std::process::ExitCode;
 
@@ -8,17 +8,18 @@ use super::pipeline_arguments::PipelineArguments;
 use raisin_base::error::Result;
 use raisin_engine as engine;
 
-/// Accept that a change of a stage was cosmetic: what it made before stands for what it would make now.
+/// Accept that a change of a stage is cosmetic: the earlier artifact is used for the changed stage.
 ///
-/// The stage's new action gets the artifact of the nearest earlier one, and the record says who accepted which
-/// differences: `raisin why` and `raisin.actions` show it. `raisin build --force STAGE` makes it anew after all.
+/// The new action of the stage gets the artifact of the nearest earlier action. The action record says who accepted
+/// which differences; `raisin why` and the table `raisin.actions` show it. `raisin build --force STAGE` makes a new
+/// artifact after all.
 #[derive(Args)]
 pub struct Arguments {
     #[command(flatten)]
     pipeline: PipelineArguments,
-    /// The stage; all its variants are accepted.
+    /// The stage; the command accepts the change in all its variants.
     stage: String,
-    /// Why, for the record.
+    /// The reason; the action record keeps it.
     #[arg(long, value_name = "TEXT", default_value = "")]
     reason: String,
 }
@@ -31,7 +32,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         super::print(&format!("{label}: artifact {artifact} accepted {}\n", acceptance.accepted))?;
     }
     if acceptances.is_empty() {
-        eprintln!("`{}` is cached as it is: there is nothing to accept", arguments.stage);
+        eprintln!("`{}` is cached: there is nothing to accept", arguments.stage);
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,4 +1,4 @@
-//! Hands a query over to `raisin-sql`, which takes the place of this process.
+//! Passes a query to `raisin-sql`, which replaces this process (exec). raisin-sql does the work.
 
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
@@ -8,7 +8,7 @@ use raisin_contract::Process;
 use raisin_contract::query::QueryOptions;
 
 /// # Errors
-/// `raisin-sql` is not there or cannot be started. Otherwise this function does not return.
+/// `raisin-sql` does not exist or cannot be started. Without an error, this function does not return.
 pub fn hand_over(options: &QueryOptions) -> Result<ExitCode> {
     let program = raisin_engine::executable(Process::Sql, None)?;
     let options = serde_json::to_string(options).context("the query cannot be handed over")?;

@@ -1,4 +1,4 @@
-//! `raisin build`: makes what is not made yet.
+//! `raisin build`: builds a pipeline or a plan file. The engine does the work.
 
 use std::process::ExitCode;
 
@@ -11,31 +11,33 @@ use raisin_kinds::KINDS;
 
 /// Build a pipeline: run the stages whose results are not in the cache, and link everything under out/.
 ///
-/// In place of a pipeline, a plan that `raisin plan --out` wrote: it is built as it was planned.
+/// PIPELINE may also be a plan file that `raisin plan --out` wrote. The build then runs exactly this plan.
 #[derive(Args)]
 pub struct Arguments {
     #[command(flatten)]
     pipeline: PipelineArguments,
     #[command(flatten)]
     out: OutFolder,
-    /// Go on with the stages that do not depend on one that failed.
+    /// After a failure, continue with the stages that do not depend on the failed stage.
     #[arg(short, long)]
     keep_going: bool,
-    /// Run this stage though it is cached, from the beginning; without a name, every stage. May be given several times.
+    /// Run this stage from the beginning although it is cached. Without a name: run every stage. May be given several
+    /// times.
     #[arg(long, value_name = "STAGE", num_args = 0..=1, default_missing_value = EVERYTHING)]
     force: Vec<String>,
-    /// Run each stage that runs a second time, in a process of its own, and fail those that make something else then.
+    /// If a stage must run, run the stage twice, the second time in a new process. If the two results differ, the stage
+    /// fails.
     #[arg(long)]
     check: bool,
-    /// No progress.
+    /// Print no progress.
     #[arg(short, long)]
     quiet: bool,
-    /// Start a process for each stage, instead of keeping some.
+    /// Start a new process for each stage, instead of workers that run one stage after another.
     #[arg(long, hide = true)]
     fresh_workers: bool,
 }
 
-/// What `--force` without a name stands for: no stage can have this name.
+/// The value of `--force` without a name. No stage can have this name.
 const EVERYTHING: &str = "*";
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
@@ -61,7 +63,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         None => {
             let pipeline = arguments.pipeline.load()?;
             let summary = engine::build(&pipeline, &options)?;
-            // The process ends here: to free a large pipeline piece by piece would take longer than to look at it did.
+            // The process ends here. Freeing a large pipeline piece by piece would take longer than the look-up took,
+            // so the memory is left to the operating system.
             std::mem::forget(pipeline);
             summary
         }

@@ -1,4 +1,4 @@
-//! `raisin digest`: what to pin a source by.
+//! `raisin digest`: prints the digest that a pipeline file can expect of a source. The engine computes it.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -11,7 +11,8 @@ use raisin_contract::Progress;
 use raisin_engine::{self as engine, Listener};
 use raisin_store::Store;
 
-/// Print the digest that pins a source: of a file, a folder, a pattern, or an address, whose file is then in the cache.
+/// Print the digest (`blake3 = "..."`) that a pipeline file can expect of a source: a file, a folder, a pattern or an
+/// address. The file of an address is downloaded into the cache.
 #[derive(Args)]
 pub struct Arguments {
     /// A path, a pattern such as 'data/*.jsonl', or an http(s) address.
@@ -31,7 +32,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A line now and then.
+/// Prints the progress of a download, at most one line in two seconds.
 struct Words {
     last: Instant,
 }

@@ -1,4 +1,4 @@
-//! `raisin doctor`: what this installation has found.
+//! `raisin doctor`: shows what this installation finds on the machine.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -39,11 +39,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     };
     lines.extend(advice.into_iter().map(|advice| ("to do", advice)));
     super::print(&lines.iter().map(|(name, value)| format!("{name:9} {value}\n")).collect::<String>())?;
-    // Without a worker that starts no tensor stage can run.
+    // If the worker does not start, no tensor stage can run.
     Ok(if inspected.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What the worker finds: it has libtorch, which this process must never load.
+/// The report of the worker about the machine. The worker loads libtorch; this process must never load it.
 fn inspect(worker: &Path) -> Result<Machine, String> {
     if !worker.is_file() {
         return Err("without raisin-worker no tensor stage can run: `cargo build` makes it".to_owned());
@@ -51,7 +51,10 @@ fn inspect(worker: &Path) -> Result<Machine, String> {
     let output = Command::new(worker).arg("--inspect").output().map_err(|error| format!("raisin-worker: {error}"))?;
     let words = String::from_utf8_lossy(&output.stderr);
     if words.contains("libtorch") && words.contains("cannot open shared object") {
-        return Err(format!("libtorch is not where raisin was linked to ({}): run `./justw setup`", words.trim()));
+        return Err(format!(
+            "libtorch is not in the folder that raisin was linked with ({}): run `./justw setup`",
+            words.trim()
+        ));
     }
     if !output.status.success() {
         return Err(format!("raisin-worker ended with {}: {}", output.status, words.trim()));

@@ -1,4 +1,5 @@
-//! `raisin du`: where the space goes. A question to the catalog like any other, asked so often that it has a name.
+//! `raisin du`: shows how much space artifacts take. The command is an SQL query with a name, because it is needed
+//! often.
 
 use std::process::ExitCode;
 
@@ -11,7 +12,7 @@ use raisin_contract::query::{Format, QueryOptions};
 /// Show how much space artifacts take, the largest first.
 #[derive(Args)]
 pub struct Arguments {
-    /// What is counted together. An artifact that several share counts for each of them once.
+    /// The unit of the sum. If several units share an artifact, the artifact counts once for each of them.
     #[arg(long, value_enum, default_value_t = By::Stage)]
     by: By,
     #[command(flatten)]

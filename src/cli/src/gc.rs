@@ -1,4 +1,4 @@
-//! `raisin gc`: frees what no build links to any more.
+//! `raisin gc`: removes leftovers, and artifacts that no link and no pin reaches. The store does the work.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,19 +11,20 @@ use raisin_base::error::Result;
 use raisin_pipeline::resources;
 use raisin_store::{self as store, GcOptions, Store};
 
-/// Show what neither links nor pins reach, and with --yes remove it.
+/// Show leftovers, and artifacts that no link and no pin reaches; with --yes, remove them.
 ///
-/// The links are those in every out folder that builds on this cache have written into, and in this one. What was made
-/// within the last day stays unless --older-than says otherwise: a killed build goes on from there.
+/// gc follows the links in every out folder that a build with this cache has written, and in the given out folder.
+/// Artifacts and leftovers that are younger than a day stay, unless --older-than says otherwise, because a killed build
+/// can continue from them.
 #[derive(Args)]
 pub struct Arguments {
-    /// Remove it.
+    /// Remove these artifacts and leftovers.
     #[arg(long)]
     yes: bool,
-    /// Only what was made longer ago than this, such as 12h or 30d; 0 for all of it [default: 1d]
+    /// Only artifacts and leftovers that are older than this, such as 12h or 30d; 0 for all [default: 1d]
     #[arg(long, value_name = "AGE", value_parser = age)]
     older_than: Option<Duration>,
-    /// Only the oldest, until the artifacts take no more than this, such as 500MB or 20GB.
+    /// Only the oldest artifacts, until all artifacts together take at most this much space, such as 500MB or 20GB.
     #[arg(long, value_name = "SIZE", value_parser = size)]
     budget: Option<u64>,
     #[command(flatten)]
@@ -54,7 +55,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let options = GcOptions { yes: arguments.yes, older_than: arguments.older_than, budget: arguments.budget };
     let store = Store::open(&arguments.folders.cache())?;
     let gc = store::gc(&store, &arguments.folders.out(), &options)?;
-    // Told when the lock is let go: whoever reads this may take their time.
+    // Print only after the lock is released: the reader of the output may be slow.
     for digest in &gc.artifacts {
         super::print(&format!("artifact {}\n", digest.short()))?;
     }
@@ -66,7 +67,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         some => eprintln!("followed the links in {}", folders(some)),
     }
     if !gc.gone.is_empty() {
-        eprintln!("no longer there, nor counted: the links in {}", folders(&gc.gone));
+        eprintln!("not followed, because the folder does not exist any more: the links in {}", folders(&gc.gone));
     }
     let megabytes = gc.bytes as f64 / 1e6;
     let (count, kept) = (gc.artifacts.len(), gc.kept);
@@ -77,7 +78,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     );
     if gc.young > 0 && arguments.older_than.is_none() {
         eprintln!(
-            "{} of these are reached by nothing and younger than a day: --older-than 0 takes them, too",
+            "nothing reaches {} of these, but they are younger than a day: --older-than 0 removes them too",
             gc.young
         );
     }

@@ -1,4 +1,4 @@
-//! `raisin kinds`: the stage kinds and their parameters, from the same schema that editors get.
+//! `raisin kinds`: prints the stage kinds and their parameters, from the JSON Schema that editors also use.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -50,7 +50,7 @@ fn describe(kind: &Declaration) -> String {
     }
     let required: Vec<&str> = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     for (name, property) in schema["properties"].as_object().into_iter().flatten() {
-        // Every stage has these two.
+        // Every stage has these two properties.
         if name == "kind" || name == "resources" {
             continue;
         }
@@ -67,7 +67,7 @@ fn describe(kind: &Declaration) -> String {
     text
 }
 
-/// `integer`, `array`, or the name of the type that has its own definition.
+/// The type of a property: `integer`, `array`, or the name of a type with its own definition.
 fn type_of(property: &Value) -> String {
     if let Some(name) = property.get("$ref").and_then(Value::as_str) {
         return name.rsplit('/').next().unwrap_or(name).to_owned();

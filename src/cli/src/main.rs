@@ -1,6 +1,7 @@
-//! The commands: one small file each, with no logic that a library user would miss.
+//! The executable `raisin`: one small file for each command. All logic that a user of the libraries needs is in the
+//! libraries, not here.
 //!
-//! Standard output carries data, standard error words and progress.
+//! Standard output is for data. Standard error is for messages and progress.
 
 mod accept;
 mod answer;
@@ -40,9 +41,9 @@ Examples:
   raisin build p.toml --set stage.clusters.clusters=8           change a parameter for this build
   raisin build p.toml --sweep 'pipeline.seed=[17, 18, 19]'      three variants; what they share runs once
   raisin build p.toml --only scores -j 2 --keep-going           one stage and what it needs, two at once
-  raisin build p.toml --force tuned --check                     run a cached stage again, twice, and compare
+  raisin build p.toml --force tuned --check                     run a cached stage twice, and compare
   raisin plan p.toml --out plan.json                            keep the plan; `raisin build plan.json` builds it
-  raisin why p.toml tuned                                       one stage: why it would run, or where it came from
+  raisin why p.toml tuned                                       why a stage would run, or which run made its artifact
   raisin accept p.toml tuned                                    a change was cosmetic: keep the artifact
   raisin sql 'select * from report.comparison'                  what came out
   raisin kinds selector                                         the parameters of a stage kind
@@ -68,7 +69,7 @@ enum Command {
     Doctor(doctor::Arguments),
 }
 
-/// Reads the command line, does what it says, and says how it went.
+/// Reads the command line, runs the command, and reports an error.
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Build(arguments) => build::run(&arguments),
@@ -95,7 +96,7 @@ fn main() -> ExitCode {
     })
 }
 
-/// Whoever read the output, such as `head`, has had enough.
+/// Whether the reader of standard output, such as `head`, closed the pipe.
 fn is_closed_pipe(error: &raisin_base::error::Error) -> bool {
     error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }

@@ -1,4 +1,4 @@
-//! `raisin pin` and `raisin unpin`: what gc keeps though no build links to it any more.
+//! `raisin pin` and `raisin unpin`: set and remove marks by which gc keeps an artifact even if no link leads to it.
 
 use std::process::ExitCode;
 
@@ -9,7 +9,7 @@ use raisin_base::error::{Problem, Result, nearest};
 use raisin_store::Store;
 use raisin_store::{BuildDescription, BuiltStage};
 
-/// Keep what a pipeline's last build made, whatever later builds link to; without a pipeline, list the pins.
+/// Keep the artifacts of a pipeline's last build, whatever later builds link to. Without a pipeline, list the pins.
 #[derive(Args)]
 pub struct Arguments {
     /// The pipeline's name.
@@ -20,10 +20,10 @@ pub struct Arguments {
     folders: Folders,
 }
 
-/// Let gc free again what was pinned.
+/// Remove pins, so that gc may remove the artifacts.
 #[derive(Args)]
 pub struct Unpin {
-    /// The pipeline's name: what its last build made is unpinned. Or a pin's label as `raisin pin` lists it.
+    /// The name of the pipeline whose last build is unpinned, or the label of a pin from the list of `raisin pin`.
     pipeline: String,
     /// Only these stages of it, in all variants.
     stages: Vec<String>,
@@ -72,7 +72,7 @@ pub fn pin(arguments: &Arguments) -> Result<ExitCode> {
         store.pin(stage.artifact, &label(pipeline, stage))?;
     }
     let count = store.pins()?.len();
-    eprintln!("{} artifacts of `{pipeline}` stay; {count} pinned in all", built.len());
+    eprintln!("{} artifacts of `{pipeline}` are pinned; {count} pins in total", built.len());
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,4 +1,4 @@
-//! The arguments that `build` and `plan` share, and what the engine makes of them.
+//! The arguments that `build`, `plan` and other commands share, and their conversion to the options of the engine.
 
 use std::path::{Path, PathBuf};
 
@@ -11,42 +11,43 @@ use raisin_pipeline::{self as pipeline, Override, Pipeline};
 
 #[derive(Args)]
 pub struct PipelineArguments {
-    /// The pipeline: a TOML file.
+    /// The pipeline file (TOML).
     #[arg(value_name = "PIPELINE")]
     file: PathBuf,
-    /// Give a parameter another value: `stage.clusters.clusters=8`, `pipeline.seed=3`. The value is TOML, or else
-    /// plain text.
+    /// Set a parameter to another value: `stage.clusters.clusters=8`, `pipeline.seed=3`. The value is TOML; if it is
+    /// not valid TOML, it is plain text.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// Add an axis to the sweep, or replace one: `pipeline.seed=[17, 18, 19]`.
     #[arg(long, value_name = "KEY=[..]")]
     sweep: Vec<String>,
-    /// Only this stage and what it needs; may be given several times.
+    /// Only this stage and its inputs. May be given several times.
     #[arg(long, value_name = "STAGE")]
     only: Vec<String>,
     #[command(flatten)]
     cache: CacheFolder,
-    /// How many tensor stages run at once at most [default: as many as threads, memory and GPUs allow]
+    /// The maximum number of tensor stages that run at the same time [default: as many as threads, memory and GPUs
+    /// allow]
     #[arg(short, long, value_name = "N")]
     jobs: Option<usize>,
-    /// Threads of a tensor stage that does not say how many [default: the cores, shared out]
+    /// Threads of a tensor stage that does not set a number itself [default: the cores, divided among the stages]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
-    /// Where tensors live: auto (CUDA where it can be used, else the CPU), cpu, cuda, or one GPU as cuda:1
+    /// The device of tensors: auto (CUDA if it can be used, else the CPU), cpu, cuda, or one GPU as cuda:1
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: DeviceChoice,
 }
 
 #[derive(Args)]
 pub struct CacheFolder {
-    /// Where artifacts are kept [default: $RAISIN_CACHE, else cache]
+    /// The folder of the cache [default: $RAISIN_CACHE, else cache]
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
 }
 
 #[derive(Args)]
 pub struct OutFolder {
-    /// Where the links to the last build's artifacts go [default: $RAISIN_OUT, else out]
+    /// The folder for the links to the artifacts of the last build [default: $RAISIN_OUT, else out]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
@@ -92,7 +93,7 @@ impl PipelineArguments {
     }
 
     /// # Errors
-    /// Flags that would change what is in a plan.
+    /// A flag would change the content of the plan.
     pub fn refuse_changes(&self) -> Result<()> {
         let flags = [
             ("--set", !self.set.is_empty()),
@@ -111,11 +112,11 @@ impl PipelineArguments {
     }
 
     /// # Errors
-    /// Whatever is wrong with the pipeline or the flags.
+    /// The pipeline or a flag is wrong.
     pub fn load(&self) -> Result<Pipeline> {
         let sets = self.set.iter().cloned().map(Override::Set);
         let sweeps = self.sweep.iter().cloned().map(Override::Sweep);
-        // The sweeps first: a --set of a swept key ends that axis, wherever the axis comes from.
+        // Apply the sweeps first: a --set of a swept key removes this axis, wherever the axis comes from.
         pipeline::load(&self.file, &sweeps.chain(sets).collect::<Vec<_>>(), KINDS, &self.cache.path())
     }
 

@@ -1,4 +1,4 @@
-//! `raisin plan`: what a build would do.
+//! `raisin plan`: shows what a build would do. The engine makes the plan.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,18 +10,18 @@ use raisin_base::error::Result;
 use raisin_engine::{self as engine, Diagram, PlanFile, diagram};
 use raisin_store::write_atomically;
 
-/// Show what a build would run, and why; run nothing.
+/// Show which stages a build would run, and why. The command runs nothing.
 #[derive(Args)]
 pub struct Arguments {
     #[command(flatten)]
     pipeline: PipelineArguments,
-    /// Keep the plan in this file: `raisin build FILE` then builds what was planned, or says what changed meanwhile.
+    /// Write the plan to this file. `raisin build FILE` then builds this plan, or reports what changed since.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// Print the plan as JSON.
     #[arg(long)]
     json: bool,
-    /// Draw it instead: stages and what they are made from.
+    /// Draw the plan instead: the stages and their inputs.
     #[arg(long, value_enum, value_name = "FORM", conflicts_with = "json")]
     graph: Option<Form>,
 }
@@ -29,7 +29,7 @@ pub struct Arguments {
 #[derive(Clone, Copy, ValueEnum)]
 enum Form {
     Text,
-    /// For Graphviz.
+    /// DOT, for Graphviz.
     Dot,
     Mermaid,
 }

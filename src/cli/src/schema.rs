@@ -1,4 +1,4 @@
-//! `raisin schema`: the JSON Schema of pipeline files.
+//! `raisin schema`: prints the JSON Schema of pipeline files. raisin-pipeline makes it.
 
 use std::process::ExitCode;
 

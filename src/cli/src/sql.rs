@@ -1,4 +1,4 @@
-//! `raisin sql`: a query over stages, runs and history.
+//! `raisin sql`: runs an SQL query over stages, runs and history. raisin-sql answers the query.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,15 +13,15 @@ use raisin_contract::query::{Format, QueryOptions};
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
-    /// The query; `show tables` lists what there is.
+    /// The query. `show tables` lists all tables.
     query: String,
     /// How to print the rows.
     #[arg(long, value_enum, default_value_t = Output::Table)]
     format: Output,
-    /// Write to this file instead of standard output.
+    /// Write the rows to this file instead of standard output.
     #[arg(long, short)]
     output: Option<PathBuf>,
-    /// Whose stages are meant [default: the pipeline that was built last].
+    /// The pipeline whose stages the query reads [default: the pipeline that was built last].
     #[arg(long)]
     pipeline: Option<String>,
     #[command(flatten)]
@@ -40,7 +40,7 @@ Examples:
 enum Output {
     Table,
     Csv,
-    /// JSON lines, one object a row.
+    /// JSON lines, one object for each row.
     #[value(alias = "jsonl")]
     Json,
     Parquet,

@@ -1,4 +1,4 @@
-//! `raisin verify`: reads the whole store again.
+//! `raisin verify`: checks the whole store for damage. The store does the reading.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -14,14 +14,14 @@ use raisin_kinds::KINDS;
 use raisin_pipeline as pipeline;
 use raisin_store::{self as store, Damage, JournalEvent, Store, Verify};
 
-/// Read every artifact and record again; set aside what is damaged, so that the next build makes it anew.
+/// Read every artifact and action record again, and set damaged ones aside, so that the next build makes them again.
 #[derive(Args)]
 pub struct Arguments {
-    /// Read only about this share of the artifacts' files, another one each time, such as 2%. Records and manifests are
-    /// read and all files are looked at in any case.
+    /// Read only about this share of the files of artifacts, such as 2%; each call reads another random part. Action
+    /// records and manifests are always read, and the presence and size of every file are always checked.
     #[arg(long, value_name = "SHARE", value_parser = share)]
     sample: Option<f64>,
-    /// Build again what was damaged, from the pipeline files that made it.
+    /// Build the damaged artifacts again, from the pipeline files that made them.
     #[arg(long)]
     repair: bool,
     #[command(flatten)]
@@ -53,10 +53,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
          {damages} damaged"
     );
     if verified.forgotten > 0 {
-        eprintln!("{} damaged memories of earlier look-ups removed: builds make them again", verified.forgotten);
+        eprintln!("{} damaged memories (cache-only files) removed; builds write them again", verified.forgotten);
     }
     if verified.journal_lines > 0 {
-        eprintln!("{} lines of the journal cannot be read and are passed over", verified.journal_lines);
+        eprintln!("{} lines of the journal cannot be read and are skipped", verified.journal_lines);
     }
     if damages > 0 && arguments.repair {
         let again = repair(&store, &verified.damages, &arguments.folders)?;
@@ -65,14 +65,15 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     if damages > 0 {
         eprintln!(
-            "hint: what is damaged lies in the cache's damaged/ now; the next build makes it again, or --repair now"
+            "hint: damaged files are now in damaged/ in the cache; the next build or `--repair` makes them again"
         );
     }
     Ok(if damages == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Builds the stages that made what is damaged, from the files that the journal names; gives how much is there again. What
-/// was built with flags or from a file that has changed since is not: its next build makes it.
+/// Builds the stages that made the damaged artifacts and records, from the pipeline files that the journal names.
+/// Returns how many exist again. An artifact that was built with flags, or from a pipeline file that has changed since,
+/// does not come back here; its next build makes it.
 fn repair(store: &Store, damages: &[Damage], folders: &Folders) -> Result<usize> {
     let lost: BTreeSet<Digest> = damages.iter().map(|damage| damage.digest).collect();
     let lines = store.journal()?;

@@ -1,4 +1,4 @@
-//! `raisin why`: one stage of a plan, explained.
+//! `raisin why`: explains one stage of a plan. The engine finds the explanation.
 
 use std::process::ExitCode;
 
@@ -8,14 +8,14 @@ use super::pipeline_arguments::PipelineArguments;
 use raisin_base::error::Result;
 use raisin_engine::{self as engine, Options, PlannedStage, Status, words};
 
-/// Say why a stage would run, or which artifact it has and where that came from.
+/// Show why a stage would run, or which artifact the stage has and which run made it.
 #[derive(Args)]
 pub struct Arguments {
     #[command(flatten)]
     pipeline: PipelineArguments,
-    /// The stage; all its variants are explained.
+    /// The stage; the command explains all its variants.
     stage: String,
-    /// Print it as JSON, one entry for each variant.
+    /// Print the explanation as JSON, with one entry for each variant.
     #[arg(long)]
     json: bool,
 }

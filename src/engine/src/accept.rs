@@ -1,4 +1,5 @@
-//! A person's word that a change was cosmetic: the new action gets the artifact of the old one, and its record says so.
+//! Accepts a cosmetic change: the new action gets the artifact of the earlier action, and the action record says so.
+//! explain.rs finds the earlier action.
 
 use std::io::Write as _;
 
@@ -13,7 +14,7 @@ use raisin_base::error::{Problem, Result};
 use raisin_pipeline::Pipeline;
 use raisin_store::{Accepted, ActionRecord, Lookup, Store, Waiting};
 
-/// A stage that has an artifact now, without having run.
+/// A stage that got an artifact without running.
 #[derive(Clone, Debug)]
 pub struct Acceptance {
     pub label: String,
@@ -21,11 +22,13 @@ pub struct Acceptance {
     pub accepted: Accepted,
 }
 
-/// Accepts the change of a stage, in all its variants. Gives what was accepted; nothing, if the stage is cached. Says on
-/// standard error for whom it waits; a signal ends it at once, with exit code 130, and what is accepted by then stays so.
+/// Accepts the change of a stage, in all its variants. Returns the accepted stages; the list is empty if the stage is
+/// cached. While the function waits for another process, it prints the process id on standard error. A signal ends the
+/// process at once, with exit code 130; stages that were accepted before the signal stay accepted.
 ///
 /// # Errors
-/// A stage whose inputs are still to be made, or that no earlier artifact is there of. Nothing is accepted then.
+/// The inputs of the stage must still be made, or there is no earlier artifact of the stage. In both cases nothing is
+/// accepted.
 pub fn accept(pipeline: &Pipeline, options: &Options, stage: &str, reason: &str) -> Result<Vec<Acceptance>> {
     let _interrupt = Interrupt::watch()?;
     let options = Options { only: vec![stage.to_owned()], ..options.clone() };
@@ -52,11 +55,11 @@ pub fn accept(pipeline: &Pipeline, options: &Options, stage: &str, reason: &str)
         let Some(key) = key else { continue };
         let request = ExplainRequest::of(&resolver, id, &action);
         let nothing = || {
-            Problem::usage(format!("there is no earlier artifact of `{label}` that could stand for this one"))
-                .hint(format!("`raisin build` makes it: `--only {stage}`"))
+            Problem::usage(format!("there is no earlier artifact of `{label}` to accept"))
+                .hint(format!("`raisin build PIPELINE --only {stage}` makes the artifact"))
         };
         let (old, differences) = history.accept(&store, &request)?.ok_or_else(nothing)?;
-        // Looked up as any artifact is that is to be served.
+        // The earlier artifact is checked like any artifact that a build uses.
         let Lookup::Hit(old) = store.lookup(old)? else { return Err(nothing().into()) };
         let accepted = Accepted {
             of: old.key,
@@ -79,10 +82,11 @@ pub fn accept(pipeline: &Pipeline, options: &Options, stage: &str, reason: &str)
     }
     let mut accepted = Vec::with_capacity(made.len());
     for (acceptance, record) in made {
-        // Whoever is making this action has the lock; what was really made is better than a person's word.
+        // If another process makes this action now, that process holds the lock. An artifact that was really made is
+        // better than an accepted artifact.
         let doing = format!("building {}", acceptance.label);
         let mut tell = once_each(|holder| {
-            // A closed standard error is no reason to stop.
+            // Ignore the error if standard error is closed.
             drop(writeln!(std::io::stderr(), "{}", words_of_waiting(holder, &doing)));
         });
         let _lock = store.lock(record.key, |holder| {
@@ -98,7 +102,7 @@ pub fn accept(pipeline: &Pipeline, options: &Options, stage: &str, reason: &str)
     Ok(accepted)
 }
 
-/// The name that the person goes by on this machine.
+/// The name of the user on this machine.
 fn person() -> String {
     let name = ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok().filter(|name| !name.is_empty()));
     name.unwrap_or_else(|| format!("user {}", rustix::process::getuid().as_raw()))

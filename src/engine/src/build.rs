@@ -1,4 +1,5 @@
-//! A build: looks up, runs what is missing, links the result.
+//! A build: looks up all stages, runs the stages that are not cached, and updates the links. The decisions which stage
+//! starts next (schedule.rs), how one action is made (make.rs) and what is printed (told.rs) are in other files.
 
 use std::collections::HashSet;
 use std::io::Write as _;
@@ -26,19 +27,22 @@ use raisin_contract::{Action, Process};
 use raisin_pipeline::Pipeline;
 use raisin_store::Store;
 
-/// How long children may take to end after they were asked to, and then the build itself: all of it has two seconds.
+/// The time that child processes have to end after the stop signal. An interrupted build must end within two seconds in
+/// total; `PATIENCE` is the limit for the build itself.
 const GRACE: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_millis(1800);
 
-/// Builds the pipeline. A stage that fails is in the summary; an error is something that kept the build from working.
+/// Builds the pipeline. The summary lists the stages that failed. An error means that the build itself could not work.
 pub fn build(pipeline: &Pipeline, options: &Options) -> Result<Summary> {
     build_with(pipeline, options, None)
 }
 
-/// Builds what a plan holds; `pipeline` is the one that it gives, and the options begin with those of the plan.
+/// Builds the stages of a plan file. `pipeline` is the pipeline that the plan file contains. The options of the plan
+/// replace the given ones where the plan sets them.
 ///
 /// # Errors
-/// As [`build`]; and something that changed since it was planned, before anything runs.
+/// The errors of [`build`]. Also an error if something changed since the plan was made; this error comes before any
+/// stage runs.
 pub fn build_planned(plan: &PlanFile, pipeline: &Pipeline, options: &Options) -> Result<Summary> {
     build_with(pipeline, &plan.options(options.clone()), Some(plan))
 }
@@ -65,16 +69,16 @@ fn build_with(pipeline: &Pipeline, options: &Options, plan: Option<&PlanFile>) -
     build.finish(began, options)
 }
 
-/// What a build knows of a node, besides its state in the schedule.
+/// What a build knows about a node, besides its state in the scheduler.
 #[derive(Default)]
 struct Work<'a> {
-    /// Once its inputs are there.
+    /// Set when all inputs of the node are known.
     key: Option<Digest>,
-    /// Of one that is to run.
+    /// Set when the node is a miss and must run.
     action: Option<Action<'a>>,
-    /// Whether it runs though it is cached.
+    /// Whether the node runs although it is cached.
     forced: bool,
-    /// Why it failed.
+    /// The reason of the failure, if the node failed.
     failure: Option<String>,
 }
 
@@ -86,12 +90,12 @@ struct Build<'a> {
     capacity: Capacity,
     history: History,
     told: &'a mut Told,
-    /// By node.
+    /// One entry for each node.
     work: Vec<Work<'a>>,
     mode: Mode,
     keep_going: bool,
     ran: u64,
-    /// In the order in which they failed.
+    /// The failed nodes, in the order of their failures.
     failed: Vec<NodeId>,
     interrupted: bool,
 }
@@ -135,12 +139,13 @@ impl<'a> Build<'a> {
         self.told.tell(&self.resolver.graph, id, news)
     }
 
-    /// Looks up every node whose inputs are there, and those that become so by hits. What cannot be looked up fails,
-    /// as what cannot be made: that ends the stage and not the build.
+    /// Looks up every node whose inputs are known, including the nodes that become ready because of a hit. If a look-up
+    /// fails with an error, the node fails, and the build continues.
     fn look_up_ready(&mut self) -> Result<Vec<NodeId>> {
         let mut hits = Vec::new();
         while let Some(id) = self.scheduler.next_ready() {
-            // One look may read a large artifact again: between two of them it is asked whether anybody waits.
+            // One look-up can read a large artifact again. Therefore the loop checks for an interrupt before each
+            // look-up.
             if self.interrupt.count() > 0 {
                 self.interrupted = true;
                 break;
@@ -158,7 +163,8 @@ impl<'a> Build<'a> {
         Ok(hits)
     }
 
-    /// The key and artifact of a node, if it need not run. Otherwise it has its turn, or has failed.
+    /// Returns the key and the artifact of a node if the node need not run. Otherwise the node is queued or follows
+    /// another node, or the function returns the error by which the node fails.
     fn look_up(&mut self, id: NodeId) -> Result<Option<(Digest, Digest)>> {
         let action = self.resolver.action(id)?;
         let key = action.key().with_context(|| format!("`{}` is ready without its inputs", self.label(id)))?;
@@ -182,7 +188,7 @@ impl<'a> Build<'a> {
                 Ok(Some((key, artifact)))
             }
             Turn::HasFailed(other) => {
-                Err(anyhow!("{}", self.work[other].failure.as_deref().unwrap_or("it failed before")))
+                Err(anyhow!("{}", self.work[other].failure.as_deref().unwrap_or("the stage failed before")))
             }
         }
     }
@@ -196,7 +202,7 @@ impl<'a> Build<'a> {
             (None, Some(plan)) => {
                 let Some(why) = plan.why(id) else {
                     self.tell(id, News::GoneSincePlanned)?;
-                    return Ok(vec!["gone since it was planned".to_owned()]);
+                    return Ok(vec!["not cached any more since the plan was made".to_owned()]);
                 };
                 return Ok(why);
             }
@@ -208,11 +214,11 @@ impl<'a> Build<'a> {
         Ok(words(&why))
     }
 
-    /// Looks for the executables of the stages that may run: a stage that is hours away would else be the first to miss its
-    /// own.
+    /// Checks before the first stage that the executables of all stages that may run exist. Otherwise a missing
+    /// executable could be reported only after hours of other stages.
     ///
     /// # Errors
-    /// One of them is not there.
+    /// An executable is missing.
     fn check_executables(&self) -> Result<()> {
         let mut found: Vec<Process> = Vec::new();
         for (id, node) in self.resolver.graph.nodes.iter().enumerate() {
@@ -228,7 +234,7 @@ impl<'a> Build<'a> {
         Ok(())
     }
 
-    /// Runs until nothing more can: the only loop that waits.
+    /// Runs stages until no further stage can run. The loop inside is the only loop of a build that waits.
     fn run(&mut self) -> Result<()> {
         let interrupt = self.interrupt;
         interrupt.be_busy();
@@ -241,10 +247,10 @@ impl<'a> Build<'a> {
             let children = &children;
             scope.spawn(move || {
                 if interrupt.outlasts(&end, PATIENCE) {
-                    // The loop below does not come to its end: a large artifact is being committed, or read again.
-                    // Whatever instant ends that, the store stays whole.
+                    // The main loop has not ended in time: perhaps a large artifact is being committed, or is being
+                    // read again. The process can exit at any instant, because the store stays valid.
                     children.kill();
-                    // A closed standard error is no reason to stay.
+                    // Ignore the error if standard error is closed, and exit anyway.
                     drop(writeln!(std::io::stderr(), "interrupted: {HOW_TO_GO_ON}"));
                     std::process::exit(130);
                 }
@@ -252,7 +258,7 @@ impl<'a> Build<'a> {
             let pool = WorkerPool::new(scope, &store, children, sender);
             let result = self.drive(pool, children, &receiver);
             if result.is_err() {
-                // Whatever went wrong here, no child is left behind.
+                // Leave no child process behind after an error.
                 children.stop();
                 children.kill();
             }
@@ -294,7 +300,7 @@ impl<'a> Build<'a> {
                 self.told.stopping();
                 children.stop();
             }
-            // Who asks a second time does not want to wait.
+            // A second signal means that the user does not want to wait for an orderly end.
             if stopped.is_some_and(|moment| moment.elapsed() >= GRACE || interrupt.count() > 1) {
                 children.kill();
             }
@@ -349,7 +355,7 @@ impl<'a> Build<'a> {
             self.tell(hit, News::Cached)?;
         }
         if let Check::Failed(reason) = check {
-            // What the first run made is kept, and served.
+            // The artifact of the first run stays in the store and stays valid.
             self.note_failure(id, reason.clone())?;
         }
         Ok(())
@@ -375,7 +381,7 @@ impl<'a> Build<'a> {
         Ok(())
     }
 
-    /// Before the first stage runs: which need not.
+    /// Reports the cached stages before the first stage runs.
     fn tell_cached(&mut self) -> Result<()> {
         for id in 0..self.work.len() {
             if self.scheduler.state(id) == StageState::Done {
@@ -387,7 +393,7 @@ impl<'a> Build<'a> {
 
     fn finish(mut self, began: Instant, options: &Options) -> Result<Summary> {
         if self.failed.is_empty() && !self.interrupted {
-            // Before any link of it goes.
+            // Check this before any link is changed.
             let settled = |id: &NodeId| matches!(self.scheduler.state(*id), StageState::Done | StageState::Skipped);
             if let Some(id) = (0..self.work.len()).find(|id| !settled(id)) {
                 bail!("raisin itself failed: `{}` was neither found nor made", self.label(id));
@@ -420,7 +426,7 @@ impl<'a> Build<'a> {
         Ok(summary)
     }
 
-    /// Leaves the next build an index of what this one found and made.
+    /// Writes an index for the next build, with all actions that this build looked up or made.
     fn remember(&mut self, keys: &[Option<Digest>], all: bool) {
         let wanted: HashSet<Digest> = keys.iter().copied().flatten().collect();
         let Resolver { index, store, .. } = &mut self.resolver;

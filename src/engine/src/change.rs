@@ -1,6 +1,8 @@
-//! What two artifacts differ in: rows of tables, bytes of other files, files that only one of them has.
+//! Compares two artifacts file by file: rows of tables, bytes of other files, added and removed files. difference.rs
+//! compares actions.
 //!
-//! It reads manifests, and has the rows of tables counted from the ends of their files.
+//! The comparison reads only manifests and the numbers of rows in the footers of Parquet files, which `raisin-data
+//! rows` reads.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -12,10 +14,10 @@ use raisin_base::digest::Digest;
 use raisin_contract::Process;
 use raisin_store::{FileDifference, MANIFEST, Manifest, Store};
 
-/// A file that is not the same in two artifacts.
+/// A file that differs between two artifacts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileChange {
-    /// Below the artifact.
+    /// The path of the file below the artifact folder.
     pub file: String,
     #[serde(flatten)]
     pub change: ChangeKind,
@@ -24,7 +26,7 @@ pub struct FileChange {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "change")]
 pub enum ChangeKind {
-    /// A table with another number of rows.
+    /// The number of rows of a table differs.
     Rows {
         from: u64,
         to: u64,
@@ -34,12 +36,12 @@ pub enum ChangeKind {
     Removed,
 }
 
-/// What differs between two artifacts of a store, tables first; empty where one of them is gone.
+/// The differences between two artifacts of a store, tables first. Empty if one of the artifacts is gone.
 pub fn changes(store: &Store, from: Digest, to: Digest) -> Vec<FileChange> {
     changes_with(store, from, to, rows_of_tables)
 }
 
-/// `rows` counts the rows of Parquet files; `None` for a file that it cannot read.
+/// `rows` returns the number of rows of each Parquet file; `None` for a file that it cannot read.
 fn changes_with(
     store: &Store,
     from: Digest,
@@ -58,7 +60,7 @@ fn changes_with(
     found
 }
 
-/// Turns the changes of tables that have another number of rows into [`ChangeKind::Rows`].
+/// Replaces [`ChangeKind::Bytes`] by [`ChangeKind::Rows`] for tables whose number of rows differs.
 fn count_rows(found: &mut [FileChange], artifacts: &[PathBuf; 2], rows: impl Fn(&[PathBuf]) -> Vec<Option<u64>>) {
     let is_table = |change: &&mut FileChange| change.change == ChangeKind::Bytes && change.file.ends_with(".parquet");
     let tables: Vec<&mut FileChange> = found.iter_mut().filter(is_table).collect();
@@ -76,7 +78,8 @@ fn count_rows(found: &mut [FileChange], artifacts: &[PathBuf; 2], rows: impl Fn(
     }
 }
 
-/// Asks `raisin-data`, because this executable reads no Parquet. Without an answer the rows are unknown.
+/// Asks `raisin-data`, because this executable has no Parquet reader. If `raisin-data` does not answer, the numbers are
+/// unknown.
 fn rows_of_tables(paths: &[PathBuf]) -> Vec<Option<u64>> {
     let ask = || {
         let program = executable(Process::Data, None).ok()?;
@@ -92,10 +95,10 @@ fn manifest(store: &Store, artifact: Digest) -> Option<Manifest> {
     Manifest::from_bytes(&bytes).ok()
 }
 
-/// How many changes are told in words.
+/// The maximum number of changes that a text lists.
 const TOLD: usize = 3;
 
-/// `3 rows more in instructions, other bytes in sources`
+/// The changes as text, such as `3 rows more in instructions, other bytes in sources`.
 pub fn in_words(changes: &[FileChange]) -> String {
     if changes.is_empty() {
         return "other bytes".to_owned();
@@ -138,7 +141,7 @@ mod tests {
             store.commit(&out).unwrap().digest
         };
         let (one, other) = (made(2, "a", "old"), made(5, "b", "new"));
-        // In this test a table's file holds the number of its rows as text.
+        // In this test, the file of a table contains the number of its rows as text.
         let rows = |paths: &[PathBuf]| {
             paths.iter().map(|path| std::fs::read_to_string(path).ok()?.parse().ok()).collect::<Vec<Option<u64>>>()
         };

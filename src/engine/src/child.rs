@@ -1,4 +1,5 @@
-//! The processes that run stages: started so that none outlives its build, ended in order. What they run is not known here.
+//! The child processes of a build: starts them, and ends them in an orderly way, so that none outlives the build. This
+//! file does not know what the processes run.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -14,15 +15,15 @@ use rustix::process::{Pid, Signal};
 use raisin_base::error::{Context as _, Problem, Result, anyhow};
 use raisin_contract::Process;
 
-/// The running children, for whoever must end them.
+/// All running child processes, so that any thread can end them.
 #[derive(Default)]
 pub struct Children {
     stopping: AtomicBool,
-    /// By process id.
+    /// The key is the process id.
     running: Mutex<BTreeMap<u32, Arc<Mutex<Child>>>>,
 }
 
-/// A started process. It is told to end with its build, however that ends.
+/// A started process. The kernel kills the process when the build ends in any way.
 pub struct ChildProcess<'c> {
     child: Arc<Mutex<Child>>,
     pid: u32,
@@ -30,11 +31,12 @@ pub struct ChildProcess<'c> {
 }
 
 impl Children {
-    /// Starts a process, with its standard error going to `log`. The thread that calls this must outlive the process:
-    /// with it, the kernel kills the process too.
+    /// Starts a process with `log` as its standard error. The thread that calls this function must outlive the process:
+    /// when the thread ends, the kernel kills the process.
     pub fn start(&self, mut command: Command, log: &File) -> Result<(ChildProcess<'_>, ChildStdin, ChildStdout)> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log.try_clone()?);
-        // A group of its own: Ctrl-C reaches the build alone, which then ends its children in order.
+        // The process gets its own process group. Therefore Ctrl-C reaches only the build, and the build ends its
+        // children in order.
         command.process_group(0);
         let parent = rustix::process::getpid();
         let in_child = move || {
@@ -59,7 +61,7 @@ impl Children {
         self.stopping.load(Ordering::SeqCst)
     }
 
-    /// Asks every child to end, and every job that waits to give up.
+    /// Asks every child process to end, and every waiting job to give up.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);
         self.signal(Signal::TERM);
@@ -75,7 +77,7 @@ impl Children {
 }
 
 impl ChildProcess<'_> {
-    /// Whether it still runs.
+    /// Whether the process still runs.
     pub fn is_alive(&self) -> bool {
         matches!(locked(&self.child).try_wait(), Ok(None))
     }
@@ -84,7 +86,8 @@ impl ChildProcess<'_> {
         signal_group(&self.child, Signal::KILL);
     }
 
-    /// Reaped only under the mutex: whoever kills the group does so too, and cannot hit a stranger with the same id.
+    /// The process is reaped only under the mutex. `signal_group` also holds the mutex when it kills the group, so it
+    /// cannot hit another process that got the same id.
     pub fn wait(&self) -> Result<ExitStatus> {
         loop {
             if let Some(status) = locked(&self.child).try_wait()? {
@@ -114,10 +117,11 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The command of a worker that reads requests on its standard input.
+/// The command that starts a worker. The worker reads requests from its standard input.
 pub fn command(process: Process, folder: Option<&Path>) -> Result<Command> {
     let mut command = Command::new(executable(process, folder)?);
-    // OpenMP threads that wait spin for milliseconds by default, which stages side by side take from each other.
+    // By default, a waiting OpenMP thread spins for milliseconds and takes this time from other stages on the same
+    // cores.
     if process == Process::Tensor
         && std::env::var_os("GOMP_SPINCOUNT").is_none()
         && std::env::var_os("OMP_WAIT_POLICY").is_none()
@@ -128,11 +132,11 @@ pub fn command(process: Process, folder: Option<&Path>) -> Result<Command> {
     Ok(command)
 }
 
-/// The executable of a process: for tensors the file that `RAISIN_WORKER` names, if it is set; else the one in the given
-/// folder, or beside the executable that runs.
+/// The path of the executable of a process. For tensor stages, `RAISIN_WORKER` overrides the path. Otherwise the
+/// executable lies in the given folder, or beside the running executable.
 ///
 /// # Errors
-/// It is not there.
+/// The executable does not exist.
 pub fn executable(process: Process, folder: Option<&Path>) -> Result<PathBuf> {
     if process == Process::Tensor
         && let Some(path) = std::env::var_os("RAISIN_WORKER")
@@ -142,7 +146,7 @@ pub fn executable(process: Process, folder: Option<&Path>) -> Result<PathBuf> {
             return Ok(path);
         }
         let message = format!("RAISIN_WORKER names {}, where there is no file", path.display());
-        return Err(Problem::new(message).hint("unset it to take the executable beside `raisin`").into());
+        return Err(Problem::new(message).hint("unset RAISIN_WORKER to use the executable beside `raisin`").into());
     }
     let own = std::env::current_exe().context("cannot find the running executable")?;
     let folder = folder.or(own.parent()).unwrap_or(Path::new("."));

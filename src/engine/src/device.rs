@@ -1,4 +1,5 @@
-//! Which devices tensor stages can have on this machine. Found without loading libtorch.
+//! Finds the devices that tensor stages can use on this machine, without loading libtorch. resources.rs divides the
+//! devices among stages.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -9,15 +10,15 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use raisin_base::error::{Problem, Result};
 use raisin_contract::{DType, DeviceKind};
 
-/// What the person asked for.
+/// The device that the user asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// CUDA where there is a GPU and a libtorch that can use it, else the CPU.
+    /// CUDA if there is a GPU and a libtorch that can use it, else the CPU.
     #[default]
     Auto,
     Cpu,
     Cuda,
-    /// One of several.
+    /// One GPU of several.
     CudaAt(usize),
 }
 
@@ -35,7 +36,7 @@ impl FromStr for DeviceChoice {
     }
 }
 
-/// As a person writes it, and as [`FromStr`] reads it.
+/// The form that a user writes and [`FromStr`] reads.
 impl fmt::Display for DeviceChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -60,7 +61,7 @@ impl<'de> Deserialize<'de> for DeviceChoice {
 }
 
 impl DeviceChoice {
-    /// The same choice on a machine where `auto` means devices of this kind.
+    /// Replaces `auto` by the device kind that `auto` means on this machine.
     #[must_use]
     pub fn settled(self, kind: DeviceKind) -> Self {
         match (self, kind) {
@@ -71,18 +72,18 @@ impl DeviceChoice {
     }
 }
 
-/// What tensor stages get.
+/// The devices for tensor stages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Devices {
     pub kind: DeviceKind,
     pub count: usize,
-    /// The number of the first one.
+    /// The number of the first device.
     pub first: usize,
 }
 
 impl Devices {
     /// # Errors
-    /// CUDA was asked for and is not to be had.
+    /// The user asked for CUDA, but CUDA is not available.
     pub fn choose(choice: DeviceChoice) -> Result<Self> {
         let cpu = Self { kind: DeviceKind::Cpu, count: 1, first: 0 };
         match choice {
@@ -101,12 +102,12 @@ impl Devices {
         }
     }
 
-    /// The device of the stage that runs in this slot.
+    /// The device number for a slot of the scheduler.
     pub fn index(self, slot: usize) -> usize {
         self.first + slot % self.count.max(1)
     }
 
-    /// Matrix products run in bf16 where the hardware has it, unless the pipeline says otherwise.
+    /// The dtype if the pipeline sets none: bf16 for matrix products if the hardware supports bf16.
     pub fn default_dtype(self) -> DType {
         match self.kind {
             DeviceKind::Cpu => DType::F32,
@@ -119,7 +120,7 @@ fn cuda() -> Result<Devices> {
     detect().ok_or_else(|| {
         let lacking = if gpus() == 0 { "there is no /dev/nvidia0" } else { "there is no libtorch_cuda.so" };
         Problem::usage(format!("no CUDA device can be used: {lacking}"))
-            .hint("`./justw setup cuda` installs the CUDA libraries; `--device cpu` does without")
+            .hint("`./justw setup cuda` installs the CUDA libraries; `--device cpu` needs no CUDA")
             .into()
     })
 }
@@ -136,8 +137,9 @@ fn gpus() -> usize {
     (0..).take_while(|index| Path::new(&format!("/dev/nvidia{index}")).exists()).count()
 }
 
-/// Where libtorch's libraries lie: where LIBTORCH says now, or said when this was compiled. Its folder may hold links
-/// into a Python wheel, and libtorch_cuda.so then lies beside their targets.
+/// The folders that may contain the libraries of libtorch: from `LIBTORCH` of the environment, and from `LIBTORCH` at
+/// compile time. The folder may contain links into a Python wheel; then libtorch_cuda.so lies beside the targets of the
+/// links.
 fn libtorch_folders() -> Vec<PathBuf> {
     let now = std::env::var_os("LIBTORCH").map(PathBuf::from);
     let compiled = option_env!("LIBTORCH").map(PathBuf::from);

@@ -1,4 +1,4 @@
-//! A plan as a picture: stages and what they are made from, as text, Graphviz DOT or Mermaid.
+//! Draws a plan: the stages and their inputs, as text, Graphviz DOT or Mermaid.
 
 use std::fmt::Write as _;
 
@@ -7,13 +7,13 @@ use super::plan::{Plan, PlannedStage, Status};
 /// How a plan is drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Diagram {
-    /// One line a stage, with its inputs behind an arrow.
+    /// One line for each stage, with its inputs after an arrow.
     Text,
     Dot,
     Mermaid,
 }
 
-/// The plan drawn; stages that would run are marked.
+/// Draws the plan. Stages that would run are marked.
 pub fn diagram(plan: &Plan, form: Diagram) -> String {
     let runs = |stage: &PlannedStage| matches!(stage.status, Status::WouldRun { .. });
     let place = |label: &str| plan.stages.iter().position(|stage| stage.label == label).unwrap_or_default();

@@ -1,4 +1,5 @@
-//! How two actions differ, in words: the answer to "why would this run?".
+//! The differences between two actions, as data and as text: the answer to the question why a stage would run.
+//! explain.rs finds the earlier action for the comparison.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -11,14 +12,14 @@ use super::change::{FileChange, in_words};
 use raisin_base::digest::Digest;
 use raisin_contract::{Action, DType, DeviceKind, Gathered, Input, NumericEnvironment, Part};
 
-/// One difference between an earlier action and the one that is wanted now.
+/// One difference between an earlier action and the action that is wanted now.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "difference")]
 pub enum Difference {
     NeverBuilt,
-    /// Nothing differs: the person wants it run.
+    /// The actions do not differ; the user forces the stage to run.
     Forced,
-    /// There was an equal action, whose artifact cannot be served.
+    /// There was an equal action, but its artifact cannot be used.
     Lost {
         reason: String,
     },
@@ -30,7 +31,7 @@ pub enum Difference {
         from: Option<u64>,
         to: Option<u64>,
     },
-    /// Device kind and dtype of a tensor stage.
+    /// The device kind or the dtype of a tensor stage.
     Environment {
         from: Option<NumericEnvironment>,
         to: Option<NumericEnvironment>,
@@ -40,18 +41,18 @@ pub enum Difference {
         from: Option<Value>,
         to: Option<Value>,
     },
-    /// An input stage with another artifact.
+    /// An input stage has another artifact.
     Input {
         path: String,
-        /// The stage, with its variant if it was gathered; the parameter where that is not known.
+        /// The name of the input stage, with its variant if the stage gathers. If the name is unknown, the parameter.
         name: String,
         from: Option<Digest>,
         to: Option<Digest>,
-        /// What the two artifacts differ in; empty where one of them is gone.
+        /// The differences between the two artifacts. Empty if one of them is gone.
         #[serde(default)]
         changes: Vec<FileChange>,
     },
-    /// An input stage that will run first, so that nobody knows its artifact yet.
+    /// An input stage must run first, so its artifact is not known yet.
     InputPending {
         path: String,
         name: String,
@@ -60,7 +61,7 @@ pub enum Difference {
         path: String,
         name: String,
     },
-    /// The files of a folder or a pattern.
+    /// The files of a folder or a pattern differ.
     Files {
         path: String,
         added: Vec<String>,
@@ -72,7 +73,7 @@ pub enum Difference {
         from: String,
         to: String,
     },
-    /// The gathered artifacts of a stage are more, fewer, or of other variants.
+    /// The number of gathered artifacts differs, or their variants differ.
     Gathered {
         path: String,
         from: usize,
@@ -112,7 +113,7 @@ impl fmt::Display for Difference {
     }
 }
 
-/// The differences for people, each text once.
+/// The differences as texts for the user, without duplicates.
 pub fn words(why: &[Difference]) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     for word in why.iter().map(ToString::to_string) {
@@ -124,13 +125,13 @@ pub fn words(why: &[Difference]) -> Vec<String> {
 }
 
 impl Difference {
-    /// Whether it is only about what earlier stages made, or will make.
+    /// Whether the difference is only in the artifact of an input, or in an artifact that is not made yet.
     pub fn is_of_an_artifact(&self) -> bool {
         matches!(self, Self::Input { .. } | Self::InputPending { .. } | Self::Gathered { .. })
     }
 }
 
-/// `cpu f32`
+/// The environment as text, such as `cpu f32`.
 fn numbers(environment: Option<NumericEnvironment>) -> String {
     let Some(NumericEnvironment { device, dtype }) = environment else { return "none".to_owned() };
     let device = match device {
@@ -144,19 +145,19 @@ fn numbers(environment: Option<NumericEnvironment>) -> String {
     format!("{device} {dtype}")
 }
 
-/// The first few names.
+/// The first three names, and the number of the others.
 fn several(names: &[String]) -> String {
     let shown = names.iter().take(3).map(String::as_str).collect::<Vec<_>>().join(", ");
     if names.len() > 3 { format!("{shown} and {} more", names.len() - 3) } else { shown }
 }
 
-/// A value in at most 60 characters.
+/// A value as text of at most 60 characters.
 fn brief(value: &Value) -> String {
     let text = value.to_string();
     if text.chars().count() <= 60 { text } else { text.chars().take(57).chain("...".chars()).collect() }
 }
 
-/// What makes `new` another action than `old`; empty if they have the same key.
+/// The differences between two actions. Empty if both have the same key.
 pub fn differences(old: &Action<'_>, new: &Action<'_>) -> Vec<Difference> {
     let mut found = Vec::new();
     if old.kind != new.kind {
@@ -215,7 +216,7 @@ fn compare(path: &str, old: &Part<'_>, new: &Part<'_>, found: &mut Vec<Differenc
     }
 }
 
-/// Two inputs that are not the same, the second of which is there.
+/// Compares two inputs that differ. The artifact or file of the second input is known.
 fn compare_inputs(path: &str, from: &Input<'_>, to: &Input<'_>, found: &mut Vec<Difference>) {
     let path_of = || path.to_owned();
     match (from, to) {
@@ -266,7 +267,7 @@ fn compare_gathered(path: &str, from: &[Gathered], to: &[Gathered], found: &mut 
     }
 }
 
-/// ` [method=raise]`; nothing without a sweep.
+/// The variant as text, such as ` [method=raise]`. Empty without a sweep.
 fn variant_words(values: &Map<String, Value>) -> String {
     let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
     let words: Vec<String> = values.iter().map(|(key, value)| format!("{}={value}", last(key))).collect();
@@ -283,7 +284,7 @@ mod tests {
         words(&differences(&Action::of_json(old).unwrap(), &Action::of_json(new).unwrap()))
     }
 
-    /// 64 digits that begin so.
+    /// A digest of 64 hexadecimal digits with this beginning.
     fn hex(first: &str) -> String {
         format!("{first:0<64}")
     }
@@ -370,7 +371,7 @@ mod tests {
     }
 
     proptest! {
-        /// The explanation can never disagree with the key.
+        /// There are differences if and only if the keys differ.
         #[test]
         fn there_is_a_difference_exactly_where_the_keys_differ(one in json_value(), other in json_value()) {
             let json = |parameters| json!({"format": 1, "kind": "k", "kind_version": 1, "parameters": parameters});

@@ -1,4 +1,5 @@
-//! Why a stage would run: its action against the nearest earlier one.
+//! Explains why a stage would run: compares its action with the nearest earlier action. difference.rs has the
+//! comparison of two actions; change.rs compares artifacts.
 
 use std::collections::HashMap;
 
@@ -13,32 +14,33 @@ use raisin_base::error::Result;
 use raisin_contract::Action;
 use raisin_store::{ActionRecord, Store};
 
-/// How many earlier actions of the same kind are looked at, the newest, for a stage that has none of its own.
+/// The maximum number of earlier actions of the same kind that are compared, newest first, if the stage has no earlier
+/// action of its own.
 const OF_THE_KIND: usize = 50;
 
-/// The earlier actions, read once when the first stage is found that would run.
+/// The earlier actions. They are read from the store once, for the first stage that needs an explanation.
 #[derive(Default)]
 pub struct History {
     records: Option<Records>,
 }
 
-/// Every record, the oldest first, and which of them there are of each stage and of each kind: a sweep of a thousand
-/// stages asks a thousand times.
+/// All action records, the oldest first, with an index by stage and by kind. The index is needed because a sweep of a
+/// thousand stages asks a thousand times.
 struct Records {
     all: Vec<Earlier>,
-    /// By pipeline, stage and kind.
+    /// Indices in `all`, by pipeline, stage and kind.
     of_stages: HashMap<[String; 3], Vec<usize>>,
     of_kinds: HashMap<String, Vec<usize>>,
 }
 
-/// An action that was made.
+/// An action that an earlier run has made.
 pub struct Earlier {
     pub record: ActionRecord,
     action: Action<'static>,
 }
 
 impl Records {
-    /// What cannot be read as an action, because another raisin wrote it, explains nothing.
+    /// Skips records whose action cannot be read, because another version of raisin wrote them.
     fn new(all: Vec<ActionRecord>) -> Self {
         let read = |record: ActionRecord| {
             let action = Action::of_json(&record.action).ok()?.into_owned();
@@ -54,13 +56,13 @@ impl Records {
         Self { all, of_stages, of_kinds }
     }
 
-    /// Those of the same stage of the same pipeline, the newest first.
+    /// The actions of the same stage of the same pipeline, the newest first.
     fn of_stage(&self, request: &ExplainRequest<'_>) -> impl Iterator<Item = &Earlier> {
         let stage = [request.pipeline, request.stage, request.kind].map(str::to_owned);
         self.newest_first(self.of_stages.get(&stage))
     }
 
-    /// The newest of the same kind.
+    /// The newest actions of the same kind.
     fn of_kind(&self, request: &ExplainRequest<'_>) -> impl Iterator<Item = &Earlier> {
         self.newest_first(self.of_kinds.get(request.kind)).take(OF_THE_KIND)
     }
@@ -70,14 +72,14 @@ impl Records {
     }
 }
 
-/// Whose action is to be explained.
+/// A request to explain one action.
 pub struct ExplainRequest<'q> {
     pub pipeline: &'q str,
     pub stage: &'q str,
     pub variant: String,
     pub kind: &'q str,
     pub action: &'q Action<'q>,
-    /// The stages that it is made from, by the parameter that names them: `instructions`, `of.0`.
+    /// The input stages, with the parameter that names each: `instructions`, `of.0`.
     pub inputs: Vec<(String, &'q str)>,
 }
 
@@ -97,9 +99,9 @@ impl<'q> ExplainRequest<'q> {
 }
 
 impl History {
-    /// The differences to the nearest earlier action: of the same stage of the same pipeline if there is any, else among
-    /// the newest of the same kind. Nearest is the one with the fewest differences, then the same variant's, then the
-    /// newest.
+    /// Returns the differences to the nearest earlier action. Candidates are the earlier actions of the same stage of
+    /// the same pipeline. If there are none, the newest actions of the same kind are candidates. The nearest action has
+    /// the fewest differences; among equals, an action of the same variant comes first, then the newest action.
     pub fn explain(&mut self, store: &Store, request: &ExplainRequest<'_>) -> Result<Vec<Difference>> {
         let action = reread(request.action)?;
         let records = self.records(store)?;
@@ -114,7 +116,8 @@ impl History {
         Ok(found)
     }
 
-    /// The key of the nearest earlier action of the very same stage and variant, for a person to accept its artifact.
+    /// Returns the key of the nearest earlier action of the same stage and variant, so that a person can accept its
+    /// artifact.
     pub fn accept(&mut self, store: &Store, request: &ExplainRequest<'_>) -> Result<Option<(Digest, Vec<Difference>)>> {
         let action = reread(request.action)?;
         let earlier = self.records(store)?.of_stage(request);
@@ -133,13 +136,14 @@ impl History {
     }
 }
 
-/// Through text and back, as the earlier action went: the two are then equal wherever their texts are.
+/// Converts the action to text and back. The earlier action also went through text, so two actions are equal if their
+/// texts are equal.
 pub fn reread(action: &Action<'_>) -> Result<Action<'static>> {
     let json: Value = serde_json::from_str(&action.to_json().to_string())?;
     Ok(Action::of_json(&json)?.into_owned())
 }
 
-/// Of those that are equally near, the first.
+/// The nearest action. Among equally near actions, the first is taken.
 fn closest<'r>(
     earlier: impl Iterator<Item = &'r Earlier>,
     request: &ExplainRequest<'_>,
@@ -150,7 +154,7 @@ fn closest<'r>(
         .min_by_key(|(earlier, found)| (found.len(), earlier.record.variant != request.variant))
 }
 
-/// Names an input by its stage, and finds out what changed in it.
+/// Adds to a difference the name of the input stage, and what changed in the artifact of the input.
 fn look_closer(difference: &mut Difference, store: &Store, request: &ExplainRequest<'_>) {
     let stage = |path: &str| request.inputs.iter().find(|(parameter, _)| parameter == path).map(|(_, stage)| *stage);
     match difference {

@@ -1,9 +1,9 @@
-//! Files from the network: brought into the cache once, by their digest, whatever a connection does meanwhile.
+//! Downloads files into the cache, and identifies each file by its digest. inputs.rs decides which files are needed.
 //!
-//! `fetched/<blake3>/<name>` in the cache holds them. A download that breaks off goes on where it was (`Range`), in this
-//! run or the next; what arrives is hashed before it counts, so that nothing that a server sends needs to be believed.
-//! Where no digest is known yet, it goes on only from what came in the same run, and only from the same version of the file
-//! (`If-Range`): two halves of two files would otherwise be pinned as one.
+//! The cache keeps a file in `fetched/<blake3>/<name>`. An interrupted download continues where it stopped (HTTP
+//! `Range`), in the same run or in the next. The file is hashed before it is used, so raisin need not trust the server.
+//! If the expected digest is unknown, a download continues only in the same run and only if the server has the same
+//! version of the file (`If-Range`). Otherwise two halves of different files could get one digest.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Write as _};
@@ -20,30 +20,30 @@ use raisin_base::error::{Context as _, Problem, Result, anyhow, bail};
 use raisin_contract::Progress;
 use raisin_store::{Lock, Store, Waiting};
 
-/// How often in a row nothing may arrive before it is given up.
+/// The number of tries in a row without any new byte after which the download fails.
 const TRIES: u32 = 6;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const STALLED: Duration = Duration::from_secs(30);
 
-/// Who wants to know how far it is, and whether to go on.
+/// Receives the progress of a download, and can stop the download.
 pub trait Listener {
     fn progress(&mut self, progress: Progress);
-    /// Another process is fetching the same file.
+    /// Another process fetches the same file.
     fn waits(&mut self, words: String);
     fn gives_up(&self) -> bool;
 }
 
-/// Whether a path is an address.
+/// Whether a path is an http or https address.
 pub fn is_address(path: &str) -> bool {
     path.starts_with("https://") || path.starts_with("http://")
 }
 
-/// Where the file of an address lies in the cache, or would.
+/// The path of the file of an address in the cache. The file need not exist.
 pub fn place(store: &Store, address: &str, blake3: Digest) -> PathBuf {
     store.root().join("fetched").join(blake3.to_hex()).join(name(address))
 }
 
-/// The last part of an address as a file name.
+/// The last part of an address, as a file name.
 fn name(address: &str) -> String {
     let path = address.split(['?', '#']).next().unwrap_or(address);
     let after_host = path.split("://").nth(1).and_then(|rest| rest.split_once('/')).map_or("", |(_, path)| path);
@@ -52,10 +52,10 @@ fn name(address: &str) -> String {
     if plain.is_empty() || plain.starts_with('.') { format!("download{plain}") } else { plain }
 }
 
-/// Makes sure that the file of an address is in the cache, and is the one that is meant.
+/// Ensures that the cache has the file of an address with the expected digest.
 ///
 /// # Errors
-/// An address that gives nothing, or something else.
+/// The server does not send the file, or sends a file with another digest.
 pub fn bring(store: &Store, address: &str, blake3: Digest, listener: &mut dyn Listener) -> Result<PathBuf> {
     let place = place(store, address, blake3);
     let key = key(address);
@@ -70,27 +70,29 @@ pub fn bring(store: &Store, address: &str, blake3: Digest, listener: &mut dyn Li
     let mut download = Download::new(address, &part, true);
     let mut found = download.run(listener)?;
     if found != blake3 && download.pieced {
-        // The beginning was that of an older file, perhaps.
+        // The first part of the file may come from an older version of the file.
         download.begin_anew()?;
         found = download.run(listener)?;
     }
     if found != blake3 {
         std::fs::remove_file(&part)?;
         let message = format!("{address} gives another file than was pinned\n  expected {blake3}\n  found    {found}");
-        return Err(Problem::new(message).hint("pin the digest that was found, if that is the file you want").into());
+        return Err(Problem::new(message)
+            .hint("if this is the intended file, write the found digest into the pipeline file")
+            .into());
     }
     keep(&part, &place)?;
     Ok(place)
 }
 
-/// Fetches the file of an address into the cache, whatever it is. Gives its digest.
+/// Downloads the file of an address into the cache, without an expected digest. Returns the digest.
 pub fn fetch(store: &Store, address: &str, listener: &mut dyn Listener) -> Result<Digest> {
     let _shared = store.share()?;
     let key = key(address);
     let Some(_lock) = lock(store, address, listener)? else { bail!("interrupted") };
     let part = part(store, key);
     let mut download = Download::new(address, &part, false);
-    // Nobody knows what file that is the beginning of.
+    // A part that an earlier run left may belong to another version of the file.
     download.begin_anew()?;
     let blake3 = download.run(listener)?;
     keep(&part, &place(store, address, blake3))?;
@@ -101,7 +103,7 @@ fn key(address: &str) -> Digest {
     Digest::of(format!("fetch {address}").as_bytes())
 }
 
-/// One download of an address at a time; `None` if the listener gave up waiting for another one.
+/// Allows one download of an address at a time. `None` if the listener gave up waiting for another download.
 fn lock(store: &Store, address: &str, listener: &mut dyn Listener) -> Result<Option<Lock>> {
     let mut told = None;
     store.lock(key(address), |holder| {
@@ -117,7 +119,7 @@ fn part(store: &Store, key: Digest) -> PathBuf {
     store.root().join("tmp").join(format!("fetch-{}", key.short()))
 }
 
-/// A complete download becomes visible by a rename, as artifacts do.
+/// A complete download becomes visible by a rename, like an artifact.
 fn keep(part: &Path, place: &Path) -> Result<()> {
     let keep = || -> std::io::Result<()> {
         let folder = place.parent().unwrap_or(Path::new("."));
@@ -131,25 +133,26 @@ fn keep(part: &Path, place: &Path) -> Result<()> {
     keep().with_context(|| format!("cannot keep {}", place.display()))
 }
 
-/// What became of one connection.
+/// The result of one connection.
 enum Connection {
     Complete,
-    /// It broke, or the server was busy; what came before that is in the file.
+    /// The connection broke, or the server was busy. The bytes that came before are in the file.
     Broken(raisin_base::error::Error),
 }
 
-/// A download into a file, from where that ends, over as many connections as it takes.
+/// A download that appends to a file, over as many connections as necessary.
 struct Download<'d> {
     agent: Agent,
     address: &'d str,
     part: &'d Path,
-    /// Whether a digest will tell what came: then it may go on from a beginning that no server vouches for.
+    /// Whether there is an expected digest. If so, the download may continue a part although the server does not
+    /// confirm its version.
     pinned: bool,
-    /// What the server calls the version that the part is the beginning of, if it has a name for it.
+    /// The server's name for the version to which the part belongs, if the server gives one (ETag or date).
     version: Option<HeaderValue>,
-    /// Whether what is there came over several connections.
+    /// Whether the part came over several connections.
     pieced: bool,
-    /// How often it began anew.
+    /// How often the download began again from the first byte.
     beginnings: u32,
 }
 
@@ -170,7 +173,7 @@ impl<'d> Download<'d> {
         self.part.metadata().map_or(0, |part| part.len())
     }
 
-    /// Forgets what has come so far.
+    /// Removes the bytes that have come so far.
     fn begin_anew(&mut self) -> Result<()> {
         self.beginnings += u32::from(self.length() > 0);
         (self.version, self.pieced) = (None, false);
@@ -182,7 +185,7 @@ impl<'d> Download<'d> {
         }
     }
 
-    /// Gives the digest of the whole.
+    /// Returns the digest of the whole file.
     fn run(&mut self, listener: &mut dyn Listener) -> Result<Digest> {
         let mut failures = 0;
         self.beginnings = 0;
@@ -199,7 +202,7 @@ impl<'d> Download<'d> {
                         let address = self.address;
                         return Err(error.context(format!("cannot fetch {address}, after {TRIES} tries")));
                     }
-                    // In short steps, as a person may not want to wait.
+                    // Pause in short steps, so that an interrupt takes effect at once.
                     let pause = FIRST_PAUSE * 2_u32.pow(failures - 1);
                     for _ in 0..pause.as_millis().div_ceil(50) {
                         if listener.gives_up() {
@@ -239,7 +242,7 @@ impl<'d> Download<'d> {
         match status {
             StatusCode::OK => self.receive(response, 0, listener),
             StatusCode::PARTIAL_CONTENT => {
-                // Some servers know no `If-Range`, and some send what nobody asked for.
+                // Some servers ignore `If-Range`, and some send another range than requested.
                 let is_other = self.version.as_ref().is_some_and(|known| names_another(&response, known));
                 if is_other || first_byte(&response) != Some(from) {
                     self.begin_anew()?;
@@ -248,7 +251,8 @@ impl<'d> Download<'d> {
                 }
                 self.receive(response, from, listener)
             }
-            // Nothing lies after what is there: it is whole, or not the beginning of this file.
+            // The server has no bytes after the part. Either the part is the whole file, or the part is not the
+            // beginning of this file.
             StatusCode::RANGE_NOT_SATISFIABLE => {
                 if whole_length(&response) == Some(from) {
                     self.pieced = true;
@@ -262,18 +266,18 @@ impl<'d> Download<'d> {
             }
             _ if status.is_server_error() => Ok(Connection::Broken(anyhow!("the server answered {status}"))),
             _ => Err(Problem::new(format!("cannot fetch {address}: the server answered {status}"))
-                .hint("is the address right, and may everyone read it?")
+                .hint("check the address, and whether everyone may read the file")
                 .into()),
         }
     }
 
-    /// Takes what comes as the file's bytes from `from` on.
+    /// Appends the body to the file, from the byte `from` on.
     fn receive(&mut self, response: Response<Body>, from: u64, listener: &mut dyn Listener) -> Result<Connection> {
         let cannot = || format!("cannot write {}", self.part.display());
         self.version = version(&response);
         self.pieced = from > 0;
         let mut done = from;
-        // A server may send less than the rest at once.
+        // A server may send only a portion of the remaining bytes.
         let whole = whole_length(&response).filter(|_| from > 0);
         let total = whole.or_else(|| response.body().content_length().map(|length| done + length));
         let mut file = OpenOptions::new()
@@ -312,26 +316,26 @@ impl<'d> Download<'d> {
     }
 }
 
-/// What tells a version of a file byte for byte: a strong ETag, or else when it was modified.
+/// The value that identifies a version of a file exactly: a strong ETag, or else the modification date.
 fn version(response: &Response<Body>) -> Option<HeaderValue> {
     let headers = response.headers();
     let strong = headers.get(header::ETAG).filter(|tag| tag.as_bytes().starts_with(b"\""));
     strong.or_else(|| headers.get(header::LAST_MODIFIED)).cloned()
 }
 
-/// Whether a response says that it comes from another version than this.
+/// Whether the response names another version than this one.
 fn names_another(response: &Response<Body>, known: &HeaderValue) -> bool {
     let kind = if known.as_bytes().starts_with(b"\"") { header::ETAG } else { header::LAST_MODIFIED };
     response.headers().get(kind).is_some_and(|now| now != known)
 }
 
-/// `bytes 100-199/200`: where a part begins.
+/// The first byte of a range: 100 in `bytes 100-199/200`.
 fn first_byte(response: &Response<Body>) -> Option<u64> {
     let range = response.headers().get(header::CONTENT_RANGE)?.to_str().ok()?;
     range.strip_prefix("bytes ")?.split('-').next()?.trim().parse().ok()
 }
 
-/// `bytes */200`: how long the whole is.
+/// The length of the whole file: 200 in `bytes */200`.
 fn whole_length(response: &Response<Body>) -> Option<u64> {
     response.headers().get(header::CONTENT_RANGE)?.to_str().ok()?.rsplit('/').next()?.trim().parse().ok()
 }

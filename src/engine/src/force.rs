@@ -1,4 +1,4 @@
-//! Which stages a person wants run though they are cached.
+//! The stages that a user forces to run although they are cached (`--force`).
 
 use super::graph::{Graph, unknown_stage};
 use raisin_base::error::Result;
@@ -12,7 +12,7 @@ pub enum Force {
 }
 
 impl Force {
-    /// Whether it means this stage.
+    /// Whether this stage is forced.
     pub fn names(&self, stage: &str) -> bool {
         match self {
             Self::Nothing => false,
@@ -22,7 +22,7 @@ impl Force {
     }
 
     /// # Errors
-    /// A name that no stage of the graph has.
+    /// No stage of the graph has one of the names.
     pub fn check(&self, graph: &Graph<'_>) -> Result<()> {
         let Self::Stages(names) = self else { return Ok(()) };
         let here: Vec<&str> = graph.nodes.iter().map(|node| node.stage.name.as_str()).collect();

@@ -1,4 +1,5 @@
-//! The stages of all variants as one graph, in which what variants share is one node.
+//! The build graph: the stages of all variants. A stage that variants share is one graph node. resolve.rs forms the
+//! actions of the nodes.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -10,16 +11,16 @@ use raisin_pipeline::{Pipeline, Stage, Variant};
 
 pub type NodeId = usize;
 
-/// A stage of one or several variants. Its inputs come before it in [`Graph::nodes`].
+/// A stage of one or several variants. In [`Graph::nodes`], the inputs of a node come before the node.
 pub struct StageNode<'a> {
     pub stage: &'a Stage,
-    /// Indices of the variants that have exactly this stage with exactly these inputs.
+    /// Indices of the variants that have this stage with the same inputs.
     pub variants: Vec<usize>,
     pub needs: Vec<Need>,
     pub dependents: Vec<NodeId>,
 }
 
-/// An input stage: one node, or several for a gathering kind.
+/// An input stage: one node, or several nodes for a gathering kind.
 pub struct Need {
     pub pointer: String,
     pub stage: String,
@@ -41,10 +42,10 @@ enum Visit {
 }
 
 impl<'a> Graph<'a> {
-    /// The graph of `only` these stages and what they need; of all, if there are none.
+    /// Builds the graph of the stages in `only` and their inputs. If `only` is empty, builds the graph of all stages.
     ///
     /// # Errors
-    /// A name in `only` that no stage has; stages that need each other.
+    /// No stage has one of the names in `only`, or stages need each other in a cycle.
     pub fn of(pipeline: &'a Pipeline, only: &[String]) -> Result<Self> {
         let stages: Vec<HashMap<&str, &Stage>> = pipeline
             .variants
@@ -69,7 +70,7 @@ impl<'a> Graph<'a> {
         Ok(graph)
     }
 
-    /// The node of a stage in a variant, if this graph has it.
+    /// The node of a stage in a variant, if the graph contains it.
     pub fn node(&self, variant: usize, stage: &str) -> Option<NodeId> {
         match self.by_name.get(&(variant, stage)) {
             Some(Visit::Done(id)) => Some(*id),
@@ -77,7 +78,7 @@ impl<'a> Graph<'a> {
         }
     }
 
-    /// `features`, or `features [method=raise]` for one that not all variants share.
+    /// The stage name, with the variant if not all variants share the node: `features`, or `features [method=raise]`.
     pub fn label(&self, id: NodeId) -> String {
         let node = &self.nodes[id];
         let all = self.pipeline.variants.len();
@@ -92,8 +93,8 @@ impl<'a> Graph<'a> {
         }
     }
 
-    /// The name of the variant for records: that of the only one; of several, what their names have in common, such as
-    /// `method=raise`, so that nobody takes them for others; empty for a stage of all.
+    /// The variant name for action records and the journal. One variant: its name. Several variants: the part that
+    /// their names have in common, such as `method=raise`; if nothing is in common, all names. All variants: empty.
     pub fn variant_name(&self, id: NodeId) -> String {
         let variants = &self.nodes[id].variants;
         if let [one] = variants.as_slice() {
@@ -139,7 +140,7 @@ impl<'a> Graph<'a> {
             }
             needs.push(Need { pointer: need.pointer.clone(), stage: need.stage.clone(), nodes });
         }
-        // Without a sweep there is nobody to share with.
+        // Without a sweep no node can be shared, so no identity is needed.
         let identity = (self.pipeline.variants.len() > 1).then(|| self.identity(stage, variant, &needs));
         let id = match identity.as_ref().and_then(|identity| self.identities.get(identity)) {
             Some(id) => *id,
@@ -167,9 +168,9 @@ impl<'a> Graph<'a> {
         (0..self.stages.len()).filter(|index| self.stages[*index].contains_key(name)).collect()
     }
 
-    /// Equal for stages of two variants that must have the same action, whatever their inputs turn out to be: everything of
-    /// the action that is written in the pipeline file, and the nodes that it is made from. Files stand as they are written,
-    /// with their pins, because each pin is checked.
+    /// A text that is equal for stages of two variants if both must have the same action, whatever artifacts their
+    /// inputs get. The text contains all parts of the action that the pipeline file declares, and the input nodes.
+    /// Files appear as written, with their expected digests, because each expected digest is checked.
     fn identity(&self, stage: &Stage, variant: usize, needs: &[Need]) -> String {
         let declaration = stage.declaration;
         let variant = &self.pipeline.variants[variant];
@@ -180,14 +181,14 @@ impl<'a> Graph<'a> {
         format!("{} {} {inputs:?} {seed:?} {dtype:?} {written}", stage.name, declaration.name)
     }
 
-    /// The variant whose seed and dtype a node has.
+    /// The variant from which a node takes its seed and dtype.
     pub fn variant(&self, id: NodeId) -> Result<&'a Variant> {
         let first = self.nodes[id].variants.first().ok_or_else(|| anyhow!("a stage without a variant"))?;
         Ok(&self.pipeline.variants[*first])
     }
 }
 
-/// There is no stage of this name where it was looked for.
+/// The problem that there is no stage of this name in the place that was searched.
 pub fn unknown_stage<'n>(name: &str, place: &str, names: impl Iterator<Item = &'n str> + Clone) -> Problem {
     let problem = Problem::usage(format!("there is no stage `{name}` {place}"));
     problem.hint(match nearest(name, names.clone()) {
@@ -199,7 +200,7 @@ pub fn unknown_stage<'n>(name: &str, place: &str, names: impl Iterator<Item = &'
     })
 }
 
-/// The words of the first name that all names have, if there are any.
+/// The comma-separated parts that all names contain, in the order of the first name; `None` if there are none.
 fn in_common(names: &[&str]) -> Option<String> {
     let has = |name: &str, word: &str| name.split(',').any(|other| other == word);
     let words = names.first()?.split(',').filter(|word| names.iter().all(|name| has(name, word)));
@@ -211,7 +212,7 @@ fn last(key: &str) -> &str {
     key.rsplit('.').next().unwrap_or(key)
 }
 
-/// The sweep's keys on whose values all these variants agree.
+/// The sweep values that are equal in all these variants.
 pub fn common_values<'v>(variants: impl IntoIterator<Item = &'v Variant>) -> Map<String, Value> {
     let mut variants = variants.into_iter();
     let mut common = variants.next().map(|variant| variant.values.clone()).unwrap_or_default();

@@ -1,7 +1,8 @@
-//! The raw files that stages read: found, hashed, held against their pins, and looked at again afterwards.
+//! The input files of stages: finds them, hashes them, compares them with the expected digests, and checks later that
+//! they have not changed. fetch.rs downloads files; raisin-store remembers their digests.
 //!
-//! A path is that of a file or a folder, a pattern of files, or an address; what an address names is known by its pin,
-//! and comes from the network only when a stage runs that needs it.
+//! A path names a file, a folder, a pattern of files, or an address. The expected digest identifies the file behind an
+//! address. raisin downloads the file only when a stage runs that needs it.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
@@ -16,52 +17,54 @@ use raisin_contract::{FileNeed, Input};
 use raisin_pipeline::{Pipeline, Stage};
 use raisin_store::{FileDigests, Fingerprint, Store};
 
-/// What a stage reads, as it was when it was hashed.
+/// The files that a stage reads, with their state when they were hashed.
 #[derive(Clone, Debug)]
 pub struct InputFile {
-    /// The file, or the folder below which the files of a folder or pattern lie.
+    /// The file. For a folder or a pattern: the folder that contains the files.
     path: PathBuf,
     content: InputContent,
-    /// Every file, and what it looked like.
+    /// Every file with its fingerprint.
     files: Vec<(PathBuf, Fingerprint)>,
 }
 
 #[derive(Clone, Debug)]
 enum InputContent {
     File(Digest),
-    /// A stage that takes the folder as it is, with all that is below it.
+    /// For a stage that takes a whole folder with all files below it.
     Folder(Arc<BTreeMap<String, Digest>>),
-    /// A stage that reads each file of a folder or a pattern, by the names below the folder.
+    /// For a stage that reads each file of a folder or a pattern. The keys are the file names below the folder.
     Several(Arc<BTreeMap<String, Digest>>),
-    /// An address, and what must come from there.
+    /// An address, and the digest of the file that must come from it.
     Remote {
         address: String,
         blake3: Digest,
     },
 }
 
-/// When a stage's inputs are looked at again.
+/// When the inputs of a stage are checked for changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CheckTime {
-    /// Hours may have passed, in which other stages ran.
+    /// Other stages may have run for hours since the inputs were hashed.
     BeforeTheStage,
     AfterTheStage,
 }
 
-/// What all these files looked like when they were hashed, as one digest. Where they lie does not count.
+/// One digest of the fingerprints that all these files had when they were hashed. The paths of the files are not part
+/// of the digest.
 pub fn looks(inputs: &[InputFile]) -> Digest {
     let seen: Vec<Vec<Fingerprint>> =
         inputs.iter().map(|input| input.files.iter().map(|(_, seen)| *seen).collect()).collect();
     Digest::of(format!("{seen:?}").as_bytes())
 }
 
-/// Every input file of a build.
+/// All input files of a build.
 #[derive(Debug, Default)]
 pub struct InputFiles {
     by_need: HashMap<InputKey, InputFile>,
 }
 
-/// What tells two inputs apart: the path, whether it may be that of several files, and the pin of an address.
+/// Identifies an input: the path, whether the path may name several files, and the expected digest if the path is an
+/// address.
 type InputKey = (String, bool, Option<String>);
 
 fn key(need: &FileNeed) -> InputKey {
@@ -69,15 +72,15 @@ fn key(need: &FileNeed) -> InputKey {
 }
 
 impl InputFiles {
-    /// Hashes every input file of the graph's stages, those that the store's memory does not know.
+    /// Hashes every input file of the graph's stages, except the files whose digest the store remembers.
     ///
     /// # Errors
-    /// A file that is missing, or that is not the one its pin names: before anything runs.
+    /// A file is missing, or has another digest than expected. The error comes before any stage runs.
     pub fn of(graph: &Graph<'_>, store: &Store) -> Result<Self> {
         let mut inputs = Self::default();
         let mut digests = FileDigests::load(store);
         let looked = inputs.look_at_all(graph, store, &mut digests);
-        // Also where one is missing: the others may have taken minutes to read.
+        // Save also after an error: the other files may have taken minutes to read.
         digests.save();
         looked.map(|()| inputs)
     }
@@ -95,11 +98,11 @@ impl InputFiles {
     }
 
     pub fn get(&self, need: &FileNeed) -> Result<&InputFile> {
-        self.by_need.get(&key(need)).with_context(|| format!("the file {} was not looked at", need.path))
+        self.by_need.get(&key(need)).with_context(|| format!("the file {} was not hashed", need.path))
     }
 
-    /// What stands for the file in the action. Its folder does not count, its name does: stages show it. Of a folder
-    /// the names below it count, and not its own.
+    /// The entry for the file in the action. For a file, the name counts and its folder does not, because stages show
+    /// the name. For a folder, the names below the folder count and the name of the folder does not.
     pub fn input(&self, need: &FileNeed) -> Result<Input<'static>> {
         let input = self.get(need)?;
         let name = || input.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -124,13 +127,13 @@ impl InputFiles {
             dotted(key),
             need.path
         );
-        let hint = "take the file that was meant, or pin the digest that was found";
+        let hint = "use the intended file, or write the found digest into the pipeline file";
         Err(problem(stage, key, message).hint(hint).into())
     }
 }
 
 impl InputFile {
-    /// The digest that a pin names: of a file's content, or of a folder's names and digests.
+    /// The digest that a pipeline file can expect: of the content of a file, or of the names and digests in a folder.
     pub fn digest(&self) -> Result<Digest> {
         Ok(match &self.content {
             InputContent::File(blake3) | InputContent::Remote { blake3, .. } => *blake3,
@@ -140,7 +143,7 @@ impl InputFile {
         })
     }
 
-    /// Tells a stage where the files are.
+    /// Adds the paths of the files to the assignment, by the pointer of their parameter.
     pub fn assign(&self, pointer: &str, files: &mut BTreeMap<String, PathBuf>) {
         files.insert(pointer.to_owned(), self.path.clone());
         if let InputContent::Several(names) = &self.content {
@@ -150,7 +153,7 @@ impl InputFile {
         }
     }
 
-    /// Brings what lies behind an address into the cache, unless it is there. What is there is hashed again.
+    /// Downloads the file of an address into the cache. If the cache has the file, only hashes it again.
     pub fn bring(&mut self, store: &Store, say: &mut dyn fetch::Listener) -> Result<()> {
         if let InputContent::Remote { address, blake3 } = &self.content {
             fetch::bring(store, address, *blake3, say)?;
@@ -160,8 +163,8 @@ impl InputFile {
     }
 
     /// # Errors
-    /// A file that was changed, removed or replaced since it was hashed. A new time is enough: between two looks
-    /// nobody knows what was there.
+    /// A file was changed, removed or replaced since it was hashed. A new modification time is sufficient: raisin
+    /// cannot know what the content was between two checks.
     pub fn check_unchanged(&self, moment: CheckTime) -> Result<()> {
         let (when, so) = match moment {
             CheckTime::BeforeTheStage => ("since the build looked at it", "the stage did not run"),
@@ -185,7 +188,7 @@ impl InputFile {
     }
 }
 
-/// The digest that a pin of this path would name.
+/// The digest that a pipeline file would expect of this path.
 pub fn digest_of(store: &Store, path: &str) -> Result<Digest> {
     let mut digests = FileDigests::load(store);
     let folder = std::env::current_dir().context("cannot tell the current directory")?;
@@ -211,11 +214,11 @@ fn look(
     if fetch::is_address(&need.path) {
         let address = need.path.clone();
         if need.pin_pointer.is_none() {
-            let message = format!("{address} cannot be pinned here, and so is not fetched");
-            return Err(wrong(message).hint("fetch it yourself, and give the path of the file").into());
+            let message = format!("{address} cannot have an expected digest here, so raisin does not fetch it");
+            return Err(wrong(message).hint("download the file yourself, and give its path").into());
         }
         let Some(pin) = &need.pin else {
-            let message = format!("{address} needs a digest, so that what comes from there is always the same");
+            let message = format!("{address} needs a digest, so that every build gets the same file");
             return Err(wrong(message)
                 .hint(format!("`raisin digest {address}` fetches it into the cache and prints its `blake3`"))
                 .into());
@@ -245,9 +248,9 @@ fn look(
     }
 }
 
-/// Finds and hashes what a path names; `None` where there is nothing.
+/// Finds and hashes the files of a path; `None` if there are none.
 fn find(folder: &Path, written: &str, several: bool, digests: &mut FileDigests) -> Result<Option<InputFile>> {
-    // The name that the person wrote, not that of a link's target.
+    // Keep the name that the user wrote, not the name of a link's target.
     let path = std::path::absolute(folder.join(written))?;
     if path.is_dir() {
         let files = files_below(&path, !several)?;
@@ -261,7 +264,8 @@ fn find(folder: &Path, written: &str, several: bool, digests: &mut FileDigests) 
     if !several || !is_pattern(written) {
         return Ok(None);
     }
-    // The folders before the first one with a wildcard; what the project's own folder is called is no pattern.
+    // `base` is the path up to the first component with a wildcard. The folder of the project is never read as a
+    // pattern, although its name may contain wildcard characters.
     let own = if Path::new(written).is_absolute() { 0 } else { std::path::absolute(folder)?.components().count() };
     let parts = path.components().enumerate();
     let literal = parts.take_while(|(at, part)| *at < own || !is_pattern(&part.as_os_str().to_string_lossy()));
@@ -319,7 +323,7 @@ fn files_below(folder: &Path, hidden: bool) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// A problem with the file or the pin that the parameter at `pointer` names.
+/// A problem with the file or the expected digest in the parameter at `pointer`.
 fn problem(stage: &Stage, pointer: &str, message: String) -> Problem {
     match stage.written.get(pointer) {
         Some(written) => written.problem(message),
@@ -327,7 +331,7 @@ fn problem(stage: &Stage, pointer: &str, message: String) -> Problem {
     }
 }
 
-/// `/sources/0/path` as a person would write it: `sources.0.path`.
+/// Converts a JSON pointer to the form that a user writes: `/sources/0/path` to `sources.0.path`.
 fn dotted(pointer: &str) -> String {
     pointer.trim_start_matches('/').replace('/', ".")
 }

@@ -1,4 +1,5 @@
-//! Ctrl-C and SIGTERM: at once while nothing runs, in order while something does.
+//! Handles Ctrl-C and SIGTERM: ends the process at once if no stage runs; otherwise counts the signals, and build.rs
+//! ends the build in order.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,7 +13,7 @@ use raisin_base::error::{Context as _, Result};
 
 const AT_ONCE: &[u8] = b"interrupted: nothing was running; the same command goes on from here\n";
 
-/// Watches for signals until it is dropped.
+/// Handles signals until the value is dropped.
 pub struct Interrupt {
     count: Arc<AtomicUsize>,
     busy: Arc<AtomicBool>,
@@ -20,7 +21,8 @@ pub struct Interrupt {
 }
 
 impl Interrupt {
-    /// Until [`Interrupt::be_busy`] a signal ends the process with exit code 130: there is nothing to put in order.
+    /// Until [`Interrupt::be_busy`] is called, a signal ends the process with exit code 130, because there is nothing
+    /// to clean up.
     pub fn watch() -> Result<Self> {
         let mut watch = Self { count: Arc::default(), busy: Arc::default(), handlers: Vec::new() };
         for signal in [SIGINT, SIGTERM] {
@@ -40,12 +42,13 @@ impl Interrupt {
         Ok(watch)
     }
 
-    /// From now on signals are counted, for a loop that looks at them.
+    /// From now on, signals are only counted; the loop of the build reads the count.
     pub fn be_busy(&self) {
         self.busy.store(true, Ordering::SeqCst);
     }
 
-    /// Waits until a build ends, which closes `end`. True if it does not, for so long after the person asked.
+    /// Waits until the build ends; the build then closes `end`. Returns true if the build has not ended `patience`
+    /// after the first signal.
     pub fn outlasts(&self, end: &Receiver<()>, patience: Duration) -> bool {
         let mut asked: Option<Instant> = None;
         while let Err(RecvTimeoutError::Timeout) = end.recv_timeout(Duration::from_millis(50)) {
@@ -56,7 +59,7 @@ impl Interrupt {
         false
     }
 
-    /// How often the person asked to end.
+    /// The number of signals so far.
     pub fn count(&self) -> usize {
         self.count.load(Ordering::SeqCst)
     }

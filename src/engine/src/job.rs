@@ -1,4 +1,5 @@
-//! Puts together what making one action takes, from the graph and the store: its assignment, its inputs, its record to be.
+//! Assembles a job from the graph and the store: the assignment, the input files and the action record without its
+//! results. make.rs runs the job.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +13,7 @@ use raisin_base::error::{Context as _, Result, anyhow};
 use raisin_contract::{Action, Assignment, Input, Source};
 use raisin_store::ActionRecord;
 
-/// What only the build knows of an action that is to be made.
+/// The facts about a job that only the build knows.
 pub struct JobOrder<'o> {
     pub key: Digest,
     pub action: &'o Action<'o>,
@@ -33,7 +34,7 @@ pub fn assemble(resolver: &Resolver<'_>, id: NodeId, order: JobOrder<'_>) -> Res
             Ok(Source { stage: stage.to_owned(), variant, folder: store.artifact_folder(artifact) })
         };
         let sources: Result<Vec<Source>> = match order.action.input(&need.pointer) {
-            // A stage that does not gather does not know its variant: that is not in its key.
+            // Only a gathering stage sees the variant of its inputs: for other stages the variant is not in the key.
             Some(Input::Artifact(artifact)) => source(&need.stage, Map::new(), *artifact).map(|one| vec![one]),
             Some(Input::Artifacts(all)) => {
                 all.iter().map(|one| source(&one.stage, one.variant.clone(), one.artifact)).collect()

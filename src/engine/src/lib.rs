@@ -1,19 +1,22 @@
-//! What happens: action keys, the plan and the why, scheduling, child processes, progress.
+//! The build engine: action keys, plans, explanations, scheduling, worker processes and progress. The engine leaves the
+//! reading of pipeline files to raisin-pipeline, the files on disk to raisin-store, and the work of a stage to the
+//! worker executables.
 //!
-//! It knows stage kinds only through [`raisin_contract::Declaration`], and pipelines only as [`raisin_pipeline`]
-//! resolved them. One walk over the graph ([`resolve`]) serves both [`plan`] and [`build`]. It makes one
-//! [`raisin_contract::Action`] for each stage, and everything else follows from that: the key is its digest, an explanation
-//! is the difference of two, plan files and records hold it, an assignment says where its artifacts lie. So they cannot
-//! disagree.
+//! The engine knows a stage kind only by its [`raisin_contract::Declaration`], and a pipeline only in the form that
+//! [`raisin_pipeline`] resolved. One walk over the graph ([`resolve`]) serves both [`plan`] and [`build`]. The walk
+//! makes one [`raisin_contract::Action`] for each stage. All other results derive from this action: the key is the
+//! digest of the action, an explanation is the difference between two actions, plan files and action records contain
+//! the action, and an assignment says where the artifacts of the action lie. Therefore keys, explanations, plans and
+//! records cannot disagree.
 //!
 //! | in the action key | not in it |
 //! |---|---|
 //! | kind, kind version, parameters with their defaults | names of stages, pipelines, variants |
 //! | artifact digests of input stages | how those artifacts were made |
-//! | content and name of input files; of a folder or a pattern: their names below it | their folders' names, times, owners |
+//! | content and name of input files; for a folder or a pattern: file names below it | folder names, times, owners |
 //! | the seed, for a seeded kind | |
 //! | device kind and dtype, for a tensor kind | device index, threads and other resources, host |
-//! | for a gathering kind: names and sweep values of what it gathers, which it shows | |
+//! | for a gathering kind: stage names and sweep values of its inputs, because the stage shows them | |
 
 mod accept;
 mod build;
@@ -59,32 +62,34 @@ pub use plan::{Plan, PlannedStage, Status, plan};
 pub use plan_file::PlanFile;
 pub use summary::{Failure, Summary};
 
-/// What a person may say about how to build.
+/// The options of a build, as a user gives them.
 #[derive(Clone, Debug)]
 pub struct Options {
     pub cache: PathBuf,
     pub out: PathBuf,
-    /// How many tensor stages run at once at most; `None`: as many as the machine has room for.
+    /// The maximum number of tensor stages that run at the same time. `None`: as many as threads, memory and GPUs
+    /// allow.
     pub jobs: Option<usize>,
-    /// Threads of a tensor stage that does not say how many; `None`: the cores, shared out among `jobs` or the devices.
+    /// The number of threads of a tensor stage that does not set a number itself. `None`: the number of cores, divided
+    /// by `jobs` or, without `jobs`, by the number of devices.
     ///
-    /// Sums on a CPU can differ in the last bit with another number, which is why it stays the same through a build;
-    /// it is not part of any key.
+    /// With another number of threads, the last bit of a sum on a CPU can differ. Therefore the number stays constant
+    /// during a build. The number is not part of any key.
     pub threads: Option<usize>,
     pub device: DeviceChoice,
-    /// Go on with what does not depend on a failed stage.
+    /// After a failure, continue with the stages that do not depend on the failed stage.
     pub keep_going: bool,
-    /// Only these stages and what they need; empty: all.
+    /// Build only these stages and their inputs. Empty: build all stages.
     pub only: Vec<String>,
-    /// These stages though they are cached.
+    /// The stages that run although they are cached.
     pub force: Force,
-    /// Run each stage that runs twice, and compare what it made.
+    /// If a stage must run, run the stage twice, and compare the two artifacts.
     pub check: bool,
-    /// A new process for each stage, instead of some that stay.
+    /// Start a new process for each stage, instead of workers that run one stage after another.
     pub fresh_workers: bool,
-    /// No progress on standard error.
+    /// Print no progress on standard error.
     pub quiet: bool,
-    /// The folder of the executables that run stages; `None`: that of the running executable.
+    /// The folder of the executables that run stages. `None`: the folder of the running executable.
     pub executables: Option<PathBuf>,
 }
 

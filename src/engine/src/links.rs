@@ -1,6 +1,6 @@
-//! out/<pipeline>/: links to the artifacts of the last build, and build.json, which says what they are.
+//! Updates out/<pipeline>/: the links to the artifacts of the last build, and build.json, which describes them.
 //!
-//! The links are for people and the roots of gc; build.json is the catalog that SQL works from.
+//! The links are for users, and they are roots of gc. build.json is the catalog for SQL.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -14,20 +14,21 @@ use raisin_base::digest::{Digest, canonical};
 use raisin_base::error::{Context as _, Result};
 use raisin_store::{BuildDescription, BuiltStage, DESCRIPTION, Waiting, write_atomically};
 
-/// What [`update`] did.
+/// The result of [`update`].
 pub struct LinkUpdate {
-    /// out/<pipeline>/
+    /// The folder out/<pipeline>/.
     pub folder: PathBuf,
-    /// Whether the links say something else now than before.
+    /// Whether build.json differs from before, and with it the links.
     pub changed: bool,
-    /// How many links lead to artifacts of an earlier build, because this one has none of these stages.
+    /// The number of links that lead to artifacts of an earlier build, because this build has no artifact of these
+    /// stages.
     pub earlier: u64,
 }
 
-/// Brings out/<pipeline>/ up to date with what was built. `keys` are those of the nodes that have an artifact.
+/// Updates out/<pipeline>/ after a build. `keys` has the key of each node that has an artifact.
 ///
-/// A link stays until this build has a newer artifact of its stage, or the pipeline has no such stage any more: a build
-/// that fails, is interrupted, or leaves stages out takes no result away.
+/// A link stays until a build has a newer artifact of the stage, or the pipeline no longer has the stage. Therefore no
+/// result disappears if a build fails, is interrupted, or leaves stages out.
 pub fn update(resolver: &mut Resolver<'_>, keys: &[Option<Digest>], out: &Path) -> Result<LinkUpdate> {
     let pipeline = resolver.graph.pipeline;
     let folder = out.join(&pipeline.name);
@@ -40,8 +41,8 @@ pub fn update(resolver: &mut Resolver<'_>, keys: &[Option<Digest>], out: &Path) 
     }
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let folder = folder.canonicalize()?;
-    // One build at a time: another one of the same pipeline would remove what this one is just about to name. It is over
-    // in a moment.
+    // Only one build at a time may update the links: another build of the same pipeline would remove links that this
+    // build is about to list. The wait is short.
     let key = Digest::of(format!("links {}", folder.display()).as_bytes());
     let _lock = resolver.store.lock(key, |_| Waiting::GoOn)?;
     let before = BuildDescription::read(&folder).ok().flatten();
@@ -74,7 +75,7 @@ pub fn update(resolver: &mut Resolver<'_>, keys: &[Option<Digest>], out: &Path) 
             } else {
                 let same = |old: &&BuiltStage| old.stage == stage.name && old.variant == name;
                 let Some(old) = before.as_ref().and_then(|before| before.stages.iter().find(same)) else { continue };
-                // The link may lead into another cache, which counts on it.
+                // The link may lead into another cache, and gc of that cache relies on the link.
                 if !leads_to(&link, old.artifact) {
                     if is_gone(&resolver.store.artifact_folder(old.artifact)) {
                         continue;
@@ -102,8 +103,8 @@ pub fn update(resolver: &mut Resolver<'_>, keys: &[Option<Digest>], out: &Path) 
     Ok(LinkUpdate { folder: out.join(&pipeline.name), changed, earlier })
 }
 
-/// The digest of everything that the links and build.json are made from; `None` unless this build has an artifact of every
-/// stage, because then they also say what an earlier build has made.
+/// The digest of all data from which the links and build.json are made. `None` if a stage has no artifact in this
+/// build, because then the links also depend on earlier builds.
 fn what_is_said(resolver: &Resolver<'_>, keys: &[Option<Digest>]) -> Option<Digest> {
     let pipeline = resolver.graph.pipeline;
     let mut said = Vec::new();
@@ -128,10 +129,11 @@ fn what_is_said(resolver: &Resolver<'_>, keys: &[Option<Digest>]) -> Option<Dige
     Some(Digest::of(&said))
 }
 
-/// The longest name of a variant's folder in bytes: file systems take 255, and a person reads less.
+/// The maximum length of a variant's folder name in bytes. File systems allow 255 bytes, but a person reads fewer.
 const LONGEST_NAME: usize = 120;
 
-/// A variant's name as one folder's name. One that is too long is cut, and told from others by a digest of all of it.
+/// Converts a variant name to a folder name. A name that is too long is cut, and a digest of the whole name keeps it
+/// unique.
 fn file_name(variant: &str) -> String {
     let mut name = variant.replace('/', "_");
     if name.starts_with('.') {
@@ -153,7 +155,7 @@ fn set_link(link: &Path, target: &Path) -> Result<()> {
         if let Some(folder) = link.parent() {
             std::fs::create_dir_all(folder)?;
         }
-        // By a rename, so that there is always one of the two links.
+        // Replace the link by a rename, so that there is always either the old link or the new link.
         let mut name = link.file_name().unwrap_or_default().to_owned();
         name.push(format!(".{}.new", std::process::id()));
         let temporary = link.with_file_name(name);
@@ -164,7 +166,7 @@ fn set_link(link: &Path, target: &Path) -> Result<()> {
     set().with_context(|| format!("cannot link {}", link.display()))
 }
 
-/// Removes links that the last build did not set, and folders that are empty then. Nothing else is touched.
+/// Removes links that the last build did not set, and folders that become empty. Removes nothing else.
 fn remove_others(folder: &Path, wanted: &BTreeSet<PathBuf>, depth: usize) -> Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let (path, kind) = entry.and_then(|entry| Ok((entry.path(), entry.file_type()?)))?;
@@ -172,7 +174,7 @@ fn remove_others(folder: &Path, wanted: &BTreeSet<PathBuf>, depth: usize) -> Res
             std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
         } else if kind.is_dir() && depth == 0 {
             remove_others(&path, wanted, 1)?;
-            // Fails for a folder that holds anything, which is then not ours to remove.
+            // Fails if the folder is not empty. Such a folder stays, because other files in it are not from raisin.
             let _ = std::fs::remove_dir(&path);
         }
     }
@@ -183,22 +185,22 @@ fn leads_to_an_artifact(link: &Path) -> bool {
     artifact_of(link).is_some()
 }
 
-/// The artifact that a link names.
+/// The artifact to which a link leads, read from the target path.
 fn artifact_of(link: &Path) -> Option<Digest> {
     std::fs::read_link(link).ok()?.file_name()?.to_str()?.parse().ok()
 }
 
-/// Whether a link leads to a folder that is this artifact's.
+/// Whether a link leads to the existing folder of this artifact.
 fn leads_to(link: &Path, artifact: Digest) -> bool {
     artifact_of(link) == Some(artifact) && link.is_dir()
 }
 
-/// What cannot be looked at may be there.
+/// Whether a path does not exist. If the path cannot be examined, it counts as existing.
 fn is_gone(path: &Path) -> bool {
     path.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound)
 }
 
-/// The way from a folder to a path, both absolute.
+/// The relative path from a folder to a path; both are absolute.
 fn relative(from: &Path, to: &Path) -> PathBuf {
     let shared = from.components().zip(to.components()).take_while(|(one, other)| one == other).count();
     let up = from.components().skip(shared).map(|_| std::path::Component::ParentDir);

@@ -1,8 +1,9 @@
-//! One action, made: lock, child process, check, commit.
+//! Makes one action: takes the lock, runs the stage in a worker, checks the inputs, and commits the artifact. The
+//! process of the worker is in worker.rs and child.rs; the store is raisin-store.
 //!
-//! A stage is one assignment file and one folder, given to a worker; whatever happens to it ends the stage and not the
-//! build. While its process runs it holds a lock in that folder, so that a build that comes after a kill cannot begin
-//! there before the process is gone.
+//! A stage is one assignment file and one staging folder, which a worker gets. A failure of any kind ends the stage,
+//! not the build. While the process of a stage runs, it holds a lock in the staging folder. Therefore a build that
+//! starts after a kill cannot use the staging folder before the old process is gone.
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
@@ -24,13 +25,13 @@ use raisin_contract::context::{ASSIGNMENT, wait_until_left};
 use raisin_contract::{Assignment, Event, Process, Progress};
 use raisin_store::{ActionRecord, FileDifference, Lookup, Manifest, Store, Waiting, remove_tree};
 
-/// Everything that making one action takes.
+/// All data that are needed to make one action.
 pub struct Job {
     pub id: NodeId,
     pub process: Process,
     pub assignment: Assignment,
     pub inputs: Vec<InputFile>,
-    /// The record to be; what only the run can tell is still empty.
+    /// The action record, without the fields that only the run can fill.
     pub record: ActionRecord,
     pub mode: Mode,
 }
@@ -38,19 +39,19 @@ pub struct Job {
 /// How a build makes its actions.
 #[derive(Clone, Debug, Default)]
 pub struct Mode {
-    /// The folder of the executables, where it is not that of the running one.
+    /// The folder of the executables, if it is not the folder of the running executable.
     pub executables: Option<PathBuf>,
-    /// Run it though there is an artifact, and from the beginning though there are checkpoints.
+    /// Run the stage although there is an artifact, and from the beginning although there are checkpoints.
     pub anew: bool,
-    /// Run it twice and compare.
+    /// Run the stage twice and compare the artifacts.
     pub check: bool,
-    /// A process of its own, instead of one that made other stages before.
+    /// Run the stage in a new process, instead of a worker that has run other stages before.
     pub fresh_worker: bool,
 }
 
-/// What a job tells the build.
+/// What a worker thread reports to the build about its job.
 pub enum JobMessage {
-    /// Another process is making the same action, or fetching the same file.
+    /// Another process makes the same action, or fetches the same file.
     Waiting {
         id: NodeId,
         words: String,
@@ -70,22 +71,22 @@ pub enum JobMessage {
 
 pub struct MadeAction {
     pub record: ActionRecord,
-    /// False where another build had made it meanwhile.
+    /// False if another build made the artifact while this build waited for the lock.
     pub ran: bool,
     pub check: Check,
 }
 
-/// What came of the second run. Whatever that is, the artifact of the first run is committed, and as good as any.
+/// The result of the second run. Whatever the result is, the artifact of the first run stays committed and valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Check {
-    /// There was none: nobody asked for one, or the build was interrupted before its end.
+    /// There was no second run: the user did not ask for one, or the build was interrupted before its end.
     None,
     Same,
-    /// In words: what it made otherwise, or why it made nothing.
+    /// The text says what differs from the first run, or why the second run failed.
     Failed(String),
 }
 
-/// Makes the action, unless it turns out to be there once the lock is held.
+/// Makes the action, unless the store has its artifact when the lock is taken.
 pub fn make<'c>(
     job: Job,
     store: &Store,
@@ -127,7 +128,10 @@ pub fn make<'c>(
     if !inputs.is_empty()
         && let Some(why) = forget_what_was_made_of_others(staging, looks)?
     {
-        send(JobMessage::Event { id, event: Event::Note { text: format!("{why}: it begins anew") } });
+        send(JobMessage::Event {
+            id,
+            event: Event::Note { text: format!("{why}; the stage begins again from the start") },
+        });
     }
     let resumes = std::fs::read_dir(staging.join("work")).is_ok_and(|mut left| left.next().is_some());
     let file = write_assignment(&assignment, looks)?;
@@ -146,7 +150,7 @@ pub fn make<'c>(
     drop(own);
     succeeded(ending, &log, children, resumes.then_some(assignment.stage.as_str()))?;
     if let Err(changed) = inputs.iter().try_for_each(|input| input.check_unchanged(CheckTime::AfterTheStage)) {
-        // Its checkpoints are those of other bytes than the key says.
+        // The checkpoints were made from other bytes than the key says.
         remove_tree(staging)?;
         return Err(changed);
     }
@@ -161,7 +165,7 @@ pub fn make<'c>(
         && before.artifact != record.artifact
     {
         let told = in_words(&changes(store, before.artifact, record.artifact));
-        let text = format!("the same action made another artifact before, {}: {told}", before.artifact.short());
+        let text = format!("an earlier run of this action made another artifact, {}: {told}", before.artifact.short());
         record.notes.push(text.clone());
         send(JobMessage::Event { id, event: Event::Note { text } });
     }
@@ -175,7 +179,7 @@ pub fn make<'c>(
         }) {
             Ok(None) => Check::Same,
             Ok(Some(unlike)) => {
-                Check::Failed(format!("the second run made something else than the first\n    {unlike}"))
+                Check::Failed(format!("the second run made another artifact than the first\n    {unlike}"))
             }
             Err(_) if children.is_stopping() => Check::None,
             Err(error) => Check::Failed(format!("the second run failed\n    {}", plain(&error))),
@@ -186,8 +190,8 @@ pub fn make<'c>(
     Ok(MadeAction { record, ran: true, check })
 }
 
-/// The same action once more, in a process, a folder and a log of its own: nothing that the first run left can make the two
-/// alike, and nothing of the second run takes the place of what the first has said.
+/// A second run of the action, in its own process, folder and log. Files of the first run cannot make the two results
+/// equal, and files of the second run do not replace the log of the first.
 struct SecondRun {
     id: NodeId,
     process: Process,
@@ -198,7 +202,7 @@ struct SecondRun {
 }
 
 impl SecondRun {
-    /// Gives what it made.
+    /// Returns the manifest of the second artifact.
     fn run(self, store: &Store, children: &Children, messages: &Sender<JobMessage>) -> Result<Manifest> {
         let Self { id, process, key, looks, assignment, executables } = self;
         let key = Digest::of(format!("again {key}").as_bytes());
@@ -220,13 +224,13 @@ impl SecondRun {
     }
 }
 
-/// As it stands in the reason of a failure.
+/// The text of an error as the reason of a failure, without the prefix `error: `.
 pub fn plain(error: &Error) -> String {
     let text = render(error);
     text.strip_prefix("error: ").unwrap_or(&text).to_owned()
 }
 
-/// Says how far a download is, as a stage says how far it is itself.
+/// Reports the progress of a download to the build, in the same way as the progress of a stage.
 struct Tell<'t> {
     id: NodeId,
     children: &'t Children,
@@ -247,7 +251,7 @@ impl Listener for Tell<'_> {
     }
 }
 
-/// What is in the file of an assignment.
+/// The content of `assignment.json` as the engine writes it.
 #[derive(Serialize)]
 struct Begun<'a> {
     inputs_look: Digest,
@@ -255,18 +259,20 @@ struct Begun<'a> {
     assignment: &'a Assignment,
 }
 
-/// What the engine reads of that: how the input files looked when the stage began in its folder.
+/// The part of `assignment.json` that the engine reads again: the digest of the fingerprints that the input files had
+/// when the stage began in this folder.
 #[derive(Deserialize)]
 struct Before {
     inputs_look: Digest,
 }
 
-/// Removes what a stage that did not end has left, unless its input files look as they did when it began: it may have
-/// read something else than the key says, and nobody has looked at them after it. Says why, where checkpoints go.
+/// Removes the staging folder of a stage that did not end, unless the input files still have the fingerprints that they
+/// had when the stage began. With other fingerprints, the stage may have read other bytes than the key says, and no
+/// check came after the reading. If checkpoints are removed, returns the reason.
 fn forget_what_was_made_of_others(staging: &Path, looks: Digest) -> Result<Option<&'static str>> {
     let before = match std::fs::read(staging.join(ASSIGNMENT)) {
         Ok(text) => serde_json::from_slice::<Before>(&text).ok(),
-        // Nobody was here, or they came no further than to make the folder.
+        // The stage did not begin before, or a process died after it created the folder.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
         Err(error) => {
             return Err(error).with_context(|| format!("cannot read the {ASSIGNMENT} of {}", staging.display()));
@@ -275,8 +281,8 @@ fn forget_what_was_made_of_others(staging: &Path, looks: Digest) -> Result<Optio
     let why = match before {
         Some(before) if before.inputs_look == looks => return Ok(None),
         _ if !staging.exists() => return Ok(None),
-        Some(_) => "its inputs were touched since it was at work",
-        None => "nothing says of which inputs its checkpoints were made",
+        Some(_) => "its input files may have changed since the last attempt",
+        None => "it is unknown from which inputs its checkpoints were made",
     };
     let was_there = std::fs::read_dir(staging.join("work")).is_ok_and(|mut left| left.next().is_some());
     remove_tree(staging)?;
@@ -288,7 +294,8 @@ fn write_assignment(assignment: &Assignment, inputs_look: Digest) -> Result<Path
     std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let file = folder.join(ASSIGNMENT);
     let text = serde_json::to_vec_pretty(&Begun { inputs_look, assignment })?;
-    // One that says the same stays, and another one goes only when the new one is there: checkpoints hang on it.
+    // An equal file stays as it is. Another file is replaced by a rename, so that there is an assignment at any time:
+    // without it the checkpoints would be removed.
     if std::fs::read(&file).is_ok_and(|before| before == text) {
         return Ok(file);
     }
@@ -298,13 +305,13 @@ fn write_assignment(assignment: &Assignment, inputs_look: Digest) -> Result<Path
     Ok(file)
 }
 
-/// The files in which two runs of one action differ; `None` if in none.
+/// The differences between the files of two runs of one action; `None` if there are none.
 fn compare(first: &Manifest, second: &Manifest) -> Option<String> {
     let word = |difference| match difference {
-        FileDifference::Removed(file) => format!("{} was written the first time only", file.path),
-        FileDifference::Added(file) => format!("{} was written the second time only", file.path),
+        FileDifference::Removed(file) => format!("{} was written in the first run only", file.path),
+        FileDifference::Added(file) => format!("{} was written in the second run only", file.path),
         FileDifference::Changed { from, to } if from.size == to.size => {
-            format!("{}: {} bytes both times, not the same ones", from.path, from.size)
+            format!("{}: {} bytes in both runs, with different content", from.path, from.size)
         }
         FileDifference::Changed { from, to } => format!("{}: {} bytes, then {}", from.path, from.size, to.size),
     };
@@ -312,12 +319,12 @@ fn compare(first: &Manifest, second: &Manifest) -> Option<String> {
     (!unlike.is_empty()).then(|| unlike.join("\n    "))
 }
 
-/// How many lines of a failed stage's log are shown.
+/// The number of lines of a failed stage's log that are shown.
 const TAIL: usize = 20;
 
 /// # Errors
-/// It failed. `resumed` is the stage if it had checkpoints of an earlier attempt: whether they are the reason, only a
-/// person can tell.
+/// The stage failed. `resumed` has the name of the stage if the stage continued from checkpoints of an earlier attempt.
+/// Only a person can tell whether the checkpoints are the reason of the failure.
 fn succeeded(ending: Ending, log: &Path, children: &Children, resumed: Option<&str>) -> Result<()> {
     if ending == Ending::Done {
         return Ok(());
@@ -332,17 +339,17 @@ fn succeeded(ending: Ending, log: &Path, children: &Children, resumed: Option<&s
     let what = match ending {
         Ending::Done | Ending::Failed => String::new(),
         Ending::Died(status) => match status.signal() {
-            Some(9) => "it was killed (signal 9), perhaps because memory ran out".to_owned(),
-            Some(signal) => format!("it was ended by signal {signal}"),
-            None => format!("it ended with status {}", status.code().unwrap_or_default()),
+            Some(9) => "the process was killed (signal 9), perhaps because memory ran out".to_owned(),
+            Some(signal) => format!("the process was ended by signal {signal}"),
+            None => format!("the process ended with status {}", status.code().unwrap_or_default()),
         },
     };
     let separator = if what.is_empty() || tail.is_empty() { "" } else { "\n    " };
-    let mut hint = format!("its whole log is {}", log.display());
+    let mut hint = format!("the whole log is {}", log.display());
     if let Some(stage) = resumed {
         hint += &format!(
-            "\nhint: it went on from checkpoints of an earlier attempt; if they are the reason, `raisin build PIPELINE \
-             --force {stage}` begins anew"
+            "\nhint: the stage continued from checkpoints of an earlier attempt; if they are the reason, `raisin build \
+             PIPELINE --force {stage}` runs the stage from the beginning"
         );
     }
     Err(Problem::new(format!("{what}{separator}{tail}")).hint(hint).into())
@@ -382,16 +389,16 @@ mod tests {
         let before = std::fs::metadata(&file).unwrap().modified().unwrap();
         begin(1);
         assert_eq!(std::fs::metadata(&file).unwrap().modified().unwrap(), before, "written again without need");
-        // Another number of threads is no other input.
+        // Another number of threads does not change the inputs.
         begin(2);
         assert!(raisin_contract::serve::read_assignment(&file).is_ok_and(|assignment| assignment.threads == 2));
         assert_eq!(forget_what_was_made_of_others(&folder, looks).unwrap(), None);
         assert!(checkpoint.exists());
         let why = forget_what_was_made_of_others(&folder, other).unwrap();
-        assert_eq!((why, folder.exists()), (Some("its inputs were touched since it was at work"), false));
+        assert_eq!((why, folder.exists()), (Some("its input files may have changed since the last attempt"), false));
         let text = std::fs::read(begin(1)).unwrap();
         std::fs::write(&file, &text[..text.len() / 2]).unwrap();
         let why = forget_what_was_made_of_others(&folder, looks).unwrap();
-        assert_eq!((why, folder.exists()), (Some("nothing says of which inputs its checkpoints were made"), false));
+        assert_eq!((why, folder.exists()), (Some("it is unknown from which inputs its checkpoints were made"), false));
     }
 }

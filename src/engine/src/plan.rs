@@ -1,4 +1,5 @@
-//! What a build would do, and why, without doing it.
+//! Plans: what a build would do and why, without running anything. plan_file.rs keeps a plan in a file; diagram.rs
+//! draws a plan.
 
 use std::fmt;
 
@@ -18,7 +19,7 @@ use raisin_store::{Accepted, ActionRecord};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Plan {
     pub pipeline: String,
-    /// In an order in which they could run; stages that variants share are there once.
+    /// The stages, in an order in which they could run. A stage that variants share is listed once.
     pub stages: Vec<PlannedStage>,
 }
 
@@ -26,11 +27,11 @@ pub struct Plan {
 pub struct PlannedStage {
     pub stage: String,
     pub kind: String,
-    /// The names of the variants that share it.
+    /// The names of the variants that share the stage.
     pub variants: Vec<String>,
-    /// The stage's name, with what tells it from other variants' of the same name.
+    /// The name of the stage. If not all variants share the stage, with the variant.
     pub label: String,
-    /// The labels of the stages that it is made from.
+    /// The labels of the input stages.
     pub inputs: Vec<String>,
     #[serde(flatten)]
     pub status: Status,
@@ -42,15 +43,16 @@ pub enum Status {
     Cached {
         key: Digest,
         artifact: Digest,
-        /// When it was made (RFC 3339), how long that took, and in which run.
+        /// When the artifact was made (RFC 3339), how long that took, and in which run.
         finished: String,
         seconds: f64,
         run: String,
-        /// Set where a person gave it the artifact of another action.
+        /// Set if a person accepted the artifact of another action for this stage.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         accepted: Option<Accepted>,
     },
-    /// The key is unknown while an input is still to be made. If that turns out as before, the stage is cached.
+    /// The key is unknown while an input must still be made. If the input turns out as before, the stage is cached
+    /// (early cutoff).
     WouldRun { key: Option<Digest>, why: Vec<Difference> },
 }
 
@@ -82,13 +84,13 @@ impl fmt::Display for Plan {
     }
 }
 
-/// Looks up every stage; explains each that would run.
+/// Looks up every stage, and explains each stage that would run.
 pub fn plan(pipeline: &Pipeline, options: &Options) -> Result<Plan> {
     let mut resolver = Resolver::new(pipeline, options)?;
     Ok(plan_with(&mut resolver)?.0)
 }
 
-/// The plan, and the action of each of its stages.
+/// Returns the plan, and the action of each stage of the plan.
 pub(super) fn plan_with<'a>(resolver: &mut Resolver<'a>) -> Result<(Plan, Vec<Action<'a>>)> {
     let pipeline = resolver.graph.pipeline;
     let mut history = History::default();
@@ -101,7 +103,10 @@ pub(super) fn plan_with<'a>(resolver: &mut Resolver<'a>) -> Result<(Plan, Vec<Ac
         let node = &resolver.graph.nodes[id];
         let status = match (found, key) {
             (StageLookup::Hit(artifact), Some(key)) => {
-                let record = resolver.store.record(key)?.with_context(|| format!("the record {key} has just gone"))?;
+                let record = resolver
+                    .store
+                    .record(key)?
+                    .with_context(|| format!("the action record {key} was removed a moment ago"))?;
                 let ActionRecord { finished, seconds, run, accepted, .. } = record;
                 Status::Cached { key, artifact, finished, seconds, run, accepted }
             }

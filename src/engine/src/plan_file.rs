@@ -1,9 +1,11 @@
-//! A plan kept in a file, to be built later exactly as it was looked at.
+//! Plan files: a plan in a file, so that a later build runs exactly this plan. plan.rs makes the plan; build.rs builds
+//! it.
 //!
-//! It holds what the pipeline was resolved to and the action of every stage, so that a build from it reads no pipeline
-//! file and explains nothing again. What the actions say of the world must still hold: if an input file, a kind's version
-//! or the numeric environment changed meanwhile, the build is refused before anything runs. What was cached by then and is
-//! gone now runs again, and what was made meanwhile is taken: neither changes an action.
+//! A plan file contains the resolved pipeline and the action of every stage. Therefore a build from a plan file reads
+//! no pipeline file and computes no explanation again. The actions must still be valid: if an input file, the version
+//! of a kind or the numeric environment has changed since, the build is refused before any stage runs. A stage that was
+//! cached when the plan was made, and is not cached any more, runs again. An artifact that was made since then is used.
+//! Neither changes an action.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -23,18 +25,18 @@ use raisin_pipeline::{Pipeline, Resources, Stage, Variant};
 /// The format of plan files.
 const FORMAT: u32 = 1;
 
-/// A plan with everything that building it takes.
+/// A plan with all data that a build of the plan needs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PlanFile {
     raisin_plan: u32,
-    /// RFC 3339.
+    /// When the plan was made (RFC 3339).
     planned: String,
-    /// Never `auto`: one GPU of several stays that one.
+    /// The device choice; never `auto`. If the user chose one GPU of several, the plan keeps this GPU.
     device: DeviceChoice,
     only: Vec<String>,
     pipeline: KeptPipeline,
     stages: Vec<KeptAction>,
-    /// Where it was read from.
+    /// The path from which the plan was read.
     #[serde(skip)]
     path: PathBuf,
 }
@@ -74,7 +76,7 @@ struct KeptAction {
 }
 
 impl PlanFile {
-    /// Plans, and keeps the plan.
+    /// Makes a plan, and the plan file for it.
     pub fn make(pipeline: &Pipeline, options: &Options) -> Result<(Plan, Self)> {
         let mut resolver = Resolver::new(pipeline, options)?;
         let (plan, actions) = plan_with(&mut resolver)?;
@@ -100,12 +102,13 @@ impl PlanFile {
         Ok(serde_json::to_string_pretty(self)? + "\n")
     }
 
-    /// The plan in a file; `None` where that is something else, such as a pipeline.
+    /// Reads a plan file. `None` if the file is something else, such as a pipeline.
     ///
     /// # Errors
-    /// A plan that is damaged, or that another raisin wrote.
+    /// The plan is damaged, or another version of raisin wrote it.
     pub fn read(path: &Path) -> Result<Option<Self>> {
-        // A TOML file cannot begin with a brace; whatever else is wrong with the file, the pipeline's loader says.
+        // A TOML file cannot begin with a brace. If the file cannot be read, `None` is right: the loader of pipelines
+        // reports the error.
         let Ok(bytes) = std::fs::read(path) else { return Ok(None) };
         if bytes.trim_ascii_start().first() != Some(&b'{') {
             return Ok(None);
@@ -129,15 +132,16 @@ impl PlanFile {
         Ok(Some(plan))
     }
 
-    /// The options that the plan was made with; the others are those given.
+    /// The given options, with the device and the stages of the plan.
     pub fn options(&self, options: Options) -> Options {
         Options { device: self.device, only: self.only.clone(), ..options }
     }
 
-    /// The pipeline as it was planned. Paths in it are relative to the current directory, as always.
+    /// The pipeline as it was planned. Relative paths in the pipeline start at the current directory, as in a pipeline
+    /// file that is read from there.
     ///
     /// # Errors
-    /// A kind that this raisin lacks, has in another version, or whose parameters it reads otherwise.
+    /// A kind does not exist in this raisin, has another version, or reads its parameters in another way.
     pub fn pipeline(&self, kinds: &'static [Declaration]) -> Result<Pipeline> {
         let kept = &self.pipeline;
         let variants = kept.variants.iter().map(|variant| {
@@ -155,10 +159,10 @@ impl PlanFile {
         })
     }
 
-    /// Holds the plan against the world, before anything was looked up or run.
+    /// Compares the planned actions with the current actions, before any stage is looked up or run.
     ///
     /// # Errors
-    /// What changed since it was planned, by stage.
+    /// Something changed since the plan was made; the message lists the changes by stage.
     pub(super) fn check(&self, resolver: &Resolver<'_>) -> Result<()> {
         let count = resolver.graph.nodes.len();
         if count != self.stages.len() {
@@ -168,7 +172,8 @@ impl PlanFile {
         let mut changed = Vec::new();
         for (id, kept) in self.stages.iter().enumerate() {
             let mut found = differences(&kept.action, &reread(&resolver.action(id)?)?);
-            // What it is made from is known only when the stages before it are made.
+            // The artifacts of inputs are known only after the earlier stages have run, so these differences are
+            // ignored here.
             found.retain(|difference| !difference.is_of_an_artifact());
             changed.extend(words(&found).into_iter().map(|word| format!("\n  {}: {word}", kept.stage.label)));
         }
@@ -180,7 +185,7 @@ impl PlanFile {
         Err(Problem::usage(message).hint(hint).into())
     }
 
-    /// Why a stage would run, as it was planned; `None` for one that was cached.
+    /// The planned reasons why a stage runs; `None` for a stage that was cached.
     pub(super) fn why(&self, id: usize) -> Option<Vec<String>> {
         match &self.stages.get(id)?.stage.status {
             Status::Cached { .. } => None,
@@ -232,7 +237,7 @@ impl KeptStage {
         }
         let resolved = declaration.resolve(self.parameters.clone()).map_err(|problem| refused(problem.message))?;
         if resolved.parameters != self.parameters {
-            return Err(refused(format!("this raisin reads the parameters of stage `{name}` otherwise")).into());
+            return Err(refused(format!("this raisin reads the parameters of stage `{name}` in another way")).into());
         }
         Ok(Stage { name: name.clone(), declaration, resolved, resources: self.resources, written: HashMap::new() })
     }

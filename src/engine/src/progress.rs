@@ -1,4 +1,5 @@
-//! What a person sees of a build on standard error: live lines on a terminal, sparse plain lines in a log.
+//! The progress display of a build on standard error: live lines on a terminal, few plain lines in a log file. told.rs
+//! decides what is shown.
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
@@ -9,7 +10,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::graph::NodeId;
 use raisin_contract::Progress;
 
-/// A plain line about a running stage at most so often.
+/// The minimum time between two plain lines about a running stage.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The display of one build.
@@ -32,7 +33,7 @@ struct RunningStage {
     phase: Option<PhaseStart>,
 }
 
-/// Where a phase began, for the time that is left.
+/// Where a phase began; needed for the estimate of the remaining time.
 struct PhaseStart {
     name: String,
     began: Instant,
@@ -51,17 +52,17 @@ impl Display {
         Self { output, width, running: BTreeMap::new() }
     }
 
-    /// A line that stays.
+    /// Prints a line that stays.
     pub fn line(&self, text: &str) {
         match &self.output {
             ProgressOutput::Quiet => {}
-            // A closed standard error is no reason to end a build.
+            // Ignore the error if standard error is closed; the build goes on.
             ProgressOutput::Plain => drop(writeln!(std::io::stderr().lock(), "{text}")),
             ProgressOutput::Terminal(bars) => bars.suspend(|| drop(writeln!(std::io::stderr().lock(), "{text}"))),
         }
     }
 
-    /// A line about a stage.
+    /// Prints a line about a stage.
     pub fn stage_line(&self, label: &str, text: &str) {
         self.line(&format!("  {label:width$}  {text}", width = self.width));
     }
@@ -82,7 +83,7 @@ impl Display {
         self.running.insert(id, running);
     }
 
-    /// A short state instead of progress.
+    /// Shows a short state instead of progress.
     pub fn say(&mut self, id: NodeId, text: &str) {
         let Some(running) = self.running.get(&id) else { return };
         if let Some(bar) = &running.bar {
@@ -113,7 +114,7 @@ impl Display {
         }
     }
 
-    /// Turns the spinners; called a few times a second.
+    /// Turns the spinners. Call this a few times per second.
     pub fn tick(&self) {
         for bar in self.running.values().filter_map(|running| running.bar.as_ref()) {
             bar.tick();
@@ -164,7 +165,7 @@ fn describe(progress: &Progress, left: Option<Duration>) -> String {
     text
 }
 
-/// `12.3 s`, `4 min 05 s`, `2 h 03 min`.
+/// A duration as text: `12.3 s`, `4 min 05 s`, `2 h 03 min`.
 pub fn duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match seconds {
@@ -175,7 +176,7 @@ pub fn duration(duration: Duration) -> String {
     }
 }
 
-/// `4.1 MB`, in powers of 1000.
+/// A size as text, in powers of 1000: `4.1 MB`.
 pub fn size(bytes: u64) -> String {
     let mut value = bytes as f64;
     for unit in ["B", "kB", "MB", "GB"] {

@@ -1,4 +1,5 @@
-//! From the graph to actions: what each stage's action is, and whether the store has its artifact.
+//! From graph nodes to actions: forms the action of each stage, and looks up whether the store has its artifact.
+//! graph.rs builds the graph; build.rs and plan.rs walk over it.
 
 use super::device::Devices;
 use super::graph::{Graph, Need, NodeId, common_values};
@@ -10,20 +11,20 @@ use raisin_contract::{Action, Environment, Gathered, Input};
 use raisin_pipeline::Pipeline;
 use raisin_store::{Index, Lookup, Store};
 
-/// Knows the artifacts of a graph as far as they are known.
+/// Resolves the nodes of a graph to actions and artifacts, as far as the inputs are known.
 pub struct Resolver<'a> {
     pub graph: Graph<'a>,
     pub store: Store,
-    /// What the last build of this pipeline found.
+    /// The index that the last build of this pipeline wrote.
     pub index: Index,
     pub inputs: InputFiles,
     pub devices: Devices,
-    /// Whether the store had something that the index did not know: worth another index.
+    /// Whether the store had an artifact that was not in the index. If so, a new index is worth writing.
     pub found_in_store: bool,
     artifacts: Vec<Option<Digest>>,
 }
 
-/// What is there of an action.
+/// The result of a look-up.
 pub enum StageLookup {
     Hit(Digest),
     Miss(Option<Difference>),
@@ -34,8 +35,8 @@ impl<'a> Resolver<'a> {
         Self::of(pipeline, options, Store::open(&options.cache)?)
     }
 
-    /// The same with a store that is open. Who is to build on what this finds holds [`Store::share`] before: gc would
-    /// else free what the index was just found to have.
+    /// As [`Resolver::new`], with an open store. If the caller needs the artifacts after the look-up, the caller must
+    /// hold [`Store::share`] before this call. Otherwise gc could remove an artifact that the index has just reported.
     pub fn of(pipeline: &'a Pipeline, options: &Options, store: Store) -> Result<Self> {
         let out = options.out.join(&pipeline.name);
         let (graph, index) = std::thread::scope(|scope| {
@@ -59,7 +60,7 @@ impl<'a> Resolver<'a> {
         self.artifacts[id] = Some(artifact);
     }
 
-    /// The action of a node, as far as its inputs are known. It has a key once all of them are.
+    /// The action of a node, as far as its inputs are known. The action has a key when all inputs are known.
     pub fn action(&self, id: NodeId) -> Result<Action<'a>> {
         let node = &self.graph.nodes[id];
         let (declaration, resolved) = (node.stage.declaration, &node.stage.resolved);
@@ -79,8 +80,8 @@ impl<'a> Resolver<'a> {
         Action::of(declaration, resolved, inputs, seed, &self.environment(id)?)
     }
 
-    /// What a gathering stage sees of one input stage: one entry for each distinct artifact, in the sweep's order,
-    /// with the values that are common to all variants that share it.
+    /// The artifacts of one input stage, as a gathering stage sees them: one entry for each distinct artifact, in the
+    /// order of the sweep, with the sweep values that are common to all variants with this artifact.
     fn gathered(&self, need: &Need) -> Vec<Gathered> {
         let mut groups: Vec<(Option<Digest>, Vec<usize>)> = Vec::new();
         for input in &need.nodes {
@@ -106,7 +107,7 @@ impl<'a> Resolver<'a> {
         Ok(Environment { device: self.devices.kind, device_index: 0, dtype })
     }
 
-    /// Asks the index, and then the store; a hit settles the node.
+    /// Looks up the key in the index, and then in the store. A hit sets the artifact of the node.
     pub fn find(&mut self, id: NodeId, key: Digest) -> Result<StageLookup> {
         let artifact = match self.index.untouched(&self.store, key) {
             Some(artifact) => artifact,

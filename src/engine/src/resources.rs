@@ -1,36 +1,36 @@
-//! What the machine has, and what a stage takes of it.
+//! The resources of the machine, and the resources that a stage takes. schedule.rs decides which stage gets them.
 
 use super::Options;
 use super::device::Devices;
 use raisin_contract::{DeviceKind, Process};
 use raisin_pipeline::Stage;
 
-/// A whole GPU, in the parts that shares are counted in: so small that a share counts as it was written, because the digits
-/// of an `f64` fit. Sums of shares are then exact.
+/// A whole GPU, in the unit in which shares are counted. The unit is so small that each decimal digit of a usual `f64`
+/// share is counted. Therefore sums of shares are exact.
 pub const WHOLE_GPU: u64 = 1_000_000_000_000_000_000;
 
-/// How many digits a share has behind the point.
+/// The number of decimal places of a share that are counted.
 const DIGITS: usize = 18;
 
-/// What a stage takes of the machine while it runs.
+/// The resources that a stage takes while it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Demand {
     pub process: Process,
     pub threads: usize,
     pub memory: u64,
-    /// Of [`WHOLE_GPU`]; 0 where tensors live on the CPU.
+    /// Share of a GPU in units of 1/[`WHOLE_GPU`]; 0 if tensors live on the CPU.
     pub gpu: u64,
 }
 
-/// What stages running side by side share.
+/// The resources that stages share when they run at the same time.
 #[derive(Clone, Copy, Debug)]
 pub struct Capacity {
     pub cores: usize,
     pub memory: u64,
     pub gpus: usize,
-    /// How many tensor stages run at once at most.
+    /// The maximum number of tensor stages that run at the same time.
     pub tensor_stages: usize,
-    /// Threads of a tensor stage that does not say how many.
+    /// Threads of a tensor stage that does not set a number itself.
     threads: usize,
 }
 
@@ -70,8 +70,9 @@ impl Capacity {
     }
 }
 
-/// A share of a GPU, from 0 to 1, in parts of [`WHOLE_GPU`]: the shortest decimal number that is this `f64`, which is what a
-/// person wrote. A digit too small to be counted counts as one part more.
+/// Converts a share of a GPU, from 0 to 1, to parts of [`WHOLE_GPU`]. The share is read from the shortest decimal
+/// number that gives this `f64`, because that is the number which the user wrote. If digits are too small to be
+/// counted, the share is rounded up by one part.
 pub fn share(of_one: f64) -> u64 {
     let written = format!("{of_one}");
     let (whole, digits) = written.split_once('.').unwrap_or((&written, ""));
@@ -81,7 +82,7 @@ pub fn share(of_one: f64) -> u64 {
     (whole.parse::<u64>().unwrap_or(1).saturating_mul(WHOLE_GPU)).saturating_add(parts + more).min(WHOLE_GPU)
 }
 
-/// The memory of the machine, or what a container leaves of it.
+/// The memory of the machine in bytes, or the memory limit of the container if it is lower.
 fn memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
@@ -101,10 +102,10 @@ mod tests {
         let fit = |written: f64| WHOLE_GPU / share(written);
         assert_eq!([fit(0.3333), fit(0.33333), fit(0.333_333_333_333), fit(1.0 / 3.0)], [3; 4]);
         assert_eq!([fit(0.3334), fit(0.333_333_333_334)], [2; 2]);
-        // No sum of an `f64` and its rounding decides.
+        // The rounding of an `f64` sum has no influence.
         assert_eq!([fit(0.1), fit(0.2), fit(0.05), fit(0.01)], [10, 5, 20, 100]);
         assert_eq!(share(0.7) + share(0.2) + share(0.1), WHOLE_GPU);
-        // However little is asked for, it is something.
+        // The smallest share is one part, not zero.
         assert_eq!(share(1e-30), 1);
     }
 }

@@ -1,4 +1,5 @@
-//! Which stage starts next: pure bookkeeping over the graph, with one function for every change of state.
+//! The scheduler: decides which stage starts next. It only keeps the states of the graph nodes and the resources that
+//! running stages take; it starts no process and reads no file. A single function changes a state.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -9,30 +10,30 @@ use raisin_contract::Process;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StageState {
-    /// For so many inputs.
+    /// Waits for this number of inputs.
     Waiting(usize),
-    /// All inputs are there: to be looked up.
+    /// All inputs are known; the node must be looked up.
     Ready,
-    /// Looked up in vain: to be run.
+    /// The look-up was a miss; the node must run.
     Queued,
-    /// On this GPU, or on none.
+    /// Runs, on this GPU or without a GPU.
     Running(Option<usize>),
-    /// Another node of this build is about to run the same action, or runs it.
+    /// Another node of this build will run or runs the same action.
     Following(NodeId),
     Done,
     Failed,
-    /// An input failed.
+    /// An input of the node failed, so the node does not run.
     Skipped,
 }
 
-/// What comes of a node that was looked up in vain.
+/// What happens with a node after a miss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
-    /// It runs, or another node runs the same action for it.
+    /// The node runs, or another node runs the same action for it.
     Waits,
-    /// This node has run the same action: its artifact is to be taken. Nothing was changed.
+    /// The given node has run the same action successfully: the caller takes its artifact. No state was changed.
     WasDone(NodeId),
-    /// This node ran the same action and failed. Nothing was changed.
+    /// The given node ran the same action and failed. No state was changed.
     HasFailed(NodeId),
 }
 
@@ -44,29 +45,31 @@ pub struct Scheduler {
     taken: Taken,
     ready: BTreeSet<NodeId>,
     queued: BTreeSet<NodeId>,
-    /// Which node runs a key, or ran it, so that no other starts it.
+    /// The node that runs a key or has run it, so that no other node starts the same key.
     by_key: HashMap<Digest, NodeId>,
 }
 
-/// Where a stage can run: on this GPU, or on none.
+/// Where a stage can run: on this GPU, or without a GPU.
 struct Room {
     gpu: Option<usize>,
 }
 
-/// What the running stages take together.
+/// The sum of what the running stages take.
 #[derive(Debug, Default)]
 struct Taken {
     light: usize,
     tensor: usize,
-    /// Of the tensor stages: light ones are short, and wait for files more than they compute.
+    /// Threads of tensor stages only. Stages without tensors are not counted here, because they are short and wait for
+    /// files more than they compute.
     threads: usize,
     memory: u64,
-    /// Of each GPU.
+    /// For each GPU, the sum of the shares.
     gpus: Vec<u64>,
 }
 
 impl Scheduler {
-    /// `nodes`: what each takes, and who depends on it. Inputs come before what needs them.
+    /// `nodes` has the demand and the dependents of each node. In the order of `nodes`, an input comes before its
+    /// dependents.
     pub fn new(nodes: impl IntoIterator<Item = (Demand, Vec<NodeId>)>, capacity: Capacity) -> Self {
         let (demands, dependents): (Vec<_>, Vec<_>) = nodes.into_iter().unzip();
         let mut inputs = vec![0; demands.len()];
@@ -95,13 +98,13 @@ impl Scheduler {
         self.states[id]
     }
 
-    /// A node whose inputs are all there and that was not looked up yet.
+    /// A node whose inputs are all known and that was not looked up yet.
     pub fn next_ready(&self) -> Option<NodeId> {
         self.ready.first().copied()
     }
 
-    /// The node was looked up in vain: it is to be run, or to wait for another that runs the same action. One that has
-    /// ended settles nobody any more, so that following it would be for ever.
+    /// Call this after a miss: the node is queued, or follows another node that runs the same action. A node never
+    /// follows a node that has ended, because it would then wait for ever.
     pub fn queue(&mut self, id: NodeId, key: Digest) -> Turn {
         let other = *self.by_key.entry(key).or_insert(id);
         match self.states[other] {
@@ -113,14 +116,16 @@ impl Scheduler {
         Turn::Waits
     }
 
-    /// Takes the first queued node that the machine has room for; gives its GPU, if it has one.
+    /// Starts the first queued node for which threads, memory and GPUs are free. Returns the node and its GPU, if it
+    /// has one.
     pub fn start(&mut self) -> Option<(NodeId, Option<usize>)> {
         let (id, Room { gpu }) = self.queued.iter().find_map(|id| Some((*id, self.room(self.demands[*id])?)))?;
         self.change(id, StageState::Running(gpu));
         Some((id, gpu))
     }
 
-    /// Whether there is room for a stage, and on which GPU. One that asks for more than there is runs alone.
+    /// Where a stage can run now, or `None` if the free resources are not sufficient. A stage that demands more than
+    /// the machine has runs alone.
     fn room(&self, demand: Demand) -> Option<Room> {
         let Taken { light, tensor, threads, memory, ref gpus } = self.taken;
         let fits = match demand.process {
@@ -148,7 +153,7 @@ impl Scheduler {
         }
     }
 
-    /// Everything that needs this node is skipped.
+    /// Marks the node as failed, and all nodes that depend on it as skipped.
     pub fn failed(&mut self, id: NodeId) {
         self.change(id, StageState::Failed);
         let mut skipped = self.dependents[id].clone();
@@ -160,7 +165,7 @@ impl Scheduler {
         }
     }
 
-    /// The nodes that wait for the action that this one ran.
+    /// The nodes that wait for the action that this node runs.
     pub fn followers(&self, id: NodeId) -> Vec<NodeId> {
         (0..self.states.len()).filter(|other| self.states[*other] == StageState::Following(id)).collect()
     }
@@ -173,7 +178,7 @@ impl Scheduler {
         self.states.iter().filter(|state| wanted(**state)).count() as u64
     }
 
-    /// The only place where a state changes.
+    /// The only function that changes a state.
     fn change(&mut self, id: NodeId, to: StageState) {
         let from = std::mem::replace(&mut self.states[id], to);
         match from {
@@ -231,14 +236,14 @@ mod tests {
         Demand { process: Process::Tensor, threads, memory, gpu }
     }
 
-    /// A graph in which node n needs those of the nodes before it whose bit is set.
+    /// A graph in which node n needs each earlier node whose bit is set in `inputs[n]`.
     fn nodes(inputs: &[u8], demands: &[Demand]) -> Vec<(Demand, Vec<NodeId>)> {
         let needs = |id: usize, input: usize| input < id && inputs[id] >> (input % 8) & 1 == 1;
         let dependents = |id: usize| (id + 1..inputs.len()).filter(|later| needs(*later, id)).collect();
         (0..inputs.len()).map(|id| (demands[id], dependents(id))).collect()
     }
 
-    /// What all of them start that could start now, each with its GPU.
+    /// The nodes that start if all nodes are ready, each with its GPU.
     fn started(demands: &[Demand], capacity: Capacity) -> Vec<(NodeId, Option<usize>)> {
         let mut scheduler = Scheduler::new(demands.iter().map(|demand| (*demand, Vec::new())), capacity);
         while let Some(id) = scheduler.next_ready() {
@@ -297,7 +302,8 @@ mod tests {
                 if fails == Some(id) { scheduler.failed(id) } else { scheduler.done(id); done.push(id) }
             }
             for (id, _) in graph.iter().enumerate() {
-                prop_assert!(matches!(scheduler.state(id), StageState::Done | StageState::Failed | StageState::Skipped));
+                let ended = matches!(scheduler.state(id), StageState::Done | StageState::Failed | StageState::Skipped);
+                prop_assert!(ended);
             }
             let failed = scheduler.count(|state| state == StageState::Failed);
             prop_assert!(failed == 1 || scheduler.count(|state| state == StageState::Done) == stages.len() as u64);
@@ -335,18 +341,19 @@ mod tests {
     fn stages_run_side_by_side_as_far_as_threads_memory_and_gpus_go() {
         let ids =
             |demands: &[Demand], capacity| started(demands, capacity).iter().map(|(id, _)| *id).collect::<Vec<_>>();
-        // Two threads: one stage that takes both, or two that take one each; light ones beside them.
+        // Two cores: one stage with two threads, or two stages with one thread each. Stages without tensors run beside
+        // them.
         assert_eq!(ids(&[tensor(2, 0, 0), tensor(2, 0, 0), light()], CAPACITY), [0, 2]);
         assert_eq!(ids(&[tensor(1, 0, 0), tensor(1, 0, 0), tensor(1, 0, 0)], CAPACITY), [0, 1]);
         assert_eq!(ids(&[tensor(1, 0, 0), tensor(1, 0, 0)], Capacity::with(2, 1000, 0, 1)), [0]);
-        // Memory: what does not fit waits, what asks for more than there is runs alone.
+        // Memory: a stage that does not fit waits. A stage that demands more than the machine has runs alone.
         assert_eq!(ids(&[tensor(1, 600, 0), tensor(1, 600, 0), tensor(1, 300, 0)], CAPACITY), [0, 2]);
         assert_eq!(ids(&[tensor(1, 5000, 0), light()], CAPACITY), [0]);
-        // GPUs are given out one by one, and shared by those who say that they can.
+        // A stage gets a GPU of its own, unless its share says that it can run beside others.
         let two = Capacity::with(8, 1000, 2, usize::MAX);
         let (whole, half) = (tensor(1, 0, WHOLE_GPU), tensor(1, 0, WHOLE_GPU / 2));
         assert_eq!(started(&[whole, half, half, half], two), [(0, Some(0)), (1, Some(1)), (2, Some(1))]);
-        // The sum of shares on a GPU is never more than one.
+        // The sum of the shares on a GPU is at most one.
         let one = Capacity::with(8, 1000, 1, usize::MAX);
         let three = |share: f64| started(&[tensor(1, 0, super::super::resources::share(share)); 3], one).len();
         assert_eq!([three(0.3333), three(0.3334)], [3, 2]);

@@ -1,4 +1,4 @@
-//! What a build did, for who started it.
+//! The summary of a build, for the caller of the engine.
 
 use std::path::PathBuf;
 
@@ -10,10 +10,10 @@ pub struct Summary {
     pub pipeline: String,
     pub ran: u64,
     pub cached: u64,
-    /// Stages that did not run because one that they need failed.
+    /// The number of stages that did not run because an input failed.
     pub skipped: u64,
-    /// Stages, each counted once in every variant, whose links still lead to what an earlier build has made: this one has no
-    /// newer artifact of them.
+    /// The number of stages whose links still lead to an artifact of an earlier build, because this build has no newer
+    /// artifact of them. A stage counts once for each variant.
     pub earlier: u64,
     pub failures: Vec<Failure>,
     pub interrupted: bool,
@@ -24,13 +24,13 @@ pub struct Summary {
 
 #[derive(Clone, Debug, Serialize)]
 pub struct Failure {
-    /// The stage, with what tells it from other variants' of the same name.
+    /// The name of the stage. If not all variants share the stage, with the variant.
     pub stage: String,
     pub reason: String,
 }
 
 impl Summary {
-    /// 0: all is built; 1: a stage failed; 130: interrupted.
+    /// 0: all stages are built; 1: a stage failed; 130: the build was interrupted.
     pub fn exit_code(&self) -> u8 {
         match (self.interrupted, self.failures.is_empty()) {
             (true, _) => 130,

@@ -1,4 +1,5 @@
-//! What a build tells: a person on standard error, and the journal. What happens is decided elsewhere.
+//! The reports of a build: lines on standard error for the user, and events in the journal. build.rs decides what
+//! happens; progress.rs draws the lines.
 
 use std::time::Duration;
 
@@ -17,33 +18,33 @@ pub const HOW_TO_GO_ON: &str = "what is finished is kept; the same command goes 
 
 /// What happened to a stage.
 pub enum News<'n> {
-    /// Its artifact is there, and it need not run.
+    /// The store has the artifact; the stage need not run.
     Hit {
         key: Digest,
         artifact: Digest,
     },
-    /// The artifact that it had cannot be served.
+    /// The stage had an artifact that cannot be used; the artifact was set aside.
     SetAside {
         reason: &'n str,
     },
-    /// It was cached when the plan was made, and is not any more.
+    /// The stage was cached when the plan was made, and is not cached any more.
     GoneSincePlanned,
-    /// It is to run.
+    /// The stage must run.
     Miss {
         key: Digest,
         why: Vec<String>,
     },
-    /// For people: it need not run.
+    /// A line for the user only: the stage need not run.
     Cached,
-    /// It has its turn.
+    /// The stage starts.
     Begins,
-    /// For another process, in these words.
+    /// The stage waits for another process; the text says for which process.
     Waits(&'n str),
-    /// Its process is about to work.
+    /// The worker will get the stage next.
     Started {
         key: Digest,
     },
-    /// It said something itself.
+    /// The stage sent an event.
     Said(&'n Event),
     Ran {
         record: &'n ActionRecord,
@@ -64,7 +65,7 @@ pub enum News<'n> {
     },
 }
 
-/// Who is told.
+/// The receivers of reports: the display and the journal.
 pub struct Told {
     display: Display,
     journal: Journal,
@@ -76,7 +77,7 @@ impl Told {
         Ok(Self { display: Display::new(options.quiet, width.min(40)), journal: Journal::begin(store)? })
     }
 
-    /// What the journal calls this run.
+    /// The id of this run in the journal.
     pub fn run(&self) -> &str {
         self.journal.run()
     }
@@ -98,7 +99,7 @@ impl Told {
             News::Hit { key, artifact } => self.hit(names(), kind, key, artifact),
             News::SetAside { reason } => self.line(graph, id, &format!("set aside: {reason}")),
             News::GoneSincePlanned => {
-                self.line(graph, id, "was cached when this was planned, and is not any more: it runs");
+                self.line(graph, id, "was cached when the plan was made, and is not cached any more: it runs");
             }
             News::Miss { key, why } => {
                 let (stage, variant) = names();
@@ -149,7 +150,7 @@ impl Told {
         self.display.stage_line(&graph.label(id), text);
     }
 
-    /// Nothing happened for a while.
+    /// Call this a few times per second while no message arrives.
     pub fn tick(&self) {
         self.display.tick();
     }
@@ -158,7 +159,7 @@ impl Told {
         self.display.line("interrupted: ending the running stages");
     }
 
-    /// The last lines. `changed`: the links say something else now than before.
+    /// Reports the end of the build. `changed`: the links have other targets than before.
     ///
     /// # Errors
     /// The journal cannot be written.
@@ -169,7 +170,8 @@ impl Told {
             _ => "interrupted",
         };
         if summary.ran == 0 && summary.exit_code() == 0 && !changed {
-            // Found what is linked, all of it: the links say what that is.
+            // All stages are hits, and the links already lead to these artifacts. The hits need no line in the journal,
+            // because the links say the same.
             self.journal.forget(|event| matches!(event, JournalEvent::Hit { .. }));
         }
         self.journal.write(JournalEvent::RunFinished {

@@ -1,6 +1,6 @@
-//! Waiting for another process: a person is told for whom, once for each.
+//! The message that a build waits for a lock of another process: once for each process. raisin-store does the waiting.
 
-/// Calls `say` when the process that is waited for is another one than before.
+/// Calls `say` only if the process that holds the lock is another one than at the last call.
 pub fn once_each(mut say: impl FnMut(Option<u32>)) -> impl FnMut(Option<u32>) {
     let mut told = None;
     move |holder| {
@@ -11,7 +11,7 @@ pub fn once_each(mut say: impl FnMut(Option<u32>)) -> impl FnMut(Option<u32>) {
     }
 }
 
-/// `waiting for pid 17 building pool`
+/// The message, such as `waiting for pid 17 building pool`.
 pub fn words(holder: Option<u32>, doing: &str) -> String {
     let who = holder.map_or("another process".to_owned(), |pid| format!("pid {pid}"));
     format!("waiting for {who} {doing}")

@@ -1,14 +1,16 @@
-//! A worker that stays: stage after stage is made in one process.
+//! The engine's side of a worker: a process that runs one stage after another. How the process is started and killed is
+//! in child.rs.
 //!
-//! Loading libtorch costs half a second, a CUDA context several, and `raisin` itself milliseconds; a sweep of small stages
-//! would pay that for every one of them. So a build keeps one worker for each stage that may run at once, of tensors or
-//! without, and writes it one request a line: which assignment, and where its words go. The worker answers with the
-//! stage's events and, at last, how it ended.
+//! Loading libtorch takes half a second, creating a CUDA context takes several seconds, and `raisin` itself takes
+//! milliseconds. A sweep of small stages would pay this start-up time for every stage. Therefore a build keeps one
+//! worker for each stage that may run at the same time, for tensor stages and for other stages. The build writes one
+//! request per line to the worker: the path of the assignment and the path of the log. The worker answers with the
+//! events of the stage and, as the last line, with how the stage ended.
 //!
-//! What a stage must not leave to the next one is little, as stages write files and keep no global state: the number of
-//! tensor threads is set anew for each, standard error is turned to each one's own log, a panic ends the process, and a
-//! process that holds much memory after a stage leaves. A worker that died takes only its stage with it; the next one gets a new
-//! worker.
+//! A stage leaves almost no state for the next stage of the worker, because stages write files and keep no global
+//! state. For each stage, the number of tensor threads is set again, and standard error goes to the log of that stage.
+//! A panic ends the process. A process that holds much memory after a stage announces that it ends. If a worker dies,
+//! only its current stage fails; the next stage gets a new worker.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -20,17 +22,17 @@ use raisin_base::error::{Context as _, Result, anyhow};
 use raisin_contract::Event;
 use raisin_contract::serve::{Ended, Outcome, Request};
 
-/// How the making of a stage came to its end.
+/// How a stage ended in its worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
     Done,
-    /// It said why in its log.
+    /// The stage failed, and its log has the reason.
     Failed,
     Died(ExitStatus),
 }
 
-/// The engine's end of a worker that stays. Dropped between two stages, when it holds nothing that anyone needs, it is
-/// ended.
+/// The engine's handle of a worker. Dropping the handle kills the process. A handle is dropped only between two stages,
+/// or after a failure, when the process holds nothing that is still needed.
 pub struct Worker<'c> {
     process: ChildProcess<'c>,
     requests: ChildStdin,
@@ -39,7 +41,7 @@ pub struct Worker<'c> {
 }
 
 impl<'c> Worker<'c> {
-    /// Makes one assignment with the worker in `place`, or with a new one where there is none that can.
+    /// Runs one assignment with the worker in `place`. Starts a new worker if `place` is empty or its worker has ended.
     pub fn run(
         place: &mut Option<Self>,
         children: &'c Children,
@@ -49,7 +51,7 @@ impl<'c> Worker<'c> {
         on_event: impl FnMut(Event),
     ) -> Result<Ending> {
         File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
-        // Both ends add to it.
+        // The worker and the engine both append to the log.
         let log_file = OpenOptions::new().append(true).open(log)?;
         if place.as_ref().is_some_and(|worker| worker.leaves || !worker.process.is_alive()) {
             *place = None;
@@ -57,7 +59,7 @@ impl<'c> Worker<'c> {
         if place.is_none() {
             *place = Some(Self::start(children, command()?, &log_file)?);
         }
-        let worker = place.as_mut().ok_or_else(|| anyhow!("a worker that is not there"))?;
+        let worker = place.as_mut().ok_or_else(|| anyhow!("the worker was not started"))?;
         let ending = worker.make(assignment, log, &log_file, on_event);
         if !matches!(ending, Ok(Ending::Done | Ending::Failed)) {
             *place = None;
@@ -78,7 +80,8 @@ impl<'c> Worker<'c> {
         mut on_event: impl FnMut(Event),
     ) -> Result<Ending> {
         let request = Request { assignment: assignment.to_owned(), log: log.to_owned() };
-        // If it cannot be written, the worker is dead, and so its answers end at once.
+        // If this write fails, the worker is dead. Then reading its answers ends at once, and the loop below handles
+        // the death.
         let _ = writeln!(self.requests, "{}", serde_json::to_string(&request)?);
         let mut line = Vec::new();
         loop {
@@ -108,12 +111,13 @@ impl<'c> Worker<'c> {
 impl Drop for Worker<'_> {
     fn drop(&mut self) {
         self.process.kill();
-        // It was killed; there is nothing to do about one that cannot be waited for.
+        // The process was killed. If waiting for the process fails, nothing more can be done.
         let _ = self.process.wait();
     }
 }
 
-/// A library that prints does not belong among the events, and is not lost either.
+/// Appends a line that is not an event to the log. A library in the worker may print to standard output; its output
+/// must not be lost.
 fn write_line(mut log: &File, line: &[u8]) {
     drop(log.write_all(line).and_then(|()| log.write_all(b"\n")));
 }

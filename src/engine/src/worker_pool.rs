@@ -1,6 +1,8 @@
-//! The pool in which actions are made: each a thread that keeps a worker.
+//! The worker pool: the worker threads of a build. A worker thread owns at most one worker and makes one action after
+//! another. How one action is made is in make.rs; which action comes next is in schedule.rs.
 //!
-//! A lane lives as long as the build, because the kernel ends a worker together with the thread that started it.
+//! A worker thread lives as long as the build, because the kernel kills a worker when the thread that started the
+//! worker ends.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,7 +27,7 @@ pub struct WorkerPool<'scope, 'env> {
 
 struct WorkerThread {
     process: Process,
-    /// A worker has one GPU for life: a context on a second one would take memory there.
+    /// A worker uses one GPU for its whole life, because a CUDA context on a second GPU would take memory there.
     gpu: Option<usize>,
     jobs: Sender<Job>,
     at_work: Option<NodeId>,
@@ -41,7 +43,8 @@ impl<'scope, 'env> WorkerPool<'scope, 'env> {
         Self { scope, store, children, messages, all: Vec::new() }
     }
 
-    /// Starts to make an action: on the GPU that it was given.
+    /// Gives the job to a free worker thread of the same executable and GPU. Starts a new worker thread if there is
+    /// none.
     pub fn start(&mut self, job: Job, gpu: Option<usize>) {
         let process = job.process;
         let is_free =
@@ -55,7 +58,7 @@ impl<'scope, 'env> WorkerPool<'scope, 'env> {
         });
         let thread = &mut self.all[index];
         thread.at_work = Some(job.id);
-        // A lane ends only when its jobs do.
+        // Sending cannot fail: a worker thread ends only when this sender is dropped.
         drop(thread.jobs.send(job));
     }
 
@@ -69,7 +72,8 @@ fn run(jobs: Receiver<Job>, store: &Store, children: &Children, messages: &Sende
     for job in jobs {
         let id = job.id;
         let result = caught(|| make(job, store, children, messages, &mut worker)).unwrap_or_else(|panic| {
-            // Its worker may be in the middle of something that nobody listens to any more.
+            // After a panic, the worker may be in the middle of a stage whose events nobody reads any more. Therefore
+            // the worker is dropped.
             worker = None;
             Err(panic)
         });
@@ -77,14 +81,15 @@ fn run(jobs: Receiver<Job>, store: &Store, children: &Children, messages: &Sende
     }
 }
 
-/// What comes of making an action. A panic is a failure of that stage: the build waits for a word about each.
+/// Calls `make`, and turns a panic into an error. The panic counts as a failure of this stage, because the build waits
+/// for a message about each stage.
 fn caught<T>(make: impl FnOnce() -> T) -> Result<T> {
     catch_unwind(AssertUnwindSafe(make)).map_err(|panic| anyhow!("raisin itself failed: {}", words(&*panic)))
 }
 
 fn words(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("a panic without words")
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("a panic without a message")
 }
 
 #[cfg(test)]
