@@ -28,7 +28,7 @@ pub struct Assignment {
     /// As the user wrote them, defaults filled in.
     pub parameters: Value,
     /// By the pointer of the parameter that names them: one source, or one a variant for a gathering kind.
-    pub stages: BTreeMap<String, Vec<Source>>,
+    pub stages: BTreeMap<String, Vec<InputArtifact>>,
     /// By the pointer of the parameter that names them. The files of a folder or a pattern have pointers below that:
     /// `/sources/0/path/7` is the eighth of them, and `/sources/0/path` the folder.
     pub files: BTreeMap<String, PathBuf>,
@@ -42,7 +42,7 @@ pub struct Assignment {
 
 /// An artifact of another stage.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Source {
+pub struct InputArtifact {
     pub stage: String,
     /// The sweep's values that this artifact was made with; empty without a sweep.
     pub variant: Map<String, Value>,
@@ -213,7 +213,7 @@ impl Context {
     }
 
     /// All variants' artifacts of the stage that the parameter at `pointer` names, in the sweep's order.
-    pub fn gathered(&self, pointer: &str) -> Result<&[Source]> {
+    pub fn gathered(&self, pointer: &str) -> Result<&[InputArtifact]> {
         self.assignment.stages.get(pointer).map(Vec::as_slice).ok_or_else(|| anyhow!("there is no input {pointer}"))
     }
 

@@ -29,7 +29,7 @@ impl Process {
 }
 
 /// A stage kind as its declaration: its parameters, what it needs and what it provides. How a stage of the kind runs is a
-/// function in the executable that [`Kind::PROCESS`] names (see [`crate::Run`]).
+/// function in the executable that [`Kind::PROCESS`] names (see [`crate::KindRunner`]).
 pub trait Kind {
     /// The word after `kind =`.
     const NAME: &'static str;

@@ -20,8 +20,8 @@ pub mod threads;
 
 pub use action::{ACTION_FORMAT, Action, Gathered, Input, NumericEnvironment, Part};
 pub use context::{
-    Assignment, Context, Cost, DType, DeviceKind, Environment, Event, Progress, REFERENCES, Source, referenced,
+    Assignment, Context, Cost, DType, DeviceKind, Environment, Event, InputArtifact, Progress, REFERENCES, referenced,
     references,
 };
 pub use declaration::{Declaration, FileNeed, Kind, Needs, ParameterProblem, Process, Resolved, StageNeed};
-pub use serve::Run;
+pub use serve::KindRunner;

@@ -14,7 +14,7 @@ use crate::{Assignment, Context, DeviceKind, Event, Kind};
 
 /// Which assignment a worker is to make, and the file that its standard error goes to.
 #[derive(Serialize, Deserialize)]
-pub struct Request {
+pub struct StageRequest {
     pub assignment: PathBuf,
     pub log: PathBuf,
 }
@@ -22,26 +22,26 @@ pub struct Request {
 /// The line that ends a stage.
 #[derive(Serialize, Deserialize)]
 pub struct Ended {
-    pub ended: Outcome,
+    pub ended: StageOutcome,
     /// Whether the worker ends itself after this stage.
     pub leaves: bool,
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Outcome {
+pub enum StageOutcome {
     Done,
     Failed,
 }
 
 /// How stages of one kind run in this executable.
-pub struct Run {
+pub struct KindRunner {
     pub kind: &'static str,
     version: u32,
     run: Box<dyn Fn(Assignment) -> Result<()> + Send + Sync>,
 }
 
-impl Run {
+impl KindRunner {
     /// `run` writes files into [`Context::out`] only, and equal parameters, inputs, seed and environment give equal bytes:
     /// no time, no path, no host name. Checkpoints of a long stage go to [`Context::work`].
     pub fn of<K: Kind>(run: fn(K::Parameters, &Context) -> Result<()>) -> Self
@@ -58,20 +58,21 @@ impl Run {
     }
 }
 
-/// Runs an assignment with the function that its kind has among `runs`.
+/// Runs an assignment with the function that its kind has among `runners`.
 ///
 /// # Errors
 /// This executable runs no stage of that kind, or another version of the kind; or the stage failed.
-pub fn run_one_of(runs: &[Run], assignment: Assignment) -> Result<()> {
-    let Some(run) = runs.iter().find(|run| run.kind == assignment.kind) else {
+pub fn run_one_of(runners: &[KindRunner], assignment: Assignment) -> Result<()> {
+    let Some(runner) = runners.iter().find(|runner| runner.kind == assignment.kind) else {
         return Err(anyhow!("this executable runs no stage of kind `{}`", assignment.kind));
     };
-    if run.version != assignment.kind_version {
-        let (kind, theirs) = (run.kind, assignment.kind_version);
-        let message = format!("this executable has version {} of kind `{kind}`, and raisin has {theirs}", run.version);
+    if runner.version != assignment.kind_version {
+        let (kind, theirs) = (runner.kind, assignment.kind_version);
+        let message =
+            format!("this executable has version {} of kind `{kind}`, and raisin has {theirs}", runner.version);
         return Err(Problem::new(message).hint("compile all executables together: `cargo build --workspace`").into());
     }
-    (run.run)(assignment)
+    (runner.run)(assignment)
 }
 
 /// Writes why a stage failed to standard error, which is the stage's log. If the log cannot be written, because the disk is
@@ -90,15 +91,15 @@ pub fn report_failure(error: &Error) {
 /// `most` allows ends itself, and the next stage gets a new worker.
 pub fn serve(run: impl Fn(Assignment) -> Result<()>, most: impl Fn(DeviceKind) -> u64) -> Result<()> {
     for line in std::io::stdin().lock().lines() {
-        let request: Request = serde_json::from_str(&line?).context("this is no request")?;
+        let request: StageRequest = serde_json::from_str(&line?).context("this is no request")?;
         turn_errors_to(&request.log)?;
         let assignment = read_assignment(&request.assignment);
         let device = assignment.as_ref().map_or(DeviceKind::Cpu, |assignment| assignment.environment.device);
         let ended = match assignment.and_then(&run) {
-            Ok(()) => Outcome::Done,
+            Ok(()) => StageOutcome::Done,
             Err(error) => {
                 report_failure(&error);
-                Outcome::Failed
+                StageOutcome::Failed
             }
         };
         let leaves = held_memory() > most(device);

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use raisin_base::error::Result;
-use raisin_contract::{Assignment, Context, DType, DeviceKind, Environment, Source};
+use raisin_contract::{Assignment, Context, DType, DeviceKind, Environment, InputArtifact};
 use serde_json::{Map, Value, json};
 
 pub struct Store {
@@ -27,7 +27,7 @@ impl Store {
 
     /// The context of a stage of this kind with this folder. `inputs` are pointers of parameters and names of artifacts.
     pub fn context(&self, kind: &str, folder: &str, inputs: &[(&str, &str)]) -> Result<Context> {
-        let source = |artifact: &str| Source {
+        let source = |artifact: &str| InputArtifact {
             stage: artifact.to_owned(),
             variant: Map::new(),
             folder: self.artifact(artifact),

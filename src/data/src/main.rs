@@ -12,7 +12,7 @@ mod task;
 use std::process::ExitCode;
 
 use raisin_base::error::{Result, anyhow};
-use raisin_contract::Run;
+use raisin_contract::KindRunner;
 use raisin_contract::serve::{report_failure, run_one_of, serve};
 
 /// The memory that a worker may keep between stages, in bytes. There may be one worker for each core, and the scheduler
@@ -29,20 +29,20 @@ fn main() -> ExitCode {
     }
 }
 
-fn runs() -> Vec<Run> {
+fn runners() -> Vec<KindRunner> {
     vec![
-        Run::of::<raisin_kinds::ingest::Ingest>(ingest::run),
-        Run::of::<raisin_kinds::generate::Generate>(generate::run),
-        Run::of::<raisin_kinds::task::Task>(task::run),
-        Run::of::<raisin_kinds::overlap::Overlap>(overlap::run),
-        Run::of::<raisin_kinds::report::Report>(report::run),
+        KindRunner::of::<raisin_kinds::ingest::Ingest>(ingest::run),
+        KindRunner::of::<raisin_kinds::generate::Generate>(generate::run),
+        KindRunner::of::<raisin_kinds::task::Task>(task::run),
+        KindRunner::of::<raisin_kinds::overlap::Overlap>(overlap::run),
+        KindRunner::of::<raisin_kinds::report::Report>(report::run),
     ]
 }
 
 fn run() -> Result<()> {
-    let runs = runs();
+    let runners = runners();
     match std::env::args().nth(1).as_deref() {
-        Some("run-stages") => serve(|assignment| run_one_of(&runs, assignment), |_| MOST_KEPT),
+        Some("run-stages") => serve(|assignment| run_one_of(&runners, assignment), |_| MOST_KEPT),
         // Prints the number of rows of each table on a line, or `?` for a file that is not a table.
         Some("rows") => {
             for path in std::env::args_os().skip(2) {
@@ -61,7 +61,7 @@ fn run() -> Result<()> {
 mod tests {
     #[test]
     fn every_kind_of_this_executable_has_its_run() {
-        let runs: Vec<&str> = super::runs().iter().map(|run| run.kind).collect();
-        assert_eq!(runs, raisin_kinds::kinds_of(raisin_contract::Process::Data));
+        let kinds: Vec<&str> = super::runners().iter().map(|runner| runner.kind).collect();
+        assert_eq!(kinds, raisin_kinds::kinds_of(raisin_contract::Process::Data));
     }
 }

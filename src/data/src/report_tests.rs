@@ -8,7 +8,7 @@ use arrow_array::{Array as _, ArrayRef, BooleanArray, Float64Array, StringArray,
 use serde_json::{Value, json};
 
 use super::{Parameters, run as run_report};
-use raisin_contract::{Assignment, Context, DType, DeviceKind, Environment, Source};
+use raisin_contract::{Assignment, Context, DType, DeviceKind, Environment, InputArtifact};
 use raisin_report::gather::Gathered;
 use raisin_report::statistics::mean;
 use raisin_table::{batch, column, read, write};
@@ -34,7 +34,7 @@ fn counts(values: impl IntoIterator<Item = u32>) -> ArrayRef {
 
 struct World {
     folder: tempfile::TempDir,
-    stages: BTreeMap<String, Vec<Source>>,
+    stages: BTreeMap<String, Vec<InputArtifact>>,
 }
 
 impl World {
@@ -47,7 +47,7 @@ impl World {
         let folder = self.folder.path().join(format!("{stage}-{}", sources.len()));
         std::fs::create_dir_all(&folder).unwrap();
         let variant = variant.as_object().cloned().unwrap();
-        sources.push(Source { stage: stage.to_owned(), variant, folder: folder.clone() });
+        sources.push(InputArtifact { stage: stage.to_owned(), variant, folder: folder.clone() });
         folder
     }
 

@@ -10,7 +10,7 @@ use super::make::{Job, Mode};
 use super::resolve::Resolver;
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Result, anyhow};
-use raisin_contract::{Action, Assignment, Input, Source};
+use raisin_contract::{Action, Assignment, Input, InputArtifact};
 use raisin_store::ActionRecord;
 
 /// The facts about a job that only the build knows.
@@ -31,9 +31,9 @@ pub fn assemble(resolver: &Resolver<'_>, id: NodeId, order: JobOrder<'_>) -> Res
     for need in &node.needs {
         let source = |stage: &str, variant, artifact: Option<Digest>| {
             let artifact = artifact.with_context(|| format!("the input `{stage}` is not there"))?;
-            Ok(Source { stage: stage.to_owned(), variant, folder: store.artifact_folder(artifact) })
+            Ok(InputArtifact { stage: stage.to_owned(), variant, folder: store.artifact_folder(artifact) })
         };
-        let sources: Result<Vec<Source>> = match order.action.input(&need.pointer) {
+        let sources: Result<Vec<InputArtifact>> = match order.action.input(&need.pointer) {
             // Only a gathering stage sees the variant of its inputs: for other stages the variant is not in the key.
             Some(Input::Artifact(artifact)) => source(&need.stage, Map::new(), *artifact).map(|one| vec![one]),
             Some(Input::Artifacts(all)) => {

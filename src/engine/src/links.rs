@@ -32,7 +32,7 @@ pub struct LinkUpdate {
 pub fn update(resolver: &mut Resolver<'_>, keys: &[Option<Digest>], out: &Path) -> Result<LinkUpdate> {
     let pipeline = resolver.graph.pipeline;
     let folder = out.join(&pipeline.name);
-    resolver.store.add_root(out)?;
+    resolver.store.note_out_folder(out)?;
     let said = what_is_said(resolver, keys);
     if let Some(said) = said
         && resolver.index.links_say(said)

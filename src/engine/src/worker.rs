@@ -20,7 +20,7 @@ use std::process::{ChildStdin, ChildStdout, Command, ExitStatus};
 use super::child::{ChildProcess, Children};
 use raisin_base::error::{Context as _, Result, anyhow};
 use raisin_contract::Event;
-use raisin_contract::serve::{Ended, Outcome, Request};
+use raisin_contract::serve::{Ended, StageOutcome, StageRequest};
 
 /// How a stage ended in its worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +79,7 @@ impl<'c> Worker<'c> {
         log_file: &File,
         mut on_event: impl FnMut(Event),
     ) -> Result<Ending> {
-        let request = Request { assignment: assignment.to_owned(), log: log.to_owned() };
+        let request = StageRequest { assignment: assignment.to_owned(), log: log.to_owned() };
         // If this write fails, the worker is dead. Then reading its answers ends at once, and the loop below handles
         // the death.
         let _ = writeln!(self.requests, "{}", serde_json::to_string(&request)?);
@@ -98,8 +98,8 @@ impl<'c> Worker<'c> {
             } else if let Ok(Ended { ended, leaves }) = serde_json::from_slice(text) {
                 self.leaves = leaves;
                 return Ok(match ended {
-                    Outcome::Done => Ending::Done,
-                    Outcome::Failed => Ending::Failed,
+                    StageOutcome::Done => Ending::Done,
+                    StageOutcome::Failed => Ending::Failed,
                 });
             } else {
                 write_line(log_file, text);

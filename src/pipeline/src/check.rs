@@ -10,7 +10,7 @@ use super::checked::Checked;
 use super::explain::{find, parameter_problem, unknown_key};
 use super::overrides;
 use super::sweep::Combination;
-use super::tree::{Content, Entry, Node, Table, Written};
+use super::tree::{NodeContent, Table, TableEntry, TreeNode, Written};
 use super::{Resources, Stage, Variant};
 use raisin_base::error::{Problem, nearest};
 use raisin_contract::declaration::from_json;
@@ -49,7 +49,7 @@ pub fn header(root: &Table, file: &Path) -> Result<Header, Vec<Problem>> {
     }
     if let Some(problem) = bad_name(&header.name).filter(|_| problems.is_empty()) {
         let message = format!("the pipeline's name `{}` {problem}: it is the name of a folder under out/", header.name);
-        problems.push(match root.get("pipeline").and_then(Node::table).and_then(|table| table.get("name")) {
+        problems.push(match root.get("pipeline").and_then(TreeNode::table).and_then(|table| table.get("name")) {
             Some(node) => node.origin.problem(message),
             None => Problem::usage(message).hint("give it a `name` in [pipeline]"),
         });
@@ -57,7 +57,7 @@ pub fn header(root: &Table, file: &Path) -> Result<Header, Vec<Problem>> {
     if problems.is_empty() { Ok(header) } else { Err(problems) }
 }
 
-fn header_key(header: &mut Header, entry: &Entry) -> Result<(), Problem> {
+fn header_key(header: &mut Header, entry: &TableEntry) -> Result<(), Problem> {
     let node = &entry.node;
     match entry.key.as_str() {
         "name" => header.name = node.text().ok_or_else(|| wants(node, "pipeline.name", "a string"))?.to_owned(),
@@ -95,7 +95,7 @@ pub fn variant(
 }
 
 struct CheckedStage<'t> {
-    entry: &'t Entry,
+    entry: &'t TableEntry,
     declaration: &'static Declaration,
     resolved: Resolved,
     resources: Resources,
@@ -108,7 +108,9 @@ fn stages(root: &Table, kinds: &'static [Declaration], memory: &mut Checked) -> 
     let Some(entry) = root.entry("stage") else {
         return Err(vec![Problem::usage("this pipeline has no stages").hint("a stage begins with [stage.NAME]")]);
     };
-    let Content::Table(table) = &entry.node.content else { return Err(vec![wants(&entry.node, "stage", "a table")]) };
+    let NodeContent::Table(table) = &entry.node.content else {
+        return Err(vec![wants(&entry.node, "stage", "a table")]);
+    };
     let mut checked = Vec::with_capacity(table.entries.len());
     let mut problems = Vec::new();
     for entry in &table.entries {
@@ -146,7 +148,7 @@ fn files_written(stage: &CheckedStage<'_>) -> HashMap<String, Written> {
 }
 
 fn stage<'t>(
-    entry: &'t Entry,
+    entry: &'t TableEntry,
     kinds: &'static [Declaration],
     memory: &mut Checked,
 ) -> Result<CheckedStage<'t>, Problem> {
@@ -290,13 +292,13 @@ fn bad_name(name: &str) -> Option<&'static str> {
     }
 }
 
-fn wants(node: &Node, key: &str, what: &str) -> Problem {
+fn wants(node: &TreeNode, key: &str, what: &str) -> Problem {
     node.origin.problem(format!("`{key}` must be {what}, not {}", shown(node)))
 }
 
-fn shown(node: &Node) -> String {
+fn shown(node: &TreeNode) -> String {
     match &node.content {
-        Content::Scalar(value) => value.to_string(),
+        NodeContent::Scalar(value) => value.to_string(),
         _ => node.type_name().to_owned(),
     }
 }

@@ -1,44 +1,44 @@
 //! Turns a parameter that a stage kind refused into a message at the place where it was written.
 
-use super::tree::{Content, Entry, Node, Origin, Table};
+use super::tree::{NodeContent, Origin, Table, TableEntry, TreeNode};
 use raisin_base::error::{Problem, nearest};
 use raisin_contract::ParameterProblem;
 
 /// Where a pointer leads: as far as what was written goes.
-pub struct Found<'t> {
+pub struct PointerTarget<'t> {
     /// The last key or header on the way.
     pub key: &'t Origin,
     /// The value there; the key, where the value is a table under a header.
     pub value: &'t Origin,
-    node: &'t Node,
+    node: &'t TreeNode,
 }
 
 /// Follows a pointer (RFC 6901) below a stage.
-pub fn find<'t>(stage: &'t Entry, pointer: &str) -> Found<'t> {
-    let mut found = Found { key: &stage.origin, value: &stage.origin, node: &stage.node };
+pub fn find<'t>(stage: &'t TableEntry, pointer: &str) -> PointerTarget<'t> {
+    let mut found = PointerTarget { key: &stage.origin, value: &stage.origin, node: &stage.node };
     for segment in pointer.split('/').skip(1) {
         let segment = segment.replace("~1", "/").replace("~0", "~");
         match &found.node.content {
-            Content::Table(table) => {
+            NodeContent::Table(table) => {
                 let Some(entry) = table.entry(&segment) else { break };
                 found = below(&entry.origin, &entry.node);
             }
-            Content::Array(items) => {
+            NodeContent::Array(items) => {
                 let Some(item) = segment.parse().ok().and_then(|index: usize| items.get(index)) else { break };
                 found = below(&item.origin, item);
             }
-            Content::Scalar(_) => break,
+            NodeContent::Scalar(_) => break,
         }
     }
     found
 }
 
-fn below<'t>(key: &'t Origin, node: &'t Node) -> Found<'t> {
+fn below<'t>(key: &'t Origin, node: &'t TreeNode) -> PointerTarget<'t> {
     let under_header = node.table().is_some_and(|table| !table.inline);
-    Found { key, value: if under_header { key } else { &node.origin }, node }
+    PointerTarget { key, value: if under_header { key } else { &node.origin }, node }
 }
 
-pub fn parameter_problem(stage: &Entry, problem: &ParameterProblem) -> Problem {
+pub fn parameter_problem(stage: &TableEntry, problem: &ParameterProblem) -> Problem {
     let message = problem.message.as_str();
     let parameter = problem.pointer.trim_start_matches('/').replace('/', ".");
     let found = find(stage, &problem.pointer);
@@ -52,7 +52,7 @@ pub fn parameter_problem(stage: &Entry, problem: &ParameterProblem) -> Problem {
             _ if parameter == *unknown || parameter.is_empty() => String::new(),
             _ => format!("{parameter}."),
         };
-        let kind = stage.node.table().and_then(|table| table.get("kind")).and_then(Node::text).unwrap_or_default();
+        let kind = stage.node.table().and_then(|table| table.get("kind")).and_then(TreeNode::text).unwrap_or_default();
         let text = format!("stage `{}`: kind `{kind}` has no parameter `{parent}{unknown}`", stage.key);
         let near = nearest(unknown, expected.iter().copied());
         let listed = || (!expected.is_empty()).then(|| format!("expected one of {}", ticked(expected)));
@@ -70,7 +70,7 @@ pub fn parameter_problem(stage: &Entry, problem: &ParameterProblem) -> Problem {
     with(origin.problem(text), hint(near))
 }
 
-pub fn unknown_key(whose: &str, entry: &Entry, known: &[&str]) -> Problem {
+pub fn unknown_key(whose: &str, entry: &TableEntry, known: &[&str]) -> Problem {
     let problem = entry.origin.problem(format!("{whose} has no key `{}`", entry.key));
     let hint = match nearest(&entry.key, known.iter().copied()) {
         Some(near) => format!("did you mean `{near}`?"),

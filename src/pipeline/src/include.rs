@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::tree::{Content, Node, Table};
+use super::tree::{NodeContent, Table, TreeNode};
 use raisin_base::error::Problem;
 
 /// # Errors
@@ -23,12 +23,13 @@ fn missing(file: &Path, error: &std::io::Error) -> Problem {
 }
 
 fn read_text(file: &Path, text: String, open: &mut Vec<PathBuf>) -> Result<Table, Problem> {
-    let Node { content: Content::Table(mut table), .. } = Node::parse(&file.display().to_string(), text)? else {
+    let TreeNode { content: NodeContent::Table(mut table), .. } = TreeNode::parse(&file.display().to_string(), text)?
+    else {
         return Err(Problem::usage(format!("{} is not a table", file.display())));
     };
     let Some(include) = table.remove("include") else { return Ok(table) };
-    let wanted: Vec<&Node> = match &include.node.content {
-        Content::Array(items) => items.iter().collect(),
+    let wanted: Vec<&TreeNode> = match &include.node.content {
+        NodeContent::Array(items) => items.iter().collect(),
         _ => vec![&include.node],
     };
     open.push(file.canonicalize().unwrap_or_else(|_| file.to_owned()));

@@ -1,7 +1,7 @@
 //! What the command line says about a pipeline: `--set key=value` and `--sweep key=[values]`.
 
 use super::sweep::{self, Axis};
-use super::tree::{Content, Entry, Node, Origin, Table};
+use super::tree::{NodeContent, Origin, Table, TableEntry, TreeNode};
 use raisin_base::error::Problem;
 
 /// One flag, as it was typed.
@@ -14,7 +14,7 @@ pub enum Override {
 }
 
 impl Override {
-    fn parse(&self) -> Result<(String, Node), Problem> {
+    fn parse(&self) -> Result<(String, TreeNode), Problem> {
         let (flag, text) = match self {
             Self::Set(text) => ("--set", text),
             Self::Sweep(text) => ("--sweep", text),
@@ -24,7 +24,7 @@ impl Override {
             let hint = format!("write `{flag} stage.NAME.PARAMETER=VALUE`");
             return Err(origin.problem("there is no `=` between a key and a value").hint(hint));
         };
-        let node = Node::parse_flag(value.trim(), &origin)?;
+        let node = TreeNode::parse_flag(value.trim(), &origin)?;
         let key: Vec<&str> = key.trim().split('.').map(|part| part.trim().trim_matches('"')).collect();
         Ok((key.join("."), node))
     }
@@ -79,12 +79,12 @@ pub fn is_below(key: &str, other: &str) -> bool {
 ///
 /// # Errors
 /// A key that does not lead to a parameter.
-pub fn set(root: &mut Table, key: &str, origin: &Origin, node: Node) -> Result<(), Problem> {
+pub fn set(root: &mut Table, key: &str, origin: &Origin, node: TreeNode) -> Result<(), Problem> {
     let parts: Vec<&str> = key.split('.').collect();
     match parts.as_slice() {
         ["pipeline", _] => {}
         ["stage", name, _, ..] => {
-            let stages = root.get("stage").and_then(Node::table);
+            let stages = root.get("stage").and_then(TreeNode::table);
             if stages.is_none_or(|stages| stages.get(name).is_none()) {
                 let problem = origin.problem(format!("there is no stage `{name}`"));
                 let near = raisin_base::error::nearest(name, stages.into_iter().flat_map(Table::keys));
@@ -99,21 +99,21 @@ pub fn set(root: &mut Table, key: &str, origin: &Origin, node: Node) -> Result<(
             return Err(problem.hint("keys look like `stage.NAME.PARAMETER` or `pipeline.seed`"));
         }
     }
-    put_in_table(root, &parts, &Key { whole: key, origin }, node)
+    put_in_table(root, &parts, &DottedKey { whole: key, origin }, node)
 }
 
 /// A dotted key, and where it was written.
-struct Key<'k> {
+struct DottedKey<'k> {
     whole: &'k str,
     origin: &'k Origin,
 }
 
-fn put_in_table(table: &mut Table, parts: &[&str], key: &Key<'_>, node: Node) -> Result<(), Problem> {
+fn put_in_table(table: &mut Table, parts: &[&str], key: &DottedKey<'_>, node: TreeNode) -> Result<(), Problem> {
     let [part, rest @ ..] = parts else { return Ok(()) };
     let origin = key.origin.clone();
     if table.entry(part).is_none() {
-        let empty = Node { content: Content::Table(Table::default()), origin: origin.clone() };
-        table.entries.push(Entry { key: (*part).to_owned(), origin: origin.clone(), node: empty });
+        let empty = TreeNode { content: NodeContent::Table(Table::default()), origin: origin.clone() };
+        table.entries.push(TableEntry { key: (*part).to_owned(), origin: origin.clone(), node: empty });
     }
     let Some(entry) = table.entry_mut(part) else { return Ok(()) };
     if rest.is_empty() {
@@ -122,14 +122,14 @@ fn put_in_table(table: &mut Table, parts: &[&str], key: &Key<'_>, node: Node) ->
     put(&mut entry.node, rest, key, node)
 }
 
-fn put(here: &mut Node, parts: &[&str], key: &Key<'_>, node: Node) -> Result<(), Problem> {
+fn put(here: &mut TreeNode, parts: &[&str], key: &DottedKey<'_>, node: TreeNode) -> Result<(), Problem> {
     let [part, rest @ ..] = parts else {
         *here = node;
         return Ok(());
     };
     match &mut here.content {
-        Content::Table(table) => put_in_table(table, parts, key, node),
-        Content::Array(items) => {
+        NodeContent::Table(table) => put_in_table(table, parts, key, node),
+        NodeContent::Array(items) => {
             let length = items.len();
             match part.parse().ok().and_then(|index: usize| items.get_mut(index)) {
                 Some(item) => put(item, rest, key, node),
@@ -139,7 +139,7 @@ fn put(here: &mut Node, parts: &[&str], key: &Key<'_>, node: Node) -> Result<(),
                 }
             }
         }
-        Content::Scalar(value) => {
+        NodeContent::Scalar(value) => {
             let message = format!("nothing can be below {value}, so `{part}` in `{}` leads nowhere", key.whole);
             Err(key.origin.problem(message))
         }

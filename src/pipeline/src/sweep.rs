@@ -6,22 +6,22 @@ use serde_json::Value;
 
 use super::Variant;
 use super::overrides;
-use super::tree::{Content, Node, Origin, Table};
+use super::tree::{NodeContent, Origin, Table, TreeNode};
 use raisin_base::error::Problem;
 
 /// A dotted key and the values it takes.
 pub struct Axis {
     pub key: String,
     pub origin: Origin,
-    pub values: Vec<Node>,
+    pub values: Vec<TreeNode>,
 }
 
 impl Axis {
     /// # Errors
     /// Anything but an array of different values.
-    pub fn new(key: String, origin: Origin, node: Node) -> Result<Self, Problem> {
+    pub fn new(key: String, origin: Origin, node: TreeNode) -> Result<Self, Problem> {
         let found = node.type_name();
-        let Content::Array(values) = node.content else {
+        let NodeContent::Array(values) = node.content else {
             let message = format!("the sweep of `{key}` wants an array of values, not {found}");
             return Err(node.origin.problem(message));
         };
@@ -42,12 +42,12 @@ impl Axis {
     }
 
     pub fn into_values(self) -> (String, Vec<Value>) {
-        (self.key, self.values.iter().map(Node::to_json).collect())
+        (self.key, self.values.iter().map(TreeNode::to_json).collect())
     }
 }
 
 /// One value for each axis.
-pub type Combination<'a> = Vec<(&'a Axis, &'a Node)>;
+pub type Combination<'a> = Vec<(&'a Axis, &'a TreeNode)>;
 
 /// Takes `[sweep]` out of a pipeline. `"stage.a.b" = [..]` and `stage.a.b = [..]` say the same.
 ///
@@ -56,7 +56,7 @@ pub type Combination<'a> = Vec<(&'a Axis, &'a Node)>;
 pub fn take(root: &mut Table) -> Result<Vec<Axis>, Vec<Problem>> {
     let Some(sweep) = root.remove("sweep") else { return Ok(Vec::new()) };
     let found = sweep.node.type_name();
-    let Content::Table(table) = sweep.node.content else {
+    let NodeContent::Table(table) = sweep.node.content else {
         return Err(vec![sweep.node.origin.problem(format!("`sweep` must be a table, not {found}"))]);
     };
     let mut axes: Vec<Axis> = Vec::new();
@@ -68,7 +68,7 @@ pub fn take(root: &mut Table) -> Result<Vec<Axis>, Vec<Problem>> {
 fn flatten(prefix: &str, table: Table, axes: &mut Vec<Axis>, problems: &mut Vec<Problem>) {
     for entry in table.entries {
         let key = if prefix.is_empty() { entry.key } else { format!("{prefix}.{}", entry.key) };
-        if let Content::Table(table) = entry.node.content {
+        if let NodeContent::Table(table) = entry.node.content {
             flatten(&key, table, axes, problems);
             continue;
         }

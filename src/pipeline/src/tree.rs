@@ -14,7 +14,7 @@ use raisin_base::error::{Place, Problem};
 
 /// What was written by a person: a file, or a flag of the command line.
 #[derive(Debug)]
-pub enum Source {
+pub enum WrittenIn {
     File {
         name: String,
         text: String,
@@ -28,41 +28,41 @@ pub enum Source {
 /// Where a key or a value was written.
 #[derive(Clone, Debug)]
 pub struct Origin {
-    source: Rc<Source>,
+    source: Rc<WrittenIn>,
     offset: usize,
 }
 
 #[derive(Clone, Debug)]
-pub struct Node {
-    pub content: Content,
+pub struct TreeNode {
+    pub content: NodeContent,
     pub origin: Origin,
 }
 
 #[derive(Clone, Debug)]
-pub enum Content {
+pub enum NodeContent {
     Scalar(Value),
-    Array(Vec<Node>),
+    Array(Vec<TreeNode>),
     Table(Table),
 }
 
 /// Entries in the order in which they were written.
 #[derive(Clone, Debug, Default)]
 pub struct Table {
-    pub entries: Vec<Entry>,
+    pub entries: Vec<TableEntry>,
     /// Written as `{ ... }`: replaced as a whole by an includer, never merged.
     pub inline: bool,
 }
 
 #[derive(Clone, Debug)]
-pub struct Entry {
+pub struct TableEntry {
     pub key: String,
     pub origin: Origin,
-    pub node: Node,
+    pub node: TreeNode,
 }
 
 impl Origin {
     pub fn flag(text: String) -> Self {
-        Self { source: Rc::new(Source::Flag(text)), offset: 0 }
+        Self { source: Rc::new(WrittenIn::Flag(text)), offset: 0 }
     }
 
     /// A problem that lies here.
@@ -73,11 +73,11 @@ impl Origin {
     /// What of it outlives the tree.
     pub fn written(&self) -> Written {
         match &*self.source {
-            Source::File { name, text, lines } => {
+            WrittenIn::File { name, text, lines } => {
                 let lines = lines.get_or_init(|| line_starts(text));
                 Written::At(place(name, text, lines, self.offset))
             }
-            Source::Flag(flag) => Written::By(flag.clone()),
+            WrittenIn::Flag(flag) => Written::By(flag.clone()),
         }
     }
 }
@@ -112,7 +112,7 @@ fn place(file: &str, text: &str, lines: &[usize], offset: usize) -> Place {
     Place { file: file.to_owned(), line, column: before.chars().count() + 1 }
 }
 
-impl Node {
+impl TreeNode {
     /// # Errors
     /// Text that is not TOML, at the place of the mistake.
     pub fn parse(file: &str, text: String) -> Result<Self, Problem> {
@@ -125,11 +125,11 @@ impl Node {
                 offset,
             ))
         })?;
-        let source = Source::File { name: file.to_owned(), text: text.clone(), lines: OnceCell::new() };
+        let source = WrittenIn::File { name: file.to_owned(), text: text.clone(), lines: OnceCell::new() };
         let source = Rc::new(source);
         let origin = Origin { source: Rc::clone(&source), offset: 0 };
         let table = table_of(table.get_ref(), &source, false)?;
-        Ok(Self { content: Content::Table(table), origin })
+        Ok(Self { content: NodeContent::Table(table), origin })
     }
 
     /// A value from the command line: TOML, or else the text itself.
@@ -143,16 +143,16 @@ impl Node {
                 node.forget_offsets();
                 Ok(node)
             }
-            Err(_) => Ok(Self { content: Content::Scalar(Value::String(text.to_owned())), origin: origin.clone() }),
+            Err(_) => Ok(Self { content: NodeContent::Scalar(Value::String(text.to_owned())), origin: origin.clone() }),
         }
     }
 
     fn forget_offsets(&mut self) {
         self.origin.offset = 0;
         match &mut self.content {
-            Content::Scalar(_) => {}
-            Content::Array(items) => items.iter_mut().for_each(Self::forget_offsets),
-            Content::Table(table) => {
+            NodeContent::Scalar(_) => {}
+            NodeContent::Array(items) => items.iter_mut().for_each(Self::forget_offsets),
+            NodeContent::Table(table) => {
                 for entry in &mut table.entries {
                     entry.origin.offset = 0;
                     entry.node.forget_offsets();
@@ -163,21 +163,21 @@ impl Node {
 
     pub fn table(&self) -> Option<&Table> {
         match &self.content {
-            Content::Table(table) => Some(table),
+            NodeContent::Table(table) => Some(table),
             _ => None,
         }
     }
 
     pub fn table_mut(&mut self) -> Option<&mut Table> {
         match &mut self.content {
-            Content::Table(table) => Some(table),
+            NodeContent::Table(table) => Some(table),
             _ => None,
         }
     }
 
     pub fn text(&self) -> Option<&str> {
         match &self.content {
-            Content::Scalar(Value::String(text)) => Some(text),
+            NodeContent::Scalar(Value::String(text)) => Some(text),
             _ => None,
         }
     }
@@ -185,37 +185,37 @@ impl Node {
     /// `a string`, `an array`: for messages about what was found.
     pub fn type_name(&self) -> &'static str {
         match &self.content {
-            Content::Scalar(Value::String(_)) => "a string",
-            Content::Scalar(Value::Bool(_)) => "a boolean",
-            Content::Scalar(_) => "a number",
-            Content::Array(_) => "an array",
-            Content::Table(_) => "a table",
+            NodeContent::Scalar(Value::String(_)) => "a string",
+            NodeContent::Scalar(Value::Bool(_)) => "a boolean",
+            NodeContent::Scalar(_) => "a number",
+            NodeContent::Array(_) => "an array",
+            NodeContent::Table(_) => "a table",
         }
     }
 
     pub fn to_json(&self) -> Value {
         match &self.content {
-            Content::Scalar(value) => value.clone(),
-            Content::Array(items) => Value::Array(items.iter().map(Self::to_json).collect()),
-            Content::Table(table) => Value::Object(table.to_json()),
+            NodeContent::Scalar(value) => value.clone(),
+            NodeContent::Array(items) => Value::Array(items.iter().map(Self::to_json).collect()),
+            NodeContent::Table(table) => Value::Object(table.to_json()),
         }
     }
 }
 
 impl Table {
-    pub fn get(&self, key: &str) -> Option<&Node> {
+    pub fn get(&self, key: &str) -> Option<&TreeNode> {
         self.entry(key).map(|entry| &entry.node)
     }
 
-    pub fn entry(&self, key: &str) -> Option<&Entry> {
+    pub fn entry(&self, key: &str) -> Option<&TableEntry> {
         self.entries.iter().find(|entry| entry.key == key)
     }
 
-    pub fn entry_mut(&mut self, key: &str) -> Option<&mut Entry> {
+    pub fn entry_mut(&mut self, key: &str) -> Option<&mut TableEntry> {
         self.entries.iter_mut().find(|entry| entry.key == key)
     }
 
-    pub fn remove(&mut self, key: &str) -> Option<Entry> {
+    pub fn remove(&mut self, key: &str) -> Option<TableEntry> {
         let at = self.entries.iter().position(|entry| entry.key == key)?;
         Some(self.entries.remove(at))
     }
@@ -234,11 +234,11 @@ impl Table {
             match self.entry_mut(&entry.key) {
                 None => self.entries.push(entry),
                 Some(old) => {
-                    let merges = |node: &Node| node.table().is_some_and(|table| !table.inline);
+                    let merges = |node: &TreeNode| node.table().is_some_and(|table| !table.inline);
                     old.origin = entry.origin;
                     if merges(&old.node) && merges(&entry.node) {
                         old.node.origin = entry.node.origin;
-                        if let (Some(table), Content::Table(other)) = (old.node.table_mut(), entry.node.content) {
+                        if let (Some(table), NodeContent::Table(other)) = (old.node.table_mut(), entry.node.content) {
                             table.merge(other);
                         }
                     } else {
@@ -250,12 +250,12 @@ impl Table {
     }
 }
 
-fn table_of(table: &DeTable<'_>, source: &Rc<Source>, inline: bool) -> Result<Table, Problem> {
+fn table_of(table: &DeTable<'_>, source: &Rc<WrittenIn>, inline: bool) -> Result<Table, Problem> {
     let mut spanned: Vec<_> = table.iter().collect();
     spanned.sort_by_key(|(key, _)| key.span().start);
     let mut entries = Vec::with_capacity(spanned.len());
     for (key, value) in spanned {
-        entries.push(Entry {
+        entries.push(TableEntry {
             key: key.get_ref().to_string(),
             origin: Origin { source: Rc::clone(source), offset: key.span().start },
             node: node_of(value, source)?,
@@ -264,33 +264,33 @@ fn table_of(table: &DeTable<'_>, source: &Rc<Source>, inline: bool) -> Result<Ta
     Ok(Table { entries, inline })
 }
 
-fn node_of(value: &Spanned<DeValue<'_>>, source: &Rc<Source>) -> Result<Node, Problem> {
+fn node_of(value: &Spanned<DeValue<'_>>, source: &Rc<WrittenIn>) -> Result<TreeNode, Problem> {
     let origin = Origin { source: Rc::clone(source), offset: value.span().start };
     let content = match value.get_ref() {
-        DeValue::String(text) => Content::Scalar(Value::String(text.to_string())),
-        DeValue::Boolean(yes) => Content::Scalar(Value::Bool(*yes)),
-        DeValue::Datetime(moment) => Content::Scalar(Value::String(moment.to_string())),
+        DeValue::String(text) => NodeContent::Scalar(Value::String(text.to_string())),
+        DeValue::Boolean(yes) => NodeContent::Scalar(Value::Bool(*yes)),
+        DeValue::Datetime(moment) => NodeContent::Scalar(Value::String(moment.to_string())),
         DeValue::Integer(integer) => {
             let number = i64::from_str_radix(integer.as_str(), integer.radix())
                 .map(Number::from)
                 .or_else(|_| u64::from_str_radix(integer.as_str(), integer.radix()).map(Number::from));
             let number = number.map_err(|_| origin.problem("this integer does not fit 64 bits"))?;
-            Content::Scalar(Value::Number(number))
+            NodeContent::Scalar(Value::Number(number))
         }
         DeValue::Float(float) => {
             let number = float.as_str().parse().ok().and_then(Number::from_f64);
-            Content::Scalar(Value::Number(number.ok_or_else(|| origin.problem("this is not a finite number"))?))
+            NodeContent::Scalar(Value::Number(number.ok_or_else(|| origin.problem("this is not a finite number"))?))
         }
         DeValue::Array(items) => {
-            Content::Array(items.iter().map(|item| node_of(item, source)).collect::<Result<_, _>>()?)
+            NodeContent::Array(items.iter().map(|item| node_of(item, source)).collect::<Result<_, _>>()?)
         }
         DeValue::Table(table) => {
             let inline = match &**source {
-                Source::File { text, .. } => text[value.span().start..].starts_with('{'),
-                Source::Flag(_) => true,
+                WrittenIn::File { text, .. } => text[value.span().start..].starts_with('{'),
+                WrittenIn::Flag(_) => true,
             };
-            Content::Table(table_of(table, source, inline)?)
+            NodeContent::Table(table_of(table, source, inline)?)
         }
     };
-    Ok(Node { content, origin })
+    Ok(TreeNode { content, origin })
 }

@@ -39,7 +39,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use raisin_contract::{Assignment, DType, DeviceKind, Environment, Source};
+    use raisin_contract::{Assignment, DType, DeviceKind, Environment, InputArtifact};
     use raisin_table::{batch, column, read, write};
 
     #[test]
@@ -54,7 +54,7 @@ mod tests {
             ]);
             write(&artifact.join("metrics.parquet"), &rows.unwrap()).unwrap();
             let variant = json!({"pipeline.seed": seed}).as_object().cloned().unwrap();
-            Source { stage: "scores".into(), variant, folder: artifact }
+            InputArtifact { stage: "scores".into(), variant, folder: artifact }
         };
         let query = "select seed, acc from scores.metrics order by seed desc";
         let parameters = json!({"query": query, "of": ["scores"], "table": "best"});

@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use raisin_base::error::{Problem, Result, exit_code, render};
-use raisin_contract::Run;
+use raisin_contract::KindRunner;
 use raisin_contract::serve::{run_one_of, serve};
 use raisin_query::kind;
 
@@ -21,16 +21,16 @@ fn main() -> ExitCode {
     }
 }
 
-fn runs() -> Vec<Run> {
-    vec![Run::of::<raisin_kinds::sql::Sql>(kind::run)]
+fn runners() -> Vec<KindRunner> {
+    vec![KindRunner::of::<raisin_kinds::sql::Sql>(kind::run)]
 }
 
 fn run() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["run-stages"] => {
-            let runs = runs();
-            serve(|assignment| run_one_of(&runs, assignment), |_| MOST_KEPT)
+            let runners = runners();
+            serve(|assignment| run_one_of(&runners, assignment), |_| MOST_KEPT)
         }
         ["answer", options] => raisin_query::run(&serde_json::from_str(options)?),
         _ => Err(Problem::usage(
@@ -44,7 +44,7 @@ fn run() -> Result<()> {
 mod tests {
     #[test]
     fn every_kind_of_this_executable_has_its_run() {
-        let runs: Vec<&str> = super::runs().iter().map(|run| run.kind).collect();
-        assert_eq!(runs, raisin_kinds::kinds_of(raisin_contract::Process::Sql));
+        let kinds: Vec<&str> = super::runners().iter().map(|runner| runner.kind).collect();
+        assert_eq!(kinds, raisin_kinds::kinds_of(raisin_contract::Process::Sql));
     }
 }

@@ -11,7 +11,7 @@ use arrow_schema::DataType;
 use serde_json::Value;
 
 use raisin_base::error::{Context as _, Result, anyhow};
-use raisin_contract::Source;
+use raisin_contract::InputArtifact;
 use raisin_table as table;
 
 /// What the page calls an artifact.
@@ -107,7 +107,7 @@ pub struct Gathered {
 }
 
 impl Gathered {
-    pub fn read(sources: &[Source]) -> Result<Self> {
+    pub fn read(sources: &[InputArtifact]) -> Result<Self> {
         let mut gathered = Self::default();
         for source in sources {
             gathered.add(source).with_context(|| format!("cannot report stage `{}`", source.stage))?;
@@ -119,7 +119,7 @@ impl Gathered {
         Ok(gathered)
     }
 
-    fn add(&mut self, source: &Source) -> Result<()> {
+    fn add(&mut self, source: &InputArtifact) -> Result<()> {
         let folder = source.folder.as_path();
         let has = |table: &str| folder.join(format!("{table}.parquet")).is_file();
         let summary = json(&folder.join("summary.json"))?;
@@ -179,7 +179,7 @@ impl Gathered {
     }
 }
 
-fn training(source: &Source, summary: Option<&Value>) -> Result<TrainedSelector> {
+fn training(source: &InputArtifact, summary: Option<&Value>) -> Result<TrainedSelector> {
     let rows = table::read(&source.folder.join("rounds.parquet"))?;
     let rounds = numbers(&rows, "round")?;
     let (rewards, ends) = (numbers(&rows, "episode_reward")?, numbers(&rows, "final_performance")?);
@@ -215,7 +215,7 @@ fn training(source: &Source, summary: Option<&Value>) -> Result<TrainedSelector>
     })
 }
 
-fn tuning(source: &Source, summary: &Value) -> Result<TunedModel> {
+fn tuning(source: &InputArtifact, summary: &Value) -> Result<TunedModel> {
     let rows = table::read(&source.folder.join("steps.parquet"))?;
     let points = numbers(&rows, "step")?.into_iter().zip(numbers(&rows, "performance")?);
     // The steps of a fine-tune count from 1. Step 0 is the model before the fine-tune.
@@ -229,7 +229,7 @@ fn tuning(source: &Source, summary: &Value) -> Result<TunedModel> {
     })
 }
 
-fn scoring(source: &Source) -> Result<Evaluation> {
+fn scoring(source: &InputArtifact) -> Result<Evaluation> {
     let rows = table::read(&source.folder.join("metrics.parquet"))?;
     let (names, values) = (texts(&rows, "metric")?, numbers(&rows, "value")?);
     let splits = texts(&rows, "split")?;
@@ -311,7 +311,7 @@ fn json(path: &Path) -> Result<Option<Value>> {
 }
 
 /// The label consists of the method and the swept values: `raise`, or `raise, budget=5%`.
-fn name(source: &Source, summary: Option<&Value>) -> MethodName {
+fn name(source: &InputArtifact, summary: Option<&Value>) -> MethodName {
     let mut words: Vec<String> = Vec::new();
     let mut seed = None;
     for (key, value) in &source.variant {

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::Store;
-use super::memory::{recall, remember};
+use super::cache_only::{recall, remember};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Result, bail};
 
@@ -66,14 +66,14 @@ impl From<&rustix::fs::Stat> for Fingerprint {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct Entry {
+struct FileDigestEntry {
     #[serde(flatten)]
     fingerprint: Fingerprint,
     hashed: i64,
     blake3: Digest,
 }
 
-impl Entry {
+impl FileDigestEntry {
     fn believable(&self, fingerprint: &Fingerprint) -> bool {
         let newest = fingerprint.modified.max(fingerprint.changed);
         self.fingerprint == *fingerprint && newest.saturating_add(RACY_NANOSECONDS) < self.hashed
@@ -84,7 +84,7 @@ impl Entry {
 #[derive(Debug, Default)]
 pub struct FileDigests {
     path: PathBuf,
-    entries: BTreeMap<PathBuf, Entry>,
+    entries: BTreeMap<PathBuf, FileDigestEntry>,
     changed: bool,
 }
 
@@ -114,11 +114,11 @@ impl FileDigests {
 
     /// The same of many files, which are read side by side.
     pub fn digests(&mut self, paths: &[PathBuf]) -> Result<Vec<(Digest, Fingerprint)>> {
-        let entries: Vec<Entry> = paths.par_iter().map(|path| self.look(path)).collect::<Result<_>>()?;
+        let entries: Vec<FileDigestEntry> = paths.par_iter().map(|path| self.look(path)).collect::<Result<_>>()?;
         Ok(paths.iter().zip(entries).map(|(path, entry)| self.remember(path, entry)).collect())
     }
 
-    fn remember(&mut self, path: &Path, entry: Entry) -> (Digest, Fingerprint) {
+    fn remember(&mut self, path: &Path, entry: FileDigestEntry) -> (Digest, Fingerprint) {
         let found = (entry.blake3, entry.fingerprint);
         if self.entries.get(path).is_none_or(|known| known.hashed != entry.hashed) {
             self.entries.insert(path.to_owned(), entry);
@@ -127,7 +127,7 @@ impl FileDigests {
         found
     }
 
-    fn look(&self, path: &Path) -> Result<Entry> {
+    fn look(&self, path: &Path) -> Result<FileDigestEntry> {
         let cannot = || format!("cannot read {}", path.display());
         for _ in 0..3 {
             let fingerprint = Fingerprint::of(path).with_context(cannot)?;
@@ -139,7 +139,7 @@ impl FileDigests {
             let hashed = jiff::Timestamp::now().as_nanosecond() as i64;
             let blake3 = Digest::of_input(path).with_context(cannot)?;
             if Fingerprint::of(path).with_context(cannot)? == fingerprint {
-                return Ok(Entry { fingerprint, hashed, blake3 });
+                return Ok(FileDigestEntry { fingerprint, hashed, blake3 });
             }
         }
         bail!("{} changes while it is being read", path.display())
@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn an_entry_is_believed_only_if_the_file_was_at_rest_when_it_was_hashed() {
         let fingerprint = Fingerprint { size: 3, modified: 0, changed: 5_000_000_000, device: 1, inode: 2 };
-        let entry = |hashed| Entry { fingerprint, hashed, blake3: Digest::of(b"one") };
+        let entry = |hashed| FileDigestEntry { fingerprint, hashed, blake3: Digest::of(b"one") };
         assert!(!entry(6_000_000_000).believable(&fingerprint));
         assert!(entry(7_000_000_001).believable(&fingerprint));
         assert!(!entry(9_000_000_000).believable(&Fingerprint { inode: 3, ..fingerprint }));
@@ -202,7 +202,7 @@ mod tests {
         // Some file systems know no later time than 2038.
         if there.st_mtime == 10_413_792_000 {
             assert_eq!((seen.modified, seen), (i64::MAX, Fingerprint::from(&there)));
-            let entry = Entry { fingerprint: seen, hashed: i64::MAX, blake3: Digest::of(b"") };
+            let entry = FileDigestEntry { fingerprint: seen, hashed: i64::MAX, blake3: Digest::of(b"") };
             assert!(!entry.believable(&seen));
         }
     }

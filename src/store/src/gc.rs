@@ -169,7 +169,7 @@ fn remove(store: &Store, gc: &Gc) -> Result<()> {
         if path.is_dir() { remove_tree(&path)? } else { remove_file(&path)? }
     }
     for folder in &gc.gone {
-        remove_file(&store.root_file(folder))?;
+        remove_file(&store.out_folder_note(folder))?;
     }
     FileDigests::forget_gone(store);
     Ok(())

@@ -12,8 +12,8 @@ use std::path::PathBuf;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
-use super::manifest::{Found, folders};
-use super::memory::{recall, remember};
+use super::cache_only::{recall, remember};
+use super::manifest::{ListedFile, folders};
 use super::{Fingerprint, MANIFEST, Manifest, Store};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Result, ensure};
@@ -80,7 +80,7 @@ impl Store {
     ///
     /// # Errors
     /// A file whose content is not what was written.
-    pub(super) fn check_identity(&self, digest: Digest, manifest: &Manifest, found: &[Found]) -> Result<()> {
+    pub(super) fn check_identity(&self, digest: Digest, manifest: &Manifest, found: &[ListedFile]) -> Result<()> {
         let known = self.identity(digest).unwrap_or_default();
         for (entry, found) in manifest.files.iter().zip(found.iter().filter(|found| found.path != MANIFEST)) {
             if known.files.get(&found.path) != Some(&found.fingerprint) {
@@ -94,7 +94,12 @@ impl Store {
 
     /// Writes down what an artifact looks like that was just found right. Where that cannot be written, or is lost with
     /// the power, the artifact is in doubt and will be read again: no reason to fail, and none for a sync.
-    pub(super) fn remember_identity(&self, digest: Digest, found: &[Found], references: &BTreeMap<String, Digest>) {
+    pub(super) fn remember_identity(
+        &self,
+        digest: Digest,
+        found: &[ListedFile],
+        references: &BTreeMap<String, Digest>,
+    ) {
         let top = self.artifact_folder(digest);
         let mut identity = Identity { references: references.clone(), ..Identity::default() };
         identity.files.extend(found.iter().map(|found| (found.path.clone(), found.fingerprint)));

@@ -13,9 +13,9 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use super::cache_only::{recall, remember};
 use super::identity::{Eyes, Identity};
 use super::leftovers::index_name;
-use super::memory::{recall, remember};
 use super::{Fingerprint, Store};
 use raisin_base::digest::Digest;
 
@@ -30,13 +30,13 @@ const ENTRIES_PER_THREAD: usize = 128;
 pub struct Index {
     file: PathBuf,
     /// By key.
-    entries: HashMap<Digest, Entry>,
+    entries: HashMap<Digest, IndexEntry>,
     links: Option<Links>,
     changed: bool,
 }
 
 #[derive(Clone, Debug)]
-struct Entry {
+struct IndexEntry {
     artifact: Digest,
     /// Of the action's record.
     record: Fingerprint,
@@ -93,7 +93,7 @@ impl Index {
 
     /// Takes up what [`Store::lookup`] or a commit has just found right.
     pub fn learn(&mut self, store: &Store, key: Digest) {
-        if let Some(entry) = Entry::of(store, key) {
+        if let Some(entry) = IndexEntry::of(store, key) {
             self.changed |= !self.entries.get(&key).is_some_and(|before| before.says_the_same(&entry));
             self.entries.insert(key, entry);
         }
@@ -163,7 +163,7 @@ impl Index {
     }
 }
 
-impl Entry {
+impl IndexEntry {
     /// What there is to know of an action; `None` where its record or its artifact's identity cannot be read.
     fn of(store: &Store, key: Digest) -> Option<Self> {
         let file = std::fs::File::open(store.record_file(key)).ok()?;
@@ -183,7 +183,7 @@ impl Entry {
     }
 }
 
-fn look(store: &Store, entries: &mut [(Digest, Entry)]) {
+fn look(store: &Store, entries: &mut [(Digest, IndexEntry)]) {
     let Some(mut eyes) = Eyes::of(store) else { return };
     for (key, entry) in entries {
         entry.untouched = Some(entry.stands(*key, &mut eyes));
@@ -206,10 +206,10 @@ fn put_fingerprint(bytes: &mut Vec<u8>, of: &Fingerprint) {
 }
 
 /// What an index holds, as it is saved: its entries by key, and its links.
-type Saved = (Vec<(Digest, Entry)>, Option<Links>);
+type SavedIndex = (Vec<(Digest, IndexEntry)>, Option<Links>);
 
 /// What was saved; `None` for anything but exactly what [`Index::encode`] wrote.
-fn decode(bytes: &[u8]) -> Option<Saved> {
+fn decode(bytes: &[u8]) -> Option<SavedIndex> {
     let mut rest = Rest(bytes.strip_prefix(HEAD)?);
     let count = rest.count()?;
     let mut entries = Vec::with_capacity(count.min(bytes.len() / 100));
@@ -225,7 +225,7 @@ fn decode(bytes: &[u8]) -> Option<Saved> {
         for _ in 0..rest.count()? {
             identity.references.insert(rest.text()?.to_owned(), rest.digest()?);
         }
-        entries.push((key, Entry { artifact, record, identity, untouched: None }));
+        entries.push((key, IndexEntry { artifact, record, identity, untouched: None }));
     }
     let mut links = None;
     if rest.count()? == 1 {

@@ -25,6 +25,7 @@
 //! removes these when they are a day old, and with them the logs and memories of what is gone.
 
 mod artifact;
+mod cache_only;
 mod description;
 mod files;
 mod gc;
@@ -34,7 +35,6 @@ mod journal;
 mod leftovers;
 mod lock;
 mod manifest;
-mod memory;
 mod pin;
 mod record;
 mod roots;
@@ -47,6 +47,7 @@ use std::path::{Path, PathBuf};
 use rustix::process::getpid;
 
 pub use artifact::{Artifact, Lookup};
+pub use cache_only::{recall, remember, this_executable};
 pub use description::{BuildDescription, BuiltStage, DESCRIPTION};
 pub use files::{FileDigests, Fingerprint};
 pub use gc::{Gc, GcOptions, gc};
@@ -54,7 +55,6 @@ pub use index::Index;
 pub use journal::{Journal, JournalEvent, JournalLine};
 pub use lock::{Lock, Waiting};
 pub use manifest::{FileDifference, FileEntry, MANIFEST, Manifest};
-pub use memory::{recall, remember, this_executable};
 pub use pin::Pin;
 pub use record::{Accepted, ActionRecord};
 pub use verify::{Damage, Verified, Verify, verify};

@@ -83,20 +83,20 @@ impl Manifest {
 }
 
 /// A file in a folder, by its path below it.
-pub(super) struct Found {
+pub(super) struct ListedFile {
     pub path: String,
     pub fingerprint: Fingerprint,
 }
 
 /// All files below a folder, sorted by path.
-pub(super) fn list(folder: &Path) -> Result<Vec<Found>> {
+pub(super) fn list(folder: &Path) -> Result<Vec<ListedFile>> {
     let mut found = Vec::new();
     walk(folder, "", &mut found)?;
     found.sort_by(|one, other| one.path.cmp(&other.path));
     Ok(found)
 }
 
-fn walk(folder: &Path, prefix: &str, found: &mut Vec<Found>) -> Result<()> {
+fn walk(folder: &Path, prefix: &str, found: &mut Vec<ListedFile>) -> Result<()> {
     for entry in std::fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))? {
         let entry = entry?;
         let Ok(name) = entry.file_name().into_string() else {
@@ -108,7 +108,7 @@ fn walk(folder: &Path, prefix: &str, found: &mut Vec<Found>) -> Result<()> {
             walk(&entry.path(), &path, found)?;
         } else {
             ensure!(metadata.is_file(), "{} is neither a file nor a folder", entry.path().display());
-            found.push(Found { path, fingerprint: Fingerprint::from(&metadata) });
+            found.push(ListedFile { path, fingerprint: Fingerprint::from(&metadata) });
         }
     }
     Ok(())

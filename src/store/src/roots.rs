@@ -23,9 +23,9 @@ pub(super) struct Roots {
 
 impl Store {
     /// Notes that `out` is about to hold links to artifacts. Writes nothing where that is known.
-    pub fn add_root(&self, out: &Path) -> Result<()> {
+    pub fn note_out_folder(&self, out: &Path) -> Result<()> {
         let out = std::path::absolute(out).with_context(|| format!("cannot tell where {} is", out.display()))?;
-        let (file, path) = (self.root_file(&out), out.as_os_str().as_bytes());
+        let (file, path) = (self.out_folder_note(&out), out.as_os_str().as_bytes());
         if std::fs::read(&file).is_ok_and(|known| known == path) {
             return Ok(());
         }
@@ -42,13 +42,13 @@ impl Store {
         let digests = self.pins()?.into_iter().map(|pin| pin.digest).collect();
         let mut roots = Roots { digests, folders: BTreeSet::new(), gone: Vec::new() };
         let here = std::path::absolute(out).with_context(|| format!("cannot tell where {} is", out.display()))?;
-        for folder in self.noted()?.into_iter().chain([here.clone()]) {
+        for folder in self.noted_out_folders()?.into_iter().chain([here.clone()]) {
             if roots.folders.contains(&folder) {
                 continue;
             }
             if collect_links(&folder, 0, &mut roots.digests)? {
                 roots.folders.insert(folder);
-            } else if folder != here || self.root_file(&folder).exists() {
+            } else if folder != here || self.out_folder_note(&folder).exists() {
                 roots.gone.push(folder);
             }
         }
@@ -57,12 +57,12 @@ impl Store {
         Ok(roots)
     }
 
-    pub(super) fn root_file(&self, out: &Path) -> PathBuf {
+    pub(super) fn out_folder_note(&self, out: &Path) -> PathBuf {
         self.root.join("roots").join(Digest::of(out.as_os_str().as_bytes()).to_hex())
     }
 
     /// The out folders that builds have noted.
-    fn noted(&self) -> Result<Vec<PathBuf>> {
+    fn noted_out_folders(&self) -> Result<Vec<PathBuf>> {
         let folder = self.root.join("roots");
         let cannot = || format!("cannot read {}", folder.display());
         let entries = match std::fs::read_dir(&folder) {
@@ -153,8 +153,8 @@ mod tests {
         symlink(format!("/somewhere/{far}"), disk.join("c")).unwrap();
         symlink(&disk, theirs.join("far")).unwrap();
         symlink("nowhere", theirs.join("dangling")).unwrap();
-        store.add_root(&theirs).unwrap();
-        store.add_root(&theirs).unwrap();
+        store.note_out_folder(&theirs).unwrap();
+        store.note_out_folder(&theirs).unwrap();
 
         let found = store.roots(&out).unwrap();
         assert_eq!(BTreeSet::from_iter(found.digests), BTreeSet::from([one, other, far]));
@@ -167,13 +167,13 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_not_taken_for_nothing() {
         let (_folder, store, out) = project();
-        store.add_root(&out).unwrap();
-        let note = store.root_file(&out);
+        store.note_out_folder(&out).unwrap();
+        let note = store.out_folder_note(&out);
         let mut bytes = std::fs::read(&note).unwrap();
         bytes[1] ^= 1;
         std::fs::write(&note, bytes).unwrap();
         assert!(store.roots(&out).is_err_and(|error| error.to_string().contains("is damaged")));
-        store.add_root(&out).unwrap();
+        store.note_out_folder(&out).unwrap();
         assert!(store.roots(&out).is_ok());
         std::fs::set_permissions(out.join("story"), std::fs::Permissions::from_mode(0o0)).unwrap();
         // Nothing is closed to the one who is root.

@@ -66,13 +66,13 @@ pub fn verify(store: &Store, options: &Verify) -> Result<Verified> {
     }
     let digests = store.artifact_digests()?;
     verified.artifacts = digests.len() as u64;
-    let chance = Chance { share: options.sample, salt: jiff::Timestamp::now().as_nanosecond() };
+    let sampling = Sampling { share: options.sample, salt: jiff::Timestamp::now().as_nanosecond() };
     let results: Vec<(Digest, Result<Read>)> =
-        digests.par_iter().map(|digest| (*digest, read_again(store, *digest, &chance))).collect();
+        digests.par_iter().map(|digest| (*digest, read_again(store, *digest, &sampling))).collect();
     for (digest, result) in results {
         // A build that met the same damage may be making it good.
         let one_at_a_time = if result.is_err() { Some(store.lock_artifacts()?) } else { None };
-        let result = result.or_else(|_| read_again(store, digest, &chance));
+        let result = result.or_else(|_| read_again(store, digest, &sampling));
         match result {
             Ok(read) => {
                 verified.files += read.of;
@@ -94,12 +94,12 @@ pub fn verify(store: &Store, options: &Verify) -> Result<Verified> {
 }
 
 /// Which files are read.
-struct Chance {
+struct Sampling {
     share: Option<f64>,
     salt: i128,
 }
 
-impl Chance {
+impl Sampling {
     fn takes(&self, file: Digest, path: &str) -> bool {
         let Some(share) = self.share else { return true };
         let drawn = Digest::of(format!("{} {file} {path}", self.salt).as_bytes());
@@ -115,10 +115,10 @@ struct Read {
     bytes: u64,
 }
 
-fn read_again(store: &Store, digest: Digest, chance: &Chance) -> Result<Read> {
+fn read_again(store: &Store, digest: Digest, sampling: &Sampling) -> Result<Read> {
     let Some(Artifact { folder, manifest, .. }) = store.inspect(digest)? else { return Ok(Read::default()) };
     let mut read = Read { of: manifest.files.len() as u64, ..Read::default() };
-    for file in manifest.files.iter().filter(|file| chance.takes(digest, &file.path)) {
+    for file in manifest.files.iter().filter(|file| sampling.takes(digest, &file.path)) {
         let path = folder.join(&file.path);
         let now = Digest::of_file(&path).with_context(|| format!("cannot read {}", path.display()))?;
         ensure!(now == file.blake3, "the content of {} is not what was written", file.path);
@@ -150,7 +150,7 @@ mod tests {
             verified.join().unwrap()
         });
         assert!(verified.artifacts == 0 && verified.damages.is_empty());
-        let read = read_again(&store, digest, &Chance { share: None, salt: 0 }).unwrap();
+        let read = read_again(&store, digest, &Sampling { share: None, salt: 0 }).unwrap();
         assert_eq!((read.files, read.of), (0, 0));
     }
 }

@@ -11,7 +11,7 @@ use tch::{Device, Kind};
 
 use raisin_base::error::{Result, anyhow};
 use raisin_base::seed::Seed;
-use raisin_contract::{Assignment, Context, DType, DeviceKind, Environment, Source};
+use raisin_contract::{Assignment, Context, DType, DeviceKind, Environment, InputArtifact};
 use raisin_corpus::artifact::{PoolRow, examples_batch, instructions_batch};
 use raisin_corpus::message::conversation;
 use raisin_corpus::{Example, byte_tokenizer};
@@ -106,8 +106,11 @@ impl Store {
         let stages = inputs
             .iter()
             .map(|(pointer, artifact)| {
-                let source =
-                    Source { stage: (*artifact).to_owned(), variant: Map::new(), folder: self.artifact(artifact) };
+                let source = InputArtifact {
+                    stage: (*artifact).to_owned(),
+                    variant: Map::new(),
+                    folder: self.artifact(artifact),
+                };
                 ((*pointer).to_owned(), vec![source])
             })
             .collect();

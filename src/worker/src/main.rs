@@ -18,7 +18,7 @@ use std::process::ExitCode;
 
 use raisin_base::error::{Result, anyhow, print_panics_without_backtrace};
 use raisin_contract::serve::{report_failure, run_one_of, serve};
-use raisin_contract::{Assignment, DeviceKind, Run, threads};
+use raisin_contract::{Assignment, DeviceKind, KindRunner, threads};
 use raisin_lm as lm;
 
 /// What a worker may hold between stages, in bytes.
@@ -38,23 +38,23 @@ fn main() -> ExitCode {
     }
 }
 
-fn runs() -> Vec<Run> {
+fn runners() -> Vec<KindRunner> {
     vec![
-        Run::of::<raisin_kinds::model::Model>(model::run),
-        Run::of::<raisin_kinds::pretrain::Pretrain>(pretrain::run),
-        Run::of::<raisin_kinds::features::Features>(features::run),
-        Run::of::<raisin_kinds::clusters::Clusters>(clusters::run),
-        Run::of::<raisin_kinds::selector::Selector>(selector::run),
-        Run::of::<raisin_kinds::finetune::Finetune>(finetune::run),
-        Run::of::<raisin_kinds::evaluate::Evaluate>(evaluate::run),
+        KindRunner::of::<raisin_kinds::model::Model>(model::run),
+        KindRunner::of::<raisin_kinds::pretrain::Pretrain>(pretrain::run),
+        KindRunner::of::<raisin_kinds::features::Features>(features::run),
+        KindRunner::of::<raisin_kinds::clusters::Clusters>(clusters::run),
+        KindRunner::of::<raisin_kinds::selector::Selector>(selector::run),
+        KindRunner::of::<raisin_kinds::finetune::Finetune>(finetune::run),
+        KindRunner::of::<raisin_kinds::evaluate::Evaluate>(evaluate::run),
     ]
 }
 
 fn run() -> Result<()> {
-    let runs = runs();
+    let runners = runners();
     match std::env::args().nth(1).as_deref() {
         Some("run-stages") => serve(
-            |assignment| make(&runs, assignment),
+            |assignment| make(&runners, assignment),
             |device| match device {
                 DeviceKind::Cpu => MOST_KEPT,
                 DeviceKind::Cuda => MOST_KEPT_WITH_CUDA,
@@ -68,7 +68,7 @@ fn run() -> Result<()> {
     }
 }
 
-fn make(runs: &[Run], assignment: Assignment) -> Result<()> {
+fn make(runners: &[KindRunner], assignment: Assignment) -> Result<()> {
     let threads = i32::try_from(assignment.threads.max(1))?;
     threads::pool(assignment.threads)?.install(|| {
         // On the thread that the stage runs on: OpenMP keeps the number for each thread.
@@ -77,7 +77,7 @@ fn make(runs: &[Run], assignment: Assignment) -> Result<()> {
             // Before the first tensor, also where this stage is one that keeps its tensors on the CPU.
             lm::device(Some(assignment.environment.device_index))?;
         }
-        run_one_of(runs, assignment)
+        run_one_of(runners, assignment)
     })
 }
 
@@ -85,7 +85,7 @@ fn make(runs: &[Run], assignment: Assignment) -> Result<()> {
 mod tests {
     #[test]
     fn every_kind_of_this_executable_has_its_run() {
-        let runs: Vec<&str> = super::runs().iter().map(|run| run.kind).collect();
-        assert_eq!(runs, raisin_kinds::kinds_of(raisin_contract::Process::Tensor));
+        let kinds: Vec<&str> = super::runners().iter().map(|runner| runner.kind).collect();
+        assert_eq!(kinds, raisin_kinds::kinds_of(raisin_contract::Process::Tensor));
     }
 }

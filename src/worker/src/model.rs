@@ -127,7 +127,7 @@ fn prefix(source: &ModelSource, context: &Context) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use raisin_contract::{Assignment, Declaration, DeviceKind, Environment, Source as Artifact};
+    use raisin_contract::{Assignment, Declaration, DeviceKind, Environment, InputArtifact as Artifact};
     use raisin_corpus::artifact::{PoolRow, examples_batch, instructions_batch};
     use raisin_corpus::{Example, Message};
     use raisin_lm::proxy::PrefixStates;
