@@ -337,7 +337,7 @@ fn what_overlaps_is_reported_and_neither_trained_on_nor_scored() {
     assert_eq!(count("select count(*) as n from scores.items where id <> 5"), Some(11));
     assert_eq!(count("select count(*) as n from scores.items"), Some(11));
     let wrong = project.run(&["build", "p.toml", "--set", "stage.scores.overlap=pool"]);
-    assert!(wrong.code == 2 && wrong.stderr.contains("these do: `overlap`"), "{}", wrong.stderr);
+    assert!(wrong.code == 2 && wrong.stderr.contains("stages that provide this: `overlap`"), "{}", wrong.stderr);
 }
 
 /// Whether two rows have the same values. Floating-point sums may differ by rounding, because they may have been

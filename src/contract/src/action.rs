@@ -1,8 +1,8 @@
-//! The action of a stage: everything that its result depends on, once for the key, the explanation, the plan and the
-//! assignment.
+//! The action of a stage: everything that the result of the stage depends on. Key, explanation, plan and assignment all
+//! use this one value. The engine decides which digests are in an action.
 //!
-//! Its canonical JSON is what the action key is the digest of. Records and plan files hold it as JSON, too; [`Action::of_json`]
-//! is the only place that reads that again.
+//! The action key is the digest of the canonical JSON of the action. Action records and plan files also hold the action
+//! as JSON; only [`Action::of_json`] reads this JSON.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -16,23 +16,24 @@ use raisin_base::error::{Context as _, Result, anyhow, bail, ensure};
 
 use crate::{DType, Declaration, DeviceKind, Environment, Process, Resolved};
 
-/// Raised when the meaning of an action changes; every key changes with it.
+/// The version of the action format. Raise it if the meaning of an action changes; every key then changes.
 pub const ACTION_FORMAT: u32 = 1;
 
-/// What a stage is made from. It borrows plain values from the pipeline, or from the JSON that it was read from.
+/// A stage with everything resolved. An action borrows plain values from the pipeline, or from the JSON from which the
+/// action was read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Action<'a> {
     pub format: u32,
     pub kind: Cow<'a, str>,
     pub kind_version: u32,
     pub parameters: Part<'a>,
-    /// The pipeline's seed, for kinds that draw.
+    /// The seed of the pipeline; `None` for kinds that draw no random numbers.
     pub seed: Option<u64>,
-    /// For tensor kinds.
+    /// `None` for kinds without tensors.
     pub environment: Option<NumericEnvironment>,
 }
 
-/// What decides the last digits of a tensor stage. Which of several devices it runs on does not.
+/// The part of the environment on which the last digits of a tensor stage depend. The device index is not part of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NumericEnvironment {
@@ -46,44 +47,44 @@ impl From<&Environment> for NumericEnvironment {
     }
 }
 
-/// The parameters as a tree whose leaves are inputs.
+/// A part of the parameters: a tree whose leaves are inputs.
 #[derive(Clone, Debug)]
 pub enum Part<'a> {
-    /// In the order in which the kind declares them.
+    /// Names and parts, in the order in which the kind declares them.
     Table(Vec<(Cow<'a, str>, Part<'a>)>),
     List(Vec<Part<'a>>),
     Input(Input<'a>),
 }
 
-/// What stands at one place of the parameters.
+/// A leaf of the parameters: a plain value, or an input.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Input<'a> {
     /// A text, a number, true, false or null.
     Plain(Cow<'a, Value>),
-    /// The artifact of a stage; `None` while it is still to be made.
+    /// The artifact of a stage; `None` until the stage has made the artifact.
     Artifact(Option<Digest>),
     /// The artifacts of a stage in all variants, for a gathering kind.
     Artifacts(Vec<Gathered>),
-    /// A file, by its content and its name without folders.
+    /// A file: the digest of its content, and its name without folders.
     File { blake3: Digest, name: String },
-    /// The files of a folder or a pattern, by their names below the folder.
+    /// The files of a folder or a pattern: the digest of each file, by its path relative to the folder.
     Files(Arc<BTreeMap<String, Digest>>),
 }
 
-/// An artifact that a gathering stage sees, and the sweep's values that it stands for.
+/// An artifact that a gathering stage sees, with the values of the sweep in its variant.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Gathered {
     pub stage: String,
     pub variant: Map<String, Value>,
-    /// `None` while it is still to be made.
+    /// `None` until the stage has made the artifact.
     pub artifact: Option<Digest>,
 }
 
 impl<'a> Action<'a> {
-    /// The action of a stage; `inputs` are what stands at the pointers of its needs.
+    /// The action of a stage. `inputs` gives the input for the pointer of each need of the stage.
     ///
     /// # Errors
-    /// A kind that names an input where no parameter is.
+    /// The kind names an input at a pointer that leads to no parameter.
     pub fn of<'p>(
         declaration: &'a Declaration,
         resolved: &'a Resolved,
@@ -94,12 +95,12 @@ impl<'a> Action<'a> {
         let mut parameters = Part::plain(&resolved.parameters);
         for (pointer, input) in inputs {
             let place = parameters.at_mut(pointer).ok_or_else(|| {
-                anyhow!("the kind `{}` names an input at {pointer}, where no parameter is", declaration.name)
+                anyhow!("the kind `{}` names an input at {pointer}, but it has no such parameter", declaration.name)
             })?;
             *place = Part::Input(input);
         }
         for pointer in resolved.needs.files.iter().filter_map(|file| file.pin_pointer.as_deref()) {
-            // The pin says nothing that the file's own digest does not say.
+            // The action contains the digest of the file. The expected digest adds nothing and is therefore left out.
             if let Some(pin) = parameters.at_mut(pointer) {
                 *pin = Part::Input(Input::Plain(Cow::Owned(Value::Null)));
             }
@@ -114,12 +115,12 @@ impl<'a> Action<'a> {
         })
     }
 
-    /// The key; `None` while an input is still to be made.
+    /// The action key; `None` while an input is pending.
     pub fn key(&self) -> Option<Digest> {
         (!self.parameters.is_pending()).then(|| Digest::of(self.canonical().as_bytes()))
     }
 
-    /// What stands at the pointer of a parameter.
+    /// The input at the pointer of a parameter.
     pub fn input(&self, pointer: &str) -> Option<&Input<'a>> {
         match self.parameters.at(pointer)? {
             Part::Input(input) => Some(input),
@@ -127,7 +128,8 @@ impl<'a> Action<'a> {
         }
     }
 
-    /// The canonical JSON, which the key is the digest of. These bytes must never change.
+    /// The canonical JSON of the action. The key is the digest of these bytes. For the same action, the bytes must
+    /// never change.
     pub fn canonical(&self) -> String {
         let mut text = String::with_capacity(1024);
         text.push('{');
@@ -147,7 +149,7 @@ impl<'a> Action<'a> {
         text
     }
 
-    /// As records and plan files hold it.
+    /// The action as JSON, for action records and plan files.
     pub fn to_json(&self) -> Value {
         let mut action = Map::new();
         action.insert("format".into(), json!(self.format));
@@ -163,10 +165,11 @@ impl<'a> Action<'a> {
         Value::Object(action)
     }
 
-    /// Reads what [`Self::to_json`] wrote. Inputs are known by their form, which is that of [`Input::to_json`] and no other.
+    /// Reads the output of [`Self::to_json`]. An object is an input if it has exactly the form that [`Input::to_json`]
+    /// writes.
     ///
     /// # Errors
-    /// JSON that is no action: it lacks a member, or has one that this raisin does not know.
+    /// The JSON is not an action: a member is missing, or unknown to this version of raisin.
     pub fn of_json(json: &'a Value) -> Result<Self> {
         let action = json.as_object().context("an action is a JSON object")?;
         let known = ["format", "kind", "kind_version", "parameters", "seed", "environment"];
@@ -191,7 +194,7 @@ impl<'a> Action<'a> {
         })
     }
 
-    /// One that borrows nothing.
+    /// The same action, with owned values only.
     pub fn into_owned(self) -> Action<'static> {
         Action {
             format: self.format,
@@ -203,7 +206,7 @@ impl<'a> Action<'a> {
         }
     }
 
-    /// Each value that the key depends on, by its dotted path: `parameters.clusters`, `seed`.
+    /// All values that the key depends on: dotted path (`parameters.clusters`, `seed`) and value.
     pub fn leaves(&self) -> Vec<(String, String)> {
         fn below(path: &str, value: &Value, found: &mut Vec<(String, String)>) {
             let name = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
@@ -238,12 +241,12 @@ impl<'de> Deserialize<'de> for Action<'static> {
 }
 
 impl<'a> Part<'a> {
-    /// Values as they were written, whatever form they have.
+    /// A part with plain values only, even if an object in `value` has the form of an input.
     pub fn plain(value: &'a Value) -> Self {
         Self::of(value, &|_| None)
     }
 
-    /// What [`Self::to_json`] wrote.
+    /// Reads the output of [`Self::to_json`].
     fn of_json(value: &'a Value) -> Self {
         Self::of(value, &Input::of_json)
     }
@@ -263,7 +266,7 @@ impl<'a> Part<'a> {
         }
     }
 
-    /// What stands at a pointer (RFC 6901).
+    /// The part at a pointer (RFC 6901).
     fn at(&self, pointer: &str) -> Option<&Self> {
         pointer.split('/').skip(1).try_fold(self, |part, segment| match part {
             Self::Table(entries) => {
@@ -286,7 +289,7 @@ impl<'a> Part<'a> {
         })
     }
 
-    /// Whether an artifact in it is still to be made.
+    /// Whether the part contains an artifact that no stage has made yet.
     pub fn is_pending(&self) -> bool {
         match self {
             Self::Table(entries) => entries.iter().any(|(_, part)| part.is_pending()),
@@ -336,7 +339,7 @@ impl<'a> Part<'a> {
     }
 }
 
-/// Tables are equal whatever the order of their entries is.
+/// The order of entries in a table does not matter for equality.
 impl PartialEq for Part<'_> {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
@@ -352,7 +355,8 @@ impl PartialEq for Part<'_> {
 }
 
 impl Input<'_> {
-    /// The name of an input that is still to be made, where it has one of its own; `None` if all is there.
+    /// `None` if all artifacts of the input exist. Otherwise the stage name of a missing artifact: `Some(Some(name))`
+    /// for gathered artifacts, `Some(None)` for a single artifact, which has no name here.
     pub fn pending(&self) -> Option<Option<&str>> {
         match self {
             Self::Artifact(None) => Some(None),
@@ -462,7 +466,7 @@ impl Gathered {
     }
 }
 
-/// A digest exactly as it is written, or null.
+/// Reads a digest or null. The text must have exactly the form in which digests are written.
 fn artifact(value: &Value) -> Result<Option<Digest>> {
     match value {
         Value::Null => Ok(None),
@@ -490,7 +494,7 @@ fn put_digest(digest: Option<Digest>, text: &mut String) {
     }
 }
 
-/// As serde_json writes a text: most need no escape.
+/// Appends a text as serde_json writes it. A text without special characters, the common case, needs no escape.
 fn put_text(plain: &str, text: &mut String) {
     if plain.bytes().any(|byte| byte < 0x20 || byte == b'"' || byte == b'\\') {
         return text.push_str(&Value::from(plain).to_string());

@@ -1,7 +1,8 @@
-//! What a running stage sees: its inputs, its folders, its seed, and a way to say how far it is.
+//! The context of a running stage: inputs, folders, seed, and functions to send progress, notes and costs. The loop of
+//! a worker is in serve.rs.
 //!
-//! An [`Assignment`] is a file that the engine writes and a worker process reads; [`Event`]s go back as JSON lines
-//! on standard output. Nothing else passes between the two.
+//! An [`Assignment`] is a file that the engine writes and a worker reads. [`Event`]s go back as JSON lines on standard
+//! output. Engine and stage exchange nothing else.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -16,45 +17,46 @@ use serde_json::{Map, Value};
 use raisin_base::error::{Context as _, Result, anyhow, ensure};
 use raisin_base::seed::Seed;
 
-/// One stage to run, everything resolved.
+/// One stage to run, with everything resolved.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Assignment {
     pub kind: String,
-    /// The version of the kind in the executable that wrote the assignment. Another version in the worker would write another
-    /// result under this action key.
+    /// The version of the kind in the executable that wrote the assignment. A worker with another version must refuse
+    /// the assignment: its result would not belong to this action key.
     pub kind_version: u32,
-    /// The stage's name in the pipeline: for words to people only.
+    /// The name of the stage in the pipeline, for messages only.
     pub stage: String,
-    /// As the user wrote them, defaults filled in.
+    /// The parameters as the user wrote them, with defaults filled in.
     pub parameters: Value,
-    /// By the pointer of the parameter that names them: one source, or one a variant for a gathering kind.
+    /// The input artifacts, by the pointer of the parameter that names their stage: one artifact, or one for each
+    /// variant for a gathering kind.
     pub stages: BTreeMap<String, Vec<InputArtifact>>,
-    /// By the pointer of the parameter that names them. The files of a folder or a pattern have pointers below that:
-    /// `/sources/0/path/7` is the eighth of them, and `/sources/0/path` the folder.
+    /// The paths of the input files, by the pointer of the parameter that names them. The files of a folder or a
+    /// pattern have longer pointers: `/sources/0/path/7` is the eighth file, and `/sources/0/path` is the folder.
     pub files: BTreeMap<String, PathBuf>,
-    /// The pipeline's seed.
+    /// The seed of the pipeline.
     pub seed: u64,
     pub environment: Environment,
     pub threads: usize,
-    /// Holds `out/`, the artifact to be, and `work/`, which outlives a kill.
+    /// The staging folder: it holds `out/`, which becomes the artifact, and `work/`, which stays after a kill.
     pub folder: PathBuf,
 }
 
-/// An artifact of another stage.
+/// An artifact of another stage, as a running stage sees it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct InputArtifact {
     pub stage: String,
-    /// The sweep's values that this artifact was made with; empty without a sweep.
+    /// The values of the sweep in the variant of this artifact; empty without a sweep.
     pub variant: Map<String, Value>,
-    /// The artifact's folder; its name is the artifact's digest.
+    /// The folder of the artifact. The name of the folder is the digest of the artifact.
     pub folder: PathBuf,
 }
 
-/// Where tensors live and what they are made of.
+/// The device and the dtype of the tensors of a stage.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Environment {
     pub device: DeviceKind,
-    /// Which of several devices; not part of any key.
+    /// The index of the device, if there are several. Not part of any key.
     pub device_index: usize,
     pub dtype: DType,
 }
@@ -66,7 +68,7 @@ pub enum DeviceKind {
     Cuda,
 }
 
-/// The type that matrix products run in; trained weights keep f32 masters in either case.
+/// The dtype of matrix products. Trained weights keep f32 masters with either dtype.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DType {
@@ -74,67 +76,70 @@ pub enum DType {
     Bf16,
 }
 
-/// What a stage tells the engine while it runs.
+/// A message of a running stage to the engine.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "event")]
 pub enum Event {
     Progress(Progress),
-    /// A line that the person should see, such as how many records were rejected.
+    /// A line for the user, such as the number of rejected records.
     Note {
         text: String,
     },
     Cost(Cost),
 }
 
-/// How far a phase of a stage is.
+/// The progress of a phase of a stage.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Progress {
-    /// What is going on: `features`, `round 3 of 20`.
+    /// The name of the phase, such as `features` or `round 3 of 20`.
     pub phase: String,
     pub done: u64,
     pub total: u64,
-    /// What `done` counts: `rows`, `steps`.
+    /// The unit of `done` and `total`, such as `rows` or `steps`.
     pub unit: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens_per_second: Option<f64>,
-    /// The newest figures, such as `reward +0.12, loss 1.31`.
+    /// The latest measured values, such as `reward +0.12, loss 1.31`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub detail: String,
 }
 
-/// What a phase of a stage has cost. Seconds and memory are not part of an artifact: they differ between two runs.
+/// The cost of a phase of a stage. Costs are not part of an artifact, because seconds and memory differ between two
+/// runs.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Cost {
-    /// `load`, `forward`, `backward`, `optimizer`, `reward evaluation`, `selection`; others by a kind's own words.
+    /// The name of the phase: `load`, `forward`, `backward`, `optimizer`, `reward evaluation`, `selection`, or another
+    /// name that a kind chooses.
     pub phase: String,
     pub seconds: f64,
     pub tokens: u64,
     /// Tokens that carry a loss.
     pub supervised_tokens: u64,
-    /// By the formula of docs/method.md, section 8.
+    /// Floating-point operations, by the formula in docs/method.md, section 8.
     pub flops: f64,
-    /// The highest memory of the device that tensors live on, while the phase ran.
+    /// The peak memory, in bytes, of the device that holds the tensors, during the phase.
     #[serde(default)]
     pub peak_bytes: u64,
 }
 
-/// How often a progress event is sent at most.
+/// The minimum time between two progress events.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
-/// A running stage's view of the world.
+/// Everything that a running stage sees of its environment.
 pub struct Context {
     assignment: Assignment,
     last_progress: Cell<Option<Instant>>,
+    /// Whether the context sends no events.
     silent: bool,
-    /// Held for as long as the stage runs; see [`wait_until_left`].
+    /// The lock on `assignment.json`, held while the stage runs; see [`wait_until_left`].
     _at_work: Option<File>,
 }
 
-/// The file in a stage's folder that says what is to be made there; its process locks it while it is at work.
+/// The file name of the assignment in a staging folder. The worker locks this file while the stage runs.
 pub const ASSIGNMENT: &str = "assignment.json";
 
-/// Waits until no process is at work in a stage's folder any more: one that lost its build is about to be killed, but
-/// may still write. False if `give_up` said so first.
+/// Waits until no worker uses a staging folder. A worker of a killed build will end soon, but may still write. Returns
+/// false if `give_up` returned true before the folder was free.
 pub fn wait_until_left(folder: &Path, give_up: impl Fn() -> bool) -> Result<bool> {
     let path = folder.join(ASSIGNMENT);
     let file = match open_to_lock(&path) {
@@ -154,17 +159,16 @@ pub fn wait_until_left(folder: &Path, give_up: impl Fn() -> bool) -> Result<bool
     }
 }
 
-/// For writing too: a network file system gives no lock else.
+/// Opens a file for reading and writing: on a network file system, flock needs a file that is open for writing.
 fn open_to_lock(path: &Path) -> std::io::Result<File> {
     File::options().read(true).write(true).open(path)
 }
 
 impl Context {
-    /// Prepares the stage's folder, which no other process can then be at work in. What a killed run left in `work/`
-    /// stays; what it left in `out/` goes.
+    /// Locks and prepares the staging folder. The checkpoints of a killed run in `work/` stay; `out/` is emptied.
     ///
     /// # Errors
-    /// A folder without its assignment's file, or one that cannot be written.
+    /// The folder has no assignment file, or cannot be written.
     pub fn new(assignment: Assignment) -> Result<Self> {
         let path = assignment.folder.join(ASSIGNMENT);
         let lock = || open_to_lock(&path).and_then(|file| file.lock().map(|()| file));
@@ -172,7 +176,7 @@ impl Context {
         Ok(Self { silent: false, _at_work: Some(at_work), ..Self::silent(assignment)? })
     }
 
-    /// The same without a lock, and without events on standard output: for tests and library users.
+    /// A context without lock and without events on standard output, for tests and library users.
     pub fn silent(assignment: Assignment) -> Result<Self> {
         let context = Self { assignment, last_progress: Cell::new(None), silent: true, _at_work: None };
         let out = context.out();
@@ -193,11 +197,11 @@ impl Context {
         self.assignment.folder.join("out")
     }
 
-    /// The folder for checkpoints: kept when the stage is killed, gone when it has succeeded. Made when it is first asked
-    /// for: most stages need none.
+    /// The folder for checkpoints. It stays if the stage is killed, and is removed when the stage succeeds. The first
+    /// call creates the folder, because most stages need none.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// The folder cannot be created.
     pub fn work(&self) -> Result<PathBuf> {
         let folder = self.assignment.folder.join("work");
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
@@ -212,7 +216,7 @@ impl Context {
         }
     }
 
-    /// All variants' artifacts of the stage that the parameter at `pointer` names, in the sweep's order.
+    /// The artifacts, from all variants, of the stage that the parameter at `pointer` names, in the order of the sweep.
     pub fn gathered(&self, pointer: &str) -> Result<&[InputArtifact]> {
         self.assignment.stages.get(pointer).map(Vec::as_slice).ok_or_else(|| anyhow!("there is no input {pointer}"))
     }
@@ -222,8 +226,8 @@ impl Context {
         self.assignment.files.get(pointer).map(PathBuf::as_path).ok_or_else(|| anyhow!("there is no file {pointer}"))
     }
 
-    /// The files that the parameter at `pointer` names, one or all of a folder or a pattern, in the order of their names;
-    /// each with its name: of a single file that without folders, else the way from the folder to it.
+    /// The files that the parameter at `pointer` names, with a name for each, sorted by name. For a single file, the
+    /// name is the file name without folders. For a folder or a pattern, the name is the path relative to the folder.
     pub fn files(&self, pointer: &str) -> Result<Vec<(String, &Path)>> {
         let whole = self.file(pointer)?;
         let name = |path: &Path| path.to_string_lossy().into_owned();
@@ -236,12 +240,12 @@ impl Context {
         Ok(several.into_iter().map(|path| (name(path.strip_prefix(whole).unwrap_or(path)), path)).collect())
     }
 
-    /// This kind's own seed, derived from the pipeline's.
+    /// The seed of this kind, derived from the seed of the pipeline.
     pub fn seed(&self) -> Seed {
         Seed::new(self.assignment.seed).at(&self.assignment.kind)
     }
 
-    /// The pipeline's seed as the user wrote it: for summaries. Draws come from [`Context::seed`].
+    /// The seed of the pipeline as the user wrote it, for summaries. For random draws, use [`Context::seed`].
     pub fn pipeline_seed(&self) -> u64 {
         self.assignment.seed
     }
@@ -254,15 +258,15 @@ impl Context {
         self.assignment.threads
     }
 
-    /// Writes a small JSON file, pretty-printed.
+    /// Writes a small, pretty-printed JSON file into the artifact.
     pub fn write_json<T: Serialize>(&self, name: &str, value: &T) -> Result<()> {
         let path = self.out().join(name);
         let text = serde_json::to_string_pretty(value)? + "\n";
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// Records that this artifact is of use only together with the artifact of the input at `pointer`, under a name
-    /// that [`referenced`] finds again. The store keeps what is referenced for as long as this artifact.
+    /// Adds a reference: this artifact needs the artifact in the folder `artifact`. [`referenced`] finds that folder by
+    /// `name`. The store keeps a referenced artifact as long as this artifact exists.
     pub fn add_reference(&self, name: &str, artifact: &Path) -> Result<()> {
         let mut references = references(&self.out())?;
         let digest = artifact.file_name().ok_or_else(|| anyhow!("{} has no name", artifact.display()))?;
@@ -282,7 +286,7 @@ impl Context {
         self.send(&Event::Note { text: text.into() });
     }
 
-    /// Notes what is said by something that knows of no stage, such as a model that finds no memory.
+    /// A function that sends a text as a note, for code that has no context, such as a model that runs out of memory.
     pub fn listener(&self) -> impl Fn(&str) + Send + Sync + 'static {
         let silent = self.silent;
         move |text: &str| {
@@ -306,19 +310,20 @@ impl Context {
 impl Event {
     fn send(&self) {
         if let Ok(line) = serde_json::to_string(self) {
-            // A reader that went away is no reason to lose the work: the artifact still counts.
+            // If nobody reads the events any more, the stage still continues: its artifact is of use.
             let _ = writeln!(std::io::stdout().lock(), "{line}");
         }
     }
 }
 
-/// The file in an artifact that names the artifacts it needs: `{"base": "<digest>"}`.
+/// The file of an artifact that lists its references: `{"base": "<digest>"}`.
 pub const REFERENCES: &str = "references.json";
 
-/// The names of the artifacts that this one needs, by what it calls them; none where there is no such file.
+/// The references of an artifact: the digests of the artifacts that it needs, by name. Empty if the artifact has no
+/// file references.json.
 ///
 /// # Errors
-/// A file that cannot be read, or that does not hold references.
+/// The file cannot be read, or does not hold references.
 pub fn references(artifact: &Path) -> Result<BTreeMap<String, String>> {
     let path = artifact.join(REFERENCES);
     match std::fs::read(&path) {
@@ -328,14 +333,14 @@ pub fn references(artifact: &Path) -> Result<BTreeMap<String, String>> {
     }
 }
 
-/// The folder of the artifact that `artifact` refers to as `name`; `None` where it has no such reference.
+/// The folder of the artifact to which `artifact` refers by `name`; `None` if there is no such reference.
 ///
 /// # Errors
-/// A reference to an artifact that is not in the same store.
+/// The referenced artifact is not in the same store.
 pub fn referenced(artifact: &Path, name: &str) -> Result<Option<PathBuf>> {
     let references = references(artifact)?;
     let Some(digest) = references.get(name) else { return Ok(None) };
-    // Through the link in out/, the neighbours are those of the real folder.
+    // `artifact` may be a link in out/. The referenced artifact lies beside the target of the link.
     let real = artifact.canonicalize()?;
     let folder = real.with_file_name(digest);
     ensure!(folder.is_dir(), "{} refers to the artifact {digest}, which is not in the store", artifact.display());

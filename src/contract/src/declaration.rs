@@ -1,4 +1,5 @@
-//! What a stage kind declares. The engine knows kinds only through this page.
+//! The declaration of a kind: parameters, needs, checks, version and executable. The engine knows a kind only by its
+//! declaration; serve.rs connects a kind with the function that runs its stages.
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
@@ -7,7 +8,7 @@ use serde_json::Value;
 
 use raisin_base::error::Result;
 
-/// Which executable runs a stage of this kind.
+/// The executable that runs the stages of a kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Process {
     /// `raisin-data`: rows and files, no tensors.
@@ -28,39 +29,40 @@ impl Process {
     }
 }
 
-/// A stage kind as its declaration: its parameters, what it needs and what it provides. How a stage of the kind runs is a
-/// function in the executable that [`Kind::PROCESS`] names (see [`crate::KindRunner`]).
+/// A kind, declared: parameters, needs, and what its artifacts provide. The function that runs a stage of the kind is
+/// in the executable that [`Kind::PROCESS`] names (see [`crate::KindRunner`]).
 pub trait Kind {
-    /// The word after `kind =`.
+    /// The name of the kind: the value of `kind` in a pipeline file.
     const NAME: &'static str;
-    /// Part of the action key: raise it with every change of what a stage of this kind writes.
+    /// Part of the action key. Raise it with every change of the bytes that a stage of this kind writes.
     const VERSION: u32;
-    /// One sentence for people and for the JSON Schema.
+    /// One sentence for users, also used in the JSON Schema.
     const ABOUT: &'static str;
     const PROCESS: Process;
-    /// Whether results depend on the pipeline's seed; only then it is part of the action key.
+    /// Whether results depend on the seed of the pipeline. Only then the seed is part of the action key.
     const SEEDED: bool;
-    /// A gathering kind runs once for a pipeline and sees its inputs from every variant.
+    /// Whether this is a gathering kind: its stage runs once for a pipeline and sees its inputs from every variant.
     const GATHERS: bool = false;
-    /// What a later stage may want of this one: `instructions`, `task`, `model`, `features`, `clusters`, `policy`,
-    /// `selection`, `scores`, `overlap`.
+    /// The names that a stage of this kind provides, and that the need of another stage can demand: `instructions`,
+    /// `task`, `model`, `features`, `clusters`, `policy`, `selection`, `scores`, `overlap`.
     const PROVIDES: &'static [&'static str];
 
-    /// Defaults are documented on the fields and filled in here, so that writing a default out changes no key.
+    /// The parameters. Defaults are documented on the fields. Deserialisation fills the defaults in; therefore a
+    /// default that is written out does not change the key.
     type Parameters: Serialize + DeserializeOwned + JsonSchema;
 
     /// Reads parameters as a person wrote them, and fills in the defaults.
     ///
     /// # Errors
-    /// A parameter that is unknown, missing or of the wrong type, by its pointer.
+    /// A parameter is unknown, missing or of the wrong type. The error has its pointer.
     fn read(written: Value) -> Result<Self::Parameters, ParameterProblem> {
         from_json(written, "")
     }
 
-    /// Names every input. A pointer (RFC 6901) says which parameter holds it.
+    /// Adds every need of the stage to `needs`. A pointer (RFC 6901) says which parameter names the input.
     fn needs(parameters: &Self::Parameters, needs: &mut Needs);
 
-    /// What the types cannot say: impossible values and combinations, refused before anything runs.
+    /// Refuses impossible values and combinations that the types allow. The check runs before any stage runs.
     ///
     /// # Errors
     /// A [`ParameterProblem`] that points at the parameter.
@@ -69,7 +71,7 @@ pub trait Kind {
     }
 }
 
-/// A value that cannot be right, by the pointer of its parameter.
+/// A wrong value, with the pointer of its parameter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParameterProblem {
     pub pointer: String,
@@ -96,7 +98,7 @@ pub struct Needs {
     pub files: Vec<FileNeed>,
 }
 
-/// The parameter at `pointer` names a stage, which must provide `provides` (anything, if none is given).
+/// The parameter at `pointer` names a stage. If `provides` is given, that stage must provide it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StageNeed {
     pub pointer: String,
@@ -109,8 +111,9 @@ pub struct StageNeed {
 pub struct FileNeed {
     pub pointer: String,
     pub path: String,
-    /// The pointer of the parameter that may pin the file's blake3.
+    /// The pointer of the parameter that may hold the expected digest of the file.
     pub pin_pointer: Option<String>,
+    /// The expected digest of the file.
     pub pin: Option<String>,
     /// Whether the stage reads each file of a folder or a pattern such as `data/*.jsonl`.
     pub several: bool,
@@ -135,7 +138,8 @@ impl Needs {
         });
     }
 
-    /// A file whose digest the user may pin: `at` is the pointer of a table with `path` and `blake3`.
+    /// Adds a file for which the user can give an expected digest. `at` is the pointer of a table with `path` and
+    /// `blake3`.
     pub fn pinned_file(&mut self, at: &str, path: &str, blake3: Option<&str>) {
         self.files.push(FileNeed {
             pointer: format!("{at}/path"),
@@ -146,7 +150,8 @@ impl Needs {
         });
     }
 
-    /// The same, where the path may also be that of a folder, or a pattern: [`crate::Context::files`] gives each file.
+    /// Adds a file, a folder or a pattern for which the user can give an expected digest. [`crate::Context::files`]
+    /// gives each file.
     pub fn pinned_files(&mut self, at: &str, path: &str, blake3: Option<&str>) {
         self.pinned_file(at, path, blake3);
         if let Some(need) = self.files.last_mut() {
@@ -155,10 +160,11 @@ impl Needs {
     }
 }
 
-/// As [`Declaration::resolve_unless`].
+/// The function behind [`Declaration::resolve_unless`].
 type Resolve = fn(Value, &mut dyn FnMut(&Value) -> bool) -> Result<Resolved, ParameterProblem>;
 
-/// A kind without its type: what the engine and the schema generator work with.
+/// The declaration of a kind as a value, without the type of its parameters. The engine and the schema generator use
+/// it.
 pub struct Declaration {
     pub name: &'static str,
     pub version: u32,
@@ -196,12 +202,13 @@ impl Declaration {
     /// Checks parameters as a person wrote them (without `kind`) and fills in the defaults.
     ///
     /// # Errors
-    /// The first parameter that is unknown, missing, of the wrong type, or impossible.
+    /// A parameter is unknown, missing, of the wrong type, or impossible. The error names the first one.
     pub fn resolve(&self, parameters: Value) -> Result<Resolved, ParameterProblem> {
         self.resolve_unless(parameters, &mut |_| false)
     }
 
-    /// The same; complete parameters of which `checked` says that [`Kind::check`] has passed them are not checked again.
+    /// As [`Self::resolve`]. If `checked` returns true for the complete parameters, [`Kind::check`] accepted them
+    /// earlier and is not called again.
     ///
     /// # Errors
     /// As [`Self::resolve`].
@@ -218,10 +225,10 @@ impl Declaration {
     }
 }
 
-/// Reads what a person wrote at the pointer `at`.
+/// Reads the value that a person wrote at the pointer `at`.
 ///
 /// # Errors
-/// The first value that does not fit, by its pointer.
+/// A value does not have the type `T`. The error has the pointer of the first such value.
 pub fn from_json<T: DeserializeOwned>(written: Value, at: &str) -> Result<T, ParameterProblem> {
     serde_path_to_error::deserialize(written).map_err(|error| {
         let mut pointer = at.to_owned();

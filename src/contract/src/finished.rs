@@ -1,8 +1,9 @@
-//! What a long stage has finished, part by part, in its work folder: a stage that is started again after a kill takes it
-//! up. It knows nothing of what the parts mean; they come in the same order in every run of an action.
+//! Finished parts of a long stage, saved in the work folder. If a stage starts again after a kill, the stage continues
+//! after the last saved part. This file does not know the meaning of the parts; every run of an action must make its
+//! parts in the same order.
 //!
-//! Each part is a [sealed](raisin_base::sealed) record. A part counts if its record and all before it are whole, so nothing
-//! is synced: what a kill or a loss of power tears is computed again.
+//! Each part is a [sealed](raisin_base::sealed) record. A part is used if its record and all records before it are
+//! whole. Therefore nothing is synced: a part that a kill or a power failure tears is computed again.
 
 use std::collections::VecDeque;
 use std::marker::PhantomData;
@@ -22,7 +23,7 @@ pub struct Finished<T> {
 }
 
 impl<T: Serialize + DeserializeOwned> Finished<T> {
-    /// What earlier attempts have left of this phase.
+    /// Opens the saved parts of a phase.
     pub fn open(context: &Context, phase: &str) -> Result<Self> {
         let path = context.work()?.join(format!("{phase}.parts"));
         let (records, earlier) = Records::open(&path, &|text| context.note(text), |record| {
@@ -31,7 +32,8 @@ impl<T: Serialize + DeserializeOwned> Finished<T> {
         Ok(Self { records, earlier: earlier.into(), kind: PhantomData })
     }
 
-    /// The next part, from an earlier attempt or else from `make`, and then put aside.
+    /// The next part. If an earlier run saved it, the saved part is returned; otherwise `make` computes the part, and
+    /// the part is saved.
     pub fn next(&mut self, make: impl FnOnce() -> Result<T>) -> Result<T> {
         if let Some(part) = self.earlier.pop_front() {
             return Ok(part);

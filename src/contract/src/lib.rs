@@ -1,14 +1,15 @@
-//! What the engine and the stages agree on. The engine knows stage kinds only through [`Declaration`], and a stage knows its
-//! surroundings only through [`Context`].
+//! The contract between engine and stages. The engine knows a kind only by its [`Declaration`], and a running stage
+//! knows its environment only by its [`Context`]. The kinds themselves are in src/kinds.
 //!
 //! | module | concern |
 //! |---|---|
-//! | [`action`] | what a stage is made from: the value that an action key is the digest of |
-//! | [`declaration`] | what a kind declares: parameters, inputs, checks |
-//! | [`context`] | what a running stage sees: inputs, folders, seed; and what it tells: progress, notes, costs |
-//! | [`serve`] | the loop of a worker process |
-//! | [`finished`] | finished parts of a long stage, kept over a kill |
-//! | [`query`] | what `raisin` asks `raisin-sql` |
+//! | [`action`] | the action of a stage; the action key is its digest |
+//! | [`declaration`] | the declaration of a kind: parameters, needs, checks |
+//! | [`context`] | the context of a running stage: inputs, folders, seed, events |
+//! | [`serve`] | the loop of a worker |
+//! | [`finished`] | finished parts of a long stage, which survive a kill |
+//! | [`query`] | the query that `raisin` passes to `raisin-sql` |
+//! | [`threads`] | the thread pool of a stage |
 
 pub mod action;
 pub mod context;

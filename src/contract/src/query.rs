@@ -1,40 +1,40 @@
-//! A query as `raisin` hands it to `raisin-sql`: one JSON argument.
+//! The query that `raisin` passes to `raisin-sql` as one JSON argument. src/query answers the query.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// The schema of the tool's own history.
+/// The SQL schema with the history of raisin: runs, stages, actions, artifacts, costs.
 pub const TOOL: &str = "raisin";
-/// The schema of every artifact's tables.
+/// The SQL schema with the tables of all artifacts.
 pub const HISTORY: &str = "history";
-/// Schemas that mean something else than a stage: no stage can have one of these names.
+/// SQL schemas that do not belong to a stage. A stage cannot have one of these names.
 pub const RESERVED_SCHEMAS: [&str; 4] = [TOOL, HISTORY, "information_schema", "public"];
 
-/// One query and where its answer goes.
+/// One query, and the place for its result.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct QueryOptions {
     pub sql: String,
-    /// The store.
+    /// The cache folder.
     pub cache: PathBuf,
-    /// The folder of pipelines' links and descriptions.
+    /// The out folder, with the links and the build.json of each pipeline.
     pub out: PathBuf,
-    /// Whose stages the query means; by default the pipeline whose results changed last.
+    /// The pipeline whose stages the query reads. Default: the pipeline whose results changed last.
     pub pipeline: Option<String>,
     pub format: Format,
-    /// A file; by default standard output.
+    /// The file for the result. Default: standard output.
     pub output: Option<PathBuf>,
 }
 
-/// How results are printed.
+/// The output format of a query.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// Aligned text for people; the row count goes to standard error.
+    /// Aligned text for users; the number of rows goes to standard error.
     #[default]
     Table,
     Csv,
-    /// JSON lines, one object a row.
+    /// JSON lines, one object per row.
     Json,
     Parquet,
 }

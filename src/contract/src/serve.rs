@@ -1,5 +1,5 @@
-//! The worker's side of the protocol between a build and its workers: one request a line on standard input; events and,
-//! at last, how the stage ended on standard output. The engine's side is `engine/resident.rs`.
+//! The loop of a worker: reads requests from standard input, one per line, and runs stages. Events, and finally the
+//! outcome of the stage, go to standard output. The side of the build is `engine/resident.rs`.
 
 use std::fs::OpenOptions;
 use std::io::{BufRead as _, Write as _};
@@ -12,21 +12,22 @@ use raisin_base::error::{Context as _, Error, Problem, Result, anyhow, render};
 
 use crate::{Assignment, Context, DeviceKind, Event, Kind};
 
-/// Which assignment a worker is to make, and the file that its standard error goes to.
+/// The line that the build writes to a worker: the path of an assignment, and the path of the stage's log.
 #[derive(Serialize, Deserialize)]
 pub struct StageRequest {
     pub assignment: PathBuf,
     pub log: PathBuf,
 }
 
-/// The line that ends a stage.
+/// The line that a worker writes when a stage has ended.
 #[derive(Serialize, Deserialize)]
 pub struct Ended {
     pub ended: StageOutcome,
-    /// Whether the worker ends itself after this stage.
+    /// Whether the worker exits after this stage.
     pub leaves: bool,
 }
 
+/// How a stage ended.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StageOutcome {
@@ -34,7 +35,7 @@ pub enum StageOutcome {
     Failed,
 }
 
-/// How stages of one kind run in this executable.
+/// The function that runs stages of one kind in this executable.
 pub struct KindRunner {
     pub kind: &'static str,
     version: u32,
@@ -42,8 +43,9 @@ pub struct KindRunner {
 }
 
 impl KindRunner {
-    /// `run` writes files into [`Context::out`] only, and equal parameters, inputs, seed and environment give equal bytes:
-    /// no time, no path, no host name. Checkpoints of a long stage go to [`Context::work`].
+    /// The runner of the kind `K`. `run` must write files only into [`Context::out`], and checkpoints into
+    /// [`Context::work`]. Equal parameters, inputs, seed and environment must give equal bytes: an artifact contains no
+    /// time, path or host name.
     pub fn of<K: Kind>(run: fn(K::Parameters, &Context) -> Result<()>) -> Self
     where
         K::Parameters: 'static,
@@ -58,10 +60,10 @@ impl KindRunner {
     }
 }
 
-/// Runs an assignment with the function that its kind has among `runners`.
+/// Runs an assignment with the runner of its kind.
 ///
 /// # Errors
-/// This executable runs no stage of that kind, or another version of the kind; or the stage failed.
+/// `runners` has no runner for this kind, the runner has another version of the kind, or the stage failed.
 pub fn run_one_of(runners: &[KindRunner], assignment: Assignment) -> Result<()> {
     let Some(runner) = runners.iter().find(|runner| runner.kind == assignment.kind) else {
         return Err(anyhow!("this executable runs no stage of kind `{}`", assignment.kind));
@@ -75,8 +77,8 @@ pub fn run_one_of(runners: &[KindRunner], assignment: Assignment) -> Result<()> 
     (runner.run)(assignment)
 }
 
-/// Writes why a stage failed to standard error, which is the stage's log. If the log cannot be written, because the disk is
-/// full, the text goes to the engine as an event.
+/// Writes the reason of a failure to standard error, which is the log of the stage. If the log cannot be written, for
+/// example because the disk is full, the text goes to the engine as an event.
 pub fn report_failure(error: &Error) {
     let text = render(error);
     let told = writeln!(std::io::stderr(), "{text}");
@@ -87,11 +89,11 @@ pub fn report_failure(error: &Error) {
     }
 }
 
-/// Makes assignments with `run` until standard input ends. After a stage, a worker that holds more bytes of memory than
-/// `most` allows ends itself, and the next stage gets a new worker.
+/// Runs assignments with `run` until standard input ends. If a worker holds more memory after a stage than `most`
+/// allows (in bytes), the worker exits, and the next stage gets a new worker.
 pub fn serve(run: impl Fn(Assignment) -> Result<()>, most: impl Fn(DeviceKind) -> u64) -> Result<()> {
     for line in std::io::stdin().lock().lines() {
-        let request: StageRequest = serde_json::from_str(&line?).context("this is no request")?;
+        let request: StageRequest = serde_json::from_str(&line?).context("this line is not a request")?;
         turn_errors_to(&request.log)?;
         let assignment = read_assignment(&request.assignment);
         let device = assignment.as_ref().map_or(DeviceKind::Cpu, |assignment| assignment.environment.device);
@@ -105,7 +107,7 @@ pub fn serve(run: impl Fn(Assignment) -> Result<()>, most: impl Fn(DeviceKind) -
         let leaves = held_memory() > most(device);
         let reply = serde_json::to_string(&Ended { ended, leaves })?;
         let mut stdout = std::io::stdout().lock();
-        // On a line of its own, whatever a library has printed before without ending its line.
+        // The line break before the reply ends a line that a library may have printed without line break.
         writeln!(stdout, "\n{reply}")?;
         stdout.flush()?;
         if leaves {
@@ -120,17 +122,17 @@ pub fn read_assignment(path: &Path) -> Result<Assignment> {
     serde_json::from_slice(&text).with_context(|| format!("{} is not an assignment", path.display()))
 }
 
-/// Standard error goes to this file from now on, also that of libraries.
+/// Redirects standard error to the log, including the output of libraries.
 fn turn_errors_to(log: &Path) -> Result<()> {
     let file = OpenOptions::new().append(true).open(log).with_context(|| format!("cannot open {}", log.display()))?;
-    // SAFETY: descriptor 2 is standard error, which is open for the life of the process; it is not closed here, as the
-    // owner is forgotten.
+    // SAFETY: descriptor 2 is standard error, which stays open as long as the process lives. `ManuallyDrop` keeps the
+    // `OwnedFd` from closing descriptor 2.
     let mut stderr = std::mem::ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(2) });
-    rustix::io::dup2(&file, &mut stderr).context("cannot turn standard error to the log")?;
+    rustix::io::dup2(&file, &mut stderr).context("cannot redirect standard error to the log")?;
     Ok(())
 }
 
-/// Memory that this process does not share with the files of its libraries; 0 where that cannot be told.
+/// The anonymous memory of this process in bytes (without mapped files such as libraries); 0 if it cannot be read.
 fn held_memory() -> u64 {
     let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("RssAnon:"));

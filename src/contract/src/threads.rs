@@ -1,14 +1,16 @@
-//! The threads of a stage that are not libtorch's: rows are encoded, clusters found and episodes played on as many as
-//! the stage was given, however many cores the machine has.
+//! The thread pool of a stage, for encoding rows, clustering and playing episodes. The pool has as many threads as the
+//! build gave to the stage, whatever the number of cores is. libtorch manages its threads itself.
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use raisin_base::error::{Context as _, Result};
 
-/// As a program's first thread usually has: a stage runs on a thread of its pool.
+/// The stack size of a thread, in bytes (8 MiB). A stage runs on a thread of its pool and needs a stack as large as
+/// that of a main thread.
 const STACK: usize = 8 << 20;
 
-/// The threads of one stage. They are its own, as a worker makes several stages, and each may have another number.
+/// Creates the thread pool of one stage. Each stage gets its own pool, because a worker runs several stages and each
+/// may have another number of threads.
 pub fn pool(threads: usize) -> Result<ThreadPool> {
     let builder = ThreadPoolBuilder::new().num_threads(threads.max(1)).stack_size(STACK);
     builder.build().with_context(|| format!("cannot start {threads} threads"))

@@ -1,4 +1,5 @@
-//! Holds the tree against the stage kinds: known keys, complete parameters, references that lead somewhere, an order.
+//! Checks the tree against the declarations of the kinds: keys are known, parameters are complete, needed stages exist,
+//! and the stages can be ordered. explain.rs writes the messages.
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
@@ -20,15 +21,17 @@ use raisin_contract::{DType, Declaration, ParameterProblem, Resolved, StageNeed}
 const TOP_KEYS: [&str; 4] = ["include", "pipeline", "stage", "sweep"];
 const PIPELINE_KEYS: [&str; 3] = ["name", "seed", "dtype"];
 
-/// What `[pipeline]` says.
+/// The content of `[pipeline]`.
 pub struct Header {
     pub name: String,
     pub seed: u64,
     pub dtype: Option<DType>,
 }
 
+/// Reads and checks `[pipeline]`.
+///
 /// # Errors
-/// Unknown keys, here and at the top of the file, and values of the wrong type.
+/// `[pipeline]` or the top level of the file has an unknown key, or a value has the wrong type.
 pub fn header(root: &Table, file: &Path) -> Result<Header, Vec<Problem>> {
     let mut problems: Vec<Problem> = root
         .entries
@@ -48,10 +51,10 @@ pub fn header(root: &Table, file: &Path) -> Result<Header, Vec<Problem>> {
         }
     }
     if let Some(problem) = bad_name(&header.name).filter(|_| problems.is_empty()) {
-        let message = format!("the pipeline's name `{}` {problem}: it is the name of a folder under out/", header.name);
+        let message = format!("the pipeline name `{}` {problem}: it is the name of a folder under out/", header.name);
         problems.push(match root.get("pipeline").and_then(TreeNode::table).and_then(|table| table.get("name")) {
             Some(node) => node.origin.problem(message),
-            None => Problem::usage(message).hint("give it a `name` in [pipeline]"),
+            None => Problem::usage(message).hint("set a `name` in [pipeline]"),
         });
     }
     if problems.is_empty() { Ok(header) } else { Err(problems) }
@@ -74,10 +77,10 @@ fn header_key(header: &mut Header, entry: &TableEntry) -> Result<(), Problem> {
     Ok(())
 }
 
-/// One combination of the sweep, with its stages resolved and in order.
+/// The variant of one combination of the sweep, with its stages resolved and ordered.
 ///
 /// # Errors
-/// Everything that is wrong with its stages.
+/// All problems of the stages of this variant.
 pub fn variant(
     root: &Table,
     combination: &Combination<'_>,
@@ -101,7 +104,7 @@ struct CheckedStage<'t> {
     resources: Resources,
 }
 
-/// Every stage of the file by its name; `None` for one that is itself wrong.
+/// All stages of the file by name; `None` for a stage that has a problem of its own.
 type Named<'c, 't> = HashMap<&'c str, Option<&'c CheckedStage<'t>>>;
 
 fn stages(root: &Table, kinds: &'static [Declaration], memory: &mut Checked) -> Result<Vec<Stage>, Vec<Problem>> {
@@ -119,7 +122,7 @@ fn stages(root: &Table, kinds: &'static [Declaration], memory: &mut Checked) -> 
             Err(problem) => problems.push(problem),
         }
     }
-    // A reference to a stage that is itself wrong is not wrong for that.
+    // A stage that needs a wrong stage gets no additional problem.
     let mut named: Named<'_, '_> = table.keys().map(|name| (name, None)).collect();
     named.extend(checked.iter().map(|stage| (stage.entry.key.as_str(), Some(stage))));
     for stage in &checked {
@@ -140,7 +143,7 @@ fn stages(root: &Table, kinds: &'static [Declaration], memory: &mut Checked) -> 
     Ok(checked.into_iter().map(finished).collect())
 }
 
-/// Where the stage's files and their pins are named.
+/// Where the paths and the expected digests of the files of a stage were written, by pointer.
 fn files_written(stage: &CheckedStage<'_>) -> HashMap<String, Written> {
     let files = &stage.resolved.needs.files;
     let pointers = files.iter().flat_map(|file| [Some(&file.pointer), file.pin_pointer.as_ref()]).flatten();
@@ -158,7 +161,7 @@ fn stage<'t>(
     }
     if RESERVED_SCHEMAS.contains(&name.as_str()) {
         let message =
-            format!("the stage name `{name}` is that of a schema of `raisin sql`, which the stage would hide");
+            format!("the stage name `{name}` is also the name of a schema of `raisin sql`, and would hide the schema");
         return Err(entry.origin.problem(message).hint(format!("give the stage another name, such as `{name}_stage`")));
     }
     let table = entry.node.table().ok_or_else(|| wants(&entry.node, &format!("stage.{name}"), "a table"))?;
@@ -226,10 +229,11 @@ fn reference(stage: &CheckedStage<'_>, need: &StageNeed, all: &Table, named: &Na
         .map(|name| format!("`{name}`"))
         .collect();
     let problem = place.problem(message);
-    Err(if able.is_empty() { problem } else { problem.hint(format!("these do: {}", able.join(", "))) })
+    Err(if able.is_empty() { problem } else { problem.hint(format!("stages that provide this: {}", able.join(", "))) })
 }
 
-/// Every stage after those it needs; of those that could come next, the first in the file.
+/// Orders the stages: a stage comes after the stages that it needs. If several stages could come next, the first in the
+/// file comes next.
 fn order(stages: Vec<Stage>) -> Result<Vec<Stage>, Problem> {
     let places: HashMap<&str, usize> =
         stages.iter().enumerate().map(|(place, stage)| (stage.name.as_str(), place)).collect();
@@ -258,7 +262,8 @@ fn order(stages: Vec<Stage>) -> Result<Vec<Stage>, Problem> {
     if waiting.is_empty() { Ok(ordered) } else { Err(cycle(&waiting)) }
 }
 
-/// Among stages of which each needs another, going from need to need comes back to one seen before.
+/// Finds a cycle in `waiting`, where each stage needs another stage of `waiting`. Following the needs from any stage
+/// leads to a stage that was visited before.
 fn cycle(waiting: &[Stage]) -> Problem {
     let mut path: Vec<&str> = Vec::new();
     let mut here = &waiting[0];
@@ -272,7 +277,7 @@ fn cycle(waiting: &[Stage]) -> Problem {
         let next = here.resolved.needs.stages.iter().find_map(|need| waiting.iter().find(|s| s.name == need.stage));
         match next {
             Some(next) => here = next,
-            None => return Problem::usage(format!("stage `{}` waits for a stage that is not there", here.name)),
+            None => return Problem::usage(format!("stage `{}` needs a stage that does not exist", here.name)),
         }
     }
 }
@@ -281,7 +286,7 @@ fn stem(file: &Path) -> String {
     file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// Names become folders, SQL schemas and parts of dotted keys.
+/// What is wrong with a name; `None` if the name is usable. Names become folders, SQL schemas and parts of dotted keys.
 fn bad_name(name: &str) -> Option<&'static str> {
     let plain = |letter: char| letter.is_ascii_alphanumeric() || letter == '_' || letter == '-';
     match name.chars().next() {

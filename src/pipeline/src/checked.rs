@@ -1,7 +1,8 @@
-//! Which parameters passed their kind's check when a pipeline file was last loaded: checking them again would say the same.
+//! A memory of the parameters that passed the check of their kind when a pipeline file was last loaded. These
+//! parameters are not checked again. cache_only.rs in src/store writes and reads the file.
 //!
-//! A check may be expensive (that of `sql` parses the query), and most stages of a file are as they were. What is known
-//! holds for this executable only: another one may check more.
+//! A check may be expensive (the check of `sql` parses the query), and most stages of a file do not change between two
+//! loads. The memory is valid only for the executable that wrote it, because another executable may check more.
 
 use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt as _;
@@ -15,17 +16,19 @@ use raisin_store::{is_there, recall, remember, this_executable};
 
 #[derive(Default)]
 pub struct Checked {
-    /// Where it is kept; `None` where nothing is.
+    /// The path of the memory; `None` if nothing is saved.
     place: Option<PathBuf>,
     executable: String,
+    /// The digests of the parameters that passed in the last load.
     before: BTreeSet<Digest>,
+    /// The digests of the parameters of this load.
     now: BTreeSet<Digest>,
 }
 
 impl Checked {
-    /// What a cache remembers of a pipeline file.
+    /// Loads the memory of a pipeline file.
     pub fn load(cache: &Path, file: &Path) -> Self {
-        // One that is not there yet is for the engine to make, and one of another version is not ours to write into.
+        // If the cache does not exist yet, the engine creates it later. A cache of another version must not be changed.
         if !is_there(cache) {
             return Self::default();
         }
@@ -37,7 +40,8 @@ impl Checked {
         Self { place: Some(place), executable, before, now: BTreeSet::new() }
     }
 
-    /// Whether these complete parameters have passed. If not, they are taken to pass now: see [`Self::save`].
+    /// Whether these complete parameters passed in the last load. In either case, they are noted as parameters that
+    /// pass in this load: [`Self::save`] is called only if they do.
     pub fn knows(&mut self, declaration: &Declaration, parameters: &Value) -> bool {
         if self.place.is_none() {
             return false;
@@ -49,7 +53,7 @@ impl Checked {
         self.before.contains(&digest)
     }
 
-    /// Keeps what is known now. Only for a pipeline in which nothing was wrong.
+    /// Saves the parameters of this load. Call this only if the pipeline has no problem.
     pub fn save(self) {
         if let Some(place) = self.place.filter(|_| self.now != self.before) {
             remember(&place, &self.now.iter().flat_map(|digest| *digest.bytes()).collect::<Vec<u8>>());

@@ -1,19 +1,21 @@
-//! Turns a parameter that a stage kind refused into a message at the place where it was written.
+//! Turns a parameter that a kind refused into a problem with the place where the parameter was written. check.rs asks
+//! the kinds.
 
 use super::tree::{NodeContent, Origin, Table, TableEntry, TreeNode};
 use raisin_base::error::{Problem, nearest};
 use raisin_contract::ParameterProblem;
 
-/// Where a pointer leads: as far as what was written goes.
+/// The value to which a pointer leads. If the pipeline file does not contain the whole path, this is the last value of
+/// the path that the file contains.
 pub struct PointerTarget<'t> {
-    /// The last key or header on the way.
+    /// The origin of the last key or table header on the path.
     pub key: &'t Origin,
-    /// The value there; the key, where the value is a table under a header.
+    /// The origin of the value. For a table with a header, it is the origin of the header.
     pub value: &'t Origin,
     node: &'t TreeNode,
 }
 
-/// Follows a pointer (RFC 6901) below a stage.
+/// Follows a pointer (RFC 6901) in the table of a stage.
 pub fn find<'t>(stage: &'t TableEntry, pointer: &str) -> PointerTarget<'t> {
     let mut found = PointerTarget { key: &stage.origin, value: &stage.origin, node: &stage.node };
     for segment in pointer.split('/').skip(1) {
@@ -38,6 +40,7 @@ fn below<'t>(key: &'t Origin, node: &'t TreeNode) -> PointerTarget<'t> {
     PointerTarget { key, value: if under_header { key } else { &node.origin }, node }
 }
 
+/// The problem that the user sees for a parameter that a kind refused.
 pub fn parameter_problem(stage: &TableEntry, problem: &ParameterProblem) -> Problem {
     let message = problem.message.as_str();
     let parameter = problem.pointer.trim_start_matches('/').replace('/', ".");
@@ -45,7 +48,7 @@ pub fn parameter_problem(stage: &TableEntry, problem: &ParameterProblem) -> Prob
     let quoted = quoted(message);
     let hint = |nearest: Option<&str>| problem.hint.clone().or_else(|| Some(format!("did you mean `{}`?", nearest?)));
     if let (Some(_), Some((unknown, expected))) = (message.strip_prefix("unknown field"), quoted.split_first()) {
-        // The pointer leads to the field itself, or to the table that it is in.
+        // The pointer leads to the unknown field, or to the table that contains the field.
         let origin = found.node.table().and_then(|table: &Table| table.entry(unknown)).map(|entry| &entry.origin);
         let parent = match parameter.rsplit_once('.') {
             Some((parent, last)) if last == *unknown => format!("{parent}."),
@@ -90,7 +93,8 @@ fn ticked(words: &[&str]) -> String {
     words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
 }
 
-/// The words in backticks: serde names what it found first, then what it expected.
+/// The words in backticks. In a message of serde, the first word is the unknown name, and the others are the expected
+/// names.
 fn quoted(message: &str) -> Vec<&str> {
     message.split('`').skip(1).step_by(2).collect()
 }

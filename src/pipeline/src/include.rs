@@ -1,12 +1,14 @@
-//! Reads a pipeline file and what it includes into one tree.
+//! Reads a pipeline file and its includes, and merges them into one tree. tree.rs parses each file.
 
 use std::path::{Path, PathBuf};
 
 use super::tree::{NodeContent, Table, TreeNode};
 use raisin_base::error::Problem;
 
+/// Reads a pipeline file and its includes.
+///
 /// # Errors
-/// A file that is missing, that is not TOML, or that includes itself.
+/// A file is missing, is not TOML, or includes itself.
 pub fn read(file: &Path) -> Result<Table, Problem> {
     let text = std::fs::read_to_string(file).map_err(|error| missing(file, &error))?;
     read_text(file, text, &mut Vec::new())
@@ -36,7 +38,7 @@ fn read_text(file: &Path, text: String, open: &mut Vec<PathBuf>) -> Result<Table
     let mut base = Table::default();
     for node in wanted {
         let Some(name) = node.text() else {
-            let message = format!("`include` wants the path of a file, or an array of them, not {}", node.type_name());
+            let message = format!("`include` must be a path or an array of paths, not {}", node.type_name());
             return Err(node.origin.problem(message));
         };
         let path = file.parent().unwrap_or(Path::new("")).join(name);

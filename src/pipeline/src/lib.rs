@@ -1,12 +1,17 @@
-//! What the user wrote: loaded, swept, checked and resolved. It leaves paths, digests and running to the engine.
+//! Pipeline files: loads, sweeps, checks and resolves them. Input files, digests and running stages are the task of the
+//! engine.
 //!
-//! [`load`] goes through five steps, one a file: the TOML file and what it includes become one tree whose values know
-//! their places ([`tree`], [`include`]); `--set` and `--sweep` change that tree ([`overrides`]); the sweep's
-//! combinations are applied to copies of it ([`sweep`]); each copy is held against the stage kinds and put in order
-//! ([`check`]). Nothing has run by then, and every problem found in a step is reported, not the first one alone.
+//! [`load`] has these steps:
 //!
-//! Paths in a pipeline are relative to the project's root, the directory in which raisin was started: the same file
-//! can then be included from any folder. An `include` is relative to the file that says it.
+//! 1. The TOML file and its includes become one tree. Each value of the tree has its origin ([`tree`], [`include`]).
+//! 2. `--set` and `--sweep` change the tree ([`overrides`]).
+//! 3. Each combination of the sweep is applied to a copy of the tree ([`sweep`]).
+//! 4. Each copy is checked against the declarations of the kinds, and its stages are ordered ([`check`]).
+//!
+//! No stage runs during a load. Each step reports all problems that it finds, not only the first.
+//!
+//! Paths in a pipeline are relative to the directory in which raisin was started (the root of the project). Therefore
+//! the same file can be included from any folder. An `include` is relative to the file that contains the `include`.
 
 mod check;
 mod checked;
@@ -35,51 +40,53 @@ pub use tree::Written;
 
 /// A pipeline file, resolved.
 pub struct Pipeline {
-    /// The folder under `out/`, and the name in the journal.
+    /// The name of the folder under `out/`, and the name of the pipeline in the journal.
     pub name: String,
-    /// `pipeline.seed` as written; a variant may have another.
+    /// `pipeline.seed` as written. A variant may have another seed.
     pub seed_default: u64,
     pub file: PathBuf,
-    /// What relative paths in the pipeline are relative to: the directory in which raisin was started.
+    /// The directory in which raisin was started. Paths in the pipeline are relative to this directory.
     pub folder: PathBuf,
-    /// At least one.
+    /// The variants; always at least one.
     pub variants: Vec<Variant>,
-    /// The axes, each a dotted key and its values, in the order in which they were written.
+    /// The axes of the sweep (dotted key and values), in the order in which they were written.
     pub sweep: Vec<(String, Vec<Value>)>,
 }
 
-/// One combination of the sweep's values, with the stages that it makes.
+/// One combination of the values of all axes, with the stages that it gives.
 pub struct Variant {
-    /// Empty without a sweep, else such as `method=raise,seed=17`; usable as the name of a folder.
+    /// The name, such as `method=raise,seed=17`; usable as the name of a folder. Empty without a sweep.
     pub name: String,
-    /// The value of each axis, by its whole key.
+    /// The value of each axis, by the complete dotted key.
     pub values: Map<String, Value>,
     pub seed: u64,
-    /// `None`: the engine chooses by the device.
+    /// The dtype; if `None`, the engine chooses the dtype by the device.
     pub dtype: Option<DType>,
-    /// Every stage comes after those that it needs; otherwise as in the file.
+    /// The stages. A stage comes after the stages that it needs; otherwise the order is that of the file.
     pub stages: Vec<Stage>,
 }
 
-/// A stage whose parameters are complete and whose references are known to hold.
+/// A stage whose parameters are complete, and whose needed stages exist and provide what the stage needs.
 pub struct Stage {
     pub name: String,
     pub declaration: &'static Declaration,
     pub resolved: Resolved,
     pub resources: Resources,
-    /// Where each file that it needs, or its pin, was written: by the parameter's pointer.
+    /// Where the path and the expected digest of each needed file were written, by the pointer of the parameter.
     pub written: HashMap<String, Written>,
 }
 
-/// Loads a pipeline of these kinds. The cache remembers what need not be checked again.
+/// Loads a pipeline whose stages have these kinds. Parameters that passed their check earlier, according to `cache`,
+/// are not checked again.
 ///
 /// # Errors
-/// A [`Problem`] with file, line and column; several of them in one, if the file has several.
+/// The pipeline is wrong. The error is a [`Problem`] with file, line and column; if there are several problems, the
+/// error lists all of them.
 pub fn load(file: &Path, overrides: &[Override], kinds: &'static [Declaration], cache: &Path) -> Result<Pipeline> {
     load_checked(file, overrides, kinds, Checked::load(cache, file))
 }
 
-/// The same without a cache.
+/// Loads a pipeline without a cache.
 ///
 /// # Errors
 /// As [`load`].
@@ -115,7 +122,7 @@ fn resolve(
     for combination in sweep::combinations(&axes) {
         match check::variant(&root, &combination, kinds, checked) {
             Ok(variant) => variants.push(variant),
-            // Most problems are the same in every variant.
+            // Most problems occur in every variant. Each is reported once.
             Err(found) => found.into_iter().for_each(|problem| {
                 if !problems.contains(&problem) {
                     problems.push(problem);
@@ -131,7 +138,7 @@ fn resolve(
     Ok(Pipeline { name: header.name, seed_default: header.seed, file: file.to_owned(), folder, variants, sweep })
 }
 
-/// One problem for all of them, since an error has one.
+/// Joins several problems into one, because an error carries one problem.
 fn several(file: &Path, mut problems: Vec<Problem>) -> Problem {
     if problems.len() == 1 {
         return problems.remove(0);

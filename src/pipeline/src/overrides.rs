@@ -1,10 +1,11 @@
-//! What the command line says about a pipeline: `--set key=value` and `--sweep key=[values]`.
+//! The flags `--set key=value` and `--sweep key=[values]`: parses them and applies them to the tree of a pipeline.
+//! sweep.rs handles `[sweep]` in a pipeline file.
 
 use super::sweep::{self, Axis};
 use super::tree::{NodeContent, Origin, Table, TableEntry, TreeNode};
 use raisin_base::error::Problem;
 
-/// One flag, as it was typed.
+/// The value of one flag, as the user typed it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Override {
     /// `stage.clusters.clusters=8`
@@ -30,11 +31,12 @@ impl Override {
     }
 }
 
-/// Applies the flags in their order, and gives the axes of the sweep that then remain. A `--set` of a swept key ends
-/// that axis: who sets one value wants that value.
+/// Applies the flags in their order, and returns the axes of the sweep. A `--set` of a swept key removes the axis of
+/// this key, because a user who sets one value wants only this value.
 ///
 /// # Errors
-/// Keys that lead nowhere or into a swept value, which would put it back, and whatever is wrong with `[sweep]`.
+/// A key does not lead to a parameter; a key is below a swept key (the values of the axis would replace the value of
+/// the flag); or `[sweep]` is wrong.
 pub fn apply(root: &mut Table, overrides: &[Override]) -> Result<Vec<Axis>, Vec<Problem>> {
     let mut axes = sweep::take(root)?;
     let mut problems = Vec::new();
@@ -62,23 +64,24 @@ pub fn apply(root: &mut Table, overrides: &[Override]) -> Result<Vec<Axis>, Vec<
     for (key, origin) in &all_set {
         if let Some(axis) = axes.iter().find(|axis| is_below(key, &axis.key)) {
             let message = format!("`{key}` is part of `{}`, which is swept", axis.key);
-            let hint = format!("`--set {0}=VALUE` ends that sweep, `--sweep {0}=[VALUES]` gives it others", axis.key);
+            let hint =
+                format!("`--set {0}=VALUE` ends this sweep; `--sweep {0}=[VALUES]` replaces its values", axis.key);
             problems.push(origin.problem(message).hint(hint));
         }
     }
     if problems.is_empty() { Ok(axes) } else { Err(problems) }
 }
 
-/// Whether a dotted key leads into the value of another.
+/// Whether the dotted key `key` is below the dotted key `other`.
 pub fn is_below(key: &str, other: &str) -> bool {
     key.strip_prefix(other).is_some_and(|rest| rest.starts_with('.'))
 }
 
-/// Puts a value at a dotted key, which was written at `origin`. A stage must be there already; a parameter of it need not, and its kind will tell
-/// whether there is such a parameter. A number reaches into an array.
+/// Sets the value at a dotted key, which was written at `origin`. The stage must exist. The parameter need not exist:
+/// the kind of the stage checks later whether it has this parameter. A number in the key is an index of an array.
 ///
 /// # Errors
-/// A key that does not lead to a parameter.
+/// The key does not lead to a parameter.
 pub fn set(root: &mut Table, key: &str, origin: &Origin, node: TreeNode) -> Result<(), Problem> {
     let parts: Vec<&str> = key.split('.').collect();
     match parts.as_slice() {
@@ -102,7 +105,7 @@ pub fn set(root: &mut Table, key: &str, origin: &Origin, node: TreeNode) -> Resu
     put_in_table(root, &parts, &DottedKey { whole: key, origin }, node)
 }
 
-/// A dotted key, and where it was written.
+/// A dotted key with its origin.
 struct DottedKey<'k> {
     whole: &'k str,
     origin: &'k Origin,
@@ -140,7 +143,7 @@ fn put(here: &mut TreeNode, parts: &[&str], key: &DottedKey<'_>, node: TreeNode)
             }
         }
         NodeContent::Scalar(value) => {
-            let message = format!("nothing can be below {value}, so `{part}` in `{}` leads nowhere", key.whole);
+            let message = format!("`{part}` in `{}` leads nowhere: {value} is neither a table nor an array", key.whole);
             Err(key.origin.problem(message))
         }
     }

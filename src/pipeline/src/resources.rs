@@ -1,27 +1,28 @@
-//! `resources = { ... }` of a stage: what it may take of the machine while it runs. Never part of an action key.
+//! `resources = { ... }` of a stage: what the stage may take of the machine while it runs. Resources are never part of
+//! an action key. The engine schedules stages by their resources.
 
 use serde::{Deserialize, Serialize};
 
-/// What a stage says that it takes. What it does not say, the engine chooses by the kind.
+/// The resources that a stage declares. The engine chooses the other resources by the kind of the stage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Resources {
-    /// Threads of a tensor stage. Default: the cores, shared out among the stages that `-j` lets run at once.
+    /// The number of threads of a tensor stage. Default: the cores, divided by the number of stages that `-j` allows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
-    /// The most memory that it takes, such as "4GB": stages run side by side only while all of theirs fits.
-    /// Default: 1GB for a tensor stage, 256MB for another.
+    /// The maximum memory of the stage, such as "4GB". Stages run at the same time only if their memory fits together.
+    /// Default: 1GB for a tensor stage, 256MB for another stage.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "text")]
     #[schemars(with = "Option<String>")]
     pub memory: Option<u64>,
-    /// How much of a GPU a tensor stage takes where there is one: 1 has it alone, 0.5 shares it with another stage.
+    /// The share of a GPU that a tensor stage takes: with 1 it has the GPU alone, with 0.5 two stages share the GPU.
     /// Default: 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpus: Option<f64>,
 }
 
 impl Resources {
-    /// What the types cannot say: the parameter that is impossible, and why.
+    /// An impossible value that the types allow: the name of the parameter, and the message.
     pub fn problem(&self) -> Option<(&'static str, &'static str)> {
         if self.threads == Some(0) {
             return Some(("threads", "nothing runs with 0 threads"));
@@ -33,7 +34,7 @@ impl Resources {
     }
 }
 
-/// `500MB`, `20GB` in bytes.
+/// Reads a size such as `500MB` or `20GB`, in bytes. The units are powers of 1000.
 pub fn bytes(text: &str) -> Option<u64> {
     let at = text.find(|letter: char| letter.is_ascii_alphabetic()).unwrap_or(text.len());
     let number: f64 = text[..at].trim().parse().ok().filter(|number| *number >= 0.0)?;
@@ -48,7 +49,7 @@ pub fn bytes(text: &str) -> Option<u64> {
     Some((number * unit) as u64)
 }
 
-/// Bytes as a person writes them.
+/// Reads and writes a number of bytes as text with a unit.
 mod text {
     use serde::{Deserialize as _, Deserializer, Serializer};
 

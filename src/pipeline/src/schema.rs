@@ -1,6 +1,7 @@
-//! The JSON Schema of pipeline files, from the types of the stage kinds: editors complete and check with it.
+//! The JSON Schema of pipeline files, made from the parameter types of the kinds. Editors use the schema for completion
+//! and checks; raisin itself checks pipelines in check.rs.
 //!
-//! Draft 7, because that is what TOML language servers read.
+//! The schema is Draft 7, because TOML language servers read Draft 7.
 
 use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
@@ -26,7 +27,7 @@ pub fn of(kinds: &[Declaration]) -> Value {
         "type": "object",
         "properties": {
             "include": {
-                "description": "Pipeline files to start from, relative to this one; what this file says wins.",
+                "description": "Pipeline files to include, relative to this file. The values in this file take precedence.",
                 "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }],
             },
             "pipeline": {
@@ -37,9 +38,9 @@ pub fn of(kinds: &[Declaration]) -> Value {
                         "type": "string",
                         "pattern": "^[A-Za-z0-9_][A-Za-z0-9_-]*$",
                     },
-                    "seed": { "description": "Every random draw follows from it. Default: 0.", "type": "integer", "minimum": 0 },
+                    "seed": { "description": "The seed of every random draw. Default: 0.", "type": "integer", "minimum": 0 },
                     "dtype": {
-                        "description": "The type that matrix products run in. Default: f32 on a CPU, bf16 on CUDA.",
+                        "description": "The dtype of matrix products. Default: f32 on a CPU, bf16 on CUDA.",
                         "allOf": [dtype],
                     },
                 },
@@ -52,7 +53,7 @@ pub fn of(kinds: &[Declaration]) -> Value {
                 "additionalProperties": { "oneOf": choices },
             },
             "sweep": {
-                "description": "Dotted keys such as \"stage.tuned.select.method\", each with an array of values: every combination is a variant.",
+                "description": "Dotted keys such as \"stage.tuned.select.method\", each with an array of values. Every combination is a variant.",
                 "type": "object",
                 "additionalProperties": { "type": ["array", "object"] },
             },
@@ -62,7 +63,7 @@ pub fn of(kinds: &[Declaration]) -> Value {
     })
 }
 
-/// The schema of one kind's parameters, and what they refer to.
+/// The schema of the parameters of one kind, with the definitions to which it refers.
 pub fn of_kind(kind: &Declaration) -> Value {
     let mut generator = SchemaSettings::draft07().for_deserialize().into_generator();
     let parameters = kind.schema(&mut generator).to_value();
@@ -71,7 +72,7 @@ pub fn of_kind(kind: &Declaration) -> Value {
     schema
 }
 
-/// The text of `schemas/pipeline.schema.json`.
+/// The content of `schemas/pipeline.schema.json`.
 pub fn text(kinds: &[Declaration]) -> String {
     format!("{:#}\n", of(kinds))
 }
@@ -83,7 +84,7 @@ fn stage(kind: &Declaration, parameters: Value, generator: &mut SchemaGenerator)
         properties.extend(known.clone());
     }
     let resources = generator.subschema_for::<Resources>().to_value();
-    let about = "What the stage may take of the machine while it runs; changes nothing that is cached.";
+    let about = "What the stage may take of the machine while it runs. Resources are not part of the action key.";
     properties.insert("resources".to_owned(), json!({ "description": about, "allOf": [resources] }));
     let mut required = vec![json!("kind")];
     required.extend(parameters.get("required").and_then(Value::as_array).into_iter().flatten().cloned());

@@ -1,4 +1,4 @@
-//! `[sweep]`: axes, their combinations, and short names for these.
+//! `[sweep]`: the axes, their combinations, and the names of the variants. overrides.rs handles the flag `--sweep`.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use super::overrides;
 use super::tree::{NodeContent, Origin, Table, TreeNode};
 use raisin_base::error::Problem;
 
-/// A dotted key and the values it takes.
+/// An axis: a dotted key and its values.
 pub struct Axis {
     pub key: String,
     pub origin: Origin,
@@ -18,11 +18,11 @@ pub struct Axis {
 
 impl Axis {
     /// # Errors
-    /// Anything but an array of different values.
+    /// `node` is not an array, the array is empty, or a value occurs twice.
     pub fn new(key: String, origin: Origin, node: TreeNode) -> Result<Self, Problem> {
         let found = node.type_name();
         let NodeContent::Array(values) = node.content else {
-            let message = format!("the sweep of `{key}` wants an array of values, not {found}");
+            let message = format!("the sweep of `{key}` must be an array of values, not {found}");
             return Err(node.origin.problem(message));
         };
         if values.is_empty() {
@@ -49,10 +49,11 @@ impl Axis {
 /// One value for each axis.
 pub type Combination<'a> = Vec<(&'a Axis, &'a TreeNode)>;
 
-/// Takes `[sweep]` out of a pipeline. `"stage.a.b" = [..]` and `stage.a.b = [..]` say the same.
+/// Removes `[sweep]` from a pipeline, and returns the axes. `"stage.a.b" = [..]` and `stage.a.b = [..]` are the same
+/// axis.
 ///
 /// # Errors
-/// Values that are not arrays, empty ones, and a key that is there twice.
+/// A value is not an array of different values, or a key occurs twice.
 pub fn take(root: &mut Table) -> Result<Vec<Axis>, Vec<Problem>> {
     let Some(sweep) = root.remove("sweep") else { return Ok(Vec::new()) };
     let found = sweep.node.type_name();
@@ -82,15 +83,15 @@ fn flatten(prefix: &str, table: Table, axes: &mut Vec<Axis>, problems: &mut Vec<
     }
 }
 
-/// Checks that each axis leads to a parameter, and that none reaches into another.
+/// Checks that each axis leads to a parameter, and that no axis is below another axis.
 ///
 /// # Errors
-/// All axes for which this does not hold, at their keys.
+/// One problem for each wrong axis, at its key.
 pub fn check(root: &Table, axes: &[Axis]) -> Result<(), Vec<Problem>> {
     let mut problems = Vec::new();
     for axis in axes {
         if axis.key == "pipeline.name" {
-            problems.push(axis.origin.problem("a pipeline has one name: sweep something else"));
+            problems.push(axis.origin.problem("`pipeline.name` cannot be swept: a pipeline has one name"));
         }
         if let Some(outer) = axes.iter().find(|other| overrides::is_below(&axis.key, &other.key)) {
             problems
@@ -103,7 +104,7 @@ pub fn check(root: &Table, axes: &[Axis]) -> Result<(), Vec<Problem>> {
     if problems.is_empty() { Ok(()) } else { Err(problems) }
 }
 
-/// Every combination; the last axis varies fastest. One empty combination without a sweep.
+/// All combinations. The last axis varies fastest. Without axes, there is one empty combination.
 pub fn combinations(axes: &[Axis]) -> Vec<Combination<'_>> {
     let mut all: Vec<Combination<'_>> = vec![Vec::new()];
     for axis in axes {
@@ -121,7 +122,7 @@ pub fn combinations(axes: &[Axis]) -> Vec<Combination<'_>> {
     all
 }
 
-/// Gives each variant a name of its own, which can be that of a folder.
+/// Gives each variant a unique name, which is usable as the name of a folder.
 pub fn name(axes: &[Axis], variants: &mut [Variant]) {
     let labels: Vec<String> = axes.iter().map(|axis| shortest_suffix(&axis.key, axes)).collect();
     let mut taken = BTreeSet::new();

@@ -1,4 +1,4 @@
-//! What people write, right and wrong, against small kinds of this page's own.
+//! Tests of right and wrong pipeline files, with small kinds that are declared in this file.
 
 use std::path::Path;
 
@@ -107,7 +107,7 @@ fn write(folder: &Path, name: &str, text: &str) {
     std::fs::write(folder.join(name), text).unwrap();
 }
 
-/// What a person is told, without the temporary folder.
+/// The error message for a wrong pipeline, without the path of the temporary folder.
 fn told(text: &str, overrides: &[Override]) -> String {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), "p.toml", text);
@@ -130,7 +130,7 @@ fn a_stage_cannot_have_the_name_of_a_schema_that_means_something_else() {
             &GOOD.replace("stage.pool", &format!("stage.{name}")).replace("\"pool\"\nsel", &format!("\"{name}\"\nsel")),
             &[],
         );
-        assert!(words.contains(&format!("the stage name `{name}` is that of a schema")), "{words}");
+        assert!(words.contains(&format!("the stage name `{name}` is also the name of a schema")), "{words}");
         assert!(
             words.contains("p.toml:7:")
                 && words.contains(&format!("hint: give the stage another name, such as `{name}_stage`")),
@@ -219,7 +219,7 @@ fn references_must_lead_to_a_stage_that_provides_what_is_wanted() {
     assert_eq!(
         told(&GOOD.replace("= \"pool\"\nselect", "= \"tuned\"\nselect"), &[]),
         "error: p.toml:4:16: stage `tuned`, instructions: `tuned` is of kind `tuned`, which does not provide \
-         `instructions`\nhint: these do: `pool`"
+         `instructions`\nhint: stages that provide this: `pool`"
     );
 }
 
@@ -307,10 +307,10 @@ fn set_below_a_swept_value_is_refused_as_the_sweep_would_put_it_back() {
     assert_eq!(
         told(&text, std::slice::from_ref(&below)),
         "error: from --set stage.tuned.select.method=random: `stage.tuned.select.method` is part of \
-         `stage.tuned.select`, which is swept\nhint: `--set stage.tuned.select=VALUE` ends that sweep, \
-         `--sweep stage.tuned.select=[VALUES]` gives it others"
+         `stage.tuned.select`, which is swept\nhint: `--set stage.tuned.select=VALUE` ends this sweep; \
+         `--sweep stage.tuned.select=[VALUES]` replaces its values"
     );
-    // Whoever sets the whole ends the sweep, and may then set a part of it.
+    // A `--set` of the whole swept key ends the sweep. A later `--set` may then set a part of the value.
     let pipeline = load_text(&text, &[set("stage.tuned.select={method=\"length\"}"), below]).unwrap();
     assert_eq!(names(&pipeline), [""]);
     assert_eq!(pipeline.variants[0].stages[1].resolved.parameters["select"]["method"], "random");

@@ -1,7 +1,8 @@
-//! A pipeline file as a tree in which every key and value knows where it was written.
+//! The tree of a pipeline file: every key and value has its origin. This file parses TOML and merges trees; include.rs
+//! reads the files.
 //!
-//! TOML's own values forget their places once files are merged and flags are applied; errors about a value can come
-//! much later, when a stage kind looks at it.
+//! The values of the crate `toml` do not have the origin: after files are merged and flags are applied, the origin
+//! would be lost. A problem with a value can be found much later, when the kind checks its parameters.
 
 use std::cell::OnceCell;
 use std::rc::Rc;
@@ -12,16 +13,16 @@ use toml::de::{DeTable, DeValue};
 
 use raisin_base::error::{Place, Problem};
 
-/// What was written by a person: a file, or a flag of the command line.
+/// A pipeline file or a flag of the command line, in which something was written.
 #[derive(Debug)]
 pub enum WrittenIn {
     File {
         name: String,
         text: String,
-        /// Where each line begins: made when the first place is asked for.
+        /// The offset of the beginning of each line; computed when the first place is needed.
         lines: OnceCell<Vec<usize>>,
     },
-    /// Such as `--set pipeline.seed=3`.
+    /// A flag, such as `--set pipeline.seed=3`.
     Flag(String),
 }
 
@@ -32,6 +33,7 @@ pub struct Origin {
     offset: usize,
 }
 
+/// A value of a pipeline file, with its origin.
 #[derive(Clone, Debug)]
 pub struct TreeNode {
     pub content: NodeContent,
@@ -45,14 +47,16 @@ pub enum NodeContent {
     Table(Table),
 }
 
-/// Entries in the order in which they were written.
+/// A table, with its entries in the order in which they were written.
 #[derive(Clone, Debug, Default)]
 pub struct Table {
     pub entries: Vec<TableEntry>,
-    /// Written as `{ ... }`: replaced as a whole by an includer, never merged.
+    /// Whether the table was written as `{ ... }`. An including file replaces an inline table as a whole; other tables
+    /// are merged.
     pub inline: bool,
 }
 
+/// A key and its value in a table of a pipeline file.
 #[derive(Clone, Debug)]
 pub struct TableEntry {
     pub key: String,
@@ -65,12 +69,12 @@ impl Origin {
         Self { source: Rc::new(WrittenIn::Flag(text)), offset: 0 }
     }
 
-    /// A problem that lies here.
+    /// A problem at this origin.
     pub fn problem(&self, message: impl Into<String>) -> Problem {
         self.written().problem(message)
     }
 
-    /// What of it outlives the tree.
+    /// The origin in a form that does not need the tree.
     pub fn written(&self) -> Written {
         match &*self.source {
             WrittenIn::File { name, text, lines } => {
@@ -82,16 +86,16 @@ impl Origin {
     }
 }
 
-/// Where a value was written, for problems that show only when its stage is planned.
+/// Where a value was written, for problems that are found after the load, for example when the engine plans the stage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Written {
     At(Place),
-    /// By a flag, such as `--set stage.pool.size=3`.
+    /// In a flag, such as `--set stage.pool.size=3`.
     By(String),
 }
 
 impl Written {
-    /// A problem that lies here.
+    /// A problem at this place.
     pub fn problem(&self, message: impl Into<String>) -> Problem {
         match self {
             Self::At(place) => Problem::usage(message).at(place.clone()),
@@ -113,8 +117,10 @@ fn place(file: &str, text: &str, lines: &[usize], offset: usize) -> Place {
 }
 
 impl TreeNode {
+    /// Parses the text of a pipeline file.
+    ///
     /// # Errors
-    /// Text that is not TOML, at the place of the mistake.
+    /// The text is not TOML. The error has the place of the mistake.
     pub fn parse(file: &str, text: String) -> Result<Self, Problem> {
         let table = DeTable::parse(&text).map_err(|error| {
             let offset = error.span().map_or(0, |span| span.start);
@@ -132,10 +138,10 @@ impl TreeNode {
         Ok(Self { content: NodeContent::Table(table), origin })
     }
 
-    /// A value from the command line: TOML, or else the text itself.
+    /// Parses a value from the command line as TOML. If it is not TOML, the value is the text itself.
     ///
     /// # Errors
-    /// A number that JSON cannot hold.
+    /// The value contains a number that JSON cannot hold.
     pub fn parse_flag(text: &str, origin: &Origin) -> Result<Self, Problem> {
         match DeValue::parse(text) {
             Ok(value) => {
@@ -182,7 +188,7 @@ impl TreeNode {
         }
     }
 
-    /// `a string`, `an array`: for messages about what was found.
+    /// The type of the value for messages, such as `a string` or `an array`.
     pub fn type_name(&self) -> &'static str {
         match &self.content {
             NodeContent::Scalar(Value::String(_)) => "a string",
@@ -228,7 +234,7 @@ impl Table {
         self.entries.iter().map(|entry| (entry.key.clone(), entry.node.to_json())).collect()
     }
 
-    /// Takes over what `other` says: its values win, tables under headers are merged.
+    /// Merges `other` into this table. The values of `other` take precedence. Tables that are not inline are merged.
     pub fn merge(&mut self, other: Table) {
         for entry in other.entries {
             match self.entry_mut(&entry.key) {

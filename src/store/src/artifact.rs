@@ -1,4 +1,5 @@
-//! Artifacts: made visible by one rename, and looked at before they are served.
+//! Artifacts: a commit makes a finished folder an artifact by one rename, and a look-up checks an artifact before the
+//! artifact is used. identity.rs compares fingerprints; verify.rs reads whole artifacts again.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
@@ -19,18 +20,20 @@ pub struct Artifact {
     pub references: BTreeMap<String, Digest>,
 }
 
-/// What a look-up found.
+/// The result of a look-up.
 #[derive(Debug)]
 pub enum Lookup {
     Hit(Box<ActionRecord>),
     Miss,
-    /// There was something, and it was not what it should be; it is set aside now. The text says what.
+    /// The action record or the artifact was damaged and is set aside, or the artifact is gone. The text gives the
+    /// reason.
     Damaged(String),
 }
 
 impl Store {
-    /// Which artifact the action of this key made. What it serves has been looked at: the record's seal, the
-    /// manifest's digest, and the name, size and identity of each file; a file in doubt is read.
+    /// Looks up the action with this key. Before a hit is returned, these are checked: the seal of the action record,
+    /// the digest of the manifest, and the name, size and fingerprint of each file. A file whose fingerprint differs is
+    /// read.
     pub fn lookup(&self, key: Digest) -> Result<Lookup> {
         let record = match self.record(key) {
             Ok(None) => return Ok(Lookup::Miss),
@@ -51,7 +54,8 @@ impl Store {
                 Ok(Lookup::Damaged(text))
             }
             Err(_) => {
-                // Another build that met the same damage may have made it good by now.
+                // A concurrent build may have repaired the artifact by now. Therefore it is checked again under the
+                // lock.
                 let _one_at_a_time = self.lock_artifacts()?;
                 let Err(error) = self.inspect(record.artifact) else { return Ok(Lookup::Hit(Box::new(record))) };
                 let error = damage(error)?;
@@ -62,10 +66,11 @@ impl Store {
         }
     }
 
-    /// Looks at an artifact, and reads those of its files that are not as they were left; `None` where there is none of this digest.
+    /// Checks an artifact, and reads each file whose fingerprint differs from the identity. Returns `None` if no
+    /// artifact has this digest.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The artifact is damaged or cannot be read. The error names the file and the damage.
     pub fn inspect(&self, digest: Digest) -> Result<Option<Artifact>> {
         let folder = self.artifact_folder(digest);
         let bytes = match std::fs::read(folder.join(MANIFEST)) {
@@ -74,16 +79,16 @@ impl Store {
                 if !folder.exists() {
                     return Ok(None);
                 }
-                // The folder may have come, as a whole, between the two looks.
+                // A concurrent commit may have renamed the complete folder into place since the first read.
                 match std::fs::read(folder.join(MANIFEST)) {
                     Ok(bytes) => bytes,
                     Err(_) if !folder.exists() => return Ok(None),
-                    Err(error) => return Err(error).with_context(|| format!("it has no {MANIFEST}")),
+                    Err(error) => return Err(error).with_context(|| format!("the artifact has no {MANIFEST}")),
                 }
             }
-            Err(error) => return Err(error).with_context(|| format!("cannot read its {MANIFEST}")),
+            Err(error) => return Err(error).with_context(|| format!("cannot read the {MANIFEST} of the artifact")),
         };
-        ensure!(Digest::of(&bytes) == digest, "its {MANIFEST} was changed");
+        ensure!(Digest::of(&bytes) == digest, "the {MANIFEST} was changed");
         let manifest = Manifest::from_bytes(&bytes)?;
         let mut expected = manifest.files.iter().peekable();
         let files = list(&folder)?;
@@ -97,7 +102,7 @@ impl Store {
                     ensure!(now == size, "{path} has {now} bytes where {size} were written");
                 }
                 Some(entry) => bail!("{} is missing", entry.path),
-                None => bail!("{} was added to it", found.path),
+                None => bail!("{} was added", found.path),
             }
         }
         if let Some(entry) = expected.next() {
@@ -111,7 +116,7 @@ impl Store {
         };
         for (name, target) in &references {
             let there = self.artifact_folder(*target).join(MANIFEST).exists();
-            ensure!(there, "the artifact {} that it needs as `{name}` is gone", target.short());
+            ensure!(there, "the artifact {}, which this artifact needs as `{name}`, is gone", target.short());
         }
         if !self.is_untouched(digest) {
             self.remember_identity(digest, &files, &references);
@@ -119,8 +124,8 @@ impl Store {
         Ok(Some(Artifact { digest, folder, manifest, references }))
     }
 
-    /// Makes the finished folder `out` an artifact: hashes and syncs what is in it, then renames it into place.
-    /// An equal artifact that is already there stays, and `out` goes.
+    /// Makes the finished folder `out` an artifact: hashes and syncs its files, then renames the folder into the store.
+    /// If the store has an equal artifact already, that artifact stays and `out` is removed.
     pub fn commit(&self, out: &Path) -> Result<Artifact> {
         let manifest = Manifest::of_folder(out)?;
         ensure!(!manifest.files.is_empty(), "the stage wrote no files");
@@ -128,10 +133,10 @@ impl Store {
         let bytes = manifest.to_bytes()?;
         let digest = Digest::of(&bytes);
         let folder = self.artifact_folder(digest);
-        // What is in doubt is read now, so that a look under the lock is over soon.
+        // This check reads files whose fingerprint differs, so that the check under the lock takes little time.
         let _ = self.inspect(digest);
-        // Several stages may make the same bytes at once, and find the same damage where they are to go. Nobody waits for
-        // the syncs of another's files, so it is looked for before them and after.
+        // Several stages may make the same artifact at the same time, and find the same damaged artifact in its place.
+        // No stage holds the lock while it syncs files. Therefore the place is checked before the syncs and after them.
         let there = self.lock_artifacts().and_then(|_one_at_a_time| self.make_room(digest))?;
         if let Some(artifact) = there {
             remove_tree(out)?;
@@ -142,7 +147,7 @@ impl Store {
             for path in manifest.files.iter().map(|file| file.path.as_str()).chain([MANIFEST]) {
                 let path = out.join(path);
                 std::fs::File::open(&path)?.sync_all()?;
-                // One mode for all, whatever mode the library that wrote a file gave it.
+                // All files get the same mode, whatever mode the library that wrote the file has set.
                 std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o444))?;
             }
             folders(out)?.iter().try_for_each(|folder| sync_folder(folder))
@@ -164,7 +169,7 @@ impl Store {
         Ok(Artifact { digest, folder, manifest, references })
     }
 
-    /// The artifact of this digest; where there is none, nothing is in its place then.
+    /// The artifact with this digest, if the store has it. A damaged artifact is set aside, so that its place is free.
     fn make_room(&self, digest: Digest) -> Result<Option<Artifact>> {
         self.inspect(digest).or_else(|error| {
             damage(error)?;
@@ -173,11 +178,12 @@ impl Store {
         })
     }
 
-    /// Every artifact that looks right, by digest.
+    /// All artifacts that pass [`Self::inspect`], sorted by digest.
     pub fn artifacts(&self) -> Result<Vec<Artifact>> {
         Ok(self.artifact_digests()?.into_iter().filter_map(|digest| self.inspect(digest).ok().flatten()).collect())
     }
 
+    /// The digests of all artifacts, including damaged ones.
     pub fn artifact_digests(&self) -> Result<Vec<Digest>> {
         let mut digests = Vec::new();
         for entry in std::fs::read_dir(self.root.join("artifacts"))? {
@@ -190,8 +196,9 @@ impl Store {
     }
 }
 
-/// Gives an error back as damage, or fails with it: what cannot be read because descriptors, memory or rights are lacking
-/// may be whole, and stays where it is.
+/// Decides whether an error means damage. Returns the error if it does. If the error comes from the machine (no free
+/// file descriptor, no memory, no permission), the function fails with this error: the file may be whole and must not
+/// be set aside.
 pub(super) fn damage(error: Error) -> Result<Error> {
     use std::io::ErrorKind;
     let machine = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>()).is_some_and(|error| {
@@ -201,12 +208,12 @@ pub(super) fn damage(error: Error) -> Result<Error> {
     if machine { Err(error) } else { Ok(error) }
 }
 
-/// The artifacts that this one refers to.
+/// The artifacts to which the artifact in `folder` refers, by name.
 pub(super) fn read_references(folder: &Path) -> Result<BTreeMap<String, Digest>> {
     let digests = |references: BTreeMap<String, String>| {
         references.into_iter().map(|(name, digest)| Ok((name, digest.parse()?))).collect::<Result<_>>()
     };
-    references(folder).and_then(digests).with_context(|| format!("its {REFERENCES} is unreadable"))
+    references(folder).and_then(digests).with_context(|| format!("the {REFERENCES} of the artifact is unreadable"))
 }
 
 #[cfg(test)]
@@ -256,8 +263,9 @@ mod tests {
         assert!(store.commit(&store.root().join("tmp/none")).is_err());
     }
 
-    /// Found by random graphs: a look between the coming of a folder's manifest and that of its folder took an artifact
-    /// that was just made for one that had lost its manifest, and set it aside.
+    /// A test with random graphs found this error: `inspect` looked for the manifest before a concurrent commit renamed
+    /// the folder into place, and for the folder after that. It took the new artifact for one without manifest, and the
+    /// artifact was set aside.
     #[test]
     fn stages_that_make_the_same_bytes_at_once_share_one_artifact_and_none_is_set_aside() {
         let (_folder, store) = store();
@@ -297,7 +305,7 @@ mod tests {
             let Lookup::Damaged(reason) = store.lookup(key).unwrap() else { panic!("{expected}: not seen") };
             assert!(reason.contains(expected) && reason.contains("stage `pool`"), "{reason}");
             assert!(!artifact.folder.exists());
-            // Made again, it is served again.
+            // After a stage makes the artifact again, the look-up is a hit again.
             made(&store, &[("a", "1"), ("sub/b", "22")]);
             assert!(matches!(store.lookup(key).unwrap(), Lookup::Hit(_)));
         }
@@ -313,7 +321,7 @@ mod tests {
         assert!(store.inspect(adapter.digest).unwrap().is_some());
         store.set_aside(&base.folder).unwrap();
         let error = store.inspect(adapter.digest).unwrap_err().to_string();
-        assert!(error.contains("needs as `base` is gone"), "{error}");
+        assert!(error.contains("needs as `base`, is gone"), "{error}");
     }
 
     #[test]

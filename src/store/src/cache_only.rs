@@ -1,9 +1,9 @@
-//! Files that are only a memory of what could be found out again: what artifacts and inputs looked like when they were
-//! last read, what a pipeline's last build found. Leaves what is in them to the others.
+//! Memories: cache-only files, which raisin can rebuild at any time. This file writes, reads and removes them. Their
+//! content is defined in index.rs, identity.rs, files.rs and src/pipeline/src/checked.rs.
 //!
-//! Each begins with the blake3 of the rest. One that is cut, flipped, missing or of another version is as good as none and
-//! costs time only; so they are written without a sync, and not being able to write one is no error, as in a cache that
-//! belongs to someone else.
+//! A memory begins with the blake3 of the rest of the file. A memory that is missing or damaged is ignored, which costs
+//! time only. Therefore memories are written without a sync, and a failed write is ignored, for example in a cache that
+//! belongs to another user.
 
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
@@ -13,7 +13,8 @@ use super::{Store, put};
 use raisin_base::digest::Digest;
 use raisin_base::error::Result;
 
-/// Tells this executable from others, for what only the same code may believe.
+/// A text that identifies this executable (size and modification time), for memories that are valid only for one build
+/// of raisin.
 pub fn this_executable() -> Option<String> {
     let metadata = std::fs::metadata("/proc/self/exe").ok()?;
     Some(format!("{} {} {}", metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
@@ -25,7 +26,7 @@ pub fn remember(path: &Path, bytes: &[u8]) {
     sealed.extend_from_slice(Digest::of(bytes).bytes());
     sealed.extend_from_slice(bytes);
     let write = || put(path, &sealed, |_| Ok(()));
-    // The folder is there but for the first time.
+    // Before the first write, the folder may be missing.
     if let Err(error) = write()
         && error.kind() == ErrorKind::NotFound
         && path.parent().is_some_and(|folder| std::fs::create_dir_all(folder).is_ok())
@@ -34,7 +35,7 @@ pub fn remember(path: &Path, bytes: &[u8]) {
     }
 }
 
-/// Reads a memory; `None` where there is none that can be believed.
+/// Reads a memory; `None` if it is missing or damaged.
 pub fn recall(path: &Path) -> Option<Vec<u8>> {
     let mut bytes = std::fs::read(path).ok()?;
     let (seal, rest) = bytes.split_first_chunk::<32>()?;
@@ -42,7 +43,7 @@ pub fn recall(path: &Path) -> Option<Vec<u8>> {
 }
 
 impl Store {
-    /// Removes the memories that are damaged, and says how many those were.
+    /// Removes all damaged memories, and returns their number.
     pub(super) fn forget_damaged(&self) -> Result<u64> {
         let mut paths = vec![self.root.join("files")];
         for folder in ["identity", "index", "checked"] {

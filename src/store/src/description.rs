@@ -1,5 +1,5 @@
-//! `out/<pipeline>/build.json`: what the links of the last build of a pipeline lead to. The engine writes the file; SQL works
-//! from it.
+//! `out/<pipeline>/build.json`: the stages of the last build of a pipeline, with the artifacts of their links. This
+//! file defines the format and reads it. The engine writes build.json, and SQL queries find the artifacts with it.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ pub const DESCRIPTION: &str = "build.json";
 pub struct BuildDescription {
     pub format: u32,
     pub pipeline: String,
-    /// One for each stage of each variant; for a gathering stage, one.
+    /// One entry for each stage of each variant. A gathering stage has one entry.
     pub stages: Vec<BuiltStage>,
 }
 
@@ -27,14 +27,14 @@ pub struct BuiltStage {
     pub kind: String,
     /// The variant's name; empty without a sweep and for a gathering stage.
     pub variant: String,
-    /// The sweep's values of the variant.
+    /// The values of the sweep in this variant.
     pub values: Map<String, Value>,
     pub artifact: Digest,
     pub key: Digest,
 }
 
 impl BuildDescription {
-    /// The description in a pipeline's folder under out/; `None` before its first build.
+    /// Reads the description in the folder of a pipeline under out/; `None` before the first build.
     pub fn read(folder: &Path) -> Result<Option<Self>> {
         let path = folder.join(DESCRIPTION);
         match std::fs::read(&path) {

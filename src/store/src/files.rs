@@ -1,7 +1,8 @@
-//! Digests of raw inputs: read once, and not again while size, times and inode stand.
+//! Fingerprints of files, and the saved digests of raw input files. A file is hashed once, and again only if its
+//! fingerprint (size, times, device, inode) has changed.
 //!
-//! As with git's index, an entry whose file changed within two seconds of being hashed is not believed: an edit of the
-//! same size in the same tick of the clock would look the same.
+//! If a file changed less than two seconds before the file was hashed, the saved digest is not used (git's index has
+//! the same rule). A later edit of the same size in the same tick of the clock would leave the fingerprint unchanged.
 
 use std::collections::BTreeMap;
 use std::fs::Metadata;
@@ -19,12 +20,12 @@ use raisin_base::error::{Context as _, Result, bail};
 
 const RACY_NANOSECONDS: i64 = 2_000_000_000;
 
-/// What a file looks like without reading it.
+/// The metadata by which a changed file is recognised without reading the file. Times are in nanoseconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fingerprint {
     pub size: u64,
     pub modified: i64,
-    /// The inode's own time: an edit that puts the modification time back still changes this one.
+    /// The change time of the inode (ctime). An edit that restores the modification time still changes the ctime.
     pub changed: i64,
     pub device: u64,
     pub inode: u64,
@@ -36,7 +37,8 @@ impl Fingerprint {
     }
 }
 
-/// A time as one number. The last one for all that are later than 2262, which anyone may give to a file.
+/// A time in nanoseconds since 1970. A file can have any modification time; all times after the year 2262 become
+/// `i64::MAX`.
 fn nanoseconds(seconds: i64, rest: i64) -> i64 {
     seconds.saturating_mul(1_000_000_000).saturating_add(rest)
 }
@@ -69,18 +71,20 @@ impl From<&rustix::fs::Stat> for Fingerprint {
 struct FileDigestEntry {
     #[serde(flatten)]
     fingerprint: Fingerprint,
+    /// When the file was hashed, in nanoseconds since 1970.
     hashed: i64,
     blake3: Digest,
 }
 
 impl FileDigestEntry {
+    /// Whether the digest is valid for a file with this fingerprint.
     fn believable(&self, fingerprint: &Fingerprint) -> bool {
         let newest = fingerprint.modified.max(fingerprint.changed);
         self.fingerprint == *fingerprint && newest.saturating_add(RACY_NANOSECONDS) < self.hashed
     }
 }
 
-/// The digests of raw files that this store has seen.
+/// The digests of raw input files that builds with this store have hashed.
 #[derive(Debug, Default)]
 pub struct FileDigests {
     path: PathBuf,
@@ -89,14 +93,14 @@ pub struct FileDigests {
 }
 
 impl FileDigests {
-    /// What earlier builds knew. An unreadable file is as good as none.
+    /// Loads the digests of earlier builds. If the file `files` is missing or damaged, there are none.
     pub fn load(store: &Store) -> Self {
         let path = store.root.join("files");
         let entries = recall(&path).and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
         Self { path, entries, changed: false }
     }
 
-    /// Drops what is known of files that are no longer there.
+    /// Removes the digests of files that no longer exist.
     pub(super) fn forget_gone(store: &Store) {
         let mut known = Self::load(store);
         let is_gone = |path: &Path| path.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound);
@@ -106,13 +110,13 @@ impl FileDigests {
         known.save();
     }
 
-    /// The digest of a file, and what the file looked like when that was its digest.
+    /// The digest of a file, and the fingerprint of the file at the time when the digest was computed.
     pub fn digest(&mut self, path: &Path) -> Result<(Digest, Fingerprint)> {
         let entry = self.look(path)?;
         Ok(self.remember(path, entry))
     }
 
-    /// The same of many files, which are read side by side.
+    /// The digests and fingerprints of several files, which are read in parallel.
     pub fn digests(&mut self, paths: &[PathBuf]) -> Result<Vec<(Digest, Fingerprint)>> {
         let entries: Vec<FileDigestEntry> = paths.par_iter().map(|path| self.look(path)).collect::<Result<_>>()?;
         Ok(paths.iter().zip(entries).map(|(path, entry)| self.remember(path, entry)).collect())
@@ -142,10 +146,10 @@ impl FileDigests {
                 return Ok(FileDigestEntry { fingerprint, hashed, blake3 });
             }
         }
-        bail!("{} changes while it is being read", path.display())
+        bail!("{} changed while raisin read the file", path.display())
     }
 
-    /// Writes what was learned.
+    /// Writes the file `files`, if a digest was added or removed.
     pub fn save(&mut self) {
         if self.changed
             && let Ok(bytes) = serde_json::to_vec(&self.entries)
@@ -167,7 +171,7 @@ mod tests {
         assert!(!entry(6_000_000_000).believable(&fingerprint));
         assert!(entry(7_000_000_001).believable(&fingerprint));
         assert!(!entry(9_000_000_000).believable(&Fingerprint { inode: 3, ..fingerprint }));
-        // The modification time was put back; the inode's own time tells.
+        // The modification time was restored; the ctime shows the change.
         assert!(!entry(9_000_000_000).believable(&Fingerprint { changed: 6_000_000_000, ..fingerprint }));
     }
 
@@ -199,7 +203,7 @@ mod tests {
         file.as_file().set_modified(moment).unwrap();
         let seen = Fingerprint::of(file.path()).unwrap();
         let there = rustix::fs::stat(file.path()).unwrap();
-        // Some file systems know no later time than 2038.
+        // Some file systems cannot store times after the year 2038.
         if there.st_mtime == 10_413_792_000 {
             assert_eq!((seen.modified, seen), (i64::MAX, Fingerprint::from(&there)));
             let entry = FileDigestEntry { fingerprint: seen, hashed: i64::MAX, blake3: Digest::of(b"") };

@@ -1,4 +1,5 @@
-//! Frees what nothing reaches: the roots are the links under every out folder of this cache and the pins.
+//! gc: removes artifacts that no root reaches, their action records, and leftovers. roots.rs finds the roots (links and
+//! pins); leftovers.rs finds the leftovers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -12,40 +13,45 @@ use super::{FileDigests, Store, remove_tree};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Problem, Result};
 
-/// What a killed build finished is linked by the build that goes on from there, and a killed stage's checkpoints are of use to
-/// that one, too: so long they stay.
+/// The minimum age at which gc removes an unreached artifact or a staging folder. After a kill, the next build uses the
+/// finished artifacts and the checkpoints of the killed build; this is the time in which that build can start.
 pub(super) const YOUNG: Duration = Duration::from_hours(24);
 
-/// What may be freed of that which nothing reaches. By default all of it that is older than a day, and what was set aside.
+/// The limits of a run of gc. By default, gc removes unreached artifacts and leftovers that are older than a day, and
+/// everything in damaged/.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct GcOptions {
-    /// Remove it; otherwise only tell.
+    /// Remove; without this flag, gc only reports.
     pub yes: bool,
-    /// Only what was made longer ago than this, instead of a day; what was set aside or fetched, too.
+    /// The minimum age, instead of a day. It also applies to fetched files and to files in damaged/.
     pub older_than: Option<Duration>,
-    /// Only as much as is needed for all artifacts together to take at most so many bytes, the oldest first.
+    /// The size limit in bytes: gc removes the oldest unreached artifacts until all artifacts together have at most
+    /// this size.
     pub budget: Option<u64>,
 }
 
-/// What can be freed, or was.
+/// The result of gc: what was removed, or (without [`GcOptions::yes`]) what can be removed.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Gc {
-    /// The out folders whose links were looked at.
+    /// The out folders whose links were read.
     pub looked_at: Vec<PathBuf>,
-    /// Those that builds have written links into and that are gone, and their links with them.
+    /// Noted out folders that no longer exist.
     pub gone: Vec<PathBuf>,
+    /// The number of artifacts that are kept.
     pub kept: u64,
-    /// How many of those that are kept nothing reaches, but are too young.
+    /// The number of kept artifacts that no root reaches, but that are too young to be removed.
     pub young: u64,
-    /// The oldest first.
+    /// The removed artifacts, the oldest first.
     pub artifacts: Vec<Digest>,
+    /// The keys of the removed action records.
     pub actions: Vec<Digest>,
-    /// Folders of stages that were killed, what was set aside, and what belongs to nothing any more.
+    /// The removed leftovers, among them staging folders of killed stages and files in damaged/.
     pub leftovers: Vec<PathBuf>,
     pub bytes: u64,
     pub freed: bool,
 }
 
+/// An artifact that no root reaches.
 struct Unreached {
     digest: Digest,
     made: SystemTime,
@@ -54,11 +60,11 @@ struct Unreached {
     goes: bool,
 }
 
-/// Finds what the links and the pins do not reach, and removes it if told to. The links are those under `out` and under all
-/// folders that builds on this cache have noted.
+/// Finds the artifacts that neither links nor pins reach, and the leftovers; removes them with [`GcOptions::yes`]. gc
+/// follows the links in `out` and in all noted out folders.
 ///
 /// # Errors
-/// Something that is using this cache, where it is to be removed; links or pins that cannot be read.
+/// A link or pin cannot be read; or, with [`GcOptions::yes`], another process uses this cache.
 pub fn gc(store: &Store, out: &Path, options: &GcOptions) -> Result<Gc> {
     let _lock = if options.yes {
         let busy =
@@ -108,7 +114,7 @@ pub fn gc(store: &Store, out: &Path, options: &GcOptions) -> Result<Gc> {
     Ok(gc)
 }
 
-/// Marks what goes, the oldest first. What a kept artifact refers to stays with it.
+/// Marks the artifacts to remove, the oldest first. An artifact stays as long as a kept artifact refers to it.
 fn choose(unreached: &mut [Unreached], mut total: u64, options: &GcOptions) {
     unreached.sort_by_key(|artifact| (artifact.made, artifact.digest));
     let places: BTreeMap<Digest, usize> =
@@ -130,11 +136,12 @@ fn choose(unreached: &mut [Unreached], mut total: u64, options: &GcOptions) {
         artifact.goes = true;
         total -= artifact.bytes;
         refers[place].iter().for_each(|&of| needed[of] -= 1);
-        // What only this one needed is older, as a rule, and has its turn now.
+        // Artifacts that only this artifact needed are usually older. The loop goes back to them.
         place = refers[place].iter().copied().min().unwrap_or(place).min(place);
     }
 }
 
+/// The roots `waiting` and all artifacts to which they refer, directly or through other artifacts.
 fn reached(store: &Store, mut waiting: Vec<Digest>) -> Result<BTreeSet<Digest>> {
     let mut reached = BTreeSet::new();
     while let Some(digest) = waiting.pop() {
@@ -145,10 +152,11 @@ fn reached(store: &Store, mut waiting: Vec<Digest>) -> Result<BTreeSet<Digest>> 
     Ok(reached)
 }
 
-/// What an artifact refers to; nothing where that is missing or damaged. No other file of it is read.
+/// The artifacts to which an artifact refers; empty if its references.json is missing or damaged. No other file of the
+/// artifact is read.
 ///
 /// # Errors
-/// That cannot be found out now: then nothing may be freed.
+/// The references cannot be read at the moment. gc must then stop, because it would remove artifacts that are in use.
 fn references(store: &Store, digest: Digest) -> Result<Vec<Digest>> {
     match read_references(&store.artifact_folder(digest)) {
         Ok(found) => Ok(found.into_values().collect()),
@@ -157,7 +165,8 @@ fn references(store: &Store, digest: Digest) -> Result<Vec<Digest>> {
 }
 
 fn remove(store: &Store, gc: &Gc) -> Result<()> {
-    // Records first: a record without its artifact is a miss, an artifact without a record only takes space.
+    // Action records are removed first, so that a kill leaves artifacts without action record, which only take space.
+    // An action record without its artifact would be a miss.
     for key in &gc.actions {
         remove_file(&store.record_file(*key))?;
     }
@@ -175,7 +184,7 @@ fn remove(store: &Store, gc: &Gc) -> Result<()> {
     Ok(())
 }
 
-/// A command that takes no lock may have removed it already.
+/// Removes a file. If the file is gone already, that is no error: a command without a lock may have removed it.
 fn remove_file(path: &Path) -> Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

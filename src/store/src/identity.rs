@@ -1,9 +1,11 @@
-//! Whether an artifact's files are still the ones that were hashed, told without reading them.
+//! The identity of an artifact: the fingerprints of its files and folders. By comparing fingerprints, the store detects
+//! changes of an artifact without reading the files.
 //!
-//! `identity/<digest>` remembers size, times and inode of each file and folder as they were when the content was
-//! last known to be right. An artifact is never written again, so any difference is a doubt: whoever wrote a byte moved
-//! the inode's own time, even where mode and modification time were put back, and whoever added or removed a file moved
-//! the folder's. A doubt is settled by reading; a cache that was copied to another disk is read once and then believed.
+//! `identity/<digest>` holds the fingerprint of each file and folder at the time when the content was last known to be
+//! right. An artifact is never written again. Therefore a differing fingerprint means that the file may be damaged: a
+//! write changes the ctime of the inode, even if mode and modification time are restored, and adding or removing a file
+//! changes the times of the folder. The store then reads the file to decide. For example, a cache that was copied to
+//! another disk is read once, and the new fingerprints are saved.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -20,25 +22,25 @@ use raisin_base::error::{Context as _, Result, ensure};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Identity {
-    /// By path below the artifact, its manifest among them.
+    /// The fingerprints of all files, including the manifest, by path relative to the artifact.
     pub files: BTreeMap<String, Fingerprint>,
-    /// The same of its folders; the artifact's own is the empty path.
+    /// The fingerprints of all folders, by path relative to the artifact. The folder of the artifact has the empty
+    /// path.
     pub folders: BTreeMap<String, Fingerprint>,
     pub references: BTreeMap<String, Digest>,
 }
 
 impl Identity {
-    /// Whether it says enough for an artifact to be believed by it.
+    /// Whether the identity contains the manifest and the folder of the artifact.
     fn is_complete(&self) -> bool {
         self.folders.contains_key("") && self.files.contains_key(MANIFEST)
     }
 
-    /// Whether nobody has touched the artifact that this was known of, or one that it refers to: every file and folder looks
-    /// as it did.
+    /// Whether all fingerprints of the artifact are unchanged, and all artifacts to which it refers exist.
     pub fn stands(&self, artifact: Digest, eyes: &mut Eyes) -> bool {
         let artifact = artifact.to_hex();
         let mut stands = |(path, known): (&String, &Fingerprint)| {
-            // The empty path joined would end in a slash, which is the folder all the same.
+            // With an empty path, the joined path ends with a slash, and still names the folder.
             eyes.see(["artifacts/", &artifact, "/", path]).as_ref() == Some(known)
         };
         self.is_complete()
@@ -48,7 +50,8 @@ impl Identity {
     }
 }
 
-/// Looks at files by their way from the store's root, which the kernel then need not walk to each time.
+/// Reads fingerprints by paths relative to the root of the store. With an open descriptor of the root, the kernel need
+/// not resolve the path of the root each time.
 pub(super) struct Eyes {
     root: OwnedFd,
     path: String,
@@ -69,17 +72,18 @@ impl Eyes {
 }
 
 impl Store {
-    /// Whether nobody has touched the artifact, or one that it refers to, since it was known to be right. If not, it may
-    /// still be right: [`Store::inspect`] finds out.
+    /// Whether all fingerprints of the artifact are unchanged, and all artifacts to which it refers exist. If not, the
+    /// content may still be right: [`Store::inspect`] reads the files to decide.
     pub(super) fn is_untouched(&self, digest: Digest) -> bool {
         let Some(identity) = self.identity(digest) else { return false };
         Eyes::of(self).is_some_and(|mut eyes| identity.stands(digest, &mut eyes))
     }
 
-    /// Holds the files of an artifact against what is known of them, and reads those that are in doubt.
+    /// Compares the fingerprints of the files of an artifact with its identity, and reads each file whose fingerprint
+    /// differs.
     ///
     /// # Errors
-    /// A file whose content is not what was written.
+    /// The content of a file does not have the digest that the manifest states.
     pub(super) fn check_identity(&self, digest: Digest, manifest: &Manifest, found: &[ListedFile]) -> Result<()> {
         let known = self.identity(digest).unwrap_or_default();
         for (entry, found) in manifest.files.iter().zip(found.iter().filter(|found| found.path != MANIFEST)) {
@@ -92,8 +96,9 @@ impl Store {
         Ok(())
     }
 
-    /// Writes down what an artifact looks like that was just found right. Where that cannot be written, or is lost with
-    /// the power, the artifact is in doubt and will be read again: no reason to fail, and none for a sync.
+    /// Saves the identity of an artifact that was just checked. If the identity cannot be written, or is lost in a
+    /// power failure, the artifact is read again later. Therefore a failed write is ignored, and the file is not
+    /// synced.
     pub(super) fn remember_identity(
         &self,
         digest: Digest,
@@ -118,7 +123,7 @@ impl Store {
         self.root.join("identity").join(digest.to_hex())
     }
 
-    /// What is known; nothing where that cannot be read, which is a doubt like any other.
+    /// The saved identity of an artifact; `None` if it is missing or damaged. The artifact is then read.
     pub(super) fn identity(&self, digest: Digest) -> Option<Identity> {
         serde_json::from_slice(&recall(&self.identity_file(digest))?).ok()
     }

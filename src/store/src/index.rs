@@ -1,12 +1,14 @@
-//! What a pipeline's last build found in the store, in one file: its next build then reads no record and no manifest
-//! of what it finds again, and asks only whether anybody has touched them. What was touched is for [`Store::lookup`].
+//! The index of a pipeline: the actions and links of its last build, in one cache-only file. With the index, the next
+//! build reads no action record and no manifest of an unchanged action; the build compares fingerprints only. If a
+//! fingerprint differs, the build calls [`Store::lookup`], which reads the files.
 //!
-//! The index is a memory and never a source. Each entry is held against what the file system says of the record and of
-//! every file and folder of the artifact, size, times and inode, as a look-up without it does; an entry for which that
-//! does not hold is none. So an index that is missing, damaged, of another version or of last week costs time only.
+//! The index is never trusted without a check. For each entry, the index compares the saved fingerprints with the
+//! current fingerprints of the action record and of every file and folder of the artifact; [`Store::lookup`] makes the
+//! same comparison. If a fingerprint differs, the entry is ignored. Therefore an index that is missing, damaged, old or
+//! of another version costs time, but never gives a wrong result.
 //!
-//! One file a pipeline and out folder: it has the size of that pipeline, however large the cache is, and two builds at
-//! once of different pipelines do not write the same file.
+//! Each pipeline and out folder has an index file of its own. Therefore the size of an index file depends on the
+//! pipeline, not on the cache, and concurrent builds of different pipelines write different files.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -19,17 +21,17 @@ use super::leftovers::index_name;
 use super::{Fingerprint, Store};
 use raisin_base::digest::Digest;
 
-/// Another first line is another version's.
+/// The first line of an index file. An index file of another version begins with another line.
 const HEAD: &[u8] = b"raisin index 3\n";
 
-/// Below this, a thread costs more than it saves.
+/// With fewer entries per thread, starting a thread takes more time than the thread saves.
 const ENTRIES_PER_THREAD: usize = 128;
 
-/// What the last build of a pipeline found.
+/// The actions and links of the last build of a pipeline.
 #[derive(Debug)]
 pub struct Index {
     file: PathBuf,
-    /// By key.
+    /// By action key.
     entries: HashMap<Digest, IndexEntry>,
     links: Option<Links>,
     changed: bool,
@@ -38,22 +40,24 @@ pub struct Index {
 #[derive(Clone, Debug)]
 struct IndexEntry {
     artifact: Digest,
-    /// Of the action's record.
+    /// The fingerprint of the action record.
     record: Fingerprint,
     identity: Identity,
-    /// Whether it held when this build began; `None` where that is too long ago.
+    /// Whether the fingerprints matched when this build began; `None` if they must be compared again.
     untouched: Option<bool>,
 }
 
-/// The folders and files under out/ that a build has left, and what they say.
+/// The links that a build wrote under out/.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Links {
+    /// The digest of all links and their targets.
     say: Digest,
+    /// The folders and files that hold the links, with their fingerprints.
     paths: Vec<(PathBuf, Fingerprint)>,
 }
 
 impl Index {
-    /// The index of the pipeline whose links go to `out`. Holds every entry against the file system at once.
+    /// Loads the index of the pipeline whose links are in `out`, and compares the fingerprints of all entries.
     pub fn load(store: &Store, out: &Path) -> Self {
         let file = store.root.join("index").join(index_name(out));
         let read = recall(&file).and_then(|bytes| decode(&bytes));
@@ -68,30 +72,32 @@ impl Index {
             for chunk in chunks {
                 scope.spawn(|| look(store, chunk));
             }
-            // This thread takes its part, too.
+            // The current thread checks the first chunk.
             first.into_iter().for_each(|chunk| look(store, chunk));
         });
         Self { file, entries: entries.into_iter().collect(), links, changed }
     }
 
-    /// The artifact of the action of this key, if neither artifact nor record has been touched since they were found right.
+    /// The artifact of the action with this key, if artifact and action record are unchanged since they were last
+    /// checked.
     pub fn untouched(&self, store: &Store, key: Digest) -> Option<Digest> {
         let entry = self.entries.get(&key)?;
         let look = || Eyes::of(store).is_some_and(|mut eyes| entry.stands(key, &mut eyes));
         entry.untouched.unwrap_or_else(look).then_some(entry.artifact)
     }
 
-    /// Whether anything was learned that is not saved yet.
+    /// Whether the index has changes that are not saved yet.
     pub fn has_changed(&self) -> bool {
         self.changed
     }
 
-    /// What was looked at when the build began counts no longer: stages are about to run, and that takes its time.
+    /// Discards the results of the comparison at the start of the build. Call this before stages run: a run takes long,
+    /// and files can change meanwhile.
     pub fn look_again(&mut self) {
         self.entries.values_mut().for_each(|entry| entry.untouched = None);
     }
 
-    /// Takes up what [`Store::lookup`] or a commit has just found right.
+    /// Adds an action that [`Store::lookup`] or [`Store::commit`] has just checked.
     pub fn learn(&mut self, store: &Store, key: Digest) {
         if let Some(entry) = IndexEntry::of(store, key) {
             self.changed |= !self.entries.get(&key).is_some_and(|before| before.says_the_same(&entry));
@@ -99,20 +105,22 @@ impl Index {
         }
     }
 
-    /// Forgets the actions of other keys than these.
+    /// Removes all actions for whose key `wanted` returns false.
     pub fn keep(&mut self, wanted: impl Fn(Digest) -> bool) {
         let before = self.entries.len();
         self.entries.retain(|key, _| wanted(*key));
         self.changed |= self.entries.len() != before;
     }
 
-    /// Whether the links still say this, and nobody has touched them since they were set.
+    /// Whether the links have the digest `what`, and the folders of the links are unchanged since the links were
+    /// written.
     pub fn links_say(&self, what: Digest) -> bool {
         let stands = |(path, known): &(PathBuf, Fingerprint)| Fingerprint::of(path).is_ok_and(|now| now == *known);
         self.links.as_ref().is_some_and(|links| links.say == what && links.paths.iter().all(stands))
     }
 
-    /// Remembers what the links say, and what their folders look like. Any change of a link changes its folder.
+    /// Saves the digest of the links and the fingerprints of the folders of the links. A change of a link changes the
+    /// fingerprint of its folder.
     pub fn remember_links(&mut self, what: Digest, paths: impl IntoIterator<Item = PathBuf>) {
         let seen = |path: PathBuf| Some((Fingerprint::of(&path).ok()?, path)).map(|(seen, path)| (path, seen));
         let paths: Option<Vec<_>> = paths.into_iter().map(seen).collect();
@@ -121,7 +129,7 @@ impl Index {
         self.links = links;
     }
 
-    /// Writes what has changed.
+    /// Writes the index file, if the index has changed.
     pub fn save(&mut self) {
         if self.changed {
             remember(&self.file, &self.encode());
@@ -164,10 +172,10 @@ impl Index {
 }
 
 impl IndexEntry {
-    /// What there is to know of an action; `None` where its record or its artifact's identity cannot be read.
+    /// The entry of an action; `None` if the action record or the identity of the artifact cannot be read.
     fn of(store: &Store, key: Digest) -> Option<Self> {
         let file = std::fs::File::open(store.record_file(key)).ok()?;
-        // Before its content is read: what is written from here on shows.
+        // The fingerprint is taken before the content is read. Therefore a later write changes the fingerprint.
         let record = Fingerprint::from(&file.metadata().ok()?);
         let artifact = store.record(key).ok()??.artifact;
         Some(Self { artifact, record, identity: store.identity(artifact)?, untouched: None })
@@ -205,10 +213,10 @@ fn put_fingerprint(bytes: &mut Vec<u8>, of: &Fingerprint) {
     }
 }
 
-/// What an index holds, as it is saved: its entries by key, and its links.
+/// The content of an index file: the entries by action key, and the links.
 type SavedIndex = (Vec<(Digest, IndexEntry)>, Option<Links>);
 
-/// What was saved; `None` for anything but exactly what [`Index::encode`] wrote.
+/// Decodes an index file; `None` if `bytes` is not exactly the output of [`Index::encode`].
 fn decode(bytes: &[u8]) -> Option<SavedIndex> {
     let mut rest = Rest(bytes.strip_prefix(HEAD)?);
     let count = rest.count()?;
@@ -288,7 +296,7 @@ mod tests {
     use super::super::record::tests::sample;
     use super::*;
 
-    /// A store with one action, and an index that has found it.
+    /// A store with one action, and a saved index that contains this action.
     fn indexed(folder: &Path) -> (Store, Digest, Digest) {
         let store = Store::open(&folder.join("cache")).unwrap();
         let out = store.root().join("tmp/out");
@@ -336,7 +344,7 @@ mod tests {
             }
             touch(&store, key, &place).unwrap();
             assert_eq!(load(&store).untouched(&store, key), None);
-            // One that was loaded before believes itself until it is told to look again.
+            // An index that was loaded before the change compares the fingerprints only after `look_again`.
             index.look_again();
             assert_eq!(index.untouched(&store, key), None);
         }

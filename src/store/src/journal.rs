@@ -1,7 +1,9 @@
-//! One line per event of every run: what was looked up, ran, failed. The tool's own history.
+//! The journal: one line for each event of every run (look-ups, starts, results). Queries over the journal are in
+//! src/query.
 //!
-//! Runs append whole lines to the day's file, JSON objects whose last member, `seal`, begins the blake3 of what is before
-//! it. A kill can tear the last one: readers pass over it, and the next run begins on a line of its own.
+//! Runs append whole lines to the file of the current day. Each line is a JSON object. The last member, `seal`, holds
+//! the first 16 digits of the blake3 of the text before `seal`. A kill can tear the last line: readers skip a torn
+//! line, and the next run begins a new line.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
@@ -12,7 +14,7 @@ use super::Store;
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Result};
 
-/// An event with its run and its time.
+/// An event, with the id of the run and the time.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JournalLine {
     pub run: String,
@@ -30,7 +32,7 @@ pub enum JournalEvent {
         file: String,
         pid: u32,
     },
-    /// A stage whose artifact was there.
+    /// The cache had the artifact of the stage.
     Hit {
         stage: String,
         variant: String,
@@ -38,7 +40,7 @@ pub enum JournalEvent {
         key: Digest,
         artifact: Digest,
     },
-    /// A stage whose artifact was not there; `why` as `plan` would say it.
+    /// The cache did not have the artifact of the stage; `why` holds the lines that `plan` prints.
     Miss {
         stage: String,
         variant: String,
@@ -74,18 +76,18 @@ pub enum JournalEvent {
     },
 }
 
-/// The journal of one run. Lines of look-ups are held back until something happens or the run ends.
+/// The journal of one run. The lines of look-ups are held in memory until the run writes another event.
 #[derive(Debug)]
 pub struct Journal {
     run: String,
     file: File,
-    /// Whether a killed run left a line without an end.
+    /// Whether the file ends with a torn line of a killed run.
     torn: bool,
     held: Vec<(jiff::Timestamp, JournalEvent)>,
 }
 
 impl Journal {
-    /// Begins a run's lines, on a line of their own whatever a killed run left.
+    /// Opens the journal for a new run. If the file ends with a torn line, the run begins a new line.
     pub fn begin(store: &Store) -> Result<Self> {
         let now = jiff::Timestamp::now().to_string();
         let date = now.split('T').next().unwrap_or("undated").to_owned();
@@ -111,15 +113,17 @@ impl Journal {
         &self.run
     }
 
+    /// Holds an event in memory until the next [`Self::write`].
     pub fn hold(&mut self, event: JournalEvent) {
         self.held.push((jiff::Timestamp::now(), event));
     }
 
-    /// Drops those of the held lines of which nobody will want to know.
+    /// Drops the held events for which `which` returns true.
     pub fn forget(&mut self, which: impl Fn(&JournalEvent) -> bool) {
         self.held.retain(|(_, event)| !which(event));
     }
 
+    /// Writes the held events and `event`.
     pub fn write(&mut self, event: JournalEvent) -> Result<()> {
         self.hold(event);
         let mut text = String::from(if self.torn { "\n" } else { "" });
@@ -128,7 +132,7 @@ impl Journal {
             text.push_str(&sealed(&serde_json::to_string(&line)?));
             text.push('\n');
         }
-        // One write, so that lines of builds at the same time do not mix.
+        // One write, so that the lines of concurrent builds do not mix.
         self.file.write_all(text.as_bytes()).context("cannot write the journal")?;
         self.torn = false;
         Ok(())
@@ -138,14 +142,14 @@ impl Journal {
 const SEAL: &str = ",\"seal\":\"";
 const SEAL_DIGITS: usize = 16;
 
-/// A line with its seal.
+/// Adds the seal to a line.
 fn sealed(line: &str) -> String {
     let body = line.strip_suffix('}').unwrap_or(line);
     let digest = Digest::of(body.as_bytes()).to_hex();
     format!("{body}{SEAL}{}\"}}", &digest[..SEAL_DIGITS])
 }
 
-/// What a line says, if it is as it was written.
+/// Parses a line; `None` if the seal does not match.
 fn parse(line: &[u8]) -> Option<JournalLine> {
     let line = std::str::from_utf8(line).ok()?;
     let body = line.get(..line.len().checked_sub(SEAL.len() + SEAL_DIGITS + 2)?)?;
@@ -153,12 +157,12 @@ fn parse(line: &[u8]) -> Option<JournalLine> {
 }
 
 impl Store {
-    /// Every readable line of the journal, the oldest first.
+    /// All readable lines of the journal, the oldest first.
     pub fn journal(&self) -> Result<Vec<JournalLine>> {
         Ok(self.journal_lines()?.0)
     }
 
-    /// The same, and how many lines are not readable: torn by a kill or damaged.
+    /// All readable lines of the journal, and the number of lines that are torn or damaged.
     pub(super) fn journal_lines(&self) -> Result<(Vec<JournalLine>, u64)> {
         let mut files: Vec<_> = std::fs::read_dir(self.root.join("journal"))?
             .filter_map(|entry| Some(entry.ok()?.path()))
@@ -202,7 +206,7 @@ mod tests {
             let mut next = Journal::begin(&store).unwrap();
             next.write(failed("three")).unwrap();
             let lines = store.journal().unwrap();
-            // A line that lacks nothing but its end is whole.
+            // A line that lacks only its line break is whole.
             let without_end = whole.get(length) == Some(&b'\n');
             assert_eq!(lines.len(), complete + usize::from(without_end) + 1, "cut at {length}");
             assert_eq!(lines.last().unwrap().event, failed("three"));

@@ -1,5 +1,6 @@
-//! What a cache holds besides artifacts that belongs to nothing any more: where killed stages worked, what was set aside, and
-//! logs, memories, locks and temporary files without anything to be of.
+//! Leftovers: files and folders of a cache that nothing needs any more. They are staging folders of killed stages,
+//! files that were set aside, and logs, memories, locks and temporary files whose action or artifact is gone. This file
+//! only lists leftovers; gc.rs removes them, and also decides about artifacts.
 
 use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt as _;
@@ -10,12 +11,13 @@ use super::Store;
 use super::gc::YOUNG;
 use raisin_base::digest::Digest;
 
-/// What a pipeline file's check remembers is written when the file changes, and costs a check where it is missing: nothing
-/// tells whose it is, so one of a file that has not changed for so long goes, too.
+/// The age at which a file of `checked/` is a leftover. Such a file is written when a pipeline file changes, and
+/// nothing tells to which pipeline file it belongs. Therefore gc also removes the file of a pipeline file that exists
+/// but has not changed for this time; the next load then checks the parameters again.
 const CHECKED_STAYS: Duration = Duration::from_hours(30 * 24);
 
-/// The leftovers that are older than `older_than`, or else than what suits them. `outs` are the out folders, `freed` the
-/// actions that go now.
+/// The leftovers that are older than `older_than`, or, without `older_than`, older than the limit for their type.
+/// `outs` are the out folders. `freed` are the actions that gc removes in this run.
 pub(super) fn leftovers(
     store: &Store,
     older_than: Option<Duration>,
@@ -24,7 +26,8 @@ pub(super) fn leftovers(
 ) -> Vec<PathBuf> {
     let root = &store.root;
     let mut found = Vec::new();
-    // What came from the network goes only by its age: it can be fetched again, and nothing tells who wants it.
+    // Fetched files are removed only if `older_than` is given: nothing tells which pipelines need them. They can be
+    // fetched again.
     for (folder, stays) in [("tmp", YOUNG), ("damaged", Duration::ZERO), ("fetched", Duration::MAX)] {
         found.extend(below(&root.join(folder)).filter(|path| old(newest(path), older_than.unwrap_or(stays))));
     }
@@ -48,7 +51,8 @@ pub(super) fn leftovers(
         digest.is_some_and(|digest| !store.artifact_folder(digest).exists()) && aged(path, age)
     }));
     found.extend(below(&root.join("checked")).filter(|path| !is_temporary(path) && aged(path, CHECKED_STAYS)));
-    // Commands that take no lock may be writing: these need their time, whatever was asked for.
+    // Commands without a lock may be writing locks and temporary files at this moment. Therefore these have a fixed
+    // minimum age, whatever `older_than` is.
     let locks = below(&root.join("locks")).filter(|path| !(path.ends_with("store") || path.ends_with("artifacts")));
     found.extend(locks.filter(|path| aged(path, YOUNG)));
     let folders = ["", "actions", "pins", "roots", "identity", "index", "checked"].map(|name| root.join(name));
@@ -59,13 +63,13 @@ pub(super) fn leftovers(
     found
 }
 
-/// What the index of a pipeline is called whose links are in this folder.
+/// The file name of the index of the pipeline whose links are in the folder `out`.
 pub(super) fn index_name(out: &Path) -> String {
     let name = std::path::absolute(out).unwrap_or_else(|_| out.to_owned());
     Digest::of(name.as_os_str().as_bytes()).to_hex()
 }
 
-/// `.name.pid.count`, as [`super::put`] names what it writes.
+/// Whether the name of a file is `.name.pid.count`: the name of the temporary files of [`super::put`].
 fn is_temporary(path: &Path) -> bool {
     let number = |part: Option<&str>| part.is_some_and(|part| part.parse::<u64>().is_ok());
     path.file_name().and_then(|name| name.to_str()).is_some_and(|name| {
@@ -82,12 +86,12 @@ pub(super) fn old(moment: SystemTime, age: Duration) -> bool {
     moment.elapsed().is_ok_and(|elapsed| elapsed >= age)
 }
 
-/// When a folder's own entries last changed; for an artifact, when it was made.
+/// The modification time of a path itself. For the folder of an artifact, it is the time when the artifact was made.
 pub(super) fn changed(path: &Path) -> SystemTime {
     path.symlink_metadata().and_then(|metadata| metadata.modified()).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
-/// The newest change at or below a path.
+/// The newest modification time of a path and everything below it.
 fn newest(path: &Path) -> SystemTime {
     let below = std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) { newest(&entry.path()) } else { changed(&entry.path()) }

@@ -1,28 +1,29 @@
-//! Where it is kept: artifacts, action records, the journal, locks. It knows nothing of pipelines or kinds.
+//! The store: artifacts, action records, journal, locks and memories in a cache folder. The store knows neither
+//! pipelines nor kinds. This file opens a cache and writes files atomically; the modules do the rest.
 //!
 //! ```text
-//! VERSION                        the layout's version: another one is refused, neither read nor overwritten
-//! artifacts/<digest>/...         immutable folders; manifest.json inside, whose blake3 is the folder's name
-//! actions/<key>.json             which artifact an action made, from what, when, how long
-//! identity/<digest>              size, times and inode of each file when its content was last known to be right
-//! index/<place>                  what the last build of a pipeline found, for its next one
-//! checked/<file>                 which parameters were found right when a pipeline file was last loaded
+//! VERSION                        version of this layout: raisin refuses another version and overwrites nothing
+//! artifacts/<digest>/...         immutable folders; the blake3 of manifest.json is the name of the folder
+//! actions/<key>.json             action records: action, artifact, times, costs, notes
+//! identity/<digest>              fingerprints of an artifact's files when their content was last known to be right
+//! index/<digest of out path>     actions and links of the last build of a pipeline
+//! checked/<digest of file path>  parameters that were valid when a pipeline file was last loaded
 //! journal/<date>.jsonl           one line per event of every run
 //! locks/<key>                    flock, held while an action runs; locks/store: shared by builds, alone for gc;
 //!                                locks/artifacts: held while an artifact is put into place or set aside
-//! pins/<digest>                  artifacts that gc keeps though no link reaches them
-//! roots/<digest>                 an out folder whose links gc follows
-//! tmp/<key>/{out,work}           a stage at work, and its assignment; work/ outlives a kill
-//! fetched/<blake3>/<name>        files from the network: the engine's business
-//! logs/<key>.log                 what the stage last wrote to its standard error
-//! damaged/...                    what a look-up or `verify` set aside
-//! files                          digests of raw inputs by path, size, times and inode
+//! pins/<digest>                  artifacts that gc keeps although no link reaches them
+//! roots/<digest of out path>     an out folder whose links gc follows
+//! tmp/<key>/{out,work}           staging folder: a stage at work, and its assignment; work/ stays after a kill
+//! fetched/<blake3>/<name>        files from the network; the engine writes and reads them
+//! logs/<key>.log                 standard error of the last run of a stage
+//! damaged/...                    files and folders that a look-up or `verify` set aside
+//! files                          digests of raw input files, by path and fingerprint
 //! ```
 //!
-//! An artifact becomes visible by one rename of a folder that is already complete and synced, and its record is
-//! written after it: a process killed at any instant leaves at worst a folder under tmp/, an artifact that is whole and
-//! that no link reaches, the file of a lock that nobody holds, and a file `.name.pid.count` that was to be renamed. gc
-//! removes these when they are a day old, and with them the logs and memories of what is gone.
+//! An artifact becomes visible by one rename of a folder that is complete and synced. The action record is written
+//! after the rename. Therefore a process that is killed at any instant leaves at worst: a staging folder, a whole
+//! artifact that no link reaches, a lock file that no process holds, and a temporary file `.name.pid.count`. gc removes
+//! these when they are a day old, together with the logs and memories of actions and artifacts that are gone.
 
 mod artifact;
 mod cache_only;
@@ -62,23 +63,23 @@ pub use verify::{Damage, Verified, Verify, verify};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Problem, Result};
 
-/// What every cache has from the beginning.
+/// The folders that every cache has.
 const FOLDERS: [&str; 6] = ["artifacts", "actions", "journal", "locks", "tmp", "logs"];
 
 /// The version of the layout above.
 const LAYOUT: &str = "1";
 
-/// What VERSION holds: the layout and its digest, so that a damaged file and another version are told apart.
+/// The content of VERSION: the layout version and its digest. The digest tells a damaged VERSION from another version.
 fn layout() -> String {
     format!("{LAYOUT}\n{}\n", Digest::of(LAYOUT.as_bytes()))
 }
 
-/// Whether there is a cache of this version. Looks, and makes nothing.
+/// Whether `root` is a cache of this version. Creates nothing.
 pub fn is_there(root: &Path) -> bool {
     std::fs::read(root.join("VERSION")).is_ok_and(|found| found == layout().as_bytes())
 }
 
-/// In how many bytes two texts of one length differ.
+/// The number of bytes in which two texts differ; `usize::MAX` if the texts differ in length.
 fn differing(one: &[u8], other: &[u8]) -> usize {
     if one.len() == other.len() {
         one.iter().zip(other).filter(|(one, other)| one != other).count()
@@ -94,10 +95,10 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the cache at `root`, or makes an empty one there.
+    /// Opens the cache at `root`. If there is none, creates an empty cache.
     ///
     /// # Errors
-    /// A cache of another layout version, or a folder that cannot be written.
+    /// The cache has another layout version, or the folder cannot be written.
     pub fn open(root: &Path) -> Result<Self> {
         std::fs::create_dir_all(root).with_context(|| format!("cannot create the cache {}", root.display()))?;
         let root = root.canonicalize()?;
@@ -105,8 +106,8 @@ impl Store {
         let ours = layout();
         match std::fs::read(&version) {
             Ok(found) if found == ours.as_bytes() => {}
-            // One byte of ours was flipped: another version differs in its whole digest. Or it was written before VERSION
-            // had one.
+            // Either one byte of this version's VERSION was flipped (with another version, the whole digest would
+            // differ), or an old raisin wrote VERSION without a digest. Both are repaired.
             Ok(found) if differing(&found, ours.as_bytes()) == 1 || found == format!("{LAYOUT}\n").as_bytes() => {
                 write_atomically(&version, ours.as_bytes())?;
             }
@@ -116,7 +117,7 @@ impl Store {
                 let message =
                     format!("the cache {} has layout {found}, this raisin reads layout {LAYOUT}", root.display());
                 return Err(Problem::new(message)
-                    .hint("use the raisin that made it, or choose another folder with --cache")
+                    .hint("use the raisin version that made this cache, or choose another folder with --cache")
                     .into());
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -128,7 +129,8 @@ impl Store {
             }
             Err(error) => return Err(error).with_context(|| format!("cannot read {}", version.display())),
         }
-        // A person may have removed one, such as logs/. Where it cannot be made, who needs it says so.
+        // A person may have removed a folder, such as logs/. If a folder cannot be created, the code that needs the
+        // folder reports the error.
         for folder in FOLDERS.map(|name| root.join(name)).iter().filter(|folder| !folder.exists()) {
             let _ = std::fs::create_dir(folder);
         }
@@ -139,7 +141,7 @@ impl Store {
         &self.root
     }
 
-    /// Where the artifact of this digest lies, whether it exists or not.
+    /// The path of the artifact with this digest, whether the artifact exists or not.
     pub fn artifact_folder(&self, digest: Digest) -> PathBuf {
         self.root.join("artifacts").join(digest.to_hex())
     }
@@ -148,7 +150,7 @@ impl Store {
         self.root.join("actions").join(format!("{key}.json"))
     }
 
-    /// The folder in which the action of this key is made.
+    /// The staging folder of the action with this key.
     pub fn staging_folder(&self, key: Digest) -> PathBuf {
         self.root.join("tmp").join(key.to_hex())
     }
@@ -157,8 +159,8 @@ impl Store {
         self.root.join("logs").join(format!("{key}.log"))
     }
 
-    /// Moves a file or folder of the store out of the way, to damaged/. One that is gone is out of the way: of two builds
-    /// that meet the same damage, one is first.
+    /// Moves a damaged file or folder of the store to damaged/. If it is gone already, that is no error: another build
+    /// may have set it aside first.
     pub fn set_aside(&self, path: &Path) -> Result<()> {
         let folder = self.root.join("damaged");
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -167,7 +169,7 @@ impl Store {
         std::fs::create_dir_all(&folder).with_context(cannot)?;
         let aside = || -> std::io::Result<()> {
             if path.is_dir() {
-                // A folder can only change its parent while it is writable.
+                // Moving a folder to another parent needs write permission on the folder itself.
                 allow_writing(path)?;
             }
             std::fs::rename(path, folder.join(format!("{name}.{moment}")))
@@ -179,7 +181,7 @@ impl Store {
     }
 }
 
-/// Writes a file so that a reader sees the old content or the new, also after a loss of power.
+/// Writes a file so that a reader sees either the old or the new content, also after a power failure.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     let sync = |file: &std::fs::File| file.sync_all();
     put(path, bytes, sync)
@@ -187,6 +189,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
         .with_context(|| format!("cannot write {}", path.display()))
 }
 
+/// Writes a temporary file, calls `finish` on it, and renames it to `path`.
 fn put(path: &Path, bytes: &[u8], finish: impl Fn(&std::fs::File) -> std::io::Result<()>) -> std::io::Result<()> {
     use std::sync::atomic::{AtomicU64, Ordering};
     static COUNT: AtomicU64 = AtomicU64::new(0);
@@ -203,12 +206,12 @@ fn put(path: &Path, bytes: &[u8], finish: impl Fn(&std::fs::File) -> std::io::Re
     write().inspect_err(|_| drop(std::fs::remove_file(&temporary)))
 }
 
-/// Makes the names in a folder as durable as the files behind them.
+/// Syncs a folder, so that the names in the folder survive a power failure.
 fn sync_folder(folder: &Path) -> std::io::Result<()> {
     std::fs::File::open(folder)?.sync_all()
 }
 
-/// Removes a folder, also one whose content was made read-only.
+/// Removes a folder with everything in it, even if it is read-only.
 pub fn remove_tree(folder: &Path) -> Result<()> {
     let remove = || match std::fs::remove_dir_all(folder) {
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {

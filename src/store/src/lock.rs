@@ -1,7 +1,8 @@
-//! flock, so that each action runs once however many builds want it.
+//! The locks of the store, made with flock: the lock of an action lets one process at a time run the action, and the
+//! lock of the store keeps builds and gc apart.
 //!
-//! The kernel drops a lock with the last process that holds it: no kill leaves a stale one. The pid inside the file
-//! is for words only.
+//! The kernel releases a lock when the last process that holds the lock ends. Therefore a kill leaves no stale lock.
+//! The process id in a lock file is used only in messages.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
@@ -13,34 +14,36 @@ use super::Store;
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Error, Problem, Result};
 
-/// How often a waiting build looks again.
+/// The time between two attempts of a waiting build to take a lock.
 const PATIENCE: Duration = Duration::from_millis(20);
 
-/// What a waiting build does next.
+/// The decision of a caller that waits for a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Waiting {
     GoOn,
     GiveUp,
 }
 
-/// A held lock. The permission to make the action of its key.
+/// A held lock. Dropping the value releases the lock.
 #[derive(Debug)]
 pub struct Lock {
     file: File,
-    /// Removed when the lock is dropped; `None` for the store's own locks, which stay.
+    /// The lock file of an action, which is removed when the lock is dropped; `None` for the locks of the whole store,
+    /// whose files stay.
     path: Option<PathBuf>,
 }
 
 impl Store {
-    /// Takes the lock of an action. While another process has it, `wait` is asked again and again, with that
-    /// process's id; `None` when it gives up.
+    /// Takes the lock of an action. While another process holds the lock, `wait` is called repeatedly with the id of
+    /// that process. Returns `None` if `wait` returns [`Waiting::GiveUp`].
     pub fn lock(&self, key: Digest, mut wait: impl FnMut(Option<u32>) -> Waiting) -> Result<Option<Lock>> {
         let path = self.root.join("locks").join(key.to_hex());
         loop {
             let mut file = open(&path)?;
             match file.try_lock() {
                 Ok(()) => {
-                    // The holder before us removed the name: the file that we hold may not be the one that others see.
+                    // The previous holder removed the lock file. A later process may have created a new file of the
+                    // same name: then this lock is worthless and is taken again.
                     let same = path.metadata().is_ok_and(|named| {
                         file.metadata().is_ok_and(|held| (held.dev(), held.ino()) == (named.dev(), named.ino()))
                     });
@@ -67,8 +70,8 @@ impl Store {
         }
     }
 
-    /// Held while an artifact is put into its place or set aside. For moments only: it is one for the whole store, so that
-    /// a commit makes no file for it.
+    /// The lock for moving artifacts, held while an artifact is renamed into place or set aside. Hold this lock only
+    /// briefly: the whole store has one, so that a commit need not create a lock file.
     pub(super) fn lock_artifacts(&self) -> Result<Lock> {
         let path = self.root.join("locks/artifacts");
         let file = open(&path)?;
@@ -76,13 +79,13 @@ impl Store {
         Ok(Lock { file, path: None })
     }
 
-    /// Held by every build, so that `gc` frees nothing under it.
+    /// The shared lock of the store. Every build holds this lock, so that `gc` removes nothing during a build.
     pub fn share(&self) -> Result<Lock> {
         let path = self.root.join("locks/store");
         share(open(&path)?, &path)
     }
 
-    /// The same for who only reads: a cache that cannot be written will do.
+    /// The shared lock of the store for a command that only reads. The cache may be read-only.
     pub(super) fn share_to_read(&self) -> Result<Lock> {
         let path = self.root.join("locks/store");
         match File::open(&path) {
@@ -92,13 +95,13 @@ impl Store {
         }
     }
 
-    /// The whole store for oneself; `None` while a build uses it.
+    /// The exclusive lock of the store; `None` while another process uses the store.
     pub fn try_alone(&self) -> Result<Option<Lock>> {
         let path = self.root.join("locks/store");
         let mut file = open(&path)?;
         match file.try_lock() {
             Ok(()) => {
-                // For the words of those who wait: without it they wait as well.
+                // The process id is for the messages of waiting processes. They also wait if writing the id fails.
                 let _ = file.set_len(0).and_then(|()| file.write_all(std::process::id().to_string().as_bytes()));
                 Ok(Some(Lock { file, path: None }))
             }
@@ -108,7 +111,8 @@ impl Store {
     }
 }
 
-/// Takes the store's lock together with others. Says for whom it waits: whoever has the store alone may free gigabytes.
+/// Takes the shared lock of the store. If another process holds the exclusive lock, a message names this process: gc
+/// may take long to remove gigabytes.
 fn share(mut file: File, path: &Path) -> Result<Lock> {
     let cannot = || format!("cannot lock {}", path.display());
     match file.try_lock_shared() {
@@ -130,20 +134,22 @@ impl Drop for Lock {
         if let Some(path) = &self.path {
             let _ = std::fs::remove_file(path);
         }
-        // Closing would not be enough while a child still has the same open file.
+        // Closing the file is not enough: a child process may still have the same open file.
         let _ = self.file.unlock();
     }
 }
 
 fn open(path: &Path) -> Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
-            let cache = path.parent().and_then(Path::parent).unwrap_or(path);
-            Problem::new(format!("the cache {} cannot be written: {error}", cache.display()))
-                .hint("`plan`, `why` and `sql` do without; build with --cache in a folder of your own, or see whose it is")
-                .into()
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(|error| {
+        match error.kind() {
+            std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
+                let cache = path.parent().and_then(Path::parent).unwrap_or(path);
+                Problem::new(format!("the cache {} cannot be written: {error}", cache.display()))
+                    .hint("choose another folder with --cache, or ask the owner; `plan`, `why` and `sql` only read")
+                    .into()
+            }
+            _ => Error::new(error).context(format!("cannot open {}", path.display())),
         }
-        _ => Error::new(error).context(format!("cannot open {}", path.display())),
     })
 }
 

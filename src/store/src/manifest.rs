@@ -1,4 +1,5 @@
-//! The list of an artifact's files. Its canonical bytes are what the artifact's digest is the blake3 of.
+//! The manifest of an artifact: path, size and digest of each file. The digest of an artifact is the blake3 of the
+//! canonical JSON of its manifest. artifact.rs compares a manifest with the files on disk.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use super::Fingerprint;
 use raisin_base::digest::{Digest, canonical};
 use raisin_base::error::{Context as _, Result, bail, ensure};
 
-/// The manifest's own file name in the artifact.
+/// The file name of the manifest in the artifact.
 pub const MANIFEST: &str = "manifest.json";
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,7 +28,7 @@ pub struct FileEntry {
     pub blake3: Digest,
 }
 
-/// A file that is not the same in two manifests.
+/// A file that differs between two manifests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileDifference<'m> {
     Added(&'m FileEntry),
@@ -39,7 +40,8 @@ impl Manifest {
     /// Hashes every file of a folder.
     ///
     /// # Errors
-    /// Anything in it that is neither file nor folder, a name that is not UTF-8, or a file named as the manifest.
+    /// The folder contains something that is neither a file nor a folder, a name that is not UTF-8, or a file with the
+    /// name of the manifest.
     pub fn of_folder(folder: &Path) -> Result<Self> {
         let mut files = Vec::new();
         for found in list(folder)? {
@@ -57,12 +59,12 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// What manifest.json holds.
+    /// The content of manifest.json: canonical JSON.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         Ok(canonical(&serde_json::to_value(self)?).into_bytes())
     }
 
-    /// The files that are not the same in another manifest, in the order of their paths.
+    /// The files that differ between this manifest and `other`, sorted by path.
     pub fn differences<'m>(&'m self, other: &'m Self) -> Vec<FileDifference<'m>> {
         let by_path = |manifest: &'m Self| manifest.files.iter().map(|file| (file.path.as_str(), file));
         let (before, after): (BTreeMap<_, _>, BTreeMap<_, _>) = (by_path(self).collect(), by_path(other).collect());
@@ -77,12 +79,13 @@ impl Manifest {
         paths.into_iter().filter_map(difference).collect()
     }
 
+    /// The size of all files, in bytes.
     pub fn bytes(&self) -> u64 {
         self.files.iter().map(|file| file.size).sum()
     }
 }
 
-/// A file in a folder, by its path below it.
+/// A file in a folder, with its path relative to the folder.
 pub(super) struct ListedFile {
     pub path: String,
     pub fingerprint: Fingerprint,
@@ -114,7 +117,7 @@ fn walk(folder: &Path, prefix: &str, found: &mut Vec<ListedFile>) -> Result<()> 
     Ok(())
 }
 
-/// All folders below and including `folder`, the deepest first.
+/// `folder` and all folders below it. A folder comes after the folders that it contains.
 pub(super) fn folders(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
     let mut all = Vec::new();
     for entry in std::fs::read_dir(folder)? {

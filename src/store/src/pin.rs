@@ -1,4 +1,5 @@
-//! Pins: artifacts that gc keeps though no link reaches them. `pins/<digest>` holds what they were pinned as.
+//! Pins: marks that make gc keep an artifact although no link reaches it. `pins/<digest>` holds the label of the pin.
+//! roots.rs makes the pins roots of gc.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -11,12 +12,12 @@ use raisin_base::error::{Context as _, Result};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pin {
     pub digest: Digest,
-    /// Such as `quickstart.tuned [method=raise]`.
+    /// The name under which the artifact was pinned, such as `quickstart.tuned [method=raise]`.
     pub label: String,
 }
 
 impl Store {
-    /// Keeps an artifact until it is unpinned.
+    /// Pins an artifact: gc keeps it until [`Self::unpin`].
     pub fn pin(&self, digest: Digest, label: &str) -> Result<()> {
         let path = self.pin_file(digest);
         if let Some(folder) = path.parent() {
@@ -25,7 +26,7 @@ impl Store {
         write_atomically(&path, format!("{label}\n").as_bytes())
     }
 
-    /// Whether there was such a pin.
+    /// Removes a pin. Returns whether the pin existed.
     pub fn unpin(&self, digest: Digest) -> Result<bool> {
         let path = self.pin_file(digest);
         match std::fs::remove_file(&path) {
@@ -35,10 +36,10 @@ impl Store {
         }
     }
 
-    /// All pins, by label.
+    /// All pins, sorted by label.
     ///
     /// # Errors
-    /// Pins that cannot be read, which gc would take for none.
+    /// A pin cannot be read. gc must then stop, because it would remove the pinned artifact.
     pub fn pins(&self) -> Result<Vec<Pin>> {
         let mut pins = Vec::new();
         let folder = self.root.join("pins");
@@ -50,12 +51,12 @@ impl Store {
         };
         for entry in entries {
             let entry = entry.with_context(|| cannot(&folder))?;
-            // A name that is no digest is a pin that was being written when its process died.
+            // A file whose name is not a digest is the temporary file of a process that was killed.
             if let Some(digest) = entry.file_name().to_str().and_then(|name| name.parse().ok()) {
                 match std::fs::read(entry.path()) {
-                    // A label is words only: a flipped byte in it is no reason to fail.
+                    // The label is used only in messages. Therefore damage of the label is ignored.
                     Ok(label) => pins.push(Pin { digest, label: String::from_utf8_lossy(&label).trim().to_owned() }),
-                    // Unpinned meanwhile.
+                    // Another process has removed the pin.
                     Err(error) if error.kind() == ErrorKind::NotFound => {}
                     Err(error) => return Err(error).with_context(|| cannot(&entry.path())),
                 }

@@ -1,7 +1,8 @@
-//! What is remembered of an action that ran: the action itself, its artifact, and what it took.
+//! Action records: the action, its artifact, times, costs and notes, one file for each action. artifact.rs checks the
+//! artifact that an action record names.
 //!
-//! The file is one JSON object whose first member is the blake3 of all bytes after it, so that a flipped bit in a
-//! record is seen before it can lead to another artifact.
+//! The file is one JSON object. The first member is the blake3 of all bytes that follow. Therefore a flipped bit in an
+//! action record is detected before it can lead to a wrong artifact.
 
 use std::collections::BTreeMap;
 
@@ -16,17 +17,17 @@ use raisin_contract::Cost;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ActionRecord {
     pub key: Digest,
-    /// The JSON whose canonical form has `key` as its digest.
+    /// The action as JSON. `key` is the digest of its canonical form.
     pub action: Value,
     pub artifact: Digest,
-    /// Artifacts that this one is of use only together with.
+    /// The artifacts that this artifact needs, by name.
     pub references: BTreeMap<String, Digest>,
     pub kind: String,
     pub stage: String,
     pub pipeline: String,
     /// The variant's name; empty without a sweep.
     pub variant: String,
-    /// The run that made it.
+    /// The id of the run that made the artifact.
     pub run: String,
     /// RFC 3339.
     pub started: String,
@@ -34,25 +35,25 @@ pub struct ActionRecord {
     pub seconds: f64,
     pub bytes: u64,
     pub costs: Vec<Cost>,
-    /// What the stage told the person.
+    /// The notes of the stage for the user.
     #[serde(default)]
     pub notes: Vec<String>,
-    /// Set where nothing ran: a person gave this action the artifact of another one.
+    /// Set if the stage did not run, because a person accepted the artifact of another action for this action.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accepted: Option<Accepted>,
 }
 
-/// A person's word that what changed in an action is cosmetic.
+/// The statement of a person that the differences between two actions are cosmetic.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accepted {
     /// The action that made the artifact.
     pub of: Digest,
-    /// What the two actions differ in, in words.
+    /// The differences between the two actions, as text.
     pub differences: Vec<String>,
     pub by: String,
     /// RFC 3339.
     pub at: String,
-    /// The person's own words; may be empty.
+    /// The reason that the person gave; may be empty.
     #[serde(default)]
     pub reason: String,
 }
@@ -60,7 +61,7 @@ pub struct Accepted {
 impl std::fmt::Display for Accepted {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (of, differences) = (self.of.short(), self.differences.join("; "));
-        write!(f, "by {} at {}, as what action {of} made: {differences}", self.by, self.at)?;
+        write!(f, "by {} at {}, with the artifact of action {of}: {differences}", self.by, self.at)?;
         if self.reason.is_empty() { Ok(()) } else { write!(f, " ({})", self.reason) }
     }
 }
@@ -77,20 +78,20 @@ impl ActionRecord {
     }
 
     /// # Errors
-    /// Bytes that are not exactly what [`Self::to_bytes`] wrote.
+    /// `bytes` is not exactly the output of [`Self::to_bytes`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        ensure!(bytes.len() > SEAL_LENGTH && bytes.starts_with(SEAL_START), "it does not begin with its blake3");
+        ensure!(bytes.len() > SEAL_LENGTH && bytes.starts_with(SEAL_START), "the file does not begin with a blake3");
         let seal: Digest = std::str::from_utf8(&bytes[SEAL_START.len()..SEAL_LENGTH - 2])?.parse()?;
-        ensure!(Digest::of(&bytes[SEAL_LENGTH..]) == seal, "its content does not have the blake3 that it begins with");
+        ensure!(Digest::of(&bytes[SEAL_LENGTH..]) == seal, "the content does not match the blake3 at its beginning");
         Ok(serde_json::from_slice(bytes)?)
     }
 }
 
 impl Store {
-    /// The record of this key; `None` where there is none.
+    /// The action record with this key; `None` if it does not exist.
     ///
     /// # Errors
-    /// A record that is damaged.
+    /// The action record is damaged or cannot be read.
     pub fn record(&self, key: Digest) -> Result<Option<ActionRecord>> {
         let path = self.record_file(key);
         let bytes = match std::fs::read(&path) {
@@ -98,9 +99,9 @@ impl Store {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
         };
-        let damaged = || format!("the record {} is damaged", path.display());
+        let damaged = || format!("the action record {} is damaged", path.display());
         let record = ActionRecord::from_bytes(&bytes).with_context(damaged)?;
-        ensure!(record.key == key, "the record {} is that of another action, {}", path.display(), record.key);
+        ensure!(record.key == key, "the action record {} belongs to another action, {}", path.display(), record.key);
         Ok(Some(record))
     }
 
@@ -108,7 +109,7 @@ impl Store {
         write_atomically(&self.record_file(record.key), &record.to_bytes()?)
     }
 
-    /// Every readable action record, the oldest first. Damaged ones are left out: `verify` names them.
+    /// All readable action records, the oldest first. Damaged action records are skipped; `verify` reports them.
     pub fn actions(&self) -> Result<Vec<ActionRecord>> {
         let mut records: Vec<ActionRecord> =
             self.record_keys()?.into_iter().filter_map(|key| self.record(key).ok().flatten()).collect();
@@ -116,7 +117,7 @@ impl Store {
         Ok(records)
     }
 
-    /// The keys that have a file in actions/.
+    /// The keys of all action records, including damaged ones.
     pub fn record_keys(&self) -> Result<Vec<Digest>> {
         let mut keys = Vec::new();
         for entry in std::fs::read_dir(self.root.join("actions"))? {

@@ -1,7 +1,8 @@
-//! The roots of gc: the pins, and the links in every out folder that builds on this cache have written.
+//! The roots of gc: the pins, and the links in every out folder that builds with this cache have written. gc.rs decides
+//! which artifacts are removed.
 //!
-//! `roots/<blake3 of the path>` holds an out folder's absolute path. So gc frees nothing of another project that shares the
-//! cache, and nothing of one's own when it is started in the wrong folder.
+//! `roots/<blake3 of the path>` holds the absolute path of an out folder. Therefore gc keeps the artifacts of other
+//! projects that share the cache, and gc keeps the artifacts of a project even if gc is started in a wrong folder.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -12,19 +13,21 @@ use super::{Store, write_atomically};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Problem, Result};
 
-/// What gc starts from.
+/// The artifacts from which gc starts.
 pub(super) struct Roots {
     pub digests: Vec<Digest>,
-    /// The out folders that were looked at.
+    /// The out folders whose links were read.
     pub folders: BTreeSet<PathBuf>,
-    /// Those that a build wrote into once, and that are no longer there.
+    /// Out folders into which a build wrote links, and that no longer exist.
     pub gone: Vec<PathBuf>,
 }
 
 impl Store {
-    /// Notes that `out` is about to hold links to artifacts. Writes nothing where that is known.
+    /// Notes `out` as an out folder whose links gc follows. Call this before links are written into `out`. If the note
+    /// exists already, nothing is written.
     pub fn note_out_folder(&self, out: &Path) -> Result<()> {
-        let out = std::path::absolute(out).with_context(|| format!("cannot tell where {} is", out.display()))?;
+        let out =
+            std::path::absolute(out).with_context(|| format!("cannot find the absolute path of {}", out.display()))?;
         let (file, path) = (self.out_folder_note(&out), out.as_os_str().as_bytes());
         if std::fs::read(&file).is_ok_and(|known| known == path) {
             return Ok(());
@@ -34,14 +37,16 @@ impl Store {
         write_atomically(&file, path)
     }
 
-    /// The pins and all links: those in `out`, and those in the folders that were noted.
+    /// The pins, the links in `out`, and the links in all noted out folders.
     ///
     /// # Errors
-    /// Anything that cannot be read now: what it would lead to must not be freed.
+    /// A folder, link, note or pin cannot be read. gc must then stop, because it would remove artifacts that are in
+    /// use.
     pub(super) fn roots(&self, out: &Path) -> Result<Roots> {
         let digests = self.pins()?.into_iter().map(|pin| pin.digest).collect();
         let mut roots = Roots { digests, folders: BTreeSet::new(), gone: Vec::new() };
-        let here = std::path::absolute(out).with_context(|| format!("cannot tell where {} is", out.display()))?;
+        let here =
+            std::path::absolute(out).with_context(|| format!("cannot find the absolute path of {}", out.display()))?;
         for folder in self.noted_out_folders()?.into_iter().chain([here.clone()]) {
             if roots.folders.contains(&folder) {
                 continue;
@@ -57,11 +62,12 @@ impl Store {
         Ok(roots)
     }
 
+    /// The path of the note of an out folder.
     pub(super) fn out_folder_note(&self, out: &Path) -> PathBuf {
         self.root.join("roots").join(Digest::of(out.as_os_str().as_bytes()).to_hex())
     }
 
-    /// The out folders that builds have noted.
+    /// All noted out folders.
     fn noted_out_folders(&self) -> Result<Vec<PathBuf>> {
         let folder = self.root.join("roots");
         let cannot = || format!("cannot read {}", folder.display());
@@ -73,15 +79,16 @@ impl Store {
         let mut noted = Vec::new();
         for entry in entries {
             let entry = entry.with_context(cannot)?;
-            // A name that is no digest is a note that was being written when its process died.
+            // A file whose name is not a digest is the temporary file of a process that was killed.
             let Some(name) = entry.file_name().to_str().and_then(|name| name.parse::<Digest>().ok()) else { continue };
             let path = entry.path();
             let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
             if Digest::of(&bytes) != name {
-                let message = format!("{} is damaged: it names a folder whose links gc must know", path.display());
-                return Err(Problem::new(message)
-                    .hint("a build there writes it anew; if nothing is built there any more, remove this file")
-                    .into());
+                let message =
+                    format!("the file {} is damaged: it holds the path of an out folder that gc needs", path.display());
+                let hint = "run `raisin build` in the project of this out folder: the build repairs the file; if the \
+                            project no longer exists, remove the file";
+                return Err(Problem::new(message).hint(hint).into());
             }
             noted.push(PathBuf::from(std::ffi::OsString::from_vec(bytes)));
         }
@@ -89,8 +96,8 @@ impl Store {
     }
 }
 
-/// out/<pipeline>/<stage> and out/<pipeline>/<variant>/<stage> are links whose target's name is a digest; any other link
-/// to a folder is a folder that lies elsewhere. Whether there is such a folder.
+/// Collects the digests of all links below `folder`: out/<pipeline>/<stage> and out/<pipeline>/<variant>/<stage> are
+/// links to folders whose name is a digest. Any other link to a folder is followed. Returns whether `folder` exists.
 fn collect_links(folder: &Path, depth: usize, digests: &mut Vec<Digest>) -> Result<bool> {
     let cannot = |path: &Path| format!("cannot read {}, where links to artifacts may be", path.display());
     let gone = |error: &std::io::Error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory);
@@ -105,7 +112,7 @@ fn collect_links(folder: &Path, depth: usize, digests: &mut Vec<Digest>) -> Resu
         if entry.file_type().with_context(|| cannot(&path))?.is_symlink() {
             let target = match std::fs::read_link(&path) {
                 Ok(target) => target,
-                // A build that goes on meanwhile has removed it.
+                // A concurrent build has removed the link.
                 Err(error) if gone(&error) => continue,
                 Err(error) => return Err(error).with_context(|| cannot(&path)),
             };
@@ -176,12 +183,12 @@ mod tests {
         store.note_out_folder(&out).unwrap();
         assert!(store.roots(&out).is_ok());
         std::fs::set_permissions(out.join("story"), std::fs::Permissions::from_mode(0o0)).unwrap();
-        // Nothing is closed to the one who is root.
+        // The root user can read every folder, whatever its mode.
         if std::fs::read_dir(out.join("story")).is_err() {
             assert!(store.roots(&out).is_err());
         }
         std::fs::set_permissions(out.join("story"), std::fs::Permissions::from_mode(0o755)).unwrap();
-        // A link that leads to itself can be read by nobody.
+        // A link to itself cannot be followed.
         symlink("circle", out.join("circle")).unwrap();
         assert!(store.roots(&out).is_err_and(|error| error.to_string().contains("circle")));
         std::fs::remove_file(out.join("circle")).unwrap();

@@ -1,4 +1,5 @@
-//! Reads everything again, and sets aside what is not what it was.
+//! `raisin verify`: reads every action record, manifest and file of the store again, and sets damaged ones aside. The
+//! checks of a look-up are in artifact.rs.
 
 use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
 use serde::Serialize;
@@ -8,28 +9,29 @@ use super::{Artifact, Store};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Result, ensure};
 
-/// How much is read.
+/// How much `verify` reads.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Verify {
-    /// Of the artifacts' files, about this share is read, another one each time; `None`: all. Records and manifests are
-    /// read and files are looked at in any case.
+    /// The share of the files of artifacts that is read (0 to 1); `None`: all files. Each run reads other files. Every
+    /// action record and manifest is read, and every fingerprint is compared, whatever the share is.
     pub sample: Option<f64>,
 }
 
-/// What `verify` read and found.
+/// The result of `verify`.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Verified {
     pub artifacts: u64,
     pub records: u64,
-    /// Files of artifacts that were read, of so many.
+    /// The number of files of artifacts that were read.
     pub files_read: u64,
+    /// The number of all files of artifacts.
     pub files: u64,
-    /// How many bytes those have that were read.
+    /// The size of the files that were read, in bytes.
     pub bytes: u64,
     pub damages: Vec<Damage>,
-    /// Memories that could not be read and are removed now: builds make them again as they need them.
+    /// The number of damaged memories, which were removed. Builds rebuild memories when they need them.
     pub forgotten: u64,
-    /// Lines of the journal that cannot be read, which a kill may have torn. They stay, and are passed over.
+    /// The number of journal lines that are torn or damaged. These lines stay in the journal, and readers skip them.
     pub journal_lines: u64,
 }
 
@@ -38,15 +40,16 @@ pub struct Damage {
     /// `artifact` or `record`.
     pub what: &'static str,
     pub digest: Digest,
-    /// The stages that made it, as far as records tell.
+    /// The stages that made the artifact, according to the readable action records.
     pub stages: Vec<String>,
     pub reason: String,
 }
 
-/// Re-hashes every artifact and reads every record; what is damaged goes to damaged/, and the next build makes it again.
+/// Hashes every artifact again and reads every action record. Damaged ones are set aside, and the next build makes them
+/// again.
 ///
-/// Builds may go on meanwhile, and gc may not. Reading everything takes its time, so what was found damaged is read once
-/// more just before it is set aside: a build may have made it good.
+/// Builds may run at the same time; gc waits. Reading all artifacts takes long, and a build may repair a damaged
+/// artifact meanwhile. Therefore a damaged artifact is read a second time, directly before it is set aside.
 pub fn verify(store: &Store, options: &Verify) -> Result<Verified> {
     let _shared = store.share_to_read()?;
     let mut verified = Verified { forgotten: store.forget_damaged()?, ..Verified::default() };
@@ -70,7 +73,7 @@ pub fn verify(store: &Store, options: &Verify) -> Result<Verified> {
     let results: Vec<(Digest, Result<Read>)> =
         digests.par_iter().map(|digest| (*digest, read_again(store, *digest, &sampling))).collect();
     for (digest, result) in results {
-        // A build that met the same damage may be making it good.
+        // A concurrent build may be repairing the same artifact.
         let one_at_a_time = if result.is_err() { Some(store.lock_artifacts()?) } else { None };
         let result = result.or_else(|_| read_again(store, digest, &sampling));
         match result {
@@ -93,7 +96,7 @@ pub fn verify(store: &Store, options: &Verify) -> Result<Verified> {
     Ok(verified)
 }
 
-/// Which files are read.
+/// Decides which files `verify --sample` reads.
 struct Sampling {
     share: Option<f64>,
     salt: i128,
@@ -108,10 +111,14 @@ impl Sampling {
     }
 }
 
+/// What was read of one artifact.
 #[derive(Default)]
 struct Read {
+    /// The number of files that were read.
     files: u64,
+    /// The number of all files of the artifact.
     of: u64,
+    /// The size of the files that were read.
     bytes: u64,
 }
 

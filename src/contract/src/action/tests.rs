@@ -1,4 +1,4 @@
-//! What is written is read again, whatever is in it.
+//! Tests of actions: JSON and canonical JSON come back unchanged, for random actions and random JSON.
 
 use proptest::prelude::*;
 
@@ -41,7 +41,7 @@ fn part() -> impl Strategy<Value = Part<'static>> {
     input().prop_map(Part::Input).prop_recursive(3, 20, 4, |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..4).prop_map(Part::List),
-            // Out of order, and no table that looks like an input.
+            // The entries are in reverse order, and no table has the form of an input.
             prop::collection::btree_map("[a-d]\"?", inner, 0..4).prop_map(|entries| {
                 Part::Table(entries.into_iter().rev().map(|(name, part)| (Cow::Owned(name), part)).collect())
             }),
@@ -60,7 +60,7 @@ prop_compose! {
     }
 }
 
-/// Any JSON, with objects that look like inputs and almost do.
+/// Random JSON, with objects that have exactly or almost the form of an input.
 fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         3 => scalar(),
@@ -98,7 +98,7 @@ proptest! {
         prop_assert_eq!(action.clone().into_owned(), action);
     }
 
-    /// Also where the writer would not have written it: no record and no plan is read as something else.
+    /// This also holds for JSON that `to_json` never writes: reading an action record or a plan loses nothing.
     #[test]
     fn whatever_json_is_read_is_written_the_same(parameters in any_json()) {
         let json = json!({"format": 1, "kind": "k", "kind_version": 2, "parameters": parameters, "seed": 3});
