@@ -355,7 +355,10 @@ fn space_is_counted_by_stage_pipeline_and_variant_and_what_is_pinned_survives_gc
     run(&["pin", "swept", "pool"]);
     std::fs::remove_dir_all(project.folder.path().join("out")).unwrap();
     let (would, told) = run(&["gc"]);
-    assert!(would.is_empty() && told.contains("younger than a day") && told.contains("no longer there"), "{told}");
+    assert!(
+        would.is_empty() && told.contains("younger than a day") && told.contains("does not exist any more"),
+        "{told}"
+    );
     let (would, told) = run(&["gc", "--older-than", "0"]);
     assert!(would.matches("artifact ").count() == 1 && told.contains("would free"), "{would}{told}");
     let (freed, told) = run(&["gc", "--yes", "--older-than", "0"]);
