@@ -1,5 +1,5 @@
 //! The loop of a worker: reads requests from standard input, one per line, and runs stages. Events, and finally the
-//! outcome of the stage, go to standard output. The side of the build is `engine/resident.rs`.
+//! outcome of the stage, go to standard output. The side of the build is `engine/src/worker.rs`.
 
 use std::fs::OpenOptions;
 use std::io::{BufRead as _, Write as _};
