@@ -213,12 +213,14 @@ impl Records {
                 (&file).seek(SeekFrom::Start(whole))?;
                 std::io::copy(&mut &file, &mut File::create(&aside)?)
             };
-            let _ = copy();
+            let kept = match copy() {
+                Ok(_) => format!("the rest is kept as {}", name_of(&aside)),
+                Err(error) => format!("the rest could not be kept as {} ({error})", name_of(&aside)),
+            };
             file.set_len(whole).with_context(|| format!("cannot shorten {}", path.display()))?;
             tell(&format!(
-                "{} is damaged after its first {whole} bytes: the rest is kept as {}, and its work is done again",
-                name_of(path),
-                name_of(&aside)
+                "{} is damaged after its first {whole} bytes: {kept}, and its work is done again",
+                name_of(path)
             ));
         }
         file.seek(SeekFrom::Start(whole))?;
