@@ -4,50 +4,10 @@
 #![allow(clippy::unwrap_used, reason = "a failed `unwrap` ends the test")]
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-struct Project {
-    folder: tempfile::TempDir,
-}
-
-impl Project {
-    fn new(pipeline: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("p.toml"), pipeline).unwrap();
-        Self { folder }
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(raisin_tests::executable("raisin"));
-        command.args(arguments).current_dir(self.folder.path()).env_remove("RAISIN_CACHE").env_remove("RAISIN_OUT");
-        command
-    }
-
-    fn raisin(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().unwrap()
-    }
-
-    /// Runs a command that must succeed. Returns its standard output and its standard error.
-    fn done(&self, arguments: &[&str]) -> (String, String) {
-        let output = self.raisin(arguments);
-        assert_eq!(output.status.code(), Some(0), "{arguments:?}\n{}", text(&output.stderr));
-        (text(&output.stdout), text(&output.stderr))
-    }
-
-    fn write(&self, name: &str, content: &str) {
-        let path = self.folder.path().join(name);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, content).unwrap();
-    }
-
-    /// Runs a command. Returns its exit code and its standard error.
-    fn refused(&self, arguments: &[&str]) -> (Option<i32>, String) {
-        let output = self.raisin(arguments);
-        assert_eq!(text(&output.stdout), "", "standard output is for data");
-        (output.status.code(), text(&output.stderr))
-    }
-}
+use raisin_tests::Project;
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
@@ -55,46 +15,46 @@ fn text(bytes: &[u8]) -> String {
 
 #[test]
 fn a_wrong_pipeline_is_refused_with_its_place_before_anything_is_made() {
-    let project = Project::new("[pipeline]\nsed = 3\n");
+    let project = Project::with_text("[pipeline]\nsed = 3\n");
     for command in ["build", "plan"] {
         let (code, words) = project.refused(&[command, "p.toml"]);
         assert_eq!(words, "error: p.toml:2:1: [pipeline] has no key `sed`\nhint: did you mean `seed`?\n");
-        assert_eq!(code, Some(2));
+        assert_eq!(code, 2);
     }
-    assert!(!project.folder.path().join("cache").exists());
+    assert!(!project.path("cache").exists());
 }
 
 #[test]
 fn a_missing_pipeline_and_a_wrong_flag_exit_with_two() {
-    let project = Project::new("");
+    let project = Project::with_text("");
     let (code, words) = project.refused(&["build", "q.toml"]);
-    assert_eq!(code, Some(2));
+    assert_eq!(code, 2);
     assert!(words.starts_with("error: cannot read the pipeline q.toml"), "{words}");
-    assert_eq!(project.refused(&["build", "p.toml", "--deivce", "cpu"]).0, Some(2));
+    assert_eq!(project.refused(&["build", "p.toml", "--deivce", "cpu"]).0, 2);
     let (code, words) = project.refused(&["build", "p.toml", "--set", "seed"]);
-    assert_eq!(code, Some(2));
+    assert_eq!(code, 2);
     assert!(words.starts_with("error: from --set seed: there is no `=`"), "{words}");
 }
 
 #[test]
 fn without_arguments_a_short_page_shows_how_to_begin() {
-    let (code, words) = Project::new("").refused(&[]);
-    assert_eq!(code, Some(2));
+    let (code, words) = Project::with_text("").refused(&[]);
+    assert_eq!(code, 2);
     assert!(words.contains("raisin build pipelines/quickstart.toml"), "{words}");
     assert!(!words.contains("run-stage"), "{words}");
 }
 
 #[test]
 fn an_unknown_kind_to_describe_is_refused() {
-    let (code, words) = Project::new("").refused(&["kinds", "nothing-like-it"]);
-    assert_eq!(code, Some(2));
+    let (code, words) = Project::with_text("").refused(&["kinds", "nothing-like-it"]);
+    assert_eq!(code, 2);
     assert!(words.contains("there is no kind `nothing-like-it`"), "{words}");
 }
 
 #[test]
 fn doctor_follows_the_folders_that_it_is_given() {
-    let output = Project::new("").raisin(&["doctor", "--cache", "elsewhere"]);
-    assert!(text(&output.stdout).contains("cache     elsewhere does not exist yet"), "{}", text(&output.stdout));
+    let output = Project::with_text("").run(&["doctor", "--cache", "elsewhere"]);
+    assert!(output.stdout.contains("cache     elsewhere does not exist yet"), "{}", output.stdout);
 }
 
 /// A pipeline with a pool of two files of a folder, and a query that counts the pool.
@@ -114,7 +74,7 @@ fn questions(first: usize, count: usize) -> String {
 }
 
 fn counted() -> Project {
-    let project = Project::new(COUNTED);
+    let project = Project::with_text(COUNTED);
     project.write("data/a.jsonl", &questions(0, 10));
     project.write("data/b.jsonl", &(questions(10, 5) + "{torn\n"));
     project
@@ -156,21 +116,21 @@ fn a_plan_in_a_file_is_built_without_the_pipeline_and_refused_once_an_input_chan
     let project = counted();
     let (_, words) = project.done(&["plan", "p.toml", "--out", "plan.json", "--set", "stage.pool.sample=5"]);
     assert!(words.contains("raisin build plan.json"), "{words}");
-    std::fs::rename(project.folder.path().join("p.toml"), project.folder.path().join("q.toml")).unwrap();
+    std::fs::rename(project.path("p.toml"), project.path("q.toml")).unwrap();
     let (code, words) = project.refused(&["build", "plan.json", "--set", "pipeline.seed=3"]);
-    assert_eq!(code, Some(2));
+    assert_eq!(code, 2);
     assert!(words.contains("plan.json is a plan, which --set would change"), "{words}");
     project.done(&["build", "plan.json"]);
     let (rows, _) = project.done(&["sql", "select n from counted.rows", "--format", "csv"]);
     assert_eq!(rows, "n\n5\n");
     project.write("data/a.jsonl", &questions(0, 11));
     let (code, words) = project.refused(&["build", "plan.json"]);
-    assert_eq!(code, Some(2));
+    assert_eq!(code, 2);
     assert!(words.contains("since plan.json was planned, something changed"), "{words}");
     assert!(words.contains("pool: files sources.0.path: other bytes: a.jsonl"), "{words}");
     project.write("plan.json", "{\"raisin_plan\": 2}");
     let (code, words) = project.refused(&["build", "plan.json"]);
-    assert!(code == Some(2) && words.contains("has format 2, this raisin reads format 1"), "{words}");
+    assert!(code == 2 && words.contains("has format 2, this raisin reads format 1"), "{words}");
 }
 
 #[test]
@@ -204,7 +164,7 @@ fn misspelt_stages_are_answered_with_the_near_name() {
         &["why", "p.toml", "cuonted"],
     ] {
         let (code, words) = project.refused(arguments);
-        assert_eq!(code, Some(2), "{arguments:?}");
+        assert_eq!(code, 2, "{arguments:?}");
         assert!(words.contains("there is no stage `cuonted`"), "{words}");
         assert!(words.contains("hint: did you mean `counted`?"), "{words}");
     }
@@ -228,23 +188,23 @@ fn resources_are_checked_and_change_nothing_that_is_cached() {
             &COUNTED.replace("[stage.counted]", &format!("resources = {resources}\n\n[stage.counted]")),
         );
         let (code, words) = project.refused(&["plan", "p.toml"]);
-        assert_eq!(code, Some(2));
+        assert_eq!(code, 2);
         assert!(words.contains(problem), "{words}");
     }
 }
 
 #[test]
 fn an_interrupt_before_anything_runs_ends_at_once_and_says_so() {
-    let project = Project::new("[stage.pool]\nkind = \"ingest\"\nsources = [{ path = \"pipe\" }]\n");
+    let project = Project::with_text("[stage.pool]\nkind = \"ingest\"\nsources = [{ path = \"pipe\" }]\n");
     // A process that opens the named pipe for reading waits for a writer. The build waits here, as it would while it
     // hashes a large file.
-    let pipe = project.folder.path().join("pipe");
+    let pipe = project.path("pipe");
     let made = Command::new("mkfifo").arg(&pipe).status().unwrap();
     assert!(made.success());
-    let mut build = project.command(&["build", "p.toml"]);
+    let mut build = project.raisin(&["build", "p.toml"]);
     let build = build.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let began = Instant::now();
-    while !project.folder.path().join("cache/VERSION").exists() {
+    while !project.path("cache/VERSION").exists() {
         assert!(began.elapsed() < Duration::from_secs(20), "the build does not begin");
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -257,9 +217,9 @@ fn an_interrupt_before_anything_runs_ends_at_once_and_says_so() {
 
 #[test]
 fn doctor_tells_what_the_worker_finds_and_what_to_do_about_what_is_missing() {
-    let output = Project::new("").raisin(&["doctor"]);
-    let words = text(&output.stdout);
-    assert_eq!(output.status.code(), Some(0), "{words}");
+    let output = Project::with_text("").run(&["doctor"]);
+    let words = output.stdout;
+    assert_eq!(output.code, 0, "{words}");
     for name in ["libtorch  2.11.0 from /", "processor", "threads", "f32", "bf16", "gpus", "dtype"] {
         assert!(words.lines().any(|line| line.starts_with(name)), "{name} is missing in\n{words}");
     }
@@ -276,15 +236,15 @@ fn doctor_tells_what_the_worker_finds_and_what_to_do_about_what_is_missing() {
 
 #[test]
 fn a_device_is_named_by_kind_and_number() {
-    let project = Project::new("[stage.pool]\nkind = \"generate\"\n");
+    let project = Project::with_text("[stage.pool]\nkind = \"generate\"\n");
     for device in ["cuda:x", "gpu", "cuda:-1"] {
         let (code, words) = project.refused(&["plan", "p.toml", "--device", device]);
-        assert_eq!(code, Some(2));
+        assert_eq!(code, 2);
         assert!(words.contains("auto, cpu, cuda or cuda:N"), "{words}");
     }
     if !Path::new("/dev/nvidia0").exists() {
         let (code, words) = project.refused(&["plan", "p.toml", "--device", "cuda:1"]);
-        assert_eq!(code, Some(2));
+        assert_eq!(code, 2);
         assert!(words.contains("no CUDA device can be used: there is no /dev/nvidia0"), "{words}");
     }
 }
@@ -296,19 +256,19 @@ fn the_exit_code_says_whose_error_it_is() {
     // A wrong query is an error of the user: exit code 2.
     for query in ["selec 1", "select nothing from pool.instructions", "select avgg(id) from pool.instructions", ""] {
         let (code, words) = project.refused(&["sql", query]);
-        assert_eq!(code, Some(2), "{query}: {words}");
+        assert_eq!(code, 2, "{query}: {words}");
     }
     let (code, words) = project.refused(&["sql", "select 1", "--pipeline", "q"]);
-    assert_eq!(code, Some(2), "{words}");
+    assert_eq!(code, 2, "{words}");
     // A cache that is not a folder, and a missing executable, are errors of the machine (exit code 1), with or without
     // a hint.
     let (code, words) = project.refused(&["build", "p.toml", "--cache", "p.toml"]);
-    assert_eq!(code, Some(1), "{words}");
+    assert_eq!(code, 1, "{words}");
     project.write("cache/VERSION", "7\n");
     let (code, words) = project.refused(&["build", "p.toml"]);
-    assert!(code == Some(1) && words.contains("has layout 7") && words.contains("hint: "), "{words}");
-    let tensors = Project::new("[stage.model]\nkind = \"model\"\nsource = { huggingface = \"p.toml\" }\n");
-    let output = tensors.command(&["build", "p.toml"]).env("RAISIN_WORKER", "/nowhere/raisin-worker").output().unwrap();
+    assert!(code == 1 && words.contains("has layout 7") && words.contains("hint: "), "{words}");
+    let tensors = Project::with_text("[stage.model]\nkind = \"model\"\nsource = { huggingface = \"p.toml\" }\n");
+    let output = tensors.raisin(&["build", "p.toml"]).env("RAISIN_WORKER", "/nowhere/raisin-worker").output().unwrap();
     let words = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{words}");
     assert!(words.contains("stage `model` cannot run") && words.contains("RAISIN_WORKER names /nowhere"), "{words}");
@@ -318,7 +278,7 @@ fn the_exit_code_says_whose_error_it_is() {
 #[test]
 fn committed_schema_is_current() {
     let path: PathBuf = raisin_tests::package().join("schemas/pipeline.schema.json");
-    let printed = text(&Project::new("").raisin(&["schema"]).stdout);
+    let printed = Project::new().run(&["schema"]).stdout;
     if std::env::var_os("RAISIN_BLESS").is_some() {
         std::fs::write(&path, &printed).unwrap();
     }
@@ -331,15 +291,10 @@ fn space_is_counted_by_stage_pipeline_and_variant_and_what_is_pinned_survives_gc
     let stages = "[stage.pool]\nkind = \"generate\"\nsize = 20\n[stage.counted]\nkind = \"sql\"\nof = [\"pool\"]\n\
          query = \"select count(*) as n from pool.instructions\"\n";
     let project =
-        Project::new(&format!("[pipeline]\nname = \"swept\"\n{stages}[sweep]\n\"stage.pool.size\" = [20, 30]\n"));
-    let run = |arguments: &[&str]| {
-        let output = project.raisin(arguments);
-        assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
-        (text(&output.stdout), text(&output.stderr))
-    };
-    run(&["build", "p.toml"]);
+        Project::with_text(&format!("[pipeline]\nname = \"swept\"\n{stages}[sweep]\n\"stage.pool.size\" = [20, 30]\n"));
+    project.done(&["build", "p.toml"]);
     let rows = |by: &str| {
-        let (table, _) = run(&["du", "--by", by]);
+        let (table, _) = project.done(&["du", "--by", by]);
         let row = |line: &str| line.split(['|', ' ']).filter(|word| !word.is_empty()).map(str::to_owned).collect();
         table.lines().map(row).collect::<Vec<Vec<String>>>()
     };
@@ -352,19 +307,19 @@ fn space_is_counted_by_stage_pipeline_and_variant_and_what_is_pinned_survives_gc
     assert_eq!((count(&rows("stage"), "pool"), count(&rows("stage"), "counted")), (2, 1));
     assert_eq!((count(&rows("variant"), "size=20"), count(&rows("variant"), "size=30")), (1, 1));
 
-    run(&["pin", "swept", "pool"]);
-    std::fs::remove_dir_all(project.folder.path().join("out")).unwrap();
-    let (would, told) = run(&["gc"]);
+    project.done(&["pin", "swept", "pool"]);
+    std::fs::remove_dir_all(project.path("out")).unwrap();
+    let (would, told) = project.done(&["gc"]);
     assert!(
         would.is_empty() && told.contains("younger than a day") && told.contains("does not exist any more"),
         "{told}"
     );
-    let (would, told) = run(&["gc", "--older-than", "0"]);
+    let (would, told) = project.done(&["gc", "--older-than", "0"]);
     assert!(would.matches("artifact ").count() == 1 && told.contains("would free"), "{would}{told}");
-    let (freed, told) = run(&["gc", "--yes", "--older-than", "0"]);
+    let (freed, told) = project.done(&["gc", "--yes", "--older-than", "0"]);
     assert!(freed == would && told.contains("2 artifacts stay"), "{freed}{told}");
-    let (_, again) = run(&["build", "p.toml"]);
+    let (_, again) = project.done(&["build", "p.toml"]);
     assert!(again.contains("1 ran, 2 cached"), "{again}");
-    let (_, told) = run(&["unpin", "swept", "pool"]);
+    let (_, told) = project.done(&["unpin", "swept", "pool"]);
     assert!(told.contains("2 unpinned"), "{told}");
 }

@@ -6,14 +6,16 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use raisin_base::digest::Digest;
+use raisin_store::BuiltStage;
+use raisin_tests::Project;
 use raisin_tests::python::{run_python, setting};
-use raisin_tests::{BuiltStage, Project};
 use serde_json::Value;
 
 const PIPELINE: &str = "micro.toml";
 
-fn digests(stages: &[BuiltStage]) -> BTreeMap<(String, String), String> {
-    stages.iter().map(|stage| ((stage.stage.clone(), stage.variant.clone()), stage.artifact.clone())).collect()
+fn digests(stages: &[BuiltStage]) -> BTreeMap<(String, String), Digest> {
+    stages.iter().map(|stage| ((stage.stage.clone(), stage.variant.clone()), stage.artifact)).collect()
 }
 
 /// The stages that the last run executed, according to raisin's own history.

@@ -6,36 +6,23 @@ use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use raisin_base::seed::Seed;
 use raisin_engine::{self as engine, Options};
 use raisin_pipeline::Pipeline;
 use raisin_store::{self as store, BuildDescription, GcOptions};
-use rand_chacha::rand_core::Rng as _;
 use serde_json::{Value, json};
 
 use crate::kinds::run_assignment;
 use crate::project::{EngineProject, StageText};
+use raisin_tests::TestRng;
 
 const NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
 const FILES: [&str; 3] = ["one.txt", "two.txt", "three.txt"];
 /// The texts of `write` stages. Two of the texts give the same bytes, so that early cutoff happens; see `write`.
 const TEXTS: [&str; 4] = ["ay", "ay  ", "bee", "sea"];
 
-struct Chance(rand_chacha::ChaCha8Rng);
-
-impl Chance {
-    fn below(&mut self, n: usize) -> usize {
-        (self.0.next_u64() % n as u64) as usize
-    }
-
-    fn one_of<'t, T: ?Sized>(&mut self, all: &[&'t T]) -> &'t T {
-        all[self.below(all.len())]
-    }
-}
-
 /// The content of the pipeline file.
 #[derive(Clone)]
-struct State {
+struct ProjectState {
     stages: Vec<Planned>,
     seed: u64,
     files: [String; 3],
@@ -44,64 +31,64 @@ struct State {
 #[derive(Clone)]
 struct Planned {
     name: &'static str,
-    kind: Kind,
+    kind: RandomKind,
 }
 
 #[derive(Clone)]
-enum Kind {
+enum RandomKind {
     Write { text: &'static str },
     Copy { file: usize },
     Join { left: &'static str, right: &'static str, between: &'static str },
 }
 
-impl State {
-    fn new(chance: &mut Chance) -> Self {
-        let files = [(); 3].map(|()| chance.one_of(&TEXTS).to_owned());
+impl ProjectState {
+    fn new(rng: &mut TestRng) -> Self {
+        let files = [(); 3].map(|()| rng.one_of(&TEXTS).to_owned());
         let mut state = Self { stages: Vec::new(), seed: 1, files };
-        for _ in 0..2 + chance.below(4) {
-            state.add(chance);
+        for _ in 0..2 + rng.below(4) {
+            state.add(rng);
         }
         state
     }
 
-    fn add(&mut self, chance: &mut Chance) {
+    fn add(&mut self, rng: &mut TestRng) {
         let free: Vec<&'static str> =
             NAMES.into_iter().filter(|name| self.stages.iter().all(|stage| stage.name != *name)).collect();
         if let Some(name) = free.first() {
-            let kind = self.kind(self.stages.len(), chance);
+            let kind = self.kind(self.stages.len(), rng);
             self.stages.push(Planned { name, kind });
         }
     }
 
     /// A random kind for the stage at this position. Its inputs are earlier stages.
-    fn kind(&self, place: usize, chance: &mut Chance) -> Kind {
-        match chance.below(if place == 0 { 2 } else { 5 }) {
-            0 => Kind::Write { text: chance.one_of(&TEXTS) },
-            1 => Kind::Copy { file: chance.below(FILES.len()) },
+    fn kind(&self, place: usize, rng: &mut TestRng) -> RandomKind {
+        match rng.below(if place == 0 { 2 } else { 5 }) {
+            0 => RandomKind::Write { text: rng.one_of(&TEXTS) },
+            1 => RandomKind::Copy { file: rng.below(FILES.len()) },
             _ => {
-                let (left, right) = (self.stages[chance.below(place)].name, self.stages[chance.below(place)].name);
-                Kind::Join { left, right, between: chance.one_of(&["-", "+"]) }
+                let (left, right) = (self.stages[rng.below(place)].name, self.stages[rng.below(place)].name);
+                RandomKind::Join { left, right, between: rng.one_of(&["-", "+"]) }
             }
         }
     }
 
     /// Makes one random edit. If the edit removes a stage, the dependents of this stage get another input.
-    fn edit(&mut self, chance: &mut Chance) {
-        let place = chance.below(self.stages.len());
-        match chance.below(8) {
-            0 => self.add(chance),
+    fn edit(&mut self, rng: &mut TestRng) {
+        let place = rng.below(self.stages.len());
+        match rng.below(8) {
+            0 => self.add(rng),
             1 if self.stages.len() > 1 => {
                 let gone = self.stages.remove(place).name;
                 for place in 0..self.stages.len() {
-                    if matches!(self.stages[place].kind, Kind::Join { left, right, .. } if left == gone || right == gone)
+                    if matches!(self.stages[place].kind, RandomKind::Join { left, right, .. } if left == gone || right == gone)
                     {
-                        self.stages[place].kind = self.kind(place, chance);
+                        self.stages[place].kind = self.kind(place, rng);
                     }
                 }
             }
-            2 => self.seed = 1 + chance.below(2) as u64,
-            3 | 4 => self.files[chance.below(FILES.len())] = chance.one_of(&TEXTS).to_owned(),
-            _ => self.stages[place].kind = self.kind(place, chance),
+            2 => self.seed = 1 + rng.below(2) as u64,
+            3 | 4 => self.files[rng.below(FILES.len())] = rng.one_of(&TEXTS).to_owned(),
+            _ => self.stages[place].kind = self.kind(place, rng),
         }
     }
 
@@ -117,9 +104,9 @@ impl State {
             .iter()
             .map(|stage| {
                 let (kind, parameters) = match &stage.kind {
-                    Kind::Write { text } => ("write", json!({ "text": text })),
-                    Kind::Copy { file } => ("copy", json!({ "path": FILES[*file] })),
-                    Kind::Join { left, right, between } => {
+                    RandomKind::Write { text } => ("write", json!({ "text": text })),
+                    RandomKind::Copy { file } => ("copy", json!({ "path": FILES[*file] })),
+                    RandomKind::Join { left, right, between } => {
                         ("join", json!({ "left": left, "right": right, "between": between }))
                     }
                 };
@@ -202,24 +189,23 @@ fn options(project: &EngineProject, place: &str) -> Options {
 fn an_incremental_build_of_a_random_graph_after_random_edits_is_a_clean_build() {
     let full = std::env::var("RAISIN_TORTURE").is_ok_and(|word| word == "full");
     let cases = if full { 10_000 } else { 12 };
-    let seed = std::env::var("RAISIN_TORTURE_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
-    let mut chance = Chance(Seed::new(seed).at("graphs").rng());
+    let mut rng = TestRng::new("graphs");
     let (mut done, mut ran, mut clean_ran) = (0, 0, 0);
     while done < cases {
         let project = EngineProject::new();
         let _kitchen = ShellWorkers::open(&project);
-        let mut earlier = vec![State::new(&mut chance)];
+        let mut earlier = vec![ProjectState::new(&mut rng)];
         for _ in 0..25.min(cases - done) {
             let mut state = earlier[earlier.len() - 1].clone();
-            match chance.below(10) {
-                0 => state = earlier[chance.below(earlier.len())].clone(),
+            match rng.below(10) {
+                0 => state = earlier[rng.below(earlier.len())].clone(),
                 1 => {
                     let options = GcOptions { yes: true, older_than: Some(Duration::ZERO), ..GcOptions::default() };
                     let (cache, out) = (project.folder.join("kept/cache"), project.folder.join("kept/out"));
                     store::gc(&store::Store::open(&cache).unwrap(), &out, &options).unwrap();
-                    state.edit(&mut chance);
+                    state.edit(&mut rng);
                 }
-                edits => (0..=edits % 3).for_each(|_| state.edit(&mut chance)),
+                edits => (0..=edits % 3).for_each(|_| state.edit(&mut rng)),
             }
             state.write_files(&project);
             let pipeline = state.pipeline(&project);
@@ -242,14 +228,14 @@ fn an_incremental_build_of_a_random_graph_after_random_edits_is_a_clean_build() 
     println!("{done} edits of random graphs: no difference; {ran} stages ran where clean builds ran {clean_ran}");
 }
 
-fn shown(state: &State) -> String {
+fn shown(state: &ProjectState) -> String {
     let stages: Vec<Value> = state
         .stages
         .iter()
         .map(|stage| match &stage.kind {
-            Kind::Write { text } => json!([stage.name, text]),
-            Kind::Copy { file } => json!([stage.name, FILES[*file], state.files[*file]]),
-            Kind::Join { left, right, between } => json!([stage.name, left, between, right]),
+            RandomKind::Write { text } => json!([stage.name, text]),
+            RandomKind::Copy { file } => json!([stage.name, FILES[*file], state.files[*file]]),
+            RandomKind::Join { left, right, between } => json!([stage.name, left, between, right]),
         })
         .collect();
     Value::from(stages).to_string()

@@ -3,6 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+use raisin_base::seed::Seed;
+use raisin_store::{BuildDescription, BuiltStage};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::Rng as _;
 use serde_json::Value;
 
 pub mod python;
@@ -56,6 +60,13 @@ impl Project {
         project
     }
 
+    /// A project with a pipeline file `p.toml` of this text.
+    pub fn with_text(pipeline: &str) -> Self {
+        let project = Self::new();
+        project.write("p.toml", pipeline);
+        project
+    }
+
     pub fn raisin(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(executable("raisin"));
         command
@@ -68,8 +79,22 @@ impl Project {
         command
     }
 
-    pub fn run(&self, arguments: &[&str]) -> Answer {
-        Answer::from(self.raisin(arguments).output().expect("raisin starts"))
+    pub fn run(&self, arguments: &[&str]) -> CommandOutput {
+        CommandOutput::from(self.raisin(arguments).output().expect("raisin starts"))
+    }
+
+    /// Runs a command that must succeed. Returns its standard output and its standard error.
+    pub fn done(&self, arguments: &[&str]) -> (String, String) {
+        let output = self.run(arguments);
+        assert_eq!(output.code, 0, "{arguments:?}\n{}", output.stderr);
+        (output.stdout, output.stderr)
+    }
+
+    /// Runs a command that must print nothing to the standard output. Returns its exit code and its standard error.
+    pub fn refused(&self, arguments: &[&str]) -> (i32, String) {
+        let output = self.run(arguments);
+        assert_eq!(output.stdout, "", "standard output is for data");
+        (output.code, output.stderr)
     }
 
     /// Starts a command, and does not wait for its end.
@@ -79,18 +104,8 @@ impl Project {
 
     /// The stages of a pipeline's last build, from `out/<pipeline>/build.json`.
     pub fn built(&self, pipeline: &str) -> Vec<BuiltStage> {
-        let text = std::fs::read(self.path(&format!("out/{pipeline}/build.json"))).expect("build.json");
-        let build: Value = serde_json::from_slice(&text).expect("JSON");
-        build["stages"]
-            .as_array()
-            .expect("stages")
-            .iter()
-            .map(|stage| BuiltStage {
-                stage: stage["stage"].as_str().expect("a name").to_owned(),
-                variant: stage["variant"].as_str().unwrap_or_default().to_owned(),
-                artifact: stage["artifact"].as_str().expect("a digest").to_owned(),
-            })
-            .collect()
+        let build = BuildDescription::read(&self.path(&format!("out/{pipeline}"))).expect("build.json");
+        build.expect("a build").stages
     }
 
     /// The rows of a query, as JSON.
@@ -101,26 +116,38 @@ impl Project {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct BuiltStage {
-    pub stage: String,
-    pub variant: String,
-    pub artifact: String,
-}
-
 /// The output and the exit code of a command.
-pub struct Answer {
+pub struct CommandOutput {
     pub code: i32,
     pub stdout: String,
     pub stderr: String,
 }
 
-impl From<Output> for Answer {
+impl From<Output> for CommandOutput {
     fn from(output: Output) -> Self {
         Self {
             code: output.status.code().unwrap_or(-1),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         }
+    }
+}
+
+/// A seeded generator of random numbers for one test. `RAISIN_TORTURE_SEED` gives other numbers.
+pub struct TestRng(ChaCha8Rng);
+
+impl TestRng {
+    pub fn new(test: &str) -> Self {
+        let seed = std::env::var("RAISIN_TORTURE_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+        Self(Seed::new(seed).at(test).rng())
+    }
+
+    /// A number from 0 to n - 1.
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.0.next_u64() % n as u64) as usize
+    }
+
+    pub fn one_of<'t, T: ?Sized>(&mut self, all: &[&'t T]) -> &'t T {
+        all[self.below(all.len())]
     }
 }

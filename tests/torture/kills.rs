@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::world::{Chance, PIPELINE, build, count, digests, undisturbed, verify_clean};
-use raisin_tests::Project;
+use crate::world::{PIPELINE, build, count, digests, undisturbed, verify_clean};
+use raisin_tests::{Project, TestRng};
 
 fn kill(pid: u32, signal: Signal) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
@@ -33,14 +33,14 @@ fn children(of: u32) -> Vec<u32> {
 fn killed_at_any_instant_it_goes_on_to_the_same_artifacts() {
     let kills = count(12, 1000);
     let expected = undisturbed();
-    let mut chance = Chance::of("kills");
+    let mut rng = TestRng::new("kills");
     let (mut done, mut projects) = (0, 0);
     while done < kills {
         let project = Project::with_pipeline(PIPELINE);
         projects += 1;
         while done < kills {
             let mut child = project.start(&["build", PIPELINE]);
-            let instant = Instant::now() + Duration::from_micros(chance.below(1_200_000));
+            let instant = Instant::now() + Duration::from_micros(rng.below(1_200_000) as u64);
             while Instant::now() < instant && child.try_wait().expect("a status").is_none() {
                 std::thread::sleep(Duration::from_millis(1));
             }
@@ -48,7 +48,7 @@ fn killed_at_any_instant_it_goes_on_to_the_same_artifacts() {
                 break;
             }
             let workers = children(child.id());
-            let which = chance.below(3);
+            let which = rng.below(3);
             if which != 0 {
                 workers.iter().for_each(|&worker| kill(worker, Signal::KILL));
             }
@@ -69,7 +69,7 @@ fn killed_at_any_instant_it_goes_on_to_the_same_artifacts() {
 #[test]
 fn an_interrupt_ends_the_build_within_two_seconds_and_says_how_to_go_on() {
     let rounds = count(3, 50);
-    let mut chance = Chance::of("interrupts");
+    let mut rng = TestRng::new("interrupts");
     // On a fast machine, the build may end before it is interrupted. Such a round proves nothing, and the next round
     // interrupts earlier.
     let (mut interrupted, mut latest) = (0, 1200);
@@ -82,7 +82,7 @@ fn an_interrupt_ends_the_build_within_two_seconds_and_says_how_to_go_on() {
         while !at_work() && child.try_wait().expect("a status").is_none() {
             std::thread::sleep(Duration::from_millis(1));
         }
-        std::thread::sleep(Duration::from_millis(chance.below(latest)));
+        std::thread::sleep(Duration::from_millis(rng.below(latest) as u64));
         let asked = Instant::now();
         kill(child.id(), if interrupted % 2 == 0 { Signal::INT } else { Signal::TERM });
         let output = child.wait_with_output().expect("it ended");

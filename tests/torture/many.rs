@@ -8,19 +8,19 @@ use std::time::Duration;
 use raisin_base::digest::Digest;
 use raisin_store::{JournalEvent, Store};
 
-use crate::world::{Chance, PIPELINE, count, digests, undisturbed, verify_clean};
-use raisin_tests::Project;
+use crate::world::{PIPELINE, count, digests, undisturbed, verify_clean};
+use raisin_tests::{Project, TestRng};
 
 #[test]
 fn many_processes_on_one_cache_make_each_action_once() {
     let (processes, rounds) = (count(8, 16), count(1, 50));
-    let mut chance = Chance::of("many");
+    let mut rng = TestRng::new("many");
     let targets = ["", "pool", "features", "clusters", "selector", "scores", "report"];
     for round in 0..rounds {
         let project = Project::with_pipeline(PIPELINE);
         let builds: Vec<_> = (0..processes)
             .map(|_| {
-                let target = targets[chance.below(targets.len() as u64) as usize];
+                let target = targets[rng.below(targets.len())];
                 let mut arguments = vec!["build", PIPELINE];
                 if !target.is_empty() {
                     arguments.extend(["--only", target]);

@@ -10,7 +10,7 @@ use std::process::Command;
 use raisin_base::digest::Digest;
 
 use crate::world::{SMALL, files_below, verify_clean};
-use raisin_tests::{Answer, Project};
+use raisin_tests::{CommandOutput, Project};
 
 /// The user id of a user who owns no file here.
 const STRANGER: u32 = 65_534;
@@ -77,7 +77,7 @@ fn reachable(project: &Project) -> PathBuf {
 }
 
 /// Runs raisin as a user who owns no file of the cache, with an out folder of this user.
-fn as_stranger(project: &Project, arguments: &[&str]) -> Answer {
+fn as_stranger(project: &Project, arguments: &[&str]) -> CommandOutput {
     let usual = project.raisin(arguments);
     let mut command = Command::new(reachable(project));
     command.args(usual.get_args()).current_dir(project.path(""));
@@ -91,7 +91,7 @@ fn as_stranger(project: &Project, arguments: &[&str]) -> Answer {
     std::fs::create_dir_all(&out).expect("a folder");
     mode(&out, 0o777);
     command.env("RAISIN_OUT", &out).uid(STRANGER).gid(STRANGER);
-    Answer::from(command.output().expect("raisin starts"))
+    CommandOutput::from(command.output().expect("raisin starts"))
 }
 
 #[test]
@@ -193,7 +193,7 @@ fn a_cache_on_a_read_only_file_system_is_told_as_such() {
 
 /// Runs a shell script in a mount namespace: the script may mount, and no other process sees these mounts. Tests that
 /// need this function are ignored if the machine did not allow it when the tests were compiled.
-pub fn in_a_mount_namespace(project: &Project, script: &str) -> Answer {
+pub fn in_a_mount_namespace(project: &Project, script: &str) -> CommandOutput {
     let mut command = Command::new("unshare");
     command.args(["--mount", "--map-root-user", "--user", "sh", "-c"]).arg(script);
     if is_root() {
@@ -206,7 +206,7 @@ pub fn in_a_mount_namespace(project: &Project, script: &str) -> Answer {
         .env_remove("RAISIN_OUT")
         .env("RAISIN_WORKER", raisin_tests::executable("raisin-worker"))
         .env("NO_COLOR", "1");
-    let answer = Answer::from(command.output().expect("unshare starts"));
+    let answer = CommandOutput::from(command.output().expect("unshare starts"));
     let is_refused =
         answer.code == 99 || answer.stderr.contains("unshare failed") || answer.stderr.contains("unshare:");
     assert!(!is_refused, "no mounts here, other than when tests/build.rs ran (`touch` it): {}", answer.stderr.trim());
@@ -247,7 +247,7 @@ fn under_umask_077_everything_works_and_others_are_told_that_they_may_not_read()
         };
         // SAFETY: between fork and exec only umask is called.
         unsafe { command.pre_exec(in_child) };
-        Answer::from(command.output().expect("raisin starts"))
+        CommandOutput::from(command.output().expect("raisin starts"))
     };
     let first = strict(&["build", "small.toml"]);
     assert!(first.code == 0 && first.stderr.contains("2 ran"), "{}", first.stderr);

@@ -1,13 +1,11 @@
-//! What the torture tests share: the pipelines, their expected digests, the counts, and the seeded generator.
+//! What the torture tests share: the pipelines, their expected digests, and the counts.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use raisin_base::seed::Seed;
-use rand_chacha::rand_core::Rng as _;
-
+use raisin_base::digest::Digest;
 use raisin_tests::Project;
 
 /// Every stage kind.
@@ -36,23 +34,8 @@ pub fn count(short: usize, full_form: usize) -> usize {
     if full() { full_form } else { short }
 }
 
-/// A seeded random generator for one test.
-pub struct Chance(rand_chacha::ChaCha8Rng);
-
-impl Chance {
-    pub fn of(test: &str) -> Self {
-        let seed = std::env::var("RAISIN_TORTURE_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
-        Self(Seed::new(seed).at(test).rng())
-    }
-
-    /// A number from 0 to n - 1.
-    pub fn below(&mut self, n: u64) -> u64 {
-        self.0.next_u64() % n
-    }
-}
-
 /// Artifact digests by stage and variant.
-pub type Digests = BTreeMap<(String, String), String>;
+pub type Digests = BTreeMap<(String, String), Digest>;
 
 pub fn digests(project: &Project) -> Digests {
     project.built("micro").into_iter().map(|stage| ((stage.stage, stage.variant), stage.artifact)).collect()

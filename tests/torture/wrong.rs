@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use raisin_store::{Journal, JournalEvent, Store};
 
-use crate::world::{Chance, PIPELINE, build, count, digests, files_below, full, tamper, undisturbed, verify_clean};
-use raisin_tests::Project;
+use crate::world::{PIPELINE, build, count, digests, files_below, full, tamper, undisturbed, verify_clean};
+use raisin_tests::{Project, TestRng};
 
 /// The name of an artifact or action record in messages, from its path: `cache/artifacts/<digest>/...` or
 /// `cache/actions/<key>.json`.
@@ -19,19 +19,19 @@ fn one_flipped_byte_in_any_file_is_found_and_made_good() {
     let project = Project::with_pipeline(PIPELINE);
     build(&project);
     let expected = undisturbed();
-    let mut chance = Chance::of("flips");
+    let mut rng = TestRng::new("flips");
     let kept = |folder: &str| files_below(&project.path("cache").join(folder));
     let mut victims: Vec<PathBuf> = kept("artifacts").into_iter().chain(kept("actions")).collect();
     if !full() {
         let step = victims.len().div_ceil(12);
-        victims = victims.into_iter().skip(chance.below(step as u64) as usize).step_by(step).collect();
+        victims = victims.into_iter().skip(rng.below(step)).step_by(step).collect();
     }
     let all = victims.len();
     for victim in victims {
         let original = std::fs::read(&victim).expect("the file");
         tamper(&victim, |bytes| {
-            let place = chance.below(bytes.len() as u64) as usize;
-            bytes[place] ^= 1 << chance.below(8);
+            let place = rng.below(bytes.len());
+            bytes[place] ^= 1 << rng.below(8);
         });
         let words = build(&project);
         assert!(words.contains(&name(&victim)) || words.contains("set aside"), "{}: {words}", victim.display());
@@ -59,7 +59,7 @@ fn one_flipped_byte_in_any_other_file_of_the_store_is_found_and_misleads_nobody(
     build(&project);
     // Build again, so that the files that only a second build writes also exist.
     build(&project);
-    let mut chance = Chance::of("memories");
+    let mut rng = TestRng::new("memories");
     let kept = |name: &str| files_below(&project.path("cache").join(name));
     let mut victims: Vec<PathBuf> = ["identity", "index", "checked", "journal"].into_iter().flat_map(kept).collect();
     victims.extend(["VERSION", "files"].map(|name| project.path("cache").join(name)));
@@ -70,19 +70,19 @@ fn one_flipped_byte_in_any_other_file_of_the_store_is_found_and_misleads_nobody(
     }
     let all = victims.len();
     for victim in victims {
-        let flip = |chance: &mut Chance| {
+        let flip = |rng: &mut TestRng| {
             tamper(&victim, |bytes| {
-                let place = chance.below(bytes.len() as u64) as usize;
-                bytes[place] ^= 1 << chance.below(8);
+                let place = rng.below(bytes.len());
+                bytes[place] ^= 1 << rng.below(8);
             });
         };
         let what = victim.display();
-        flip(&mut chance);
+        flip(&mut rng);
         let words = build(&project);
         assert!(words.contains("nothing to run"), "{what}: {words}");
         assert_eq!(&digests(&project), undisturbed(), "{what}");
         assert_eq!(project.run(&["plan", "rows.toml"]).stdout.matches("1 cached").count(), 1, "{what}");
-        flip(&mut chance);
+        flip(&mut rng);
         let answer = project.run(&["verify"]);
         let told = match victim.parent().and_then(|folder| folder.file_name()).and_then(|name| name.to_str()) {
             Some("journal") => "lines of the journal cannot be read",
@@ -101,7 +101,7 @@ fn one_flipped_byte_in_any_other_file_of_the_store_is_found_and_misleads_nobody(
 fn a_file_that_is_cut_missing_swapped_or_added_is_found_and_made_good() {
     let project = Project::with_pipeline(PIPELINE);
     build(&project);
-    let mut chance = Chance::of("files");
+    let mut rng = TestRng::new("files");
     let artifacts: BTreeSet<PathBuf> = files_below(&project.path("cache/artifacts"))
         .into_iter()
         .filter(|path| !path.ends_with("manifest.json"))
@@ -110,7 +110,7 @@ fn a_file_that_is_cut_missing_swapped_or_added_is_found_and_made_good() {
     let rounds = count(2, 25);
     for _ in 0..rounds {
         for harm in ["cut", "missing", "swapped", "added"] {
-            let victim = &artifacts[chance.below(artifacts.len() as u64) as usize];
+            let victim = &artifacts[rng.below(artifacts.len())];
             let folder = victim.parent().expect("a folder");
             let writable = |yes: bool| {
                 use std::os::unix::fs::PermissionsExt as _;
@@ -125,7 +125,7 @@ fn a_file_that_is_cut_missing_swapped_or_added_is_found_and_made_good() {
                     writable(false);
                 }
                 "swapped" => {
-                    let other = &artifacts[chance.below(artifacts.len() as u64) as usize];
+                    let other = &artifacts[rng.below(artifacts.len())];
                     let content = std::fs::read(other).expect("another file");
                     if content == std::fs::read(victim).expect("the file") {
                         continue;
@@ -151,10 +151,10 @@ fn a_file_that_is_cut_missing_swapped_or_added_is_found_and_made_good() {
 fn verify_with_repair_makes_damaged_artifacts_and_records_again() {
     let project = Project::with_pipeline(PIPELINE);
     build(&project);
-    let mut chance = Chance::of("repair");
+    let mut rng = TestRng::new("repair");
     let mut flip = |folder: &str| {
         let files = files_below(&project.path("cache").join(folder));
-        let victim = &files[chance.below(files.len() as u64) as usize];
+        let victim = &files[rng.below(files.len())];
         tamper(victim, |bytes| {
             let middle = bytes.len() / 2;
             bytes[middle] ^= 1;
