@@ -18,10 +18,10 @@ use raisin_corpus::{Codec, Instruction, Sequence};
 use raisin_lm::gguf::Gguf;
 use raisin_lm::proxy::{PrefixStates, ProxyConfig, write_states};
 use raisin_lm::{Adaptation, Batch, Model, TARGETS, write_tokenizer};
-use raisin_training::{Episodes, Schedule, Trainer, TrainerConfig, TrainingPool, ValidationSet};
+use raisin_training::{Episodes, LearningRateSchedule, Trainer, TrainerConfig, TrainingPool, ValidationSet};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tch::{Device, Kind, Tensor, no_grad};
+use tch::{Device, Kind as TensorKind, Tensor, no_grad};
 
 /// Longer rows are cut, for raisin and its peers alike.
 const MAX_TOKENS: usize = 512;
@@ -47,13 +47,13 @@ fn main() -> ExitCode {
 
 /// A row as the peers read it.
 #[derive(Serialize, Deserialize)]
-struct Row {
+struct BenchRow {
     tokens: Vec<u32>,
     supervised: Vec<u8>,
 }
 
 fn prepare(gguf: &Path, rows: &Path, out: &Path, count: &str) -> Result<()> {
-    let model = Model::from_gguf(gguf, Device::Cpu, Kind::Float)?;
+    let model = Model::from_gguf(gguf, Device::Cpu, TensorKind::Float)?;
     let folder = out.join("model");
     model.save(&folder)?;
     write_tokenizer(&Gguf::open(gguf)?, model.config.max_position_embeddings, &folder)?;
@@ -68,7 +68,7 @@ fn prepare(gguf: &Path, rows: &Path, out: &Path, count: &str) -> Result<()> {
         let messages = conversation(None, &question, Some(&text(record, "output")));
         let instruction = Instruction { id: 0, messages, label: None };
         if let Some(Sequence { tokens, supervised }) = codec.instruction(&instruction, MAX_TOKENS)? {
-            sequences.push(Row { tokens, supervised: supervised.into_iter().map(u8::from).collect() });
+            sequences.push(BenchRow { tokens, supervised: supervised.into_iter().map(u8::from).collect() });
         }
         if sequences.len() == count {
             break;
@@ -96,7 +96,7 @@ fn synthetic(model: &Path, out: &Path, count: &str) -> Result<()> {
     for row in mix(&shape, &Seed::new(17))?.pool {
         let instruction = Instruction { id: 0, messages: row.messages, label: None };
         if let Some(Sequence { tokens, supervised }) = codec.instruction(&instruction, MAX_TOKENS)? {
-            sequences.push(Row { tokens, supervised: supervised.into_iter().map(u8::from).collect() });
+            sequences.push(BenchRow { tokens, supervised: supervised.into_iter().map(u8::from).collect() });
         }
     }
     Ok(std::fs::write(out.join("rows.json"), serde_json::to_vec(&sequences)?)?)
@@ -104,8 +104,8 @@ fn synthetic(model: &Path, out: &Path, count: &str) -> Result<()> {
 
 /// One measurement.
 #[derive(Deserialize)]
-struct Request {
-    task: Task,
+struct Measurement {
+    task: MeasurementName,
     model: String,
     rows: String,
     device: String,
@@ -134,7 +134,7 @@ struct Request {
 
 #[derive(Clone, Copy, Deserialize, PartialEq)]
 #[serde(rename_all = "lowercase")]
-enum Task {
+enum MeasurementName {
     Features,
     Full,
     Lora,
@@ -155,10 +155,10 @@ struct Unit {
     value: f64,
 }
 
-fn kind(dtype: &str) -> Result<Kind> {
+fn kind(dtype: &str) -> Result<TensorKind> {
     match dtype {
-        "f32" => Ok(Kind::Float),
-        "bf16" => Ok(Kind::BFloat16),
+        "f32" => Ok(TensorKind::Float),
+        "bf16" => Ok(TensorKind::BFloat16),
         other => bail!("the dtype {other} is neither f32 nor bf16"),
     }
 }
@@ -168,28 +168,28 @@ fn lora() -> Adaptation {
 }
 
 fn run(path: &Path) -> Result<()> {
-    let request: Request = serde_json::from_slice(&std::fs::read(path)?)?;
+    let request: Measurement = serde_json::from_slice(&std::fs::read(path)?)?;
     let device = match request.device.strip_prefix("cuda") {
         None => Device::Cpu,
         Some(rest) => raisin_lm::device(Some(rest.trim_start_matches(':').parse().unwrap_or(0)))?,
     };
     tch::set_num_threads(request.threads);
-    let rows: Vec<Row> = serde_json::from_slice(&std::fs::read(&request.rows)?)?;
+    let rows: Vec<BenchRow> = serde_json::from_slice(&std::fs::read(&request.rows)?)?;
     let rows: Vec<Sequence> = rows
         .into_iter()
         .map(|row| Sequence { tokens: row.tokens, supervised: row.supervised.iter().map(|&mark| mark == 1).collect() })
         .collect();
     let (folder, compute) = (Path::new(&request.model), kind(&request.dtype)?);
     let model = match request.task {
-        Task::Full => Model::load_to_train(folder, device, compute, &Adaptation::Full)?,
+        MeasurementName::Full => Model::load_to_train(folder, device, compute, &Adaptation::Full)?,
         _ => Model::load(folder, device, compute)?,
     };
     let units = match request.task {
-        Task::Features => features(&model, &rows, &request)?,
-        Task::Full => train(model, &Adaptation::Full, &rows, &request)?,
-        Task::Lora => train(model, &lora(), &rows, &request)?,
-        Task::Reward => reward(&model, &rows, &request)?,
-        Task::Episodes => episodes(model, rows, &request)?,
+        MeasurementName::Features => features(&model, &rows, &request)?,
+        MeasurementName::Full => train(model, &Adaptation::Full, &rows, &request)?,
+        MeasurementName::Lora => train(model, &lora(), &rows, &request)?,
+        MeasurementName::Reward => reward(&model, &rows, &request)?,
+        MeasurementName::Episodes => episodes(model, rows, &request)?,
     };
     println!("{}", json!({ "units": units, "peak_bytes": peak_memory(device) }));
     Ok(())
@@ -232,7 +232,7 @@ fn counts(rows: &[&Sequence]) -> (usize, usize) {
 }
 
 /// The log-probability of each response and its mean hidden state.
-fn features(model: &Model, rows: &[Sequence], request: &Request) -> Result<Vec<Unit>> {
+fn features(model: &Model, rows: &[Sequence], request: &Measurement) -> Result<Vec<Unit>> {
     let mut units = Vec::new();
     for batch in &request.batches {
         let rows = chosen(rows, batch);
@@ -246,10 +246,10 @@ fn features(model: &Model, rows: &[Sequence], request: &Request) -> Result<Vec<U
                 let means: Vec<Tensor> = hidden
                     .f_split_with_sizes(lengths.as_slice(), 0)?
                     .iter()
-                    .map(|row| row.f_mean_dim(0, false, Kind::Float))
+                    .map(|row| row.f_mean_dim(0, false, TensorKind::Float))
                     .collect::<Result<_, _>>()?;
                 let _ = Tensor::f_stack(&means, 0)?.f_to_device(Device::Cpu)?;
-                Ok(-log_probs.f_sum(Kind::Float)?.f_double_value(&[])? / supervised as f64)
+                Ok(-log_probs.f_sum(TensorKind::Float)?.f_double_value(&[])? / supervised as f64)
             })
         })?;
         let flops = model.flops_per_token(false) * tokens as f64;
@@ -258,17 +258,17 @@ fn features(model: &Model, rows: &[Sequence], request: &Request) -> Result<Vec<U
     Ok(units)
 }
 
-fn trainer_config(request: &Request, steps: usize) -> TrainerConfig {
+fn trainer_config(request: &Measurement, steps: usize) -> TrainerConfig {
     TrainerConfig {
         learning_rate: 1e-5,
-        schedule: Schedule::Constant,
+        schedule: LearningRateSchedule::Constant,
         total_steps: steps,
         micro_batch_tokens: request.batch_tokens,
         ..TrainerConfig::default()
     }
 }
 
-fn train(mut model: Model, adaptation: &Adaptation, rows: &[Sequence], request: &Request) -> Result<Vec<Unit>> {
+fn train(mut model: Model, adaptation: &Adaptation, rows: &[Sequence], request: &Measurement) -> Result<Vec<Unit>> {
     model.prepare(adaptation, &Seed::new(1))?;
     let device = model.device();
     let mut trainer = Trainer::new(model, trainer_config(request, request.batches.len()), None)?;
@@ -282,7 +282,7 @@ fn train(mut model: Model, adaptation: &Adaptation, rows: &[Sequence], request: 
     Ok(units)
 }
 
-fn reward(model: &Model, rows: &[Sequence], request: &Request) -> Result<Vec<Unit>> {
+fn reward(model: &Model, rows: &[Sequence], request: &Measurement) -> Result<Vec<Unit>> {
     let rows = chosen(rows, &request.validation);
     let (tokens, supervised) = counts(&rows);
     let set = ValidationSet::new(&rows, None, request.batch_tokens, model.device())?;
@@ -296,7 +296,7 @@ fn reward(model: &Model, rows: &[Sequence], request: &Request) -> Result<Vec<Uni
 }
 
 /// What the episodes of a selector cost: training steps, each followed by a reward evaluation.
-fn episodes(model: Model, rows: Vec<Sequence>, request: &Request) -> Result<Vec<Unit>> {
+fn episodes(model: Model, rows: Vec<Sequence>, request: &Measurement) -> Result<Vec<Unit>> {
     let layers = model.config.num_hidden_layers;
     let adaptation = match (request.full, request.top_layers) {
         (true, None) => Adaptation::Full,

@@ -10,9 +10,9 @@ use raisin_base::error::Result;
 use raisin_base::learner::Ensemble as _;
 use raisin_base::seed::Seed;
 use raisin_corpus::Sequence;
-use raisin_lm::{Adaptation, Architecture, Batch, Config, Model, TARGETS};
+use raisin_lm::{Adaptation, Architecture, Batch, Model, ModelConfig, TARGETS};
 use raisin_training::{Episodes, Trainer, TrainerConfig, TrainingPool, ValidationSet};
-use tch::{Device, Kind, Tensor, no_grad};
+use tch::{Device, Kind as TensorKind, Tensor, no_grad};
 
 const VOCABULARY: u32 = 500;
 
@@ -31,30 +31,30 @@ fn rows(count: u32) -> Vec<Sequence> {
 }
 
 /// Every architecture, with its special features.
-fn configs() -> Vec<(&'static str, Config)> {
-    let llama = Config::llama(i64::from(VOCABULARY), 128, 3, 8, 2, 256);
-    let of = |model_type: Architecture| Config {
+fn configs() -> Vec<(&'static str, ModelConfig)> {
+    let llama = ModelConfig::llama(i64::from(VOCABULARY), 128, 3, 8, 2, 256);
+    let of = |model_type: Architecture| ModelConfig {
         model_type,
         architectures: vec![model_type.class_name().to_owned()],
         ..llama.clone()
     };
     vec![
         ("Llama", llama.clone()),
-        ("Llama, head apart", Config { tie_word_embeddings: false, ..llama.clone() }),
-        ("Mistral, window of 24", Config { sliding_window: Some(24), ..of(Architecture::Mistral) }),
+        ("Llama, head apart", ModelConfig { tie_word_embeddings: false, ..llama.clone() }),
+        ("Mistral, window of 24", ModelConfig { sliding_window: Some(24), ..of(Architecture::Mistral) }),
         ("Qwen2", of(Architecture::Qwen2)),
         ("Qwen3", of(Architecture::Qwen3)),
-        ("heads of 12", Config { head_dim: 12, ..llama }),
+        ("heads of 12", ModelConfig { head_dim: 12, ..llama }),
     ]
 }
 
 /// A model with equal weights on the CPU and on the GPU, in f32 on the CPU and in this dtype on the GPU. The weights
 /// are larger than at a usual initialisation, so that differences show.
-fn both(config: &Config, kind: Kind) -> Result<[Model; 2]> {
+fn both(config: &ModelConfig, kind: TensorKind) -> Result<[Model; 2]> {
     let folder = tempfile::tempdir()?;
-    let config = Config { initializer_range: 0.08, ..config.clone() };
+    let config = ModelConfig { initializer_range: 0.08, ..config.clone() };
     Model::init(config, &Seed::new(1), Device::Cpu, kind)?.save(folder.path())?;
-    Ok([Model::load(folder.path(), Device::Cpu, Kind::Float)?, Model::load(folder.path(), gpu(), kind)?])
+    Ok([Model::load(folder.path(), Device::Cpu, TensorKind::Float)?, Model::load(folder.path(), gpu(), kind)?])
 }
 
 fn lora() -> Adaptation {
@@ -87,7 +87,7 @@ fn near(what: &str, found: f64, tolerance: f64) {
 fn losses_and_gradients_are_those_of_the_cpu() -> Result<()> {
     let rows = rows(12);
     for (name, config) in configs() {
-        for (kind, of_loss, of_gradient) in [(Kind::Float, 1e-5, 1e-4), (Kind::BFloat16, 1e-2, 6e-2)] {
+        for (kind, of_loss, of_gradient) in [(TensorKind::Float, 1e-5, 1e-4), (TensorKind::BFloat16, 1e-2, 6e-2)] {
             let [mut cpu, mut gpu] = both(&config, kind)?;
             for adaptation in [Adaptation::Full, Adaptation::TopLayers(1), lora()] {
                 for model in [&mut cpu, &mut gpu] {
@@ -95,7 +95,7 @@ fn losses_and_gradients_are_those_of_the_cpu() -> Result<()> {
                     // The B of an adapter is zero at first, and then A has no gradient.
                     let mut flat = model.trainable().flat.shallow_clone();
                     let places =
-                        Tensor::arange(flat.numel() as i64, (Kind::Float, Device::Cpu)).to_device(flat.device());
+                        Tensor::arange(flat.numel() as i64, (TensorKind::Float, Device::Cpu)).to_device(flat.device());
                     let _ = no_grad(|| flat.f_add_(&(places.sin() * 0.01)))?;
                 }
                 let (expected, expected_gradient) = loss_and_gradient(&mut cpu, &rows)?;
@@ -116,7 +116,7 @@ fn ten_steps_end_where_those_of_the_cpu_end() -> Result<()> {
     let (_, config) = &configs()[0];
     for (adaptation, checkpointing) in [(Adaptation::Full, false), (Adaptation::Full, true), (lora(), false)] {
         let mut ends = Vec::new();
-        for mut model in both(config, Kind::Float)? {
+        for mut model in both(config, TensorKind::Float)? {
             model.prepare(&adaptation, &Seed::new(3))?;
             let config = TrainerConfig {
                 learning_rate: 1e-3,
@@ -147,7 +147,7 @@ fn ten_steps_end_where_those_of_the_cpu_end() -> Result<()> {
 fn episodes_side_by_side_perform_as_on_the_cpu() -> Result<()> {
     let (_, config) = &configs()[0];
     let mut performances = Vec::new();
-    for model in both(config, Kind::Float)? {
+    for model in both(config, TensorKind::Float)? {
         let device = model.device();
         let validation: Vec<Sequence> = rows(20).split_off(14);
         let validation = ValidationSet::new(&validation.iter().collect::<Vec<_>>(), None, 300, device)?;
@@ -171,7 +171,7 @@ fn episodes_side_by_side_perform_as_on_the_cpu() -> Result<()> {
 #[ignore = "needs a CUDA device"]
 fn choices_and_continuations_are_those_of_the_cpu() -> Result<()> {
     for (name, config) in configs() {
-        for (kind, tolerance) in [(Kind::Float, 1e-5), (Kind::BFloat16, 2e-2)] {
+        for (kind, tolerance) in [(TensorKind::Float, 1e-5), (TensorKind::BFloat16, 2e-2)] {
             let [cpu, gpu] = both(&config, kind)?;
             // Three choices with a common prefix of 30 tokens.
             let families: Vec<Vec<Sequence>> = (0..5)
@@ -189,7 +189,7 @@ fn choices_and_continuations_are_those_of_the_cpu() -> Result<()> {
             let loss = |model: &Model| ValidationSet::of_families(&families, 120, model.device())?.loss(model);
             let (expected, found) = (loss(&cpu)?, loss(&gpu)?);
             near(&format!("{name}, {kind:?}: choices"), ((found - expected) / expected).abs(), tolerance);
-            if kind == Kind::Float {
+            if kind == TensorKind::Float {
                 let prompts: Vec<Vec<u32>> = rows(6).into_iter().map(|row| row.tokens).collect();
                 assert_eq!(cpu.generate(&prompts, 24, &[])?, gpu.generate(&prompts, 24, &[])?, "{name}");
             }
@@ -202,7 +202,7 @@ fn choices_and_continuations_are_those_of_the_cpu() -> Result<()> {
 fn leave_room(bytes: usize) -> Vec<Tensor> {
     const PIECE: usize = 256 << 20;
     let mut taken = Vec::new();
-    while let Ok(piece) = Tensor::f_empty([PIECE as i64], (Kind::Uint8, gpu())) {
+    while let Ok(piece) = Tensor::f_empty([PIECE as i64], (TensorKind::Uint8, gpu())) {
         taken.push(piece);
     }
     taken.truncate(taken.len().saturating_sub(bytes.div_ceil(PIECE)));
@@ -212,8 +212,8 @@ fn leave_room(bytes: usize) -> Vec<Tensor> {
 #[test]
 #[ignore = "needs a CUDA device"]
 fn a_full_gpu_halves_the_micro_batch_says_so_and_goes_on() -> Result<()> {
-    let config = Config::llama(i64::from(VOCABULARY), 512, 8, 8, 8, 2048);
-    let mut model = Model::init(config, &Seed::new(1), gpu(), Kind::BFloat16)?;
+    let config = ModelConfig::llama(i64::from(VOCABULARY), 512, 8, 8, 8, 2048);
+    let mut model = Model::init(config, &Seed::new(1), gpu(), TensorKind::BFloat16)?;
     model.prepare(&lora(), &Seed::new(2))?;
     let said = Arc::new(Mutex::new(Vec::new()));
     let listener = said.clone();

@@ -199,7 +199,7 @@ fn servers_that_know_no_ranges_or_are_busy_for_a_while_are_lived_with() {
 }
 
 #[test]
-fn another_file_than_was_pinned_is_refused_and_not_kept() {
+fn a_file_without_the_expected_digest_is_refused_and_not_kept() {
     let content = lines(10);
     let server = Server::start(&content, Manner::Well);
     let wrong = pin("something else");
@@ -207,7 +207,7 @@ fn another_file_than_was_pinned_is_refused_and_not_kept() {
     let answer = project.run(&["build", "p.toml"]);
     let words = &answer.stderr;
     assert_eq!(answer.code, 1);
-    assert!(words.contains("gives another file than was pinned") && words.contains(&wrong), "{words}");
+    assert!(words.contains("gives another file than the expected digest says") && words.contains(&wrong), "{words}");
     assert!(words.contains(&pin(&content)), "{words}");
     assert!(std::fs::read_dir(project.path("cache/fetched")).is_err());
     let missing = Server::start("", Manner::NotFound);

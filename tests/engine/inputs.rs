@@ -53,16 +53,16 @@ fn a_folder_reads_all_its_files_and_may_be_moved() {
 }
 
 #[test]
-fn a_pin_holds_for_all_files_of_a_folder_and_digest_prints_it() {
+fn an_expected_digest_holds_for_all_files_of_a_folder_and_digest_prints_it() {
     let project = EngineProject::new();
     write(&project, &[("data/a.txt", "1"), ("data/b.txt", "2")]);
     let pattern = project.folder.join("data/*.txt");
-    let pin = digest_of(&project.store(), pattern.to_str().unwrap()).unwrap().to_hex();
-    let pinned = project.one(&[("list", "several", json!({"path": "data/*.txt", "blake3": pin}))]);
-    assert_eq!(project.build(&pinned).ran, 1);
+    let expected = digest_of(&project.store(), pattern.to_str().unwrap()).unwrap().to_hex();
+    let pipeline = project.one(&[("list", "several", json!({"path": "data/*.txt", "blake3": expected}))]);
+    assert_eq!(project.build(&pipeline).ran, 1);
     write(&project, &[("data/c.txt", "3")]);
-    let error = render(&engine::build(&pinned, &project.options()).unwrap_err());
-    assert!(error.contains("is not the file that was pinned") && error.contains(&pin), "{error}");
+    let error = render(&engine::build(&pipeline, &project.options()).unwrap_err());
+    assert!(error.contains("does not have the expected digest") && error.contains(&expected), "{error}");
 }
 
 #[test]
@@ -133,8 +133,8 @@ fn meanwhile(change: impl FnOnce(&std::path::Path)) -> (EngineProject, engine::S
 
 #[test]
 fn an_input_that_is_edited_replaced_or_removed_during_its_stage_is_not_cached() {
-    type Change = fn(&std::path::Path);
-    let changes: [Change; 4] = [
+    type InputChange = fn(&std::path::Path);
+    let changes: [InputChange; 4] = [
         |file| std::fs::write(file, "two").unwrap(),
         |file| {
             // The edit keeps the size and restores the modification time.

@@ -154,7 +154,7 @@ impl Kind for Copy {
     type Parameters = CopyParameters;
 
     fn needs(parameters: &Self::Parameters, needs: &mut Needs) {
-        needs.pinned_file("", &parameters.path, parameters.blake3.as_deref());
+        needs.file_with_digest("", &parameters.path, parameters.blake3.as_deref());
         if let Some(stage) = &parameters.after {
             needs.any_stage("/after", stage);
         }
@@ -241,7 +241,7 @@ impl Kind for Several {
     type Parameters = SeveralParameters;
 
     fn needs(parameters: &Self::Parameters, needs: &mut Needs) {
-        needs.pinned_files("", &parameters.path, parameters.blake3.as_deref());
+        needs.files_with_digest("", &parameters.path, parameters.blake3.as_deref());
     }
 }
 
@@ -332,15 +332,15 @@ pub struct Everything;
 #[serde(deny_unknown_fields)]
 pub struct EverythingParameters {
     of: Vec<String>,
-    pinned: Pinned,
+    pinned: FileWithDigest,
     folder: String,
-    pattern: Pinned,
+    pattern: FileWithDigest,
     plain: Value,
 }
 
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Pinned {
+pub struct FileWithDigest {
     path: String,
     #[serde(default)]
     blake3: Option<String>,
@@ -359,9 +359,9 @@ impl Kind for Everything {
         for (index, stage) in parameters.of.iter().enumerate() {
             needs.any_stage(format!("/of/{index}"), stage);
         }
-        needs.pinned_file("/pinned", &parameters.pinned.path, parameters.pinned.blake3.as_deref());
+        needs.file_with_digest("/pinned", &parameters.pinned.path, parameters.pinned.blake3.as_deref());
         needs.file("/folder", &parameters.folder);
-        needs.pinned_files("/pattern", &parameters.pattern.path, parameters.pattern.blake3.as_deref());
+        needs.files_with_digest("/pattern", &parameters.pattern.path, parameters.pattern.blake3.as_deref());
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use raisin_base::error::Place;
+use raisin_base::error::FilePosition;
 use raisin_engine::{self as engine, DeviceChoice, Options, Status, Summary, words};
 use raisin_pipeline::{Pipeline, Resources, Stage, Variant, Written};
 use raisin_store::{JournalEvent, Store};
@@ -52,7 +52,7 @@ impl EngineProject {
                 let resolved = declaration.resolve(parameters.clone()).unwrap();
                 let line = |pointer: &String| {
                     let file = "story.toml".to_owned();
-                    (pointer.clone(), Written::At(Place { file, line: index + 3, column: 1 }))
+                    (pointer.clone(), Written::At(FilePosition { file, line: index + 3, column: 1 }))
                 };
                 let written = resolved.needs.files.iter().map(|file| line(&file.pointer)).collect();
                 Stage { name: (*name).to_owned(), declaration, resolved, resources: Resources::default(), written }

@@ -4,8 +4,8 @@ use raisin_base::error::Result;
 use raisin_base::seed::Seed;
 use raisin_corpus::Sequence;
 use raisin_lm::weights::{Outgoing, write};
-use raisin_lm::{Adaptation, Batch, Config, Model};
-use tch::{Device, Kind, Tensor};
+use raisin_lm::{Adaptation, Batch, Model, ModelConfig};
+use tch::{Device, Kind as TensorKind, Tensor};
 
 use crate::largest_difference;
 use raisin_tests::python::{run_python, setting};
@@ -17,10 +17,10 @@ fn exports_load_in_transformers_and_peft_with_the_same_logits() -> Result<()> {
     tch::set_num_threads(1);
     let folder = tempfile::tempdir()?;
     let seed = Seed::new(3);
-    let mut config = Config::llama(97, 32, 3, 4, 2, 64);
+    let mut config = ModelConfig::llama(97, 32, 3, 4, 2, 64);
     config.initializer_range = 0.2;
     config.eos_token_id = vec![2];
-    let mut model = Model::init(config, &seed, Device::Cpu, Kind::Float)?;
+    let mut model = Model::init(config, &seed, Device::Cpu, TensorKind::Float)?;
     model.save(&folder.path().join("base"))?;
     let tokens: Vec<u32> = (0..20).map(|place| place * 31 % 97).collect();
     let sequence = Sequence { supervised: vec![false; tokens.len()], tokens: tokens.clone() };
@@ -33,16 +33,16 @@ fn exports_load_in_transformers_and_peft_with_the_same_logits() -> Result<()> {
     // B is not zero, as after some training.
     let count = model.trainable().count() as i64;
     let mut flat = model.trainable().flat.shallow_clone();
-    tch::no_grad(|| flat.copy_(&((Tensor::arange(count, (Kind::Float, Device::Cpu)) * 0.7).sin() * 0.2)));
+    tch::no_grad(|| flat.copy_(&((Tensor::arange(count, (TensorKind::Float, Device::Cpu)) * 0.7).sin() * 0.2)));
     let adapted = logits(&model)?;
     model.save_adapter(&folder.path().join("adapter"))?;
     model.save_merged(&folder.path().join("merged"))?;
     std::fs::write(folder.path().join("adapter/references.json"), r#"{"base": "x"}"#)?;
     assert!(model.save(&folder.path().join("refused")).is_err(), "saving would lose the adapters");
     std::fs::write(folder.path().join("adapter/references.json"), r#"{"base": "base"}"#)?;
-    let reopened = Model::load(&folder.path().join("adapter"), Device::Cpu, Kind::Float)?;
+    let reopened = Model::load(&folder.path().join("adapter"), Device::Cpu, TensorKind::Float)?;
     assert!(largest_difference(&adapted, &logits(&reopened)?) < 1e-6, "the adapter comes back over its base");
-    let merged = Model::load(&folder.path().join("merged"), Device::Cpu, Kind::Float)?;
+    let merged = Model::load(&folder.path().join("merged"), Device::Cpu, TensorKind::Float)?;
     let probe = [
         ("tokens".to_owned(), Tensor::from_slice(&tokens.iter().map(|&id| i64::from(id)).collect::<Vec<_>>())),
         ("base".to_owned(), base),

@@ -3,8 +3,8 @@
 use raisin_base::error::{Context as _, Result};
 use raisin_corpus::Sequence;
 use raisin_lm::gguf::Gguf;
-use raisin_lm::{Batch, Config, Model};
-use tch::{Device, Kind};
+use raisin_lm::{Batch, Model, ModelConfig};
+use tch::{Device, Kind as TensorKind};
 
 use crate::{largest_difference, tensors};
 use raisin_tests::python::{run_python, setting};
@@ -36,7 +36,7 @@ fn models_out_of_gguf_files_compute_what_transformers_computes_with_their_weight
     run_python(&python, "gguf_models.py", &[folder.path()])?;
     for name in ["llama", "llama3", "linear", "mistral", "qwen2", "qwen3"] {
         let path = folder.path().join(format!("{name}.gguf"));
-        let model = Model::from_gguf(&path, Device::Cpu, Kind::Float).context(name)?;
+        let model = Model::from_gguf(&path, Device::Cpu, TensorKind::Float).context(name)?;
         let expected = tensors(&folder.path().join(format!("{name}.safetensors")))?;
         let tokens: Vec<u32> =
             Vec::<i64>::try_from(expected.read("tokens")?)?.into_iter().map(|id| id as u32).collect();
@@ -48,17 +48,17 @@ fn models_out_of_gguf_files_compute_what_transformers_computes_with_their_weight
         // The model is unchanged after it is written as a Hugging Face folder and read again. The scaling of the
         // positions is kept too.
         model.save(&folder.path().join(name))?;
-        assert_eq!(Config::read(&folder.path().join(name))?, model.config, "{name}");
-        let again = Model::load(&folder.path().join(name), Device::Cpu, Kind::Float)?;
+        assert_eq!(ModelConfig::read(&folder.path().join(name))?, model.config, "{name}");
+        let again = Model::load(&folder.path().join(name), Device::Cpu, TensorKind::Float)?;
         assert!(largest_difference(&logits(&model)?, &logits(&again)?) < 1e-7, "{name}");
         // Reading directly into bf16 gives the same numbers as rounding afterwards.
-        let half = Model::from_gguf(&path, Device::Cpu, Kind::BFloat16)?;
+        let half = Model::from_gguf(&path, Device::Cpu, TensorKind::BFloat16)?;
         half.save(&folder.path().join("half"))?;
         let [half, whole] =
             ["half", name].map(|folder_name| tensors(&folder.path().join(folder_name).join("model.safetensors")));
         let (half, whole) = (half?, whole?);
         for name in whole.names() {
-            assert!(half.read(name)?.equal(&whole.read(name)?.to_kind(Kind::BFloat16)), "{name}");
+            assert!(half.read(name)?.equal(&whole.read(name)?.to_kind(TensorKind::BFloat16)), "{name}");
         }
     }
     Ok(())
@@ -71,7 +71,7 @@ fn a_tensor_too_many_and_a_tensor_too_few_are_named() -> Result<()> {
     let folder = tempfile::tempdir()?;
     run_python(&python, "gguf_models.py", &[folder.path()])?;
     let refused = |name: &str| -> Result<String> {
-        let error = Model::from_gguf(&folder.path().join(name), Device::Cpu, Kind::Float).err();
+        let error = Model::from_gguf(&folder.path().join(name), Device::Cpu, TensorKind::Float).err();
         Ok(format!("{:#}", error.context("the file is not as it should be")?))
     };
     assert!(refused("extra.gguf")?.ends_with("its metadata do not explain: blk.0.strange.weight"));

@@ -17,8 +17,8 @@ use raisin_base::error::{Context as _, Result, anyhow};
 use raisin_base::seed::Seed;
 use raisin_corpus::Sequence;
 use raisin_lm::{Adaptation, Batch, Model, TARGETS};
-use raisin_training::{Schedule, Trainer, TrainerConfig};
-use tch::{Device, Kind, Tensor};
+use raisin_training::{LearningRateSchedule, Trainer, TrainerConfig};
+use tch::{Device, Kind as TensorKind, Tensor};
 
 use crate::{largest_difference, sequences, tensors};
 use raisin_tests::python::{run_python, setting};
@@ -57,7 +57,7 @@ fn logits_losses_and_gradients_are_those_of_transformers() -> Result<()> {
         let at = golden(&python)?.join(name);
         let expected = tensors(&at.join("expected.safetensors"))?;
         let rows = sequences(&expected)?;
-        let mut model = Model::load(&at, Device::Cpu, Kind::Float).context(name)?;
+        let mut model = Model::load(&at, Device::Cpu, TensorKind::Float).context(name)?;
         let batch = Batch::pack(&rows.iter().collect::<Vec<_>>(), Device::Cpu)?;
         let logits = model.logits(&model.hidden(&batch)?)?;
         for (row, &(start, end)) in batch.row_spans().iter().enumerate() {
@@ -89,7 +89,7 @@ fn logits_losses_and_gradients_are_those_of_transformers() -> Result<()> {
 fn trainer_config(packed: bool, activation_checkpointing: bool) -> TrainerConfig {
     TrainerConfig {
         learning_rate: 2e-3,
-        schedule: Schedule::Cosine,
+        schedule: LearningRateSchedule::Cosine,
         warmup: 0.0,
         total_steps: 10,
         weight_decay: 0.1,
@@ -116,7 +116,7 @@ fn ten_steps_of_training_end_where_pytorch_ends() -> Result<()> {
         let norms = Vec::<f32>::try_from(expected.read("steps.norm")?)?;
         for (packed, checkpointing) in [(true, false), (false, false), (true, true)] {
             let case = format!("{name}, packed {packed}, checkpointing {checkpointing}");
-            let mut model = Model::load(&at, Device::Cpu, Kind::Float)?;
+            let mut model = Model::load(&at, Device::Cpu, TensorKind::Float)?;
             model.prepare(&Adaptation::Full, &Seed::new(1))?;
             let mut trainer = Trainer::new(model, trainer_config(packed, checkpointing), None)?;
             for step in 0..10 {
@@ -134,7 +134,7 @@ fn ten_steps_of_training_end_where_pytorch_ends() -> Result<()> {
                     let golden = expected.read(&format!("{part}.{name}")).with_context(|| case.clone())?;
                     *largest = largest.max(largest_difference(ours, &golden));
                     if part == "trained" {
-                        sum += (ours - &golden).abs().sum(Kind::Double).double_value(&[]);
+                        sum += (ours - &golden).abs().sum(TensorKind::Double).double_value(&[]);
                         count += golden.numel();
                     }
                 }
@@ -159,7 +159,7 @@ fn ten_steps_of_an_adapter_on_every_projection_end_where_peft_ends() -> Result<(
         let at = golden(&python)?.join(name);
         let rows = sequences(&tensors(&at.join("expected.safetensors"))?)?;
         let folder = tempfile::tempdir()?;
-        let mut model = Model::load(&at, Device::Cpu, Kind::Float)?;
+        let mut model = Model::load(&at, Device::Cpu, TensorKind::Float)?;
         let targets = TARGETS.map(str::to_owned).to_vec();
         model.prepare(&Adaptation::Lora { rank: 3, alpha: 6.0, targets }, &Seed::new(4))?;
         model.save_adapter(&folder.path().join("start"))?;
@@ -193,7 +193,7 @@ fn greedy_continuations_are_those_of_transformers() -> Result<()> {
         let at = golden(&python)?.join(name);
         let expected = tensors(&at.join("expected.safetensors"))?;
         let prompts: Vec<Vec<u32>> = sequences(&expected)?.into_iter().map(|row| row.tokens).collect();
-        let model = Model::load(&at, Device::Cpu, Kind::Float)?;
+        let model = Model::load(&at, Device::Cpu, TensorKind::Float)?;
         let together = model.generate(&prompts, 16, &[2])?;
         for (row, continuation) in together.iter().enumerate() {
             let golden = Vec::<i64>::try_from(expected.read(&format!("continuation.{row}"))?)?;

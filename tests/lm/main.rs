@@ -9,7 +9,7 @@
 mod export;
 mod gguf;
 mod golden;
-mod memory;
+mod out_of_memory;
 mod smollm2;
 mod templates;
 mod tokens;
@@ -19,7 +19,7 @@ use std::path::Path;
 use raisin_base::error::Result;
 use raisin_corpus::Sequence;
 use raisin_lm::weights::Weights;
-use tch::{Kind, Tensor};
+use tch::{Kind as TensorKind, Tensor};
 
 pub fn tensors(path: &Path) -> Result<Weights> {
     Weights::open_files(path, &[path.to_owned()])
@@ -31,7 +31,7 @@ pub fn sequences(expected: &Weights) -> Result<Vec<Sequence>> {
     while expected.contains(&format!("tokens.{}", rows.len())) {
         let tokens = Vec::<i64>::try_from(expected.read(&format!("tokens.{}", rows.len()))?)?;
         let supervised =
-            Vec::<i64>::try_from(expected.read(&format!("supervised.{}", rows.len()))?.to_kind(Kind::Int64))?;
+            Vec::<i64>::try_from(expected.read(&format!("supervised.{}", rows.len()))?.to_kind(TensorKind::Int64))?;
         rows.push(Sequence {
             tokens: tokens.into_iter().map(|token| token as u32).collect(),
             supervised: supervised.into_iter().map(|mark| mark == 1).collect(),

@@ -4,7 +4,7 @@ use raisin_base::error::Result;
 use raisin_corpus::Sequence;
 use raisin_lm::gguf::Gguf;
 use raisin_lm::{Batch, Model};
-use tch::{Device, Kind};
+use tch::{Device, Kind as TensorKind};
 
 use crate::{largest_difference, tensors};
 use raisin_tests::python::{run_python, setting};
@@ -19,10 +19,10 @@ fn smollm2_agrees_with_transformers_on_twenty_prompts() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let gguf = Gguf::open(&path)?;
     raisin_lm::write_tokenizer(&gguf, gguf.config()?.max_position_embeddings, folder.path())?;
-    Model::from_gguf(&path, Device::Cpu, Kind::Float)?.save(folder.path())?;
+    Model::from_gguf(&path, Device::Cpu, TensorKind::Float)?.save(folder.path())?;
     let golden = folder.path().join("expected.safetensors");
     run_python(&python, "smollm2_reference.py", &[&path, folder.path(), &golden])?;
-    let model = Model::load(folder.path(), Device::Cpu, Kind::Float)?;
+    let model = Model::load(folder.path(), Device::Cpu, TensorKind::Float)?;
     assert_eq!(model.parameter_count(), 134_515_008);
     let codec = raisin_corpus::Codec::load(folder.path())?;
     let expected = tensors(&golden)?;

@@ -54,7 +54,7 @@ struct Trouble<'a> {
 }
 
 /// The result of a build with a fault.
-struct Outcome {
+struct FaultOutcome {
     output: Output,
     /// The number of calls of this kind.
     calls: u64,
@@ -63,7 +63,7 @@ struct Outcome {
     trace: String,
 }
 
-fn build_with(project: &Project, shim: &Path, trouble: &Trouble<'_>) -> Outcome {
+fn build_with(project: &Project, shim: &Path, trouble: &Trouble<'_>) -> FaultOutcome {
     let (shared, trace) = (project.path("shared"), project.path("trace"));
     std::fs::write(&shared, [0u8; 32]).expect("shared numbers");
     std::fs::write(&trace, "").expect("a trace");
@@ -83,7 +83,7 @@ fn build_with(project: &Project, shim: &Path, trouble: &Trouble<'_>) -> Outcome 
     let numbers = std::fs::read(&shared).expect("shared numbers");
     let number = |place: usize| u64::from_ne_bytes(numbers[8 * place..8 * place + 8].try_into().expect("8 bytes"));
     let trace = std::fs::read_to_string(trace).expect("a trace");
-    Outcome { output, calls: number(0), met: number(3) > 0, trace }
+    FaultOutcome { output, calls: number(0), met: number(3) > 0, trace }
 }
 
 /// Restores the state that a loss of power may leave: everything that was not synced is lost.

@@ -5,9 +5,9 @@
 //! bytes.
 
 mod faults;
+mod golden_digests;
 mod kills;
 mod many;
-mod pinned;
 mod rights;
 mod space;
 mod world;

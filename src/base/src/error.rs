@@ -8,13 +8,13 @@ pub use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 
 /// A position in a file that the user wrote. Line and column count from 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct FilePosition {
     pub file: String,
     pub line: usize,
     pub column: usize,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for FilePosition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:{}", self.file, self.line, self.column)
     }
@@ -34,7 +34,7 @@ pub enum Blame {
 pub struct Problem {
     pub blame: Blame,
     pub message: String,
-    pub place: Option<Place>,
+    pub place: Option<FilePosition>,
     pub hint: Option<String>,
 }
 
@@ -50,7 +50,7 @@ impl Problem {
     }
 
     #[must_use]
-    pub fn at(mut self, place: Place) -> Self {
+    pub fn at(mut self, place: FilePosition) -> Self {
         self.place = Some(place);
         self
     }

@@ -17,7 +17,7 @@ pub trait Learner {
     fn restore(&mut self) -> Result<f64>;
 
     /// Trains one step on the instructions with these ids.
-    fn step(&mut self, batch: &[u32]) -> Result<Trained>;
+    fn step(&mut self, batch: &[u32]) -> Result<StepReport>;
 
     /// P(M_t) on the validation set; higher is better. By default, P is minus the mean loss per response token.
     fn performance(&mut self) -> Result<f64>;
@@ -34,7 +34,7 @@ pub trait Ensemble {
     fn restore_all(&mut self) -> Result<f64>;
 
     /// One step of every episode. `batches` has one batch for each episode.
-    fn step_all(&mut self, batches: &[Vec<u32>]) -> Result<Vec<Trained>>;
+    fn step_all(&mut self, batches: &[Vec<u32>]) -> Result<Vec<StepReport>>;
 
     /// P(M_t) of every episode.
     fn performances(&mut self) -> Result<Vec<f64>>;
@@ -49,7 +49,7 @@ impl<L: Learner> Ensemble for L {
         self.restore()
     }
 
-    fn step_all(&mut self, batches: &[Vec<u32>]) -> Result<Vec<Trained>> {
+    fn step_all(&mut self, batches: &[Vec<u32>]) -> Result<Vec<StepReport>> {
         batches.iter().map(|batch| self.step(batch)).collect()
     }
 
@@ -60,7 +60,7 @@ impl<L: Learner> Ensemble for L {
 
 /// The report of one training step.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Trained {
+pub struct StepReport {
     /// Mean loss per supervised token, before the step.
     pub loss: f64,
     pub tokens: u64,

@@ -8,7 +8,7 @@ pub const LIBTORCH: &str = "2.11.0";
 
 /// The report, as `raisin-worker --inspect` prints it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Machine {
+pub struct MachineReport {
     /// The version of the loaded libtorch. `None` if its headers are not beside the library.
     pub libtorch: Option<String>,
     /// The path from which libtorch was loaded.
@@ -35,7 +35,7 @@ pub struct Cuda {
     pub driver: bool,
 }
 
-impl Machine {
+impl MachineReport {
     pub fn has_bf16_instructions(&self) -> bool {
         self.instructions.iter().any(|name| name.ends_with("bf16"))
     }
@@ -106,8 +106,8 @@ impl Machine {
 mod tests {
     use super::*;
 
-    fn machine() -> Machine {
-        Machine {
+    fn machine() -> MachineReport {
+        MachineReport {
             libtorch: Some(LIBTORCH.to_owned()),
             library: Some("lib/libtorch_cpu.so".to_owned()),
             processor: "Some CPU".to_owned(),
@@ -123,24 +123,24 @@ mod tests {
     fn a_complete_machine_needs_no_advice() {
         assert!(machine().advice().is_empty());
         let with_gpu = Cuda { problem: None, gpus: vec!["H100".to_owned()], usable: 1, driver: true };
-        let machine = Machine { cuda: with_gpu, ..machine() };
+        let machine = MachineReport { cuda: with_gpu, ..machine() };
         assert!(machine.advice().is_empty());
         assert!(machine.findings().contains(&("gpus", "H100 (1 usable)".to_owned())));
     }
 
     #[test]
     fn what_is_missing_comes_with_what_to_do() {
-        let without = Machine { instructions: vec!["avx2".to_owned()], ..machine() };
+        let without = MachineReport { instructions: vec!["avx2".to_owned()], ..machine() };
         assert!(without.advice()[0].contains("bf16 takes 2.0 times as long as f32"), "{:?}", without.advice());
         let cuda = |problem: Option<&str>, driver, gpus: &[&str]| {
             let gpus = gpus.iter().map(|name| (*name).to_owned()).collect();
-            Machine { cuda: Cuda { problem: problem.map(str::to_owned), gpus, usable: 0, driver }, ..machine() }
+            MachineReport { cuda: Cuda { problem: problem.map(str::to_owned), gpus, usable: 0, driver }, ..machine() }
                 .advice()
         };
         assert!(cuda(Some("x"), false, &["H100"])[0].contains("install the NVIDIA driver"));
         assert!(cuda(Some("x"), true, &["H100"])[0].contains("./justw setup cuda"));
         assert!(cuda(None, true, &["H100"])[0].contains("nvidia-smi"));
-        let old = Machine { libtorch: Some("2.4.0".to_owned()), ..machine() };
+        let old = MachineReport { libtorch: Some("2.4.0".to_owned()), ..machine() };
         assert!(old.advice()[0].contains("libtorch is 2.4.0"));
     }
 }

@@ -23,7 +23,7 @@ const BUFFER: usize = 1 << 20;
 const MOST_PARTS: u32 = 1 << 16;
 
 /// Who hears of what was damaged.
-pub type Tell<'t> = &'t dyn Fn(&str);
+pub type DamageListener<'t> = &'t dyn Fn(&str);
 
 /// Writes a record. `part` gives each part when its turn comes, so that they need not be in memory together.
 fn write_record<'p>(
@@ -152,7 +152,7 @@ pub fn replace<'p>(path: &Path, lengths: &[u64], mut part: impl FnMut(usize) -> 
 }
 
 /// The record that [`replace`] wrote. `None` where there is none, or none that is whole, which is then set aside.
-pub fn open(path: &Path, tell: Tell) -> Result<Option<Record>> {
+pub fn open(path: &Path, tell: DamageListener) -> Result<Option<Record>> {
     let found = || -> std::io::Result<Option<Record>> {
         let file = File::open(path)?;
         let length = file.metadata()?.len();
@@ -168,7 +168,7 @@ pub fn open(path: &Path, tell: Tell) -> Result<Option<Record>> {
 }
 
 /// Gives a file of which nothing can be used another name, and says so.
-pub fn set_aside(path: &Path, why: &str, tell: Tell) -> Result<()> {
+pub fn set_aside(path: &Path, why: &str, tell: DamageListener) -> Result<()> {
     let aside = beside(path, "damaged");
     let moved = std::fs::rename(path, &aside);
     moved.with_context(|| format!("cannot set the damaged file {} aside", path.display()))?;
@@ -190,7 +190,11 @@ pub struct Records {
 impl Records {
     /// The file, and what `decode` makes of the records at its front: of all up to the first that is not whole or that
     /// `decode` does not know. What comes after these is set aside, and the list goes on where they end.
-    pub fn open<T>(path: &Path, tell: Tell, mut decode: impl FnMut(&Record) -> Option<T>) -> Result<(Self, Vec<T>)> {
+    pub fn open<T>(
+        path: &Path,
+        tell: DamageListener,
+        mut decode: impl FnMut(&Record) -> Option<T>,
+    ) -> Result<(Self, Vec<T>)> {
         let mut open = || -> std::io::Result<(File, Vec<T>, u64, u64)> {
             let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
             let length = file.metadata()?.len();

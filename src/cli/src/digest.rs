@@ -8,7 +8,7 @@ use clap::Args;
 use super::pipeline_arguments::CacheFolder;
 use raisin_base::error::Result;
 use raisin_contract::Progress;
-use raisin_engine::{self as engine, Listener};
+use raisin_engine::{self as engine, DownloadListener};
 use raisin_store::Store;
 
 /// Print the digest (`blake3 = "..."`) that a pipeline file can expect of a source: a file, a folder, a pattern or an
@@ -24,7 +24,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let store = Store::open(&arguments.cache.path())?;
     let digest = if engine::is_address(&arguments.source) {
-        engine::fetch(&store, &arguments.source, &mut Words { last: Instant::now() })?
+        engine::fetch(&store, &arguments.source, &mut DownloadProgress { last: Instant::now() })?
     } else {
         engine::digest_of(&store, &arguments.source)?
     };
@@ -33,11 +33,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 /// Prints the progress of a download, at most one line in two seconds.
-struct Words {
+struct DownloadProgress {
     last: Instant,
 }
 
-impl Listener for Words {
+impl DownloadListener for DownloadProgress {
     fn progress(&mut self, progress: Progress) {
         if self.last.elapsed() >= Duration::from_secs(2) {
             self.last = Instant::now();

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::pipeline_arguments::Folders;
 use raisin_base::error::Result;
-use raisin_base::machine::Machine;
+use raisin_base::machine::MachineReport;
 
 /// Show what raisin finds on this machine: folders, executables, libtorch, devices.
 #[derive(Args)]
@@ -44,7 +44,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 /// The report of the worker about the machine. The worker loads libtorch; this process must never load it.
-fn inspect(worker: &Path) -> Result<Machine, String> {
+fn inspect(worker: &Path) -> Result<MachineReport, String> {
     if !worker.is_file() {
         return Err("without raisin-worker no tensor stage can run: `cargo build` makes it".to_owned());
     }

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 
 use super::pipeline_arguments::Folders;
 use raisin_base::error::Result;
-use raisin_contract::query::{Format, QueryOptions};
+use raisin_contract::query::{OutputFormat, QueryOptions};
 
 /// Show how much space artifacts take, the largest first.
 #[derive(Args)]
@@ -41,7 +41,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         cache: arguments.folders.cache(),
         out: arguments.folders.out(),
         pipeline: None,
-        format: Format::Table,
+        format: OutputFormat::Table,
         output: None,
     })
 }

@@ -23,11 +23,11 @@ pub struct Arguments {
     json: bool,
     /// Draw the plan instead: the stages and their inputs.
     #[arg(long, value_enum, value_name = "FORM", conflicts_with = "json")]
-    graph: Option<Form>,
+    graph: Option<GraphFormat>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Form {
+enum GraphFormat {
     Text,
     /// DOT, for Graphviz.
     Dot,
@@ -45,9 +45,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     };
     if let Some(form) = arguments.graph {
         let form = match form {
-            Form::Text => Diagram::Text,
-            Form::Dot => Diagram::Dot,
-            Form::Mermaid => Diagram::Mermaid,
+            GraphFormat::Text => Diagram::Text,
+            GraphFormat::Dot => Diagram::Dot,
+            GraphFormat::Mermaid => Diagram::Mermaid,
         };
         super::print(&diagram(&plan, form))?;
     } else if arguments.json {

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 
 use super::pipeline_arguments::Folders;
 use raisin_base::error::Result;
-use raisin_contract::query::{Format, QueryOptions};
+use raisin_contract::query::{OutputFormat, QueryOptions};
 
 /// Query stages, runs and history with SQL.
 #[derive(Args)]
@@ -16,8 +16,8 @@ pub struct Arguments {
     /// The query. `show tables` lists all tables.
     query: String,
     /// How to print the rows.
-    #[arg(long, value_enum, default_value_t = Output::Table)]
-    format: Output,
+    #[arg(long, value_enum, default_value_t = FormatArgument::Table)]
+    format: FormatArgument,
     /// Write the rows to this file instead of standard output.
     #[arg(long, short)]
     output: Option<PathBuf>,
@@ -37,7 +37,7 @@ Examples:
   raisin sql \"select * from history.selection\" --format parquet --output all.parquet";
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Output {
+enum FormatArgument {
     Table,
     Csv,
     /// JSON lines, one object for each row.
@@ -53,10 +53,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         out: arguments.folders.out(),
         pipeline: arguments.pipeline.clone(),
         format: match arguments.format {
-            Output::Table => Format::Table,
-            Output::Csv => Format::Csv,
-            Output::Json => Format::Json,
-            Output::Parquet => Format::Parquet,
+            FormatArgument::Table => OutputFormat::Table,
+            FormatArgument::Csv => OutputFormat::Csv,
+            FormatArgument::Json => OutputFormat::Json,
+            FormatArgument::Parquet => OutputFormat::Parquet,
         },
         output: arguments.output.clone(),
     })

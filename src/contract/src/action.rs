@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use raisin_base::digest::{Digest, canonical};
 use raisin_base::error::{Context as _, Result, anyhow, bail, ensure};
 
-use crate::{DType, Declaration, DeviceKind, Environment, Process, Resolved};
+use crate::{DType, Declaration, DeviceKind, Environment, Process, ResolvedParameters};
 
 /// The version of the action format. Raise it if the meaning of an action changes; every key then changes.
 pub const ACTION_FORMAT: u32 = 1;
@@ -64,7 +64,7 @@ pub enum Input<'a> {
     /// The artifact of a stage; `None` until the stage has made the artifact.
     Artifact(Option<Digest>),
     /// The artifacts of a stage in all variants, for a gathering kind.
-    Artifacts(Vec<Gathered>),
+    Artifacts(Vec<GatheredArtifact>),
     /// A file: the digest of its content, and its name without folders.
     File { blake3: Digest, name: String },
     /// The files of a folder or a pattern: the digest of each file, by its path relative to the folder.
@@ -73,7 +73,7 @@ pub enum Input<'a> {
 
 /// An artifact that a gathering stage sees, with the values of the sweep in its variant.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Gathered {
+pub struct GatheredArtifact {
     pub stage: String,
     pub variant: Map<String, Value>,
     /// `None` until the stage has made the artifact.
@@ -87,7 +87,7 @@ impl<'a> Action<'a> {
     /// The kind names an input at a pointer that leads to no parameter.
     pub fn of<'p>(
         declaration: &'a Declaration,
-        resolved: &'a Resolved,
+        resolved: &'a ResolvedParameters,
         inputs: impl IntoIterator<Item = (&'p str, Input<'a>)>,
         seed: u64,
         environment: &Environment,
@@ -99,10 +99,10 @@ impl<'a> Action<'a> {
             })?;
             *place = Part::Input(input);
         }
-        for pointer in resolved.needs.files.iter().filter_map(|file| file.pin_pointer.as_deref()) {
+        for pointer in resolved.needs.files.iter().filter_map(|file| file.expected_digest_pointer.as_deref()) {
             // The action contains the digest of the file. The expected digest adds nothing and is therefore left out.
-            if let Some(pin) = parameters.at_mut(pointer) {
-                *pin = Part::Input(Input::Plain(Cow::Owned(Value::Null)));
+            if let Some(digest) = parameters.at_mut(pointer) {
+                *digest = Part::Input(Input::Plain(Cow::Owned(Value::Null)));
             }
         }
         Ok(Self {
@@ -410,8 +410,7 @@ impl Input<'_> {
             Self::Plain(value) => value.clone().into_owned(),
             Self::Artifact(artifact) => json!({ "artifact": artifact }),
             Self::Artifacts(all) => {
-                let entry =
-                    |one: &Gathered| json!({ "stage": one.stage, "variant": one.variant, "artifact": one.artifact });
+                let entry = |one: &GatheredArtifact| json!({ "stage": one.stage, "variant": one.variant, "artifact": one.artifact });
                 json!({ "artifacts": all.iter().map(entry).collect::<Vec<_>>() })
             }
             Self::File { blake3, name } => json!({ "file": blake3, "name": name }),
@@ -427,7 +426,7 @@ impl Input<'_> {
                 match (name.as_str(), value) {
                     ("artifact", value) => Some(Self::Artifact(artifact(value).ok()?)),
                     ("artifacts", Value::Array(all)) => {
-                        Some(Self::Artifacts(all.iter().map(Gathered::of_json).collect::<Option<_>>()?))
+                        Some(Self::Artifacts(all.iter().map(GatheredArtifact::of_json).collect::<Option<_>>()?))
                     }
                     ("files", Value::Object(files)) => {
                         let file = |(name, value): (&String, &Value)| Some((name.clone(), artifact(value).ok()??));
@@ -455,7 +454,7 @@ impl Input<'_> {
     }
 }
 
-impl Gathered {
+impl GatheredArtifact {
     fn of_json(value: &Value) -> Option<Self> {
         let map = value.as_object().filter(|map| map.len() == 3)?;
         Some(Self {

@@ -112,9 +112,9 @@ pub struct FileNeed {
     pub pointer: String,
     pub path: String,
     /// The pointer of the parameter that may hold the expected digest of the file.
-    pub pin_pointer: Option<String>,
+    pub expected_digest_pointer: Option<String>,
     /// The expected digest of the file.
-    pub pin: Option<String>,
+    pub expected_digest: Option<String>,
     /// Whether the stage reads each file of a folder or a pattern such as `data/*.jsonl`.
     pub several: bool,
 }
@@ -132,28 +132,28 @@ impl Needs {
         self.files.push(FileNeed {
             pointer: pointer.into(),
             path: path.to_owned(),
-            pin_pointer: None,
-            pin: None,
+            expected_digest_pointer: None,
+            expected_digest: None,
             several: false,
         });
     }
 
     /// Adds a file for which the user can give an expected digest. `at` is the pointer of a table with `path` and
     /// `blake3`.
-    pub fn pinned_file(&mut self, at: &str, path: &str, blake3: Option<&str>) {
+    pub fn file_with_digest(&mut self, at: &str, path: &str, blake3: Option<&str>) {
         self.files.push(FileNeed {
             pointer: format!("{at}/path"),
             path: path.to_owned(),
-            pin_pointer: Some(format!("{at}/blake3")),
-            pin: blake3.map(str::to_owned),
+            expected_digest_pointer: Some(format!("{at}/blake3")),
+            expected_digest: blake3.map(str::to_owned),
             several: false,
         });
     }
 
     /// Adds a file, a folder or a pattern for which the user can give an expected digest. [`crate::Context::files`]
     /// gives each file.
-    pub fn pinned_files(&mut self, at: &str, path: &str, blake3: Option<&str>) {
-        self.pinned_file(at, path, blake3);
+    pub fn files_with_digest(&mut self, at: &str, path: &str, blake3: Option<&str>) {
+        self.file_with_digest(at, path, blake3);
         if let Some(need) = self.files.last_mut() {
             need.several = true;
         }
@@ -161,7 +161,7 @@ impl Needs {
 }
 
 /// The function behind [`Declaration::resolve_unless`].
-type Resolve = fn(Value, &mut dyn FnMut(&Value) -> bool) -> Result<Resolved, ParameterProblem>;
+type Resolve = fn(Value, &mut dyn FnMut(&Value) -> bool) -> Result<ResolvedParameters, ParameterProblem>;
 
 /// The declaration of a kind as a value, without the type of its parameters. The engine and the schema generator use
 /// it.
@@ -179,7 +179,7 @@ pub struct Declaration {
 
 /// Parameters with every default written out, and the inputs that they name.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Resolved {
+pub struct ResolvedParameters {
     pub parameters: Value,
     pub needs: Needs,
 }
@@ -203,7 +203,7 @@ impl Declaration {
     ///
     /// # Errors
     /// A parameter is unknown, missing, of the wrong type, or impossible. The error names the first one.
-    pub fn resolve(&self, parameters: Value) -> Result<Resolved, ParameterProblem> {
+    pub fn resolve(&self, parameters: Value) -> Result<ResolvedParameters, ParameterProblem> {
         self.resolve_unless(parameters, &mut |_| false)
     }
 
@@ -216,7 +216,7 @@ impl Declaration {
         &self,
         parameters: Value,
         checked: &mut dyn FnMut(&Value) -> bool,
-    ) -> Result<Resolved, ParameterProblem> {
+    ) -> Result<ResolvedParameters, ParameterProblem> {
         (self.resolve)(parameters, checked)
     }
 
@@ -243,7 +243,10 @@ pub fn from_json<T: DeserializeOwned>(written: Value, at: &str) -> Result<T, Par
     })
 }
 
-fn resolve<K: Kind>(parameters: Value, checked: &mut dyn FnMut(&Value) -> bool) -> Result<Resolved, ParameterProblem> {
+fn resolve<K: Kind>(
+    parameters: Value,
+    checked: &mut dyn FnMut(&Value) -> bool,
+) -> Result<ResolvedParameters, ParameterProblem> {
     let typed = K::read(parameters)?;
     let parameters = serde_json::to_value(&typed)
         .map_err(|error| ParameterProblem::new("", format!("these parameters cannot be written as JSON: {error}")))?;
@@ -252,5 +255,5 @@ fn resolve<K: Kind>(parameters: Value, checked: &mut dyn FnMut(&Value) -> bool) 
     }
     let mut needs = Needs::default();
     K::needs(&typed, &mut needs);
-    Ok(Resolved { parameters, needs })
+    Ok(ResolvedParameters { parameters, needs })
 }

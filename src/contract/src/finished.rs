@@ -16,13 +16,13 @@ use raisin_base::error::Result;
 use raisin_base::sealed::Records;
 
 /// The parts of one phase of a stage.
-pub struct Finished<T> {
+pub struct FinishedParts<T> {
     records: Records,
     earlier: VecDeque<T>,
     kind: PhantomData<T>,
 }
 
-impl<T: Serialize + DeserializeOwned> Finished<T> {
+impl<T: Serialize + DeserializeOwned> FinishedParts<T> {
     /// Opens the saved parts of a phase.
     pub fn open(context: &Context, phase: &str) -> Result<Self> {
         let path = context.work()?.join(format!("{phase}.parts"));

@@ -19,10 +19,10 @@ pub mod query;
 pub mod serve;
 pub mod threads;
 
-pub use action::{ACTION_FORMAT, Action, Gathered, Input, NumericEnvironment, Part};
+pub use action::{ACTION_FORMAT, Action, GatheredArtifact, Input, NumericEnvironment, Part};
 pub use context::{
     Assignment, Context, Cost, DType, DeviceKind, Environment, Event, InputArtifact, Progress, REFERENCES, referenced,
     references,
 };
-pub use declaration::{Declaration, FileNeed, Kind, Needs, ParameterProblem, Process, Resolved, StageNeed};
+pub use declaration::{Declaration, FileNeed, Kind, Needs, ParameterProblem, Process, ResolvedParameters, StageNeed};
 pub use serve::KindRunner;

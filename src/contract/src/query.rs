@@ -21,7 +21,7 @@ pub struct QueryOptions {
     pub out: PathBuf,
     /// The pipeline whose stages the query reads. Default: the pipeline whose results changed last.
     pub pipeline: Option<String>,
-    pub format: Format,
+    pub format: OutputFormat,
     /// The file for the result. Default: standard output.
     pub output: Option<PathBuf>,
 }
@@ -29,7 +29,7 @@ pub struct QueryOptions {
 /// The output format of a query.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Format {
+pub enum OutputFormat {
     /// Aligned text for users; the number of rows goes to standard error.
     #[default]
     Table,

@@ -7,7 +7,7 @@ use arrow_array::builder::{Int32Builder, ListBuilder, StringBuilder};
 use arrow_array::{Array, ArrayRef, Int32Array, ListArray, RecordBatch, StringArray, UInt32Array, UInt64Array};
 use arrow_schema::{DataType, Field};
 
-use super::message::{Example, Instruction, Message, Scoring, Task, conversation, prompt_of};
+use super::message::{Example, Instruction, Message, ScoringRule, Task, conversation, prompt_of};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Result, anyhow};
 use raisin_table as table;
@@ -185,7 +185,7 @@ fn batch_of(examples: &[Example], with_messages: bool) -> Result<RecordBatch> {
 pub fn read_task(artifact: &Path) -> Result<Task> {
     let path = artifact.join("task.json");
     let text = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let scoring: Scoring =
+    let scoring: ScoringRule =
         serde_json::from_slice(&text).with_context(|| format!("{} is not a task description", path.display()))?;
     Ok(Task {
         validation: read_examples(&artifact.join("validation.parquet"))?,
@@ -294,7 +294,7 @@ mod tests {
         let open = Example { id: 1, choices: vec![], answer: None, ..question.clone() };
         table::write(&folder.path().join("validation.parquet"), &examples_batch(&[question.clone(), open.clone()])?)?;
         table::write(&folder.path().join("test.parquet"), &examples_batch(&[])?)?;
-        let scoring = Scoring { by: Scored::Match, extract: Some(Extract::Exact), max_new_tokens: 16 };
+        let scoring = ScoringRule { by: Scored::Match, extract: Some(Extract::Exact), max_new_tokens: 16 };
         let json = serde_json::to_string(&scoring)?;
         assert_eq!(json, r#"{"scoring":"match","extract":"exact","max_new_tokens":16}"#);
         std::fs::write(folder.path().join("task.json"), json)?;

@@ -6,9 +6,9 @@ use rand_chacha::rand_core::Rng as _;
 use raisin_base::seed::Seed;
 
 /// A generator of random draws.
-pub struct Draw(ChaCha8Rng);
+pub struct DrawSource(ChaCha8Rng);
 
-impl Draw {
+impl DrawSource {
     pub fn new(seed: &Seed) -> Self {
         Self(seed.rng())
     }
@@ -69,17 +69,17 @@ mod tests {
     proptest! {
         #[test]
         fn a_sample_is_ascending_without_repeats_and_repeatable(seed: u64, length in 0usize..200, count in 0usize..220) {
-            let sample = Draw::new(&Seed::new(seed)).sample(length, count);
+            let sample = DrawSource::new(&Seed::new(seed)).sample(length, count);
             prop_assert_eq!(sample.len(), count.min(length));
             prop_assert!(sample.windows(2).all(|pair| pair[0] < pair[1]));
             prop_assert!(sample.iter().all(|&index| index < length));
-            prop_assert_eq!(sample, Draw::new(&Seed::new(seed)).sample(length, count));
+            prop_assert_eq!(sample, DrawSource::new(&Seed::new(seed)).sample(length, count));
         }
     }
 
     #[test]
     fn every_value_below_the_bound_is_drawn_about_equally_often() {
-        let mut draw = Draw::new(&Seed::new(5));
+        let mut draw = DrawSource::new(&Seed::new(5));
         let mut counts = [0; 7];
         (0..7000).for_each(|_| counts[draw.below(7)] += 1);
         assert!(counts.iter().all(|&count| (850..1150).contains(&count)), "{counts:?}");

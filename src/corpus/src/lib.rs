@@ -1,8 +1,8 @@
 //! Instructions and task examples: readers for each format, chat templates, tokens. This crate does not use models or
 //! pipelines.
 //!
-//! A file is read as [`Record`](records::Record)s, a record as an [`Instruction`] or an [`Example`], and a [`Codec`] encodes
-//! these as the token [`Sequence`]s on which a language model is trained. A wrong record becomes a
+//! A file is read as [`RawRecord`](records::Record)s, a record as an [`Instruction`] or an [`Example`], and a [`Codec`]
+//! encodes these as the token [`Sequence`]s on which a language model is trained. A wrong record becomes a
 //! [`Reject`](pool::Reject), a row of the table `rejects`; it does not end the build.
 
 pub mod artifact;
@@ -23,5 +23,5 @@ pub mod template;
 
 pub use artifact::{read_instructions, read_task};
 pub use codec::{Codec, Sequence};
-pub use message::{Example, Instruction, Message, Scoring, Task};
+pub use message::{Example, Instruction, Message, ScoringRule, Task};
 pub use raisin_settings::{Extract, Scored};

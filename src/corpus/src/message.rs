@@ -91,12 +91,12 @@ pub struct Task {
     pub validation: Vec<Example>,
     /// The examples that training never sees.
     pub test: Vec<Example>,
-    pub scoring: Scoring,
+    pub scoring: ScoringRule,
 }
 
 /// How answers are scored; the content of `task.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Scoring {
+pub struct ScoringRule {
     #[serde(rename = "scoring")]
     pub by: Scored,
     /// How the answer is found in a generated text; only with `match`.

@@ -26,7 +26,7 @@ pub fn each_word(text: &str, mut take: impl FnMut(&str)) {
 
 /// An example that a text overlaps.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hit {
+pub struct OverlapHit {
     /// Position of the example.
     pub example: usize,
     /// How many distinct n-grams of the example the text has; 1 if the example is compared as a whole.
@@ -41,7 +41,7 @@ pub struct Hit {
 const TURN: u32 = u32::MAX;
 
 /// The conversations of examples, prepared for the search in other texts.
-pub struct Index {
+pub struct NgramIndex {
     ngram: usize,
     /// The words of the task by number, and the numbers by word.
     words: Vec<String>,
@@ -54,22 +54,22 @@ pub struct Index {
     whole: HashMap<Vec<u32>, Vec<usize>>,
     /// How many turns the examples in `whole` have.
     whole_turns: BTreeSet<usize>,
-    examples: Vec<Indexed>,
+    examples: Vec<IndexedExample>,
 }
 
-struct Indexed {
-    turns: Vec<Turn>,
+struct IndexedExample {
+    turns: Vec<IndexedTurn>,
     /// How many distinct n-grams count; 1 if the example is compared as a whole.
     of: usize,
 }
 
-struct Turn {
+struct IndexedTurn {
     words: Vec<u32>,
     /// For each word at which an n-gram begins: the number of the n-gram if it counts.
     grams: Vec<Option<usize>>,
 }
 
-impl Index {
+impl NgramIndex {
     /// Indexes all turns of each example except the system's. n-grams of more than `common` examples do not count: they
     /// belong to the template of the task.
     pub fn new<'a>(examples: impl IntoIterator<Item = &'a Example>, ngram: usize, common: Option<usize>) -> Self {
@@ -87,7 +87,7 @@ impl Index {
         for (place, example) in examples.into_iter().enumerate() {
             let turns = example.messages.iter().filter(|message| message.role != "system");
             let turns = turns.map(|message| index.turn(&message.content, place)).collect();
-            index.examples.push(Indexed { turns, of: 0 });
+            index.examples.push(IndexedExample { turns, of: 0 });
         }
         let counts: Vec<bool> =
             index.holders.iter().map(|holders| common.is_none_or(|common| holders.len() <= common)).collect();
@@ -107,11 +107,11 @@ impl Index {
         index
     }
 
-    fn turn(&mut self, text: &str, place: usize) -> Turn {
+    fn turn(&mut self, text: &str, place: usize) -> IndexedTurn {
         let mut words = Vec::new();
         each_word(text, |word| words.push(self.number(word)));
         let grams = words.windows(self.ngram).map(|gram| Some(self.gram(gram, place))).collect();
-        Turn { words, grams }
+        IndexedTurn { words, grams }
     }
 
     fn number(&mut self, word: &str) -> u32 {
@@ -142,7 +142,7 @@ impl Index {
     /// The examples that a conversation overlaps, in their order. An n-gram may lie in any turn, but not across two turns.
     /// An example that is compared as a whole overlaps if the conversation has its turns one after another, or, if the
     /// example has one turn, if a turn that asks (neither the system's nor the assistant's) is equal to it.
-    pub fn hits(&self, messages: &[Message]) -> Vec<Hit> {
+    pub fn hits(&self, messages: &[Message]) -> Vec<OverlapHit> {
         let mut found = BTreeSet::new();
         let mut equal = BTreeSet::new();
         // The words that the task knows, since the last word that it does not know.
@@ -179,15 +179,15 @@ impl Index {
             *shared.entry(*example).or_default() += 1;
         }
         let hit = |(example, shared)| {
-            let indexed: &Indexed = &self.examples[example];
-            Hit { example, shared, of: indexed.of, text: self.longest_run(indexed, &found) }
+            let indexed: &IndexedExample = &self.examples[example];
+            OverlapHit { example, shared, of: indexed.of, text: self.longest_run(indexed, &found) }
         };
         shared.into_iter().map(hit).collect()
     }
 
     /// The longest run of an example's words within a turn whose n-grams are all found; all words of the example if it has
     /// no such run, because it was compared as a whole.
-    fn longest_run(&self, example: &Indexed, found: &BTreeSet<usize>) -> String {
+    fn longest_run(&self, example: &IndexedExample, found: &BTreeSet<usize>) -> String {
         let mut best: &[u32] = &[];
         for turn in &example.turns {
             let mut start = 0;

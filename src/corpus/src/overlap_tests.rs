@@ -13,13 +13,13 @@ fn example(prompt: &str) -> Example {
     Example { id: 0, messages, response: String::new(), choices: Vec::new(), answer: None }
 }
 
-fn index(prompts: &[&str], ngram: usize, common: Option<usize>) -> Index {
+fn index(prompts: &[&str], ngram: usize, common: Option<usize>) -> NgramIndex {
     let examples: Vec<Example> = prompts.iter().map(|prompt| example(prompt)).collect();
-    Index::new(&examples, ngram, common)
+    NgramIndex::new(&examples, ngram, common)
 }
 
 /// Example, shared and all n-grams of every hit.
-fn found(index: &Index, prompt: &str, response: &str) -> Vec<(usize, usize, usize)> {
+fn found(index: &NgramIndex, prompt: &str, response: &str) -> Vec<(usize, usize, usize)> {
     let hits = index.hits(&conversation(None, prompt, Some(response)));
     hits.iter().map(|hit| (hit.example, hit.shared, hit.of)).collect()
 }
@@ -53,12 +53,12 @@ fn a_prompt_shorter_than_n_overlaps_only_where_it_is_asked_as_a_whole() {
     assert!(index.hits(&conversation(Some("Plural of cat"), "dog", None)).is_empty());
 }
 
-fn conversations(turns: &[&[&str]], ngram: usize) -> Index {
+fn conversations(turns: &[&[&str]], ngram: usize) -> NgramIndex {
     let roles = ["user", "assistant"].iter().cycle();
     let message = |(text, role): (&&str, &&str)| Message::new(role, *text);
     let of =
         |turns: &&[&str]| Example { messages: turns.iter().zip(roles.clone()).map(message).collect(), ..example("") };
-    Index::new(&turns.iter().map(of).collect::<Vec<_>>(), ngram, None)
+    NgramIndex::new(&turns.iter().map(of).collect::<Vec<_>>(), ngram, None)
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn a_prompt_without_words_overlaps_nothing() {
 fn the_text_shown_is_the_longest_shared_run() {
     let index = index(&["one two three four, five six seven eight nine ten"], 3, None);
     let hits = index.hits(&conversation(None, "One two three! But five six (seven) eight nine.", None));
-    assert_eq!(hits, [Hit { example: 0, shared: 4, of: 8, text: "five six seven eight nine".to_owned() }]);
+    assert_eq!(hits, [OverlapHit { example: 0, shared: 4, of: 8, text: "five six seven eight nine".to_owned() }]);
 }
 
 #[test]

@@ -12,11 +12,15 @@ use arrow_schema::DataType;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Map, Value};
 
-use super::records::Record;
+use super::records::RawRecord;
 use raisin_base::error::{Context as _, Result};
 
 /// [`super::records::for_each_chunk`] for a Parquet file. The number of bytes read is estimated from the share of rows.
-pub fn for_each_chunk(path: &Path, chunk: usize, mut take: impl FnMut(Vec<Record>, u64) -> Result<()>) -> Result<()> {
+pub fn for_each_chunk(
+    path: &Path,
+    chunk: usize,
+    mut take: impl FnMut(Vec<RawRecord>, u64) -> Result<()>,
+) -> Result<()> {
     let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     let size = file.metadata()?.len();
     let builder = ParquetRecordBatchReaderBuilder::try_new(file)
@@ -34,7 +38,7 @@ pub fn for_each_chunk(path: &Path, chunk: usize, mut take: impl FnMut(Vec<Record
                 object.insert(field.name().clone(), value(column, row)?);
             }
             line += 1;
-            records.push(Record::row(line, Value::Object(object)));
+            records.push(RawRecord::row(line, Value::Object(object)));
         }
         // The product of two large numbers needs more than 64 bits.
         let read = u128::from(size) * u128::from(line) / u128::from(total);

@@ -11,10 +11,10 @@ use serde_json::Value;
 use super::artifact::PoolRow;
 use super::formats::Reader;
 use super::message::Message;
-use super::records::{self, Record};
+use super::records::{self, RawRecord};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Problem, Result};
-use raisin_settings::Format;
+use raisin_settings::RecordFormat;
 use raisin_table as table;
 
 /// The number of characters of a rejected record that the table `rejects` keeps.
@@ -30,7 +30,7 @@ pub struct SourceFile<'a> {
     pub path: &'a Path,
     /// The name of the file in messages and tables.
     pub name: String,
-    pub format: Format,
+    pub format: RecordFormat,
     /// The names of the two fields of a `qa` record.
     pub prompt: Option<&'a str>,
     pub response: Option<&'a str>,
@@ -82,15 +82,16 @@ impl PoolBuilder {
         let index = self.sources.len() as u32;
         let (mut records, rejects_before) = (0, self.rejects.len());
         let mut reader: Option<Reader> = None;
-        // An escape such as \u00e9 has six bytes. Twice as many for each character leave room for field names and brackets.
+        // An escape such as \u00e9 has six bytes. Twice as many for each character leave space for field names and
+        // brackets.
         let max_bytes = self.max_length.saturating_mul(12).saturating_add(1 << 16);
         records::for_each_chunk(source.path, max_bytes, |chunk, bytes| {
             records += chunk.len() as u64;
-            let parsed: Vec<_> = chunk.par_iter().map(Record::value).collect();
+            let parsed: Vec<_> = chunk.par_iter().map(RawRecord::value).collect();
             if reader.is_none() {
                 let sample: Vec<&Value> = parsed.iter().flatten().take(SAMPLE).map(std::borrow::Cow::as_ref).collect();
                 // If all records so far are broken, the format is guessed from the next chunk.
-                if !sample.is_empty() || source.format != Format::Auto {
+                if !sample.is_empty() || source.format != RecordFormat::Auto {
                     reader = Some(choose(source, &sample)?);
                 }
             }

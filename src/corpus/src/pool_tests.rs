@@ -2,7 +2,7 @@ use super::*;
 use raisin_base::error::render;
 use std::path::PathBuf;
 
-fn add(pool: &mut PoolBuilder, content: &str, format: Format) -> Result<()> {
+fn add(pool: &mut PoolBuilder, content: &str, format: RecordFormat) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("data.json");
     std::fs::write(&path, content)?;
@@ -14,7 +14,7 @@ fn bad_records_are_rejected_with_their_line_and_the_rest_is_kept() -> Result<()>
     let mut pool = PoolBuilder::new(20);
     let content = "{\"question\":\"a\",\"answer\":\"b\"}\n{\"question\":\n{\"question\":\"a\",\"answer\":\"\"}\n\
                    {\"question\":\"a\",\"answer\":\"123456789012345678901\"}\n{\"question\":\"c\",\"answer\":\"d\"}\n";
-    add(&mut pool, content, Format::Auto)?;
+    add(&mut pool, content, RecordFormat::Auto)?;
     assert_eq!(pool.rows.len(), 2);
     assert_eq!(pool.rows[1].line, 5);
     let lines: Vec<(u64, &str)> = pool.rejects.iter().map(|it| (it.line, it.reason.as_str())).collect();
@@ -33,22 +33,26 @@ fn exact_duplicates_fold_into_the_first_across_files() -> Result<()> {
     add(
         &mut pool,
         r#"[{"instruction":"a","input":"","output":"b"},{"instruction":"a","output":"b"}]"#,
-        Format::Alpaca,
+        RecordFormat::Alpaca,
     )?;
-    add(&mut pool, r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}"#, Format::Auto)?;
+    add(
+        &mut pool,
+        r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}"#,
+        RecordFormat::Auto,
+    )?;
     assert_eq!((pool.rows.len(), pool.rows[0].duplicates, pool.folded), (1, 2, 2));
     Ok(())
 }
 
 #[test]
 fn a_file_of_which_nothing_can_be_read_ends_the_stage_with_the_first_reason() {
-    let error = add(&mut PoolBuilder::new(100), "{\"a\":1}\n{\"a\":2}", Format::Alpaca).expect_err("not alpaca");
+    let error = add(&mut PoolBuilder::new(100), "{\"a\":1}\n{\"a\":2}", RecordFormat::Alpaca).expect_err("not alpaca");
     let text = render(&error);
     assert!(text.contains("none of the 2 records of data.json can be read as alpaca"), "{text}");
     assert!(text.contains("line 1: there is no `instruction`; there are the fields `a`"), "{text}");
-    let unknown = render(&add(&mut PoolBuilder::new(100), "[\"a\", \"b\"]", Format::Auto).expect_err("unknown"));
+    let unknown = render(&add(&mut PoolBuilder::new(100), "[\"a\", \"b\"]", RecordFormat::Auto).expect_err("unknown"));
     assert!(unknown.contains("data.json: no known format fits: the first record has a text"), "{unknown}");
-    let empty = render(&add(&mut PoolBuilder::new(100), "[]", Format::Auto).expect_err("empty"));
+    let empty = render(&add(&mut PoolBuilder::new(100), "[]", RecordFormat::Auto).expect_err("empty"));
     assert!(empty.contains("data.json has no records"), "{empty}");
 }
 
@@ -79,7 +83,7 @@ fn published_files_are_read_whole() -> Result<()> {
         let mut pool = PoolBuilder::new(100_000);
         let path = folder.join(file);
         pool.add(
-            &SourceFile { path: &path, name: file.into(), format: Format::Auto, prompt: None, response: None },
+            &SourceFile { path: &path, name: file.into(), format: RecordFormat::Auto, prompt: None, response: None },
             |_| {},
         )?;
         println!("{file}: {:?}, {} rows, {} folded", pool.sources[0], pool.rows.len(), pool.folded);
@@ -99,7 +103,7 @@ fn naughty_strings_survive_as_prompts_and_responses() -> Result<()> {
     let records: Vec<Value> =
         strings.iter().map(|text| serde_json::json!({"prompt": format!("echo {text}"), "response": text})).collect();
     let mut pool = PoolBuilder::new(100_000);
-    add(&mut pool, &serde_json::to_string(&records)?, Format::Auto)?;
+    add(&mut pool, &serde_json::to_string(&records)?, RecordFormat::Auto)?;
     let kept: Vec<&str> = pool.rows.iter().map(|row| row.messages[1].content.as_str()).collect();
     let mut expected: Vec<&str> = strings.iter().map(String::as_str).filter(|text| !text.trim().is_empty()).collect();
     let mut seen = std::collections::BTreeSet::new();

@@ -23,7 +23,7 @@ pub fn value(json: &serde_json::Value) -> Value {
 }
 
 /// The keyword arguments of `json.dumps`.
-pub struct Style {
+pub struct JsonStyle {
     indent: Option<usize>,
     between_items: String,
     after_key: String,
@@ -31,7 +31,7 @@ pub struct Style {
     sort_keys: bool,
 }
 
-impl Style {
+impl JsonStyle {
     pub fn new(
         indent: Option<usize>,
         separators: Option<(String, String)>,
@@ -46,13 +46,13 @@ impl Style {
 
 /// # Errors
 /// The value has no form in JSON, for example an undefined value.
-pub fn write(value: &Value, style: &Style) -> Result<String, Error> {
+pub fn write(value: &Value, style: &JsonStyle) -> Result<String, Error> {
     let mut text = String::new();
     value_into(value, style, 0, &mut text)?;
     Ok(text)
 }
 
-fn value_into(value: &Value, style: &Style, depth: usize, text: &mut String) -> Result<(), Error> {
+fn value_into(value: &Value, style: &JsonStyle, depth: usize, text: &mut String) -> Result<(), Error> {
     match value.kind() {
         ValueKind::String => string_into(value.as_str().unwrap_or_default(), style, text),
         ValueKind::None => text.push_str("null"),
@@ -92,7 +92,7 @@ fn key_text(key: &Value) -> Result<String, Error> {
 fn list_into(
     brackets: [char; 2],
     items: Vec<Value>,
-    style: &Style,
+    style: &JsonStyle,
     depth: usize,
     text: &mut String,
     mut item_into: impl FnMut(&Value, &mut String) -> Result<(), Error>,
@@ -118,7 +118,7 @@ fn list_into(
     Ok(())
 }
 
-fn string_into(value: &str, style: &Style, text: &mut String) {
+fn string_into(value: &str, style: &JsonStyle, text: &mut String) {
     let quoted = serde_json::Value::from(value).to_string();
     if !style.ensure_ascii {
         return text.push_str(&quoted);
@@ -181,11 +181,14 @@ mod tests {
     #[test]
     fn every_keyword_argument_has_its_effect() -> Result<(), Error> {
         let value = super::value(&serde_json::json!({"b": [1, true], "a": "ü\u{1f642}\u{1}<"}));
-        let with = |style: Style| write(&value, &style);
-        assert_eq!(with(Style::new(None, None, true, true))?, r#"{"a": "\u00fc\ud83d\ude42\u0001<", "b": [1, true]}"#);
+        let with = |style: JsonStyle| write(&value, &style);
+        assert_eq!(
+            with(JsonStyle::new(None, None, true, true))?,
+            r#"{"a": "\u00fc\ud83d\ude42\u0001<", "b": [1, true]}"#
+        );
         let tight = Some((",".to_owned(), ":".to_owned()));
-        assert_eq!(with(Style::new(None, tight, false, false))?, "{\"b\":[1,true],\"a\":\"ü🙂\\u0001<\"}");
-        assert_eq!(with(Style::new(Some(1), None, true, true))?.lines().nth(2), Some(" \"b\": ["));
+        assert_eq!(with(JsonStyle::new(None, tight, false, false))?, "{\"b\":[1,true],\"a\":\"ü🙂\\u0001<\"}");
+        assert_eq!(with(JsonStyle::new(Some(1), None, true, true))?.lines().nth(2), Some(" \"b\": ["));
         Ok(())
     }
 }

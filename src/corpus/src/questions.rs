@@ -1,6 +1,6 @@
 //! Reads records of benchmarks as task examples: open questions, and multiple choice in its published layouts.
 
-use raisin_settings::{Format, Style, TaskFormat};
+use raisin_settings::{ChoiceStyle, RecordFormat, TaskFormat};
 use serde_json::{Map, Value};
 
 use super::formats::{Reader, alpaca, fields_of, qa, required, scalar};
@@ -12,7 +12,7 @@ pub struct Questions {
     pub prompt: String,
     pub choices: String,
     pub answer: String,
-    pub style: Style,
+    pub style: ChoiceStyle,
     /// The choices of every example of an open format, such as A, B, C, D.
     pub fixed_choices: Vec<String>,
     pub layout: QuestionLayout,
@@ -78,8 +78,8 @@ impl Questions {
         let answer = answer.filter(|value| !value.is_null()).ok_or("there is no answer")?;
         let index = find_answer(answer, labels, &choices)?;
         let (prompt, choices) = match self.style {
-            Style::Text => (question, choices),
-            Style::Letters => {
+            ChoiceStyle::Text => (question, choices),
+            ChoiceStyle::Letters => {
                 let letters: Vec<String> = (0..choices.len()).map(letter).collect();
                 let listed = letters.iter().zip(&choices).map(|(letter, choice)| format!("\n{letter}. {choice}"));
                 (question + &listed.collect::<String>(), letters)
@@ -98,11 +98,11 @@ pub fn open_reader(
     sample: &[&Value],
 ) -> Result<Reader, String> {
     let format = match format {
-        TaskFormat::Qa => Format::Qa,
-        TaskFormat::Alpaca => Format::Alpaca,
-        TaskFormat::Messages => Format::Messages,
-        TaskFormat::Sharegpt => Format::Sharegpt,
-        _ => Format::Auto,
+        TaskFormat::Qa => RecordFormat::Qa,
+        TaskFormat::Alpaca => RecordFormat::Alpaca,
+        TaskFormat::Messages => RecordFormat::Messages,
+        TaskFormat::Sharegpt => RecordFormat::Sharegpt,
+        _ => RecordFormat::Auto,
     };
     Reader::choose(format, prompt, response, sample)
 }
@@ -174,7 +174,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn questions(layout: QuestionLayout, style: Style) -> Questions {
+    fn questions(layout: QuestionLayout, style: ChoiceStyle) -> Questions {
         let name = str::to_owned;
         let fixed_choices = vec![];
         Questions { prompt: name("q"), choices: name("c"), answer: name("a"), style, fixed_choices, layout }
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_a_number_a_label_or_the_choices_text() {
-        let reader = questions(QuestionLayout::Choices, Style::Text);
+        let reader = questions(QuestionLayout::Choices, ChoiceStyle::Text);
         for answer in [json!(1), json!("B"), json!("four")] {
             let example = reader.read(&json!({"q": "2 + 2", "c": ["five", "four"], "a": answer})).expect("an example");
             assert_eq!((example.answer, example.response.as_str()), (Some(1), "four"));
@@ -198,10 +198,10 @@ mod tests {
     fn letters_list_the_choices_below_the_question() {
         let record = json!({"answerKey": "B", "question": {"stem": "Why?", "choices": [
             {"label": "A", "text": "so"}, {"label": "B", "text": "because"}]}});
-        let example = questions(QuestionLayout::Csqa, Style::Letters).read(&record).expect("an example");
+        let example = questions(QuestionLayout::Csqa, ChoiceStyle::Letters).read(&record).expect("an example");
         assert_eq!(example.prompt(), "Why?\nA. so\nB. because");
         assert_eq!((example.response.as_str(), example.choices.len()), ("B", 2));
-        let text = questions(QuestionLayout::Csqa, Style::Text).read(&record).expect("an example");
+        let text = questions(QuestionLayout::Csqa, ChoiceStyle::Text).read(&record).expect("an example");
         assert_eq!((text.prompt(), text.response.as_str()), ("Why?", "because"));
     }
 
@@ -209,7 +209,7 @@ mod tests {
     fn adapters_take_their_choices_from_the_answer_format() {
         let record = json!({"instruction": "Q\n\nAnswer format: answer1/answer2", "input": "", "output": "the correct \
             answer is answer2", "answer": "answer2", "system": "s"});
-        let example = questions(QuestionLayout::Adapters, Style::Text).read(&record).expect("an example");
+        let example = questions(QuestionLayout::Adapters, ChoiceStyle::Text).read(&record).expect("an example");
         assert_eq!((example.answer, example.response.as_str()), (Some(1), "the correct answer is answer2"));
         assert_eq!(example.messages[0], Message::new("system", "s"));
     }
@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn fixed_choices_are_matched_by_the_response() {
         let reader = Reader::Qa { prompt: "input".into(), response: "output".into() };
-        let mut questions = questions(QuestionLayout::Open(reader), Style::Text);
+        let mut questions = questions(QuestionLayout::Open(reader), ChoiceStyle::Text);
         questions.fixed_choices = vec!["A".into(), "B".into()];
         let example = questions.read(&json!({"input": "q", "output": "B"})).expect("an example");
         assert_eq!((example.answer, example.choices.len()), (Some(1), 2));

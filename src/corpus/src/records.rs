@@ -19,22 +19,22 @@ use raisin_base::error::{Context as _, Problem, Result};
 
 /// How a file is divided into records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Layout {
+pub enum FileLayout {
     JsonLines,
     JsonArray,
     Parquet,
 }
 
 /// One record before it is parsed.
-pub struct Record {
+pub struct RawRecord {
     /// The position in the file, from 1: the line of a JSONL file, else the number of the record.
     pub line: u64,
     /// The line of the file in which the record begins.
     first_line: u64,
-    content: Content,
+    content: RecordContent,
 }
 
-enum Content {
+enum RecordContent {
     Json(Vec<u8>),
     /// The beginning of a record that is too long.
     TooLong(Vec<u8>),
@@ -44,18 +44,18 @@ enum Content {
 /// The number of records in a chunk: enough for all cores to parse at once.
 const CHUNK: usize = 4096;
 
-impl Record {
+impl RawRecord {
     pub(super) fn row(line: u64, row: Value) -> Self {
-        Self { line, first_line: line, content: Content::Row(row) }
+        Self { line, first_line: line, content: RecordContent::Row(row) }
     }
 
     /// # Errors
     /// The reason why the record is not JSON, with the line in the file.
     pub fn value(&self) -> Result<Cow<'_, Value>, String> {
         let bytes = match &self.content {
-            Content::Row(value) => return Ok(Cow::Borrowed(value)),
-            Content::TooLong(_) => return Err("the record is too long to be read".to_owned()),
-            Content::Json(bytes) => bytes,
+            RecordContent::Row(value) => return Ok(Cow::Borrowed(value)),
+            RecordContent::TooLong(_) => return Err("the record is too long to be read".to_owned()),
+            RecordContent::Json(bytes) => bytes,
         };
         let text = std::str::from_utf8(bytes)
             .map_err(|error| format!("invalid UTF-8 after {} bytes of the record", error.valid_up_to()))?;
@@ -70,8 +70,8 @@ impl Record {
     /// The beginning of the record, for messages and tables.
     pub fn excerpt(&self, characters: usize) -> String {
         match &self.content {
-            Content::Row(value) => value.to_string().chars().take(characters).collect(),
-            Content::Json(bytes) | Content::TooLong(bytes) => {
+            RecordContent::Row(value) => value.to_string().chars().take(characters).collect(),
+            RecordContent::Json(bytes) | RecordContent::TooLong(bytes) => {
                 let head = &bytes[..bytes.len().min(characters * 4)];
                 String::from_utf8_lossy(head).chars().take(characters).collect()
             }
@@ -80,12 +80,12 @@ impl Record {
 }
 
 /// The layout of a file, by its first bytes.
-pub fn layout(path: &Path) -> Result<Layout> {
+pub fn layout(path: &Path) -> Result<FileLayout> {
     let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     let mut head = Vec::new();
     file.take(64 * 1024).read_to_end(&mut head).with_context(|| format!("cannot read {}", path.display()))?;
     if head.starts_with(b"PAR1") {
-        return Ok(Layout::Parquet);
+        return Ok(FileLayout::Parquet);
     }
     if head.starts_with(&[0xFF, 0xFE]) || head.starts_with(&[0xFE, 0xFF]) {
         return Err(Problem::new(format!("{} is UTF-16 text", path.display()))
@@ -96,7 +96,7 @@ pub fn layout(path: &Path) -> Result<Layout> {
         return Err(Problem::new(format!("{} is compressed", path.display())).hint("unpack it with gunzip").into());
     }
     let first = without_mark(&head).iter().find(|byte| !byte.is_ascii_whitespace());
-    Ok(if first == Some(&b'[') { Layout::JsonArray } else { Layout::JsonLines })
+    Ok(if first == Some(&b'[') { FileLayout::JsonArray } else { FileLayout::JsonLines })
 }
 
 /// Calls `take` with each chunk of records, in order, and with the number of bytes read so far. A record of more than
@@ -104,10 +104,10 @@ pub fn layout(path: &Path) -> Result<Layout> {
 pub fn for_each_chunk(
     path: &Path,
     max_bytes: usize,
-    mut take: impl FnMut(Vec<Record>, u64) -> Result<()>,
+    mut take: impl FnMut(Vec<RawRecord>, u64) -> Result<()>,
 ) -> Result<()> {
     let layout = layout(path)?;
-    if layout == Layout::Parquet {
+    if layout == FileLayout::Parquet {
         return parquet_rows::for_each_chunk(path, CHUNK, take);
     }
     let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
@@ -149,7 +149,7 @@ fn without_mark(bytes: &[u8]) -> &[u8] {
 
 /// Divides bytes into records.
 struct Splitter {
-    layout: Layout,
+    layout: FileLayout,
     max_bytes: usize,
     /// The line of the file that the next byte is on.
     line: u64,
@@ -169,7 +169,7 @@ struct Splitter {
 }
 
 impl Splitter {
-    fn new(layout: Layout, max_bytes: usize) -> Self {
+    fn new(layout: FileLayout, max_bytes: usize) -> Self {
         Self {
             layout,
             max_bytes,
@@ -188,9 +188,9 @@ impl Splitter {
         }
     }
 
-    fn push(&mut self, byte: u8) -> Option<Record> {
+    fn push(&mut self, byte: u8) -> Option<RawRecord> {
         let record = match self.layout {
-            Layout::JsonArray => self.push_array(byte),
+            FileLayout::JsonArray => self.push_array(byte),
             _ if byte == b'\n' => self.cut(),
             _ => self.keep(byte),
         };
@@ -203,7 +203,7 @@ impl Splitter {
         record
     }
 
-    fn push_array(&mut self, byte: u8) -> Option<Record> {
+    fn push_array(&mut self, byte: u8) -> Option<RawRecord> {
         if self.depth == 0 && !self.has_ended && byte == b'[' {
             self.depth = 1;
             return None;
@@ -242,7 +242,7 @@ impl Splitter {
         self.keep(byte)
     }
 
-    fn keep(&mut self, byte: u8) -> Option<Record> {
+    fn keep(&mut self, byte: u8) -> Option<RawRecord> {
         if self.bytes.is_empty() {
             if byte.is_ascii_whitespace() {
                 return None;
@@ -259,7 +259,7 @@ impl Splitter {
     }
 
     /// The record that ends here; `None` if it is blank.
-    fn cut(&mut self) -> Option<Record> {
+    fn cut(&mut self) -> Option<RawRecord> {
         let mut bytes = std::mem::take(&mut self.bytes);
         let is_too_long = std::mem::take(&mut self.is_too_long);
         self.is_damaged = false;
@@ -268,12 +268,12 @@ impl Splitter {
             return None;
         }
         self.records += 1;
-        let line = if self.layout == Layout::JsonArray { self.records } else { self.first_line };
-        let content = if is_too_long { Content::TooLong(bytes) } else { Content::Json(bytes) };
-        Some(Record { line, first_line: self.first_line, content })
+        let line = if self.layout == FileLayout::JsonArray { self.records } else { self.first_line };
+        let content = if is_too_long { RecordContent::TooLong(bytes) } else { RecordContent::Json(bytes) };
+        Some(RawRecord { line, first_line: self.first_line, content })
     }
 
-    fn finish(mut self) -> Option<Record> {
+    fn finish(mut self) -> Option<RawRecord> {
         self.cut()
     }
 }

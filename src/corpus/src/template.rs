@@ -140,7 +140,7 @@ fn tojson(value: &Value, options: Kwargs) -> Result<Value, Error> {
         Some(_) => return Err(Error::new(ErrorKind::InvalidOperation, "separators are two texts")),
     };
     options.assert_all_used()?;
-    let style = python_json::Style::new(indent, separators, ascii, sort_keys);
+    let style = python_json::JsonStyle::new(indent, separators, ascii, sort_keys);
     Ok(Value::from(python_json::write(value, &style)?))
 }
 

@@ -6,11 +6,11 @@ use raisin_base::error::Result;
 use raisin_contract::{Assignment, Context, DType, DeviceKind, Environment, InputArtifact};
 use serde_json::{Map, Value, json};
 
-pub struct Store {
+pub struct DataFixture {
     folder: tempfile::TempDir,
 }
 
-impl Store {
+impl DataFixture {
     pub fn new() -> Result<Self> {
         let store = Self { folder: tempfile::tempdir()? };
         for name in ["pool", "task"] {

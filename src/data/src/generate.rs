@@ -12,7 +12,7 @@ use raisin_contract::Context;
 use raisin_corpus::artifact::{instructions_batch, task_batches};
 use raisin_corpus::pool::{SourceSummary, grouped, sources_batch};
 use raisin_corpus::synthetic::{Mix, mix};
-use raisin_corpus::{Extract, Scored, Scoring};
+use raisin_corpus::{Extract, Scored, ScoringRule};
 use raisin_kinds::generate::Parameters;
 use raisin_table::{self as table, WriteTable as _};
 
@@ -52,7 +52,7 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
         ])?;
         context.write_table("pretraining", &rows)?;
     }
-    let scoring = Scoring { by: Scored::Match, extract: Some(Extract::Exact), max_new_tokens: MAX_NEW_TOKENS };
+    let scoring = ScoringRule { by: Scored::Match, extract: Some(Extract::Exact), max_new_tokens: MAX_NEW_TOKENS };
     context.write_json("task.json", &scoring)?;
     context.note(format!(
         "{} synthetic instructions, {} validation and {} test examples",

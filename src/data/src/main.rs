@@ -31,11 +31,11 @@ fn main() -> ExitCode {
 
 fn runners() -> Vec<KindRunner> {
     vec![
-        KindRunner::of::<raisin_kinds::ingest::Ingest>(ingest::run),
-        KindRunner::of::<raisin_kinds::generate::Generate>(generate::run),
-        KindRunner::of::<raisin_kinds::task::Task>(task::run),
-        KindRunner::of::<raisin_kinds::overlap::Overlap>(overlap::run),
-        KindRunner::of::<raisin_kinds::report::Report>(report::run),
+        KindRunner::of::<raisin_kinds::ingest::IngestKind>(ingest::run),
+        KindRunner::of::<raisin_kinds::generate::GenerateKind>(generate::run),
+        KindRunner::of::<raisin_kinds::task::TaskKind>(task::run),
+        KindRunner::of::<raisin_kinds::overlap::OverlapKind>(overlap::run),
+        KindRunner::of::<raisin_kinds::report::ReportKind>(report::run),
     ]
 }
 

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use raisin_base::error::{Context as _, Problem, Result};
 use raisin_contract::{Context, Progress};
 use raisin_corpus::left_out::digest_of;
-use raisin_corpus::overlap::{Hit, Index};
+use raisin_corpus::overlap::{NgramIndex, OverlapHit};
 use raisin_corpus::pool::grouped;
 use raisin_corpus::{Example, Instruction, Task, read_instructions, read_task};
 use raisin_kinds::overlap::{LeftOut, Parameters};
@@ -27,7 +27,7 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     let folder = context.input("/instructions")?;
     let pool = read_instructions(folder)?;
     let task = read_task(context.input("/task")?)?;
-    let index = Index::new(task.validation.iter().chain(&task.test), parameters.ngram, parameters.common);
+    let index = NgramIndex::new(task.validation.iter().chain(&task.test), parameters.ngram, parameters.common);
     let overlaps = Overlaps { hits: search(&index, &pool, context), task: &task };
     let kept: BooleanArray = (0..pool.len()).map(|row| Some(!overlaps.is_left_out(row, parameters.drop))).collect();
     let dropped = kept.values().len() - kept.true_count();
@@ -62,7 +62,7 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
 }
 
 /// The hits of each instruction, in the order of the pool.
-fn search(index: &Index, pool: &[Instruction], context: &Context) -> Vec<Vec<Hit>> {
+fn search(index: &NgramIndex, pool: &[Instruction], context: &Context) -> Vec<Vec<OverlapHit>> {
     let mut hits = Vec::with_capacity(pool.len());
     for chunk in pool.chunks(CHUNK) {
         hits.par_extend(chunk.par_iter().map(|row| index.hits(&row.messages)));
@@ -79,7 +79,7 @@ fn search(index: &Index, pool: &[Instruction], context: &Context) -> Vec<Vec<Hit
 
 /// The hits of each row of the pool. A hit numbers the examples of the task: first those of validation, then those of test.
 struct Overlaps<'a> {
-    hits: Vec<Vec<Hit>>,
+    hits: Vec<Vec<OverlapHit>>,
     task: &'a Task,
 }
 
@@ -92,7 +92,7 @@ impl Overlaps<'_> {
     }
 
     /// The example of a hit and its split.
-    fn place(&self, hit: &Hit) -> (Split, &Example) {
+    fn place(&self, hit: &OverlapHit) -> (Split, &Example) {
         match hit.example.checked_sub(self.task.validation.len()) {
             Some(test) => (Split::Test, &self.task.test[test]),
             None => (Split::Validation, &self.task.validation[hit.example]),
@@ -123,7 +123,7 @@ impl Overlaps<'_> {
     /// The `overlap` table: one row for each pair of an instruction and an example that overlap.
     fn table(&self, pool: &[Instruction]) -> Result<RecordBatch> {
         let pairs = pool.iter().zip(&self.hits).flat_map(|(row, hits)| hits.iter().map(move |hit| (row, hit)));
-        let pairs: Vec<(u32, Split, u32, &Hit)> = pairs
+        let pairs: Vec<(u32, Split, u32, &OverlapHit)> = pairs
             .map(|(row, hit)| {
                 let (split, example) = self.place(hit);
                 (row.id, split, example.id, hit)

@@ -2,7 +2,7 @@ use arrow_array::UInt64Array;
 use serde_json::json;
 
 use super::*;
-use crate::fixture::Store;
+use crate::fixture::DataFixture;
 use raisin_base::error::render;
 use raisin_corpus::artifact::{PoolRow, examples_batch, instructions_batch};
 use raisin_corpus::left_out::leave_out;
@@ -13,8 +13,8 @@ const HEN: &str = "A hen lays three eggs a day: how many eggs are that in a week
 
 /// A task with two test examples (the hen, the plural of ox) and one validation example (the sea), and a pool of these
 /// prompts.
-fn store(prompts: &[&str]) -> Result<Store> {
-    let store = Store::new()?;
+fn store(prompts: &[&str]) -> Result<DataFixture> {
+    let store = DataFixture::new()?;
     let row = |(line, prompt): (u64, &&str)| PoolRow::new(conversation(None, prompt, Some("I do not know.")), 0, line);
     let rows: Vec<PoolRow> = (1..).zip(prompts).map(row).collect();
     table::write(&store.artifact("pool").join("instructions.parquet"), &instructions_batch(&rows)?)?;
@@ -23,7 +23,7 @@ fn store(prompts: &[&str]) -> Result<Store> {
     Ok(store)
 }
 
-fn write_split(store: &Store, split: &str, prompts: &[&str]) -> Result<()> {
+fn write_split(store: &DataFixture, split: &str, prompts: &[&str]) -> Result<()> {
     let example = |(id, prompt): (u32, &&str)| Example {
         id,
         messages: conversation(None, prompt, None),
@@ -35,7 +35,7 @@ fn write_split(store: &Store, split: &str, prompts: &[&str]) -> Result<()> {
     table::write(&store.artifact("task").join(format!("{split}.parquet")), &examples_batch(&examples)?)
 }
 
-fn run(store: &Store, folder: &str, more: serde_json::Value) -> Result<()> {
+fn run(store: &DataFixture, folder: &str, more: serde_json::Value) -> Result<()> {
     let mut parameters = json!({"instructions": "pool", "task": "task", "ngram": 5});
     parameters.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap_or_default());
     let context = store.context("overlap", folder, &[("/instructions", "pool"), ("/task", "task")])?;

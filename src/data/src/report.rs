@@ -5,7 +5,7 @@ use raisin_base::error::{Context as _, Result};
 use raisin_contract::Context;
 use raisin_kinds::report::Parameters;
 use raisin_report::comparison::{baseline_label, compare, comparison_table};
-use raisin_report::gather::Gathered;
+use raisin_report::gather::ReportData;
 use raisin_report::page::page;
 use raisin_report::results::no_baseline;
 use raisin_table::WriteTable as _;
@@ -15,7 +15,7 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     for place in 0..parameters.of.len() {
         sources.extend_from_slice(context.gathered(&format!("/of/{place}"))?);
     }
-    let gathered = Gathered::read(&sources)?;
+    let gathered = ReportData::read(&sources)?;
     let labels = gathered.labels();
     if baseline_label(&labels, &parameters.baseline).is_none() && gathered.evaluations.len() > 1 {
         context.note(format!("{}, so nothing is compared with it", no_baseline(&labels, &parameters.baseline)));

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{Parameters, run as run_report};
 use raisin_contract::{Assignment, Context, DType, DeviceKind, Environment, InputArtifact};
-use raisin_report::gather::Gathered;
+use raisin_report::gather::ReportData;
 use raisin_report::statistics::mean;
 use raisin_table::{batch, column, read, write};
 
@@ -32,12 +32,12 @@ fn counts(values: impl IntoIterator<Item = u32>) -> ArrayRef {
     Arc::new(values.into_iter().map(Some).collect::<UInt32Array>())
 }
 
-struct World {
+struct ReportFixture {
     folder: tempfile::TempDir,
     stages: BTreeMap<String, Vec<InputArtifact>>,
 }
 
-impl World {
+impl ReportFixture {
     fn new() -> Self {
         Self { folder: tempfile::tempdir().unwrap(), stages: BTreeMap::new() }
     }
@@ -126,10 +126,10 @@ fn loss_of(method: u32, seed: u32) -> f64 {
 }
 
 /// A selector, four methods and their evaluations over three seeds.
-fn world() -> World {
-    let mut world = World::new();
+fn fixture() -> ReportFixture {
+    let mut fixture = ReportFixture::new();
     for seed in SEEDS {
-        let folder = world.artifact("selector", json!({"pipeline.seed": seed}));
+        let folder = fixture.artifact("selector", json!({"pipeline.seed": seed}));
         let rounds = batch(vec![
             ("round", counts(0..10)),
             (
@@ -149,7 +149,7 @@ fn world() -> World {
         for seed in SEEDS {
             let values = json!({"stage.tuned.select.method": name, "pipeline.seed": seed});
             let (count, end) = (if name == "full" { 120 } else { 24 }, loss_of(method, seed));
-            let folder = world.artifact("tuned", values.clone());
+            let folder = fixture.artifact("tuned", values.clone());
             steps(&folder, count, |step| {
                 end + 0.9 * (-4.0 * f64::from(step) / f64::from(count)).exp() + 0.01 * noise(&[method, seed, step])
             });
@@ -157,7 +157,7 @@ fn world() -> World {
             let summary = json!({"method": name, "steps": count, "tokens": 1000 * count, "supervised_tokens": 400 * count,
                 "flops": 6e9 * f64::from(count), "evaluation_flops": 2e9, "base_performance": -1.95, "seed": seed});
             std::fs::write(folder.join("summary.json"), summary.to_string()).unwrap();
-            let folder = world.artifact("scores", values);
+            let folder = fixture.artifact("scores", values);
             evaluation(
                 &folder,
                 end,
@@ -167,9 +167,9 @@ fn world() -> World {
             std::fs::write(folder.join("model_summary.json"), summary.to_string()).unwrap();
         }
     }
-    let folder = world.artifact("untuned_scores", json!({}));
+    let folder = fixture.artifact("untuned_scores", json!({}));
     evaluation(&folder, 1.95, |item| item % 9 == 0, |item| 1.95 + 0.3 * noise(&[item]));
-    world
+    fixture
 }
 
 fn evaluation(folder: &Path, loss: f64, is_correct: impl Fn(u32) -> bool, item_loss: impl Fn(u32) -> f64) {
@@ -193,8 +193,8 @@ fn evaluation(folder: &Path, loss: f64, is_correct: impl Fn(u32) -> bool, item_l
 
 #[test]
 fn the_comparison_holds_the_numbers_of_the_method() {
-    let world = world();
-    let rows = read(&world.report("run").join("comparison.parquet")).unwrap();
+    let fixture = fixture();
+    let rows = read(&fixture.report("run").join("comparison.parquet")).unwrap();
     let names: &StringArray = column(&rows, "method").unwrap();
     let metrics: &StringArray = column(&rows, "metric").unwrap();
     let row = |method: &str, metric: &str| {
@@ -225,8 +225,8 @@ fn the_comparison_holds_the_numbers_of_the_method() {
 
 #[test]
 fn the_page_has_every_plot_and_no_markup_but_its_own() {
-    let world = world();
-    let out = world.report("run");
+    let fixture = fixture();
+    let out = fixture.report("run");
     let html = std::fs::read_to_string(out.join("report.html")).unwrap();
     if let Some(path) = std::env::var_os("RAISIN_SHOW_REPORT") {
         std::fs::write(path, &html).unwrap();
@@ -257,8 +257,8 @@ fn the_page_has_every_plot_and_no_markup_but_its_own() {
 
 #[test]
 fn the_same_artifacts_give_the_same_bytes() {
-    let world = world();
-    let (one, two) = (world.report("one"), world.report("two"));
+    let fixture = fixture();
+    let (one, two) = (fixture.report("one"), fixture.report("two"));
     for file in ["report.html", "comparison.parquet"] {
         assert_eq!(std::fs::read(one.join(file)).unwrap(), std::fs::read(two.join(file)).unwrap());
     }
@@ -266,20 +266,20 @@ fn the_same_artifacts_give_the_same_bytes() {
 
 #[test]
 fn one_run_without_a_sweep_still_makes_a_page() {
-    let mut world = World::new();
-    let folder = world.artifact("scores", json!({}));
+    let mut fixture = ReportFixture::new();
+    let folder = fixture.artifact("scores", json!({}));
     evaluation(&folder, 1.5, |item| item % 2 == 0, |_| 1.5);
-    let other = world.artifact("pool", json!({}));
+    let other = fixture.artifact("pool", json!({}));
     std::fs::write(other.join("notes.txt"), "nothing of interest").unwrap();
-    let html = std::fs::read_to_string(world.report("run").join("report.html")).unwrap();
+    let html = std::fs::read_to_string(fixture.report("run").join("report.html")).unwrap();
     assert!(html.contains("nothing is compared with it") && html.contains("1.500"), "{html}");
     assert!(html.contains("hold no table that this page knows: pool"));
 }
 
 /// Adds an evaluation of this method with these metrics.
-fn scored(world: &mut World, method: &str, seed: Option<u32>, metrics: &[(&str, f64)]) {
+fn scored(fixture: &mut ReportFixture, method: &str, seed: Option<u32>, metrics: &[(&str, f64)]) {
     let variant = seed.map_or(json!({}), |seed| json!({"pipeline.seed": seed}));
-    let folder = world.artifact(&format!("{method}_scores"), variant);
+    let folder = fixture.artifact(&format!("{method}_scores"), variant);
     let rows = batch(vec![
         ("split", Arc::new(StringArray::from_iter_values(metrics.iter().map(|_| "test"))) as ArrayRef),
         ("metric", Arc::new(StringArray::from_iter_values(metrics.iter().map(|(name, _)| name)))),
@@ -291,11 +291,11 @@ fn scored(world: &mut World, method: &str, seed: Option<u32>, metrics: &[(&str, 
 
 #[test]
 fn a_metric_on_which_the_baseline_was_not_scored_is_not_compared_with_it() {
-    let mut world = World::new();
-    scored(&mut world, "raise", None, &[("loss", 0.9), ("acc", 0.75)]);
-    scored(&mut world, "length", None, &[("loss", 1.1), ("acc", 0.5)]);
-    scored(&mut world, "random", None, &[("loss", 0.8)]);
-    let out = world.report("run");
+    let mut fixture = ReportFixture::new();
+    scored(&mut fixture, "raise", None, &[("loss", 0.9), ("acc", 0.75)]);
+    scored(&mut fixture, "length", None, &[("loss", 1.1), ("acc", 0.5)]);
+    scored(&mut fixture, "random", None, &[("loss", 0.8)]);
+    let out = fixture.report("run");
     let html = std::fs::read_to_string(out.join("report.html")).unwrap();
     assert!(html.contains("loss on test: No method is better than the baseline <b>random</b>."), "{html}");
     let acc = "acc on test: <b>raise</b> is best; the baseline random was not scored on it.";
@@ -309,39 +309,39 @@ fn a_metric_on_which_the_baseline_was_not_scored_is_not_compared_with_it() {
 
 #[test]
 fn methods_without_a_common_seed_have_no_difference() {
-    let mut world = World::new();
-    scored(&mut world, "raise", Some(17), &[("loss", 0.5)]);
-    scored(&mut world, "random", Some(18), &[("loss", 0.75)]);
-    let html = std::fs::read_to_string(world.report("run").join("report.html")).unwrap();
+    let mut fixture = ReportFixture::new();
+    scored(&mut fixture, "raise", Some(17), &[("loss", 0.5)]);
+    scored(&mut fixture, "random", Some(18), &[("loss", 0.75)]);
+    let html = std::fs::read_to_string(fixture.report("run").join("report.html")).unwrap();
     let said = "<b>raise</b> is best; no run of it has the seed of a run of the baseline random.";
     assert!(html.contains(said), "{html}");
 }
 
 #[test]
 fn a_baseline_that_names_several_methods_is_told_with_their_names() {
-    let mut world = World::new();
-    scored(&mut world, "random, budget=1%", None, &[("loss", 0.5)]);
-    scored(&mut world, "random, budget=5%", None, &[("loss", 0.75)]);
-    let html = std::fs::read_to_string(world.report("run").join("report.html")).unwrap();
+    let mut fixture = ReportFixture::new();
+    scored(&mut fixture, "random, budget=1%", None, &[("loss", 0.5)]);
+    scored(&mut fixture, "random, budget=5%", None, &[("loss", 0.75)]);
+    let html = std::fs::read_to_string(fixture.report("run").join("report.html")).unwrap();
     let said = "Several methods are called “random” (random, budget=1%; random, budget=5%), so nothing";
     assert!(html.contains(said), "{html}");
 }
 
 #[test]
 fn an_id_that_is_no_id_ends_the_report_with_its_column_and_value() {
-    let mut world = World::new();
-    let folder = world.artifact("clusters", json!({}));
+    let mut fixture = ReportFixture::new();
+    let folder = fixture.artifact("clusters", json!({}));
     let rows = batch(vec![("id", floats([Some(0.0), Some(-1.0)])), ("cluster", counts([0, 1]))]).unwrap();
     write(&folder.join("clusters.parquet"), &rows).unwrap();
-    let error = raisin_base::error::render(&Gathered::read(&world.stages["clusters"]).err().unwrap());
+    let error = raisin_base::error::render(&ReportData::read(&fixture.stages["clusters"]).err().unwrap());
     assert!(error.contains("stage `clusters`") && error.contains("column `id` has -1"), "{error}");
 }
 
 #[test]
 fn a_method_of_one_seed_is_compared_over_items_only() {
-    let mut world = World::new();
+    let mut fixture = ReportFixture::new();
     for (name, loss) in [("raise", 0.5), ("random", 0.75)] {
-        let folder = world.artifact(&format!("{name}_scores"), json!({}));
+        let folder = fixture.artifact(&format!("{name}_scores"), json!({}));
         evaluation(
             &folder,
             loss,
@@ -350,7 +350,7 @@ fn a_method_of_one_seed_is_compared_over_items_only() {
         );
         std::fs::write(folder.join("model_summary.json"), json!({"method": name}).to_string()).unwrap();
     }
-    let rows = read(&world.report("run").join("comparison.parquet")).unwrap();
+    let rows = read(&fixture.report("run").join("comparison.parquet")).unwrap();
     let of = |name: &str| column::<Float64Array>(&rows, name).unwrap().clone();
     let raise = (0..rows.num_rows()).find(|row| of("difference").is_valid(*row)).unwrap();
     assert!((of("difference").value(raise) + 0.25).abs() < 1e-12);

@@ -13,11 +13,11 @@ use raisin_base::error::{Problem, Result};
 use raisin_base::seed::Seed;
 use raisin_contract::Context;
 use raisin_corpus::artifact::{example_digest, question_digest, task_batches};
-use raisin_corpus::draw::Draw;
+use raisin_corpus::draw::DrawSource;
 use raisin_corpus::pool::{Reject, grouped, rejects_batch};
 use raisin_corpus::questions::{QuestionLayout, Questions, open_reader};
-use raisin_corpus::{Example, Scoring, records};
-use raisin_kinds::task::{BenchmarkFiles, Parameters};
+use raisin_corpus::{Example, ScoringRule, records};
+use raisin_kinds::task::{Parameters, TaskSource};
 use raisin_settings::TaskFormat;
 use raisin_table::WriteTable as _;
 
@@ -35,7 +35,7 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     context.write_table("rejects", &rejects_batch(&rejects)?)?;
     context.write_json(
         "task.json",
-        &Scoring { by: parameters.scoring, extract: parameters.extract, max_new_tokens: parameters.max_new_tokens },
+        &ScoringRule { by: parameters.scoring, extract: parameters.extract, max_new_tokens: parameters.max_new_tokens },
     )?;
     context.note(note(&splits, rejects.len(), context.stage()));
     Ok(())
@@ -59,7 +59,7 @@ fn note(splits: &Splits, rejects: usize, stage: &str) -> String {
 
 /// The examples of all files that a path names, in the order of the files.
 fn read_all(
-    source: &BenchmarkFiles,
+    source: &TaskSource,
     files: &[(String, &Path)],
     index: u32,
     rejects: &mut Vec<Reject>,
@@ -71,19 +71,13 @@ fn read_all(
     Ok(examples)
 }
 
-fn read(
-    source: &BenchmarkFiles,
-    name: &str,
-    path: &Path,
-    index: u32,
-    rejects: &mut Vec<Reject>,
-) -> Result<Vec<Example>> {
+fn read(source: &TaskSource, name: &str, path: &Path, index: u32, rejects: &mut Vec<Reject>) -> Result<Vec<Example>> {
     let mut all = Vec::new();
     records::for_each_chunk(path, 1 << 24, |chunk, _| {
         all.extend(chunk);
         Ok(())
     })?;
-    let values: Vec<_> = all.iter().map(records::Record::value).collect();
+    let values: Vec<_> = all.iter().map(records::RawRecord::value).collect();
     let sample: Vec<&Value> = values.iter().flatten().take(200).map(std::borrow::Cow::as_ref).collect();
     let layout = match source.format {
         TaskFormat::Choices => QuestionLayout::Choices,
@@ -180,14 +174,14 @@ fn drawn(
     seed: &Seed,
     what: &str,
     beside: &str,
-    file: &BenchmarkFiles,
+    file: &TaskSource,
 ) -> Result<Vec<Example>> {
     if count > from.len() {
         let (name, held) = (file_name(&file.path), grouped(from.len() as u64));
         let message = format!("{count} {what} examples were asked for, and {name} has {held}{beside}");
         return Err(Problem::new(message).hint("ask for fewer, or name another file").into());
     }
-    let chosen = Draw::new(seed).sample(from.len(), count);
+    let chosen = DrawSource::new(seed).sample(from.len(), count);
     Ok((0..).zip(chosen).map(|(id, index)| Example { id, ..from[index].clone() }).collect())
 }
 

@@ -5,7 +5,7 @@ use std::io::Write as _;
 
 use super::Options;
 use super::difference::words;
-use super::explain::{ExplainRequest, History};
+use super::explain::{ActionHistory, ExplainRequest};
 use super::interrupt::Interrupt;
 use super::resolve::{Resolver, StageLookup};
 use super::waiting::{once_each, words as words_of_waiting};
@@ -35,7 +35,7 @@ pub fn accept(pipeline: &Pipeline, options: &Options, stage: &str, reason: &str)
     let store = Store::open(&options.cache)?;
     let _shared = store.share()?;
     let mut resolver = Resolver::of(pipeline, &options, store.clone())?;
-    let mut history = History::default();
+    let mut history = ActionHistory::default();
     let (by, at) = (person(), jiff::Timestamp::now().to_string());
     let mut made: Vec<(Acceptance, ActionRecord)> = Vec::new();
     for id in 0..resolver.graph.nodes.len() {

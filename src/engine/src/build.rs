@@ -1,5 +1,5 @@
 //! A build: looks up all stages, runs the stages that are not cached, and updates the links. The decisions which stage
-//! starts next (schedule.rs), how one action is made (make.rs) and what is printed (told.rs) are in other files.
+//! starts next (schedule.rs), how one action is made (execute.rs) and what is printed (told.rs) are in other files.
 
 use std::collections::HashSet;
 use std::io::Write as _;
@@ -7,16 +7,16 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use super::child::{Children, executable};
-use super::difference::{Difference, words};
-use super::explain::{ExplainRequest, History};
+use super::difference::{ActionDifference, words};
+use super::execute::{Check, Job, JobMessage, MadeAction, Mode, plain};
+use super::explain::{ActionHistory, ExplainRequest};
 use super::graph::NodeId;
 use super::interrupt::Interrupt;
 use super::job::{JobOrder, assemble};
-use super::make::{Check, Job, JobMessage, MadeAction, Mode, plain};
 use super::plan_file::PlanFile;
 use super::resolve::{Resolver, StageLookup};
 use super::resources::Capacity;
-use super::schedule::{Scheduler, StageState, Turn};
+use super::schedule::{AfterMiss, Scheduler, StageState};
 use super::summary::{Failure, Summary};
 use super::told::{HOW_TO_GO_ON, News, Told};
 use super::worker_pool::WorkerPool;
@@ -88,7 +88,7 @@ struct Build<'a> {
     interrupt: &'a Interrupt,
     scheduler: Scheduler,
     capacity: Capacity,
-    history: History,
+    history: ActionHistory,
     told: &'a mut Told,
     /// One entry for each node.
     work: Vec<Work<'a>>,
@@ -118,7 +118,7 @@ impl<'a> Build<'a> {
             interrupt,
             scheduler,
             capacity,
-            history: History::default(),
+            history: ActionHistory::default(),
             told,
             work: forced.map(|forced| Work { forced, ..Work::default() }).collect(),
             mode: Mode {
@@ -170,7 +170,8 @@ impl<'a> Build<'a> {
         let key = action.key().with_context(|| format!("`{}` is ready without its inputs", self.label(id)))?;
         self.work[id].key = Some(key);
         let forced = self.work[id].forced;
-        let found = if forced { StageLookup::Miss(Some(Difference::Forced)) } else { self.resolver.find(id, key)? };
+        let found =
+            if forced { StageLookup::Miss(Some(ActionDifference::Forced)) } else { self.resolver.find(id, key)? };
         let lost = match found {
             StageLookup::Hit(artifact) => return Ok(Some((key, artifact))),
             StageLookup::Miss(lost) => lost,
@@ -178,23 +179,23 @@ impl<'a> Build<'a> {
         let why = self.explain(id, &action, lost)?;
         self.work[id].action = Some(action);
         match self.scheduler.queue(id, key) {
-            Turn::Waits => {
+            AfterMiss::Waits => {
                 self.tell(id, News::Miss { key, why })?;
                 Ok(None)
             }
-            Turn::WasDone(other) => {
+            AfterMiss::WasDone(other) => {
                 let artifact = self.resolver.artifact(other).context("a stage that is done has an artifact")?;
                 self.resolver.settle(id, artifact);
                 Ok(Some((key, artifact)))
             }
-            Turn::HasFailed(other) => {
+            AfterMiss::HasFailed(other) => {
                 Err(anyhow!("{}", self.work[other].failure.as_deref().unwrap_or("the stage failed before")))
             }
         }
     }
 
-    fn explain(&mut self, id: NodeId, action: &Action<'_>, lost: Option<Difference>) -> Result<Vec<String>> {
-        if let Some(Difference::Lost { reason }) = &lost {
+    fn explain(&mut self, id: NodeId, action: &Action<'_>, lost: Option<ActionDifference>) -> Result<Vec<String>> {
+        if let Some(ActionDifference::Lost { reason }) = &lost {
             self.tell(id, News::SetAside { reason })?;
         }
         let why = match (lost, self.plan) {

@@ -10,12 +10,12 @@ use serde_json::{Map, Value, json};
 
 use super::change::{FileChange, in_words};
 use raisin_base::digest::Digest;
-use raisin_contract::{Action, DType, DeviceKind, Gathered, Input, NumericEnvironment, Part};
+use raisin_contract::{Action, DType, DeviceKind, GatheredArtifact, Input, NumericEnvironment, Part};
 
 /// One difference between an earlier action and the action that is wanted now.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "difference")]
-pub enum Difference {
+pub enum ActionDifference {
     NeverBuilt,
     /// The actions do not differ; the user forces the stage to run.
     Forced,
@@ -81,7 +81,7 @@ pub enum Difference {
     },
 }
 
-impl fmt::Display for Difference {
+impl fmt::Display for ActionDifference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NeverBuilt => f.write_str("never built"),
@@ -114,7 +114,7 @@ impl fmt::Display for Difference {
 }
 
 /// The differences as texts for the user, without duplicates.
-pub fn words(why: &[Difference]) -> Vec<String> {
+pub fn words(why: &[ActionDifference]) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     for word in why.iter().map(ToString::to_string) {
         if !words.contains(&word) {
@@ -124,7 +124,7 @@ pub fn words(why: &[Difference]) -> Vec<String> {
     words
 }
 
-impl Difference {
+impl ActionDifference {
     /// Whether the difference is only in the artifact of an input, or in an artifact that is not made yet.
     pub fn is_of_an_artifact(&self) -> bool {
         matches!(self, Self::Input { .. } | Self::InputPending { .. } | Self::Gathered { .. })
@@ -158,36 +158,36 @@ fn brief(value: &Value) -> String {
 }
 
 /// The differences between two actions. Empty if both have the same key.
-pub fn differences(old: &Action<'_>, new: &Action<'_>) -> Vec<Difference> {
+pub fn differences(old: &Action<'_>, new: &Action<'_>) -> Vec<ActionDifference> {
     let mut found = Vec::new();
     if old.kind != new.kind {
         let (from, to) = (Some(json!(old.kind)), Some(json!(new.kind)));
-        found.push(Difference::Parameter { path: "kind".to_owned(), from, to });
+        found.push(ActionDifference::Parameter { path: "kind".to_owned(), from, to });
     }
     if old.format != new.format {
         let (from, to) = (Some(json!(old.format)), Some(json!(new.format)));
-        found.push(Difference::Parameter { path: "format".to_owned(), from, to });
+        found.push(ActionDifference::Parameter { path: "format".to_owned(), from, to });
     }
     if old.kind_version != new.kind_version {
-        found.push(Difference::KindVersion { from: old.kind_version, to: new.kind_version });
+        found.push(ActionDifference::KindVersion { from: old.kind_version, to: new.kind_version });
     }
     compare("", &old.parameters, &new.parameters, &mut found);
     if old.seed != new.seed {
-        found.push(Difference::Seed { from: old.seed, to: new.seed });
+        found.push(ActionDifference::Seed { from: old.seed, to: new.seed });
     }
     if old.environment != new.environment {
-        found.push(Difference::Environment { from: old.environment, to: new.environment });
+        found.push(ActionDifference::Environment { from: old.environment, to: new.environment });
     }
     found
 }
 
-fn compare(path: &str, old: &Part<'_>, new: &Part<'_>, found: &mut Vec<Difference>) {
+fn compare(path: &str, old: &Part<'_>, new: &Part<'_>, found: &mut Vec<ActionDifference>) {
     let path_of = || path.to_owned();
     let below = |name: &dyn fmt::Display| if path.is_empty() { name.to_string() } else { format!("{path}.{name}") };
     if let Part::Input(input) = new
         && let Some(name) = input.pending()
     {
-        return found.push(Difference::InputPending { path: path_of(), name: name.unwrap_or(path).to_owned() });
+        return found.push(ActionDifference::InputPending { path: path_of(), name: name.unwrap_or(path).to_owned() });
     }
     match (old, new) {
         (Part::Table(from), Part::Table(to)) => {
@@ -197,12 +197,16 @@ fn compare(path: &str, old: &Part<'_>, new: &Part<'_>, found: &mut Vec<Differenc
                 match same(to, name) {
                     Some(place) => compare(&below(name), old, &to[place].1, found),
                     None => {
-                        found.push(Difference::Parameter { path: below(name), from: Some(old.to_json()), to: None });
+                        found.push(ActionDifference::Parameter {
+                            path: below(name),
+                            from: Some(old.to_json()),
+                            to: None,
+                        });
                     }
                 }
             }
             for (name, new) in to.iter().filter(|(name, _)| same(from, name).is_none()) {
-                found.push(Difference::Parameter { path: below(name), from: None, to: Some(new.to_json()) });
+                found.push(ActionDifference::Parameter { path: below(name), from: None, to: Some(new.to_json()) });
             }
         }
         (Part::List(from), Part::List(to)) if from.len() == to.len() => {
@@ -212,15 +216,19 @@ fn compare(path: &str, old: &Part<'_>, new: &Part<'_>, found: &mut Vec<Differenc
         }
         _ if old == new => {}
         (Part::Input(from), Part::Input(to)) => compare_inputs(path, from, to, found),
-        _ => found.push(Difference::Parameter { path: path_of(), from: Some(old.to_json()), to: Some(new.to_json()) }),
+        _ => found.push(ActionDifference::Parameter {
+            path: path_of(),
+            from: Some(old.to_json()),
+            to: Some(new.to_json()),
+        }),
     }
 }
 
 /// Compares two inputs that differ. The artifact or file of the second input is known.
-fn compare_inputs(path: &str, from: &Input<'_>, to: &Input<'_>, found: &mut Vec<Difference>) {
+fn compare_inputs(path: &str, from: &Input<'_>, to: &Input<'_>, found: &mut Vec<ActionDifference>) {
     let path_of = || path.to_owned();
     match (from, to) {
-        (Input::Artifact(from), Input::Artifact(to)) => found.push(Difference::Input {
+        (Input::Artifact(from), Input::Artifact(to)) => found.push(ActionDifference::Input {
             path: path_of(),
             name: path_of(),
             from: *from,
@@ -232,7 +240,7 @@ fn compare_inputs(path: &str, from: &Input<'_>, to: &Input<'_>, found: &mut Vec<
             let names = |these: &BTreeMap<String, Digest>, keep: &dyn Fn(&String, &Digest) -> bool| -> Vec<String> {
                 these.iter().filter(|(name, digest)| keep(name, digest)).map(|(name, _)| name.clone()).collect()
             };
-            found.push(Difference::Files {
+            found.push(ActionDifference::Files {
                 path: path_of(),
                 added: names(to, &|name, _| !from.contains_key(name)),
                 removed: names(from, &|name, _| !to.contains_key(name)),
@@ -241,23 +249,28 @@ fn compare_inputs(path: &str, from: &Input<'_>, to: &Input<'_>, found: &mut Vec<
         }
         (Input::File { blake3: old, name: from }, Input::File { blake3: new, name: to }) => {
             if old != new {
-                found.push(Difference::File { path: path_of(), name: to.clone() });
+                found.push(ActionDifference::File { path: path_of(), name: to.clone() });
             }
             if from != to {
-                found.push(Difference::Renamed { path: path_of(), from: from.clone(), to: to.clone() });
+                found.push(ActionDifference::Renamed { path: path_of(), from: from.clone(), to: to.clone() });
             }
         }
-        _ => found.push(Difference::Parameter { path: path_of(), from: Some(from.to_json()), to: Some(to.to_json()) }),
+        _ => found.push(ActionDifference::Parameter {
+            path: path_of(),
+            from: Some(from.to_json()),
+            to: Some(to.to_json()),
+        }),
     }
 }
 
-fn compare_gathered(path: &str, from: &[Gathered], to: &[Gathered], found: &mut Vec<Difference>) {
-    let variant = |one: &Gathered, other: &Gathered| one.stage == other.stage && one.variant == other.variant;
+fn compare_gathered(path: &str, from: &[GatheredArtifact], to: &[GatheredArtifact], found: &mut Vec<ActionDifference>) {
+    let variant =
+        |one: &GatheredArtifact, other: &GatheredArtifact| one.stage == other.stage && one.variant == other.variant;
     if from.len() != to.len() || !from.iter().zip(to).all(|(one, other)| variant(one, other)) {
-        return found.push(Difference::Gathered { path: path.to_owned(), from: from.len(), to: to.len() });
+        return found.push(ActionDifference::Gathered { path: path.to_owned(), from: from.len(), to: to.len() });
     }
     for (from, to) in from.iter().zip(to).filter(|(from, to)| from != to) {
-        found.push(Difference::Input {
+        found.push(ActionDifference::Input {
             path: path.to_owned(),
             name: format!("{}{}", to.stage, variant_words(&to.variant)),
             from: from.artifact,
@@ -337,7 +350,7 @@ mod tests {
         assert_eq!(words[1], "input scores will be made anew");
         let (old, pending) = (Action::of_json(&old).unwrap(), Action::of_json(&pending).unwrap());
         let found = differences(&old, &pending);
-        assert_eq!(found.iter().map(Difference::is_of_an_artifact).collect::<Vec<_>>(), [false, true]);
+        assert_eq!(found.iter().map(ActionDifference::is_of_an_artifact).collect::<Vec<_>>(), [false, true]);
     }
 
     #[test]
@@ -348,7 +361,7 @@ mod tests {
             {"difference": "environment", "from": {"device": "cpu", "dtype": "f32"}, "to": null},
             {"difference": "input", "path": "of", "name": "pool", "from": hex("aa"), "to": null, "changes": []},
         ]);
-        let read: Vec<Difference> = serde_json::from_value(kept.clone()).unwrap();
+        let read: Vec<ActionDifference> = serde_json::from_value(kept.clone()).unwrap();
         assert_eq!(serde_json::to_value(read).unwrap(), kept);
     }
 

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use serde_json::Value;
 
 use super::change::changes;
-use super::difference::{Difference, differences};
+use super::difference::{ActionDifference, differences};
 use super::graph::NodeId;
 use super::resolve::Resolver;
 use raisin_base::digest::Digest;
@@ -20,13 +20,13 @@ const OF_THE_KIND: usize = 50;
 
 /// The earlier actions. They are read from the store once, for the first stage that needs an explanation.
 #[derive(Default)]
-pub struct History {
-    records: Option<Records>,
+pub struct ActionHistory {
+    records: Option<IndexedRecords>,
 }
 
 /// All action records, the oldest first, with an index by stage and by kind. The index is needed because a sweep of a
 /// thousand stages asks a thousand times.
-struct Records {
+struct IndexedRecords {
     all: Vec<Earlier>,
     /// Indices in `all`, by pipeline, stage and kind.
     of_stages: HashMap<[String; 3], Vec<usize>>,
@@ -39,7 +39,7 @@ pub struct Earlier {
     action: Action<'static>,
 }
 
-impl Records {
+impl IndexedRecords {
     /// Skips records whose action cannot be read, because another version of raisin wrote them.
     fn new(all: Vec<ActionRecord>) -> Self {
         let read = |record: ActionRecord| {
@@ -98,18 +98,18 @@ impl<'q> ExplainRequest<'q> {
     }
 }
 
-impl History {
+impl ActionHistory {
     /// Returns the differences to the nearest earlier action. Candidates are the earlier actions of the same stage of
     /// the same pipeline. If there are none, the newest actions of the same kind are candidates. The nearest action has
     /// the fewest differences; among equals, an action of the same variant comes first, then the newest action.
-    pub fn explain(&mut self, store: &Store, request: &ExplainRequest<'_>) -> Result<Vec<Difference>> {
+    pub fn explain(&mut self, store: &Store, request: &ExplainRequest<'_>) -> Result<Vec<ActionDifference>> {
         let action = reread(request.action)?;
         let records = self.records(store)?;
         let nearest = closest(records.of_stage(request), request, &action)
             .or_else(|| closest(records.of_kind(request), request, &action));
-        let Some((_, mut found)) = nearest else { return Ok(vec![Difference::NeverBuilt]) };
+        let Some((_, mut found)) = nearest else { return Ok(vec![ActionDifference::NeverBuilt]) };
         if found.is_empty() {
-            found.push(Difference::Lost { reason: "its record or artifact was lost".to_owned() });
+            found.push(ActionDifference::Lost { reason: "its record or artifact was lost".to_owned() });
         }
         found.iter_mut().for_each(|difference| look_closer(difference, store, request));
         found.dedup();
@@ -118,7 +118,11 @@ impl History {
 
     /// Returns the key of the nearest earlier action of the same stage and variant, so that a person can accept its
     /// artifact.
-    pub fn accept(&mut self, store: &Store, request: &ExplainRequest<'_>) -> Result<Option<(Digest, Vec<Difference>)>> {
+    pub fn accept(
+        &mut self,
+        store: &Store,
+        request: &ExplainRequest<'_>,
+    ) -> Result<Option<(Digest, Vec<ActionDifference>)>> {
         let action = reread(request.action)?;
         let earlier = self.records(store)?.of_stage(request);
         let nearest = closest(earlier.filter(|one| one.record.variant == request.variant), request, &action);
@@ -128,10 +132,10 @@ impl History {
         }))
     }
 
-    fn records(&mut self, store: &Store) -> Result<&Records> {
+    fn records(&mut self, store: &Store) -> Result<&IndexedRecords> {
         Ok(match &mut self.records {
             Some(records) => records,
-            none => none.insert(Records::new(store.actions()?)),
+            none => none.insert(IndexedRecords::new(store.actions()?)),
         })
     }
 }
@@ -148,17 +152,17 @@ fn closest<'r>(
     earlier: impl Iterator<Item = &'r Earlier>,
     request: &ExplainRequest<'_>,
     action: &Action<'_>,
-) -> Option<(&'r Earlier, Vec<Difference>)> {
+) -> Option<(&'r Earlier, Vec<ActionDifference>)> {
     earlier
         .map(|earlier| (earlier, differences(&earlier.action, action)))
         .min_by_key(|(earlier, found)| (found.len(), earlier.record.variant != request.variant))
 }
 
 /// Adds to a difference the name of the input stage, and what changed in the artifact of the input.
-fn look_closer(difference: &mut Difference, store: &Store, request: &ExplainRequest<'_>) {
+fn look_closer(difference: &mut ActionDifference, store: &Store, request: &ExplainRequest<'_>) {
     let stage = |path: &str| request.inputs.iter().find(|(parameter, _)| parameter == path).map(|(_, stage)| *stage);
     match difference {
-        Difference::Input { path, name, from, to, changes: found } => {
+        ActionDifference::Input { path, name, from, to, changes: found } => {
             if name == path
                 && let Some(stage) = stage(path)
             {
@@ -168,7 +172,7 @@ fn look_closer(difference: &mut Difference, store: &Store, request: &ExplainRequ
                 *found = changes(store, from, to);
             }
         }
-        Difference::InputPending { path, name } if name == path => {
+        ActionDifference::InputPending { path, name } if name == path => {
             if let Some(stage) = stage(path) {
                 stage.clone_into(name);
             }

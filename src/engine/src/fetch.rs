@@ -26,7 +26,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const STALLED: Duration = Duration::from_secs(30);
 
 /// Receives the progress of a download, and can stop the download.
-pub trait Listener {
+pub trait DownloadListener {
     fn progress(&mut self, progress: Progress);
     /// Another process fetches the same file.
     fn waits(&mut self, words: String);
@@ -56,7 +56,7 @@ fn name(address: &str) -> String {
 ///
 /// # Errors
 /// The server does not send the file, or sends a file with another digest.
-pub fn bring(store: &Store, address: &str, blake3: Digest, listener: &mut dyn Listener) -> Result<PathBuf> {
+pub fn bring(store: &Store, address: &str, blake3: Digest, listener: &mut dyn DownloadListener) -> Result<PathBuf> {
     let place = place(store, address, blake3);
     let key = key(address);
     let Some(_lock) = lock(store, address, listener)? else { bail!("interrupted") };
@@ -76,7 +76,9 @@ pub fn bring(store: &Store, address: &str, blake3: Digest, listener: &mut dyn Li
     }
     if found != blake3 {
         std::fs::remove_file(&part)?;
-        let message = format!("{address} gives another file than was pinned\n  expected {blake3}\n  found    {found}");
+        let message = format!(
+            "{address} gives another file than the expected digest says\n  expected {blake3}\n  found    {found}"
+        );
         return Err(Problem::new(message)
             .hint("if this is the intended file, write the found digest into the pipeline file")
             .into());
@@ -86,7 +88,7 @@ pub fn bring(store: &Store, address: &str, blake3: Digest, listener: &mut dyn Li
 }
 
 /// Downloads the file of an address into the cache, without an expected digest. Returns the digest.
-pub fn fetch(store: &Store, address: &str, listener: &mut dyn Listener) -> Result<Digest> {
+pub fn fetch(store: &Store, address: &str, listener: &mut dyn DownloadListener) -> Result<Digest> {
     let _shared = store.share()?;
     let key = key(address);
     let Some(_lock) = lock(store, address, listener)? else { bail!("interrupted") };
@@ -104,7 +106,7 @@ fn key(address: &str) -> Digest {
 }
 
 /// Allows one download of an address at a time. `None` if the listener gave up waiting for another download.
-fn lock(store: &Store, address: &str, listener: &mut dyn Listener) -> Result<Option<Lock>> {
+fn lock(store: &Store, address: &str, listener: &mut dyn DownloadListener) -> Result<Option<Lock>> {
     let mut told = None;
     store.lock(key(address), |holder| {
         if told != Some(holder) {
@@ -147,7 +149,7 @@ struct Download<'d> {
     part: &'d Path,
     /// Whether there is an expected digest. If so, the download may continue a part although the server does not
     /// confirm its version.
-    pinned: bool,
+    has_expected_digest: bool,
     /// The server's name for the version to which the part belongs, if the server gives one (ETag or date).
     version: Option<HeaderValue>,
     /// Whether the part came over several connections.
@@ -157,7 +159,7 @@ struct Download<'d> {
 }
 
 impl<'d> Download<'d> {
-    fn new(address: &'d str, part: &'d Path, pinned: bool) -> Self {
+    fn new(address: &'d str, part: &'d Path, has_expected_digest: bool) -> Self {
         let agent = Agent::config_builder()
             .http_status_as_error(false)
             .timeout_connect(Some(Duration::from_secs(15)))
@@ -166,7 +168,7 @@ impl<'d> Download<'d> {
             .user_agent(concat!("raisin/", env!("CARGO_PKG_VERSION")))
             .build()
             .into();
-        Self { agent, address, part, pinned, version: None, pieced: false, beginnings: 0 }
+        Self { agent, address, part, has_expected_digest, version: None, pieced: false, beginnings: 0 }
     }
 
     fn length(&self) -> u64 {
@@ -186,7 +188,7 @@ impl<'d> Download<'d> {
     }
 
     /// Returns the digest of the whole file.
-    fn run(&mut self, listener: &mut dyn Listener) -> Result<Digest> {
+    fn run(&mut self, listener: &mut dyn DownloadListener) -> Result<Digest> {
         let mut failures = 0;
         self.beginnings = 0;
         loop {
@@ -215,8 +217,8 @@ impl<'d> Download<'d> {
         }
     }
 
-    fn connect(&mut self, listener: &mut dyn Listener) -> Result<Connection> {
-        if !self.pinned && self.version.is_none() {
+    fn connect(&mut self, listener: &mut dyn DownloadListener) -> Result<Connection> {
+        if !self.has_expected_digest && self.version.is_none() {
             self.begin_anew()?;
         }
         let from = self.length();
@@ -272,7 +274,12 @@ impl<'d> Download<'d> {
     }
 
     /// Appends the body to the file, from the byte `from` on.
-    fn receive(&mut self, response: Response<Body>, from: u64, listener: &mut dyn Listener) -> Result<Connection> {
+    fn receive(
+        &mut self,
+        response: Response<Body>,
+        from: u64,
+        listener: &mut dyn DownloadListener,
+    ) -> Result<Connection> {
         let cannot = || format!("cannot write {}", self.part.display());
         self.version = version(&response);
         self.pieced = from > 0;

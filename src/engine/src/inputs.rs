@@ -68,7 +68,7 @@ pub struct InputFiles {
 type InputKey = (String, bool, Option<String>);
 
 fn key(need: &FileNeed) -> InputKey {
-    (need.path.clone(), need.several, need.pin.clone().filter(|_| fetch::is_address(&need.path)))
+    (need.path.clone(), need.several, need.expected_digest.clone().filter(|_| fetch::is_address(&need.path)))
 }
 
 impl InputFiles {
@@ -91,7 +91,7 @@ impl InputFiles {
                 if let Entry::Vacant(new) = self.by_need.entry(key(need)) {
                     new.insert(look(graph.pipeline, node.stage, need, store, digests)?);
                 }
-                self.check_pin(node.stage, need)?;
+                self.check_expected_digest(node.stage, need)?;
             }
         }
         Ok(())
@@ -114,15 +114,15 @@ impl InputFiles {
         })
     }
 
-    fn check_pin(&self, stage: &Stage, need: &FileNeed) -> Result<()> {
-        let Some(pin) = &need.pin else { return Ok(()) };
+    fn check_expected_digest(&self, stage: &Stage, need: &FileNeed) -> Result<()> {
+        let Some(expected) = &need.expected_digest else { return Ok(()) };
         let found = self.get(need)?.digest()?;
-        if found.to_hex() == pin.to_ascii_lowercase() {
+        if found.to_hex() == expected.to_ascii_lowercase() {
             return Ok(());
         }
-        let key = need.pin_pointer.as_deref().unwrap_or(&need.pointer);
+        let key = need.expected_digest_pointer.as_deref().unwrap_or(&need.pointer);
         let message = format!(
-            "stage `{}`, {}: {} is not the file that was pinned\n  expected {pin}\n  found    {found}",
+            "stage `{}`, {}: {} does not have the expected digest\n  expected {expected}\n  found    {found}",
             stage.name,
             dotted(key),
             need.path
@@ -154,7 +154,7 @@ impl InputFile {
     }
 
     /// Downloads the file of an address into the cache. If the cache has the file, only hashes it again.
-    pub fn bring(&mut self, store: &Store, say: &mut dyn fetch::Listener) -> Result<()> {
+    pub fn bring(&mut self, store: &Store, say: &mut dyn fetch::DownloadListener) -> Result<()> {
         if let InputContent::Remote { address, blake3 } = &self.content {
             fetch::bring(store, address, *blake3, say)?;
             self.files = vec![(self.path.clone(), Fingerprint::of(&self.path)?)];
@@ -213,18 +213,18 @@ fn look(
     };
     if fetch::is_address(&need.path) {
         let address = need.path.clone();
-        if need.pin_pointer.is_none() {
+        if need.expected_digest_pointer.is_none() {
             let message = format!("{address} cannot have an expected digest here, so raisin does not fetch it");
             return Err(wrong(message).hint("download the file yourself, and give its path").into());
         }
-        let Some(pin) = &need.pin else {
+        let Some(expected) = &need.expected_digest else {
             let message = format!("{address} needs a digest, so that every build gets the same file");
             return Err(wrong(message)
                 .hint(format!("`raisin digest {address}` fetches it into the cache and prints its `blake3`"))
                 .into());
         };
-        let blake3: Digest = pin.to_ascii_lowercase().parse().map_err(|error| {
-            let key = need.pin_pointer.as_deref().unwrap_or(&need.pointer);
+        let blake3: Digest = expected.to_ascii_lowercase().parse().map_err(|error| {
+            let key = need.expected_digest_pointer.as_deref().unwrap_or(&need.pointer);
             problem(stage, key, format!("stage `{}`, {}: {error}", stage.name, dotted(key)))
         })?;
         let path = fetch::place(store, &address, blake3);

@@ -1,12 +1,12 @@
 //! Assembles a job from the graph and the store: the assignment, the input files and the action record without its
-//! results. make.rs runs the job.
+//! results. execute.rs runs the job.
 
 use std::collections::BTreeMap;
 
 use serde_json::Map;
 
+use super::execute::{Job, Mode};
 use super::graph::NodeId;
-use super::make::{Job, Mode};
 use super::resolve::Resolver;
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Result, anyhow};

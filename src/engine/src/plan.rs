@@ -6,8 +6,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::Options;
-use super::difference::{Difference, words};
-use super::explain::{ExplainRequest, History};
+use super::difference::{ActionDifference, words};
+use super::explain::{ActionHistory, ExplainRequest};
 use super::graph::NodeId;
 use super::resolve::{Resolver, StageLookup};
 use raisin_base::digest::Digest;
@@ -53,7 +53,7 @@ pub enum Status {
     },
     /// The key is unknown while an input must still be made. If the input turns out as before, the stage is cached
     /// (early cutoff).
-    WouldRun { key: Option<Digest>, why: Vec<Difference> },
+    WouldRun { key: Option<Digest>, why: Vec<ActionDifference> },
 }
 
 impl Plan {
@@ -93,7 +93,7 @@ pub fn plan(pipeline: &Pipeline, options: &Options) -> Result<Plan> {
 /// Returns the plan, and the action of each stage of the plan.
 pub(super) fn plan_with<'a>(resolver: &mut Resolver<'a>) -> Result<(Plan, Vec<Action<'a>>)> {
     let pipeline = resolver.graph.pipeline;
-    let mut history = History::default();
+    let mut history = ActionHistory::default();
     let mut stages = Vec::with_capacity(resolver.graph.nodes.len());
     let mut actions = Vec::with_capacity(stages.capacity());
     for id in 0..resolver.graph.nodes.len() {

@@ -4,19 +4,19 @@
 use super::device::Devices;
 use super::graph::{Graph, Need, NodeId, common_values};
 use super::inputs::InputFiles;
-use super::{Options, difference::Difference};
+use super::{Options, difference::ActionDifference};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Result, anyhow};
-use raisin_contract::{Action, Environment, Gathered, Input};
+use raisin_contract::{Action, Environment, GatheredArtifact, Input};
 use raisin_pipeline::Pipeline;
-use raisin_store::{Index, Lookup, Store};
+use raisin_store::{BuildIndex, Lookup, Store};
 
 /// Resolves the nodes of a graph to actions and artifacts, as far as the inputs are known.
 pub struct Resolver<'a> {
     pub graph: Graph<'a>,
     pub store: Store,
     /// The index that the last build of this pipeline wrote.
-    pub index: Index,
+    pub index: BuildIndex,
     pub inputs: InputFiles,
     pub devices: Devices,
     /// Whether the store had an artifact that was not in the index. If so, a new index is worth writing.
@@ -27,7 +27,7 @@ pub struct Resolver<'a> {
 /// The result of a look-up.
 pub enum StageLookup {
     Hit(Digest),
-    Miss(Option<Difference>),
+    Miss(Option<ActionDifference>),
 }
 
 impl<'a> Resolver<'a> {
@@ -40,7 +40,7 @@ impl<'a> Resolver<'a> {
     pub fn of(pipeline: &'a Pipeline, options: &Options, store: Store) -> Result<Self> {
         let out = options.out.join(&pipeline.name);
         let (graph, index) = std::thread::scope(|scope| {
-            let index = scope.spawn(|| Index::load(&store, &out));
+            let index = scope.spawn(|| BuildIndex::load(&store, &out));
             let graph = Graph::of(pipeline, &options.only);
             (graph, index.join())
         });
@@ -82,7 +82,7 @@ impl<'a> Resolver<'a> {
 
     /// The artifacts of one input stage, as a gathering stage sees them: one entry for each distinct artifact, in the
     /// order of the sweep, with the sweep values that are common to all variants with this artifact.
-    fn gathered(&self, need: &Need) -> Vec<Gathered> {
+    fn gathered(&self, need: &Need) -> Vec<GatheredArtifact> {
         let mut groups: Vec<(Option<Digest>, Vec<usize>)> = Vec::new();
         for input in &need.nodes {
             let (artifact, variants) = (self.artifacts[*input], &self.graph.nodes[*input].variants);
@@ -94,7 +94,7 @@ impl<'a> Resolver<'a> {
         let variants = &self.graph.pipeline.variants;
         groups
             .into_iter()
-            .map(|(artifact, group)| Gathered {
+            .map(|(artifact, group)| GatheredArtifact {
                 stage: need.stage.clone(),
                 variant: common_values(group.iter().map(|index| &variants[*index])),
                 artifact,
@@ -117,7 +117,7 @@ impl<'a> Resolver<'a> {
                     record.artifact
                 }
                 Lookup::Miss => return Ok(StageLookup::Miss(None)),
-                Lookup::Damaged(reason) => return Ok(StageLookup::Miss(Some(Difference::Lost { reason }))),
+                Lookup::Damaged(reason) => return Ok(StageLookup::Miss(Some(ActionDifference::Lost { reason }))),
             },
         };
         self.settle(id, artifact);

@@ -28,7 +28,7 @@ pub enum StageState {
 
 /// What happens with a node after a miss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
+pub enum AfterMiss {
     /// The node runs, or another node runs the same action for it.
     Waits,
     /// The given node has run the same action successfully: the caller takes its artifact. No state was changed.
@@ -57,7 +57,7 @@ struct Room {
 /// The sum of what the running stages take.
 #[derive(Debug, Default)]
 struct Taken {
-    light: usize,
+    without_tensors: usize,
     tensor: usize,
     /// Threads of tensor stages only. Stages without tensors are not counted here, because they are short and wait for
     /// files more than they compute.
@@ -105,15 +105,15 @@ impl Scheduler {
 
     /// Call this after a miss: the node is queued, or follows another node that runs the same action. A node never
     /// follows a node that has ended, because it would then wait for ever.
-    pub fn queue(&mut self, id: NodeId, key: Digest) -> Turn {
+    pub fn queue(&mut self, id: NodeId, key: Digest) -> AfterMiss {
         let other = *self.by_key.entry(key).or_insert(id);
         match self.states[other] {
             _ if other == id => self.change(id, StageState::Queued),
-            StageState::Done => return Turn::WasDone(other),
-            StageState::Failed => return Turn::HasFailed(other),
+            StageState::Done => return AfterMiss::WasDone(other),
+            StageState::Failed => return AfterMiss::HasFailed(other),
             _ => self.change(id, StageState::Following(other)),
         }
-        Turn::Waits
+        AfterMiss::Waits
     }
 
     /// Starts the first queued node for which threads, memory and GPUs are free. Returns the node and its GPU, if it
@@ -127,14 +127,14 @@ impl Scheduler {
     /// Where a stage can run now, or `None` if the free resources are not sufficient. A stage that demands more than
     /// the machine has runs alone.
     fn room(&self, demand: Demand) -> Option<Room> {
-        let Taken { light, tensor, threads, memory, ref gpus } = self.taken;
+        let Taken { without_tensors, tensor, threads, memory, ref gpus } = self.taken;
         let fits = match demand.process {
-            Process::Data | Process::Sql => light < self.capacity.cores,
+            Process::Data | Process::Sql => without_tensors < self.capacity.cores,
             Process::Tensor => {
                 tensor < self.capacity.tensor_stages && (tensor == 0 || threads + demand.threads <= self.capacity.cores)
             }
         };
-        if !fits || (light + tensor > 0 && memory.saturating_add(demand.memory) > self.capacity.memory) {
+        if !fits || (without_tensors + tensor > 0 && memory.saturating_add(demand.memory) > self.capacity.memory) {
             return None;
         }
         if demand.gpu == 0 {
@@ -171,7 +171,7 @@ impl Scheduler {
     }
 
     pub fn running(&self) -> usize {
-        self.taken.light + self.taken.tensor
+        self.taken.without_tensors + self.taken.tensor
     }
 
     pub fn count(&self, wanted: impl Fn(StageState) -> bool) -> u64 {
@@ -199,7 +199,7 @@ impl Scheduler {
 impl Taken {
     fn take(&mut self, demand: Demand, gpu: Option<usize>) {
         match demand.process {
-            Process::Data | Process::Sql => self.light += 1,
+            Process::Data | Process::Sql => self.without_tensors += 1,
             Process::Tensor => (self.tensor, self.threads) = (self.tensor + 1, self.threads + demand.threads),
         }
         self.memory = self.memory.saturating_add(demand.memory);
@@ -210,7 +210,7 @@ impl Taken {
 
     fn give_back(&mut self, demand: Demand, gpu: Option<usize>) {
         match demand.process {
-            Process::Data | Process::Sql => self.light -= 1,
+            Process::Data | Process::Sql => self.without_tensors -= 1,
             Process::Tensor => (self.tensor, self.threads) = (self.tensor - 1, self.threads - demand.threads),
         }
         self.memory = self.memory.saturating_sub(demand.memory);
@@ -228,7 +228,7 @@ mod tests {
 
     const CAPACITY: Capacity = Capacity::with(2, 1000, 0, usize::MAX);
 
-    fn light() -> Demand {
+    fn without_tensors() -> Demand {
         Demand { process: Process::Data, threads: 1, memory: 100, gpu: 0 }
     }
 
@@ -253,9 +253,9 @@ mod tests {
     }
 
     prop_compose! {
-        fn demand()(is_light in any::<bool>(), threads in 1..4_usize, memory in 0..1500_u64, gpu in 1..=WHOLE_GPU)
+        fn demand()(has_no_tensors in any::<bool>(), threads in 1..4_usize, memory in 0..1500_u64, gpu in 1..=WHOLE_GPU)
             -> Demand {
-            if is_light { Demand { memory, ..light() } } else { tensor(threads, memory, gpu) }
+            if has_no_tensors { Demand { memory, ..without_tensors() } } else { tensor(threads, memory, gpu) }
         }
     }
 
@@ -312,7 +312,8 @@ mod tests {
 
     #[test]
     fn stages_with_the_same_action_run_once() {
-        let mut scheduler = Scheduler::new([(light(), Vec::new()), (light(), Vec::new())], CAPACITY);
+        let mut scheduler =
+            Scheduler::new([(without_tensors(), Vec::new()), (without_tensors(), Vec::new())], CAPACITY);
         let key = Digest::of(b"key");
         scheduler.queue(0, key);
         scheduler.queue(1, key);
@@ -323,18 +324,20 @@ mod tests {
 
     #[test]
     fn nobody_follows_a_stage_that_has_ended() {
-        let mut scheduler =
-            Scheduler::new([(light(), Vec::new()), (light(), Vec::new()), (light(), Vec::new())], CAPACITY);
+        let mut scheduler = Scheduler::new(
+            [(without_tensors(), Vec::new()), (without_tensors(), Vec::new()), (without_tensors(), Vec::new())],
+            CAPACITY,
+        );
         let key = Digest::of(b"key");
-        assert_eq!(scheduler.queue(0, key), Turn::Waits);
+        assert_eq!(scheduler.queue(0, key), AfterMiss::Waits);
         assert_eq!(scheduler.start(), Some((0, None)));
         scheduler.done(0);
-        assert_eq!(scheduler.queue(1, key), Turn::WasDone(0));
+        assert_eq!(scheduler.queue(1, key), AfterMiss::WasDone(0));
         assert_eq!(scheduler.state(1), StageState::Ready);
         let other = Digest::of(b"other");
         scheduler.queue(1, other);
         scheduler.failed(1);
-        assert_eq!(scheduler.queue(2, other), Turn::HasFailed(1));
+        assert_eq!(scheduler.queue(2, other), AfterMiss::HasFailed(1));
     }
 
     #[test]
@@ -343,12 +346,12 @@ mod tests {
             |demands: &[Demand], capacity| started(demands, capacity).iter().map(|(id, _)| *id).collect::<Vec<_>>();
         // Two cores: one stage with two threads, or two stages with one thread each. Stages without tensors run beside
         // them.
-        assert_eq!(ids(&[tensor(2, 0, 0), tensor(2, 0, 0), light()], CAPACITY), [0, 2]);
+        assert_eq!(ids(&[tensor(2, 0, 0), tensor(2, 0, 0), without_tensors()], CAPACITY), [0, 2]);
         assert_eq!(ids(&[tensor(1, 0, 0), tensor(1, 0, 0), tensor(1, 0, 0)], CAPACITY), [0, 1]);
         assert_eq!(ids(&[tensor(1, 0, 0), tensor(1, 0, 0)], Capacity::with(2, 1000, 0, 1)), [0]);
         // Memory: a stage that does not fit waits. A stage that demands more than the machine has runs alone.
         assert_eq!(ids(&[tensor(1, 600, 0), tensor(1, 600, 0), tensor(1, 300, 0)], CAPACITY), [0, 2]);
-        assert_eq!(ids(&[tensor(1, 5000, 0), light()], CAPACITY), [0]);
+        assert_eq!(ids(&[tensor(1, 5000, 0), without_tensors()], CAPACITY), [0]);
         // A stage gets a GPU of its own, unless its share says that it can run beside others.
         let two = Capacity::with(8, 1000, 2, usize::MAX);
         let (whole, half) = (tensor(1, 0, WHOLE_GPU), tensor(1, 0, WHOLE_GPU / 2));

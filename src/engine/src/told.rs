@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use super::Options;
+use super::execute::Check;
 use super::graph::{Graph, NodeId};
-use super::make::Check;
 use super::progress::{Display, duration, size};
 use super::summary::Summary;
 use raisin_base::digest::Digest;

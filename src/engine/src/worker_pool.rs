@@ -1,5 +1,5 @@
 //! The worker pool: the worker threads of a build. A worker thread owns at most one worker and makes one action after
-//! another. How one action is made is in make.rs; which action comes next is in schedule.rs.
+//! another. How one action is made is in execute.rs; which action comes next is in schedule.rs.
 //!
 //! A worker thread lives as long as the build, because the kernel kills a worker when the thread that started the
 //! worker ends.
@@ -10,8 +10,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::Scope;
 
 use super::child::Children;
+use super::execute::{Job, JobMessage, execute};
 use super::graph::NodeId;
-use super::make::{Job, JobMessage, make};
 use super::worker::Worker;
 use raisin_base::error::{Result, anyhow};
 use raisin_contract::Process;
@@ -71,7 +71,7 @@ fn run(jobs: Receiver<Job>, store: &Store, children: &Children, messages: &Sende
     let mut worker: Option<Worker<'_>> = None;
     for job in jobs {
         let id = job.id;
-        let result = caught(|| make(job, store, children, messages, &mut worker)).unwrap_or_else(|panic| {
+        let result = caught(|| execute(job, store, children, messages, &mut worker)).unwrap_or_else(|panic| {
             // After a panic, the worker may be in the middle of a stage whose events nobody reads any more. Therefore
             // the worker is dropped.
             worker = None;
@@ -81,10 +81,10 @@ fn run(jobs: Receiver<Job>, store: &Store, children: &Children, messages: &Sende
     }
 }
 
-/// Calls `make`, and turns a panic into an error. The panic counts as a failure of this stage, because the build waits
+/// Calls `run`, and turns a panic into an error. The panic counts as a failure of this stage, because the build waits
 /// for a message about each stage.
-fn caught<T>(make: impl FnOnce() -> T) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(make)).map_err(|panic| anyhow!("raisin itself failed: {}", words(&*panic)))
+fn caught<T>(run: impl FnOnce() -> T) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(run)).map_err(|panic| anyhow!("raisin itself failed: {}", words(&*panic)))
 }
 
 fn words(panic: &(dyn Any + Send)) -> &str {
@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn a_panic_is_a_failure_with_its_words() {
-        let told = |make: fn() -> u32| caught(make).map_err(|error| error.to_string());
+        let told = |run: fn() -> u32| caught(run).map_err(|error| error.to_string());
         assert_eq!(told(|| panic!("no way")), Err("raisin itself failed: no way".to_owned()));
         let own = std::process::id();
         assert_eq!(told(|| panic!("pid {}", std::process::id())), Err(format!("raisin itself failed: pid {own}")));

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use raisin_contract::{Kind, Needs, ParameterProblem, Process};
 
-pub struct Clusters;
+pub struct ClustersKind;
 
 /// Parameters of a `clusters` stage.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -52,7 +52,7 @@ fn default_starts() -> usize {
     4
 }
 
-impl Kind for Clusters {
+impl Kind for ClustersKind {
     const NAME: &'static str = "clusters";
     const VERSION: u32 = 2;
     const ABOUT: &'static str = "Reduces and standardises features into each candidate's state, and groups candidates.";

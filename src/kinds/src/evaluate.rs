@@ -24,7 +24,7 @@ use raisin_settings::Split;
 
 use crate::{check_distinct, numbers, word};
 
-pub struct Evaluate;
+pub struct EvaluateKind;
 
 /// A way of scoring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -81,7 +81,7 @@ fn default_max_tokens() -> usize {
     1024
 }
 
-impl Kind for Evaluate {
+impl Kind for EvaluateKind {
     const NAME: &'static str = "evaluate";
     const VERSION: u32 = 4;
     const ABOUT: &'static str = "Scores a model on a task: loss, multiple choice, match of generated answers.";

@@ -8,7 +8,7 @@ use raisin_contract::{Kind, Needs, ParameterProblem, Process};
 
 use crate::numbers;
 
-pub struct Features;
+pub struct FeaturesKind;
 
 /// Parameters of a `features` stage.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -37,7 +37,7 @@ fn default_max_tokens() -> usize {
     512
 }
 
-impl Kind for Features {
+impl Kind for FeaturesKind {
     const NAME: &'static str = "features";
     const VERSION: u32 = 3;
     const ABOUT: &'static str = "Runs a model over instructions once: log-probabilities, lengths, pooled embeddings.";

@@ -4,17 +4,17 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use raisin_contract::{Kind, Needs, ParameterProblem, Process};
-use raisin_settings::{AdaptationSettings, Method, Schedule, Third};
+use raisin_settings::{AdaptationSettings, LearningRateSchedule, SelectionMethod, Third};
 
 use crate::{is_off, numbers};
 
-pub struct Finetune;
+pub struct FinetuneKind;
 
 /// How the batches are chosen.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Select {
-    pub method: Method,
+pub struct SelectSettings {
+    pub method: SelectionMethod,
     /// The selector stage whose policy chooses; for `raise`. Other methods ignore it, so that a sweep over methods
     /// can keep it; it is no input of theirs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -47,7 +47,7 @@ pub struct Parameters {
     pub model: String,
     /// The task: its validation examples measure the performance.
     pub task: String,
-    pub select: Select,
+    pub select: SelectSettings,
     /// A share of the steps that three epochs of the whole pool take, such as `"1%"`. Either this or `steps`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<String>,
@@ -60,7 +60,7 @@ pub struct Parameters {
     #[serde(default = "defaults::learning_rate")]
     pub learning_rate: f64,
     #[serde(default)]
-    pub schedule: Schedule,
+    pub schedule: LearningRateSchedule,
     /// The share of the steps in which the learning rate rises.
     #[serde(default)]
     pub warmup: f64,
@@ -103,7 +103,7 @@ mod defaults {
     }
 }
 
-impl Kind for Finetune {
+impl Kind for FinetuneKind {
     const NAME: &'static str = "finetune";
     const VERSION: u32 = 4;
     const ABOUT: &'static str = "Trains a model on batches that a method of selection chooses step by step.";
@@ -120,9 +120,9 @@ impl Kind for Finetune {
             needs.stage("/features", features, "clusters");
         }
         match (parameters.select.method, &parameters.select.policy, &parameters.select.path) {
-            (Method::Raise, Some(policy), _) => needs.stage("/select/policy", policy, "policy"),
-            (Method::Scores, _, Some(path)) => {
-                needs.pinned_file("/select", path, parameters.select.blake3.as_deref());
+            (SelectionMethod::Raise, Some(policy), _) => needs.stage("/select/policy", policy, "policy"),
+            (SelectionMethod::Scores, _, Some(path)) => {
+                needs.file_with_digest("/select", path, parameters.select.blake3.as_deref());
             }
             _ => {}
         }
@@ -132,15 +132,15 @@ impl Kind for Finetune {
         let problem = |pointer: &str, message: &str| Err(ParameterProblem::new(pointer, message));
         let select = &parameters.select;
         match select.method {
-            Method::Raise if select.policy.is_none() => {
+            SelectionMethod::Raise if select.policy.is_none() => {
                 return Err(ParameterProblem::new("/select", "method `raise` needs the policy of a selector stage")
                     .hint("select = { method = \"raise\", policy = \"selector\" }"));
             }
-            Method::Scores if select.path.is_none() => {
+            SelectionMethod::Scores if select.path.is_none() => {
                 return Err(ParameterProblem::new("/select", "method `scores` needs a file of scores")
                     .hint("select = { method = \"scores\", path = \"scores.csv\", column = \"score\" }"));
             }
-            method if uses_features(method) && method != Method::Length && parameters.features.is_none() => {
+            method if uses_features(method) && method != SelectionMethod::Length && parameters.features.is_none() => {
                 let message = format!("method `{}` needs `features`", method.name());
                 return Err(ParameterProblem::new("/select/method", message)
                     .hint("name a clusters stage: features = \"clusters\""));
@@ -149,7 +149,7 @@ impl Kind for Finetune {
         }
         match (&parameters.budget, parameters.steps) {
             (Some(_), Some(_)) => return problem("/steps", "give either `budget` or `steps`, not both"),
-            (None, None) if select.method != Method::Full => {
+            (None, None) if select.method != SelectionMethod::Full => {
                 return problem("", "give a `budget`, such as \"1%\", or a number of `steps`");
             }
             (_, Some(0)) => return problem("/steps", "must be at least 1"),
@@ -172,10 +172,19 @@ impl Kind for Finetune {
 
 /// Whether a method looks at features. A stage of another method does not depend on them, so that a change of the
 /// clusters reruns no random baseline.
-pub fn uses_features(method: Method) -> bool {
+pub fn uses_features(method: SelectionMethod) -> bool {
     match method {
-        Method::Raise | Method::Length | Method::Ifd | Method::Perplexity | Method::Sspl | Method::Rds => true,
-        Method::Random | Method::Full | Method::Scores | Method::Validation | Method::Oracle => false,
+        SelectionMethod::Raise
+        | SelectionMethod::Length
+        | SelectionMethod::Ifd
+        | SelectionMethod::Perplexity
+        | SelectionMethod::Sspl
+        | SelectionMethod::Rds => true,
+        SelectionMethod::Random
+        | SelectionMethod::Full
+        | SelectionMethod::Scores
+        | SelectionMethod::Validation
+        | SelectionMethod::Oracle => false,
     }
 }
 
@@ -190,7 +199,7 @@ pub fn step_counts(parameters: &Parameters, rows: usize) -> (usize, usize) {
     let full = rows.div_ceil(parameters.batch_size) * 3;
     let steps = match (parameters.steps, parameters.select.method, &parameters.budget) {
         (Some(steps), _, _) => steps,
-        (None, Method::Full, _) => full,
+        (None, SelectionMethod::Full, _) => full,
         (None, _, budget) => {
             let share = budget.as_deref().and_then(share).unwrap_or(1.0);
             // 1 % of 300 is 3, although 0.01 * 300 is a little more in f64.

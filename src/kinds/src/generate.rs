@@ -59,9 +59,9 @@ impl Default for Parameters {
 /// The id of a row is a 32-bit number.
 const MOST_ROWS: usize = u32::MAX as usize;
 
-pub struct Generate;
+pub struct GenerateKind;
 
-impl Kind for Generate {
+impl Kind for GenerateKind {
     const NAME: &'static str = "generate";
     const VERSION: u32 = 2;
     const ABOUT: &'static str =

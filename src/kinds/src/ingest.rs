@@ -4,14 +4,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use raisin_contract::{Kind, Needs, ParameterProblem, Process};
-use raisin_settings::Format;
+use raisin_settings::RecordFormat;
 
 /// Files of instructions that become one pool.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Parameters {
     /// The files, in the order in which their instructions are numbered.
-    pub sources: Vec<InstructionFiles>,
+    pub sources: Vec<InstructionSource>,
     /// Conversations of more characters are rejected.
     #[serde(default = "default_max_length")]
     pub max_length: usize,
@@ -26,14 +26,13 @@ pub struct Parameters {
 /// A file, or several of the same format.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(rename = "Source")]
-pub struct InstructionFiles {
+pub struct InstructionSource {
     /// A file, a folder (all its files are read), a pattern such as `data/*.jsonl`, or an `https://` address (which needs
     /// `blake3`). A path is relative to the directory in which raisin is started.
     pub path: String,
     /// The format of the records.
     #[serde(default)]
-    pub format: Format,
+    pub format: RecordFormat,
     /// The digest that the file must have: `raisin digest PATH` prints it.
     #[serde(default)]
     pub blake3: Option<String>,
@@ -49,9 +48,9 @@ fn default_max_length() -> usize {
     100_000
 }
 
-pub struct Ingest;
+pub struct IngestKind;
 
-impl Kind for Ingest {
+impl Kind for IngestKind {
     const NAME: &'static str = "ingest";
     const VERSION: u32 = 2;
     const ABOUT: &'static str = "Reads instruction files into one table, with rejects listed and exact copies folded.";
@@ -62,7 +61,7 @@ impl Kind for Ingest {
 
     fn needs(parameters: &Parameters, needs: &mut Needs) {
         for (index, source) in parameters.sources.iter().enumerate() {
-            needs.pinned_files(&format!("/sources/{index}"), &source.path, source.blake3.as_deref());
+            needs.files_with_digest(&format!("/sources/{index}"), &source.path, source.blake3.as_deref());
         }
     }
 
@@ -93,7 +92,7 @@ impl Kind for Ingest {
 /// `auto` and `parquet`.
 pub(crate) fn check_fields(
     at: &str,
-    format: Format,
+    format: RecordFormat,
     prompt: Option<&str>,
     response: Option<&str>,
 ) -> Result<(), ParameterProblem> {
@@ -102,7 +101,7 @@ pub(crate) fn check_fields(
         (Some(_), None) => ("response", "prompt"),
         (_, Some(_)) => ("prompt", "response"),
     };
-    if matches!(format, Format::Alpaca | Format::Messages | Format::Sharegpt) {
+    if matches!(format, RecordFormat::Alpaca | RecordFormat::Messages | RecordFormat::Sharegpt) {
         let name = format.name();
         return Err(ParameterProblem::new(format!("{at}/{given}"), format!("the format `{name}` has its own fields"))
             .hint("`prompt` and `response` are for the formats qa, parquet and auto"));

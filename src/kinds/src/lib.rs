@@ -23,19 +23,19 @@ use raisin_contract::{Declaration, ParameterProblem, Process};
 
 /// All kinds, first those that need no tensors.
 pub static KINDS: &[Declaration] = &[
-    Declaration::of::<ingest::Ingest>(),
-    Declaration::of::<generate::Generate>(),
-    Declaration::of::<task::Task>(),
-    Declaration::of::<overlap::Overlap>(),
-    Declaration::of::<sql::Sql>(),
-    Declaration::of::<report::Report>(),
-    Declaration::of::<model::Model>(),
-    Declaration::of::<pretrain::Pretrain>(),
-    Declaration::of::<features::Features>(),
-    Declaration::of::<clusters::Clusters>(),
-    Declaration::of::<selector::Selector>(),
-    Declaration::of::<finetune::Finetune>(),
-    Declaration::of::<evaluate::Evaluate>(),
+    Declaration::of::<ingest::IngestKind>(),
+    Declaration::of::<generate::GenerateKind>(),
+    Declaration::of::<task::TaskKind>(),
+    Declaration::of::<overlap::OverlapKind>(),
+    Declaration::of::<sql::SqlKind>(),
+    Declaration::of::<report::ReportKind>(),
+    Declaration::of::<model::ModelKind>(),
+    Declaration::of::<pretrain::PretrainKind>(),
+    Declaration::of::<features::FeaturesKind>(),
+    Declaration::of::<clusters::ClustersKind>(),
+    Declaration::of::<selector::SelectorKind>(),
+    Declaration::of::<finetune::FinetuneKind>(),
+    Declaration::of::<evaluate::EvaluateKind>(),
 ];
 
 /// The kind of this name.

@@ -9,7 +9,7 @@ use raisin_contract::{DType, Kind, Needs, ParameterProblem, Process};
 use crate::numbers;
 
 /// A language model.
-pub struct Model;
+pub struct ModelKind;
 
 /// Parameters of the kind `model`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -25,7 +25,6 @@ pub struct Parameters {
 /// Exactly one of `gguf`, `huggingface`, `init` and `prefix`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-#[schemars(rename = "Source")]
 pub struct ModelSource {
     /// A GGUF file. Its vocabulary becomes the tokenizer.
     pub gguf: Option<String>,
@@ -88,7 +87,7 @@ fn yes() -> bool {
     true
 }
 
-impl Kind for Model {
+impl Kind for ModelKind {
     const NAME: &'static str = "model";
     const VERSION: u32 = 3;
     const ABOUT: &'static str =

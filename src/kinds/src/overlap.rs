@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use raisin_contract::{Kind, Needs, ParameterProblem, Process};
 
-pub struct Overlap;
+pub struct OverlapKind;
 
 /// Which instructions are left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -48,7 +48,7 @@ fn default_ngram() -> usize {
     13
 }
 
-impl Kind for Overlap {
+impl Kind for OverlapKind {
     const NAME: &'static str = "overlap";
     const VERSION: u32 = 1;
     const ABOUT: &'static str = "Finds instructions that overlap a task's examples, and gives the pool without them.";

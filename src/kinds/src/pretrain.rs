@@ -4,11 +4,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use raisin_contract::{Kind, Needs, ParameterProblem, Process};
-use raisin_settings::Schedule;
+use raisin_settings::LearningRateSchedule;
 
 use crate::{is_off, numbers};
 
-pub struct Pretrain;
+pub struct PretrainKind;
 
 /// Which tokens carry a loss.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -39,7 +39,7 @@ pub struct Parameters {
     #[serde(default = "defaults::learning_rate")]
     pub learning_rate: f64,
     #[serde(default)]
-    pub schedule: Schedule,
+    pub schedule: LearningRateSchedule,
     /// The share of the steps in which the learning rate rises.
     #[serde(default = "defaults::warmup")]
     pub warmup: f64,
@@ -74,7 +74,7 @@ mod defaults {
     }
 }
 
-impl Kind for Pretrain {
+impl Kind for PretrainKind {
     const NAME: &'static str = "pretrain";
     const VERSION: u32 = 4;
     const ABOUT: &'static str = "Trains all weights of a small model on the next token of text or instructions.";

@@ -10,7 +10,7 @@ use raisin_contract::{Kind, Needs, ParameterProblem, Process};
 
 use crate::check_distinct;
 
-pub struct Report;
+pub struct ReportKind;
 
 /// Parameters of a `report` stage.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -35,7 +35,7 @@ fn default_baseline() -> String {
     "random".to_owned()
 }
 
-impl Kind for Report {
+impl Kind for ReportKind {
     const NAME: &'static str = "report";
     const VERSION: u32 = 6;
     const ABOUT: &'static str = "Compares methods over seeds, with plots of learning and selection, on one HTML page.";

@@ -1,7 +1,7 @@
 //! The `selector` kind: trains the selection policy by PPO over episodes on a proxy model (docs/method.md, sections 2 to 5).
 //!
 //! What a person writes is completed at the level of JSON: the preset's values are put where the file gives none, and one
-//! struct then reads all of them. The hyper-parameters of the method are those of [`Config`].
+//! struct then reads all of them. The hyper-parameters of the method are those of [`PpoSettings`].
 
 use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -9,8 +9,8 @@ use serde_json::{Map, Value, json};
 
 use raisin_contract::declaration::from_json;
 use raisin_contract::{Kind, Needs, ParameterProblem, Process};
-use raisin_settings::ppo::{Config, Credit, Part, Ratio};
-use raisin_settings::{AdaptationSettings, Schedule};
+use raisin_settings::ppo::{Credit, PpoSettings, Ratio, StatePart};
+use raisin_settings::{AdaptationSettings, LearningRateSchedule};
 
 use crate::is_off;
 
@@ -19,15 +19,15 @@ use crate::is_off;
 #[schemars(rename = "SelectorParameters", transform = preset_values_are_optional)]
 pub struct Parameters {
     #[serde(flatten)]
-    pub stage: Stage,
+    pub stage: SelectorStage,
     #[serde(flatten)]
-    pub config: Config,
+    pub config: PpoSettings,
 }
 
 /// The inputs of a `selector` stage, and how the model of an episode is trained on what the policy selects.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Stage {
+pub struct SelectorStage {
     /// The stage whose instructions are selected from.
     pub instructions: String,
     /// The `clusters` stage with the candidates' static states.
@@ -46,7 +46,7 @@ pub struct Stage {
     pub learning_rate: f64,
     /// Of the model's learning rate over an episode.
     #[serde(default)]
-    pub schedule: Schedule,
+    pub schedule: LearningRateSchedule,
     /// The share of an episode's steps in which the model's learning rate rises.
     #[serde(default)]
     pub warmup: f64,
@@ -84,8 +84,8 @@ impl Preset {
     /// The hyper-parameters of this preset, by name.
     fn config(self) -> Map<String, Value> {
         let config = match self {
-            Self::Default => Config::standard(),
-            Self::Paper => Config::paper(),
+            Self::Default => PpoSettings::standard(),
+            Self::Paper => PpoSettings::paper(),
         };
         match json!(config) {
             Value::Object(values) => values,
@@ -106,7 +106,7 @@ impl Preset {
 impl<'de> Deserialize<'de> for Parameters {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let problem = |problem: ParameterProblem| serde::de::Error::custom(problem.message);
-        Selector::read(Value::deserialize(deserializer)?).map_err(problem)
+        SelectorKind::read(Value::deserialize(deserializer)?).map_err(problem)
     }
 }
 
@@ -214,7 +214,7 @@ impl Parameters {
                 return problem(key, "needs at least one hidden layer, and none of width 0");
             }
         }
-        if !config.state.iter().any(|part| matches!(part, Part::Difficulty | Part::Semantic)) {
+        if !config.state.iter().any(|part| matches!(part, StatePart::Difficulty | StatePart::Semantic)) {
             return Err(ParameterProblem::new("/state", "without difficulty and semantic all candidates are alike")
                 .hint("keep at least one of them"));
         }
@@ -226,9 +226,9 @@ impl Parameters {
     }
 }
 
-pub struct Selector;
+pub struct SelectorKind;
 
-impl Kind for Selector {
+impl Kind for SelectorKind {
     const NAME: &'static str = "selector";
     const VERSION: u32 = 5;
     const ABOUT: &'static str = "Trains a policy that selects instructions, by PPO over episodes on a proxy model.";
@@ -265,7 +265,7 @@ impl Kind for Selector {
     }
 
     fn needs(parameters: &Parameters, needs: &mut Needs) {
-        let Stage { instructions, features, model, task, .. } = &parameters.stage;
+        let SelectorStage { instructions, features, model, task, .. } = &parameters.stage;
         needs.stage("/instructions", instructions, "instructions");
         needs.stage("/features", features, "clusters");
         needs.stage("/model", model, "model");

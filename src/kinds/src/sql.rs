@@ -11,7 +11,7 @@ use raisin_contract::{Kind, Needs, ParameterProblem, Process};
 use crate::check_distinct;
 use crate::syntax::references;
 
-pub struct Sql;
+pub struct SqlKind;
 
 /// Parameters of an `sql` stage.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -31,7 +31,7 @@ fn default_table() -> String {
     "rows".to_owned()
 }
 
-impl Kind for Sql {
+impl Kind for SqlKind {
     const NAME: &'static str = "sql";
     const VERSION: u32 = 1;
     const ABOUT: &'static str = "Answers a query over the tables of other stages, of all variants together.";

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use raisin_contract::{Kind, Needs, ParameterProblem, Process};
-use raisin_settings::{Extract, Format, Scored, Style, TaskFormat};
+use raisin_settings::{ChoiceStyle, Extract, RecordFormat, Scored, TaskFormat};
 
 use crate::check_distinct;
 use crate::ingest::check_fields;
@@ -18,10 +18,10 @@ use crate::ingest::check_fields;
 #[serde(deny_unknown_fields)]
 pub struct Parameters {
     /// Where validation examples are drawn from.
-    pub source: BenchmarkFiles,
+    pub source: TaskSource,
     /// Where test examples are drawn from. If absent, they are drawn from the rest of `source`.
     #[serde(default)]
-    pub test_source: Option<BenchmarkFiles>,
+    pub test_source: Option<TaskSource>,
     /// The number of validation examples.
     #[serde(default = "default_validation")]
     pub validation: usize,
@@ -46,8 +46,7 @@ pub struct Parameters {
 /// A file of a benchmark, or several of the same format.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(rename = "Source")]
-pub struct BenchmarkFiles {
+pub struct TaskSource {
     /// A file, a folder (all its files are read), a pattern such as `data/*.jsonl`, or an `https://` address (which needs
     /// `blake3`). A path is relative to the directory in which raisin is started.
     pub path: String,
@@ -72,7 +71,7 @@ pub struct BenchmarkFiles {
     /// Whether the model is scored on the texts of the choices, or on the letters of choices that are listed below the
     /// question.
     #[serde(default)]
-    pub style: Style,
+    pub style: ChoiceStyle,
     /// The choices of every example, such as `["A", "B", "C", "D"]`, if the format of the file has no choices.
     #[serde(default)]
     pub fixed_choices: Vec<String>,
@@ -94,9 +93,9 @@ fn default_max_new_tokens() -> usize {
     256
 }
 
-pub struct Task;
+pub struct TaskKind;
 
-impl Kind for Task {
+impl Kind for TaskKind {
     const NAME: &'static str = "task";
     const VERSION: u32 = 2;
     const ABOUT: &'static str = "Draws validation and test examples from benchmark files and says how they are scored.";
@@ -106,9 +105,9 @@ impl Kind for Task {
     type Parameters = Parameters;
 
     fn needs(parameters: &Parameters, needs: &mut Needs) {
-        needs.pinned_files("/source", &parameters.source.path, parameters.source.blake3.as_deref());
+        needs.files_with_digest("/source", &parameters.source.path, parameters.source.blake3.as_deref());
         if let Some(test) = &parameters.test_source {
-            needs.pinned_files("/test_source", &test.path, test.blake3.as_deref());
+            needs.files_with_digest("/test_source", &test.path, test.blake3.as_deref());
         }
     }
 
@@ -130,7 +129,7 @@ impl Kind for Task {
     }
 }
 
-fn check_source(at: &str, source: &BenchmarkFiles, scoring: Scored) -> Result<(), ParameterProblem> {
+fn check_source(at: &str, source: &TaskSource, scoring: Scored) -> Result<(), ParameterProblem> {
     let problem = |key: &str, message: String| ParameterProblem::new(format!("{at}/{key}"), message);
     if source.format == TaskFormat::Choices {
         if source.response.is_some() {
@@ -144,9 +143,9 @@ fn check_source(at: &str, source: &BenchmarkFiles, scoring: Scored) -> Result<()
             }
         }
         let format = match source.format {
-            TaskFormat::Qa => Format::Qa,
-            TaskFormat::Auto => Format::Auto,
-            _ => Format::Alpaca,
+            TaskFormat::Qa => RecordFormat::Qa,
+            TaskFormat::Auto => RecordFormat::Auto,
+            _ => RecordFormat::Alpaca,
         };
         if source.format.has_choices() && (source.prompt.is_some() || source.response.is_some()) {
             let key = if source.prompt.is_some() { "prompt" } else { "response" };

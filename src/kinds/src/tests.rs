@@ -37,9 +37,9 @@ fn generate_refuses_shares_and_counts_that_cannot_be() {
     }
     assert_eq!(generated(json!({"pretraining_size": 5_000_000_000_u64})), "/pretraining_size");
     let mut parameters = generate::Parameters { redundant: f64::NAN, ..generate::Parameters::default() };
-    assert_eq!(generate::Generate::check(&parameters).unwrap_err().pointer, "/redundant");
+    assert_eq!(generate::GenerateKind::check(&parameters).unwrap_err().pointer, "/redundant");
     parameters = generate::Parameters { target_share_in_pretraining: f64::NAN, ..generate::Parameters::default() };
-    assert_eq!(generate::Generate::check(&parameters).unwrap_err().pointer, "/target_share_in_pretraining");
+    assert_eq!(generate::GenerateKind::check(&parameters).unwrap_err().pointer, "/target_share_in_pretraining");
 }
 
 #[test]
@@ -133,5 +133,5 @@ fn model_refuses_a_source_that_makes_no_sense() {
     let parameters = json!({"source": {"init": init}});
     let mut parameters: model::Parameters = serde_json::from_value(parameters).unwrap();
     parameters.source.init.as_mut().unwrap().rope_theta = f64::NAN;
-    assert_eq!(model::Model::check(&parameters).unwrap_err().pointer, "/source/init/rope_theta");
+    assert_eq!(model::ModelKind::check(&parameters).unwrap_err().pointer, "/source/init/rope_theta");
 }

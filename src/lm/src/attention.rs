@@ -4,7 +4,7 @@
 use tch::{Device, Kind as TensorKind, Tensor};
 
 use super::batch::Batch;
-use super::config::Config;
+use super::config::ModelConfig;
 use super::layout::RowGroup;
 use super::rope::{RopeScaling, frequencies};
 use super::unbound::{flash_attention, has_flash_attention};
@@ -20,7 +20,7 @@ pub(super) struct Rotation {
 
 impl Rotation {
     /// The rotation of tokens at these positions (`[tokens]`, integers).
-    pub fn at(config: &Config, positions: &Tensor, compute: TensorKind) -> Result<Self> {
+    pub fn at(config: &ModelConfig, positions: &Tensor, compute: TensorKind) -> Result<Self> {
         let frequencies = Tensor::f_from_slice(&frequencies(config))?.f_to_device(positions.device())?;
         // The angle is a product in f32, as in transformers.
         // [tokens, head_dim / 2]
@@ -63,7 +63,7 @@ impl Rotation {
 pub(super) struct Masks(Vec<Option<Tensor>>);
 
 impl Masks {
-    pub fn of(batch: &Batch, config: &Config, compute: TensorKind) -> Result<Self> {
+    pub fn of(batch: &Batch, config: &ModelConfig, compute: TensorKind) -> Result<Self> {
         if varlen_starts(batch, config, compute).is_some() {
             return Ok(Self(Vec::new()));
         }
@@ -109,7 +109,7 @@ fn causal(length: i64, window: Option<i64>, device: Device) -> Result<Tensor> {
 
 /// The start of each row (`[rows + 1]`), if one call of the fused kernel attends over rows of all lengths. Such a call
 /// needs neither padding nor a gather.
-fn varlen_starts<'b>(batch: &'b Batch, config: &Config, kind: TensorKind) -> Option<&'b Tensor> {
+fn varlen_starts<'b>(batch: &'b Batch, config: &ModelConfig, kind: TensorKind) -> Option<&'b Tensor> {
     batch.starts().filter(|_| has_flash_attention(kind, config.head_dim))
 }
 
@@ -120,7 +120,7 @@ pub(super) fn attend(
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
-    config: &Config,
+    config: &ModelConfig,
     batch: &Batch,
     masks: &Masks,
 ) -> Result<Tensor> {
@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_rotation_by_zero_changes_nothing_and_lengths_are_kept() -> Result<()> {
-        let config = Config::llama(8, 8, 1, 2, 2, 8);
+        let config = ModelConfig::llama(8, 8, 1, 2, 2, 8);
         let x = Tensor::arange(16, (TensorKind::Float, Device::Cpu)).view([2, 2, 4]);
         let turned = Rotation::at(&config, &Tensor::from_slice(&[0i64, 7]), TensorKind::Float)?.apply(&x)?;
         assert!(turned.get(0).allclose(&x.get(0), 0.0, 0.0, false));
@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn the_form_for_a_gpu_turns_alike() -> Result<()> {
-        let config = Config::llama(8, 16, 1, 2, 2, 8);
+        let config = ModelConfig::llama(8, 16, 1, 2, 2, 8);
         let x = (Tensor::arange(48, (TensorKind::Float, Device::Cpu)) * 0.37).sin().view([3, 2, 8]);
         let plain = Rotation::at(&config, &Tensor::from_slice(&[0i64, 1, 9]), TensorKind::Float)?;
         let (cos, sin) = (&plain.cos, &plain.sin);

@@ -1,7 +1,7 @@
 //! The shape of a model, read from and written to the config.json of a checkpoint. This file handles neither weights
 //! nor devices; rope.rs reads the scaling of the positions.
 //!
-//! [`Config`] has the key names of config.json. transformers 5 moved `rope_theta` and `rope_scaling` into
+//! [`ModelConfig`] has the key names of config.json. transformers 5 moved `rope_theta` and `rope_scaling` into
 //! `rope_parameters`. raisin reads both spellings and writes the older one, which every version of transformers reads.
 
 use std::path::Path;
@@ -37,7 +37,7 @@ impl Architecture {
 
 /// One decoder-only model of the Llama family.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Config {
+pub struct ModelConfig {
     pub architectures: Vec<String>,
     pub model_type: Architecture,
     pub vocab_size: i64,
@@ -64,7 +64,7 @@ pub struct Config {
     pub torch_dtype: String,
 }
 
-impl Config {
+impl ModelConfig {
     /// A Llama with default values for everything that is not a parameter.
     pub fn llama(vocabulary: i64, hidden: i64, layers: usize, heads: i64, key_value_heads: i64, ff: i64) -> Self {
         Self {
@@ -315,20 +315,20 @@ mod tests {
         let mut new = old.clone();
         new["rope_theta"] = Value::Null;
         new["rope_parameters"] = json!({"rope_type": "default", "rope_theta": 5e5});
-        assert_eq!(Config::from_checkpoint(&old)?, Config::from_checkpoint(&new)?);
-        assert_eq!(Config::from_checkpoint(&old)?.eos_token_id, [1, 2]);
-        assert_eq!(Config::from_checkpoint(&old)?.num_key_value_heads, 2);
+        assert_eq!(ModelConfig::from_checkpoint(&old)?, ModelConfig::from_checkpoint(&new)?);
+        assert_eq!(ModelConfig::from_checkpoint(&old)?.eos_token_id, [1, 2]);
+        assert_eq!(ModelConfig::from_checkpoint(&old)?.num_key_value_heads, 2);
         Ok(())
     }
 
     #[test]
     fn what_is_written_is_read_back() -> Result<()> {
         let folder = tempfile::tempdir()?;
-        let mut config = Config::llama(256, 16, 2, 4, 2, 32);
+        let mut config = ModelConfig::llama(256, 16, 2, 4, 2, 32);
         config.bos_token_id = Some(1);
         config.eos_token_id = vec![2];
         config.write(folder.path())?;
-        assert_eq!(Config::read(folder.path())?, config);
+        assert_eq!(ModelConfig::read(folder.path())?, config);
         for (architecture, window) in
             [(Architecture::Mistral, None), (Architecture::Mistral, Some(9)), (Architecture::Qwen2, Some(9))]
         {
@@ -337,20 +337,20 @@ mod tests {
             config.sliding_window = window;
             config.rope_scaling = Some(RopeScaling::Linear { factor: 2.0 });
             config.write(folder.path())?;
-            assert_eq!(Config::read(folder.path())?, config);
+            assert_eq!(ModelConfig::read(folder.path())?, config);
         }
         Ok(())
     }
 
     #[test]
     fn what_a_config_does_not_say_is_what_transformers_assumes() -> Result<()> {
-        let of = |kind: &str, more: Value| -> Result<Config> {
+        let of = |kind: &str, more: Value| -> Result<ModelConfig> {
             let mut raw = json!({"model_type": kind, "vocab_size": 8, "hidden_size": 64, "intermediate_size": 8,
                 "num_hidden_layers": 2, "num_attention_heads": 32});
             for (key, value) in more.as_object().into_iter().flatten() {
                 raw[key] = value.clone();
             }
-            Config::from_checkpoint(&raw)
+            ModelConfig::from_checkpoint(&raw)
         };
         let mistral = of("mistral", json!({}))?;
         assert_eq!((mistral.num_key_value_heads, mistral.sliding_window), (8, Some(4096)));
@@ -372,13 +372,13 @@ mod tests {
     #[test]
     fn quantised_weights_are_refused_by_their_method() {
         let raw = json!({"model_type": "llama", "quantization_config": {"quant_method": "gptq"}});
-        let error = Config::from_checkpoint(&raw).expect_err("quantised");
+        let error = ModelConfig::from_checkpoint(&raw).expect_err("quantised");
         assert_eq!(error.to_string(), "the weights are quantised by `gptq`");
     }
 
     #[test]
     fn an_unknown_architecture_is_named() {
-        let error = Config::from_checkpoint(&json!({"model_type": "mamba"})).expect_err("unknown");
+        let error = ModelConfig::from_checkpoint(&json!({"model_type": "mamba"})).expect_err("unknown");
         assert_eq!(error.to_string(), "unknown model_type `mamba`");
     }
 }

@@ -9,8 +9,8 @@ use tch::{Kind as TensorKind, Tensor};
 
 use super::attention::{Rotation, plain};
 use super::batch::{Batch, EpisodeSpans};
-use super::memory::{attempt, is_out_of_memory, no_room};
 use super::model::Model;
+use super::out_of_memory::{attempt, is_out_of_memory, no_room};
 use raisin_base::error::{Problem, Result, ensure};
 use raisin_corpus::Sequence;
 
@@ -235,12 +235,12 @@ mod tests {
     use tch::Device;
 
     use super::*;
-    use crate::Config;
+    use crate::ModelConfig;
     use raisin_base::seed::Seed;
 
     #[test]
     fn where_memory_ends_fewer_prompts_go_on_together_to_the_same_continuations() -> Result<()> {
-        let mut config = Config::llama(30, 16, 2, 4, 2, 32);
+        let mut config = ModelConfig::llama(30, 16, 2, 4, 2, 32);
         config.initializer_range = 0.5;
         let mut model = Model::init(config, &Seed::new(1), Device::Cpu, TensorKind::Float)?;
         let prompts: Vec<Vec<u32>> =
@@ -259,7 +259,7 @@ mod tests {
             ["there was no memory to continue 9 prompts together: from now on it is 4"],
         );
         model.limit_room(Some(8));
-        let error = model.generate(&prompts, 8, &[2]).expect_err("no room for a single one");
+        let error = model.generate(&prompts, 8, &[2]).expect_err("no memory for a single one");
         assert!(error.to_string().starts_with("there is no memory for a single sequence"), "{error}");
         Ok(())
     }

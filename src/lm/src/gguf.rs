@@ -15,7 +15,7 @@ use memmap2::Mmap;
 use serde_json::{Value, json};
 use tch::{Device, Kind as TensorKind, Tensor};
 
-use super::config::{Architecture, Config};
+use super::config::{Architecture, ModelConfig};
 use super::gguf_blocks::{BlockType, dequantise};
 use super::rope::{RopeScaling, llama3_of};
 use raisin_base::error::{Context as _, Problem, Result, anyhow, bail, ensure};
@@ -66,7 +66,7 @@ impl Gguf {
     }
 
     /// The configuration of the model, from the metadata.
-    pub fn config(&self) -> Result<Config> {
+    pub fn config(&self) -> Result<ModelConfig> {
         let name = self.text("general.architecture").unwrap_or("(none)");
         let architecture = match name {
             "llama" => Architecture::Llama,
@@ -83,7 +83,7 @@ impl Gguf {
         let real = |key: &str| self.get(&at(key)).and_then(Value::as_f64);
         let heads = whole("attention.head_count")?;
         let vocabulary = self.entry("token_embd.weight")?.dimensions.last().copied().unwrap_or(0) as i64;
-        let mut config = Config::llama(
+        let mut config = ModelConfig::llama(
             vocabulary,
             whole("embedding_length")?,
             usize::try_from(whole("block_count")?)?,
@@ -125,7 +125,7 @@ impl Gguf {
         Ok(config)
     }
 
-    fn rope_scaling(&self, architecture: &str, config: &Config) -> Result<Option<RopeScaling>> {
+    fn rope_scaling(&self, architecture: &str, config: &ModelConfig) -> Result<Option<RopeScaling>> {
         if self.tensors.contains_key(ROTATION_FACTORS) {
             let scaling = llama3_of(&self.values(ROTATION_FACTORS)?, config);
             return scaling.map(Some).with_context(|| format!("in {}", self.path.display()));
@@ -150,7 +150,7 @@ impl Gguf {
     }
 
     /// Reads the tensor that transformers calls `name`, dequantised directly into the requested dtype.
-    pub fn parameter(&self, name: &str, shape: &[i64], kind: TensorKind, config: &Config) -> Result<Tensor> {
+    pub fn parameter(&self, name: &str, shape: &[i64], kind: TensorKind, config: &ModelConfig) -> Result<Tensor> {
         let stored = stored_name(name)?;
         let entry = self.entry(&stored)?;
         let found: Vec<i64> = entry.dimensions.iter().rev().map(|&size| size as i64).collect();

@@ -8,14 +8,14 @@ use tch::{Device, Kind as TensorKind, Tensor};
 
 use super::device::load_cuda;
 use raisin_base::error::Result;
-use raisin_base::machine::{Cuda, Machine};
+use raisin_base::machine::{Cuda, MachineReport};
 
 /// The instruction sets that libtorch's matrix products use, by the names of the Linux kernel.
 const INSTRUCTIONS: [&str; 7] =
     ["avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_tile"];
 
 /// Inspects the machine. This takes a fraction of a second, because products in two dtypes are timed.
-pub fn inspect() -> Result<Machine> {
+pub fn inspect() -> Result<MachineReport> {
     // CUDA must be loaded before the first tensor, as in `device()`.
     let problem = load_cuda().err();
     let usable = if problem.is_none() && tch::Cuda::is_available() { tch::Cuda::device_count() as usize } else { 0 };
@@ -27,7 +27,7 @@ pub fn inspect() -> Result<Machine> {
     };
     let flags = field("flags");
     let has = |name: &&&str| flags.split(' ').any(|flag| flag == **name);
-    Ok(Machine {
+    Ok(MachineReport {
         libtorch: library.as_deref().and_then(version),
         library: library.map(|path| path.display().to_string()),
         processor: field("model name"),

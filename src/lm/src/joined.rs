@@ -12,8 +12,8 @@ use tch::{Kind as TensorKind, Tensor, no_grad};
 use super::gradient::Gradient;
 use super::group::LowPlan;
 use super::layer::Layer;
-use super::memory::attempt;
 use super::model::Model;
+use super::out_of_memory::attempt;
 use super::prepare::TrainedRange;
 use raisin_base::error::{Result, anyhow};
 
@@ -159,7 +159,7 @@ impl Drop for Joined<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Adaptation, Batch, Config, TARGETS};
+    use crate::{Adaptation, Batch, ModelConfig, TARGETS};
     use raisin_base::seed::Seed;
     use raisin_corpus::Sequence;
     use tch::Device;
@@ -175,7 +175,7 @@ mod tests {
 
     /// A model whose adapters change the output: B is zero at first, so a small number is added.
     fn prepared(tied: bool, adaptation: &Adaptation, episodes: usize) -> Result<Model> {
-        let config = Config { tie_word_embeddings: tied, ..Config::llama(20, 16, 2, 2, 1, 32) };
+        let config = ModelConfig { tie_word_embeddings: tied, ..ModelConfig::llama(20, 16, 2, 2, 1, 32) };
         let mut model = Model::init(config, &Seed::new(1), Device::Cpu, TensorKind::Float)?;
         model.prepare_side_by_side(adaptation, &Seed::new(2), episodes)?;
         let mut flat = model.trainable().flat.shallow_clone();
@@ -243,7 +243,8 @@ mod tests {
     fn grouped_weights_compute_the_same_and_are_shared_without_a_copy() -> Result<()> {
         let rows = rows(4);
         let batch = Batch::pack(&rows.iter().collect::<Vec<_>>(), Device::Cpu)?;
-        let mut model = Model::init(Config::llama(20, 16, 2, 2, 1, 32), &Seed::new(1), Device::Cpu, TensorKind::Float)?;
+        let mut model =
+            Model::init(ModelConfig::llama(20, 16, 2, 2, 1, 32), &Seed::new(1), Device::Cpu, TensorKind::Float)?;
         let plain = model.hidden(&batch)?;
         model.layers.iter_mut().try_for_each(Layer::group)?;
         assert!(model.hidden(&batch)?.allclose(&plain, 1e-5, 1e-6, false));

@@ -5,7 +5,7 @@ use tch::{Kind as TensorKind, Tensor};
 
 use super::attention::{Masks, Rotation, attend};
 use super::batch::{Batch, EpisodeSpans};
-use super::config::Config;
+use super::config::ModelConfig;
 use super::group::ProjectionGroups;
 use super::lora::{Adapter, side_by_side};
 use raisin_base::error::Result;
@@ -117,7 +117,7 @@ pub(super) struct Layer {
 }
 
 impl Layer {
-    pub fn new(config: &Config, number: usize, source: &mut ParameterSource<'_>) -> Result<Self> {
+    pub fn new(config: &ModelConfig, number: usize, source: &mut ParameterSource<'_>) -> Result<Self> {
         let at = |part: &str| format!("model.layers.{number}.{part}");
         let hidden = config.hidden_size;
         let ff = config.intermediate_size;
@@ -187,7 +187,7 @@ impl Layer {
     pub fn project(
         &self,
         x: &Tensor,
-        config: &Config,
+        config: &ModelConfig,
         rotation: &Rotation,
         episode_spans: &EpisodeSpans,
     ) -> Result<[Tensor; 3]> {
@@ -209,7 +209,7 @@ impl Layer {
     }
 
     /// Splits `[tokens, heads of q, k and v, head_dim]` into q, k and v, and rotates q and k.
-    fn rotate_together(&self, all: &Tensor, config: &Config, rotation: &Rotation) -> Result<[Tensor; 3]> {
+    fn rotate_together(&self, all: &Tensor, config: &ModelConfig, rotation: &Rotation) -> Result<[Tensor; 3]> {
         let (queries, keys) = (config.num_attention_heads, config.num_key_value_heads);
         let cut = |x: &Tensor, sizes: &[i64]| x.f_split_with_sizes(sizes, 1);
         if let Some((q_norm, k_norm)) = &self.head_norms {
@@ -226,7 +226,13 @@ impl Layer {
 
     /// The part of the layer after attention. x is the input of the layer, `[tokens, hidden]`; `mixed` is the result of
     /// attention, `[tokens, heads * head_dim]`.
-    pub fn finish(&self, x: &Tensor, mixed: &Tensor, config: &Config, episode_spans: &EpisodeSpans) -> Result<Tensor> {
+    pub fn finish(
+        &self,
+        x: &Tensor,
+        mixed: &Tensor,
+        config: &ModelConfig,
+        episode_spans: &EpisodeSpans,
+    ) -> Result<Tensor> {
         if let Some(groups) = self.grouped() {
             let x = x.f_add(&groups.o.forward(mixed, episode_spans)?)?;
             let y = rms_norm(&x, &self.post_norm.value, config.rms_norm_eps)?;
@@ -245,7 +251,7 @@ impl Layer {
     pub fn forward(
         &self,
         x: &Tensor,
-        config: &Config,
+        config: &ModelConfig,
         batch: &Batch,
         rotation: &Rotation,
         masks: &Masks,

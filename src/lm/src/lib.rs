@@ -36,8 +36,8 @@ mod layer;
 mod layout;
 mod lora;
 mod loss;
-pub mod memory;
 mod model;
+pub mod out_of_memory;
 mod prepare;
 pub mod proxy;
 mod recompute;
@@ -48,7 +48,7 @@ pub mod weights;
 
 pub use allocator::keep_freed_memory;
 pub use batch::Batch;
-pub use config::{Architecture, Config};
+pub use config::{Architecture, ModelConfig};
 pub use device::{device, device_memory_in_use};
 pub use export::{TOKENIZER_FILES, copy_tokenizer};
 pub use gradient::Gradient;

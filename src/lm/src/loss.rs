@@ -223,12 +223,12 @@ fn gradient_carrier(parts: [(&Tensor, Option<Tensor>); 2]) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Adaptation, Config};
+    use crate::{Adaptation, ModelConfig};
     use raisin_base::seed::Seed;
     use raisin_corpus::Sequence;
 
     fn model() -> Result<Model> {
-        let mut config = Config::llama(50, 16, 2, 4, 2, 24);
+        let mut config = ModelConfig::llama(50, 16, 2, 4, 2, 24);
         config.initializer_range = 0.3;
         Model::init(config, &Seed::new(5), Device::Cpu, TensorKind::Float)
     }

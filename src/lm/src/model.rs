@@ -10,13 +10,13 @@ use tch::{Device, Kind as TensorKind, Tensor};
 use super::artifact::{self, ModelFolderForm};
 use super::attention::{Masks, Rotation};
 use super::batch::Batch;
-use super::config::Config;
+use super::config::ModelConfig;
 use super::generate;
 use super::gguf::Gguf;
 use super::group::LowPlan;
 use super::layer::{Layer, Parameter, ParameterSource, Projection, rms_norm};
 use super::lora::{Adaptation, Adapter, AdapterConfig, Trainable, uniform};
-use super::memory::Listener;
+use super::out_of_memory::NoteListener;
 use super::prepare::TrainedRange;
 use super::weights::Weights;
 use raisin_base::error::{Context as _, Problem, Result, ensure};
@@ -26,7 +26,7 @@ use raisin_base::seed::Seed;
 ///
 /// Matrix products run in the dtype `compute`. Trained parameters are kept in f32 and cast for the products.
 pub struct Model {
-    pub config: Config,
+    pub config: ModelConfig,
     pub(super) device: Device,
     pub(super) compute: TensorKind,
     pub(super) embedding: Parameter,
@@ -46,7 +46,7 @@ pub struct Model {
     pub(super) episodes: usize,
     /// The folder from which tokenizer files are copied when the model is saved.
     pub(super) folder: Option<PathBuf>,
-    pub(super) listener: Option<Listener>,
+    pub(super) listener: Option<NoteListener>,
     /// The most rows that are continued together. If there was no memory for this number of rows, the number is
     /// reduced.
     pub(super) rows_together: Cell<usize>,
@@ -91,7 +91,7 @@ impl Model {
     }
 
     fn load_full(folder: &Path, device: Device, compute: TensorKind, adaptation: Option<&Adaptation>) -> Result<Self> {
-        let config = Config::read(folder)?;
+        let config = ModelConfig::read(folder)?;
         let mut weights = Weights::open(folder)?;
         let (tied, layers) = (config.tie_word_embeddings, config.num_hidden_layers);
         let is_wide = |name: &str| adaptation.is_some_and(|adaptation| adaptation.trains(name, layers));
@@ -121,7 +121,7 @@ impl Model {
 
     /// A model with new weights: normal with the deviation `initializer_range`. The weights that write into the
     /// residual stream are scaled by 1/sqrt(2 layers).
-    pub fn init(config: Config, seed: &Seed, device: Device, compute: TensorKind) -> Result<Self> {
+    pub fn init(config: ModelConfig, seed: &Seed, device: Device, compute: TensorKind) -> Result<Self> {
         config.check()?;
         let deviation = config.initializer_range;
         let residual = deviation / (2.0 * config.num_hidden_layers as f64).sqrt();
@@ -140,14 +140,19 @@ impl Model {
         })
     }
 
-    fn build(config: Config, device: Device, compute: TensorKind, source: &mut ParameterSource<'_>) -> Result<Self> {
+    fn build(
+        config: ModelConfig,
+        device: Device,
+        compute: TensorKind,
+        source: &mut ParameterSource<'_>,
+    ) -> Result<Self> {
         let mut model = Self::build_ungrouped(config, device, compute, source)?;
         model.group()?;
         Ok(model)
     }
 
     pub(super) fn build_ungrouped(
-        config: Config,
+        config: ModelConfig,
         device: Device,
         compute: TensorKind,
         source: &mut ParameterSource<'_>,
@@ -202,7 +207,7 @@ impl Model {
     }
 
     /// Sets the listener, which receives the messages of [`Model::tell`].
-    pub fn listen(&mut self, listener: Listener) {
+    pub fn listen(&mut self, listener: NoteListener) {
         self.listener = Some(listener);
     }
 

@@ -5,7 +5,7 @@ use crate::Adaptation;
 use raisin_corpus::Sequence;
 
 fn model(compute: TensorKind) -> Result<Model> {
-    let mut config = Config::llama(50, 16, 3, 4, 2, 24);
+    let mut config = ModelConfig::llama(50, 16, 3, 4, 2, 24);
     config.initializer_range = 0.3;
     Model::init(config, &Seed::new(5), Device::Cpu, compute)
 }

@@ -176,7 +176,7 @@ mod tests {
     use tch::{Device, Kind as TensorKind};
 
     use super::*;
-    use crate::{Config, TARGETS};
+    use crate::{ModelConfig, TARGETS};
 
     /// Found in a comparison with PyTorch on a GPU: masters that were rounded to bf16 at first learn almost nothing in
     /// twenty steps with a learning rate of 1e-5.
@@ -184,7 +184,7 @@ mod tests {
     fn weights_that_are_trained_keep_what_the_checkpoint_has_beyond_the_compute_kind() -> Result<()> {
         let top = tempfile::tempdir()?;
         let (base, adapter) = (top.path().join("base"), top.path().join("adapter"));
-        let config = Config::llama(20, 16, 3, 2, 1, 32);
+        let config = ModelConfig::llama(20, 16, 3, 2, 1, 32);
         Model::init(config, &Seed::new(1), Device::Cpu, TensorKind::Float)?.save(&base)?;
         let lora = Adaptation::Lora { rank: 2, alpha: 8.0, targets: TARGETS.map(str::to_owned).to_vec() };
         let mut model = Model::load(&base, Device::Cpu, TensorKind::Float)?;

@@ -15,8 +15,8 @@ use serde_json::{Map, Value, json};
 use tch::{Kind as TensorKind, Tensor};
 
 use super::batch::Batch;
-use super::memory::in_groups;
 use super::model::Model;
+use super::out_of_memory::in_groups;
 use super::weights::{Weights, bytes_of};
 use raisin_base::error::{Context as _, Problem, Result, ensure};
 use raisin_corpus::Sequence;
@@ -221,7 +221,7 @@ fn header(model: &Model, parts: &[(&str, &[Option<Sequence>])]) -> Result<Vec<u8
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Config;
+    use crate::ModelConfig;
     use raisin_base::seed::Seed;
     use std::sync::{Arc, Mutex};
     use tch::Device;
@@ -237,7 +237,7 @@ mod tests {
     fn cached_states_are_those_of_the_prefix_row_by_row() -> Result<()> {
         for compute in [TensorKind::Float, TensorKind::BFloat16] {
             let folder = tempfile::tempdir()?;
-            let model = Model::init(Config::llama(50, 16, 3, 4, 2, 24), &Seed::new(5), Device::Cpu, compute)?;
+            let model = Model::init(ModelConfig::llama(50, 16, 3, 4, 2, 24), &Seed::new(5), Device::Cpu, compute)?;
             let config = ProxyConfig { train_layers: 1, prefix_layers: 2, max_tokens: 32 };
             let pool = [sequence(5), None, sequence(9), sequence(7)];
             let validation = [sequence(4), sequence(11)];
@@ -265,7 +265,8 @@ mod tests {
 
     #[test]
     fn where_memory_ends_the_states_are_those_of_smaller_batches() -> Result<()> {
-        let mut model = Model::init(Config::llama(50, 16, 3, 4, 2, 24), &Seed::new(5), Device::Cpu, TensorKind::Float)?;
+        let mut model =
+            Model::init(ModelConfig::llama(50, 16, 3, 4, 2, 24), &Seed::new(5), Device::Cpu, TensorKind::Float)?;
         let config = ProxyConfig { train_layers: 1, prefix_layers: 2, max_tokens: 32 };
         let (pool, validation) = ([sequence(5), None, sequence(9), sequence(7)], [sequence(4), sequence(6)]);
         let states = |model: &Model| -> Result<[Tensor; 2]> {

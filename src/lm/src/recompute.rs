@@ -161,7 +161,7 @@ impl Gradients<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Adaptation, Config};
+    use crate::{Adaptation, ModelConfig};
     use raisin_base::seed::Seed;
     use raisin_corpus::Sequence;
     use tch::Device;
@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_sequence_beyond_the_context_is_refused_here_as_in_the_plain_way() -> Result<()> {
-        let mut config = Config::llama(50, 16, 3, 4, 2, 24);
+        let mut config = ModelConfig::llama(50, 16, 3, 4, 2, 24);
         config.max_position_embeddings = 13;
         let mut model = Model::init(config, &Seed::new(5), Device::Cpu, TensorKind::Float)?;
         model.prepare(&Adaptation::Full, &Seed::new(6))?;
@@ -206,7 +206,7 @@ mod tests {
         for (adaptation, tied) in
             [(Adaptation::Full, true), (Adaptation::Full, false), (Adaptation::TopLayers(1), true), (lora, true)]
         {
-            let mut config = Config::llama(50, 16, 3, 4, 2, 24);
+            let mut config = ModelConfig::llama(50, 16, 3, 4, 2, 24);
             (config.initializer_range, config.tie_word_embeddings) = (0.3, tied);
             let mut model = Model::init(config, &Seed::new(5), Device::Cpu, TensorKind::Float)?;
             model.prepare(&adaptation, &Seed::new(6))?;

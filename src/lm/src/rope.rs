@@ -6,7 +6,7 @@ use std::f64::consts::PI;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::config::Config;
+use super::config::ModelConfig;
 use raisin_base::error::{Context as _, Problem, Result, ensure};
 
 /// How rotations are scaled for contexts that are longer than the context of the pre-training.
@@ -104,7 +104,7 @@ impl RopeScaling {
 }
 
 /// The angle per position, for each pair of coordinates of a head: `[head_dim / 2]`.
-pub(super) fn frequencies(config: &Config) -> Vec<f32> {
+pub(super) fn frequencies(config: &ModelConfig) -> Vec<f32> {
     let dim = config.head_dim;
     let plain: Vec<f32> = (0..dim / 2)
         .map(|pair| {
@@ -168,7 +168,7 @@ fn llama3(frequency: f64, factor: f64, low: f64, high: f64, context: f64) -> f64
 ///
 /// # Errors
 /// The divisors are not those of a Llama 3 model, so the four numbers are unknown.
-pub(super) fn llama3_of(divisors: &[f32], config: &Config) -> Result<RopeScaling> {
+pub(super) fn llama3_of(divisors: &[f32], config: &ModelConfig) -> Result<RopeScaling> {
     let factor = divisors.iter().copied().fold(1.0f32, f32::max);
     // All published Llama 3 models differ only in `factor`.
     let scaling = RopeScaling::Llama3 {
@@ -177,8 +177,8 @@ pub(super) fn llama3_of(divisors: &[f32], config: &Config) -> Result<RopeScaling
         high_freq_factor: 4.0,
         original_max_position_embeddings: 8192,
     };
-    let plain = frequencies(&Config { rope_scaling: None, ..config.clone() });
-    let scaled = frequencies(&Config { rope_scaling: Some(scaling.clone()), ..config.clone() });
+    let plain = frequencies(&ModelConfig { rope_scaling: None, ..config.clone() });
+    let scaled = frequencies(&ModelConfig { rope_scaling: Some(scaling.clone()), ..config.clone() });
     let fits = divisors.len() == plain.len()
         && divisors.iter().zip(plain.iter().zip(&scaled)).all(|(divisor, (plain, scaled))| {
             let ours = plain / scaled;
@@ -193,8 +193,8 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn config() -> Config {
-        let mut config = Config::llama(8, 128, 1, 2, 2, 8);
+    fn config() -> ModelConfig {
+        let mut config = ModelConfig::llama(8, 128, 1, 2, 2, 8);
         config.rope_theta = 500_000.0;
         config
     }
@@ -229,7 +229,7 @@ mod tests {
                 original_max_position_embeddings: 8192,
             };
             let plain = frequencies(&config);
-            let scaled = frequencies(&Config { rope_scaling: Some(scaling.clone()), ..config.clone() });
+            let scaled = frequencies(&ModelConfig { rope_scaling: Some(scaling.clone()), ..config.clone() });
             let mut divisors: Vec<f32> = plain.iter().zip(&scaled).map(|(plain, scaled)| plain / scaled).collect();
             assert_eq!(llama3_of(&divisors, &config)?, scaling);
             divisors[20] *= 1.1;

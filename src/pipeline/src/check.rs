@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::checked::Checked;
+use super::checked::CheckedParameters;
 use super::explain::{find, parameter_problem, unknown_key};
 use super::overrides;
 use super::sweep::Combination;
@@ -16,7 +16,7 @@ use super::{Resources, Stage, Variant};
 use raisin_base::error::{Problem, nearest};
 use raisin_contract::declaration::from_json;
 use raisin_contract::query::RESERVED_SCHEMAS;
-use raisin_contract::{DType, Declaration, ParameterProblem, Resolved, StageNeed};
+use raisin_contract::{DType, Declaration, ParameterProblem, ResolvedParameters, StageNeed};
 
 const TOP_KEYS: [&str; 4] = ["include", "pipeline", "stage", "sweep"];
 const PIPELINE_KEYS: [&str; 3] = ["name", "seed", "dtype"];
@@ -85,7 +85,7 @@ pub fn variant(
     root: &Table,
     combination: &Combination<'_>,
     kinds: &'static [Declaration],
-    checked: &mut Checked,
+    checked: &mut CheckedParameters,
 ) -> Result<Variant, Vec<Problem>> {
     let mut root = Cow::Borrowed(root);
     for (axis, value) in combination {
@@ -100,14 +100,18 @@ pub fn variant(
 struct CheckedStage<'t> {
     entry: &'t TableEntry,
     declaration: &'static Declaration,
-    resolved: Resolved,
+    resolved: ResolvedParameters,
     resources: Resources,
 }
 
 /// All stages of the file by name; `None` for a stage that has a problem of its own.
 type Named<'c, 't> = HashMap<&'c str, Option<&'c CheckedStage<'t>>>;
 
-fn stages(root: &Table, kinds: &'static [Declaration], memory: &mut Checked) -> Result<Vec<Stage>, Vec<Problem>> {
+fn stages(
+    root: &Table,
+    kinds: &'static [Declaration],
+    memory: &mut CheckedParameters,
+) -> Result<Vec<Stage>, Vec<Problem>> {
     let Some(entry) = root.entry("stage") else {
         return Err(vec![Problem::usage("this pipeline has no stages").hint("a stage begins with [stage.NAME]")]);
     };
@@ -146,14 +150,14 @@ fn stages(root: &Table, kinds: &'static [Declaration], memory: &mut Checked) -> 
 /// Where the paths and the expected digests of the files of a stage were written, by pointer.
 fn files_written(stage: &CheckedStage<'_>) -> HashMap<String, Written> {
     let files = &stage.resolved.needs.files;
-    let pointers = files.iter().flat_map(|file| [Some(&file.pointer), file.pin_pointer.as_ref()]).flatten();
+    let pointers = files.iter().flat_map(|file| [Some(&file.pointer), file.expected_digest_pointer.as_ref()]).flatten();
     pointers.map(|pointer| (pointer.clone(), find(stage.entry, pointer).value.written())).collect()
 }
 
 fn stage<'t>(
     entry: &'t TableEntry,
     kinds: &'static [Declaration],
-    memory: &mut Checked,
+    memory: &mut CheckedParameters,
 ) -> Result<CheckedStage<'t>, Problem> {
     let name = &entry.key;
     if let Some(problem) = bad_name(name) {

@@ -15,7 +15,7 @@ use raisin_contract::Declaration;
 use raisin_store::{is_there, recall, remember, this_executable};
 
 #[derive(Default)]
-pub struct Checked {
+pub struct CheckedParameters {
     /// The path of the memory; `None` if nothing is saved.
     place: Option<PathBuf>,
     executable: String,
@@ -25,7 +25,7 @@ pub struct Checked {
     now: BTreeSet<Digest>,
 }
 
-impl Checked {
+impl CheckedParameters {
     /// Loads the memory of a pipeline file.
     pub fn load(cache: &Path, file: &Path) -> Self {
         // If the cache does not exist yet, the engine creates it later. A cache of another version must not be changed.

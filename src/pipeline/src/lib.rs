@@ -31,9 +31,9 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use raisin_base::error::{Context as _, Problem, Result};
-use raisin_contract::{DType, Declaration, Resolved};
+use raisin_contract::{DType, Declaration, ResolvedParameters};
 
-use checked::Checked;
+use checked::CheckedParameters;
 pub use overrides::Override;
 pub use resources::Resources;
 pub use tree::Written;
@@ -70,7 +70,7 @@ pub struct Variant {
 pub struct Stage {
     pub name: String,
     pub declaration: &'static Declaration,
-    pub resolved: Resolved,
+    pub resolved: ResolvedParameters,
     pub resources: Resources,
     /// Where the path and the expected digest of each needed file were written, by the pointer of the parameter.
     pub written: HashMap<String, Written>,
@@ -83,7 +83,7 @@ pub struct Stage {
 /// The pipeline is wrong. The error is a [`Problem`] with file, line and column; if there are several problems, the
 /// error lists all of them.
 pub fn load(file: &Path, overrides: &[Override], kinds: &'static [Declaration], cache: &Path) -> Result<Pipeline> {
-    load_checked(file, overrides, kinds, Checked::load(cache, file))
+    load_checked(file, overrides, kinds, CheckedParameters::load(cache, file))
 }
 
 /// Loads a pipeline without a cache.
@@ -91,14 +91,14 @@ pub fn load(file: &Path, overrides: &[Override], kinds: &'static [Declaration], 
 /// # Errors
 /// As [`load`].
 pub fn load_with(file: &Path, overrides: &[Override], kinds: &'static [Declaration]) -> Result<Pipeline> {
-    load_checked(file, overrides, kinds, Checked::default())
+    load_checked(file, overrides, kinds, CheckedParameters::default())
 }
 
 fn load_checked(
     file: &Path,
     overrides: &[Override],
     kinds: &'static [Declaration],
-    mut checked: Checked,
+    mut checked: CheckedParameters,
 ) -> Result<Pipeline> {
     let folder = std::env::current_dir().context("cannot tell the current directory")?;
     let pipeline = resolve(file, overrides, kinds, folder, &mut checked).map_err(|problems| several(file, problems))?;
@@ -111,7 +111,7 @@ fn resolve(
     overrides: &[Override],
     kinds: &'static [Declaration],
     folder: PathBuf,
-    checked: &mut Checked,
+    checked: &mut CheckedParameters,
 ) -> Result<Pipeline, Vec<Problem>> {
     let mut root = include::read(file).map_err(|problem| vec![problem])?;
     let axes = overrides::apply(&mut root, overrides)?;

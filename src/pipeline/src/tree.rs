@@ -11,7 +11,7 @@ use serde_json::{Map, Number, Value};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use raisin_base::error::{Place, Problem};
+use raisin_base::error::{FilePosition, Problem};
 
 /// A pipeline file or a flag of the command line, in which something was written.
 #[derive(Debug)]
@@ -89,7 +89,7 @@ impl Origin {
 /// Where a value was written, for problems that are found after the load, for example when the engine plans the stage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Written {
-    At(Place),
+    At(FilePosition),
     /// In a flag, such as `--set stage.pool.size=3`.
     By(String),
 }
@@ -108,12 +108,12 @@ fn line_starts(text: &str) -> Vec<usize> {
     std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect()
 }
 
-fn place(file: &str, text: &str, lines: &[usize], offset: usize) -> Place {
+fn place(file: &str, text: &str, lines: &[usize], offset: usize) -> FilePosition {
     let offset = offset.min(text.len());
     let line = lines.partition_point(|start| *start <= offset);
     let start = lines.get(line - 1).copied().unwrap_or_default();
     let before = text.get(start..offset).unwrap_or_default();
-    Place { file: file.to_owned(), line, column: before.chars().count() + 1 }
+    FilePosition { file: file.to_owned(), line, column: before.chars().count() + 1 }
 }
 
 impl TreeNode {

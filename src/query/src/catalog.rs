@@ -46,9 +46,9 @@ impl Catalogs {
             }
         };
         let is_ambiguous = pipeline.is_none() && built.len() > 1;
-        let history = Arc::new(Schema { place: Place::History(store.clone()), files: OnceLock::new() });
+        let history = Arc::new(Schema { place: SchemaOrigin::History(store.clone()), files: OnceLock::new() });
         let tool = |description: Option<BuildDescription>| {
-            Arc::new(Schema { place: Place::Tool(store.clone(), description), files: OnceLock::new() })
+            Arc::new(Schema { place: SchemaOrigin::Tool(store.clone(), description), files: OnceLock::new() })
         };
         let mut by_name = BTreeMap::new();
         for (_, description) in built {
@@ -71,7 +71,8 @@ impl Catalogs {
         for ((schema, table), files) in tables {
             by_schema.entry(schema).or_default().insert(table, files);
         }
-        let schema = |files| Arc::new(Schema { place: Place::Given, files: OnceLock::from(with_long_metrics(files)) });
+        let schema =
+            |files| Arc::new(Schema { place: SchemaOrigin::Given, files: OnceLock::from(with_long_metrics(files)) });
         let schemas = by_schema.into_iter().map(|(name, files)| (name, schema(files))).collect();
         let by_name = BTreeMap::from([("stages".to_owned(), Arc::new(Catalog { schemas }))]);
         Self { default: "stages".to_owned(), by_name, is_ambiguous: false }
@@ -129,7 +130,7 @@ fn stage_schemas(store: &Arc<Store>, description: &BuildDescription) -> BTreeMap
                 constants.push(("variant".to_owned(), Value::Null));
             }
         }
-        Arc::new(Schema { place: Place::Stage(artifacts), files: OnceLock::new() })
+        Arc::new(Schema { place: SchemaOrigin::Stage(artifacts), files: OnceLock::new() })
     };
     members.into_iter().map(|(stage, members)| (stage, schema(members))).collect()
 }
@@ -152,7 +153,7 @@ impl CatalogProvider for Catalog {
 
 /// The origin of the tables of a schema.
 #[derive(Debug)]
-enum Place {
+enum SchemaOrigin {
     /// The distinct artifacts of a stage, with their constant columns.
     Stage(Vec<(PathBuf, Vec<(String, Value)>)>),
     Tool(Arc<Store>, Option<BuildDescription>),
@@ -162,7 +163,7 @@ enum Place {
 
 #[derive(Debug)]
 pub struct Schema {
-    place: Place,
+    place: SchemaOrigin,
     /// The files of each table, listed when they are first needed.
     files: OnceLock<BTreeMap<String, Vec<TableFile>>>,
 }
@@ -170,46 +171,46 @@ pub struct Schema {
 impl Schema {
     pub fn names(&self) -> Vec<String> {
         match &self.place {
-            Place::Tool(..) => TOOL_TABLES.iter().map(|name| (*name).to_owned()).collect(),
-            Place::History(store) => {
+            SchemaOrigin::Tool(..) => TOOL_TABLES.iter().map(|name| (*name).to_owned()).collect(),
+            SchemaOrigin::History(store) => {
                 self.files.get().map_or_else(|| history::table_names(store), |files| files.keys().cloned().collect())
             }
-            Place::Stage(_) | Place::Given => self.files().keys().cloned().collect(),
+            SchemaOrigin::Stage(_) | SchemaOrigin::Given => self.files().keys().cloned().collect(),
         }
     }
 
     /// Whether the schema has a table of this name.
     pub fn has(&self, name: &str) -> bool {
         match &self.place {
-            Place::Tool(..) => TOOL_TABLES.contains(&name),
+            SchemaOrigin::Tool(..) => TOOL_TABLES.contains(&name),
             // An artifact that is gone has had tables that nobody can list; to open one says that it is gone.
-            Place::Stage(artifacts) if artifacts.iter().any(|(folder, _)| !folder.is_dir()) => true,
-            Place::History(_) | Place::Stage(_) | Place::Given => self.files().contains_key(name),
+            SchemaOrigin::Stage(artifacts) if artifacts.iter().any(|(folder, _)| !folder.is_dir()) => true,
+            SchemaOrigin::History(_) | SchemaOrigin::Stage(_) | SchemaOrigin::Given => self.files().contains_key(name),
         }
     }
 
     pub fn is_of_a_stage(&self) -> bool {
-        matches!(self.place, Place::Stage(_) | Place::Given)
+        matches!(self.place, SchemaOrigin::Stage(_) | SchemaOrigin::Given)
     }
 
     fn files(&self) -> &BTreeMap<String, Vec<TableFile>> {
         self.files.get_or_init(|| match &self.place {
-            Place::Stage(artifacts) => with_long_metrics(files_of(artifacts)),
-            Place::History(store) => with_long_metrics(files_of(&history::artifacts(store))),
-            Place::Tool(..) | Place::Given => BTreeMap::new(),
+            SchemaOrigin::Stage(artifacts) => with_long_metrics(files_of(artifacts)),
+            SchemaOrigin::History(store) => with_long_metrics(files_of(&history::artifacts(store))),
+            SchemaOrigin::Tool(..) | SchemaOrigin::Given => BTreeMap::new(),
         })
     }
 
     fn open(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
         match &self.place {
-            Place::Tool(store, description) => return history::tool_table(store, description.as_ref(), name),
-            Place::Stage(artifacts) => {
+            SchemaOrigin::Tool(store, description) => return history::tool_table(store, description.as_ref(), name),
+            SchemaOrigin::Stage(artifacts) => {
                 if let Some((gone, _)) = artifacts.iter().find(|(folder, _)| !folder.is_dir()) {
                     let message = format!("the artifact {} is no longer there", gone.display());
                     return Err(Problem::new(message).hint("build the pipeline again").into());
                 }
             }
-            Place::History(_) | Place::Given => {}
+            SchemaOrigin::History(_) | SchemaOrigin::Given => {}
         }
         let Some(files) = self.files().get(name) else { return Ok(None) };
         if name == pivot::WIDE

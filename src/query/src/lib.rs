@@ -35,7 +35,7 @@ use std::path::PathBuf;
 
 use arrow::array::RecordBatch;
 
-pub use raisin_contract::query::{Format, QueryOptions};
+pub use raisin_contract::query::{OutputFormat, QueryOptions};
 pub use sources::{TableFile, spread};
 
 use raisin_base::error::{Problem, Result, anyhow};
@@ -44,7 +44,7 @@ use raisin_store::Store;
 /// Answers a query on standard output or into a file.
 pub fn run(options: &QueryOptions) -> Result<()> {
     let to_terminal = options.output.is_none() && std::io::stdout().is_terminal();
-    if options.format == Format::Parquet && to_terminal {
+    if options.format == OutputFormat::Parquet && to_terminal {
         return Err(Problem::usage("Parquet is not for the terminal")
             .hint("name a file: --output rows.parquet")
             .into());
@@ -70,10 +70,10 @@ pub fn answer(
         let session = session::Session::over(catalogs)?;
         let rows = session.stream(&options.sql, note).await?;
         match options.format {
-            Format::Table => write::as_table(rows, to, width, note).await,
-            Format::Csv => write::as_csv(rows, to).await,
-            Format::Json => write::as_json(rows, to).await,
-            Format::Parquet => write::as_parquet(rows, to).await,
+            OutputFormat::Table => write::as_table(rows, to, width, note).await,
+            OutputFormat::Csv => write::as_csv(rows, to).await,
+            OutputFormat::Json => write::as_json(rows, to).await,
+            OutputFormat::Parquet => write::as_parquet(rows, to).await,
         }
     })?;
     match result.and_then(|()| Ok(to.flush()?)) {

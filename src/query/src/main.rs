@@ -22,7 +22,7 @@ fn main() -> ExitCode {
 }
 
 fn runners() -> Vec<KindRunner> {
-    vec![KindRunner::of::<raisin_kinds::sql::Sql>(kind::run)]
+    vec![KindRunner::of::<raisin_kinds::sql::SqlKind>(kind::run)]
 }
 
 fn run() -> Result<()> {

@@ -39,12 +39,12 @@ fn parse(sql: &str) -> Result<Statement> {
 }
 
 /// The rows of an answer, batch by batch.
-pub struct Rows {
+pub struct QueryRows {
     pub schema: SchemaRef,
     stream: SendableRecordBatchStream,
 }
 
-impl Rows {
+impl QueryRows {
     pub async fn next(&mut self) -> Result<Option<RecordBatch>> {
         let batch = poll_fn(|context| self.stream.as_mut().poll_next(context)).await.transpose();
         let batch = batch.map_err(|error| of_plan(&error, ""))?;
@@ -102,7 +102,7 @@ impl Session {
     ///
     /// # Errors
     /// The query cannot be parsed or planned. The error says which names exist.
-    pub async fn stream(&self, sql: &str, note: &mut dyn FnMut(&str)) -> Result<Rows> {
+    pub async fn stream(&self, sql: &str, note: &mut dyn FnMut(&str)) -> Result<QueryRows> {
         let asks_for_names = sql.trim().trim_end_matches(';').trim().eq_ignore_ascii_case("show tables");
         let rewritten = format!("{SHOW_TABLES}'{}' order by 1, 2", self.catalogs.default.replace('\'', "''"));
         let sql = if asks_for_names { rewritten.as_str() } else { sql };
@@ -132,7 +132,7 @@ impl Session {
         read_only.verify_plan(&plan).map_err(|_| of_writing())?;
         let rows = self.context.execute_logical_plan(plan).await.map_err(|error| of_plan(&error, sql))?;
         let stream = rows.execute_stream().await.map_err(|error| of_plan(&error, sql))?;
-        Ok(Rows { schema: short_headings(&stream.schema(), &tables), stream })
+        Ok(QueryRows { schema: short_headings(&stream.schema(), &tables), stream })
     }
 
     /// Whether a table belongs to a stage of the default pipeline.

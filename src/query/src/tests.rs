@@ -1,6 +1,6 @@
 //! Tests of queries over a made-up store: the answers in every format, and the messages.
 
-mod world;
+mod fixture;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,15 +8,15 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Float64Array, Int64Array, StringArray, UInt32Array};
 use serde_json::json;
 
-use self::world::{World, metrics, swept};
+use self::fixture::{QueryFixture, metrics, swept};
 use super::*;
 use raisin_base::error::render;
 use raisin_table::{batch, column};
 
 #[test]
 fn the_two_queries_of_the_design_answer_as_they_are_written() {
-    let world = swept();
-    insta::assert_snapshot!(world.table("select step, instruction, score from tuned.selection order by step limit 20"), @r#"
+    let fixture = swept();
+    insta::assert_snapshot!(fixture.table("select step, instruction, score from tuned.selection order by step limit 20"), @r#"
         step  instruction        score
         ----  --------------  --------
            0  Add, "2" and 1  0.666667
@@ -29,7 +29,7 @@ fn the_two_queries_of_the_design_answer_as_they_are_written() {
            1  Add, "0" and 1         0
         (8 rows)
         "#);
-    insta::assert_snapshot!(world.table("select method, avg(acc), count(*) from scores.metrics group by method"), @r"
+    insta::assert_snapshot!(fixture.table("select method, avg(acc), count(*) from scores.metrics group by method"), @r"
         method  avg(acc)  count(*)
         ------  --------  --------
         raise     0.7675         2
@@ -40,15 +40,15 @@ fn the_two_queries_of_the_design_answer_as_they_are_written() {
 
 #[test]
 fn a_swept_stage_has_columns_for_what_it_depends_on_and_a_shared_one_its_rows_once() {
-    let world = swept();
-    insta::assert_snapshot!(world.table("select * from tuned.selection where method = 'random' and step = 1"), @r#"
+    let fixture = swept();
+    insta::assert_snapshot!(fixture.table("select * from tuned.selection where method = 'random' and step = 1"), @r#"
         step  id     score  instruction     variant                method  seed
         ----  --  --------  --------------  ---------------------  ------  ----
            1   2  0.666667  Add, "2" and 1  method=random,seed=17  random    17
            1   3         1  Add, "3" and 1  method=random,seed=18  random    18
         (2 rows)
         "#);
-    insta::assert_snapshot!(world.table("select * from pool.instructions order by id"), @r"
+    insta::assert_snapshot!(fixture.table("select * from pool.instructions order by id"), @r"
         id  embedding   variant
         --  ----------  -------
          0  [0.5, 1.0]  null
@@ -56,7 +56,7 @@ fn a_swept_stage_has_columns_for_what_it_depends_on_and_a_shared_one_its_rows_on
          2  [2.5, 3.0]  null
         (3 rows)
         ");
-    insta::assert_snapshot!(world.table("select variant, metric, value from scores.metrics_long where metric = 'acc'"), @r"
+    insta::assert_snapshot!(fixture.table("select variant, metric, value from scores.metrics_long where metric = 'acc'"), @r"
         variant                metric  value
         ---------------------  ------  -----
         method=raise,seed=17   acc     0.767
@@ -66,7 +66,7 @@ fn a_swept_stage_has_columns_for_what_it_depends_on_and_a_shared_one_its_rows_on
         (4 rows)
         ");
     insta::assert_snapshot!(
-        world.table("select count(*) as pairs from tuned.selection s join pool.instructions p on s.id = p.id"), @r"
+        fixture.table("select count(*) as pairs from tuned.selection s join pool.instructions p on s.id = p.id"), @r"
         pairs
         -----
             7
@@ -76,27 +76,27 @@ fn a_swept_stage_has_columns_for_what_it_depends_on_and_a_shared_one_its_rows_on
 
 #[test]
 fn results_print_as_csv_json_lines_and_parquet() {
-    let world = swept();
-    insta::assert_snapshot!(world.ask("select id, embedding from pool.instructions order by id", Format::Csv).unwrap(), @r#"
+    let fixture = swept();
+    insta::assert_snapshot!(fixture.ask("select id, embedding from pool.instructions order by id", OutputFormat::Csv).unwrap(), @r#"
         id,embedding
         0,"[0.5,1.0]"
         1,"[1.5,2.0]"
         2,"[2.5,3.0]"
         "#);
     insta::assert_snapshot!(
-        world.ask("select id, embedding, variant from pool.instructions order by id", Format::Json).unwrap(), @r#"
+        fixture.ask("select id, embedding, variant from pool.instructions order by id", OutputFormat::Json).unwrap(), @r#"
         {"id":0,"embedding":[0.5,1.0],"variant":null}
         {"id":1,"embedding":[1.5,2.0],"variant":null}
         {"id":2,"embedding":[2.5,3.0],"variant":null}
         "#);
     let sql = "select instruction, score from tuned.selection order by score, variant limit 2";
-    insta::assert_snapshot!(world.ask(sql, Format::Csv).unwrap(), @r#"
+    insta::assert_snapshot!(fixture.ask(sql, OutputFormat::Csv).unwrap(), @r#"
         instruction,score
         "Add, ""0"" and 1",0.0
         "Add, ""1"" and 1",0.3333333333333333
         "#);
-    let file = world.folder.path().join("rows.parquet");
-    let options = QueryOptions { output: Some(file.clone()), ..world.options(sql, Format::Parquet) };
+    let file = fixture.folder.path().join("rows.parquet");
+    let options = QueryOptions { output: Some(file.clone()), ..fixture.options(sql, OutputFormat::Parquet) };
     run(&options).unwrap();
     let rows = raisin_table::read(&file).unwrap();
     assert_eq!(column::<Float64Array>(&rows, "score").unwrap().values(), &[0.0, 1.0 / 3.0]);
@@ -105,9 +105,9 @@ fn results_print_as_csv_json_lines_and_parquet() {
 
 #[test]
 fn an_answer_without_rows_still_has_its_columns() {
-    let world = swept();
-    insta::assert_snapshot!(world.ask("select id from pool.instructions where id > 9", Format::Csv).unwrap(), @"id");
-    insta::assert_snapshot!(world.table("select id, step from tuned.selection where id > 9"), @r"
+    let fixture = swept();
+    insta::assert_snapshot!(fixture.ask("select id from pool.instructions where id > 9", OutputFormat::Csv).unwrap(), @"id");
+    insta::assert_snapshot!(fixture.table("select id, step from tuned.selection where id > 9"), @r"
         id  step
         --  ----
         (0 rows)
@@ -116,9 +116,9 @@ fn an_answer_without_rows_still_has_its_columns() {
 
 #[test]
 fn the_tool_knows_its_own_history() {
-    let world = swept();
+    let fixture = swept();
     insta::assert_snapshot!(
-        world.table("select stage, variant, started, seconds from raisin.actions where stage <> 'scores' order by 1, 2"), @r"
+        fixture.table("select stage, variant, started, seconds from raisin.actions where stage <> 'scores' order by 1, 2"), @r"
         stage  variant                started               seconds
         -----  ---------------------  --------------------  -------
         pool   method=raise,seed=17   2026-01-02T03:04:05Z      1.5
@@ -128,37 +128,37 @@ fn the_tool_knows_its_own_history() {
         tuned  method=random,seed=18  2026-01-02T03:04:05Z      1.5
         (5 rows)
         ");
-    insta::assert_snapshot!(world.table("select phase, sum(tokens), sum(flops) from raisin.costs group by phase"), @r"
+    insta::assert_snapshot!(fixture.table("select phase, sum(tokens), sum(flops) from raisin.costs group by phase"), @r"
         phase    sum(tokens)   sum(flops)
         -------  -----------  -----------
         forward           63  18000000000
         (1 row)
         ");
-    insta::assert_snapshot!(world.table("select count(*), min(stage) from history.selection"), @r"
+    insta::assert_snapshot!(fixture.table("select count(*), min(stage) from history.selection"), @r"
         count(*)  min(stage)
         --------  ----------
                8  tuned
         (1 row)
         ");
-    insta::assert_snapshot!(world.table("select stage, pipeline, sum(n) from history.metrics group by 1, 2"), @r"
+    insta::assert_snapshot!(fixture.table("select stage, pipeline, sum(n) from history.metrics group by 1, 2"), @r"
         stage   pipeline  sum(n)
         ------  --------  ------
         scores  trial        256
         (1 row)
         ");
-    insta::assert_snapshot!(world.table("select count(*) from raisin.artifacts"), @r"
+    insta::assert_snapshot!(fixture.table("select count(*) from raisin.artifacts"), @r"
         count(*)
         --------
                9
         (1 row)
         ");
-    insta::assert_snapshot!(world.table("select count(*) from raisin.runs"), @r"
+    insta::assert_snapshot!(fixture.table("select count(*) from raisin.runs"), @r"
         count(*)
         --------
                0
         (1 row)
         ");
-    insta::assert_snapshot!(world.table("show tables"), @r"
+    insta::assert_snapshot!(fixture.table("show tables"), @r"
         schema   table
         -------  ------------
         history  instructions
@@ -182,9 +182,9 @@ fn the_tool_knows_its_own_history() {
 /// Whose error it is: that of whoever wrote the query, or that of the machine.
 #[test]
 fn a_wrong_query_is_a_persons_error_and_a_lost_artifact_is_not() {
-    let world = swept();
+    let fixture = swept();
     let code = |sql: &str| {
-        let answered = answer(&world.options(sql, Format::Csv), &mut Vec::new(), None, &mut |_| {});
+        let answered = answer(&fixture.options(sql, OutputFormat::Csv), &mut Vec::new(), None, &mut |_| {});
         raisin_base::error::exit_code(&answered.expect_err(sql))
     };
     let wrong = [
@@ -201,17 +201,17 @@ fn a_wrong_query_is_a_persons_error_and_a_lost_artifact_is_not() {
     for sql in wrong {
         assert_eq!(code(sql), 2, "{sql}");
     }
-    std::fs::remove_dir_all(world.store.artifact_folder(world.built[0].artifact)).unwrap();
+    std::fs::remove_dir_all(fixture.store.artifact_folder(fixture.built[0].artifact)).unwrap();
     assert_eq!(code("select count(*) from tuned.selection"), 1);
     // Also where nothing of the stage is left.
-    let artifact = world.built.iter().find(|built| built.stage == "pool").expect("a pool").artifact;
-    std::fs::remove_dir_all(world.store.artifact_folder(artifact)).unwrap();
+    let artifact = fixture.built.iter().find(|built| built.stage == "pool").expect("a pool").artifact;
+    std::fs::remove_dir_all(fixture.store.artifact_folder(artifact)).unwrap();
     assert_eq!(code("select * from pool.instructions"), 1);
 }
 
 #[test]
 fn what_cannot_be_answered_is_said_with_the_nearest_name() {
-    let world = swept();
+    let fixture = swept();
     let asked = [
         "select * from tuned.selecton",
         "select * from tunned.selection",
@@ -228,7 +228,7 @@ fn what_cannot_be_answered_is_said_with_the_nearest_name() {
         "select id + instruction from tuned.selection",
         "-- nothing",
     ];
-    let said: Vec<String> = asked.iter().map(|sql| format!("> {sql}\n{}", world.table(sql))).collect();
+    let said: Vec<String> = asked.iter().map(|sql| format!("> {sql}\n{}", fixture.table(sql))).collect();
     insta::assert_snapshot!(said.join("\n"), @r"
         > select * from tuned.selecton
         error: there is no table `tuned.selecton`
@@ -273,32 +273,32 @@ fn what_cannot_be_answered_is_said_with_the_nearest_name() {
 
 #[test]
 fn with_several_pipelines_one_can_be_chosen_or_named() {
-    let mut world = swept();
-    let before = world.out().join("trial/build.json");
+    let mut fixture = swept();
+    let before = fixture.out().join("trial/build.json");
     let old = std::time::SystemTime::now() - std::time::Duration::from_secs(1000);
     std::fs::File::open(&before).unwrap().set_modified(old).unwrap();
-    world.built.retain(|built| built.stage == "tuned" && built.variant == "method=raise,seed=18");
-    world.describe("other-trial");
-    insta::assert_snapshot!(world.table("select count(*) as rows from tuned.selection"), @r"
+    fixture.built.retain(|built| built.stage == "tuned" && built.variant == "method=raise,seed=18");
+    fixture.describe("other-trial");
+    insta::assert_snapshot!(fixture.table("select count(*) as rows from tuned.selection"), @r"
         rows
         ----
            2
         (pipeline `other-trial`, whose results changed last; --pipeline chooses: trial)
         (1 row)
         ");
-    insta::assert_snapshot!(world.table("select count(*) as rows from trial.tuned.selection"), @r"
+    insta::assert_snapshot!(fixture.table("select count(*) as rows from trial.tuned.selection"), @r"
         rows
         ----
            8
         (1 row)
         ");
-    insta::assert_snapshot!(world.table("select * from pool.instructions"), @r"
+    insta::assert_snapshot!(fixture.table("select * from pool.instructions"), @r"
         error: there is no table `pool.instructions`
         hint: pipeline `trial` has a stage `pool`: choose it with --pipeline trial
         ");
-    let chosen = QueryOptions { pipeline: Some("tril".into()), ..world.options("select 1", Format::Table) };
+    let chosen = QueryOptions { pipeline: Some("tril".into()), ..fixture.options("select 1", OutputFormat::Table) };
     insta::assert_snapshot!(
-        render(&answer(&chosen, &mut Vec::new(), None, &mut |_| {}).unwrap_err()).replace(&world.out().display().to_string(), "out"), @r"
+        render(&answer(&chosen, &mut Vec::new(), None, &mut |_| {}).unwrap_err()).replace(&fixture.out().display().to_string(), "out"), @r"
         error: no pipeline `tril` was built into out
         hint: did you mean `trial`?
         ");
@@ -306,14 +306,14 @@ fn with_several_pipelines_one_can_be_chosen_or_named() {
 
 #[test]
 fn before_any_build_there_is_only_the_history() {
-    let world = World::new();
-    insta::assert_snapshot!(world.table("select count(*) from raisin.runs"), @r"
+    let fixture = QueryFixture::new();
+    insta::assert_snapshot!(fixture.table("select count(*) from raisin.runs"), @r"
         count(*)
         --------
                0
         (1 row)
         ");
-    insta::assert_snapshot!(world.table("select * from tuned.selection"), @r"
+    insta::assert_snapshot!(fixture.table("select * from tuned.selection"), @r"
         error: there is no table `tuned.selection`
         hint: schemas: history, raisin
         ");
@@ -321,7 +321,7 @@ fn before_any_build_there_is_only_the_history() {
 
 #[test]
 fn schemas_that_differ_between_variants_are_united_by_name() {
-    let mut world = World::new();
+    let mut fixture = QueryFixture::new();
     let one = batch(vec![
         ("id", Arc::new(UInt32Array::from(vec![1])) as ArrayRef),
         ("seed", Arc::new(Int64Array::from(vec![5]))),
@@ -331,10 +331,10 @@ fn schemas_that_differ_between_variants_are_united_by_name() {
         ("id", Arc::new(Int64Array::from(vec![1 << 40]))),
         ("seed", Arc::new(Int64Array::from(vec![6]))),
     ]);
-    world.add("it", "seed=1", json!({"pipeline.seed": 1}), &[("rows", one.unwrap())]);
-    world.add("it", "seed=2", json!({"pipeline.seed": 2}), &[("rows", two.unwrap())]);
-    world.describe("trial");
-    insta::assert_snapshot!(world.table("select * from it.rows"), @r"
+    fixture.add("it", "seed=1", json!({"pipeline.seed": 1}), &[("rows", one.unwrap())]);
+    fixture.add("it", "seed=2", json!({"pipeline.seed": 2}), &[("rows", two.unwrap())]);
+    fixture.describe("trial");
+    insta::assert_snapshot!(fixture.table("select * from it.rows"), @r"
                    id  seed  extra  variant  seed_
         -------------  ----  -----  -------  -----
                     1     5  null   seed=1       1
@@ -345,22 +345,22 @@ fn schemas_that_differ_between_variants_are_united_by_name() {
 
 #[test]
 fn a_query_does_not_open_what_it_does_not_name() {
-    let world = swept();
-    for built in world.built.iter().filter(|built| built.stage == "scores") {
-        let file = world.store.artifact_folder(built.artifact).join("metrics.parquet");
+    let fixture = swept();
+    for built in fixture.built.iter().filter(|built| built.stage == "scores") {
+        let file = fixture.store.artifact_folder(built.artifact).join("metrics.parquet");
         std::fs::write(file, "not Parquet").unwrap();
     }
-    std::fs::remove_dir_all(world.store.root().join("actions")).unwrap();
-    assert!(world.table("select count(*) from pool.instructions").contains('3'));
-    assert!(world.table("select count(*) from scores.metrics").contains("is not a Parquet file"));
-    assert!(world.table("show tables").contains("metrics_long"));
+    std::fs::remove_dir_all(fixture.store.root().join("actions")).unwrap();
+    assert!(fixture.table("select count(*) from pool.instructions").contains('3'));
+    assert!(fixture.table("select count(*) from scores.metrics").contains("is not a Parquet file"));
+    assert!(fixture.table("show tables").contains("metrics_long"));
 }
 
 #[test]
 fn an_artifact_that_is_gone_is_named() {
-    let world = swept();
-    std::fs::remove_dir_all(world.store.artifact_folder(world.built[0].artifact)).unwrap();
-    let said = world.table("select count(*) from tuned.selection");
+    let fixture = swept();
+    std::fs::remove_dir_all(fixture.store.artifact_folder(fixture.built[0].artifact)).unwrap();
+    let said = fixture.table("select count(*) from tuned.selection");
     assert!(said.contains("is no longer there\nhint: build the pipeline again"), "{said}");
 }
 

@@ -15,12 +15,12 @@ use parquet::file::properties::WriterProperties;
 use serde_json::{Map, Value};
 
 use super::render;
-use super::session::Rows;
+use super::session::QueryRows;
 use raisin_base::error::{Context as _, Result};
 
 /// Writes an aligned text table. The number of rows goes to `note`.
 pub async fn as_table(
-    rows: Rows,
+    rows: QueryRows,
     to: &mut (dyn Write + Send),
     width: Option<usize>,
     note: &mut dyn FnMut(&str),
@@ -34,7 +34,7 @@ pub async fn as_table(
 }
 
 /// Writes CSV with a heading. Lists and structs, for which CSV has no form, are written as JSON.
-pub async fn as_csv(mut rows: Rows, to: &mut (dyn Write + Send)) -> Result<()> {
+pub async fn as_csv(mut rows: QueryRows, to: &mut (dyn Write + Send)) -> Result<()> {
     let empty = RecordBatch::new_empty(rows.schema.clone());
     let mut writer = csv::WriterBuilder::new().with_header(true).build(to);
     writer.write(&flat(&empty)?)?;
@@ -45,7 +45,7 @@ pub async fn as_csv(mut rows: Rows, to: &mut (dyn Write + Send)) -> Result<()> {
 }
 
 /// Writes JSON lines: one object for each row. Nulls are written, so that each line has every column.
-pub async fn as_json(mut rows: Rows, to: &mut (dyn Write + Send)) -> Result<()> {
+pub async fn as_json(mut rows: QueryRows, to: &mut (dyn Write + Send)) -> Result<()> {
     let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(to);
     while let Some(batch) = rows.next().await? {
         writer.write(&batch)?;
@@ -53,7 +53,7 @@ pub async fn as_json(mut rows: Rows, to: &mut (dyn Write + Send)) -> Result<()> 
     Ok(writer.finish()?)
 }
 
-pub async fn as_parquet(mut rows: Rows, to: &mut (dyn Write + Send)) -> Result<()> {
+pub async fn as_parquet(mut rows: QueryRows, to: &mut (dyn Write + Send)) -> Result<()> {
     let properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
         .set_created_by("raisin".to_owned())

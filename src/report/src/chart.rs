@@ -32,7 +32,7 @@ pub struct Series {
 
 /// The texts of a plot.
 #[derive(Clone, Copy, Debug)]
-pub struct Words<'a> {
+pub struct ChartLabels<'a> {
     pub title: &'a str,
     /// What the plot shows, for people who cannot see it.
     pub description: &'a str,
@@ -41,7 +41,7 @@ pub struct Words<'a> {
 }
 
 /// Lines over a common axis, which need not begin at zero.
-pub fn lines(words: Words, series: &[Series]) -> String {
+pub fn lines(words: ChartLabels, series: &[Series]) -> String {
     let all = series.iter().flat_map(|series| {
         let band = series.band.iter().flat_map(|(x, low, high)| [(*x, *low), (*x, *high)]);
         series.points.iter().copied().chain(band)
@@ -81,7 +81,7 @@ pub fn lines(words: Words, series: &[Series]) -> String {
 }
 
 /// Shares of categories that sum to 1, stacked in one column for each place on the x axis.
-pub fn shares(words: Words, categories: &[(String, usize)], columns: &[(f64, Vec<f64>)]) -> String {
+pub fn shares(words: ChartLabels, categories: &[(String, usize)], columns: &[(f64, Vec<f64>)]) -> String {
     let Some((first, last)) = columns.first().zip(columns.last()) else { return String::new() };
     let spacing = if columns.len() > 1 { (last.0 - first.0) / (columns.len() - 1) as f64 } else { 1.0 };
     let frame = Frame { x: (first.0 - 0.5 * spacing, last.0 + 0.5 * spacing), y: (0.0, 1.0) };
@@ -116,7 +116,7 @@ pub fn shares(words: Words, categories: &[(String, usize)], columns: &[(f64, Vec
 pub type Interval = (String, usize, f64, Option<(f64, f64)>);
 
 /// Means and their intervals, one below the other, with a line at the mean of the reference.
-pub fn intervals(words: Words, rows: &[Interval], reference: Option<(f64, &str)>) -> String {
+pub fn intervals(words: ChartLabels, rows: &[Interval], reference: Option<(f64, &str)>) -> String {
     let ends = rows.iter().flat_map(|(_, _, mean, interval)| {
         let (low, high) = interval.unwrap_or((*mean, *mean));
         [low, *mean, high]
@@ -213,7 +213,7 @@ impl Frame {
         format!("{:.1},{:.1}", self.left(x), self.top(y))
     }
 
-    fn axes(&self, words: Words) -> String {
+    fn axes(&self, words: ChartLabels) -> String {
         let mut text = String::new();
         let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
         for tick in ticks(self.y.0, self.y.1, 5) {
@@ -282,7 +282,7 @@ fn style(colour: usize) -> String {
     format!("l{} d{}", colour % COLOURS, (colour / 2) % 4)
 }
 
-fn figure(words: Words, body: &str, height: f64, legend: &str) -> String {
+fn figure(words: ChartLabels, body: &str, height: f64, legend: &str) -> String {
     let (title, description) = (escape(words.title), escape(words.description));
     format!(
         "<figure><figcaption>{title}</figcaption><svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"{title}. {description}\"><title>{title}</title><desc>{description}</desc>{body}</svg>{legend}</figure>\n"
@@ -319,7 +319,7 @@ fn legend(entries: &[(&str, usize)], sample: impl Fn(usize) -> String) -> String
 mod tests {
     use super::*;
 
-    const WORDS: Words = Words { title: "a < b", description: "one \"line\"", x: "step", y: "loss" };
+    const WORDS: ChartLabels = ChartLabels { title: "a < b", description: "one \"line\"", x: "step", y: "loss" };
 
     #[test]
     fn ticks_are_round_and_inside() {

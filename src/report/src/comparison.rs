@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use arrow_array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt32Array};
 
-use super::gather::{Evaluation, Gathered, Item, Spent};
-use super::statistics::{Estimate, mean, weighted_mean};
+use super::gather::{Evaluation, ItemScore, ReportData, TrainingCost};
+use super::statistics::{MeanEstimate, mean, weighted_mean};
 use raisin_base::error::Result;
 use raisin_table as table;
 
@@ -16,26 +16,26 @@ pub struct MethodScore {
     pub split: String,
     pub metric: String,
     pub method: String,
-    pub value: Estimate,
+    pub value: MeanEstimate,
     /// The label of the baseline; `None` if no baseline was scored on this metric.
     pub baseline: Option<String>,
     /// `None` for the baseline itself, and if no baseline was scored on this metric.
-    pub difference: Option<Difference>,
-    pub cost: Option<Spent>,
+    pub difference: Option<BaselineDifference>,
+    pub cost: Option<TrainingCost>,
     /// The training FLOPs, as a share of the training FLOPs of `full`.
     pub phi: Option<f64>,
 }
 
 /// The difference to the baseline.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Difference {
+pub struct BaselineDifference {
     /// Each seed that both methods have is one observation.
-    pub over_seeds: Option<Estimate>,
+    pub over_seeds: Option<MeanEstimate>,
     /// Each item that both methods answered is one observation.
-    pub over_items: Option<Estimate>,
+    pub over_items: Option<MeanEstimate>,
 }
 
-impl Difference {
+impl BaselineDifference {
     pub fn mean(&self) -> Option<f64> {
         self.over_seeds.or(self.over_items).map(|estimate| estimate.mean)
     }
@@ -64,7 +64,7 @@ pub fn is_called(label: &str, name: &str) -> bool {
 }
 
 /// The comparison on every metric of every split, with methods in the order of their labels.
-pub fn compare(gathered: &Gathered, baseline: &str) -> Vec<MethodScore> {
+pub fn compare(gathered: &ReportData, baseline: &str) -> Vec<MethodScore> {
     let labels = gathered.labels();
     let baseline = baseline_label(&labels, baseline);
     let mut measured: Vec<(String, String)> = Vec::new();
@@ -100,27 +100,27 @@ pub fn compare(gathered: &Gathered, baseline: &str) -> Vec<MethodScore> {
 }
 
 /// Phi: the training FLOPs of three epochs of the whole pool. If `full` ran for fewer steps, its cost is scaled up.
-pub fn full_flops(gathered: &Gathered) -> Option<f64> {
+pub fn full_flops(gathered: &ReportData) -> Option<f64> {
     let cost = cost_of(gathered, "full").filter(|cost| cost.flops > 0.0 && cost.steps > 0.0)?;
     Some(cost.flops * (cost.full_steps / cost.steps).max(1.0))
 }
 
 /// The average cost of the runs of a method; `None` for a model that no stage tuned.
-pub fn cost_of(gathered: &Gathered, label: &str) -> Option<Spent> {
+pub fn cost_of(gathered: &ReportData, label: &str) -> Option<TrainingCost> {
     let scored =
         gathered.evaluations.iter().filter(|scoring| scoring.name.label == label).filter_map(|scoring| scoring.cost);
     let tuned = gathered.tuned_models.iter().filter(|tuning| tuning.name.label == label).map(|tuning| tuning.cost);
-    let mut costs: Vec<Spent> = tuned.collect();
+    let mut costs: Vec<TrainingCost> = tuned.collect();
     if costs.is_empty() {
         costs = scored.collect();
     }
     average(&costs)
 }
 
-pub fn average(costs: &[Spent]) -> Option<Spent> {
+pub fn average(costs: &[TrainingCost]) -> Option<TrainingCost> {
     let count = costs.len() as f64;
-    let mean = |of: fn(&Spent) -> f64| costs.iter().map(of).sum::<f64>() / count;
-    (!costs.is_empty()).then(|| Spent {
+    let mean = |of: fn(&TrainingCost) -> f64| costs.iter().map(of).sum::<f64>() / count;
+    (!costs.is_empty()).then(|| TrainingCost {
         steps: mean(|cost| cost.steps),
         full_steps: mean(|cost| cost.full_steps),
         tokens: mean(|cost| cost.tokens),
@@ -136,7 +136,7 @@ struct Arm<'a> {
 }
 
 impl<'a> Arm<'a> {
-    fn of(gathered: &'a Gathered, label: &str, split: &str, metric: &str) -> Self {
+    fn of(gathered: &'a ReportData, label: &str, split: &str, metric: &str) -> Self {
         let of_label = gathered.evaluations.iter().filter(|scoring| scoring.name.label == label);
         let runs = of_label.filter_map(|scoring| {
             let (_, _, value) = scoring.metrics.iter().find(|(of, name, _)| of == split && name == metric)?;
@@ -152,7 +152,7 @@ impl<'a> Arm<'a> {
     }
 
     /// The difference of paired runs: runs of the same seed. Runs without a partner are left out.
-    fn minus(&self, baseline: &Self, metric: &str) -> Difference {
+    fn minus(&self, baseline: &Self, metric: &str) -> BaselineDifference {
         let seeds: BTreeSet<Option<&str>> = self.runs.iter().chain(&baseline.runs).map(|(seed, ..)| *seed).collect();
         // A run that all seeds share is no additional seed.
         let has_seeds = seeds.iter().any(Option::is_some);
@@ -175,12 +175,12 @@ impl<'a> Arm<'a> {
             .values()
             .map(|seeds| (seeds.iter().map(|(value, _)| value).sum::<f64>() / seeds.len() as f64, seeds[0].1))
             .collect();
-        Difference { over_seeds: mean(&differences), over_items: weighted_mean(&per_item) }
+        BaselineDifference { over_seeds: mean(&differences), over_items: weighted_mean(&per_item) }
     }
 }
 
 /// The outcome of an item on a metric, and its weight. A loss is weighted by its tokens, as in the metric.
-fn outcome(item: &Item, metric: &str) -> Option<(f64, f64)> {
+fn outcome(item: &ItemScore, metric: &str) -> Option<(f64, f64)> {
     match metric {
         "loss" => item.loss.map(|loss| (loss, item.tokens)),
         other => item.correct.get(other).map(|correct| (*correct, 1.0)),

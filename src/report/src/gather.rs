@@ -37,16 +37,16 @@ pub struct Picked {
 }
 
 /// (round, sum of the rewards, performance at the end of the episode)
-pub type Round = (f64, Option<f64>, Option<f64>);
+pub type RoundPoint = (f64, Option<f64>, Option<f64>);
 
 /// A trained selector.
 pub struct TrainedSelector {
     pub name: MethodName,
-    pub rounds: Vec<Round>,
+    pub rounds: Vec<RoundPoint>,
     pub picked: Vec<Picked>,
-    pub cost: Spent,
+    pub cost: TrainingCost,
     /// The forward passes before the first episode: features, and the states of a frozen prefix.
-    pub passes: Vec<(String, Spent)>,
+    pub passes: Vec<(String, TrainingCost)>,
 }
 
 /// A tuned model.
@@ -55,12 +55,12 @@ pub struct TunedModel {
     /// (step, performance), for the steps at which it was measured.
     pub performance: Vec<(f64, f64)>,
     pub picked: Vec<Picked>,
-    pub cost: Spent,
+    pub cost: TrainingCost,
 }
 
 /// What training cost, as far as the artifact says.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Spent {
+pub struct TrainingCost {
     pub steps: f64,
     /// The steps of three epochs of the whole pool; 0 if the summary does not say.
     pub full_steps: f64,
@@ -74,7 +74,7 @@ pub struct Spent {
 
 /// One row of a table `items`.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Item {
+pub struct ItemScore {
     pub loss: Option<f64>,
     pub tokens: f64,
     /// By the name of the metric: 1 if the model is right, else 0.
@@ -89,14 +89,14 @@ pub struct Evaluation {
     pub name: MethodName,
     /// (split, metric, value)
     pub metrics: Vec<(String, String, f64)>,
-    pub items: BTreeMap<u32, Item>,
+    pub items: BTreeMap<u32, ItemScore>,
     /// The cost of training the scored model, if its artifact says it.
-    pub cost: Option<Spent>,
+    pub cost: Option<TrainingCost>,
 }
 
 /// Everything that a page shows.
 #[derive(Default)]
-pub struct Gathered {
+pub struct ReportData {
     pub selectors: Vec<TrainedSelector>,
     pub tuned_models: Vec<TunedModel>,
     pub evaluations: Vec<Evaluation>,
@@ -106,7 +106,7 @@ pub struct Gathered {
     pub ignored: BTreeSet<String>,
 }
 
-impl Gathered {
+impl ReportData {
     pub fn read(sources: &[InputArtifact]) -> Result<Self> {
         let mut gathered = Self::default();
         for source in sources {
@@ -185,13 +185,13 @@ fn training(source: &InputArtifact, summary: Option<&Value>) -> Result<TrainedSe
     let (rewards, ends) = (numbers(&rows, "episode_reward")?, numbers(&rows, "final_performance")?);
     let rounds =
         rounds.into_iter().zip(rewards).zip(ends).filter_map(|((round, reward), end)| Some((round?, reward, end)));
-    let mut cost = Spent::default();
+    let mut cost = TrainingCost::default();
     let steps = source.folder.join("steps.parquet");
     if steps.is_file() {
         let rows = table::read(&steps)?;
         let sum =
             |name: &str| Ok::<_, raisin_base::error::Error>(numbers(&rows, name)?.into_iter().flatten().sum::<f64>());
-        cost = Spent {
+        cost = TrainingCost {
             full_steps: 0.0,
             steps: rows.num_rows() as f64,
             tokens: sum("tokens")?,
@@ -244,7 +244,7 @@ fn scoring(source: &InputArtifact) -> Result<Evaluation> {
         let matches: Vec<(&str, Vec<Option<f64>>)> =
             MATCHES.into_iter().map(|name| Ok((name, truths(&rows, name)?))).collect::<Result<_>>()?;
         for (row, id) in numbers(&rows, "id")?.into_iter().enumerate() {
-            let item = Item {
+            let item = ItemScore {
                 loss: losses[row],
                 tokens: tokens[row].unwrap_or(0.0),
                 correct: matches.iter().filter_map(|(name, of)| Some((*name, of[row]?))).collect(),
@@ -285,8 +285,8 @@ fn picked(folder: &Path) -> Result<Vec<Picked>> {
     Ok(picked)
 }
 
-fn spent(summary: &Value) -> Spent {
-    Spent {
+fn spent(summary: &Value) -> TrainingCost {
+    TrainingCost {
         steps: number(summary, "steps"),
         full_steps: number(summary, "full_steps"),
         tokens: number(summary, "tokens"),

@@ -1,12 +1,12 @@
 //! The page: its sections, and one style for light and dark screens, paper and phones.
 
 use super::comparison::{baseline_label, compare};
-use super::gather::Gathered;
+use super::gather::ReportData;
 use super::markup::escape;
 use super::{results, sections};
 
 /// The whole HTML document.
-pub fn page(title: &str, gathered: &Gathered, baseline: &str) -> String {
+pub fn page(title: &str, gathered: &ReportData, baseline: &str) -> String {
     let labels = gathered.labels();
     let reference = baseline_label(&labels, baseline);
     let rows = compare(gathered, baseline);

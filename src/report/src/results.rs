@@ -2,11 +2,11 @@
 
 use std::fmt::Write as _;
 
-use super::chart::{Interval, Words, intervals};
+use super::chart::{ChartLabels, Interval, intervals};
 use super::comparison::{MethodScore, is_called, less_is_better};
 use super::markup::{count, escape, number, signed};
 use super::sections::{colour, dot, in_order};
-use super::statistics::Estimate;
+use super::statistics::MeanEstimate;
 
 /// The section with the results of all methods.
 pub fn results(rows: &[MethodScore], labels: &[String], reference: Option<&str>, baseline: &str) -> String {
@@ -47,7 +47,7 @@ pub fn results(rows: &[MethodScore], labels: &[String], reference: Option<&str>,
             format!("{title}; off the scale: {}", left_out.join(", "))
         };
         let description = "Mean over seeds with its 95 % interval, for each method; numbers are in the table below.";
-        plots.push_str(&intervals(Words { title: &caption, description, x: metric, y: "" }, &bars, line));
+        plots.push_str(&intervals(ChartLabels { title: &caption, description, x: metric, y: "" }, &bars, line));
         tables.push_str(&comparison(&of, labels, reference, &title, is_less));
     }
     let _ = write!(html, "<div class=\"plots\">{plots}</div>\n{tables}");
@@ -116,14 +116,15 @@ fn findings(rows: &[MethodScore], reference: &str) -> String {
             Some(difference) => {
                 let mean = difference.mean().unwrap_or_default();
                 let finding = format!("<b>{name}</b> is best{aside}, {} against {against}", signed(mean));
-                let verdict =
-                    |estimate: Option<Estimate>, what: &str| match estimate.and_then(|it| Some((it, it.interval?))) {
-                        Some((estimate, (low, high))) => {
-                            let clear = if estimate.excludes_zero() { "" } else { ", which includes no difference" };
-                            format!("; 95 % over {} {what}: {} … {}{clear}", estimate.count, signed(low), signed(high))
-                        }
-                        None => String::new(),
-                    };
+                let verdict = |estimate: Option<MeanEstimate>, what: &str| match estimate
+                    .and_then(|it| Some((it, it.interval?)))
+                {
+                    Some((estimate, (low, high))) => {
+                        let clear = if estimate.excludes_zero() { "" } else { ", which includes no difference" };
+                        format!("; 95 % over {} {what}: {} … {}{clear}", estimate.count, signed(low), signed(high))
+                    }
+                    None => String::new(),
+                };
                 finding + &verdict(difference.over_seeds, "seeds") + &verdict(difference.over_items, "items")
             }
         };

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use super::chart::{COLOURS, Series, Words, lines, shares};
+use super::chart::{COLOURS, ChartLabels, Series, lines, shares};
 use super::comparison::{average, cost_of, full_flops};
-use super::gather::{Gathered, Picked, Round, Spent, TunedModel};
+use super::gather::{Picked, ReportData, RoundPoint, TrainingCost, TunedModel};
 use super::markup::{count, cut, escape, number};
 
 /// The largest number of columns in a plot of shares. If there are more steps, several steps share a column.
@@ -26,7 +26,7 @@ pub fn dot(labels: &[String], label: &str) -> String {
 }
 
 /// The learning curves: validation loss by step, as the mean and the range over seeds.
-pub fn learning(gathered: &Gathered, labels: &[String]) -> String {
+pub fn learning(gathered: &ReportData, labels: &[String]) -> String {
     let mut series = Vec::new();
     for label in labels {
         let runs: Vec<Vec<(f64, f64)>> = gathered
@@ -43,7 +43,7 @@ pub fn learning(gathered: &Gathered, labels: &[String]) -> String {
     if series.is_empty() {
         return String::new();
     }
-    let words = Words {
+    let words = ChartLabels {
         title: "Validation loss by step",
         description: "One line a method: the mean over seeds; the band is the range from the least to the greatest seed.",
         x: "training step",
@@ -62,7 +62,7 @@ pub fn learning(gathered: &Gathered, labels: &[String]) -> String {
             one.band.retain(|(x, ..)| *x <= typical);
         }
         series.retain(|one| one.points.len() > 1);
-        plots = lines(Words { title: &title, ..words }, &series) + &plots;
+        plots = lines(ChartLabels { title: &title, ..words }, &series) + &plots;
     }
     format!(
         "<h2>Learning curves</h2>\n<p class=\"quiet\">The lines are means over seeds; the bands reach from the least to the greatest seed.</p>\n<div class=\"plots\">{plots}</div>\n"
@@ -93,7 +93,7 @@ fn mean_and_range(runs: &[Vec<(f64, f64)>]) -> (Vec<(f64, f64)>, Band) {
 }
 
 /// What each method selected over time: by the labels of synthetic data, and by cluster.
-pub fn selected(gathered: &Gathered, labels: &[String]) -> String {
+pub fn selected(gathered: &ReportData, labels: &[String]) -> String {
     let mut html = String::new();
     for (heading, is_by_label) in [("by kind", true), ("by cluster", false)] {
         let mut plots = String::new();
@@ -111,7 +111,7 @@ pub fn selected(gathered: &Gathered, labels: &[String]) -> String {
         let Some(categories) = Categories::of(&all, is_by_label) else { continue };
         for (label, rows) in groups {
             let title = format!("{label}: {heading}");
-            let words = Words {
+            let words = ChartLabels {
                 title: &title,
                 description: "Share of each in the batches, by training step.",
                 x: "training step",
@@ -167,7 +167,7 @@ impl Categories {
         Some(Self { names, is_by_label })
     }
 
-    fn plot(&self, words: Words, rows: &[&Picked], place: impl Fn(&Picked) -> u32) -> String {
+    fn plot(&self, words: ChartLabels, rows: &[&Picked], place: impl Fn(&Picked) -> u32) -> String {
         let (Some(first), Some(last)) =
             (rows.iter().map(|row| place(row)).min(), rows.iter().map(|row| place(row)).max())
         else {
@@ -194,12 +194,12 @@ fn cluster_name(cluster: u32) -> String {
 }
 
 /// The training of the selector: rewards, performance and selections by round.
-pub fn training(gathered: &Gathered) -> String {
+pub fn training(gathered: &ReportData) -> String {
     if gathered.selectors.is_empty() {
         return String::new();
     }
     let trained = in_order(gathered.selectors.iter().map(|training| training.name.label.clone()));
-    let by_round = |value: fn(&Round) -> Option<f64>| {
+    let by_round = |value: fn(&RoundPoint) -> Option<f64>| {
         let mut series = Vec::new();
         for label in &trained {
             let of = gathered.selectors.iter().filter(|training| training.name.label == *label);
@@ -223,13 +223,13 @@ pub fn training(gathered: &Gathered) -> String {
         }
         series
     };
-    let reward = Words {
+    let reward = ChartLabels {
         title: "Reward by round",
         description: "Sum of an episode's rewards: the gain of performance from its start to its end.",
         x: "round",
         y: "episode reward",
     };
-    let end = Words {
+    let end = ChartLabels {
         title: "Validation loss at the end of an episode, by round",
         description: "The loss that the proxy reaches with the policy of each round.",
         x: "round",
@@ -250,7 +250,7 @@ pub fn training(gathered: &Gathered) -> String {
             .collect();
         if let Some(categories) = Categories::of(&rows, is_by_label) {
             let words =
-                Words { title, description: "Share of each in all batches of a round.", x: "round", y: "share" };
+                ChartLabels { title, description: "Share of each in all batches of a round.", x: "round", y: "share" };
             plots.push_str(&categories.plot(words, &rows, |row| row.round.unwrap_or(0).saturating_add(1)));
         }
     }
@@ -258,7 +258,7 @@ pub fn training(gathered: &Gathered) -> String {
 }
 
 /// The instructions that each method selected most often, in its first seed.
-pub fn samples(gathered: &Gathered, labels: &[String]) -> String {
+pub fn samples(gathered: &ReportData, labels: &[String]) -> String {
     let mut html = String::new();
     for label in labels {
         let Some(tuning) = gathered.tuned_models.iter().find(|tuning| tuning.name.label == *label) else { continue };
@@ -327,18 +327,18 @@ pub fn samples(gathered: &Gathered, labels: &[String]) -> String {
 }
 
 /// The costs of training, of validation passes and of the episodes of the selector, as means over seeds.
-pub fn costs(gathered: &Gathered, labels: &[String]) -> String {
-    let mut rows: Vec<(String, Spent)> = Vec::new();
+pub fn costs(gathered: &ReportData, labels: &[String]) -> String {
+    let mut rows: Vec<(String, TrainingCost)> = Vec::new();
     for label in labels {
         rows.extend(cost_of(gathered, label).map(|cost| (dot(labels, label), cost)));
     }
     for label in in_order(gathered.selectors.iter().map(|training| training.name.label.clone())) {
-        let of: Vec<Spent> =
+        let of: Vec<TrainingCost> =
             gathered.selectors.iter().filter(|training| training.name.label == label).map(|it| it.cost).collect();
         rows.extend(average(&of).map(|cost| (format!("training of the selector ({})", escape(&label)), cost)));
         let of_label = || gathered.selectors.iter().filter(|training| training.name.label == label);
         for pass in in_order(of_label().flat_map(|training| &training.passes).map(|(pass, _)| pass.clone())) {
-            let of: Vec<Spent> = of_label()
+            let of: Vec<TrainingCost> = of_label()
                 .flat_map(|training| &training.passes)
                 .filter_map(|(other, cost)| (*other == pass).then_some(*cost))
                 .collect();
@@ -375,7 +375,7 @@ pub fn costs(gathered: &Gathered, labels: &[String]) -> String {
 }
 
 /// The notes on how to read the numbers.
-pub fn notes(gathered: &Gathered, has_results: bool) -> String {
+pub fn notes(gathered: &ReportData, has_results: bool) -> String {
     let mut html = String::new();
     if has_results {
         html.push_str(

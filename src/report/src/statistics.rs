@@ -9,13 +9,13 @@ use std::f64::consts::PI;
 
 /// A mean and its 95 % interval. With fewer than two observations there is no interval.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Estimate {
+pub struct MeanEstimate {
     pub count: usize,
     pub mean: f64,
     pub interval: Option<(f64, f64)>,
 }
 
-impl Estimate {
+impl MeanEstimate {
     /// Whether the interval lies on one side of zero.
     pub fn excludes_zero(&self) -> bool {
         self.interval.is_some_and(|(low, high)| low > 0.0 || high < 0.0)
@@ -23,13 +23,13 @@ impl Estimate {
 }
 
 /// The mean of independent observations and its t-interval; `None` without observations.
-pub fn mean(values: &[f64]) -> Option<Estimate> {
+pub fn mean(values: &[f64]) -> Option<MeanEstimate> {
     weighted_mean(&values.iter().map(|value| (*value, 1.0)).collect::<Vec<_>>())
 }
 
 /// The weighted mean of (value, weight) and the t-interval of the ratio estimator, in which the weights are observed too,
 /// such as the numbers of tokens of items. With equal weights this is the plain mean and its t-interval.
-pub fn weighted_mean(values: &[(f64, f64)]) -> Option<Estimate> {
+pub fn weighted_mean(values: &[(f64, f64)]) -> Option<MeanEstimate> {
     let total: f64 = values.iter().map(|(_, weight)| weight).sum();
     if values.is_empty() || total <= 0.0 {
         return None;
@@ -42,7 +42,7 @@ pub fn weighted_mean(values: &[(f64, f64)]) -> Option<Estimate> {
         let reach = t_quantile(0.975, (count - 1) as f64) * error;
         (mean - reach, mean + reach)
     });
-    Some(Estimate { count, mean, interval })
+    Some(MeanEstimate { count, mean, interval })
 }
 
 /// The quantile of Student's t distribution by bisection of the distribution function, accurate to about 1e-12.
@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn one_value_has_no_interval_and_none_no_mean() {
-        assert_eq!(mean(&[2.0]), Some(Estimate { count: 1, mean: 2.0, interval: None }));
+        assert_eq!(mean(&[2.0]), Some(MeanEstimate { count: 1, mean: 2.0, interval: None }));
         assert_eq!(mean(&[]), None);
         assert!(!mean(&[2.0]).is_some_and(|estimate| estimate.excludes_zero()));
     }

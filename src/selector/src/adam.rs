@@ -2,7 +2,7 @@
 //!
 //! eps 1e-5 and gradients clipped by their joint norm, as PPO practice has it; weight decay is decoupled (AdamW).
 
-use tch::{Kind, Tensor};
+use tch::{Kind as TensorKind, Tensor};
 
 use raisin_base::error::{Result, ensure};
 
@@ -47,7 +47,7 @@ impl Adam {
                 .collect();
             let norm = gradients
                 .iter()
-                .map(|gradient| gradient.to_kind(Kind::Double).square().sum(None).double_value(&[]))
+                .map(|gradient| gradient.to_kind(TensorKind::Double).square().sum(None).double_value(&[]))
                 .sum::<f64>()
                 .sqrt();
             ensure!(norm.is_finite(), "the gradient norm is {norm}");

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::baselines;
 use raisin_base::error::{Problem, Result};
 use raisin_base::seed::Seed;
-use raisin_settings::{Method, Third};
+use raisin_settings::{SelectionMethod, Third};
 
 /// The cached per-candidate columns that scores are made of. Columns are as long as `ids`, or empty where the run
 /// has no such artifact; an entry that could not be computed is `None`.
@@ -36,13 +36,13 @@ pub struct CandidateColumns {
 
 impl CandidateColumns {
     /// A column, or what to do where the run lacks it.
-    pub(crate) fn column<'a, T>(&self, column: &'a [T], what: &str, method: Method) -> Result<&'a [T]> {
+    pub(crate) fn column<'a, T>(&self, column: &'a [T], what: &str, method: SelectionMethod) -> Result<&'a [T]> {
         if column.len() == self.ids.len() && !column.is_empty() {
             return Ok(column);
         }
         let hint = match method {
-            Method::Scores => "name a file with the columns `id` and `score` in `select.scores`",
-            Method::Oracle => "only generated (synthetic) instructions have labels",
+            SelectionMethod::Scores => "name a file with the columns `id` and `score` in `select.scores`",
+            SelectionMethod::Oracle => "only generated (synthetic) instructions have labels",
             _ => "give the stage a `features` input",
         };
         Err(Problem::new(format!("method `{}` needs {what}, which this run has not", method.name())).hint(hint).into())
@@ -54,7 +54,7 @@ impl CandidateColumns {
 }
 
 /// All that a method may need.
-pub struct Inputs<'a> {
+pub struct ChooserInputs<'a> {
     pub pool: &'a CandidateColumns,
     pub batch_size: usize,
     pub total_steps: usize,
@@ -64,7 +64,7 @@ pub struct Inputs<'a> {
 
 /// When a batch is asked for.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Moment {
+pub struct StepContext {
     /// Counts from 0.
     pub step: usize,
     pub total_steps: usize,
@@ -74,7 +74,7 @@ pub struct Moment {
 
 /// One selected instruction.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Choice {
+pub struct SelectedCandidate {
     pub id: u32,
     pub cluster: Option<u32>,
     /// The higher, the sooner chosen; its unit is the method's.
@@ -86,9 +86,9 @@ pub struct Choice {
 /// A method in the middle of a run.
 pub trait Chooser {
     /// The next batch, exactly `batch_size` choices.
-    fn choose(&mut self, moment: &Moment) -> Result<Vec<Choice>>;
+    fn choose(&mut self, moment: &StepContext) -> Result<Vec<SelectedCandidate>>;
 
-    /// Whether [`Moment::performance`] matters to this method: if not, nobody need evaluate during training.
+    /// Whether [`StepContext::performance`] matters to this method: if not, nobody need evaluate during training.
     fn wants_performance(&self) -> bool {
         false
     }
@@ -105,6 +105,6 @@ pub trait Chooser {
 }
 
 /// The chooser of a baseline method. The trained policy's own is [`super::Raise`].
-pub fn chooser(method: Method, inputs: &Inputs) -> Result<Box<dyn Chooser>> {
+pub fn chooser(method: SelectionMethod, inputs: &ChooserInputs) -> Result<Box<dyn Chooser>> {
     baselines::chooser(method, inputs)
 }

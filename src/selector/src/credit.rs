@@ -1,13 +1,13 @@
-//! Who is credited for a reward: a baseline per step, and what each selected item contributed.
+//! Who is credited for a reward: a baseline per step, and what each selected candidate contributed.
 //!
 //! Twenty episodes are few, and a reward belongs to a whole batch. Two regressions over all steps of all rounds so far
 //! make more of it: the mean reward at a step (early steps gain more than late ones, whatever they train on), and the
 //! part of a reward that the batch's mean features explain. The second gives every draw a credit of its own, and
-//! pools what all episodes have shown about such items instead of what this one step shows.
+//! pools what all episodes have shown about such candidates instead of what this one step shows.
 
 use std::ops::Range;
 
-use tch::{Kind, Tensor};
+use tch::{Kind as TensorKind, Tensor};
 
 use super::state::Candidates;
 use raisin_base::error::{Context as _, Result};
@@ -19,7 +19,7 @@ const KEEP: f64 = 0.8;
 const KEEP_CONTRIBUTIONS: f64 = 0.97;
 /// A step's baseline is a mean over this many steps to either side.
 const WINDOW: usize = 2;
-/// Regressors that say when a reward came, not which items were selected.
+/// Regressors that say when a reward came, not which candidates were selected.
 const WHEN: usize = 7;
 /// Numbers of a row before the regressors: weight, round, reward.
 const HEAD: usize = 3;
@@ -105,23 +105,24 @@ pub struct Contributions {
 }
 
 /// What the regression says.
-struct Estimate {
-    /// One a feature of [`features`]: the effect on a step's reward of a batch made of such items only.
+struct ContributionEstimate {
+    /// One a feature of [`features`]: the effect on a step's reward of a batch made of such candidates only.
     effects: Tensor,
     /// How far to trust `effects`, 0 to 1; see [`Contributions::estimate`].
     reliability: f64,
 }
 
-/// The features that an item is credited by: its static state, and which cluster it is in. `[N, F + C]` f64.
+/// The features that a candidate is credited by: its static state, and which cluster it is in. `[N, F + C]` f64.
 ///
-/// How often it was selected before is none of them. That an item is worth less every time holds for items that are
-/// worth something; added up, it would make a good item that was used thrice worse than a useless fresh one (tried:
-/// the share of relevant picks rises to .9 and then falls to .7).
+/// How often it was selected before is none of them. That a candidate is worth less every time holds for candidates
+/// that are worth something; added up, it would make a good candidate that was used thrice worse than a useless fresh
+/// one (tried: the share of relevant picks rises to .9 and then falls to .7).
 pub fn features(candidates: &Candidates) -> Tensor {
     let clusters: Vec<i64> = candidates.clusters.iter().map(|&cluster| i64::from(cluster)).collect();
     let (rows, width) = (clusters.len() as i64, candidates.state.size()[1]);
-    let all = Tensor::zeros([rows, width + candidates.ranges.len() as i64], (Kind::Double, candidates.state.device()));
-    // Straight into one table: a large pool has no room for one of each part beside it.
+    let all =
+        Tensor::zeros([rows, width + candidates.ranges.len() as i64], (TensorKind::Double, candidates.state.device()));
+    // Straight into one table: memory cannot hold one of each part of a large pool beside it.
     all.narrow(1, 0, width).copy_(&candidates.state);
     let of_its_cluster = (Tensor::from_slice(&clusters) + width).unsqueeze(1);
     let _ = all.shallow_clone().scatter_value_(1, &of_its_cluster, 1.0);
@@ -141,26 +142,27 @@ pub struct When {
 
 impl Contributions {
     /// Takes in the steps of a round, each with when it was, what it gained and the positions of its batch. Returns what
-    /// each item of each batch is credited with, in the order of the batch, and how far to trust that.
+    /// each candidate of each batch is credited with, in the order of the batch, and how far to trust that.
     ///
-    /// Credit is the item's estimated effect less the mean of the round's draws, in deviations over the pool: it fades as
-    /// the policy comes to choose only what helps. `table` has the [`features`] of the candidates: `[N, F + C]`.
+    /// Credit is the candidate's estimated effect less the mean of the round's draws, in deviations over the pool: it
+    /// fades as the policy comes to choose only what helps. `table` has the [`features`] of the candidates:
+    /// `[N, F + C]`.
     pub fn credits(&mut self, table: &Tensor, steps: &[(When, f64, &[usize])]) -> Result<(Vec<Vec<f64>>, f64)> {
         self.age();
         let mut batches = Vec::with_capacity(steps.len());
         for (when, reward, positions) in steps {
             let index: Vec<i64> = positions.iter().map(|&position| position as i64).collect();
-            let items = table.index_select(0, &Tensor::from_slice(&index)); // [B, F + C]
-            let mean: Vec<f64> = Vec::try_from(items.mean_dim([0i64].as_slice(), false, Kind::Double))?;
+            let chosen = table.index_select(0, &Tensor::from_slice(&index)); // [B, F + C]
+            let mean: Vec<f64> = Vec::try_from(chosen.mean_dim([0i64].as_slice(), false, TensorKind::Double))?;
             self.push(*when, *reward, &mean);
-            batches.push(items);
+            batches.push(chosen);
         }
         let estimate = self.estimate()?;
         let effects = estimate.effects.unsqueeze(1); // [F + C, 1]
         let scale = table.matmul(&effects).std(true).double_value(&[]) + 1e-12;
         let mut credits: Vec<Vec<f64>> = batches
             .iter()
-            .map(|items| Vec::try_from(items.matmul(&effects).squeeze_dim(1)))
+            .map(|chosen| Vec::try_from(chosen.matmul(&effects).squeeze_dim(1)))
             .collect::<Result<_, _>>()?; // [steps][B]
         let count = credits.iter().map(Vec::len).sum::<usize>();
         let mean = credits.iter().flatten().sum::<f64>() / count.max(1) as f64;
@@ -201,7 +203,7 @@ impl Contributions {
     ///
     /// # Errors
     /// Rows that are not finite.
-    fn estimate(&self) -> Result<Estimate> {
+    fn estimate(&self) -> Result<ContributionEstimate> {
         let count = self.rows.len() / self.width.max(1);
         let table = Tensor::from_slice(&self.rows).view([count as i64, self.width as i64]);
         let (head, features) = ((HEAD + WHEN) as i64, (self.width - HEAD - WHEN) as i64);
@@ -211,8 +213,8 @@ impl Contributions {
         let what = table.narrow(1, head, features) * &weight; // [n, p]
         let rounds = self.rounds();
         if rounds.len() < 2 {
-            return Ok(Estimate {
-                effects: Tensor::zeros([features], (Kind::Double, tch::Device::Cpu)),
+            return Ok(ContributionEstimate {
+                effects: Tensor::zeros([features], (TensorKind::Double, tch::Device::Cpu)),
                 reliability: 0.0,
             });
         }
@@ -221,7 +223,7 @@ impl Contributions {
         let solvable = SOLVABLE * count as f64;
         let alone = Fit::new(&when, &reward, &Tensor::from_slice(&[solvable; WHEN]), &rounds)?;
         let what = &what - when.matmul(&alone.solve(&what)); // [n, p]
-        let scale = what.square().mean_dim([0i64].as_slice(), true, Kind::Double).sqrt() + STEADY; // [1, p]
+        let scale = what.square().mean_dim([0i64].as_slice(), true, TensorKind::Double).sqrt() + STEADY; // [1, p]
         let all = Tensor::cat(&[&when, &(what / &scale)], 1); // [n, WHEN + p]
         let mut best: Option<Fit> = None;
         for power in -3..=3 {
@@ -234,7 +236,7 @@ impl Contributions {
         }
         let best = best.context("no penalty to choose from")?;
         let effects = best.solution.narrow(0, WHEN as i64, features).squeeze_dim(1) / scale.squeeze_dim(0); // [p]
-        Ok(Estimate { effects, reliability: reliability(&alone, &best, &rounds)? })
+        Ok(ContributionEstimate { effects, reliability: reliability(&alone, &best, &rounds)? })
     }
 
     /// What the episode had gained before each step.
@@ -296,7 +298,7 @@ impl Fit {
             .map(|round| {
                 let (start, length) = (round.start as i64, round.len() as i64);
                 let hat = x.narrow(0, start, length).matmul(&inverse.narrow(1, start, length));
-                let rest = Tensor::eye(length, (Kind::Double, tch::Device::Cpu)) - hat;
+                let rest = Tensor::eye(length, (TensorKind::Double, tch::Device::Cpu)) - hat;
                 Ok(Tensor::f_linalg_solve(&rest, &errors.narrow(0, start, length), true)?)
             })
             .collect::<Result<Vec<_>>>()?;
@@ -404,7 +406,8 @@ mod tests {
         let candidates = Candidates::new(&[4, 7, 9], &[1, 0, 1], &[0.1, 0.2, 0.3, 0.4, 0.5, 0.6], columns)?;
         let clusters: Vec<i64> = candidates.clusters.iter().map(|&cluster| i64::from(cluster)).collect();
         let one_hot = Tensor::from_slice(&clusters).one_hot(candidates.ranges.len() as i64);
-        let expected = Tensor::cat(&[candidates.state.to_kind(Kind::Double), one_hot.to_kind(Kind::Double)], 1);
+        let expected =
+            Tensor::cat(&[candidates.state.to_kind(TensorKind::Double), one_hot.to_kind(TensorKind::Double)], 1);
         assert_eq!(features(&candidates), expected);
         Ok(())
     }

@@ -15,35 +15,35 @@
 //! ```
 //!
 //! The formulas are in [`ppo`], the scores and probabilities in [`super::scoring`], the estimates behind credit in
-//! [`super::credit`]. A [`Training`] stands between two rounds; an unfinished round is played again.
+//! [`super::credit`]. A [`PolicyTraining`] stands between two rounds; an unfinished round is played again.
 
-use tch::{Kind, Tensor};
+use tch::{Kind as TensorKind, Tensor};
 
 use super::adam::Adam;
 use super::credit::{Contributions, StepBaseline, When, features};
-use super::network::STAGE;
+use super::network::STAGE_PART_WIDTH;
 use super::policy::Policy;
 use super::ppo;
-pub use super::rows::{Round, RoundRow, SelectionRow, StepRow};
-use super::sampling::Draw;
-use super::scoring::{Action, Picks, Scoring};
-use super::state::{Candidates, History, State};
+pub use super::rows::{EpisodeSelectionRow, EpisodeStepRow, RoundResult, RoundRow};
+use super::sampling::DrawMode;
+use super::scoring::{DrawnBatch, Picks, Scoring};
+use super::state::{Candidates, SelectionHistory, State};
 use raisin_base::error::{Context as _, Problem, Result};
-use raisin_base::learner::{Ensemble, Trained};
+use raisin_base::learner::{Ensemble, StepReport};
 use raisin_base::random::shuffle;
 use raisin_base::seed::Seed;
-use raisin_settings::ppo::{Baseline, Config, Credit, Ratio};
+use raisin_settings::ppo::{Baseline, Credit, PpoSettings, Ratio};
 
 /// Candidates scored at once at most; a minibatch of more steps than that is taken in parts.
 const ROWS: usize = 1 << 18;
 
 /// Told after every step: the round, the step as each episode made it, and the newest mean performance relative to the
 /// start.
-pub type OnStep<'a> = &'a mut dyn FnMut(usize, &[&StepRow], f64);
+pub type OnStep<'a> = &'a mut dyn FnMut(usize, &[&EpisodeStepRow], f64);
 
 /// PPO between two rounds.
-pub struct Training {
-    pub config: Config,
+pub struct PolicyTraining {
+    pub config: PpoSettings,
     pub policy: Policy,
     /// The policy of the best round, by [`standing`].
     pub best: Option<Policy>,
@@ -61,13 +61,13 @@ pub struct Training {
 /// One step t of an episode.
 struct Step {
     /// S_t beside what the episode's history says of it.
-    stage: [f32; STAGE],
+    stage: [f32; STAGE_PART_WIDTH],
     /// D_t as it was drawn, and as positions of candidates.
-    action: Action,
+    action: DrawnBatch,
     positions: Vec<usize>,
     /// R_t, V(S_t) and what training on D_t did.
-    row: StepRow,
-    /// Of each draw of clusters (hierarchical form), then of each draw of items, in order: `[draws]`.
+    row: EpisodeStepRow,
+    /// Of each draw of clusters (hierarchical form), then of each draw of candidates, in order: `[draws]`.
     advantages: Vec<f64>,
     /// G_t
     returns: f64,
@@ -79,9 +79,9 @@ struct Episode {
     /// The newest performance, and how many steps were made since.
     known: f64,
     unrewarded: usize,
-    history: History,
+    history: SelectionHistory,
     steps: Vec<Step>,
-    selection: Vec<SelectionRow>,
+    selection: Vec<EpisodeSelectionRow>,
 }
 
 /// What an update did; CleanRL's names.
@@ -95,8 +95,8 @@ struct Statistics {
     epochs: usize,
 }
 
-impl Training {
-    pub fn new(candidates: &Candidates, config: Config, seed: Seed) -> Result<Self> {
+impl PolicyTraining {
+    pub fn new(candidates: &Candidates, config: PpoSettings, seed: Seed) -> Result<Self> {
         let policy = Policy::new(&config, candidates.columns.clone(), &seed.at("policy"));
         policy.check(candidates, config.batch_size)?;
         Ok(Self {
@@ -119,7 +119,12 @@ impl Training {
     }
 
     /// One round: plays the learners' episodes and learns from them.
-    pub fn round(&mut self, learners: &mut dyn Ensemble, candidates: &Candidates, on_step: OnStep) -> Result<Round> {
+    pub fn round(
+        &mut self,
+        learners: &mut dyn Ensemble,
+        candidates: &Candidates,
+        on_step: OnStep,
+    ) -> Result<RoundResult> {
         let round = self.rounds_done;
         let seed = self.seed.at("round").at(round);
         let mut episodes = self.play(learners, candidates, &seed, on_step)?;
@@ -157,7 +162,7 @@ impl Training {
             steps.extend(episode.steps.into_iter().map(|step| step.row));
             selection.extend(episode.selection);
         }
-        Ok(Round { row, steps, selection })
+        Ok(RoundResult { row, steps, selection })
     }
 
     /// Sections 1 to 3: restores M_0 and trains it for T steps on what the policy draws, in several episodes at once.
@@ -204,17 +209,18 @@ impl Training {
                     episode.reward(performance);
                 }
             }
-            let rows: Vec<&StepRow> = episodes.iter().filter_map(|episode| Some(&episode.steps.last()?.row)).collect();
+            let rows: Vec<&EpisodeStepRow> =
+                episodes.iter().filter_map(|episode| Some(&episode.steps.last()?.row)).collect();
             on_step(round, &rows, mean(&episodes, |episode| episode.known - start));
         }
         Ok(episodes)
     }
 
     /// Sections 2 and 3: the state S_t, the batch D_t drawn from the policy's scores of it, and the critic's V(S_t).
-    fn choose(&self, scoring: &Scoring, episode: &Episode, seed: &Seed, step: usize) -> Result<Choice> {
+    fn choose(&self, scoring: &Scoring, episode: &Episode, seed: &Seed, step: usize) -> Result<PolicyChoice> {
         let stage = self.policy.stage(episode.known - episode.start, step, self.config.steps);
         let mut rng = seed.rng();
-        let draw = if self.config.explore { Draw::Sample(&mut rng) } else { Draw::Top };
+        let draw = if self.config.explore { DrawMode::Sample(&mut rng) } else { DrawMode::Top };
         let state = State { stage, history: &episode.history, step };
         let action = scoring.act(&self.policy, state, self.config.batch_size, draw)?;
         let value = match self.config.baseline {
@@ -224,7 +230,7 @@ impl Training {
                 tch::no_grad(|| self.policy.values(&pooled)).double_value(&[])
             }
         };
-        Ok(Choice { stage, positions: scoring.positions(&action), action, value })
+        Ok(PolicyChoice { stage, positions: scoring.positions(&action), action, value })
     }
 
     /// Section 4: the policy that played is kept if no earlier one stands higher.
@@ -282,7 +288,8 @@ impl Training {
         }
         let steps = episodes.iter_mut().flat_map(|episode| &mut episode.steps);
         for (step, (advantage, of_return)) in steps.zip(all_advantages.into_iter().zip(all_returns)) {
-            let draws: usize = step.action.sets.iter().chain(&step.action.items).map(|picks| picks.drawn.len()).sum();
+            let draws: usize =
+                step.action.sets.iter().chain(&step.action.candidates).map(|picks| picks.drawn.len()).sum();
             step.advantages = vec![advantage; draws];
             step.returns = of_return;
         }
@@ -293,8 +300,8 @@ impl Training {
         Ok((explained_variance, reliability))
     }
 
-    /// Section 4: credits every draw with what its item is estimated to have contributed, as far as the estimate can be
-    /// trusted, which it returns. A cluster is credited with the mean of the items that were drawn from it.
+    /// Section 4: credits every draw with what its candidate is estimated to have contributed, as far as the estimate
+    /// can be trusted, which it returns. A cluster is credited with the mean of the candidates that were drawn from it.
     fn credit(&mut self, episodes: &mut [Episode], candidates: &Candidates) -> Result<f64> {
         let mut seen = Vec::new();
         for episode in episodes.iter() {
@@ -315,7 +322,7 @@ impl Training {
             let mut own: Vec<f64> = Vec::with_capacity(step.advantages.len()); // [draws]
             if step.action.sets.is_some() {
                 let mut rest = credits.as_slice();
-                for picks in &step.action.items {
+                for picks in &step.action.candidates {
                     let (of_set, others) = rest.split_at(picks.drawn.len());
                     own.push(of_set.iter().sum::<f64>() / of_set.len().max(1) as f64);
                     rest = others;
@@ -367,7 +374,7 @@ impl Training {
         Ok(statistics)
     }
 
-    /// Adds the gradients of the actor's loss over a minibatch to its weights, in parts that memory has room for.
+    /// Adds the gradients of the actor's loss over a minibatch to its weights, in parts that fit in memory.
     fn actor_gradients(
         &self,
         minibatch: &[(&Episode, usize)],
@@ -402,19 +409,24 @@ impl Training {
     ) -> Tensor {
         let config = &self.config;
         let states: Vec<State> = steps.iter().map(|(episode, step)| episode.state(*step)).collect();
-        let actions: Vec<&Action> = steps.iter().map(|(episode, step)| &episode.steps[*step].action).collect();
+        let actions: Vec<&DrawnBatch> = steps.iter().map(|(episode, step)| &episode.steps[*step].action).collect();
         let replay = scoring.replay(&self.policy, &states, &actions);
-        let mut loss = Tensor::zeros([steps.len() as i64], (Kind::Float, tch::Device::Cpu)); // [steps]
+        let mut loss = Tensor::zeros([steps.len() as i64], (TensorKind::Float, tch::Device::Cpu)); // [steps]
         let mut log_ratios = Vec::new();
-        // The draws of clusters, then those of items: each level has a ratio, or one for each of its draws.
-        for (log_probs, of_items) in replay.sets.iter().map(|sets| (sets, false)).chain([(&replay.items, true)]) {
+        // The draws of clusters, then those of candidates: each level has a ratio, or one for each of its draws.
+        for (log_probs, of_candidates) in
+            replay.sets.iter().map(|sets| (sets, false)).chain([(&replay.candidates, true)])
+        {
             let (mut old, mut advantages, mut step_of): (Vec<f32>, Vec<f32>, Vec<i64>) = (vec![], vec![], vec![]);
             for (place, (episode, step)) in steps.iter().enumerate() {
                 let step = &episode.steps[*step];
                 let sets = step.action.sets.as_ref().map_or(0, |picks| picks.drawn.len());
-                let picks: Vec<&Picks> =
-                    if of_items { step.action.items.iter().collect() } else { step.action.sets.iter().collect() };
-                let own = if of_items { &step.advantages[sets..] } else { &step.advantages[..sets] };
+                let picks: Vec<&Picks> = if of_candidates {
+                    step.action.candidates.iter().collect()
+                } else {
+                    step.action.sets.iter().collect()
+                };
+                let own = if of_candidates { &step.advantages[sets..] } else { &step.advantages[..sets] };
                 old.extend(picks.iter().flat_map(|picks| &picks.log_probs));
                 advantages.extend(own.iter().map(|&advantage| advantage as f32));
                 step_of.resize(old.len(), place as i64);
@@ -446,16 +458,16 @@ impl Training {
 }
 
 /// What the policy made of a state, before it is trained on.
-struct Choice {
-    stage: [f32; STAGE],
-    action: Action,
+struct PolicyChoice {
+    stage: [f32; STAGE_PART_WIDTH],
+    action: DrawnBatch,
     positions: Vec<usize>,
     value: f64,
 }
 
 impl Episode {
     fn new(start: f64, candidates: &Candidates) -> Self {
-        let history = History::new(candidates);
+        let history = SelectionHistory::new(candidates);
         Self { start, known: start, unrewarded: 0, history, steps: Vec::new(), selection: Vec::new() }
     }
 
@@ -467,18 +479,19 @@ impl Episode {
     /// A step that was trained on; its reward is known later.
     fn push(
         &mut self,
-        choice: Choice,
+        choice: PolicyChoice,
         round: usize,
         number: usize,
-        trained: &Trained,
+        trained: &StepReport,
         candidates: &Candidates,
     ) -> Result<()> {
-        let Choice { stage, action, positions, value } = choice;
+        let PolicyChoice { stage, action, positions, value } = choice;
         self.history.take(&positions, candidates)?;
-        let row = StepRow::new(round, number, self.steps.len(), value, trained);
+        let row = EpisodeStepRow::new(round, number, self.steps.len(), value, trained);
         self.steps.push(Step { stage, action, positions, row, advantages: Vec::new(), returns: 0.0 });
         let (t, step) = (self.steps.len() - 1, &self.steps[self.steps.len() - 1]);
-        let rows = SelectionRow::of_batch(round, number, self.state(t), &step.action, &step.positions, candidates);
+        let rows =
+            EpisodeSelectionRow::of_batch(round, number, self.state(t), &step.action, &step.positions, candidates);
         self.selection.extend(rows);
         self.unrewarded += 1;
         Ok(())

@@ -31,10 +31,10 @@ pub mod save;
 pub mod scoring;
 pub mod state;
 
-pub use chooser::{CandidateColumns, Choice, Chooser, Inputs, Moment, chooser};
+pub use chooser::{CandidateColumns, Chooser, ChooserInputs, SelectedCandidate, StepContext, chooser};
 pub use policy::Policy;
 pub use raise::Raise;
-pub use raisin_base::learner::{Ensemble, Learner, Trained};
-pub use raisin_settings::ppo::Config;
-pub use raisin_settings::{Method, Third};
+pub use raisin_base::learner::{Ensemble, Learner, StepReport};
+pub use raisin_settings::ppo::PpoSettings;
+pub use raisin_settings::{SelectionMethod, Third};
 pub use state::Candidates;

@@ -5,26 +5,26 @@
 //! product with the static columns.
 
 use rand_chacha::ChaCha8Rng;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind as TensorKind, Tensor};
 
 use raisin_base::random::normal;
 use raisin_base::seed::Seed;
 
 /// Numbers of the state that are the same for all candidates: performance and t/T.
-pub const STAGE: usize = 2;
+pub const STAGE_PART_WIDTH: usize = 2;
 
 /// A layer `x W + b`.
-pub struct Linear {
+pub struct DenseLayer {
     /// `[in, out]`
     pub weight: Tensor,
     /// `[out]`
     pub bias: Tensor,
 }
 
-impl Linear {
+impl DenseLayer {
     fn new(inputs: usize, outputs: usize, gain: f64, rng: &mut ChaCha8Rng) -> Self {
         let weight = matrix(&orthogonal(inputs, outputs, gain, rng), inputs, outputs);
-        Self { weight, bias: Tensor::zeros([outputs as i64], (Kind::Float, Device::Cpu)) }
+        Self { weight, bias: Tensor::zeros([outputs as i64], (TensorKind::Float, Device::Cpu)) }
     }
 
     fn forward(&self, x: &Tensor) -> Tensor {
@@ -39,7 +39,7 @@ impl Linear {
 
 /// tanh layers, then one linear output.
 pub struct Mlp {
-    layers: Vec<Linear>,
+    layers: Vec<DenseLayer>,
 }
 
 impl Mlp {
@@ -49,10 +49,10 @@ impl Mlp {
         let mut inputs = inputs;
         let mut layers = Vec::new();
         for &width in widths {
-            layers.push(Linear::new(inputs, width, std::f64::consts::SQRT_2, &mut rng));
+            layers.push(DenseLayer::new(inputs, width, std::f64::consts::SQRT_2, &mut rng));
             inputs = width;
         }
-        layers.push(Linear::new(inputs, 1, gain, &mut rng));
+        layers.push(DenseLayer::new(inputs, 1, gain, &mut rng));
         Self { layers }
     }
 
@@ -80,7 +80,7 @@ impl Mlp {
 /// A score for every candidate (or every cluster), from the fused state.
 pub struct Scorer {
     /// `[F, H]`, with the first layer's bias.
-    fixed: Linear,
+    fixed: DenseLayer,
     /// `[2, H]`
     stage: Tensor,
     /// `[H]`
@@ -93,14 +93,14 @@ impl Scorer {
     pub fn new(features: usize, widths: &[usize], seed: &Seed) -> Self {
         let mut rng = seed.at("first").rng();
         let (first, rest) = widths.split_first().map_or((64, &[][..]), |(first, rest)| (*first, rest));
-        let inputs = features + STAGE + 1;
+        let inputs = features + STAGE_PART_WIDTH + 1;
         let weights = orthogonal(inputs, first, std::f64::consts::SQRT_2, &mut rng);
         let whole = matrix(&weights, inputs, first);
-        let (features, stage) = (features as i64, STAGE as i64);
+        let (features, stage) = (features as i64, STAGE_PART_WIDTH as i64);
         Self {
-            fixed: Linear {
+            fixed: DenseLayer {
                 weight: whole.narrow(0, 0, features).copy(),
-                bias: Tensor::zeros([first as i64], (Kind::Float, Device::Cpu)),
+                bias: Tensor::zeros([first as i64], (TensorKind::Float, Device::Cpu)),
             },
             stage: whole.narrow(0, features, stage).copy(),
             availability: whole.get(features + stage).copy(),
@@ -131,7 +131,7 @@ impl Scorer {
 }
 
 fn matrix(values: &[f64], rows: usize, columns: usize) -> Tensor {
-    Tensor::from_slice(values).view([rows as i64, columns as i64]).to_kind(Kind::Float)
+    Tensor::from_slice(values).view([rows as i64, columns as i64]).to_kind(TensorKind::Float)
 }
 
 /// A `rows` x `columns` matrix, row-major, whose rows or columns (the fewer) are orthonormal, times `gain`:
@@ -165,7 +165,7 @@ mod tests {
         for (rows, columns) in [(5, 8), (8, 5), (4, 4), (3, 1)] {
             let w = matrix(&orthogonal(rows, columns, 2.0, &mut Seed::new(1).rng()), rows, columns);
             let gram = if rows <= columns { w.matmul(&w.tr()) } else { w.tr().matmul(&w) };
-            let eye = Tensor::eye(rows.min(columns) as i64, (Kind::Float, Device::Cpu)) * 4.0;
+            let eye = Tensor::eye(rows.min(columns) as i64, (TensorKind::Float, Device::Cpu)) * 4.0;
             assert!((gram - eye).abs().max().double_value(&[]) < 1e-5);
         }
     }

@@ -6,24 +6,24 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use super::network::{Mlp, STAGE, Scorer};
+use super::network::{Mlp, STAGE_PART_WIDTH, Scorer};
 use super::state::Candidates;
 use raisin_base::error::{Problem, Result};
 use raisin_base::seed::Seed;
-use raisin_settings::ppo::{Config, Deployment, Form, Part};
+use raisin_settings::ppo::{Deployment, PolicyForm, PpoSettings, StatePart};
 
-/// Numbers of the critic's pooled state beside the F columns; see [`super::scoring::Action::pooled`].
-pub const POOLED: usize = STAGE + 6;
+/// Numbers of the critic's pooled state beside the F columns; see [`super::scoring::DrawnBatch::pooled`].
+pub const POOLED: usize = STAGE_PART_WIDTH + 6;
 
 /// Everything of a policy but its weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Constants {
-    pub form: Form,
+    pub form: PolicyForm,
     pub clusters_per_step: usize,
     /// The static columns that the policy reads, in order.
     pub columns: Vec<String>,
-    pub state: Vec<Part>,
+    pub state: Vec<StatePart>,
     pub actor_widths: Vec<usize>,
     pub critic_widths: Vec<usize>,
     pub reuse_penalty: f64,
@@ -37,12 +37,12 @@ pub struct Policy {
     pub constants: Constants,
     /// Scores clusters by the mean of their candidates' states; hierarchical form only.
     pub clusters: Option<Scorer>,
-    pub items: Scorer,
+    pub candidates: Scorer,
     pub critic: Mlp,
 }
 
 impl Policy {
-    pub fn new(config: &Config, columns: Vec<String>, seed: &Seed) -> Self {
+    pub fn new(config: &PpoSettings, columns: Vec<String>, seed: &Seed) -> Self {
         Self::untrained(
             Constants {
                 form: config.policy,
@@ -61,11 +61,11 @@ impl Policy {
 
     pub(crate) fn untrained(constants: Constants, seed: &Seed) -> Self {
         let features = constants.columns.len();
-        let clusters = (constants.form == Form::Hierarchical)
+        let clusters = (constants.form == PolicyForm::Hierarchical)
             .then(|| Scorer::new(features, &constants.actor_widths, &seed.at("clusters")));
-        let items = Scorer::new(features, &constants.actor_widths, &seed.at("items"));
+        let candidates = Scorer::new(features, &constants.actor_widths, &seed.at("items"));
         let critic = Mlp::new(POOLED + features, &constants.critic_widths, 1.0, &seed.at("critic"));
-        let policy = Self { constants, clusters, items, critic };
+        let policy = Self { constants, clusters, candidates, critic };
         for (_, mut weight) in policy.actor_parameters().into_iter().chain(policy.critic_parameters()) {
             let _ = weight.requires_grad_(true);
         }
@@ -73,7 +73,7 @@ impl Policy {
     }
 
     pub fn actor_parameters(&self) -> Vec<(String, Tensor)> {
-        let mut named = self.items.named("items");
+        let mut named = self.candidates.named("items");
         if let Some(clusters) = &self.clusters {
             named.extend(clusters.named("clusters"));
         }
@@ -89,9 +89,9 @@ impl Policy {
     }
 
     /// The stage scalars of a moment. `improvement` is P(M_t) - P(M_0).
-    pub fn stage(&self, improvement: f64, step: usize, total_steps: usize) -> [f32; STAGE] {
-        if !self.constants.state.contains(&Part::Stage) {
-            return [0.0; STAGE];
+    pub fn stage(&self, improvement: f64, step: usize, total_steps: usize) -> [f32; STAGE_PART_WIDTH] {
+        if !self.constants.state.contains(&StatePart::Stage) {
+            return [0.0; STAGE_PART_WIDTH];
         }
         let performance = (improvement / self.constants.performance_scale).clamp(-10.0, 10.0);
         [performance as f32, (step as f64 / total_steps.max(1) as f64) as f32]
@@ -104,14 +104,14 @@ impl Policy {
 
     /// Times selected, as the scorers see them.
     pub(crate) fn seen(&self, counts: &Tensor) -> Tensor {
-        counts * if self.constants.state.contains(&Part::Availability) { 1.0 } else { 0.0 }
+        counts * if self.constants.state.contains(&StatePart::Availability) { 1.0 } else { 0.0 }
     }
 
     /// Sets of positions of which each competes within itself.
     pub fn sets(&self, candidates: &Candidates) -> Vec<Range<usize>> {
         match self.constants.form {
-            Form::Flat => std::iter::once(0..candidates.len()).collect(),
-            Form::PerCluster | Form::Hierarchical => {
+            PolicyForm::Flat => std::iter::once(0..candidates.len()).collect(),
+            PolicyForm::PerCluster | PolicyForm::Hierarchical => {
                 candidates.ranges.iter().filter(|range| !range.is_empty()).cloned().collect()
             }
         }
@@ -141,8 +141,8 @@ impl Policy {
     }
 }
 
-/// How many items each set gives to a batch, by form. `order` is the order of the sets: as drawn in the hierarchical
-/// form, as they are otherwise. Sets that are too small pass their share on.
+/// How many candidates each set gives to a batch, by form. `order` is the order of the sets: as drawn in the
+/// hierarchical form, as they are otherwise. Sets that are too small pass their share on.
 pub fn budgets(sizes: &[usize], batch_size: usize, share_among: usize) -> Vec<usize> {
     let sharing = share_among.clamp(1, sizes.len().max(1));
     let mut budgets: Vec<usize> = sizes

@@ -1,6 +1,6 @@
 //! PPO's formulas, under the names that CleanRL logs them by. Checked against recorded numbers (tests/golden/ppo.json).
 
-use tch::{Kind, Tensor};
+use tch::{Kind as TensorKind, Tensor};
 
 /// Advantages and returns of one episode by generalised advantage estimation. `values[t]` is V(S_t); the last step is
 /// terminal, so nothing is bootstrapped after it.
@@ -53,15 +53,15 @@ pub fn value_loss(values: &Tensor, returns: &Tensor) -> Tensor {
 
 /// The mean of (r - 1) - log r: an estimate of KL(old || new) that is never negative.
 pub fn approx_kl(log_ratio: &Tensor) -> f64 {
-    let log_ratio = log_ratio.to_kind(Kind::Double);
+    let log_ratio = log_ratio.to_kind(TensorKind::Double);
     let log_ratio = log_ratio.clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO);
     (log_ratio.expm1() - &log_ratio).mean(None).double_value(&[])
 }
 
 /// The share of ratios outside the clip range.
 pub fn clipfrac(log_ratio: &Tensor, epsilon: f64) -> f64 {
-    let outside = (ratio_of(&log_ratio.to_kind(Kind::Double)) - 1.0).abs().gt(epsilon);
-    outside.to_kind(Kind::Double).mean(None).double_value(&[])
+    let outside = (ratio_of(&log_ratio.to_kind(TensorKind::Double)) - 1.0).abs().gt(epsilon);
+    outside.to_kind(TensorKind::Double).mean(None).double_value(&[])
 }
 
 /// 1 - Var(returns - values) / Var(returns); `None` where the returns do not vary.
@@ -155,7 +155,7 @@ mod tests {
         let advantages = Tensor::from_slice(&[1f32, -1.0, 1.0, -1.0]);
         let log_ratio = Tensor::from_slice(&[200f32, 200.0, -200.0, -200.0]).set_requires_grad(true);
         let loss = policy_loss(&log_ratio, &advantages, 0.2);
-        loss.sum(Kind::Float).backward();
+        loss.sum(TensorKind::Float).backward();
         for values in [loss.detach(), log_ratio.grad()] {
             assert!(Vec::<f32>::try_from(values).expect("f32").into_iter().all(f32::is_finite));
         }
@@ -168,7 +168,7 @@ mod tests {
         let weight = Tensor::from_slice(&[1f32, 2.0]).set_requires_grad(true);
         let parameters = vec![("w".to_owned(), weight.shallow_clone())];
         let mut adam = crate::adam::Adam::new(&parameters);
-        (weight.shallow_clone() * f64::NAN).sum(Kind::Float).backward();
+        (weight.shallow_clone() * f64::NAN).sum(TensorKind::Float).backward();
         let error = adam.step(&parameters, 0.05, 0.01, 0.5).expect_err("not a number");
         assert!(error.to_string().contains("gradient norm is NaN"), "{error}");
         assert_eq!(Vec::<f32>::try_from(weight.detach()).expect("f32"), [1.0, 2.0]);
@@ -187,7 +187,7 @@ mod tests {
         let parameters = vec![("w".to_owned(), weight.shallow_clone())];
         let mut adam = crate::adam::Adam::new(&parameters);
         for gradient in numbers(&golden["adam"]["gradients"]).chunks(5) {
-            (weight.shallow_clone() * Tensor::from_slice(gradient)).sum(Kind::Double).backward();
+            (weight.shallow_clone() * Tensor::from_slice(gradient)).sum(TensorKind::Double).backward();
             adam.step(&parameters, 0.05, 0.01, 0.5).expect("finite gradients");
         }
         let end: Vec<f64> = Vec::try_from(weight.detach()).expect("f64");

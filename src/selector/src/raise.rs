@@ -1,24 +1,24 @@
 //! The trained policy as a chooser: RAISE deployed.
 //!
-//! The stage part of its state comes from [`Moment::performance`], relative to the run's own start; where a step has
-//! no measurement, the last one holds.
+//! The stage part of its state comes from [`StepContext::performance`], relative to the run's own start; where a step
+//! has no measurement, the last one holds.
 
 use serde_json::{Value, json};
 
-use super::chooser::{Choice, Chooser, Moment};
+use super::chooser::{Chooser, SelectedCandidate, StepContext};
 use super::policy::Policy;
-use super::sampling::Draw;
+use super::sampling::DrawMode;
 use super::scoring::Scoring;
-use super::state::{Candidates, History, State};
+use super::state::{Candidates, SelectionHistory, State};
 use raisin_base::error::{Context as _, Result};
 use raisin_base::seed::Seed;
-use raisin_settings::ppo::{Deployment, Part};
+use raisin_settings::ppo::{Deployment, StatePart};
 
 pub struct Raise {
     policy: Policy,
     candidates: Candidates,
     scoring: Scoring,
-    history: History,
+    history: SelectionHistory,
     batch_size: usize,
     seed: Seed,
     /// P(M_0) and the newest P.
@@ -32,13 +32,13 @@ impl Raise {
         let candidates = candidates.with_columns(&policy.constants.columns)?;
         policy.check(&candidates, batch_size)?;
         let scoring = Scoring::without_gradients(&policy, &candidates);
-        let history = History::new(&candidates);
+        let history = SelectionHistory::new(&candidates);
         Ok(Self { policy, candidates, scoring, history, batch_size, seed, performance: None, taken: Vec::new() })
     }
 }
 
 impl Chooser for Raise {
-    fn choose(&mut self, moment: &Moment) -> Result<Vec<Choice>> {
+    fn choose(&mut self, moment: &StepContext) -> Result<Vec<SelectedCandidate>> {
         if let Some(now) = moment.performance {
             self.performance = Some((self.performance.map_or(now, |(start, _)| start), now));
         }
@@ -46,18 +46,18 @@ impl Chooser for Raise {
         let stage = self.policy.stage(improvement, moment.step, moment.total_steps);
         let mut rng = self.seed.at("deployment").at(moment.step).rng();
         let draw = match self.policy.constants.deployment {
-            Deployment::Top => Draw::Top,
-            Deployment::Sample => Draw::Sample(&mut rng),
+            Deployment::Top => DrawMode::Top,
+            Deployment::Sample => DrawMode::Sample(&mut rng),
         };
         let state = State { stage, history: &self.history, step: self.history.steps() };
         let action = self.scoring.act(&self.policy, state, self.batch_size, draw)?;
         let positions = self.scoring.positions(&action);
         self.history.take(&positions, &self.candidates)?;
-        let drawn = action.items.iter().flat_map(|picks| picks.scores.iter().zip(&picks.log_probs));
+        let drawn = action.candidates.iter().flat_map(|picks| picks.scores.iter().zip(&picks.log_probs));
         let choices = positions
             .iter()
             .zip(drawn)
-            .map(|(&position, (&score, &log_prob))| Choice {
+            .map(|(&position, (&score, &log_prob))| SelectedCandidate {
                 id: self.candidates.ids[position],
                 cluster: Some(self.candidates.clusters[position]),
                 score: Some(f64::from(score)),
@@ -69,7 +69,7 @@ impl Chooser for Raise {
     }
 
     fn wants_performance(&self) -> bool {
-        self.policy.constants.state.contains(&Part::Stage)
+        self.policy.constants.state.contains(&StatePart::Stage)
     }
 
     fn state(&self) -> Value {
@@ -84,7 +84,7 @@ impl Chooser for Raise {
             serde_json::from_value(state["performance"].clone()).with_context(unreadable)?;
         let taken: Vec<Vec<usize>> = serde_json::from_value(state["taken"].clone()).with_context(unreadable)?;
         self.performance = performance.map(|[start, now]| (f64::from_bits(start), f64::from_bits(now)));
-        self.history = History::new(&self.candidates);
+        self.history = SelectionHistory::new(&self.candidates);
         for positions in &taken {
             self.history.take(positions, &self.candidates)?;
         }

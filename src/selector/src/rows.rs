@@ -1,8 +1,8 @@
 //! What training tells of itself: the rows of the tables `rounds`, `steps` and `selection`.
 
-use super::scoring::Action;
+use super::scoring::DrawnBatch;
 use super::state::{Candidates, State};
-use raisin_base::learner::Trained;
+use raisin_base::learner::StepReport;
 
 /// One row of the table `rounds`.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,7 +30,7 @@ pub struct RoundRow {
 
 /// One row of the table `steps`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct StepRow {
+pub struct EpisodeStepRow {
     pub round: usize,
     pub episode: usize,
     pub step: usize,
@@ -47,10 +47,10 @@ pub struct StepRow {
     pub flops: f64,
 }
 
-impl StepRow {
+impl EpisodeStepRow {
     /// A step whose batch was trained on. Its reward is known once the performance is measured.
-    pub fn new(round: usize, episode: usize, step: usize, value: f64, trained: &Trained) -> Self {
-        let Trained { loss, tokens, supervised_tokens, learning_rate, flops } = *trained;
+    pub fn new(round: usize, episode: usize, step: usize, value: f64, trained: &StepReport) -> Self {
+        let StepReport { loss, tokens, supervised_tokens, learning_rate, flops } = *trained;
         let (performance, reward) = (None, 0.0);
         Self { round, episode, step, loss, performance, reward, value, learning_rate, tokens, supervised_tokens, flops }
     }
@@ -58,7 +58,7 @@ impl StepRow {
 
 /// One row of the table `selection`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct SelectionRow {
+pub struct EpisodeSelectionRow {
     pub round: usize,
     pub episode: usize,
     pub step: usize,
@@ -70,17 +70,17 @@ pub struct SelectionRow {
     pub times_selected: u32,
 }
 
-impl SelectionRow {
+impl EpisodeSelectionRow {
     /// The rows of a batch, one a slot.
     pub fn of_batch(
         round: usize,
         episode: usize,
         state: State,
-        action: &Action,
+        action: &DrawnBatch,
         positions: &[usize],
         candidates: &Candidates,
     ) -> Vec<Self> {
-        let drawn = action.items.iter().flat_map(|picks| picks.scores.iter().zip(&picks.log_probs));
+        let drawn = action.candidates.iter().flat_map(|picks| picks.scores.iter().zip(&picks.log_probs));
         let row = |(slot, (&position, (&score, &log_prob))): (usize, (&usize, (&f32, &f32)))| Self {
             round,
             episode,
@@ -98,8 +98,8 @@ impl SelectionRow {
 
 /// Everything that one round has to tell.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Round {
+pub struct RoundResult {
     pub row: RoundRow,
-    pub steps: Vec<StepRow>,
-    pub selection: Vec<SelectionRow>,
+    pub steps: Vec<EpisodeStepRow>,
+    pub selection: Vec<EpisodeSelectionRow>,
 }

@@ -1,12 +1,12 @@
 //! Ordered draws without replacement by the Gumbel-top-b rule, with their exact Plackett-Luce log-probabilities.
 //!
-//! Adding independent Gumbel noise to logits and keeping the b largest draws b items one after the other from the
+//! Adding independent Gumbel noise to logits and keeping the b largest draws b candidates one after the other from the
 //! softmax of what is left. The probability of such an ordered draw is a product of softmaxes, so PPO's ratio has an
 //! exact density. (The paper takes the top b while it trains, so that its old policy is deterministic while its ratio
 //! uses a softmax.)
 
 use rand_chacha::ChaCha8Rng;
-use tch::{Kind, Tensor};
+use tch::{Kind as TensorKind, Tensor};
 
 use raisin_base::random::uniform;
 
@@ -14,14 +14,14 @@ use raisin_base::random::uniform;
 const NEVER: f64 = -1e30;
 
 /// How an ordered draw is made from logits.
-pub enum Draw<'a> {
+pub enum DrawMode<'a> {
     /// By Gumbel-top-b: the policy's own distribution.
     Sample(&'a mut ChaCha8Rng),
     /// The highest logits.
     Top,
 }
 
-impl Draw<'_> {
+impl DrawMode<'_> {
     /// Indices of `count` of the logits (or all, where there are fewer), in the order of the draw. Ties go to the
     /// first.
     pub fn indices(&mut self, logits: &[f32], count: usize) -> Vec<usize> {
@@ -29,8 +29,8 @@ impl Draw<'_> {
             .iter()
             .enumerate()
             .map(|(index, &logit)| match self {
-                Draw::Sample(rng) => (f64::from(logit) + gumbel(rng), index),
-                Draw::Top => (f64::from(logit), index),
+                DrawMode::Sample(rng) => (f64::from(logit) + gumbel(rng), index),
+                DrawMode::Top => (f64::from(logit), index),
             })
             .collect();
         let order = |one: &(f64, usize), two: &(f64, usize)| two.0.total_cmp(&one.0).then(one.1.cmp(&two.1));
@@ -57,10 +57,10 @@ pub fn plackett_luce(logits: &Tensor, drawn: &Tensor) -> Tensor {
     let size = drawn.size();
     let (m, b) = (size[0], size[1]);
     let picked = logits.gather(1, drawn, false);
-    let mask = Tensor::zeros(logits.size(), (Kind::Bool, logits.device())).scatter_value(1, drawn, 1);
+    let mask = Tensor::zeros(logits.size(), (TensorKind::Bool, logits.device())).scatter_value(1, drawn, 1);
     let rest = logits.masked_fill(&mask, NEVER).logsumexp([1i64].as_slice(), true); // [m, 1]
     // Draw k competes with the draws that come later, k..b, and with the rest.
-    let earlier = Tensor::ones([b, b], (Kind::Bool, logits.device())).tril(-1);
+    let earlier = Tensor::ones([b, b], (TensorKind::Bool, logits.device())).tril(-1);
     let later = picked.unsqueeze(1).expand([m, b, b], false).masked_fill(&earlier, NEVER);
     let against = Tensor::cat(&[later, rest.unsqueeze(1).expand([m, b, 1], false)], 2);
     picked - against.logsumexp([2i64].as_slice(), false)
@@ -97,7 +97,7 @@ mod tests {
 
     fn probability(logits: &[f64], draw: &[i64]) -> f64 {
         let log_probs = plackett_luce(&Tensor::from_slice(logits).unsqueeze(0), &Tensor::from_slice(draw).unsqueeze(0));
-        log_probs.sum(Kind::Double).exp().double_value(&[])
+        log_probs.sum(TensorKind::Double).exp().double_value(&[])
     }
 
     proptest! {
@@ -118,7 +118,7 @@ mod tests {
             count in 0usize..40,
             seed in 0u64..1000,
         ) {
-            let mut drawn = Draw::Sample(&mut Seed::new(seed).rng()).indices(&logits, count);
+            let mut drawn = DrawMode::Sample(&mut Seed::new(seed).rng()).indices(&logits, count);
             prop_assert_eq!(drawn.len(), count.min(logits.len()));
             drawn.sort_unstable();
             drawn.dedup();
@@ -146,7 +146,7 @@ mod tests {
         let mut counts = vec![0u32; all.len()];
         let times = 40_000;
         for _ in 0..times {
-            let drawn = Draw::Sample(&mut rng).indices(&logits, 2);
+            let drawn = DrawMode::Sample(&mut rng).indices(&logits, 2);
             let drawn: Vec<i64> = drawn.into_iter().map(|index| index as i64).collect();
             counts[all.iter().position(|draw| *draw == drawn).expect("a draw of two")] += 1;
         }
@@ -160,14 +160,14 @@ mod tests {
 
     #[test]
     fn the_top_is_the_top_and_ties_go_to_the_first() {
-        assert_eq!(Draw::Top.indices(&[1.0, 3.0, 2.0, 3.0], 3), [1, 3, 2]);
-        assert_eq!(Draw::Top.indices(&[1.0], 3), [0]);
+        assert_eq!(DrawMode::Top.indices(&[1.0, 3.0, 2.0, 3.0], 3), [1, 3, 2]);
+        assert_eq!(DrawMode::Top.indices(&[1.0], 3), [0]);
     }
 
     #[test]
     fn drawing_a_whole_set_has_gradients_that_are_numbers() {
         let logits = Tensor::from_slice(&[0.1f32, 0.2, 0.3]).unsqueeze(0).set_requires_grad(true);
-        plackett_luce(&logits, &Tensor::from_slice(&[2i64, 0, 1]).unsqueeze(0)).sum(Kind::Float).backward();
+        plackett_luce(&logits, &Tensor::from_slice(&[2i64, 0, 1]).unsqueeze(0)).sum(TensorKind::Float).backward();
         assert!(logits.grad().isfinite().all().int64_value(&[]) == 1);
     }
 }

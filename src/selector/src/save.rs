@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
-use tch::{Kind, Tensor};
+use tch::{Kind as TensorKind, Tensor};
 
 use super::credit::{Contributions, StepBaseline};
-use super::episode::Training;
+use super::episode::PolicyTraining;
 use super::policy::{Constants, Policy};
 use super::state::Candidates;
 use raisin_base::error::{Context as _, Problem, Result, bail, ensure};
 use raisin_base::seed::Seed;
-use raisin_settings::ppo::Config;
+use raisin_settings::ppo::PpoSettings;
 
 const WEIGHTS: &str = "policy.safetensors";
 const CONSTANTS: &str = "policy.json";
@@ -22,8 +22,8 @@ pub fn write_tensors(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
     let mut bytes = Vec::with_capacity(tensors.len());
     for (name, tensor) in tensors {
         let dtype = match tensor.kind() {
-            Kind::Float => Dtype::F32,
-            Kind::Double => Dtype::F64,
+            TensorKind::Float => Dtype::F32,
+            TensorKind::Double => Dtype::F64,
             other => bail!("`{name}` has the type {other:?}, which is neither f32 nor f64"),
         };
         let shape: Vec<usize> = tensor.size().into_iter().map(|length| length as usize).collect();
@@ -51,8 +51,8 @@ pub fn read_tensors(path: &Path) -> Result<BTreeMap<String, Tensor>> {
     let mut tensors = BTreeMap::new();
     for (name, view) in file.tensors() {
         let kind = match view.dtype() {
-            Dtype::F32 => Kind::Float,
-            Dtype::F64 => Kind::Double,
+            Dtype::F32 => TensorKind::Float,
+            Dtype::F64 => TensorKind::Double,
             other => bail!("`{name}` in {} has the type {other:?}", path.display()),
         };
         let shape: Vec<i64> = view.shape().iter().map(|&length| length as i64).collect();
@@ -109,9 +109,9 @@ impl Policy {
     }
 }
 
-impl Training {
-    /// Writes everything that the next rounds depend on into one file, so that after a kill [`Training::load`] goes on to
-    /// the same bytes as an undisturbed run.
+impl PolicyTraining {
+    /// Writes everything that the next rounds depend on into one file, so that after a kill [`PolicyTraining::load`]
+    /// goes on to the same bytes as an undisturbed run.
     pub fn save(&self, path: &Path) -> Result<()> {
         let mut tensors = self.policy.parameters();
         let mut best_scale = f64::NAN;
@@ -138,8 +138,8 @@ impl Training {
         write_tensors(path, &tensors)
     }
 
-    /// A training of the same candidates, configuration and seed, as [`Training::save`] left it.
-    pub fn load(path: &Path, candidates: &Candidates, config: Config, seed: Seed) -> Result<Self> {
+    /// A training of the same candidates, configuration and seed, as [`PolicyTraining::save`] left it.
+    pub fn load(path: &Path, candidates: &Candidates, config: PpoSettings, seed: Seed) -> Result<Self> {
         let stored = read_tensors(path)?;
         let named = |name: &str| stored.get(name).with_context(|| format!("no `{name}` in {}", path.display()));
         let mut training = Self::new(candidates, config, seed)?;

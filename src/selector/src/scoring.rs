@@ -2,20 +2,20 @@
 //! each draw (docs/method.md, section 3).
 //!
 //! [`Scoring::act`] draws and [`Scoring::replay`] looks at recorded draws again, many at once and with gradients. Both take
-//! logits from [`Scoring::cluster_logits`] and [`Scoring::item_logits`] and log-probabilities from [`plackett_luce`], so
-//! that PPO's ratio is 1 for as long as the weights have not changed.
+//! logits from [`Scoring::cluster_logits`] and [`Scoring::candidate_logits`] and log-probabilities from
+//! [`plackett_luce`], so that PPO's ratio is 1 for as long as the weights have not changed.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use tch::{Kind, Tensor};
+use tch::{Kind as TensorKind, Tensor};
 
-use super::network::STAGE;
+use super::network::STAGE_PART_WIDTH;
 use super::policy::{Policy, budgets};
-use super::sampling::{Draw, entropy, plackett_luce};
+use super::sampling::{DrawMode, entropy, plackett_luce};
 use super::state::{Candidates, State};
 use raisin_base::error::Result;
-use raisin_settings::ppo::Form;
+use raisin_settings::ppo::PolicyForm;
 
 /// An ordered draw from one set, or of sets.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,10 +31,10 @@ pub struct Picks {
 
 /// A batch D_t, as it was drawn.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Action {
+pub struct DrawnBatch {
     /// Which sets fill the batch; hierarchical form only.
     pub sets: Option<Picks>,
-    pub items: Vec<Picks>,
+    pub candidates: Vec<Picks>,
     /// What the critic sees of the state that was acted in: stage (2), mean and spread of availability (2), mean, spread,
     /// lead and relative entropy of the scores (4), and the mean static state of what was selected so far (F). The mean
     /// over all candidates, which docs/method.md names too, is the same at every step and so of no use to it.
@@ -48,9 +48,9 @@ type Drawn<'a> = (usize, &'a Picks, i64);
 pub struct Replay {
     /// Of draws of clusters, hierarchical form only: `[draws]`.
     pub sets: Option<Tensor>,
-    /// Of draws of items: `[draws]`.
-    pub items: Tensor,
-    /// Of the distribution of one slot of a batch, which is first a set and then an item of it: `[actions]`.
+    /// Of draws of candidates: `[draws]`.
+    pub candidates: Tensor,
+    /// Of the distribution of one slot of a batch, which is first a set and then a candidate of it: `[actions]`.
     pub entropy: Tensor,
 }
 
@@ -58,9 +58,9 @@ pub struct Replay {
 pub struct Scoring {
     /// Sets of positions, each of which competes within itself.
     pub sets: Vec<Range<usize>>,
-    /// The static part of the items' first layer: `[N, H]`.
-    items: Tensor,
-    /// The same of the clusters, from the means of their items' states; hierarchical form only: `[C, H]`.
+    /// The static part of the candidates' first layer: `[N, H]`.
+    candidates: Tensor,
+    /// The same of the clusters, from the means of their candidates' states; hierarchical form only: `[C, H]`.
     clusters: Option<Tensor>,
 }
 
@@ -68,9 +68,8 @@ impl Scoring {
     /// With the graph of the weights' gradients.
     pub fn new(policy: &Policy, candidates: &Candidates) -> Self {
         let sets = policy.sets(candidates);
-        let items = policy.items.fixed_part(&candidates.state);
         let clusters = policy.clusters.as_ref().map(|scorer| scorer.fixed_part(&set_means(&candidates.state, &sets)));
-        Self { sets, items, clusters }
+        Self { sets, candidates: policy.candidates.fixed_part(&candidates.state), clusters }
     }
 
     /// For acting only.
@@ -82,12 +81,12 @@ impl Scoring {
     #[must_use]
     pub fn leaf(&self) -> Self {
         let leaf = |tensor: &Tensor| tensor.detach().set_requires_grad(true);
-        Self { sets: self.sets.clone(), items: leaf(&self.items), clusters: self.clusters.as_ref().map(leaf) }
+        Self { sets: self.sets.clone(), candidates: leaf(&self.candidates), clusters: self.clusters.as_ref().map(leaf) }
     }
 
     /// Passes the gradients of a leaf on to the weights of the first layers.
     pub fn backward(&self, leaf: &Self) {
-        let pairs = self.clusters.iter().zip(&leaf.clusters).chain([(&self.items, &leaf.items)]);
+        let pairs = self.clusters.iter().zip(&leaf.clusters).chain([(&self.candidates, &leaf.candidates)]);
         for (tensor, leaf) in pairs {
             let gradient = leaf.grad();
             if gradient.defined() {
@@ -97,7 +96,7 @@ impl Scoring {
     }
 
     /// Logits of the clusters in some states: `[states, C]`. Clusters pay no penalty for reuse, because a good cluster
-    /// stays good while other items of it are left.
+    /// stays good while other candidates of it are left.
     fn cluster_logits(&self, policy: &Policy, states: &[State]) -> Option<Tensor> {
         let (scorer, fixed) = (policy.clusters.as_ref()?, self.clusters.as_ref()?);
         let mean_counts = |state: &State| -> Vec<f32> {
@@ -108,25 +107,26 @@ impl Scoring {
         Some(scorer.scores(fixed, &stages(states), &policy.seen(&counts)))
     }
 
-    /// Logits of the items of a set in some states: `[states, n]`. Items pay a penalty for each time that they were
-    /// selected before.
-    fn item_logits(&self, policy: &Policy, set: usize, states: &[State]) -> Tensor {
+    /// Logits of the candidates of a set in some states: `[states, n]`. Candidates pay a penalty for each time that
+    /// they were selected before.
+    fn candidate_logits(&self, policy: &Policy, set: usize, states: &[State]) -> Tensor {
         let range = &self.sets[set];
-        let fixed = self.items.narrow(0, range.start as i64, range.len() as i64); // [n, H]
+        let fixed = self.candidates.narrow(0, range.start as i64, range.len() as i64); // [n, H]
         let counts: Vec<f32> = states.iter().flat_map(|state| state.history.counts(range, state.step)).collect();
         let counts = Tensor::from_slice(&counts).view([states.len() as i64, range.len() as i64]); // [states, n]
-        policy.items.scores(&fixed, &stages(states), &policy.seen(&counts)) - counts * policy.constants.reuse_penalty
+        policy.candidates.scores(&fixed, &stages(states), &policy.seen(&counts))
+            - counts * policy.constants.reuse_penalty
     }
 
-    /// Draws the next batch; [`History::take`](super::state::History::take) then records it.
-    pub fn act(&self, policy: &Policy, state: State, batch_size: usize, draw: Draw) -> Result<Action> {
+    /// Draws the next batch; [`SelectionHistory::take`](super::state::SelectionHistory::take) then records it.
+    pub fn act(&self, policy: &Policy, state: State, batch_size: usize, draw: DrawMode) -> Result<DrawnBatch> {
         tch::no_grad(|| self.draw(policy, state, batch_size, draw))
     }
 
-    fn draw(&self, policy: &Policy, state: State, batch_size: usize, mut draw: Draw) -> Result<Action> {
+    fn draw(&self, policy: &Policy, state: State, batch_size: usize, mut draw: DrawMode) -> Result<DrawnBatch> {
         let sizes: Vec<usize> = self.sets.iter().map(Range::len).collect();
         let mut moments = Vec::new();
-        // Which sets are drawn from, and how many items of each.
+        // Which sets are drawn from, and how many candidates of each.
         let (order, sets): (Vec<(usize, usize)>, _) = if let Some(logits) = self.cluster_logits(policy, &[state]) {
             moments.push(moments_of(&logits));
             let scores: Vec<f32> = Vec::try_from(logits.squeeze_dim(0))?;
@@ -140,33 +140,33 @@ impl Scoring {
             let budgets = budgets(&sizes, batch_size, sizes.len());
             (budgets.into_iter().enumerate().filter(|(_, budget)| *budget > 0).collect(), None)
         };
-        let mut items = Vec::with_capacity(order.len());
+        let mut candidates = Vec::with_capacity(order.len());
         for (set, budget) in order {
-            let logits = self.item_logits(policy, set, &[state]); // [1, n]
+            let logits = self.candidate_logits(policy, set, &[state]); // [1, n]
             if sets.is_none() {
                 moments.push(moments_of(&logits));
             }
             let scores: Vec<f32> = Vec::try_from(logits.squeeze_dim(0))?;
-            items.push(picks(set, draw.indices(&scores, budget), &logits)?);
+            candidates.push(picks(set, draw.indices(&scores, budget), &logits)?);
         }
-        Ok(Action { sets, items, pooled: self.pooled(state, &moments) })
+        Ok(DrawnBatch { sets, candidates, pooled: self.pooled(state, &moments) })
     }
 
-    /// Positions of an action's items, in the order of the slots.
-    pub fn positions(&self, action: &Action) -> Vec<usize> {
+    /// Positions of an action's candidates, in the order of the slots.
+    pub fn positions(&self, action: &DrawnBatch) -> Vec<usize> {
         let of_set = |picks: &Picks| picks.drawn.iter().map(|drawn| self.sets[picks.set].start + drawn).collect();
-        action.items.iter().flat_map::<Vec<usize>, _>(of_set).collect()
+        action.candidates.iter().flat_map::<Vec<usize>, _>(of_set).collect()
     }
 
     /// Over how many candidates an action's softmaxes run: what it takes to replay it.
-    pub fn candidates_of(&self, action: &Action) -> usize {
-        action.items.iter().map(|picks| self.sets[picks.set].len()).sum()
+    pub fn candidates_of(&self, action: &DrawnBatch) -> usize {
+        action.candidates.iter().map(|picks| self.sets[picks.set].len()).sum()
     }
 
     /// The log-probabilities of recorded actions, each in its own state.
-    pub fn replay(&self, policy: &Policy, states: &[State], actions: &[&Action]) -> Replay {
+    pub fn replay(&self, policy: &Policy, states: &[State], actions: &[&DrawnBatch]) -> Replay {
         let steps = states.len() as i64;
-        let mut slot_entropy = Tensor::zeros([steps], (Kind::Float, self.items.device()));
+        let mut slot_entropy = Tensor::zeros([steps], (TensorKind::Float, self.candidates.device()));
         let sets = self.cluster_logits(policy, states).map(|logits| {
             slot_entropy = &slot_entropy + entropy(&logits);
             let drawn = actions.iter().enumerate().filter_map(|(place, action)| Some((place, action.sets.as_ref()?)));
@@ -176,12 +176,12 @@ impl Scoring {
             Tensor::cat(&log_probs, 0)
         });
 
-        // Actions that drew equally many items from the same set are scored together.
+        // Actions that drew equally many candidates from the same set are scored together.
         let mut groups: BTreeMap<(usize, usize), Vec<Drawn>> = BTreeMap::new();
         let (mut draws, mut batch_sizes) = (0, Vec::with_capacity(actions.len()));
         for (place, action) in actions.iter().enumerate() {
             let first = draws;
-            for picks in &action.items {
+            for picks in &action.candidates {
                 groups.entry((picks.set, picks.drawn.len())).or_default().push((place, picks, draws));
                 draws += picks.drawn.len() as i64;
             }
@@ -192,14 +192,15 @@ impl Scoring {
         for ((set, drawn), members) in groups {
             let states: Vec<State> = members.iter().map(|(place, _, _)| states[*place]).collect();
             let picks: Vec<&Picks> = members.iter().map(|(_, picks, _)| *picks).collect();
-            let logits = self.item_logits(policy, set, &states); // [members, n]
+            let logits = self.candidate_logits(policy, set, &states); // [members, n]
             grouped.push(log_probs(&logits, &picks).view([-1]));
             // The share of a slot's probability that this set has.
             let shares: Vec<f32> =
                 members.iter().map(|(place, _, _)| (drawn as f64 / batch_sizes[*place]) as f32).collect();
             let shares = Tensor::from_slice(&shares); // [members]
             // In the paper's form, which set a slot belongs to is a part of what is uncertain of it.
-            let which = if policy.constants.form == Form::PerCluster { -shares.log() } else { shares.zeros_like() };
+            let which =
+                if policy.constants.form == PolicyForm::PerCluster { -shares.log() } else { shares.zeros_like() };
             let of_set = (entropy(&logits) + which) * &shares; // [members]
             let places: Vec<i64> = members.iter().map(|(place, _, _)| *place as i64).collect();
             slot_entropy = slot_entropy.index_add(0, &Tensor::from_slice(&places), &of_set);
@@ -211,12 +212,12 @@ impl Scoring {
             }
         }
         // From the order of the groups to that of the actions.
-        let items = Tensor::cat(&grouped, 0).index_select(0, &Tensor::from_slice(&place_of)); // [draws]
-        Replay { sets, items, entropy: slot_entropy }
+        let candidates = Tensor::cat(&grouped, 0).index_select(0, &Tensor::from_slice(&place_of)); // [draws]
+        Replay { sets, candidates, entropy: slot_entropy }
     }
 
     fn pooled(&self, state: State, moments: &[[f32; 4]]) -> Vec<f32> {
-        let n = self.items.size()[0] as usize;
+        let n = self.candidates.size()[0] as usize;
         let counts = state.history.counts(&(0..n), state.step);
         let mean = counts.iter().map(|count| count.ln_1p()).sum::<f32>() / n as f32;
         let spread = counts.iter().map(|count| (count.ln_1p() - mean).powi(2)).sum::<f32>() / n as f32;
@@ -234,7 +235,9 @@ impl Scoring {
 fn set_means(state: &Tensor, sets: &[Range<usize>]) -> Tensor {
     let means: Vec<Tensor> = sets
         .iter()
-        .map(|set| state.narrow(0, set.start as i64, set.len() as i64).mean_dim([0i64].as_slice(), false, Kind::Float))
+        .map(|set| {
+            state.narrow(0, set.start as i64, set.len() as i64).mean_dim([0i64].as_slice(), false, TensorKind::Float)
+        })
         .collect();
     Tensor::stack(&means, 0)
 }
@@ -242,7 +245,7 @@ fn set_means(state: &Tensor, sets: &[Range<usize>]) -> Tensor {
 /// The stages of some states: `[states, 2]`.
 fn stages(states: &[State]) -> Tensor {
     let stages: Vec<f32> = states.iter().flat_map(|state| state.stage).collect();
-    Tensor::from_slice(&stages).view([states.len() as i64, STAGE as i64])
+    Tensor::from_slice(&stages).view([states.len() as i64, STAGE_PART_WIDTH as i64])
 }
 
 /// Log-probabilities of equally many draws from each row of logits: `[m, n]` -> `[m, b]`.

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use tch::Tensor;
 
-use super::network::STAGE;
+use super::network::STAGE_PART_WIDTH;
 use raisin_base::error::{Problem, Result, ensure};
 
 /// The candidates of a selector with the static part of their state, ordered by cluster and then by id.
@@ -92,7 +92,7 @@ impl Candidates {
 
 /// What an episode selected, step by step: availability in each of its states, without a count per candidate and step.
 #[derive(Clone, Debug)]
-pub struct History {
+pub struct SelectionHistory {
     steps: usize,
     /// The steps at which each position was selected, in ascending order.
     selected_at: BTreeMap<usize, Vec<usize>>,
@@ -101,7 +101,7 @@ pub struct History {
     selections: f64,
 }
 
-impl History {
+impl SelectionHistory {
     pub fn new(candidates: &Candidates) -> Self {
         Self { steps: 0, selected_at: BTreeMap::new(), sum: vec![0.0; candidates.columns.len()], selections: 0.0 }
     }
@@ -159,7 +159,7 @@ fn earlier(steps: &[usize], step: usize) -> usize {
 #[derive(Clone, Copy)]
 pub struct State<'a> {
     /// Performance and t/T.
-    pub stage: [f32; STAGE],
-    pub history: &'a History,
+    pub stage: [f32; STAGE_PART_WIDTH],
+    pub history: &'a SelectionHistory,
     pub step: usize,
 }

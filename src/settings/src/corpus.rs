@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 /// The layout of the raw records in a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Format {
+pub enum RecordFormat {
     /// The layout that fits most of the first records.
     #[default]
     Auto,
@@ -22,7 +22,7 @@ pub enum Format {
     Parquet,
 }
 
-impl Format {
+impl RecordFormat {
     pub fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",
@@ -67,7 +67,7 @@ impl TaskFormat {
 /// How a multiple-choice question is presented to the model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Style {
+pub enum ChoiceStyle {
     /// Only the question. The texts of the choices are compared as answers.
     #[default]
     Text,

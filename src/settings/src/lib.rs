@@ -9,6 +9,6 @@ pub mod schedule;
 pub mod selection;
 
 pub use adaptation::{AdaptationMethod, AdaptationSettings};
-pub use corpus::{Extract, Family, Format, Scored, Split, Style, TaskFormat};
-pub use schedule::Schedule;
-pub use selection::{Method, Third};
+pub use corpus::{ChoiceStyle, Extract, Family, RecordFormat, Scored, Split, TaskFormat};
+pub use schedule::LearningRateSchedule;
+pub use selection::{SelectionMethod, Third};

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// Which candidates compete with each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Form {
+pub enum PolicyForm {
     /// The policy first selects the clusters that fill the batch, and then the items within these clusters.
     Hierarchical,
     /// The policy selects B/C items from each of C clusters, as in the paper.
@@ -66,7 +66,7 @@ pub enum Deployment {
 /// A part of the fused state. Leaving out a part is an ablation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Part {
+pub enum StatePart {
     Stage,
     Difficulty,
     Semantic,
@@ -74,10 +74,10 @@ pub enum Part {
 }
 
 /// The hyper-parameters of the method, as a person writes them and as the selector takes them. What is not written comes
-/// from a preset: [`Config::standard`] or [`Config::paper`].
+/// from a preset: [`PpoSettings::standard`] or [`PpoSettings::paper`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Config {
+pub struct PpoSettings {
     /// K: rounds, each of one episode or more, and followed by an update. Both presets: 20.
     pub rounds: usize,
     /// Episodes of a round, played side by side and learnt from in one update. LoRA adapters of several episodes share
@@ -93,11 +93,11 @@ pub struct Config {
     pub evaluate_every: usize,
     /// `hierarchical` (default): which clusters fill the batch, then the items within them; `per_cluster` (paper):
     /// B/C from every cluster; `flat`: all candidates compete.
-    pub policy: Form,
+    pub policy: PolicyForm,
     /// Hierarchical form: how many clusters fill a batch. Both presets: 2.
     pub clusters_per_step: usize,
     /// The parts of the fused state; leaving one out is an ablation. Both presets: all four.
-    pub state: Vec<Part>,
+    pub state: Vec<StatePart>,
     /// Episodes draw from the policy (default: true); false takes the top b, as the paper does, whose old policy is
     /// then deterministic.
     pub explore: bool,
@@ -153,7 +153,7 @@ fn one() -> usize {
     1
 }
 
-impl Config {
+impl PpoSettings {
     /// The preset that learned fastest in our trials. On the toy learner of the tests, the share of relevant picks starts at
     /// .12 and passes .9 in the sixth of twenty rounds. The test `compare_variants` of raisin-selector compares other values.
     pub fn standard() -> Self {
@@ -163,9 +163,9 @@ impl Config {
             steps: 60,
             batch_size: 16,
             evaluate_every: 1,
-            policy: Form::Hierarchical,
+            policy: PolicyForm::Hierarchical,
             clusters_per_step: 2,
-            state: vec![Part::Stage, Part::Difficulty, Part::Semantic, Part::Availability],
+            state: vec![StatePart::Stage, StatePart::Difficulty, StatePart::Semantic, StatePart::Availability],
             explore: true,
             deployment: Deployment::Sample,
             reuse_penalty: 2.0,
@@ -194,7 +194,7 @@ impl Config {
     /// The paper's values. A setting that the paper does not give has the value of the standard preset.
     pub fn paper() -> Self {
         Self {
-            policy: Form::PerCluster,
+            policy: PolicyForm::PerCluster,
             explore: false,
             deployment: Deployment::Top,
             reuse_penalty: 0.0,
@@ -215,7 +215,7 @@ impl Config {
         }
     }
 
-    pub fn uses(&self, part: Part) -> bool {
+    pub fn uses(&self, part: StatePart) -> bool {
         self.state.contains(&part)
     }
 }

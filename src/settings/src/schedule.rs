@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 /// How the learning rate changes from its highest value to the last step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Schedule {
+pub enum LearningRateSchedule {
     /// The learning rate stays constant.
     Constant,
     /// The learning rate falls linearly to zero.
@@ -19,7 +19,7 @@ pub enum Schedule {
     Cosine,
 }
 
-impl Schedule {
+impl LearningRateSchedule {
     /// The factor of the learning rate for the update `step` of `total`; the first update is 0. There is a linear
     /// warm-up over the first `warmup` share of the updates. This is as in transformers, except that the first update
     /// of a warm-up has a rate above zero. With a few dozen steps in total, an update with rate zero would be a
@@ -47,21 +47,21 @@ mod tests {
 
     #[test]
     fn cosine_without_warm_up_starts_at_one_and_is_half_way_in_the_middle() {
-        assert!((Schedule::Cosine.at(0, 100, 0.0) - 1.0).abs() < 1e-12);
-        assert!((Schedule::Cosine.at(50, 100, 0.0) - 0.5).abs() < 1e-12);
-        assert!(Schedule::Cosine.at(99, 100, 0.0) < 1e-3);
+        assert!((LearningRateSchedule::Cosine.at(0, 100, 0.0) - 1.0).abs() < 1e-12);
+        assert!((LearningRateSchedule::Cosine.at(50, 100, 0.0) - 0.5).abs() < 1e-12);
+        assert!(LearningRateSchedule::Cosine.at(99, 100, 0.0) < 1e-3);
     }
 
     #[test]
     fn warm_up_rises_to_the_full_rate_and_never_wastes_a_step_on_zero() {
-        let factors: Vec<f64> = (0..5).map(|step| Schedule::Constant.at(step, 20, 0.2)).collect();
+        let factors: Vec<f64> = (0..5).map(|step| LearningRateSchedule::Constant.at(step, 20, 0.2)).collect();
         assert_eq!(factors, [0.2, 0.4, 0.6, 0.8, 1.0]);
     }
 
     proptest! {
         #[test]
         fn a_factor_is_positive_and_at_most_one(step in 0usize..500, total in 1usize..500, warmup in 0.0f64..0.9) {
-            for schedule in [Schedule::Constant, Schedule::Linear, Schedule::Cosine] {
+            for schedule in [LearningRateSchedule::Constant, LearningRateSchedule::Linear, LearningRateSchedule::Cosine] {
                 let factor = schedule.at(step.min(total - 1), total, warmup);
                 prop_assert!(factor > 0.0 && factor <= 1.0, "{schedule:?} gives {factor}");
             }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 /// The method that selects instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Method {
+pub enum SelectionMethod {
     /// The trained policy of a `selector` stage. The policy draws as in training, unless its `deployment` is `top`.
     Raise,
     /// Uniform draws, without replacement until every candidate was drawn once.
@@ -33,7 +33,7 @@ pub enum Method {
     Oracle,
 }
 
-impl Method {
+impl SelectionMethod {
     pub fn name(self) -> &'static str {
         match self {
             Self::Raise => "raise",

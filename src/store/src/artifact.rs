@@ -286,8 +286,8 @@ mod tests {
 
     #[test]
     fn missing_truncated_added_and_changed_files_are_each_named_and_never_served() {
-        type Change = fn(&Path) -> std::io::Result<()>;
-        let changes: [(Change, &str); 6] = [
+        type ArtifactChange = fn(&Path) -> std::io::Result<()>;
+        let changes: [(ArtifactChange, &str); 6] = [
             (|file| std::fs::write(file, "23"), "the content of sub/b is not what was written"),
             (|file| std::fs::remove_file(file), "sub/b is missing"),
             (|file| std::fs::write(file, "2"), "sub/b has 1 bytes where 2 were written"),

@@ -29,7 +29,7 @@ const ENTRIES_PER_THREAD: usize = 128;
 
 /// The actions and links of the last build of a pipeline.
 #[derive(Debug)]
-pub struct Index {
+pub struct BuildIndex {
     file: PathBuf,
     /// By action key.
     entries: HashMap<Digest, IndexEntry>,
@@ -56,7 +56,7 @@ struct Links {
     paths: Vec<(PathBuf, Fingerprint)>,
 }
 
-impl Index {
+impl BuildIndex {
     /// Loads the index of the pipeline whose links are in `out`, and compares the fingerprints of all entries.
     pub fn load(store: &Store, out: &Path) -> Self {
         let file = store.root.join("index").join(index_name(out));
@@ -216,7 +216,7 @@ fn put_fingerprint(bytes: &mut Vec<u8>, of: &Fingerprint) {
 /// The content of an index file: the entries by action key, and the links.
 type SavedIndex = (Vec<(Digest, IndexEntry)>, Option<Links>);
 
-/// Decodes an index file; `None` if `bytes` is not exactly the output of [`Index::encode`].
+/// Decodes an index file; `None` if `bytes` is not exactly the output of [`BuildIndex::encode`].
 fn decode(bytes: &[u8]) -> Option<SavedIndex> {
     let mut rest = Rest(bytes.strip_prefix(HEAD)?);
     let count = rest.count()?;
@@ -306,15 +306,15 @@ mod tests {
         let artifact = store.commit(&out).unwrap().digest;
         let key = Digest::of(b"key");
         store.write_record(&sample(key, artifact)).unwrap();
-        let mut index = Index::load(&store, Path::new("out/p"));
+        let mut index = BuildIndex::load(&store, Path::new("out/p"));
         assert_eq!(index.untouched(&store, key), None);
         index.learn(&store, key);
         index.save();
         (store, key, artifact)
     }
 
-    fn load(store: &Store) -> Index {
-        Index::load(store, Path::new("out/p"))
+    fn load(store: &Store) -> BuildIndex {
+        BuildIndex::load(store, Path::new("out/p"))
     }
 
     #[test]

@@ -52,7 +52,7 @@ pub use cache_only::{recall, remember, this_executable};
 pub use description::{BuildDescription, BuiltStage, DESCRIPTION};
 pub use files::{FileDigests, Fingerprint};
 pub use gc::{Gc, GcOptions, gc};
-pub use index::Index;
+pub use index::BuildIndex;
 pub use journal::{Journal, JournalEvent, JournalLine};
 pub use lock::{Lock, Waiting};
 pub use manifest::{FileDifference, FileEntry, MANIFEST, Manifest};

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::memory::Phase;
+use super::meter::PhaseUse;
 
 /// What some part of training has cost so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Spent {
+pub struct CostCounter {
     pub time: Duration,
     pub tokens: u64,
     pub supervised_tokens: u64,
@@ -15,7 +15,7 @@ pub struct Spent {
     pub peak_bytes: u64,
 }
 
-impl Spent {
+impl CostCounter {
     pub fn count(&mut self, tokens: usize, supervised_tokens: usize, flops: f64) {
         self.tokens += tokens as u64;
         self.supervised_tokens += supervised_tokens as u64;
@@ -35,13 +35,13 @@ impl Spent {
 /// of the backward pass, and so does the first.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Phases {
-    pub forward: Phase,
-    pub backward: Phase,
-    pub optimizer: Phase,
+    pub forward: PhaseUse,
+    pub backward: PhaseUse,
+    pub optimizer: PhaseUse,
 }
 
 impl Phases {
-    fn each(&mut self) -> [&mut Phase; 3] {
+    fn each(&mut self) -> [&mut PhaseUse; 3] {
         [&mut self.forward, &mut self.backward, &mut self.optimizer]
     }
 }
@@ -50,17 +50,17 @@ impl Phases {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Account {
     /// Training steps.
-    pub train: Spent,
+    pub train: CostCounter,
     /// Measurements of the performance.
-    pub evaluation: Spent,
+    pub evaluation: CostCounter,
     pub phases: Phases,
 }
 
 /// What passes at the same time have taken together, which each of them cannot tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Together {
-    pub train: Phase,
-    pub evaluation: Phase,
+    pub train: PhaseUse,
+    pub evaluation: PhaseUse,
 }
 
 impl Account {
@@ -82,7 +82,7 @@ impl Account {
         let taken: Duration = all.phases.each().iter().map(|phase| phase.time).sum();
         let share = if taken.is_zero() { 0.0 } else { together.train.time.as_secs_f64() / taken.as_secs_f64() };
         for phase in all.phases.each() {
-            *phase = Phase { time: phase.time.mul_f64(share), peak_bytes: together.train.peak_bytes };
+            *phase = PhaseUse { time: phase.time.mul_f64(share), peak_bytes: together.train.peak_bytes };
         }
         all
     }
@@ -96,22 +96,22 @@ mod tests {
     fn what_passes_at_the_same_time_took_is_the_time_that_went_by() {
         let seconds = Duration::from_secs;
         let one = Account {
-            train: Spent { time: seconds(8), tokens: 10, supervised_tokens: 4, flops: 2.0, peak_bytes: 0 },
-            evaluation: Spent { time: seconds(1), tokens: 3, ..Spent::default() },
+            train: CostCounter { time: seconds(8), tokens: 10, supervised_tokens: 4, flops: 2.0, peak_bytes: 0 },
+            evaluation: CostCounter { time: seconds(1), tokens: 3, ..CostCounter::default() },
             phases: Phases {
-                forward: Phase { time: seconds(2), peak_bytes: 0 },
-                backward: Phase { time: seconds(5), peak_bytes: 0 },
-                optimizer: Phase { time: seconds(1), peak_bytes: 0 },
+                forward: PhaseUse { time: seconds(2), peak_bytes: 0 },
+                backward: PhaseUse { time: seconds(5), peak_bytes: 0 },
+                optimizer: PhaseUse { time: seconds(1), peak_bytes: 0 },
             },
         };
         let together = Together {
-            train: Phase { time: seconds(8), peak_bytes: 700 },
-            evaluation: Phase { time: seconds(1), peak_bytes: 500 },
+            train: PhaseUse { time: seconds(8), peak_bytes: 700 },
+            evaluation: PhaseUse { time: seconds(1), peak_bytes: 500 },
         };
         let all = Account::of_all(&[one, one], &together);
         assert_eq!((all.train.tokens, all.train.supervised_tokens, all.train.time), (20, 8, seconds(8)));
         assert_eq!((all.evaluation.tokens, all.evaluation.peak_bytes), (6, 500));
-        assert_eq!(all.phases.backward, Phase { time: seconds(5), peak_bytes: 700 });
+        assert_eq!(all.phases.backward, PhaseUse { time: seconds(5), peak_bytes: 700 });
         assert_eq!(Account::of_all(&[Account::default()], &Together::default()), Account::default());
     }
 }

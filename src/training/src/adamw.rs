@@ -5,7 +5,7 @@
 //! and one pass reads and writes each number once: our own on the CPU, PyTorch's fused kernel on a GPU.
 
 use rayon::prelude::*;
-use tch::{Device, Kind, Tensor, no_grad};
+use tch::{Device, Kind as TensorKind, Tensor, no_grad};
 
 use raisin_base::error::{Result, ensure};
 use raisin_lm::{AdamWStep, fused_adamw};
@@ -45,7 +45,7 @@ pub struct AdamW {
 
 impl AdamW {
     pub fn new(parameters: &Tensor, config: AdamWConfig) -> Result<Self> {
-        let zeros = || Tensor::f_zeros(parameters.size(), (Kind::Float, parameters.device()));
+        let zeros = || Tensor::f_zeros(parameters.size(), (TensorKind::Float, parameters.device()));
         Ok(Self { config, steps: 0, first: zeros()?, second: zeros()? })
     }
 
@@ -105,10 +105,10 @@ impl AdamW {
     }
 
     /// That of the present step.
-    fn update(&self, factor: f64, learning_rate: f64) -> Update {
+    fn update(&self, factor: f64, learning_rate: f64) -> AdamWUpdate {
         let AdamWConfig { beta1, beta2, epsilon, weight_decay } = self.config;
         let exponent = self.steps as f64;
-        Update {
+        AdamWUpdate {
             factor,
             kept: 1.0 - learning_rate * weight_decay,
             first: 1.0 - beta1,
@@ -159,7 +159,7 @@ impl AdamW {
 }
 
 /// The numbers of one update.
-struct Update {
+struct AdamWUpdate {
     /// Of the gradient.
     factor: f64,
     /// Of a parameter, after weight decay.
@@ -177,7 +177,7 @@ struct Update {
 /// Parameters, their moments, and their gradient.
 type Chunk<'t> = ((&'t mut [f32], (&'t mut [f32], &'t mut [f32])), &'t [f32]);
 
-impl Update {
+impl AdamWUpdate {
     /// Parameters, moments and gradient, each number read once.
     fn on_the_cpu(&self, slices: &mut [[Tensor; 4]]) -> Result<()> {
         let mut work = Vec::new();
@@ -219,7 +219,7 @@ impl Update {
 /// The numbers of a contiguous f32 tensor on the CPU.
 fn numbers(tensor: &mut Tensor) -> Result<&mut [f32]> {
     ensure!(
-        tensor.kind() == Kind::Float && tensor.device() == Device::Cpu && tensor.is_contiguous(),
+        tensor.kind() == TensorKind::Float && tensor.device() == Device::Cpu && tensor.is_contiguous(),
         "an optimizer's buffers are contiguous, in f32 and on the CPU"
     );
     if tensor.numel() == 0 {

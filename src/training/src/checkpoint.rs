@@ -7,10 +7,10 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use tch::{Kind, Tensor, no_grad};
+use tch::{Kind as TensorKind, Tensor, no_grad};
 
 use raisin_base::error::{Context as _, Result, anyhow, ensure};
-use raisin_base::sealed::{self, Record, Tell, set_aside};
+use raisin_base::sealed::{self, DamageListener, Record, set_aside};
 use raisin_lm::weights::bytes_of;
 
 /// How much of a tensor is read at once: whole numbers.
@@ -19,7 +19,7 @@ const PIECE: usize = 16 << 20;
 /// Writes tensors and `extras` into `path`, which then holds all of it or what it held before.
 pub fn save(path: &Path, tensors: &[(&str, &Tensor)], extras: &[&[u8]]) -> Result<()> {
     for (name, tensor) in tensors {
-        ensure!(tensor.kind() == Kind::Float, "the checkpoint tensor {name} is {:?}, not f32", tensor.kind());
+        ensure!(tensor.kind() == TensorKind::Float, "the checkpoint tensor {name} is {:?}, not f32", tensor.kind());
     }
     let names: Vec<&str> = tensors.iter().map(|(name, _)| *name).collect();
     let names = serde_json::to_vec(&names)?;
@@ -41,14 +41,14 @@ pub fn save(path: &Path, tensors: &[(&str, &Tensor)], extras: &[&[u8]]) -> Resul
 }
 
 /// What [`save`] wrote, known to be whole: tensors stay in the file until they are copied to where they belong.
-pub struct Saved {
+pub struct SavedCheckpoint {
     record: Record,
     names: Vec<String>,
 }
 
-impl Saved {
+impl SavedCheckpoint {
     /// `None` where there is no such file, or none that can be used, which is then set aside and told of.
-    pub fn open(path: &Path, tell: Tell) -> Result<Option<Self>> {
+    pub fn open(path: &Path, tell: DamageListener) -> Result<Option<Self>> {
         let Some(record) = sealed::open(path, tell)? else { return Ok(None) };
         let names = record.read(0).ok().and_then(|bytes| serde_json::from_slice::<Vec<String>>(&bytes).ok());
         match names.filter(|names| names.len() < record.parts()) {
@@ -85,7 +85,7 @@ impl Saved {
     /// Copies tensors of the file over those of the same names and numbers of elements, on whatever device they are.
     ///
     /// # Errors
-    /// Those of [`Saved::check`]: nothing is copied then.
+    /// Those of [`SavedCheckpoint::check`]: nothing is copied then.
     pub fn copy_into(&self, targets: &[(&str, &Tensor)]) -> Result<()> {
         let parts = targets.iter().map(|(name, target)| self.part(name, target)).collect::<Result<Vec<_>>>()?;
         for ((_, target), part) in targets.iter().zip(parts) {
@@ -93,7 +93,7 @@ impl Saved {
             let mut start = 0;
             self.record.read_in_pieces(part, PIECE, &mut |bytes| {
                 let count = (bytes.len() / size_of::<f32>()) as i64;
-                let piece = Tensor::f_from_data_size(bytes, &[count], Kind::Float)?;
+                let piece = Tensor::f_from_data_size(bytes, &[count], TensorKind::Float)?;
                 no_grad(|| flat.f_narrow(0, start, count)?.f_copy_(&piece))?;
                 start += count;
                 Ok(())
@@ -138,8 +138,8 @@ mod tests {
     use super::*;
     use tch::Device;
 
-    fn open(path: &Path) -> Result<Option<Saved>> {
-        Saved::open(path, &|text| panic!("{text}"))
+    fn open(path: &Path) -> Result<Option<SavedCheckpoint>> {
+        SavedCheckpoint::open(path, &|text| panic!("{text}"))
     }
 
     #[test]
@@ -153,14 +153,14 @@ mod tests {
         let saved = open(&path)?.expect("just written");
         assert_eq!((saved.read(0)?, saved.read(1)?), ("ä".as_bytes().to_vec(), vec![]));
         assert!(saved.read(2).is_err());
-        let back = Tensor::zeros([2, 3], (Kind::Float, Device::Cpu));
+        let back = Tensor::zeros([2, 3], (TensorKind::Float, Device::Cpu));
         saved.copy_into(&[("flat", &back)])?;
         let bits = |tensor: &Tensor| -> Result<Vec<u32>> {
             Ok(Vec::<f32>::try_from(tensor.view(-1))?.iter().map(|value| value.to_bits()).collect())
         };
         assert_eq!(bits(&back)?, values.map(f32::to_bits));
         // Nothing is copied where not everything can be.
-        let (other, short) = (back.zeros_like(), Tensor::zeros([5], (Kind::Float, Device::Cpu)));
+        let (other, short) = (back.zeros_like(), Tensor::zeros([5], (TensorKind::Float, Device::Cpu)));
         for wrong in [("flat", &short), ("other", &other)] {
             assert!(saved.copy_into(&[("flat", &other), wrong]).is_err());
         }
@@ -173,7 +173,9 @@ mod tests {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("checkpoint");
         sealed::replace(&path, &[1], |_| Ok(Cow::Borrowed(b"x")))?;
-        assert!(Saved::open(&path, &|text| assert!(text.contains("it is no checkpoint"), "{text}"))?.is_none());
+        assert!(
+            SavedCheckpoint::open(&path, &|text| assert!(text.contains("it is no checkpoint"), "{text}"))?.is_none()
+        );
         assert!(!path.exists() && folder.path().join("checkpoint.damaged").exists());
         Ok(())
     }
@@ -184,7 +186,7 @@ mod tests {
         let path = folder.path().join("checkpoint");
         let (early, late) = (Tensor::from_slice(&[1f32, 2.0]), Tensor::from_slice(&[3f32, 4.0]));
         save(&path, &[("first", &early), ("second", &early)], &[])?;
-        assert!(save(&path, &[("first", &late), ("second", &late.to_kind(Kind::Double))], &[]).is_err());
+        assert!(save(&path, &[("first", &late), ("second", &late.to_kind(TensorKind::Double))], &[]).is_err());
         let back = late.zeros_like();
         open(&path)?.expect("the earlier one").copy_into(&[("second", &back)])?;
         assert_eq!(Vec::<f32>::try_from(&back)?, [1.0, 2.0]);

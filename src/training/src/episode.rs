@@ -13,12 +13,12 @@ use rayon::prelude::*;
 use tch::{Device, Tensor, no_grad};
 
 use super::account::{Account, Together};
-use super::memory::{Meter, Phase};
+use super::meter::{Meter, PhaseUse};
 use super::pool::TrainingPool;
-use super::trainer::{Rows, Snapshot, StepOutcome, Trainer, TrainerConfig};
+use super::trainer::{Snapshot, StepOutcome, Trainer, TrainerConfig, TrainingRows};
 use super::validation::ValidationSet;
 use raisin_base::error::{Problem, Result, anyhow, ensure};
-use raisin_base::learner::{Ensemble, Trained};
+use raisin_base::learner::{Ensemble, StepReport};
 use raisin_base::seed::Seed;
 use raisin_lm::{Adaptation, Model};
 
@@ -122,13 +122,13 @@ impl Episodes {
         Ok(all)
     }
 
-    /// What there was room for in memory: to be kept beside the state of a selector, because smaller parts round otherwise.
+    /// What fitted in memory: to be kept beside the state of a selector, because smaller parts round otherwise.
     pub fn room(&self) -> Vec<[usize; 2]> {
         let room = |one: &One| [one.trainer.config.micro_batch_tokens, one.validation.too_many()];
         self.trainers.iter().map(room).collect()
     }
 
-    /// Goes on with the room that an earlier process found.
+    /// Goes on with what fitted in memory in an earlier process.
     ///
     /// # Errors
     /// It had other trainers.
@@ -145,7 +145,7 @@ impl Episodes {
     fn each<T: Send>(
         &mut self,
         work: impl Fn(usize, &mut One, &TrainingPool) -> Result<Vec<T>> + Sync,
-        phase: fn(&mut Together) -> &mut Phase,
+        phase: fn(&mut Together) -> &mut PhaseUse,
     ) -> Result<Vec<T>> {
         let pool = &self.pool;
         if let [one] = self.trainers.as_mut_slice() {
@@ -193,13 +193,13 @@ impl Ensemble for Episodes {
         Ok(first)
     }
 
-    fn step_all(&mut self, batches: &[Vec<u32>]) -> Result<Vec<Trained>> {
+    fn step_all(&mut self, batches: &[Vec<u32>]) -> Result<Vec<StepReport>> {
         ensure!(batches.len() == self.episodes(), "{} batches for {} episodes", batches.len(), self.episodes());
         let step = |first: usize, one: &mut One, pool: &TrainingPool| -> Result<Vec<StepOutcome>> {
             let batches = &batches[first..first + one.trainer.lanes()];
             let rows = batches.iter().map(|batch| pool.rows(batch)).collect::<Result<Vec<_>>>()?;
-            let rows: Vec<Rows<'_>> =
-                rows.iter().map(|(sequences, states)| Rows { sequences, states: states.as_deref() }).collect();
+            let rows: Vec<TrainingRows<'_>> =
+                rows.iter().map(|(sequences, states)| TrainingRows { sequences, states: states.as_deref() }).collect();
             one.trainer.step_lanes(&rows)
         };
         let outcomes = self.each(step, |together| &mut together.train)?;

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use super::*;
 use raisin_corpus::Sequence;
 use raisin_lm::proxy::{PrefixStates, ProxyConfig, write_states};
-use raisin_lm::{Config, TARGETS};
-use tch::Kind;
+use raisin_lm::{ModelConfig, TARGETS};
+use tch::Kind as TensorKind;
 
 /// Largest difference from the number that the episode alone comes to, relative to the largest of them: rounding, which
 /// differs with the shape of a matrix product.
@@ -39,30 +39,30 @@ fn config() -> TrainerConfig {
     }
 }
 
-struct World {
+struct LearnerFixture {
     folder: tempfile::TempDir,
     examples: Vec<Sequence>,
     prefix: Option<usize>,
 }
 
-impl World {
+impl LearnerFixture {
     /// With `prefix`, over the cached states of so many frozen layers.
     fn new(prefix: Option<usize>) -> Result<Self> {
         tch::set_num_threads(1);
-        let world = Self { folder: tempfile::tempdir()?, examples: (50..55).map(row).collect(), prefix };
+        let fixture = Self { folder: tempfile::tempdir()?, examples: (50..55).map(row).collect(), prefix };
         if let Some(layers) = prefix {
             let proxy = ProxyConfig { train_layers: 3 - layers, prefix_layers: layers, max_tokens: 64 };
-            let validation: Vec<_> = world.examples.iter().cloned().map(Some).collect();
-            write_states(&Self::model()?, &proxy, &rows(), &validation, 64, world.folder.path(), &mut |_| ())?;
-            std::fs::write(world.folder.path().join("proxy.json"), serde_json::to_vec(&proxy)?)?;
+            let validation: Vec<_> = fixture.examples.iter().cloned().map(Some).collect();
+            write_states(&Self::model()?, &proxy, &rows(), &validation, 64, fixture.folder.path(), &mut |_| ())?;
+            std::fs::write(fixture.folder.path().join("proxy.json"), serde_json::to_vec(&proxy)?)?;
         }
-        Ok(world)
+        Ok(fixture)
     }
 
     fn model() -> Result<Model> {
-        let mut config = Config::llama(40, 16, 3, 2, 1, 32);
+        let mut config = ModelConfig::llama(40, 16, 3, 2, 1, 32);
         config.initializer_range = 0.2;
-        Model::init(config, &Seed::new(1), Device::Cpu, Kind::Float)
+        Model::init(config, &Seed::new(1), Device::Cpu, TensorKind::Float)
     }
 
     fn pool(&self) -> Result<TrainingPool> {
@@ -133,11 +133,11 @@ fn eight_episodes_together_end_where_each_ends_alone() -> Result<()> {
     for (adaptation, prefix) in
         [(lora(), None), (top_lora(), Some(1)), (Adaptation::Full, None), (Adaptation::TopLayers(2), Some(1))]
     {
-        let world = World::new(prefix)?;
-        let mut learners = world.together(&adaptation, EPISODES)?;
+        let fixture = LearnerFixture::new(prefix)?;
+        let mut learners = fixture.together(&adaptation, EPISODES)?;
         let seen = play(&mut learners)?;
         for (episode, (seen, trained)) in seen.iter().zip(learners.trained()?).enumerate() {
-            let (alone, numbers) = world.alone(&adaptation, episode)?;
+            let (alone, numbers) = fixture.alone(&adaptation, episode)?;
             for (together, alone) in seen.iter().zip(&alone) {
                 assert!(
                     (together - alone).abs() < TOLERANCE * alone.abs(),
@@ -156,10 +156,10 @@ fn eight_episodes_together_end_where_each_ends_alone() -> Result<()> {
 #[test]
 fn recomputed_activations_change_nothing_for_episodes_side_by_side() -> Result<()> {
     for (adaptation, prefix) in [(lora(), None), (top_lora(), Some(1)), (Adaptation::Full, None)] {
-        let world = World::new(prefix)?;
-        let mut kept = world.together(&adaptation, 3)?;
+        let fixture = LearnerFixture::new(prefix)?;
+        let mut kept = fixture.together(&adaptation, 3)?;
         let recomputing = TrainerConfig { activation_checkpointing: true, ..config() };
-        let mut recomputed = world.configured(World::model()?, &adaptation, 3, recomputing)?;
+        let mut recomputed = fixture.configured(LearnerFixture::model()?, &adaptation, 3, recomputing)?;
         for (one, other) in play(&mut recomputed)?.concat().iter().zip(play(&mut kept)?.concat()) {
             assert!((one - other).abs() < TOLERANCE * other.abs(), "{adaptation:?}: {one} {other}");
         }
@@ -171,19 +171,19 @@ fn recomputed_activations_change_nothing_for_episodes_side_by_side() -> Result<(
 
 #[test]
 fn an_episode_among_others_that_shares_no_pass_is_the_episode_alone_bit_for_bit() -> Result<()> {
-    let world = World::new(None)?;
-    let seen = play(&mut world.together(&Adaptation::Full, 3)?)?;
+    let fixture = LearnerFixture::new(None)?;
+    let seen = play(&mut fixture.together(&Adaptation::Full, 3)?)?;
     for (episode, seen) in seen.iter().enumerate() {
         let bits = |seen: &[f64]| seen.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
-        assert_eq!(bits(seen), bits(&world.alone(&Adaptation::Full, episode)?.0), "episode {episode}");
+        assert_eq!(bits(seen), bits(&fixture.alone(&Adaptation::Full, episode)?.0), "episode {episode}");
     }
     Ok(())
 }
 
 #[test]
 fn two_episodes_with_the_same_batches_are_the_same_bit_for_bit() -> Result<()> {
-    let world = World::new(None)?;
-    let mut learner = world.together(&Adaptation::Full, 1)?;
+    let fixture = LearnerFixture::new(None)?;
+    let mut learner = fixture.together(&Adaptation::Full, 1)?;
     let (one, other) = (play(&mut learner)?.concat(), play(&mut learner)?.concat());
     let bits = |seen: &[f64]| seen.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
     assert_eq!(bits(&one), bits(&other));
@@ -194,10 +194,10 @@ fn two_episodes_with_the_same_batches_are_the_same_bit_for_bit() -> Result<()> {
 #[test]
 fn an_episode_starts_again_without_the_files_it_came_from() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let world = World::new(None)?;
-    World::model()?.save(folder.path())?;
-    let model = Model::load(folder.path(), Device::Cpu, Kind::Float)?;
-    let mut learner = world.configured(model, &Adaptation::Full, 1, config())?;
+    let fixture = LearnerFixture::new(None)?;
+    LearnerFixture::model()?.save(folder.path())?;
+    let model = Model::load(folder.path(), Device::Cpu, TensorKind::Float)?;
+    let mut learner = fixture.configured(model, &Adaptation::Full, 1, config())?;
     drop(folder);
     let first = learner.restore_all()?;
     learner.step_all(&[batch(0, 0)])?;
@@ -210,10 +210,10 @@ fn an_episode_starts_again_without_the_files_it_came_from() -> Result<()> {
 
 #[test]
 fn a_row_that_cannot_be_trained_on_is_named() -> Result<()> {
-    let world = World::new(None)?;
+    let fixture = LearnerFixture::new(None)?;
     let mut rows = rows();
     rows[4] = None;
-    let (model, validation) = (World::model()?, world.validation()?);
+    let (model, validation) = (LearnerFixture::model()?, fixture.validation()?);
     let pool = TrainingPool::new(rows, None);
     let mut learner = Episodes::new(model, &Adaptation::Full, &Seed::new(2), config(), 1, pool, validation)?;
     let error = learner.step_all(&[vec![0, 4]]).expect_err("row 4 has no sequence");
@@ -223,7 +223,7 @@ fn a_row_that_cannot_be_trained_on_is_named() -> Result<()> {
 
 #[test]
 fn a_restored_round_is_the_same_round_bit_for_bit() -> Result<()> {
-    let mut learners = World::new(None)?.together(&lora(), 5)?;
+    let mut learners = LearnerFixture::new(None)?.together(&lora(), 5)?;
     let bits = |seen: Vec<Vec<f64>>| seen.concat().into_iter().map(f64::to_bits).collect::<Vec<_>>();
     assert_eq!(bits(play(&mut learners)?), bits(play(&mut learners)?));
     Ok(())
@@ -231,14 +231,14 @@ fn a_restored_round_is_the_same_round_bit_for_bit() -> Result<()> {
 
 #[test]
 fn what_the_episodes_cost_is_the_sum_of_each() -> Result<()> {
-    let world = World::new(None)?;
-    let mut learners = world.together(&lora(), 3)?;
+    let fixture = LearnerFixture::new(None)?;
+    let mut learners = fixture.together(&lora(), 3)?;
     learners.restore_all()?;
     let trained = learners.step_all(&[batch(0, 0), batch(0, 1), batch(0, 2)])?;
     let account = learners.account();
     assert_eq!(account.train.tokens, trained.iter().map(|trained| trained.tokens).sum::<u64>());
     assert!((account.train.flops / trained.iter().map(|trained| trained.flops).sum::<f64>() - 1.0).abs() < 1e-12);
-    let tokens: usize = world.examples.iter().map(|example| example.tokens.len()).sum();
+    let tokens: usize = fixture.examples.iter().map(|example| example.tokens.len()).sum();
     // P(M_0) is measured once, whatever the number of rounds.
     learners.restore_all()?;
     assert_eq!(learners.account().evaluation.tokens, 3 * tokens as u64);
@@ -252,15 +252,15 @@ fn what_the_episodes_cost_is_the_sum_of_each() -> Result<()> {
 #[test]
 fn where_memory_ends_the_parts_of_all_episodes_shrink_and_the_episodes_stay_the_same() -> Result<()> {
     for (adaptation, prefix) in [(lora(), None), (top_lora(), Some(1))] {
-        let world = World::new(prefix)?;
-        let whole = play(&mut world.together(&adaptation, 2)?)?;
+        let fixture = LearnerFixture::new(prefix)?;
+        let whole = play(&mut fixture.together(&adaptation, 2)?)?;
         let heard = Arc::new(Mutex::new(Vec::new()));
         let hears = heard.clone();
-        let mut model = World::model()?;
+        let mut model = LearnerFixture::model()?;
         model.listen(Arc::new(move |text| hears.lock().expect("one thread").push(text.to_owned())));
         // Room for the longest row of each episode, not for all rows of both nor for the longer validation part.
         model.limit_room(Some(41));
-        let mut learners = world.configured(model, &adaptation, 2, config())?;
+        let mut learners = fixture.configured(model, &adaptation, 2, config())?;
         for (halved, whole) in play(&mut learners)?.concat().iter().zip(whole.concat()) {
             assert!((halved - whole).abs() < TOLERANCE * whole.abs(), "{adaptation:?}: {halved} {whole}");
         }
@@ -269,8 +269,8 @@ fn where_memory_ends_the_parts_of_all_episodes_shrink_and_the_episodes_stay_the_
         assert_eq!((about("to score 42 tokens"), about("in step 1:"), first.len()), (1, 1, 2), "{first:?}");
         play(&mut learners)?;
         assert_eq!(*heard.lock().expect("one thread"), first, "it is said once");
-        // Other learners go on with what was found out, where there is room again.
-        let mut resumed = world.together(&adaptation, 2)?;
+        // Other learners go on with what was found out, where there is memory again.
+        let mut resumed = fixture.together(&adaptation, 2)?;
         assert_ne!(resumed.room(), learners.room());
         resumed.set_room(&learners.room())?;
         let bits = |seen: Vec<Vec<f64>>| seen.concat().into_iter().map(f64::to_bits).collect::<Vec<_>>();

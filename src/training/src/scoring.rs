@@ -40,18 +40,18 @@ fn bare(number: &str) -> String {
 
 /// Which choice the model finds most likely: by the sum of its log-probabilities, and by the sum for a character.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Choice {
+pub struct BestChoice {
     pub by_sum: usize,
     pub by_length: usize,
 }
 
 /// The first of the best, as argmax takes it; every loss is a finite number. `None` without choices.
-pub fn best_choice(losses: &[RowLoss], choices: &[String]) -> Option<Choice> {
+pub fn best_choice(losses: &[RowLoss], choices: &[String]) -> Option<BestChoice> {
     let best = |score: &dyn Fn(usize) -> f64| {
         (0..losses.len()).reduce(|best, next| if score(next) > score(best) { next } else { best })
     };
     let characters = |choice: usize| choices.get(choice).map_or(1, |text| text.chars().count()).max(1) as f64;
-    Some(Choice {
+    Some(BestChoice {
         by_sum: best(&|choice| -losses[choice].sum)?,
         by_length: best(&|choice| -losses[choice].sum / characters(choice))?,
     })
@@ -103,7 +103,7 @@ mod tests {
     fn length_normalisation_can_change_the_choice() {
         let losses = [RowLoss { sum: 4.0, tokens: 2 }, RowLoss { sum: 6.0, tokens: 6 }];
         let choices = ["ab".to_owned(), "abcdefgh".to_owned()];
-        assert_eq!(best_choice(&losses, &choices), Some(Choice { by_sum: 0, by_length: 1 }));
+        assert_eq!(best_choice(&losses, &choices), Some(BestChoice { by_sum: 0, by_length: 1 }));
         assert_eq!(best_choice(&[], &[]), None);
     }
 

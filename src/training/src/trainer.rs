@@ -16,23 +16,23 @@ use tch::{Tensor, no_grad};
 
 use super::account::{Account, Phases};
 use super::adamw::{AdamW, AdamWConfig, AdamWState};
-use super::checkpoint::{self, Saved};
-use super::memory::Meter;
+use super::checkpoint::{self, SavedCheckpoint};
+use super::meter::Meter;
 use super::validation::ValidationSet;
 use raisin_base::error::{Problem, Result, anyhow, ensure};
-use raisin_base::learner::Trained;
-use raisin_base::sealed::{Tell, set_aside};
+use raisin_base::learner::StepReport;
+use raisin_base::sealed::{DamageListener, set_aside};
 use raisin_corpus::Sequence;
-use raisin_lm::memory::in_groups_of_lanes;
+use raisin_lm::out_of_memory::in_groups_of_lanes;
 use raisin_lm::{Batch, Gradient, Model, longest_first};
-use raisin_settings::Schedule;
+use raisin_settings::LearningRateSchedule;
 
 /// How a model is trained.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TrainerConfig {
     /// The highest rate of the schedule.
     pub learning_rate: f64,
-    pub schedule: Schedule,
+    pub schedule: LearningRateSchedule,
     /// The share of the steps in which the rate rises to its highest value.
     pub warmup: f64,
     pub total_steps: usize,
@@ -49,7 +49,7 @@ impl Default for TrainerConfig {
     fn default() -> Self {
         Self {
             learning_rate: 1e-4,
-            schedule: Schedule::Cosine,
+            schedule: LearningRateSchedule::Cosine,
             warmup: 0.0,
             total_steps: 1,
             weight_decay: 0.0,
@@ -82,8 +82,8 @@ pub struct StepOutcome {
 
 impl StepOutcome {
     /// The same as a selector is told it.
-    pub fn trained(&self) -> Trained {
-        Trained {
+    pub fn trained(&self) -> StepReport {
+        StepReport {
             loss: self.loss,
             tokens: self.tokens as u64,
             supervised_tokens: self.supervised_tokens as u64,
@@ -95,7 +95,7 @@ impl StepOutcome {
 
 /// The rows that a lane is trained on in one step.
 #[derive(Clone, Copy, Debug)]
-pub struct Rows<'a> {
+pub struct TrainingRows<'a> {
     pub sequences: &'a [&'a Sequence],
     /// Their cached states, when there is a frozen prefix.
     pub states: Option<&'a [Tensor]>,
@@ -137,7 +137,7 @@ pub struct Snapshot {
 struct Counters {
     step: usize,
     optimizer_steps: u64,
-    /// What there was room for: other micro-batches would round otherwise.
+    /// What fitted in memory: other micro-batches would round otherwise.
     micro_batch_tokens: usize,
 }
 
@@ -150,7 +150,7 @@ struct Sorted<'a> {
 }
 
 impl<'a> Sorted<'a> {
-    fn of(rows: &Rows<'a>) -> Self {
+    fn of(rows: &TrainingRows<'a>) -> Self {
         let lengths: Vec<usize> = rows.sequences.iter().map(|sequence| sequence.tokens.len()).collect();
         let order = longest_first(&lengths);
         Self {
@@ -195,7 +195,7 @@ impl Trainer {
     /// # Errors
     /// Those of [`Trainer::step_lanes`].
     pub fn step(&mut self, sequences: &[&Sequence], states: Option<&[Tensor]>) -> Result<StepOutcome> {
-        let mut outcomes = self.step_lanes(&[Rows { sequences, states }])?;
+        let mut outcomes = self.step_lanes(&[TrainingRows { sequences, states }])?;
         outcomes.pop().ok_or_else(|| anyhow!("a step of no lane"))
     }
 
@@ -203,7 +203,7 @@ impl Trainer {
     ///
     /// # Errors
     /// Rows without a supervised token, and a loss or gradient that is not a number: nothing is updated then.
-    pub fn step_lanes(&mut self, rows: &[Rows<'_>]) -> Result<Vec<StepOutcome>> {
+    pub fn step_lanes(&mut self, rows: &[TrainingRows<'_>]) -> Result<Vec<StepOutcome>> {
         let start = Instant::now();
         ensure!(rows.len() == self.lanes(), "the rows of {} lanes for {}", rows.len(), self.lanes());
         let lanes: Vec<Sorted<'_>> = rows.iter().map(Sorted::of).collect();
@@ -393,10 +393,10 @@ impl Trainer {
     pub fn restore<T>(
         &mut self,
         path: &Path,
-        tell: Tell,
+        tell: DamageListener,
         accept: impl FnOnce(&[u8]) -> Result<T>,
     ) -> Result<Option<T>> {
-        let Some(saved) = Saved::open(path, tell)? else { return Ok(None) };
+        let Some(saved) = SavedCheckpoint::open(path, tell)? else { return Ok(None) };
         let take_up = || -> Result<T> {
             let counters: Counters = serde_json::from_slice(&saved.read(0)?)?;
             let mut targets = vec![("trainable", &self.model.trainable().flat)];

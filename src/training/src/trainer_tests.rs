@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use raisin_base::seed::Seed;
-use raisin_lm::{Adaptation, Config};
-use tch::{Device, Kind};
+use raisin_lm::{Adaptation, ModelConfig};
+use tch::{Device, Kind as TensorKind};
 
 fn rows(count: u32) -> Vec<Sequence> {
     (0..count)
@@ -19,8 +19,8 @@ fn rows(count: u32) -> Vec<Sequence> {
 }
 
 fn trainer(adaptation: &Adaptation, micro_batch_tokens: usize) -> Result<Trainer> {
-    let config = Config::llama(20, 16, 2, 2, 1, 32);
-    let mut model = Model::init(config, &Seed::new(1), Device::Cpu, Kind::Float)?;
+    let config = ModelConfig::llama(20, 16, 2, 2, 1, 32);
+    let mut model = Model::init(config, &Seed::new(1), Device::Cpu, TensorKind::Float)?;
     model.prepare(adaptation, &Seed::new(2))?;
     let config = TrainerConfig {
         learning_rate: 1e-2,
@@ -170,7 +170,7 @@ fn a_halved_micro_batch_is_resumed_as_it_was() -> Result<()> {
     assert!(straight.config.micro_batch_tokens < 1000 && heard.load(Ordering::SeqCst) == 1);
     straight.save(&path, b"")?;
     straight.step(&other, None)?;
-    // There is room again; what was found out holds all the same, so that the bits are those of one run.
+    // There is memory again; what was found out holds all the same, so that the bits are those of one run.
     let mut resumed = trainer(&Adaptation::Full, 1000)?;
     restore(&mut resumed, &path)?;
     resumed.step(&other, None)?;

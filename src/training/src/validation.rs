@@ -10,12 +10,12 @@ use tch::{Device, Tensor, no_grad};
 use super::trainer::forward;
 use raisin_base::error::{Result, anyhow, ensure};
 use raisin_corpus::Sequence;
-use raisin_lm::memory::{self, is_out_of_memory, micro_batches, no_room};
+use raisin_lm::out_of_memory::{self, is_out_of_memory, micro_batches, no_room};
 use raisin_lm::{Batch, Model, longest_first};
 
 /// Sequences ready to be scored again and again.
 pub struct ValidationSet {
-    parts: Vec<Part>,
+    parts: Vec<ValidationBatch>,
     prefix_layers: Option<usize>,
     rows: usize,
     tokens: usize,
@@ -25,7 +25,7 @@ pub struct ValidationSet {
 }
 
 /// What is computed together.
-struct Part {
+struct ValidationBatch {
     batch: Batch,
     states: Option<Tensor>,
     /// The positions of the batch's sequences in the set.
@@ -34,7 +34,7 @@ struct Part {
     /// How many episodes have these rows in the batch, where it is laid out for several.
     episodes: Option<usize>,
     /// Laid out when there was no memory for all of it.
-    halves: OnceCell<Box<[Part; 2]>>,
+    halves: OnceCell<Box<[ValidationBatch; 2]>>,
 }
 
 /// What a part is laid out from, and its halves again.
@@ -89,7 +89,7 @@ impl Members {
     }
 }
 
-impl Part {
+impl ValidationBatch {
     fn new(members: Members, states: Option<Tensor>, rows: Vec<usize>, device: Device) -> Result<Self> {
         let batch = members.pack(device)?;
         match batch.supervised_rows().iter().position(|&tokens| tokens == 0) {
@@ -163,7 +163,7 @@ impl ValidationSet {
     ) -> Result<Self> {
         ensure!(!sequences.is_empty(), "there is no example to validate on");
         let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.tokens.len()).collect();
-        let lay_out = |rows: &[usize]| -> Result<Part> {
+        let lay_out = |rows: &[usize]| -> Result<ValidationBatch> {
             let members = Members::Rows(rows.iter().map(|&row| sequences[row].clone()).collect());
             let states = match states {
                 Some((_, states)) => {
@@ -172,7 +172,7 @@ impl ValidationSet {
                 }
                 None => None,
             };
-            Part::new(members, states, rows.to_vec(), device)
+            ValidationBatch::new(members, states, rows.to_vec(), device)
         };
         Self::of_parts(&lengths, batch_tokens, states.map(|(layers, _)| layers), lay_out)
     }
@@ -189,11 +189,11 @@ impl ValidationSet {
             firsts.push(sequences);
             sequences += family.len();
         }
-        let lay_out = |chosen: &[usize]| -> Result<Part> {
+        let lay_out = |chosen: &[usize]| -> Result<ValidationBatch> {
             let family = |&family: &usize| families[family].iter().map(|&sequence| sequence.clone()).collect();
             let members = Members::Families(chosen.iter().map(family).collect());
             let rows = chosen.iter().flat_map(|&family| firsts[family]..firsts[family] + families[family].len());
-            Part::new(members, None, rows.collect(), device)
+            ValidationBatch::new(members, None, rows.collect(), device)
         };
         Self::of_parts(&lengths, batch_tokens, None, lay_out)
     }
@@ -203,7 +203,7 @@ impl ValidationSet {
         lengths: &[usize],
         batch_tokens: usize,
         prefix_layers: Option<usize>,
-        lay_out: impl Fn(&[usize]) -> Result<Part>,
+        lay_out: impl Fn(&[usize]) -> Result<ValidationBatch>,
     ) -> Result<Self> {
         let order = longest_first(lengths);
         let sorted: Vec<usize> = order.iter().map(|&member| lengths[member]).collect();
@@ -287,7 +287,12 @@ impl ValidationSet {
 
     /// The forward pass over a part, or over its halves and theirs where there is no memory for all of it. `run` gets
     /// the hidden states, and changes nothing before it has succeeded.
-    fn what_fits(&self, model: &Model, part: &Part, run: &mut dyn FnMut(&Tensor, &Batch) -> Result<()>) -> Result<()> {
+    fn what_fits(
+        &self,
+        model: &Model,
+        part: &ValidationBatch,
+        run: &mut dyn FnMut(&Tensor, &Batch) -> Result<()>,
+    ) -> Result<()> {
         let tokens = part.batch.tokens();
         let mut attempt = || {
             no_grad(|| {
@@ -297,7 +302,7 @@ impl ValidationSet {
         };
         let single = part.rows.len() == 1;
         if single || tokens < self.too_many.get() {
-            match memory::attempt(&mut attempt) {
+            match out_of_memory::attempt(&mut attempt) {
                 Err(error) if is_out_of_memory(&error) && !single => {
                     self.too_many.set(tokens);
                     let what = format!("there was no memory to score {tokens} tokens at a time");
@@ -335,7 +340,7 @@ impl ValidationSet {
     }
 
     /// The summed loss of each row of a part.
-    fn sums(&self, model: &Model, part: &Part) -> Result<Vec<f64>> {
+    fn sums(&self, model: &Model, part: &ValidationBatch) -> Result<Vec<f64>> {
         let mut sums = Vec::with_capacity(part.rows.len());
         self.what_fits(model, part, &mut |hidden, batch| {
             let log_probs = Vec::<f32>::try_from(model.token_log_probs(hidden, batch)?.f_to_device(Device::Cpu)?)?;

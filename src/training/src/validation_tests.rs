@@ -2,13 +2,13 @@
 
 use super::*;
 use raisin_base::seed::Seed;
-use raisin_lm::Config;
+use raisin_lm::ModelConfig;
 use std::sync::{Arc, Mutex};
-use tch::Kind;
+use tch::Kind as TensorKind;
 
 #[test]
 fn the_loss_is_the_mean_over_all_tokens_however_the_rows_are_batched() -> Result<()> {
-    let model = Model::init(Config::llama(20, 16, 2, 2, 1, 32), &Seed::new(1), Device::Cpu, Kind::Float)?;
+    let model = Model::init(ModelConfig::llama(20, 16, 2, 2, 1, 32), &Seed::new(1), Device::Cpu, TensorKind::Float)?;
     let rows: Vec<Sequence> = [9u32, 3, 12, 5]
         .iter()
         .map(|&length| Sequence {
@@ -33,11 +33,11 @@ fn the_loss_is_the_mean_over_all_tokens_however_the_rows_are_batched() -> Result
 
 #[test]
 fn choices_that_share_a_beginning_lose_what_they_lose_alone() -> Result<()> {
-    let mut config = Config::llama(20, 16, 2, 2, 1, 32);
+    let mut config = ModelConfig::llama(20, 16, 2, 2, 1, 32);
     config.initializer_range = 0.5;
     for window in [None, Some(4)] {
         config.sliding_window = window;
-        let model = Model::init(config.clone(), &Seed::new(1), Device::Cpu, Kind::Float)?;
+        let model = Model::init(config.clone(), &Seed::new(1), Device::Cpu, TensorKind::Float)?;
         let choice = |question: u32, length: u32, rest: &[u32]| {
             let mut tokens: Vec<u32> = (0..length).map(|place| (place * 3 + question) % 20).collect();
             let supervised = (0..tokens.len() + rest.len()).map(|place| place >= tokens.len()).collect();
@@ -68,7 +68,8 @@ fn choices_that_share_a_beginning_lose_what_they_lose_alone() -> Result<()> {
 
 #[test]
 fn where_memory_ends_a_part_is_scored_in_halves_and_loses_the_same() -> Result<()> {
-    let mut model = Model::init(Config::llama(20, 16, 2, 2, 1, 32), &Seed::new(1), Device::Cpu, Kind::Float)?;
+    let mut model =
+        Model::init(ModelConfig::llama(20, 16, 2, 2, 1, 32), &Seed::new(1), Device::Cpu, TensorKind::Float)?;
     let heard = Arc::new(Mutex::new(Vec::new()));
     let hears = heard.clone();
     model.listen(Arc::new(move |text| hears.lock().expect("one thread").push(text.to_owned())));
@@ -81,7 +82,7 @@ fn where_memory_ends_a_part_is_scored_in_halves_and_loses_the_same() -> Result<(
     let families: Vec<Vec<&Sequence>> = [&rows[..4], &rows[4..5], &rows[5..]].map(|it| it.iter().collect()).into();
     let states = all.iter().map(|row| no_grad(|| model.prefix_states(1, &Batch::pack(&[row], Device::Cpu)?)));
     let states = states.collect::<Result<Vec<Tensor>>>()?;
-    // Fresh each time: a set remembers what there was no room for.
+    // Fresh each time: a set remembers what did not fit in memory.
     let sets = || -> Result<[ValidationSet; 3]> {
         Ok([
             ValidationSet::new(&all, None, 1000, Device::Cpu)?,
@@ -115,7 +116,7 @@ fn where_memory_ends_a_part_is_scored_in_halves_and_loses_the_same() -> Result<(
     assert_eq!(heard.iter().filter(|text| **text == heard[0]).count(), 4, "once for each set: {heard:?}");
     drop(heard);
     model.limit_room(Some(11));
-    let error = sets()?[0].loss(&model).expect_err("no room for the longest");
+    let error = sets()?[0].loss(&model).expect_err("no memory for the longest");
     assert!(error.to_string().starts_with("there is no memory for a single sequence of 12 tokens"), "{error}");
     Ok(())
 }

@@ -62,7 +62,7 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
         context.note(format!("k-means still moved after {} iterations", parameters.iterations));
     }
     let semantic = if parameters.whiten { pca.project(&embeddings, true) } else { components };
-    let state = State::fuse(&rows, &semantic, dimensions, parameters.whiten)?;
+    let state = StaticState::fuse(&rows, &semantic, dimensions, parameters.whiten)?;
     context.write_table("clusters", &clusters_table(&rows, &found, &state)?)?;
     context.write_json(
         "constants.json",
@@ -123,7 +123,7 @@ fn vectors(rows: &RecordBatch, name: &str) -> Result<(ScalarBuffer<f32>, usize)>
 }
 
 /// The static state of all candidates.
-struct State {
+struct StaticState {
     columns: Vec<String>,
     means: Vec<f64>,
     deviations: Vec<f64>,
@@ -131,7 +131,7 @@ struct State {
     values: Vec<f32>,
 }
 
-impl State {
+impl StaticState {
     /// Joins the difficulty part and the semantic part. Every column has mean 0. The columns of the difficulty part and
     /// whitened dimensions have variance 1. Dimensions that are not whitened have one common scale, so that their
     /// proportions stay.
@@ -175,7 +175,7 @@ impl State {
     }
 }
 
-fn clusters_table(rows: &RecordBatch, found: &Clustering, state: &State) -> Result<RecordBatch> {
+fn clusters_table(rows: &RecordBatch, found: &Clustering, state: &StaticState) -> Result<RecordBatch> {
     let DataType::FixedSizeList(field, length) = table::vector_type(state.columns.len()) else {
         return Err(anyhow!("a vector column is a list of fixed size"));
     };

@@ -12,7 +12,7 @@ use arrow_array::{ArrayRef, BooleanArray, Float64Array, StringArray, UInt32Array
 
 use crate::learning::{device, encode_examples, open, phase_cost};
 use raisin_base::error::{Context as _, Problem, Result};
-use raisin_contract::finished::Finished;
+use raisin_contract::finished::FinishedParts;
 use raisin_contract::{Context, Cost, Progress};
 use raisin_corpus::left_out::leave_out;
 use raisin_corpus::{Codec, Example, Extract, Scored, Sequence, Task, read_task};
@@ -20,7 +20,7 @@ use raisin_kinds::evaluate::{Metric, Parameters};
 use raisin_lm::Model;
 use raisin_settings::Split;
 use raisin_table::{self as table, WriteTable as _};
-use raisin_training::memory;
+use raisin_training::meter;
 use raisin_training::scoring::{best_choice, last_number, mean_and_error, strict_number, token_mean_and_error};
 use raisin_training::validation::{RowLoss, ValidationSet};
 
@@ -35,14 +35,14 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     let metrics = metrics_of(&task, &parameters, &examples)?;
     let main = main_metric(&task, &metrics);
     let folder = context.input("/model")?;
-    let loading = memory::Meter::start(device(context)?);
+    let loading = meter::Meter::start(device(context)?);
     let mut model = open(folder, context)?;
     // An adapter that is not merged into its base would add matrix products for every token.
     model.freeze()?;
     context.cost(phase_cost("load", loading.stop()));
     let codec = Codec::load(folder)?;
     let evaluator = Evaluator { context, parameters: &parameters, task: &task, model, codec, examples };
-    let mut results = Results { scores: Vec::new(), items: vec![Item::default(); evaluator.examples.len()] };
+    let mut results = Results { scores: Vec::new(), items: vec![ItemRow::default(); evaluator.examples.len()] };
     for metric in metrics {
         match metric {
             Metric::Loss => evaluator.loss(&mut results)?,
@@ -102,7 +102,7 @@ fn main_metric(task: &Task, metrics: &[Metric]) -> Option<Metric> {
 }
 
 /// One row of the `metrics` table.
-struct Score {
+struct MetricRow {
     metric: &'static str,
     value: f64,
     standard_error: Option<f64>,
@@ -110,14 +110,14 @@ struct Score {
 
 /// One row of the `items` table.
 #[derive(Clone, Debug, Default)]
-struct Item {
+struct ItemRow {
     loss: Option<f64>,
     tokens: Option<u32>,
     chosen: Option<Answer>,
     generated: Option<Answer>,
 }
 
-impl Item {
+impl ItemRow {
     fn answer(&self, metric: Metric) -> Option<&Answer> {
         match metric {
             Metric::Loss => None,
@@ -137,8 +137,8 @@ struct Answer {
 }
 
 struct Results {
-    scores: Vec<Score>,
-    items: Vec<Item>,
+    scores: Vec<MetricRow>,
+    items: Vec<ItemRow>,
 }
 
 struct Evaluator<'a> {
@@ -161,7 +161,7 @@ impl Evaluator<'_> {
             (item.loss, item.tokens) = (Some(loss.mean()), Some(loss.tokens as u32));
         }
         let (value, standard_error) = token_mean_and_error(&losses);
-        results.scores.push(Score { metric: "loss", value, standard_error });
+        results.scores.push(MetricRow { metric: "loss", value, standard_error });
         Ok(())
     }
 
@@ -216,8 +216,8 @@ impl Evaluator<'_> {
         order.sort_by_key(|&row| (prompts[row].len(), row));
         let (mut exact, mut flexible) = (vec![0.0; prompts.len()], vec![0.0; prompts.len()]);
         let (start, mut tokens, mut done) = (Instant::now(), 0, 0);
-        // And what there was room for: fewer rows together round otherwise.
-        let mut finished = Finished::<(usize, Vec<Vec<u32>>)>::open(self.context, "generation")?;
+        // And what fitted in memory: fewer rows together round otherwise.
+        let mut finished = FinishedParts::<(usize, Vec<Vec<u32>>)>::open(self.context, "generation")?;
         for rows in order.chunks(self.parameters.generate_rows) {
             let chosen: Vec<Vec<u32>> = rows.iter().map(|&row| prompts[row].clone()).collect();
             let limit = self.task.scoring.max_new_tokens;
@@ -261,7 +261,7 @@ impl Evaluator<'_> {
         let start = Instant::now();
         // Losses are saved as bits, because a number that was written in decimal digits may read back as another number. The
         // size that memory allowed is saved too, because halves round differently.
-        let mut finished = Finished::<(usize, Vec<u64>)>::open(self.context, phase)?;
+        let mut finished = FinishedParts::<(usize, Vec<u64>)>::open(self.context, phase)?;
         let part = |work: &dyn Fn() -> Result<Vec<f64>>| {
             let (too_many, bits) = finished.next(|| {
                 let bits = work()?.into_iter().map(f64::to_bits).collect();
@@ -295,7 +295,7 @@ impl Evaluator<'_> {
             tokens,
             supervised_tokens,
             flops: tokens as f64 * self.model.flops_per_token(false),
-            peak_bytes: memory::peak(self.model.device()),
+            peak_bytes: meter::peak(self.model.device()),
         });
     }
 
@@ -303,7 +303,7 @@ impl Evaluator<'_> {
         let Results { scores, items } = results;
         let count = u32::try_from(self.examples.len())?;
         let split = self.parameters.split.name();
-        let floats = |of: &dyn Fn(&Score) -> Option<f64>| Arc::new(scores.iter().map(of).collect::<Float64Array>());
+        let floats = |of: &dyn Fn(&MetricRow) -> Option<f64>| Arc::new(scores.iter().map(of).collect::<Float64Array>());
         self.context.write_table(
             "metrics",
             &table::batch(vec![
@@ -337,7 +337,7 @@ impl Evaluator<'_> {
 impl Results {
     fn push_mean(&mut self, metric: &'static str, values: &[f64]) {
         let (value, standard_error) = mean_and_error(values);
-        self.scores.push(Score { metric, value, standard_error });
+        self.scores.push(MetricRow { metric, value, standard_error });
     }
 }
 

@@ -24,7 +24,7 @@ use raisin_contract::{Context, Cost, Progress};
 use raisin_corpus::message::conversation;
 use raisin_corpus::{Codec, Example, Instruction, Sequence, read_instructions, read_task};
 use raisin_kinds::features::Parameters;
-use raisin_lm::memory::{in_groups, micro_batches};
+use raisin_lm::out_of_memory::{in_groups, micro_batches};
 use raisin_lm::{Batch, Model, longest_first};
 use raisin_table::{self as table, WriteTable as _};
 use raisin_training::Meter;
@@ -37,7 +37,7 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     let model = open(context.input("/model")?, context)?;
     let codec = Codec::load(context.input("/model")?)?;
     context.cost(phase_cost("load", loading.stop()));
-    let pass = Pass::new(context, &model, &codec, &parameters);
+    let pass = FeaturePass::new(context, &model, &codec, &parameters);
     let instructions = read_instructions(context.input("/instructions")?)?;
     let encoded = pass.encode(&instructions)?;
     // The examples are encoded here too, so that a wrong example is found before hours of work on the instructions.
@@ -70,12 +70,12 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
 }
 
 /// The forward passes over one set of rows.
-struct Pass<'a> {
+struct FeaturePass<'a> {
     context: &'a Context,
     model: &'a Model,
     codec: &'a Codec,
     parameters: &'a Parameters,
-    /// What there was room for in memory at a time.
+    /// What fitted in memory at a time.
     fits: Cell<usize>,
 }
 
@@ -97,7 +97,7 @@ struct FeatureRow {
     missing: Option<String>,
 }
 
-impl<'a> Pass<'a> {
+impl<'a> FeaturePass<'a> {
     fn new(context: &'a Context, model: &'a Model, codec: &'a Codec, parameters: &'a Parameters) -> Self {
         let fits = Cell::new(parameters.batch_tokens);
         Self { context, model, codec, parameters, fits }
@@ -312,7 +312,7 @@ struct Parts {
 struct Done {
     /// The first batch that is not done.
     next: usize,
-    /// What there was room for at the part's end: what comes after it rounds as it would have.
+    /// What fitted in memory at the part's end: what comes after it rounds as it would have.
     fits: usize,
 }
 
@@ -333,7 +333,7 @@ impl Parts {
     }
 }
 
-/// The rows of all parts, straight into one table: a large pool has no room for another one on the way.
+/// The rows of all parts, straight into one table: memory cannot hold another copy of a large pool on the way.
 fn in_id_order(parts: &[RecordBatch]) -> Result<RecordBatch> {
     let mut places = Vec::with_capacity(parts.iter().map(RecordBatch::num_rows).sum());
     for (number, part) in parts.iter().enumerate() {

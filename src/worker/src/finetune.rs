@@ -1,5 +1,5 @@
 //! `finetune`: trains the target on batches that a method of selection chooses, step by step. Every method, RAISE and
-//! baseline alike, runs through the one loop below with the same budget. Leaves the choosing to the selector room.
+//! baseline alike, runs through the one loop below with the same budget. Leaves the choosing to the crate selector.
 
 use raisin_base::error::Result;
 use raisin_contract::Context;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow_array::{ArrayRef, FixedSizeListArray, Float32Array, UInt32Array};
 use arrow_schema::DataType;
 use serde_json::{Map, Value, json};
-use tch::{Device, Kind};
+use tch::{Device, Kind as TensorKind};
 
 use raisin_base::error::{Result, anyhow};
 use raisin_base::seed::Seed;
@@ -15,18 +15,18 @@ use raisin_contract::{Assignment, Context, DType, DeviceKind, Environment, Input
 use raisin_corpus::artifact::{PoolRow, examples_batch, instructions_batch};
 use raisin_corpus::message::conversation;
 use raisin_corpus::{Example, byte_tokenizer};
-use raisin_lm::{Config, Model};
+use raisin_lm::{Model, ModelConfig};
 use raisin_table as table;
 
-/// Rows of the pool; the last has a prompt that leaves no room for a response within 512 tokens.
+/// Rows of the pool; the last has a prompt that leaves no space for a response within 512 tokens.
 pub const ROWS: usize = 12;
 
 /// A folder of artifacts: `pool`, `task`, `model`, `clusters`.
-pub struct Store {
+pub struct TensorFixture {
     folder: tempfile::TempDir,
 }
 
-impl Store {
+impl TensorFixture {
     pub fn new() -> Result<Self> {
         tch::set_num_threads(1);
         let store = Self { folder: tempfile::tempdir()? };
@@ -58,8 +58,8 @@ impl Store {
         let scoring = json!({"scoring": "match", "extract": "gsm8k", "max_new_tokens": 4});
         std::fs::write(store.artifact("task").join("task.json"), scoring.to_string())?;
 
-        let config = Config::llama(260, 16, 2, 2, 1, 32);
-        let model = Model::init(config, &Seed::new(5), Device::Cpu, Kind::Float)?;
+        let config = ModelConfig::llama(260, 16, 2, 2, 1, 32);
+        let model = Model::init(config, &Seed::new(5), Device::Cpu, TensorKind::Float)?;
         model.save(&store.artifact("model"))?;
         byte_tokenizer::write(&store.artifact("model"), 512)?;
 

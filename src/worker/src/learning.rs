@@ -15,7 +15,7 @@ use raisin_corpus::{Codec, Example, Instruction, Message, Sequence};
 use raisin_lm::proxy::PrefixStates;
 use raisin_lm::{Adaptation, Model};
 use raisin_settings::AdaptationSettings;
-use raisin_training::{Account, Episodes, Phase, Spent, TrainingPool, ValidationSet};
+use raisin_training::{Account, CostCounter, Episodes, PhaseUse, TrainingPool, ValidationSet};
 
 /// Where tensors of this stage live.
 ///
@@ -49,7 +49,7 @@ fn opened(mut model: Model, context: &Context) -> Result<Model> {
     Ok(model)
 }
 
-/// Whether the model has room for every sequence: to be asked before hours are spent on those that fit.
+/// Whether every sequence fits into the model: to be asked before hours are spent on those that fit.
 ///
 /// # Errors
 /// A sequence, cut at `max_tokens`, is longer than the model's context.
@@ -176,8 +176,8 @@ pub fn shown_performance(performance: Option<f64>) -> String {
     performance.map(|performance| format!(", validation loss {:.3}", -performance)).unwrap_or_default()
 }
 
-/// A cost event from what a part of the training room has spent.
-pub fn cost(phase: &str, spent: &Spent) -> Cost {
+/// A cost event from what a part of the crate training has spent.
+pub fn cost(phase: &str, spent: &CostCounter) -> Cost {
     Cost {
         phase: phase.to_owned(),
         seconds: spent.time.as_secs_f64(),
@@ -189,7 +189,7 @@ pub fn cost(phase: &str, spent: &Spent) -> Cost {
 }
 
 /// A cost event of a phase that no tokens are counted in: they are those of the forward pass.
-pub fn phase_cost(name: &str, phase: Phase) -> Cost {
+pub fn phase_cost(name: &str, phase: PhaseUse) -> Cost {
     Cost { phase: name.to_owned(), seconds: phase.time.as_secs_f64(), peak_bytes: phase.peak_bytes, ..Cost::default() }
 }
 

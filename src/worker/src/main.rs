@@ -40,13 +40,13 @@ fn main() -> ExitCode {
 
 fn runners() -> Vec<KindRunner> {
     vec![
-        KindRunner::of::<raisin_kinds::model::Model>(model::run),
-        KindRunner::of::<raisin_kinds::pretrain::Pretrain>(pretrain::run),
-        KindRunner::of::<raisin_kinds::features::Features>(features::run),
-        KindRunner::of::<raisin_kinds::clusters::Clusters>(clusters::run),
-        KindRunner::of::<raisin_kinds::selector::Selector>(selector::run),
-        KindRunner::of::<raisin_kinds::finetune::Finetune>(finetune::run),
-        KindRunner::of::<raisin_kinds::evaluate::Evaluate>(evaluate::run),
+        KindRunner::of::<raisin_kinds::model::ModelKind>(model::run),
+        KindRunner::of::<raisin_kinds::pretrain::PretrainKind>(pretrain::run),
+        KindRunner::of::<raisin_kinds::features::FeaturesKind>(features::run),
+        KindRunner::of::<raisin_kinds::clusters::ClustersKind>(clusters::run),
+        KindRunner::of::<raisin_kinds::selector::SelectorKind>(selector::run),
+        KindRunner::of::<raisin_kinds::finetune::FinetuneKind>(finetune::run),
+        KindRunner::of::<raisin_kinds::evaluate::EvaluateKind>(evaluate::run),
     ]
 }
 

@@ -45,10 +45,10 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     prefix(source, context)
 }
 
-fn config(init: &Init, vocabulary: i64) -> lm::Config {
+fn config(init: &Init, vocabulary: i64) -> lm::ModelConfig {
     let heads = init.kv_heads.unwrap_or(init.heads);
     let mut config =
-        lm::Config::llama(vocabulary, init.hidden_size, init.layers, init.heads, heads, init.intermediate_size);
+        lm::ModelConfig::llama(vocabulary, init.hidden_size, init.layers, init.heads, heads, init.intermediate_size);
     config.max_position_embeddings = init.context;
     config.rope_theta = init.rope_theta;
     config.tie_word_embeddings = init.tie_word_embeddings;
@@ -137,7 +137,7 @@ mod tests {
     use std::path::Path;
 
     fn made(parameters: Value, inputs: &[(&str, &Path)], folder: &Path) -> Result<()> {
-        let resolved = Declaration::of::<raisin_kinds::model::Model>()
+        let resolved = Declaration::of::<raisin_kinds::model::ModelKind>()
             .resolve(parameters)
             .map_err(|problem| raisin_base::error::anyhow!(problem.message))?;
         let stages: BTreeMap<String, Vec<Artifact>> = inputs

@@ -7,7 +7,7 @@ use arrow_array::{Array, StringArray};
 use serde_json::json;
 
 use crate::learning::{account_costs, check_context, device, open_to_train, phase_cost, shuffled, training_speed};
-use crate::tables::{self, Of, StepRow};
+use crate::tables::{self, Of, TrainingStepRow};
 use raisin_base::error::{Problem, Result, ensure};
 use raisin_base::seed::Seed;
 use raisin_contract::{Context, Progress};
@@ -31,8 +31,8 @@ struct Pretraining<'a> {
     parameters: Parameters,
     trainer: Trainer,
     rows: Vec<Sequence>,
-    order: Order,
-    steps: Vec<StepRow>,
+    order: RowOrder,
+    steps: Vec<TrainingStepRow>,
     checkpoints: Checkpoints,
 }
 
@@ -57,14 +57,14 @@ impl<'a> Pretraining<'a> {
         let mut trainer = Trainer::new(model, config, None)?;
         let checkpoints = Checkpoints::every(CHECKPOINT_INTERVAL, context.work()?.join("checkpoint"));
         let restored = trainer.restore(&checkpoints.path, &|text| context.note(text), |rows| {
-            Ok(serde_json::from_slice::<Vec<StepRow>>(rows)?)
+            Ok(serde_json::from_slice::<Vec<TrainingStepRow>>(rows)?)
         })?;
         let steps = restored.unwrap_or_default();
         if !steps.is_empty() {
             context.note(format!("goes on after step {}", steps.len()));
         }
         context.cost(phase_cost("load", loading.stop()));
-        let order = Order::new(rows.len(), context.seed().at("order"));
+        let order = RowOrder::new(rows.len(), context.seed().at("order"));
         context.note(format!(
             "{} steps of {} rows out of {}, {} parameters",
             parameters.steps,
@@ -85,7 +85,7 @@ impl<'a> Pretraining<'a> {
         let batch: Vec<&Sequence> =
             (step * size..(step + 1) * size).map(|draw| &self.rows[self.order.at(draw)]).collect();
         let outcome = self.trainer.step(&batch, None)?;
-        self.steps.push(StepRow::of_run(step as u32 + 1, &outcome));
+        self.steps.push(TrainingStepRow::of_run(step as u32 + 1, &outcome));
         self.context.progress(Progress {
             phase: "pretraining".to_owned(),
             done: step as u64 + 1,
@@ -109,7 +109,7 @@ impl<'a> Pretraining<'a> {
         let Self { context, parameters, trainer, steps, .. } = self;
         trainer.model.save(&context.out())?;
         context.write_table("steps", &tables::steps(&steps, Of::Run)?)?;
-        let sum = |of: fn(&StepRow) -> u64| steps.iter().map(of).sum::<u64>();
+        let sum = |of: fn(&TrainingStepRow) -> u64| steps.iter().map(of).sum::<u64>();
         let flops: f64 = steps.iter().map(|row| row.flops).sum();
         context.write_json(
             "summary.json",
@@ -130,13 +130,13 @@ impl<'a> Pretraining<'a> {
 }
 
 /// An endless sequence of rows: each pass over them in its own random order.
-struct Order {
+struct RowOrder {
     rows: usize,
     seed: Seed,
     pass: Option<(usize, Vec<usize>)>,
 }
 
-impl Order {
+impl RowOrder {
     fn new(rows: usize, seed: Seed) -> Self {
         Self { rows, seed, pass: None }
     }
@@ -214,7 +214,7 @@ fn whole(tokens: &[u32]) -> Sequence {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixture::Store;
+    use crate::fixture::TensorFixture;
     use arrow_array::{ArrayRef, Float64Array};
     use raisin_table::column;
     use std::sync::Arc;
@@ -231,7 +231,7 @@ mod tests {
 
     #[test]
     fn pre_training_lowers_the_loss_and_writes_a_model_that_loads() -> Result<()> {
-        let store = Store::new()?;
+        let store = TensorFixture::new()?;
         let context = store.context("pretrain", "run", &INPUTS, &[])?;
         run(parameters(&json!({"steps": 20}))?, &context)?;
         let steps = store.table("run", "steps")?;
@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn rows_that_the_model_has_no_room_for_are_refused_before_the_first_step() -> Result<()> {
-        let store = Store::new()?;
+        let store = TensorFixture::new()?;
         store.shorten_context(20)?;
         let context = store.context("pretrain", "run", &INPUTS, &[])?;
         let said =
@@ -257,7 +257,7 @@ mod tests {
 
     #[test]
     fn a_run_killed_half_way_ends_with_the_same_bytes() -> Result<()> {
-        let store = Store::new()?;
+        let store = TensorFixture::new()?;
         let context = store.context("pretrain", "undisturbed", &INPUTS, &[])?;
         run(parameters(&json!({}))?, &context)?;
         let context = store.context("pretrain", "killed", &INPUTS, &[])?;
@@ -275,7 +275,7 @@ mod tests {
 
     #[test]
     fn a_checkpoint_that_was_damaged_is_not_believed_and_the_run_ends_with_the_same_bytes() -> Result<()> {
-        let store = Store::new()?;
+        let store = TensorFixture::new()?;
         let steps = json!({"steps": 3});
         let context = store.context("pretrain", "run", &INPUTS, &[])?;
         let mut undisturbed = Pretraining::start(parameters(&steps)?, &context)?;
@@ -288,7 +288,7 @@ mod tests {
 
     #[test]
     fn a_run_that_goes_on_accounts_for_its_own_steps_only() -> Result<()> {
-        let store = Store::new()?;
+        let store = TensorFixture::new()?;
         let context = store.context("pretrain", "run", &INPUTS, &[])?;
         let mut first = Pretraining::start(parameters(&json!({}))?, &context)?;
         for _ in 0..6 {
@@ -307,7 +307,7 @@ mod tests {
     #[test]
     fn impossible_numbers_are_refused_where_they_stand() -> Result<()> {
         use raisin_contract::Kind as _;
-        use raisin_kinds::pretrain::Pretrain;
+        use raisin_kinds::pretrain::PretrainKind;
         for (key, value) in [
             ("steps", json!(0)),
             ("batch_size", json!(0)),
@@ -317,18 +317,18 @@ mod tests {
             ("weight_decay", json!(-1.0)),
             ("warmup", json!(1.0)),
         ] {
-            let problem = Pretrain::check(&parameters(&json!({key: value}))?).expect_err("impossible");
+            let problem = PretrainKind::check(&parameters(&json!({key: value}))?).expect_err("impossible");
             assert_eq!(problem.pointer, format!("/{key}"));
         }
         let mut spoilt = parameters(&json!({}))?;
         spoilt.learning_rate = f64::NAN;
-        assert_eq!(Pretrain::check(&spoilt).expect_err("NaN").pointer, "/learning_rate");
+        assert_eq!(PretrainKind::check(&spoilt).expect_err("NaN").pointer, "/learning_rate");
         Ok(())
     }
 
     #[test]
     fn a_table_of_texts_is_cut_into_rows_and_a_table_of_pairs_is_rendered() -> Result<()> {
-        let store = Store::new()?;
+        let store = TensorFixture::new()?;
         let codec = Codec::load(&store.artifact("model"))?;
         let texts = |rows: [Option<&str>; 2]| Arc::new(StringArray::from(rows.to_vec())) as ArrayRef;
         let rows = table::batch(vec![

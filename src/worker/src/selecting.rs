@@ -13,7 +13,7 @@ use crate::tables::SelectionRow;
 use raisin_base::error::{Context as _, Problem, Result, anyhow};
 use raisin_contract::referenced;
 use raisin_corpus::Instruction;
-use raisin_selector::{Candidates, Choice, Method};
+use raisin_selector::{Candidates, SelectedCandidate, SelectionMethod};
 use raisin_table as table;
 use raisin_training::TrainingPool;
 
@@ -21,7 +21,7 @@ pub use scores::read_scores;
 
 /// The columns from which the baselines compute their scores, for the rows that can be trained on.
 pub fn candidate_columns(
-    method: Method,
+    method: SelectionMethod,
     instructions: &[Instruction],
     pool: &TrainingPool,
     clusters: Option<&Path>,
@@ -61,7 +61,7 @@ pub fn candidate_columns(
         columns.unconditional_tokens = counts("unconditional_tokens")?;
         columns.logp_conditional = log_probs("logp_conditional")?;
         columns.logp_unconditional = log_probs("logp_unconditional")?;
-        if method == Method::Rds {
+        if method == SelectionMethod::Rds {
             let features = referenced(folder, "features")?
                 .ok_or_else(|| anyhow!("the clusters have no reference to their features"))?;
             let rows = table::read_columns(&features.join("features.parquet"), &["id", "weighted_embedding"])?;
@@ -151,9 +151,9 @@ fn vectors(rows: &RecordBatch, name: &str) -> Result<Vec<Option<Vec<f32>>>> {
 
 /// The rows of the table `selection` for the choices of a step. `times` counts how often a run has chosen each instruction;
 /// this function adds the choices to the counts.
-pub fn selected(step: u32, choices: &[Choice], times: &mut [u32]) -> Vec<SelectionRow> {
-    let row = |(slot, choice): (usize, &Choice)| {
-        let Choice { id, cluster, score, log_prob } = *choice;
+pub fn selected(step: u32, choices: &[SelectedCandidate], times: &mut [u32]) -> Vec<SelectionRow> {
+    let row = |(slot, choice): (usize, &SelectedCandidate)| {
+        let SelectedCandidate { id, cluster, score, log_prob } = *choice;
         let times_selected = times[id as usize];
         SelectionRow { of: None, step, slot: slot as u32, id, cluster, score, log_prob, times_selected }
     };

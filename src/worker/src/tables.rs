@@ -25,16 +25,16 @@ pub enum Of {
 
 /// Which episode of which round a row belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Episode {
+pub struct EpisodeNumber {
     pub round: u32,
     pub episode: u32,
 }
 
 /// One row of the `steps` table, as a checkpoint keeps it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct StepRow {
+pub struct TrainingStepRow {
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub of: Option<Episode>,
+    pub of: Option<EpisodeNumber>,
     pub step: u32,
     #[serde(with = "bits")]
     pub loss: f64,
@@ -54,7 +54,7 @@ pub struct StepRow {
     pub flops: f64,
 }
 
-impl StepRow {
+impl TrainingStepRow {
     /// The row of a run's step, which did this.
     pub fn of_run(step: u32, outcome: &StepOutcome) -> Self {
         Self {
@@ -76,7 +76,7 @@ impl StepRow {
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct SelectionRow {
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub of: Option<Episode>,
+    pub of: Option<EpisodeNumber>,
     pub step: u32,
     pub slot: u32,
     pub id: u32,
@@ -102,7 +102,7 @@ fn counts<T>(rows: &[T], of: impl Fn(&T) -> u64) -> ArrayRef {
 }
 
 /// The `steps` table.
-pub fn steps(rows: &[StepRow], of: Of) -> Result<RecordBatch> {
+pub fn steps(rows: &[TrainingStepRow], of: Of) -> Result<RecordBatch> {
     let mut columns = Vec::new();
     if of == Of::Episodes {
         columns.push(("round", numbers(rows, |row| row.of.map(|of| of.round))));

@@ -23,7 +23,7 @@ fn scalar() -> impl Strategy<Value = Value> {
 fn input() -> impl Strategy<Value = Input<'static>> {
     let gathered =
         ("[a-c]{1,3}", prop::collection::btree_map("[a-c.]{1,3}", scalar(), 0..3), prop::option::of(digest()))
-            .prop_map(|(stage, variant, artifact)| Gathered {
+            .prop_map(|(stage, variant, artifact)| GatheredArtifact {
                 stage,
                 variant: variant.into_iter().collect(),
                 artifact,

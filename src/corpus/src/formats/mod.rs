@@ -8,7 +8,7 @@ pub mod messages;
 pub mod qa;
 pub mod sharegpt;
 
-use raisin_settings::Format;
+use raisin_settings::RecordFormat;
 use serde_json::{Map, Value};
 
 use super::message::Message;
@@ -41,21 +41,21 @@ impl Reader {
     /// # Errors
     /// No reader fits any record of the sample.
     pub fn choose(
-        format: Format,
+        format: RecordFormat,
         prompt: Option<&str>,
         response: Option<&str>,
         sample: &[&Value],
     ) -> Result<Self, String> {
         let qa = |prompt: &str, response: &str| Self::Qa { prompt: prompt.to_owned(), response: response.to_owned() };
         match (format, prompt, response) {
-            (Format::Alpaca, ..) => return Ok(Self::Alpaca),
-            (Format::Messages, ..) => return Ok(Self::Messages),
-            (Format::Sharegpt, ..) => return Ok(Self::Sharegpt),
+            (RecordFormat::Alpaca, ..) => return Ok(Self::Alpaca),
+            (RecordFormat::Messages, ..) => return Ok(Self::Messages),
+            (RecordFormat::Sharegpt, ..) => return Ok(Self::Sharegpt),
             (_, Some(prompt), Some(response)) => return Ok(qa(prompt, response)),
             _ => {}
         }
         let mut candidates = Vec::new();
-        if format != Format::Qa {
+        if format != RecordFormat::Qa {
             candidates.extend([Self::Messages, Self::Sharegpt, Self::Alpaca]);
         }
         candidates.extend(

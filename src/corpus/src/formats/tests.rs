@@ -77,7 +77,7 @@ fn qa_joins_fields_and_writes_whole_numbers_without_a_fraction() {
 
 #[test]
 fn auto_takes_the_format_that_fits_most_records() {
-    let auto = |records: &[Value]| Reader::choose(Format::Auto, None, None, &records.iter().collect::<Vec<_>>());
+    let auto = |records: &[Value]| Reader::choose(RecordFormat::Auto, None, None, &records.iter().collect::<Vec<_>>());
     let alpaca = json!({"instruction": "a", "input": "i", "output": "b"});
     let qa = json!({"question": "a", "answer": "b"});
     assert_eq!(auto(&[json!(3), alpaca.clone(), alpaca]), Ok(Reader::Alpaca));

@@ -2,11 +2,11 @@
 
 use raisin_settings::Family;
 
-use crate::draw::Draw;
+use crate::draw::DrawSource;
 
 /// One question of a family. Questions with the same operands ask for the same in other words.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Question {
+pub struct SyntheticQuestion {
     pub family: Family,
     pub operands: Vec<String>,
     pub prompt: String,
@@ -19,31 +19,31 @@ const VOWELS: &[u8] = b"aeiou";
 /// The questions of a skill and their answers.
 pub trait Skill {
     /// Draws a question and its wording.
-    fn draw(self, draw: &mut Draw) -> Question;
+    fn draw(self, draw: &mut DrawSource) -> SyntheticQuestion;
 
     /// The question with these operands in the wording of this number. A wording has `$1`, `$2`, `$3` for the operands.
-    fn ask(self, operands: Vec<String>, wording: usize) -> Question;
+    fn ask(self, operands: Vec<String>, wording: usize) -> SyntheticQuestion;
 }
 
 impl Skill for Family {
-    fn draw(self, draw: &mut Draw) -> Question {
+    fn draw(self, draw: &mut DrawSource) -> SyntheticQuestion {
         let operands = draw_operands(self, draw);
         let wording = draw.below(wordings(self).len());
         self.ask(operands, wording)
     }
 
-    fn ask(self, operands: Vec<String>, wording: usize) -> Question {
+    fn ask(self, operands: Vec<String>, wording: usize) -> SyntheticQuestion {
         let wordings = wordings(self);
         let mut prompt = wordings[wording % wordings.len()].to_owned();
         for (index, operand) in operands.iter().enumerate() {
             prompt = prompt.replace(&format!("${}", index + 1), operand);
         }
         let answer = answer(self, &operands);
-        Question { family: self, operands, prompt, answer }
+        SyntheticQuestion { family: self, operands, prompt, answer }
     }
 }
 
-fn draw_operands(family: Family, draw: &mut Draw) -> Vec<String> {
+fn draw_operands(family: Family, draw: &mut DrawSource) -> Vec<String> {
     let mut number = |high: usize| draw.below(high + 1).to_string();
     match family {
         Family::Add => vec![number(49), number(49)],
@@ -117,7 +117,7 @@ fn plural(word: &str) -> String {
 }
 
 /// A made-up word of 3 to `longest` letters, in which consonants and vowels alternate.
-fn word(draw: &mut Draw, longest: usize) -> String {
+fn word(draw: &mut DrawSource, longest: usize) -> String {
     let length = draw.between(3, longest);
     let vowel_first = draw.below(4) == 0;
     let mut word: String = (0..length)

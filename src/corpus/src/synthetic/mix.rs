@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::corrupt::{arbitrary, plausible};
-use super::family::{Question, Skill as _, wordings};
+use super::family::{Skill as _, SyntheticQuestion, wordings};
 use crate::artifact::PoolRow;
-use crate::draw::Draw;
+use crate::draw::DrawSource;
 use crate::message::{Example, conversation};
 use raisin_base::error::{Problem, Result};
 use raisin_base::seed::Seed;
@@ -61,15 +61,15 @@ const ATTEMPTS: usize = 2000;
 const VARIATIONS: [(&str, &str); 8] =
     [("", "."), ("", "!"), ("Please: ", ""), ("", " please"), ("Now: ", ""), ("", " ..."), ("Q: ", ""), ("OK. ", "")];
 
-type Key = (Family, Vec<String>);
+type QuestionKey = (Family, Vec<String>);
 
 /// Draws questions that were not asked before.
 struct Fresh {
-    asked: BTreeSet<Key>,
+    asked: BTreeSet<QuestionKey>,
 }
 
 impl Fresh {
-    fn draw(&mut self, family: Family, draw: &mut Draw) -> Result<Question> {
+    fn draw(&mut self, family: Family, draw: &mut DrawSource) -> Result<SyntheticQuestion> {
         for _ in 0..ATTEMPTS {
             let question = family.draw(draw);
             if self.asked.insert((family, question.operands.clone())) {
@@ -87,15 +87,15 @@ impl Fresh {
 /// text contains no question of validation or test.
 pub fn mix(mix: &Mix, seed: &Seed) -> Result<Mixture> {
     let mut fresh = Fresh { asked: BTreeSet::new() };
-    let validation = examples(mix, mix.validation, &mut fresh, &mut Draw::new(&seed.at("validation")))?;
-    let test = examples(mix, mix.test, &mut fresh, &mut Draw::new(&seed.at("test")))?;
+    let validation = examples(mix, mix.validation, &mut fresh, &mut DrawSource::new(&seed.at("validation")))?;
+    let test = examples(mix, mix.test, &mut fresh, &mut DrawSource::new(&seed.at("test")))?;
     let held_out = fresh.asked.clone();
     let pool = pool(mix, &mut fresh, seed)?;
-    let pretraining = pretraining(mix, &held_out, &mut Draw::new(&seed.at("pretraining")))?;
+    let pretraining = pretraining(mix, &held_out, &mut DrawSource::new(&seed.at("pretraining")))?;
     Ok(Mixture { pool, validation, test, pretraining })
 }
 
-fn examples(mix: &Mix, count: usize, fresh: &mut Fresh, draw: &mut Draw) -> Result<Vec<Example>> {
+fn examples(mix: &Mix, count: usize, fresh: &mut Fresh, draw: &mut DrawSource) -> Result<Vec<Example>> {
     let example = |id: usize| {
         let question = fresh.draw(mix.targets[id % mix.targets.len()], draw)?;
         let messages = conversation(None, &question.prompt, None);
@@ -108,7 +108,7 @@ fn pool(mix: &Mix, fresh: &mut Fresh, seed: &Seed) -> Result<Vec<PoolRow>> {
     let [relevant, wrong, corrupted, redundant, _] = mix.counts();
     let others: Vec<Family> = mix.families.iter().copied().filter(|family| !mix.targets.contains(family)).collect();
     let mut rows: Vec<(String, String, &str)> = Vec::new();
-    let mut draw = Draw::new(&seed.at("pool"));
+    let mut draw = DrawSource::new(&seed.at("pool"));
     for index in 0..relevant {
         let question = fresh.draw(mix.targets[index % mix.targets.len()], &mut draw)?;
         rows.push((question.prompt, question.answer, "relevant"));
@@ -141,7 +141,7 @@ fn pool(mix: &Mix, fresh: &mut Fresh, seed: &Seed) -> Result<Vec<PoolRow>> {
 }
 
 /// A near-copy of one of the originals, which take turns. Each near-copy has another wording or another small addition.
-fn near_copy(originals: &[Question], index: usize) -> (String, String, &'static str) {
+fn near_copy(originals: &[SyntheticQuestion], index: usize) -> (String, String, &'static str) {
     let original = &originals[index % originals.len()];
     let copy = index / originals.len();
     let asked = original.family.ask(original.operands.clone(), copy);
@@ -149,7 +149,7 @@ fn near_copy(originals: &[Question], index: usize) -> (String, String, &'static 
     (format!("{before}{}{after}", asked.prompt), asked.answer, "redundant")
 }
 
-fn pretraining(mix: &Mix, held_out: &BTreeSet<Key>, draw: &mut Draw) -> Result<Vec<(String, String)>> {
+fn pretraining(mix: &Mix, held_out: &BTreeSet<QuestionKey>, draw: &mut DrawSource) -> Result<Vec<(String, String)>> {
     let others: Vec<Family> = mix.families.iter().copied().filter(|family| !mix.targets.contains(family)).collect();
     let mut texts = Vec::new();
     let mut refused = 0;

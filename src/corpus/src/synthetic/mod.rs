@@ -12,6 +12,6 @@ pub mod corrupt;
 pub mod family;
 pub mod mix;
 
-pub use family::{Question, Skill};
+pub use family::{Skill, SyntheticQuestion};
 pub use mix::{Mix, Mixture, mix};
 pub use raisin_settings::Family;

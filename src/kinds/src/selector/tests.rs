@@ -1,7 +1,7 @@
 use schemars::generate::SchemaSettings;
 use serde_json::{Value, json};
 
-use super::{Parameters, Selector};
+use super::{Parameters, SelectorKind};
 use crate::declaration;
 use raisin_contract::{Declaration, Kind as _, ParameterProblem};
 
@@ -138,7 +138,7 @@ fn every_number_is_finite_and_within_its_range() {
         ("/micro_batch_tokens", |of, value| of.stage.micro_batch_tokens = value as usize, &[0.0]),
     ];
     let sound: Parameters = serde_json::from_value(standard()).expect("sound");
-    assert_eq!(Selector::check(&sound), Ok(()));
+    assert_eq!(SelectorKind::check(&sound), Ok(()));
     for (pointer, set, beyond) in numbers {
         let never = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY];
         // A count is never one of these.
@@ -146,7 +146,7 @@ fn every_number_is_finite_and_within_its_range() {
         for &value in beyond.iter().chain(never) {
             let mut parameters = sound.clone();
             set(&mut parameters, value);
-            let problem = Selector::check(&parameters).expect_err("out of range");
+            let problem = SelectorKind::check(&parameters).expect_err("out of range");
             assert_eq!(problem.pointer, pointer, "{value}: {problem:?}");
         }
     }

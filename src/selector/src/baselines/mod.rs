@@ -2,9 +2,9 @@
 //!
 //! A new baseline is a function from the pool to a sequence of entries.
 
-use super::chooser::{Chooser, Inputs};
+use super::chooser::{Chooser, ChooserInputs};
 use raisin_base::error::{Problem, Result};
-use raisin_settings::Method;
+use raisin_settings::SelectionMethod;
 
 mod queue;
 mod rds;
@@ -12,21 +12,23 @@ mod score;
 mod uniform;
 
 /// The chooser of a baseline method.
-pub fn chooser(method: Method, inputs: &Inputs) -> Result<Box<dyn Chooser>> {
+pub fn chooser(method: SelectionMethod, inputs: &ChooserInputs) -> Result<Box<dyn Chooser>> {
     let queue = match method {
-        Method::Raise => {
+        SelectionMethod::Raise => {
             return Err(Problem::new("method `raise` needs the policy of a selector stage")
                 .hint("name it: select = { method = \"raise\", policy = \"selector\" }")
                 .into());
         }
-        Method::Random | Method::Full | Method::Validation => uniform::everything(method, inputs)?,
-        Method::Oracle => uniform::relevant(inputs)?,
-        Method::Perplexity => score::perplexity(inputs)?,
-        Method::Length => score::length(inputs)?,
-        Method::Ifd => score::ifd(inputs)?,
-        Method::Scores => score::external(inputs)?,
-        Method::Sspl => score::sspl(inputs)?,
-        Method::Rds => rds::round_robin(inputs)?,
+        SelectionMethod::Random | SelectionMethod::Full | SelectionMethod::Validation => {
+            uniform::everything(method, inputs)?
+        }
+        SelectionMethod::Oracle => uniform::relevant(inputs)?,
+        SelectionMethod::Perplexity => score::perplexity(inputs)?,
+        SelectionMethod::Length => score::length(inputs)?,
+        SelectionMethod::Ifd => score::ifd(inputs)?,
+        SelectionMethod::Scores => score::external(inputs)?,
+        SelectionMethod::Sspl => score::sspl(inputs)?,
+        SelectionMethod::Rds => rds::round_robin(inputs)?,
     };
     Ok(Box::new(queue))
 }

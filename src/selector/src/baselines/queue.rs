@@ -4,11 +4,11 @@
 
 use serde_json::{Value, json};
 
-use crate::chooser::{Choice, Chooser, Inputs, Moment};
+use crate::chooser::{Chooser, ChooserInputs, SelectedCandidate, StepContext};
 use raisin_base::error::{Context as _, Problem, Result};
 use raisin_base::random::shuffle;
 use raisin_base::seed::Seed;
-use raisin_settings::Method;
+use raisin_settings::SelectionMethod;
 
 /// One place in the sequence.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -28,7 +28,7 @@ pub enum Order {
 }
 
 pub struct Queue {
-    entries: Vec<Choice>,
+    entries: Vec<SelectedCandidate>,
     order: Order,
     batch_size: usize,
     excluded: Vec<(String, usize)>,
@@ -42,8 +42,8 @@ impl Queue {
     /// # Errors
     /// Fewer entries than one batch needs.
     pub fn new(
-        method: Method,
-        inputs: &Inputs,
+        method: SelectionMethod,
+        inputs: &ChooserInputs,
         entries: &[RankedCandidate],
         order: Order,
         excluded: Vec<(String, usize)>,
@@ -64,7 +64,7 @@ impl Queue {
         }
         let entries = entries
             .iter()
-            .map(|entry| Choice {
+            .map(|entry| SelectedCandidate {
                 id: inputs.pool.ids[entry.row],
                 cluster: inputs.pool.cluster(entry.row),
                 score: entry.score,
@@ -87,7 +87,7 @@ impl Queue {
         self.passes += 1;
     }
 
-    fn next_batch(&mut self) -> Vec<Choice> {
+    fn next_batch(&mut self) -> Vec<SelectedCandidate> {
         let mut batch = Vec::with_capacity(self.batch_size);
         while batch.len() < self.batch_size {
             match self.waiting.pop() {
@@ -101,7 +101,7 @@ impl Queue {
 }
 
 impl Chooser for Queue {
-    fn choose(&mut self, _moment: &Moment) -> Result<Vec<Choice>> {
+    fn choose(&mut self, _moment: &StepContext) -> Result<Vec<SelectedCandidate>> {
         Ok(self.next_batch())
     }
 

@@ -6,13 +6,13 @@
 use rayon::prelude::*;
 
 use super::queue::{Order, Queue, RankedCandidate};
-use crate::chooser::Inputs;
+use crate::chooser::ChooserInputs;
 use raisin_base::error::{Problem, Result};
-use raisin_settings::Method;
+use raisin_settings::SelectionMethod;
 
-pub fn round_robin(inputs: &Inputs) -> Result<Queue> {
+pub fn round_robin(inputs: &ChooserInputs) -> Result<Queue> {
     let pool = inputs.pool;
-    let embeddings = pool.column(&pool.embeddings, "position-weighted embeddings", Method::Rds)?;
+    let embeddings = pool.column(&pool.embeddings, "position-weighted embeddings", SelectionMethod::Rds)?;
     if pool.validation_embeddings.is_empty() {
         return Err(Problem::new("method `rds` needs the embeddings of the validation examples")
             .hint("give the features stage the task as well: task = \"task\"")
@@ -57,7 +57,7 @@ pub fn round_robin(inputs: &Inputs) -> Result<Queue> {
     }
     let missing = units.iter().filter(|unit| unit.is_none()).count();
     let excluded = if missing == 0 { Vec::new() } else { vec![("without an embedding".to_owned(), missing)] };
-    Queue::new(Method::Rds, inputs, &entries, Order::Given, excluded)
+    Queue::new(SelectionMethod::Rds, inputs, &entries, Order::Given, excluded)
 }
 
 /// The vector scaled to length 1; `None` for a vector without a direction.

@@ -1,34 +1,34 @@
 //! Methods with one score per candidate: length, IFD, perplexity thirds, external scores, SSPL.
 
 use super::queue::{Order, Queue, RankedCandidate};
-use crate::chooser::Inputs;
+use crate::chooser::ChooserInputs;
 use raisin_base::error::Result;
 use raisin_base::random::shuffle;
-use raisin_settings::{Method, Third};
+use raisin_settings::{SelectionMethod, Third};
 
 const NO_LOG_PROB: &str = "without a log-probability";
 
 /// The longest responses first.
-pub fn length(inputs: &Inputs) -> Result<Queue> {
+pub fn length(inputs: &ChooserInputs) -> Result<Queue> {
     let pool = inputs.pool;
-    let tokens = pool.column(&pool.response_tokens, "response lengths", Method::Length)?;
+    let tokens = pool.column(&pool.response_tokens, "response lengths", SelectionMethod::Length)?;
     let (entries, missing) = sorted(tokens.iter().map(|tokens| tokens.map(f64::from)), Best::Highest);
-    Queue::new(Method::Length, inputs, &entries, Order::Given, counted("without a length", missing))
+    Queue::new(SelectionMethod::Length, inputs, &entries, Order::Given, counted("without a length", missing))
 }
 
 /// An external score, highest first.
-pub fn external(inputs: &Inputs) -> Result<Queue> {
+pub fn external(inputs: &ChooserInputs) -> Result<Queue> {
     let pool = inputs.pool;
-    let scores = pool.column(&pool.scores, "external scores", Method::Scores)?;
+    let scores = pool.column(&pool.scores, "external scores", SelectionMethod::Scores)?;
     let (entries, missing) = sorted(scores.iter().copied(), Best::Highest);
-    Queue::new(Method::Scores, inputs, &entries, Order::Given, counted("without a score", missing))
+    Queue::new(SelectionMethod::Scores, inputs, &entries, Order::Given, counted("without a score", missing))
 }
 
 /// Instruction-following difficulty, highest first. Above 1 the prompt makes its response less likely: dropped.
-pub fn ifd(inputs: &Inputs) -> Result<Queue> {
+pub fn ifd(inputs: &ChooserInputs) -> Result<Queue> {
     let pool = inputs.pool;
-    let conditional = mean_loss(inputs, &pool.logp_conditional, &pool.response_tokens, Method::Ifd)?;
-    let unconditional = mean_loss(inputs, &pool.logp_unconditional, &pool.unconditional_tokens, Method::Ifd)?;
+    let conditional = mean_loss(inputs, &pool.logp_conditional, &pool.response_tokens, SelectionMethod::Ifd)?;
+    let unconditional = mean_loss(inputs, &pool.logp_unconditional, &pool.unconditional_tokens, SelectionMethod::Ifd)?;
     let scores = conditional.iter().zip(&unconditional).map(|(with, without)| match (with, without) {
         (Some(with), Some(without)) if *without > 0.0 => Some(with / without),
         _ => None,
@@ -38,12 +38,13 @@ pub fn ifd(inputs: &Inputs) -> Result<Queue> {
     entries.retain(|entry| entry.score.is_some_and(|score| score <= 1.0));
     let mut excluded = counted(NO_LOG_PROB, missing);
     excluded.extend(counted("with an IFD above 1", scored - entries.len()));
-    Queue::new(Method::Ifd, inputs, &entries, Order::Given, excluded)
+    Queue::new(SelectionMethod::Ifd, inputs, &entries, Order::Given, excluded)
 }
 
 /// One third by mean NLL(y|x), in random order.
-pub fn perplexity(inputs: &Inputs) -> Result<Queue> {
-    let losses = mean_loss(inputs, &inputs.pool.logp_conditional, &inputs.pool.response_tokens, Method::Perplexity)?;
+pub fn perplexity(inputs: &ChooserInputs) -> Result<Queue> {
+    let losses =
+        mean_loss(inputs, &inputs.pool.logp_conditional, &inputs.pool.response_tokens, SelectionMethod::Perplexity)?;
     let (entries, missing) = sorted(losses.into_iter(), Best::Lowest);
     let (first, second) = (entries.len() / 3, entries.len() * 2 / 3);
     let third = match inputs.third {
@@ -53,13 +54,13 @@ pub fn perplexity(inputs: &Inputs) -> Result<Queue> {
     };
     let mut excluded = counted(NO_LOG_PROB, missing);
     excluded.extend(counted("in the other thirds", entries.len() - third.len()));
-    Queue::new(Method::Perplexity, inputs, third, Order::Shuffled(inputs.seed.at("perplexity")), excluded)
+    Queue::new(SelectionMethod::Perplexity, inputs, third, Order::Shuffled(inputs.seed.at("perplexity")), excluded)
 }
 
 /// Sorted by loss and cut into T equal buckets; batch t is a random draw from bucket t, so that the run goes from
 /// easy to hard. A bucket smaller than a batch borrows from its neighbours.
-pub fn sspl(inputs: &Inputs) -> Result<Queue> {
-    let losses = mean_loss(inputs, &inputs.pool.logp_conditional, &inputs.pool.response_tokens, Method::Sspl)?;
+pub fn sspl(inputs: &ChooserInputs) -> Result<Queue> {
+    let losses = mean_loss(inputs, &inputs.pool.logp_conditional, &inputs.pool.response_tokens, SelectionMethod::Sspl)?;
     let (entries, missing) = sorted(losses.into_iter(), Best::Lowest);
     let (n, batch, steps) = (entries.len(), inputs.batch_size, inputs.total_steps.max(1));
     let mut schedule = Vec::with_capacity(steps * batch);
@@ -76,15 +77,15 @@ pub fn sspl(inputs: &Inputs) -> Result<Queue> {
     if n < batch {
         schedule = entries;
     }
-    Queue::new(Method::Sspl, inputs, &schedule, Order::Given, counted(NO_LOG_PROB, missing))
+    Queue::new(SelectionMethod::Sspl, inputs, &schedule, Order::Given, counted(NO_LOG_PROB, missing))
 }
 
 /// Mean negative log-likelihood per response token: the sum divided by the tokens that it is over.
 fn mean_loss(
-    inputs: &Inputs,
+    inputs: &ChooserInputs,
     log_probs: &[Option<f64>],
     tokens: &[Option<u32>],
-    method: Method,
+    method: SelectionMethod,
 ) -> Result<Vec<Option<f64>>> {
     let log_probs = inputs.pool.column(log_probs, "log-probabilities", method)?;
     let tokens = inputs.pool.column(tokens, "response lengths", method)?;

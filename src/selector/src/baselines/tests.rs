@@ -1,9 +1,9 @@
 use super::*;
-use crate::chooser::{CandidateColumns, Moment};
+use crate::chooser::{CandidateColumns, StepContext};
 use raisin_base::seed::Seed;
 use raisin_settings::Third;
 
-const MOMENT: Moment = Moment { step: 0, total_steps: 2, performance: None };
+const MOMENT: StepContext = StepContext { step: 0, total_steps: 2, performance: None };
 
 fn pool() -> CandidateColumns {
     CandidateColumns {
@@ -29,11 +29,11 @@ fn pool() -> CandidateColumns {
     }
 }
 
-fn inputs(pool: &CandidateColumns, batch_size: usize) -> Inputs<'_> {
-    Inputs { pool, batch_size, total_steps: 2, seed: Seed::new(17), third: Third::Middle }
+fn inputs(pool: &CandidateColumns, batch_size: usize) -> ChooserInputs<'_> {
+    ChooserInputs { pool, batch_size, total_steps: 2, seed: Seed::new(17), third: Third::Middle }
 }
 
-fn ids(method: Method, batch_size: usize, batches: usize) -> Result<Vec<u32>> {
+fn ids(method: SelectionMethod, batch_size: usize, batches: usize) -> Result<Vec<u32>> {
     let pool = pool();
     let mut chooser = chooser(method, &inputs(&pool, batch_size))?;
     let mut ids = Vec::new();
@@ -45,18 +45,18 @@ fn ids(method: Method, batch_size: usize, batches: usize) -> Result<Vec<u32>> {
 
 #[test]
 fn length_takes_the_longest_responses_and_counts_the_one_without_a_length() -> Result<()> {
-    assert_eq!(ids(Method::Length, 2, 2)?, [11, 14, 15, 13]);
+    assert_eq!(ids(SelectionMethod::Length, 2, 2)?, [11, 14, 15, 13]);
     let pool = pool();
-    let chooser = chooser(Method::Length, &inputs(&pool, 2))?;
+    let chooser = chooser(SelectionMethod::Length, &inputs(&pool, 2))?;
     assert_eq!(chooser.excluded(), [("without a length".to_owned(), 1)]);
     Ok(())
 }
 
 #[test]
 fn ifd_drops_what_is_above_one_or_has_no_ratio() -> Result<()> {
-    assert_eq!(ids(Method::Ifd, 3, 1)?, [14, 10, 11]);
+    assert_eq!(ids(SelectionMethod::Ifd, 3, 1)?, [14, 10, 11]);
     let pool = pool();
-    let excluded = chooser(Method::Ifd, &inputs(&pool, 3))?.excluded();
+    let excluded = chooser(SelectionMethod::Ifd, &inputs(&pool, 3))?.excluded();
     assert_eq!(excluded, [("without a log-probability".to_owned(), 2), ("with an IFD above 1".to_owned(), 1)]);
     Ok(())
 }
@@ -66,7 +66,7 @@ fn both_losses_of_an_ifd_are_divided_by_the_tokens_that_they_are_over() -> Resul
     let mut pool = pool();
     // A mean of 4.0 for y alone instead of 2.0: the ratio is 0.25 instead of 0.5.
     pool.unconditional_tokens[0] = Some(1);
-    let scores: Vec<_> = chooser(Method::Ifd, &inputs(&pool, 3))?.choose(&MOMENT)?;
+    let scores: Vec<_> = chooser(SelectionMethod::Ifd, &inputs(&pool, 3))?.choose(&MOMENT)?;
     let of = |id: u32| scores.iter().find(|choice| choice.id == id).and_then(|choice| choice.score);
     assert_eq!((of(10), of(14)), (Some(0.25), Some(0.8)));
     Ok(())
@@ -74,8 +74,8 @@ fn both_losses_of_an_ifd_are_divided_by_the_tokens_that_they_are_over() -> Resul
 
 #[test]
 fn a_score_that_is_missing_or_not_a_number_is_never_made_up() -> Result<()> {
-    assert_eq!(ids(Method::Scores, 3, 1)?, [13, 14, 11]);
-    let error = ids(Method::Scores, 4, 1).expect_err("only three have a score");
+    assert_eq!(ids(SelectionMethod::Scores, 3, 1)?, [13, 14, 11]);
+    let error = ids(SelectionMethod::Scores, 4, 1).expect_err("only three have a score");
     assert!(error.to_string().contains("3 of 6 candidates"), "{error}");
     assert!(error.to_string().contains("3 without a score"), "{error}");
     Ok(())
@@ -85,9 +85,9 @@ fn a_score_that_is_missing_or_not_a_number_is_never_made_up() -> Result<()> {
 fn perplexity_takes_one_third() -> Result<()> {
     let pool = pool();
     for (third, expected) in [(Third::Low, vec![11]), (Third::Middle, vec![10, 14]), (Third::High, vec![13, 15])] {
-        let inputs = Inputs { third, ..inputs(&pool, expected.len()) };
+        let inputs = ChooserInputs { third, ..inputs(&pool, expected.len()) };
         let mut chosen: Vec<u32> =
-            chooser(Method::Perplexity, &inputs)?.choose(&MOMENT)?.iter().map(|choice| choice.id).collect();
+            chooser(SelectionMethod::Perplexity, &inputs)?.choose(&MOMENT)?.iter().map(|choice| choice.id).collect();
         chosen.sort_unstable();
         assert_eq!(chosen, expected);
     }
@@ -96,7 +96,7 @@ fn perplexity_takes_one_third() -> Result<()> {
 
 #[test]
 fn sspl_goes_from_easy_to_hard() -> Result<()> {
-    let chosen = ids(Method::Sspl, 2, 2)?;
+    let chosen = ids(SelectionMethod::Sspl, 2, 2)?;
     let mut easy = chosen[..2].to_vec();
     easy.sort_unstable();
     assert_eq!(easy, [10, 11]);
@@ -106,15 +106,15 @@ fn sspl_goes_from_easy_to_hard() -> Result<()> {
 
 #[test]
 fn rds_lets_the_validation_examples_take_turns() -> Result<()> {
-    assert_eq!(ids(Method::Rds, 2, 2)?, [10, 12, 11, 14]);
+    assert_eq!(ids(SelectionMethod::Rds, 2, 2)?, [10, 12, 11, 14]);
     let without = CandidateColumns { validation_embeddings: Vec::new(), ..pool() };
-    assert!(chooser(Method::Rds, &inputs(&without, 2)).is_err());
+    assert!(chooser(SelectionMethod::Rds, &inputs(&without, 2)).is_err());
     Ok(())
 }
 
 #[test]
 fn random_takes_every_candidate_once_before_any_twice_and_no_batch_has_one_twice() -> Result<()> {
-    let drawn = ids(Method::Random, 4, 6)?;
+    let drawn = ids(SelectionMethod::Random, 4, 6)?;
     for pass in drawn.chunks(6) {
         let mut pass = pass.to_vec();
         pass.sort_unstable();
@@ -132,17 +132,23 @@ fn random_takes_every_candidate_once_before_any_twice_and_no_batch_has_one_twice
 
 #[test]
 fn the_oracle_takes_relevant_rows_only_and_starts_again_when_they_are_used_up() -> Result<()> {
-    let drawn = ids(Method::Oracle, 3, 2)?;
+    let drawn = ids(SelectionMethod::Oracle, 3, 2)?;
     assert!(drawn.iter().all(|id| [10, 12, 15].contains(id)), "{drawn:?}");
     let unlabelled = CandidateColumns { labels: Vec::new(), ..pool() };
-    assert!(chooser(Method::Oracle, &inputs(&unlabelled, 2)).is_err());
+    assert!(chooser(SelectionMethod::Oracle, &inputs(&unlabelled, 2)).is_err());
     Ok(())
 }
 
 #[test]
 fn a_restored_chooser_goes_on_as_if_nothing_had_happened() -> Result<()> {
     let pool = pool();
-    for method in [Method::Random, Method::Length, Method::Oracle, Method::Sspl, Method::Rds] {
+    for method in [
+        SelectionMethod::Random,
+        SelectionMethod::Length,
+        SelectionMethod::Oracle,
+        SelectionMethod::Sspl,
+        SelectionMethod::Rds,
+    ] {
         let mut undisturbed = chooser(method, &inputs(&pool, 3))?;
         for _ in 0..2 {
             undisturbed.choose(&MOMENT)?;

@@ -1,24 +1,24 @@
 //! Without any score: all candidates, or those that are known to be relevant, in random order.
 
 use super::queue::{Order, Queue, RankedCandidate};
-use crate::chooser::Inputs;
+use crate::chooser::ChooserInputs;
 use raisin_base::error::Result;
-use raisin_settings::Method;
+use raisin_settings::SelectionMethod;
 
 /// The label of a synthetic instruction that helps the target task.
 pub const RELEVANT: &str = "relevant";
 
 /// `random` and `full`: the same draws without replacement. What sets them apart is the number of steps. And
 /// `validation`, whose candidates are the validation examples.
-pub fn everything(method: Method, inputs: &Inputs) -> Result<Queue> {
+pub fn everything(method: SelectionMethod, inputs: &ChooserInputs) -> Result<Queue> {
     let entries: Vec<RankedCandidate> =
         (0..inputs.pool.ids.len()).map(|row| RankedCandidate { row, score: None }).collect();
     Queue::new(method, inputs, &entries, Order::Shuffled(inputs.seed.at(method.name())), Vec::new())
 }
 
 /// `oracle`: the rows labelled `relevant`.
-pub fn relevant(inputs: &Inputs) -> Result<Queue> {
-    let labels = inputs.pool.column(&inputs.pool.labels, "ground-truth labels", Method::Oracle)?;
+pub fn relevant(inputs: &ChooserInputs) -> Result<Queue> {
+    let labels = inputs.pool.column(&inputs.pool.labels, "ground-truth labels", SelectionMethod::Oracle)?;
     let entries: Vec<RankedCandidate> = labels
         .iter()
         .enumerate()
@@ -27,5 +27,5 @@ pub fn relevant(inputs: &Inputs) -> Result<Queue> {
         .collect();
     let others = labels.len() - entries.len();
     let excluded = vec![("not labelled `relevant`".to_owned(), others)];
-    Queue::new(Method::Oracle, inputs, &entries, Order::Shuffled(inputs.seed.at("oracle")), excluded)
+    Queue::new(SelectionMethod::Oracle, inputs, &entries, Order::Shuffled(inputs.seed.at("oracle")), excluded)
 }

@@ -1,7 +1,7 @@
 //! Principal components, in f64, with signs that do not depend on the solver.
 
 use rayon::prelude::*;
-use tch::{Kind, Tensor};
+use tch::{Kind as TensorKind, Tensor};
 
 use raisin_base::error::{Result, ensure};
 
@@ -42,9 +42,9 @@ impl Pca {
             (0..width).map(|column| sums.iter().map(|sum| sum[column]).sum::<f64>() / n as f64).collect();
 
         let centre = Tensor::from_slice(&mean);
-        let mut covariance = Tensor::zeros([width as i64, width as i64], (Kind::Double, tch::Device::Cpu));
+        let mut covariance = Tensor::zeros([width as i64, width as i64], (TensorKind::Double, tch::Device::Cpu));
         for chunk in rows.chunks(CHUNK * width) {
-            let centred = Tensor::from_slice(chunk).view([-1, width as i64]).to_kind(Kind::Double) - &centre;
+            let centred = Tensor::from_slice(chunk).view([-1, width as i64]).to_kind(TensorKind::Double) - &centre;
             covariance += centred.tr().matmul(&centred);
         }
         covariance /= (n - 1) as f64;

@@ -1,13 +1,13 @@
 use super::*;
-use crate::chooser::{Chooser as _, Moment};
+use crate::chooser::{Chooser as _, StepContext};
 use crate::raise::Raise;
 use raisin_base::error::render;
-use raisin_base::learner::{Learner, Trained};
+use raisin_base::learner::{Learner, StepReport};
 use raisin_base::random::normal;
-use raisin_settings::ppo::{Deployment, Form, Ratio};
+use raisin_settings::ppo::{Deployment, PolicyForm, Ratio};
 
-/// A learner whose best choice is known: only items of hidden relevant groups help, each use of an item helps half as
-/// much as the one before, and the more was learned the less is left to learn.
+/// A learner whose best choice is known: only candidates of hidden relevant groups help, each use of a candidate helps
+/// half as much as the one before, and the more was learned the less is left to learn.
 pub struct Toy {
     relevance: Vec<f64>,
     uses: Vec<i32>,
@@ -16,23 +16,23 @@ pub struct Toy {
     rng: rand_chacha::ChaCha8Rng,
 }
 
-pub struct World {
+pub struct PolicyFixture {
     pub candidates: Candidates,
     pub relevance: Vec<f64>,
 }
 
-/// 24 clusters of 40. Two are relevant, one is harmful, and in two more every fourth item is relevant and every fourth
-/// harmful. One column of the state says a little about relevance.
-pub fn world(seed: u64) -> World {
+/// 24 clusters of 40. Two are relevant, one is harmful, and in two more every fourth candidate is relevant and every
+/// fourth harmful. One column of the state says a little about relevance.
+pub fn fixture(seed: u64) -> PolicyFixture {
     merged_world(seed, 24)
 }
 
 /// The same with its clusters merged into fewer.
-fn merged_world(seed: u64, merged: usize) -> World {
+fn merged_world(seed: u64, merged: usize) -> PolicyFixture {
     world_of(seed, merged, 40)
 }
 
-fn world_of(seed: u64, merged: usize, size: usize) -> World {
+fn world_of(seed: u64, merged: usize, size: usize) -> PolicyFixture {
     let mut rng = Seed::new(seed).rng();
     let (clusters, width) = (24, 12);
     let centres: Vec<f64> = (0..clusters * width).map(|_| normal(&mut rng)).collect();
@@ -53,13 +53,13 @@ fn world_of(seed: u64, merged: usize, size: usize) -> World {
         relevance.push(helps);
     }
     let columns = (0..width).map(|column| format!("semantic.{column:02}")).collect();
-    World { candidates: Candidates::new(&ids, &labels, &state, columns).expect("a sound world"), relevance }
+    PolicyFixture { candidates: Candidates::new(&ids, &labels, &state, columns).expect("a sound fixture"), relevance }
 }
 
 impl Toy {
-    pub fn new(world: &World, noise: f64) -> Self {
-        let uses = vec![0; world.relevance.len()];
-        Self { relevance: world.relevance.clone(), uses, learned: 0.0, noise, rng: Seed::new(99).rng() }
+    pub fn new(fixture: &PolicyFixture, noise: f64) -> Self {
+        let uses = vec![0; fixture.relevance.len()];
+        Self { relevance: fixture.relevance.clone(), uses, learned: 0.0, noise, rng: Seed::new(99).rng() }
     }
 }
 
@@ -71,12 +71,12 @@ impl Learner for Toy {
         self.performance()
     }
 
-    fn step(&mut self, batch: &[u32]) -> Result<Trained> {
+    fn step(&mut self, batch: &[u32]) -> Result<StepReport> {
         for &id in batch {
             self.learned += self.relevance[id as usize] * 0.5f64.powi(self.uses[id as usize]) / batch.len() as f64;
             self.uses[id as usize] += 1;
         }
-        Ok(Trained { loss: 1.0, tokens: 10, supervised_tokens: 5, learning_rate: 1e-3, flops: 1.0 })
+        Ok(StepReport { loss: 1.0, tokens: 10, supervised_tokens: 5, learning_rate: 1e-3, flops: 1.0 })
     }
 
     fn performance(&mut self) -> Result<f64> {
@@ -84,44 +84,44 @@ impl Learner for Toy {
     }
 }
 
-pub fn toy_config(form: Form) -> Config {
-    Config { steps: 40, batch_size: 16, rounds: 20, policy: form, ..Config::standard() }
+pub fn toy_config(form: PolicyForm) -> PpoSettings {
+    PpoSettings { steps: 40, batch_size: 16, rounds: 20, policy: form, ..PpoSettings::standard() }
 }
 
 /// Plays all rounds; the share of relevant picks by round.
-fn shares(world: &World, training: &mut Training, noise: f64) -> Result<Vec<f64>> {
-    let mut learner = Toy::new(world, noise);
+fn shares(fixture: &PolicyFixture, training: &mut PolicyTraining, noise: f64) -> Result<Vec<f64>> {
+    let mut learner = Toy::new(fixture, noise);
     (0..training.config.rounds)
         .map(|_| {
-            let round = training.round(&mut learner, &world.candidates, &mut |_, _, _| {})?;
-            let relevant = round.selection.iter().filter(|row| world.relevance[row.id as usize] > 0.0).count();
+            let round = training.round(&mut learner, &fixture.candidates, &mut |_, _, _| {})?;
+            let relevant = round.selection.iter().filter(|row| fixture.relevance[row.id as usize] > 0.0).count();
             Ok(relevant as f64 / round.selection.len() as f64)
         })
         .collect()
 }
 
 /// Plays one run with the best policy, deployed in some way: share of relevant picks, and what was gained.
-fn deploy(world: &World, training: &Training, deployment: Deployment) -> Result<(f64, f64)> {
+fn deploy(fixture: &PolicyFixture, training: &PolicyTraining, deployment: Deployment) -> Result<(f64, f64)> {
     let mut policy = training.best.as_ref().context("no best policy")?.duplicate()?;
     policy.constants.deployment = deployment;
-    let candidates = self::candidates(world);
+    let candidates = self::candidates(fixture);
     let (batch_size, steps) = (training.config.batch_size, training.config.steps);
     let mut chooser = Raise::new(policy, candidates, batch_size, Seed::new(7))?;
-    let mut learner = Toy::new(world, 0.0);
+    let mut learner = Toy::new(fixture, 0.0);
     let start = learner.restore()?;
     let (mut performance, mut relevant) = (start, 0);
     for step in 0..steps {
-        let moment = Moment { step, total_steps: steps, performance: Some(performance) };
+        let moment = StepContext { step, total_steps: steps, performance: Some(performance) };
         let batch: Vec<u32> = chooser.choose(&moment)?.iter().map(|choice| choice.id).collect();
-        relevant += batch.iter().filter(|&&id| world.relevance[id as usize] > 0.0).count();
+        relevant += batch.iter().filter(|&&id| fixture.relevance[id as usize] > 0.0).count();
         learner.step(&batch)?;
         performance = learner.performance()?;
     }
     Ok((relevant as f64 / (steps * batch_size) as f64, performance - start))
 }
 
-fn candidates(world: &World) -> Candidates {
-    let of = &world.candidates;
+fn candidates(fixture: &PolicyFixture) -> Candidates {
+    let of = &fixture.candidates;
     Candidates {
         ids: of.ids.clone(),
         clusters: of.clusters.clone(),
@@ -140,7 +140,7 @@ fn compare_variants() -> Result<()> {
     let path = std::env::var("RAISIN_VARIANTS").context("RAISIN_VARIANTS names a JSON file of variants")?;
     let variants: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&std::fs::read(path)?)?;
     for (name, overrides) in variants {
-        let mut config = serde_json::to_value(toy_config(Form::Hierarchical))?;
+        let mut config = serde_json::to_value(toy_config(PolicyForm::Hierarchical))?;
         let seeds = overrides["seeds"].as_u64().unwrap_or(4);
         let noise = overrides["noise"].as_f64().unwrap_or(0.01);
         for (key, value) in overrides.as_object().context("an object of overrides")? {
@@ -148,15 +148,15 @@ fn compare_variants() -> Result<()> {
                 config[key] = value.clone();
             }
         }
-        let config: Config = serde_json::from_value(config)?;
+        let config: PpoSettings = serde_json::from_value(config)?;
         let (mut mean, mut top, mut sample) = (vec![0.0; config.rounds], (0.0, 0.0), (0.0, 0.0));
         for seed in 0..seeds {
-            let world = world(seed);
-            let mut training = Training::new(&world.candidates, config.clone(), Seed::new(seed))?;
-            let found = shares(&world, &mut training, noise)?;
+            let fixture = fixture(seed);
+            let mut training = PolicyTraining::new(&fixture.candidates, config.clone(), Seed::new(seed))?;
+            let found = shares(&fixture, &mut training, noise)?;
             mean.iter_mut().zip(found).for_each(|(sum, share)| *sum += share / seeds as f64);
             for (deployment, sums) in [(Deployment::Top, &mut top), (Deployment::Sample, &mut sample)] {
-                let (share, gain) = deploy(&world, &training, deployment)?;
+                let (share, gain) = deploy(&fixture, &training, deployment)?;
                 *sums = (sums.0 + share / seeds as f64, sums.1 + gain / seeds as f64);
             }
         }
@@ -177,13 +177,14 @@ fn compare_variants() -> Result<()> {
 #[test]
 fn every_form_finds_the_hidden_clusters_within_twenty_rounds() -> Result<()> {
     tch::set_num_threads(1);
-    // In the paper's form half of every batch comes from the cluster with hardly any relevant item.
-    for (form, clusters, expected) in [(Form::Hierarchical, 24, 0.8), (Form::PerCluster, 2, 0.4), (Form::Flat, 24, 0.7)]
+    // In the paper's form half of every batch comes from the cluster with hardly any relevant candidate.
+    for (form, clusters, expected) in
+        [(PolicyForm::Hierarchical, 24, 0.8), (PolicyForm::PerCluster, 2, 0.4), (PolicyForm::Flat, 24, 0.7)]
     {
-        let world = merged_world(1, clusters);
+        let fixture = merged_world(1, clusters);
         let config = toy_config(form);
-        let mut training = Training::new(&world.candidates, config, Seed::new(1))?;
-        let found = shares(&world, &mut training, 0.01)?;
+        let mut training = PolicyTraining::new(&fixture.candidates, config, Seed::new(1))?;
+        let found = shares(&fixture, &mut training, 0.01)?;
         assert!(found[0] < 0.2, "{form:?} starts at random: {found:?}");
         assert!(found[19] > expected, "{form:?}: {found:?}");
     }
@@ -203,7 +204,7 @@ impl Ensemble for Toys {
         starts.first().copied().context("no toy")
     }
 
-    fn step_all(&mut self, batches: &[Vec<u32>]) -> Result<Vec<Trained>> {
+    fn step_all(&mut self, batches: &[Vec<u32>]) -> Result<Vec<StepReport>> {
         self.0.iter_mut().zip(batches).map(|(toy, batch)| toy.step(batch)).collect()
     }
 
@@ -212,20 +213,20 @@ impl Ensemble for Toys {
     }
 }
 
-fn toys(world: &World, count: usize) -> Toys {
-    Toys((0..count).map(|_| Toy::new(world, 0.01)).collect())
+fn toys(fixture: &PolicyFixture, count: usize) -> Toys {
+    Toys((0..count).map(|_| Toy::new(fixture, 0.01)).collect())
 }
 
 #[test]
 fn an_ensemble_of_one_plays_the_rounds_of_a_single_learner() -> Result<()> {
     tch::set_num_threads(1);
-    let world = world(2);
-    let config = Config { rounds: 3, steps: 6, ..toy_config(Form::Hierarchical) };
-    let mut single = Training::new(&world.candidates, config.clone(), Seed::new(3))?;
-    let mut ensemble = Training::new(&world.candidates, config, Seed::new(3))?;
+    let fixture = fixture(2);
+    let config = PpoSettings { rounds: 3, steps: 6, ..toy_config(PolicyForm::Hierarchical) };
+    let mut single = PolicyTraining::new(&fixture.candidates, config.clone(), Seed::new(3))?;
+    let mut ensemble = PolicyTraining::new(&fixture.candidates, config, Seed::new(3))?;
     for _ in 0..3 {
-        let one = single.round(&mut Toy::new(&world, 0.01), &world.candidates, &mut |_, _, _| {})?;
-        let other = ensemble.round(&mut toys(&world, 1), &world.candidates, &mut |_, _, _| {})?;
+        let one = single.round(&mut Toy::new(&fixture, 0.01), &fixture.candidates, &mut |_, _, _| {})?;
+        let other = ensemble.round(&mut toys(&fixture, 1), &fixture.candidates, &mut |_, _, _| {})?;
         assert_eq!(one, other);
     }
     Ok(())
@@ -234,12 +235,12 @@ fn an_ensemble_of_one_plays_the_rounds_of_a_single_learner() -> Result<()> {
 #[test]
 fn episodes_of_a_round_differ_and_are_learnt_from_together() -> Result<()> {
     tch::set_num_threads(1);
-    let world = world(1);
-    let config = Config { rounds: 8, ..toy_config(Form::Hierarchical) };
-    let mut training = Training::new(&world.candidates, config, Seed::new(1))?;
+    let fixture = fixture(1);
+    let config = PpoSettings { rounds: 8, ..toy_config(PolicyForm::Hierarchical) };
+    let mut training = PolicyTraining::new(&fixture.candidates, config, Seed::new(1))?;
     let mut shares = Vec::new();
     for _ in 0..8 {
-        let round = training.round(&mut toys(&world, 4), &world.candidates, &mut |_, _, _| {})?;
+        let round = training.round(&mut toys(&fixture, 4), &fixture.candidates, &mut |_, _, _| {})?;
         assert_eq!((round.steps.len(), round.selection.len()), (4 * 40, 4 * 40 * 16));
         let of = |episode: usize| {
             round.selection.iter().filter(|row| row.episode == episode).map(|row| row.id).collect::<Vec<_>>()
@@ -247,7 +248,7 @@ fn episodes_of_a_round_differ_and_are_learnt_from_together() -> Result<()> {
         assert_ne!(of(0), of(1));
         // What one episode selected, another has not.
         assert!(round.selection.iter().filter(|row| row.step == 0).all(|row| row.times_selected == 0));
-        let relevant = round.selection.iter().filter(|row| world.relevance[row.id as usize] > 0.0).count();
+        let relevant = round.selection.iter().filter(|row| fixture.relevance[row.id as usize] > 0.0).count();
         shares.push(relevant as f64 / round.selection.len() as f64);
     }
     assert!(shares[0] < 0.2 && shares[7] > 0.6, "{shares:?}");
@@ -257,22 +258,22 @@ fn episodes_of_a_round_differ_and_are_learnt_from_together() -> Result<()> {
 #[test]
 fn a_training_resumes_to_the_same_rounds() -> Result<()> {
     tch::set_num_threads(1);
-    let world = world(2);
+    let fixture = fixture(2);
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("state.safetensors");
-    let config = Config { rounds: 4, steps: 6, ..toy_config(Form::Hierarchical) };
+    let config = PpoSettings { rounds: 4, steps: 6, ..toy_config(PolicyForm::Hierarchical) };
     let seed = Seed::new(3);
-    let mut whole = Training::new(&world.candidates, config.clone(), seed)?;
+    let mut whole = PolicyTraining::new(&fixture.candidates, config.clone(), seed)?;
     for round in 0..4 {
         let mut resumed = if round == 0 {
-            Training::new(&world.candidates, config.clone(), seed)?
+            PolicyTraining::new(&fixture.candidates, config.clone(), seed)?
         } else {
-            Training::load(&path, &world.candidates, config.clone(), seed)?
+            PolicyTraining::load(&path, &fixture.candidates, config.clone(), seed)?
         };
-        let one = whole.round(&mut Toy::new(&world, 0.01), &world.candidates, &mut |_, _, _| {})?;
-        let two = resumed.round(&mut Toy::new(&world, 0.01), &world.candidates, &mut |_, _, _| {})?;
+        let one = whole.round(&mut Toy::new(&fixture, 0.01), &fixture.candidates, &mut |_, _, _| {})?;
+        let two = resumed.round(&mut Toy::new(&fixture, 0.01), &fixture.candidates, &mut |_, _, _| {})?;
         assert_eq!(one, two, "round {round}");
-        let constants = |training: &Training| training.best.as_ref().map(|best| best.constants.clone());
+        let constants = |training: &PolicyTraining| training.best.as_ref().map(|best| best.constants.clone());
         assert_eq!(constants(&resumed), constants(&whole), "round {round}");
         resumed.save(&path)?;
     }
@@ -282,10 +283,10 @@ fn a_training_resumes_to_the_same_rounds() -> Result<()> {
 #[test]
 #[expect(clippy::float_cmp, reason = "a shared reward is the same number for each")]
 fn rewards_between_measurements_are_shared_and_sum_to_what_was_gained() -> Result<()> {
-    let world = world(2);
-    let config = Config { rounds: 1, steps: 7, evaluate_every: 3, ..toy_config(Form::Flat) };
-    let mut training = Training::new(&world.candidates, config, Seed::new(3))?;
-    let round = training.round(&mut Toy::new(&world, 0.0), &world.candidates, &mut |_, _, _| {})?;
+    let fixture = fixture(2);
+    let config = PpoSettings { rounds: 1, steps: 7, evaluate_every: 3, ..toy_config(PolicyForm::Flat) };
+    let mut training = PolicyTraining::new(&fixture.candidates, config, Seed::new(3))?;
+    let round = training.round(&mut Toy::new(&fixture, 0.0), &fixture.candidates, &mut |_, _, _| {})?;
     let measured: Vec<bool> = round.steps.iter().map(|step| step.performance.is_some()).collect();
     assert_eq!(measured, [false, false, true, false, false, true, true]);
     assert_eq!(round.steps[0].reward, round.steps[2].reward);
@@ -298,11 +299,15 @@ fn rewards_between_measurements_are_shared_and_sum_to_what_was_gained() -> Resul
 #[test]
 fn a_policy_that_diverges_ends_the_run_with_its_round_and_what_to_change() -> Result<()> {
     tch::set_num_threads(1);
-    let world = world(2);
-    let config =
-        Config { steps: 6, ratio: Ratio::Product, actor_learning_rate: f64::INFINITY, ..toy_config(Form::Flat) };
-    let mut training = Training::new(&world.candidates, config, Seed::new(3))?;
-    let round = training.round(&mut Toy::new(&world, 0.01), &world.candidates, &mut |_, _, _| {});
+    let fixture = fixture(2);
+    let config = PpoSettings {
+        steps: 6,
+        ratio: Ratio::Product,
+        actor_learning_rate: f64::INFINITY,
+        ..toy_config(PolicyForm::Flat)
+    };
+    let mut training = PolicyTraining::new(&fixture.candidates, config, Seed::new(3))?;
+    let round = training.round(&mut Toy::new(&fixture, 0.01), &fixture.candidates, &mut |_, _, _| {});
     let said = render(&round.expect_err("no policy survives such a step"));
     assert!(said.contains("after round 0") && said.contains("the policy has diverged"), "{said}");
     assert!(said.ends_with("hint: a lower actor_learning_rate, or ratio = \"mean\""), "{said}");
@@ -311,30 +316,35 @@ fn a_policy_that_diverges_ends_the_run_with_its_round_and_what_to_change() -> Re
 
 #[test]
 fn a_model_whose_performance_is_no_number_is_refused_before_the_first_step() -> Result<()> {
-    let world = world(2);
-    let mut training = Training::new(&world.candidates, toy_config(Form::Flat), Seed::new(3))?;
-    let round = training.round(&mut Toy::new(&world, f64::NAN), &world.candidates, &mut |_, _, _| {});
+    let fixture = fixture(2);
+    let mut training = PolicyTraining::new(&fixture.candidates, toy_config(PolicyForm::Flat), Seed::new(3))?;
+    let round = training.round(&mut Toy::new(&fixture, f64::NAN), &fixture.candidates, &mut |_, _, _| {});
     assert!(render(&round.expect_err("no number")).contains("is NaN before any training"));
     Ok(())
 }
 
 /// The log-ratio of every draw of some episodes under the policy as it is, by minibatches of so many steps.
-fn log_ratios(training: &Training, candidates: &Candidates, episodes: &[Episode], size: usize) -> Result<Vec<f32>> {
+fn log_ratios(
+    training: &PolicyTraining,
+    candidates: &Candidates,
+    episodes: &[Episode],
+    size: usize,
+) -> Result<Vec<f32>> {
     let scoring = Scoring::new(&training.policy, candidates);
     let steps: Vec<(&Episode, usize)> =
         episodes.iter().flat_map(|episode| (0..episode.steps.len()).map(move |step| (episode, step))).collect();
     let mut found = Vec::new();
     for steps in steps.chunks(size) {
         let states: Vec<State> = steps.iter().map(|(episode, step)| episode.state(*step)).collect();
-        let actions: Vec<&Action> = steps.iter().map(|(episode, step)| &episode.steps[*step].action).collect();
+        let actions: Vec<&DrawnBatch> = steps.iter().map(|(episode, step)| &episode.steps[*step].action).collect();
         let replay = scoring.replay(&training.policy, &states, &actions);
         let old = |picks: Vec<&Picks>| picks.iter().flat_map(|picks| picks.log_probs.clone()).collect::<Vec<f32>>();
         if let Some(sets) = replay.sets {
             let drawn = old(actions.iter().filter_map(|action| action.sets.as_ref()).collect());
             found.extend(Vec::<f32>::try_from(sets - Tensor::from_slice(&drawn))?);
         }
-        let drawn = old(actions.iter().flat_map(|action| &action.items).collect());
-        found.extend(Vec::<f32>::try_from(replay.items - Tensor::from_slice(&drawn))?);
+        let drawn = old(actions.iter().flat_map(|action| &action.candidates).collect());
+        found.extend(Vec::<f32>::try_from(replay.candidates - Tensor::from_slice(&drawn))?);
     }
     Ok(found)
 }
@@ -344,20 +354,20 @@ fn log_ratios(training: &Training, candidates: &Candidates, episodes: &[Episode]
 #[test]
 fn unchanged_weights_give_every_draw_the_probability_that_it_was_drawn_with() -> Result<()> {
     tch::set_num_threads(1);
-    for (form, clusters) in [(Form::Hierarchical, 6), (Form::PerCluster, 6), (Form::Flat, 6)] {
+    for (form, clusters) in [(PolicyForm::Hierarchical, 6), (PolicyForm::PerCluster, 6), (PolicyForm::Flat, 6)] {
         // So few candidates that most are selected again and again.
-        let world = world_of(4, clusters, 2);
-        let config = Config { steps: 12, reuse_penalty: 0.3, rounds: 5, ..toy_config(form) };
-        let mut training = Training::new(&world.candidates, config, Seed::new(3))?;
+        let fixture = world_of(4, clusters, 2);
+        let config = PpoSettings { steps: 12, reuse_penalty: 0.3, rounds: 5, ..toy_config(form) };
+        let mut training = PolicyTraining::new(&fixture.candidates, config, Seed::new(3))?;
         for _ in 0..2 {
-            training.round(&mut toys(&world, 3), &world.candidates, &mut |_, _, _| {})?;
+            training.round(&mut toys(&fixture, 3), &fixture.candidates, &mut |_, _, _| {})?;
         }
         let seed = Seed::new(5);
-        let episodes = training.play(&mut toys(&world, 3), &world.candidates, &seed, &mut |_, _, _| {})?;
+        let episodes = training.play(&mut toys(&fixture, 3), &fixture.candidates, &seed, &mut |_, _, _| {})?;
         let reused = episodes.iter().flat_map(|episode| &episode.selection).map(|row| row.times_selected).max();
         assert!(reused >= Some(3), "{form:?}: {reused:?}");
         for size in [1, 7, 36] {
-            let ratios = log_ratios(&training, &world.candidates, &episodes, size)?;
+            let ratios = log_ratios(&training, &fixture.candidates, &episodes, size)?;
             assert!(ratios.len() >= 3 * 12 * 16, "{form:?}");
             let largest = ratios.iter().fold(0.0f32, |largest, ratio| largest.max(ratio.abs()));
             let allowed = if size == 1 { 0.0 } else { 4e-6 };
@@ -369,7 +379,7 @@ fn unchanged_weights_give_every_draw_the_probability_that_it_was_drawn_with() ->
                 let _ = weight.g_mul_scalar_(1.1);
             }
         });
-        let changed = log_ratios(&training, &world.candidates, &episodes, 7)?;
+        let changed = log_ratios(&training, &fixture.candidates, &episodes, 7)?;
         assert!(changed.iter().any(|ratio| ratio.abs() > 1e-3), "{form:?}");
     }
     Ok(())
@@ -378,12 +388,12 @@ fn unchanged_weights_give_every_draw_the_probability_that_it_was_drawn_with() ->
 #[test]
 fn improvements_of_all_rounds_are_credited_in_one_unit() -> Result<()> {
     tch::set_num_threads(1);
-    let world = world(2);
-    let config = Config { rounds: 3, steps: 6, ..toy_config(Form::Hierarchical) };
-    let mut training = Training::new(&world.candidates, config, Seed::new(3))?;
+    let fixture = fixture(2);
+    let config = PpoSettings { rounds: 3, steps: 6, ..toy_config(PolicyForm::Hierarchical) };
+    let mut training = PolicyTraining::new(&fixture.candidates, config, Seed::new(3))?;
     let mut gained = Vec::new();
     for _ in 0..2 {
-        let round = training.round(&mut toys(&world, 2), &world.candidates, &mut |_, _, _| {})?;
+        let round = training.round(&mut toys(&fixture, 2), &fixture.candidates, &mut |_, _, _| {})?;
         for steps in round.steps.chunks(6) {
             let mut sum = 0.0;
             for step in steps {

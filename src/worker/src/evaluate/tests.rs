@@ -1,5 +1,5 @@
 use super::*;
-use crate::fixture::Store;
+use crate::fixture::TensorFixture;
 use arrow_array::Array as _;
 use raisin_base::seed::Seed;
 use raisin_corpus::artifact::{PoolRow, instructions_batch};
@@ -11,7 +11,7 @@ use serde_json::json;
 
 #[test]
 fn a_task_scored_by_match_gives_loss_and_matches_item_by_item() -> Result<()> {
-    let store = Store::new()?;
+    let store = TensorFixture::new()?;
     std::fs::write(store.artifact("model").join("summary.json"), "{\"method\": \"none\"}\n")?;
     let context = store.context("evaluate", "run", &[("/model", "model"), ("/task", "task")], &[])?;
     run(serde_json::from_value(json!({"model": "model", "task": "task"}))?, &context)?;
@@ -32,7 +32,7 @@ fn a_task_scored_by_match_gives_loss_and_matches_item_by_item() -> Result<()> {
 #[test]
 #[expect(clippy::float_cmp, reason = "the mean of zeros is zero")]
 fn choices_are_ranked_by_their_own_tokens() -> Result<()> {
-    let store = Store::new()?;
+    let store = TensorFixture::new()?;
     let context = store.context("evaluate", "run", &[("/model", "model"), ("/task", "task")], &[])?;
     let parameters =
         json!({"model": "model", "task": "task", "metrics": ["choice"], "split": "validation", "limit": 2});
@@ -55,7 +55,7 @@ fn in_parts() -> Result<Parameters> {
 
 #[test]
 fn each_metric_has_its_own_columns_and_correct_is_what_the_task_is_scored_by() -> Result<()> {
-    let store = Store::new()?;
+    let store = TensorFixture::new()?;
     let written = |folder: &str, metrics: serde_json::Value| {
         let context = store.context("evaluate", folder, &[("/model", "model"), ("/task", "task")], &[])?;
         let parameters = json!({"model": "model", "task": "task", "metrics": metrics, "split": "validation"});
@@ -93,7 +93,7 @@ fn each_metric_has_its_own_columns_and_correct_is_what_the_task_is_scored_by() -
 
 #[test]
 fn an_evaluation_killed_after_any_part_goes_on_to_the_same_bytes() -> Result<()> {
-    let store = Store::new()?;
+    let store = TensorFixture::new()?;
     let context = |folder: &str| store.context("evaluate", folder, &[("/model", "model"), ("/task", "task")], &[]);
     let undisturbed = context("undisturbed")?;
     run(in_parts()?, &undisturbed)?;
@@ -118,7 +118,7 @@ fn an_evaluation_killed_after_any_part_goes_on_to_the_same_bytes() -> Result<()>
 
 #[test]
 fn parts_that_were_damaged_are_computed_again_to_the_same_bytes() -> Result<()> {
-    let store = Store::new()?;
+    let store = TensorFixture::new()?;
     let inputs = [("/model", "model"), ("/task", "task")];
     run(in_parts()?, &store.context("evaluate", "run", &inputs, &[])?)?;
     store.run_on_damaged_work("evaluate", "run", &inputs, 12, |context| run(in_parts()?, context))
@@ -126,20 +126,20 @@ fn parts_that_were_damaged_are_computed_again_to_the_same_bytes() -> Result<()> 
 
 #[test]
 fn an_evaluation_that_goes_on_remembers_what_there_was_no_memory_for() -> Result<()> {
-    let store = Store::new()?;
+    let store = TensorFixture::new()?;
     let inputs = [("/model", "model"), ("/task", "task")];
     let context = |folder: &str| store.context("evaluate", folder, &inputs, &[]);
     let first = context("first")?;
     run(in_parts()?, &first)?;
     // The first part of each phase, as a process leaves it that found less memory.
     let killed = context("killed")?;
-    let losses: (usize, Vec<u64>) = Finished::open(&first, "loss")?.next(|| panic!("it is there"))?;
-    Finished::open(&killed, "loss")?.next(|| Ok((33, losses.1)))?;
-    let answers: (usize, Vec<Vec<u32>>) = Finished::open(&first, "generation")?.next(|| panic!("it is there"))?;
-    Finished::open(&killed, "generation")?.next(|| Ok((7, answers.1)))?;
+    let losses: (usize, Vec<u64>) = FinishedParts::open(&first, "loss")?.next(|| panic!("it is there"))?;
+    FinishedParts::open(&killed, "loss")?.next(|| Ok((33, losses.1)))?;
+    let answers: (usize, Vec<Vec<u32>>) = FinishedParts::open(&first, "generation")?.next(|| panic!("it is there"))?;
+    FinishedParts::open(&killed, "generation")?.next(|| Ok((7, answers.1)))?;
     run(in_parts()?, &killed)?;
-    let mut losses = Finished::<(usize, Vec<u64>)>::open(&killed, "loss")?;
-    let mut answers = Finished::<(usize, Vec<Vec<u32>>)>::open(&killed, "generation")?;
+    let mut losses = FinishedParts::<(usize, Vec<u64>)>::open(&killed, "loss")?;
+    let mut answers = FinishedParts::<(usize, Vec<Vec<u32>>)>::open(&killed, "generation")?;
     for _ in 0..2 {
         assert_eq!(losses.next(|| panic!("it is there"))?.0, 33);
         assert_eq!(answers.next(|| panic!("it is there"))?.0, 7);
@@ -152,7 +152,7 @@ fn impossible_numbers_are_refused_where_they_stand() -> Result<()> {
     use raisin_contract::Kind as _;
     for (key, value) in [("batch_tokens", 0), ("generate_rows", 0), ("max_tokens", 1), ("limit", 0)] {
         let parameters: Parameters = serde_json::from_value(json!({"model": "model", "task": "task", key: value}))?;
-        let problem = raisin_kinds::evaluate::Evaluate::check(&parameters).expect_err("impossible");
+        let problem = raisin_kinds::evaluate::EvaluateKind::check(&parameters).expect_err("impossible");
         assert_eq!(problem.pointer, format!("/{key}"));
     }
     Ok(())
@@ -160,10 +160,10 @@ fn impossible_numbers_are_refused_where_they_stand() -> Result<()> {
 
 #[test]
 fn what_was_finished_before_a_kill_is_not_computed_again() -> Result<()> {
-    let store = Store::new()?;
+    let store = TensorFixture::new()?;
     let context = store.context("evaluate", "run", &[("/model", "model"), ("/task", "task")], &[])?;
     // This model would not give this answer.
-    let mut finished = Finished::<(usize, Vec<Vec<u32>>)>::open(&context, "generation")?;
+    let mut finished = FinishedParts::<(usize, Vec<Vec<u32>>)>::open(&context, "generation")?;
     finished.next(|| Ok((32, vec![vec![u32::from(b'y'); 3]])))?;
     run(in_parts()?, &context)?;
     let items = store.table("run", "items")?;
@@ -181,7 +181,7 @@ fn a_number_counts_strictly_after_the_marker_and_flexibly_anywhere() {
 
 #[test]
 fn a_loss_that_is_no_number_is_an_error_that_names_example_and_model_and_never_a_choice() -> Result<()> {
-    let store = Store::new()?;
+    let store = TensorFixture::new()?;
     let mut model = Model::load(&store.artifact("model"), tch::Device::Cpu, tch::Kind::Float)?;
     model.prepare(&Adaptation::Full, &Seed::new(1))?;
     let _ = tch::no_grad(|| model.trainable().flat.shallow_clone().f_fill_(f64::NAN))?;
@@ -200,7 +200,7 @@ fn a_loss_that_is_no_number_is_an_error_that_names_example_and_model_and_never_a
 
 #[test]
 fn the_standard_error_of_one_example_is_null() -> Result<()> {
-    let store = Store::new()?;
+    let store = TensorFixture::new()?;
     let context = store.context("evaluate", "run", &[("/model", "model"), ("/task", "task")], &[])?;
     let parameters = json!({"model": "model", "task": "task", "metrics": ["loss", "choice"], "limit": 1});
     run(serde_json::from_value(parameters)?, &context)?;
@@ -212,7 +212,7 @@ fn the_standard_error_of_one_example_is_null() -> Result<()> {
 
 #[test]
 fn an_adapter_is_merged_into_its_base_before_anything_is_computed() -> Result<()> {
-    let store = Store::new()?;
+    let store = TensorFixture::new()?;
     let mut model = Model::load(&store.artifact("model"), tch::Device::Cpu, tch::Kind::Float)?;
     model.prepare(
         &Adaptation::Lora { rank: 2, alpha: 8.0, targets: vec!["q_proj".to_owned(), "up_proj".to_owned()] },
@@ -235,7 +235,7 @@ fn an_adapter_is_merged_into_its_base_before_anything_is_computed() -> Result<()
 
 #[test]
 fn examples_that_overlap_the_pool_are_left_out_and_the_others_keep_their_number() -> Result<()> {
-    let store = Store::new()?;
+    let store = TensorFixture::new()?;
     let row = PoolRow::new(conversation(None, "3 + 1 = ?", Some("4")), 0, 1);
     let other = PoolRow::new(conversation(None, "8 + 1?", Some("9")), 0, 2);
     table::write(&store.artifact("pool").join("instructions.parquet"), &instructions_batch(&[row, other])?)?;

@@ -1,7 +1,7 @@
 //! Features as the stage writes them, undisturbed, interrupted and where memory ends.
 
 use super::*;
-use crate::fixture::{ROWS, Store};
+use crate::fixture::{ROWS, TensorFixture};
 use raisin_corpus::Message;
 use raisin_corpus::artifact::{PoolRow, examples_batch, instructions_batch};
 use raisin_corpus::message::conversation;
@@ -16,7 +16,7 @@ fn parameters() -> Result<Parameters> {
 
 #[test]
 fn every_row_is_described_once_and_in_order_and_what_cannot_be_scored_has_a_reason() -> Result<()> {
-    let store = Store::new()?;
+    let store = TensorFixture::new()?;
     let context = store.context("features", "run", &INPUTS, &[])?;
     run(parameters()?, &context)?;
     let rows = store.table("run", "features")?;
@@ -43,7 +43,7 @@ fn every_row_is_described_once_and_in_order_and_what_cannot_be_scored_has_a_reas
 
 #[test]
 fn packed_and_pooled_features_are_those_of_each_row_alone() -> Result<()> {
-    let store = Store::new()?;
+    let store = TensorFixture::new()?;
     let context = store.context("features", "run", &INPUTS, &[])?;
     run(parameters()?, &context)?;
     let rows = store.table("run", "features")?;
@@ -68,7 +68,7 @@ fn packed_and_pooled_features_are_those_of_each_row_alone() -> Result<()> {
 
 #[test]
 fn both_log_probabilities_are_of_the_same_tokens_in_rows_of_several_turns_and_rows_that_were_cut() -> Result<()> {
-    let store = Store::new()?;
+    let store = TensorFixture::new()?;
     let turns = |rest: &str| {
         let mut messages = conversation(None, "one", Some("first answer"));
         messages.extend(conversation(None, "two", Some(&format!("second answer{rest}"))));
@@ -111,7 +111,7 @@ fn both_log_probabilities_are_of_the_same_tokens_in_rows_of_several_turns_and_ro
 
 #[test]
 fn of_a_validation_example_only_the_response_is_scored_and_all_turns_are_read() -> Result<()> {
-    let store = Store::new()?;
+    let store = TensorFixture::new()?;
     let example = |messages: Vec<Message>| {
         let response = "so".to_owned();
         Example { id: 0, messages, response, choices: vec![], answer: None }
@@ -136,7 +136,7 @@ fn of_a_validation_example_only_the_response_is_scored_and_all_turns_are_read() 
 
 #[test]
 fn rows_that_the_model_has_no_room_for_are_refused_before_any_is_described() -> Result<()> {
-    let store = Store::new()?;
+    let store = TensorFixture::new()?;
     store.shorten_context(20)?;
     let context = store.context("features", "run", &INPUTS, &[])?;
     let said = raisin_base::error::render(&run(parameters()?, &context).expect_err("too long"));
@@ -147,7 +147,7 @@ fn rows_that_the_model_has_no_room_for_are_refused_before_any_is_described() -> 
 
 #[test]
 fn a_pass_that_was_interrupted_ends_with_the_same_bytes() -> Result<()> {
-    let store = Store::new()?;
+    let store = TensorFixture::new()?;
     let context = store.context("features", "undisturbed", &INPUTS, &[])?;
     run(parameters()?, &context)?;
 
@@ -155,7 +155,7 @@ fn a_pass_that_was_interrupted_ends_with_the_same_bytes() -> Result<()> {
     let folder = store.artifact("model");
     let (model, codec) = (Model::load(&folder, Device::Cpu, TensorKind::Float)?, Codec::load(&folder)?);
     let parameters = parameters()?;
-    let pass = Pass::new(&context, &model, &codec, &parameters);
+    let pass = FeaturePass::new(&context, &model, &codec, &parameters);
     // A part after every batch; the last one is lost with the process.
     let instructions = read_instructions(&store.artifact("pool"))?;
     pass.describe("features", &instructions, &pass.encode(&instructions)?, Duration::ZERO)?;
@@ -172,12 +172,12 @@ fn a_pass_that_was_interrupted_ends_with_the_same_bytes() -> Result<()> {
 
 #[test]
 fn parts_that_were_damaged_are_computed_again_to_the_same_bytes() -> Result<()> {
-    let store = Store::new()?;
+    let store = TensorFixture::new()?;
     let context = store.context("features", "run", &INPUTS, &[])?;
     let folder = store.artifact("model");
     let (model, codec) = (Model::load(&folder, Device::Cpu, TensorKind::Float)?, Codec::load(&folder)?);
     let parameters_of_pass = parameters()?;
-    let pass = Pass::new(&context, &model, &codec, &parameters_of_pass);
+    let pass = FeaturePass::new(&context, &model, &codec, &parameters_of_pass);
     let instructions = read_instructions(&store.artifact("pool"))?;
     pass.describe("features", &instructions, &pass.encode(&instructions)?, Duration::ZERO)?;
     run(parameters()?, &context)?;
@@ -188,13 +188,13 @@ fn parts_that_were_damaged_are_computed_again_to_the_same_bytes() -> Result<()> 
 
 #[test]
 fn a_pass_that_was_halved_and_interrupted_ends_with_the_same_bytes() -> Result<()> {
-    let store = Store::new()?;
+    let store = TensorFixture::new()?;
     let folder = store.artifact("model");
     let (mut model, codec) = (Model::load(&folder, Device::Cpu, TensorKind::Float)?, Codec::load(&folder)?);
     let (parameters, rows) = (parameters()?, read_instructions(&store.artifact("pool"))?);
     let context = store.context("features", "halved", &INPUTS, &[])?;
     model.limit_room(Some(40));
-    let pass = Pass::new(&context, &model, &codec, &parameters);
+    let pass = FeaturePass::new(&context, &model, &codec, &parameters);
     let encoded = pass.encode(&rows)?;
     let undisturbed = pass.describe("features", &rows, &encoded, Duration::ZERO)?;
     let fits = pass.fits.get();
@@ -203,9 +203,9 @@ fn a_pass_that_was_halved_and_interrupted_ends_with_the_same_bytes() -> Result<(
     let file = std::fs::OpenOptions::new().write(true).open(&path)?;
     file.set_len(file.metadata()?.len() - 1)?;
 
-    // There is room again; what was found out holds all the same.
+    // There is memory again; what was found out holds all the same.
     model.limit_room(None);
-    let pass = Pass::new(&context, &model, &codec, &parameters);
+    let pass = FeaturePass::new(&context, &model, &codec, &parameters);
     assert_eq!(pass.describe("features", &rows, &encoded, Duration::from_secs(1000))?, undisturbed);
     assert_eq!(pass.fits.get(), fits);
     Ok(())
@@ -215,7 +215,7 @@ fn a_pass_that_was_halved_and_interrupted_ends_with_the_same_bytes() -> Result<(
 fn parts_in_id_order_are_the_table_that_sorting_all_rows_gives() -> Result<()> {
     use arrow_select::concat::concat_batches;
     use arrow_select::take::take_record_batch;
-    let store = Store::new()?;
+    let store = TensorFixture::new()?;
     let context = store.context("features", "run", &INPUTS, &[])?;
     run(parameters()?, &context)?;
     let rows = store.table("run", "features")?;

@@ -9,15 +9,15 @@ use crate::learning::{
     Learning, Settings, account_costs, as_instruction, cost, device, phase_cost, shown_performance, training_speed,
 };
 use crate::selecting::{candidate_columns, candidates, read_scores, selected};
-use crate::tables::{self, Of, SelectionRow, StepRow, optional_bits};
+use crate::tables::{self, Of, SelectionRow, TrainingStepRow, optional_bits};
 use raisin_base::error::{Problem, Result, anyhow, ensure};
 use raisin_contract::{Context, Progress};
 use raisin_corpus::{Instruction, read_instructions, read_task};
 use raisin_kinds::finetune::{Parameters, step_counts, uses_features};
 use raisin_lm::Adaptation;
-use raisin_selector::{Chooser, Inputs, Method, Moment, Policy, Raise, chooser};
+use raisin_selector::{Chooser, ChooserInputs, Policy, Raise, SelectionMethod, StepContext, chooser};
 use raisin_table::WriteTable as _;
-use raisin_training::{Checkpoints, Meter, Spent, Trainer, TrainerConfig, TrainingPool, ValidationSet};
+use raisin_training::{Checkpoints, CostCounter, Meter, Trainer, TrainerConfig, TrainingPool, ValidationSet};
 
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -43,7 +43,7 @@ pub struct Finetuning<'a> {
 /// What a checkpoint keeps beside the tensors.
 #[derive(Default, Serialize, Deserialize)]
 struct Kept {
-    rows: Vec<StepRow>,
+    rows: Vec<TrainingStepRow>,
     selection: Vec<SelectionRow>,
     /// P(M_0), where it was measured.
     #[serde(with = "optional_bits")]
@@ -63,12 +63,12 @@ impl<'a> Finetuning<'a> {
         let folder = context.input("/model")?;
         let task = read_task(context.input("/task")?)?;
         let instructions = match parameters.select.method {
-            Method::Validation if folder.join("proxy.json").is_file() => {
+            SelectionMethod::Validation if folder.join("proxy.json").is_file() => {
                 let problem =
                     Problem::new("a proxy keeps states of the pool's rows, and cannot train on validation examples");
                 return Err(problem.hint("the base itself as `model`").into());
             }
-            Method::Validation => {
+            SelectionMethod::Validation => {
                 let numbered = task.validation.iter().map(as_instruction).zip(0..);
                 numbered.map(|(instruction, id)| Instruction { id, ..instruction }).collect()
             }
@@ -163,7 +163,7 @@ impl<'a> Finetuning<'a> {
         }
         let choosing = Instant::now();
         let before = self.kept.performance;
-        let moment = Moment { step, total_steps: self.steps, performance: before };
+        let moment = StepContext { step, total_steps: self.steps, performance: before };
         let choices = self.chooser.choose(&moment)?;
         self.selection_time += choosing.elapsed();
         let number = step as u32 + 1;
@@ -176,7 +176,7 @@ impl<'a> Finetuning<'a> {
         let performance = if self.measures_after(step + 1) { Some(self.evaluate()?) } else { None };
         self.kept.performance = performance;
         let reward = performance.zip(before).map(|(after, before)| after - before);
-        self.kept.rows.push(StepRow { performance, reward, ..StepRow::of_run(number, &outcome) });
+        self.kept.rows.push(TrainingStepRow { performance, reward, ..TrainingStepRow::of_run(number, &outcome) });
         self.context.progress(Progress {
             phase: format!("training ({})", self.parameters.select.method.name()),
             done: u64::from(number),
@@ -248,7 +248,7 @@ impl<'a> Finetuning<'a> {
         context.write_json("summary.json", &self.summary())?;
         let account = trainer.account();
         account_costs(&account, trainer.flops(account.train.tokens as usize, false), context);
-        let selection = Spent { time: self.selection_time, ..Spent::default() };
+        let selection = CostCounter { time: self.selection_time, ..CostCounter::default() };
         context.cost(cost("selection", &selection));
         Ok(())
     }
@@ -288,13 +288,13 @@ fn open_chooser(
         Some(_) if uses_features(select.method) => Some(context.input("/features")?),
         _ => None,
     };
-    if let (Method::Raise, Some(features)) = (select.method, features) {
+    if let (SelectionMethod::Raise, Some(features)) = (select.method, features) {
         let policy = Policy::load(context.input("/select/policy")?)?;
         let candidates = candidates(features, pool)?;
         return Ok(Box::new(Raise::new(policy, candidates, parameters.batch_size, seed)?));
     }
     let scores = match select.method {
-        Method::Scores => read_scores(
+        SelectionMethod::Scores => read_scores(
             context.file("/select/path")?,
             &select.column,
             context.input("/instructions")?,
@@ -303,6 +303,7 @@ fn open_chooser(
         _ => Vec::new(),
     };
     let columns = candidate_columns(select.method, instructions, pool, features, scores)?;
-    let inputs = Inputs { pool: &columns, batch_size: parameters.batch_size, total_steps, seed, third: select.third };
+    let inputs =
+        ChooserInputs { pool: &columns, batch_size: parameters.batch_size, total_steps, seed, third: select.third };
     chooser(select.method, &inputs)
 }

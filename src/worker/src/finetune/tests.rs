@@ -4,7 +4,7 @@ use arrow_array::{Array, Float64Array, StringArray, UInt32Array};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::fixture::{ROWS, Store};
+use crate::fixture::{ROWS, TensorFixture};
 use raisin_base::error::anyhow;
 use raisin_contract::Kind as _;
 use raisin_kinds::finetune::step_counts;
@@ -24,14 +24,14 @@ fn parameters(change: &Value) -> Result<Parameters> {
     }
     value.as_object_mut().ok_or_else(|| anyhow!("an object"))?.retain(|_, value| !value.is_null());
     let parameters: Parameters = serde_json::from_value(value)?;
-    raisin_kinds::finetune::Finetune::check(&parameters)
+    raisin_kinds::finetune::FinetuneKind::check(&parameters)
         .map_err(|problem| anyhow!("{}: {}", problem.pointer, problem.message))?;
     Ok(parameters)
 }
 
 #[test]
 fn every_baseline_trains_its_steps_and_tells_what_it_selected() -> Result<()> {
-    let store = Store::new()?;
+    let store = TensorFixture::new()?;
     for method in ["random", "full", "length", "ifd", "perplexity", "sspl", "oracle"] {
         let steps = if method == "perplexity" { 1 } else { 4 };
         let context = store.context("finetune", method, &INPUTS, &[])?;
@@ -63,7 +63,7 @@ fn every_baseline_trains_its_steps_and_tells_what_it_selected() -> Result<()> {
 
 #[test]
 fn validation_trains_on_the_validation_examples_and_on_nothing_of_the_pool() -> Result<()> {
-    let store = Store::new()?;
+    let store = TensorFixture::new()?;
     let context = store.context("finetune", "run", &INPUTS, &[])?;
     run(parameters(&json!({"select": {"method": "validation"}, "steps": 3}))?, &context)?;
     let selection = store.table("run", "selection")?;
@@ -80,7 +80,7 @@ fn validation_trains_on_the_validation_examples_and_on_nothing_of_the_pool() -> 
 
 #[test]
 fn full_without_a_budget_takes_three_epochs() -> Result<()> {
-    let store = Store::new()?;
+    let store = TensorFixture::new()?;
     let context = store.context("finetune", "run", &INPUTS, &[])?;
     let change = json!({"select": {"method": "full"}, "steps": null, "batch_size": 4});
     run(parameters(&change)?, &context)?;
@@ -94,7 +94,7 @@ fn full_without_a_budget_takes_three_epochs() -> Result<()> {
 
 #[test]
 fn a_run_killed_after_three_steps_ends_with_the_same_bytes() -> Result<()> {
-    let store = Store::new()?;
+    let store = TensorFixture::new()?;
     for adaptation in ["full", "lora"] {
         let change = json!({"adaptation": {"method": adaptation, "rank": 2}, "evaluate_every": 2});
         let undisturbed = format!("undisturbed-{adaptation}");
@@ -126,7 +126,7 @@ fn a_run_killed_after_three_steps_ends_with_the_same_bytes() -> Result<()> {
 
 #[test]
 fn a_checkpoint_that_was_damaged_is_not_believed_and_the_run_ends_with_the_same_bytes() -> Result<()> {
-    let store = Store::new()?;
+    let store = TensorFixture::new()?;
     let change = json!({"adaptation": {"method": "lora", "rank": 2}, "steps": 3, "evaluate_every": 1});
     let context = store.context("finetune", "run", &INPUTS, &[])?;
     let mut undisturbed = run::Finetuning::start(parameters(&change)?, &context)?;
@@ -140,7 +140,7 @@ fn a_checkpoint_that_was_damaged_is_not_believed_and_the_run_ends_with_the_same_
 
 #[test]
 fn a_checkpoint_has_room_for_more_selections_than_a_header_of_tensors_would() -> Result<()> {
-    let store = Store::new()?;
+    let store = TensorFixture::new()?;
     let context = store.context("finetune", "run", &INPUTS, &[])?;
     let mut first = run::Finetuning::start(parameters(&json!({}))?, &context)?;
     first.advance()?;
@@ -155,7 +155,7 @@ fn a_checkpoint_has_room_for_more_selections_than_a_header_of_tensors_would() ->
 
 #[test]
 fn a_run_that_goes_on_remembers_what_there_was_no_memory_to_measure() -> Result<()> {
-    let store = Store::new()?;
+    let store = TensorFixture::new()?;
     let context = store.context("finetune", "run", &INPUTS, &[])?;
     let mut first = run::Finetuning::start(parameters(&json!({}))?, &context)?;
     first.advance()?;
@@ -169,7 +169,7 @@ fn a_run_that_goes_on_remembers_what_there_was_no_memory_to_measure() -> Result<
 
 #[test]
 fn a_run_goes_on_after_a_stage_that_it_names_was_renamed() -> Result<()> {
-    let store = Store::new()?;
+    let store = TensorFixture::new()?;
     let context = store.context("finetune", "run", &INPUTS, &[])?;
     let mut first = run::Finetuning::start(parameters(&json!({}))?, &context)?;
     first.advance()?;
@@ -187,7 +187,7 @@ fn a_run_goes_on_after_a_stage_that_it_names_was_renamed() -> Result<()> {
 
 #[test]
 fn rows_that_the_model_has_no_room_for_are_refused_before_the_first_step() -> Result<()> {
-    let store = Store::new()?;
+    let store = TensorFixture::new()?;
     store.shorten_context(20)?;
     let context = store.context("finetune", "run", &INPUTS, &[])?;
     let error = run::Finetuning::start(parameters(&json!({"max_tokens": 300}))?, &context).err().expect("too long");
@@ -205,7 +205,7 @@ fn rows_that_the_model_has_no_room_for_are_refused_before_the_first_step() -> Re
 
 #[test]
 fn a_validation_loss_that_is_no_number_ends_the_run() -> Result<()> {
-    let store = Store::new()?;
+    let store = TensorFixture::new()?;
     let mut model = raisin_lm::Model::load(&store.artifact("model"), tch::Device::Cpu, tch::Kind::Float)?;
     model.prepare(&raisin_lm::Adaptation::Full, &raisin_base::seed::Seed::new(1))?;
     let _ = tch::no_grad(|| model.trainable().flat.shallow_clone().f_fill_(f64::NAN))?;
@@ -221,7 +221,7 @@ fn a_validation_loss_that_is_no_number_ends_the_run() -> Result<()> {
 
 #[test]
 fn an_adapter_refers_to_its_base_and_a_merged_model_stands_alone() -> Result<()> {
-    let store = Store::new()?;
+    let store = TensorFixture::new()?;
     let lora = json!({"method": "lora", "rank": 2, "targets": ["q_proj", "v_proj"]});
     for (name, merge) in [("adapter", false), ("merged", true)] {
         let context = store.context("finetune", name, &INPUTS, &[])?;
@@ -250,7 +250,7 @@ fn an_adapter_refers_to_its_base_and_a_merged_model_stands_alone() -> Result<()>
 
 #[test]
 fn external_scores_are_matched_by_the_record_they_belong_to() -> Result<()> {
-    let store = Store::new()?;
+    let store = TensorFixture::new()?;
     let file = store.artifact("scores.csv");
     std::fs::write(&file, "row,quality\n3,0.5\n7,0.9\n8,\n1,0.7\n0,0.1\n")?;
     let context = store.context("finetune", "run", &INPUTS, &[("/select/path", &file)])?;
@@ -264,11 +264,11 @@ fn external_scores_are_matched_by_the_record_they_belong_to() -> Result<()> {
 
 #[test]
 fn a_trained_policy_selects_and_is_told_the_performance() -> Result<()> {
-    let store = Store::new()?;
+    let store = TensorFixture::new()?;
     let folder = store.artifact("selector");
     std::fs::create_dir(&folder)?;
     let columns = vec!["a".to_owned(), "b".to_owned()];
-    let config = raisin_selector::Config::standard();
+    let config = raisin_selector::PpoSettings::standard();
     raisin_selector::Policy::new(&config, columns, &raisin_base::seed::Seed::new(3)).save(&folder)?;
     let mut inputs = INPUTS.to_vec();
     inputs.push(("/select/policy", "selector"));
@@ -285,7 +285,7 @@ fn a_trained_policy_selects_and_is_told_the_performance() -> Result<()> {
 
 #[test]
 fn a_proxy_trains_its_top_layers_on_cached_states_as_the_whole_model_would() -> Result<()> {
-    let store = Store::new()?;
+    let store = TensorFixture::new()?;
     let inputs = [("/source/prefix", "model"), ("/source/instructions", "pool"), ("/source/task", "task")];
     let context = store.context("model", "making", &inputs, &[])?;
     let source =
@@ -336,7 +336,7 @@ fn impossible_parameters_are_refused_where_they_stand() {
     {
         let mut impossible = parameters(&json!({})).expect("sound");
         spoil(&mut impossible);
-        assert!(raisin_kinds::finetune::Finetune::check(&impossible).is_err());
+        assert!(raisin_kinds::finetune::FinetuneKind::check(&impossible).is_err());
     }
 }
 

@@ -20,9 +20,9 @@ use raisin_base::seed::Seed;
 use raisin_contract::{Context, Cost, Progress, referenced};
 use raisin_corpus::{Instruction, read_instructions, read_task};
 use raisin_kinds::selector::Parameters;
-use raisin_selector::episode::{Round, StepRow, Training};
-use raisin_selector::{Candidates, Config};
-use raisin_settings::ppo::Part;
+use raisin_selector::episode::{EpisodeStepRow, PolicyTraining, RoundResult};
+use raisin_selector::{Candidates, PpoSettings};
+use raisin_settings::ppo::StatePart;
 use raisin_table::{self as table, WriteTable as _};
 use raisin_training::{Episodes, Meter, TrainerConfig};
 
@@ -84,7 +84,7 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
     let started = Instant::now();
     let mut tokens = 0;
     while training.rounds_done() < config.rounds.min(until) {
-        let mut on_step = |round: usize, rows: &[&StepRow], improvement: f64| {
+        let mut on_step = |round: usize, rows: &[&EpisodeStepRow], improvement: f64| {
             let Some(row) = rows.first() else { return };
             tokens += rows.iter().map(|row| row.tokens).sum::<u64>();
             context.progress(Progress {
@@ -145,10 +145,10 @@ fn passes_before(clusters: &Path, model: &Path) -> Result<Vec<Value>> {
 }
 
 /// The candidates with the parts of the state that the configuration leaves them.
-fn parts_of(candidates: Candidates, config: &Config) -> Result<Candidates> {
+fn parts_of(candidates: Candidates, config: &PpoSettings) -> Result<Candidates> {
     let left_out = |column: &str| {
-        (!config.uses(Part::Difficulty) && column.starts_with("difficulty."))
-            || (!config.uses(Part::Semantic) && column.starts_with("semantic."))
+        (!config.uses(StatePart::Difficulty) && column.starts_with("difficulty."))
+            || (!config.uses(StatePart::Semantic) && column.starts_with("semantic."))
     };
     let kept: Vec<String> = candidates.columns.iter().filter(|column| !left_out(column)).cloned().collect();
     candidates.with_columns(&kept)
@@ -163,14 +163,14 @@ struct Rounds<'a> {
     tables: Vec<[RecordBatch; TABLES.len()]>,
 }
 
-/// A round as its record has it: what there was room for, the state of the training after it, its tables.
-struct Finished {
+/// A round as its record has it: what fitted in memory, the state of the training after it, its tables.
+struct FinishedRound {
     room: Vec<[usize; 2]>,
     state: Vec<u8>,
     tables: [RecordBatch; TABLES.len()],
 }
 
-impl Finished {
+impl FinishedRound {
     fn read(record: &Record) -> Result<Self> {
         let table = |number: usize| table::from_bytes(record.read(2 + number)?);
         Ok(Self {
@@ -186,15 +186,15 @@ impl<'a> Rounds<'a> {
     fn take_up(
         context: &'a Context,
         candidates: &Candidates,
-        config: &Config,
+        config: &PpoSettings,
         players: &mut Episodes,
-    ) -> Result<(Self, Training)> {
+    ) -> Result<(Self, PolicyTraining)> {
         let folder = context.work()?;
         let (path, seed) = (folder.join("rounds"), context.seed().at("training"));
         let tell = |text: &str| context.note(text);
         let mut last = None;
         let (records, tables) = Records::open(&path, &tell, |record| {
-            let Finished { room, state, tables } = Finished::read(record).ok()?;
+            let FinishedRound { room, state, tables } = FinishedRound::read(record).ok()?;
             last = Some((room, state));
             Some(tables)
         })?;
@@ -211,23 +211,23 @@ impl<'a> Rounds<'a> {
             }
             (rounds.records, rounds.tables) = Records::open(&path, &tell, |_| None)?;
         }
-        Ok((rounds, Training::new(candidates, config.clone(), seed)?))
+        Ok((rounds, PolicyTraining::new(candidates, config.clone(), seed)?))
     }
 
-    /// A training's state is a file for [`Training`], and a part of a record here.
+    /// A training's state is a file for [`PolicyTraining`], and a part of a record here.
     fn state(&self) -> PathBuf {
         self.folder.join("state.safetensors")
     }
 
-    fn load(&self, state: &[u8], candidates: &Candidates, config: &Config, seed: Seed) -> Result<Training> {
+    fn load(&self, state: &[u8], candidates: &Candidates, config: &PpoSettings, seed: Seed) -> Result<PolicyTraining> {
         let path = self.state();
         std::fs::write(&path, state).with_context(|| format!("cannot write {}", path.display()))?;
-        let training = Training::load(&path, candidates, config.clone(), seed);
+        let training = PolicyTraining::load(&path, candidates, config.clone(), seed);
         std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
         training
     }
 
-    fn save(&self, training: &Training) -> Result<Vec<u8>> {
+    fn save(&self, training: &PolicyTraining) -> Result<Vec<u8>> {
         let path = self.state();
         training.save(&path)?;
         let state = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -237,9 +237,9 @@ impl<'a> Rounds<'a> {
 
     fn put_aside(
         &mut self,
-        training: &Training,
+        training: &PolicyTraining,
         room: &[[usize; 2]],
-        round: &Round,
+        round: &RoundResult,
         instructions: &[Instruction],
     ) -> Result<()> {
         let tables = [

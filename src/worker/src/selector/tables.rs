@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use arrow_array::{ArrayRef, BooleanArray, Float64Array, RecordBatch, UInt32Array};
 
-use crate::tables::{Episode, SelectionRow, StepRow};
+use crate::tables::{EpisodeNumber, SelectionRow, TrainingStepRow};
 use raisin_base::error::Result;
-use raisin_selector::episode::{RoundRow, SelectionRow as Selection, StepRow as Step};
+use raisin_selector::episode::{EpisodeSelectionRow, EpisodeStepRow, RoundRow};
 use raisin_table as table;
 
 fn floats<T>(rows: &[T], of: impl Fn(&T) -> Option<f64>) -> ArrayRef {
@@ -37,9 +37,9 @@ pub fn rounds(rows: &[RoundRow]) -> Result<RecordBatch> {
 }
 
 /// The rows of the table `steps`.
-pub fn step_rows(rows: &[Step]) -> Vec<StepRow> {
-    let row = |row: &Step| StepRow {
-        of: Some(Episode { round: row.round as u32, episode: row.episode as u32 }),
+pub fn step_rows(rows: &[EpisodeStepRow]) -> Vec<TrainingStepRow> {
+    let row = |row: &EpisodeStepRow| TrainingStepRow {
+        of: Some(EpisodeNumber { round: row.round as u32, episode: row.episode as u32 }),
         step: row.step as u32,
         loss: row.loss,
         performance: row.performance,
@@ -54,9 +54,9 @@ pub fn step_rows(rows: &[Step]) -> Vec<StepRow> {
 }
 
 /// The rows of the table `selection`.
-pub fn selection_rows(rows: &[Selection]) -> Vec<SelectionRow> {
-    let row = |row: &Selection| SelectionRow {
-        of: Some(Episode { round: row.round as u32, episode: row.episode as u32 }),
+pub fn selection_rows(rows: &[EpisodeSelectionRow]) -> Vec<SelectionRow> {
+    let row = |row: &EpisodeSelectionRow| SelectionRow {
+        of: Some(EpisodeNumber { round: row.round as u32, episode: row.episode as u32 }),
         step: row.step as u32,
         slot: row.slot as u32,
         id: row.id,

@@ -2,13 +2,13 @@ use arrow_array::{BooleanArray, StringArray, UInt32Array};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::fixture::Store;
+use crate::fixture::TensorFixture;
 use raisin_base::error::Result;
 use raisin_base::sealed::{Record, Records};
 use raisin_contract::Kind as _;
 use raisin_kinds::declaration;
 use raisin_kinds::selector::Parameters;
-use raisin_selector::{Chooser as _, Moment, Policy, Raise};
+use raisin_selector::{Chooser as _, Policy, Raise, StepContext};
 use raisin_table as table;
 
 const INPUTS: [(&str, &str); 4] =
@@ -27,7 +27,7 @@ fn parameters(more: Value) -> Parameters {
 
 #[test]
 fn a_selector_writes_its_policy_and_one_row_a_round_a_step_and_a_selected_instruction() -> Result<()> {
-    let store = Store::new()?;
+    let store = TensorFixture::new()?;
     run(parameters(json!({})), &store.context("selector", "a", &INPUTS, &[])?)?;
     let rounds = store.table("a", "rounds")?;
     assert_eq!(rounds.num_rows(), 3);
@@ -43,7 +43,7 @@ fn a_selector_writes_its_policy_and_one_row_a_round_a_step_and_a_selected_instru
 
 #[test]
 fn features_of_a_larger_pool_are_refused_and_not_taken_for_those_of_other_rows() -> Result<()> {
-    let store = Store::new()?;
+    let store = TensorFixture::new()?;
     let path = store.artifact("pool").join("instructions.parquet");
     let rows = table::read(&path)?;
     table::write(&path, &rows.slice(0, 9))?;
@@ -56,7 +56,7 @@ fn features_of_a_larger_pool_are_refused_and_not_taken_for_those_of_other_rows()
 
 #[test]
 fn a_killed_selector_goes_on_to_the_same_bytes() -> Result<()> {
-    let store = Store::new()?;
+    let store = TensorFixture::new()?;
     run(parameters(json!({})), &store.context("selector", "undisturbed", &INPUTS, &[])?)?;
     for rounds in 1..3 {
         super::run::run_until(&parameters(json!({})), &store.context("selector", "killed", &INPUTS, &[])?, rounds)?;
@@ -69,7 +69,7 @@ fn a_killed_selector_goes_on_to_the_same_bytes() -> Result<()> {
 
 #[test]
 fn a_selector_goes_on_after_a_stage_that_it_names_was_renamed() -> Result<()> {
-    let store = Store::new()?;
+    let store = TensorFixture::new()?;
     let context = store.context("selector", "run", &INPUTS, &[])?;
     super::run::run_until(&parameters(json!({})), &context, 1)?;
     // A second record would be there if the round were played again.
@@ -81,7 +81,7 @@ fn a_selector_goes_on_after_a_stage_that_it_names_was_renamed() -> Result<()> {
 
 #[test]
 fn rounds_that_were_damaged_are_played_again_to_the_same_bytes() -> Result<()> {
-    let store = Store::new()?;
+    let store = TensorFixture::new()?;
     for episodes in [1, 2] {
         let more = json!({"rounds": 2, "steps": 2, "episodes_per_round": episodes});
         let undisturbed = store.context("selector", "undisturbed", &INPUTS, &[])?;
@@ -96,7 +96,7 @@ fn rounds_that_were_damaged_are_played_again_to_the_same_bytes() -> Result<()> {
 
 #[test]
 fn a_selector_goes_on_with_the_room_in_memory_that_it_had_found() -> Result<()> {
-    let store = Store::new()?;
+    let store = TensorFixture::new()?;
     let context = store.context("selector", "run", &INPUTS, &[])?;
     super::run::run_until(&parameters(json!({})), &context, 1)?;
     let path = context.work()?.join("rounds");
@@ -119,7 +119,7 @@ fn a_selector_goes_on_with_the_room_in_memory_that_it_had_found() -> Result<()> 
 
 #[test]
 fn a_state_that_this_version_cannot_read_is_set_aside() -> Result<()> {
-    let store = Store::new()?;
+    let store = TensorFixture::new()?;
     let more = json!({"rounds": 1, "steps": 2});
     run(parameters(more.clone()), &store.context("selector", "undisturbed", &INPUTS, &[])?)?;
     let context = store.context("selector", "run", &INPUTS, &[])?;
@@ -137,7 +137,7 @@ fn a_state_that_this_version_cannot_read_is_set_aside() -> Result<()> {
 #[test]
 fn several_episodes_a_round_are_written_one_by_one_and_survive_a_kill() -> Result<()> {
     for method in ["lora", "full", "top_layers_lora"] {
-        let store = Store::new()?;
+        let store = TensorFixture::new()?;
         let more = json!({"episodes_per_round": 3, "adaptation": {"method": method, "rank": 2, "layers": 1}});
         let context = store.context("selector", "undisturbed", &INPUTS, &[])?;
         run(parameters(more.clone()), &context)?;
@@ -176,14 +176,14 @@ fn impossible_values_are_refused_at_their_key() {
         (json!({"micro_batch_tokens": 0}), "/micro_batch_tokens"),
         (json!({"learning_rate": -1.0}), "/learning_rate"),
     ] {
-        let problem = raisin_kinds::selector::Selector::check(&parameters(more)).expect_err("impossible");
+        let problem = raisin_kinds::selector::SelectorKind::check(&parameters(more)).expect_err("impossible");
         assert_eq!(problem.pointer, pointer);
     }
 }
 
 #[test]
 fn the_policy_is_deployed_as_a_chooser_that_resumes() -> Result<()> {
-    let store = Store::new()?;
+    let store = TensorFixture::new()?;
     run(parameters(json!({})), &store.context("selector", "a", &INPUTS, &[])?)?;
     let open = || -> Result<Raise> {
         let rows = table::read(&store.artifact("clusters").join("clusters.parquet"))?;
@@ -199,7 +199,7 @@ fn the_policy_is_deployed_as_a_chooser_that_resumes() -> Result<()> {
         )?;
         Raise::new(Policy::load(&store.artifact("a").join("out"))?, candidates, 4, raisin_base::seed::Seed::new(1))
     };
-    let moment = |step: usize| Moment { step, total_steps: 6, performance: Some(-2.0 + step as f64 * 0.1) };
+    let moment = |step: usize| StepContext { step, total_steps: 6, performance: Some(-2.0 + step as f64 * 0.1) };
     let (mut whole, mut resumed) = (open()?, open()?);
     for step in 0..3 {
         whole.choose(&moment(step))?;

@@ -8,15 +8,15 @@ use raisin_lm::device_memory_in_use;
 
 /// What a phase has taken, over all the times it ran.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Phase {
+pub struct PhaseUse {
     pub time: Duration,
     /// The highest memory of the device that tensors live on: of the process on the CPU, of the whole device on CUDA.
     pub peak_bytes: u64,
 }
 
-impl Phase {
+impl PhaseUse {
     pub fn add(&mut self, meter: Meter) {
-        let Phase { time, peak_bytes } = meter.stop();
+        let PhaseUse { time, peak_bytes } = meter.stop();
         self.time += time;
         self.peak_bytes = self.peak_bytes.max(peak_bytes);
     }
@@ -44,10 +44,10 @@ impl Meter {
         Self { device, started: Instant::now(), measures_memory: !others }
     }
 
-    pub fn stop(self) -> Phase {
+    pub fn stop(self) -> PhaseUse {
         settle(self.device);
         let time = self.started.elapsed();
-        Phase { time, peak_bytes: if self.measures_memory { peak(self.device) } else { 0 } }
+        PhaseUse { time, peak_bytes: if self.measures_memory { peak(self.device) } else { 0 } }
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt32Array};
 use serde_json::{Map, Value, json};
 
-use crate::{Format, QueryOptions, answer};
+use crate::{OutputFormat, QueryOptions, answer};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Result, render};
 use raisin_contract::Cost;
@@ -15,13 +15,13 @@ use raisin_store::{ActionRecord, Store};
 use raisin_store::{BuildDescription, BuiltStage};
 use raisin_table::batch;
 
-pub struct World {
+pub struct QueryFixture {
     pub folder: tempfile::TempDir,
     pub store: Store,
     pub built: Vec<BuiltStage>,
 }
 
-impl World {
+impl QueryFixture {
     pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&folder.path().join("cache")).unwrap();
@@ -79,7 +79,7 @@ impl World {
         self.folder.path().join("out")
     }
 
-    pub fn options(&self, sql: &str, format: Format) -> QueryOptions {
+    pub fn options(&self, sql: &str, format: OutputFormat) -> QueryOptions {
         QueryOptions {
             sql: sql.to_owned(),
             cache: self.store.root().to_owned(),
@@ -91,14 +91,14 @@ impl World {
     }
 
     /// The answer of a query, and its notes.
-    pub fn ask(&self, sql: &str, format: Format) -> Result<String> {
+    pub fn ask(&self, sql: &str, format: OutputFormat) -> Result<String> {
         let (mut bytes, mut notes) = (Vec::new(), String::new());
         answer(&self.options(sql, format), &mut bytes, None, &mut |note| notes.push_str(&format!("({note})\n")))?;
         Ok(String::from_utf8(bytes)? + &notes)
     }
 
     pub fn table(&self, sql: &str) -> String {
-        self.ask(sql, Format::Table).unwrap_or_else(|error| render(&error))
+        self.ask(sql, OutputFormat::Table).unwrap_or_else(|error| render(&error))
     }
 }
 
@@ -125,8 +125,8 @@ pub fn selection(ids: &[u32]) -> RecordBatch {
 }
 
 /// A store with two methods and two seeds over one pool.
-pub fn swept() -> World {
-    let mut world = World::new();
+pub fn swept() -> QueryFixture {
+    let mut fixture = QueryFixture::new();
     let pool = batch(vec![
         ("id", Arc::new(UInt32Array::from(vec![0, 1, 2])) as ArrayRef),
         ("embedding", vectors(&[0.5, 1.0, 1.5, 2.0, 2.5, 3.0])),
@@ -137,19 +137,19 @@ pub fn swept() -> World {
     {
         let values = json!({"stage.tuned.select.method": method, "pipeline.seed": seed});
         let variant = format!("method={method},seed={seed}");
-        world.add("tuned", &variant, values.clone(), &[("selection", selection(&[2, place as u32]))]);
+        fixture.add("tuned", &variant, values.clone(), &[("selection", selection(&[2, place as u32]))]);
         let good = if method == "raise" { 0.75 } else { 0.5 };
-        world.add("scores", &variant, values.clone(), &[("metrics", metrics(good + f64::from(seed) / 1000.0, 1.25))]);
+        fixture.add("scores", &variant, values.clone(), &[("metrics", metrics(good + f64::from(seed) / 1000.0, 1.25))]);
         if place == 0 {
-            world.add("pool", &variant, values, &[("instructions", pool.clone())]);
+            fixture.add("pool", &variant, values, &[("instructions", pool.clone())]);
         } else {
-            let shared = world.built.iter().find(|built| built.stage == "pool").unwrap().clone();
+            let shared = fixture.built.iter().find(|built| built.stage == "pool").unwrap().clone();
             let values = values.as_object().cloned().unwrap();
-            world.built.push(BuiltStage { variant, values, ..shared });
+            fixture.built.push(BuiltStage { variant, values, ..shared });
         }
     }
-    world.describe("trial");
-    world
+    fixture.describe("trial");
+    fixture
 }
 
 fn vectors(values: &[f32]) -> ArrayRef {

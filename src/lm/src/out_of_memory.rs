@@ -8,7 +8,7 @@ use std::sync::Arc;
 use raisin_base::error::{Problem, Result, anyhow};
 
 /// Receives messages for the user, for example that there was no memory for a whole batch.
-pub type Listener = Arc<dyn Fn(&str) + Send + Sync>;
+pub type NoteListener = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// The error texts of CUDA's allocator, of cuBLAS without memory for its workspace, and the two of the CPU allocator.
 const SIGNS: [&str; 4] = ["out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory", "not enough memory"];
@@ -161,13 +161,13 @@ mod tests {
         assert_eq!(done, [[0..1, 0..1], [1..2, 1..2], [2..3, 2..2], [3..4, 2..2], [4..5, 2..2], [5..6, 2..2]]);
         assert_eq!(limit, 20);
         let error = in_groups_of_lanes(&[&[30], &[20]], &mut limit, |_| room_for(45, &[50], &(0..1)));
-        assert!(error.expect_err("no room").to_string().contains("a single sequence of 50 tokens"));
+        assert!(error.expect_err("no memory").to_string().contains("a single sequence of 50 tokens"));
         Ok(())
     }
 
     #[test]
     fn a_single_row_without_room_and_other_errors_are_errors() {
-        let error = in_groups(&[10, 30], &mut 100, |group| room_for(20, &[10, 30], &group)).expect_err("no room");
+        let error = in_groups(&[10, 30], &mut 100, |group| room_for(20, &[10, 30], &group)).expect_err("no memory");
         assert!(error.to_string().starts_with("there is no memory for a single sequence of 30 tokens"), "{error}");
         let mut limit = 100;
         let error = in_groups(&[10, 30], &mut limit, |_| Err(anyhow!("another"))).expect_err("passed on");
@@ -193,7 +193,7 @@ mod tests {
         use tch::{Device, Kind as TensorKind, Tensor};
         let one = Tensor::ones([1], (TensorKind::Float, Device::Cpu));
         // 4 PB is more than the address space.
-        let error = attempt(|| Ok(one.f_expand([1_i64 << 50], false)?.f_mul_scalar(2.0)?)).expect_err("no room");
+        let error = attempt(|| Ok(one.f_expand([1_i64 << 50], false)?.f_mul_scalar(2.0)?)).expect_err("no memory");
         assert!(is_out_of_memory(&error) && !error.to_string().contains("frame #0"), "{error}");
         let within = || tch::no_grad(|| Ok(one.f_expand([1_i64 << 50], false)?.f_mul_scalar(2.0)?));
         assert!(attempt(within).is_err());

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::change::{changes, in_words};
 use super::child::{Children, command};
-use super::fetch::Listener;
+use super::fetch::DownloadListener;
 use super::graph::NodeId;
 use super::inputs::{CheckTime, InputFile, looks};
 use super::waiting::{once_each, words};
@@ -87,7 +87,7 @@ pub enum Check {
 }
 
 /// Makes the action, unless the store has its artifact when the lock is taken.
-pub fn make<'c>(
+pub fn execute<'c>(
     job: Job,
     store: &Store,
     children: &'c Children,
@@ -118,7 +118,7 @@ pub fn make<'c>(
     if mode.anew && staging.exists() {
         remove_tree(staging)?;
     }
-    let mut listener = Tell { id, children, messages };
+    let mut listener = DownloadEvents { id, children, messages };
     inputs.iter_mut().try_for_each(|input| input.bring(store, &mut listener))?;
     inputs.iter().try_for_each(|input| input.check_unchanged(CheckTime::BeforeTheStage))?;
     let log = store.log_file(key);
@@ -231,13 +231,13 @@ pub fn plain(error: &Error) -> String {
 }
 
 /// Reports the progress of a download to the build, in the same way as the progress of a stage.
-struct Tell<'t> {
+struct DownloadEvents<'t> {
     id: NodeId,
     children: &'t Children,
     messages: &'t Sender<JobMessage>,
 }
 
-impl Listener for Tell<'_> {
+impl DownloadListener for DownloadEvents<'_> {
     fn progress(&mut self, progress: Progress) {
         drop(self.messages.send(JobMessage::Event { id: self.id, event: Event::Progress(progress) }));
     }

@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex};
 use raisin_base::error::{Result, ensure};
 use raisin_base::seed::Seed;
 use raisin_corpus::Sequence;
-use raisin_lm::{Adaptation, Batch, Config, Model};
+use raisin_lm::{Adaptation, Batch, Model, ModelConfig};
 use raisin_training::{Meter, Trainer, TrainerConfig};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind as TensorKind, Tensor};
 
 /// The size of Qwen2's vocabulary.
 const VOCABULARY: i64 = 151_936;
@@ -17,7 +17,7 @@ const VOCABULARY: i64 = 151_936;
 /// Runs one of the ignored tests below alone in a process.
 fn alone(name: &str) -> Result<()> {
     let output = Command::new(std::env::current_exe()?)
-        .args(["--exact", &format!("memory::{name}"), "--ignored", "--nocapture", "--test-threads", "1"])
+        .args(["--exact", &format!("out_of_memory::{name}"), "--ignored", "--nocapture", "--test-threads", "1"])
         .output()?;
     let words = String::from_utf8_lossy(&output.stdout);
     print!("{}", words.lines().filter(|line| line.contains("MB")).map(|line| format!("{line}\n")).collect::<String>());
@@ -44,7 +44,8 @@ fn a_vocabulary_of_152_thousand_costs_no_gigabytes() -> Result<()> {
 #[ignore = "measures the memory of its process: run by the test above"]
 fn loss_and_gradients_over_a_large_vocabulary() -> Result<()> {
     tch::set_num_threads(1);
-    let mut model = Model::init(Config::llama(VOCABULARY, 32, 1, 2, 2, 32), &Seed::new(1), Device::Cpu, Kind::Float)?;
+    let mut model =
+        Model::init(ModelConfig::llama(VOCABULARY, 32, 1, 2, 2, 32), &Seed::new(1), Device::Cpu, TensorKind::Float)?;
     model.prepare(&Adaptation::Full, &Seed::new(2))?;
     let rows = rows(2, 1025, VOCABULARY as u32);
     let batch = Batch::pack(&rows.iter().collect::<Vec<_>>(), Device::Cpu)?;
@@ -68,8 +69,8 @@ fn loss_and_gradients_over_a_large_vocabulary() -> Result<()> {
 }
 
 fn trainer(micro_batch_tokens: usize, activation_checkpointing: bool) -> Result<Trainer> {
-    let config = Config::llama(64, 128, 16, 4, 4, 512);
-    let mut model = Model::init(config, &Seed::new(1), Device::Cpu, Kind::Float)?;
+    let config = ModelConfig::llama(64, 128, 16, 4, 4, 512);
+    let mut model = Model::init(config, &Seed::new(1), Device::Cpu, TensorKind::Float)?;
     model.prepare(&Adaptation::Full, &Seed::new(2))?;
     let config = TrainerConfig {
         learning_rate: 1e-3,

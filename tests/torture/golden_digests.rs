@@ -14,7 +14,7 @@ use crate::world::{PIPELINE, build};
 use raisin_tests::Project;
 
 #[derive(Default, Serialize, Deserialize)]
-struct Pinned {
+struct GoldenDigests {
     versions: BTreeMap<String, u32>,
     /// Digests by processor (or `any`), then by stage and variant.
     digests: BTreeMap<String, BTreeMap<String, String>>,
@@ -35,7 +35,7 @@ fn processor() -> String {
 #[test]
 fn no_kind_makes_something_else_without_a_new_version() {
     let path = raisin_tests::package().join("tests/golden/digests.json");
-    let mut pinned: Pinned = std::fs::read(&path)
+    let mut golden: GoldenDigests = std::fs::read(&path)
         .ok()
         .map(|bytes| serde_json::from_slice(&bytes).expect("digests.json"))
         .unwrap_or_default();
@@ -49,33 +49,34 @@ fn no_kind_makes_something_else_without_a_new_version() {
     for row in &actions {
         let kind = KINDS.iter().find(|kind| kind.name == text(row, "kind")).expect("a kind");
         // The results of stages that read from tensor stages also depend on the rounding of these tensor stages.
-        let light = kind.process == Process::Data && ["generate", "ingest", "task"].contains(&kind.name);
-        let place = if light { "any".to_owned() } else { processor() };
+        let without_tensors = kind.process == Process::Data && ["generate", "ingest", "task"].contains(&kind.name);
+        let place = if without_tensors { "any".to_owned() } else { processor() };
         let (stage, variant) = (text(row, "stage"), text(row, "variant"));
         let name = if variant.is_empty() { stage } else { format!("{stage} [{variant}]") };
         let digest = text(row, "artifact");
-        let before = pinned.digests.get(&place).and_then(|stages| stages.get(&name));
-        if before.is_some_and(|before| *before != digest) && pinned.versions.get(kind.name) == Some(&kind.version) {
+        let before = golden.digests.get(&place).and_then(|stages| stages.get(&name));
+        if before.is_some_and(|before| *before != digest) && golden.versions.get(kind.name) == Some(&kind.version) {
             differing.insert(kind.name);
         }
         here.entry(place).or_insert_with(BTreeMap::new).insert(name, digest);
     }
     if std::env::var_os("RAISIN_BLESS").is_some() {
-        pinned.versions = versions;
-        pinned.digests.extend(here);
-        let text = serde_json::to_string_pretty(&pinned).expect("JSON") + "\n";
+        golden.versions = versions;
+        golden.digests.extend(here);
+        let text = serde_json::to_string_pretty(&golden).expect("JSON") + "\n";
         return std::fs::write(&path, text).expect("digests.json");
     }
     assert!(
         differing.is_empty(),
         "{differing:?} make something else under the version that they had. Where that is meant, raise VERSION of the \
-         kinds that changed; what only comes after them needs none. Then RAISIN_BLESS=1 cargo test --test torture pinned"
+         kinds that changed; what only comes after them needs none. Then RAISIN_BLESS=1 cargo test --test torture \
+         golden_digests"
     );
-    assert_eq!(pinned.versions, versions, "a version changed: RAISIN_BLESS=1 cargo test --test torture pinned");
-    let known = pinned.digests.contains_key(&processor());
-    let compared = here.iter().filter(|(place, _)| pinned.digests.contains_key(*place)).map(|(_, stages)| stages.len());
+    assert_eq!(golden.versions, versions, "a version changed: RAISIN_BLESS=1 cargo test --test torture golden_digests");
+    let known = golden.digests.contains_key(&processor());
+    let compared = here.iter().filter(|(place, _)| golden.digests.contains_key(*place)).map(|(_, stages)| stages.len());
     let compared: usize = compared.sum();
-    assert!(compared > 0, "nothing is pinned: RAISIN_BLESS=1 cargo test --test torture pinned");
+    assert!(compared > 0, "there are no golden digests: RAISIN_BLESS=1 cargo test --test torture golden_digests");
     let note = if known { "" } else { " (on this processor, only of stages without tensors)" };
-    println!("{compared} digests are those that were pinned{note}");
+    println!("{compared} digests are the golden digests{note}");
 }
