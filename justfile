@@ -51,14 +51,15 @@ test *arguments: (setup "cpu") _python
     RAISIN_GGUF="${RAISIN_GGUF:-$(realpath -e models/SmolLM2-135M-Instruct.Q4_1.gguf 2>/dev/null || true)}" \
         sh -c 'cargo build --workspace && cargo test --workspace {{ arguments }}'
 
-# what a change needs before it is committed: formatting, clippy, and the tests of the packages that changed since BASE
+# what a change needs before it is committed: formatting, names, clippy, the tests of packages that changed since BASE
 check base="HEAD": (setup "cpu")
     @python3 setup/check.py {{ base }}
 
-# formatting, clippy, and one set of features for every dependency
+# formatting, clippy, one meaning for every name of a type, and one set of features for every dependency
 lint: (setup "cpu")
     cargo fmt --check
     cargo clippy --workspace --all-targets -- -D warnings
+    python3 setup/names.py
     python3 setup/features.py
 
 # what may happen to a cache, done to it on purpose, in full; `RAISIN_TORTURE_SEED=2 just torture` at other instants

@@ -1,4 +1,5 @@
-"""Checks formatting, runs clippy, and runs the tests of the packages whose files changed since a commit.
+"""Checks formatting and the names of types, runs clippy, and runs the tests of the packages whose files changed since a
+commit.
 
 The tests that start the executables (tests/cli.rs and others) are not run; `just test` runs them."""
 
@@ -31,6 +32,7 @@ for package in metadata["packages"]:
             names.append(package["name"])
 names = sorted(set(names) - {"raisin-tests"})
 subprocess.run(["cargo", "fmt", "--check"], cwd=top, check=True)
+subprocess.run([sys.executable, "setup/names.py"], cwd=top, check=True)
 subprocess.run(
     ["cargo", "clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"], cwd=top, check=True
 )
