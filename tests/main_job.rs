@@ -94,6 +94,28 @@ fn a_pipeline_of_all_kinds_builds_once_and_then_costs_nothing() {
 }
 
 #[test]
+fn stages_share_the_tokens_of_a_pool_and_encode_it_again_if_they_are_damaged() {
+    let project = Project::with_pipeline(PIPELINE);
+    let tokens = || -> BTreeMap<std::path::PathBuf, Vec<u8>> {
+        let files = std::fs::read_dir(project.path("cache/tokens")).expect("the folder").flatten();
+        files.map(|file| (file.path(), std::fs::read(file.path()).expect("the tokens"))).collect()
+    };
+    let first = project.run(&["build", PIPELINE]);
+    assert_eq!(first.code, 0, "{}", first.stderr);
+    let built = project.built("micro");
+    let whole = tokens();
+    // One pool and one tokenizer for four kinds of stages, but two defaults of max_tokens.
+    assert_eq!(whole.len(), 2);
+    for (path, bytes) in &whole {
+        std::fs::write(path, &bytes[..bytes.len() - 1]).expect("damaged");
+    }
+    let again = project.run(&["build", PIPELINE, "--force"]);
+    assert_eq!(again.code, 0, "{}", again.stderr);
+    assert_eq!(digests(&project.built("micro")), digests(&built));
+    assert!(tokens() == whole, "the tokens were not encoded again");
+}
+
+#[test]
 fn a_build_killed_in_the_selector_goes_on_to_the_same_schedule() {
     // There are so many rounds that some remain after the first round, also on a fast machine.
     let build = ["build", PIPELINE, "--only", "selector", "--set", "stage.selector.rounds=20"];

@@ -1,10 +1,12 @@
-//! Records that are believed only if they are whole: the files of a work folder, which a kill tears, a loss of power cuts
-//! and a disk may change. Knows nothing of what is in them.
+//! The file format of checkpoints and of other files in a work folder. A kill, a power failure or a faulty disk can
+//! damage such a file. Every record therefore ends with a seal, and a record without a valid seal is not used.
 //!
-//! A record is some parts and a seal, the blake3 of all before it, which is written last: `rsn1`, the number of parts in
-//! 32 bits, the length of each in 64, the parts, the 32 bytes of the seal; numbers are little-endian. A file is one record
-//! that is [replaced](replace) whole, or a [list](Records) that grows. What is not whole is set aside beside its file, with
-//! `.damaged` after its name, a notice says so, and whoever asked goes on without it.
+//! Layout of a record, with little-endian numbers: the magic bytes `rsn1`, the number of parts (u32), the length of each
+//! part (u64), the parts, and the seal: the blake3 of all bytes before it (32 bytes).
+//!
+//! A file holds either one record, which [`replace`] overwrites as a whole, or a growing list of [`Records`]. Damaged
+//! bytes are kept beside the file under the name `<file>.damaged`, the user is told, and the caller continues without
+//! them.
 
 use std::borrow::Cow;
 use std::fs::{File, OpenOptions};
@@ -15,17 +17,19 @@ use blake3::Hasher;
 
 use crate::error::{Context as _, Result, ensure};
 
+/// The error number of a failed read or write of a disk; the same on all Linux platforms.
+const EIO: i32 = 5;
 const MAGIC: [u8; 4] = *b"rsn1";
 const SEAL: u64 = 32;
-/// How much of a file is read at once.
+/// The size of a read, in bytes.
 const BUFFER: usize = 1 << 20;
-/// More parts than any record has: a number above it is not one that was written.
+/// The maximum number of parts. A larger number in a file is damage.
 const MOST_PARTS: u32 = 1 << 16;
 
-/// Who hears of what was damaged.
+/// Receives a message for the user about damage.
 pub type DamageListener<'t> = &'t dyn Fn(&str);
 
-/// Writes a record. `part` gives each part when its turn comes, so that they need not be in memory together.
+/// Writes a record. `part` is called for each part in turn, so that the parts need not be in memory together.
 fn write_record<'p>(
     out: &mut impl Write,
     lengths: &[u64],
@@ -39,7 +43,7 @@ fn write_record<'p>(
     out.write_all(&head)?;
     for (number, &length) in lengths.iter().enumerate() {
         let bytes = part(number)?;
-        ensure!(bytes.len() as u64 == length, "{} bytes where {length} were announced", bytes.len());
+        ensure!(bytes.len() as u64 == length, "a part has {} bytes instead of {length}", bytes.len());
         hasher.update(&bytes);
         out.write_all(&bytes)?;
     }
@@ -47,15 +51,16 @@ fn write_record<'p>(
     Ok(())
 }
 
-/// Where the parts of a record lie in its file.
+/// The positions of a record in its file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Places {
+    /// The start and the length of each part.
     parts: Vec<(u64, u64)>,
     end: u64,
 }
 
-/// The record that begins where `file` stands, at `start`, and of which `left` bytes are there; `None` where it is not
-/// whole.
+/// Reads a record from `file`, whose position is `start`; the file has `left` more bytes. `None` if the record is
+/// damaged or cannot be read.
 fn find_record(file: &mut impl Read, start: u64, left: u64) -> Option<Places> {
     let mut hasher = Hasher::new();
     let mut take = |count: usize| -> Option<Vec<u8>> {
@@ -92,7 +97,7 @@ fn find_record(file: &mut impl Read, start: u64, left: u64) -> Option<Places> {
     (*hasher.finalize().as_bytes() == seal).then_some(Places { parts, end: end + SEAL })
 }
 
-/// A record of a file, known to be whole.
+/// A record with a valid seal.
 #[derive(Debug)]
 pub struct Record {
     file: File,
@@ -104,12 +109,12 @@ impl Record {
         self.parts.len()
     }
 
-    /// How long a part is.
+    /// The length of a part in bytes; 0 if there is no such part.
     pub fn length(&self, part: usize) -> u64 {
         self.parts.get(part).map_or(0, |(_, length)| *length)
     }
 
-    /// A part, whole.
+    /// All bytes of a part.
     pub fn read(&self, part: usize) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
         self.read_in_pieces(part, BUFFER, &mut |piece| {
@@ -119,9 +124,9 @@ impl Record {
         Ok(bytes)
     }
 
-    /// A part in pieces of `size` bytes, the last one of what is left.
+    /// Reads a part in pieces of `size` bytes. The last piece may be shorter.
     pub fn read_in_pieces(&self, part: usize, size: usize, piece: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        let (start, mut left) = *self.parts.get(part).with_context(|| format!("a record without a part {part}"))?;
+        let (start, mut left) = *self.parts.get(part).with_context(|| format!("the record has no part {part}"))?;
         let mut file = &self.file;
         file.seek(SeekFrom::Start(start))?;
         let mut buffer = vec![0; size.min(usize::try_from(left).unwrap_or(size))];
@@ -135,13 +140,14 @@ impl Record {
     }
 }
 
-/// Puts a record in the place of what the file held. A kill or a loss of power leaves the old one or the new one.
+/// Replaces the content of a file by one record. After a kill or a power failure, the file holds the old record or the
+/// new one.
 pub fn replace<'p>(path: &Path, lengths: &[u64], mut part: impl FnMut(usize) -> Result<Cow<'p, [u8]>>) -> Result<()> {
     let partial = beside(path, "partial");
     let mut write = || -> Result<()> {
         let mut out = BufWriter::new(File::create(&partial)?);
         write_record(&mut out, lengths, &mut part)?;
-        // Else a loss of power could leave the new name on a file that is not all there.
+        // Without the sync, a power failure could leave an incomplete file under the final name.
         out.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()?;
         std::fs::rename(&partial, path)?;
         Ok(())
@@ -151,7 +157,12 @@ pub fn replace<'p>(path: &Path, lengths: &[u64], mut part: impl FnMut(usize) -> 
         .with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// The record that [`replace`] wrote. `None` where there is none, or none that is whole, which is then set aside.
+/// Opens the record that [`replace`] wrote. `None` if there is no file, or if its record is damaged; the damaged file is
+/// then set aside.
+///
+/// # Errors
+/// The file cannot be opened, for example for want of rights or of free descriptors. That says nothing about its
+/// content, so the file stays where it is.
 pub fn open(path: &Path, tell: DamageListener) -> Result<Option<Record>> {
     let found = || -> std::io::Result<Option<Record>> {
         let file = File::open(path)?;
@@ -161,26 +172,27 @@ pub fn open(path: &Path, tell: DamageListener) -> Result<Option<Record>> {
     };
     match found() {
         Ok(Some(record)) => Ok(Some(record)),
+        Ok(None) => set_aside(path, "its seal does not match its content", tell).map(|()| None),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Ok(None) => set_aside(path, "it is not what was written", tell).map(|()| None),
-        Err(error) => set_aside(path, &error.to_string(), tell).map(|()| None),
+        Err(error) if error.raw_os_error() == Some(EIO) => set_aside(path, &error.to_string(), tell).map(|()| None),
+        Err(error) => Err(error).with_context(|| format!("cannot open {}", path.display())),
     }
 }
 
-/// Gives a file of which nothing can be used another name, and says so.
+/// Renames a damaged file to `<file>.damaged`, and tells the user.
 pub fn set_aside(path: &Path, why: &str, tell: DamageListener) -> Result<()> {
     let aside = beside(path, "damaged");
     let moved = std::fs::rename(path, &aside);
     moved.with_context(|| format!("cannot set the damaged file {} aside", path.display()))?;
     tell(&format!(
-        "{} is damaged ({why}): it is kept as {}, and its work is done again",
+        "{} is damaged ({why}): the file is kept as {}, and its work is done again",
         name_of(path),
         name_of(&aside)
     ));
     Ok(())
 }
 
-/// A file of records, one after another; they come in the same order in every run.
+/// A file of records, one after another. Every run of the same action writes the records in the same order.
 #[derive(Debug)]
 pub struct Records {
     path: PathBuf,
@@ -188,13 +200,9 @@ pub struct Records {
 }
 
 impl Records {
-    /// The file, and what `decode` makes of the records at its front: of all up to the first that is not whole or that
-    /// `decode` does not know. What comes after these is set aside, and the list goes on where they end.
-    pub fn open<T>(
-        path: &Path,
-        tell: DamageListener,
-        mut decode: impl FnMut(&Record) -> Option<T>,
-    ) -> Result<(Self, Vec<T>)> {
+    /// Opens the file and decodes its records up to the first record that is damaged or that `decode` refuses. The rest
+    /// of the file is set aside, and new records follow the last good record.
+    pub fn open<T>(path: &Path, tell: DamageListener, mut decode: impl FnMut(&Record) -> Option<T>) -> Result<(Self, Vec<T>)> {
         let mut open = || -> std::io::Result<(File, Vec<T>, u64, u64)> {
             let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
             let length = file.metadata()?.len();
@@ -212,7 +220,7 @@ impl Records {
         let (mut file, known, whole, length) = open().with_context(|| format!("cannot open {}", path.display()))?;
         if whole < length {
             let aside = beside(path, "damaged");
-            // As much of it as can still be read.
+            // Copies all bytes that can still be read.
             let copy = || -> std::io::Result<u64> {
                 (&file).seek(SeekFrom::Start(whole))?;
                 std::io::copy(&mut &file, &mut File::create(&aside)?)
@@ -231,7 +239,8 @@ impl Records {
         Ok((Self { path: path.to_owned(), file }, known))
     }
 
-    /// A further record. It may be lost with the power: what is not whole then is done again.
+    /// Appends a record. A power failure may damage the record, unless [`Self::sync`] was called after it; the work of
+    /// a damaged record is done again.
     pub fn append(&mut self, parts: &[&[u8]]) -> Result<()> {
         let lengths: Vec<u64> = parts.iter().map(|part| part.len() as u64).collect();
         let write = || -> Result<()> {
@@ -239,16 +248,16 @@ impl Records {
             write_record(&mut out, &lengths, &mut |part| Ok(Cow::Borrowed(parts[part])))?;
             Ok(out.flush()?)
         };
-        write().with_context(|| format!("cannot put finished work aside in {}", self.path.display()))
+        write().with_context(|| format!("cannot save finished work in {}", self.path.display()))
     }
 
-    /// Waits until the records so far outlast a loss of power.
+    /// Syncs the file: a power failure can no longer damage the records so far.
     pub fn sync(&self) -> Result<()> {
         self.file.sync_data().with_context(|| format!("cannot write {}", self.path.display()))
     }
 }
 
-/// The same path with an ending after its name.
+/// The path with `.ending` appended.
 fn beside(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".");

@@ -55,7 +55,7 @@ fn a_record_comes_back_and_one_that_was_cut_or_changed_anywhere_is_set_aside() -
         assert!(open(&path, &|text| heard.hear(text))?.is_none(), "{bytes:?}");
         assert_eq!(
             heard.0.take(),
-            ["state is damaged (it is not what was written): it is kept as state.damaged, and its work is done again"]
+            ["state is damaged (its seal does not match its content): the file is kept as state.damaged, and its work is done again"]
         );
         assert!(!path.exists());
         assert_eq!(std::fs::read(folder.path().join("state.damaged"))?, bytes);
@@ -64,7 +64,18 @@ fn a_record_comes_back_and_one_that_was_cut_or_changed_anywhere_is_set_aside() -
 }
 
 #[test]
-fn what_cannot_be_read_is_set_aside_too() -> Result<()> {
+fn a_file_that_cannot_be_opened_is_an_error_and_stays_where_it_is() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("state");
+    std::os::unix::fs::symlink(&path, &path)?;
+    let error = open(&path, &|text| panic!("{text}")).expect_err("a link to itself cannot be opened");
+    assert!(format!("{error:#}").starts_with(&format!("cannot open {}: ", path.display())), "{error:#}");
+    assert!(path.is_symlink());
+    Ok(())
+}
+
+#[test]
+fn a_folder_in_place_of_a_record_is_set_aside() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("state");
     std::fs::create_dir(&path)?;

@@ -40,6 +40,9 @@ pub struct Assignment {
     pub threads: usize,
     /// The staging folder: it holds `out/`, which becomes the artifact, and `work/`, which stays after a kill.
     pub folder: PathBuf,
+    /// The folder in which stages share the token sequences of pools; `None` if they are not shared.
+    #[serde(default)]
+    pub tokens: Option<PathBuf>,
 }
 
 /// An artifact of another stage, as a running stage sees it.
@@ -214,6 +217,13 @@ impl Context {
             [source] => Ok(&source.folder),
             sources => Err(anyhow!("the input {pointer} has {} artifacts where one is expected", sources.len())),
         }
+    }
+
+    /// The folder in which stages share the token sequences of pools, and the digest of the pool's artifact, in hex, that
+    /// the parameter at `pointer` names. `None` if they are not shared.
+    pub fn shared_tokens(&self, pointer: &str) -> Result<Option<(&Path, &str)>> {
+        let pool = self.input(pointer)?.file_name().and_then(|name| name.to_str());
+        Ok(self.assignment.tokens.as_deref().zip(pool))
     }
 
     /// The artifacts, from all variants, of the stage that the parameter at `pointer` names, in the order of the sweep.

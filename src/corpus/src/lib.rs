@@ -9,6 +9,7 @@ pub mod artifact;
 pub mod byte_tokenizer;
 pub mod codec;
 pub mod draw;
+pub mod encoded;
 pub mod formats;
 pub mod left_out;
 pub mod message;
@@ -23,5 +24,6 @@ pub mod template;
 
 pub use artifact::{read_instructions, read_task};
 pub use codec::{Codec, Sequence};
+pub use encoded::SharedTokens;
 pub use message::{Example, Instruction, Message, ScoringRule, Task};
 pub use raisin_settings::{Extract, Scored};

@@ -91,6 +91,7 @@ mod tests {
             environment: Environment { device: DeviceKind::Cpu, device_index: 0, dtype: DType::F32 },
             threads: 1,
             folder: folder.path().join("stage"),
+            tokens: None,
         })?;
         run(serde_json::from_value(parameters)?, &context)?;
         let pool = read_instructions(&context.out())?;

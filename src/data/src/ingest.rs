@@ -86,6 +86,7 @@ mod tests {
             environment: Environment { device: DeviceKind::Cpu, device_index: 0, dtype: DType::F32 },
             threads: 1,
             folder: folder.join("stage"),
+            tokens: None,
         })?;
         super::run(serde_json::from_value(parameters)?, &context)?;
         Ok(context.out())

@@ -66,6 +66,7 @@ impl ReportFixture {
             environment: Environment { device: DeviceKind::Cpu, device_index: 0, dtype: DType::F32 },
             threads: 1,
             folder: self.folder.path().join(run),
+            tokens: None,
         };
         let parameters: Parameters = serde_json::from_value(parameters).unwrap();
         let context = Context::silent(assignment).unwrap();

@@ -22,6 +22,7 @@ fn run_on(parameters: &Value, files: BTreeMap<String, PathBuf>) -> Result<raisin
         environment: Environment { device: DeviceKind::Cpu, device_index: 0, dtype: DType::F32 },
         threads: 1,
         folder: folder.path().join("stage"),
+        tokens: None,
     })?;
     super::run(serde_json::from_value(resolved.parameters)?, &context)?;
     read_task(&context.out())

@@ -375,6 +375,7 @@ mod tests {
             environment: Environment { device: DeviceKind::Cpu, device_index: 0, dtype: DType::F32 },
             threads,
             folder: folder.clone(),
+            tokens: None,
         };
         let (looks, other) = (Digest::of(b"one"), Digest::of(b"two"));
         let checkpoint = folder.join("work/checkpoint");

@@ -65,6 +65,7 @@ pub fn assemble(resolver: &Resolver<'_>, id: NodeId, order: JobOrder<'_>) -> Res
         environment,
         threads: order.threads,
         folder: store.staging_folder(order.key),
+        tokens: Some(store.tokens_folder()),
     };
     let record = ActionRecord {
         key: order.key,

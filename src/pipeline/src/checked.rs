@@ -1,5 +1,5 @@
 //! A memory of the parameters that passed the check of their kind when a pipeline file was last loaded. These
-//! parameters are not checked again. cache_only.rs in src/store writes and reads the file.
+//! parameters are not checked again. src/base/src/cache_only.rs writes and reads the file.
 //!
 //! A check may be expensive (the check of `sql` parses the query), and most stages of a file do not change between two
 //! loads. The memory is valid only for the executable that wrote it, because another executable may check more.
@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use raisin_base::cache_only::{recall, remember, this_executable};
 use raisin_base::digest::Digest;
 use raisin_contract::Declaration;
-use raisin_store::{is_there, recall, remember, this_executable};
+use raisin_store::is_there;
 
 #[derive(Default)]
 pub struct CheckedParameters {

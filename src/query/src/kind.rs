@@ -69,6 +69,7 @@ mod tests {
             environment: Environment { device: DeviceKind::Cpu, device_index: 0, dtype: DType::F32 },
             threads: 1,
             folder: folder.path().join("run"),
+            tokens: None,
         };
         let context = Context::silent(assignment).unwrap();
         run(serde_json::from_value(parameters).unwrap(), &context).unwrap();

@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::Store;
-use super::cache_only::{recall, remember};
+use raisin_base::cache_only::{recall, remember};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Result, bail};
 

@@ -14,9 +14,9 @@ use std::path::PathBuf;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
-use super::cache_only::{recall, remember};
 use super::manifest::{ListedFile, folders};
 use super::{Fingerprint, MANIFEST, Manifest, Store};
+use raisin_base::cache_only::{recall, remember};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Result, ensure};
 

@@ -15,10 +15,10 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use super::cache_only::{recall, remember};
 use super::identity::{Eyes, Identity};
 use super::leftovers::index_name;
 use super::{Fingerprint, Store};
+use raisin_base::cache_only::{recall, remember};
 use raisin_base::digest::Digest;
 
 /// The first line of an index file. An index file of another version begins with another line.

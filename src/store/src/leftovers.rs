@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use super::Store;
 use super::gc::YOUNG;
+use super::memories::MEMORIES;
 use raisin_base::digest::Digest;
 
 /// The age at which a file of `checked/` is a leftover. Such a file is written when a pipeline file changes, and
@@ -28,7 +29,8 @@ pub(super) fn leftovers(
     let mut found = Vec::new();
     // Fetched files are removed only if `older_than` is given: nothing tells which pipelines need them. They can be
     // fetched again.
-    for (folder, stays) in [("tmp", YOUNG), ("damaged", Duration::ZERO), ("fetched", Duration::MAX)] {
+    let by_age = [("tmp", YOUNG), ("tokens", YOUNG), ("damaged", Duration::ZERO), ("fetched", Duration::MAX)];
+    for (folder, stays) in by_age {
         found.extend(below(&root.join(folder)).filter(|path| old(newest(path), older_than.unwrap_or(stays))));
     }
     let age = older_than.unwrap_or(YOUNG);
@@ -55,8 +57,8 @@ pub(super) fn leftovers(
     // minimum age, whatever `older_than` is.
     let locks = below(&root.join("locks")).filter(|path| !(path.ends_with("store") || path.ends_with("artifacts")));
     found.extend(locks.filter(|path| aged(path, YOUNG)));
-    let folders = ["", "actions", "pins", "roots", "identity", "index", "checked"].map(|name| root.join(name));
-    let temporaries = folders.iter().flat_map(|folder| below(folder)).filter(|path| is_temporary(path));
+    let folders = ["", "actions", "pins", "roots"].iter().chain(&MEMORIES).map(|name| root.join(name));
+    let temporaries = folders.flat_map(|folder| below(&folder)).filter(|path| is_temporary(path));
     found.extend(temporaries.filter(|path| aged(path, YOUNG)));
     found.sort();
     found.dedup();

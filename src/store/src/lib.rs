@@ -8,6 +8,7 @@
 //! identity/<digest>              fingerprints of an artifact's files when their content was last known to be right
 //! index/<digest of out path>     actions and links of the last build of a pipeline
 //! checked/<digest of file path>  parameters that were valid when a pipeline file was last loaded
+//! tokens/<digest>                the token sequences of a pool, by the tokenizer; src/corpus/src/encoded.rs
 //! journal/<date>.jsonl           one line per event of every run
 //! locks/<key>                    flock, held while an action runs; locks/store: shared by builds, alone for gc;
 //!                                locks/artifacts: held while an artifact is put into place or set aside
@@ -26,7 +27,6 @@
 //! these when they are a day old, together with the logs and memories of actions and artifacts that are gone.
 
 mod artifact;
-mod cache_only;
 mod description;
 mod files;
 mod gc;
@@ -36,19 +36,16 @@ mod journal;
 mod leftovers;
 mod lock;
 mod manifest;
+mod memories;
 mod pin;
 mod record;
 mod roots;
 mod verify;
 
-use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use rustix::process::getpid;
-
 pub use artifact::{Artifact, Lookup};
-pub use cache_only::{recall, remember, this_executable};
 pub use description::{BuildDescription, BuiltStage, DESCRIPTION};
 pub use files::{FileDigests, Fingerprint};
 pub use gc::{Gc, GcOptions, gc};
@@ -60,6 +57,7 @@ pub use pin::Pin;
 pub use record::{Accepted, ActionRecord};
 pub use verify::{Damage, Verified, Verify, verify};
 
+use raisin_base::cache_only::put;
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Problem, Result};
 
@@ -155,6 +153,11 @@ impl Store {
         self.root.join("tmp").join(key.to_hex())
     }
 
+    /// The folder in which stages share the token sequences of pools.
+    pub fn tokens_folder(&self) -> PathBuf {
+        self.root.join("tokens")
+    }
+
     pub fn log_file(&self, key: Digest) -> PathBuf {
         self.root.join("logs").join(format!("{key}.log"))
     }
@@ -184,26 +187,9 @@ impl Store {
 /// Writes a file so that a reader sees either the old or the new content, also after a power failure.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     let sync = |file: &std::fs::File| file.sync_all();
-    put(path, bytes, sync)
+    put(path, &[bytes], sync)
         .and_then(|()| sync_folder(path.parent().unwrap_or(Path::new("."))))
         .with_context(|| format!("cannot write {}", path.display()))
-}
-
-/// Writes a temporary file, calls `finish` on it, and renames it to `path`.
-fn put(path: &Path, bytes: &[u8], finish: impl Fn(&std::fs::File) -> std::io::Result<()>) -> std::io::Result<()> {
-    use std::sync::atomic::{AtomicU64, Ordering};
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    let temporary = folder.join(format!(".{name}.{}.{count}", getpid().as_raw_nonzero()));
-    let write = || -> std::io::Result<()> {
-        let mut file = std::fs::File::create(&temporary)?;
-        file.write_all(bytes)?;
-        finish(&file)?;
-        std::fs::rename(&temporary, path)
-    };
-    write().inspect_err(|_| drop(std::fs::remove_file(&temporary)))
 }
 
 /// Syncs a folder, so that the names in the folder survive a power failure.

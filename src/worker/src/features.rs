@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tch::{Device, Kind as TensorKind, Tensor, no_grad};
 
-use crate::learning::{as_instruction, check_context, device, open, phase_cost};
+use crate::learning::{as_instruction, check_context, device, encode_pool, open, phase_cost};
 use raisin_base::error::{Result, anyhow};
 use raisin_base::sealed::Records;
 use raisin_contract::{Context, Cost, Progress};
@@ -107,8 +107,10 @@ impl<'a> FeaturePass<'a> {
     /// A row is longer than the model's context.
     fn encode(&self, instructions: &[Instruction]) -> Result<Vec<Encoded>> {
         let limit = self.parameters.max_tokens;
-        self.encode_each(instructions, |row| {
-            let Some(whole) = self.codec.instruction(row, limit)? else { return Ok((None, None)) };
+        let whole = encode_pool(self.codec, instructions, limit, self.context, "/instructions")?;
+        let rows: Vec<(&Instruction, Option<Sequence>)> = instructions.iter().zip(whole).collect();
+        self.encode_each(rows, |(row, whole): (&Instruction, Option<Sequence>)| {
+            let Some(whole) = whole else { return Ok((None, None)) };
             let alone = self.codec.responses_alone(row, &whole, limit)?;
             Ok((Some(whole), alone))
         })
@@ -117,7 +119,7 @@ impl<'a> FeaturePass<'a> {
     /// As [`Self::encode`]. Of an example, only the reference response is scored, and no earlier turn of the assistant.
     fn encode_examples(&self, examples: &[Example]) -> Result<Vec<Encoded>> {
         let limit = self.parameters.max_tokens;
-        self.encode_each(examples, |example| {
+        self.encode_each(examples.iter().collect(), |example: &Example| {
             let Some(whole) = self.codec.example(example, &example.response, limit)? else { return Ok((None, None)) };
             let messages = conversation(None, "", Some(&example.response));
             let response = Instruction { id: example.id, messages, label: None };
@@ -126,13 +128,13 @@ impl<'a> FeaturePass<'a> {
         })
     }
 
-    fn encode_each<T: Sync>(
+    fn encode_each<T: Send>(
         &self,
-        rows: &[T],
-        encode: impl Fn(&T) -> Result<Encoded> + Send + Sync,
+        rows: Vec<T>,
+        encode: impl Fn(T) -> Result<Encoded> + Send + Sync,
     ) -> Result<Vec<Encoded>> {
         use rayon::prelude::*;
-        let encoded: Vec<Encoded> = rows.par_iter().map(encode).collect::<Result<_>>()?;
+        let encoded: Vec<Encoded> = rows.into_par_iter().map(encode).collect::<Result<_>>()?;
         let sequences = encoded.iter().flat_map(|(whole, alone)| [whole, alone]).flatten();
         check_context(self.model, self.parameters.max_tokens, sequences)?;
         Ok(encoded)

@@ -125,6 +125,7 @@ impl TensorFixture {
             environment: Environment { device: DeviceKind::Cpu, device_index: 0, dtype: DType::F32 },
             threads: 1,
             folder: self.folder.path().join(folder),
+            tokens: None,
         })
     }
 

@@ -11,7 +11,7 @@ use tch::{Device, Tensor};
 use raisin_base::error::{Problem, Result};
 use raisin_base::seed::Seed;
 use raisin_contract::{Context, Cost, DType, DeviceKind};
-use raisin_corpus::{Codec, Example, Instruction, Message, Sequence};
+use raisin_corpus::{Codec, Example, Instruction, Message, Sequence, SharedTokens};
 use raisin_lm::proxy::PrefixStates;
 use raisin_lm::{Adaptation, Model};
 use raisin_settings::AdaptationSettings;
@@ -106,7 +106,10 @@ impl Learning {
             None => Adaptation::of(settings.adaptation),
         };
         let model = open_to_train(folder, &adaptation, context)?;
-        let sequences = codec.instructions(instructions, max_tokens)?;
+        let sequences = match settings.instructions {
+            Some(pointer) => encode_pool(&codec, instructions, max_tokens, context, pointer)?,
+            None => codec.instructions(instructions, max_tokens)?,
+        };
         let examples = encode_examples(&codec, examples, max_tokens)?;
         check_context(&model, max_tokens, sequences.iter().flatten().chain(&examples))?;
         let examples: Vec<&Sequence> = examples.iter().collect();
@@ -123,12 +126,26 @@ impl Learning {
 
 /// What [`Learning::start`] is told beside its inputs.
 pub struct Settings<'a> {
+    /// The pointer of the parameter that names the pool of the instructions; `None` if they are of no pool.
+    pub instructions: Option<&'a str>,
     pub adaptation: &'a AdaptationSettings,
     pub max_tokens: usize,
     /// Validation runs in batches of at most this many tokens.
     pub batch_tokens: usize,
     /// How many episodes are played at once.
     pub episodes: usize,
+}
+
+/// The sequences of a pool. The parameter at `pointer` names the pool. Stages with the same tokenizer share the sequences.
+pub fn encode_pool(
+    codec: &Codec,
+    instructions: &[Instruction],
+    max_tokens: usize,
+    context: &Context,
+    pointer: &str,
+) -> Result<Vec<Option<Sequence>>> {
+    let shared = context.shared_tokens(pointer)?.map(|(folder, pool)| SharedTokens { folder, pool });
+    codec.pool(instructions, max_tokens, shared)
 }
 
 /// The cached states of the validation examples, one tensor each.

@@ -9,7 +9,7 @@ use std::time::Instant;
 use serde_json::json;
 use tch::{Device, Kind as TensorKind};
 
-use crate::learning::{check_context, compute, device, phase_cost};
+use crate::learning::{check_context, compute, device, encode_pool, phase_cost};
 use raisin_base::error::{Context as _, Result, bail, ensure};
 use raisin_base::seed::Seed;
 use raisin_contract::{Context, Cost, DType, Progress};
@@ -85,7 +85,8 @@ fn prefix(source: &ModelSource, context: &Context) -> Result<()> {
         "cannot freeze a prefix: the base has {layers} layers, and train_layers is {train_layers}"
     );
     let codec = Codec::load(base)?;
-    let pool = codec.instructions(&read_instructions(context.input("/source/instructions")?)?, max_tokens)?;
+    let pointer = "/source/instructions";
+    let pool = encode_pool(&codec, &read_instructions(context.input(pointer)?)?, max_tokens, context, pointer)?;
     let task = read_task(context.input("/source/task")?)?;
     let validation = task
         .validation
@@ -159,6 +160,7 @@ mod tests {
             environment: Environment { device: DeviceKind::Cpu, device_index: 0, dtype: DType::F32 },
             threads: 1,
             folder: folder.to_owned(),
+            tokens: None,
         };
         run(serde_json::from_value(resolved.parameters)?, &Context::silent(assignment)?)
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use arrow_array::{Array, StringArray};
 use serde_json::json;
 
-use crate::learning::{account_costs, check_context, device, open_to_train, phase_cost, shuffled, training_speed};
+use crate::learning::{account_costs, check_context, device, encode_pool, open_to_train, phase_cost, shuffled, training_speed};
 use crate::tables::{self, Of, TrainingStepRow};
 use raisin_base::error::{Problem, Result, ensure};
 use raisin_base::seed::Seed;
@@ -193,7 +193,7 @@ fn read_rows(codec: &Codec, parameters: &Parameters, context: &Context) -> Resul
         rows.extend(codec.instructions(&instructions, parameters.max_tokens)?.into_iter().flatten());
     } else {
         let instructions = read_instructions(artifact)?;
-        rows.extend(codec.instructions(&instructions, parameters.max_tokens)?.into_iter().flatten());
+        rows.extend(encode_pool(codec, &instructions, parameters.max_tokens, context, "/text")?.into_iter().flatten());
     }
     if parameters.loss == Supervised::All {
         rows = rows.into_iter().map(|row| whole(&row.tokens)).collect();

@@ -40,6 +40,7 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
     let task = read_task(context.input("/task")?)?;
     let model = context.input("/model")?;
     let settings = Settings {
+        instructions: Some("/instructions"),
         adaptation: &stage.adaptation,
         max_tokens: stage.max_tokens,
         batch_tokens: stage.micro_batch_tokens,

@@ -1,0 +1,81 @@
+//! Memories: cache-only files, which raisin can rebuild at any time. This file writes and reads them, and writes files
+//! by way of a temporary file. The content of each memory is defined where the memory is used.
+//!
+//! A memory begins with the blake3 of the rest of the file. A memory that is missing or damaged is ignored, which costs
+//! time only. Therefore memories are written without a sync, and a failed write is ignored, for example in a cache that
+//! belongs to another user.
+
+use std::fs::File;
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::digest::Digest;
+
+/// A text that identifies this executable (size and modification time), for memories that are valid only for one build
+/// of raisin.
+pub fn this_executable() -> Option<String> {
+    let metadata = std::fs::metadata("/proc/self/exe").ok()?;
+    Some(format!("{} {} {}", metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
+}
+
+/// Writes a memory.
+pub fn remember(path: &Path, bytes: &[u8]) {
+    let seal = Digest::of(bytes);
+    let write = || put(path, &[seal.bytes(), bytes], |_| Ok(()));
+    // Before the first write, the folder may be missing.
+    if let Err(error) = write()
+        && error.kind() == ErrorKind::NotFound
+        && path.parent().is_some_and(|folder| std::fs::create_dir_all(folder).is_ok())
+    {
+        let _ = write();
+    }
+}
+
+/// Reads a memory; `None` if it is missing or damaged.
+pub fn recall(path: &Path) -> Option<Vec<u8>> {
+    let mut bytes = std::fs::read(path).ok()?;
+    let (seal, rest) = bytes.split_first_chunk::<32>()?;
+    (Digest::of(rest).bytes() == seal).then(|| bytes.split_off(32))
+}
+
+/// Writes the parts one after another into a temporary file `.name.pid.count`, calls `finish` on it, and renames it to
+/// `path`.
+pub fn put(path: &Path, parts: &[&[u8]], finish: impl Fn(&File) -> std::io::Result<()>) -> std::io::Result<()> {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let temporary = folder.join(format!(".{name}.{}.{count}", std::process::id()));
+    let write = || -> std::io::Result<()> {
+        let mut file = File::create(&temporary)?;
+        parts.iter().try_for_each(|part| file.write_all(part))?;
+        finish(&file)?;
+        std::fs::rename(&temporary, path)
+    };
+    write().inspect_err(|_| drop(std::fs::remove_file(&temporary)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_flipped_byte_and_no_cut_of_a_memory_is_believed() -> std::io::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("identity/some");
+        remember(&path, b"what there was");
+        assert_eq!(recall(&path).as_deref(), Some(&b"what there was"[..]));
+        let whole = std::fs::read(&path)?;
+        for place in 0..whole.len() {
+            let mut flipped = whole.clone();
+            flipped[place] ^= 1;
+            std::fs::write(&path, &flipped)?;
+            assert!(recall(&path).is_none(), "byte {place}");
+            std::fs::write(&path, &whole[..place])?;
+            assert!(recall(&path).is_none(), "cut at {place}");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,168 @@
+//! The token sequences of a pool, shared by the stages of all pipelines of a cache: `model` (prefix), `pretrain`,
+//! `features`, `selector` and `finetune` encode the same pool with the same tokenizer.
+//!
+//! The sequences are a [memory](raisin_base::cache_only). Its name is the blake3 of everything on which they depend: the
+//! executable, the tokenizer and chat template, the pool and `max_tokens`. Two models with the same tokenizer, such as a
+//! base and its proxy, therefore share the memory.
+//!
+//! Content, with little-endian u32 numbers: the number of rows; for each row its length in tokens, or [`NO_TARGET`];
+//! the tokens of all rows; the supervised marks of all rows, eight in a byte.
+
+use std::fs::File;
+use std::path::Path;
+use std::time::SystemTime;
+
+use super::codec::{Codec, Sequence};
+use super::message::Instruction;
+use raisin_base::cache_only::{recall, remember, this_executable};
+use raisin_base::digest::Digest;
+use raisin_base::error::Result;
+
+/// The length of a row without a target, for which [`Codec::instruction`] returns no sequence.
+const NO_TARGET: u32 = u32::MAX;
+
+/// Where the sequences of a pool can be shared.
+#[derive(Clone, Copy, Debug)]
+pub struct SharedTokens<'a> {
+    /// The folder of these memories in the cache.
+    pub folder: &'a Path,
+    /// The digest of the pool's artifact, in hex.
+    pub pool: &'a str,
+}
+
+impl Codec {
+    /// Encodes a pool as [`Self::instructions`] does. If an earlier stage has encoded the pool, reads its sequences.
+    pub fn pool(
+        &self,
+        instructions: &[Instruction],
+        max_tokens: usize,
+        shared: Option<SharedTokens>,
+    ) -> Result<Vec<Option<Sequence>>> {
+        let Some((shared, executable)) = shared.zip(this_executable()) else {
+            return self.instructions(instructions, max_tokens);
+        };
+        let name = [&executable, shared.pool, &max_tokens.to_string(), &self.source().to_hex()].join("\n");
+        let path = shared.folder.join(Digest::of(name.as_bytes()).to_hex());
+        let known = recall(&path).and_then(|bytes| decode(&bytes));
+        if let Some(known) = known.filter(|known| known.len() == instructions.len()) {
+            // gc removes a memory that no stage has read for a day. If the cache belongs to another user, the time
+            // cannot be set.
+            let _ = File::options().append(true).open(&path).and_then(|file| file.set_modified(SystemTime::now()));
+            return Ok(known);
+        }
+        let rows = self.instructions(instructions, max_tokens)?;
+        remember(&path, &encode(&rows));
+        Ok(rows)
+    }
+}
+
+fn encode(rows: &[Option<Sequence>]) -> Vec<u8> {
+    let sequences = || rows.iter().flatten();
+    let length = |row: &Option<Sequence>| row.as_ref().map_or(NO_TARGET, |row| row.tokens.len() as u32);
+    let numbers = std::iter::once(rows.len() as u32)
+        .chain(rows.iter().map(length))
+        .chain(sequences().flat_map(|row| row.tokens.iter().copied()));
+    let mut bytes: Vec<u8> = numbers.flat_map(u32::to_le_bytes).collect();
+    let marks: Vec<bool> = sequences().flat_map(|row| row.supervised.iter().copied()).collect();
+    bytes.extend(marks.chunks(8).map(|marks| (0..).zip(marks).map(|(bit, mark)| u8::from(*mark) << bit).sum::<u8>()));
+    bytes
+}
+
+/// The rows that [`encode`] wrote; `None` if the bytes have another layout.
+fn decode(bytes: &[u8]) -> Option<Vec<Option<Sequence>>> {
+    let numbers = |bytes: &[u8]| -> Vec<u32> {
+        bytes.as_chunks().0.iter().map(|number| u32::from_le_bytes(*number)).collect()
+    };
+    let (count, rest) = bytes.split_at_checked(4)?;
+    let (lengths, rest) = rest.split_at_checked(4 * *numbers(count).first()? as usize)?;
+    let lengths = numbers(lengths);
+    let total: usize = lengths.iter().filter(|length| **length != NO_TARGET).map(|length| *length as usize).sum();
+    let (tokens, marks) = rest.split_at_checked(4 * total)?;
+    if marks.len() != total.div_ceil(8) {
+        return None;
+    }
+    let mut start = 0;
+    let row = |length: u32| {
+        (length != NO_TARGET).then(|| {
+            let range = start..start + length as usize;
+            start = range.end;
+            let supervised = range.clone().map(|token| marks[token / 8] >> (token % 8) & 1 == 1).collect();
+            Sequence { tokens: numbers(&tokens[4 * range.start..4 * range.end]), supervised }
+        })
+    };
+    Some(lengths.into_iter().map(row).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::byte_tokenizer;
+    use crate::message::conversation;
+    use proptest::prelude::*;
+
+    fn sequence() -> impl Strategy<Value = Option<Sequence>> {
+        let tokens = prop::collection::vec((any::<u32>(), any::<bool>()), 0..40);
+        prop::option::of(tokens.prop_map(|tokens| {
+            let (tokens, supervised) = tokens.into_iter().unzip();
+            Sequence { tokens, supervised }
+        }))
+    }
+
+    proptest! {
+        #[test]
+        fn sequences_come_back_and_a_cut_is_noticed(rows in prop::collection::vec(sequence(), 0..20), cut: prop::sample::Index) {
+            let bytes = encode(&rows);
+            prop_assert_eq!(decode(&bytes), Some(rows));
+            prop_assert_eq!(decode(&bytes[..cut.index(bytes.len())]), None);
+        }
+    }
+
+    #[test]
+    fn a_pool_is_encoded_once_for_each_tokenizer_pool_and_limit() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        byte_tokenizer::write(folder.path(), 256)?;
+        let codec = Codec::load(folder.path())?;
+        let instruction =
+            |id, response| Instruction { id, messages: conversation(None, "a", Some(response)), label: None };
+        let (one, other) = ([instruction(0, "one"), instruction(1, "two")], [instruction(0, "1"), instruction(1, "2")]);
+        let memories = folder.path().join("tokens");
+        let shared = |pool| Some(SharedTokens { folder: &memories, pool });
+        let count = || std::fs::read_dir(&memories).into_iter().flatten().count();
+
+        let rows = codec.pool(&one, 100, shared("first"))?;
+        assert_eq!(rows, codec.instructions(&one, 100)?);
+        assert_eq!(count(), 1);
+        // The memory is read: it still gives the first pool.
+        assert_eq!(codec.pool(&other, 100, shared("first"))?, rows);
+        // Each of these makes other sequences.
+        assert_ne!(codec.pool(&other, 100, shared("second"))?, rows);
+        assert_ne!(codec.pool(&one, 4, shared("first"))?, rows);
+        assert_eq!(codec.pool(&one, 100, None)?, rows);
+        assert_eq!(count(), 3);
+        std::fs::write(folder.path().join("chat_template.jinja"), "{% for m in messages %}{{ m.content }}{% endfor %}")?;
+        assert_ne!(Codec::load(folder.path())?.pool(&one, 100, shared("first"))?, rows);
+        assert_eq!(count(), 4);
+        Ok(())
+    }
+
+    #[test]
+    fn a_damaged_memory_is_encoded_again() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        byte_tokenizer::write(folder.path(), 256)?;
+        let codec = Codec::load(folder.path())?;
+        let one = [Instruction { id: 0, messages: conversation(None, "a", Some("b")), label: None }];
+        let memories = folder.path().join("tokens");
+        let shared = Some(SharedTokens { folder: &memories, pool: "first" });
+        let rows = codec.pool(&one, 100, shared)?;
+        let path = std::fs::read_dir(&memories)?.next().expect("one memory")?.path();
+        let whole = std::fs::read(&path)?;
+        for place in 0..whole.len() {
+            let mut flipped = whole.clone();
+            flipped[place] ^= 1;
+            std::fs::write(&path, flipped)?;
+            assert_eq!(codec.pool(&one, 100, shared)?, rows, "byte {place}");
+            assert_eq!(std::fs::read(&path)?, whole, "byte {place}");
+        }
+        Ok(())
+    }
+}
