@@ -3,10 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+use raisin_base::random::Rng;
 use raisin_base::seed::Seed;
 use raisin_store::{BuildDescription, BuiltStage};
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::Rng as _;
 use serde_json::Value;
 
 pub mod python;
@@ -134,7 +133,7 @@ impl From<Output> for CommandOutput {
 }
 
 /// A seeded generator of random numbers for one test. `RAISIN_TORTURE_SEED` gives other numbers.
-pub struct TestRng(ChaCha8Rng);
+pub struct TestRng(Rng);
 
 impl TestRng {
     pub fn new(test: &str) -> Self {
@@ -144,7 +143,7 @@ impl TestRng {
 
     /// A number from 0 to n - 1.
     pub fn below(&mut self, n: usize) -> usize {
-        (self.0.next_u64() % n as u64) as usize
+        self.0.below(n)
     }
 
     pub fn one_of<'t, T: ?Sized>(&mut self, all: &[&'t T]) -> &'t T {

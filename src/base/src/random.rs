@@ -1,28 +1,77 @@
-//! Uniform and normal numbers and shuffles from a generator, which [`crate::seed::Seed::rng`] makes.
+//! The source of all random numbers of raisin. [`Seed::rng`](crate::seed::Seed::rng) makes a generator. The same seed
+//! gives the same numbers on every machine.
 
 use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::Rng as _;
+use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 
-/// Uniform on [0, 1).
-pub fn uniform(rng: &mut ChaCha8Rng) -> f64 {
-    (rng.next_u64() >> 11) as f64 * 2f64.powi(-53)
-}
+/// A generator of random numbers.
+#[derive(Clone, Debug)]
+pub struct Rng(ChaCha8Rng);
 
-/// Uniform on 0..n; `n` must not be 0.
-pub fn below(n: usize, rng: &mut ChaCha8Rng) -> usize {
-    ((u128::from(rng.next_u64()) * n as u128) >> 64) as usize
-}
+impl Rng {
+    pub(crate) fn from_seed(seed: [u8; 32]) -> Self {
+        Self(ChaCha8Rng::from_seed(seed))
+    }
 
-/// A standard normal number.
-pub fn normal(rng: &mut ChaCha8Rng) -> f64 {
-    let radius = (-2.0 * (1.0 - uniform(rng)).ln()).sqrt();
-    radius * (std::f64::consts::TAU * uniform(rng)).cos()
-}
+    /// Uniform in [0, 1).
+    pub fn unit(&mut self) -> f64 {
+        (self.0.next_u64() >> 11) as f64 * 2f64.powi(-53)
+    }
 
-/// Fisher and Yates.
-pub fn shuffle<T>(items: &mut [T], rng: &mut ChaCha8Rng) {
-    for last in (1..items.len()).rev() {
-        items.swap(last, below(last + 1, rng));
+    /// A standard normal number, by the Box-Muller transform.
+    pub fn normal(&mut self) -> f64 {
+        let radius = (-2.0 * (1.0 - self.unit()).ln()).sqrt();
+        radius * (std::f64::consts::TAU * self.unit()).cos()
+    }
+
+    /// Uniform in 0..bound, without bias; 0 for a bound of 0.
+    pub fn below(&mut self, bound: usize) -> usize {
+        if bound == 0 {
+            return 0;
+        }
+        let bound = bound as u64;
+        let limit = u64::MAX - u64::MAX % bound;
+        loop {
+            let number = self.0.next_u64();
+            if number < limit {
+                return (number % bound) as usize;
+            }
+        }
+    }
+
+    /// Uniform in low..=high.
+    pub fn between(&mut self, low: usize, high: usize) -> usize {
+        low + self.below(high - low + 1)
+    }
+
+    /// One of `items`; the default value if `items` is empty.
+    pub fn pick<T: Copy + Default>(&mut self, items: &[T]) -> T {
+        items.get(self.below(items.len())).copied().unwrap_or_default()
+    }
+
+    /// Brings the items into a random order, by the Fisher-Yates shuffle.
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+        for last in (1..items.len()).rev() {
+            items.swap(last, self.below(last + 1));
+        }
+    }
+
+    /// The indices 0..length in a random order.
+    pub fn order(&mut self, length: usize) -> Vec<usize> {
+        let mut indices: Vec<usize> = (0..length).collect();
+        self.shuffle(&mut indices);
+        indices
+    }
+
+    /// `count` of the indices 0..length in ascending order; all of them if `length` is not larger.
+    pub fn sample(&mut self, length: usize, count: usize) -> Vec<usize> {
+        if count >= length {
+            return (0..length).collect();
+        }
+        let mut indices = self.order(length);
+        indices.truncate(count);
+        indices.sort_unstable();
+        indices
     }
 }
 
@@ -31,28 +80,39 @@ mod tests {
     use super::*;
     use crate::seed::Seed;
 
+    /// Another order would change artifacts without a new version of their kinds.
     #[test]
-    fn a_shuffle_has_the_order_that_its_seed_has_always_given() {
-        let mut items: Vec<usize> = (0..8).collect();
-        shuffle(&mut items, &mut Seed::new(17).at("order").rng());
-        assert_eq!(items, [2, 0, 7, 6, 5, 4, 1, 3]);
-        items.sort_unstable();
-        assert_eq!(items, [0, 1, 2, 3, 4, 5, 6, 7]);
+    fn a_seed_gives_the_order_that_it_has_always_given() {
+        let mut order = Seed::new(17).at("order").rng().order(8);
+        assert_eq!(order, [6, 7, 3, 0, 1, 5, 2, 4]);
+        order.sort_unstable();
+        assert_eq!(order, [0, 1, 2, 3, 4, 5, 6, 7]);
     }
 
     #[test]
     fn numbers_have_the_mean_and_spread_of_their_distributions() {
         let mut rng = Seed::new(3).rng();
-        let mut moments = |draw: fn(&mut ChaCha8Rng) -> f64| {
+        let mut moments = |draw: fn(&mut Rng) -> f64| {
             let drawn: Vec<f64> = (0..20_000).map(|_| draw(&mut rng)).collect();
             let mean = drawn.iter().sum::<f64>() / 20_000.0;
             (mean, drawn.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / 20_000.0)
         };
-        let (mean, variance) = moments(uniform);
+        let (mean, variance) = moments(Rng::unit);
         assert!((mean - 0.5).abs() < 0.01 && (variance - 1.0 / 12.0).abs() < 0.005, "{mean} {variance}");
-        let (mean, variance) = moments(normal);
+        let (mean, variance) = moments(Rng::normal);
         assert!(mean.abs() < 0.03 && (variance - 1.0).abs() < 0.05, "{mean} {variance}");
-        let (mean, _) = moments(|rng| below(7, rng) as f64);
-        assert!((mean - 3.0).abs() < 0.06, "{mean}");
+        let (mean, variance) = moments(|rng| rng.below(7) as f64);
+        assert!((mean - 3.0).abs() < 0.06 && (variance - 4.0).abs() < 0.1, "{mean} {variance}");
+    }
+
+    #[test]
+    fn a_sample_is_ascending_without_repeats_and_repeatable() {
+        for seed in 0..200 {
+            let (length, count) = (seed as usize % 40, seed as usize % 43);
+            let sample = Seed::new(seed).rng().sample(length, count);
+            assert_eq!(sample.len(), count.min(length));
+            assert!(sample.windows(2).all(|pair| pair[0] < pair[1]) && sample.iter().all(|&index| index < length));
+            assert_eq!(sample, Seed::new(seed).rng().sample(length, count));
+        }
     }
 }

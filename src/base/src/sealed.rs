@@ -202,7 +202,11 @@ pub struct Records {
 impl Records {
     /// Opens the file and decodes its records up to the first record that is damaged or that `decode` refuses. The rest
     /// of the file is set aside, and new records follow the last good record.
-    pub fn open<T>(path: &Path, tell: DamageListener, mut decode: impl FnMut(&Record) -> Option<T>) -> Result<(Self, Vec<T>)> {
+    pub fn open<T>(
+        path: &Path,
+        tell: DamageListener,
+        mut decode: impl FnMut(&Record) -> Option<T>,
+    ) -> Result<(Self, Vec<T>)> {
         let mut open = || -> std::io::Result<(File, Vec<T>, u64, u64)> {
             let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
             let length = file.metadata()?.len();

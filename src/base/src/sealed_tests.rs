@@ -55,7 +55,9 @@ fn a_record_comes_back_and_one_that_was_cut_or_changed_anywhere_is_set_aside() -
         assert!(open(&path, &|text| heard.hear(text))?.is_none(), "{bytes:?}");
         assert_eq!(
             heard.0.take(),
-            ["state is damaged (its seal does not match its content): the file is kept as state.damaged, and its work is done again"]
+            [
+                "state is damaged (its seal does not match its content): the file is kept as state.damaged, and its work is done again"
+            ]
         );
         assert!(!path.exists());
         assert_eq!(std::fs::read(folder.path().join("state.damaged"))?, bytes);

@@ -1,7 +1,6 @@
 //! Seeds without global state: every random generator derives from the seed of the pipeline and the place of use.
 
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::SeedableRng;
+use crate::random::Rng;
 
 /// A seed from which the seeds of subordinate places derive.
 ///
@@ -20,8 +19,9 @@ impl Seed {
         Self(*blake3::keyed_hash(&self.0, place.to_string().as_bytes()).as_bytes())
     }
 
-    pub fn rng(&self) -> ChaCha8Rng {
-        ChaCha8Rng::from_seed(self.0)
+    /// The generator of this place.
+    pub fn rng(&self) -> Rng {
+        Rng::from_seed(self.0)
     }
 
     /// 63 bits of the seed, for interfaces that take a number.

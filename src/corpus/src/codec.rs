@@ -98,7 +98,8 @@ impl Codec {
         let eos = id_of("eos_token");
         let first_of_nothing = tokenizer.encode("", true).map_err(|error| anyhow!(error))?.get_ids().first().copied();
         let bos = first_of_nothing.filter(|id| Some(*id) == id_of("bos_token"));
-        let mut codec = Self { source: source_digest(model_folder)?, tokenizer, template, special, bos, eos, stop: Vec::new() };
+        let mut codec =
+            Self { source: source_digest(model_folder)?, tokenizer, template, special, bos, eos, stop: Vec::new() };
         codec.stop = codec.find_stop_tokens(model_folder)?;
         Ok(codec)
     }

@@ -70,9 +70,8 @@ fn encode(rows: &[Option<Sequence>]) -> Vec<u8> {
 
 /// The rows that [`encode`] wrote; `None` if the bytes have another layout.
 fn decode(bytes: &[u8]) -> Option<Vec<Option<Sequence>>> {
-    let numbers = |bytes: &[u8]| -> Vec<u32> {
-        bytes.as_chunks().0.iter().map(|number| u32::from_le_bytes(*number)).collect()
-    };
+    let numbers =
+        |bytes: &[u8]| -> Vec<u32> { bytes.as_chunks().0.iter().map(|number| u32::from_le_bytes(*number)).collect() };
     let (count, rest) = bytes.split_at_checked(4)?;
     let (lengths, rest) = rest.split_at_checked(4 * *numbers(count).first()? as usize)?;
     let lengths = numbers(lengths);
@@ -139,7 +138,10 @@ mod tests {
         assert_ne!(codec.pool(&one, 4, shared("first"))?, rows);
         assert_eq!(codec.pool(&one, 100, None)?, rows);
         assert_eq!(count(), 3);
-        std::fs::write(folder.path().join("chat_template.jinja"), "{% for m in messages %}{{ m.content }}{% endfor %}")?;
+        std::fs::write(
+            folder.path().join("chat_template.jinja"),
+            "{% for m in messages %}{{ m.content }}{% endfor %}",
+        )?;
         assert_ne!(Codec::load(folder.path())?.pool(&one, 100, shared("first"))?, rows);
         assert_eq!(count(), 4);
         Ok(())

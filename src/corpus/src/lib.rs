@@ -8,7 +8,6 @@
 pub mod artifact;
 pub mod byte_tokenizer;
 pub mod codec;
-pub mod draw;
 pub mod encoded;
 pub mod formats;
 pub mod left_out;

@@ -4,7 +4,6 @@ use raisin_base::error::{Context as _, Problem, Result};
 use raisin_base::seed::Seed;
 use raisin_contract::{Context, Progress};
 use raisin_corpus::artifact::instructions_batch;
-use raisin_corpus::draw::DrawSource;
 use raisin_corpus::pool::{PoolBuilder, SourceFile, grouped, rejects_batch, sources_batch};
 use raisin_kinds::ingest::Parameters;
 use raisin_table::WriteTable as _;
@@ -49,7 +48,7 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
         }
         let seed = Seed::new(parameters.sample_seed).at("ingest sample");
         let mut kept = vec![false; pool.rows.len()];
-        DrawSource::new(&seed).sample(pool.rows.len(), sample).into_iter().for_each(|index| kept[index] = true);
+        seed.rng().sample(pool.rows.len(), sample).into_iter().for_each(|index| kept[index] = true);
         let mut kept = kept.into_iter();
         pool.rows.retain(|_| kept.next().unwrap_or_default());
         note += &format!(", {} drawn", grouped(sample as u64));

@@ -13,7 +13,6 @@ use raisin_base::error::{Problem, Result};
 use raisin_base::seed::Seed;
 use raisin_contract::Context;
 use raisin_corpus::artifact::{example_digest, question_digest, task_batches};
-use raisin_corpus::draw::DrawSource;
 use raisin_corpus::pool::{Reject, grouped, rejects_batch};
 use raisin_corpus::questions::{QuestionLayout, Questions, open_reader};
 use raisin_corpus::{Example, ScoringRule, records};
@@ -181,7 +180,7 @@ fn drawn(
         let message = format!("{count} {what} examples were asked for, and {name} has {held}{beside}");
         return Err(Problem::new(message).hint("ask for fewer, or name another file").into());
     }
-    let chosen = DrawSource::new(seed).sample(from.len(), count);
+    let chosen = seed.rng().sample(from.len(), count);
     Ok((0..).zip(chosen).map(|(id, index)| Example { id, ..from[index].clone() }).collect())
 }
 

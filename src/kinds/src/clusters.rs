@@ -54,7 +54,7 @@ fn default_starts() -> usize {
 
 impl Kind for ClustersKind {
     const NAME: &'static str = "clusters";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const ABOUT: &'static str = "Reduces and standardises features into each candidate's state, and groups candidates.";
     const PROCESS: Process = Process::Tensor;
     const SEEDED: bool = true;

@@ -105,7 +105,7 @@ mod defaults {
 
 impl Kind for FinetuneKind {
     const NAME: &'static str = "finetune";
-    const VERSION: u32 = 4;
+    const VERSION: u32 = 5;
     const ABOUT: &'static str = "Trains a model on batches that a method of selection chooses step by step.";
     const PROCESS: Process = Process::Tensor;
     const SEEDED: bool = true;

@@ -230,7 +230,7 @@ pub struct SelectorKind;
 
 impl Kind for SelectorKind {
     const NAME: &'static str = "selector";
-    const VERSION: u32 = 5;
+    const VERSION: u32 = 6;
     const ABOUT: &'static str = "Trains a policy that selects instructions, by PPO over episodes on a proxy model.";
     const PROCESS: Process = Process::Tensor;
     const SEEDED: bool = true;

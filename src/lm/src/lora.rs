@@ -7,8 +7,6 @@
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind as TensorKind, Tensor};
 
-use rand_chacha::rand_core::Rng as _;
-
 use super::batch::EpisodeSpan;
 use raisin_base::error::{Problem, Result, ensure};
 use raisin_base::seed::Seed;
@@ -144,8 +142,7 @@ impl Adapter {
     pub fn new(inputs: i64, outputs: i64, config: &AdapterConfig, seed: &Seed, device: Device) -> Result<Self> {
         let mut rng = seed.rng();
         let bound = 1.0 / (inputs as f64).sqrt();
-        let a: Vec<f32> =
-            (0..config.rank * inputs).map(|_| ((uniform(rng.next_u64()) * 2.0 - 1.0) * bound) as f32).collect();
+        let a: Vec<f32> = (0..config.rank * inputs).map(|_| ((rng.unit() * 2.0 - 1.0) * bound) as f32).collect();
         Ok(Self {
             a: Tensor::f_from_slice(&a)?.f_view([config.rank, inputs])?.f_to_device(device)?,
             b: Tensor::f_zeros([outputs, config.rank], (TensorKind::Float, device))?,
@@ -198,11 +195,6 @@ pub(super) fn side_by_side(
         parts.push(y.f_addmm(&low, &adapter.b.f_to_kind(kind)?.f_tr()?)?);
     }
     Ok(Tensor::f_cat(&parts, 0)?)
-}
-
-/// A uniform number in [0, 1) from 64 random bits.
-pub(super) fn uniform(bits: u64) -> f64 {
-    (bits >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
 }
 
 /// The trained numbers: one flat f32 buffer, and named autograd leaves that are views of the buffer.

@@ -4,7 +4,6 @@
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
-use rand_chacha::rand_core::Rng as _;
 use tch::{Device, Kind as TensorKind, Tensor};
 
 use super::artifact::{self, ModelFolderForm};
@@ -15,7 +14,7 @@ use super::generate;
 use super::gguf::Gguf;
 use super::group::LowPlan;
 use super::layer::{Layer, Parameter, ParameterSource, Projection, rms_norm};
-use super::lora::{Adaptation, Adapter, AdapterConfig, Trainable, uniform};
+use super::lora::{Adaptation, Adapter, AdapterConfig, Trainable};
 use super::out_of_memory::NoteListener;
 use super::prepare::TrainedRange;
 use super::weights::Weights;
@@ -457,8 +456,8 @@ fn normal(count: usize, deviation: f64, seed: &Seed) -> Vec<f32> {
     let mut rng = seed.rng();
     let mut values = Vec::with_capacity(count + 1);
     while values.len() < count {
-        let radius = (-2.0 * (1.0 - uniform(rng.next_u64())).ln()).sqrt() * deviation;
-        let angle = 2.0 * std::f64::consts::PI * uniform(rng.next_u64());
+        let radius = (-2.0 * (1.0 - rng.unit()).ln()).sqrt() * deviation;
+        let angle = 2.0 * std::f64::consts::PI * rng.unit();
         values.extend([(radius * angle.cos()) as f32, (radius * angle.sin()) as f32]);
     }
     values.truncate(count);

@@ -347,7 +347,6 @@ fn variance_of_sum(values: &[f64]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use raisin_base::random::{normal, uniform};
     use raisin_base::seed::Seed;
 
     #[test]
@@ -375,7 +374,7 @@ mod tests {
             let mut rng = Seed::new(9).rng();
             // The rewards of `every` steps are one measurement, shared out.
             let mut rewards = || -> Vec<f64> {
-                let measured: Vec<f64> = (0..12).map(|_| normal(&mut rng)).collect();
+                let measured: Vec<f64> = (0..12).map(|_| rng.normal()).collect();
                 (0..12).map(|step| measured[step / every]).collect()
             };
             let mut before = StepBaseline::default();
@@ -421,14 +420,14 @@ mod tests {
         let after_round = |_| {
             contributions.age();
             let (mut noise, mut gained) = (0.0, 0.0);
-            let phases: [f64; 3] = std::array::from_fn(|_| uniform(&mut rng));
+            let phases: [f64; 3] = std::array::from_fn(|_| rng.unit());
             for step in 0..50 {
                 let time = f64::from(step) / 50.0;
                 let mean = phases.map(|phase| {
                     let slow = 0.5 + 0.5 * (std::f64::consts::TAU * (2.0 * time + phase)).sin();
-                    if drifting { 0.8 * slow + 0.2 * uniform(&mut rng) } else { uniform(&mut rng) }
+                    if drifting { 0.8 * slow + 0.2 * rng.unit() } else { rng.unit() }
                 });
-                noise = correlation * noise + fresh * normal(&mut rng);
+                noise = correlation * noise + fresh * rng.normal();
                 let effect: f64 = mean.iter().zip(effects).map(|(value, effect)| value * effect).sum();
                 let reward = 2.0 * (1.0 - time) + effect + 0.3 * noise;
                 contributions.push(When { time, improvement: gained / 50.0, reuse: 0.0 }, reward, &mean);

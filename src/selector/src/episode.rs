@@ -21,18 +21,20 @@ use tch::{Kind as TensorKind, Tensor};
 
 use super::adam::Adam;
 use super::credit::{Contributions, StepBaseline, When, features};
-use super::network::STAGE_PART_WIDTH;
 use super::policy::Policy;
 use super::ppo;
 pub use super::rows::{EpisodeSelectionRow, EpisodeStepRow, RoundResult, RoundRow};
 use super::sampling::DrawMode;
 use super::scoring::{DrawnBatch, Picks, Scoring};
-use super::state::{Candidates, SelectionHistory, State};
+use super::state::{Candidates, State};
 use raisin_base::error::{Context as _, Problem, Result};
-use raisin_base::learner::{Ensemble, StepReport};
-use raisin_base::random::shuffle;
+use raisin_base::learner::Ensemble;
 use raisin_base::seed::Seed;
 use raisin_settings::ppo::{Baseline, Credit, PpoSettings, Ratio};
+
+mod played;
+
+use played::{Episode, PolicyChoice, Step};
 
 /// Candidates scored at once at most; a minibatch of more steps than that is taken in parts.
 const ROWS: usize = 1 << 18;
@@ -45,7 +47,7 @@ pub type OnStep<'a> = &'a mut dyn FnMut(usize, &[&EpisodeStepRow], f64);
 pub struct PolicyTraining {
     pub config: PpoSettings,
     pub policy: Policy,
-    /// The policy of the best round, by [`standing`].
+    /// The policy of the best round, by the mean standing of its episodes.
     pub best: Option<Policy>,
     pub(super) best_performance: f64,
     pub(super) actor: Adam,
@@ -56,32 +58,6 @@ pub struct PolicyTraining {
     pub(super) rewards: [f64; 3],
     pub(super) rounds_done: usize,
     pub(super) seed: Seed,
-}
-
-/// One step t of an episode.
-struct Step {
-    /// S_t beside what the episode's history says of it.
-    stage: [f32; STAGE_PART_WIDTH],
-    /// D_t as it was drawn, and as positions of candidates.
-    action: DrawnBatch,
-    positions: Vec<usize>,
-    /// R_t, V(S_t) and what training on D_t did.
-    row: EpisodeStepRow,
-    /// Of each draw of clusters (hierarchical form), then of each draw of candidates, in order: `[draws]`.
-    advantages: Vec<f64>,
-    /// G_t
-    returns: f64,
-}
-
-struct Episode {
-    /// P(M_0)
-    start: f64,
-    /// The newest performance, and how many steps were made since.
-    known: f64,
-    unrewarded: usize,
-    history: SelectionHistory,
-    steps: Vec<Step>,
-    selection: Vec<EpisodeSelectionRow>,
 }
 
 /// What an update did; CleanRL's names.
@@ -235,7 +211,7 @@ impl PolicyTraining {
 
     /// Section 4: the policy that played is kept if no earlier one stands higher.
     fn keep_best(&mut self, episodes: &[Episode]) -> Result<bool> {
-        let standing = mean(episodes, |episode| standing(&episode.steps));
+        let standing = mean(episodes, Episode::standing);
         let kept = standing > self.best_performance;
         if kept {
             self.best_performance = standing;
@@ -345,8 +321,7 @@ impl PolicyTraining {
             episodes.iter().flat_map(|episode| (0..episode.steps.len()).map(move |step| (episode, step))).collect();
         let mut statistics = Statistics::default();
         for epoch in 0..config.epochs {
-            let mut order: Vec<usize> = (0..steps.len()).collect();
-            shuffle(&mut order, &mut seed.at("epoch").at(epoch).rng());
+            let order = seed.at("epoch").at(epoch).rng().order(steps.len());
             statistics = Statistics { epochs: epoch + 1, ..Statistics::default() };
             let size = steps.len().div_ceil(config.minibatches.max(1)).max(1);
             let share = 1.0 / order.chunks(size).len() as f64;
@@ -457,67 +432,8 @@ impl PolicyTraining {
     }
 }
 
-/// What the policy made of a state, before it is trained on.
-struct PolicyChoice {
-    stage: [f32; STAGE_PART_WIDTH],
-    action: DrawnBatch,
-    positions: Vec<usize>,
-    value: f64,
-}
-
-impl Episode {
-    fn new(start: f64, candidates: &Candidates) -> Self {
-        let history = SelectionHistory::new(candidates);
-        Self { start, known: start, unrewarded: 0, history, steps: Vec::new(), selection: Vec::new() }
-    }
-
-    /// S_t of a step that was made.
-    fn state(&self, step: usize) -> State<'_> {
-        State { stage: self.steps[step].stage, history: &self.history, step }
-    }
-
-    /// A step that was trained on; its reward is known later.
-    fn push(
-        &mut self,
-        choice: PolicyChoice,
-        round: usize,
-        number: usize,
-        trained: &StepReport,
-        candidates: &Candidates,
-    ) -> Result<()> {
-        let PolicyChoice { stage, action, positions, value } = choice;
-        self.history.take(&positions, candidates)?;
-        let row = EpisodeStepRow::new(round, number, self.steps.len(), value, trained);
-        self.steps.push(Step { stage, action, positions, row, advantages: Vec::new(), returns: 0.0 });
-        let (t, step) = (self.steps.len() - 1, &self.steps[self.steps.len() - 1]);
-        let rows =
-            EpisodeSelectionRow::of_batch(round, number, self.state(t), &step.action, &step.positions, candidates);
-        self.selection.extend(rows);
-        self.unrewarded += 1;
-        Ok(())
-    }
-
-    /// Section 1: R_t = P(M_{t+1}) - P(M_t). The steps since the last measurement share what was gained.
-    fn reward(&mut self, performance: f64) {
-        let reward = (performance - self.known) / self.unrewarded as f64;
-        let first = self.steps.len() - self.unrewarded;
-        self.steps[first..].iter_mut().for_each(|step| step.row.reward = reward);
-        if let Some(step) = self.steps.last_mut() {
-            step.row.performance = Some(performance);
-        }
-        (self.known, self.unrewarded) = (performance, 0);
-    }
-}
-
 fn mean(episodes: &[Episode], of: impl Fn(&Episode) -> f64) -> f64 {
     episodes.iter().map(of).sum::<f64>() / episodes.len() as f64
-}
-
-/// What an episode is judged by: the mean performance over its last quarter. A single last measurement would let luck
-/// decide between policies that are nearly as good (with noise, it kept one from before the policy was done learning).
-fn standing(steps: &[Step]) -> f64 {
-    let last: Vec<f64> = steps[steps.len() * 3 / 4..].iter().filter_map(|step| step.row.performance).collect();
-    last.iter().sum::<f64>() / last.len().max(1) as f64
 }
 
 /// The standard deviation of all rewards so far, of which `sums` has number, sum and sum of squares.

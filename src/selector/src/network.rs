@@ -4,10 +4,9 @@
 //! stage as one row for all candidates, availability as a rank-1 term. A step over N candidates then costs no
 //! product with the static columns.
 
-use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind as TensorKind, Tensor};
 
-use raisin_base::random::normal;
+use raisin_base::random::Rng;
 use raisin_base::seed::Seed;
 
 /// Numbers of the state that are the same for all candidates: performance and t/T.
@@ -22,7 +21,7 @@ pub struct DenseLayer {
 }
 
 impl DenseLayer {
-    fn new(inputs: usize, outputs: usize, gain: f64, rng: &mut ChaCha8Rng) -> Self {
+    fn new(inputs: usize, outputs: usize, gain: f64, rng: &mut Rng) -> Self {
         let weight = matrix(&orthogonal(inputs, outputs, gain, rng), inputs, outputs);
         Self { weight, bias: Tensor::zeros([outputs as i64], (TensorKind::Float, Device::Cpu)) }
     }
@@ -136,11 +135,11 @@ fn matrix(values: &[f64], rows: usize, columns: usize) -> Tensor {
 
 /// A `rows` x `columns` matrix, row-major, whose rows or columns (the fewer) are orthonormal, times `gain`:
 /// modified Gram-Schmidt on normal numbers.
-fn orthogonal(rows: usize, columns: usize, gain: f64, rng: &mut ChaCha8Rng) -> Vec<f64> {
+fn orthogonal(rows: usize, columns: usize, gain: f64, rng: &mut Rng) -> Vec<f64> {
     let (count, length) = (rows.min(columns), rows.max(columns));
     let mut basis: Vec<Vec<f64>> = Vec::with_capacity(count);
     while basis.len() < count {
-        let mut vector: Vec<f64> = (0..length).map(|_| normal(rng)).collect();
+        let mut vector: Vec<f64> = (0..length).map(|_| rng.normal()).collect();
         for other in &basis {
             let along: f64 = vector.iter().zip(other).map(|(a, b)| a * b).sum();
             vector.iter_mut().zip(other).for_each(|(a, b)| *a -= along * b);

@@ -5,10 +5,9 @@
 //! exact density. (The paper takes the top b while it trains, so that its old policy is deterministic while its ratio
 //! uses a softmax.)
 
-use rand_chacha::ChaCha8Rng;
 use tch::{Kind as TensorKind, Tensor};
 
-use raisin_base::random::uniform;
+use raisin_base::random::Rng;
 
 /// Stands for minus infinity: its exponential is 0, and no gradient of it is NaN.
 const NEVER: f64 = -1e30;
@@ -16,7 +15,7 @@ const NEVER: f64 = -1e30;
 /// How an ordered draw is made from logits.
 pub enum DrawMode<'a> {
     /// By Gumbel-top-b: the policy's own distribution.
-    Sample(&'a mut ChaCha8Rng),
+    Sample(&'a mut Rng),
     /// The highest logits.
     Top,
 }
@@ -44,9 +43,9 @@ impl DrawMode<'_> {
     }
 }
 
-fn gumbel(rng: &mut ChaCha8Rng) -> f64 {
+fn gumbel(rng: &mut Rng) -> f64 {
     // 1 - u is in (0, 1]; the tiny number keeps the outer logarithm finite.
-    let exponential = -(1.0 - uniform(rng)).ln();
+    let exponential = -(1.0 - rng.unit()).ln();
     -(exponential + f64::MIN_POSITIVE).ln()
 }
 

@@ -4,7 +4,6 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rand_chacha::rand_core::Rng as _;
 use rayon::prelude::*;
 use tch::{Device, Tensor};
 
@@ -230,15 +229,4 @@ pub fn account_costs(account: &Account, forward_flops: f64, context: &Context) {
 /// How many tokens a second training has taken so far.
 pub fn training_speed(account: &Account) -> f64 {
     account.train.tokens as f64 / account.train.time.as_secs_f64().max(1e-9)
-}
-
-/// `0..count` in a random order that depends on the seed only.
-pub fn shuffled(count: usize, seed: &Seed) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..count).collect();
-    let mut rng = seed.rng();
-    for last in (1..count).rev() {
-        // The bias of a 64-bit draw over so few places is below 1e-12.
-        order.swap(last, (rng.next_u64() % (last as u64 + 1)) as usize);
-    }
-    order
 }

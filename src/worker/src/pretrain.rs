@@ -6,7 +6,7 @@ use std::time::Duration;
 use arrow_array::{Array, StringArray};
 use serde_json::json;
 
-use crate::learning::{account_costs, check_context, device, encode_pool, open_to_train, phase_cost, shuffled, training_speed};
+use crate::learning::{account_costs, check_context, device, encode_pool, open_to_train, phase_cost, training_speed};
 use crate::tables::{self, Of, TrainingStepRow};
 use raisin_base::error::{Problem, Result, ensure};
 use raisin_base::seed::Seed;
@@ -146,7 +146,7 @@ impl RowOrder {
         match &self.pass {
             Some((current, order)) if *current == number => order[draw % self.rows],
             _ => {
-                let order = shuffled(self.rows, &self.seed.at(number));
+                let order = self.seed.at(number).rng().order(self.rows);
                 let row = order[draw % self.rows];
                 self.pass = Some((number, order));
                 row

@@ -1,11 +1,11 @@
 //! Wrong answers of two kinds: plausible answers and arbitrary answers.
 
 use super::family::{Skill as _, SyntheticQuestion};
-use crate::draw::DrawSource;
+use raisin_base::random::Rng;
 use raisin_settings::Family;
 
 /// A wrong answer in the form of a right one: a number close to the right number, or the right letters in another order.
-pub fn plausible(question: &SyntheticQuestion, draw: &mut DrawSource) -> String {
+pub fn plausible(question: &SyntheticQuestion, draw: &mut Rng) -> String {
     if let Ok(number) = question.answer.parse::<usize>() {
         let distance = draw.between(1, 9);
         let below = draw.below(2) == 0 && number >= distance;
@@ -24,7 +24,7 @@ pub fn plausible(question: &SyntheticQuestion, draw: &mut DrawSource) -> String 
 }
 
 /// An answer that is unrelated to the question, and never the right one by chance.
-pub fn arbitrary(question: &SyntheticQuestion, draw: &mut DrawSource) -> String {
+pub fn arbitrary(question: &SyntheticQuestion, draw: &mut Rng) -> String {
     let answer = match draw.below(4) {
         0 => plausible(question, draw),
         1 => question.family.draw(draw).answer,
@@ -35,7 +35,7 @@ pub fn arbitrary(question: &SyntheticQuestion, draw: &mut DrawSource) -> String 
 }
 
 /// The text with another first character.
-fn replaced(text: &str, draw: &mut DrawSource) -> String {
+fn replaced(text: &str, draw: &mut Rng) -> String {
     let first = text.chars().next();
     let others: Vec<char> = ('a'..='z').filter(|letter| Some(*letter) != first).collect();
     let mut answer = draw.pick(&others).to_string();

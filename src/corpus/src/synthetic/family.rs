@@ -2,7 +2,7 @@
 
 use raisin_settings::Family;
 
-use crate::draw::DrawSource;
+use raisin_base::random::Rng;
 
 /// One question of a family. Questions with the same operands ask for the same in other words.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,14 +19,14 @@ const VOWELS: &[u8] = b"aeiou";
 /// The questions of a skill and their answers.
 pub trait Skill {
     /// Draws a question and its wording.
-    fn draw(self, draw: &mut DrawSource) -> SyntheticQuestion;
+    fn draw(self, draw: &mut Rng) -> SyntheticQuestion;
 
     /// The question with these operands in the wording of this number. A wording has `$1`, `$2`, `$3` for the operands.
     fn ask(self, operands: Vec<String>, wording: usize) -> SyntheticQuestion;
 }
 
 impl Skill for Family {
-    fn draw(self, draw: &mut DrawSource) -> SyntheticQuestion {
+    fn draw(self, draw: &mut Rng) -> SyntheticQuestion {
         let operands = draw_operands(self, draw);
         let wording = draw.below(wordings(self).len());
         self.ask(operands, wording)
@@ -43,7 +43,7 @@ impl Skill for Family {
     }
 }
 
-fn draw_operands(family: Family, draw: &mut DrawSource) -> Vec<String> {
+fn draw_operands(family: Family, draw: &mut Rng) -> Vec<String> {
     let mut number = |high: usize| draw.below(high + 1).to_string();
     match family {
         Family::Add => vec![number(49), number(49)],
@@ -117,7 +117,7 @@ fn plural(word: &str) -> String {
 }
 
 /// A made-up word of 3 to `longest` letters, in which consonants and vowels alternate.
-fn word(draw: &mut DrawSource, longest: usize) -> String {
+fn word(draw: &mut Rng, longest: usize) -> String {
     let length = draw.between(3, longest);
     let vowel_first = draw.below(4) == 0;
     let mut word: String = (0..length)

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use super::corrupt::{arbitrary, plausible};
 use super::family::{Skill as _, SyntheticQuestion, wordings};
 use crate::artifact::PoolRow;
-use crate::draw::DrawSource;
 use crate::message::{Example, conversation};
 use raisin_base::error::{Problem, Result};
+use raisin_base::random::Rng;
 use raisin_base::seed::Seed;
 use raisin_settings::Family;
 
@@ -69,7 +69,7 @@ struct Fresh {
 }
 
 impl Fresh {
-    fn draw(&mut self, family: Family, draw: &mut DrawSource) -> Result<SyntheticQuestion> {
+    fn draw(&mut self, family: Family, draw: &mut Rng) -> Result<SyntheticQuestion> {
         for _ in 0..ATTEMPTS {
             let question = family.draw(draw);
             if self.asked.insert((family, question.operands.clone())) {
@@ -87,15 +87,15 @@ impl Fresh {
 /// text contains no question of validation or test.
 pub fn mix(mix: &Mix, seed: &Seed) -> Result<Mixture> {
     let mut fresh = Fresh { asked: BTreeSet::new() };
-    let validation = examples(mix, mix.validation, &mut fresh, &mut DrawSource::new(&seed.at("validation")))?;
-    let test = examples(mix, mix.test, &mut fresh, &mut DrawSource::new(&seed.at("test")))?;
+    let validation = examples(mix, mix.validation, &mut fresh, &mut seed.at("validation").rng())?;
+    let test = examples(mix, mix.test, &mut fresh, &mut seed.at("test").rng())?;
     let held_out = fresh.asked.clone();
     let pool = pool(mix, &mut fresh, seed)?;
-    let pretraining = pretraining(mix, &held_out, &mut DrawSource::new(&seed.at("pretraining")))?;
+    let pretraining = pretraining(mix, &held_out, &mut seed.at("pretraining").rng())?;
     Ok(Mixture { pool, validation, test, pretraining })
 }
 
-fn examples(mix: &Mix, count: usize, fresh: &mut Fresh, draw: &mut DrawSource) -> Result<Vec<Example>> {
+fn examples(mix: &Mix, count: usize, fresh: &mut Fresh, draw: &mut Rng) -> Result<Vec<Example>> {
     let example = |id: usize| {
         let question = fresh.draw(mix.targets[id % mix.targets.len()], draw)?;
         let messages = conversation(None, &question.prompt, None);
@@ -108,7 +108,7 @@ fn pool(mix: &Mix, fresh: &mut Fresh, seed: &Seed) -> Result<Vec<PoolRow>> {
     let [relevant, wrong, corrupted, redundant, _] = mix.counts();
     let others: Vec<Family> = mix.families.iter().copied().filter(|family| !mix.targets.contains(family)).collect();
     let mut rows: Vec<(String, String, &str)> = Vec::new();
-    let mut draw = DrawSource::new(&seed.at("pool"));
+    let mut draw = seed.at("pool").rng();
     for index in 0..relevant {
         let question = fresh.draw(mix.targets[index % mix.targets.len()], &mut draw)?;
         rows.push((question.prompt, question.answer, "relevant"));
@@ -149,7 +149,7 @@ fn near_copy(originals: &[SyntheticQuestion], index: usize) -> (String, String, 
     (format!("{before}{}{after}", asked.prompt), asked.answer, "redundant")
 }
 
-fn pretraining(mix: &Mix, held_out: &BTreeSet<QuestionKey>, draw: &mut DrawSource) -> Result<Vec<(String, String)>> {
+fn pretraining(mix: &Mix, held_out: &BTreeSet<QuestionKey>, draw: &mut Rng) -> Result<Vec<(String, String)>> {
     let others: Vec<Family> = mix.families.iter().copied().filter(|family| !mix.targets.contains(family)).collect();
     let mut texts = Vec::new();
     let mut refused = 0;

@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 
 use crate::chooser::{Chooser, ChooserInputs, SelectedCandidate, StepContext};
 use raisin_base::error::{Context as _, Problem, Result};
-use raisin_base::random::shuffle;
 use raisin_base::seed::Seed;
 use raisin_settings::SelectionMethod;
 
@@ -79,7 +78,7 @@ impl Queue {
     fn next_pass(&mut self, batch: &[usize]) {
         let mut pass: Vec<usize> = (0..self.entries.len()).collect();
         if let Order::Shuffled(seed) = self.order {
-            shuffle(&mut pass, &mut seed.at("pass").at(self.passes).rng());
+            seed.at("pass").at(self.passes).rng().shuffle(&mut pass);
         }
         let taken = |entry: &usize| batch.iter().any(|&other| self.entries[other].id == self.entries[*entry].id);
         let (late, soon): (Vec<usize>, Vec<usize>) = pass.into_iter().partition(taken);

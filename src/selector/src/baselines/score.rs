@@ -3,7 +3,6 @@
 use super::queue::{Order, Queue, RankedCandidate};
 use crate::chooser::ChooserInputs;
 use raisin_base::error::Result;
-use raisin_base::random::shuffle;
 use raisin_settings::{SelectionMethod, Third};
 
 const NO_LOG_PROB: &str = "without a log-probability";
@@ -71,7 +70,7 @@ pub fn sspl(inputs: &ChooserInputs) -> Result<Queue> {
             end = (start + batch).min(n);
         }
         let mut bucket = entries[start..end].to_vec();
-        shuffle(&mut bucket, &mut inputs.seed.at("sspl").at(step).rng());
+        inputs.seed.at("sspl").at(step).rng().shuffle(&mut bucket);
         schedule.extend(bucket.into_iter().take(batch));
     }
     if n < batch {

@@ -5,7 +5,6 @@
 use rayon::prelude::*;
 
 use raisin_base::error::{Result, ensure};
-use raisin_base::random::{below, uniform};
 use raisin_base::seed::Seed;
 
 const CHUNK: usize = 4096;
@@ -51,7 +50,7 @@ fn plus_plus(rows: &[f32], width: usize, clusters: usize, seed: &Seed) -> Vec<Ve
     let mut rng = seed.rng();
     let row = |place: usize| rows[place * width..(place + 1) * width].iter().map(|&v| f64::from(v)).collect();
     let n = rows.len() / width;
-    let mut centres: Vec<Vec<f64>> = vec![row(below(n, &mut rng))];
+    let mut centres: Vec<Vec<f64>> = vec![row(rng.below(n))];
     let mut nearest = vec![f64::INFINITY; n];
     while centres.len() < clusters {
         let newest = &centres[centres.len() - 1];
@@ -60,13 +59,13 @@ fn plus_plus(rows: &[f32], width: usize, clusters: usize, seed: &Seed) -> Vec<Ve
             .zip(rows.par_chunks(width))
             .for_each(|(nearest, row)| *nearest = nearest.min(distance(row, newest)));
         let total: f64 = nearest.iter().sum();
-        let mut left = uniform(&mut rng) * total;
+        let mut left = rng.unit() * total;
         let drawn = nearest.iter().position(|distance| {
             left -= distance;
             left < 0.0
         });
         // All rows are centres already: any row will do, and its cluster stays empty until it is seeded again.
-        centres.push(row(drawn.unwrap_or_else(|| below(n, &mut rng))));
+        centres.push(row(drawn.unwrap_or_else(|| rng.below(n))));
     }
     centres
 }

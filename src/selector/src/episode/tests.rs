@@ -3,7 +3,7 @@ use crate::chooser::{Chooser as _, StepContext};
 use crate::raise::Raise;
 use raisin_base::error::render;
 use raisin_base::learner::{Learner, StepReport};
-use raisin_base::random::normal;
+use raisin_base::random::Rng;
 use raisin_settings::ppo::{Deployment, PolicyForm, Ratio};
 
 /// A learner whose best choice is known: only candidates of hidden relevant groups help, each use of a candidate helps
@@ -13,7 +13,7 @@ pub struct Toy {
     uses: Vec<i32>,
     learned: f64,
     noise: f64,
-    rng: rand_chacha::ChaCha8Rng,
+    rng: Rng,
 }
 
 pub struct PolicyFixture {
@@ -35,7 +35,7 @@ fn merged_world(seed: u64, merged: usize) -> PolicyFixture {
 fn world_of(seed: u64, merged: usize, size: usize) -> PolicyFixture {
     let mut rng = Seed::new(seed).rng();
     let (clusters, width) = (24, 12);
-    let centres: Vec<f64> = (0..clusters * width).map(|_| normal(&mut rng)).collect();
+    let centres: Vec<f64> = (0..clusters * width).map(|_| rng.normal()).collect();
     let (mut ids, mut labels, mut state, mut relevance) = (vec![], vec![], vec![], vec![]);
     for id in 0..clusters * size {
         let cluster = id % clusters;
@@ -48,7 +48,7 @@ fn world_of(seed: u64, merged: usize, size: usize) -> PolicyFixture {
         labels.push((cluster % merged) as u32);
         for column in 0..width {
             let shift = if column == 0 { helps } else { 0.0 };
-            state.push((centres[cluster * width + column] + shift + 0.5 * normal(&mut rng)) as f32);
+            state.push((centres[cluster * width + column] + shift + 0.5 * rng.normal()) as f32);
         }
         relevance.push(helps);
     }
@@ -80,7 +80,7 @@ impl Learner for Toy {
     }
 
     fn performance(&mut self) -> Result<f64> {
-        Ok(-2.0 + (1.0 - (-self.learned / 12.0).exp()) + self.noise * normal(&mut self.rng))
+        Ok(-2.0 + (1.0 - (-self.learned / 12.0).exp()) + self.noise * self.rng.normal())
     }
 }
 

@@ -75,7 +75,7 @@ impl<'a> Finetuning<'a> {
             _ => read_instructions(context.input("/instructions")?)?,
         };
         let settings = Settings {
-            instructions: (parameters.select.method != Method::Validation).then_some("/instructions"),
+            instructions: (parameters.select.method != SelectionMethod::Validation).then_some("/instructions"),
             adaptation: &parameters.adaptation,
             max_tokens: parameters.max_tokens,
             batch_tokens: parameters.micro_batch_tokens,
