@@ -62,7 +62,7 @@ def main():
         sys.exit("error: this script installs libtorch only for Linux on x86-64\n"
                  "hint: install libtorch 2.11.0 yourself, and set LIBTORCH to the folder of libtorch")
     ROOT.mkdir(parents=True, exist_ok=True)
-    size = "530 MB" if device == "cpu" else "2.6 GB"
+    size = "545 MB" if device == "cpu" else "2.6 GB"
     print(f"downloading libtorch 2.11.0 for {device} ({size}, once)", file=sys.stderr)
     with tempfile.TemporaryDirectory(dir=ROOT) as temporary:
         if device == "cpu":
