@@ -14,13 +14,15 @@ _default:
     @{{ just_executable() }} --list --unsorted
 
 # build a pipeline: run the stages whose results are not in the cache
+[positional-arguments]
 build pipeline *arguments: _compiled
-    @test -x {{ raisin }}-sql || ! grep -qs 'kind *= *"sql"' {{ pipeline }} || {{ just_executable() }} _compiled-sql
-    @{{ raisin }} build {{ pipeline }} {{ arguments }}
+    @test -x {{ raisin }}-sql || ! grep -qs 'kind *= *"sql"' "$1" || {{ just_executable() }} _compiled-sql
+    @{{ raisin }} build "$@"
 
 # show which stages a build would run, and why
+[positional-arguments]
 plan pipeline *arguments: _compiled
-    @{{ raisin }} plan {{ pipeline }} {{ arguments }}
+    @{{ raisin }} plan "$@"
 
 # query stages, runs and history with SQL; options follow the query
 [positional-arguments]
@@ -33,8 +35,9 @@ raisin *arguments: _compiled
     @{{ raisin }} "$@"
 
 # build pipelines/NAME-results.toml (several seeds) and print the comparison with paired intervals
+[positional-arguments]
 results name *arguments: _compiled-sql
-    @{{ raisin }} build pipelines/{{ name }}-results.toml {{ arguments }}
+    @shift; {{ raisin }} build pipelines/{{ name }}-results.toml "$@"
     @{{ raisin }} sql --pipeline {{ name }}-results "select * from report.comparison order by metric, mean"
 
 # download a base model into models/: `just model smollm2`
