@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use arrow_array::{ArrayRef, FixedSizeListArray, Float32Array, UInt32Array};
 use arrow_schema::DataType;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tch::{Device, Kind as TensorKind};
 
 use raisin_base::error::{Result, anyhow};
 use raisin_base::seed::Seed;
-use raisin_contract::{Assignment, Context, DType, DeviceKind, Environment, InputArtifact};
+use raisin_contract::{Assignment, Context};
 use raisin_corpus::artifact::{PoolRow, examples_batch, instructions_batch};
 use raisin_corpus::message::conversation;
 use raisin_corpus::{Example, byte_tokenizer};
@@ -103,30 +103,10 @@ impl TensorFixture {
         inputs: &[(&str, &str)],
         files: &[(&str, &Path)],
     ) -> Result<Context> {
-        let stages = inputs
-            .iter()
-            .map(|(pointer, artifact)| {
-                let source = InputArtifact {
-                    stage: (*artifact).to_owned(),
-                    variant: Map::new(),
-                    folder: self.artifact(artifact),
-                };
-                ((*pointer).to_owned(), vec![source])
-            })
-            .collect();
-        Context::silent(Assignment {
-            kind: kind.to_owned(),
-            kind_version: 1,
-            stage: kind.to_owned(),
-            parameters: Value::Null,
-            stages,
-            files: files.iter().map(|(pointer, path)| ((*pointer).to_owned(), path.to_path_buf())).collect(),
-            seed: 17,
-            environment: Environment { device: DeviceKind::Cpu, device_index: 0, dtype: DType::F32 },
-            threads: 1,
-            folder: self.folder.path().join(folder),
-            tokens: None,
-        })
+        let inputs: Vec<_> = inputs.iter().map(|(pointer, name)| (*pointer, self.artifact(name))).collect();
+        let mut assignment = Assignment::for_test(kind, self.artifact(folder), &inputs);
+        assignment.files = files.iter().map(|(pointer, path)| ((*pointer).to_owned(), path.to_path_buf())).collect();
+        Context::silent(assignment)
     }
 
     /// Runs a stage again and again on the work folder of `finished`, with one file of it damaged at a time: a bit flipped at

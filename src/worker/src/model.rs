@@ -128,41 +128,20 @@ fn prefix(source: &ModelSource, context: &Context) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use raisin_contract::{Assignment, Declaration, DeviceKind, Environment, InputArtifact as Artifact};
+    use raisin_contract::{Assignment, Declaration};
     use raisin_corpus::artifact::{PoolRow, examples_batch, instructions_batch};
     use raisin_corpus::{Example, Message};
     use raisin_lm::proxy::PrefixStates;
     use raisin_table as table;
     use serde_json::Value;
-    use std::collections::BTreeMap;
-    use std::path::Path;
+    use std::path::PathBuf;
 
-    fn made(parameters: Value, inputs: &[(&str, &Path)], folder: &Path) -> Result<()> {
+    fn made(parameters: Value, inputs: &[(&str, PathBuf)], folder: PathBuf) -> Result<()> {
         let resolved = Declaration::of::<raisin_kinds::model::ModelKind>()
             .resolve(parameters)
             .map_err(|problem| raisin_base::error::anyhow!(problem.message))?;
-        let stages: BTreeMap<String, Vec<Artifact>> = inputs
-            .iter()
-            .map(|(pointer, folder)| {
-                let source =
-                    Artifact { stage: String::new(), variant: serde_json::Map::new(), folder: (*folder).to_owned() };
-                ((*pointer).to_owned(), vec![source])
-            })
-            .collect();
-        let assignment = Assignment {
-            kind: "model".to_owned(),
-            kind_version: 1,
-            stage: "m".to_owned(),
-            parameters: resolved.parameters.clone(),
-            stages,
-            files: BTreeMap::new(),
-            seed: 17,
-            environment: Environment { device: DeviceKind::Cpu, device_index: 0, dtype: DType::F32 },
-            threads: 1,
-            folder: folder.to_owned(),
-            tokens: None,
-        };
-        run(serde_json::from_value(resolved.parameters)?, &Context::silent(assignment)?)
+        let context = Context::silent(Assignment::for_test("model", folder, inputs))?;
+        run(serde_json::from_value(resolved.parameters)?, &context)
     }
 
     fn tiny() -> Value {
@@ -173,8 +152,8 @@ mod tests {
     fn fresh_weights_are_a_loadable_folder_and_the_same_bytes_twice() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let at = |name: &str| folder.path().join(name);
-        made(tiny(), &[], &at("a"))?;
-        made(tiny(), &[], &at("b"))?;
+        made(tiny(), &[], at("a"))?;
+        made(tiny(), &[], at("b"))?;
         for name in ["model.safetensors", "config.json", "tokenizer.json"] {
             assert_eq!(std::fs::read(at("a/out").join(name))?, std::fs::read(at("b/out").join(name))?, "{name}");
         }
@@ -188,7 +167,7 @@ mod tests {
     fn a_proxy_keeps_the_states_of_pool_and_validation_and_loads_its_base() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let at = |name: &str| folder.path().join(name);
-        made(tiny(), &[], &at("base"))?;
+        made(tiny(), &[], at("base"))?;
         let turns = |text: &str| vec![Message::new("user", text), Message::new("assistant", "yes")];
         std::fs::create_dir_all(at("pool"))?;
         let rows = [PoolRow::new(turns("one"), 0, 1), PoolRow::new(turns("a second, longer one"), 0, 2)];
@@ -213,8 +192,7 @@ mod tests {
         let source = json!({"prefix": "base", "train_layers": 1, "instructions": "pool", "task": "task"});
         let inputs =
             [("/source/prefix", at("0123")), ("/source/instructions", at("pool")), ("/source/task", at("task"))];
-        let inputs: Vec<(&str, &Path)> = inputs.iter().map(|(pointer, path)| (*pointer, path.as_path())).collect();
-        made(json!({"source": source}), &inputs, &at("proxy"))?;
+        made(json!({"source": source}), &inputs, at("proxy"))?;
         std::fs::rename(at("proxy/out"), at("4567"))?;
         let states = PrefixStates::open(&at("4567"))?;
         assert_eq!((states.pool_rows(), states.config.prefix_layers, states.validation_lengths().len()), (2, 2, 1));
@@ -225,7 +203,7 @@ mod tests {
         assert_eq!(states.validation_lengths(), [whole.context("a sequence")?.tokens.len()], "with all turns");
         assert_eq!(lm::Model::load(&at("4567"), Device::Cpu, TensorKind::Float)?.config.num_hidden_layers, 3);
         let source = json!({"prefix": "base", "train_layers": 3, "instructions": "pool", "task": "task"});
-        let error = made(json!({"source": source}), &inputs, &at("all")).expect_err("nothing would be frozen");
+        let error = made(json!({"source": source}), &inputs, at("all")).expect_err("nothing would be frozen");
         assert!(error.to_string().contains("the base has 3 layers"), "{error}");
         Ok(())
     }
