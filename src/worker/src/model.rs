@@ -9,7 +9,7 @@ use std::time::Instant;
 use serde_json::json;
 use tch::{Device, Kind as TensorKind};
 
-use crate::learning::{check_context, compute, device, encode_pool, phase_cost};
+use crate::learning::{check_context, compute, device, encode_pool, phase_cost, speed};
 use raisin_base::error::{Context as _, Result, bail, ensure};
 use raisin_base::seed::Seed;
 use raisin_contract::{Context, Cost, DType, Progress};
@@ -19,8 +19,9 @@ use raisin_lm as lm;
 use raisin_lm::proxy::{ProxyConfig, write_states};
 use raisin_training::Meter;
 
-/// The tokens of a batch of the prefix: enough for all cores, and few enough for the memory of a small machine.
+/// The tokens in a forward pass of the prefix: enough for all cores, and few enough for the memory of a small machine.
 const BATCH_TOKENS: usize = 4096;
+/// The default of `source.max_tokens`.
 const MAX_TOKENS: usize = 1024;
 
 pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
@@ -45,16 +46,7 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     prefix(source, context)
 }
 
-fn config(init: &Init, vocabulary: i64) -> lm::ModelConfig {
-    let heads = init.kv_heads.unwrap_or(init.heads);
-    let mut config =
-        lm::ModelConfig::llama(vocabulary, init.hidden_size, init.layers, init.heads, heads, init.intermediate_size);
-    config.max_position_embeddings = init.context;
-    config.rope_theta = init.rope_theta;
-    config.tie_word_embeddings = init.tie_word_embeddings;
-    config
-}
-
+/// Writes a model with fresh weights.
 fn fresh(init: &Init, stored: TensorKind, context: &Context) -> Result<()> {
     let out = context.out();
     if init.tokenizer == "bytes" {
@@ -63,12 +55,18 @@ fn fresh(init: &Init, stored: TensorKind, context: &Context) -> Result<()> {
         lm::copy_tokenizer(context.file("/source/init/tokenizer")?, &out)?;
     }
     let codec = Codec::load(&out)?;
-    let mut config = config(init, codec.vocabulary_size() as i64);
+    let Init { hidden_size, layers, heads, intermediate_size, .. } = *init;
+    let (vocabulary, kv_heads) = (codec.vocabulary_size() as i64, init.kv_heads.unwrap_or(heads));
+    let mut config = lm::ModelConfig::llama(vocabulary, hidden_size, layers, heads, kv_heads, intermediate_size);
+    config.max_position_embeddings = init.context;
+    config.rope_theta = init.rope_theta;
+    config.tie_word_embeddings = init.tie_word_embeddings;
     config.eos_token_id = codec.stop_tokens().to_vec();
     config.pad_token_id = codec.stop_tokens().first().copied();
     lm::Model::init(config, &Seed::new(init.seed).at("model"), Device::Cpu, stored)?.save(&out)
 }
 
+/// Writes a proxy: a reference to the base, and the hidden states after the frozen prefix.
 fn prefix(source: &ModelSource, context: &Context) -> Result<()> {
     let Some(train_layers) = source.train_layers else { bail!("a frozen prefix needs `train_layers`") };
     let max_tokens = source.max_tokens.unwrap_or(MAX_TOKENS);
@@ -104,8 +102,8 @@ fn prefix(source: &ModelSource, context: &Context) -> Result<()> {
             done: done as u64,
             total: total as u64,
             unit: "tokens".to_owned(),
-            tokens_per_second: Some(done as f64 / start.elapsed().as_secs_f64().max(1e-9)),
-            detail: String::new(),
+            tokens_per_second: speed(done as u64, start.elapsed()),
+            ..Progress::default()
         });
     })?;
     // The FLOPs of the prefix: those of a whole forward pass without those of the layers above the prefix.
@@ -149,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn fresh_weights_are_a_loadable_folder_and_the_same_bytes_twice() -> Result<()> {
+    fn fresh_weights_can_be_loaded_and_have_the_same_bytes_twice() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let at = |name: &str| folder.path().join(name);
         made(tiny(), &[], at("a"))?;
@@ -164,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_keeps_the_states_of_pool_and_validation_and_loads_its_base() -> Result<()> {
+    fn a_proxy_has_the_states_of_pool_and_validation_and_loads_its_base() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let at = |name: &str| folder.path().join(name);
         made(tiny(), &[], at("base"))?;
