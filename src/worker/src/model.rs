@@ -106,7 +106,7 @@ fn prefix(source: &ModelSource, context: &Context) -> Result<()> {
             ..Progress::default()
         });
     })?;
-    // The FLOPs of the prefix: those of a whole forward pass without those of the layers above the prefix.
+    // The FLOPs of the prefix are the FLOPs of a whole forward pass minus the FLOPs of the layers above the prefix.
     let flops = model.flops_per_token(false) - model.flops_per_token_from(config.prefix_layers, false);
     let flops = flops * total as f64;
     context.cost(Cost { tokens: total as u64, flops, ..phase_cost("forward", running.stop()) });

@@ -1,5 +1,5 @@
-//! Reads from artifacts what a chooser needs, and turns its choices into rows of the table `selection`. raisin-selector
-//! chooses, and `finetune` trains.
+//! Reads the inputs of a chooser from artifacts, and turns its choices into rows of the table `selection`. The crate
+//! raisin-selector chooses, and the kind `finetune` trains.
 
 mod scores;
 
@@ -21,7 +21,7 @@ use raisin_training::TrainingPool;
 
 pub use scores::read_scores;
 
-/// The columns from which the baselines compute their scores, for the rows that can be trained on.
+/// The columns from which the baselines compute their scores, for the trainable rows of the pool.
 pub fn candidate_columns(
     method: SelectionMethod,
     instructions: &[Instruction],
@@ -75,7 +75,7 @@ pub fn candidate_columns(
     Ok(columns)
 }
 
-/// The candidates of a policy: all rows of a `clusters` artifact that can be trained on.
+/// The candidates of a policy: the rows of a `clusters` artifact that are trainable.
 pub fn candidates(clusters: &Path, pool: &TrainingPool) -> Result<Candidates> {
     let rows = table::read_columns(&clusters.join("clusters.parquet"), &["id", "cluster", "state"])?;
     let constants = std::fs::read(clusters.join("constants.json")).context("the clusters have no constants.json")?;

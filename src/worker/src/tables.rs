@@ -18,7 +18,7 @@ use raisin_training::StepOutcome;
 /// The number of characters of a prompt in the table `selection`.
 const EXCERPT: usize = 120;
 
-/// What the rows of a table belong to.
+/// The owner of the rows of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Of {
     /// One fine-tuning or pre-training run, without episodes.

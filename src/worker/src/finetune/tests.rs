@@ -39,7 +39,7 @@ fn every_baseline_trains_its_steps_and_writes_its_selection() -> Result<()> {
         let selection = store.table(method, "selection")?;
         assert_eq!(selection.num_rows(), steps * 2, "{method}");
         let ids: &UInt32Array = column(&selection, "id")?;
-        assert!(ids.values().iter().all(|&id| id < ROWS as u32 - 1), "{method} chose a row that cannot be trained on");
+        assert!(ids.values().iter().all(|&id| id < ROWS as u32 - 1), "{method} chose a row without a response token");
         if method == "length" {
             assert_eq!(ids.values()[..2], [10, 9]);
         }
