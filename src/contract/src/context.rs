@@ -45,6 +45,32 @@ pub struct Assignment {
     pub tokens: Option<PathBuf>,
 }
 
+impl Assignment {
+    /// For tests: a stage on the CPU with these input artifacts, by the pointers of their parameters. An input stage has the
+    /// name of its artifact's folder.
+    #[doc(hidden)]
+    pub fn for_test(kind: &str, folder: PathBuf, inputs: &[(&str, PathBuf)]) -> Self {
+        let source = |folder: &Path| InputArtifact {
+            stage: folder.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            variant: Map::new(),
+            folder: folder.to_owned(),
+        };
+        Self {
+            kind: kind.to_owned(),
+            kind_version: 1,
+            stage: kind.to_owned(),
+            parameters: Value::Null,
+            stages: inputs.iter().map(|(pointer, folder)| ((*pointer).to_owned(), vec![source(folder)])).collect(),
+            files: BTreeMap::new(),
+            seed: 17,
+            environment: Environment { device: DeviceKind::Cpu, device_index: 0, dtype: DType::F32 },
+            threads: 1,
+            folder,
+            tokens: None,
+        }
+    }
+}
+
 /// An artifact of another stage, as a running stage sees it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct InputArtifact {

@@ -1,14 +1,16 @@
 //! The loop of a worker: reads requests from standard input, one per line, and runs stages. Events, and finally the
 //! outcome of the stage, go to standard output. The side of the build is `engine/src/worker.rs`.
 
+use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::io::{BufRead as _, Write as _};
 use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use serde::{Deserialize, Serialize};
 
-use raisin_base::error::{Context as _, Error, Problem, Result, anyhow, render};
+use raisin_base::error::{Context as _, Error, Problem, Result, anyhow, exit_code, render};
 
 use crate::{Assignment, Context, DeviceKind, Event, Kind};
 
@@ -77,12 +79,34 @@ pub fn run_one_of(runners: &[KindRunner], assignment: Assignment) -> Result<()> 
     (runner.run)(assignment)
 }
 
+/// The main function of an executable that runs stages. With the only argument `run-stages`, the process is a worker: see
+/// [`serve`] for `run` and `most`. Other arguments go to `command`.
+///
+/// Standard output of a worker is for events and outcomes, standard output of `command` is for its results.
+pub fn run_executable(
+    run: impl Fn(Assignment) -> Result<()>,
+    most: impl Fn(DeviceKind) -> u64,
+    command: impl FnOnce(&[OsString]) -> Result<()>,
+) -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let is_worker = arguments == ["run-stages"];
+    let result = if is_worker { serve(run, most) } else { command(&arguments) };
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    if is_worker {
+        report_failure(&error);
+    } else {
+        // If standard error is closed, only the exit code remains.
+        let _ = writeln!(std::io::stderr(), "{}", render(&error));
+    }
+    ExitCode::from(exit_code(&error))
+}
+
 /// Writes the reason of a failure to standard error, which is the log of the stage. If the log cannot be written, for
 /// example because the disk is full, the text goes to the engine as an event.
-pub fn report_failure(error: &Error) {
+fn report_failure(error: &Error) {
     let text = render(error);
-    let told = writeln!(std::io::stderr(), "{text}");
-    if told.is_err()
+    let written = writeln!(std::io::stderr(), "{text}");
+    if written.is_err()
         && let Ok(event) = serde_json::to_string(&Event::Note { text })
     {
         let _ = writeln!(std::io::stdout(), "{event}");

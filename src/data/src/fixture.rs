@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use raisin_base::error::Result;
-use raisin_contract::{Assignment, Context, DType, DeviceKind, Environment, InputArtifact};
-use serde_json::{Map, Value, json};
+use raisin_contract::{Assignment, Context};
+use serde_json::json;
 
 pub struct DataFixture {
     folder: tempfile::TempDir,
@@ -27,25 +27,8 @@ impl DataFixture {
 
     /// The context of a stage of this kind with this folder. `inputs` are pointers of parameters and names of artifacts.
     pub fn context(&self, kind: &str, folder: &str, inputs: &[(&str, &str)]) -> Result<Context> {
-        let source = |artifact: &str| InputArtifact {
-            stage: artifact.to_owned(),
-            variant: Map::new(),
-            folder: self.artifact(artifact),
-        };
-        let stages = inputs.iter().map(|(pointer, artifact)| ((*pointer).to_owned(), vec![source(artifact)])).collect();
-        Context::silent(Assignment {
-            kind: kind.to_owned(),
-            kind_version: 1,
-            stage: kind.to_owned(),
-            parameters: Value::Null,
-            stages,
-            files: std::collections::BTreeMap::new(),
-            seed: 17,
-            environment: Environment { device: DeviceKind::Cpu, device_index: 0, dtype: DType::F32 },
-            threads: 1,
-            folder: self.folder.path().join(folder),
-            tokens: None,
-        })
+        let inputs: Vec<_> = inputs.iter().map(|(pointer, name)| (*pointer, self.artifact(name))).collect();
+        Context::silent(Assignment::for_test(kind, self.artifact(folder), &inputs))
     }
 
     /// A table that a stage wrote.

@@ -1,15 +1,16 @@
 //! Runs a stage of kind `generate`: writes a synthetic pool, its task, and a pre-training text.
 //!
-//! In this pool it is known which rows help, so that a test can show whether a selection method finds them. The label of a
-//! row says it. Only the method `oracle` reads the label.
+//! The label of each row of this pool says whether the row helps. A test can thus show whether a selection method finds the
+//! rows that help. Only the method `oracle` reads the label.
 
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, StringArray};
 
+use crate::task::write_task;
 use raisin_base::error::Result;
 use raisin_contract::Context;
-use raisin_corpus::artifact::{instructions_batch, task_batches};
+use raisin_corpus::artifact::instructions_batch;
 use raisin_corpus::pool::{SourceSummary, grouped, sources_batch};
 use raisin_corpus::synthetic::{Mix, mix};
 use raisin_corpus::{Extract, Scored, ScoringRule};
@@ -40,20 +41,18 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     let source = SourceSummary { file: "synthetic".to_owned(), format: "synthetic".to_owned(), records, rejected: 0 };
     context.write_table("instructions", &instructions_batch(&made.pool)?)?;
     context.write_table("sources", &sources_batch(&[source])?)?;
-    let [validation, test] = task_batches(&made.validation, &made.test)?;
-    context.write_table("validation", &validation)?;
-    context.write_table("test", &test)?;
     if !made.pretraining.is_empty() {
-        let texts = made.pretraining.iter().map(|(prompt, response)| chat_text(prompt, response));
+        let pairs = made.pretraining.iter();
+        let texts = pairs.clone().map(|(prompt, response)| chat_text(prompt, response));
         let rows = table::batch(vec![
             ("text", Arc::new(StringArray::from_iter_values(texts)) as ArrayRef),
-            ("prompt", Arc::new(made.pretraining.iter().map(|(prompt, _)| Some(prompt)).collect::<StringArray>())),
-            ("response", Arc::new(made.pretraining.iter().map(|(_, text)| Some(text)).collect::<StringArray>())),
+            ("prompt", Arc::new(StringArray::from_iter_values(pairs.clone().map(|(prompt, _)| prompt)))),
+            ("response", Arc::new(StringArray::from_iter_values(pairs.map(|(_, response)| response)))),
         ])?;
         context.write_table("pretraining", &rows)?;
     }
     let scoring = ScoringRule { by: Scored::Match, extract: Some(Extract::Exact), max_new_tokens: MAX_NEW_TOKENS };
-    context.write_json("task.json", &scoring)?;
+    write_task(context, &made.validation, &made.test, &scoring)?;
     context.note(format!(
         "{} synthetic instructions, {} validation and {} test examples",
         grouped(records),
@@ -71,28 +70,15 @@ fn chat_text(prompt: &str, response: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use raisin_contract::{Assignment, DType, DeviceKind, Environment};
+    use raisin_contract::Assignment;
     use raisin_corpus::{Codec, byte_tokenizer, read_instructions, read_task};
     use serde_json::json;
-    use std::collections::BTreeMap;
 
     #[test]
-    fn the_artifact_is_a_pool_a_task_and_texts_that_the_tiny_model_reads() -> Result<()> {
+    fn the_artifact_has_a_pool_a_task_and_texts_in_the_chat_template_of_the_byte_tokenizer() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let parameters = json!({"size": 100, "validation": 8, "test": 16, "pretraining_size": 50});
-        let context = Context::silent(Assignment {
-            kind: "generate".into(),
-            kind_version: 1,
-            stage: "pool".into(),
-            parameters: parameters.clone(),
-            stages: BTreeMap::new(),
-            files: BTreeMap::new(),
-            seed: 17,
-            environment: Environment { device: DeviceKind::Cpu, device_index: 0, dtype: DType::F32 },
-            threads: 1,
-            folder: folder.path().join("stage"),
-            tokens: None,
-        })?;
+        let context = Context::silent(Assignment::for_test("generate", folder.path().join("stage"), &[]))?;
         run(serde_json::from_value(parameters)?, &context)?;
         let pool = read_instructions(&context.out())?;
         let task = read_task(&context.out())?;

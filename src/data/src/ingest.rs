@@ -63,30 +63,17 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use raisin_contract::{Assignment, DType, DeviceKind, Environment};
+    use raisin_contract::Assignment;
     use raisin_corpus::read_instructions;
-    use std::collections::BTreeMap;
     use std::path::Path;
 
     fn run(folder: &Path, parameters: serde_json::Value, files: &[(&str, &str)]) -> Result<std::path::PathBuf> {
-        let mut paths = BTreeMap::new();
+        let mut assignment = Assignment::for_test("ingest", folder.join("stage"), &[]);
         for (index, (name, content)) in files.iter().enumerate() {
             std::fs::write(folder.join(name), content)?;
-            paths.insert(format!("/sources/{index}/path"), folder.join(name));
+            assignment.files.insert(format!("/sources/{index}/path"), folder.join(name));
         }
-        let context = Context::silent(Assignment {
-            kind: "ingest".into(),
-            kind_version: 1,
-            stage: "pool".into(),
-            parameters: parameters.clone(),
-            stages: BTreeMap::new(),
-            files: paths,
-            seed: 17,
-            environment: Environment { device: DeviceKind::Cpu, device_index: 0, dtype: DType::F32 },
-            threads: 1,
-            folder: folder.join("stage"),
-            tokens: None,
-        })?;
+        let context = Context::silent(assignment)?;
         super::run(serde_json::from_value(parameters)?, &context)?;
         Ok(context.out())
     }
@@ -109,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sample_keeps_the_files_order_and_may_not_exceed_the_pool() -> Result<()> {
+    fn a_sample_keeps_the_order_of_the_file_and_cannot_be_larger_than_the_pool() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let lines: String = (0..50).map(|n| format!("{{\"question\":\"q{n:02}\",\"answer\":\"a\"}}\n")).collect();
         let sampled = |sample: usize, seed: u64| {

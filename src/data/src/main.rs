@@ -11,22 +11,31 @@ mod task;
 
 use std::process::ExitCode;
 
-use raisin_base::error::{Result, anyhow};
+use raisin_base::error::anyhow;
 use raisin_contract::KindRunner;
-use raisin_contract::serve::{report_failure, run_one_of, serve};
+use raisin_contract::serve::{run_executable, run_one_of};
 
 /// The memory that a worker may keep between stages, in bytes. There may be one worker for each core, and the scheduler
 /// does not count this memory.
 const MOST_KEPT: u64 = 200_000_000;
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            report_failure(&error);
-            ExitCode::FAILURE
-        }
-    }
+    let runners = runners();
+    run_executable(
+        |assignment| run_one_of(&runners, assignment),
+        |_| MOST_KEPT,
+        |arguments| match arguments {
+            // Prints the number of rows of each table on a line, or `?` for a file that is not a table.
+            [command, paths @ ..] if command == "rows" => {
+                for path in paths {
+                    let rows = raisin_table::rows(path.as_ref());
+                    println!("{}", rows.map_or("?".to_owned(), |rows| rows.to_string()));
+                }
+                Ok(())
+            }
+            _ => Err(anyhow!("usage: raisin-data run-stages, which `raisin build` starts")),
+        },
+    )
 }
 
 fn runners() -> Vec<KindRunner> {
@@ -37,24 +46,6 @@ fn runners() -> Vec<KindRunner> {
         KindRunner::of::<raisin_kinds::overlap::OverlapKind>(overlap::run),
         KindRunner::of::<raisin_kinds::report::ReportKind>(report::run),
     ]
-}
-
-fn run() -> Result<()> {
-    let runners = runners();
-    match std::env::args().nth(1).as_deref() {
-        Some("run-stages") => serve(|assignment| run_one_of(&runners, assignment), |_| MOST_KEPT),
-        // Prints the number of rows of each table on a line, or `?` for a file that is not a table.
-        Some("rows") => {
-            for path in std::env::args_os().skip(2) {
-                match raisin_table::rows(path.as_ref()) {
-                    Ok(rows) => println!("{rows}"),
-                    Err(_) => println!("?"),
-                }
-            }
-            Ok(())
-        }
-        _ => Err(anyhow!("usage: raisin-data run-stages, which `raisin build` starts")),
-    }
 }
 
 #[cfg(test)]

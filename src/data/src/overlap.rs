@@ -20,7 +20,7 @@ use raisin_kinds::overlap::{LeftOut, Parameters};
 use raisin_settings::Split;
 use raisin_table::{self as table, WriteTable as _};
 
-/// The number of instructions between two reports of progress.
+/// The number of instructions between two progress events.
 const CHUNK: usize = 4096;
 
 pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
@@ -46,15 +46,15 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
         let target = context.out().join("sources.parquet");
         std::fs::copy(&sources, &target).with_context(|| format!("cannot copy {}", sources.display()))?;
     }
-    let touched = |split: Split| {
-        let (touched, all) = (overlaps.examples(split).len(), overlaps.of(split).len());
-        format!("{} of {} {}", grouped(touched as u64), grouped(all as u64), split.name())
+    let overlapping = |split: Split| {
+        let (overlapping, all) = (overlaps.overlapping(split), overlaps.examples(split).len());
+        format!("{} of {} {}", grouped(overlapping as u64), grouped(all as u64), split.name())
     };
     context.note(format!(
         "{} and {} examples overlap {} of {} instructions, {} left out",
-        touched(Split::Test),
-        touched(Split::Validation),
-        grouped(overlaps.rows(&[Split::Test, Split::Validation]).len() as u64),
+        overlapping(Split::Test),
+        overlapping(Split::Validation),
+        grouped(overlaps.rows(&[Split::Test, Split::Validation]) as u64),
         grouped(pool.len() as u64),
         grouped(dropped as u64),
     ));
@@ -77,14 +77,15 @@ fn search(index: &NgramIndex, pool: &[Instruction], context: &Context) -> Vec<Ve
     hits
 }
 
-/// The hits of each row of the pool. A hit numbers the examples of the task: first those of validation, then those of test.
+/// The hits of each row of the pool. `example` of a hit counts the validation examples of the task first, then the test
+/// examples.
 struct Overlaps<'a> {
     hits: Vec<Vec<OverlapHit>>,
     task: &'a Task,
 }
 
 impl Overlaps<'_> {
-    fn of(&self, split: Split) -> &[Example] {
+    fn examples(&self, split: Split) -> &[Example] {
         match split {
             Split::Test => &self.task.test,
             Split::Validation => &self.task.validation,
@@ -108,34 +109,32 @@ impl Overlaps<'_> {
         }
     }
 
-    /// The ids of the examples of a split that overlap the pool.
-    fn examples(&self, split: Split) -> BTreeSet<u32> {
-        let places = self.hits.iter().flatten().map(|hit| self.place(hit));
-        places.filter(|(of, _)| *of == split).map(|(_, example)| example.id).collect()
+    /// The number of examples of a split that overlap the pool.
+    fn overlapping(&self, split: Split) -> usize {
+        let places = self.hits.iter().flatten().map(|hit| self.place(hit)).filter(|(of, _)| *of == split);
+        places.map(|(_, example)| example.id).collect::<BTreeSet<u32>>().len()
     }
 
-    /// The rows of the pool that overlap an example of these splits.
-    fn rows(&self, splits: &[Split]) -> Vec<usize> {
-        let overlaps = |row: &usize| self.hits[*row].iter().any(|hit| splits.contains(&self.place(hit).0));
-        (0..self.hits.len()).filter(overlaps).collect()
+    /// The number of rows of the pool that overlap an example of these splits.
+    fn rows(&self, splits: &[Split]) -> usize {
+        self.hits.iter().filter(|hits| hits.iter().any(|hit| splits.contains(&self.place(hit).0))).count()
     }
 
     /// The `overlap` table: one row for each pair of an instruction and an example that overlap.
     fn table(&self, pool: &[Instruction]) -> Result<RecordBatch> {
         let pairs = pool.iter().zip(&self.hits).flat_map(|(row, hits)| hits.iter().map(move |hit| (row, hit)));
-        let pairs: Vec<(u32, Split, u32, &OverlapHit)> = pairs
-            .map(|(row, hit)| {
-                let (split, example) = self.place(hit);
-                (row.id, split, example.id, hit)
-            })
-            .collect();
-        let texts = pairs.iter().map(|(.., hit)| hit.text.chars().take(300).collect::<String>());
-        let shares = pairs.iter().map(|(.., hit)| hit.shared as f64 / hit.of as f64);
+        let pairs: Vec<(&Instruction, &OverlapHit)> = pairs.collect();
+        let numbers = |of: &dyn Fn(&Instruction, &OverlapHit) -> u32| -> ArrayRef {
+            Arc::new(UInt32Array::from_iter_values(pairs.iter().map(|(row, hit)| of(row, hit))))
+        };
+        let splits = pairs.iter().map(|(_, hit)| self.place(hit).0.name());
+        let texts = pairs.iter().map(|(_, hit)| hit.text.chars().take(300).collect::<String>());
+        let shares = pairs.iter().map(|(_, hit)| hit.shared as f64 / hit.of as f64);
         table::batch(vec![
-            ("pool_id", Arc::new(UInt32Array::from_iter_values(pairs.iter().map(|(id, ..)| *id))) as ArrayRef),
-            ("split", Arc::new(StringArray::from_iter_values(pairs.iter().map(|(_, split, ..)| split.name())))),
-            ("example", Arc::new(UInt32Array::from_iter_values(pairs.iter().map(|(_, _, example, _)| *example)))),
-            ("shared", Arc::new(UInt32Array::from_iter_values(pairs.iter().map(|(.., hit)| hit.shared as u32)))),
+            ("pool_id", numbers(&|row, _| row.id)),
+            ("split", Arc::new(StringArray::from_iter_values(splits))),
+            ("example", numbers(&|_, hit| self.place(hit).1.id)),
+            ("shared", numbers(&|_, hit| hit.shared as u32)),
             ("share", Arc::new(Float64Array::from_iter_values(shares))),
             ("text", Arc::new(StringArray::from_iter_values(texts))),
         ])
@@ -151,18 +150,19 @@ impl Overlaps<'_> {
         let sum = |count: &dyn Fn(Split) -> usize| {
             splits.map(|(_, splits)| splits.iter().map(|&split| count(split)).sum::<usize>() as u32)
         };
-        let (all, touched) = (sum(&|split| self.of(split).len()), sum(&|split| self.examples(split).len()));
+        let all = sum(&|split| self.examples(split).len());
+        let overlapping = sum(&|split| self.overlapping(split));
         let shares =
-            touched.iter().zip(all).map(|(&touched, all)| (all > 0).then(|| f64::from(touched) / f64::from(all)));
+            overlapping.iter().zip(all).map(|(&count, all)| (all > 0).then(|| f64::from(count) / f64::from(all)));
         let digests = splits.map(|(_, splits)| match splits {
-            [split] => Some(digest_of(self.of(*split)).to_hex()),
+            [split] => Some(digest_of(self.examples(*split)).to_hex()),
             _ => None,
         });
-        let rows = splits.map(|(_, splits)| self.rows(splits).len() as u32);
+        let rows = splits.map(|(_, splits)| self.rows(splits) as u32);
         table::batch(vec![
             ("split", Arc::new(StringArray::from_iter_values(splits.map(|(name, _)| name))) as ArrayRef),
             ("examples", Arc::new(UInt32Array::from_iter_values(all))),
-            ("overlapping", Arc::new(UInt32Array::from_iter_values(touched))),
+            ("overlapping", Arc::new(UInt32Array::from_iter_values(overlapping))),
             ("share", Arc::new(shares.collect::<Float64Array>())),
             ("pool_rows", Arc::new(UInt32Array::from_iter_values(rows))),
             ("examples_digest", Arc::new(digests.into_iter().collect::<StringArray>())),
@@ -170,8 +170,8 @@ impl Overlaps<'_> {
     }
 }
 
-/// The instructions that stay. They get new ids, because an id is always the position of a row. `pool_id` is the id in the
-/// whole pool.
+/// The kept instructions. They get new ids, because an id is always the position of a row. `pool_id` is the id in the whole
+/// pool.
 fn kept_rows(path: &Path, kept: &BooleanArray) -> Result<RecordBatch> {
     let rows = filter_record_batch(&table::read(path)?, kept)?;
     let schema = rows.schema();

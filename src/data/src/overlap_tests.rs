@@ -51,7 +51,7 @@ const POOL: [&str; 5] = [
 ];
 
 #[test]
-fn every_pair_of_an_instruction_and_an_example_is_told_with_what_they_share() -> Result<()> {
+fn every_overlapping_pair_is_listed_with_its_shared_text() -> Result<()> {
     let store = store(&POOL)?;
     run(&store, "run", json!({}))?;
     let rows = store.table("run", "overlap")?;
@@ -79,7 +79,7 @@ fn every_pair_of_an_instruction_and_an_example_is_told_with_what_they_share() ->
 }
 
 #[test]
-fn the_pool_that_is_left_is_numbered_anew_and_knows_its_old_rows() -> Result<()> {
+fn the_remaining_pool_has_new_ids_and_keeps_the_old_ids() -> Result<()> {
     let store = store(&POOL)?;
     for (drop, left) in [("none", &[0, 1, 2, 3, 4][..]), ("test", &[0, 3, 4]), ("both", &[0, 3])] {
         run(&store, drop, json!({"drop": drop}))?;
@@ -97,7 +97,7 @@ fn the_pool_that_is_left_is_numbered_anew_and_knows_its_old_rows() -> Result<()>
 }
 
 #[test]
-fn a_pool_that_overlaps_everywhere_is_refused_unless_nothing_is_dropped() -> Result<()> {
+fn a_pool_in_which_every_row_overlaps_is_an_error_unless_drop_is_none() -> Result<()> {
     let store = store(&["plural of ox", HEN])?;
     let said = render(&run(&store, "run", json!({})).expect_err("nothing is left"));
     assert!(said.contains("every instruction overlaps an example") && said.contains("drop = \"none\""), "{said}");

@@ -1,4 +1,4 @@
-//! Tests of the kind `report` on made-up artifacts: expected numbers, hostile text, the same bytes twice.
+//! Tests of the kind `report` on made-up artifacts: expected numbers, hostile text, equal bytes of two runs.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use arrow_array::{Array as _, ArrayRef, BooleanArray, Float64Array, StringArray,
 use serde_json::{Value, json};
 
 use super::{Parameters, run as run_report};
-use raisin_contract::{Assignment, Context, DType, DeviceKind, Environment, InputArtifact};
+use raisin_contract::{Assignment, Context, InputArtifact};
 use raisin_report::gather::ReportData;
 use raisin_report::statistics::mean;
 use raisin_table::{batch, column, read, write};
@@ -55,19 +55,9 @@ impl ReportFixture {
     fn report(&self, run: &str) -> PathBuf {
         let of: Vec<&String> = self.stages.keys().collect();
         let parameters = json!({"of": of, "title": "Quick & <i>small</i>"});
-        let assignment = Assignment {
-            kind: "report".into(),
-            kind_version: 1,
-            stage: "report".into(),
-            parameters: parameters.clone(),
-            stages: self.stages.values().enumerate().map(|(place, it)| (format!("/of/{place}"), it.clone())).collect(),
-            files: BTreeMap::new(),
-            seed: 0,
-            environment: Environment { device: DeviceKind::Cpu, device_index: 0, dtype: DType::F32 },
-            threads: 1,
-            folder: self.folder.path().join(run),
-            tokens: None,
-        };
+        let mut assignment = Assignment::for_test("report", self.folder.path().join(run), &[]);
+        let stages = self.stages.values().enumerate();
+        assignment.stages = stages.map(|(place, sources)| (format!("/of/{place}"), sources.clone())).collect();
         let parameters: Parameters = serde_json::from_value(parameters).unwrap();
         let context = Context::silent(assignment).unwrap();
         run_report(parameters, &context).unwrap();
@@ -193,7 +183,7 @@ fn evaluation(folder: &Path, loss: f64, is_correct: impl Fn(u32) -> bool, item_l
 }
 
 #[test]
-fn the_comparison_holds_the_numbers_of_the_method() {
+fn the_comparison_has_the_expected_means_intervals_and_costs() {
     let fixture = fixture();
     let rows = read(&fixture.report("run").join("comparison.parquet")).unwrap();
     let names: &StringArray = column(&rows, "method").unwrap();
@@ -225,7 +215,7 @@ fn the_comparison_holds_the_numbers_of_the_method() {
 }
 
 #[test]
-fn the_page_has_every_plot_and_no_markup_but_its_own() {
+fn the_page_has_every_plot_and_escapes_the_text_of_artifacts() {
     let fixture = fixture();
     let out = fixture.report("run");
     let html = std::fs::read_to_string(out.join("report.html")).unwrap();
@@ -319,7 +309,7 @@ fn methods_without_a_common_seed_have_no_difference() {
 }
 
 #[test]
-fn a_baseline_that_names_several_methods_is_told_with_their_names() {
+fn a_baseline_name_of_several_methods_is_reported_with_their_labels() {
     let mut fixture = ReportFixture::new();
     scored(&mut fixture, "random, budget=1%", None, &[("loss", 0.5)]);
     scored(&mut fixture, "random, budget=5%", None, &[("loss", 0.75)]);
@@ -329,7 +319,7 @@ fn a_baseline_that_names_several_methods_is_told_with_their_names() {
 }
 
 #[test]
-fn an_id_that_is_no_id_ends_the_report_with_its_column_and_value() {
+fn an_id_that_is_not_a_whole_number_is_an_error_with_its_column_and_value() {
     let mut fixture = ReportFixture::new();
     let folder = fixture.artifact("clusters", json!({}));
     let rows = batch(vec![("id", floats([Some(0.0), Some(-1.0)])), ("cluster", counts([0, 1]))]).unwrap();

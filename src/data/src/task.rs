@@ -28,16 +28,19 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
         None => None,
     };
     let splits = split(&parameters, source, separate)?;
-    let [validation, test] = task_batches(&splits.validation, &splits.test)?;
-    context.write_table("validation", &validation)?;
-    context.write_table("test", &test)?;
     context.write_table("rejects", &rejects_batch(&rejects)?)?;
-    context.write_json(
-        "task.json",
-        &ScoringRule { by: parameters.scoring, extract: parameters.extract, max_new_tokens: parameters.max_new_tokens },
-    )?;
+    let Parameters { scoring: by, extract, max_new_tokens, .. } = parameters;
+    write_task(context, &splits.validation, &splits.test, &ScoringRule { by, extract, max_new_tokens })?;
     context.note(note(&splits, rejects.len(), context.stage()));
     Ok(())
+}
+
+/// Writes the files of an artifact that provides `task`.
+pub fn write_task(context: &Context, validation: &[Example], test: &[Example], scoring: &ScoringRule) -> Result<()> {
+    let [validation, test] = task_batches(validation, test)?;
+    context.write_table("validation", &validation)?;
+    context.write_table("test", &test)?;
+    context.write_json("task.json", scoring)
 }
 
 fn note(splits: &Splits, rejects: usize, stage: &str) -> String {
@@ -56,7 +59,7 @@ fn note(splits: &Splits, rejects: usize, stage: &str) -> String {
     note
 }
 
-/// The examples of all files that a path names, in the order of the files.
+/// The examples of all files of a source, in the order of the files. `index` is the number of the source in the rejects.
 fn read_all(
     source: &TaskSource,
     files: &[(String, &Path)],
@@ -119,19 +122,19 @@ fn read(source: &TaskSource, name: &str, path: &Path, index: u32, rejects: &mut 
     Ok(examples)
 }
 
-/// What a task stage has drawn.
+/// The examples that a task stage has drawn.
 struct Splits {
     validation: Vec<Example>,
     test: Vec<Example>,
-    /// How many exact copies of an earlier example of the same file were folded into it.
+    /// The number of examples that were removed because they are exact copies of an earlier example of the same source.
     copies: usize,
-    /// How many examples of `source` ask a question of `test_source`.
+    /// The number of examples of `source` that were removed because `test_source` asks the same question.
     in_test_file: usize,
 }
 
-/// Draws both sets, each in the order of its file. Examples that agree in all (conversation, choices, answer, response) are
-/// one example. Examples that ask the same question (conversation and choices) never lie in different sets: a question that
-/// both files ask belongs to the test set.
+/// Draws both sets, each in the order of its source. Exact copies (equal conversation, choices, answer and response) count
+/// as one example. Examples that ask the same question (equal conversation and choices) never lie in different sets: a
+/// question that both sources ask belongs to the test set.
 fn split(parameters: &Parameters, source: Vec<Example>, separate: Option<Vec<Example>>) -> Result<Splits> {
     let seed = Seed::new(parameters.draw_seed).at("task");
     let mut copies = 0;
@@ -185,7 +188,7 @@ fn drawn(
 }
 
 fn file_name(path: &str) -> String {
-    std::path::Path::new(path).file_name().map_or(path.to_owned(), |name| name.to_string_lossy().into_owned())
+    Path::new(path).file_name().map_or(path.to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
 #[cfg(test)]

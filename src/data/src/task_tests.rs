@@ -1,29 +1,19 @@
 use super::*;
 use raisin_base::error::{anyhow, render};
-use raisin_contract::{Assignment, DType, DeviceKind, Environment};
+use raisin_contract::Assignment;
 use raisin_corpus::read_task;
 use raisin_kinds::declaration;
 use serde_json::json;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-fn run_on(parameters: &Value, files: BTreeMap<String, PathBuf>) -> Result<raisin_corpus::Task> {
+fn run_on(parameters: &Value, file: PathBuf) -> Result<raisin_corpus::Task> {
     let folder = tempfile::tempdir()?;
     let resolved = declaration("task").expect("the kind").resolve(parameters.clone());
     let resolved = resolved.map_err(|problem| anyhow!("{}: {}", problem.pointer, problem.message))?;
-    let context = Context::silent(Assignment {
-        kind: "task".into(),
-        kind_version: 1,
-        stage: "task".into(),
-        parameters: resolved.parameters.clone(),
-        stages: BTreeMap::new(),
-        files,
-        seed: 17,
-        environment: Environment { device: DeviceKind::Cpu, device_index: 0, dtype: DType::F32 },
-        threads: 1,
-        folder: folder.path().join("stage"),
-        tokens: None,
-    })?;
+    let mut assignment = Assignment::for_test("task", folder.path().join("stage"), &[]);
+    assignment.files.insert("/source/path".to_owned(), file);
+    let context = Context::silent(assignment)?;
     super::run(serde_json::from_value(resolved.parameters)?, &context)?;
     read_task(&context.out())
 }
@@ -32,7 +22,7 @@ fn run(parameters: &Value, lines: &str) -> Result<raisin_corpus::Task> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("a.jsonl");
     std::fs::write(&path, lines)?;
-    run_on(parameters, BTreeMap::from([("/source/path".to_owned(), path)]))
+    run_on(parameters, path)
 }
 
 fn lines(count: usize) -> String {
@@ -56,7 +46,7 @@ fn the_test_set_is_the_rest_and_shares_no_question_with_validation() -> Result<(
 }
 
 #[test]
-fn more_examples_than_there_are_is_refused_with_the_count() {
+fn a_draw_of_more_examples_than_the_file_has_is_an_error_with_both_counts() {
     let asked = |validation: usize, test: usize| {
         let parameters = json!({"source": {"path": "a.jsonl"}, "validation": validation, "test": test});
         render(&run(&parameters, &lines(50)).expect_err("too many"))
@@ -74,7 +64,7 @@ fn jsonl(records: &[Value]) -> String {
 }
 
 #[test]
-fn a_conversation_of_several_turns_is_the_same_in_the_task_as_in_its_file() -> Result<()> {
+fn a_conversation_of_several_turns_is_unchanged_in_the_task() -> Result<()> {
     let turns = |first: &str| {
         json!([{"role": "system", "content": "be brief"}, {"role": "user", "content": first},
             {"role": "assistant", "content": "noted"}, {"role": "user", "content": "and so?"}])
@@ -123,7 +113,7 @@ fn choices(question: &str, choices: [&str; 2], answer: u64) -> Example {
 }
 
 #[test]
-fn only_exact_copies_are_folded_and_their_number_is_told() -> Result<()> {
+fn only_exact_copies_are_folded_and_the_note_has_their_number() -> Result<()> {
     let parameters = json!({"source": {"path": "a.jsonl"}, "test_source": {"path": "b"}, "validation": 3, "test": 0});
     let parameters: Parameters = serde_json::from_value(parameters)?;
     let source = vec![
@@ -143,7 +133,7 @@ fn only_exact_copies_are_folded_and_their_number_is_told() -> Result<()> {
 }
 
 #[test]
-fn examples_that_ask_the_same_lie_in_one_set_whatever_their_answers_are() -> Result<()> {
+fn examples_with_the_same_question_lie_in_one_set_even_if_their_answers_differ() -> Result<()> {
     let record = |n: usize, answer: &str| json!({"question": format!("q{n}"), "answer": answer});
     let records: Vec<Value> = (0..40).flat_map(|n| [record(n, "yes"), record(n, "no")]).collect();
     for draw_seed in 0..4 {
@@ -180,7 +170,7 @@ fn published_benchmarks_are_read_whole() -> Result<()> {
         let mut source = source;
         source["path"] = json!(file);
         let parameters = json!({"source": source, "scoring": scoring, "validation": 64, "test": 0});
-        let task = run_on(&parameters, BTreeMap::from([("/source/path".to_owned(), folder.join(file))]))?;
+        let task = run_on(&parameters, folder.join(file))?;
         let kept = task.validation.len() + task.test.len();
         println!("{file}: {kept} of {total}; {:?}", task.test[0]);
         // A few questions are published twice.

@@ -3,41 +3,33 @@
 
 use std::process::ExitCode;
 
-use raisin_base::error::{Problem, Result, exit_code, render};
+use raisin_base::error::Problem;
 use raisin_contract::KindRunner;
-use raisin_contract::serve::{run_one_of, serve};
+use raisin_contract::serve::{run_executable, run_one_of};
 use raisin_query::kind;
 
 /// The memory that a worker may keep between stages, in bytes.
 const MOST_KEPT: u64 = 200_000_000;
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{}", render(&error));
-            ExitCode::from(exit_code(&error))
-        }
-    }
+    let runners = runners();
+    run_executable(
+        |assignment| run_one_of(&runners, assignment),
+        |_| MOST_KEPT,
+        |arguments| match arguments {
+            [command, options] if command == "answer" => {
+                raisin_query::run(&serde_json::from_slice(options.as_encoded_bytes())?)
+            }
+            _ => Err(Problem::usage(
+                "usage: raisin-sql run-stages | answer OPTIONS, which `raisin` starts; ask with `raisin sql`",
+            )
+            .into()),
+        },
+    )
 }
 
 fn runners() -> Vec<KindRunner> {
     vec![KindRunner::of::<raisin_kinds::sql::SqlKind>(kind::run)]
-}
-
-fn run() -> Result<()> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["run-stages"] => {
-            let runners = runners();
-            serve(|assignment| run_one_of(&runners, assignment), |_| MOST_KEPT)
-        }
-        ["answer", options] => raisin_query::run(&serde_json::from_str(options)?),
-        _ => Err(Problem::usage(
-            "usage: raisin-sql run-stages | answer OPTIONS, which `raisin` starts; ask with `raisin sql`",
-        )
-        .into()),
-    }
 }
 
 #[cfg(test)]

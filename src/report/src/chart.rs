@@ -21,12 +21,12 @@ pub const COLOURS: usize = 8;
 #[derive(Clone, Debug, Default)]
 pub struct Series {
     pub label: String,
-    /// The number of the colour: the place of the method among all methods, the same on the whole page.
+    /// The number of the colour: the place of the method among all methods. A method has one colour on the whole page.
     pub colour: usize,
     pub points: Vec<(f64, f64)>,
     /// (x, low, high)
     pub band: Vec<(f64, f64, f64)>,
-    /// Whether the line is thin and has no legend, as the line of one seed behind the mean.
+    /// Whether the line is thin and has no legend: the line of one seed, behind the mean.
     pub is_faint: bool,
 }
 
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plot_of_nothing_is_nothing_and_one_of_a_point_is_a_point() {
+    fn a_plot_without_data_is_empty_and_a_plot_of_one_point_has_a_circle() {
         assert_eq!(lines(WORDS, &[]), "");
         assert_eq!(shares(WORDS, &[], &[]), "");
         assert_eq!(intervals(WORDS, &[], None), "");
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn words_of_a_plot_are_escaped() {
+    fn the_texts_of_a_plot_are_escaped() {
         let series = [Series { label: "<script>".into(), points: vec![(0.0, 1.0), (1.0, 2.0)], ..Series::default() }];
         let svg = lines(WORDS, &series);
         assert!(svg.contains("a &lt; b") && svg.contains("&lt;script&gt;") && !svg.contains("<script"), "{svg}");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow_array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt32Array};
 
-use super::gather::{Evaluation, ItemScore, ReportData, TrainingCost};
+use super::gather::{Evaluation, ItemScore, ReportData, TrainingCost, in_order};
 use super::statistics::{MeanEstimate, mean, weighted_mean};
 use raisin_base::error::Result;
 use raisin_table as table;
@@ -47,7 +47,7 @@ pub fn less_is_better(metric: &str) -> bool {
 }
 
 /// The label of the method that is called `baseline`: the label that is equal to this name, or the only label that starts
-/// with it, such as `random, budget=1%`.
+/// with this name, such as `random, budget=1%`.
 pub fn baseline_label<'a>(labels: &'a [String], baseline: &str) -> Option<&'a str> {
     let exact = labels.iter().find(|label| *label == baseline);
     exact
@@ -58,7 +58,7 @@ pub fn baseline_label<'a>(labels: &'a [String], baseline: &str) -> Option<&'a st
         .map(String::as_str)
 }
 
-/// Whether a label is this name, or starts with it: `random, budget=1%` is called `random`.
+/// Whether a label is this name, or starts with this name: `random, budget=1%` is called `random`.
 pub fn is_called(label: &str, name: &str) -> bool {
     label == name || label.split([',', '(']).next().map(str::trim) == Some(name)
 }
@@ -67,15 +67,11 @@ pub fn is_called(label: &str, name: &str) -> bool {
 pub fn compare(gathered: &ReportData, baseline: &str) -> Vec<MethodScore> {
     let labels = gathered.labels();
     let baseline = baseline_label(&labels, baseline);
-    let mut measured: Vec<(String, String)> = Vec::new();
-    for (split, metric, _) in gathered.evaluations.iter().flat_map(|scoring| &scoring.metrics) {
-        if !measured.contains(&(split.clone(), metric.clone())) {
-            measured.push((split.clone(), metric.clone()));
-        }
-    }
+    let metrics = gathered.evaluations.iter().flat_map(|evaluation| &evaluation.metrics);
+    let measured = in_order(metrics.map(|(split, metric, _)| (split, metric)));
     let full = full_flops(gathered);
     let mut rows = Vec::new();
-    for (split, metric) in &measured {
+    for (split, metric) in measured {
         let reference = baseline.map(|label| (label, Arm::of(gathered, label, split, metric)));
         let reference = reference.filter(|(_, arm)| !arm.runs.is_empty());
         for label in &labels {
@@ -107,16 +103,14 @@ pub fn full_flops(gathered: &ReportData) -> Option<f64> {
 
 /// The average cost of the runs of a method; `None` for a model that no stage tuned.
 pub fn cost_of(gathered: &ReportData, label: &str) -> Option<TrainingCost> {
-    let scored =
-        gathered.evaluations.iter().filter(|scoring| scoring.name.label == label).filter_map(|scoring| scoring.cost);
-    let tuned = gathered.tuned_models.iter().filter(|tuning| tuning.name.label == label).map(|tuning| tuning.cost);
-    let mut costs: Vec<TrainingCost> = tuned.collect();
+    let mut costs: Vec<TrainingCost> = gathered.tuned_models_of(label).map(|model| model.cost).collect();
     if costs.is_empty() {
-        costs = scored.collect();
+        costs = gathered.evaluations_of(label).filter_map(|evaluation| evaluation.cost).collect();
     }
     average(&costs)
 }
 
+/// The mean of each number; `None` without costs.
 pub fn average(costs: &[TrainingCost]) -> Option<TrainingCost> {
     let count = costs.len() as f64;
     let mean = |of: fn(&TrainingCost) -> f64| costs.iter().map(of).sum::<f64>() / count;
@@ -137,10 +131,9 @@ struct Arm<'a> {
 
 impl<'a> Arm<'a> {
     fn of(gathered: &'a ReportData, label: &str, split: &str, metric: &str) -> Self {
-        let of_label = gathered.evaluations.iter().filter(|scoring| scoring.name.label == label);
-        let runs = of_label.filter_map(|scoring| {
-            let (_, _, value) = scoring.metrics.iter().find(|(of, name, _)| of == split && name == metric)?;
-            Some((scoring.name.seed.as_deref(), *value, scoring))
+        let runs = gathered.evaluations_of(label).filter_map(|evaluation| {
+            let (_, _, value) = evaluation.metrics.iter().find(|(of, name, _)| of == split && name == metric)?;
+            Some((evaluation.name.seed.as_deref(), *value, evaluation))
         });
         Self { runs: runs.collect() }
     }
@@ -154,7 +147,7 @@ impl<'a> Arm<'a> {
     /// The difference of paired runs: runs of the same seed. Runs without a partner are left out.
     fn minus(&self, baseline: &Self, metric: &str) -> BaselineDifference {
         let seeds: BTreeSet<Option<&str>> = self.runs.iter().chain(&baseline.runs).map(|(seed, ..)| *seed).collect();
-        // A run that all seeds share is no additional seed.
+        // A run that all seeds share is not an additional seed.
         let has_seeds = seeds.iter().any(Option::is_some);
         let pairs: Vec<_> = seeds
             .into_iter()
@@ -190,7 +183,7 @@ fn outcome(item: &ItemScore, metric: &str) -> Option<(f64, f64)> {
 /// The `comparison` table.
 pub fn comparison_table(rows: &[MethodScore]) -> Result<RecordBatch> {
     let texts =
-        |of: &dyn Fn(&MethodScore) -> String| Arc::new(rows.iter().map(|row| Some(of(row))).collect::<StringArray>());
+        |of: fn(&MethodScore) -> Option<&str>| -> ArrayRef { Arc::new(rows.iter().map(of).collect::<StringArray>()) };
     let floats = |of: &dyn Fn(&MethodScore) -> Option<f64>| -> ArrayRef {
         Arc::new(rows.iter().map(of).collect::<Float64Array>())
     };
@@ -200,14 +193,14 @@ pub fn comparison_table(rows: &[MethodScore]) -> Result<RecordBatch> {
     let seeds = |row: &MethodScore| row.difference.as_ref()?.over_seeds;
     let items = |row: &MethodScore| row.difference.as_ref()?.over_items;
     table::batch(vec![
-        ("split", texts(&|row| row.split.clone()) as ArrayRef),
-        ("metric", texts(&|row| row.metric.clone())),
-        ("method", texts(&|row| row.method.clone())),
+        ("split", texts(|row| Some(&row.split))),
+        ("metric", texts(|row| Some(&row.metric))),
+        ("method", texts(|row| Some(&row.method))),
         ("n_seeds", counts(&|row| Some(row.value.count as u32))),
         ("mean", floats(&|row| Some(row.value.mean))),
         ("ci_low", floats(&|row| Some(row.value.interval?.0))),
         ("ci_high", floats(&|row| Some(row.value.interval?.1))),
-        ("baseline", Arc::new(rows.iter().map(|row| row.baseline.as_deref()).collect::<StringArray>())),
+        ("baseline", texts(|row| row.baseline.as_deref())),
         ("difference", floats(&|row| row.difference.as_ref()?.mean())),
         ("difference_low", floats(&|row| Some(seeds(row)?.interval?.0))),
         ("difference_high", floats(&|row| Some(seeds(row)?.interval?.1))),

@@ -1,11 +1,11 @@
-//! Reads artifacts into plain structs. The tables of an artifact tell what it is: `rounds` belongs to a trained selector,
-//! `steps` and a `summary.json` with a method to a tuned model, `metrics` and `items` to an evaluation, `clusters` to the
-//! clusters of candidates.
+//! Reads artifacts into plain structs. The files of an artifact decide how it is read: `rounds` belongs to a trained
+//! selector, `steps` and a `summary.json` with a method to a tuned model, `metrics` and `items` to an evaluation,
+//! `clusters` to the clusters of candidates.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use arrow_array::{Array as _, BooleanArray, Float64Array, RecordBatch, StringArray};
+use arrow_array::{Array as _, Float64Array, RecordBatch, StringArray};
 use arrow_cast::cast;
 use arrow_schema::DataType;
 use serde_json::Value;
@@ -14,7 +14,7 @@ use raisin_base::error::{Context as _, Result, anyhow};
 use raisin_contract::InputArtifact;
 use raisin_table as table;
 
-/// What the page calls an artifact.
+/// The name of an artifact on the page.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MethodName {
     /// The method and all swept values except the seed.
@@ -58,11 +58,11 @@ pub struct TunedModel {
     pub cost: TrainingCost,
 }
 
-/// What training cost, as far as the artifact says.
+/// The cost of a training. A number is 0 if the artifact does not have it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct TrainingCost {
     pub steps: f64,
-    /// The steps of three epochs of the whole pool; 0 if the summary does not say.
+    /// The steps of three epochs of the whole pool.
     pub full_steps: f64,
     pub tokens: f64,
     pub supervised_tokens: f64,
@@ -81,7 +81,7 @@ pub struct ItemScore {
     pub correct: BTreeMap<&'static str, f64>,
 }
 
-/// The metrics of which a table `items` says whether the model is right.
+/// The columns of the table `items` that say whether the model is right.
 const MATCHES: [&str; 4] = ["acc", "acc_norm", "exact_match", "flexible_match"];
 
 /// An evaluation.
@@ -90,7 +90,7 @@ pub struct Evaluation {
     /// (split, metric, value)
     pub metrics: Vec<(String, String, f64)>,
     pub items: BTreeMap<u32, ItemScore>,
-    /// The cost of training the scored model, if its artifact says it.
+    /// The cost of training the scored model, if the evaluation has the summary of the model.
     pub cost: Option<TrainingCost>,
 }
 
@@ -112,9 +112,9 @@ impl ReportData {
         for source in sources {
             gathered.add(source).with_context(|| format!("cannot report stage `{}`", source.stage))?;
         }
-        tell_apart(gathered.selectors.iter_mut().map(|training| &mut training.name).collect());
-        tell_apart(gathered.tuned_models.iter_mut().map(|tuning| &mut tuning.name).collect());
-        tell_apart(gathered.evaluations.iter_mut().map(|scoring| &mut scoring.name).collect());
+        tell_apart(gathered.selectors.iter_mut().map(|selector| &mut selector.name).collect());
+        tell_apart(gathered.tuned_models.iter_mut().map(|model| &mut model.name).collect());
+        tell_apart(gathered.evaluations.iter_mut().map(|evaluation| &mut evaluation.name).collect());
         gathered.learn_clusters();
         Ok(gathered)
     }
@@ -124,13 +124,13 @@ impl ReportData {
         let has = |table: &str| folder.join(format!("{table}.parquet")).is_file();
         let summary = json(&folder.join("summary.json"))?;
         if has("rounds") {
-            self.selectors.push(training(source, summary.as_ref())?);
+            self.selectors.push(selector(source, summary.as_ref())?);
         } else if has("metrics") {
-            self.evaluations.push(scoring(source)?);
+            self.evaluations.push(evaluation(source)?);
         } else if let (Some(summary), true) = (&summary, has("steps"))
             && summary.get("method").is_some()
         {
-            self.tuned_models.push(tuning(source, summary)?);
+            self.tuned_models.push(tuned_model(source, summary)?);
         } else if has("clusters") {
             let rows = table::read_columns(&folder.join("clusters.parquet"), &["id", "cluster"])?;
             let pairs = numbers(&rows, "id")?.into_iter().zip(numbers(&rows, "cluster")?);
@@ -144,10 +144,11 @@ impl ReportData {
         Ok(())
     }
 
-    /// Fills in the clusters of rows that methods without features selected, from other artifacts of the same seed.
+    /// Fills in the missing clusters of selected rows from other artifacts of the same seed. A method without features does
+    /// not write clusters.
     fn learn_clusters(&mut self) {
-        let selectors = self.selectors.iter().map(|training| (&training.name.seed, &training.picked));
-        let tuned_models = self.tuned_models.iter().map(|tuning| (&tuning.name.seed, &tuning.picked));
+        let selectors = self.selectors.iter().map(|selector| (&selector.name.seed, &selector.picked));
+        let tuned_models = self.tuned_models.iter().map(|model| (&model.name.seed, &model.picked));
         for (seed, picked) in selectors.chain(tuned_models) {
             let known = self.clusters.entry(seed.clone()).or_default();
             for row in picked {
@@ -156,9 +157,9 @@ impl ReportData {
                 }
             }
         }
-        for tuning in &mut self.tuned_models {
-            let known = self.clusters.get(&tuning.name.seed).or_else(|| self.clusters.get(&None));
-            for row in tuning.picked.iter_mut().filter(|row| row.cluster.is_none()) {
+        for model in &mut self.tuned_models {
+            let known = self.clusters.get(&model.name.seed).or_else(|| self.clusters.get(&None));
+            for row in model.picked.iter_mut().filter(|row| row.cluster.is_none()) {
                 row.cluster = known.and_then(|known| known.get(&row.id).copied());
             }
         }
@@ -166,20 +167,40 @@ impl ReportData {
 
     /// All labels in the order of their first appearance. The labels of evaluations, which are compared, come first.
     pub fn labels(&self) -> Vec<String> {
-        let scored = self.evaluations.iter().map(|scoring| &scoring.name);
-        let tuned = self.tuned_models.iter().map(|tuning| &tuning.name);
-        let trained = self.selectors.iter().map(|training| &training.name);
-        let mut labels: Vec<String> = Vec::new();
-        for name in scored.chain(tuned).chain(trained) {
-            if !labels.contains(&name.label) {
-                labels.push(name.label.clone());
-            }
-        }
-        labels
+        let evaluations = self.evaluations.iter().map(|evaluation| &evaluation.name);
+        let tuned_models = self.tuned_models.iter().map(|model| &model.name);
+        let selectors = self.selectors.iter().map(|selector| &selector.name);
+        in_order(evaluations.chain(tuned_models).chain(selectors).map(|name| name.label.clone()))
+    }
+
+    /// The trained selectors with this label.
+    pub fn selectors_of(&self, label: &str) -> impl Iterator<Item = &TrainedSelector> {
+        self.selectors.iter().filter(move |selector| selector.name.label == label)
+    }
+
+    /// The tuned models with this label.
+    pub fn tuned_models_of(&self, label: &str) -> impl Iterator<Item = &TunedModel> {
+        self.tuned_models.iter().filter(move |model| model.name.label == label)
+    }
+
+    /// The evaluations with this label.
+    pub fn evaluations_of(&self, label: &str) -> impl Iterator<Item = &Evaluation> {
+        self.evaluations.iter().filter(move |evaluation| evaluation.name.label == label)
     }
 }
 
-fn training(source: &InputArtifact, summary: Option<&Value>) -> Result<TrainedSelector> {
+/// The distinct values, in the order of their first appearance.
+pub fn in_order<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
+    let mut found = Vec::new();
+    for value in values {
+        if !found.contains(&value) {
+            found.push(value);
+        }
+    }
+    found
+}
+
+fn selector(source: &InputArtifact, summary: Option<&Value>) -> Result<TrainedSelector> {
     let rows = table::read(&source.folder.join("rounds.parquet"))?;
     let rounds = numbers(&rows, "round")?;
     let (rewards, ends) = (numbers(&rows, "episode_reward")?, numbers(&rows, "final_performance")?);
@@ -192,30 +213,29 @@ fn training(source: &InputArtifact, summary: Option<&Value>) -> Result<TrainedSe
         let sum =
             |name: &str| Ok::<_, raisin_base::error::Error>(numbers(&rows, name)?.into_iter().flatten().sum::<f64>());
         cost = TrainingCost {
-            full_steps: 0.0,
             steps: rows.num_rows() as f64,
             tokens: sum("tokens")?,
             supervised_tokens: sum("supervised_tokens")?,
             flops: sum("flops")?,
             evaluation_flops: summary.map_or(0.0, |summary| number(summary, "evaluation_flops")),
+            ..TrainingCost::default()
         };
     }
     let passes = summary.and_then(|summary| summary.get("passes")?.as_array());
     let passes = passes.into_iter().flatten().map(|pass| {
         let name = pass.get("pass").and_then(Value::as_str).unwrap_or("a forward pass").to_owned();
-        (name, spent(pass))
+        (name, cost_in(pass))
     });
-    let passes = passes.collect();
     Ok(TrainedSelector {
         name: name(source, None),
         rounds: rounds.collect(),
         picked: picked(&source.folder)?,
         cost,
-        passes,
+        passes: passes.collect(),
     })
 }
 
-fn tuning(source: &InputArtifact, summary: &Value) -> Result<TunedModel> {
+fn tuned_model(source: &InputArtifact, summary: &Value) -> Result<TunedModel> {
     let rows = table::read(&source.folder.join("steps.parquet"))?;
     let points = numbers(&rows, "step")?.into_iter().zip(numbers(&rows, "performance")?);
     // The steps of a fine-tune count from 1. Step 0 is the model before the fine-tune.
@@ -225,15 +245,13 @@ fn tuning(source: &InputArtifact, summary: &Value) -> Result<TunedModel> {
         name: name(source, Some(summary)),
         performance: start.into_iter().chain(measured).collect(),
         picked: picked(&source.folder)?,
-        cost: spent(summary),
+        cost: cost_in(summary),
     })
 }
 
-fn scoring(source: &InputArtifact) -> Result<Evaluation> {
+fn evaluation(source: &InputArtifact) -> Result<Evaluation> {
     let rows = table::read(&source.folder.join("metrics.parquet"))?;
-    let (names, values) = (texts(&rows, "metric")?, numbers(&rows, "value")?);
-    let splits = texts(&rows, "split")?;
-    let metrics = splits.into_iter().zip(names).zip(values);
+    let metrics = texts(&rows, "split")?.into_iter().zip(texts(&rows, "metric")?).zip(numbers(&rows, "value")?);
     let metrics =
         metrics.filter_map(|((split, name), value)| Some((split.unwrap_or_default(), name?, value?))).collect();
     let mut items = BTreeMap::new();
@@ -255,10 +273,11 @@ fn scoring(source: &InputArtifact) -> Result<Evaluation> {
         }
     }
     let summary = json(&source.folder.join("model_summary.json"))?;
-    let cost = summary.as_ref().map(spent);
+    let cost = summary.as_ref().map(cost_in);
     Ok(Evaluation { name: name(source, summary.as_ref()), metrics, items, cost })
 }
 
+/// The rows of the table `selection`; empty if the artifact does not have this table.
 fn picked(folder: &Path) -> Result<Vec<Picked>> {
     let path = folder.join("selection.parquet");
     if !path.is_file() {
@@ -285,7 +304,8 @@ fn picked(folder: &Path) -> Result<Vec<Picked>> {
     Ok(picked)
 }
 
-fn spent(summary: &Value) -> TrainingCost {
+/// The cost in a `summary.json`.
+fn cost_in(summary: &Value) -> TrainingCost {
     TrainingCost {
         steps: number(summary, "steps"),
         full_steps: number(summary, "full_steps"),
@@ -300,6 +320,7 @@ fn number(summary: &Value, key: &str) -> f64 {
     summary.get(key).and_then(Value::as_f64).unwrap_or(0.0)
 }
 
+/// A JSON file; `None` if there is no such file.
 fn json(path: &Path) -> Result<Option<Value>> {
     match std::fs::read(path) {
         Ok(bytes) => {
@@ -345,7 +366,7 @@ fn tell_apart(mut names: Vec<&mut MethodName>) {
     }
 }
 
-/// A count or an id from a column of numbers. The table of an `sql` stage may have any number there.
+/// A count or an id from a column of numbers. The table of an `sql` stage can have any number in such a column.
 ///
 /// # Errors
 /// The number is negative, has a fraction, or needs more than 32 bits.
@@ -356,7 +377,7 @@ fn whole(value: f64, column: &str) -> Result<u32> {
         .ok_or_else(|| anyhow!("column `{column}` has {value}, which is no count and no id"))
 }
 
-/// A column as numbers of any type. All values are null if the table has no such column.
+/// A column of any numeric type as f64. A number that is not finite is null. All values are null if the table has no such column.
 fn numbers(rows: &RecordBatch, name: &str) -> Result<Vec<Option<f64>>> {
     let Some(column) = rows.column_by_name(name) else { return Ok(vec![None; rows.num_rows()]) };
     let column = cast(column, &DataType::Float64)?;
@@ -366,6 +387,7 @@ fn numbers(rows: &RecordBatch, name: &str) -> Result<Vec<Option<f64>>> {
         .unwrap_or_default())
 }
 
+/// A column as texts. All values are null if the table has no such column.
 fn texts(rows: &RecordBatch, name: &str) -> Result<Vec<Option<String>>> {
     let Some(column) = rows.column_by_name(name) else { return Ok(vec![None; rows.num_rows()]) };
     let column = cast(column, &DataType::Utf8)?;
@@ -373,13 +395,10 @@ fn texts(rows: &RecordBatch, name: &str) -> Result<Vec<Option<String>>> {
     Ok(values.map(|values| values.iter().map(|value| value.map(str::to_owned)).collect()).unwrap_or_default())
 }
 
-/// A column of truth values as 1 and 0. All values are null if the table has no such column.
+/// A column of truth values as 1 and 0. All values are null if the table has no such column or the column has another type.
 fn truths(rows: &RecordBatch, name: &str) -> Result<Vec<Option<f64>>> {
-    let Some(column) = rows.column_by_name(name) else { return Ok(vec![None; rows.num_rows()]) };
-    let values: Option<&BooleanArray> = column.as_any().downcast_ref();
-    let as_number = |value: bool| f64::from(u8::from(value));
-    Ok(match values {
-        Some(values) => values.iter().map(|value| value.map(as_number)).collect(),
-        None => vec![None; rows.num_rows()],
-    })
+    match rows.column_by_name(name) {
+        Some(column) if *column.data_type() == DataType::Boolean => numbers(rows, name),
+        _ => Ok(vec![None; rows.num_rows()]),
+    }
 }

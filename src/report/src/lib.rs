@@ -1,10 +1,10 @@
 //! One self-contained HTML page about the results of a pipeline: learning curves, selections, scores and costs.
 //!
-//! [`gather`] reads artifacts into plain structs; it goes by the tables of an artifact, not by its kind. [`comparison`] and
-//! [`statistics`] compute, [`chart`] draws SVG, and [`page`] assembles the page. The page contains no time, host name or
+//! [`gather`] reads artifacts into plain structs, by the tables of an artifact and not by its kind. [`comparison`] and
+//! [`statistics`] compute, `chart` draws SVG, and [`page`] assembles the page. The page contains no time, host name or
 //! random number: the same artifacts give the same bytes.
 
-pub mod chart;
+mod chart;
 pub mod comparison;
 pub mod gather;
 mod markup;

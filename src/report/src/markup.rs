@@ -28,29 +28,26 @@ pub fn cut(text: &str, characters: usize) -> String {
     text.chars().take(characters.saturating_sub(1)).chain(['…']).collect()
 }
 
-/// A number with four significant digits and a typographic minus sign.
-pub fn number(value: f64) -> String {
+/// A number with this many significant digits and a typographic minus sign. A number below 0.0001 has an exponent.
+fn significant(value: f64, digits: i32) -> String {
     let magnitude = value.abs();
-    let decimals = if magnitude >= 1000.0 || magnitude == 0.0 {
-        0
+    let text = if magnitude != 0.0 && magnitude < 1e-4 {
+        format!("{value:.2e}")
     } else {
-        (3 - magnitude.log10().floor() as i32).clamp(0, 6) as usize
+        let order = if magnitude == 0.0 { digits } else { magnitude.log10().floor() as i32 };
+        format!("{value:.*}", (digits - 1 - order).clamp(0, 6) as usize)
     };
-    let is_tiny = magnitude != 0.0 && magnitude < 1e-4;
-    let text = if is_tiny { format!("{value:.2e}") } else { format!("{value:.decimals$}") };
     text.replace('-', "−")
 }
 
-/// A number with three significant digits, for the ends of an interval.
-fn rough(value: f64) -> String {
-    let magnitude = value.abs();
-    let decimals = if magnitude == 0.0 { 0 } else { (2 - magnitude.log10().floor() as i32).clamp(0, 6) as usize };
-    if magnitude != 0.0 && magnitude < 1e-4 { number(value) } else { format!("{value:.decimals$}").replace('-', "−") }
+/// A number with four significant digits.
+pub fn number(value: f64) -> String {
+    significant(value, 4)
 }
 
-/// A number with three significant digits and its sign, plus included.
+/// A number with three significant digits and a sign, also if the number is positive.
 pub fn signed(value: f64) -> String {
-    let text = rough(value);
+    let text = significant(value, 3);
     if value == 0.0 || text.starts_with('−') { text } else { format!("+{text}") }
 }
 

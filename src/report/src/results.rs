@@ -1,11 +1,13 @@
 //! The results: one sentence for each metric, plots of the intervals, and tables of the comparison.
 
+use std::cmp::Ordering;
 use std::fmt::Write as _;
 
 use super::chart::{ChartLabels, Interval, intervals};
 use super::comparison::{MethodScore, is_called, less_is_better};
+use super::gather::in_order;
 use super::markup::{count, escape, number, signed};
-use super::sections::{colour, dot, in_order};
+use super::sections::{colour, dot};
 use super::statistics::MeanEstimate;
 
 /// The section with the results of all methods.
@@ -13,9 +15,16 @@ pub fn results(rows: &[MethodScore], labels: &[String], reference: Option<&str>,
     if rows.is_empty() {
         return String::new();
     }
+    let groups: Vec<Group> = in_order(rows.iter().map(|row| (&row.split, &row.metric)))
+        .into_iter()
+        .map(|(split, metric)| {
+            let of = rows.iter().filter(|row| (&row.split, &row.metric) == (split, metric));
+            Group { split, metric, is_less: less_is_better(metric), rows: of.collect() }
+        })
+        .collect();
     let mut html = "<h2>Result</h2>\n".to_owned();
     match reference {
-        Some(reference) => html.push_str(&findings(rows, reference)),
+        Some(reference) => groups.iter().for_each(|group| html.push_str(&finding(group, reference))),
         None => {
             let _ = writeln!(
                 html,
@@ -26,21 +35,19 @@ pub fn results(rows: &[MethodScore], labels: &[String], reference: Option<&str>,
     }
     let mut plots = String::new();
     let mut tables = String::new();
-    let groups = in_order(rows.iter().map(|row| (row.split.clone(), row.metric.clone())));
-    for (split, metric) in &groups {
-        let of: Vec<&MethodScore> = rows.iter().filter(|row| row.split == *split && row.metric == *metric).collect();
-        let is_less = less_is_better(metric);
-        let direction = if is_less { "less is better" } else { "more is better" };
-        let bars: Vec<Interval> = of
+    for group in &groups {
+        let Group { split, metric, is_less, rows } = group;
+        let direction = if *is_less { "less is better" } else { "more is better" };
+        let bars: Vec<Interval> = rows
             .iter()
             .map(|row| (row.method.clone(), colour(labels, &row.method), row.value.mean, row.value.interval))
             .collect();
-        let line = of
+        let line = rows
             .iter()
             .find(|row| Some(row.method.as_str()) == reference)
             .map(|row| (row.value.mean, row.method.as_str()));
         let title = format!("{metric} on {split} ({direction})");
-        let (bars, left_out) = comparable(bars, &of);
+        let (bars, left_out) = comparable(bars, rows);
         let caption = if left_out.is_empty() {
             title.clone()
         } else {
@@ -48,13 +55,30 @@ pub fn results(rows: &[MethodScore], labels: &[String], reference: Option<&str>,
         };
         let description = "Mean over seeds with its 95 % interval, for each method; numbers are in the table below.";
         plots.push_str(&intervals(ChartLabels { title: &caption, description, x: metric, y: "" }, &bars, line));
-        tables.push_str(&comparison(&of, labels, reference, &title, is_less));
+        tables.push_str(&comparison(group, labels, reference, &title));
     }
     let _ = write!(html, "<div class=\"plots\">{plots}</div>\n{tables}");
     html
 }
 
-/// Why there is no baseline.
+/// The methods on one metric of one split.
+struct Group<'a> {
+    split: &'a str,
+    metric: &'a str,
+    /// Whether a smaller value is better.
+    is_less: bool,
+    rows: Vec<&'a MethodScore>,
+}
+
+impl Group<'_> {
+    /// Compares two methods: the better one is greater.
+    fn compare(&self, one: &MethodScore, other: &MethodScore) -> Ordering {
+        let order = one.value.mean.total_cmp(&other.value.mean);
+        if self.is_less { order.reverse() } else { order }
+    }
+}
+
+/// The reason why there is no baseline.
 pub fn no_baseline(labels: &[String], baseline: &str) -> String {
     let several: Vec<&str> = labels.iter().map(String::as_str).filter(|label| is_called(label, baseline)).collect();
     if several.is_empty() {
@@ -63,8 +87,8 @@ pub fn no_baseline(labels: &[String], baseline: &str) -> String {
     format!("Several methods are called “{baseline}” ({})", several.join("; "))
 }
 
-/// The intervals to draw, and the text of those that are left out. An untuned model is left out if its value is so far from
-/// the others that their differences could not be seen.
+/// The intervals to draw, and the texts of the intervals that are left out. An untuned model is left out if its value is so
+/// far from the others that their differences would be invisible.
 fn comparable(bars: Vec<Interval>, rows: &[&MethodScore]) -> (Vec<Interval>, Vec<String>) {
     let reach = |bars: &mut dyn Iterator<Item = &Interval>| {
         let ends = bars.flat_map(|bar| {
@@ -84,57 +108,52 @@ fn comparable(bars: Vec<Interval>, rows: &[&MethodScore]) -> (Vec<Interval>, Vec
     (drawn, left_out.into_iter().map(|bar| format!("{} ({})", bar.0, number(bar.2))).collect())
 }
 
-/// One sentence for each metric: the best method against the baseline.
-fn findings(rows: &[MethodScore], reference: &str) -> String {
-    let mut html = String::new();
-    for (split, metric) in in_order(rows.iter().map(|row| (row.split.clone(), row.metric.clone()))) {
-        let is_less = less_is_better(&metric);
-        // An oracle reads the labels of synthetic data: it is a bound, not a method.
-        let is_method = |row: &&MethodScore| !row.method.starts_with("oracle");
-        let of = || rows.iter().filter(|row| row.split == split && row.metric == metric);
-        let better = |one: &&MethodScore, other: &&MethodScore| {
-            let order = one.value.mean.total_cmp(&other.value.mean);
-            if is_less { order.reverse() } else { order }
-        };
-        let Some(best) = of().filter(is_method).max_by(better) else { continue };
-        // The sentence names an oracle that the table below has on top, so that the two do not seem to disagree.
-        let aside = if of().max_by(better).is_some_and(|row| !is_method(&row)) {
-            " (the oracle, which is told the truth, aside)"
-        } else {
-            ""
-        };
-        let name = escape(&best.method);
-        let against = escape(reference);
-        let text = match &best.difference {
-            None if best.method == reference => {
-                format!("No method is better than the baseline <b>{against}</b>{aside}")
-            }
-            None => format!("<b>{name}</b> is best{aside}; the baseline {against} was not scored on it"),
-            Some(difference) if difference.mean().is_none() => {
-                format!("<b>{name}</b> is best{aside}; no run of it has the seed of a run of the baseline {against}")
-            }
-            Some(difference) => {
-                let mean = difference.mean().unwrap_or_default();
-                let finding = format!("<b>{name}</b> is best{aside}, {} against {against}", signed(mean));
-                let verdict = |estimate: Option<MeanEstimate>, what: &str| match estimate
-                    .and_then(|it| Some((it, it.interval?)))
-                {
+/// One sentence: the best method against the baseline.
+fn finding(group: &Group, reference: &str) -> String {
+    // An oracle reads the labels of synthetic data: its score is a bound, not the score of a method.
+    let is_method = |row: &MethodScore| !row.method.starts_with("oracle");
+    let best = |is_shown: fn(&MethodScore) -> bool| {
+        let rows = group.rows.iter().copied().filter(|row| is_shown(row));
+        rows.max_by(|one, other| group.compare(one, other))
+    };
+    // If an oracle is the first row of the table below, the sentence names the oracle too. Otherwise sentence and table
+    // would seem to disagree.
+    let aside = if best(|_| true).is_some_and(|row| !is_method(row)) {
+        " (the oracle, which is told the truth, aside)"
+    } else {
+        ""
+    };
+    let Some(best) = best(is_method) else { return String::new() };
+    let name = escape(&best.method);
+    let against = escape(reference);
+    let text = match &best.difference {
+        None if best.method == reference => {
+            format!("No method is better than the baseline <b>{against}</b>{aside}")
+        }
+        None => format!("<b>{name}</b> is best{aside}; the baseline {against} was not scored on it"),
+        Some(difference) if difference.mean().is_none() => {
+            format!("<b>{name}</b> is best{aside}; no run of it has the seed of a run of the baseline {against}")
+        }
+        Some(difference) => {
+            let mean = difference.mean().unwrap_or_default();
+            let finding = format!("<b>{name}</b> is best{aside}, {} against {against}", signed(mean));
+            let verdict =
+                |estimate: Option<MeanEstimate>, what: &str| match estimate.and_then(|it| Some((it, it.interval?))) {
                     Some((estimate, (low, high))) => {
                         let clear = if estimate.excludes_zero() { "" } else { ", which includes no difference" };
                         format!("; 95 % over {} {what}: {} … {}{clear}", estimate.count, signed(low), signed(high))
                     }
                     None => String::new(),
                 };
-                finding + &verdict(difference.over_seeds, "seeds") + &verdict(difference.over_items, "items")
-            }
-        };
-        let _ = writeln!(html, "<p class=\"finding\">{} on {}: {text}.</p>", escape(&metric), escape(&split));
-    }
-    html
+            finding + &verdict(difference.over_seeds, "seeds") + &verdict(difference.over_items, "items")
+        }
+    };
+    format!("<p class=\"finding\">{} on {}: {text}.</p>\n", escape(group.metric), escape(group.split))
 }
 
-fn comparison(rows: &[&MethodScore], labels: &[String], reference: Option<&str>, title: &str, is_less: bool) -> String {
-    let has_phi = rows.iter().any(|row| row.phi.is_some());
+/// The table of a group, with the best method first.
+fn comparison(group: &Group, labels: &[String], reference: Option<&str>, title: &str) -> String {
+    let has_phi = group.rows.iter().any(|row| row.phi.is_some());
     let against = reference.map(escape).unwrap_or_default();
     let mut html = format!(
         "<h3>{}</h3><div class=\"scroll\"><table><thead><tr><th>method</th><th class=\"n\">mean</th>",
@@ -149,12 +168,9 @@ fn comparison(rows: &[&MethodScore], labels: &[String], reference: Option<&str>,
     }
     html.push_str("<th class=\"n\">steps</th>");
     html.push_str(if has_phi { "<th class=\"n\">Φ</th></tr></thead><tbody>\n" } else { "</tr></thead><tbody>\n" });
-    let mut ordered: Vec<&&MethodScore> = rows.iter().collect();
-    ordered.sort_by(|one, other| {
-        let order = one.value.mean.total_cmp(&other.value.mean);
-        if is_less { order } else { order.reverse() }
-    });
-    for (place, row) in ordered.into_iter().enumerate() {
+    let mut best_first = group.rows.clone();
+    best_first.sort_by(|one, other| group.compare(other, one));
+    for (place, row) in best_first.into_iter().enumerate() {
         let class = if place == 0 { " class=\"best\"" } else { "" };
         let cell = |text: &str| format!("<td class=\"n\">{text}</td>");
         let _ = write!(html, "<tr{class}><td>{}</td>{}", dot(labels, &row.method), cell(&number(row.value.mean)));
@@ -171,20 +187,13 @@ fn comparison(rows: &[&MethodScore], labels: &[String], reference: Option<&str>,
                     html.push_str(&cell(&difference.mean().map_or("–".to_owned(), signed)));
                     for estimate in [difference.over_seeds, difference.over_items] {
                         let class = match estimate {
-                            Some(estimate) if estimate.excludes_zero() => {
-                                if (estimate.mean < 0.0) == is_less {
-                                    "n good"
-                                } else {
-                                    "n bad"
-                                }
-                            }
-                            _ => "n",
+                            Some(estimate) if !estimate.excludes_zero() => "n",
+                            Some(estimate) if (estimate.mean < 0.0) == group.is_less => "n good",
+                            Some(_) => "n bad",
+                            None => "n",
                         };
-                        let _ = write!(
-                            html,
-                            "<td class=\"{class}\">{}</td>",
-                            range(estimate.and_then(|it| it.interval), signed)
-                        );
+                        let shown = range(estimate.and_then(|it| it.interval), signed);
+                        let _ = write!(html, "<td class=\"{class}\">{shown}</td>");
                     }
                     html.push_str(&cell(&difference.over_items.map_or("–".to_owned(), |it| it.count.to_string())));
                 }

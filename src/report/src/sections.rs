@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::chart::{COLOURS, ChartLabels, Series, lines, shares};
 use super::comparison::{average, cost_of, full_flops};
-use super::gather::{Picked, ReportData, RoundPoint, TrainingCost, TunedModel};
+use super::gather::{Picked, ReportData, RoundPoint, TrainingCost, in_order};
 use super::markup::{count, cut, escape, number};
 
 /// The largest number of columns in a plot of shares. If there are more steps, several steps share a column.
@@ -13,10 +13,12 @@ const COLUMNS: usize = 48;
 /// The number of instructions in a list of the most selected ones.
 const SAMPLE: usize = 10;
 
+/// The number of the colour of a method: its place among all methods.
 pub fn colour(labels: &[String], label: &str) -> usize {
     labels.iter().position(|known| known == label).unwrap_or(0)
 }
 
+/// A label with a dot in the colour of its method, as HTML.
 pub fn dot(labels: &[String], label: &str) -> String {
     format!(
         "<span class=\"dot\" style=\"background:var(--c{})\"></span>{}",
@@ -30,10 +32,8 @@ pub fn learning(gathered: &ReportData, labels: &[String]) -> String {
     let mut series = Vec::new();
     for label in labels {
         let runs: Vec<Vec<(f64, f64)>> = gathered
-            .tuned_models
-            .iter()
-            .filter(|tuning| tuning.name.label == *label)
-            .map(|tuning| tuning.performance.iter().map(|(step, performance)| (*step, -performance)).collect())
+            .tuned_models_of(label)
+            .map(|model| model.performance.iter().map(|(step, performance)| (*step, -performance)).collect())
             .collect();
         let (points, band) = mean_and_range(&runs);
         if points.len() > 1 {
@@ -92,18 +92,17 @@ fn mean_and_range(runs: &[Vec<(f64, f64)>]) -> (Vec<(f64, f64)>, Band) {
     (points, band)
 }
 
-/// What each method selected over time: by the labels of synthetic data, and by cluster.
+/// The shares of labels and of clusters in the batches of each method, by step.
 pub fn selected(gathered: &ReportData, labels: &[String]) -> String {
     let mut html = String::new();
     for (heading, is_by_label) in [("by kind", true), ("by cluster", false)] {
         let mut plots = String::new();
-        // The numbers of clusters differ from seed to seed, so that only one seed is shown. Labels mean the same for all
+        // A cluster has another number with each seed, so that only one seed is shown. A label means the same with all
         // seeds.
+        let kept = if is_by_label { usize::MAX } else { 1 };
         let groups = labels.iter().filter_map(|label| {
-            let of: Vec<&TunedModel> =
-                gathered.tuned_models.iter().filter(|tuning| tuning.name.label == *label).collect();
-            let kept = if is_by_label { of.len() } else { 1 };
-            let rows: Vec<&Picked> = of.into_iter().take(kept).flat_map(|tuning| &tuning.picked).collect();
+            let rows: Vec<&Picked> =
+                gathered.tuned_models_of(label).take(kept).flat_map(|model| &model.picked).collect();
             (!rows.is_empty()).then_some((label, rows))
         });
         let groups: Vec<(&String, Vec<&Picked>)> = groups.collect();
@@ -133,17 +132,14 @@ struct Categories {
 impl Categories {
     /// `None` if fewer than half of the rows have a category.
     fn of(rows: &[&Picked], is_by_label: bool) -> Option<Self> {
+        // The cluster stands before the name, so that cluster 10 comes after cluster 9.
         let mut counts: BTreeMap<(Option<u32>, String), usize> = BTreeMap::new();
-        let mut known = 0;
         for row in rows {
-            let by_label = row.label.clone().map(|label| (None, label));
-            let by_cluster = row.cluster.map(|cluster| (Some(cluster), cluster_name(cluster)));
-            if let Some(key) = if is_by_label { by_label } else { by_cluster } {
-                *counts.entry(key).or_default() += 1;
-                known += 1;
+            if let Some(name) = category(row, is_by_label) {
+                *counts.entry((row.cluster.filter(|_| !is_by_label), name)).or_default() += 1;
             }
         }
-        if 2 * known < rows.len() {
+        if 2 * counts.values().sum::<usize>() < rows.len() {
             return None;
         }
         let mut by_count: Vec<_> = counts.iter().collect();
@@ -168,18 +164,14 @@ impl Categories {
     }
 
     fn plot(&self, words: ChartLabels, rows: &[&Picked], place: impl Fn(&Picked) -> u32) -> String {
-        let (Some(first), Some(last)) =
-            (rows.iter().map(|row| place(row)).min(), rows.iter().map(|row| place(row)).max())
-        else {
-            return String::new();
-        };
+        let places = || rows.iter().map(|row| place(row));
+        let (Some(first), Some(last)) = (places().min(), places().max()) else { return String::new() };
         let width = ((last - first) as usize + 1).div_ceil(COLUMNS);
         let mut columns: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
         for row in rows {
             let column =
                 columns.entry((place(row) - first) as usize / width).or_insert_with(|| vec![0.0; self.names.len()]);
-            let name = if self.is_by_label { row.label.clone() } else { row.cluster.map(cluster_name) };
-            let Some(name) = name else { continue };
+            let Some(name) = category(row, self.is_by_label) else { continue };
             let category = self.names.iter().position(|(known, _)| *known == name);
             column[category.unwrap_or(self.names.len() - 1)] += 1.0;
         }
@@ -189,8 +181,9 @@ impl Categories {
     }
 }
 
-fn cluster_name(cluster: u32) -> String {
-    format!("cluster {cluster}")
+/// The name of a row's category: its label or its cluster.
+fn category(row: &Picked, is_by_label: bool) -> Option<String> {
+    if is_by_label { row.label.clone() } else { row.cluster.map(|cluster| format!("cluster {cluster}")) }
 }
 
 /// The training of the selector: rewards, performance and selections by round.
@@ -198,28 +191,27 @@ pub fn training(gathered: &ReportData) -> String {
     if gathered.selectors.is_empty() {
         return String::new();
     }
-    let trained = in_order(gathered.selectors.iter().map(|training| training.name.label.clone()));
+    let trained = in_order(gathered.selectors.iter().map(|selector| &selector.name.label));
     let by_round = |value: fn(&RoundPoint) -> Option<f64>| {
         let mut series = Vec::new();
-        for label in &trained {
-            let of = gathered.selectors.iter().filter(|training| training.name.label == *label);
-            let runs: Vec<Vec<(f64, f64)>> = of
-                .map(|training| training.rounds.iter().filter_map(|row| Some((row.0 + 1.0, value(row)?))).collect())
+        for (colour, label) in trained.iter().enumerate() {
+            let runs: Vec<Vec<(f64, f64)>> = gathered
+                .selectors_of(label)
+                .map(|selector| selector.rounds.iter().filter_map(|row| Some((row.0 + 1.0, value(row)?))).collect())
                 .collect();
-            let hue = trained.iter().position(|known| known == label).unwrap_or(0);
+            let (points, _) = mean_and_range(&runs);
+            let mut name = (*label).clone();
             if runs.len() > 1 {
-                let one = |points: &Vec<(f64, f64)>| Series {
-                    label: "one seed".into(),
-                    colour: hue,
-                    points: points.clone(),
+                name = format!("{label}, mean of {} seeds", runs.len());
+                series.extend(runs.into_iter().map(|points| Series {
+                    label: "one seed".to_owned(),
+                    colour,
+                    points,
                     is_faint: true,
                     ..Series::default()
-                };
-                series.extend(runs.iter().map(one));
+                }));
             }
-            let (points, _) = mean_and_range(&runs);
-            let label = if runs.len() > 1 { format!("{label}, mean of {} seeds", runs.len()) } else { label.clone() };
-            series.push(Series { label, colour: hue, points, ..Series::default() });
+            series.push(Series { label: name, colour, points, ..Series::default() });
         }
         series
     };
@@ -240,14 +232,9 @@ pub fn training(gathered: &ReportData) -> String {
         ("What the policy selected, by kind and round", true),
         ("What the policy selected, by cluster and round", false),
     ] {
-        let kept = if is_by_label { gathered.selectors.len() } else { 1 };
-        let rows: Vec<&Picked> = gathered
-            .selectors
-            .iter()
-            .take(kept)
-            .flat_map(|training| &training.picked)
-            .filter(|row| row.round.is_some())
-            .collect();
+        let kept = if is_by_label { usize::MAX } else { 1 };
+        let picked = gathered.selectors.iter().take(kept).flat_map(|selector| &selector.picked);
+        let rows: Vec<&Picked> = picked.filter(|row| row.round.is_some()).collect();
         if let Some(categories) = Categories::of(&rows, is_by_label) {
             let words =
                 ChartLabels { title, description: "Share of each in all batches of a round.", x: "round", y: "share" };
@@ -261,9 +248,9 @@ pub fn training(gathered: &ReportData) -> String {
 pub fn samples(gathered: &ReportData, labels: &[String]) -> String {
     let mut html = String::new();
     for label in labels {
-        let Some(tuning) = gathered.tuned_models.iter().find(|tuning| tuning.name.label == *label) else { continue };
+        let Some(model) = gathered.tuned_models_of(label).next() else { continue };
         let mut by_id: BTreeMap<u32, Vec<&Picked>> = BTreeMap::new();
-        for row in &tuning.picked {
+        for row in &model.picked {
             by_id.entry(row.id).or_default().push(row);
         }
         let score = |rows: &[&Picked]| {
@@ -289,7 +276,7 @@ pub fn samples(gathered: &ReportData, labels: &[String]) -> String {
             html,
             "<details{open}><summary>{}: {} selected, {different} different</summary><div class=\"scroll\"><table><thead><tr><th class=\"n\">times</th>",
             escape(label),
-            tuning.picked.len()
+            model.picked.len()
         );
         for (shown, head) in [
             (has_score, "<th class=\"n\">score</th>"),
@@ -305,11 +292,8 @@ pub fn samples(gathered: &ReportData, labels: &[String]) -> String {
                 let _ = write!(html, "<td class=\"n\">{}</td>", score.map_or("–".to_owned(), number));
             }
             if has_cluster {
-                let _ = write!(
-                    html,
-                    "<td class=\"n\">{}</td>",
-                    row.cluster.map_or("–".to_owned(), |cluster| cluster.to_string())
-                );
+                let cluster = row.cluster.map_or("–".to_owned(), |cluster| cluster.to_string());
+                let _ = write!(html, "<td class=\"n\">{cluster}</td>");
             }
             if has_kind {
                 let _ = write!(html, "<td>{}</td>", escape(row.label.as_deref().unwrap_or("–")));
@@ -332,17 +316,13 @@ pub fn costs(gathered: &ReportData, labels: &[String]) -> String {
     for label in labels {
         rows.extend(cost_of(gathered, label).map(|cost| (dot(labels, label), cost)));
     }
-    for label in in_order(gathered.selectors.iter().map(|training| training.name.label.clone())) {
-        let of: Vec<TrainingCost> =
-            gathered.selectors.iter().filter(|training| training.name.label == label).map(|it| it.cost).collect();
-        rows.extend(average(&of).map(|cost| (format!("training of the selector ({})", escape(&label)), cost)));
-        let of_label = || gathered.selectors.iter().filter(|training| training.name.label == label);
-        for pass in in_order(of_label().flat_map(|training| &training.passes).map(|(pass, _)| pass.clone())) {
-            let of: Vec<TrainingCost> = of_label()
-                .flat_map(|training| &training.passes)
-                .filter_map(|(other, cost)| (*other == pass).then_some(*cost))
-                .collect();
-            rows.extend(average(&of).map(|cost| (format!("{} before it ({})", escape(&pass), escape(&label)), cost)));
+    for label in in_order(gathered.selectors.iter().map(|selector| &selector.name.label)) {
+        let of: Vec<TrainingCost> = gathered.selectors_of(label).map(|selector| selector.cost).collect();
+        rows.extend(average(&of).map(|cost| (format!("training of the selector ({})", escape(label)), cost)));
+        let passes = || gathered.selectors_of(label).flat_map(|selector| &selector.passes);
+        for pass in in_order(passes().map(|(pass, _)| pass)) {
+            let of: Vec<TrainingCost> = passes().filter(|(other, _)| other == pass).map(|(_, cost)| *cost).collect();
+            rows.extend(average(&of).map(|cost| (format!("{} before it ({})", escape(pass), escape(label)), cost)));
         }
     }
     if rows.is_empty() {
@@ -394,15 +374,4 @@ pub fn notes(gathered: &ReportData, has_results: bool) -> String {
         );
     }
     if html.is_empty() { html } else { format!("<h2>Notes</h2>\n{html}") }
-}
-
-/// The distinct values, in the order of their first appearance.
-pub fn in_order<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
-    let mut found = Vec::new();
-    for value in values {
-        if !found.contains(&value) {
-            found.push(value);
-        }
-    }
-    found
 }

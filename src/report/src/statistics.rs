@@ -1,9 +1,9 @@
 //! Means with intervals. Samples are small, so that all intervals are those of Student's t distribution.
 //!
-//! An interval over *seeds* says how much the result of another run would differ: each seed is one observation, and two
-//! methods are paired by their common seeds. An interval over *items* says how much the result on another test set of the
-//! same kind would differ: each item is one observation, with its difference averaged over the seeds that both methods
-//! have.
+//! An interval over *seeds* shows how much the result of another run could differ: each seed is one observation, and two
+//! methods are paired by their common seeds. An interval over *items* shows how much the result on another test set from
+//! the same source could differ: each item is one observation, with its difference averaged over the seeds that both
+//! methods have.
 
 use std::f64::consts::PI;
 
@@ -27,8 +27,9 @@ pub fn mean(values: &[f64]) -> Option<MeanEstimate> {
     weighted_mean(&values.iter().map(|value| (*value, 1.0)).collect::<Vec<_>>())
 }
 
-/// The weighted mean of (value, weight) and the t-interval of the ratio estimator, in which the weights are observed too,
-/// such as the numbers of tokens of items. With equal weights this is the plain mean and its t-interval.
+/// The weighted mean of (value, weight) and the t-interval of the ratio estimator. The estimator treats the weights, for
+/// example the numbers of tokens of items, as observations too. With equal weights, the result is the plain mean and its
+/// t-interval.
 pub fn weighted_mean(values: &[(f64, f64)]) -> Option<MeanEstimate> {
     let total: f64 = values.iter().map(|(_, weight)| weight).sum();
     if values.is_empty() || total <= 0.0 {
@@ -134,7 +135,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn quantiles_of_t_are_those_of_scipy() {
+    fn quantiles_of_t_agree_with_scipy() {
         // scipy.stats.t.ppf(0.975, d)
         let golden = [
             (1.0, 12.706204736174694),
@@ -154,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn the_interval_of_a_mean_is_that_of_scipy() {
+    fn the_interval_of_a_mean_agrees_with_scipy() {
         // scipy.stats.t.interval(0.95, 4, loc=np.mean(x), scale=scipy.stats.sem(x)), x = [1.1, 1.4, 0.9, 1.2, 1.3]
         let found = mean(&[1.1, 1.4, 0.9, 1.2, 1.3]).expect("five values");
         let (low, high) = found.interval.expect("an interval");
@@ -163,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn one_value_has_no_interval_and_none_no_mean() {
+    fn one_value_has_no_interval_and_no_values_have_no_mean() {
         assert_eq!(mean(&[2.0]), Some(MeanEstimate { count: 1, mean: 2.0, interval: None }));
         assert_eq!(mean(&[]), None);
         assert!(!mean(&[2.0]).is_some_and(|estimate| estimate.excludes_zero()));
@@ -171,7 +172,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn equal_weights_are_no_weights(values in prop::collection::vec(-5.0f64..5.0, 2..20), weight in 0.5f64..9.0) {
+        fn equal_weights_give_the_plain_mean(values in prop::collection::vec(-5.0f64..5.0, 2..20), weight in 0.5f64..9.0) {
             let weighted: Vec<(f64, f64)> = values.iter().map(|value| (*value, weight)).collect();
             let (one, other) = (mean(&values).expect("values"), weighted_mean(&weighted).expect("values"));
             prop_assert!((one.mean - other.mean).abs() < 1e-9);
@@ -180,7 +181,7 @@ mod tests {
         }
 
         #[test]
-        fn the_distribution_function_undoes_the_quantile(p in 0.5f64..0.999, degrees in 1.0f64..200.0) {
+        fn the_distribution_function_is_the_inverse_of_the_quantile(p in 0.5f64..0.999, degrees in 1.0f64..200.0) {
             prop_assert!((t_distribution(t_quantile(p, degrees), degrees) - p).abs() < 1e-9);
         }
     }

@@ -4,14 +4,13 @@
 
 use std::sync::Arc;
 
-use arrow_array::{Array, ArrayRef, FixedSizeListArray, Float32Array, RecordBatch, UInt32Array};
-use arrow_buffer::ScalarBuffer;
-use arrow_schema::DataType;
+use arrow_array::{Array, ArrayRef, Float32Array, RecordBatch, UInt32Array};
 use arrow_select::take::take_record_batch;
 use serde_json::json;
 use tch::Tensor;
 
-use raisin_base::error::{Problem, Result, anyhow};
+use crate::tables::{vector_column, vectors};
+use raisin_base::error::{Error, Problem, Result, anyhow};
 use raisin_contract::{Context, Progress};
 use raisin_kinds::clusters::Parameters;
 use raisin_selector::clustering::kmeans::{Clustering, kmeans};
@@ -45,23 +44,24 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
             "{n} candidates with features are too few for {} dimensions and {} clusters",
             parameters.dimensions, parameters.clusters
         );
-        return Err(Problem::new(problem).hint("a larger pool, or fewer dimensions and clusters").into());
+        let hint = "take a larger pool, or lower `dimensions` and `clusters`";
+        return Err(Problem::new(problem).hint(hint).into());
     }
     let (embeddings, width) = vectors(&rows, "embedding")?;
     let dimensions = parameters.dimensions.min(width);
     if dimensions < parameters.dimensions {
-        context.note(format!("the embeddings have only {width} numbers: all of them are kept"));
+        context.note(format!("the embeddings have only {width} numbers, so that all of them are kept"));
     }
     progress(context, "principal components", 0);
-    let pca = Pca::fit(&embeddings, width, dimensions)?;
-    let components = pca.project(&embeddings, false);
+    let pca = Pca::fit(embeddings, width, dimensions)?;
+    let components = pca.project(embeddings, false);
     progress(context, "k-means", 1);
     let seed = context.seed().at("kmeans");
     let found = kmeans(&components, dimensions, parameters.clusters, parameters.iterations, parameters.starts, &seed)?;
     if !found.converged {
-        context.note(format!("k-means still moved after {} iterations", parameters.iterations));
+        context.note(format!("k-means did not converge in {} iterations", parameters.iterations));
     }
-    let semantic = if parameters.whiten { pca.project(&embeddings, true) } else { components };
+    let semantic = if parameters.whiten { pca.project(embeddings, true) } else { components };
     let state = StaticState::fuse(&rows, &semantic, dimensions, parameters.whiten)?;
     context.write_table("clusters", &clusters_table(&rows, &found, &state)?)?;
     context.write_json(
@@ -99,27 +99,18 @@ fn progress(context: &Context, phase: &str, done: u64) {
 const COMPLETE: [&str; 6] =
     ["prompt_tokens", "response_tokens", "logp_conditional", "logp_unconditional", "unconditional_tokens", "embedding"];
 
+fn column<'a>(rows: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef> {
+    rows.column_by_name(name).ok_or_else(|| anyhow!("the features have no column `{name}`"))
+}
+
 /// The rows without a null in these columns. If all rows are complete, nothing is copied.
 fn complete_rows(all: RecordBatch) -> Result<RecordBatch> {
-    let columns: Vec<&ArrayRef> = COMPLETE
-        .into_iter()
-        .map(|name| all.column_by_name(name).ok_or_else(|| anyhow!("the features have no column `{name}`")))
-        .collect::<Result<_>>()?;
+    let columns: Vec<&ArrayRef> = COMPLETE.iter().map(|name| column(&all, name)).collect::<Result<_>>()?;
     if columns.iter().all(|column| column.null_count() == 0) {
         return Ok(all);
     }
     let complete = (0..all.num_rows() as u32).filter(|&row| columns.iter().all(|column| column.is_valid(row as usize)));
     Ok(take_record_batch(&all, &UInt32Array::from_iter_values(complete))?)
-}
-
-/// The numbers of a column of vectors, row by row, and the length of a vector. The numbers are not copied.
-fn vectors(rows: &RecordBatch, name: &str) -> Result<(ScalarBuffer<f32>, usize)> {
-    let lists: &FixedSizeListArray = table::column(rows, name)?;
-    let width = lists.value_length() as usize;
-    let values = lists.values().as_any().downcast_ref::<Float32Array>();
-    let values = values.ok_or_else(|| anyhow!("`{name}` does not hold f32"))?;
-    let start = lists.value_offset(0) as usize;
-    Ok((values.values().slice(start, rows.num_rows() * width), width))
 }
 
 /// The static state of all candidates.
@@ -176,22 +167,15 @@ impl StaticState {
 }
 
 fn clusters_table(rows: &RecordBatch, found: &Clustering, state: &StaticState) -> Result<RecordBatch> {
-    let DataType::FixedSizeList(field, length) = table::vector_type(state.columns.len()) else {
-        return Err(anyhow!("a vector column is a list of fixed size"));
-    };
-    let values = Arc::new(Float32Array::from(state.values.clone()));
-    let carried = |name: &'static str| -> Result<(&'static str, ArrayRef)> {
-        let column = rows.column_by_name(name).ok_or_else(|| anyhow!("the features have no column `{name}`"))?;
-        Ok((name, column.clone()))
-    };
+    let copied = |name: &'static str| Ok::<_, Error>((name, column(rows, name)?.clone()));
     table::batch(vec![
-        carried("id")?,
+        copied("id")?,
         ("cluster", Arc::new(UInt32Array::from(found.assignments.clone()))),
-        ("state", Arc::new(FixedSizeListArray::try_new(field, length, values, None)?)),
-        carried("prompt_tokens")?,
-        carried("response_tokens")?,
-        carried("logp_conditional")?,
-        carried("logp_unconditional")?,
-        carried("unconditional_tokens")?,
+        ("state", vector_column(state.values.clone(), state.columns.len(), None)?),
+        copied("prompt_tokens")?,
+        copied("response_tokens")?,
+        copied("logp_conditional")?,
+        copied("logp_unconditional")?,
+        copied("unconditional_tokens")?,
     ])
 }

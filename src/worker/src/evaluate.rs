@@ -1,8 +1,7 @@
 //! Runs a stage of kind `evaluate`: scores a model on the examples of a task, item by item (docs/method.md, section 7). The
 //! kinds `sql` and `report` compare models.
 //!
-//! Every finished batch of losses or of generated answers is saved, so that an evaluation that was killed continues from
-//! there.
+//! Every finished batch of losses or of generated answers is saved. A killed evaluation continues after the last saved batch.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,7 +9,7 @@ use std::time::Instant;
 
 use arrow_array::{ArrayRef, BooleanArray, Float64Array, StringArray, UInt32Array};
 
-use crate::learning::{device, encode_examples, open, phase_cost};
+use crate::learning::{device, encode_examples, open, phase_cost, speed};
 use raisin_base::error::{Context as _, Problem, Result};
 use raisin_contract::finished::FinishedParts;
 use raisin_contract::{Context, Cost, Progress};
@@ -20,9 +19,9 @@ use raisin_kinds::evaluate::{Metric, Parameters};
 use raisin_lm::Model;
 use raisin_settings::Split;
 use raisin_table::{self as table, WriteTable as _};
-use raisin_training::meter;
 use raisin_training::scoring::{best_choice, last_number, mean_and_error, strict_number, token_mean_and_error};
 use raisin_training::validation::{RowLoss, ValidationSet};
+use raisin_training::{Meter, PhaseUse, meter};
 
 pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     let mut task = read_task(context.input("/task")?)?;
@@ -35,9 +34,9 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     let metrics = metrics_of(&task, &parameters, &examples)?;
     let main = main_metric(&task, &metrics);
     let folder = context.input("/model")?;
-    let loading = meter::Meter::start(device(context)?);
+    let loading = Meter::start(device(context)?);
     let mut model = open(folder, context)?;
-    // An adapter that is not merged into its base would add matrix products for every token.
+    // Merges an adapter into its base, so that the adapter needs no matrix products of its own.
     model.freeze()?;
     context.cost(phase_cost("load", loading.stop()));
     let codec = Codec::load(folder)?;
@@ -71,16 +70,24 @@ fn chosen(task: &Task, parameters: &Parameters) -> Result<Vec<Example>> {
     Ok(all.iter().take(parameters.limit.unwrap_or(usize::MAX)).cloned().collect())
 }
 
-/// What to compute: what the parameters say or, if they say nothing, the loss and what the task is scored by.
+/// The metric by which the task is scored; `None` for the loss alone.
+fn metric_of(task: &Task) -> Option<Metric> {
+    match task.scoring.by {
+        Scored::Loss => None,
+        Scored::Choice => Some(Metric::Choice),
+        Scored::Match => Some(Metric::Match),
+    }
+}
+
+/// The metrics to compute: the metrics in the parameters or, without these, the loss and the metric of the task.
+///
+/// # Errors
+/// An example has no choices, but `choice` is one of the metrics.
 fn metrics_of(task: &Task, parameters: &Parameters, examples: &[Example]) -> Result<Vec<Metric>> {
     let mut metrics = parameters.metrics.clone();
     if metrics.is_empty() {
         metrics.push(Metric::Loss);
-        match task.scoring.by {
-            Scored::Loss => {}
-            Scored::Choice => metrics.push(Metric::Choice),
-            Scored::Match => metrics.push(Metric::Match),
-        }
+        metrics.extend(metric_of(task));
     }
     let without = examples.iter().find(|example| example.choices.is_empty() || example.answer.is_none());
     if let (true, Some(example)) = (metrics.contains(&Metric::Choice), without) {
@@ -92,13 +99,8 @@ fn metrics_of(task: &Task, parameters: &Parameters, examples: &[Example]) -> Res
 
 /// The metric of `correct`, `correct_norm` and `prediction` (see `raisin_kinds::evaluate`).
 fn main_metric(task: &Task, metrics: &[Metric]) -> Option<Metric> {
-    let of_the_task = match task.scoring.by {
-        Scored::Loss => None,
-        Scored::Choice => Some(Metric::Choice),
-        Scored::Match => Some(Metric::Match),
-    };
     let first = metrics.iter().copied().find(|metric| *metric != Metric::Loss);
-    of_the_task.filter(|metric| metrics.contains(metric)).or(first)
+    metric_of(task).filter(|metric| metrics.contains(metric)).or(first)
 }
 
 /// One row of the `metrics` table.
@@ -127,12 +129,12 @@ impl ItemRow {
     }
 }
 
-/// What the model answers, and whether that is right.
+/// The answer of the model to an example.
 #[derive(Clone, Debug)]
 struct Answer {
     text: String,
     correct: bool,
-    /// By the length of the choice, or by a flexible match of numbers.
+    /// Whether the answer is right if the loss is divided by the length of the choice, or if numbers match flexibly.
     correct_norm: Option<bool>,
 }
 
@@ -172,38 +174,34 @@ impl Evaluator<'_> {
                 // The prompt and the choice are encoded together. Only the text of the choice has a loss.
                 let sequence = self.codec.choice(example, choice, self.parameters.max_tokens)?;
                 let sequence = sequence.ok_or_else(|| {
-                    let what = format!("example {} leaves no room for the choice `{choice}`", example.id);
+                    let what =
+                        format!("example {} has no token of the choice `{choice}` within max_tokens", example.id);
                     Problem::new(what).hint("raise max_tokens")
                 })?;
                 sequences.push(sequence);
             }
         }
-        // The choices of a question have the same prompt, which is computed once.
+        // The choices of a question have a common prompt, which is computed once.
         let mut rest = sequences.iter();
         let families: Vec<Vec<&Sequence>> =
             self.examples.iter().map(|example| rest.by_ref().take(example.choices.len()).collect()).collect();
         let families: Vec<Vec<&Sequence>> = families.into_iter().filter(|family| !family.is_empty()).collect();
         let set = ValidationSet::of_families(&families, self.parameters.batch_tokens, device(self.context)?)?;
         let losses = self.row_losses("choices", &set)?;
-        let (mut correct, mut correct_norm) = (Vec::new(), Vec::new());
-        let mut start = 0;
+        let mut rest = losses.as_slice();
         for (example, item) in self.examples.iter().zip(&mut results.items) {
-            let end = start + example.choices.len();
-            self.check_finite(example, &losses[start..end])?;
-            let best = best_choice(&losses[start..end], &example.choices);
-            start = end;
-            let is_right = |chosen: usize| example.answer == Some(chosen);
-            let Some(best) = best else { continue };
+            let (of_example, others) = rest.split_at(example.choices.len());
+            rest = others;
+            self.check_finite(example, of_example)?;
+            let Some(best) = best_choice(of_example, &example.choices) else { continue };
             item.chosen = Some(Answer {
                 text: example.choices.get(best.by_sum).cloned().unwrap_or_default(),
-                correct: is_right(best.by_sum),
-                correct_norm: Some(is_right(best.by_length)),
+                correct: example.answer == Some(best.by_sum),
+                correct_norm: Some(example.answer == Some(best.by_length)),
             });
-            correct.push(f64::from(u8::from(is_right(best.by_sum))));
-            correct_norm.push(f64::from(u8::from(is_right(best.by_length))));
         }
-        results.push_mean("acc", &correct);
-        results.push_mean("acc_norm", &correct_norm);
+        results.push_share("acc", |item| Some(item.chosen.as_ref()?.correct));
+        results.push_share("acc_norm", |item| item.chosen.as_ref()?.correct_norm);
         Ok(())
     }
 
@@ -211,12 +209,11 @@ impl Evaluator<'_> {
         let numbers = self.task.scoring.extract == Some(Extract::Gsm8k);
         let prompts =
             self.examples.iter().map(|example| self.codec.prompt(&example.messages)).collect::<Result<Vec<_>>>()?;
-        // Prompts of similar length generate together, which needs little padding.
+        // Prompts of similar length form a batch, which needs little padding.
         let mut order: Vec<usize> = (0..prompts.len()).collect();
         order.sort_by_key(|&row| (prompts[row].len(), row));
-        let (mut exact, mut flexible) = (vec![0.0; prompts.len()], vec![0.0; prompts.len()]);
         let (start, mut tokens, mut done) = (Instant::now(), 0, 0);
-        // And what fitted in memory: fewer rows together round otherwise.
+        // A part has the number of rows that fitted in memory too, because a batch of another size rounds differently.
         let mut finished = FinishedParts::<(usize, Vec<Vec<u32>>)>::open(self.context, "generation")?;
         for rows in order.chunks(self.parameters.generate_rows) {
             let chosen: Vec<Vec<u32>> = rows.iter().map(|&row| prompts[row].clone()).collect();
@@ -230,26 +227,27 @@ impl Evaluator<'_> {
                 tokens += (prompt.len() + answer.len()) as u64;
                 let text = self.codec.decode(&answer)?;
                 let reference = &self.examples[row].response;
-                let (is_exact, is_flexible) =
-                    if numbers { numbers_agree(&text, reference) } else { (text.trim() == reference.trim(), false) };
-                exact[row] = f64::from(u8::from(is_exact));
-                flexible[row] = f64::from(u8::from(is_flexible));
-                let correct_norm = numbers.then_some(is_flexible);
-                results.items[row].generated = Some(Answer { text, correct: is_exact, correct_norm });
+                let (correct, correct_norm) = if numbers {
+                    let (strictly, flexibly) = numbers_agree(&text, reference);
+                    (strictly, Some(flexibly))
+                } else {
+                    (text.trim() == reference.trim(), None)
+                };
+                results.items[row].generated = Some(Answer { text, correct, correct_norm });
             }
             done += rows.len();
             self.progress("generation", done, prompts.len(), tokens, start);
         }
         self.cost("generation", start, tokens, 0);
-        results.push_mean("exact_match", &exact);
+        results.push_share("exact_match", |item| Some(item.generated.as_ref()?.correct));
         if numbers {
-            results.push_mean("flexible_match", &flexible);
+            results.push_share("flexible_match", |item| item.generated.as_ref()?.correct_norm);
         }
         Ok(())
     }
 
     /// # Errors
-    /// A loss is not a finite number. It cannot be compared with other losses, so that no choice follows from it.
+    /// A loss is not a finite number. Such a loss cannot be compared with other losses.
     fn check_finite(&self, example: &Example, losses: &[RowLoss]) -> Result<()> {
         let Some(loss) = losses.iter().find(|loss| !loss.sum.is_finite()) else { return Ok(()) };
         let (id, model, sum) = (example.id, &self.parameters.model, loss.sum);
@@ -259,8 +257,8 @@ impl Evaluator<'_> {
 
     fn row_losses(&self, phase: &str, set: &ValidationSet) -> Result<Vec<RowLoss>> {
         let start = Instant::now();
-        // Losses are saved as bits, because a number that was written in decimal digits may read back as another number. The
-        // size that memory allowed is saved too, because halves round differently.
+        // Losses are saved as bits: an f64 that is written in decimal digits may be read back as another number. A part has
+        // the batch size that fitted in memory too, because a batch of another size rounds differently.
         let mut finished = FinishedParts::<(usize, Vec<u64>)>::open(self.context, phase)?;
         let part = |work: &dyn Fn() -> Result<Vec<f64>>| {
             let (too_many, bits) = finished.next(|| {
@@ -283,20 +281,15 @@ impl Evaluator<'_> {
             done: done as u64,
             total: total as u64,
             unit: "examples".to_owned(),
-            tokens_per_second: Some(tokens as f64 / start.elapsed().as_secs_f64().max(1e-9)),
-            detail: String::new(),
+            tokens_per_second: speed(tokens, start.elapsed()),
+            ..Progress::default()
         });
     }
 
     fn cost(&self, phase: &str, start: Instant, tokens: u64, supervised_tokens: u64) {
-        self.context.cost(Cost {
-            phase: phase.to_owned(),
-            seconds: start.elapsed().as_secs_f64(),
-            tokens,
-            supervised_tokens,
-            flops: tokens as f64 * self.model.flops_per_token(false),
-            peak_bytes: meter::peak(self.model.device()),
-        });
+        let spent = PhaseUse { time: start.elapsed(), peak_bytes: meter::peak(self.model.device()) };
+        let flops = tokens as f64 * self.model.flops_per_token(false);
+        self.context.cost(Cost { tokens, supervised_tokens, flops, ..phase_cost(phase, spent) });
     }
 
     fn write(&self, results: &Results, main: Option<Metric>) -> Result<()> {
@@ -335,19 +328,22 @@ impl Evaluator<'_> {
 }
 
 impl Results {
-    fn push_mean(&mut self, metric: &'static str, values: &[f64]) {
-        let (value, standard_error) = mean_and_error(values);
+    /// Adds a metric: the share of the items with an answer that are right.
+    fn push_share(&mut self, metric: &'static str, is_right: impl Fn(&ItemRow) -> Option<bool>) {
+        let values: Vec<f64> = self.items.iter().filter_map(is_right).map(|right| f64::from(u8::from(right))).collect();
+        let (value, standard_error) = mean_and_error(&values);
         self.scores.push(MetricRow { metric, value, standard_error });
     }
 }
 
-/// Whether the number in a generated answer matches the number of the reference, strictly and flexibly.
+/// Whether the number in a generated answer matches the number in the reference: strictly (after `####`), and flexibly (the
+/// last number).
 fn numbers_agree(answer: &str, reference: &str) -> (bool, bool) {
     let Some(expected) = strict_number(reference).or_else(|| last_number(reference)) else { return (false, false) };
     (strict_number(answer).as_ref() == Some(&expected), last_number(answer).as_ref() == Some(&expected))
 }
 
-/// Copies the summary of how the model was made, if there is one. Reports take the name of the method from it.
+/// Copies the summary of the model's stage, if there is one. The report takes the name of the method from the summary.
 fn copy_summary(model: &Path, context: &Context) -> Result<()> {
     let summary = model.join("summary.json");
     if summary.is_file() {

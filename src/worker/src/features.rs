@@ -1,24 +1,26 @@
-//! `features`: what an auxiliary model says of every instruction, computed once (docs/method.md, section 2). Leaves
-//! reduction and clustering to the `clusters` kind.
+//! Runs a stage of kind `features`: computes the features of every instruction with an auxiliary model (docs/method.md,
+//! section 2). The kind `clusters` reduces and clusters the features.
 //!
-//! One forward pass over prompts and responses gives log p(y given x), the lengths and two pooled embeddings; a second
-//! over the responses alone gives log p(y). y is what a row trains on: the responses of all its turns, as far as the
-//! limit leaves them, the same tokens in both passes. Rows run in batches of similar length, and finished batches are
-//! kept in the work folder, so that a killed pass goes on where it was and ends with the same bytes.
+//! One forward pass over prompts and responses gives log p(y | x), the lengths and two pooled embeddings. A second pass over
+//! the responses alone gives log p(y). y are the supervised tokens of a row: the responses of all its turns, cut at
+//! `max_tokens`. Both passes score the same tokens. Rows of similar length form a batch. Finished batches go into the work
+//! folder, so that a killed pass continues after the last of them and writes the same bytes.
 
 use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arrow_array::{Array, ArrayRef, FixedSizeListArray, Float32Array, RecordBatch, StringArray, UInt32Array};
-use arrow_schema::{DataType, Field};
+use arrow_array::{Array, ArrayRef, Float32Array, RecordBatch, StringArray, UInt32Array};
 use arrow_select::interleave::interleave_record_batch;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tch::{Device, Kind as TensorKind, Tensor, no_grad};
 
-use crate::learning::{as_instruction, check_context, device, encode_pool, open, phase_cost};
-use raisin_base::error::{Result, anyhow};
+use crate::learning::{
+    CHECKPOINT_INTERVAL, as_instruction, check_context, device, encode_pool, open, phase_cost, speed,
+};
+use crate::tables::{numbers, vector_column};
+use raisin_base::error::Result;
 use raisin_base::sealed::Records;
 use raisin_contract::{Context, Cost, Progress};
 use raisin_corpus::message::conversation;
@@ -28,9 +30,6 @@ use raisin_lm::out_of_memory::{in_groups, micro_batches};
 use raisin_lm::{Batch, Model, longest_first};
 use raisin_table::{self as table, WriteTable as _};
 use raisin_training::Meter;
-
-/// How often finished batches are put aside.
-const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(30);
 
 pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     let loading = Meter::start(device(context)?);
@@ -58,7 +57,7 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
         let rows = pass.describe("validation", &examples, &encoded_examples, CHECKPOINT_INTERVAL)?;
         context.write_table("validation_features", &rows)?;
     }
-    // Of all rows, whether described in this process or by an earlier attempt.
+    // The summary counts all rows, also those of earlier attempts.
     let all = || encoded.iter().chain(&encoded_examples).flat_map(|(whole, alone)| [whole, alone]).flatten();
     let tokens = all().map(|sequence| sequence.tokens.len() as u64).sum::<u64>();
     let supervised_tokens = all().map(|sequence| sequence.supervised_tokens() as u64).sum::<u64>();
@@ -75,20 +74,21 @@ struct FeaturePass<'a> {
     model: &'a Model,
     codec: &'a Codec,
     parameters: &'a Parameters,
-    /// What fitted in memory at a time.
+    /// The number of tokens that a forward pass can hold: `batch_tokens`, or less after a pass ran out of memory.
     fits: Cell<usize>,
 }
 
-/// A row whole, and its responses alone.
+/// A row with its prompt, and the responses of the row alone. `None` if there is no response token.
 type Encoded = (Option<Sequence>, Option<Sequence>);
 
-/// One row of the table.
+/// One row of the table `features`.
 #[derive(Clone, Debug, Default)]
 struct FeatureRow {
     id: u32,
     prompt_tokens: u32,
     response_tokens: u32,
-    /// Of the responses alone: `response_tokens`, unless the tokenizer joins their edges to what stands before them.
+    /// The number of tokens of the responses alone. It differs from `response_tokens` if the tokenizer joins the edge of a
+    /// response with the text before it.
     alone_tokens: u32,
     conditional: Option<f32>,
     unconditional: Option<f32>,
@@ -116,7 +116,7 @@ impl<'a> FeaturePass<'a> {
         })
     }
 
-    /// As [`Self::encode`]. Of an example, only the reference response is scored, and no earlier turn of the assistant.
+    /// As [`Self::encode`]. Only the reference response of an example is scored, not the earlier turns of the assistant.
     fn encode_examples(&self, examples: &[Example]) -> Result<Vec<Encoded>> {
         let limit = self.parameters.max_tokens;
         self.encode_each(examples.iter().collect(), |example: &Example| {
@@ -140,7 +140,8 @@ impl<'a> FeaturePass<'a> {
         Ok(encoded)
     }
 
-    /// The features of all rows, in id order. What an earlier attempt put aside is not computed again.
+    /// The features of all rows, in the order of their ids. Saved batches of an earlier attempt are not computed again.
+    /// Finished batches are saved after each `interval`.
     fn describe(
         &self,
         phase: &str,
@@ -148,14 +149,14 @@ impl<'a> FeaturePass<'a> {
         encoded: &[Encoded],
         interval: Duration,
     ) -> Result<RecordBatch> {
-        // The longest first: if memory is short, that shows at once.
+        // The longest rows come first, so that a lack of memory shows at the start.
         let lengths: Vec<usize> =
             encoded.iter().map(|(whole, _)| whole.as_ref().map_or(1, |it| it.tokens.len())).collect();
         let order = longest_first(&lengths);
         let lengths: Vec<usize> = order.iter().map(|&row| lengths[row]).collect();
         let batches = micro_batches(&lengths, self.parameters.batch_tokens);
 
-        let (mut aside, earlier) = Parts::open(self.context, phase)?;
+        let (mut records, earlier) = open_parts(self.context, phase)?;
         let (mut parts, mut next) = (Vec::with_capacity(earlier.len() + 1), 0);
         for (done, part) in earlier {
             parts.push(part);
@@ -178,8 +179,10 @@ impl<'a> FeaturePass<'a> {
             pending.extend(self.rows(&ids, &conditional, &alone)?);
             next += 1;
             if last_saved.elapsed() >= interval && next < batches.len() {
-                let part = self.table(std::mem::take(&mut pending))?;
-                aside.put_aside(Done { next, fits: self.fits.get() }, &part)?;
+                let part = self.table(&std::mem::take(&mut pending))?;
+                let done = Done { next, fits: self.fits.get() };
+                records.append(&[&serde_json::to_vec(&done)?, &table::to_bytes(&part)?])?;
+                records.sync()?;
                 parts.push(part);
                 last_saved = Instant::now();
             }
@@ -188,11 +191,11 @@ impl<'a> FeaturePass<'a> {
                 done: range.end as u64,
                 total: order.len() as u64,
                 unit: "rows".to_owned(),
-                tokens_per_second: Some(tokens as f64 / start.elapsed().as_secs_f64().max(1e-9)),
-                detail: String::new(),
+                tokens_per_second: speed(tokens, start.elapsed()),
+                ..Progress::default()
             });
         }
-        parts.push(self.table(pending)?);
+        parts.push(self.table(&pending)?);
         self.context.cost(Cost {
             tokens,
             supervised_tokens,
@@ -210,25 +213,15 @@ impl<'a> FeaturePass<'a> {
         alone: &[Option<&Sequence>],
     ) -> Result<Vec<FeatureRow>> {
         let mut rows: Vec<FeatureRow> = ids.iter().map(|&id| FeatureRow { id, ..FeatureRow::default() }).collect();
-        let (positions, sequences): (Vec<usize>, Vec<&Sequence>) =
-            conditional.iter().enumerate().filter_map(|(position, sequence)| Some((position, (*sequence)?))).unzip();
-        if !sequences.is_empty() {
-            let described = self.forward_what_fits(&sequences, true)?;
-            for ((position, sequence), one) in positions.into_iter().zip(sequences).zip(described) {
-                let row = &mut rows[position];
-                row.response_tokens = sequence.supervised_tokens() as u32;
-                row.prompt_tokens = sequence.tokens.len() as u32 - row.response_tokens;
-                (row.conditional, row.mean, row.weighted) = (Some(one.log_prob), one.mean, one.weighted);
-            }
+        for (position, sequence, described) in self.forward_each(conditional, true)? {
+            let row = &mut rows[position];
+            row.response_tokens = sequence.supervised_tokens() as u32;
+            row.prompt_tokens = sequence.tokens.len() as u32 - row.response_tokens;
+            (row.conditional, row.mean, row.weighted) = (Some(described.log_prob), described.mean, described.weighted);
         }
-        let (positions, sequences): (Vec<usize>, Vec<&Sequence>) =
-            alone.iter().enumerate().filter_map(|(position, sequence)| Some((position, (*sequence)?))).unzip();
-        if !sequences.is_empty() {
-            let described = self.forward_what_fits(&sequences, false)?;
-            for ((position, sequence), one) in positions.into_iter().zip(sequences).zip(described) {
-                let row = &mut rows[position];
-                (row.unconditional, row.alone_tokens) = (Some(one.log_prob), sequence.supervised_tokens() as u32);
-            }
+        for (position, sequence, described) in self.forward_each(alone, false)? {
+            let row = &mut rows[position];
+            (row.unconditional, row.alone_tokens) = (Some(described.log_prob), sequence.supervised_tokens() as u32);
         }
         for row in &mut rows {
             row.settle(self.parameters.max_tokens);
@@ -236,8 +229,19 @@ impl<'a> FeaturePass<'a> {
         Ok(rows)
     }
 
-    /// The forward pass, in parts where memory does not hold all of it.
-    fn forward_what_fits(&self, sequences: &[&Sequence], pooled: bool) -> Result<Vec<Described>> {
+    /// The forward pass over the rows that have a sequence: position, sequence and result of each. If the pass does not fit
+    /// in memory, it runs in several groups.
+    fn forward_each<'s>(
+        &self,
+        rows: &[Option<&'s Sequence>],
+        pooled: bool,
+    ) -> Result<Vec<(usize, &'s Sequence, Described)>> {
+        let present = |(position, row): (usize, Option<&'s Sequence>)| Some((position, row?));
+        let (positions, sequences): (Vec<usize>, Vec<&Sequence>) =
+            rows.iter().copied().enumerate().filter_map(present).unzip();
+        if sequences.is_empty() {
+            return Ok(Vec::new());
+        }
         let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.tokens.len()).collect();
         let mut described = Vec::with_capacity(sequences.len());
         let before = self.fits.get();
@@ -248,9 +252,10 @@ impl<'a> FeaturePass<'a> {
         })?;
         if fits < before {
             self.fits.set(fits);
-            self.model.tell(&format!("there was no memory for {before} tokens at a time: now it is {fits}"));
+            self.model.tell(&format!("no memory for {before} tokens in a forward pass: continues with {fits} tokens"));
         }
-        Ok(described)
+        let rows = positions.into_iter().zip(sequences).zip(described);
+        Ok(rows.map(|((position, sequence), described)| (position, sequence, described)).collect())
     }
 
     fn forward(&self, sequences: &[&Sequence], pooled: bool) -> Result<Vec<Described>> {
@@ -274,29 +279,19 @@ impl<'a> FeaturePass<'a> {
         })
     }
 
-    fn table(&self, rows: Vec<FeatureRow>) -> Result<RecordBatch> {
+    fn table(&self, rows: &[FeatureRow]) -> Result<RecordBatch> {
         let width = self.model.config.hidden_size as usize;
         let vectors = |of: &dyn Fn(&FeatureRow) -> Option<&Vec<f32>>| -> Result<ArrayRef> {
-            let values: Vec<f32> =
-                rows.iter().flat_map(|row| of(row).cloned().unwrap_or_else(|| vec![0.0; width])).collect();
-            let valid: Vec<bool> = rows.iter().map(|row| of(row).is_some()).collect();
-            let DataType::FixedSizeList(field, length) = table::vector_type(width) else {
-                return Err(anyhow!("a vector column is a list of fixed size"));
-            };
-            Ok(Arc::new(FixedSizeListArray::try_new(
-                field as Arc<Field>,
-                length,
-                Arc::new(Float32Array::from(values)),
-                Some(valid.into()),
-            )?))
+            let values = rows.iter().flat_map(|row| of(row).cloned().unwrap_or_else(|| vec![0.0; width])).collect();
+            vector_column(values, width, Some(rows.iter().map(|row| of(row).is_some()).collect()))
         };
         table::batch(vec![
-            ("id", Arc::new(UInt32Array::from_iter_values(rows.iter().map(|row| row.id)))),
-            ("prompt_tokens", Arc::new(UInt32Array::from_iter_values(rows.iter().map(|row| row.prompt_tokens)))),
-            ("response_tokens", Arc::new(UInt32Array::from_iter_values(rows.iter().map(|row| row.response_tokens)))),
+            ("id", numbers(rows, |row| Some(row.id))),
+            ("prompt_tokens", numbers(rows, |row| Some(row.prompt_tokens))),
+            ("response_tokens", numbers(rows, |row| Some(row.response_tokens))),
             ("logp_conditional", Arc::new(rows.iter().map(|row| row.conditional).collect::<Float32Array>())),
             ("logp_unconditional", Arc::new(rows.iter().map(|row| row.unconditional).collect::<Float32Array>())),
-            ("unconditional_tokens", Arc::new(UInt32Array::from_iter_values(rows.iter().map(|row| row.alone_tokens)))),
+            ("unconditional_tokens", numbers(rows, |row| Some(row.alone_tokens))),
             ("embedding", vectors(&|row| row.mean.as_ref())?),
             ("weighted_embedding", vectors(&|row| row.weighted.as_ref())?),
             ("missing", Arc::new(rows.iter().map(|row| row.missing.as_deref()).collect::<StringArray>())),
@@ -304,38 +299,26 @@ impl<'a> FeaturePass<'a> {
     }
 }
 
-/// The batches that are done, in the work folder: tables of some each, one after another.
-struct Parts {
-    records: Records,
-}
-
-/// What the record of a part says beside its table.
+/// The position of a part: a saved table with the rows of several batches.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Done {
-    /// The first batch that is not done.
+    /// The first batch after the part.
     next: usize,
-    /// What fitted in memory at the part's end: what comes after it rounds as it would have.
+    /// [`FeaturePass::fits`] after the part. Passes of another size would round differently.
     fits: usize,
 }
 
-impl Parts {
-    /// With what an earlier attempt finished.
-    fn open(context: &Context, phase: &str) -> Result<(Self, Vec<(Done, RecordBatch)>)> {
-        let path = context.work()?.join(format!("{phase}.parts"));
-        let (records, parts) = Records::open(&path, &|text| context.note(text), |record| {
-            let done: Done = serde_json::from_slice(&record.read(0).ok()?).ok()?;
-            Some((done, table::from_bytes(record.read(1).ok()?).ok()?))
-        })?;
-        Ok((Self { records }, parts))
-    }
-
-    fn put_aside(&mut self, done: Done, part: &RecordBatch) -> Result<()> {
-        self.records.append(&[&serde_json::to_vec(&done)?, &table::to_bytes(part)?])?;
-        self.records.sync()
-    }
+/// Opens the saved parts of a phase in the work folder, and reads the parts of earlier attempts.
+fn open_parts(context: &Context, phase: &str) -> Result<(Records, Vec<(Done, RecordBatch)>)> {
+    let path = context.work()?.join(format!("{phase}.parts"));
+    Records::open(&path, &|text| context.note(text), |record| {
+        let done: Done = serde_json::from_slice(&record.read(0).ok()?).ok()?;
+        Some((done, table::from_bytes(record.read(1).ok()?).ok()?))
+    })
 }
 
-/// The rows of all parts, straight into one table: memory cannot hold another copy of a large pool on the way.
+/// The rows of all parts in one table, in the order of their ids. The rows are copied once only, because memory cannot hold
+/// three copies of a large pool.
 fn in_id_order(parts: &[RecordBatch]) -> Result<RecordBatch> {
     let mut places = Vec::with_capacity(parts.iter().map(RecordBatch::num_rows).sum());
     for (number, part) in parts.iter().enumerate() {
@@ -347,15 +330,16 @@ fn in_id_order(parts: &[RecordBatch]) -> Result<RecordBatch> {
     Ok(interleave_record_batch(&parts.iter().collect::<Vec<_>>(), &places)?)
 }
 
-/// What one forward pass says of one row.
+/// The result of one forward pass for one row.
 struct Described {
+    /// The sum over the supervised tokens.
     log_prob: f32,
     mean: Option<Vec<f32>>,
     weighted: Option<Vec<f32>>,
 }
 
 impl FeatureRow {
-    /// A value that is not a number is no value, and whatever is missing has a reason.
+    /// Makes values that are not finite null, and states the reason if a value is missing.
     fn settle(&mut self, max_tokens: usize) {
         let unusable = |value: Option<f32>| value.is_some_and(|value| !value.is_finite());
         if self.response_tokens == 0 {
@@ -376,10 +360,11 @@ impl FeatureRow {
     }
 }
 
+/// The mean and the weighted mean of the hidden states of a row.
 type Pooled = (Option<Vec<f32>>, Option<Vec<f32>>);
 
-/// The mean of each row's hidden states, and the mean weighted by position (1, 2, 3, ... over their sum), as one
-/// matrix product: [2 rows, tokens] x [tokens, hidden].
+/// For each row the mean of its hidden states, and the mean that is weighted by position (weights 1, 2, 3, ... divided by
+/// their sum), as one matrix product: [2 rows, tokens] x [tokens, hidden].
 fn pool(sequences: &[&Sequence], hidden: &Tensor) -> Result<Vec<Pooled>> {
     let tokens: usize = sequences.iter().map(|sequence| sequence.tokens.len()).sum();
     let rows = sequences.len();

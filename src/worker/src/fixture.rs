@@ -1,24 +1,25 @@
-//! For tests of the tensor kinds: a small store of hand-made artifacts, and assignments over them.
+//! For tests of the tensor kinds: a folder with small artifacts, and contexts of stages that use them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, FixedSizeListArray, Float32Array, UInt32Array};
-use arrow_schema::DataType;
-use serde_json::{Map, Value, json};
+use arrow_array::{ArrayRef, Float32Array, UInt32Array};
+use serde_json::{Value, json};
 use tch::{Device, Kind as TensorKind};
 
-use raisin_base::error::{Result, anyhow};
+use crate::tables::vector_column;
+use raisin_base::error::Result;
 use raisin_base::seed::Seed;
-use raisin_contract::{Assignment, Context, DType, DeviceKind, Environment, InputArtifact};
+use raisin_contract::{Assignment, Context};
 use raisin_corpus::artifact::{PoolRow, examples_batch, instructions_batch};
 use raisin_corpus::message::conversation;
 use raisin_corpus::{Example, byte_tokenizer};
 use raisin_lm::{Model, ModelConfig};
 use raisin_table as table;
 
-/// Rows of the pool; the last has a prompt that leaves no space for a response within 512 tokens.
+/// The number of rows of the pool. The prompt of the last row is so long that its sequence of 512 tokens has no response
+/// token.
 pub const ROWS: usize = 12;
 
 /// A folder of artifacts: `pool`, `task`, `model`, `clusters`.
@@ -64,14 +65,12 @@ impl TensorFixture {
         byte_tokenizer::write(&store.artifact("model"), 512)?;
 
         let count = ROWS as u32 - 1;
-        let DataType::FixedSizeList(field, width) = table::vector_type(2) else { return Err(anyhow!("no vector")) };
         let states: Vec<f32> = (0..count).flat_map(|row| [row as f32 / 10.0 - 0.5, (row % 3) as f32 - 1.0]).collect();
-        let states = FixedSizeListArray::try_new(field, width, Arc::new(Float32Array::from(states)), None)?;
         let numbers = |of: fn(u32) -> f32| Arc::new(Float32Array::from_iter_values((0..count).map(of))) as ArrayRef;
         let clusters = table::batch(vec![
             ("id", Arc::new(UInt32Array::from_iter_values(0..count)) as ArrayRef),
             ("cluster", Arc::new(UInt32Array::from_iter_values((0..count).map(|row| row % 2)))),
-            ("state", Arc::new(states)),
+            ("state", vector_column(states, 2, None)?),
             ("prompt_tokens", Arc::new(UInt32Array::from_iter_values((0..count).map(|_| 10)))),
             ("response_tokens", Arc::new(UInt32Array::from_iter_values((0..count).map(|row| 8 + row)))),
             ("logp_conditional", numbers(|row| -20.0 - row as f32)),
@@ -83,7 +82,7 @@ impl TensorFixture {
         Ok(store)
     }
 
-    /// Makes the model's context so short that not all rows fit.
+    /// Sets the context of the model to this number of tokens.
     pub fn shorten_context(&self, tokens: usize) -> Result<()> {
         let path = self.artifact("model").join("config.json");
         let mut config: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
@@ -95,7 +94,8 @@ impl TensorFixture {
         self.folder.path().join(name)
     }
 
-    /// A context for a stage of this kind, whose folder has this name; inputs by pointer and artifact.
+    /// The context of a stage of this kind with this folder. `inputs` are pointers of parameters and names of artifacts,
+    /// `files` are pointers of parameters and paths.
     pub fn context(
         &self,
         kind: &str,
@@ -103,34 +103,15 @@ impl TensorFixture {
         inputs: &[(&str, &str)],
         files: &[(&str, &Path)],
     ) -> Result<Context> {
-        let stages = inputs
-            .iter()
-            .map(|(pointer, artifact)| {
-                let source = InputArtifact {
-                    stage: (*artifact).to_owned(),
-                    variant: Map::new(),
-                    folder: self.artifact(artifact),
-                };
-                ((*pointer).to_owned(), vec![source])
-            })
-            .collect();
-        Context::silent(Assignment {
-            kind: kind.to_owned(),
-            kind_version: 1,
-            stage: kind.to_owned(),
-            parameters: Value::Null,
-            stages,
-            files: files.iter().map(|(pointer, path)| ((*pointer).to_owned(), path.to_path_buf())).collect(),
-            seed: 17,
-            environment: Environment { device: DeviceKind::Cpu, device_index: 0, dtype: DType::F32 },
-            threads: 1,
-            folder: self.folder.path().join(folder),
-            tokens: None,
-        })
+        let inputs: Vec<_> = inputs.iter().map(|(pointer, name)| (*pointer, self.artifact(name))).collect();
+        let mut assignment = Assignment::for_test(kind, self.artifact(folder), &inputs);
+        assignment.files = files.iter().map(|(pointer, path)| ((*pointer).to_owned(), path.to_path_buf())).collect();
+        Context::silent(assignment)
     }
 
-    /// Runs a stage again and again on the work folder of `finished`, with one file of it damaged at a time: a bit flipped at
-    /// so many places, or cut at so many lengths. Each time it ends with the same bytes, and what was damaged is set aside.
+    /// Runs a stage repeatedly on a copy of the work folder of `finished`, each time with one damaged file: one bit is flipped
+    /// at one of `places` places, or the file is cut to one of `places` lengths. Each run must write the bytes that
+    /// `finished` wrote, and set the damaged file aside.
     pub fn run_on_damaged_work(
         &self,
         kind: &str,
@@ -145,7 +126,7 @@ impl TensorFixture {
             let entry = entry?;
             files.push((entry.file_name().to_string_lossy().into_owned(), std::fs::read(entry.path())?));
         }
-        assert!(!files.is_empty(), "{kind} left nothing in its work folder");
+        assert!(!files.is_empty(), "the work folder of {kind} is empty");
         for (name, whole) in &files {
             let place = |number: usize| number * (whole.len() - 1) / (places - 1);
             let flipped = (0..places).map(|number| {
@@ -163,16 +144,16 @@ impl TensorFixture {
                 std::fs::write(work.join(name), &bytes)?;
                 run(&context).map_err(|error| error.context(format!("{name}, damaged in way {number}")))?;
                 assert_eq!(self.written("damaged")?, expected, "{name}, damaged in way {number}");
-                // A list of records that was cut between two of them is a shorter list.
-                let is_seen = work.join(format!("{name}.damaged")).exists();
-                assert!(is_seen || number >= places, "{name}, damaged in way {number}, was believed");
+                // A list of records that was cut between two records is a shorter list without damage.
+                let is_set_aside = work.join(format!("{name}.damaged")).exists();
+                assert!(is_set_aside || number >= places, "{name}, damaged in way {number}, was used");
                 std::fs::remove_dir_all(self.artifact("damaged"))?;
             }
         }
         Ok(())
     }
 
-    /// What a stage wrote into its artifact, by file name.
+    /// The files that a stage wrote into its artifact, by name.
     pub fn written(&self, folder: &str) -> Result<BTreeMap<String, Vec<u8>>> {
         let mut files = BTreeMap::new();
         for entry in std::fs::read_dir(self.artifact(folder).join("out"))? {
@@ -187,7 +168,7 @@ impl TensorFixture {
         table::read(&self.artifact(folder).join("out").join(format!("{name}.parquet")))
     }
 
-    /// Makes what a stage wrote an artifact of its own name.
+    /// Makes the output of a stage an artifact of this name.
     pub fn keep(&self, folder: &str, name: &str) -> Result<()> {
         Ok(std::fs::rename(self.artifact(folder).join("out"), self.artifact(name))?)
     }

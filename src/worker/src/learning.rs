@@ -1,8 +1,9 @@
-//! What the kinds that run a model share: opening it, encoding rows and examples, laying out a validation set.
-//! Leaves what is done with them to the kinds.
+//! Functions that the kinds with a model share: open the model, encode rows and examples, make a validation set, report
+//! costs.
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rayon::prelude::*;
 use tch::{Device, Tensor};
@@ -14,28 +15,31 @@ use raisin_corpus::{Codec, Example, Instruction, Message, Sequence, SharedTokens
 use raisin_lm::proxy::PrefixStates;
 use raisin_lm::{Adaptation, Model};
 use raisin_settings::AdaptationSettings;
-use raisin_training::{Account, CostCounter, Episodes, PhaseUse, TrainingPool, ValidationSet};
+use raisin_training::{Account, Checkpoints, CostCounter, Episodes, PhaseUse, TrainingPool, ValidationSet};
 
-/// Where tensors of this stage live.
+/// The time between two checkpoints. After a kill, a stage loses at most this time of work.
+pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(30);
+
+/// The device of the stage.
 ///
 /// # Errors
-/// The stage is to run on a GPU that cannot be used.
+/// The device of the stage is a GPU that cannot be used.
 pub fn device(context: &Context) -> Result<Device> {
     let environment = context.environment();
     raisin_lm::device((environment.device == DeviceKind::Cuda).then_some(environment.device_index))
 }
 
-/// Models below this many parameters run on one thread: their products are too small to be shared out, and two threads
-/// that wait for each other cost more than they bring (0.36M parameters on two cores: 200 steps in 14 s on one thread,
-/// in up to 170 s on two beside other work).
+/// A model with fewer parameters runs on one thread. Its matrix products are so small that two threads lose more time in
+/// waiting for each other than they gain. With 0.36M parameters on two cores beside other work, 200 steps took 14 s on one
+/// thread and up to 170 s on two.
 const SMALL_MODEL: u64 = 5_000_000;
 
-/// The model of an artifact, on this stage's device.
+/// Opens the model of an artifact on the device of the stage.
 pub fn open(folder: &Path, context: &Context) -> Result<Model> {
     opened(Model::load(folder, device(context)?, compute(context))?, context)
 }
 
-/// The same, to be [prepared](Model::prepare) for this adaptation.
+/// Opens the model of an artifact for training. The caller [prepares](Model::prepare) the model for `adaptation`.
 pub fn open_to_train(folder: &Path, adaptation: &Adaptation, context: &Context) -> Result<Model> {
     opened(Model::load_to_train(folder, device(context)?, compute(context), adaptation)?, context)
 }
@@ -48,10 +52,10 @@ fn opened(mut model: Model, context: &Context) -> Result<Model> {
     Ok(model)
 }
 
-/// Whether every sequence fits into the model: to be asked before hours are spent on those that fit.
+/// Checks that every sequence fits into the context of the model. A stage calls this before hours of work.
 ///
 /// # Errors
-/// A sequence, cut at `max_tokens`, is longer than the model's context.
+/// A sequence, cut at `max_tokens`, is longer than the context of the model.
 pub fn check_context<'a>(
     model: &Model,
     max_tokens: usize,
@@ -65,10 +69,10 @@ pub fn check_context<'a>(
     let problem = format!(
         "a row of {longest} tokens (max_tokens is {max_tokens}) is longer than the model's context of {context}"
     );
-    Err(Problem::new(problem).hint(format!("max_tokens = {context}, or less: longer rows are then cut")).into())
+    Err(Problem::new(problem).hint(format!("set max_tokens = {context} or less, so that longer rows are cut")).into())
 }
 
-/// The type that matrix products of this stage run in.
+/// The dtype of the matrix products of the stage.
 pub fn compute(context: &Context) -> tch::Kind {
     match context.environment().dtype {
         DType::F32 => tch::Kind::Float,
@@ -76,9 +80,9 @@ pub fn compute(context: &Context) -> tch::Kind {
     }
 }
 
-/// All that a run over a pool with a validation set starts from.
+/// The inputs of a training on a pool with a validation set.
 pub struct Learning {
-    /// As it was opened; to be prepared by `adaptation`, with `seed`.
+    /// The model is not prepared yet: call [`Model::prepare`] with `adaptation` and `seed`.
     pub model: Model,
     pub adaptation: Adaptation,
     pub seed: Seed,
@@ -87,9 +91,9 @@ pub struct Learning {
 }
 
 impl Learning {
-    /// Opens a model folder (full weights, an adapter on its base, or a frozen-prefix proxy) and lays out the rows.
+    /// Opens a model folder (full weights, an adapter with its base, or a proxy with a frozen prefix) and encodes the rows.
     ///
-    /// A proxy decides for itself: its top layers are trained, on rows cut as its states were.
+    /// For a proxy, the proxy decides which top layers are trained and at how many tokens rows are cut, as for its states.
     pub fn start(
         folder: &Path,
         context: &Context,
@@ -115,7 +119,7 @@ impl Learning {
         let cached = states.as_ref().map(|states| validation_states(states, &examples)).transpose()?;
         let layers = states.as_ref().map_or(0, |states| states.config.prefix_layers);
         let cached = cached.as_ref().map(|cached| (layers, cached.as_slice()));
-        // The episodes of a trainer have their validation rows in its passes together.
+        // The passes of a trainer hold the validation rows of all its episodes together.
         let together = Episodes::lanes_of_a_trainer(&adaptation, model.device(), settings.episodes);
         let validation = ValidationSet::new(&examples, cached, settings.batch_tokens / together, model.device())?;
         let seed = context.seed().at("adaptation");
@@ -123,15 +127,15 @@ impl Learning {
     }
 }
 
-/// What [`Learning::start`] is told beside its inputs.
+/// The settings of [`Learning::start`].
 pub struct Settings<'a> {
-    /// The pointer of the parameter that names the pool of the instructions; `None` if they are of no pool.
+    /// The pointer of the parameter that names the pool of the instructions; `None` if the instructions are not a pool.
     pub instructions: Option<&'a str>,
     pub adaptation: &'a AdaptationSettings,
     pub max_tokens: usize,
-    /// Validation runs in batches of at most this many tokens.
+    /// A forward pass over validation examples holds at most this many tokens.
     pub batch_tokens: usize,
-    /// How many episodes are played at once.
+    /// The number of episodes that are played at the same time.
     pub episodes: usize,
 }
 
@@ -147,28 +151,28 @@ pub fn encode_pool(
     codec.pool(instructions, max_tokens, shared)
 }
 
-/// The cached states of the validation examples, one tensor each.
+/// The hidden states after the prefix of each validation example: [tokens, hidden].
 fn validation_states(states: &PrefixStates, examples: &[&Sequence]) -> Result<Vec<Tensor>> {
     let lengths = states.validation_lengths();
     if !lengths.iter().copied().eq(examples.iter().map(|example| example.tokens.len())) {
         let problem = Problem::new("the proxy's cached states belong to other validation examples");
-        return Err(problem.hint("make the proxy from the same task").into());
+        return Err(problem.hint("name the same `task` here and in the stage of the proxy").into());
     }
     let lengths: Vec<i64> = lengths.iter().map(|&length| length as i64).collect();
     Ok(states.validation()?.f_split_with_sizes(lengths.as_slice(), 0)?)
 }
 
-/// An example as an instruction: the same messages with the reference response at the end.
+/// An example as an instruction: the messages of the example, then the reference response.
 pub fn as_instruction(example: &Example) -> Instruction {
     let mut messages = example.messages.clone();
     messages.push(Message::new("assistant", example.response.clone()));
     Instruction { id: example.id, messages, label: None }
 }
 
-/// The examples with their reference responses.
+/// Encodes examples with their reference responses.
 ///
 /// # Errors
-/// An example of which nothing can be scored: leaving it out silently would change what is measured.
+/// An example has no response token within `max_tokens`. Without this example, the metric would be another one.
 pub fn encode_examples(codec: &Codec, examples: &[Example], max_tokens: usize) -> Result<Vec<Sequence>> {
     let sequences: Vec<Option<Sequence>> = examples
         .par_iter()
@@ -179,7 +183,7 @@ pub fn encode_examples(codec: &Codec, examples: &[Example], max_tokens: usize) -
         .zip(examples)
         .map(|(sequence, example)| {
             sequence.ok_or_else(|| {
-                Problem::new(format!("example {} leaves no response within {max_tokens} tokens", example.id))
+                Problem::new(format!("example {} has no response token within {max_tokens} tokens", example.id))
                     .hint("raise max_tokens, or leave the example out of the task")
                     .into()
             })
@@ -187,30 +191,18 @@ pub fn encode_examples(codec: &Codec, examples: &[Example], max_tokens: usize) -
         .collect()
 }
 
-/// A performance in a progress line: as the loss that it is minus of.
+/// The text for a performance in a progress event: the validation loss, which is minus the performance.
 pub fn shown_performance(performance: Option<f64>) -> String {
     performance.map(|performance| format!(", validation loss {:.3}", -performance)).unwrap_or_default()
 }
 
-/// A cost event from what a part of the crate training has spent.
-pub fn cost(phase: &str, spent: &CostCounter) -> Cost {
-    Cost {
-        phase: phase.to_owned(),
-        seconds: spent.time.as_secs_f64(),
-        tokens: spent.tokens,
-        supervised_tokens: spent.supervised_tokens,
-        flops: spent.flops,
-        peak_bytes: spent.peak_bytes,
-    }
-}
-
-/// A cost event of a phase that no tokens are counted in: they are those of the forward pass.
+/// The cost of a phase without tokens. Tokens count in the forward pass only.
 pub fn phase_cost(name: &str, phase: PhaseUse) -> Cost {
     Cost { phase: name.to_owned(), seconds: phase.time.as_secs_f64(), peak_bytes: phase.peak_bytes, ..Cost::default() }
 }
 
-/// The cost events of training steps and measurements: `forward` with all tokens, `backward`, `optimizer`, `reward
-/// evaluation`. `forward_flops` are those of the forward passes.
+/// Sends the costs of training steps and of measurements of P: the phases `forward` (with all tokens), `backward`,
+/// `optimizer` and `reward evaluation`. `forward_flops` are the FLOPs of the forward passes of training.
 pub fn account_costs(account: &Account, forward_flops: f64, context: &Context) {
     let Account { train, evaluation, phases } = account;
     context.cost(Cost {
@@ -222,11 +214,18 @@ pub fn account_costs(account: &Account, forward_flops: f64, context: &Context) {
     context.cost(Cost { flops: train.flops - forward_flops, ..phase_cost("backward", phases.backward) });
     context.cost(phase_cost("optimizer", phases.optimizer));
     if evaluation.tokens > 0 {
-        context.cost(cost("reward evaluation", evaluation));
+        let CostCounter { time, tokens, supervised_tokens, flops, peak_bytes } = *evaluation;
+        let cost = phase_cost("reward evaluation", PhaseUse { time, peak_bytes });
+        context.cost(Cost { tokens, supervised_tokens, flops, ..cost });
     }
 }
 
-/// How many tokens a second training has taken so far.
-pub fn training_speed(account: &Account) -> f64 {
-    account.train.tokens as f64 / account.train.time.as_secs_f64().max(1e-9)
+/// Tokens per second for a progress event.
+pub fn speed(tokens: u64, time: Duration) -> Option<f64> {
+    Some(tokens as f64 / time.as_secs_f64().max(1e-9))
+}
+
+/// The checkpoints of a training run, in the work folder.
+pub fn checkpoints(context: &Context) -> Result<Checkpoints> {
+    Ok(Checkpoints::every(CHECKPOINT_INTERVAL, context.work()?.join("checkpoint")))
 }

@@ -1,5 +1,5 @@
-//! `raisin-worker`: runs the stages of tensors that a build asks for on standard input; with `--inspect`, tells what the
-//! machine offers.
+//! `raisin-worker`: runs the stages of the tensor kinds. `raisin build` starts it. With `--inspect`, it prints a report on
+//! the devices of the machine, which `raisin doctor` shows.
 
 mod clusters;
 mod evaluate;
@@ -17,25 +17,35 @@ mod tables;
 use std::process::ExitCode;
 
 use raisin_base::error::{Result, anyhow, print_panics_without_backtrace};
-use raisin_contract::serve::{report_failure, run_one_of, serve};
+use raisin_contract::serve::{run_executable, run_one_of};
 use raisin_contract::{Assignment, DeviceKind, KindRunner, threads};
 use raisin_lm as lm;
 
-/// What a worker may hold between stages, in bytes.
+/// The memory that a worker may keep between stages, in bytes.
 const MOST_KEPT: u64 = 1_000_000_000;
-/// With a CUDA context, which takes memory of the host for as long as the worker lives.
+/// The same limit after a stage on a GPU: a CUDA context takes host memory as long as the worker lives.
 const MOST_KEPT_WITH_CUDA: u64 = 4_000_000_000;
 
 fn main() -> ExitCode {
     print_panics_without_backtrace();
     lm::keep_freed_memory();
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            report_failure(&error);
-            ExitCode::FAILURE
-        }
-    }
+    let runners = runners();
+    run_executable(
+        |assignment| run_stage(&runners, assignment),
+        |device| match device {
+            DeviceKind::Cpu => MOST_KEPT,
+            DeviceKind::Cuda => MOST_KEPT_WITH_CUDA,
+        },
+        |arguments| {
+            if arguments != ["--inspect"] {
+                return Err(anyhow!(
+                    "usage: raisin-worker run-stages, which `raisin build` starts, or raisin-worker --inspect"
+                ));
+            }
+            println!("{}", serde_json::to_string(&lm::inspect()?)?);
+            Ok(())
+        },
+    )
 }
 
 fn runners() -> Vec<KindRunner> {
@@ -50,31 +60,14 @@ fn runners() -> Vec<KindRunner> {
     ]
 }
 
-fn run() -> Result<()> {
-    let runners = runners();
-    match std::env::args().nth(1).as_deref() {
-        Some("run-stages") => serve(
-            |assignment| make(&runners, assignment),
-            |device| match device {
-                DeviceKind::Cpu => MOST_KEPT,
-                DeviceKind::Cuda => MOST_KEPT_WITH_CUDA,
-            },
-        ),
-        Some("--inspect") => {
-            println!("{}", serde_json::to_string(&lm::inspect()?)?);
-            Ok(())
-        }
-        _ => Err(anyhow!("usage: raisin-worker run-stages, which `raisin build` starts, or raisin-worker --inspect")),
-    }
-}
-
-fn make(runners: &[KindRunner], assignment: Assignment) -> Result<()> {
+/// Runs a stage on a thread pool of its own.
+fn run_stage(runners: &[KindRunner], assignment: Assignment) -> Result<()> {
     let threads = i32::try_from(assignment.threads.max(1))?;
     threads::pool(assignment.threads)?.install(|| {
-        // On the thread that the stage runs on: OpenMP keeps the number for each thread.
+        // OpenMP keeps this number for each thread, therefore the thread that runs the stage sets it.
         tch::set_num_threads(threads);
         if assignment.environment.device == DeviceKind::Cuda {
-            // Before the first tensor, also where this stage is one that keeps its tensors on the CPU.
+            // The device is chosen before the first tensor, also for a stage that keeps its tensors on the CPU.
             lm::device(Some(assignment.environment.device_index))?;
         }
         run_one_of(runners, assignment)

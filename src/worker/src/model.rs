@@ -9,7 +9,7 @@ use std::time::Instant;
 use serde_json::json;
 use tch::{Device, Kind as TensorKind};
 
-use crate::learning::{check_context, compute, device, encode_pool, phase_cost};
+use crate::learning::{check_context, compute, device, encode_pool, phase_cost, speed};
 use raisin_base::error::{Context as _, Result, bail, ensure};
 use raisin_base::seed::Seed;
 use raisin_contract::{Context, Cost, DType, Progress};
@@ -19,8 +19,9 @@ use raisin_lm as lm;
 use raisin_lm::proxy::{ProxyConfig, write_states};
 use raisin_training::Meter;
 
-/// The tokens of a batch of the prefix: enough for all cores, and few enough for the memory of a small machine.
+/// The tokens in a forward pass of the prefix: enough for all cores, and few enough for the memory of a small machine.
 const BATCH_TOKENS: usize = 4096;
+/// The default of `source.max_tokens`.
 const MAX_TOKENS: usize = 1024;
 
 pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
@@ -45,16 +46,7 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     prefix(source, context)
 }
 
-fn config(init: &Init, vocabulary: i64) -> lm::ModelConfig {
-    let heads = init.kv_heads.unwrap_or(init.heads);
-    let mut config =
-        lm::ModelConfig::llama(vocabulary, init.hidden_size, init.layers, init.heads, heads, init.intermediate_size);
-    config.max_position_embeddings = init.context;
-    config.rope_theta = init.rope_theta;
-    config.tie_word_embeddings = init.tie_word_embeddings;
-    config
-}
-
+/// Writes a model with fresh weights.
 fn fresh(init: &Init, stored: TensorKind, context: &Context) -> Result<()> {
     let out = context.out();
     if init.tokenizer == "bytes" {
@@ -63,12 +55,18 @@ fn fresh(init: &Init, stored: TensorKind, context: &Context) -> Result<()> {
         lm::copy_tokenizer(context.file("/source/init/tokenizer")?, &out)?;
     }
     let codec = Codec::load(&out)?;
-    let mut config = config(init, codec.vocabulary_size() as i64);
+    let Init { hidden_size, layers, heads, intermediate_size, .. } = *init;
+    let (vocabulary, kv_heads) = (codec.vocabulary_size() as i64, init.kv_heads.unwrap_or(heads));
+    let mut config = lm::ModelConfig::llama(vocabulary, hidden_size, layers, heads, kv_heads, intermediate_size);
+    config.max_position_embeddings = init.context;
+    config.rope_theta = init.rope_theta;
+    config.tie_word_embeddings = init.tie_word_embeddings;
     config.eos_token_id = codec.stop_tokens().to_vec();
     config.pad_token_id = codec.stop_tokens().first().copied();
     lm::Model::init(config, &Seed::new(init.seed).at("model"), Device::Cpu, stored)?.save(&out)
 }
 
+/// Writes a proxy: a reference to the base, and the hidden states after the frozen prefix.
 fn prefix(source: &ModelSource, context: &Context) -> Result<()> {
     let Some(train_layers) = source.train_layers else { bail!("a frozen prefix needs `train_layers`") };
     let max_tokens = source.max_tokens.unwrap_or(MAX_TOKENS);
@@ -104,11 +102,11 @@ fn prefix(source: &ModelSource, context: &Context) -> Result<()> {
             done: done as u64,
             total: total as u64,
             unit: "tokens".to_owned(),
-            tokens_per_second: Some(done as f64 / start.elapsed().as_secs_f64().max(1e-9)),
-            detail: String::new(),
+            tokens_per_second: speed(done as u64, start.elapsed()),
+            ..Progress::default()
         });
     })?;
-    // The FLOPs of the prefix: those of a whole forward pass without those of the layers above the prefix.
+    // The FLOPs of the prefix are the FLOPs of a whole forward pass minus the FLOPs of the layers above the prefix.
     let flops = model.flops_per_token(false) - model.flops_per_token_from(config.prefix_layers, false);
     let flops = flops * total as f64;
     context.cost(Cost { tokens: total as u64, flops, ..phase_cost("forward", running.stop()) });
@@ -128,41 +126,20 @@ fn prefix(source: &ModelSource, context: &Context) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use raisin_contract::{Assignment, Declaration, DeviceKind, Environment, InputArtifact as Artifact};
+    use raisin_contract::{Assignment, Declaration};
     use raisin_corpus::artifact::{PoolRow, examples_batch, instructions_batch};
     use raisin_corpus::{Example, Message};
     use raisin_lm::proxy::PrefixStates;
     use raisin_table as table;
     use serde_json::Value;
-    use std::collections::BTreeMap;
-    use std::path::Path;
+    use std::path::PathBuf;
 
-    fn made(parameters: Value, inputs: &[(&str, &Path)], folder: &Path) -> Result<()> {
+    fn made(parameters: Value, inputs: &[(&str, PathBuf)], folder: PathBuf) -> Result<()> {
         let resolved = Declaration::of::<raisin_kinds::model::ModelKind>()
             .resolve(parameters)
             .map_err(|problem| raisin_base::error::anyhow!(problem.message))?;
-        let stages: BTreeMap<String, Vec<Artifact>> = inputs
-            .iter()
-            .map(|(pointer, folder)| {
-                let source =
-                    Artifact { stage: String::new(), variant: serde_json::Map::new(), folder: (*folder).to_owned() };
-                ((*pointer).to_owned(), vec![source])
-            })
-            .collect();
-        let assignment = Assignment {
-            kind: "model".to_owned(),
-            kind_version: 1,
-            stage: "m".to_owned(),
-            parameters: resolved.parameters.clone(),
-            stages,
-            files: BTreeMap::new(),
-            seed: 17,
-            environment: Environment { device: DeviceKind::Cpu, device_index: 0, dtype: DType::F32 },
-            threads: 1,
-            folder: folder.to_owned(),
-            tokens: None,
-        };
-        run(serde_json::from_value(resolved.parameters)?, &Context::silent(assignment)?)
+        let context = Context::silent(Assignment::for_test("model", folder, inputs))?;
+        run(serde_json::from_value(resolved.parameters)?, &context)
     }
 
     fn tiny() -> Value {
@@ -170,11 +147,11 @@ mod tests {
     }
 
     #[test]
-    fn fresh_weights_are_a_loadable_folder_and_the_same_bytes_twice() -> Result<()> {
+    fn fresh_weights_can_be_loaded_and_have_the_same_bytes_twice() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let at = |name: &str| folder.path().join(name);
-        made(tiny(), &[], &at("a"))?;
-        made(tiny(), &[], &at("b"))?;
+        made(tiny(), &[], at("a"))?;
+        made(tiny(), &[], at("b"))?;
         for name in ["model.safetensors", "config.json", "tokenizer.json"] {
             assert_eq!(std::fs::read(at("a/out").join(name))?, std::fs::read(at("b/out").join(name))?, "{name}");
         }
@@ -185,10 +162,10 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_keeps_the_states_of_pool_and_validation_and_loads_its_base() -> Result<()> {
+    fn a_proxy_has_the_states_of_pool_and_validation_and_loads_its_base() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let at = |name: &str| folder.path().join(name);
-        made(tiny(), &[], &at("base"))?;
+        made(tiny(), &[], at("base"))?;
         let turns = |text: &str| vec![Message::new("user", text), Message::new("assistant", "yes")];
         std::fs::create_dir_all(at("pool"))?;
         let rows = [PoolRow::new(turns("one"), 0, 1), PoolRow::new(turns("a second, longer one"), 0, 2)];
@@ -213,8 +190,7 @@ mod tests {
         let source = json!({"prefix": "base", "train_layers": 1, "instructions": "pool", "task": "task"});
         let inputs =
             [("/source/prefix", at("0123")), ("/source/instructions", at("pool")), ("/source/task", at("task"))];
-        let inputs: Vec<(&str, &Path)> = inputs.iter().map(|(pointer, path)| (*pointer, path.as_path())).collect();
-        made(json!({"source": source}), &inputs, &at("proxy"))?;
+        made(json!({"source": source}), &inputs, at("proxy"))?;
         std::fs::rename(at("proxy/out"), at("4567"))?;
         let states = PrefixStates::open(&at("4567"))?;
         assert_eq!((states.pool_rows(), states.config.prefix_layers, states.validation_lengths().len()), (2, 2, 1));
@@ -225,7 +201,7 @@ mod tests {
         assert_eq!(states.validation_lengths(), [whole.context("a sequence")?.tokens.len()], "with all turns");
         assert_eq!(lm::Model::load(&at("4567"), Device::Cpu, TensorKind::Float)?.config.num_hidden_layers, 3);
         let source = json!({"prefix": "base", "train_layers": 3, "instructions": "pool", "task": "task"});
-        let error = made(json!({"source": source}), &inputs, &at("all")).expect_err("nothing would be frozen");
+        let error = made(json!({"source": source}), &inputs, at("all")).expect_err("nothing would be frozen");
         assert!(error.to_string().contains("the base has 3 layers"), "{error}");
         Ok(())
     }

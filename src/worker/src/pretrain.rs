@@ -1,12 +1,12 @@
-//! `pretrain`: next-token training of all weights of a small model, on text or on instructions in random order.
-//! Leaves choosing rows to `finetune`.
-
-use std::time::Duration;
+//! Runs a stage of kind `pretrain`: next-token training of all weights of a small model, on text or on instructions in
+//! random order.
 
 use arrow_array::{Array, StringArray};
 use serde_json::json;
 
-use crate::learning::{account_costs, check_context, device, encode_pool, open_to_train, phase_cost, training_speed};
+use crate::learning::{
+    account_costs, check_context, checkpoints, device, encode_pool, open_to_train, phase_cost, speed,
+};
 use crate::tables::{self, Of, TrainingStepRow};
 use raisin_base::error::{Problem, Result, ensure};
 use raisin_base::seed::Seed;
@@ -16,8 +16,6 @@ use raisin_kinds::pretrain::{Parameters, Supervised};
 use raisin_lm::Adaptation;
 use raisin_table::{self as table, WriteTable as _};
 use raisin_training::{Checkpoints, Meter, Trainer, TrainerConfig};
-
-const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(30);
 
 pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     let mut run = Pretraining::start(parameters, context)?;
@@ -55,13 +53,13 @@ impl<'a> Pretraining<'a> {
             ..TrainerConfig::default()
         };
         let mut trainer = Trainer::new(model, config, None)?;
-        let checkpoints = Checkpoints::every(CHECKPOINT_INTERVAL, context.work()?.join("checkpoint"));
+        let checkpoints = checkpoints(context)?;
         let restored = trainer.restore(&checkpoints.path, &|text| context.note(text), |rows| {
             Ok(serde_json::from_slice::<Vec<TrainingStepRow>>(rows)?)
         })?;
         let steps = restored.unwrap_or_default();
         if !steps.is_empty() {
-            context.note(format!("goes on after step {}", steps.len()));
+            context.note(format!("continues after step {}", steps.len()));
         }
         context.cost(phase_cost("load", loading.stop()));
         let order = RowOrder::new(rows.len(), context.seed().at("order"));
@@ -75,7 +73,7 @@ impl<'a> Pretraining<'a> {
         Ok(Self { context, parameters, trainer, rows, order, steps, checkpoints })
     }
 
-    /// One step; false when all are done.
+    /// Trains one step. Returns false if all steps are done.
     fn advance(&mut self) -> Result<bool> {
         let step = self.trainer.steps_done();
         if step >= self.parameters.steps {
@@ -86,12 +84,13 @@ impl<'a> Pretraining<'a> {
             (step * size..(step + 1) * size).map(|draw| &self.rows[self.order.at(draw)]).collect();
         let outcome = self.trainer.step(&batch, None)?;
         self.steps.push(TrainingStepRow::of_run(step as u32 + 1, &outcome));
+        let train = self.trainer.account().train;
         self.context.progress(Progress {
             phase: "pretraining".to_owned(),
             done: step as u64 + 1,
             total: self.parameters.steps as u64,
             unit: "steps".to_owned(),
-            tokens_per_second: Some(training_speed(&self.trainer.account())),
+            tokens_per_second: speed(train.tokens, train.time),
             detail: format!("loss {:.3}", outcome.loss),
         });
         if self.checkpoints.due() {
@@ -122,17 +121,18 @@ impl<'a> Pretraining<'a> {
                 "flops": flops,
             }),
         )?;
-        // Of the steps of this process, as their time is.
+        // The account has the steps of this process only.
         let account = trainer.account();
         account_costs(&account, trainer.flops(account.train.tokens as usize, false), context);
         Ok(())
     }
 }
 
-/// An endless sequence of rows: each pass over them in its own random order.
+/// An endless sequence of rows. Each pass over the rows has a random order of its own.
 struct RowOrder {
     rows: usize,
     seed: Seed,
+    /// The number and the order of the current pass.
     pass: Option<(usize, Vec<usize>)>,
 }
 
@@ -141,21 +141,18 @@ impl RowOrder {
         Self { rows, seed, pass: None }
     }
 
+    /// The row of a draw. Draws count from 0.
     fn at(&mut self, draw: usize) -> usize {
         let number = draw / self.rows;
-        match &self.pass {
-            Some((current, order)) if *current == number => order[draw % self.rows],
-            _ => {
-                let order = self.seed.at(number).rng().order(self.rows);
-                let row = order[draw % self.rows];
-                self.pass = Some((number, order));
-                row
-            }
+        if self.pass.as_ref().is_none_or(|(current, _)| *current != number) {
+            self.pass = None;
         }
+        let (_, order) = self.pass.get_or_insert_with(|| (number, self.seed.at(number).rng().order(self.rows)));
+        order[draw % self.rows]
     }
 }
 
-/// The rows to train on. A text is cut into pieces of `max_tokens`.
+/// The rows to train on. Plain text is cut into rows of `max_tokens`.
 fn read_rows(codec: &Codec, parameters: &Parameters, context: &Context) -> Result<Vec<Sequence>> {
     let artifact = context.input("/text")?;
     let texts = artifact.join("pretraining.parquet");
@@ -181,10 +178,10 @@ fn read_rows(codec: &Codec, parameters: &Parameters, context: &Context) -> Resul
                 }
                 _ => {
                     let text: &StringArray = table::column(&texts, "text")?;
-                    ensure!(text.is_valid(row), "row {row} of the pretraining table holds no text");
+                    ensure!(text.is_valid(row), "row {row} of the table `pretraining` has no text");
                     ensure!(
                         parameters.loss == Supervised::All,
-                        "row {row} of the pretraining table is plain text, which has no response: set loss = \"all\""
+                        "row {row} of the table `pretraining` is plain text without a response: set loss = \"all\""
                     );
                     rows.extend(codec.encode(text.value(row))?.chunks(parameters.max_tokens).map(whole));
                 }
@@ -200,13 +197,13 @@ fn read_rows(codec: &Codec, parameters: &Parameters, context: &Context) -> Resul
     }
     rows.retain(|row| row.tokens.len() > 1);
     if rows.is_empty() {
-        let problem = format!("the stage `{}` has no row with a token to learn from", parameters.text);
-        return Err(Problem::new(problem).hint("max_tokens may be too small for its prompts").into());
+        let problem = format!("the stage `{}` has no row with a supervised token", parameters.text);
+        return Err(Problem::new(problem).hint("raise max_tokens, if its prompts are longer").into());
     }
     Ok(rows)
 }
 
-/// A sequence in which every token but the first is learned.
+/// A sequence in which all tokens except the first are supervised.
 fn whole(tokens: &[u32]) -> Sequence {
     Sequence { tokens: tokens.to_vec(), supervised: (0..tokens.len()).map(|position| position > 0).collect() }
 }
@@ -244,14 +241,14 @@ mod tests {
     }
 
     #[test]
-    fn rows_that_the_model_has_no_room_for_are_refused_before_the_first_step() -> Result<()> {
+    fn rows_longer_than_the_context_are_an_error_before_the_first_step() -> Result<()> {
         let store = TensorFixture::new()?;
         store.shorten_context(20)?;
         let context = store.context("pretrain", "run", &INPUTS, &[])?;
         let said =
             raisin_base::error::render(&Pretraining::start(parameters(&json!({}))?, &context).err().expect("too long"));
         assert!(said.contains("max_tokens is 512") && said.contains("the model's context of 20"), "{said}");
-        assert!(said.contains("hint: max_tokens = 20, or less"), "{said}");
+        assert!(said.contains("hint: set max_tokens = 20 or less"), "{said}");
         Ok(())
     }
 
@@ -274,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_checkpoint_that_was_damaged_is_not_believed_and_the_run_ends_with_the_same_bytes() -> Result<()> {
+    fn a_damaged_checkpoint_is_not_used_and_the_run_ends_with_the_same_bytes() -> Result<()> {
         let store = TensorFixture::new()?;
         let steps = json!({"steps": 3});
         let context = store.context("pretrain", "run", &INPUTS, &[])?;
@@ -287,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_goes_on_accounts_for_its_own_steps_only() -> Result<()> {
+    fn the_account_of_a_continued_run_has_only_the_steps_of_its_process() -> Result<()> {
         let store = TensorFixture::new()?;
         let context = store.context("pretrain", "run", &INPUTS, &[])?;
         let mut first = Pretraining::start(parameters(&json!({}))?, &context)?;
@@ -300,12 +297,12 @@ mod tests {
         while second.advance()? {}
         let account = second.trainer.account();
         assert_eq!(account.train.tokens, second.steps[6..].iter().map(|row| row.tokens).sum::<u64>());
-        assert!(account.train.time >= account.phases.forward.time && account.phases.forward.time > Duration::ZERO);
+        assert!(account.train.time >= account.phases.forward.time && !account.phases.forward.time.is_zero());
         Ok(())
     }
 
     #[test]
-    fn impossible_numbers_are_refused_where_they_stand() -> Result<()> {
+    fn an_impossible_number_is_an_error_at_its_parameter() -> Result<()> {
         use raisin_contract::Kind as _;
         use raisin_kinds::pretrain::PretrainKind;
         for (key, value) in [

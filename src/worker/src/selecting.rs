@@ -1,41 +1,40 @@
-//! Reads from artifacts what a chooser needs, and turns its choices into rows of the table `selection`. raisin-selector
-//! chooses, and `finetune` trains.
+//! Reads the inputs of a chooser from artifacts, and turns its choices into rows of the table `selection`. The crate
+//! raisin-selector chooses, and the kind `finetune` trains.
 
 mod scores;
 
 use std::path::Path;
 
-use arrow_array::{Array, FixedSizeListArray, Float32Array, Float64Array, RecordBatch, UInt32Array};
+use arrow_array::{
+    Array, ArrowPrimitiveType, FixedSizeListArray, Float64Array, PrimitiveArray, RecordBatch, UInt32Array,
+};
 use arrow_cast::cast;
 use arrow_schema::DataType;
 
-use crate::tables::SelectionRow;
-use raisin_base::error::{Context as _, Problem, Result, anyhow};
+use crate::tables::{self, SelectionRow};
+use raisin_base::error::{Context as _, Error, Problem, Result, anyhow};
 use raisin_contract::referenced;
 use raisin_corpus::Instruction;
-use raisin_selector::{Candidates, SelectedCandidate, SelectionMethod};
+use raisin_selector::{CandidateColumns, Candidates, SelectedCandidate, SelectionMethod};
 use raisin_table as table;
 use raisin_training::TrainingPool;
 
 pub use scores::read_scores;
 
-/// The columns from which the baselines compute their scores, for the rows that can be trained on.
+/// The columns from which the baselines compute their scores, for the trainable rows of the pool.
 pub fn candidate_columns(
     method: SelectionMethod,
     instructions: &[Instruction],
     pool: &TrainingPool,
     clusters: Option<&Path>,
     scores: Vec<Option<f64>>,
-) -> Result<raisin_selector::CandidateColumns> {
+) -> Result<CandidateColumns> {
     let ids = pool.trainable();
-    let at = |id: u32| id as usize;
-    let mut columns = raisin_selector::CandidateColumns {
-        response_tokens: ids
-            .iter()
-            .map(|&id| pool.get(id).map(|sequence| sequence.supervised_tokens() as u32))
-            .collect(),
-        labels: ids.iter().map(|&id| instructions.get(at(id)).and_then(|row| row.label.clone())).collect(),
-        scores: if scores.is_empty() { scores } else { ids.iter().map(|&id| scores[at(id)]).collect() },
+    let supervised = |id: &u32| pool.get(*id).map(|sequence| sequence.supervised_tokens() as u32);
+    let mut columns = CandidateColumns {
+        response_tokens: ids.iter().map(supervised).collect(),
+        labels: ids.iter().map(|&id| instructions.get(id as usize)?.label.clone()).collect(),
+        scores: if scores.is_empty() { scores } else { ids.iter().map(|&id| scores[id as usize]).collect() },
         ..Default::default()
     };
     if columns.labels.iter().all(Option::is_none) {
@@ -46,16 +45,8 @@ pub fn candidate_columns(
             ["id", "cluster", "response_tokens", "logp_conditional", "logp_unconditional", "unconditional_tokens"];
         let rows = table::read_columns(&folder.join("clusters.parquet"), &names)?;
         let rows = by_id(&rows, instructions.len())?;
-        let counts = |name: &str| -> Result<Vec<Option<u32>>> {
-            let column: &UInt32Array = table::column(&rows.table, name)?;
-            let pick = |id: u32| rows.position(id).filter(|&row| column.is_valid(row)).map(|row| column.value(row));
-            Ok(ids.iter().map(|&id| pick(id)).collect())
-        };
-        let log_probs = |name: &str| -> Result<Vec<Option<f64>>> {
-            let column = numbers(&rows.table, name)?;
-            let pick = |id: u32| rows.position(id).filter(|&row| column.is_valid(row)).map(|row| column.value(row));
-            Ok(ids.iter().map(|&id| pick(id)).collect())
-        };
+        let counts = |name: &str| Ok::<_, Error>(rows.values(table::column::<UInt32Array>(&rows.table, name)?, &ids));
+        let log_probs = |name: &str| Ok::<_, Error>(rows.values(&numbers(&rows.table, name)?, &ids));
         columns.clusters = counts("cluster")?;
         columns.response_tokens = counts("response_tokens")?;
         columns.unconditional_tokens = counts("unconditional_tokens")?;
@@ -84,7 +75,7 @@ pub fn candidate_columns(
     Ok(columns)
 }
 
-/// The candidates of a policy: all rows of a `clusters` artifact that can be trained on.
+/// The candidates of a policy: the rows of a `clusters` artifact that are trainable.
 pub fn candidates(clusters: &Path, pool: &TrainingPool) -> Result<Candidates> {
     let rows = table::read_columns(&clusters.join("clusters.parquet"), &["id", "cluster", "state"])?;
     let constants = std::fs::read(clusters.join("constants.json")).context("the clusters have no constants.json")?;
@@ -92,7 +83,7 @@ pub fn candidates(clusters: &Path, pool: &TrainingPool) -> Result<Candidates> {
     let columns: Vec<String> = serde_json::from_value(constants["columns"].clone())?;
     let (ids, clusters): (&UInt32Array, &UInt32Array) = (table::column(&rows, "id")?, table::column(&rows, "cluster")?);
     let states = vectors(&rows, "state")?;
-    // The ids of another pool (such as the pool before its overlap was left out) would mean other rows.
+    // An id of another pool, for example the pool before an `overlap` stage, is the id of another row here.
     by_id(&rows, pool.len())?;
     let (mut kept, mut kept_clusters, mut kept_states) = (Vec::new(), Vec::new(), Vec::new());
     for (row, state) in states.into_iter().enumerate().filter(|(row, _)| clusters.is_valid(*row)) {
@@ -105,27 +96,35 @@ pub fn candidates(clusters: &Path, pool: &TrainingPool) -> Result<Candidates> {
     Candidates::new(&kept, &kept_clusters, &kept_states, columns)
 }
 
-/// A table and the position of each id in it.
-pub struct ById {
-    pub table: RecordBatch,
+/// A table and the position of each id in the table.
+struct ById {
+    table: RecordBatch,
     positions: Vec<Option<usize>>,
 }
 
 impl ById {
-    pub fn position(&self, id: u32) -> Option<usize> {
+    fn position(&self, id: u32) -> Option<usize> {
         self.positions.get(id as usize).copied().flatten()
+    }
+
+    /// The values of a column of the table for these ids.
+    fn values<T: ArrowPrimitiveType>(&self, column: &PrimitiveArray<T>, ids: &[u32]) -> Vec<Option<T::Native>> {
+        let row_of = |id: &u32| self.position(*id).filter(|&row| column.is_valid(row));
+        ids.iter().map(|id| row_of(id).map(|row| column.value(row))).collect()
     }
 }
 
+/// Finds the rows of a table with a column `id`. `instructions` is the size of the pool.
+///
 /// # Errors
 /// An id is not in the pool: the table belongs to other instructions.
-pub fn by_id(rows: &RecordBatch, instructions: usize) -> Result<ById> {
+fn by_id(rows: &RecordBatch, instructions: usize) -> Result<ById> {
     let ids: &UInt32Array = table::column(rows, "id")?;
     let mut positions = vec![None; instructions];
     for (position, id) in ids.values().iter().enumerate() {
         let place = positions.get_mut(*id as usize);
         *place.ok_or_else(|| {
-            Problem::new(format!("the features describe an instruction {id}, but the pool has {instructions}"))
+            Problem::new(format!("the features have a row for instruction {id}, but the pool has {instructions} rows"))
                 .hint("`features` and `instructions` must come from the same pool")
         })? = Some(position);
     }
@@ -139,14 +138,12 @@ fn numbers(rows: &RecordBatch, name: &str) -> Result<Float64Array> {
     column.as_any().downcast_ref::<Float64Array>().cloned().ok_or_else(|| anyhow!("`{name}` is not numeric"))
 }
 
+/// A column of vectors, row by row.
 fn vectors(rows: &RecordBatch, name: &str) -> Result<Vec<Option<Vec<f32>>>> {
+    let (values, width) = tables::vectors(rows, name)?;
     let lists: &FixedSizeListArray = table::column(rows, name)?;
-    let values = lists.values().as_any().downcast_ref::<Float32Array>();
-    let values = values.ok_or_else(|| anyhow!("`{name}` does not hold f32 vectors"))?.values();
-    let width = lists.value_length() as usize;
-    Ok((0..lists.len())
-        .map(|row| lists.is_valid(row).then(|| values[row * width..(row + 1) * width].to_vec()))
-        .collect())
+    let vector = |row: usize| lists.is_valid(row).then(|| values[row * width..(row + 1) * width].to_vec());
+    Ok((0..lists.len()).map(vector).collect())
 }
 
 /// The rows of the table `selection` for the choices of a step. `times` counts how often a run has chosen each instruction;

@@ -1,4 +1,4 @@
-//! Runs a `selector` stage. Leaves the learning itself to raisin-selector.
+//! Runs a stage of kind `selector`. The crate raisin-selector plays the episodes and updates the policy.
 
 mod run;
 mod tables;

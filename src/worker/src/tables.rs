@@ -1,36 +1,40 @@
-//! The tables that every kind which trains writes: `steps` and `selection`. One row type and one writer each, whether the
-//! rows are of a run or of the episodes of a selector.
+//! The tables that all training kinds write: `steps` and `selection`, each with one row type and one writer. Also the
+//! columns that several tables have: numbers and vectors.
 
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt32Array, UInt64Array};
+use arrow_array::{
+    Array as _, ArrayRef, FixedSizeListArray, Float32Array, Float64Array, RecordBatch, StringArray, UInt32Array,
+    UInt64Array,
+};
+use arrow_schema::DataType;
 use serde::{Deserialize, Serialize};
 
-use raisin_base::error::Result;
+use raisin_base::error::{Result, anyhow};
 use raisin_corpus::Instruction;
 use raisin_table as table;
 use raisin_training::StepOutcome;
 
-/// Characters of a prompt that stand in `selection`.
+/// The number of characters of a prompt in the table `selection`.
 const EXCERPT: usize = 120;
 
-/// Whose rows a table has.
+/// The owner of the rows of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Of {
-    /// One run: rows belong to no episode.
+    /// One fine-tuning or pre-training run, without episodes.
     Run,
-    /// The episodes of a selector.
+    /// The episodes of a selector; each row has an [`EpisodeNumber`].
     Episodes,
 }
 
-/// Which episode of which round a row belongs to.
+/// The round and the episode of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EpisodeNumber {
     pub round: u32,
     pub episode: u32,
 }
 
-/// One row of the `steps` table, as a checkpoint keeps it.
+/// One row of the table `steps`. Checkpoints hold it as JSON.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TrainingStepRow {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -38,12 +42,12 @@ pub struct TrainingStepRow {
     pub step: u32,
     #[serde(with = "bits")]
     pub loss: f64,
-    /// P after the step; none where it was not measured.
+    /// P after the step, if it was measured.
     #[serde(with = "optional_bits")]
     pub performance: Option<f64>,
     #[serde(with = "optional_bits")]
     pub reward: Option<f64>,
-    /// What the critic expected.
+    /// The value that the critic estimated.
     #[serde(with = "optional_bits")]
     pub value: Option<f64>,
     #[serde(with = "bits")]
@@ -55,7 +59,7 @@ pub struct TrainingStepRow {
 }
 
 impl TrainingStepRow {
-    /// The row of a run's step, which did this.
+    /// The row of a step of a run.
     pub fn of_run(step: u32, outcome: &StepOutcome) -> Self {
         Self {
             of: None,
@@ -72,7 +76,7 @@ impl TrainingStepRow {
     }
 }
 
-/// One row of the `selection` table: a selected instruction, as a checkpoint keeps it.
+/// One row of the table `selection`: a selected instruction. Checkpoints hold it as JSON.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct SelectionRow {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -85,15 +89,15 @@ pub struct SelectionRow {
     pub score: Option<f64>,
     #[serde(with = "optional_bits")]
     pub log_prob: Option<f64>,
-    /// How often the run or the episode had selected the instruction before the step.
+    /// How often the run or the episode selected the instruction before the step.
     pub times_selected: u32,
 }
 
-fn floats<T>(rows: &[T], of: impl Fn(&T) -> Option<f64>) -> ArrayRef {
+pub fn floats<T>(rows: &[T], of: impl Fn(&T) -> Option<f64>) -> ArrayRef {
     Arc::new(rows.iter().map(of).collect::<Float64Array>())
 }
 
-fn numbers<T>(rows: &[T], of: impl Fn(&T) -> Option<u32>) -> ArrayRef {
+pub fn numbers<T>(rows: &[T], of: impl Fn(&T) -> Option<u32>) -> ArrayRef {
     Arc::new(rows.iter().map(of).collect::<UInt32Array>())
 }
 
@@ -101,7 +105,33 @@ fn counts<T>(rows: &[T], of: impl Fn(&T) -> u64) -> ArrayRef {
     Arc::new(UInt64Array::from_iter_values(rows.iter().map(of)))
 }
 
-/// The `steps` table.
+/// A column of vectors from their numbers, row by row, with `width` numbers in a row. `is_valid` says which rows are not
+/// null; without `is_valid`, no row is null.
+///
+/// # Errors
+/// The numbers are not a multiple of `width`.
+pub fn vector_column(values: Vec<f32>, width: usize, is_valid: Option<Vec<bool>>) -> Result<ArrayRef> {
+    let DataType::FixedSizeList(field, length) = table::vector_type(width) else {
+        return Err(anyhow!("a vector column is a list of fixed size"));
+    };
+    let values = Arc::new(Float32Array::from(values));
+    Ok(Arc::new(FixedSizeListArray::try_new(field, length, values, is_valid.map(Into::into))?))
+}
+
+/// The numbers of a column of vectors, row by row, and the length of a vector. The numbers of a null row mean nothing.
+///
+/// # Errors
+/// The table has no such column, or the column does not hold f32 vectors.
+pub fn vectors<'a>(rows: &'a RecordBatch, name: &str) -> Result<(&'a [f32], usize)> {
+    let lists: &FixedSizeListArray = table::column(rows, name)?;
+    let values: Option<&Float32Array> = lists.values().as_any().downcast_ref();
+    let values = values.ok_or_else(|| anyhow!("column `{name}` does not hold f32 vectors"))?.values();
+    let width = lists.value_length() as usize;
+    let start = lists.value_offset(0) as usize;
+    Ok((&values[start..start + lists.len() * width], width))
+}
+
+/// The table `steps`.
 pub fn steps(rows: &[TrainingStepRow], of: Of) -> Result<RecordBatch> {
     let mut columns = Vec::new();
     if of == Of::Episodes {
@@ -122,7 +152,7 @@ pub fn steps(rows: &[TrainingStepRow], of: Of) -> Result<RecordBatch> {
     table::batch(columns)
 }
 
-/// The `selection` table: the schedule, complete enough to be replayed elsewhere.
+/// The table `selection`. It has all that another program needs to train on the same batches.
 pub fn selection(rows: &[SelectionRow], instructions: &[Instruction], of: Of) -> Result<RecordBatch> {
     let instruction = |row: &SelectionRow| instructions.get(row.id as usize);
     let labels = rows.iter().map(|row| instruction(row)?.label.as_deref());
@@ -145,12 +175,12 @@ pub fn selection(rows: &[SelectionRow], instructions: &[Instruction], of: Of) ->
     table::batch(columns)
 }
 
-/// The first characters of a text, on one line: for tables that people read.
+/// The first characters of a text, without line breaks and other control characters.
 fn excerpt(text: &str, characters: usize) -> String {
     text.chars().take(characters).map(|character| if character.is_control() { ' ' } else { character }).collect()
 }
 
-/// An f64 in a checkpoint, as its bits: reading a decimal number back may miss by the last one.
+/// Serializes an f64 as its bits. An f64 that is written in decimal digits may be read back as another number.
 pub mod bits {
     use serde::{Deserialize as _, Deserializer, Serializer};
 
@@ -164,7 +194,7 @@ pub mod bits {
     }
 }
 
-/// The same for an f64 that may be missing.
+/// Serializes an optional f64 as its bits.
 pub mod optional_bits {
     use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
 

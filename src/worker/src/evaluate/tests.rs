@@ -31,7 +31,7 @@ fn a_task_scored_by_match_gives_loss_and_matches_item_by_item() -> Result<()> {
 
 #[test]
 #[expect(clippy::float_cmp, reason = "the mean of zeros is zero")]
-fn choices_are_ranked_by_their_own_tokens() -> Result<()> {
+fn choices_are_ranked_by_the_loss_of_their_own_tokens() -> Result<()> {
     let store = TensorFixture::new()?;
     let context = store.context("evaluate", "run", &[("/model", "model"), ("/task", "task")], &[])?;
     let parameters =
@@ -54,7 +54,7 @@ fn in_parts() -> Result<Parameters> {
 }
 
 #[test]
-fn each_metric_has_its_own_columns_and_correct_is_what_the_task_is_scored_by() -> Result<()> {
+fn each_metric_has_columns_of_its_own_and_correct_belongs_to_the_metric_of_the_task() -> Result<()> {
     let store = TensorFixture::new()?;
     let written = |folder: &str, metrics: serde_json::Value| {
         let context = store.context("evaluate", folder, &[("/model", "model"), ("/task", "task")], &[])?;
@@ -92,7 +92,7 @@ fn each_metric_has_its_own_columns_and_correct_is_what_the_task_is_scored_by() -
 }
 
 #[test]
-fn an_evaluation_killed_after_any_part_goes_on_to_the_same_bytes() -> Result<()> {
+fn an_evaluation_killed_after_any_part_ends_with_the_same_bytes() -> Result<()> {
     let store = TensorFixture::new()?;
     let context = |folder: &str| store.context("evaluate", folder, &[("/model", "model"), ("/task", "task")], &[]);
     let undisturbed = context("undisturbed")?;
@@ -117,7 +117,7 @@ fn an_evaluation_killed_after_any_part_goes_on_to_the_same_bytes() -> Result<()>
 }
 
 #[test]
-fn parts_that_were_damaged_are_computed_again_to_the_same_bytes() -> Result<()> {
+fn damaged_parts_are_computed_again_and_give_the_same_bytes() -> Result<()> {
     let store = TensorFixture::new()?;
     let inputs = [("/model", "model"), ("/task", "task")];
     run(in_parts()?, &store.context("evaluate", "run", &inputs, &[])?)?;
@@ -125,13 +125,13 @@ fn parts_that_were_damaged_are_computed_again_to_the_same_bytes() -> Result<()> 
 }
 
 #[test]
-fn an_evaluation_that_goes_on_remembers_what_there_was_no_memory_for() -> Result<()> {
+fn a_continued_evaluation_keeps_the_batch_sizes_that_fitted_in_memory() -> Result<()> {
     let store = TensorFixture::new()?;
     let inputs = [("/model", "model"), ("/task", "task")];
     let context = |folder: &str| store.context("evaluate", folder, &inputs, &[]);
     let first = context("first")?;
     run(in_parts()?, &first)?;
-    // The first part of each phase, as a process leaves it that found less memory.
+    // The first part of each phase, as written by a process with less memory.
     let killed = context("killed")?;
     let losses: (usize, Vec<u64>) = FinishedParts::open(&first, "loss")?.next(|| panic!("it is there"))?;
     FinishedParts::open(&killed, "loss")?.next(|| Ok((33, losses.1)))?;
@@ -148,7 +148,7 @@ fn an_evaluation_that_goes_on_remembers_what_there_was_no_memory_for() -> Result
 }
 
 #[test]
-fn impossible_numbers_are_refused_where_they_stand() -> Result<()> {
+fn an_impossible_number_is_an_error_at_its_parameter() -> Result<()> {
     use raisin_contract::Kind as _;
     for (key, value) in [("batch_tokens", 0), ("generate_rows", 0), ("max_tokens", 1), ("limit", 0)] {
         let parameters: Parameters = serde_json::from_value(json!({"model": "model", "task": "task", key: value}))?;
@@ -159,7 +159,7 @@ fn impossible_numbers_are_refused_where_they_stand() -> Result<()> {
 }
 
 #[test]
-fn what_was_finished_before_a_kill_is_not_computed_again() -> Result<()> {
+fn parts_that_were_finished_before_a_kill_are_not_computed_again() -> Result<()> {
     let store = TensorFixture::new()?;
     let context = store.context("evaluate", "run", &[("/model", "model"), ("/task", "task")], &[])?;
     // This model would not give this answer.
@@ -180,7 +180,7 @@ fn a_number_counts_strictly_after_the_marker_and_flexibly_anywhere() {
 }
 
 #[test]
-fn a_loss_that_is_no_number_is_an_error_that_names_example_and_model_and_never_a_choice() -> Result<()> {
+fn a_loss_that_is_not_finite_is_an_error_that_names_example_and_model() -> Result<()> {
     let store = TensorFixture::new()?;
     let mut model = Model::load(&store.artifact("model"), tch::Device::Cpu, tch::Kind::Float)?;
     model.prepare(&Adaptation::Full, &Seed::new(1))?;
@@ -211,7 +211,7 @@ fn the_standard_error_of_one_example_is_null() -> Result<()> {
 }
 
 #[test]
-fn an_adapter_is_merged_into_its_base_before_anything_is_computed() -> Result<()> {
+fn an_adapter_is_merged_into_its_base_before_the_evaluation() -> Result<()> {
     let store = TensorFixture::new()?;
     let mut model = Model::load(&store.artifact("model"), tch::Device::Cpu, tch::Kind::Float)?;
     model.prepare(
@@ -234,7 +234,7 @@ fn an_adapter_is_merged_into_its_base_before_anything_is_computed() -> Result<()
 }
 
 #[test]
-fn examples_that_overlap_the_pool_are_left_out_and_the_others_keep_their_number() -> Result<()> {
+fn examples_that_overlap_the_pool_are_left_out_and_the_others_keep_their_ids() -> Result<()> {
     let store = TensorFixture::new()?;
     let row = PoolRow::new(conversation(None, "3 + 1 = ?", Some("4")), 0, 1);
     let other = PoolRow::new(conversation(None, "8 + 1?", Some("9")), 0, 2);

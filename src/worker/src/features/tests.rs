@@ -1,7 +1,8 @@
-//! Features as the stage writes them, undisturbed, interrupted and where memory ends.
+//! Tests of the kind `features`: its tables, interrupted passes, passes with too little memory.
 
 use super::*;
 use crate::fixture::{ROWS, TensorFixture};
+use arrow_array::FixedSizeListArray;
 use raisin_corpus::Message;
 use raisin_corpus::artifact::{PoolRow, examples_batch, instructions_batch};
 use raisin_corpus::message::conversation;
@@ -15,7 +16,7 @@ fn parameters() -> Result<Parameters> {
 }
 
 #[test]
-fn every_row_is_described_once_and_in_order_and_what_cannot_be_scored_has_a_reason() -> Result<()> {
+fn every_row_is_described_once_in_order_and_a_missing_value_has_a_reason() -> Result<()> {
     let store = TensorFixture::new()?;
     let context = store.context("features", "run", &INPUTS, &[])?;
     run(parameters()?, &context)?;
@@ -42,7 +43,7 @@ fn every_row_is_described_once_and_in_order_and_what_cannot_be_scored_has_a_reas
 }
 
 #[test]
-fn packed_and_pooled_features_are_those_of_each_row_alone() -> Result<()> {
+fn packing_does_not_change_the_pooled_features_of_a_row() -> Result<()> {
     let store = TensorFixture::new()?;
     let context = store.context("features", "run", &INPUTS, &[])?;
     run(parameters()?, &context)?;
@@ -67,7 +68,7 @@ fn packed_and_pooled_features_are_those_of_each_row_alone() -> Result<()> {
 }
 
 #[test]
-fn both_log_probabilities_are_of_the_same_tokens_in_rows_of_several_turns_and_rows_that_were_cut() -> Result<()> {
+fn both_log_probabilities_score_the_same_tokens_in_cut_rows_and_rows_of_several_turns() -> Result<()> {
     let store = TensorFixture::new()?;
     let turns = |rest: &str| {
         let mut messages = conversation(None, "one", Some("first answer"));
@@ -88,7 +89,7 @@ fn both_log_probabilities_are_of_the_same_tokens_in_rows_of_several_turns_and_ro
         (column(&rows, "response_tokens")?, column(&rows, "unconditional_tokens")?);
     assert_eq!(tokens, alone_tokens);
     assert_eq!(tokens.value(0), 13 + 14, "both answers and their ends");
-    // Of a row of one turn, it is the sum over its one response; of one that was cut, over what is left of it.
+    // log p(y) is the sum over the tokens of the responses that are left after the cut.
     let folder = store.artifact("model");
     let (model, codec) = (Model::load(&folder, Device::Cpu, TensorKind::Float)?, Codec::load(&folder)?);
     let instructions = read_instructions(&store.artifact("pool"))?;
@@ -110,7 +111,7 @@ fn both_log_probabilities_are_of_the_same_tokens_in_rows_of_several_turns_and_ro
 }
 
 #[test]
-fn of_a_validation_example_only_the_response_is_scored_and_all_turns_are_read() -> Result<()> {
+fn only_the_response_of_a_validation_example_is_scored_and_all_its_turns_are_read() -> Result<()> {
     let store = TensorFixture::new()?;
     let example = |messages: Vec<Message>| {
         let response = "so".to_owned();
@@ -135,7 +136,7 @@ fn of_a_validation_example_only_the_response_is_scored_and_all_turns_are_read() 
 }
 
 #[test]
-fn rows_that_the_model_has_no_room_for_are_refused_before_any_is_described() -> Result<()> {
+fn rows_longer_than_the_context_are_an_error_before_the_first_forward_pass() -> Result<()> {
     let store = TensorFixture::new()?;
     store.shorten_context(20)?;
     let context = store.context("features", "run", &INPUTS, &[])?;
@@ -146,7 +147,7 @@ fn rows_that_the_model_has_no_room_for_are_refused_before_any_is_described() -> 
 }
 
 #[test]
-fn a_pass_that_was_interrupted_ends_with_the_same_bytes() -> Result<()> {
+fn an_interrupted_pass_ends_with_the_same_bytes() -> Result<()> {
     let store = TensorFixture::new()?;
     let context = store.context("features", "undisturbed", &INPUTS, &[])?;
     run(parameters()?, &context)?;
@@ -159,7 +160,7 @@ fn a_pass_that_was_interrupted_ends_with_the_same_bytes() -> Result<()> {
     // A part after every batch; the last one is lost with the process.
     let instructions = read_instructions(&store.artifact("pool"))?;
     pass.describe("features", &instructions, &pass.encode(&instructions)?, Duration::ZERO)?;
-    let (_, parts) = Parts::open(&context, "features")?;
+    let (_, parts) = open_parts(&context, "features")?;
     assert!(parts.len() > 2);
     let path = context.work()?.join("features.parts");
     let file = std::fs::OpenOptions::new().write(true).open(&path)?;
@@ -171,7 +172,7 @@ fn a_pass_that_was_interrupted_ends_with_the_same_bytes() -> Result<()> {
 }
 
 #[test]
-fn parts_that_were_damaged_are_computed_again_to_the_same_bytes() -> Result<()> {
+fn damaged_parts_are_computed_again_and_give_the_same_bytes() -> Result<()> {
     let store = TensorFixture::new()?;
     let context = store.context("features", "run", &INPUTS, &[])?;
     let folder = store.artifact("model");
@@ -181,13 +182,13 @@ fn parts_that_were_damaged_are_computed_again_to_the_same_bytes() -> Result<()> 
     let instructions = read_instructions(&store.artifact("pool"))?;
     pass.describe("features", &instructions, &pass.encode(&instructions)?, Duration::ZERO)?;
     run(parameters()?, &context)?;
-    // No batch of the few examples is put aside.
+    // The few examples are one batch, which is not saved.
     std::fs::remove_file(context.work()?.join("validation.parts"))?;
     store.run_on_damaged_work("features", "run", &INPUTS, 25, |context| run(parameters()?, context))
 }
 
 #[test]
-fn a_pass_that_was_halved_and_interrupted_ends_with_the_same_bytes() -> Result<()> {
+fn an_interrupted_pass_with_halved_batches_ends_with_the_same_bytes() -> Result<()> {
     let store = TensorFixture::new()?;
     let folder = store.artifact("model");
     let (mut model, codec) = (Model::load(&folder, Device::Cpu, TensorKind::Float)?, Codec::load(&folder)?);
@@ -203,7 +204,7 @@ fn a_pass_that_was_halved_and_interrupted_ends_with_the_same_bytes() -> Result<(
     let file = std::fs::OpenOptions::new().write(true).open(&path)?;
     file.set_len(file.metadata()?.len() - 1)?;
 
-    // There is memory again; what was found out holds all the same.
+    // Memory is free again, but the pass keeps the smaller batches.
     model.limit_room(None);
     let pass = FeaturePass::new(&context, &model, &codec, &parameters);
     assert_eq!(pass.describe("features", &rows, &encoded, Duration::from_secs(1000))?, undisturbed);
@@ -212,7 +213,7 @@ fn a_pass_that_was_halved_and_interrupted_ends_with_the_same_bytes() -> Result<(
 }
 
 #[test]
-fn parts_in_id_order_are_the_table_that_sorting_all_rows_gives() -> Result<()> {
+fn in_id_order_gives_the_table_of_all_rows_sorted_by_id() -> Result<()> {
     use arrow_select::concat::concat_batches;
     use arrow_select::take::take_record_batch;
     let store = TensorFixture::new()?;

@@ -1,4 +1,4 @@
-//! The one loop of `finetune`: choose, train, measure, keep; and its checkpoints. Leaves parameters to the parent.
+//! A fine-tuning run: in each step choose a batch, train, and measure P if asked for. The run writes checkpoints.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::learning::{
-    Learning, Settings, account_costs, as_instruction, cost, device, phase_cost, shown_performance, training_speed,
+    Learning, Settings, account_costs, as_instruction, checkpoints, device, phase_cost, shown_performance, speed,
 };
 use crate::selecting::{candidate_columns, candidates, read_scores, selected};
 use crate::tables::{self, Of, SelectionRow, TrainingStepRow, optional_bits};
@@ -17,9 +17,7 @@ use raisin_kinds::finetune::{Parameters, step_counts, uses_features};
 use raisin_lm::Adaptation;
 use raisin_selector::{Chooser, ChooserInputs, Policy, Raise, SelectionMethod, StepContext, chooser};
 use raisin_table::WriteTable as _;
-use raisin_training::{Checkpoints, CostCounter, Meter, Trainer, TrainerConfig, TrainingPool, ValidationSet};
-
-const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(30);
+use raisin_training::{Checkpoints, Meter, PhaseUse, Trainer, TrainerConfig, TrainingPool, ValidationSet};
 
 /// A fine-tuning run between two steps.
 pub struct Finetuning<'a> {
@@ -34,21 +32,21 @@ pub struct Finetuning<'a> {
     steps: usize,
     full_steps: usize,
     kept: Kept,
-    /// How often each instruction was chosen.
+    /// How often each instruction was chosen so far, by id.
     times: Vec<u32>,
     checkpoints: Checkpoints,
     selection_time: Duration,
 }
 
-/// What a checkpoint keeps beside the tensors.
+/// The part of a checkpoint that is not tensors.
 #[derive(Default, Serialize, Deserialize)]
 struct Kept {
     rows: Vec<TrainingStepRow>,
     selection: Vec<SelectionRow>,
-    /// P(M_0), where it was measured.
+    /// P(M_0), if it was measured.
     #[serde(with = "optional_bits")]
     base_performance: Option<f64>,
-    /// P of the model as it is, where it was measured.
+    /// P of the current model, if it was measured.
     #[serde(with = "optional_bits")]
     performance: Option<f64>,
     evaluations: u64,
@@ -65,8 +63,8 @@ impl<'a> Finetuning<'a> {
         let instructions = match parameters.select.method {
             SelectionMethod::Validation if folder.join("proxy.json").is_file() => {
                 let problem =
-                    Problem::new("a proxy keeps states of the pool's rows, and cannot train on validation examples");
-                return Err(problem.hint("the base itself as `model`").into());
+                    "a proxy has hidden states of the rows of the pool only, and cannot train on validation examples";
+                return Err(Problem::new(problem).hint("name the base of the proxy as `model`").into());
             }
             SelectionMethod::Validation => {
                 let numbered = task.validation.iter().map(as_instruction).zip(0..);
@@ -87,7 +85,8 @@ impl<'a> Finetuning<'a> {
         let rows = pool.trainable().len();
         if rows < parameters.batch_size {
             let problem = format!("a batch of {} needs more than the {rows} trainable rows", parameters.batch_size);
-            return Err(Problem::new(problem).hint("a larger pool, a smaller batch_size, or more max_tokens").into());
+            let hint = "take a larger pool, lower batch_size, or raise max_tokens";
+            return Err(Problem::new(problem).hint(hint).into());
         }
         let (full_steps, steps) = step_counts(&parameters, rows);
         let mut chooser = open_chooser(&parameters, context, &instructions, &pool, steps)?;
@@ -105,13 +104,16 @@ impl<'a> Finetuning<'a> {
             ..TrainerConfig::default()
         };
         let mut trainer = Trainer::new(model, config, pool.prefix_layers())?;
-        let checkpoints = Checkpoints::every(CHECKPOINT_INTERVAL, context.work()?.join("checkpoint"));
-        // The work folder is the action's, so that a checkpoint in it is of this very run.
+        // A work folder belongs to one action, so that its checkpoint belongs to this run.
+        let checkpoints = checkpoints(context)?;
         let mut is_chooser_touched = false;
         let tell = |text: &str| context.note(text);
         let kept = trainer.restore(&checkpoints.path, &tell, |kept| {
             let kept: Kept = serde_json::from_slice(kept)?;
-            ensure!(kept.selection.iter().all(|row| (row.id as usize) < instructions.len()), "it is of another pool");
+            ensure!(
+                kept.selection.iter().all(|row| (row.id as usize) < instructions.len()),
+                "the checkpoint belongs to another pool"
+            );
             is_chooser_touched = true;
             chooser.restore(&kept.chooser)?;
             Ok(kept)
@@ -126,7 +128,7 @@ impl<'a> Finetuning<'a> {
         let mut times = vec![0; instructions.len()];
         kept.selection.iter().for_each(|row| times[row.id as usize] += 1);
         let place =
-            if kept.rows.is_empty() { String::new() } else { format!("; goes on after step {}", kept.rows.len()) };
+            if kept.rows.is_empty() { String::new() } else { format!("; continues after step {}", kept.rows.len()) };
         context.note(format!(
             "{}: {steps} steps of {} (three epochs of the pool are {full_steps}), {} trained parameters{place}",
             parameters.select.method.name(),
@@ -152,7 +154,7 @@ impl<'a> Finetuning<'a> {
         })
     }
 
-    /// One step; false when all are done.
+    /// Trains one step. Returns false if all steps are done.
     pub fn advance(&mut self) -> Result<bool> {
         let step = self.trainer.steps_done();
         if step >= self.steps {
@@ -178,12 +180,13 @@ impl<'a> Finetuning<'a> {
         self.kept.performance = performance;
         let reward = performance.zip(before).map(|(after, before)| after - before);
         self.kept.rows.push(TrainingStepRow { performance, reward, ..TrainingStepRow::of_run(number, &outcome) });
+        let train = self.trainer.account().train;
         self.context.progress(Progress {
             phase: format!("training ({})", self.parameters.select.method.name()),
             done: u64::from(number),
             total: self.steps as u64,
             unit: "steps".to_owned(),
-            tokens_per_second: Some(training_speed(&self.trainer.account())),
+            tokens_per_second: speed(train.tokens, train.time),
             detail: format!("loss {:.3}{}", outcome.loss, shown_performance(performance)),
         });
         if self.checkpoints.due() && step + 1 < self.steps {
@@ -192,23 +195,25 @@ impl<'a> Finetuning<'a> {
         Ok(true)
     }
 
-    /// Whether P is measured after so many steps: as often as asked for, when the method looks at it, at the end.
+    /// Whether P is measured after this number of steps: every `evaluate_every` steps, at the end, and after each step if the
+    /// method uses P.
     fn measures_after(&self, steps: usize) -> bool {
         let every = self.parameters.evaluate_every;
         steps == self.steps || self.chooser.wants_performance() || (every > 0 && steps.is_multiple_of(every))
     }
 
-    /// P, minus the validation loss.
+    /// Measures P, which is minus the validation loss.
+    ///
+    /// # Errors
+    /// P is not a finite number.
     fn evaluate(&mut self) -> Result<f64> {
         let performances = self.trainer.performances(&self.validation)?;
-        let performance = *performances.first().ok_or_else(|| anyhow!("a model without a lane"))?;
+        let performance = *performances.first().ok_or_else(|| anyhow!("the trainer has no episode"))?;
         self.kept.evaluations += 1;
         if !performance.is_finite() {
             let (loss, steps) = (-performance, self.trainer.steps_done());
             let problem = format!("the validation loss became {loss} after {steps} steps");
-            return Err(Problem::new(problem)
-                .hint("a lower learning_rate, or a warm-up, keeps training stable")
-                .into());
+            return Err(Problem::new(problem).hint("lower learning_rate, or set warmup").into());
         }
         Ok(performance)
     }
@@ -219,7 +224,7 @@ impl<'a> Finetuning<'a> {
         self.checkpoints.write(|path| self.trainer.save(path, &kept))
     }
 
-    /// For a test of a long run: its last selection so many times more.
+    /// Repeats the last selection this number of times, for the test of a large checkpoint.
     #[cfg(test)]
     pub fn select_again(&mut self, times: usize) {
         if let Some(last) = self.kept.selection.last().copied() {
@@ -249,8 +254,7 @@ impl<'a> Finetuning<'a> {
         context.write_json("summary.json", &self.summary())?;
         let account = trainer.account();
         account_costs(&account, trainer.flops(account.train.tokens as usize, false), context);
-        let selection = CostCounter { time: self.selection_time, ..CostCounter::default() };
-        context.cost(cost("selection", &selection));
+        context.cost(phase_cost("selection", PhaseUse { time: self.selection_time, ..PhaseUse::default() }));
         Ok(())
     }
 
@@ -275,7 +279,7 @@ impl<'a> Finetuning<'a> {
     }
 }
 
-/// The method's chooser, over the rows that can be trained on.
+/// The chooser of the method, for the trainable rows of the pool.
 fn open_chooser(
     parameters: &Parameters,
     context: &Context,
@@ -294,14 +298,11 @@ fn open_chooser(
         let candidates = candidates(features, pool)?;
         return Ok(Box::new(Raise::new(policy, candidates, parameters.batch_size, seed)?));
     }
-    let scores = match select.method {
-        SelectionMethod::Scores => read_scores(
-            context.file("/select/path")?,
-            &select.column,
-            context.input("/instructions")?,
-            instructions.len(),
-        )?,
-        _ => Vec::new(),
+    let scores = if select.method == SelectionMethod::Scores {
+        let (path, pool) = (context.file("/select/path")?, context.input("/instructions")?);
+        read_scores(path, &select.column, pool, instructions.len())?
+    } else {
+        Vec::new()
     };
     let columns = candidate_columns(select.method, instructions, pool, features, scores)?;
     let inputs =

@@ -1,4 +1,4 @@
-//! Tiny runs through the real kind: every method, resuming, what the artifact holds.
+//! Tests with small runs of the kind `finetune`: each method, continued runs, the files of the artifact.
 
 use arrow_array::{Array, Float64Array, StringArray, UInt32Array};
 use serde_json::{Value, json};
@@ -30,7 +30,7 @@ fn parameters(change: &Value) -> Result<Parameters> {
 }
 
 #[test]
-fn every_baseline_trains_its_steps_and_tells_what_it_selected() -> Result<()> {
+fn every_baseline_trains_its_steps_and_writes_its_selection() -> Result<()> {
     let store = TensorFixture::new()?;
     for method in ["random", "full", "length", "ifd", "perplexity", "sspl", "oracle"] {
         let steps = if method == "perplexity" { 1 } else { 4 };
@@ -39,7 +39,7 @@ fn every_baseline_trains_its_steps_and_tells_what_it_selected() -> Result<()> {
         let selection = store.table(method, "selection")?;
         assert_eq!(selection.num_rows(), steps * 2, "{method}");
         let ids: &UInt32Array = column(&selection, "id")?;
-        assert!(ids.values().iter().all(|&id| id < ROWS as u32 - 1), "{method} chose a row that cannot be trained on");
+        assert!(ids.values().iter().all(|&id| id < ROWS as u32 - 1), "{method} chose a row without a response token");
         if method == "length" {
             assert_eq!(ids.values()[..2], [10, 9]);
         }
@@ -62,7 +62,7 @@ fn every_baseline_trains_its_steps_and_tells_what_it_selected() -> Result<()> {
 }
 
 #[test]
-fn validation_trains_on_the_validation_examples_and_on_nothing_of_the_pool() -> Result<()> {
+fn the_method_validation_trains_on_the_validation_examples_only() -> Result<()> {
     let store = TensorFixture::new()?;
     let context = store.context("finetune", "run", &INPUTS, &[])?;
     run(parameters(&json!({"select": {"method": "validation"}, "steps": 3}))?, &context)?;
@@ -108,7 +108,7 @@ fn a_run_killed_after_three_steps_ends_with_the_same_bytes() -> Result<()> {
             assert!(first.advance()?);
         }
         first.checkpoint()?;
-        // One more step, which dies with the process.
+        // The checkpoint does not have this step.
         assert!(first.advance()?);
         drop(first);
         let context = store.context("finetune", &killed, &INPUTS, &[])?;
@@ -117,7 +117,7 @@ fn a_run_killed_after_three_steps_ends_with_the_same_bytes() -> Result<()> {
         while second.advance()? {
             steps += 1;
         }
-        assert_eq!(steps, 3, "it begins again instead of going on");
+        assert_eq!(steps, 3, "the run starts again instead of continuing");
         second.finish()?;
         assert_eq!(store.written(&undisturbed)?, store.written(&killed)?);
     }
@@ -125,7 +125,7 @@ fn a_run_killed_after_three_steps_ends_with_the_same_bytes() -> Result<()> {
 }
 
 #[test]
-fn a_checkpoint_that_was_damaged_is_not_believed_and_the_run_ends_with_the_same_bytes() -> Result<()> {
+fn a_damaged_checkpoint_is_not_used_and_the_run_ends_with_the_same_bytes() -> Result<()> {
     let store = TensorFixture::new()?;
     let change = json!({"adaptation": {"method": "lora", "rank": 2}, "steps": 3, "evaluate_every": 1});
     let context = store.context("finetune", "run", &INPUTS, &[])?;
@@ -139,7 +139,7 @@ fn a_checkpoint_that_was_damaged_is_not_believed_and_the_run_ends_with_the_same_
 }
 
 #[test]
-fn a_checkpoint_has_room_for_more_selections_than_a_header_of_tensors_would() -> Result<()> {
+fn a_checkpoint_can_hold_more_than_100_mb_of_selections() -> Result<()> {
     let store = TensorFixture::new()?;
     let context = store.context("finetune", "run", &INPUTS, &[])?;
     let mut first = run::Finetuning::start(parameters(&json!({}))?, &context)?;
@@ -154,7 +154,7 @@ fn a_checkpoint_has_room_for_more_selections_than_a_header_of_tensors_would() ->
 }
 
 #[test]
-fn a_run_that_goes_on_remembers_what_there_was_no_memory_to_measure() -> Result<()> {
+fn a_continued_run_keeps_the_size_of_the_validation_batches_that_fit_in_memory() -> Result<()> {
     let store = TensorFixture::new()?;
     let context = store.context("finetune", "run", &INPUTS, &[])?;
     let mut first = run::Finetuning::start(parameters(&json!({}))?, &context)?;
@@ -168,14 +168,14 @@ fn a_run_that_goes_on_remembers_what_there_was_no_memory_to_measure() -> Result<
 }
 
 #[test]
-fn a_run_goes_on_after_a_stage_that_it_names_was_renamed() -> Result<()> {
+fn a_run_continues_after_an_input_stage_was_renamed() -> Result<()> {
     let store = TensorFixture::new()?;
     let context = store.context("finetune", "run", &INPUTS, &[])?;
     let mut first = run::Finetuning::start(parameters(&json!({}))?, &context)?;
     first.advance()?;
     first.checkpoint()?;
     drop(first);
-    // The key, and so the work folder, has the digests of what the names mean.
+    // The key, which names the work folder, has the digests of the inputs and not their names.
     let mut second = run::Finetuning::start(parameters(&json!({"model": "base", "instructions": "rows"}))?, &context)?;
     let mut steps = 0;
     while second.advance()? {
@@ -186,7 +186,7 @@ fn a_run_goes_on_after_a_stage_that_it_names_was_renamed() -> Result<()> {
 }
 
 #[test]
-fn rows_that_the_model_has_no_room_for_are_refused_before_the_first_step() -> Result<()> {
+fn rows_longer_than_the_context_are_an_error_before_the_first_step() -> Result<()> {
     let store = TensorFixture::new()?;
     store.shorten_context(20)?;
     let context = store.context("finetune", "run", &INPUTS, &[])?;
@@ -204,7 +204,7 @@ fn rows_that_the_model_has_no_room_for_are_refused_before_the_first_step() -> Re
 }
 
 #[test]
-fn a_validation_loss_that_is_no_number_ends_the_run() -> Result<()> {
+fn a_validation_loss_that_is_not_finite_ends_the_run() -> Result<()> {
     let store = TensorFixture::new()?;
     let mut model = raisin_lm::Model::load(&store.artifact("model"), tch::Device::Cpu, tch::Kind::Float)?;
     model.prepare(&raisin_lm::Adaptation::Full, &raisin_base::seed::Seed::new(1))?;
@@ -249,7 +249,7 @@ fn an_adapter_refers_to_its_base_and_a_merged_model_stands_alone() -> Result<()>
 }
 
 #[test]
-fn external_scores_are_matched_by_the_record_they_belong_to() -> Result<()> {
+fn external_scores_belong_to_instructions_by_the_position_of_the_record() -> Result<()> {
     let store = TensorFixture::new()?;
     let file = store.artifact("scores.csv");
     std::fs::write(&file, "row,quality\n3,0.5\n7,0.9\n8,\n1,0.7\n0,0.1\n")?;
@@ -263,7 +263,7 @@ fn external_scores_are_matched_by_the_record_they_belong_to() -> Result<()> {
 }
 
 #[test]
-fn a_trained_policy_selects_and_is_told_the_performance() -> Result<()> {
+fn a_trained_policy_selects_and_p_is_measured_after_each_step() -> Result<()> {
     let store = TensorFixture::new()?;
     let folder = store.artifact("selector");
     std::fs::create_dir(&folder)?;
@@ -313,7 +313,7 @@ fn a_proxy_trains_its_top_layers_on_cached_states_as_the_whole_model_would() -> 
 }
 
 #[test]
-fn impossible_parameters_are_refused_where_they_stand() {
+fn an_impossible_value_is_an_error_at_its_parameter() {
     let refused = |change: Value, pointer: &str| {
         let error = parameters(&change).expect_err("impossible").to_string();
         assert!(error.starts_with(&format!("{pointer}:")), "{error}");

@@ -1,4 +1,4 @@
-//! External scores: numbers from a file of the user, one for each record of the pool's first source file.
+//! External scores: numbers in a file of the user, one for each record of the first source file of the pool.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,7 +16,8 @@ use raisin_table as table;
 /// record in the first source file of the pool, from 0; `column` holds the scores. An instruction without a score gets none.
 ///
 /// # Errors
-/// A value is not a number that can be used; the error names its line. No score belongs to an instruction of the pool.
+/// A row or a score is not a valid number, or a row has two scores: the error names the line and the value. Or no score
+/// belongs to an instruction of the pool.
 pub fn read_scores(path: &Path, column: &str, pool: &Path, instructions: usize) -> Result<Vec<Option<f64>>> {
     let mut by_row = ByRow { path, scores: BTreeMap::new() };
     if path.extension().is_some_and(|extension| extension == "parquet") {
@@ -131,7 +132,7 @@ fn for_each_record(
     schema: Arc<Schema>,
     mut take: impl FnMut(usize, Result<&RecordBatch, String>) -> Result<()>,
 ) -> Result<()> {
-    // One record at a time: the number of bytes that it takes tells the line of the next record.
+    // The decoder reads one record at a time: the bytes of the record contain the line breaks before the next record.
     let mut decoder = ReaderBuilder::new(schema).with_header(true).with_batch_size(1).build_decoder();
     let (mut rest, mut line, mut first_line) = (text, 1, 1);
     loop {
@@ -146,7 +147,7 @@ fn for_each_record(
         line += rest[..consumed].split(|byte| *byte == b'\n').count() - 1;
         rest = &rest[consumed..];
         match decoder.flush() {
-            // The text ends with a line break. Only a quote that is not closed makes the last record longer.
+            // The text ends with a line break. A record that has not ended there has a quote that is not closed.
             Ok(Some(_)) if consumed == 0 => return take(first_line, Err("a quote is not closed".to_owned())),
             Ok(Some(record)) => take(first_line, Ok(&record))?,
             Ok(None) if consumed == 0 => return Ok(()),
@@ -176,7 +177,7 @@ mod tests {
     use raisin_corpus::artifact::{PoolRow, instructions_batch};
     use raisin_corpus::message::conversation;
 
-    /// What is read from a file of this name over a pool of four rows, of which the last comes from another file.
+    /// The scores in a file of this name for a pool of four rows. The last row comes from another source file.
     fn read(name: &str, write: impl FnOnce(&Path) -> Result<()>) -> Result<Vec<Option<f64>>> {
         let folder = tempfile::tempdir()?;
         let row =
@@ -193,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn csv_has_quotes_either_line_end_and_missing_values() -> Result<()> {
+    fn csv_can_have_quotes_both_line_ends_and_missing_values() -> Result<()> {
         let expected = [Some(0.5), None, Some(-2e3), None];
         let unix = "row,quality,text\n0,0.5,\"one, two\nand \"\"three\"\"\"\n1,,none\n\n3, -2e3 ,\"\"\n";
         assert_eq!(csv(unix)?, expected);
@@ -204,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_in_a_csv_file_is_told_with_file_line_and_value() {
+    fn an_error_in_a_csv_file_names_file_line_and_value() {
         let said = |text: &str| {
             let error = render(&csv(text).expect_err("wrong"));
             assert!(error.contains("scores.csv"), "{error}");
@@ -234,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn parquet_scores_may_have_any_type_of_number_and_no_wrong_ones() -> Result<()> {
+    fn parquet_scores_can_have_any_numeric_type_and_an_invalid_number_is_an_error() -> Result<()> {
         let scores = |rows: ArrayRef, values: Vec<Option<f64>>| {
             read("scores.parquet", |path| {
                 let values = Arc::new(Float64Array::from(values)) as ArrayRef;

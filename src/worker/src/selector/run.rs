@@ -1,7 +1,8 @@
-//! The rounds of a `selector` stage, their checkpoints, and what they leave behind.
+//! The rounds of a stage of kind `selector`, their checkpoints, and the files of the artifact.
 //!
-//! After every round its rows and the state of the training go into the work folder, as one sealed record. A killed stage
-//! takes up those that are whole, plays the unfinished round again, and ends with the same bytes.
+//! After every round, the rows of its tables and the state of the training go into the work folder, as one sealed record.
+//! If a stage was killed, the next attempt reads the whole records, plays the unfinished round again, and writes the same
+//! bytes.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -11,20 +12,20 @@ use arrow_select::concat::concat_batches;
 use serde_json::{Value, json};
 
 use super::tables as own_tables;
-use crate::learning::{Learning, Settings, account_costs, device, phase_cost, shown_performance};
+use crate::learning::{Learning, Settings, account_costs, device, phase_cost, shown_performance, speed};
 use crate::selecting::candidates;
 use crate::tables::{self, Of};
 use raisin_base::error::{Context as _, Result, anyhow};
 use raisin_base::sealed::{Record, Records, set_aside};
 use raisin_base::seed::Seed;
-use raisin_contract::{Context, Cost, Progress, referenced};
+use raisin_contract::{Context, Progress, referenced};
 use raisin_corpus::{Instruction, read_instructions, read_task};
 use raisin_kinds::selector::Parameters;
 use raisin_selector::episode::{EpisodeStepRow, PolicyTraining, RoundResult};
 use raisin_selector::{Candidates, PpoSettings};
 use raisin_settings::ppo::StatePart;
 use raisin_table::{self as table, WriteTable as _};
-use raisin_training::{Episodes, Meter, TrainerConfig};
+use raisin_training::{Episodes, Meter, PhaseUse, TrainerConfig};
 
 const TABLES: [&str; 3] = ["rounds", "steps", "selection"];
 
@@ -32,7 +33,7 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     run_until(&parameters, context, parameters.config.rounds)
 }
 
-/// The same, ended after some rounds as a kill would end it: for tests.
+/// As [`run`]. If `until` is less than the number of rounds, the stage ends after `until` rounds as after a kill, for tests.
 pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize) -> Result<()> {
     let Parameters { stage, config } = parameters;
     let loading = Meter::start(device(context)?);
@@ -48,8 +49,7 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
     };
     let learning = Learning::start(model, context, &instructions, &task.validation, &settings)?;
     let clusters = context.input("/features")?;
-    let candidates = candidates(clusters, &learning.pool)?;
-    let candidates = parts_of(candidates, config)?;
+    let candidates = with_used_columns(candidates(clusters, &learning.pool)?, config)?;
     let trainer_config = TrainerConfig {
         learning_rate: stage.learning_rate,
         schedule: stage.schedule,
@@ -59,21 +59,17 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
         activation_checkpointing: stage.activation_checkpointing,
         ..TrainerConfig::default()
     };
-    let evaluation_tokens = learning.validation.tokens();
     let Learning { model: proxy, adaptation, seed, pool, validation } = learning;
-    let episodes = config.episodes_per_round;
+    let (evaluation_tokens, episodes) = (validation.tokens(), config.episodes_per_round);
     let mut players = Episodes::new(proxy, &adaptation, &seed, trainer_config, episodes, pool, validation)?;
     let trained = players.trained_numbers();
-    let side_by_side = match config.episodes_per_round {
-        1 => String::new(),
-        episodes => format!(", {episodes} episodes side by side"),
-    };
+    let at_once = if episodes == 1 { String::new() } else { format!(", {episodes} episodes at the same time") };
 
-    let (mut rounds, mut training) = Rounds::take_up(context, &candidates, config, &mut players)?;
+    let (mut rounds, mut training) = Rounds::open(context, &candidates, config, &mut players)?;
     let done = training.rounds_done();
-    let place = if done == 0 { String::new() } else { format!("; goes on after round {done}") };
+    let place = if done == 0 { String::new() } else { format!("; continues after round {done}") };
     context.note(format!(
-        "{} rounds of {} steps of {} from {} candidates in {} clusters, {trained} trained parameters{side_by_side}{place}",
+        "{} rounds of {} steps of {} from {} candidates in {} clusters, {trained} trained parameters{at_once}{place}",
         config.rounds,
         config.steps,
         config.batch_size,
@@ -93,12 +89,12 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
                 done: ((round - done) * config.steps + row.step + 1) as u64,
                 total: ((config.rounds - done) * config.steps) as u64,
                 unit: "steps".to_owned(),
-                tokens_per_second: Some(tokens as f64 / started.elapsed().as_secs_f64().max(1e-9)),
+                tokens_per_second: speed(tokens, started.elapsed()),
                 detail: format!("gained {improvement:+.3}{}", shown_performance(row.performance)),
             });
         };
         let round = training.round(&mut players, &candidates, &mut on_step)?;
-        rounds.put_aside(&training, &players.room(), &round, &instructions)?;
+        rounds.push(&training, &players.room(), &round, &instructions)?;
     }
 
     if until < config.rounds {
@@ -107,12 +103,12 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
     let account = players.account();
     account_costs(&account, players.flops(account.train.tokens as usize, false), context);
     let rest = started.elapsed().saturating_sub(account.train.time + account.evaluation.time);
-    context.cost(Cost { phase: "selection".into(), seconds: rest.as_secs_f64(), ..Default::default() });
-    rounds.collect()?;
+    context.cost(phase_cost("selection", PhaseUse { time: rest, ..PhaseUse::default() }));
+    rounds.write()?;
     let steps = table::read_columns(&context.out().join("steps.parquet"), &["performance"])?;
     let measured: &Float64Array = table::column(&steps, "performance")?;
-    // And P(M_0), once for each of the episodes that are played at once.
-    let evaluations = measured.len() - measured.null_count() + config.episodes_per_round;
+    // P(M_0) is measured once for each of the episodes that are played at the same time.
+    let evaluations = measured.len() - measured.null_count() + episodes;
     context.write_json(
         "summary.json",
         &json!({
@@ -127,7 +123,7 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
     context.add_reference("features", clusters)
 }
 
-/// The forward passes that were made once before any episode: features over the pool, the states of a frozen prefix.
+/// The summaries of the forward passes before the first episode: the features of the pool, the states of a frozen prefix.
 fn passes_before(clusters: &Path, model: &Path) -> Result<Vec<Value>> {
     let features = referenced(clusters, "features")?;
     let mut passes = Vec::new();
@@ -136,7 +132,7 @@ fn passes_before(clusters: &Path, model: &Path) -> Result<Vec<Value>> {
         if path.is_file() {
             let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
             let summary: Value = serde_json::from_slice(&bytes)?;
-            // The summary of a model that was trained by an earlier stage is none.
+            // The summary of a model that an earlier stage trained is not the summary of a forward pass.
             if summary["pass"].is_string() {
                 passes.push(summary);
             }
@@ -145,28 +141,31 @@ fn passes_before(clusters: &Path, model: &Path) -> Result<Vec<Value>> {
     Ok(passes)
 }
 
-/// The candidates with the parts of the state that the configuration leaves them.
-fn parts_of(candidates: Candidates, config: &PpoSettings) -> Result<Candidates> {
-    let left_out = |column: &str| {
+/// The candidates with the columns of those parts of the state that the configuration uses.
+fn with_used_columns(candidates: Candidates, config: &PpoSettings) -> Result<Candidates> {
+    let is_unused = |column: &str| {
         (!config.uses(StatePart::Difficulty) && column.starts_with("difficulty."))
             || (!config.uses(StatePart::Semantic) && column.starts_with("semantic."))
     };
-    let kept: Vec<String> = candidates.columns.iter().filter(|column| !left_out(column)).cloned().collect();
-    candidates.with_columns(&kept)
+    let used: Vec<String> = candidates.columns.iter().filter(|column| !is_unused(column)).cloned().collect();
+    candidates.with_columns(&used)
 }
 
-/// The finished rounds, in the work folder and here. The folder is the action's: they are of this very run.
+/// The finished rounds, in memory and in the work folder. A work folder belongs to one action, so that its rounds belong to
+/// this run.
 struct Rounds<'a> {
     folder: PathBuf,
     context: &'a Context,
     records: Records,
-    /// The tables of every round.
+    /// The tables of each round, in the order of [`TABLES`].
     tables: Vec<[RecordBatch; TABLES.len()]>,
 }
 
-/// A round as its record has it: what fitted in memory, the state of the training after it, its tables.
+/// The record of a round.
 struct FinishedRound {
+    /// The batch sizes that fitted in memory: see [`Episodes::room`].
     room: Vec<[usize; 2]>,
+    /// The state of the training after the round.
     state: Vec<u8>,
     tables: [RecordBatch; TABLES.len()],
 }
@@ -183,8 +182,8 @@ impl FinishedRound {
 }
 
 impl<'a> Rounds<'a> {
-    /// The rounds that earlier attempts have left, and the training after the last of them.
-    fn take_up(
+    /// Opens the rounds of earlier attempts, and the training after the last of these rounds.
+    fn open(
         context: &'a Context,
         candidates: &Candidates,
         config: &PpoSettings,
@@ -205,8 +204,12 @@ impl<'a> Rounds<'a> {
             match loaded.and_then(|training| players.set_room(&room).map(|()| training)) {
                 Ok(training) if training.rounds_done() == rounds.tables.len() => return Ok((rounds, training)),
                 Ok(training) => {
-                    let what = format!("{} rounds and a state after {}", rounds.tables.len(), training.rounds_done());
-                    set_aside(&path, &what, &tell)?;
+                    let (read, state) = (rounds.tables.len(), training.rounds_done());
+                    set_aside(
+                        &path,
+                        &format!("it has {read} rounds, and its state is that after {state} rounds"),
+                        &tell,
+                    )?;
                 }
                 Err(error) => set_aside(&path, &format!("{error:#}"), &tell)?,
             }
@@ -215,7 +218,8 @@ impl<'a> Rounds<'a> {
         Ok((rounds, PolicyTraining::new(candidates, config.clone(), seed)?))
     }
 
-    /// A training's state is a file for [`PolicyTraining`], and a part of a record here.
+    /// [`PolicyTraining`] reads and writes its state as a file. This file exists only while the state is copied from or to a
+    /// record.
     fn state(&self) -> PathBuf {
         self.folder.join("state.safetensors")
     }
@@ -236,7 +240,8 @@ impl<'a> Rounds<'a> {
         Ok(state)
     }
 
-    fn put_aside(
+    /// Adds a finished round.
+    fn push(
         &mut self,
         training: &PolicyTraining,
         room: &[[usize; 2]],
@@ -254,12 +259,12 @@ impl<'a> Rounds<'a> {
         }
         self.records.append(&parts.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
         self.tables.push(tables);
-        // Hours of work: a loss of power is to leave them.
+        // A round may be hours of work, which must survive a power failure.
         self.records.sync()
     }
 
-    /// Joins the rows of all rounds into the artifact's tables.
-    fn collect(&self) -> Result<()> {
+    /// Writes the tables of the artifact, which have the rows of all rounds.
+    fn write(&self) -> Result<()> {
         for (place, name) in TABLES.iter().enumerate() {
             let batches: Vec<&RecordBatch> = self.tables.iter().map(|tables| &tables[place]).collect();
             let schema = batches.first().ok_or_else(|| anyhow!("no round was played"))?.schema();

@@ -2,24 +2,17 @@
 
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, BooleanArray, Float64Array, RecordBatch, UInt32Array};
+use arrow_array::{BooleanArray, RecordBatch};
 
-use crate::tables::{EpisodeNumber, SelectionRow, TrainingStepRow};
+use crate::tables::{EpisodeNumber, SelectionRow, TrainingStepRow, floats, numbers};
 use raisin_base::error::Result;
 use raisin_selector::episode::{EpisodeSelectionRow, EpisodeStepRow, RoundRow};
 use raisin_table as table;
 
-fn floats<T>(rows: &[T], of: impl Fn(&T) -> Option<f64>) -> ArrayRef {
-    Arc::new(rows.iter().map(of).collect::<Float64Array>())
-}
-
-fn counts<T>(rows: &[T], of: impl Fn(&T) -> usize) -> ArrayRef {
-    Arc::new(UInt32Array::from_iter_values(rows.iter().map(|row| of(row) as u32)))
-}
-
+/// The table `rounds`.
 pub fn rounds(rows: &[RoundRow]) -> Result<RecordBatch> {
     table::batch(vec![
-        ("round", counts(rows, |row| row.round)),
+        ("round", numbers(rows, |row| Some(row.round as u32))),
         ("episode_reward", floats(rows, |row| Some(row.episode_reward))),
         ("final_performance", floats(rows, |row| Some(row.final_performance))),
         ("policy_loss", floats(rows, |row| Some(row.policy_loss))),
@@ -30,7 +23,7 @@ pub fn rounds(rows: &[RoundRow]) -> Result<RecordBatch> {
         ("explained_variance", floats(rows, |row| row.explained_variance)),
         ("effective_candidates", floats(rows, |row| Some(row.effective_candidates))),
         ("actor_learning_rate", floats(rows, |row| Some(row.actor_learning_rate))),
-        ("epochs", counts(rows, |row| row.epochs)),
+        ("epochs", numbers(rows, |row| Some(row.epochs as u32))),
         ("credit_reliability", floats(rows, |row| row.credit_reliability)),
         ("kept", Arc::new(rows.iter().map(|row| Some(row.kept)).collect::<BooleanArray>())),
     ])

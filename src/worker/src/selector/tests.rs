@@ -26,7 +26,7 @@ fn parameters(more: Value) -> Parameters {
 }
 
 #[test]
-fn a_selector_writes_its_policy_and_one_row_a_round_a_step_and_a_selected_instruction() -> Result<()> {
+fn a_selector_writes_its_policy_and_a_row_for_each_round_step_and_selected_instruction() -> Result<()> {
     let store = TensorFixture::new()?;
     run(parameters(json!({})), &store.context("selector", "a", &INPUTS, &[])?)?;
     let rounds = store.table("a", "rounds")?;
@@ -42,7 +42,7 @@ fn a_selector_writes_its_policy_and_one_row_a_round_a_step_and_a_selected_instru
 }
 
 #[test]
-fn features_of_a_larger_pool_are_refused_and_not_taken_for_those_of_other_rows() -> Result<()> {
+fn features_of_a_larger_pool_are_an_error() -> Result<()> {
     let store = TensorFixture::new()?;
     let path = store.artifact("pool").join("instructions.parquet");
     let rows = table::read(&path)?;
@@ -50,12 +50,12 @@ fn features_of_a_larger_pool_are_refused_and_not_taken_for_those_of_other_rows()
     let context = store.context("selector", "run", &INPUTS, &[])?;
     let error = run(parameters(json!({})), &context).expect_err("features of 11 rows for a pool of 9");
     let said = raisin_base::error::render(&error);
-    assert!(said.contains("the features describe an instruction 9, but the pool has 9"), "{said}");
+    assert!(said.contains("the features have a row for instruction 9, but the pool has 9 rows"), "{said}");
     Ok(())
 }
 
 #[test]
-fn a_killed_selector_goes_on_to_the_same_bytes() -> Result<()> {
+fn a_killed_selector_ends_with_the_same_bytes() -> Result<()> {
     let store = TensorFixture::new()?;
     run(parameters(json!({})), &store.context("selector", "undisturbed", &INPUTS, &[])?)?;
     for rounds in 1..3 {
@@ -68,7 +68,7 @@ fn a_killed_selector_goes_on_to_the_same_bytes() -> Result<()> {
 }
 
 #[test]
-fn a_selector_goes_on_after_a_stage_that_it_names_was_renamed() -> Result<()> {
+fn a_selector_continues_after_an_input_stage_was_renamed() -> Result<()> {
     let store = TensorFixture::new()?;
     let context = store.context("selector", "run", &INPUTS, &[])?;
     super::run::run_until(&parameters(json!({})), &context, 1)?;
@@ -80,7 +80,7 @@ fn a_selector_goes_on_after_a_stage_that_it_names_was_renamed() -> Result<()> {
 }
 
 #[test]
-fn rounds_that_were_damaged_are_played_again_to_the_same_bytes() -> Result<()> {
+fn damaged_rounds_are_played_again_and_give_the_same_bytes() -> Result<()> {
     let store = TensorFixture::new()?;
     for episodes in [1, 2] {
         let more = json!({"rounds": 2, "steps": 2, "episodes_per_round": episodes});
@@ -95,7 +95,7 @@ fn rounds_that_were_damaged_are_played_again_to_the_same_bytes() -> Result<()> {
 }
 
 #[test]
-fn a_selector_goes_on_with_the_room_in_memory_that_it_had_found() -> Result<()> {
+fn a_continued_selector_keeps_the_batch_sizes_that_fitted_in_memory() -> Result<()> {
     let store = TensorFixture::new()?;
     let context = store.context("selector", "run", &INPUTS, &[])?;
     super::run::run_until(&parameters(json!({})), &context, 1)?;
@@ -105,7 +105,7 @@ fn a_selector_goes_on_with_the_room_in_memory_that_it_had_found() -> Result<()> 
         Ok(Records::open(&path, &|text| panic!("{text}"), room)?.1)
     };
     assert_eq!(rooms()?, [json!([[4096, usize::MAX]])]);
-    // As after a round in which there was no more.
+    // The record of a round in which less memory was free.
     let parts = |record: &Record| (0..record.parts()).map(|part| record.read(part).ok()).collect::<Option<Vec<_>>>();
     let (_, mut records) = Records::open(&path, &|text| panic!("{text}"), parts)?;
     records[0][0] = json!([[30, 60]]).to_string().into_bytes();
@@ -135,7 +135,7 @@ fn a_state_that_this_version_cannot_read_is_set_aside() -> Result<()> {
 }
 
 #[test]
-fn several_episodes_a_round_are_written_one_by_one_and_survive_a_kill() -> Result<()> {
+fn a_round_of_several_episodes_is_written_episode_by_episode_and_survives_a_kill() -> Result<()> {
     for method in ["lora", "full", "top_layers_lora"] {
         let store = TensorFixture::new()?;
         let more = json!({"episodes_per_round": 3, "adaptation": {"method": method, "rank": 2, "layers": 1}});
@@ -155,7 +155,7 @@ fn several_episodes_a_round_are_written_one_by_one_and_survive_a_kill() -> Resul
 }
 
 #[test]
-fn presets_fill_what_is_not_written_and_writing_a_default_out_changes_nothing() {
+fn a_preset_fills_missing_parameters_and_a_written_default_changes_nothing() {
     let paper = parameters(json!({"preset": "paper"}));
     assert_eq!((paper.config.actor_learning_rate, paper.config.gamma, paper.config.explore), (0.1, 0.99, false));
     assert_eq!(parameters(json!({"gamma": 0.0, "epochs": 6})), parameters(json!({})));
@@ -165,7 +165,7 @@ fn presets_fill_what_is_not_written_and_writing_a_default_out_changes_nothing() 
 }
 
 #[test]
-fn impossible_values_are_refused_at_their_key() {
+fn an_impossible_value_is_an_error_at_its_parameter() {
     for (more, pointer) in [
         (json!({"gamma": 1.5}), "/gamma"),
         (json!({"rounds": 0}), "/rounds"),
@@ -182,7 +182,7 @@ fn impossible_values_are_refused_at_their_key() {
 }
 
 #[test]
-fn the_policy_is_deployed_as_a_chooser_that_resumes() -> Result<()> {
+fn a_chooser_with_the_policy_can_be_restored() -> Result<()> {
     let store = TensorFixture::new()?;
     run(parameters(json!({})), &store.context("selector", "a", &INPUTS, &[])?)?;
     let open = || -> Result<Raise> {
