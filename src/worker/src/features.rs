@@ -248,7 +248,8 @@ impl<'a> FeaturePass<'a> {
         })?;
         if fits < before {
             self.fits.set(fits);
-            self.model.tell(&format!("there was no memory for {before} tokens at a time: now it is {fits}"));
+            self.model
+                .tell(&format!("there was no memory for {before} tokens at a time; the limit is now {fits} tokens"));
         }
         Ok(described)
     }
