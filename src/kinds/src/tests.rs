@@ -62,6 +62,9 @@ fn task_refuses_impossible_combinations() {
     assert_eq!(task(json!({"source": {"path": "a"}, "extract": "gsm8k"})), "/extract");
     assert_eq!(task(json!({"source": {"path": "a", "format": "qa", "answer": "x"}})), "/source/answer");
     assert_eq!(task(json!({"source": {"path": "a", "format": "csqa", "prompt": "x"}})), "/source/prompt");
+    let named = json!({"source": {"path": "a", "format": "messages", "prompt": "q", "response": "r"}});
+    let problem = declaration("task").unwrap().resolve(named).unwrap_err();
+    assert_eq!(problem.message, "the format `messages` has its own fields");
     assert_eq!(task(json!({"source": {"path": "a"}, "validation": 0})), "/validation");
     assert_eq!(task(json!({"source": {"path": "a"}, "scoring": "match", "max_new_tokens": 0})), "/max_new_tokens");
     let choices = |choices: Value| task(json!({"source": {"path": "a", "fixed_choices": choices}}));
