@@ -81,16 +81,12 @@ fn synthetic(model: &Path, out: &Path, count: &str) -> Result<()> {
     let codec = Codec::load(model)?;
     let shape = Mix {
         size: count.parse()?,
-        relevant: 0.08,
-        wrong: 0.06,
-        corrupted: 0.25,
-        redundant: 0.05,
-        families: Family::ALL.to_vec(),
         targets: vec![Family::Plural, Family::Vowels],
         validation: 1,
         test: 1,
-        pretraining: 0,
+        pretraining_size: 0,
         target_share_in_pretraining: 0.0,
+        ..Mix::default()
     };
     let mut sequences = Vec::new();
     for row in mix(&shape, &Seed::new(17))?.pool {

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow_array::builder::{Int32Builder, ListBuilder, StringBuilder};
+use arrow_array::cast::AsArray as _;
 use arrow_array::{Array, ArrayRef, Int32Array, ListArray, RecordBatch, StringArray, UInt32Array, UInt64Array};
 use arrow_schema::{DataType, Field};
 
@@ -18,10 +19,10 @@ pub struct PoolRow {
     pub messages: Vec<Message>,
     /// The index of the file in the `sources` table.
     pub source: u32,
-    /// Position of the record in its file, from 1: the line of a JSONL file, else the number of the record.
+    /// The position of the record in its file, from 1: the line of a JSONL file, or the number of the record in another file.
     pub line: u64,
     pub digest: Digest,
-    /// How many exact copies of this row were folded into it.
+    /// The number of exact copies that were folded into this row.
     pub duplicates: u32,
     pub label: Option<String>,
 }
@@ -33,7 +34,7 @@ impl PoolRow {
     }
 }
 
-/// The digest of a conversation's canonical JSON. Equal conversations have equal digests, whatever file they came from.
+/// The digest of the canonical JSON of a conversation. Equal conversations have equal digests, also from different files.
 pub fn content_digest(messages: &[Message]) -> Digest {
     let turns = messages.iter().map(|message| serde_json::json!([message.role, message.content])).collect();
     Digest::of_json(&serde_json::Value::Array(turns))
@@ -44,7 +45,7 @@ pub fn question_digest(example: &Example) -> Digest {
     Digest::of_json(&serde_json::json!([content_digest(&example.messages).to_hex(), example.choices]))
 }
 
-/// The digest of all of an example but its id. Examples with equal digests are copies.
+/// The digest of an example without its id. Examples with equal digests are copies.
 pub fn example_digest(example: &Example) -> Digest {
     let question = question_digest(example).to_hex();
     Digest::of_json(&serde_json::json!([question, example.response, example.answer]))
@@ -125,25 +126,30 @@ pub fn instructions_batch(rows: &[PoolRow]) -> Result<RecordBatch> {
 
 /// Reads the pool of an artifact that provides `instructions`.
 pub fn read_instructions(artifact: &Path) -> Result<Vec<Instruction>> {
-    let columns = ["id", "system", "prompt", "response", "messages", "label"];
-    let rows = table::read_columns(&artifact.join("instructions.parquet"), &columns)?;
+    let path = artifact.join("instructions.parquet");
+    let rows = table::read_columns(&path, &["id", "system", "prompt", "response", "messages", "label"])?;
     let id: &UInt32Array = table::column(&rows, "id")?;
-    let system: &StringArray = table::column(&rows, "system")?;
-    let prompt: &StringArray = table::column(&rows, "prompt")?;
-    let response: &StringArray = table::column(&rows, "response")?;
-    let turns: &StringArray = table::column(&rows, "messages")?;
     let label: &StringArray = table::column(&rows, "label")?;
-    (0..rows.num_rows())
-        .map(|row| {
-            let messages = if turns.is_null(row) {
-                conversation(optional(system, row), prompt.value(row), Some(response.value(row)))
-            } else {
-                serde_json::from_str(turns.value(row))
-                    .with_context(|| format!("row {row} of the instructions has unreadable messages"))?
-            };
-            Ok(Instruction { id: id.value(row), messages, label: optional(label, row).map(str::to_owned) })
-        })
-        .collect()
+    let instruction = |(row, messages)| {
+        Ok(Instruction { id: id.value(row), messages: messages?, label: optional(label, row).map(str::to_owned) })
+    };
+    conversations(&rows, &path)?.enumerate().map(instruction).collect()
+}
+
+/// The conversation of each row of a table at `path`, the response included.
+fn conversations<'a>(rows: &'a RecordBatch, path: &'a Path) -> Result<impl Iterator<Item = Result<Vec<Message>>> + 'a> {
+    let system: &StringArray = table::column(rows, "system")?;
+    let prompt: &StringArray = table::column(rows, "prompt")?;
+    let response: &StringArray = table::column(rows, "response")?;
+    let turns = match rows.column_by_name("messages") {
+        Some(_) => Some(table::column::<StringArray>(rows, "messages")?),
+        None => None,
+    };
+    Ok((0..rows.num_rows()).map(move |row| match turns.and_then(|turns| optional(turns, row)) {
+        None => Ok(conversation(optional(system, row), prompt.value(row), Some(response.value(row)))),
+        Some(turns) => serde_json::from_str(turns)
+            .with_context(|| format!("row {row} of {} has unreadable messages", path.display())),
+    }))
 }
 
 /// The `validation` or `test` table.
@@ -161,7 +167,7 @@ fn is_single_turn(example: &Example) -> bool {
     plain(&example.answered()).is_some()
 }
 
-/// A task of single questions has no column `messages`: all that it holds is in `system`, `prompt` and `response`.
+/// A task of single questions has no column `messages`: `system`, `prompt` and `response` hold the whole conversations.
 fn batch_of(examples: &[Example], with_messages: bool) -> Result<RecordBatch> {
     let item = Arc::new(Field::new("item", DataType::Utf8, true));
     let mut choices = ListBuilder::new(StringBuilder::new()).with_field(item);
@@ -197,45 +203,26 @@ pub fn read_task(artifact: &Path) -> Result<Task> {
 fn read_examples(path: &Path) -> Result<Vec<Example>> {
     let rows = table::read(path)?;
     let id: &UInt32Array = table::column(&rows, "id")?;
-    let system: &StringArray = table::column(&rows, "system")?;
-    let prompt: &StringArray = table::column(&rows, "prompt")?;
-    let response: &StringArray = table::column(&rows, "response")?;
     let choices: &ListArray = table::column(&rows, "choices")?;
     let answer: &Int32Array = table::column(&rows, "answer")?;
-    let turns = rows.column_by_name("messages").and_then(|column| column.as_any().downcast_ref::<StringArray>());
-    (0..rows.num_rows())
-        .map(|row| {
-            let messages = match turns.and_then(|turns| optional(turns, row)) {
-                None => conversation(optional(system, row), prompt.value(row), None),
-                Some(turns) => before_response(turns)
-                    .with_context(|| format!("row {row} of {} has unreadable messages", path.display()))?,
-            };
-            let options = if choices.is_null(row) {
+    conversations(&rows, path)?
+        .enumerate()
+        .map(|(row, messages)| {
+            let mut messages = messages?;
+            let response = messages.pop().filter(Message::is_assistant);
+            let response = response
+                .ok_or_else(|| anyhow!("row {row} of {}: the last message is not of the assistant", path.display()))?;
+            let choices = if choices.is_null(row) {
                 Vec::new()
             } else {
                 let list = choices.value(row);
-                let list: &StringArray =
-                    list.as_any().downcast_ref().ok_or_else(|| anyhow!("the choices are not texts"))?;
+                let list = list.as_string_opt::<i32>().ok_or_else(|| anyhow!("the choices are not texts"))?;
                 list.iter().flatten().map(str::to_owned).collect()
             };
-            let index = (!answer.is_null(row)).then(|| usize::try_from(answer.value(row))).transpose()?;
-            Ok(Example {
-                id: id.value(row),
-                messages,
-                response: response.value(row).to_owned(),
-                choices: options,
-                answer: index,
-            })
+            let answer = (!answer.is_null(row)).then(|| usize::try_from(answer.value(row))).transpose()?;
+            Ok(Example { id: id.value(row), messages, response: response.content, choices, answer })
         })
         .collect()
-}
-
-/// The turns of a conversation in JSON without its last one, which is the response.
-fn before_response(turns: &str) -> Result<Vec<Message>> {
-    let mut messages: Vec<Message> = serde_json::from_str(turns)?;
-    let response = messages.pop().filter(Message::is_assistant);
-    response.ok_or_else(|| anyhow!("the last turn is not the assistant's"))?;
-    Ok(messages)
 }
 
 fn optional(column: &StringArray, row: usize) -> Option<&str> {
@@ -248,7 +235,7 @@ mod tests {
     use raisin_settings::{Extract, Scored};
 
     #[test]
-    fn instructions_come_back_as_they_were_written() -> Result<()> {
+    fn instructions_are_read_back_as_written() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let tools = vec![
             Message::new("user", "weather?"),
@@ -273,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn the_digest_tells_roles_apart_and_ignores_the_source() {
+    fn the_digest_depends_on_roles_but_not_on_the_source() {
         let one = PoolRow::new(conversation(None, "a", Some("b")), 0, 1);
         let two = PoolRow::new(conversation(None, "a", Some("b")), 3, 9);
         let other = PoolRow::new(conversation(Some("a"), "b", None), 0, 1);
@@ -282,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_task_comes_back_as_it_was_written() -> Result<()> {
+    fn a_task_is_read_back_as_written() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let question = Example {
             id: 0,

@@ -1,7 +1,7 @@
 //! The tokenizer of the tiny byte-level model: one token for each byte and four special tokens, without merges.
 //!
-//! It is written as tokenizer.json, tokenizer_config.json, special_tokens_map.json and generation_config.json, so that
-//! `transformers` loads the tiny model as it loads any other model.
+//! The tokenizer has the files tokenizer.json, tokenizer_config.json, special_tokens_map.json and generation_config.json,
+//! so that `transformers` loads the tiny model in the same way as any other model.
 
 use std::path::Path;
 
@@ -35,32 +35,13 @@ pub fn write(folder: &Path, max_length: usize) -> Result<()> {
 pub fn files(max_length: usize) -> [(&'static str, Value); 4] {
     let vocabulary: Map<String, Value> =
         (0..=255u8).map(|byte| (printable(byte).to_string(), Value::from(byte))).collect();
-    let flags = json!({"lstrip": false, "normalized": false, "rstrip": false, "single_word": false, "special": true});
-    let added: Vec<Value> = SPECIAL
-        .iter()
-        .enumerate()
-        .map(|(index, content)| {
-            let mut token = json!({"id": END as usize + index, "content": content});
-            merge(&mut token, &flags);
-            token
-        })
-        .collect();
+    let special = |(id, content)| {
+        json!({"id": id, "content": content, "lstrip": false, "normalized": false, "rstrip": false,
+            "single_word": false, "special": true})
+    };
+    let added: Vec<Value> = (END..).zip(SPECIAL).map(special).collect();
     let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false});
-    let tokenizer = json!({
-        "version": "1.0",
-        "truncation": null,
-        "padding": null,
-        "added_tokens": added,
-        "normalizer": null,
-        "pre_tokenizer": byte_level,
-        "post_processor": null,
-        "decoder": byte_level,
-        "model": {
-            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
-            "vocab": vocabulary, "merges": [],
-        },
-    });
+    let tokenizer = byte_level_bpe(vocabulary, &[], &added, &byte_level, &byte_level);
     let config = json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": SPECIAL[0],
@@ -84,10 +65,29 @@ pub fn files(max_length: usize) -> [(&'static str, Value); 4] {
     ]
 }
 
-fn merge(into: &mut Value, from: &Value) {
-    if let (Value::Object(into), Value::Object(from)) = (into, from) {
-        into.extend(from.clone());
-    }
+/// The content of tokenizer.json for byte-level BPE, without normalizer and post-processor.
+pub fn byte_level_bpe(
+    vocabulary: Map<String, Value>,
+    merges: &[Value],
+    added_tokens: &[Value],
+    pre_tokenizer: &Value,
+    decoder: &Value,
+) -> Value {
+    json!({
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": added_tokens,
+        "normalizer": null,
+        "pre_tokenizer": pre_tokenizer,
+        "post_processor": null,
+        "decoder": decoder,
+        "model": {
+            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
+            "vocab": vocabulary, "merges": merges,
+        },
+    })
 }
 
 /// The character that byte-level tokenizers write for a byte: a visible byte is written as itself, other bytes as characters
@@ -128,7 +128,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_text_is_its_bytes_and_comes_back(text in "[^<]{0,60}") {
+        fn the_tokens_of_a_text_are_its_bytes_and_decode_to_the_text(text in "[^<]{0,60}") {
             thread_local!(static CODEC: Codec = codec());
             CODEC.with(|codec| {
                 let tokens = codec.encode(&text).expect("encodes");

@@ -22,7 +22,8 @@ use raisin_base::error::{Context as _, Problem, Result, anyhow};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sequence {
     pub tokens: Vec<u32>,
-    /// `supervised[i]` is true if token i is a target: it is predicted from the tokens before it. The first token is none.
+    /// `supervised[i]` is true if token i is a target, which is predicted from the tokens before it. The first token is never a
+    /// target.
     pub supervised: Vec<bool>,
 }
 
@@ -31,7 +32,7 @@ impl Sequence {
         self.supervised.iter().filter(|&&target| target).count()
     }
 
-    /// The sequence up to its target of this number, counted from 1; `None` if it has no target.
+    /// The sequence up to target number `number`, counted from 1. `None` if the sequence has no target.
     fn until_target(mut self, number: usize) -> Option<Self> {
         let targets = self.supervised.iter().enumerate().filter(|(_, target)| **target);
         let end = targets.take(number).last()?.0 + 1;
@@ -104,7 +105,7 @@ impl Codec {
         Ok(codec)
     }
 
-    /// The tokens of a text. Nothing is added; special tokens in the text are recognised.
+    /// The tokens of a text, without added special tokens. Special tokens in the text are recognised.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         Ok(self.encoding(text)?.get_ids().to_vec())
     }

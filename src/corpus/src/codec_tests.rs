@@ -110,7 +110,7 @@ fn a_last_turn_that_the_template_leaves_out_supervises_no_earlier_turn() -> Resu
 }
 
 #[test]
-fn a_stop_token_that_is_no_token_is_refused_with_its_file_and_value() -> Result<()> {
+fn an_invalid_stop_token_is_refused_with_its_file_and_value() -> Result<()> {
     let load = |config: &str| {
         let (folder, _) = tiny();
         std::fs::write(folder.path().join("generation_config.json"), config)?;
@@ -136,7 +136,7 @@ fn the_responses_alone_follow_empty_prompts() -> Result<()> {
 }
 
 #[test]
-fn the_responses_alone_are_the_very_tokens_that_the_row_has_within_its_limit() -> Result<()> {
+fn the_responses_alone_are_exactly_the_targets_of_the_row_within_its_limit() -> Result<()> {
     for codec in [tiny().1, with_template(Some(CHATML)), with_template(None)] {
         let row = instruction(two_turns());
         let full = codec.instruction(&row, 256)?.expect("supervised").tokens.len();
@@ -151,7 +151,7 @@ fn the_responses_alone_are_the_very_tokens_that_the_row_has_within_its_limit() -
 }
 
 #[test]
-fn truncation_keeps_the_beginning_and_gives_nothing_where_no_target_is_left() -> Result<()> {
+fn truncation_keeps_the_beginning_and_gives_no_sequence_if_no_target_is_left() -> Result<()> {
     let (_folder, codec) = tiny();
     let row = instruction(conversation(None, "abc", Some("de")));
     let cut = codec.instruction(&row, 7)?.expect("one target is left");
@@ -178,9 +178,9 @@ fn a_folder_without_a_tokenizer_says_what_to_do() {
     assert!(raisin_base::error::render(&error).contains("save_pretrained"));
 }
 
-/// Text and tokens as `transformers` gives them; tests/python/golden_codec.py wrote them down.
+/// Compares with texts and tokens of `transformers`, which tests/python/golden_codec.py has written.
 #[test]
-fn chats_are_rendered_and_encoded_as_transformers_does_it() -> Result<()> {
+fn chats_are_rendered_and_encoded_as_in_transformers() -> Result<()> {
     let cases: Vec<Value> = serde_json::from_str(include_str!("../../../tests/golden/codec.json"))?;
     let (_folder, tiny) = tiny();
     for case in &cases {

@@ -109,7 +109,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn sequences_come_back_and_a_cut_is_noticed(rows in prop::collection::vec(sequence(), 0..20), cut: prop::sample::Index) {
+        fn sequences_are_read_back_and_truncated_bytes_are_noticed(rows in prop::collection::vec(sequence(), 0..20), cut: prop::sample::Index) {
             let bytes = encode(&rows);
             prop_assert_eq!(decode(&bytes), Some(rows));
             prop_assert_eq!(decode(&bytes[..cut.index(bytes.len())]), None);

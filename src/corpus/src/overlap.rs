@@ -5,7 +5,7 @@
 //!
 //! Each word of the task gets a number, and an n-gram is looked up as a list of these numbers. Two n-grams are therefore
 //! equal word by word, which equal hashes would not guarantee. Most windows of a pool contain a word that the task does not
-//! have; they need no look-up. The search passes over the pool once and keeps nothing of it.
+//! have; they need no look-up. The search reads the pool once and keeps no text of it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -29,9 +29,9 @@ pub fn each_word(text: &str, mut take: impl FnMut(&str)) {
 pub struct OverlapHit {
     /// Position of the example.
     pub example: usize,
-    /// How many distinct n-grams of the example the text has; 1 if the example is compared as a whole.
+    /// The number of distinct n-grams of the example in the text; 1 if the example is compared as a whole.
     pub shared: usize,
-    /// How many distinct n-grams of the example count; 1 if the example is compared as a whole.
+    /// The number of distinct n-grams of the example that count; 1 if the example is compared as a whole.
     pub of: usize,
     /// The longest run of the example's words whose n-grams are all shared.
     pub text: String,
@@ -46,20 +46,20 @@ pub struct NgramIndex {
     /// The words of the task by number, and the numbers by word.
     words: Vec<String>,
     vocabulary: HashMap<String, u32>,
-    /// The numbers of the n-grams that count. Only looked up: the order has no effect.
+    /// The numbers of the n-grams that count. The map is only looked up, so that its order has no effect.
     grams: HashMap<Vec<u32>, usize>,
     /// For each n-gram, the examples that have it.
     holders: Vec<Vec<usize>>,
     /// The examples without an n-gram that counts, by the words of all their turns, with [`TURN`] between two turns.
     whole: HashMap<Vec<u32>, Vec<usize>>,
-    /// How many turns the examples in `whole` have.
+    /// The numbers of turns that the examples in `whole` have.
     whole_turns: BTreeSet<usize>,
     examples: Vec<IndexedExample>,
 }
 
 struct IndexedExample {
     turns: Vec<IndexedTurn>,
-    /// How many distinct n-grams count; 1 if the example is compared as a whole.
+    /// The number of distinct n-grams that count; 1 if the example is compared as a whole.
     of: usize,
 }
 
@@ -145,7 +145,7 @@ impl NgramIndex {
     pub fn hits(&self, messages: &[Message]) -> Vec<OverlapHit> {
         let mut found = BTreeSet::new();
         let mut equal = BTreeSet::new();
-        // The words that the task knows, since the last word that it does not know.
+        // The numbers of the last words of the turn, back to the last word that the task does not have.
         let mut run: Vec<u32> = Vec::new();
         // The turns up to the current one; `None` for a turn with an unknown word.
         let mut turns: Vec<Option<Vec<u32>>> = Vec::new();

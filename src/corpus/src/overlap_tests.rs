@@ -25,25 +25,25 @@ fn found(index: &NgramIndex, prompt: &str, response: &str) -> Vec<(usize, usize,
 }
 
 #[test]
-fn words_have_neither_case_nor_punctuation_and_lone_signs_are_none() {
+fn words_have_neither_case_nor_punctuation_and_a_lone_sign_is_no_word() {
     assert_eq!(words("  Don't PAY $3,000 -- not\u{a0}even\n2 + 2!"), ["dont", "pay", "3000", "not", "even", "2", "2"]);
     assert_eq!(words("ÄRGER, ΟΔΟΣ; ١٢ 数学。"), ["ärger", "οδοσ", "١٢", "数学"]);
     assert!(words("… — 🙂 ?!").is_empty());
 }
 
 #[test]
-fn n_words_in_a_row_overlap_and_one_fewer_does_not() {
+fn n_words_in_a_row_overlap_and_n_minus_1_words_do_not() {
     let index = index(&["a b c d e", "x y z"], 4, None);
     assert_eq!(found(&index, "say: A, b c D!", "no"), [(0, 1, 2)]);
     assert_eq!(found(&index, "no", "A b c d e, indeed"), [(0, 2, 2)]);
     assert!(found(&index, "a b c", "d e").is_empty(), "n-grams do not reach from turn to turn");
     assert!(found(&index, "b c d and then a b c", "").is_empty());
-    // The same n-gram again is no other one.
+    // A repeated n-gram counts once.
     assert_eq!(found(&index, "a b c d, a b c d", "a b c d"), [(0, 1, 2)]);
 }
 
 #[test]
-fn a_prompt_shorter_than_n_overlaps_only_where_it_is_asked_as_a_whole() {
+fn a_prompt_shorter_than_n_overlaps_only_an_equal_question() {
     let index = index(&["Plural of cat?", "a b c d"], 4, None);
     assert_eq!(found(&index, "plural of CAT", "cats"), [(0, 1, 1)]);
     assert!(found(&index, "the plural of cat", "cats").is_empty());
@@ -62,7 +62,7 @@ fn conversations(turns: &[&[&str]], ngram: usize) -> NgramIndex {
 }
 
 #[test]
-fn n_grams_of_earlier_turns_count_but_reach_from_no_turn_into_the_next() {
+fn n_grams_of_earlier_turns_count_but_do_not_cross_turns() {
     let index = conversations(&[&["a b c d", "e f g h", "go on"]], 3);
     assert_eq!(found(&index, "say a b c", "no"), [(0, 1, 4)]);
     assert_eq!(found(&index, "a b c d", "e f g h"), [(0, 4, 4)]);
@@ -74,7 +74,7 @@ fn n_grams_of_earlier_turns_count_but_reach_from_no_turn_into_the_next() {
 }
 
 #[test]
-fn a_short_conversation_overlaps_only_where_all_its_turns_follow_each_other() {
+fn a_short_conversation_overlaps_only_if_all_its_turns_follow_each_other() {
     let index = conversations(&[&["plural of ox", "oxen", "and of cow"], &["and of cow"]], 9);
     let asked = |turns: &[(&str, &str)]| {
         let messages: Vec<Message> = turns.iter().map(|(role, text)| Message::new(role, *text)).collect();
@@ -102,7 +102,7 @@ fn the_text_shown_is_the_longest_shared_run() {
 }
 
 #[test]
-fn what_many_examples_begin_with_is_their_template_and_counts_only_if_asked() {
+fn a_common_beginning_is_a_template_and_counts_only_without_common() {
     let prompts = [
         "answer the following question: why is it so",
         "answer the following question: who was it then",
@@ -119,7 +119,7 @@ fn what_many_examples_begin_with_is_their_template_and_counts_only_if_asked() {
     assert!(found(&index, row, "").is_empty());
 }
 
-/// The definition, as slow as it is plain.
+/// A direct and slow implementation of the definition.
 fn plainly(prompts: &[String], ngram: usize, row: &[Message]) -> Vec<(usize, usize, usize)> {
     let grams = |text: &str| -> BTreeSet<Vec<String>> { words(text).windows(ngram).map(<[String]>::to_vec).collect() };
     let of_row: BTreeSet<Vec<String>> = row.iter().flat_map(|message| grams(&message.content)).collect();
@@ -140,7 +140,7 @@ fn plainly(prompts: &[String], ngram: usize, row: &[Message]) -> Vec<(usize, usi
 
 proptest! {
     #[test]
-    fn what_is_found_is_what_the_definition_says(
+    fn the_hits_agree_with_the_definition(
         prompts in proptest::collection::vec("([abAB][.,]? ){0,7}", 0..6),
         prompt in "([abcA][!]? ){0,12}",
         response in "([abc] ){0,12}",

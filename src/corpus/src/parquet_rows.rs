@@ -3,14 +3,12 @@
 use std::fs::File;
 use std::path::Path;
 
-use arrow_array::{
-    Array, ArrayRef, BooleanArray, FixedSizeListArray, LargeListArray, LargeStringArray, ListArray, StringArray,
-    StringViewArray, StructArray,
-};
+use arrow_array::cast::AsArray as _;
+use arrow_array::{Array, ArrayRef};
 use arrow_cast::display::array_value_to_string;
-use arrow_schema::DataType;
+use arrow_schema::{DataType, FieldRef, Fields};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::records::RawRecord;
 use raisin_base::error::{Context as _, Result};
@@ -33,12 +31,8 @@ pub fn for_each_chunk(
         let schema = batch.schema();
         let mut records = Vec::with_capacity(batch.num_rows());
         for row in 0..batch.num_rows() {
-            let mut object = Map::new();
-            for (field, column) in schema.fields().iter().zip(batch.columns()) {
-                object.insert(field.name().clone(), value(column, row)?);
-            }
             line += 1;
-            records.push(RawRecord::row(line, Value::Object(object)));
+            records.push(RawRecord::row(line, object(schema.fields(), batch.columns(), row)?));
         }
         // The product of two large numbers needs more than 64 bits.
         let read = u128::from(size) * u128::from(line) / u128::from(total);
@@ -47,33 +41,26 @@ pub fn for_each_chunk(
     Ok(())
 }
 
+/// A row of columns as a JSON object.
+fn object(fields: &Fields, columns: &[ArrayRef], row: usize) -> Result<Value> {
+    let entry = |(field, column): (&FieldRef, &ArrayRef)| Ok((field.name().clone(), value(column, row)?));
+    fields.iter().zip(columns).map(entry).collect::<Result<_>>().map(Value::Object)
+}
+
 fn value(array: &ArrayRef, row: usize) -> Result<Value> {
     if array.is_null(row) {
         return Ok(Value::Null);
     }
-    let any = array.as_any();
     let list = |items: ArrayRef| (0..items.len()).map(|index| value(&items, index)).collect::<Result<Value>>();
     Ok(match array.data_type() {
-        DataType::Utf8 => any.downcast_ref::<StringArray>().map_or(Value::Null, |texts| texts.value(row).into()),
-        DataType::LargeUtf8 => any.downcast_ref::<LargeStringArray>().map_or(Value::Null, |it| it.value(row).into()),
-        DataType::Utf8View => any.downcast_ref::<StringViewArray>().map_or(Value::Null, |it| it.value(row).into()),
-        DataType::Boolean => any.downcast_ref::<BooleanArray>().map_or(Value::Null, |it| it.value(row).into()),
-        DataType::List(_) => any.downcast_ref::<ListArray>().map_or(Ok(Value::Null), |it| list(it.value(row)))?,
-        DataType::LargeList(_) => {
-            any.downcast_ref::<LargeListArray>().map_or(Ok(Value::Null), |it| list(it.value(row)))?
-        }
-        DataType::FixedSizeList(..) => {
-            any.downcast_ref::<FixedSizeListArray>().map_or(Ok(Value::Null), |it| list(it.value(row)))?
-        }
-        DataType::Struct(fields) => {
-            let mut object = Map::new();
-            if let Some(parts) = any.downcast_ref::<StructArray>() {
-                for (field, column) in fields.iter().zip(parts.columns()) {
-                    object.insert(field.name().clone(), value(column, row)?);
-                }
-            }
-            Value::Object(object)
-        }
+        DataType::Utf8 => array.as_string::<i32>().value(row).into(),
+        DataType::LargeUtf8 => array.as_string::<i64>().value(row).into(),
+        DataType::Utf8View => array.as_string_view().value(row).into(),
+        DataType::Boolean => array.as_boolean().value(row).into(),
+        DataType::List(_) => list(array.as_list::<i32>().value(row))?,
+        DataType::LargeList(_) => list(array.as_list::<i64>().value(row))?,
+        DataType::FixedSizeList(..) => list(array.as_fixed_size_list().value(row))?,
+        DataType::Struct(fields) => object(fields, array.as_struct().columns(), row)?,
         // Numbers stay numbers. Other types, such as dates and dictionaries, become the text that Arrow prints.
         kind => {
             let text = array_value_to_string(array, row)?;
@@ -86,9 +73,9 @@ fn value(array: &ArrayRef, row: usize) -> Result<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow_array::Int64Array;
     use arrow_array::builder::{ListBuilder, StringBuilder, StructBuilder};
-    use arrow_schema::{Field, Fields};
+    use arrow_array::{Int64Array, LargeStringArray};
+    use arrow_schema::Field;
     use raisin_table as table;
     use std::sync::Arc;
 

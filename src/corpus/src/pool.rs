@@ -36,7 +36,7 @@ pub struct SourceFile<'a> {
     pub response: Option<&'a str>,
 }
 
-/// A record that could not be read as an instruction.
+/// A record that is not an instruction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reject {
     pub source: u32,
@@ -47,7 +47,7 @@ pub struct Reject {
     pub record: String,
 }
 
-/// What was read from a file.
+/// The numbers of records that were read from a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceSummary {
     pub file: String,
@@ -64,7 +64,7 @@ pub struct PoolBuilder {
     pub sources: Vec<SourceSummary>,
     pub folded: u64,
     max_length: usize,
-    /// The first row of each content. Only looked up: the order has no effect.
+    /// The first row of each content. The map is only looked up, so that its order has no effect.
     seen: HashMap<Digest, usize>,
 }
 

@@ -45,7 +45,7 @@ fn exact_duplicates_fold_into_the_first_across_files() -> Result<()> {
 }
 
 #[test]
-fn a_file_of_which_nothing_can_be_read_ends_the_stage_with_the_first_reason() {
+fn a_file_without_an_instruction_is_an_error_with_the_first_reason() {
     let error = add(&mut PoolBuilder::new(100), "{\"a\":1}\n{\"a\":2}", RecordFormat::Alpaca).expect_err("not alpaca");
     let text = render(&error);
     assert!(text.contains("none of the 2 records of data.json can be read as alpaca"), "{text}");
@@ -57,14 +57,14 @@ fn a_file_of_which_nothing_can_be_read_ends_the_stage_with_the_first_reason() {
 }
 
 #[test]
-fn numbers_are_grouped_for_people() {
+fn thousands_are_separated_by_commas() {
     assert_eq!([0, 999, 1000, 24994, 1_234_567].map(grouped), ["0", "999", "1,000", "24,994", "1,234,567"]);
 }
 
-/// Every published file of the test data, with how many instructions it holds.
+/// Every published file of the test data, with its number of instructions.
 #[test]
 #[ignore = "needs RAISIN_DATA, a folder of published files: RAISIN_DATA=... cargo test -- --ignored"]
-fn published_files_are_read_whole() -> Result<()> {
+fn published_files_are_read_completely() -> Result<()> {
     let folder = std::env::var("RAISIN_DATA").map(PathBuf::from)?;
     for (file, expected, rejected) in [
         // Some of the published rows have no output.
@@ -97,7 +97,7 @@ fn published_files_are_read_whole() -> Result<()> {
 
 #[test]
 #[ignore = "needs RAISIN_DATA, a folder of published files: RAISIN_DATA=... cargo test -- --ignored"]
-fn naughty_strings_survive_as_prompts_and_responses() -> Result<()> {
+fn difficult_strings_are_read_unchanged_as_prompts_and_responses() -> Result<()> {
     let folder = std::env::var("RAISIN_DATA").map(PathBuf::from)?;
     let strings: Vec<String> = serde_json::from_slice(&std::fs::read(folder.join("dirty/blns.json"))?)?;
     let records: Vec<Value> =

@@ -1,6 +1,6 @@
 //! Reads records of benchmarks as task examples: open questions, and multiple choice in its published layouts.
 
-use raisin_settings::{ChoiceStyle, RecordFormat, TaskFormat};
+use raisin_settings::{ChoiceStyle, TaskFormat};
 use serde_json::{Map, Value};
 
 use super::formats::{Reader, alpaca, fields_of, qa, required, scalar};
@@ -90,21 +90,14 @@ impl Questions {
     }
 }
 
-/// The reader of an open format. With the format `auto`, or `qa` without field names, it is guessed from `sample`.
+/// The reader of an open format. For the format `auto`, and for `qa` without field names, the reader is guessed from `sample`.
 pub fn open_reader(
     format: TaskFormat,
     prompt: Option<&str>,
     response: Option<&str>,
     sample: &[&Value],
 ) -> Result<Reader, String> {
-    let format = match format {
-        TaskFormat::Qa => RecordFormat::Qa,
-        TaskFormat::Alpaca => RecordFormat::Alpaca,
-        TaskFormat::Messages => RecordFormat::Messages,
-        TaskFormat::Sharegpt => RecordFormat::Sharegpt,
-        _ => RecordFormat::Auto,
-    };
-    Reader::choose(format, prompt, response, sample)
+    Reader::choose(format.open().unwrap_or_default(), prompt, response, sample)
 }
 
 fn letter(index: usize) -> String {

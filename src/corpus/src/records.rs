@@ -18,8 +18,9 @@ use super::parquet_rows;
 use raisin_base::error::{Context as _, Problem, Result};
 
 /// How a file is divided into records.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FileLayout {
+    #[default]
     JsonLines,
     JsonArray,
     Parquet,
@@ -49,6 +50,8 @@ impl RawRecord {
         Self { line, first_line: line, content: RecordContent::Row(row) }
     }
 
+    /// The JSON value of the record.
+    ///
     /// # Errors
     /// The reason why the record is not JSON, with the line in the file.
     pub fn value(&self) -> Result<Cow<'_, Value>, String> {
@@ -111,35 +114,26 @@ pub fn for_each_chunk(
         return parquet_rows::for_each_chunk(path, CHUNK, take);
     }
     let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    let mut reader = Counted { inner: BufReader::with_capacity(1 << 18, file), bytes: 0 };
+    let mut reader = BufReader::with_capacity(1 << 18, file);
+    let mut bytes_read = 0;
     let mut splitter = Splitter::new(layout, max_bytes);
-    let mut chunk = Vec::with_capacity(CHUNK);
-    let mut is_first = true;
+    let mut chunk = Vec::new();
     loop {
-        let buffer = reader.inner.fill_buf().with_context(|| format!("cannot read {}", path.display()))?;
+        let buffer = reader.fill_buf().with_context(|| format!("cannot read {}", path.display()))?;
         let length = buffer.len();
         if length == 0 {
             break;
         }
-        let content = if std::mem::take(&mut is_first) { without_mark(buffer) } else { buffer };
-        for &byte in content {
-            if let Some(record) = splitter.push(byte) {
-                chunk.push(record);
-            }
-        }
-        reader.inner.consume(length);
-        reader.bytes += length as u64;
+        let content = if bytes_read == 0 { without_mark(buffer) } else { buffer };
+        chunk.extend(content.iter().filter_map(|&byte| splitter.push(byte)));
+        reader.consume(length);
+        bytes_read += length as u64;
         if chunk.len() >= CHUNK {
-            take(std::mem::replace(&mut chunk, Vec::with_capacity(CHUNK)), reader.bytes)?;
+            take(std::mem::take(&mut chunk), bytes_read)?;
         }
     }
-    chunk.extend(splitter.finish());
-    take(chunk, reader.bytes)
-}
-
-struct Counted {
-    inner: BufReader<File>,
-    bytes: u64,
+    chunk.extend(splitter.cut());
+    take(chunk, bytes_read)
 }
 
 /// The bytes without the byte order mark that some editors write before UTF-8.
@@ -148,10 +142,11 @@ fn without_mark(bytes: &[u8]) -> &[u8] {
 }
 
 /// Divides bytes into records.
+#[derive(Default)]
 struct Splitter {
     layout: FileLayout,
     max_bytes: usize,
-    /// The line of the file that the next byte is on.
+    /// The line of the file in which the next byte lies.
     line: u64,
     records: u64,
     first_line: u64,
@@ -163,29 +158,15 @@ struct Splitter {
     is_escaped: bool,
     is_damaged: bool,
     has_ended: bool,
-    /// How many bytes of white space the current line has so far; `None` if it has other bytes.
+    /// The number of bytes of white space at the start of the current line; `None` after another byte in the line.
     indent: Option<usize>,
+    /// The indent of the line in which the current record begins; `None` if another byte precedes the record in that line.
     record_indent: Option<usize>,
 }
 
 impl Splitter {
     fn new(layout: FileLayout, max_bytes: usize) -> Self {
-        Self {
-            layout,
-            max_bytes,
-            line: 1,
-            records: 0,
-            first_line: 1,
-            bytes: Vec::new(),
-            is_too_long: false,
-            depth: 0,
-            in_string: false,
-            is_escaped: false,
-            is_damaged: false,
-            has_ended: false,
-            indent: Some(0),
-            record_indent: None,
-        }
+        Self { layout, max_bytes, line: 1, indent: Some(0), ..Self::default() }
     }
 
     fn push(&mut self, byte: u8) -> Option<RawRecord> {
@@ -271,10 +252,6 @@ impl Splitter {
         let line = if self.layout == FileLayout::JsonArray { self.records } else { self.first_line };
         let content = if is_too_long { RecordContent::TooLong(bytes) } else { RecordContent::Json(bytes) };
         Some(RawRecord { line, first_line: self.first_line, content })
-    }
-
-    fn finish(mut self) -> Option<RawRecord> {
-        self.cut()
     }
 }
 

@@ -15,7 +15,7 @@ fn read(content: &[u8]) -> Vec<(u64, std::result::Result<Value, String>)> {
 }
 
 #[test]
-fn lines_are_numbered_with_the_blank_ones_counted() {
+fn line_numbers_count_blank_lines() {
     let records = read(b"\xEF\xBB\xBF{\"a\":1}\r\n\r\n  \n{\"a\":2}\n{oops}\n{\"a\":3}");
     let numbers: Vec<u64> = records.iter().map(|(line, _)| *line).collect();
     assert_eq!(numbers, [1, 4, 5, 6]);
@@ -25,7 +25,7 @@ fn lines_are_numbered_with_the_blank_ones_counted() {
 }
 
 #[test]
-fn a_bad_record_of_an_array_costs_no_neighbour() {
+fn a_bad_record_of_an_array_does_not_affect_its_neighbours() {
     let records =
         read(b"[\n{\"a\": \"x],}\"},\n{\"a\": \"no closing quote},\n{\"a\": 3},\n{\"a\": tru},\n {\"a\":[1,{}]}\n]\n");
     assert_eq!(records.len(), 5, "{records:?}");
@@ -43,7 +43,7 @@ fn invalid_utf8_nul_and_too_deep_or_too_long_records_are_reasons() {
     content.push(b'\n');
     content.extend(std::iter::repeat_n(b'x', 2000));
     content.extend(b"\n{}");
-    // A line that starts with a bracket does not make the file an array: the first one does not.
+    // Only the first line decides whether the file is an array.
     let records = read(&content);
     let reasons: Vec<&str> = records.iter().filter_map(|(_, value)| value.as_ref().err().map(String::as_str)).collect();
     assert_eq!(records.len(), 5);
@@ -55,7 +55,7 @@ fn invalid_utf8_nul_and_too_deep_or_too_long_records_are_reasons() {
 }
 
 #[test]
-fn text_after_the_end_of_an_array_and_an_unfinished_array_are_seen() {
+fn text_after_the_end_of_an_array_and_an_unfinished_array_are_noticed() {
     assert!(read(b"[{}] trailing")[1].1.is_err());
     assert!(read(b"[{}, {\"a\": 1")[1].1.is_err());
     assert!(read(b"[]").is_empty());

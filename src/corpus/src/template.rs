@@ -1,7 +1,7 @@
 //! Chat templates: the Jinja text of a tokenizer folder, rendered as `transformers` renders it.
 //!
 //! The current date in a template is fixed: with the real date, the same action would give another artifact on another day.
-//! The fixed date is the one that the templates of Llama 3 use if no date is available.
+//! The templates of Llama 3 use the fixed date if no date is available.
 
 use std::sync::Arc;
 
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn the_clock_stands_still() -> Result<()> {
+    fn the_date_is_fixed() -> Result<()> {
         assert_eq!(
             render("{{ strftime_now('%d %b %Y') }}, {{ strftime_now('%Y-%m-%d') }}")?,
             "26 Jul 2024, 2024-07-26"

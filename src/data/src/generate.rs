@@ -12,7 +12,7 @@ use raisin_base::error::Result;
 use raisin_contract::Context;
 use raisin_corpus::artifact::instructions_batch;
 use raisin_corpus::pool::{SourceSummary, grouped, sources_batch};
-use raisin_corpus::synthetic::{Mix, mix};
+use raisin_corpus::synthetic::mix;
 use raisin_corpus::{Extract, Scored, ScoringRule};
 use raisin_kinds::generate::Parameters;
 use raisin_table::{self as table, WriteTable as _};
@@ -21,22 +21,7 @@ use raisin_table::{self as table, WriteTable as _};
 const MAX_NEW_TOKENS: usize = 16;
 
 pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
-    let made = mix(
-        &Mix {
-            size: parameters.size,
-            relevant: parameters.relevant,
-            wrong: parameters.wrong,
-            corrupted: parameters.corrupted,
-            redundant: parameters.redundant,
-            families: parameters.families,
-            targets: parameters.targets,
-            validation: parameters.validation,
-            test: parameters.test,
-            pretraining: parameters.pretraining_size,
-            target_share_in_pretraining: parameters.target_share_in_pretraining,
-        },
-        &context.seed(),
-    )?;
+    let made = mix(&parameters, &context.seed())?;
     let records = made.pool.len() as u64;
     let source = SourceSummary { file: "synthetic".to_owned(), format: "synthetic".to_owned(), records, rejected: 0 };
     context.write_table("instructions", &instructions_batch(&made.pool)?)?;

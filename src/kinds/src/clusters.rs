@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use raisin_contract::{Kind, Needs, ParameterProblem, Process};
 
+use crate::{number, numbers};
+
 pub struct ClustersKind;
 
 /// Parameters of a `clusters` stage.
@@ -15,41 +17,25 @@ pub struct Parameters {
     /// The stage whose features are reduced and grouped.
     pub features: String,
     /// The number of dimensions that an embedding is reduced to.
-    #[serde(default = "default_dimensions")]
+    #[serde(default = "number::<32>")]
     pub dimensions: usize,
     /// C: the number of clusters.
-    #[serde(default = "default_clusters")]
+    #[serde(default = "number::<4>")]
     pub clusters: usize,
     /// Scales every reduced dimension to variance 1 in the state. k-means runs on the principal components without this
     /// scaling, because scaling would give directions of noise as much weight as the directions that separate candidates.
     #[serde(default = "default_whiten")]
     pub whiten: bool,
     /// The largest number of iterations of k-means.
-    #[serde(default = "default_iterations")]
+    #[serde(default = "number::<100>")]
     pub iterations: usize,
     /// The number of starts of k-means. The start with the tightest clusters is kept.
-    #[serde(default = "default_starts")]
+    #[serde(default = "number::<4>")]
     pub starts: usize,
-}
-
-fn default_dimensions() -> usize {
-    32
-}
-
-fn default_clusters() -> usize {
-    4
 }
 
 fn default_whiten() -> bool {
     true
-}
-
-fn default_iterations() -> usize {
-    100
-}
-
-fn default_starts() -> usize {
-    4
 }
 
 impl Kind for ClustersKind {
@@ -66,16 +52,12 @@ impl Kind for ClustersKind {
     }
 
     fn check(parameters: &Parameters) -> Result<(), ParameterProblem> {
-        for (key, value) in [
-            ("dimensions", parameters.dimensions),
-            ("clusters", parameters.clusters),
-            ("iterations", parameters.iterations),
-            ("starts", parameters.starts),
-        ] {
-            if value == 0 {
-                return Err(ParameterProblem::new(format!("/{key}"), "must be at least 1"));
-            }
-        }
-        Ok(())
+        let Parameters { dimensions, clusters, iterations, starts, .. } = *parameters;
+        numbers::counts(&[
+            ("dimensions", dimensions),
+            ("clusters", clusters),
+            ("iterations", iterations),
+            ("starts", starts),
+        ])
     }
 }

@@ -7,14 +7,14 @@
 //! | column | metric | content |
 //! |---|---|---|
 //! | `loss`, `tokens` | `loss` | mean loss of the reference response, and its number of tokens |
-//! | `acc`, `acc_norm` | `choice` | whether the most probable choice is right, and the most probable one for its length |
+//! | `acc`, `acc_norm` | `choice` | whether the most probable choice is right, without and with division by its length |
 //! | `chosen` | `choice` | the most probable choice |
 //! | `exact_match`, `flexible_match` | `match` | whether the generated text matches; `flexible_match` for numbers only |
 //! | `generated` | `match` | the generated text |
 //! | `correct`, `correct_norm`, `prediction` | the main metric | the three columns of `choice`, or those of `match` |
 //!
-//! The main metric is the one of `choice` and `match` by which the task is scored, if it was computed; otherwise it is the
-//! first of the two in `metrics`.
+//! The main metric is `choice` or `match`: the metric by which the task is scored, if that metric was computed; otherwise
+//! the first of the two in `metrics`.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use raisin_contract::{Kind, Needs, ParameterProblem, Process};
 use raisin_settings::Split;
 
-use crate::{check_distinct, numbers, word};
+use crate::{check_distinct, number, numbers, word};
 
 pub struct EvaluateKind;
 
@@ -59,26 +59,14 @@ pub struct Parameters {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
     /// A forward pass holds at most this many tokens.
-    #[serde(default = "default_batch_tokens")]
+    #[serde(default = "number::<8192>")]
     pub batch_tokens: usize,
     /// The number of examples that generate together.
-    #[serde(default = "default_generate_rows")]
+    #[serde(default = "number::<32>")]
     pub generate_rows: usize,
     /// Longer sequences are cut at this many tokens.
-    #[serde(default = "default_max_tokens")]
+    #[serde(default = "number::<1024>")]
     pub max_tokens: usize,
-}
-
-fn default_batch_tokens() -> usize {
-    8192
-}
-
-fn default_generate_rows() -> usize {
-    32
-}
-
-fn default_max_tokens() -> usize {
-    1024
 }
 
 impl Kind for EvaluateKind {

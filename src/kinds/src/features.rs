@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use raisin_contract::{Kind, Needs, ParameterProblem, Process};
 
-use crate::numbers;
+use crate::{number, numbers};
 
 pub struct FeaturesKind;
 
@@ -22,19 +22,11 @@ pub struct Parameters {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<String>,
     /// A forward pass holds at most this many tokens.
-    #[serde(default = "default_batch_tokens")]
+    #[serde(default = "number::<8192>")]
     pub batch_tokens: usize,
     /// Longer sequences are cut at this many tokens.
-    #[serde(default = "default_max_tokens")]
+    #[serde(default = "number::<512>")]
     pub max_tokens: usize,
-}
-
-fn default_batch_tokens() -> usize {
-    8192
-}
-
-fn default_max_tokens() -> usize {
-    512
 }
 
 impl Kind for FeaturesKind {

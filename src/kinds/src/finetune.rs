@@ -1,4 +1,4 @@
-//! The `finetune` kind: trains the target on batches that a method of selection chooses, step by step.
+//! The `finetune` kind: trains the target on batches that a selection method chooses, step by step.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use raisin_contract::{Kind, Needs, ParameterProblem, Process};
 use raisin_settings::{AdaptationSettings, LearningRateSchedule, SelectionMethod, Third};
 
-use crate::{is_off, numbers};
+use crate::{is_off, number, numbers};
 
 pub struct FinetuneKind;
 
@@ -14,22 +14,23 @@ pub struct FinetuneKind;
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SelectSettings {
+    /// The method that chooses the batches.
     pub method: SelectionMethod,
-    /// The selector stage whose policy chooses; for `raise`. Other methods ignore it, so that a sweep over methods
-    /// can keep it; it is no input of theirs.
+    /// The selector stage whose policy chooses; for `raise`. A stage with another method ignores this parameter, and the
+    /// selector is not an input of the stage. A sweep over methods can therefore keep the parameter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<String>,
-    /// Which third of the candidates; for `perplexity`.
+    /// The third of the candidates, sorted by perplexity; for `perplexity`.
     #[serde(default)]
     pub third: Third,
-    /// A CSV or Parquet file of scores with a column `row`, the 0-based position of the record in the pool's first
-    /// source file; for `scores`.
+    /// A CSV or Parquet file of scores; for `scores`. Its column `row` is the position of the record in the pool's first
+    /// source file, counted from 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
-    /// The score's column in that file.
-    #[serde(default = "defaults::column")]
+    /// The column of the file of scores that holds the score.
+    #[serde(default = "default_column")]
     pub column: String,
-    /// The file's digest: another content stops the build.
+    /// The digest that the file of scores must have: `raisin digest PATH` prints it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blake3: Option<String>,
 }
@@ -40,67 +41,67 @@ pub struct SelectSettings {
 pub struct Parameters {
     /// The stage whose instructions are selected from.
     pub instructions: String,
-    /// A `clusters` stage; needed by every method that looks at features (`raise`, `ifd`, `perplexity`, `sspl`, `rds`).
+    /// A `clusters` stage. Every method that reads features needs this stage: `raise`, `ifd`, `perplexity`, `sspl` and
+    /// `rds`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub features: Option<String>,
     /// The stage whose model is trained.
     pub model: String,
     /// The task: its validation examples measure the performance.
     pub task: String,
+    /// How the batches are chosen.
     pub select: SelectSettings,
-    /// A share of the steps that three epochs of the whole pool take, such as `"1%"`. Either this or `steps`.
+    /// The number of steps, as a share of the steps that three epochs over the whole pool take, such as `"1%"`. Give either
+    /// `budget` or `steps`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<String>,
-    /// The number of steps. Either this or `budget`.
+    /// The number of steps. Give either `steps` or `budget`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps: Option<usize>,
-    /// Instructions a step.
-    #[serde(default = "defaults::batch_size")]
+    /// The number of instructions in a step.
+    #[serde(default = "number::<16>")]
     pub batch_size: usize,
-    #[serde(default = "defaults::learning_rate")]
+    /// The highest learning rate.
+    #[serde(default = "default_learning_rate")]
     pub learning_rate: f64,
+    /// How the learning rate falls.
     #[serde(default)]
     pub schedule: LearningRateSchedule,
     /// The share of the steps in which the learning rate rises.
     #[serde(default)]
     pub warmup: f64,
+    /// The weight decay of AdamW.
     #[serde(default)]
     pub weight_decay: f64,
+    /// How the model is adapted.
     #[serde(default)]
     pub adaptation: AdaptationSettings,
     /// Longer sequences are cut at this many tokens.
-    #[serde(default = "defaults::max_tokens")]
+    #[serde(default = "number::<512>")]
     pub max_tokens: usize,
-    /// A forward pass holds at most this many tokens; memory depends on it, results (but for rounding) do not.
-    #[serde(default = "defaults::micro_batch_tokens")]
+    /// A forward pass holds at most this many tokens. The number changes the memory, but not the results (except for
+    /// rounding).
+    #[serde(default = "number::<4096>")]
     pub micro_batch_tokens: usize,
-    /// Compute activations again in the backward pass instead of keeping them: less memory, a third more work.
+    /// The backward pass computes activations again, instead of keeping them: less memory, a third more work.
     #[serde(default, skip_serializing_if = "is_off")]
     pub activation_checkpointing: bool,
-    /// Measure the validation loss each so many steps; 0: only when the method needs it, and at the end.
+    /// The number of steps between two measurements of the validation loss. With 0, the loss is measured only when the
+    /// method needs it, and at the end.
     #[serde(default)]
     pub evaluate_every: usize,
-    /// Write full weights although LoRA was trained; otherwise the artifact is an adapter beside its base.
+    /// After a training with LoRA, the adapter is merged and full weights are written. Otherwise the artifact is an adapter
+    /// that refers to its base.
     #[serde(default)]
     pub merge: bool,
 }
 
-mod defaults {
-    pub fn column() -> String {
-        "score".to_owned()
-    }
-    pub fn batch_size() -> usize {
-        16
-    }
-    pub fn learning_rate() -> f64 {
-        2e-4
-    }
-    pub fn max_tokens() -> usize {
-        512
-    }
-    pub fn micro_batch_tokens() -> usize {
-        4096
-    }
+fn default_column() -> String {
+    "score".to_owned()
+}
+
+fn default_learning_rate() -> f64 {
+    2e-4
 }
 
 impl Kind for FinetuneKind {
@@ -154,7 +155,10 @@ impl Kind for FinetuneKind {
             }
             (_, Some(0)) => return problem("/steps", "must be at least 1"),
             (Some(budget), None) if share(budget).is_none() => {
-                return problem("/budget", "is a share of the full training, such as \"1%\", up to \"100%\"");
+                return problem(
+                    "/budget",
+                    "must be a share of the full training, such as \"1%\", and at most \"100%\"",
+                );
             }
             _ => {}
         }
@@ -170,8 +174,8 @@ impl Kind for FinetuneKind {
     }
 }
 
-/// Whether a method looks at features. A stage of another method does not depend on them, so that a change of the
-/// clusters reruns no random baseline.
+/// Whether a method reads features. A stage with another method does not depend on the clusters. After a change of the
+/// clusters, for example, a random baseline therefore does not run again.
 pub fn uses_features(method: SelectionMethod) -> bool {
     match method {
         SelectionMethod::Raise
@@ -188,13 +192,13 @@ pub fn uses_features(method: SelectionMethod) -> bool {
     }
 }
 
-/// `"1%"` as 0.01.
+/// The share that a text such as `"1%"` names: 0.01.
 fn share(budget: &str) -> Option<f64> {
     let percent: f64 = budget.trim().strip_suffix('%')?.trim().parse().ok()?;
     (percent > 0.0 && percent <= 100.0).then_some(percent / 100.0)
 }
 
-/// What three epochs over `rows` take, and what the parameters ask for of it.
+/// The number of steps of three epochs over `rows` rows, and the number of steps that the parameters ask for.
 pub fn step_counts(parameters: &Parameters, rows: usize) -> (usize, usize) {
     let full = rows.div_ceil(parameters.batch_size) * 3;
     let steps = match (parameters.steps, parameters.select.method, &parameters.budget) {
@@ -202,7 +206,7 @@ pub fn step_counts(parameters: &Parameters, rows: usize) -> (usize, usize) {
         (None, SelectionMethod::Full, _) => full,
         (None, _, budget) => {
             let share = budget.as_deref().and_then(share).unwrap_or(1.0);
-            // 1 % of 300 is 3, although 0.01 * 300 is a little more in f64.
+            // In f64, 0.01 * 300 is a little more than 3. Without the correction, 1 % of 300 would become 4.
             ((share * full as f64 - 1e-9).ceil() as usize).max(1)
         }
     };

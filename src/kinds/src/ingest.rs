@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 use raisin_contract::{Kind, Needs, ParameterProblem, Process};
 use raisin_settings::RecordFormat;
 
+use crate::number;
+
 /// Files of instructions that become one pool.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -13,7 +15,7 @@ pub struct Parameters {
     /// The files, in the order in which their instructions are numbered.
     pub sources: Vec<InstructionSource>,
     /// Conversations of more characters are rejected.
-    #[serde(default = "default_max_length")]
+    #[serde(default = "number::<100_000>")]
     pub max_length: usize,
     /// Keeps this number of instructions, drawn at random, in the order of the files. If absent, all instructions are kept.
     #[serde(default)]
@@ -23,7 +25,7 @@ pub struct Parameters {
     pub sample_seed: u64,
 }
 
-/// A file, or several of the same format.
+/// A file, or several files of the same format.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct InstructionSource {
@@ -42,10 +44,6 @@ pub struct InstructionSource {
     /// The field of a `qa` record that holds the answer.
     #[serde(default)]
     pub response: Option<String>,
-}
-
-fn default_max_length() -> usize {
-    100_000
 }
 
 pub struct IngestKind;
@@ -70,26 +68,22 @@ impl Kind for IngestKind {
             return Err(ParameterProblem::new("/sources", "there is no file to read"));
         }
         for (index, source) in parameters.sources.iter().enumerate() {
-            check_fields(
-                &format!("/sources/{index}"),
-                source.format,
-                source.prompt.as_deref(),
-                source.response.as_deref(),
-            )?;
+            let at = format!("/sources/{index}");
+            check_fields(&at, source.format, source.prompt.as_deref(), source.response.as_deref())?;
         }
         if parameters.max_length == 0 {
             return Err(ParameterProblem::new("/max_length", "no instruction has 0 characters"));
         }
         if parameters.sample == Some(0) {
             return Err(ParameterProblem::new("/sample", "a sample of 0 instructions is an empty pool")
-                .hint("leave `sample` out to keep all of them"));
+                .hint("leave `sample` out to keep all instructions"));
         }
         Ok(())
     }
 }
 
-/// `prompt` and `response` name the two fields of a record. Either both are given or neither, and only for the formats `qa`,
-/// `auto` and `parquet`.
+/// Checks the names of the two fields of a record: both or neither are given, and only for the formats `qa`, `auto` and
+/// `parquet`.
 pub(crate) fn check_fields(
     at: &str,
     format: RecordFormat,

@@ -19,7 +19,7 @@ pub mod syntax;
 pub mod task;
 
 pub use raisin_contract::Kind;
-use raisin_contract::{Declaration, ParameterProblem, Process};
+use raisin_contract::{Declaration, Needs, ParameterProblem, Process};
 
 /// All kinds, first those that need no tensors.
 pub static KINDS: &[Declaration] = &[
@@ -38,14 +38,19 @@ pub static KINDS: &[Declaration] = &[
     Declaration::of::<evaluate::EvaluateKind>(),
 ];
 
-/// The kind of this name.
+/// The declaration of the kind with this name.
 pub fn declaration(name: &str) -> Option<&'static Declaration> {
     KINDS.iter().find(|declaration| declaration.name == name)
 }
 
-/// The names of the kinds that an executable runs. Its registry must contain exactly these.
+/// The names of the kinds that an executable runs. The registry of the executable must contain exactly these kinds.
 pub fn kinds_of(process: Process) -> Vec<&'static str> {
     KINDS.iter().filter(|declaration| declaration.process == process).map(|declaration| declaration.name).collect()
+}
+
+/// For serde: the default of a count or a size.
+pub(crate) fn number<const N: usize>() -> usize {
+    N
 }
 
 /// For serde: a switch that is off is not written. The keys of actions from before the switch existed therefore stay valid.
@@ -70,6 +75,21 @@ pub(crate) fn check_distinct<T: PartialEq>(
             Err(ParameterProblem::new(format!("{at}/{place}"), message).hint("name each entry once"))
         }
     }
+}
+
+/// Adds the stages that a gathering kind names in its parameter `of`.
+pub(crate) fn need_all(of: &[String], needs: &mut Needs) {
+    for (place, stage) in of.iter().enumerate() {
+        needs.any_stage(format!("/of/{place}"), stage);
+    }
+}
+
+/// Refuses a parameter `of` without a stage, and a stage that is named twice: its rows would count twice.
+pub(crate) fn check_of(of: &[String], message: &str, hint: &str) -> Result<(), ParameterProblem> {
+    if of.is_empty() {
+        return Err(ParameterProblem::new("/of", message).hint(hint));
+    }
+    check_distinct("/of", of, String::clone)
 }
 
 /// The word by which a pipeline file names a value of an enumeration.

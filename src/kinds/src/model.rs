@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use raisin_contract::{DType, Kind, Needs, ParameterProblem, Process};
 
-use crate::numbers;
+use crate::{number, numbers};
 
 /// A language model.
 pub struct ModelKind;
@@ -59,7 +59,7 @@ pub struct Init {
     #[serde(default = "bytes_tokenizer")]
     pub tokenizer: String,
     /// The largest number of tokens in a sequence.
-    #[serde(default = "usual_context")]
+    #[serde(default = "number::<2048>")]
     pub context: usize,
     #[serde(default = "usual_theta")]
     pub rope_theta: f64,
@@ -76,9 +76,6 @@ fn f32_weights() -> DType {
 }
 fn bytes_tokenizer() -> String {
     "bytes".to_owned()
-}
-fn usual_context() -> usize {
-    2048
 }
 fn usual_theta() -> f64 {
     10_000.0
@@ -134,21 +131,17 @@ impl Kind for ModelKind {
             ("instructions", source.instructions.is_some()),
             ("task", source.task.is_some()),
         ];
-        for (name, given) in for_prefix {
-            if source.prefix.is_some() && !given {
+        if source.prefix.is_some() {
+            if let Some((name, _)) = for_prefix.iter().find(|(_, given)| !given) {
                 return Err(ParameterProblem::new("/source", format!("a frozen prefix needs `{name}`"))
                     .hint("prefix = \"base\", train_layers = 8, instructions = \"pool\", task = \"task\""));
             }
-            if source.prefix.is_none() && given {
-                return Err(ParameterProblem::new(
-                    format!("/source/{name}"),
-                    format!("`{name}` belongs to `prefix`, which is not given"),
-                ));
+        } else {
+            let max_tokens = ("max_tokens", source.max_tokens.is_some());
+            if let Some((name, _)) = for_prefix.iter().chain([&max_tokens]).find(|(_, given)| *given) {
+                let message = format!("`{name}` belongs to `prefix`, which is not given");
+                return Err(ParameterProblem::new(format!("/source/{name}"), message));
             }
-        }
-        if source.prefix.is_none() && source.max_tokens.is_some() {
-            let message = "`max_tokens` belongs to `prefix`, which is not given";
-            return Err(ParameterProblem::new("/source/max_tokens", message));
         }
         if let Some(tokens) = source.max_tokens {
             numbers::sequence_lengths(&[("source/max_tokens", tokens)])?;

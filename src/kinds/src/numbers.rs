@@ -1,4 +1,4 @@
-//! What the numbers of a stage cannot be. Each kind names its own; the words are the same everywhere.
+//! Checks of numbers, with the same messages for all kinds. Each kind lists its numbers by their keys.
 
 use raisin_contract::ParameterProblem;
 
@@ -11,12 +11,12 @@ fn refuse<T: Copy>(numbers: &[(&str, T)], is_right: impl Fn(T) -> bool, message:
     }
 }
 
-/// How many of something: at least one.
+/// Counts must be at least 1.
 pub fn counts(numbers: &[(&str, usize)]) -> CheckResult {
     refuse(numbers, |count| count > 0, "must be at least 1")
 }
 
-/// The longest sequence: the first token is predicted by nothing.
+/// A limit of tokens for a sequence must be at least 2, because no token predicts the first token.
 pub fn sequence_lengths(numbers: &[(&str, usize)]) -> CheckResult {
     refuse(numbers, |tokens| tokens > 1, "a sequence needs at least 2 tokens")
 }
@@ -26,10 +26,10 @@ pub fn positive(numbers: &[(&str, f64)]) -> CheckResult {
 }
 
 pub fn not_negative(numbers: &[(&str, f64)]) -> CheckResult {
-    refuse(numbers, |number| number.is_finite() && number >= 0.0, "must not be negative")
+    refuse(numbers, |number| number.is_finite() && number >= 0.0, "must be a number, and not negative")
 }
 
-/// The share of the steps in which a learning rate rises.
+/// The share of the steps in which a learning rate rises must be at least 0 and below 1.
 pub fn warmup(share: f64) -> CheckResult {
-    refuse(&[("warmup", share)], |share| (0.0..1.0).contains(&share), "is a share of the steps, from 0 to below 1")
+    refuse(&[("warmup", share)], |share| (0.0..1.0).contains(&share), "must be a share of the steps, from 0 to below 1")
 }

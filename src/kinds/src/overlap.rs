@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use raisin_contract::{Kind, Needs, ParameterProblem, Process};
 
+use crate::number;
+
 pub struct OverlapKind;
 
 /// Which instructions are left out.
@@ -32,7 +34,7 @@ pub struct Parameters {
     /// An example overlaps an instruction if they have this number of words in a row in common, regardless of case and
     /// punctuation. The words may be in any turn of the example except the system text and the response. An example with
     /// fewer words in each turn overlaps an instruction that asks exactly the same.
-    #[serde(default = "default_ngram")]
+    #[serde(default = "number::<13>")]
     pub ngram: usize,
     /// Words in a row that more than this number of examples have in common belong to the template of the task and do not
     /// count. If absent, all words count.
@@ -42,10 +44,6 @@ pub struct Parameters {
     /// overlap a test example) or `both` (those that overlap a test or a validation example).
     #[serde(default)]
     pub drop: LeftOut,
-}
-
-fn default_ngram() -> usize {
-    13
 }
 
 impl Kind for OverlapKind {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use raisin_contract::{Kind, Needs, ParameterProblem, Process};
 use raisin_settings::LearningRateSchedule;
 
-use crate::{is_off, numbers};
+use crate::{is_off, number, numbers};
 
 pub struct PretrainKind;
 
@@ -14,7 +14,7 @@ pub struct PretrainKind;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Supervised {
-    /// Every token but the first.
+    /// Every token except the first.
     #[default]
     All,
     /// The tokens of the response.
@@ -25,53 +25,48 @@ pub enum Supervised {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Parameters {
-    /// The stage whose model is trained; usually a `model` stage with an `init` source.
+    /// The stage whose model is trained: usually a `model` stage with an `init` source.
     pub model: String,
     /// A stage with a table `pretraining` (columns `prompt` and `response`, or `text`), or with instructions.
     pub text: String,
-    /// `all` tokens carry a loss, or the `response` only.
+    /// The tokens that carry a loss: `all` tokens, or only those of the `response`.
     #[serde(default)]
     pub loss: Supervised,
+    /// The number of steps.
     pub steps: usize,
-    /// Rows a step.
-    #[serde(default = "defaults::batch_size")]
+    /// The number of rows in a step.
+    #[serde(default = "number::<32>")]
     pub batch_size: usize,
-    #[serde(default = "defaults::learning_rate")]
+    /// The highest learning rate.
+    #[serde(default = "default_learning_rate")]
     pub learning_rate: f64,
+    /// How the learning rate falls.
     #[serde(default)]
     pub schedule: LearningRateSchedule,
     /// The share of the steps in which the learning rate rises.
-    #[serde(default = "defaults::warmup")]
+    #[serde(default = "default_warmup")]
     pub warmup: f64,
+    /// The weight decay of AdamW.
     #[serde(default)]
     pub weight_decay: f64,
     /// Longer rows are cut at this many tokens.
-    #[serde(default = "defaults::max_tokens")]
+    #[serde(default = "number::<512>")]
     pub max_tokens: usize,
-    /// A forward pass holds at most this many tokens; memory depends on it, results (but for rounding) do not.
-    #[serde(default = "defaults::micro_batch_tokens")]
+    /// A forward pass holds at most this many tokens. The number changes the memory, but not the results (except for
+    /// rounding).
+    #[serde(default = "number::<8192>")]
     pub micro_batch_tokens: usize,
-    /// Compute activations again in the backward pass instead of keeping them: less memory, a third more work.
+    /// The backward pass computes activations again, instead of keeping them: less memory, a third more work.
     #[serde(default, skip_serializing_if = "is_off")]
     pub activation_checkpointing: bool,
 }
 
-mod defaults {
-    pub fn batch_size() -> usize {
-        32
-    }
-    pub fn learning_rate() -> f64 {
-        1e-3
-    }
-    pub fn warmup() -> f64 {
-        0.05
-    }
-    pub fn max_tokens() -> usize {
-        512
-    }
-    pub fn micro_batch_tokens() -> usize {
-        8192
-    }
+fn default_learning_rate() -> f64 {
+    1e-3
+}
+
+fn default_warmup() -> f64 {
+    0.05
 }
 
 impl Kind for PretrainKind {

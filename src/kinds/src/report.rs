@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use raisin_contract::{Kind, Needs, ParameterProblem, Process};
 
-use crate::check_distinct;
+use crate::{check_of, need_all};
 
 pub struct ReportKind;
 
@@ -46,17 +46,11 @@ impl Kind for ReportKind {
     type Parameters = Parameters;
 
     fn needs(parameters: &Parameters, needs: &mut Needs) {
-        for (place, stage) in parameters.of.iter().enumerate() {
-            needs.any_stage(format!("/of/{place}"), stage);
-        }
+        need_all(&parameters.of, needs);
     }
 
     fn check(parameters: &Parameters) -> Result<(), ParameterProblem> {
-        if parameters.of.is_empty() {
-            let problem = ParameterProblem::new("/of", "a report needs at least one stage");
-            return Err(problem.hint("such as of = [\"selector\", \"tuned\", \"scores\"]"));
-        }
-        // The runs of a stage that is named twice would count twice.
-        check_distinct("/of", &parameters.of, String::clone)
+        let hint = "such as of = [\"selector\", \"tuned\", \"scores\"]";
+        check_of(&parameters.of, "a report needs at least one stage", hint)
     }
 }

@@ -1,7 +1,7 @@
 //! The `selector` kind: trains the selection policy by PPO over episodes on a proxy model (docs/method.md, sections 2 to 5).
 //!
-//! What a person writes is completed at the level of JSON: the preset's values are put where the file gives none, and one
-//! struct then reads all of them. The hyper-parameters of the method are those of [`PpoSettings`].
+//! The parameters of a pipeline file are completed at the level of JSON: where the file gives no value, the value of the
+//! preset is inserted. One struct then reads all values. [`PpoSettings`] has the hyper-parameters of the method.
 
 use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -12,9 +12,9 @@ use raisin_contract::{Kind, Needs, ParameterProblem, Process};
 use raisin_settings::ppo::{Credit, PpoSettings, Ratio, StatePart};
 use raisin_settings::{AdaptationSettings, LearningRateSchedule};
 
-use crate::is_off;
+use crate::{is_off, number, numbers};
 
-/// Parameters of a `selector` stage: what episodes are played with, and how the policy learns from them.
+/// Parameters of a `selector` stage: the inputs and the training of the episodes, and how the policy learns from them.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 #[schemars(rename = "SelectorParameters", transform = preset_values_are_optional)]
 pub struct Parameters {
@@ -24,7 +24,7 @@ pub struct Parameters {
     pub config: PpoSettings,
 }
 
-/// The inputs of a `selector` stage, and how the model of an episode is trained on what the policy selects.
+/// The inputs of a `selector` stage, and how the model of an episode is trained on the selected instructions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SelectorStage {
@@ -34,46 +34,39 @@ pub struct SelectorStage {
     pub features: String,
     /// The stage whose model plays the episodes: the target itself, a smaller model, or a frozen-prefix proxy.
     pub model: String,
-    /// The task: its validation examples measure the performance, whose changes are the rewards.
+    /// The task whose validation examples measure the performance. The changes of the performance are the rewards.
     pub task: String,
-    /// `default` or `paper`: fills what is not given below.
+    /// `default` or `paper`: gives the parameters that the pipeline file does not give.
     #[serde(default)]
     pub preset: Preset,
     /// How the model is adapted in an episode.
     #[serde(default)]
     pub adaptation: AdaptationSettings,
-    /// Of the model in an episode. Default 2e-4, paper 2e-5.
+    /// The highest learning rate of the model in an episode. Default 2e-4, paper 2e-5.
     pub learning_rate: f64,
-    /// Of the model's learning rate over an episode.
+    /// How the learning rate of the model falls over an episode.
     #[serde(default)]
     pub schedule: LearningRateSchedule,
     /// The share of an episode's steps in which the model's learning rate rises.
     #[serde(default)]
     pub warmup: f64,
     /// Longer sequences are cut at this many tokens.
-    #[serde(default = "default_max_tokens")]
+    #[serde(default = "number::<512>")]
     pub max_tokens: usize,
-    /// A forward pass holds at most this many tokens; memory depends on it, results (but for rounding) do not.
-    #[serde(default = "default_micro_batch_tokens")]
+    /// A forward pass holds at most this many tokens. The number changes the memory, but not the results (except for
+    /// rounding).
+    #[serde(default = "number::<4096>")]
     pub micro_batch_tokens: usize,
-    /// Compute activations again in the backward pass instead of keeping them: less memory, a third more work.
+    /// The backward pass computes activations again, instead of keeping them: less memory, a third more work.
     #[serde(default, skip_serializing_if = "is_off")]
     pub activation_checkpointing: bool,
 }
 
-fn default_max_tokens() -> usize {
-    512
-}
-
-fn default_micro_batch_tokens() -> usize {
-    4096
-}
-
-/// Which values fill what a pipeline file does not give.
+/// The values of the parameters that a pipeline file does not give.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Preset {
-    /// What learned within 20 episodes in our measurements.
+    /// The values that learned within 20 episodes in our measurements.
     #[default]
     Default,
     /// The paper's values, where it gives them.
@@ -93,7 +86,7 @@ impl Preset {
         }
     }
 
-    /// Of the model in an episode.
+    /// The learning rate of the model in an episode.
     fn learning_rate(self) -> f64 {
         match self {
             Self::Default => 2e-4,
@@ -102,7 +95,7 @@ impl Preset {
     }
 }
 
-/// Complete parameters, as the engine hands them on; or those that a person wrote.
+/// Reads complete parameters, as the engine passes them on, or the parameters of a pipeline file.
 impl<'de> Deserialize<'de> for Parameters {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let problem = |problem: ParameterProblem| serde::de::Error::custom(problem.message);
@@ -110,10 +103,10 @@ impl<'de> Deserialize<'de> for Parameters {
     }
 }
 
-/// For the JSON Schema of what a person writes: where a preset has a value, the pipeline file need give none.
+/// Changes the JSON Schema for pipeline files: a parameter that has a value in the presets is optional.
 fn preset_values_are_optional(schema: &mut Schema) {
     let mut optional: Vec<String> = Preset::Default.config().into_iter().map(|(name, _)| name).collect();
-    // Both presets leave it at 1, its default.
+    // This parameter has a default of its own.
     optional.retain(|name| name != "episodes_per_round");
     optional.push("learning_rate".to_owned());
     if let Some(Value::Array(required)) = schema.get_mut("required") {
@@ -130,20 +123,17 @@ fn preset_values_are_optional(schema: &mut Schema) {
         }
         property.insert("default".to_owned(), Value::Null);
     }
-    // Left out by schemars, because parameters are written without it.
+    // schemars leaves this default out, because serde may skip the field.
     if let Some(property) = properties.get_mut("activation_checkpointing").and_then(Value::as_object_mut) {
         property.insert("default".to_owned(), json!(false));
     }
 }
 
-/// Parameters of one range: their keys and values, whether a value is within it, and what is said of one that is not.
-type Range<'a> = (&'a [(&'a str, f64)], fn(f64) -> bool, &'a str);
-
 impl Parameters {
-    /// Every number is finite and within its range, and no two parameters contradict each other.
+    /// Checks that every number is finite and within its range, and that no two parameters contradict each other.
     ///
     /// # Errors
-    /// The first parameter that is not, by its pointer.
+    /// The first wrong parameter, by its pointer.
     pub fn check(&self) -> Result<(), ParameterProblem> {
         let problem = |key: &str, message: &str| Err(ParameterProblem::new(format!("/{key}"), message));
         let Self { stage, config } = self;
@@ -151,9 +141,12 @@ impl Parameters {
             return problem(&format!("adaptation/{key}"), message);
         }
         if stage.activation_checkpointing && config.episodes_per_round > 1 {
-            return problem("activation_checkpointing", "is for one episode at a time: episodes_per_round = 1");
+            return problem(
+                "activation_checkpointing",
+                "works only with one episode in a round: episodes_per_round = 1",
+            );
         }
-        let counts = [
+        numbers::counts(&[
             ("micro_batch_tokens", stage.micro_batch_tokens),
             ("rounds", config.rounds),
             ("episodes_per_round", config.episodes_per_round),
@@ -163,52 +156,30 @@ impl Parameters {
             ("clusters_per_step", config.clusters_per_step),
             ("epochs", config.epochs),
             ("minibatches", config.minibatches),
-        ];
-        if let Some((key, _)) = counts.into_iter().find(|(_, count)| *count == 0) {
-            return problem(key, "must be at least 1");
-        }
-        if stage.max_tokens < 2 {
-            return problem("max_tokens", "a sequence needs at least 2 tokens");
-        }
-        // No comparison holds of what is not a number, so that no range contains it.
-        let ranges: [Range; 5] = [
-            (
-                &[
-                    ("learning_rate", stage.learning_rate),
-                    ("actor_learning_rate", config.actor_learning_rate),
-                    ("critic_learning_rate", config.critic_learning_rate),
-                    ("gradient_clip", config.gradient_clip),
-                ],
-                |value| value > 0.0 && value < f64::INFINITY,
-                "must be a number above 0",
-            ),
-            (
-                &[
-                    ("reuse_penalty", config.reuse_penalty),
-                    ("weight_decay", config.weight_decay),
-                    ("entropy_bonus", config.entropy_bonus),
-                    ("target_kl", config.target_kl),
-                ],
-                |value| (0.0..f64::INFINITY).contains(&value),
-                "must be a number, and not negative",
-            ),
-            (
-                &[("gamma", config.gamma), ("lambda", config.lambda)],
-                |value| (0.0..=1.0).contains(&value),
-                "must be from 0 to 1",
-            ),
-            (&[("epsilon", config.epsilon)], |value| value > 0.0 && value < 1.0, "must be above 0 and below 1"),
-            (
-                &[("warmup", stage.warmup)],
-                |value| (0.0..1.0).contains(&value),
-                "is a share of the steps, from 0 to below 1",
-            ),
-        ];
-        for (values, is_within, message) in ranges {
-            if let Some((key, _)) = values.iter().find(|(_, value)| !is_within(*value)) {
-                return problem(key, message);
+        ])?;
+        numbers::sequence_lengths(&[("max_tokens", stage.max_tokens)])?;
+        numbers::positive(&[
+            ("learning_rate", stage.learning_rate),
+            ("actor_learning_rate", config.actor_learning_rate),
+            ("critic_learning_rate", config.critic_learning_rate),
+            ("gradient_clip", config.gradient_clip),
+        ])?;
+        numbers::not_negative(&[
+            ("reuse_penalty", config.reuse_penalty),
+            ("weight_decay", config.weight_decay),
+            ("entropy_bonus", config.entropy_bonus),
+            ("target_kl", config.target_kl),
+        ])?;
+        for (key, value) in [("gamma", config.gamma), ("lambda", config.lambda)] {
+            if !(0.0..=1.0).contains(&value) {
+                return problem(key, "must be from 0 to 1");
             }
         }
+        // A comparison with NaN is false.
+        if !(config.epsilon > 0.0 && config.epsilon < 1.0) {
+            return problem("epsilon", "must be above 0 and below 1");
+        }
+        numbers::warmup(stage.warmup)?;
         for (key, widths) in [("actor_widths", &config.actor_widths), ("critic_widths", &config.critic_widths)] {
             if widths.is_empty() || widths.contains(&0) {
                 return problem(key, "needs at least one hidden layer, and none of width 0");
@@ -219,8 +190,8 @@ impl Parameters {
                 .hint("keep at least one of them"));
         }
         if config.credit == Credit::Contribution && config.ratio != Ratio::Item {
-            return Err(ParameterProblem::new("/credit", "credit for each item needs a ratio for each item")
-                .hint("ratio = \"item\", or credit = \"shared\""));
+            return Err(ParameterProblem::new("/credit", "credit = \"contribution\" needs a ratio for each item")
+                .hint("set ratio = \"item\", or credit = \"shared\""));
         }
         Ok(())
     }
@@ -255,7 +226,7 @@ impl Kind for SelectorKind {
         let names: Vec<String> = config.keys().map(|name| format!("`{name}`")).collect();
         let config = from_json(Value::Object(config), "")?;
         let stage = from_json(Value::Object(stage), "").map_err(|mut problem: ParameterProblem| {
-            // Of an unknown parameter of the stage itself: the names that could have been meant are those of both structs.
+            // An unknown parameter of the stage itself may be a misspelt name of either struct.
             if problem.message.starts_with("unknown field") && problem.pointer.matches('/').count() < 2 {
                 problem.message = format!("{}, {}", problem.message, names.join(", "));
             }

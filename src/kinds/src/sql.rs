@@ -1,15 +1,13 @@
 //! The `sql` kind: answers a query over the tables of other stages.
 
-use std::collections::BTreeSet;
-
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use raisin_base::error::nearest;
 use raisin_contract::{Kind, Needs, ParameterProblem, Process};
 
-use crate::check_distinct;
 use crate::syntax::references;
+use crate::{check_of, need_all};
 
 pub struct SqlKind;
 
@@ -42,22 +40,16 @@ impl Kind for SqlKind {
     type Parameters = Parameters;
 
     fn needs(parameters: &Parameters, needs: &mut Needs) {
-        for (place, stage) in parameters.of.iter().enumerate() {
-            needs.any_stage(format!("/of/{place}"), stage);
-        }
+        need_all(&parameters.of, needs);
     }
 
     fn check(parameters: &Parameters) -> Result<(), ParameterProblem> {
-        if parameters.of.is_empty() {
-            let problem = ParameterProblem::new("/of", "a query needs at least one stage to ask");
-            return Err(problem.hint("name the stages whose tables it uses: of = [\"scores\"]"));
-        }
-        // The rows of a stage that is named twice would appear twice.
-        check_distinct("/of", &parameters.of, String::clone)?;
+        let hint = "name the stages whose tables the query reads: of = [\"scores\"]";
+        check_of(&parameters.of, "a query needs at least one stage", hint)?;
         let is_name =
             |name: &str| !name.is_empty() && name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_');
         if !is_name(&parameters.table) {
-            let message = format!("`{}` is no name for a table", parameters.table);
+            let message = format!("`{}` is not a name for a table", parameters.table);
             return Err(ParameterProblem::new("/table", message).hint("use letters, digits and `_`"));
         }
         let tables = references(&parameters.query).map_err(|problem| ParameterProblem {
@@ -65,19 +57,19 @@ impl Kind for SqlKind {
             message: problem.message,
             hint: problem.hint,
         })?;
-        let known: BTreeSet<&str> = parameters.of.iter().map(String::as_str).collect();
         for (stage, table) in &tables {
             if stage.is_empty() {
-                let problem = ParameterProblem::new("/query", format!("the table `{table}` is of no stage"));
+                let problem =
+                    ParameterProblem::new("/query", format!("the table `{table}` has no stage before its name"));
                 return Err(
                     problem.hint(format!("tables are named stage.table, such as `{}.{table}`", parameters.of[0]))
                 );
             }
-            if !known.contains(stage.as_str()) {
+            if !parameters.of.contains(stage) {
                 let problem = ParameterProblem::new("/query", format!("the stage `{stage}` is not in `of`"));
-                return Err(match nearest(stage, known.iter().copied()) {
+                return Err(match nearest(stage, parameters.of.iter().map(String::as_str)) {
                     Some(near) => problem.hint(format!("did you mean `{near}`?")),
-                    None => problem.hint(format!("add it: of = [..., \"{stage}\"]")),
+                    None => problem.hint(format!("add the stage: of = [..., \"{stage}\"]")),
                 });
             }
         }
@@ -98,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn a_query_that_cannot_be_right_is_refused_before_anything_runs() {
+    fn a_wrong_query_is_refused_before_any_stage_runs() {
         let query = |sql: &str| said(json!({"query": sql, "of": ["scores"]}));
         assert!(
             query("selec 1").starts_with("/query: the query is not SQL that raisin understands"),
@@ -109,14 +101,13 @@ mod tests {
             query("select * from score.metrics"),
             "/query: the stage `score` is not in `of` (did you mean `scores`?)"
         );
-        let bare =
-            "/query: the table `metrics` is of no stage (tables are named stage.table, such as `scores.metrics`)";
+        let bare = "/query: the table `metrics` has no stage before its name (tables are named stage.table, such as `scores.metrics`)";
         assert_eq!(query("select * from metrics"), bare);
         let none = said(json!({"query": "select 1", "of": []}));
         assert!(none.starts_with("/of: a query needs at least one stage"), "{none}");
         let twice = said(json!({"query": "select 1", "of": ["a", "b", "a"]}));
         assert!(twice.starts_with("/of/2: `a` is named twice"), "{twice}");
         let table = said(json!({"query": "select 1", "of": ["a"], "table": "../x"}));
-        assert!(table.starts_with("/table: `../x` is no name for a table"), "{table}");
+        assert!(table.starts_with("/table: `../x` is not a name for a table"), "{table}");
     }
 }

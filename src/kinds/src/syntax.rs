@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use raisin_base::error::Problem;
-use sqlparser::ast::{ObjectName, Query, Statement, Visit, Visitor};
+use sqlparser::ast::{ObjectName, Query, Visit, Visitor};
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::{Parser, ParserError};
 
@@ -37,7 +37,7 @@ pub fn several_statements(count: usize) -> String {
 pub fn not_sql(error: &ParserError, sql: &str) -> Problem {
     let message = match error {
         ParserError::ParserError(text) | ParserError::TokenizerError(text) => text.as_str(),
-        ParserError::RecursionLimitExceeded => "it is nested too deeply",
+        ParserError::RecursionLimitExceeded => "the query is nested too deeply",
     };
     let message = message.strip_prefix("sql parser error: ").unwrap_or(message);
     let problem = Problem::usage(format!("the query is not SQL that raisin understands: {message}"));
@@ -101,10 +101,6 @@ impl Visitor for Relations {
         }
         ControlFlow::Continue(())
     }
-
-    fn pre_visit_statement(&mut self, _: &Statement) -> ControlFlow<()> {
-        ControlFlow::Continue(())
-    }
 }
 
 /// A name as SQL reads it: in lower case unless it is quoted.
@@ -122,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_are_found_wherever_a_query_names_them() {
+    fn the_tables_of_a_query_are_found_everywhere_in_it() {
         assert_eq!(tables("select 1"), Vec::<String>::new());
         assert_eq!(tables("select * from a.b join C.\"D\" using (x)"), ["a.b", "c.D"]);
         assert_eq!(
@@ -133,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_common_table_expression_is_no_table_in_its_own_query_only() {
+    fn a_common_table_expression_is_a_name_only_in_its_own_query() {
         assert_eq!(tables("with t as (select * from a.b) select * from t, u"), [".u", "a.b"]);
         let joined = tables("with a as (select 1) select * from tuned.selection join a on true, pool.instructions");
         assert_eq!(joined, ["pool.instructions", "tuned.selection"]);
@@ -146,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_one_query_is_refused_with_its_place() {
+    fn a_text_that_is_not_one_query_is_refused_with_the_position() {
         assert_eq!(references("").unwrap_err().message, "the query is empty");
         assert_eq!(
             references("select 1; select 2").unwrap_err().message,

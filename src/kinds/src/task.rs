@@ -8,10 +8,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use raisin_contract::{Kind, Needs, ParameterProblem, Process};
-use raisin_settings::{ChoiceStyle, Extract, RecordFormat, Scored, TaskFormat};
+use raisin_settings::{ChoiceStyle, Extract, Scored, TaskFormat};
 
-use crate::check_distinct;
 use crate::ingest::check_fields;
+use crate::{check_distinct, number};
 
 /// Validation and test examples, and how they are scored.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -23,27 +23,27 @@ pub struct Parameters {
     #[serde(default)]
     pub test_source: Option<TaskSource>,
     /// The number of validation examples.
-    #[serde(default = "default_validation")]
+    #[serde(default = "number::<128>")]
     pub validation: usize,
     /// The number of test examples; 0 takes all.
-    #[serde(default = "default_test")]
+    #[serde(default = "number::<256>")]
     pub test: usize,
     /// The seed of the draw. The pipeline's seed has no effect, so that all seeds of a sweep are scored on the same
     /// examples.
     #[serde(default)]
     pub draw_seed: u64,
     /// What the model is scored by: the loss of the response, the most probable choice, or the generated text.
-    #[serde(default = "default_scoring")]
+    #[serde(default)]
     pub scoring: Scored,
     /// How the answer is found in a generated text; only with `match`. If absent, the whole text is the answer.
     #[serde(default)]
     pub extract: Option<Extract>,
     /// The largest number of tokens that are generated for an example.
-    #[serde(default = "default_max_new_tokens")]
+    #[serde(default = "number::<256>")]
     pub max_new_tokens: usize,
 }
 
-/// A file of a benchmark, or several of the same format.
+/// A file of a benchmark, or several files of the same format.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TaskSource {
@@ -75,22 +75,6 @@ pub struct TaskSource {
     /// The choices of every example, such as `["A", "B", "C", "D"]`, if the format of the file has no choices.
     #[serde(default)]
     pub fixed_choices: Vec<String>,
-}
-
-fn default_validation() -> usize {
-    128
-}
-
-fn default_test() -> usize {
-    256
-}
-
-fn default_scoring() -> Scored {
-    Scored::Loss
-}
-
-fn default_max_new_tokens() -> usize {
-    256
 }
 
 pub struct TaskKind;
@@ -142,16 +126,12 @@ fn check_source(at: &str, source: &TaskSource, scoring: Scored) -> Result<(), Pa
                 return Err(problem(key, format!("`{key}` belongs to format = \"choices\"")));
             }
         }
-        let format = match source.format {
-            TaskFormat::Qa => RecordFormat::Qa,
-            TaskFormat::Auto => RecordFormat::Auto,
-            _ => RecordFormat::Alpaca,
-        };
-        if source.format.has_choices() && (source.prompt.is_some() || source.response.is_some()) {
+        if let Some(format) = source.format.open() {
+            check_fields(at, format, source.prompt.as_deref(), source.response.as_deref())?;
+        } else if source.prompt.is_some() || source.response.is_some() {
             let key = if source.prompt.is_some() { "prompt" } else { "response" };
             return Err(problem(key, "this format has its own fields".into()));
         }
-        check_fields(at, format, source.prompt.as_deref(), source.response.as_deref())?;
     }
     if source.format.has_choices() && !source.fixed_choices.is_empty() {
         return Err(problem("fixed_choices", "this format has its own choices".into()));

@@ -1,4 +1,4 @@
-//! What `check` refuses, kind by kind, by the pointer of the parameter.
+//! The parameters that the `check` of each kind refuses, by their pointers.
 
 #![allow(clippy::unwrap_used, reason = "a declaration that is missing ends the test")]
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{declaration, generate, model};
 
-/// `required` with the parameters of `more` in place of its own.
+/// `required`, with the parameters of `more` added or replaced.
 fn with(mut required: Value, more: &Value) -> Value {
     required.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     required
@@ -23,7 +23,7 @@ fn generated(more: Value) -> String {
 }
 
 #[test]
-fn generate_refuses_shares_and_counts_that_cannot_be() {
+fn generate_refuses_impossible_shares_and_counts() {
     assert_eq!(generated(json!({})), "");
     assert_eq!(generated(json!({"relevant": 0.7, "corrupted": 0.4})), "/corrupted");
     assert_eq!(generated(json!({"wrong": -0.1})), "/wrong");
@@ -43,7 +43,7 @@ fn generate_refuses_shares_and_counts_that_cannot_be() {
 }
 
 #[test]
-fn ingest_refuses_no_files_and_field_names_without_a_partner_or_for_formats_that_have_their_own() {
+fn ingest_refuses_an_empty_list_single_field_names_and_field_names_for_other_formats() {
     let source = |source: Value| refused("ingest", json!({"sources": [source]}));
     assert_eq!(source(json!({"path": "a", "prompt": "q"})), "/sources/0/prompt");
     let both = json!({"path": "a", "format": "alpaca", "prompt": "q", "response": "a"});
@@ -62,6 +62,9 @@ fn task_refuses_impossible_combinations() {
     assert_eq!(task(json!({"source": {"path": "a"}, "extract": "gsm8k"})), "/extract");
     assert_eq!(task(json!({"source": {"path": "a", "format": "qa", "answer": "x"}})), "/source/answer");
     assert_eq!(task(json!({"source": {"path": "a", "format": "csqa", "prompt": "x"}})), "/source/prompt");
+    let named = json!({"source": {"path": "a", "format": "messages", "prompt": "q", "response": "r"}});
+    let problem = declaration("task").unwrap().resolve(named).unwrap_err();
+    assert_eq!(problem.message, "the format `messages` has its own fields");
     assert_eq!(task(json!({"source": {"path": "a"}, "validation": 0})), "/validation");
     assert_eq!(task(json!({"source": {"path": "a"}, "scoring": "match", "max_new_tokens": 0})), "/max_new_tokens");
     let choices = |choices: Value| task(json!({"source": {"path": "a", "fixed_choices": choices}}));
@@ -81,7 +84,7 @@ fn overlap_refuses_lengths_and_counts_of_zero() {
 }
 
 #[test]
-fn evaluate_refuses_a_metric_that_is_named_twice_and_sizes_that_hold_nothing() {
+fn evaluate_refuses_a_repeated_metric_and_sizes_of_zero() {
     let evaluate = |more: Value| refused("evaluate", with(json!({"model": "m", "task": "t"}), &more));
     assert_eq!(evaluate(json!({"metrics": ["loss", "choice", "match"]})), "");
     assert_eq!(evaluate(json!({"metrics": ["loss", "choice", "loss"]})), "/metrics/2");
@@ -93,7 +96,7 @@ fn evaluate_refuses_a_metric_that_is_named_twice_and_sizes_that_hold_nothing() {
 }
 
 #[test]
-fn features_and_clusters_refuse_sizes_that_hold_nothing() {
+fn features_and_clusters_refuse_sizes_of_zero() {
     let features = |more: Value| refused("features", with(json!({"instructions": "p", "model": "m"}), &more));
     assert_eq!(features(json!({"batch_tokens": 0})), "/batch_tokens");
     assert_eq!(features(json!({"max_tokens": 1})), "/max_tokens");
@@ -103,14 +106,14 @@ fn features_and_clusters_refuse_sizes_that_hold_nothing() {
 }
 
 #[test]
-fn report_refuses_no_stage_and_a_stage_that_is_named_twice() {
+fn report_refuses_an_empty_list_and_a_repeated_stage() {
     assert_eq!(refused("report", json!({"of": []})), "/of");
     assert_eq!(refused("report", json!({"of": ["scores", "tuned", "scores"]})), "/of/2");
     assert_eq!(refused("report", json!({"of": ["scores", "tuned"]})), "");
 }
 
 #[test]
-fn model_refuses_a_source_that_makes_no_sense() {
+fn model_refuses_impossible_sources() {
     let said = |source: Value| declaration("model").unwrap().resolve(json!({"source": source})).unwrap_err().message;
     assert_eq!(said(json!({})), "a model has one source, but 0 are given");
     assert_eq!(said(json!({"gguf": "a", "huggingface": "b"})), "a model has one source, but 2 are given");

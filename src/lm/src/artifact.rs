@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::config::read_json;
 use super::lora::AdapterConfig;
-use raisin_base::error::{Context as _, Problem, Result, anyhow, ensure};
+use raisin_base::error::{Problem, Result, anyhow, ensure};
 
 /// The forms of a model folder.
 pub(super) enum ModelFolderForm {
@@ -31,11 +32,6 @@ impl ModelFolderForm {
         }
         Ok(Self::Full)
     }
-}
-
-fn read_json(path: &Path) -> Result<Value> {
-    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    serde_json::from_slice(&bytes).with_context(|| format!("{} is not JSON", path.display()))
 }
 
 /// The folder of the base model: the sibling folder that references.json names, or the path in adapter_config.json.

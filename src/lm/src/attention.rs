@@ -192,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rotation_by_zero_changes_nothing_and_lengths_are_kept() -> Result<()> {
+    fn a_rotation_by_zero_changes_nothing_and_a_rotation_keeps_lengths() -> Result<()> {
         let config = ModelConfig::llama(8, 8, 1, 2, 2, 8);
         let x = Tensor::arange(16, (TensorKind::Float, Device::Cpu)).view([2, 2, 4]);
         let turned = Rotation::at(&config, &Tensor::from_slice(&[0i64, 7]), TensorKind::Float)?.apply(&x)?;
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn the_form_for_a_gpu_turns_alike() -> Result<()> {
+    fn the_rotation_for_a_gpu_gives_the_same_result() -> Result<()> {
         let config = ModelConfig::llama(8, 16, 1, 2, 2, 8);
         let x = (Tensor::arange(48, (TensorKind::Float, Device::Cpu)) * 0.37).sin().view([3, 2, 8]);
         let plain = Rotation::at(&config, &Tensor::from_slice(&[0i64, 1, 9]), TensorKind::Float)?;
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_hides_what_is_too_far_back() -> Result<()> {
+    fn a_window_hides_keys_that_are_too_far_back() -> Result<()> {
         let mask = causal(3, Some(2), Device::Cpu)?;
         let open: Vec<bool> = Vec::<f32>::try_from(mask.view([-1]))?.iter().map(|value| *value == 0.0).collect();
         assert_eq!(open, [true, false, false, true, true, false, false, true, true]);
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn shared_key_value_heads_equal_repeated_ones() -> Result<()> {
+    fn shared_key_value_heads_give_the_result_of_repeated_heads() -> Result<()> {
         let numbers = |count: i64, shape: &[i64]| {
             (Tensor::arange(count, (TensorKind::Float, Device::Cpu)) * 0.37).sin().view(shape)
         };

@@ -40,8 +40,6 @@ pub struct Batch {
     spans: Vec<(usize, usize)>,
     /// The number of supervised tokens of each row; for families, of each sequence.
     supervised_rows: Vec<usize>,
-    /// The number of all supervised tokens.
-    supervised: usize,
     episode_spans: EpisodeSpans,
     /// Branch and position of each packed token. Branch 0 is the prefix; branches count from 1. Empty if no row has
     /// branches.
@@ -122,7 +120,6 @@ impl Batch {
             layout: OnceCell::new(),
             starts: starts(&spans, device)?,
             longest: spans.iter().map(|(start, end)| end - start).max().unwrap_or(0),
-            supervised: targets.len(),
             ids: on(&ids, device)?,
             positions: on(&positions, device)?,
             predictors: on(&predictors, device)?,
@@ -169,7 +166,6 @@ impl Batch {
         Ok(Self {
             positions: on(&positions, device)?,
             predictors: on(&predictors, device)?,
-            supervised: targets.len(),
             targets: on(&targets, device)?,
             longest,
             supervised_rows,
@@ -235,13 +231,12 @@ impl Batch {
         // [episodes, 1]: the packed index of the first token of each copy
         let offsets =
             Tensor::f_arange(copies, (TensorKind::Int64, device))?.f_mul_scalar(tokens as i64)?.f_unsqueeze(1)?;
-        let span = EpisodeSpan { tokens: tokens as i64, supervised: self.supervised as i64 };
+        let span = EpisodeSpan { tokens: tokens as i64, supervised: self.supervised() as i64 };
         Ok(Self {
             padding: Padding::of_many(spans.len(), device),
             layout: OnceCell::new(),
             starts: if self.starts.is_some() { starts(&spans, device)? } else { None },
             longest: self.longest,
-            supervised: self.supervised * episodes,
             ids: self.ids.f_repeat([copies])?,
             positions: self.positions.f_repeat([copies])?,
             predictors: self.predictors.f_unsqueeze(0)?.f_add(&offsets)?.f_reshape([-1])?,
@@ -278,7 +273,7 @@ impl Batch {
 
     /// Tokens that carry a loss.
     pub fn supervised(&self) -> usize {
-        self.supervised
+        self.supervised_rows.iter().sum()
     }
 
     pub fn rows(&self) -> usize {

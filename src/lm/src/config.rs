@@ -96,24 +96,16 @@ impl ModelConfig {
 
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
-        let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let raw = serde_json::from_slice(&bytes).with_context(|| format!("{} is not JSON", path.display()))?;
-        Self::from_checkpoint(&raw).with_context(|| format!("in {}", path.display()))
+        Self::from_checkpoint(&read_json(&path)?).with_context(|| format!("in {}", path.display()))
     }
 
     /// From a config.json of any version of transformers. A missing key gets the default of transformers.
-    pub fn from_checkpoint(raw: &Value) -> Result<Self> {
-        let architecture = match raw["model_type"].as_str() {
-            Some("llama") => Architecture::Llama,
-            Some("mistral") => Architecture::Mistral,
-            Some("qwen2") => Architecture::Qwen2,
-            Some("qwen3") => Architecture::Qwen3,
-            other => {
-                let name = other.unwrap_or("(none)");
-                return Err(Problem::new(format!("unknown model_type `{name}`"))
-                    .hint("raisin supports llama, mistral, qwen2 and qwen3")
-                    .into());
-            }
+    fn from_checkpoint(raw: &Value) -> Result<Self> {
+        let Ok(architecture) = Architecture::deserialize(&raw["model_type"]) else {
+            let name = raw["model_type"].as_str().unwrap_or("(none)");
+            return Err(Problem::new(format!("unknown model_type `{name}`"))
+                .hint("raisin supports llama, mistral, qwen2 and qwen3")
+                .into());
         };
         let whole = |key: &str| -> Result<i64> {
             raw[key].as_i64().with_context(|| format!("`{key}` is missing or is not an integer: {}", raw[key]))
@@ -138,8 +130,7 @@ impl ModelConfig {
             Self::llama(whole("vocab_size")?, hidden, layers, heads, key_value_heads, whole("intermediate_size")?);
         let rope = if raw["rope_parameters"].is_object() { &raw["rope_parameters"] } else { &raw["rope_scaling"] };
         let number = |value: &Value, default: f64| value.as_f64().unwrap_or(default);
-        config.model_type = architecture;
-        config.architectures = vec![architecture.class_name().to_owned()];
+        config.set_architecture(architecture);
         config.head_dim = match raw.get("head_dim") {
             None => usual.head_dim.unwrap_or(hidden / heads),
             Some(given) => given.as_i64().unwrap_or(hidden / heads),
@@ -167,6 +158,11 @@ impl ModelConfig {
         }
         config.check()?;
         Ok(config)
+    }
+
+    pub(super) fn set_architecture(&mut self, architecture: Architecture) {
+        self.model_type = architecture;
+        self.architectures = vec![architecture.class_name().to_owned()];
     }
 
     /// Checks what the types do not express: positive sizes, divisibility, a supported activation.
@@ -272,7 +268,12 @@ fn window(architecture: Architecture, layers: usize, raw: &Value) -> Result<Opti
     if from == 0 { Ok(given) } else { bail!("a sliding window only on the layers from {from} on is not supported") }
 }
 
-/// Pretty JSON with a final newline.
+pub(super) fn read_json(path: &Path) -> Result<Value> {
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_slice(&bytes).with_context(|| format!("{} is not JSON", path.display()))
+}
+
+/// Writes pretty JSON with a final newline.
 pub(super) fn write_json(path: &Path, value: &Value) -> Result<()> {
     let text = serde_json::to_string_pretty(value)? + "\n";
     std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
@@ -322,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_back() -> Result<()> {
+    fn a_written_config_is_read_back() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let mut config = ModelConfig::llama(256, 16, 2, 4, 2, 32);
         config.bos_token_id = Some(1);
@@ -332,8 +333,7 @@ mod tests {
         for (architecture, window) in
             [(Architecture::Mistral, None), (Architecture::Mistral, Some(9)), (Architecture::Qwen2, Some(9))]
         {
-            config.model_type = architecture;
-            config.architectures = vec![architecture.class_name().to_owned()];
+            config.set_architecture(architecture);
             config.sliding_window = window;
             config.rope_scaling = Some(RopeScaling::Linear { factor: 2.0 });
             config.write(folder.path())?;
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_config_does_not_say_is_what_transformers_assumes() -> Result<()> {
+    fn a_missing_key_gets_the_default_of_transformers() -> Result<()> {
         let of = |kind: &str, more: Value| -> Result<ModelConfig> {
             let mut raw = json!({"model_type": kind, "vocab_size": 8, "hidden_size": 64, "intermediate_size": 8,
                 "num_hidden_layers": 2, "num_attention_heads": 32});
@@ -358,7 +358,7 @@ mod tests {
         assert_eq!((of("qwen3", json!({}))?.head_dim, of("qwen3", json!({"head_dim": null}))?.head_dim), (128, 2));
         assert_eq!(of("llama", json!({"num_key_value_heads": null}))?.num_key_value_heads, 32);
         let sliding = json!({"use_sliding_window": true, "sliding_window": 7});
-        assert_eq!(of("qwen2", sliding.clone())?.sliding_window, None, "28 lower layers do not slide");
+        assert_eq!(of("qwen2", sliding.clone())?.sliding_window, None, "the lower 28 layers have no window");
         let with = |from: u32| {
             let mut sliding = sliding.clone();
             sliding["max_window_layers"] = from.into();

@@ -109,7 +109,7 @@ mod tests {
     use raisin_base::error::render;
 
     #[test]
-    fn a_gpu_that_is_not_there_is_an_error_and_never_the_cpu() {
+    fn a_missing_gpu_is_an_error_and_not_replaced_by_the_cpu() {
         assert_eq!(device(None).unwrap(), Device::Cpu);
         let said = render(&device(Some(999)).expect_err("no machine has a thousand GPUs"));
         assert!(said.starts_with("error: cuda:999 cannot be used: "), "{said}");

@@ -4,17 +4,18 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde_json::{Value, json};
-use tch::{Kind as TensorKind, Tensor};
+use serde_json::json;
+use tch::Kind as TensorKind;
 
 use super::config::write_json;
 use super::layer::{Parameter, Projection};
-use super::model::{Model, adapter_parts};
+use super::lora::Adapter;
+use super::model::{Model, adapter_part};
 use super::weights::{self, Outgoing};
 use raisin_base::error::{Context as _, Problem, Result, ensure};
 
 /// The files that a tokenizer may consist of. Those that exist are copied.
-pub const TOKENIZER_FILES: [&str; 8] = [
+const TOKENIZER_FILES: [&str; 8] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -87,15 +88,16 @@ impl Model {
         let Some(adapter) = &self.adapter else {
             return Err(Problem::new("this model has no adapters").hint("save the whole model").into());
         };
-        ensure!(self.adapters().next().is_some(), "no projection has an adapter");
         std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-        let parts: Vec<(String, Tensor)> =
-            self.adapters().flat_map(|(name, adapter)| adapter_parts(name, adapter)).collect();
         let mut tensors = Vec::new();
-        for (name, value) in &parts {
-            let make = || Ok(value.f_detach()?.f_to_kind(TensorKind::Float)?);
-            tensors.push(Outgoing::new(name.clone(), TensorKind::Float, &value.size(), make)?);
+        for (projection, Adapter { a, b, .. }) in self.adapters() {
+            for (letter, value) in [('A', a), ('B', b)] {
+                let make = || Ok(value.f_detach()?.f_to_kind(TensorKind::Float)?);
+                let name = adapter_part(projection, letter);
+                tensors.push(Outgoing::new(name, TensorKind::Float, &value.size(), make)?);
+            }
         }
+        ensure!(!tensors.is_empty(), "no projection has an adapter");
         weights::write(&folder.join("adapter_model.safetensors"), &tensors)?;
         let alpha = if adapter.alpha.fract() == 0.0 { json!(adapter.alpha as i64) } else { json!(adapter.alpha) };
         let config = json!({
@@ -122,20 +124,14 @@ impl Model {
     }
 
     fn write_generation_config(&self, folder: &Path) -> Result<()> {
-        let mut value = serde_json::Map::new();
-        value.insert("_from_model_config".to_owned(), json!(true));
-        if let Some(bos) = self.config.bos_token_id {
-            value.insert("bos_token_id".to_owned(), json!(bos));
+        let config = serde_json::to_value(&self.config)?;
+        let mut value = json!({"_from_model_config": true});
+        for key in ["bos_token_id", "eos_token_id", "pad_token_id"] {
+            if !config[key].is_null() {
+                value[key] = config[key].clone();
+            }
         }
-        match self.config.eos_token_id.as_slice() {
-            [] => {}
-            [one] => drop(value.insert("eos_token_id".to_owned(), json!(one))),
-            many => drop(value.insert("eos_token_id".to_owned(), json!(many))),
-        }
-        if let Some(pad) = self.config.pad_token_id {
-            value.insert("pad_token_id".to_owned(), json!(pad));
-        }
-        write_json(&folder.join("generation_config.json"), &Value::Object(value))
+        write_json(&folder.join("generation_config.json"), &value)
     }
 
     fn write_tokenizer(&self, folder: &Path) -> Result<()> {

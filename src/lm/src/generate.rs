@@ -9,6 +9,7 @@ use tch::{Kind as TensorKind, Tensor};
 
 use super::attention::{Rotation, plain};
 use super::batch::{Batch, EpisodeSpans};
+use super::layout::on;
 use super::model::Model;
 use super::out_of_memory::{attempt, is_out_of_memory, no_room};
 use raisin_base::error::{Problem, Result, ensure};
@@ -55,9 +56,9 @@ impl Model {
             while start < order.len() {
                 let rows = self.rows_together.get().min(order.len() - start);
                 let chosen = &order[start..start + rows];
-                let go_on =
+                let run =
                     || tch::no_grad(|| self.continue_rows(prompts, chosen, max_new_tokens, stop, &mut continuations));
-                match attempt(go_on) {
+                match attempt(run) {
                     Ok(()) => start += rows,
                     Err(error) if is_out_of_memory(&error) => {
                         let [.., longest] = chosen else { return Err(error) };
@@ -67,7 +68,7 @@ impl Model {
                         chosen.iter().for_each(|&prompt| continuations[prompt].clear());
                         let fewer = rows / 2;
                         self.tell(&format!(
-                            "there was no memory to continue {rows} prompts together: from now on it is {fewer}"
+                            "there was no memory to continue {rows} prompts together; from now on, {fewer} prompts are continued together"
                         ));
                         self.rows_together.set(fewer);
                     }
@@ -93,28 +94,25 @@ impl Model {
             .map(|&prompt| Continuation { prompt, length: prompts[prompt].len() as i64, last: 0 })
             .collect();
         loop {
-            let mut kept = Vec::new();
-            for (place, (row, token)) in rows.iter_mut().zip(&next).enumerate() {
+            let (mut kept, mut going) = (Vec::new(), Vec::new());
+            let before = rows.len();
+            for (place, (mut row, token)) in (0..).zip(rows.into_iter().zip(next)) {
                 let continuation = &mut continuations[row.prompt];
-                continuation.push(*token);
-                row.last = *token;
+                continuation.push(token);
+                row.last = token;
                 let full = continuation.len() == max_new_tokens
                     || row.length as usize + 1 > self.config.max_position_embeddings;
-                if !full && !stop.contains(token) {
-                    kept.push(place as i64);
+                if !full && !stop.contains(&token) {
+                    kept.push(place);
+                    going.push(row);
                 }
             }
-            if kept.is_empty() {
+            rows = going;
+            if rows.is_empty() {
                 return Ok(());
             }
-            if kept.len() < rows.len() {
-                cache.keep(&Tensor::f_from_slice(&kept)?.f_to_device(self.device)?)?;
-                let mut place = 0;
-                rows.retain(|_| {
-                    let keep = kept.binary_search(&place).is_ok();
-                    place += 1;
-                    keep
-                });
+            if rows.len() < before {
+                cache.keep(&on(&kept, self.device)?)?;
             }
             next = self.step(&mut rows, &mut cache)?;
         }
@@ -139,7 +137,7 @@ impl Model {
             }
             lasts.push(end as i64 - 1);
         }
-        let places = Tensor::f_from_slice(&places)?.f_to_device(self.device)?;
+        let places = on(&places, self.device)?;
         let mut layers = Vec::with_capacity(self.layers.len());
         let states = self.run(&self.embed(&batch)?, 0, self.layers.len(), &batch, &mut |_, [k, v]| {
             let dim = k.size3()?.2;
@@ -151,7 +149,7 @@ impl Model {
             layers.push([store(&k)?, store(&v)?]);
             Ok(())
         })?;
-        let lasts = Tensor::f_from_slice(&lasts)?.f_to_device(self.device)?;
+        let lasts = on(&lasts, self.device)?;
         Ok((Cache { layers, length }, self.normed(&states.f_index_select(0, &lasts)?)?))
     }
 
@@ -167,7 +165,7 @@ impl Model {
             .flat_map(|(row, position)| (0..heads).map(move |head| (row * heads + head, *position)))
             .map(|(head, position)| head * cache.length + position)
             .collect();
-        let on = |values: &[i64]| -> Result<Tensor> { Ok(Tensor::f_from_slice(values)?.f_to_device(self.device)?) };
+        let on = |values: &[i64]| on(values, self.device);
         let (tokens, places, position) = (on(&tokens)?, on(&places)?, on(&positions)?);
         let count = rows.len() as i64;
         let seen = positions.iter().max().map_or(0, |longest| longest + 1);
@@ -239,7 +237,7 @@ mod tests {
     use raisin_base::seed::Seed;
 
     #[test]
-    fn where_memory_ends_fewer_prompts_go_on_together_to_the_same_continuations() -> Result<()> {
+    fn without_memory_fewer_prompts_are_continued_together_with_the_same_result() -> Result<()> {
         let mut config = ModelConfig::llama(30, 16, 2, 4, 2, 32);
         config.initializer_range = 0.5;
         let mut model = Model::init(config, &Seed::new(1), Device::Cpu, TensorKind::Float)?;
@@ -256,7 +254,7 @@ mod tests {
         }
         assert_eq!(
             *heard.lock().expect("one thread"),
-            ["there was no memory to continue 9 prompts together: from now on it is 4"],
+            ["there was no memory to continue 9 prompts together; from now on, 4 prompts are continued together"],
         );
         model.limit_room(Some(8));
         let error = model.generate(&prompts, 8, &[2]).expect_err("no memory for a single one");

@@ -6,9 +6,7 @@
 //! trusted: every length in the file is checked against the size of the file.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use half::bf16;
 use memmap2::Mmap;
@@ -18,6 +16,7 @@ use tch::{Device, Kind as TensorKind, Tensor};
 use super::config::{Architecture, ModelConfig};
 use super::gguf_blocks::{BlockType, dequantise};
 use super::rope::{RopeScaling, llama3_of};
+use super::weights::{map, refuse_unread};
 use raisin_base::error::{Context as _, Problem, Result, anyhow, bail, ensure};
 
 /// Shape, block format and byte range of one tensor in the file.
@@ -38,16 +37,14 @@ pub struct Gguf {
     map: Mmap,
     metadata: BTreeMap<String, Value>,
     tensors: BTreeMap<String, GgufEntry>,
-    taken: Mutex<BTreeSet<String>>,
+    taken: BTreeSet<String>,
 }
 
 impl Gguf {
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-        // SAFETY: the map is only read. No process is expected to change a model file while it is mapped.
-        let map = unsafe { Mmap::map(&file) }.with_context(|| format!("cannot map {}", path.display()))?;
+        let map = map(path)?;
         let (metadata, tensors) = parse(&map).with_context(|| format!("in {}", path.display()))?;
-        Ok(Self { path: path.to_owned(), map, metadata, tensors, taken: Mutex::default() })
+        Ok(Self { path: path.to_owned(), map, metadata, tensors, taken: BTreeSet::new() })
     }
 
     /// A metadata value; an array is a JSON array.
@@ -91,8 +88,7 @@ impl Gguf {
             whole("attention.head_count_kv").unwrap_or(heads),
             whole("feed_forward_length")?,
         );
-        config.model_type = architecture;
-        config.architectures = vec![architecture.class_name().to_owned()];
+        config.set_architecture(architecture);
         if let Ok(dim) = whole("attention.key_length") {
             config.head_dim = dim;
             let values = whole("attention.value_length").unwrap_or(dim);
@@ -115,7 +111,7 @@ impl Gguf {
         config.rope_theta = real("rope.freq_base").unwrap_or(10_000.0);
         config.rms_norm_eps = real("attention.layer_norm_rms_epsilon")
             .ok_or_else(|| anyhow!("the metadata do not contain `attention.layer_norm_rms_epsilon`"))?;
-        config.tie_word_embeddings = !self.tensors.contains_key("output.weight");
+        config.tie_word_embeddings = !has("output.weight");
         config.rope_scaling = self.rope_scaling(name, &config)?;
         let id = |key: &str| self.get(&format!("tokenizer.ggml.{key}")).and_then(Value::as_u64).map(|id| id as u32);
         config.bos_token_id = id("bos_token_id");
@@ -150,7 +146,7 @@ impl Gguf {
     }
 
     /// Reads the tensor that transformers calls `name`, dequantised directly into the requested dtype.
-    pub fn parameter(&self, name: &str, shape: &[i64], kind: TensorKind, config: &ModelConfig) -> Result<Tensor> {
+    pub fn parameter(&mut self, name: &str, shape: &[i64], kind: TensorKind, config: &ModelConfig) -> Result<Tensor> {
         let stored = stored_name(name)?;
         let entry = self.entry(&stored)?;
         let found: Vec<i64> = entry.dimensions.iter().rev().map(|&size| size as i64).collect();
@@ -178,7 +174,7 @@ impl Gguf {
             TensorKind::BFloat16 => dequantise(entry.block, bytes, rows, &order, values_of::<bf16>(&mut tensor)?),
             other => bail!("GGUF tensors can be read as Float or BFloat16, but not as {other:?}"),
         }
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner).insert(stored);
+        self.taken.insert(stored);
         Ok(tensor)
     }
 
@@ -187,22 +183,9 @@ impl Gguf {
     /// # Errors
     /// The file has unread tensors: its tensors do not fit the architecture in its metadata.
     pub fn finish(&self) -> Result<()> {
-        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         // The rotation divisors were read together with the metadata.
-        let left: Vec<&str> = self
-            .tensors
-            .keys()
-            .map(String::as_str)
-            .filter(|name| !taken.contains(*name) && *name != ROTATION_FACTORS)
-            .take(5)
-            .collect();
-        ensure!(
-            left.is_empty(),
-            "{} has tensors that its metadata do not explain: {}",
-            self.path.display(),
-            left.join(", ")
-        );
-        Ok(())
+        let unread = self.tensors.keys().filter(|name| !self.taken.contains(*name) && *name != ROTATION_FACTORS);
+        refuse_unread(unread, &self.path, "its metadata do")
     }
 
     /// The dequantised values of a tensor, by its GGUF name.
@@ -377,7 +360,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn names_of_both_worlds_correspond() -> Result<()> {
+    fn names_of_transformers_become_names_of_gguf() -> Result<()> {
         assert_eq!(stored_name("model.layers.12.self_attn.o_proj.weight")?, "blk.12.attn_output.weight");
         assert_eq!(stored_name("model.layers.0.self_attn.q_proj.bias")?, "blk.0.attn_q.bias");
         assert!(stored_name("model.layers.0.moe.weight").is_err());

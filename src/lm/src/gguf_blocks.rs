@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_come_in_the_wanted_order_and_kind() {
+    fn rows_have_the_requested_order_and_dtype() {
         // The small fraction does not fit into bf16.
         let number = |place: u16| f32::from(place) + 0.001;
         let bytes: Vec<u8> = (0..6).flat_map(|place| number(place).to_le_bytes()).collect();

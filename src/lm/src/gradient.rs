@@ -20,17 +20,8 @@ impl Gradient {
     /// From the gradients with respect to each autograd leaf. An undefined gradient counts as zero.
     pub fn of(trainable: &Trainable, gradients: Vec<Tensor>) -> Result<Self> {
         if trainable.flat.device() != Device::Cpu {
-            return Ok(Self { pieces: vec![trainable.flatten(gradients)?] });
+            return Ok(Self::of_whole(trainable.flatten(gradients)?));
         }
-        Ok(Self { pieces: Self::by_leaf(trainable, gradients)? })
-    }
-
-    /// From one vector in the order of the trained parameters.
-    pub(super) fn of_whole(whole: Tensor) -> Self {
-        Self { pieces: vec![whole] }
-    }
-
-    fn by_leaf(trainable: &Trainable, gradients: Vec<Tensor>) -> Result<Vec<Tensor>> {
         let leaves = &trainable.leaves;
         ensure!(gradients.len() == leaves.len(), "there are {} gradients for {} leaves", gradients.len(), leaves.len());
         let piece = |(gradient, (_, leaf)): (Tensor, &(String, Tensor))| -> Result<Tensor> {
@@ -39,7 +30,12 @@ impl Gradient {
             }
             Ok(Tensor::f_zeros([leaf.numel() as i64], (TensorKind::Float, leaf.device()))?)
         };
-        gradients.into_iter().zip(leaves).map(piece).collect()
+        Ok(Self { pieces: gradients.into_iter().zip(leaves).map(piece).collect::<Result<_>>()? })
+    }
+
+    /// From one vector in the order of the trained parameters.
+    pub(super) fn of_whole(whole: Tensor) -> Self {
+        Self { pieces: vec![whole] }
     }
 
     /// Adds the gradient of another micro-batch.
@@ -50,27 +46,34 @@ impl Gradient {
         Ok(())
     }
 
-    /// Of each of so many episodes the square root of the sum of all squares, as `torch.nn.utils.clip_grad_norm_` computes
-    /// it. The numbers of each lie together.
+    /// The norm of the gradient of each episode: the square root of the sum of all squares, as in
+    /// `torch.nn.utils.clip_grad_norm_`.
     pub fn norms(&self, episodes: usize) -> Result<Vec<f64>> {
-        let norm = |pieces: &[Tensor]| -> Result<f64> {
+        let norm = |pieces: Vec<Tensor>| -> Result<f64> {
             let norms = pieces.iter().map(Tensor::f_norm).collect::<Result<Vec<_>, _>>()?;
             Ok(Tensor::f_stack(&norms, 0)?.f_norm()?.f_double_value(&[])?)
         };
-        self.by_episode(episodes)?.iter().map(|pieces| norm(pieces)).collect()
+        self.by_episode(episodes)?.into_iter().map(norm).collect()
     }
 
-    /// The pieces of each of so many episodes.
+    /// The pieces of each of `episodes` episodes. The numbers of an episode lie together.
     ///
     /// # Errors
-    /// Pieces that do not come to the same for each.
+    /// The pieces cannot be divided evenly among the episodes.
     pub fn by_episode(&self, episodes: usize) -> Result<Vec<Vec<Tensor>>> {
         if let [whole] = self.pieces.as_slice() {
-            ensure!(whole.numel().is_multiple_of(episodes), "{} numbers for {episodes} episodes", whole.numel());
+            ensure!(
+                whole.numel().is_multiple_of(episodes),
+                "{} numbers cannot be divided among {episodes} episodes",
+                whole.numel()
+            );
             return Ok(whole.f_chunk(episodes as i64, 0)?.into_iter().map(|part| vec![part]).collect());
         }
         let count = self.pieces.len();
-        ensure!(episodes > 0 && count.is_multiple_of(episodes), "{count} pieces of a gradient for {episodes} episodes");
+        ensure!(
+            episodes > 0 && count.is_multiple_of(episodes),
+            "{count} pieces of a gradient cannot be divided among {episodes} episodes"
+        );
         let pieces = self.pieces.chunks(count / episodes);
         Ok(pieces.map(|pieces| pieces.iter().map(Tensor::shallow_clone).collect()).collect())
     }
@@ -81,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_parts_of_a_batch_add_up_and_a_leaf_that_was_not_used_has_no_gradient() -> Result<()> {
+    fn gradients_of_micro_batches_are_summed_and_an_unused_leaf_has_gradient_zero() -> Result<()> {
         let values = [
             ("a".to_owned(), Tensor::from_slice(&[1f32, 2.0, 5.0, 6.0]).view([2, 2])),
             ("b".to_owned(), Tensor::from_slice(&[3f32])),

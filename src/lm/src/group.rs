@@ -47,38 +47,21 @@ impl ProjectionGroup {
     }
 }
 
-/// The projection groups of a layer.
-pub(super) struct ProjectionGroups {
-    pub qkv: ProjectionGroup,
-    pub o: ProjectionGroup,
-    pub gate_up: ProjectionGroup,
-    pub down: ProjectionGroup,
-}
+/// The projection groups of a layer: q, k and v; o; gate and up; down.
+pub(super) struct ProjectionGroups(pub [ProjectionGroup; 4]);
 
 impl ProjectionGroups {
-    /// Groups without biases and adapters.
-    pub fn of_weights(qkv: Tensor, o: Tensor, gate_up: Tensor, down: Tensor) -> Self {
-        let group = |weight| ProjectionGroup { weight, bias: None, low: None };
-        Self { qkv: group(qkv), o: group(o), gate_up: group(gate_up), down: group(down) }
-    }
-
     /// A copy without adapters. The copy and the original share the memory of their tensors.
     pub fn shallow_clone(&self) -> Self {
-        let group = |group: &ProjectionGroup| ProjectionGroup {
+        Self(self.0.each_ref().map(|group| ProjectionGroup {
             weight: group.weight.shallow_clone(),
             bias: group.bias.as_ref().map(Tensor::shallow_clone),
             low: None,
-        };
-        let Self { qkv, o, gate_up, down } = self;
-        Self { qkv: group(qkv), o: group(o), gate_up: group(gate_up), down: group(down) }
+        }))
     }
 
-    pub fn all_mut(&mut self) -> [&mut ProjectionGroup; 4] {
-        [&mut self.qkv, &mut self.o, &mut self.gate_up, &mut self.down]
-    }
-
-    pub fn has_adapters(&self) -> bool {
-        [&self.qkv, &self.o, &self.gate_up, &self.down].iter().any(|group| group.low.is_some())
+    fn has_adapters(&self) -> bool {
+        self.0.iter().any(|group| group.low.is_some())
     }
 }
 
@@ -108,7 +91,9 @@ impl Layer {
             parameter.value = next()?;
         }
         if !has_bias {
-            self.groups = Some(ProjectionGroups::of_weights(next()?, next()?, next()?, next()?));
+            let weights = [next()?, next()?, next()?, next()?];
+            let group = |weight| ProjectionGroup { weight, bias: None, low: None };
+            self.groups = Some(ProjectionGroups(weights.map(group)));
         }
         Ok(())
     }
@@ -143,12 +128,12 @@ impl Layer {
             }
             Ok(ProjectionGroup { weight, bias, low: None })
         };
-        self.groups = Some(ProjectionGroups {
-            qkv: together(&mut [&mut self.q, &mut self.k, &mut self.v])?,
-            o: together(&mut [&mut self.o])?,
-            gate_up: together(&mut [&mut self.gate, &mut self.up])?,
-            down: together(&mut [&mut self.down])?,
-        });
+        self.groups = Some(ProjectionGroups([
+            together(&mut [&mut self.q, &mut self.k, &mut self.v])?,
+            together(&mut [&mut self.o])?,
+            together(&mut [&mut self.gate, &mut self.up])?,
+            together(&mut [&mut self.down])?,
+        ]));
         Ok(())
     }
 

@@ -67,7 +67,7 @@ impl Joined<'_> {
         if let Some(plan) = &model.low_plan {
             return plan.make(flat, compute, |layer, group, low| {
                 if let Some(groups) = &mut model.layers[layer].groups {
-                    groups.all_mut()[group].low = Some(low);
+                    groups.0[group].low = Some(low);
                 }
             });
         }
@@ -112,21 +112,18 @@ impl Joined<'_> {
     /// The gradient of a scalar that was computed with this model.
     pub fn gradient(&self, loss: &Tensor) -> Result<Gradient> {
         if self.whole {
-            return Ok(Gradient::of_whole(self.backward(loss)?));
+            return Ok(Gradient::of_whole(self.flat_gradient(loss)?));
         }
         Gradient::of(&self.model.trainable, Tensor::f_run_backward(&[loss], &self.inputs, false, false)?)
     }
 
     /// The gradient as one vector, on every device.
     pub fn flat_gradient(&self, loss: &Tensor) -> Result<Tensor> {
-        if self.whole {
-            return self.backward(loss);
+        let gradients = Tensor::f_run_backward(&[loss], &self.inputs, false, false)?;
+        if !self.whole {
+            return self.model.trainable.flatten(gradients);
         }
-        self.model.trainable.flatten(Tensor::f_run_backward(&[loss], &self.inputs, false, false)?)
-    }
-
-    fn backward(&self, loss: &Tensor) -> Result<Tensor> {
-        let mut gradients = Tensor::f_run_backward(&[loss], &self.inputs, false, false)?.into_iter();
+        let mut gradients = gradients.into_iter();
         let whole = match gradients.next().filter(Tensor::defined) {
             Some(whole) => whole.f_to_kind(TensorKind::Float)?.f_contiguous()?,
             None => self.model.trainable.flat.f_zeros_like()?,
@@ -189,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn joined_numbers_give_the_gradients_of_the_leaves_and_are_leaves_again_afterwards() -> Result<()> {
+    fn joined_parameters_give_the_gradients_of_the_leaves_and_are_leaves_again_afterwards() -> Result<()> {
         let lora = Adaptation::Lora { rank: 2, alpha: 8.0, targets: TARGETS.map(str::to_owned).to_vec() };
         let top = Adaptation::TopLayers(1);
         let some = Adaptation::TopLayersLora {
@@ -250,7 +247,7 @@ mod tests {
         assert!(model.hidden(&batch)?.allclose(&plain, 1e-5, 1e-6, false));
         let lora = Adaptation::Lora { rank: 2, alpha: 8.0, targets: TARGETS.map(str::to_owned).to_vec() };
         let shared = model.share(&lora)?;
-        let place = |model: &Model| model.layers[1].groups.as_ref().map(|groups| groups.qkv.weight.data_ptr());
+        let place = |model: &Model| model.layers[1].groups.as_ref().map(|groups| groups.0[0].weight.data_ptr());
         assert!(place(&shared).is_some() && place(&shared) == place(&model));
         assert_eq!(place(&shared), Some(shared.layers[1].q.weight.value.data_ptr()));
         assert!(shared.hidden(&batch)?.allclose(&plain, 1e-5, 1e-6, false));

@@ -194,8 +194,8 @@ impl Layer {
         let x = rms_norm(x, &self.input_norm.value, config.rms_norm_eps)?;
         // [tokens, heads, head_dim]
         let by_head = |y: Tensor| y.f_view([x.size()[0], -1, config.head_dim]);
-        if let Some(groups) = self.grouped() {
-            let all = by_head(groups.qkv.forward(&x, episode_spans)?)?;
+        if let Some(ProjectionGroups([qkv, ..])) = self.grouped() {
+            let all = by_head(qkv.forward(&x, episode_spans)?)?;
             return self.rotate_together(&all, config, rotation);
         }
         let mut q = by_head(self.q.forward(&x, episode_spans)?)?;
@@ -233,13 +233,13 @@ impl Layer {
         config: &ModelConfig,
         episode_spans: &EpisodeSpans,
     ) -> Result<Tensor> {
-        if let Some(groups) = self.grouped() {
-            let x = x.f_add(&groups.o.forward(mixed, episode_spans)?)?;
+        if let Some(ProjectionGroups([_, o, gate_up, down])) = self.grouped() {
+            let x = x.f_add(&o.forward(mixed, episode_spans)?)?;
             let y = rms_norm(&x, &self.post_norm.value, config.rms_norm_eps)?;
             // gate and up: [tokens, intermediate] each
-            let halves = groups.gate_up.forward(&y, episode_spans)?.f_chunk(2, 1)?;
+            let halves = gate_up.forward(&y, episode_spans)?.f_chunk(2, 1)?;
             let y = halves[0].f_silu()?.f_mul(&halves[1])?;
-            return Ok(x.f_add(&groups.down.forward(&y, episode_spans)?)?);
+            return Ok(x.f_add(&down.forward(&y, episode_spans)?)?);
         }
         let x = x.f_add(&self.o.forward(mixed, episode_spans)?)?;
         let y = rms_norm(&x, &self.post_norm.value, config.rms_norm_eps)?;

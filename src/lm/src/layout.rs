@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_with_the_longest_first_are_not_moved_but_for_those_that_are_padded() -> Result<()> {
+    fn rows_with_the_longest_first_are_not_moved_except_padded_rows() -> Result<()> {
         let spans = [(0, 5), (5, 9), (9, 13), (13, 15), (15, 16)];
         let layout = AttentionLayout::new(&spans, Padding { share: 0.0, scores: 3 }, Device::Cpu)?;
         assert_eq!(
@@ -211,7 +211,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_token_comes_back_to_its_place(
+        fn every_token_returns_to_its_place(
             lengths in proptest::collection::vec(1usize..40, 1..12)
         ) {
             let mut tokens = 0;

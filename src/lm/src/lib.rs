@@ -15,7 +15,7 @@
 //! | `artifact`, `export` | model folders: which forms there are, and how a folder is written |
 //! | `device`, `inspect`, `allocator` | the device of the tensors, the report on the machine, the options of malloc |
 //! | `proxy` | cached hidden states of a frozen prefix |
-//! | `memory` | smaller batches if a device is out of memory |
+//! | `out_of_memory` | smaller batches if a device is out of memory |
 //! | `unbound` | operations of libtorch that tch does not bind |
 
 mod allocator;
@@ -50,14 +50,15 @@ pub use allocator::keep_freed_memory;
 pub use batch::Batch;
 pub use config::{Architecture, ModelConfig};
 pub use device::{device, device_memory_in_use};
-pub use export::{TOKENIZER_FILES, copy_tokenizer};
+pub use export::copy_tokenizer;
 pub use gradient::Gradient;
 pub use inspect::inspect;
 pub use joined::Joined;
 pub use layout::longest_first;
-pub use lora::{Adaptation, AdapterConfig, TARGETS, Trainable};
+pub use lora::{Adaptation, AdapterConfig, Trainable};
 pub use loss::Loss;
 pub use model::Model;
+pub use raisin_settings::TARGETS;
 pub use rope::RopeScaling;
 pub use tokenizer_from_gguf::write_tokenizer;
 pub use unbound::{AdamWStep, fused_adamw};

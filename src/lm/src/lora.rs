@@ -10,10 +10,7 @@ use tch::{Device, Kind as TensorKind, Tensor};
 use super::batch::EpisodeSpan;
 use raisin_base::error::{Problem, Result, ensure};
 use raisin_base::seed::Seed;
-use raisin_settings::{AdaptationMethod, AdaptationSettings};
-
-/// The projections that can have an adapter.
-pub const TARGETS: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+use raisin_settings::{AdaptationMethod, AdaptationSettings, TARGETS};
 
 /// Which parameters training changes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -149,9 +146,7 @@ impl Adapter {
             scale: config.scale(),
         })
     }
-}
 
-impl Adapter {
     pub fn shallow_clone(&self) -> Self {
         Self { a: self.a.shallow_clone(), b: self.b.shallow_clone(), scale: self.scale }
     }
@@ -160,10 +155,15 @@ impl Adapter {
     /// scale is applied to the small factor, and the sum is written into y's memory. So no further tensor of y's size
     /// is made.
     pub fn add_to(&self, mut y: Tensor, x: &Tensor) -> Result<Tensor> {
-        let kind = x.kind();
-        // [tokens, rank]
-        let low = x.f_linear(&self.a.f_to_kind(kind)?, None::<&Tensor>)?.f_mul_scalar(self.scale)?;
-        Ok(y.f_addmm_(&low, &self.b.f_to_kind(kind)?.f_tr()?)?)
+        let (low, b) = self.factors(x)?;
+        Ok(y.f_addmm_(&low, &b)?)
+    }
+
+    /// The two factors of the adapter's output for x, `[tokens, inputs]`: `scale * x A^T`, `[tokens, rank]`, and `B^T`,
+    /// `[rank, outputs]`.
+    fn factors(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
+        let low = x.f_linear(&self.a.f_to_kind(x.kind())?, None::<&Tensor>)?.f_mul_scalar(self.scale)?;
+        Ok((low, self.b.f_to_kind(x.kind())?.f_tr()?))
     }
 }
 
@@ -185,14 +185,12 @@ pub(super) fn side_by_side(
         adapters.len()
     );
     let sizes: Vec<i64> = episode_spans.iter().map(|span| span.tokens).collect();
-    let kind = x.kind();
     let (x, y) = (x.f_split_with_sizes(sizes.as_slice(), 0)?, y.f_split_with_sizes(sizes.as_slice(), 0)?);
     let mut parts = Vec::with_capacity(episode_spans.len());
     for (adapter, (x, y)) in adapters.iter().zip(x.iter().zip(&y)) {
-        // [tokens of the episode, rank]
-        let low = x.f_linear(&adapter.a.f_to_kind(kind)?, None::<&Tensor>)?.f_mul_scalar(adapter.scale)?;
+        let (low, b) = adapter.factors(x)?;
         // [tokens of the episode, outputs]
-        parts.push(y.f_addmm(&low, &adapter.b.f_to_kind(kind)?.f_tr()?)?);
+        parts.push(y.f_addmm(&low, &b)?);
     }
     Ok(Tensor::f_cat(&parts, 0)?)
 }
@@ -269,7 +267,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_of_the_buffer_shows_in_the_leaves_and_gradients_lie_like_it() -> Result<()> {
+    fn leaves_share_the_buffer_and_gradients_have_its_order() -> Result<()> {
         let values = [
             ("a".to_owned(), Tensor::from_slice(&[1f32, 2.0]).view([2, 1])),
             ("b".to_owned(), Tensor::from_slice(&[3f32])),

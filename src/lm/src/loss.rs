@@ -55,14 +55,14 @@ impl Model {
         self.response_loss_in_chunks(hidden, batch, chunk_rows(self.config.vocab_size, self.device))
     }
 
-    pub(super) fn response_loss_in_chunks(&self, hidden: &Tensor, batch: &Batch, chunk: i64) -> Result<Loss> {
+    fn response_loss_in_chunks(&self, hidden: &Tensor, batch: &Batch, chunk: i64) -> Result<Loss> {
         let tokens = batch.supervised();
         let states = Self::predicting(hidden, batch)?;
         let weight = self.head_weight()?;
         // If the head is frozen, the closed form keeps no logits. If the head is trained and there is only one chunk,
         // autograd is as good as the closed form, and needs no second matrix of the head's size.
         if !states.requires_grad() || (weight.requires_grad() && tokens as i64 <= chunk) {
-            let mut sum = Tensor::f_zeros([0i64; 0].as_slice(), (TensorKind::Float, self.device))?;
+            let mut sum = zero(self.device)?;
             for (states, targets) in states.f_split(chunk, 0)?.iter().zip(batch.targets.f_split(chunk, 0)?) {
                 // [rows of the chunk, vocabulary]
                 let logits = states.f_linear(&weight, None::<&Tensor>)?.f_to_kind(TensorKind::Float)?;
@@ -73,7 +73,7 @@ impl Model {
         }
         let (losses, for_states, for_weight) = tch::no_grad(|| self.gradients(&states, &weight, batch, None, chunk))?;
         let sum = losses.f_sum(TensorKind::Float)?;
-        let carrier = gradient_carrier([(&states, Some(for_states)), (&weight, for_weight)])?;
+        let carrier = gradient_carrier((&states, &for_states), (&weight, for_weight.as_ref()))?;
         // The value is the loss, because the carrier cancels. The gradient is that of the carrier.
         let sum = carrier.f_sub(&carrier.f_detach()?)?.f_add(&sum)?;
         Ok(Loss { sum, tokens })
@@ -114,10 +114,10 @@ impl Model {
             let (losses, for_states, for_weight) = tch::no_grad(|| {
                 self.gradients(&states, &weight, batch, Some(&shares), chunk_rows(self.config.vocab_size, self.device))
             })?;
-            (losses, gradient_carrier([(&states, Some(for_states)), (&weight, for_weight)])?)
+            (losses, gradient_carrier((&states, &for_states), (&weight, for_weight.as_ref()))?)
         } else {
             let losses = self.token_log_probs(hidden, batch)?.f_neg()?.f_mul(&shares.f_squeeze_dim(1)?)?;
-            (losses, Tensor::f_zeros([0i64; 0].as_slice(), (TensorKind::Float, self.device))?)
+            (losses, zero(self.device)?)
         };
         let sizes: Vec<i64> = episode_spans.iter().map(|span| span.supervised).collect();
         let each = losses
@@ -125,7 +125,7 @@ impl Model {
             .iter()
             .map(|part| part.f_sum(TensorKind::Float))
             .collect::<Result<Vec<_>, _>>()?;
-        let each = Vec::<f32>::try_from(Tensor::f_stack(&each, 0)?.f_to_device(tch::Device::Cpu)?)?;
+        let each = Vec::<f32>::try_from(Tensor::f_stack(&each, 0)?.f_to_device(Device::Cpu)?)?;
         Ok((each.into_iter().map(f64::from).collect(), carrier))
     }
 
@@ -209,15 +209,23 @@ impl Model {
     }
 }
 
-/// A scalar whose gradients with respect to the given values are the given gradients.
-fn gradient_carrier(parts: [(&Tensor, Option<Tensor>); 2]) -> Result<Tensor> {
-    let mut sum = Tensor::f_zeros([0i64; 0].as_slice(), (TensorKind::Float, parts[0].0.device()))?;
-    for (value, gradient) in parts {
-        if let Some(gradient) = gradient {
-            sum = sum.f_add(&value.f_mul(&gradient)?.f_sum(TensorKind::Float)?)?;
-        }
+/// A scalar whose gradients with respect to the states and the weight of the head are the given gradients.
+fn gradient_carrier(states: (&Tensor, &Tensor), weight: (&Tensor, Option<&Tensor>)) -> Result<Tensor> {
+    let carrier = scalar_with_gradient(states.0, states.1)?;
+    match weight.1 {
+        Some(gradient) => Ok(carrier.f_add(&scalar_with_gradient(weight.0, gradient)?)?),
+        None => Ok(carrier),
     }
-    Ok(sum)
+}
+
+/// A scalar whose gradient with respect to `value` is `gradient`.
+pub(super) fn scalar_with_gradient(value: &Tensor, gradient: &Tensor) -> Result<Tensor> {
+    Ok(value.f_mul(gradient)?.f_sum(TensorKind::Float)?)
+}
+
+/// A scalar of value zero.
+fn zero(device: Device) -> Result<Tensor> {
+    Ok(Tensor::f_zeros([0i64; 0].as_slice(), (TensorKind::Float, device))?)
 }
 
 #[cfg(test)]

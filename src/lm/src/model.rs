@@ -107,11 +107,10 @@ impl Model {
 
     /// Loads a GGUF file, dequantised. The file contains its own configuration and vocabulary.
     pub fn from_gguf(path: &Path, device: Device, compute: TensorKind) -> Result<Self> {
-        let gguf = Gguf::open(path)?;
+        let mut gguf = Gguf::open(path)?;
         let config = gguf.config()?;
-        let heads = config.clone();
-        let model = Self::build(config, device, compute, &mut |name, shape| {
-            Ok(gguf.parameter(name, shape, compute, &heads)?.f_to_device(device)?)
+        let model = Self::build(config.clone(), device, compute, &mut |name, shape| {
+            Ok(gguf.parameter(name, shape, compute, &config)?.f_to_device(device)?)
         })
         .with_context(|| format!("in {}", path.display()))?;
         gguf.finish()?;
@@ -231,13 +230,13 @@ impl Model {
         }
     }
 
-    /// The number of rows that are continued together at most. The number falls when there is no memory for more rows. Keep the
-    /// number beside finished answers, because fewer rows round differently.
+    /// The most rows that are continued together. The number falls if there is no memory for it. Store the number beside
+    /// finished answers: with fewer rows, products round differently.
     pub fn rows_together(&self) -> usize {
         self.rows_together.get()
     }
 
-    /// Takes over the number of rows that an earlier process had memory for.
+    /// Sets the number of rows for which an earlier process had memory.
     pub fn set_rows_together(&self, rows: usize) {
         self.rows_together.set(rows);
     }
@@ -442,11 +441,7 @@ impl Model {
     }
 }
 
-/// The two matrices of an adapter, with PEFT's names.
-pub(super) fn adapter_parts(name: &str, adapter: &Adapter) -> [(String, Tensor); 2] {
-    [(adapter_part(name, 'A'), adapter.a.shallow_clone()), (adapter_part(name, 'B'), adapter.b.shallow_clone())]
-}
-
+/// The name that PEFT gives the matrix A or B of an adapter.
 pub(super) fn adapter_part(name: &str, letter: char) -> String {
     format!("base_model.model.{name}.lora_{letter}.weight")
 }

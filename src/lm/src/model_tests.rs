@@ -22,7 +22,7 @@ fn batch(lengths: &[usize]) -> Result<Batch> {
 }
 
 #[test]
-fn a_prefix_and_the_rest_are_the_whole_model() -> Result<()> {
+fn a_prefix_and_the_layers_above_give_the_states_of_the_whole_model() -> Result<()> {
     let (model, batch) = (model(TensorKind::Float)?, batch(&[5, 11, 4])?);
     let states = model.prefix_states(2, &batch)?;
     assert_eq!(
@@ -33,7 +33,7 @@ fn a_prefix_and_the_rest_are_the_whole_model() -> Result<()> {
 }
 
 #[test]
-fn only_what_is_adapted_is_trained_and_a_new_start_freezes_the_rest() -> Result<()> {
+fn only_the_chosen_parameters_are_trained_and_a_new_adaptation_freezes_the_others() -> Result<()> {
     let (mut model, batch) = (model(TensorKind::Float)?, batch(&[6])?);
     let seed = Seed::new(1);
     model.prepare(&Adaptation::TopLayers(1), &seed)?;
@@ -50,13 +50,13 @@ fn only_what_is_adapted_is_trained_and_a_new_start_freezes_the_rest() -> Result<
     let targets = vec!["k_proj".to_owned()];
     model.prepare(&Adaptation::Lora { rank: 2, alpha: 2.0, targets }, &seed)?;
     assert_eq!(model.trainable().leaves.len(), 6);
-    assert!(model.hidden(&batch)?.allclose(&changed, 0.0, 0.0, false), "what was trained stays");
+    assert!(model.hidden(&batch)?.allclose(&changed, 0.0, 0.0, false), "the trained values stay");
     assert!(model.parameters().all(|parameter| !parameter.value.requires_grad()));
     Ok(())
 }
 
 #[test]
-fn half_precision_keeps_f32_leaves_and_stays_near() -> Result<()> {
+fn a_bf16_model_has_f32_leaves_and_nearly_the_same_loss() -> Result<()> {
     let (exact, mut half, batch) = (model(TensorKind::Float)?, model(TensorKind::BFloat16)?, batch(&[9, 9, 3])?);
     half.prepare(&Adaptation::Full, &Seed::new(1))?;
     assert_eq!(half.trainable().flat.kind(), TensorKind::Float);

@@ -10,7 +10,8 @@ use raisin_base::error::{Problem, Result, anyhow};
 /// Receives messages for the user, for example that there was no memory for a whole batch.
 pub type NoteListener = Arc<dyn Fn(&str) + Send + Sync>;
 
-/// The error texts of CUDA's allocator, of cuBLAS without memory for its workspace, and the two of the CPU allocator.
+/// Parts of the error texts of CUDA's allocator, of cuBLAS without memory for its workspace, and of the CPU allocator (two
+/// texts).
 const SIGNS: [&str; 4] = ["out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory", "not enough memory"];
 
 /// Whether an error text says that a device is out of memory.
@@ -81,11 +82,12 @@ pub fn in_groups(lengths: &[usize], limit: &mut usize, mut run: impl FnMut(Range
     in_groups_of_lanes(&[lengths], limit, |ranges| run(ranges[0].clone()))
 }
 
-/// The same for several lanes whose next rows are computed together: each lane may have an equal share of `limit`. A lane
-/// whose rows are done has an empty range.
+/// Divides the rows of several episodes into groups, as [`in_groups`] does for one episode. `lanes` has the lengths of the
+/// rows of each episode. `run` gets the next range of rows of each episode, computes these rows together, and each episode
+/// has an equal share of `limit`. An episode whose rows are done has an empty range.
 ///
 /// # Errors
-/// No memory for a single row of each lane, and any other error of `run`.
+/// There is no memory for a single row of each episode, or `run` returned another error.
 pub fn in_groups_of_lanes(
     lanes: &[&[usize]],
     limit: &mut usize,
@@ -104,7 +106,7 @@ pub fn in_groups_of_lanes(
             Err(error) if is_out_of_memory(&error) => {
                 let of_lane = |(lengths, group): (&&[usize], &Range<usize>)| lengths[group.clone()].iter().sum();
                 let tokens: Vec<usize> = lanes.iter().zip(&groups).map(of_lane).collect();
-                // A single row stays what it is, so those lanes give way that have several.
+                // A single row cannot be divided, so the share falls below the largest group of several rows.
                 let several = tokens.iter().zip(&groups).filter(|(_, group)| group.len() > 1);
                 let Some(largest) = several.map(|(tokens, _)| *tokens).max() else {
                     return Err(no_room(tokens.iter().sum(), &error));
@@ -131,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_that_finds_no_memory_is_halved_until_it_fits_and_no_row_is_lost() -> Result<()> {
+    fn a_group_without_memory_is_halved_until_it_fits_and_no_row_is_lost() -> Result<()> {
         let lengths = [10, 10, 10, 10, 10, 10, 10];
         let (mut limit, mut done, mut tried) = (1000, Vec::new(), Vec::new());
         in_groups(&lengths, &mut limit, |group| {
@@ -147,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn lanes_share_the_limit_and_those_with_several_rows_give_way() -> Result<()> {
+    fn episodes_share_the_limit_and_groups_of_several_rows_are_halved() -> Result<()> {
         let lanes: [&[usize]; 2] = [&[30, 10, 10, 10, 10, 10], &[10, 10]];
         let (mut limit, mut done) = (1000, Vec::new());
         in_groups_of_lanes(&lanes, &mut limit, |groups| {
@@ -157,7 +159,7 @@ mod tests {
             done.push(groups.to_vec());
             Ok(())
         })?;
-        // Each lane's share is halved to 40, to 20 and to 10 tokens.
+        // The share of each episode is halved to 40, to 20 and to 10 tokens.
         assert_eq!(done, [[0..1, 0..1], [1..2, 1..2], [2..3, 2..2], [3..4, 2..2], [4..5, 2..2], [5..6, 2..2]]);
         assert_eq!(limit, 20);
         let error = in_groups_of_lanes(&[&[30], &[20]], &mut limit, |_| room_for(45, &[50], &(0..1)));
@@ -166,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_single_row_without_room_and_other_errors_are_errors() {
+    fn a_single_row_without_memory_and_other_errors_end_the_work() {
         let error = in_groups(&[10, 30], &mut 100, |group| room_for(20, &[10, 30], &group)).expect_err("no memory");
         assert!(error.to_string().starts_with("there is no memory for a single sequence of 30 tokens"), "{error}");
         let mut limit = 100;
@@ -175,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn every_way_to_say_that_memory_ended_is_understood() {
+    fn every_error_text_of_a_device_without_memory_is_recognised() {
         for words in [
             "CUDA out of memory. Tried to allocate 2.00 GiB",
             "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
@@ -189,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn an_operation_with_a_number_that_finds_no_memory_is_an_error_and_other_panics_stay_panics() {
+    fn a_lack_of_memory_in_a_scalar_operation_is_an_error_and_other_panics_stay_panics() {
         use tch::{Device, Kind as TensorKind, Tensor};
         let one = Tensor::ones([1], (TensorKind::Float, Device::Cpu));
         // 4 PB is more than the address space.
@@ -198,12 +200,12 @@ mod tests {
         let within = || tch::no_grad(|| Ok(one.f_expand([1_i64 << 50], false)?.f_mul_scalar(2.0)?));
         assert!(attempt(within).is_err());
         let leaf = Tensor::ones([1], (TensorKind::Float, Device::Cpu)).set_requires_grad(true);
-        assert!((&leaf + &leaf).requires_grad(), "gradients are kept track of again");
+        assert!((&leaf + &leaf).requires_grad(), "gradients are tracked again");
         assert!(catch_unwind(|| attempt(|| -> Result<()> { panic!("another") })).is_err());
     }
 
     #[test]
-    fn micro_batches_keep_to_the_limit_and_lose_no_row() {
+    fn micro_batches_stay_within_the_limit_and_lose_no_row() {
         assert_eq!(micro_batches(&[3, 3, 3, 10, 1, 1], 6), [0..2, 2..3, 3..4, 4..6]);
         assert_eq!(micro_batches(&[], 6), Vec::<Range<usize>>::new());
     }

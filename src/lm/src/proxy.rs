@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 use tch::{Kind as TensorKind, Tensor};
 
 use super::batch::Batch;
+use super::config::read_json;
 use super::model::Model;
 use super::out_of_memory::in_groups;
 use super::weights::{Weights, bytes_of};
@@ -37,8 +38,8 @@ pub struct ProxyConfig {
 impl ProxyConfig {
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join("proxy.json");
-        let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        serde_json::from_slice(&bytes).with_context(|| format!("{} is not a valid proxy.json", path.display()))
+        serde_json::from_value(read_json(&path)?)
+            .with_context(|| format!("{} is not a valid proxy.json", path.display()))
     }
 }
 
@@ -76,14 +77,6 @@ impl PrefixStates {
         self.pool.len() - 1
     }
 
-    /// The number of tokens of a pool row. It is 0 if no token of the row would carry a loss.
-    pub fn row_tokens(&self, row: u32) -> usize {
-        match self.pool.get(row as usize..row as usize + 2) {
-            Some(bounds) => (bounds[1] - bounds[0]) as usize,
-            None => 0,
-        }
-    }
-
     /// The states of these pool rows, one row after another: `[tokens, hidden]`, on the CPU, in the stored dtype.
     pub fn rows(&self, rows: &[u32]) -> Result<Tensor> {
         let mut parts = Vec::with_capacity(rows.len());
@@ -91,7 +84,7 @@ impl PrefixStates {
             let (start, end) = self.bounds(row)?;
             parts.push(self.weights.read_rows("pool.states", start, end)?);
         }
-        ensure!(!parts.is_empty(), "the request contains no rows");
+        ensure!(!parts.is_empty(), "no rows of the proxy were requested");
         Ok(Tensor::f_cat(&parts, 0)?)
     }
 
@@ -175,7 +168,7 @@ pub fn write_states(
             Ok(())
         })?;
         if limit < before {
-            model.tell(&format!("there was no memory for {before} tokens at a time: now it is {limit}"));
+            model.tell(&format!("there was no memory for {before} tokens at a time; the limit is now {limit} tokens"));
         }
     }
     file.flush().with_context(|| format!("cannot write {}", path.display()))
@@ -246,7 +239,7 @@ mod tests {
             assert_eq!(heard, [14, 21, 25, 36]);
             std::fs::write(folder.path().join("proxy.json"), serde_json::to_string(&config)?)?;
             let states = PrefixStates::open(folder.path())?;
-            assert_eq!((states.pool_rows(), states.row_tokens(1), states.row_tokens(3)), (4, 0, 7));
+            assert_eq!((states.pool_rows(), states.bounds(1)?, states.bounds(3)?), (4, (5, 5), (14, 21)));
             assert_eq!(states.validation_lengths(), [4, 11]);
             let wanted: Vec<&Sequence> = [3, 0].iter().filter_map(|&row: &usize| pool[row].as_ref()).collect();
             let direct = model.prefix_states(2, &Batch::pack(&wanted, Device::Cpu)?)?;
@@ -264,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn where_memory_ends_the_states_are_those_of_smaller_batches() -> Result<()> {
+    fn without_memory_for_a_batch_the_states_come_from_smaller_batches() -> Result<()> {
         let mut model =
             Model::init(ModelConfig::llama(50, 16, 3, 4, 2, 24), &Seed::new(5), Device::Cpu, TensorKind::Float)?;
         let config = ProxyConfig { train_layers: 1, prefix_layers: 2, max_tokens: 32 };
@@ -284,7 +277,10 @@ mod tests {
         for (halved, whole) in states(&model)?.iter().zip(&whole) {
             assert!(halved.allclose(whole, 1e-5, 1e-6, false));
         }
-        assert_eq!(*heard.lock().expect("one thread"), ["there was no memory for 1000 tokens at a time: now it is 10"]);
+        assert_eq!(
+            *heard.lock().expect("one thread"),
+            ["there was no memory for 1000 tokens at a time; the limit is now 10 tokens"]
+        );
         Ok(())
     }
 }

@@ -6,12 +6,11 @@
 //! the graph of one layer at a time. The arithmetic of every layer is the arithmetic without checkpointing, so the
 //! gradients are equal, except for the order of a few sums.
 
-use std::collections::BTreeMap;
-
-use tch::{Kind as TensorKind, Tensor, no_grad};
+use tch::{Tensor, no_grad};
 
 use super::attention::{Masks, Rotation};
 use super::batch::Batch;
+use super::loss::scalar_with_gradient;
 use super::model::Model;
 use raisin_base::error::{Result, ensure};
 
@@ -41,6 +40,7 @@ impl Model {
     /// The share of the batch's rows in the mean loss of each episode, and the gradient of the sum of these shares with
     /// respect to each trained leaf. `totals` has the number of supervised tokens in the mean of each episode. `states` are
     /// the number of a layer and the states that enter this layer, `[tokens, hidden]`, if a frozen prefix has computed them.
+    /// The gradient of a leaf is undefined if the loss does not depend on the leaf.
     pub fn recomputed_gradient(
         &self,
         batch: &Batch,
@@ -90,7 +90,7 @@ impl Model {
         })?;
 
         // The loss, with a graph from the output of the last layer.
-        let mut found = Gradients { leaves, segments: &segments, sums: BTreeMap::new() };
+        let mut found = Gradients { leaves, segments: &segments, sums: leaves.iter().map(|_| Tensor::new()).collect() };
         let top = top.f_detach()?.f_set_requires_grad(true)?;
         let shares = self.loss_shares(&self.normed(&top)?, batch, totals)?;
         let losses = shares.each()?;
@@ -101,27 +101,23 @@ impl Model {
         // Each layer again from its input, in reverse order. `flow` is the gradient with respect to the layer's output.
         for (number, entered) in (lowest..self.layers.len()).zip(entering).rev() {
             let entered = entered.f_detach()?.f_set_requires_grad(true)?;
-            let passed = through(&layer(number, &entered)?, &flow)?;
+            let passed = scalar_with_gradient(&layer(number, &entered)?, &flow)?;
             flow = found.backward(&passed, &entered, &|segment| segment == ModelSegment::Layer(number))?;
         }
         if has_embedding {
-            let passed = through(&self.embed(batch)?, &flow)?;
+            let passed = scalar_with_gradient(&self.embed(batch)?, &flow)?;
             let _ = found.backward(&passed, &flow, &|segment| segment == ModelSegment::Embedding)?;
         }
-        Ok((losses, found.in_order()?))
+        Ok((losses, found.sums))
     }
-}
-
-/// A scalar whose gradient with respect to `value` is `flow`.
-fn through(value: &Tensor, flow: &Tensor) -> Result<Tensor> {
-    Ok(value.f_mul(&flow.f_detach()?)?.f_sum(TensorKind::Float)?)
 }
 
 /// The gradients of the trained leaves that are computed so far.
 struct Gradients<'a> {
     leaves: &'a [(String, Tensor)],
     segments: &'a [ModelSegment],
-    sums: BTreeMap<usize, Tensor>,
+    /// The sum for each leaf. Undefined for a leaf without a gradient so far.
+    sums: Vec<Tensor>,
 }
 
 impl Gradients<'_> {
@@ -137,24 +133,11 @@ impl Gradients<'_> {
         let flow = if entered.requires_grad() { gradients.remove(0) } else { Tensor::new() };
         for (leaf, gradient) in chosen.into_iter().zip(gradients) {
             if gradient.defined() {
-                let sum = match self.sums.remove(&leaf) {
-                    Some(sum) => sum.f_add(&gradient)?,
-                    None => gradient,
-                };
-                self.sums.insert(leaf, sum);
+                let sum = &mut self.sums[leaf];
+                *sum = if sum.defined() { sum.f_add(&gradient)? } else { gradient };
             }
         }
         Ok(flow)
-    }
-
-    /// The gradient of each leaf, in the order of the leaves. A leaf without a gradient gets zeros.
-    fn in_order(mut self) -> Result<Vec<Tensor>> {
-        (0..self.leaves.len())
-            .map(|leaf| match self.sums.remove(&leaf) {
-                Some(gradient) => Ok(gradient),
-                None => Ok(self.leaves[leaf].1.f_detach()?.f_zeros_like()?),
-            })
-            .collect()
     }
 }
 
@@ -164,7 +147,7 @@ mod tests {
     use crate::{Adaptation, ModelConfig};
     use raisin_base::seed::Seed;
     use raisin_corpus::Sequence;
-    use tch::Device;
+    use tch::{Device, Kind as TensorKind};
 
     fn batch() -> Result<Batch> {
         let row = |length: u32| Sequence {
@@ -175,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn places_are_read_off_names() {
+    fn the_segment_of_a_parameter_follows_from_its_name() {
         assert_eq!(ModelSegment::of("model.layers.12.mlp.up_proj.weight"), ModelSegment::Layer(12));
         assert_eq!(
             ModelSegment::of("base_model.model.model.layers.3.self_attn.q_proj.lora_A.weight"),
@@ -188,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sequence_beyond_the_context_is_refused_here_as_in_the_plain_way() -> Result<()> {
+    fn a_sequence_beyond_the_context_is_refused_with_and_without_checkpointing() -> Result<()> {
         let mut config = ModelConfig::llama(50, 16, 3, 4, 2, 24);
         config.max_position_embeddings = 13;
         let mut model = Model::init(config, &Seed::new(5), Device::Cpu, TensorKind::Float)?;
@@ -201,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn recomputed_gradients_are_those_of_the_plain_way() -> Result<()> {
+    fn gradients_with_and_without_checkpointing_are_equal() -> Result<()> {
         let lora = Adaptation::Lora { rank: 2, alpha: 4.0, targets: vec!["q_proj".to_owned(), "up_proj".to_owned()] };
         for (adaptation, tied) in
             [(Adaptation::Full, true), (Adaptation::Full, false), (Adaptation::TopLayers(1), true), (lora, true)]

@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn every_spelling_of_a_scaling_is_read_and_an_unknown_one_is_named() -> Result<()> {
+    fn every_spelling_of_a_scaling_is_read_and_an_unknown_scaling_is_named() -> Result<()> {
         assert_eq!(RopeScaling::read(&Value::Null, 64)?, None);
         assert_eq!(RopeScaling::read(&json!({"rope_type": "default", "rope_theta": 1e4}), 64)?, None);
         let linear = Some(RopeScaling::Linear { factor: 2.0 });
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn llama_3s_numbers_are_found_again_in_the_divisors_that_llama_cpp_stores() -> Result<()> {
+    fn the_scaling_of_llama_3_is_recovered_from_the_divisors_of_llama_cpp() -> Result<()> {
         let config = config();
         for factor in [8.0, 32.0] {
             let scaling = RopeScaling::Llama3 {

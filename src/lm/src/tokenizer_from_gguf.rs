@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use super::config::write_json;
 use super::gguf::Gguf;
 use raisin_base::error::{Problem, Result, anyhow, ensure};
+use raisin_corpus::byte_tokenizer::byte_level_bpe;
 
 /// GGUF's types of special tokens: control tokens and user-defined tokens.
 const CONTROL: i64 = 3;
@@ -55,45 +56,30 @@ pub fn write_tokenizer(gguf: &Gguf, context: usize, folder: &Path) -> Result<()>
             Ok(json!([left, right]))
         })
         .collect::<Result<_>>()?;
-    let tokenizer = json!({
-        "version": "1.0",
-        "truncation": null,
-        "padding": null,
-        "added_tokens": added,
-        "normalizer": normalizer(gguf),
-        "pre_tokenizer": pre_tokenizer(gguf)?,
-        "post_processor": post_processor(gguf, &texts),
-        "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
-        "model": {
-            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
-            // Llama 3 takes a word of the vocabulary as one token, without applying the merges.
-            "ignore_merges": is_llama3(gguf),
-            "vocab": vocabulary, "merges": pairs,
-        },
-    });
+    let decoder = json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true});
+    let mut tokenizer = byte_level_bpe(vocabulary, &pairs, &added, &pre_tokenizer(gguf)?, &decoder);
+    tokenizer["normalizer"] = normalizer(gguf);
+    tokenizer["post_processor"] = post_processor(gguf, &texts);
+    // Llama 3 takes a word of the vocabulary as one token, without applying the merges.
+    tokenizer["model"]["ignore_merges"] = is_llama3(gguf).into();
     let text = serde_json::to_string(&tokenizer)? + "\n";
     std::fs::write(folder.join("tokenizer.json"), text)?;
-    let named = |key: &str| {
-        let id = gguf.get(&format!("tokenizer.ggml.{key}_token_id")).and_then(Value::as_u64)?;
-        texts.get(id as usize).map(|text| (*text).to_owned())
-    };
-    let mut map = Map::new();
+    let mut config = json!({});
     for (name, key) in [("bos_token", "bos"), ("eos_token", "eos"), ("pad_token", "padding"), ("unk_token", "unknown")]
     {
-        if let Some(text) = named(key) {
-            map.insert(name.to_owned(), text.into());
+        let id = gguf.get(&format!("tokenizer.ggml.{key}_token_id")).and_then(Value::as_u64);
+        if let Some(text) = id.and_then(|id| texts.get(id as usize)) {
+            config[name] = json!(text);
         }
     }
-    write_json(&folder.join("special_tokens_map.json"), &Value::Object(map.clone()))?;
-    let mut config = map;
-    config.insert("tokenizer_class".to_owned(), json!("PreTrainedTokenizerFast"));
-    config.insert("clean_up_tokenization_spaces".to_owned(), json!(false));
-    config.insert("model_max_length".to_owned(), json!(context));
+    write_json(&folder.join("special_tokens_map.json"), &config)?;
+    config["tokenizer_class"] = json!("PreTrainedTokenizerFast");
+    config["clean_up_tokenization_spaces"] = json!(false);
+    config["model_max_length"] = json!(context);
     if let Some(template) = gguf.text("tokenizer.chat_template") {
-        config.insert("chat_template".to_owned(), json!(template));
+        config["chat_template"] = json!(template);
     }
-    write_json(&folder.join("tokenizer_config.json"), &Value::Object(config))
+    write_json(&folder.join("tokenizer_config.json"), &config)
 }
 
 fn is_llama3(gguf: &Gguf) -> bool {

@@ -144,7 +144,7 @@ mod tests {
     use tch::Device;
 
     #[test]
-    fn what_goes_wrong_in_libtorch_is_an_error() {
+    fn a_failure_in_libtorch_is_an_error() {
         let heads = Tensor::zeros([3, 2, 8], (TensorKind::Float, Device::Cpu));
         let starts = Tensor::from_slice(&[0i32, 3]);
         let error = flash_attention(&heads, &heads, &heads, &starts, 3, None).expect_err("there is no CPU kernel");
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn only_bf16_with_heads_of_whole_eights_has_flash_kernels() {
+    fn only_bf16_with_head_dim_divisible_by_8_has_flash_kernels() {
         assert!(has_flash_attention(TensorKind::BFloat16, 64));
         assert!(!has_flash_attention(TensorKind::Float, 64));
         assert!(!has_flash_attention(TensorKind::BFloat16, 12));

@@ -13,7 +13,7 @@ use memmap2::Mmap;
 use safetensors::tensor::{Dtype, SafeTensors, View, serialize_to_file};
 use tch::{Device, Kind as TensorKind, Tensor};
 
-use raisin_base::error::{Context as _, Problem, Result, anyhow, bail, ensure};
+use raisin_base::error::{Context as _, Problem, Result, anyhow, ensure};
 
 /// File, dtype, shape and byte range of one tensor.
 struct SafetensorsEntry {
@@ -76,9 +76,7 @@ impl Weights {
         let mut weights =
             Self { folder: folder.to_owned(), files: Vec::new(), entries: BTreeMap::new(), taken: BTreeSet::new() };
         for (number, path) in paths.iter().enumerate() {
-            let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-            // SAFETY: a checkpoint is an immutable file of the store or of the user. The map is only read.
-            let map = unsafe { Mmap::map(&file) }.with_context(|| format!("cannot map {}", path.display()))?;
+            let map = map(path)?;
             let (header, metadata) = SafeTensors::read_metadata(&map)
                 .with_context(|| format!("{} is not a safetensors file", path.display()))?;
             let base = header + size_of::<u64>();
@@ -174,15 +172,8 @@ impl Weights {
     /// # Errors
     /// The checkpoint has unread tensors: its tensors do not fit the architecture in its config.json.
     pub fn finish(&self, may_be_left: impl Fn(&str) -> bool) -> Result<()> {
-        let left: Vec<_> =
-            self.names().filter(|name| !self.taken.contains(*name) && !may_be_left(name)).take(5).collect();
-        ensure!(
-            left.is_empty(),
-            "{} has tensors that config.json does not explain: {}",
-            self.folder.display(),
-            left.join(", ")
-        );
-        Ok(())
+        let unread = self.entries.keys().filter(|name| !self.taken.contains(*name) && !may_be_left(name));
+        refuse_unread(unread, &self.folder, "config.json does")
     }
 
     fn entry(&self, name: &str) -> Result<&SafetensorsEntry> {
@@ -190,30 +181,41 @@ impl Weights {
     }
 }
 
+/// The element types that can be read and written.
+const DTYPES: [(Dtype, TensorKind); 7] = [
+    (Dtype::F64, TensorKind::Double),
+    (Dtype::F32, TensorKind::Float),
+    (Dtype::F16, TensorKind::Half),
+    (Dtype::BF16, TensorKind::BFloat16),
+    (Dtype::I64, TensorKind::Int64),
+    (Dtype::I32, TensorKind::Int),
+    (Dtype::U8, TensorKind::Uint8),
+];
+
 fn kind_of(dtype: Dtype) -> Result<TensorKind> {
-    Ok(match dtype {
-        Dtype::F64 => TensorKind::Double,
-        Dtype::F32 => TensorKind::Float,
-        Dtype::F16 => TensorKind::Half,
-        Dtype::BF16 => TensorKind::BFloat16,
-        Dtype::I64 => TensorKind::Int64,
-        Dtype::I32 => TensorKind::Int,
-        Dtype::U8 => TensorKind::Uint8,
-        other => bail!("the element type {other:?} is not supported"),
-    })
+    let known = DTYPES.iter().find(|(known, _)| *known == dtype);
+    known.map(|(_, kind)| *kind).ok_or_else(|| anyhow!("the element type {dtype:?} is not supported"))
 }
 
 fn dtype_of(kind: TensorKind) -> Result<Dtype> {
-    Ok(match kind {
-        TensorKind::Double => Dtype::F64,
-        TensorKind::Float => Dtype::F32,
-        TensorKind::Half => Dtype::F16,
-        TensorKind::BFloat16 => Dtype::BF16,
-        TensorKind::Int64 => Dtype::I64,
-        TensorKind::Int => Dtype::I32,
-        TensorKind::Uint8 => Dtype::U8,
-        other => bail!("tensors of dtype {other:?} cannot be written"),
-    })
+    let known = DTYPES.iter().find(|(_, known)| *known == kind);
+    known.map(|(dtype, _)| *dtype).ok_or_else(|| anyhow!("tensors of dtype {kind:?} cannot be written"))
+}
+
+/// Maps a file of weights into memory.
+pub(super) fn map(path: &Path) -> Result<Mmap> {
+    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    // SAFETY: the map is only read. A file of weights is an immutable file of the store, or a file of the user that no
+    // process is expected to change while it is mapped.
+    unsafe { Mmap::map(&file) }.with_context(|| format!("cannot map {}", path.display()))
+}
+
+/// Refuses tensors of a file or folder that were not read. `source` is the part of the checkpoint that describes its
+/// tensors.
+pub(super) fn refuse_unread<'a>(unread: impl Iterator<Item = &'a String>, path: &Path, source: &str) -> Result<()> {
+    let names: Vec<&str> = unread.map(String::as_str).take(5).collect();
+    ensure!(names.is_empty(), "{} has tensors that {source} not explain: {}", path.display(), names.join(", "));
+    Ok(())
 }
 
 /// The bytes of a tensor, in the byte order of the machine (little-endian).
@@ -294,12 +296,13 @@ impl View for Announced<'_> {
     }
 }
 
-/// Writes a safetensors file with one entry of metadata.
+/// Writes tensors as Hugging Face expects them: safetensors with the metadata `format = pt`. tch's own writer leaves this
+/// entry out.
 ///
 /// # Errors
 /// A tensor cannot be copied to the CPU, or the file cannot be written. Then no file remains.
-pub fn write_file(path: &Path, tensors: &[Outgoing<'_>], (key, value): (&str, &str)) -> Result<()> {
-    let metadata = HashMap::from([(key.to_owned(), value.to_owned())]);
+pub fn write(path: &Path, tensors: &[Outgoing<'_>]) -> Result<()> {
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let failed = RefCell::new(None);
     let views = tensors.iter().map(|tensor| (tensor.name.as_str(), Announced { tensor, failed: &failed }));
     serialize_to_file(views, Some(metadata), path).with_context(|| format!("cannot write {}", path.display()))?;
@@ -310,11 +313,6 @@ pub fn write_file(path: &Path, tensors: &[Outgoing<'_>], (key, value): (&str, &s
             Err(error).with_context(|| format!("cannot write {}", path.display()))
         }
     }
-}
-
-/// Writes tensors as Hugging Face expects them: safetensors with `format = pt`. tch's own writer leaves this entry out.
-pub fn write(path: &Path, tensors: &[Outgoing<'_>]) -> Result<()> {
-    write_file(path, tensors, ("format", "pt"))
 }
 
 #[cfg(test)]
@@ -334,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tensor_that_cannot_be_copied_leaves_an_error_and_no_file() -> Result<()> {
+    fn a_tensor_that_cannot_be_copied_is_an_error_and_no_file_remains() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("model.safetensors");
         let tensor = Tensor::from_slice(&[1f32, 2.0]);
@@ -355,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn tensors_come_back_and_rows_can_be_read_alone() -> Result<()> {
+    fn written_tensors_are_read_back_whole_and_by_rows() -> Result<()> {
         let folder = tempfile::tempdir()?;
         write(&folder.path().join("model.safetensors"), &two_tensors())?;
         let mut weights = Weights::open(folder.path())?;

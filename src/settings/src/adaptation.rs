@@ -18,6 +18,9 @@ pub enum AdaptationMethod {
     TopLayersLora,
 }
 
+/// The projections (linear layers) that can have LoRA matrices.
+pub const TARGETS: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+
 /// How the model is adapted.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -37,12 +40,11 @@ pub struct AdaptationSettings {
 
 impl Default for AdaptationSettings {
     fn default() -> Self {
-        let targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
         Self {
             method: AdaptationMethod::Lora,
             rank: 16,
             alpha: 32.0,
-            targets: targets.map(str::to_owned).to_vec(),
+            targets: TARGETS.map(str::to_owned).to_vec(),
             layers: 8,
         }
     }

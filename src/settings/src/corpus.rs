@@ -59,8 +59,20 @@ pub enum TaskFormat {
 }
 
 impl TaskFormat {
+    /// The format of the records of an open question. `None` for a format of multiple-choice questions.
+    pub fn open(self) -> Option<RecordFormat> {
+        match self {
+            Self::Auto => Some(RecordFormat::Auto),
+            Self::Qa => Some(RecordFormat::Qa),
+            Self::Alpaca => Some(RecordFormat::Alpaca),
+            Self::Messages => Some(RecordFormat::Messages),
+            Self::Sharegpt => Some(RecordFormat::Sharegpt),
+            Self::Choices | Self::Csqa | Self::Adapters => None,
+        }
+    }
+
     pub fn has_choices(self) -> bool {
-        matches!(self, Self::Choices | Self::Csqa | Self::Adapters)
+        self.open().is_none()
     }
 }
 
@@ -76,10 +88,11 @@ pub enum ChoiceStyle {
 }
 
 /// How answers are scored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Scored {
     /// The mean loss per response token.
+    #[default]
     Loss,
     /// The most probable choice is the answer.
     Choice,
@@ -143,6 +156,54 @@ impl Family {
         Self::Plural,
         Self::Vowels,
     ];
+}
+
+/// A synthetic pool with known labels, its task, and a pre-training text.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Mix {
+    /// The number of instructions in the pool.
+    pub size: usize,
+    /// The share of instructions that ask for a target skill and answer correctly.
+    pub relevant: f64,
+    /// The share of instructions that ask for a target skill and answer wrongly.
+    pub wrong: f64,
+    /// The share of instructions that ask for another skill and answer wrongly.
+    pub corrupted: f64,
+    /// The share of near-copies of a few correct instructions for other skills. The rest of the pool asks for other skills
+    /// and answers correctly. If the shares do not give whole numbers of instructions, the largest remainders are rounded
+    /// up.
+    pub redundant: f64,
+    /// The skills that occur.
+    pub families: Vec<Family>,
+    /// The skills that the task asks for.
+    pub targets: Vec<Family>,
+    /// The number of validation examples.
+    pub validation: usize,
+    /// The number of test examples.
+    pub test: usize,
+    /// The number of short texts for the pre-training of a base model; 0 writes no such table.
+    pub pretraining_size: usize,
+    /// The share of these texts that show a target skill.
+    pub target_share_in_pretraining: f64,
+}
+
+impl Default for Mix {
+    fn default() -> Self {
+        Self {
+            size: 3000,
+            relevant: 0.08,
+            wrong: 0.06,
+            corrupted: 0.25,
+            redundant: 0.05,
+            families: Family::ALL.to_vec(),
+            targets: vec![Family::Add, Family::Sort],
+            validation: 64,
+            test: 256,
+            pretraining_size: 20_000,
+            target_share_in_pretraining: 0.02,
+        }
+    }
 }
 
 /// Which examples of the task are scored.

@@ -8,7 +8,7 @@ pub mod ppo;
 pub mod schedule;
 pub mod selection;
 
-pub use adaptation::{AdaptationMethod, AdaptationSettings};
-pub use corpus::{ChoiceStyle, Extract, Family, RecordFormat, Scored, Split, TaskFormat};
+pub use adaptation::{AdaptationMethod, AdaptationSettings, TARGETS};
+pub use corpus::{ChoiceStyle, Extract, Family, Mix, RecordFormat, Scored, Split, TaskFormat};
 pub use schedule::LearningRateSchedule;
 pub use selection::{SelectionMethod, Third};

@@ -252,7 +252,8 @@ impl<'a> FeaturePass<'a> {
         })?;
         if fits < before {
             self.fits.set(fits);
-            self.model.tell(&format!("no memory for {before} tokens in a forward pass: continues with {fits} tokens"));
+            self.model
+                .tell(&format!("there was no memory for {before} tokens at a time; the limit is now {fits} tokens"));
         }
         let rows = positions.into_iter().zip(sequences).zip(described);
         Ok(rows.map(|((position, sequence), described)| (position, sequence, described)).collect())

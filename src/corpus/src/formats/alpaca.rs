@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Message, fields_of, required, scalar, text_field};
+use super::{Message, fields_of, required, scalar, system_message, text_field};
 
 pub fn read(record: &Map<String, Value>) -> Result<Vec<Message>, String> {
     let mut messages = asked(record)?;
@@ -13,9 +13,7 @@ pub fn read(record: &Map<String, Value>) -> Result<Vec<Message>, String> {
 /// The conversation without the response: the system text, the turns of `history`, the instruction.
 pub fn asked(record: &Map<String, Value>) -> Result<Vec<Message>, String> {
     let mut messages = Vec::with_capacity(3);
-    if let Some(system) = text_field(record, "system")?.filter(|text| !text.is_empty()) {
-        messages.push(Message::new("system", system));
-    }
+    messages.extend(system_message(record)?);
     for pair in history(record)? {
         let turn = |index: usize| pair.get(index).and_then(scalar).ok_or("`history` must hold pairs of texts");
         messages.push(Message::new("user", turn(0)?));

@@ -1,8 +1,8 @@
-//! Chat messages as the OpenAI interface writes them. A content is a text or a list of typed parts.
+//! Chat messages in the format of the OpenAI interface. A content is a text or a list of typed parts.
 
 use serde_json::{Map, Value};
 
-use super::{Message, fields_of, scalar, text_field};
+use super::{Message, fields_of, no_list, scalar, text_field};
 
 pub fn read(record: &Map<String, Value>) -> Result<Vec<Message>, String> {
     let turns = match record.get("messages") {
@@ -11,8 +11,7 @@ pub fn read(record: &Map<String, Value>) -> Result<Vec<Message>, String> {
         Some(Value::String(text)) => {
             serde_json::from_str(text).map_err(|error| format!("`messages` is not a JSON list: {error}"))?
         }
-        Some(other) => return Err(format!("`messages` is {}, not a list", fields_of(other))),
-        None => return Err(format!("there is no `messages`; there are {}", fields_of(&record.clone().into()))),
+        _ => return Err(no_list(record, "messages")),
     };
     let mut messages = Vec::with_capacity(turns.len() + 1);
     messages.extend(tools_message(record)?);

@@ -66,7 +66,7 @@ impl Reader {
                 .map(|fields| qa(fields.0, fields.1)),
         );
         let fits = |reader: &Self| sample.iter().filter(|record| reader.read(record).is_ok()).count();
-        // Of readers that fit equally many records, the first is taken: more specific formats come first.
+        // If several readers fit equally many records, the first of them is taken, because more specific formats come first.
         let best = candidates.into_iter().rev().max_by_key(fits).filter(|reader| fits(reader) > 0);
         best.ok_or_else(|| {
             let fields = sample.first().map_or("nothing".to_owned(), |record| fields_of(record));
@@ -143,15 +143,28 @@ pub fn text_field(record: &Map<String, Value>, name: &str) -> Result<Option<Stri
 
 /// A field that must not be missing, as text.
 pub fn required(record: &Map<String, Value>, name: &str) -> Result<String, String> {
-    text_field(record, name)?.ok_or_else(|| {
-        if record.contains_key(name) {
-            format!("`{name}` is null")
-        } else {
-            format!("there is no `{name}`; there are {}", fields_of(&Value::Object(record.clone())))
-        }
-    })
+    text_field(record, name)?
+        .ok_or_else(|| if record.contains_key(name) { format!("`{name}` is null") } else { missing(record, name) })
 }
 
+/// The system message of a record with a field `system`.
+fn system_message(record: &Map<String, Value>) -> Result<Option<Message>, String> {
+    let text = text_field(record, "system")?.filter(|text| !text.is_empty());
+    Ok(text.map(|text| Message::new("system", text)))
+}
+
+/// The reason why a record is rejected whose field `name` is not a list.
+fn no_list(record: &Map<String, Value>, name: &str) -> String {
+    record
+        .get(name)
+        .map_or_else(|| missing(record, name), |other| format!("`{name}` is {}, not a list", fields_of(other)))
+}
+
+fn missing(record: &Map<String, Value>, name: &str) -> String {
+    format!("there is no `{name}`; there are {}", fields_of(&Value::Object(record.clone())))
+}
+
+/// A text, a number or a truth value as text; `None` for another value.
 pub fn scalar(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),

@@ -2,14 +2,12 @@
 
 use serde_json::{Map, Value};
 
-use super::{Message, required, text_field};
+use super::{Message, required, system_message};
 
 pub fn read(record: &Map<String, Value>, prompt: &str, response: &str) -> Result<Vec<Message>, String> {
     let mut messages = Vec::with_capacity(3);
-    if !matches!((prompt, response), ("system", _) | (_, "system"))
-        && let Some(system) = text_field(record, "system")?.filter(|text| !text.is_empty())
-    {
-        messages.push(Message::new("system", system));
+    if prompt != "system" && response != "system" {
+        messages.extend(system_message(record)?);
     }
     messages.push(Message::new("user", fields(record, prompt)?));
     messages.push(Message::new("assistant", fields(record, response)?));

@@ -5,18 +5,15 @@
 use serde_json::{Map, Value};
 
 use super::messages::{push, role_of, tools_message};
-use super::{Message, fields_of, scalar, text_field};
+use super::{Message, no_list, scalar, system_message};
 
 pub fn read(record: &Map<String, Value>) -> Result<Vec<Message>, String> {
-    let turns = match record.get("conversations") {
-        Some(Value::Array(turns)) => turns,
-        Some(other) => return Err(format!("`conversations` is {}, not a list", fields_of(other))),
-        None => return Err(format!("there is no `conversations`; there are {}", fields_of(&record.clone().into()))),
-    };
+    let turns = record.get("conversations").and_then(Value::as_array);
+    let turns = turns.ok_or_else(|| no_list(record, "conversations"))?;
     let mut messages = Vec::with_capacity(turns.len() + 1);
     messages.extend(tools_message(record)?);
-    if let Some(system) = text_field(record, "system")?.filter(|text| !text.is_empty()) {
-        push(&mut messages, Message::new("system", system));
+    if let Some(system) = system_message(record)? {
+        push(&mut messages, system);
     }
     for (index, turn) in turns.iter().enumerate() {
         let word =

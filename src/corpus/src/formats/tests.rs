@@ -19,7 +19,7 @@ fn alpaca_puts_the_input_below_the_instruction() {
 }
 
 #[test]
-fn what_is_wrong_with_a_record_is_said() {
+fn a_rejected_record_has_a_reason() {
     let reason = |reader: &Reader, record: Value| read(reader, record).expect_err("wrong");
     let alpaca = Reader::Alpaca;
     assert_eq!(reason(&alpaca, json!({"instruction": "a", "output": "  "})), "the response is empty");

@@ -9,39 +9,26 @@ use crate::message::{Example, conversation};
 use raisin_base::error::{Problem, Result};
 use raisin_base::random::Rng;
 use raisin_base::seed::Seed;
-use raisin_settings::Family;
+use raisin_settings::{Family, Mix};
 
-/// The sizes and shares of a mixture.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Mix {
-    pub size: usize,
-    pub relevant: f64,
-    pub wrong: f64,
-    pub corrupted: f64,
-    pub redundant: f64,
-    pub families: Vec<Family>,
-    pub targets: Vec<Family>,
-    pub validation: usize,
-    pub test: usize,
-    pub pretraining: usize,
-    pub target_share_in_pretraining: f64,
+/// The number of rows of the pool that are relevant, wrong, corrupted, redundant and irrelevant: the shares of `size` by
+/// the method of the largest remainder. Each count differs from its share by less than 1, and the counts sum to `size`.
+fn counts(mix: &Mix) -> [usize; 5] {
+    let shares = [mix.relevant, mix.wrong, mix.corrupted, mix.redundant];
+    let rest = (1.0 - shares.iter().sum::<f64>()).max(0.0);
+    let [relevant, wrong, corrupted, redundant] = shares;
+    let exact = [relevant, wrong, corrupted, redundant, rest].map(|share| share * mix.size as f64);
+    let mut counts = exact.map(|count| count as usize);
+    let mut order = [0, 1, 2, 3, 4];
+    order.sort_by(|&one, &other| exact[other].fract().total_cmp(&exact[one].fract()));
+    let missing = mix.size.saturating_sub(counts.iter().sum());
+    order.into_iter().take(missing).for_each(|place| counts[place] += 1);
+    counts
 }
 
-impl Mix {
-    /// How many rows of the pool are relevant, wrong, corrupted, redundant and irrelevant: the shares of `size` by the
-    /// method of the largest remainder. Each count differs from its share by less than 1, and the counts sum to `size`.
-    fn counts(&self) -> [usize; 5] {
-        let shares = [self.relevant, self.wrong, self.corrupted, self.redundant];
-        let rest = (1.0 - shares.iter().sum::<f64>()).max(0.0);
-        let [relevant, wrong, corrupted, redundant] = shares;
-        let exact = [relevant, wrong, corrupted, redundant, rest].map(|share| share * self.size as f64);
-        let mut counts = exact.map(|count| count as usize);
-        let mut order = [0, 1, 2, 3, 4];
-        order.sort_by(|&one, &other| exact[other].fract().total_cmp(&exact[one].fract()));
-        let missing = self.size.saturating_sub(counts.iter().sum());
-        order.into_iter().take(missing).for_each(|place| counts[place] += 1);
-        counts
-    }
+/// The families that are not targets.
+fn others(mix: &Mix) -> Vec<Family> {
+    mix.families.iter().copied().filter(|family| !mix.targets.contains(family)).collect()
 }
 
 /// A synthetic pool, its task, and a pre-training text.
@@ -78,7 +65,7 @@ impl Fresh {
         }
         let name = format!("{family:?}").to_lowercase();
         Err(Problem::new(format!("the family `{name}` has no more different questions"))
-            .hint("lower `size`, `validation` or `test`, or name more families")
+            .hint("set a smaller `size`, `validation` or `test`, or name more families")
             .into())
     }
 }
@@ -105,8 +92,8 @@ fn examples(mix: &Mix, count: usize, fresh: &mut Fresh, draw: &mut Rng) -> Resul
 }
 
 fn pool(mix: &Mix, fresh: &mut Fresh, seed: &Seed) -> Result<Vec<PoolRow>> {
-    let [relevant, wrong, corrupted, redundant, _] = mix.counts();
-    let others: Vec<Family> = mix.families.iter().copied().filter(|family| !mix.targets.contains(family)).collect();
+    let [relevant, wrong, corrupted, redundant, _] = counts(mix);
+    let others = others(mix);
     let mut rows: Vec<(String, String, &str)> = Vec::new();
     let mut draw = seed.at("pool").rng();
     for index in 0..relevant {
@@ -150,18 +137,18 @@ fn near_copy(originals: &[SyntheticQuestion], index: usize) -> (String, String, 
 }
 
 fn pretraining(mix: &Mix, held_out: &BTreeSet<QuestionKey>, draw: &mut Rng) -> Result<Vec<(String, String)>> {
-    let others: Vec<Family> = mix.families.iter().copied().filter(|family| !mix.targets.contains(family)).collect();
+    let others = others(mix);
     let mut texts = Vec::new();
     let mut refused = 0;
-    while texts.len() < mix.pretraining {
+    while texts.len() < mix.pretraining_size {
         let is_target = draw.unit() < mix.target_share_in_pretraining;
         let family = draw.pick(if is_target { &mix.targets } else { &others });
         let question = family.draw(draw);
         if held_out.contains(&(family, question.operands.clone())) {
             refused += 1;
-            if refused > ATTEMPTS + 10 * mix.pretraining {
+            if refused > ATTEMPTS + 10 * mix.pretraining_size {
                 return Err(Problem::new("validation and test leave no target questions for pre-training")
-                    .hint("lower `validation` and `test`")
+                    .hint("set a smaller `validation` and `test`")
                     .into());
             }
             continue;

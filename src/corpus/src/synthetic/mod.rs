@@ -13,5 +13,5 @@ pub mod family;
 pub mod mix;
 
 pub use family::{Skill, SyntheticQuestion};
-pub use mix::{Mix, Mixture, mix};
-pub use raisin_settings::Family;
+pub use mix::{Mixture, mix};
+pub use raisin_settings::{Family, Mix};

@@ -3,19 +3,8 @@ use proptest::prelude::*;
 use std::collections::BTreeMap;
 
 fn recipe() -> Mix {
-    Mix {
-        size: 600,
-        relevant: 0.08,
-        wrong: 0.06,
-        corrupted: 0.25,
-        redundant: 0.05,
-        families: Family::ALL.to_vec(),
-        targets: vec![Family::Add, Family::Sort],
-        validation: 20,
-        test: 40,
-        pretraining: 300,
-        target_share_in_pretraining: 0.1,
-    }
+    let (validation, test, pretraining_size) = (20, 40, 300);
+    Mix { size: 600, validation, test, pretraining_size, target_share_in_pretraining: 0.1, ..Mix::default() }
 }
 
 /// The family and the right answer of a prompt, computed from its text alone and without the code of the generator.
@@ -127,9 +116,9 @@ proptest! {
     }
 
     #[test]
-    fn nothing_held_out_is_in_the_pool_or_in_pretraining(seed: u64) {
+    fn no_held_out_question_is_in_the_pool_or_in_pretraining(seed: u64) {
         let made = mix(&recipe(), &Seed::new(seed)).expect("made");
-        // The operands in order identify a question in every wording.
+        // The operands, in order, identify a question in every wording.
         let asked = |prompt: &str| {
             let operands = prompt.split([' ', '?', ':']).filter(|word| word.parse::<u64>().is_ok());
             let operands: Vec<&str> = operands.collect();
@@ -155,14 +144,14 @@ fn a_seed_gives_the_same_mixture_and_another_seed_another() {
 }
 
 #[test]
-fn a_family_that_is_used_up_says_so() {
+fn an_exhausted_family_is_an_error() {
     let recipe = Mix { test: 3000, targets: vec![Family::Next], ..recipe() };
     let error = mix(&recipe, &Seed::new(1)).err().expect("only 999 numbers");
     assert_eq!(error.to_string(), "the family `next` has no more different questions");
 }
 
 #[test]
-fn shares_that_cut_a_row_in_two_still_give_as_many_rows_as_asked_for() {
+fn shares_with_fractions_give_the_requested_number_of_rows() {
     let made = |size: usize, shares: [f64; 4]| {
         let [relevant, wrong, corrupted, redundant] = shares;
         let pool =

@@ -9,7 +9,7 @@ fn kind() -> &'static Declaration {
     declaration("selector").expect("registered")
 }
 
-/// What a person writes: the inputs, and this.
+/// The parameters of a pipeline file: the inputs, and `more`.
 fn written(more: &Value) -> Value {
     let mut all = json!({"instructions": "pool", "features": "clusters", "model": "base", "task": "gsm8k"});
     all.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
@@ -25,7 +25,7 @@ fn refused(more: &Value) -> ParameterProblem {
     kind().resolve(written(more)).expect_err("wrong")
 }
 
-/// Of the default preset, as action keys have had them since version 4 of the kind.
+/// The parameters of the default preset, as in the action keys since version 4 of the kind.
 fn standard() -> Value {
     json!({
         "instructions": "pool", "features": "clusters", "model": "base", "task": "gsm8k", "preset": "default",
@@ -52,7 +52,7 @@ fn with(mut parameters: Value, changes: Value) -> Value {
 }
 
 #[test]
-fn parameters_of_the_action_key_are_complete_and_stay_as_they_were() {
+fn parameters_of_the_action_key_are_complete_and_unchanged() {
     let paper = json!({
         "preset": "paper", "learning_rate": 2e-5, "policy": "per_cluster", "explore": false, "deployment": "top",
         "reuse_penalty": 0.0, "actor_learning_rate": 0.1, "critic_learning_rate": 0.2, "weight_decay": 0.01,
@@ -68,11 +68,11 @@ fn parameters_of_the_action_key_are_complete_and_stay_as_they_were() {
     assert_eq!(resolved(&changes), with(standard(), changes.clone()));
     let both = with(json!({"preset": "paper"}), changes.clone());
     assert_eq!(resolved(&both), with(with(standard(), paper), changes));
-    // A switch that is off is left out, one that is on is not.
+    // Only a switch that is on is written.
     let switched = resolved(&json!({"activation_checkpointing": true}));
     assert_eq!(switched, with(standard(), json!({"activation_checkpointing": true})));
     assert_eq!(resolved(&json!({"activation_checkpointing": false})), standard());
-    // Writing a default out, or nothing in its place, changes nothing; nor does reading complete parameters again.
+    // A written default, a null, and a second reading of complete parameters change nothing.
     assert_eq!(resolved(&json!({"gamma": 0.0, "epochs": 6, "learning_rate": null, "rounds": null})), standard());
     assert_eq!(kind().resolve(standard()).expect("sound").parameters, standard());
 }
@@ -85,7 +85,7 @@ fn the_schema_is_the_committed_one() {
     let of_this = kinds.as_array().expect("a list").iter().find(|kind| kind["title"] == "selector").expect("it is one");
     let schema = kind().schema(&mut SchemaSettings::draft07().for_deserialize().into_generator()).to_value();
     let mut properties = of_this["properties"].as_object().expect("an object").clone();
-    // Of every stage.
+    // Every stage has these properties.
     properties.retain(|name, _| name != "kind" && name != "resources");
     // As text: the order of the parameters counts.
     assert_eq!(format!("{:#}", schema["properties"]), format!("{:#}", Value::Object(properties)));
@@ -93,7 +93,7 @@ fn the_schema_is_the_committed_one() {
 }
 
 #[test]
-fn what_does_not_fit_is_refused_at_its_key() {
+fn a_wrong_parameter_is_refused_at_its_key() {
     for (more, pointer, message) in [
         (json!({"gama": 0.5}), "/gama", "unknown field `gama`"),
         (json!({"fetures": "clusters"}), "/fetures", "unknown field `fetures`"),
@@ -108,7 +108,7 @@ fn what_does_not_fit_is_refused_at_its_key() {
         assert_eq!(problem.pointer, pointer, "{problem:?}");
         assert!(problem.message.starts_with(message), "{problem:?}");
     }
-    // Both structs' names may have been meant, and of a table only its own.
+    // The message lists the names of both structs. For a nested table, it lists only the names of the table.
     let names = |problem: ParameterProblem| problem.message;
     let of_stage = names(refused(&json!({"gama": 0.5})));
     assert!(of_stage.contains("`gamma`") && of_stage.contains("`features`"), "{of_stage}");
@@ -130,7 +130,7 @@ fn every_number_is_finite_and_within_its_range() {
         ("/weight_decay", |of, value| of.config.weight_decay = value, &[-0.1]),
         ("/gamma", |of, value| of.config.gamma = value, &[-0.1, 1.1]),
         ("/lambda", |of, value| of.config.lambda = value, &[-0.1, 1.1]),
-        // From 1 on, the lower end of the clip range is no ratio.
+        // With epsilon = 1 or more, the lower end of the clip range would not be above 0.
         ("/epsilon", |of, value| of.config.epsilon = value, &[0.0, -0.1, 1.0]),
         ("/entropy_bonus", |of, value| of.config.entropy_bonus = value, &[-0.1]),
         ("/gradient_clip", |of, value| of.config.gradient_clip = value, &[0.0, -0.5]),
@@ -141,7 +141,7 @@ fn every_number_is_finite_and_within_its_range() {
     assert_eq!(SelectorKind::check(&sound), Ok(()));
     for (pointer, set, beyond) in numbers {
         let never = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY];
-        // A count is never one of these.
+        // A count is always finite.
         let never = if pointer == "/micro_batch_tokens" { &never[..0] } else { &never };
         for &value in beyond.iter().chain(never) {
             let mut parameters = sound.clone();
