@@ -30,6 +30,7 @@ pub enum WrittenIn {
 #[derive(Clone, Debug)]
 pub struct Origin {
     source: Rc<WrittenIn>,
+    /// The offset in the text of a file, in bytes. Unused for a flag.
     offset: usize,
 }
 
@@ -144,26 +145,8 @@ impl TreeNode {
     /// The value contains a number that JSON cannot hold.
     pub fn parse_flag(text: &str, origin: &Origin) -> Result<Self, Problem> {
         match DeValue::parse(text) {
-            Ok(value) => {
-                let mut node = node_of(&value, &origin.source)?;
-                node.forget_offsets();
-                Ok(node)
-            }
+            Ok(value) => node_of(&value, &origin.source),
             Err(_) => Ok(Self { content: NodeContent::Scalar(Value::String(text.to_owned())), origin: origin.clone() }),
-        }
-    }
-
-    fn forget_offsets(&mut self) {
-        self.origin.offset = 0;
-        match &mut self.content {
-            NodeContent::Scalar(_) => {}
-            NodeContent::Array(items) => items.iter_mut().for_each(Self::forget_offsets),
-            NodeContent::Table(table) => {
-                for entry in &mut table.entries {
-                    entry.origin.offset = 0;
-                    entry.node.forget_offsets();
-                }
-            }
         }
     }
 
