@@ -7,23 +7,24 @@
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::mpsc::Sender;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
 use super::change::{changes, in_words};
-use super::child::{Children, command};
+use super::child::{self, Children};
 use super::fetch::DownloadListener;
 use super::graph::NodeId;
 use super::inputs::{CheckTime, InputFile, looks};
-use super::waiting::{once_each, words};
+use super::waiting;
 use super::worker::{Ending, Worker};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Error, Problem, Result, bail, render};
 use raisin_contract::context::{ASSIGNMENT, wait_until_left};
 use raisin_contract::{Assignment, Event, Process, Progress};
-use raisin_store::{ActionRecord, FileDifference, Lookup, Manifest, Store, Waiting, remove_tree};
+use raisin_store::{ActionRecord, FileDifference, Lookup, Manifest, Store, remove_tree};
 
 /// All data that are needed to make one action.
 pub struct Job {
@@ -49,24 +50,18 @@ pub struct Mode {
     pub fresh_worker: bool,
 }
 
-/// What a worker thread reports to the build about its job.
-pub enum JobMessage {
-    /// Another process makes the same action, or fetches the same file.
-    Waiting {
-        id: NodeId,
-        words: String,
-    },
-    Started {
-        id: NodeId,
-    },
-    Event {
-        id: NodeId,
-        event: Event,
-    },
-    Ended {
-        id: NodeId,
-        result: Box<Result<MadeAction>>,
-    },
+/// A report of a worker thread to the build, about the job of a node.
+pub struct JobMessage {
+    pub id: NodeId,
+    pub news: JobNews,
+}
+
+pub enum JobNews {
+    /// Another process makes the same action, or fetches the same file. The text says which process.
+    Waiting(String),
+    Started,
+    Event(Event),
+    Ended(Box<Result<MadeAction>>),
 }
 
 pub struct MadeAction {
@@ -96,20 +91,16 @@ pub fn execute<'c>(
 ) -> Result<MadeAction> {
     let Job { id, process, assignment, mut inputs, mut record, mode } = job;
     let key = record.key;
-    let send = |message| drop(messages.send(message));
+    let reports = JobReports { id, children, messages };
     let doing = format!("building {}", assignment.stage);
-    let mut tell = once_each(|holder| send(JobMessage::Waiting { id, words: words(holder, &doing) }));
-    let lock = store.lock(key, |holder| {
-        tell(holder);
-        if children.is_stopping() { Waiting::GiveUp } else { Waiting::GoOn }
-    })?;
+    let lock = waiting::lock(store, key, &doing, |words| reports.waits(words), || children.is_stopping())?;
     let Some(_lock) = lock else { bail!("interrupted while waiting for another build") };
     if !mode.anew
         && let Lookup::Hit(record) = store.lookup(key)?
     {
         return Ok(MadeAction { record: *record, ran: false, check: Check::None });
     }
-    send(JobMessage::Started { id });
+    reports.send(JobNews::Started);
 
     let staging = &assignment.folder;
     if !wait_until_left(staging, || children.is_stopping())? {
@@ -118,8 +109,7 @@ pub fn execute<'c>(
     if mode.anew && staging.exists() {
         remove_tree(staging)?;
     }
-    let mut listener = DownloadEvents { id, children, messages };
-    inputs.iter_mut().try_for_each(|input| input.bring(store, &mut listener))?;
+    inputs.iter_mut().try_for_each(|input| input.bring(store, &reports))?;
     inputs.iter().try_for_each(|input| input.check_unchanged(CheckTime::BeforeTheStage))?;
     let log = store.log_file(key);
     let started = Instant::now();
@@ -128,12 +118,9 @@ pub fn execute<'c>(
     if !inputs.is_empty()
         && let Some(why) = forget_what_was_made_of_others(staging, looks)?
     {
-        send(JobMessage::Event {
-            id,
-            event: Event::Note { text: format!("{why}; the stage begins again from the start") },
-        });
+        reports.send(JobNews::Event(Event::Note { text: format!("{why}; the stage begins again from the start") }));
     }
-    let resumes = std::fs::read_dir(staging.join("work")).is_ok_and(|mut left| left.next().is_some());
+    let resumes = has_checkpoints(staging);
     let file = write_assignment(&assignment, looks)?;
     let on_event = |event: Event| {
         match &event {
@@ -141,9 +128,9 @@ pub fn execute<'c>(
             Event::Note { text } => record.notes.push(text.clone()),
             Event::Progress(_) => {}
         }
-        send(JobMessage::Event { id, event });
+        reports.send(JobNews::Event(event));
     };
-    let command = || command(process, mode.executables.as_deref());
+    let command = || child::command(process, mode.executables.as_deref());
     let mut own = None;
     let worker = if mode.fresh_worker { &mut own } else { worker };
     let ending = Worker::run(worker, children, command, &file, &log, on_event)?;
@@ -167,13 +154,12 @@ pub fn execute<'c>(
         let told = in_words(&changes(store, before.artifact, record.artifact));
         let text = format!("an earlier run of this action made another artifact, {}: {told}", before.artifact.short());
         record.notes.push(text.clone());
-        send(JobMessage::Event { id, event: Event::Note { text } });
+        reports.send(JobNews::Event(Event::Note { text }));
     }
     store.write_record(&record)?;
     remove_tree(staging)?;
     let check = if mode.check {
-        let again = SecondRun { id, process, key, looks, assignment, executables: mode.executables };
-        match again.run(store, children, messages).and_then(|second| {
+        match run_again(store, &reports, command, key, assignment, looks).and_then(|second| {
             inputs.iter().try_for_each(|input| input.check_unchanged(CheckTime::AfterTheStage))?;
             Ok(compare(&artifact.manifest, &second))
         }) {
@@ -190,38 +176,32 @@ pub fn execute<'c>(
     Ok(MadeAction { record, ran: true, check })
 }
 
-/// A second run of the action, in its own process, folder and log. Files of the first run cannot make the two results
-/// equal, and files of the second run do not replace the log of the first.
-struct SecondRun {
-    id: NodeId,
-    process: Process,
+/// Runs the action a second time, in its own process, folder and log, and returns the manifest of the second artifact.
+/// Files of the first run cannot make the two results equal, and files of the second run do not replace the log of the
+/// first.
+fn run_again(
+    store: &Store,
+    reports: &JobReports<'_>,
+    command: impl FnOnce() -> Result<Command>,
     key: Digest,
-    looks: Digest,
     assignment: Assignment,
-    executables: Option<PathBuf>,
-}
-
-impl SecondRun {
-    /// Returns the manifest of the second artifact.
-    fn run(self, store: &Store, children: &Children, messages: &Sender<JobMessage>) -> Result<Manifest> {
-        let Self { id, process, key, looks, assignment, executables } = self;
-        let key = Digest::of(format!("again {key}").as_bytes());
-        let assignment = Assignment { folder: store.staging_folder(key), ..assignment };
-        if assignment.folder.exists() {
-            remove_tree(&assignment.folder)?;
-        }
-        let (file, log) = (write_assignment(&assignment, looks)?, store.log_file(key));
-        let command = || command(process, executables.as_deref());
-        let ending = Worker::run(&mut None, children, command, &file, &log, |event| {
-            if let Event::Progress(_) = event {
-                drop(messages.send(JobMessage::Event { id, event }));
-            }
-        })?;
-        succeeded(ending, &log, children, None)?;
-        let made = Manifest::of_folder(&assignment.folder.join("out"))?;
+    looks: Digest,
+) -> Result<Manifest> {
+    let key = Digest::of(format!("again {key}").as_bytes());
+    let assignment = Assignment { folder: store.staging_folder(key), ..assignment };
+    if assignment.folder.exists() {
         remove_tree(&assignment.folder)?;
-        Ok(made)
     }
+    let (file, log) = (write_assignment(&assignment, looks)?, store.log_file(key));
+    let ending = Worker::run(&mut None, reports.children, command, &file, &log, |event| {
+        if let Event::Progress(_) = event {
+            reports.send(JobNews::Event(event));
+        }
+    })?;
+    succeeded(ending, &log, reports.children, None)?;
+    let made = Manifest::of_folder(&assignment.folder.join("out"))?;
+    remove_tree(&assignment.folder)?;
+    Ok(made)
 }
 
 /// The text of an error as the reason of a failure, without the prefix `error: `.
@@ -230,20 +210,27 @@ pub fn plain(error: &Error) -> String {
     text.strip_prefix("error: ").unwrap_or(&text).to_owned()
 }
 
-/// Reports the progress of a download to the build, in the same way as the progress of a stage.
-struct DownloadEvents<'t> {
+/// Sends the reports about one job to the build. The progress of a download is reported like that of a stage.
+struct JobReports<'t> {
     id: NodeId,
     children: &'t Children,
     messages: &'t Sender<JobMessage>,
 }
 
-impl DownloadListener for DownloadEvents<'_> {
-    fn progress(&mut self, progress: Progress) {
-        drop(self.messages.send(JobMessage::Event { id: self.id, event: Event::Progress(progress) }));
+impl JobReports<'_> {
+    fn send(&self, news: JobNews) {
+        // After an error of the build, nobody receives the report.
+        drop(self.messages.send(JobMessage { id: self.id, news }));
+    }
+}
+
+impl DownloadListener for JobReports<'_> {
+    fn progress(&self, progress: Progress) {
+        self.send(JobNews::Event(Event::Progress(progress)));
     }
 
-    fn waits(&mut self, words: String) {
-        drop(self.messages.send(JobMessage::Waiting { id: self.id, words }));
+    fn waits(&self, words: String) {
+        self.send(JobNews::Waiting(words));
     }
 
     fn gives_up(&self) -> bool {
@@ -284,9 +271,13 @@ fn forget_what_was_made_of_others(staging: &Path, looks: Digest) -> Result<Optio
         Some(_) => "its input files may have changed since the last attempt",
         None => "it is unknown from which inputs its checkpoints were made",
     };
-    let was_there = std::fs::read_dir(staging.join("work")).is_ok_and(|mut left| left.next().is_some());
+    let was_there = has_checkpoints(staging);
     remove_tree(staging)?;
     Ok(was_there.then_some(why))
+}
+
+fn has_checkpoints(staging: &Path) -> bool {
+    std::fs::read_dir(staging.join("work")).is_ok_and(|mut left| left.next().is_some())
 }
 
 fn write_assignment(assignment: &Assignment, inputs_look: Digest) -> Result<PathBuf> {
@@ -361,7 +352,7 @@ mod tests {
     use raisin_contract::{DType, DeviceKind, Environment};
 
     #[test]
-    fn checkpoints_stay_while_the_inputs_look_the_same_and_go_where_nobody_can_tell() {
+    fn checkpoints_stay_only_while_the_inputs_have_the_same_fingerprints() {
         let top = tempfile::tempdir().unwrap();
         let folder = top.path().join("key");
         let assignment = |threads| Assignment {

@@ -87,8 +87,7 @@ impl<'a> Graph<'a> {
             some if some.len() == all => node.stage.name.clone(),
             some => {
                 let common = common_values(some.iter().map(|index| &self.pipeline.variants[*index]));
-                let words: Vec<String> = common.iter().map(|(name, value)| format!("{}={value}", last(name))).collect();
-                format!("{} [{}]", node.stage.name, words.join(","))
+                format!("{} [{}]", node.stage.name, words_of_values(&common))
             }
         }
     }
@@ -208,8 +207,10 @@ fn in_common(names: &[&str]) -> Option<String> {
     (!words.is_empty()).then_some(words)
 }
 
-fn last(key: &str) -> &str {
-    key.rsplit('.').next().unwrap_or(key)
+/// The values of a sweep as text, such as `method="raise",seed=17`.
+pub fn words_of_values(values: &Map<String, Value>) -> String {
+    let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
+    values.iter().map(|(key, value)| format!("{}={value}", last(key))).collect::<Vec<_>>().join(",")
 }
 
 /// The sweep values that are equal in all these variants.
@@ -227,7 +228,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn variants_that_share_a_stage_are_named_by_what_they_have_in_common() {
+    fn a_shared_stage_is_named_by_the_common_words_of_its_variants() {
         assert_eq!(in_common(&["m=a,seed=1", "m=a,seed=2"]).as_deref(), Some("m=a"));
         assert_eq!(in_common(&["m=a,k=3,seed=1", "m=b,k=3,seed=1"]).as_deref(), Some("k=3,seed=1"));
         assert_eq!(in_common(&["m=a,seed=1", "m=b,seed=2"]), None);

@@ -16,8 +16,6 @@ use raisin_store::{BuildDescription, BuiltStage, DESCRIPTION, Waiting, write_ato
 
 /// The result of [`update`].
 pub struct LinkUpdate {
-    /// The folder out/<pipeline>/.
-    pub folder: PathBuf,
     /// Whether build.json differs from before, and with it the links.
     pub changed: bool,
     /// The number of links that lead to artifacts of an earlier build, because this build has no artifact of these
@@ -37,7 +35,7 @@ pub fn update(resolver: &mut Resolver<'_>, keys: &[Option<Digest>], out: &Path) 
     if let Some(said) = said
         && resolver.index.links_say(said)
     {
-        return Ok(LinkUpdate { folder, changed: false, earlier: 0 });
+        return Ok(LinkUpdate { changed: false, earlier: 0 });
     }
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let folder = folder.canonicalize()?;
@@ -62,7 +60,7 @@ pub fn update(resolver: &mut Resolver<'_>, keys: &[Option<Digest>], out: &Path) 
             let link = place.join(&stage.name);
             let target = |artifact| relative(&place, &resolver.store.artifact_folder(artifact));
             let id = resolver.graph.node(index, &stage.name);
-            if let Some((artifact, key)) = id.and_then(|id| Some((resolver.artifact(id)?, keys[id]?))) {
+            if let Some((artifact, key)) = id.and_then(|id| Some((resolver.artifacts[id]?, keys[id]?))) {
                 set_link(&link, &target(artifact))?;
                 stages.push(BuiltStage {
                     stage: stage.name.clone(),
@@ -100,7 +98,7 @@ pub fn update(resolver: &mut Resolver<'_>, keys: &[Option<Digest>], out: &Path) 
         places.insert(folder.join(DESCRIPTION));
         resolver.index.remember_links(said, places);
     }
-    Ok(LinkUpdate { folder: out.join(&pipeline.name), changed, earlier })
+    Ok(LinkUpdate { changed, earlier })
 }
 
 /// The digest of all data from which the links and build.json are made. `None` if a stage has no artifact in this
@@ -121,7 +119,7 @@ fn what_is_said(resolver: &Resolver<'_>, keys: &[Option<Digest>]) -> Option<Dige
             let id = resolver.graph.node(index, &stage.name)?;
             say(stage.name.as_bytes());
             say(stage.declaration.name.as_bytes());
-            for digest in [resolver.artifact(id)?, keys[id]?] {
+            for digest in [resolver.artifacts[id]?, keys[id]?] {
                 say(digest.bytes());
             }
         }
@@ -170,7 +168,7 @@ fn set_link(link: &Path, target: &Path) -> Result<()> {
 fn remove_others(folder: &Path, wanted: &BTreeSet<PathBuf>, depth: usize) -> Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let (path, kind) = entry.and_then(|entry| Ok((entry.path(), entry.file_type()?)))?;
-        if kind.is_symlink() && !wanted.contains(&path) && leads_to_an_artifact(&path) {
+        if kind.is_symlink() && !wanted.contains(&path) && artifact_of(&path).is_some() {
             std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
         } else if kind.is_dir() && depth == 0 {
             remove_others(&path, wanted, 1)?;
@@ -179,10 +177,6 @@ fn remove_others(folder: &Path, wanted: &BTreeSet<PathBuf>, depth: usize) -> Res
         }
     }
     Ok(())
-}
-
-fn leads_to_an_artifact(link: &Path) -> bool {
-    artifact_of(link).is_some()
 }
 
 /// The artifact to which a link leads, read from the target path.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Options;
 use super::difference::{ActionDifference, words};
-use super::explain::{ActionHistory, ExplainRequest};
+use super::explain::ActionHistory;
 use super::graph::NodeId;
 use super::resolve::{Resolver, StageLookup};
 use raisin_base::digest::Digest;
@@ -111,10 +111,7 @@ pub(super) fn plan_with<'a>(resolver: &mut Resolver<'a>) -> Result<(Plan, Vec<Ac
                 Status::Cached { key, artifact, finished, seconds, run, accepted }
             }
             (StageLookup::Miss(Some(lost)), key) => Status::WouldRun { key, why: vec![lost] },
-            (_, key) => {
-                let request = ExplainRequest::of(resolver, id, &action);
-                Status::WouldRun { key, why: history.explain(&resolver.store, &request)? }
-            }
+            (_, key) => Status::WouldRun { key, why: history.explain(resolver, id, &action)? },
         };
         stages.push(PlannedStage {
             stage: node.stage.name.clone(),

@@ -21,7 +21,8 @@ pub struct Resolver<'a> {
     pub devices: Devices,
     /// Whether the store had an artifact that was not in the index. If so, a new index is worth writing.
     pub found_in_store: bool,
-    artifacts: Vec<Option<Digest>>,
+    /// The artifact of each node, if it is known.
+    pub artifacts: Vec<Option<Digest>>,
 }
 
 /// The result of a look-up.
@@ -50,14 +51,6 @@ impl<'a> Resolver<'a> {
         let devices = Devices::choose(options.device)?;
         let artifacts = vec![None; graph.nodes.len()];
         Ok(Self { graph, store, index, inputs, devices, found_in_store: false, artifacts })
-    }
-
-    pub fn artifact(&self, id: NodeId) -> Option<Digest> {
-        self.artifacts[id]
-    }
-
-    pub fn settle(&mut self, id: NodeId, artifact: Digest) {
-        self.artifacts[id] = Some(artifact);
     }
 
     /// The action of a node, as far as its inputs are known. The action has a key when all inputs are known.
@@ -120,7 +113,7 @@ impl<'a> Resolver<'a> {
                 Lookup::Damaged(reason) => return Ok(StageLookup::Miss(Some(ActionDifference::Lost { reason }))),
             },
         };
-        self.settle(id, artifact);
+        self.artifacts[id] = Some(artifact);
         Ok(StageLookup::Hit(artifact))
     }
 }
