@@ -1,4 +1,5 @@
-//! Which schemas and tables there are. Names are listed from folders; a table is opened when a query names it.
+//! The catalogs, schemas and tables for queries. Names are listed from folders; a table is opened when a query names
+//! it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -183,7 +184,7 @@ impl Schema {
     pub fn has(&self, name: &str) -> bool {
         match &self.place {
             SchemaOrigin::Tool(..) => TOOL_TABLES.contains(&name),
-            // An artifact that is gone has had tables that nobody can list; to open one says that it is gone.
+            // The tables of an artifact that is gone cannot be listed. `open` then reports that the artifact is gone.
             SchemaOrigin::Stage(artifacts) if artifacts.iter().any(|(folder, _)| !folder.is_dir()) => true,
             SchemaOrigin::History(_) | SchemaOrigin::Stage(_) | SchemaOrigin::Given => self.files().contains_key(name),
         }
@@ -253,8 +254,8 @@ impl SchemaProvider for Schema {
         })
     }
 
-    /// The type of every table, without opening it. `show tables` asks for the type of each listed table, and must not read
-    /// all files.
+    /// The type of every table, without opening it. `show tables` asks for the type of each listed table, and must not
+    /// read all files.
     async fn table_type(&self, _name: &str) -> PlanResult<Option<TableType>> {
         Ok(Some(TableType::Base))
     }

@@ -1,8 +1,8 @@
 //! SQL over artifacts and runs. Only this crate uses DataFusion.
 //!
-//! Each pipeline in `out/` is a catalog. The chosen pipeline is the default catalog: `tuned.selection` names a table of it,
-//! and
-//! `"other-pipeline".tuned.selection` a table of another pipeline. Each catalog has these schemas:
+//! Each pipeline in `out/` is a catalog. The chosen pipeline is the default catalog: `tuned.selection` names a table of
+//! this pipeline, and `"other-pipeline".tuned.selection` names a table of another pipeline. Each catalog has these
+//! schemas:
 //!
 //! | schema | tables |
 //! |---|---|
@@ -12,9 +12,10 @@
 //!
 //! In a pipeline with a sweep, the table of a stage has a column for each swept key that matters for the stage.
 //!
-//! A table is opened only when a query names it, because a store may have 10,000 artifacts. A table is a list of files with
-//! constant columns (see [`sources`]). If the schemas of the files differ, columns are matched by name, and a column that a
-//! file lacks is null. A table with the name `metrics` is shown wide, with one column for each metric (see [`pivot`]).
+//! A table is opened only when a query names it, because a store may have 10,000 artifacts. A table is a list of files
+//! with constant columns (see [`sources`]). If the schemas of the files differ, columns are matched by name, and a
+//! column that a file lacks is null. A table with the name `metrics` is shown wide, with one column for each metric
+//! (see [`pivot`]).
 
 mod catalog;
 mod files;
@@ -86,8 +87,8 @@ pub fn answer(
 /// The tables of one query, by schema and name.
 pub type Tables = BTreeMap<(String, String), Vec<TableFile>>;
 
-/// The answer of a query over given tables, as one batch. Without ORDER BY, the rows are in the order of the files and of
-/// the rows in a file, because there is only one partition.
+/// The answer of a query over given tables, as one batch. Without ORDER BY, the rows are in the order of the files and
+/// of the rows in a file, because there is only one partition.
 pub fn collect(sql: &str, tables: Tables) -> Result<RecordBatch> {
     session::block_on(async {
         let session = session::Session::over(catalog::Catalogs::of_tables(tables))?;

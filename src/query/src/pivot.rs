@@ -1,10 +1,9 @@
 //! Shows the long table `metrics` (metric, value) wide: one row for each evaluation, and one column for each metric.
 //!
 //! The files are long, so that their schema does not depend on the metrics of an evaluation. But a typical query is
-//! `select method, avg(acc), count(*) from scores.metrics group by method`, in which a row is one evaluation. Over long rows
-//! this query would need a CASE for each metric, and count(*) would count metrics. Therefore SQL shows `metrics` wide. The
-//! table
-//! `metrics_long` shows the rows of the files.
+//! `select method, avg(acc), count(*) from scores.metrics group by method`, in which a row is one evaluation. Over long
+//! rows this query would need a CASE for each metric, and count(*) would count metrics. Therefore SQL shows `metrics`
+//! wide. The table `metrics_long` shows the rows of the files.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,11 +22,11 @@ use raisin_table::{batch, column};
 
 /// The table that is shown wide.
 pub const WIDE: &str = "metrics";
-/// The name under which its rows are shown as in the files.
+/// The name of the table that shows the rows of `metrics` as they are in the files.
 pub const LONG: &str = "metrics_long";
 
-/// The long rows of one file as wide rows: one for each split, in the order of their first appearance. `None` if the table
-/// is not long.
+/// The long rows of one file as wide rows: one for each split, in the order of their first appearance. `None` if the
+/// table is not long.
 pub fn widen(rows: &RecordBatch) -> Result<Option<RecordBatch>> {
     let (Ok(metrics), Ok(values)) = (column::<StringArray>(rows, "metric"), column::<Float64Array>(rows, "value"))
     else {

@@ -122,7 +122,7 @@ impl BuildIndex {
     /// Saves the digest of the links and the fingerprints of the folders of the links. A change of a link changes the
     /// fingerprint of its folder.
     pub fn remember_links(&mut self, what: Digest, paths: impl IntoIterator<Item = PathBuf>) {
-        let seen = |path: PathBuf| Some((Fingerprint::of(&path).ok()?, path)).map(|(seen, path)| (path, seen));
+        let seen = |path: PathBuf| Fingerprint::of(&path).ok().map(|seen| (path, seen));
         let paths: Option<Vec<_>> = paths.into_iter().map(seen).collect();
         let links = paths.map(|paths| Links { say: what, paths });
         self.changed |= links != self.links;
@@ -257,10 +257,14 @@ impl<'b> Rest<'b> {
         Some(taken)
     }
 
-    fn number(&mut self) -> Option<u64> {
-        let (taken, rest) = self.0.split_first_chunk::<8>()?;
+    fn chunk<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (taken, rest) = self.0.split_first_chunk::<N>()?;
         self.0 = rest;
-        Some(u64::from_le_bytes(*taken))
+        Some(*taken)
+    }
+
+    fn number(&mut self) -> Option<u64> {
+        self.chunk().map(u64::from_le_bytes)
     }
 
     fn count(&mut self) -> Option<usize> {
@@ -273,9 +277,7 @@ impl<'b> Rest<'b> {
     }
 
     fn digest(&mut self) -> Option<Digest> {
-        let (taken, rest) = self.0.split_first_chunk::<32>()?;
-        self.0 = rest;
-        Some(Digest::from_bytes(*taken))
+        self.chunk().map(Digest::from_bytes)
     }
 
     fn fingerprint(&mut self) -> Option<Fingerprint> {
@@ -318,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_found_is_found_again_and_what_was_touched_is_not() {
+    fn an_untouched_artifact_is_found_again_and_a_touched_one_is_not() {
         type Touch = fn(&Store, Digest, &Path) -> std::io::Result<()>;
         let writable = |path: &Path| {
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -351,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_links_say_is_kept_and_no_cut_of_an_index_is_believed() {
+    fn the_digest_of_the_links_is_kept_and_a_cut_index_is_ignored() {
         let folder = tempfile::tempdir().unwrap();
         let (store, key, artifact) = indexed(folder.path());
         let mut index = load(&store);

@@ -69,19 +69,9 @@ impl Store {
 
     /// All noted out folders.
     fn noted_out_folders(&self) -> Result<Vec<PathBuf>> {
-        let folder = self.root.join("roots");
-        let cannot = || format!("cannot read {}", folder.display());
-        let entries = match std::fs::read_dir(&folder) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error).with_context(cannot),
-        };
         let mut noted = Vec::new();
-        for entry in entries {
-            let entry = entry.with_context(cannot)?;
-            // A file whose name is not a digest is the temporary file of a process that was killed.
-            let Some(name) = entry.file_name().to_str().and_then(|name| name.parse::<Digest>().ok()) else { continue };
-            let path = entry.path();
+        for name in self.digests_in("roots", "")? {
+            let path = self.root.join("roots").join(name.to_hex());
             let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
             if Digest::of(&bytes) != name {
                 let message =
@@ -172,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_not_taken_for_nothing() {
+    fn a_root_that_cannot_be_read_is_an_error() {
         let (_folder, store, out) = project();
         store.note_out_folder(&out).unwrap();
         let note = store.out_folder_note(&out);
