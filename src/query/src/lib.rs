@@ -36,8 +36,8 @@ use std::path::PathBuf;
 
 use arrow::array::RecordBatch;
 
-pub use raisin_contract::query::{OutputFormat, QueryOptions};
-pub use sources::{TableFile, spread};
+use raisin_contract::query::{OutputFormat, QueryOptions};
+use sources::TableFile;
 
 use raisin_base::error::{Problem, Result, anyhow};
 use raisin_store::Store;
@@ -59,7 +59,7 @@ pub fn run(options: &QueryOptions) -> Result<()> {
 }
 
 /// Writes the answer of a query to `to`. `note` is called with each line that is meant for a person.
-pub fn answer(
+fn answer(
     options: &QueryOptions,
     to: &mut (dyn std::io::Write + Send),
     width: Option<usize>,
@@ -84,12 +84,12 @@ pub fn answer(
     }
 }
 
-/// The tables of one query, by schema and name.
-pub type Tables = BTreeMap<(String, String), Vec<TableFile>>;
+/// The files of the tables of one schema, by the name of the table.
+type TableFiles = BTreeMap<String, Vec<TableFile>>;
 
-/// The answer of a query over given tables, as one batch. Without ORDER BY, the rows are in the order of the files and
+/// The answer of a query over given tables, by schema, as one batch. Without ORDER BY, the rows are in the order of the files and
 /// of the rows in a file, because there is only one partition.
-pub fn collect(sql: &str, tables: Tables) -> Result<RecordBatch> {
+fn collect(sql: &str, tables: BTreeMap<String, TableFiles>) -> Result<RecordBatch> {
     session::block_on(async {
         let session = session::Session::over(catalog::Catalogs::of_tables(tables))?;
         session.stream(sql, &mut |_| {}).await?.all().await
@@ -97,7 +97,7 @@ pub fn collect(sql: &str, tables: Tables) -> Result<RecordBatch> {
 }
 
 /// The files of an artifact that are tables, by the name of the table.
-pub fn tables_of(artifact: &std::path::Path) -> Result<BTreeMap<String, PathBuf>> {
+fn tables_of(artifact: &std::path::Path) -> Result<BTreeMap<String, PathBuf>> {
     let mut tables = BTreeMap::new();
     let entries =
         std::fs::read_dir(artifact).map_err(|error| anyhow!("cannot list {}: {error}", artifact.display()))?;

@@ -119,7 +119,7 @@ fn relevant<T>(members: &[Member<T>], axes: &[String]) -> Vec<String> {
 
 /// A short name for each axis: the shortest end of its key that no other axis has. `stage.tuned.select.method` becomes
 /// `method`.
-pub fn short_names(axes: &[String]) -> BTreeMap<String, String> {
+fn short_names(axes: &[String]) -> BTreeMap<String, String> {
     let name = |axis: &String| {
         let parts: Vec<&str> = axis.split('.').collect();
         for length in 1..=parts.len() {

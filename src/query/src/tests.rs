@@ -377,7 +377,7 @@ fn given_tables_answer_in_the_same_words_and_the_same_order() {
         TableFile { path: file("a.parquet", &metrics(0.5, 1.0)), constants: constants("raise") },
         TableFile { path: file("b.parquet", &metrics(0.25, 2.0)), constants: constants("random") },
     ];
-    let tables: Tables = BTreeMap::from([(("scores".to_owned(), "metrics".to_owned()), files)]);
+    let tables = BTreeMap::from([("scores".to_owned(), BTreeMap::from([("metrics".to_owned(), files)]))]);
     let rows = collect("select method, acc from scores.metrics", tables.clone()).unwrap();
     assert_eq!(
         column::<StringArray>(&rows, "method").unwrap().iter().flatten().collect::<Vec<_>>(),
