@@ -11,7 +11,7 @@ mod tests;
 
 use std::borrow::Cow;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use raisin_base::digest::{Digest, canonical};
@@ -196,18 +196,5 @@ impl<'a> Action<'a> {
         let mut found = Vec::new();
         below("", &self.to_json(), &mut found);
         found
-    }
-}
-
-impl Serialize for Action<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.to_json().serialize(serializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for Action<'static> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let json = Value::deserialize(deserializer)?;
-        Action::of_json(&json).map(Action::into_owned).map_err(serde::de::Error::custom)
     }
 }

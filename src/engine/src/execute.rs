@@ -17,7 +17,7 @@ use super::change::{changes, in_words};
 use super::child::{self, Children};
 use super::fetch::DownloadListener;
 use super::graph::NodeId;
-use super::inputs::{CheckTime, InputFile, looks};
+use super::inputs::{CheckTime, InputFile, digest_of_fingerprints};
 use super::waiting;
 use super::worker::{Ending, Worker};
 use raisin_base::digest::Digest;
@@ -114,14 +114,14 @@ pub fn execute<'c>(
     let log = store.log_file(key);
     let started = Instant::now();
     record.started = jiff::Timestamp::now().to_string();
-    let looks = looks(&inputs);
+    let fingerprints = digest_of_fingerprints(&inputs);
     if !inputs.is_empty()
-        && let Some(why) = forget_what_was_made_of_others(staging, looks)?
+        && let Some(why) = remove_if_inputs_changed(staging, fingerprints)?
     {
-        reports.send(JobNews::Event(Event::Note { text: format!("{why}; the stage begins again from the start") }));
+        reports.note(format!("{why}; the stage begins again from the start"));
     }
     let resumes = has_checkpoints(staging);
-    let file = write_assignment(&assignment, looks)?;
+    let file = write_assignment(&assignment, fingerprints)?;
     let on_event = |event: Event| {
         match &event {
             Event::Cost(cost) => record.costs.push(cost.clone()),
@@ -154,12 +154,12 @@ pub fn execute<'c>(
         let told = in_words(&changes(store, before.artifact, record.artifact));
         let text = format!("an earlier run of this action made another artifact, {}: {told}", before.artifact.short());
         record.notes.push(text.clone());
-        reports.send(JobNews::Event(Event::Note { text }));
+        reports.note(text);
     }
     store.write_record(&record)?;
     remove_tree(staging)?;
     let check = if mode.check {
-        match run_again(store, &reports, command, key, assignment, looks).and_then(|second| {
+        match run_again(store, &reports, command, key, assignment, fingerprints).and_then(|second| {
             inputs.iter().try_for_each(|input| input.check_unchanged(CheckTime::AfterTheStage))?;
             Ok(compare(&artifact.manifest, &second))
         }) {
@@ -185,14 +185,14 @@ fn run_again(
     command: impl FnOnce() -> Result<Command>,
     key: Digest,
     assignment: Assignment,
-    looks: Digest,
+    fingerprints: Digest,
 ) -> Result<Manifest> {
     let key = Digest::of(format!("again {key}").as_bytes());
     let assignment = Assignment { folder: store.staging_folder(key), ..assignment };
     if assignment.folder.exists() {
         remove_tree(&assignment.folder)?;
     }
-    let (file, log) = (write_assignment(&assignment, looks)?, store.log_file(key));
+    let (file, log) = (write_assignment(&assignment, fingerprints)?, store.log_file(key));
     let ending = Worker::run(&mut None, reports.children, command, &file, &log, |event| {
         if let Event::Progress(_) = event {
             reports.send(JobNews::Event(event));
@@ -221,6 +221,10 @@ impl JobReports<'_> {
     fn send(&self, news: JobNews) {
         // After an error of the build, nobody receives the report.
         drop(self.messages.send(JobMessage { id: self.id, news }));
+    }
+
+    fn note(&self, text: String) {
+        self.send(JobNews::Event(Event::Note { text }));
     }
 }
 
@@ -256,7 +260,7 @@ struct Before {
 /// Removes the staging folder of a stage that did not end, unless the input files still have the fingerprints that they
 /// had when the stage began. With other fingerprints, the stage may have read other bytes than the key says, and no
 /// check came after the reading. If checkpoints are removed, returns the reason.
-fn forget_what_was_made_of_others(staging: &Path, looks: Digest) -> Result<Option<&'static str>> {
+fn remove_if_inputs_changed(staging: &Path, fingerprints: Digest) -> Result<Option<&'static str>> {
     let before = match std::fs::read(staging.join(ASSIGNMENT)) {
         Ok(text) => serde_json::from_slice::<Before>(&text).ok(),
         // The stage did not begin before, or a process died after it created the folder.
@@ -266,7 +270,7 @@ fn forget_what_was_made_of_others(staging: &Path, looks: Digest) -> Result<Optio
         }
     };
     let why = match before {
-        Some(before) if before.inputs_look == looks => return Ok(None),
+        Some(before) if before.inputs_look == fingerprints => return Ok(None),
         _ if !staging.exists() => return Ok(None),
         Some(_) => "its input files may have changed since the last attempt",
         None => "it is unknown from which inputs its checkpoints were made",
@@ -368,15 +372,15 @@ mod tests {
             folder: folder.clone(),
             tokens: None,
         };
-        let (looks, other) = (Digest::of(b"one"), Digest::of(b"two"));
+        let (fingerprints, other) = (Digest::of(b"one"), Digest::of(b"two"));
         let checkpoint = folder.join("work/checkpoint");
         let begin = |threads| {
-            let file = write_assignment(&assignment(threads), looks).unwrap();
+            let file = write_assignment(&assignment(threads), fingerprints).unwrap();
             std::fs::create_dir_all(folder.join("work")).unwrap();
             std::fs::write(&checkpoint, "").unwrap();
             file
         };
-        assert_eq!(forget_what_was_made_of_others(&folder, looks).unwrap(), None);
+        assert_eq!(remove_if_inputs_changed(&folder, fingerprints).unwrap(), None);
         let file = begin(1);
         let before = std::fs::metadata(&file).unwrap().modified().unwrap();
         begin(1);
@@ -384,13 +388,13 @@ mod tests {
         // Another number of threads does not change the inputs.
         begin(2);
         assert!(raisin_contract::serve::read_assignment(&file).is_ok_and(|assignment| assignment.threads == 2));
-        assert_eq!(forget_what_was_made_of_others(&folder, looks).unwrap(), None);
+        assert_eq!(remove_if_inputs_changed(&folder, fingerprints).unwrap(), None);
         assert!(checkpoint.exists());
-        let why = forget_what_was_made_of_others(&folder, other).unwrap();
+        let why = remove_if_inputs_changed(&folder, other).unwrap();
         assert_eq!((why, folder.exists()), (Some("its input files may have changed since the last attempt"), false));
         let text = std::fs::read(begin(1)).unwrap();
         std::fs::write(&file, &text[..text.len() / 2]).unwrap();
-        let why = forget_what_was_made_of_others(&folder, looks).unwrap();
+        let why = remove_if_inputs_changed(&folder, fingerprints).unwrap();
         assert_eq!((why, folder.exists()), (Some("it is unknown from which inputs its checkpoints were made"), false));
     }
 }

@@ -31,14 +31,9 @@ pub struct Graph<'a> {
     pub pipeline: &'a Pipeline,
     pub nodes: Vec<StageNode<'a>>,
     identities: HashMap<String, NodeId>,
-    by_name: HashMap<(usize, &'a str), Visit>,
+    /// The node of a stage in a variant; `None` while the inputs of the stage are visited.
+    by_name: HashMap<(usize, &'a str), Option<NodeId>>,
     stages: Vec<HashMap<&'a str, &'a Stage>>,
-}
-
-#[derive(Clone, Copy)]
-enum Visit {
-    Under,
-    Done(NodeId),
 }
 
 impl<'a> Graph<'a> {
@@ -72,10 +67,7 @@ impl<'a> Graph<'a> {
 
     /// The node of a stage in a variant, if the graph contains it.
     pub fn node(&self, variant: usize, stage: &str) -> Option<NodeId> {
-        match self.by_name.get(&(variant, stage)) {
-            Some(Visit::Done(id)) => Some(*id),
-            _ => None,
-        }
+        self.by_name.get(&(variant, stage)).copied().flatten()
     }
 
     /// The stage name, with the variant if not all variants share the node: `features`, or `features [method=raise]`.
@@ -111,14 +103,14 @@ impl<'a> Graph<'a> {
             bail!("variant `{}` has no stage `{name}`", self.pipeline.variants[variant].name);
         };
         match self.by_name.get(&(variant, stage.name.as_str())) {
-            Some(Visit::Done(id)) => return Ok(*id),
-            Some(Visit::Under) => return Err(Problem::usage(format!("stage `{name}` needs itself")).into()),
+            Some(Some(id)) => return Ok(*id),
+            Some(None) => return Err(Problem::usage(format!("stage `{name}` needs itself")).into()),
             None => {}
         }
         let gathers = stage.declaration.gathers;
         let seen: Vec<usize> = if gathers { self.with_stage(name) } else { vec![variant] };
         for index in &seen {
-            self.by_name.insert((*index, &stage.name), Visit::Under);
+            self.by_name.insert((*index, &stage.name), None);
         }
         if let Some(other) = seen.iter().find(|index| self.stages[**index][name].resolved != stage.resolved) {
             let message = format!(
@@ -147,7 +139,7 @@ impl<'a> Graph<'a> {
         };
         for index in seen {
             self.nodes[id].variants.push(index);
-            self.by_name.insert((index, &stage.name), Visit::Done(id));
+            self.by_name.insert((index, &stage.name), Some(id));
         }
         Ok(id)
     }

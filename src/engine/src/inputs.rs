@@ -52,7 +52,7 @@ pub enum CheckTime {
 
 /// One digest of the fingerprints that all these files had when they were hashed. The paths of the files are not part
 /// of the digest.
-pub fn looks(inputs: &[InputFile]) -> Digest {
+pub fn digest_of_fingerprints(inputs: &[InputFile]) -> Digest {
     let seen: Vec<Vec<Fingerprint>> =
         inputs.iter().map(|input| input.files.iter().map(|(_, seen)| *seen).collect()).collect();
     Digest::of(format!("{seen:?}").as_bytes())

@@ -14,7 +14,7 @@ use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Result};
 use raisin_contract::Action;
 use raisin_pipeline::Pipeline;
-use raisin_store::{Accepted, ActionRecord};
+use raisin_store::{Accepted, ActionRecord, Store};
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Plan {
@@ -86,7 +86,7 @@ impl fmt::Display for Plan {
 
 /// Looks up every stage, and explains each stage that would run.
 pub fn plan(pipeline: &Pipeline, options: &Options) -> Result<Plan> {
-    let mut resolver = Resolver::new(pipeline, options)?;
+    let mut resolver = Resolver::of(pipeline, options, Store::open(&options.cache)?)?;
     Ok(plan_with(&mut resolver)?.0)
 }
 

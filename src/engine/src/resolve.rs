@@ -32,11 +32,7 @@ pub enum StageLookup {
 }
 
 impl<'a> Resolver<'a> {
-    pub fn new(pipeline: &'a Pipeline, options: &Options) -> Result<Self> {
-        Self::of(pipeline, options, Store::open(&options.cache)?)
-    }
-
-    /// As [`Resolver::new`], with an open store. If the caller needs the artifacts after the look-up, the caller must
+    /// If the caller needs the artifacts after the look-up, the caller must
     /// hold [`Store::share`] before this call. Otherwise gc could remove an artifact that the index has just reported.
     pub fn of(pipeline: &'a Pipeline, options: &Options, store: Store) -> Result<Self> {
         let out = options.out.join(&pipeline.name);

@@ -157,13 +157,6 @@ impl TreeNode {
         }
     }
 
-    pub fn table_mut(&mut self) -> Option<&mut Table> {
-        match &mut self.content {
-            NodeContent::Table(table) => Some(table),
-            _ => None,
-        }
-    }
-
     pub fn text(&self) -> Option<&str> {
         match &self.content {
             NodeContent::Scalar(Value::String(text)) => Some(text),
@@ -223,15 +216,12 @@ impl Table {
             match self.entry_mut(&entry.key) {
                 None => self.entries.push(entry),
                 Some(old) => {
-                    let merges = |node: &TreeNode| node.table().is_some_and(|table| !table.inline);
-                    old.origin = entry.origin;
-                    if merges(&old.node) && merges(&entry.node) {
-                        old.node.origin = entry.node.origin;
-                        if let (Some(table), NodeContent::Table(other)) = (old.node.table_mut(), entry.node.content) {
+                    (old.origin, old.node.origin) = (entry.origin, entry.node.origin);
+                    match (&mut old.node.content, entry.node.content) {
+                        (NodeContent::Table(table), NodeContent::Table(other)) if !table.inline && !other.inline => {
                             table.merge(other);
                         }
-                    } else {
-                        old.node = entry.node;
+                        (content, other) => *content = other,
                     }
                 }
             }

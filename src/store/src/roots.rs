@@ -26,8 +26,7 @@ impl Store {
     /// Notes `out` as an out folder whose links gc follows. Call this before links are written into `out`. If the note
     /// exists already, nothing is written.
     pub fn note_out_folder(&self, out: &Path) -> Result<()> {
-        let out =
-            std::path::absolute(out).with_context(|| format!("cannot find the absolute path of {}", out.display()))?;
+        let out = absolute(out)?;
         let (file, path) = (self.out_folder_note(&out), out.as_os_str().as_bytes());
         if std::fs::read(&file).is_ok_and(|known| known == path) {
             return Ok(());
@@ -45,8 +44,7 @@ impl Store {
     pub(super) fn roots(&self, out: &Path) -> Result<Roots> {
         let digests = self.pins()?.into_iter().map(|pin| pin.digest).collect();
         let mut roots = Roots { digests, folders: BTreeSet::new(), gone: Vec::new() };
-        let here =
-            std::path::absolute(out).with_context(|| format!("cannot find the absolute path of {}", out.display()))?;
+        let here = absolute(out)?;
         for folder in self.noted_out_folders()?.into_iter().chain([here.clone()]) {
             if roots.folders.contains(&folder) {
                 continue;
@@ -84,6 +82,10 @@ impl Store {
         }
         Ok(noted)
     }
+}
+
+fn absolute(out: &Path) -> Result<PathBuf> {
+    std::path::absolute(out).with_context(|| format!("cannot find the absolute path of {}", out.display()))
 }
 
 /// Collects the digests of all links below `folder`: out/<pipeline>/<stage> and out/<pipeline>/<variant>/<stage> are

@@ -22,10 +22,6 @@ pub fn put_text(plain: &str, text: &mut String) {
     text.push('"');
 }
 
-pub fn put_list<T>(text: &mut String, items: impl IntoIterator<Item = T>, put: impl Fn(T, &mut String)) {
-    put_all(text, ['[', ']'], items, put);
-}
-
 /// `entries` must be sorted by name.
 pub fn put_table<'t, T>(
     text: &mut String,
@@ -39,7 +35,8 @@ pub fn put_table<'t, T>(
     });
 }
 
-fn put_all<T>(
+/// Puts all items, with commas between them and brackets around them.
+pub fn put_all<T>(
     text: &mut String,
     [open, close]: [char; 2],
     items: impl IntoIterator<Item = T>,

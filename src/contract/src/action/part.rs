@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::canonical::{put_digest, put_list, put_table, put_text};
+use super::canonical::{put_all, put_digest, put_table, put_text};
 use crate::pointer::segments;
 use raisin_base::digest::{Digest, canonical};
 use raisin_base::error::{Result, bail, ensure};
@@ -117,7 +117,7 @@ impl<'a> Part<'a> {
                 sorted.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
                 put_table(text, sorted.into_iter().map(|(name, part)| (name.as_ref(), part)), Self::put_canonical);
             }
-            Self::List(items) => put_list(text, items, Self::put_canonical),
+            Self::List(items) => put_all(text, ['[', ']'], items, Self::put_canonical),
             Self::Input(input) => input.put_canonical(text),
         }
     }
@@ -182,7 +182,7 @@ impl Input<'_> {
             }
             Self::Artifacts(all) => {
                 text.push_str("{\"artifacts\":");
-                put_list(text, all, |one, text| {
+                put_all(text, ['[', ']'], all, |one, text| {
                     text.push_str("{\"artifact\":");
                     put_digest(one.artifact, text);
                     text.push_str(",\"stage\":");
