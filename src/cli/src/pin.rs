@@ -6,8 +6,7 @@ use clap::Args;
 
 use super::pipeline_arguments::Folders;
 use raisin_base::error::{Problem, Result, nearest};
-use raisin_store::Store;
-use raisin_store::{BuildDescription, BuiltStage};
+use raisin_store::{BuildDescription, BuiltStage, Store};
 
 /// Keep the artifacts of a pipeline's last build, whatever later builds link to. Without a pipeline, list the pins.
 #[derive(Args)]
