@@ -1,9 +1,9 @@
-//! What `just bench lm` and `just bench gpu` time of raisin: one task of one model in a process of its own, through the
-//! library that the stages use. The scripts beside this file draw the batches, start the peers, and compare.
+//! raisin's part of `just bench lm` and `just bench gpu`: times one task of one model in its own process, through the
+//! library that the stages use. The scripts beside this file draw the batches, start the other programs, and compare.
 //!
-//!     bench-lm prepare GGUF ROWS.json OUT COUNT    a Hugging Face folder and token sequences, for all who take part
-//!     bench-lm synthetic MODEL OUT COUNT          rows of the synthetic pool for a byte-level model
-//!     bench-lm run REQUEST.json                    times one task; the result is one line of JSON
+//!     bench-lm prepare GGUF ROWS.json OUT COUNT    writes a Hugging Face folder and token sequences for all programs
+//!     bench-lm synthetic MODEL OUT COUNT           writes rows of the synthetic pool for a byte-level model
+//!     bench-lm run REQUEST.json                    times one task, and prints one line of JSON
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -12,7 +12,7 @@ use std::time::Instant;
 use raisin_base::error::{Context as _, Result, anyhow, bail, render};
 use raisin_base::learner::Ensemble;
 use raisin_base::seed::Seed;
-use raisin_corpus::message::conversation;
+use raisin_corpus::message::{Message, conversation};
 use raisin_corpus::synthetic::{Family, Mix, mix};
 use raisin_corpus::{Codec, Instruction, Sequence};
 use raisin_lm::gguf::Gguf;
@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tch::{Device, Kind as TensorKind, Tensor, no_grad};
 
-/// Longer rows are cut, for raisin and its peers alike.
+/// The maximum length of a row in tokens, for raisin and for the other programs. Longer rows are cut.
 const MAX_TOKENS: usize = 512;
 
 fn main() -> ExitCode {
@@ -45,11 +45,20 @@ fn main() -> ExitCode {
     }
 }
 
-/// A row as the peers read it.
+/// A row in the form that the other programs read.
 #[derive(Serialize, Deserialize)]
 struct BenchRow {
     tokens: Vec<u32>,
     supervised: Vec<u8>,
+}
+
+/// The tokens of a conversation; `None` if the conversation has no trainable token.
+fn encoded(codec: &Codec, messages: Vec<Message>) -> Result<Option<BenchRow>> {
+    let sequence = codec.instruction(&Instruction { id: 0, messages, label: None }, MAX_TOKENS)?;
+    Ok(sequence.map(|Sequence { tokens, supervised }| BenchRow {
+        tokens,
+        supervised: supervised.into_iter().map(u8::from).collect(),
+    }))
 }
 
 fn prepare(gguf: &Path, rows: &Path, out: &Path, count: &str) -> Result<()> {
@@ -66,10 +75,7 @@ fn prepare(gguf: &Path, rows: &Path, out: &Path, count: &str) -> Result<()> {
         let (question, input) = (text(record, "instruction"), text(record, "input"));
         let question = if input.is_empty() { question } else { format!("{question}\n\n{input}") };
         let messages = conversation(None, &question, Some(&text(record, "output")));
-        let instruction = Instruction { id: 0, messages, label: None };
-        if let Some(Sequence { tokens, supervised }) = codec.instruction(&instruction, MAX_TOKENS)? {
-            sequences.push(BenchRow { tokens, supervised: supervised.into_iter().map(u8::from).collect() });
-        }
+        sequences.extend(encoded(&codec, messages)?);
         if sequences.len() == count {
             break;
         }
@@ -90,10 +96,7 @@ fn synthetic(model: &Path, out: &Path, count: &str) -> Result<()> {
     };
     let mut sequences = Vec::new();
     for row in mix(&shape, &Seed::new(17))?.pool {
-        let instruction = Instruction { id: 0, messages: row.messages, label: None };
-        if let Some(Sequence { tokens, supervised }) = codec.instruction(&instruction, MAX_TOKENS)? {
-            sequences.push(BenchRow { tokens, supervised: supervised.into_iter().map(u8::from).collect() });
-        }
+        sequences.extend(encoded(&codec, row.messages)?);
     }
     Ok(std::fs::write(out.join("rows.json"), serde_json::to_vec(&sequences)?)?)
 }
@@ -107,23 +110,26 @@ struct Measurement {
     device: String,
     dtype: String,
     threads: i32,
-    /// Row numbers of each timed unit; the first is not counted.
+    /// The row numbers of each timed unit. The first unit is not counted.
     batches: Vec<Vec<usize>>,
-    /// Row numbers of the validation set of a reward evaluation.
+    /// The row numbers of the validation set of a reward evaluation.
     #[serde(default)]
     validation: Vec<usize>,
-    /// Forward passes hold at most this many tokens.
+    /// The maximum number of tokens of a forward pass.
     batch_tokens: usize,
-    /// With the frozen prefix of a proxy: how many layers on top are trained.
+    /// For a proxy with a frozen prefix: the number of trained layers on top.
     #[serde(default)]
     top_layers: Option<usize>,
-    /// How many episodes, of how many steps; all at once or one after the other; and what they train.
+    /// The number of episodes.
     #[serde(default)]
     episodes: usize,
+    /// The number of steps of each episode.
     #[serde(default)]
     steps: usize,
+    /// Whether all episodes run at the same time, instead of one after another.
     #[serde(default)]
     side_by_side: bool,
+    /// Whether all weights are trained, instead of adapters.
     #[serde(default)]
     full: bool,
 }
@@ -138,16 +144,16 @@ enum MeasurementName {
     Episodes,
 }
 
-/// What one unit did.
+/// The measured values of one timed unit.
 #[derive(Serialize)]
 struct Unit {
     seconds: f64,
-    /// Of the processor, over all threads.
+    /// The processor time in seconds, summed over all threads.
     cpu: f64,
     tokens: usize,
     supervised: usize,
     flops: f64,
-    /// The loss, so that contenders can be seen to compute the same thing.
+    /// The loss. Equal losses show that the programs compute the same task.
     value: f64,
 }
 
@@ -191,7 +197,8 @@ fn run(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The largest resident set of this process so far; on a GPU, what is taken of its memory, which libtorch keeps.
+/// The largest resident set of this process so far, in bytes. For a GPU: the memory in use, because libtorch keeps
+/// freed memory.
 fn peak_memory(device: Device) -> u64 {
     if let Device::Cuda(index) = device {
         return raisin_lm::device_memory_in_use(index).unwrap_or(0);
@@ -201,15 +208,15 @@ fn peak_memory(device: Device) -> u64 {
     line.split_whitespace().next().and_then(|kilobytes| kilobytes.parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
-/// Processor time of this process so far, in seconds.
+/// The processor time of this process so far, in seconds.
 fn processor_time() -> f64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: writes one timespec.
+    // SAFETY: the call writes one timespec, and `time` is one.
     unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
-/// Runs `work` and waits until the device is done with it; wall and processor time.
+/// Runs `work` and waits until the device has finished. Returns the wall time and the processor time in seconds.
 fn timed<T>(device: Device, work: impl FnOnce() -> Result<T>) -> Result<([f64; 2], T)> {
     let (start, cpu) = (Instant::now(), processor_time());
     let result = work()?;
@@ -227,7 +234,7 @@ fn counts(rows: &[&Sequence]) -> (usize, usize) {
     (rows.iter().map(|row| row.tokens.len()).sum(), rows.iter().map(|row| row.supervised_tokens()).sum())
 }
 
-/// The log-probability of each response and its mean hidden state.
+/// Times the log-probability and the mean hidden state of each response.
 fn features(model: &Model, rows: &[Sequence], request: &Measurement) -> Result<Vec<Unit>> {
     let mut units = Vec::new();
     for batch in &request.batches {
@@ -291,7 +298,7 @@ fn reward(model: &Model, rows: &[Sequence], request: &Measurement) -> Result<Vec
     Ok(units)
 }
 
-/// What the episodes of a selector cost: training steps, each followed by a reward evaluation.
+/// Times the episodes of a selector: training steps, each followed by a reward evaluation.
 fn episodes(model: Model, rows: Vec<Sequence>, request: &Measurement) -> Result<Vec<Unit>> {
     let layers = model.config.num_hidden_layers;
     let adaptation = match (request.full, request.top_layers) {

@@ -145,7 +145,7 @@ fn pin(text: &str) -> String {
 }
 
 #[test]
-fn a_download_that_is_cut_again_and_again_goes_on_where_it_was() {
+fn a_download_that_is_cut_several_times_continues_each_time() {
     let content = lines(3000);
     let piece = content.len() / 7 + 1;
     let server = Server::start(&content, Manner::Cuts(piece));
@@ -153,15 +153,14 @@ fn a_download_that_is_cut_again_and_again_goes_on_where_it_was() {
     // A plan needs only the expected digest, not the file.
     let plan = project.run(&["plan", "p.toml"]);
     assert!(plan.code == 0 && server.asked().is_empty(), "{}", plan.stderr);
-    let answer = project.run(&["build", "p.toml"]);
-    assert_eq!(answer.code, 0, "{}", answer.stderr);
+    project.done(&["build", "p.toml"]);
     assert_eq!(server.asked(), (0..7).map(|n| n * piece).collect::<Vec<_>>());
     let rows = project.sql("select count(*) as n from pool.instructions");
     assert_eq!(rows, [serde_json::json!({"n": 3000})]);
     // The file gets its name from the address.
     assert_eq!(project.sql("select file from pool.sources"), [serde_json::json!({"file": "pool.jsonl"})]);
     // One download is enough, also for a stage that runs again.
-    assert_eq!(project.run(&["build", "p.toml", "--force"]).code, 0);
+    project.done(&["build", "p.toml", "--force"]);
     assert_eq!(server.asked().len(), 7);
 }
 
@@ -177,13 +176,12 @@ fn a_download_goes_on_in_the_next_build() {
     let part = part.map(|entry| entry.path()).find(|path| path.is_file()).expect("a part");
     std::fs::write(part, &content[..1000]).expect("a download that had come so far");
     *server.manner.lock().expect("no panic") = Manner::Well;
-    let answer = project.run(&["build", "p.toml"]);
-    assert_eq!(answer.code, 0, "{}", answer.stderr);
+    project.done(&["build", "p.toml"]);
     assert_eq!(server.asked().last(), Some(&1000));
 }
 
 #[test]
-fn servers_that_know_no_ranges_or_are_busy_for_a_while_are_lived_with() {
+fn a_download_succeeds_from_a_server_without_ranges_or_busy_for_a_while() {
     let content = lines(2000);
     for (manner, asked) in [
         (Manner::CutsOnceWithoutRanges(1000), vec![0, 1000]),
@@ -192,8 +190,7 @@ fn servers_that_know_no_ranges_or_are_busy_for_a_while_are_lived_with() {
     ] {
         let server = Server::start(&content, manner);
         let project = project(&server, Some(&pin(&content)));
-        let answer = project.run(&["build", "p.toml"]);
-        assert_eq!(answer.code, 0, "{}", answer.stderr);
+        project.done(&["build", "p.toml"]);
         assert_eq!(server.asked(), asked);
     }
 }
@@ -231,7 +228,7 @@ fn an_address_without_a_digest_is_refused_with_the_way_to_get_it() {
     // A file that was downloaded to compute its digest is not downloaded again.
     let asked = server.asked().len();
     let set = format!("stage.pool.sources.0.blake3={}", pin(&content));
-    assert_eq!(project.run(&["build", "p.toml", "--set", &set]).code, 0);
+    project.done(&["build", "p.toml", "--set", &set]);
     assert_eq!(server.asked().len(), asked);
 }
 
@@ -270,11 +267,11 @@ fn a_fetched_file_that_was_damaged_is_fetched_again() {
     let content = lines(100);
     let server = Server::start(&content, Manner::Well);
     let project = project(&server, Some(&pin(&content)));
-    assert_eq!(project.run(&["build", "p.toml"]).code, 0);
+    project.done(&["build", "p.toml"]);
     let file = project.path("cache/fetched").join(pin(&content)).join("pool.jsonl");
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).expect("chmod");
     std::fs::write(&file, content.replace("q7\"", "q8\"")).expect("damage");
-    assert_eq!(project.run(&["build", "p.toml", "--force"]).code, 0);
+    project.done(&["build", "p.toml", "--force"]);
     assert_eq!(std::fs::read_to_string(&file).expect("the file"), content);
     assert_eq!(server.asked().len(), 2);
 }

@@ -6,17 +6,11 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use raisin_base::digest::Digest;
-use raisin_store::BuiltStage;
 use raisin_tests::Project;
 use raisin_tests::python::{run_python, setting};
 use serde_json::Value;
 
 const PIPELINE: &str = "micro.toml";
-
-fn digests(stages: &[BuiltStage]) -> BTreeMap<(String, String), Digest> {
-    stages.iter().map(|stage| ((stage.stage.clone(), stage.variant.clone()), stage.artifact)).collect()
-}
 
 /// The stages that the last run executed, according to raisin's own history.
 fn ran(project: &Project) -> Vec<String> {
@@ -39,16 +33,13 @@ fn raisin_itself_does_not_load_libtorch() {
 #[test]
 fn a_pipeline_of_all_kinds_builds_once_and_then_costs_nothing() {
     let project = Project::with_pipeline(PIPELINE);
-    let first = project.run(&["build", PIPELINE]);
-    assert_eq!(first.code, 0, "{}", first.stderr);
-    let built = project.built("micro");
+    project.done(&["build", PIPELINE]);
+    let (built, before) = (project.built("micro"), project.digests("micro"));
     assert!(project.path("out/micro/report/report.html").exists());
 
     let started = Instant::now();
-    let again = project.run(&["build", PIPELINE]);
+    project.finds_all(&["build", PIPELINE]);
     let elapsed = started.elapsed();
-    assert_eq!(again.code, 0, "{}", again.stderr);
-    assert!(again.stderr.contains("nothing to run"), "{}", again.stderr);
     // The limit allows for a loaded machine. docs/results.md has the measured time.
     assert!(elapsed < Duration::from_secs(2), "a build that runs nothing took {elapsed:?}");
     assert_eq!(project.built("micro"), built);
@@ -58,12 +49,11 @@ fn a_pipeline_of_all_kinds_builds_once_and_then_costs_nothing() {
     let shuffled = text.replace("dimensions = 4\nclusters = 3", "clusters = 3 # as before\ndimensions = 4");
     assert_ne!(text, shuffled);
     project.write(PIPELINE, &shuffled);
-    assert!(project.run(&["build", PIPELINE]).stderr.contains("nothing to run"));
+    project.finds_all(&["build", PIPELINE]);
 
     // Another number of clusters does not change pool, model and features.
-    let changed = project.run(&["build", PIPELINE, "--set", "stage.clusters.clusters=2"]);
-    assert_eq!(changed.code, 0, "{}", changed.stderr);
-    let (before, after) = (digests(&built), digests(&project.built("micro")));
+    project.done(&["build", PIPELINE, "--set", "stage.clusters.clusters=2"]);
+    let after = project.digests("micro");
     for (key, digest) in &before {
         let same = after.get(key) == Some(digest);
         match key.0.as_str() {
@@ -75,12 +65,7 @@ fn a_pipeline_of_all_kinds_builds_once_and_then_costs_nothing() {
 
     // The number of threads and the number of stages at the same time are in no key. The dtype is only in the keys of
     // tensor stages.
-    assert!(
-        project
-            .run(&["build", PIPELINE, "--threads", "2", "-j", "2", "--set", "stage.clusters.clusters=2"])
-            .stderr
-            .contains("nothing to run")
-    );
+    project.finds_all(&["build", PIPELINE, "--threads", "2", "-j", "2", "--set", "stage.clusters.clusters=2"]);
     let plan = project.run(&["plan", PIPELINE, "--set", "pipeline.dtype=bf16"]).stdout;
     let would_run = |stage: &str| {
         let line = plan.lines().find(|line| line.trim_start().starts_with(stage)).unwrap_or_else(|| panic!("{plan}"));
@@ -89,7 +74,7 @@ fn a_pipeline_of_all_kinds_builds_once_and_then_costs_nothing() {
     assert!(!would_run("pool") && would_run("init"), "{plan}");
 
     // With the first settings again, all stages are still cached.
-    assert!(project.run(&["build", PIPELINE]).stderr.contains("nothing to run"));
+    project.finds_all(&["build", PIPELINE]);
     assert_eq!(project.built("micro"), built);
 }
 
@@ -100,18 +85,16 @@ fn stages_share_the_tokens_of_a_pool_and_encode_it_again_if_they_are_damaged() {
         let files = std::fs::read_dir(project.path("cache/tokens")).expect("the folder").flatten();
         files.map(|file| (file.path(), std::fs::read(file.path()).expect("the tokens"))).collect()
     };
-    let first = project.run(&["build", PIPELINE]);
-    assert_eq!(first.code, 0, "{}", first.stderr);
-    let built = project.built("micro");
+    project.done(&["build", PIPELINE]);
+    let before = project.digests("micro");
     let whole = tokens();
     // One pool and one tokenizer for four kinds of stages, but two defaults of max_tokens.
     assert_eq!(whole.len(), 2);
     for (path, bytes) in &whole {
         std::fs::write(path, &bytes[..bytes.len() - 1]).expect("damaged");
     }
-    let again = project.run(&["build", PIPELINE, "--force"]);
-    assert_eq!(again.code, 0, "{}", again.stderr);
-    assert_eq!(digests(&project.built("micro")), digests(&built));
+    project.done(&["build", PIPELINE, "--force"]);
+    assert_eq!(project.digests("micro"), before);
     assert!(tokens() == whole, "the tokens were not encoded again");
 }
 
@@ -120,8 +103,7 @@ fn a_build_killed_in_the_selector_goes_on_to_the_same_schedule() {
     // There are so many rounds that some remain after the first round, also on a fast machine.
     let build = ["build", PIPELINE, "--only", "selector", "--set", "stage.selector.rounds=20"];
     let undisturbed = Project::with_pipeline(PIPELINE);
-    let answer = undisturbed.run(&build);
-    assert_eq!(answer.code, 0, "{}", answer.stderr);
+    undisturbed.done(&build);
 
     let project = Project::with_pipeline(PIPELINE);
     let mut child = project.start(&build);
@@ -131,8 +113,7 @@ fn a_build_killed_in_the_selector_goes_on_to_the_same_schedule() {
     assert!(checkpoint, "the selector never wrote a checkpoint to be killed after");
     assert!(!project.path("out/micro").join("selector").exists(), "the build was over before it could be killed");
 
-    let answer = project.run(&build);
-    assert_eq!(answer.code, 0, "{}", answer.stderr);
+    project.done(&build);
     let selector = |project: &Project| {
         project.built("micro").into_iter().find(|stage| stage.stage == "selector").map(|stage| stage.artifact)
     };
@@ -159,10 +140,9 @@ fn wait_for_selector_checkpoint(project: &Project) -> bool {
 }
 
 #[test]
-fn every_table_answers_and_the_history_knows_what_ran() {
+fn every_table_answers_and_the_history_has_the_stages_that_ran() {
     let project = Project::with_pipeline(PIPELINE);
-    let answer = project.run(&["build", PIPELINE]);
-    assert_eq!(answer.code, 0, "{}", answer.stderr);
+    project.done(&["build", PIPELINE]);
     assert!(ran(&project).contains(&"selector".to_owned()));
     let rows = project.sql("select step, instruction, score from tuned.selection order by step, slot limit 3");
     assert_eq!(rows.len(), 3);
@@ -240,8 +220,7 @@ fn assert_phases_are_accounted_for(project: &Project) {
 fn duckdb_reads_the_same_from_the_files() {
     let duckdb = setting("RAISIN_PYTHON");
     let project = Project::with_pipeline(PIPELINE);
-    let answer = project.run(&["build", PIPELINE]);
-    assert_eq!(answer.code, 0, "{}", answer.stderr);
+    project.done(&["build", PIPELINE]);
     let out = project.path("out/micro");
     // The same question goes to raisin, and to DuckDB over the Parquet files under out/.
     for (question, of_files) in [
@@ -319,7 +298,7 @@ overlap = \"overlap\"
 ";
 
 #[test]
-fn what_overlaps_is_reported_and_neither_trained_on_nor_scored() {
+fn overlapping_examples_are_reported_and_neither_trained_on_nor_scored() {
     let project = Project::new();
     let question = |of: &str, n: usize| {
         let words: Vec<String> = (0..16).map(|word| format!("{of}{}", (n + 7 * word) % 31)).collect();

@@ -17,7 +17,7 @@ fn forced(names: &[&str]) -> Force {
 }
 
 #[test]
-fn force_runs_a_cached_stage_and_what_it_makes_again_stops_the_rebuild_there() {
+fn force_runs_a_cached_stage_and_equal_bytes_stop_the_rebuild() {
     let project = EngineProject::new();
     let pipeline = project.one(&chain("ay", "-"));
     project.build(&pipeline);
@@ -152,7 +152,7 @@ fn a_plan_is_refused_when_an_input_changed_meanwhile() {
 }
 
 #[test]
-fn a_plan_of_another_version_a_torn_one_and_what_is_no_plan_are_told_apart() {
+fn another_version_a_torn_plan_and_other_files_are_told_apart() {
     let project = EngineProject::new();
     let path = planned(&project, &project.one(&[("a", "write", json!({}))]));
     let text = std::fs::read_to_string(&path).unwrap();
@@ -194,7 +194,7 @@ fn at_work(project: &EngineProject, parameters: &Value) -> Child {
 }
 
 #[test]
-fn accept_says_for_whom_it_waits() {
+fn accept_names_the_process_for_which_it_waits() {
     let project = EngineProject::new();
     project.build(&project.one(&[("slow", "write", json!({}))]));
     // Another process makes the artifact of the action that is to be accepted.
@@ -256,7 +256,7 @@ fn an_accepted_change_keeps_the_artifact_and_the_record_says_who_accepted_what()
 }
 
 #[test]
-fn what_was_never_made_and_what_waits_for_an_input_cannot_be_accepted() {
+fn a_stage_without_an_earlier_artifact_or_with_a_pending_input_cannot_be_accepted() {
     let project = EngineProject::new();
     let error = render(&accept(&project, &project.one(&chain("ay", "-")), "a").unwrap_err());
     assert!(error.contains("there is no earlier artifact of `a`") && error.contains("raisin build"), "{error}");
@@ -277,7 +277,7 @@ fn what_was_never_made_and_what_waits_for_an_input_cannot_be_accepted() {
 }
 
 #[test]
-fn why_names_input_stages_and_what_changed_in_them() {
+fn why_names_input_stages_and_the_changes_in_their_artifacts() {
     let project = EngineProject::new();
     let stages = |text: &str| -> Vec<(&'static str, &'static str, Value)> {
         vec![("pool", "write", json!({"text": text})), ("both", "join", json!({"left": "pool", "right": "pool"}))]
@@ -308,7 +308,7 @@ fn swept(project: &EngineProject, texts: [&str; 2], milliseconds: u64) -> Pipeli
 }
 
 #[test]
-fn what_some_variants_share_is_not_accepted_for_others() {
+fn a_shared_artifact_is_not_accepted_for_other_variants() {
     let project = EngineProject::new();
     assert_eq!(project.build(&swept(&project, ["x", "z"], 0)).ran, 6);
     let error = render(&accept(&project, &swept(&project, ["x", "new"], 0), "a").unwrap_err());

@@ -8,14 +8,6 @@ use serde_json::{Value, json};
 
 use crate::project::EngineProject;
 
-fn write(project: &EngineProject, files: &[(&str, &str)]) {
-    for (name, text) in files {
-        let path = project.folder.join(name);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
-    }
-}
-
 /// The keys and the canonical actions of the stages with this name, sorted by the text of the action.
 fn actions(project: &EngineProject, stage: &str) -> Vec<(String, String)> {
     let records = project.store().actions().unwrap().into_iter().filter(|record| record.stage == stage);
@@ -32,8 +24,8 @@ fn pinned(key: &str, text: &str) -> (String, String) {
 #[test]
 fn an_action_with_every_kind_of_input_has_the_key_that_it_always_had() {
     let project = EngineProject::new();
-    write(&project, &[("some/pool.jsonl", "one"), ("whole/a", "1"), ("whole/deep/b", "2"), ("whole/.c", "3")]);
-    write(&project, &[("several/x.txt", "4"), ("several/y.txt", "5"), ("several/z.md", "6")]);
+    project.write(&[("some/pool.jsonl", "one"), ("whole/a", "1"), ("whole/deep/b", "2"), ("whole/.c", "3")]);
+    project.write(&[("several/x.txt", "4"), ("several/y.txt", "5"), ("several/z.md", "6")]);
     let plain: Value = json!({"text": "é \"quoted\"\n", "whole": -3, "large": u64::MAX, "part": 0.1, "tiny": 2.5e-7,
         "true": true, "nothing": null, "list": [1, [], {}], "table": {"b": 1, "a": {"Z": 2, "": 3}}, "empty": {}});
     let everything = json!({

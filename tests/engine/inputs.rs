@@ -13,25 +13,17 @@ fn several(project: &EngineProject, path: &str) -> Pipeline {
     project.one(&[("list", "several", json!({ "path": path }))])
 }
 
-fn write(project: &EngineProject, files: &[(&str, &str)]) {
-    for (name, text) in files {
-        let path = project.folder.join(name);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
-    }
-}
-
 #[test]
 fn a_pattern_reads_the_files_that_match_and_each_change_of_them_is_told() {
     let project = EngineProject::new();
-    write(&project, &[("data/a.txt", "1"), ("data/b.txt", "2"), ("data/b.md", "no"), ("data/.c.txt", "no")]);
-    write(&project, &[("data/deep/d.txt", "4")]);
+    project.write(&[("data/a.txt", "1"), ("data/b.txt", "2"), ("data/b.md", "no"), ("data/.c.txt", "no")]);
+    project.write(&[("data/deep/d.txt", "4")]);
     let pipeline = several(&project, "data/*.txt");
     assert_eq!(project.build(&pipeline).ran, 1);
     assert_eq!(project.text("list"), "a.txt=1 b.txt=2 ");
-    write(&project, &[("data/b.md", "still no"), ("data/e.md", "no")]);
+    project.write(&[("data/b.md", "still no"), ("data/e.md", "no")]);
     assert_eq!(project.build(&pipeline).ran, 0);
-    write(&project, &[("data/a.txt", "9"), ("data/c.txt", "3")]);
+    project.write(&[("data/a.txt", "9"), ("data/c.txt", "3")]);
     std::fs::remove_file(project.folder.join("data/b.txt")).unwrap();
     assert_eq!(project.why(&pipeline), ["list: files path: new: c.txt; gone: b.txt; other bytes: a.txt"]);
     assert_eq!(project.build(&pipeline).ran, 1);
@@ -43,7 +35,7 @@ fn a_pattern_reads_the_files_that_match_and_each_change_of_them_is_told() {
 #[test]
 fn a_folder_reads_all_its_files_and_may_be_moved() {
     let project = EngineProject::new();
-    write(&project, &[("data/b.txt", "2"), ("data/deep/a.txt", "1"), ("data/.hidden", "no")]);
+    project.write(&[("data/b.txt", "2"), ("data/deep/a.txt", "1"), ("data/.hidden", "no")]);
     assert_eq!(project.build(&several(&project, "data")).ran, 1);
     assert_eq!(project.text("list"), "b.txt=2 deep/a.txt=1 ");
     std::fs::rename(project.folder.join("data"), project.folder.join("elsewhere")).unwrap();
@@ -55,12 +47,12 @@ fn a_folder_reads_all_its_files_and_may_be_moved() {
 #[test]
 fn an_expected_digest_holds_for_all_files_of_a_folder_and_digest_prints_it() {
     let project = EngineProject::new();
-    write(&project, &[("data/a.txt", "1"), ("data/b.txt", "2")]);
+    project.write(&[("data/a.txt", "1"), ("data/b.txt", "2")]);
     let pattern = project.folder.join("data/*.txt");
     let expected = digest_of(&project.store(), pattern.to_str().unwrap()).unwrap().to_hex();
     let pipeline = project.one(&[("list", "several", json!({"path": "data/*.txt", "blake3": expected}))]);
     assert_eq!(project.build(&pipeline).ran, 1);
-    write(&project, &[("data/c.txt", "3")]);
+    project.write(&[("data/c.txt", "3")]);
     let error = render(&engine::build(&pipeline, &project.options()).unwrap_err());
     assert!(error.contains("does not have the expected digest") && error.contains(&expected), "{error}");
 }
@@ -199,23 +191,23 @@ fn an_input_that_is_edited_before_its_stage_begins_is_not_read_under_the_key_of_
 #[test]
 fn a_checkpoint_counts_only_while_the_inputs_are_as_they_were_when_the_stage_began() {
     let project = EngineProject::new();
-    write(&project, &[("data.txt", "one"), ("die", "")]);
+    project.write(&[("data.txt", "one"), ("die", "")]);
     let pipeline = project.one(&[("copy", "copy", json!({"path": "data.txt"}))]);
     let die = |yes: bool| {
-        if yes { write(&project, &[("die", "")]) } else { std::fs::remove_file(project.folder.join("die")).unwrap() }
+        if yes { project.write(&[("die", "")]) } else { std::fs::remove_file(project.folder.join("die")).unwrap() }
     };
     assert_eq!(project.build(&pipeline).exit_code(), 1);
     die(false);
     assert_eq!(project.build(&pipeline).ran, 1);
     assert_eq!(project.text("copy"), "one resumed");
 
-    write(&project, &[("data.txt", "two")]);
+    project.write(&[("data.txt", "two")]);
     die(true);
     assert_eq!(project.build(&pipeline).exit_code(), 1);
     // The file was edited and restored between two builds. The key is the same, but the stage may have read other
     // bytes.
-    write(&project, &[("data.txt", "six")]);
-    write(&project, &[("data.txt", "two")]);
+    project.write(&[("data.txt", "six")]);
+    project.write(&[("data.txt", "two")]);
     die(false);
     assert_eq!(project.build(&pipeline).ran, 1);
     assert_eq!(project.text("copy"), "two");
@@ -224,19 +216,19 @@ fn a_checkpoint_counts_only_while_the_inputs_are_as_they_were_when_the_stage_beg
 #[test]
 fn a_folder_that_a_stage_takes_whole_may_be_renamed() {
     let project = EngineProject::new();
-    write(&project, &[("data/text", "1"), ("data/deep/other", "2")]);
+    project.write(&[("data/text", "1"), ("data/deep/other", "2")]);
     let copy = |path: &str| project.one(&[("copy", "copy", json!({ "path": path }))]);
     assert_eq!(project.build(&copy("data")).ran, 1);
     std::fs::rename(project.folder.join("data"), project.folder.join("elsewhere")).unwrap();
     assert_eq!(project.build(&copy("elsewhere")).ran, 0);
-    write(&project, &[("elsewhere/deep/other", "3")]);
+    project.write(&[("elsewhere/deep/other", "3")]);
     assert_eq!(project.why(&copy("elsewhere")), ["copy: files path: other bytes: deep/other"]);
 }
 
 #[test]
-fn a_pattern_is_only_what_the_person_wrote_and_not_the_name_of_the_project() {
+fn the_folder_of_the_project_is_not_read_as_a_pattern() {
     let project = EngineProject::new();
-    write(&project, &[("odd [1]* ?/data/a.txt", "1"), ("odd [1]* ?/data/b.md", "no")]);
+    project.write(&[("odd [1]* ?/data/a.txt", "1"), ("odd [1]* ?/data/b.md", "no")]);
     let mut pipeline = several(&project, "data/*.txt");
     pipeline.folder.push("odd [1]* ?");
     assert_eq!(project.build(&pipeline).ran, 1);
@@ -244,9 +236,9 @@ fn a_pattern_is_only_what_the_person_wrote_and_not_the_name_of_the_project() {
 }
 
 #[test]
-fn what_was_hashed_before_a_file_turned_out_to_be_missing_is_remembered() {
+fn digests_are_saved_even_if_a_later_file_is_missing() {
     let project = EngineProject::new();
-    write(&project, &[("data.txt", "one")]);
+    project.write(&[("data.txt", "one")]);
     std::thread::sleep(Duration::from_millis(2100));
     let pipeline =
         project.one(&[("here", "copy", json!({"path": "data.txt"})), ("gone", "copy", json!({"path": "missing.txt"}))]);

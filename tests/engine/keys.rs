@@ -103,7 +103,7 @@ fn an_inputs_artifact_is_in_the_key_and_how_it_was_made_is_not() {
 }
 
 #[test]
-fn which_input_an_artifact_is_is_in_the_key() {
+fn the_parameter_that_names_an_artifact_is_in_the_key() {
     let project = EngineProject::new();
     let joined = |left: &str, right: &str| {
         project.one(&[

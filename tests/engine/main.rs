@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed `unwrap` ends the test")]
 
 mod choices;
+mod gc;
 mod golden;
 mod inputs;
 mod keys;
@@ -25,6 +26,7 @@ use project::{EngineProject, StageText, chain, wait_for};
 use raisin_base::error::render;
 use raisin_engine::{self as engine, Options};
 use raisin_store::{self as store, BuildDescription};
+use raisin_tests::paths_below;
 use serde_json::{Value, json};
 
 /// Not a test: the scripts start this function as a worker.
@@ -52,7 +54,7 @@ fn builder_process() {
 }
 
 #[test]
-fn a_second_build_runs_nothing_and_a_change_runs_only_what_depends_on_it() {
+fn a_second_build_runs_nothing_and_a_change_runs_only_its_dependents() {
     let project = EngineProject::new();
     let first = project.one(&chain("ay", "-"));
     assert_eq!(project.why(&first), ["a: never built", "b: never built", "c: never built", "d: never built"]);
@@ -80,7 +82,7 @@ fn a_stage_that_makes_the_same_bytes_again_stops_the_rebuild() {
 }
 
 #[test]
-fn only_builds_a_stage_and_what_it_needs() {
+fn only_builds_a_stage_and_its_inputs() {
     let project = EngineProject::new();
     let pipeline = project.one(&chain("ay", "-"));
     let options = Options { only: vec!["c".into()], ..project.options() };
@@ -92,7 +94,7 @@ fn only_builds_a_stage_and_what_it_needs() {
 }
 
 #[test]
-fn variants_share_what_they_have_in_common_and_a_gathering_stage_sees_them_all() {
+fn variants_share_equal_stages_and_a_gathering_stage_sees_all_variants() {
     let project = EngineProject::new();
     let stages = |between: &str| -> Vec<StageText<'static>> {
         let mut stages = chain("ay", between);
@@ -164,7 +166,7 @@ fn a_link_stays_until_its_stage_has_a_newer_artifact_or_is_gone_from_the_pipelin
 }
 
 #[test]
-fn a_build_that_keeps_links_of_an_earlier_one_says_so() {
+fn a_build_reports_links_to_artifacts_of_an_earlier_build() {
     let project = EngineProject::new();
     let build = |parameters: Value| {
         let output = project.builder(&parameters).stderr(Stdio::piped()).output().unwrap();
@@ -197,7 +199,7 @@ fn a_build_looks_for_the_executables_of_its_stages_before_anything_runs() {
 }
 
 #[test]
-fn a_failed_stage_is_told_with_its_log_and_what_is_finished_is_kept() {
+fn a_failed_stage_is_reported_with_its_log_and_finished_stages_are_kept() {
     let project = EngineProject::new();
     let stages = |fail: bool| {
         project.one(&[
@@ -258,11 +260,11 @@ fn a_damaged_artifact_is_named_set_aside_and_made_again() {
     let file = project.folder.join("out/story/b/text").canonicalize().unwrap();
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
     std::fs::write(&file, "bed").unwrap();
-    let verified = store::verify(&project.store(), &store::Verify::default()).unwrap();
+    let verified = store::verify(&project.store(), None).unwrap();
     assert_eq!(verified.damages.len(), 1);
     assert_eq!(verified.damages[0].stages, ["story.b"]);
     assert_eq!(project.build(&pipeline).ran, 1);
-    assert!(store::verify(&project.store(), &store::Verify::default()).unwrap().damages.is_empty());
+    assert!(store::verify(&project.store(), None).unwrap().damages.is_empty());
 }
 
 #[test]
@@ -280,7 +282,7 @@ fn an_edit_of_the_same_size_in_the_same_second_is_seen_and_a_touch_is_not() {
 }
 
 #[test]
-fn a_missing_file_and_a_wrong_pin_stop_the_build_before_anything_runs() {
+fn a_missing_file_and_a_wrong_digest_stop_the_build_before_anything_runs() {
     let project = EngineProject::new();
     let stages = |pin: Option<&str>| {
         project.one(&[("first", "write", json!({})), ("copy", "copy", json!({"path": "data.txt", "blake3": pin}))])
@@ -312,7 +314,7 @@ fn an_interrupt_ends_the_build_in_order() {
 }
 
 #[test]
-fn a_stage_that_does_not_listen_is_killed_and_the_build_says_how_to_go_on() {
+fn a_stage_that_ignores_the_stop_signal_is_killed_and_the_build_says_how_to_go_on() {
     let project = EngineProject::new();
     let stubborn = json!({"milliseconds": 60_000, "stubborn": true});
     let build = project.builder(&stubborn).stderr(Stdio::piped()).spawn().unwrap();
@@ -331,7 +333,7 @@ fn a_stage_that_does_not_listen_is_killed_and_the_build_says_how_to_go_on() {
 }
 
 #[test]
-fn a_build_that_waits_says_for_whom_and_then_hits() {
+fn a_waiting_build_names_the_other_process_and_then_uses_its_artifact() {
     let project = EngineProject::new();
     let slow = json!({"milliseconds": 4000});
     let first = project.start_with(slow.clone());
@@ -356,120 +358,6 @@ fn a_killed_build_takes_its_children_with_it_and_leaves_no_lock() {
 }
 
 #[test]
-fn gc_frees_what_no_link_reaches_once_it_is_told_to() {
-    let project = EngineProject::new();
-    project.build(&project.one(&chain("ay", "-")));
-    let pipeline = project.one(&chain("ay", "+"));
-    project.build(&pipeline);
-    let (store, out) = (project.store(), project.folder.join("out"));
-    // A killed build may have made these artifacts, and the next build may continue from them.
-    let young = store::gc(&store, &out, &store::GcOptions::default()).unwrap();
-    assert_eq!((young.kept, young.young, young.artifacts.len()), (6, 2, 0));
-    let all = store::GcOptions { older_than: Some(Duration::ZERO), ..Default::default() };
-    let yes = store::GcOptions { yes: true, ..all };
-    let found = store::gc(&store, &out, &all).unwrap();
-    assert_eq!((found.kept, found.artifacts.len(), found.freed), (4, 2, false));
-    let sharing = store.share().unwrap();
-    assert!(store::gc(&store, &out, &yes).is_err());
-    assert_eq!(store::gc(&store, &out, &all).unwrap().artifacts, found.artifacts);
-    drop(sharing);
-    let freed = store::gc(&store, &out, &yes).unwrap();
-    assert_eq!(freed.artifacts, found.artifacts);
-    assert_eq!(store.artifact_digests().unwrap().len(), 4);
-    assert_eq!(project.build(&pipeline).ran, 0);
-}
-
-#[test]
-fn gc_frees_nothing_of_another_project_on_the_same_cache_until_its_out_folder_is_gone() {
-    let project = EngineProject::new();
-    project.build(&project.one(&chain("ay", "-")));
-    let theirs = project.folder.join("theirs");
-    project.build_so(&project.one(&chain("ay", "+")), |options| options.out.clone_from(&theirs));
-    let all = store::GcOptions { yes: true, older_than: Some(Duration::ZERO), ..Default::default() };
-    let (store, out) = (project.store(), project.folder.join("out"));
-    for folder in [&out, &theirs, &project.folder.join("wrong")] {
-        let found = store::gc(&store, folder, &all).unwrap();
-        assert_eq!((found.kept, found.artifacts.len(), found.looked_at.len()), (6, 0, 2));
-    }
-    std::fs::remove_dir_all(&theirs).unwrap();
-    let found = store::gc(&store, &out, &all).unwrap();
-    assert_eq!((found.kept, found.artifacts.len(), found.gone), (4, 2, vec![theirs]));
-    assert_eq!(store::gc(&store, &out, &all).unwrap().gone, [] as [PathBuf; 0]);
-}
-
-#[test]
-fn a_build_that_waits_for_gc_believes_nothing_that_it_saw_before() {
-    let project = EngineProject::new();
-    let pipeline = project.one(&chain("ay", "-"));
-    project.build(&pipeline);
-    let (store, artifact) = (project.store(), project.folder.join("out/story/a").canonicalize().unwrap());
-    let alone = store.try_alone().unwrap().unwrap();
-    let summary = std::thread::scope(|scope| {
-        let build = scope.spawn(|| project.build(&pipeline));
-        std::thread::sleep(Duration::from_millis(500));
-        store.set_aside(&artifact).unwrap();
-        drop(alone);
-        build.join().unwrap()
-    });
-    assert_eq!((summary.ran, summary.cached), (1, 3), "{summary:?}");
-}
-
-#[test]
-fn gc_keeps_what_is_pinned_young_or_fits_the_budget() {
-    let project = EngineProject::new();
-    for between in ["1", "2", "3"] {
-        project.build(&project.one(&chain("ay", between)));
-    }
-    let (store, out) = (project.store(), project.folder.join("out"));
-    let told = |options: &store::GcOptions| store::gc(&store, &out, options).unwrap();
-    let none = store::GcOptions { older_than: Some(Duration::ZERO), ..Default::default() };
-    let all = told(&none);
-    assert_eq!((all.kept, all.artifacts.len()), (4, 4));
-    let hour = Some(Duration::from_hours(1));
-    assert_eq!(told(&store::GcOptions { older_than: hour, ..Default::default() }).artifacts, []);
-    assert_eq!(told(&store::GcOptions { budget: Some(0), ..Default::default() }).artifacts, []);
-    // gc removes the oldest artifacts first, and not more than necessary.
-    let files = files_below(&project.folder.join("cache/artifacts")).into_iter().map(|path| path.metadata().unwrap());
-    let total: u64 = files.filter(std::fs::Metadata::is_file).map(|file| file.len()).sum();
-    assert_eq!(told(&store::GcOptions { budget: Some(total), ..none }).artifacts, []);
-    let some = told(&store::GcOptions { budget: Some(total * 3 / 4), ..none });
-    assert!(!some.artifacts.is_empty() && some.artifacts.len() < 4);
-    assert_eq!(some.artifacts[..], all.artifacts[..some.artifacts.len()]);
-
-    store.pin(all.artifacts[0], "story.c").unwrap();
-    let pinned = told(&store::GcOptions { yes: true, ..none });
-    assert_eq!(pinned.artifacts, all.artifacts[1..]);
-    assert_eq!(store.pins().unwrap().len(), 1);
-    assert!(store.inspect(all.artifacts[0]).unwrap().is_some());
-    assert!(store.unpin(all.artifacts[0]).unwrap() && !store.unpin(all.artifacts[0]).unwrap());
-    assert_eq!(told(&none).artifacts, all.artifacts[..1]);
-}
-
-#[test]
-fn gc_leaves_the_checkpoints_of_a_killed_stage_for_the_build_that_goes_on() {
-    let project = EngineProject::new();
-    let mut build = project.start_slow();
-    build.kill().unwrap();
-    build.wait().unwrap();
-    let staging = project.folder.join("cache/tmp");
-    let left = || std::fs::read_dir(&staging).unwrap().count();
-    assert_eq!(left(), 1);
-    let collect = |older_than| {
-        let options = store::GcOptions { yes: true, older_than, ..Default::default() };
-        let began = Instant::now();
-        // If a build dies while it starts a child process, the child holds the lock of the build for a moment.
-        while let Err(error) = store::gc(&project.store(), &project.folder.join("out"), &options) {
-            assert!(began.elapsed() < Duration::from_secs(5), "{error}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    };
-    collect(None);
-    assert_eq!(left(), 1);
-    collect(Some(Duration::ZERO));
-    assert_eq!(left(), 0);
-}
-
-#[test]
 fn a_build_with_nothing_to_do_adds_two_lines_to_the_journal_and_writes_nothing_else() {
     let project = EngineProject::new();
     std::fs::write(project.folder.join("data.txt"), "data").unwrap();
@@ -483,8 +371,10 @@ fn a_build_with_nothing_to_do_adds_two_lines_to_the_journal_and_writes_nothing_e
     let pipeline = project.pipeline(variants.into());
     assert_eq!(project.build(&pipeline).ran, 7);
     let look = || {
-        let files = files_below(&project.folder).into_iter();
-        files.map(|path| (store::Fingerprint::of(&path).unwrap(), path)).collect::<Vec<_>>()
+        // The lock files of the two builds may appear and disappear.
+        let is_lock = |path: &PathBuf| path.components().any(|part| part.as_os_str() == "locks");
+        let paths = paths_below(&project.folder).into_iter().filter(|path| !is_lock(path));
+        paths.map(|path| (store::Fingerprint::of(&path).unwrap(), path)).collect::<Vec<_>>()
     };
     let (before, lines) = (look(), project.store().journal().unwrap().len());
     let again = project.build(&pipeline);
@@ -498,18 +388,4 @@ fn a_build_with_nothing_to_do_adds_two_lines_to_the_journal_and_writes_nothing_e
     std::fs::remove_file(&link).unwrap();
     project.build(&pipeline);
     assert_eq!(std::fs::read_to_string(link.join("text")).unwrap(), "ay-beeay-bee");
-}
-
-fn files_below(folder: &std::path::Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder).unwrap().flatten() {
-        if entry.file_type().unwrap().is_dir() {
-            files.extend(files_below(&entry.path()));
-        }
-        files.push(entry.path());
-    }
-    // The lock files of the two builds may appear and disappear.
-    files.retain(|path| !path.components().any(|part| part.as_os_str() == "locks"));
-    files.sort();
-    files
 }

@@ -90,6 +90,14 @@ impl EngineProject {
         std::fs::read_to_string(self.folder.join("out/story").join(path).join("text")).unwrap()
     }
 
+    pub fn write(&self, files: &[(&str, &str)]) {
+        for (name, text) in files {
+            let path = self.folder.join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+    }
+
     pub fn store(&self) -> Store {
         Store::open(&self.folder.join("cache")).unwrap()
     }

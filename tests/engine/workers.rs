@@ -37,7 +37,7 @@ fn one_worker_makes_stage_after_stage_and_each_has_its_own_log() {
 }
 
 #[test]
-fn a_library_that_does_not_end_its_line_takes_no_stage_with_it() {
+fn a_line_without_a_line_break_does_not_hide_the_end_of_a_stage() {
     let project = EngineProject::new();
     let stages = project
         .one(&[("one", "tell", json!({"mumbles": true})), ("two", "tell", json!({"mumbles": true, "after": "one"}))]);
@@ -48,7 +48,7 @@ fn a_library_that_does_not_end_its_line_takes_no_stage_with_it() {
 }
 
 #[test]
-fn a_worker_for_each_stage_can_be_asked_for() {
+fn with_fresh_workers_each_stage_has_its_own_process() {
     let project = EngineProject::new();
     assert_eq!(project.build_so(&chain(&project), |options| options.fresh_workers = true).ran, 3);
     let workers = ["one", "two", "three"].map(|stage| told(&project, stage));
@@ -56,7 +56,7 @@ fn a_worker_for_each_stage_can_be_asked_for() {
 }
 
 #[test]
-fn a_worker_that_dies_takes_one_stage_with_it_and_is_replaced() {
+fn if_a_worker_dies_only_its_stage_fails_and_the_worker_is_replaced() {
     let project = EngineProject::new();
     let stages = project.one(&[
         ("a-first", "tell", json!({"name": "first"})),

@@ -1,8 +1,10 @@
 //! Support for tests with the real executables: a project in a temporary folder, in which `raisin` runs.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+use raisin_base::digest::Digest;
 use raisin_base::random::Rng;
 use raisin_base::seed::Seed;
 use raisin_store::{BuildDescription, BuiltStage};
@@ -24,6 +26,9 @@ pub fn executable(name: &str) -> PathBuf {
     assert!(path.is_file(), "{} is not built: run `cargo build --workspace`, as `just test` does", path.display());
     path
 }
+
+/// Artifacts by stage and variant.
+pub type ArtifactDigests = BTreeMap<(String, String), Digest>;
 
 /// A temporary project with its own cache. `raisin` runs in the folder of the project.
 pub struct Project {
@@ -89,6 +94,12 @@ impl Project {
         (output.stdout, output.stderr)
     }
 
+    /// Runs a build that must find all its artifacts in the cache.
+    pub fn finds_all(&self, arguments: &[&str]) {
+        let (_, told) = self.done(arguments);
+        assert!(told.contains("nothing to run"), "{arguments:?}\n{told}");
+    }
+
     /// Runs a command that must print nothing to the standard output. Returns its exit code and its standard error.
     pub fn refused(&self, arguments: &[&str]) -> (i32, String) {
         let output = self.run(arguments);
@@ -107,12 +118,35 @@ impl Project {
         build.expect("a build").stages
     }
 
+    /// The artifacts of a pipeline's last build, by stage and variant.
+    pub fn digests(&self, pipeline: &str) -> ArtifactDigests {
+        self.built(pipeline).into_iter().map(|stage| ((stage.stage, stage.variant), stage.artifact)).collect()
+    }
+
     /// The rows of a query, as JSON.
     pub fn sql(&self, query: &str) -> Vec<Value> {
         let answer = self.run(&["sql", query, "--format", "jsonl"]);
         assert_eq!(answer.code, 0, "{query}\n{}", answer.stderr);
         answer.stdout.lines().map(|line| serde_json::from_str(line).expect("a JSON line")).collect()
     }
+}
+
+/// All files and folders below a folder, sorted. Links are not followed.
+pub fn paths_below(folder: &Path) -> Vec<PathBuf> {
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            paths.extend(paths_below(&entry.path()));
+        }
+        paths.push(entry.path());
+    }
+    paths.sort();
+    paths
+}
+
+/// All files below a folder, sorted.
+pub fn files_below(folder: &Path) -> Vec<PathBuf> {
+    paths_below(folder).into_iter().filter(|path| !path.is_dir()).collect()
 }
 
 /// The output and the exit code of a command.

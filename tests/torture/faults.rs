@@ -8,24 +8,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
-use crate::world::{Digests, SMALL, count, full, verify_clean};
-use raisin_tests::Project;
+use crate::world::{count, digests, full, small, verify_clean};
+use raisin_tests::{ArtifactDigests, Project};
 
-fn small() -> Project {
-    let project = Project::new();
-    project.write("small.toml", SMALL);
-    project
-}
-
-fn digests(project: &Project) -> Digests {
-    crate::world::digests(project)
-}
-
-fn expected() -> &'static Digests {
-    static DIGESTS: OnceLock<Digests> = OnceLock::new();
+fn expected() -> &'static ArtifactDigests {
+    static DIGESTS: OnceLock<ArtifactDigests> = OnceLock::new();
     DIGESTS.get_or_init(|| {
         let project = small();
-        assert_eq!(project.run(&["build", "small.toml"]).code, 0);
+        project.done(&["build", "small.toml"]);
         digests(&project)
     })
 }

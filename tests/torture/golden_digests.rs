@@ -33,7 +33,7 @@ fn processor() -> String {
 }
 
 #[test]
-fn no_kind_makes_something_else_without_a_new_version() {
+fn no_kind_writes_other_bytes_without_a_new_version() {
     let path = raisin_tests::package().join("tests/golden/digests.json");
     let mut golden: GoldenDigests = std::fs::read(&path)
         .ok()

@@ -30,7 +30,7 @@ fn children(of: u32) -> Vec<u32> {
 }
 
 #[test]
-fn killed_at_any_instant_it_goes_on_to_the_same_artifacts() {
+fn a_build_killed_at_any_instant_continues_to_the_same_artifacts() {
     let kills = count(12, 1000);
     let expected = undisturbed();
     let mut rng = TestRng::new("kills");

@@ -9,17 +9,15 @@ use std::process::Command;
 
 use raisin_base::digest::Digest;
 
-use crate::world::{SMALL, files_below, verify_clean};
-use raisin_tests::{CommandOutput, Project};
+use crate::world::{small, verify_clean};
+use raisin_tests::{CommandOutput, Project, files_below, paths_below};
 
 /// The user id of a user who owns no file here.
 const STRANGER: u32 = 65_534;
 
 fn built() -> Project {
-    let project = Project::new();
-    project.write("small.toml", SMALL);
-    let answer = project.run(&["build", "small.toml"]);
-    assert_eq!(answer.code, 0, "{}", answer.stderr);
+    let project = small();
+    project.done(&["build", "small.toml"]);
     // A temporary project lies in a private folder.
     mode(&project.path(""), 0o755);
     project
@@ -29,15 +27,11 @@ fn mode(path: &Path, mode: u32) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("chmod");
 }
 
-fn all_below(folder: &Path) -> Vec<PathBuf> {
-    let mut all = vec![folder.to_owned()];
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            all.extend(all_below(&entry.path()));
-        } else {
-            all.push(entry.path());
-        }
-    }
+/// The folder of the cache and everything below it.
+fn all_of_cache(project: &Project) -> Vec<PathBuf> {
+    let cache = project.path("cache");
+    let mut all = paths_below(&cache);
+    all.push(cache);
     all
 }
 
@@ -95,7 +89,7 @@ fn as_stranger(project: &Project, arguments: &[&str]) -> CommandOutput {
 }
 
 #[test]
-fn a_cache_of_another_version_is_refused_by_every_command_and_left_as_it_is() {
+fn a_cache_of_another_version_is_refused_by_every_command_and_not_changed() {
     let project = built();
     let version = project.path("cache/VERSION");
     for other in ["0\n", "7\n", "seven\n\n", ""] {
@@ -121,7 +115,7 @@ fn a_cache_of_another_version_is_refused_by_every_command_and_left_as_it_is() {
     }
     // Action records and cache-only files of another version are ignored.
     std::fs::remove_file(&version).expect("removed");
-    assert_eq!(project.run(&["build", "small.toml"]).code, 0);
+    project.done(&["build", "small.toml"]);
     for folder in ["identity", "index", "checked"] {
         for file in files_below(&project.path("cache").join(folder)) {
             std::fs::write(file, "raisin memory 99\n{}").expect("written");
@@ -137,10 +131,10 @@ fn a_cache_of_another_version_is_refused_by_every_command_and_left_as_it_is() {
 }
 
 #[test]
-fn a_cache_that_cannot_be_written_serves_what_it_has_and_says_why_it_takes_no_more() {
+fn a_read_only_cache_serves_its_artifacts_and_explains_why_it_accepts_no_new_ones() {
     let project = built();
     if !is_root() {
-        all_below(&project.path("cache")).iter().for_each(|path| {
+        all_of_cache(&project).iter().for_each(|path| {
             let bits = std::fs::metadata(path).expect("it").mode();
             mode(path, bits & 0o555);
         });
@@ -170,14 +164,14 @@ fn a_cache_that_cannot_be_written_serves_what_it_has_and_says_why_it_takes_no_mo
     assert!(gc.code != 0 && gc.stderr.contains("Permission denied"), "{}", gc.stderr);
     assert_eq!(content(&project), before);
     if !is_root() {
-        all_below(&project.path("cache")).iter().filter(|path| path.is_dir()).for_each(|path| mode(path, 0o755));
+        all_of_cache(&project).iter().filter(|path| path.is_dir()).for_each(|path| mode(path, 0o755));
     }
-    assert_eq!(project.run(&["build", "small.toml"]).code, 0);
+    project.done(&["build", "small.toml"]);
 }
 
 #[test]
 #[cfg_attr(not(can_mount), ignore = "`unshare` cannot mount here")]
-fn a_cache_on_a_read_only_file_system_is_told_as_such() {
+fn a_build_names_the_read_only_file_system_of_its_cache() {
     let project = built();
     let raisin = raisin_tests::executable("raisin");
     let raisin = raisin.display();
@@ -218,7 +212,7 @@ pub fn in_a_mount_namespace(project: &Project, script: &str) -> CommandOutput {
 fn two_users_can_share_a_cache_that_both_may_write() {
     let project = built();
     // Set the modes that `umask 0` and a common group would give.
-    for path in all_below(&project.path("cache")) {
+    for path in all_of_cache(&project) {
         let inside = path.components().any(|part| part.as_os_str() == "artifacts") && !path.ends_with("artifacts");
         if !inside {
             let bits = std::fs::metadata(&path).expect("it").mode();
@@ -236,8 +230,7 @@ fn two_users_can_share_a_cache_that_both_may_write() {
 
 #[test]
 fn under_umask_077_everything_works_and_others_are_told_that_they_may_not_read() {
-    let project = Project::new();
-    project.write("small.toml", SMALL);
+    let project = small();
     mode(&project.path(""), 0o755);
     let strict = |arguments: &[&str]| {
         let mut command = project.raisin(arguments);
@@ -257,7 +250,7 @@ fn under_umask_077_everything_works_and_others_are_told_that_they_may_not_read()
     assert!(changed.code == 0 && changed.stderr.contains("2 ran"), "{}", changed.stderr);
     assert_eq!(strict(&["gc", "--yes"]).code, 0);
     assert_eq!(strict(&["verify"]).code, 0);
-    for path in all_below(&project.path("cache")).into_iter().filter(|path| path.is_dir()) {
+    for path in all_of_cache(&project).into_iter().filter(|path| path.is_dir()) {
         assert_eq!(std::fs::metadata(&path).expect("it").mode() & 0o077, 0, "{} is open to others", path.display());
     }
     if is_root() {

@@ -1,18 +1,16 @@
 //! What the torture tests share: the pipelines, their expected digests, and the counts.
 
-use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::OnceLock;
 
-use raisin_base::digest::Digest;
-use raisin_tests::Project;
+use raisin_tests::{ArtifactDigests, Project, TestRng};
 
 /// Every stage kind.
 pub const PIPELINE: &str = "micro.toml";
 
 /// Two stages without tensors, so that a test can try every call of their commits.
-pub const SMALL: &str = r#"
+const SMALL: &str = r#"
 [pipeline]
 name = "micro"
 seed = 3
@@ -34,16 +32,20 @@ pub fn count(short: usize, full_form: usize) -> usize {
     if full() { full_form } else { short }
 }
 
-/// Artifact digests by stage and variant.
-pub type Digests = BTreeMap<(String, String), Digest>;
+/// A project with the pipeline [`SMALL`] in `small.toml`.
+pub fn small() -> Project {
+    let project = Project::new();
+    project.write("small.toml", SMALL);
+    project
+}
 
-pub fn digests(project: &Project) -> Digests {
-    project.built("micro").into_iter().map(|stage| ((stage.stage, stage.variant), stage.artifact)).collect()
+pub fn digests(project: &Project) -> ArtifactDigests {
+    project.digests("micro")
 }
 
 /// The digests of a build without any disturbance. The build runs once for all tests.
-pub fn undisturbed() -> &'static Digests {
-    static DIGESTS: OnceLock<Digests> = OnceLock::new();
+pub fn undisturbed() -> &'static ArtifactDigests {
+    static DIGESTS: OnceLock<ArtifactDigests> = OnceLock::new();
     DIGESTS.get_or_init(|| {
         let project = Project::with_pipeline(PIPELINE);
         build(&project);
@@ -53,29 +55,13 @@ pub fn undisturbed() -> &'static Digests {
 
 /// Runs a build that must succeed. Returns its messages.
 pub fn build(project: &Project) -> String {
-    let answer = project.run(&["build", PIPELINE]);
-    assert_eq!(answer.code, 0, "a plain build failed\n{}", answer.stderr);
-    answer.stderr
+    project.done(&["build", PIPELINE]).1
 }
 
 /// Checks that no artifact and no action record of the cache is damaged.
 pub fn verify_clean(project: &Project, after: &str) {
     let answer = project.run(&["verify"]);
     assert_eq!(answer.code, 0, "verify after {after}\n{}{}", answer.stdout, answer.stderr);
-}
-
-pub fn files_below(folder: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            files.extend(files_below(&path));
-        } else {
-            files.push(path);
-        }
-    }
-    files.sort();
-    files
 }
 
 /// Changes the bytes of a file, and restores its mode and its time, so that the change is not visible from outside.
@@ -95,4 +81,12 @@ pub fn tamper(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     std::fs::File::options().write(true).open(path).and_then(|file| file.set_times(times)).expect("its time");
     set(path, before.mode());
     set(folder, folder_mode);
+}
+
+/// Flips one random bit of a file with [`tamper`].
+pub fn flip(path: &Path, rng: &mut TestRng) {
+    tamper(path, |bytes| {
+        let place = rng.below(bytes.len());
+        bytes[place] ^= 1 << rng.below(8);
+    });
 }

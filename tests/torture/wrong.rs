@@ -1,12 +1,11 @@
 //! Tortures a cache with changed, cut, missing and swapped files.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use raisin_store::{Journal, JournalEvent, Store};
 
-use crate::world::{PIPELINE, build, count, digests, files_below, full, tamper, undisturbed, verify_clean};
-use raisin_tests::{Project, TestRng};
+use crate::world::{PIPELINE, build, count, digests, flip, full, tamper, undisturbed, verify_clean};
+use raisin_tests::{Project, TestRng, files_below};
 
 /// The name of an artifact or action record in messages, from its path: `cache/artifacts/<digest>/...` or
 /// `cache/actions/<key>.json`.
@@ -15,7 +14,7 @@ fn name(path: &Path) -> String {
 }
 
 #[test]
-fn one_flipped_byte_in_any_file_is_found_and_made_good() {
+fn one_flipped_byte_in_any_file_is_found_and_the_file_is_made_again() {
     let project = Project::with_pipeline(PIPELINE);
     build(&project);
     let expected = undisturbed();
@@ -29,10 +28,7 @@ fn one_flipped_byte_in_any_file_is_found_and_made_good() {
     let all = victims.len();
     for victim in victims {
         let original = std::fs::read(&victim).expect("the file");
-        tamper(&victim, |bytes| {
-            let place = rng.below(bytes.len());
-            bytes[place] ^= 1 << rng.below(8);
-        });
+        flip(&victim, &mut rng);
         let words = build(&project);
         assert!(words.contains(&name(&victim)) || words.contains("set aside"), "{}: {words}", victim.display());
         assert_eq!(&digests(&project), expected, "{}", victim.display());
@@ -46,7 +42,7 @@ fn one_flipped_byte_in_any_file_is_found_and_made_good() {
 
 /// Other files of the store: the cache-only files, the version of the layout, and the journal.
 #[test]
-fn one_flipped_byte_in_any_other_file_of_the_store_is_found_and_misleads_nobody() {
+fn one_flipped_byte_in_any_other_file_of_the_store_is_found_and_ignored() {
     let project = Project::with_pipeline(PIPELINE);
     project.write("row.jsonl", "{\"instruction\": \"say\", \"output\": \"it\"}\n");
     project.write(
@@ -55,7 +51,7 @@ fn one_flipped_byte_in_any_other_file_of_the_store_is_found_and_misleads_nobody(
     );
     // The store remembers the digest of an input file only after the file was unchanged for two seconds.
     std::thread::sleep(std::time::Duration::from_millis(2100));
-    assert_eq!(project.run(&["build", "rows.toml"]).code, 0);
+    project.done(&["build", "rows.toml"]);
     build(&project);
     // Build again, so that the files that only a second build writes also exist.
     build(&project);
@@ -70,19 +66,13 @@ fn one_flipped_byte_in_any_other_file_of_the_store_is_found_and_misleads_nobody(
     }
     let all = victims.len();
     for victim in victims {
-        let flip = |rng: &mut TestRng| {
-            tamper(&victim, |bytes| {
-                let place = rng.below(bytes.len());
-                bytes[place] ^= 1 << rng.below(8);
-            });
-        };
         let what = victim.display();
-        flip(&mut rng);
+        flip(&victim, &mut rng);
         let words = build(&project);
         assert!(words.contains("nothing to run"), "{what}: {words}");
         assert_eq!(&digests(&project), undisturbed(), "{what}");
         assert_eq!(project.run(&["plan", "rows.toml"]).stdout.matches("1 cached").count(), 1, "{what}");
-        flip(&mut rng);
+        flip(&victim, &mut rng);
         let answer = project.run(&["verify"]);
         let told = match victim.parent().and_then(|folder| folder.file_name()).and_then(|name| name.to_str()) {
             Some("journal") => "lines of the journal cannot be read",
@@ -98,15 +88,12 @@ fn one_flipped_byte_in_any_other_file_of_the_store_is_found_and_misleads_nobody(
 }
 
 #[test]
-fn a_file_that_is_cut_missing_swapped_or_added_is_found_and_made_good() {
+fn a_file_that_is_cut_missing_swapped_or_added_is_found_and_repaired() {
     let project = Project::with_pipeline(PIPELINE);
     build(&project);
     let mut rng = TestRng::new("files");
-    let artifacts: BTreeSet<PathBuf> = files_below(&project.path("cache/artifacts"))
-        .into_iter()
-        .filter(|path| !path.ends_with("manifest.json"))
-        .collect();
-    let artifacts: Vec<PathBuf> = artifacts.into_iter().collect();
+    let mut artifacts = files_below(&project.path("cache/artifacts"));
+    artifacts.retain(|path| !path.ends_with("manifest.json"));
     let rounds = count(2, 25);
     for _ in 0..rounds {
         for harm in ["cut", "missing", "swapped", "added"] {
@@ -152,17 +139,16 @@ fn verify_with_repair_makes_damaged_artifacts_and_records_again() {
     let project = Project::with_pipeline(PIPELINE);
     build(&project);
     let mut rng = TestRng::new("repair");
-    let mut flip = |folder: &str| {
+    let mut flip_one = |folder: &str| {
         let files = files_below(&project.path("cache").join(folder));
-        let victim = &files[rng.below(files.len())];
-        tamper(victim, |bytes| {
+        tamper(&files[rng.below(files.len())], |bytes| {
             let middle = bytes.len() / 2;
             bytes[middle] ^= 1;
         });
     };
     for _ in 0..count(1, 5) {
-        flip("artifacts");
-        flip("actions");
+        flip_one("artifacts");
+        flip_one("actions");
         let answer = project.run(&["verify", "--repair"]);
         assert!(answer.code == 0 && answer.stderr.contains("2 of 2 made again"), "{}", answer.stderr);
         assert!(answer.stderr.contains("(made by micro."), "{}", answer.stderr);
@@ -174,7 +160,7 @@ fn verify_with_repair_makes_damaged_artifacts_and_records_again() {
 }
 
 #[test]
-fn a_journal_cut_anywhere_near_its_end_is_read_as_far_as_it_goes() {
+fn a_journal_cut_anywhere_near_its_end_keeps_its_whole_lines() {
     let project = Project::with_pipeline(PIPELINE);
     build(&project);
     let journal = files_below(&project.path("cache/journal")).pop().expect("a journal");
@@ -197,6 +183,6 @@ fn a_journal_cut_anywhere_near_its_end_is_read_as_far_as_it_goes() {
         std::fs::write(&journal, &whole[..whole.len() - cut]).expect("cut");
         assert!(build(&project).contains("nothing to run"));
     }
-    assert_eq!(project.run(&["sql", "select count(*) from raisin.runs"]).code, 0);
+    project.done(&["sql", "select count(*) from raisin.runs"]);
     println!("{cuts} of {cuts} cuts of the journal start and go on, {} of them with the executable", some.len());
 }

@@ -1,5 +1,6 @@
 //! `raisin digest`: prints the digest that a pipeline file can expect of a source. The engine computes it.
 
+use std::cell::Cell;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -24,7 +25,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let store = Store::open(&arguments.cache.path())?;
     let digest = if engine::is_address(&arguments.source) {
-        engine::fetch(&store, &arguments.source, &mut DownloadProgress { last: Instant::now() })?
+        engine::fetch(&store, &arguments.source, &DownloadProgress { last: Cell::new(Instant::now()) })?
     } else {
         engine::digest_of(&store, &arguments.source)?
     };
@@ -34,13 +35,13 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 /// Prints the progress of a download, at most one line in two seconds.
 struct DownloadProgress {
-    last: Instant,
+    last: Cell<Instant>,
 }
 
 impl DownloadListener for DownloadProgress {
-    fn progress(&mut self, progress: Progress) {
-        if self.last.elapsed() >= Duration::from_secs(2) {
-            self.last = Instant::now();
+    fn progress(&self, progress: Progress) {
+        if self.last.get().elapsed() >= Duration::from_secs(2) {
+            self.last.set(Instant::now());
             let (phase, done) = (progress.phase, progress.done as f64 / 1e6);
             match progress.total {
                 0 => eprintln!("{phase}  {done:.1} MB"),
@@ -49,7 +50,7 @@ impl DownloadListener for DownloadProgress {
         }
     }
 
-    fn waits(&mut self, words: String) {
+    fn waits(&self, words: String) {
         eprintln!("{words}");
     }
 

@@ -22,8 +22,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mut lines = vec![
         ("raisin", env!("CARGO_PKG_VERSION").to_owned()),
-        ("cache", found(&arguments.folders.cache(), "does not exist yet: the first build makes it")),
-        ("out", found(&arguments.folders.out(), "does not exist yet: the first build makes it")),
+        ("cache", found(&arguments.folders.cache.path(), "does not exist yet: the first build makes it")),
+        ("out", found(&arguments.folders.out.path(), "does not exist yet: the first build makes it")),
         ("data", found(&own.with_file_name("raisin-data"), "is not there: `cargo build` makes it")),
         ("worker", found(&worker, "is not there: `cargo build` makes it")),
         ("sql", found(&own.with_file_name("raisin-sql"), "is not there yet: `cargo build --workspace` makes it")),

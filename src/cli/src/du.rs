@@ -38,8 +38,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     );
     super::answer::hand_over(&QueryOptions {
         sql,
-        cache: arguments.folders.cache(),
-        out: arguments.folders.out(),
+        cache: arguments.folders.cache.path(),
+        out: arguments.folders.out.path(),
         pipeline: None,
         format: OutputFormat::Table,
         output: None,

@@ -53,8 +53,8 @@ fn size(text: &str) -> Result<u64, String> {
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let options = GcOptions { yes: arguments.yes, older_than: arguments.older_than, budget: arguments.budget };
-    let store = Store::open(&arguments.folders.cache())?;
-    let gc = store::gc(&store, &arguments.folders.out(), &options)?;
+    let store = Store::open(&arguments.folders.cache.path())?;
+    let gc = store::gc(&store, &arguments.folders.out.path(), &options)?;
     // Print only after the lock is released: the reader of the output may be slow.
     for digest in &gc.artifacts {
         super::print(&format!("artifact {}\n", digest.short()))?;

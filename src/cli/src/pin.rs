@@ -6,8 +6,7 @@ use clap::Args;
 
 use super::pipeline_arguments::Folders;
 use raisin_base::error::{Problem, Result, nearest};
-use raisin_store::Store;
-use raisin_store::{BuildDescription, BuiltStage};
+use raisin_store::{BuildDescription, BuiltStage, Store};
 
 /// Keep the artifacts of a pipeline's last build, whatever later builds link to. Without a pipeline, list the pins.
 #[derive(Args)]
@@ -32,9 +31,9 @@ pub struct Unpin {
 }
 
 fn built(folders: &Folders, pipeline: &str, stages: &[String]) -> Result<Vec<BuiltStage>> {
-    let Some(description) = BuildDescription::read(&folders.out().join(pipeline))? else {
+    let Some(description) = BuildDescription::read(&folders.out.path().join(pipeline))? else {
         return Err(Problem::usage(format!("no pipeline `{pipeline}` was built here"))
-            .hint(format!("its links would be in {}", folders.out().join(pipeline).display()))
+            .hint(format!("its links would be in {}", folders.out.path().join(pipeline).display()))
             .into());
     };
     let names = || description.stages.iter().map(|built| built.stage.as_str());
@@ -58,7 +57,7 @@ fn label(pipeline: &str, built: &BuiltStage) -> String {
 }
 
 pub fn pin(arguments: &Arguments) -> Result<ExitCode> {
-    let store = Store::open(&arguments.folders.cache())?;
+    let store = Store::open(&arguments.folders.cache.path())?;
     let Some(pipeline) = &arguments.pipeline else {
         let pins = store.pins()?;
         for pin in &pins {
@@ -77,7 +76,7 @@ pub fn pin(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 pub fn unpin(arguments: &Unpin) -> Result<ExitCode> {
-    let store = Store::open(&arguments.folders.cache())?;
+    let store = Store::open(&arguments.folders.cache.path())?;
     let mut labelled = store.pins()?;
     labelled.retain(|pin| pin.label == arguments.pipeline);
     let digests = if labelled.is_empty() {

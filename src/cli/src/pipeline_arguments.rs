@@ -55,9 +55,9 @@ pub struct OutFolder {
 #[derive(Args)]
 pub struct Folders {
     #[command(flatten)]
-    cache: CacheFolder,
+    pub cache: CacheFolder,
     #[command(flatten)]
-    out: OutFolder,
+    pub out: OutFolder,
 }
 
 impl CacheFolder {
@@ -69,16 +69,6 @@ impl CacheFolder {
 impl OutFolder {
     pub fn path(&self) -> PathBuf {
         folder(self.out.as_ref(), "RAISIN_OUT", "out")
-    }
-}
-
-impl Folders {
-    pub fn cache(&self) -> PathBuf {
-        self.cache.path()
-    }
-
-    pub fn out(&self) -> PathBuf {
-        self.out.path()
     }
 }
 

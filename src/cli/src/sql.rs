@@ -49,8 +49,8 @@ enum FormatArgument {
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     super::answer::hand_over(&QueryOptions {
         sql: arguments.query.clone(),
-        cache: arguments.folders.cache(),
-        out: arguments.folders.out(),
+        cache: arguments.folders.cache.path(),
+        out: arguments.folders.out.path(),
         pipeline: arguments.pipeline.clone(),
         format: match arguments.format {
             FormatArgument::Table => OutputFormat::Table,

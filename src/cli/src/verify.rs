@@ -12,7 +12,7 @@ use raisin_base::error::{Result, render};
 use raisin_engine::{self as engine, Options};
 use raisin_kinds::KINDS;
 use raisin_pipeline as pipeline;
-use raisin_store::{self as store, Damage, JournalEvent, Store, Verify};
+use raisin_store::{self as store, Damage, JournalEvent, Store};
 
 /// Read every artifact and action record again, and set damaged ones aside, so that the next build makes them again.
 #[derive(Args)]
@@ -38,9 +38,8 @@ fn share(text: &str) -> Result<f64, String> {
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let options = Verify { sample: arguments.sample };
-    let store = Store::open(&arguments.folders.cache())?;
-    let verified = store::verify(&store, &options)?;
+    let store = Store::open(&arguments.folders.cache.path())?;
+    let verified = store::verify(&store, arguments.sample)?;
     for damage in &verified.damages {
         let made =
             if damage.stages.is_empty() { String::new() } else { format!(" (made by {})", damage.stages.join(", ")) };
@@ -93,11 +92,11 @@ fn repair(store: &Store, damages: &[Damage], folders: &Folders) -> Result<usize>
         }
     }
     for (file, stages) in stages {
-        let built = pipeline::load(Path::new(file), &[], KINDS, &folders.cache()).and_then(|pipeline| {
+        let built = pipeline::load(Path::new(file), &[], KINDS, &folders.cache.path()).and_then(|pipeline| {
             let only = stages.into_iter().collect();
             engine::build(
                 &pipeline,
-                &Options { cache: folders.cache(), out: folders.out(), only, ..Options::default() },
+                &Options { cache: folders.cache.path(), out: folders.out.path(), only, ..Options::default() },
             )
         });
         if let Err(error) = built {

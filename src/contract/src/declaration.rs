@@ -107,7 +107,7 @@ pub struct StageNeed {
 }
 
 /// The parameter at `pointer` is the path of a file or folder, relative to the pipeline's folder.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FileNeed {
     pub pointer: String,
     pub path: String,
@@ -129,13 +129,7 @@ impl Needs {
     }
 
     pub fn file(&mut self, pointer: impl Into<String>, path: &str) {
-        self.files.push(FileNeed {
-            pointer: pointer.into(),
-            path: path.to_owned(),
-            expected_digest_pointer: None,
-            expected_digest: None,
-            several: false,
-        });
+        self.files.push(FileNeed { pointer: pointer.into(), path: path.to_owned(), ..FileNeed::default() });
     }
 
     /// Adds a file for which the user can give an expected digest. `at` is the pointer of a table with `path` and
@@ -146,7 +140,7 @@ impl Needs {
             path: path.to_owned(),
             expected_digest_pointer: Some(format!("{at}/blake3")),
             expected_digest: blake3.map(str::to_owned),
-            several: false,
+            ..FileNeed::default()
         });
     }
 

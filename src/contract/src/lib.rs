@@ -8,6 +8,7 @@
 //! | [`context`] | the context of a running stage: inputs, folders, seed, events |
 //! | [`serve`] | the loop of a worker |
 //! | [`finished`] | finished parts of a long stage, which survive a kill |
+//! | [`pointer`] | JSON pointers to parameters |
 //! | [`query`] | the query that `raisin` passes to `raisin-sql` |
 //! | [`threads`] | the thread pool of a stage |
 
@@ -15,6 +16,7 @@ pub mod action;
 pub mod context;
 pub mod declaration;
 pub mod finished;
+pub mod pointer;
 pub mod query;
 pub mod serve;
 pub mod threads;

@@ -5,14 +5,14 @@ use std::io::Write as _;
 
 use super::Options;
 use super::difference::words;
-use super::explain::{ActionHistory, ExplainRequest};
+use super::explain::ActionHistory;
 use super::interrupt::Interrupt;
 use super::resolve::{Resolver, StageLookup};
-use super::waiting::{once_each, words as words_of_waiting};
+use super::waiting;
 use raisin_base::digest::Digest;
 use raisin_base::error::{Problem, Result};
 use raisin_pipeline::Pipeline;
-use raisin_store::{Accepted, ActionRecord, Lookup, Store, Waiting};
+use raisin_store::{Accepted, ActionRecord, Lookup, Store};
 
 /// A stage that got an artifact without running.
 #[derive(Clone, Debug)]
@@ -53,12 +53,11 @@ pub fn accept(pipeline: &Pipeline, options: &Options, stage: &str, reason: &str)
             return Err(Problem::usage(message).hint(hint).into());
         }
         let Some(key) = key else { continue };
-        let request = ExplainRequest::of(&resolver, id, &action);
         let nothing = || {
             Problem::usage(format!("there is no earlier artifact of `{label}` to accept"))
                 .hint(format!("`raisin build PIPELINE --only {stage}` makes the artifact"))
         };
-        let (old, differences) = history.accept(&store, &request)?.ok_or_else(nothing)?;
+        let (old, differences) = history.accept(&resolver, id, &action)?.ok_or_else(nothing)?;
         // The earlier artifact is checked like any artifact that a build uses.
         let Lookup::Hit(old) = store.lookup(old)? else { return Err(nothing().into()) };
         let accepted = Accepted {
@@ -85,14 +84,9 @@ pub fn accept(pipeline: &Pipeline, options: &Options, stage: &str, reason: &str)
         // If another process makes this action now, that process holds the lock. An artifact that was really made is
         // better than an accepted artifact.
         let doing = format!("building {}", acceptance.label);
-        let mut tell = once_each(|holder| {
-            // Ignore the error if standard error is closed.
-            drop(writeln!(std::io::stderr(), "{}", words_of_waiting(holder, &doing)));
-        });
-        let _lock = store.lock(record.key, |holder| {
-            tell(holder);
-            Waiting::GoOn
-        })?;
+        // Ignore the error if standard error is closed.
+        let say = |words| drop(writeln!(std::io::stderr(), "{words}"));
+        let _lock = waiting::lock(&store, record.key, &doing, say, || false)?;
         if let Lookup::Hit(_) = store.lookup(record.key)? {
             continue;
         }

@@ -6,13 +6,15 @@ use std::io::Write as _;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
+use super::Options;
 use super::child::{Children, executable};
 use super::difference::{ActionDifference, words};
-use super::execute::{Check, Job, JobMessage, MadeAction, Mode, plain};
-use super::explain::{ActionHistory, ExplainRequest};
+use super::execute::{Check, Job, JobMessage, JobNews, MadeAction, Mode, plain};
+use super::explain::ActionHistory;
 use super::graph::NodeId;
 use super::interrupt::Interrupt;
 use super::job::{JobOrder, assemble};
+use super::links::{self, LinkUpdate};
 use super::plan_file::PlanFile;
 use super::resolve::{Resolver, StageLookup};
 use super::resources::Capacity;
@@ -20,7 +22,6 @@ use super::schedule::{AfterMiss, Scheduler, StageState};
 use super::summary::{Failure, Summary};
 use super::told::{HOW_TO_GO_ON, News, Told};
 use super::worker_pool::WorkerPool;
-use super::{Options, links};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Result, anyhow, bail};
 use raisin_contract::{Action, Process};
@@ -66,7 +67,7 @@ fn build_with(pipeline: &Pipeline, options: &Options, plan: Option<&PlanFile>) -
         build.tell_cached()?;
         build.run()?;
     }
-    build.finish(began, options)
+    build.finish(began)
 }
 
 /// What a build knows about a node, besides its state in the scheduler.
@@ -76,34 +77,28 @@ struct Work<'a> {
     key: Option<Digest>,
     /// Set when the node is a miss and must run.
     action: Option<Action<'a>>,
-    /// Whether the node runs although it is cached.
-    forced: bool,
-    /// The reason of the failure, if the node failed.
-    failure: Option<String>,
 }
 
 struct Build<'a> {
+    options: &'a Options,
     resolver: Resolver<'a>,
     plan: Option<&'a PlanFile>,
     interrupt: &'a Interrupt,
     scheduler: Scheduler,
-    capacity: Capacity,
     history: ActionHistory,
     told: &'a mut Told,
     /// One entry for each node.
     work: Vec<Work<'a>>,
-    mode: Mode,
-    keep_going: bool,
     ran: u64,
-    /// The failed nodes, in the order of their failures.
-    failed: Vec<NodeId>,
+    /// The failed nodes with the reasons, in the order of the failures.
+    failures: Vec<(NodeId, String)>,
     interrupted: bool,
 }
 
 impl<'a> Build<'a> {
     fn new(
         resolver: Resolver<'a>,
-        options: &Options,
+        options: &'a Options,
         plan: Option<&'a PlanFile>,
         interrupt: &'a Interrupt,
         told: &'a mut Told,
@@ -112,24 +107,17 @@ impl<'a> Build<'a> {
         let capacity = Capacity::of(options, resolver.devices);
         let nodes = graph.nodes.iter().map(|node| (capacity.demand(node.stage), node.dependents.clone()));
         let scheduler = Scheduler::new(nodes, capacity);
-        let forced = graph.nodes.iter().map(|node| options.force.names(&node.stage.name));
+        let work = graph.nodes.iter().map(|_| Work::default()).collect();
         Self {
+            options,
             plan,
             interrupt,
             scheduler,
-            capacity,
             history: ActionHistory::default(),
             told,
-            work: forced.map(|forced| Work { forced, ..Work::default() }).collect(),
-            mode: Mode {
-                executables: options.executables.clone(),
-                anew: false,
-                check: options.check,
-                fresh_worker: options.fresh_workers,
-            },
-            keep_going: options.keep_going,
+            work,
             ran: 0,
-            failed: Vec::new(),
+            failures: Vec::new(),
             interrupted: false,
             resolver,
         }
@@ -169,12 +157,13 @@ impl<'a> Build<'a> {
         let action = self.resolver.action(id)?;
         let key = action.key().with_context(|| format!("`{}` is ready without its inputs", self.label(id)))?;
         self.work[id].key = Some(key);
-        let forced = self.work[id].forced;
-        let found =
-            if forced { StageLookup::Miss(Some(ActionDifference::Forced)) } else { self.resolver.find(id, key)? };
-        let lost = match found {
-            StageLookup::Hit(artifact) => return Ok(Some((key, artifact))),
-            StageLookup::Miss(lost) => lost,
+        let lost = if self.is_forced(id) {
+            Some(ActionDifference::Forced)
+        } else {
+            match self.resolver.find(id, key)? {
+                StageLookup::Hit(artifact) => return Ok(Some((key, artifact))),
+                StageLookup::Miss(lost) => lost,
+            }
         };
         let why = self.explain(id, &action, lost)?;
         self.work[id].action = Some(action);
@@ -184,14 +173,21 @@ impl<'a> Build<'a> {
                 Ok(None)
             }
             AfterMiss::WasDone(other) => {
-                let artifact = self.resolver.artifact(other).context("a stage that is done has an artifact")?;
-                self.resolver.settle(id, artifact);
+                let artifact = self.resolver.artifacts[other].context("a stage that is done has an artifact")?;
+                self.resolver.artifacts[id] = Some(artifact);
                 Ok(Some((key, artifact)))
             }
             AfterMiss::HasFailed(other) => {
-                Err(anyhow!("{}", self.work[other].failure.as_deref().unwrap_or("the stage failed before")))
+                let reason =
+                    self.failures.iter().find(|(failed, _)| *failed == other).map(|(_, reason)| reason.as_str());
+                Err(anyhow!("{}", reason.unwrap_or("the stage failed before")))
             }
         }
+    }
+
+    /// Whether the node runs although it is cached.
+    fn is_forced(&self, id: NodeId) -> bool {
+        self.options.force.names(&self.resolver.graph.nodes[id].stage.name)
     }
 
     fn explain(&mut self, id: NodeId, action: &Action<'_>, lost: Option<ActionDifference>) -> Result<Vec<String>> {
@@ -207,10 +203,7 @@ impl<'a> Build<'a> {
                 };
                 return Ok(why);
             }
-            (None, None) => {
-                let request = ExplainRequest::of(&self.resolver, id, action);
-                self.history.explain(&self.resolver.store, &request)?
-            }
+            (None, None) => self.history.explain(&self.resolver, id, action)?,
         };
         Ok(words(&why))
     }
@@ -227,7 +220,7 @@ impl<'a> Build<'a> {
             let may_run =
                 !matches!(self.scheduler.state(id), StageState::Done | StageState::Failed | StageState::Skipped);
             if may_run && !found.contains(&process) {
-                executable(process, self.mode.executables.as_deref())
+                executable(process, self.options.executables.as_deref())
                     .with_context(|| format!("stage `{}` cannot run", self.label(id)))?;
                 found.push(process);
             }
@@ -276,7 +269,7 @@ impl<'a> Build<'a> {
         let interrupt = self.interrupt;
         let mut stopped: Option<Instant> = None;
         loop {
-            let go_on = stopped.is_none() && (self.failed.is_empty() || self.keep_going);
+            let go_on = stopped.is_none() && (self.failures.is_empty() || self.options.keep_going);
             while go_on && let Some((id, gpu)) = self.scheduler.start() {
                 let job = self.job(id, gpu)?;
                 self.tell(id, News::Begins)?;
@@ -287,8 +280,8 @@ impl<'a> Build<'a> {
             }
             match receiver.recv_timeout(Duration::from_millis(50)) {
                 Ok(message) => {
-                    if let JobMessage::Ended { id, .. } = &message {
-                        pool.ended(*id);
+                    if let JobNews::Ended(_) = message.news {
+                        pool.ended(message.id);
                     }
                     self.receive(message)?;
                 }
@@ -312,21 +305,26 @@ impl<'a> Build<'a> {
         let work = &self.work[id];
         let key = work.key.context("a stage without a key cannot run")?;
         let action = work.action.as_ref().context("a stage without an action cannot run")?;
-        let demand = self.capacity.demand(self.resolver.graph.nodes[id].stage);
-        let mode = Mode { anew: work.forced, ..self.mode.clone() };
-        let order = JobOrder { key, action, run: self.told.run(), threads: demand.threads, gpu, mode };
+        let mode = Mode {
+            executables: self.options.executables.clone(),
+            anew: self.is_forced(id),
+            check: self.options.check,
+            fresh_worker: self.options.fresh_workers,
+        };
+        let threads = self.scheduler.demand(id).threads;
+        let order = JobOrder { key, action, run: self.told.run(), threads, gpu, mode };
         assemble(&self.resolver, id, order)
     }
 
-    fn receive(&mut self, message: JobMessage) -> Result<()> {
-        match message {
-            JobMessage::Waiting { id, words } => self.tell(id, News::Waits(&words)),
-            JobMessage::Started { id } => match self.work[id].key {
+    fn receive(&mut self, JobMessage { id, news }: JobMessage) -> Result<()> {
+        match news {
+            JobNews::Waiting(words) => self.tell(id, News::Waits(&words)),
+            JobNews::Started => match self.work[id].key {
                 Some(key) => self.tell(id, News::Started { key }),
                 None => Ok(()),
             },
-            JobMessage::Event { id, event } => self.tell(id, News::Said(&event)),
-            JobMessage::Ended { id, result } => {
+            JobNews::Event(event) => self.tell(id, News::Said(&event)),
+            JobNews::Ended(result) => {
                 self.tell(id, News::Ended)?;
                 match *result {
                     Ok(made) => self.succeeded(id, &made),
@@ -343,12 +341,13 @@ impl<'a> Build<'a> {
             self.tell(id, News::Ran { record, check })?;
             self.ran += 1;
         } else {
-            self.tell(id, News::MadeByAnotherBuild { key, artifact })?;
+            self.tell(id, News::Hit { key, artifact })?;
+            self.tell(id, News::MadeByAnotherBuild)?;
         }
-        self.resolver.settle(id, artifact);
+        self.resolver.artifacts[id] = Some(artifact);
         for follower in self.scheduler.followers(id) {
             self.tell(follower, News::Hit { key, artifact })?;
-            self.resolver.settle(follower, artifact);
+            self.resolver.artifacts[follower] = Some(artifact);
             self.scheduler.done(follower);
         }
         self.scheduler.done(id);
@@ -357,7 +356,7 @@ impl<'a> Build<'a> {
         }
         if let Check::Failed(reason) = check {
             // The artifact of the first run stays in the store and stays valid.
-            self.note_failure(id, reason.clone())?;
+            self.note_failure(id, reason.clone(), false)?;
         }
         Ok(())
     }
@@ -366,19 +365,15 @@ impl<'a> Build<'a> {
         let followers = self.scheduler.followers(id);
         self.scheduler.failed(id);
         followers.into_iter().for_each(|follower| self.scheduler.failed(follower));
-        let reason = plain(error);
-        if self.interrupted {
-            let key = self.work[id].key;
-            return self.tell(id, News::Interrupted { key, reason: &reason });
-        }
-        self.note_failure(id, reason)
+        self.note_failure(id, plain(error), self.interrupted)
     }
 
-    fn note_failure(&mut self, id: NodeId, reason: String) -> Result<()> {
+    fn note_failure(&mut self, id: NodeId, reason: String, interrupted: bool) -> Result<()> {
         let key = self.work[id].key;
-        self.tell(id, News::Failed { key, reason: &reason })?;
-        self.work[id].failure = Some(reason);
-        self.failed.push(id);
+        self.tell(id, News::Failed { key, reason: &reason, interrupted })?;
+        if !interrupted {
+            self.failures.push((id, reason));
+        }
         Ok(())
     }
 
@@ -392,8 +387,8 @@ impl<'a> Build<'a> {
         Ok(())
     }
 
-    fn finish(mut self, began: Instant, options: &Options) -> Result<Summary> {
-        if self.failed.is_empty() && !self.interrupted {
+    fn finish(mut self, began: Instant) -> Result<Summary> {
+        if self.failures.is_empty() && !self.interrupted {
             // Check this before any link is changed.
             let settled = |id: &NodeId| matches!(self.scheduler.state(*id), StageState::Done | StageState::Skipped);
             if let Some(id) = (0..self.work.len()).find(|id| !settled(id)) {
@@ -403,25 +398,22 @@ impl<'a> Build<'a> {
         let work = self.work.iter().enumerate();
         let keys = work.map(|(id, work)| work.key.filter(|_| self.scheduler.state(id) == StageState::Done));
         let keys: Vec<Option<Digest>> = keys.collect();
-        let links::LinkUpdate { folder: out, changed, earlier } =
-            links::update(&mut self.resolver, &keys, &options.out)?;
+        let LinkUpdate { changed, earlier } = links::update(&mut self.resolver, &keys, &self.options.out)?;
         if changed || self.ran > 0 || self.resolver.found_in_store || self.resolver.index.has_changed() {
-            self.remember(&keys, options.only.is_empty());
+            self.remember(&keys, self.options.only.is_empty());
         }
-        let failure = |id: &NodeId| Failure {
-            stage: self.label(*id),
-            reason: self.work[*id].failure.clone().unwrap_or_default(),
-        };
+        let failure = |(id, reason): &(NodeId, String)| Failure { stage: self.label(*id), reason: reason.clone() };
+        let pipeline = self.resolver.graph.pipeline.name.clone();
         let summary = Summary {
-            pipeline: self.resolver.graph.pipeline.name.clone(),
+            out: self.options.out.join(&pipeline),
+            pipeline,
             ran: self.ran,
             cached: self.scheduler.count(|state| state == StageState::Done) - self.ran,
             skipped: self.scheduler.count(|state| !matches!(state, StageState::Done | StageState::Failed)),
             earlier,
-            failures: self.failed.iter().map(failure).collect(),
+            failures: self.failures.iter().map(failure).collect(),
             interrupted: self.interrupted,
             seconds: began.elapsed().as_secs_f64(),
-            out,
         };
         self.told.ends(&summary, changed)?;
         Ok(summary)

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::child::executable;
 use raisin_base::digest::Digest;
 use raisin_contract::Process;
-use raisin_store::{FileDifference, MANIFEST, Manifest, Store};
+use raisin_store::{FileDifference, Store};
 
 /// A file that differs between two artifacts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,7 +48,7 @@ fn changes_with(
     to: Digest,
     rows: impl Fn(&[PathBuf]) -> Vec<Option<u64>>,
 ) -> Vec<FileChange> {
-    let (Some(before), Some(after)) = (manifest(store, from), manifest(store, to)) else { return Vec::new() };
+    let (Some(before), Some(after)) = (store.manifest(from), store.manifest(to)) else { return Vec::new() };
     let change = |difference| match difference {
         FileDifference::Added(file) => FileChange { file: file.path.clone(), change: ChangeKind::Added },
         FileDifference::Removed(file) => FileChange { file: file.path.clone(), change: ChangeKind::Removed },
@@ -90,11 +90,6 @@ fn rows_of_tables(paths: &[PathBuf]) -> Vec<Option<u64>> {
     ask().filter(|counts| counts.len() == paths.len()).unwrap_or_else(|| vec![None; paths.len()])
 }
 
-fn manifest(store: &Store, artifact: Digest) -> Option<Manifest> {
-    let bytes = std::fs::read(store.artifact_folder(artifact).join(MANIFEST)).ok()?;
-    Manifest::from_bytes(&bytes).ok()
-}
-
 /// The maximum number of changes that a text lists.
 const TOLD: usize = 3;
 
@@ -129,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_bytes_and_files_of_two_artifacts_are_told_apart() {
+    fn differences_of_rows_bytes_and_files_have_their_own_words() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
         let made = |rows: i32, note: &str, extra: &str| {

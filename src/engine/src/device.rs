@@ -126,7 +126,7 @@ fn cuda() -> Result<Devices> {
 }
 
 /// The GPUs, if libtorch can use them.
-pub fn detect() -> Option<Devices> {
+fn detect() -> Option<Devices> {
     let count = gpus();
     let usable = count > 0 && libtorch_folders().iter().any(|folder| folder.join("libtorch_cuda.so").exists());
     usable.then_some(Devices { kind: DeviceKind::Cuda, count, first: 0 })

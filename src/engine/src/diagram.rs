@@ -1,7 +1,5 @@
 //! Draws a plan: the stages and their inputs, as text, Graphviz DOT or Mermaid.
 
-use std::fmt::Write as _;
-
 use super::plan::{Plan, PlannedStage, Status};
 
 /// How a plan is drawn.
@@ -15,41 +13,33 @@ pub enum Diagram {
 
 /// Draws the plan. Stages that would run are marked.
 pub fn diagram(plan: &Plan, form: Diagram) -> String {
-    let runs = |stage: &PlannedStage| matches!(stage.status, Status::WouldRun { .. });
     let place = |label: &str| plan.stages.iter().position(|stage| stage.label == label).unwrap_or_default();
-    let mut text = String::new();
-    // Writing to a String cannot fail.
-    let _ = match form {
-        Diagram::Text => plan.stages.iter().try_for_each(|stage| {
-            let mark = if runs(stage) { "*" } else { " " };
-            let inputs =
-                if stage.inputs.is_empty() { String::new() } else { format!(" <- {}", stage.inputs.join(", ")) };
-            writeln!(text, "{mark} {}{inputs}", stage.label)
-        }),
-        Diagram::Dot => {
-            text.push_str("digraph raisin {\n  rankdir = LR;\n  node [shape = box];\n");
-            let drawn = plan.stages.iter().enumerate().try_for_each(|(number, stage)| {
-                let style = if runs(stage) { ", style = dashed" } else { "" };
-                writeln!(text, "  s{number} [label = {:?}{style}];", stage.label)?;
-                stage.inputs.iter().try_for_each(|input| writeln!(text, "  s{} -> s{number};", place(input)))
-            });
-            text.push_str("}\n");
-            drawn
+    let mut text = String::from(match form {
+        Diagram::Text => "",
+        Diagram::Dot => "digraph raisin {\n  rankdir = LR;\n  node [shape = box];\n",
+        Diagram::Mermaid => "flowchart LR\n",
+    });
+    for (number, PlannedStage { label, inputs, status, .. }) in plan.stages.iter().enumerate() {
+        let mark = |runs, cached| if matches!(status, Status::WouldRun { .. }) { runs } else { cached };
+        text += &match form {
+            Diagram::Text if inputs.is_empty() => format!("{} {label}\n", mark("*", " ")),
+            Diagram::Text => format!("{} {label} <- {}\n", mark("*", " "), inputs.join(", ")),
+            Diagram::Dot => format!("  s{number} [label = {label:?}{}];\n", mark(", style = dashed", "")),
+            Diagram::Mermaid => format!("  s{number}[\"{}\"]{}\n", label.replace('"', "#quot;"), mark(":::run", "")),
+        };
+        for input in inputs {
+            match form {
+                Diagram::Text => {}
+                Diagram::Dot => text += &format!("  s{} -> s{number};\n", place(input)),
+                Diagram::Mermaid => text += &format!("  s{} --> s{number}\n", place(input)),
+            }
         }
-        Diagram::Mermaid => {
-            text.push_str("flowchart LR\n");
-            plan.stages
-                .iter()
-                .enumerate()
-                .try_for_each(|(number, stage)| {
-                    let class = if runs(stage) { ":::run" } else { "" };
-                    writeln!(text, "  s{number}[\"{}\"]{class}", stage.label.replace('"', "#quot;"))?;
-                    stage.inputs.iter().try_for_each(|input| writeln!(text, "  s{} --> s{number}", place(input)))
-                })
-                .and_then(|()| writeln!(text, "  classDef run stroke-dasharray: 4"))
-        }
-    };
-    text
+    }
+    text + match form {
+        Diagram::Text => "",
+        Diagram::Dot => "}\n",
+        Diagram::Mermaid => "  classDef run stroke-dasharray: 4\n",
+    }
 }
 
 #[cfg(test)]

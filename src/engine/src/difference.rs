@@ -1,14 +1,14 @@
 //! The differences between two actions, as data and as text: the answer to the question why a stage would run.
 //! explain.rs finds the earlier action for the comparison.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::change::{FileChange, in_words};
+use super::graph::words_of_values;
 use raisin_base::digest::Digest;
 use raisin_contract::{Action, DType, DeviceKind, GatheredArtifact, Input, NumericEnvironment, Part};
 
@@ -182,31 +182,27 @@ pub fn differences(old: &Action<'_>, new: &Action<'_>) -> Vec<ActionDifference> 
 }
 
 fn compare(path: &str, old: &Part<'_>, new: &Part<'_>, found: &mut Vec<ActionDifference>) {
-    let path_of = || path.to_owned();
     let below = |name: &dyn fmt::Display| if path.is_empty() { name.to_string() } else { format!("{path}.{name}") };
+    let parameter = |path: String, from: Option<&Part<'_>>, to: Option<&Part<'_>>| {
+        let (from, to) = (from.map(Part::to_json), to.map(Part::to_json));
+        ActionDifference::Parameter { path, from, to }
+    };
     if let Part::Input(input) = new
         && let Some(name) = input.pending()
     {
-        return found.push(ActionDifference::InputPending { path: path_of(), name: name.unwrap_or(path).to_owned() });
+        let (path, name) = (path.to_owned(), name.unwrap_or(path).to_owned());
+        return found.push(ActionDifference::InputPending { path, name });
     }
     match (old, new) {
         (Part::Table(from), Part::Table(to)) => {
-            let same =
-                |entries: &'_ [(Cow<'_, str>, Part<'_>)], name: &str| entries.iter().position(|(key, _)| key == name);
             for (name, old) in from {
-                match same(to, name) {
-                    Some(place) => compare(&below(name), old, &to[place].1, found),
-                    None => {
-                        found.push(ActionDifference::Parameter {
-                            path: below(name),
-                            from: Some(old.to_json()),
-                            to: None,
-                        });
-                    }
+                match new.get(name) {
+                    Some(new) => compare(&below(name), old, new, found),
+                    None => found.push(parameter(below(name), Some(old), None)),
                 }
             }
-            for (name, new) in to.iter().filter(|(name, _)| same(from, name).is_none()) {
-                found.push(ActionDifference::Parameter { path: below(name), from: None, to: Some(new.to_json()) });
+            for (name, new) in to.iter().filter(|(name, _)| old.get(name).is_none()) {
+                found.push(parameter(below(name), None, Some(new)));
             }
         }
         (Part::List(from), Part::List(to)) if from.len() == to.len() => {
@@ -216,11 +212,7 @@ fn compare(path: &str, old: &Part<'_>, new: &Part<'_>, found: &mut Vec<ActionDif
         }
         _ if old == new => {}
         (Part::Input(from), Part::Input(to)) => compare_inputs(path, from, to, found),
-        _ => found.push(ActionDifference::Parameter {
-            path: path_of(),
-            from: Some(old.to_json()),
-            to: Some(new.to_json()),
-        }),
+        _ => found.push(parameter(path.to_owned(), Some(old), Some(new))),
     }
 }
 
@@ -272,19 +264,15 @@ fn compare_gathered(path: &str, from: &[GatheredArtifact], to: &[GatheredArtifac
     for (from, to) in from.iter().zip(to).filter(|(from, to)| from != to) {
         found.push(ActionDifference::Input {
             path: path.to_owned(),
-            name: format!("{}{}", to.stage, variant_words(&to.variant)),
+            name: match words_of_values(&to.variant) {
+                words if words.is_empty() => to.stage.clone(),
+                words => format!("{} [{words}]", to.stage),
+            },
             from: from.artifact,
             to: to.artifact,
             changes: Vec::new(),
         });
     }
-}
-
-/// The variant as text, such as ` [method=raise]`. Empty without a sweep.
-fn variant_words(values: &Map<String, Value>) -> String {
-    let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
-    let words: Vec<String> = values.iter().map(|(key, value)| format!("{}={value}", last(key))).collect();
-    if words.is_empty() { String::new() } else { format!(" [{}]", words.join(",")) }
 }
 
 #[cfg(test)]

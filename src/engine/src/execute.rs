@@ -7,23 +7,24 @@
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::mpsc::Sender;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
 use super::change::{changes, in_words};
-use super::child::{Children, command};
+use super::child::{self, Children};
 use super::fetch::DownloadListener;
 use super::graph::NodeId;
-use super::inputs::{CheckTime, InputFile, looks};
-use super::waiting::{once_each, words};
+use super::inputs::{CheckTime, InputFile, digest_of_fingerprints};
+use super::waiting;
 use super::worker::{Ending, Worker};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Error, Problem, Result, bail, render};
 use raisin_contract::context::{ASSIGNMENT, wait_until_left};
 use raisin_contract::{Assignment, Event, Process, Progress};
-use raisin_store::{ActionRecord, FileDifference, Lookup, Manifest, Store, Waiting, remove_tree};
+use raisin_store::{ActionRecord, FileDifference, Lookup, Manifest, Store, remove_tree};
 
 /// All data that are needed to make one action.
 pub struct Job {
@@ -49,24 +50,18 @@ pub struct Mode {
     pub fresh_worker: bool,
 }
 
-/// What a worker thread reports to the build about its job.
-pub enum JobMessage {
-    /// Another process makes the same action, or fetches the same file.
-    Waiting {
-        id: NodeId,
-        words: String,
-    },
-    Started {
-        id: NodeId,
-    },
-    Event {
-        id: NodeId,
-        event: Event,
-    },
-    Ended {
-        id: NodeId,
-        result: Box<Result<MadeAction>>,
-    },
+/// A report of a worker thread to the build, about the job of a node.
+pub struct JobMessage {
+    pub id: NodeId,
+    pub news: JobNews,
+}
+
+pub enum JobNews {
+    /// Another process makes the same action, or fetches the same file. The text says which process.
+    Waiting(String),
+    Started,
+    Event(Event),
+    Ended(Box<Result<MadeAction>>),
 }
 
 pub struct MadeAction {
@@ -96,20 +91,16 @@ pub fn execute<'c>(
 ) -> Result<MadeAction> {
     let Job { id, process, assignment, mut inputs, mut record, mode } = job;
     let key = record.key;
-    let send = |message| drop(messages.send(message));
+    let reports = JobReports { id, children, messages };
     let doing = format!("building {}", assignment.stage);
-    let mut tell = once_each(|holder| send(JobMessage::Waiting { id, words: words(holder, &doing) }));
-    let lock = store.lock(key, |holder| {
-        tell(holder);
-        if children.is_stopping() { Waiting::GiveUp } else { Waiting::GoOn }
-    })?;
+    let lock = waiting::lock(store, key, &doing, |words| reports.waits(words), || children.is_stopping())?;
     let Some(_lock) = lock else { bail!("interrupted while waiting for another build") };
     if !mode.anew
         && let Lookup::Hit(record) = store.lookup(key)?
     {
         return Ok(MadeAction { record: *record, ran: false, check: Check::None });
     }
-    send(JobMessage::Started { id });
+    reports.send(JobNews::Started);
 
     let staging = &assignment.folder;
     if !wait_until_left(staging, || children.is_stopping())? {
@@ -118,32 +109,28 @@ pub fn execute<'c>(
     if mode.anew && staging.exists() {
         remove_tree(staging)?;
     }
-    let mut listener = DownloadEvents { id, children, messages };
-    inputs.iter_mut().try_for_each(|input| input.bring(store, &mut listener))?;
+    inputs.iter_mut().try_for_each(|input| input.bring(store, &reports))?;
     inputs.iter().try_for_each(|input| input.check_unchanged(CheckTime::BeforeTheStage))?;
     let log = store.log_file(key);
     let started = Instant::now();
     record.started = jiff::Timestamp::now().to_string();
-    let looks = looks(&inputs);
+    let fingerprints = digest_of_fingerprints(&inputs);
     if !inputs.is_empty()
-        && let Some(why) = forget_what_was_made_of_others(staging, looks)?
+        && let Some(why) = remove_if_inputs_changed(staging, fingerprints)?
     {
-        send(JobMessage::Event {
-            id,
-            event: Event::Note { text: format!("{why}; the stage begins again from the start") },
-        });
+        reports.note(format!("{why}; the stage begins again from the start"));
     }
-    let resumes = std::fs::read_dir(staging.join("work")).is_ok_and(|mut left| left.next().is_some());
-    let file = write_assignment(&assignment, looks)?;
+    let resumes = has_checkpoints(staging);
+    let file = write_assignment(&assignment, fingerprints)?;
     let on_event = |event: Event| {
         match &event {
             Event::Cost(cost) => record.costs.push(cost.clone()),
             Event::Note { text } => record.notes.push(text.clone()),
             Event::Progress(_) => {}
         }
-        send(JobMessage::Event { id, event });
+        reports.send(JobNews::Event(event));
     };
-    let command = || command(process, mode.executables.as_deref());
+    let command = || child::command(process, mode.executables.as_deref());
     let mut own = None;
     let worker = if mode.fresh_worker { &mut own } else { worker };
     let ending = Worker::run(worker, children, command, &file, &log, on_event)?;
@@ -167,13 +154,12 @@ pub fn execute<'c>(
         let told = in_words(&changes(store, before.artifact, record.artifact));
         let text = format!("an earlier run of this action made another artifact, {}: {told}", before.artifact.short());
         record.notes.push(text.clone());
-        send(JobMessage::Event { id, event: Event::Note { text } });
+        reports.note(text);
     }
     store.write_record(&record)?;
     remove_tree(staging)?;
     let check = if mode.check {
-        let again = SecondRun { id, process, key, looks, assignment, executables: mode.executables };
-        match again.run(store, children, messages).and_then(|second| {
+        match run_again(store, &reports, command, key, assignment, fingerprints).and_then(|second| {
             inputs.iter().try_for_each(|input| input.check_unchanged(CheckTime::AfterTheStage))?;
             Ok(compare(&artifact.manifest, &second))
         }) {
@@ -190,38 +176,32 @@ pub fn execute<'c>(
     Ok(MadeAction { record, ran: true, check })
 }
 
-/// A second run of the action, in its own process, folder and log. Files of the first run cannot make the two results
-/// equal, and files of the second run do not replace the log of the first.
-struct SecondRun {
-    id: NodeId,
-    process: Process,
+/// Runs the action a second time, in its own process, folder and log, and returns the manifest of the second artifact.
+/// Files of the first run cannot make the two results equal, and files of the second run do not replace the log of the
+/// first.
+fn run_again(
+    store: &Store,
+    reports: &JobReports<'_>,
+    command: impl FnOnce() -> Result<Command>,
     key: Digest,
-    looks: Digest,
     assignment: Assignment,
-    executables: Option<PathBuf>,
-}
-
-impl SecondRun {
-    /// Returns the manifest of the second artifact.
-    fn run(self, store: &Store, children: &Children, messages: &Sender<JobMessage>) -> Result<Manifest> {
-        let Self { id, process, key, looks, assignment, executables } = self;
-        let key = Digest::of(format!("again {key}").as_bytes());
-        let assignment = Assignment { folder: store.staging_folder(key), ..assignment };
-        if assignment.folder.exists() {
-            remove_tree(&assignment.folder)?;
-        }
-        let (file, log) = (write_assignment(&assignment, looks)?, store.log_file(key));
-        let command = || command(process, executables.as_deref());
-        let ending = Worker::run(&mut None, children, command, &file, &log, |event| {
-            if let Event::Progress(_) = event {
-                drop(messages.send(JobMessage::Event { id, event }));
-            }
-        })?;
-        succeeded(ending, &log, children, None)?;
-        let made = Manifest::of_folder(&assignment.folder.join("out"))?;
+    fingerprints: Digest,
+) -> Result<Manifest> {
+    let key = Digest::of(format!("again {key}").as_bytes());
+    let assignment = Assignment { folder: store.staging_folder(key), ..assignment };
+    if assignment.folder.exists() {
         remove_tree(&assignment.folder)?;
-        Ok(made)
     }
+    let (file, log) = (write_assignment(&assignment, fingerprints)?, store.log_file(key));
+    let ending = Worker::run(&mut None, reports.children, command, &file, &log, |event| {
+        if let Event::Progress(_) = event {
+            reports.send(JobNews::Event(event));
+        }
+    })?;
+    succeeded(ending, &log, reports.children, None)?;
+    let made = Manifest::of_folder(&assignment.folder.join("out"))?;
+    remove_tree(&assignment.folder)?;
+    Ok(made)
 }
 
 /// The text of an error as the reason of a failure, without the prefix `error: `.
@@ -230,20 +210,31 @@ pub fn plain(error: &Error) -> String {
     text.strip_prefix("error: ").unwrap_or(&text).to_owned()
 }
 
-/// Reports the progress of a download to the build, in the same way as the progress of a stage.
-struct DownloadEvents<'t> {
+/// Sends the reports about one job to the build. The progress of a download is reported like that of a stage.
+struct JobReports<'t> {
     id: NodeId,
     children: &'t Children,
     messages: &'t Sender<JobMessage>,
 }
 
-impl DownloadListener for DownloadEvents<'_> {
-    fn progress(&mut self, progress: Progress) {
-        drop(self.messages.send(JobMessage::Event { id: self.id, event: Event::Progress(progress) }));
+impl JobReports<'_> {
+    fn send(&self, news: JobNews) {
+        // After an error of the build, nobody receives the report.
+        drop(self.messages.send(JobMessage { id: self.id, news }));
     }
 
-    fn waits(&mut self, words: String) {
-        drop(self.messages.send(JobMessage::Waiting { id: self.id, words }));
+    fn note(&self, text: String) {
+        self.send(JobNews::Event(Event::Note { text }));
+    }
+}
+
+impl DownloadListener for JobReports<'_> {
+    fn progress(&self, progress: Progress) {
+        self.send(JobNews::Event(Event::Progress(progress)));
+    }
+
+    fn waits(&self, words: String) {
+        self.send(JobNews::Waiting(words));
     }
 
     fn gives_up(&self) -> bool {
@@ -269,7 +260,7 @@ struct Before {
 /// Removes the staging folder of a stage that did not end, unless the input files still have the fingerprints that they
 /// had when the stage began. With other fingerprints, the stage may have read other bytes than the key says, and no
 /// check came after the reading. If checkpoints are removed, returns the reason.
-fn forget_what_was_made_of_others(staging: &Path, looks: Digest) -> Result<Option<&'static str>> {
+fn remove_if_inputs_changed(staging: &Path, fingerprints: Digest) -> Result<Option<&'static str>> {
     let before = match std::fs::read(staging.join(ASSIGNMENT)) {
         Ok(text) => serde_json::from_slice::<Before>(&text).ok(),
         // The stage did not begin before, or a process died after it created the folder.
@@ -279,14 +270,18 @@ fn forget_what_was_made_of_others(staging: &Path, looks: Digest) -> Result<Optio
         }
     };
     let why = match before {
-        Some(before) if before.inputs_look == looks => return Ok(None),
+        Some(before) if before.inputs_look == fingerprints => return Ok(None),
         _ if !staging.exists() => return Ok(None),
         Some(_) => "its input files may have changed since the last attempt",
         None => "it is unknown from which inputs its checkpoints were made",
     };
-    let was_there = std::fs::read_dir(staging.join("work")).is_ok_and(|mut left| left.next().is_some());
+    let was_there = has_checkpoints(staging);
     remove_tree(staging)?;
     Ok(was_there.then_some(why))
+}
+
+fn has_checkpoints(staging: &Path) -> bool {
+    std::fs::read_dir(staging.join("work")).is_ok_and(|mut left| left.next().is_some())
 }
 
 fn write_assignment(assignment: &Assignment, inputs_look: Digest) -> Result<PathBuf> {
@@ -361,7 +356,7 @@ mod tests {
     use raisin_contract::{DType, DeviceKind, Environment};
 
     #[test]
-    fn checkpoints_stay_while_the_inputs_look_the_same_and_go_where_nobody_can_tell() {
+    fn checkpoints_stay_only_while_the_inputs_have_the_same_fingerprints() {
         let top = tempfile::tempdir().unwrap();
         let folder = top.path().join("key");
         let assignment = |threads| Assignment {
@@ -377,15 +372,15 @@ mod tests {
             folder: folder.clone(),
             tokens: None,
         };
-        let (looks, other) = (Digest::of(b"one"), Digest::of(b"two"));
+        let (fingerprints, other) = (Digest::of(b"one"), Digest::of(b"two"));
         let checkpoint = folder.join("work/checkpoint");
         let begin = |threads| {
-            let file = write_assignment(&assignment(threads), looks).unwrap();
+            let file = write_assignment(&assignment(threads), fingerprints).unwrap();
             std::fs::create_dir_all(folder.join("work")).unwrap();
             std::fs::write(&checkpoint, "").unwrap();
             file
         };
-        assert_eq!(forget_what_was_made_of_others(&folder, looks).unwrap(), None);
+        assert_eq!(remove_if_inputs_changed(&folder, fingerprints).unwrap(), None);
         let file = begin(1);
         let before = std::fs::metadata(&file).unwrap().modified().unwrap();
         begin(1);
@@ -393,13 +388,13 @@ mod tests {
         // Another number of threads does not change the inputs.
         begin(2);
         assert!(raisin_contract::serve::read_assignment(&file).is_ok_and(|assignment| assignment.threads == 2));
-        assert_eq!(forget_what_was_made_of_others(&folder, looks).unwrap(), None);
+        assert_eq!(remove_if_inputs_changed(&folder, fingerprints).unwrap(), None);
         assert!(checkpoint.exists());
-        let why = forget_what_was_made_of_others(&folder, other).unwrap();
+        let why = remove_if_inputs_changed(&folder, other).unwrap();
         assert_eq!((why, folder.exists()), (Some("its input files may have changed since the last attempt"), false));
         let text = std::fs::read(begin(1)).unwrap();
         std::fs::write(&file, &text[..text.len() / 2]).unwrap();
-        let why = forget_what_was_made_of_others(&folder, looks).unwrap();
+        let why = remove_if_inputs_changed(&folder, fingerprints).unwrap();
         assert_eq!((why, folder.exists()), (Some("it is unknown from which inputs its checkpoints were made"), false));
     }
 }

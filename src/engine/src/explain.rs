@@ -12,6 +12,7 @@ use super::resolve::Resolver;
 use raisin_base::digest::Digest;
 use raisin_base::error::Result;
 use raisin_contract::Action;
+use raisin_contract::pointer::dotted;
 use raisin_store::{ActionRecord, Store};
 
 /// The maximum number of earlier actions of the same kind that are compared, newest first, if the stage has no earlier
@@ -34,8 +35,8 @@ struct IndexedRecords {
 }
 
 /// An action that an earlier run has made.
-pub struct Earlier {
-    pub record: ActionRecord,
+struct Earlier {
+    record: ActionRecord,
     action: Action<'static>,
 }
 
@@ -73,28 +74,27 @@ impl IndexedRecords {
 }
 
 /// A request to explain one action.
-pub struct ExplainRequest<'q> {
-    pub pipeline: &'q str,
-    pub stage: &'q str,
-    pub variant: String,
-    pub kind: &'q str,
-    pub action: &'q Action<'q>,
+struct ExplainRequest<'q> {
+    pipeline: &'q str,
+    stage: &'q str,
+    variant: String,
+    kind: &'q str,
+    action: Action<'static>,
     /// The input stages, with the parameter that names each: `instructions`, `of.0`.
-    pub inputs: Vec<(String, &'q str)>,
+    inputs: Vec<(String, &'q str)>,
 }
 
 impl<'q> ExplainRequest<'q> {
-    pub fn of(resolver: &'q Resolver<'_>, id: NodeId, action: &'q Action<'q>) -> Self {
+    fn of(resolver: &'q Resolver<'_>, id: NodeId, action: &Action<'_>) -> Result<Self> {
         let node = &resolver.graph.nodes[id];
-        let parameter = |pointer: &str| pointer.trim_start_matches('/').replace('/', ".");
-        Self {
+        Ok(Self {
             pipeline: &resolver.graph.pipeline.name,
             stage: &node.stage.name,
             variant: resolver.graph.variant_name(id),
             kind: node.stage.declaration.name,
-            action,
-            inputs: node.needs.iter().map(|need| (parameter(&need.pointer), need.stage.as_str())).collect(),
-        }
+            action: reread(action)?,
+            inputs: node.needs.iter().map(|need| (dotted(&need.pointer), need.stage.as_str())).collect(),
+        })
     }
 }
 
@@ -102,16 +102,21 @@ impl ActionHistory {
     /// Returns the differences to the nearest earlier action. Candidates are the earlier actions of the same stage of
     /// the same pipeline. If there are none, the newest actions of the same kind are candidates. The nearest action has
     /// the fewest differences; among equals, an action of the same variant comes first, then the newest action.
-    pub fn explain(&mut self, store: &Store, request: &ExplainRequest<'_>) -> Result<Vec<ActionDifference>> {
-        let action = reread(request.action)?;
-        let records = self.records(store)?;
-        let nearest = closest(records.of_stage(request), request, &action)
-            .or_else(|| closest(records.of_kind(request), request, &action));
+    pub fn explain(
+        &mut self,
+        resolver: &Resolver<'_>,
+        id: NodeId,
+        action: &Action<'_>,
+    ) -> Result<Vec<ActionDifference>> {
+        let request = ExplainRequest::of(resolver, id, action)?;
+        let records = self.records(&resolver.store)?;
+        let nearest =
+            closest(records.of_stage(&request), &request).or_else(|| closest(records.of_kind(&request), &request));
         let Some((_, mut found)) = nearest else { return Ok(vec![ActionDifference::NeverBuilt]) };
         if found.is_empty() {
             found.push(ActionDifference::Lost { reason: "its record or artifact was lost".to_owned() });
         }
-        found.iter_mut().for_each(|difference| look_closer(difference, store, request));
+        found.iter_mut().for_each(|difference| look_closer(difference, &resolver.store, &request));
         found.dedup();
         Ok(found)
     }
@@ -120,14 +125,15 @@ impl ActionHistory {
     /// artifact.
     pub fn accept(
         &mut self,
-        store: &Store,
-        request: &ExplainRequest<'_>,
+        resolver: &Resolver<'_>,
+        id: NodeId,
+        action: &Action<'_>,
     ) -> Result<Option<(Digest, Vec<ActionDifference>)>> {
-        let action = reread(request.action)?;
-        let earlier = self.records(store)?.of_stage(request);
-        let nearest = closest(earlier.filter(|one| one.record.variant == request.variant), request, &action);
+        let request = ExplainRequest::of(resolver, id, action)?;
+        let earlier = self.records(&resolver.store)?.of_stage(&request);
+        let nearest = closest(earlier.filter(|one| one.record.variant == request.variant), &request);
         Ok(nearest.map(|(earlier, mut found)| {
-            found.iter_mut().for_each(|difference| look_closer(difference, store, request));
+            found.iter_mut().for_each(|difference| look_closer(difference, &resolver.store, &request));
             (earlier.record.key, found)
         }))
     }
@@ -151,10 +157,9 @@ pub fn reread(action: &Action<'_>) -> Result<Action<'static>> {
 fn closest<'r>(
     earlier: impl Iterator<Item = &'r Earlier>,
     request: &ExplainRequest<'_>,
-    action: &Action<'_>,
 ) -> Option<(&'r Earlier, Vec<ActionDifference>)> {
     earlier
-        .map(|earlier| (earlier, differences(&earlier.action, action)))
+        .map(|earlier| (earlier, differences(&earlier.action, &request.action)))
         .min_by_key(|(earlier, found)| (found.len(), earlier.record.variant != request.variant))
 }
 

@@ -14,11 +14,11 @@ use std::time::Duration;
 use ureq::http::{HeaderValue, Response, StatusCode, header};
 use ureq::{Agent, Body};
 
-use super::waiting::words;
+use super::waiting;
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Problem, Result, anyhow, bail};
 use raisin_contract::Progress;
-use raisin_store::{Lock, Store, Waiting};
+use raisin_store::{Lock, Store};
 
 /// The number of tries in a row without any new byte after which the download fails.
 const TRIES: u32 = 6;
@@ -27,9 +27,9 @@ const STALLED: Duration = Duration::from_secs(30);
 
 /// Receives the progress of a download, and can stop the download.
 pub trait DownloadListener {
-    fn progress(&mut self, progress: Progress);
-    /// Another process fetches the same file.
-    fn waits(&mut self, words: String);
+    fn progress(&self, progress: Progress);
+    /// Another process fetches the same file; `words` says which process.
+    fn waits(&self, words: String);
     fn gives_up(&self) -> bool;
 }
 
@@ -56,17 +56,16 @@ fn name(address: &str) -> String {
 ///
 /// # Errors
 /// The server does not send the file, or sends a file with another digest.
-pub fn bring(store: &Store, address: &str, blake3: Digest, listener: &mut dyn DownloadListener) -> Result<PathBuf> {
+pub fn bring(store: &Store, address: &str, blake3: Digest, listener: &dyn DownloadListener) -> Result<()> {
     let place = place(store, address, blake3);
-    let key = key(address);
-    let Some(_lock) = lock(store, address, listener)? else { bail!("interrupted") };
+    let _lock = lock(store, address, listener)?;
     if place.exists() {
         if Digest::of_file(&place).with_context(|| format!("cannot read {}", place.display()))? == blake3 {
-            return Ok(place);
+            return Ok(());
         }
         store.set_aside(&place)?;
     }
-    let part = part(store, key);
+    let part = part(store, address);
     let mut download = Download::new(address, &part, true);
     let mut found = download.run(listener)?;
     if found != blake3 && download.pieced {
@@ -83,16 +82,14 @@ pub fn bring(store: &Store, address: &str, blake3: Digest, listener: &mut dyn Do
             .hint("if this is the intended file, write the found digest into the pipeline file")
             .into());
     }
-    keep(&part, &place)?;
-    Ok(place)
+    keep(&part, &place)
 }
 
 /// Downloads the file of an address into the cache, without an expected digest. Returns the digest.
-pub fn fetch(store: &Store, address: &str, listener: &mut dyn DownloadListener) -> Result<Digest> {
+pub fn fetch(store: &Store, address: &str, listener: &dyn DownloadListener) -> Result<Digest> {
     let _shared = store.share()?;
-    let key = key(address);
-    let Some(_lock) = lock(store, address, listener)? else { bail!("interrupted") };
-    let part = part(store, key);
+    let _lock = lock(store, address, listener)?;
+    let part = part(store, address);
     let mut download = Download::new(address, &part, false);
     // A part that an earlier run left may belong to another version of the file.
     download.begin_anew()?;
@@ -105,20 +102,19 @@ fn key(address: &str) -> Digest {
     Digest::of(format!("fetch {address}").as_bytes())
 }
 
-/// Allows one download of an address at a time. `None` if the listener gave up waiting for another download.
-fn lock(store: &Store, address: &str, listener: &mut dyn DownloadListener) -> Result<Option<Lock>> {
-    let mut told = None;
-    store.lock(key(address), |holder| {
-        if told != Some(holder) {
-            told = Some(holder);
-            listener.waits(words(holder, &format!("fetching {address}")));
-        }
-        if listener.gives_up() { Waiting::GiveUp } else { Waiting::GoOn }
-    })
+/// Allows one download of an address at a time.
+///
+/// # Errors
+/// The listener gave up waiting for another download.
+fn lock(store: &Store, address: &str, listener: &dyn DownloadListener) -> Result<Lock> {
+    let doing = format!("fetching {address}");
+    let lock = waiting::lock(store, key(address), &doing, |words| listener.waits(words), || listener.gives_up())?;
+    lock.context("interrupted")
 }
 
-fn part(store: &Store, key: Digest) -> PathBuf {
-    store.root().join("tmp").join(format!("fetch-{}", key.short()))
+/// The path of the part of the file that has come so far.
+fn part(store: &Store, address: &str) -> PathBuf {
+    store.root().join("tmp").join(format!("fetch-{}", key(address).short()))
 }
 
 /// A complete download becomes visible by a rename, like an artifact.
@@ -188,7 +184,7 @@ impl<'d> Download<'d> {
     }
 
     /// Returns the digest of the whole file.
-    fn run(&mut self, listener: &mut dyn DownloadListener) -> Result<Digest> {
+    fn run(&mut self, listener: &dyn DownloadListener) -> Result<Digest> {
         let mut failures = 0;
         self.beginnings = 0;
         loop {
@@ -217,7 +213,7 @@ impl<'d> Download<'d> {
         }
     }
 
-    fn connect(&mut self, listener: &mut dyn DownloadListener) -> Result<Connection> {
+    fn connect(&mut self, listener: &dyn DownloadListener) -> Result<Connection> {
         if !self.has_expected_digest && self.version.is_none() {
             self.begin_anew()?;
         }
@@ -274,12 +270,7 @@ impl<'d> Download<'d> {
     }
 
     /// Appends the body to the file, from the byte `from` on.
-    fn receive(
-        &mut self,
-        response: Response<Body>,
-        from: u64,
-        listener: &mut dyn DownloadListener,
-    ) -> Result<Connection> {
+    fn receive(&mut self, response: Response<Body>, from: u64, listener: &dyn DownloadListener) -> Result<Connection> {
         let cannot = || format!("cannot write {}", self.part.display());
         self.version = version(&response);
         self.pieced = from > 0;

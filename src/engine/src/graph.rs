@@ -31,14 +31,9 @@ pub struct Graph<'a> {
     pub pipeline: &'a Pipeline,
     pub nodes: Vec<StageNode<'a>>,
     identities: HashMap<String, NodeId>,
-    by_name: HashMap<(usize, &'a str), Visit>,
+    /// The node of a stage in a variant; `None` while the inputs of the stage are visited.
+    by_name: HashMap<(usize, &'a str), Option<NodeId>>,
     stages: Vec<HashMap<&'a str, &'a Stage>>,
-}
-
-#[derive(Clone, Copy)]
-enum Visit {
-    Under,
-    Done(NodeId),
 }
 
 impl<'a> Graph<'a> {
@@ -72,10 +67,7 @@ impl<'a> Graph<'a> {
 
     /// The node of a stage in a variant, if the graph contains it.
     pub fn node(&self, variant: usize, stage: &str) -> Option<NodeId> {
-        match self.by_name.get(&(variant, stage)) {
-            Some(Visit::Done(id)) => Some(*id),
-            _ => None,
-        }
+        self.by_name.get(&(variant, stage)).copied().flatten()
     }
 
     /// The stage name, with the variant if not all variants share the node: `features`, or `features [method=raise]`.
@@ -87,8 +79,7 @@ impl<'a> Graph<'a> {
             some if some.len() == all => node.stage.name.clone(),
             some => {
                 let common = common_values(some.iter().map(|index| &self.pipeline.variants[*index]));
-                let words: Vec<String> = common.iter().map(|(name, value)| format!("{}={value}", last(name))).collect();
-                format!("{} [{}]", node.stage.name, words.join(","))
+                format!("{} [{}]", node.stage.name, words_of_values(&common))
             }
         }
     }
@@ -112,14 +103,14 @@ impl<'a> Graph<'a> {
             bail!("variant `{}` has no stage `{name}`", self.pipeline.variants[variant].name);
         };
         match self.by_name.get(&(variant, stage.name.as_str())) {
-            Some(Visit::Done(id)) => return Ok(*id),
-            Some(Visit::Under) => return Err(Problem::usage(format!("stage `{name}` needs itself")).into()),
+            Some(Some(id)) => return Ok(*id),
+            Some(None) => return Err(Problem::usage(format!("stage `{name}` needs itself")).into()),
             None => {}
         }
         let gathers = stage.declaration.gathers;
         let seen: Vec<usize> = if gathers { self.with_stage(name) } else { vec![variant] };
         for index in &seen {
-            self.by_name.insert((*index, &stage.name), Visit::Under);
+            self.by_name.insert((*index, &stage.name), None);
         }
         if let Some(other) = seen.iter().find(|index| self.stages[**index][name].resolved != stage.resolved) {
             let message = format!(
@@ -148,7 +139,7 @@ impl<'a> Graph<'a> {
         };
         for index in seen {
             self.nodes[id].variants.push(index);
-            self.by_name.insert((index, &stage.name), Visit::Done(id));
+            self.by_name.insert((index, &stage.name), Some(id));
         }
         Ok(id)
     }
@@ -208,8 +199,10 @@ fn in_common(names: &[&str]) -> Option<String> {
     (!words.is_empty()).then_some(words)
 }
 
-fn last(key: &str) -> &str {
-    key.rsplit('.').next().unwrap_or(key)
+/// The values of a sweep as text, such as `method="raise",seed=17`.
+pub fn words_of_values(values: &Map<String, Value>) -> String {
+    let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
+    values.iter().map(|(key, value)| format!("{}={value}", last(key))).collect::<Vec<_>>().join(",")
 }
 
 /// The sweep values that are equal in all these variants.
@@ -227,7 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn variants_that_share_a_stage_are_named_by_what_they_have_in_common() {
+    fn a_shared_stage_is_named_by_the_common_words_of_its_variants() {
         assert_eq!(in_common(&["m=a,seed=1", "m=a,seed=2"]).as_deref(), Some("m=a"));
         assert_eq!(in_common(&["m=a,k=3,seed=1", "m=b,k=3,seed=1"]).as_deref(), Some("k=3,seed=1"));
         assert_eq!(in_common(&["m=a,seed=1", "m=b,seed=2"]), None);

@@ -13,6 +13,7 @@ use super::fetch;
 use super::graph::Graph;
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Problem, Result, bail};
+use raisin_contract::pointer::dotted;
 use raisin_contract::{FileNeed, Input};
 use raisin_pipeline::{Pipeline, Stage};
 use raisin_store::{FileDigests, Fingerprint, Store};
@@ -51,7 +52,7 @@ pub enum CheckTime {
 
 /// One digest of the fingerprints that all these files had when they were hashed. The paths of the files are not part
 /// of the digest.
-pub fn looks(inputs: &[InputFile]) -> Digest {
+pub fn digest_of_fingerprints(inputs: &[InputFile]) -> Digest {
     let seen: Vec<Vec<Fingerprint>> =
         inputs.iter().map(|input| input.files.iter().map(|(_, seen)| *seen).collect()).collect();
     Digest::of(format!("{seen:?}").as_bytes())
@@ -154,9 +155,9 @@ impl InputFile {
     }
 
     /// Downloads the file of an address into the cache. If the cache has the file, only hashes it again.
-    pub fn bring(&mut self, store: &Store, say: &mut dyn fetch::DownloadListener) -> Result<()> {
+    pub fn bring(&mut self, store: &Store, listener: &dyn fetch::DownloadListener) -> Result<()> {
         if let InputContent::Remote { address, blake3 } = &self.content {
-            fetch::bring(store, address, *blake3, say)?;
+            fetch::bring(store, address, *blake3, listener)?;
             self.files = vec![(self.path.clone(), Fingerprint::of(&self.path)?)];
         }
         Ok(())
@@ -329,9 +330,4 @@ fn problem(stage: &Stage, pointer: &str, message: String) -> Problem {
         Some(written) => written.problem(message),
         None => Problem::usage(message),
     }
-}
-
-/// Converts a JSON pointer to the form that a user writes: `/sources/0/path` to `sources.0.path`.
-fn dotted(pointer: &str) -> String {
-    pointer.trim_start_matches('/').replace('/', ".")
 }

@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_build_is_outlasted_only_if_somebody_asked_and_it_goes_on() {
+    fn a_build_is_outlasted_only_if_it_continues_after_a_signal() {
         let watch = Interrupt { count: Arc::default(), busy: Arc::default(), handlers: Vec::new() };
         let wait = |ends_after: u64| {
             let ((over, end), watch) = (channel(), &watch);

@@ -22,7 +22,7 @@ mod accept;
 mod build;
 mod change;
 mod child;
-pub mod device;
+mod device;
 mod diagram;
 mod difference;
 mod execute;

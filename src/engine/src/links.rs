@@ -16,8 +16,6 @@ use raisin_store::{BuildDescription, BuiltStage, DESCRIPTION, Waiting, write_ato
 
 /// The result of [`update`].
 pub struct LinkUpdate {
-    /// The folder out/<pipeline>/.
-    pub folder: PathBuf,
     /// Whether build.json differs from before, and with it the links.
     pub changed: bool,
     /// The number of links that lead to artifacts of an earlier build, because this build has no artifact of these
@@ -33,11 +31,11 @@ pub fn update(resolver: &mut Resolver<'_>, keys: &[Option<Digest>], out: &Path) 
     let pipeline = resolver.graph.pipeline;
     let folder = out.join(&pipeline.name);
     resolver.store.note_out_folder(out)?;
-    let said = what_is_said(resolver, keys);
-    if let Some(said) = said
-        && resolver.index.links_say(said)
+    let digest = digest_of_links(resolver, keys);
+    if let Some(digest) = digest
+        && resolver.index.has_links(digest)
     {
-        return Ok(LinkUpdate { folder, changed: false, earlier: 0 });
+        return Ok(LinkUpdate { changed: false, earlier: 0 });
     }
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let folder = folder.canonicalize()?;
@@ -62,7 +60,7 @@ pub fn update(resolver: &mut Resolver<'_>, keys: &[Option<Digest>], out: &Path) 
             let link = place.join(&stage.name);
             let target = |artifact| relative(&place, &resolver.store.artifact_folder(artifact));
             let id = resolver.graph.node(index, &stage.name);
-            if let Some((artifact, key)) = id.and_then(|id| Some((resolver.artifact(id)?, keys[id]?))) {
+            if let Some((artifact, key)) = id.and_then(|id| Some((resolver.artifacts[id]?, keys[id]?))) {
                 set_link(&link, &target(artifact))?;
                 stages.push(BuiltStage {
                     stage: stage.name.clone(),
@@ -96,37 +94,37 @@ pub fn update(resolver: &mut Resolver<'_>, keys: &[Option<Digest>], out: &Path) 
         let text = serde_json::to_string_pretty(&description)? + "\n";
         write_atomically(&folder.join(DESCRIPTION), text.as_bytes())?;
     }
-    if let Some(said) = said {
+    if let Some(digest) = digest {
         places.insert(folder.join(DESCRIPTION));
-        resolver.index.remember_links(said, places);
+        resolver.index.remember_links(digest, places);
     }
-    Ok(LinkUpdate { folder: out.join(&pipeline.name), changed, earlier })
+    Ok(LinkUpdate { changed, earlier })
 }
 
 /// The digest of all data from which the links and build.json are made. `None` if a stage has no artifact in this
 /// build, because then the links also depend on earlier builds.
-fn what_is_said(resolver: &Resolver<'_>, keys: &[Option<Digest>]) -> Option<Digest> {
+fn digest_of_links(resolver: &Resolver<'_>, keys: &[Option<Digest>]) -> Option<Digest> {
     let pipeline = resolver.graph.pipeline;
-    let mut said = Vec::new();
-    let mut say = |text: &[u8]| {
-        said.extend_from_slice(&(text.len() as u64).to_le_bytes());
-        said.extend_from_slice(text);
+    let mut bytes = Vec::new();
+    let mut put = |text: &[u8]| {
+        bytes.extend_from_slice(&(text.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(text);
     };
-    say(resolver.store.root().as_os_str().as_bytes());
-    say(pipeline.name.as_bytes());
+    put(resolver.store.root().as_os_str().as_bytes());
+    put(pipeline.name.as_bytes());
     for (index, variant) in pipeline.variants.iter().enumerate() {
-        say(variant.name.as_bytes());
-        say(canonical(&Value::Object(variant.values.clone())).as_bytes());
+        put(variant.name.as_bytes());
+        put(canonical(&Value::Object(variant.values.clone())).as_bytes());
         for stage in &variant.stages {
             let id = resolver.graph.node(index, &stage.name)?;
-            say(stage.name.as_bytes());
-            say(stage.declaration.name.as_bytes());
-            for digest in [resolver.artifact(id)?, keys[id]?] {
-                say(digest.bytes());
+            put(stage.name.as_bytes());
+            put(stage.declaration.name.as_bytes());
+            for digest in [resolver.artifacts[id]?, keys[id]?] {
+                put(digest.bytes());
             }
         }
     }
-    Some(Digest::of(&said))
+    Some(Digest::of(&bytes))
 }
 
 /// The maximum length of a variant's folder name in bytes. File systems allow 255 bytes, but a person reads fewer.
@@ -170,7 +168,7 @@ fn set_link(link: &Path, target: &Path) -> Result<()> {
 fn remove_others(folder: &Path, wanted: &BTreeSet<PathBuf>, depth: usize) -> Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let (path, kind) = entry.and_then(|entry| Ok((entry.path(), entry.file_type()?)))?;
-        if kind.is_symlink() && !wanted.contains(&path) && leads_to_an_artifact(&path) {
+        if kind.is_symlink() && !wanted.contains(&path) && artifact_of(&path).is_some() {
             std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
         } else if kind.is_dir() && depth == 0 {
             remove_others(&path, wanted, 1)?;
@@ -179,10 +177,6 @@ fn remove_others(folder: &Path, wanted: &BTreeSet<PathBuf>, depth: usize) -> Res
         }
     }
     Ok(())
-}
-
-fn leads_to_an_artifact(link: &Path) -> bool {
-    artifact_of(link).is_some()
 }
 
 /// The artifact to which a link leads, read from the target path.

@@ -7,14 +7,14 @@ use serde::{Deserialize, Serialize};
 
 use super::Options;
 use super::difference::{ActionDifference, words};
-use super::explain::{ActionHistory, ExplainRequest};
+use super::explain::ActionHistory;
 use super::graph::NodeId;
 use super::resolve::{Resolver, StageLookup};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Result};
 use raisin_contract::Action;
 use raisin_pipeline::Pipeline;
-use raisin_store::{Accepted, ActionRecord};
+use raisin_store::{Accepted, ActionRecord, Store};
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Plan {
@@ -86,7 +86,7 @@ impl fmt::Display for Plan {
 
 /// Looks up every stage, and explains each stage that would run.
 pub fn plan(pipeline: &Pipeline, options: &Options) -> Result<Plan> {
-    let mut resolver = Resolver::new(pipeline, options)?;
+    let mut resolver = Resolver::of(pipeline, options, Store::open(&options.cache)?)?;
     Ok(plan_with(&mut resolver)?.0)
 }
 
@@ -111,10 +111,7 @@ pub(super) fn plan_with<'a>(resolver: &mut Resolver<'a>) -> Result<(Plan, Vec<Ac
                 Status::Cached { key, artifact, finished, seconds, run, accepted }
             }
             (StageLookup::Miss(Some(lost)), key) => Status::WouldRun { key, why: vec![lost] },
-            (_, key) => {
-                let request = ExplainRequest::of(resolver, id, &action);
-                Status::WouldRun { key, why: history.explain(&resolver.store, &request)? }
-            }
+            (_, key) => Status::WouldRun { key, why: history.explain(resolver, id, &action)? },
         };
         stages.push(PlannedStage {
             stage: node.stage.name.clone(),

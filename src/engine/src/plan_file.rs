@@ -1,5 +1,5 @@
-//! Plan files: a plan in a file, so that a later build runs exactly this plan. plan.rs makes the plan; build.rs builds
-//! it.
+//! Plan files: a plan in a file, so that a later build runs exactly this plan. plan.rs makes the plan; build.rs runs its
+//! stages.
 //!
 //! A plan file contains the resolved pipeline and the action of every stage. Therefore a build from a plan file reads
 //! no pipeline file and computes no explanation again. The actions must still be valid: if an input file, the version
@@ -21,6 +21,7 @@ use super::{DeviceChoice, Options};
 use raisin_base::error::{Context as _, Problem, Result};
 use raisin_contract::{Action, DType, Declaration};
 use raisin_pipeline::{Pipeline, Resources, Stage, Variant};
+use raisin_store::Store;
 
 /// The format of plan files.
 const FORMAT: u32 = 1;
@@ -72,20 +73,21 @@ struct KeptStage {
 struct KeptAction {
     #[serde(flatten)]
     stage: PlannedStage,
-    action: Action<'static>,
+    /// The action as JSON.
+    action: Value,
 }
 
 impl PlanFile {
     /// Makes a plan, and the plan file for it.
     pub fn make(pipeline: &Pipeline, options: &Options) -> Result<(Plan, Self)> {
-        let mut resolver = Resolver::new(pipeline, options)?;
+        let mut resolver = Resolver::of(pipeline, options, Store::open(&options.cache)?)?;
         let (plan, actions) = plan_with(&mut resolver)?;
         let stages = plan
             .stages
             .iter()
             .cloned()
             .zip(actions)
-            .map(|(stage, action)| KeptAction { stage, action: action.into_owned() });
+            .map(|(stage, action)| KeptAction { stage, action: action.to_json() });
         let file = Self {
             raisin_plan: FORMAT,
             planned: jiff::Timestamp::now().to_string(),
@@ -171,7 +173,10 @@ impl PlanFile {
         }
         let mut changed = Vec::new();
         for (id, kept) in self.stages.iter().enumerate() {
-            let mut found = differences(&kept.action, &reread(&resolver.action(id)?)?);
+            let planned = Action::of_json(&kept.action).map_err(|error| {
+                Problem::usage(format!("the plan {} is damaged: {error}", self.path.display())).hint("plan again")
+            })?;
+            let mut found = differences(&planned, &reread(&resolver.action(id)?)?);
             // The artifacts of inputs are known only after the earlier stages have run, so these differences are
             // ignored here.
             found.retain(|difference| !difference.is_of_an_artifact());

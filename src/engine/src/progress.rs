@@ -64,7 +64,11 @@ impl Display {
 
     /// Prints a line about a stage.
     pub fn stage_line(&self, label: &str, text: &str) {
-        self.line(&format!("  {label:width$}  {text}", width = self.width));
+        self.line(&format!("  {}", self.labelled(label, text)));
+    }
+
+    fn labelled(&self, label: &str, text: &str) -> String {
+        format!("{label:width$}  {text}", width = self.width)
     }
 
     pub fn start(&mut self, id: NodeId, label: &str) {
@@ -74,7 +78,7 @@ impl Display {
                 if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
                     bar.set_style(style);
                 }
-                bar.set_message(format!("{label:width$}  starting", width = self.width));
+                bar.set_message(self.labelled(label, "starting"));
                 Some(bar)
             }
             _ => None,
@@ -84,25 +88,24 @@ impl Display {
     }
 
     /// Shows a short state instead of progress.
-    pub fn say(&mut self, id: NodeId, text: &str) {
-        let Some(running) = self.running.get(&id) else { return };
-        if let Some(bar) = &running.bar {
-            bar.set_message(format!("{:width$}  {text}", running.label, width = self.width));
-        } else {
-            self.stage_line(&running.label, text);
+    pub fn say(&self, id: NodeId, text: &str) {
+        match self.running.get(&id) {
+            Some(RunningStage { bar: Some(bar), label, .. }) => bar.set_message(self.labelled(label, text)),
+            Some(RunningStage { label, .. }) => self.stage_line(label, text),
+            None => {}
         }
     }
 
     pub fn progress(&mut self, id: NodeId, progress: &Progress) {
         let Some(running) = self.running.get_mut(&id) else { return };
         let text = running.describe(progress);
-        if let Some(bar) = &running.bar {
-            bar.set_message(format!("{:width$}  {text}", running.label, width = self.width));
-        } else if running.last_line.elapsed() >= PLAIN_INTERVAL {
+        if running.bar.is_none() {
+            if running.last_line.elapsed() < PLAIN_INTERVAL {
+                return;
+            }
             running.last_line = Instant::now();
-            let label = running.label.clone();
-            self.stage_line(&label, &text);
         }
+        self.say(id, &text);
     }
 
     pub fn end(&mut self, id: NodeId) {
@@ -193,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_says_what_how_far_how_fast_and_how_long_still() {
+    fn progress_shows_phase_share_rate_and_remaining_time() {
         let progress = Progress {
             phase: "round 3 of 20".into(),
             done: 25,
@@ -208,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn figures_for_people_are_short() {
+    fn durations_and_sizes_are_short() {
         assert_eq!(duration(Duration::from_millis(7)), "7 ms");
         assert_eq!(duration(Duration::from_millis(12_300)), "12.3 s");
         assert_eq!(duration(Duration::from_secs(245)), "4 min 05 s");

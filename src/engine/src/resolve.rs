@@ -21,7 +21,8 @@ pub struct Resolver<'a> {
     pub devices: Devices,
     /// Whether the store had an artifact that was not in the index. If so, a new index is worth writing.
     pub found_in_store: bool,
-    artifacts: Vec<Option<Digest>>,
+    /// The artifact of each node, if it is known.
+    pub artifacts: Vec<Option<Digest>>,
 }
 
 /// The result of a look-up.
@@ -31,11 +32,7 @@ pub enum StageLookup {
 }
 
 impl<'a> Resolver<'a> {
-    pub fn new(pipeline: &'a Pipeline, options: &Options) -> Result<Self> {
-        Self::of(pipeline, options, Store::open(&options.cache)?)
-    }
-
-    /// As [`Resolver::new`], with an open store. If the caller needs the artifacts after the look-up, the caller must
+    /// If the caller needs the artifacts after the look-up, the caller must
     /// hold [`Store::share`] before this call. Otherwise gc could remove an artifact that the index has just reported.
     pub fn of(pipeline: &'a Pipeline, options: &Options, store: Store) -> Result<Self> {
         let out = options.out.join(&pipeline.name);
@@ -50,14 +47,6 @@ impl<'a> Resolver<'a> {
         let devices = Devices::choose(options.device)?;
         let artifacts = vec![None; graph.nodes.len()];
         Ok(Self { graph, store, index, inputs, devices, found_in_store: false, artifacts })
-    }
-
-    pub fn artifact(&self, id: NodeId) -> Option<Digest> {
-        self.artifacts[id]
-    }
-
-    pub fn settle(&mut self, id: NodeId, artifact: Digest) {
-        self.artifacts[id] = Some(artifact);
     }
 
     /// The action of a node, as far as its inputs are known. The action has a key when all inputs are known.
@@ -120,7 +109,7 @@ impl<'a> Resolver<'a> {
                 Lookup::Damaged(reason) => return Ok(StageLookup::Miss(Some(ActionDifference::Lost { reason }))),
             },
         };
-        self.settle(id, artifact);
+        self.artifacts[id] = Some(artifact);
         Ok(StageLookup::Hit(artifact))
     }
 }

@@ -98,6 +98,10 @@ impl Scheduler {
         self.states[id]
     }
 
+    pub fn demand(&self, id: NodeId) -> Demand {
+        self.demands[id]
+    }
+
     /// A node whose inputs are all known and that was not looked up yet.
     pub fn next_ready(&self) -> Option<NodeId> {
         self.ready.first().copied()
@@ -323,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_follows_a_stage_that_has_ended() {
+    fn no_stage_follows_a_stage_that_has_ended() {
         let mut scheduler = Scheduler::new(
             [(without_tensors(), Vec::new()), (without_tensors(), Vec::new()), (without_tensors(), Vec::new())],
             CAPACITY,

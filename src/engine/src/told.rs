@@ -50,18 +50,14 @@ pub enum News<'n> {
         record: &'n ActionRecord,
         check: &'n Check,
     },
-    MadeByAnotherBuild {
-        key: Digest,
-        artifact: Digest,
-    },
+    /// A line for the user only, after [`News::Hit`].
+    MadeByAnotherBuild,
     Ended,
     Failed {
         key: Option<Digest>,
         reason: &'n str,
-    },
-    Interrupted {
-        key: Option<Digest>,
-        reason: &'n str,
+        /// Whether the stage failed because the user interrupted the build.
+        interrupted: bool,
     },
 }
 
@@ -93,57 +89,38 @@ impl Told {
     /// # Errors
     /// The journal cannot be written.
     pub fn tell(&mut self, graph: &Graph<'_>, id: NodeId, news: News<'_>) -> Result<()> {
-        let names = || (graph.nodes[id].stage.name.clone(), graph.variant_name(id));
-        let kind = graph.nodes[id].stage.declaration.name;
+        let node = graph.nodes[id].stage;
+        let (stage, variant, kind) = (node.name.clone(), graph.variant_name(id), node.declaration.name.to_owned());
         match news {
-            News::Hit { key, artifact } => self.hit(names(), kind, key, artifact),
+            News::Hit { key, artifact } => self.journal.hold(JournalEvent::Hit { stage, variant, kind, key, artifact }),
             News::SetAside { reason } => self.line(graph, id, &format!("set aside: {reason}")),
             News::GoneSincePlanned => {
                 self.line(graph, id, "was cached when the plan was made, and is not cached any more: it runs");
             }
-            News::Miss { key, why } => {
-                let (stage, variant) = names();
-                self.journal.hold(JournalEvent::Miss { stage, variant, kind: kind.to_owned(), key, why });
-            }
+            News::Miss { key, why } => self.journal.hold(JournalEvent::Miss { stage, variant, kind, key, why }),
             News::Cached => self.line(graph, id, "cached"),
             News::Begins => self.display.start(id, &graph.label(id)),
             News::Waits(words) => self.display.say(id, words),
-            News::Started { key } => {
-                let (stage, variant) = names();
-                self.journal.write(JournalEvent::Started { stage, variant, key })?;
-            }
+            News::Started { key } => self.journal.write(JournalEvent::Started { stage, variant, key })?,
             News::Said(Event::Progress(progress)) => self.display.progress(id, progress),
             News::Said(Event::Note { text }) => self.line(graph, id, text),
             News::Said(Event::Cost(_)) => {}
             News::Ended => self.display.end(id),
             News::Ran { record, check } => {
-                let (stage, variant) = names();
                 let ActionRecord { key, artifact, seconds, bytes, .. } = *record;
                 self.journal.write(JournalEvent::Finished { stage, variant, key, artifact, seconds, bytes })?;
                 let took = duration(Duration::from_secs_f64(seconds));
                 let checked = if *check == Check::Same { ", twice the same" } else { "" };
                 self.line(graph, id, &format!("ran in {took}, {}{checked}", size(bytes)));
             }
-            News::MadeByAnotherBuild { key, artifact } => {
-                self.hit(names(), kind, key, artifact);
-                self.line(graph, id, "cached: another build made it");
-            }
-            News::Failed { key, reason } => {
-                let (stage, variant) = names();
+            News::MadeByAnotherBuild => self.line(graph, id, "cached: another build made it"),
+            News::Failed { key, reason, interrupted } => {
                 self.journal.write(JournalEvent::Failed { stage, variant, key, reason: reason.to_owned() })?;
-                self.line(graph, id, &format!("FAILED\n    {reason}"));
-            }
-            News::Interrupted { key, reason } => {
-                let (stage, variant) = names();
-                self.line(graph, id, "interrupted");
-                self.journal.write(JournalEvent::Failed { stage, variant, key, reason: reason.to_owned() })?;
+                let failed = format!("FAILED\n    {reason}");
+                self.line(graph, id, if interrupted { "interrupted" } else { &failed });
             }
         }
         Ok(())
-    }
-
-    fn hit(&mut self, (stage, variant): (String, String), kind: &str, key: Digest, artifact: Digest) {
-        self.journal.hold(JournalEvent::Hit { stage, variant, kind: kind.to_owned(), key, artifact });
     }
 
     fn line(&self, graph: &Graph<'_>, id: NodeId, text: &str) {

@@ -18,7 +18,7 @@ use std::path::Path;
 use std::process::{ChildStdin, ChildStdout, Command, ExitStatus};
 
 use super::child::{ChildProcess, Children};
-use raisin_base::error::{Context as _, Result, anyhow};
+use raisin_base::error::{Context as _, Result};
 use raisin_contract::Event;
 use raisin_contract::serve::{Ended, StageOutcome, StageRequest};
 
@@ -56,10 +56,10 @@ impl<'c> Worker<'c> {
         if place.as_ref().is_some_and(|worker| worker.leaves || !worker.process.is_alive()) {
             *place = None;
         }
-        if place.is_none() {
-            *place = Some(Self::start(children, command()?, &log_file)?);
-        }
-        let worker = place.as_mut().ok_or_else(|| anyhow!("the worker was not started"))?;
+        let worker = match &mut *place {
+            Some(worker) => worker,
+            none => none.insert(Self::start(children, command()?, &log_file)?),
+        };
         let ending = worker.make(assignment, log, &log_file, on_event);
         if !matches!(ending, Ok(Ending::Done | Ending::Failed)) {
             *place = None;

@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::Scope;
 
 use super::child::Children;
-use super::execute::{Job, JobMessage, execute};
+use super::execute::{Job, JobMessage, JobNews, execute};
 use super::graph::NodeId;
 use super::worker::Worker;
 use raisin_base::error::{Result, anyhow};
@@ -77,7 +77,7 @@ fn run(jobs: Receiver<Job>, store: &Store, children: &Children, messages: &Sende
             worker = None;
             Err(panic)
         });
-        drop(messages.send(JobMessage::Ended { id, result: Box::new(result) }));
+        drop(messages.send(JobMessage { id, news: JobNews::Ended(Box::new(result)) }));
     }
 }
 

@@ -8,13 +8,14 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::checked::CheckedParameters;
-use super::explain::{find, parameter_problem, unknown_key};
+use super::explain::{find, parameter_problem, suggest, unknown_key};
 use super::overrides;
 use super::sweep::Combination;
 use super::tree::{NodeContent, Table, TableEntry, TreeNode, Written};
 use super::{Resources, Stage, Variant};
-use raisin_base::error::{Problem, nearest};
+use raisin_base::error::Problem;
 use raisin_contract::declaration::from_json;
+use raisin_contract::pointer::dotted;
 use raisin_contract::query::RESERVED_SCHEMAS;
 use raisin_contract::{DType, Declaration, ParameterProblem, ResolvedParameters, StageNeed};
 
@@ -178,10 +179,7 @@ fn stage<'t>(
     let word = kind.text().ok_or_else(|| wants(kind, &format!("stage.{name}.kind"), "a string"))?;
     let Some(declaration) = kinds.iter().find(|kind| kind.name == word) else {
         let problem = kind.origin.problem(format!("stage `{name}`: there is no kind `{word}`"));
-        return Err(match nearest(word, all()) {
-            Some(near) => problem.hint(format!("did you mean `{near}`?")),
-            None => problem.hint(format!("the kinds are {}", listed())),
-        });
+        return Err(suggest(problem, word, all(), Some(format!("the kinds are {}", listed()))));
     };
     let mut parameters = table.to_json();
     parameters.shift_remove("kind");
@@ -213,14 +211,11 @@ fn reference(stage: &CheckedStage<'_>, need: &StageNeed, all: &Table, named: &Na
         None => None,
     };
     let place = find(stage.entry, &need.pointer).value;
-    let parameter = need.pointer.trim_start_matches('/').replace('/', ".");
+    let parameter = dotted(&need.pointer);
     let own = &stage.entry.key;
     let Some(found) = found else {
         let problem = place.problem(format!("stage `{own}`, {parameter}: there is no stage `{wanted}`"));
-        return Err(match nearest(wanted, all.keys()) {
-            Some(near) => problem.hint(format!("did you mean `{near}`?")),
-            None => problem,
-        });
+        return Err(suggest(problem, wanted, all.keys(), None));
     };
     let message = format!(
         "stage `{own}`, {parameter}: `{wanted}` is of kind `{}`, which does not provide `{}`",

@@ -4,6 +4,7 @@
 use super::tree::{NodeContent, Origin, Table, TableEntry, TreeNode};
 use raisin_base::error::{Problem, nearest};
 use raisin_contract::ParameterProblem;
+use raisin_contract::pointer::{dotted, segments};
 
 /// The value to which a pointer leads. If the pipeline file does not contain the whole path, this is the last value of
 /// the path that the file contains.
@@ -18,8 +19,7 @@ pub struct PointerTarget<'t> {
 /// Follows a pointer (RFC 6901) in the table of a stage.
 pub fn find<'t>(stage: &'t TableEntry, pointer: &str) -> PointerTarget<'t> {
     let mut found = PointerTarget { key: &stage.origin, value: &stage.origin, node: &stage.node };
-    for segment in pointer.split('/').skip(1) {
-        let segment = segment.replace("~1", "/").replace("~0", "~");
+    for segment in segments(pointer) {
         match &found.node.content {
             NodeContent::Table(table) => {
                 let Some(entry) = table.entry(&segment) else { break };
@@ -43,7 +43,7 @@ fn below<'t>(key: &'t Origin, node: &'t TreeNode) -> PointerTarget<'t> {
 /// The problem that the user sees for a parameter that a kind refused.
 pub fn parameter_problem(stage: &TableEntry, problem: &ParameterProblem) -> Problem {
     let message = problem.message.as_str();
-    let parameter = problem.pointer.trim_start_matches('/').replace('/', ".");
+    let parameter = dotted(&problem.pointer);
     let found = find(stage, &problem.pointer);
     let quoted = quoted(message);
     let hint = |nearest: Option<&str>| problem.hint.clone().or_else(|| Some(format!("did you mean `{}`?", nearest?)));
@@ -75,11 +75,18 @@ pub fn parameter_problem(stage: &TableEntry, problem: &ParameterProblem) -> Prob
 
 pub fn unknown_key(whose: &str, entry: &TableEntry, known: &[&str]) -> Problem {
     let problem = entry.origin.problem(format!("{whose} has no key `{}`", entry.key));
-    let hint = match nearest(&entry.key, known.iter().copied()) {
-        Some(near) => format!("did you mean `{near}`?"),
-        None => format!("expected one of {}", ticked(known)),
-    };
-    problem.hint(hint)
+    let otherwise = format!("expected one of {}", ticked(known));
+    suggest(problem, &entry.key, known.iter().copied(), Some(otherwise))
+}
+
+/// Adds a hint with the name that is nearest to `word`. If no name is near, the hint is `otherwise`.
+pub fn suggest<'n>(
+    problem: Problem,
+    word: &str,
+    names: impl IntoIterator<Item = &'n str>,
+    otherwise: Option<String>,
+) -> Problem {
+    with(problem, nearest(word, names).map(|near| format!("did you mean `{near}`?")).or(otherwise))
 }
 
 fn with(problem: Problem, hint: Option<String>) -> Problem {

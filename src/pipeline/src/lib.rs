@@ -77,29 +77,13 @@ pub struct Stage {
 }
 
 /// Loads a pipeline whose stages have these kinds. Parameters that passed their check earlier, according to `cache`,
-/// are not checked again.
+/// are not checked again. The cache need not exist.
 ///
 /// # Errors
 /// The pipeline is wrong. The error is a [`Problem`] with file, line and column; if there are several problems, the
 /// error lists all of them.
 pub fn load(file: &Path, overrides: &[Override], kinds: &'static [Declaration], cache: &Path) -> Result<Pipeline> {
-    load_checked(file, overrides, kinds, CheckedParameters::load(cache, file))
-}
-
-/// Loads a pipeline without a cache.
-///
-/// # Errors
-/// As [`load`].
-pub fn load_with(file: &Path, overrides: &[Override], kinds: &'static [Declaration]) -> Result<Pipeline> {
-    load_checked(file, overrides, kinds, CheckedParameters::default())
-}
-
-fn load_checked(
-    file: &Path,
-    overrides: &[Override],
-    kinds: &'static [Declaration],
-    mut checked: CheckedParameters,
-) -> Result<Pipeline> {
+    let mut checked = CheckedParameters::load(cache, file);
     let folder = std::env::current_dir().context("cannot tell the current directory")?;
     let pipeline = resolve(file, overrides, kinds, folder, &mut checked).map_err(|problems| several(file, problems))?;
     checked.save();

@@ -97,10 +97,15 @@ select = { method = "random" }
 kind = "pool"
 "#;
 
+/// Loads a pipeline file. No cache exists.
+fn load_file(file: &Path, overrides: &[Override]) -> Result<Pipeline> {
+    load(file, overrides, KINDS, Path::new("/nowhere"))
+}
+
 fn load_text(text: &str, overrides: &[Override]) -> Result<Pipeline> {
     let folder = tempfile::tempdir()?;
     write(folder.path(), "p.toml", text);
-    load_with(&folder.path().join("p.toml"), overrides, KINDS)
+    load_file(&folder.path().join("p.toml"), overrides)
 }
 
 fn write(folder: &Path, name: &str, text: &str) {
@@ -111,7 +116,7 @@ fn write(folder: &Path, name: &str, text: &str) {
 fn told(text: &str, overrides: &[Override]) -> String {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), "p.toml", text);
-    let error = load_with(&folder.path().join("p.toml"), overrides, KINDS).err().expect("a problem");
+    let error = load_file(&folder.path().join("p.toml"), overrides).err().expect("a problem");
     raisin_base::error::render(&error).replace(&format!("{}/", folder.path().display()), "")
 }
 
@@ -150,12 +155,12 @@ fn whatever_is_wrong_with_a_pipeline_file_is_a_persons_error() {
         let error = load_text(text, &[]).err().expect("a problem");
         assert_eq!(raisin_base::error::exit_code(&error), 2, "{text}");
     }
-    let error = load_with(Path::new("/nowhere/p.toml"), &[], KINDS).err().expect("a problem");
+    let error = load_file(Path::new("/nowhere/p.toml"), &[]).err().expect("a problem");
     assert_eq!(raisin_base::error::exit_code(&error), 2);
 }
 
 #[test]
-fn stages_come_after_what_they_need_with_defaults_filled_in() {
+fn stages_come_after_their_inputs_with_defaults_filled_in() {
     let pipeline = load_text(GOOD, &[]).unwrap();
     let stages = &pipeline.variants[0].stages;
     assert_eq!(stages.iter().map(|stage| stage.name.as_str()).collect::<Vec<_>>(), ["pool", "tuned"]);
@@ -211,7 +216,7 @@ fn unknown_keys_kinds_and_syntax_have_a_place() {
 }
 
 #[test]
-fn references_must_lead_to_a_stage_that_provides_what_is_wanted() {
+fn a_need_must_name_a_stage_that_provides_it() {
     assert_eq!(
         told(&GOOD.replace("= \"pool\"\nselect", "= \"pol\"\nselect"), &[]),
         "error: p.toml:4:16: stage `tuned`, instructions: there is no stage `pol`\nhint: did you mean `pool`?"
@@ -252,7 +257,7 @@ fn a_sweep_makes_every_combination_with_short_names() {
 }
 
 #[test]
-fn names_of_axes_are_as_long_as_it_takes_to_tell_them_apart() {
+fn names_of_axes_are_as_short_as_possible_and_unique() {
     let text =
         format!("{GOOD}\n[stage.more]\nkind = \"pool\"\n[sweep]\nstage.pool.size = [1]\nstage.more.size = [2]\n");
     assert_eq!(names(&load_text(&text, &[]).unwrap()), ["pool.size=1,more.size=2"]);
@@ -300,7 +305,7 @@ fn set_changes_parameters_and_says_where_a_wrong_one_came_from() {
 }
 
 #[test]
-fn set_below_a_swept_value_is_refused_as_the_sweep_would_put_it_back() {
+fn set_below_a_swept_key_is_refused_because_the_sweep_would_replace_it() {
     let text =
         format!("{GOOD}\n[sweep]\n\"stage.tuned.select\" = [{{method = \"random\"}}, {{method = \"length\"}}]\n");
     let below = set("stage.tuned.select.method=random");
@@ -317,15 +322,15 @@ fn set_below_a_swept_value_is_refused_as_the_sweep_would_put_it_back() {
 }
 
 #[test]
-fn an_includer_wins_over_what_it_includes() {
+fn the_values_of_the_including_file_take_precedence() {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), "base.toml", GOOD);
     write(folder.path(), "p.toml", "include = \"base.toml\"\n[pipeline]\nseed = 9\n[stage.pool]\nsize = 5\n");
-    let pipeline = load_with(&folder.path().join("p.toml"), &[], KINDS).unwrap();
+    let pipeline = load_file(&folder.path().join("p.toml"), &[]).unwrap();
     assert_eq!(pipeline.seed_default, 9);
     assert_eq!(pipeline.variants[0].stages[0].resolved.parameters, json!({"size": 5}));
     write(folder.path(), "base.toml", "include = \"p.toml\"\n");
-    let error = load_with(&folder.path().join("p.toml"), &[], KINDS).err().unwrap();
+    let error = load_file(&folder.path().join("p.toml"), &[]).err().unwrap();
     assert!(error.to_string().contains("p.toml includes itself"), "{error}");
 }
 

@@ -30,6 +30,7 @@ pub enum WrittenIn {
 #[derive(Clone, Debug)]
 pub struct Origin {
     source: Rc<WrittenIn>,
+    /// The offset in the text of a file, in bytes. Unused for a flag.
     offset: usize,
 }
 
@@ -144,38 +145,13 @@ impl TreeNode {
     /// The value contains a number that JSON cannot hold.
     pub fn parse_flag(text: &str, origin: &Origin) -> Result<Self, Problem> {
         match DeValue::parse(text) {
-            Ok(value) => {
-                let mut node = node_of(&value, &origin.source)?;
-                node.forget_offsets();
-                Ok(node)
-            }
+            Ok(value) => node_of(&value, &origin.source),
             Err(_) => Ok(Self { content: NodeContent::Scalar(Value::String(text.to_owned())), origin: origin.clone() }),
-        }
-    }
-
-    fn forget_offsets(&mut self) {
-        self.origin.offset = 0;
-        match &mut self.content {
-            NodeContent::Scalar(_) => {}
-            NodeContent::Array(items) => items.iter_mut().for_each(Self::forget_offsets),
-            NodeContent::Table(table) => {
-                for entry in &mut table.entries {
-                    entry.origin.offset = 0;
-                    entry.node.forget_offsets();
-                }
-            }
         }
     }
 
     pub fn table(&self) -> Option<&Table> {
         match &self.content {
-            NodeContent::Table(table) => Some(table),
-            _ => None,
-        }
-    }
-
-    pub fn table_mut(&mut self) -> Option<&mut Table> {
-        match &mut self.content {
             NodeContent::Table(table) => Some(table),
             _ => None,
         }
@@ -240,15 +216,12 @@ impl Table {
             match self.entry_mut(&entry.key) {
                 None => self.entries.push(entry),
                 Some(old) => {
-                    let merges = |node: &TreeNode| node.table().is_some_and(|table| !table.inline);
-                    old.origin = entry.origin;
-                    if merges(&old.node) && merges(&entry.node) {
-                        old.node.origin = entry.node.origin;
-                        if let (Some(table), NodeContent::Table(other)) = (old.node.table_mut(), entry.node.content) {
+                    (old.origin, old.node.origin) = (entry.origin, entry.node.origin);
+                    match (&mut old.node.content, entry.node.content) {
+                        (NodeContent::Table(table), NodeContent::Table(other)) if !table.inline && !other.inline => {
                             table.merge(other);
                         }
-                    } else {
-                        old.node = entry.node;
+                        (content, other) => *content = other,
                     }
                 }
             }

@@ -1,4 +1,5 @@
-//! Which schemas and tables there are. Names are listed from folders; a table is opened when a query names it.
+//! The catalogs, schemas and tables for queries. Names are listed from folders. A table is opened when a query names the
+//! table.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,11 +15,10 @@ use serde_json::Value;
 use super::files::FilesTable;
 use super::history::{self, TOOL_TABLES};
 use super::sources::{Member, TableFile, distinct};
-use super::{Tables, pivot, tables_of};
+use super::{TableFiles, pivot, tables_of};
 use raisin_base::error::{Context as _, Problem, Result, nearest};
 use raisin_contract::query::{HISTORY, TOOL};
-use raisin_store::Store;
-use raisin_store::{BuildDescription, DESCRIPTION};
+use raisin_store::{BuildDescription, DESCRIPTION, Store};
 
 /// All catalogs. One of them is the default.
 #[derive(Debug)]
@@ -66,14 +66,10 @@ impl Catalogs {
     }
 
     /// One catalog with the given tables.
-    pub fn of_tables(tables: Tables) -> Self {
-        let mut by_schema: BTreeMap<String, BTreeMap<String, Vec<TableFile>>> = BTreeMap::new();
-        for ((schema, table), files) in tables {
-            by_schema.entry(schema).or_default().insert(table, files);
-        }
+    pub fn of_tables(tables: BTreeMap<String, TableFiles>) -> Self {
         let schema =
             |files| Arc::new(Schema { place: SchemaOrigin::Given, files: OnceLock::from(with_long_metrics(files)) });
-        let schemas = by_schema.into_iter().map(|(name, files)| (name, schema(files))).collect();
+        let schemas = tables.into_iter().map(|(name, files)| (name, schema(files))).collect();
         let by_name = BTreeMap::from([("stages".to_owned(), Arc::new(Catalog { schemas }))]);
         Self { default: "stages".to_owned(), by_name, is_ambiguous: false }
     }
@@ -165,7 +161,7 @@ enum SchemaOrigin {
 pub struct Schema {
     place: SchemaOrigin,
     /// The files of each table, listed when they are first needed.
-    files: OnceLock<BTreeMap<String, Vec<TableFile>>>,
+    files: OnceLock<TableFiles>,
 }
 
 impl Schema {
@@ -183,7 +179,7 @@ impl Schema {
     pub fn has(&self, name: &str) -> bool {
         match &self.place {
             SchemaOrigin::Tool(..) => TOOL_TABLES.contains(&name),
-            // An artifact that is gone has had tables that nobody can list; to open one says that it is gone.
+            // The tables of an artifact that is gone cannot be listed. `open` then reports that the artifact is gone.
             SchemaOrigin::Stage(artifacts) if artifacts.iter().any(|(folder, _)| !folder.is_dir()) => true,
             SchemaOrigin::History(_) | SchemaOrigin::Stage(_) | SchemaOrigin::Given => self.files().contains_key(name),
         }
@@ -193,7 +189,7 @@ impl Schema {
         matches!(self.place, SchemaOrigin::Stage(_) | SchemaOrigin::Given)
     }
 
-    fn files(&self) -> &BTreeMap<String, Vec<TableFile>> {
+    fn files(&self) -> &TableFiles {
         self.files.get_or_init(|| match &self.place {
             SchemaOrigin::Stage(artifacts) => with_long_metrics(files_of(artifacts)),
             SchemaOrigin::History(store) => with_long_metrics(files_of(&history::artifacts(store))),
@@ -222,8 +218,8 @@ impl Schema {
     }
 }
 
-fn files_of(artifacts: &[(PathBuf, Vec<(String, Value)>)]) -> BTreeMap<String, Vec<TableFile>> {
-    let mut files: BTreeMap<String, Vec<TableFile>> = BTreeMap::new();
+fn files_of(artifacts: &[(PathBuf, Vec<(String, Value)>)]) -> TableFiles {
+    let mut files = TableFiles::new();
     for (folder, constants) in artifacts {
         for (table, path) in tables_of(folder).unwrap_or_default() {
             files.entry(table).or_default().push(TableFile { path, constants: constants.clone() });
@@ -233,7 +229,7 @@ fn files_of(artifacts: &[(PathBuf, Vec<(String, Value)>)]) -> BTreeMap<String, V
 }
 
 /// The files, and the table that is shown wide a second time under a name that shows its rows unchanged.
-fn with_long_metrics(mut files: BTreeMap<String, Vec<TableFile>>) -> BTreeMap<String, Vec<TableFile>> {
+fn with_long_metrics(mut files: TableFiles) -> TableFiles {
     if let Some(metrics) = files.get(pivot::WIDE).cloned() {
         files.entry(pivot::LONG.to_owned()).or_insert(metrics);
     }
@@ -253,8 +249,8 @@ impl SchemaProvider for Schema {
         })
     }
 
-    /// The type of every table, without opening it. `show tables` asks for the type of each listed table, and must not read
-    /// all files.
+    /// The type of every table, without opening it. `show tables` asks for the type of each listed table, and must not
+    /// read all files.
     async fn table_type(&self, _name: &str) -> PlanResult<Option<TableType>> {
         Ok(Some(TableType::Base))
     }

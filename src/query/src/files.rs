@@ -1,7 +1,8 @@
 //! A table of several Parquet files. Different schemas are unified by column name, and constants become columns.
 //!
-//! DataFusion's own scan reads the files, with projections and filters pushed down. The constant columns are its partition
-//! columns. A UNION ALL over one scan for each file was rejected: for 10,000 artifacts, planning it takes minutes.
+//! DataFusion's own scan reads the files, with projections and filters pushed down. The constant columns are its
+//! partition columns. A UNION ALL over one scan for each file was rejected: for 10,000 artifacts, planning it takes
+//! minutes.
 
 use std::collections::BTreeSet;
 use std::fs::File;

@@ -1,4 +1,5 @@
-//! The history of builds as tables, which are made from the records and the journal of the store when a query names them.
+//! The history of builds as tables, which are made from the records and the journal of the store when a query names
+//! them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -15,8 +16,7 @@ use super::tables_of;
 use raisin_base::digest::{Digest, canonical};
 use raisin_base::error::Result;
 use raisin_contract::Action;
-use raisin_store::BuildDescription;
-use raisin_store::{ActionRecord, JournalEvent, MANIFEST, Manifest, Store};
+use raisin_store::{ActionRecord, BuildDescription, JournalEvent, Manifest, Store};
 use raisin_table::batch;
 
 /// The tables of the schema `raisin`.
@@ -42,10 +42,7 @@ pub fn tool_table(
 
 /// All artifacts in the store, each with constants from the first action that made it.
 pub fn artifacts(store: &Store) -> Vec<(PathBuf, Vec<(String, Value)>)> {
-    let mut makers: BTreeMap<Digest, ActionRecord> = BTreeMap::new();
-    for record in store.actions().unwrap_or_default() {
-        makers.entry(record.artifact).or_insert(record);
-    }
+    let makers = makers(store.actions().unwrap_or_default());
     let constants = |digest: Digest| {
         let maker = makers.get(&digest);
         let text =
@@ -56,27 +53,29 @@ pub fn artifacts(store: &Store) -> Vec<(PathBuf, Vec<(String, Value)>)> {
             ("pipeline".to_owned(), text(|maker| &maker.pipeline)),
         ]
     };
-    digests(store).into_iter().map(|digest| (store.artifact_folder(digest), constants(digest))).collect()
+    let digests = store.artifact_digests().unwrap_or_default();
+    digests.into_iter().map(|digest| (store.artifact_folder(digest), constants(digest))).collect()
+}
+
+/// The first action record of each artifact. `records` has the oldest first.
+fn makers(records: Vec<ActionRecord>) -> BTreeMap<Digest, ActionRecord> {
+    let mut makers = BTreeMap::new();
+    for record in records {
+        makers.entry(record.artifact).or_insert(record);
+    }
+    makers
 }
 
 /// The names of all tables in the store. Only folders are read.
 pub fn table_names(store: &Store) -> Vec<String> {
     let mut names = BTreeSet::new();
-    for digest in digests(store) {
+    for digest in store.artifact_digests().unwrap_or_default() {
         names.extend(tables_of(&store.artifact_folder(digest)).unwrap_or_default().into_keys());
     }
     if names.contains(super::pivot::WIDE) {
         names.insert(super::pivot::LONG.to_owned());
     }
     names.into_iter().collect()
-}
-
-fn digests(store: &Store) -> Vec<Digest> {
-    let Ok(entries) = std::fs::read_dir(store.root().join("artifacts")) else { return Vec::new() };
-    let parse = |entry: std::io::Result<std::fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok();
-    let mut digests: Vec<Digest> = entries.filter_map(parse).collect();
-    digests.sort_unstable();
-    digests
 }
 
 fn texts<T: AsRef<str>>(values: impl Iterator<Item = T>) -> ArrayRef {
@@ -126,7 +125,7 @@ fn actions(records: &[ActionRecord]) -> Result<RecordBatch> {
 fn key_parts(records: &[ActionRecord]) -> Result<RecordBatch> {
     let mut rows: Vec<(&ActionRecord, String, String)> = Vec::new();
     for record in records {
-        // What is no action to this raisin, another one has made.
+        // Skip an action that another version of raisin wrote.
         let Ok(action) = Action::of_json(&record.action) else { continue };
         rows.extend(action.leaves().into_iter().map(|(part, value)| (record, part, value)));
     }
@@ -159,15 +158,9 @@ fn costs(records: &[ActionRecord]) -> Result<RecordBatch> {
 }
 
 fn artifact_rows(store: &Store) -> Result<RecordBatch> {
-    let mut makers: BTreeMap<Digest, ActionRecord> = BTreeMap::new();
-    for record in store.actions()? {
-        makers.entry(record.artifact).or_insert(record);
-    }
-    let digests = digests(store);
-    let manifest = |digest: &Digest| -> Option<Manifest> {
-        Manifest::from_bytes(&std::fs::read(store.artifact_folder(*digest).join(MANIFEST)).ok()?).ok()
-    };
-    let manifests: Vec<Option<Manifest>> = digests.iter().map(manifest).collect();
+    let makers = makers(store.actions()?);
+    let digests = store.artifact_digests().unwrap_or_default();
+    let manifests: Vec<Option<Manifest>> = digests.iter().map(|digest| store.manifest(*digest)).collect();
     let maker = |of: fn(&ActionRecord) -> &str| {
         let values: Vec<Option<&str>> = digests.iter().map(|digest| makers.get(digest).map(of)).collect();
         values.into_iter()
@@ -185,7 +178,7 @@ fn artifact_rows(store: &Store) -> Result<RecordBatch> {
     ])
 }
 
-/// One row of the table `runs`. What a killed run did not write to the journal is null.
+/// One row of the table `runs`. A value is null if the run was killed before it wrote the value to the journal.
 #[derive(Default)]
 struct RunRow {
     pipeline: Option<String>,

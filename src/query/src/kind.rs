@@ -7,7 +7,8 @@ use raisin_contract::Context;
 use raisin_kinds::sql::Parameters;
 use raisin_table::WriteTable as _;
 
-use crate::{TableFile, Tables, collect, spread, tables_of};
+use crate::sources::{TableFile, spread};
+use crate::{TableFiles, collect, tables_of};
 
 pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     let rows = collect(&parameters.query, gathered_tables(&parameters.of, context)?)?;
@@ -16,15 +17,15 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
 }
 
 /// All tables of the stages, each over all variants.
-fn gathered_tables(of: &[String], context: &Context) -> Result<Tables> {
-    let mut tables: Tables = BTreeMap::new();
+fn gathered_tables(of: &[String], context: &Context) -> Result<BTreeMap<String, TableFiles>> {
+    let mut tables: BTreeMap<String, TableFiles> = BTreeMap::new();
     for (place, stage) in of.iter().enumerate() {
         let sources = context.gathered(&format!("/of/{place}"))?;
         let sources: Vec<_> = sources.iter().map(|source| (source.folder.clone(), source.variant.clone())).collect();
         for (folder, constants) in spread(&sources) {
             for (table, path) in tables_of(&folder)? {
                 let file = TableFile { path, constants: constants.clone() };
-                tables.entry((stage.clone(), table)).or_default().push(file);
+                tables.entry(stage.clone()).or_default().entry(table).or_default().push(file);
             }
         }
     }

@@ -1,8 +1,8 @@
 //! SQL over artifacts and runs. Only this crate uses DataFusion.
 //!
-//! Each pipeline in `out/` is a catalog. The chosen pipeline is the default catalog: `tuned.selection` names a table of it,
-//! and
-//! `"other-pipeline".tuned.selection` a table of another pipeline. Each catalog has these schemas:
+//! Each pipeline in `out/` is a catalog. The chosen pipeline is the default catalog: `tuned.selection` names a table of
+//! this pipeline, and `"other-pipeline".tuned.selection` names a table of another pipeline. Each catalog has these
+//! schemas:
 //!
 //! | schema | tables |
 //! |---|---|
@@ -12,9 +12,10 @@
 //!
 //! In a pipeline with a sweep, the table of a stage has a column for each swept key that matters for the stage.
 //!
-//! A table is opened only when a query names it, because a store may have 10,000 artifacts. A table is a list of files with
-//! constant columns (see [`sources`]). If the schemas of the files differ, columns are matched by name, and a column that a
-//! file lacks is null. A table with the name `metrics` is shown wide, with one column for each metric (see [`pivot`]).
+//! A table is opened only when a query names it, because a store may have 10,000 artifacts. A table is a list of files
+//! with constant columns (see [`sources`]). If the schemas of the files differ, columns are matched by name, and a
+//! column that a file lacks is null. A table with the name `metrics` is shown wide, with one column for each metric
+//! (see [`pivot`]).
 
 mod catalog;
 mod files;
@@ -35,8 +36,8 @@ use std::path::PathBuf;
 
 use arrow::array::RecordBatch;
 
-pub use raisin_contract::query::{OutputFormat, QueryOptions};
-pub use sources::{TableFile, spread};
+use raisin_contract::query::{OutputFormat, QueryOptions};
+use sources::TableFile;
 
 use raisin_base::error::{Problem, Result, anyhow};
 use raisin_store::Store;
@@ -58,7 +59,7 @@ pub fn run(options: &QueryOptions) -> Result<()> {
 }
 
 /// Writes the answer of a query to `to`. `note` is called with each line that is meant for a person.
-pub fn answer(
+fn answer(
     options: &QueryOptions,
     to: &mut (dyn std::io::Write + Send),
     width: Option<usize>,
@@ -83,12 +84,12 @@ pub fn answer(
     }
 }
 
-/// The tables of one query, by schema and name.
-pub type Tables = BTreeMap<(String, String), Vec<TableFile>>;
+/// The files of the tables of one schema, by the name of the table.
+type TableFiles = BTreeMap<String, Vec<TableFile>>;
 
-/// The answer of a query over given tables, as one batch. Without ORDER BY, the rows are in the order of the files and of
-/// the rows in a file, because there is only one partition.
-pub fn collect(sql: &str, tables: Tables) -> Result<RecordBatch> {
+/// The answer of a query over given tables, by schema, as one batch. Without ORDER BY, the rows are in the order of the files and
+/// of the rows in a file, because there is only one partition.
+fn collect(sql: &str, tables: BTreeMap<String, TableFiles>) -> Result<RecordBatch> {
     session::block_on(async {
         let session = session::Session::over(catalog::Catalogs::of_tables(tables))?;
         session.stream(sql, &mut |_| {}).await?.all().await
@@ -96,7 +97,7 @@ pub fn collect(sql: &str, tables: Tables) -> Result<RecordBatch> {
 }
 
 /// The files of an artifact that are tables, by the name of the table.
-pub fn tables_of(artifact: &std::path::Path) -> Result<BTreeMap<String, PathBuf>> {
+fn tables_of(artifact: &std::path::Path) -> Result<BTreeMap<String, PathBuf>> {
     let mut tables = BTreeMap::new();
     let entries =
         std::fs::read_dir(artifact).map_err(|error| anyhow!("cannot list {}: {error}", artifact.display()))?;

@@ -1,10 +1,9 @@
 //! Shows the long table `metrics` (metric, value) wide: one row for each evaluation, and one column for each metric.
 //!
 //! The files are long, so that their schema does not depend on the metrics of an evaluation. But a typical query is
-//! `select method, avg(acc), count(*) from scores.metrics group by method`, in which a row is one evaluation. Over long rows
-//! this query would need a CASE for each metric, and count(*) would count metrics. Therefore SQL shows `metrics` wide. The
-//! table
-//! `metrics_long` shows the rows of the files.
+//! `select method, avg(acc), count(*) from scores.metrics group by method`, in which a row is one evaluation. Over long
+//! rows this query would need a CASE for each metric, and count(*) would count metrics. Therefore SQL shows `metrics`
+//! wide. The table `metrics_long` shows the rows of the files.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,12 +22,12 @@ use raisin_table::{batch, column};
 
 /// The table that is shown wide.
 pub const WIDE: &str = "metrics";
-/// The name under which its rows are shown as in the files.
+/// The name of the table that shows the rows of `metrics` as they are in the files.
 pub const LONG: &str = "metrics_long";
 
-/// The long rows of one file as wide rows: one for each split, in the order of their first appearance. `None` if the table
-/// is not long.
-pub fn widen(rows: &RecordBatch) -> Result<Option<RecordBatch>> {
+/// The long rows of one file as wide rows: one for each split, in the order of their first appearance. `None` if the
+/// table is not long.
+fn widen(rows: &RecordBatch) -> Result<Option<RecordBatch>> {
     let (Ok(metrics), Ok(values)) = (column::<StringArray>(rows, "metric"), column::<Float64Array>(rows, "value"))
     else {
         return Ok(None);
@@ -51,12 +50,11 @@ pub fn widen(rows: &RecordBatch) -> Result<Option<RecordBatch>> {
         cells.insert((place, metrics.value(row)), row);
     }
     let first = |place: usize| cells.range((place, "")..(place + 1, "")).next().map(|(_, row)| *row);
-    let n = counts
-        .map(|counts| (0..order.len()).map(|place| first(place).map(|row| counts.value(row))).collect::<UInt32Array>());
     let mut columns: Vec<(String, ArrayRef)> =
         vec![("split".to_owned(), Arc::new(order.iter().copied().collect::<StringArray>()))];
-    if let Some(n) = n {
-        columns.push(("n".to_owned(), Arc::new(n)));
+    if let Some(counts) = counts {
+        let n = (0..order.len()).map(|place| first(place).map(|row| counts.value(row)));
+        columns.push(("n".to_owned(), Arc::new(n.collect::<UInt32Array>())));
     }
     let pick = |from: &Float64Array, name: &str| -> ArrayRef {
         let value = |place| cells.get(&(place, name)).and_then(|row| from.is_valid(*row).then(|| from.value(*row)));
@@ -68,11 +66,15 @@ pub fn widen(rows: &RecordBatch) -> Result<Option<RecordBatch>> {
             columns.push((format!("{name}_standard_error"), pick(errors, name)));
         }
     }
-    Ok(Some(batch(columns.iter().map(|(name, array)| (name.as_str(), array.clone())).collect())?))
+    Ok(Some(batch_of(&columns)?))
+}
+
+fn batch_of(columns: &[(String, ArrayRef)]) -> Result<RecordBatch> {
+    batch(columns.iter().map(|(name, array)| (name.as_str(), array.clone())).collect())
 }
 
 /// Joins batches with different columns by column name.
-pub fn stack(batches: &[RecordBatch]) -> Result<RecordBatch> {
+fn stack(batches: &[RecordBatch]) -> Result<RecordBatch> {
     let mut fields: Vec<Field> = Vec::new();
     for field in batches.iter().flat_map(|batch| batch.schema_ref().fields().iter()) {
         match fields.iter_mut().find(|known| known.name() == field.name()) {
@@ -108,7 +110,7 @@ pub fn wide_table(files: &[TableFile]) -> Result<Option<MemTable>> {
             }
             columns.push((column, constant(file, name, data_type)?.to_array_of_size(wide.num_rows())?));
         }
-        parts.push(batch(columns.iter().map(|(name, array)| (name.as_str(), array.clone())).collect())?);
+        parts.push(batch_of(&columns)?);
     }
     let rows = stack(&parts)?;
     Ok(Some(MemTable::try_new(rows.schema(), vec![vec![rows]])?))

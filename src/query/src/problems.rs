@@ -20,8 +20,8 @@ pub fn of_syntax(error: &DataFusionError, sql: &str) -> raisin_base::error::Erro
     }
 }
 
-/// The error of a query that cannot be planned, for example because a name does not exist. A failure of the machine is no
-/// problem of the query.
+/// The error of a query that cannot be planned, for example because a name does not exist. A failure of the machine is
+/// no problem of the query.
 pub fn of_plan(error: &DataFusionError, sql: &str) -> raisin_base::error::Error {
     match error.find_root() {
         DataFusionError::SchemaError(schema_error, _) => of_columns(schema_error),
@@ -39,8 +39,8 @@ pub fn of_plan(error: &DataFusionError, sql: &str) -> raisin_base::error::Error 
     }
 }
 
-/// Whether another query on the same machine could do without this error: a division by zero, a text that is no number, a
-/// function that does not exist. Reading a file, or a lack of memory, is not of the query.
+/// Whether the query is the cause of the error, such as a division by zero, a text that is no number, or a function
+/// that does not exist. A file that cannot be read and a lack of memory have another cause.
 fn is_of_the_query(error: &DataFusionError) -> bool {
     match error {
         DataFusionError::ArrowError(error, _) => !matches!(
@@ -70,7 +70,8 @@ fn of_columns(error: &SchemaError) -> raisin_base::error::Error {
     problem.hint(hint).into()
 }
 
-/// The problem of a planning message. `Invalid function 'avgg'.\nDid you mean 'avg'?` is rephrased; other messages stay.
+/// The problem of a planning message. `Invalid function 'avgg'.\nDid you mean 'avg'?` is rephrased; other messages
+/// stay.
 fn of_message(message: &str) -> Problem {
     let (first, rest) = message.split_once('\n').unwrap_or((message, ""));
     if let Some(name) = first.strip_prefix("Invalid function '").and_then(|text| text.split('\'').next()) {

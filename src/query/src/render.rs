@@ -1,4 +1,5 @@
-//! Rows as an aligned text table. Numbers are aligned to the right, and strings are cut so that a row fits the terminal.
+//! Rows as an aligned text table. Numbers are aligned to the right, and strings are cut so that a row fits the
+//! terminal.
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray as _, RecordBatch};
 use datafusion::arrow::datatypes::{DataType, Float32Type, Float64Type};
@@ -99,7 +100,8 @@ fn cells(array: &ArrayRef) -> Result<Vec<String>> {
     (0..array.len()).map(|row| Ok(printable(&formatter.value(row).try_to_string()?))).collect()
 }
 
-/// A number with six significant digits and without zeros at the end. Very small and very large numbers have an exponent.
+/// A number with six significant digits and without zeros at the end. Very small and very large numbers have an
+/// exponent.
 pub fn number(value: f64) -> String {
     if !value.is_finite() {
         return value.to_string();

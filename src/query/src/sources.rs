@@ -1,12 +1,13 @@
-//! Which files make up a table, and which constant columns each file gets.
+//! The files of a table, and the constant columns of each file.
 //!
-//! In a pipeline with a sweep, each variant has an artifact of each stage. But a stage may depend on few axes of the sweep:
-//! if 21 variants share one pool, its rows must not appear 21 times. Therefore a table has only the files of the *distinct*
-//! variants of its stage: one for each combination of values of the axes on which the action key of the stage depends.
+//! In a pipeline with a sweep, each variant has an artifact of each stage. But a stage may depend on few axes of the
+//! sweep: if 21 variants share one pool, the rows of the pool must not appear 21 times. Therefore a table has only the
+//! files of the *distinct* variants of its stage: one for each combination of values of the axes on which the action
+//! key of the stage depends.
 //!
-//! Variants with different values of such an axis are distinct even if their keys are equal. For example, a baseline that
-//! draws no random numbers has the same key for every seed. It still counts once for each seed, so that averages over seeds
-//! are right.
+//! Variants with different values of such an axis are distinct even if their keys are equal. For example, a baseline
+//! that draws no random numbers has the same key for every seed. The baseline still counts once for each seed, so that
+//! averages over seeds are right.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -17,7 +18,8 @@ use serde_json::{Map, Value};
 #[derive(Clone, Debug, PartialEq)]
 pub struct TableFile {
     pub path: PathBuf,
-    /// The names and values of the constant columns, in order. A value is null if the column does not apply to the file.
+    /// The names and values of the constant columns, in order. A value is null if the column does not apply to the
+    /// file.
     pub constants: Vec<(String, Value)>,
 }
 
@@ -117,7 +119,7 @@ fn relevant<T>(members: &[Member<T>], axes: &[String]) -> Vec<String> {
 
 /// A short name for each axis: the shortest end of its key that no other axis has. `stage.tuned.select.method` becomes
 /// `method`.
-pub fn short_names(axes: &[String]) -> BTreeMap<String, String> {
+fn short_names(axes: &[String]) -> BTreeMap<String, String> {
     let name = |axis: &String| {
         let parts: Vec<&str> = axis.split('.').collect();
         for length in 1..=parts.len() {
@@ -176,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn values_that_chance_upon_the_same_result_still_count_as_two() {
+    fn variants_with_equal_results_count_separately() {
         let found =
             distinct(&grid(|method, seed| if method == "random" { "same".into() } else { format!("raise {seed}") }));
         assert_eq!(found.len(), 4);

@@ -39,7 +39,7 @@ fn the_two_queries_of_the_design_answer_as_they_are_written() {
 }
 
 #[test]
-fn a_swept_stage_has_columns_for_what_it_depends_on_and_a_shared_one_its_rows_once() {
+fn a_swept_stage_has_columns_for_its_axes_and_a_shared_stage_has_each_row_once() {
     let fixture = swept();
     insta::assert_snapshot!(fixture.table("select * from tuned.selection where method = 'random' and step = 1"), @r#"
         step  id     score  instruction     variant                method  seed
@@ -179,7 +179,7 @@ fn the_tool_knows_its_own_history() {
         ");
 }
 
-/// Whose error it is: that of whoever wrote the query, or that of the machine.
+/// The exit code tells an error of the query (2) from an error of the machine (1).
 #[test]
 fn a_wrong_query_is_a_persons_error_and_a_lost_artifact_is_not() {
     let fixture = swept();
@@ -210,7 +210,7 @@ fn a_wrong_query_is_a_persons_error_and_a_lost_artifact_is_not() {
 }
 
 #[test]
-fn what_cannot_be_answered_is_said_with_the_nearest_name() {
+fn a_query_that_cannot_be_answered_gets_the_nearest_name() {
     let fixture = swept();
     let asked = [
         "select * from tuned.selecton",
@@ -344,7 +344,7 @@ fn schemas_that_differ_between_variants_are_united_by_name() {
 }
 
 #[test]
-fn a_query_does_not_open_what_it_does_not_name() {
+fn a_query_opens_only_the_tables_that_it_names() {
     let fixture = swept();
     for built in fixture.built.iter().filter(|built| built.stage == "scores") {
         let file = fixture.store.artifact_folder(built.artifact).join("metrics.parquet");
@@ -377,7 +377,7 @@ fn given_tables_answer_in_the_same_words_and_the_same_order() {
         TableFile { path: file("a.parquet", &metrics(0.5, 1.0)), constants: constants("raise") },
         TableFile { path: file("b.parquet", &metrics(0.25, 2.0)), constants: constants("random") },
     ];
-    let tables: Tables = BTreeMap::from([(("scores".to_owned(), "metrics".to_owned()), files)]);
+    let tables = BTreeMap::from([("scores".to_owned(), BTreeMap::from([("metrics".to_owned(), files)]))]);
     let rows = collect("select method, acc from scores.metrics", tables.clone()).unwrap();
     assert_eq!(
         column::<StringArray>(&rows, "method").unwrap().iter().flatten().collect::<Vec<_>>(),

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::manifest::{folders, list};
-use super::{ActionRecord, MANIFEST, Manifest, Store, forbid_writing, remove_tree, sync_folder};
+use super::{ActionRecord, MANIFEST, Manifest, Store, forbid_writing, if_there, remove_tree, sync_folder};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Error, Result, bail, ensure};
 use raisin_contract::{REFERENCES, references};
@@ -73,20 +73,17 @@ impl Store {
     /// The artifact is damaged or cannot be read. The error names the file and the damage.
     pub fn inspect(&self, digest: Digest) -> Result<Option<Artifact>> {
         let folder = self.artifact_folder(digest);
-        let bytes = match std::fs::read(folder.join(MANIFEST)) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                if !folder.exists() {
-                    return Ok(None);
-                }
-                // A concurrent commit may have renamed the complete folder into place since the first read.
-                match std::fs::read(folder.join(MANIFEST)) {
-                    Ok(bytes) => bytes,
-                    Err(_) if !folder.exists() => return Ok(None),
-                    Err(error) => return Err(error).with_context(|| format!("the artifact has no {MANIFEST}")),
-                }
-            }
-            Err(error) => return Err(error).with_context(|| format!("cannot read the {MANIFEST} of the artifact")),
+        let cannot = || format!("cannot read the {MANIFEST} of the artifact");
+        let read = || if_there(std::fs::read(folder.join(MANIFEST))).with_context(cannot);
+        let bytes = match read()? {
+            Some(bytes) => bytes,
+            None if !folder.exists() => return Ok(None),
+            // A concurrent commit may have renamed the complete folder into place since the first read.
+            None => match read()? {
+                Some(bytes) => bytes,
+                None if !folder.exists() => return Ok(None),
+                None => bail!("the artifact has no {MANIFEST}"),
+            },
         };
         ensure!(Digest::of(&bytes) == digest, "the {MANIFEST} was changed");
         let manifest = Manifest::from_bytes(&bytes)?;
@@ -185,14 +182,12 @@ impl Store {
 
     /// The digests of all artifacts, including damaged ones.
     pub fn artifact_digests(&self) -> Result<Vec<Digest>> {
-        let mut digests = Vec::new();
-        for entry in std::fs::read_dir(self.root.join("artifacts"))? {
-            if let Some(digest) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) {
-                digests.push(digest);
-            }
-        }
-        digests.sort_unstable();
-        Ok(digests)
+        self.digests_in("artifacts", "")
+    }
+
+    /// The manifest of an artifact, without a check of its files; `None` if the manifest is missing or damaged.
+    pub fn manifest(&self, digest: Digest) -> Option<Manifest> {
+        Manifest::from_bytes(&std::fs::read(self.artifact_folder(digest).join(MANIFEST)).ok()?).ok()
     }
 }
 
@@ -251,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_content_is_one_read_only_artifact_whoever_makes_it() {
+    fn equal_content_is_one_read_only_artifact() {
         let (_folder, store) = store();
         let one = made(&store, &[("a", "1"), ("sub/b", "22")]);
         let other = made(&store, &[("sub/b", "22"), ("a", "1")]);

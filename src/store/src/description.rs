@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::if_there;
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Result};
 
@@ -37,13 +38,8 @@ impl BuildDescription {
     /// Reads the description in the folder of a pipeline under out/; `None` before the first build.
     pub fn read(folder: &Path) -> Result<Option<Self>> {
         let path = folder.join(DESCRIPTION);
-        match std::fs::read(&path) {
-            Ok(bytes) => {
-                let parsed = serde_json::from_slice(&bytes);
-                Ok(Some(parsed.with_context(|| format!("{} is unreadable", path.display()))?))
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
-        }
+        let bytes = if_there(std::fs::read(&path)).with_context(|| format!("cannot read {}", path.display()))?;
+        let parsed = bytes.map(|bytes| serde_json::from_slice(&bytes)).transpose();
+        parsed.with_context(|| format!("{} is unreadable", path.display()))
     }
 }

@@ -165,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_entry_is_believed_only_if_the_file_was_at_rest_when_it_was_hashed() {
+    fn an_entry_is_valid_only_if_the_file_was_unchanged_for_two_seconds() {
         let fingerprint = Fingerprint { size: 3, modified: 0, changed: 5_000_000_000, device: 1, inode: 2 };
         let entry = |hashed| FileDigestEntry { fingerprint, hashed, blake3: Digest::of(b"one") };
         assert!(!entry(6_000_000_000).believable(&fingerprint));
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_saved_is_loaded_again() {
+    fn saved_digests_are_loaded_again() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&folder.path().join("cache")).unwrap();
         let file = folder.path().join("data");

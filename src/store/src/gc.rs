@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::artifact::{damage, read_references};
 use super::leftovers::{changed, leftovers, old};
-use super::{FileDigests, Store, remove_tree};
+use super::{FileDigests, Store, if_there, remove_tree};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Problem, Result};
 
@@ -186,12 +186,7 @@ fn remove(store: &Store, gc: &Gc) -> Result<()> {
 
 /// Removes a file. If the file is gone already, that is no error: a command without a lock may have removed it.
 fn remove_file(path: &Path) -> Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", path.display()))
-        }
-        _ => Ok(()),
-    }
+    if_there(std::fs::remove_file(path)).map(drop).with_context(|| format!("cannot remove {}", path.display()))
 }
 
 fn size(path: &Path) -> u64 {

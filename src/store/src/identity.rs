@@ -37,37 +37,39 @@ impl Identity {
     }
 
     /// Whether all fingerprints of the artifact are unchanged, and all artifacts to which it refers exist.
-    pub fn stands(&self, artifact: Digest, eyes: &mut Eyes) -> bool {
+    pub fn is_unchanged(&self, artifact: Digest, reader: &mut FingerprintReader) -> bool {
         let artifact = artifact.to_hex();
-        let mut stands = |(path, known): (&String, &Fingerprint)| {
+        let mut is_unchanged = |(path, known): (&String, &Fingerprint)| {
             // With an empty path, the joined path ends with a slash, and still names the folder.
-            eyes.see(["artifacts/", &artifact, "/", path]).as_ref() == Some(known)
+            reader.read(["artifacts/", &artifact, "/", path]).as_ref() == Some(known)
         };
         self.is_complete()
-            && self.folders.iter().all(&mut stands)
-            && self.files.iter().all(&mut stands)
-            && self.references.values().all(|of| eyes.see(["artifacts/", &of.to_hex(), "/", MANIFEST]).is_some())
+            && self.folders.iter().all(&mut is_unchanged)
+            && self.files.iter().all(&mut is_unchanged)
+            && self.references.values().all(|of| reader.read(["artifacts/", &of.to_hex(), "/", MANIFEST]).is_some())
     }
 }
 
 /// Reads fingerprints by paths relative to the root of the store. With an open descriptor of the root, the kernel need
 /// not resolve the path of the root each time.
-pub(super) struct Eyes {
+pub(super) struct FingerprintReader {
     root: OwnedFd,
     path: String,
 }
 
-impl Eyes {
+impl FingerprintReader {
     pub fn of(store: &Store) -> Option<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(&store.root, flags, Mode::empty()).ok()?;
         Some(Self { root, path: String::new() })
     }
 
-    pub fn see(&mut self, path: [&str; 4]) -> Option<Fingerprint> {
+    pub fn read(&mut self, path: [&str; 4]) -> Option<Fingerprint> {
         self.path.clear();
         path.into_iter().for_each(|part| self.path.push_str(part));
-        rustix::fs::statat(&self.root, self.path.as_str(), AtFlags::empty()).ok().map(|seen| Fingerprint::from(&seen))
+        rustix::fs::statat(&self.root, self.path.as_str(), AtFlags::empty())
+            .ok()
+            .map(|status| Fingerprint::from(&status))
     }
 }
 
@@ -76,7 +78,7 @@ impl Store {
     /// content may still be right: [`Store::inspect`] reads the files to decide.
     pub(super) fn is_untouched(&self, digest: Digest) -> bool {
         let Some(identity) = self.identity(digest) else { return false };
-        Eyes::of(self).is_some_and(|mut eyes| identity.stands(digest, &mut eyes))
+        FingerprintReader::of(self).is_some_and(|mut reader| identity.is_unchanged(digest, &mut reader))
     }
 
     /// Compares the fingerprints of the files of an artifact with its identity, and reads each file whose fingerprint

@@ -15,7 +15,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use super::identity::{Eyes, Identity};
+use super::identity::{FingerprintReader, Identity};
 use super::leftovers::index_name;
 use super::{Fingerprint, Store};
 use raisin_base::cache_only::{recall, remember};
@@ -51,7 +51,7 @@ struct IndexEntry {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Links {
     /// The digest of all links and their targets.
-    say: Digest,
+    digest: Digest,
     /// The folders and files that hold the links, with their fingerprints.
     paths: Vec<(PathBuf, Fingerprint)>,
 }
@@ -82,7 +82,7 @@ impl BuildIndex {
     /// checked.
     pub fn untouched(&self, store: &Store, key: Digest) -> Option<Digest> {
         let entry = self.entries.get(&key)?;
-        let look = || Eyes::of(store).is_some_and(|mut eyes| entry.stands(key, &mut eyes));
+        let look = || FingerprintReader::of(store).is_some_and(|mut reader| entry.is_unchanged(key, &mut reader));
         entry.untouched.unwrap_or_else(look).then_some(entry.artifact)
     }
 
@@ -100,7 +100,7 @@ impl BuildIndex {
     /// Adds an action that [`Store::lookup`] or [`Store::commit`] has just checked.
     pub fn learn(&mut self, store: &Store, key: Digest) {
         if let Some(entry) = IndexEntry::of(store, key) {
-            self.changed |= !self.entries.get(&key).is_some_and(|before| before.says_the_same(&entry));
+            self.changed |= !self.entries.get(&key).is_some_and(|before| before.equals(&entry));
             self.entries.insert(key, entry);
         }
     }
@@ -112,19 +112,20 @@ impl BuildIndex {
         self.changed |= self.entries.len() != before;
     }
 
-    /// Whether the links have the digest `what`, and the folders of the links are unchanged since the links were
+    /// Whether the links have this digest, and the folders of the links are unchanged since the links were
     /// written.
-    pub fn links_say(&self, what: Digest) -> bool {
-        let stands = |(path, known): &(PathBuf, Fingerprint)| Fingerprint::of(path).is_ok_and(|now| now == *known);
-        self.links.as_ref().is_some_and(|links| links.say == what && links.paths.iter().all(stands))
+    pub fn has_links(&self, digest: Digest) -> bool {
+        let is_unchanged =
+            |(path, known): &(PathBuf, Fingerprint)| Fingerprint::of(path).is_ok_and(|now| now == *known);
+        self.links.as_ref().is_some_and(|links| links.digest == digest && links.paths.iter().all(is_unchanged))
     }
 
     /// Saves the digest of the links and the fingerprints of the folders of the links. A change of a link changes the
     /// fingerprint of its folder.
-    pub fn remember_links(&mut self, what: Digest, paths: impl IntoIterator<Item = PathBuf>) {
-        let seen = |path: PathBuf| Some((Fingerprint::of(&path).ok()?, path)).map(|(seen, path)| (path, seen));
+    pub fn remember_links(&mut self, digest: Digest, paths: impl IntoIterator<Item = PathBuf>) {
+        let seen = |path: PathBuf| Fingerprint::of(&path).ok().map(|seen| (path, seen));
         let paths: Option<Vec<_>> = paths.into_iter().map(seen).collect();
-        let links = paths.map(|paths| Links { say: what, paths });
+        let links = paths.map(|paths| Links { digest, paths });
         self.changed |= links != self.links;
         self.links = links;
     }
@@ -160,7 +161,7 @@ impl BuildIndex {
         }
         put_count(&mut bytes, usize::from(self.links.is_some()));
         if let Some(links) = &self.links {
-            bytes.extend_from_slice(links.say.bytes());
+            bytes.extend_from_slice(links.digest.bytes());
             put_count(&mut bytes, links.paths.len());
             for (path, seen) in &links.paths {
                 put_text(&mut bytes, path.as_os_str().as_bytes());
@@ -181,20 +182,20 @@ impl IndexEntry {
         Some(Self { artifact, record, identity: store.identity(artifact)?, untouched: None })
     }
 
-    fn says_the_same(&self, other: &Self) -> bool {
+    fn equals(&self, other: &Self) -> bool {
         (self.artifact, self.record, &self.identity) == (other.artifact, other.record, &other.identity)
     }
 
-    fn stands(&self, key: Digest, eyes: &mut Eyes) -> bool {
-        self.identity.stands(self.artifact, eyes)
-            && eyes.see(["actions/", &key.to_hex(), ".json", ""]) == Some(self.record)
+    fn is_unchanged(&self, key: Digest, reader: &mut FingerprintReader) -> bool {
+        self.identity.is_unchanged(self.artifact, reader)
+            && reader.read(["actions/", &key.to_hex(), ".json", ""]) == Some(self.record)
     }
 }
 
 fn look(store: &Store, entries: &mut [(Digest, IndexEntry)]) {
-    let Some(mut eyes) = Eyes::of(store) else { return };
+    let Some(mut reader) = FingerprintReader::of(store) else { return };
     for (key, entry) in entries {
-        entry.untouched = Some(entry.stands(*key, &mut eyes));
+        entry.untouched = Some(entry.is_unchanged(*key, &mut reader));
     }
 }
 
@@ -237,13 +238,13 @@ fn decode(bytes: &[u8]) -> Option<SavedIndex> {
     }
     let mut links = None;
     if rest.count()? == 1 {
-        let say = rest.digest()?;
+        let digest = rest.digest()?;
         let mut paths = Vec::new();
         for _ in 0..rest.count()? {
             let length = rest.count()?;
             paths.push((PathBuf::from(OsStr::from_bytes(rest.take(length)?)), rest.fingerprint()?));
         }
-        links = Some(Links { say, paths });
+        links = Some(Links { digest, paths });
     }
     rest.0.is_empty().then_some((entries, links))
 }
@@ -257,10 +258,14 @@ impl<'b> Rest<'b> {
         Some(taken)
     }
 
-    fn number(&mut self) -> Option<u64> {
-        let (taken, rest) = self.0.split_first_chunk::<8>()?;
+    fn chunk<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (taken, rest) = self.0.split_first_chunk::<N>()?;
         self.0 = rest;
-        Some(u64::from_le_bytes(*taken))
+        Some(*taken)
+    }
+
+    fn number(&mut self) -> Option<u64> {
+        self.chunk().map(u64::from_le_bytes)
     }
 
     fn count(&mut self) -> Option<usize> {
@@ -273,9 +278,7 @@ impl<'b> Rest<'b> {
     }
 
     fn digest(&mut self) -> Option<Digest> {
-        let (taken, rest) = self.0.split_first_chunk::<32>()?;
-        self.0 = rest;
-        Some(Digest::from_bytes(*taken))
+        self.chunk().map(Digest::from_bytes)
     }
 
     fn fingerprint(&mut self) -> Option<Fingerprint> {
@@ -318,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_found_is_found_again_and_what_was_touched_is_not() {
+    fn an_untouched_artifact_is_found_again_and_a_touched_one_is_not() {
         type Touch = fn(&Store, Digest, &Path) -> std::io::Result<()>;
         let writable = |path: &Path| {
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -351,14 +354,14 @@ mod tests {
     }
 
     #[test]
-    fn what_the_links_say_is_kept_and_no_cut_of_an_index_is_believed() {
+    fn the_digest_of_the_links_is_kept_and_a_cut_index_is_ignored() {
         let folder = tempfile::tempdir().unwrap();
         let (store, key, artifact) = indexed(folder.path());
         let mut index = load(&store);
         index.remember_links(Digest::of(b"links"), [folder.path().to_owned()]);
         index.save();
-        assert!(load(&store).links_say(Digest::of(b"links")));
-        assert!(!load(&store).links_say(Digest::of(b"other links")));
+        assert!(load(&store).has_links(Digest::of(b"links")));
+        assert!(!load(&store).has_links(Digest::of(b"other links")));
         let body = index.encode();
         assert!(decode(&body).is_some());
         (0..body.len()).for_each(|length| assert!(decode(&body[..length]).is_none(), "cut at {length}"));

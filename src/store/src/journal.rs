@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_cut_anywhere_is_read_as_far_as_it_goes_and_goes_on() {
+    fn a_journal_cut_anywhere_keeps_its_whole_lines_and_takes_new_ones() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
         let mut journal = Journal::begin(&store).unwrap();
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn no_flipped_byte_of_a_line_is_read_as_something_else() {
+    fn a_line_with_a_flipped_byte_is_not_read() {
         let line = JournalLine { run: "run".into(), time: "2026-01-01T00:00:00Z".into(), event: failed("one") };
         let text = sealed(&serde_json::to_string(&line).unwrap());
         assert_eq!(parse(text.as_bytes()), Some(line));

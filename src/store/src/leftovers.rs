@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_belongs_to_something_or_is_young_stays() {
+    fn files_that_are_young_or_still_needed_are_no_leftovers() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&folder.path().join("cache")).unwrap();
         let [live, gone, killed] = ["live", "gone", "killed"].map(|name| Digest::of(name.as_bytes()));

@@ -55,7 +55,7 @@ pub use lock::{Lock, Waiting};
 pub use manifest::{FileDifference, FileEntry, MANIFEST, Manifest};
 pub use pin::Pin;
 pub use record::{Accepted, ActionRecord};
-pub use verify::{Damage, Verified, Verify, verify};
+pub use verify::{Damage, Verified, verify};
 
 use raisin_base::cache_only::put;
 use raisin_base::digest::Digest;
@@ -177,10 +177,29 @@ impl Store {
             }
             std::fs::rename(path, folder.join(format!("{name}.{moment}")))
         };
-        match aside() {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).with_context(cannot),
-            _ => Ok(()),
+        if_there(aside()).map(drop).with_context(cannot)
+    }
+
+    /// The digests that name the files in a folder of the store, sorted; empty if the folder does not exist. `ending` is
+    /// what follows the digest in a name. Other files are skipped, such as the temporary file of a killed process.
+    fn digests_in(&self, folder: &str, ending: &str) -> Result<Vec<Digest>> {
+        let folder = self.root.join(folder);
+        let cannot = || format!("cannot read {}", folder.display());
+        let mut digests: Vec<Digest> = Vec::new();
+        for entry in if_there(std::fs::read_dir(&folder)).with_context(cannot)?.into_iter().flatten() {
+            let name = entry.with_context(cannot)?.file_name();
+            digests.extend(name.to_str().and_then(|name| name.strip_suffix(ending)?.parse::<Digest>().ok()));
         }
+        digests.sort_unstable();
+        Ok(digests)
+    }
+}
+
+/// The result of a file operation; `None` if the path does not exist.
+fn if_there<T>(result: std::io::Result<T>) -> std::io::Result<Option<T>> {
+    match result {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
     }
 }
 
@@ -235,7 +254,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cache_of_another_layout_is_refused_and_left_as_it_is() {
+    fn a_cache_of_another_layout_is_refused_and_not_changed() {
         let folder = tempfile::tempdir().unwrap();
         Store::open(folder.path()).unwrap();
         Store::open(folder.path()).unwrap();
@@ -259,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_build_has_set_aside_is_out_of_the_way() {
+    fn setting_a_file_aside_twice_is_no_error() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
         let record = store.record_file(Digest::of(b"key"));

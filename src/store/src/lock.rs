@@ -5,12 +5,12 @@
 //! The process id in a lock file is used only in messages.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read as _, Seek as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::Store;
+use super::{Store, if_there};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Error, Problem, Result};
 
@@ -50,15 +50,11 @@ impl Store {
                     if !same {
                         continue;
                     }
-                    file.set_len(0)?;
-                    file.rewind()?;
-                    file.write_all(std::process::id().to_string().as_bytes())?;
+                    write_holder(&mut file)?;
                     return Ok(Some(Lock { file, path: Some(path) }));
                 }
                 Err(TryLockError::WouldBlock) => {
-                    let mut holder = String::new();
-                    let _ = file.read_to_string(&mut holder);
-                    if wait(holder.trim().parse().ok()) == Waiting::GiveUp {
+                    if wait(holder(&mut file)) == Waiting::GiveUp {
                         return Ok(None);
                     }
                     std::thread::sleep(PATIENCE);
@@ -88,10 +84,9 @@ impl Store {
     /// The shared lock of the store for a command that only reads. The cache may be read-only.
     pub(super) fn share_to_read(&self) -> Result<Lock> {
         let path = self.root.join("locks/store");
-        match File::open(&path) {
-            Ok(file) => share(file, &path),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => self.share(),
-            Err(error) => Err(error).with_context(|| format!("cannot open {}", path.display())),
+        match if_there(File::open(&path)).with_context(|| format!("cannot open {}", path.display()))? {
+            Some(file) => share(file, &path),
+            None => self.share(),
         }
     }
 
@@ -102,7 +97,7 @@ impl Store {
         match file.try_lock() {
             Ok(()) => {
                 // The process id is for the messages of waiting processes. They also wait if writing the id fails.
-                let _ = file.set_len(0).and_then(|()| file.write_all(std::process::id().to_string().as_bytes()));
+                let _ = write_holder(&mut file);
                 Ok(Some(Lock { file, path: None }))
             }
             Err(TryLockError::WouldBlock) => Ok(None),
@@ -118,15 +113,26 @@ fn share(mut file: File, path: &Path) -> Result<Lock> {
     match file.try_lock_shared() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            let mut holder = String::new();
-            let _ = file.read_to_string(&mut holder);
-            let who = holder.trim().parse::<u32>().map_or("another process".to_owned(), |pid| format!("pid {pid}"));
+            let who = holder(&mut file).map_or("another process".to_owned(), |pid| format!("pid {pid}"));
             eprintln!("waiting for {who}, which is freeing space in this cache");
             file.lock_shared().with_context(cannot)?;
         }
         Err(TryLockError::Error(error)) => return Err(error).with_context(cannot),
     }
     Ok(Lock { file, path: None })
+}
+
+/// Writes the id of this process into a lock file that was just opened and locked.
+fn write_holder(file: &mut File) -> std::io::Result<()> {
+    file.set_len(0)?;
+    file.write_all(std::process::id().to_string().as_bytes())
+}
+
+/// The process id in a lock file that was just opened; `None` if the holder has not written it yet.
+fn holder(file: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    file.read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
 }
 
 impl Drop for Lock {
@@ -189,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn the_store_is_shared_or_held_alone_and_whoever_waits_can_tell_for_whom() {
+    fn the_store_is_shared_or_held_alone_and_the_lock_file_names_the_holder() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
         let (shared, reading) = (store.share().unwrap(), store.share_to_read().unwrap());

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Store, write_atomically};
+use super::{Store, if_there, write_atomically};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Result, anyhow, ensure};
 use raisin_contract::Cost;
@@ -94,11 +94,8 @@ impl Store {
     /// The action record is damaged or cannot be read.
     pub fn record(&self, key: Digest) -> Result<Option<ActionRecord>> {
         let path = self.record_file(key);
-        let bytes = match std::fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
-        };
+        let bytes = if_there(std::fs::read(&path)).with_context(|| format!("cannot read {}", path.display()))?;
+        let Some(bytes) = bytes else { return Ok(None) };
         let damaged = || format!("the action record {} is damaged", path.display());
         let record = ActionRecord::from_bytes(&bytes).with_context(damaged)?;
         ensure!(record.key == key, "the action record {} belongs to another action, {}", path.display(), record.key);
@@ -119,15 +116,7 @@ impl Store {
 
     /// The keys of all action records, including damaged ones.
     pub fn record_keys(&self) -> Result<Vec<Digest>> {
-        let mut keys = Vec::new();
-        for entry in std::fs::read_dir(self.root.join("actions"))? {
-            let name = entry?.file_name();
-            if let Some(key) = name.to_str().and_then(|name| name.strip_suffix(".json")?.parse().ok()) {
-                keys.push(key);
-            }
-        }
-        keys.sort_unstable();
-        Ok(keys)
+        self.digests_in("actions", ".json")
     }
 }
 
@@ -157,7 +146,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn no_flipped_byte_and_no_cut_of_a_record_goes_unseen() {
+    fn every_flipped_byte_and_every_cut_of_a_record_is_found() {
         let bytes = sample(Digest::of(b"key"), Digest::of(b"artifact")).to_bytes().unwrap();
         let value: Value = serde_json::from_slice(&bytes).unwrap();
         assert_eq!(value["stage"], "pool");

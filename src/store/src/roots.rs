@@ -26,8 +26,7 @@ impl Store {
     /// Notes `out` as an out folder whose links gc follows. Call this before links are written into `out`. If the note
     /// exists already, nothing is written.
     pub fn note_out_folder(&self, out: &Path) -> Result<()> {
-        let out =
-            std::path::absolute(out).with_context(|| format!("cannot find the absolute path of {}", out.display()))?;
+        let out = absolute(out)?;
         let (file, path) = (self.out_folder_note(&out), out.as_os_str().as_bytes());
         if std::fs::read(&file).is_ok_and(|known| known == path) {
             return Ok(());
@@ -45,8 +44,7 @@ impl Store {
     pub(super) fn roots(&self, out: &Path) -> Result<Roots> {
         let digests = self.pins()?.into_iter().map(|pin| pin.digest).collect();
         let mut roots = Roots { digests, folders: BTreeSet::new(), gone: Vec::new() };
-        let here =
-            std::path::absolute(out).with_context(|| format!("cannot find the absolute path of {}", out.display()))?;
+        let here = absolute(out)?;
         for folder in self.noted_out_folders()?.into_iter().chain([here.clone()]) {
             if roots.folders.contains(&folder) {
                 continue;
@@ -69,19 +67,9 @@ impl Store {
 
     /// All noted out folders.
     fn noted_out_folders(&self) -> Result<Vec<PathBuf>> {
-        let folder = self.root.join("roots");
-        let cannot = || format!("cannot read {}", folder.display());
-        let entries = match std::fs::read_dir(&folder) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error).with_context(cannot),
-        };
         let mut noted = Vec::new();
-        for entry in entries {
-            let entry = entry.with_context(cannot)?;
-            // A file whose name is not a digest is the temporary file of a process that was killed.
-            let Some(name) = entry.file_name().to_str().and_then(|name| name.parse::<Digest>().ok()) else { continue };
-            let path = entry.path();
+        for name in self.digests_in("roots", "")? {
+            let path = self.root.join("roots").join(name.to_hex());
             let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
             if Digest::of(&bytes) != name {
                 let message =
@@ -94,6 +82,10 @@ impl Store {
         }
         Ok(noted)
     }
+}
+
+fn absolute(out: &Path) -> Result<PathBuf> {
+    std::path::absolute(out).with_context(|| format!("cannot find the absolute path of {}", out.display()))
 }
 
 /// Collects the digests of all links below `folder`: out/<pipeline>/<stage> and out/<pipeline>/<variant>/<stage> are
@@ -172,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_not_taken_for_nothing() {
+    fn a_root_that_cannot_be_read_is_an_error() {
         let (_folder, store, out) = project();
         store.note_out_folder(&out).unwrap();
         let note = store.out_folder_note(&out);

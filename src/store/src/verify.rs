@@ -9,14 +9,6 @@ use super::{Artifact, Store};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Result, ensure};
 
-/// How much `verify` reads.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Verify {
-    /// The share of the files of artifacts that is read (0 to 1); `None`: all files. Each run reads other files. Every
-    /// action record and manifest is read, and every fingerprint is compared, whatever the share is.
-    pub sample: Option<f64>,
-}
-
 /// The result of `verify`.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Verified {
@@ -46,11 +38,12 @@ pub struct Damage {
 }
 
 /// Hashes every artifact again and reads every action record. Damaged ones are set aside, and the next build makes them
-/// again.
+/// again. `sample` is the share of the files of artifacts that is read (0 to 1); `None`: all files. Each run reads other
+/// files. Every action record and manifest is read, and every fingerprint is compared, whatever the share is.
 ///
 /// Builds may run at the same time; gc waits. Reading all artifacts takes long, and a build may repair a damaged
 /// artifact meanwhile. Therefore a damaged artifact is read a second time, directly before it is set aside.
-pub fn verify(store: &Store, options: &Verify) -> Result<Verified> {
+pub fn verify(store: &Store, sample: Option<f64>) -> Result<Verified> {
     let _shared = store.share_to_read()?;
     let mut verified = Verified { forgotten: store.forget_damaged()?, ..Verified::default() };
     verified.journal_lines = store.journal_lines()?.1;
@@ -69,7 +62,7 @@ pub fn verify(store: &Store, options: &Verify) -> Result<Verified> {
     }
     let digests = store.artifact_digests()?;
     verified.artifacts = digests.len() as u64;
-    let sampling = Sampling { share: options.sample, salt: jiff::Timestamp::now().as_nanosecond() };
+    let sampling = Sampling { share: sample, salt: jiff::Timestamp::now().as_nanosecond() };
     let results: Vec<(Digest, Result<Read>)> =
         digests.par_iter().map(|digest| (*digest, read_again(store, *digest, &sampling))).collect();
     for (digest, result) in results {
@@ -140,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_read_while_gc_frees_and_what_vanished_is_no_damage() {
+    fn verify_waits_for_gc_and_a_removed_artifact_is_not_damage() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
         let out = store.root().join("tmp/out");
@@ -149,7 +142,7 @@ mod tests {
         let digest = store.commit(&out).unwrap().digest;
         let alone = store.try_alone().unwrap().unwrap();
         let verified = std::thread::scope(|scope| {
-            let verified = scope.spawn(|| verify(&store, &Verify::default()).unwrap());
+            let verified = scope.spawn(|| verify(&store, None).unwrap());
             std::thread::sleep(std::time::Duration::from_millis(50));
             assert!(!verified.is_finished());
             store.set_aside(&store.artifact_folder(digest)).unwrap();

@@ -1,5 +1,7 @@
 //! Tests of actions: JSON and canonical JSON come back unchanged, for random actions and random JSON.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -100,7 +102,7 @@ proptest! {
 
     /// This also holds for JSON that `to_json` never writes: reading an action record or a plan loses nothing.
     #[test]
-    fn whatever_json_is_read_is_written_the_same(parameters in any_json()) {
+    fn json_that_is_read_as_an_action_is_written_unchanged(parameters in any_json()) {
         let json = json!({"format": 1, "kind": "k", "kind_version": 2, "parameters": parameters, "seed": 3});
         let action = Action::of_json(&json).unwrap();
         prop_assert_eq!(action.to_json().to_string(), json.to_string());
@@ -109,7 +111,7 @@ proptest! {
 }
 
 #[test]
-fn what_is_no_action_is_refused_with_what_it_lacks() {
+fn json_that_is_no_action_is_refused_with_the_missing_member() {
     let refused = |json: Value| Action::of_json(&json).map(|_| ()).unwrap_err().to_string();
     assert!(refused(json!([])).contains("a JSON object"));
     assert!(refused(json!({"format": 1, "kind": "k", "parameters": {}})).contains("kind_version"));

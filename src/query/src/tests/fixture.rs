@@ -11,8 +11,7 @@ use crate::{OutputFormat, QueryOptions, answer};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Result, render};
 use raisin_contract::Cost;
-use raisin_store::{ActionRecord, Store};
-use raisin_store::{BuildDescription, BuiltStage};
+use raisin_store::{ActionRecord, BuildDescription, BuiltStage, Store};
 use raisin_table::batch;
 
 pub struct QueryFixture {
