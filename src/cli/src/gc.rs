@@ -21,7 +21,9 @@ pub struct Arguments {
     /// Remove these artifacts and leftovers.
     #[arg(long)]
     yes: bool,
-    /// Only artifacts and leftovers that are older than this, such as 12h or 30d; 0 for all [default: 1d]
+    /// Only artifacts and leftovers that are older than this, such as 12h or 30d; 0 for any age [default: 1d]. The
+    /// default differs for files that were set aside (0) and fetched files (never). Locks and temporary files are
+    /// removed after a day and checked parameters after 30 days, whatever AGE is.
     #[arg(long, value_name = "AGE", value_parser = age)]
     older_than: Option<Duration>,
     /// Only the oldest artifacts, until all artifacts together take at most this much space, such as 500MB or 20GB.

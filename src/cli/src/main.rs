@@ -26,7 +26,7 @@ use clap::{Parser, Subcommand};
 use raisin_base::error::{Result, exit_code, render};
 
 /// Learns which instructions to fine-tune a language model on: a pipeline of cached stages, from raw files to the
-/// selected schedule and the tuned checkpoint.
+/// selection and the fine-tuned model.
 #[derive(Parser)]
 #[command(name = "raisin", version, arg_required_else_help = true, after_help = EXAMPLES)]
 struct Cli {

@@ -24,7 +24,7 @@ pub struct Arguments {
 pub struct Unpin {
     /// The name of the pipeline whose last build is unpinned, or the label of a pin from the list of `raisin pin`.
     pipeline: String,
-    /// Only these stages of it, in all variants.
+    /// Only these stages of the pipeline, in all variants. Not allowed with the label of a pin.
     stages: Vec<String>,
     #[command(flatten)]
     folders: Folders,
@@ -79,6 +79,10 @@ pub fn unpin(arguments: &Unpin) -> Result<ExitCode> {
     let store = Store::open(&arguments.folders.cache.path())?;
     let mut labelled = store.pins()?;
     labelled.retain(|pin| pin.label == arguments.pipeline);
+    if !labelled.is_empty() && !arguments.stages.is_empty() {
+        let message = format!("`{}` is the label of a pin, which has no stages", arguments.pipeline);
+        return Err(Problem::usage(message).hint("leave out the names of stages").into());
+    }
     let digests = if labelled.is_empty() {
         let built = built(&arguments.folders, &arguments.pipeline, &arguments.stages)?;
         built.iter().map(|stage| stage.artifact).collect::<Vec<_>>()

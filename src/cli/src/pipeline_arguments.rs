@@ -11,7 +11,7 @@ use raisin_pipeline::{self as pipeline, Override, Pipeline};
 
 #[derive(Args)]
 pub struct PipelineArguments {
-    /// The pipeline file (TOML).
+    /// The pipeline file (TOML), or, for `build`, a plan file.
     #[arg(value_name = "PIPELINE")]
     file: PathBuf,
     /// Set a parameter to another value: `stage.clusters.clusters=8`, `pipeline.seed=3`. The value is TOML; if it is

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// The SQL schema with the history of raisin: runs, stages, actions, artifacts, costs.
+/// The SQL schema with the history of raisin: runs, stages, actions, parts of keys, artifacts, costs.
 pub const TOOL: &str = "raisin";
 /// The SQL schema with the tables of all artifacts.
 pub const HISTORY: &str = "history";

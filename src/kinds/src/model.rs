@@ -48,12 +48,16 @@ pub struct ModelSource {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Init {
+    /// The width of the hidden states; a multiple of `heads`.
     pub hidden_size: i64,
+    /// The number of transformer layers.
     pub layers: usize,
+    /// The number of attention heads.
     pub heads: i64,
     /// The number of heads for keys and values. The default is `heads`.
     #[serde(default)]
     pub kv_heads: Option<i64>,
+    /// The width of the feed-forward layers.
     pub intermediate_size: i64,
     /// `bytes`, or a folder with a tokenizer.
     #[serde(default = "bytes_tokenizer")]
@@ -61,6 +65,7 @@ pub struct Init {
     /// The largest number of tokens in a sequence.
     #[serde(default = "number::<2048>")]
     pub context: usize,
+    /// The base of the rotary position embedding.
     #[serde(default = "usual_theta")]
     pub rope_theta: f64,
     /// The output head uses the weights of the embedding.
