@@ -73,79 +73,84 @@ pub enum StatePart {
     Availability,
 }
 
-/// The hyper-parameters of the method, as a person writes them and as the selector takes them. What is not written comes
-/// from a preset: [`PpoSettings::standard`] or [`PpoSettings::paper`].
+/// The hyper-parameters of the method. A setting that the user does not write has the value of a preset:
+/// [`PpoSettings::standard`] or [`PpoSettings::paper`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PpoSettings {
-    /// K: rounds, each of one episode or more, and followed by an update. Both presets: 20.
+    /// K: the number of rounds. A round is one episode or several, then an update of the policy. Both presets: 20.
     pub rounds: usize,
-    /// Episodes of a round, played side by side and learnt from in one update. LoRA adapters of several episodes share
-    /// the passes over the frozen base; with `full` and `top_layers` every episode has a copy of what it trains.
+    /// The number of episodes of a round, which are played together and followed by one update. LoRA adapters of
+    /// several episodes share the passes over the frozen base. With `full` and `top_layers`, every episode has a copy
+    /// of the weights that it trains.
     #[serde(default = "one")]
     pub episodes_per_round: usize,
-    /// T: training steps of an episode. Both presets: 60.
+    /// T: the training steps of an episode. Both presets: 60.
     pub steps: usize,
-    /// B: instructions of a step. Both presets: 16.
+    /// B: the instructions of a step. Both presets: 16.
     pub batch_size: usize,
-    /// The performance is measured every so many steps; its change is shared evenly by the steps between. Both
-    /// presets: 1.
+    /// The number of steps from one measurement of the performance to the next. These steps share the change of the
+    /// performance equally. Both presets: 1.
     pub evaluate_every: usize,
-    /// `hierarchical` (default): which clusters fill the batch, then the items within them; `per_cluster` (paper):
-    /// B/C from every cluster; `flat`: all candidates compete.
+    /// `hierarchical` (default): first the clusters that fill the batch, then the items within these clusters.
+    /// `per_cluster` (paper): B/C items from every cluster. `flat`: all candidates compete with each other.
     pub policy: PolicyForm,
-    /// Hierarchical form: how many clusters fill a batch. Both presets: 2.
+    /// The number of clusters that fill a batch if `policy` is `hierarchical`. Both presets: 2.
     pub clusters_per_step: usize,
-    /// The parts of the fused state; leaving one out is an ablation. Both presets: all four.
+    /// The parts of the fused state. Leaving out a part is an ablation. Both presets: all four.
     pub state: Vec<StatePart>,
-    /// Episodes draw from the policy (default: true); false takes the top b, as the paper does, whose old policy is
-    /// then deterministic.
+    /// Whether episodes draw from the policy (default: true). With false (paper), episodes take the highest scores, and
+    /// the old policy is deterministic.
     pub explore: bool,
-    /// How the trained policy chooses for the target: `sample`, as it was trained and judged (default), or `top`, the
-    /// highest scores (paper).
+    /// How the trained policy selects for the target: `sample` (default) draws as in training, `top` (paper) takes the
+    /// highest scores.
     pub deployment: Deployment,
-    /// Subtracted from an item's score for each time that it was already selected in the run. Default 2, paper 0.
+    /// This number is subtracted from the score of an item for each earlier selection of the item in the same run.
+    /// Default 2, paper 0.
     pub reuse_penalty: f64,
-    /// Hidden layers of the actor. Both presets: [64].
+    /// The widths of the actor's hidden layers. Both presets: [64].
     pub actor_widths: Vec<usize>,
-    /// Hidden layers of the critic. Both presets: [64].
+    /// The widths of the critic's hidden layers. Both presets: [64].
     pub critic_widths: Vec<usize>,
-    /// Default 0.01, paper 0.1.
+    /// The learning rate of the actor. Default 0.01, paper 0.1.
     pub actor_learning_rate: f64,
-    /// Default 0.01, paper 0.2.
+    /// The learning rate of the critic. Default 0.01, paper 0.2.
     pub critic_learning_rate: f64,
-    /// Of actor and critic, decoupled. Default 0, paper 0.01.
+    /// The decoupled weight decay of actor and critic. Default 0, paper 0.01.
     pub weight_decay: f64,
-    /// Learning rates of actor and critic fall linearly over the rounds. Default true, paper false.
+    /// Whether the learning rates of actor and critic fall linearly over the rounds. Default true, paper false.
     pub decay_learning_rate: bool,
-    /// Discount. Default 0 (a step is credited with its own reward), paper 0.99.
+    /// The discount factor of later rewards. Default 0 (a step is credited with its own reward only), paper 0.99.
     pub gamma: f64,
-    /// Of generalised advantage estimation; of no effect where gamma is 0. Default 0.95, paper 1.
+    /// The lambda of generalised advantage estimation. Without effect if gamma is 0. Default 0.95, paper 1.
     pub lambda: f64,
-    /// PPO's clip range. Both presets: 0.2.
+    /// The clip range of PPO. Both presets: 0.2.
     pub epsilon: f64,
-    /// How the ratios of a batch's draws are joined: `mean` (geometric), `product` (paper), or `item` (default: each
-    /// clipped by itself, as credit by contribution needs it).
+    /// How the ratios of the draws of a step are combined: `item` (default) clips each ratio by itself, as credit by
+    /// contribution needs; `mean` takes their geometric mean; `product` (paper) multiplies them.
     pub ratio: Ratio,
-    /// Passes over the episode in an update. Default 6, paper preset 1 (the paper does not say).
+    /// The passes over all steps of the round in an update. Default 6, paper preset 1 (the paper does not say).
     pub epochs: usize,
-    /// Parts of a pass, each followed by a step of the optimizer. Default 4, paper preset 1 (the paper does not say).
+    /// The parts of a pass. A step of the optimizer follows each part. Default 4, paper preset 1 (the paper does not
+    /// say).
     pub minibatches: usize,
-    /// Times the entropy of a slot, added to the objective. Both presets: 0.
+    /// The factor of the entropy of a slot in the objective. Both presets: 0.
     pub entropy_bonus: f64,
-    /// The largest gradient norm, of actor and critic each. Both presets: 0.5.
+    /// The largest norm of the gradient of the actor, and of the critic. A larger gradient is scaled down. Both
+    /// presets: 0.5.
     pub gradient_clip: f64,
-    /// An update ends once approx_kl is above this; 0 never ends it. Both presets: 0.
+    /// An update ends after the pass in which approx_kl exceeds this number. With 0, all passes are made. Both presets:
+    /// 0.
     pub target_kl: f64,
-    /// Advantages of an episode are scaled to mean 0 and variance 1. Default true, paper false.
+    /// Whether the advantages of a round are scaled to mean 0 and variance 1. Default true, paper false.
     pub normalise_advantage: bool,
-    /// Rewards are divided by their standard deviation so far. Default true, paper false.
+    /// Whether rewards are divided by the standard deviation of all rewards so far. Default true, paper false.
     pub normalise_reward: bool,
-    /// What is subtracted from a reward: `critic` (paper), the mean at this `step` over the rounds so far, or `both`
-    /// (default).
+    /// The baseline that is subtracted from a reward: `critic` (paper), `step` (the mean reward around this step over
+    /// the rounds so far), or `both` (default).
     pub baseline: Baseline,
-    /// `contribution` (default): each draw has what its item is estimated to have contributed; `shared` (paper): all
-    /// draws of a step have the step's advantage.
+    /// `contribution` (default): each draw is credited with the estimated contribution of its item. `shared` (paper):
+    /// each draw has the advantage of the step.
     pub credit: Credit,
 }
 
@@ -154,8 +159,9 @@ fn one() -> usize {
 }
 
 impl PpoSettings {
-    /// The preset that learned fastest in our trials. On the toy learner of the tests, the share of relevant picks starts at
-    /// .12 and passes .9 in the sixth of twenty rounds. The test `compare_variants` of raisin-selector compares other values.
+    /// The preset that learned fastest in our trials. With the toy learner of the tests, the share of relevant draws
+    /// starts at .12 and exceeds .9 in the sixth of twenty rounds. The test `compare_variants` of raisin-selector
+    /// compares other values.
     pub fn standard() -> Self {
         Self {
             rounds: 20,
