@@ -73,8 +73,8 @@ impl fmt::Display for Problem {
 
 impl std::error::Error for Problem {}
 
-/// The exit code of a command that ends with this error: 2 if the command line, the pipeline file or the query is wrong,
-/// otherwise 1. The outermost [`Problem`] of the chain decides; an error without one is not a person's.
+/// The exit code of a command that ends with this error: 2 if the command line, the pipeline file or the query is
+/// wrong, otherwise 1. The outermost [`Problem`] of the chain decides; an error without one is not a person's.
 pub fn exit_code(error: &anyhow::Error) -> u8 {
     match error.chain().find_map(|cause| cause.downcast_ref::<Problem>()) {
         Some(Problem { blame: Blame::Usage, .. }) => 2,
@@ -98,9 +98,9 @@ pub fn render(error: &anyhow::Error) -> String {
     text
 }
 
-/// Makes a panic print its message and nothing else, whatever `RUST_BACKTRACE` says. The default hook of the standard library
-/// allocates memory for the backtrace. If the cause of a panic is a lack of memory, that hook waits for its own lock for
-/// ever.
+/// Makes a panic print its message and nothing else, whatever `RUST_BACKTRACE` says. The default hook of the standard
+/// library allocates memory for the backtrace. If the cause of a panic is a lack of memory, that hook waits for its own
+/// lock for ever.
 pub fn print_panics_without_backtrace() {
     std::panic::set_hook(Box::new(|panic| eprintln!("{panic}")));
 }

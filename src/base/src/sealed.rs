@@ -1,8 +1,8 @@
 //! The file format of checkpoints and of other files in a work folder. A kill, a power failure or a faulty disk can
 //! damage such a file. Every record therefore ends with a seal, and a record without a valid seal is not used.
 //!
-//! Layout of a record, with little-endian numbers: the magic bytes `rsn1`, the number of parts (u32), the length of each
-//! part (u64), the parts, and the seal: the blake3 of all bytes before it (32 bytes).
+//! Layout of a record, with little-endian numbers: the magic bytes `rsn1`, the number of parts (u32), the length of
+//! each part (u64), the parts, and the seal: the blake3 of all bytes before it (32 bytes).
 //!
 //! A file holds either one record, which [`replace`] overwrites as a whole, or a growing list of [`Records`]. Damaged
 //! bytes are kept beside the file under the name `<file>.damaged`, the user is told, and the caller continues without
@@ -157,8 +157,8 @@ pub fn replace<'p>(path: &Path, lengths: &[u64], mut part: impl FnMut(usize) -> 
         .with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Opens the record that [`replace`] wrote. `None` if there is no file, or if its record is damaged; the damaged file is
-/// then set aside.
+/// Opens the record that [`replace`] wrote. `None` if there is no file, or if its record is damaged; the damaged file
+/// is then set aside.
 ///
 /// # Errors
 /// The file cannot be opened, for example for want of rights or of free descriptors. That says nothing about its

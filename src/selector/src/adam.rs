@@ -1,6 +1,7 @@
-//! Adam for the small networks of actor and critic, with its whole state in the open.
+//! Adam for the small networks of actor and critic. Its whole state can be saved and restored.
 //!
-//! eps 1e-5 and gradients clipped by their joint norm, as PPO practice has it; weight decay is decoupled (AdamW).
+//! As usual for PPO, epsilon is 1e-5, and all gradients together are clipped by their norm. Weight decay is decoupled
+//! (AdamW).
 
 use tch::{Kind as TensorKind, Tensor};
 
@@ -10,6 +11,7 @@ const BETAS: (f64, f64) = (0.9, 0.999);
 const EPSILON: f64 = 1e-5;
 
 pub struct Adam {
+    /// For each parameter: its name, and the running means of its gradient and of the square of the gradient.
     moments: Vec<(String, Tensor, Tensor)>,
     steps: i32,
 }
@@ -26,10 +28,10 @@ impl Adam {
         Self { moments, steps: 0 }
     }
 
-    /// One step from the gradients that the parameters hold, which are then cleared.
+    /// One step by the gradients of the parameters. The step clears the gradients.
     ///
     /// # Errors
-    /// A gradient is not finite: after such a step no parameter would be a number.
+    /// A gradient is not finite. Then no parameter changes.
     pub fn step(
         &mut self,
         parameters: &[(String, Tensor)],
@@ -70,7 +72,7 @@ impl Adam {
         })
     }
 
-    /// Everything that changes, by name.
+    /// The moments with their names. The tensors share memory with the moments.
     pub fn tensors(&self, prefix: &str) -> Vec<(String, Tensor)> {
         let mut tensors = Vec::new();
         for (name, mean, square) in &self.moments {

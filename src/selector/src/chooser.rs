@@ -1,31 +1,30 @@
-//! Every method of selection behind one trait: which instructions form the next batch?
+//! The trait of all methods of selection: a chooser gives the instructions of the next batch.
 //!
-//! A method is a score over cached per-candidate artifacts plus a way to choose by it, so that all methods run through
-//! the same code with the same budget (docs/method.md, section 6). A score that cannot be computed excludes the
-//! candidate, which is counted; it is never replaced by a number.
+//! A baseline is a score over cached columns of the candidates and a rule of choosing by this score. So all methods use
+//! the same loop with the same budget (docs/method.md, section 6). If a score cannot be computed, the candidate is
+//! excluded and counted; no number replaces the score.
 
 use serde_json::Value;
 
-use super::baselines;
+pub use super::baselines::chooser;
 use raisin_base::error::{Problem, Result};
 use raisin_base::seed::Seed;
 use raisin_settings::{SelectionMethod, Third};
 
-/// The cached per-candidate columns that scores are made of. Columns are as long as `ids`, or empty where the run
-/// has no such artifact; an entry that could not be computed is `None`.
+/// The cached columns from which scores are computed. A column is as long as `ids`, or empty if the run has no artifact
+/// with this column. An entry that could not be computed is `None`.
 #[derive(Clone, Debug, Default)]
 pub struct CandidateColumns {
     pub ids: Vec<u32>,
     pub response_tokens: Vec<Option<u32>>,
-    /// Sum of log p(y|x) over the response.
+    /// The sum of log p(y|x) over the `response_tokens` of the response y.
     pub logp_conditional: Vec<Option<f64>>,
-    /// Sum of log p(y) over the response.
+    /// The sum of log p(y) over the `unconditional_tokens` of the response without its prompt.
     pub logp_unconditional: Vec<Option<f64>>,
-    /// Tokens of the response alone, which that sum is over.
     pub unconditional_tokens: Vec<Option<u32>>,
-    /// Position-weighted mean hidden states, one a candidate.
+    /// Position-weighted means of the last hidden states.
     pub embeddings: Vec<Option<Vec<f32>>>,
-    /// The same of the validation examples.
+    /// The embeddings of the validation examples.
     pub validation_embeddings: Vec<Vec<f32>>,
     /// External scores.
     pub scores: Vec<Option<f64>>,
@@ -35,17 +34,18 @@ pub struct CandidateColumns {
 }
 
 impl CandidateColumns {
-    /// A column, or what to do where the run lacks it.
+    /// # Errors
+    /// The run has no such column; the hint names the missing input.
     pub(crate) fn column<'a, T>(&self, column: &'a [T], what: &str, method: SelectionMethod) -> Result<&'a [T]> {
         if column.len() == self.ids.len() && !column.is_empty() {
             return Ok(column);
         }
         let hint = match method {
             SelectionMethod::Scores => "name a file with the columns `id` and `score` in `select.scores`",
-            SelectionMethod::Oracle => "only generated (synthetic) instructions have labels",
+            SelectionMethod::Oracle => "only instructions of a `generate` stage have labels",
             _ => "give the stage a `features` input",
         };
-        Err(Problem::new(format!("method `{}` needs {what}, which this run has not", method.name())).hint(hint).into())
+        Err(Problem::new(format!("method `{}` needs {what}, but this run has none", method.name())).hint(hint).into())
     }
 
     pub(crate) fn cluster(&self, position: usize) -> Option<u32> {
@@ -53,7 +53,7 @@ impl CandidateColumns {
     }
 }
 
-/// All that a method may need.
+/// The inputs of a baseline.
 pub struct ChooserInputs<'a> {
     pub pool: &'a CandidateColumns,
     pub batch_size: usize,
@@ -62,13 +62,13 @@ pub struct ChooserInputs<'a> {
     pub third: Third,
 }
 
-/// When a batch is asked for.
+/// The step for which a batch is needed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepContext {
     /// Counts from 0.
     pub step: usize,
     pub total_steps: usize,
-    /// P(M_step), the performance before this step; `None` if nobody measured it. The base model's is that of step 0.
+    /// P(M_step), the performance before this step; `None` if it was not measured. P(M_0) belongs to the base model.
     pub performance: Option<f64>,
 }
 
@@ -77,34 +77,31 @@ pub struct StepContext {
 pub struct SelectedCandidate {
     pub id: u32,
     pub cluster: Option<u32>,
-    /// The higher, the sooner chosen; its unit is the method's.
+    /// The unit depends on the method.
     pub score: Option<f64>,
-    /// Of this draw, given the ones before it in the batch; of methods that draw by a softmax.
+    /// The log-probability of this draw, given the earlier draws of the batch; `None` if the method does not draw by a
+    /// softmax.
     pub log_prob: Option<f64>,
 }
 
 /// A method in the middle of a run.
 pub trait Chooser {
-    /// The next batch, exactly `batch_size` choices.
+    /// The next batch: exactly `batch_size` candidates.
     fn choose(&mut self, moment: &StepContext) -> Result<Vec<SelectedCandidate>>;
 
-    /// Whether [`StepContext::performance`] matters to this method: if not, nobody need evaluate during training.
+    /// Whether the method uses [`StepContext::performance`]. If not, training need not measure it.
     fn wants_performance(&self) -> bool {
         false
     }
 
-    /// Candidates that cannot be chosen, by reason: for a line to the person.
+    /// For each reason, how many candidates are excluded: for a note to the user.
     fn excluded(&self) -> Vec<(String, usize)> {
         Vec::new()
     }
 
-    /// Everything that changes from step to step, so that a run goes on after a kill as if undisturbed.
+    /// The part of the chooser that changes from step to step, for a checkpoint.
     fn state(&self) -> Value;
 
+    /// Restores the result of [`Self::state`]. The next batches are then those of an uninterrupted run.
     fn restore(&mut self, state: &Value) -> Result<()>;
-}
-
-/// The chooser of a baseline method. The trained policy's own is [`super::Raise`].
-pub fn chooser(method: SelectionMethod, inputs: &ChooserInputs) -> Result<Box<dyn Chooser>> {
-    baselines::chooser(method, inputs)
 }

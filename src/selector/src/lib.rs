@@ -1,16 +1,18 @@
-//! RAISE: state, policy, PPO, episodes; and the baseline choosers. Knows nothing of pipelines, store or Parquet.
+//! RAISE (state, policy, PPO, episodes) and the choosers of the baselines. The crate uses neither pipelines nor the
+//! store nor Parquet. It reaches the model that learns through [`raisin_base::learner`].
 //!
 //! | module | concern |
 //! |---|---|
-//! | [`learner`] | the model that learns, as the selector sees it |
 //! | [`episode`] | the algorithm from end to end: play, credit, update |
-//! | [`ppo`] | PPO's formulas |
-//! | [`policy`], [`scoring`], [`network`] | actor and critic; what they make of a state: scores, draws, probabilities |
-//! | [`state`] | the fused state: what stays, what changes |
+//! | [`ppo`] | the formulas of PPO |
+//! | [`policy`], [`network`] | actor and critic |
+//! | [`scoring`] | the policy applied to a state: scores, draws, log-probabilities |
+//! | [`state`] | the candidates, and the parts of the state that change in an episode |
 //! | [`sampling`] | Gumbel-top-b draws and their Plackett-Luce probabilities |
-//! | [`credit`] | who is credited for a reward |
-//! | [`adam`], [`rows`], [`save`] | the optimizer; the tables' rows; policies and training states as files |
-//! | [`chooser`], [`baselines`], [`raise`] | every method of selection behind one trait |
+//! | [`step_baseline`], [`credit`] | the baseline of a step; the contribution of each draw to a reward |
+//! | [`adam`] | the optimizer of actor and critic |
+//! | [`rows`], [`save`] | the rows of the tables; policies and training states as files |
+//! | [`chooser`], [`baselines`], [`raise`] | all methods of selection, with one trait |
 //! | [`clustering`] | PCA, whitening and k-means |
 
 pub mod adam;
@@ -30,6 +32,7 @@ pub mod sampling;
 pub mod save;
 pub mod scoring;
 pub mod state;
+pub mod step_baseline;
 
 pub use chooser::{CandidateColumns, Chooser, ChooserInputs, SelectedCandidate, StepContext, chooser};
 pub use policy::Policy;

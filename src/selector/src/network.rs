@@ -1,23 +1,24 @@
-//! Small multilayer perceptrons whose weights are drawn in Rust: the candidates' scorer and the critic.
+//! Small multilayer perceptrons: the scorers of candidates and clusters, and the critic. Their initial weights are
+//! drawn in Rust, because they derive from the seed of the pipeline.
 //!
-//! The scorer's first layer is split by what changes when: the static columns once an update (or once an episode), the
-//! stage as one row for all candidates, availability as a rank-1 term. A step over N candidates then costs no
-//! product with the static columns.
+//! The first layer of a scorer is split into three sums. The product with the static columns is computed once for an
+//! episode or a minibatch; the product with the stage part is one row for all candidates; availability is a term of
+//! rank 1. So a step over N candidates needs no product with the static columns.
 
 use tch::{Device, Kind as TensorKind, Tensor};
 
 use raisin_base::random::Rng;
 use raisin_base::seed::Seed;
 
-/// Numbers of the state that are the same for all candidates: performance and t/T.
+/// The width of the stage part of the state: performance and t/T, which are equal for all candidates.
 pub const STAGE_PART_WIDTH: usize = 2;
 
 /// A layer `x W + b`.
-pub struct DenseLayer {
+struct DenseLayer {
     /// `[in, out]`
-    pub weight: Tensor,
+    weight: Tensor,
     /// `[out]`
-    pub bias: Tensor,
+    bias: Tensor,
 }
 
 impl DenseLayer {
@@ -36,13 +37,13 @@ impl DenseLayer {
     }
 }
 
-/// tanh layers, then one linear output.
+/// Layers with tanh, then a linear layer with one output.
 pub struct Mlp {
     layers: Vec<DenseLayer>,
 }
 
 impl Mlp {
-    /// The last layer has the gain `gain`, the others the square root of 2.
+    /// The weights of a layer are orthogonal times a gain: `gain` for the last layer, the root of 2 for the others.
     pub fn new(inputs: usize, widths: &[usize], gain: f64, seed: &Seed) -> Self {
         let mut rng = seed.rng();
         let mut inputs = inputs;
@@ -76,25 +77,24 @@ impl Mlp {
     }
 }
 
-/// A score for every candidate (or every cluster), from the fused state.
+/// Scores candidates, or clusters, from the fused state. H is the width of the first layer.
 pub struct Scorer {
-    /// `[F, H]`, with the first layer's bias.
+    /// The weights of the static columns, `[F, H]`, and the bias of the first layer.
     fixed: DenseLayer,
-    /// `[2, H]`
+    /// The weights of the stage part: `[2, H]`.
     stage: Tensor,
-    /// `[H]`
+    /// The weights of ln(1 + times selected before): `[H]`.
     availability: Tensor,
     rest: Mlp,
 }
 
 impl Scorer {
-    /// The last layer's gain is 0.01, so that an untrained scorer gives nearly equal scores.
+    /// The gain of the last layer is 0.01, so that an untrained scorer gives nearly equal scores.
     pub fn new(features: usize, widths: &[usize], seed: &Seed) -> Self {
         let mut rng = seed.at("first").rng();
         let (first, rest) = widths.split_first().map_or((64, &[][..]), |(first, rest)| (*first, rest));
         let inputs = features + STAGE_PART_WIDTH + 1;
-        let weights = orthogonal(inputs, first, std::f64::consts::SQRT_2, &mut rng);
-        let whole = matrix(&weights, inputs, first);
+        let whole = matrix(&orthogonal(inputs, first, std::f64::consts::SQRT_2, &mut rng), inputs, first);
         let (features, stage) = (features as i64, STAGE_PART_WIDTH as i64);
         Self {
             fixed: DenseLayer {
@@ -107,12 +107,13 @@ impl Scorer {
         }
     }
 
-    /// The part of the first layer that does not change: `[n, F]` -> `[n, H]`.
+    /// The part of the first layer that does not change in an episode: `[n, F]` -> `[n, H]`.
     pub fn fixed_part(&self, state: &Tensor) -> Tensor {
         self.fixed.forward(state)
     }
 
-    /// `fixed` `[n, H]`, `stage` `[m, 2]`, `counts` (times selected before) `[m, n]` -> scores `[m, n]`.
+    /// The scores of n candidates in m states. `fixed` `[n, H]`, `stage` `[m, 2]`, `counts` (times selected before)
+    /// `[m, n]` -> `[m, n]`.
     pub fn scores(&self, fixed: &Tensor, stage: &Tensor, counts: &Tensor) -> Tensor {
         let stage = stage.matmul(&self.stage).unsqueeze(1); // [m, 1, H]
         let availability = counts.log1p().unsqueeze(2) * &self.availability; // [m, n, H]
@@ -133,8 +134,8 @@ fn matrix(values: &[f64], rows: usize, columns: usize) -> Tensor {
     Tensor::from_slice(values).view([rows as i64, columns as i64]).to_kind(TensorKind::Float)
 }
 
-/// A `rows` x `columns` matrix, row-major, whose rows or columns (the fewer) are orthonormal, times `gain`:
-/// modified Gram-Schmidt on normal numbers.
+/// `gain` times a matrix, row-major, whose rows are orthonormal, or whose columns if there are fewer columns than rows.
+/// The matrix comes from normal numbers by the modified Gram-Schmidt process.
 fn orthogonal(rows: usize, columns: usize, gain: f64, rng: &mut Rng) -> Vec<f64> {
     let (count, length) = (rows.min(columns), rows.max(columns));
     let mut basis: Vec<Vec<f64>> = Vec::with_capacity(count);
@@ -145,7 +146,7 @@ fn orthogonal(rows: usize, columns: usize, gain: f64, rng: &mut Rng) -> Vec<f64>
             vector.iter_mut().zip(other).for_each(|(a, b)| *a -= along * b);
         }
         let norm = vector.iter().map(|value| value * value).sum::<f64>().sqrt();
-        // A vector that lies in the span of the others (never, with normal numbers) is drawn again.
+        // A vector that is linearly dependent on the others is drawn again.
         if norm > 1e-6 {
             vector.iter_mut().for_each(|value| *value /= norm);
             basis.push(vector);
@@ -160,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn orthogonal_weights_keep_lengths_up_to_the_gain() {
+    fn orthogonal_weights_multiply_lengths_by_the_gain() {
         for (rows, columns) in [(5, 8), (8, 5), (4, 4), (3, 1)] {
             let w = matrix(&orthogonal(rows, columns, 2.0, &mut Seed::new(1).rng()), rows, columns);
             let gram = if rows <= columns { w.matmul(&w.tr()) } else { w.tr().matmul(&w) };
@@ -170,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn the_split_first_layer_equals_one_over_the_whole_state() {
+    fn the_split_first_layer_equals_a_single_layer_over_the_whole_state() {
         let scorer = Scorer::new(3, &[8, 4], &Seed::new(5));
         let state = Tensor::from_slice(&[0.1f32, -1.0, 0.5, 2.0, 0.3, -0.2]).view([2, 3]);
         let stage = Tensor::from_slice(&[0.7f32, 0.25]).view([1, 2]);

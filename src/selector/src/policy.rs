@@ -1,5 +1,5 @@
-//! The selection policy pi(D_t | S_t) and the critic V(S_t): the networks, and which candidates compete with which
-//! (docs/method.md, section 3). What the policy makes of a state is in [`super::scoring`].
+//! The selection policy pi(D_t | S_t) and the critic V(S_t): the networks, and the sets of candidates that compete with
+//! each other (docs/method.md, section 3). [`super::scoring`] applies the policy to a state.
 
 use std::ops::Range;
 
@@ -12,30 +12,31 @@ use raisin_base::error::{Problem, Result};
 use raisin_base::seed::Seed;
 use raisin_settings::ppo::{Deployment, PolicyForm, PpoSettings, StatePart};
 
-/// Numbers of the critic's pooled state beside the F columns; see [`super::scoring::DrawnBatch::pooled`].
+/// The width of the critic's input without its F static columns; see [`super::scoring::DrawnBatch::pooled`].
 pub const POOLED: usize = STAGE_PART_WIDTH + 6;
 
-/// Everything of a policy but its weights.
+/// The parts of a policy that are not weights: the content of `policy.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Constants {
     pub form: PolicyForm,
     pub clusters_per_step: usize,
-    /// The static columns that the policy reads, in order.
+    /// The names of the F static columns that the policy reads, in order.
     pub columns: Vec<String>,
     pub state: Vec<StatePart>,
     pub actor_widths: Vec<usize>,
     pub critic_widths: Vec<usize>,
     pub reuse_penalty: f64,
     pub deployment: Deployment,
-    /// The stage's performance is (P(M_t) - P(M_0)) / this: what the first episode gained. Relative to the run's own
-    /// start, so that it means the same for a proxy and its target.
+    /// The unit of the performance in the stage part, which is (P(M_t) - P(M_0)) / `performance_scale`: the largest
+    /// improvement of the first round. Because P(M_0) belongs to the same run, the number means the same for a proxy
+    /// and its target.
     pub performance_scale: f64,
 }
 
 pub struct Policy {
     pub constants: Constants,
-    /// Scores clusters by the mean of their candidates' states; hierarchical form only.
+    /// Scores a cluster by the mean state of its candidates; hierarchical form only.
     pub clusters: Option<Scorer>,
     pub candidates: Scorer,
     pub critic: Mlp,
@@ -88,7 +89,7 @@ impl Policy {
         self.actor_parameters().into_iter().chain(self.critic_parameters()).collect()
     }
 
-    /// The stage scalars of a moment. `improvement` is P(M_t) - P(M_0).
+    /// The stage part of the state before step `step`. `improvement` is P(M_t) - P(M_0).
     pub fn stage(&self, improvement: f64, step: usize, total_steps: usize) -> [f32; STAGE_PART_WIDTH] {
         if !self.constants.state.contains(&StatePart::Stage) {
             return [0.0; STAGE_PART_WIDTH];
@@ -97,17 +98,17 @@ impl Policy {
         [performance as f32, (step as f64 / total_steps.max(1) as f64) as f32]
     }
 
-    /// The critic's V(S_t) of [pooled states](super::scoring::Action::pooled): `[m, POOLED + F]` -> `[m]`.
+    /// The critic's V(S_t) of [pooled states](super::scoring::DrawnBatch::pooled): `[m, POOLED + F]` -> `[m]`.
     pub fn values(&self, pooled: &Tensor) -> Tensor {
         self.critic.forward(pooled)
     }
 
-    /// Times selected, as the scorers see them.
+    /// The counts of earlier selections as the scorers see them: zeros if the state has no availability.
     pub(crate) fn seen(&self, counts: &Tensor) -> Tensor {
         counts * if self.constants.state.contains(&StatePart::Availability) { 1.0 } else { 0.0 }
     }
 
-    /// Sets of positions of which each competes within itself.
+    /// The sets of positions whose candidates compete with each other.
     pub fn sets(&self, candidates: &Candidates) -> Vec<Range<usize>> {
         match self.constants.form {
             PolicyForm::Flat => std::iter::once(0..candidates.len()).collect(),
@@ -118,16 +119,12 @@ impl Policy {
     }
 
     /// # Errors
-    /// Candidates with other columns than those that the policy was trained with, or fewer than one batch.
+    /// The candidates have other columns than the policy, or there are fewer candidates than a batch needs.
     pub fn check(&self, candidates: &Candidates, batch_size: usize) -> Result<()> {
         if self.constants.columns != candidates.columns {
-            return Err(Problem::new(format!(
-                "the policy was trained on {} state columns, these candidates have {} (or others)",
-                self.constants.columns.len(),
-                candidates.columns.len()
-            ))
-            .hint("train and deploy a policy with the same clusters stage")
-            .into());
+            return Err(Problem::new("the candidates have other state columns than the policy")
+                .hint("train and deploy a policy with the same clusters stage")
+                .into());
         }
         if candidates.len() < batch_size {
             return Err(Problem::new(format!(
@@ -141,8 +138,9 @@ impl Policy {
     }
 }
 
-/// How many candidates each set gives to a batch, by form. `order` is the order of the sets: as drawn in the
-/// hierarchical form, as they are otherwise. Sets that are too small pass their share on.
+/// The number of candidates that each set gives to a batch. The first `share_among` sets share the batch equally; the
+/// first of them give one more if the batch size is not divisible. The candidates that a set lacks come from the other
+/// sharing sets and then from the sets after them, in order.
 pub fn budgets(sizes: &[usize], batch_size: usize, share_among: usize) -> Vec<usize> {
     let sharing = share_among.clamp(1, sizes.len().max(1));
     let mut budgets: Vec<usize> = sizes
@@ -154,7 +152,6 @@ pub fn budgets(sizes: &[usize], batch_size: usize, share_among: usize) -> Vec<us
         })
         .collect();
     let mut left = batch_size - budgets.iter().sum::<usize>();
-    // First what the sharing sets can still give, then the sets after them.
     for (budget, &size) in budgets.iter_mut().zip(sizes) {
         let more = left.min(size - *budget);
         *budget += more;
@@ -168,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_batch_is_filled_and_small_sets_pass_their_share_on() {
+    fn other_sets_fill_the_batch_if_a_set_is_too_small() {
         assert_eq!(budgets(&[9, 9, 9], 8, 3), [3, 3, 2]);
         assert_eq!(budgets(&[9, 9, 9], 8, 2), [4, 4, 0]);
         assert_eq!(budgets(&[2, 9, 9], 8, 2), [2, 6, 0]);

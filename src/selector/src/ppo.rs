@@ -1,11 +1,14 @@
-//! PPO's formulas, under the names that CleanRL logs them by. Checked against recorded numbers (tests/golden/ppo.json).
+//! The formulas of PPO (docs/method.md, section 4), with the names that CleanRL uses in its logs. The tests compare
+//! them with recorded numbers (tests/golden/ppo.json).
 
 use tch::{Kind as TensorKind, Tensor};
 
-/// Advantages and returns of one episode by generalised advantage estimation. `values[t]` is V(S_t); the last step is
-/// terminal, so nothing is bootstrapped after it.
+use raisin_settings::ppo::Ratio;
+
+/// Advantages A_t and returns G_t of one episode by generalised advantage estimation, all `[T]`. The episode ends after
+/// the last step, so V and A are 0 there.
 ///
-/// delta_t = R_t + gamma V(S_{t+1}) - V(S_t); Adv_t = delta_t + gamma lambda Adv_{t+1}; G_t = V(S_t) + Adv_t.
+/// delta_t = R_t + gamma V(S_{t+1}) - V(S_t); A_t = delta_t + gamma lambda A_{t+1}; G_t = V(S_t) + A_t.
 pub fn gae(rewards: &[f64], values: &[f64], gamma: f64, lambda: f64) -> (Vec<f64>, Vec<f64>) {
     let mut advantages = vec![0.0; rewards.len()];
     let (mut next_value, mut next_advantage) = (0.0, 0.0);
@@ -19,7 +22,7 @@ pub fn gae(rewards: &[f64], values: &[f64], gamma: f64, lambda: f64) -> (Vec<f64
     (advantages, returns)
 }
 
-/// (a - mean) / (standard deviation + 1e-8), the deviation with n - 1.
+/// (a - mean) / (standard deviation + 1e-8), where the standard deviation divides by n - 1.
 pub fn normalise(values: &[f64]) -> Vec<f64> {
     let n = values.len() as f64;
     if values.len() < 2 {
@@ -30,15 +33,15 @@ pub fn normalise(values: &[f64]) -> Vec<f64> {
     values.iter().map(|value| (value - mean) / (deviation + 1e-8)).collect()
 }
 
-/// Log-ratios count up to here, as is usual: beyond 88, e to that power is infinite in f32, and the gradient no number.
-/// Those of `ratio = "product"`, sums over a batch, come that far. A ratio of e^20 is far outside every clip range.
+/// Log-ratios are clamped to this absolute value. e^89 is infinite in f32 and its gradient is NaN, and with `ratio =
+/// "product"` a log-ratio is a sum over a batch and can be that large. e^20 is far outside every clip range.
 const LARGEST_LOG_RATIO: f64 = 20.0;
 
 fn ratio_of(log_ratio: &Tensor) -> Tensor {
     log_ratio.clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO).exp()
 }
 
-/// The clipped surrogate's loss of each element: max(-A r, -A clip(r, 1 - epsilon, 1 + epsilon)).
+/// The loss of the clipped surrogate, element by element: max(-A r, -A clip(r, 1 - epsilon, 1 + epsilon)).
 pub fn policy_loss(log_ratio: &Tensor, advantages: &Tensor, epsilon: f64) -> Tensor {
     let ratio = ratio_of(log_ratio);
     let plain = -(advantages * &ratio);
@@ -46,12 +49,12 @@ pub fn policy_loss(log_ratio: &Tensor, advantages: &Tensor, epsilon: f64) -> Ten
     plain.maximum(&clipped)
 }
 
-/// Half the mean squared error of the values to the returns.
+/// Half the mean of (V - G)^2.
 pub fn value_loss(values: &Tensor, returns: &Tensor) -> Tensor {
     (values - returns).square().mean(None) * 0.5
 }
 
-/// The mean of (r - 1) - log r: an estimate of KL(old || new) that is never negative.
+/// The mean of (r - 1) - log r, an estimate of KL(old || new) that is never negative.
 pub fn approx_kl(log_ratio: &Tensor) -> f64 {
     let log_ratio = log_ratio.to_kind(TensorKind::Double);
     let log_ratio = log_ratio.clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO);
@@ -64,7 +67,7 @@ pub fn clipfrac(log_ratio: &Tensor, epsilon: f64) -> f64 {
     outside.to_kind(TensorKind::Double).mean(None).double_value(&[])
 }
 
-/// 1 - Var(returns - values) / Var(returns); `None` where the returns do not vary.
+/// 1 - Var(G - V) / Var(G); `None` if the returns G do not vary.
 pub fn explained_variance(values: &[f64], returns: &[f64]) -> Option<f64> {
     let errors: Vec<f64> = returns.iter().zip(values).map(|(one, two)| one - two).collect();
     let all = variance(returns);
@@ -77,17 +80,19 @@ fn variance(values: &[f64]) -> f64 {
     values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / n
 }
 
-/// One loss a step from the log-ratios of its draws: `[draws]`, with the step (`0..steps`) that each belongs to.
-/// Returns the loss of each step `[steps]` and the log-ratios that were clipped, for the statistics.
+/// Combines the draws of each step into the loss of the step. `log_ratio`, `advantages` and `step_of` (the step of the
+/// draw, in `0..steps`) are `[draws]`.
+///
+/// Returns the losses `[steps]`, and the log-ratios to which the clip range applied: `[draws]` for [`Ratio::Item`],
+/// otherwise `[steps]`.
 pub fn reduce(
-    ratio: raisin_settings::ppo::Ratio,
+    ratio: Ratio,
     log_ratio: &Tensor,
     advantages: &Tensor,
     step_of: &Tensor,
     steps: i64,
     epsilon: f64,
 ) -> (Tensor, Tensor) {
-    use raisin_settings::ppo::Ratio;
     let options = (log_ratio.kind(), log_ratio.device());
     let sum = |values: &Tensor| Tensor::zeros([steps], options).index_add(0, step_of, values);
     let draws = sum(&log_ratio.ones_like());
@@ -106,7 +111,6 @@ mod tests {
 
     use super::*;
     use crate::golden::{assert_close, number, numbers};
-    use raisin_settings::ppo::Ratio;
 
     fn golden() -> Value {
         serde_json::from_str(include_str!("../../../tests/golden/ppo.json")).expect("valid JSON")
@@ -138,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn ratios_of_a_steps_draws_are_joined_in_three_ways() {
+    fn the_ratios_of_the_draws_of_a_step_are_combined_in_three_ways() {
         let golden = golden();
         let draws = Tensor::from_slice(&numbers(&golden["draws"]));
         let advantages = Tensor::from_slice(&numbers(&golden["draw_advantages"]));
@@ -151,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_ratio_beyond_what_f32_holds_leaves_loss_and_gradient_finite() {
+    fn a_log_ratio_too_large_for_f32_gives_a_finite_loss_and_gradient() {
         let advantages = Tensor::from_slice(&[1f32, -1.0, 1.0, -1.0]);
         let log_ratio = Tensor::from_slice(&[200f32, 200.0, -200.0, -200.0]).set_requires_grad(true);
         let loss = policy_loss(&log_ratio, &advantages, 0.2);
@@ -164,12 +168,12 @@ mod tests {
     }
 
     #[test]
-    fn a_gradient_that_is_no_number_is_an_error_and_changes_nothing() {
+    fn a_gradient_that_is_not_finite_is_an_error_and_changes_nothing() {
         let weight = Tensor::from_slice(&[1f32, 2.0]).set_requires_grad(true);
         let parameters = vec![("w".to_owned(), weight.shallow_clone())];
         let mut adam = crate::adam::Adam::new(&parameters);
         (weight.shallow_clone() * f64::NAN).sum(TensorKind::Float).backward();
-        let error = adam.step(&parameters, 0.05, 0.01, 0.5).expect_err("not a number");
+        let error = adam.step(&parameters, 0.05, 0.01, 0.5).expect_err("a NaN");
         assert!(error.to_string().contains("gradient norm is NaN"), "{error}");
         assert_eq!(Vec::<f32>::try_from(weight.detach()).expect("f32"), [1.0, 2.0]);
         assert_eq!(adam.steps(), 0);

@@ -1,7 +1,7 @@
-//! The trained policy as a chooser: RAISE deployed.
+//! The chooser of a trained policy.
 //!
-//! The stage part of its state comes from [`StepContext::performance`], relative to the run's own start; where a step
-//! has no measurement, the last one holds.
+//! The performance in the stage part of the state is [`StepContext::performance`] minus P(M_0) of the same run. If a
+//! step has no measurement, the last measurement is used.
 
 use serde_json::{Value, json};
 
@@ -21,9 +21,9 @@ pub struct Raise {
     history: SelectionHistory,
     batch_size: usize,
     seed: Seed,
-    /// P(M_0) and the newest P.
+    /// P(M_0) and the last measured performance.
     performance: Option<(f64, f64)>,
-    /// Positions of every batch so far.
+    /// The positions of each batch so far.
     taken: Vec<Vec<usize>>,
 }
 
@@ -73,13 +73,13 @@ impl Chooser for Raise {
     }
 
     fn state(&self) -> Value {
-        // Bits, because JSON numbers need not come back as they were.
+        // As bits, because a JSON number may lose digits.
         let performance = self.performance.map(|(start, now)| [start.to_bits(), now.to_bits()]);
         json!({ "performance": performance, "taken": self.taken })
     }
 
     fn restore(&mut self, state: &Value) -> Result<()> {
-        let unreadable = || format!("not the state of a `raise` chooser: {state}");
+        let unreadable = || format!("the saved state of the method `raise` cannot be read: {state}");
         let performance: Option<[u64; 2]> =
             serde_json::from_value(state["performance"].clone()).with_context(unreadable)?;
         let taken: Vec<Vec<usize>> = serde_json::from_value(state["taken"].clone()).with_context(unreadable)?;

@@ -1,41 +1,42 @@
-//! What training tells of itself: the rows of the tables `rounds`, `steps` and `selection`.
+//! The rows of the tables `rounds`, `steps` and `selection` of a selector.
 
-use super::scoring::DrawnBatch;
-use super::state::{Candidates, State};
-use raisin_base::learner::StepReport;
-
-/// One row of the table `rounds`.
-#[derive(Clone, Debug, PartialEq)]
+/// One row of the table `rounds`. A number of an episode is here the mean over the episodes of the round. The
+/// statistics of the update have the names of CleanRL, and are means over the minibatches of the last epoch.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct RoundRow {
     pub round: usize,
-    /// Sum of the rewards: P(M_T) - P(M_0). With several episodes in a round, this and what follows are means.
+    /// P(M_T) - P(M_0), the sum of the rewards.
     pub episode_reward: f64,
+    /// P(M_T)
     pub final_performance: f64,
     pub policy_loss: f64,
     pub value_loss: f64,
+    /// In nats; see [`Replay::entropy`](super::scoring::Replay::entropy).
     pub entropy: f64,
     pub approx_kl: f64,
     pub clipfrac: f64,
-    /// `None` where the returns do not vary.
+    /// `None` if the returns do not vary.
     pub explained_variance: Option<f64>,
-    /// exp(entropy): over how many candidates one slot of a batch is spread.
+    /// exp(entropy): the number of candidates among which one slot of a batch is in effect drawn.
     pub effective_candidates: f64,
     pub actor_learning_rate: f64,
     pub epochs: usize,
-    /// Reliability of the contribution estimate, where it is used.
+    /// The reliability of the estimated contributions; `None` without credit by contribution.
     pub credit_reliability: Option<f64>,
     /// Whether the policy that played this round is the best so far.
     pub kept: bool,
 }
 
 /// One row of the table `steps`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct EpisodeStepRow {
     pub round: usize,
     pub episode: usize,
+    /// t
     pub step: usize,
+    /// The mean loss of M_t per supervised token of D_t.
     pub loss: f64,
-    /// P(M_{t+1}), where it was measured.
+    /// P(M_{t+1}), if it was measured after this step.
     pub performance: Option<f64>,
     /// R_t
     pub reward: f64,
@@ -45,15 +46,6 @@ pub struct EpisodeStepRow {
     pub tokens: u64,
     pub supervised_tokens: u64,
     pub flops: f64,
-}
-
-impl EpisodeStepRow {
-    /// A step whose batch was trained on. Its reward is known once the performance is measured.
-    pub fn new(round: usize, episode: usize, step: usize, value: f64, trained: &StepReport) -> Self {
-        let StepReport { loss, tokens, supervised_tokens, learning_rate, flops } = *trained;
-        let (performance, reward) = (None, 0.0);
-        Self { round, episode, step, loss, performance, reward, value, learning_rate, tokens, supervised_tokens, flops }
-    }
 }
 
 /// One row of the table `selection`.
@@ -67,36 +59,11 @@ pub struct EpisodeSelectionRow {
     pub cluster: u32,
     pub score: f64,
     pub log_prob: f64,
+    /// In this episode, before this step.
     pub times_selected: u32,
 }
 
-impl EpisodeSelectionRow {
-    /// The rows of a batch, one a slot.
-    pub fn of_batch(
-        round: usize,
-        episode: usize,
-        state: State,
-        action: &DrawnBatch,
-        positions: &[usize],
-        candidates: &Candidates,
-    ) -> Vec<Self> {
-        let drawn = action.candidates.iter().flat_map(|picks| picks.scores.iter().zip(&picks.log_probs));
-        let row = |(slot, (&position, (&score, &log_prob))): (usize, (&usize, (&f32, &f32)))| Self {
-            round,
-            episode,
-            step: state.step,
-            slot,
-            id: candidates.ids[position],
-            cluster: candidates.clusters[position],
-            score: f64::from(score),
-            log_prob: f64::from(log_prob),
-            times_selected: state.history.count(position, state.step) as u32,
-        };
-        positions.iter().zip(drawn).enumerate().map(row).collect()
-    }
-}
-
-/// Everything that one round has to tell.
+/// The rows of one round.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RoundResult {
     pub row: RoundRow,

@@ -1,28 +1,28 @@
 //! Ordered draws without replacement by the Gumbel-top-b rule, with their exact Plackett-Luce log-probabilities.
 //!
-//! Adding independent Gumbel noise to logits and keeping the b largest draws b candidates one after the other from the
-//! softmax of what is left. The probability of such an ordered draw is a product of softmaxes, so PPO's ratio has an
-//! exact density. (The paper takes the top b while it trains, so that its old policy is deterministic while its ratio
-//! uses a softmax.)
+//! If independent Gumbel noise is added to the logits, the b largest sums are b draws without replacement: each from
+//! the softmax over the candidates that are left. The probability of such an ordered draw is a product of softmaxes, so
+//! PPO's ratio has an exact density. (The paper takes the top b in training: its old policy is deterministic, but its
+//! ratio uses a softmax.)
 
 use tch::{Kind as TensorKind, Tensor};
 
 use raisin_base::random::Rng;
 
-/// Stands for minus infinity: its exponential is 0, and no gradient of it is NaN.
+/// Used instead of minus infinity: the exponential is 0 too, but no gradient becomes NaN.
 const NEVER: f64 = -1e30;
 
-/// How an ordered draw is made from logits.
+/// How to draw from logits.
 pub enum DrawMode<'a> {
-    /// By Gumbel-top-b: the policy's own distribution.
+    /// By Gumbel-top-b, from the distribution of the policy.
     Sample(&'a mut Rng),
     /// The highest logits.
     Top,
 }
 
 impl DrawMode<'_> {
-    /// Indices of `count` of the logits (or all, where there are fewer), in the order of the draw. Ties go to the
-    /// first.
+    /// The indices of `count` logits, or of all logits if there are fewer, in the order of the draw. Of equal logits,
+    /// the first comes first.
     pub fn indices(&mut self, logits: &[f32], count: usize) -> Vec<usize> {
         let mut keys: Vec<(f64, usize)> = logits
             .iter()
@@ -44,28 +44,28 @@ impl DrawMode<'_> {
 }
 
 fn gumbel(rng: &mut Rng) -> f64 {
-    // 1 - u is in (0, 1]; the tiny number keeps the outer logarithm finite.
+    // 1 - u is in (0, 1]. The smallest positive number keeps the outer logarithm finite.
     let exponential = -(1.0 - rng.unit()).ln();
     -(exponential + f64::MIN_POSITIVE).ln()
 }
 
-/// The log-probability of each draw, given the ones before it.
+/// The log-probability of each draw, given the earlier draws; differentiable in the logits.
 ///
-/// `logits` `[m, n]`, `drawn` `[m, b]` (indices in the order of the draw) -> `[m, b]`, differentiable.
+/// `logits` `[m, n]`, `drawn` `[m, b]` (indices in the order of the draw) -> `[m, b]`.
 pub fn plackett_luce(logits: &Tensor, drawn: &Tensor) -> Tensor {
     let size = drawn.size();
     let (m, b) = (size[0], size[1]);
-    let picked = logits.gather(1, drawn, false);
-    let mask = Tensor::zeros(logits.size(), (TensorKind::Bool, logits.device())).scatter_value(1, drawn, 1);
+    let picked = logits.gather(1, drawn, false); // [m, b]
+    let mask = Tensor::zeros(logits.size(), (TensorKind::Bool, logits.device())).scatter_value(1, drawn, 1); // [m, n]
     let rest = logits.masked_fill(&mask, NEVER).logsumexp([1i64].as_slice(), true); // [m, 1]
-    // Draw k competes with the draws that come later, k..b, and with the rest.
-    let earlier = Tensor::ones([b, b], (TensorKind::Bool, logits.device())).tril(-1);
-    let later = picked.unsqueeze(1).expand([m, b, b], false).masked_fill(&earlier, NEVER);
-    let against = Tensor::cat(&[later, rest.unsqueeze(1).expand([m, b, 1], false)], 2);
-    picked - against.logsumexp([2i64].as_slice(), false)
+    // Draw k competes with the draws k..b and with the candidates that were not drawn.
+    let earlier = Tensor::ones([b, b], (TensorKind::Bool, logits.device())).tril(-1); // [b, b]
+    let later = picked.unsqueeze(1).expand([m, b, b], false).masked_fill(&earlier, NEVER); // [m, b, b]
+    let against = Tensor::cat(&[later, rest.unsqueeze(1).expand([m, b, 1], false)], 2); // [m, b, b + 1]
+    picked - against.logsumexp([2i64].as_slice(), false) // [m, b]
 }
 
-/// Entropy of the softmax of each row of `[m, n]`, in nats -> `[m]`.
+/// The entropy of the softmax of each row, in nats: `[m, n]` -> `[m]`.
 pub fn entropy(logits: &Tensor) -> Tensor {
     let log_probs = logits.log_softmax(1, None);
     -(log_probs.exp() * &log_probs).sum_dim_intlist([1i64].as_slice(), false, None)

@@ -1,4 +1,4 @@
-//! Policies and training states as files: safetensors for numbers, JSON for constants.
+//! Policies and training states as files: tensors as safetensors, the constants of a policy as JSON.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,10 +6,11 @@ use std::path::Path;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use tch::{Kind as TensorKind, Tensor};
 
-use super::credit::{Contributions, StepBaseline};
+use super::credit::Contributions;
 use super::episode::PolicyTraining;
 use super::policy::{Constants, Policy};
 use super::state::Candidates;
+use super::step_baseline::StepBaseline;
 use raisin_base::error::{Context as _, Problem, Result, bail, ensure};
 use raisin_base::seed::Seed;
 use raisin_settings::ppo::PpoSettings;
@@ -17,18 +18,18 @@ use raisin_settings::ppo::PpoSettings;
 const WEIGHTS: &str = "policy.safetensors";
 const CONSTANTS: &str = "policy.json";
 
-/// Writes f32 and f64 tensors, by name.
+/// Writes f32 and f64 tensors with their names to a safetensors file.
 pub fn write_tensors(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
     let mut bytes = Vec::with_capacity(tensors.len());
     for (name, tensor) in tensors {
         let dtype = match tensor.kind() {
             TensorKind::Float => Dtype::F32,
             TensorKind::Double => Dtype::F64,
-            other => bail!("`{name}` has the type {other:?}, which is neither f32 nor f64"),
+            other => bail!("the tensor `{name}` has the dtype {other:?}, but only f32 and f64 can be saved"),
         };
         let shape: Vec<usize> = tensor.size().into_iter().map(|length| length as usize).collect();
         let tensor = tensor.detach().to_device(tch::Device::Cpu).contiguous();
-        let mut data = vec![0u8; tensor.numel() * dtype_size(dtype)];
+        let mut data = vec![0u8; tensor.numel() * tensor.kind().elt_size_in_bytes()];
         tensor.f_copy_data_u8(&mut data, tensor.numel())?;
         bytes.push((name.as_str(), dtype, shape, data));
     }
@@ -37,7 +38,7 @@ pub fn write_tensors(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
         .map(|(name, dtype, shape, data)| Ok((*name, TensorView::new(*dtype, shape.clone(), data)?)))
         .collect::<Result<Vec<_>>>()?;
     let file = safetensors::serialize(views, None)?;
-    // Synced and renamed into place: a kill or a loss of power leaves the old file or the new one.
+    // After a kill or a power failure, the path holds the old file or the new file.
     let staging = path.with_extension("tmp");
     std::fs::write(&staging, file)
         .and_then(|()| std::fs::File::open(&staging)?.sync_all())
@@ -45,7 +46,7 @@ pub fn write_tensors(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
     std::fs::rename(&staging, path).with_context(|| format!("cannot write {}", path.display()))
 }
 
-pub fn read_tensors(path: &Path) -> Result<BTreeMap<String, Tensor>> {
+fn read_tensors(path: &Path) -> Result<BTreeMap<String, Tensor>> {
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     let file = SafeTensors::deserialize(&bytes).with_context(|| format!("{} is damaged", path.display()))?;
     let mut tensors = BTreeMap::new();
@@ -53,7 +54,7 @@ pub fn read_tensors(path: &Path) -> Result<BTreeMap<String, Tensor>> {
         let kind = match view.dtype() {
             Dtype::F32 => TensorKind::Float,
             Dtype::F64 => TensorKind::Double,
-            other => bail!("`{name}` in {} has the type {other:?}", path.display()),
+            other => bail!("the tensor `{name}` in {} has the dtype {other:?}, not f32 or f64", path.display()),
         };
         let shape: Vec<i64> = view.shape().iter().map(|&length| length as i64).collect();
         tensors.insert(name, Tensor::f_from_data_size(view.data(), &shape, kind)?);
@@ -61,23 +62,23 @@ pub fn read_tensors(path: &Path) -> Result<BTreeMap<String, Tensor>> {
     Ok(tensors)
 }
 
-/// Copies stored values over existing tensors of the same names and shapes.
-pub fn fill(into: &[(String, Tensor)], from: &BTreeMap<String, Tensor>, prefix: &str) -> Result<()> {
+/// Copies each stored tensor `{prefix}{name}` into the tensor `name`.
+///
+/// # Errors
+/// A tensor is not stored, or has another shape.
+fn fill(into: &[(String, Tensor)], from: &BTreeMap<String, Tensor>, prefix: &str) -> Result<()> {
     for (name, tensor) in into {
-        let stored = from.get(&format!("{prefix}{name}")).with_context(|| format!("there is no tensor `{name}`"))?;
+        let stored =
+            from.get(&format!("{prefix}{name}")).with_context(|| format!("the file has no tensor `{prefix}{name}`"))?;
         ensure!(
             stored.size() == tensor.size(),
-            "`{name}` is stored as {:?}, expected {:?}",
+            "the stored tensor `{prefix}{name}` has the shape {:?}, not {:?}",
             stored.size(),
             tensor.size()
         );
         tch::no_grad(|| tensor.shallow_clone().f_copy_(stored))?;
     }
     Ok(())
-}
-
-fn dtype_size(dtype: Dtype) -> usize {
-    if dtype == Dtype::F64 { 8 } else { 4 }
 }
 
 impl Policy {
@@ -89,7 +90,7 @@ impl Policy {
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// Reads what [`Policy::save`] wrote.
+    /// Reads the files that [`Policy::save`] wrote.
     pub fn load(folder: &Path) -> Result<Self> {
         let path = folder.join(CONSTANTS);
         let text = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -100,7 +101,7 @@ impl Policy {
         Ok(policy)
     }
 
-    /// The same policy with weights of its own.
+    /// A copy with weights of its own.
     pub fn duplicate(&self) -> Result<Self> {
         let copy = Self::untrained(self.constants.clone(), &Seed::new(0));
         let weights = self.parameters().into_iter().collect();
@@ -110,8 +111,8 @@ impl Policy {
 }
 
 impl PolicyTraining {
-    /// Writes everything that the next rounds depend on into one file, so that after a kill [`PolicyTraining::load`]
-    /// goes on to the same bytes as an undisturbed run.
+    /// Writes all numbers on which the next rounds depend into one file. After a kill, a training that
+    /// [`PolicyTraining::load`] reads from this file gives the same bytes as an uninterrupted one.
     pub fn save(&self, path: &Path) -> Result<()> {
         let mut tensors = self.policy.parameters();
         let mut best_scale = f64::NAN;
@@ -138,14 +139,14 @@ impl PolicyTraining {
         write_tensors(path, &tensors)
     }
 
-    /// A training of the same candidates, configuration and seed, as [`PolicyTraining::save`] left it.
+    /// Reads the file that [`PolicyTraining::save`] wrote for the same candidates, settings and seed.
     pub fn load(path: &Path, candidates: &Candidates, config: PpoSettings, seed: Seed) -> Result<Self> {
         let stored = read_tensors(path)?;
-        let named = |name: &str| stored.get(name).with_context(|| format!("no `{name}` in {}", path.display()));
+        let named = |name: &str| stored.get(name).with_context(|| format!("{} has no tensor `{name}`", path.display()));
         let mut training = Self::new(candidates, config, seed)?;
         let numbers: Vec<f64> = Vec::try_from(named("numbers")?)?;
-        let [rounds, actor, critic, best, best_scale, scale, count, sum, squares] =
-            <[f64; 9]>::try_from(numbers).map_err(|_| Problem::new(format!("{} is damaged", path.display())))?;
+        let [rounds, actor, critic, best, best_scale, scale, count, sum, squares] = <[f64; 9]>::try_from(numbers)
+            .map_err(|_| Problem::new(format!("the tensor `numbers` in {} is not [9]", path.display())))?;
         training.policy.constants.performance_scale = scale;
         fill(&training.policy.parameters(), &stored, "")?;
         fill(&training.actor.tensors("actor."), &stored, "")?;

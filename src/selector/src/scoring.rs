@@ -1,9 +1,9 @@
-//! What a policy makes of a state: the score of every candidate, a batch drawn by the scores, and the log-probability of
+//! The policy applied to a state: the score of every candidate, a batch drawn by the scores, and the log-probability of
 //! each draw (docs/method.md, section 3).
 //!
-//! [`Scoring::act`] draws and [`Scoring::replay`] looks at recorded draws again, many at once and with gradients. Both take
-//! logits from [`Scoring::cluster_logits`] and [`Scoring::candidate_logits`] and log-probabilities from
-//! [`plackett_luce`], so that PPO's ratio is 1 for as long as the weights have not changed.
+//! [`Scoring::act`] draws a batch. [`Scoring::replay`] computes the log-probabilities of recorded batches, many at once
+//! and with gradients. Both use the same logits ([`Scoring::cluster_logits`], [`Scoring::candidate_logits`]) and the
+//! same log-probabilities ([`plackett_luce`]), so that PPO's ratio is 1 until the weights change.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -17,74 +17,89 @@ use super::state::{Candidates, State};
 use raisin_base::error::Result;
 use raisin_settings::ppo::PolicyForm;
 
-/// An ordered draw from one set, or of sets.
+/// An ordered draw of candidates from one set, or of sets.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Picks {
-    /// Index of the set that was drawn from.
+    /// Index of the set from which the candidates were drawn; 0 for a draw of sets.
     pub set: usize,
-    /// Indices within the set, in the order of the draw.
+    /// Indices within the set (or of the sets), in the order of the draw.
     pub drawn: Vec<usize>,
     pub scores: Vec<f32>,
-    /// Given the draws before.
+    /// Each log-probability is conditional on the earlier draws.
     pub log_probs: Vec<f32>,
 }
 
-/// A batch D_t, as it was drawn.
+/// A batch D_t with the draws that gave it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DrawnBatch {
-    /// Which sets fill the batch; hierarchical form only.
+    /// The draw of the sets that fill the batch; hierarchical form only.
     pub sets: Option<Picks>,
+    /// For each set that gives candidates to the batch, the draw from this set.
     pub candidates: Vec<Picks>,
-    /// What the critic sees of the state that was acted in: stage (2), mean and spread of availability (2), mean, spread,
-    /// lead and relative entropy of the scores (4), and the mean static state of what was selected so far (F). The mean
-    /// over all candidates, which docs/method.md names too, is the same at every step and so of no use to it.
+    /// The input of the critic in the state S_t, `[POOLED + F]`: the stage part (2), mean and deviation of availability
+    /// (2), mean, deviation, lead and relative entropy of the scores (4), and the mean static state of the earlier
+    /// selections (F). The mean over all candidates is left out, because it is the same at every step.
     pub pooled: Vec<f32>,
 }
 
-/// What one of several actions drew from one set: the action's place, the picks, and which of all draws is the first.
-type Drawn<'a> = (usize, &'a Picks, i64);
+impl DrawnBatch {
+    /// The two levels of the draw: first the sets (hierarchical form only, otherwise empty), then the candidates.
+    pub fn levels(&self) -> [&[Picks]; 2] {
+        [self.sets.as_slice(), &self.candidates]
+    }
 
-/// Log-probabilities of recorded actions under a policy, in the order of the actions and of the draws of each.
+    /// The number of draws at each level.
+    pub fn draws(&self) -> [usize; 2] {
+        self.levels().map(|picks| picks.iter().map(|picks| picks.drawn.len()).sum())
+    }
+}
+
+/// The place of a batch, its draw from one set, and the place of the first of these candidates among all drawn
+/// candidates.
+type GroupMember<'a> = (usize, &'a Picks, i64);
+
+/// Log-probabilities of recorded batches under a policy.
 pub struct Replay {
-    /// Of draws of clusters, hierarchical form only: `[draws]`.
-    pub sets: Option<Tensor>,
-    /// Of draws of candidates: `[draws]`.
-    pub candidates: Tensor,
-    /// Of the distribution of one slot of a batch, which is first a set and then a candidate of it: `[actions]`.
+    /// At each [level](DrawnBatch::levels), the log-probabilities of all draws, in the order of the batches and of
+    /// their draws: `[draws]`. `None` without draws of sets.
+    pub levels: [Option<Tensor>; 2],
+    /// The entropy of the distribution of one slot of a batch, for which first a set and then a candidate of this set
+    /// is drawn, in nats: `[batches]`.
     pub entropy: Tensor,
 }
 
-/// The candidates as a policy with its present weights sees them, apart from what changes from step to step.
+/// The static part of the candidates' scores under the present weights of a policy.
 pub struct Scoring {
-    /// Sets of positions, each of which competes within itself.
+    /// Sets of positions. The candidates of a set compete with each other.
     pub sets: Vec<Range<usize>>,
-    /// The static part of the candidates' first layer: `[N, H]`.
+    /// The static part of the first layer of each candidate: `[N, H]`.
     candidates: Tensor,
-    /// The same of the clusters, from the means of their candidates' states; hierarchical form only: `[C, H]`.
+    /// The static part of the first layer of each cluster, from the mean state of its candidates; hierarchical form
+    /// only: `[C, H]`.
     clusters: Option<Tensor>,
 }
 
 impl Scoring {
-    /// With the graph of the weights' gradients.
+    /// Gradients flow back to the weights of the policy.
     pub fn new(policy: &Policy, candidates: &Candidates) -> Self {
         let sets = policy.sets(candidates);
         let clusters = policy.clusters.as_ref().map(|scorer| scorer.fixed_part(&set_means(&candidates.state, &sets)));
         Self { sets, candidates: policy.candidates.fixed_part(&candidates.state), clusters }
     }
 
-    /// For acting only.
     pub fn without_gradients(policy: &Policy, candidates: &Candidates) -> Self {
         tch::no_grad(|| Self::new(policy, candidates))
     }
 
-    /// The same for reading gradients off: a large minibatch runs forward and back in parts, which add up theirs here.
+    /// A copy at which gradients stop and add up. A large minibatch runs forward and backward in parts on the copy;
+    /// then [`Self::backward`] passes the sum of the gradients on, once.
     #[must_use]
     pub fn leaf(&self) -> Self {
         let leaf = |tensor: &Tensor| tensor.detach().set_requires_grad(true);
         Self { sets: self.sets.clone(), candidates: leaf(&self.candidates), clusters: self.clusters.as_ref().map(leaf) }
     }
 
-    /// Passes the gradients of a leaf on to the weights of the first layers.
+    /// Passes the gradients of a [leaf](Self::leaf) on to the weights of the first layers.
     pub fn backward(&self, leaf: &Self) {
         let pairs = self.clusters.iter().zip(&leaf.clusters).chain([(&self.candidates, &leaf.candidates)]);
         for (tensor, leaf) in pairs {
@@ -95,8 +110,8 @@ impl Scoring {
         }
     }
 
-    /// Logits of the clusters in some states: `[states, C]`. Clusters pay no penalty for reuse, because a good cluster
-    /// stays good while other candidates of it are left.
+    /// Logits of the clusters in some states: `[states, C]`; hierarchical form only. There is no reuse penalty for
+    /// clusters, because a good cluster stays good as long as it has fresh candidates.
     fn cluster_logits(&self, policy: &Policy, states: &[State]) -> Option<Tensor> {
         let (scorer, fixed) = (policy.clusters.as_ref()?, self.clusters.as_ref()?);
         let mean_counts = |state: &State| -> Vec<f32> {
@@ -107,8 +122,8 @@ impl Scoring {
         Some(scorer.scores(fixed, &stages(states), &policy.seen(&counts)))
     }
 
-    /// Logits of the candidates of a set in some states: `[states, n]`. Candidates pay a penalty for each time that
-    /// they were selected before.
+    /// Logits of the n candidates of a set in some states: `[states, n]`. The reuse penalty is subtracted once for each
+    /// earlier selection of the candidate.
     fn candidate_logits(&self, policy: &Policy, set: usize, states: &[State]) -> Tensor {
         let range = &self.sets[set];
         let fixed = self.candidates.narrow(0, range.start as i64, range.len() as i64); // [n, H]
@@ -118,7 +133,8 @@ impl Scoring {
             - counts * policy.constants.reuse_penalty
     }
 
-    /// Draws the next batch; [`SelectionHistory::take`](super::state::SelectionHistory::take) then records it.
+    /// Draws the next batch. The caller adds the batch to the history
+    /// ([`SelectionHistory::take`](super::state::SelectionHistory::take)).
     pub fn act(&self, policy: &Policy, state: State, batch_size: usize, draw: DrawMode) -> Result<DrawnBatch> {
         tch::no_grad(|| self.draw(policy, state, batch_size, draw))
     }
@@ -126,7 +142,7 @@ impl Scoring {
     fn draw(&self, policy: &Policy, state: State, batch_size: usize, mut draw: DrawMode) -> Result<DrawnBatch> {
         let sizes: Vec<usize> = self.sets.iter().map(Range::len).collect();
         let mut moments = Vec::new();
-        // Which sets are drawn from, and how many candidates of each.
+        // The sets that give candidates to the batch, each with the number of these candidates.
         let (order, sets): (Vec<(usize, usize)>, _) = if let Some(logits) = self.cluster_logits(policy, &[state]) {
             moments.push(moments_of(&logits));
             let scores: Vec<f32> = Vec::try_from(logits.squeeze_dim(0))?;
@@ -152,18 +168,18 @@ impl Scoring {
         Ok(DrawnBatch { sets, candidates, pooled: self.pooled(state, &moments) })
     }
 
-    /// Positions of an action's candidates, in the order of the slots.
+    /// The positions of the drawn candidates, in the order of the slots: `[B]`.
     pub fn positions(&self, action: &DrawnBatch) -> Vec<usize> {
         let of_set = |picks: &Picks| picks.drawn.iter().map(|drawn| self.sets[picks.set].start + drawn).collect();
         action.candidates.iter().flat_map::<Vec<usize>, _>(of_set).collect()
     }
 
-    /// Over how many candidates an action's softmaxes run: what it takes to replay it.
+    /// The number of candidates that must be scored to replay a batch.
     pub fn candidates_of(&self, action: &DrawnBatch) -> usize {
         action.candidates.iter().map(|picks| self.sets[picks.set].len()).sum()
     }
 
-    /// The log-probabilities of recorded actions, each in its own state.
+    /// The log-probabilities of recorded batches, each in its own state.
     pub fn replay(&self, policy: &Policy, states: &[State], actions: &[&DrawnBatch]) -> Replay {
         let steps = states.len() as i64;
         let mut slot_entropy = Tensor::zeros([steps], (TensorKind::Float, self.candidates.device()));
@@ -176,46 +192,42 @@ impl Scoring {
             Tensor::cat(&log_probs, 0)
         });
 
-        // Actions that drew equally many candidates from the same set are scored together.
-        let mut groups: BTreeMap<(usize, usize), Vec<Drawn>> = BTreeMap::new();
-        let (mut draws, mut batch_sizes) = (0, Vec::with_capacity(actions.len()));
+        // Batches with equally many draws from the same set are scored together.
+        let mut groups: BTreeMap<(usize, usize), Vec<GroupMember>> = BTreeMap::new();
+        let mut draws = 0;
         for (place, action) in actions.iter().enumerate() {
-            let first = draws;
             for picks in &action.candidates {
                 groups.entry((picks.set, picks.drawn.len())).or_default().push((place, picks, draws));
                 draws += picks.drawn.len() as i64;
             }
-            batch_sizes.push((draws - first) as f64);
         }
-        let (mut grouped, mut place_of) = (Vec::with_capacity(groups.len()), vec![0i64; draws as usize]);
-        let mut next = 0;
+        let (mut grouped, mut order) = (Vec::with_capacity(groups.len()), Vec::with_capacity(draws as usize));
         for ((set, drawn), members) in groups {
             let states: Vec<State> = members.iter().map(|(place, _, _)| states[*place]).collect();
             let picks: Vec<&Picks> = members.iter().map(|(_, picks, _)| *picks).collect();
             let logits = self.candidate_logits(policy, set, &states); // [members, n]
             grouped.push(log_probs(&logits, &picks).view([-1]));
-            // The share of a slot's probability that this set has.
-            let shares: Vec<f32> =
-                members.iter().map(|(place, _, _)| (drawn as f64 / batch_sizes[*place]) as f32).collect();
-            let shares = Tensor::from_slice(&shares); // [members]
-            // In the paper's form, which set a slot belongs to is a part of what is uncertain of it.
-            let which =
+            order.extend(members.iter().flat_map(|(_, _, first)| *first..first + drawn as i64));
+            // The probability that a slot of the batch belongs to this set.
+            let share = |(place, _, _): &GroupMember| {
+                let [_, batch_size] = actions[*place].draws();
+                (drawn as f64 / batch_size as f64) as f32
+            };
+            let shares = Tensor::from_slice(&members.iter().map(share).collect::<Vec<f32>>()); // [members]
+            // In the form `per_cluster`, no draw decides the set of a slot, so the set adds its own entropy.
+            let of_choice =
                 if policy.constants.form == PolicyForm::PerCluster { -shares.log() } else { shares.zeros_like() };
-            let of_set = (entropy(&logits) + which) * &shares; // [members]
+            let of_set = (entropy(&logits) + of_choice) * &shares; // [members]
             let places: Vec<i64> = members.iter().map(|(place, _, _)| *place as i64).collect();
             slot_entropy = slot_entropy.index_add(0, &Tensor::from_slice(&places), &of_set);
-            for (_, _, first) in members {
-                for draw in first..first + drawn as i64 {
-                    place_of[draw as usize] = next;
-                    next += 1;
-                }
-            }
         }
-        // From the order of the groups to that of the actions.
-        let candidates = Tensor::cat(&grouped, 0).index_select(0, &Tensor::from_slice(&place_of)); // [draws]
-        Replay { sets, candidates, entropy: slot_entropy }
+        // From the order of the groups to the order of the batches: argsort inverts the permutation.
+        let place_of = Tensor::from_slice(&order).argsort(0, false); // [draws]
+        let candidates = Tensor::cat(&grouped, 0).index_select(0, &place_of); // [draws]
+        Replay { levels: [sets, Some(candidates)], entropy: slot_entropy }
     }
 
+    /// See [`DrawnBatch::pooled`]. `moments` has one entry for each softmax over sets, or over candidates.
     fn pooled(&self, state: State, moments: &[[f32; 4]]) -> Vec<f32> {
         let n = self.candidates.size()[0] as usize;
         let counts = state.history.counts(&(0..n), state.step);
@@ -242,19 +254,19 @@ fn set_means(state: &Tensor, sets: &[Range<usize>]) -> Tensor {
     Tensor::stack(&means, 0)
 }
 
-/// The stages of some states: `[states, 2]`.
+/// The stage parts of some states: `[states, 2]`.
 fn stages(states: &[State]) -> Tensor {
     let stages: Vec<f32> = states.iter().flat_map(|state| state.stage).collect();
     Tensor::from_slice(&stages).view([states.len() as i64, STAGE_PART_WIDTH as i64])
 }
 
-/// Log-probabilities of equally many draws from each row of logits: `[m, n]` -> `[m, b]`.
+/// Log-probabilities of b draws from each row of the logits: `[m, n]` -> `[m, b]`.
 fn log_probs(logits: &Tensor, picks: &[&Picks]) -> Tensor {
     let drawn: Vec<i64> = picks.iter().flat_map(|picks| &picks.drawn).map(|&drawn| drawn as i64).collect();
     plackett_luce(logits, &Tensor::from_slice(&drawn).view([picks.len() as i64, -1]))
 }
 
-/// A draw from a set with logits `[1, n]`.
+/// The draw `drawn` from a set with the logits `[1, n]`, with its scores and log-probabilities.
 fn picks(set: usize, drawn: Vec<usize>, logits: &Tensor) -> Result<Picks> {
     let index: Vec<i64> = drawn.iter().map(|&drawn| drawn as i64).collect();
     let scores = Vec::try_from(logits.gather(1, &Tensor::from_slice(&index).unsqueeze(0), false).squeeze_dim(0))?;
@@ -263,7 +275,8 @@ fn picks(set: usize, drawn: Vec<usize>, logits: &Tensor) -> Result<Picks> {
     Ok(picks)
 }
 
-/// Mean, spread, lead of the best over the mean, and entropy relative to the largest possible, of logits `[1, n]`.
+/// Of logits `[1, n]`: the mean, the standard deviation, the largest logit minus the mean, and the entropy divided by
+/// the largest possible entropy ln n.
 fn moments_of(logits: &Tensor) -> [f32; 4] {
     let n = logits.size().get(1).copied().unwrap_or(1);
     let mean = logits.mean(None).double_value(&[]);

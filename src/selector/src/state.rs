@@ -1,8 +1,9 @@
-//! The fused state S_t: the static columns once, and beside them the few numbers that change from step to step.
+//! The fused state S_t (docs/method.md, section 2): the static columns of all candidates, and the few numbers that
+//! change from step to step.
 //!
-//! The paper's state has 39 numbers per candidate and step. 36 of them never change; the performance and t/T are the
-//! same for all candidates; availability changes in at most B entries a step. So a whole episode is kept exactly in
-//! O(N*36 + T*(2+B)) numbers, where O(T*N*39) would end at pools of some 200,000.
+//! The paper's state has 39 numbers for each candidate and step. 36 of them never change, performance and t/T are equal
+//! for all candidates, and availability changes in at most B entries in a step. So O(N*36 + T*(2+B)) numbers hold a
+//! whole episode exactly. O(T*N*39) numbers would limit a pool to about 200,000 instructions.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -10,15 +11,14 @@ use std::ops::Range;
 use tch::Tensor;
 
 use super::network::STAGE_PART_WIDTH;
-use raisin_base::error::{Problem, Result, ensure};
+use raisin_base::error::{Problem, Result, bail, ensure};
 
-/// The candidates of a selector with the static part of their state, ordered by cluster and then by id.
-///
-/// A candidate's place in this order is its *position*.
+/// The candidates with the static part of their state, ordered by cluster and then by id. The place of a candidate in
+/// this order is its *position*.
 pub struct Candidates {
-    /// By position.
+    /// By position: `[N]`.
     pub ids: Vec<u32>,
-    /// By position.
+    /// By position: `[N]`.
     pub clusters: Vec<u32>,
     /// The positions of each cluster.
     pub ranges: Vec<Range<usize>>,
@@ -29,24 +29,23 @@ pub struct Candidates {
 }
 
 impl Candidates {
-    /// `state` is row-major, one row of `columns.len()` numbers an id.
+    /// `state` is row-major and has one row of `columns.len()` numbers for each id.
+    ///
+    /// # Errors
+    /// There are no ids, the lengths do not match, or a number of the state is not finite.
     pub fn new(ids: &[u32], clusters: &[u32], state: &[f32], columns: Vec<String>) -> Result<Self> {
         let width = columns.len();
         ensure!(!ids.is_empty(), "there are no candidates to select from");
         ensure!(
             ids.len() == clusters.len() && state.len() == ids.len() * width,
-            "{} ids, {} clusters and {} state values of {width} columns do not fit together",
+            "the candidates have {} ids, {} clusters and {} numbers of state in {width} columns, which do not match",
             ids.len(),
             clusters.len(),
             state.len()
         );
         if let Some(place) = state.iter().position(|value| !value.is_finite()) {
-            let (row, column) = (place / width, place % width);
-            raisin_base::error::bail!(
-                "instruction {} has a state that is not finite in `{}`",
-                ids[row],
-                columns[column]
-            );
+            let (id, column) = (ids[place / width], &columns[place % width]);
+            bail!("the state of instruction {id} is {} in the column `{column}`, which is not finite", state[place]);
         }
         let mut order: Vec<usize> = (0..ids.len()).collect();
         order.sort_by_key(|&row| (clusters[row], ids[row]));
@@ -60,10 +59,10 @@ impl Candidates {
         Ok(Self { ids: order.iter().map(|&row| ids[row]).collect(), clusters, ranges, state, columns })
     }
 
-    /// The same candidates with only these columns of their state, in this order.
+    /// The candidates with only these columns of their state, in this order.
     ///
     /// # Errors
-    /// A column that there is not: the candidates come from another `clusters` stage.
+    /// A column is missing: the candidates come from another `clusters` stage than the columns.
     pub fn with_columns(mut self, columns: &[String]) -> Result<Self> {
         let places: Vec<i64> = columns
             .iter()
@@ -90,13 +89,13 @@ impl Candidates {
     }
 }
 
-/// What an episode selected, step by step: availability in each of its states, without a count per candidate and step.
+/// The selections of an episode, from which the availability in each of its states follows.
 #[derive(Clone, Debug)]
 pub struct SelectionHistory {
     steps: usize,
-    /// The steps at which each position was selected, in ascending order.
+    /// For each position, the steps in which it was selected, in ascending order.
     selected_at: BTreeMap<usize, Vec<usize>>,
-    /// Sum of the static states of all that was selected: `[F]`.
+    /// The sum of the static states of all selections: `[F]`.
     sum: Vec<f64>,
     selections: f64,
 }
@@ -106,12 +105,12 @@ impl SelectionHistory {
         Self { steps: 0, selected_at: BTreeMap::new(), sum: vec![0.0; candidates.columns.len()], selections: 0.0 }
     }
 
-    /// How many batches were selected.
+    /// The number of batches so far.
     pub fn steps(&self) -> usize {
         self.steps
     }
 
-    /// Records the next batch.
+    /// Adds the next batch.
     pub fn take(&mut self, positions: &[usize], candidates: &Candidates) -> Result<()> {
         let index: Vec<i64> = positions.iter().map(|&position| position as i64).collect();
         let rows = candidates.state.index_select(0, &Tensor::from_slice(&index)); // [B, F]
@@ -125,7 +124,7 @@ impl SelectionHistory {
         Ok(())
     }
 
-    /// How often each position of a range was selected before a step.
+    /// For each position of a range, the number of selections before a step.
     pub fn counts(&self, range: &Range<usize>, step: usize) -> Vec<f32> {
         let mut counts = vec![0.0; range.len()];
         for (position, steps) in self.selected_at.range(range.clone()) {
@@ -134,18 +133,18 @@ impl SelectionHistory {
         counts
     }
 
-    /// The mean of these counts.
+    /// The mean of [`Self::counts`].
     pub fn mean_count(&self, range: &Range<usize>, step: usize) -> f32 {
         let sum: usize = self.selected_at.range(range.clone()).map(|(_, steps)| earlier(steps, step)).sum();
         sum as f32 / range.len() as f32
     }
 
-    /// How often a position was selected before a step.
+    /// The number of selections of a position before a step.
     pub fn count(&self, position: usize, step: usize) -> usize {
         self.selected_at.get(&position).map_or(0, |steps| earlier(steps, step))
     }
 
-    /// The mean static state of all that was selected: `[F]`.
+    /// The mean static state of all selections: `[F]`.
     pub fn mean_state(&self) -> impl Iterator<Item = f32> + '_ {
         self.sum.iter().map(|sum| (sum / self.selections.max(1.0)) as f32)
     }
@@ -155,11 +154,12 @@ fn earlier(steps: &[usize], step: usize) -> usize {
     steps.partition_point(|&at| at < step)
 }
 
-/// S_t beside its static part: what is the same for all candidates, and what was selected before step t.
+/// The state S_t without its static part: the stage part, and the selections before step t.
 #[derive(Clone, Copy)]
 pub struct State<'a> {
-    /// Performance and t/T.
+    /// The stage part: performance and t/T.
     pub stage: [f32; STAGE_PART_WIDTH],
     pub history: &'a SelectionHistory,
+    /// t
     pub step: usize,
 }

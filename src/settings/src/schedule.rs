@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn warm_up_rises_to_the_full_rate_and_never_wastes_a_step_on_zero() {
+    fn a_warm_up_rises_to_the_full_rate_and_no_step_has_rate_zero() {
         let factors: Vec<f64> = (0..5).map(|step| LearningRateSchedule::Constant.at(step, 20, 0.2)).collect();
         assert_eq!(factors, [0.2, 0.4, 0.6, 0.8, 1.0]);
     }
@@ -61,7 +61,8 @@ mod tests {
     proptest! {
         #[test]
         fn a_factor_is_positive_and_at_most_one(step in 0usize..500, total in 1usize..500, warmup in 0.0f64..0.9) {
-            for schedule in [LearningRateSchedule::Constant, LearningRateSchedule::Linear, LearningRateSchedule::Cosine] {
+            use LearningRateSchedule::{Constant, Cosine, Linear};
+            for schedule in [Constant, Linear, Cosine] {
                 let factor = schedule.at(step.min(total - 1), total, warmup);
                 prop_assert!(factor > 0.0 && factor <= 1.0, "{schedule:?} gives {factor}");
             }

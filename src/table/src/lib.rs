@@ -37,7 +37,7 @@ pub struct Writer {
     inner: ArrowWriter<File>,
 }
 
-/// How every table is written.
+/// The fixed settings of the writer.
 fn properties() -> Result<WriterProperties> {
     Ok(WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
@@ -68,7 +68,7 @@ pub fn write(path: &Path, batch: &RecordBatch) -> Result<()> {
     writer.close()
 }
 
-/// What [`write`] writes, in memory.
+/// The bytes that [`write`] writes.
 pub fn to_bytes(batch: &RecordBatch) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties()?))?;
@@ -77,11 +77,11 @@ pub fn to_bytes(batch: &RecordBatch) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The table that [`to_bytes`] gave.
+/// Reads the bytes of [`to_bytes`].
 pub fn from_bytes(bytes: Vec<u8>) -> Result<RecordBatch> {
-    let what = Path::new("a table in memory");
-    let builder = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(bytes));
-    collect(what, builder.with_context(|| format!("{} is not a Parquet table", what.display()))?)
+    let builder =
+        ParquetRecordBatchReaderBuilder::try_new(Bytes::from(bytes)).context("the bytes are no Parquet table")?;
+    collect(Path::new("a table in memory"), builder)
 }
 
 /// Reads a whole table into one batch.
@@ -89,7 +89,7 @@ pub fn read(path: &Path) -> Result<RecordBatch> {
     collect(path, open(path)?)
 }
 
-/// Reads these columns of a table into one batch, in the order of the file. Other columns take no memory.
+/// Reads these columns of a table into one batch, in the order of the file. The other columns are not read.
 pub fn read_columns(path: &Path, names: &[&str]) -> Result<RecordBatch> {
     let builder = open(path)?;
     let fields = builder.schema().fields();
@@ -162,7 +162,7 @@ mod tests {
     use arrow_array::{Int32Array, StringArray};
 
     #[test]
-    fn a_table_comes_back_as_it_was_written_and_twice_the_same_bytes() -> Result<()> {
+    fn a_table_is_read_as_it_was_written_and_equal_tables_have_equal_bytes() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let rows = batch(vec![
             ("id", Arc::new(Int32Array::from(vec![1, 2])) as ArrayRef),
@@ -179,10 +179,10 @@ mod tests {
     }
 
     #[test]
-    fn a_long_table_comes_back_in_one_piece_and_columns_of_it_alone() -> Result<()> {
+    fn a_long_table_or_some_of_its_columns_are_read_as_one_batch() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("long.parquet");
-        // More rows than a batch has by default.
+        // More rows than the default size of a batch.
         let rows = batch(vec![
             ("id", Arc::new(Int32Array::from_iter_values(0..3000)) as ArrayRef),
             (
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_column_names_the_ones_there_are() -> Result<()> {
+    fn the_error_for_a_missing_column_lists_the_columns() -> Result<()> {
         let rows = batch(vec![("id", Arc::new(Int32Array::from(vec![1])) as ArrayRef)])?;
         let error = column::<Int32Array>(&rows, "ids").expect_err("no such column");
         assert_eq!(error.to_string(), "no column `ids`; there are id");

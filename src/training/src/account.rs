@@ -1,17 +1,17 @@
-//! What training has taken: tokens, arithmetic, time and memory. Knows neither models nor steps.
+//! The costs of training: tokens, FLOPs, time and memory.
 
 use std::time::Duration;
 
 use super::meter::PhaseUse;
 
-/// What some part of training has cost so far.
+/// The cost of one part of training so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct CostCounter {
     pub time: Duration,
     pub tokens: u64,
     pub supervised_tokens: u64,
     pub flops: f64,
-    /// The highest memory, where it was measured.
+    /// The peak memory; 0 if it was not measured.
     pub peak_bytes: u64,
 }
 
@@ -22,7 +22,7 @@ impl CostCounter {
         self.flops += flops;
     }
 
-    /// Adds what another has counted, and not its time.
+    /// Adds everything but the time.
     fn add_counts(&mut self, other: &Self) {
         self.tokens += other.tokens;
         self.supervised_tokens += other.supervised_tokens;
@@ -31,8 +31,8 @@ impl CostCounter {
     }
 }
 
-/// What the parts of the steps have taken so far. With recomputed activations the second forward pass counts as part
-/// of the backward pass, and so does the first.
+/// The phases of all steps so far. With recomputed activations, both forward passes count as a part of the backward
+/// pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Phases {
     pub forward: PhaseUse,
@@ -46,7 +46,7 @@ impl Phases {
     }
 }
 
-/// What all steps and all measurements of a process have taken.
+/// The costs of all steps and measurements of this process.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Account {
     /// Training steps.
@@ -56,17 +56,17 @@ pub struct Account {
     pub phases: Phases,
 }
 
-/// What passes at the same time have taken together, which each of them cannot tell.
+/// The elapsed time and the memory of trainers that work at the same time. A single trainer cannot measure them.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Together {
+pub(super) struct Together {
     pub train: PhaseUse,
     pub evaluation: PhaseUse,
 }
 
 impl Account {
-    /// That of several that worked at the same time: what they counted is added up. Their time is the time that went by,
-    /// which the phases have in proportion to what each pass took for them; their memory that of all.
-    pub fn of_all(accounts: &[Self], together: &Together) -> Self {
+    /// The account of several trainers that worked at the same time. Tokens and FLOPs are sums. Time and memory are
+    /// those of `together`; the phases share the time in proportion to the sums of their own times.
+    pub(super) fn of_all(accounts: &[Self], together: &Together) -> Self {
         let mut all = Self::default();
         for account in accounts {
             all.train.add_counts(&account.train);
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_passes_at_the_same_time_took_is_the_time_that_went_by() {
+    fn the_account_of_parallel_trainers_has_the_elapsed_time_and_the_sums_of_tokens() {
         let seconds = Duration::from_secs;
         let one = Account {
             train: CostCounter { time: seconds(8), tokens: 10, supervised_tokens: 4, flops: 2.0, peak_bytes: 0 },

@@ -1,7 +1,6 @@
-//! Checkpoints: f32 tensors and what belongs to them as one sealed record, replaced whole. Knows nothing of what they mean.
+//! Checkpoints: f32 tensors and further parts in one sealed record ([`raisin_base::sealed`]).
 //!
-//! A tensor is copied out of the model only while it is written, so a checkpoint costs no second copy of all. What is
-//! damaged is never believed: see [`raisin_base::sealed`].
+//! Each tensor is copied from the device only while it is written, so a checkpoint needs memory for one tensor.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -13,13 +12,13 @@ use raisin_base::error::{Context as _, Result, anyhow, ensure};
 use raisin_base::sealed::{self, DamageListener, Record, set_aside};
 use raisin_lm::weights::bytes_of;
 
-/// How much of a tensor is read at once: whole numbers.
+/// Bytes of a tensor that are read at once; a multiple of the size of a number.
 const PIECE: usize = 16 << 20;
 
-/// Writes tensors and `extras` into `path`, which then holds all of it or what it held before.
+/// Replaces the file `path` by the tensors and `extras`. If an error or a kill interrupts this, the old file stays.
 pub fn save(path: &Path, tensors: &[(&str, &Tensor)], extras: &[&[u8]]) -> Result<()> {
     for (name, tensor) in tensors {
-        ensure!(tensor.kind() == TensorKind::Float, "the checkpoint tensor {name} is {:?}, not f32", tensor.kind());
+        ensure!(tensor.kind() == TensorKind::Float, "the checkpoint tensor `{name}` is {:?}, not f32", tensor.kind());
     }
     let names: Vec<&str> = tensors.iter().map(|(name, _)| *name).collect();
     let names = serde_json::to_vec(&names)?;
@@ -40,14 +39,15 @@ pub fn save(path: &Path, tensors: &[(&str, &Tensor)], extras: &[&[u8]]) -> Resul
     })
 }
 
-/// What [`save`] wrote, known to be whole: tensors stay in the file until they are copied to where they belong.
+/// An undamaged checkpoint. Its tensors stay in the file until [`SavedCheckpoint::copy_into`] reads them.
 pub struct SavedCheckpoint {
     record: Record,
     names: Vec<String>,
 }
 
 impl SavedCheckpoint {
-    /// `None` where there is no such file, or none that can be used, which is then set aside and told of.
+    /// `None` if there is no file, or if the file is no undamaged checkpoint; then the file is set aside and `tell` is
+    /// called.
     pub fn open(path: &Path, tell: DamageListener) -> Result<Option<Self>> {
         let Some(record) = sealed::open(path, tell)? else { return Ok(None) };
         let names = record.read(0).ok().and_then(|bytes| serde_json::from_slice::<Vec<String>>(&bytes).ok());
@@ -57,35 +57,40 @@ impl SavedCheckpoint {
         }
     }
 
-    /// One of the extras.
+    /// One of the `extras` of [`save`].
     pub fn read(&self, extra: usize) -> Result<Vec<u8>> {
-        ensure!(extra < self.record.parts() - 1 - self.names.len(), "a checkpoint without an extra part {extra}");
+        ensure!(extra < self.record.parts() - 1 - self.names.len(), "the checkpoint has no extra part {extra}");
         self.record.read(1 + extra)
     }
 
-    /// The part that holds a tensor of this name and number of elements.
+    /// The part of the record with the tensor of this name.
+    ///
+    /// # Errors
+    /// There is no such tensor, or it has another number of elements than `target`.
     fn part(&self, name: &str, target: &Tensor) -> Result<usize> {
         let place = self.names.iter().position(|known| known == name);
-        let place = place.ok_or_else(|| anyhow!("the checkpoint has no tensor {name}"))?;
+        let place = place.ok_or_else(|| anyhow!("the checkpoint has no tensor `{name}`"))?;
         let part = self.record.parts() - self.names.len() + place;
         let (count, bytes) = (target.numel(), self.record.length(part));
         ensure!(
             bytes == (count * size_of::<f32>()) as u64,
-            "the checkpoint has {bytes} bytes of {name} for {count} trained numbers"
+            "the tensor `{name}` of the checkpoint has {bytes} bytes, but the model trains {count} numbers of 4 bytes"
         );
         Ok(part)
     }
 
+    /// Whether [`Self::copy_into`] can copy all these tensors.
+    ///
     /// # Errors
-    /// A tensor that is not in the file, or that is another one there.
+    /// A tensor is missing in the checkpoint, or has another number of elements.
     pub fn check(&self, targets: &[(&str, &Tensor)]) -> Result<()> {
         targets.iter().try_for_each(|(name, target)| self.part(name, target).map(drop))
     }
 
-    /// Copies tensors of the file over those of the same names and numbers of elements, on whatever device they are.
+    /// Copies tensors of the checkpoint into the tensors with these names, on any device.
     ///
     /// # Errors
-    /// Those of [`SavedCheckpoint::check`]: nothing is copied then.
+    /// See [`SavedCheckpoint::check`]. Then no tensor changes.
     pub fn copy_into(&self, targets: &[(&str, &Tensor)]) -> Result<()> {
         let parts = targets.iter().map(|(name, target)| self.part(name, target)).collect::<Result<Vec<_>>>()?;
         for ((_, target), part) in targets.iter().zip(parts) {
@@ -103,7 +108,7 @@ impl SavedCheckpoint {
     }
 }
 
-/// Says when it is time for the next checkpoint of a long stage.
+/// Decides when a long stage writes its next checkpoint.
 #[derive(Debug)]
 pub struct Checkpoints {
     pub path: PathBuf,
@@ -112,7 +117,7 @@ pub struct Checkpoints {
 }
 
 impl Checkpoints {
-    /// Writing may take this share of the time at most; a large model is then saved less often.
+    /// Writing takes at most 1/20 of the time. So a large model is saved less often.
     const SHARE: u32 = 20;
 
     pub fn every(interval: Duration, path: PathBuf) -> Self {
@@ -123,7 +128,7 @@ impl Checkpoints {
         self.last.elapsed() >= self.interval
     }
 
-    /// Writes one, by `save`.
+    /// Writes a checkpoint by `save`.
     pub fn write(&mut self, save: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         let start = Instant::now();
         save(&self.path)?;
@@ -143,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_checkpoint_brings_back_every_bit_and_the_extras() -> Result<()> {
+    fn a_checkpoint_restores_every_bit_of_the_tensors_and_the_extras() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("checkpoint");
         assert!(open(&path)?.is_none());
@@ -159,7 +164,7 @@ mod tests {
             Ok(Vec::<f32>::try_from(tensor.view(-1))?.iter().map(|value| value.to_bits()).collect())
         };
         assert_eq!(bits(&back)?, values.map(f32::to_bits));
-        // Nothing is copied where not everything can be.
+        // If one tensor cannot be copied, no tensor changes.
         let (other, short) = (back.zeros_like(), Tensor::zeros([5], (TensorKind::Float, Device::Cpu)));
         for wrong in [("flat", &short), ("other", &other)] {
             assert!(saved.copy_into(&[("flat", &other), wrong]).is_err());
@@ -169,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_checkpoint_is_set_aside() -> Result<()> {
+    fn a_record_that_is_no_checkpoint_is_set_aside() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("checkpoint");
         sealed::replace(&path, &[1], |_| Ok(Cow::Borrowed(b"x")))?;
@@ -181,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_that_fails_leaves_the_earlier_checkpoint() -> Result<()> {
+    fn a_failed_save_leaves_the_earlier_checkpoint() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("checkpoint");
         let (early, late) = (Tensor::from_slice(&[1f32, 2.0]), Tensor::from_slice(&[3f32, 4.0]));

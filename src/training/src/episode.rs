@@ -1,13 +1,14 @@
-//! The learner that PPO plays its episodes with: models that are put back to their start, trained on chosen rows, and
-//! asked how well they do. Leaves the choosing to the selector.
+//! The learners of the episodes of a round, for the selector: restore M_0, train a step on given rows, measure the
+//! performance.
 //!
-//! Episodes start from a copy in memory (the trained numbers and what the optimizer keeps of each), never from files; pool
-//! and validation rows are encoded once for all episodes. Several episodes go in step with each other, each with its own
-//! trained numbers, optimizer state, batches and measurements. LoRA adapters of several episodes are lanes of one trainer
-//! over one frozen base, and share its passes: their rows are computed together, and each adapter sees its own rows only.
-//! On the CPU so many lanes form a trainer ([`LANES`]) and trainers run on threads of their own, one thread each, so that
-//! results do not depend on how many threads there are. Where weights of the base are trained, every episode has a copy of
-//! these and a trainer by itself.
+//! An episode starts from a copy of the trained numbers and of the optimizer's state in memory. Pool and validation
+//! rows are encoded once for all episodes. The episodes take each step together; each episode has trained numbers,
+//! optimizer state, batches and measurements of its own.
+//!
+//! LoRA adapters of several episodes are the lanes of one trainer and share its passes over one frozen base. On a GPU,
+//! all episodes have one trainer. On the CPU, a trainer has at most [`LANES`] lanes and one thread, so that the results
+//! do not depend on the number of threads. If weights of the base are trained, each episode has a copy of these weights
+//! and a trainer of its own.
 
 use rayon::prelude::*;
 use tch::{Device, Tensor, no_grad};
@@ -22,31 +23,33 @@ use raisin_base::learner::{Ensemble, StepReport};
 use raisin_base::seed::Seed;
 use raisin_lm::{Adaptation, Model};
 
-/// Lanes of one trainer on the CPU: few, so that there are trainers for all cores.
+/// The most lanes of a trainer on the CPU. The number is small, so that there are trainers for all cores.
 const LANES: usize = 2;
 
-/// A proxy model for so many episodes, a pool, and a validation set.
+/// The models of several episodes, a pool, and a validation set.
 pub struct Episodes {
-    trainers: Vec<One>,
+    groups: Vec<EpisodeGroup>,
     pool: TrainingPool,
-    /// P(M_0): the same for every episode, measured once.
+    /// P(M_0), which is equal for all episodes and measured once.
     first_performance: Option<f64>,
-    /// Where there are several trainers.
+    /// Elapsed time and memory, if there are several groups.
     together: Together,
 }
 
-/// A trainer of some of the episodes.
-struct One {
+/// Episodes that are the lanes of one trainer.
+struct EpisodeGroup {
     trainer: Trainer,
     validation: ValidationSet,
+    /// M_0 with the optimizer before its first step.
     start: Snapshot,
 }
 
 impl Episodes {
-    /// `validation` is laid out for one episode. Every episode starts as `adaptation` prepares `model`.
+    /// Every episode starts from `model` as `adaptation` prepares it. `validation` must be laid out for one episode.
     ///
     /// # Errors
-    /// Weights of the base are to be trained for several episodes on a GPU, where these would only wait for each other.
+    /// `adaptation` trains weights of the base, and there are several episodes on a GPU, where they would only wait for
+    /// each other.
     pub fn new(
         mut model: Model,
         adaptation: &Adaptation,
@@ -58,31 +61,31 @@ impl Episodes {
     ) -> Result<Self> {
         ensure!(episodes > 0, "a round needs at least one episode");
         let prefix_layers = pool.prefix_layers();
-        let start = |mut model: Model, lanes: usize, validation: ValidationSet| -> Result<One> {
+        let group = |mut model: Model, lanes: usize, validation: ValidationSet| -> Result<EpisodeGroup> {
             model.prepare_side_by_side(adaptation, seed, lanes)?;
             let mut trainer = Trainer::new(model, config, prefix_layers)?;
             trainer.is_beside_others = lanes < episodes;
-            Ok(One { start: trainer.snapshot()?, trainer, validation })
+            Ok(EpisodeGroup { start: trainer.snapshot()?, trainer, validation })
         };
-        let mut trainers = Vec::new();
+        let mut groups = Vec::new();
         if episodes == 1 {
-            trainers.push(start(model, 1, validation)?);
+            groups.push(group(model, 1, validation)?);
         } else {
             if model.device() != Device::Cpu && !adaptation.has_adapters() {
-                return Err(Problem::new("on a GPU only LoRA adapters train side by side")
-                    .hint("adaptation = { method = \"lora\" }, or one episode a round")
+                return Err(Problem::new("on a GPU, a round can have several episodes only with LoRA")
+                    .hint("set adaptation = { method = \"lora\" }, or episodes_per_round = 1")
                     .into());
             }
             let lanes = Self::lanes_of_a_trainer(adaptation, model.device(), episodes);
             for first in (0..episodes).step_by(lanes) {
                 let lanes = lanes.min(episodes - first);
-                trainers.push(start(model.share(adaptation)?, lanes, validation.side_by_side(lanes)?)?);
+                groups.push(group(model.share(adaptation)?, lanes, validation.side_by_side(lanes)?)?);
             }
         }
-        Ok(Self { trainers, pool, first_performance: None, together: Together::default() })
+        Ok(Self { groups, pool, first_performance: None, together: Together::default() })
     }
 
-    /// How many of so many episodes share a trainer's passes at most.
+    /// The most of `episodes` episodes that are the lanes of one trainer.
     pub fn lanes_of_a_trainer(adaptation: &Adaptation, device: Device, episodes: usize) -> usize {
         match device {
             _ if !adaptation.has_adapters() => 1,
@@ -91,82 +94,88 @@ impl Episodes {
         }
     }
 
-    /// What steps and measurements of this process have taken.
+    /// The costs of the steps and measurements of this process.
     pub fn account(&self) -> Account {
-        match self.trainers.as_slice() {
-            [one] => one.trainer.account(),
-            several => {
-                let accounts: Vec<Account> = several.iter().map(|one| one.trainer.account()).collect();
+        match self.groups.as_slice() {
+            [group] => group.trainer.account(),
+            groups => {
+                let accounts: Vec<Account> = groups.iter().map(|group| group.trainer.account()).collect();
                 Account::of_all(&accounts, &self.together)
             }
         }
     }
 
-    /// Floating-point operations for so many tokens, of training steps or forward passes.
+    /// The FLOPs of training steps or of forward passes for this number of tokens.
     pub fn flops(&self, tokens: usize, train: bool) -> f64 {
-        self.trainers.first().map_or(0.0, |one| one.trainer.flops(tokens, train))
+        self.groups.first().map_or(0.0, |group| group.trainer.flops(tokens, train))
     }
 
-    /// How many numbers each episode trains.
+    /// The number of trained numbers of each episode.
     pub fn trained_numbers(&self) -> usize {
-        self.trainers.first().map_or(0, |one| one.trainer.model.trainable().count() / one.trainer.lanes())
+        self.groups.first().map_or(0, |group| group.trainer.model.trainable().count() / group.trainer.lanes())
     }
 
-    /// The trained numbers of each episode, copied.
+    /// A copy of the trained numbers of each episode: `[P]` each.
     pub fn trained(&self) -> Result<Vec<Tensor>> {
         let mut all = Vec::new();
-        for One { trainer, .. } in &self.trainers {
+        for EpisodeGroup { trainer, .. } in &self.groups {
             let flat = no_grad(|| trainer.model.trainable().flat.f_detach_copy())?;
             all.extend(flat.f_chunk(trainer.lanes() as i64, 0)?);
         }
         Ok(all)
     }
 
-    /// What fitted in memory: to be kept beside the state of a selector, because smaller parts round otherwise.
+    /// The micro-batch tokens and [`ValidationSet::too_many`] of each group, which fell if memory was short. A
+    /// checkpoint must contain them, because smaller parts round differently.
     pub fn room(&self) -> Vec<[usize; 2]> {
-        let room = |one: &One| [one.trainer.config.micro_batch_tokens, one.validation.too_many()];
-        self.trainers.iter().map(room).collect()
+        let room = |group: &EpisodeGroup| [group.trainer.config.micro_batch_tokens, group.validation.too_many()];
+        self.groups.iter().map(room).collect()
     }
 
-    /// Goes on with what fitted in memory in an earlier process.
+    /// Restores the result of [`Self::room`].
     ///
     /// # Errors
-    /// It had other trainers.
+    /// The number of groups is another one.
     pub fn set_room(&mut self, room: &[[usize; 2]]) -> Result<()> {
-        ensure!(room.len() == self.trainers.len(), "the room of {} trainers for {}", room.len(), self.trainers.len());
-        for (one, &[micro_batch_tokens, too_many]) in self.trainers.iter_mut().zip(room) {
-            one.trainer.config.micro_batch_tokens = micro_batch_tokens;
-            one.validation.set_too_many(too_many);
+        ensure!(
+            room.len() == self.groups.len(),
+            "the checkpoint has limits of memory for {} trainers, but there are {}",
+            room.len(),
+            self.groups.len()
+        );
+        for (group, &[micro_batch_tokens, too_many]) in self.groups.iter_mut().zip(room) {
+            group.trainer.config.micro_batch_tokens = micro_batch_tokens;
+            group.validation.set_too_many(too_many);
         }
         Ok(())
     }
 
-    /// Does `work` for every trainer, and returns what it gave for every episode, in order.
+    /// Calls `work` for each group with the number of its first episode, in parallel. Returns the results of all
+    /// episodes, in order.
     fn each<T: Send>(
         &mut self,
-        work: impl Fn(usize, &mut One, &TrainingPool) -> Result<Vec<T>> + Sync,
+        work: impl Fn(usize, &mut EpisodeGroup, &TrainingPool) -> Result<Vec<T>> + Sync,
         phase: fn(&mut Together) -> &mut PhaseUse,
     ) -> Result<Vec<T>> {
         let pool = &self.pool;
-        if let [one] = self.trainers.as_mut_slice() {
-            return work(0, one, pool);
+        if let [group] = self.groups.as_mut_slice() {
+            return work(0, group, pool);
         }
         let mut firsts = Vec::new();
         let mut episodes = 0;
-        for one in &self.trainers {
+        for group in &self.groups {
             firsts.push(episodes);
-            episodes += one.trainer.lanes();
+            episodes += group.trainer.lanes();
         }
-        let running = Meter::start(self.trainers[0].trainer.model.device());
+        let running = Meter::start(self.groups[0].trainer.model.device());
         let threads = tch::get_num_threads();
         let results: Result<Vec<Vec<T>>> = self
-            .trainers
+            .groups
             .par_iter_mut()
             .zip(firsts)
-            .map(|(one, first)| {
-                // Trainers are what the cores are shared out by.
+            .map(|(group, first)| {
                 tch::set_num_threads(1);
-                work(first, one, pool)
+                work(first, group, pool)
             })
             .collect();
         tch::set_num_threads(threads);
@@ -177,37 +186,37 @@ impl Episodes {
 
 impl Ensemble for Episodes {
     fn episodes(&self) -> usize {
-        self.trainers.iter().map(|one| one.trainer.lanes()).sum()
+        self.groups.iter().map(|group| group.trainer.lanes()).sum()
     }
 
     fn restore_all(&mut self) -> Result<f64> {
-        for one in &mut self.trainers {
-            one.trainer.restore_snapshot(&one.start)?;
+        for group in &mut self.groups {
+            group.trainer.restore_snapshot(&group.start)?;
         }
         if let Some(performance) = self.first_performance {
             return Ok(performance);
         }
         let performances = self.performances()?;
-        let first = *performances.first().ok_or_else(|| anyhow!("a round without an episode"))?;
+        let first = *performances.first().ok_or_else(|| anyhow!("the round has no episode"))?;
         self.first_performance = Some(first);
         Ok(first)
     }
 
     fn step_all(&mut self, batches: &[Vec<u32>]) -> Result<Vec<StepReport>> {
         ensure!(batches.len() == self.episodes(), "{} batches for {} episodes", batches.len(), self.episodes());
-        let step = |first: usize, one: &mut One, pool: &TrainingPool| -> Result<Vec<StepOutcome>> {
-            let batches = &batches[first..first + one.trainer.lanes()];
+        let step = |first: usize, group: &mut EpisodeGroup, pool: &TrainingPool| -> Result<Vec<StepOutcome>> {
+            let batches = &batches[first..first + group.trainer.lanes()];
             let rows = batches.iter().map(|batch| pool.rows(batch)).collect::<Result<Vec<_>>>()?;
             let rows: Vec<TrainingRows<'_>> =
                 rows.iter().map(|(sequences, states)| TrainingRows { sequences, states: states.as_deref() }).collect();
-            one.trainer.step_lanes(&rows)
+            group.trainer.step_lanes(&rows)
         };
         let outcomes = self.each(step, |together| &mut together.train)?;
-        Ok(outcomes.iter().map(StepOutcome::trained).collect())
+        Ok(outcomes.iter().map(StepOutcome::report).collect())
     }
 
     fn performances(&mut self) -> Result<Vec<f64>> {
-        self.each(|_, one, _| one.trainer.performances(&one.validation), |together| &mut together.evaluation)
+        self.each(|_, group, _| group.trainer.performances(&group.validation), |together| &mut together.evaluation)
     }
 }
 

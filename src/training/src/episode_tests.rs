@@ -1,4 +1,4 @@
-//! Episodes start again as they were, and side by side they are the episodes that one would play alone.
+//! Episodes can be restored, and episodes that are played together equal episodes that are played alone.
 
 use std::sync::{Arc, Mutex};
 
@@ -8,8 +8,8 @@ use raisin_lm::proxy::{PrefixStates, ProxyConfig, write_states};
 use raisin_lm::{ModelConfig, TARGETS};
 use tch::Kind as TensorKind;
 
-/// Largest difference from the number that the episode alone comes to, relative to the largest of them: rounding, which
-/// differs with the shape of a matrix product.
+/// The largest relative difference between an episode that is played with others and the same episode alone. Matrix
+/// products of different shapes round differently.
 const TOLERANCE: f64 = 1e-4;
 const EPISODES: usize = 8;
 const STEPS: usize = 6;
@@ -32,7 +32,7 @@ fn config() -> TrainerConfig {
         learning_rate: 1e-2,
         total_steps: STEPS,
         weight_decay: 0.01,
-        // Below all gradients here, so that what each episode is clipped by matters.
+        // Smaller than all gradient norms here, so that each gradient is clipped by its own norm.
         clip_norm: 0.05,
         micro_batch_tokens: 160,
         ..TrainerConfig::default()
@@ -46,7 +46,7 @@ struct LearnerFixture {
 }
 
 impl LearnerFixture {
-    /// With `prefix`, over the cached states of so many frozen layers.
+    /// With `prefix`, the model starts from the cached states of this number of frozen layers.
     fn new(prefix: Option<usize>) -> Result<Self> {
         tch::set_num_threads(1);
         let fixture = Self { folder: tempfile::tempdir()?, examples: (50..55).map(row).collect(), prefix };
@@ -79,7 +79,7 @@ impl LearnerFixture {
         ValidationSet::new(&examples, Some((layers, &states)), 24, Device::Cpu)
     }
 
-    /// Loss and performance of each step, and the trained numbers at the end, of an episode played alone.
+    /// The losses and performances of an episode that is played alone, and its trained numbers at the end.
     fn alone(&self, adaptation: &Adaptation, episode: usize) -> Result<(Vec<f64>, Tensor)> {
         let mut learner = self.together(adaptation, 1)?;
         let mut seen = vec![learner.restore_all()?];
@@ -105,7 +105,7 @@ impl LearnerFixture {
     }
 }
 
-/// The same of all episodes, played together.
+/// The losses and performances of all episodes, which are played together.
 fn play(learners: &mut Episodes) -> Result<Vec<Vec<f64>>> {
     let episodes = learners.episodes();
     let mut seen = vec![vec![learners.restore_all()?]; episodes];
@@ -129,7 +129,7 @@ fn top_lora() -> Adaptation {
 }
 
 #[test]
-fn eight_episodes_together_end_where_each_ends_alone() -> Result<()> {
+fn eight_episodes_together_equal_eight_episodes_alone() -> Result<()> {
     for (adaptation, prefix) in
         [(lora(), None), (top_lora(), Some(1)), (Adaptation::Full, None), (Adaptation::TopLayers(2), Some(1))]
     {
@@ -154,7 +154,7 @@ fn eight_episodes_together_end_where_each_ends_alone() -> Result<()> {
 }
 
 #[test]
-fn recomputed_activations_change_nothing_for_episodes_side_by_side() -> Result<()> {
+fn recomputed_activations_do_not_change_episodes_that_are_played_together() -> Result<()> {
     for (adaptation, prefix) in [(lora(), None), (top_lora(), Some(1)), (Adaptation::Full, None)] {
         let fixture = LearnerFixture::new(prefix)?;
         let mut kept = fixture.together(&adaptation, 3)?;
@@ -170,7 +170,7 @@ fn recomputed_activations_change_nothing_for_episodes_side_by_side() -> Result<(
 }
 
 #[test]
-fn an_episode_among_others_that_shares_no_pass_is_the_episode_alone_bit_for_bit() -> Result<()> {
+fn an_episode_with_a_trainer_of_its_own_equals_the_episode_alone_bit_for_bit() -> Result<()> {
     let fixture = LearnerFixture::new(None)?;
     let seen = play(&mut fixture.together(&Adaptation::Full, 3)?)?;
     for (episode, seen) in seen.iter().enumerate() {
@@ -192,7 +192,7 @@ fn two_episodes_with_the_same_batches_are_the_same_bit_for_bit() -> Result<()> {
 }
 
 #[test]
-fn an_episode_starts_again_without_the_files_it_came_from() -> Result<()> {
+fn an_episode_is_restored_without_the_files_of_the_model() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let fixture = LearnerFixture::new(None)?;
     LearnerFixture::model()?.save(folder.path())?;
@@ -230,7 +230,7 @@ fn a_restored_round_is_the_same_round_bit_for_bit() -> Result<()> {
 }
 
 #[test]
-fn what_the_episodes_cost_is_the_sum_of_each() -> Result<()> {
+fn the_costs_are_the_sums_over_the_episodes() -> Result<()> {
     let fixture = LearnerFixture::new(None)?;
     let mut learners = fixture.together(&lora(), 3)?;
     learners.restore_all()?;
@@ -239,7 +239,7 @@ fn what_the_episodes_cost_is_the_sum_of_each() -> Result<()> {
     assert_eq!(account.train.tokens, trained.iter().map(|trained| trained.tokens).sum::<u64>());
     assert!((account.train.flops / trained.iter().map(|trained| trained.flops).sum::<f64>() - 1.0).abs() < 1e-12);
     let tokens: usize = fixture.examples.iter().map(|example| example.tokens.len()).sum();
-    // P(M_0) is measured once, whatever the number of rounds.
+    // P(M_0) is measured once for all rounds.
     learners.restore_all()?;
     assert_eq!(learners.account().evaluation.tokens, 3 * tokens as u64);
     for phase in [account.phases.forward, account.phases.backward, account.phases.optimizer] {
@@ -250,7 +250,7 @@ fn what_the_episodes_cost_is_the_sum_of_each() -> Result<()> {
 }
 
 #[test]
-fn where_memory_ends_the_parts_of_all_episodes_shrink_and_the_episodes_stay_the_same() -> Result<()> {
+fn without_memory_the_parts_of_all_episodes_shrink_and_the_episodes_stay_equal() -> Result<()> {
     for (adaptation, prefix) in [(lora(), None), (top_lora(), Some(1))] {
         let fixture = LearnerFixture::new(prefix)?;
         let whole = play(&mut fixture.together(&adaptation, 2)?)?;
@@ -258,7 +258,8 @@ fn where_memory_ends_the_parts_of_all_episodes_shrink_and_the_episodes_stay_the_
         let hears = heard.clone();
         let mut model = LearnerFixture::model()?;
         model.listen(Arc::new(move |text| hears.lock().expect("one thread").push(text.to_owned())));
-        // Room for the longest row of each episode, not for all rows of both nor for the longer validation part.
+        // Memory for the longest row of each episode, but neither for all rows of both nor for the longer validation
+        // part.
         model.limit_room(Some(41));
         let mut learners = fixture.configured(model, &adaptation, 2, config())?;
         for (halved, whole) in play(&mut learners)?.concat().iter().zip(whole.concat()) {
@@ -268,8 +269,8 @@ fn where_memory_ends_the_parts_of_all_episodes_shrink_and_the_episodes_stay_the_
         let about = |what: &str| first.iter().filter(|text| text.contains(what)).count();
         assert_eq!((about("to score 42 tokens"), about("in step 1:"), first.len()), (1, 1, 2), "{first:?}");
         play(&mut learners)?;
-        assert_eq!(*heard.lock().expect("one thread"), first, "it is said once");
-        // Other learners go on with what was found out, where there is memory again.
+        assert_eq!(*heard.lock().expect("one thread"), first, "the user is told once");
+        // Learners that have memory use the saved sizes.
         let mut resumed = fixture.together(&adaptation, 2)?;
         assert_ne!(resumed.room(), learners.room());
         resumed.set_room(&learners.room())?;
@@ -282,7 +283,7 @@ fn where_memory_ends_the_parts_of_all_episodes_shrink_and_the_episodes_stay_the_
 }
 
 #[test]
-fn a_trainer_has_as_many_episodes_as_share_its_passes() {
+fn a_trainer_has_the_lanes_that_share_its_passes() {
     let together = |adaptation: &Adaptation, device| Episodes::lanes_of_a_trainer(adaptation, device, 8);
     assert_eq!(together(&lora(), Device::Cpu), 2);
     assert_eq!(together(&lora(), Device::Cuda(0)), 8);

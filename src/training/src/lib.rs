@@ -1,19 +1,17 @@
-//! The fine-tuning loop: optimizer, schedule, batches, evaluation, checkpoints, episodes.
-//! Knows nothing of pipelines, store or Parquet: it takes a model and token sequences, and is usable as a library.
+//! The fine-tuning loop: batches, optimizer, evaluation, checkpoints, and the episodes of the selector. The crate takes
+//! a model and token sequences; it uses neither pipelines nor the store nor Parquet.
 //!
 //! | file | concern |
 //! |---|---|
-//! | [`adamw`] | the optimizer over one flat buffer, its state open to saving |
-//! | [`schedule`] | the learning rate at a step |
-//! | [`settings`] | what a person may set of all this |
-//! | [`trainer`] | one update step: micro-batches, gradients, clipping, the update |
+//! | [`trainer`] | one step: micro-batches, gradients, clipping, update |
+//! | [`adamw`] | the optimizer over one flat buffer; its state can be saved |
 //! | [`pool`] | the rows that can be trained on, encoded once, with the hidden states of a frozen prefix |
-//! | [`validation`] | a fixed set of sequences, laid out once, and its loss |
-//! | [`episode`] | the learner that PPO plays with: one episode, or several side by side |
-//! | [`checkpoint`] | tensors and what belongs to them in one sealed file, replaced whole |
-//! | [`account`] | what training has taken |
-//! | [`memory`] | how much a phase of the work took at its highest |
-//! | [`scoring`] | multiple choice and match by generation |
+//! | [`validation`] | the loss of a fixed set of sequences |
+//! | [`episode`] | the learners of one episode or of several |
+//! | [`checkpoint`] | tensors and counters in one sealed file |
+//! | [`account`] | tokens, FLOPs, time and memory of training |
+//! | [`meter`] | time and peak memory of one phase |
+//! | [`scoring`] | the scores of multiple choice and of generated answers |
 
 pub mod account;
 pub mod adamw;

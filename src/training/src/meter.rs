@@ -1,4 +1,4 @@
-//! Memory: how much a phase of the work took at its highest. Leaves what is done when there is no more to [`raisin_lm`].
+//! Measures the time and the peak memory of a phase.
 
 use std::time::{Duration, Instant};
 
@@ -6,11 +6,11 @@ use tch::Device;
 
 use raisin_lm::device_memory_in_use;
 
-/// What a phase has taken, over all the times it ran.
+/// Time and peak memory of a phase, over all its runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct PhaseUse {
     pub time: Duration,
-    /// The highest memory of the device that tensors live on: of the process on the CPU, of the whole device on CUDA.
+    /// The peak memory in bytes: of this process on the CPU, of the whole device on CUDA.
     pub peak_bytes: u64,
 }
 
@@ -22,7 +22,7 @@ impl PhaseUse {
     }
 }
 
-/// A phase that is running. Meters do not nest: starting one forgets the highest memory before it.
+/// The measurement of a running phase. Meters cannot be nested: each start resets the peak memory of the process.
 pub struct Meter {
     device: Device,
     started: Instant,
@@ -34,11 +34,11 @@ impl Meter {
         Self::start_beside(device, false)
     }
 
-    /// The same; beside others that work in this process at the same time it measures the time only.
+    /// [`Self::start`]; if `others` work in this process at the same time, only the time is measured.
     pub(super) fn start_beside(device: Device, others: bool) -> Self {
         settle(device);
         if device == Device::Cpu && !others {
-            // Resets the process' high-water mark; where that is not allowed, the mark of the whole run is shown.
+            // Resets the peak of the process. If the system refuses, the peak is that of the whole run.
             let _ = std::fs::write("/proc/self/clear_refs", "5");
         }
         Self { device, started: Instant::now(), measures_memory: !others }
@@ -51,25 +51,25 @@ impl Meter {
     }
 }
 
-/// A GPU works on while the program goes on: without waiting, its time would be counted in the next phase.
+/// Waits for the GPU, which works asynchronously. Otherwise the next phase would contain a part of this phase's time.
 fn settle(device: Device) {
     if let Device::Cuda(index) = device {
         tch::Cuda::synchronize(index as i64);
     }
 }
 
-/// The highest memory since the last meter was started; 0 where it cannot be told.
+/// The peak memory since the last start of a meter, in bytes; 0 if it is unknown.
 pub fn peak(device: Device) -> u64 {
     let peak = match device {
-        // libtorch keeps what it has once asked for, so what is in use now is the highest so far.
+        // libtorch keeps all memory that it has allocated, so the memory in use is the peak.
         Device::Cuda(index) => device_memory_in_use(index),
         _ => resident_peak(),
     };
     peak.unwrap_or(0)
 }
 
-/// The process' highest resident memory since the mark was last reset.
-pub fn resident_peak() -> Option<u64> {
+/// The peak resident memory of the process since its last reset, in bytes.
+fn resident_peak() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kilobytes: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_meter_sees_the_memory_that_a_phase_took_and_forgets_that_of_the_phase_before() {
+    fn a_meter_measures_the_memory_of_its_own_phase_only() {
         const LARGE: usize = 256 << 20;
         let before = Meter::start(Device::Cpu).stop().peak_bytes;
         let meter = Meter::start(Device::Cpu);

@@ -1,4 +1,4 @@
-//! The rows that can be trained on: encoded once, looked up by id. Leaves reading and choosing them to others.
+//! The rows that can be trained on: encoded once, found by the id of the instruction.
 
 use tch::Tensor;
 
@@ -6,19 +6,20 @@ use raisin_base::error::{Result, anyhow};
 use raisin_corpus::Sequence;
 use raisin_lm::proxy::PrefixStates;
 
-/// Sequences by instruction id. A row without one (nothing of its response is left) cannot be trained on.
+/// Sequences by instruction id. A row without a sequence cannot be trained on, because no token of its response is
+/// left.
 pub struct TrainingPool {
     sequences: Vec<Option<Sequence>>,
     states: Option<PrefixStates>,
 }
 
 impl TrainingPool {
-    /// `states` are those of a frozen prefix that was run over the same rows.
+    /// `states` are the hidden states that a frozen prefix computed for the same rows.
     pub fn new(sequences: Vec<Option<Sequence>>, states: Option<PrefixStates>) -> Self {
         Self { sequences, states }
     }
 
-    /// Rows, trainable or not.
+    /// The number of rows with or without a sequence.
     pub fn len(&self) -> usize {
         self.sequences.len()
     }
@@ -31,7 +32,7 @@ impl TrainingPool {
         self.sequences.get(id as usize)?.as_ref()
     }
 
-    /// The ids of all rows that can be trained on, in order.
+    /// The ids of all rows that can be trained on, in ascending order.
     pub fn trainable(&self) -> Vec<u32> {
         (0..).zip(&self.sequences).filter(|(_, sequence)| sequence.is_some()).map(|(id, _)| id).collect()
     }
@@ -40,10 +41,10 @@ impl TrainingPool {
         self.states.as_ref().map(|states| states.config.prefix_layers)
     }
 
-    /// The sequences of a batch, and their states where there is a frozen prefix.
+    /// The sequences of a batch, and their states if there is a frozen prefix.
     ///
     /// # Errors
-    /// An id that cannot be trained on: whoever chose it chose from the wrong rows. States that belong to other tokens.
+    /// A row cannot be trained on, or the states belong to other tokens.
     pub fn rows(&self, ids: &[u32]) -> Result<(Vec<&Sequence>, Option<Vec<Tensor>>)> {
         let sequences = ids
             .iter()

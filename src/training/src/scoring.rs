@@ -1,9 +1,9 @@
-//! How answers are judged: numbers out of generated text, and the right choice out of several. The conventions are
-//! those of lm-evaluation-harness. Knows no model: it is given texts and log-probabilities.
+//! The scores of answers, from generated texts and log-probabilities (docs/method.md, section 7). The conventions are
+//! those of lm-evaluation-harness.
 
 use super::validation::RowLoss;
 
-/// The number after `####`, as GSM8K's strict match takes it: the pattern `#### (\-?[0-9\.\,]+)`, its first place.
+/// The number after `####` as in GSM8K's strict match: the first match of the pattern `#### (\-?[0-9\.\,]+)`.
 pub fn strict_number(text: &str) -> Option<String> {
     text.match_indices("#### ").find_map(|(position, marker)| {
         let rest = &text[position + marker.len()..];
@@ -13,7 +13,7 @@ pub fn strict_number(text: &str) -> Option<String> {
     })
 }
 
-/// The last number, as GSM8K's flexible match takes it: the pattern `(-?[$0-9.,]{2,})|(-?[0-9]+)`, its last place.
+/// The last number as in GSM8K's flexible match: the last match of the pattern `(-?[$0-9.,]{2,})|(-?[0-9]+)`.
 pub fn last_number(text: &str) -> Option<String> {
     let bytes = text.as_bytes();
     let (mut position, mut last) = (0, None);
@@ -32,20 +32,22 @@ pub fn last_number(text: &str) -> Option<String> {
     last.map(bare)
 }
 
-/// Without thousands separators, currency signs and a final full stop: what is ignored when numbers are compared.
+/// The number without the characters that a comparison ignores: thousands separators, dollar signs and a final full
+/// stop.
 fn bare(number: &str) -> String {
     let kept: String = number.chars().filter(|character| !matches!(character, ',' | '$')).collect();
     kept.strip_suffix('.').unwrap_or(&kept).to_owned()
 }
 
-/// Which choice the model finds most likely: by the sum of its log-probabilities, and by the sum for a character.
+/// The most probable choice: by the sum of its log-probabilities (`acc`), and by this sum divided by the number of its
+/// characters (`acc_norm`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BestChoice {
     pub by_sum: usize,
     pub by_length: usize,
 }
 
-/// The first of the best, as argmax takes it; every loss is a finite number. `None` without choices.
+/// `None` without choices. Of equal choices, the first is the best, as in argmax. Every loss must be finite.
 pub fn best_choice(losses: &[RowLoss], choices: &[String]) -> Option<BestChoice> {
     let best = |score: &dyn Fn(usize) -> f64| {
         (0..losses.len()).reduce(|best, next| if score(next) > score(best) { next } else { best })
@@ -57,8 +59,8 @@ pub fn best_choice(losses: &[RowLoss], choices: &[String]) -> Option<BestChoice>
     })
 }
 
-/// A mean over items and its standard error: the spread of the items over the square root of their number. One item has
-/// no spread.
+/// The mean over items and its standard error: the standard deviation of the items divided by the square root of their
+/// number. A single item has no standard error.
 pub fn mean_and_error(values: &[f64]) -> (f64, Option<f64>) {
     let count = values.len() as f64;
     let mean = values.iter().sum::<f64>() / count;
@@ -67,8 +69,8 @@ pub fn mean_and_error(values: &[f64]) -> (f64, Option<f64>) {
     (mean, error)
 }
 
-/// The mean loss over all tokens of all items, and its standard error with the item as the unit that varies: that of
-/// a ratio of two sums, because the tokens of one item are not independent.
+/// The mean loss over all tokens of all items, and its standard error. The tokens of one item are not independent, so
+/// this is the standard error of a ratio of two sums over items.
 pub fn token_mean_and_error(losses: &[RowLoss]) -> (f64, Option<f64>) {
     let tokens: f64 = losses.iter().map(|loss| loss.tokens as f64).sum();
     let mean = losses.iter().map(|loss| loss.sum).sum::<f64>() / tokens;
@@ -83,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_strict_number_stands_after_the_marker() {
+    fn the_strict_number_is_the_first_number_after_a_marker() {
         assert_eq!(strict_number("so 3 + 4\n#### 1,234.").as_deref(), Some("1234"));
         assert_eq!(strict_number("#### -7 apples, #### 8").as_deref(), Some("-7"));
         assert_eq!(strict_number("#### none\n#### 5").as_deref(), Some("5"));
@@ -92,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_number_is_found_without_a_marker() {
+    fn the_flexible_number_is_the_last_number_with_or_without_a_marker() {
         assert_eq!(last_number("it costs $1,200.50. Fine").as_deref(), Some("1200.50"));
         assert_eq!(last_number("from 3 to -4!").as_deref(), Some("-4"));
         assert_eq!(last_number("ünï 7 ♥").as_deref(), Some("7"));
@@ -108,11 +110,11 @@ mod tests {
     }
 
     #[test]
-    fn standard_errors_agree_with_the_textbook() {
+    fn standard_errors_are_those_of_the_formulas() {
         let close = |one: Option<f64>, other: Option<f64>| one.zip(other).is_some_and(|(a, b)| (a - b).abs() < 1e-12);
         let (mean, error) = mean_and_error(&[1.0, 0.0, 1.0, 1.0]);
         assert!((mean - 0.75).abs() < 1e-12 && close(error, Some(0.25)));
-        // With equal token counts the ratio's error is that of the per-item means.
+        // With equal token counts, the error of the ratio is the error of the mean of the item means.
         let losses: Vec<RowLoss> = [1.0, 2.0, 4.0].map(|sum| RowLoss { sum, tokens: 2 }).to_vec();
         let (ratio, ratio_error) = token_mean_and_error(&losses);
         let (plain, plain_error) = mean_and_error(&[0.5, 1.0, 2.0]);

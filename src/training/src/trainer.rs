@@ -1,11 +1,10 @@
-//! One update of a model: micro-batches, gradients, clipping, the optimizer. Leaves the choice of rows to others.
+//! One update of a model: micro-batches, gradients, clipping, optimizer. The caller chooses the rows.
 //!
-//! A model has one lane or several: episodes in step with each other, each with trained numbers and a batch of its own,
-//! that share the passes. All lanes go through the same code; a lane by itself is what fine-tuning, pre-training and an
-//! episode alone train.
+//! A model has one lane or several. A lane is an episode with trained numbers and batches of its own; the lanes take
+//! each step together and share its passes. Fine-tuning and pre-training have a single lane.
 //!
-//! Losses are summed over tokens and divided by the supervised tokens of a lane's whole batch, so that splitting a batch
-//! into micro-batches changes the memory that a step needs and nothing else.
+//! The loss of a lane is the sum over its tokens, divided by the supervised tokens of its whole batch. So the division
+//! into micro-batches changes the memory that a step needs, but not its result (except for rounding).
 
 use std::ops::Range;
 use std::path::Path;
@@ -30,18 +29,19 @@ use raisin_settings::LearningRateSchedule;
 /// How a model is trained.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TrainerConfig {
-    /// The highest rate of the schedule.
+    /// The highest learning rate of the schedule.
     pub learning_rate: f64,
     pub schedule: LearningRateSchedule,
-    /// The share of the steps in which the rate rises to its highest value.
+    /// The share of the steps in which the learning rate rises to its highest value.
     pub warmup: f64,
     pub total_steps: usize,
     pub weight_decay: f64,
-    /// The global gradient norm is scaled down to this; 0 leaves it as it is.
+    /// The largest norm of the gradient of a lane; a larger gradient is scaled down. 0: no clipping.
     pub clip_norm: f64,
-    /// A forward pass holds at most this many tokens (one row at least); halved where there is no memory for them.
+    /// The most tokens of a forward pass, which has at least one row. Halved if there is no memory for this number.
     pub micro_batch_tokens: usize,
-    /// Activations are computed again in the backward pass instead of being kept: less memory, a third more work.
+    /// Whether activations are computed again in the backward pass instead of being kept: less memory, a third more
+    /// FLOPs.
     pub activation_checkpointing: bool,
 }
 
@@ -60,17 +60,10 @@ impl Default for TrainerConfig {
     }
 }
 
-impl TrainerConfig {
-    /// The learning rate of a step, from 0 on.
-    pub fn rate_at(&self, step: usize) -> f64 {
-        self.learning_rate * self.schedule.at(step, self.total_steps, self.warmup)
-    }
-}
-
-/// What one step did to a lane.
+/// The result of one step of a lane.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepOutcome {
-    /// Mean over the batch's supervised tokens, before the update.
+    /// The mean over the supervised tokens of the batch, before the update.
     pub loss: f64,
     pub tokens: usize,
     pub supervised_tokens: usize,
@@ -81,8 +74,8 @@ pub struct StepOutcome {
 }
 
 impl StepOutcome {
-    /// The same as a selector is told it.
-    pub fn trained(&self) -> StepReport {
+    /// The report for a selector.
+    pub(super) fn report(&self) -> StepReport {
         StepReport {
             loss: self.loss,
             tokens: self.tokens as u64,
@@ -93,11 +86,11 @@ impl StepOutcome {
     }
 }
 
-/// The rows that a lane is trained on in one step.
+/// The batch of one lane.
 #[derive(Clone, Copy, Debug)]
 pub struct TrainingRows<'a> {
     pub sequences: &'a [&'a Sequence],
-    /// Their cached states, when there is a frozen prefix.
+    /// The cached hidden states of the rows; only with a frozen prefix.
     pub states: Option<&'a [Tensor]>,
 }
 
@@ -107,45 +100,48 @@ pub struct Trainer {
     pub config: TrainerConfig,
     optimizer: AdamW,
     step: usize,
-    /// With a frozen prefix: how many layers it has. Steps then start from its cached states.
+    /// The number of layers of a frozen prefix. Each pass then starts from the cached states of the prefix.
     prefix_layers: Option<usize>,
     account: Account,
-    /// Other trainers of this process work at the same time: what memory a phase takes cannot be told apart.
+    /// Whether other trainers of this process work at the same time. Then the memory of a phase cannot be measured.
     pub(super) is_beside_others: bool,
 }
 
-/// A trained tensor with the optimizer's state of it.
+/// A trained tensor with the moments of the optimizer.
 pub struct ParameterState {
-    /// As in a checkpoint, or as PEFT names an adapter's part.
+    /// The name of the tensor in a model folder, or of an adapter's part in the layout of PEFT.
     pub name: String,
     pub value: Tensor,
-    /// The running means of the gradient and of its square.
+    /// The running means of the gradient and of its square, in the shape of the tensor.
     pub first: Tensor,
     pub second: Tensor,
 }
 
-/// Everything that training changes, copied.
+/// A copy of all numbers that training changes.
 pub struct Snapshot {
+    /// The trained numbers: `[P]`.
     flat: Tensor,
-    /// `None` before the first step: the moments are zeros, which need no copy.
+    /// `None` before the first step, when all moments are 0.
     optimizer: Option<AdamWState>,
     step: usize,
 }
 
-/// What a checkpoint keeps beside the tensors and what its caller gives.
+/// The counters in a checkpoint.
 #[derive(Serialize, Deserialize)]
 struct Counters {
     step: usize,
     optimizer_steps: u64,
-    /// What fitted in memory: other micro-batches would round otherwise.
+    /// Other micro-batches would round differently.
     micro_batch_tokens: usize,
 }
 
-/// A lane's rows in the order in which they are computed.
+/// The batch of one lane, the longest rows first.
 struct Sorted<'a> {
     sequences: Vec<&'a Sequence>,
     states: Option<Vec<&'a Tensor>>,
+    /// The tokens of each row.
     lengths: Vec<usize>,
+    /// The supervised tokens of all rows.
     supervised: usize,
 }
 
@@ -163,15 +159,18 @@ impl<'a> Sorted<'a> {
 }
 
 impl Trainer {
-    /// `model` has been prepared for training, for one lane or several. With `prefix_layers`, every step gets the states
-    /// entering that layer.
+    /// `model` must be prepared for training, with one lane or several. With `prefix_layers`, each step gets the hidden
+    /// states after this number of layers.
+    ///
+    /// # Errors
+    /// The model has no trained numbers.
     pub fn new(model: Model, config: TrainerConfig, prefix_layers: Option<usize>) -> Result<Self> {
         let trainable = model.trainable();
         let leaves: usize = trainable.leaves.iter().map(|(_, leaf)| leaf.numel()).sum();
-        ensure!(leaves > 0, "the model has nothing to train: it was not prepared");
+        ensure!(leaves > 0, "the model has no trained numbers, because it was not prepared for training");
         ensure!(
             leaves == trainable.flat.numel(),
-            "the trainable leaves hold {leaves} numbers, their buffer {}",
+            "the trained tensors have {leaves} numbers, but their buffer has {}",
             trainable.flat.numel()
         );
         let weight_decay = config.weight_decay;
@@ -180,35 +179,35 @@ impl Trainer {
         Ok(Self { model, config, optimizer, step: 0, prefix_layers, account, is_beside_others: false })
     }
 
-    /// Updates made so far.
+    /// The number of updates so far.
     pub fn steps_done(&self) -> usize {
         self.step
     }
 
-    /// How many lanes are trained at once.
+    /// The number of lanes.
     pub fn lanes(&self) -> usize {
         self.model.episodes()
     }
 
-    /// One update of a single lane on these rows. `states` are the rows' cached states, when there is a frozen prefix.
+    /// One update of a model with a single lane. See [`TrainingRows`].
     ///
     /// # Errors
     /// Those of [`Trainer::step_lanes`].
     pub fn step(&mut self, sequences: &[&Sequence], states: Option<&[Tensor]>) -> Result<StepOutcome> {
         let mut outcomes = self.step_lanes(&[TrainingRows { sequences, states }])?;
-        outcomes.pop().ok_or_else(|| anyhow!("a step of no lane"))
+        outcomes.pop().ok_or_else(|| anyhow!("the model has no lane"))
     }
 
-    /// One update of every lane, each on rows of its own.
+    /// One update of all lanes. `rows` has the batch of each lane.
     ///
     /// # Errors
-    /// Rows without a supervised token, and a loss or gradient that is not a number: nothing is updated then.
+    /// A batch has no supervised token, or a loss or gradient is not finite. Then no number is updated.
     pub fn step_lanes(&mut self, rows: &[TrainingRows<'_>]) -> Result<Vec<StepOutcome>> {
         let start = Instant::now();
-        ensure!(rows.len() == self.lanes(), "the rows of {} lanes for {}", rows.len(), self.lanes());
+        ensure!(rows.len() == self.lanes(), "{} batches for {} lanes", rows.len(), self.lanes());
         let lanes: Vec<Sorted<'_>> = rows.iter().map(Sorted::of).collect();
         let totals: Vec<usize> = lanes.iter().map(|lane| lane.supervised).collect();
-        ensure!(!totals.contains(&0), "step {} has no token to learn from", self.step + 1);
+        ensure!(!totals.contains(&0), "the batch of step {} has no supervised token", self.step + 1);
         let (losses, gradient) = self.loss_and_gradient(&lanes, &totals)?;
         let updating = self.meter();
         let norms = no_grad(|| gradient.norms(lanes.len()))?;
@@ -217,11 +216,12 @@ impl Trainer {
                 return Err(diverged(self.step, *loss, *norm));
             }
         }
-        let learning_rate = self.learning_rate();
+        let TrainerConfig { schedule, total_steps, warmup, .. } = self.config;
+        let learning_rate = self.config.learning_rate * schedule.at(self.step, total_steps, warmup);
         let parts = gradient.by_episode(lanes.len())?;
         let clipped: Vec<(&[Tensor], f64)> =
             parts.iter().zip(&norms).map(|(part, norm)| (part.as_slice(), self.clip_factor(*norm))).collect();
-        self.optimizer.step_lanes(&self.model.trainable().flat, &clipped, learning_rate)?;
+        self.optimizer.step(&self.model.trainable().flat, &clipped, learning_rate)?;
         self.account.phases.optimizer.add(updating);
         self.step += 1;
         let mut outcomes = Vec::with_capacity(lanes.len());
@@ -235,18 +235,14 @@ impl Trainer {
         Ok(outcomes)
     }
 
-    /// The rate of the step to come.
-    pub fn learning_rate(&self) -> f64 {
-        self.config.rate_at(self.step)
-    }
-
-    /// What a gradient of this norm is multiplied by: torch.nn.utils.clip_grad_norm_'s formula.
+    /// The factor for a gradient of this norm, by the formula of `torch.nn.utils.clip_grad_norm_`.
     fn clip_factor(&self, norm: f64) -> f64 {
         let clip_norm = self.config.clip_norm;
         if clip_norm > 0.0 { (clip_norm / (norm + 1e-6)).min(1.0) } else { 1.0 }
     }
 
-    /// The mean loss of each lane, and the gradient of all rows, in as many parts as memory asks for.
+    /// The mean loss of each lane, and the gradient of the sum of these losses, computed in as many parts as the memory
+    /// requires.
     fn loss_and_gradient(&mut self, lanes: &[Sorted<'_>], totals: &[usize]) -> Result<(Vec<f64>, Gradient)> {
         let lengths: Vec<&[usize]> = lanes.iter().map(|lane| lane.lengths.as_slice()).collect();
         let mut losses = vec![0.0; lanes.len()];
@@ -264,11 +260,11 @@ impl Trainer {
             let what = format!("there was no memory for {asked} tokens at a time in step {}", self.step + 1);
             self.model.tell(&format!("{what}: from here on it is {limit}"));
         }
-        Ok((losses, gradient.ok_or_else(|| anyhow!("a step without rows"))?))
+        Ok((losses, gradient.ok_or_else(|| anyhow!("the step has no rows"))?))
     }
 
-    /// The losses of these rows of each lane, as their share of the whole batch's mean. Their gradient is added to `sum`,
-    /// which an error leaves as it was.
+    /// For each lane, the share of these rows in the mean loss of its batch. Adds the gradient of these shares to
+    /// `sum`. After an error, `sum` is unchanged.
     fn part(
         &mut self,
         lanes: &[Sorted<'_>],
@@ -303,7 +299,7 @@ impl Trainer {
             phases.backward.add(running);
             (shares.each()?, gradient)
         };
-        // What may find no memory is done.
+        // Only after the last operation that can run out of memory, so that a repeated part is not added twice.
         match sum {
             Some(sum) => sum.add(&gradient)?,
             None => *sum = Some(gradient),
@@ -311,7 +307,7 @@ impl Trainer {
         Ok(losses)
     }
 
-    /// P of every lane, minus its loss on the set, which is laid out for as many lanes.
+    /// The performance P of each lane: minus its loss on the set, which must be laid out for this number of lanes.
     pub fn performances(&mut self, set: &ValidationSet) -> Result<Vec<f64>> {
         let (start, meter) = (Instant::now(), self.meter());
         let losses = set.losses(&*self.model.joined_to_evaluate()?)?;
@@ -329,12 +325,12 @@ impl Trainer {
         Meter::start_beside(self.model.device(), self.is_beside_others)
     }
 
-    /// What the steps and measurements of this process have taken.
+    /// The costs of the steps and measurements of this process.
     pub fn account(&self) -> Account {
         self.account
     }
 
-    /// Every trained tensor and the optimizer's state of it, under its name.
+    /// All trained tensors with the moments of the optimizer.
     pub fn state(&self) -> Result<Vec<ParameterState>> {
         let [(_, first), (_, second)] = self.optimizer.named();
         let mut start = 0;
@@ -355,7 +351,8 @@ impl Trainer {
             .collect()
     }
 
-    /// Floating-point operations for so many tokens, of a training step or a forward pass, over the layers that run.
+    /// The FLOPs of a training step or of a forward pass for this number of tokens, without the layers of a frozen
+    /// prefix.
     pub fn flops(&self, tokens: usize, train: bool) -> f64 {
         tokens as f64 * self.model.flops_per_token_from(self.prefix_layers.unwrap_or(0), train)
     }
@@ -367,7 +364,14 @@ impl Trainer {
     }
 
     pub fn restore_snapshot(&mut self, snapshot: &Snapshot) -> Result<()> {
-        self.set_flat(&snapshot.flat)?;
+        let (source, flat) = (&snapshot.flat, &self.model.trainable().flat);
+        ensure!(
+            source.numel() == flat.numel(),
+            "the snapshot has {} numbers, but {} are trained",
+            source.numel(),
+            flat.numel()
+        );
+        no_grad(|| flat.f_detach()?.f_copy_(source))?;
         match &snapshot.optimizer {
             Some(state) => self.optimizer.restore(state)?,
             None => self.optimizer.reset()?,
@@ -376,7 +380,8 @@ impl Trainer {
         Ok(())
     }
 
-    /// Writes a checkpoint from which [`Trainer::restore`] goes on, on the CPU bit for bit; `extra` is the caller's.
+    /// Writes a checkpoint for [`Trainer::restore`], with `extra` of the caller. On the CPU, a restored run is equal to
+    /// an uninterrupted run bit for bit.
     pub fn save(&self, path: &Path, extra: &[u8]) -> Result<()> {
         let mut tensors = vec![("trainable", &self.model.trainable().flat)];
         tensors.extend(self.optimizer.named());
@@ -388,8 +393,9 @@ impl Trainer {
         checkpoint::save(path, &tensors, &[&serde_json::to_vec(&counters)?, extra])
     }
 
-    /// Takes up a checkpoint, if there is one that is whole and that `accept` can use; `accept` gets what was saved as
-    /// `extra`. One that is of no use is set aside and told of, and nothing has changed.
+    /// Restores a checkpoint, and returns the result of `accept` for the saved `extra`. `None` if there is no
+    /// checkpoint. If the checkpoint is damaged, belongs to another model, or `accept` fails, the checkpoint is set
+    /// aside, `tell` is called, nothing changes, and the result is `None`.
     pub fn restore<T>(
         &mut self,
         path: &Path,
@@ -414,21 +420,15 @@ impl Trainer {
             Err(error) => set_aside(path, &format!("{error:#}"), tell).map(|()| None),
         }
     }
-
-    fn set_flat(&mut self, source: &Tensor) -> Result<()> {
-        let flat = &self.model.trainable().flat;
-        ensure!(source.numel() == flat.numel(), "{} saved numbers for {} trained ones", source.numel(), flat.numel());
-        no_grad(|| Ok(flat.f_detach()?.f_copy_(source)?))
-    }
 }
 
-/// For a loss or a gradient that is not a number, in the step after so many.
+/// The error for a loss or a gradient norm that is not finite, after `steps` updates.
 fn diverged(steps: usize, loss: f64, gradient_norm: f64) -> raisin_base::error::Error {
     let what = format!("training diverged at step {}: loss {loss}, gradient norm {gradient_norm}", steps + 1);
-    Problem::new(what).hint("a lower learning_rate or a warm-up keeps it stable").into()
+    Problem::new(what).hint("set a lower learning_rate, or a warm-up").into()
 }
 
-/// The last hidden states of a batch; from the cached states where there is a frozen prefix.
+/// The last hidden states of a batch, with a frozen prefix from its cached states.
 pub(super) fn forward(model: &Model, prefix: Option<usize>, batch: &Batch, states: Option<&Tensor>) -> Result<Tensor> {
     match (prefix, states) {
         (Some(layers), Some(states)) => model.hidden_from(layers, states, batch),

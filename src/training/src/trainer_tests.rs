@@ -1,4 +1,4 @@
-//! Training as its callers rely on it: steps, micro-batches, resuming.
+//! Steps, micro-batches and resumed runs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -70,7 +70,7 @@ fn micro_batches_add_up_to_the_whole_batch() -> Result<()> {
 }
 
 #[test]
-fn five_steps_saved_and_restored_and_five_more_are_ten_steps_bit_for_bit() -> Result<()> {
+fn a_run_that_is_saved_and_restored_is_an_uninterrupted_run_bit_for_bit() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("checkpoint");
     let rows = rows(10);
@@ -96,7 +96,7 @@ fn five_steps_saved_and_restored_and_five_more_are_ten_steps_bit_for_bit() -> Re
 }
 
 #[test]
-fn an_episode_started_again_from_its_snapshot_is_the_same_episode() -> Result<()> {
+fn an_episode_from_a_snapshot_is_repeated_bit_for_bit() -> Result<()> {
     let rows = rows(4);
     let mut trainer = trainer(&lora(), 100)?;
     let start = trainer.snapshot()?;
@@ -113,7 +113,7 @@ fn an_episode_started_again_from_its_snapshot_is_the_same_episode() -> Result<()
 }
 
 #[test]
-fn the_upper_layers_on_cached_states_learn_what_they_learn_in_the_whole_model() -> Result<()> {
+fn the_top_layers_learn_the_same_from_cached_states_as_in_the_whole_model() -> Result<()> {
     let rows = rows(3);
     let batch: Vec<&Sequence> = rows.iter().collect();
     let mut whole = trainer(&Adaptation::TopLayers(1), 1000)?;
@@ -132,7 +132,7 @@ fn the_upper_layers_on_cached_states_learn_what_they_learn_in_the_whole_model() 
 }
 
 #[test]
-fn a_snapshot_of_the_start_keeps_no_moments_and_one_of_later_does() -> Result<()> {
+fn only_a_snapshot_after_the_first_step_has_moments() -> Result<()> {
     let rows = rows(6);
     let mut trainer = trainer(&Adaptation::Full, 100)?;
     let start = trainer.snapshot()?;
@@ -154,7 +154,7 @@ fn a_snapshot_of_the_start_keeps_no_moments_and_one_of_later_does() -> Result<()
 }
 
 #[test]
-fn a_halved_micro_batch_is_resumed_as_it_was() -> Result<()> {
+fn a_resumed_run_keeps_a_halved_micro_batch() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("checkpoint");
     let rows = rows(8);
@@ -170,7 +170,7 @@ fn a_halved_micro_batch_is_resumed_as_it_was() -> Result<()> {
     assert!(straight.config.micro_batch_tokens < 1000 && heard.load(Ordering::SeqCst) == 1);
     straight.save(&path, b"")?;
     straight.step(&other, None)?;
-    // There is memory again; what was found out holds all the same, so that the bits are those of one run.
+    // This trainer has memory, but it must use the saved size, so that the bits are those of one run.
     let mut resumed = trainer(&Adaptation::Full, 1000)?;
     restore(&mut resumed, &path)?;
     resumed.step(&other, None)?;
@@ -179,7 +179,7 @@ fn a_halved_micro_batch_is_resumed_as_it_was() -> Result<()> {
 }
 
 #[test]
-fn a_checkpoint_that_is_of_no_use_is_set_aside_and_changes_nothing() -> Result<()> {
+fn an_unusable_checkpoint_is_set_aside_and_changes_nothing() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("checkpoint");
     let rows = rows(2);
@@ -187,14 +187,14 @@ fn a_checkpoint_that_is_of_no_use_is_set_aside_and_changes_nothing() -> Result<(
     made.step(&[&rows[0]], None)?;
     made.save(&path, b"a note")?;
     let whole = std::fs::read(&path)?;
-    // Of another model, of an older version of its caller, flipped, cut.
+    // A checkpoint of another model, one that the caller refuses, one with a flipped bit, and one that is cut.
     let mut flipped = whole.clone();
     flipped[whole.len() / 2] ^= 4;
     for (adaptation, bytes, why) in [
-        (lora(), &whole[..], "bytes of trainable for"),
+        (lora(), &whole[..], "the tensor `trainable` of the checkpoint has"),
         (Adaptation::Full, &whole, "not understood"),
-        (Adaptation::Full, &flipped, "it is not what was written"),
-        (Adaptation::Full, &whole[..whole.len() - 1], "it is not what was written"),
+        (Adaptation::Full, &flipped, "its seal does not match its content"),
+        (Adaptation::Full, &whole[..whole.len() - 1], "its seal does not match its content"),
     ] {
         std::fs::write(&path, bytes)?;
         let mut fresh = trainer(&adaptation, 100)?;

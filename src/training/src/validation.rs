@@ -1,46 +1,48 @@
-//! A fixed set of sequences, laid out on the device once, and its loss under a model. Knows no task and no metric.
+//! The loss of a fixed set of sequences under a model.
 //!
-//! The reward of an episode is this loss after every step, so it runs more often than anything else: nothing is
-//! tokenised, sorted or copied here again. Rows of similar length share a batch.
+//! The rewards of an episode come from this loss after every step. Therefore the sequences are sorted, packed and
+//! copied to the device only once. Sequences of similar length share a batch.
 
 use std::cell::{Cell, OnceCell};
 
 use tch::{Device, Tensor, no_grad};
 
-use super::trainer::forward;
+use super::trainer;
 use raisin_base::error::{Result, anyhow, ensure};
 use raisin_corpus::Sequence;
 use raisin_lm::out_of_memory::{self, is_out_of_memory, micro_batches, no_room};
 use raisin_lm::{Batch, Model, longest_first};
 
-/// Sequences ready to be scored again and again.
+/// Sequences on the device, in batches.
 pub struct ValidationSet {
     parts: Vec<ValidationBatch>,
     prefix_layers: Option<usize>,
     rows: usize,
     tokens: usize,
     supervised_tokens: usize,
-    /// The fewest tokens that there was no memory for: what has as many is halved at once.
+    /// See [`Self::too_many`].
     too_many: Cell<usize>,
 }
 
-/// What is computed together.
+/// A part of the set that is computed in one forward pass.
 struct ValidationBatch {
     batch: Batch,
+    /// The cached states of a frozen prefix.
     states: Option<Tensor>,
-    /// The positions of the batch's sequences in the set.
+    /// The places of the sequences in the set.
     rows: Vec<usize>,
     members: Members,
-    /// How many episodes have these rows in the batch, where it is laid out for several.
+    /// The number of episodes, if the batch repeats its sequences for several.
     episodes: Option<usize>,
-    /// Laid out when there was no memory for all of it.
+    /// Made when there is no memory for the whole batch.
     halves: OnceCell<Box<[ValidationBatch; 2]>>,
 }
 
-/// What a part is laid out from, and its halves again.
+/// The sequences of a batch.
 #[derive(Clone)]
 enum Members {
     Rows(Vec<Sequence>),
+    /// Sequences with a common beginning, which is computed once for a family.
     Families(Vec<Vec<Sequence>>),
 }
 
@@ -55,7 +57,7 @@ impl Members {
         }
     }
 
-    /// The first half and the second; `None` of a single sequence.
+    /// Two halves; `None` if there is a single sequence.
     fn halves(&self) -> Option<[Self; 2]> {
         match self {
             Self::Rows(rows) => {
@@ -63,7 +65,7 @@ impl Members {
                 (!first.is_empty()).then(|| [Self::Rows(first.to_vec()), Self::Rows(second.to_vec())])
             }
             Self::Families(families) => match families.as_slice() {
-                // What they begin with is then computed for either half.
+                // Each half computes the common beginning.
                 [family] => {
                     let (first, second) = family.split_at(family.len() / 2);
                     let alone = |half: &[Sequence]| Self::Families(vec![half.to_vec()]);
@@ -77,7 +79,7 @@ impl Members {
         }
     }
 
-    /// How many sequences, and how many tokens of them.
+    /// The number of sequences and of their tokens.
     fn size(&self) -> (usize, usize) {
         let tokens = |rows: &[Sequence]| rows.iter().map(|row| row.tokens.len()).sum::<usize>();
         match self {
@@ -93,12 +95,12 @@ impl ValidationBatch {
     fn new(members: Members, states: Option<Tensor>, rows: Vec<usize>, device: Device) -> Result<Self> {
         let batch = members.pack(device)?;
         match batch.supervised_rows().iter().position(|&tokens| tokens == 0) {
-            Some(empty) => Err(anyhow!("example {} has no token to be scored", rows[empty])),
+            Some(empty) => Err(anyhow!("example {} has no supervised token", rows[empty])),
             None => Ok(Self { batch, states, rows, members, episodes: None, halves: OnceCell::new() }),
         }
     }
 
-    /// The same once for each of several episodes; for one, laid out as it is.
+    /// The batch for several episodes of a model: the sequences are repeated for each episode.
     fn side_by_side(&self, episodes: usize) -> Result<Self> {
         if episodes == 1 {
             let states = self.states.as_ref().map(Tensor::shallow_clone);
@@ -114,16 +116,16 @@ impl ValidationBatch {
         })
     }
 
-    /// The same rows in two batches.
+    /// The sequences in two batches.
     fn halves(&self) -> Result<&[Self; 2]> {
         if let Some(halves) = self.halves.get() {
             return Ok(halves);
         }
-        let [first, second] = self.members.halves().ok_or_else(|| anyhow!("a single row has no halves"))?;
+        let [first, second] = self.members.halves().ok_or_else(|| anyhow!("a batch of one sequence has no halves"))?;
         let (rows, tokens) = first.size();
         let lay_out = |members: Members, rows: &[usize], first_token: usize| -> Result<Self> {
             let count = members.size().1 as i64;
-            // The episodes have the same states, one after the other: those of the first are enough.
+            // The states are repeated for each episode. `side_by_side` repeats those of the first episode again.
             let states = self.states.as_ref().map(|states| states.f_narrow(0, first_token as i64, count));
             let half = Self::new(members, states.transpose()?, rows.to_vec(), self.batch.device())?;
             match self.episodes {
@@ -136,11 +138,12 @@ impl ValidationBatch {
     }
 }
 
-/// The loss of one row.
+/// The loss of one sequence.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct RowLoss {
-    /// Sum over its supervised tokens, in nats.
+    /// The sum over the supervised tokens, in nats.
     pub sum: f64,
+    /// The number of supervised tokens.
     pub tokens: usize,
 }
 
@@ -151,10 +154,11 @@ impl RowLoss {
 }
 
 impl ValidationSet {
-    /// `states` holds, for a model with a frozen prefix of that many layers, the rows' states.
+    /// A forward pass has at most `batch_tokens` tokens, but at least one sequence. For a model with a frozen prefix,
+    /// `states` has the number of its layers and the cached states of each sequence.
     ///
     /// # Errors
-    /// A set, or a row of it, without a single supervised token.
+    /// There are no sequences, or a sequence has no supervised token.
     pub fn new(
         sequences: &[&Sequence],
         states: Option<(usize, &[Tensor])>,
@@ -177,8 +181,8 @@ impl ValidationSet {
         Self::of_parts(&lengths, batch_tokens, states.map(|(layers, _)| layers), lay_out)
     }
 
-    /// Families of sequences that begin alike, such as the choices of a question: what they share is computed once.
-    /// The rows of the set are the sequences, family after family.
+    /// A set of families: sequences with a common beginning, such as the choices of a question. The common beginning is
+    /// computed once. The rows of the set are the sequences, family after family.
     pub fn of_families(families: &[Vec<&Sequence>], batch_tokens: usize, device: Device) -> Result<Self> {
         ensure!(!families.is_empty(), "there is no example to validate on");
         let lengths: Vec<usize> =
@@ -198,7 +202,8 @@ impl ValidationSet {
         Self::of_parts(&lengths, batch_tokens, None, lay_out)
     }
 
-    /// Lays out the members, the long ones first, in batches of so many tokens.
+    /// Divides the members, the longest first, into batches of at most `batch_tokens` tokens. `lay_out` makes a batch
+    /// of the members at these places.
     fn of_parts(
         lengths: &[usize],
         batch_tokens: usize,
@@ -221,17 +226,18 @@ impl ValidationSet {
         })
     }
 
+    /// The number of sequences.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// The fewest tokens that there was no memory for: what has as many is halved at once. To be kept beside a checkpoint,
-    /// because halves round otherwise.
+    /// The smallest number of tokens for which there was no memory. Batches with this number of tokens or more are
+    /// halved. A checkpoint must contain this number, because halves round differently.
     pub fn too_many(&self) -> usize {
         self.too_many.get()
     }
 
-    /// What an earlier process found there was no memory for.
+    /// Restores the result of [`Self::too_many`].
     pub fn set_too_many(&self, tokens: usize) {
         self.too_many.set(tokens);
     }
@@ -244,7 +250,8 @@ impl ValidationSet {
         self.supervised_tokens
     }
 
-    /// The same set once for each of several episodes that share a model's passes. Its counts are those of one episode.
+    /// The set for a model of several episodes, which share its passes. The counts of the set stay those of one
+    /// episode.
     pub fn side_by_side(&self, episodes: usize) -> Result<Self> {
         Ok(Self {
             parts: self.parts.iter().map(|part| part.side_by_side(episodes)).collect::<Result<_>>()?,
@@ -256,7 +263,7 @@ impl ValidationSet {
         })
     }
 
-    /// The mean loss of each episode of the model, for as many as the set was laid out.
+    /// The mean loss per supervised token of each episode of the model. The set must be laid out for these episodes.
     pub fn losses(&self, model: &Model) -> Result<Vec<f64>> {
         if model.episodes() == 1 {
             return Ok(vec![self.loss(model)?]);
@@ -264,7 +271,7 @@ impl ValidationSet {
         let totals = vec![self.supervised_tokens; model.episodes()];
         let mut sums = vec![0.0; totals.len()];
         for part in &self.parts {
-            self.what_fits(model, part, &mut |hidden, batch| {
+            self.forward(model, part, &mut |hidden, batch| {
                 let (each, _) = model.episode_losses(hidden, batch, &totals)?;
                 sums.iter_mut().zip(each).for_each(|(sum, loss)| *sum += loss);
                 Ok(())
@@ -273,11 +280,11 @@ impl ValidationSet {
         Ok(sums)
     }
 
-    /// The mean loss over all supervised tokens.
+    /// The mean loss per supervised token.
     pub fn loss(&self, model: &Model) -> Result<f64> {
         let mut sum = 0.0;
         for part in &self.parts {
-            self.what_fits(model, part, &mut |hidden, batch| {
+            self.forward(model, part, &mut |hidden, batch| {
                 sum += model.response_loss(hidden, batch)?.sum.f_double_value(&[])?;
                 Ok(())
             })?;
@@ -285,9 +292,9 @@ impl ValidationSet {
         Ok(sum / self.supervised_tokens as f64)
     }
 
-    /// The forward pass over a part, or over its halves and theirs where there is no memory for all of it. `run` gets
-    /// the hidden states, and changes nothing before it has succeeded.
-    fn what_fits(
+    /// Runs the forward pass of a part and calls `run` with the last hidden states. If there is no memory for the part,
+    /// its halves run one after the other, and so on. `run` must change nothing if it fails.
+    fn forward(
         &self,
         model: &Model,
         part: &ValidationBatch,
@@ -296,7 +303,7 @@ impl ValidationSet {
         let tokens = part.batch.tokens();
         let mut attempt = || {
             no_grad(|| {
-                let hidden = forward(model, self.prefix_layers, &part.batch, part.states.as_ref())?;
+                let hidden = trainer::forward(model, self.prefix_layers, &part.batch, part.states.as_ref())?;
                 run(&hidden, &part.batch)
             })
         };
@@ -306,18 +313,18 @@ impl ValidationSet {
                 Err(error) if is_out_of_memory(&error) && !single => {
                     self.too_many.set(tokens);
                     let what = format!("there was no memory to score {tokens} tokens at a time");
-                    model.tell(&format!("{what}: from here on as many are halved"));
+                    model.tell(&format!("{what}: batches of this size are halved from now on"));
                 }
                 Err(error) if is_out_of_memory(&error) => return Err(no_room(tokens, &error)),
                 result => return result,
             }
         }
-        part.halves()?.iter().try_for_each(|half| self.what_fits(model, half, run))
+        part.halves()?.iter().try_for_each(|half| self.forward(model, half, run))
     }
 
-    /// The loss of every row, in the order in which the set was given. It is computed in parts, the same in every run:
-    /// `part` is given each part's work, to do it or to say what came of it before; `progress` hears the rows and tokens
-    /// done.
+    /// The loss of each sequence, in the order of the set. The parts are the same in every run. For each part, `part`
+    /// gets a function that computes the summed loss of each of its sequences; `part` calls the function or returns the
+    /// sums that an earlier run saved. `progress` gets the number of sequences and of tokens so far.
     pub fn row_losses(
         &self,
         model: &Model,
@@ -328,7 +335,7 @@ impl ValidationSet {
         let (mut rows_done, mut tokens_done) = (0, 0);
         for this in &self.parts {
             let sums = part(&|| self.sums(model, this))?;
-            ensure!(sums.len() == this.rows.len(), "{} rows have {} losses", this.rows.len(), sums.len());
+            ensure!(sums.len() == this.rows.len(), "{} sequences have {} losses", this.rows.len(), sums.len());
             for ((&row, &tokens), sum) in this.rows.iter().zip(this.batch.supervised_rows()).zip(sums) {
                 losses[row] = RowLoss { sum, tokens };
             }
@@ -339,10 +346,10 @@ impl ValidationSet {
         Ok(losses)
     }
 
-    /// The summed loss of each row of a part.
+    /// The summed loss of each sequence of a part.
     fn sums(&self, model: &Model, part: &ValidationBatch) -> Result<Vec<f64>> {
         let mut sums = Vec::with_capacity(part.rows.len());
-        self.what_fits(model, part, &mut |hidden, batch| {
+        self.forward(model, part, &mut |hidden, batch| {
             let log_probs = Vec::<f32>::try_from(model.token_log_probs(hidden, batch)?.f_to_device(Device::Cpu)?)?;
             let mut rest = log_probs.as_slice();
             sums.extend(batch.supervised_rows().iter().map(|&tokens| {

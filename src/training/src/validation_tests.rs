@@ -1,4 +1,4 @@
-//! What a validation set loses, however its rows lie in batches.
+//! The loss of a validation set does not depend on its batches.
 
 use super::*;
 use raisin_base::seed::Seed;
@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use tch::Kind as TensorKind;
 
 #[test]
-fn the_loss_is_the_mean_over_all_tokens_however_the_rows_are_batched() -> Result<()> {
+fn the_loss_is_the_mean_over_all_tokens_and_does_not_depend_on_the_batches() -> Result<()> {
     let model = Model::init(ModelConfig::llama(20, 16, 2, 2, 1, 32), &Seed::new(1), Device::Cpu, TensorKind::Float)?;
     let rows: Vec<Sequence> = [9u32, 3, 12, 5]
         .iter()
@@ -32,7 +32,7 @@ fn the_loss_is_the_mean_over_all_tokens_however_the_rows_are_batched() -> Result
 }
 
 #[test]
-fn choices_that_share_a_beginning_lose_what_they_lose_alone() -> Result<()> {
+fn choices_with_a_common_beginning_have_the_loss_that_they_have_alone() -> Result<()> {
     let mut config = ModelConfig::llama(20, 16, 2, 2, 1, 32);
     config.initializer_range = 0.5;
     for window in [None, Some(4)] {
@@ -44,7 +44,7 @@ fn choices_that_share_a_beginning_lose_what_they_lose_alone() -> Result<()> {
             tokens.extend(rest);
             Sequence { tokens, supervised }
         };
-        // One choice begins as another does, one is all the longer, one question stands alone.
+        // A choice that begins as another choice, a question with one choice, and a long question.
         let questions = [
             vec![choice(1, 9, &[4, 5]), choice(1, 9, &[4, 6, 7, 2]), choice(1, 9, &[8])],
             vec![choice(2, 5, &[3, 1, 1, 9, 2])],
@@ -67,7 +67,7 @@ fn choices_that_share_a_beginning_lose_what_they_lose_alone() -> Result<()> {
 }
 
 #[test]
-fn where_memory_ends_a_part_is_scored_in_halves_and_loses_the_same() -> Result<()> {
+fn a_part_without_memory_is_scored_in_halves_and_has_the_same_loss() -> Result<()> {
     let mut model =
         Model::init(ModelConfig::llama(20, 16, 2, 2, 1, 32), &Seed::new(1), Device::Cpu, TensorKind::Float)?;
     let heard = Arc::new(Mutex::new(Vec::new()));
@@ -82,7 +82,7 @@ fn where_memory_ends_a_part_is_scored_in_halves_and_loses_the_same() -> Result<(
     let families: Vec<Vec<&Sequence>> = [&rows[..4], &rows[4..5], &rows[5..]].map(|it| it.iter().collect()).into();
     let states = all.iter().map(|row| no_grad(|| model.prefix_states(1, &Batch::pack(&[row], Device::Cpu)?)));
     let states = states.collect::<Result<Vec<Tensor>>>()?;
-    // Fresh each time: a set remembers what did not fit in memory.
+    // New sets each time, because a set remembers the size for which there was no memory.
     let sets = || -> Result<[ValidationSet; 3]> {
         Ok([
             ValidationSet::new(&all, None, 1000, Device::Cpu)?,
@@ -110,9 +110,12 @@ fn where_memory_ends_a_part_is_scored_in_halves_and_loses_the_same() -> Result<(
         }
         assert!((halved.side_by_side(1)?.losses(&model)?[0] - copied[0]).abs() < 1e-6);
     }
-    assert_eq!(parts, 3, "finished parts are known by their place in the list");
+    assert_eq!(parts, 3, "halves are no parts of their own");
     let heard = heard.lock().expect("one thread");
-    assert_eq!(heard[0], "there was no memory to score 55 tokens at a time: from here on as many are halved");
+    assert_eq!(
+        heard[0],
+        "there was no memory to score 55 tokens at a time: batches of this size are halved from now on"
+    );
     assert_eq!(heard.iter().filter(|text| **text == heard[0]).count(), 4, "once for each set: {heard:?}");
     drop(heard);
     model.limit_room(Some(11));
@@ -122,7 +125,7 @@ fn where_memory_ends_a_part_is_scored_in_halves_and_loses_the_same() -> Result<(
 }
 
 #[test]
-fn a_row_without_a_target_and_an_empty_set_are_refused() {
+fn a_sequence_without_a_supervised_token_and_an_empty_set_are_refused() {
     let empty = Sequence { tokens: vec![1, 2], supervised: vec![false, false] };
     assert!(ValidationSet::new(&[&empty], None, 10, Device::Cpu).is_err());
     assert!(ValidationSet::new(&[], None, 10, Device::Cpu).is_err());

@@ -1,6 +1,5 @@
-//! The published methods that RAISE is compared with: a score in one file, and the queue that serves by it.
-//!
-//! A new baseline is a function from the pool to a sequence of entries.
+//! The baselines, with which RAISE is compared (docs/method.md, section 6). Each baseline is a function that computes a
+//! sequence of candidates from the pool; a [`Queue`](queue::Queue) serves this sequence.
 
 use super::chooser::{Chooser, ChooserInputs};
 use raisin_base::error::{Problem, Result};
@@ -11,12 +10,12 @@ mod rds;
 mod score;
 mod uniform;
 
-/// The chooser of a baseline method.
+/// The chooser of a baseline. The chooser of a trained policy is [`super::Raise`].
 pub fn chooser(method: SelectionMethod, inputs: &ChooserInputs) -> Result<Box<dyn Chooser>> {
     let queue = match method {
         SelectionMethod::Raise => {
             return Err(Problem::new("method `raise` needs the policy of a selector stage")
-                .hint("name it: select = { method = \"raise\", policy = \"selector\" }")
+                .hint("name the stage: select = { method = \"raise\", policy = \"selector\" }")
                 .into());
         }
         SelectionMethod::Random | SelectionMethod::Full | SelectionMethod::Validation => {

@@ -1,6 +1,4 @@
-//! The chooser of every baseline: a sequence of entries served batch by batch, and again from the start at its end.
-//!
-//! What is excluded was never entered, and is counted by reason.
+//! The chooser of every baseline: a sequence of candidates, served batch by batch and repeated after its end.
 
 use serde_json::{Value, json};
 
@@ -9,7 +7,7 @@ use raisin_base::error::{Context as _, Problem, Result};
 use raisin_base::seed::Seed;
 use raisin_settings::SelectionMethod;
 
-/// One place in the sequence.
+/// One entry of the sequence.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RankedCandidate {
     /// Row of the pool.
@@ -20,9 +18,9 @@ pub struct RankedCandidate {
 /// The order in which the entries are served.
 #[derive(Clone, Copy, Debug)]
 pub enum Order {
-    /// As given: best first.
+    /// In the given order, the best first.
     Given,
-    /// Shuffled anew each time that all of them have been served.
+    /// In a new random order in each pass.
     Shuffled(Seed),
 }
 
@@ -31,15 +29,17 @@ pub struct Queue {
     order: Order,
     batch_size: usize,
     excluded: Vec<(String, usize)>,
-    /// Of this pass, still to be served; the next one is the last.
+    /// The entries of this pass that are not served yet. The next entry is at the end.
     waiting: Vec<usize>,
     passes: usize,
     batches: u64,
 }
 
 impl Queue {
+    /// `excluded` counts, for each reason, the candidates that are not in `entries`.
+    ///
     /// # Errors
-    /// Fewer entries than one batch needs.
+    /// There are fewer entries than a batch needs.
     pub fn new(
         method: SelectionMethod,
         inputs: &ChooserInputs,
@@ -50,7 +50,7 @@ impl Queue {
         if entries.len() < inputs.batch_size {
             let reasons: Vec<String> = excluded.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
             return Err(Problem::new(format!(
-                "method `{}` has {} of {} candidates to choose from, fewer than one batch of {}{}{}",
+                "method `{}` can choose from {} of {} candidates, but a batch needs {}{}{}",
                 method.name(),
                 entries.len(),
                 inputs.pool.ids.len(),
@@ -74,7 +74,7 @@ impl Queue {
         Ok(Self { entries, order, batch_size, excluded, waiting: Vec::new(), passes: 0, batches: 0 })
     }
 
-    /// Fills `waiting` for the next pass. Entries that the unfinished batch already has come last in it.
+    /// Starts the next pass. Candidates that are already in the unfinished batch come last in the pass.
     fn next_pass(&mut self, batch: &[usize]) {
         let mut pass: Vec<usize> = (0..self.entries.len()).collect();
         if let Order::Shuffled(seed) = self.order {
@@ -113,7 +113,9 @@ impl Chooser for Queue {
     }
 
     fn restore(&mut self, state: &Value) -> Result<()> {
-        let batches = state["batches"].as_u64().with_context(|| format!("not the state of a chooser: {state}"))?;
+        let batches = state["batches"]
+            .as_u64()
+            .with_context(|| format!("the saved state of the method cannot be read: {state}"))?;
         (self.waiting, self.passes, self.batches) = (Vec::new(), 0, 0);
         for _ in 0..batches {
             self.next_batch();

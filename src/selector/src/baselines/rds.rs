@@ -1,11 +1,11 @@
-//! RDS: nearest to the validation examples by representation, one example after the other.
-//!
-//! The representation is the position-weighted mean of the last hidden states; every validation example in turn takes
-//! the nearest candidate that is still free, so that no single example decides the whole selection.
+//! RDS: the candidates nearest to the validation examples, by the cosine of position-weighted means of the last hidden
+//! states. The validation examples take turns (round robin), and each takes its nearest candidate that is not taken
+//! yet. So no single example decides the whole selection.
 
 use rayon::prelude::*;
 
 use super::queue::{Order, Queue, RankedCandidate};
+use super::score::counted;
 use crate::chooser::ChooserInputs;
 use raisin_base::error::{Problem, Result};
 use raisin_settings::SelectionMethod;
@@ -28,7 +28,7 @@ pub fn round_robin(inputs: &ChooserInputs) -> Result<Queue> {
             let mut ranking: Vec<(f32, usize)> =
                 units.iter().enumerate().filter_map(|(row, unit)| Some((dot(unit.as_ref()?, &example), row))).collect();
             let nearer = |one: &(f32, usize), two: &(f32, usize)| two.0.total_cmp(&one.0).then(one.1.cmp(&two.1));
-            // No example reaches further down its list than all of them together take; of a large pool that is little.
+            // An example needs at most as many entries as all examples together take. For a large pool, these are few.
             if wanted < ranking.len() {
                 ranking.select_nth_unstable_by(wanted, nearer);
                 ranking = ranking[..wanted].to_vec();
@@ -56,11 +56,10 @@ pub fn round_robin(inputs: &ChooserInputs) -> Result<Queue> {
         }
     }
     let missing = units.iter().filter(|unit| unit.is_none()).count();
-    let excluded = if missing == 0 { Vec::new() } else { vec![("without an embedding".to_owned(), missing)] };
-    Queue::new(SelectionMethod::Rds, inputs, &entries, Order::Given, excluded)
+    Queue::new(SelectionMethod::Rds, inputs, &entries, Order::Given, counted("without an embedding", missing))
 }
 
-/// The vector scaled to length 1; `None` for a vector without a direction.
+/// The vector scaled to length 1; `None` if its length is 0 or not finite.
 fn unit(vector: &[f32]) -> Option<Vec<f32>> {
     let length = dot(vector, vector).sqrt();
     (length.is_finite() && length > 0.0).then(|| vector.iter().map(|value| value / length).collect())

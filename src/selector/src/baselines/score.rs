@@ -1,4 +1,4 @@
-//! Methods with one score per candidate: length, IFD, perplexity thirds, external scores, SSPL.
+//! Baselines with one score for each candidate: `length`, `scores`, `ifd`, `perplexity` and `sspl`.
 
 use super::queue::{Order, Queue, RankedCandidate};
 use crate::chooser::ChooserInputs;
@@ -7,7 +7,7 @@ use raisin_settings::{SelectionMethod, Third};
 
 const NO_LOG_PROB: &str = "without a log-probability";
 
-/// The longest responses first.
+/// `length`: the longest responses come first.
 pub fn length(inputs: &ChooserInputs) -> Result<Queue> {
     let pool = inputs.pool;
     let tokens = pool.column(&pool.response_tokens, "response lengths", SelectionMethod::Length)?;
@@ -15,7 +15,7 @@ pub fn length(inputs: &ChooserInputs) -> Result<Queue> {
     Queue::new(SelectionMethod::Length, inputs, &entries, Order::Given, counted("without a length", missing))
 }
 
-/// An external score, highest first.
+/// `scores`: an external score; the highest come first.
 pub fn external(inputs: &ChooserInputs) -> Result<Queue> {
     let pool = inputs.pool;
     let scores = pool.column(&pool.scores, "external scores", SelectionMethod::Scores)?;
@@ -23,7 +23,8 @@ pub fn external(inputs: &ChooserInputs) -> Result<Queue> {
     Queue::new(SelectionMethod::Scores, inputs, &entries, Order::Given, counted("without a score", missing))
 }
 
-/// Instruction-following difficulty, highest first. Above 1 the prompt makes its response less likely: dropped.
+/// `ifd`: instruction-following difficulty, mean NLL(y|x) / mean NLL(y); the highest come first. Above 1, the prompt
+/// makes the response less likely, and the candidate is excluded.
 pub fn ifd(inputs: &ChooserInputs) -> Result<Queue> {
     let pool = inputs.pool;
     let conditional = mean_loss(inputs, &pool.logp_conditional, &pool.response_tokens, SelectionMethod::Ifd)?;
@@ -40,7 +41,7 @@ pub fn ifd(inputs: &ChooserInputs) -> Result<Queue> {
     Queue::new(SelectionMethod::Ifd, inputs, &entries, Order::Given, excluded)
 }
 
-/// One third by mean NLL(y|x), in random order.
+/// `perplexity`: one third of the candidates by mean NLL(y|x), in random order.
 pub fn perplexity(inputs: &ChooserInputs) -> Result<Queue> {
     let losses =
         mean_loss(inputs, &inputs.pool.logp_conditional, &inputs.pool.response_tokens, SelectionMethod::Perplexity)?;
@@ -56,8 +57,9 @@ pub fn perplexity(inputs: &ChooserInputs) -> Result<Queue> {
     Queue::new(SelectionMethod::Perplexity, inputs, third, Order::Shuffled(inputs.seed.at("perplexity")), excluded)
 }
 
-/// Sorted by loss and cut into T equal buckets; batch t is a random draw from bucket t, so that the run goes from
-/// easy to hard. A bucket smaller than a batch borrows from its neighbours.
+/// `sspl`: the candidates are sorted by mean NLL(y|x) and divided into T equal buckets. Batch t is a random draw from
+/// bucket t, so that the run goes from easy to hard. If a bucket is smaller than a batch, the batch also draws from the
+/// candidates beside the bucket.
 pub fn sspl(inputs: &ChooserInputs) -> Result<Queue> {
     let losses = mean_loss(inputs, &inputs.pool.logp_conditional, &inputs.pool.response_tokens, SelectionMethod::Sspl)?;
     let (entries, missing) = sorted(losses.into_iter(), Best::Lowest);
@@ -79,7 +81,8 @@ pub fn sspl(inputs: &ChooserInputs) -> Result<Queue> {
     Queue::new(SelectionMethod::Sspl, inputs, &schedule, Order::Given, counted(NO_LOG_PROB, missing))
 }
 
-/// Mean negative log-likelihood per response token: the sum divided by the tokens that it is over.
+/// The mean negative log-likelihood per token: minus each sum of log-probabilities, divided by the number of its
+/// tokens.
 fn mean_loss(
     inputs: &ChooserInputs,
     log_probs: &[Option<f64>],
@@ -104,20 +107,18 @@ enum Best {
     Lowest,
 }
 
-/// The candidates that have a finite score, best first (ties by row), and how many have none.
+/// The candidates with a finite score, the best first and equal scores in the order of the rows, and the number of the
+/// other candidates.
 fn sorted(scores: impl Iterator<Item = Option<f64>>, best: Best) -> (Vec<RankedCandidate>, usize) {
-    let mut missing = 0;
-    let mut entries = Vec::new();
-    for (row, score) in scores.enumerate() {
-        match score.filter(|score| score.is_finite()) {
-            Some(score) => entries.push((score, RankedCandidate { row, score: Some(score) })),
-            None => missing += 1,
-        }
-    }
-    entries.sort_by(|(one, _), (two, _)| if best == Best::Highest { two.total_cmp(one) } else { one.total_cmp(two) });
-    (entries.into_iter().map(|(_, entry)| entry).collect(), missing)
+    let scores: Vec<Option<f64>> = scores.collect();
+    let finite = |(row, score): (usize, &Option<f64>)| Some((row, score.filter(|score| score.is_finite())?));
+    let mut ranked: Vec<(usize, f64)> = scores.iter().enumerate().filter_map(finite).collect();
+    ranked.sort_by(|(_, one), (_, two)| if best == Best::Highest { two.total_cmp(one) } else { one.total_cmp(two) });
+    let missing = scores.len() - ranked.len();
+    (ranked.into_iter().map(|(row, score)| RankedCandidate { row, score: Some(score) }).collect(), missing)
 }
 
-fn counted(reason: &str, count: usize) -> Vec<(String, usize)> {
+/// An entry of [`Chooser::excluded`](crate::Chooser::excluded); none for a count of 0.
+pub fn counted(reason: &str, count: usize) -> Vec<(String, usize)> {
     if count == 0 { Vec::new() } else { vec![(reason.to_owned(), count)] }
 }

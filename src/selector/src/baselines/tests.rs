@@ -53,7 +53,7 @@ fn length_takes_the_longest_responses_and_counts_the_one_without_a_length() -> R
 }
 
 #[test]
-fn ifd_drops_what_is_above_one_or_has_no_ratio() -> Result<()> {
+fn ifd_excludes_candidates_above_one_and_candidates_without_a_ratio() -> Result<()> {
     assert_eq!(ids(SelectionMethod::Ifd, 3, 1)?, [14, 10, 11]);
     let pool = pool();
     let excluded = chooser(SelectionMethod::Ifd, &inputs(&pool, 3))?.excluded();
@@ -62,7 +62,7 @@ fn ifd_drops_what_is_above_one_or_has_no_ratio() -> Result<()> {
 }
 
 #[test]
-fn both_losses_of_an_ifd_are_divided_by_the_tokens_that_they_are_over() -> Result<()> {
+fn both_losses_of_an_ifd_are_divided_by_the_number_of_their_own_tokens() -> Result<()> {
     let mut pool = pool();
     // A mean of 4.0 for y alone instead of 2.0: the ratio is 0.25 instead of 0.5.
     pool.unconditional_tokens[0] = Some(1);
@@ -73,7 +73,7 @@ fn both_losses_of_an_ifd_are_divided_by_the_tokens_that_they_are_over() -> Resul
 }
 
 #[test]
-fn a_score_that_is_missing_or_not_a_number_is_never_made_up() -> Result<()> {
+fn a_candidate_whose_score_is_missing_or_not_finite_is_excluded() -> Result<()> {
     assert_eq!(ids(SelectionMethod::Scores, 3, 1)?, [13, 14, 11]);
     let error = ids(SelectionMethod::Scores, 4, 1).expect_err("only three have a score");
     assert!(error.to_string().contains("3 of 6 candidates"), "{error}");
@@ -113,7 +113,7 @@ fn rds_lets_the_validation_examples_take_turns() -> Result<()> {
 }
 
 #[test]
-fn random_takes_every_candidate_once_before_any_twice_and_no_batch_has_one_twice() -> Result<()> {
+fn random_takes_every_candidate_once_in_a_pass_and_at_most_once_in_a_batch() -> Result<()> {
     let drawn = ids(SelectionMethod::Random, 4, 6)?;
     for pass in drawn.chunks(6) {
         let mut pass = pass.to_vec();
@@ -131,7 +131,7 @@ fn random_takes_every_candidate_once_before_any_twice_and_no_batch_has_one_twice
 }
 
 #[test]
-fn the_oracle_takes_relevant_rows_only_and_starts_again_when_they_are_used_up() -> Result<()> {
+fn the_oracle_takes_only_relevant_rows_and_repeats_them_after_all_are_taken() -> Result<()> {
     let drawn = ids(SelectionMethod::Oracle, 3, 2)?;
     assert!(drawn.iter().all(|id| [10, 12, 15].contains(id)), "{drawn:?}");
     let unlabelled = CandidateColumns { labels: Vec::new(), ..pool() };
@@ -140,7 +140,7 @@ fn the_oracle_takes_relevant_rows_only_and_starts_again_when_they_are_used_up() 
 }
 
 #[test]
-fn a_restored_chooser_goes_on_as_if_nothing_had_happened() -> Result<()> {
+fn a_restored_chooser_gives_the_batches_of_an_uninterrupted_chooser() -> Result<()> {
     let pool = pool();
     for method in [
         SelectionMethod::Random,

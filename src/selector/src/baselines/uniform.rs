@@ -1,4 +1,4 @@
-//! Without any score: all candidates, or those that are known to be relevant, in random order.
+//! Baselines without a score: all candidates, or the candidates with the label `relevant`, in random order.
 
 use super::queue::{Order, Queue, RankedCandidate};
 use crate::chooser::ChooserInputs;
@@ -6,17 +6,17 @@ use raisin_base::error::Result;
 use raisin_settings::SelectionMethod;
 
 /// The label of a synthetic instruction that helps the target task.
-pub const RELEVANT: &str = "relevant";
+const RELEVANT: &str = "relevant";
 
-/// `random` and `full`: the same draws without replacement. What sets them apart is the number of steps. And
-/// `validation`, whose candidates are the validation examples.
+/// `random`, `full` and `validation`: draws without replacement from all candidates. `random` and `full` differ in the
+/// number of steps; the candidates of `validation` are the validation examples.
 pub fn everything(method: SelectionMethod, inputs: &ChooserInputs) -> Result<Queue> {
     let entries: Vec<RankedCandidate> =
         (0..inputs.pool.ids.len()).map(|row| RankedCandidate { row, score: None }).collect();
     Queue::new(method, inputs, &entries, Order::Shuffled(inputs.seed.at(method.name())), Vec::new())
 }
 
-/// `oracle`: the rows labelled `relevant`.
+/// `oracle`: the candidates with the label `relevant`.
 pub fn relevant(inputs: &ChooserInputs) -> Result<Queue> {
     let labels = inputs.pool.column(&inputs.pool.labels, "ground-truth labels", SelectionMethod::Oracle)?;
     let entries: Vec<RankedCandidate> = labels

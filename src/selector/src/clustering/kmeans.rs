@@ -1,26 +1,31 @@
-//! k-means: centres seeded by k-means++, moved by Lloyd's rule until nothing changes.
+//! k-means: first centres by k-means++, then Lloyd's iterations until no assignment changes.
 //!
-//! Sums run over fixed chunks in a fixed order, so that the same rows give the same clusters on any number of threads.
+//! Sums are formed over fixed chunks in a fixed order. So the same rows give the same clusters on any number of
+//! threads.
 
 use rayon::prelude::*;
 
-use raisin_base::error::{Result, ensure};
+use raisin_base::error::{Result, anyhow, ensure};
 use raisin_base::seed::Seed;
 
 const CHUNK: usize = 4096;
 
 pub struct Clustering {
-    /// One row a cluster.
+    /// One row for each cluster.
     pub centres: Vec<Vec<f64>>,
-    /// By row. Clusters are numbered by size, the largest first.
+    /// The cluster of each row. The clusters are numbered by size, the largest first.
     pub assignments: Vec<u32>,
-    /// Sum of squared distances to the nearest centre.
+    /// The sum over the rows of the squared distance to the nearest centre.
     pub inertia: f64,
-    /// Whether nothing changed any more before the iterations ran out.
+    /// Whether the assignments stopped changing within the allowed iterations.
     pub converged: bool,
 }
 
-/// Clusters the rows (row-major, `width` columns). The best of `starts` seedings is kept.
+/// Clusters the rows (row-major, `width` columns). Of `starts` runs with different first centres, the run with the
+/// smallest inertia counts.
+///
+/// # Errors
+/// There are no clusters, or more clusters than rows.
 pub fn kmeans(
     rows: &[f32],
     width: usize,
@@ -39,13 +44,13 @@ pub fn kmeans(
             best = Some(found);
         }
     }
-    let mut best = best.ok_or_else(|| raisin_base::error::anyhow!("k-means was not started"))?;
+    let mut best = best.ok_or_else(|| anyhow!("k-means was not started"))?;
     best.number_by_size();
     Ok(best)
 }
 
-/// k-means++: each centre is a row drawn with a probability proportional to its squared distance to the nearest
-/// centre before it.
+/// k-means++: each centre is a row that is drawn with a probability proportional to the squared distance to its nearest
+/// earlier centre.
 fn plus_plus(rows: &[f32], width: usize, clusters: usize, seed: &Seed) -> Vec<Vec<f64>> {
     let mut rng = seed.rng();
     let row = |place: usize| rows[place * width..(place + 1) * width].iter().map(|&v| f64::from(v)).collect();
@@ -64,13 +69,13 @@ fn plus_plus(rows: &[f32], width: usize, clusters: usize, seed: &Seed) -> Vec<Ve
             left -= distance;
             left < 0.0
         });
-        // All rows are centres already: any row will do, and its cluster stays empty until it is seeded again.
+        // If every row equals a centre, the distances are 0 and any row serves.
         centres.push(row(drawn.unwrap_or_else(|| rng.below(n))));
     }
     centres
 }
 
-/// Lloyd's iterations from given centres. A cluster that loses all its rows takes the row farthest from its centre.
+/// Lloyd's iterations from given centres. A cluster without rows takes the row that is farthest from its own centre.
 pub fn lloyd(rows: &[f32], width: usize, mut centres: Vec<Vec<f64>>, iterations: usize) -> Clustering {
     let n = rows.len() / width;
     let mut assignments = vec![u32::MAX; n];
@@ -104,6 +109,7 @@ pub fn lloyd(rows: &[f32], width: usize, mut centres: Vec<Vec<f64>>, iterations:
     Clustering { centres, assignments, inertia, converged }
 }
 
+/// The means of the rows of each cluster. Before, each empty cluster takes a row, as [`lloyd`] says.
 fn moved(
     rows: &[f32],
     width: usize,

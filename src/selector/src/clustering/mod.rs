@@ -1,4 +1,4 @@
-//! Reducing embeddings and grouping them: PCA, whitening, k-means. Knows rows of f32, not what they mean.
+//! PCA, whitening and k-means on rows of f32 numbers.
 
 pub mod kmeans;
 pub mod pca;

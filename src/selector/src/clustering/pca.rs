@@ -1,21 +1,21 @@
-//! Principal components, in f64, with signs that do not depend on the solver.
+//! Principal component analysis in f64. The signs of the components do not depend on the solver.
 
 use rayon::prelude::*;
 use tch::{Kind as TensorKind, Tensor};
 
 use raisin_base::error::{Result, ensure};
 
-/// Rows whose outer products are summed by one thread: fixed, so that the sum does not depend on how many there are.
+/// The number of rows that are summed together. It is fixed, so that the sums do not depend on the number of threads.
 const CHUNK: usize = 4096;
 
 /// A centring and a rotation onto the directions of largest variance.
 pub struct Pca {
     pub mean: Vec<f64>,
-    /// One row a component, of unit length; its largest entry is positive.
+    /// One row of length 1 for each component. The entry with the largest absolute value is positive.
     pub components: Vec<Vec<f64>>,
-    /// Variance along each component (with n - 1).
+    /// The variance along each component (divided by n - 1).
     pub variances: Vec<f64>,
-    /// The share of all variance that the components keep.
+    /// The share of the total variance along all components together.
     pub explained: f64,
 }
 
@@ -23,12 +23,12 @@ impl Pca {
     /// `rows` is row-major with `width` columns.
     ///
     /// # Errors
-    /// More components asked for than columns or rows allow.
+    /// There are fewer columns than `dimensions`, or not more rows than `dimensions`.
     pub fn fit(rows: &[f32], width: usize, dimensions: usize) -> Result<Self> {
         let n = rows.len() / width.max(1);
         ensure!(
             dimensions <= width && dimensions < n.max(1),
-            "{dimensions} dimensions cannot be had from {n} embeddings of {width} numbers"
+            "{n} embeddings of {width} numbers cannot be reduced to {dimensions} dimensions"
         );
         let sums: Vec<Vec<f64>> = rows
             .par_chunks(CHUNK * width)
@@ -48,7 +48,7 @@ impl Pca {
             covariance += centred.tr().matmul(&centred);
         }
         covariance /= (n - 1) as f64;
-        // In ascending order of variance.
+        // The eigenvalues come in ascending order.
         let (values, vectors) = covariance.f_linalg_eigh("L")?;
         let values: Vec<f64> = Vec::try_from(&values)?;
         let vectors: Vec<f64> = Vec::try_from(vectors.tr().contiguous().view([-1]))?;
@@ -69,14 +69,15 @@ impl Pca {
         Ok(Self { mean, components, variances, explained })
     }
 
-    /// Coordinates along the components; `whiten` divides each by its standard deviation. Row-major.
+    /// The coordinates of the rows along the components, row-major. With `whiten`, each coordinate is divided by its
+    /// standard deviation.
     pub fn project(&self, rows: &[f32], whiten: bool) -> Vec<f32> {
         let width = self.mean.len();
         let largest = self.variances.first().copied().unwrap_or(0.0);
         let scales: Vec<f64> = self
             .variances
             .iter()
-            // A direction without variance would only magnify rounding.
+            // Along a component without variance, whitening would only magnify rounding errors.
             .map(|&variance| match (whiten, variance > largest * 1e-12) {
                 (false, _) => 1.0,
                 (true, true) => 1.0 / variance.sqrt(),

@@ -1,38 +1,34 @@
-//! What a played episode has recorded for the update of the policy.
+//! The record of a played episode, from which the policy is updated.
 
 use super::{DrawnBatch, EpisodeSelectionRow, EpisodeStepRow};
 use crate::network::STAGE_PART_WIDTH;
 use crate::state::{Candidates, SelectionHistory, State};
 use raisin_base::error::Result;
 use raisin_base::learner::StepReport;
+use raisin_base::seed::Seed;
 
-/// The decision of the policy at step t.
-pub(super) struct PolicyChoice {
+/// Step t of an episode.
+pub(super) struct Step {
     /// The stage part of the state S_t.
     pub stage: [f32; STAGE_PART_WIDTH],
     /// The batch D_t as the policy drew it.
     pub action: DrawnBatch,
     /// D_t as positions of candidates: `[B]`.
     pub positions: Vec<usize>,
-    /// V(S_t)
-    pub value: f64,
-}
-
-/// Step t of an episode.
-pub(super) struct Step {
-    stage: [f32; STAGE_PART_WIDTH],
-    pub action: DrawnBatch,
-    pub positions: Vec<usize>,
-    /// R_t, V(S_t) and the result of training on D_t.
+    /// V(S_t), R_t and the report of the training on D_t.
     pub row: EpisodeStepRow,
-    /// One number for each draw of a cluster (hierarchical form), then for each draw of a candidate: `[draws]`.
-    pub advantages: Vec<f64>,
+    /// One number for each draw, by the [levels](DrawnBatch::levels) of the action.
+    pub advantages: [Vec<f64>; 2],
     /// G_t
     pub returns: f64,
 }
 
-/// An episode, from M_0 to the step that was made last.
+/// An episode, from M_0 to its newest step.
 pub(super) struct Episode {
+    pub round: usize,
+    /// The number of the episode in its round.
+    pub number: usize,
+    pub seed: Seed,
     /// P(M_0)
     pub start: f64,
     /// The last measured performance.
@@ -45,38 +41,48 @@ pub(super) struct Episode {
 }
 
 impl Episode {
-    pub fn new(start: f64, candidates: &Candidates) -> Self {
+    pub fn new(round: usize, number: usize, seed: Seed, start: f64, candidates: &Candidates) -> Self {
         let history = SelectionHistory::new(candidates);
-        Self { start, known: start, unrewarded: 0, history, steps: Vec::new(), selection: Vec::new() }
+        let (steps, selection) = (Vec::new(), Vec::new());
+        Self { round, number, seed, start, known: start, unrewarded: 0, history, steps, selection }
     }
 
-    /// S_t of a step that was made.
-    pub fn state(&self, t: usize) -> State<'_> {
-        State { stage: self.steps[t].stage, history: &self.history, step: t }
+    /// Every step with its state S_t.
+    pub fn steps_with_states(&self) -> impl Iterator<Item = (State<'_>, &Step)> {
+        self.steps.iter().map(|step| (self.state_of(step), step))
+    }
+
+    fn state_of(&self, step: &Step) -> State<'_> {
+        State { stage: step.stage, history: &self.history, step: step.row.step }
     }
 
     /// Adds a step after the model was trained on its batch. [`Self::reward`] sets the reward later.
-    pub fn push(
-        &mut self,
-        choice: PolicyChoice,
-        round: usize,
-        number: usize,
-        trained: &StepReport,
-        candidates: &Candidates,
-    ) -> Result<()> {
-        let PolicyChoice { stage, action, positions, value } = choice;
-        self.history.take(&positions, candidates)?;
-        let t = self.steps.len();
-        let row = EpisodeStepRow::new(round, number, t, value, trained);
-        self.steps.push(Step { stage, action, positions, row, advantages: Vec::new(), returns: 0.0 });
-        let Step { action, positions, .. } = &self.steps[t];
-        let rows = EpisodeSelectionRow::of_batch(round, number, self.state(t), action, positions, candidates);
-        self.selection.extend(rows);
+    pub fn push(&mut self, mut step: Step, trained: &StepReport, candidates: &Candidates) -> Result<()> {
+        let StepReport { loss, tokens, supervised_tokens, learning_rate, flops } = *trained;
+        step.row = EpisodeStepRow { loss, learning_rate, tokens, supervised_tokens, flops, ..step.row };
+        self.history.take(&step.positions, candidates)?;
+        let Step { action, positions, row, .. } = &step;
+        let drawn = action.candidates.iter().flat_map(|picks| picks.scores.iter().zip(&picks.log_probs));
+        for (slot, (&position, (&score, &log_prob))) in positions.iter().zip(drawn).enumerate() {
+            self.selection.push(EpisodeSelectionRow {
+                round: row.round,
+                episode: row.episode,
+                step: row.step,
+                slot,
+                id: candidates.ids[position],
+                cluster: candidates.clusters[position],
+                score: f64::from(score),
+                log_prob: f64::from(log_prob),
+                times_selected: self.history.count(position, row.step) as u32,
+            });
+        }
+        self.steps.push(step);
         self.unrewarded += 1;
         Ok(())
     }
 
-    /// R_t = P(M_{t+1}) - P(M_t) (section 1). If several steps lie between two measurements, they share the gain equally.
+    /// R_t = P(M_{t+1}) - P(M_t) (section 1). If several steps lie between two measurements, they share the gain
+    /// equally.
     pub fn reward(&mut self, performance: f64) {
         let reward = (performance - self.known) / self.unrewarded as f64;
         let first = self.steps.len() - self.unrewarded;
@@ -89,7 +95,7 @@ impl Episode {
 
     /// The number by which policies are compared: the mean performance over the last quarter of the steps. The last
     /// measurement alone is too noisy: with it, luck decided between policies that were nearly equal.
-    pub fn standing(&self) -> f64 {
+    pub fn late_performance(&self) -> f64 {
         let last = self.steps[self.steps.len() * 3 / 4..].iter().filter_map(|step| step.row.performance);
         let (sum, count) = last.fold((0.0, 0), |(sum, count), performance| (sum + performance, count + 1));
         sum / f64::from(count.max(1))

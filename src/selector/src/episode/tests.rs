@@ -6,9 +6,9 @@ use raisin_base::learner::{Learner, StepReport};
 use raisin_base::random::Rng;
 use raisin_settings::ppo::{Deployment, PolicyForm, Ratio};
 
-/// A learner whose best choice is known: only candidates of hidden relevant groups help, each use of a candidate helps
-/// half as much as the one before, and the more was learned the less is left to learn.
-pub struct Toy {
+/// A learner with a known optimum. Only candidates of hidden relevant groups help. Each use of a candidate helps half
+/// as much as its previous use. The performance approaches a limit, so later steps gain less.
+struct Toy {
     relevance: Vec<f64>,
     uses: Vec<i32>,
     learned: f64,
@@ -16,22 +16,23 @@ pub struct Toy {
     rng: Rng,
 }
 
-pub struct PolicyFixture {
-    pub candidates: Candidates,
-    pub relevance: Vec<f64>,
+struct PolicyFixture {
+    candidates: Candidates,
+    relevance: Vec<f64>,
 }
 
-/// 24 clusters of 40. Two are relevant, one is harmful, and in two more every fourth candidate is relevant and every
-/// fourth harmful. One column of the state says a little about relevance.
-pub fn fixture(seed: u64) -> PolicyFixture {
+/// 24 clusters of 40 candidates. Two clusters are relevant and one is harmful. In two more clusters every fourth
+/// candidate is relevant and every fourth is harmful. One column of the state is weakly correlated with relevance.
+fn fixture(seed: u64) -> PolicyFixture {
     merged_world(seed, 24)
 }
 
-/// The same with its clusters merged into fewer.
+/// [`fixture`] with its clusters merged into `merged` clusters.
 fn merged_world(seed: u64, merged: usize) -> PolicyFixture {
     world_of(seed, merged, 40)
 }
 
+/// [`merged_world`] with `size` candidates in each of the 24 clusters.
 fn world_of(seed: u64, merged: usize, size: usize) -> PolicyFixture {
     let mut rng = Seed::new(seed).rng();
     let (clusters, width) = (24, 12);
@@ -57,7 +58,7 @@ fn world_of(seed: u64, merged: usize, size: usize) -> PolicyFixture {
 }
 
 impl Toy {
-    pub fn new(fixture: &PolicyFixture, noise: f64) -> Self {
+    fn new(fixture: &PolicyFixture, noise: f64) -> Self {
         let uses = vec![0; fixture.relevance.len()];
         Self { relevance: fixture.relevance.clone(), uses, learned: 0.0, noise, rng: Seed::new(99).rng() }
     }
@@ -84,11 +85,11 @@ impl Learner for Toy {
     }
 }
 
-pub fn toy_config(form: PolicyForm) -> PpoSettings {
+fn toy_config(form: PolicyForm) -> PpoSettings {
     PpoSettings { steps: 40, batch_size: 16, rounds: 20, policy: form, ..PpoSettings::standard() }
 }
 
-/// Plays all rounds; the share of relevant picks by round.
+/// Plays all rounds. Returns the share of relevant candidates in the selection of each round.
 fn shares(fixture: &PolicyFixture, training: &mut PolicyTraining, noise: f64) -> Result<Vec<f64>> {
     let mut learner = Toy::new(fixture, noise);
     (0..training.config.rounds)
@@ -100,7 +101,7 @@ fn shares(fixture: &PolicyFixture, training: &mut PolicyTraining, noise: f64) ->
         .collect()
 }
 
-/// Plays one run with the best policy, deployed in some way: share of relevant picks, and what was gained.
+/// Plays one run with the best policy. Returns the share of relevant candidates in the selection, and P(M_T) - P(M_0).
 fn deploy(fixture: &PolicyFixture, training: &PolicyTraining, deployment: Deployment) -> Result<(f64, f64)> {
     let mut policy = training.best.as_ref().context("no best policy")?.duplicate()?;
     policy.constants.deployment = deployment;
@@ -131,10 +132,10 @@ fn candidates(fixture: &PolicyFixture) -> Candidates {
     }
 }
 
-/// Not a test but a bench for the method: how fast do variants learn? `RAISIN_VARIANTS` is a JSON file,
-/// `{"name": {"gamma": 0.9}, ...}`, of what differs from the default preset.
+/// Not a test but a benchmark: how fast do variants of the method learn? `RAISIN_VARIANTS` is the path of a JSON file
+/// that gives, for each variant, the settings that differ from the default preset: `{"name": {"gamma": 0.9}, ...}`.
 #[test]
-#[ignore = "a bench that compares variants of the method"]
+#[ignore = "a benchmark that compares variants of the method"]
 fn compare_variants() -> Result<()> {
     tch::set_num_threads(1);
     let path = std::env::var("RAISIN_VARIANTS").context("RAISIN_VARIANTS names a JSON file of variants")?;
@@ -177,7 +178,7 @@ fn compare_variants() -> Result<()> {
 #[test]
 fn every_form_finds_the_hidden_clusters_within_twenty_rounds() -> Result<()> {
     tch::set_num_threads(1);
-    // In the paper's form half of every batch comes from the cluster with hardly any relevant candidate.
+    // In the paper's form, half of every batch comes from the cluster with hardly any relevant candidates.
     for (form, clusters, expected) in
         [(PolicyForm::Hierarchical, 24, 0.8), (PolicyForm::PerCluster, 2, 0.4), (PolicyForm::Flat, 24, 0.7)]
     {
@@ -191,7 +192,7 @@ fn every_form_finds_the_hidden_clusters_within_twenty_rounds() -> Result<()> {
     Ok(())
 }
 
-/// Several toys in step with each other.
+/// The toys of several episodes, which are played together.
 struct Toys(Vec<Toy>);
 
 impl Ensemble for Toys {
@@ -233,7 +234,7 @@ fn an_ensemble_of_one_plays_the_rounds_of_a_single_learner() -> Result<()> {
 }
 
 #[test]
-fn episodes_of_a_round_differ_and_are_learnt_from_together() -> Result<()> {
+fn the_episodes_of_a_round_differ_and_one_update_learns_from_all() -> Result<()> {
     tch::set_num_threads(1);
     let fixture = fixture(1);
     let config = PpoSettings { rounds: 8, ..toy_config(PolicyForm::Hierarchical) };
@@ -246,7 +247,7 @@ fn episodes_of_a_round_differ_and_are_learnt_from_together() -> Result<()> {
             round.selection.iter().filter(|row| row.episode == episode).map(|row| row.id).collect::<Vec<_>>()
         };
         assert_ne!(of(0), of(1));
-        // What one episode selected, another has not.
+        // An episode does not count the selections of other episodes.
         assert!(round.selection.iter().filter(|row| row.step == 0).all(|row| row.times_selected == 0));
         let relevant = round.selection.iter().filter(|row| fixture.relevance[row.id as usize] > 0.0).count();
         shares.push(relevant as f64 / round.selection.len() as f64);
@@ -281,8 +282,8 @@ fn a_training_resumes_to_the_same_rounds() -> Result<()> {
 }
 
 #[test]
-#[expect(clippy::float_cmp, reason = "a shared reward is the same number for each")]
-fn rewards_between_measurements_are_shared_and_sum_to_what_was_gained() -> Result<()> {
+#[expect(clippy::float_cmp, reason = "the steps of one measurement have the same reward")]
+fn steps_between_two_measurements_share_the_gain_equally() -> Result<()> {
     let fixture = fixture(2);
     let config = PpoSettings { rounds: 1, steps: 7, evaluate_every: 3, ..toy_config(PolicyForm::Flat) };
     let mut training = PolicyTraining::new(&fixture.candidates, config, Seed::new(3))?;
@@ -297,7 +298,7 @@ fn rewards_between_measurements_are_shared_and_sum_to_what_was_gained() -> Resul
 }
 
 #[test]
-fn a_policy_that_diverges_ends_the_run_with_its_round_and_what_to_change() -> Result<()> {
+fn the_error_of_a_policy_that_diverges_names_the_round_and_what_to_change() -> Result<()> {
     tch::set_num_threads(1);
     let fixture = fixture(2);
     let config = PpoSettings {
@@ -308,22 +309,22 @@ fn a_policy_that_diverges_ends_the_run_with_its_round_and_what_to_change() -> Re
     };
     let mut training = PolicyTraining::new(&fixture.candidates, config, Seed::new(3))?;
     let round = training.round(&mut Toy::new(&fixture, 0.01), &fixture.candidates, &mut |_, _, _| {});
-    let said = render(&round.expect_err("no policy survives such a step"));
+    let said = render(&round.expect_err("an infinite learning rate"));
     assert!(said.contains("after round 0") && said.contains("the policy has diverged"), "{said}");
     assert!(said.ends_with("hint: a lower actor_learning_rate, or ratio = \"mean\""), "{said}");
     Ok(())
 }
 
 #[test]
-fn a_model_whose_performance_is_no_number_is_refused_before_the_first_step() -> Result<()> {
+fn a_model_whose_performance_is_not_finite_is_refused_before_the_first_step() -> Result<()> {
     let fixture = fixture(2);
     let mut training = PolicyTraining::new(&fixture.candidates, toy_config(PolicyForm::Flat), Seed::new(3))?;
     let round = training.round(&mut Toy::new(&fixture, f64::NAN), &fixture.candidates, &mut |_, _, _| {});
-    assert!(render(&round.expect_err("no number")).contains("is NaN before any training"));
+    assert!(render(&round.expect_err("the performance is NaN")).contains("is NaN before any training"));
     Ok(())
 }
 
-/// The log-ratio of every draw of some episodes under the policy as it is, by minibatches of so many steps.
+/// The log-ratio of every draw of some episodes under the present policy, computed in minibatches of `size` steps.
 fn log_ratios(
     training: &PolicyTraining,
     candidates: &Candidates,
@@ -331,31 +332,29 @@ fn log_ratios(
     size: usize,
 ) -> Result<Vec<f32>> {
     let scoring = Scoring::new(&training.policy, candidates);
-    let steps: Vec<(&Episode, usize)> =
-        episodes.iter().flat_map(|episode| (0..episode.steps.len()).map(move |step| (episode, step))).collect();
+    let steps: Vec<(State, &Step)> = episodes.iter().flat_map(Episode::steps_with_states).collect();
     let mut found = Vec::new();
     for steps in steps.chunks(size) {
-        let states: Vec<State> = steps.iter().map(|(episode, step)| episode.state(*step)).collect();
-        let actions: Vec<&DrawnBatch> = steps.iter().map(|(episode, step)| &episode.steps[*step].action).collect();
+        let states: Vec<State> = steps.iter().map(|(state, _)| *state).collect();
+        let actions: Vec<&DrawnBatch> = steps.iter().map(|(_, step)| &step.action).collect();
         let replay = scoring.replay(&training.policy, &states, &actions);
-        let old = |picks: Vec<&Picks>| picks.iter().flat_map(|picks| picks.log_probs.clone()).collect::<Vec<f32>>();
-        if let Some(sets) = replay.sets {
-            let drawn = old(actions.iter().filter_map(|action| action.sets.as_ref()).collect());
-            found.extend(Vec::<f32>::try_from(sets - Tensor::from_slice(&drawn))?);
+        for (level, log_probs) in replay.levels.into_iter().enumerate() {
+            let Some(log_probs) = log_probs else { continue };
+            let picks = actions.iter().flat_map(|action| action.levels()[level]);
+            let old: Vec<f32> = picks.flat_map(|picks| picks.log_probs.clone()).collect();
+            found.extend(Vec::<f32>::try_from(log_probs - Tensor::from_slice(&old))?);
         }
-        let drawn = old(actions.iter().flat_map(|action| &action.candidates).collect());
-        found.extend(Vec::<f32>::try_from(replay.candidates - Tensor::from_slice(&drawn))?);
     }
     Ok(found)
 }
 
-/// The update scores many states at once where acting scores one, and a product of other shape may round differently: an
-/// f32 score of size s is exact to about s 2^-23. Nothing else may set the two apart.
+/// The update scores many states at once, but a draw scores a single state. Matrix products of different shapes may
+/// round differently: an f32 score of size s is exact to about s 2^-23. No other difference is allowed.
 #[test]
 fn unchanged_weights_give_every_draw_the_probability_that_it_was_drawn_with() -> Result<()> {
     tch::set_num_threads(1);
     for (form, clusters) in [(PolicyForm::Hierarchical, 6), (PolicyForm::PerCluster, 6), (PolicyForm::Flat, 6)] {
-        // So few candidates that most are selected again and again.
+        // With so few candidates, most of them are selected several times.
         let fixture = world_of(4, clusters, 2);
         let config = PpoSettings { steps: 12, reuse_penalty: 0.3, rounds: 5, ..toy_config(form) };
         let mut training = PolicyTraining::new(&fixture.candidates, config, Seed::new(3))?;
@@ -373,7 +372,6 @@ fn unchanged_weights_give_every_draw_the_probability_that_it_was_drawn_with() ->
             let allowed = if size == 1 { 0.0 } else { 4e-6 };
             assert!(largest <= allowed, "{form:?}, {size} steps at once: {largest}");
         }
-        // Other weights do change them.
         tch::no_grad(|| {
             for (_, mut weight) in training.policy.parameters() {
                 let _ = weight.g_mul_scalar_(1.1);
@@ -386,7 +384,7 @@ fn unchanged_weights_give_every_draw_the_probability_that_it_was_drawn_with() ->
 }
 
 #[test]
-fn improvements_of_all_rounds_are_credited_in_one_unit() -> Result<()> {
+fn the_improvements_of_all_rounds_have_the_same_unit_in_the_regression() -> Result<()> {
     tch::set_num_threads(1);
     let fixture = fixture(2);
     let config = PpoSettings { rounds: 3, steps: 6, ..toy_config(PolicyForm::Hierarchical) };
@@ -404,7 +402,8 @@ fn improvements_of_all_rounds_are_credited_in_one_unit() -> Result<()> {
     }
     let scale = training.policy.constants.performance_scale;
     assert!((scale - 1.0).abs() > 0.1, "{scale}");
-    let credited = training.contributions.improvements();
+    // Column 6 of a row is the covariate `improvement`.
+    let credited = Vec::<f64>::try_from(training.contributions.tensor().select(1, 6))?;
     assert_eq!(credited.len(), gained.len());
     for (step, (credited, gained)) in credited.iter().zip(&gained).enumerate() {
         assert!((credited - gained / scale).abs() < 1e-12, "step {step}: {credited} is not {gained} / {scale}");
