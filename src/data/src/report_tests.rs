@@ -299,6 +299,17 @@ fn a_metric_on_which_the_baseline_was_not_scored_is_not_compared_with_it() {
 }
 
 #[test]
+fn a_method_that_ties_with_the_baseline_is_not_better_and_the_first_row_is_named() {
+    let mut fixture = ReportFixture::new();
+    for (method, loss, acc) in [("random", 0.8, 0.5), ("length", 0.8, 0.75), ("raise", 0.8, 0.75)] {
+        scored(&mut fixture, method, None, &[("loss", loss), ("acc", acc)]);
+    }
+    let html = std::fs::read_to_string(fixture.report("run").join("report.html")).unwrap();
+    assert!(html.contains("loss on test: No method is better than the baseline <b>random</b>."), "{html}");
+    assert!(html.contains("acc on test: <b>length</b> is best"), "{html}");
+}
+
+#[test]
 fn methods_without_a_common_seed_have_no_difference() {
     let mut fixture = ReportFixture::new();
     scored(&mut fixture, "raise", Some(17), &[("loss", 0.5)]);

@@ -79,7 +79,11 @@ impl<'a> Graph<'a> {
             some if some.len() == all => node.stage.name.clone(),
             some => {
                 let common = common_values(some.iter().map(|index| &self.pipeline.variants[*index]));
-                format!("{} [{}]", node.stage.name, words_of_values(&common))
+                let variants = match words_of_values(&common) {
+                    words if words.is_empty() => format!("{} variants", some.len()),
+                    words => words,
+                };
+                format!("{} [{variants}]", node.stage.name)
             }
         }
     }

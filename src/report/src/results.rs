@@ -113,7 +113,8 @@ fn finding(group: &Group, reference: &str) -> String {
     // An oracle reads the labels of synthetic data: its score is a bound, not the score of a method.
     let is_method = |row: &MethodScore| !row.method.starts_with("oracle");
     let best = |is_shown: fn(&MethodScore) -> bool| {
-        let rows = group.rows.iter().copied().filter(|row| is_shown(row));
+        // `max_by` returns the last of equal rows. The first of them is the first row of the table below.
+        let rows = group.rows.iter().rev().copied().filter(|row| is_shown(row));
         rows.max_by(|one, other| group.compare(one, other))
     };
     // If an oracle is the first row of the table below, the sentence names the oracle too. Otherwise sentence and table
@@ -126,8 +127,9 @@ fn finding(group: &Group, reference: &str) -> String {
     let Some(best) = best(is_method) else { return String::new() };
     let name = escape(&best.method);
     let against = escape(reference);
+    let baseline = group.rows.iter().find(|row| row.method == reference);
     let text = match &best.difference {
-        None if best.method == reference => {
+        _ if baseline.is_some_and(|row| group.compare(best, row).is_eq()) => {
             format!("No method is better than the baseline <b>{against}</b>{aside}")
         }
         None => format!("<b>{name}</b> is best{aside}; the baseline {against} was not scored on it"),

@@ -41,7 +41,7 @@ impl CandidateColumns {
             return Ok(column);
         }
         let hint = match method {
-            SelectionMethod::Scores => "name a file with the columns `id` and `score` in `select.scores`",
+            SelectionMethod::Scores => "name a file of scores in `select.path`, and its column in `select.column`",
             SelectionMethod::Oracle => "only instructions of a `generate` stage have labels",
             _ => "give the stage a `features` input",
         };

@@ -140,7 +140,7 @@ pub struct PpoSettings {
     pub gradient_clip: f64,
     /// An update ends as soon as approx_kl is above this number. With 0, approx_kl ends no update. Both presets: 0.
     pub target_kl: f64,
-    /// True: the advantages of an episode are scaled to mean 0 and variance 1. Default true, paper false.
+    /// True: the advantages of a round are scaled to mean 0 and variance 1. Default true, paper false.
     pub normalise_advantage: bool,
     /// True: the rewards are divided by the standard deviation of all rewards so far. Default true, paper false.
     pub normalise_reward: bool,

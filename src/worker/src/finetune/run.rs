@@ -89,6 +89,12 @@ impl<'a> Finetuning<'a> {
             return Err(Problem::new(problem).hint(hint).into());
         }
         let (full_steps, steps) = step_counts(&parameters, rows);
+        if let (SelectionMethod::Full, Some(budget), None) =
+            (parameters.select.method, &parameters.budget, parameters.steps)
+        {
+            context
+                .note(format!("budget = \"{budget}\" does not apply to the method `full`, which trains three epochs"));
+        }
         let mut chooser = open_chooser(&parameters, context, &instructions, &pool, steps)?;
         for (reason, count) in chooser.excluded() {
             context.note(format!("{count} of {rows} candidates cannot be chosen: {reason}"));
