@@ -318,6 +318,9 @@ fn space_is_counted_by_stage_pipeline_and_variant_and_pinned_artifacts_survive_g
     assert!(freed == would && told.contains("2 artifacts stay"), "{freed}{told}");
     let (_, again) = project.done(&["build", "p.toml"]);
     assert!(again.contains("1 ran, 2 cached"), "{again}");
+    let pins = project.done(&["pin"]).0;
+    let label = pins.lines().next().and_then(|line| line.split_once("  ")).expect("a pin").1;
+    assert!(project.refused(&["unpin", label, "pool"]).1.contains("is the label of a pin, which has no stages"));
     let (_, told) = project.done(&["unpin", "swept", "pool"]);
     assert!(told.contains("2 unpinned"), "{told}");
 }

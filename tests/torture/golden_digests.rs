@@ -61,6 +61,10 @@ fn no_kind_writes_other_bytes_without_a_new_version() {
         here.entry(place).or_insert_with(BTreeMap::new).insert(name, digest);
     }
     if std::env::var_os("RAISIN_BLESS").is_some() {
+        if golden.versions != versions {
+            // The digests of other processors belong to the old versions.
+            golden.digests.clear();
+        }
         golden.versions = versions;
         golden.digests.extend(here);
         let text = serde_json::to_string_pretty(&golden).expect("JSON") + "\n";

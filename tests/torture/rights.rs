@@ -116,7 +116,7 @@ fn a_cache_of_another_version_is_refused_by_every_command_and_not_changed() {
     // Action records and cache-only files of another version are ignored.
     std::fs::remove_file(&version).expect("removed");
     project.done(&["build", "small.toml"]);
-    for folder in ["identity", "index", "checked"] {
+    for folder in ["identity", "index", "checked", "tokens"] {
         for file in files_below(&project.path("cache").join(folder)) {
             std::fs::write(file, "raisin memory 99\n{}").expect("written");
         }

@@ -57,7 +57,9 @@ fn one_flipped_byte_in_any_other_file_of_the_store_is_found_and_ignored() {
     build(&project);
     let mut rng = TestRng::new("memories");
     let kept = |name: &str| files_below(&project.path("cache").join(name));
-    let mut victims: Vec<PathBuf> = ["identity", "index", "checked", "journal"].into_iter().flat_map(kept).collect();
+    let folders = ["identity", "index", "checked", "tokens", "journal"];
+    let mut victims: Vec<PathBuf> = folders.into_iter().flat_map(kept).collect();
+    assert!(!kept("tokens").is_empty());
     victims.extend(["VERSION", "files"].map(|name| project.path("cache").join(name)));
     assert!(victims.iter().all(|path| path.is_file()), "{victims:?}");
     if !full() {
@@ -68,8 +70,13 @@ fn one_flipped_byte_in_any_other_file_of_the_store_is_found_and_ignored() {
     for victim in victims {
         let what = victim.display();
         flip(&victim, &mut rng);
-        let words = build(&project);
-        assert!(words.contains("nothing to run"), "{what}: {words}");
+        if victim.starts_with(project.path("cache/tokens")) {
+            // Only a stage that runs reads tokens.
+            project.done(&["build", PIPELINE, "--force"]);
+        } else {
+            let words = build(&project);
+            assert!(words.contains("nothing to run"), "{what}: {words}");
+        }
         assert_eq!(&digests(&project), undisturbed(), "{what}");
         assert_eq!(project.run(&["plan", "rows.toml"]).stdout.matches("1 cached").count(), 1, "{what}");
         flip(&victim, &mut rng);

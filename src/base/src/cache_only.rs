@@ -6,7 +6,7 @@
 //! belongs to another user.
 
 use std::fs::File;
-use std::io::{ErrorKind, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,9 +35,25 @@ pub fn remember(path: &Path, bytes: &[u8]) {
 
 /// Reads a memory; `None` if it is missing or damaged.
 pub fn recall(path: &Path) -> Option<Vec<u8>> {
-    let mut bytes = std::fs::read(path).ok()?;
-    let (seal, rest) = bytes.split_first_chunk::<32>()?;
-    (Digest::of(rest).bytes() == seal).then(|| bytes.split_off(32))
+    let mut file = File::open(path).ok()?;
+    let mut seal = [0; 32];
+    file.read_exact(&mut seal).ok()?;
+    let mut bytes = Vec::with_capacity(usize::try_from(file.metadata().ok()?.len()).ok()?.saturating_sub(32));
+    file.read_to_end(&mut bytes).ok()?;
+    (*Digest::of(&bytes).bytes() == seal).then_some(bytes)
+}
+
+/// Whether a memory can be read and is not damaged. The content is not kept in the process's memory.
+pub fn is_whole(path: &Path) -> bool {
+    let check = || -> std::io::Result<bool> {
+        let mut file = File::open(path)?;
+        let mut seal = [0; 32];
+        file.read_exact(&mut seal)?;
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(file)?;
+        Ok(*hasher.finalize().as_bytes() == seal)
+    };
+    check().unwrap_or(false)
 }
 
 /// Writes the parts one after another into a temporary file `.name.pid.count`, calls `finish` on it, and renames it to
@@ -67,14 +83,15 @@ mod tests {
         let path = folder.path().join("identity/some");
         remember(&path, b"what there was");
         assert_eq!(recall(&path).as_deref(), Some(&b"what there was"[..]));
+        assert!(is_whole(&path));
         let whole = std::fs::read(&path)?;
         for place in 0..whole.len() {
             let mut flipped = whole.clone();
             flipped[place] ^= 1;
             std::fs::write(&path, &flipped)?;
-            assert!(recall(&path).is_none(), "byte {place}");
+            assert!(recall(&path).is_none() && !is_whole(&path), "byte {place}");
             std::fs::write(&path, &whole[..place])?;
-            assert!(recall(&path).is_none(), "cut at {place}");
+            assert!(recall(&path).is_none() && !is_whole(&path), "cut at {place}");
         }
         Ok(())
     }

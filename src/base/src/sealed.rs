@@ -17,8 +17,8 @@ use blake3::Hasher;
 
 use crate::error::{Context as _, Result, ensure};
 
-/// The error number of a failed read or write of a disk; the same on all Linux platforms.
-const EIO: i32 = 5;
+/// The error numbers by which Linux reports a damaged file: EIO, EBADMSG and EUCLEAN.
+const DAMAGED: [i32; 3] = [5, 74, 117];
 const MAGIC: [u8; 4] = *b"rsn1";
 const SEAL: u64 = 32;
 /// The size of a read, in bytes.
@@ -60,12 +60,23 @@ struct Places {
 }
 
 /// Reads a record from `file`, whose position is `start`; the file has `left` more bytes. `None` if the record is
-/// damaged or cannot be read.
-fn find_record(file: &mut impl Read, start: u64, left: u64) -> Option<Places> {
+/// damaged.
+fn find_record(file: &mut impl Read, start: u64, left: u64) -> std::io::Result<Option<Places>> {
+    let mut failure = None;
+    let found = read_record(file, start, left, &mut failure);
+    match failure.filter(|error| error.kind() != ErrorKind::UnexpectedEof) {
+        Some(error) => Err(error),
+        None => Ok(found),
+    }
+}
+
+/// As [`find_record`]. An error of reading goes into `failure`.
+fn read_record(file: &mut impl Read, start: u64, left: u64, failure: &mut Option<std::io::Error>) -> Option<Places> {
     let mut hasher = Hasher::new();
+    let mut read = |bytes: &mut [u8]| file.read_exact(bytes).map_err(|error| *failure = Some(error)).ok();
     let mut take = |count: usize| -> Option<Vec<u8>> {
         let mut bytes = vec![0; count];
-        file.read_exact(&mut bytes).ok()?;
+        read(&mut bytes)?;
         hasher.update(&bytes);
         Some(bytes)
     };
@@ -93,7 +104,7 @@ fn find_record(file: &mut impl Read, start: u64, left: u64) -> Option<Places> {
         rest -= bytes.len() as u64;
     }
     let mut seal = [0; SEAL as usize];
-    file.read_exact(&mut seal).ok()?;
+    read(&mut seal)?;
     (*hasher.finalize().as_bytes() == seal).then_some(Places { parts, end: end + SEAL })
 }
 
@@ -161,22 +172,28 @@ pub fn replace<'p>(path: &Path, lengths: &[u64], mut part: impl FnMut(usize) -> 
 /// is then set aside.
 ///
 /// # Errors
-/// The file cannot be opened, for example for want of rights or of free descriptors. That says nothing about its
+/// The file cannot be opened or read, for example for want of rights, descriptors or memory. That says nothing about its
 /// content, so the file stays where it is.
 pub fn open(path: &Path, tell: DamageListener) -> Result<Option<Record>> {
     let found = || -> std::io::Result<Option<Record>> {
         let file = File::open(path)?;
         let length = file.metadata()?.len();
-        let places = find_record(&mut BufReader::with_capacity(BUFFER, &file), 0, length);
+        let places = find_record(&mut BufReader::with_capacity(BUFFER, &file), 0, length)?;
         Ok(places.filter(|places| places.end == length).map(|places| Record { file, parts: places.parts }))
     };
     match found() {
         Ok(Some(record)) => Ok(Some(record)),
         Ok(None) => set_aside(path, "its seal does not match its content", tell).map(|()| None),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) if error.raw_os_error() == Some(EIO) => set_aside(path, &error.to_string(), tell).map(|()| None),
+        Err(error) if is_damage(&error) => set_aside(path, &error.to_string(), tell).map(|()| None),
         Err(error) => Err(error).with_context(|| format!("cannot open {}", path.display())),
     }
+}
+
+/// Whether an error of reading means that the file is damaged. Any other error says nothing about its content.
+fn is_damage(error: &std::io::Error) -> bool {
+    // A folder in place of the file is damage too.
+    error.kind() == ErrorKind::IsADirectory || error.raw_os_error().is_some_and(|number| DAMAGED.contains(&number))
 }
 
 /// Renames a damaged file to `<file>.damaged`, and tells the user.
@@ -214,7 +231,11 @@ impl Records {
             while whole < length {
                 (&file).seek(SeekFrom::Start(whole))?;
                 let found = find_record(&mut BufReader::with_capacity(BUFFER, &file), whole, length - whole);
-                let Some(Places { parts, end }) = found else { break };
+                let Some(Places { parts, end }) =
+                    found.or_else(|error| if is_damage(&error) { Ok(None) } else { Err(error) })?
+                else {
+                    break;
+                };
                 let Some(one) = decode(&Record { file: file.try_clone()?, parts }) else { break };
                 known.push(one);
                 whole = end;

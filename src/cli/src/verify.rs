@@ -54,6 +54,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     if verified.forgotten > 0 {
         eprintln!("{} damaged memories (cache-only files) removed; builds write them again", verified.forgotten);
     }
+    if verified.ignored > 0 {
+        eprintln!("{} damaged memories (cache-only files) cannot be removed; builds ignore them", verified.ignored);
+    }
     if verified.journal_lines > 0 {
         eprintln!("{} lines of the journal cannot be read and are skipped", verified.journal_lines);
     }

@@ -18,6 +18,10 @@ use raisin_base::cache_only::{recall, remember, this_executable};
 use raisin_base::digest::Digest;
 use raisin_base::error::Result;
 
+/// The version of the encoding. Raise it if [`Codec`] gives other sequences. The name of a memory also has the version,
+/// size and time of the executable; reproducible packages may set all times to the same value.
+const ENCODING: u32 = 1;
+
 /// The length of a row without a target, for which [`Codec::instruction`] returns no sequence.
 const NO_TARGET: u32 = u32::MAX;
 
@@ -41,7 +45,8 @@ impl Codec {
         let Some((shared, executable)) = shared.zip(this_executable()) else {
             return self.instructions(instructions, max_tokens);
         };
-        let name = [&executable, shared.pool, &max_tokens.to_string(), &self.source().to_hex()].join("\n");
+        let version = format!("{} {ENCODING} {executable}", env!("CARGO_PKG_VERSION"));
+        let name = [&version, shared.pool, &max_tokens.to_string(), &self.source().to_hex()].join("\n");
         let path = shared.folder.join(Digest::of(name.as_bytes()).to_hex());
         let known = recall(&path).and_then(|bytes| decode(&bytes));
         if let Some(known) = known.filter(|known| known.len() == instructions.len()) {
@@ -63,8 +68,14 @@ fn encode(rows: &[Option<Sequence>]) -> Vec<u8> {
         .chain(rows.iter().map(length))
         .chain(sequences().flat_map(|row| row.tokens.iter().copied()));
     let mut bytes: Vec<u8> = numbers.flat_map(u32::to_le_bytes).collect();
-    let marks: Vec<bool> = sequences().flat_map(|row| row.supervised.iter().copied()).collect();
-    bytes.extend(marks.chunks(8).map(|marks| (0..).zip(marks).map(|(bit, mark)| u8::from(*mark) << bit).sum::<u8>()));
+    for (token, mark) in sequences().flat_map(|row| &row.supervised).enumerate() {
+        if token % 8 == 0 {
+            bytes.push(0);
+        }
+        if let Some(last) = bytes.last_mut() {
+            *last |= u8::from(*mark) << (token % 8);
+        }
+    }
     bytes
 }
 

@@ -177,8 +177,8 @@ pub fn execute<'c>(
 }
 
 /// Runs the action a second time, in its own process, folder and log, and returns the manifest of the second artifact.
-/// Files of the first run cannot make the two results equal, and files of the second run do not replace the log of the
-/// first.
+/// Files of the first run, and tokens that it shared, cannot make the two results equal. Files of the second run do not
+/// replace the log of the first.
 fn run_again(
     store: &Store,
     reports: &JobReports<'_>,
@@ -188,7 +188,7 @@ fn run_again(
     fingerprints: Digest,
 ) -> Result<Manifest> {
     let key = Digest::of(format!("again {key}").as_bytes());
-    let assignment = Assignment { folder: store.staging_folder(key), ..assignment };
+    let assignment = Assignment { folder: store.staging_folder(key), tokens: None, ..assignment };
     if assignment.folder.exists() {
         remove_tree(&assignment.folder)?;
     }

@@ -130,6 +130,10 @@ impl PlanFile {
         }
         let mut plan: Self = serde_json::from_value(value)
             .map_err(|error| Problem::usage(format!("the plan {shown} is damaged: {error}")).hint(again))?;
+        for kept in &plan.stages {
+            Action::of_json(&kept.action)
+                .map_err(|error| Problem::usage(format!("the plan {shown} is damaged: {error}")).hint(again))?;
+        }
         path.clone_into(&mut plan.path);
         Ok(Some(plan))
     }

@@ -115,9 +115,10 @@ impl Told {
             }
             News::MadeByAnotherBuild => self.line(graph, id, "cached: another build made it"),
             News::Failed { key, reason, interrupted } => {
-                self.journal.write(JournalEvent::Failed { stage, variant, key, reason: reason.to_owned() })?;
+                // The user is told first, because the journal may be the file that cannot be written.
                 let failed = format!("FAILED\n    {reason}");
                 self.line(graph, id, if interrupted { "interrupted" } else { &failed });
+                self.journal.write(JournalEvent::Failed { stage, variant, key, reason: reason.to_owned() })?;
             }
         }
         Ok(())

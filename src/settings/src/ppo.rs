@@ -147,8 +147,9 @@ pub struct PpoSettings {
     /// The baseline that is subtracted from a reward: the value of the `critic` (paper), the mean at this `step` over the
     /// rounds so far, or `both` (default).
     pub baseline: Baseline,
-    /// `contribution` (default): each draw gets the estimated contribution of its item. `shared` (paper): all draws of a step
-    /// get the advantage of the step.
+    /// `contribution` (default): each draw gets a weighted mean of the advantage of the step and of the estimated
+    /// contribution of its item; the weight is the reliability of the estimate. `shared` (paper): all draws of a step get
+    /// the advantage of the step.
     pub credit: Credit,
 }
 

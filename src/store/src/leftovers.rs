@@ -29,8 +29,7 @@ pub(super) fn leftovers(
     let mut found = Vec::new();
     // Fetched files are removed only if `older_than` is given: nothing tells which pipelines need them. They can be
     // fetched again.
-    let by_age = [("tmp", YOUNG), ("tokens", YOUNG), ("damaged", Duration::ZERO), ("fetched", Duration::MAX)];
-    for (folder, stays) in by_age {
+    for (folder, stays) in [("tmp", YOUNG), ("damaged", Duration::ZERO), ("fetched", Duration::MAX)] {
         found.extend(below(&root.join(folder)).filter(|path| old(newest(path), older_than.unwrap_or(stays))));
     }
     let age = older_than.unwrap_or(YOUNG);
@@ -52,6 +51,7 @@ pub(super) fn leftovers(
         let digest = path.file_name().and_then(|name| name.to_str()?.parse::<Digest>().ok());
         digest.is_some_and(|digest| !store.artifact_folder(digest).exists()) && aged(path, age)
     }));
+    found.extend(below(&root.join("tokens")).filter(|path| !is_temporary(path) && aged(path, age)));
     found.extend(below(&root.join("checked")).filter(|path| !is_temporary(path) && aged(path, CHECKED_STAYS)));
     // Commands without a lock may be writing locks and temporary files at this moment. Therefore these have a fixed
     // minimum age, whatever `older_than` is.
@@ -72,7 +72,7 @@ pub(super) fn index_name(out: &Path) -> String {
 }
 
 /// Whether the name of a file is `.name.pid.count`: the name of the temporary files of [`super::put`].
-fn is_temporary(path: &Path) -> bool {
+pub(super) fn is_temporary(path: &Path) -> bool {
     let number = |part: Option<&str>| part.is_some_and(|part| part.parse::<u64>().is_ok());
     path.file_name().and_then(|name| name.to_str()).is_some_and(|name| {
         let mut parts = name.rsplit('.');
@@ -136,6 +136,7 @@ mod tests {
             format!("logs/{gone}.log"),
             format!("index/{unknown}"),
             format!("identity/{gone}"),
+            format!("tokens/{gone}"),
             format!("locks/{gone}"),
             format!("actions/.{gone}.json.17.3"),
             ".files.17.3".into(),

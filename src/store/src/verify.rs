@@ -21,8 +21,10 @@ pub struct Verified {
     /// The size of the files that were read, in bytes.
     pub bytes: u64,
     pub damages: Vec<Damage>,
-    /// The number of damaged memories, which were removed. Builds rebuild memories when they need them.
+    /// The number of damaged memories that were removed. Builds rebuild memories when they need them.
     pub forgotten: u64,
+    /// The number of damaged memories that could not be removed. Builds ignore them.
+    pub ignored: u64,
     /// The number of journal lines that are torn or damaged. These lines stay in the journal, and readers skip them.
     pub journal_lines: u64,
 }
@@ -45,7 +47,8 @@ pub struct Damage {
 /// artifact meanwhile. Therefore a damaged artifact is read a second time, directly before it is set aside.
 pub fn verify(store: &Store, sample: Option<f64>) -> Result<Verified> {
     let _shared = store.share_to_read()?;
-    let mut verified = Verified { forgotten: store.forget_damaged()?, ..Verified::default() };
+    let (forgotten, ignored) = store.forget_damaged();
+    let mut verified = Verified { forgotten, ignored, ..Verified::default() };
     verified.journal_lines = store.journal_lines()?.1;
     let mut records = Vec::new();
     for key in store.record_keys()? {

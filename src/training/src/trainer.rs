@@ -396,6 +396,10 @@ impl Trainer {
     /// Restores a checkpoint, and returns the result of `accept` for the saved `extra`. `None` if there is no
     /// checkpoint. If the checkpoint is damaged, belongs to another model, or `accept` fails, the checkpoint is set
     /// aside, `tell` is called, nothing changes, and the result is `None`.
+    ///
+    /// # Errors
+    /// The checkpoint cannot be opened, or a tensor cannot be copied. The model may then be restored in part, and must
+    /// not be trained.
     pub fn restore<T>(
         &mut self,
         path: &Path,
@@ -403,22 +407,22 @@ impl Trainer {
         accept: impl FnOnce(&[u8]) -> Result<T>,
     ) -> Result<Option<T>> {
         let Some(saved) = SavedCheckpoint::open(path, tell)? else { return Ok(None) };
-        let take_up = || -> Result<T> {
+        let mut targets = vec![("trainable", &self.model.trainable().flat)];
+        targets.extend(self.optimizer.named());
+        let examine = || -> Result<(Counters, T)> {
             let counters: Counters = serde_json::from_slice(&saved.read(0)?)?;
-            let mut targets = vec![("trainable", &self.model.trainable().flat)];
-            targets.extend(self.optimizer.named());
             saved.check(&targets)?;
-            let accepted = accept(&saved.read(1)?)?;
-            saved.copy_into(&targets)?;
-            self.optimizer.set_steps(counters.optimizer_steps);
-            self.step = counters.step;
-            self.config.micro_batch_tokens = counters.micro_batch_tokens;
-            Ok(accepted)
+            Ok((counters, accept(&saved.read(1)?)?))
         };
-        match take_up() {
-            Ok(accepted) => Ok(Some(accepted)),
-            Err(error) => set_aside(path, &format!("{error:#}"), tell).map(|()| None),
-        }
+        let (counters, accepted) = match examine() {
+            Ok(examined) => examined,
+            Err(error) => return set_aside(path, &format!("{error:#}"), tell).map(|()| None),
+        };
+        saved.copy_into(&targets).with_context(|| format!("cannot restore {}", path.display()))?;
+        self.optimizer.set_steps(counters.optimizer_steps);
+        self.step = counters.step;
+        self.config.micro_batch_tokens = counters.micro_batch_tokens;
+        Ok(Some(accepted))
     }
 }
 
