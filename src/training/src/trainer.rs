@@ -18,7 +18,7 @@ use super::adamw::{AdamW, AdamWConfig, AdamWState};
 use super::checkpoint::{self, SavedCheckpoint};
 use super::meter::Meter;
 use super::validation::ValidationSet;
-use raisin_base::error::{Problem, Result, anyhow, ensure};
+use raisin_base::error::{Context as _, Problem, Result, anyhow, ensure};
 use raisin_base::learner::StepReport;
 use raisin_base::sealed::{DamageListener, set_aside};
 use raisin_corpus::Sequence;
