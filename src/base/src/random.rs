@@ -101,8 +101,16 @@ mod tests {
         assert!((mean - 0.5).abs() < 0.01 && (variance - 1.0 / 12.0).abs() < 0.005, "{mean} {variance}");
         let (mean, variance) = moments(Rng::normal);
         assert!(mean.abs() < 0.03 && (variance - 1.0).abs() < 0.05, "{mean} {variance}");
-        let (mean, variance) = moments(|rng| rng.below(7) as f64);
-        assert!((mean - 3.0).abs() < 0.06 && (variance - 4.0).abs() < 0.1, "{mean} {variance}");
+    }
+
+    #[test]
+    fn numbers_below_a_bound_are_equally_frequent() {
+        let mut rng = Seed::new(3).rng();
+        let mut counts = [0; 7];
+        for _ in 0..7_000 {
+            counts[rng.below(7)] += 1;
+        }
+        assert!(counts.iter().all(|count| (850..1150).contains(count)), "{counts:?}");
     }
 
     #[test]

@@ -87,7 +87,7 @@ pub struct SelectedCandidate {
 /// A method in the middle of a run.
 pub trait Chooser {
     /// The next batch: exactly `batch_size` candidates.
-    fn choose(&mut self, moment: &StepContext) -> Result<Vec<SelectedCandidate>>;
+    fn choose(&mut self, context: &StepContext) -> Result<Vec<SelectedCandidate>>;
 
     /// Whether the method uses [`StepContext::performance`]. If not, training need not measure it.
     fn wants_performance(&self) -> bool {

@@ -1,9 +1,11 @@
-//! The contribution of each draw to the reward of its step (docs/method.md, section 4, `credit`).
+//! The contribution of each drawn candidate to the reward of its step (docs/method.md, section 4, `credit`).
 //!
 //! A reward belongs to a whole batch, and twenty episodes give few rewards. A ridge regression over all steps of all
 //! rounds so far extracts more from them: it predicts the reward of a step from the mean features of the batch and from
-//! [`StepCovariates`]. So each draw gets a credit of its own, which combines what all episodes have shown about
-//! candidates with such features.
+//! [`StepCovariates`]. The coefficient of a feature is its *effect*. The *contribution* of a candidate is the sum of
+//! its features times their effects, standardised. So a contribution combines what all episodes have shown about
+//! candidates with such features. [`super::episode`] mixes the contribution of a draw with the advantage of the step;
+//! the mean is the *credit* of the draw.
 
 use std::ops::Range;
 
@@ -15,12 +17,14 @@ use raisin_base::error::{Context as _, Result};
 /// The weight of a round falls by this factor with each later round. The factor is near 1: once the policy chooses
 /// well, only old rounds have batches of the candidates that it no longer chooses.
 const KEEP: f64 = 0.97;
-/// The columns of a row before the mean features of its batch.
+/// The columns of a row before the mean features of its batch. [`StepCovariates::columns`] names the covariates.
 const WEIGHT: usize = 0;
 const ROUND: usize = 1;
 const REWARD: usize = 2;
-const COVARIATES: Range<usize> = 3..10;
-/// The penalty of the covariates for each row. It keeps the regression solvable if covariates are linearly dependent.
+const COVARIATES: Range<usize> = 3..3 + COVARIATE_COLUMNS;
+const COVARIATE_COLUMNS: usize = 7;
+/// This number times the number of rows is the ridge penalty of each covariate. It is negligible, but it keeps the
+/// regression solvable if covariates are linearly dependent.
 const COVARIATE_PENALTY: f64 = 1e-10;
 /// Added to the deviation of a feature: a feature that varies less than this varies only by rounding.
 const SMALLEST_DEVIATION: f64 = 1e-6;
@@ -43,17 +47,34 @@ pub struct Contributions {
 pub struct StepCovariates {
     /// t/T
     pub time: f64,
-    /// P(M_t) - P(M_0), in units of the improvement of the first round.
+    /// (P(M_t) - P(M_0)) / s, where s is the largest abs(P(M_t) - P(M_0)) of the first round.
     pub improvement: f64,
     /// The mean over the batch of ln(1 + times selected before).
     pub reuse: f64,
 }
 
+impl StepCovariates {
+    /// The columns of the regression that belong to the covariates.
+    fn columns(self) -> [f64; COVARIATE_COLUMNS] {
+        let Self { time, improvement, reuse } = self;
+        [1.0, time, time * time, improvement, improvement * improvement, time * improvement, reuse]
+    }
+}
+
+/// A step as the regression sees it.
+pub struct ObservedStep<'a> {
+    pub covariates: StepCovariates,
+    /// R_t
+    pub reward: f64,
+    /// The positions of the candidates of the batch D_t: `[B]`.
+    pub batch: &'a [usize],
+}
+
 /// The result of the regression.
-struct ContributionEstimate {
+struct FeatureEffects {
     /// For each feature of [`features`], its effect on the reward of a step: `[F + C]`.
     effects: Tensor,
-    /// How far to trust `effects`, from 0 to 1; see [`Contributions::estimate`].
+    /// How far to trust `effects`, from 0 to 1; see [`reliability`].
     reliability: f64,
 }
 
@@ -76,35 +97,30 @@ pub fn features(candidates: &Candidates) -> Tensor {
 }
 
 impl Contributions {
-    /// Adds the steps of a round, each with its covariates, its reward and the positions of its batch. Returns the
-    /// credit of each candidate of each batch, `[steps][B]`, and the reliability of the estimate.
+    /// Adds the steps of a round. Returns the contribution of each candidate of each batch, `[steps][B]`, and the
+    /// reliability of the effects. `table` has the [`features`] of all candidates: `[N, F + C]`.
     ///
-    /// The credit of a draw is (e - m) / s: e is the estimated effect of its candidate, m the mean of e over all draws
-    /// of the round, and s the standard deviation of e over the pool. So the credits shrink when the policy selects
-    /// only candidates that help. `table` has the [`features`] of all candidates: `[N, F + C]`.
-    pub fn credits(
-        &mut self,
-        table: &Tensor,
-        steps: &[(StepCovariates, f64, &[usize])],
-    ) -> Result<(Vec<Vec<f64>>, f64)> {
+    /// The sum over the features of a candidate is centred on the mean over all draws of the round, and divided by the
+    /// standard deviation over the pool. So the contributions shrink when the policy selects only candidates that help.
+    pub fn add_round(&mut self, table: &Tensor, steps: &[ObservedStep]) -> Result<(Vec<Vec<f64>>, f64)> {
         self.start_round();
         let mut batches = Vec::with_capacity(steps.len());
-        for (covariates, reward, positions) in steps {
-            let index: Vec<i64> = positions.iter().map(|&position| position as i64).collect();
+        for step in steps {
+            let index: Vec<i64> = step.batch.iter().map(|&position| position as i64).collect();
             let batch = table.index_select(0, &Tensor::from_slice(&index)); // [B, F + C]
             let mean: Vec<f64> = Vec::try_from(batch.mean_dim([0i64].as_slice(), false, TensorKind::Double))?;
-            self.push(*covariates, *reward, &mean);
+            self.push(step.covariates, step.reward, &mean);
             batches.push(batch);
         }
-        let estimate = self.estimate()?;
-        let effects = estimate.effects.unsqueeze(1); // [F + C, 1]
-        let scale = table.matmul(&effects).std(true).double_value(&[]) + 1e-12;
-        let effects_of = |batch: &Tensor| Vec::try_from(batch.matmul(&effects).squeeze_dim(1));
-        let mut credits: Vec<Vec<f64>> = batches.iter().map(effects_of).collect::<Result<_, _>>()?; // [steps][B]
-        let count = credits.iter().map(Vec::len).sum::<usize>();
-        let mean = credits.iter().flatten().sum::<f64>() / count.max(1) as f64;
-        credits.iter_mut().flatten().for_each(|credit| *credit = (*credit - mean) / scale);
-        Ok((credits, estimate.reliability))
+        let FeatureEffects { effects, reliability } = self.estimate()?;
+        let effects = effects.unsqueeze(1); // [F + C, 1]
+        let deviation = table.matmul(&effects).std(true).double_value(&[]) + 1e-12;
+        let sums_of = |batch: &Tensor| Vec::try_from(batch.matmul(&effects).squeeze_dim(1));
+        let mut contributions: Vec<Vec<f64>> = batches.iter().map(sums_of).collect::<Result<_, _>>()?; // [steps][B]
+        let draws = contributions.iter().map(Vec::len).sum::<usize>();
+        let mean = contributions.iter().flatten().sum::<f64>() / draws.max(1) as f64;
+        contributions.iter_mut().flatten().for_each(|value| *value = (*value - mean) / deviation);
+        Ok((contributions, reliability))
     }
 
     /// Reduces the weights of the rounds so far.
@@ -117,56 +133,44 @@ impl Contributions {
 
     /// Adds a step with the mean features of its batch: `[F + C]`.
     fn push(&mut self, covariates: StepCovariates, reward: f64, mean: &[f64]) {
-        let StepCovariates { time: t, improvement: p, reuse } = covariates;
         self.width = COVARIATES.end + mean.len();
-        self.rows.extend([1.0, self.round as f64, reward, 1.0, t, t * t, p, p * p, t * p, reuse]);
+        self.rows.extend([1.0, self.round as f64, reward]);
+        self.rows.extend(covariates.columns());
         self.rows.extend_from_slice(mean);
     }
 
     /// The ridge regression of the rewards on the covariates and on the mean features of the batches. Every row has its
-    /// weight. Only the coefficients of the features have a penalty worth mentioning; of seven penalties, the one with
-    /// the smallest left-out errors is used.
+    /// weight. The penalty of the features is one of seven: the one with the smallest left-out errors.
     ///
     /// A *left-out* error is the error of predicting a step by the regression on all other rounds. Single steps cannot
-    /// be left out instead, because the steps of a round train the same model and so depend on each other.
-    ///
-    /// With e the left-out errors and f the errors of the fit, e0 and f0 the same errors of the regression on the
-    /// covariates alone, and R the number of rounds,
-    ///
-    /// reliability = min(1, (1 - |e|^2/|e0|^2) / (1 - |f|^2/|f0|^2)) x max(0, 1 - 2.5^2 (R + 1)/(R - 1) / z^2).
-    ///
-    /// The first factor is the share of the fit that survives when a round is left out. If the features explain
-    /// nothing, this factor is a quotient of two small numbers and can have any value. Therefore the second factor
-    /// tests whether they explain anything: z is the sum of e0 (e0 - e) divided by its standard error. Noise makes this
-    /// sum as often negative as positive. The standard error is the larger of two estimates, from the sums over each
-    /// round and from the sums over each block of eight steps. z counts from 2.5 on, and with few rounds from a larger
-    /// z on, because their standard error is itself uncertain. Both factors are 0 if they would be negative, and after
-    /// one round the reliability is 0: nothing can be left out.
+    /// be left out instead, because the steps of a round train the same model and so depend on each other. After one
+    /// round, nothing can be left out: the effects and their reliability are 0.
     ///
     /// # Errors
     /// A row is not finite.
-    fn estimate(&self) -> Result<ContributionEstimate> {
+    fn estimate(&self) -> Result<FeatureEffects> {
         let count = (self.rows.len() / self.width.max(1)) as i64; // n
         let table = Tensor::from_slice(&self.rows).view([count, self.width as i64]);
         let width = (self.width - COVARIATES.end) as i64; // p = F + C
         let rounds = self.rounds();
         if rounds.len() < 2 {
             let effects = Tensor::zeros([width], (TensorKind::Double, Device::Cpu));
-            return Ok(ContributionEstimate { effects, reliability: 0.0 });
+            return Ok(FeatureEffects { effects, reliability: 0.0 });
         }
         // Rows times the roots of their weights: their squared errors then have the weights.
-        let weight = table.narrow(1, WEIGHT as i64, 1).sqrt(); // [n, 1]
-        let reward = table.narrow(1, REWARD as i64, 1) * &weight; // [n, 1]
-        let covariates = table.narrow(1, COVARIATES.start as i64, COVARIATES.len() as i64) * &weight; // [n, 7]
-        let features = table.narrow(1, COVARIATES.end as i64, width) * &weight; // [n, p]
+        let root_weight = table.narrow(1, WEIGHT as i64, 1).sqrt(); // [n, 1]
+        let reward = table.narrow(1, REWARD as i64, 1) * &root_weight; // [n, 1]
+        let covariates = table.narrow(1, COVARIATES.start as i64, COVARIATE_COLUMNS as i64) * &root_weight; // [n, 7]
+        let features = table.narrow(1, COVARIATES.end as i64, width) * &root_weight; // [n, p]
 
-        let covariate_penalties = [COVARIATE_PENALTY * count as f64; COVARIATES.end - COVARIATES.start];
-        let without = RidgeRegression::fit(&covariates, &reward, &covariate_penalties, &rounds)?;
-        // Features without the part that the covariates predict, each in units of the deviation of the rest.
-        let features = &features - covariates.matmul(&without.inverse.matmul(&features)); // [n, p]
-        let variance = features.square().mean_dim([0i64].as_slice(), true, TensorKind::Double); // [1, p]
-        let unit = variance.sqrt() + SMALLEST_DEVIATION; // [1, p]
-        let all = Tensor::cat(&[&covariates, &(features / &unit)], 1); // [n, 7 + p]
+        let covariate_penalties = [COVARIATE_PENALTY * count as f64; COVARIATE_COLUMNS];
+        let without_features = RidgeRegression::fit(&covariates, &reward, &covariate_penalties, &rounds)?;
+        // As in the Frisch-Waugh theorem, each feature is replaced by its residual: the feature minus the part that the
+        // covariates predict. Each residual is divided by its deviation, so that one penalty suits all features.
+        let residuals = &features - covariates.matmul(&without_features.inverse.matmul(&features)); // [n, p]
+        let variance = residuals.square().mean_dim([0i64].as_slice(), true, TensorKind::Double); // [1, p]
+        let deviation = variance.sqrt() + SMALLEST_DEVIATION; // [1, p]
+        let all = Tensor::cat(&[&covariates, &(residuals / &deviation)], 1); // [n, 7 + p]
         let mut best: Option<RidgeRegression> = None;
         for power in -3..=3 {
             let mut penalties = covariate_penalties.to_vec();
@@ -177,9 +181,9 @@ impl Contributions {
             }
         }
         let best = best.context("no penalty to choose from")?;
-        let coefficients = best.coefficients.narrow(0, COVARIATES.len() as i64, width); // [p, 1]
-        let effects = coefficients.squeeze_dim(1) / unit.squeeze_dim(0); // [p]
-        Ok(ContributionEstimate { effects, reliability: reliability(&without, &best, &rounds)? })
+        let coefficients = best.coefficients.narrow(0, COVARIATE_COLUMNS as i64, width); // [p, 1]
+        let effects = coefficients.squeeze_dim(1) / deviation.squeeze_dim(0); // [p]
+        Ok(FeatureEffects { effects, reliability: reliability(&without_features, &best, &rounds)? })
     }
 
     /// The ranges of rows of the rounds.
@@ -240,25 +244,37 @@ impl RidgeRegression {
     }
 }
 
-/// The reliability of `fit`, where `without` is the regression on the covariates alone; the formula is at
-/// [`Contributions::estimate`].
-fn reliability(without: &RidgeRegression, fit: &RidgeRegression, rounds: &[Range<usize>]) -> Result<f64> {
-    let explained_left_out = 1.0 - squares(&fit.left_out_errors) / squares(&without.left_out_errors);
-    let explained = 1.0 - squares(&fit.errors) / squares(&without.errors);
-    let gains = &without.left_out_errors * (&without.left_out_errors - &fit.left_out_errors); // e0 (e0 - e): [n, 1]
-    let gains: Vec<f64> = Vec::try_from(gains.squeeze_dim(1))?;
-    let sum = gains.iter().sum::<f64>();
+/// How far to trust the effects of `fit`, from 0 to 1. `without_features` is the regression on the covariates alone.
+///
+/// reliability = min(1, explained_left_out / explained) x max(0, 1 - 2.5^2 (R + 1)/(R - 1) / z^2), for R rounds.
+///
+/// `explained` is the share by which the features reduce the sum of the squared errors, and `explained_left_out` is the
+/// same share of the left-out errors. Their quotient is the share of the fit that survives when a round is left out. If
+/// the features explain nothing, this quotient of two small numbers can have any value. Therefore the second factor
+/// tests whether the features explain anything. With `without` and `with` the left-out errors without and with the
+/// features, z is the sum over the steps of `without * (without - with)`, divided by its standard error. Noise makes
+/// this sum as often negative as positive. The standard error is the larger of two estimates, from the sums over each
+/// round and from the sums over each block of eight steps. z counts from 2.5 on, and with few rounds from a larger z
+/// on, because their standard error is itself uncertain.
+///
+/// The reliability is 0 if the sum, `explained` or `explained_left_out` is not positive.
+fn reliability(without_features: &RidgeRegression, fit: &RidgeRegression, rounds: &[Range<usize>]) -> Result<f64> {
+    let explained_left_out = 1.0 - squares(&fit.left_out_errors) / squares(&without_features.left_out_errors);
+    let explained = 1.0 - squares(&fit.errors) / squares(&without_features.errors);
+    let (without, with) = (&without_features.left_out_errors, &fit.left_out_errors); // [n, 1]
+    let reductions: Vec<f64> = Vec::try_from((without * (without - with)).squeeze_dim(1))?; // [n]
+    let sum = reductions.iter().sum::<f64>();
     // The negation is also true for NaN, which arises if the covariates explain the rewards completely.
     if !(sum > 0.0 && explained_left_out > 0.0 && explained > 0.0) {
         return Ok(0.0);
     }
-    let of_rounds: Vec<f64> = rounds.iter().map(|round| gains[round.clone()].iter().sum()).collect();
-    let blocks = rounds.iter().flat_map(|round| gains[round.clone()].chunks(BLOCK));
-    let of_blocks: Vec<f64> = blocks.map(|block| block.iter().sum()).collect();
-    let variance = variance_of_sum(&of_rounds).max(variance_of_sum(&of_blocks));
+    let round_sums: Vec<f64> = rounds.iter().map(|round| reductions[round.clone()].iter().sum()).collect();
+    let blocks = rounds.iter().flat_map(|round| reductions[round.clone()].chunks(BLOCK));
+    let block_sums: Vec<f64> = blocks.map(|block| block.iter().sum()).collect();
+    let variance = variance_of_sum(&round_sums).max(variance_of_sum(&block_sums));
     let count = rounds.len() as f64;
-    let enough = STANDARD_ERRORS.powi(2) * (count + 1.0) / (count - 1.0);
-    let significance = (1.0 - enough * variance / sum.powi(2)).max(0.0);
+    let smallest_square = STANDARD_ERRORS.powi(2) * (count + 1.0) / (count - 1.0); // of z
+    let significance = (1.0 - smallest_square * variance / sum.powi(2)).max(0.0);
     Ok((explained_left_out / explained).clamp(0.0, 1.0) * significance)
 }
 

@@ -2,31 +2,31 @@
 //!
 //! ```text
 //! for each of K rounds                                      round
-//!     restore M_0 and measure P(M_0)                        play        section 1
+//!     restore M_0 and measure P(M_0)                        play                section 1
 //!     for each of T steps, in each episode of the round
-//!         score S_t, draw D_t, value V(S_t)                 choose      sections 2 and 3
+//!         score S_t, draw D_t, value V(S_t)                 choose              sections 2 and 3
 //!         train M_t on D_t to M_{t+1}
-//!         R_t = P(M_{t+1}) - P(M_t)                         play        section 1
-//!     keep the policy if it is the best so far              keep_best   section 4
-//!     R_t minus its baseline; GAE; returns G_t              advantages  section 4
-//!     the contribution of each draw to R_t                  credit      section 4
-//!     for each epoch, for each minibatch                    update      section 4
+//!         R_t = P(M_{t+1}) - P(M_t)                         play                section 1
+//!     keep the policy if it is the best so far              keep_best           section 4
+//!     R_t minus its baseline; advantages A_t; returns G_t   compute_advantages  section 4
+//!     the credit of each draw, from A_t and contributions   credit_draws        section 4
+//!     for each epoch, for each minibatch                    update              section 4
 //!         clipped surrogate of the actor, squared error of the critic, one step of Adam for each
 //! ```
 //!
 //! [`ppo`] has the formulas, [`super::scoring`] the scores and probabilities, [`super::step_baseline`] the baseline of
-//! a step, and [`super::credit`] the regression behind credit. A stage saves [`PolicyTraining`] between two rounds; an
-//! interrupted round is played again.
+//! a step, [`super::credit`] the regression behind credit, and episode/played.rs the record of an episode. A stage
+//! saves [`PolicyTraining`] between two rounds; an interrupted round is played again.
 
 use tch::{Device, Kind as TensorKind, Tensor};
 
 use super::adam::Adam;
-use super::credit::{Contributions, StepCovariates, features};
+use super::credit::{Contributions, ObservedStep, features};
 use super::policy::Policy;
-use super::ppo;
+use super::ppo::{self, RewardSums};
 pub use super::rows::{EpisodeSelectionRow, EpisodeStepRow, RoundResult, RoundRow};
 use super::sampling::DrawMode;
-use super::scoring::{DrawnBatch, Scoring};
+use super::scoring::{DrawnBatch, Picks, Scoring};
 use super::state::{Candidates, State};
 use super::step_baseline::StepBaseline;
 use raisin_base::error::{Context as _, Problem, Result};
@@ -39,25 +39,26 @@ mod played;
 use played::{Episode, Step};
 
 /// The most candidates that are scored at once in an update. A minibatch with more candidates is computed in parts.
-const ROWS: usize = 1 << 18;
+const CANDIDATES_AT_ONCE: usize = 1 << 18;
 
-/// Called after every step with the round, the newest step of each episode, and the mean of P - P(M_0) over the
-/// episodes at the last measurement.
+/// Called after every step with the round, the newest step of each episode, and the last measured performance minus
+/// P(M_0), as a mean over the episodes.
 pub type OnStep<'a> = &'a mut dyn FnMut(usize, &[&EpisodeStepRow], f64);
 
 /// Policy, optimizers and statistics between two rounds.
 pub struct PolicyTraining {
     pub config: PpoSettings,
     pub policy: Policy,
-    /// The policy with the highest late performance of its round, as a mean over the episodes of the round.
+    /// The policy with the highest late performance: the mean performance over the last quarter of the steps of its
+    /// round.
     pub best: Option<Policy>,
-    pub(super) best_performance: f64,
+    /// The late performance of `best`.
+    pub(super) best_late_performance: f64,
     pub(super) actor: Adam,
     pub(super) critic: Adam,
     pub(super) step_baseline: StepBaseline,
     pub(super) contributions: Contributions,
-    /// The number of all rewards so far, their sum and their sum of squares.
-    pub(super) rewards: [f64; 3],
+    pub(super) reward_sums: RewardSums,
     pub(super) rounds_done: usize,
     pub(super) seed: Seed,
 }
@@ -74,10 +75,10 @@ impl PolicyTraining {
             config,
             policy,
             best: None,
-            best_performance: f64::NEG_INFINITY,
+            best_late_performance: f64::NEG_INFINITY,
             step_baseline: StepBaseline::default(),
             contributions: Contributions::default(),
-            rewards: [0.0; 3],
+            reward_sums: RewardSums::default(),
             rounds_done: 0,
             seed,
         })
@@ -104,24 +105,28 @@ impl PolicyTraining {
         if round == 0 {
             self.set_performance_scale(&episodes);
         }
-        let (explained_variance, credit_reliability) = self.advantages(&mut episodes, candidates)?;
-        let rate = if self.config.decay_learning_rate { 1.0 - round as f64 / self.config.rounds as f64 } else { 1.0 };
-        let end = |episode: &Episode| episode.start + episode.steps.iter().map(|step| step.row.reward).sum::<f64>();
-        let final_performance = mean(&episodes, end);
-        let row = RoundRow {
-            round,
-            episode_reward: final_performance - mean(&episodes, |episode| episode.start),
-            final_performance,
-            explained_variance,
-            actor_learning_rate: rate * self.config.actor_learning_rate,
-            credit_reliability,
-            kept,
-            ..RoundRow::default()
+        let explained_variance = self.compute_advantages(&mut episodes);
+        let credit_reliability = match self.config.credit {
+            Credit::Shared => None,
+            Credit::Contribution => Some(self.credit_draws(&mut episodes, candidates)?),
         };
-        let row = self
-            .update(&episodes, candidates, rate, &seed.at("update"), row)
+        let rate_factor =
+            if self.config.decay_learning_rate { 1.0 - round as f64 / self.config.rounds as f64 } else { 1.0 };
+        let statistics = self
+            .update(&episodes, candidates, rate_factor, &seed.at("update"))
             .with_context(|| format!("cannot update the policy after round {round}"))?;
         self.rounds_done += 1;
+        let final_performance = mean(&episodes, Episode::final_performance);
+        let row = RoundRow {
+            round,
+            episode_reward: final_performance - mean(&episodes, |episode| episode.base_performance),
+            final_performance,
+            explained_variance,
+            actor_learning_rate: rate_factor * self.config.actor_learning_rate,
+            credit_reliability,
+            kept,
+            ..statistics
+        };
         let selection = episodes.iter().flat_map(|episode| episode.selection.iter().copied()).collect();
         let steps = episodes.into_iter().flat_map(|episode| episode.steps).map(|step| step.row).collect();
         Ok(RoundResult { row, steps, selection })
@@ -136,25 +141,27 @@ impl PolicyTraining {
         on_step: OnStep,
     ) -> Result<Vec<Episode>> {
         let (config, round) = (&self.config, self.rounds_done);
-        let start = learners.restore_all()?; // P(M_0)
-        if !start.is_finite() {
-            return Err(Problem::new(format!("the performance of the model is {start} before any training"))
-                .hint("the stage that made the model may have diverged: look at its `steps`")
-                .into());
+        let base_performance = learners.restore_all()?; // P(M_0)
+        if !base_performance.is_finite() {
+            return Err(Problem::new(format!(
+                "the performance of the model is {base_performance} before any training"
+            ))
+            .hint("the stage that made the model may have diverged: look at its `steps`")
+            .into());
         }
         let episode = |number| {
-            // The first episode of several draws as a single episode does.
+            // The seed of episode 0 does not depend on whether the round has more episodes.
             let seed = if number == 0 { *seed } else { seed.at("episode").at(number) };
-            Episode::new(round, number, seed, start, candidates)
+            Episode::new(round, number, seed, base_performance, candidates)
         };
         let mut episodes: Vec<Episode> = (0..learners.episodes()).map(episode).collect();
         let scoring = Scoring::without_gradients(&self.policy, candidates);
         for t in 0..config.steps {
-            let chosen =
-                episodes.iter().map(|episode| self.choose(&scoring, episode)).collect::<Result<Vec<Step>>>()?;
+            let choose = |episode: &Episode| self.choose(&scoring, episode);
+            let new_steps = episodes.iter().map(choose).collect::<Result<Vec<Step>>>()?;
             let ids = |step: &Step| step.positions.iter().map(|&position| candidates.ids[position]).collect();
-            let trained = learners.step_all(&chosen.iter().map(ids).collect::<Vec<_>>())?;
-            for ((episode, step), report) in episodes.iter_mut().zip(chosen).zip(&trained) {
+            let reports = learners.step_all(&new_steps.iter().map(ids).collect::<Vec<_>>())?;
+            for ((episode, step), report) in episodes.iter_mut().zip(new_steps).zip(&reports) {
                 episode.push(step, report, candidates)?;
             }
             if (t + 1) % config.evaluate_every.max(1) == 0 || t + 1 == config.steps {
@@ -166,11 +173,11 @@ impl PolicyTraining {
                         .hint("a lower learning rate of the model")
                         .into());
                     }
-                    episode.reward(performance);
+                    episode.add_measurement(performance);
                 }
             }
             let rows: Vec<&EpisodeStepRow> = episodes.iter().map(|episode| &episode.steps[t].row).collect();
-            on_step(round, &rows, mean(&episodes, |episode| episode.known - start));
+            on_step(round, &rows, mean(&episodes, |episode| episode.last_performance - base_performance));
         }
         Ok(episodes)
     }
@@ -178,11 +185,12 @@ impl PolicyTraining {
     /// Sections 2 and 3: draws D_t by the policy's scores of S_t, and takes the critic's value V(S_t).
     fn choose(&self, scoring: &Scoring, episode: &Episode) -> Result<Step> {
         let t = episode.steps.len();
-        let stage = self.policy.stage(episode.known - episode.start, t, self.config.steps);
+        let improvement = episode.last_performance - episode.base_performance;
+        let stage = self.policy.stage(improvement, t, self.config.steps);
         let mut rng = episode.seed.at("step").at(t).rng();
-        let draw = if self.config.explore { DrawMode::Sample(&mut rng) } else { DrawMode::Top };
+        let mode = if self.config.explore { DrawMode::Sample(&mut rng) } else { DrawMode::Top };
         let state = State { stage, history: &episode.history, step: t };
-        let action = scoring.act(&self.policy, state, self.config.batch_size, draw)?;
+        let action = scoring.act(&self.policy, state, self.config.batch_size, mode)?;
         let value = match self.config.baseline {
             Baseline::Step => 0.0,
             Baseline::Critic | Baseline::Both => {
@@ -198,50 +206,49 @@ impl PolicyTraining {
 
     /// Section 4: keeps the policy that played if its late performance is the highest so far.
     fn keep_best(&mut self, episodes: &[Episode]) -> Result<bool> {
-        let performance = mean(episodes, Episode::late_performance);
-        let kept = performance > self.best_performance;
+        let late_performance = mean(episodes, Episode::late_performance);
+        let kept = late_performance > self.best_late_performance;
         if kept {
-            self.best_performance = performance;
+            self.best_late_performance = late_performance;
             self.best = Some(self.policy.duplicate()?);
         }
         Ok(kept)
     }
 
-    /// Sets the unit of the performance in the state: the largest |P(M_t) - P(M_0)| of the first round. The policy that
-    /// played this round, a copy of which may be `best`, keeps the unit with which it played.
+    /// After the first round, sets the unit s of the performance in the state: the largest abs(P(M_t) - P(M_0)) of this
+    /// round.
+    ///
+    /// [`Self::keep_best`] comes before, because its copy of the policy played with s = 1. [`Self::credit_draws`] comes
+    /// after, because its regression needs one unit for all rounds. The recorded states keep s = 1: the policy drew the
+    /// batches in these states.
     fn set_performance_scale(&mut self, episodes: &[Episode]) {
-        let mut largest = 0.0f64;
-        for episode in episodes {
-            let mut improvement = 0.0f64;
-            for step in &episode.steps {
-                improvement += step.row.reward;
-                largest = largest.max(improvement.abs());
-            }
-        }
+        let largest = episodes.iter().flat_map(Episode::improvements).map(f64::abs).fold(0.0, f64::max);
         if largest > 0.0 {
             self.policy.constants.performance_scale = largest;
         }
     }
 
-    /// Section 4: subtracts the step baseline from the rewards, and computes advantages by GAE and returns. All draws
-    /// of a step get the advantage of the step; then [`Self::credit`] adds the part of each draw.
-    ///
-    /// Returns `explained_variance` and the reliability of credit.
-    fn advantages(&mut self, episodes: &mut [Episode], candidates: &Candidates) -> Result<(Option<f64>, Option<f64>)> {
+    /// Section 4: subtracts the step baseline from the rewards, and computes the returns and the advantages by GAE. At
+    /// first, every draw of a step gets the advantage of the step. Returns `explained_variance`.
+    fn compute_advantages(&mut self, episodes: &mut [Episode]) -> Option<f64> {
         let config = &self.config;
         let rewards_of = |episode: &Episode| episode.steps.iter().map(|step| step.row.reward).collect();
         let rewards: Vec<Vec<f64>> = episodes.iter().map(rewards_of).collect(); // [episodes][T]
-        let scale = if config.normalise_reward { reward_scale(&mut self.rewards, &rewards.concat()) } else { 1.0 };
+        let mut scale = 1.0;
+        if config.normalise_reward {
+            self.reward_sums.add(&rewards.concat());
+            scale = self.reward_sums.scale();
+        }
         let baselines = self.step_baseline.absorb(&rewards, config.evaluate_every); // [episodes][T]
         let (mut all_values, mut all_advantages, mut all_returns) = (vec![], vec![], vec![]); // [episodes x T]
         for ((episode, rewards), baselines) in episodes.iter().zip(&rewards).zip(&baselines) {
-            let without_baseline = |(reward, baseline)| match config.baseline {
+            let shift_and_scale = |(reward, baseline)| match config.baseline {
                 Baseline::Critic => reward / scale,
                 Baseline::Step | Baseline::Both => (reward - baseline) / scale,
             };
-            let rewards: Vec<f64> = rewards.iter().zip(baselines).map(without_baseline).collect(); // [T]
+            let scaled_rewards: Vec<f64> = rewards.iter().zip(baselines).map(shift_and_scale).collect(); // [T]
             let values: Vec<f64> = episode.steps.iter().map(|step| step.row.value).collect(); // [T]
-            let (advantages, returns) = ppo::gae(&rewards, &values, config.gamma, config.lambda);
+            let (advantages, returns) = ppo::gae(&scaled_rewards, &values, config.gamma, config.lambda);
             all_values.extend(values);
             all_advantages.extend(advantages);
             all_returns.extend(returns);
@@ -255,74 +262,59 @@ impl PolicyTraining {
             step.advantages = step.action.draws().map(|draws| vec![advantage; draws]);
             step.returns = returns;
         }
-        let reliability = match config.credit {
-            Credit::Shared => None,
-            Credit::Contribution => Some(self.credit(episodes, candidates)?),
-        };
-        Ok((explained_variance, reliability))
+        explained_variance
     }
 
-    /// Section 4: replaces the advantage A of each draw by (1 - r) A + r c. c is the estimated contribution of the
-    /// drawn candidate; for a drawn cluster, the mean over the candidates that were drawn from this cluster. r is the
-    /// reliability of the estimate, from 0 to 1. Returns r.
-    fn credit(&mut self, episodes: &mut [Episode], candidates: &Candidates) -> Result<f64> {
-        let mut observed = Vec::new(); // [episodes x T]
-        for episode in episodes.iter() {
-            let mut gained = 0.0;
-            for (t, step) in episode.steps.iter().enumerate() {
-                let reuse = |&position: &usize| (episode.history.count(position, t) as f64).ln_1p();
-                let covariates = StepCovariates {
-                    time: t as f64 / self.config.steps as f64,
-                    improvement: gained / self.policy.constants.performance_scale,
-                    reuse: step.positions.iter().map(reuse).sum::<f64>() / step.positions.len() as f64,
-                };
-                observed.push((covariates, step.row.reward, step.positions.as_slice()));
-                gained += step.row.reward;
-            }
-        }
-        let (credits, reliability) = self.contributions.credits(&features(candidates), &observed)?; // [episodes x T][B]
-        for (step, of_candidates) in episodes.iter_mut().flat_map(|episode| &mut episode.steps).zip(credits) {
-            let mut rest = of_candidates.as_slice();
-            let of_cluster = |drawn: usize| {
-                let (of_cluster, others) = rest.split_at(drawn);
+    /// Section 4: replaces the advantage A of each draw by its credit (1 - r) A + r c. c is the contribution of the
+    /// drawn candidate ([`super::credit`]); for a drawn cluster, the mean contribution of the candidates that were
+    /// drawn from this cluster. r is the reliability of the estimate, from 0 to 1. Returns r.
+    fn credit_draws(&mut self, episodes: &mut [Episode], candidates: &Candidates) -> Result<f64> {
+        let scale = self.policy.constants.performance_scale;
+        let observed: Vec<ObservedStep> = episodes.iter().flat_map(|episode| episode.observed_steps(scale)).collect();
+        let (contributions, reliability) = self.contributions.add_round(&features(candidates), &observed)?;
+        let steps = episodes.iter_mut().flat_map(|episode| &mut episode.steps);
+        for (step, of_candidates) in steps.zip(contributions) {
+            let mut rest = of_candidates.as_slice(); // [B]
+            let mean_of_cluster = |picks: &Picks| {
+                let (drawn, others) = rest.split_at(picks.drawn.len());
                 rest = others;
-                of_cluster.iter().sum::<f64>() / of_cluster.len().max(1) as f64
+                drawn.iter().sum::<f64>() / drawn.len().max(1) as f64
             };
-            let of_clusters = step.action.candidates.iter().map(|picks| picks.drawn.len()).map(of_cluster).collect();
-            // Without draws of clusters, the first level has no advantages.
-            for (advantages, credits) in step.advantages.iter_mut().zip([of_clusters, of_candidates]) {
-                for (advantage, credit) in advantages.iter_mut().zip(credits) {
-                    *advantage = (1.0 - reliability) * *advantage + reliability * credit;
+            let of_clusters = step.action.candidate_picks.iter().map(mean_of_cluster).collect();
+            // If the policy does not draw clusters, `advantages[0]` is empty, and `of_clusters` has no effect.
+            for (advantages, contributions) in step.advantages.iter_mut().zip([of_clusters, of_candidates]) {
+                for (advantage, contribution) in advantages.iter_mut().zip(contributions) {
+                    *advantage = (1.0 - reliability) * *advantage + reliability * contribution;
                 }
             }
         }
         Ok(reliability)
     }
 
-    /// Section 4: several epochs over all steps of the round, in minibatches. `rate` multiplies both learning rates.
-    /// Returns `row` with the statistics of the last epoch.
+    /// Section 4: several epochs over all steps of the round, in minibatches. `rate_factor` multiplies both learning
+    /// rates. Returns a row with only the statistics of the last epoch.
     fn update(
         &mut self,
         episodes: &[Episode],
         candidates: &Candidates,
-        rate: f64,
+        rate_factor: f64,
         seed: &Seed,
-        row: RoundRow,
     ) -> Result<RoundRow> {
         let config = &self.config;
         let (actor, critic) = (self.policy.actor_parameters(), self.policy.critic_parameters());
         let (decay, clip) = (config.weight_decay, config.gradient_clip);
         let steps: Vec<(State, &Step)> = episodes.iter().flat_map(Episode::steps_with_states).collect();
-        let size = steps.len().div_ceil(config.minibatches.max(1)).max(1);
-        let mut statistics = row.clone();
+        let minibatch_size = steps.len().div_ceil(config.minibatches.max(1)).max(1);
+        let mut statistics = RoundRow::default();
         for epoch in 0..config.epochs {
-            statistics = RoundRow { epochs: epoch + 1, ..row.clone() };
+            statistics = RoundRow { epochs: epoch + 1, ..RoundRow::default() };
             let order = seed.at("epoch").at(epoch).rng().order(steps.len());
-            let share = 1.0 / order.chunks(size).len() as f64;
-            for minibatch in order.chunks(size) {
+            let minibatches = order.chunks(minibatch_size);
+            let share = 1.0 / minibatches.len() as f64; // of a minibatch in the statistics
+            for minibatch in minibatches {
                 let minibatch: Vec<(State, &Step)> = minibatch.iter().map(|&step| steps[step]).collect();
                 self.actor_gradients(&minibatch, candidates, share, &mut statistics);
-                self.actor.step(&actor, rate * config.actor_learning_rate, decay, clip).map_err(|error| {
+                self.actor.step(&actor, rate_factor * config.actor_learning_rate, decay, clip).map_err(|error| {
                     let hint = match config.ratio {
                         Ratio::Product => "a lower actor_learning_rate, or ratio = \"mean\"",
                         Ratio::Item | Ratio::Mean => "a lower actor_learning_rate",
@@ -331,7 +323,7 @@ impl PolicyTraining {
                 })?;
                 let value_loss = self.critic_loss(&minibatch);
                 value_loss.backward();
-                self.critic.step(&critic, rate * config.critic_learning_rate, decay, clip).map_err(|error| {
+                self.critic.step(&critic, rate_factor * config.critic_learning_rate, decay, clip).map_err(|error| {
                     Problem::new(format!("the critic has diverged: {error}")).hint("a lower critic_learning_rate")
                 })?;
                 statistics.value_loss += share * value_loss.double_value(&[]);
@@ -344,8 +336,8 @@ impl PolicyTraining {
         Ok(statistics)
     }
 
-    /// Adds the gradients of the actor's loss over a minibatch to its weights. The minibatch is computed in parts of at
-    /// most [`ROWS`] candidates, or of one step.
+    /// Computes the gradients of the actor's loss over a minibatch, in parts of at most [`CANDIDATES_AT_ONCE`]
+    /// candidates, or of one step. Adds `share` of each statistic of the minibatch to `statistics`.
     fn actor_gradients(
         &self,
         minibatch: &[(State, &Step)],
@@ -357,46 +349,52 @@ impl PolicyTraining {
         let leaf = scoring.leaf();
         let mut rest = minibatch;
         while !rest.is_empty() {
-            let mut rows = 0;
+            let mut scored = 0;
             let fits = |(_, step): &&(State, &Step)| {
-                rows += scoring.candidates_of(&step.action);
-                rows <= ROWS
+                scored += scoring.replay_cost(&step.action);
+                scored <= CANDIDATES_AT_ONCE
             };
             let (part, others) = rest.split_at(rest.iter().take_while(fits).count().max(1));
             rest = others;
-            let weight = part.len() as f64 / minibatch.len() as f64;
-            (self.actor_loss(&leaf, part, share * weight, statistics) * weight).backward();
+            let part_share = part.len() as f64 / minibatch.len() as f64; // of the part in the minibatch
+            (self.actor_loss(&leaf, part, share * part_share, statistics) * part_share).backward();
         }
         scoring.backward(&leaf);
     }
 
     /// The loss of the clipped surrogate minus the entropy bonus, as a mean over some steps. Adds `share` of each
-    /// statistic of these steps to `statistics`.
+    /// statistic of these steps to `statistics`; the loss itself is not multiplied by `share`.
     fn actor_loss(&self, scoring: &Scoring, steps: &[(State, &Step)], share: f64, statistics: &mut RoundRow) -> Tensor {
         let config = &self.config;
         let (states, steps): (Vec<State>, Vec<&Step>) = steps.iter().copied().unzip();
         let actions: Vec<&DrawnBatch> = steps.iter().map(|step| &step.action).collect();
         let replay = scoring.replay(&self.policy, &states, &actions);
-        let mut loss = Tensor::zeros([steps.len() as i64], (TensorKind::Float, Device::Cpu)); // [steps]
+        let mut losses = Tensor::zeros([steps.len() as i64], (TensorKind::Float, Device::Cpu)); // [steps]
         let mut log_ratios = Vec::new();
         // Draws of clusters and draws of candidates have ratios of their own, and their losses add up.
         for (level, log_probs) in replay.levels.iter().enumerate() {
-            let Some(log_probs) = log_probs else { continue };
-            let (mut old, mut advantages, mut step_of): (Vec<f32>, Vec<f32>, Vec<i64>) = (vec![], vec![], vec![]);
-            for (place, step) in (0..).zip(&steps) {
-                old.extend(step.action.levels()[level].iter().flat_map(|picks| &picks.log_probs));
+            let Some(log_probs) = log_probs else { continue }; // [draws]
+            let mut old_log_probs: Vec<f32> = Vec::new(); // [draws]
+            let mut advantages: Vec<f32> = Vec::new(); // [draws]
+            let mut step_of: Vec<i64> = Vec::new(); // [draws]
+            for (index, step) in (0..).zip(&steps) {
+                old_log_probs.extend(step.action.levels()[level].iter().flat_map(|picks| &picks.log_probs));
                 advantages.extend(step.advantages[level].iter().map(|&advantage| advantage as f32));
-                step_of.resize(old.len(), place);
+                step_of.resize(old_log_probs.len(), index);
             }
-            let log_ratio = log_probs - Tensor::from_slice(&old); // [draws]
-            let (advantages, step_of) = (Tensor::from_slice(&advantages), Tensor::from_slice(&step_of)); // [draws]
-            let (of_level, clipped) =
-                ppo::reduce(config.ratio, &log_ratio, &advantages, &step_of, steps.len() as i64, config.epsilon);
-            loss = &loss + of_level;
-            log_ratios.push(clipped.detach());
+            let (level_losses, level_log_ratios) = ppo::step_losses(
+                config.ratio,
+                &(log_probs - Tensor::from_slice(&old_log_probs)),
+                &Tensor::from_slice(&advantages),
+                &Tensor::from_slice(&step_of),
+                steps.len() as i64,
+                config.epsilon,
+            );
+            losses = &losses + level_losses;
+            log_ratios.push(level_log_ratios.detach());
         }
         let log_ratios = Tensor::cat(&log_ratios, 0);
-        let (loss, entropy) = (loss.mean(None), replay.entropy.mean(None));
+        let (loss, entropy) = (losses.mean(None), replay.entropy.mean(None));
         statistics.policy_loss += share * loss.double_value(&[]);
         statistics.entropy += share * entropy.double_value(&[]);
         statistics.approx_kl += share * ppo::approx_kl(&log_ratios);
@@ -415,17 +413,6 @@ impl PolicyTraining {
 
 fn mean(episodes: &[Episode], of: impl Fn(&Episode) -> f64) -> f64 {
     episodes.iter().map(of).sum::<f64>() / episodes.len() as f64
-}
-
-/// The standard deviation of all rewards so far; 1 if the rewards do not vary. `sums` holds the number of the rewards,
-/// their sum and their sum of squares, and takes in `rewards`.
-fn reward_scale(sums: &mut [f64; 3], rewards: &[f64]) -> f64 {
-    sums[0] += rewards.len() as f64;
-    sums[1] += rewards.iter().sum::<f64>();
-    sums[2] += rewards.iter().map(|reward| reward * reward).sum::<f64>();
-    let [count, sum, squares] = *sums;
-    let deviation = (squares / count - (sum / count).powi(2)).max(0.0).sqrt();
-    if deviation > 0.0 { deviation } else { 1.0 }
 }
 
 #[cfg(test)]

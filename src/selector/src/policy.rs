@@ -29,8 +29,8 @@ pub struct Constants {
     pub reuse_penalty: f64,
     pub deployment: Deployment,
     /// The unit of the performance in the stage part, which is (P(M_t) - P(M_0)) / `performance_scale`: the largest
-    /// improvement of the first round. Because P(M_0) belongs to the same run, the number means the same for a proxy
-    /// and its target.
+    /// abs(P(M_t) - P(M_0)) of the first round, and 1 during this round. Because P(M_0) belongs to the same run, the
+    /// number means the same for a proxy and its target.
     pub performance_scale: f64,
 }
 
@@ -103,8 +103,8 @@ impl Policy {
         self.critic.forward(pooled)
     }
 
-    /// The counts of earlier selections as the scorers see them: zeros if the state has no availability.
-    pub(crate) fn seen(&self, counts: &Tensor) -> Tensor {
+    /// The counts of earlier selections, which the scorers read; zeros if the state lacks the part `availability`.
+    pub(crate) fn counts_or_zeros(&self, counts: &Tensor) -> Tensor {
         counts * if self.constants.state.contains(&StatePart::Availability) { 1.0 } else { 0.0 }
     }
 

@@ -44,9 +44,9 @@ fn ratio_of(log_ratio: &Tensor) -> Tensor {
 /// The loss of the clipped surrogate, element by element: max(-A r, -A clip(r, 1 - epsilon, 1 + epsilon)).
 pub fn policy_loss(log_ratio: &Tensor, advantages: &Tensor, epsilon: f64) -> Tensor {
     let ratio = ratio_of(log_ratio);
-    let plain = -(advantages * &ratio);
+    let unclipped = -(advantages * &ratio);
     let clipped = -(advantages * ratio.clamp(1.0 - epsilon, 1.0 + epsilon));
-    plain.maximum(&clipped)
+    unclipped.maximum(&clipped)
 }
 
 /// Half the mean of (V - G)^2.
@@ -69,9 +69,9 @@ pub fn clipfrac(log_ratio: &Tensor, epsilon: f64) -> f64 {
 
 /// 1 - Var(G - V) / Var(G); `None` if the returns G do not vary.
 pub fn explained_variance(values: &[f64], returns: &[f64]) -> Option<f64> {
-    let errors: Vec<f64> = returns.iter().zip(values).map(|(one, two)| one - two).collect();
-    let all = variance(returns);
-    (all > 0.0).then(|| 1.0 - variance(&errors) / all)
+    let errors: Vec<f64> = returns.iter().zip(values).map(|(target, value)| target - value).collect();
+    let total = variance(returns);
+    (total > 0.0).then(|| 1.0 - variance(&errors) / total)
 }
 
 fn variance(values: &[f64]) -> f64 {
@@ -80,28 +80,53 @@ fn variance(values: &[f64]) -> f64 {
     values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / n
 }
 
-/// Combines the draws of each step into the loss of the step. `log_ratio`, `advantages` and `step_of` (the step of the
-/// draw, in `0..steps`) are `[draws]`.
+/// The loss of each step, `[steps]`, from the log-ratios and advantages of its draws. `log_ratios`, `advantages` and
+/// `step_of` (the step of the draw, in `0..steps`) are `[draws]`. With [`Ratio::Item`],
+/// a step has a ratio for each draw; otherwise, a step has a single ratio.
 ///
-/// Returns the losses `[steps]`, and the log-ratios to which the clip range applied: `[draws]` for [`Ratio::Item`],
-/// otherwise `[steps]`.
-pub fn reduce(
+/// The second result has the logarithms of these ratios, for [`approx_kl`] and [`clipfrac`]: `[draws]` or `[steps]`.
+pub fn step_losses(
     ratio: Ratio,
-    log_ratio: &Tensor,
+    log_ratios: &Tensor,
     advantages: &Tensor,
     step_of: &Tensor,
     steps: i64,
     epsilon: f64,
 ) -> (Tensor, Tensor) {
-    let options = (log_ratio.kind(), log_ratio.device());
-    let sum = |values: &Tensor| Tensor::zeros([steps], options).index_add(0, step_of, values);
-    let draws = sum(&log_ratio.ones_like());
-    match ratio {
-        Ratio::Item => (sum(&policy_loss(log_ratio, advantages, epsilon)) / draws, log_ratio.shallow_clone()),
-        Ratio::Mean | Ratio::Product => {
-            let joint = if ratio == Ratio::Mean { sum(log_ratio) / &draws } else { sum(log_ratio) };
-            (policy_loss(&joint, &(sum(advantages) / draws), epsilon), joint)
+    let options = (log_ratios.kind(), log_ratios.device());
+    let sum_by_step = |values: &Tensor| Tensor::zeros([steps], options).index_add(0, step_of, values);
+    let draws = sum_by_step(&log_ratios.ones_like()); // the number of draws of each step: [steps]
+    let step_log_ratios = match ratio {
+        Ratio::Item => {
+            let losses = policy_loss(log_ratios, advantages, epsilon); // [draws]
+            return (sum_by_step(&losses) / draws, log_ratios.shallow_clone());
         }
+        Ratio::Mean => sum_by_step(log_ratios) / &draws,
+        Ratio::Product => sum_by_step(log_ratios),
+    };
+    let step_advantages = sum_by_step(advantages) / draws;
+    (policy_loss(&step_log_ratios, &step_advantages, epsilon), step_log_ratios)
+}
+
+/// The number of all rewards so far, their sum, and the sum of their squares.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct RewardSums {
+    pub count: f64,
+    pub sum: f64,
+    pub squares: f64,
+}
+
+impl RewardSums {
+    pub fn add(&mut self, rewards: &[f64]) {
+        self.count += rewards.len() as f64;
+        self.sum += rewards.iter().sum::<f64>();
+        self.squares += rewards.iter().map(|reward| reward * reward).sum::<f64>();
+    }
+
+    /// The standard deviation of the rewards; 1 if the rewards do not vary.
+    pub fn scale(&self) -> f64 {
+        let deviation = (self.squares / self.count - (self.sum / self.count).powi(2)).max(0.0).sqrt();
+        if deviation > 0.0 { deviation } else { 1.0 }
     }
 }
 
@@ -148,7 +173,7 @@ mod tests {
         let advantages = Tensor::from_slice(&numbers(&golden["draw_advantages"]));
         let step_of = Tensor::from_slice(&[0i64, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]);
         for (ratio, name) in [(Ratio::Mean, "mean"), (Ratio::Product, "product"), (Ratio::Item, "item")] {
-            let (losses, _) = reduce(ratio, &draws, &advantages, &step_of, 4, number(&golden["epsilon"]));
+            let (losses, _) = step_losses(ratio, &draws, &advantages, &step_of, 4, number(&golden["epsilon"]));
             let losses: Vec<f64> = Vec::try_from(losses).expect("f64");
             assert_close(&losses, &numbers(&golden["reduced"][name]), 1e-12, name);
         }

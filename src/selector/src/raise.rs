@@ -38,22 +38,22 @@ impl Raise {
 }
 
 impl Chooser for Raise {
-    fn choose(&mut self, moment: &StepContext) -> Result<Vec<SelectedCandidate>> {
-        if let Some(now) = moment.performance {
+    fn choose(&mut self, context: &StepContext) -> Result<Vec<SelectedCandidate>> {
+        if let Some(now) = context.performance {
             self.performance = Some((self.performance.map_or(now, |(start, _)| start), now));
         }
         let improvement = self.performance.map_or(0.0, |(start, now)| now - start);
-        let stage = self.policy.stage(improvement, moment.step, moment.total_steps);
-        let mut rng = self.seed.at("deployment").at(moment.step).rng();
-        let draw = match self.policy.constants.deployment {
+        let stage = self.policy.stage(improvement, context.step, context.total_steps);
+        let mut rng = self.seed.at("deployment").at(context.step).rng();
+        let mode = match self.policy.constants.deployment {
             Deployment::Top => DrawMode::Top,
             Deployment::Sample => DrawMode::Sample(&mut rng),
         };
         let state = State { stage, history: &self.history, step: self.history.steps() };
-        let action = self.scoring.act(&self.policy, state, self.batch_size, draw)?;
+        let action = self.scoring.act(&self.policy, state, self.batch_size, mode)?;
         let positions = self.scoring.positions(&action);
         self.history.take(&positions, &self.candidates)?;
-        let drawn = action.candidates.iter().flat_map(|picks| picks.scores.iter().zip(&picks.log_probs));
+        let drawn = action.candidate_picks.iter().flat_map(|picks| picks.scores.iter().zip(&picks.log_probs));
         let choices = positions
             .iter()
             .zip(drawn)

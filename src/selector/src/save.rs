@@ -9,6 +9,7 @@ use tch::{Kind as TensorKind, Tensor};
 use super::credit::Contributions;
 use super::episode::PolicyTraining;
 use super::policy::{Constants, Policy};
+use super::ppo::RewardSums;
 use super::state::Candidates;
 use super::step_baseline::StepBaseline;
 use raisin_base::error::{Context as _, Problem, Result, bail, ensure};
@@ -128,12 +129,12 @@ impl PolicyTraining {
             self.rounds_done as f64,
             f64::from(self.actor.steps()),
             f64::from(self.critic.steps()),
-            self.best_performance,
+            self.best_late_performance,
             best_scale,
             self.policy.constants.performance_scale,
-            self.rewards[0],
-            self.rewards[1],
-            self.rewards[2],
+            self.reward_sums.count,
+            self.reward_sums.sum,
+            self.reward_sums.squares,
         ];
         tensors.push(("numbers".to_owned(), Tensor::from_slice(&numbers)));
         write_tensors(path, &tensors)
@@ -159,10 +160,10 @@ impl PolicyTraining {
             fill(&policy.parameters(), &stored, "best.")?;
             training.best = Some(policy);
         }
-        training.best_performance = best;
+        training.best_late_performance = best;
         training.step_baseline = StepBaseline::from_tensor(named("step_baseline")?)?;
         training.contributions = Contributions::from_tensor(named("contributions")?)?;
-        training.rewards = [count, sum, squares];
+        training.reward_sums = RewardSums { count, sum, squares };
         training.rounds_done = rounds as usize;
         Ok(training)
     }

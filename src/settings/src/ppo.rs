@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PolicyForm {
-    /// The policy first selects the clusters that fill the batch, and then the items within these clusters.
+    /// The policy first selects the clusters that fill the batch, and then the candidates within these clusters.
     Hierarchical,
-    /// The policy selects B/C items from each of C clusters, as in the paper.
+    /// The policy selects B/C candidates from each of C clusters, as in the paper.
     PerCluster,
     /// All candidates compete in one softmax (C = 1).
     Flat,
@@ -22,7 +22,7 @@ pub enum PolicyForm {
 pub enum Ratio {
     /// The geometric mean of the ratios, clipped once.
     Mean,
-    /// The product of the ratios, clipped once, as in the paper. With B = 32, a change of 0.6 % per item leaves the
+    /// The product of the ratios, clipped once, as in the paper. With B = 32, a change of 0.6 % per draw leaves the
     /// clip range.
     Product,
     /// Each draw keeps its own ratio, which is clipped by itself.
@@ -48,8 +48,8 @@ pub enum Credit {
     /// Every draw of a step gets the advantage of the step.
     Shared,
     /// Each draw gets a weighted mean of two numbers: the contribution that a regression of the rewards on the features
-    /// of the selected items estimates, with the regression's reliability as the weight, and the advantage of the step,
-    /// with the rest of the weight.
+    /// of the selected candidates estimates, with the regression's reliability as the weight, and the advantage of the
+    /// step, with the rest of the weight.
     Contribution,
 }
 
@@ -92,8 +92,9 @@ pub struct PpoSettings {
     /// The number of steps from one measurement of the performance to the next. The steps between two measurements share
     /// the change of the performance evenly. Both presets: 1.
     pub evaluate_every: usize,
-    /// `hierarchical` (default): the policy first selects the clusters that fill the batch, and then the items within these
-    /// clusters. `per_cluster` (paper): the policy selects B/C items from each cluster. `flat`: all candidates compete.
+    /// `hierarchical` (default): the policy first selects the clusters that fill the batch, and then the candidates within
+    /// these clusters. `per_cluster` (paper): the policy selects B/C candidates from each cluster. `flat`: all candidates
+    /// compete.
     pub policy: PolicyForm,
     /// With `hierarchical`: the number of clusters that fill a batch. Both presets: 2.
     pub clusters_per_step: usize,
@@ -105,8 +106,8 @@ pub struct PpoSettings {
     /// How the trained policy selects for the target. `sample` (default): the policy draws as in training. `top` (paper): the
     /// policy takes the highest scores.
     pub deployment: Deployment,
-    /// The number that is subtracted from the score of an item for each earlier selection of the item in the run. Default 2,
-    /// paper 0.
+    /// The number that is subtracted from the score of a candidate for each earlier selection of the candidate in the run.
+    /// Default 2, paper 0.
     pub reuse_penalty: f64,
     /// The widths of the hidden layers of the actor. Both presets: [64].
     pub actor_widths: Vec<usize>,
@@ -138,7 +139,8 @@ pub struct PpoSettings {
     pub entropy_bonus: f64,
     /// The largest gradient norm of the actor, and of the critic. Both presets: 0.5.
     pub gradient_clip: f64,
-    /// An update ends as soon as approx_kl is above this number. With 0, approx_kl ends no update. Both presets: 0.
+    /// An update ends after the first epoch whose approx_kl, the mean over its minibatches, is above this number. With 0,
+    /// approx_kl ends no update. Both presets: 0.
     pub target_kl: f64,
     /// True: the advantages of a round are scaled to mean 0 and variance 1. Default true, paper false.
     pub normalise_advantage: bool,
@@ -148,7 +150,7 @@ pub struct PpoSettings {
     /// rounds so far, or `both` (default).
     pub baseline: Baseline,
     /// `contribution` (default): each draw gets a weighted mean of the advantage of the step and of the estimated
-    /// contribution of its item; the weight is the reliability of the estimate. `shared` (paper): all draws of a step get
+    /// contribution of its candidate; the weight is the reliability of the estimate. `shared` (paper): all draws of a step get
     /// the advantage of the step.
     pub credit: Credit,
 }

@@ -100,7 +100,7 @@ impl Queue {
 }
 
 impl Chooser for Queue {
-    fn choose(&mut self, _moment: &StepContext) -> Result<Vec<SelectedCandidate>> {
+    fn choose(&mut self, _context: &StepContext) -> Result<Vec<SelectedCandidate>> {
         Ok(self.next_batch())
     }
 

@@ -24,16 +24,16 @@ struct PolicyFixture {
 /// 24 clusters of 40 candidates. Two clusters are relevant and one is harmful. In two more clusters every fourth
 /// candidate is relevant and every fourth is harmful. One column of the state is weakly correlated with relevance.
 fn fixture(seed: u64) -> PolicyFixture {
-    merged_world(seed, 24)
+    merged_fixture(seed, 24)
 }
 
 /// [`fixture`] with its clusters merged into `merged` clusters.
-fn merged_world(seed: u64, merged: usize) -> PolicyFixture {
-    world_of(seed, merged, 40)
+fn merged_fixture(seed: u64, merged: usize) -> PolicyFixture {
+    sized_fixture(seed, merged, 40)
 }
 
-/// [`merged_world`] with `size` candidates in each of the 24 clusters.
-fn world_of(seed: u64, merged: usize, size: usize) -> PolicyFixture {
+/// [`merged_fixture`] with `size` candidates in each of the 24 clusters.
+fn sized_fixture(seed: u64, merged: usize, size: usize) -> PolicyFixture {
     let mut rng = Seed::new(seed).rng();
     let (clusters, width) = (24, 12);
     let centres: Vec<f64> = (0..clusters * width).map(|_| rng.normal()).collect();
@@ -112,8 +112,8 @@ fn deploy(fixture: &PolicyFixture, training: &PolicyTraining, deployment: Deploy
     let start = learner.restore()?;
     let (mut performance, mut relevant) = (start, 0);
     for step in 0..steps {
-        let moment = StepContext { step, total_steps: steps, performance: Some(performance) };
-        let batch: Vec<u32> = chooser.choose(&moment)?.iter().map(|choice| choice.id).collect();
+        let context = StepContext { step, total_steps: steps, performance: Some(performance) };
+        let batch: Vec<u32> = chooser.choose(&context)?.iter().map(|choice| choice.id).collect();
         relevant += batch.iter().filter(|&&id| fixture.relevance[id as usize] > 0.0).count();
         learner.step(&batch)?;
         performance = learner.performance()?;
@@ -182,7 +182,7 @@ fn every_form_finds_the_hidden_clusters_within_twenty_rounds() -> Result<()> {
     for (form, clusters, expected) in
         [(PolicyForm::Hierarchical, 24, 0.8), (PolicyForm::PerCluster, 2, 0.4), (PolicyForm::Flat, 24, 0.7)]
     {
-        let fixture = merged_world(1, clusters);
+        let fixture = merged_fixture(1, clusters);
         let config = toy_config(form);
         let mut training = PolicyTraining::new(&fixture.candidates, config, Seed::new(1))?;
         let found = shares(&fixture, &mut training, 0.01)?;
@@ -355,7 +355,7 @@ fn unchanged_weights_give_every_draw_the_probability_that_it_was_drawn_with() ->
     tch::set_num_threads(1);
     for (form, clusters) in [(PolicyForm::Hierarchical, 6), (PolicyForm::PerCluster, 6), (PolicyForm::Flat, 6)] {
         // With so few candidates, most of them are selected several times.
-        let fixture = world_of(4, clusters, 2);
+        let fixture = sized_fixture(4, clusters, 2);
         let config = PpoSettings { steps: 12, reuse_penalty: 0.3, rounds: 5, ..toy_config(form) };
         let mut training = PolicyTraining::new(&fixture.candidates, config, Seed::new(3))?;
         for _ in 0..2 {

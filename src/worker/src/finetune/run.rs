@@ -172,8 +172,7 @@ impl<'a> Finetuning<'a> {
         }
         let choosing = Instant::now();
         let before = self.kept.performance;
-        let moment = StepContext { step, total_steps: self.steps, performance: before };
-        let choices = self.chooser.choose(&moment)?;
+        let choices = self.chooser.choose(&StepContext { step, total_steps: self.steps, performance: before })?;
         self.selection_time += choosing.elapsed();
         let number = step as u32 + 1;
         self.kept.selection.extend(selected(number, &choices, &mut self.times));

@@ -199,14 +199,14 @@ fn a_chooser_with_the_policy_can_be_restored() -> Result<()> {
         )?;
         Raise::new(Policy::load(&store.artifact("a").join("out"))?, candidates, 4, raisin_base::seed::Seed::new(1))
     };
-    let moment = |step: usize| StepContext { step, total_steps: 6, performance: Some(-2.0 + step as f64 * 0.1) };
+    let context = |step: usize| StepContext { step, total_steps: 6, performance: Some(-2.0 + step as f64 * 0.1) };
     let (mut whole, mut resumed) = (open()?, open()?);
     for step in 0..3 {
-        whole.choose(&moment(step))?;
+        whole.choose(&context(step))?;
     }
     resumed.restore(&serde_json::from_str(&whole.state().to_string())?)?;
     for step in 3..6 {
-        assert_eq!(whole.choose(&moment(step))?, resumed.choose(&moment(step))?);
+        assert_eq!(whole.choose(&context(step))?, resumed.choose(&context(step))?);
     }
     Ok(())
 }
