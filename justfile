@@ -16,7 +16,7 @@ _default:
 # build a pipeline: run the stages whose results are not in the cache
 [positional-arguments]
 build pipeline *arguments: _compiled
-    @test -x {{ raisin }}-sql || ! grep -qs 'kind *= *"sql"' "$1" || {{ just_executable() }} _compiled-sql
+    @test -x {{ raisin }}-sql || ! grep -qsE '"?kind"? *[=:] *"sql"' "$1" || {{ just_executable() }} _compiled-sql
     @{{ raisin }} build "$@"
 
 # show which stages a build would run, and why

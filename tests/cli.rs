@@ -272,7 +272,7 @@ fn the_exit_code_says_whose_error_it_is() {
     assert!(words.contains("stage `model` cannot run") && words.contains("RAISIN_WORKER names /nowhere"), "{words}");
 }
 
-/// `RAISIN_BLESS=1 cargo test committed_schema_is_current` writes the schema file again.
+/// `RAISIN_BLESS=1 cargo test --workspace --test cli committed_schema_is_current` writes the schema file again.
 #[test]
 fn committed_schema_is_current() {
     let path: PathBuf = raisin_tests::package().join("schemas/pipeline.schema.json");
@@ -281,7 +281,7 @@ fn committed_schema_is_current() {
         std::fs::write(&path, &printed).unwrap();
     }
     let committed = std::fs::read_to_string(&path).unwrap();
-    assert!(committed == printed, "run `RAISIN_BLESS=1 cargo test --test cli committed_schema_is_current`");
+    assert!(committed == printed, "run `RAISIN_BLESS=1 cargo test --workspace --test cli committed_schema_is_current`");
 }
 
 #[test]

@@ -134,13 +134,13 @@ fn lines(count: usize) -> String {
 /// A project with a pool that comes from the server.
 fn project(server: &Server, blake3: Option<&str>) -> Project {
     let project = Project::new();
-    let pin = blake3.map(|blake3| format!(", blake3 = \"{blake3}\"")).unwrap_or_default();
-    let source = format!("{{ path = \"{}\", format = \"qa\"{pin} }}", server.address);
+    let expected = blake3.map(|blake3| format!(", blake3 = \"{blake3}\"")).unwrap_or_default();
+    let source = format!("{{ path = \"{}\", format = \"qa\"{expected} }}", server.address);
     project.write("p.toml", &format!("[stage.pool]\nkind = \"ingest\"\nsources = [{source}]\n"));
     project
 }
 
-fn pin(text: &str) -> String {
+fn blake3_of(text: &str) -> String {
     blake3::hash(text.as_bytes()).to_hex().to_string()
 }
 
@@ -149,7 +149,7 @@ fn a_download_that_is_cut_several_times_continues_each_time() {
     let content = lines(3000);
     let piece = content.len() / 7 + 1;
     let server = Server::start(&content, Manner::Cuts(piece));
-    let project = project(&server, Some(&pin(&content)));
+    let project = project(&server, Some(&blake3_of(&content)));
     // A plan needs only the expected digest, not the file.
     let plan = project.run(&["plan", "p.toml"]);
     assert!(plan.code == 0 && server.asked().is_empty(), "{}", plan.stderr);
@@ -168,7 +168,7 @@ fn a_download_that_is_cut_several_times_continues_each_time() {
 fn a_download_goes_on_in_the_next_build() {
     let content = lines(2000);
     let server = Server::start(&content, Manner::Cuts(0));
-    let project = project(&server, Some(&pin(&content)));
+    let project = project(&server, Some(&blake3_of(&content)));
     let failed = project.run(&["build", "p.toml"]);
     assert!(failed.code == 1 && failed.stderr.contains("cannot fetch http://"), "{}", failed.stderr);
     assert!(failed.stderr.contains("after 6 tries"), "{}", failed.stderr);
@@ -189,7 +189,7 @@ fn a_download_succeeds_from_a_server_without_ranges_or_busy_for_a_while() {
         (Manner::Well, vec![0]),
     ] {
         let server = Server::start(&content, manner);
-        let project = project(&server, Some(&pin(&content)));
+        let project = project(&server, Some(&blake3_of(&content)));
         project.done(&["build", "p.toml"]);
         assert_eq!(server.asked(), asked);
     }
@@ -199,13 +199,13 @@ fn a_download_succeeds_from_a_server_without_ranges_or_busy_for_a_while() {
 fn a_file_without_the_expected_digest_is_refused_and_not_kept() {
     let content = lines(10);
     let server = Server::start(&content, Manner::Well);
-    let wrong = pin("something else");
+    let wrong = blake3_of("something else");
     let project = project(&server, Some(&wrong));
     let answer = project.run(&["build", "p.toml"]);
     let words = &answer.stderr;
     assert_eq!(answer.code, 1);
     assert!(words.contains("gives another file than the expected digest says") && words.contains(&wrong), "{words}");
-    assert!(words.contains(&pin(&content)), "{words}");
+    assert!(words.contains(&blake3_of(&content)), "{words}");
     assert!(std::fs::read_dir(project.path("cache/fetched")).is_err());
     let missing = Server::start("", Manner::NotFound);
     let answer = self::project(&missing, Some(&wrong)).run(&["build", "p.toml"]);
@@ -224,10 +224,10 @@ fn an_address_without_a_digest_is_refused_with_the_way_to_get_it() {
     assert!(refused.stderr.contains("needs a digest") && refused.stderr.contains(&hint), "{}", refused.stderr);
     assert!(refused.stderr.contains("p.toml:3:"), "{}", refused.stderr);
     let digest = project.run(&["digest", &server.address]);
-    assert_eq!(digest.stdout, format!("blake3 = \"{}\"\n", pin(&content)), "{}", digest.stderr);
+    assert_eq!(digest.stdout, format!("blake3 = \"{}\"\n", blake3_of(&content)), "{}", digest.stderr);
     // A file that was downloaded to compute its digest is not downloaded again.
     let asked = server.asked().len();
-    let set = format!("stage.pool.sources.0.blake3={}", pin(&content));
+    let set = format!("stage.pool.sources.0.blake3={}", blake3_of(&content));
     project.done(&["build", "p.toml", "--set", &set]);
     assert_eq!(server.asked().len(), asked);
 }
@@ -247,10 +247,10 @@ fn a_file_that_changes_while_it_is_fetched_is_never_a_mixture() {
         let key = blake3::hash(format!("fetch {}", server.address).as_bytes()).to_hex();
         project.write(&format!("cache/tmp/fetch-{}", &key[..12]), &"old".repeat(100));
         let digest = project.run(&["digest", &server.address]);
-        assert_eq!(digest.stdout, format!("blake3 = \"{}\"\n", pin(&content)), "{}", digest.stderr);
+        assert_eq!(digest.stdout, format!("blake3 = \"{}\"\n", blake3_of(&content)), "{}", digest.stderr);
         assert_eq!(server.asked(), asked);
         let server = Server::start(&content, manner);
-        let project = self::project(&server, Some(&pin(&content)));
+        let project = self::project(&server, Some(&blake3_of(&content)));
         let answer = project.run(&["build", "p.toml"]);
         assert_eq!((answer.code, server.asked()), (0, asked), "{}", answer.stderr);
     }
@@ -266,9 +266,9 @@ fn a_fetched_file_that_was_damaged_is_fetched_again() {
     use std::os::unix::fs::PermissionsExt as _;
     let content = lines(100);
     let server = Server::start(&content, Manner::Well);
-    let project = project(&server, Some(&pin(&content)));
+    let project = project(&server, Some(&blake3_of(&content)));
     project.done(&["build", "p.toml"]);
-    let file = project.path("cache/fetched").join(pin(&content)).join("pool.jsonl");
+    let file = project.path("cache/fetched").join(blake3_of(&content)).join("pool.jsonl");
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).expect("chmod");
     std::fs::write(&file, content.replace("q7\"", "q8\"")).expect("damage");
     project.done(&["build", "p.toml", "--force"]);

@@ -284,8 +284,8 @@ fn an_edit_of_the_same_size_in_the_same_second_is_seen_and_a_touch_is_not() {
 #[test]
 fn a_missing_file_and_a_wrong_digest_stop_the_build_before_anything_runs() {
     let project = EngineProject::new();
-    let stages = |pin: Option<&str>| {
-        project.one(&[("first", "write", json!({})), ("copy", "copy", json!({"path": "data.txt", "blake3": pin}))])
+    let stages = |expected: Option<&str>| {
+        project.one(&[("first", "write", json!({})), ("copy", "copy", json!({"path": "data.txt", "blake3": expected}))])
     };
     let error = render(&engine::build(&stages(None), &project.options()).unwrap_err());
     assert!(error.contains("story.toml:4:1: stage `copy`, path: there is no file"), "{error}");

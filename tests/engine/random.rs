@@ -20,7 +20,7 @@ const FILES: [&str; 3] = ["one.txt", "two.txt", "three.txt"];
 /// The texts of `write` stages. Two of the texts give the same bytes, so that early cutoff happens; see `write`.
 const TEXTS: [&str; 4] = ["ay", "ay  ", "bee", "sea"];
 
-/// The content of the pipeline file.
+/// The content of the pipeline file and of the input files.
 #[derive(Clone)]
 struct ProjectState {
     stages: Vec<Planned>,
@@ -193,7 +193,7 @@ fn an_incremental_build_of_a_random_graph_after_random_edits_is_a_clean_build() 
     let (mut done, mut ran, mut clean_ran) = (0, 0, 0);
     while done < cases {
         let project = EngineProject::new();
-        let _kitchen = ShellWorkers::open(&project);
+        let _workers = ShellWorkers::open(&project);
         let mut earlier = vec![ProjectState::new(&mut rng)];
         for _ in 0..25.min(cases - done) {
             let mut state = earlier[earlier.len() - 1].clone();

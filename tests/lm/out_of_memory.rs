@@ -139,7 +139,7 @@ fn a_step_under_a_limit_of_memory() -> Result<()> {
     let notice = heard.lock().expect("one thread").first().cloned().unwrap_or_default();
     println!("under a limit of 400 MB: {notice}");
     ensure!(
-        notice.starts_with("there was no memory for 4096 tokens at a time in step 1: from here on it is "),
+        notice.starts_with("there was no memory for 4096 tokens at a time in step 1; the limit is now "),
         "{notice}"
     );
     ensure!(limited.config.micro_batch_tokens < 4096);

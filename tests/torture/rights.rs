@@ -113,7 +113,7 @@ fn a_cache_of_another_version_is_refused_by_every_command_and_not_changed() {
         }
         assert_eq!(content(&project), before, "layout {other:?}");
     }
-    // Action records and cache-only files of another version are ignored.
+    // Action records and memories of another version are ignored.
     std::fs::remove_file(&version).expect("removed");
     project.done(&["build", "small.toml"]);
     for folder in ["identity", "index", "checked", "tokens"] {

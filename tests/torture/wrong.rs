@@ -40,7 +40,7 @@ fn one_flipped_byte_in_any_file_is_found_and_the_file_is_made_again() {
     println!("{all} files with one flipped byte: {all} found, {all} made again, 0 served");
 }
 
-/// Other files of the store: the cache-only files, the version of the layout, and the journal.
+/// Other files of the store: the memories, the version of the layout, and the journal.
 #[test]
 fn one_flipped_byte_in_any_other_file_of_the_store_is_found_and_ignored() {
     let project = Project::with_pipeline(PIPELINE);

@@ -1,17 +1,16 @@
-//! Memories: cache-only files, which raisin can rebuild at any time. This file writes and reads them, and writes files
-//! by way of a temporary file. The content of each memory is defined where the memory is used.
+//! Memories: cache-only files, which raisin can rebuild at any time. This file writes and reads them. The content of each memory is defined where the memory is used.
 //!
 //! A memory begins with the blake3 of the rest of the file. A memory that is missing or damaged is ignored, which costs
 //! time only. Therefore memories are written without a sync, and a failed write is ignored, for example in a cache that
 //! belongs to another user.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{ErrorKind, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::digest::Digest;
+use crate::files::put;
 
 /// A text that identifies this executable (size and modification time), for memories that are valid only for one build
 /// of raisin.
@@ -54,23 +53,6 @@ pub fn is_whole(path: &Path) -> bool {
         Ok(*hasher.finalize().as_bytes() == seal)
     };
     check().unwrap_or(false)
-}
-
-/// Writes the parts one after another into a temporary file `.name.pid.count`, calls `finish` on it, and renames it to
-/// `path`.
-pub fn put(path: &Path, parts: &[&[u8]], finish: impl Fn(&File) -> std::io::Result<()>) -> std::io::Result<()> {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    let temporary = folder.join(format!(".{name}.{}.{count}", std::process::id()));
-    let write = || -> std::io::Result<()> {
-        let mut file = File::create(&temporary)?;
-        parts.iter().try_for_each(|part| file.write_all(part))?;
-        finish(&file)?;
-        std::fs::rename(&temporary, path)
-    };
-    write().inspect_err(|_| drop(std::fs::remove_file(&temporary)))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 pub mod cache_only;
 pub mod digest;
 pub mod error;
+pub mod files;
 pub mod learner;
 pub mod machine;
 pub mod random;

@@ -62,41 +62,37 @@ struct Places {
 /// Reads a record from `file`, whose position is `start`; the file has `left` more bytes. `None` if the record is
 /// damaged.
 fn find_record(file: &mut impl Read, start: u64, left: u64) -> std::io::Result<Option<Places>> {
-    let mut failure = None;
-    let found = read_record(file, start, left, &mut failure);
-    match failure.filter(|error| error.kind() != ErrorKind::UnexpectedEof) {
-        Some(error) => Err(error),
-        None => Ok(found),
+    match read_record(file, start, left) {
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(None),
+        found => found,
     }
 }
 
-/// As [`find_record`]. An error of reading goes into `failure`.
-fn read_record(file: &mut impl Read, start: u64, left: u64, failure: &mut Option<std::io::Error>) -> Option<Places> {
+/// As [`find_record`], except that a record that is cut is an error.
+fn read_record(file: &mut impl Read, start: u64, left: u64) -> std::io::Result<Option<Places>> {
     let mut hasher = Hasher::new();
-    let mut read = |bytes: &mut [u8]| file.read_exact(bytes).map_err(|error| *failure = Some(error)).ok();
-    let mut take = |count: usize| -> Option<Vec<u8>> {
+    let mut take = |count: usize| -> std::io::Result<Vec<u8>> {
         let mut bytes = vec![0; count];
-        read(&mut bytes)?;
+        file.read_exact(&mut bytes)?;
         hasher.update(&bytes);
-        Some(bytes)
+        Ok(bytes)
     };
     let head = take(8)?;
-    let count = u32::from_le_bytes(head[4..].try_into().ok()?);
+    let count = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
     if head[..4] != MAGIC || count > MOST_PARTS {
-        return None;
+        return Ok(None);
     }
-    let lengths: Vec<u64> = take(count as usize * 8)?
-        .chunks_exact(8)
-        .map(|bytes| bytes.try_into().ok().map(u64::from_le_bytes))
-        .collect::<Option<_>>()?;
+    let lengths = take(count as usize * 8)?;
     let mut end = start + 8 + u64::from(count) * 8;
-    let mut parts = Vec::with_capacity(lengths.len());
-    for length in lengths {
+    let mut parts = Vec::with_capacity(count as usize);
+    for &length in lengths.as_chunks().0 {
+        let length = u64::from_le_bytes(length);
         parts.push((end, length));
-        end = end.checked_add(length)?;
+        let Some(next) = end.checked_add(length) else { return Ok(None) };
+        end = next;
     }
-    if end.checked_add(SEAL)? - start > left {
-        return None;
+    if end.checked_add(SEAL).is_none_or(|end| end - start > left) {
+        return Ok(None);
     }
     let mut rest = parts.iter().map(|(_, length)| length).sum::<u64>();
     while rest > 0 {
@@ -104,8 +100,8 @@ fn read_record(file: &mut impl Read, start: u64, left: u64, failure: &mut Option
         rest -= bytes.len() as u64;
     }
     let mut seal = [0; SEAL as usize];
-    read(&mut seal)?;
-    (*hasher.finalize().as_bytes() == seal).then_some(Places { parts, end: end + SEAL })
+    file.read_exact(&mut seal)?;
+    Ok((*hasher.finalize().as_bytes() == seal).then_some(Places { parts, end: end + SEAL }))
 }
 
 /// A record with a valid seal.
@@ -172,8 +168,8 @@ pub fn replace<'p>(path: &Path, lengths: &[u64], mut part: impl FnMut(usize) -> 
 /// is then set aside.
 ///
 /// # Errors
-/// The file cannot be opened or read, for example for want of rights, descriptors or memory. That says nothing about its
-/// content, so the file stays where it is.
+/// The file cannot be opened or read, for example because rights, descriptors or memory are missing. Such an error says
+/// nothing about the content of the file, so the file stays where it is.
 pub fn open(path: &Path, tell: DamageListener) -> Result<Option<Record>> {
     let found = || -> std::io::Result<Option<Record>> {
         let file = File::open(path)?;

@@ -41,13 +41,12 @@ pub struct Assignment {
     /// The staging folder: it holds `out/`, which becomes the artifact, and `work/`, which stays after a kill.
     pub folder: PathBuf,
     /// The folder in which stages share the token sequences of pools; `None` if they are not shared.
-    #[serde(default)]
     pub tokens: Option<PathBuf>,
 }
 
 impl Assignment {
-    /// For tests: a stage on the CPU with these input artifacts, by the pointers of their parameters. An input stage has the
-    /// name of its artifact's folder.
+    /// For tests: a stage on the CPU with these input artifacts, by the pointers of their parameters. The folder name
+    /// of an artifact is also the name of its stage.
     #[doc(hidden)]
     pub fn for_test(kind: &str, folder: PathBuf, inputs: &[(&str, PathBuf)]) -> Self {
         let source = |folder: &Path| InputArtifact {
@@ -245,8 +244,8 @@ impl Context {
         }
     }
 
-    /// The folder in which stages share the token sequences of pools, and the digest of the pool's artifact, in hex, that
-    /// the parameter at `pointer` names. `None` if they are not shared.
+    /// The folder in which stages share the token sequences of pools, and the digest, in hex, of the artifact of the
+    /// pool that the parameter at `pointer` names. `None` if token sequences are not shared.
     pub fn shared_tokens(&self, pointer: &str) -> Result<Option<(&Path, &str)>> {
         let pool = self.input(pointer)?.file_name().and_then(|name| name.to_str());
         Ok(self.assignment.tokens.as_deref().zip(pool))

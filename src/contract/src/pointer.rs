@@ -11,5 +11,5 @@ pub fn segments(pointer: &str) -> impl Iterator<Item = Cow<'_, str>> {
 
 /// The pointer in the form that a user writes: `sources.0.path`.
 pub fn dotted(pointer: &str) -> String {
-    pointer.trim_start_matches('/').replace('/', ".")
+    segments(pointer).collect::<Vec<_>>().join(".")
 }

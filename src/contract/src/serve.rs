@@ -79,8 +79,8 @@ pub fn run_one_of(runners: &[KindRunner], assignment: Assignment) -> Result<()> 
     (runner.run)(assignment)
 }
 
-/// The main function of an executable that runs stages. With the only argument `run-stages`, the process is a worker: see
-/// [`serve`] for `run` and `most`. Other arguments go to `command`.
+/// The main function of an executable that runs stages. If `run-stages` is the only argument, the process is a worker:
+/// see [`serve`] for `run` and `most`. Other arguments go to `command`.
 ///
 /// Standard output of a worker is for events and outcomes, standard output of `command` is for its results.
 pub fn run_executable(

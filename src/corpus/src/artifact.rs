@@ -19,7 +19,7 @@ pub struct PoolRow {
     pub messages: Vec<Message>,
     /// The index of the file in the `sources` table.
     pub source: u32,
-    /// The position of the record in its file, from 1: the line of a JSONL file, or the number of the record in another file.
+    /// The position of the record in its file, from 1: in a JSONL file the line, in other files the number of the record.
     pub line: u64,
     pub digest: Digest,
     /// The number of exact copies that were folded into this row.

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use serde_json::Value;
@@ -15,15 +15,14 @@ use tokenizers::Tokenizer;
 
 use super::message::{Example, Instruction, Message, conversation};
 use super::template::ChatTemplate;
-use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Problem, Result, anyhow};
 
 /// A sequence of tokens, and which of them are targets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sequence {
     pub tokens: Vec<u32>,
-    /// `supervised[i]` is true if token i is a target, which is predicted from the tokens before it. The first token is never a
-    /// target.
+    /// `supervised[i]` is true if token i is a target, which is predicted from the tokens before it. The first token is
+    /// never a target.
     pub supervised: Vec<bool>,
 }
 
@@ -46,8 +45,8 @@ impl Sequence {
 
 /// The tokenizer and chat template of a model folder.
 pub struct Codec {
-    /// The digest of the files of the tokenizer and the chat template.
-    source: Digest,
+    /// The model folder.
+    pub(super) folder: PathBuf,
     tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
     special: Vec<String>,
@@ -68,7 +67,8 @@ enum Targets {
 const SPECIAL_TOKEN_NAMES: [&str; 5] = ["bos_token", "eos_token", "pad_token", "unk_token", "sep_token"];
 
 impl Codec {
-    /// Reads tokenizer.json and, if they exist, tokenizer_config.json, chat_template.jinja and generation_config.json.
+    /// Reads tokenizer.json and, if they exist, tokenizer_config.json, special_tokens_map.json, chat_template.jinja,
+    /// generation_config.json and config.json.
     pub fn load(model_folder: &Path) -> Result<Self> {
         let path = model_folder.join("tokenizer.json");
         if !path.is_file() {
@@ -100,7 +100,7 @@ impl Codec {
         let first_of_nothing = tokenizer.encode("", true).map_err(|error| anyhow!(error))?.get_ids().first().copied();
         let bos = first_of_nothing.filter(|id| Some(*id) == id_of("bos_token"));
         let mut codec =
-            Self { source: source_digest(model_folder)?, tokenizer, template, special, bos, eos, stop: Vec::new() };
+            Self { folder: model_folder.to_owned(), tokenizer, template, special, bos, eos, stop: Vec::new() };
         codec.stop = codec.find_stop_tokens(model_folder)?;
         Ok(codec)
     }
@@ -113,11 +113,6 @@ impl Codec {
     /// The text of tokens, without special tokens.
     pub fn decode(&self, tokens: &[u32]) -> Result<String> {
         self.tokenizer.decode(tokens, true).map_err(|error| anyhow!("cannot decode tokens: {error}"))
-    }
-
-    /// The digest of the files that determine the tokens of a text: tokenizer, special tokens and chat template.
-    pub fn source(&self) -> Digest {
-        self.source
     }
 
     /// The number of tokens, added tokens included.
@@ -322,20 +317,6 @@ fn joined(messages: &[Message]) -> (String, Vec<Option<Range<usize>>>) {
         }
     }
     (text, spans)
-}
-
-fn source_digest(folder: &Path) -> Result<Digest> {
-    let names = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"];
-    let digest = |name: &str| -> Result<String> {
-        let path = folder.join(name);
-        match Digest::of_file(&path) {
-            Ok(digest) => Ok(digest.to_hex()),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
-            Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
-        }
-    };
-    let digests = names.map(digest).into_iter().collect::<Result<Vec<_>>>()?;
-    Ok(Digest::of(digests.join("\n").as_bytes()))
 }
 
 /// The source of the chat template. chat_template.jinja takes precedence over tokenizer_config.json, whose entry may be a

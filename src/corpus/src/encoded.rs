@@ -16,10 +16,12 @@ use super::codec::{Codec, Sequence};
 use super::message::Instruction;
 use raisin_base::cache_only::{recall, remember, this_executable};
 use raisin_base::digest::Digest;
-use raisin_base::error::Result;
+use raisin_base::error::{Context as _, Result};
+use raisin_base::files::if_there;
 
-/// The version of the encoding. Raise it if [`Codec`] gives other sequences. The name of a memory also has the version,
-/// size and time of the executable; reproducible packages may set all times to the same value.
+/// The version of the encoding. Raise this number if [`Codec`] gives other sequences. The name of a memory also depends
+/// on the version, size and time of the executable. These three do not suffice: two builds can agree in all of them,
+/// because reproducible packages may set all times to the same value.
 const ENCODING: u32 = 1;
 
 /// The length of a row without a target, for which [`Codec::instruction`] returns no sequence.
@@ -46,7 +48,8 @@ impl Codec {
             return self.instructions(instructions, max_tokens);
         };
         let version = format!("{} {ENCODING} {executable}", env!("CARGO_PKG_VERSION"));
-        let name = [&version, shared.pool, &max_tokens.to_string(), &self.source().to_hex()].join("\n");
+        let name =
+            [&version, shared.pool, &max_tokens.to_string(), &tokenizer_digest(&self.folder)?.to_hex()].join("\n");
         let path = shared.folder.join(Digest::of(name.as_bytes()).to_hex());
         let known = recall(&path).and_then(|bytes| decode(&bytes));
         if let Some(known) = known.filter(|known| known.len() == instructions.len()) {
@@ -59,6 +62,18 @@ impl Codec {
         remember(&path, &encode(&rows));
         Ok(rows)
     }
+}
+
+/// The digest of the files that determine the tokens of a text: tokenizer, special tokens and chat template.
+fn tokenizer_digest(model_folder: &Path) -> Result<Digest> {
+    let names = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"];
+    let digest = |name: &str| -> Result<String> {
+        let path = model_folder.join(name);
+        let digest = if_there(Digest::of_file(&path)).with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(digest.map_or_else(String::new, Digest::to_hex))
+    };
+    let digests = names.map(digest).into_iter().collect::<Result<Vec<_>>>()?;
+    Ok(Digest::of(digests.join("\n").as_bytes()))
 }
 
 fn encode(rows: &[Option<Sequence>]) -> Vec<u8> {
@@ -120,7 +135,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn sequences_are_read_back_and_truncated_bytes_are_noticed(rows in prop::collection::vec(sequence(), 0..20), cut: prop::sample::Index) {
+        fn sequences_are_read_back_and_truncated_bytes_are_noticed(
+            rows in prop::collection::vec(sequence(), 0..20),
+            cut: prop::sample::Index,
+        ) {
             let bytes = encode(&rows);
             prop_assert_eq!(decode(&bytes), Some(rows));
             prop_assert_eq!(decode(&bytes[..cut.index(bytes.len())]), None);

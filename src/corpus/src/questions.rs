@@ -90,7 +90,8 @@ impl Questions {
     }
 }
 
-/// The reader of an open format. For the format `auto`, and for `qa` without field names, the reader is guessed from `sample`.
+/// The reader of an open format. For the format `auto`, and for `qa` without field names, the reader is guessed from
+/// `sample`.
 pub fn open_reader(
     format: TaskFormat,
     prompt: Option<&str>,

@@ -22,7 +22,7 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     }
     let rows = compare(&gathered, &parameters.baseline);
     context.write_table("comparison", &comparison_table(&rows)?)?;
-    let html = page(&parameters.title, &gathered, &parameters.baseline);
+    let html = page(&parameters.title, &gathered, &rows, &parameters.baseline);
     std::fs::write(context.out().join("report.html"), html).context("cannot write report.html")
 }
 

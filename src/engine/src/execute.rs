@@ -74,7 +74,7 @@ pub struct MadeAction {
 /// The result of the second run. Whatever the result is, the artifact of the first run stays committed and valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Check {
-    /// There was no second run: the user did not ask for one, or the build was interrupted before its end.
+    /// There is no result: the user asked for no second run, or an interrupt ended the second run.
     None,
     Same,
     /// The text says what differs from the first run, or why the second run failed.
@@ -177,8 +177,8 @@ pub fn execute<'c>(
 }
 
 /// Runs the action a second time, in its own process, folder and log, and returns the manifest of the second artifact.
-/// Files of the first run, and tokens that it shared, cannot make the two results equal. Files of the second run do not
-/// replace the log of the first.
+/// The second run uses neither files of the first run nor shared token sequences, so these cannot hide a difference.
+/// The log of the first run stays.
 fn run_again(
     store: &Store,
     reports: &JobReports<'_>,
@@ -353,25 +353,12 @@ fn succeeded(ending: Ending, log: &Path, children: &Children, resumed: Option<&s
 #[cfg(test)]
 mod tests {
     use super::*;
-    use raisin_contract::{DType, DeviceKind, Environment};
 
     #[test]
     fn checkpoints_stay_only_while_the_inputs_have_the_same_fingerprints() {
         let top = tempfile::tempdir().unwrap();
         let folder = top.path().join("key");
-        let assignment = |threads| Assignment {
-            kind: "sql".to_owned(),
-            kind_version: 1,
-            stage: "counted".to_owned(),
-            parameters: serde_json::json!({}),
-            stages: std::collections::BTreeMap::new(),
-            files: std::collections::BTreeMap::new(),
-            seed: 1,
-            environment: Environment { device: DeviceKind::Cpu, device_index: 0, dtype: DType::F32 },
-            threads,
-            folder: folder.clone(),
-            tokens: None,
-        };
+        let assignment = |threads| Assignment { threads, ..Assignment::for_test("sql", folder.clone(), &[]) };
         let (fingerprints, other) = (Digest::of(b"one"), Digest::of(b"two"));
         let checkpoint = folder.join("work/checkpoint");
         let begin = |threads| {

@@ -205,8 +205,8 @@ fn in_common(names: &[&str]) -> Option<String> {
 
 /// The values of a sweep as text, such as `method="raise",seed=17`.
 pub fn words_of_values(values: &Map<String, Value>) -> String {
-    let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
-    values.iter().map(|(key, value)| format!("{}={value}", last(key))).collect::<Vec<_>>().join(",")
+    let word = |(key, value): (&String, &Value)| format!("{}={value}", key.rsplit('.').next().unwrap_or(key));
+    values.iter().map(word).collect::<Vec<_>>().join(",")
 }
 
 /// The sweep values that are equal in all these variants.

@@ -1,5 +1,5 @@
-//! Plan files: a plan in a file, so that a later build runs exactly this plan. plan.rs makes the plan; build.rs runs its
-//! stages.
+//! Plan files: a plan in a file, so that a later build runs exactly this plan. plan.rs makes the plan; build.rs runs
+//! its stages.
 //!
 //! A plan file contains the resolved pipeline and the action of every stage. Therefore a build from a plan file reads
 //! no pipeline file and computes no explanation again. The actions must still be valid: if an input file, the version
@@ -177,9 +177,8 @@ impl PlanFile {
         }
         let mut changed = Vec::new();
         for (id, kept) in self.stages.iter().enumerate() {
-            let planned = Action::of_json(&kept.action).map_err(|error| {
-                Problem::usage(format!("the plan {} is damaged: {error}", self.path.display())).hint("plan again")
-            })?;
+            // This does not fail: `read` has refused a plan whose actions cannot be read.
+            let planned = Action::of_json(&kept.action)?;
             let mut found = differences(&planned, &reread(&resolver.action(id)?)?);
             // The artifacts of inputs are known only after the earlier stages have run, so these differences are
             // ignored here.

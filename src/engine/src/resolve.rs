@@ -32,8 +32,9 @@ pub enum StageLookup {
 }
 
 impl<'a> Resolver<'a> {
-    /// If the caller needs the artifacts after the look-up, the caller must
-    /// hold [`Store::share`] before this call. Otherwise gc could remove an artifact that the index has just reported.
+    /// Builds the graph, loads the index, and hashes the input files. If the caller needs the artifacts after the
+    /// look-up, the caller must hold [`Store::share`] before this call. Otherwise gc could remove an artifact that the
+    /// index has just reported.
     pub fn of(pipeline: &'a Pipeline, options: &Options, store: Store) -> Result<Self> {
         let out = options.out.join(&pipeline.name);
         let (graph, index) = std::thread::scope(|scope| {

@@ -90,23 +90,35 @@ impl Told {
     /// The journal cannot be written.
     pub fn tell(&mut self, graph: &Graph<'_>, id: NodeId, news: News<'_>) -> Result<()> {
         let node = graph.nodes[id].stage;
-        let (stage, variant, kind) = (node.name.clone(), graph.variant_name(id), node.declaration.name.to_owned());
+        // Most news, such as progress, needs no names for the journal.
+        let names = || (node.name.clone(), graph.variant_name(id));
+        let kind = || node.declaration.name.to_owned();
         match news {
-            News::Hit { key, artifact } => self.journal.hold(JournalEvent::Hit { stage, variant, kind, key, artifact }),
+            News::Hit { key, artifact } => {
+                let (stage, variant) = names();
+                self.journal.hold(JournalEvent::Hit { stage, variant, kind: kind(), key, artifact });
+            }
             News::SetAside { reason } => self.line(graph, id, &format!("set aside: {reason}")),
             News::GoneSincePlanned => {
                 self.line(graph, id, "was cached when the plan was made, and is not cached any more: it runs");
             }
-            News::Miss { key, why } => self.journal.hold(JournalEvent::Miss { stage, variant, kind, key, why }),
+            News::Miss { key, why } => {
+                let (stage, variant) = names();
+                self.journal.hold(JournalEvent::Miss { stage, variant, kind: kind(), key, why });
+            }
             News::Cached => self.line(graph, id, "cached"),
             News::Begins => self.display.start(id, &graph.label(id)),
             News::Waits(words) => self.display.say(id, words),
-            News::Started { key } => self.journal.write(JournalEvent::Started { stage, variant, key })?,
+            News::Started { key } => {
+                let (stage, variant) = names();
+                self.journal.write(JournalEvent::Started { stage, variant, key })?;
+            }
             News::Said(Event::Progress(progress)) => self.display.progress(id, progress),
             News::Said(Event::Note { text }) => self.line(graph, id, text),
             News::Said(Event::Cost(_)) => {}
             News::Ended => self.display.end(id),
             News::Ran { record, check } => {
+                let (stage, variant) = names();
                 let ActionRecord { key, artifact, seconds, bytes, .. } = *record;
                 self.journal.write(JournalEvent::Finished { stage, variant, key, artifact, seconds, bytes })?;
                 let took = duration(Duration::from_secs_f64(seconds));
@@ -118,6 +130,7 @@ impl Told {
                 // The user is told first, because the journal may be the file that cannot be written.
                 let failed = format!("FAILED\n    {reason}");
                 self.line(graph, id, if interrupted { "interrupted" } else { &failed });
+                let (stage, variant) = names();
                 self.journal.write(JournalEvent::Failed { stage, variant, key, reason: reason.to_owned() })?;
             }
         }

@@ -68,7 +68,8 @@ impl Model {
                         chosen.iter().for_each(|&prompt| continuations[prompt].clear());
                         let fewer = rows / 2;
                         self.tell(&format!(
-                            "there was no memory to continue {rows} prompts together; from now on, {fewer} prompts are continued together"
+                            "there was no memory to continue {rows} prompts together; from now on, {fewer} prompts \
+                             are continued together"
                         ));
                         self.rows_together.set(fewer);
                     }

@@ -185,7 +185,7 @@ impl Gguf {
     pub fn finish(&self) -> Result<()> {
         // The rotation divisors were read together with the metadata.
         let unread = self.tensors.keys().filter(|name| !self.taken.contains(*name) && *name != ROTATION_FACTORS);
-        refuse_unread(unread, &self.path, "its metadata do")
+        refuse_unread(unread, &self.path, "its metadata do not explain")
     }
 
     /// The dequantised values of a tensor, by its GGUF name.

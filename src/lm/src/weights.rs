@@ -173,7 +173,7 @@ impl Weights {
     /// The checkpoint has unread tensors: its tensors do not fit the architecture in its config.json.
     pub fn finish(&self, may_be_left: impl Fn(&str) -> bool) -> Result<()> {
         let unread = self.entries.keys().filter(|name| !self.taken.contains(*name) && !may_be_left(name));
-        refuse_unread(unread, &self.folder, "config.json does")
+        refuse_unread(unread, &self.folder, "config.json does not explain")
     }
 
     fn entry(&self, name: &str) -> Result<&SafetensorsEntry> {
@@ -210,11 +210,11 @@ pub(super) fn map(path: &Path) -> Result<Mmap> {
     unsafe { Mmap::map(&file) }.with_context(|| format!("cannot map {}", path.display()))
 }
 
-/// Refuses tensors of a file or folder that were not read. `source` is the part of the checkpoint that describes its
-/// tensors.
-pub(super) fn refuse_unread<'a>(unread: impl Iterator<Item = &'a String>, path: &Path, source: &str) -> Result<()> {
+/// Refuses tensors of a file or folder that were not read. `clause` completes the sentence "the file has tensors that
+/// ...".
+pub(super) fn refuse_unread<'a>(unread: impl Iterator<Item = &'a String>, path: &Path, clause: &str) -> Result<()> {
     let names: Vec<&str> = unread.map(String::as_str).take(5).collect();
-    ensure!(names.is_empty(), "{} has tensors that {source} not explain: {}", path.display(), names.join(", "));
+    ensure!(names.is_empty(), "{} has tensors that {clause}: {}", path.display(), names.join(", "));
     Ok(())
 }
 

@@ -38,7 +38,7 @@ pub fn of(kinds: &[Declaration]) -> Value {
                         "type": "string",
                         "pattern": "^[A-Za-z0-9_][A-Za-z0-9_-]*$",
                     },
-                    "seed": { "description": "The seed of every random draw. Default: 0.", "type": "integer", "minimum": 0 },
+                    "seed": { "description": "The seed from which the random draws of the stages derive, unless a parameter gives a seed of its own. Default: 0.", "type": "integer", "minimum": 0 },
                     "dtype": {
                         "description": "The dtype of matrix products. Default: f32 on a CPU, bf16 on CUDA.",
                         "allOf": [dtype],

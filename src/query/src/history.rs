@@ -159,7 +159,7 @@ fn costs(records: &[ActionRecord]) -> Result<RecordBatch> {
 
 fn artifact_rows(store: &Store) -> Result<RecordBatch> {
     let makers = makers(store.actions()?);
-    let digests = store.artifact_digests().unwrap_or_default();
+    let digests = store.artifact_digests()?;
     let manifests: Vec<Option<Manifest>> = digests.iter().map(|digest| store.manifest(*digest)).collect();
     let maker = |of: fn(&ActionRecord) -> &str| {
         let values: Vec<Option<&str>> = digests.iter().map(|digest| makers.get(digest).map(of)).collect();

@@ -40,7 +40,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use raisin_contract::{Assignment, DType, DeviceKind, Environment, InputArtifact};
+    use raisin_contract::{Assignment, InputArtifact};
     use raisin_table::{batch, column, read, write};
 
     #[test]
@@ -59,19 +59,8 @@ mod tests {
         };
         let query = "select seed, acc from scores.metrics order by seed desc";
         let parameters = json!({"query": query, "of": ["scores"], "table": "best"});
-        let assignment = Assignment {
-            kind: "sql".into(),
-            kind_version: 1,
-            stage: "asked".into(),
-            parameters: parameters.clone(),
-            stages: [("/of/0".to_owned(), vec![source(17), source(18)])].into(),
-            files: BTreeMap::new(),
-            seed: 0,
-            environment: Environment { device: DeviceKind::Cpu, device_index: 0, dtype: DType::F32 },
-            threads: 1,
-            folder: folder.path().join("run"),
-            tokens: None,
-        };
+        let mut assignment = Assignment::for_test("sql", folder.path().join("run"), &[]);
+        assignment.stages = [("/of/0".to_owned(), vec![source(17), source(18)])].into();
         let context = Context::silent(assignment).unwrap();
         run(serde_json::from_value(parameters).unwrap(), &context).unwrap();
         let rows = read(&context.out().join("best.parquet")).unwrap();

@@ -87,8 +87,8 @@ fn answer(
 /// The files of the tables of one schema, by the name of the table.
 type TableFiles = BTreeMap<String, Vec<TableFile>>;
 
-/// The answer of a query over given tables, by schema, as one batch. Without ORDER BY, the rows are in the order of the files and
-/// of the rows in a file, because there is only one partition.
+/// The answer of a query over given tables, by schema, as one batch. Without ORDER BY, the rows are in the order of the
+/// files and of the rows in a file, because there is only one partition.
 fn collect(sql: &str, tables: BTreeMap<String, TableFiles>) -> Result<RecordBatch> {
     session::block_on(async {
         let session = session::Session::over(catalog::Catalogs::of_tables(tables))?;

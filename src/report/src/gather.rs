@@ -377,7 +377,8 @@ fn whole(value: f64, column: &str) -> Result<u32> {
         .ok_or_else(|| anyhow!("column `{column}` has {value}, which is no count and no id"))
 }
 
-/// A column of any numeric type as f64. A number that is not finite is null. All values are null if the table has no such column.
+/// A column of any numeric type as f64. A number that is not finite is null. All values are null if the table has no such
+/// column.
 fn numbers(rows: &RecordBatch, name: &str) -> Result<Vec<Option<f64>>> {
     let Some(column) = rows.column_by_name(name) else { return Ok(vec![None; rows.num_rows()]) };
     let column = cast(column, &DataType::Float64)?;

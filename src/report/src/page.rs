@@ -1,17 +1,16 @@
 //! The page: its sections, and one style for light and dark screens, paper and phones.
 
-use super::comparison::{baseline_label, compare};
+use super::comparison::{MethodScore, baseline_label};
 use super::gather::ReportData;
 use super::markup::escape;
 use super::{results, sections};
 
-/// The whole HTML document.
-pub fn page(title: &str, gathered: &ReportData, baseline: &str) -> String {
+/// The whole HTML document. `rows` is the comparison with `baseline`.
+pub fn page(title: &str, gathered: &ReportData, rows: &[MethodScore], baseline: &str) -> String {
     let labels = gathered.labels();
     let reference = baseline_label(&labels, baseline);
-    let rows = compare(gathered, baseline);
     let parts = [
-        results::results(&rows, &labels, reference, baseline),
+        results::results(rows, &labels, reference, baseline),
         sections::learning(gathered, &labels),
         sections::selected(gathered, &labels),
         sections::training(gathered),

@@ -254,8 +254,9 @@ impl RidgeRegression {
 /// tests whether the features explain anything. With `without` and `with` the left-out errors without and with the
 /// features, z is the sum over the steps of `without * (without - with)`, divided by its standard error. Noise makes
 /// this sum as often negative as positive. The standard error is the larger of two estimates, from the sums over each
-/// round and from the sums over each block of eight steps. z counts from 2.5 on, and with few rounds from a larger z
-/// on, because their standard error is itself uncertain.
+/// round and from the sums over each block of eight steps. The second factor is above 0 only if z exceeds
+/// 2.5 sqrt((R + 1)/(R - 1)). With few rounds, this limit is higher, because the standard error is then itself
+/// uncertain.
 ///
 /// The reliability is 0 if the sum, `explained` or `explained_left_out` is not positive.
 fn reliability(without_features: &RidgeRegression, fit: &RidgeRegression, rounds: &[Range<usize>]) -> Result<f64> {

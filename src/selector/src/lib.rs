@@ -37,7 +37,6 @@ pub mod step_baseline;
 pub use chooser::{CandidateColumns, Chooser, ChooserInputs, SelectedCandidate, StepContext, chooser};
 pub use policy::Policy;
 pub use raise::Raise;
-pub use raisin_base::learner::{Ensemble, Learner, StepReport};
+pub use raisin_settings::SelectionMethod;
 pub use raisin_settings::ppo::PpoSettings;
-pub use raisin_settings::{SelectionMethod, Third};
 pub use state::Candidates;

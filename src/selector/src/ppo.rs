@@ -81,8 +81,8 @@ fn variance(values: &[f64]) -> f64 {
 }
 
 /// The loss of each step, `[steps]`, from the log-ratios and advantages of its draws. `log_ratios`, `advantages` and
-/// `step_of` (the step of the draw, in `0..steps`) are `[draws]`. With [`Ratio::Item`],
-/// a step has a ratio for each draw; otherwise, a step has a single ratio.
+/// `step_of` (the step of the draw, in `0..steps`) are `[draws]`. With [`Ratio::Item`], a step has a ratio for each
+/// draw; otherwise, a step has a single ratio.
 ///
 /// The second result has the logarithms of these ratios, for [`approx_kl`] and [`clipfrac`]: `[draws]` or `[steps]`.
 pub fn step_losses(

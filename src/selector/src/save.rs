@@ -1,6 +1,7 @@
 //! Policies and training states as files: tensors as safetensors, the constants of a policy as JSON.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::Path;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -13,6 +14,7 @@ use super::ppo::RewardSums;
 use super::state::Candidates;
 use super::step_baseline::StepBaseline;
 use raisin_base::error::{Context as _, Problem, Result, bail, ensure};
+use raisin_base::files::put;
 use raisin_base::seed::Seed;
 use raisin_settings::ppo::PpoSettings;
 
@@ -40,11 +42,7 @@ pub fn write_tensors(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
         .collect::<Result<Vec<_>>>()?;
     let file = safetensors::serialize(views, None)?;
     // After a kill or a power failure, the path holds the old file or the new file.
-    let staging = path.with_extension("tmp");
-    std::fs::write(&staging, file)
-        .and_then(|()| std::fs::File::open(&staging)?.sync_all())
-        .with_context(|| format!("cannot write {}", staging.display()))?;
-    std::fs::rename(&staging, path).with_context(|| format!("cannot write {}", path.display()))
+    put(path, &[&file], File::sync_all).with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn read_tensors(path: &Path) -> Result<BTreeMap<String, Tensor>> {

@@ -166,7 +166,7 @@ fn references(store: &Store, digest: Digest) -> Result<Vec<Digest>> {
 
 fn remove(store: &Store, gc: &Gc) -> Result<()> {
     // Action records are removed first, so that a kill leaves artifacts without action record, which only take space.
-    // An action record without its artifact would be a miss.
+    // A look-up would report an action record without its artifact as damaged.
     for key in &gc.actions {
         remove_file(&store.record_file(*key))?;
     }

@@ -112,8 +112,7 @@ impl BuildIndex {
         self.changed |= self.entries.len() != before;
     }
 
-    /// Whether the links have this digest, and the folders of the links are unchanged since the links were
-    /// written.
+    /// Whether the links have this digest, and the folders of the links are unchanged since the links were written.
     pub fn has_links(&self, digest: Digest) -> bool {
         let is_unchanged =
             |(path, known): &(PathBuf, Fingerprint)| Fingerprint::of(path).is_ok_and(|now| now == *known);

@@ -8,7 +8,7 @@
 //! identity/<digest>              fingerprints of an artifact's files when their content was last known to be right
 //! index/<digest of out path>     actions and links of the last build of a pipeline
 //! checked/<digest of file path>  parameters that were valid when a pipeline file was last loaded
-//! tokens/<digest>                the token sequences of a pool, by the tokenizer; src/corpus/src/encoded.rs
+//! tokens/<digest>                token sequences of a pool for one tokenizer; src/corpus/src/encoded.rs
 //! journal/<date>.jsonl           one line per event of every run
 //! locks/<key>                    flock, held while an action runs; locks/store: shared by builds, alone for gc;
 //!                                locks/artifacts: held while an artifact is put into place or set aside
@@ -57,9 +57,9 @@ pub use pin::Pin;
 pub use record::{Accepted, ActionRecord};
 pub use verify::{Damage, Verified, verify};
 
-use raisin_base::cache_only::put;
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Problem, Result};
+use raisin_base::files::{if_there, put};
 
 /// The folders that every cache has.
 const FOLDERS: [&str; 6] = ["artifacts", "actions", "journal", "locks", "tmp", "logs"];
@@ -180,8 +180,8 @@ impl Store {
         if_there(aside()).map(drop).with_context(cannot)
     }
 
-    /// The digests that name the files in a folder of the store, sorted; empty if the folder does not exist. `ending` is
-    /// what follows the digest in a name. Other files are skipped, such as the temporary file of a killed process.
+    /// The digests that name the files in a folder of the store, sorted; empty if the folder does not exist. `ending`
+    /// is what follows the digest in a name. Other files are skipped, such as the temporary file of a killed process.
     fn digests_in(&self, folder: &str, ending: &str) -> Result<Vec<Digest>> {
         let folder = self.root.join(folder);
         let cannot = || format!("cannot read {}", folder.display());
@@ -192,14 +192,6 @@ impl Store {
         }
         digests.sort_unstable();
         Ok(digests)
-    }
-}
-
-/// The result of a file operation; `None` if the path does not exist.
-fn if_there<T>(result: std::io::Result<T>) -> std::io::Result<Option<T>> {
-    match result {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        other => other.map(Some),
     }
 }
 

@@ -1,11 +1,10 @@
 //! Removes damaged memories. [`raisin_base::cache_only`] says what a memory is; index.rs, identity.rs, files.rs,
 //! src/pipeline/src/checked.rs and src/corpus/src/encoded.rs define the contents.
 
-use std::io::ErrorKind;
 use std::path::PathBuf;
 
-use super::Store;
 use super::leftovers::is_temporary;
+use super::{Store, if_there};
 use raisin_base::cache_only::is_whole;
 
 /// The folders of a cache that hold memories only.
@@ -24,9 +23,9 @@ impl Store {
         let damaged = |path: &&PathBuf| !is_temporary(path) && path.exists() && !is_whole(path);
         let (mut removed, mut kept) = (0, 0);
         for path in paths.iter().filter(damaged) {
-            match std::fs::remove_file(path) {
-                Ok(()) => removed += 1,
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
+            match if_there(std::fs::remove_file(path)) {
+                Ok(Some(())) => removed += 1,
+                Ok(None) => {}
                 Err(_) => kept += 1,
             }
         }

@@ -40,8 +40,8 @@ pub struct Damage {
 }
 
 /// Hashes every artifact again and reads every action record. Damaged ones are set aside, and the next build makes them
-/// again. `sample` is the share of the files of artifacts that is read (0 to 1); `None`: all files. Each run reads other
-/// files. Every action record and manifest is read, and every fingerprint is compared, whatever the share is.
+/// again. `sample` is the share of the files of artifacts that is read (0 to 1); `None`: all files. Each run draws its
+/// files anew. Every action record and manifest is read, and every fingerprint is compared, whatever the share is.
 ///
 /// Builds may run at the same time; gc waits. Reading all artifacts takes long, and a build may repair a damaged
 /// artifact meanwhile. Therefore a damaged artifact is read a second time, directly before it is set aside.

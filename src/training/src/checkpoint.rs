@@ -46,7 +46,7 @@ pub struct SavedCheckpoint {
 }
 
 impl SavedCheckpoint {
-    /// `None` if there is no file, or if the file is no undamaged checkpoint; then the file is set aside and `tell` is
+    /// `None` if there is no file, or if the file is damaged or is no checkpoint. Such a file is set aside, and `tell` is
     /// called.
     pub fn open(path: &Path, tell: DamageListener) -> Result<Option<Self>> {
         let Some(record) = sealed::open(path, tell)? else { return Ok(None) };

@@ -258,7 +258,7 @@ impl Trainer {
         if limit != asked {
             self.config.micro_batch_tokens = limit;
             let what = format!("there was no memory for {asked} tokens at a time in step {}", self.step + 1);
-            self.model.tell(&format!("{what}: from here on it is {limit}"));
+            self.model.tell(&format!("{what}; the limit is now {limit} tokens"));
         }
         Ok((losses, gradient.ok_or_else(|| anyhow!("the step has no rows"))?))
     }

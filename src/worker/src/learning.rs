@@ -17,7 +17,7 @@ use raisin_lm::{Adaptation, Model};
 use raisin_settings::AdaptationSettings;
 use raisin_training::{Account, Checkpoints, CostCounter, Episodes, PhaseUse, TrainingPool, ValidationSet};
 
-/// The time between two checkpoints. After a kill, a stage loses at most this time of work.
+/// The minimum time between two checkpoints. After a kill, a stage loses about this time of work.
 pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The device of the stage.
@@ -93,7 +93,8 @@ pub struct Learning {
 impl Learning {
     /// Opens a model folder (full weights, an adapter with its base, or a proxy with a frozen prefix) and encodes the rows.
     ///
-    /// For a proxy, the proxy decides which top layers are trained and at how many tokens rows are cut, as for its states.
+    /// A proxy decides itself which top layers are trained. Its rows are cut at the `max_tokens` with which its states were
+    /// computed, not at the `max_tokens` of `settings`.
     pub fn start(
         folder: &Path,
         context: &Context,
@@ -113,6 +114,11 @@ impl Learning {
             Some(pointer) => encode_pool(&codec, instructions, max_tokens, context, pointer)?,
             None => codec.instructions(instructions, max_tokens)?,
         };
+        if max_tokens != settings.max_tokens {
+            let asked = settings.max_tokens;
+            context.note(format!("max_tokens is {max_tokens}, as in the proxy, and not {asked}, as in this stage"));
+        }
+        note_untrainable(context, &sequences, max_tokens);
         let examples = encode_examples(&codec, examples, max_tokens)?;
         check_context(&model, max_tokens, sequences.iter().flatten().chain(&examples))?;
         let examples: Vec<&Sequence> = examples.iter().collect();
@@ -124,6 +130,17 @@ impl Learning {
         let validation = ValidationSet::new(&examples, cached, settings.batch_tokens / together, model.device())?;
         let seed = context.seed().at("adaptation");
         Ok(Self { model, adaptation, seed, pool: TrainingPool::new(sequences, states), validation })
+    }
+}
+
+/// Tells how many rows cannot be trained on.
+pub fn note_untrainable(context: &Context, rows: &[Option<Sequence>], max_tokens: usize) {
+    let count = rows.iter().filter(|row| row.is_none()).count();
+    if count > 0 {
+        let of = rows.len();
+        context.note(format!(
+            "{count} of {of} instructions have no supervised token within {max_tokens} tokens: left out"
+        ));
     }
 }
 

@@ -5,7 +5,7 @@ use arrow_array::{Array, StringArray};
 use serde_json::json;
 
 use crate::learning::{
-    account_costs, check_context, checkpoints, device, encode_pool, open_to_train, phase_cost, speed,
+    account_costs, check_context, checkpoints, device, encode_pool, note_untrainable, open_to_train, phase_cost, speed,
 };
 use crate::tables::{self, Of, TrainingStepRow};
 use raisin_base::error::{Problem, Result, ensure};
@@ -187,18 +187,28 @@ fn read_rows(codec: &Codec, parameters: &Parameters, context: &Context) -> Resul
                 }
             }
         }
-        rows.extend(codec.instructions(&instructions, parameters.max_tokens)?.into_iter().flatten());
+        let encoded = codec.instructions(&instructions, parameters.max_tokens)?;
+        note_untrainable(context, &encoded, parameters.max_tokens);
+        rows.extend(encoded.into_iter().flatten());
     } else {
-        let instructions = read_instructions(artifact)?;
-        rows.extend(encode_pool(codec, &instructions, parameters.max_tokens, context, "/text")?.into_iter().flatten());
+        let encoded = encode_pool(codec, &read_instructions(artifact)?, parameters.max_tokens, context, "/text")?;
+        note_untrainable(context, &encoded, parameters.max_tokens);
+        rows.extend(encoded.into_iter().flatten());
     }
     if parameters.loss == Supervised::All {
         rows = rows.into_iter().map(|row| whole(&row.tokens)).collect();
     }
+    let count = rows.len();
     rows.retain(|row| row.tokens.len() > 1);
+    if rows.len() < count {
+        context.note(format!(
+            "{} of {count} rows have a single token, from which nothing is learned: left out",
+            count - rows.len()
+        ));
+    }
     if rows.is_empty() {
         let problem = format!("the stage `{}` has no row with a supervised token", parameters.text);
-        return Err(Problem::new(problem).hint("raise max_tokens, if its prompts are longer").into());
+        return Err(Problem::new(problem).hint("if the prompts are longer than max_tokens, raise max_tokens").into());
     }
     Ok(rows)
 }

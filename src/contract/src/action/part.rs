@@ -214,8 +214,7 @@ impl Input<'_> {
             Self::Plain(value) => value.clone().into_owned(),
             Self::Artifact(artifact) => json!({ "artifact": artifact }),
             Self::Artifacts(all) => {
-                let entry = |one: &GatheredArtifact| json!({ "stage": one.stage, "variant": one.variant, "artifact": one.artifact });
-                json!({ "artifacts": all.iter().map(entry).collect::<Vec<_>>() })
+                json!({ "artifacts": all.iter().map(GatheredArtifact::to_json).collect::<Vec<_>>() })
             }
             Self::File { blake3, name } => json!({ "file": blake3, "name": name }),
             Self::Files(files) => json!({ "files": **files }),
@@ -260,6 +259,10 @@ impl Input<'_> {
 }
 
 impl GatheredArtifact {
+    fn to_json(&self) -> Value {
+        json!({ "stage": self.stage, "variant": self.variant, "artifact": self.artifact })
+    }
+
     fn of_json(value: &Value) -> Option<Self> {
         let map = value.as_object().filter(|map| map.len() == 3)?;
         Some(Self {

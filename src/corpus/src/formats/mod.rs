@@ -66,7 +66,8 @@ impl Reader {
                 .map(|fields| qa(fields.0, fields.1)),
         );
         let fits = |reader: &Self| sample.iter().filter(|record| reader.read(record).is_ok()).count();
-        // If several readers fit equally many records, the first of them is taken, because more specific formats come first.
+        // If several readers fit equally many records, the first of them is taken, because more specific formats come
+        // first.
         let best = candidates.into_iter().rev().max_by_key(fits).filter(|reader| fits(reader) > 0);
         best.ok_or_else(|| {
             let fields = sample.first().map_or("nothing".to_owned(), |record| fields_of(record));
@@ -153,7 +154,7 @@ fn system_message(record: &Map<String, Value>) -> Result<Option<Message>, String
     Ok(text.map(|text| Message::new("system", text)))
 }
 
-/// The reason why a record is rejected whose field `name` is not a list.
+/// The reason to reject a record whose field `name` is not a list.
 fn no_list(record: &Map<String, Value>, name: &str) -> String {
     record
         .get(name)

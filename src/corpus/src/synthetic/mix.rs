@@ -14,9 +14,8 @@ use raisin_settings::{Family, Mix};
 /// The number of rows of the pool that are relevant, wrong, corrupted, redundant and irrelevant: the shares of `size` by
 /// the method of the largest remainder. Each count differs from its share by less than 1, and the counts sum to `size`.
 fn counts(mix: &Mix) -> [usize; 5] {
-    let shares = [mix.relevant, mix.wrong, mix.corrupted, mix.redundant];
-    let rest = (1.0 - shares.iter().sum::<f64>()).max(0.0);
-    let [relevant, wrong, corrupted, redundant] = shares;
+    let Mix { relevant, wrong, corrupted, redundant, .. } = *mix;
+    let rest = (1.0 - (relevant + wrong + corrupted + redundant)).max(0.0);
     let exact = [relevant, wrong, corrupted, redundant, rest].map(|share| share * mix.size as f64);
     let mut counts = exact.map(|count| count as usize);
     let mut order = [0, 1, 2, 3, 4];

@@ -3,7 +3,7 @@ use crate::chooser::{CandidateColumns, StepContext};
 use raisin_base::seed::Seed;
 use raisin_settings::Third;
 
-const MOMENT: StepContext = StepContext { step: 0, total_steps: 2, performance: None };
+const CONTEXT: StepContext = StepContext { step: 0, total_steps: 2, performance: None };
 
 fn pool() -> CandidateColumns {
     CandidateColumns {
@@ -38,7 +38,7 @@ fn ids(method: SelectionMethod, batch_size: usize, batches: usize) -> Result<Vec
     let mut chooser = chooser(method, &inputs(&pool, batch_size))?;
     let mut ids = Vec::new();
     for _ in 0..batches {
-        ids.extend(chooser.choose(&MOMENT)?.iter().map(|choice| choice.id));
+        ids.extend(chooser.choose(&CONTEXT)?.iter().map(|choice| choice.id));
     }
     Ok(ids)
 }
@@ -66,7 +66,7 @@ fn both_losses_of_an_ifd_are_divided_by_the_number_of_their_own_tokens() -> Resu
     let mut pool = pool();
     // A mean of 4.0 for y alone instead of 2.0: the ratio is 0.25 instead of 0.5.
     pool.unconditional_tokens[0] = Some(1);
-    let scores: Vec<_> = chooser(SelectionMethod::Ifd, &inputs(&pool, 3))?.choose(&MOMENT)?;
+    let scores: Vec<_> = chooser(SelectionMethod::Ifd, &inputs(&pool, 3))?.choose(&CONTEXT)?;
     let of = |id: u32| scores.iter().find(|choice| choice.id == id).and_then(|choice| choice.score);
     assert_eq!((of(10), of(14)), (Some(0.25), Some(0.8)));
     Ok(())
@@ -87,7 +87,7 @@ fn perplexity_takes_one_third() -> Result<()> {
     for (third, expected) in [(Third::Low, vec![11]), (Third::Middle, vec![10, 14]), (Third::High, vec![13, 15])] {
         let inputs = ChooserInputs { third, ..inputs(&pool, expected.len()) };
         let mut chosen: Vec<u32> =
-            chooser(SelectionMethod::Perplexity, &inputs)?.choose(&MOMENT)?.iter().map(|choice| choice.id).collect();
+            chooser(SelectionMethod::Perplexity, &inputs)?.choose(&CONTEXT)?.iter().map(|choice| choice.id).collect();
         chosen.sort_unstable();
         assert_eq!(chosen, expected);
     }
@@ -151,12 +151,12 @@ fn a_restored_chooser_gives_the_batches_of_an_uninterrupted_chooser() -> Result<
     ] {
         let mut undisturbed = chooser(method, &inputs(&pool, 3))?;
         for _ in 0..2 {
-            undisturbed.choose(&MOMENT)?;
+            undisturbed.choose(&CONTEXT)?;
         }
         let mut restored = chooser(method, &inputs(&pool, 3))?;
         restored.restore(&undisturbed.state())?;
         for _ in 0..3 {
-            assert_eq!(restored.choose(&MOMENT)?, undisturbed.choose(&MOMENT)?, "{}", method.name());
+            assert_eq!(restored.choose(&CONTEXT)?, undisturbed.choose(&CONTEXT)?, "{}", method.name());
         }
     }
     Ok(())
