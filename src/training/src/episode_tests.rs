@@ -267,7 +267,7 @@ fn without_memory_the_parts_of_all_episodes_shrink_and_the_episodes_stay_equal()
         }
         let first = heard.lock().expect("one thread").clone();
         let about = |what: &str| first.iter().filter(|text| text.contains(what)).count();
-        assert_eq!((about("to score 42 tokens"), about("in step 1:"), first.len()), (1, 1, 2), "{first:?}");
+        assert_eq!((about("to score 42 tokens"), about("in step 1;"), first.len()), (1, 1, 2), "{first:?}");
         play(&mut learners)?;
         assert_eq!(*heard.lock().expect("one thread"), first, "the user is told once");
         // Learners that have memory use the saved sizes.
