@@ -49,10 +49,11 @@ setup device="cpu":
     @test -n "{{ own_libtorch }}" || grep -qsw {{ device }} .libtorch/installed || python3 setup/libtorch.py {{ device }}
 
 # run all tests; with the tests of SmolLM2 if `just model smollm2` was run before
+[positional-arguments]
 test *arguments: (setup "cpu") _python
     @RAISIN_PYTHON="$(realpath -s {{ python }})" \
     RAISIN_GGUF="${RAISIN_GGUF:-$(realpath -e models/SmolLM2-135M-Instruct.Q4_1.gguf 2>/dev/null || true)}" \
-        sh -c 'cargo build --workspace && cargo test --workspace {{ arguments }}'
+        sh -c 'cargo build --workspace && cargo test --workspace "$@"' test "$@"
 
 # checks before a commit: formatting, names of types, clippy, tests of the packages that changed since BASE
 check base="HEAD": (setup "cpu")
@@ -66,26 +67,30 @@ lint: (setup "cpu")
     python3 setup/features.py
 
 # run the torture tests in full; one part: kills, many, faults, wrong, space, rights or random
+[positional-arguments]
 torture *arguments: (setup "cpu")
     @cargo build --workspace
-    @RAISIN_TORTURE=full cargo test --workspace --test torture -- --nocapture --test-threads 1 {{ arguments }}
-    @test -n "{{ arguments }}" -a "{{ arguments }}" != random \
+    @RAISIN_TORTURE=full cargo test --workspace --test torture -- --nocapture --test-threads 1 "$@"
+    @test $# -gt 0 -a "$*" != random \
         || RAISIN_TORTURE=full cargo test --workspace --test engine -- --nocapture random
 
 # build pipelines/NAME.toml into two empty caches and compare the digests of all stages: `just reproduce quickstart`
+[positional-arguments]
 reproduce name *arguments: _compiled
     #!/usr/bin/env bash
     set -euo pipefail
+    shift
     top=$(mktemp -d)
     trap 'chmod -R u+w "$top"; rm -r "$top"' EXIT
     for place in one two; do
-        {{ raisin }} build pipelines/{{ name }}.toml --cache "$top/$place/cache" --out "$top/$place/out" {{ arguments }}
+        {{ raisin }} build pipelines/{{ name }}.toml --cache "$top/$place/cache" --out "$top/$place/out" "$@"
     done
     # build.json has the key and the artifact of each stage in each variant, and neither times nor paths.
     cmp "$top"/one/out/*/build.json "$top"/two/out/*/build.json
     echo "the same: $(grep -c '"artifact"' "$top"/one/out/*/build.json) stages, twice into an empty cache"
 
 # compare the speed with other tools: `just bench engine`, `just bench lm POOL=FILE`, `just bench gpu --pool FILE`
+[positional-arguments]
 bench name *arguments: _compiled
     @test -x {{ bench_venv }}/bin/python || python3 -m venv {{ bench_venv }}
     @for peers in benches/requirements.txt {{ if name == "engine" { "" } else { "benches/requirements-lm.txt" } }}; do \
@@ -93,7 +98,7 @@ bench name *arguments: _compiled
         || ({{ bench_venv }}/bin/python -m pip install --quiet --disable-pip-version-check -r $peers \
             && cp $peers {{ bench_venv }}/) || exit 1; done
     @cargo build --quiet --workspace
-    @{{ bench_venv }}/bin/python benches/{{ name }}.py {{ raisin }} {{ arguments }}
+    @shift; {{ bench_venv }}/bin/python benches/{{ name }}.py {{ raisin }} "$@"
 
 # print the path of the HTML report of the last build of a pipeline
 report name:

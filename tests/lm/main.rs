@@ -3,8 +3,8 @@
 //!
 //! The tests need the environment variable RAISIN_PYTHON: a Python with tests/python/requirements.txt and
 //! templates.txt. Some comparisons need RAISIN_GGUF, the GGUF file of SmolLM2-135M, or RAISIN_DATA, a folder of real
-//! data (tests/python/tokens.py lists its files). If a variable was not set when a test was compiled, the test is ignored
-//! and names the variable.
+//! data (tests/python/tokens.py lists its files). If a variable was not set when a test was compiled, the test is
+//! ignored and names the variable.
 
 mod export;
 mod gguf;

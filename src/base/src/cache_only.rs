@@ -1,4 +1,5 @@
-//! Memories: cache-only files, which raisin can rebuild at any time. This file writes and reads them. The content of each memory is defined where the memory is used.
+//! Memories: cache-only files, which raisin can rebuild at any time. This file writes and reads them. The content of
+//! each memory is defined where the memory is used.
 //!
 //! A memory begins with the blake3 of the rest of the file. A memory that is missing or damaged is ignored, which costs
 //! time only. Therefore memories are written without a sync, and a failed write is ignored, for example in a cache that

@@ -19,7 +19,8 @@ pub struct PoolRow {
     pub messages: Vec<Message>,
     /// The index of the file in the `sources` table.
     pub source: u32,
-    /// The position of the record in its file, from 1: in a JSONL file the line, in other files the number of the record.
+    /// The position of the record in its file, from 1: in a JSONL file the line, in other files the number of the
+    /// record.
     pub line: u64,
     pub digest: Digest,
     /// The number of exact copies that were folded into this row.
@@ -34,7 +35,8 @@ impl PoolRow {
     }
 }
 
-/// The digest of the canonical JSON of a conversation. Equal conversations have equal digests, also from different files.
+/// The digest of the canonical JSON of a conversation. Equal conversations have equal digests, also from different
+/// files.
 pub fn content_digest(messages: &[Message]) -> Digest {
     let turns = messages.iter().map(|message| serde_json::json!([message.role, message.content])).collect();
     Digest::of_json(&serde_json::Value::Array(turns))
@@ -63,7 +65,8 @@ fn plain(messages: &[Message]) -> Option<(Option<&str>, &str, &str)> {
 }
 
 /// The columns of a conversation in the tables `instructions`, `validation` and `test`. `messages` is null if `system`,
-/// `prompt` and `response` hold the whole conversation; otherwise `messages` is all turns as JSON, the response included.
+/// `prompt` and `response` hold the whole conversation; otherwise `messages` is all turns as JSON, the response
+/// included.
 #[derive(Default)]
 struct ConversationColumns {
     system: StringBuilder,

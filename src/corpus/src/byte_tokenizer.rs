@@ -1,7 +1,7 @@
 //! The tokenizer of the tiny byte-level model: one token for each byte and four special tokens, without merges.
 //!
-//! The tokenizer has the files tokenizer.json, tokenizer_config.json, special_tokens_map.json and generation_config.json,
-//! so that `transformers` loads the tiny model in the same way as any other model.
+//! The tokenizer has the files tokenizer.json, tokenizer_config.json, special_tokens_map.json and
+//! generation_config.json, so that `transformers` loads the tiny model in the same way as any other model.
 
 use std::path::Path;
 
@@ -21,7 +21,8 @@ const CHAT_TEMPLATE: &str = "{% for message in messages %}\
     {% endfor %}\
     {% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}";
 
-/// Writes the four files of the tokenizer into a model folder. `max_length` is the largest number of tokens in a sequence.
+/// Writes the four files of the tokenizer into a model folder. `max_length` is the largest number of tokens in a
+/// sequence.
 pub fn write(folder: &Path, max_length: usize) -> Result<()> {
     for (name, content) in files(max_length) {
         let path = folder.join(name);
@@ -90,8 +91,8 @@ pub fn byte_level_bpe(
     })
 }
 
-/// The character that byte-level tokenizers write for a byte: a visible byte is written as itself, other bytes as characters
-/// from U+0100 on.
+/// The character that byte-level tokenizers write for a byte: a visible byte is written as itself, other bytes as
+/// characters from U+0100 on.
 fn printable(byte: u8) -> char {
     let visible = |byte: u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
     if visible(byte) {

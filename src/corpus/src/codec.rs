@@ -1,9 +1,9 @@
 //! The tokenizer and the chat template of a model folder: conversations to tokens, and tokens to text.
 //!
-//! A training sequence is the whole rendered chat, encoded at once, exactly as `apply_chat_template` of `transformers` does.
-//! To find the tokens that carry a loss, the chat is rendered turn by turn: the text that a turn adds after the generation
-//! prompt is what the model has to produce. It includes the end-of-turn token, but not the white space after it. If a
-//! template rewrites earlier turns, the text of the turn is searched for in the rendered chat instead.
+//! A training sequence is the whole rendered chat, encoded at once, exactly as `apply_chat_template` of `transformers`
+//! does. To find the tokens that carry a loss, the chat is rendered turn by turn: the text that a turn adds after the
+//! generation prompt is what the model has to produce. It includes the end-of-turn token, but not the white space after
+//! it. If a template rewrites earlier turns, the text of the turn is searched for in the rendered chat instead.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -120,8 +120,8 @@ impl Codec {
         self.tokenizer.get_vocab_size(true)
     }
 
-    /// A row of the pool as a training sequence in which every assistant turn carries a loss; `None` if no target is left
-    /// within `max_tokens`.
+    /// A row of the pool as a training sequence in which every assistant turn carries a loss; `None` if no target is
+    /// left within `max_tokens`.
     pub fn instruction(&self, instruction: &Instruction, max_tokens: usize) -> Result<Option<Sequence>> {
         self.sequence(&instruction.messages, Targets::EveryTurn, max_tokens)
             .with_context(|| format!("instruction {}", instruction.id))
@@ -133,8 +133,8 @@ impl Codec {
     }
 
     /// The responses of a row, each after an empty prompt; log p(y) is computed on them. `whole` is the row with its
-    /// prompts. If `whole` was cut at `max_tokens`, the result is cut after the same number of targets, so that both have
-    /// the same y.
+    /// prompts. If `whole` was cut at `max_tokens`, the result is cut after the same number of targets, so that both
+    /// have the same y.
     pub fn responses_alone(
         &self,
         instruction: &Instruction,
@@ -258,7 +258,8 @@ impl Codec {
         if closed { span.start..span.start + trimmed.len() } else { span }
     }
 
-    /// The span of a turn in a chat that cannot be rendered turn by turn: its text and the special token that closes it.
+    /// The span of a turn in a chat that cannot be rendered turn by turn: its text and the special token that closes
+    /// it.
     fn found(&self, text: &str, from: usize, content: &str) -> Option<Range<usize>> {
         let start = from + text[from..].find(content).filter(|_| !content.is_empty())?;
         let end = start + content.len();
@@ -296,8 +297,8 @@ impl Codec {
     }
 }
 
-/// Whether the text of a token lies in the span. Byte-level tokenizers report a token of spaces as an empty range at its
-/// end.
+/// Whether the text of a token lies in the span. Byte-level tokenizers report a token of spaces as an empty range at
+/// its end.
 fn belongs((start, end): (usize, usize), span: &Range<usize>) -> bool {
     if start == end { span.start < end && end <= span.end } else { end > span.start && start < span.end }
 }
@@ -319,8 +320,8 @@ fn joined(messages: &[Message]) -> (String, Vec<Option<Range<usize>>>) {
     (text, spans)
 }
 
-/// The source of the chat template. chat_template.jinja takes precedence over tokenizer_config.json, whose entry may be a
-/// list of named templates.
+/// The source of the chat template. chat_template.jinja takes precedence over tokenizer_config.json, whose entry may be
+/// a list of named templates.
 fn template_source(folder: &Path, config: &Value) -> Result<Option<String>> {
     let path = folder.join("chat_template.jinja");
     match std::fs::read_to_string(&path) {

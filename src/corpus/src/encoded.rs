@@ -1,9 +1,9 @@
 //! The token sequences of a pool, shared by the stages of all pipelines of a cache: `model` (prefix), `pretrain`,
 //! `features`, `selector` and `finetune` encode the same pool with the same tokenizer.
 //!
-//! The sequences are a [memory](raisin_base::cache_only). Its name is the blake3 of everything on which they depend: the
-//! executable, the tokenizer and chat template, the pool and `max_tokens`. Two models with the same tokenizer, such as a
-//! base and its proxy, therefore share the memory.
+//! The sequences are a [memory](raisin_base::cache_only). Its name is the blake3 of everything on which they depend:
+//! the executable, the tokenizer and chat template, the pool and `max_tokens`. Two models with the same tokenizer, such
+//! as a base and its proxy, therefore share the memory.
 //!
 //! Content, with little-endian u32 numbers: the number of rows; for each row its length in tokens, or [`NO_TARGET`];
 //! the tokens of all rows; the supervised marks of all rows, eight in a byte.

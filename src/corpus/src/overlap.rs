@@ -1,18 +1,18 @@
 //! The search for texts that share word n-grams with the examples of a task, or that ask the same question.
 //!
-//! This is the usual measure of contamination (GPT-3, appendix C; the decontamination of lm-evaluation-harness): texts are
-//! cut into words without case and punctuation, and n words in a row (usually 13) that are equal count as overlap.
+//! This is the usual measure of contamination (GPT-3, appendix C; the decontamination of lm-evaluation-harness): texts
+//! are cut into words without case and punctuation, and n words in a row (usually 13) that are equal count as overlap.
 //!
-//! Each word of the task gets a number, and an n-gram is looked up as a list of these numbers. Two n-grams are therefore
-//! equal word by word, which equal hashes would not guarantee. Most windows of a pool contain a word that the task does not
-//! have; they need no look-up. The search reads the pool once and keeps no text of it.
+//! Each word of the task gets a number, and an n-gram is looked up as a list of these numbers. Two n-grams are
+//! therefore equal word by word, which equal hashes would not guarantee. Most windows of a pool contain a word that the
+//! task does not have; they need no look-up. The search reads the pool once and keeps no text of it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::message::{Example, Message};
 
-/// Calls `take` with each word of a text. Words are separated by white space; they are in lower case and keep only letters
-/// and digits. In a script without spaces, a whole sentence is one word.
+/// Calls `take` with each word of a text. Words are separated by white space; they are in lower case and keep only
+/// letters and digits. In a script without spaces, a whole sentence is one word.
 pub fn each_word(text: &str, mut take: impl FnMut(&str)) {
     let mut word = String::new();
     for part in text.split_whitespace() {
@@ -124,8 +124,8 @@ impl NgramIndex {
         number
     }
 
-    /// The number of an n-gram that the example at `place` has. Because examples are indexed in order, only the last holder
-    /// can be this example.
+    /// The number of an n-gram that the example at `place` has. Because examples are indexed in order, only the last
+    /// holder can be this example.
     fn gram(&mut self, words: &[u32], place: usize) -> usize {
         if let Some(&gram) = self.grams.get(words) {
             if self.holders[gram].last() != Some(&place) {
@@ -139,9 +139,9 @@ impl NgramIndex {
         gram
     }
 
-    /// The examples that a conversation overlaps, in their order. An n-gram may lie in any turn, but not across two turns.
-    /// An example that is compared as a whole overlaps if the conversation has its turns one after another, or, if the
-    /// example has one turn, if a turn that asks (neither the system's nor the assistant's) is equal to it.
+    /// The examples that a conversation overlaps, in their order. An n-gram may lie in any turn, but not across two
+    /// turns. An example that is compared as a whole overlaps if the conversation has its turns one after another, or,
+    /// if the example has one turn, if a turn that asks (neither the system's nor the assistant's) is equal to it.
     pub fn hits(&self, messages: &[Message]) -> Vec<OverlapHit> {
         let mut found = BTreeSet::new();
         let mut equal = BTreeSet::new();
@@ -185,8 +185,8 @@ impl NgramIndex {
         shared.into_iter().map(hit).collect()
     }
 
-    /// The longest run of an example's words within a turn whose n-grams are all found; all words of the example if it has
-    /// no such run, because it was compared as a whole.
+    /// The longest run of an example's words within a turn whose n-grams are all found; all words of the example if it
+    /// has no such run, because it was compared as a whole.
     fn longest_run(&self, example: &IndexedExample, found: &BTreeSet<usize>) -> String {
         let mut best: &[u32] = &[];
         for turn in &example.turns {

@@ -105,8 +105,8 @@ fn letter(index: usize) -> String {
     char::from_u32('A' as u32 + index as u32).map_or_else(|| index.to_string(), String::from)
 }
 
-/// The labels and texts of choices, which are a list of texts, a list of `{"label", "text"}`, or `{"label": [...], "text":
-/// [...]}`.
+/// The labels and texts of choices, which are a list of texts, a list of `{"label", "text"}`, or `{"label": [...],
+/// "text": [...]}`.
 fn choice_list(value: &Value, name: &str) -> Result<(Vec<String>, Vec<String>), String> {
     let texts = |list: &[Value]| {
         list.iter().map(|item| scalar(item).ok_or_else(|| format!("`{name}` holds {}", fields_of(item)))).collect()

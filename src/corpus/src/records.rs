@@ -160,7 +160,8 @@ struct Splitter {
     has_ended: bool,
     /// The number of bytes of white space at the start of the current line; `None` after another byte in the line.
     indent: Option<usize>,
-    /// The indent of the line in which the current record begins; `None` if another byte precedes the record in that line.
+    /// The indent of the line in which the current record begins; `None` if another byte precedes the record in that
+    /// line.
     record_indent: Option<usize>,
 }
 

@@ -1,7 +1,7 @@
 //! Chat templates: the Jinja text of a tokenizer folder, rendered as `transformers` renders it.
 //!
-//! The current date in a template is fixed: with the real date, the same action would give another artifact on another day.
-//! The templates of Llama 3 use the fixed date if no date is available.
+//! The current date in a template is fixed: with the real date, the same action would give another artifact on another
+//! day. The templates of Llama 3 use the fixed date if no date is available.
 
 use std::sync::Arc;
 
@@ -45,8 +45,8 @@ impl ChatTemplate {
         self.render_with(messages, Value::from(()), add_generation_prompt)
     }
 
-    /// Renders messages as the OpenAI interface writes them (with tool calls and typed contents), and the JSON schemas of
-    /// the tools that the model may call.
+    /// Renders messages as the OpenAI interface writes them (with tool calls and typed contents), and the JSON schemas
+    /// of the tools that the model may call.
     pub fn render_json(
         &self,
         messages: &[serde_json::Value],

@@ -25,7 +25,8 @@ impl DataFixture {
         self.folder.path().join(name)
     }
 
-    /// The context of a stage of this kind with this folder. `inputs` are pointers of parameters and names of artifacts.
+    /// The context of a stage of this kind with this folder. `inputs` are pointers of parameters and names of
+    /// artifacts.
     pub fn context(&self, kind: &str, folder: &str, inputs: &[(&str, &str)]) -> Result<Context> {
         let inputs: Vec<_> = inputs.iter().map(|(pointer, name)| (*pointer, self.artifact(name))).collect();
         Context::silent(Assignment::for_test(kind, self.artifact(folder), &inputs))

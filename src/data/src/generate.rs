@@ -1,7 +1,7 @@
 //! Runs a stage of kind `generate`: writes a synthetic pool, its task, and a pre-training text.
 //!
-//! The label of each row of this pool says whether the row helps. A test can thus show whether a selection method finds the
-//! rows that help. Only the method `oracle` reads the label.
+//! The label of each row of this pool says whether the row helps. A test can thus show whether a selection method finds
+//! the rows that help. Only the method `oracle` reads the label.
 
 use std::sync::Arc;
 

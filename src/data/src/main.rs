@@ -1,5 +1,5 @@
-//! `raisin-data`: runs the stages that need neither tensors nor queries: `ingest`, `generate`, `task`, `overlap`, `report`.
-//! `raisin build` starts it.
+//! `raisin-data`: runs the stages that need neither tensors nor queries: `ingest`, `generate`, `task`, `overlap`,
+//! `report`. `raisin build` starts it.
 
 #[cfg(test)]
 mod fixture;

@@ -1,6 +1,6 @@
-//! Runs a stage of kind `overlap`: finds the instructions of a pool that share text with the examples of a task, and writes
-//! the pool without them (docs/method.md, section 8). raisin-corpus compares the texts. `evaluate` can leave out the
-//! examples.
+//! Runs a stage of kind `overlap`: finds the instructions of a pool that share text with the examples of a task, and
+//! writes the pool without them (docs/method.md, section 8). raisin-corpus compares the texts. `evaluate` can leave out
+//! the examples.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -170,8 +170,8 @@ impl Overlaps<'_> {
     }
 }
 
-/// The kept instructions. They get new ids, because an id is always the position of a row. `pool_id` is the id in the whole
-/// pool.
+/// The kept instructions. They get new ids, because an id is always the position of a row. `pool_id` is the id in the
+/// whole pool.
 fn kept_rows(path: &Path, kept: &BooleanArray) -> Result<RecordBatch> {
     let rows = filter_record_batch(&table::read(path)?, kept)?;
     let schema = rows.schema();

@@ -1,5 +1,5 @@
-//! Runs a stage of kind `report`: writes one HTML page about other stages, and the comparison of methods as a table. The
-//! crate raisin-report reads, computes and draws.
+//! Runs a stage of kind `report`: writes one HTML page about other stages, and the comparison of methods as a table.
+//! The crate raisin-report reads, computes and draws.
 
 use raisin_base::error::{Context as _, Result};
 use raisin_contract::Context;

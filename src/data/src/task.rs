@@ -1,7 +1,7 @@
 //! Runs a stage of kind `task`: reads benchmark files and draws validation and test examples.
 //!
-//! Validation examples are drawn from `source`. Test examples are drawn from `test_source` or, without it, from the rest of
-//! `source`. No question is in both sets, because training may look at the validation examples.
+//! Validation examples are drawn from `source`. Test examples are drawn from `test_source` or, without it, from the
+//! rest of `source`. No question is in both sets, because training may look at the validation examples.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -59,7 +59,8 @@ fn note(splits: &Splits, rejects: usize, stage: &str) -> String {
     note
 }
 
-/// The examples of all files of a source, in the order of the files. `index` is the number of the source in the rejects.
+/// The examples of all files of a source, in the order of the files. `index` is the number of the source in the
+/// rejects.
 fn read_all(
     source: &TaskSource,
     files: &[(String, &Path)],
@@ -132,9 +133,9 @@ struct Splits {
     in_test_file: usize,
 }
 
-/// Draws both sets, each in the order of its source. Exact copies (equal conversation, choices, answer and response) count
-/// as one example. Examples that ask the same question (equal conversation and choices) never lie in different sets: a
-/// question that both sources ask belongs to the test set.
+/// Draws both sets, each in the order of its source. Exact copies (equal conversation, choices, answer and response)
+/// count as one example. Examples that ask the same question (equal conversation and choices) never lie in different
+/// sets: a question that both sources ask belongs to the test set.
 fn split(parameters: &Parameters, source: Vec<Example>, separate: Option<Vec<Example>>) -> Result<Splits> {
     let seed = Seed::new(parameters.draw_seed).at("task");
     let mut copies = 0;

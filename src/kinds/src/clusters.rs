@@ -23,7 +23,8 @@ pub struct Parameters {
     #[serde(default = "number::<4>")]
     pub clusters: usize,
     /// Scales every reduced dimension to variance 1 in the state. k-means runs on the principal components without this
-    /// scaling, because scaling would give directions of noise as much weight as the directions that separate candidates.
+    /// scaling, because scaling would give directions of noise as much weight as the directions that separate
+    /// candidates.
     #[serde(default = "default_whiten")]
     pub whiten: bool,
     /// The largest number of iterations of k-means.

@@ -1,6 +1,7 @@
 //! The `evaluate` kind: scores a model on the examples of a task, item by item (docs/method.md, section 7).
 //!
-//! Table `metrics`: one row for each of `loss`, `acc`, `acc_norm`, `exact_match` and `flexible_match` that was computed.
+//! Table `metrics`: one row for each of `loss`, `acc`, `acc_norm`, `exact_match` and `flexible_match` that was
+//! computed.
 //!
 //! Table `items`: one row for each example. A column is null if its metric was not computed.
 //!
@@ -13,8 +14,8 @@
 //! | `generated` | `match` | the generated text |
 //! | `correct`, `correct_norm`, `prediction` | the main metric | the three columns of `choice`, or those of `match` |
 //!
-//! The main metric is `choice` or `match`: the metric by which the task is scored, if that metric was computed; otherwise
-//! the first of the two in `metrics`.
+//! The main metric is `choice` or `match`: the metric by which the task is scored, if that metric was computed;
+//! otherwise the first of the two in `metrics`.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

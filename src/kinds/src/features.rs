@@ -1,5 +1,5 @@
-//! The `features` kind: log-probabilities, lengths and embeddings of every instruction from an auxiliary model, computed
-//! once (docs/method.md, section 2).
+//! The `features` kind: log-probabilities, lengths and embeddings of every instruction from an auxiliary model,
+//! computed once (docs/method.md, section 2).
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -16,15 +16,15 @@ pub struct FinetuneKind;
 pub struct SelectSettings {
     /// The method that chooses the batches.
     pub method: SelectionMethod,
-    /// The selector stage whose policy chooses; for `raise`. A stage with another method ignores this parameter, and the
-    /// selector is not an input of the stage. A sweep over methods can therefore keep the parameter.
+    /// The selector stage whose policy chooses; for `raise`. A stage with another method ignores this parameter, and
+    /// the selector is not an input of the stage. A sweep over methods can therefore keep the parameter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<String>,
     /// The third of the candidates, sorted by perplexity; for `perplexity`.
     #[serde(default)]
     pub third: Third,
-    /// A CSV or Parquet file of scores; for `scores`. Its column `row` is the position of the record in the pool's first
-    /// source file, counted from 0.
+    /// A CSV or Parquet file of scores; for `scores`. Its column `row` is the position of the record in the pool's
+    /// first source file, counted from 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
     /// The column of the file of scores that holds the score.
@@ -51,8 +51,8 @@ pub struct Parameters {
     pub task: String,
     /// How the batches are chosen.
     pub select: SelectSettings,
-    /// The number of steps, as a share of the steps that three epochs over the whole pool take, such as `"1%"`. Give either
-    /// `budget` or `steps`.
+    /// The number of steps, as a share of the steps that three epochs over the whole pool take, such as `"1%"`. Give
+    /// either `budget` or `steps`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<String>,
     /// The number of steps. Give either `steps` or `budget`.
@@ -90,8 +90,8 @@ pub struct Parameters {
     /// method needs it, and at the end.
     #[serde(default)]
     pub evaluate_every: usize,
-    /// After a training with LoRA, the adapter is merged and full weights are written. Otherwise the artifact is an adapter
-    /// that refers to its base.
+    /// After a training with LoRA, the adapter is merged and full weights are written. Otherwise the artifact is an
+    /// adapter that refers to its base.
     #[serde(default)]
     pub merge: bool,
 }

@@ -17,10 +17,12 @@ pub struct Parameters {
     /// Conversations of more characters are rejected.
     #[serde(default = "number::<100_000>")]
     pub max_length: usize,
-    /// Keeps this number of instructions, drawn at random, in the order of the files. If absent, all instructions are kept.
+    /// Keeps this number of instructions, drawn at random, in the order of the files. If absent, all instructions are
+    /// kept.
     #[serde(default)]
     pub sample: Option<usize>,
-    /// The seed of `sample`. The pipeline's seed has no effect on the pool, so that all seeds of a sweep share one pool.
+    /// The seed of `sample`. The pipeline's seed has no effect on the pool, so that all seeds of a sweep share one
+    /// pool.
     #[serde(default)]
     pub sample_seed: u64,
 }
@@ -29,8 +31,8 @@ pub struct Parameters {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct InstructionSource {
-    /// A file, a folder (all its files are read), a pattern such as `data/*.jsonl`, or an `https://` address (which needs
-    /// `blake3`). A path is relative to the directory in which raisin is started.
+    /// A file, a folder (all its files are read), a pattern such as `data/*.jsonl`, or an `https://` address (which
+    /// needs `blake3`). A path is relative to the directory in which raisin is started.
     pub path: String,
     /// The format of the records.
     #[serde(default)]

@@ -1,6 +1,6 @@
-//! The declaration of each stage kind: parameters, inputs, checks and schema, one file for each kind. `raisin` knows the
-//! kinds from this crate only. The function `run` of a kind lies in the crate of its executable ([`Kind::PROCESS`]):
-//! `src/data`, `src/worker` or `src/query`.
+//! The declaration of each stage kind: parameters, inputs, checks and schema, one file for each kind. `raisin` knows
+//! the kinds from this crate only. The function `run` of a kind lies in the crate of its executable
+//! ([`Kind::PROCESS`]): `src/data`, `src/worker` or `src/query`.
 
 pub mod clusters;
 pub mod evaluate;
@@ -53,7 +53,8 @@ pub(crate) fn number<const N: usize>() -> usize {
     N
 }
 
-/// For serde: a switch that is off is not written. The keys of actions from before the switch existed therefore stay valid.
+/// For serde: a switch that is off is not written. The keys of actions from before the switch existed therefore stay
+/// valid.
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 pub(crate) fn is_off(switch: &bool) -> bool {
     !switch

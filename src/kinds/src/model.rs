@@ -71,7 +71,8 @@ pub struct Init {
     /// The output head uses the weights of the embedding.
     #[serde(default = "yes")]
     pub tie_word_embeddings: bool,
-    /// The seed of the weights. The pipeline's seed has no effect, so that all seeds of a sweep start from the same model.
+    /// The seed of the weights. The pipeline's seed has no effect, so that all seeds of a sweep start from the same
+    /// model.
     #[serde(default)]
     pub seed: u64,
 }

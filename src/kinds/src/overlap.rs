@@ -1,5 +1,5 @@
-//! The `overlap` kind: finds the instructions that share text with the examples of a task, and gives the pool without them
-//! (docs/method.md, section 8).
+//! The `overlap` kind: finds the instructions that share text with the examples of a task, and gives the pool without
+//! them (docs/method.md, section 8).
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -32,16 +32,16 @@ pub struct Parameters {
     /// The stage whose validation and test examples are searched for.
     pub task: String,
     /// An example overlaps an instruction if they have this number of words in a row in common, regardless of case and
-    /// punctuation. The words may be in any turn of the example except the system text and the response. An example with
-    /// fewer words in each turn overlaps an instruction that asks exactly the same.
+    /// punctuation. The words may be in any turn of the example except the system text and the response. An example
+    /// with fewer words in each turn overlaps an instruction that asks exactly the same.
     #[serde(default = "number::<13>")]
     pub ngram: usize,
-    /// Words in a row that more than this number of examples have in common belong to the template of the task and do not
-    /// count. If absent, all words count.
+    /// Words in a row that more than this number of examples have in common belong to the template of the task and do
+    /// not count. If absent, all words count.
     #[serde(default)]
     pub common: Option<usize>,
-    /// The instructions that are missing when another stage uses this stage as `instructions`: `none`, `test` (those that
-    /// overlap a test example) or `both` (those that overlap a test or a validation example).
+    /// The instructions that are missing when another stage uses this stage as `instructions`: `none`, `test` (those
+    /// that overlap a test example) or `both` (those that overlap a test or a validation example).
     #[serde(default)]
     pub drop: LeftOut,
 }

@@ -1,7 +1,7 @@
 //! The `report` kind: writes one HTML page about the results of other stages, and the comparison of methods as a table.
 //!
-//! Table `comparison`: one row for each split, metric and method. `baseline` is the method that the row is compared with,
-//! and null if no baseline was scored on the metric.
+//! Table `comparison`: one row for each split, metric and method. `baseline` is the method that the row is compared
+//! with, and null if no baseline was scored on the metric.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,8 +16,8 @@ pub struct ReportKind;
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Parameters {
-    /// The stages to report, each once, in any order: selectors, fine-tunes and evaluations. A `clusters` stage shows the
-    /// clusters of what methods without features selected. The page covers all variants of the stages.
+    /// The stages to report, each once, in any order: selectors, fine-tunes and evaluations. A `clusters` stage shows
+    /// the clusters of what methods without features selected. The page covers all variants of the stages.
     pub of: Vec<String>,
     /// The page's heading.
     #[serde(default = "default_title")]

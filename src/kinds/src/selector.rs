@@ -1,7 +1,8 @@
-//! The `selector` kind: trains the selection policy by PPO over episodes on a proxy model (docs/method.md, sections 2 to 5).
+//! The `selector` kind: trains the selection policy by PPO over episodes on a proxy model (docs/method.md, sections 2
+//! to 5).
 //!
-//! The parameters of a pipeline file are completed at the level of JSON: where the file gives no value, the value of the
-//! preset is inserted. One struct then reads all values. [`PpoSettings`] has the hyper-parameters of the method.
+//! The parameters of a pipeline file are completed at the level of JSON: where the file gives no value, the value of
+//! the preset is inserted. One struct then reads all values. [`PpoSettings`] has the hyper-parameters of the method.
 
 use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Deserializer, Serialize};

@@ -15,8 +15,8 @@ pub struct SqlKind;
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Parameters {
-    /// One SELECT. Tables are named stage.table, as on the command line. In a pipeline with a sweep, each table has a column
-    /// `variant` and one column for each swept key. Without ORDER BY the rows are in the order of the tables.
+    /// One SELECT. Tables are named stage.table, as on the command line. In a pipeline with a sweep, each table has a
+    /// column `variant` and one column for each swept key. Without ORDER BY the rows are in the order of the tables.
     pub query: String,
     /// The stages whose tables the query names, each once. The query sees all variants of them.
     pub of: Vec<String>,

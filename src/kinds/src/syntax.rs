@@ -1,5 +1,5 @@
-//! The syntax of queries: whether a text is one SELECT, and which tables it names. With this, `raisin` refuses a wrong query
-//! before any stage runs. raisin-query answers queries.
+//! The syntax of queries: whether a text is one SELECT, and which tables it names. With this, `raisin` refuses a wrong
+//! query before any stage runs. raisin-query answers queries.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -12,8 +12,8 @@ use sqlparser::parser::{Parser, ParserError};
 /// PostgreSQL's dialect. The generic dialect reads `id, cluster from ...` as a list with a superfluous comma.
 pub const DIALECT: PostgreSqlDialect = PostgreSqlDialect {};
 
-/// The schema and the table of each table name in a query, in alphabetical order. If a name has no schema, the schema is
-/// empty. Names of common table expressions and of `information_schema` are left out.
+/// The schema and the table of each table name in a query, in alphabetical order. If a name has no schema, the schema
+/// is empty. Names of common table expressions and of `information_schema` are left out.
 ///
 /// # Errors
 /// The text is not one statement of SQL.

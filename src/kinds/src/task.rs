@@ -1,8 +1,8 @@
 //! The `task` kind: draws validation and test examples from benchmark files, and says how they are scored.
 //!
-//! Tables `validation` and `test`: `id`, `system`, `prompt` (the last turn that asks), `response`, `choices`, `answer` (the
-//! index of the right choice). If an example has earlier turns, both tables have a column `messages`: the whole conversation
-//! as JSON, null where `system`, `prompt` and `response` hold all of it.
+//! Tables `validation` and `test`: `id`, `system`, `prompt` (the last turn that asks), `response`, `choices`, `answer`
+//! (the index of the right choice). If an example has earlier turns, both tables have a column `messages`: the whole
+//! conversation as JSON, null where `system`, `prompt` and `response` hold all of it.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -47,8 +47,8 @@ pub struct Parameters {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TaskSource {
-    /// A file, a folder (all its files are read), a pattern such as `data/*.jsonl`, or an `https://` address (which needs
-    /// `blake3`). A path is relative to the directory in which raisin is started.
+    /// A file, a folder (all its files are read), a pattern such as `data/*.jsonl`, or an `https://` address (which
+    /// needs `blake3`). A path is relative to the directory in which raisin is started.
     pub path: String,
     /// The format of the records.
     #[serde(default)]
@@ -56,7 +56,8 @@ pub struct TaskSource {
     /// The digest that the file must have: `raisin digest PATH` prints it.
     #[serde(default)]
     pub blake3: Option<String>,
-    /// The field that holds the question. `a+b` joins the fields `a` and `b`. With format `choices`, the default is `query`.
+    /// The field that holds the question. `a+b` joins the fields `a` and `b`. With format `choices`, the default is
+    /// `query`.
     #[serde(default)]
     pub prompt: Option<String>,
     /// The field of a `qa` record that holds the answer.

@@ -204,8 +204,8 @@ impl Batch {
         Ok(Some(mask.f_to_device(self.device())?))
     }
 
-    /// Packs the rows of several episodes, one episode after another. An episode may have no rows in this pass. The rows of a
-    /// single episode are packed by [`Batch::pack`].
+    /// Packs the rows of several episodes, one episode after another. An episode may have no rows in this pass. The
+    /// rows of a single episode are packed by [`Batch::pack`].
     pub fn side_by_side(episodes: &[Vec<&Sequence>], device: Device) -> Result<Self> {
         if let [alone] = episodes {
             return Self::pack(alone, device);

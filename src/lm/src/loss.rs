@@ -79,8 +79,8 @@ impl Model {
         Ok(Loss { sum, tokens })
     }
 
-    /// The share of the batch's rows in the mean loss of each episode. `totals` has the number of supervised tokens in the
-    /// mean of each episode.
+    /// The share of the batch's rows in the mean loss of each episode. `totals` has the number of supervised tokens in
+    /// the mean of each episode.
     pub fn loss_shares(&self, hidden: &Tensor, batch: &Batch, totals: &[usize]) -> Result<Shares> {
         if let [total] = totals {
             let sum = self.response_loss(hidden, batch)?.sum.f_div_scalar(*total as f64)?;

@@ -230,8 +230,8 @@ impl Model {
         }
     }
 
-    /// The most rows that are continued together. The number falls if there is no memory for it. Store the number beside
-    /// finished answers: with fewer rows, products round differently.
+    /// The most rows that are continued together. The number falls if there is no memory for it. Store the number
+    /// beside finished answers: with fewer rows, products round differently.
     pub fn rows_together(&self) -> usize {
         self.rows_together.get()
     }

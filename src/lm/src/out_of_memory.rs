@@ -10,8 +10,8 @@ use raisin_base::error::{Problem, Result, anyhow};
 /// Receives messages for the user, for example that there was no memory for a whole batch.
 pub type NoteListener = Arc<dyn Fn(&str) + Send + Sync>;
 
-/// Parts of the error texts of CUDA's allocator, of cuBLAS without memory for its workspace, and of the CPU allocator (two
-/// texts).
+/// Parts of the error texts of CUDA's allocator, of cuBLAS without memory for its workspace, and of the CPU allocator
+/// (two texts).
 const SIGNS: [&str; 4] = ["out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory", "not enough memory"];
 
 /// Whether an error text says that a device is out of memory.
@@ -82,9 +82,9 @@ pub fn in_groups(lengths: &[usize], limit: &mut usize, mut run: impl FnMut(Range
     in_groups_of_lanes(&[lengths], limit, |ranges| run(ranges[0].clone()))
 }
 
-/// Divides the rows of several episodes into groups, as [`in_groups`] does for one episode. `lanes` has the lengths of the
-/// rows of each episode. `run` gets the next range of rows of each episode, computes these rows together, and each episode
-/// has an equal share of `limit`. An episode whose rows are done has an empty range.
+/// Divides the rows of several episodes into groups, as [`in_groups`] does for one episode. `lanes` has the lengths of
+/// the rows of each episode. `run` gets the next range of rows of each episode, computes these rows together, and each
+/// episode has an equal share of `limit`. An episode whose rows are done has an empty range.
 ///
 /// # Errors
 /// There is no memory for a single row of each episode, or `run` returned another error.

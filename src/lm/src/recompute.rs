@@ -38,9 +38,9 @@ impl ModelSegment {
 
 impl Model {
     /// The share of the batch's rows in the mean loss of each episode, and the gradient of the sum of these shares with
-    /// respect to each trained leaf. `totals` has the number of supervised tokens in the mean of each episode. `states` are
-    /// the number of a layer and the states that enter this layer, `[tokens, hidden]`, if a frozen prefix has computed them.
-    /// The gradient of a leaf is undefined if the loss does not depend on the leaf.
+    /// respect to each trained leaf. `totals` has the number of supervised tokens in the mean of each episode. `states`
+    /// are the number of a layer and the states that enter this layer, `[tokens, hidden]`, if a frozen prefix has
+    /// computed them. The gradient of a leaf is undefined if the loss does not depend on the leaf.
     pub fn recomputed_gradient(
         &self,
         batch: &Batch,

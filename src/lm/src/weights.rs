@@ -296,8 +296,8 @@ impl View for Announced<'_> {
     }
 }
 
-/// Writes tensors as Hugging Face expects them: safetensors with the metadata `format = pt`. tch's own writer leaves this
-/// entry out.
+/// Writes tensors as Hugging Face expects them: safetensors with the metadata `format = pt`. tch's own writer leaves
+/// this entry out.
 ///
 /// # Errors
 /// A tensor cannot be copied to the CPU, or the file cannot be written. Then no file remains.

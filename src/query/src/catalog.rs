@@ -1,5 +1,5 @@
-//! The catalogs, schemas and tables for queries. Names are listed from folders. A table is opened when a query names the
-//! table.
+//! The catalogs, schemas and tables for queries. Names are listed from folders. A table is opened when a query names
+//! the table.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
-//! The comparison of methods: mean and interval over seeds, and the paired difference to a baseline over seeds and items.
+//! The comparison of methods: mean and interval over seeds, and the paired difference to a baseline over seeds and
+//! items.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -46,8 +47,8 @@ pub fn less_is_better(metric: &str) -> bool {
     metric == "loss" || metric.ends_with("_loss") || metric == "perplexity"
 }
 
-/// The label of the method that is called `baseline`: the label that is equal to this name, or the only label that starts
-/// with this name, such as `random, budget=1%`.
+/// The label of the method that is called `baseline`: the label that is equal to this name, or the only label that
+/// starts with this name, such as `random, budget=1%`.
 pub fn baseline_label<'a>(labels: &'a [String], baseline: &str) -> Option<&'a str> {
     let exact = labels.iter().find(|label| *label == baseline);
     exact

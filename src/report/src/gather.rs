@@ -144,8 +144,8 @@ impl ReportData {
         Ok(())
     }
 
-    /// Fills in the missing clusters of selected rows from other artifacts of the same seed. A method without features does
-    /// not write clusters.
+    /// Fills in the missing clusters of selected rows from other artifacts of the same seed. A method without features
+    /// does not write clusters.
     fn learn_clusters(&mut self) {
         let selectors = self.selectors.iter().map(|selector| (&selector.name.seed, &selector.picked));
         let tuned_models = self.tuned_models.iter().map(|model| (&model.name.seed, &model.picked));
@@ -377,8 +377,8 @@ fn whole(value: f64, column: &str) -> Result<u32> {
         .ok_or_else(|| anyhow!("column `{column}` has {value}, which is no count and no id"))
 }
 
-/// A column of any numeric type as f64. A number that is not finite is null. All values are null if the table has no such
-/// column.
+/// A column of any numeric type as f64. A number that is not finite is null. All values are null if the table has no
+/// such column.
 fn numbers(rows: &RecordBatch, name: &str) -> Result<Vec<Option<f64>>> {
     let Some(column) = rows.column_by_name(name) else { return Ok(vec![None; rows.num_rows()]) };
     let column = cast(column, &DataType::Float64)?;
@@ -396,7 +396,8 @@ fn texts(rows: &RecordBatch, name: &str) -> Result<Vec<Option<String>>> {
     Ok(values.map(|values| values.iter().map(|value| value.map(str::to_owned)).collect()).unwrap_or_default())
 }
 
-/// A column of truth values as 1 and 0. All values are null if the table has no such column or the column has another type.
+/// A column of truth values as 1 and 0. All values are null if the table has no such column or the column has another
+/// type.
 fn truths(rows: &RecordBatch, name: &str) -> Result<Vec<Option<f64>>> {
     match rows.column_by_name(name) {
         Some(column) if *column.data_type() == DataType::Boolean => numbers(rows, name),

@@ -87,8 +87,8 @@ pub fn no_baseline(labels: &[String], baseline: &str) -> String {
     format!("Several methods are called “{baseline}” ({})", several.join("; "))
 }
 
-/// The intervals to draw, and the texts of the intervals that are left out. An untuned model is left out if its value is so
-/// far from the others that their differences would be invisible.
+/// The intervals to draw, and the texts of the intervals that are left out. An untuned model is left out if its value
+/// is so far from the others that their differences would be invisible.
 fn comparable(bars: Vec<Interval>, rows: &[&MethodScore]) -> (Vec<Interval>, Vec<String>) {
     let reach = |bars: &mut dyn Iterator<Item = &Interval>| {
         let ends = bars.flat_map(|bar| {

@@ -1,9 +1,9 @@
 //! Means with intervals. Samples are small, so that all intervals are those of Student's t distribution.
 //!
-//! An interval over *seeds* shows how much the result of another run could differ: each seed is one observation, and two
-//! methods are paired by their common seeds. An interval over *items* shows how much the result on another test set from
-//! the same source could differ: each item is one observation, with its difference averaged over the seeds that both
-//! methods have.
+//! An interval over *seeds* shows how much the result of another run could differ: each seed is one observation, and
+//! two methods are paired by their common seeds. An interval over *items* shows how much the result on another test set
+//! from the same source could differ: each item is one observation, with its difference averaged over the seeds that
+//! both methods have.
 
 use std::f64::consts::PI;
 
@@ -27,9 +27,9 @@ pub fn mean(values: &[f64]) -> Option<MeanEstimate> {
     weighted_mean(&values.iter().map(|value| (*value, 1.0)).collect::<Vec<_>>())
 }
 
-/// The weighted mean of (value, weight) and the t-interval of the ratio estimator. The estimator treats the weights, for
-/// example the numbers of tokens of items, as observations too. With equal weights, the result is the plain mean and its
-/// t-interval.
+/// The weighted mean of (value, weight) and the t-interval of the ratio estimator. The estimator treats the weights,
+/// for example the numbers of tokens of items, as observations too. With equal weights, the result is the plain mean
+/// and its t-interval.
 pub fn weighted_mean(values: &[(f64, f64)]) -> Option<MeanEstimate> {
     let total: f64 = values.iter().map(|(_, weight)| weight).sum();
     if values.is_empty() || total <= 0.0 {
@@ -71,7 +71,8 @@ fn t_distribution(t: f64, degrees: f64) -> f64 {
     1.0 - 0.5 * incomplete_beta(degrees / (degrees + t * t), 0.5 * degrees, 0.5)
 }
 
-/// The regularised incomplete beta function by Lentz's continued fraction, on the side on which the fraction converges fast.
+/// The regularised incomplete beta function by Lentz's continued fraction, on the side on which the fraction converges
+/// fast.
 fn incomplete_beta(x: f64, a: f64, b: f64) -> f64 {
     if x <= 0.0 {
         return 0.0;

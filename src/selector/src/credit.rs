@@ -82,8 +82,8 @@ struct FeatureEffects {
 ///
 /// The number of earlier selections is not a feature. Each further use reduces the value of a good candidate only; a
 /// regression would subtract the same from every candidate, so that a good candidate after three uses would seem worse
-/// than a useless fresh candidate. In an early trial with this feature, the share of relevant draws rose to .9 and then fell
-/// to .7.
+/// than a useless fresh candidate. In an early trial with this feature, the share of relevant draws rose to .9 and then
+/// fell to .7.
 pub fn features(candidates: &Candidates) -> Tensor {
     let clusters: Vec<i64> = candidates.clusters.iter().map(|&cluster| i64::from(cluster)).collect();
     let (rows, width) = (clusters.len() as i64, candidates.state.size()[1]);

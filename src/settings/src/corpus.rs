@@ -170,9 +170,9 @@ pub struct Mix {
     pub wrong: f64,
     /// The share of instructions that ask for another skill and answer wrongly.
     pub corrupted: f64,
-    /// The share of near-copies of a few correct instructions for other skills. The rest of the pool asks for other skills
-    /// and answers correctly. If the shares do not give whole numbers of instructions, the largest remainders are rounded
-    /// up.
+    /// The share of near-copies of a few correct instructions for other skills. The rest of the pool asks for other
+    /// skills and answers correctly. If the shares do not give whole numbers of instructions, the largest remainders
+    /// are rounded up.
     pub redundant: f64,
     /// The skills that occur.
     pub families: Vec<Family>,

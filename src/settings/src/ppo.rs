@@ -78,36 +78,37 @@ pub enum StatePart {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PpoSettings {
-    /// K: the number of rounds. A round has one or more episodes, and ends with an update of the policy. Both presets: 20.
+    /// K: the number of rounds. A round has one or more episodes, and ends with an update of the policy. Both presets:
+    /// 20.
     pub rounds: usize,
-    /// The number of episodes of a round, which are played side by side and used in one update. LoRA adapters of several
-    /// episodes share the passes over the frozen base. With `full` and `top_layers`, each episode has a copy of the weights
-    /// that it trains.
+    /// The number of episodes of a round, which are played side by side and used in one update. LoRA adapters of
+    /// several episodes share the passes over the frozen base. With `full` and `top_layers`, each episode has a copy of
+    /// the weights that it trains.
     #[serde(default = "one")]
     pub episodes_per_round: usize,
     /// T: the number of training steps of an episode. Both presets: 60.
     pub steps: usize,
     /// B: the number of instructions in a step. Both presets: 16.
     pub batch_size: usize,
-    /// The number of steps from one measurement of the performance to the next. The steps between two measurements share
-    /// the change of the performance evenly. Both presets: 1.
+    /// The number of steps from one measurement of the performance to the next. The steps between two measurements
+    /// share the change of the performance evenly. Both presets: 1.
     pub evaluate_every: usize,
-    /// `hierarchical` (default): the policy first selects the clusters that fill the batch, and then the candidates within
-    /// these clusters. `per_cluster` (paper): the policy selects B/C candidates from each cluster. `flat`: all candidates
-    /// compete.
+    /// `hierarchical` (default): the policy first selects the clusters that fill the batch, and then the candidates
+    /// within these clusters. `per_cluster` (paper): the policy selects B/C candidates from each cluster. `flat`: all
+    /// candidates compete.
     pub policy: PolicyForm,
     /// With `hierarchical`: the number of clusters that fill a batch. Both presets: 2.
     pub clusters_per_step: usize,
     /// The parts of the fused state. Leaving out a part is an ablation. Both presets: all four parts.
     pub state: Vec<StatePart>,
-    /// True (default): the episodes draw from the policy. False (paper): the episodes take the b highest scores, so that the
-    /// old policy is deterministic.
+    /// True (default): the episodes draw from the policy. False (paper): the episodes take the b highest scores, so
+    /// that the old policy is deterministic.
     pub explore: bool,
-    /// How the trained policy selects for the target. `sample` (default): the policy draws as in training. `top` (paper): the
-    /// policy takes the highest scores.
+    /// How the trained policy selects for the target. `sample` (default): the policy draws as in training. `top`
+    /// (paper): the policy takes the highest scores.
     pub deployment: Deployment,
-    /// The number that is subtracted from the score of a candidate for each earlier selection of the candidate in the run.
-    /// Default 2, paper 0.
+    /// The number that is subtracted from the score of a candidate for each earlier selection of the candidate in the
+    /// run. Default 2, paper 0.
     pub reuse_penalty: f64,
     /// The widths of the hidden layers of the actor. Both presets: [64].
     pub actor_widths: Vec<usize>,
@@ -127,31 +128,32 @@ pub struct PpoSettings {
     pub lambda: f64,
     /// The clip range of PPO. Both presets: 0.2.
     pub epsilon: f64,
-    /// How the ratios of the draws of a batch are combined: `mean` (geometric mean), `product` (paper) or `item` (default:
-    /// each ratio is clipped by itself, as `credit = "contribution"` requires).
+    /// How the ratios of the draws of a batch are combined: `mean` (geometric mean), `product` (paper) or `item`
+    /// (default: each ratio is clipped by itself, as `credit = "contribution"` requires).
     pub ratio: Ratio,
-    /// The number of passes over the steps of a round in an update. Default 6, paper preset 1 (the paper gives no number).
+    /// The number of passes over the steps of a round in an update. Default 6, paper preset 1 (the paper gives no
+    /// number).
     pub epochs: usize,
-    /// The number of minibatches in a pass. After each minibatch, the optimizer makes a step. Default 4, paper preset 1 (the
-    /// paper gives no number).
+    /// The number of minibatches in a pass. After each minibatch, the optimizer makes a step. Default 4, paper preset 1
+    /// (the paper gives no number).
     pub minibatches: usize,
     /// The factor of the entropy of a slot, which is added to the objective. Both presets: 0.
     pub entropy_bonus: f64,
     /// The largest gradient norm of the actor, and of the critic. Both presets: 0.5.
     pub gradient_clip: f64,
-    /// An update ends after the first epoch whose approx_kl, the mean over its minibatches, is above this number. With 0,
-    /// approx_kl ends no update. Both presets: 0.
+    /// An update ends after the first epoch whose approx_kl, the mean over its minibatches, is above this number. With
+    /// 0, approx_kl ends no update. Both presets: 0.
     pub target_kl: f64,
     /// True: the advantages of a round are scaled to mean 0 and variance 1. Default true, paper false.
     pub normalise_advantage: bool,
     /// True: the rewards are divided by the standard deviation of all rewards so far. Default true, paper false.
     pub normalise_reward: bool,
-    /// The baseline that is subtracted from a reward: the value of the `critic` (paper), the mean at this `step` over the
-    /// rounds so far, or `both` (default).
+    /// The baseline that is subtracted from a reward: the value of the `critic` (paper), the mean at this `step` over
+    /// the rounds so far, or `both` (default).
     pub baseline: Baseline,
     /// `contribution` (default): each draw gets a weighted mean of the advantage of the step and of the estimated
-    /// contribution of its candidate; the weight is the reliability of the estimate. `shared` (paper): all draws of a step get
-    /// the advantage of the step.
+    /// contribution of its candidate; the weight is the reliability of the estimate. `shared` (paper): all draws of a
+    /// step get the advantage of the step.
     pub credit: Credit,
 }
 
@@ -160,9 +162,9 @@ fn one() -> usize {
 }
 
 impl PpoSettings {
-    /// The preset that learned fastest in our trials. On the toy learner of the tests, the share of relevant draws is .12
-    /// in the first round and .97 in the seventh of twenty rounds (mean over four seeds). The benchmark `compare_variants`
-    /// of raisin-selector compares other values.
+    /// The preset that learned fastest in our trials. On the toy learner of the tests, the share of relevant draws is
+    /// .12 in the first round and .97 in the seventh of twenty rounds (mean over four seeds). The benchmark
+    /// `compare_variants` of raisin-selector compares other values.
     pub fn standard() -> Self {
         Self {
             rounds: 20,

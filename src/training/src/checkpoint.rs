@@ -46,8 +46,8 @@ pub struct SavedCheckpoint {
 }
 
 impl SavedCheckpoint {
-    /// `None` if there is no file, or if the file is damaged or is no checkpoint. Such a file is set aside, and `tell` is
-    /// called.
+    /// `None` if there is no file, or if the file is damaged or is no checkpoint. Such a file is set aside, and `tell`
+    /// is called.
     pub fn open(path: &Path, tell: DamageListener) -> Result<Option<Self>> {
         let Some(record) = sealed::open(path, tell)? else { return Ok(None) };
         let names = record.read(0).ok().and_then(|bytes| serde_json::from_slice::<Vec<String>>(&bytes).ok());

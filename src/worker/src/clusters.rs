@@ -1,6 +1,6 @@
-//! Runs a stage of kind `clusters`: writes the static part of the fused state of every candidate, and the cluster of the
-//! candidate (docs/method.md, section 2). The features come from a stage of kind `features`. The selector adds the part of
-//! the state that changes during training.
+//! Runs a stage of kind `clusters`: writes the static part of the fused state of every candidate, and the cluster of
+//! the candidate (docs/method.md, section 2). The features come from a stage of kind `features`. The selector adds the
+//! part of the state that changes during training.
 
 use std::sync::Arc;
 

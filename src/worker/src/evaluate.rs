@@ -1,7 +1,8 @@
-//! Runs a stage of kind `evaluate`: scores a model on the examples of a task, item by item (docs/method.md, section 7). The
-//! kinds `sql` and `report` compare models.
+//! Runs a stage of kind `evaluate`: scores a model on the examples of a task, item by item (docs/method.md, section 7).
+//! The kinds `sql` and `report` compare models.
 //!
-//! Every finished batch of losses or of generated answers is saved. A killed evaluation continues after the last saved batch.
+//! Every finished batch of losses or of generated answers is saved. A killed evaluation continues after the last saved
+//! batch.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -257,8 +258,8 @@ impl Evaluator<'_> {
 
     fn row_losses(&self, phase: &str, set: &ValidationSet) -> Result<Vec<RowLoss>> {
         let start = Instant::now();
-        // Losses are saved as bits: an f64 that is written in decimal digits may be read back as another number. A part has
-        // the batch size that fitted in memory too, because a batch of another size rounds differently.
+        // Losses are saved as bits: an f64 that is written in decimal digits may be read back as another number. A part
+        // has the batch size that fitted in memory too, because a batch of another size rounds differently.
         let mut finished = FinishedParts::<(usize, Vec<u64>)>::open(self.context, phase)?;
         let part = |work: &dyn Fn() -> Result<Vec<f64>>| {
             let (too_many, bits) = finished.next(|| {
@@ -336,8 +337,8 @@ impl Results {
     }
 }
 
-/// Whether the number in a generated answer matches the number in the reference: strictly (after `####`), and flexibly (the
-/// last number).
+/// Whether the number in a generated answer matches the number in the reference: strictly (after `####`), and flexibly
+/// (the last number).
 fn numbers_agree(answer: &str, reference: &str) -> (bool, bool) {
     let Some(expected) = strict_number(reference).or_else(|| last_number(reference)) else { return (false, false) };
     (strict_number(answer).as_ref() == Some(&expected), last_number(answer).as_ref() == Some(&expected))

@@ -1,10 +1,10 @@
 //! Runs a stage of kind `features`: computes the features of every instruction with an auxiliary model (docs/method.md,
 //! section 2). The kind `clusters` reduces and clusters the features.
 //!
-//! One forward pass over prompts and responses gives log p(y | x), the lengths and two pooled embeddings. A second pass over
-//! the responses alone gives log p(y). y are the supervised tokens of a row: the responses of all its turns, cut at
-//! `max_tokens`. Both passes score the same tokens. Rows of similar length form a batch. Finished batches go into the work
-//! folder, so that a killed pass continues after the last of them and writes the same bytes.
+//! One forward pass over prompts and responses gives log p(y | x), the lengths and two pooled embeddings. A second pass
+//! over the responses alone gives log p(y). y are the supervised tokens of a row: the responses of all its turns, cut
+//! at `max_tokens`. Both passes score the same tokens. Rows of similar length form a batch. Finished batches go into
+//! the work folder, so that a killed pass continues after the last of them and writes the same bytes.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -87,8 +87,8 @@ struct FeatureRow {
     id: u32,
     prompt_tokens: u32,
     response_tokens: u32,
-    /// The number of tokens of the responses alone. It differs from `response_tokens` if the tokenizer joins the edge of a
-    /// response with the text before it.
+    /// The number of tokens of the responses alone. It differs from `response_tokens` if the tokenizer joins the edge
+    /// of a response with the text before it.
     alone_tokens: u32,
     conditional: Option<f32>,
     unconditional: Option<f32>,
@@ -116,7 +116,8 @@ impl<'a> FeaturePass<'a> {
         })
     }
 
-    /// As [`Self::encode`]. Only the reference response of an example is scored, not the earlier turns of the assistant.
+    /// As [`Self::encode`]. Only the reference response of an example is scored, not the earlier turns of the
+    /// assistant.
     fn encode_examples(&self, examples: &[Example]) -> Result<Vec<Encoded>> {
         let limit = self.parameters.max_tokens;
         self.encode_each(examples.iter().collect(), |example: &Example| {
@@ -229,8 +230,8 @@ impl<'a> FeaturePass<'a> {
         Ok(rows)
     }
 
-    /// The forward pass over the rows that have a sequence: position, sequence and result of each. If the pass does not fit
-    /// in memory, it runs in several groups.
+    /// The forward pass over the rows that have a sequence: position, sequence and result of each. If the pass does not
+    /// fit in memory, it runs in several groups.
     fn forward_each<'s>(
         &self,
         rows: &[Option<&'s Sequence>],
@@ -318,8 +319,8 @@ fn open_parts(context: &Context, phase: &str) -> Result<(Records, Vec<(Done, Rec
     })
 }
 
-/// The rows of all parts in one table, in the order of their ids. The rows are copied once only, because memory cannot hold
-/// three copies of a large pool.
+/// The rows of all parts in one table, in the order of their ids. The rows are copied once only, because memory cannot
+/// hold three copies of a large pool.
 fn in_id_order(parts: &[RecordBatch]) -> Result<RecordBatch> {
     let mut places = Vec::with_capacity(parts.iter().map(RecordBatch::num_rows).sum());
     for (number, part) in parts.iter().enumerate() {
@@ -364,8 +365,8 @@ impl FeatureRow {
 /// The mean and the weighted mean of the hidden states of a row.
 type Pooled = (Option<Vec<f32>>, Option<Vec<f32>>);
 
-/// For each row the mean of its hidden states, and the mean that is weighted by position (weights 1, 2, 3, ... divided by
-/// their sum), as one matrix product: [2 rows, tokens] x [tokens, hidden].
+/// For each row the mean of its hidden states, and the mean that is weighted by position (weights 1, 2, 3, ... divided
+/// by their sum), as one matrix product: [2 rows, tokens] x [tokens, hidden].
 fn pool(sequences: &[&Sequence], hidden: &Tensor) -> Result<Vec<Pooled>> {
     let tokens: usize = sequences.iter().map(|sequence| sequence.tokens.len()).sum();
     let rows = sequences.len();

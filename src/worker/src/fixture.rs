@@ -18,8 +18,8 @@ use raisin_corpus::{Example, byte_tokenizer};
 use raisin_lm::{Model, ModelConfig};
 use raisin_table as table;
 
-/// The number of rows of the pool. The prompt of the last row is so long that its sequence of 512 tokens has no response
-/// token.
+/// The number of rows of the pool. The prompt of the last row is so long that its sequence of 512 tokens has no
+/// response token.
 pub const ROWS: usize = 12;
 
 /// A folder of artifacts: `pool`, `task`, `model`, `clusters`.
@@ -94,8 +94,8 @@ impl TensorFixture {
         self.folder.path().join(name)
     }
 
-    /// The context of a stage of this kind with this folder. `inputs` are pointers of parameters and names of artifacts,
-    /// `files` are pointers of parameters and paths.
+    /// The context of a stage of this kind with this folder. `inputs` are pointers of parameters and names of
+    /// artifacts, `files` are pointers of parameters and paths.
     pub fn context(
         &self,
         kind: &str,
@@ -109,9 +109,9 @@ impl TensorFixture {
         Context::silent(assignment)
     }
 
-    /// Runs a stage repeatedly on a copy of the work folder of `finished`, each time with one damaged file: one bit is flipped
-    /// at one of `places` places, or the file is cut to one of `places` lengths. Each run must write the bytes that
-    /// `finished` wrote, and set the damaged file aside.
+    /// Runs a stage repeatedly on a copy of the work folder of `finished`, each time with one damaged file: one bit is
+    /// flipped at one of `places` places, or the file is cut to one of `places` lengths. Each run must write the bytes
+    /// that `finished` wrote, and set the damaged file aside.
     pub fn run_on_damaged_work(
         &self,
         kind: &str,

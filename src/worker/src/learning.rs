@@ -29,9 +29,9 @@ pub fn device(context: &Context) -> Result<Device> {
     raisin_lm::device((environment.device == DeviceKind::Cuda).then_some(environment.device_index))
 }
 
-/// A model with fewer parameters runs on one thread. Its matrix products are so small that two threads lose more time in
-/// waiting for each other than they gain. With 0.36M parameters on two cores beside other work, 200 steps took 14 s on one
-/// thread and up to 170 s on two.
+/// A model with fewer parameters runs on one thread. Its matrix products are so small that two threads lose more time
+/// in waiting for each other than they gain. With 0.36M parameters on two cores beside other work, 200 steps took 14 s
+/// on one thread and up to 170 s on two.
 const SMALL_MODEL: u64 = 5_000_000;
 
 /// Opens the model of an artifact on the device of the stage.
@@ -91,10 +91,11 @@ pub struct Learning {
 }
 
 impl Learning {
-    /// Opens a model folder (full weights, an adapter with its base, or a proxy with a frozen prefix) and encodes the rows.
+    /// Opens a model folder (full weights, an adapter with its base, or a proxy with a frozen prefix) and encodes the
+    /// rows.
     ///
-    /// A proxy decides itself which top layers are trained. Its rows are cut at the `max_tokens` with which its states were
-    /// computed, not at the `max_tokens` of `settings`.
+    /// A proxy decides itself which top layers are trained. Its rows are cut at the `max_tokens` with which its states
+    /// were computed, not at the `max_tokens` of `settings`.
     pub fn start(
         folder: &Path,
         context: &Context,
@@ -156,7 +157,8 @@ pub struct Settings<'a> {
     pub episodes: usize,
 }
 
-/// The sequences of a pool. The parameter at `pointer` names the pool. Stages with the same tokenizer share the sequences.
+/// The sequences of a pool. The parameter at `pointer` names the pool. Stages with the same tokenizer share the
+/// sequences.
 pub fn encode_pool(
     codec: &Codec,
     instructions: &[Instruction],

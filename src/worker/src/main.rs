@@ -1,5 +1,5 @@
-//! `raisin-worker`: runs the stages of the tensor kinds. `raisin build` starts it. With `--inspect`, it prints a report on
-//! the devices of the machine, which `raisin doctor` shows.
+//! `raisin-worker`: runs the stages of the tensor kinds. `raisin build` starts it. With `--inspect`, it prints a report
+//! on the devices of the machine, which `raisin doctor` shows.
 
 mod clusters;
 mod evaluate;

@@ -1,8 +1,8 @@
-//! Runs a stage of kind `model`: writes a language model from a GGUF file, a Hugging Face folder, fresh weights, or a base
-//! with a frozen prefix.
+//! Runs a stage of kind `model`: writes a language model from a GGUF file, a Hugging Face folder, fresh weights, or a
+//! base with a frozen prefix.
 //!
-//! The first three become a Hugging Face folder. A base with a frozen prefix becomes a proxy: a reference to the base, and
-//! the hidden states that enter the trained layers. The frozen layers then never run again.
+//! The first three become a Hugging Face folder. A base with a frozen prefix becomes a proxy: a reference to the base,
+//! and the hidden states that enter the trained layers. The frozen layers then never run again.
 
 use std::time::Instant;
 

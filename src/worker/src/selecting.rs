@@ -146,8 +146,8 @@ fn vectors(rows: &RecordBatch, name: &str) -> Result<Vec<Option<Vec<f32>>>> {
     Ok((0..lists.len()).map(vector).collect())
 }
 
-/// The rows of the table `selection` for the choices of a step. `times` counts how often a run has chosen each instruction;
-/// this function adds the choices to the counts.
+/// The rows of the table `selection` for the choices of a step. `times` counts how often a run has chosen each
+/// instruction; this function adds the choices to the counts.
 pub fn selected(step: u32, choices: &[SelectedCandidate], times: &mut [u32]) -> Vec<SelectionRow> {
     let row = |(slot, choice): (usize, &SelectedCandidate)| {
         let SelectedCandidate { id, cluster, score, log_prob } = *choice;

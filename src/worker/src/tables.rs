@@ -105,8 +105,8 @@ fn counts<T>(rows: &[T], of: impl Fn(&T) -> u64) -> ArrayRef {
     Arc::new(UInt64Array::from_iter_values(rows.iter().map(of)))
 }
 
-/// A column of vectors from their numbers, row by row, with `width` numbers in a row. `is_valid` says which rows are not
-/// null; without `is_valid`, no row is null.
+/// A column of vectors from their numbers, row by row, with `width` numbers in a row. `is_valid` says which rows are
+/// not null; without `is_valid`, no row is null.
 ///
 /// # Errors
 /// The numbers are not a multiple of `width`.

@@ -1,7 +1,7 @@
 //! The formats of instruction data.
 //!
-//! A reader returns the conversation of a record, or the reason why the record has none. The author of the file reads the
-//! reason in the table `rejects`.
+//! A reader returns the conversation of a record, or the reason why the record has none. The author of the file reads
+//! the reason in the table `rejects`.
 
 pub mod alpaca;
 pub mod messages;

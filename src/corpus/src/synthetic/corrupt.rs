@@ -4,7 +4,8 @@ use super::family::{Skill as _, SyntheticQuestion};
 use raisin_base::random::Rng;
 use raisin_settings::Family;
 
-/// A wrong answer in the form of a right one: a number close to the right number, or the right letters in another order.
+/// A wrong answer in the form of a right one: a number close to the right number, or the right letters in another
+/// order.
 pub fn plausible(question: &SyntheticQuestion, draw: &mut Rng) -> String {
     if let Ok(number) = question.answer.parse::<usize>() {
         let distance = draw.between(1, 9);

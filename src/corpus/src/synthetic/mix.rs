@@ -11,8 +11,9 @@ use raisin_base::random::Rng;
 use raisin_base::seed::Seed;
 use raisin_settings::{Family, Mix};
 
-/// The number of rows of the pool that are relevant, wrong, corrupted, redundant and irrelevant: the shares of `size` by
-/// the method of the largest remainder. Each count differs from its share by less than 1, and the counts sum to `size`.
+/// The number of rows of the pool that are relevant, wrong, corrupted, redundant and irrelevant: the shares of `size`
+/// by the method of the largest remainder. Each count differs from its share by less than 1, and the counts sum to
+/// `size`.
 fn counts(mix: &Mix) -> [usize; 5] {
     let Mix { relevant, wrong, corrupted, redundant, .. } = *mix;
     let rest = (1.0 - (relevant + wrong + corrupted + redundant)).max(0.0);
@@ -69,8 +70,8 @@ impl Fresh {
     }
 }
 
-/// Makes a mixture. The questions of the pool, of validation and of test are disjoint, in every wording. The pre-training
-/// text contains no question of validation or test.
+/// Makes a mixture. The questions of the pool, of validation and of test are disjoint, in every wording. The
+/// pre-training text contains no question of validation or test.
 pub fn mix(mix: &Mix, seed: &Seed) -> Result<Mixture> {
     let mut fresh = Fresh { asked: BTreeSet::new() };
     let validation = examples(mix, mix.validation, &mut fresh, &mut seed.at("validation").rng())?;

@@ -200,8 +200,8 @@ impl<'a> Finetuning<'a> {
         Ok(true)
     }
 
-    /// Whether P is measured after this number of steps: every `evaluate_every` steps, at the end, and after each step if the
-    /// method uses P.
+    /// Whether P is measured after this number of steps: every `evaluate_every` steps, at the end, and after each step
+    /// if the method uses P.
     fn measures_after(&self, steps: usize) -> bool {
         let every = self.parameters.evaluate_every;
         steps == self.steps || self.chooser.wants_performance() || (every > 0 && steps.is_multiple_of(every))

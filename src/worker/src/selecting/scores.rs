@@ -12,8 +12,9 @@ use super::numbers;
 use raisin_base::error::{Context as _, Problem, Result, ensure};
 use raisin_table as table;
 
-/// The scores of a file by instruction id. The file is CSV with a header or Parquet. Its column `row` is the position of a
-/// record in the first source file of the pool, from 0; `column` holds the scores. An instruction without a score gets none.
+/// The scores of a file by instruction id. The file is CSV with a header or Parquet. Its column `row` is the position
+/// of a record in the first source file of the pool, from 0; `column` holds the scores. An instruction without a score
+/// gets none.
 ///
 /// # Errors
 /// A row or a score is not a valid number, or a row has two scores: the error names the line and the value. Or no score
@@ -125,8 +126,8 @@ fn not_a_score(column: &str, value: &str) -> String {
     format!("`{column}` is `{value}`, not a finite number")
 }
 
-/// Calls `take` for each record of a CSV text with a header: with the line at which the record begins, and the record as a
-/// batch of one row or the reason why it cannot be read.
+/// Calls `take` for each record of a CSV text with a header: with the line at which the record begins, and the record
+/// as a batch of one row or the reason why it cannot be read.
 fn for_each_record(
     text: &[u8],
     schema: Arc<Schema>,

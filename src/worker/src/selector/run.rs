@@ -1,8 +1,8 @@
 //! The rounds of a stage of kind `selector`, their checkpoints, and the files of the artifact.
 //!
-//! After every round, the rows of its tables and the state of the training go into the work folder, as one sealed record.
-//! If a stage was killed, the next attempt reads the whole records, plays the unfinished round again, and writes the same
-//! bytes.
+//! After every round, the rows of its tables and the state of the training go into the work folder, as one sealed
+//! record. If a stage was killed, the next attempt reads the whole records, plays the unfinished round again, and
+//! writes the same bytes.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -33,7 +33,8 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     run_until(&parameters, context, parameters.config.rounds)
 }
 
-/// As [`run`]. If `until` is less than the number of rounds, the stage ends after `until` rounds as after a kill, for tests.
+/// As [`run`]. If `until` is less than the number of rounds, the stage ends after `until` rounds as after a kill, for
+/// tests.
 pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize) -> Result<()> {
     let Parameters { stage, config } = parameters;
     let loading = Meter::start(device(context)?);
@@ -123,7 +124,8 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
     context.add_reference("features", clusters)
 }
 
-/// The summaries of the forward passes before the first episode: the features of the pool, the states of a frozen prefix.
+/// The summaries of the forward passes before the first episode: the features of the pool, the states of a frozen
+/// prefix.
 fn passes_before(clusters: &Path, model: &Path) -> Result<Vec<Value>> {
     let features = referenced(clusters, "features")?;
     let mut passes = Vec::new();
@@ -151,8 +153,8 @@ fn with_used_columns(candidates: Candidates, config: &PpoSettings) -> Result<Can
     candidates.with_columns(&used)
 }
 
-/// The finished rounds, in memory and in the work folder. A work folder belongs to one action, so that its rounds belong to
-/// this run.
+/// The finished rounds, in memory and in the work folder. A work folder belongs to one action, so that its rounds
+/// belong to this run.
 struct Rounds<'a> {
     folder: PathBuf,
     context: &'a Context,
@@ -218,8 +220,8 @@ impl<'a> Rounds<'a> {
         Ok((rounds, PolicyTraining::new(candidates, config.clone(), seed)?))
     }
 
-    /// [`PolicyTraining`] reads and writes its state as a file. This file exists only while the state is copied from or to a
-    /// record.
+    /// [`PolicyTraining`] reads and writes its state as a file. This file exists only while the state is copied from or
+    /// to a record.
     fn state(&self) -> PathBuf {
         self.folder.join("state.safetensors")
     }
