@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use raisin_base::error::{Context as _, Result, anyhow, ensure};
+use raisin_base::files::if_there;
 use raisin_base::seed::Seed;
 
 /// One stage to run, with everything resolved.
@@ -170,11 +171,8 @@ pub const ASSIGNMENT: &str = "assignment.json";
 /// false if `give_up` returned true before the folder was free.
 pub fn wait_until_left(folder: &Path, give_up: impl Fn() -> bool) -> Result<bool> {
     let path = folder.join(ASSIGNMENT);
-    let file = match open_to_lock(&path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(true),
-        Err(error) => return Err(error).with_context(|| format!("cannot open {}", path.display())),
-    };
+    let file = if_there(open_to_lock(&path)).with_context(|| format!("cannot open {}", path.display()))?;
+    let Some(file) = file else { return Ok(true) };
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(true),
@@ -361,10 +359,9 @@ pub const REFERENCES: &str = "references.json";
 /// The file cannot be read, or does not hold references.
 pub fn references(artifact: &Path) -> Result<BTreeMap<String, String>> {
     let path = artifact.join(REFERENCES);
-    match std::fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| format!("{} is unreadable", path.display())),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(BTreeMap::new()),
-        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    match if_there(std::fs::read(&path)).with_context(|| format!("cannot read {}", path.display()))? {
+        Some(bytes) => serde_json::from_slice(&bytes).with_context(|| format!("{} is unreadable", path.display())),
+        None => Ok(BTreeMap::new()),
     }
 }
 

@@ -16,6 +16,7 @@ use tokenizers::Tokenizer;
 use super::message::{Example, Instruction, Message, conversation};
 use super::template::ChatTemplate;
 use raisin_base::error::{Context as _, Problem, Result, anyhow};
+use raisin_base::files::if_there;
 
 /// A sequence of tokens, and which of them are targets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -324,10 +325,9 @@ fn joined(messages: &[Message]) -> (String, Vec<Option<Range<usize>>>) {
 /// a list of named templates.
 fn template_source(folder: &Path, config: &Value) -> Result<Option<String>> {
     let path = folder.join("chat_template.jinja");
-    match std::fs::read_to_string(&path) {
-        Ok(text) => return Ok(Some(text)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    let text = if_there(std::fs::read_to_string(&path)).with_context(|| format!("cannot read {}", path.display()))?;
+    if text.is_some() {
+        return Ok(text);
     }
     let entry = &config["chat_template"];
     let named = |list: &Vec<Value>| {
@@ -344,10 +344,9 @@ fn token_text(entry: &Value) -> Option<String> {
 
 /// The JSON of a file; null if the file does not exist.
 fn read_json(path: &Path) -> Result<Value> {
-    match std::fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| format!("{} is not JSON", path.display())),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Value::Null),
-        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    match if_there(std::fs::read(path)).with_context(|| format!("cannot read {}", path.display()))? {
+        Some(bytes) => serde_json::from_slice(&bytes).with_context(|| format!("{} is not JSON", path.display())),
+        None => Ok(Value::Null),
     }
 }
 

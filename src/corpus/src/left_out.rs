@@ -23,10 +23,7 @@ pub fn digest_of(examples: &[Example]) -> Digest {
 /// # Errors
 /// The overlap was found with other examples, or all examples overlap.
 pub fn leave_out(artifact: &Path, split: Split, task: &mut Task) -> Result<usize> {
-    let examples = match split {
-        Split::Test => &mut task.test,
-        Split::Validation => &mut task.validation,
-    };
+    let examples = task.examples_mut(split);
     let summary = table::read(&artifact.join("overlap_summary.parquet"))?;
     let (names, digests): (&StringArray, &StringArray) =
         (table::column(&summary, "split")?, table::column(&summary, "examples_digest")?);

@@ -1,6 +1,6 @@
 //! Instructions and task examples, independent of the format of their files.
 
-use raisin_settings::{Extract, Scored};
+use raisin_settings::{Extract, Scored, Split};
 use serde::{Deserialize, Serialize};
 
 /// One turn of a conversation. The roles are those of chat templates: `system`, `user`, `assistant`, `tool`.
@@ -92,6 +92,22 @@ pub struct Task {
     /// The examples that training never sees.
     pub test: Vec<Example>,
     pub scoring: ScoringRule,
+}
+
+impl Task {
+    pub fn examples(&self, split: Split) -> &[Example] {
+        match split {
+            Split::Test => &self.test,
+            Split::Validation => &self.validation,
+        }
+    }
+
+    pub(crate) fn examples_mut(&mut self, split: Split) -> &mut Vec<Example> {
+        match split {
+            Split::Test => &mut self.test,
+            Split::Validation => &mut self.validation,
+        }
+    }
 }
 
 /// How answers are scored; the content of `task.json`.

@@ -47,7 +47,7 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
         std::fs::copy(&sources, &target).with_context(|| format!("cannot copy {}", sources.display()))?;
     }
     let overlapping = |split: Split| {
-        let (overlapping, all) = (overlaps.overlapping(split), overlaps.examples(split).len());
+        let (overlapping, all) = (overlaps.overlapping(split), task.examples(split).len());
         format!("{} of {} {}", grouped(overlapping as u64), grouped(all as u64), split.name())
     };
     context.note(format!(
@@ -85,13 +85,6 @@ struct Overlaps<'a> {
 }
 
 impl Overlaps<'_> {
-    fn examples(&self, split: Split) -> &[Example] {
-        match split {
-            Split::Test => &self.task.test,
-            Split::Validation => &self.task.validation,
-        }
-    }
-
     /// The example of a hit and its split.
     fn place(&self, hit: &OverlapHit) -> (Split, &Example) {
         match hit.example.checked_sub(self.task.validation.len()) {
@@ -150,12 +143,12 @@ impl Overlaps<'_> {
         let sum = |count: &dyn Fn(Split) -> usize| {
             splits.map(|(_, splits)| splits.iter().map(|&split| count(split)).sum::<usize>() as u32)
         };
-        let all = sum(&|split| self.examples(split).len());
+        let all = sum(&|split| self.task.examples(split).len());
         let overlapping = sum(&|split| self.overlapping(split));
         let shares =
             overlapping.iter().zip(all).map(|(&count, all)| (all > 0).then(|| f64::from(count) / f64::from(all)));
         let digests = splits.map(|(_, splits)| match splits {
-            [split] => Some(digest_of(self.examples(*split)).to_hex()),
+            [split] => Some(digest_of(self.task.examples(*split)).to_hex()),
             _ => None,
         });
         let rows = splits.map(|(_, splits)| self.rows(splits) as u32);

@@ -192,7 +192,7 @@ impl<'a> Build<'a> {
 
     fn explain(&mut self, id: NodeId, action: &Action<'_>, lost: Option<ActionDifference>) -> Result<Vec<String>> {
         if let Some(ActionDifference::Lost { reason }) = &lost {
-            self.tell(id, News::SetAside { reason })?;
+            self.tell(id, News::Lost { reason })?;
         }
         let why = match (lost, self.plan) {
             (Some(lost), _) => vec![lost],

@@ -22,6 +22,7 @@ use super::waiting;
 use super::worker::{Ending, Worker};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Error, Problem, Result, bail, render};
+use raisin_base::files::if_there;
 use raisin_contract::context::{ASSIGNMENT, wait_until_left};
 use raisin_contract::{Assignment, Event, Process, Progress};
 use raisin_store::{ActionRecord, FileDifference, Lookup, Manifest, Store, remove_tree};
@@ -261,14 +262,10 @@ struct Before {
 /// had when the stage began. With other fingerprints, the stage may have read other bytes than the key says, and no
 /// check came after the reading. If checkpoints are removed, returns the reason.
 fn remove_if_inputs_changed(staging: &Path, fingerprints: Digest) -> Result<Option<&'static str>> {
-    let before = match std::fs::read(staging.join(ASSIGNMENT)) {
-        Ok(text) => serde_json::from_slice::<Before>(&text).ok(),
-        // The stage did not begin before, or a process died after it created the folder.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Err(error) => {
-            return Err(error).with_context(|| format!("cannot read the {ASSIGNMENT} of {}", staging.display()));
-        }
-    };
+    // Without this file, the stage did not begin before, or a process died after it created the folder.
+    let text = if_there(std::fs::read(staging.join(ASSIGNMENT)))
+        .with_context(|| format!("cannot read the {ASSIGNMENT} of {}", staging.display()))?;
+    let before = text.and_then(|text| serde_json::from_slice::<Before>(&text).ok());
     let why = match before {
         Some(before) if before.inputs_look == fingerprints => return Ok(None),
         _ if !staging.exists() => return Ok(None),

@@ -17,6 +17,7 @@ use ureq::{Agent, Body};
 use super::waiting;
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Problem, Result, anyhow, bail};
+use raisin_base::files::if_there;
 use raisin_contract::Progress;
 use raisin_store::{Lock, Store};
 
@@ -175,12 +176,9 @@ impl<'d> Download<'d> {
     fn begin_anew(&mut self) -> Result<()> {
         self.beginnings += u32::from(self.length() > 0);
         (self.version, self.pieced) = (None, false);
-        match std::fs::remove_file(self.part) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("cannot remove {}", self.part.display()))
-            }
-            _ => Ok(()),
-        }
+        if_there(std::fs::remove_file(self.part))
+            .map(|_| ())
+            .with_context(|| format!("cannot remove {}", self.part.display()))
     }
 
     /// Returns the digest of the whole file.

@@ -107,7 +107,7 @@ impl<'a> Resolver<'a> {
                     record.artifact
                 }
                 Lookup::Miss => return Ok(StageLookup::Miss(None)),
-                Lookup::Damaged(reason) => return Ok(StageLookup::Miss(Some(ActionDifference::Lost { reason }))),
+                Lookup::Lost(reason) => return Ok(StageLookup::Miss(Some(ActionDifference::Lost { reason }))),
             },
         };
         self.artifacts[id] = Some(artifact);

@@ -23,8 +23,8 @@ pub enum News<'n> {
         key: Digest,
         artifact: Digest,
     },
-    /// The stage had an artifact that cannot be used; the artifact was set aside.
-    SetAside {
+    /// The stage had an artifact that cannot be used.
+    Lost {
         reason: &'n str,
     },
     /// The stage was cached when the plan was made, and is not cached any more.
@@ -98,7 +98,7 @@ impl Told {
                 let (stage, variant) = names();
                 self.journal.hold(JournalEvent::Hit { stage, variant, kind: kind(), key, artifact });
             }
-            News::SetAside { reason } => self.line(graph, id, &format!("set aside: {reason}")),
+            News::Lost { reason } => self.line(graph, id, reason),
             News::GoneSincePlanned => {
                 self.line(graph, id, "was cached when the plan was made, and is not cached any more: it runs");
             }

@@ -17,6 +17,7 @@ use super::history::{self, TOOL_TABLES};
 use super::sources::{Member, TableFile, distinct};
 use super::{TableFiles, pivot, tables_of};
 use raisin_base::error::{Context as _, Problem, Result, nearest};
+use raisin_base::files::if_there;
 use raisin_contract::query::{HISTORY, TOOL};
 use raisin_store::{BuildDescription, DESCRIPTION, Store};
 
@@ -81,11 +82,8 @@ impl Catalogs {
 
 /// The descriptions in the folders of `out/`, each with the time of its last change.
 fn built_pipelines(out: &Path) -> Result<Vec<(SystemTime, BuildDescription)>> {
-    let entries = match std::fs::read_dir(out) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).with_context(|| format!("cannot list {}", out.display())),
-    };
+    let entries = if_there(std::fs::read_dir(out)).with_context(|| format!("cannot list {}", out.display()))?;
+    let Some(entries) = entries else { return Ok(Vec::new()) };
     let mut found = Vec::new();
     for entry in entries {
         let folder = entry?.path();

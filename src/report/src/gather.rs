@@ -11,6 +11,7 @@ use arrow_schema::DataType;
 use serde_json::Value;
 
 use raisin_base::error::{Context as _, Result, anyhow};
+use raisin_base::files::if_there;
 use raisin_contract::InputArtifact;
 use raisin_table as table;
 
@@ -322,13 +323,10 @@ fn number(summary: &Value, key: &str) -> f64 {
 
 /// A JSON file; `None` if there is no such file.
 fn json(path: &Path) -> Result<Option<Value>> {
-    match std::fs::read(path) {
-        Ok(bytes) => {
-            Ok(Some(serde_json::from_slice(&bytes).with_context(|| format!("{} is not JSON", path.display()))?))
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
-    }
+    if_there(std::fs::read(path))
+        .with_context(|| format!("cannot read {}", path.display()))?
+        .map(|bytes| serde_json::from_slice(&bytes).with_context(|| format!("{} is not JSON", path.display())))
+        .transpose()
 }
 
 /// The label consists of the method and the swept values: `raise`, or `raise, budget=5%`.

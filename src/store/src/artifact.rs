@@ -25,9 +25,9 @@ pub struct Artifact {
 pub enum Lookup {
     Hit(Box<ActionRecord>),
     Miss,
-    /// The action record or the artifact was damaged and is set aside, or the artifact is gone. The text gives the
-    /// reason.
-    Damaged(String),
+    /// The action record or the artifact was damaged and is set aside, or the artifact is gone. The text says which, and
+    /// the damage.
+    Lost(String),
 }
 
 impl Store {
@@ -41,7 +41,7 @@ impl Store {
             Err(error) => {
                 let error = damage(error)?;
                 self.set_aside(&self.record_file(key))?;
-                return Ok(Lookup::Damaged(format!("{error:#}")));
+                return Ok(Lookup::Lost(format!("set aside: {error:#}")));
             }
         };
         if self.is_untouched(record.artifact) {
@@ -51,7 +51,7 @@ impl Store {
             Ok(Some(_)) => Ok(Lookup::Hit(Box::new(record))),
             Ok(None) => {
                 let text = format!("the artifact {} of stage `{}` is gone", record.artifact.short(), record.stage);
-                Ok(Lookup::Damaged(text))
+                Ok(Lookup::Lost(text))
             }
             Err(_) => {
                 // A concurrent build may have repaired the artifact by now. Therefore it is checked again under the
@@ -60,8 +60,8 @@ impl Store {
                 let Err(error) = self.inspect(record.artifact) else { return Ok(Lookup::Hit(Box::new(record))) };
                 let error = damage(error)?;
                 self.set_aside(&self.artifact_folder(record.artifact))?;
-                let text = format!("the artifact {} of stage `{}`: {error:#}", record.artifact.short(), record.stage);
-                Ok(Lookup::Damaged(text))
+                let artifact = record.artifact.short();
+                Ok(Lookup::Lost(format!("set aside: the artifact {artifact} of stage `{}`: {error:#}", record.stage)))
             }
         }
     }
@@ -297,7 +297,7 @@ mod tests {
             store.write_record(&sample(key, artifact.digest)).unwrap();
             assert!(matches!(store.lookup(key).unwrap(), Lookup::Hit(_)));
             damage(&artifact, change);
-            let Lookup::Damaged(reason) = store.lookup(key).unwrap() else { panic!("{expected}: not seen") };
+            let Lookup::Lost(reason) = store.lookup(key).unwrap() else { panic!("{expected}: not seen") };
             assert!(reason.contains(expected) && reason.contains("stage `pool`"), "{reason}");
             assert!(!artifact.folder.exists());
             // After a stage makes the artifact again, the look-up is a hit again.
@@ -327,7 +327,18 @@ mod tests {
         store.write_record(&sample(key, artifact.digest)).unwrap();
         let bytes = std::fs::read(store.record_file(key)).unwrap();
         std::fs::write(store.record_file(key), &bytes[..bytes.len() / 2]).unwrap();
-        assert!(matches!(store.lookup(key).unwrap(), Lookup::Damaged(_)));
+        assert!(matches!(store.lookup(key).unwrap(), Lookup::Lost(reason) if reason.starts_with("set aside: ")));
         assert!(matches!(store.lookup(key).unwrap(), Lookup::Miss));
+    }
+
+    #[test]
+    fn a_lost_artifact_is_not_said_to_be_set_aside() {
+        let (_folder, store) = store();
+        let artifact = made(&store, &[("a", "1")]);
+        let key = Digest::of(b"key");
+        store.write_record(&sample(key, artifact.digest)).unwrap();
+        store.set_aside(&artifact.folder).unwrap();
+        let Lookup::Lost(reason) = store.lookup(key).unwrap() else { panic!("a hit") };
+        assert_eq!(reason, format!("the artifact {} of stage `pool` is gone", artifact.digest.short()));
     }
 }

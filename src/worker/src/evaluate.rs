@@ -18,7 +18,6 @@ use raisin_corpus::left_out::leave_out;
 use raisin_corpus::{Codec, Example, Extract, Scored, Sequence, Task, read_task};
 use raisin_kinds::evaluate::{Metric, Parameters};
 use raisin_lm::Model;
-use raisin_settings::Split;
 use raisin_table::{self as table, WriteTable as _};
 use raisin_training::scoring::{best_choice, last_number, mean_and_error, strict_number, token_mean_and_error};
 use raisin_training::validation::{RowLoss, ValidationSet};
@@ -59,10 +58,7 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
 /// # Errors
 /// The split has no examples.
 fn chosen(task: &Task, parameters: &Parameters) -> Result<Vec<Example>> {
-    let all = match parameters.split {
-        Split::Test => &task.test,
-        Split::Validation => &task.validation,
-    };
+    let all = task.examples(parameters.split);
     if all.is_empty() {
         let problem =
             Problem::new(format!("the task `{}` has no {} example", parameters.task, parameters.split.name()));
