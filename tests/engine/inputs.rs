@@ -173,7 +173,7 @@ fn an_input_that_is_edited_before_its_stage_begins_is_not_read_under_the_key_of_
     std::fs::write(&input, "one").unwrap();
     let pipeline = project.one(&[
         ("first", "write", json!({"milliseconds": 700})),
-        ("copy", "copy", json!({"path": "data.txt", "after": "first"})),
+        ("copy", "copy", json!({"path": "data.txt", "after": "first", "milliseconds": 1})),
     ]);
     let summary = std::thread::scope(|scope| {
         let build = scope.spawn(|| project.build(&pipeline));
