@@ -18,6 +18,9 @@ pub struct Arguments {
     name: Option<String>,
 }
 
+/// The most characters of a line of a description.
+const WIDTH: usize = 94;
+
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let text = match &arguments.name {
         None => list(KINDS),
@@ -60,11 +63,28 @@ fn describe(kind: &Declaration) -> String {
             None => "optional".to_owned(),
         };
         let _ = writeln!(text, "\n  {name}  ({}; {state})", type_of(property));
-        for line in property.get("description").and_then(Value::as_str).unwrap_or_default().lines() {
+        let description = property.get("description").and_then(Value::as_str).unwrap_or_default();
+        for line in description.lines().flat_map(wrapped) {
             let _ = writeln!(text, "      {line}");
         }
     }
     text
+}
+
+/// A paragraph as lines of at most [`WIDTH`] characters, unless a word is longer.
+fn wrapped(paragraph: &str) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in paragraph.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.is_empty() => line.push_str(word),
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= WIDTH => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
 }
 
 /// The type of a property: `integer`, `array`, or the name of a type with its own definition.

@@ -177,7 +177,7 @@ impl<'d> Download<'d> {
         self.beginnings += u32::from(self.length() > 0);
         (self.version, self.pieced) = (None, false);
         if_there(std::fs::remove_file(self.part))
-            .map(|_| ())
+            .map(drop)
             .with_context(|| format!("cannot remove {}", self.part.display()))
     }
 

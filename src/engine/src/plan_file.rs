@@ -8,6 +8,7 @@
 //! Neither changes an action.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -40,6 +41,9 @@ pub struct PlanFile {
     /// The path from which the plan was read.
     #[serde(skip)]
     path: PathBuf,
+    /// The actions of `stages`, if the plan was read from a file.
+    #[serde(skip)]
+    actions: Vec<Action<'static>>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -96,6 +100,7 @@ impl PlanFile {
             pipeline: KeptPipeline::of(pipeline),
             stages: stages.collect(),
             path: PathBuf::new(),
+            actions: Vec::new(),
         };
         Ok((plan, file))
     }
@@ -128,11 +133,10 @@ impl PlanFile {
             }
             None => return Err(Problem::usage(format!("{shown} is neither a pipeline nor a plan")).hint(again).into()),
         }
-        let mut plan: Self = serde_json::from_value(value)
-            .map_err(|error| Problem::usage(format!("the plan {shown} is damaged: {error}")).hint(again))?;
+        let damaged = |error: &dyn Display| Problem::usage(format!("the plan {shown} is damaged: {error}")).hint(again);
+        let mut plan: Self = serde_json::from_value(value).map_err(|error| damaged(&error))?;
         for kept in &plan.stages {
-            Action::of_json(&kept.action)
-                .map_err(|error| Problem::usage(format!("the plan {shown} is damaged: {error}")).hint(again))?;
+            plan.actions.push(Action::of_json(&kept.action).map_err(|error| damaged(&error))?.into_owned());
         }
         path.clone_into(&mut plan.path);
         Ok(Some(plan))
@@ -171,15 +175,13 @@ impl PlanFile {
     /// Something changed since the plan was made; the message lists the changes by stage.
     pub(super) fn check(&self, resolver: &Resolver<'_>) -> Result<()> {
         let count = resolver.graph.nodes.len();
-        if count != self.stages.len() {
+        if count != self.actions.len() {
             let message = format!("the plan {} does not fit its own pipeline", self.path.display());
             return Err(Problem::usage(message).hint("plan again").into());
         }
         let mut changed = Vec::new();
-        for (id, kept) in self.stages.iter().enumerate() {
-            // This does not fail: `read` has refused a plan whose actions cannot be read.
-            let planned = Action::of_json(&kept.action)?;
-            let mut found = differences(&planned, &reread(&resolver.action(id)?)?);
+        for (id, (kept, planned)) in self.stages.iter().zip(&self.actions).enumerate() {
+            let mut found = differences(planned, &reread(&resolver.action(id)?)?);
             // The artifacts of inputs are known only after the earlier stages have run, so these differences are
             // ignored here.
             found.retain(|difference| !difference.is_of_an_artifact());

@@ -11,7 +11,7 @@ use super::Resources;
 use raisin_contract::query::RESERVED_SCHEMAS;
 use raisin_contract::{DType, Declaration};
 
-/// The schema of a whole pipeline file.
+/// The schema of a whole pipeline file. A paragraph of a description has no line breaks.
 pub fn of(kinds: &[Declaration]) -> Value {
     let mut generator = SchemaSettings::draft07().for_deserialize().into_generator();
     let mut choices = Vec::new();
@@ -21,7 +21,7 @@ pub fn of(kinds: &[Declaration]) -> Value {
     }
     let dtype = generator.subschema_for::<DType>().to_value();
     let definitions: Map<String, Value> = generator.take_definitions(true);
-    json!({
+    let mut schema = json!({
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "A raisin pipeline",
         "type": "object",
@@ -38,7 +38,12 @@ pub fn of(kinds: &[Declaration]) -> Value {
                         "type": "string",
                         "pattern": "^[A-Za-z0-9_][A-Za-z0-9_-]*$",
                     },
-                    "seed": { "description": "The seed from which the random draws of the stages derive, unless a parameter gives a seed of its own. Default: 0.", "type": "integer", "minimum": 0 },
+                    "seed": {
+                        "description": "The seed from which the random draws of the stages derive, unless a parameter \
+                                        gives a seed of its own. Default: 0.",
+                        "type": "integer",
+                        "minimum": 0,
+                    },
                     "dtype": {
                         "description": "The dtype of matrix products. Default: f32 on a CPU, bf16 on CUDA.",
                         "allOf": [dtype],
@@ -60,16 +65,35 @@ pub fn of(kinds: &[Declaration]) -> Value {
         },
         "additionalProperties": false,
         "definitions": definitions,
-    })
+    });
+    join_lines(&mut schema);
+    schema
 }
 
-/// The schema of the parameters of one kind, with the definitions to which it refers.
+/// The schema of the parameters of one kind, with the definitions to which it refers. A paragraph of a description has
+/// no line breaks.
 pub fn of_kind(kind: &Declaration) -> Value {
     let mut generator = SchemaSettings::draft07().for_deserialize().into_generator();
     let parameters = kind.schema(&mut generator).to_value();
     let mut schema = stage(kind, parameters, &mut generator);
     schema["definitions"] = Value::Object(generator.take_definitions(true).into_iter().collect());
+    join_lines(&mut schema);
     schema
+}
+
+/// Removes the line breaks of the source code from all descriptions.
+fn join_lines(schema: &mut Value) {
+    match schema {
+        Value::Object(members) => {
+            if let Some(Value::String(description)) = members.get_mut("description") {
+                let paragraphs: Vec<String> = description.split("\n\n").map(|text| text.replace('\n', " ")).collect();
+                *description = paragraphs.join("\n\n");
+            }
+            members.values_mut().for_each(join_lines);
+        }
+        Value::Array(values) => values.iter_mut().for_each(join_lines),
+        _ => {}
+    }
 }
 
 /// The content of `schemas/pipeline.schema.json`.

@@ -25,8 +25,8 @@ pub struct Artifact {
 pub enum Lookup {
     Hit(Box<ActionRecord>),
     Miss,
-    /// The action record or the artifact was damaged and is set aside, or the artifact is gone. The text says which, and
-    /// the damage.
+    /// The action record or the artifact was damaged and is now set aside, or the artifact is gone. The text says which
+    /// of these it is, and names the damage.
     Lost(String),
 }
 
@@ -245,6 +245,13 @@ mod tests {
         change(&file).unwrap();
     }
 
+    /// An artifact of these files, and the key of an action record that names it.
+    fn recorded(store: &Store, files: &[(&str, &str)]) -> (Digest, Artifact) {
+        let (key, artifact) = (Digest::of(b"key"), made(store, files));
+        store.write_record(&sample(key, artifact.digest)).unwrap();
+        (key, artifact)
+    }
+
     #[test]
     fn equal_content_is_one_read_only_artifact() {
         let (_folder, store) = store();
@@ -292,9 +299,7 @@ mod tests {
         ];
         for (change, expected) in changes {
             let (_folder, store) = store();
-            let artifact = made(&store, &[("a", "1"), ("sub/b", "22")]);
-            let key = Digest::of(b"key");
-            store.write_record(&sample(key, artifact.digest)).unwrap();
+            let (key, artifact) = recorded(&store, &[("a", "1"), ("sub/b", "22")]);
             assert!(matches!(store.lookup(key).unwrap(), Lookup::Hit(_)));
             damage(&artifact, change);
             let Lookup::Lost(reason) = store.lookup(key).unwrap() else { panic!("{expected}: not seen") };
@@ -322,9 +327,7 @@ mod tests {
     #[test]
     fn a_torn_record_is_a_miss_that_says_so() {
         let (_folder, store) = store();
-        let artifact = made(&store, &[("a", "1")]);
-        let key = Digest::of(b"key");
-        store.write_record(&sample(key, artifact.digest)).unwrap();
+        let (key, _) = recorded(&store, &[("a", "1")]);
         let bytes = std::fs::read(store.record_file(key)).unwrap();
         std::fs::write(store.record_file(key), &bytes[..bytes.len() / 2]).unwrap();
         assert!(matches!(store.lookup(key).unwrap(), Lookup::Lost(reason) if reason.starts_with("set aside: ")));
@@ -334,9 +337,7 @@ mod tests {
     #[test]
     fn a_lost_artifact_is_not_said_to_be_set_aside() {
         let (_folder, store) = store();
-        let artifact = made(&store, &[("a", "1")]);
-        let key = Digest::of(b"key");
-        store.write_record(&sample(key, artifact.digest)).unwrap();
+        let (key, artifact) = recorded(&store, &[("a", "1")]);
         store.set_aside(&artifact.folder).unwrap();
         let Lookup::Lost(reason) = store.lookup(key).unwrap() else { panic!("a hit") };
         assert_eq!(reason, format!("the artifact {} of stage `pool` is gone", artifact.digest.short()));

@@ -71,8 +71,7 @@ pub(super) fn index_name(out: &Path) -> String {
     Digest::of(name.as_os_str().as_bytes()).to_hex()
 }
 
-/// Whether the name of a file is `.name.pid.count`: the name of the temporary files of
-/// [`raisin_base::cache_only::put`].
+/// Whether the name of a file is `.name.pid.count`: the name of the temporary files of [`super::put`].
 pub(super) fn is_temporary(path: &Path) -> bool {
     let number = |part: Option<&str>| part.is_some_and(|part| part.parse::<u64>().is_ok());
     path.file_name().and_then(|name| name.to_str()).is_some_and(|name| {

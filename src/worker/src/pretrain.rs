@@ -157,7 +157,7 @@ fn read_rows(codec: &Codec, parameters: &Parameters, context: &Context) -> Resul
     let artifact = context.input("/text")?;
     let texts = artifact.join("pretraining.parquet");
     let mut rows = Vec::new();
-    if texts.is_file() {
+    let encoded = if texts.is_file() {
         let texts = table::read(&texts)?;
         let pairs = match (texts.column_by_name("prompt"), texts.column_by_name("response")) {
             (Some(_), Some(_)) => Some((
@@ -187,14 +187,12 @@ fn read_rows(codec: &Codec, parameters: &Parameters, context: &Context) -> Resul
                 }
             }
         }
-        let encoded = codec.instructions(&instructions, parameters.max_tokens)?;
-        note_untrainable(context, &encoded, parameters.max_tokens);
-        rows.extend(encoded.into_iter().flatten());
+        codec.instructions(&instructions, parameters.max_tokens)?
     } else {
-        let encoded = encode_pool(codec, &read_instructions(artifact)?, parameters.max_tokens, context, "/text")?;
-        note_untrainable(context, &encoded, parameters.max_tokens);
-        rows.extend(encoded.into_iter().flatten());
-    }
+        encode_pool(codec, &read_instructions(artifact)?, parameters.max_tokens, context, "/text")?
+    };
+    note_untrainable(context, &encoded, parameters.max_tokens);
+    rows.extend(encoded.into_iter().flatten());
     if parameters.loss == Supervised::All {
         rows = rows.into_iter().map(|row| whole(&row.tokens)).collect();
     }
