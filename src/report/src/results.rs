@@ -120,7 +120,7 @@ fn finding(group: &Group, reference: &str) -> String {
     // If an oracle is the first row of the table below, the sentence names the oracle too. Otherwise sentence and table
     // would seem to disagree.
     let aside = if best(|_| true).is_some_and(|row| !is_method(row)) {
-        " (the oracle, which is told the truth, aside)"
+        " (apart from the oracle, which sees the labels)"
     } else {
         ""
     };
