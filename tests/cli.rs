@@ -308,14 +308,13 @@ fn space_is_counted_by_stage_pipeline_and_variant_and_pinned_artifacts_survive_g
     project.done(&["pin", "swept", "pool"]);
     std::fs::remove_dir_all(project.path("out")).unwrap();
     let (would, told) = project.done(&["gc"]);
-    assert!(
-        would.is_empty() && told.contains("younger than a day") && told.contains("does not exist any more"),
-        "{told}"
-    );
+    assert!(would.is_empty() && told.contains("used within a day") && told.contains("gc removes nothing"), "{told}");
+    let (code, words) = project.refused(&["gc", "--yes", "--older-than", "0"]);
+    assert!(code == 1 && words.contains("out folder") && words.contains("`--forget FOLDER`"), "{words}");
     let (would, told) = project.done(&["gc", "--older-than", "0"]);
     assert!(would.matches("artifact ").count() == 1 && told.contains("would free"), "{would}{told}");
-    let (freed, told) = project.done(&["gc", "--yes", "--older-than", "0"]);
-    assert!(freed == would && told.contains("2 artifacts stay"), "{freed}{told}");
+    let (freed, told) = project.done(&["gc", "--yes", "--older-than", "0", "--forget"]);
+    assert!(freed == would && told.contains("2 artifacts stay") && told.contains("forgotten: "), "{freed}{told}");
     let (_, again) = project.done(&["build", "p.toml"]);
     assert!(again.contains("1 ran, 2 cached"), "{again}");
     let pins = project.done(&["pin"]).0;

@@ -19,7 +19,7 @@ fn gc_removes_unreached_artifacts_only_with_yes() {
     let young = store::gc(&store, &out, &store::GcOptions::default()).unwrap();
     assert_eq!((young.kept, young.young, young.artifacts.len()), (6, 2, 0));
     let all = store::GcOptions { older_than: Some(Duration::ZERO), ..Default::default() };
-    let yes = store::GcOptions { yes: true, ..all };
+    let yes = store::GcOptions { yes: true, ..all.clone() };
     let found = store::gc(&store, &out, &all).unwrap();
     assert_eq!((found.kept, found.artifacts.len(), found.freed), (4, 2, false));
     let sharing = store.share().unwrap();
@@ -33,7 +33,7 @@ fn gc_removes_unreached_artifacts_only_with_yes() {
 }
 
 #[test]
-fn gc_frees_nothing_of_another_project_on_the_same_cache_until_its_out_folder_is_gone() {
+fn gc_frees_nothing_of_another_project_on_the_same_cache_until_its_out_folder_is_forgotten() {
     let project = EngineProject::new();
     project.build(&project.one(&chain("ay", "-")));
     let theirs = project.folder.join("theirs");
@@ -45,9 +45,11 @@ fn gc_frees_nothing_of_another_project_on_the_same_cache_until_its_out_folder_is
         assert_eq!((found.kept, found.artifacts.len(), found.looked_at.len()), (6, 0, 2));
     }
     std::fs::remove_dir_all(&theirs).unwrap();
-    let found = store::gc(&store, &out, &all).unwrap();
-    assert_eq!((found.kept, found.artifacts.len(), found.gone), (4, 2, vec![theirs]));
-    assert_eq!(store::gc(&store, &out, &all).unwrap().gone, [] as [PathBuf; 0]);
+    assert!(store::gc(&store, &out, &all).is_err());
+    let forget = store::GcOptions { forget: store::Forget::Missing, ..all.clone() };
+    let found = store::gc(&store, &out, &forget).unwrap();
+    assert_eq!((found.kept, found.artifacts.len(), found.forgotten), (4, 2, vec![theirs]));
+    assert_eq!(store::gc(&store, &out, &all).unwrap().missing, [] as [PathBuf; 0]);
 }
 
 #[test]
@@ -84,13 +86,13 @@ fn gc_keeps_what_is_pinned_young_or_fits_the_budget() {
     // gc removes the oldest artifacts first, and not more than necessary.
     let files = files_below(&project.folder.join("cache/artifacts")).into_iter();
     let total: u64 = files.map(|path| path.metadata().unwrap().len()).sum();
-    assert_eq!(told(&store::GcOptions { budget: Some(total), ..none }).artifacts, []);
-    let some = told(&store::GcOptions { budget: Some(total * 3 / 4), ..none });
+    assert_eq!(told(&store::GcOptions { budget: Some(total), ..none.clone() }).artifacts, []);
+    let some = told(&store::GcOptions { budget: Some(total * 3 / 4), ..none.clone() });
     assert!(!some.artifacts.is_empty() && some.artifacts.len() < 4);
     assert_eq!(some.artifacts[..], all.artifacts[..some.artifacts.len()]);
 
     store.pin(all.artifacts[0], "story.c").unwrap();
-    let pinned = told(&store::GcOptions { yes: true, ..none });
+    let pinned = told(&store::GcOptions { yes: true, ..none.clone() });
     assert_eq!(pinned.artifacts, all.artifacts[1..]);
     assert_eq!(store.pins().unwrap().len(), 1);
     assert!(store.inspect(all.artifacts[0]).unwrap().is_some());

@@ -12,6 +12,7 @@ mod golden;
 mod inputs;
 mod keys;
 mod kinds;
+mod links;
 mod project;
 mod random;
 mod workers;
@@ -122,60 +123,6 @@ fn variants_share_equal_stages_and_a_gathering_stage_sees_all_variants() {
     let alone = project.one(&stages("-"));
     project.build(&alone);
     assert!(!project.folder.join("out/story/between=+,seed=2").exists(), "links of variants that are gone stay");
-}
-
-#[test]
-fn a_link_stays_until_its_stage_has_a_newer_artifact_or_is_gone_from_the_pipeline() {
-    let project = EngineProject::new();
-    let stages = |text: &str, fail: bool| -> Vec<StageText<'static>> {
-        vec![
-            ("first", "write", json!({"text": text})),
-            ("middle", "write", json!({"text": format!("{text}er"), "fail": fail})),
-            ("last", "join", json!({"left": "first", "right": "middle"})),
-        ]
-    };
-    assert_eq!(project.build(&project.one(&stages("old", false))).earlier, 0);
-    let described = |project: &EngineProject| {
-        let description = BuildDescription::read(&project.folder.join("out/story")).unwrap().unwrap();
-        description.stages.into_iter().map(|built| (built.stage, built.artifact)).collect::<Vec<_>>()
-    };
-    let before = described(&project);
-    let summary = project.build_so(&project.one(&stages("new", true)), |options| options.keep_going = true);
-    assert_eq!((summary.ran, summary.exit_code(), summary.earlier), (1, 1, 2), "{summary:?}");
-    assert_eq!(["first", "middle", "last"].map(|stage| project.text(stage)), ["new", "older", "oldolder"]);
-    let after = described(&project);
-    assert!(after[0] != before[0] && after[1..] == before[1..], "{after:?}");
-    // gc removes none of these artifacts.
-    let (store, out) = (project.store(), project.folder.join("out"));
-    let all = store::GcOptions { yes: true, older_than: Some(Duration::ZERO), ..Default::default() };
-    assert_eq!(store::gc(&store, &out, &all).unwrap().artifacts.len(), 1);
-    assert_eq!(project.text("last"), "oldolder");
-    // A build that leaves these stages out does not remove their links.
-    let summary = project.build_so(&project.one(&stages("new", false)), |options| options.only = vec!["first".into()]);
-    assert_eq!((summary.exit_code(), summary.earlier), (0, 2));
-    assert_eq!(project.text("last"), "oldolder");
-    let summary = project.build(&project.one(&stages("new", false)));
-    assert_eq!((summary.ran, summary.earlier), (2, 0));
-    assert_eq!(project.text("last"), "newnewer");
-    // A stage that is no longer in the pipeline has no link. A stage whose artifact is gone has no link either.
-    project.build(&project.one(&stages("new", false)[..2]));
-    assert!(project.folder.join("out/story/last").symlink_metadata().is_err());
-    project.store().set_aside(&project.folder.join("out/story/middle").canonicalize().unwrap()).unwrap();
-    assert_eq!(project.build(&project.one(&stages("new", true)[..2])).earlier, 0);
-    assert!(project.folder.join("out/story/middle").symlink_metadata().is_err());
-}
-
-#[test]
-fn a_build_reports_links_to_artifacts_of_an_earlier_build() {
-    let project = EngineProject::new();
-    let build = |parameters: Value| {
-        let output = project.builder(&parameters).stderr(Stdio::piped()).output().unwrap();
-        String::from_utf8_lossy(&output.stderr).into_owned()
-    };
-    assert!(!build(json!({})).contains("earlier build"));
-    let words = build(json!({"fail": true}));
-    let last: Vec<&str> = words.lines().rev().take(2).collect();
-    assert!(last[1].contains("1 stage is of an earlier build") && last[0].starts_with("failed story"), "{words}");
 }
 
 #[test]
@@ -358,7 +305,7 @@ fn a_killed_build_takes_its_children_with_it_and_leaves_no_lock() {
 }
 
 #[test]
-fn a_build_with_nothing_to_do_adds_two_lines_to_the_journal_and_writes_nothing_else() {
+fn a_build_with_nothing_to_do_adds_two_lines_to_the_journal_and_touches_its_index() {
     let project = EngineProject::new();
     std::fs::write(project.folder.join("data.txt"), "data").unwrap();
     // The store remembers the digest of an input file only after the file was unchanged for two seconds.
@@ -377,12 +324,18 @@ fn a_build_with_nothing_to_do_adds_two_lines_to_the_journal_and_writes_nothing_e
         paths.map(|path| (store::Fingerprint::of(&path).unwrap(), path)).collect::<Vec<_>>()
     };
     let (before, lines) = (look(), project.store().journal().unwrap().len());
+    let index = paths_below(&project.folder.join("cache/index")).remove(0);
+    let indexed = std::fs::read(index).unwrap();
     let again = project.build(&pipeline);
     assert_eq!((again.ran, again.cached), (0, 7));
     assert_eq!(project.store().journal().unwrap().len(), lines + 2);
     let changed: Vec<PathBuf> =
         before.into_iter().zip(look()).filter(|(before, after)| before != after).map(|(before, _)| before.1).collect();
-    assert!(changed.len() == 1 && changed[0].starts_with(project.folder.join("cache/journal")), "{changed:?}");
+    let [index, journal] = &changed[..] else { panic!("{changed:?}") };
+    assert!(journal.starts_with(project.folder.join("cache/journal")), "{changed:?}");
+    // The time of the index says when its artifacts were last used. Its content stays.
+    assert!(index.starts_with(project.folder.join("cache/index")), "{changed:?}");
+    assert_eq!(std::fs::read(index).unwrap(), indexed);
     // A link that was changed from outside is set again.
     let link = project.folder.join("out/story/seed=1/d");
     std::fs::remove_file(&link).unwrap();

@@ -8,6 +8,7 @@ mod faults;
 mod golden_digests;
 mod kills;
 mod many;
+mod model;
 mod rights;
 mod space;
 mod world;

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The result of a file operation; `None` if the path does not exist.
@@ -11,6 +11,20 @@ pub fn if_there<T>(result: std::io::Result<T>) -> std::io::Result<Option<T>> {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         other => other.map(Some),
     }
+}
+
+/// The absolute path without symbolic links and without `..`, as far as the path exists. The parts of the path that do
+/// not exist yet stay as they are.
+pub fn resolved(path: &Path) -> std::io::Result<PathBuf> {
+    let whole = std::path::absolute(path)?;
+    for existing in whole.ancestors() {
+        if let Some(found) = if_there(existing.canonicalize())? {
+            // Joining an empty rest would end the path with a slash.
+            let rest = whole.strip_prefix(existing).unwrap_or(Path::new(""));
+            return Ok(if rest.as_os_str().is_empty() { found } else { found.join(rest) });
+        }
+    }
+    Ok(whole)
 }
 
 /// Writes the parts one after another into a temporary file `.name.pid.count`, calls `finish` on it, and renames it to
@@ -28,4 +42,24 @@ pub fn put(path: &Path, parts: &[&[u8]], finish: impl Fn(&File) -> std::io::Resu
         std::fs::rename(&temporary, path)
     };
     write().inspect_err(|_| drop(std::fs::remove_file(&temporary)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_resolved_path_has_no_links_even_if_its_end_does_not_exist() -> std::io::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let top = folder.path().canonicalize()?;
+        std::fs::create_dir_all(top.join("real/sub"))?;
+        symlink(top.join("real"), top.join("link"))?;
+        assert_eq!(resolved(&top.join("link"))?, top.join("real"));
+        assert_eq!(resolved(&top.join("link/sub/../new/file"))?, top.join("real/new/file"));
+        assert_eq!(resolved(&top.join("none"))?, top.join("none"));
+        assert_eq!(resolved(Path::new("none"))?, std::env::current_dir()?.canonicalize()?.join("none"));
+        Ok(())
+    }
 }

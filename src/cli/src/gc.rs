@@ -9,29 +9,37 @@ use clap::Args;
 use super::pipeline_arguments::Folders;
 use raisin_base::error::Result;
 use raisin_pipeline::resources;
-use raisin_store::{self as store, GcOptions, Store};
+use raisin_store::{self as store, Forget, GcOptions, Store};
 
 /// Show leftovers, and artifacts that no link and no pin reaches; with --yes, remove them.
 ///
 /// gc follows the links in every out folder that a build with this cache has written, and in the given out folder.
-/// Artifacts and leftovers that are younger than a day stay, unless --older-than says otherwise, because a killed build
-/// can continue from them.
+/// Artifacts and leftovers that were used within a day stay, unless --older-than says otherwise, because a killed build
+/// can continue from them. A link or a pin that leads to an artifact until now is a use, and so is a build.
 #[derive(Args)]
 pub struct Arguments {
     /// Remove these artifacts and leftovers.
     #[arg(long)]
     yes: bool,
-    /// Only artifacts and leftovers that are older than this, such as 12h or 30d; 0 for any age [default: 1d]. The
+    /// Only artifacts and leftovers that have not been used for this time, such as 12h or 30d; 0 for any age [default: 1d]. The
     /// default differs for files that were set aside (0) and fetched files (never). Locks and temporary files are
     /// removed after a day and checked parameters after 30 days, whatever AGE is.
     #[arg(long, value_name = "AGE", value_parser = age)]
     older_than: Option<Duration>,
-    /// Only the oldest artifacts, until all artifacts together take at most this much space, such as 500MB or 20GB.
+    /// Only the artifacts with the earliest last use, until all artifacts together take at most this much space, such as
+    /// 500MB or 20GB.
     #[arg(long, value_name = "SIZE", value_parser = size)]
     budget: Option<u64>,
+    /// Forget this out folder, which is missing: its links no longer keep artifacts. Without FOLDER: forget every
+    /// missing out folder. While an out folder is missing, gc removes nothing. May be given several times.
+    #[arg(long, value_name = "FOLDER", num_args = 0..=1, default_missing_value = EVERY)]
+    forget: Vec<PathBuf>,
     #[command(flatten)]
     folders: Folders,
 }
+
+/// The value of `--forget` without a folder. A folder with this name can be given as `./*`.
+const EVERY: &str = "*";
 
 fn age(text: &str) -> Result<Duration, String> {
     let wrong = || "an age looks like 12h or 30d (s, m, h, d, w)".to_owned();
@@ -54,7 +62,12 @@ fn size(text: &str) -> Result<u64, String> {
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let options = GcOptions { yes: arguments.yes, older_than: arguments.older_than, budget: arguments.budget };
+    let forget = match arguments.forget.as_slice() {
+        [] => Forget::Nothing,
+        folders if folders.iter().any(|folder| folder.as_os_str() == EVERY) => Forget::Missing,
+        folders => Forget::These(folders.to_vec()),
+    };
+    let options = GcOptions { yes: arguments.yes, older_than: arguments.older_than, budget: arguments.budget, forget };
     let store = Store::open(&arguments.folders.cache.path())?;
     let gc = store::gc(&store, &arguments.folders.out.path(), &options)?;
     // Print only after the lock is released: the reader of the output may be slow.
@@ -68,8 +81,13 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         [] => eprintln!("no folder with links was found"),
         some => eprintln!("followed the links in {}", folders(some)),
     }
-    if !gc.gone.is_empty() {
-        eprintln!("not followed, because the folder does not exist any more: the links in {}", folders(&gc.gone));
+    if !gc.missing.is_empty() {
+        eprintln!("missing: {}", folders(&gc.missing));
+        eprintln!("hint: gc removes nothing while an out folder is missing; --forget forgets missing out folders");
+    }
+    if !gc.forgotten.is_empty() {
+        let verb = if gc.freed { "forgotten" } else { "would be forgotten" };
+        eprintln!("{verb}: {}", folders(&gc.forgotten));
     }
     let megabytes = gc.bytes as f64 / 1e6;
     let (count, kept) = (gc.artifacts.len(), gc.kept);
@@ -80,7 +98,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     );
     if gc.young > 0 && arguments.older_than.is_none() {
         eprintln!(
-            "nothing reaches {} of these, but they are younger than a day: --older-than 0 removes them too",
+            "nothing reaches {} of these, but they were used within a day: --older-than 0 removes them too",
             gc.young
         );
     }

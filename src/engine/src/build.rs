@@ -14,7 +14,7 @@ use super::explain::ActionHistory;
 use super::graph::NodeId;
 use super::interrupt::Interrupt;
 use super::job::{JobOrder, assemble};
-use super::links::{self, LinkUpdate};
+use super::links::{self, LinkUpdate, LinkWait, refuse_other_file};
 use super::plan_file::PlanFile;
 use super::resolve::{Resolver, StageLookup};
 use super::resources::Capacity;
@@ -32,6 +32,8 @@ use raisin_store::Store;
 /// total; `PATIENCE` is the limit for the build itself.
 const GRACE: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_millis(1800);
+/// The time for which an interrupted build waits for another process that updates the same links.
+const LINKS_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Builds the pipeline. The summary lists the stages that failed. An error means that the build itself could not work.
 pub fn build(pipeline: &Pipeline, options: &Options) -> Result<Summary> {
@@ -53,7 +55,8 @@ fn build_with(pipeline: &Pipeline, options: &Options, plan: Option<&PlanFile>) -
     let interrupt = Interrupt::watch()?;
     let store = Store::open(&options.cache)?;
     let _shared = store.share()?;
-    let resolver = Resolver::of(pipeline, options, store)?;
+    let mut resolver = Resolver::of(pipeline, options, store)?;
+    resolver.index.note_use();
     if let Some(plan) = plan {
         plan.check(&resolver)?;
     }
@@ -64,6 +67,7 @@ fn build_with(pipeline: &Pipeline, options: &Options, plan: Option<&PlanFile>) -
     build.look_up_ready()?;
     if build.scheduler.count(|state| state == StageState::Queued) > 0 {
         build.check_executables()?;
+        refuse_other_file(&options.out.join(&pipeline.name), pipeline)?;
         build.tell_cached()?;
         build.run()?;
     }
@@ -160,8 +164,16 @@ impl<'a> Build<'a> {
         let lost = if self.is_forced(id) {
             Some(ActionDifference::Forced)
         } else {
+            let known = self.resolver.found_in_store;
             match self.resolver.find(id, key)? {
-                StageLookup::Hit(artifact) => return Ok(Some((key, artifact))),
+                StageLookup::Hit(artifact) => {
+                    if self.resolver.found_in_store > known {
+                        // If this build is killed, no index names the artifact. An index that the build saves at its
+                        // end says the same. Therefore a failure is no error.
+                        let _ = self.resolver.store.note_use(artifact);
+                    }
+                    return Ok(Some((key, artifact)));
+                }
                 StageLookup::Miss(lost) => lost,
             }
         };
@@ -398,9 +410,10 @@ impl<'a> Build<'a> {
         let work = self.work.iter().enumerate();
         let keys = work.map(|(id, work)| work.key.filter(|_| self.scheduler.state(id) == StageState::Done));
         let keys: Vec<Option<Digest>> = keys.collect();
-        let LinkUpdate { changed, earlier } = links::update(&mut self.resolver, &keys, &self.options.out)?;
-        if changed || self.ran > 0 || self.resolver.found_in_store || self.resolver.index.has_changed() {
-            self.remember(&keys, self.options.only.is_empty());
+        let LinkUpdate { changed, earlier, notes } = self.update_links(&keys)?;
+        notes.iter().for_each(|note| self.told.note(note));
+        if changed || self.ran > 0 || self.resolver.found_in_store > 0 || self.resolver.index.has_changed() {
+            self.remember(&keys, self.options.only.is_empty())?;
         }
         let failure = |(id, reason): &(NodeId, String)| Failure { stage: self.label(*id), reason: reason.clone() };
         let pipeline = self.resolver.graph.pipeline.name.clone();
@@ -419,8 +432,22 @@ impl<'a> Build<'a> {
         Ok(summary)
     }
 
+    /// Updates the links. While another process updates them, a signal ends the wait. After an interrupt, the wait ends
+    /// without a further signal, because an interrupted build must end soon.
+    fn update_links(&mut self, keys: &[Option<Digest>]) -> Result<LinkUpdate> {
+        let (began, before, told) = (Instant::now(), self.interrupt.count(), &*self.told);
+        let gives_up = || self.interrupt.count() > before || (before > 0 && began.elapsed() >= LINKS_PATIENCE);
+        let wait = LinkWait { say: &|words| told.note(&words), gives_up: &gives_up };
+        if let Some(update) = links::update(&mut self.resolver, keys, &self.options.out, &wait)? {
+            return Ok(update);
+        }
+        self.interrupted = true;
+        let note = "the links are as before, because another process is updating them; the next build updates them";
+        Ok(LinkUpdate { changed: false, earlier: Vec::new(), notes: vec![note.to_owned()] })
+    }
+
     /// Writes an index for the next build, with all actions that this build looked up or made.
-    fn remember(&mut self, keys: &[Option<Digest>], all: bool) {
+    fn remember(&mut self, keys: &[Option<Digest>], all: bool) -> Result<()> {
         let wanted: HashSet<Digest> = keys.iter().copied().flatten().collect();
         let Resolver { index, store, .. } = &mut self.resolver;
         for key in &wanted {
@@ -429,9 +456,10 @@ impl<'a> Build<'a> {
             }
         }
         if all {
-            index.keep(|key| wanted.contains(&key));
+            index.keep(store, |key| wanted.contains(&key))?;
         }
         index.save();
+        Ok(())
     }
 
     fn label(&self, id: NodeId) -> String {

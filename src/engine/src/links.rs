@@ -10,45 +10,113 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::resolve::Resolver;
+use super::waiting;
 use raisin_base::digest::{Digest, canonical};
-use raisin_base::error::{Context as _, Result};
-use raisin_store::{BuildDescription, BuiltStage, DESCRIPTION, Waiting, write_atomically};
+use raisin_base::error::{Context as _, Problem, Result};
+use raisin_base::files::{if_there, resolved};
+use raisin_pipeline::Pipeline;
+use raisin_store::{BuildDescription, BuiltStage, DESCRIPTION, Store, note_use_of, write_atomically};
 
 /// The result of [`update`].
 pub struct LinkUpdate {
     /// Whether build.json differs from before, and with it the links.
     pub changed: bool,
-    /// The number of links that lead to artifacts of an earlier build, because this build has no artifact of these
-    /// stages.
-    pub earlier: u64,
+    /// The links that lead to artifacts of an earlier build, because this build has no artifact of these stages: stage
+    /// and variant.
+    pub earlier: Vec<String>,
+    /// Lines for the user.
+    pub notes: Vec<String>,
 }
 
-/// Updates out/<pipeline>/ after a build. `keys` has the key of each node that has an artifact.
+/// What [`update`] does while another process updates the same links.
+pub struct LinkWait<'w> {
+    pub say: &'w dyn Fn(String),
+    pub gives_up: &'w dyn Fn() -> bool,
+}
+
+/// Refuses to build into the folder of another pipeline file: two pipelines of the same name would remove each other's
+/// links. `folder` is out/<pipeline>. If the other file does not exist any more, it was moved, and is not in the way.
+///
+/// # Errors
+/// The links in the folder are of another pipeline file.
+pub fn refuse_other_file(folder: &Path, pipeline: &Pipeline) -> Result<()> {
+    let before = BuildDescription::read(folder).ok().flatten();
+    is_of_this_file(folder, before.as_ref(), pipeline)
+}
+
+fn is_of_this_file(folder: &Path, before: Option<&BuildDescription>, pipeline: &Pipeline) -> Result<()> {
+    let Some(other) = before.and_then(|before| before.file.as_ref()) else { return Ok(()) };
+    let file = file_of(pipeline)?;
+    if *other == file || !other.exists() {
+        return Ok(());
+    }
+    let (folder, name) = (folder.display(), &pipeline.name);
+    let message = format!("{folder} has the results of {}, and {} has the same name", other.display(), file.display());
+    Err(Problem::usage(message)
+        .hint(format!(
+            "give one of the pipelines another name (`name = ...` under [pipeline]), or build with another --out; to \
+             use the name `{name}` for {} from now on, remove {folder}",
+            file.display()
+        ))
+        .into())
+}
+
+/// The path of a pipeline file as build.json has it. JSON has no other texts than UTF-8.
+fn file_of(pipeline: &Pipeline) -> Result<PathBuf> {
+    let file = resolved(&pipeline.file).with_context(|| format!("cannot find {}", pipeline.file.display()))?;
+    Ok(PathBuf::from(file.to_string_lossy().into_owned()))
+}
+
+/// Updates out/<pipeline>/ after a build. `keys` has the key of each node that has an artifact. Returns `None` if the
+/// caller gave up waiting for another process; the links are then as before.
 ///
 /// A link stays until a build has a newer artifact of the stage, or the pipeline no longer has the stage. Therefore no
 /// result disappears if a build fails, is interrupted, or leaves stages out.
-pub fn update(resolver: &mut Resolver<'_>, keys: &[Option<Digest>], out: &Path) -> Result<LinkUpdate> {
+pub fn update(
+    resolver: &mut Resolver<'_>,
+    keys: &[Option<Digest>],
+    out: &Path,
+    wait: &LinkWait<'_>,
+) -> Result<Option<LinkUpdate>> {
     let pipeline = resolver.graph.pipeline;
     let folder = out.join(&pipeline.name);
-    resolver.store.note_out_folder(out)?;
     let digest = digest_of_links(resolver, keys);
     if let Some(digest) = digest
         && resolver.index.has_links(digest)
     {
-        return Ok(LinkUpdate { changed: false, earlier: 0 });
+        // A person may have removed the note.
+        resolver.store.note_out_folder(out)?;
+        return Ok(Some(LinkUpdate { changed: false, earlier: Vec::new(), notes: Vec::new() }));
     }
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let shown = folder.display().to_string();
     let folder = folder.canonicalize()?;
     // Only one build at a time may update the links: another build of the same pipeline would remove links that this
-    // build is about to list. The wait is short.
+    // build is about to list.
     let key = Digest::of(format!("links {}", folder.display()).as_bytes());
-    let _lock = resolver.store.lock(key, |_| Waiting::GoOn)?;
-    let before = BuildDescription::read(&folder).ok().flatten();
+    let doing = format!("updating the links in {shown}");
+    let Some(_lock) = waiting::lock(&resolver.store, key, &doing, wait.say, wait.gives_up)? else { return Ok(None) };
+    let mut notes = Vec::new();
+    let before = BuildDescription::read(&folder).unwrap_or_else(|error| {
+        notes.push(format!("{error:#}; links of stages that the pipeline no longer has stay"));
+        None
+    });
+    is_of_this_file(&folder, before.as_ref(), pipeline)?;
+    let file = Some(file_of(pipeline)?);
+    let description =
+        |stages| BuildDescription { format: 1, pipeline: pipeline.name.clone(), file: file.clone(), stages };
+    if !folder.join(DESCRIPTION).exists() {
+        // gc takes a noted out folder without links and without a description for missing. After this line, the folder
+        // has a description, also if the process is killed.
+        write_description(&folder, &description(Vec::new()))?;
+    }
+    let mut places = Places { store: &resolver.store, top: out.canonicalize()?, all: BTreeSet::new() };
+    resolver.store.note_out_folder(out)?;
+    places.add(&folder)?;
 
-    let (mut stages, mut earlier) = (Vec::new(), 0);
+    let (mut stages, mut earlier) = (Vec::new(), Vec::new());
     let mut seen = BTreeSet::new();
     let mut wanted = BTreeSet::new();
-    let mut places = BTreeSet::from([folder.clone()]);
     for (index, variant) in pipeline.variants.iter().enumerate() {
         for stage in &variant.stages {
             let gathers = stage.declaration.gathers;
@@ -56,11 +124,12 @@ pub fn update(resolver: &mut Resolver<'_>, keys: &[Option<Digest>], out: &Path) 
             if !seen.insert((name, stage.name.as_str())) {
                 continue;
             }
-            let place = if name.is_empty() { folder.clone() } else { folder.join(file_name(name)) };
-            let link = place.join(&stage.name);
+            let link = link_of(&folder, name, &stage.name);
+            let place = link.parent().unwrap_or(&folder).to_owned();
             let target = |artifact| relative(&place, &resolver.store.artifact_folder(artifact));
             let id = resolver.graph.node(index, &stage.name);
             if let Some((artifact, key)) = id.and_then(|id| Some((resolver.artifacts[id]?, keys[id]?))) {
+                places.add(&place)?;
                 set_link(&link, &target(artifact))?;
                 stages.push(BuiltStage {
                     stage: stage.name.clone(),
@@ -78,27 +147,70 @@ pub fn update(resolver: &mut Resolver<'_>, keys: &[Option<Digest>], out: &Path) 
                     if is_gone(&resolver.store.artifact_folder(old.artifact)) {
                         continue;
                     }
+                    places.add(&place)?;
                     set_link(&link, &target(old.artifact))?;
                 }
                 stages.push(old.clone());
-                earlier += 1;
+                earlier.push(if name.is_empty() { stage.name.clone() } else { format!("{} [{name}]", stage.name) });
             }
             wanted.insert(link);
-            places.insert(place);
         }
     }
-    remove_others(&folder, &wanted, 0)?;
-    let description = BuildDescription { format: 1, pipeline: pipeline.name.clone(), stages };
+    for old in before.iter().flat_map(|before| &before.stages) {
+        let link = link_of(&folder, &old.variant, &old.stage);
+        // A description that a person has edited must not name a link elsewhere.
+        let is_plain = !old.stage.contains('/') && !matches!(old.stage.as_str(), "" | "." | "..");
+        if is_plain && !wanted.contains(&link) {
+            remove_link(&link, &folder)?;
+        }
+    }
+    let description = description(stages);
     let changed = before.as_ref() != Some(&description);
     if changed {
-        let text = serde_json::to_string_pretty(&description)? + "\n";
-        write_atomically(&folder.join(DESCRIPTION), text.as_bytes())?;
+        write_description(&folder, &description)?;
     }
     if let Some(digest) = digest {
+        let mut places = places.all;
         places.insert(folder.join(DESCRIPTION));
         resolver.index.remember_links(digest, places);
     }
-    Ok(LinkUpdate { changed, earlier })
+    Ok(Some(LinkUpdate { changed, earlier, notes }))
+}
+
+fn write_description(folder: &Path, description: &BuildDescription) -> Result<()> {
+    let text = serde_json::to_string_pretty(description)? + "\n";
+    write_atomically(&folder.join(DESCRIPTION), text.as_bytes())
+}
+
+/// The folders that hold links.
+struct Places<'s> {
+    store: &'s Store,
+    /// The out folder, without symbolic links.
+    top: PathBuf,
+    all: BTreeSet<PathBuf>,
+}
+
+impl Places<'_> {
+    /// Creates a folder for links. If a symbolic link of the user leads out of the out folder, gc must know the folder
+    /// to which it leads, because the user can point the link elsewhere later.
+    fn add(&mut self, place: &Path) -> Result<()> {
+        if self.all.contains(place) {
+            return Ok(());
+        }
+        std::fs::create_dir_all(place).with_context(|| format!("cannot create {}", place.display()))?;
+        let real = place.canonicalize()?;
+        if !real.starts_with(&self.top) {
+            self.store.note_out_folder(&real)?;
+        }
+        self.all.insert(place.to_owned());
+        Ok(())
+    }
+}
+
+/// The path of the link of a stage.
+fn link_of(folder: &Path, variant: &str, stage: &str) -> PathBuf {
+    let place = if variant.is_empty() { folder.to_owned() } else { folder.join(file_name(variant)) };
+    place.join(stage)
 }
 
 /// The digest of all data from which the links and build.json are made. `None` if a stage has no artifact in this
@@ -145,14 +257,28 @@ fn file_name(variant: &str) -> String {
     name
 }
 
+/// Points a link at an artifact. The artifact to which the link led before counts as used until now.
+///
+/// # Errors
+/// At the path of the link is something that no build wrote.
 fn set_link(link: &Path, target: &Path) -> Result<()> {
-    if std::fs::read_link(link).is_ok_and(|now| now == target) {
-        return Ok(());
+    let before = match if_there(link.symlink_metadata()).with_context(|| format!("cannot read {}", link.display()))? {
+        None => None,
+        Some(_) => match std::fs::read_link(link) {
+            Ok(now) if now == target => return Ok(()),
+            Ok(now) if digest_of(&now).is_some() => Some(now),
+            _ => {
+                let message = format!("{} is not a link that a build wrote", link.display());
+                let hint =
+                    "a build needs this name for the link to a stage: move the file elsewhere, or rename the stage";
+                return Err(Problem::new(message).hint(hint).into());
+            }
+        },
+    };
+    if let Some(before) = before {
+        note_use_of(&link.parent().unwrap_or(Path::new("/")).join(before))?;
     }
     let set = || -> std::io::Result<()> {
-        if let Some(folder) = link.parent() {
-            std::fs::create_dir_all(folder)?;
-        }
         // Replace the link by a rename, so that there is always either the old link or the new link.
         let mut name = link.file_name().unwrap_or_default().to_owned();
         name.push(format!(".{}.new", std::process::id()));
@@ -164,29 +290,31 @@ fn set_link(link: &Path, target: &Path) -> Result<()> {
     set().with_context(|| format!("cannot link {}", link.display()))
 }
 
-/// Removes links that the last build did not set, and folders that become empty. Removes nothing else.
-fn remove_others(folder: &Path, wanted: &BTreeSet<PathBuf>, depth: usize) -> Result<()> {
-    for entry in std::fs::read_dir(folder)? {
-        let (path, kind) = entry.and_then(|entry| Ok((entry.path(), entry.file_type()?)))?;
-        if kind.is_symlink() && !wanted.contains(&path) && artifact_of(&path).is_some() {
-            std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
-        } else if kind.is_dir() && depth == 0 {
-            remove_others(&path, wanted, 1)?;
-            // Fails if the folder is not empty. Such a folder stays, because other files in it are not from raisin.
-            let _ = std::fs::remove_dir(&path);
-        }
+/// Removes the link of a stage that the pipeline no longer has, and the folder of its variant if that becomes empty.
+/// `folder` is the folder of the pipeline.
+fn remove_link(link: &Path, folder: &Path) -> Result<()> {
+    let Ok(target) = std::fs::read_link(link) else { return Ok(()) };
+    if digest_of(&target).is_none() {
+        return Ok(());
+    }
+    let place = link.parent().unwrap_or(folder);
+    note_use_of(&place.join(target))?;
+    std::fs::remove_file(link).with_context(|| format!("cannot remove {}", link.display()))?;
+    if place != folder {
+        // Fails if the folder is not empty. Such a folder stays, because other files in it are not from raisin.
+        let _ = std::fs::remove_dir(place);
     }
     Ok(())
 }
 
-/// The artifact to which a link leads, read from the target path.
-fn artifact_of(link: &Path) -> Option<Digest> {
-    std::fs::read_link(link).ok()?.file_name()?.to_str()?.parse().ok()
+/// The digest of the artifact to which the target of a link leads.
+fn digest_of(target: &Path) -> Option<Digest> {
+    target.file_name()?.to_str()?.parse().ok()
 }
 
 /// Whether a link leads to the existing folder of this artifact.
 fn leads_to(link: &Path, artifact: Digest) -> bool {
-    artifact_of(link) == Some(artifact) && link.is_dir()
+    std::fs::read_link(link).is_ok_and(|target| digest_of(&target) == Some(artifact)) && link.is_dir()
 }
 
 /// Whether a path does not exist. If the path cannot be examined, it counts as existing.

@@ -19,8 +19,9 @@ pub struct Resolver<'a> {
     pub index: BuildIndex,
     pub inputs: InputFiles,
     pub devices: Devices,
-    /// Whether the store had an artifact that was not in the index. If so, a new index is worth writing.
-    pub found_in_store: bool,
+    /// The number of artifacts that the store had and the index did not have. If there are any, a new index is worth
+    /// writing.
+    pub found_in_store: usize,
     /// The artifact of each node, if it is known.
     pub artifacts: Vec<Option<Digest>>,
 }
@@ -47,7 +48,7 @@ impl<'a> Resolver<'a> {
         let inputs = InputFiles::of(&graph, &store)?;
         let devices = Devices::choose(options.device)?;
         let artifacts = vec![None; graph.nodes.len()];
-        Ok(Self { graph, store, index, inputs, devices, found_in_store: false, artifacts })
+        Ok(Self { graph, store, index, inputs, devices, found_in_store: 0, artifacts })
     }
 
     /// The action of a node, as far as its inputs are known. The action has a key when all inputs are known.
@@ -103,7 +104,7 @@ impl<'a> Resolver<'a> {
             Some(artifact) => artifact,
             None => match self.store.lookup(key)? {
                 Lookup::Hit(record) => {
-                    self.found_in_store = true;
+                    self.found_in_store += 1;
                     record.artifact
                 }
                 Lookup::Miss => return Ok(StageLookup::Miss(None)),

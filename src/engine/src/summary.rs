@@ -12,9 +12,9 @@ pub struct Summary {
     pub cached: u64,
     /// The number of stages that did not run because an input failed.
     pub skipped: u64,
-    /// The number of stages whose links still lead to an artifact of an earlier build, because this build has no newer
-    /// artifact of them. A stage counts once for each variant.
-    pub earlier: u64,
+    /// The links that still lead to an artifact of an earlier build, because this build has no newer artifact of these
+    /// stages: the names of the stages, with their variants.
+    pub earlier: Vec<String>,
     pub failures: Vec<Failure>,
     pub interrupted: bool,
     pub seconds: f64,

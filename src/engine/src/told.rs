@@ -16,6 +16,9 @@ use raisin_store::{ActionRecord, Journal, JournalEvent, Store};
 
 pub const HOW_TO_GO_ON: &str = "what is finished is kept; the same command goes on from here";
 
+/// The maximum number of names in a line that lists links.
+const MOST_NAMES: usize = 8;
+
 /// What happened to a stage.
 pub enum News<'n> {
     /// The store has the artifact; the stage need not run.
@@ -146,6 +149,11 @@ impl Told {
         self.display.tick();
     }
 
+    /// A line for the user that belongs to no stage.
+    pub fn note(&self, text: &str) {
+        self.display.line(text);
+    }
+
     pub fn stopping(&self) {
         self.display.line("interrupted: ending the running stages");
     }
@@ -174,9 +182,15 @@ impl Told {
         })?;
         let (name, ran, cached, out) = (&summary.pipeline, summary.ran, summary.cached, summary.out.display());
         let took = duration(Duration::from_secs_f64(summary.seconds));
-        if summary.earlier > 0 {
-            let stages = if summary.earlier == 1 { "stage is" } else { "stages are" };
-            self.display.line(&format!("{} {stages} of an earlier build in {out}", summary.earlier));
+        if !summary.earlier.is_empty() {
+            let names = &summary.earlier;
+            let links = if names.len() == 1 { "link is" } else { "links are" };
+            let more = match names.len().saturating_sub(MOST_NAMES) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            let listed = names[..names.len().min(MOST_NAMES)].join(", ");
+            self.display.line(&format!("{} {links} of an earlier build in {out}: {listed}{more}", names.len()));
         }
         self.display.line(&match outcome {
             "built" if ran == 0 => format!("built {name}: nothing to run, {cached} cached, {took}  ->  {out}"),

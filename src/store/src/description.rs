@@ -1,7 +1,7 @@
 //! `out/<pipeline>/build.json`: the stages of the last build of a pipeline, with the artifacts of their links. This
 //! file defines the format and reads it. The engine writes build.json, and SQL queries find the artifacts with it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -18,6 +18,9 @@ pub const DESCRIPTION: &str = "build.json";
 pub struct BuildDescription {
     pub format: u32,
     pub pipeline: String,
+    /// The absolute path of the pipeline file. Descriptions of earlier versions of raisin have no path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<PathBuf>,
     /// One entry for each stage of each variant. A gathering stage has one entry.
     pub stages: Vec<BuiltStage>,
 }

@@ -9,25 +9,28 @@ use serde::Serialize;
 
 use super::artifact::{damage, read_references};
 use super::leftovers::{changed, leftovers, old};
-use super::{FileDigests, Store, if_there, remove_tree};
+use super::{FileDigests, Forget, Store, if_there, remove_tree};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Problem, Result};
 
-/// The minimum age at which gc removes an unreached artifact or a staging folder. After a kill, the next build uses the
-/// finished artifacts and the checkpoints of the killed build; this is the time in which that build can start.
+/// The minimum age at which gc removes an unreached artifact or a staging folder. The age counts from the last use
+/// (used.rs). After a kill, the next build uses the finished artifacts and the checkpoints of the killed build; this is
+/// the time in which that build can start. It is also the time in which a user can return to an earlier state.
 pub(super) const YOUNG: Duration = Duration::from_hours(24);
 
 /// The limits of a run of gc. By default, gc removes unreached artifacts and leftovers that are older than a day, and
 /// everything in damaged/.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct GcOptions {
     /// Remove; without this flag, gc only reports.
     pub yes: bool,
     /// The minimum age, instead of a day. It also applies to fetched files and to files in damaged/.
     pub older_than: Option<Duration>,
-    /// The size limit in bytes: gc removes the oldest unreached artifacts until all artifacts together have at most
-    /// this size.
+    /// The size limit in bytes: gc removes the unreached artifacts with the earliest last use until all artifacts
+    /// together have at most this size.
     pub budget: Option<u64>,
+    /// The missing out folders whose links no longer keep artifacts.
+    pub forget: Forget,
 }
 
 /// The result of gc: what was removed, or (without [`GcOptions::yes`]) what can be removed.
@@ -35,13 +38,15 @@ pub struct GcOptions {
 pub struct Gc {
     /// The out folders whose links were read.
     pub looked_at: Vec<PathBuf>,
-    /// Noted out folders that no longer exist.
-    pub gone: Vec<PathBuf>,
+    /// Noted out folders that are missing. While there is one, gc removes nothing.
+    pub missing: Vec<PathBuf>,
+    /// Missing out folders that are forgotten.
+    pub forgotten: Vec<PathBuf>,
     /// The number of artifacts that are kept.
     pub kept: u64,
     /// The number of kept artifacts that no root reaches, but that are too young to be removed.
     pub young: u64,
-    /// The removed artifacts, the oldest first.
+    /// The removed artifacts, the one with the earliest last use first.
     pub artifacts: Vec<Digest>,
     /// The keys of the removed action records.
     pub actions: Vec<Digest>,
@@ -54,7 +59,7 @@ pub struct Gc {
 /// An artifact that no root reaches.
 struct Unreached {
     digest: Digest,
-    made: SystemTime,
+    used: SystemTime,
     bytes: u64,
     references: Vec<Digest>,
     goes: bool,
@@ -64,7 +69,8 @@ struct Unreached {
 /// follows the links in `out` and in all noted out folders.
 ///
 /// # Errors
-/// A link or pin cannot be read; or, with [`GcOptions::yes`], another process uses this cache.
+/// A link or pin cannot be read; or, with [`GcOptions::yes`], another process uses this cache, or a noted out folder is
+/// missing.
 pub fn gc(store: &Store, out: &Path, options: &GcOptions) -> Result<Gc> {
     let _lock = if options.yes {
         let busy =
@@ -74,8 +80,14 @@ pub fn gc(store: &Store, out: &Path, options: &GcOptions) -> Result<Gc> {
         store.share_to_read()?
     };
     let roots = store.roots(out)?;
+    let forgotten = options.forget.among(&roots.missing)?;
+    let missing: Vec<PathBuf> = roots.missing.into_iter().filter(|folder| !forgotten.contains(folder)).collect();
+    if options.yes && !missing.is_empty() {
+        return Err(refused(&missing).into());
+    }
     let reached = reached(store, roots.digests)?;
-    let mut gc = Gc { freed: options.yes, gone: roots.gone, ..Gc::default() };
+    let uses = store.last_uses()?;
+    let mut gc = Gc { freed: options.yes, missing, forgotten, ..Gc::default() };
     let (mut unreached, mut total) = (Vec::new(), 0);
     for digest in store.artifact_digests()? {
         let folder = store.artifact_folder(digest);
@@ -85,7 +97,8 @@ pub fn gc(store: &Store, out: &Path, options: &GcOptions) -> Result<Gc> {
             gc.kept += 1;
         } else {
             let references = references(store, digest)?;
-            unreached.push(Unreached { digest, made: changed(&folder), bytes, references, goes: false });
+            let used = uses.get(&digest).copied().unwrap_or(SystemTime::UNIX_EPOCH).max(changed(&folder));
+            unreached.push(Unreached { digest, used, bytes, references, goes: false });
         }
     }
     choose(&mut unreached, total, options);
@@ -95,7 +108,7 @@ pub fn gc(store: &Store, out: &Path, options: &GcOptions) -> Result<Gc> {
             gc.artifacts.push(artifact.digest);
         } else {
             gc.kept += 1;
-            gc.young += u64::from(!old(artifact.made, options.older_than.unwrap_or(YOUNG)));
+            gc.young += u64::from(!old(artifact.used, options.older_than.unwrap_or(YOUNG)));
         }
     }
     let freed: BTreeSet<Digest> = gc.artifacts.iter().copied().collect();
@@ -114,9 +127,17 @@ pub fn gc(store: &Store, out: &Path, options: &GcOptions) -> Result<Gc> {
     Ok(gc)
 }
 
-/// Marks the artifacts to remove, the oldest first. An artifact stays as long as a kept artifact refers to it.
+fn refused(missing: &[PathBuf]) -> Problem {
+    let list = missing.iter().map(|folder| format!("\n  {}", folder.display())).collect::<String>();
+    Problem::new(format!("gc removes nothing while an out folder with links into this cache is missing:{list}")).hint(
+        "if a disk is not mounted, mount it; if the folder was moved, build there; if its results are not needed any \
+         more, `--forget FOLDER` forgets the folder, and `--forget` forgets every missing folder",
+    )
+}
+
+/// Marks the artifacts to remove, the one with the earliest last use first. An artifact stays as long as a kept artifact refers to it.
 fn choose(unreached: &mut [Unreached], mut total: u64, options: &GcOptions) {
-    unreached.sort_by_key(|artifact| (artifact.made, artifact.digest));
+    unreached.sort_by_key(|artifact| (artifact.used, artifact.digest));
     let places: BTreeMap<Digest, usize> =
         unreached.iter().enumerate().map(|(place, artifact)| (artifact.digest, place)).collect();
     let mut needed = vec![0_usize; unreached.len()];
@@ -129,14 +150,14 @@ fn choose(unreached: &mut [Unreached], mut total: u64, options: &GcOptions) {
     let mut place = 0;
     while place < unreached.len() && options.budget.is_none_or(|budget| total > budget) {
         let artifact = &mut unreached[place];
-        if artifact.goes || needed[place] > 0 || !old(artifact.made, age) {
+        if artifact.goes || needed[place] > 0 || !old(artifact.used, age) {
             place += 1;
             continue;
         }
         artifact.goes = true;
         total -= artifact.bytes;
         refers[place].iter().for_each(|&of| needed[of] -= 1);
-        // Artifacts that only this artifact needed are usually older. The loop goes back to them.
+        // Artifacts that only this artifact needed were usually used earlier. The loop goes back to them.
         place = refers[place].iter().copied().min().unwrap_or(place).min(place);
     }
 }
@@ -177,7 +198,7 @@ fn remove(store: &Store, gc: &Gc) -> Result<()> {
     for path in artifacts.chain(gc.leftovers.iter().cloned()) {
         if path.is_dir() { remove_tree(&path)? } else { remove_file(&path)? }
     }
-    for folder in &gc.gone {
+    for folder in &gc.forgotten {
         remove_file(&store.out_folder_note(folder))?;
     }
     FileDigests::forget_gone(store);
@@ -209,7 +230,7 @@ mod tests {
         let days = |days: u64| SystemTime::now() - Duration::from_hours(24 * days);
         let make = |name, age, references: &[&str]| Unreached {
             digest: digest(name),
-            made: days(age),
+            used: days(age),
             bytes: 10,
             references: references.iter().map(|name| digest(name)).collect(),
             goes: false,
@@ -222,7 +243,7 @@ mod tests {
                 make("other", 6, &[]),
                 make("killed", 0, &[]),
             ];
-            choose(&mut all, 50, &GcOptions { yes: false, older_than, budget });
+            choose(&mut all, 50, &GcOptions { older_than, budget, ..GcOptions::default() });
             all.iter().filter(|artifact| artifact.goes).map(|artifact| artifact.digest).collect::<Vec<_>>()
         };
         let named = |names: &[&str]| names.iter().map(|name| digest(name)).collect::<Vec<_>>();

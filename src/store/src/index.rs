@@ -12,14 +12,18 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use super::identity::{FingerprintReader, Identity};
-use super::leftovers::index_name;
+use super::leftovers::{changed, index_name};
+use super::used::touch;
 use super::{Fingerprint, Store};
 use raisin_base::cache_only::{recall, remember};
 use raisin_base::digest::Digest;
+use raisin_base::error::Result;
 
 /// The first line of an index file. An index file of another version begins with another line.
 const HEAD: &[u8] = b"raisin index 3\n";
@@ -105,11 +109,23 @@ impl BuildIndex {
         }
     }
 
-    /// Removes all actions for whose key `wanted` returns false.
-    pub fn keep(&mut self, wanted: impl Fn(Digest) -> bool) {
+    /// Removes all actions for whose key `wanted` returns false. Their artifacts count as used until now.
+    pub fn keep(&mut self, store: &Store, wanted: impl Fn(Digest) -> bool) -> Result<()> {
+        for (key, entry) in &self.entries {
+            if !wanted(*key) {
+                store.note_use(entry.artifact)?;
+            }
+        }
         let before = self.entries.len();
         self.entries.retain(|key, _| wanted(*key));
         self.changed |= self.entries.len() != before;
+        Ok(())
+    }
+
+    /// Notes that a build uses the artifacts of the index now; see used.rs.
+    pub fn note_use(&mut self) {
+        // A file of another user cannot be touched. It is then written anew.
+        self.changed |= touch(&self.file).is_err_and(|error| error.kind() != ErrorKind::NotFound);
     }
 
     /// Whether the links have this digest, and the folders of the links are unchanged since the links were written.
@@ -211,6 +227,20 @@ fn put_fingerprint(bytes: &mut Vec<u8>, of: &Fingerprint) {
     for number in [of.size, of.modified as u64, of.changed as u64, of.device, of.inode] {
         bytes.extend_from_slice(&number.to_le_bytes());
     }
+}
+
+/// The artifacts that the indexes of all pipelines name, with the time of the last build that used them.
+pub(super) fn artifacts_of_indexes(store: &Store) -> HashMap<Digest, SystemTime> {
+    let mut uses = HashMap::new();
+    for entry in std::fs::read_dir(store.root.join("index")).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let Some((entries, _)) = recall(&path).and_then(|bytes| decode(&bytes)) else { continue };
+        let moment = changed(&path);
+        for (_, IndexEntry { artifact, .. }) in entries {
+            uses.entry(artifact).and_modify(|known: &mut SystemTime| *known = moment.max(*known)).or_insert(moment);
+        }
+    }
+    uses
 }
 
 /// The content of an index file: the entries by action key, and the links.

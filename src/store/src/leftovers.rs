@@ -10,7 +10,9 @@ use std::time::{Duration, SystemTime};
 use super::Store;
 use super::gc::YOUNG;
 use super::memories::MEMORIES;
+use super::used::USED;
 use raisin_base::digest::Digest;
+use raisin_base::files::resolved;
 
 /// The age at which a file of `checked/` is a leftover. Such a file is written when a pipeline file changes, and
 /// nothing tells to which pipeline file it belongs. Therefore gc also removes the file of a pipeline file that exists
@@ -47,10 +49,12 @@ pub(super) fn leftovers(
         let known = path.file_name().and_then(|name| name.to_str()).is_none_or(|name| indexes.contains(name));
         !known && !is_temporary(path) && aged(path, age)
     }));
-    found.extend(below(&root.join("identity")).filter(|path| {
-        let digest = path.file_name().and_then(|name| name.to_str()?.parse::<Digest>().ok());
-        digest.is_some_and(|digest| !store.artifact_folder(digest).exists()) && aged(path, age)
-    }));
+    for folder in ["identity", USED] {
+        found.extend(below(&root.join(folder)).filter(|path| {
+            let digest = path.file_name().and_then(|name| name.to_str()?.parse::<Digest>().ok());
+            digest.is_some_and(|digest| !store.artifact_folder(digest).exists()) && aged(path, age)
+        }));
+    }
     found.extend(below(&root.join("tokens")).filter(|path| !is_temporary(path) && aged(path, age)));
     found.extend(below(&root.join("checked")).filter(|path| !is_temporary(path) && aged(path, CHECKED_STAYS)));
     // Commands without a lock may be writing locks and temporary files at this moment. Therefore these have a fixed
@@ -65,9 +69,10 @@ pub(super) fn leftovers(
     found
 }
 
-/// The file name of the index of the pipeline whose links are in the folder `out`.
+/// The file name of the index of the pipeline whose links are in the folder `out`. If a link in the path of this folder
+/// is pointed elsewhere, the index is another one: there are no links in the other folder yet.
 pub(super) fn index_name(out: &Path) -> String {
-    let name = std::path::absolute(out).unwrap_or_else(|_| out.to_owned());
+    let name = resolved(out).unwrap_or_else(|_| out.to_owned());
     Digest::of(name.as_os_str().as_bytes()).to_hex()
 }
 
@@ -136,6 +141,7 @@ mod tests {
             format!("logs/{gone}.log"),
             format!("index/{unknown}"),
             format!("identity/{gone}"),
+            format!("used/{gone}"),
             format!("tokens/{gone}"),
             format!("locks/{gone}"),
             format!("actions/.{gone}.json.17.3"),

@@ -14,6 +14,7 @@
 //!                                locks/artifacts: held while an artifact is put into place or set aside
 //! pins/<digest>                  artifacts that gc keeps although no link reaches them
 //! roots/<digest of out path>     an out folder whose links gc follows
+//! used/<digest>                  an empty file; its time is the time when a link or a pin last released the artifact
 //! tmp/<key>/{out,work}           staging folder: a stage at work, and its assignment; work/ stays after a kill
 //! fetched/<blake3>/<name>        files from the network; the engine writes and reads them
 //! logs/<key>.log                 standard error of the last run of a stage
@@ -40,6 +41,7 @@ mod memories;
 mod pin;
 mod record;
 mod roots;
+mod used;
 mod verify;
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -55,6 +57,8 @@ pub use lock::{Lock, Waiting};
 pub use manifest::{FileDifference, FileEntry, MANIFEST, Manifest};
 pub use pin::Pin;
 pub use record::{Accepted, ActionRecord};
+pub use roots::Forget;
+pub use used::note_use_of;
 pub use verify::{Damage, Verified, verify};
 
 use raisin_base::digest::Digest;

@@ -28,6 +28,9 @@ impl Store {
     /// Removes a pin. Returns whether the pin existed.
     pub fn unpin(&self, digest: Digest) -> Result<bool> {
         let path = self.pin_file(digest);
+        if path.exists() {
+            self.note_use(digest)?;
+        }
         let removed = if_there(std::fs::remove_file(&path));
         Ok(removed.with_context(|| format!("cannot remove {}", path.display()))?.is_some())
     }

@@ -1,30 +1,74 @@
 //! The roots of gc: the pins, and the links in every out folder that builds with this cache have written. gc.rs decides
 //! which artifacts are removed.
 //!
-//! `roots/<blake3 of the path>` holds the absolute path of an out folder. Therefore gc keeps the artifacts of other
-//! projects that share the cache, and gc keeps the artifacts of a project even if gc is started in a wrong folder.
+//! `roots/<blake3 of the path>` holds the absolute path of an out folder, without symbolic links. Therefore gc keeps the
+//! artifacts of other projects that share the cache, and gc keeps the artifacts of a project even if gc is started in a
+//! wrong folder, or if a link to the out folder later leads elsewhere.
+//!
+//! A noted out folder can be missing because it was removed, because it was moved, or because its disk is not mounted.
+//! gc cannot tell these cases apart. Therefore gc removes nothing until the user says that the folder may be forgotten.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
-use super::{Store, write_atomically};
+use super::{DESCRIPTION, Store, write_atomically};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Problem, Result};
+use raisin_base::files::resolved;
 
 /// The artifacts from which gc starts.
 pub(super) struct Roots {
     pub digests: Vec<Digest>,
     /// The out folders whose links were read.
     pub folders: BTreeSet<PathBuf>,
-    /// Out folders into which a build wrote links, and that no longer exist.
-    pub gone: Vec<PathBuf>,
+    /// Noted out folders that are missing: they do not exist, or hold neither a link nor a description of a build.
+    pub missing: Vec<PathBuf>,
+}
+
+/// The missing out folders that gc forgets: their links no longer keep artifacts.
+#[derive(Clone, Debug, Default)]
+pub enum Forget {
+    #[default]
+    Nothing,
+    /// Every missing out folder.
+    Missing,
+    These(Vec<PathBuf>),
+}
+
+impl Forget {
+    /// The folders of `missing` that gc forgets.
+    ///
+    /// # Errors
+    /// A named folder is not among the missing ones.
+    pub(super) fn among(&self, missing: &[PathBuf]) -> Result<Vec<PathBuf>> {
+        let named = match self {
+            Self::Nothing => return Ok(Vec::new()),
+            Self::Missing => return Ok(missing.to_vec()),
+            Self::These(named) => named,
+        };
+        let mut forgotten = Vec::with_capacity(named.len());
+        for name in named {
+            let path = absolute(name)?;
+            if !missing.contains(&path) {
+                let list = missing.iter().map(|folder| format!("\n  {}", folder.display())).collect::<String>();
+                let hint = match list.as_str() {
+                    "" => "no out folder of this cache is missing".to_owned(),
+                    list => format!("these out folders are missing:{list}"),
+                };
+                let message = format!("{} is not a missing out folder of this cache", path.display());
+                return Err(Problem::usage(message).hint(hint).into());
+            }
+            forgotten.push(path);
+        }
+        Ok(forgotten)
+    }
 }
 
 impl Store {
     /// Notes `out` as an out folder whose links gc follows. Call this before links are written into `out`. If the note
-    /// exists already, nothing is written.
+    /// exists already, nothing is written. The links of the path are resolved first.
     pub fn note_out_folder(&self, out: &Path) -> Result<()> {
         let out = absolute(out)?;
         let (file, path) = (self.out_folder_note(&out), out.as_os_str().as_bytes());
@@ -43,20 +87,24 @@ impl Store {
     /// use.
     pub(super) fn roots(&self, out: &Path) -> Result<Roots> {
         let digests = self.pins()?.into_iter().map(|pin| pin.digest).collect();
-        let mut roots = Roots { digests, folders: BTreeSet::new(), gone: Vec::new() };
+        let mut roots = Roots { digests, folders: BTreeSet::new(), missing: Vec::new() };
         let here = absolute(out)?;
         for folder in self.noted_out_folders()?.into_iter().chain([here.clone()]) {
             if roots.folders.contains(&folder) {
                 continue;
             }
-            if collect_links(&folder, 0, &mut roots.digests)? {
+            let before = roots.digests.len();
+            let exists = collect_links(&folder, 0, &mut roots.digests)?;
+            let is_noted = folder != here || self.out_folder_note(&folder).exists();
+            // The mount point of a disk that is not mounted exists and is empty. A build leaves at least a description.
+            if is_noted && roots.digests.len() == before && !holds_description(&folder) {
+                roots.missing.push(folder);
+            } else if exists {
                 roots.folders.insert(folder);
-            } else if folder != here || self.out_folder_note(&folder).exists() {
-                roots.gone.push(folder);
             }
         }
-        roots.gone.sort();
-        roots.gone.dedup();
+        roots.missing.sort();
+        roots.missing.dedup();
         Ok(roots)
     }
 
@@ -85,7 +133,13 @@ impl Store {
 }
 
 fn absolute(out: &Path) -> Result<PathBuf> {
-    std::path::absolute(out).with_context(|| format!("cannot find the absolute path of {}", out.display()))
+    resolved(out).with_context(|| format!("cannot find the absolute path of {}", out.display()))
+}
+
+/// Whether an out folder, or the folder of a pipeline, holds the description of a build.
+fn holds_description(folder: &Path) -> bool {
+    let below = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    below.chain([folder.to_owned()]).any(|path| path.join(DESCRIPTION).exists())
 }
 
 /// Collects the digests of all links below `folder`: out/<pipeline>/<stage> and out/<pipeline>/<variant>/<stage> are
@@ -157,10 +211,44 @@ mod tests {
 
         let found = store.roots(&out).unwrap();
         assert_eq!(BTreeSet::from_iter(found.digests), BTreeSet::from([one, other, far]));
-        assert_eq!((found.folders, found.gone), (BTreeSet::from([out.clone(), theirs.clone()]), vec![]));
+        assert_eq!((found.folders, found.missing), (BTreeSet::from([out.clone(), theirs.clone()]), vec![]));
         std::fs::remove_dir_all(&theirs).unwrap();
         let found = store.roots(&folder.path().join("wrong")).unwrap();
-        assert_eq!((found.digests, found.folders, found.gone), (vec![], BTreeSet::new(), vec![theirs]));
+        assert_eq!((found.digests, found.folders, found.missing), (vec![], BTreeSet::new(), vec![theirs.clone()]));
+        // Such an empty folder is left when the disk of an out folder is no longer mounted.
+        std::fs::create_dir(&theirs).unwrap();
+        let found = store.roots(&out).unwrap();
+        assert_eq!((found.folders, found.missing), (BTreeSet::from([out]), vec![theirs.clone()]));
+        std::fs::create_dir(theirs.join("tale")).unwrap();
+        std::fs::write(theirs.join("tale").join(DESCRIPTION), "{}").unwrap();
+        assert_eq!(store.roots(&theirs).unwrap().missing, [] as [PathBuf; 0]);
+    }
+
+    #[test]
+    fn an_out_folder_is_noted_by_the_path_without_links() {
+        let (folder, store, out) = project();
+        let (other, link) = (folder.path().join("other"), folder.path().join("link"));
+        std::fs::create_dir(&other).unwrap();
+        symlink(&out, &link).unwrap();
+        store.note_out_folder(&link).unwrap();
+        store.note_out_folder(&link.join("../out")).unwrap();
+        let kept = Digest::of(b"kept");
+        symlink(format!("/somewhere/{kept}"), out.join("story/a")).unwrap();
+        std::fs::remove_file(&link).unwrap();
+        symlink(&other, &link).unwrap();
+        let found = store.roots(&link).unwrap();
+        assert_eq!((found.digests, found.missing), (vec![kept], vec![]));
+    }
+
+    #[test]
+    fn only_a_missing_out_folder_can_be_forgotten() {
+        let missing = [PathBuf::from("/one"), PathBuf::from("/two")];
+        let these = |names: &[&str]| Forget::These(names.iter().map(PathBuf::from).collect()).among(&missing);
+        assert_eq!(Forget::Nothing.among(&missing).unwrap(), [] as [PathBuf; 0]);
+        assert_eq!(Forget::Missing.among(&missing).unwrap(), missing);
+        assert_eq!(these(&["/two"]).unwrap(), missing[1..]);
+        let error = raisin_base::error::render(&these(&["/two", "/three"]).unwrap_err());
+        assert!(error.contains("/three is not a missing out folder") && error.contains("\n  /one\n  /two"), "{error}");
     }
 
     #[test]

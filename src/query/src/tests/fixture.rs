@@ -70,7 +70,8 @@ impl QueryFixture {
     pub fn describe(&self, pipeline: &str) {
         let folder = self.out().join(pipeline);
         std::fs::create_dir_all(&folder).unwrap();
-        let description = BuildDescription { format: 1, pipeline: pipeline.to_owned(), stages: self.built.clone() };
+        let description =
+            BuildDescription { format: 1, pipeline: pipeline.to_owned(), file: None, stages: self.built.clone() };
         std::fs::write(folder.join("build.json"), serde_json::to_string(&description).unwrap()).unwrap();
     }
 
