@@ -2,7 +2,7 @@
 //! links, pins and gc at random ages, by two users with one cache. The model knows one rule: what a link or a pin named
 //! within the age of gc is there, whole.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ use raisin_tests::{CommandOutput, Project, TestRng, age, paths_below};
 const DAY: u64 = 24;
 
 /// The number of steps of a sequence.
-const STEPS: usize = 14;
+const STEPS: usize = 24;
 
 /// The contents of a source between which a user switches, so that earlier artifacts come back.
 const CONTENTS: [&str; 3] = ["one", "two", "three"];
@@ -53,14 +53,16 @@ impl User {
 }
 
 /// The hour at which each artifact was last named, by the folder of the link or pin that named it.
-type Named = BTreeMap<(PathBuf, Digest), u64>;
+type LastNamed = BTreeMap<(PathBuf, Digest), u64>;
 
 struct World {
     project: Project,
     users: [User; 2],
     /// The time of the model in hours. Only one kind of step moves the time.
     now: u64,
-    named: Named,
+    named: LastNamed,
+    /// What is named at this moment.
+    current: BTreeSet<Digest>,
     /// The former out folders that were moved away.
     moved: Vec<PathBuf>,
     /// What happened, for the message of a failure.
@@ -86,7 +88,15 @@ impl World {
         };
         let users = ["ann", "bob"].map(user);
         users.iter().for_each(User::write);
-        Self { project, users, now: 0, named: Named::new(), moved: Vec::new(), history: Vec::new() }
+        Self {
+            project,
+            users,
+            now: 0,
+            named: LastNamed::new(),
+            current: BTreeSet::new(),
+            moved: Vec::new(),
+            history: Vec::new(),
+        }
     }
 
     fn command(&self, user: usize, arguments: &[&str]) -> Command {
@@ -109,21 +119,27 @@ impl World {
         Store::open(&self.project.path("cache")).expect("the cache")
     }
 
-    /// Notes what links and pins name at this moment.
+    /// Notes what links and pins name at this moment. A folder that was moved away names nothing any more: raisin cannot
+    /// tell it from a removed one. Before the next build into the former place, gc removes nothing; after this build,
+    /// the day of grace counts.
     fn look(&mut self) {
         let now = self.now;
+        self.current.clear();
         for user in &self.users {
-            for path in paths_below(&user.home) {
+            let is_moved = |path: &PathBuf| self.moved.iter().any(|folder| path.starts_with(folder));
+            for path in paths_below(&user.home).into_iter().filter(|path| !is_moved(path)) {
                 // The links of the user, such as `out`, lead to no digest.
                 let target = std::fs::read_link(&path).ok();
                 let digest = target.and_then(|target| target.file_name()?.to_str()?.parse::<Digest>().ok());
                 if let (Some(digest), Some(place)) = (digest, path.parent()) {
                     self.named.insert((place.to_owned(), digest), now);
+                    self.current.insert(digest);
                 }
             }
         }
         for pin in self.store().pins().expect("the pins") {
             self.named.insert((PathBuf::from("pins"), pin.digest), now);
+            self.current.insert(pin.digest);
         }
     }
 
@@ -132,7 +148,7 @@ impl World {
         let store = self.store();
         for ((place, digest), named) in &self.named {
             let ago = self.now - named;
-            if ago >= age && ago > 0 {
+            if ago >= age && !self.current.contains(digest) {
                 continue;
             }
             let found = store.inspect(*digest);
@@ -225,6 +241,7 @@ impl World {
             // The source has another content now, or no pipeline has the stage any more. The loss is said.
             assert_eq!(answer.code, 1, "{}\n{}", answer.stderr, self.history.join("\n"));
             self.named.retain(|(_, named), _| *named != digest);
+            self.current.remove(&digest);
             self.forbid_dangling(digest);
         }
     }
@@ -285,7 +302,7 @@ impl World {
                 self.run(user, &[word, pipeline]);
             }
             12 | 13 => {
-                let hours = [1, 5, 23, 25, 49][rng.below(5)];
+                let hours = [1, 23, 25, 49][rng.below(4)];
                 age(&self.project.path("cache"), Duration::from_hours(hours));
                 self.now += hours;
                 self.history.push(format!("{hours} hours later"));
@@ -304,15 +321,19 @@ impl World {
 
 #[test]
 fn what_a_link_or_a_pin_named_within_a_day_is_there_and_whole() {
-    let sequences = count(6, 10_000);
-    let mut steps = 0;
-    for sequence in 0..sequences {
-        let mut rng = TestRng::new(&format!("model {sequence}"));
-        let mut world = World::new();
-        for _ in 0..STEPS {
-            world.step(&mut rng);
-            steps += 1;
+    let sequences = count(8, 10_000);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for thread in 0..threads {
+            scope.spawn(move || {
+                for sequence in (thread..sequences).step_by(threads) {
+                    let mut rng = TestRng::new(&format!("model {sequence}"));
+                    let mut world = World::new();
+                    (0..STEPS).for_each(|_| world.step(&mut rng));
+                }
+            });
         }
-    }
-    println!("{sequences} sequences of {STEPS} steps ({steps} steps): nothing that was named within the age was lost");
+    });
+    let steps = sequences * STEPS;
+    println!("{sequences} sequences, {steps} steps: nothing that was named within the age of gc was lost");
 }

@@ -110,7 +110,7 @@ pub fn update(
         // has a description, also if the process is killed.
         write_description(&folder, &description(Vec::new()))?;
     }
-    let mut places = Places { store: &resolver.store, top: out.canonicalize()?, all: BTreeSet::new() };
+    let mut places = LinkFolders { store: &resolver.store, top: out.canonicalize()?, all: BTreeSet::new() };
     resolver.store.note_out_folder(out)?;
     places.add(&folder)?;
 
@@ -183,14 +183,14 @@ fn write_description(folder: &Path, description: &BuildDescription) -> Result<()
 }
 
 /// The folders that hold links.
-struct Places<'s> {
+struct LinkFolders<'s> {
     store: &'s Store,
     /// The out folder, without symbolic links.
     top: PathBuf,
     all: BTreeSet<PathBuf>,
 }
 
-impl Places<'_> {
+impl LinkFolders<'_> {
     /// Creates a folder for links. If a symbolic link of the user leads out of the out folder, gc must know the folder
     /// to which it leads, because the user can point the link elsewhere later.
     fn add(&mut self, place: &Path) -> Result<()> {
