@@ -12,6 +12,7 @@ use std::path::Path;
 
 use crate::digest::Digest;
 use crate::files::put;
+use crate::sealed::is_damage;
 
 /// A text that identifies this executable (size and modification time), for memories that are valid only for one build
 /// of raisin.
@@ -43,8 +44,12 @@ pub fn recall(path: &Path) -> Option<Vec<u8>> {
     (*Digest::of(&bytes).bytes() == seal).then_some(bytes)
 }
 
-/// Whether a memory can be read and is not damaged. The content is not kept in the process's memory.
-pub fn is_whole(path: &Path) -> bool {
+/// Whether a memory is undamaged. The content is not kept in the process's memory.
+///
+/// # Errors
+/// The memory cannot be read at the moment, for example because rights, descriptors or memory are missing, or because
+/// it is gone. Such an error says nothing about its content.
+pub fn is_whole(path: &Path) -> std::io::Result<bool> {
     let check = || -> std::io::Result<bool> {
         let mut file = File::open(path)?;
         let mut seal = [0; 32];
@@ -53,7 +58,10 @@ pub fn is_whole(path: &Path) -> bool {
         hasher.update_reader(file)?;
         Ok(*hasher.finalize().as_bytes() == seal)
     };
-    check().unwrap_or(false)
+    match check() {
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof || is_damage(&error) => Ok(false),
+        other => other,
+    }
 }
 
 #[cfg(test)]
@@ -66,16 +74,27 @@ mod tests {
         let path = folder.path().join("identity/some");
         remember(&path, b"what there was");
         assert_eq!(recall(&path).as_deref(), Some(&b"what there was"[..]));
-        assert!(is_whole(&path));
+        assert!(is_whole(&path)?);
         let whole = std::fs::read(&path)?;
         for place in 0..whole.len() {
             let mut flipped = whole.clone();
             flipped[place] ^= 1;
             std::fs::write(&path, &flipped)?;
-            assert!(recall(&path).is_none() && !is_whole(&path), "byte {place}");
+            assert!(recall(&path).is_none() && !is_whole(&path)?, "byte {place}");
             std::fs::write(&path, &whole[..place])?;
-            assert!(recall(&path).is_none() && !is_whole(&path), "cut at {place}");
+            assert!(recall(&path).is_none() && !is_whole(&path)?, "cut at {place}");
         }
+        Ok(())
+    }
+
+    #[test]
+    fn a_memory_that_cannot_be_read_at_the_moment_is_not_called_damaged() -> std::io::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("some");
+        assert_eq!(is_whole(&path).map_err(|error| error.kind()), Err(ErrorKind::NotFound));
+        // Opening a link to itself fails, although nothing is known about the content.
+        std::os::unix::fs::symlink("some", &path)?;
+        assert!(is_whole(&path).is_err());
         Ok(())
     }
 }

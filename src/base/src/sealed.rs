@@ -171,8 +171,13 @@ pub fn replace<'p>(path: &Path, lengths: &[u64], mut part: impl FnMut(usize) -> 
 /// The file cannot be opened or read, for example because rights, descriptors or memory are missing. Such an error says
 /// nothing about the content of the file, so the file stays where it is.
 pub fn open(path: &Path, tell: DamageListener) -> Result<Option<Record>> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) if is_damage(&error) => return set_aside(path, &error.to_string(), tell).map(|()| None),
+        Err(error) => return Err(error).with_context(|| format!("cannot open {}", path.display())),
+    };
     let found = || -> std::io::Result<Option<Record>> {
-        let file = File::open(path)?;
         let length = file.metadata()?.len();
         let places = find_record(&mut BufReader::with_capacity(BUFFER, &file), 0, length)?;
         Ok(places.filter(|places| places.end == length).map(|places| Record { file, parts: places.parts }))
@@ -180,14 +185,13 @@ pub fn open(path: &Path, tell: DamageListener) -> Result<Option<Record>> {
     match found() {
         Ok(Some(record)) => Ok(Some(record)),
         Ok(None) => set_aside(path, "its seal does not match its content", tell).map(|()| None),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) if is_damage(&error) => set_aside(path, &error.to_string(), tell).map(|()| None),
-        Err(error) => Err(error).with_context(|| format!("cannot open {}", path.display())),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
 }
 
 /// Whether an error of reading means that the file is damaged. Any other error says nothing about its content.
-fn is_damage(error: &std::io::Error) -> bool {
+pub(crate) fn is_damage(error: &std::io::Error) -> bool {
     // A folder in place of the file is damage too.
     error.kind() == ErrorKind::IsADirectory || error.raw_os_error().is_some_and(|number| DAMAGED.contains(&number))
 }
@@ -220,8 +224,9 @@ impl Records {
         tell: DamageListener,
         mut decode: impl FnMut(&Record) -> Option<T>,
     ) -> Result<(Self, Vec<T>)> {
-        let mut open = || -> std::io::Result<(File, Vec<T>, u64, u64)> {
-            let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+        let mut file = file.with_context(|| format!("cannot open {}", path.display()))?;
+        let mut read = || -> std::io::Result<(Vec<T>, u64, u64)> {
             let length = file.metadata()?.len();
             let (mut known, mut whole) = (Vec::new(), 0);
             while whole < length {
@@ -236,9 +241,9 @@ impl Records {
                 known.push(one);
                 whole = end;
             }
-            Ok((file, known, whole, length))
+            Ok((known, whole, length))
         };
-        let (mut file, known, whole, length) = open().with_context(|| format!("cannot open {}", path.display()))?;
+        let (known, whole, length) = read().with_context(|| format!("cannot read {}", path.display()))?;
         if whole < length {
             let aside = beside(path, "damaged");
             // Copies all bytes that can still be read.

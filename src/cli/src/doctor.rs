@@ -8,6 +8,7 @@ use clap::Args;
 use super::pipeline_arguments::Folders;
 use raisin_base::error::Result;
 use raisin_base::machine::MachineReport;
+use raisin_store::{FileSystemKind, file_system};
 
 /// Show what raisin finds on this machine: folders, executables, libtorch, devices.
 #[derive(Args)]
@@ -29,6 +30,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         ("sql", found(&own.with_file_name("raisin-sql"), "is not there yet: `cargo build --workspace` makes it")),
         ("cores", cores.to_string()),
     ];
+    if let Some((at, (name, kind))) = cache_file_system(&arguments.folders.cache.path()) {
+        lines.insert(2, ("file sys.", format!("{name}, at {}", at.display())));
+        let notes = about(kind).iter().enumerate();
+        notes.for_each(|(place, note)| lines.insert(3 + place, ("", (*note).to_owned())));
+    }
     let inspected = inspect(&worker);
     let advice = match &inspected {
         Ok(machine) => {
@@ -41,6 +47,29 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     super::print(&lines.iter().map(|(name, value)| format!("{name:9} {value}\n")).collect::<String>())?;
     // If the worker does not start, no tensor stage can run.
     Ok(if inspected.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The file system on which the cache lies, or will lie, with the path that was looked at.
+fn cache_file_system(cache: &Path) -> Option<(PathBuf, (String, FileSystemKind))> {
+    let cache = std::path::absolute(cache).ok()?;
+    cache.ancestors().find_map(|folder| Some((folder.to_owned(), file_system(folder)?)))
+}
+
+/// What holds and what does not hold for a cache on this kind of file system. docs/decisions/0021 has the reasons.
+fn about(kind: FileSystemKind) -> &'static [&'static str] {
+    match kind {
+        FileSystemKind::Local => &[],
+        FileSystemKind::Network | FileSystemKind::Program => &[
+            "Several machines may use this cache. Locks may hold on each machine only, not between machines.",
+            "Holds in any case: builds on one machine at a time. Damage is found before an artifact is used.",
+            "May not hold: builds on two machines at the same time can write into the same staging folder.",
+            "May not hold: `gc --yes` cannot see a build on another machine, and can remove what it needs.",
+        ],
+        FileSystemKind::Layers => {
+            &["Layers of a container: the cache may vanish with the container, and other containers do not see it."]
+        }
+        FileSystemKind::Memory => &["In memory: the cache vanishes when the machine stops."],
+    }
 }
 
 /// The report of the worker about the machine. The worker loads libtorch; this process must never load it.

@@ -96,6 +96,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         "{verb} {megabytes:.1} MB in {count} artifacts and {} leftovers; {kept} artifacts stay",
         gc.leftovers.len()
     );
+    for (owner, count) in &gc.of_others {
+        eprintln!(
+            "{count} artifacts and leftovers of {owner} stay with their action records: only {owner} can remove them"
+        );
+    }
     if gc.young > 0 && arguments.older_than.is_none() {
         eprintln!(
             "nothing reaches {} of these, but they were used within a day: --older-than 0 removes them too",

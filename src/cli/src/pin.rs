@@ -61,7 +61,8 @@ pub fn pin(arguments: &Arguments) -> Result<ExitCode> {
     let Some(pipeline) = &arguments.pipeline else {
         let pins = store.pins()?;
         for pin in &pins {
-            super::print(&format!("{}  {}\n", pin.digest.short(), pin.label))?;
+            let missing = if store.artifact_folder(pin.digest).is_dir() { "" } else { "  (missing)" };
+            super::print(&format!("{}  {}{missing}\n", pin.digest.short(), pin.label))?;
         }
         eprintln!("{} pinned", pins.len());
         return Ok(ExitCode::SUCCESS);
@@ -72,7 +73,18 @@ pub fn pin(arguments: &Arguments) -> Result<ExitCode> {
     }
     let count = store.pins()?.len();
     eprintln!("{} artifacts of `{pipeline}` are pinned; {count} pins in total", built.len());
-    Ok(ExitCode::SUCCESS)
+    let missing = built.iter().filter(|stage| !store.artifact_folder(stage.artifact).is_dir());
+    let missing: Vec<String> = missing.map(|stage| label(pipeline, stage)).collect();
+    if missing.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    eprintln!(
+        "{} of them are missing in this cache, so the pins keep nothing yet: {}",
+        missing.len(),
+        missing.join(", ")
+    );
+    eprintln!("hint: `raisin build` makes them again, and so does `raisin verify --repair`; the pins then keep them");
+    Ok(ExitCode::FAILURE)
 }
 
 pub fn unpin(arguments: &Unpin) -> Result<ExitCode> {

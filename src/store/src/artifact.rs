@@ -124,6 +124,9 @@ impl Store {
     /// Makes the finished folder `out` an artifact: hashes and syncs its files, then renames the folder into the store.
     /// If the store has an equal artifact already, that artifact stays and `out` is removed.
     pub fn commit(&self, out: &Path) -> Result<Artifact> {
+        // Sealing and renaming would change a folder outside, to which a link leads.
+        let is_folder = out.symlink_metadata().is_ok_and(|found| found.is_dir());
+        ensure!(is_folder, "{} is not a folder", out.display());
         let manifest = Manifest::of_folder(out)?;
         ensure!(!manifest.files.is_empty(), "the stage wrote no files");
         let references = read_references(out)?;

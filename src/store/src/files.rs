@@ -116,6 +116,11 @@ impl FileDigests {
         Ok(self.remember(path, entry))
     }
 
+    /// The paths of the files that had this content when they were last hashed.
+    pub fn paths_of(&self, blake3: Digest) -> impl Iterator<Item = &Path> {
+        self.entries.iter().filter(move |(_, entry)| entry.blake3 == blake3).map(|(path, _)| path.as_path())
+    }
+
     /// The digests and fingerprints of several files, which are read in parallel.
     pub fn digests(&mut self, paths: &[PathBuf]) -> Result<Vec<(Digest, Fingerprint)>> {
         let entries: Vec<FileDigestEntry> = paths.par_iter().map(|path| self.look(path)).collect::<Result<_>>()?;

@@ -9,7 +9,8 @@ use serde::Serialize;
 
 use super::artifact::{damage, read_references};
 use super::leftovers::{changed, leftovers, old};
-use super::{FileDigests, Forget, Store, if_there, remove_tree};
+use super::rights::{in_the_way, user};
+use super::{FileDigests, Forget, Store, if_there, make_folders_writable, remove_tree};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Problem, Result};
 
@@ -46,6 +47,9 @@ pub struct Gc {
     pub kept: u64,
     /// The number of kept artifacts that no root reaches, but that are too young to be removed.
     pub young: u64,
+    /// The number of artifacts and leftovers that no root needs, but that this user cannot remove, by their owners. They
+    /// are kept with their action records.
+    pub of_others: BTreeMap<String, u64>,
     /// The removed artifacts, the one with the earliest last use first.
     pub artifacts: Vec<Digest>,
     /// The keys of the removed action records.
@@ -62,6 +66,8 @@ struct Unreached {
     used: SystemTime,
     bytes: u64,
     references: Vec<Digest>,
+    /// The owner, if this user cannot remove the artifact with its action records.
+    theirs: Option<u32>,
     goes: bool,
 }
 
@@ -87,6 +93,10 @@ pub fn gc(store: &Store, out: &Path, options: &GcOptions) -> Result<Gc> {
     }
     let reached = reached(store, roots.digests)?;
     let uses = store.last_uses()?;
+    // If this folder is not there, for example because another disk is not mounted, no artifact counts as gone.
+    let folder = store.root.join("artifacts");
+    std::fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    let records = keys_by_artifact(store)?;
     let mut gc = Gc { freed: options.yes, missing, forgotten, ..Gc::default() };
     let (mut unreached, mut total) = (Vec::new(), 0);
     for digest in store.artifact_digests()? {
@@ -98,7 +108,8 @@ pub fn gc(store: &Store, out: &Path, options: &GcOptions) -> Result<Gc> {
         } else {
             let references = references(store, digest)?;
             let used = uses.get(&digest).copied().unwrap_or(SystemTime::UNIX_EPOCH).max(changed(&folder));
-            unreached.push(Unreached { digest, used, bytes, references, goes: false });
+            let theirs = owner_in_the_way(store, &folder, records.get(&digest).map_or(&[], Vec::as_slice))?;
+            unreached.push(Unreached { digest, used, bytes, references, theirs, goes: false });
         }
     }
     choose(&mut unreached, total, options);
@@ -108,21 +119,36 @@ pub fn gc(store: &Store, out: &Path, options: &GcOptions) -> Result<Gc> {
             gc.artifacts.push(artifact.digest);
         } else {
             gc.kept += 1;
+            if let Some(owner) = artifact.theirs {
+                *gc.of_others.entry(user(owner)).or_default() += 1;
+                continue;
+            }
             gc.young += u64::from(!old(artifact.used, options.older_than.unwrap_or(YOUNG)));
         }
     }
     let freed: BTreeSet<Digest> = gc.artifacts.iter().copied().collect();
-    for key in store.record_keys()? {
-        let gone = |artifact: Digest| freed.contains(&artifact) || !store.artifact_folder(artifact).exists();
-        if store.record(key).is_ok_and(|record| record.is_some_and(|record| gone(record.artifact))) {
-            gc.actions.push(key);
+    for (artifact, keys) in &records {
+        if freed.contains(artifact) {
+            gc.actions.extend(keys);
+        } else if !store.artifact_folder(*artifact).exists() {
+            for key in keys {
+                if in_the_way(&store.record_file(*key))?.is_none() {
+                    gc.actions.push(*key);
+                }
+            }
         }
     }
-    gc.leftovers = leftovers(store, options.older_than, &roots.folders, &gc.actions);
+    gc.actions.sort_unstable();
+    for path in leftovers(store, options.older_than, &roots.folders, &gc.actions) {
+        match in_the_way(&path).with_context(|| format!("cannot look at {}", path.display()))? {
+            Some(owner) => *gc.of_others.entry(user(owner)).or_default() += 1,
+            None => gc.leftovers.push(path),
+        }
+    }
     gc.bytes += gc.leftovers.iter().map(|path| size(path)).sum::<u64>();
     gc.looked_at = roots.folders.into_iter().collect();
     if options.yes {
-        remove(store, &gc)?;
+        remove(store, &gc, &records)?;
     }
     Ok(gc)
 }
@@ -135,7 +161,29 @@ fn refused(missing: &[PathBuf]) -> Problem {
     )
 }
 
-/// Marks the artifacts to remove, the one with the earliest last use first. An artifact stays as long as a kept artifact refers to it.
+/// The keys of all readable action records, by the artifact that they name.
+fn keys_by_artifact(store: &Store) -> Result<BTreeMap<Digest, Vec<Digest>>> {
+    let mut keys: BTreeMap<Digest, Vec<Digest>> = BTreeMap::new();
+    for key in store.record_keys()? {
+        if let Ok(Some(record)) = store.record(key) {
+            keys.entry(record.artifact).or_default().push(key);
+        }
+    }
+    Ok(keys)
+}
+
+/// The owner of what this user cannot remove, of an artifact and the action records that name it.
+fn owner_in_the_way(store: &Store, folder: &Path, keys: &[Digest]) -> Result<Option<u32>> {
+    for path in std::iter::once(folder.to_owned()).chain(keys.iter().map(|key| store.record_file(*key))) {
+        if let Some(owner) = in_the_way(&path).with_context(|| format!("cannot look at {}", path.display()))? {
+            return Ok(Some(owner));
+        }
+    }
+    Ok(None)
+}
+
+/// Marks the artifacts to remove, the one with the earliest last use first. An artifact stays as long as a kept artifact
+/// refers to it.
 fn choose(unreached: &mut [Unreached], mut total: u64, options: &GcOptions) {
     unreached.sort_by_key(|artifact| (artifact.used, artifact.digest));
     let places: BTreeMap<Digest, usize> =
@@ -150,7 +198,7 @@ fn choose(unreached: &mut [Unreached], mut total: u64, options: &GcOptions) {
     let mut place = 0;
     while place < unreached.len() && options.budget.is_none_or(|budget| total > budget) {
         let artifact = &mut unreached[place];
-        if artifact.goes || needed[place] > 0 || !old(artifact.used, age) {
+        if artifact.goes || artifact.theirs.is_some() || needed[place] > 0 || !old(artifact.used, age) {
             place += 1;
             continue;
         }
@@ -185,18 +233,26 @@ fn references(store: &Store, digest: Digest) -> Result<Vec<Digest>> {
     }
 }
 
-fn remove(store: &Store, gc: &Gc) -> Result<()> {
-    // Action records are removed first, so that a kill leaves artifacts without action record, which only take space.
-    // A look-up would report an action record without its artifact as damaged.
+fn remove(store: &Store, gc: &Gc, records: &BTreeMap<Digest, Vec<Digest>>) -> Result<()> {
+    for digest in &gc.artifacts {
+        let folder = store.artifact_folder(*digest);
+        // If this fails, the artifact stays, and its action records with it.
+        make_folders_writable(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+        // Action records are removed first, so that a kill leaves an artifact without action record, which only takes
+        // space. A look-up would report an action record without its artifact as lost.
+        for key in records.get(digest).into_iter().flatten() {
+            remove_file(&store.record_file(*key))?;
+        }
+        let _ = std::fs::remove_file(store.identity_file(*digest));
+        remove_tree(&folder)?;
+    }
+    // The action records of artifacts that were gone before.
     for key in &gc.actions {
         remove_file(&store.record_file(*key))?;
     }
-    for digest in &gc.artifacts {
-        let _ = std::fs::remove_file(store.identity_file(*digest));
-    }
-    let artifacts = gc.artifacts.iter().map(|digest| store.artifact_folder(*digest));
-    for path in artifacts.chain(gc.leftovers.iter().cloned()) {
-        if path.is_dir() { remove_tree(&path)? } else { remove_file(&path)? }
+    for path in &gc.leftovers {
+        let is_folder = path.symlink_metadata().is_ok_and(|found| found.is_dir());
+        if is_folder { remove_tree(path)? } else { remove_file(path)? }
     }
     for folder in &gc.forgotten {
         remove_file(&store.out_folder_note(folder))?;
@@ -233,6 +289,7 @@ mod tests {
             used: days(age),
             bytes: 10,
             references: references.iter().map(|name| digest(name)).collect(),
+            theirs: None,
             goes: false,
         };
         let chosen = |older_than, budget| {

@@ -29,6 +29,7 @@
 
 mod artifact;
 mod description;
+mod file_system;
 mod files;
 mod gc;
 mod identity;
@@ -40,6 +41,7 @@ mod manifest;
 mod memories;
 mod pin;
 mod record;
+mod rights;
 mod roots;
 mod used;
 mod verify;
@@ -49,6 +51,7 @@ use std::path::{Path, PathBuf};
 
 pub use artifact::{Artifact, Lookup};
 pub use description::{BuildDescription, BuiltStage, DESCRIPTION};
+pub use file_system::{FileSystemKind, file_system};
 pub use files::{FileDigests, Fingerprint};
 pub use gc::{Gc, GcOptions, gc};
 pub use index::BuildIndex;
@@ -175,13 +178,24 @@ impl Store {
         let cannot = || format!("cannot set {} aside", path.display());
         std::fs::create_dir_all(&folder).with_context(cannot)?;
         let aside = || -> std::io::Result<()> {
-            if path.is_dir() {
+            if path.symlink_metadata()?.is_dir() {
                 // Moving a folder to another parent needs write permission on the folder itself.
                 allow_writing(path)?;
             }
             std::fs::rename(path, folder.join(format!("{name}.{moment}")))
         };
         if_there(aside()).map(drop).with_context(cannot)
+    }
+
+    /// The names of the files and folders in damaged/.
+    fn names_set_aside(&self) -> Result<Vec<String>> {
+        let folder = self.root.join("damaged");
+        let cannot = || format!("cannot read {}", folder.display());
+        let mut names = Vec::new();
+        for entry in if_there(std::fs::read_dir(&folder)).with_context(cannot)?.into_iter().flatten() {
+            names.extend(entry.with_context(cannot)?.file_name().into_string());
+        }
+        Ok(names)
     }
 
     /// The digests that name the files in a folder of the store, sorted; empty if the folder does not exist. `ending`
@@ -212,7 +226,8 @@ fn sync_folder(folder: &Path) -> std::io::Result<()> {
     std::fs::File::open(folder)?.sync_all()
 }
 
-/// Removes a folder with everything in it, even if it is read-only.
+/// Removes a folder with everything in it, even if it is read-only. A link is removed itself; nothing behind a link is
+/// removed or changed.
 pub fn remove_tree(folder: &Path) -> Result<()> {
     let remove = || match std::fs::remove_dir_all(folder) {
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
@@ -225,6 +240,9 @@ pub fn remove_tree(folder: &Path) -> Result<()> {
 }
 
 fn make_folders_writable(folder: &Path) -> std::io::Result<()> {
+    if !folder.symlink_metadata()?.is_dir() {
+        return Ok(());
+    }
     allow_writing(folder)?;
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
@@ -236,12 +254,21 @@ fn make_folders_writable(folder: &Path) -> std::io::Result<()> {
 }
 
 fn allow_writing(path: &Path) -> std::io::Result<()> {
-    let mode = path.symlink_metadata()?.mode() | 0o700;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+    change_mode(path, |mode| mode | 0o700)
 }
 
 fn forbid_writing(path: &Path) -> std::io::Result<()> {
-    let mode = path.symlink_metadata()?.mode() & !0o222;
+    change_mode(path, |mode| mode & !0o222)
+}
+
+/// Changes the mode of a file or folder of the store. A link has no mode of its own: `chmod` would change the file or
+/// folder behind the link, which is not part of the store.
+fn change_mode(path: &Path, change: impl FnOnce(u32) -> u32) -> std::io::Result<()> {
+    let found = path.symlink_metadata()?;
+    let mode = change(found.mode());
+    if found.is_symlink() || mode == found.mode() {
+        return Ok(());
+    }
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
 }
 
@@ -282,6 +309,46 @@ mod tests {
         store.set_aside(&record).unwrap();
         store.set_aside(&record).unwrap();
         assert_eq!(std::fs::read_dir(folder.path().join("damaged")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn no_link_in_the_store_leads_to_a_change_outside() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("cache")).unwrap();
+        let outside = folder.path().join("outside");
+        std::fs::create_dir(&outside).unwrap();
+        std::fs::write(outside.join("file"), "theirs").unwrap();
+        let set = |mode| std::fs::set_permissions(&outside, std::fs::Permissions::from_mode(mode)).unwrap();
+        set(0o511);
+        let unchanged = |what: &str| {
+            assert_eq!(outside.metadata().unwrap().mode() & 0o777, 0o511, "{what}");
+            assert_eq!(std::fs::read_to_string(outside.join("file")).unwrap(), "theirs", "{what}");
+        };
+        let link = |path: &Path| {
+            let _ = std::fs::remove_file(path);
+            std::os::unix::fs::symlink(&outside, path).unwrap();
+        };
+        let artifact = store.artifact_folder(Digest::of(b"artifact"));
+        link(&artifact);
+        store.set_aside(&artifact).unwrap();
+        unchanged("set aside");
+        assert!(artifact.symlink_metadata().is_err());
+        link(&artifact);
+        make_folders_writable(&artifact).unwrap();
+        forbid_writing(&artifact).unwrap();
+        unchanged("modes");
+        remove_tree(&artifact).unwrap();
+        unchanged("removed");
+        // A link in a folder of the store, and a link in the place of a folder that a stage writes.
+        let staging = store.staging_folder(Digest::of(b"key"));
+        std::fs::create_dir(&staging).unwrap();
+        link(&staging.join("out"));
+        assert!(store.commit(&staging.join("out")).is_err());
+        make_folders_writable(&staging).unwrap();
+        unchanged("a link as the folder of a stage");
+        remove_tree(&staging).unwrap();
+        unchanged("the staging folder");
+        set(0o755);
     }
 
     #[test]

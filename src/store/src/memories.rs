@@ -1,8 +1,6 @@
 //! Removes damaged memories. [`raisin_base::cache_only`] says what a memory is; index.rs, identity.rs, files.rs,
 //! src/pipeline/src/checked.rs and src/corpus/src/encoded.rs define the contents.
 
-use std::path::PathBuf;
-
 use super::leftovers::is_temporary;
 use super::{Store, if_there};
 use raisin_base::cache_only::is_whole;
@@ -11,26 +9,39 @@ use raisin_base::cache_only::is_whole;
 pub(super) const MEMORIES: [&str; 4] = ["identity", "index", "checked", "tokens"];
 
 impl Store {
-    /// Removes all damaged memories. Returns how many were removed, and how many could not be removed, for example
-    /// because the cache belongs to another user. Readers ignore a damaged memory.
-    pub(super) fn forget_damaged(&self) -> (u64, u64) {
+    /// Removes all damaged memories. Memories that cannot be read at the moment stay. Readers ignore both.
+    pub(super) fn forget_damaged(&self) -> CheckedMemories {
         let mut paths = vec![self.root.join("files")];
         for folder in MEMORIES {
             let entries = std::fs::read_dir(self.root.join(folder)).into_iter().flatten();
             paths.extend(entries.filter_map(|entry| Some(entry.ok()?.path())));
         }
+        let mut checked = CheckedMemories::default();
         // A process may be writing a temporary file at this moment.
-        let damaged = |path: &&PathBuf| !is_temporary(path) && path.exists() && !is_whole(path);
-        let (mut removed, mut kept) = (0, 0);
-        for path in paths.iter().filter(damaged) {
-            match if_there(std::fs::remove_file(path)) {
-                Ok(Some(())) => removed += 1,
-                Ok(None) => {}
-                Err(_) => kept += 1,
+        for path in paths.iter().filter(|path| !is_temporary(path)) {
+            match if_there(is_whole(path)) {
+                Ok(None | Some(true)) => {}
+                Ok(Some(false)) => match if_there(std::fs::remove_file(path)) {
+                    Ok(Some(())) => checked.removed += 1,
+                    Ok(None) => {}
+                    Err(_) => checked.kept += 1,
+                },
+                Err(_) => checked.unread += 1,
             }
         }
-        (removed, kept)
+        checked
     }
+}
+
+/// The numbers of memories that are not whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct CheckedMemories {
+    /// Damaged and removed.
+    pub removed: u64,
+    /// Damaged and not removed, for example because the cache belongs to another user.
+    pub kept: u64,
+    /// Not readable at the moment.
+    pub unread: u64,
 }
 
 #[cfg(test)]
@@ -48,10 +59,15 @@ mod tests {
             // A killed process has left a temporary file.
             let temporary = path.with_file_name(".some.17.3");
             std::fs::write(&temporary, "half").unwrap();
-            assert_eq!(store.forget_damaged(), (0, 0));
+            assert_eq!(store.forget_damaged(), CheckedMemories::default());
             std::fs::write(&path, "damaged").unwrap();
-            assert_eq!(store.forget_damaged(), (1, 0), "{name}");
+            assert_eq!(store.forget_damaged(), CheckedMemories { removed: 1, ..Default::default() }, "{name}");
             assert!(!path.exists() && temporary.exists());
+            // It cannot be read, and nothing says that its content is damaged.
+            std::os::unix::fs::symlink("some", &path).unwrap();
+            assert_eq!(store.forget_damaged(), CheckedMemories { unread: 1, ..Default::default() }, "{name}");
+            assert!(path.symlink_metadata().is_ok());
+            std::fs::remove_file(&path).unwrap();
         }
     }
 }

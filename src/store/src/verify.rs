@@ -1,11 +1,13 @@
 //! `raisin verify`: reads every action record, manifest and file of the store again, and sets damaged ones aside. The
 //! checks of a look-up are in artifact.rs.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
 use serde::Serialize;
 
 use super::artifact::damage;
-use super::{Artifact, Store};
+use super::{ActionRecord, Artifact, Store, if_there};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Result, ensure};
 
@@ -21,10 +23,15 @@ pub struct Verified {
     /// The size of the files that were read, in bytes.
     pub bytes: u64,
     pub damages: Vec<Damage>,
+    /// What is missing because it was set aside earlier, or removed by hand: artifacts that an action record names, and
+    /// action records in damaged/ whose action has no other record. Each of these can be repaired like a damage.
+    pub missing: Vec<Damage>,
     /// The number of damaged memories that were removed. Builds rebuild memories when they need them.
     pub forgotten: u64,
     /// The number of damaged memories that could not be removed. Builds ignore them.
     pub ignored: u64,
+    /// The number of memories that cannot be read at the moment, and may be whole. They stay.
+    pub unread: u64,
     /// The number of journal lines that are torn or damaged. These lines stay in the journal, and readers skip them.
     pub journal_lines: u64,
 }
@@ -47,8 +54,13 @@ pub struct Damage {
 /// artifact meanwhile. Therefore a damaged artifact is read a second time, directly before it is set aside.
 pub fn verify(store: &Store, sample: Option<f64>) -> Result<Verified> {
     let _shared = store.share_to_read()?;
-    let (forgotten, ignored) = store.forget_damaged();
-    let mut verified = Verified { forgotten, ignored, ..Verified::default() };
+    let memories = store.forget_damaged();
+    let mut verified = Verified {
+        forgotten: memories.removed,
+        ignored: memories.kept,
+        unread: memories.unread,
+        ..Verified::default()
+    };
     verified.journal_lines = store.journal_lines()?.1;
     let mut records = Vec::new();
     for key in store.record_keys()? {
@@ -89,7 +101,42 @@ pub fn verify(store: &Store, sample: Option<f64>) -> Result<Verified> {
             }
         }
     }
+    verified.missing = missing(store, &records, &verified.damages)?;
     Ok(verified)
+}
+
+/// The artifacts and action records that are missing, without those in `damages`.
+fn missing(store: &Store, records: &[ActionRecord], damages: &[Damage]) -> Result<Vec<Damage>> {
+    let known: BTreeSet<Digest> = damages.iter().map(|damage| damage.digest).collect();
+    let mut lost: BTreeMap<Digest, Vec<String>> = BTreeMap::new();
+    for record in records.iter().filter(|record| !known.contains(&record.artifact)) {
+        // Only a path that certainly does not exist counts as missing.
+        if if_there(store.artifact_folder(record.artifact).symlink_metadata()).is_ok_and(|there| there.is_none()) {
+            lost.entry(record.artifact).or_default().push(format!("{}.{}", record.pipeline, record.stage));
+        }
+    }
+    let artifact = |(digest, stages)| {
+        let reason = "it was set aside earlier, or removed by hand".to_owned();
+        Damage { what: "artifact", digest, stages, reason }
+    };
+    let mut missing: Vec<Damage> = lost.into_iter().map(artifact).collect();
+    let mut keys = BTreeSet::new();
+    for name in store.names_set_aside()? {
+        // `set_aside` adds the moment to the name: `<key>.json.<moment>`.
+        let key = name.split_once(".json.").and_then(|(key, _)| key.parse::<Digest>().ok());
+        let Some(key) = key.filter(|key| !known.contains(key)) else { continue };
+        if store.record(key).is_ok_and(|record| record.is_none()) {
+            keys.insert(key);
+        }
+    }
+    let reason = || "it was set aside earlier".to_owned();
+    missing.extend(keys.into_iter().map(|digest| Damage {
+        what: "record",
+        digest,
+        stages: Vec::new(),
+        reason: reason(),
+    }));
+    Ok(missing)
 }
 
 /// Decides which files `verify --sample` reads.
