@@ -323,3 +323,85 @@ fn space_is_counted_by_stage_pipeline_and_variant_and_pinned_artifacts_survive_g
     let (_, told) = project.done(&["unpin", "swept", "pool"]);
     assert!(told.contains("2 unpinned"), "{told}");
 }
+
+#[test]
+fn a_plan_replaces_nothing_but_a_plan() {
+    let project = counted();
+    project.write("stages.toml", &std::fs::read_to_string(project.path("p.toml")).unwrap());
+    project.write("p.toml", "include = \"stages.toml\"\n");
+    std::os::unix::fs::symlink("p.toml", project.path("link.json")).unwrap();
+    std::fs::hard_link(project.path("stages.toml"), project.path("hard.json")).unwrap();
+    project.write("object.json", "{\"instruction\": \"say\"}\n");
+    let before = |name: &str| std::fs::read(project.path(name)).unwrap();
+    for name in ["p.toml", "./p.toml", "stages.toml", "link.json", "hard.json", "object.json", "data/a.jsonl"] {
+        let kept = before(name);
+        let (code, words) = project.refused(&["plan", "p.toml", "--out", name]);
+        assert!(code == 2 && words.contains("is no plan file"), "{name}: {words}");
+        assert_eq!(before(name), kept, "{name}");
+    }
+    assert_eq!(project.refused(&["plan", "p.toml", "--out", "data"]).0, 2);
+    assert!(project.path("link.json").symlink_metadata().unwrap().is_symlink());
+    for _ in 0..2 {
+        project.done(&["plan", "p.toml", "--out", "plan.json"]);
+    }
+    // A plan that was cut is still a plan.
+    let plan = before("plan.json");
+    std::fs::write(project.path("plan.json"), &plan[..plan.len() / 2]).unwrap();
+    project.done(&["plan", "p.toml", "--out", "plan.json"]);
+    project.done(&["build", "plan.json"]);
+}
+
+#[test]
+fn a_changed_plan_with_names_that_no_pipeline_can_have_writes_nothing() {
+    let project = counted();
+    project.done(&["plan", "p.toml", "--out", "plan.json", "--sweep", "stage.pool.sample=[3, 4]"]);
+    let plan: serde_json::Value = serde_json::from_slice(&std::fs::read(project.path("plan.json")).unwrap()).unwrap();
+    let places = [
+        ("/pipeline/name", serde_json::json!("../../esc")),
+        ("/pipeline/name", serde_json::json!("")),
+        ("/pipeline/variants/0/name", serde_json::json!("../../esc")),
+        ("/pipeline/variants/0/name", serde_json::json!("")),
+        ("/pipeline/variants/0/stages/0/name", serde_json::json!("../../esc")),
+        ("/pipeline/variants/0/stages/0/name", serde_json::json!("/tmp/esc")),
+        ("/pipeline/variants/0/stages/0/name", serde_json::json!("raisin")),
+        ("/pipeline/variants/0/stages/1/name", serde_json::json!("pool")),
+        ("/pipeline/variants/0/stages/0/resources", serde_json::json!({"threads": 0})),
+        ("/pipeline/variants", serde_json::json!([])),
+    ];
+    for (place, value) in places {
+        let mut changed = plan.clone();
+        *changed.pointer_mut(place).unwrap() = value.clone();
+        project.write("changed.json", &changed.to_string());
+        let (code, words) = project.refused(&["build", "changed.json"]);
+        assert!(code == 2 && words.contains("the plan changed.json is damaged"), "{place} {value}: {words}");
+        assert!(!project.path("out").exists() && !project.path("../esc").exists(), "{place} {value}");
+    }
+    project.done(&["build", "plan.json"]);
+}
+
+#[test]
+fn pinning_an_artifact_that_is_missing_says_so() {
+    let project = counted();
+    project.done(&["build", "p.toml"]);
+    let artifact = project.path("out/p/pool").canonicalize().unwrap();
+    raisin_store::remove_tree(&artifact).unwrap();
+    let answer = project.run(&["pin", "p"]);
+    assert_eq!(answer.code, 1, "{}", answer.stderr);
+    assert!(answer.stderr.contains("1 of them are missing in this cache"), "{}", answer.stderr);
+    assert!(answer.stderr.contains("p.pool") && answer.stderr.contains("verify --repair"), "{}", answer.stderr);
+    let (pins, _) = project.done(&["pin"]);
+    assert!(pins.lines().any(|line| line.contains("p.pool") && line.contains("(missing)")), "{pins}");
+    project.done(&["verify", "--repair"]);
+    assert!(!project.done(&["pin"]).0.contains("missing"));
+}
+
+#[test]
+fn doctor_names_the_file_system_of_the_cache() {
+    let project = Project::with_text("");
+    let output = project.run(&["doctor"]);
+    let line = output.stdout.lines().find(|line| line.starts_with("file sys. "));
+    assert!(line.is_some_and(|line| line.len() > "file sys. , at /".len()), "{}", output.stdout);
+    let output = project.run(&["doctor", "--cache", "/dev/shm/no-cache-here"]);
+    assert!(output.stdout.contains("file sys. tmpfs, at /dev/shm"), "{}", output.stdout);
+    assert!(output.stdout.contains("In memory: the cache vanishes"), "{}", output.stdout);
+}

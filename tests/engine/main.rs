@@ -15,6 +15,7 @@ mod kinds;
 mod links;
 mod project;
 mod random;
+mod repair;
 mod workers;
 
 use std::os::unix::fs::PermissionsExt as _;

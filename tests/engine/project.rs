@@ -64,7 +64,8 @@ impl EngineProject {
 
     pub fn pipeline(&self, variants: Vec<Variant>) -> Pipeline {
         let (file, folder) = (self.folder.join("story.toml"), self.folder.clone());
-        Pipeline { name: "story".into(), seed_default: 17, file, folder, variants, sweep: Vec::new() }
+        let (sweep, overrides) = (Vec::new(), Vec::new());
+        Pipeline { name: "story".into(), seed_default: 17, file, folder, variants, sweep, overrides }
     }
 
     pub fn one(&self, stages: &[StageText<'_>]) -> Pipeline {

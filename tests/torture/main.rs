@@ -9,6 +9,7 @@ mod golden_digests;
 mod kills;
 mod many;
 mod model;
+mod repair;
 mod rights;
 mod space;
 mod world;

@@ -179,7 +179,13 @@ fn a_journal_cut_anywhere_near_its_end_keeps_its_whole_lines() {
         let before = store.journal().expect("what is left").len();
         let mut begun = Journal::begin(&store).expect("a run begins");
         begun
-            .write(JournalEvent::RunStarted { pipeline: "p".into(), file: "p.toml".into(), pid: 1 })
+            .write(JournalEvent::RunStarted {
+                pipeline: "p".into(),
+                file: "p.toml".into(),
+                pid: 1,
+                folder: String::new(),
+                overrides: Vec::new(),
+            })
             .expect("a line is written");
         drop(begun);
         assert_eq!(store.journal().expect("all lines").len(), before + 1, "cut {cut}");

@@ -35,6 +35,8 @@ enum GraphFormat {
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    // Check this before a long look-up.
+    arguments.out.as_deref().map_or(Ok(()), PlanFile::check_place)?;
     let (pipeline, options) = (arguments.pipeline.load()?, arguments.pipeline.options());
     let (plan, file) = match &arguments.out {
         None => (engine::plan(&pipeline, &options)?, None),

@@ -1,18 +1,14 @@
 //! `raisin verify`: checks the whole store for damage. The store does the reading.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Args;
 
 use super::pipeline_arguments::Folders;
-use raisin_base::digest::Digest;
-use raisin_base::error::{Result, render};
-use raisin_engine::{self as engine, Options};
+use raisin_base::error::Result;
+use raisin_engine::{self as engine, Options, RepairOutcome};
 use raisin_kinds::KINDS;
-use raisin_pipeline as pipeline;
-use raisin_store::{self as store, Damage, JournalEvent, Store};
+use raisin_store::{self as store, Damage, Store, Verified};
 
 /// Read every artifact and action record again, and set damaged ones aside, so that the next build makes them again.
 #[derive(Args)]
@@ -21,7 +17,8 @@ pub struct Arguments {
     /// records and manifests are always read, and the presence and size of every file are always checked.
     #[arg(long, value_name = "SHARE", value_parser = share)]
     sample: Option<f64>,
-    /// Build the damaged artifacts again, from the pipeline files that made them.
+    /// Make damaged and missing artifacts and action records again, by the actions that made them. Links stay as they
+    /// are.
     #[arg(long)]
     repair: bool,
     #[command(flatten)]
@@ -39,6 +36,8 @@ fn share(text: &str) -> Result<f64, String> {
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let store = Store::open(&arguments.folders.cache.path())?;
+    // gc removes the action records of artifacts that are gone. A repair needs them.
+    let _shared = if arguments.repair { Some(store.share()?) } else { None };
     let verified = store::verify(&store, arguments.sample)?;
     for damage in &verified.damages {
         let made =
@@ -57,60 +56,55 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     if verified.ignored > 0 {
         eprintln!("{} damaged memories (cache-only files) cannot be removed; builds ignore them", verified.ignored);
     }
+    if verified.unread > 0 {
+        eprintln!("{} memories (cache-only files) cannot be read at the moment and stay", verified.unread);
+    }
     if verified.journal_lines > 0 {
         eprintln!("{} lines of the journal cannot be read and are skipped", verified.journal_lines);
     }
-    if damages > 0 && arguments.repair {
-        let again = repair(&store, &verified.damages, &arguments.folders)?;
-        eprintln!("{again} of {damages} made again");
-        return Ok(if again == damages { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    if !verified.missing.is_empty() {
+        let missing = verified.missing.len();
+        eprintln!("{missing} artifacts and records are missing: they were set aside earlier, or removed by hand");
+    }
+    if arguments.repair {
+        return repair(&verified, &arguments.folders);
     }
     if damages > 0 {
-        eprintln!(
-            "hint: damaged files are now in damaged/ in the cache; the next build or `--repair` makes them again"
-        );
+        eprintln!("hint: damaged files are now in damaged/ in the cache");
+    }
+    if damages + verified.missing.len() > 0 {
+        eprintln!("hint: `raisin verify --repair` makes them again, and so does the next build that needs them");
     }
     Ok(if damages == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Builds the stages that made the damaged artifacts and records, from the pipeline files that the journal names.
-/// Returns how many exist again. An artifact that was built with flags, or from a pipeline file that has changed since,
-/// does not come back here; its next build makes it.
-fn repair(store: &Store, damages: &[Damage], folders: &Folders) -> Result<usize> {
-    let lost: BTreeSet<Digest> = damages.iter().map(|damage| damage.digest).collect();
-    let lines = store.journal()?;
-    let mut files: BTreeMap<&str, &str> = BTreeMap::new();
-    let mut stages: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
-    for line in &lines {
-        match &line.event {
-            JournalEvent::RunStarted { file, .. } => {
-                files.insert(&line.run, file);
-            }
-            JournalEvent::Finished { stage, key, artifact, .. } if lost.contains(key) || lost.contains(artifact) => {
-                if let Some(file) = files.get(line.run.as_str()) {
-                    stages.entry(file).or_default().insert(stage.clone());
-                }
-            }
-            _ => {}
+/// Makes what is damaged or missing again. Prints one line for each artifact and action record that is not there again.
+fn repair(verified: &Verified, folders: &Folders) -> Result<ExitCode> {
+    let lost: Vec<Damage> = verified.damages.iter().chain(&verified.missing).cloned().collect();
+    if lost.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let options = Options { cache: folders.cache.path(), ..Options::default() };
+    let repair = engine::repair(&lost, KINDS, &options)?;
+    let mut again = 0;
+    for (damage, outcome) in lost.iter().zip(&repair.outcomes) {
+        let (what, digest) = (damage.what, damage.digest.short());
+        match outcome {
+            RepairOutcome::MadeAgain => again += 1,
+            RepairOutcome::MadeAnother(other) => eprintln!(
+                "not made again: {what} {digest}: its action now gives another artifact, {}; `raisin build` makes what \
+                 depends on it again",
+                other.short()
+            ),
+            RepairOutcome::NotMade(reason) => eprintln!("not made again: {what} {digest}: {reason}"),
         }
     }
-    for (file, stages) in stages {
-        let built = pipeline::load(Path::new(file), &[], KINDS, &folders.cache.path()).and_then(|pipeline| {
-            let only = stages.into_iter().collect();
-            engine::build(
-                &pipeline,
-                &Options { cache: folders.cache.path(), out: folders.out.path(), only, ..Options::default() },
-            )
-        });
-        if let Err(error) = built {
-            eprintln!("cannot build {file} again: {}", render(&error));
-        }
+    eprintln!("{again} of {} made again", lost.len());
+    if repair.interrupted {
+        eprintln!("interrupted: what is made again is kept; `raisin verify --repair` goes on from here");
+        return Ok(ExitCode::from(130));
     }
-    let is_back = |damage: &&Damage| match damage.what {
-        "record" => store.record_file(damage.digest).exists(),
-        _ => store.artifact_folder(damage.digest).exists(),
-    };
-    Ok(damages.iter().filter(is_back).count())
+    Ok(if again == lost.len() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ use raisin_store::Store;
 
 /// The time that child processes have to end after the stop signal. An interrupted build must end within two seconds in
 /// total; `PATIENCE` is the limit for the build itself.
-const GRACE: Duration = Duration::from_secs(1);
+pub(super) const GRACE: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_millis(1800);
 /// The time for which an interrupted build waits for another process that updates the same links.
 const LINKS_PATIENCE: Duration = Duration::from_millis(500);
@@ -72,6 +72,18 @@ fn build_with(pipeline: &Pipeline, options: &Options, plan: Option<&PlanFile>) -
         build.run()?;
     }
     build.finish(began)
+}
+
+/// Ends this process if its main loop has not ended in time after a signal. The main loop closes `end` when it ends.
+pub(super) fn end_in_time(interrupt: &Interrupt, end: &Receiver<()>, children: &Children) {
+    if interrupt.outlasts(end, PATIENCE) {
+        // Perhaps a large artifact is being committed, or is being read again. The process can exit at any instant,
+        // because the store stays valid.
+        children.kill();
+        // Ignore the error if standard error is closed, and exit anyway.
+        drop(writeln!(std::io::stderr(), "interrupted: {HOW_TO_GO_ON}"));
+        std::process::exit(130);
+    }
 }
 
 /// What a build knows about a node, besides its state in the scheduler.
@@ -251,16 +263,7 @@ impl<'a> Build<'a> {
         std::thread::scope(|scope| {
             let (_over, end) = channel();
             let children = &children;
-            scope.spawn(move || {
-                if interrupt.outlasts(&end, PATIENCE) {
-                    // The main loop has not ended in time: perhaps a large artifact is being committed, or is being
-                    // read again. The process can exit at any instant, because the store stays valid.
-                    children.kill();
-                    // Ignore the error if standard error is closed, and exit anyway.
-                    drop(writeln!(std::io::stderr(), "interrupted: {HOW_TO_GO_ON}"));
-                    std::process::exit(130);
-                }
-            });
+            scope.spawn(move || end_in_time(interrupt, &end, children));
             let pool = WorkerPool::new(scope, &store, children, sender);
             let result = self.drive(pool, children, &receiver);
             if result.is_err() {
@@ -332,7 +335,10 @@ impl<'a> Build<'a> {
         match news {
             JobNews::Waiting(words) => self.tell(id, News::Waits(&words)),
             JobNews::Started => match self.work[id].key {
-                Some(key) => self.tell(id, News::Started { key }),
+                Some(key) => {
+                    let threads = self.scheduler.demand(id).threads_of_tensors();
+                    self.tell(id, News::Started { key, threads })
+                }
                 None => Ok(()),
             },
             JobNews::Event(event) => self.tell(id, News::Said(&event)),

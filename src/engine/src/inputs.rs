@@ -105,14 +105,7 @@ impl InputFiles {
     /// The entry for the file in the action. For a file, the name counts and its folder does not, because stages show
     /// the name. For a folder, the names below the folder count and the name of the folder does not.
     pub fn input(&self, need: &FileNeed) -> Result<Input<'static>> {
-        let input = self.get(need)?;
-        let name = || input.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        Ok(match &input.content {
-            InputContent::File(blake3) | InputContent::Remote { blake3, .. } => {
-                Input::File { blake3: *blake3, name: name() }
-            }
-            InputContent::Folder(files) | InputContent::Several(files) => Input::Files(Arc::clone(files)),
-        })
+        Ok(self.get(need)?.entry())
     }
 
     fn check_expected_digest(&self, stage: &Stage, need: &FileNeed) -> Result<()> {
@@ -134,6 +127,38 @@ impl InputFiles {
 }
 
 impl InputFile {
+    /// The file, folder or pattern of a need as it is now. Nothing is compared with the expected digest, and the file
+    /// of an address need not be in the cache.
+    pub fn now(
+        pipeline: &Pipeline,
+        stage: &Stage,
+        need: &FileNeed,
+        store: &Store,
+        digests: &mut FileDigests,
+    ) -> Result<Self> {
+        look(pipeline, stage, need, store, digests)
+    }
+
+    /// The file at a path, if it is there.
+    pub fn at(path: &Path, digests: &mut FileDigests) -> Result<Option<Self>> {
+        find(Path::new("/"), &path.to_string_lossy(), false, digests)
+    }
+
+    /// The entry in the action.
+    pub fn entry(&self) -> Input<'static> {
+        let name = || self.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        match &self.content {
+            InputContent::File(blake3) | InputContent::Remote { blake3, .. } => {
+                Input::File { blake3: *blake3, name: name() }
+            }
+            InputContent::Folder(files) | InputContent::Several(files) => Input::Files(Arc::clone(files)),
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The digest that a pipeline file can expect: of the content of a file, or of the names and digests in a folder.
     pub fn digest(&self) -> Result<Digest> {
         Ok(match &self.content {

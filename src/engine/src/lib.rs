@@ -37,6 +37,7 @@ mod links;
 mod plan;
 mod plan_file;
 mod progress;
+mod repair;
 mod resolve;
 mod resources;
 mod schedule;
@@ -60,6 +61,7 @@ pub use force::Force;
 pub use inputs::digest_of;
 pub use plan::{Plan, PlannedStage, Status, plan};
 pub use plan_file::PlanFile;
+pub use repair::{Repair, RepairOutcome, repair};
 pub use summary::{Failure, Summary};
 
 /// The options of a build, as a user gives them.

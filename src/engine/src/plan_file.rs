@@ -20,12 +20,15 @@ use super::plan::{Plan, PlannedStage, Status, plan_with};
 use super::resolve::Resolver;
 use super::{DeviceChoice, Options};
 use raisin_base::error::{Context as _, Problem, Result};
+use raisin_base::files::if_there;
 use raisin_contract::{Action, DType, Declaration};
-use raisin_pipeline::{Pipeline, Resources, Stage, Variant};
+use raisin_pipeline::{Pipeline, Resources, Stage, Variant, check_resolved};
 use raisin_store::Store;
 
 /// The format of plan files.
 const FORMAT: u32 = 1;
+
+const AGAIN: &str = "plan again with this raisin: `raisin plan PIPELINE --out FILE`";
 
 /// A plan with all data that a build of the plan needs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -52,6 +55,9 @@ struct KeptPipeline {
     seed: u64,
     file: PathBuf,
     sweep: Vec<(String, Vec<Value>)>,
+    /// The flags with which the pipeline was planned. A build writes them into the journal.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    overrides: Vec<String>,
     variants: Vec<KeptVariant>,
 }
 
@@ -109,6 +115,27 @@ impl PlanFile {
         Ok(serde_json::to_string_pretty(self)? + "\n")
     }
 
+    /// Checks that a new plan file at `path` would replace nothing but an earlier plan file. A link is followed.
+    ///
+    /// # Errors
+    /// There is something else, such as the pipeline file or an input file.
+    pub fn check_place(path: &Path) -> Result<()> {
+        let shown = path.display();
+        let cannot = || format!("cannot read {shown}, which the plan would replace");
+        let Some(found) = if_there(path.metadata()).with_context(cannot)? else { return Ok(()) };
+        let is_plan = found.is_file() && {
+            let bytes = std::fs::read(path).with_context(cannot)?;
+            // A plan that was cut is still a plan.
+            let inside = bytes.trim_ascii_start().strip_prefix(b"{").map(<[u8]>::trim_ascii_start);
+            bytes.is_empty() || inside.is_some_and(|inside| inside.starts_with(b"\"raisin_plan\""))
+        };
+        if is_plan {
+            return Ok(());
+        }
+        let problem = Problem::usage(format!("{shown} is there and is no plan file: the plan would replace it"));
+        Err(problem.hint("give `--out` the name of a new file, such as plan.json").into())
+    }
+
     /// Reads a plan file. `None` if the file is something else, such as a pipeline.
     ///
     /// # Errors
@@ -121,7 +148,7 @@ impl PlanFile {
             return Ok(None);
         }
         let shown = path.display();
-        let again = "plan again with this raisin: `raisin plan PIPELINE --out FILE`";
+        let again = AGAIN;
         let value: Value = serde_json::from_slice(&bytes)
             .map_err(|error| Problem::usage(format!("{shown} is neither a pipeline nor a plan: {error}")))?;
         match value.get("raisin_plan").map(Value::as_u64) {
@@ -151,7 +178,8 @@ impl PlanFile {
     /// file that is read from there.
     ///
     /// # Errors
-    /// A kind does not exist in this raisin, has another version, or reads its parameters in another way.
+    /// A kind does not exist in this raisin, has another version, or reads its parameters in another way; or the plan
+    /// contains what no pipeline file can give, such as the name `../x` of a stage.
     pub fn pipeline(&self, kinds: &'static [Declaration]) -> Result<Pipeline> {
         let kept = &self.pipeline;
         let variants = kept.variants.iter().map(|variant| {
@@ -159,14 +187,23 @@ impl PlanFile {
             let (name, values) = (variant.name.clone(), variant.values.clone());
             Ok(Variant { name, values, seed: variant.seed, dtype: variant.dtype, stages })
         });
-        Ok(Pipeline {
+        let damaged = |problem: Problem| {
+            let message = format!("the plan {} is damaged: {}", self.path.display(), problem.message);
+            Problem::usage(message).hint(AGAIN)
+        };
+        let overrides = kept.overrides.iter().map(|flag| flag.parse().map_err(damaged));
+        let pipeline = Pipeline {
             name: kept.name.clone(),
             seed_default: kept.seed,
             file: kept.file.clone(),
             folder: std::env::current_dir().context("cannot tell the current directory")?,
             variants: variants.collect::<Result<_>>()?,
             sweep: kept.sweep.clone(),
-        })
+            overrides: overrides.collect::<Result<_, _>>()?,
+        };
+        // A plan file can be changed, by mistake or on purpose. Names of it become paths.
+        check_resolved(&pipeline).map_err(damaged)?;
+        Ok(pipeline)
     }
 
     /// Compares the planned actions with the current actions, before any stage is looked up or run.
@@ -225,6 +262,7 @@ impl KeptPipeline {
             seed: pipeline.seed_default,
             file: pipeline.file.clone(),
             sweep: pipeline.sweep.clone(),
+            overrides: pipeline.overrides.iter().map(ToString::to_string).collect(),
             variants: pipeline.variants.iter().map(variant).collect(),
         }
     }

@@ -22,6 +22,13 @@ pub struct Demand {
     pub gpu: u64,
 }
 
+impl Demand {
+    /// The threads, if the stage is a tensor stage.
+    pub fn threads_of_tensors(&self) -> Option<usize> {
+        (self.process == Process::Tensor).then_some(self.threads)
+    }
+}
+
 /// The resources that stages share when they run at the same time.
 #[derive(Clone, Copy, Debug)]
 pub struct Capacity {

@@ -46,6 +46,8 @@ pub enum News<'n> {
     /// The worker will get the stage next.
     Started {
         key: Digest,
+        /// The threads of a tensor stage.
+        threads: Option<usize>,
     },
     /// The stage sent an event.
     Said(&'n Event),
@@ -86,6 +88,8 @@ impl Told {
             pipeline: pipeline.name.clone(),
             file: pipeline.file.display().to_string(),
             pid: std::process::id(),
+            folder: pipeline.folder.display().to_string(),
+            overrides: pipeline.overrides.iter().map(ToString::to_string).collect(),
         });
     }
 
@@ -112,9 +116,9 @@ impl Told {
             News::Cached => self.line(graph, id, "cached"),
             News::Begins => self.display.start(id, &graph.label(id)),
             News::Waits(words) => self.display.say(id, words),
-            News::Started { key } => {
+            News::Started { key, threads } => {
                 let (stage, variant) = names();
-                self.journal.write(JournalEvent::Started { stage, variant, key })?;
+                self.journal.write(JournalEvent::Started { stage, variant, key, threads })?;
             }
             News::Said(Event::Progress(progress)) => self.display.progress(id, progress),
             News::Said(Event::Note { text }) => self.line(graph, id, text),

@@ -161,13 +161,11 @@ fn stage<'t>(
     memory: &mut CheckedParameters,
 ) -> Result<CheckedStage<'t>, Problem> {
     let name = &entry.key;
-    if let Some(problem) = bad_name(name) {
-        return Err(entry.origin.problem(format!("the stage name `{name}` {problem}")));
-    }
-    if RESERVED_SCHEMAS.contains(&name.as_str()) {
-        let message =
-            format!("the stage name `{name}` is also the name of a schema of `raisin sql`, and would hide the schema");
-        return Err(entry.origin.problem(message).hint(format!("give the stage another name, such as `{name}_stage`")));
+    if let Some(problem) = bad_stage_name(name) {
+        let problem = entry.origin.problem(problem);
+        let is_reserved = RESERVED_SCHEMAS.contains(&name.as_str());
+        let hint = || format!("give the stage another name, such as `{name}_stage`");
+        return Err(if is_reserved { problem.hint(hint()) } else { problem });
     }
     let table = entry.node.table().ok_or_else(|| wants(&entry.node, &format!("stage.{name}"), "a table"))?;
     let all = || kinds.iter().map(|kind| kind.name);
@@ -286,7 +284,7 @@ fn stem(file: &Path) -> String {
 }
 
 /// What is wrong with a name; `None` if the name is usable. Names become folders, SQL schemas and parts of dotted keys.
-fn bad_name(name: &str) -> Option<&'static str> {
+pub fn bad_name(name: &str) -> Option<&'static str> {
     let plain = |letter: char| letter.is_ascii_alphanumeric() || letter == '_' || letter == '-';
     match name.chars().next() {
         None => Some("is empty"),
@@ -294,6 +292,16 @@ fn bad_name(name: &str) -> Option<&'static str> {
         Some('-') => Some("may not begin with `-`"),
         Some(_) => None,
     }
+}
+
+/// What is wrong with the name of a stage; `None` if the name is usable.
+pub fn bad_stage_name(name: &str) -> Option<String> {
+    if let Some(problem) = bad_name(name) {
+        return Some(format!("the stage name `{name}` {problem}"));
+    }
+    RESERVED_SCHEMAS.contains(&name).then(|| {
+        format!("the stage name `{name}` is also the name of a schema of `raisin sql`, and would hide the schema")
+    })
 }
 
 fn wants(node: &TreeNode, key: &str, what: &str) -> Problem {

@@ -18,6 +18,7 @@ mod checked;
 mod explain;
 mod include;
 mod overrides;
+mod resolved;
 pub mod resources;
 pub mod schema;
 mod sweep;
@@ -35,6 +36,7 @@ use raisin_contract::{DType, Declaration, ResolvedParameters};
 
 use checked::CheckedParameters;
 pub use overrides::Override;
+pub use resolved::check_resolved;
 pub use resources::Resources;
 pub use tree::Written;
 
@@ -51,6 +53,8 @@ pub struct Pipeline {
     pub variants: Vec<Variant>,
     /// The axes of the sweep (dotted key and values), in the order in which they were written.
     pub sweep: Vec<(String, Vec<Value>)>,
+    /// The flags that were applied to the file, in their order.
+    pub overrides: Vec<Override>,
 }
 
 /// One combination of the values of all axes, with the stages that it gives.
@@ -83,8 +87,22 @@ pub struct Stage {
 /// The pipeline is wrong. The error is a [`Problem`] with file, line and column; if there are several problems, the
 /// error lists all of them.
 pub fn load(file: &Path, overrides: &[Override], kinds: &'static [Declaration], cache: &Path) -> Result<Pipeline> {
-    let mut checked = CheckedParameters::load(cache, file);
     let folder = std::env::current_dir().context("cannot tell the current directory")?;
+    load_from(folder, file, overrides, kinds, cache)
+}
+
+/// As [`load`], but the paths in the pipeline are relative to `folder` instead of the current directory.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_from(
+    folder: PathBuf,
+    file: &Path,
+    overrides: &[Override],
+    kinds: &'static [Declaration],
+    cache: &Path,
+) -> Result<Pipeline> {
+    let mut checked = CheckedParameters::load(cache, file);
     let pipeline = resolve(file, overrides, kinds, folder, &mut checked).map_err(|problems| several(file, problems))?;
     checked.save();
     Ok(pipeline)
@@ -117,9 +135,19 @@ fn resolve(
     if !problems.is_empty() {
         return Err(problems);
     }
-    sweep::name(&axes, &mut variants);
+    let keys: Vec<&str> = axes.iter().map(|axis| axis.key.as_str()).collect();
+    let names = sweep::names(&keys, variants.iter().map(|variant| &variant.values));
+    variants.iter_mut().zip(names).for_each(|(variant, name)| variant.name = name);
     let sweep = axes.into_iter().map(sweep::Axis::into_values).collect();
-    Ok(Pipeline { name: header.name, seed_default: header.seed, file: file.to_owned(), folder, variants, sweep })
+    Ok(Pipeline {
+        name: header.name,
+        seed_default: header.seed,
+        file: file.to_owned(),
+        folder,
+        variants,
+        sweep,
+        overrides: overrides.to_vec(),
+    })
 }
 
 /// Joins several problems into one, because an error carries one problem.

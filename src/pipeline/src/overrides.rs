@@ -1,6 +1,9 @@
 //! The flags `--set key=value` and `--sweep key=[values]`: parses them and applies them to the tree of a pipeline.
 //! sweep.rs handles `[sweep]` in a pipeline file.
 
+use std::fmt;
+use std::str::FromStr;
+
 use super::sweep::{self, Axis};
 use super::tree::{NodeContent, Origin, Table, TableEntry, TreeNode};
 use raisin_base::error::Problem;
@@ -14,13 +17,37 @@ pub enum Override {
     Sweep(String),
 }
 
+impl fmt::Display for Override {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (flag, text) = self.parts();
+        write!(f, "{flag} {text}")
+    }
+}
+
+/// Reads the text that `Display` writes.
+impl FromStr for Override {
+    type Err = Problem;
+
+    fn from_str(text: &str) -> Result<Self, Problem> {
+        match text.split_once(' ') {
+            Some(("--set", text)) => Ok(Self::Set(text.to_owned())),
+            Some(("--sweep", text)) => Ok(Self::Sweep(text.to_owned())),
+            _ => Err(Problem::usage(format!("`{text}` is neither `--set KEY=VALUE` nor `--sweep KEY=[..]`"))),
+        }
+    }
+}
+
 impl Override {
-    fn parse(&self) -> Result<(String, TreeNode), Problem> {
-        let (flag, text) = match self {
+    fn parts(&self) -> (&'static str, &str) {
+        match self {
             Self::Set(text) => ("--set", text),
             Self::Sweep(text) => ("--sweep", text),
-        };
-        let origin = Origin::flag(format!("{flag} {text}"));
+        }
+    }
+
+    fn parse(&self) -> Result<(String, TreeNode), Problem> {
+        let (flag, text) = self.parts();
+        let origin = Origin::flag(self.to_string());
         let Some((key, value)) = text.split_once('=') else {
             let hint = format!("write `{flag} stage.NAME.PARAMETER=VALUE`");
             return Err(origin.problem("there is no `=` between a key and a value").hint(hint));

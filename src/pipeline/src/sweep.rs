@@ -2,9 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::Variant;
 use super::overrides;
 use super::tree::{NodeContent, Origin, Table, TreeNode};
 use raisin_base::error::Problem;
@@ -122,32 +121,34 @@ pub fn combinations(axes: &[Axis]) -> Vec<Combination<'_>> {
     all
 }
 
-/// Gives each variant a unique name, which is usable as the name of a folder.
-pub fn name(axes: &[Axis], variants: &mut [Variant]) {
-    let labels: Vec<String> = axes.iter().map(|axis| shortest_suffix(&axis.key, axes)).collect();
+/// The names of the variants with these values of the axes. Each name is unique and usable as the name of a folder.
+pub fn names<'v>(axes: &[&str], variants: impl Iterator<Item = &'v Map<String, Value>>) -> Vec<String> {
+    let labels: Vec<String> = axes.iter().map(|key| shortest_suffix(key, axes)).collect();
     let mut taken = BTreeSet::new();
-    for variant in variants {
+    let name = |values: &Map<String, Value>| {
         let words: Vec<String> = labels
             .iter()
-            .zip(variant.values.values())
+            .zip(values.values())
             .map(|(label, value)| format!("{label}={}", folder_safe(value)))
             .collect();
-        variant.name = words.join(",");
-        let plain = variant.name.clone();
+        let plain = words.join(",");
+        let mut name = plain.clone();
         let mut number = 1;
-        while !taken.insert(variant.name.clone()) {
+        while !taken.insert(name.clone()) {
             number += 1;
-            variant.name = format!("{plain}~{number}");
+            name = format!("{plain}~{number}");
         }
-    }
+        name
+    };
+    variants.map(name).collect()
 }
 
-fn shortest_suffix(key: &str, axes: &[Axis]) -> String {
+fn shortest_suffix(key: &str, axes: &[&str]) -> String {
     let parts: Vec<&str> = key.split('.').collect();
     for length in 1..parts.len() {
         let suffix = parts[parts.len() - length..].join(".");
         let tail = format!(".{suffix}");
-        if axes.iter().filter(|axis| axis.key.ends_with(&tail)).count() == 1 {
+        if axes.iter().filter(|axis| axis.ends_with(&tail)).count() == 1 {
             return suffix;
         }
     }

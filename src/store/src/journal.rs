@@ -31,6 +31,14 @@ pub enum JournalEvent {
         pipeline: String,
         file: String,
         pid: u32,
+        /// The folder in which the run was started: `file` and the paths in the file are relative to it. Empty in the
+        /// lines of older versions.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        folder: String,
+        /// The flags that changed the pipeline, such as `--set pipeline.seed=3`, in their order. Older versions did not
+        /// write them.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        overrides: Vec<String>,
     },
     /// The cache had the artifact of the stage.
     Hit {
@@ -52,6 +60,10 @@ pub enum JournalEvent {
         stage: String,
         variant: String,
         key: Digest,
+        /// The threads of a tensor stage. They are not part of the action, but with another number the last digit of a
+        /// sum can differ. Older versions did not write them.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        threads: Option<usize>,
     },
     Finished {
         stage: String,

@@ -94,6 +94,29 @@ impl<'a> Part<'a> {
         })
     }
 
+    /// All inputs of the part that are not plain values, with their pointers (RFC 6901).
+    pub fn inputs(&self) -> Vec<(String, &Input<'a>)> {
+        fn below<'p, 'a>(part: &'p Part<'a>, pointer: &str, found: &mut Vec<(String, &'p Input<'a>)>) {
+            match part {
+                Part::Table(entries) => entries.iter().for_each(|(name, part)| {
+                    let name = name.replace('~', "~0").replace('/', "~1");
+                    below(part, &format!("{pointer}/{name}"), found);
+                }),
+                Part::List(items) => {
+                    items
+                        .iter()
+                        .enumerate()
+                        .for_each(|(place, part)| below(part, &format!("{pointer}/{place}"), found));
+                }
+                Part::Input(Input::Plain(_)) => {}
+                Part::Input(input) => found.push((pointer.to_owned(), input)),
+            }
+        }
+        let mut found = Vec::new();
+        below(self, "", &mut found);
+        found
+    }
+
     /// Whether the part contains an artifact that no stage has made yet.
     pub fn is_pending(&self) -> bool {
         match self {
