@@ -1,22 +1,24 @@
 # Recipes of raisin. `./justw` runs them with the installed just, or installs just first.
 
 target := env("CARGO_TARGET_DIR", "target")
-raisin := target / "debug" / "raisin"
+raisin := quote(target / "debug" / "raisin")
+# Paths may have spaces: each is quoted here once.
+just := quote(just_executable())
 own_libtorch := env("LIBTORCH", "")
-venv := env("RAISIN_VENV", ".venv")
-bench_venv := env("RAISIN_BENCH_VENV", ".venv-bench")
+venv := quote(env("RAISIN_VENV", ".venv"))
+bench_venv := quote(env("RAISIN_BENCH_VENV", ".venv-bench"))
 # All packages except the benchmarks. With a smaller selection, cargo would compile dependencies again.
 all := "--workspace --exclude raisin-bench"
-python := venv / "bin" / "python"
+python := venv + "/bin/python"
 
 # list the recipes
 _default:
-    @{{ just_executable() }} --list --unsorted
+    @{{ just }} --list --unsorted
 
 # build a pipeline: run the stages whose results are not in the cache
 [positional-arguments]
 build pipeline *arguments: _compiled
-    @test -x {{ raisin }}-sql || ! grep -qsE '"?kind"? *[=:] *"sql"' "$1" || {{ just_executable() }} _compiled-sql
+    @test -x {{ raisin }}-sql || ! grep -qsE '"?kind"? *[=:] *"sql"' "$1" || {{ just }} _compiled-sql
     @{{ raisin }} build "$@"
 
 # show which stages a build would run, and why
@@ -46,7 +48,7 @@ model name:
 
 # install libtorch into .libtorch, unless LIBTORCH is set: cpu, or cuda
 setup device="cpu":
-    @test -n "{{ own_libtorch }}" || grep -qsw {{ device }} .libtorch/installed || python3 setup/libtorch.py {{ device }}
+    @test -n {{ quote(own_libtorch) }} || grep -qsw {{ device }} .libtorch/installed || python3 setup/libtorch.py {{ device }}
 
 # run all tests; with the tests of SmolLM2 if `just model smollm2` was run before
 [positional-arguments]
@@ -66,7 +68,7 @@ lint: (setup "cpu")
     python3 setup/names.py
     python3 setup/features.py
 
-# run the torture tests in full; one part: kills, many, faults, wrong, space, rights or random
+# run the torture tests in full; one part: kills, work, many, network, release, faults, wrong, repair, space, rights or random
 [positional-arguments]
 torture *arguments: (setup "cpu")
     @cargo build --workspace

@@ -356,13 +356,15 @@ fn a_changed_plan_with_names_that_no_pipeline_can_have_writes_nothing() {
     let project = counted();
     project.done(&["plan", "p.toml", "--out", "plan.json", "--sweep", "stage.pool.sample=[3, 4]"]);
     let plan: serde_json::Value = serde_json::from_slice(&std::fs::read(project.path("plan.json")).unwrap()).unwrap();
+    let name = format!("raisin-esc-{}", std::process::id());
+    let away = format!("../../{name}");
     let places = [
-        ("/pipeline/name", serde_json::json!("../../esc")),
+        ("/pipeline/name", serde_json::json!(away)),
         ("/pipeline/name", serde_json::json!("")),
-        ("/pipeline/variants/0/name", serde_json::json!("../../esc")),
+        ("/pipeline/variants/0/name", serde_json::json!(away)),
         ("/pipeline/variants/0/name", serde_json::json!("")),
-        ("/pipeline/variants/0/stages/0/name", serde_json::json!("../../esc")),
-        ("/pipeline/variants/0/stages/0/name", serde_json::json!("/tmp/esc")),
+        ("/pipeline/variants/0/stages/0/name", serde_json::json!(away)),
+        ("/pipeline/variants/0/stages/0/name", serde_json::json!(project.path("esc"))),
         ("/pipeline/variants/0/stages/0/name", serde_json::json!("raisin")),
         ("/pipeline/variants/0/stages/1/name", serde_json::json!("pool")),
         ("/pipeline/variants/0/stages/0/resources", serde_json::json!({"threads": 0})),
@@ -374,7 +376,8 @@ fn a_changed_plan_with_names_that_no_pipeline_can_have_writes_nothing() {
         project.write("changed.json", &changed.to_string());
         let (code, words) = project.refused(&["build", "changed.json"]);
         assert!(code == 2 && words.contains("the plan changed.json is damaged"), "{place} {value}: {words}");
-        assert!(!project.path("out").exists() && !project.path("../esc").exists(), "{place} {value}");
+        let outside = [project.path("out"), project.path("..").join(&name), project.path(&name), project.path("esc")];
+        assert!(outside.iter().all(|path| path.symlink_metadata().is_err()), "{place} {value}");
     }
     project.done(&["build", "plan.json"]);
 }

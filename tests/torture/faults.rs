@@ -8,20 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
-use crate::world::{count, digests, full, small, verify_clean};
-use raisin_tests::{ArtifactDigests, Project};
-
-fn expected() -> &'static ArtifactDigests {
-    static DIGESTS: OnceLock<ArtifactDigests> = OnceLock::new();
-    DIGESTS.get_or_init(|| {
-        let project = small();
-        project.done(&["build", "small.toml"]);
-        digests(&project)
-    })
-}
+use crate::world::{count, digests, expected_of_small, full, small, verify_clean};
+use raisin_tests::Project;
 
 /// The compiled library shim.c.
-fn shim() -> &'static Path {
+pub fn shim() -> &'static Path {
     static SHIM: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
     let (_, library) = SHIM.get_or_init(|| {
         let folder = tempfile::tempdir().expect("a folder");
@@ -137,7 +128,7 @@ fn goes_on(project: &Project, after: &str) {
     verify_clean(project, after);
     let answer = project.run(&["build", "small.toml"]);
     assert_eq!(answer.code, 0, "after {after}: {}", answer.stderr);
-    assert_eq!(&digests(project), expected(), "after {after}");
+    assert_eq!(&digests(project), expected_of_small(), "after {after}");
     verify_clean(project, &format!("the build after {after}"));
 }
 

@@ -1,6 +1,6 @@
 //! Tortures builds by killing and interrupting processes.
 
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -27,6 +27,14 @@ fn children(of: u32) -> Vec<u32> {
         }
     }
     found
+}
+
+/// Kills a build and its workers.
+pub fn kill_all(build: &mut Child) {
+    let workers = children(build.id());
+    kill(build.id(), Signal::KILL);
+    workers.iter().for_each(|&worker| kill(worker, Signal::KILL));
+    build.wait().expect("it ended");
 }
 
 #[test]

@@ -207,18 +207,63 @@ pub fn in_a_mount_namespace(project: &Project, script: &str) -> CommandOutput {
     answer
 }
 
-#[test]
-#[cfg_attr(not(is_root), ignore = "only root can be two users")]
-fn two_users_can_share_a_cache_that_both_may_write() {
-    let project = built();
-    // Set the modes that `umask 0` and a common group would give.
-    for path in all_of_cache(&project) {
+/// Sets the modes that `umask 0` and a common group would give.
+fn open_to_all(project: &Project) {
+    for path in all_of_cache(project) {
         let inside = path.components().any(|part| part.as_os_str() == "artifacts") && !path.ends_with("artifacts");
         if !inside {
             let bits = std::fs::metadata(&path).expect("it").mode();
             mode(&path, bits | 0o666 | if path.is_dir() { 0o111 } else { 0 });
         }
     }
+}
+
+#[test]
+#[cfg_attr(not(is_root), ignore = "only root can be two users")]
+fn gc_keeps_artifacts_of_another_user_with_their_action_records_and_counts_them() {
+    let project = built();
+    let theirs = ["build", "small.toml", "--set", "stage.pool.size=63"];
+    let own = ["build", "small.toml", "--set", "stage.pool.size=64"];
+    project.done(&theirs);
+    project.done(&["build", "small.toml"]);
+    open_to_all(&project);
+    let built = as_stranger(&project, &own);
+    assert!(built.code == 0 && built.stderr.contains("2 ran"), "{}", built.stderr);
+    let back = as_stranger(&project, &["build", "small.toml"]);
+    assert!(back.code == 0, "{}", back.stderr);
+    for sticky in [false, true] {
+        if sticky {
+            // In such a folder, a user can remove only own files, as in /tmp.
+            ["actions", "artifacts"].iter().for_each(|name| mode(&project.path("cache").join(name), 0o1777));
+        }
+        let shown = as_stranger(&project, &["gc", "--older-than", "0"]);
+        let gc = as_stranger(&project, &["gc", "--yes", "--older-than", "0"]);
+        assert_eq!(gc.code, 0, "{}", gc.stderr);
+        assert_eq!(gc.stdout.matches("artifact ").count(), if sticky { 0 } else { 2 }, "{}", gc.stdout);
+        assert_eq!(gc.stdout, shown.stdout);
+        assert!(gc.stderr.contains("of user root stay with their action records"), "{}", gc.stderr);
+        project.finds_all(&theirs);
+        project.done(&["build", "small.toml"]);
+        verify_clean(&project, "gc of another user");
+    }
+    // An artifact stays if its action record cannot be removed.
+    ["actions", "artifacts"].iter().for_each(|name| mode(&project.path("cache").join(name), 0o777));
+    assert_eq!(as_stranger(&project, &own).code, 0);
+    assert_eq!(as_stranger(&project, &["build", "small.toml"]).code, 0);
+    mode(&project.path("cache/actions"), 0o755);
+    let gc = as_stranger(&project, &["gc", "--yes", "--older-than", "0"]);
+    assert!(gc.code == 0 && !gc.stdout.contains("artifact "), "{}{}", gc.stdout, gc.stderr);
+    mode(&project.path("cache/actions"), 0o777);
+    let again = as_stranger(&project, &own);
+    assert!(again.code == 0 && again.stderr.contains("nothing to run"), "{}", again.stderr);
+    project.finds_all(&theirs);
+}
+
+#[test]
+#[cfg_attr(not(is_root), ignore = "only root can be two users")]
+fn two_users_can_share_a_cache_that_both_may_write() {
+    let project = built();
+    open_to_all(&project);
     let hit = as_stranger(&project, &["build", "small.toml"]);
     assert!(hit.code == 0 && hit.stderr.contains("nothing to run, 2 cached"), "{}", hit.stderr);
     let more = as_stranger(&project, &["build", "small.toml", "--set", "stage.pool.size=61"]);

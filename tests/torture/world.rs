@@ -39,6 +39,16 @@ pub fn small() -> Project {
     project
 }
 
+/// The digests of the pipeline of [`small`], of a build without any disturbance. The build runs once for all tests.
+pub fn expected_of_small() -> &'static ArtifactDigests {
+    static DIGESTS: OnceLock<ArtifactDigests> = OnceLock::new();
+    DIGESTS.get_or_init(|| {
+        let project = small();
+        project.done(&["build", "small.toml"]);
+        digests(&project)
+    })
+}
+
 pub fn digests(project: &Project) -> ArtifactDigests {
     project.digests("micro")
 }

@@ -3,7 +3,9 @@
 use std::fs::File;
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The result of a file operation; `None` if the path does not exist.
 pub fn if_there<T>(result: std::io::Result<T>) -> std::io::Result<Option<T>> {
@@ -31,9 +33,13 @@ pub fn resolved(path: &Path) -> std::io::Result<PathBuf> {
 /// `path`.
 pub fn put(path: &Path, parts: &[&[u8]], finish: impl Fn(&File) -> std::io::Result<()>) -> std::io::Result<()> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
+    static BEGAN: OnceLock<u64> = OnceLock::new();
     let folder = path.parent().unwrap_or(Path::new("."));
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    // Processes of other machines and containers can have the same id. Therefore the count begins with the time.
+    let began =
+        BEGAN.get_or_init(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64));
+    let count = began.wrapping_add(COUNT.fetch_add(1, Ordering::Relaxed));
     let temporary = folder.join(format!(".{name}.{}.{count}", std::process::id()));
     let write = || -> std::io::Result<()> {
         let mut file = File::create(&temporary)?;

@@ -60,10 +60,10 @@ fn about(kind: FileSystemKind) -> &'static [&'static str] {
     match kind {
         FileSystemKind::Local => &[],
         FileSystemKind::Network | FileSystemKind::Program => &[
-            "Several machines may use this cache. Locks may hold on each machine only, not between machines.",
-            "Holds in any case: builds on one machine at a time. Damage is found before an artifact is used.",
-            "May not hold: builds on two machines at the same time can write into the same staging folder.",
-            "May not hold: `gc --yes` cannot see a build on another machine, and can remove what it needs.",
+            "Several machines may use this cache. A lock may hold on its own machine only.",
+            "Holds: each machine has its own staging folders, and one rename puts an artifact into place whole.",
+            "May not hold: two machines may make the same action at the same time, and waste time.",
+            "May not hold: `gc --yes` does not see builds on other machines. Run it while no other machine builds.",
         ],
         FileSystemKind::Layers => {
             &["Layers of a container: the cache may vanish with the container, and other containers do not see it."]

@@ -115,7 +115,7 @@ fn lock(store: &Store, address: &str, listener: &dyn DownloadListener) -> Result
 
 /// The path of the part of the file that has come so far.
 fn part(store: &Store, address: &str) -> PathBuf {
-    store.root().join("tmp").join(format!("fetch-{}", key(address).short()))
+    store.temporary(&format!("fetch-{}", key(address).short()))
 }
 
 /// A complete download becomes visible by a rename, like an artifact.

@@ -159,7 +159,15 @@ impl Store {
             remove_tree(out)?;
             return Ok(artifact);
         }
-        std::fs::rename(out, &folder).with_context(|| format!("cannot move {} into place", out.display()))?;
+        if let Err(error) = std::fs::rename(out, &folder) {
+            // Another machine may have put the same artifact into place, if its locks do not hold here.
+            if let Ok(Some(artifact)) = self.inspect(digest) {
+                drop(one_at_a_time);
+                remove_tree(out)?;
+                return Ok(artifact);
+            }
+            return Err(error).with_context(|| format!("cannot move {} into place", out.display()));
+        }
         let settle = || -> std::io::Result<()> {
             sync_folder(&self.root.join("artifacts"))?;
             folders(&folder)?.iter().try_for_each(|folder| forbid_writing(folder))

@@ -3,6 +3,8 @@
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
+use raisin_base::digest::Digest;
+
 /// What kind of file system it is, as far as it matters for a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileSystemKind {
@@ -26,6 +28,22 @@ pub fn file_system(path: &Path) -> Option<(String, FileSystemKind)> {
     let mounted = mounted_type(path);
     let name = mounted.or_else(|| name.map(str::to_owned)).unwrap_or_else(|| format!("of type {magic:#x}"));
     Some((name, kind))
+}
+
+/// The name of this machine in the names of staging folders, if other machines can use this cache; otherwise empty. A
+/// lock of another machine may not hold here, so two machines must not write into the same staging folder. A user can
+/// give the name with RAISIN_MACHINE, for a file system that this file does not know.
+pub(super) fn machine_for(cache: &Path) -> String {
+    let given = std::env::var_os("RAISIN_MACHINE").filter(|name| !name.is_empty());
+    if let Some(name) = given {
+        return Digest::of(name.as_encoded_bytes()).short();
+    }
+    let kind = rustix::fs::statfs(cache).map_or(FileSystemKind::Local, |found| kind_of(found.f_type as u32).1);
+    if !matches!(kind, FileSystemKind::Network | FileSystemKind::Program) {
+        return String::new();
+    }
+    let read = |path: &str| std::fs::read(path).unwrap_or_default();
+    Digest::of(&[read("/proc/sys/kernel/hostname"), read("/etc/machine-id")].concat()).short()
 }
 
 fn kind_of(magic: u32) -> (Option<&'static str>, FileSystemKind) {

@@ -15,7 +15,8 @@
 //! pins/<digest>                  artifacts that gc keeps although no link reaches them
 //! roots/<digest of out path>     an out folder whose links gc follows
 //! used/<digest>                  an empty file; its time is the time when a link or a pin last released the artifact
-//! tmp/<key>/{out,work}           staging folder: a stage at work, and its assignment; work/ stays after a kill
+//! tmp/<key>/{out,work}           staging folder: a stage at work, and its assignment; work/ stays after a kill; on a
+//!                                network file system tmp/<key>-<machine>
 //! fetched/<blake3>/<name>        files from the network; the engine writes and reads them
 //! logs/<key>.log                 standard error of the last run of a stage
 //! damaged/...                    files and folders that a look-up or `verify` set aside
@@ -97,6 +98,8 @@ fn differing(one: &[u8], other: &[u8]) -> usize {
 #[derive(Clone, Debug)]
 pub struct Store {
     root: PathBuf,
+    /// See [`file_system::machine_for`].
+    machine: String,
 }
 
 impl Store {
@@ -139,7 +142,8 @@ impl Store {
         for folder in FOLDERS.map(|name| root.join(name)).iter().filter(|folder| !folder.exists()) {
             let _ = std::fs::create_dir(folder);
         }
-        Ok(Self { root })
+        let machine = file_system::machine_for(&root);
+        Ok(Self { root, machine })
     }
 
     pub fn root(&self) -> &Path {
@@ -157,7 +161,13 @@ impl Store {
 
     /// The staging folder of the action with this key.
     pub fn staging_folder(&self, key: Digest) -> PathBuf {
-        self.root.join("tmp").join(key.to_hex())
+        self.temporary(&key.to_hex())
+    }
+
+    /// A path in tmp/ that no other machine uses.
+    pub fn temporary(&self, name: &str) -> PathBuf {
+        let separator = if self.machine.is_empty() { "" } else { "-" };
+        self.root.join("tmp").join(format!("{name}{separator}{}", self.machine))
     }
 
     /// The folder in which stages share the token sequences of pools.

@@ -17,7 +17,7 @@ use serde_json::json;
 use tch::{Device, Kind as TensorKind, Tensor, no_grad};
 
 use crate::learning::{
-    CHECKPOINT_INTERVAL, as_instruction, check_context, device, encode_pool, open, phase_cost, speed,
+    as_instruction, check_context, checkpoint_interval, device, encode_pool, open, phase_cost, speed,
 };
 use crate::tables::{numbers, vector_column};
 use raisin_base::error::Result;
@@ -43,7 +43,7 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     let examples = if parameters.task.is_some() { read_task(context.input("/task")?)?.validation } else { Vec::new() };
     let encoded_examples = pass.encode_examples(&examples)?;
     let examples: Vec<Instruction> = examples.iter().map(as_instruction).collect();
-    let rows = pass.describe("features", &instructions, &encoded, CHECKPOINT_INTERVAL)?;
+    let rows = pass.describe("features", &instructions, &encoded, checkpoint_interval())?;
     let missing = rows.column(rows.num_columns() - 1);
     if missing.null_count() < missing.len() {
         let count = missing.len() - missing.null_count();
@@ -54,7 +54,7 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     }
     context.write_table("features", &rows)?;
     if parameters.task.is_some() {
-        let rows = pass.describe("validation", &examples, &encoded_examples, CHECKPOINT_INTERVAL)?;
+        let rows = pass.describe("validation", &examples, &encoded_examples, checkpoint_interval())?;
         context.write_table("validation_features", &rows)?;
     }
     // The summary counts all rows, also those of earlier attempts.

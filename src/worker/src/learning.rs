@@ -17,8 +17,12 @@ use raisin_lm::{Adaptation, Model};
 use raisin_settings::AdaptationSettings;
 use raisin_training::{Account, Checkpoints, CostCounter, Episodes, PhaseUse, TrainingPool, ValidationSet};
 
-/// The minimum time between two checkpoints. After a kill, a stage loses about this time of work.
-pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(30);
+/// The minimum time between two checkpoints: half a minute. After a kill, a stage loses about this time of work. The
+/// environment variable `RAISIN_CHECKPOINT_SECONDS` gives another time; the torture tests kill short stages with it.
+pub fn checkpoint_interval() -> Duration {
+    let given = std::env::var("RAISIN_CHECKPOINT_SECONDS").ok().and_then(|text| text.parse::<f64>().ok());
+    given.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or(Duration::from_secs(30))
+}
 
 /// The device of the stage.
 ///
@@ -246,5 +250,5 @@ pub fn speed(tokens: u64, time: Duration) -> Option<f64> {
 
 /// The checkpoints of a training run, in the work folder.
 pub fn checkpoints(context: &Context) -> Result<Checkpoints> {
-    Ok(Checkpoints::every(CHECKPOINT_INTERVAL, context.work()?.join("checkpoint")))
+    Ok(Checkpoints::every(checkpoint_interval(), context.work()?.join("checkpoint")))
 }
