@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use crate::printable::printable;
 pub use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 
 /// A position in a file that the user wrote. Line and column count from 1.
@@ -82,7 +83,8 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
     }
 }
 
-/// The text for standard error: `error: ...`, the causes, then `hint: ...` lines.
+/// The text for standard error: `error: ...`, the causes, then `hint: ...` lines. Control characters, for example in the
+/// name of a file, are escaped.
 pub fn render(error: &anyhow::Error) -> String {
     let mut text = String::from("error: ");
     for (depth, cause) in error.chain().enumerate() {
@@ -95,7 +97,7 @@ pub fn render(error: &anyhow::Error) -> String {
         text.push_str("\nhint: ");
         text.push_str(hint);
     }
-    text
+    printable(&text).into_owned()
 }
 
 /// Makes a panic print its message and nothing else, whatever `RUST_BACKTRACE` says. The default hook of the standard
@@ -131,6 +133,12 @@ mod tests {
         assert_eq!(code(Problem::usage("no such key")), 2);
         assert_eq!(code(Problem::new("the disk is full").hint("free some space")), 1);
         assert_eq!(exit_code(&anyhow!("the disk is full")), 1);
+    }
+
+    #[test]
+    fn render_escapes_control_characters() {
+        let error = anyhow!("there is no file \u{1b}[2Jgone");
+        assert_eq!(render(&error), "error: there is no file \\u{1b}[2Jgone");
     }
 
     #[test]

@@ -7,6 +7,7 @@ pub mod error;
 pub mod files;
 pub mod learner;
 pub mod machine;
+pub mod printable;
 pub mod random;
 pub mod sealed;
 pub mod seed;

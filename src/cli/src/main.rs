@@ -101,7 +101,13 @@ fn is_closed_pipe(error: &raisin_base::error::Error) -> bool {
     error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
+/// Prints a text for people, with control characters as escapes.
 fn print(text: &str) -> Result<()> {
+    print_exactly(&raisin_base::printable::printable(text))
+}
+
+/// Prints a text for programs, such as JSON, in which no character may change.
+fn print_exactly(text: &str) -> Result<()> {
     use std::io::Write as _;
     std::io::stdout().lock().write_all(text.as_bytes())?;
     Ok(())

@@ -53,7 +53,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         };
         super::print(&diagram(&plan, form))?;
     } else if arguments.json {
-        super::print(&format!("{}\n", serde_json::to_string_pretty(&plan)?))?;
+        super::print_exactly(&format!("{}\n", serde_json::to_string_pretty(&plan)?))?;
     } else {
         super::print(&format!("{plan}\n"))?;
     }

@@ -13,6 +13,6 @@ use raisin_pipeline::schema;
 pub struct Arguments {}
 
 pub fn run(_: &Arguments) -> Result<ExitCode> {
-    super::print(&schema::text(KINDS))?;
+    super::print_exactly(&schema::text(KINDS))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -25,7 +25,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let plan = engine::plan(&arguments.pipeline.load()?, &options)?;
     let stages: Vec<&PlannedStage> = plan.stages.iter().filter(|stage| stage.stage == arguments.stage).collect();
     if arguments.json {
-        super::print(&format!("{}\n", serde_json::to_string_pretty(&stages)?))?;
+        super::print_exactly(&format!("{}\n", serde_json::to_string_pretty(&stages)?))?;
     } else {
         super::print(&stages.into_iter().map(explained).collect::<String>())?;
     }

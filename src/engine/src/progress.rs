@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::graph::NodeId;
+use raisin_base::printable::printable;
 use raisin_contract::Progress;
 
 /// The minimum time between two plain lines about a running stage.
@@ -54,6 +55,7 @@ impl Display {
 
     /// Prints a line that stays.
     pub fn line(&self, text: &str) {
+        let text = printable(text);
         match &self.output {
             ProgressOutput::Quiet => {}
             // Ignore the error if standard error is closed; the build goes on.
@@ -68,7 +70,7 @@ impl Display {
     }
 
     fn labelled(&self, label: &str, text: &str) -> String {
-        format!("{label:width$}  {text}", width = self.width)
+        printable(&format!("{label:width$}  {text}", width = self.width)).into_owned()
     }
 
     pub fn start(&mut self, id: NodeId, label: &str) {

@@ -6,6 +6,7 @@ use datafusion::arrow::datatypes::{DataType, Float32Type, Float64Type};
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use raisin_base::error::Result;
+use raisin_base::printable::one_line;
 
 /// The smallest width to which strings are cut, even on a narrow terminal.
 const LEAST_WIDTH: usize = 12;
@@ -23,7 +24,7 @@ pub fn table(rows: &RecordBatch, width: Option<usize>) -> Result<String> {
     let mut columns = Vec::new();
     for (field, array) in schema.fields().iter().zip(rows.columns()) {
         let is_right = array.data_type().is_numeric();
-        columns.push(Column { is_right, heading: printable(field.name()), cells: cells(array)? });
+        columns.push(Column { is_right, heading: one_line(field.name()).into_owned(), cells: cells(array)? });
     }
     let mut widths: Vec<usize> = columns.iter().map(Column::width).collect();
     if let Some(width) = width {
@@ -97,7 +98,7 @@ fn cells(array: &ArrayRef) -> Result<Vec<String>> {
     }
     let options = FormatOptions::default().with_null("null");
     let formatter = ArrayFormatter::try_new(array.as_ref(), &options)?;
-    (0..array.len()).map(|row| Ok(printable(&formatter.value(row).try_to_string()?))).collect()
+    (0..array.len()).map(|row| Ok(one_line(&formatter.value(row).try_to_string()?).into_owned())).collect()
 }
 
 /// A number with six significant digits and without zeros at the end. Very small and very large numbers have an
@@ -121,16 +122,6 @@ pub fn number(value: f64) -> String {
 
 fn without_zeros(digits: &str) -> &str {
     if digits.contains('.') { digits.trim_end_matches('0').trim_end_matches('.') } else { digits }
-}
-
-/// The text on one line: line breaks and other control characters become escapes.
-fn printable(text: &str) -> String {
-    if !text.chars().any(char::is_control) {
-        return text.to_owned();
-    }
-    text.chars()
-        .flat_map(|letter| if letter.is_control() { letter.escape_default().collect() } else { vec![letter] })
-        .collect()
 }
 
 #[cfg(test)]
