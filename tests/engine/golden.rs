@@ -24,6 +24,7 @@ fn golden(key: &str, text: &str) -> (String, String) {
 #[test]
 fn an_action_with_every_kind_of_input_has_the_key_that_it_always_had() {
     let project = EngineProject::new();
+    // The hidden file is not part of the input.
     project.write(&[("some/pool.jsonl", "one"), ("whole/a", "1"), ("whole/deep/b", "2"), ("whole/.c", "3")]);
     project.write(&[("several/x.txt", "4"), ("several/y.txt", "5"), ("several/z.md", "6")]);
     let plain: Value = json!({"text": "é \"quoted\"\n", "whole": -3, "large": u64::MAX, "part": 0.1, "tiny": 2.5e-7,
@@ -45,8 +46,8 @@ fn an_action_with_every_kind_of_input_has_the_key_that_it_always_had() {
     assert_eq!(
         actions(&project, "all"),
         [golden(
-            "970a0600e938ddec6a25112015bfdaff04f7cbc3f2d5a1c19c5f6a350c90da59",
-            r#"{"environment":{"device":"cpu","dtype":"f32"},"format":1,"kind":"everything","kind_version":7,"parameters":{"folder":{"files":{".c":"58d6fd3dc609068615d66b6a2616cce521e6bd49bbcd7854e3f2573b142c6637","a":"d63bd9a826af91c1fea371965a64e11ee20f13e46b5f52c59901136605b3a487","deep/b":"813e9b729141e7f385afa0a2d0df3e6c3789e427ffe4aeef566a565bc8f2fe3d"}},"of":[{"artifact":"bf6d77d5f8d5ac22a1046b242522b5de690f73b905b00c46c54175eca6cdcb74"},{"artifact":"4ae2a3bac7e3d32910b32cfee80b249a3626f25f6947718025c62b472499e0a1"}],"pattern":{"blake3":null,"path":{"files":{"x.txt":"e67a9c4536256f1ec7495a146b5442fa7c0ed99e258a08260a4a244fa31c7c61","y.txt":"b3372b584dc0df6ce757fa43f459ca1f0c4180a08762cbfa41d022ca24f63d9f"}}},"pinned":{"blake3":null,"path":{"file":"d33fb48ab5adff269ae172b29a6913ff04f6f266207a7a8e976f2ecd571d4492","name":"pool.jsonl"}},"plain":{"empty":{},"large":18446744073709551615,"list":[1,[],{}],"nothing":null,"part":0.1,"table":{"a":{"":3,"Z":2},"b":1},"text":"é \"quoted\"\n","tiny":2.5e-7,"true":true,"whole":-3}},"seed":18446744073709551610}"#
+            "153c1ea73b9d3ed6e4d4fe110fa5f8604af02318d420ff8b589f7928b47f9000",
+            r#"{"environment":{"device":"cpu","dtype":"f32"},"format":1,"kind":"everything","kind_version":7,"parameters":{"folder":{"files":{"a":"d63bd9a826af91c1fea371965a64e11ee20f13e46b5f52c59901136605b3a487","deep/b":"813e9b729141e7f385afa0a2d0df3e6c3789e427ffe4aeef566a565bc8f2fe3d"}},"of":[{"artifact":"bf6d77d5f8d5ac22a1046b242522b5de690f73b905b00c46c54175eca6cdcb74"},{"artifact":"4ae2a3bac7e3d32910b32cfee80b249a3626f25f6947718025c62b472499e0a1"}],"pattern":{"blake3":null,"path":{"files":{"x.txt":"e67a9c4536256f1ec7495a146b5442fa7c0ed99e258a08260a4a244fa31c7c61","y.txt":"b3372b584dc0df6ce757fa43f459ca1f0c4180a08762cbfa41d022ca24f63d9f"}}},"pinned":{"blake3":null,"path":{"file":"d33fb48ab5adff269ae172b29a6913ff04f6f266207a7a8e976f2ecd571d4492","name":"pool.jsonl"}},"plain":{"empty":{},"large":18446744073709551615,"list":[1,[],{}],"nothing":null,"part":0.1,"table":{"a":{"":3,"Z":2},"b":1},"text":"é \"quoted\"\n","tiny":2.5e-7,"true":true,"whole":-3}},"seed":18446744073709551610}"#
         )]
     );
 }

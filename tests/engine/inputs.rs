@@ -1,5 +1,7 @@
 //! Tests of input files: files, folders and patterns, and which edits count as a change.
 
+use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use raisin_base::error::render;
@@ -245,4 +247,201 @@ fn digests_are_saved_even_if_a_later_file_is_missing() {
     assert!(engine::build(&pipeline, &project.options()).is_err());
     let memory = std::fs::read(project.folder.join("cache/files")).unwrap();
     assert!(String::from_utf8_lossy(&memory).contains("data.txt"));
+}
+
+/// Switches an input to other files when the stage has begun and has not read yet, and back when the stage has read.
+fn switched(
+    path: &str,
+    prepare: impl FnOnce(&EngineProject),
+    away: impl FnOnce(&Path),
+    back: impl FnOnce(&Path),
+) -> (EngineProject, engine::Summary) {
+    let project = EngineProject::new();
+    prepare(&project);
+    let pipeline = project.one(&[("copy", "copy", json!({"path": path, "first": 400, "milliseconds": 400}))]);
+    let summary = std::thread::scope(|scope| {
+        let build = scope.spawn(|| project.build(&pipeline));
+        wait_for("the stage begins", || project.log().contains("begins"));
+        away(&project.folder);
+        wait_for("the file is read", || project.log().contains("has read"));
+        back(&project.folder);
+        build.join().unwrap()
+    });
+    (project, summary)
+}
+
+#[test]
+fn a_stage_reads_the_hashed_file_although_a_link_or_a_folder_leads_elsewhere_meanwhile() {
+    fn link(folder: &Path, target: &str, name: &str) {
+        let path = folder.join(name);
+        if path.symlink_metadata().is_ok() {
+            std::fs::remove_file(&path).unwrap();
+        }
+        symlink(folder.join(target), path).unwrap();
+    }
+    fn rename(folder: &Path, from: &str, to: &str) {
+        std::fs::rename(folder.join(from), folder.join(to)).unwrap();
+    }
+    let write = |project: &EngineProject| project.write(&[("a/text", "right"), ("b/text", "WRONG")]);
+    type Change<'a> = &'a dyn Fn(&Path);
+    let cases: [(&str, &str, Change<'_>, Change<'_>, Change<'_>); 6] = [
+        (
+            "a link to a file",
+            "link",
+            &|folder| link(folder, "a/text", "link"),
+            &|folder| link(folder, "b/text", "link"),
+            &|folder| link(folder, "a/text", "link"),
+        ),
+        (
+            "a link to the folder of a file",
+            "link/text",
+            &|folder| link(folder, "a", "link"),
+            &|folder| link(folder, "b", "link"),
+            &|folder| link(folder, "a", "link"),
+        ),
+        (
+            "a link to a whole folder",
+            "link",
+            &|folder| link(folder, "a", "link"),
+            &|folder| link(folder, "b", "link"),
+            &|folder| link(folder, "a", "link"),
+        ),
+        (
+            "a link in a whole folder",
+            "whole",
+            &|folder| {
+                std::fs::create_dir(folder.join("whole")).unwrap();
+                link(folder, "a/text", "whole/text");
+            },
+            &|folder| link(folder, "b/text", "whole/text"),
+            &|folder| link(folder, "a/text", "whole/text"),
+        ),
+        (
+            "a folder that is renamed away and back",
+            "a/text",
+            &|_| (),
+            &|folder| {
+                rename(folder, "a", "aside");
+                rename(folder, "b", "a");
+            },
+            &|folder| {
+                rename(folder, "a", "b");
+                rename(folder, "aside", "a");
+            },
+        ),
+        (
+            "a whole folder that is renamed away and not back",
+            "a",
+            &|_| (),
+            &|folder| {
+                rename(folder, "a", "aside");
+                rename(folder, "b", "a");
+            },
+            &|_| (),
+        ),
+    ];
+    for (case, path, prepare, away, back) in cases {
+        let prepare = |project: &EngineProject| {
+            write(project);
+            prepare(&project.folder);
+        };
+        let (project, summary) = switched(path, prepare, away, back);
+        assert_eq!(summary.exit_code(), 0, "{case}: {:?}", summary.failures.first().map(|failure| &failure.reason));
+        assert_eq!(project.text("copy"), "right", "{case}");
+    }
+}
+
+#[test]
+fn a_file_that_is_replaced_in_its_folder_and_put_back_is_not_cached() {
+    let prepare = |project: &EngineProject| project.write(&[("data.txt", "right"), ("other.txt", "WRONG")]);
+    let rename = |folder: &Path, from: &str, to: &str| std::fs::rename(folder.join(from), folder.join(to)).unwrap();
+    let away = |folder: &Path| {
+        rename(folder, "data.txt", "aside.txt");
+        rename(folder, "other.txt", "data.txt");
+    };
+    let back = |folder: &Path| {
+        rename(folder, "data.txt", "other.txt");
+        rename(folder, "aside.txt", "data.txt");
+    };
+    let (project, summary) = switched("data.txt", prepare, away, back);
+    let reason = &summary.failures[0].reason;
+    assert!(reason.contains("data.txt was changed while the stage was reading it"), "{reason}");
+    assert!(project.store().actions().unwrap().is_empty());
+}
+
+#[test]
+fn a_stage_gets_the_files_of_a_folder_that_were_hashed_and_no_hidden_ones() {
+    let project = EngineProject::new();
+    project.write(&[("data/text", "1"), ("data/deep/other", "2")]);
+    let copy = project.one(&[("copy", "copy", json!({"path": "data"}))]);
+    assert_eq!(project.build(&copy).ran, 1);
+    project.write(&[("data/.git/HEAD", "1"), ("data/.DS_Store", "2"), ("data/deep/.cache/one", "3")]);
+    assert_eq!(project.build(&copy).ran, 0);
+    // Only a hidden file has the name that the stage wants.
+    project.write(&[("hidden/.text", "1"), ("hidden/other", "2")]);
+    let copy = project.one(&[("copy", "copy", json!({"path": "hidden"}))]);
+    assert_eq!(project.build(&copy).exit_code(), 1);
+    symlink(project.folder.join("data/text"), project.folder.join("hidden/text")).unwrap();
+    assert_eq!(project.build(&copy).ran, 1);
+    assert_eq!(project.text("copy"), "1");
+}
+
+#[test]
+fn an_input_that_is_no_regular_file_is_refused_at_once_by_name() {
+    let project = EngineProject::new();
+    project.write(&[("data/one.txt", "1"), ("whole/text", "1")]);
+    let fifo = |name: &str| {
+        let made = std::process::Command::new("mkfifo").arg(project.folder.join(name)).status().unwrap();
+        assert!(made.success());
+    };
+    ["fifo", "data/fifo.txt", "whole/fifo"].into_iter().for_each(fifo);
+    let refused = |kind: &str, path: &str| {
+        let began = std::time::Instant::now();
+        let pipeline = project.one(&[("stage", kind, json!({ "path": path }))]);
+        let error = engine::build(&pipeline, &project.options()).unwrap_err();
+        assert!(began.elapsed() < Duration::from_secs(2), "{path}");
+        assert_eq!(raisin_base::error::exit_code(&error), 2, "{path}");
+        render(&error)
+    };
+    for (kind, path, found) in [
+        ("copy", "fifo", "fifo is a FIFO"),
+        ("several", "data/*.txt", "data/fifo.txt is a FIFO"),
+        ("several", "data", "data/fifo.txt is a FIFO"),
+        ("copy", "whole", "whole/fifo is a FIFO"),
+        ("copy", "/dev/zero", "/dev/zero is a device"),
+    ] {
+        let error = refused(kind, path);
+        assert!(error.contains("stage `stage`, path: ") && error.contains(found), "{error}");
+    }
+    // A FIFO that no pattern matches is no input.
+    assert_eq!(project.build(&several(&project, "data/o*.txt")).ran, 1);
+}
+
+#[test]
+fn links_that_lead_in_a_circle_are_refused_and_links_to_other_folders_are_followed() {
+    let project = EngineProject::new();
+    project.write(&[("data/a.txt", "1"), ("other/b.txt", "2")]);
+    symlink(project.folder.join("other"), project.folder.join("data/link")).unwrap();
+    for path in ["data", "data/**/*.txt"] {
+        project.build(&several(&project, path));
+        assert_eq!(project.text("list"), "a.txt=1 link/b.txt=2 ", "{path}");
+    }
+    symlink(project.folder.join("data"), project.folder.join("other/back")).unwrap();
+    for path in ["data", "data/**/*.txt"] {
+        let error = render(&engine::build(&several(&project, path), &project.options()).unwrap_err());
+        assert!(error.contains("data/link/back leads back to the folder"), "{error}");
+    }
+    assert_eq!(project.build(&several(&project, "data/*.txt")).ran, 1);
+}
+
+#[test]
+fn a_name_that_is_no_text_does_not_disturb_a_pattern() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let project = EngineProject::new();
+    project.write(&[("data/a.txt", "1")]);
+    std::fs::write(project.folder.join("data").join(std::ffi::OsStr::from_bytes(b"\xff.txt")), "2").unwrap();
+    assert_eq!(project.build(&several(&project, "data/*.txt")).ran, 1);
+    assert_eq!(project.text("list"), "a.txt=1 ");
+    let error = render(&engine::build(&several(&project, "data"), &project.options()).unwrap_err());
+    assert!(error.contains("has a name that is not UTF-8"), "{error}");
 }

@@ -140,8 +140,12 @@ pub struct CopyParameters {
     after: Option<String>,
     #[serde(default)]
     blake3: Option<String>,
+    /// How long the stage waits after it has read the file.
     #[serde(default)]
     milliseconds: u64,
+    /// How long the stage waits before it reads the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    first: Option<u64>,
 }
 
 impl Kind for Copy {
@@ -164,6 +168,12 @@ impl Kind for Copy {
 impl Runs for Copy {
     fn run(parameters: Self::Parameters, context: &Context) -> Result<()> {
         let (path, checkpoint) = (context.file("/path")?, context.work()?.join("checkpoint"));
+        // Beside the file itself: the stage has only a link to the file.
+        let die = path.canonicalize()?.with_file_name("die");
+        if let Some(first) = parameters.first {
+            eprintln!("begins");
+            std::thread::sleep(Duration::from_millis(first));
+        }
         let text = if checkpoint.exists() {
             std::fs::read_to_string(&checkpoint)? + " resumed"
         } else {
@@ -175,7 +185,7 @@ impl Runs for Copy {
             eprintln!("has read");
         }
         std::thread::sleep(Duration::from_millis(parameters.milliseconds));
-        if path.with_file_name("die").exists() {
+        if die.exists() {
             bail!("died in the middle");
         }
         std::fs::write(context.out().join("text"), text)?;

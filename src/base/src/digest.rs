@@ -4,6 +4,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
+use std::os::fd::AsRawFd as _;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -30,8 +31,13 @@ impl Digest {
     /// The digest of a file's content. The file is read, not mapped. If the disk fails, or if another process truncates
     /// the file, reading gives an error; a memory map would end the process.
     pub fn of_file(path: &Path) -> std::io::Result<Self> {
-        let mut file = File::open(path)?;
-        let size = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
+        let file = File::open(path)?;
+        let size = file.metadata()?.len();
+        Self::of_reader(file, size)
+    }
+
+    fn of_reader(mut file: impl Read, size: u64) -> std::io::Result<Self> {
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
         let mut buffer = vec![0; size.clamp(1 << 12, BUFFER)];
         let mut hasher = blake3::Hasher::new();
         loop {
@@ -48,14 +54,25 @@ impl Digest {
         }
     }
 
-    /// The digest of a file outside the store. A large file is read through a memory map on all cores, which is faster.
-    /// If another process truncates the file while it is mapped, the process ends.
-    pub fn of_input(path: &Path) -> std::io::Result<Self> {
-        if std::fs::metadata(path)?.len() < MAPPED {
-            return Self::of_file(path);
+    /// The digest of an opened file outside the store. A large file is read through a memory map on all cores, which is
+    /// faster. If another process truncates the file while it is mapped, the process ends.
+    ///
+    /// # Errors
+    /// The file cannot be read, or has more bytes than its size says: it grows, or it has no end.
+    pub fn of_input(file: &File) -> std::io::Result<Self> {
+        let size = file.metadata()?.len();
+        if size < MAPPED {
+            let mut bytes = file.take(size + 1);
+            let digest = Self::of_reader(&mut bytes, size)?;
+            if bytes.limit() == 0 {
+                let message = format!("it has more bytes than its size says ({size})");
+                return Err(std::io::Error::new(ErrorKind::InvalidData, message));
+            }
+            return Ok(digest);
         }
         let mut hasher = blake3::Hasher::new();
-        hasher.update_mmap_rayon(path)?;
+        // The name in /proc leads to the opened file, whatever the path of the file names by now.
+        hasher.update_mmap_rayon(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
         Ok(Self(*hasher.finalize().as_bytes()))
     }
 
@@ -211,7 +228,7 @@ mod tests {
         }
         let bytes = vec![7; MAPPED as usize + 1];
         std::fs::write(&path, &bytes).expect("written");
-        assert_eq!(Digest::of_input(&path).expect("mapped"), Digest::of(&bytes));
+        assert_eq!(Digest::of_input(&File::open(&path).expect("opened")).expect("mapped"), Digest::of(&bytes));
         assert_eq!(Digest::of_file(&path).expect("read"), Digest::of(&bytes));
     }
 }

@@ -1,11 +1,14 @@
 //! Operations on files that several crates need.
 
-use std::fs::File;
-use std::io::{ErrorKind, Write as _};
+use std::fs::{File, FileType};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustix::fs::OFlags;
 
 /// The result of a file operation; `None` if the path does not exist.
 pub fn if_there<T>(result: std::io::Result<T>) -> std::io::Result<Option<T>> {
@@ -50,6 +53,55 @@ pub fn put(path: &Path, parts: &[&[u8]], finish: impl Fn(&File) -> std::io::Resu
     write().inspect_err(|_| drop(std::fs::remove_file(&temporary)))
 }
 
+/// What a path names that is not a regular file, in words: `a FIFO`, `a device`.
+pub fn type_in_words(kind: FileType) -> &'static str {
+    match kind {
+        kind if kind.is_dir() => "a folder",
+        kind if kind.is_fifo() => "a FIFO (a pipe)",
+        kind if kind.is_socket() => "a socket",
+        kind if kind.is_block_device() || kind.is_char_device() => "a device",
+        kind if kind.is_symlink() => "a symbolic link",
+        _ => "a file",
+    }
+}
+
+/// Opens a regular file for reading. Anything else is an error at once: to open a FIFO waits for a writer, and a device
+/// may have no end.
+pub fn open_regular(path: &Path) -> std::io::Result<File> {
+    let refused = |kind: FileType| {
+        let message = format!("it is {}, and raisin reads only regular files here", type_in_words(kind));
+        std::io::Error::new(ErrorKind::InvalidInput, message)
+    };
+    // Look before opening: to open a device can have effects. The flag is for a FIFO that comes between the two calls.
+    let kind = std::fs::metadata(path)?.file_type();
+    if !kind.is_file() {
+        return Err(refused(kind));
+    }
+    let file = File::options().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path)?;
+    let kind = file.metadata()?.file_type();
+    if kind.is_file() { Ok(file) } else { Err(refused(kind)) }
+}
+
+/// Reads a regular file of at most `limit` bytes.
+pub fn read_up_to(path: &Path, limit: u64) -> std::io::Result<Vec<u8>> {
+    let file = open_regular(path)?;
+    let size = file.metadata()?.len();
+    let mut bytes = Vec::with_capacity(usize::try_from(size.min(limit)).unwrap_or_default());
+    // The size of a file in /proc is 0, whatever its content is.
+    file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        let message = format!("it is larger than {limit} bytes, the limit for such a file");
+        return Err(std::io::Error::new(ErrorKind::FileTooLarge, message));
+    }
+    Ok(bytes)
+}
+
+/// As [`read_up_to`], for a text in UTF-8.
+pub fn read_text_up_to(path: &Path, limit: u64) -> std::io::Result<String> {
+    String::from_utf8(read_up_to(path, limit)?)
+        .map_err(|_| std::io::Error::new(ErrorKind::InvalidData, "stream did not contain valid UTF-8"))
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
@@ -67,5 +119,32 @@ mod tests {
         assert_eq!(resolved(&top.join("none"))?, top.join("none"));
         assert_eq!(resolved(Path::new("none"))?, std::env::current_dir()?.canonicalize()?.join("none"));
         Ok(())
+    }
+
+    #[test]
+    fn a_fifo_a_device_a_socket_and_a_folder_are_refused_at_once_by_name() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let fifo = folder.path().join("fifo");
+        let made = std::process::Command::new("mkfifo").arg(&fifo).status().expect("mkfifo starts");
+        assert!(made.success());
+        let socket = folder.path().join("socket");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
+        let device = Path::new("/dev/zero");
+        for (path, word) in
+            [(fifo.as_path(), "a FIFO"), (device, "a device"), (&socket, "a socket"), (folder.path(), "a folder")]
+        {
+            let error = open_regular(path).expect_err("refused").to_string();
+            assert!(error.contains(word), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_read_up_to_its_limit_and_not_beyond() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("file");
+        std::fs::write(&path, "12345").expect("written");
+        assert_eq!(read_up_to(&path, 5).expect("read"), b"12345");
+        let error = read_up_to(&path, 4).expect_err("too large").to_string();
+        assert!(error.contains("larger than 4 bytes"), "{error}");
     }
 }

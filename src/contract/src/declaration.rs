@@ -117,6 +117,17 @@ pub struct FileNeed {
     pub expected_digest: Option<String>,
     /// Whether the stage reads each file of a folder or a pattern such as `data/*.jsonl`.
     pub several: bool,
+    /// Files that make the folder unusable for this parameter.
+    pub refused: &'static [RefusedFile],
+}
+
+/// A file that a folder must not contain, for example because the file makes the stage read files that are no inputs.
+#[derive(Debug, PartialEq, Eq)]
+pub struct RefusedFile {
+    pub name: &'static str,
+    /// The reason, as a clause after the name of the file: `it needs ...`.
+    pub reason: &'static str,
+    pub hint: &'static str,
 }
 
 impl Needs {
@@ -130,6 +141,14 @@ impl Needs {
 
     pub fn file(&mut self, pointer: impl Into<String>, path: &str) {
         self.files.push(FileNeed { pointer: pointer.into(), path: path.to_owned(), ..FileNeed::default() });
+    }
+
+    /// Adds a folder that must not contain these files.
+    pub fn folder_without(&mut self, pointer: impl Into<String>, path: &str, refused: &'static [RefusedFile]) {
+        self.file(pointer, path);
+        if let Some(need) = self.files.last_mut() {
+            need.refused = refused;
+        }
     }
 
     /// Adds a file for which the user can give an expected digest. `at` is the pointer of a table with `path` and

@@ -26,5 +26,7 @@ pub use context::{
     Assignment, Context, Cost, DType, DeviceKind, Environment, Event, InputArtifact, Progress, REFERENCES, referenced,
     references,
 };
-pub use declaration::{Declaration, FileNeed, Kind, Needs, ParameterProblem, Process, ResolvedParameters, StageNeed};
+pub use declaration::{
+    Declaration, FileNeed, Kind, Needs, ParameterProblem, Process, RefusedFile, ResolvedParameters, StageNeed,
+};
 pub use serve::KindRunner;

@@ -17,7 +17,8 @@ use super::change::{changes, in_words};
 use super::child::{self, Children};
 use super::fetch::DownloadListener;
 use super::graph::NodeId;
-use super::inputs::{CheckTime, InputFile, digest_of_fingerprints};
+use super::held::HeldInputs;
+use super::inputs::{JobInput, digest_of_fingerprints};
 use super::waiting;
 use super::worker::{Ending, Worker};
 use raisin_base::digest::Digest;
@@ -32,7 +33,7 @@ pub struct Job {
     pub id: NodeId,
     pub process: Process,
     pub assignment: Assignment,
-    pub inputs: Vec<InputFile>,
+    pub inputs: Vec<JobInput>,
     /// The action record, without the fields that only the run can fill.
     pub record: ActionRecord,
     pub mode: Mode,
@@ -90,7 +91,7 @@ pub fn execute<'c>(
     messages: &Sender<JobMessage>,
     worker: &mut Option<Worker<'c>>,
 ) -> Result<MadeAction> {
-    let Job { id, process, assignment, mut inputs, mut record, mode } = job;
+    let Job { id, process, mut assignment, mut inputs, mut record, mode } = job;
     let key = record.key;
     let reports = JobReports { id, children, messages };
     let doing = format!("building {}", assignment.stage);
@@ -103,15 +104,15 @@ pub fn execute<'c>(
     }
     reports.send(JobNews::Started);
 
-    let staging = &assignment.folder;
+    let staging = &assignment.folder.clone();
     if !wait_until_left(staging, || children.is_stopping())? {
         bail!("interrupted");
     }
     if mode.anew && staging.exists() {
         remove_tree(staging)?;
     }
-    inputs.iter_mut().try_for_each(|input| input.bring(store, &reports))?;
-    inputs.iter().try_for_each(|input| input.check_unchanged(CheckTime::BeforeTheStage))?;
+    inputs.iter_mut().try_for_each(|input| input.file.bring(store, &reports))?;
+    let held = HeldInputs::open(&inputs)?;
     let log = store.log_file(key);
     let started = Instant::now();
     record.started = jiff::Timestamp::now().to_string();
@@ -122,6 +123,7 @@ pub fn execute<'c>(
         reports.note(format!("{why}; the stage begins again from the start"));
     }
     let resumes = has_checkpoints(staging);
+    assignment.files = held.link_into(staging)?;
     let file = write_assignment(&assignment, fingerprints)?;
     let on_event = |event: Event| {
         match &event {
@@ -136,8 +138,9 @@ pub fn execute<'c>(
     let worker = if mode.fresh_worker { &mut own } else { worker };
     let ending = Worker::run(worker, children, command, &file, &log, on_event)?;
     drop(own);
-    succeeded(ending, &log, children, resumes.then_some(assignment.stage.as_str()))?;
-    if let Err(changed) = inputs.iter().try_for_each(|input| input.check_unchanged(CheckTime::AfterTheStage)) {
+    let known = |text: &str| held.with_known_paths(staging, text);
+    succeeded(ending, &log, known, children, resumes.then_some(assignment.stage.as_str()))?;
+    if let Err(changed) = held.check_unchanged() {
         // The checkpoints were made from other bytes than the key says.
         remove_tree(staging)?;
         return Err(changed);
@@ -160,8 +163,8 @@ pub fn execute<'c>(
     store.write_record(&record)?;
     remove_tree(staging)?;
     let check = if mode.check {
-        match run_again(store, &reports, command, key, assignment, fingerprints).and_then(|second| {
-            inputs.iter().try_for_each(|input| input.check_unchanged(CheckTime::AfterTheStage))?;
+        match run_again(store, &reports, command, key, assignment, (&held, fingerprints)).and_then(|second| {
+            held.check_unchanged()?;
             Ok(compare(&artifact.manifest, &second))
         }) {
             Ok(None) => Check::Same,
@@ -186,20 +189,23 @@ fn run_again(
     command: impl FnOnce() -> Result<Command>,
     key: Digest,
     assignment: Assignment,
-    fingerprints: Digest,
+    (held, fingerprints): (&HeldInputs<'_>, Digest),
 ) -> Result<Manifest> {
     let key = Digest::of(format!("again {key}").as_bytes());
-    let assignment = Assignment { folder: store.staging_folder(key), tokens: None, ..assignment };
-    if assignment.folder.exists() {
-        remove_tree(&assignment.folder)?;
+    let folder = store.staging_folder(key);
+    if folder.exists() {
+        remove_tree(&folder)?;
     }
+    let files = held.link_into(&folder)?;
+    let assignment = Assignment { folder, files, tokens: None, ..assignment };
     let (file, log) = (write_assignment(&assignment, fingerprints)?, store.log_file(key));
     let ending = Worker::run(&mut None, reports.children, command, &file, &log, |event| {
         if let Event::Progress(_) = event {
             reports.send(JobNews::Event(event));
         }
     })?;
-    succeeded(ending, &log, reports.children, None)?;
+    let known = |text: &str| held.with_known_paths(&assignment.folder, text);
+    succeeded(ending, &log, known, reports.children, None)?;
     let made = Manifest::of_folder(&assignment.folder.join("out"))?;
     remove_tree(&assignment.folder)?;
     Ok(made)
@@ -315,9 +321,15 @@ fn compare(first: &Manifest, second: &Manifest) -> Option<String> {
 const TAIL: usize = 20;
 
 /// # Errors
-/// The stage failed. `resumed` has the name of the stage if the stage continued from checkpoints of an earlier attempt.
+/// The stage failed. `known` replaces the paths of links by those of the files. `resumed` has the name of the stage if the stage continued from checkpoints of an earlier attempt.
 /// Only a person can tell whether the checkpoints are the reason of the failure.
-fn succeeded(ending: Ending, log: &Path, children: &Children, resumed: Option<&str>) -> Result<()> {
+fn succeeded(
+    ending: Ending,
+    log: &Path,
+    known: impl Fn(&str) -> String,
+    children: &Children,
+    resumed: Option<&str>,
+) -> Result<()> {
     if ending == Ending::Done {
         return Ok(());
     }
@@ -327,7 +339,7 @@ fn succeeded(ending: Ending, log: &Path, children: &Children, resumed: Option<&s
     let text = std::fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().collect();
-    let tail = lines[lines.len().saturating_sub(TAIL)..].join("\n    ");
+    let tail = known(&lines[lines.len().saturating_sub(TAIL)..].join("\n    "));
     let what = match ending {
         Ending::Done | Ending::Failed => String::new(),
         Ending::Died(status) => match status.signal() {

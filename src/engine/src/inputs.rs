@@ -1,5 +1,6 @@
-//! The input files of stages: finds them, hashes them, compares them with the expected digests, and checks later that
-//! they have not changed. fetch.rs downloads files; raisin-store remembers their digests.
+//! The input files of stages: hashes them, and compares them with the expected digests. found.rs finds the files; held.rs
+//! gives a stage the files that were hashed, and checks later that they have not changed; fetch.rs downloads files;
+//! raisin-store remembers their digests.
 //!
 //! A path names a file, a folder, a pattern of files, or an address. The expected digest identifies the file behind an
 //! address. raisin downloads the file only when a stage runs that needs it.
@@ -10,9 +11,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::fetch;
+use super::found::{Found, FoundFile, find, is_pattern};
 use super::graph::Graph;
 use raisin_base::digest::Digest;
-use raisin_base::error::{Context as _, Problem, Result, bail};
+use raisin_base::error::{Context as _, Error, Problem, Result};
 use raisin_contract::pointer::dotted;
 use raisin_contract::{FileNeed, Input};
 use raisin_pipeline::{Pipeline, Stage};
@@ -21,11 +23,20 @@ use raisin_store::{FileDigests, Fingerprint, Store};
 /// The files that a stage reads, with their state when they were hashed.
 #[derive(Clone, Debug)]
 pub struct InputFile {
-    /// The file. For a folder or a pattern: the folder that contains the files.
-    path: PathBuf,
+    /// The file, as the user wrote it. For a folder or a pattern: the folder that contains the files.
+    pub path: PathBuf,
     content: InputContent,
-    /// Every file with its fingerprint.
-    files: Vec<(PathBuf, Fingerprint)>,
+    pub files: Vec<HashedFile>,
+}
+
+/// A file of an input, with its state when it was hashed.
+#[derive(Clone, Debug)]
+pub struct HashedFile {
+    /// The name below the folder; for a single file, the name without folders.
+    pub name: String,
+    /// The canonical path.
+    pub real: PathBuf,
+    pub fingerprint: Fingerprint,
 }
 
 #[derive(Clone, Debug)]
@@ -42,20 +53,20 @@ enum InputContent {
     },
 }
 
-/// When the inputs of a stage are checked for changes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CheckTime {
-    /// Other stages may have run for hours since the inputs were hashed.
-    BeforeTheStage,
-    AfterTheStage,
-}
-
 /// One digest of the fingerprints that all these files had when they were hashed. The paths of the files are not part
 /// of the digest.
-pub fn digest_of_fingerprints(inputs: &[InputFile]) -> Digest {
+pub fn digest_of_fingerprints(inputs: &[JobInput]) -> Digest {
     let seen: Vec<Vec<Fingerprint>> =
-        inputs.iter().map(|input| input.files.iter().map(|(_, seen)| *seen).collect()).collect();
+        inputs.iter().map(|input| input.file.files.iter().map(|file| file.fingerprint).collect()).collect();
     Digest::of(format!("{seen:?}").as_bytes())
+}
+
+/// An input of one stage.
+#[derive(Clone, Debug)]
+pub struct JobInput {
+    /// The pointer of the parameter that names the input.
+    pub pointer: String,
+    pub file: InputFile,
 }
 
 /// All input files of a build.
@@ -93,6 +104,7 @@ impl InputFiles {
                     new.insert(look(graph.pipeline, node.stage, need, store, digests)?);
                 }
                 self.check_expected_digest(node.stage, need)?;
+                self.check_refused_files(node.stage, need)?;
             }
         }
         Ok(())
@@ -106,6 +118,16 @@ impl InputFiles {
     /// the name. For a folder, the names below the folder count and the name of the folder does not.
     pub fn input(&self, need: &FileNeed) -> Result<Input<'static>> {
         Ok(self.get(need)?.entry())
+    }
+
+    /// # Errors
+    /// The folder contains a file that the kind refuses.
+    fn check_refused_files(&self, stage: &Stage, need: &FileNeed) -> Result<()> {
+        let InputContent::Folder(files) = &self.get(need)?.content else { return Ok(()) };
+        let Some(found) = need.refused.iter().find(|refused| files.contains_key(refused.name)) else { return Ok(()) };
+        let (at, path) = (dotted(&need.pointer), &need.path);
+        let message = format!("stage `{}`, {at}: {path} contains {}: {}", stage.name, found.name, found.reason);
+        Err(problem(stage, &need.pointer, message).hint(found.hint).into())
     }
 
     fn check_expected_digest(&self, stage: &Stage, need: &FileNeed) -> Result<()> {
@@ -169,46 +191,23 @@ impl InputFile {
         })
     }
 
-    /// Adds the paths of the files to the assignment, by the pointer of their parameter.
-    pub fn assign(&self, pointer: &str, files: &mut BTreeMap<String, PathBuf>) {
-        files.insert(pointer.to_owned(), self.path.clone());
-        if let InputContent::Several(names) = &self.content {
-            for (index, name) in names.keys().enumerate() {
-                files.insert(format!("{pointer}/{index}"), self.path.join(name));
-            }
-        }
+    /// Whether a stage gets each file of the input by itself.
+    pub fn is_several(&self) -> bool {
+        matches!(self.content, InputContent::Several(_))
+    }
+
+    /// Whether the input is one file, and not the files below a folder.
+    pub fn is_single(&self) -> bool {
+        matches!(self.content, InputContent::File(_) | InputContent::Remote { .. })
     }
 
     /// Downloads the file of an address into the cache. If the cache has the file, only hashes it again.
     pub fn bring(&mut self, store: &Store, listener: &dyn fetch::DownloadListener) -> Result<()> {
         if let InputContent::Remote { address, blake3 } = &self.content {
             fetch::bring(store, address, *blake3, listener)?;
-            self.files = vec![(self.path.clone(), Fingerprint::of(&self.path)?)];
-        }
-        Ok(())
-    }
-
-    /// # Errors
-    /// A file was changed, removed or replaced since it was hashed. A new modification time is sufficient: raisin
-    /// cannot know what the content was between two checks.
-    pub fn check_unchanged(&self, moment: CheckTime) -> Result<()> {
-        let (when, so) = match moment {
-            CheckTime::BeforeTheStage => ("since the build looked at it", "the stage did not run"),
-            CheckTime::AfterTheStage => ("while the stage was reading it", "nothing was cached"),
-        };
-        let changed = |path: &Path| {
-            let message = format!("{} was changed {when}", path.display());
-            Problem::new(message).hint(format!("{so}; build again to take the file as it is now"))
-        };
-        for (path, before) in &self.files {
-            if Fingerprint::of(path).ok().as_ref() != Some(before) {
-                return Err(changed(path).into());
-            }
-        }
-        if let InputContent::Folder(_) = self.content
-            && files_below(&self.path, true)?.len() != self.files.len()
-        {
-            return Err(changed(&self.path).into());
+            let name = self.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            let real = self.path.canonicalize()?;
+            self.files = vec![HashedFile { name, fingerprint: Fingerprint::of(&real)?, real }];
         }
         Ok(())
     }
@@ -218,7 +217,7 @@ impl InputFile {
 pub fn digest_of(store: &Store, path: &str) -> Result<Digest> {
     let mut digests = FileDigests::load(store);
     let folder = std::env::current_dir().context("cannot tell the current directory")?;
-    let found = find(&folder, path, true, &mut digests);
+    let found = find(&folder, path, true).and_then(|found| hashed(found, true, &mut digests));
     digests.save();
     match found? {
         Some(input) => input.digest(),
@@ -256,7 +255,13 @@ fn look(
         let path = fetch::place(store, &address, blake3);
         return Ok(InputFile { path, content: InputContent::Remote { address, blake3 }, files: Vec::new() });
     }
-    match find(&pipeline.folder, &need.path, need.several, digests)? {
+    // An error that names no place gets the place of the path.
+    let placed = |error: Error| match error.downcast::<Problem>() {
+        Ok(found) => Problem { hint: found.hint, ..wrong(found.message) }.into(),
+        Err(error) => error,
+    };
+    let found = find(&pipeline.folder, &need.path, need.several).map_err(placed)?;
+    match hashed(found, need.several, digests)? {
         Some(input) => Ok(input),
         None => {
             let path = pipeline.folder.join(&need.path);
@@ -274,79 +279,28 @@ fn look(
     }
 }
 
-/// Finds and hashes the files of a path; `None` if there are none.
-fn find(folder: &Path, written: &str, several: bool, digests: &mut FileDigests) -> Result<Option<InputFile>> {
-    // Keep the name that the user wrote, not the name of a link's target.
-    let path = std::path::absolute(folder.join(written))?;
-    if path.is_dir() {
-        let files = files_below(&path, !several)?;
-        return Ok(if several && files.is_empty() { None } else { Some(hashed(path, files, several, digests)?) });
-    }
-    if path.exists() {
-        let (digest, fingerprint) = digests.digest(&path.canonicalize()?)?;
-        let files = vec![(path.clone(), fingerprint)];
-        return Ok(Some(InputFile { path, content: InputContent::File(digest), files }));
-    }
-    if !several || !is_pattern(written) {
-        return Ok(None);
-    }
-    // `base` is the path up to the first component with a wildcard. The folder of the project is never read as a
-    // pattern, although its name may contain wildcard characters.
-    let own = if Path::new(written).is_absolute() { 0 } else { std::path::absolute(folder)?.components().count() };
-    let parts = path.components().enumerate();
-    let literal = parts.take_while(|(at, part)| *at < own || !is_pattern(&part.as_os_str().to_string_lossy()));
-    let base: PathBuf = literal.map(|(_, part)| part).collect();
-    let options = glob::MatchOptions { require_literal_leading_dot: true, ..glob::MatchOptions::new() };
-    let below = path.strip_prefix(&base)?;
-    let pattern = format!("{}/{}", glob::Pattern::escape(&base.to_string_lossy()), below.display());
-    let matches = glob::glob_with(&pattern, options)
-        .map_err(|error| Problem::usage(format!("{written} is no pattern: {}", error.msg)))?;
-    let mut files = Vec::new();
-    for path in matches {
-        let path = path.map_err(std::io::Error::from).context("cannot list files")?;
-        if path.is_file() {
-            files.push(path);
+/// Hashes the files that were found; `None` if there are none.
+fn hashed(found: Found, several: bool, digests: &mut FileDigests) -> Result<Option<InputFile>> {
+    let (path, found, is_single) = match found {
+        Found::None => return Ok(None),
+        Found::File(path, file) => (path, vec![file], true),
+        Found::Below(path, files) => (path, files, false),
+    };
+    let hashes = match found.as_slice() {
+        [one] => vec![digests.digest(&one.real)?],
+        several => digests.digests(&several.iter().map(|file| file.real.clone()).collect::<Vec<_>>())?,
+    };
+    let content = match hashes.as_slice() {
+        [(digest, _)] if is_single => InputContent::File(*digest),
+        _ => {
+            let names = found.iter().map(|file| file.name.clone());
+            let content = Arc::new(names.zip(hashes.iter().map(|(digest, _)| *digest)).collect());
+            if several { InputContent::Several(content) } else { InputContent::Folder(content) }
         }
-    }
-    files.sort();
-    Ok(if files.is_empty() { None } else { Some(hashed(base, files, true, digests)?) })
-}
-
-fn hashed(base: PathBuf, files: Vec<PathBuf>, several: bool, digests: &mut FileDigests) -> Result<InputFile> {
-    let found = digests.digests(&files)?;
-    let mut content = BTreeMap::new();
-    for (file, (digest, _)) in files.iter().zip(&found) {
-        let Some(name) = file.strip_prefix(&base)?.to_str() else {
-            bail!("{} has a name that is not UTF-8", file.display());
-        };
-        content.insert(name.to_owned(), *digest);
-    }
-    let files = files.into_iter().zip(found.into_iter().map(|(_, fingerprint)| fingerprint)).collect();
-    let content = Arc::new(content);
-    let content = if several { InputContent::Several(content) } else { InputContent::Folder(content) };
-    Ok(InputFile { path: base, content, files })
-}
-
-fn is_pattern(path: &str) -> bool {
-    path.contains(['*', '?', '['])
-}
-
-fn files_below(folder: &Path, hidden: bool) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))? {
-        let entry = entry?;
-        let path = entry.path();
-        if !hidden && entry.file_name().to_string_lossy().starts_with('.') {
-            continue;
-        }
-        if path.is_dir() {
-            files.extend(files_below(&path, hidden)?);
-        } else {
-            files.push(path);
-        }
-    }
-    files.sort();
-    Ok(files)
+    };
+    let with_look = |(FoundFile { name, real }, (_, fingerprint))| HashedFile { name, real, fingerprint };
+    let files = found.into_iter().zip(hashes).map(with_look).collect();
+    Ok(Some(InputFile { path, content, files }))
 }
 
 /// A problem with the file or the expected digest in the parameter at `pointer`.

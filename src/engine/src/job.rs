@@ -7,6 +7,7 @@ use serde_json::Map;
 
 use super::execute::{Job, Mode};
 use super::graph::NodeId;
+use super::inputs::JobInput;
 use super::resolve::Resolver;
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Result, anyhow};
@@ -43,12 +44,9 @@ pub fn assemble(resolver: &Resolver<'_>, id: NodeId, order: JobOrder<'_>) -> Res
         };
         stages.insert(need.pointer.clone(), sources?);
     }
-    let mut files = BTreeMap::new();
     let mut inputs = Vec::new();
     for need in &node.stage.resolved.needs.files {
-        let input = resolver.inputs.get(need)?.clone();
-        input.assign(&need.pointer, &mut files);
-        inputs.push(input);
+        inputs.push(JobInput { pointer: need.pointer.clone(), file: resolver.inputs.get(need)?.clone() });
     }
     let mut environment = resolver.environment(id)?;
     environment.device_index = resolver.devices.index(order.gpu.unwrap_or(0));
@@ -60,7 +58,8 @@ pub fn assemble(resolver: &Resolver<'_>, id: NodeId, order: JobOrder<'_>) -> Res
         stage: stage.clone(),
         parameters: node.stage.resolved.parameters.clone(),
         stages,
-        files,
+        // The paths of the files are known when execute.rs has linked them into the staging folder.
+        files: BTreeMap::new(),
         seed: order.action.seed.unwrap_or_default(),
         environment,
         threads: order.threads,

@@ -3,12 +3,15 @@
 //!
 //! If a file changed less than two seconds before the file was hashed, the saved digest is not used (git's index has
 //! the same rule). A later edit of the same size in the same tick of the clock would leave the fingerprint unchanged.
+//! A modification time in the future says nothing about when the file changed; then the ctime alone decides, which no
+//! program can set.
 
-use std::collections::BTreeMap;
-use std::fs::Metadata;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{File, Metadata};
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -17,8 +20,13 @@ use super::Store;
 use raisin_base::cache_only::{recall, remember};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Result, bail};
+use raisin_base::files::open_regular;
 
 const RACY_NANOSECONDS: i64 = 2_000_000_000;
+
+/// How long a process waits for the lock of the file `files`, and the time between two attempts.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// The metadata by which a changed file is recognised without reading the file. Times are in nanoseconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,8 +87,9 @@ struct FileDigestEntry {
 impl FileDigestEntry {
     /// Whether the digest is valid for a file with this fingerprint.
     fn believable(&self, fingerprint: &Fingerprint) -> bool {
-        let newest = fingerprint.modified.max(fingerprint.changed);
-        self.fingerprint == *fingerprint && newest.saturating_add(RACY_NANOSECONDS) < self.hashed
+        let is_old = |time: i64| time.saturating_add(RACY_NANOSECONDS) < self.hashed;
+        let Fingerprint { modified, changed, .. } = *fingerprint;
+        self.fingerprint == *fingerprint && is_old(changed) && (is_old(modified) || modified > self.hashed)
     }
 }
 
@@ -89,25 +98,26 @@ impl FileDigestEntry {
 pub struct FileDigests {
     path: PathBuf,
     entries: BTreeMap<PathBuf, FileDigestEntry>,
-    changed: bool,
+    /// The paths whose entries this process has added.
+    added: BTreeSet<PathBuf>,
+    lock: PathBuf,
 }
 
 impl FileDigests {
     /// Loads the digests of earlier builds. If the file `files` is missing or damaged, there are none.
     pub fn load(store: &Store) -> Self {
-        let path = store.root.join("files");
-        let entries = recall(&path).and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
-        Self { path, entries, changed: false }
+        let (path, lock) = (store.root.join("files"), store.root.join("locks/files"));
+        Self { entries: recalled(&path), path, added: BTreeSet::new(), lock }
     }
 
     /// Removes the digests of files that no longer exist.
     pub(super) fn forget_gone(store: &Store) {
-        let mut known = Self::load(store);
         let is_gone = |path: &Path| path.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound);
-        let before = known.entries.len();
-        known.entries.retain(|path, _| !(path.is_absolute() && is_gone(path)));
-        known.changed = known.entries.len() != before;
-        known.save();
+        Self::load(store).change(|entries| {
+            let before = entries.len();
+            entries.retain(|path, _| !(path.is_absolute() && is_gone(path)));
+            entries.len() != before
+        });
     }
 
     /// The digest of a file, and the fingerprint of the file at the time when the digest was computed.
@@ -131,7 +141,7 @@ impl FileDigests {
         let found = (entry.blake3, entry.fingerprint);
         if self.entries.get(path).is_none_or(|known| known.hashed != entry.hashed) {
             self.entries.insert(path.to_owned(), entry);
-            self.changed = true;
+            self.added.insert(path.to_owned());
         }
         found
     }
@@ -145,24 +155,59 @@ impl FileDigests {
             {
                 return Ok(entry.clone());
             }
+            // The path is opened once: it may lead to other files while raisin reads.
+            let file = open_regular(path).with_context(cannot)?;
+            let look = || file.metadata().map(|metadata| Fingerprint::from(&metadata)).with_context(cannot);
+            let fingerprint = look()?;
             let hashed = jiff::Timestamp::now().as_nanosecond() as i64;
-            let blake3 = Digest::of_input(path).with_context(cannot)?;
-            if Fingerprint::of(path).with_context(cannot)? == fingerprint {
+            let blake3 = Digest::of_input(&file).with_context(cannot)?;
+            if look()? == fingerprint {
                 return Ok(FileDigestEntry { fingerprint, hashed, blake3 });
             }
         }
         bail!("{} changed while raisin read the file", path.display())
     }
 
-    /// Writes the file `files`, if a digest was added or removed.
+    /// Adds the digests of this process to the file `files`. Digests that another process added meanwhile stay.
     pub fn save(&mut self) {
-        if self.changed
-            && let Ok(bytes) = serde_json::to_vec(&self.entries)
+        let added = std::mem::take(&mut self.added);
+        if added.is_empty() {
+            return;
+        }
+        let own = added.into_iter().filter_map(|path| self.entries.get(&path).map(|entry| (path, entry.clone())));
+        let own: Vec<(PathBuf, FileDigestEntry)> = own.collect();
+        self.change(|entries| {
+            for (path, entry) in own {
+                if entries.get(&path).is_none_or(|known| known.hashed < entry.hashed) {
+                    entries.insert(path, entry);
+                }
+            }
+            true
+        });
+    }
+
+    /// Reads the file `files`, and writes it again if `change` returns true, under a lock. If the lock cannot be had,
+    /// nothing is written: the digests are computed again at another time.
+    fn change(&self, change: impl FnOnce(&mut BTreeMap<PathBuf, FileDigestEntry>) -> bool) {
+        let Ok(lock) = File::options().write(true).create(true).truncate(false).open(&self.lock) else { return };
+        let mut patience = LOCK_PATIENCE;
+        while lock.try_lock().is_err() {
+            let Some(less) = patience.checked_sub(LOCK_PAUSE) else { return };
+            patience = less;
+            std::thread::sleep(LOCK_PAUSE);
+        }
+        let mut entries = recalled(&self.path);
+        if change(&mut entries)
+            && let Ok(bytes) = serde_json::to_vec(&entries)
         {
             remember(&self.path, &bytes);
-            self.changed = false;
         }
     }
+}
+
+/// The digests in the file `files`; none if the file is missing or damaged.
+fn recalled(path: &Path) -> BTreeMap<PathBuf, FileDigestEntry> {
+    recall(path).and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -178,6 +223,34 @@ mod tests {
         assert!(!entry(9_000_000_000).believable(&Fingerprint { inode: 3, ..fingerprint }));
         // The modification time was restored; the ctime shows the change.
         assert!(!entry(9_000_000_000).believable(&Fingerprint { changed: 6_000_000_000, ..fingerprint }));
+    }
+
+    #[test]
+    fn a_modification_time_in_the_future_does_not_make_a_digest_untrusted_and_the_ctime_decides() {
+        let future = i64::MAX / 2;
+        let fingerprint = Fingerprint { size: 3, modified: future, changed: 5_000_000_000, device: 1, inode: 2 };
+        let entry = |fingerprint, hashed| FileDigestEntry { fingerprint, hashed, blake3: Digest::of(b"one") };
+        assert!(entry(fingerprint, 7_000_000_001).believable(&fingerprint));
+        assert!(!entry(fingerprint, 6_000_000_000).believable(&fingerprint));
+        // On a file system without ctime, both times are those of the last write.
+        let without = Fingerprint { changed: future, ..fingerprint };
+        assert!(!entry(without, 7_000_000_001).believable(&without));
+    }
+
+    #[test]
+    fn two_processes_that_save_at_once_keep_the_digests_of_both() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("cache")).unwrap();
+        let files = ["one", "two"].map(|name| folder.path().join(name));
+        let mut both = files.each_ref().map(|file| {
+            std::fs::write(file, "text").unwrap();
+            FileDigests::load(&store)
+        });
+        for (digests, file) in both.iter_mut().zip(&files) {
+            digests.digest(file).unwrap();
+        }
+        both.iter_mut().for_each(FileDigests::save);
+        assert_eq!(FileDigests::load(&store).entries.len(), 2);
     }
 
     #[test]

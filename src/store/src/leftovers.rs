@@ -59,7 +59,8 @@ pub(super) fn leftovers(
     found.extend(below(&root.join("checked")).filter(|path| !is_temporary(path) && aged(path, CHECKED_STAYS)));
     // Commands without a lock may be writing locks and temporary files at this moment. Therefore these have a fixed
     // minimum age, whatever `older_than` is.
-    let locks = below(&root.join("locks")).filter(|path| !(path.ends_with("store") || path.ends_with("artifacts")));
+    let stays = |path: &Path| ["store", "artifacts", "files"].iter().any(|name| path.ends_with(name));
+    let locks = below(&root.join("locks")).filter(|path| !stays(path));
     found.extend(locks.filter(|path| aged(path, YOUNG)));
     let folders = ["", "actions", "pins", "roots"].iter().chain(&MEMORIES).map(|name| root.join(name));
     let temporaries = folders.flat_map(|folder| below(&folder)).filter(|path| is_temporary(path));
