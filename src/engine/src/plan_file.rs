@@ -20,10 +20,13 @@ use super::plan::{Plan, PlannedStage, Status, plan_with};
 use super::resolve::Resolver;
 use super::{DeviceChoice, Options};
 use raisin_base::error::{Context as _, Problem, Result};
-use raisin_base::files::if_there;
+use raisin_base::files::{if_there, read_up_to};
 use raisin_contract::{Action, DType, Declaration};
 use raisin_pipeline::{Pipeline, Resources, Stage, Variant, check_resolved};
 use raisin_store::Store;
+
+/// The largest plan file that is read.
+const MOST_BYTES: u64 = 1 << 30;
 
 /// The format of plan files.
 const FORMAT: u32 = 1;
@@ -142,8 +145,8 @@ impl PlanFile {
     /// The plan is damaged, or another version of raisin wrote it.
     pub fn read(path: &Path) -> Result<Option<Self>> {
         // A TOML file cannot begin with a brace. If the file cannot be read, `None` is right: the loader of pipelines
-        // reports the error.
-        let Ok(bytes) = std::fs::read(path) else { return Ok(None) };
+        // reports the error, and it has the smaller limit.
+        let Ok(bytes) = read_up_to(path, MOST_BYTES) else { return Ok(None) };
         if bytes.trim_ascii_start().first() != Some(&b'{') {
             return Ok(None);
         }

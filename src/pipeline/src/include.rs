@@ -4,14 +4,32 @@ use std::path::{Path, PathBuf};
 
 use super::tree::{NodeContent, Table, TreeNode};
 use raisin_base::error::Problem;
+use raisin_base::files::read_text_up_to;
+
+/// The largest number of bytes that a pipeline file and its includes have together.
+const MOST_BYTES: u64 = 16 << 20;
+
+/// The largest number of includes. A file counts each time that it is included: files that each include another file
+/// twice would otherwise double the work with each level.
+const MOST_INCLUDES: usize = 1000;
 
 /// Reads a pipeline file and its includes.
 ///
 /// # Errors
-/// A file is missing, is not TOML, or includes itself.
+/// A file is missing, is not TOML, or includes itself. The files are too many or too large.
 pub fn read(file: &Path) -> Result<Table, Problem> {
-    let text = std::fs::read_to_string(file).map_err(|error| missing(file, &error))?;
-    read_text(file, text, &mut Vec::new())
+    let text = read_text_up_to(file, MOST_BYTES).map_err(|error| missing(file, &error))?;
+    let mut reading = Reading { open: Vec::new(), bytes: MOST_BYTES, includes: MOST_INCLUDES };
+    read_text(file, text, &mut reading)
+}
+
+/// The state of reading a pipeline file and its includes.
+struct Reading {
+    /// The files that are being read: each includes the next.
+    open: Vec<PathBuf>,
+    /// The bytes and includes that are left.
+    bytes: u64,
+    includes: usize,
 }
 
 fn missing(file: &Path, error: &std::io::Error) -> Problem {
@@ -24,7 +42,8 @@ fn missing(file: &Path, error: &std::io::Error) -> Problem {
     }
 }
 
-fn read_text(file: &Path, text: String, open: &mut Vec<PathBuf>) -> Result<Table, Problem> {
+fn read_text(file: &Path, text: String, reading: &mut Reading) -> Result<Table, Problem> {
+    reading.bytes = reading.bytes.saturating_sub(text.len() as u64);
     let TreeNode { content: NodeContent::Table(mut table), .. } = TreeNode::parse(&file.display().to_string(), text)?
     else {
         return Err(Problem::usage(format!("{} is not a table", file.display())));
@@ -34,7 +53,7 @@ fn read_text(file: &Path, text: String, open: &mut Vec<PathBuf>) -> Result<Table
         NodeContent::Array(items) => items.iter().collect(),
         _ => vec![&include.node],
     };
-    open.push(file.canonicalize().unwrap_or_else(|_| file.to_owned()));
+    reading.open.push(file.canonicalize().unwrap_or_else(|_| file.to_owned()));
     let mut base = Table::default();
     for node in wanted {
         let Some(name) = node.text() else {
@@ -42,14 +61,22 @@ fn read_text(file: &Path, text: String, open: &mut Vec<PathBuf>) -> Result<Table
             return Err(node.origin.problem(message));
         };
         let path = file.parent().unwrap_or(Path::new("")).join(name);
-        let text = std::fs::read_to_string(&path)
-            .map_err(|error| node.origin.problem(format!("cannot read {}: {error}", path.display())))?;
-        if open.contains(&path.canonicalize().unwrap_or_else(|_| path.clone())) {
+        let Some(left) = reading.includes.checked_sub(1) else {
+            let message = format!("this is more than the limit of {MOST_INCLUDES} includes");
+            return Err(node.origin.problem(message).hint("a file counts each time that it is included"));
+        };
+        reading.includes = left;
+        let text = read_text_up_to(&path, reading.bytes).map_err(|error| {
+            let all = "a pipeline file and its includes may have 16 MiB together";
+            let of = if error.kind() == std::io::ErrorKind::FileTooLarge { format!(" ({all})") } else { String::new() };
+            node.origin.problem(format!("cannot read {}: {error}{of}", path.display()))
+        })?;
+        if reading.open.contains(&path.canonicalize().unwrap_or_else(|_| path.clone())) {
             return Err(node.origin.problem(format!("{} includes itself", path.display())));
         }
-        base.merge(read_text(&path, text, open)?);
+        base.merge(read_text(&path, text, reading)?);
     }
-    open.pop();
+    reading.open.pop();
     base.merge(table);
     Ok(base)
 }

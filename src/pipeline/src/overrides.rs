@@ -8,6 +8,9 @@ use super::sweep::{self, Axis};
 use super::tree::{NodeContent, Origin, Table, TableEntry, TreeNode};
 use raisin_base::error::Problem;
 
+/// The largest number of parts of a dotted key, as in TOML files.
+const MOST_PARTS: usize = 80;
+
 /// The value of one flag, as the user typed it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Override {
@@ -111,6 +114,9 @@ pub fn is_below(key: &str, other: &str) -> bool {
 /// The key does not lead to a parameter.
 pub fn set(root: &mut Table, key: &str, origin: &Origin, node: TreeNode) -> Result<(), Problem> {
     let parts: Vec<&str> = key.split('.').collect();
+    if parts.len() > MOST_PARTS {
+        return Err(origin.problem(format!("a key of {} parts is longer than the limit of {MOST_PARTS}", parts.len())));
+    }
     match parts.as_slice() {
         ["pipeline", _] => {}
         ["stage", name, _, ..] => {

@@ -8,6 +8,10 @@ use super::overrides;
 use super::tree::{NodeContent, Origin, Table, TreeNode};
 use raisin_base::error::Problem;
 
+/// The largest number of variants, and the largest number of stages in all variants together.
+const MOST_VARIANTS: usize = 10_000;
+const MOST_STAGES: usize = 1_000_000;
+
 /// An axis: a dotted key and its values.
 pub struct Axis {
     pub key: String,
@@ -29,13 +33,13 @@ impl Axis {
                 .origin
                 .problem(format!("the sweep of `{key}` has no values, so there is nothing to build")));
         }
-        let mut seen = Vec::new();
+        let mut seen = BTreeSet::new();
         for value in &values {
-            let json = value.to_json();
+            let json = value.to_json().to_string();
             if seen.contains(&json) {
                 return Err(value.origin.problem(format!("the sweep of `{key}` has the value {json} twice")));
             }
-            seen.push(json);
+            seen.insert(json);
         }
         Ok(Self { key, origin, values })
     }
@@ -87,6 +91,7 @@ fn flatten(prefix: &str, table: Table, axes: &mut Vec<Axis>, problems: &mut Vec<
 /// # Errors
 /// One problem for each wrong axis, at its key.
 pub fn check(root: &Table, axes: &[Axis]) -> Result<(), Vec<Problem>> {
+    check_size(root, axes).map_err(|problem| vec![problem])?;
     let mut problems = Vec::new();
     for axis in axes {
         if axis.key == "pipeline.name" {
@@ -101,6 +106,21 @@ pub fn check(root: &Table, axes: &[Axis]) -> Result<(), Vec<Problem>> {
         problems.extend(values.find_map(|value| overrides::set(&mut copy, &axis.key, &axis.origin, value).err()));
     }
     if problems.is_empty() { Ok(()) } else { Err(problems) }
+}
+
+/// Refuses a sweep that would take minutes and gigabytes before its first stage runs.
+fn check_size(root: &Table, axes: &[Axis]) -> Result<(), Problem> {
+    let Some(last) = axes.last() else { return Ok(()) };
+    let variants = axes.iter().fold(1, |count: usize, axis| count.saturating_mul(axis.values.len()));
+    let stages = root.get("stage").and_then(TreeNode::table).map_or(0, |table| table.entries.len());
+    let message = if variants > MOST_VARIANTS {
+        format!("the sweep has {variants} variants, more than the limit of {MOST_VARIANTS}")
+    } else if variants.saturating_mul(stages) > MOST_STAGES {
+        format!("the sweep has {variants} variants of {stages} stages, more than the limit of {MOST_STAGES} stages")
+    } else {
+        return Ok(());
+    };
+    Err(last.origin.problem(message).hint("build the sweep in parts, for example with --set or --sweep of one axis"))
 }
 
 /// All combinations. The last axis varies fastest. Without axes, there is one empty combination.

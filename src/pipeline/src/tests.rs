@@ -342,3 +342,6 @@ fn the_schema_has_each_kind_with_its_parameters() {
     assert_eq!(kinds[0]["properties"]["size"]["description"], "How many.");
     assert_eq!(kinds[1]["required"], json!(["kind", "instructions", "select"]));
 }
+
+#[path = "limit_tests.rs"]
+mod limits;
