@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed `unwrap` ends the test")]
 
 mod choices;
+mod fuzz;
 mod gc;
 mod golden;
 mod inputs;
