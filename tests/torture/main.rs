@@ -12,6 +12,7 @@ mod model;
 mod network;
 mod release;
 mod repair;
+mod opens;
 mod rights;
 mod space;
 mod work;

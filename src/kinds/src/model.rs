@@ -4,7 +4,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use raisin_contract::{DType, Kind, Needs, ParameterProblem, Process};
+use raisin_contract::{DType, Kind, Needs, ParameterProblem, Process, RefusedFile};
 
 use crate::{number, numbers};
 
@@ -30,6 +30,10 @@ pub struct ModelSource {
     pub gguf: Option<String>,
     /// A folder with config.json, safetensors weights and tokenizer.json.
     pub huggingface: Option<String>,
+    /// With `huggingface`, if its folder has an adapter: the folder with the base model of the adapter. raisin does not
+    /// follow the path in adapter_config.json, because the base model must be an input of the stage.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
     /// Fresh weights of this shape.
     pub init: Option<Init>,
     /// A stage whose model becomes a proxy: its lower layers are frozen, and their output is computed once.
@@ -50,7 +54,7 @@ pub struct ModelSource {
 pub struct Init {
     /// The width of the hidden states; a multiple of `heads`.
     pub hidden_size: i64,
-    /// The number of transformer layers.
+    /// The number of transformer layers, at most 10000. All layers together have at most 100 GB of weights in f32.
     pub layers: usize,
     /// The number of attention heads.
     pub heads: i64,
@@ -76,6 +80,43 @@ pub struct Init {
     #[serde(default)]
     pub seed: u64,
 }
+
+/// The files that say that a folder needs a base model.
+const BASELESS: &[RefusedFile] = &[
+    RefusedFile {
+        name: "adapter_config.json",
+        reason: "it is an adapter, and its base model must be an input of the stage too",
+        hint: "name the folder of the base model: `source = { huggingface = \"FOLDER\", base = \"FOLDER\" }`",
+    },
+    RefusedFile {
+        name: "proxy.json",
+        reason: "it is a model with a frozen prefix, and its base model must be an input of the stage too",
+        hint: "name the folder of the base model: `source = { huggingface = \"FOLDER\", base = \"FOLDER\" }`",
+    },
+];
+
+/// The files that say that a base model needs a base model itself.
+const BASE_WITH_A_BASE: &[RefusedFile] = &[
+    RefusedFile {
+        name: "adapter_config.json",
+        reason: "it is an adapter, and not a base model with all weights",
+        hint: "merge it first: build a stage from it with its own `base`, and name the folder of this stage under out/",
+    },
+    RefusedFile {
+        name: "proxy.json",
+        reason: "it is a model with a frozen prefix, and not a base model with all weights",
+        hint: "name the model from which it was made",
+    },
+];
+
+/// The largest number of bytes of fresh weights, counted in f32 and without the embedding.
+const MOST_INIT_BYTES: f64 = 100e9;
+
+/// The largest context of a fresh model.
+const MOST_CONTEXT: usize = 1 << 24;
+
+/// The largest number of layers of a fresh model.
+const MOST_LAYERS: usize = 10_000;
 
 fn f32_weights() -> DType {
     DType::F32
@@ -107,7 +148,11 @@ impl Kind for ModelKind {
             needs.file("/source/gguf", path);
         }
         if let Some(path) = &source.huggingface {
-            needs.file("/source/huggingface", path);
+            let refused = if source.base.is_some() { &[] } else { BASELESS };
+            needs.folder_without("/source/huggingface", path, refused);
+        }
+        if let Some(path) = &source.base {
+            needs.folder_without("/source/base", path, BASE_WITH_A_BASE);
         }
         if let Some(init) = source.init.as_ref().filter(|init| init.tokenizer != "bytes") {
             needs.file("/source/init/tokenizer", &init.tokenizer);
@@ -149,6 +194,10 @@ impl Kind for ModelKind {
                 return Err(ParameterProblem::new(format!("/source/{name}"), message));
             }
         }
+        if source.base.is_some() && source.huggingface.is_none() {
+            let message = "`base` belongs to `huggingface`, which is not given";
+            return Err(ParameterProblem::new("/source/base", message));
+        }
         if let Some(tokens) = source.max_tokens {
             numbers::sequence_lengths(&[("source/max_tokens", tokens)])?;
         }
@@ -157,6 +206,10 @@ impl Kind for ModelKind {
         }
         if let Some(init) = &source.init {
             numbers::sequence_lengths(&[("source/init/context", init.context)])?;
+            if init.context > MOST_CONTEXT {
+                let message = format!("{} tokens are more than the limit of {MOST_CONTEXT}", init.context);
+                return Err(ParameterProblem::new("/source/init/context", message));
+            }
             numbers::positive(&[("source/init/rope_theta", init.rope_theta)])?;
             check_shape(init)
                 .map_err(|reason| ParameterProblem::new("/source/init", format!("impossible shape: {reason}")))?;
@@ -187,6 +240,19 @@ fn check_shape(init: &Init) -> Result<(), String> {
     }
     if init.heads % kv_heads != 0 {
         return Err(format!("{} attention heads cannot share {kv_heads} key-value heads evenly", init.heads));
+    }
+    if init.layers > MOST_LAYERS {
+        return Err(format!("{} layers are more than the limit of {MOST_LAYERS}", init.layers));
+    }
+    // Floating-point numbers cannot overflow here.
+    let (hidden, between, width) =
+        (init.hidden_size as f64, init.intermediate_size as f64, (head_dim * init.heads) as f64);
+    let shared = head_dim as f64 * kv_heads as f64;
+    let layer = 2.0 * hidden * width + 2.0 * hidden * shared + 3.0 * hidden * between;
+    let bytes = 4.0 * layer * init.layers as f64;
+    if bytes > MOST_INIT_BYTES {
+        let (has, limit) = (bytes / 1e9, MOST_INIT_BYTES / 1e9);
+        return Err(format!("its layers have {has:.0} GB of weights in f32, and the limit is {limit:.0} GB"));
     }
     Ok(())
 }

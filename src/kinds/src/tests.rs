@@ -133,6 +133,19 @@ fn model_refuses_impossible_sources() {
     assert_eq!(shaped(json!({"context": 1})), "/source/init/context");
     assert_eq!(shaped(json!({"rope_theta": 0.0})), "/source/init/rope_theta");
     assert_eq!(shaped(json!({"layers": 0})), "/source/init");
+    assert_eq!(shaped(json!({"context": 1_000_000_000_000_u64})), "/source/init/context");
+    let message = |more: Value| said(json!({"init": with(init.clone(), &more)}));
+    let large = message(json!({"layers": 1_000_000_000_u64}));
+    assert_eq!(large, "impossible shape: 1000000000 layers are more than the limit of 10000");
+    let wide = message(json!({"hidden_size": 1_000_000, "intermediate_size": 1_000_000, "layers": 80}));
+    assert_eq!(wide, "impossible shape: its layers have 2240000 GB of weights in f32, and the limit is 100 GB");
+    let most = json!({"hidden_size": i64::MAX - 1, "intermediate_size": i64::MAX, "heads": 1, "layers": 10_000});
+    assert!(message(most).starts_with("impossible shape: its layers have "));
+    // The shape of Llama 2 with 13 billion weights.
+    let usual = json!({"hidden_size": 5120, "intermediate_size": 13824, "heads": 40, "layers": 40, "context": 4096});
+    assert_eq!(shaped(usual), "");
+    assert_eq!(source(json!({"gguf": "a", "base": "b"})), "/source/base");
+    assert_eq!(source(json!({"huggingface": "a", "base": "b"})), "");
     let parameters = json!({"source": {"init": init}});
     let mut parameters: model::Parameters = serde_json::from_value(parameters).unwrap();
     parameters.source.init.as_mut().unwrap().rope_theta = f64::NAN;

@@ -56,7 +56,26 @@ pub struct Model {
 impl Model {
     /// Loads a model folder: full weights, an adapter on a base model, or a frozen-prefix proxy of a base model.
     pub fn load(folder: &Path, device: Device, compute: TensorKind) -> Result<Self> {
-        Self::load_form(folder, device, compute, None)
+        Self::load_form(folder, ModelFolderForm::of(folder)?, device, compute, None)
+    }
+
+    /// Loads a model folder. If the folder needs a base model, its folder is `base`.
+    ///
+    /// # Errors
+    /// The folder has all weights, and needs no base model.
+    pub fn load_on_base(folder: &Path, base: &Path, device: Device, compute: TensorKind) -> Result<Self> {
+        let form = ModelFolderForm::on(folder, Some(base))?;
+        if matches!(form, ModelFolderForm::Full) {
+            return Err(Problem::new(format!("{} has all weights, and needs no base model", folder.display()))
+                .hint("remove `base`")
+                .into());
+        }
+        let mut model = Self::load_form(folder, form, device, compute, None)?;
+        // Adapters are often saved without the tokenizer.
+        if !folder.join("tokenizer.json").is_file() {
+            model.folder = Some(base.to_owned());
+        }
+        Ok(model)
     }
 
     /// Loads a model folder for a model that will be [prepared](Model::prepare) for this adaptation.
@@ -65,15 +84,21 @@ impl Model {
     /// to change by half a step of bf16 before the bf16 weights change at all. A fine-tuning with a small learning rate
     /// ends before that.
     pub fn load_to_train(folder: &Path, device: Device, compute: TensorKind, adaptation: &Adaptation) -> Result<Self> {
-        Self::load_form(folder, device, compute, Some(adaptation))
+        Self::load_form(folder, ModelFolderForm::of(folder)?, device, compute, Some(adaptation))
     }
 
-    fn load_form(folder: &Path, device: Device, compute: TensorKind, adaptation: Option<&Adaptation>) -> Result<Self> {
+    fn load_form(
+        folder: &Path,
+        form: ModelFolderForm,
+        device: Device,
+        compute: TensorKind,
+        adaptation: Option<&Adaptation>,
+    ) -> Result<Self> {
         let trains_weights = adaptation.is_some_and(|adaptation| !adaptation.has_adapters());
-        let mut model = match ModelFolderForm::of(folder)? {
+        let mut model = match form {
             ModelFolderForm::Full => Self::load_full(folder, device, compute, adaptation.filter(|_| trains_weights))?,
             ModelFolderForm::Adapter { base } => {
-                let mut model = Self::load_form(&base, device, compute, adaptation)?;
+                let mut model = Self::load_form(&base, ModelFolderForm::of(&base)?, device, compute, adaptation)?;
                 // The base model may have an adapter of its own.
                 if trains_weights {
                     model.merge()?;
@@ -83,7 +108,9 @@ impl Model {
                 model.attach_adapter(folder)?;
                 model
             }
-            ModelFolderForm::Proxy { base } => Self::load_form(&base, device, compute, adaptation)?,
+            ModelFolderForm::Proxy { base } => {
+                Self::load_form(&base, ModelFolderForm::of(&base)?, device, compute, adaptation)?
+            }
         };
         model.folder = Some(folder.to_owned());
         Ok(model)

@@ -38,7 +38,12 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
         return lm::Model::from_gguf(path, Device::Cpu, stored)?.save(&out);
     }
     if source.huggingface.is_some() {
-        return lm::Model::load(context.file("/source/huggingface")?, Device::Cpu, stored)?.save_merged(&out);
+        let folder = context.file("/source/huggingface")?;
+        let model = match source.base {
+            Some(_) => lm::Model::load_on_base(folder, context.file("/source/base")?, Device::Cpu, stored)?,
+            None => lm::Model::load(folder, Device::Cpu, stored)?,
+        };
+        return model.save_merged(&out);
     }
     if let Some(init) = &source.init {
         return fresh(init, stored, context);
