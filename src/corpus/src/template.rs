@@ -11,7 +11,7 @@ use minijinja::{Environment, Error, ErrorKind, Value, context};
 
 use super::message::Message;
 use super::python_json;
-use raisin_base::error::{Context as _, Result};
+use raisin_base::error::{Context as _, Error as AnyError, Problem, Result};
 
 /// A compiled chat template.
 pub struct ChatTemplate {
@@ -21,11 +21,19 @@ pub struct ChatTemplate {
 
 const NAME: &str = "chat_template";
 
+/// The work that a template may do for one conversation: about this many instructions, or 64 times as many bytes. A
+/// usual template needs some hundreds for each message.
+const MOST_STEPS: u64 = 4_000_000;
+
+/// The largest indentation of JSON.
+const MOST_INDENT: usize = 1000;
+
 impl ChatTemplate {
     /// `special_tokens` are the names and texts that the template may use: `bos_token`, `eos_token`, ...
     pub fn compile(source: &str, special_tokens: Vec<(String, String)>) -> Result<Self> {
         let mut environment = Environment::new();
         environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+        environment.set_fuel(Some(MOST_STEPS));
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_function("raise_exception", raise_exception);
@@ -65,7 +73,15 @@ impl ChatTemplate {
             messages, add_generation_prompt, tools, documents => (), ..specials
         };
         let template = self.environment.get_template(NAME)?;
-        template.render(values).context("the chat template does not accept this conversation")
+        template.render(values).map_err(|error| {
+            if error.kind() == ErrorKind::OutOfFuel {
+                let message = format!("the chat template needs more than {MOST_STEPS} steps for one conversation");
+                return Problem::new(message)
+                    .hint("the template may loop for ever; look at chat_template.jinja or tokenizer_config.json")
+                    .into();
+            }
+            AnyError::new(error).context("the chat template does not accept this conversation")
+        })
     }
 }
 
@@ -134,6 +150,10 @@ fn tojson(value: &Value, options: Kwargs) -> Result<Value, Error> {
     let ascii = options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
     let sort_keys = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
     let indent = options.get::<Option<usize>>("indent")?;
+    if indent.is_some_and(|indent| indent > MOST_INDENT) {
+        let message = format!("an indentation of more than {MOST_INDENT} blanks");
+        return Err(Error::new(ErrorKind::InvalidOperation, message));
+    }
     let separators = match options.get::<Option<Vec<String>>>("separators")?.as_deref() {
         None => None,
         Some([item, key]) => Some((item.clone(), key.clone())),
@@ -181,6 +201,38 @@ mod tests {
     fn an_exception_of_the_template_is_an_error_with_its_text() {
         let error = render("{{ raise_exception('roles must alternate') }}").expect_err("raised");
         assert!(format!("{error:#}").contains("roles must alternate"));
+    }
+
+    #[test]
+    fn a_template_without_an_end_or_with_a_gigabyte_of_output_is_refused() {
+        let endless = "{% for a in range(100000) %}{% for b in range(100000) %}{% set c = a %}{% endfor %}{% endfor %}";
+        let doubled = "{% set ns = namespace(t='0123456789') %}{% for a in range(40) %}{% set ns.t = ns.t ~ ns.t %}\
+                       {% endfor %}{{ ns.t | length }}";
+        let repeated = "{{ 'x' * 2000000000 }}";
+        let indented = "{{ messages | tojson(indent=2000000000) }}";
+        let dated = "{{ strftime_now('%2000000000Y') }}";
+        let recursive = "{% macro again(n) %}{{ again(n + 1) }}{{ again(n + 1) }}{% endmacro %}{{ again(0) }}";
+        let nested = format!("{{{{ {}1{} }}}}", "(".repeat(100_000), ")".repeat(100_000));
+        let listed = format!("{{{{ {}{} }}}}", "[".repeat(100_000), "]".repeat(100_000));
+        for source in [endless, doubled, repeated, indented, dated, recursive, &nested, &listed] {
+            let began = std::time::Instant::now();
+            let error = render(source).expect_err("refused");
+            assert!(began.elapsed().as_secs() < 5, "{} took {:?}", &source[..40], began.elapsed());
+            if source == endless {
+                assert!(format!("{error:#}").contains("more than 4000000 steps"), "{error:#}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_long_conversation_needs_far_fewer_steps_than_the_limit() -> Result<()> {
+        let messages: Vec<Message> =
+            (0..2000).flat_map(|_| conversation(None, &"question ".repeat(500), Some("answer"))).collect();
+        let source = "{% for m in messages %}{% if m.role == 'user' %}{{ '<|user|>' + m['content'] | trim }}\
+                      {% else %}{{ '<|assistant|>' + m['content'].strip() }}{% endif %}{% endfor %}";
+        let text = ChatTemplate::compile(source, Vec::new())?.render(&messages, true)?;
+        assert!(text.len() > 9_000_000);
+        Ok(())
     }
 
     #[test]
