@@ -193,12 +193,9 @@ fn resources_are_checked_and_change_nothing_that_is_cached() {
 
 #[test]
 fn an_interrupt_before_anything_runs_ends_at_once_and_says_so() {
-    let project = Project::with_text("[stage.pool]\nkind = \"ingest\"\nsources = [{ path = \"pipe\" }]\n");
-    // A process that opens the named pipe for reading waits for a writer. The build waits here, as it would while it
-    // hashes a large file.
-    let pipe = project.path("pipe");
-    let made = Command::new("mkfifo").arg(&pipe).status().unwrap();
-    assert!(made.success());
+    let project = Project::with_text("[stage.pool]\nkind = \"ingest\"\nsources = [{ path = \"large.jsonl\" }]\n");
+    // A file without content on the disk, which takes many seconds to hash.
+    std::fs::File::create(project.path("large.jsonl")).and_then(|file| file.set_len(64 << 30)).unwrap();
     let mut build = project.raisin(&["build", "p.toml"]);
     let build = build.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let began = Instant::now();

@@ -107,10 +107,18 @@ pub fn print_panics_without_backtrace() {
     std::panic::set_hook(Box::new(|panic| eprintln!("{panic}")));
 }
 
+/// The longest word, in bytes, for which [`nearest`] looks for candidates. The time grows with the product of the
+/// lengths.
+const LONGEST_WORD: usize = 100;
+
 /// The candidate with the smallest edit distance from `word`, if the distance is small enough for a typing error.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    if word.len() > LONGEST_WORD {
+        return None;
+    }
     candidates
         .into_iter()
+        .filter(|candidate| candidate.len() <= LONGEST_WORD)
         .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
         .filter(|(distance, candidate)| *distance <= 1 + word.len().max(candidate.len()) / 4)
         .min_by_key(|(distance, _)| *distance)
@@ -125,6 +133,11 @@ mod tests {
     fn nearest_suggests_a_transposition_but_not_another_word() {
         assert_eq!(nearest("clsuters", ["clusters", "dimensions"]), Some("clusters"));
         assert_eq!(nearest("banana", ["clusters", "dimensions"]), None);
+        let began = std::time::Instant::now();
+        let long = "c".repeat(1_000_000);
+        assert_eq!(nearest(&long, ["clusters"]), None);
+        assert_eq!(nearest("clusters", [long.as_str()]), None);
+        assert!(began.elapsed().as_millis() < 100);
     }
 
     #[test]

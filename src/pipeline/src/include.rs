@@ -38,6 +38,7 @@ fn missing(file: &Path, error: &std::io::Error) -> Problem {
         std::io::ErrorKind::NotFound => {
             problem.hint("give the path of a .toml file, such as pipelines/quickstart.toml")
         }
+        std::io::ErrorKind::InvalidInput => problem.hint("write the pipeline into a .toml file, and name this file"),
         _ => problem,
     }
 }

@@ -81,7 +81,8 @@ impl Manifest {
 
     /// The size of all files, in bytes.
     pub fn bytes(&self) -> u64 {
-        self.files.iter().map(|file| file.size).sum()
+        // A damaged manifest can state any sizes.
+        self.files.iter().fold(0, |sum, file| sum.saturating_add(file.size))
     }
 }
 
