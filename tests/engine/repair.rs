@@ -126,7 +126,7 @@ fn a_failed_action_is_tried_once_and_its_reason_is_said() {
     let RepairOutcome::NotMade(found) = outcome_of(&damages, &repaired, a) else { panic!("{repaired:?}") };
     assert!(found.contains("this is the second time"), "{found}");
     let RepairOutcome::NotMade(found) = outcome_of(&damages, &repaired, b) else { panic!("{repaired:?}") };
-    assert!(found.contains("its input") && found.contains(&a.short().to_string()), "{found}");
+    assert!(found.contains("its input") && found.contains(&a.short()), "{found}");
     let starts = |line: &&JournalLine| matches!(&line.event, JournalEvent::Started { stage, .. } if stage == "a");
     assert_eq!(project.store().journal().unwrap().iter().filter(starts).count(), 2, "in the build and in the repair");
     std::fs::remove_file(&once).unwrap();

@@ -4,17 +4,17 @@
 //! All tests use the real executables. Random choices are seeded: another RAISIN_TORTURE_SEED gives other instants and
 //! bytes.
 
+mod checkpoints;
 mod faults;
 mod golden_digests;
 mod kills;
+mod machines;
 mod many;
 mod model;
-mod network;
 mod opens;
 mod release;
 mod repair;
 mod rights;
 mod space;
-mod work;
 mod world;
 mod wrong;

@@ -212,7 +212,7 @@ impl Repairer<'_, '_, '_> {
         self.pool.start(job.into_job(id), gpu);
         let result = loop {
             match self.next()? {
-                None => {}
+                None | Some(JobNews::Event(Event::Cost(_))) => {}
                 Some(JobNews::Waiting(words)) => self.display.say(id, &words),
                 Some(JobNews::Started) => {
                     let (stage, variant) = (stage.clone(), variant.clone());
@@ -220,7 +220,6 @@ impl Repairer<'_, '_, '_> {
                 }
                 Some(JobNews::Event(Event::Progress(progress))) => self.display.progress(id, &progress),
                 Some(JobNews::Event(Event::Note { text })) => self.display.stage_line(&label, &text),
-                Some(JobNews::Event(Event::Cost(_))) => {}
                 Some(JobNews::Ended(result)) => break *result,
             }
         };

@@ -44,7 +44,7 @@ pub enum PreparedJob {
 pub struct RepairJob {
     pub record: ActionRecord,
     /// The pipeline of the run that made the action; empty if the journal does not name it.
-    pub origin: Rc<Origin>,
+    pub origin: Rc<RunOrigin>,
     process: Process,
     assignment: Assignment,
     inputs: Vec<InputFile>,
@@ -53,7 +53,7 @@ pub struct RepairJob {
 
 /// The pipeline file of a run, with the flags that changed it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Origin {
+pub struct RunOrigin {
     pub folder: String,
     pub file: String,
     pub overrides: Vec<String>,
@@ -67,9 +67,9 @@ pub struct Makings<'s> {
     records: Vec<ActionRecord>,
     journal: Vec<JournalLine>,
     /// The origin and the pipeline name of each run.
-    runs: HashMap<String, (Rc<Origin>, String)>,
+    runs: HashMap<String, (Rc<RunOrigin>, String)>,
     /// The pipelines that were loaded, or why they cannot be loaded.
-    pipelines: BTreeMap<Rc<Origin>, Result<Rc<Pipeline>, String>>,
+    pipelines: BTreeMap<Rc<RunOrigin>, Result<Rc<Pipeline>, String>>,
     digests: FileDigests,
 }
 
@@ -80,7 +80,7 @@ impl<'s> Makings<'s> {
         for line in &journal {
             if let JournalEvent::RunStarted { pipeline, file, folder, overrides, .. } = &line.event {
                 let (folder, file, overrides) = (folder.clone(), file.clone(), overrides.clone());
-                runs.insert(line.run.clone(), (Rc::new(Origin { folder, file, overrides }), pipeline.clone()));
+                runs.insert(line.run.clone(), (Rc::new(RunOrigin { folder, file, overrides }), pipeline.clone()));
             }
         }
         Ok(Self {
@@ -141,7 +141,7 @@ impl<'s> Makings<'s> {
 
     /// The action with this key, from the pipeline files of the runs that had the action.
     pub fn of_record(&mut self, key: Digest) -> Result<Vec<Way>> {
-        let mut places: Vec<(Rc<Origin>, String, String)> = Vec::new();
+        let mut places: Vec<(Rc<RunOrigin>, String, String)> = Vec::new();
         for line in self.journal.iter().rev() {
             let stage = match &line.event {
                 JournalEvent::Hit { stage, key: of, .. }
@@ -154,10 +154,10 @@ impl<'s> Makings<'s> {
                 }
                 _ => continue,
             };
-            if let Some((origin, _)) = self.runs.get(&line.run) {
-                if !places.iter().any(|(known, name, _)| known == origin && name == stage) {
-                    places.push((Rc::clone(origin), stage.clone(), line.run.clone()));
-                }
+            if let Some((origin, _)) = self.runs.get(&line.run)
+                && !places.iter().any(|(known, name, _)| known == origin && name == stage)
+            {
+                places.push((Rc::clone(origin), stage.clone(), line.run.clone()));
             }
         }
         if places.is_empty() {
@@ -186,7 +186,7 @@ impl<'s> Makings<'s> {
     }
 
     /// Looks for the action among the stages of a pipeline file that have this name.
-    fn in_pipeline(&mut self, key: Digest, origin: &Rc<Origin>, stage: &str) -> Result<Way> {
+    fn in_pipeline(&mut self, key: Digest, origin: &Rc<RunOrigin>, stage: &str) -> Result<Way> {
         let pipeline = self.pipeline(origin)?;
         let mut waits = false;
         for device in [DeviceChoice::Cpu, DeviceChoice::Cuda] {
@@ -218,7 +218,7 @@ impl<'s> Makings<'s> {
     }
 
     /// The pipeline of a run, as its file is now.
-    fn pipeline(&mut self, origin: &Rc<Origin>) -> Result<Rc<Pipeline>> {
+    fn pipeline(&mut self, origin: &Rc<RunOrigin>) -> Result<Rc<Pipeline>> {
         if let Some(known) = self.pipelines.get(origin) {
             return known.clone().map_err(|reason| anyhow!("{reason}"));
         }
@@ -422,13 +422,13 @@ impl<'s> Makings<'s> {
 
     /// The pipelines that can name the input files of an action: that of its run first, then those of all runs of the
     /// pipeline with the same name, the newest first.
-    fn origins_of(&self, record: &ActionRecord) -> Vec<Rc<Origin>> {
+    fn origins_of(&self, record: &ActionRecord) -> Vec<Rc<RunOrigin>> {
         let own = self.runs.get(&record.run);
         let same = self.journal.iter().rev().filter_map(|line| match &line.event {
             JournalEvent::RunStarted { pipeline, .. } if *pipeline == record.pipeline => self.runs.get(&line.run),
             _ => None,
         });
-        let mut origins: Vec<Rc<Origin>> = Vec::new();
+        let mut origins: Vec<Rc<RunOrigin>> = Vec::new();
         for (origin, _) in own.into_iter().chain(same) {
             if !origins.contains(origin) {
                 origins.push(Rc::clone(origin));

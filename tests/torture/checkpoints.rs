@@ -57,7 +57,7 @@ impl WorkProject {
     fn kill_at_work(&self, rng: &mut TestRng) -> Vec<PathBuf> {
         let began = Instant::now();
         loop {
-            assert!(began.elapsed() < Duration::from_secs(120), "`{}` never left work", self.stage);
+            assert!(began.elapsed() < Duration::from_mins(2), "`{}` never left work", self.stage);
             let mut child = self.command().spawn().expect("raisin starts");
             let patience = Duration::from_millis(rng.below(400) as u64);
             let mut found = None;
