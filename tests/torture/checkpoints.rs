@@ -9,8 +9,8 @@ use crate::kills::kill_all;
 use crate::world::{PIPELINE, count, digests, flip, full, tamper, verify_clean};
 use raisin_tests::{ArtifactDigests, Project, TestRng, files_below};
 
-/// A stage of each kind that keeps work, with the variant whose artifact is compared, and flags that make it slow enough
-/// to be killed in the middle of its work.
+/// A stage of each kind that keeps work, with the variant whose artifact is compared, and flags that make it slow
+/// enough to be killed in the middle of its work.
 const STAGES: [(&str, &[&str]); 5] = [
     ("base", &["stage.base.steps=400"]),
     ("features", &["stage.pool.size=1500"]),

@@ -1,5 +1,5 @@
-//! Tortures a cache with several builds between which no lock holds, as on a network file system on which flock is local
-//! to each machine. docs/decisions/0021 says what holds and what does not.
+//! Tortures a cache with several builds between which no lock holds, as on a network file system on which flock is
+//! local to each machine. docs/decisions/0021 says what holds and what does not.
 
 use std::process::Stdio;
 
@@ -45,7 +45,7 @@ fn without_locks_between_machines_actions_run_several_times_and_no_wrong_artifac
         assert_eq!(&digests(&project), expected_of_small(), "round {round}");
     }
     println!(
-        "{rounds} rounds of {processes} builds without locks between them: all succeeded, an action ran up to {most} times, \
-         no wrong artifact"
+        "{rounds} rounds of {processes} builds without locks between them: all succeeded, an action ran up to {most} \
+         times, no wrong artifact"
     );
 }

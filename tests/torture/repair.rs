@@ -1,5 +1,5 @@
-//! Tortures `raisin verify --repair`: it makes exactly what is lost again, changes nothing else, and says what it cannot
-//! make again.
+//! Tortures `raisin verify --repair`: it makes exactly what is lost again, changes nothing else, and says what it
+//! cannot make again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::pipeline_arguments::Folders;
+use super::pipeline_arguments::CacheFolder;
 use raisin_base::error::Result;
 use raisin_engine::{self as engine, Options, RepairOutcome};
 use raisin_kinds::KINDS;
@@ -22,7 +22,7 @@ pub struct Arguments {
     #[arg(long)]
     repair: bool,
     #[command(flatten)]
-    folders: Folders,
+    cache: CacheFolder,
 }
 
 fn share(text: &str) -> Result<f64, String> {
@@ -35,7 +35,7 @@ fn share(text: &str) -> Result<f64, String> {
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let store = Store::open(&arguments.folders.cache.path())?;
+    let store = Store::open(&arguments.cache.path())?;
     // gc removes the action records of artifacts that are gone. A repair needs them.
     let _shared = if arguments.repair { Some(store.share()?) } else { None };
     let verified = store::verify(&store, arguments.sample)?;
@@ -67,7 +67,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         eprintln!("{missing} artifacts and records are missing: they were set aside earlier, or removed by hand");
     }
     if arguments.repair {
-        return repair(&verified, &arguments.folders);
+        return repair(&verified, &arguments.cache);
     }
     if damages > 0 {
         eprintln!("hint: damaged files are now in damaged/ in the cache");
@@ -79,12 +79,12 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 /// Makes what is damaged or missing again. Prints one line for each artifact and action record that is not there again.
-fn repair(verified: &Verified, folders: &Folders) -> Result<ExitCode> {
+fn repair(verified: &Verified, cache: &CacheFolder) -> Result<ExitCode> {
     let lost: Vec<Damage> = verified.damages.iter().chain(&verified.missing).cloned().collect();
     if lost.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
-    let options = Options { cache: folders.cache.path(), ..Options::default() };
+    let options = Options { cache: cache.path(), ..Options::default() };
     let repair = engine::repair(&lost, KINDS, &options)?;
     let mut again = 0;
     for (damage, outcome) in lost.iter().zip(&repair.outcomes) {

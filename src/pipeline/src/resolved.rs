@@ -1,5 +1,5 @@
-//! Checks a resolved pipeline that does not come from a pipeline file, such as the pipeline in a plan file, by the rules
-//! of the loader. Names become folders: a name such as `../x` would lead out of the out folder.
+//! Checks a resolved pipeline that does not come from a pipeline file, such as the one in a plan file, by the rules of
+//! the loader. Names become folders: a name such as `../x` would lead out of the out folder.
 
 use std::collections::HashMap;
 

@@ -47,8 +47,8 @@ pub struct Gc {
     pub kept: u64,
     /// The number of kept artifacts that no root reaches, but that are too young to be removed.
     pub young: u64,
-    /// The number of artifacts and leftovers that no root needs, but that this user cannot remove, by their owners. They
-    /// are kept with their action records.
+    /// The number of artifacts and leftovers that no root needs, but that this user cannot remove, by their owners.
+    /// They are kept with their action records.
     pub of_others: BTreeMap<String, u64>,
     /// The removed artifacts, the one with the earliest last use first.
     pub artifacts: Vec<Digest>,
