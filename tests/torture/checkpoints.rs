@@ -118,8 +118,9 @@ fn copy(from: &Path, to: &Path) {
 /// Damages each file of the work of each kind in turn, and compares the artifact with that of an undisturbed build.
 fn damage_of_work(stages: &[(&'static str, &[&str])], rounds: usize) -> usize {
     let mut rng = TestRng::new("work");
-    let mut harmed = 0;
+    let mut all = 0;
     for (stage, settings) in stages {
+        let mut harmed = 0;
         let expected: ArtifactDigests = WorkProject::new(stage, settings).build();
         for _ in 0..rounds {
             let work = WorkProject::new(stage, settings);
@@ -145,13 +146,15 @@ fn damage_of_work(stages: &[(&'static str, &[&str])], rounds: usize) -> usize {
                 }
             }
         }
+        println!("`{stage}`, killed {rounds} times: {harmed} files of its work damaged, each time the same artifact");
+        all += harmed;
     }
-    harmed
+    all
 }
 
 #[test]
 fn a_damaged_file_of_the_work_of_any_kind_does_not_change_the_artifact() {
     let stages = if full() { &STAGES[..] } else { &STAGES[2..3] };
-    let harmed = damage_of_work(stages, count(1, 5));
+    let harmed = damage_of_work(stages, count(1, 2));
     println!("{harmed} files of work/ of {} kinds flipped, cut, emptied or removed: the same artifacts", stages.len());
 }
