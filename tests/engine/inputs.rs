@@ -270,6 +270,8 @@ fn switched(
     (project, summary)
 }
 
+type Change<'a> = &'a dyn Fn(&Path);
+
 #[test]
 fn a_stage_reads_the_hashed_file_although_a_link_or_a_folder_leads_elsewhere_meanwhile() {
     fn link(folder: &Path, target: &str, name: &str) {
@@ -283,7 +285,6 @@ fn a_stage_reads_the_hashed_file_although_a_link_or_a_folder_leads_elsewhere_mea
         std::fs::rename(folder.join(from), folder.join(to)).unwrap();
     }
     let write = |project: &EngineProject| project.write(&[("a/text", "right"), ("b/text", "WRONG")]);
-    type Change<'a> = &'a dyn Fn(&Path);
     let cases: [(&str, &str, Change<'_>, Change<'_>, Change<'_>); 6] = [
         (
             "a link to a file",
