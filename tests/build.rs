@@ -24,5 +24,8 @@ fn main() {
     let as_user = ["--mount", "--map-root-user", "--user"];
     let namespace = if is_root { &as_user[..1] } else { &as_user[..] };
     given::flag("can_mount", succeeds("unshare", &[namespace, &mount].concat()));
+    let as_user = ["--pid", "--fork", "--map-root-user", "--user"];
+    let namespace = if is_root { &as_user[..2] } else { &as_user[..] };
+    given::flag("has_pid_namespaces", succeeds("unshare", &[namespace, &["true"]].concat()));
     given::flag("has_cc", succeeds("cc", &["--version"]));
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use raisin_tests::Project;
+use raisin_tests::{Project, processes};
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
@@ -49,6 +49,99 @@ fn an_unknown_kind_to_describe_is_refused() {
     let (code, words) = Project::with_text("").refused(&["kinds", "nothing-like-it"]);
     assert_eq!(code, 2);
     assert!(words.contains("there is no kind `nothing-like-it`"), "{words}");
+}
+
+/// The ways in which standard error cannot be written: the disk is full, and the reader of the pipe has ended.
+fn unwritable() -> [Stdio; 2] {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    [Stdio::from(std::fs::File::options().write(true).open("/dev/full").unwrap()), Stdio::from(writer)]
+}
+
+#[test]
+fn a_message_that_cannot_be_written_ends_no_command() {
+    let project = counted();
+    project.done(&["build", "p.toml"]);
+    for (arguments, code) in [
+        (&["build", "p.toml"][..], 0),
+        (&["build", "p.toml", "--force"], 0),
+        (&["build", "missing.toml"], 2),
+        (&["gc"], 0),
+        (&["verify"], 0),
+        (&["pin", "q"], 1),
+        (&["sql", "select 1"], 0),
+        (&["sql", "selec 1"], 2),
+        (&["plan", "p.toml", "--out", "plan.json"], 0),
+    ] {
+        let expected = project.run(arguments).code;
+        for stderr in unwritable() {
+            let mut child = project.raisin(arguments).stdout(Stdio::null()).stderr(stderr).spawn().unwrap();
+            assert_eq!(processes::status(&mut child).code(), Some(expected), "{arguments:?}");
+        }
+        assert!(code == expected || arguments[0] == "pin", "{arguments:?}: {expected}");
+    }
+}
+
+#[test]
+fn limits_of_the_shell_are_errors_with_words() {
+    let project = counted();
+    let limited = |limit: &str, arguments: &str| {
+        let raisin = raisin_tests::executable("raisin");
+        let script = format!("ulimit {limit}; exec '{}' {arguments}", raisin.display());
+        let mut command = Command::new("sh");
+        command.args(["-c", &script]).current_dir(project.path(""));
+        let output = processes::output(&mut command);
+        (output.status.code(), text(&output.stderr))
+    };
+    let (code, words) = limited("-f 0", "build p.toml");
+    assert!(code == Some(1) && words.contains("VERSION") && words.contains("File too large"), "{code:?} {words}");
+    project.done(&["build", "p.toml"]);
+    let (code, words) = limited("-f 0", "build p.toml --force");
+    assert!(code == Some(1) && words.contains("File too large"), "{code:?} {words}");
+    for arguments in ["verify", "gc", "plan p.toml"] {
+        let (code, words) = limited("-f 0", arguments);
+        assert!(code.is_some(), "{arguments} ended without words: {words}");
+    }
+    // With so little memory, either the loader or an allocation fails, and says so.
+    for limit in [20_000, 25_000, 30_000, 40_000] {
+        let (code, words) = limited(&format!("-v {limit}"), "build p.toml --force");
+        assert!(code == Some(0) || !words.trim().is_empty(), "{limit}: {code:?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_linked_at_the_end_is_refused_before_the_first_stage() {
+    let project = counted();
+    let refused = |arguments: &[&str], reason: &str| {
+        let (code, words) = project.refused(&[&["build", "p.toml"], arguments].concat());
+        assert!(code == 1 && words.contains(reason), "{words}");
+        assert!(!words.contains(" ran in "), "a stage ran before\n{words}");
+    };
+    project.write("file", "");
+    refused(&["--out", "file"], "cannot create file/");
+    project.write("full/p/counted/x", "");
+    project.write("full/p/pool/x", "");
+    refused(&["--out", "full"], "is a folder, where a link must lie");
+    let name = "n".repeat(256);
+    project.write("long.toml", &format!("[stage.{name}]\nkind = \"generate\"\nsize = 60\n"));
+    let (code, words) = project.refused(&["build", "long.toml"]);
+    assert!(code == 1 && words.contains("File name too long") && words.contains("hint: rename the stage"), "{words}");
+    // All names that a file system allows work, also with the name of the temporary link.
+    project.write("long.toml", &format!("[stage.{}]\nkind = \"generate\"\nsize = 60\n", &name[..255]));
+    project.done(&["build", "long.toml"]);
+    project.finds_all(&["build", "long.toml"]);
+}
+
+#[test]
+fn a_key_with_too_many_parts_is_refused() {
+    let project = Project::with_text("[stage.pool]\nkind = \"generate\"\n");
+    for (parts, reason) in [(60, "has no parameter"), (65, "at most 64 are allowed"), (20_000, "at most 64")] {
+        for flag in ["--set", "--sweep"] {
+            let key = ["stage", "pool"].into_iter().chain(std::iter::repeat_n("a", parts - 2)).collect::<Vec<_>>();
+            let (code, words) = project.refused(&["build", "p.toml", flag, &format!("{}=[1]", key.join("."))]);
+            assert!(code == 2 && words.contains(reason) && words.len() < 2000, "{flag} {parts}: {words}");
+        }
+    }
 }
 
 #[test]
@@ -205,7 +298,7 @@ fn an_interrupt_before_anything_runs_ends_at_once_and_says_so() {
     }
     std::thread::sleep(Duration::from_millis(200));
     rustix::process::kill_process(rustix::process::Pid::from_child(&build), rustix::process::Signal::INT).unwrap();
-    let output = build.wait_with_output().unwrap();
+    let output = processes::ended(build);
     assert_eq!(output.status.code(), Some(130));
     assert_eq!(text(&output.stderr), "interrupted: nothing was running; the same command goes on from here\n");
 }
@@ -220,11 +313,8 @@ fn doctor_shows_the_findings_of_the_worker_and_what_to_do() {
     }
     let has_bf16 = words.lines().any(|line| line.starts_with("processor") && line.contains("bf16"));
     assert_eq!(words.contains("this processor has no bf16 instructions"), !has_bf16, "{words}");
-    let without = Command::new(raisin_tests::executable("raisin"))
-        .arg("doctor")
-        .env("RAISIN_WORKER", "/nowhere/raisin-worker")
-        .output()
-        .unwrap();
+    let mut without = Command::new(raisin_tests::executable("raisin"));
+    let without = processes::output(without.arg("doctor").env("RAISIN_WORKER", "/nowhere/raisin-worker"));
     assert_eq!(without.status.code(), Some(1));
     assert!(text(&without.stdout).contains("to do     without raisin-worker no tensor stage can run"));
 }
@@ -263,7 +353,8 @@ fn the_exit_code_says_whose_error_it_is() {
     let (code, words) = project.refused(&["build", "p.toml"]);
     assert!(code == 1 && words.contains("has layout 7") && words.contains("hint: "), "{words}");
     let tensors = Project::with_text("[stage.model]\nkind = \"model\"\nsource = { huggingface = \"p.toml\" }\n");
-    let output = tensors.raisin(&["build", "p.toml"]).env("RAISIN_WORKER", "/nowhere/raisin-worker").output().unwrap();
+    let mut build = tensors.raisin(&["build", "p.toml"]);
+    let output = processes::output(build.env("RAISIN_WORKER", "/nowhere/raisin-worker"));
     let words = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{words}");
     assert!(words.contains("stage `model` cannot run") && words.contains("RAISIN_WORKER names /nowhere"), "{words}");

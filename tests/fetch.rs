@@ -28,6 +28,10 @@ enum Manner {
     /// Answers this number of requests with the status for a busy server.
     Busy(usize),
     NotFound,
+    /// Announces this number of bytes, and sends a little at a time.
+    Announces(u64),
+    /// Announces no length, and sends bytes without an end.
+    Endless,
 }
 
 /// A server of one file. The server records the requests, and lives as long as the test.
@@ -86,6 +90,19 @@ fn answer(mut stream: TcpStream, content: &[u8], manner: Manner, requests: &Mute
     let rest = &content[from.unwrap_or(0).min(content.len())..];
     match manner {
         Manner::NotFound => return stream.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"),
+        Manner::Announces(length) => {
+            write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n")?;
+            loop {
+                stream.write_all(&[b'x'; 1000])?;
+                std::thread::sleep(std::time::Duration::from_millis(50));
+            }
+        }
+        Manner::Endless => {
+            write!(stream, "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n")?;
+            loop {
+                stream.write_all(&[b'x'; 10_000])?;
+            }
+        }
         Manner::Busy(times) if earlier < times => {
             return stream
                 .write_all(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
@@ -274,4 +291,45 @@ fn a_fetched_file_that_was_damaged_is_fetched_again() {
     project.done(&["build", "p.toml", "--force"]);
     assert_eq!(std::fs::read_to_string(&file).expect("the file"), content);
     assert_eq!(server.asked().len(), 2);
+}
+
+#[test]
+fn a_length_that_no_disk_can_hold_is_refused_before_the_first_byte() {
+    for length in [u64::MAX, u64::MAX / 2, 1 << 50] {
+        let server = Server::start("", Manner::Announces(length));
+        let answer = project(&server, Some(&blake3_of(""))).run(&["build", "p.toml"]);
+        assert_eq!(answer.code, 1, "{}", answer.stderr);
+        assert!(answer.stderr.contains("the server announces ") && answer.stderr.contains(" TB"), "{}", answer.stderr);
+        assert!(answer.stderr.contains("hint: free some space") && !answer.stderr.contains("raisin itself failed"));
+        assert_eq!(server.asked().len(), 1);
+    }
+}
+
+#[test]
+#[cfg_attr(not(can_mount), ignore = "`unshare` cannot mount here")]
+fn an_endless_answer_leaves_space_on_the_disk_and_no_file() {
+    let server = Server::start("", Manner::Endless);
+    let project = project(&server, Some(&blake3_of("")));
+    let raisin = raisin_tests::executable("raisin");
+    let script = format!(
+        "mkdir cache && mount -t tmpfs -o size=40m none cache || exit 99\n\
+         '{}' build p.toml && exit 98\ndf --output=pcent cache | tail -1; find cache/tmp -type f",
+        raisin.display()
+    );
+    let answer = project.in_a_mount_namespace(&script);
+    assert!(answer.stderr.contains("the server has sent 39.") && answer.stderr.contains(" without a length"));
+    assert_eq!((answer.code, answer.stdout.trim()), (0, "1%"), "{}", answer.stderr);
+}
+
+#[test]
+fn a_name_that_is_too_long_for_a_file_is_shortened() {
+    let content = lines(10);
+    let server = Server::start(&content, Manner::Well);
+    let long = Server { address: server.address.replace("pool", &"pool".repeat(100)), ..server };
+    let project = project(&long, Some(&blake3_of(&content)));
+    project.done(&["build", "p.toml"]);
+    let rows = project.sql("select file from pool.sources");
+    let name = rows[0]["file"].as_str().expect("a name").to_owned();
+    assert!(name.starts_with("poolpool") && name.rsplit('.').next() == Some("jsonl") && name.len() <= 255, "{name}");
+    project.finds_all(&["build", "p.toml"]);
 }

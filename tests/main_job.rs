@@ -6,8 +6,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use raisin_tests::Project;
 use raisin_tests::python::{run_python, setting};
+use raisin_tests::{Project, processes};
 use serde_json::Value;
 
 const PIPELINE: &str = "micro.toml";
@@ -22,7 +22,7 @@ fn ran(project: &Project) -> Vec<String> {
 #[test]
 fn raisin_itself_does_not_load_libtorch() {
     let dependencies = |executable: std::path::PathBuf| {
-        let output = Command::new("ldd").arg(executable).output().expect("ldd");
+        let output = processes::output(Command::new("ldd").arg(executable));
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     assert!(!dependencies(raisin_tests::executable("raisin")).contains("libtorch"));
@@ -126,7 +126,7 @@ fn a_build_killed_in_the_selector_goes_on_to_the_same_schedule() {
     let mut child = project.start(&build);
     let checkpoint = wait_for_selector_checkpoint(&project);
     child.kill().expect("SIGKILL");
-    child.wait().expect("it ended");
+    processes::status(&mut child);
     assert!(checkpoint, "the selector never wrote a checkpoint to be killed after");
     assert!(!project.path("out/micro").join("selector").exists(), "the build was over before it could be killed");
 

@@ -9,6 +9,8 @@ use raisin_engine::{self as engine, Force, Options, PlanFile, Status};
 use raisin_pipeline::Pipeline;
 use serde_json::{Value, json};
 
+use raisin_tests::processes;
+
 use crate::kinds::KINDS;
 use crate::project::{EngineProject, chain, wait_for};
 
@@ -199,11 +201,11 @@ fn accept_names_the_process_for_which_it_waits() {
     project.build(&project.one(&[("slow", "write", json!({}))]));
     // Another process makes the artifact of the action that is to be accepted.
     let first = at_work(&project, &json!({"milliseconds": 2500}));
-    let second = project.accepter(&json!({"milliseconds": 2500})).stderr(Stdio::piped()).output().unwrap();
+    let second = processes::output(&mut project.accepter(&json!({"milliseconds": 2500})));
     let words = String::from_utf8_lossy(&second.stderr);
     assert!(words.contains(&format!("waiting for pid {} building slow", first.id())), "{words}");
     assert_eq!(second.status.code(), Some(0), "{words}");
-    assert_eq!(first.wait_with_output().unwrap().status.code(), Some(0));
+    assert_eq!(processes::ended(first).status.code(), Some(0));
     // An artifact that was really made is better than an accepted artifact.
     assert!(project.store().actions().unwrap().iter().all(|record| record.accepted.is_none()));
 }
@@ -220,9 +222,9 @@ fn accept_that_waits_can_be_interrupted() {
     let pid = rustix::process::Pid::from_child(&second);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     lines.for_each(|line| words += &line);
-    assert_eq!(second.wait().unwrap().code(), Some(130), "{words}");
+    assert_eq!(processes::status(&mut second).code(), Some(130), "{words}");
     assert!(words.contains("interrupted"), "{words}");
-    drop(first.wait_with_output());
+    processes::ended(first);
 }
 
 fn accept(

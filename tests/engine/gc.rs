@@ -105,7 +105,7 @@ fn gc_keeps_the_checkpoints_of_a_killed_stage_for_a_day() {
     let project = EngineProject::new();
     let mut build = project.start_slow();
     build.kill().unwrap();
-    build.wait().unwrap();
+    raisin_tests::processes::status(&mut build);
     let staging = project.folder.join("cache/tmp");
     let left = || std::fs::read_dir(&staging).unwrap().count();
     assert_eq!(left(), 1);

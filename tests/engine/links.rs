@@ -10,7 +10,7 @@ use raisin_base::error::{exit_code, render};
 use raisin_engine as engine;
 use raisin_pipeline::Pipeline;
 use raisin_store::{self as store, BuildDescription, Forget, Gc, GcOptions, Waiting};
-use raisin_tests::age;
+use raisin_tests::{age, processes};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -78,7 +78,7 @@ fn a_link_stays_until_its_stage_has_a_newer_artifact_or_is_gone_from_the_pipelin
 fn a_build_reports_links_to_artifacts_of_an_earlier_build() {
     let project = EngineProject::new();
     let build = |parameters: Value| {
-        let output = project.builder(&parameters).stderr(Stdio::piped()).output().unwrap();
+        let output = processes::output(&mut project.builder(&parameters));
         String::from_utf8_lossy(&output.stderr).into_owned()
     };
     assert!(!build(json!({})).contains("earlier build"));
@@ -308,7 +308,7 @@ fn a_damaged_description_removes_no_link_and_the_build_says_so() {
     let project = EngineProject::new();
     let out = project.folder.join("out/story");
     let build = |parameters: &Value| {
-        let output = project.builder(parameters).stderr(Stdio::piped()).output().unwrap();
+        let output = processes::output(&mut project.builder(parameters));
         assert!(output.status.success());
         String::from_utf8_lossy(&output.stderr).into_owned()
     };

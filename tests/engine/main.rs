@@ -5,6 +5,7 @@
 //! `raisin-data` and `raisin-worker` start it.
 
 #![allow(clippy::unwrap_used, reason = "a failed `unwrap` ends the test")]
+#![allow(clippy::disallowed_macros, reason = "the standard error of these stages is the log of the stage")]
 
 mod choices;
 mod fuzz;
@@ -29,7 +30,7 @@ use project::{EngineProject, StageText, chain, wait_for};
 use raisin_base::error::render;
 use raisin_engine::{self as engine, Options};
 use raisin_store::{self as store, BuildDescription};
-use raisin_tests::paths_below;
+use raisin_tests::{paths_below, processes};
 use serde_json::{Value, json};
 
 /// Not a test: the scripts start this function as a worker.
@@ -256,7 +257,7 @@ fn an_interrupt_ends_the_build_in_order() {
     let began = Instant::now();
     let pid = rustix::process::Pid::from_child(&build);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
-    let status = build.wait().unwrap();
+    let status = processes::status(&mut build);
     assert_eq!(status.code(), Some(130));
     assert!(began.elapsed() < Duration::from_secs(3));
     assert!(project.store().actions().unwrap().is_empty());
@@ -272,7 +273,7 @@ fn a_stage_that_ignores_the_stop_signal_is_killed_and_the_build_says_how_to_go_o
     wait_for("the stage is stubborn", || project.log().contains("stubborn"));
     let (began, pid) = (Instant::now(), rustix::process::Pid::from_child(&build));
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-    let output = build.wait_with_output().unwrap();
+    let output = processes::ended(build);
     // The limit of a build is two seconds on an idle machine; the test allows three.
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     assert_eq!(output.status.code(), Some(130));
@@ -286,11 +287,11 @@ fn a_waiting_build_names_the_other_process_and_then_uses_its_artifact() {
     let project = EngineProject::new();
     let slow = json!({"milliseconds": 4000});
     let first = project.start_with(slow.clone());
-    let second = project.builder(&slow).stderr(Stdio::piped()).output().unwrap();
+    let second = processes::output(&mut project.builder(&slow));
     let words = String::from_utf8_lossy(&second.stderr);
     assert!(words.contains(&format!("waiting for pid {} building slow", first.id())), "{words}");
     assert!(words.contains("cached: another build made it"), "{words}");
-    assert_eq!(first.wait_with_output().unwrap().status.code(), Some(0));
+    assert_eq!(processes::ended(first).status.code(), Some(0));
 }
 
 #[test]
@@ -298,7 +299,7 @@ fn a_killed_build_takes_its_children_with_it_and_leaves_no_lock() {
     let project = EngineProject::new();
     let mut build = project.start_slow();
     build.kill().unwrap();
-    build.wait().unwrap();
+    processes::status(&mut build);
     // The process of the stage holds a lock in the staging folder. Therefore the next build can use the folder only
     // after this process has ended.
     wait_for("the stage's process is gone", || project.nobody_is_at_work());

@@ -1,6 +1,7 @@
 //! Tests of the worker pool: tensor stages share workers, and a stage in a worker does not affect the next stage.
 
 use raisin_pipeline::Pipeline;
+use raisin_tests::processes;
 use serde_json::{Value, json};
 
 use crate::project::EngineProject;
@@ -104,4 +105,20 @@ fn stages_that_take_one_thread_each_run_side_by_side_and_resources_are_in_no_key
     // Without `threads`, each stage takes all cores. The number of threads does not change any key.
     assert_eq!(project.build(&with(None)).ran, 0);
     assert_eq!(project.build(&with(Some(7))).ran, 0);
+}
+
+#[test]
+fn a_worker_without_any_sign_of_life_is_ended_with_the_reason() {
+    let project = EngineProject::new();
+    let began = std::time::Instant::now();
+    let mut build = project.builder(&json!({"milliseconds": 60_000}));
+    let output = processes::output(build.env("RAISIN_SILENT_SECONDS", "1"));
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{words}");
+    assert!(words.contains("it gave no sign of life for too long"), "{words}");
+    assert!(began.elapsed().as_secs() < 20);
+    // The same stage may take longer than the limit of another build.
+    let mut build = project.builder(&json!({"milliseconds": 1500}));
+    let output = processes::output(build.env("RAISIN_SILENT_SECONDS", "60"));
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
 }

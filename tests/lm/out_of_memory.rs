@@ -16,9 +16,9 @@ const VOCABULARY: i64 = 151_936;
 
 /// Runs one of the ignored tests below alone in a process.
 fn alone(name: &str) -> Result<()> {
-    let output = Command::new(std::env::current_exe()?)
-        .args(["--exact", &format!("out_of_memory::{name}"), "--ignored", "--nocapture", "--test-threads", "1"])
-        .output()?;
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["--exact", &format!("out_of_memory::{name}"), "--ignored", "--nocapture", "--test-threads", "1"]);
+    let output = raisin_tests::processes::output(&mut command);
     let words = String::from_utf8_lossy(&output.stdout);
     print!("{}", words.lines().filter(|line| line.contains("MB")).map(|line| format!("{line}\n")).collect::<String>());
     ensure!(output.status.success(), "{words}\n{}", String::from_utf8_lossy(&output.stderr));

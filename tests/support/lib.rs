@@ -11,6 +11,7 @@ use raisin_base::seed::Seed;
 use raisin_store::{BuildDescription, BuiltStage};
 use serde_json::Value;
 
+pub mod processes;
 pub mod python;
 
 /// The root folder of the repository, which contains the pipelines and the tests.
@@ -85,7 +86,7 @@ impl Project {
     }
 
     pub fn run(&self, arguments: &[&str]) -> CommandOutput {
-        CommandOutput::from(self.raisin(arguments).output().expect("raisin starts"))
+        CommandOutput::of(&mut self.raisin(arguments))
     }
 
     /// Runs a command that must succeed. Returns its standard output and its standard error.
@@ -111,6 +112,32 @@ impl Project {
     /// Starts a command, and does not wait for its end.
     pub fn start(&self, arguments: &[&str]) -> Child {
         self.raisin(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("raisin starts")
+    }
+
+    /// Runs a shell script in a mount namespace: the script may mount, and no other process sees these mounts. Tests
+    /// that need this function are ignored if the machine did not allow it when the tests were compiled.
+    pub fn in_a_mount_namespace(&self, script: &str) -> CommandOutput {
+        let mut command = Command::new("unshare");
+        command.arg("--mount");
+        if !rustix::process::geteuid().is_root() {
+            command.args(["--map-root-user", "--user"]);
+        }
+        command
+            .args(["sh", "-c", script])
+            .current_dir(self.folder.path())
+            .env_remove("RAISIN_CACHE")
+            .env_remove("RAISIN_OUT")
+            .env("RAISIN_WORKER", executable("raisin-worker"))
+            .env("NO_COLOR", "1");
+        let answer = CommandOutput::of(&mut command);
+        let is_refused =
+            answer.code == 99 || answer.stderr.contains("unshare failed") || answer.stderr.contains("unshare:");
+        assert!(
+            !is_refused,
+            "no mounts here, other than when tests/build.rs ran (`touch` it): {}",
+            answer.stderr.trim()
+        );
+        answer
     }
 
     /// The stages of a pipeline's last build, from `out/<pipeline>/build.json`.
@@ -167,6 +194,13 @@ pub struct CommandOutput {
     pub code: i32,
     pub stdout: String,
     pub stderr: String,
+}
+
+impl CommandOutput {
+    /// Runs a command, and waits for its end.
+    pub fn of(command: &mut Command) -> Self {
+        Self::from(processes::output(command))
+    }
 }
 
 impl From<Output> for CommandOutput {

@@ -4,7 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use raisin_base::error::{Context as _, Result, ensure};
+use crate::processes;
+use raisin_base::error::{Result, ensure};
 
 /// A path from the environment. A test that needs the path is ignored if the variable was not set when the test was
 /// compiled.
@@ -16,7 +17,7 @@ pub fn setting(name: &str) -> PathBuf {
 /// Runs a script of tests/python. Returns its standard output.
 pub fn run_python(python: &Path, script: &str, arguments: &[&Path]) -> Result<String> {
     let script = crate::package().join("tests/python").join(script);
-    let output = Command::new(python).arg(&script).args(arguments).output().context("cannot start Python")?;
+    let output = processes::output(Command::new(python).arg(&script).args(arguments));
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     print!("{printed}");
     ensure!(output.status.success(), "{}:\n{}", script.display(), String::from_utf8_lossy(&output.stderr));

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::kills::kill_all;
 use crate::world::{PIPELINE, count, digests, flip, full, tamper, verify_clean};
-use raisin_tests::{ArtifactDigests, Project, TestRng, files_below};
+use raisin_tests::{ArtifactDigests, Project, TestRng, files_below, processes};
 
 /// A stage of each kind that keeps work, with the variant whose artifact is compared, and flags that make it slow
 /// enough to be killed in the middle of its work.
@@ -41,7 +41,7 @@ impl WorkProject {
     }
 
     fn build(&self) -> ArtifactDigests {
-        let output = self.command().stderr(Stdio::piped()).output().expect("raisin starts");
+        let output = processes::output(&mut self.command());
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         digests(&self.project)
     }

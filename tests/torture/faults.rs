@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 use crate::world::{count, digests, expected_of_small, full, small, verify_clean};
-use raisin_tests::Project;
+use raisin_tests::{Project, processes};
 
 /// The compiled library shim.c.
 pub fn shim() -> &'static Path {
@@ -60,7 +60,7 @@ fn build_with(project: &Project, shim: &Path, trouble: &Trouble<'_>) -> FaultOut
     if let Some(space) = trouble.space {
         command.env("TORTURE_SPACE", space.to_string());
     }
-    let output = command.output().expect("raisin starts");
+    let output = processes::output(&mut command);
     let numbers = std::fs::read(&shared).expect("shared numbers");
     let number = |place: usize| u64::from_ne_bytes(numbers[8 * place..8 * place + 8].try_into().expect("8 bytes"));
     let trace = std::fs::read_to_string(trace).expect("a trace");

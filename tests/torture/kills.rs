@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::world::{PIPELINE, build, count, digests, undisturbed, verify_clean};
-use raisin_tests::{Project, TestRng};
+use raisin_tests::{Project, TestRng, processes};
 
 fn kill(pid: u32, signal: Signal) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
@@ -63,7 +63,7 @@ fn a_build_killed_at_any_instant_continues_to_the_same_artifacts() {
             if which != 1 {
                 kill(child.id(), Signal::KILL);
             }
-            child.wait().expect("it ended");
+            processes::status(&mut child);
             done += 1;
             verify_clean(&project, &format!("kill {done}"));
         }
@@ -93,7 +93,7 @@ fn an_interrupt_ends_the_build_within_two_seconds_and_says_how_to_go_on() {
         std::thread::sleep(Duration::from_millis(rng.below(latest) as u64));
         let asked = Instant::now();
         kill(child.id(), if interrupted % 2 == 0 { Signal::INT } else { Signal::TERM });
-        let output = child.wait_with_output().expect("it ended");
+        let output = processes::ended(child);
         let took = asked.elapsed();
         let words = String::from_utf8_lossy(&output.stderr);
         if output.status.success() {

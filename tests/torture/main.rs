@@ -7,11 +7,13 @@
 mod checkpoints;
 mod faults;
 mod golden_digests;
+mod journal;
 mod kills;
 mod machines;
 mod many;
 mod model;
 mod opens;
+mod panics;
 mod release;
 mod repair;
 mod rights;

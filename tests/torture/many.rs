@@ -1,7 +1,7 @@
 //! Tortures a cache with several builds at the same time, also beside gc.
 
 use std::collections::BTreeMap;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use raisin_base::digest::Digest;
 use raisin_store::{JournalEvent, Store};
 
 use crate::world::{PIPELINE, count, digests, undisturbed, verify_clean};
-use raisin_tests::{Project, TestRng};
+use raisin_tests::{Project, TestRng, processes};
 
 #[test]
 fn many_processes_on_one_cache_make_each_action_once() {
@@ -82,12 +82,45 @@ fn start(project: &Project, arguments: &[&str]) -> Child {
 }
 
 fn succeeds(build: Child, what: &str) {
-    let output = build.wait_with_output().expect("it ended");
+    let output = processes::ended(build);
     assert!(output.status.success(), "{what}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 const STAGES: &str = "[stage.pool]\nkind = \"generate\"\nsize = 60\n[stage.counted]\nkind = \"sql\"\nof = [\"pool\"]\n\
     query = \"select label, count(*) as n from pool.instructions group by label order by label\"\n";
+
+/// Processes in two containers that share a cache can have the same process id. Each process here is the first one of
+/// its own process namespace, so all of them have the id 1.
+#[test]
+#[cfg_attr(not(has_pid_namespaces), ignore = "`unshare` cannot make process namespaces here")]
+fn first_builds_at_once_with_equal_process_ids_all_succeed() {
+    let (rounds, processes) = (count(3, 50), 8);
+    for _ in 0..rounds {
+        let project = crate::world::small();
+        let builds: Vec<_> = (0..processes)
+            .map(|_| {
+                let build = project.raisin(&["build", "small.toml", "--quiet"]);
+                let mut command = Command::new("unshare");
+                command.args(["--pid", "--fork"]);
+                if !rustix::process::geteuid().is_root() {
+                    command.args(["--map-root-user", "--user"]);
+                }
+                command.arg(build.get_program()).args(build.get_args()).current_dir(project.path(""));
+                for (name, value) in build.get_envs() {
+                    match value {
+                        Some(value) => command.env(name, value),
+                        None => command.env_remove(name),
+                    };
+                }
+                command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("unshare starts")
+            })
+            .collect();
+        builds.into_iter().for_each(|build| succeeds(build, "a first build"));
+        assert!(times_run(&project).values().all(|&times| times == 1));
+        verify_clean(&project, "first builds at once");
+    }
+    println!("{0} of {0} first builds of processes with the id 1, {processes} at once", rounds * processes);
+}
 
 #[test]
 fn pipelines_built_side_by_side_while_gc_runs_lose_nothing() {

@@ -110,7 +110,7 @@ impl World {
     }
 
     fn run(&mut self, user: usize, arguments: &[&str]) -> CommandOutput {
-        let answer = CommandOutput::from(self.command(user, arguments).output().expect("raisin starts"));
+        let answer = CommandOutput::of(&mut self.command(user, arguments));
         self.history.push(format!("user {user}: {arguments:?} -> {}", answer.code));
         answer
     }

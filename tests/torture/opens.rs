@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use raisin_store::{Lookup, Store};
 use serde_json::Value;
 
-use raisin_tests::Project;
+use raisin_tests::{Project, processes};
 
 /// The compiled library opens.c.
 fn library() -> &'static Path {
@@ -33,7 +33,7 @@ fn library() -> &'static Path {
 fn opened(project: &Project, command: &mut Command) -> BTreeMap<String, BTreeSet<PathBuf>> {
     let trace = project.path("trace");
     std::fs::write(&trace, "").expect("a trace");
-    let output = command.env("LD_PRELOAD", library()).env("OPENS_TRACE", &trace).output().expect("it starts");
+    let output = processes::output(command.env("LD_PRELOAD", library()).env("OPENS_TRACE", &trace));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let mut opened: BTreeMap<String, BTreeSet<PathBuf>> = BTreeMap::new();
     for line in std::fs::read_to_string(trace).expect("a trace").lines() {

@@ -64,7 +64,7 @@ fn the_last_release_and_this_one_at_work_on_one_cache_and_killed_at_random_agree
         }
         for is_old in [rng.below(2) == 0, false] {
             let mut command = if is_old { released(&project, &["verify"]) } else { project.raisin(&["verify"]) };
-            let output = CommandOutput::from(command.output().expect("raisin starts"));
+            let output = CommandOutput::of(&mut command);
             assert_eq!(output.code, 0, "round {round}, old: {is_old}: {}", output.stderr);
         }
         // Both versions find the artifacts of the other.
@@ -72,7 +72,7 @@ fn the_last_release_and_this_one_at_work_on_one_cache_and_killed_at_random_agree
         for (place, is_old) in [first, second].into_iter().enumerate() {
             let arguments = ["build", "small.toml"];
             let mut command = if is_old { released(&project, &arguments) } else { project.raisin(&arguments) };
-            let output = CommandOutput::from(command.output().expect("raisin starts"));
+            let output = CommandOutput::of(&mut command);
             assert_eq!(output.code, 0, "round {round}, old: {is_old}: {}", output.stderr);
             assert!(place == 0 || output.stderr.contains("nothing to run"), "round {round}: {}", output.stderr);
         }

@@ -10,7 +10,7 @@ use raisin_base::digest::Digest;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::world::{PIPELINE, build, count, digests, flip, tamper, undisturbed, verify_clean};
-use raisin_tests::{Project, TestRng, files_below, paths_below};
+use raisin_tests::{Project, TestRng, files_below, paths_below, processes};
 
 const ROWS: &str = "{\"instruction\": \"one\", \"input\": \"\", \"output\": \"1\"}\n\
     {\"instruction\": \"two\", \"input\": \"\", \"output\": \"2\"}\n\
@@ -85,7 +85,7 @@ fn a_repair_in_another_folder_finds_the_pipeline_and_the_inputs() {
     [file, record].iter().for_each(|path| flip(path, &mut TestRng::new("elsewhere")));
     std::fs::create_dir(project.path("elsewhere")).expect("a folder");
     let mut command = project.raisin(&["verify", "--repair", "--cache", "../cache"]);
-    let output = command.current_dir(project.path("elsewhere")).output().expect("raisin starts");
+    let output = processes::output(command.current_dir(project.path("elsewhere")));
     let words = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && words.contains("2 of 2 made again"), "{words}");
     project.finds_all(&SWEPT);

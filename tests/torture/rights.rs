@@ -85,7 +85,7 @@ fn as_stranger(project: &Project, arguments: &[&str]) -> CommandOutput {
     std::fs::create_dir_all(&out).expect("a folder");
     mode(&out, 0o777);
     command.env("RAISIN_OUT", &out).uid(STRANGER).gid(STRANGER);
-    CommandOutput::from(command.output().expect("raisin starts"))
+    CommandOutput::of(&mut command)
 }
 
 #[test]
@@ -179,32 +179,10 @@ fn a_build_names_the_read_only_file_system_of_its_cache() {
         "mount --bind cache cache && mount -o remount,ro,bind cache || exit 99\n\
          '{raisin}' plan small.toml && '{raisin}' build small.toml"
     );
-    let answer = in_a_mount_namespace(&project, &script);
+    let answer = project.in_a_mount_namespace(&script);
     assert!(answer.stdout.contains("0 would run, 2 cached"), "{}{}", answer.stdout, answer.stderr);
     assert_eq!(answer.code, 1, "{}", answer.stderr);
     assert!(answer.stderr.contains("cannot be written: Read-only file system"), "{}", answer.stderr);
-}
-
-/// Runs a shell script in a mount namespace: the script may mount, and no other process sees these mounts. Tests that
-/// need this function are ignored if the machine did not allow it when the tests were compiled.
-pub fn in_a_mount_namespace(project: &Project, script: &str) -> CommandOutput {
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "--map-root-user", "--user", "sh", "-c"]).arg(script);
-    if is_root() {
-        command = Command::new("unshare");
-        command.args(["--mount", "sh", "-c"]).arg(script);
-    }
-    command
-        .current_dir(project.path(""))
-        .env_remove("RAISIN_CACHE")
-        .env_remove("RAISIN_OUT")
-        .env("RAISIN_WORKER", raisin_tests::executable("raisin-worker"))
-        .env("NO_COLOR", "1");
-    let answer = CommandOutput::from(command.output().expect("unshare starts"));
-    let is_refused =
-        answer.code == 99 || answer.stderr.contains("unshare failed") || answer.stderr.contains("unshare:");
-    assert!(!is_refused, "no mounts here, other than when tests/build.rs ran (`touch` it): {}", answer.stderr.trim());
-    answer
 }
 
 /// Sets the modes that `umask 0` and a common group would give.
@@ -285,7 +263,7 @@ fn under_umask_077_everything_works_and_others_are_told_that_they_may_not_read()
         };
         // SAFETY: between fork and exec only umask is called.
         unsafe { command.pre_exec(in_child) };
-        CommandOutput::from(command.output().expect("raisin starts"))
+        CommandOutput::of(&mut command)
     };
     let first = strict(&["build", "small.toml"]);
     assert!(first.code == 0 && first.stderr.contains("2 ran"), "{}", first.stderr);

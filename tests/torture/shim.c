@@ -6,10 +6,15 @@
  * TORTURE_CALL     open, write, fsync, rename, or any
  * TORTURE_AT       which call, counted from 1; 0 for none
  * TORTURE_ERRNO    the error it gets; 0 to end all processes instead
+ * TORTURE_MORE     set: all later calls of the kind fail as well
  * TORTURE_SPACE    bytes that fit; without it there is no limit
  * TORTURE_FLOCK    "local": every flock succeeds at once, as between the machines of a network file system on which
  *                  flock is local
  * TORTURE_TRACE    the file that is told of every open for writing, fsync and rename
+ *
+ * With TORTURE_CALL=clock, the n-th reading of the clock in `raisin` fails. Rust's standard library then panics, which is
+ * the way to a panic at any place of the executable. TORTURE_THREADS is `first` or `other`: in which threads. The third
+ * shared number is then the time of the fault, in microseconds since 1970.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -26,13 +31,14 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { CALLS, DEAD, BYTES, FAULTS };
 static _Atomic uint64_t *shared;
 static const char *under, *call_name;
 static uint64_t at, space;
-static int error_number, trace = -1;
+static int error_number, more, trace = -1, clock_in_first, clock_in_others;
 
 __attribute__((constructor)) static void start(void) {
     const char *path = getenv("TORTURE_SHARED"), *text;
@@ -41,12 +47,17 @@ __attribute__((constructor)) static void start(void) {
     if (!path || !under || !call_name) return;
     at = (text = getenv("TORTURE_AT")) ? strtoull(text, 0, 10) : 0;
     error_number = (text = getenv("TORTURE_ERRNO")) ? atoi(text) : 0;
+    more = getenv("TORTURE_MORE") != 0;
     space = (text = getenv("TORTURE_SPACE")) ? strtoull(text, 0, 10) : UINT64_MAX;
     int fd = syscall(SYS_openat, AT_FDCWD, path, O_RDWR | O_CLOEXEC, 0);
     if (fd < 0) return;
     shared = mmap(0, 32, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     syscall(SYS_close, fd);
     if (shared == MAP_FAILED) shared = 0;
+    if (shared && !strcmp(call_name, "clock") && !strcmp(program_invocation_short_name, "raisin")) {
+        clock_in_first = (text = getenv("TORTURE_THREADS")) && !strcmp(text, "first");
+        clock_in_others = text && !strcmp(text, "other");
+    }
     if ((text = getenv("TORTURE_TRACE"))) trace = syscall(SYS_openat, AT_FDCWD, text, O_WRONLY | O_APPEND | O_CLOEXEC, 0);
 }
 
@@ -83,7 +94,8 @@ static void tell(const char *format, ...) {
 static int fault(const char *name) {
     if (atomic_load(&shared[DEAD])) _exit(137);
     if (strcmp(call_name, name) && strcmp(call_name, "any")) return 0;
-    if (atomic_fetch_add(&shared[CALLS], 1) + 1 != at) return 0;
+    uint64_t call = atomic_fetch_add(&shared[CALLS], 1) + 1;
+    if (call != at && !(more && at && call > at)) return 0;
     atomic_fetch_add(&shared[FAULTS], 1);
     if (error_number) return error_number;
     atomic_store(&shared[DEAD], 1);
@@ -162,6 +174,20 @@ WRITE(writev, (int fd, const struct iovec *parts, int count), (fd, parts, count)
     }
 SYNC(fsync)
 SYNC(fdatasync)
+
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    if (clock_in_first || clock_in_others) {
+        int is_first = syscall(SYS_gettid) == getpid();
+        if ((is_first ? clock_in_first : clock_in_others) && atomic_fetch_add(&shared[CALLS], 1) + 1 == at) {
+            struct timespec real;
+            syscall(SYS_clock_gettime, CLOCK_REALTIME, &real);
+            atomic_store(&shared[BYTES], (uint64_t)real.tv_sec * 1000000 + (uint64_t)real.tv_nsec / 1000);
+            atomic_fetch_add(&shared[FAULTS], 1);
+            FAIL(EINVAL);
+        }
+    }
+    return REAL(clock_gettime)(clock, now);
+}
 
 int rename(const char *from, const char *to) {
     static _Atomic unsigned copies;

@@ -1,6 +1,5 @@
 //! Tortures builds with a real file system that becomes full, with every stage kind.
 
-use crate::rights::in_a_mount_namespace;
 use crate::world::{PIPELINE, build, digests, full};
 use raisin_tests::Project;
 
@@ -46,7 +45,7 @@ fn a_disk_that_is_full_after_any_mebibyte_is_an_error_and_loses_nothing() {
     loop {
         let mebibytes = tried + 1;
         let project = project();
-        let answer = in_a_mount_namespace(&project, &script(mebibytes));
+        let answer = project.in_a_mount_namespace(&script(mebibytes));
         let words = format!("{mebibytes} MiB: {}\n{}", answer.code, answer.stderr);
         assert!(answer.code == 0 || answer.code == 90, "{words}");
         assert_eq!(digests(&project), expected, "{words}");

@@ -104,7 +104,7 @@ pub fn render(error: &anyhow::Error) -> String {
 /// library allocates memory for the backtrace. If the cause of a panic is a lack of memory, that hook waits for its own
 /// lock for ever.
 pub fn print_panics_without_backtrace() {
-    std::panic::set_hook(Box::new(|panic| eprintln!("{panic}")));
+    std::panic::set_hook(Box::new(|panic| crate::say!("{panic}")));
 }
 
 /// The longest word, in bytes, for which [`nearest`] looks for candidates. The time grows with the product of the

@@ -1,12 +1,11 @@
 //! Operations on files that several crates need.
 
+use std::collections::hash_map::RandomState;
 use std::fs::{File, FileType};
+use std::hash::BuildHasher as _;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::OFlags;
 
@@ -32,20 +31,42 @@ pub fn resolved(path: &Path) -> std::io::Result<PathBuf> {
     Ok(whole)
 }
 
-/// Writes the parts one after another into a temporary file `.name.pid.count`, calls `finish` on it, and renames it to
-/// `path`.
-pub fn put(path: &Path, parts: &[&[u8]], finish: impl Fn(&File) -> std::io::Result<()>) -> std::io::Result<()> {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    static BEGAN: OnceLock<u64> = OnceLock::new();
-    let folder = path.parent().unwrap_or(Path::new("."));
+/// The maximum length in bytes of the part of a temporary name that comes from the name of the file. A file system
+/// allows 255 bytes for a name, and the random numbers need 43 of them.
+const LONGEST_PART: usize = 200;
+
+/// A new name for a temporary file beside `path`: `.name.number.number`, with two random numbers. Processes in two
+/// containers can have the same process id, so a process id makes no name unique. The caller must create the file with
+/// a call that fails if the name exists.
+pub fn temporary_beside(path: &Path) -> PathBuf {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    // Processes of other machines and containers can have the same id. Therefore the count begins with the time.
-    let began =
-        BEGAN.get_or_init(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64));
-    let count = began.wrapping_add(COUNT.fetch_add(1, Ordering::Relaxed));
-    let temporary = folder.join(format!(".{name}.{}.{count}", std::process::id()));
-    let write = || -> std::io::Result<()> {
-        let mut file = File::create(&temporary)?;
+    let name = &name[..name.floor_char_boundary(LONGEST_PART)];
+    // The standard library takes the keys of a `RandomState` from the operating system. They are used for nothing but
+    // this name, so no result depends on them.
+    let [one, two] = [0, 1].map(|number: u8| RandomState::new().hash_one(number));
+    path.with_file_name(format!(".{name}.{one}.{two}"))
+}
+
+/// Whether the name of a file is `.name.number.number`: the form of [`temporary_beside`]. In earlier versions, the two
+/// numbers were a process id and a count.
+pub fn is_temporary(path: &Path) -> bool {
+    let number = |part: Option<&str>| part.is_some_and(|part| part.parse::<u64>().is_ok());
+    path.file_name().and_then(|name| name.to_str()).is_some_and(|name| {
+        let mut parts = name.rsplit('.');
+        name.starts_with('.') && number(parts.next()) && number(parts.next())
+    })
+}
+
+/// Writes the parts one after another into a new temporary file, calls `finish` on it, and renames it to `path`.
+pub fn put(path: &Path, parts: &[&[u8]], finish: impl Fn(&File) -> std::io::Result<()>) -> std::io::Result<()> {
+    let (temporary, mut file) = loop {
+        let temporary = temporary_beside(path);
+        match File::create_new(&temporary) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            file => break (temporary, file?),
+        }
+    };
+    let mut write = || -> std::io::Result<()> {
         parts.iter().try_for_each(|part| file.write_all(part))?;
         finish(&file)?;
         std::fs::rename(&temporary, path)
@@ -104,6 +125,7 @@ pub fn read_text_up_to(path: &Path, limit: u64) -> std::io::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::os::unix::fs::symlink;
 
     use super::*;
@@ -146,5 +168,38 @@ mod tests {
         assert_eq!(read_up_to(&path, 5).expect("read"), b"12345");
         let error = read_up_to(&path, 4).expect_err("too large").to_string();
         assert!(error.contains("larger than 4 bytes"), "{error}");
+    }
+
+    #[test]
+    fn temporary_names_differ_are_recognised_and_fit_beside_every_name() {
+        let long = "ä".repeat(127);
+        for name in ["VERSION", "0.json", long.as_str()] {
+            let names: BTreeSet<PathBuf> = (0..1000).map(|_| temporary_beside(&Path::new("x").join(name))).collect();
+            assert_eq!(names.len(), 1000);
+            for path in names {
+                assert!(is_temporary(&path) && path.parent() == Some(Path::new("x")), "{path:?}");
+                assert!(path.file_name().unwrap().len() <= 255, "{path:?}");
+            }
+        }
+        assert!(is_temporary(Path::new("x/.files.17.3")));
+        assert!(["files.17.3", ".files.3", ".files.a.3", "x"].iter().all(|name| !is_temporary(Path::new(name))));
+    }
+
+    #[test]
+    fn many_writers_of_one_file_all_succeed_and_one_of_them_is_seen_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("VERSION");
+        let texts: Vec<Vec<u8>> = (0..16).map(|number| vec![b'a' + number; 5000]).collect();
+        std::thread::scope(|scope| {
+            for text in &texts {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        put(&path, &[&text[..10], &text[10..]], |_| Ok(())).unwrap();
+                        assert!(texts.contains(&std::fs::read(&path).unwrap()));
+                    }
+                });
+            }
+        });
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "a temporary file is left");
     }
 }

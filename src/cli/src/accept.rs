@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::pipeline_arguments::PipelineArguments;
 use raisin_base::error::Result;
+use raisin_base::say;
 use raisin_engine as engine;
 
 /// Accept that a change of a stage is cosmetic: the earlier artifact is used for the changed stage.
@@ -32,7 +33,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         super::print(&format!("{label}: artifact {artifact} accepted {}\n", acceptance.accepted))?;
     }
     if acceptances.is_empty() {
-        eprintln!("`{}` is cached: there is nothing to accept", arguments.stage);
+        say!("`{}` is cached: there is nothing to accept", arguments.stage);
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -8,6 +8,7 @@ use clap::Args;
 
 use super::pipeline_arguments::CacheFolder;
 use raisin_base::error::Result;
+use raisin_base::say;
 use raisin_contract::Progress;
 use raisin_engine::{self as engine, DownloadListener};
 use raisin_store::Store;
@@ -44,14 +45,14 @@ impl DownloadListener for DownloadProgress {
             self.last.set(Instant::now());
             let (phase, done) = (progress.phase, progress.done as f64 / 1e6);
             match progress.total {
-                0 => eprintln!("{phase}  {done:.1} MB"),
-                total => eprintln!("{phase}  {done:.1} of {:.1} MB", total as f64 / 1e6),
+                0 => say!("{phase}  {done:.1} MB"),
+                total => say!("{phase}  {done:.1} of {:.1} MB", total as f64 / 1e6),
             }
         }
     }
 
     fn waits(&self, words: String) {
-        eprintln!("{words}");
+        say!("{words}");
     }
 
     fn gives_up(&self) -> bool {

@@ -8,6 +8,7 @@ use clap::Args;
 
 use super::pipeline_arguments::Folders;
 use raisin_base::error::Result;
+use raisin_base::say;
 use raisin_pipeline::resources;
 use raisin_store::{self as store, Forget, GcOptions, Store};
 
@@ -78,37 +79,29 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let folders =
         |folders: &[PathBuf]| folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(", ");
     match &gc.looked_at[..] {
-        [] => eprintln!("no folder with links was found"),
-        some => eprintln!("followed the links in {}", folders(some)),
+        [] => say!("no folder with links was found"),
+        some => say!("followed the links in {}", folders(some)),
     }
     if !gc.missing.is_empty() {
-        eprintln!("missing: {}", folders(&gc.missing));
-        eprintln!("hint: gc removes nothing while an out folder is missing; --forget forgets missing out folders");
+        say!("missing: {}", folders(&gc.missing));
+        say!("hint: gc removes nothing while an out folder is missing; --forget forgets missing out folders");
     }
     if !gc.forgotten.is_empty() {
         let verb = if gc.freed { "forgotten" } else { "would be forgotten" };
-        eprintln!("{verb}: {}", folders(&gc.forgotten));
+        say!("{verb}: {}", folders(&gc.forgotten));
     }
     let megabytes = gc.bytes as f64 / 1e6;
     let (count, kept) = (gc.artifacts.len(), gc.kept);
     let verb = if gc.freed { "freed" } else { "would free" };
-    eprintln!(
-        "{verb} {megabytes:.1} MB in {count} artifacts and {} leftovers; {kept} artifacts stay",
-        gc.leftovers.len()
-    );
+    say!("{verb} {megabytes:.1} MB in {count} artifacts and {} leftovers; {kept} artifacts stay", gc.leftovers.len());
     for (owner, count) in &gc.of_others {
-        eprintln!(
-            "{count} artifacts and leftovers of {owner} stay with their action records: only {owner} can remove them"
-        );
+        say!("{count} artifacts and leftovers of {owner} stay with their action records: only {owner} can remove them");
     }
     if gc.young > 0 && arguments.older_than.is_none() {
-        eprintln!(
-            "nothing reaches {} of these, but they were used within a day: --older-than 0 removes them too",
-            gc.young
-        );
+        say!("nothing reaches {} of these, but they were used within a day: --older-than 0 removes them too", gc.young);
     }
     if !gc.freed && gc.bytes > 0 {
-        eprintln!("hint: raisin gc --yes removes them");
+        say!("hint: raisin gc --yes removes them");
     }
     Ok(ExitCode::SUCCESS)
 }

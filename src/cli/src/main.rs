@@ -24,6 +24,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use raisin_base::error::{Result, exit_code, render};
+use raisin_base::panics;
+use raisin_base::say::say;
 
 /// Learns which instructions to fine-tune a language model on: a pipeline of cached stages, from raw files to the
 /// selection and the fine-tuned model.
@@ -49,7 +51,7 @@ Examples:
   raisin kinds selector                                         the parameters of a stage kind
 
 Environment: RAISIN_CACHE (default ./cache), RAISIN_OUT (default ./out), NO_COLOR.
-Exit codes: 0 done, 1 a stage or the machine failed, 2 the command line, the pipeline or the query is wrong, 130 interrupted.";
+Exit codes: 0 done, 1 a stage, the machine or raisin itself failed, 2 the command line, the pipeline or the query is wrong, 130 interrupted.";
 
 #[derive(Subcommand)]
 enum Command {
@@ -71,7 +73,27 @@ enum Command {
 
 /// Reads the command line, runs the command, and reports an error.
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    panics::keep_panics();
+    refuse_large_files_with_an_error();
+    let result = panics::caught(run).flatten();
+    result.unwrap_or_else(|error| {
+        if is_closed_pipe(&error) {
+            return ExitCode::SUCCESS;
+        }
+        say(&render(&error));
+        ExitCode::from(exit_code(&error))
+    })
+}
+
+/// Makes a write beyond the file size limit of the process (`ulimit -f`) fail with an error that names the file. By
+/// default, the signal SIGXFSZ ends the process without a message. The workers inherit this.
+fn refuse_large_files_with_an_error() {
+    // SAFETY: no other thread runs yet, and ignoring a signal calls no code of this process.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
+fn run() -> Result<ExitCode> {
+    match Cli::parse().command {
         Command::Build(arguments) => build::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Why(arguments) => why::run(&arguments),
@@ -86,14 +108,7 @@ fn main() -> ExitCode {
         Command::Du(arguments) => du::run(&arguments),
         Command::Digest(arguments) => digest::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
-    };
-    result.unwrap_or_else(|error| {
-        if is_closed_pipe(&error) {
-            return ExitCode::SUCCESS;
-        }
-        eprintln!("{}", render(&error));
-        ExitCode::from(exit_code(&error))
-    })
+    }
 }
 
 /// Whether the reader of standard output, such as `head`, closed the pipe.

@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::pipeline_arguments::Folders;
 use raisin_base::error::{Problem, Result, nearest};
+use raisin_base::say;
 use raisin_store::{BuildDescription, BuiltStage, Store};
 
 /// Keep the artifacts of a pipeline's last build, whatever later builds link to. Without a pipeline, list the pins.
@@ -64,7 +65,7 @@ pub fn pin(arguments: &Arguments) -> Result<ExitCode> {
             let missing = if store.artifact_folder(pin.digest).is_dir() { "" } else { "  (missing)" };
             super::print(&format!("{}  {}{missing}\n", pin.digest.short(), pin.label))?;
         }
-        eprintln!("{} pinned", pins.len());
+        say!("{} pinned", pins.len());
         return Ok(ExitCode::SUCCESS);
     };
     let built = built(&arguments.folders, pipeline, &arguments.stages)?;
@@ -72,18 +73,14 @@ pub fn pin(arguments: &Arguments) -> Result<ExitCode> {
         store.pin(stage.artifact, &label(pipeline, stage))?;
     }
     let count = store.pins()?.len();
-    eprintln!("{} artifacts of `{pipeline}` are pinned; {count} pins in total", built.len());
+    say!("{} artifacts of `{pipeline}` are pinned; {count} pins in total", built.len());
     let missing = built.iter().filter(|stage| !store.artifact_folder(stage.artifact).is_dir());
     let missing: Vec<String> = missing.map(|stage| label(pipeline, stage)).collect();
     if missing.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
-    eprintln!(
-        "{} of them are missing in this cache, so the pins keep nothing yet: {}",
-        missing.len(),
-        missing.join(", ")
-    );
-    eprintln!("hint: `raisin build` makes them again, and so does `raisin verify --repair`; the pins then keep them");
+    say!("{} of them are missing in this cache, so the pins keep nothing yet: {}", missing.len(), missing.join(", "));
+    say!("hint: `raisin build` makes them again, and so does `raisin verify --repair`; the pins then keep them");
     Ok(ExitCode::FAILURE)
 }
 
@@ -105,6 +102,6 @@ pub fn unpin(arguments: &Unpin) -> Result<ExitCode> {
     for digest in digests {
         count += usize::from(store.unpin(digest)?);
     }
-    eprintln!("{count} unpinned, {} left", store.pins()?.len());
+    say!("{count} unpinned, {} left", store.pins()?.len());
     Ok(ExitCode::SUCCESS)
 }

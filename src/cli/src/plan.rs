@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 
 use super::pipeline_arguments::PipelineArguments;
 use raisin_base::error::Result;
+use raisin_base::say;
 use raisin_engine::{self as engine, Diagram, PlanFile, diagram};
 use raisin_store::write_atomically;
 
@@ -59,7 +60,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     if let Some((out, file)) = file {
         write_atomically(&std::path::absolute(out)?, file.text()?.as_bytes())?;
-        eprintln!("planned into {0}: raisin build {0}", out.display());
+        say!("planned into {0}: raisin build {0}", out.display());
     }
     Ok(ExitCode::SUCCESS)
 }

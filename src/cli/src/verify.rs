@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::pipeline_arguments::CacheFolder;
 use raisin_base::error::Result;
+use raisin_base::say;
 use raisin_engine::{self as engine, Options, RepairOutcome};
 use raisin_kinds::KINDS;
 use raisin_store::{self as store, Damage, Store, Verified};
@@ -42,38 +43,38 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     for damage in &verified.damages {
         let made =
             if damage.stages.is_empty() { String::new() } else { format!(" (made by {})", damage.stages.join(", ")) };
-        eprintln!("damaged {} {}{made}: {}", damage.what, damage.digest.short(), damage.reason);
+        say!("damaged {} {}{made}: {}", damage.what, damage.digest.short(), damage.reason);
     }
     let (artifacts, records, damages) = (verified.artifacts, verified.records, verified.damages.len());
     let (read, files, megabytes) = (verified.files_read, verified.files, verified.bytes as f64 / 1e6);
-    eprintln!(
+    say!(
         "{artifacts} artifacts and {records} records looked at, {read} of {files} files read ({megabytes:.1} MB), \
          {damages} damaged"
     );
     if verified.forgotten > 0 {
-        eprintln!("{} damaged memories (cache-only files) removed; builds write them again", verified.forgotten);
+        say!("{} damaged memories (cache-only files) removed; builds write them again", verified.forgotten);
     }
     if verified.ignored > 0 {
-        eprintln!("{} damaged memories (cache-only files) cannot be removed; builds ignore them", verified.ignored);
+        say!("{} damaged memories (cache-only files) cannot be removed; builds ignore them", verified.ignored);
     }
     if verified.unread > 0 {
-        eprintln!("{} memories (cache-only files) cannot be read at the moment and stay", verified.unread);
+        say!("{} memories (cache-only files) cannot be read at the moment and stay", verified.unread);
     }
     if verified.journal_lines > 0 {
-        eprintln!("{} lines of the journal cannot be read and are skipped", verified.journal_lines);
+        say!("{} lines of the journal cannot be read and are skipped", verified.journal_lines);
     }
     if !verified.missing.is_empty() {
         let missing = verified.missing.len();
-        eprintln!("{missing} artifacts and records are missing: they were set aside earlier, or removed by hand");
+        say!("{missing} artifacts and records are missing: they were set aside earlier, or removed by hand");
     }
     if arguments.repair {
         return repair(&verified, &arguments.cache);
     }
     if damages > 0 {
-        eprintln!("hint: damaged files are now in damaged/ in the cache");
+        say!("hint: damaged files are now in damaged/ in the cache");
     }
     if damages + verified.missing.len() > 0 {
-        eprintln!("hint: `raisin verify --repair` makes them again, and so does the next build that needs them");
+        say!("hint: `raisin verify --repair` makes them again, and so does the next build that needs them");
     }
     Ok(if damages == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -91,17 +92,17 @@ fn repair(verified: &Verified, cache: &CacheFolder) -> Result<ExitCode> {
         let (what, digest) = (damage.what, damage.digest.short());
         match outcome {
             RepairOutcome::MadeAgain => again += 1,
-            RepairOutcome::MadeAnother(other) => eprintln!(
+            RepairOutcome::MadeAnother(other) => say!(
                 "not made again: {what} {digest}: its action now gives another artifact, {}; `raisin build` makes what \
                  depends on it again",
                 other.short()
             ),
-            RepairOutcome::NotMade(reason) => eprintln!("not made again: {what} {digest}: {reason}"),
+            RepairOutcome::NotMade(reason) => say!("not made again: {what} {digest}: {reason}"),
         }
     }
-    eprintln!("{again} of {} made again", lost.len());
+    say!("{again} of {} made again", lost.len());
     if repair.interrupted {
-        eprintln!("interrupted: what is made again is kept; `raisin verify --repair` goes on from here");
+        say!("interrupted: what is made again is kept; `raisin verify --repair` goes on from here");
         return Ok(ExitCode::from(130));
     }
     Ok(if again == lost.len() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

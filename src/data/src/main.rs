@@ -9,6 +9,7 @@ mod overlap;
 mod report;
 mod task;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use raisin_base::error::anyhow;
@@ -27,9 +28,10 @@ fn main() -> ExitCode {
         |arguments| match arguments {
             // Prints the number of rows of each table on a line, or `?` for a file that is not a table.
             [command, paths @ ..] if command == "rows" => {
+                let mut stdout = std::io::stdout().lock();
                 for path in paths {
                     let rows = raisin_table::rows(path.as_ref());
-                    println!("{}", rows.map_or("?".to_owned(), |rows| rows.to_string()));
+                    writeln!(stdout, "{}", rows.map_or("?".to_owned(), |rows| rows.to_string()))?;
                 }
                 Ok(())
             }

@@ -1,8 +1,6 @@
 //! Accepts a cosmetic change: the new action gets the artifact of the earlier action, and the action record says so.
 //! explain.rs finds the earlier action.
 
-use std::io::Write as _;
-
 use super::Options;
 use super::difference::words;
 use super::explain::ActionHistory;
@@ -11,6 +9,7 @@ use super::resolve::{Resolver, StageLookup};
 use super::waiting;
 use raisin_base::digest::Digest;
 use raisin_base::error::{Problem, Result};
+use raisin_base::say::say;
 use raisin_pipeline::Pipeline;
 use raisin_store::{Accepted, ActionRecord, Lookup, Store};
 
@@ -84,9 +83,7 @@ pub fn accept(pipeline: &Pipeline, options: &Options, stage: &str, reason: &str)
         // If another process makes this action now, that process holds the lock. An artifact that was really made is
         // better than an accepted artifact.
         let doing = format!("building {}", acceptance.label);
-        // Ignore the error if standard error is closed.
-        let say = |words| drop(writeln!(std::io::stderr(), "{words}"));
-        let _lock = waiting::lock(&store, record.key, &doing, say, || false)?;
+        let _lock = waiting::lock(&store, record.key, &doing, |words| say(&words), || false)?;
         if let Lookup::Hit(_) = store.lookup(record.key)? {
             continue;
         }

@@ -2,7 +2,6 @@
 //! starts next (schedule.rs), how one action is made (execute.rs) and what is printed (told.rs) are in other files.
 
 use std::collections::HashSet;
-use std::io::Write as _;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -15,15 +14,19 @@ use super::graph::NodeId;
 use super::interrupt::Interrupt;
 use super::job::{JobOrder, assemble};
 use super::links::{self, LinkUpdate, LinkWait, refuse_other_file};
+use super::out_check;
 use super::plan_file::PlanFile;
 use super::resolve::{Resolver, StageLookup};
 use super::resources::Capacity;
 use super::schedule::{AfterMiss, Scheduler, StageState};
+use super::silence;
 use super::summary::{Failure, Summary};
 use super::told::{HOW_TO_GO_ON, News, Told};
 use super::worker_pool::WorkerPool;
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Result, anyhow, bail};
+use raisin_base::panics::caught;
+use raisin_base::say::say;
 use raisin_contract::{Action, Process};
 use raisin_pipeline::Pipeline;
 use raisin_store::Store;
@@ -64,24 +67,33 @@ fn build_with(pipeline: &Pipeline, options: &Options, plan: Option<&PlanFile>) -
     let mut told = Told::new(&resolver.store, &resolver.graph, options)?;
     told.begins(pipeline);
     let mut build = Build::new(resolver, options, plan, &interrupt, &mut told);
-    build.look_up_ready()?;
-    if build.scheduler.count(|state| state == StageState::Queued) > 0 {
-        build.check_executables()?;
-        refuse_other_file(&options.out.join(&pipeline.name), pipeline)?;
-        build.tell_cached()?;
-        build.run()?;
+    build.look_up_ready();
+    if build.scheduler.count(|state| state == StageState::Queued) == 0 {
+        return build.finish(began);
     }
-    build.finish(began)
+    build.check_executables()?;
+    refuse_other_file(&options.out.join(&pipeline.name), pipeline)?;
+    out_check::check(pipeline, &options.out)?;
+    build.tell_cached();
+    build.run_and_finish(began)
 }
 
-/// Ends this process if its main loop has not ended in time after a signal. The main loop closes `end` when it ends.
+/// Ends this process if its main loop has not ended in time after a signal or a failure of raisin itself. The main loop
+/// closes `end` when it ends.
 pub(super) fn end_in_time(interrupt: &Interrupt, end: &Receiver<()>, children: &Children) {
-    if interrupt.outlasts(end, PATIENCE) {
+    let outlasted = caught(|| interrupt.outlasts(end, PATIENCE)).unwrap_or_else(|panic| {
+        interrupt.fail(panic.to_string());
+        false
+    });
+    if outlasted {
         // Perhaps a large artifact is being committed, or is being read again. The process can exit at any instant,
         // because the store stays valid.
         children.kill();
-        // Ignore the error if standard error is closed, and exit anyway.
-        drop(writeln!(std::io::stderr(), "interrupted: {HOW_TO_GO_ON}"));
+        if let Some(failure) = interrupt.failure() {
+            say(&format!("error: {failure}"));
+            std::process::exit(1);
+        }
+        say(&format!("interrupted: {HOW_TO_GO_ON}"));
         std::process::exit(130);
     }
 }
@@ -139,13 +151,13 @@ impl<'a> Build<'a> {
         }
     }
 
-    fn tell(&mut self, id: NodeId, news: News<'_>) -> Result<()> {
-        self.told.tell(&self.resolver.graph, id, news)
+    fn tell(&mut self, id: NodeId, news: News<'_>) {
+        self.told.tell(&self.resolver.graph, id, news);
     }
 
     /// Looks up every node whose inputs are known, including the nodes that become ready because of a hit. If a look-up
     /// fails with an error, the node fails, and the build continues.
-    fn look_up_ready(&mut self) -> Result<Vec<NodeId>> {
+    fn look_up_ready(&mut self) -> Vec<NodeId> {
         let mut hits = Vec::new();
         while let Some(id) = self.scheduler.next_ready() {
             // One look-up can read a large artifact again. Therefore the loop checks for an interrupt before each
@@ -156,15 +168,15 @@ impl<'a> Build<'a> {
             }
             match self.look_up(id) {
                 Ok(Some((key, artifact))) => {
-                    self.tell(id, News::Hit { key, artifact })?;
+                    self.tell(id, News::Hit { key, artifact });
                     self.scheduler.done(id);
                     hits.push(id);
                 }
                 Ok(None) => {}
-                Err(error) => self.failed(id, &error)?,
+                Err(error) => self.failed(id, &error),
             }
         }
-        Ok(hits)
+        hits
     }
 
     /// Returns the key and the artifact of a node if the node need not run. Otherwise the node is queued or follows
@@ -193,7 +205,7 @@ impl<'a> Build<'a> {
         self.work[id].action = Some(action);
         match self.scheduler.queue(id, key) {
             AfterMiss::Waits => {
-                self.tell(id, News::Miss { key, why })?;
+                self.tell(id, News::Miss { key, why });
                 Ok(None)
             }
             AfterMiss::WasDone(other) => {
@@ -216,13 +228,13 @@ impl<'a> Build<'a> {
 
     fn explain(&mut self, id: NodeId, action: &Action<'_>, lost: Option<ActionDifference>) -> Result<Vec<String>> {
         if let Some(ActionDifference::Lost { reason }) = &lost {
-            self.tell(id, News::Lost { reason })?;
+            self.tell(id, News::Lost { reason });
         }
         let why = match (lost, self.plan) {
             (Some(lost), _) => vec![lost],
             (None, Some(plan)) => {
                 let Some(why) = plan.why(id) else {
-                    self.tell(id, News::GoneSincePlanned)?;
+                    self.tell(id, News::GoneSincePlanned);
                     return Ok(vec!["not cached any more since the plan was made".to_owned()]);
                 };
                 return Ok(why);
@@ -252,43 +264,54 @@ impl<'a> Build<'a> {
         Ok(())
     }
 
-    /// Runs stages until no further stage can run. The loop inside is the only loop of a build that waits.
-    fn run(&mut self) -> Result<()> {
+    /// Runs stages until no further stage can run, and updates the links.
+    fn run_and_finish(mut self, began: Instant) -> Result<Summary> {
         let interrupt = self.interrupt;
         interrupt.be_busy();
         self.resolver.index.look_again();
+        let silence_limit = silence::limit()?;
         let children = Children::default();
         let store = self.resolver.store.clone();
         let (sender, receiver) = channel();
         std::thread::scope(|scope| {
             let (_over, end) = channel();
             let children = &children;
-            scope.spawn(move || end_in_time(interrupt, &end, children));
+            let watch = move || end_in_time(interrupt, &end, children);
+            std::thread::Builder::new().spawn_scoped(scope, watch).context("cannot start a thread")?;
             let pool = WorkerPool::new(scope, &store, children, sender);
-            let result = self.drive(pool, children, &receiver);
-            if result.is_err() {
-                // Leave no child process behind after an error.
-                children.stop();
-                children.kill();
-            }
-            result
+            let driven = caught(|| self.drive(pool, children, &receiver, silence_limit)).flatten();
+            driven.inspect_err(|failure| {
+                // Nothing reads the messages of the stages any more, so the stages end as after an interrupt: what is
+                // finished and all checkpoints stay.
+                interrupt.fail(failure.to_string());
+                self.told.raisin_failed();
+                children.end(GRACE);
+            })?;
+            self.finish(began)
         })
     }
 
+    /// The only loop of a build that waits. An error ends the stage to which it belongs, and no other stage.
+    ///
+    /// # Errors
+    /// Raisin itself failed in another thread.
     fn drive(
         &mut self,
         mut pool: WorkerPool<'_, '_>,
         children: &Children,
         receiver: &Receiver<JobMessage>,
+        silence_limit: Duration,
     ) -> Result<()> {
         let interrupt = self.interrupt;
+        let mut looked = Instant::now();
         let mut stopped: Option<Instant> = None;
         loop {
             let go_on = stopped.is_none() && (self.failures.is_empty() || self.options.keep_going);
             while go_on && let Some((id, gpu)) = self.scheduler.start() {
-                let job = self.job(id, gpu)?;
-                self.tell(id, News::Begins)?;
-                pool.start(job, gpu);
+                match self.job(id, gpu).and_then(|job| pool.start(job, gpu)) {
+                    Ok(()) => self.tell(id, News::Begins),
+                    Err(error) => self.failed(id, &error),
+                }
             }
             if self.scheduler.running() == 0 {
                 return Ok(());
@@ -298,10 +321,17 @@ impl<'a> Build<'a> {
                     if let JobNews::Ended(_) = message.news {
                         pool.ended(message.id);
                     }
-                    self.receive(message)?;
+                    self.receive(message);
                 }
                 Err(RecvTimeoutError::Timeout) => self.told.tick(),
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            }
+            if let Some(failure) = interrupt.failure() {
+                bail!(failure.to_owned());
+            }
+            if looked.elapsed() >= silence_limit / 20 {
+                looked = Instant::now();
+                children.kill_silent(silence_limit);
             }
             if stopped.is_none() && interrupt.count() > 0 {
                 self.interrupted = true;
@@ -331,19 +361,18 @@ impl<'a> Build<'a> {
         assemble(&self.resolver, id, order)
     }
 
-    fn receive(&mut self, JobMessage { id, news }: JobMessage) -> Result<()> {
+    fn receive(&mut self, JobMessage { id, news }: JobMessage) {
         match news {
             JobNews::Waiting(words) => self.tell(id, News::Waits(&words)),
-            JobNews::Started => match self.work[id].key {
-                Some(key) => {
+            JobNews::Started => {
+                if let Some(key) = self.work[id].key {
                     let threads = self.scheduler.demand(id).threads_of_tensors();
-                    self.tell(id, News::Started { key, threads })
+                    self.tell(id, News::Started { key, threads });
                 }
-                None => Ok(()),
-            },
+            }
             JobNews::Event(event) => self.tell(id, News::Said(&event)),
             JobNews::Ended(result) => {
-                self.tell(id, News::Ended)?;
+                self.tell(id, News::Ended);
                 match *result {
                     Ok(made) => self.succeeded(id, &made),
                     Err(error) => self.failed(id, &error),
@@ -352,60 +381,59 @@ impl<'a> Build<'a> {
         }
     }
 
-    fn succeeded(&mut self, id: NodeId, made: &MadeAction) -> Result<()> {
+    fn succeeded(&mut self, id: NodeId, made: &MadeAction) {
         let MadeAction { record, ran, check } = made;
         let (key, artifact) = (record.key, record.artifact);
         if *ran {
-            self.tell(id, News::Ran { record, check })?;
+            self.tell(id, News::Ran { record, check });
             self.ran += 1;
         } else {
-            self.tell(id, News::Hit { key, artifact })?;
-            self.tell(id, News::MadeByAnotherBuild)?;
+            self.tell(id, News::Hit { key, artifact });
+            self.tell(id, News::MadeByAnotherBuild);
         }
         self.resolver.artifacts[id] = Some(artifact);
         for follower in self.scheduler.followers(id) {
-            self.tell(follower, News::Hit { key, artifact })?;
+            self.tell(follower, News::Hit { key, artifact });
             self.resolver.artifacts[follower] = Some(artifact);
             self.scheduler.done(follower);
         }
         self.scheduler.done(id);
-        for hit in self.look_up_ready()? {
-            self.tell(hit, News::Cached)?;
+        for hit in self.look_up_ready() {
+            self.tell(hit, News::Cached);
         }
         if let Check::Failed(reason) = check {
             // The artifact of the first run stays in the store and stays valid.
-            self.note_failure(id, reason.clone(), false)?;
+            self.note_failure(id, reason.clone(), false);
         }
-        Ok(())
     }
 
-    fn failed(&mut self, id: NodeId, error: &raisin_base::error::Error) -> Result<()> {
+    fn failed(&mut self, id: NodeId, error: &raisin_base::error::Error) {
         let followers = self.scheduler.followers(id);
         self.scheduler.failed(id);
         followers.into_iter().for_each(|follower| self.scheduler.failed(follower));
-        self.note_failure(id, plain(error), self.interrupted)
+        self.note_failure(id, plain(error), self.interrupted);
     }
 
-    fn note_failure(&mut self, id: NodeId, reason: String, interrupted: bool) -> Result<()> {
+    fn note_failure(&mut self, id: NodeId, reason: String, interrupted: bool) {
         let key = self.work[id].key;
-        self.tell(id, News::Failed { key, reason: &reason, interrupted })?;
+        self.tell(id, News::Failed { key, reason: &reason, interrupted });
         if !interrupted {
             self.failures.push((id, reason));
         }
-        Ok(())
     }
 
     /// Reports the cached stages before the first stage runs.
-    fn tell_cached(&mut self) -> Result<()> {
+    fn tell_cached(&mut self) {
         for id in 0..self.work.len() {
             if self.scheduler.state(id) == StageState::Done {
-                self.tell(id, News::Cached)?;
+                self.tell(id, News::Cached);
             }
         }
-        Ok(())
     }
 
-    fn finish(mut self, began: Instant) -> Result<Summary> {
+    /// Updates the links and the index, and reports the end of the build. The report also comes if the links cannot be
+    /// updated, because the stages that ran are kept nevertheless.
+    fn finish(&mut self, began: Instant) -> Result<Summary> {
         if self.failures.is_empty() && !self.interrupted {
             // Check this before any link is changed.
             let settled = |id: &NodeId| matches!(self.scheduler.state(*id), StageState::Done | StageState::Skipped);
@@ -416,10 +444,16 @@ impl<'a> Build<'a> {
         let work = self.work.iter().enumerate();
         let keys = work.map(|(id, work)| work.key.filter(|_| self.scheduler.state(id) == StageState::Done));
         let keys: Vec<Option<Digest>> = keys.collect();
-        let LinkUpdate { changed, earlier, notes } = self.update_links(&keys)?;
+        let update = self.update_links(&keys);
+        let LinkUpdate { changed, earlier, notes } = match &update {
+            Ok(update) => update.clone(),
+            Err(_) => LinkUpdate { changed: true, ..LinkUpdate::default() },
+        };
         notes.iter().for_each(|note| self.told.note(note));
-        if changed || self.ran > 0 || self.resolver.found_in_store > 0 || self.resolver.index.has_changed() {
-            self.remember(&keys, self.options.only.is_empty())?;
+        if (changed || self.ran > 0 || self.resolver.found_in_store > 0 || self.resolver.index.has_changed())
+            && let Err(error) = self.remember(&keys, self.options.only.is_empty())
+        {
+            self.told.note(&format!("warning: {error:#}"));
         }
         let failure = |(id, reason): &(NodeId, String)| Failure { stage: self.label(*id), reason: reason.clone() };
         let pipeline = self.resolver.graph.pipeline.name.clone();
@@ -434,8 +468,8 @@ impl<'a> Build<'a> {
             interrupted: self.interrupted,
             seconds: began.elapsed().as_secs_f64(),
         };
-        self.told.ends(&summary, changed)?;
-        Ok(summary)
+        self.told.ends(&summary, changed, update.is_err());
+        update.map(|_| summary)
     }
 
     /// Updates the links. While another process updates them, a signal ends the wait. After an interrupt, the wait ends
@@ -462,7 +496,9 @@ impl<'a> Build<'a> {
             }
         }
         if all {
-            index.keep(store, |key| wanted.contains(&key))?;
+            let kept = index.keep(store, |key| wanted.contains(&key));
+            index.save();
+            return kept;
         }
         index.save();
         Ok(())

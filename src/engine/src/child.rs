@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 
+use super::silence::Signs;
 use raisin_base::error::{Context as _, Problem, Result, anyhow};
 use raisin_contract::Process;
 
@@ -20,12 +21,21 @@ use raisin_contract::Process;
 pub struct Children {
     stopping: AtomicBool,
     /// The key is the process id.
-    running: Mutex<BTreeMap<u32, Arc<Mutex<Child>>>>,
+    running: Mutex<BTreeMap<u32, Running>>,
+}
+
+#[derive(Clone)]
+struct Running {
+    child: Arc<Mutex<Child>>,
+    /// The signs of life of the stage at work; `None` between two stages.
+    signs: Arc<Mutex<Option<Signs>>>,
+    /// Whether the process was ended because it gave no sign of life.
+    was_silent: Arc<AtomicBool>,
 }
 
 /// A started process. The kernel kills the process when the build ends in any way.
 pub struct ChildProcess<'c> {
-    child: Arc<Mutex<Child>>,
+    running: Running,
     pid: u32,
     children: &'c Children,
 }
@@ -49,12 +59,12 @@ impl Children {
         let stdin = child.stdin.take().ok_or_else(|| anyhow!("a child without standard input"))?;
         let stdout = child.stdout.take().ok_or_else(|| anyhow!("a child without standard output"))?;
         let pid = child.id();
-        let child = Arc::new(Mutex::new(child));
-        locked(&self.running).insert(pid, Arc::clone(&child));
+        let running = Running { child: Arc::new(Mutex::new(child)), signs: Arc::default(), was_silent: Arc::default() };
+        locked(&self.running).insert(pid, running.clone());
         if self.is_stopping() {
             self.signal(Signal::TERM);
         }
-        Ok((ChildProcess { child, pid, children: self }, stdin, stdout))
+        Ok((ChildProcess { running, pid, children: self }, stdin, stdout))
     }
 
     pub fn is_stopping(&self) -> bool {
@@ -71,26 +81,65 @@ impl Children {
         self.signal(Signal::KILL);
     }
 
+    /// Asks every child process to end, and kills those that have not ended after `grace`.
+    pub fn end(&self, grace: Duration) {
+        self.stop();
+        let began = Instant::now();
+        while began.elapsed() < grace && locked(&self.running).values().any(|running| is_alive(&running.child)) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.kill();
+    }
+
     fn signal(&self, signal: Signal) {
-        locked(&self.running).values().for_each(|child| signal_group(child, signal));
+        locked(&self.running).values().for_each(|running| signal_group(&running.child, signal));
+    }
+
+    /// Kills each process whose stage has given no sign of life for `limit`.
+    pub fn kill_silent(&self, limit: Duration) {
+        for (pid, running) in &*locked(&self.running) {
+            if locked(&running.signs).as_mut().is_some_and(|signs| signs.are_missing(*pid, limit)) {
+                running.was_silent.store(true, Ordering::SeqCst);
+                signal_group(&running.child, Signal::KILL);
+            }
+        }
     }
 }
 
 impl ChildProcess<'_> {
     /// Whether the process still runs.
     pub fn is_alive(&self) -> bool {
-        matches!(locked(&self.child).try_wait(), Ok(None))
+        is_alive(&self.running.child)
     }
 
     pub fn kill(&self) {
-        signal_group(&self.child, Signal::KILL);
+        signal_group(&self.running.child, Signal::KILL);
+    }
+
+    /// A stage begins in the process.
+    pub fn begins(&self) {
+        *locked(&self.running.signs) = Some(Signs::new());
+    }
+
+    /// The stage in the process has sent a message.
+    pub fn gives_sign(&self) {
+        locked(&self.running.signs).iter_mut().for_each(Signs::message);
+    }
+
+    /// The stage has ended. The process may wait for the next stage as long as it likes.
+    pub fn rests(&self) {
+        *locked(&self.running.signs) = None;
+    }
+
+    pub fn was_silent(&self) -> bool {
+        self.running.was_silent.load(Ordering::SeqCst)
     }
 
     /// The process is reaped only under the mutex. `signal_group` also holds the mutex when it kills the group, so it
     /// cannot hit another process that got the same id.
     pub fn wait(&self) -> Result<ExitStatus> {
         loop {
-            if let Some(status) = locked(&self.child).try_wait()? {
+            if let Some(status) = locked(&self.running.child).try_wait()? {
                 return Ok(status);
             }
             std::thread::sleep(Duration::from_millis(1));
@@ -102,6 +151,10 @@ impl Drop for ChildProcess<'_> {
     fn drop(&mut self) {
         locked(&self.children.running).remove(&self.pid);
     }
+}
+
+fn is_alive(child: &Mutex<Child>) -> bool {
+    matches!(locked(child).try_wait(), Ok(None))
 }
 
 fn signal_group(child: &Mutex<Child>, signal: Signal) {

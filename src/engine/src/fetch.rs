@@ -14,6 +14,7 @@ use std::time::Duration;
 use ureq::http::{HeaderValue, Response, StatusCode, header};
 use ureq::{Agent, Body};
 
+use super::room::Room;
 use super::waiting;
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Problem, Result, anyhow, bail};
@@ -50,7 +51,19 @@ fn name(address: &str) -> String {
     let after_host = path.split("://").nth(1).and_then(|rest| rest.split_once('/')).map_or("", |(_, path)| path);
     let last = after_host.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
     let plain: String = last.chars().filter(|letter| !letter.is_control() && *letter != '\\').collect();
-    if plain.is_empty() || plain.starts_with('.') { format!("download{plain}") } else { plain }
+    let name = if plain.is_empty() || plain.starts_with('.') { format!("download{plain}") } else { plain };
+    if name.len() <= LONGEST_NAME { name } else { shortened(&name) }
+}
+
+/// The maximum length of a file name in bytes, on all file systems of Linux that matter here.
+const LONGEST_NAME: usize = 255;
+
+/// A name that no file can have is cut. A digest of the whole name keeps it unique, and the ending tells the format.
+fn shortened(name: &str) -> String {
+    let ending = name.rfind('.').map_or("", |at| &name[at..]);
+    let ending = if ending.len() <= 20 { ending } else { "" };
+    let digest = Digest::of(name.as_bytes()).short();
+    format!("{}~{digest}{ending}", &name[..name.floor_char_boundary(200)])
 }
 
 /// Ensures that the cache has the file of an address with the expected digest.
@@ -275,7 +288,10 @@ impl<'d> Download<'d> {
         let mut done = from;
         // A server may send only a portion of the remaining bytes.
         let whole = whole_length(&response).filter(|_| from > 0);
-        let total = whole.or_else(|| response.body().content_length().map(|length| done + length));
+        let total = whole.or_else(|| response.body().content_length().map(|length| done.saturating_add(length)));
+        let folder = self.part.parent().unwrap_or(Path::new("."));
+        let mut room = Room::new(self.address, folder);
+        room.check(done, total)?;
         let mut file = OpenOptions::new()
             .write(true)
             .create(true)
@@ -301,6 +317,14 @@ impl<'d> Download<'d> {
             }
             file.write_all(&buffer[..read]).with_context(cannot)?;
             done += read as u64;
+            if let Err(refusal) = room.check(done, total) {
+                if total.is_none() {
+                    // The file may have no end, so its beginning is of no use and takes space.
+                    drop(file);
+                    self.begin_anew()?;
+                }
+                return Err(refusal);
+            }
             listener.progress(Progress {
                 phase: format!("fetching {}", name(self.address)),
                 done,
@@ -346,6 +370,12 @@ mod tests {
         assert_eq!(name("https://host.example/a/folder/"), "folder");
         assert_eq!(name("https://host.example"), "download");
         assert_eq!(name("https://host.example/a/.."), "download..");
+        let long = |letters: usize| name(&format!("https://host.example/a/{}.jsonl?x", "ä".repeat(letters)));
+        assert_eq!(long(124), format!("{}.jsonl", "ä".repeat(124)));
+        let (stem, ending) = long(125).rsplit_once('.').map(|(stem, ending)| (stem.len(), ending.to_owned())).unwrap();
+        assert_eq!((stem, ending.as_str()), (200 + 13, "jsonl"));
+        assert_ne!(long(125), long(126));
+        assert!(name(&format!("https://host.example/{}", "a.".repeat(300))).len() <= 255);
         assert!(is_address("http://host.example/x") && !is_address("data/http://x") && !is_address("ftp://x"));
     }
 }

@@ -163,7 +163,7 @@ impl InputFile {
 
     /// The file at a path, if it is there.
     pub fn at(path: &Path, digests: &mut FileDigests) -> Result<Option<Self>> {
-        find(Path::new("/"), &path.to_string_lossy(), false, digests)
+        hashed(find(Path::new("/"), &path.to_string_lossy(), false)?, false, digests)
     }
 
     /// The entry in the action.

@@ -1,9 +1,9 @@
 //! Handles Ctrl-C and SIGTERM: ends the process at once if no stage runs; otherwise counts the signals, and build.rs
 //! ends the build in order.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use signal_hook::SigId;
@@ -14,9 +14,12 @@ use raisin_base::error::{Context as _, Result};
 const AT_ONCE: &[u8] = b"interrupted: nothing was running; the same command goes on from here\n";
 
 /// Handles signals until the value is dropped.
+#[derive(Default)]
 pub struct Interrupt {
     count: Arc<AtomicUsize>,
     busy: Arc<AtomicBool>,
+    /// Set if the build must end because raisin itself failed.
+    failure: OnceLock<String>,
     handlers: Vec<SigId>,
 }
 
@@ -24,7 +27,7 @@ impl Interrupt {
     /// Until [`Interrupt::be_busy`] is called, a signal ends the process with exit code 130, because there is nothing
     /// to clean up.
     pub fn watch() -> Result<Self> {
-        let mut watch = Self { count: Arc::default(), busy: Arc::default(), handlers: Vec::new() };
+        let mut watch = Self::default();
         for signal in [SIGINT, SIGTERM] {
             let (count, busy) = (Arc::clone(&watch.count), Arc::clone(&watch.busy));
             let on_signal = move || {
@@ -47,12 +50,24 @@ impl Interrupt {
         self.busy.store(true, Ordering::SeqCst);
     }
 
+    /// From now on, the build must end as after a signal, because raisin itself failed.
+    pub fn fail(&self, words: String) {
+        // The first failure stays.
+        let _ = self.failure.set(words);
+    }
+
+    /// How raisin itself failed.
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.get().map(String::as_str)
+    }
+
     /// Waits until the build ends; the build then closes `end`. Returns true if the build has not ended `patience`
-    /// after the first signal.
+    /// after the first signal, or after [`Interrupt::fail`].
     pub fn outlasts(&self, end: &Receiver<()>, patience: Duration) -> bool {
         let mut asked: Option<Instant> = None;
         while let Err(RecvTimeoutError::Timeout) = end.recv_timeout(Duration::from_millis(50)) {
-            if self.count() > 0 && asked.get_or_insert_with(Instant::now).elapsed() >= patience {
+            let must_end = self.count() > 0 || self.failure().is_some();
+            if must_end && asked.get_or_insert_with(Instant::now).elapsed() >= patience {
                 return true;
             }
         }
@@ -80,8 +95,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_build_is_outlasted_only_if_it_continues_after_a_signal() {
-        let watch = Interrupt { count: Arc::default(), busy: Arc::default(), handlers: Vec::new() };
+    fn a_build_is_outlasted_only_if_it_continues_after_a_signal_or_an_error_of_raisin() {
+        let watch = Interrupt::default();
         let wait = |ends_after: u64| {
             let ((over, end), watch) = (channel(), &watch);
             std::thread::scope(|scope| {
@@ -93,6 +108,10 @@ mod tests {
         };
         assert!(!wait(400));
         watch.count.store(1, Ordering::SeqCst);
+        assert!(!wait(0));
+        assert!(wait(600));
+        watch.count.store(0, Ordering::SeqCst);
+        watch.fail("a panic".to_owned());
         assert!(!wait(0));
         assert!(wait(600));
     }

@@ -13,11 +13,12 @@ use super::resolve::Resolver;
 use super::waiting;
 use raisin_base::digest::{Digest, canonical};
 use raisin_base::error::{Context as _, Problem, Result};
-use raisin_base::files::{if_there, resolved};
+use raisin_base::files::{if_there, resolved, temporary_beside};
 use raisin_pipeline::Pipeline;
 use raisin_store::{BuildDescription, BuiltStage, DESCRIPTION, Store, note_use_of, write_atomically};
 
 /// The result of [`update`].
+#[derive(Clone, Debug, Default)]
 pub struct LinkUpdate {
     /// Whether build.json differs from before, and with it the links.
     pub changed: bool,
@@ -244,7 +245,7 @@ const LONGEST_NAME: usize = 120;
 
 /// Converts a variant name to a folder name. A name that is too long is cut, and a digest of the whole name keeps it
 /// unique.
-fn file_name(variant: &str) -> String {
+pub fn file_name(variant: &str) -> String {
     let mut name = variant.replace('/', "_");
     if name.starts_with('.') {
         name.insert(0, '_');
@@ -280,10 +281,7 @@ fn set_link(link: &Path, target: &Path) -> Result<()> {
     }
     let set = || -> std::io::Result<()> {
         // Replace the link by a rename, so that there is always either the old link or the new link.
-        let mut name = link.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".{}.new", std::process::id()));
-        let temporary = link.with_file_name(name);
-        let _ = std::fs::remove_file(&temporary);
+        let temporary = temporary_beside(link);
         std::os::unix::fs::symlink(target, &temporary)?;
         std::fs::rename(&temporary, link).inspect_err(|_| drop(std::fs::remove_file(&temporary)))
     };

@@ -2,13 +2,14 @@
 //! decides what is shown.
 
 use std::collections::BTreeMap;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::graph::NodeId;
 use raisin_base::printable::printable;
+use raisin_base::say::say;
 use raisin_contract::Progress;
 
 /// The minimum time between two plain lines about a running stage.
@@ -58,9 +59,16 @@ impl Display {
         let text = printable(text);
         match &self.output {
             ProgressOutput::Quiet => {}
-            // Ignore the error if standard error is closed; the build goes on.
-            ProgressOutput::Plain => drop(writeln!(std::io::stderr().lock(), "{text}")),
-            ProgressOutput::Terminal(bars) => bars.suspend(|| drop(writeln!(std::io::stderr().lock(), "{text}"))),
+            ProgressOutput::Plain => say(&text),
+            ProgressOutput::Terminal(bars) => bars.suspend(|| say(&text)),
+        }
+    }
+
+    /// Prints a line that stays, also if the user wants no progress.
+    pub fn warning(&self, text: &str) {
+        match &self.output {
+            ProgressOutput::Quiet => say(&printable(text)),
+            _ => self.line(text),
         }
     }
 
@@ -119,6 +127,17 @@ impl Display {
         }
     }
 
+    /// Removes the lines of all running stages.
+    pub fn clear(&mut self) {
+        for running in std::mem::take(&mut self.running).into_values() {
+            running.bar.iter().for_each(ProgressBar::finish_and_clear);
+        }
+        if let ProgressOutput::Terminal(bars) = &self.output {
+            // If the terminal cannot be written, nothing is left to restore.
+            let _ = bars.clear();
+        }
+    }
+
     /// Turns the spinners. Call this a few times per second.
     pub fn tick(&self) {
         for bar in self.running.values().filter_map(|running| running.bar.as_ref()) {
@@ -147,14 +166,16 @@ fn time_left(elapsed: Duration, done_here: u64, total: u64, done: u64) -> Option
     if done_here == 0 || elapsed < Duration::from_millis(500) {
         return None;
     }
-    Some(elapsed.mul_f64(rest as f64 / done_here as f64))
+    // With a tiny share, the product may exceed every duration. Then there is no estimate.
+    Duration::try_from_secs_f64(elapsed.as_secs_f64() * (rest as f64 / done_here as f64)).ok()
 }
 
 fn describe(progress: &Progress, left: Option<Duration>) -> String {
     let mut text = progress.phase.clone();
     if progress.total > 0 {
         let (done, total, unit) = (progress.done, progress.total, &progress.unit);
-        text += &format!("  {done}/{total} {unit} ({}%)", done.min(total) * 100 / total);
+        let percent = u128::from(done.min(total)) * 100 / u128::from(total);
+        text += &format!("  {done}/{total} {unit} ({percent}%)");
     } else if progress.done > 0 {
         text += &format!("  {} {}", progress.done, progress.unit);
     }
@@ -168,6 +189,11 @@ fn describe(progress: &Progress, left: Option<Duration>) -> String {
         text += &format!("  {}", progress.detail);
     }
     text
+}
+
+/// A number of seconds as a duration. A number that no duration can have becomes zero or the longest duration.
+pub fn in_seconds(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or(if seconds > 0.0 { Duration::MAX } else { Duration::ZERO })
 }
 
 /// A duration as text: `12.3 s`, `4 min 05 s`, `2 h 03 min`.
@@ -210,6 +236,23 @@ mod tests {
         let left = time_left(Duration::from_secs(10), 25, progress.total, progress.done);
         let text = describe(&progress, left);
         assert_eq!(text, "round 3 of 20  25/100 steps (25%)  1234 tokens/s  30.0 s left  reward +0.12");
+    }
+
+    #[test]
+    fn no_number_of_a_server_or_of_a_worker_is_too_large_for_the_display() {
+        let numbers = [0, 1, 2, 99, u64::MAX / 100, u64::MAX / 100 + 1, u64::MAX - 1, u64::MAX];
+        for (done, total) in numbers.into_iter().flat_map(|done| numbers.map(|total| (done, total))) {
+            for elapsed in [Duration::ZERO, Duration::from_secs(1), Duration::MAX] {
+                let left = time_left(elapsed, done, total, done);
+                let rate = [f64::NAN, f64::INFINITY, -1.0][done as usize % 3];
+                let progress = Progress { done, total, tokens_per_second: Some(rate), ..Progress::default() };
+                assert!(!describe(&progress, left).is_empty());
+            }
+        }
+        assert_eq!([size(u64::MAX), duration(Duration::MAX)], ["18446744.1 TB", "5124095576030431 h 00 min"]);
+        let seconds = [f64::NAN, -1.0, f64::INFINITY, 1e300, 2.0];
+        let all = [Duration::ZERO, Duration::ZERO, Duration::MAX, Duration::MAX, Duration::from_secs(2)];
+        assert_eq!(seconds.map(in_seconds), all);
     }
 
     #[test]

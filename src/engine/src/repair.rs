@@ -16,10 +16,11 @@ use super::build::{GRACE, end_in_time};
 use super::child::Children;
 use super::execute::{JobMessage, JobNews, MadeAction, plain};
 use super::interrupt::Interrupt;
-use super::progress::{Display, duration, size};
+use super::progress::{Display, duration, in_seconds, size};
 use super::worker_pool::WorkerPool;
 use raisin_base::digest::Digest;
-use raisin_base::error::{Result, bail};
+use raisin_base::error::{Context as _, Result, bail};
+use raisin_base::panics::caught;
 use raisin_contract::{Declaration, DeviceKind, Event};
 use raisin_store::{ActionRecord, Damage, Journal, JournalEvent, Store};
 
@@ -60,19 +61,18 @@ pub fn repair(damages: &[Damage], kinds: &'static [Declaration], options: &Optio
     std::thread::scope(|scope| {
         let (_over, end) = channel();
         let (interrupt, children) = (&interrupt, &children);
-        scope.spawn(move || end_in_time(interrupt, &end, children));
+        let watch = move || end_in_time(interrupt, &end, children);
+        std::thread::Builder::new().spawn_scoped(scope, watch).context("cannot start a thread")?;
         let pool = WorkerPool::new(scope, &store, children, sender);
         let display = Display::new(options.quiet, 0);
         let (tried, stopped) = (BTreeSet::new(), None);
         let mut repairer =
             Repairer { store: &store, makings, pool, children, interrupt, receiver, display, tried, stopped };
-        let result = repairer.all(damages);
-        if result.is_err() {
+        caught(|| repairer.all(damages)).flatten().inspect_err(|failure| {
             // Leave no child process behind after an error.
-            children.stop();
-            children.kill();
-        }
-        result
+            interrupt.fail(failure.to_string());
+            children.end(GRACE);
+        })
     })
 }
 
@@ -209,14 +209,14 @@ impl Repairer<'_, '_, '_> {
         let threads = job.threads_of_tensors();
         let gpu = (job.environment().device == DeviceKind::Cuda).then_some(0);
         self.display.start(id, &label);
-        self.pool.start(job.into_job(id), gpu);
+        self.pool.start(job.into_job(id), gpu)?;
         let result = loop {
             match self.next()? {
                 None | Some(JobNews::Event(Event::Cost(_))) => {}
                 Some(JobNews::Waiting(words)) => self.display.say(id, &words),
                 Some(JobNews::Started) => {
                     let (stage, variant) = (stage.clone(), variant.clone());
-                    journal.write(JournalEvent::Started { stage, variant, key, threads })?;
+                    self.write(&mut journal, JournalEvent::Started { stage, variant, key, threads });
                 }
                 Some(JobNews::Event(Event::Progress(progress))) => self.display.progress(id, &progress),
                 Some(JobNews::Event(Event::Note { text })) => self.display.stage_line(&label, &text),
@@ -230,7 +230,7 @@ impl Repairer<'_, '_, '_> {
             Ok(MadeAction { record, ran, .. }) => {
                 let ActionRecord { artifact, seconds, bytes, .. } = *record;
                 journal.hold(JournalEvent::Finished { stage, variant, key, artifact, seconds, bytes });
-                let took = duration(Duration::from_secs_f64(seconds));
+                let took = duration(in_seconds(seconds));
                 self.display.stage_line(&label, &format!("made again in {took}, {}", size(bytes)));
                 ("built", u64::from(*ran))
             }
@@ -240,14 +240,22 @@ impl Repairer<'_, '_, '_> {
                 (if interrupted { "interrupted" } else { "failed" }, 0)
             }
         };
-        journal.write(JournalEvent::RunFinished {
+        let end = JournalEvent::RunFinished {
             outcome: outcome.to_owned(),
             ran,
             cached: 0,
             failed: u64::from(outcome == "failed"),
             seconds: began.elapsed().as_secs_f64(),
-        })?;
+        };
+        self.write(&mut journal, end);
         Ok(result.map(|made| made.record))
+    }
+
+    /// Writes into the journal. A line that cannot be written is reported, and the repair goes on.
+    fn write(&self, journal: &mut Journal, event: JournalEvent) {
+        if let Err(error) = journal.write(event) {
+            self.display.warning(&format!("warning: {error:#}"));
+        }
     }
 
     /// Waits a moment for news of the running job, and ends the job after a signal.

@@ -39,9 +39,11 @@ impl<'a> Resolver<'a> {
     pub fn of(pipeline: &'a Pipeline, options: &Options, store: Store) -> Result<Self> {
         let out = options.out.join(&pipeline.name);
         let (graph, index) = std::thread::scope(|scope| {
-            let index = scope.spawn(|| BuildIndex::load(&store, &out));
+            let load = || BuildIndex::load(&store, &out);
+            let index = std::thread::Builder::new().spawn_scoped(scope, load);
             let graph = Graph::of(pipeline, &options.only);
-            (graph, index.join())
+            // If the operating system refuses a thread, this thread loads the index.
+            (graph, index.map_or_else(|_| Ok(load()), std::thread::ScopedJoinHandle::join))
         });
         let graph = graph?;
         let index = index.map_err(|_| anyhow!("the index of {} cannot be loaded", out.display()))?;

@@ -1,12 +1,10 @@
 //! The reports of a build: lines on standard error for the user, and events in the journal. build.rs decides what
 //! happens; progress.rs draws the lines.
 
-use std::time::Duration;
-
 use super::Options;
-use super::execute::Check;
+use super::execute::{Check, plain};
 use super::graph::{Graph, NodeId};
-use super::progress::{Display, duration, size};
+use super::progress::{Display, duration, in_seconds, size};
 use super::summary::Summary;
 use raisin_base::digest::Digest;
 use raisin_base::error::Result;
@@ -70,12 +68,15 @@ pub enum News<'n> {
 pub struct Told {
     display: Display,
     journal: Journal,
+    /// Whether a write to the journal has failed in this build.
+    journal_failed: bool,
 }
 
 impl Told {
     pub fn new(store: &Store, graph: &Graph<'_>, options: &Options) -> Result<Self> {
         let width = (0..graph.nodes.len()).map(|id| graph.label(id).chars().count()).max().unwrap_or(0);
-        Ok(Self { display: Display::new(options.quiet, width.min(40)), journal: Journal::begin(store)? })
+        let display = Display::new(options.quiet, width.min(40));
+        Ok(Self { display, journal: Journal::begin(store)?, journal_failed: false })
     }
 
     /// The id of this run in the journal.
@@ -93,9 +94,9 @@ impl Told {
         });
     }
 
-    /// # Errors
-    /// The journal cannot be written.
-    pub fn tell(&mut self, graph: &Graph<'_>, id: NodeId, news: News<'_>) -> Result<()> {
+    /// Reports to the user and to the journal. If the journal cannot be written, the build goes on, because the stages
+    /// at work do not need the journal.
+    pub fn tell(&mut self, graph: &Graph<'_>, id: NodeId, news: News<'_>) {
         let node = graph.nodes[id].stage;
         // Most news, such as progress, needs no names for the journal.
         let names = || (node.name.clone(), graph.variant_name(id));
@@ -118,7 +119,7 @@ impl Told {
             News::Waits(words) => self.display.say(id, words),
             News::Started { key, threads } => {
                 let (stage, variant) = names();
-                self.journal.write(JournalEvent::Started { stage, variant, key, threads })?;
+                self.write(JournalEvent::Started { stage, variant, key, threads });
             }
             News::Said(Event::Progress(progress)) => self.display.progress(id, progress),
             News::Said(Event::Note { text }) => self.line(graph, id, text),
@@ -127,21 +128,27 @@ impl Told {
             News::Ran { record, check } => {
                 let (stage, variant) = names();
                 let ActionRecord { key, artifact, seconds, bytes, .. } = *record;
-                self.journal.write(JournalEvent::Finished { stage, variant, key, artifact, seconds, bytes })?;
-                let took = duration(Duration::from_secs_f64(seconds));
+                self.write(JournalEvent::Finished { stage, variant, key, artifact, seconds, bytes });
+                let took = duration(in_seconds(seconds));
                 let checked = if *check == Check::Same { ", twice the same" } else { "" };
                 self.line(graph, id, &format!("ran in {took}, {}{checked}", size(bytes)));
             }
             News::MadeByAnotherBuild => self.line(graph, id, "cached: another build made it"),
             News::Failed { key, reason, interrupted } => {
-                // The user is told first, because the journal may be the file that cannot be written.
                 let failed = format!("FAILED\n    {reason}");
                 self.line(graph, id, if interrupted { "interrupted" } else { &failed });
                 let (stage, variant) = names();
-                self.journal.write(JournalEvent::Failed { stage, variant, key, reason: reason.to_owned() })?;
+                self.write(JournalEvent::Failed { stage, variant, key, reason: reason.to_owned() });
             }
         }
-        Ok(())
+    }
+
+    /// Writes to the journal. Only the first failure is reported at once; [`Told::ends`] reports what was lost.
+    fn write(&mut self, event: JournalEvent) {
+        let Err(error) = self.journal.write(event) else { return };
+        if !std::mem::replace(&mut self.journal_failed, true) {
+            self.display.warning(&format!("warning: {}; the build goes on", plain(&error)));
+        }
     }
 
     fn line(&self, graph: &Graph<'_>, id: NodeId, text: &str) {
@@ -162,14 +169,19 @@ impl Told {
         self.display.line("interrupted: ending the running stages");
     }
 
-    /// Reports the end of the build. `changed`: the links have other targets than before.
-    ///
-    /// # Errors
-    /// The journal cannot be written.
-    pub fn ends(&mut self, summary: &Summary, changed: bool) -> Result<()> {
+    /// Reports that raisin itself failed, and removes the lines of the running stages from the terminal. The error
+    /// itself is reported by the caller of the build.
+    pub fn raisin_failed(&mut self) {
+        self.display.clear();
+        self.display.line("raisin itself failed: ending the running stages");
+    }
+
+    /// Reports the end of the build. `changed`: the links have other targets than before. `links_failed`: the links
+    /// could not be updated, so that this build has failed although its stages may be built.
+    pub fn ends(&mut self, summary: &Summary, changed: bool, links_failed: bool) {
         let outcome = match summary.exit_code() {
-            0 => "built",
-            1 => "failed",
+            0 if !links_failed => "built",
+            0 | 1 => "failed",
             _ => "interrupted",
         };
         if summary.ran == 0 && summary.exit_code() == 0 && !changed {
@@ -177,15 +189,23 @@ impl Told {
             // because the links say the same.
             self.journal.forget(|event| matches!(event, JournalEvent::Hit { .. }));
         }
-        self.journal.write(JournalEvent::RunFinished {
+        self.write(JournalEvent::RunFinished {
             outcome: outcome.to_owned(),
             ran: summary.ran,
             cached: summary.cached,
             failed: summary.failures.len() as u64,
             seconds: summary.seconds,
-        })?;
+        });
+        if self.journal_failed {
+            let words = match self.journal.held() {
+                0 => "the journal could be written again later: no line of it is lost".to_owned(),
+                1 => "1 line of this build is not in the journal".to_owned(),
+                lines => format!("{lines} lines of this build are not in the journal"),
+            };
+            self.display.warning(&format!("warning: {words}"));
+        }
         let (name, ran, cached, out) = (&summary.pipeline, summary.ran, summary.cached, summary.out.display());
-        let took = duration(Duration::from_secs_f64(summary.seconds));
+        let took = duration(in_seconds(summary.seconds));
         if !summary.earlier.is_empty() {
             let names = &summary.earlier;
             let links = if names.len() == 1 { "link is" } else { "links are" };
@@ -201,10 +221,10 @@ impl Told {
             "built" => format!("built {name}: {ran} ran, {cached} cached, {took}  ->  {out}"),
             "failed" => {
                 let (failed, skipped) = (summary.failures.len(), summary.skipped);
-                format!("failed {name}: {failed} failed, {skipped} not run, {ran} ran, {cached} cached, {took}")
+                let links = if links_failed { ", and the links cannot be updated" } else { "" };
+                format!("failed {name}: {failed} failed, {skipped} not run, {ran} ran, {cached} cached, {took}{links}")
             }
             _ => format!("interrupted {name} after {took}: {HOW_TO_GO_ON}"),
         });
-        Ok(())
     }
 }

@@ -29,6 +29,8 @@ pub enum Ending {
     /// The stage failed, and its log has the reason.
     Failed,
     Died(ExitStatus),
+    /// The process was ended because it gave no sign of life.
+    Silent,
 }
 
 /// The engine's handle of a worker. Dropping the handle kills the process. A handle is dropped only between two stages,
@@ -79,6 +81,7 @@ impl<'c> Worker<'c> {
         log_file: &File,
         mut on_event: impl FnMut(Event),
     ) -> Result<Ending> {
+        self.process.begins();
         let request = StageRequest { assignment: assignment.to_owned(), log: log.to_owned() };
         // If this write fails, the worker is dead. Then reading its answers ends at once, and the loop below handles
         // the death.
@@ -87,8 +90,10 @@ impl<'c> Worker<'c> {
         loop {
             line.clear();
             if self.replies.read_until(b'\n', &mut line).unwrap_or(0) == 0 {
-                return Ok(Ending::Died(self.process.wait()?));
+                let status = self.process.wait()?;
+                return Ok(if self.process.was_silent() { Ending::Silent } else { Ending::Died(status) });
             }
+            self.process.gives_sign();
             let text = line.trim_ascii_end();
             if text.is_empty() {
                 continue;
@@ -96,6 +101,7 @@ impl<'c> Worker<'c> {
             if let Ok(event) = serde_json::from_slice(text) {
                 on_event(event);
             } else if let Ok(Ended { ended, leaves }) = serde_json::from_slice(text) {
+                self.process.rests();
                 self.leaves = leaves;
                 return Ok(match ended {
                     StageOutcome::Done => Ending::Done,

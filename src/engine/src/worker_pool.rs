@@ -4,8 +4,6 @@
 //! A worker thread lives as long as the build, because the kernel kills a worker when the thread that started the
 //! worker ends.
 
-use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::Scope;
 
@@ -13,7 +11,8 @@ use super::child::Children;
 use super::execute::{Job, JobMessage, JobNews, execute};
 use super::graph::NodeId;
 use super::worker::Worker;
-use raisin_base::error::{Result, anyhow};
+use raisin_base::error::{Context as _, Result};
+use raisin_base::panics::caught;
 use raisin_contract::Process;
 use raisin_store::Store;
 
@@ -45,21 +44,30 @@ impl<'scope, 'env> WorkerPool<'scope, 'env> {
 
     /// Gives the job to a free worker thread of the same executable and GPU. Starts a new worker thread if there is
     /// none.
-    pub fn start(&mut self, job: Job, gpu: Option<usize>) {
+    ///
+    /// # Errors
+    /// The operating system refuses a thread.
+    pub fn start(&mut self, job: Job, gpu: Option<usize>) -> Result<()> {
         let process = job.process;
         let is_free =
             |thread: &WorkerThread| thread.at_work.is_none() && thread.process == process && thread.gpu == gpu;
-        let index = self.all.iter().position(is_free).unwrap_or_else(|| {
-            let (store, children, messages) = (self.store, self.children, self.messages.clone());
-            let (jobs, receiver) = channel();
-            self.scope.spawn(move || run(receiver, store, children, &messages));
-            self.all.push(WorkerThread { process, gpu, jobs, at_work: None });
-            self.all.len() - 1
-        });
+        let index = match self.all.iter().position(is_free) {
+            Some(index) => index,
+            None => {
+                let (store, children, messages) = (self.store, self.children, self.messages.clone());
+                let (jobs, receiver) = channel();
+                std::thread::Builder::new()
+                    .spawn_scoped(self.scope, move || run(receiver, store, children, &messages))
+                    .context("cannot start a thread")?;
+                self.all.push(WorkerThread { process, gpu, jobs, at_work: None });
+                self.all.len() - 1
+            }
+        };
         let thread = &mut self.all[index];
         thread.at_work = Some(job.id);
         // Sending cannot fail: a worker thread ends only when this sender is dropped.
         drop(thread.jobs.send(job));
+        Ok(())
     }
 
     pub fn ended(&mut self, id: NodeId) {
@@ -71,37 +79,13 @@ fn run(jobs: Receiver<Job>, store: &Store, children: &Children, messages: &Sende
     let mut worker: Option<Worker<'_>> = None;
     for job in jobs {
         let id = job.id;
+        // A panic counts as a failure of this stage, because the build waits for a message about each stage.
         let result = caught(|| execute(job, store, children, messages, &mut worker)).unwrap_or_else(|panic| {
-            // After a panic, the worker may be in the middle of a stage whose events nobody reads any more. Therefore
-            // the worker is dropped.
-            worker = None;
+            // The worker may be in the middle of a stage whose events nobody reads any more. Therefore the worker is
+            // dropped. If this also panics, the first panic stays the reason, and this thread still takes jobs.
+            let _ = caught(|| worker = None);
             Err(panic)
         });
         drop(messages.send(JobMessage { id, news: JobNews::Ended(Box::new(result)) }));
-    }
-}
-
-/// Calls `run`, and turns a panic into an error. The panic counts as a failure of this stage, because the build waits
-/// for a message about each stage.
-fn caught<T>(run: impl FnOnce() -> T) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(run)).map_err(|panic| anyhow!("raisin itself failed: {}", words(&*panic)))
-}
-
-fn words(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("a panic without a message")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_panic_is_a_failure_with_its_words() {
-        let told = |run: fn() -> u32| caught(run).map_err(|error| error.to_string());
-        assert_eq!(told(|| panic!("no way")), Err("raisin itself failed: no way".to_owned()));
-        let own = std::process::id();
-        assert_eq!(told(|| panic!("pid {}", std::process::id())), Err(format!("raisin itself failed: pid {own}")));
-        assert_eq!(told(|| 3), Ok(3));
     }
 }

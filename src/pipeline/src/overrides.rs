@@ -20,6 +20,9 @@ pub enum Override {
     Sweep(String),
 }
 
+/// The maximum length, in bytes, of a flag in an error.
+const LONGEST_QUOTE: usize = 200;
+
 impl fmt::Display for Override {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (flag, text) = self.parts();
@@ -50,7 +53,9 @@ impl Override {
 
     fn parse(&self) -> Result<(String, TreeNode), Problem> {
         let (flag, text) = self.parts();
-        let origin = Origin::flag(self.to_string());
+        let shown = &text[..text.floor_char_boundary(LONGEST_QUOTE)];
+        let cut = if shown.len() < text.len() { "..." } else { "" };
+        let origin = Origin::flag(format!("{flag} {shown}{cut}"));
         let Some((key, value)) = text.split_once('=') else {
             let hint = format!("write `{flag} stage.NAME.PARAMETER=VALUE`");
             return Err(origin.problem("there is no `=` between a key and a value").hint(hint));
@@ -115,7 +120,8 @@ pub fn is_below(key: &str, other: &str) -> bool {
 pub fn set(root: &mut Table, key: &str, origin: &Origin, node: TreeNode) -> Result<(), Problem> {
     let parts: Vec<&str> = key.split('.').collect();
     if parts.len() > MOST_PARTS {
-        return Err(origin.problem(format!("a key of {} parts is longer than the limit of {MOST_PARTS}", parts.len())));
+        let message = format!("the key has {} parts between dots, and at most {MOST_PARTS} are allowed", parts.len());
+        return Err(origin.problem(message).hint("keys look like `stage.NAME.PARAMETER` or `pipeline.seed`"));
     }
     match parts.as_slice() {
         ["pipeline", _] => {}

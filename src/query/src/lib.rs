@@ -51,7 +51,7 @@ pub fn run(options: &QueryOptions) -> Result<()> {
             .into());
     }
     let width = to_terminal.then(render::terminal_width).flatten();
-    let mut note = |text: &str| eprintln!("{text}");
+    let mut note = raisin_base::say::say;
     match &options.output {
         None => answer(options, &mut std::io::stdout(), width, &mut note),
         Some(path) => write::replace(path, |file| answer(options, file, None, &mut note)),

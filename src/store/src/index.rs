@@ -74,7 +74,8 @@ impl BuildIndex {
             let mut chunks = entries.chunks_mut(each);
             let first = chunks.next();
             for chunk in chunks {
-                scope.spawn(|| look(store, chunk));
+                // If the operating system refuses a thread, the entries of the chunk are compared when they are needed.
+                let _ = std::thread::Builder::new().spawn_scoped(scope, || look(store, chunk));
             }
             // The current thread checks the first chunk.
             first.into_iter().for_each(|chunk| look(store, chunk));

@@ -6,7 +6,8 @@
 //! line, and the next run begins a new line.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom, Write};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -88,12 +89,14 @@ pub enum JournalEvent {
     },
 }
 
-/// The journal of one run. The lines of look-ups are held in memory until the run writes another event.
+/// The journal of one run. The lines of look-ups are held in memory until the run writes another event. Lines that
+/// cannot be written are also held, and the next write tries them again.
 #[derive(Debug)]
 pub struct Journal {
     run: String,
+    path: PathBuf,
     file: File,
-    /// Whether the file ends with a torn line of a killed run.
+    /// Whether the file ends with a torn line, of a killed run or of a write that failed.
     torn: bool,
     held: Vec<(jiff::Timestamp, JournalEvent)>,
 }
@@ -118,7 +121,7 @@ impl Journal {
             file.read_exact(&mut last)?;
             torn = last != [b'\n'];
         }
-        Ok(Self { run: format!("{run}-{}", std::process::id()), file, torn, held: Vec::new() })
+        Ok(Self { run: format!("{run}-{}", std::process::id()), path, file, torn, held: Vec::new() })
     }
 
     pub fn run(&self) -> &str {
@@ -135,20 +138,48 @@ impl Journal {
         self.held.retain(|(_, event)| !which(event));
     }
 
+    /// The number of events that are in memory only.
+    pub fn held(&self) -> usize {
+        self.held.len()
+    }
+
     /// Writes the held events and `event`.
+    ///
+    /// # Errors
+    /// The file cannot be written. The events whose lines are not in the file stay held.
     pub fn write(&mut self, event: JournalEvent) -> Result<()> {
         self.hold(event);
         let mut text = String::from(if self.torn { "\n" } else { "" });
-        for (time, event) in self.held.drain(..) {
-            let line = JournalLine { run: self.run.clone(), time: time.to_string(), event };
+        let mut ends = Vec::with_capacity(self.held.len());
+        for (time, event) in &self.held {
+            let line = JournalLine { run: self.run.clone(), time: time.to_string(), event: event.clone() };
             text.push_str(&sealed(&serde_json::to_string(&line)?));
             text.push('\n');
+            ends.push(text.len());
         }
         // One write, so that the lines of concurrent builds do not mix.
-        self.file.write_all(text.as_bytes()).context("cannot write the journal")?;
-        self.torn = false;
-        Ok(())
+        let (written, result) = write_as_far_as_possible(&mut self.file, text.as_bytes());
+        if written > 0 {
+            let lines = ends.iter().take_while(|end| **end <= written).count();
+            self.held.drain(..lines);
+            self.torn = text.as_bytes()[written - 1] != b'\n';
+        }
+        result.with_context(|| format!("cannot write {}", self.path.display()))
     }
+}
+
+/// Returns the number of bytes that are written, also if the write of the other bytes fails.
+fn write_as_far_as_possible(file: &mut impl Write, bytes: &[u8]) -> (usize, std::io::Result<()>) {
+    let mut written = 0;
+    while written < bytes.len() {
+        match file.write(&bytes[written..]) {
+            Ok(0) => return (written, Err(ErrorKind::WriteZero.into())),
+            Ok(count) => written += count,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return (written, Err(error)),
+        }
+    }
+    (written, Ok(()))
 }
 
 const SEAL: &str = ",\"seal\":\"";
@@ -222,6 +253,51 @@ mod tests {
             let without_end = whole.get(length) == Some(&b'\n');
             assert_eq!(lines.len(), complete + usize::from(without_end) + 1, "cut at {length}");
             assert_eq!(lines.last().unwrap().event, failed("three"));
+        }
+    }
+
+    #[test]
+    fn lines_that_could_not_be_written_are_held_and_come_once_with_the_next_write() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let mut journal = Journal::begin(&store).unwrap();
+        journal.write(failed("one")).unwrap();
+        let good = journal.file.try_clone().unwrap();
+        journal.file = File::options().write(true).open("/dev/full").unwrap();
+        for stage in ["two", "three"] {
+            let error = journal.write(failed(stage)).unwrap_err();
+            assert!(error.to_string().contains(".jsonl"), "{error}");
+        }
+        assert_eq!(journal.held(), 2);
+        journal.file = good;
+        journal.write(failed("four")).unwrap();
+        assert_eq!(journal.held(), 0);
+        let (lines, unreadable) = store.journal_lines().unwrap();
+        let events: Vec<JournalEvent> = lines.into_iter().map(|line| line.event).collect();
+        assert_eq!((events, unreadable), (["one", "two", "three", "four"].map(failed).to_vec(), 0));
+    }
+
+    /// Takes so many bytes, and then has no space.
+    struct Small(usize, Vec<u8>);
+
+    impl Write for Small {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            let count = bytes.len().min(self.0 - self.1.len());
+            self.1.extend_from_slice(&bytes[..count]);
+            if count == 0 { Err(ErrorKind::StorageFull.into()) } else { Ok(count) }
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_write_that_fails_on_the_way_says_how_far_it_came() {
+        for space in 0..7 {
+            let mut small = Small(space, Vec::new());
+            let (written, result) = write_as_far_as_possible(&mut small, b"abcdef");
+            assert_eq!((written, result.is_ok(), small.1.as_slice()), (space, space == 6, &b"abcdef"[..space]));
         }
     }
 

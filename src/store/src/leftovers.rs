@@ -12,6 +12,7 @@ use super::gc::YOUNG;
 use super::memories::MEMORIES;
 use super::used::USED;
 use raisin_base::digest::Digest;
+pub(super) use raisin_base::files::is_temporary;
 use raisin_base::files::resolved;
 
 /// The age at which a file of `checked/` is a leftover. Such a file is written when a pipeline file changes, and
@@ -77,15 +78,6 @@ pub(super) fn index_name(out: &Path) -> String {
     Digest::of(name.as_os_str().as_bytes()).to_hex()
 }
 
-/// Whether the name of a file is `.name.pid.count`: the name of the temporary files of [`super::put`].
-pub(super) fn is_temporary(path: &Path) -> bool {
-    let number = |part: Option<&str>| part.is_some_and(|part| part.parse::<u64>().is_ok());
-    path.file_name().and_then(|name| name.to_str()).is_some_and(|name| {
-        let mut parts = name.rsplit('.');
-        name.starts_with('.') && number(parts.next()) && number(parts.next())
-    })
-}
-
 fn below(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     std::fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()))
 }
@@ -147,6 +139,7 @@ mod tests {
             format!("locks/{gone}"),
             format!("actions/.{gone}.json.17.3"),
             ".files.17.3".into(),
+            ".VERSION.17446744073709551615.0".into(),
         ]);
         stays.iter().chain(&goes).for_each(|path| put(path, 0));
         assert_eq!(leftovers(&store, None, &BTreeSet::from([out.clone()]), &[]), [] as [PathBuf; 0]);

@@ -25,8 +25,8 @@
 //!
 //! An artifact becomes visible by one rename of a folder that is complete and synced. The action record is written
 //! after the rename. Therefore a process that is killed at any instant leaves at worst: a staging folder, a whole
-//! artifact that no link reaches, a lock file that no process holds, and a temporary file `.name.pid.count`. gc removes
-//! these when they are a day old, together with the logs and memories of actions and artifacts that are gone.
+//! artifact that no link reaches, a lock file that no process holds, and a temporary file `.name.number.number`. gc
+//! removes these when they are a day old, together with the logs and memories of actions and artifacts that are gone.
 
 mod artifact;
 mod description;

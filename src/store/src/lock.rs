@@ -13,6 +13,7 @@ use std::time::Duration;
 use super::{Store, if_there};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Error, Problem, Result};
+use raisin_base::say;
 
 /// The time between two attempts of a waiting build to take a lock.
 const PATIENCE: Duration = Duration::from_millis(20);
@@ -50,7 +51,7 @@ impl Store {
                     if !same {
                         continue;
                     }
-                    write_holder(&mut file)?;
+                    write_holder(&mut file).with_context(|| format!("cannot write {}", path.display()))?;
                     return Ok(Some(Lock { file, path: Some(path) }));
                 }
                 Err(TryLockError::WouldBlock) => {
@@ -114,7 +115,7 @@ fn share(mut file: File, path: &Path) -> Result<Lock> {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let who = holder(&mut file).map_or("another process".to_owned(), |pid| format!("pid {pid}"));
-            eprintln!("waiting for {who}, which is freeing space in this cache");
+            say!("waiting for {who}, which is freeing space in this cache");
             file.lock_shared().with_context(cannot)?;
         }
         Err(TryLockError::Error(error)) => return Err(error).with_context(cannot),

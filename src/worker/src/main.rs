@@ -14,6 +14,7 @@ mod selecting;
 mod selector;
 mod tables;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use raisin_base::error::{Result, anyhow, print_panics_without_backtrace};
@@ -42,7 +43,7 @@ fn main() -> ExitCode {
                     "usage: raisin-worker run-stages, which `raisin build` starts, or raisin-worker --inspect"
                 ));
             }
-            println!("{}", serde_json::to_string(&lm::inspect()?)?);
+            writeln!(std::io::stdout(), "{}", serde_json::to_string(&lm::inspect()?)?)?;
             Ok(())
         },
     )

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::execute::{Job, Mode, plain};
 use crate::graph::NodeId;
-use crate::inputs::InputFile;
+use crate::inputs::JobInput;
 use crate::resolve::Resolver;
 use crate::resources::Capacity;
 use crate::{DeviceChoice, Options, device::Devices};
@@ -49,7 +49,7 @@ pub struct RepairJob {
     pub origin: Rc<RunOrigin>,
     process: Process,
     assignment: Assignment,
-    inputs: Vec<InputFile>,
+    inputs: Vec<JobInput>,
     executables: Option<PathBuf>,
 }
 
@@ -265,14 +265,12 @@ impl<'s> Makings<'s> {
         let dtype = action.environment.map_or(DType::F32, |environment| environment.dtype);
         let environment = Environment { device: devices.kind, device_index: devices.index(0), dtype };
         let mut resolved = self.parameters(record, declaration, &inputs)?;
-        let mut files = BTreeMap::new();
         let mut found = Vec::new();
         for need in &mut resolved.needs.files {
             let wanted = inputs.iter().find(|(pointer, _)| *pointer == need.pointer);
             let (_, wanted) = wanted.with_context(|| format!("the action has no file at {}", need.pointer))?;
             let (file, written) = self.input_file(record, need, wanted)?;
-            file.assign(&need.pointer, &mut files);
-            found.push(file);
+            found.push(JobInput { pointer: need.pointer.clone(), file });
             if let Some(place) = resolved.parameters.pointer_mut(&need.pointer) {
                 *place = json!(written);
             }
@@ -298,7 +296,8 @@ impl<'s> Makings<'s> {
             stage: record.stage.clone(),
             parameters: resolved.parameters,
             stages,
-            files,
+            // The paths of the files are known when execute.rs has linked them into the staging folder.
+            files: BTreeMap::new(),
             seed,
             environment,
             threads,
