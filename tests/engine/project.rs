@@ -29,6 +29,7 @@ impl EngineProject {
     }
 
     pub fn new() -> Self {
+        raisin_tests::processes::limit_this_process();
         let kept = tempfile::tempdir().unwrap();
         let folder = kept.path().to_owned();
         let own = std::env::current_exe().unwrap();

@@ -3,11 +3,15 @@
 
 use std::io::Read;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::Once;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 /// The time limit of a process. The longest process of all tests takes less than a minute on an idle machine.
 const LIMIT: Duration = Duration::from_mins(10);
+
+/// The time limit of all tests of one process together. The full form of the random graphs takes seven minutes.
+const WHOLE_LIMIT: Duration = Duration::from_hours(1);
 
 /// Runs a command, and returns its output.
 pub fn output(command: &mut Command) -> Output {
@@ -35,6 +39,20 @@ fn ended_within(mut child: Child, limit: Duration) -> Output {
         panic!("process {} did not end within {limit:?}. It printed:\n{printed}\n{told}", child.id());
     };
     Output { status, stdout, stderr }
+}
+
+/// For tests that build in the process of the test: ends this process if its tests take too long together. The output
+/// of the test harness then shows which tests have ended.
+pub fn limit_this_process() {
+    static STARTED: Once = Once::new();
+    STARTED.call_once(|| {
+        std::thread::spawn(|| {
+            std::thread::sleep(WHOLE_LIMIT);
+            // Written without `println!`, whose text the test harness would keep.
+            raisin_base::say!("the tests of this process did not end within {WHOLE_LIMIT:?}: one of them hangs");
+            std::process::exit(1);
+        });
+    });
 }
 
 /// Waits for the end of a process. Kills the process and returns `None` if it does not end in time.

@@ -14,7 +14,7 @@ use std::time::Duration;
 use ureq::http::{HeaderValue, Response, StatusCode, header};
 use ureq::{Agent, Body};
 
-use super::room::Room;
+use super::download_limit::DownloadLimit;
 use super::waiting;
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Problem, Result, anyhow, bail};
@@ -166,6 +166,7 @@ struct Download<'d> {
     pieced: bool,
     /// How often the download began again from the first byte.
     beginnings: u32,
+    limit: DownloadLimit<'d>,
 }
 
 impl<'d> Download<'d> {
@@ -178,7 +179,8 @@ impl<'d> Download<'d> {
             .user_agent(concat!("raisin/", env!("CARGO_PKG_VERSION")))
             .build()
             .into();
-        Self { agent, address, part, has_expected_digest, version: None, pieced: false, beginnings: 0 }
+        let limit = DownloadLimit::new(address, part.parent().unwrap_or(Path::new(".")));
+        Self { agent, address, part, has_expected_digest, version: None, pieced: false, beginnings: 0, limit }
     }
 
     fn length(&self) -> u64 {
@@ -289,9 +291,8 @@ impl<'d> Download<'d> {
         // A server may send only a portion of the remaining bytes.
         let whole = whole_length(&response).filter(|_| from > 0);
         let total = whole.or_else(|| response.body().content_length().map(|length| done.saturating_add(length)));
-        let folder = self.part.parent().unwrap_or(Path::new("."));
-        let mut room = Room::new(self.address, folder);
-        room.check(done, total)?;
+        self.limit.begin();
+        self.limit.check(done, total)?;
         let mut file = OpenOptions::new()
             .write(true)
             .create(true)
@@ -317,7 +318,7 @@ impl<'d> Download<'d> {
             }
             file.write_all(&buffer[..read]).with_context(cannot)?;
             done += read as u64;
-            if let Err(refusal) = room.check(done, total) {
+            if let Err(refusal) = self.limit.check(done, total) {
                 if total.is_none() {
                     // The file may have no end, so its beginning is of no use and takes space.
                     drop(file);

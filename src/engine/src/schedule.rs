@@ -135,7 +135,8 @@ impl Scheduler {
         let fits = match demand.process {
             Process::Data | Process::Sql => without_tensors < self.capacity.cores,
             Process::Tensor => {
-                tensor < self.capacity.tensor_stages && (tensor == 0 || threads + demand.threads <= self.capacity.cores)
+                tensor < self.capacity.tensor_stages
+                    && (tensor == 0 || threads.saturating_add(demand.threads) <= self.capacity.cores)
             }
         };
         if !fits || (without_tensors + tensor > 0 && memory.saturating_add(demand.memory) > self.capacity.memory) {
@@ -204,7 +205,9 @@ impl Taken {
     fn take(&mut self, demand: Demand, gpu: Option<usize>) {
         match demand.process {
             Process::Data | Process::Sql => self.without_tensors += 1,
-            Process::Tensor => (self.tensor, self.threads) = (self.tensor + 1, self.threads + demand.threads),
+            Process::Tensor => {
+                (self.tensor, self.threads) = (self.tensor + 1, self.threads.saturating_add(demand.threads));
+            }
         }
         self.memory = self.memory.saturating_add(demand.memory);
         if let Some(gpu) = gpu {
@@ -215,7 +218,9 @@ impl Taken {
     fn give_back(&mut self, demand: Demand, gpu: Option<usize>) {
         match demand.process {
             Process::Data | Process::Sql => self.without_tensors -= 1,
-            Process::Tensor => (self.tensor, self.threads) = (self.tensor - 1, self.threads - demand.threads),
+            Process::Tensor => {
+                (self.tensor, self.threads) = (self.tensor - 1, self.threads.saturating_sub(demand.threads));
+            }
         }
         self.memory = self.memory.saturating_sub(demand.memory);
         if let Some(gpu) = gpu {
@@ -353,6 +358,10 @@ mod tests {
         assert_eq!(ids(&[tensor(2, 0, 0), tensor(2, 0, 0), without_tensors()], CAPACITY), [0, 2]);
         assert_eq!(ids(&[tensor(1, 0, 0), tensor(1, 0, 0), tensor(1, 0, 0)], CAPACITY), [0, 1]);
         assert_eq!(ids(&[tensor(1, 0, 0), tensor(1, 0, 0)], Capacity::with(2, 1000, 0, 1)), [0]);
+        // A number of threads that no machine has is no reason to panic.
+        let absurd = tensor(usize::MAX, u64::MAX, 0);
+        assert_eq!(ids(&[tensor(1, 0, 0), absurd, absurd], CAPACITY), [0]);
+        assert_eq!(ids(&[absurd, absurd, tensor(1, 0, 0)], CAPACITY), [0]);
         // Memory: a stage that does not fit waits. A stage that demands more than the machine has runs alone.
         assert_eq!(ids(&[tensor(1, 600, 0), tensor(1, 600, 0), tensor(1, 300, 0)], CAPACITY), [0, 2]);
         assert_eq!(ids(&[tensor(1, 5000, 0), without_tensors()], CAPACITY), [0]);

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::progress::size;
 use raisin_base::error::{Context as _, Problem, Result};
 
-/// What a download leaves free on the disk of the cache, in bytes; on a small disk, a twentieth of the disk.
+/// What a download leaves free on the disk of the cache, in bytes; if little is free, a tenth of that.
 const RESERVE: u64 = 1_000_000_000;
 
 /// The maximum size in bytes of a file whose server does not announce a length. docs/pipeline.md states this number.
@@ -15,17 +15,24 @@ const LARGEST_UNANNOUNCED: u64 = 100_000_000_000;
 /// The number of bytes after which the free space is read again: other processes also write to the disk.
 const LOOK_AGAIN: u64 = 64 << 20;
 
-/// The limit of one connection of a download.
-pub struct Room<'d> {
+/// The limit of one download.
+pub struct DownloadLimit<'d> {
     address: &'d str,
     folder: &'d Path,
+    /// What must stay free. It does not shrink with the free space while the file grows.
+    reserve: Option<u64>,
     next_look: u64,
 }
 
-impl<'d> Room<'d> {
+impl<'d> DownloadLimit<'d> {
     /// `folder` is the folder of the file that grows.
     pub fn new(address: &'d str, folder: &'d Path) -> Self {
-        Self { address, folder, next_look: 0 }
+        Self { address, folder, reserve: None, next_look: 0 }
+    }
+
+    /// A connection begins, and with it perhaps the file: the next check reads the free space.
+    pub fn begin(&mut self) {
+        self.next_look = 0;
     }
 
     /// Checks the limit. The file has `done` bytes; it will have `total` bytes if the server says so.
@@ -38,9 +45,9 @@ impl<'d> Room<'d> {
         }
         let disk = rustix::fs::statvfs(self.folder)
             .with_context(|| format!("cannot read the free space of {}", self.folder.display()))?;
-        let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
-        let reserve = RESERVE.min(bytes(disk.f_blocks) / 20);
-        let free = bytes(disk.f_bavail).saturating_sub(reserve);
+        let available = disk.f_bavail.saturating_mul(disk.f_frsize);
+        let reserve = *self.reserve.get_or_insert(RESERVE.min(available / 10));
+        let free = available.saturating_sub(reserve);
         self.next_look = done.saturating_add(LOOK_AGAIN.min(free / 2));
         match refusal(done, total, free) {
             None => Ok(()),
@@ -108,10 +115,10 @@ mod tests {
     #[test]
     fn the_numbers_of_this_disk_can_be_read() {
         let folder = tempfile::tempdir().unwrap();
-        let mut room = Room::new("http://x/y", folder.path());
-        room.check(0, Some(1)).unwrap();
-        room.next_look = 0;
-        let words = room.check(0, Some(u64::MAX)).unwrap_err().to_string();
+        let mut limit = DownloadLimit::new("http://x/y", folder.path());
+        limit.check(0, Some(1)).unwrap();
+        limit.next_look = 0;
+        let words = limit.check(0, Some(u64::MAX)).unwrap_err().to_string();
         assert!(words.contains("cannot fetch http://x/y: the server announces 18446744.1 TB"), "{words}");
     }
 }
