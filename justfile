@@ -68,8 +68,7 @@ lint: (setup "cpu")
     python3 setup/names.py
     python3 setup/features.py
 
-# run the torture tests in full; one part: kills, checkpoints, many, model, memory, opens, machines,
-# release, faults, journal, panics, wrong, repair, space, rights or random
+# run the torture tests in full; one part: kills, checkpoints, many, model, memory, opens, machines, release, faults, journal, panics, wrong, repair, space, rights or random
 [positional-arguments]
 torture *arguments: (setup "cpu")
     @cargo build --workspace

@@ -11,6 +11,7 @@ mod journal;
 mod kills;
 mod machines;
 mod many;
+mod memory;
 mod model;
 mod opens;
 mod panics;

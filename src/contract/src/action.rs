@@ -77,6 +77,9 @@ impl<'a> Action<'a> {
                 *digest = Part::Input(Input::Plain(Cow::Owned(Value::Null)));
             }
         }
+        for pointer in &resolved.needs.ignored {
+            parameters.remove(pointer);
+        }
         Ok(Self {
             format: ACTION_FORMAT,
             kind: Cow::Borrowed(declaration.name),

@@ -39,6 +39,9 @@ pub struct Assignment {
     pub seed: u64,
     pub environment: Environment,
     pub threads: usize,
+    /// The memory in bytes to which the stage is held; `None` for no limit.
+    #[serde(default)]
+    pub memory: Option<u64>,
     /// The staging folder: it holds `out/`, which becomes the artifact, and `work/`, which stays after a kill.
     pub folder: PathBuf,
     /// The folder in which stages share the token sequences of pools; `None` if they are not shared.
@@ -65,6 +68,7 @@ impl Assignment {
             seed: 17,
             environment: Environment { device: DeviceKind::Cpu, device_index: 0, dtype: DType::F32 },
             threads: 1,
+            memory: None,
             folder,
             tokens: None,
         }
@@ -289,6 +293,16 @@ impl Context {
 
     pub fn threads(&self) -> usize {
         self.assignment.threads
+    }
+
+    /// The memory in bytes to which the stage is held; `None` for no limit. The worker ends a stage that has more.
+    pub fn memory(&self) -> Option<u64> {
+        self.assignment.memory
+    }
+
+    /// The folder for files that the stage needs only while it runs. It is removed together with the staging folder.
+    pub fn temporary(&self) -> PathBuf {
+        self.assignment.folder.join("temporary")
     }
 
     /// Writes a small, pretty-printed JSON file into the artifact.

@@ -96,6 +96,8 @@ impl ParameterProblem {
 pub struct Needs {
     pub stages: Vec<StageNeed>,
     pub files: Vec<FileNeed>,
+    /// The pointers of parameters that name a stage or a file which this stage does not use. They are not in the key.
+    pub ignored: Vec<String>,
 }
 
 /// The parameter at `pointer` names a stage. If `provides` is given, that stage must provide it.
@@ -104,6 +106,8 @@ pub struct StageNeed {
     pub pointer: String,
     pub stage: String,
     pub provides: Option<&'static str>,
+    /// Whether the name of the stage is in the key of a gathering kind, because the result depends on the name.
+    pub by_name: bool,
 }
 
 /// The parameter at `pointer` is the path of a file or folder, relative to the pipeline's folder.
@@ -132,11 +136,25 @@ pub struct RefusedFile {
 
 impl Needs {
     pub fn stage(&mut self, pointer: impl Into<String>, stage: &str, provides: &'static str) {
-        self.stages.push(StageNeed { pointer: pointer.into(), stage: stage.to_owned(), provides: Some(provides) });
+        let (pointer, stage) = (pointer.into(), stage.to_owned());
+        self.stages.push(StageNeed { pointer, stage, provides: Some(provides), by_name: true });
     }
 
     pub fn any_stage(&mut self, pointer: impl Into<String>, stage: &str) {
-        self.stages.push(StageNeed { pointer: pointer.into(), stage: stage.to_owned(), provides: None });
+        let (pointer, stage) = (pointer.into(), stage.to_owned());
+        self.stages.push(StageNeed { pointer, stage, provides: None, by_name: true });
+    }
+
+    /// Adds a stage, of any kind, on whose name the result of a gathering kind does not depend.
+    pub fn stage_without_name(&mut self, pointer: impl Into<String>, stage: &str) {
+        let (pointer, stage) = (pointer.into(), stage.to_owned());
+        self.stages.push(StageNeed { pointer, stage, provides: None, by_name: false });
+    }
+
+    /// Leaves the parameter at `pointer`, which names a stage or a file that this stage does not use, out of the key.
+    /// Otherwise the stage would run again when that stage or file gets another name.
+    pub fn ignores(&mut self, pointer: &str) {
+        self.ignored.push(pointer.to_owned());
     }
 
     pub fn file(&mut self, pointer: impl Into<String>, path: &str) {

@@ -8,6 +8,7 @@
 //! | [`context`] | the context of a running stage: inputs, folders, seed, events |
 //! | [`serve`] | the loop of a worker |
 //! | [`finished`] | finished parts of a long stage, which survive a kill |
+//! | [`memory`] | the limit of the memory of a running stage |
 //! | [`pointer`] | JSON pointers to parameters |
 //! | [`query`] | the query that `raisin` passes to `raisin-sql` |
 //! | [`threads`] | the thread pool of a stage |
@@ -16,6 +17,7 @@ pub mod action;
 pub mod context;
 pub mod declaration;
 pub mod finished;
+pub mod memory;
 pub mod pointer;
 pub mod query;
 pub mod serve;

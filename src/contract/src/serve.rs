@@ -11,7 +11,9 @@ use std::process::ExitCode;
 use serde::{Deserialize, Serialize};
 
 use raisin_base::error::{Context as _, Error, Problem, Result, anyhow, exit_code, render};
+use raisin_base::memory::held;
 
+use crate::memory::MemoryWatch;
 use crate::{Assignment, Context, DeviceKind, Event, Kind};
 
 /// The line that the build writes to a worker: the path of an assignment, and the path of the stage's log.
@@ -116,19 +118,25 @@ fn report_failure(error: &Error) {
 /// Runs assignments with `run` until standard input ends. If a worker holds more memory after a stage than `most`
 /// allows (in bytes), the worker exits, and the next stage gets a new worker.
 pub fn serve(run: impl Fn(Assignment) -> Result<()>, most: impl Fn(DeviceKind) -> u64) -> Result<()> {
+    let mut memory = MemoryWatch::default();
     for line in std::io::stdin().lock().lines() {
         let request: StageRequest = serde_json::from_str(&line?).context("this line is not a request")?;
         turn_errors_to(&request.log)?;
         let assignment = read_assignment(&request.assignment);
         let device = assignment.as_ref().map_or(DeviceKind::Cpu, |assignment| assignment.environment.device);
-        let ended = match assignment.and_then(&run) {
+        if let Ok(assignment) = &assignment {
+            memory.begin(&assignment.stage, assignment.memory);
+        }
+        let result = assignment.and_then(&run);
+        memory.end();
+        let ended = match result {
             Ok(()) => StageOutcome::Done,
             Err(error) => {
                 report_failure(&error);
                 StageOutcome::Failed
             }
         };
-        let leaves = held_memory() > most(device);
+        let leaves = held() > most(device);
         let reply = serde_json::to_string(&Ended { ended, leaves })?;
         let mut stdout = std::io::stdout().lock();
         // The line break before the reply ends a line that a library may have printed without line break.
@@ -154,12 +162,4 @@ fn turn_errors_to(log: &Path) -> Result<()> {
     let mut stderr = std::mem::ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(2) });
     rustix::io::dup2(&file, &mut stderr).context("cannot redirect standard error to the log")?;
     Ok(())
-}
-
-/// The anonymous memory of this process in bytes (without mapped files such as libraries); 0 if it cannot be read.
-fn held_memory() -> u64 {
-    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("RssAnon:"));
-    let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
-    kilobytes.unwrap_or(0) * 1024
 }

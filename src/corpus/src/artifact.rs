@@ -102,20 +102,42 @@ impl ConversationColumns {
     }
 }
 
-/// The numbers of `count` rows, from 0.
-fn row_numbers(count: usize) -> Result<UInt32Array> {
-    let count =
-        u32::try_from(count).map_err(|_| anyhow!("{count} rows are more than a table of instructions holds"))?;
-    Ok(UInt32Array::from_iter_values(0..count))
+/// The numbers of `count` rows, from `first`.
+fn row_numbers(first: usize, count: usize) -> Result<UInt32Array> {
+    let number = |place: usize| {
+        u32::try_from(place).map_err(|_| anyhow!("{place} rows are more than a table of instructions holds"))
+    };
+    Ok(UInt32Array::from_iter_values(number(first)?..number(first.saturating_add(count))?))
+}
+
+/// The number of rows of the `instructions` table that are written together. The bytes of the table are those of one
+/// single write, because the number is a multiple of what the Parquet writer encodes together (1024 rows).
+const WRITTEN_AT_ONCE: usize = 1 << 16;
+
+/// Writes the `instructions` table part by part. Each part of the rows is dropped after it is written.
+pub fn write_instructions(path: &Path, rows: Vec<PoolRow>) -> Result<()> {
+    let mut writer = table::Writer::create(path, instructions_from(0, &[])?.schema())?;
+    let (mut rows, mut first) = (rows.into_iter(), 0);
+    while rows.len() > 0 {
+        let part: Vec<PoolRow> = rows.by_ref().take(WRITTEN_AT_ONCE).collect();
+        writer.write(&instructions_from(first, &part)?)?;
+        first += part.len();
+    }
+    writer.close()
 }
 
 /// The `instructions` table. The position of a row is its id.
 pub fn instructions_batch(rows: &[PoolRow]) -> Result<RecordBatch> {
+    instructions_from(0, rows)
+}
+
+/// A part of the `instructions` table. `first` is the id of its first row.
+fn instructions_from(first: usize, rows: &[PoolRow]) -> Result<RecordBatch> {
     let mut conversations = ConversationColumns::default();
     for row in rows {
         conversations.push(&row.messages)?;
     }
-    let mut columns = vec![("id", Arc::new(row_numbers(rows.len())?) as ArrayRef)];
+    let mut columns = vec![("id", Arc::new(row_numbers(first, rows.len())?) as ArrayRef)];
     columns.extend(conversations.finish());
     columns.extend([
         ("source", Arc::new(UInt32Array::from_iter_values(rows.iter().map(|row| row.source))) as ArrayRef),
@@ -259,6 +281,26 @@ mod tests {
         let read = read_instructions(folder.path())?;
         assert_eq!(read.iter().map(|row| row.messages.clone()).collect::<Vec<_>>(), conversations);
         assert_eq!(read[3].id, 3);
+        Ok(())
+    }
+
+    #[test]
+    fn a_table_that_is_written_part_by_part_has_the_bytes_of_one_write() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let rows: Vec<PoolRow> = (0..3 * WRITTEN_AT_ONCE / 2 + 7)
+            .map(|row| {
+                let system = (row % 7 == 0).then_some("be brief");
+                let text = format!("question {} {}", row % 1000, "x".repeat(row % 50));
+                PoolRow::new(conversation(system, &text, Some(&row.to_string())), 0, row as u64)
+            })
+            .collect();
+        let (whole, parts) = (folder.path().join("whole.parquet"), folder.path().join("parts.parquet"));
+        table::write(&whole, &instructions_batch(&rows)?)?;
+        write_instructions(&parts, rows)?;
+        assert!(std::fs::read(&whole)? == std::fs::read(&parts)?, "the bytes differ");
+        table::write(&whole, &instructions_batch(&[])?)?;
+        write_instructions(&parts, Vec::new())?;
+        assert!(std::fs::read(&whole)? == std::fs::read(&parts)?, "the bytes of an empty table differ");
         Ok(())
     }
 

@@ -13,30 +13,29 @@ use serde_json::Value;
 use super::records::RawRecord;
 use raisin_base::error::{Context as _, Result};
 
-/// [`super::records::for_each_chunk`] for a Parquet file. The number of bytes read is estimated from the share of rows.
-pub fn for_each_chunk(
-    path: &Path,
-    chunk: usize,
-    mut take: impl FnMut(Vec<RawRecord>, u64) -> Result<()>,
-) -> Result<()> {
+/// The number of rows that are decoded together. A row of a Parquet file can be far larger than its share of the file,
+/// because equal values are stored once. Therefore few rows are decoded at a time.
+const DECODED: usize = 128;
+
+/// Calls `take` with each row as a record, in order, and with the number of bytes read so far, which is estimated from
+/// the share of rows.
+pub fn for_each_record(path: &Path, mut take: impl FnMut(RawRecord, u64) -> Result<()>) -> Result<()> {
     let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     let size = file.metadata()?.len();
     let builder = ParquetRecordBatchReaderBuilder::try_new(file)
         .with_context(|| format!("{} is not a readable Parquet file", path.display()))?
-        .with_batch_size(chunk);
+        .with_batch_size(DECODED);
     let total = u64::try_from(builder.metadata().file_metadata().num_rows())?.max(1);
     let mut line: u64 = 0;
     for batch in builder.build()? {
         let batch = batch.with_context(|| format!("cannot read {} after row {line}", path.display()))?;
         let schema = batch.schema();
-        let mut records = Vec::with_capacity(batch.num_rows());
         for row in 0..batch.num_rows() {
             line += 1;
-            records.push(RawRecord::row(line, object(schema.fields(), batch.columns(), row)?));
+            // The product of two large numbers needs more than 64 bits.
+            let read = u128::from(size) * u128::from(line) / u128::from(total);
+            take(RawRecord::row(line, object(schema.fields(), batch.columns(), row)?), u64::try_from(read)?)?;
         }
-        // The product of two large numbers needs more than 64 bits.
-        let read = u128::from(size) * u128::from(line) / u128::from(total);
-        take(records, u64::try_from(read)?)?;
     }
     Ok(())
 }

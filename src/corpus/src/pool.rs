@@ -134,6 +134,11 @@ impl PoolBuilder {
         Ok(())
     }
 
+    /// The rows alone. What is needed only while rows are added is dropped.
+    pub fn into_rows(self) -> Vec<PoolRow> {
+        self.rows
+    }
+
     fn take(&mut self, messages: Vec<Message>, digest: Digest, source: u32, line: u64) {
         if let Some(&first) = self.seen.get(&digest) {
             self.rows[first].duplicates += 1;

@@ -42,12 +42,35 @@ enum RecordContent {
     Row(Value),
 }
 
-/// The number of records in a chunk: enough for all cores to parse at once.
+/// The largest number of records in a chunk: enough for all cores to parse at once.
 const CHUNK: usize = 4096;
+
+/// A chunk with this many bytes of records is full. Parsed, the records take a multiple of it.
+const CHUNK_BYTES: usize = 1 << 24;
+
+/// The same for the first chunk, from which the format of the file is guessed.
+const FIRST_CHUNK_BYTES: usize = 1 << 26;
 
 impl RawRecord {
     pub(super) fn row(line: u64, row: Value) -> Self {
         Self { line, first_line: line, content: RecordContent::Row(row) }
+    }
+
+    /// The approximate memory of the record in bytes.
+    fn size(&self) -> usize {
+        fn of(value: &Value) -> usize {
+            let below = match value {
+                Value::String(text) => text.len(),
+                Value::Array(items) => items.iter().map(of).sum(),
+                Value::Object(entries) => entries.iter().map(|(name, value)| name.len() + of(value)).sum(),
+                _ => 0,
+            };
+            size_of::<Value>() + below
+        }
+        match &self.content {
+            RecordContent::Row(value) => of(value),
+            RecordContent::Json(bytes) | RecordContent::TooLong(bytes) => bytes.len(),
+        }
     }
 
     /// The JSON value of the record.
@@ -103,7 +126,7 @@ pub fn layout(path: &Path) -> Result<FileLayout> {
 }
 
 /// Calls `take` with each chunk of records, in order, and with the number of bytes read so far. A record of more than
-/// `max_bytes` is cut.
+/// `max_bytes` is cut. A chunk is limited by the number and by the bytes of its records.
 pub fn for_each_chunk(
     path: &Path,
     max_bytes: usize,
@@ -111,13 +134,19 @@ pub fn for_each_chunk(
 ) -> Result<()> {
     let layout = layout(path)?;
     if layout == FileLayout::Parquet {
-        return parquet_rows::for_each_chunk(path, CHUNK, take);
+        let mut chunk = Chunk::first();
+        parquet_rows::for_each_record(path, |record, bytes_read| match chunk.add(record) {
+            Some(full) => take(full, bytes_read),
+            None => Ok(()),
+        })?;
+        let size = std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?.len();
+        return take(chunk.records, size);
     }
     let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     let mut reader = BufReader::with_capacity(1 << 18, file);
     let mut bytes_read = 0;
     let mut splitter = Splitter::new(layout, max_bytes);
-    let mut chunk = Vec::new();
+    let mut chunk = Chunk::first();
     loop {
         let buffer = reader.fill_buf().with_context(|| format!("cannot read {}", path.display()))?;
         let length = buffer.len();
@@ -125,15 +154,42 @@ pub fn for_each_chunk(
             break;
         }
         let content = if bytes_read == 0 { without_mark(buffer) } else { buffer };
-        chunk.extend(content.iter().filter_map(|&byte| splitter.push(byte)));
+        for &byte in content {
+            if let Some(record) = splitter.push(byte)
+                && let Some(full) = chunk.add(record)
+            {
+                take(full, bytes_read)?;
+            }
+        }
         reader.consume(length);
         bytes_read += length as u64;
-        if chunk.len() >= CHUNK {
-            take(std::mem::take(&mut chunk), bytes_read)?;
-        }
     }
-    chunk.extend(splitter.cut());
-    take(chunk, bytes_read)
+    chunk.records.extend(splitter.cut());
+    take(chunk.records, bytes_read)
+}
+
+/// The records of the next call of `take`.
+struct Chunk {
+    records: Vec<RawRecord>,
+    /// The number of bytes that the chunk can still take.
+    room: usize,
+}
+
+impl Chunk {
+    fn first() -> Self {
+        Self { records: Vec::new(), room: FIRST_CHUNK_BYTES }
+    }
+
+    /// Adds a record. Returns all records if the chunk is full now.
+    fn add(&mut self, record: RawRecord) -> Option<Vec<RawRecord>> {
+        self.room = self.room.saturating_sub(record.size());
+        self.records.push(record);
+        if self.records.len() < CHUNK && self.room > 0 {
+            return None;
+        }
+        self.room = CHUNK_BYTES;
+        Some(std::mem::take(&mut self.records))
+    }
 }
 
 /// The bytes without the byte order mark that some editors write before UTF-8.

@@ -91,3 +91,23 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_chunk_of_large_records_is_limited_by_bytes_and_one_of_small_records_by_their_number() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let sizes = |name: &str, record: usize, count: usize| -> Result<Vec<usize>> {
+        let path = folder.path().join(name);
+        let line = format!("{{\"a\": \"{}\"}}\n", "x".repeat(record));
+        std::fs::write(&path, line.repeat(count))?;
+        let mut sizes = Vec::new();
+        for_each_chunk(&path, 1 << 24, |chunk, _| {
+            sizes.push(chunk.len());
+            Ok(())
+        })?;
+        Ok(sizes)
+    };
+    assert_eq!(sizes("small.jsonl", 10, 10_000)?, [4096, 4096, 1808]);
+    // 64 MiB, then 16 MiB, of records with about 100,000 bytes.
+    assert_eq!(sizes("large.jsonl", 100_000, 1000)?, [672, 168, 160]);
+    Ok(())
+}

@@ -24,6 +24,8 @@ pub struct StageNode<'a> {
 pub struct Need {
     pub pointer: String,
     pub stage: String,
+    /// Whether the name of the stage is in the key of a gathering kind.
+    pub by_name: bool,
     pub nodes: Vec<NodeId>,
 }
 
@@ -133,7 +135,8 @@ impl<'a> Graph<'a> {
                     nodes.push(id);
                 }
             }
-            needs.push(Need { pointer: need.pointer.clone(), stage: need.stage.clone(), nodes });
+            let (pointer, stage) = (need.pointer.clone(), need.stage.clone());
+            needs.push(Need { pointer, stage, by_name: need.by_name, nodes });
         }
         // Without a sweep no node can be shared, so no identity is needed.
         let identity = (self.pipeline.variants.len() > 1).then(|| self.identity(stage, variant, &needs));

@@ -9,6 +9,7 @@ use super::execute::{Job, Mode};
 use super::graph::NodeId;
 use super::inputs::JobInput;
 use super::resolve::Resolver;
+use super::resources::limit;
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Result, anyhow};
 use raisin_contract::{Action, Assignment, Input, InputArtifact};
@@ -38,7 +39,7 @@ pub fn assemble(resolver: &Resolver<'_>, id: NodeId, order: JobOrder<'_>) -> Res
             // Only a gathering stage sees the variant of its inputs: for other stages the variant is not in the key.
             Some(Input::Artifact(artifact)) => source(&need.stage, Map::new(), *artifact).map(|one| vec![one]),
             Some(Input::Artifacts(all)) => {
-                all.iter().map(|one| source(&one.stage, one.variant.clone(), one.artifact)).collect()
+                all.iter().map(|one| source(&need.stage, one.variant.clone(), one.artifact)).collect()
             }
             _ => Err(anyhow!("the action has no artifact at {}", need.pointer)),
         };
@@ -63,6 +64,7 @@ pub fn assemble(resolver: &Resolver<'_>, id: NodeId, order: JobOrder<'_>) -> Res
         seed: order.action.seed.unwrap_or_default(),
         environment,
         threads: order.threads,
+        memory: limit(node.stage),
         folder: store.staging_folder(order.key),
         tokens: Some(store.tokens_folder()),
     };

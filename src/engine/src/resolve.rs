@@ -88,7 +88,7 @@ impl<'a> Resolver<'a> {
         groups
             .into_iter()
             .map(|(artifact, group)| GatheredArtifact {
-                stage: need.stage.clone(),
+                stage: if need.by_name { need.stage.clone() } else { String::new() },
                 variant: common_values(group.iter().map(|index| &variants[*index])),
                 artifact,
             })

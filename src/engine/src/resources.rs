@@ -2,8 +2,19 @@
 
 use super::Options;
 use super::device::Devices;
+use raisin_base::memory::{default_limit, of_machine};
 use raisin_contract::{DeviceKind, Process};
 use raisin_pipeline::Stage;
+
+/// The memory in bytes to which a stage is held while it runs. A stage without tensors has a limit in any case, because
+/// its memory grows with the rows that it reads. A tensor stage has a limit only if the user gives one: what such a stage
+/// needs, its parameters say.
+pub fn limit(stage: &Stage) -> Option<u64> {
+    match stage.declaration.process {
+        Process::Data | Process::Sql => stage.resources.memory.or_else(default_limit),
+        Process::Tensor => stage.resources.memory,
+    }
+}
 
 /// A whole GPU, in the unit in which shares are counted. The unit is so small that each decimal digit of a usual `f64`
 /// share is counted. Therefore sums of shares are exact.
@@ -48,7 +59,7 @@ impl Capacity {
         let at_once = options.jobs.unwrap_or(devices.count).max(1);
         Self {
             cores,
-            memory: memory().unwrap_or(u64::MAX),
+            memory: of_machine().unwrap_or(u64::MAX),
             gpus,
             tensor_stages: options.jobs.map_or(usize::MAX, |jobs| jobs.max(1)),
             threads: options.threads.unwrap_or(cores / at_once).max(1),
@@ -87,16 +98,6 @@ pub fn share(of_one: f64) -> u64 {
     let parts = format!("{counted:0<DIGITS$}").parse::<u64>().unwrap_or(WHOLE_GPU);
     let more = u64::from(rest.bytes().any(|digit| digit != b'0'));
     (whole.parse::<u64>().unwrap_or(1).saturating_mul(WHOLE_GPU)).saturating_add(parts + more).min(WHOLE_GPU)
-}
-
-/// The memory of the machine in bytes, or the memory limit of the container if it is lower.
-fn memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let total = line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? * 1024;
-    let limit = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
-    let limit = limit.iter().find_map(|file| std::fs::read_to_string(file).ok()?.trim().parse::<u64>().ok());
-    Some(limit.map_or(total, |limit| limit.min(total)))
 }
 
 #[cfg(test)]

@@ -117,15 +117,25 @@ impl Kind for FinetuneKind {
         needs.stage("/instructions", &parameters.instructions, "instructions");
         needs.stage("/model", &parameters.model, "model");
         needs.stage("/task", &parameters.task, "task");
-        if let (Some(features), true) = (&parameters.features, uses_features(parameters.select.method)) {
-            needs.stage("/features", features, "clusters");
+        let select = &parameters.select;
+        match &parameters.features {
+            Some(features) if uses_features(select.method) => needs.stage("/features", features, "clusters"),
+            Some(_) => needs.ignores("/features"),
+            None => {}
         }
-        match (parameters.select.method, &parameters.select.policy, &parameters.select.path) {
-            (SelectionMethod::Raise, Some(policy), _) => needs.stage("/select/policy", policy, "policy"),
-            (SelectionMethod::Scores, _, Some(path)) => {
-                needs.file_with_digest("/select", path, parameters.select.blake3.as_deref());
+        match &select.policy {
+            Some(policy) if select.method == SelectionMethod::Raise => {
+                needs.stage("/select/policy", policy, "policy");
             }
-            _ => {}
+            Some(_) => needs.ignores("/select/policy"),
+            None => {}
+        }
+        match &select.path {
+            Some(path) if select.method == SelectionMethod::Scores => {
+                needs.file_with_digest("/select", path, select.blake3.as_deref());
+            }
+            Some(_) => needs.ignores("/select/path"),
+            None => {}
         }
     }
 

@@ -78,10 +78,12 @@ pub(crate) fn check_distinct<T: PartialEq>(
     }
 }
 
-/// Adds the stages that a gathering kind names in its parameter `of`.
-pub(crate) fn need_all(of: &[String], needs: &mut Needs) {
+/// Adds the stages that a gathering kind names in its parameter `of`. `by_name`: whether the result depends on the name
+/// of a stage.
+pub(crate) fn need_all(of: &[String], needs: &mut Needs, by_name: impl Fn(&str) -> bool) {
     for (place, stage) in of.iter().enumerate() {
-        needs.any_stage(format!("/of/{place}"), stage);
+        let pointer = format!("/of/{place}");
+        if by_name(stage) { needs.any_stage(pointer, stage) } else { needs.stage_without_name(pointer, stage) }
     }
 }
 

@@ -46,7 +46,7 @@ impl Kind for ReportKind {
     type Parameters = Parameters;
 
     fn needs(parameters: &Parameters, needs: &mut Needs) {
-        need_all(&parameters.of, needs);
+        need_all(&parameters.of, needs, |_| true);
     }
 
     fn check(parameters: &Parameters) -> Result<(), ParameterProblem> {

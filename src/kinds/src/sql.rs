@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use raisin_base::error::nearest;
 use raisin_contract::{Kind, Needs, ParameterProblem, Process};
 
-use crate::syntax::references;
+use crate::syntax::{contains_name, references};
 use crate::{check_of, need_all};
 
 pub struct SqlKind;
@@ -31,7 +31,7 @@ fn default_table() -> String {
 
 impl Kind for SqlKind {
     const NAME: &'static str = "sql";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str = "Answers a query over the tables of other stages, of all variants together.";
     const PROCESS: Process = Process::Sql;
     const SEEDED: bool = false;
@@ -40,7 +40,8 @@ impl Kind for SqlKind {
     type Parameters = Parameters;
 
     fn needs(parameters: &Parameters, needs: &mut Needs) {
-        need_all(&parameters.of, needs);
+        // `needs` is called in every build, and parsing the query would take longer than the rest of the call.
+        need_all(&parameters.of, needs, |stage| contains_name(&parameters.query, stage));
     }
 
     fn check(parameters: &Parameters) -> Result<(), ParameterProblem> {
@@ -58,6 +59,11 @@ impl Kind for SqlKind {
             hint: problem.hint,
         })?;
         for (stage, table) in &tables {
+            if stage == "information_schema" {
+                let message =
+                    "the query reads `information_schema`, which describes raisin and not the tables of stages";
+                return Err(ParameterProblem::new("/query", message).hint("ask with `raisin sql`"));
+            }
             if stage.is_empty() {
                 let problem =
                     ParameterProblem::new("/query", format!("the table `{table}` has no stage before its name"));
@@ -97,6 +103,8 @@ mod tests {
             "{}",
             query("selec 1")
         );
+        let names = query("select * from information_schema.tables");
+        assert!(names.starts_with("/query: the query reads `information_schema`"), "{names}");
         assert_eq!(
             query("select * from score.metrics"),
             "/query: the stage `score` is not in `of` (did you mean `scores`?)"

@@ -5,28 +5,124 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use raisin_base::error::Problem;
-use sqlparser::ast::{ObjectName, Query, Visit, Visitor};
+use raisin_base::stack::on_large_stack;
+use sqlparser::ast::{ObjectName, Query, Statement, TableFactor, Visit, Visitor};
 use sqlparser::dialect::PostgreSqlDialect;
+use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
+use sqlparser::tokenizer::{Token, Tokenizer};
 
 /// PostgreSQL's dialect. The generic dialect reads `id, cluster from ...` as a list with a superfluous comma.
 pub const DIALECT: PostgreSqlDialect = PostgreSqlDialect {};
 
+/// The largest number of operators and keywords in a query. Each of them can make the tree of the query one level
+/// deeper, and a level takes stack in the parser, the planner and the evaluation: see [`on_large_stack`]. Values, names,
+/// commas and parentheses do not count: a list behind `IN` can be of any length, and the parser itself limits nesting.
+const MOST_OPERATORS: usize = 20_000;
+
+/// The nesting that the parser accepts: parentheses, subqueries and CASE inside one another.
+const MOST_NESTED: usize = 50;
+
 /// The schema and the table of each table name in a query, in alphabetical order. If a name has no schema, the schema
-/// is empty. Names of common table expressions and of `information_schema` are left out.
+/// is empty. Names of common table expressions are left out.
 ///
 /// # Errors
-/// The text is not one statement of SQL.
+/// The text is not one SELECT.
 pub fn references(sql: &str) -> Result<Vec<(String, String)>, Problem> {
-    let statements = Parser::parse_sql(&DIALECT, sql).map_err(|error| not_sql(&error, sql))?;
+    on_large_stack(|| references_here(sql)).map_err(|error| Problem::new(format!("{error:#}")))?
+}
+
+fn references_here(sql: &str) -> Result<Vec<(String, String)>, Problem> {
+    check_size(sql)?;
+    let statements = Parser::new(&DIALECT)
+        .with_recursion_limit(MOST_NESTED)
+        .try_with_sql(sql)
+        .and_then(|mut parser| {
+            let statements = parser.parse_statements()?;
+            // The parser stops at a word END and would ignore the rest of the text.
+            parser.expect_token(&Token::EOF)?;
+            Ok(statements)
+        })
+        .map_err(|error| not_sql(&error, sql))?;
     let statement = match statements.as_slice() {
         [statement] => statement,
         [] => return Err(Problem::usage("the query is empty")),
         several => return Err(Problem::usage(several_statements(several.len()))),
     };
+    if !matches!(statement, Statement::Query(_)) {
+        let problem = Problem::usage("the query is not a SELECT, and its answer is not one of the tables alone");
+        return Err(problem.hint("a stage answers one SELECT; ask other questions with `raisin sql`"));
+    }
+    if takes_a_sample(statement) {
+        return Err(no_sample());
+    }
     let mut relations = Relations::default();
     let _ = statement.visit(&mut relations);
-    Ok(relations.found.into_iter().filter(|(schema, _)| schema != "information_schema").collect())
+    Ok(relations.found.into_iter().collect())
+}
+
+/// Refuses a query that is too large for the stack, before the query is parsed.
+///
+/// # Errors
+/// The query has more than [`MOST_OPERATORS`] operators and keywords, or its text cannot be divided into tokens.
+pub fn check_size(sql: &str) -> Result<(), Problem> {
+    let tokens = Tokenizer::new(&DIALECT, sql).tokenize().map_err(|error| not_sql(&error.into(), sql))?;
+    let count = tokens.iter().filter(|token| is_operator_or_keyword(token)).count();
+    if count <= MOST_OPERATORS {
+        return Ok(());
+    }
+    let problem = Problem::usage(format!(
+        "the query has {count} operators and keywords, and raisin reads at most {MOST_OPERATORS} in one query"
+    ));
+    Err(problem.hint("compare with a list, `x in (1, 2, 3)`, instead of many terms, or join a table of the values"))
+}
+
+fn is_operator_or_keyword(token: &Token) -> bool {
+    match token {
+        Token::Word(word) => word.keyword != Keyword::NoKeyword && word.quote_style.is_none(),
+        Token::EOF
+        | Token::Whitespace(_)
+        | Token::Comma
+        | Token::Period
+        | Token::LParen
+        | Token::RParen
+        | Token::Number(..)
+        | Token::SingleQuotedString(_) => false,
+        _ => true,
+    }
+}
+
+/// Whether a statement reads a sample of a table. The planner would ignore the sampling without a word.
+pub fn takes_a_sample(statement: &Statement) -> bool {
+    struct Sampled;
+    impl Visitor for Sampled {
+        type Break = ();
+
+        fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
+            match factor {
+                TableFactor::Table { sample: Some(_), .. } | TableFactor::Derived { sample: Some(_), .. } => {
+                    ControlFlow::Break(())
+                }
+                _ => ControlFlow::Continue(()),
+            }
+        }
+    }
+    statement.visit(&mut Sampled).is_break()
+}
+
+pub fn no_sample() -> Problem {
+    let problem = Problem::usage("the query has TABLESAMPLE, which raisin cannot answer");
+    problem.hint("take rows by a condition, such as `where id % 10 = 0`")
+}
+
+/// Whether a query contains the name as a word, in whatever place. Without the word, the query cannot name the stage.
+pub fn contains_name(sql: &str, name: &str) -> bool {
+    let is_of_a_word = |letter: char| letter.is_alphanumeric() || letter == '_';
+    let (sql, name) = (sql.to_lowercase(), name.to_lowercase());
+    sql.match_indices(&name).any(|(at, _)| {
+        let (before, after) = (sql[..at].chars().next_back(), sql[at + name.len()..].chars().next());
+        !before.is_some_and(is_of_a_word) && !after.is_some_and(is_of_a_word)
+    })
 }
 
 pub fn several_statements(count: usize) -> String {
@@ -37,7 +133,10 @@ pub fn several_statements(count: usize) -> String {
 pub fn not_sql(error: &ParserError, sql: &str) -> Problem {
     let message = match error {
         ParserError::ParserError(text) | ParserError::TokenizerError(text) => text.as_str(),
-        ParserError::RecursionLimitExceeded => "the query is nested too deeply",
+        ParserError::RecursionLimitExceeded => {
+            let message = format!("the query is nested more than {MOST_NESTED} levels deep");
+            return Problem::usage(message).hint("name the inner queries: with a as (select ...) select ... from a");
+        }
     };
     let message = message.strip_prefix("sql parser error: ").unwrap_or(message);
     let problem = Problem::usage(format!("the query is not SQL that raisin understands: {message}"));
@@ -125,7 +224,7 @@ mod tests {
             tables("select * from a.b where x in (select y from c.d union select z from other.e.f)"),
             ["a.b", "c.d", "e.f"]
         );
-        assert_eq!(tables("select * from information_schema.tables"), Vec::<String>::new());
+        assert_eq!(tables("select * from information_schema.tables"), ["information_schema.tables"]);
     }
 
     #[test]
@@ -142,12 +241,61 @@ mod tests {
     }
 
     #[test]
+    fn a_query_of_many_terms_is_read_or_refused_with_the_number_and_never_overflows_the_stack() {
+        let terms = |count: usize, operator: &str| {
+            let terms: Vec<String> = (0..count).map(|value| format!("x = {value}")).collect();
+            format!("select * from a.b where {}", terms.join(operator))
+        };
+        for (count, operator) in [(500, " or "), (5000, " or "), (5000, " and ")] {
+            assert_eq!(tables(&terms(count, operator)), ["a.b"], "{count}{operator}");
+        }
+        let values: Vec<String> = (0..100_000).map(|value| value.to_string()).collect();
+        assert_eq!(tables(&format!("select * from a.b where x in ({})", values.join(", "))), ["a.b"]);
+        assert_eq!(tables(&vec!["select x from a.b"; 5000].join(" union all ")), ["a.b"]);
+        assert_eq!(tables(&format!("select {}1 from a.b", "1 + ".repeat(15_000))), ["a.b"]);
+        assert_eq!(tables(&format!("select {} from a.b", "x".to_owned() + &"::int".repeat(9000))), ["a.b"]);
+        assert_eq!(tables(&format!("select case {} end from a.b", "when x = 1 then 2 ".repeat(3000))), ["a.b"]);
+        let problem = references(&terms(100_000, " or ")).unwrap_err();
+        assert!(problem.message.starts_with("the query has 200003 operators and keywords"), "{problem}");
+        assert!(problem.message.ends_with("at most 20000 in one query"), "{problem}");
+        for nested in [
+            format!("select {}1{} from a.b", "(".repeat(20_000), ")".repeat(20_000)),
+            format!("select {}1{} from a.b", "abs(".repeat(15_000), ")".repeat(15_000)),
+            format!("{}select x from a.b{}", "select x from (".repeat(5000), ") t".repeat(5000)),
+        ] {
+            let problem = references(&nested).expect_err(&nested[..40]);
+            assert_eq!(problem.message, "the query is nested more than 50 levels deep", "{}", &nested[..40]);
+        }
+        // From the level that is too deep, the parser reads `case` as a name, and then does not know `end`.
+        let cases = format!("select {}1{} from a.b", "case when true then ".repeat(3000), " end".repeat(3000));
+        assert!(references(&cases).unwrap_err().message.contains("found: end"), "{}", references(&cases).unwrap_err());
+        assert!(references(&format!("select {}true from a.b", "not ".repeat(15_000))).is_err());
+        let rest = references("select x from a.b end where x = 1").unwrap_err();
+        assert!(rest.message.contains("Expected: EOF, found: end"), "{rest}");
+    }
+
+    #[test]
+    fn a_query_contains_a_name_only_as_a_whole_word() {
+        for query in ["select * from pool.rows", "select * from POOL . rows", "select pool.x", "from \"pool\".rows"] {
+            assert!(contains_name(query, "pool"), "{query}");
+        }
+        assert!(contains_name("select * from \"the-pool\".rows", "the-pool"));
+        for query in ["select pool_id from other.rows", "select * from pools.rows", "select 1", "select carpool"] {
+            assert!(!contains_name(query, "pool"), "{query}");
+        }
+    }
+
+    #[test]
     fn a_text_that_is_not_one_query_is_refused_with_the_position() {
         assert_eq!(references("").unwrap_err().message, "the query is empty");
         assert_eq!(
             references("select 1; select 2").unwrap_err().message,
             "one query at a time: there are 2 statements"
         );
+        for other in ["explain select 1", "show all", "create table t (x int)", "set x = 1", "delete from a.b"] {
+            let problem = references(other).unwrap_err();
+            assert!(problem.message.starts_with("the query is not a SELECT"), "{other}: {problem}");
+        }
         let problem = references("select * form a.b").unwrap_err();
         assert!(problem.message.starts_with("the query is not SQL that raisin understands"), "{problem}");
         assert!(problem.hint.is_some_and(|hint| hint.starts_with("look at `")), "no excerpt");

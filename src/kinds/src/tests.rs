@@ -2,7 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a declaration that is missing ends the test")]
 
-use raisin_contract::Kind as _;
+use raisin_base::digest::Digest;
+use raisin_contract::{Action, DType, DeviceKind, Environment, GatheredArtifact, Input, Kind as _};
 use serde_json::{Value, json};
 
 use crate::{declaration, generate, model};
@@ -150,4 +151,54 @@ fn model_refuses_impossible_sources() {
     let mut parameters: model::Parameters = serde_json::from_value(parameters).unwrap();
     parameters.source.init.as_mut().unwrap().rope_theta = f64::NAN;
     assert_eq!(model::ModelKind::check(&parameters).unwrap_err().pointer, "/source/init/rope_theta");
+}
+
+/// The key of a stage whose inputs all have the same content, whatever their names are.
+fn key(kind: &str, parameters: Value) -> Digest {
+    let declaration = declaration(kind).unwrap();
+    let resolved = declaration.resolve(parameters).unwrap();
+    let artifact = Some(Digest::of(b"artifact"));
+    let inputs = resolved.needs.stages.iter().map(|need| {
+        let stage = if need.by_name { need.stage.clone() } else { String::new() };
+        let gathered = || vec![GatheredArtifact { stage, variant: serde_json::Map::new(), artifact }];
+        let input = if declaration.gathers { Input::Artifacts(gathered()) } else { Input::Artifact(artifact) };
+        (need.pointer.as_str(), input)
+    });
+    let file = |pointer| (pointer, Input::File { blake3: Digest::of(b"file"), name: "file".to_owned() });
+    let inputs = inputs.chain(resolved.needs.files.iter().map(|need| file(need.pointer.as_str())));
+    let environment = Environment { device: DeviceKind::Cpu, device_index: 0, dtype: DType::F32 };
+    Action::of(declaration, &resolved, inputs, 17, &environment).unwrap().key().unwrap()
+}
+
+#[test]
+fn the_name_of_a_stage_or_file_that_a_method_ignores_is_not_in_the_key() {
+    let stage = |select: Value, features: Option<&str>| {
+        let mut stage = json!({"instructions": "pool", "model": "m", "task": "t", "steps": 3, "select": select});
+        if let Some(features) = features {
+            stage["features"] = json!(features);
+        }
+        key("finetune", stage)
+    };
+    let bare = stage(json!({"method": "random"}), None);
+    for (select, features) in [
+        (json!({"method": "random"}), Some("clusters")),
+        (json!({"method": "random", "policy": "selector"}), None),
+        (json!({"method": "random", "policy": "renamed", "path": "scores.csv"}), Some("renamed too")),
+    ] {
+        assert_eq!(stage(select.clone(), features), bare, "{select}");
+    }
+    // A method that reads the stages has their artifacts in its key, and no names either.
+    let raise = |policy: &str, features: &str| stage(json!({"method": "raise", "policy": policy}), Some(features));
+    assert_eq!(raise("selector", "clusters"), raise("renamed", "renamed too"));
+    assert_ne!(raise("selector", "clusters"), bare);
+    assert_ne!(stage(json!({"method": "full"}), None), bare);
+}
+
+#[test]
+fn the_name_of_a_stage_is_in_the_key_of_a_query_only_if_the_query_contains_it() {
+    let query = |of: [&str; 2]| key("sql", json!({"query": "select * from pool.rows", "of": of}));
+    assert_eq!(query(["pool", "scores"]), query(["pool", "renamed"]));
+    assert_ne!(query(["pool", "scores"]), query(["scores", "pool"]));
+    let report = |of: &str| key("report", json!({"of": [of]}));
+    assert_ne!(report("scores"), report("renamed"), "a report shows the names");
 }

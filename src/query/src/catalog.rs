@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use async_trait::async_trait;
@@ -28,28 +28,58 @@ pub struct Catalogs {
     pub by_name: BTreeMap<String, Arc<Catalog>>,
     /// Whether the default is one of several pipelines and the user did not choose it.
     pub is_ambiguous: bool,
+    /// The pipelines whose description cannot be read, each with the reason.
+    pub unreadable: BTreeMap<String, String>,
+    pub warnings: Arc<Warnings>,
+}
+
+/// What was left out of the tables, for the user. Tables are opened while a query is planned.
+#[derive(Debug, Default)]
+pub struct Warnings(Mutex<Vec<String>>);
+
+impl Warnings {
+    pub fn add(&self, text: String) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !all.contains(&text) {
+            all.push(text);
+        }
+    }
+
+    /// The warnings since the last call.
+    pub fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 impl Catalogs {
-    /// The catalogs of the pipelines in `out/`.
+    /// The catalogs of the pipelines in `out/`. What is no pipeline, and a pipeline whose description cannot be read, is
+    /// left out with a warning.
     ///
     /// # Errors
-    /// The named pipeline was not built, or a description cannot be read.
+    /// The named pipeline was not built, its description cannot be read, or `out/` cannot be listed.
     pub fn open(store: Store, out: &Path, pipeline: Option<&str>) -> Result<Self> {
         let store = Arc::new(store);
-        let built = built_pipelines(out)?;
+        let warnings = Arc::<Warnings>::default();
+        let OutFolder { built, unreadable } = built_pipelines(out, &warnings)?;
         let names: Vec<&str> = built.iter().map(|(_, description)| description.pipeline.as_str()).collect();
         let default = match pipeline {
             Some(name) if names.contains(&name) => name.to_owned(),
-            Some(name) => return Err(not_built(name, &names, out).into()),
+            Some(name) => match unreadable.get(name) {
+                Some(reason) => return Err(unreadable_pipeline(name, reason).into()),
+                None => return Err(not_built(name, &names, out).into()),
+            },
+            // The only pipeline is the default, so that a query over its tables fails with the reason.
+            None if built.is_empty() && unreadable.len() == 1 => unreadable.keys().cloned().collect(),
             None => {
                 built.iter().max_by_key(|(changed, _)| *changed).map_or(TOOL.to_owned(), |(_, it)| it.pipeline.clone())
             }
         };
         let is_ambiguous = pipeline.is_none() && built.len() > 1;
-        let history = Arc::new(Schema { place: SchemaOrigin::History(store.clone()), files: OnceLock::new() });
+        let history =
+            Arc::new(Schema { place: SchemaOrigin::History(store.clone(), warnings.clone()), files: OnceLock::new() });
         let tool = |description: Option<BuildDescription>| {
-            Arc::new(Schema { place: SchemaOrigin::Tool(store.clone(), description), files: OnceLock::new() })
+            let place = SchemaOrigin::Tool(store.clone(), description, warnings.clone());
+            Arc::new(Schema { place, files: OnceLock::new() })
         };
         let mut by_name = BTreeMap::new();
         for (_, description) in built {
@@ -63,7 +93,7 @@ impl Catalogs {
             let schemas = BTreeMap::from([(TOOL.to_owned(), tool(None)), (HISTORY.to_owned(), history)]);
             by_name.insert(default.clone(), Arc::new(Catalog { schemas }));
         }
-        Ok(Self { default, by_name, is_ambiguous })
+        Ok(Self { default, by_name, is_ambiguous, unreadable, warnings: warnings.clone() })
     }
 
     /// One catalog with the given tables.
@@ -72,7 +102,8 @@ impl Catalogs {
             |files| Arc::new(Schema { place: SchemaOrigin::Given, files: OnceLock::from(with_long_metrics(files)) });
         let schemas = tables.into_iter().map(|(name, files)| (name, schema(files))).collect();
         let by_name = BTreeMap::from([("stages".to_owned(), Arc::new(Catalog { schemas }))]);
-        Self { default: "stages".to_owned(), by_name, is_ambiguous: false }
+        let (unreadable, warnings) = (BTreeMap::new(), Arc::default());
+        Self { default: "stages".to_owned(), by_name, is_ambiguous: false, unreadable, warnings }
     }
 
     pub fn default_catalog(&self) -> Option<&Catalog> {
@@ -80,19 +111,70 @@ impl Catalogs {
     }
 }
 
-/// The descriptions in the folders of `out/`, each with the time of its last change.
-fn built_pipelines(out: &Path) -> Result<Vec<(SystemTime, BuildDescription)>> {
+/// What lies in `out/`.
+struct OutFolder {
+    /// The descriptions of the pipelines, each with the time of its last change.
+    built: Vec<(SystemTime, BuildDescription)>,
+    unreadable: BTreeMap<String, String>,
+}
+
+/// Reads the descriptions in the folders of `out/`. Users keep other files there too; hidden ones are not mentioned.
+fn built_pipelines(out: &Path, warnings: &Warnings) -> Result<OutFolder> {
+    let mut found = OutFolder { built: Vec::new(), unreadable: BTreeMap::new() };
     let entries = if_there(std::fs::read_dir(out)).with_context(|| format!("cannot list {}", out.display()))?;
-    let Some(entries) = entries else { return Ok(Vec::new()) };
-    let mut found = Vec::new();
-    for entry in entries {
-        let folder = entry?.path();
-        if let Some(description) = BuildDescription::read(&folder)? {
-            found.push((folder.join(DESCRIPTION).metadata()?.modified()?, description));
+    let Some(entries) = entries else { return Ok(found) };
+    let mut folders = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<PathBuf>>>()?;
+    folders.retain(|path| !path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".")));
+    folders.sort();
+    let mut places: BTreeMap<String, (PathBuf, SystemTime, BuildDescription)> = BTreeMap::new();
+    for folder in folders {
+        let skipped = |why: &str| warnings.add(format!("{} is skipped: {why}", folder.display()));
+        match folder.metadata() {
+            Ok(metadata) if metadata.is_dir() => {}
+            Ok(_) => {
+                skipped("a file, and no folder of a pipeline");
+                continue;
+            }
+            Err(error) => {
+                skipped(&error.to_string());
+                continue;
+            }
+        }
+        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let changed = || -> Result<SystemTime> { Ok(folder.join(DESCRIPTION).metadata()?.modified()?) };
+        match BuildDescription::read(&folder).and_then(|read| read.map(|read| Ok((changed()?, read))).transpose()) {
+            Ok(None) => skipped("it has no build.json, which `raisin build` writes"),
+            Ok(Some((changed, description))) => {
+                let has_its_name = name == description.pipeline;
+                match places.get(&description.pipeline) {
+                    // A copy of the folder of a pipeline has the same description.
+                    Some((other, ..)) if !has_its_name => {
+                        skipped(&format!("{} is the folder of pipeline `{}`", other.display(), description.pipeline));
+                    }
+                    other => {
+                        if let Some((other, ..)) = other {
+                            let of = format!("{} is the folder of pipeline `{name}`", folder.display());
+                            warnings.add(format!("{} is skipped: {of}", other.display()));
+                        }
+                        places.insert(description.pipeline.clone(), (folder, changed, description));
+                    }
+                }
+            }
+            Err(error) => {
+                let reason = format!("{error:#}");
+                skipped(&reason);
+                found.unreadable.insert(name, reason);
+            }
         }
     }
-    found.sort_by(|(_, one), (_, other)| one.pipeline.cmp(&other.pipeline));
+    found.built = places.into_values().map(|(_, changed, description)| (changed, description)).collect();
     Ok(found)
+}
+
+/// The problem of a query over a pipeline whose description cannot be read.
+pub fn unreadable_pipeline(name: &str, reason: &str) -> Problem {
+    Problem::new(format!("the results of pipeline `{name}` cannot be found: {reason}"))
+        .hint("build the pipeline again: the build writes a new build.json")
 }
 
 fn not_built(name: &str, names: &[&str], out: &Path) -> Problem {
@@ -150,8 +232,8 @@ impl CatalogProvider for Catalog {
 enum SchemaOrigin {
     /// The distinct artifacts of a stage, with their constant columns.
     Stage(Vec<(PathBuf, Vec<(String, Value)>)>),
-    Tool(Arc<Store>, Option<BuildDescription>),
-    History(Arc<Store>),
+    Tool(Arc<Store>, Option<BuildDescription>, Arc<Warnings>),
+    History(Arc<Store>, Arc<Warnings>),
     Given,
 }
 
@@ -166,7 +248,7 @@ impl Schema {
     pub fn names(&self) -> Vec<String> {
         match &self.place {
             SchemaOrigin::Tool(..) => TOOL_TABLES.iter().map(|name| (*name).to_owned()).collect(),
-            SchemaOrigin::History(store) => {
+            SchemaOrigin::History(store, _) => {
                 self.files.get().map_or_else(|| history::table_names(store), |files| files.keys().cloned().collect())
             }
             SchemaOrigin::Stage(_) | SchemaOrigin::Given => self.files().keys().cloned().collect(),
@@ -179,7 +261,7 @@ impl Schema {
             SchemaOrigin::Tool(..) => TOOL_TABLES.contains(&name),
             // The tables of an artifact that is gone cannot be listed. `open` then reports that the artifact is gone.
             SchemaOrigin::Stage(artifacts) if artifacts.iter().any(|(folder, _)| !folder.is_dir()) => true,
-            SchemaOrigin::History(_) | SchemaOrigin::Stage(_) | SchemaOrigin::Given => self.files().contains_key(name),
+            SchemaOrigin::History(..) | SchemaOrigin::Stage(_) | SchemaOrigin::Given => self.files().contains_key(name),
         }
     }
 
@@ -189,22 +271,26 @@ impl Schema {
 
     fn files(&self) -> &TableFiles {
         self.files.get_or_init(|| match &self.place {
-            SchemaOrigin::Stage(artifacts) => with_long_metrics(files_of(artifacts)),
-            SchemaOrigin::History(store) => with_long_metrics(files_of(&history::artifacts(store))),
+            SchemaOrigin::Stage(artifacts) => with_long_metrics(files_of(artifacts, &Warnings::default())),
+            SchemaOrigin::History(store, warnings) => {
+                with_long_metrics(files_of(&history::artifacts(store, warnings), warnings))
+            }
             SchemaOrigin::Tool(..) | SchemaOrigin::Given => BTreeMap::new(),
         })
     }
 
     fn open(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
         match &self.place {
-            SchemaOrigin::Tool(store, description) => return history::tool_table(store, description.as_ref(), name),
+            SchemaOrigin::Tool(store, description, warnings) => {
+                return history::tool_table(store, description.as_ref(), name, warnings);
+            }
             SchemaOrigin::Stage(artifacts) => {
                 if let Some((gone, _)) = artifacts.iter().find(|(folder, _)| !folder.is_dir()) {
                     let message = format!("the artifact {} is no longer there", gone.display());
                     return Err(Problem::new(message).hint("build the pipeline again").into());
                 }
             }
-            SchemaOrigin::History(_) | SchemaOrigin::Given => {}
+            SchemaOrigin::History(..) | SchemaOrigin::Given => {}
         }
         let Some(files) = self.files().get(name) else { return Ok(None) };
         if name == pivot::WIDE
@@ -216,10 +302,14 @@ impl Schema {
     }
 }
 
-fn files_of(artifacts: &[(PathBuf, Vec<(String, Value)>)]) -> TableFiles {
+fn files_of(artifacts: &[(PathBuf, Vec<(String, Value)>)], warnings: &Warnings) -> TableFiles {
     let mut files = TableFiles::new();
     for (folder, constants) in artifacts {
-        for (table, path) in tables_of(folder).unwrap_or_default() {
+        let tables = tables_of(folder).unwrap_or_else(|error| {
+            warnings.add(format!("{error:#}, so that its tables are left out"));
+            BTreeMap::new()
+        });
+        for (table, path) in tables {
             files.entry(table).or_default().push(TableFile { path, constants: constants.clone() });
         }
     }

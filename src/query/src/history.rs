@@ -12,6 +12,7 @@ use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
 use serde_json::Value;
 
+use super::catalog::Warnings;
 use super::tables_of;
 use raisin_base::digest::{Digest, canonical};
 use raisin_base::error::Result;
@@ -27,22 +28,36 @@ pub fn tool_table(
     store: &Store,
     description: Option<&BuildDescription>,
     name: &str,
+    warnings: &Warnings,
 ) -> Result<Option<Arc<dyn TableProvider>>> {
     let rows = match name {
-        "actions" => actions(&store.actions()?)?,
-        "artifacts" => artifact_rows(store)?,
-        "costs" => costs(&store.actions()?)?,
-        "key_parts" => key_parts(&store.actions()?)?,
-        "runs" => runs(store)?,
+        "actions" => actions(&records(store, warnings)?)?,
+        "artifacts" => artifact_rows(store, warnings)?,
+        "costs" => costs(&records(store, warnings)?)?,
+        "key_parts" => key_parts(&records(store, warnings)?, warnings)?,
+        "runs" => runs(store, warnings)?,
         "stages" => stages(description)?,
         _ => return Ok(None),
     };
     Ok(Some(Arc::new(MemTable::try_new(rows.schema(), vec![vec![rows]])?)))
 }
 
+/// The readable action records, the oldest first. The number of the others is told.
+fn records(store: &Store, warnings: &Warnings) -> Result<Vec<ActionRecord>> {
+    let all = store.record_keys()?.len();
+    let records = store.actions()?;
+    let left_out = all.saturating_sub(records.len());
+    if left_out > 0 {
+        let what = if left_out == 1 { "action record" } else { "action records" };
+        warnings.add(format!("{left_out} {what} cannot be read: left out; `raisin verify` names them"));
+    }
+    Ok(records)
+}
+
 /// All artifacts in the store, each with constants from the first action that made it.
-pub fn artifacts(store: &Store) -> Vec<(PathBuf, Vec<(String, Value)>)> {
-    let makers = makers(store.actions().unwrap_or_default());
+pub fn artifacts(store: &Store, warnings: &Warnings) -> Vec<(PathBuf, Vec<(String, Value)>)> {
+    let or_nothing = |error: raisin_base::error::Error| warnings.add(format!("{error:#}"));
+    let makers = makers(records(store, warnings).map_err(or_nothing).unwrap_or_default());
     let constants = |digest: Digest| {
         let maker = makers.get(&digest);
         let text =
@@ -53,7 +68,7 @@ pub fn artifacts(store: &Store) -> Vec<(PathBuf, Vec<(String, Value)>)> {
             ("pipeline".to_owned(), text(|maker| &maker.pipeline)),
         ]
     };
-    let digests = store.artifact_digests().unwrap_or_default();
+    let digests = store.artifact_digests().map_err(or_nothing).unwrap_or_default();
     digests.into_iter().map(|digest| (store.artifact_folder(digest), constants(digest))).collect()
 }
 
@@ -122,12 +137,19 @@ fn actions(records: &[ActionRecord]) -> Result<RecordBatch> {
 }
 
 /// One row for each value in an action, such as `parameters.clusters` or `seed`. The key of an action is its digest.
-fn key_parts(records: &[ActionRecord]) -> Result<RecordBatch> {
+fn key_parts(records: &[ActionRecord], warnings: &Warnings) -> Result<RecordBatch> {
     let mut rows: Vec<(&ActionRecord, String, String)> = Vec::new();
+    let mut unknown = 0;
     for record in records {
         // Skip an action that another version of raisin wrote.
-        let Ok(action) = Action::of_json(&record.action) else { continue };
+        let Ok(action) = Action::of_json(&record.action) else {
+            unknown += 1;
+            continue;
+        };
         rows.extend(action.leaves().into_iter().map(|(part, value)| (record, part, value)));
+    }
+    if unknown > 0 {
+        warnings.add(format!("the actions of {unknown} records have a form that this raisin does not know: left out"));
     }
     batch(vec![
         ("pipeline", texts(rows.iter().map(|(record, ..)| &record.pipeline))),
@@ -157,10 +179,15 @@ fn costs(records: &[ActionRecord]) -> Result<RecordBatch> {
     ])
 }
 
-fn artifact_rows(store: &Store) -> Result<RecordBatch> {
-    let makers = makers(store.actions()?);
+fn artifact_rows(store: &Store, warnings: &Warnings) -> Result<RecordBatch> {
+    let makers = makers(records(store, warnings)?);
     let digests = store.artifact_digests()?;
     let manifests: Vec<Option<Manifest>> = digests.iter().map(|digest| store.manifest(*digest)).collect();
+    let damaged = manifests.iter().filter(|manifest| manifest.is_none()).count();
+    if damaged > 0 {
+        let what = if damaged == 1 { "artifact has" } else { "artifacts have" };
+        warnings.add(format!("{damaged} {what} no readable manifest: the size is null; `raisin verify` names them"));
+    }
     let maker = |of: fn(&ActionRecord) -> &str| {
         let values: Vec<Option<&str>> = digests.iter().map(|digest| makers.get(digest).map(of)).collect();
         values.into_iter()
@@ -192,9 +219,14 @@ struct RunRow {
     seconds: Option<f64>,
 }
 
-fn runs(store: &Store) -> Result<RecordBatch> {
+fn runs(store: &Store, warnings: &Warnings) -> Result<RecordBatch> {
     let mut runs: BTreeMap<String, RunRow> = BTreeMap::new();
-    for line in store.journal()? {
+    let (lines, unreadable) = store.journal_lines()?;
+    if unreadable > 0 {
+        let what = if unreadable == 1 { "line" } else { "lines" };
+        warnings.add(format!("{unreadable} {what} of the journal cannot be read: left out"));
+    }
+    for line in lines {
         let run = runs.entry(line.run).or_default();
         match line.event {
             JournalEvent::RunStarted { pipeline, file, .. } => {

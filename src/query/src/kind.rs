@@ -1,19 +1,67 @@
 //! Runs a stage of kind `sql`: answers a query over the tables of other stages.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
-use raisin_base::error::Result;
+use arrow::compute::BatchCoalescer;
+
+use raisin_base::error::{Context as _, Result};
 use raisin_contract::Context;
 use raisin_kinds::sql::Parameters;
-use raisin_table::WriteTable as _;
+use raisin_table::Writer;
 
+use crate::catalog::Catalogs;
+use crate::session::{QueryMemory, QueryRows, Session, block_on};
 use crate::sources::{TableFile, spread};
-use crate::{TableFiles, collect, tables_of};
+use crate::{TableFiles, tables_of};
+
+/// The number of rows that are written together. A fixed number makes the bytes of the table independent of the batches
+/// in which the rows come.
+const WRITTEN_AT_ONCE: usize = 8192;
 
 pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
-    let rows = collect(&parameters.query, gathered_tables(&parameters.of, context)?)?;
-    context.note(format!("{} rows", rows.num_rows()));
-    context.write_table(&parameters.table, &rows)
+    let folder = context.temporary();
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let stage = Some(context.stage().to_owned());
+    let memory = QueryMemory { limit: context.memory(), folder: Some(folder), stage };
+    let tables = Catalogs::of_tables(gathered_tables(&parameters.of, context)?);
+    let path = context.out().join(format!("{}.parquet", parameters.table));
+    let (count, spilled) = block_on(async {
+        let session = Session::over(tables, memory)?.only_of_tables(context.stage());
+        let mut rows = session.stream(&parameters.query, &mut |_| {}).await?;
+        let count = write(&mut rows, &path).await?;
+        Ok::<_, raisin_base::error::Error>((count, rows.spilled()))
+    })??;
+    context.note(format!("{count} rows"));
+    if spilled > 0 {
+        context.note(format!(
+            "{} MB did not fit into the memory of the stage and were on the disk for a time; rows that no ORDER BY orders \
+             may be in another order than with more memory",
+            spilled.div_ceil(1_000_000)
+        ));
+    }
+    Ok(())
+}
+
+/// Writes the rows as a table while they are read. Without ORDER BY, the rows are in the order of the files and of the
+/// rows in a file, because there is only one partition. Returns the number of rows.
+async fn write(rows: &mut QueryRows, path: &Path) -> Result<u64> {
+    let mut writer = Writer::create(path, rows.schema.clone())?;
+    let mut coalescer = BatchCoalescer::new(rows.schema.clone(), WRITTEN_AT_ONCE);
+    let mut count = 0;
+    while let Some(batch) = rows.next().await? {
+        count += batch.num_rows() as u64;
+        coalescer.push_batch(batch)?;
+        while let Some(batch) = coalescer.next_completed_batch() {
+            writer.write(&batch)?;
+        }
+    }
+    coalescer.finish_buffered_batch()?;
+    while let Some(batch) = coalescer.next_completed_batch() {
+        writer.write(&batch)?;
+    }
+    writer.close()?;
+    Ok(count)
 }
 
 /// All tables of the stages, each over all variants.

@@ -19,6 +19,7 @@
 
 mod catalog;
 mod files;
+mod functions;
 mod history;
 pub mod kind;
 mod pivot;
@@ -34,12 +35,11 @@ use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
-use arrow::array::RecordBatch;
-
 use raisin_contract::query::{OutputFormat, QueryOptions};
 use sources::TableFile;
 
 use raisin_base::error::{Problem, Result, anyhow};
+use raisin_base::memory::default_limit;
 use raisin_store::Store;
 
 /// Answers a query on standard output or into a file.
@@ -66,9 +66,13 @@ fn answer(
     note: &mut dyn FnMut(&str),
 ) -> Result<()> {
     let store = Store::open(&options.cache)?;
+    // gc removes what a killed query leaves there. In a cache that cannot be written, a large query fails.
+    let spill = tempfile::Builder::new().prefix("sql-").tempdir_in(store.root().join("tmp")).ok();
+    let folder = spill.as_ref().map(|folder| folder.path().to_owned());
+    let memory = session::QueryMemory { limit: default_limit(), folder, stage: None };
     let catalogs = catalog::Catalogs::open(store, &options.out, options.pipeline.as_deref())?;
     let result = session::block_on(async {
-        let session = session::Session::over(catalogs)?;
+        let session = session::Session::over(catalogs, memory)?;
         let rows = session.stream(&options.sql, note).await?;
         match options.format {
             OutputFormat::Table => write::as_table(rows, to, width, note).await,
@@ -86,15 +90,6 @@ fn answer(
 
 /// The files of the tables of one schema, by the name of the table.
 type TableFiles = BTreeMap<String, Vec<TableFile>>;
-
-/// The answer of a query over given tables, by schema, as one batch. Without ORDER BY, the rows are in the order of the
-/// files and of the rows in a file, because there is only one partition.
-fn collect(sql: &str, tables: BTreeMap<String, TableFiles>) -> Result<RecordBatch> {
-    session::block_on(async {
-        let session = session::Session::over(catalog::Catalogs::of_tables(tables))?;
-        session.stream(sql, &mut |_| {}).await?.all().await
-    })?
-}
 
 /// The files of an artifact that are tables, by the name of the table.
 fn tables_of(artifact: &std::path::Path) -> Result<BTreeMap<String, PathBuf>> {

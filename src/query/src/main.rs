@@ -3,7 +3,8 @@
 
 use std::process::ExitCode;
 
-use raisin_base::error::Problem;
+use raisin_base::error::{Problem, render};
+use raisin_base::stack::on_large_stack;
 use raisin_contract::KindRunner;
 use raisin_contract::serve::{run_executable, run_one_of};
 use raisin_query::kind;
@@ -12,6 +13,14 @@ use raisin_query::kind;
 const MOST_KEPT: u64 = 200_000_000;
 
 fn main() -> ExitCode {
+    // The tree of a query with many terms is deep, and so are the calls that plan and evaluate the tree.
+    on_large_stack(serve).unwrap_or_else(|error| {
+        eprintln!("{}", render(&error));
+        ExitCode::FAILURE
+    })
+}
+
+fn serve() -> ExitCode {
     let runners = runners();
     run_executable(
         |assignment| run_one_of(&runners, assignment),

@@ -73,8 +73,8 @@ fn of_columns(error: &SchemaError) -> raisin_base::error::Error {
 /// The problem of a planning message. `Invalid function 'avgg'.\nDid you mean 'avg'?` is rephrased; other messages
 /// stay.
 fn of_message(message: &str) -> Problem {
-    let (first, rest) = message.split_once('\n').unwrap_or((message, ""));
-    if let Some(name) = first.strip_prefix("Invalid function '").and_then(|text| text.split('\'').next()) {
+    let (_, rest) = message.split_once('\n').unwrap_or((message, ""));
+    if let Some(name) = unknown_function(message) {
         let problem = Problem::usage(format!("there is no function `{name}`"));
         let near = rest.split('\'').nth(1);
         return match near {
@@ -83,6 +83,11 @@ fn of_message(message: &str) -> Problem {
         };
     }
     Problem::usage(message)
+}
+
+/// The name of the function that does not exist, if a planning message is about one.
+pub fn unknown_function(message: &str) -> Option<&str> {
+    message.strip_prefix("Invalid function '")?.split('\'').next()
 }
 
 /// The problem of a table that does not exist, with the nearest existing table.

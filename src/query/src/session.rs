@@ -1,6 +1,8 @@
 //! Runs one query: parses it, looks up its tables, plans and executes it. Only reading is allowed: no DDL, COPY or SET.
 
 use std::future::{Future, poll_fn};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{RecordBatch, RecordBatchOptions};
@@ -8,16 +10,23 @@ use datafusion::arrow::compute::concat_batches;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::CatalogProvider;
 use datafusion::common::TableReference;
+use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::context::SQLOptions;
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::resolve::resolve_table_references;
 
-use super::catalog::Catalogs;
+use super::catalog::{Catalogs, unreadable_pipeline};
+use super::functions::Functions;
 use super::problems::{not_a_table, of_plan, of_syntax};
-use raisin_base::error::{Context as _, Problem, Result};
-use raisin_kinds::syntax::{DIALECT, several_statements};
+use raisin_base::error::{Context as _, Error, Problem, Result};
+use raisin_contract::memory::exceeded;
+use raisin_kinds::syntax::{DIALECT, check_size, no_sample, several_statements, takes_a_sample};
 
 /// The query for `show tables`: the names of all tables except those of `information_schema`.
 const SHOW_TABLES: &str = "select table_schema as \"schema\", table_name as \"table\" from information_schema.tables \
@@ -30,6 +39,7 @@ pub fn block_on<F: Future>(future: F) -> Result<F::Output> {
 }
 
 fn parse(sql: &str) -> Result<Statement> {
+    check_size(sql)?;
     let mut statements = DFParser::parse_sql_with_dialect(sql, &DIALECT).map_err(|error| of_syntax(&error, sql))?;
     match (statements.pop_front(), statements.len()) {
         (Some(statement), 0) => Ok(statement),
@@ -38,16 +48,51 @@ fn parse(sql: &str) -> Result<Statement> {
     }
 }
 
+/// The memory of a query.
+#[derive(Clone, Debug)]
+pub struct QueryMemory {
+    /// The limit in bytes; `None` for no limit.
+    pub limit: Option<u64>,
+    /// The folder into which sorts, joins and groups write the rows that do not fit into the limit. `None` if such a
+    /// query fails.
+    pub folder: Option<PathBuf>,
+    /// The stage to which the limit belongs; `None` for a query on the command line.
+    pub stage: Option<String>,
+}
+
+impl QueryMemory {
+    /// The error of a query. DataFusion tells a lack of memory by operators and reservations, which no user knows.
+    fn problem(&self, error: &DataFusionError, sql: &str) -> Error {
+        match (error.find_root(), self.limit) {
+            (DataFusionError::ResourcesExhausted(_), Some(limit)) => self.exceeded(limit),
+            _ => of_plan(error, sql),
+        }
+    }
+
+    fn exceeded(&self, limit: u64) -> Error {
+        match &self.stage {
+            Some(stage) => exceeded(stage, limit).into(),
+            None => {
+                let message =
+                    format!("the query needs more than half of the machine's memory, {} MB", limit / 1_000_000);
+                Problem::new(message).hint("ask for fewer rows or columns, or write the answer with --output").into()
+            }
+        }
+    }
+}
+
 /// The rows of an answer, batch by batch.
 pub struct QueryRows {
     pub schema: SchemaRef,
     stream: SendableRecordBatchStream,
+    plan: Arc<dyn ExecutionPlan>,
+    memory: QueryMemory,
 }
 
 impl QueryRows {
     pub async fn next(&mut self) -> Result<Option<RecordBatch>> {
         let batch = poll_fn(|context| self.stream.as_mut().poll_next(context)).await.transpose();
-        let batch = batch.map_err(|error| of_plan(&error, ""))?;
+        let batch = batch.map_err(|error| self.memory.problem(&error, ""))?;
         let renamed = |batch: RecordBatch| {
             let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
             RecordBatch::try_new_with_options(self.schema.clone(), batch.columns().to_vec(), &rows)
@@ -55,10 +100,24 @@ impl QueryRows {
         Ok(batch.map(renamed).transpose()?)
     }
 
+    /// The number of bytes that were written to the disk because they did not fit into the memory.
+    pub fn spilled(&self) -> u64 {
+        fn below(plan: &Arc<dyn ExecutionPlan>) -> usize {
+            let here = plan.metrics().and_then(|metrics| metrics.spilled_bytes()).unwrap_or(0);
+            plan.children().into_iter().map(below).sum::<usize>() + here
+        }
+        below(&self.plan) as u64
+    }
+
     /// All rows in one batch.
     pub async fn all(mut self) -> Result<RecordBatch> {
-        let mut batches = Vec::new();
+        let (mut batches, mut bytes) = (Vec::new(), 0);
         while let Some(batch) = self.next().await? {
+            bytes += batch.get_array_memory_size() as u64;
+            // Joining the batches takes the same memory again.
+            if let Some(limit) = self.memory.limit.filter(|limit| bytes > limit / 2) {
+                return Err(self.memory.exceeded(limit));
+            }
             batches.push(batch);
         }
         Ok(concat_batches(&self.schema, &batches)?)
@@ -81,21 +140,41 @@ fn short_headings(schema: &SchemaRef, tables: &[TableReference]) -> SchemaRef {
 pub struct Session {
     context: SessionContext,
     catalogs: Catalogs,
+    memory: QueryMemory,
+    functions: Functions,
 }
 
 impl Session {
-    pub fn over(catalogs: Catalogs) -> Result<Self> {
+    pub fn over(catalogs: Catalogs, memory: QueryMemory) -> Result<Self> {
         // With one partition, the same query always gives its rows in the same order. The runtime has only one thread.
         let config = SessionConfig::new()
             .with_target_partitions(1)
             .with_information_schema(true)
             .with_create_default_catalog_and_schema(false)
             .with_default_catalog_and_schema(catalogs.default.clone(), "public");
-        let context = SessionContext::new_with_config(config);
+        let mut runtime = RuntimeEnvBuilder::new();
+        if let Some(limit) = memory.limit {
+            // The other half is for what the pool does not count: pages and batches on their way, and the writer.
+            let pool = FairSpillPool::new(usize::try_from(limit / 2)?);
+            runtime = runtime.with_memory_pool(Arc::new(TrackConsumersPool::new(pool, NonZeroUsize::MIN)));
+        }
+        let disk = match &memory.folder {
+            Some(folder) => DiskManagerMode::Directories(vec![folder.clone()]),
+            None => DiskManagerMode::Disabled,
+        };
+        runtime = runtime.with_disk_manager_builder(DiskManagerBuilder::default().with_mode(disk));
+        let context = SessionContext::new_with_config_rt(config, runtime.build_arc()?);
         for (name, catalog) in &catalogs.by_name {
             context.register_catalog(name, catalog.clone() as Arc<dyn CatalogProvider>);
         }
-        Ok(Self { context, catalogs })
+        Ok(Self { context, catalogs, memory, functions: Functions::default() })
+    }
+
+    /// Refuses everything whose result depends on more than the tables, for an answer that is cached.
+    #[must_use]
+    pub fn only_of_tables(mut self, stage: &str) -> Self {
+        self.functions = Functions::only_of_tables(&self.context, stage);
+        self
     }
 
     /// The rows of a query as a stream.
@@ -103,11 +182,17 @@ impl Session {
     /// # Errors
     /// The query cannot be parsed or planned. The error says which names exist.
     pub async fn stream(&self, sql: &str, note: &mut dyn FnMut(&str)) -> Result<QueryRows> {
+        self.catalogs.warnings.take().iter().for_each(|warning| note(&format!("warning: {warning}")));
         let asks_for_names = sql.trim().trim_end_matches(';').trim().eq_ignore_ascii_case("show tables");
         let rewritten = format!("{SHOW_TABLES}'{}' order by 1, 2", self.catalogs.default.replace('\'', "''"));
         let sql = if asks_for_names { rewritten.as_str() } else { sql };
         let statement = parse(sql)?;
         let mut is_of_a_stage = asks_for_names;
+        if let Statement::Statement(statement) = &statement
+            && takes_a_sample(statement)
+        {
+            return Err(no_sample().into());
+        }
         let (tables, _) = resolve_table_references(&statement, true).map_err(|error| of_plan(&error, sql))?;
         for table in &tables {
             is_of_a_stage |= self.check(table)?;
@@ -127,12 +212,18 @@ impl Session {
             ));
         }
         let state = self.context.state();
-        let plan = state.statement_to_plan(statement).await.map_err(|error| of_plan(&error, sql))?;
+        let plan = state.statement_to_plan(statement).await;
+        let plan = plan.map_err(|error| self.functions.problem(&error).unwrap_or_else(|| of_plan(&error, sql)))?;
+        self.functions.check(&plan)?;
+        self.catalogs.warnings.take().iter().for_each(|warning| note(&format!("warning: {warning}")));
         let read_only = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
         read_only.verify_plan(&plan).map_err(|_| of_writing())?;
-        let rows = self.context.execute_logical_plan(plan).await.map_err(|error| of_plan(&error, sql))?;
-        let stream = rows.execute_stream().await.map_err(|error| of_plan(&error, sql))?;
-        Ok(QueryRows { schema: short_headings(&stream.schema(), &tables), stream })
+        let problem = |error: DataFusionError| self.memory.problem(&error, sql);
+        let rows = self.context.execute_logical_plan(plan).await.map_err(problem)?;
+        let plan = rows.create_physical_plan().await.map_err(problem)?;
+        let stream = execute_stream(plan.clone(), self.context.task_ctx()).map_err(problem)?;
+        let schema = short_headings(&stream.schema(), &tables);
+        Ok(QueryRows { schema, stream, plan, memory: self.memory.clone() })
     }
 
     /// Whether a table belongs to a stage of the default pipeline.
@@ -143,11 +234,15 @@ impl Session {
         if table.schema() == Some("information_schema") {
             return Ok(false);
         }
-        let catalog = self.catalogs.by_name.get(table.catalog().unwrap_or(&self.catalogs.default));
+        let pipeline = table.catalog().unwrap_or(&self.catalogs.default);
+        let catalog = self.catalogs.by_name.get(pipeline);
         let schema = catalog.and_then(|catalog| catalog.schemas.get(table.schema()?));
         match schema {
             Some(schema) if schema.has(table.table()) => Ok(table.catalog().is_none() && schema.is_of_a_stage()),
-            _ => Err(not_a_table(table, &self.catalogs).into()),
+            _ => match self.catalogs.unreadable.get(pipeline) {
+                Some(reason) => Err(unreadable_pipeline(pipeline, reason).into()),
+                None => Err(not_a_table(table, &self.catalogs).into()),
+            },
         }
     }
 }

@@ -13,6 +13,9 @@ use raisin_base::error::{Context as _, Result};
 /// The file name of the [`BuildDescription`].
 pub const DESCRIPTION: &str = "build.json";
 
+/// The version of the format that this raisin writes and reads.
+pub const DESCRIPTION_FORMAT: u32 = 1;
+
 /// The last build of a pipeline.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BuildDescription {
@@ -42,7 +45,16 @@ impl BuildDescription {
     pub fn read(folder: &Path) -> Result<Option<Self>> {
         let path = folder.join(DESCRIPTION);
         let bytes = if_there(std::fs::read(&path)).with_context(|| format!("cannot read {}", path.display()))?;
-        let parsed = bytes.map(|bytes| serde_json::from_slice(&bytes)).transpose();
-        parsed.with_context(|| format!("{} is unreadable", path.display()))
+        let Some(bytes) = bytes else { return Ok(None) };
+        let parsed = serde_json::from_slice::<Value>(&bytes).and_then(|value| {
+            let format = value.get("format").and_then(Value::as_u64);
+            if let Some(newer) = format.filter(|format| *format > u64::from(DESCRIPTION_FORMAT)) {
+                let message =
+                    format!("a newer raisin wrote it (format {newer}, and this raisin reads {DESCRIPTION_FORMAT})");
+                return Err(serde::de::Error::custom(message));
+            }
+            Self::deserialize(value)
+        });
+        parsed.map(Some).with_context(|| format!("{} is unreadable", path.display()))
     }
 }

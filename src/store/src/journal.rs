@@ -206,7 +206,7 @@ impl Store {
     }
 
     /// All readable lines of the journal, and the number of lines that are torn or damaged.
-    pub(super) fn journal_lines(&self) -> Result<(Vec<JournalLine>, u64)> {
+    pub fn journal_lines(&self) -> Result<(Vec<JournalLine>, u64)> {
         let mut files: Vec<_> = std::fs::read_dir(self.root.join("journal"))?
             .filter_map(|entry| Some(entry.ok()?.path()))
             .filter(|path| path.extension().is_some_and(|extension| extension == "jsonl"))

@@ -39,6 +39,7 @@ pub enum Input<'a> {
 /// An artifact that a gathering stage sees, with the values of the sweep in its variant.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GatheredArtifact {
+    /// The name of the stage; empty if the result does not depend on it.
     pub stage: String,
     pub variant: Map<String, Value>,
     /// `None` until the stage has made the artifact.
@@ -117,6 +118,15 @@ impl<'a> Part<'a> {
         found
     }
 
+    /// Removes the entry of a table at a pointer.
+    pub(super) fn remove(&mut self, pointer: &str) {
+        let Some((table, _)) = pointer.rsplit_once('/') else { return };
+        let Some(name) = segments(pointer).last() else { return };
+        if let Some(Self::Table(entries)) = self.at_mut(table) {
+            entries.retain(|(entry, _)| *entry != name);
+        }
+    }
+
     /// Whether the part contains an artifact that no stage has made yet.
     pub fn is_pending(&self) -> bool {
         match self {
@@ -183,11 +193,14 @@ impl PartialEq for Part<'_> {
 
 impl Input<'_> {
     /// `None` if all artifacts of the input exist. Otherwise the stage name of a missing artifact: `Some(Some(name))`
-    /// for gathered artifacts, `Some(None)` for a single artifact, which has no name here.
+    /// for artifacts that are gathered by name, `Some(None)` for an artifact that has no name here.
     pub fn pending(&self) -> Option<Option<&str>> {
         match self {
             Self::Artifact(None) => Some(None),
-            Self::Artifacts(all) => all.iter().find(|one| one.artifact.is_none()).map(|one| Some(one.stage.as_str())),
+            Self::Artifacts(all) => {
+                let missing = all.iter().find(|one| one.artifact.is_none());
+                missing.map(|one| Some(one.stage.as_str()).filter(|name| !name.is_empty()))
+            }
             _ => None,
         }
     }
