@@ -1,11 +1,12 @@
 //! The tables of instructions and tasks: stages write them here, and later stages read them here.
 
+use std::borrow::Borrow;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow_array::builder::{Int32Builder, ListBuilder, StringBuilder};
+use arrow_array::builder::{Int32Builder, ListBuilder, StringBuilder, UInt32Builder, UInt64Builder};
 use arrow_array::cast::AsArray as _;
-use arrow_array::{Array, ArrayRef, Int32Array, ListArray, RecordBatch, StringArray, UInt32Array, UInt64Array};
+use arrow_array::{Array, ArrayRef, Int32Array, ListArray, RecordBatch, StringArray, UInt32Array};
 use arrow_schema::{DataType, Field};
 
 use super::message::{Example, Instruction, Message, ScoringRule, Task, conversation, prompt_of};
@@ -102,49 +103,38 @@ impl ConversationColumns {
     }
 }
 
-/// The numbers of `count` rows, from `first`.
-fn row_numbers(first: usize, count: usize) -> Result<UInt32Array> {
-    let number = |place: usize| {
-        u32::try_from(place).map_err(|_| anyhow!("{place} rows are more than a table of instructions holds"))
-    };
-    Ok(UInt32Array::from_iter_values(number(first)?..number(first.saturating_add(count))?))
+/// The numbers of `count` rows, from 0.
+fn row_numbers(count: usize) -> Result<UInt32Array> {
+    let count =
+        u32::try_from(count).map_err(|_| anyhow!("{count} rows are more than a table of instructions holds"))?;
+    Ok(UInt32Array::from_iter_values(0..count))
 }
 
-/// The number of rows of the `instructions` table that are written together. The bytes of the table are those of one
-/// single write, because the number is a multiple of what the Parquet writer encodes together (1024 rows).
-const WRITTEN_AT_ONCE: usize = 1 << 16;
-
-/// Writes the `instructions` table part by part. Each part of the rows is dropped after it is written.
-pub fn write_instructions(path: &Path, rows: Vec<PoolRow>) -> Result<()> {
-    let mut writer = table::Writer::create(path, instructions_from(0, &[])?.schema())?;
-    let (mut rows, mut first) = (rows.into_iter(), 0);
-    while rows.len() > 0 {
-        let part: Vec<PoolRow> = rows.by_ref().take(WRITTEN_AT_ONCE).collect();
-        writer.write(&instructions_from(first, &part)?)?;
-        first += part.len();
-    }
-    writer.close()
-}
-
-/// The `instructions` table. The position of a row is its id.
-pub fn instructions_batch(rows: &[PoolRow]) -> Result<RecordBatch> {
-    instructions_from(0, rows)
-}
-
-/// A part of the `instructions` table. `first` is the id of its first row.
-fn instructions_from(first: usize, rows: &[PoolRow]) -> Result<RecordBatch> {
+/// The `instructions` table. The position of a row is its id. A row that is given by value is dropped when the columns
+/// have it, so that all rows and all columns are not in memory together.
+pub fn instructions_batch<R: Borrow<PoolRow>>(rows: impl IntoIterator<Item = R>) -> Result<RecordBatch> {
+    let mut count = 0;
     let mut conversations = ConversationColumns::default();
+    let (mut sources, mut lines) = (UInt32Builder::new(), UInt64Builder::new());
+    let (mut digests, mut duplicates, mut labels) = (StringBuilder::new(), UInt32Builder::new(), StringBuilder::new());
     for row in rows {
+        let row: &PoolRow = row.borrow();
+        count += 1;
         conversations.push(&row.messages)?;
+        sources.append_value(row.source);
+        lines.append_value(row.line);
+        digests.append_value(row.digest.to_hex());
+        duplicates.append_value(row.duplicates);
+        labels.append_option(row.label.as_deref());
     }
-    let mut columns = vec![("id", Arc::new(row_numbers(first, rows.len())?) as ArrayRef)];
+    let mut columns = vec![("id", Arc::new(row_numbers(count)?) as ArrayRef)];
     columns.extend(conversations.finish());
     columns.extend([
-        ("source", Arc::new(UInt32Array::from_iter_values(rows.iter().map(|row| row.source))) as ArrayRef),
-        ("line", Arc::new(UInt64Array::from_iter_values(rows.iter().map(|row| row.line)))),
-        ("digest", Arc::new(StringArray::from_iter_values(rows.iter().map(|row| row.digest.to_hex())))),
-        ("duplicates", Arc::new(UInt32Array::from_iter_values(rows.iter().map(|row| row.duplicates)))),
-        ("label", Arc::new(rows.iter().map(|row| row.label.as_deref()).collect::<StringArray>())),
+        ("source", Arc::new(sources.finish()) as ArrayRef),
+        ("line", Arc::new(lines.finish())),
+        ("digest", Arc::new(digests.finish())),
+        ("duplicates", Arc::new(duplicates.finish())),
+        ("label", Arc::new(labels.finish())),
     ]);
     table::batch(columns)
 }
@@ -281,26 +271,6 @@ mod tests {
         let read = read_instructions(folder.path())?;
         assert_eq!(read.iter().map(|row| row.messages.clone()).collect::<Vec<_>>(), conversations);
         assert_eq!(read[3].id, 3);
-        Ok(())
-    }
-
-    #[test]
-    fn a_table_that_is_written_part_by_part_has_the_bytes_of_one_write() -> Result<()> {
-        let folder = tempfile::tempdir()?;
-        let rows: Vec<PoolRow> = (0..3 * WRITTEN_AT_ONCE / 2 + 7)
-            .map(|row| {
-                let system = (row % 7 == 0).then_some("be brief");
-                let text = format!("question {} {}", row % 1000, "x".repeat(row % 50));
-                PoolRow::new(conversation(system, &text, Some(&row.to_string())), 0, row as u64)
-            })
-            .collect();
-        let (whole, parts) = (folder.path().join("whole.parquet"), folder.path().join("parts.parquet"));
-        table::write(&whole, &instructions_batch(&rows)?)?;
-        write_instructions(&parts, rows)?;
-        assert!(std::fs::read(&whole)? == std::fs::read(&parts)?, "the bytes differ");
-        table::write(&whole, &instructions_batch(&[])?)?;
-        write_instructions(&parts, Vec::new())?;
-        assert!(std::fs::read(&whole)? == std::fs::read(&parts)?, "the bytes of an empty table differ");
         Ok(())
     }
 

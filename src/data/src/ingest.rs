@@ -3,7 +3,7 @@
 use raisin_base::error::{Context as _, Problem, Result};
 use raisin_base::seed::Seed;
 use raisin_contract::{Context, Progress};
-use raisin_corpus::artifact::write_instructions;
+use raisin_corpus::artifact::instructions_batch;
 use raisin_corpus::pool::{PoolBuilder, SourceFile, grouped, rejects_batch, sources_batch};
 use raisin_kinds::ingest::Parameters;
 use raisin_table::WriteTable as _;
@@ -55,7 +55,7 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     }
     context.write_table("rejects", &rejects_batch(&pool.rejects)?)?;
     context.write_table("sources", &sources_batch(&pool.sources)?)?;
-    write_instructions(&context.out().join("instructions.parquet"), pool.into_rows())?;
+    context.write_table("instructions", &instructions_batch(pool.into_rows())?)?;
     context.note(note);
     Ok(())
 }

@@ -11,7 +11,8 @@ pub struct Resources {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
     /// The maximum memory of the stage, such as "4GB". Stages run at the same time only if their memory fits together.
-    /// Default: 1GB for a tensor stage, 256MB for another stage.
+    /// A stage that takes more fails. Default: 1GB for a tensor stage, 256MB for another stage. Without this key, a
+    /// tensor stage has no limit, and another stage is held to half of the machine's memory.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "text")]
     #[schemars(with = "Option<String>")]
     pub memory: Option<u64>,

@@ -6,6 +6,7 @@ use std::path::Path;
 use arrow::compute::BatchCoalescer;
 
 use raisin_base::error::{Context as _, Result};
+use raisin_base::files::if_there;
 use raisin_contract::Context;
 use raisin_kinds::sql::Parameters;
 use raisin_table::Writer;
@@ -21,6 +22,8 @@ const WRITTEN_AT_ONCE: usize = 8192;
 
 pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     let folder = context.temporary();
+    // A killed stage leaves rows there.
+    if_there(std::fs::remove_dir_all(&folder)).with_context(|| format!("cannot clear {}", folder.display()))?;
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let stage = Some(context.stage().to_owned());
     let memory = QueryMemory { limit: context.memory(), folder: Some(folder), stage };
