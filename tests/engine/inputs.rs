@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use raisin_base::error::render;
 use raisin_engine::{self as engine, digest_of};
 use raisin_pipeline::Pipeline;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 
 use crate::project::{EngineProject, wait_for};
@@ -395,7 +396,7 @@ fn an_input_that_is_no_regular_file_is_refused_at_once_by_name() {
         let made = std::process::Command::new("mkfifo").arg(project.folder.join(name)).status().unwrap();
         assert!(made.success());
     };
-    ["fifo", "data/fifo.txt", "whole/fifo"].into_iter().for_each(fifo);
+    ["fifo", "data/fifo.txt", "whole/fifo", "odd\u{1b}[2J\nerror: name"].into_iter().for_each(fifo);
     let refused = |kind: &str, path: &str| {
         let began = std::time::Instant::now();
         let pipeline = project.one(&[("stage", kind, json!({ "path": path }))]);
@@ -410,6 +411,7 @@ fn an_input_that_is_no_regular_file_is_refused_at_once_by_name() {
         ("several", "data", "data/fifo.txt is a FIFO"),
         ("copy", "whole", "whole/fifo is a FIFO"),
         ("copy", "/dev/zero", "/dev/zero is a device"),
+        ("copy", "odd\u{1b}[2J\nerror: name", "odd\\u{1b}[2J\\nerror: name is a FIFO"),
     ] {
         let error = refused(kind, path);
         assert!(error.contains("stage `stage`, path: ") && error.contains(found), "{error}");
@@ -433,6 +435,18 @@ fn links_that_lead_in_a_circle_are_refused_and_links_to_other_folders_are_follow
         assert!(error.contains("data/link/back leads back to the folder"), "{error}");
     }
     assert_eq!(project.build(&several(&project, "data/*.txt")).ran, 1);
+}
+
+#[test]
+fn files_in_more_folders_than_a_process_may_usually_open_are_read() {
+    let project = EngineProject::new();
+    for number in 0..1500 {
+        project.write(&[(&format!("data/{number}/text"), "1")]);
+    }
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: Some(1024), ..limit }).unwrap();
+    assert_eq!(project.build(&several(&project, "data/*/text")).exit_code(), 0);
+    assert_eq!(project.text("list").split_whitespace().count(), 1500);
 }
 
 #[test]

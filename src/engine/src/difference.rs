@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::change::{FileChange, in_words};
 use super::graph::words_of_values;
 use raisin_base::digest::Digest;
+use raisin_base::printable::one_line;
 use raisin_contract::{Action, DType, DeviceKind, GatheredArtifact, Input, NumericEnvironment, Part};
 
 /// One difference between an earlier action and the action that is wanted now.
@@ -147,7 +148,7 @@ fn numbers(environment: Option<NumericEnvironment>) -> String {
 
 /// The first three names, and the number of the others.
 fn several(names: &[String]) -> String {
-    let shown = names.iter().take(3).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let shown = names.iter().take(3).map(|name| one_line(name)).collect::<Vec<_>>().join(", ");
     if names.len() > 3 { format!("{shown} and {} more", names.len() - 3) } else { shown }
 }
 

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use raisin_base::error::{Context as _, Problem, Result, bail};
 use raisin_base::files::type_in_words;
+use raisin_base::printable::one_line;
 
 /// The largest number of files and folders below one input. Links to folders that contain such links themselves can
 /// multiply a few folders into any number of paths.
@@ -75,8 +76,13 @@ fn refuse_special(path: &Path, kind: FileType) -> Result<()> {
     if kind.is_file() {
         return Ok(());
     }
-    let message = format!("{} is {}, and an input must be a regular file", path.display(), type_in_words(kind));
+    let message = format!("{} is {}, and an input must be a regular file", shown(path), type_in_words(kind));
     Err(Problem::usage(message).hint("write the content into a file, and name this file").into())
+}
+
+/// A path on one line: the name of a file can contain line breaks and other control characters.
+pub fn shown(path: &Path) -> String {
+    one_line(&path.to_string_lossy()).into_owned()
 }
 
 pub fn is_pattern(path: &str) -> bool {
@@ -142,13 +148,12 @@ impl<'p> Walk<'p> {
 
     /// Adds the files of the folder with this name and canonical path.
     fn enter(&mut self, name: &str, real: PathBuf) -> Result<()> {
-        let shown = || self.top.join(name).display().to_string();
+        let own = || shown(&self.top.join(name));
         if let Some(outer) = self.within.iter().find(|outer| **outer == real) {
-            let message =
-                format!("the link {} leads back to the folder {}, which contains it", shown(), outer.display());
+            let message = format!("the link {} leads back to the folder {}, which contains it", own(), shown(outer));
             return Err(Problem::usage(message).hint("remove the link, or name the files with a pattern").into());
         }
-        let listed = std::fs::read_dir(&real).with_context(|| format!("cannot list {}", shown()))?;
+        let listed = std::fs::read_dir(&real).with_context(|| format!("cannot list {}", own()))?;
         self.within.push(real);
         for entry in listed {
             let entry = entry.with_context(|| format!("cannot list {}", self.top.join(name).display()))?;
@@ -172,7 +177,7 @@ impl<'p> Walk<'p> {
             if self.pattern.is_some() || own.as_encoded_bytes().starts_with(b".") {
                 return Ok(());
             }
-            bail!("{} has a name that is not UTF-8", self.top.join(folder).join(own).display());
+            bail!("{} has a name that is not UTF-8", shown(&self.top.join(folder).join(own)));
         };
         let name = if folder.is_empty() { own.to_owned() } else { format!("{folder}/{own}") };
         let may_be_file = self.pattern.as_ref().is_none_or(|pattern| pattern.whole.matches_with(&name, OPTIONS));
@@ -181,7 +186,7 @@ impl<'p> Walk<'p> {
             return Ok(());
         }
         let path = self.top.join(&name);
-        let cannot = || format!("cannot read {}", path.display());
+        let cannot = || format!("cannot read {}", shown(&path));
         let mut kind = entry.file_type().with_context(cannot)?;
         let real = if kind.is_symlink() {
             kind = match path.metadata() {

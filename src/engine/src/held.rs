@@ -12,13 +12,18 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use super::found::shown;
 use super::inputs::{HashedFile, JobInput};
 use raisin_base::error::{Context as _, Error, Problem, Result};
 use raisin_store::Fingerprint;
 
 /// The folder of a staging folder in which the links to the input files are.
 const LINKS: &str = "inputs";
+
+/// The usual limit of open files, 1024, has room for this many folders of several stages.
+const FEW_FOLDERS: usize = 64;
 
 /// When the inputs of a stage are checked for changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +45,12 @@ impl<'i> HeldInputs<'i> {
     /// A file was changed, removed or replaced since it was hashed.
     pub fn open(inputs: &'i [JobInput]) -> Result<Self> {
         let mut folders = BTreeMap::new();
+        let mut has_room = false;
         for (input, file) in files(inputs) {
+            if folders.len() >= FEW_FOLDERS && !has_room {
+                make_room_for_files();
+                has_room = true;
+            }
             let folder = file.real.parent().unwrap_or(Path::new("/"));
             if let Entry::Vacant(new) = folders.entry(folder) {
                 let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -137,9 +147,16 @@ fn changed(input: &JobInput, file: &HashedFile, moment: CheckTime) -> Error {
         CheckTime::AfterTheStage => ("while the stage was reading it", "nothing was cached"),
     };
     let path = if input.file.is_single() { input.file.path.clone() } else { input.file.path.join(&file.name) };
-    Problem::new(format!("{} was changed {when}", path.display()))
+    Problem::new(format!("{} was changed {when}", shown(&path)))
         .hint(format!("{so}; build again to take the file as it is now"))
         .into()
+}
+
+/// Raises the limit of open files of this process as far as the system allows.
+fn make_room_for_files() {
+    let limit = getrlimit(Resource::Nofile);
+    // If the limit cannot be raised, the next folder may be one too many, which is an error of its own.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 fn too_many() -> Error {
