@@ -4,6 +4,7 @@
 use std::process::ExitCode;
 
 use raisin_base::error::{Problem, render};
+use raisin_base::say;
 use raisin_base::stack::on_large_stack;
 use raisin_contract::KindRunner;
 use raisin_contract::serve::{run_executable, run_one_of};
@@ -15,7 +16,7 @@ const MOST_KEPT: u64 = 200_000_000;
 fn main() -> ExitCode {
     // The tree of a query with many terms is deep, and so are the calls that plan and evaluate the tree.
     on_large_stack(serve).unwrap_or_else(|error| {
-        eprintln!("{}", render(&error));
+        say!("{}", render(&error));
         ExitCode::FAILURE
     })
 }

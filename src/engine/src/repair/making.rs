@@ -16,7 +16,7 @@ use crate::execute::{Job, Mode, plain};
 use crate::graph::NodeId;
 use crate::inputs::JobInput;
 use crate::resolve::Resolver;
-use crate::resources::Capacity;
+use crate::resources::{Capacity, limit};
 use crate::{DeviceChoice, Options, device::Devices};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Problem, Result, anyhow};
@@ -24,7 +24,7 @@ use raisin_contract::{
     ACTION_FORMAT, Action, Assignment, DType, Declaration, DeviceKind, Environment, Input, InputArtifact, Process,
     ResolvedParameters,
 };
-use raisin_pipeline::{self as pipeline, Override, Pipeline, Resources, Stage};
+use raisin_pipeline::{self as pipeline, Override, Pipeline, Stage};
 use raisin_store::{ActionRecord, FileDigests, JournalEvent, JournalLine, Store};
 
 /// How a lost artifact or action record was made, or why that is not known.
@@ -288,7 +288,8 @@ impl<'s> Makings<'s> {
             stages.insert(need.pointer.clone(), self.input_artifacts(&need.stage, input)?);
         }
         let process = declaration.process;
-        let threads = self.threads(record, declaration, &resolved, devices);
+        let stage = self.stage(record, declaration, &resolved);
+        let threads = self.threads(record, &stage, devices);
         let record = ActionRecord { costs: Vec::new(), notes: Vec::new(), accepted: None, ..record.clone() };
         let assignment = Assignment {
             kind: record.kind.clone(),
@@ -301,6 +302,7 @@ impl<'s> Makings<'s> {
             seed,
             environment,
             threads,
+            memory: limit(&stage),
             folder: self.store.staging_folder(record.key),
             tokens: Some(self.store.tokens_folder()),
         };
@@ -366,34 +368,30 @@ impl<'s> Makings<'s> {
         }
     }
 
-    /// The number of threads of the stage: as many as the last time, according to the journal. It is not part of the
-    /// action, but with another number the last digit of a sum can differ.
-    fn threads(
+    /// The stage of a record, with the resources that its pipeline gives it. Resources are not part of the action.
+    fn stage(
         &mut self,
         record: &ActionRecord,
         declaration: &'static Declaration,
         resolved: &ResolvedParameters,
-        devices: Devices,
-    ) -> usize {
+    ) -> Stage {
+        let origin = self.runs.get(&record.run).map(|(origin, _)| Rc::clone(origin));
+        let pipeline = origin.and_then(|origin| self.pipeline(&origin).ok());
+        let mut stages = pipeline.iter().flat_map(|pipeline| &pipeline.variants).flat_map(|variant| &variant.stages);
+        let resources =
+            stages.find(|stage| stage.name == record.stage).map(|stage| stage.resources).unwrap_or_default();
+        let (name, resolved, written) = (record.stage.clone(), resolved.clone(), HashMap::new());
+        Stage { name, declaration, resolved, resources, written }
+    }
+
+    /// The number of threads of the stage: as many as the last time, according to the journal. It is not part of the
+    /// action, but with another number the last digit of a sum can differ.
+    fn threads(&self, record: &ActionRecord, stage: &Stage, devices: Devices) -> usize {
         let then = self.journal.iter().rev().find_map(|line| match &line.event {
             JournalEvent::Started { key, threads, .. } if *key == record.key => *threads,
             _ => None,
         });
-        if let Some(threads) = then {
-            return threads;
-        }
-        let mut resources = Resources::default();
-        if declaration.process == Process::Tensor
-            && let Some((origin, _)) = self.runs.get(&record.run).cloned()
-            && let Ok(pipeline) = self.pipeline(&origin)
-        {
-            let mut stages = pipeline.variants.iter().flat_map(|variant| &variant.stages);
-            resources =
-                stages.find(|stage| stage.name == record.stage).map(|stage| stage.resources).unwrap_or_default();
-        }
-        let (name, resolved, written) = (record.stage.clone(), resolved.clone(), HashMap::new());
-        let stage = Stage { name, declaration, resolved, resources, written };
-        Capacity::of(&self.options, devices).demand(&stage).threads
+        then.unwrap_or_else(|| Capacity::of(&self.options, devices).demand(stage).threads)
     }
 }
 
