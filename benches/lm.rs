@@ -39,7 +39,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{}", render(&error));
+            raisin_base::say!("{}", render(&error));
             ExitCode::FAILURE
         }
     }

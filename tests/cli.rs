@@ -135,7 +135,7 @@ fn what_cannot_be_linked_at_the_end_is_refused_before_the_first_stage() {
 #[test]
 fn a_key_with_too_many_parts_is_refused() {
     let project = Project::with_text("[stage.pool]\nkind = \"generate\"\n");
-    for (parts, reason) in [(60, "has no parameter"), (65, "at most 64 are allowed"), (20_000, "at most 64")] {
+    for (parts, reason) in [(80, "has no parameter"), (81, "at most 80 are allowed"), (20_000, "at most 80")] {
         for flag in ["--set", "--sweep"] {
             let key = ["stage", "pool"].into_iter().chain(std::iter::repeat_n("a", parts - 2)).collect::<Vec<_>>();
             let (code, words) = project.refused(&["build", "p.toml", flag, &format!("{}=[1]", key.join("."))]);

@@ -146,6 +146,8 @@ fn a_stage_of_any_kind_opens_only_its_inputs() {
         "rows.toml",
         r#"
         include = "micro.toml"
+        [pipeline]
+        name = "rows"
         [stage.rows]
         kind = "ingest"
         sources = [{ path = "data/*.jsonl", format = "alpaca" }]

@@ -134,7 +134,7 @@ pub fn for_each_chunk(
 ) -> Result<()> {
     let layout = layout(path)?;
     if layout == FileLayout::Parquet {
-        let mut chunk = Chunk::first();
+        let mut chunk = RecordChunk::first();
         parquet_rows::for_each_record(path, |record, bytes_read| match chunk.add(record) {
             Some(full) => take(full, bytes_read),
             None => Ok(()),
@@ -146,7 +146,7 @@ pub fn for_each_chunk(
     let mut reader = BufReader::with_capacity(1 << 18, file);
     let mut bytes_read = 0;
     let mut splitter = Splitter::new(layout, max_bytes);
-    let mut chunk = Chunk::first();
+    let mut chunk = RecordChunk::first();
     loop {
         let buffer = reader.fill_buf().with_context(|| format!("cannot read {}", path.display()))?;
         let length = buffer.len();
@@ -169,13 +169,13 @@ pub fn for_each_chunk(
 }
 
 /// The records of the next call of `take`.
-struct Chunk {
+struct RecordChunk {
     records: Vec<RawRecord>,
     /// The number of bytes that the chunk can still take.
     room: usize,
 }
 
-impl Chunk {
+impl RecordChunk {
     fn first() -> Self {
         Self { records: Vec::new(), room: FIRST_CHUNK_BYTES }
     }

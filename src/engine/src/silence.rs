@@ -11,6 +11,12 @@ const LIMIT: Duration = Duration::from_mins(30);
 /// For tests: another limit, in seconds.
 const VARIABLE: &str = "RAISIN_SILENT_SECONDS";
 
+/// The share of a core above which a worker counts as at work. The thread that measures the memory of a worker uses less
+/// than a hundredth of a core, also if the stage itself waits for ever.
+const BUSY: f64 = 0.02;
+/// The clock ticks of /proc per second, on every architecture for which Linux builds executables of users.
+const TICKS_PER_SECOND: f64 = 100.0;
+
 /// The limit of this build.
 ///
 /// # Errors
@@ -43,7 +49,8 @@ impl Signs {
     /// Reads the activity of a process group. Returns true if there was no sign of life for `limit`.
     pub fn are_missing(&mut self, group: u32, limit: Duration) -> bool {
         let now = Activity::of(group);
-        if now.waits_for_others || self.seen.as_ref() != Some(&now) {
+        let elapsed = self.last.elapsed();
+        if self.seen.as_ref().is_none_or(|before| now.is_alive_since(before, elapsed)) {
             self.seen = Some(now);
             self.last = Instant::now();
         }
@@ -59,13 +66,21 @@ struct Activity {
     ticks: u64,
     /// Page faults that read from a disk. A stage that reads a memory-mapped file has no other sign.
     faults: u64,
-    /// The counters of /proc/PID/io, which the kernel may hide.
+    /// The bytes from and to a disk, according to /proc/PID/io, which the kernel may hide.
     bytes: u64,
     /// Whether a process waits for a disk, or a person has stopped it.
     waits_for_others: bool,
 }
 
 impl Activity {
+    /// Whether the processes have worked or waited for a disk since `before`, the activity at the last sign of life.
+    fn is_alive_since(&self, before: &Self, elapsed: Duration) -> bool {
+        let ticks = self.ticks.wrapping_sub(before.ticks) as f64;
+        self.waits_for_others
+            || (self.processes, self.faults, self.bytes) != (before.processes, before.faults, before.bytes)
+            || ticks > BUSY * TICKS_PER_SECOND * elapsed.as_secs_f64()
+    }
+
     fn of(group: u32) -> Self {
         let mut sum = Self::default();
         let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -103,10 +118,12 @@ fn parse(stat: &str, group: u32) -> Option<Activity> {
     })
 }
 
-/// The bytes that a process has read and written.
+/// The bytes that a process has read from a disk and written to a disk. Bytes from memory, such as files in /proc, are
+/// left out: the thread that measures the memory of a worker reads them all the time.
 fn moved(process: &Path) -> u64 {
     let text = std::fs::read_to_string(process.join("io")).unwrap_or_default();
-    let numbers = text.lines().filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok());
+    let lines = text.lines().filter(|line| line.starts_with("read_bytes") || line.starts_with("write_bytes"));
+    let numbers = lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok());
     numbers.fold(0, u64::wrapping_add)
 }
 
@@ -142,6 +159,18 @@ mod tests {
         // A child that works counts as well.
         assert!(!is_silent("(while :; do :; done) & wait", false));
         assert!(!is_silent("kill -STOP $$", false));
+    }
+
+    #[test]
+    fn a_worker_that_only_measures_its_memory_shows_no_sign_of_life() {
+        let before = Activity { processes: 1, ticks: 1000, ..Activity::default() };
+        let minute = Duration::from_mins(1);
+        let alive = |now: Activity| now.is_alive_since(&before, minute);
+        // 0.8 % of a core, and 5 % of a core.
+        assert!(!alive(Activity { processes: 1, ticks: 1048, ..Activity::default() }));
+        assert!(alive(Activity { processes: 1, ticks: 1300, ..Activity::default() }));
+        assert!(alive(Activity { processes: 1, ticks: 1000, bytes: 4096, ..Activity::default() }));
+        assert!(alive(Activity { processes: 2, ticks: 1000, ..Activity::default() }));
     }
 
     #[test]

@@ -87,7 +87,7 @@ fn deep_nesting_is_an_error_and_no_crash() {
     let _ = told(&format!("[{}]\nb = 1\n", vec!["a"; 100_000].join(".")), &[]);
     let _ = load_text(GOOD, &[Override::Set(format!("stage.pool.size={}", "[".repeat(200_000)))]);
     let long = format!("stage.pool.{}", vec!["a"; 50_000].join("."));
-    let limit = "a key of 50002 parts is longer than the limit of 80";
+    let limit = "the key has 50002 parts between dots, and at most 80 are allowed";
     assert!(told(GOOD, &[Override::Set(format!("{long}=1"))]).contains(limit));
     assert!(told(GOOD, &[Override::Sweep(format!("{long}=[1]"))]).contains(limit));
 }

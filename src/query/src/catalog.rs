@@ -60,7 +60,7 @@ impl Catalogs {
     pub fn open(store: Store, out: &Path, pipeline: Option<&str>) -> Result<Self> {
         let store = Arc::new(store);
         let warnings = Arc::<Warnings>::default();
-        let OutFolder { built, unreadable } = built_pipelines(out, &warnings)?;
+        let PipelinesBelowOut { built, unreadable } = built_pipelines(out, &warnings)?;
         let names: Vec<&str> = built.iter().map(|(_, description)| description.pipeline.as_str()).collect();
         let default = match pipeline {
             Some(name) if names.contains(&name) => name.to_owned(),
@@ -112,15 +112,15 @@ impl Catalogs {
 }
 
 /// What lies in `out/`.
-struct OutFolder {
+struct PipelinesBelowOut {
     /// The descriptions of the pipelines, each with the time of its last change.
     built: Vec<(SystemTime, BuildDescription)>,
     unreadable: BTreeMap<String, String>,
 }
 
 /// Reads the descriptions in the folders of `out/`. Users keep other files there too; hidden ones are not mentioned.
-fn built_pipelines(out: &Path, warnings: &Warnings) -> Result<OutFolder> {
-    let mut found = OutFolder { built: Vec::new(), unreadable: BTreeMap::new() };
+fn built_pipelines(out: &Path, warnings: &Warnings) -> Result<PipelinesBelowOut> {
+    let mut found = PipelinesBelowOut { built: Vec::new(), unreadable: BTreeMap::new() };
     let entries = if_there(std::fs::read_dir(out)).with_context(|| format!("cannot list {}", out.display()))?;
     let Some(entries) = entries else { return Ok(found) };
     let mut folders = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<PathBuf>>>()?;
