@@ -287,6 +287,11 @@ fn what_a_build_did_not_write_in_the_out_folder_stays() {
     std::fs::create_dir(out.join("empty")).unwrap();
     project.build(&project.one(&chain("ay", "+")));
     assert!(out.join("best").is_dir() && out.join("notes/best").is_symlink() && out.join("empty").is_dir());
+    // A killed build may leave a temporary link. It would be a root of gc.
+    let temporary = out.join(".d.17.4");
+    symlink(std::fs::read_link(out.join("d")).unwrap(), &temporary).unwrap();
+    project.build(&project.one(&chain("ay", "*")));
+    assert!(!temporary.is_symlink());
     // A build does not overwrite a file that lies in the place of a link.
     for foreign in ["a file", "a link"] {
         let place = out.join("c");
@@ -297,6 +302,11 @@ fn what_a_build_did_not_write_in_the_out_folder_stays() {
         }
         let error = render(&engine::build(&pipeline, &project.options()).unwrap_err());
         assert!(error.contains("is not a link that a build wrote"), "{error}");
+        // If a stage must run, the build is refused before it.
+        let actions = project.store().actions().unwrap().len();
+        let new = project.one(&chain(foreign, "new"));
+        assert!(engine::build(&new, &project.options()).is_err());
+        assert_eq!(project.store().actions().unwrap().len(), actions);
         assert!(place.symlink_metadata().is_ok_and(|now| now.is_file() || now.is_symlink()));
         std::fs::remove_file(&place).unwrap();
         project.build(&pipeline);

@@ -1,9 +1,10 @@
 //! A model-based test of gc: random sequences of builds, failures, interrupts, kills, repairs, renames, moves, switched
 //! links, pins and gc at random ages, by two users with one cache. The model knows one rule: what a link or a pin named
-//! within the age of gc is there, whole.
+//! within the age of gc is there, whole. If the test runs as root, the users are two users of the system, and the cache
+//! is open to both.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -13,6 +14,7 @@ use raisin_base::digest::Digest;
 use raisin_store::Store;
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::rights::{is_root, reachable};
 use crate::world::count;
 use raisin_tests::{CommandOutput, Project, TestRng, age, paths_below};
 
@@ -28,8 +30,6 @@ const CONTENTS: [&str; 3] = ["one", "two", "three"];
 /// One user: a folder with a pipeline, a source and an out folder.
 struct User {
     home: PathBuf,
-    /// The user id with which commands run; `None`: the own one.
-    id: Option<u32>,
     pipeline: &'static str,
     stage: &'static str,
     content: &'static str,
@@ -55,8 +55,13 @@ impl User {
 /// The hour at which each artifact was last named, by the folder of the link or pin that named it.
 type LastNamed = BTreeMap<(PathBuf, Digest), u64>;
 
-struct World {
+/// The user ids of the two users, if there are two users of the system.
+const IDS: [u32; 2] = [65_532, 65_533];
+
+struct World<'e> {
     project: Project,
+    /// An executable that every user can run, if there are two users of the system.
+    for_all: Option<&'e Path>,
     users: [User; 2],
     /// The time of the model in hours. Only one kind of step moves the time.
     now: u64,
@@ -69,27 +74,29 @@ struct World {
     history: Vec<String>,
 }
 
-impl World {
-    fn new() -> Self {
+/// Creates a folder in which every user may write.
+fn open_folder(path: &Path) {
+    std::fs::create_dir_all(path).expect("a folder");
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).expect("chmod");
+}
+
+impl<'e> World<'e> {
+    fn new(for_all: Option<&'e Path>) -> Self {
         let project = Project::new();
         let top = project.path("");
-        let mode = |path: &Path, mode| {
-            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("chmod");
-        };
-        mode(&top, 0o777);
+        open_folder(&top);
         let user = |name: &str| {
             let home = top.join(name);
-            std::fs::create_dir(&home).expect("a folder");
-            for out in ["one", "two"] {
-                std::fs::create_dir(home.join(out)).expect("a folder");
-            }
+            open_folder(&home);
+            ["one", "two"].iter().for_each(|out| open_folder(&home.join(out)));
             symlink("one", home.join("out")).expect("a link");
-            User { home, id: None, pipeline: "p", stage: "pool", content: CONTENTS[0], moved: 0 }
+            User { home, pipeline: "p", stage: "pool", content: CONTENTS[0], moved: 0 }
         };
         let users = ["ann", "bob"].map(user);
         users.iter().for_each(User::write);
         Self {
             project,
+            for_all,
             users,
             now: 0,
             named: LastNamed::new(),
@@ -100,12 +107,24 @@ impl World {
     }
 
     fn command(&self, user: usize, arguments: &[&str]) -> Command {
-        let user = &self.users[user];
-        let mut command = self.project.raisin(arguments);
-        command.current_dir(&user.home).env("RAISIN_CACHE", self.project.path("cache")).stdin(Stdio::null());
-        if let Some(id) = user.id {
-            command.uid(id);
-        }
+        let usual = self.project.raisin(arguments);
+        let mut command = match self.for_all {
+            None => self.project.raisin(arguments),
+            Some(executable) => {
+                let mut command = Command::new("sh");
+                command.args(["-c", "umask 0 && exec \"$0\" \"$@\""]).arg(executable).args(arguments);
+                for (name, value) in usual.get_envs() {
+                    match value {
+                        Some(value) => command.env(name, value),
+                        None => command.env_remove(name),
+                    };
+                }
+                command.uid(IDS[user]).gid(IDS[user]);
+                command
+            }
+        };
+        command.current_dir(&self.users[user].home).env("RAISIN_CACHE", self.project.path("cache"));
+        command.stdin(Stdio::null());
         command
     }
 
@@ -207,7 +226,7 @@ impl World {
             self.users[user].moved += 1;
             let away = home.join(format!("away-{}", self.users[user].moved));
             std::fs::rename(home.join(&now), &away).expect("moved");
-            std::fs::create_dir(home.join(&now)).expect("a new folder");
+            open_folder(&home.join(&now));
             // The links in the moved folder are as they were; only their place has another name.
             let from = home.join(&now);
             let names = std::mem::take(&mut self.named).into_iter().map(|((place, digest), moment)| {
@@ -233,6 +252,9 @@ impl World {
         }
         let folder = self.store().artifact_folder(digests[rng.below(digests.len())]);
         crate::world::flip(&folder.join("manifest.json"), rng);
+        // Only the owner can set an artifact aside.
+        let owner = folder.metadata().expect("the artifact").uid();
+        let user = IDS.iter().position(|id| *id == owner).unwrap_or(user);
         let answer = self.run(user, &["verify", "--repair"]);
         let digest = digests.into_iter().find(|digest| folder.ends_with(digest.to_hex())).expect("it");
         if matches!(self.store().inspect(digest), Ok(Some(_))) {
@@ -295,7 +317,7 @@ impl World {
             0..=5 => self.build(user, rng),
             6..=8 => self.edit(user, rng),
             9 => self.rearrange(user, rng),
-            10 => self.damage(user, rng),
+            10 if self.project.path("cache/VERSION").exists() => self.damage(user, rng),
             11 => {
                 let pipeline = self.users[user].pipeline;
                 let word = if rng.below(2) == 0 { "pin" } else { "unpin" };
@@ -308,7 +330,7 @@ impl World {
                 self.history.push(format!("{hours} hours later"));
             }
             _ => {
-                if self.project.path("cache").exists() {
+                if self.project.path("cache/VERSION").exists() {
                     self.collect(user, rng);
                 }
             }
@@ -323,17 +345,22 @@ impl World {
 fn what_a_link_or_a_pin_named_within_a_day_is_there_and_whole() {
     let sequences = count(8, 10_000);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let shared = Project::new();
+    open_folder(&shared.path(""));
+    let for_all = is_root().then(|| reachable(&shared));
+    let for_all = for_all.as_deref();
     std::thread::scope(|scope| {
         for thread in 0..threads {
             scope.spawn(move || {
                 for sequence in (thread..sequences).step_by(threads) {
                     let mut rng = TestRng::new(&format!("model {sequence}"));
-                    let mut world = World::new();
+                    let mut world = World::new(for_all);
                     (0..STEPS).for_each(|_| world.step(&mut rng));
                 }
             });
         }
     });
     let steps = sequences * STEPS;
-    println!("{sequences} sequences, {steps} steps: nothing that was named within the age of gc was lost");
+    let users = if for_all.is_some() { "two users" } else { "one user" };
+    println!("{sequences} sequences, {steps} steps, {users}: nothing that was named within the age of gc was lost");
 }

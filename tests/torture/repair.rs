@@ -184,3 +184,29 @@ fn an_interrupted_repair_ends_in_order_and_the_next_one_goes_on() {
     }
     println!("{interrupted} repairs interrupted: each ended within 3 s, and the next repair made the rest again");
 }
+
+#[test]
+fn an_answer_over_stages_that_the_query_does_not_name_is_made_again() {
+    let project = Project::with_text(
+        "[stage.one]\nkind = \"generate\"\nsize = 20\n[stage.two]\nkind = \"generate\"\nsize = 30\n\
+         [stage.answer]\nkind = \"sql\"\nof = [\"one\", \"two\"]\nquery = \"select 1 as x\"\n",
+    );
+    project.done(&["build", "p.toml"]);
+    let mut rng = TestRng::new("unnamed");
+    a_file_of_each_artifact(&project, "p").iter().for_each(|path| flip(path, &mut rng));
+    let (_, words) = project.done(&["verify", "--repair"]);
+    assert!(words.contains("3 of 3 made again"), "{words}");
+    project.finds_all(&["build", "p.toml"]);
+}
+
+#[test]
+fn a_linked_artifact_that_was_set_aside_is_made_again_after_gc() {
+    let project = swept();
+    let file = a_file_of_each_artifact(&project, "rows").remove(0);
+    flip(&file, &mut TestRng::new("gc between"));
+    assert_eq!(project.run(&["verify"]).code, 1);
+    project.done(&["gc", "--yes", "--older-than", "0"]);
+    let (_, words) = project.done(&["verify", "--repair"]);
+    assert!(words.contains("1 of 1 made again"), "{words}");
+    project.finds_all(&SWEPT);
+}

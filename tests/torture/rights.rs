@@ -48,12 +48,12 @@ fn content(project: &Project) -> BTreeMap<PathBuf, (u32, Digest)> {
 }
 
 /// Whether a command can be run as another user. Only root can do that.
-fn is_root() -> bool {
+pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
 /// Copies the executables to a folder that every user can read. The build folder may be private.
-fn reachable(project: &Project) -> PathBuf {
+pub fn reachable(project: &Project) -> PathBuf {
     let folder = project.path("for-all");
     if !folder.exists() {
         std::fs::create_dir_all(&folder).expect("a folder");
@@ -81,7 +81,7 @@ fn as_stranger(project: &Project, arguments: &[&str]) -> CommandOutput {
             None => command.env_remove(name),
         };
     }
-    let out = std::env::temp_dir().join(format!("raisin-stranger-{}", std::process::id()));
+    let out = project.path("out-of-the-stranger");
     std::fs::create_dir_all(&out).expect("a folder");
     mode(&out, 0o777);
     command.env("RAISIN_OUT", &out).uid(STRANGER).gid(STRANGER);

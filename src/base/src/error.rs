@@ -83,8 +83,8 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
     }
 }
 
-/// The text for standard error: `error: ...`, the causes, then `hint: ...` lines. Control characters, for example in the
-/// name of a file, are escaped.
+/// The text for standard error: `error: ...`, the causes, then `hint: ...` lines. Control characters, for example in
+/// the name of a file, are escaped.
 pub fn render(error: &anyhow::Error) -> String {
     let mut text = String::from("error: ");
     for (depth, cause) in error.chain().enumerate() {

@@ -1,5 +1,5 @@
-//! Text from outside (names of files, messages of stages, cells of tables) on a terminal. A control character could move
-//! the cursor, hide text, or write into the title of the window.
+//! Text from outside (names of files, messages of stages, cells of tables) on a terminal. A control character could
+//! move the cursor, hide text, or write into the title of the window.
 
 use std::borrow::Cow;
 

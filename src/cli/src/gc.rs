@@ -22,13 +22,13 @@ pub struct Arguments {
     /// Remove these artifacts and leftovers.
     #[arg(long)]
     yes: bool,
-    /// Only artifacts and leftovers that have not been used for this time, such as 12h or 30d; 0 for any age [default: 1d]. The
-    /// default differs for files that were set aside (0) and fetched files (never). Locks and temporary files are
-    /// removed after a day and checked parameters after 30 days, whatever AGE is.
+    /// Only artifacts and leftovers that have not been used for this time, such as 12h or 30d; 0 for any age
+    /// [default: 1d]. The default differs for files that were set aside (0) and fetched files (never). Locks and
+    /// temporary files are removed after a day and checked parameters after 30 days, whatever AGE is.
     #[arg(long, value_name = "AGE", value_parser = age)]
     older_than: Option<Duration>,
-    /// Only the artifacts with the earliest last use, until all artifacts together take at most this much space, such as
-    /// 500MB or 20GB.
+    /// Only the artifacts with the earliest last use, until all artifacts together take at most this much space, such
+    /// as 500MB or 20GB.
     #[arg(long, value_name = "SIZE", value_parser = size)]
     budget: Option<u64>,
     /// Forget this out folder, which is missing: its links no longer keep artifacts. Without FOLDER: forget every
@@ -100,7 +100,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     if gc.young > 0 && arguments.older_than.is_none() {
         say!("nothing reaches {} of these, but they were used within a day: --older-than 0 removes them too", gc.young);
     }
-    if !gc.freed && gc.bytes > 0 {
+    if !gc.freed && gc.bytes > 0 && gc.missing.is_empty() {
         say!("hint: raisin gc --yes removes them");
     }
     Ok(ExitCode::SUCCESS)

@@ -24,7 +24,7 @@ use super::summary::{Failure, Summary};
 use super::told::{HOW_TO_GO_ON, News, Told};
 use super::worker_pool::WorkerPool;
 use raisin_base::digest::Digest;
-use raisin_base::error::{Context as _, Result, anyhow, bail};
+use raisin_base::error::{Context as _, Result, anyhow, bail, render};
 use raisin_base::panics::caught;
 use raisin_base::say::say;
 use raisin_contract::{Action, Process};
@@ -469,7 +469,14 @@ impl<'a> Build<'a> {
             seconds: began.elapsed().as_secs_f64(),
         };
         self.told.ends(&summary, changed, update.is_err());
-        update.map(|_| summary)
+        match update {
+            // The interrupt or the failed stage decides the exit code.
+            Err(error) if summary.exit_code() != 0 => {
+                self.told.note(&render(&error));
+                Ok(summary)
+            }
+            update => update.map(|_| summary),
+        }
     }
 
     /// Updates the links. While another process updates them, a signal ends the wait. After an interrupt, the wait ends

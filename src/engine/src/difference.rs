@@ -263,11 +263,13 @@ fn compare_gathered(path: &str, from: &[GatheredArtifact], to: &[GatheredArtifac
         return found.push(ActionDifference::Gathered { path: path.to_owned(), from: from.len(), to: to.len() });
     }
     for (from, to) in from.iter().zip(to).filter(|(from, to)| from != to) {
+        // The action has no name of a stage whose name does not matter.
+        let name = if to.stage.is_empty() { path.to_owned() } else { to.stage.clone() };
         found.push(ActionDifference::Input {
             path: path.to_owned(),
             name: match words_of_values(&to.variant) {
-                words if words.is_empty() => to.stage.clone(),
-                words => format!("{} [{words}]", to.stage),
+                words if words.is_empty() => name.clone(),
+                words => format!("{name} [{words}]"),
             },
             from: from.artifact,
             to: to.artifact,

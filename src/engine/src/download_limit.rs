@@ -78,11 +78,12 @@ enum Refusal {
     Unannounced,
 }
 
-/// Why a file must not grow any more; `free` is the number of bytes that it may still take.
+/// Why a file must not grow any more; `free` is the number of bytes that it may still take. A server that sends more than
+/// it has announced counts like one that announces nothing.
 fn refusal(done: u64, total: Option<u64>, free: u64) -> Option<Refusal> {
-    match total {
-        Some(total) if total.saturating_sub(done) > free => {
-            let rest = size(total.saturating_sub(done));
+    match total.and_then(|total| total.checked_sub(done)) {
+        Some(rest) if rest > free => {
+            let rest = size(rest);
             Some(Refusal::Disk(format!("the server announces {rest}, and there is room for {}", size(free))))
         }
         None if done >= LARGEST_UNANNOUNCED => Some(Refusal::Unannounced),
@@ -110,6 +111,7 @@ mod tests {
         assert!(!is_refused(50, None, 1) && is_refused(50, None, 0));
         assert_eq!(refusal(LARGEST_UNANNOUNCED, None, u64::MAX), Some(Refusal::Unannounced));
         assert!(!is_refused(LARGEST_UNANNOUNCED, Some(LARGEST_UNANNOUNCED), 0));
+        assert!(is_refused(201, Some(200), 0), "more than was announced");
     }
 
     #[test]

@@ -161,7 +161,10 @@ pub fn execute<'c>(
         reports.note(text);
     }
     store.write_record(&record)?;
-    remove_tree(staging)?;
+    if let Err(error) = remove_tree(staging) {
+        // The stage has succeeded, whatever is left of its folder.
+        reports.note(format!("{error:#}; `raisin gc` removes the folder later"));
+    }
     let check = if mode.check {
         match run_again(store, &reports, command, key, assignment, (&held, fingerprints)).and_then(|second| {
             held.check_unchanged()?;
@@ -321,8 +324,9 @@ fn compare(first: &Manifest, second: &Manifest) -> Option<String> {
 const TAIL: usize = 20;
 
 /// # Errors
-/// The stage failed. `known` replaces the paths of links by those of the files. `resumed` has the name of the stage if the stage continued from checkpoints of an earlier attempt.
-/// Only a person can tell whether the checkpoints are the reason of the failure.
+/// The stage failed. `known` replaces the paths of links by those of the files. `resumed` has the name of the stage if
+/// the stage continued from checkpoints of an earlier attempt. Only a person can tell whether the checkpoints are the
+/// reason of the failure.
 fn succeeded(
     ending: Ending,
     log: &Path,

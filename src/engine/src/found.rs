@@ -1,5 +1,5 @@
-//! Finds the files that an input names: one file, the files below a folder, or the files that match a pattern. inputs.rs
-//! hashes them.
+//! Finds the files that an input names: one file, the files below a folder, or the files that match a pattern.
+//! inputs.rs hashes them.
 //!
 //! Each file is found by its canonical path, without symbolic links. Therefore a link that leads to another file later
 //! has no effect on a build.

@@ -3,8 +3,8 @@
 //! A stage does not open the paths of the pipeline file: while the stage reads, a symbolic link or a folder can lead to
 //! other files, and lead back before the stage ends. Instead the staging folder gets links with the names of the files.
 //! The links lead through the folders of the files, which this process holds open for as long as the stage runs. The
-//! names in /proc lead to an opened folder whatever is renamed. A file in such a folder cannot be replaced, not even for
-//! a moment, without a change of the file's ctime. No content is copied.
+//! names in /proc lead to an opened folder whatever is renamed. A file in such a folder cannot be replaced, not even
+//! for a moment, without a change of the file's ctime. No content is copied.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -12,6 +12,7 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::found::shown;
@@ -56,8 +57,11 @@ impl<'i> HeldInputs<'i> {
                 let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
                 match rustix::fs::open(folder, flags, Mode::empty()) {
                     Ok(opened) => drop(new.insert(opened)),
-                    Err(rustix::io::Errno::MFILE) => return Err(too_many()),
-                    Err(_) => return Err(changed(input, file, CheckTime::BeforeTheStage)),
+                    Err(Errno::MFILE) => return Err(too_many()),
+                    Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
+                        return Err(changed(input, file, CheckTime::BeforeTheStage));
+                    }
+                    Err(error) => return Err(error).with_context(|| format!("cannot open {}", folder.display())),
                 }
             }
         }

@@ -1,6 +1,6 @@
-//! The input files of stages: hashes them, and compares them with the expected digests. found.rs finds the files; held.rs
-//! gives a stage the files that were hashed, and checks later that they have not changed; fetch.rs downloads files;
-//! raisin-store remembers their digests.
+//! The input files of stages: hashes them, and compares them with the expected digests. found.rs finds the files;
+//! held.rs gives a stage the files that were hashed, and checks later that they have not changed; fetch.rs downloads
+//! files; raisin-store remembers their digests.
 //!
 //! A path names a file, a folder, a pattern of files, or an address. The expected digest identifies the file behind an
 //! address. raisin downloads the file only when a stage runs that needs it.

@@ -13,7 +13,7 @@ use super::resolve::Resolver;
 use super::waiting;
 use raisin_base::digest::{Digest, canonical};
 use raisin_base::error::{Context as _, Problem, Result};
-use raisin_base::files::{if_there, resolved, temporary_beside};
+use raisin_base::files::{if_there, is_temporary, resolved, temporary_beside};
 use raisin_pipeline::Pipeline;
 use raisin_store::{BuildDescription, BuiltStage, DESCRIPTION, Store, note_use_of, write_atomically};
 
@@ -48,7 +48,7 @@ pub fn refuse_other_file(folder: &Path, pipeline: &Pipeline) -> Result<()> {
 fn is_of_this_file(folder: &Path, before: Option<&BuildDescription>, pipeline: &Pipeline) -> Result<()> {
     let Some(other) = before.and_then(|before| before.file.as_ref()) else { return Ok(()) };
     let file = file_of(pipeline)?;
-    if *other == file || !other.exists() {
+    if *other == file || is_gone(other) {
         return Ok(());
     }
     let (folder, name) = (folder.display(), &pipeline.name);
@@ -111,7 +111,7 @@ pub fn update(
         // has a description, also if the process is killed.
         write_description(&folder, &description(Vec::new()))?;
     }
-    let mut places = LinkFolders { store: &resolver.store, top: out.canonicalize()?, all: BTreeSet::new() };
+    let mut places = LinkFolders { store: &resolver.store, noted: vec![out.canonicalize()?], all: BTreeSet::new() };
     resolver.store.note_out_folder(out)?;
     places.add(&folder)?;
 
@@ -145,11 +145,13 @@ pub fn update(
                 let Some(old) = before.as_ref().and_then(|before| before.stages.iter().find(same)) else { continue };
                 // The link may lead into another cache, and gc of that cache relies on the link.
                 if !leads_to(&link, old.artifact) {
-                    if is_gone(&resolver.store.artifact_folder(old.artifact)) {
+                    let target = target(old.artifact);
+                    if !is_gone(&resolver.store.artifact_folder(old.artifact)) {
+                        places.add(&place)?;
+                        set_link(&link, &target)?;
+                    } else if !leads_into_another_cache(&link, old.artifact, &target) {
                         continue;
                     }
-                    places.add(&place)?;
-                    set_link(&link, &target(old.artifact))?;
                 }
                 stages.push(old.clone());
                 earlier.push(if name.is_empty() { stage.name.clone() } else { format!("{} [{name}]", stage.name) });
@@ -162,9 +164,11 @@ pub fn update(
         // A description that a person has edited must not name a link elsewhere.
         let is_plain = !old.stage.contains('/') && !matches!(old.stage.as_str(), "" | "." | "..");
         if is_plain && !wanted.contains(&link) {
-            remove_link(&link, &folder)?;
+            let place = link.parent().unwrap_or(&folder);
+            remove_link(&link, &folder, &relative(place, &resolver.store.artifact_folder(old.artifact)))?;
         }
     }
+    places.all.iter().try_for_each(|place| remove_temporary(place))?;
     let description = description(stages);
     let changed = before.as_ref() != Some(&description);
     if changed {
@@ -186,8 +190,8 @@ fn write_description(folder: &Path, description: &BuildDescription) -> Result<()
 /// The folders that hold links.
 struct LinkFolders<'s> {
     store: &'s Store,
-    /// The out folder, without symbolic links.
-    top: PathBuf,
+    /// The folders below which gc looks for links, without symbolic links.
+    noted: Vec<PathBuf>,
     all: BTreeSet<PathBuf>,
 }
 
@@ -200,8 +204,9 @@ impl LinkFolders<'_> {
         }
         std::fs::create_dir_all(place).with_context(|| format!("cannot create {}", place.display()))?;
         let real = place.canonicalize()?;
-        if !real.starts_with(&self.top) {
+        if !self.noted.iter().any(|noted| real.starts_with(noted)) {
             self.store.note_out_folder(&real)?;
+            self.noted.push(real);
         }
         self.all.insert(place.to_owned());
         Ok(())
@@ -258,26 +263,35 @@ pub fn file_name(variant: &str) -> String {
     name
 }
 
+/// The target of the link that a build wrote at this path; `None` if nothing is there.
+///
+/// # Errors
+/// At the path is something that no build wrote.
+pub fn target_of(link: &Path) -> Result<Option<PathBuf>> {
+    if if_there(link.symlink_metadata()).with_context(|| format!("cannot read {}", link.display()))?.is_none() {
+        return Ok(None);
+    }
+    match std::fs::read_link(link) {
+        Ok(target) if digest_of(&target).is_some() => Ok(Some(target)),
+        _ => {
+            let message = format!("{} is not a link that a build wrote", link.display());
+            let hint = "a build needs this name for the link to a stage: move the file elsewhere, or rename the stage";
+            Err(Problem::new(message).hint(hint).into())
+        }
+    }
+}
+
 /// Points a link at an artifact. The artifact to which the link led before counts as used until now.
 ///
 /// # Errors
 /// At the path of the link is something that no build wrote.
 fn set_link(link: &Path, target: &Path) -> Result<()> {
-    let before = match if_there(link.symlink_metadata()).with_context(|| format!("cannot read {}", link.display()))? {
-        None => None,
-        Some(_) => match std::fs::read_link(link) {
-            Ok(now) if now == target => return Ok(()),
-            Ok(now) if digest_of(&now).is_some() => Some(now),
-            _ => {
-                let message = format!("{} is not a link that a build wrote", link.display());
-                let hint =
-                    "a build needs this name for the link to a stage: move the file elsewhere, or rename the stage";
-                return Err(Problem::new(message).hint(hint).into());
-            }
-        },
-    };
+    let before = target_of(link)?;
+    if before.as_deref() == Some(target) {
+        return Ok(());
+    }
     if let Some(before) = before {
-        note_use_of(&link.parent().unwrap_or(Path::new("/")).join(before))?;
+        release(link, &before, target)?;
     }
     let set = || -> std::io::Result<()> {
         // Replace the link by a rename, so that there is always either the old link or the new link.
@@ -288,15 +302,35 @@ fn set_link(link: &Path, target: &Path) -> Result<()> {
     set().with_context(|| format!("cannot link {}", link.display()))
 }
 
+/// Notes that the artifact of a link is used until now. `own` is the target of any link in the same folder into the cache
+/// of this build. The link may lead into another cache, in which this user may not write: that is no failure of this
+/// build.
+fn release(link: &Path, target: &Path, own: &Path) -> Result<()> {
+    let noted = note_use_of(&link.parent().unwrap_or(Path::new("/")).join(target));
+    if target.parent() == own.parent() { noted } else { Ok(()) }
+}
+
+/// Removes the temporary links that a killed build has left in a folder of links. The caller holds the lock of the links.
+fn remove_temporary(folder: &Path) -> Result<()> {
+    let cannot = || format!("cannot read {}", folder.display());
+    for entry in std::fs::read_dir(folder).with_context(cannot)? {
+        let path = entry.with_context(cannot)?.path();
+        if is_temporary(&path) && std::fs::read_link(&path).is_ok_and(|target| digest_of(&target).is_some()) {
+            std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
 /// Removes the link of a stage that the pipeline no longer has, and the folder of its variant if that becomes empty.
-/// `folder` is the folder of the pipeline.
-fn remove_link(link: &Path, folder: &Path) -> Result<()> {
+/// `folder` is the folder of the pipeline, and `own` is as for [`release`].
+fn remove_link(link: &Path, folder: &Path, own: &Path) -> Result<()> {
     let Ok(target) = std::fs::read_link(link) else { return Ok(()) };
     if digest_of(&target).is_none() {
         return Ok(());
     }
     let place = link.parent().unwrap_or(folder);
-    note_use_of(&place.join(target))?;
+    release(link, &target, own)?;
     std::fs::remove_file(link).with_context(|| format!("cannot remove {}", link.display()))?;
     if place != folder {
         // Fails if the folder is not empty. Such a folder stays, because other files in it are not from raisin.
@@ -313,6 +347,12 @@ fn digest_of(target: &Path) -> Option<Digest> {
 /// Whether a link leads to the existing folder of this artifact.
 fn leads_to(link: &Path, artifact: Digest) -> bool {
     std::fs::read_link(link).is_ok_and(|target| digest_of(&target) == Some(artifact)) && link.is_dir()
+}
+
+/// Whether a link leads to this artifact in another place than `target`, the place in this cache. The disk of another
+/// cache may not be mounted, so that the link seems to lead nowhere.
+fn leads_into_another_cache(link: &Path, artifact: Digest, target: &Path) -> bool {
+    std::fs::read_link(link).is_ok_and(|now| digest_of(&now) == Some(artifact) && now != target)
 }
 
 /// Whether a path does not exist. If the path cannot be examined, it counts as existing.

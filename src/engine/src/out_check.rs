@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::Path;
 
-use super::links::file_name;
+use super::links::{file_name, target_of};
 use raisin_base::error::{Problem, Result};
 use raisin_base::files::temporary_beside;
 use raisin_pipeline::Pipeline;
@@ -30,14 +30,14 @@ pub fn check(pipeline: &Pipeline, out: &Path) -> Result<()> {
                     let message = format!("{} is a folder, where a link must lie", link.display());
                     return Err(Problem::new(message).hint("move the folder away, or rename the stage").into());
                 }
-                Ok(_) => {}
+                Ok(_) => drop(target_of(&link)?),
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => {
                     let hint = "rename the stage or the variant, or name another folder with --out";
                     return Err(unusable("cannot link", &link, &error).hint(hint).into());
                 }
             }
-            if tried.insert(place.clone()) && place.symlink_metadata().is_ok_and(|there| there.is_dir()) {
+            if tried.insert(place.clone()) && place.is_dir() {
                 try_link(&place)?;
             }
         }

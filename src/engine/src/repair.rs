@@ -17,6 +17,7 @@ use super::child::Children;
 use super::execute::{JobMessage, JobNews, MadeAction, plain};
 use super::interrupt::Interrupt;
 use super::progress::{Display, duration, in_seconds, size};
+use super::silence;
 use super::worker_pool::WorkerPool;
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Result, bail};
@@ -55,6 +56,7 @@ pub fn repair(damages: &[Damage], kinds: &'static [Declaration], options: &Optio
     let store = Store::open(&options.cache)?;
     let _shared = store.share()?;
     let makings = Makings::of(&store, kinds, options)?;
+    let silence_limit = silence::limit()?;
     interrupt.be_busy();
     let children = Children::default();
     let (sender, receiver) = channel();
@@ -65,9 +67,19 @@ pub fn repair(damages: &[Damage], kinds: &'static [Declaration], options: &Optio
         std::thread::Builder::new().spawn_scoped(scope, watch).context("cannot start a thread")?;
         let pool = WorkerPool::new(scope, &store, children, sender);
         let display = Display::new(options.quiet, 0);
-        let (tried, stopped) = (BTreeSet::new(), None);
-        let mut repairer =
-            Repairer { store: &store, makings, pool, children, interrupt, receiver, display, tried, stopped };
+        let mut repairer = Repairer {
+            store: &store,
+            makings,
+            pool,
+            children,
+            interrupt,
+            receiver,
+            display,
+            tried: BTreeSet::new(),
+            stopped: None,
+            silence_limit,
+            looked: Instant::now(),
+        };
         caught(|| repairer.all(damages)).flatten().inspect_err(|failure| {
             // Leave no child process behind after an error.
             interrupt.fail(failure.to_string());
@@ -88,6 +100,9 @@ struct Repairer<'s, 'scope, 'env> {
     tried: BTreeSet<Digest>,
     /// When the running stage was asked to end.
     stopped: Option<Instant>,
+    silence_limit: Duration,
+    /// When the signs of life of the running stage were last read.
+    looked: Instant,
 }
 
 /// The result of one attempt at a damage.
@@ -258,7 +273,7 @@ impl Repairer<'_, '_, '_> {
         }
     }
 
-    /// Waits a moment for news of the running job, and ends the job after a signal.
+    /// Waits a moment for news of the running job, and ends the job after a signal or a long silence.
     fn next(&mut self) -> Result<Option<JobNews>> {
         let news = match self.receiver.recv_timeout(Duration::from_millis(50)) {
             Ok(message) => Some(message.news),
@@ -268,6 +283,13 @@ impl Repairer<'_, '_, '_> {
             }
             Err(RecvTimeoutError::Disconnected) => bail!("the worker thread of the repair has ended"),
         };
+        if let Some(failure) = self.interrupt.failure() {
+            bail!(failure.to_owned());
+        }
+        if self.looked.elapsed() >= self.silence_limit / 20 {
+            self.looked = Instant::now();
+            self.children.kill_silent(self.silence_limit);
+        }
         let signals = self.interrupt.count();
         if signals > 0 && self.stopped.is_none() {
             self.stopped = Some(Instant::now());

@@ -7,8 +7,8 @@ use raisin_contract::{DeviceKind, Process};
 use raisin_pipeline::Stage;
 
 /// The memory in bytes to which a stage is held while it runs. A stage without tensors has a limit in any case, because
-/// its memory grows with the rows that it reads. A tensor stage has a limit only if the user gives one: what such a stage
-/// needs, its parameters say.
+/// its memory grows with the rows that it reads. A tensor stage has a limit only if the user gives one: its
+/// parameters say what it needs.
 pub fn limit(stage: &Stage) -> Option<u64> {
     match stage.declaration.process {
         Process::Data | Process::Sql => stage.resources.memory.or_else(default_limit),

@@ -11,8 +11,8 @@ const LIMIT: Duration = Duration::from_mins(30);
 /// For tests: another limit, in seconds.
 const VARIABLE: &str = "RAISIN_SILENT_SECONDS";
 
-/// The share of a core above which a worker counts as at work. The thread that measures the memory of a worker uses less
-/// than a hundredth of a core, also if the stage itself waits for ever.
+/// The share of a core above which a worker counts as at work. The thread that measures the memory of a worker uses
+/// less than a hundredth of a core, also if the stage itself waits for ever.
 const BUSY: f64 = 0.02;
 /// The clock ticks of /proc per second, on every architecture for which Linux builds executables of users.
 const TICKS_PER_SECOND: f64 = 100.0;

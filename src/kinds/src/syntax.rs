@@ -67,7 +67,13 @@ fn references_here(sql: &str) -> Result<Vec<(String, String)>, Problem> {
 /// The query has more than [`MOST_OPERATORS`] operators and keywords, or its text cannot be divided into tokens.
 pub fn check_size(sql: &str) -> Result<(), Problem> {
     let tokens = Tokenizer::new(&DIALECT, sql).tokenize().map_err(|error| not_sql(&error.into(), sql))?;
-    let count = tokens.iter().filter(|token| is_operator_or_keyword(token)).count();
+    let tokens: Vec<&Token> = tokens.iter().filter(|token| !matches!(token, Token::Whitespace(_))).collect();
+    // The minus of a negative value in a list makes no tree deeper.
+    let is_sign = |at: usize| {
+        let before = at.checked_sub(1).and_then(|before| tokens.get(before));
+        *tokens[at] == Token::Minus && before.is_some_and(|before| matches!(before, Token::Comma | Token::LParen))
+    };
+    let count = (0..tokens.len()).filter(|at| is_operator_or_keyword(tokens[*at]) && !is_sign(*at)).count();
     if count <= MOST_OPERATORS {
         return Ok(());
     }
@@ -81,7 +87,6 @@ fn is_operator_or_keyword(token: &Token) -> bool {
     match token {
         Token::Word(word) => word.keyword != Keyword::NoKeyword && word.quote_style.is_none(),
         Token::EOF
-        | Token::Whitespace(_)
         | Token::Comma
         | Token::Period
         | Token::LParen

@@ -15,6 +15,9 @@ use datafusion::prelude::SessionContext;
 use super::problems::unknown_function;
 use raisin_base::error::{Error, Problem, Result};
 
+/// The functions that SQL calls without parentheses.
+const NEED_NO_PARENTHESES: [&str; 3] = ["current_date", "current_time", "current_timestamp"];
+
 /// Functions that DataFusion declares as immutable, although their results are of the machine or of the executable.
 const OF_THE_MACHINE: [&str; 1] = ["version"];
 
@@ -58,9 +61,9 @@ impl Functions {
     pub fn problem(&self, error: &DataFusionError) -> Option<Error> {
         let name = match error.find_root() {
             DataFusionError::Plan(message) => unknown_function(message)?,
-            // `current_date` without parentheses is a column if there is no such function.
+            // Without parentheses, the name of a removed function is the name of a column.
             DataFusionError::SchemaError(error, _) => match error.as_ref() {
-                SchemaError::FieldNotFound { field, .. } => field.name(),
+                SchemaError::FieldNotFound { field, .. } if NEED_NO_PARENTHESES.contains(&field.name()) => field.name(),
                 _ => return None,
             },
             _ => return None,

@@ -29,19 +29,19 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     let memory = QueryMemory { limit: context.memory(), folder: Some(folder), stage };
     let tables = Catalogs::of_tables(gathered_tables(&parameters.of, context)?);
     let path = context.out().join(format!("{}.parquet", parameters.table));
-    let (count, spilled) = block_on(async {
+    let (count, memory_was_short) = block_on(async {
         let session = Session::over(tables, memory)?.only_of_tables(context.stage());
         let mut rows = session.stream(&parameters.query, &mut |_| {}).await?;
         let count = write(&mut rows, &path).await?;
-        Ok::<_, raisin_base::error::Error>((count, rows.spilled()))
+        Ok::<_, raisin_base::error::Error>((count, rows.memory_was_short()))
     })??;
     context.note(format!("{count} rows"));
-    if spilled > 0 {
-        context.note(format!(
-            "{} MB did not fit into the memory of the stage and were on the disk for a time; rows that no ORDER BY orders \
-             may be in another order than with more memory",
-            spilled.div_ceil(1_000_000)
-        ));
+    if memory_was_short {
+        context.note(
+            "the memory of the stage was short for a time: with more memory, rows that no ORDER BY orders may come in \
+             another order, and sums may differ in the last digits"
+                .to_owned(),
+        );
     }
     Ok(())
 }

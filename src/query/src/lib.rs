@@ -23,6 +23,7 @@ mod functions;
 mod history;
 pub mod kind;
 mod pivot;
+mod pool;
 mod problems;
 mod render;
 mod session;

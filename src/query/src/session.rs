@@ -1,7 +1,6 @@
 //! Runs one query: parses it, looks up its tables, plans and executes it. Only reading is allowed: no DDL, COPY or SET.
 
 use std::future::{Future, poll_fn};
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -14,15 +13,15 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::physical_plan::execute_stream;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::resolve::resolve_table_references;
 
 use super::catalog::{Catalogs, unreadable_pipeline};
 use super::functions::Functions;
+use super::pool::QueryPool;
 use super::problems::{not_a_table, of_plan, of_syntax};
 use raisin_base::error::{Context as _, Error, Problem, Result};
 use raisin_contract::memory::exceeded;
@@ -85,7 +84,7 @@ impl QueryMemory {
 pub struct QueryRows {
     pub schema: SchemaRef,
     stream: SendableRecordBatchStream,
-    plan: Arc<dyn ExecutionPlan>,
+    pool: Option<Arc<QueryPool>>,
     memory: QueryMemory,
 }
 
@@ -100,13 +99,9 @@ impl QueryRows {
         Ok(batch.map(renamed).transpose()?)
     }
 
-    /// The number of bytes that were written to the disk because they did not fit into the memory.
-    pub fn spilled(&self) -> u64 {
-        fn below(plan: &Arc<dyn ExecutionPlan>) -> usize {
-            let here = plan.metrics().and_then(|metrics| metrics.spilled_bytes()).unwrap_or(0);
-            plan.children().into_iter().map(below).sum::<usize>() + here
-        }
-        below(&self.plan) as u64
+    /// Whether the memory was short, so that the order of the rows can depend on the limit.
+    pub fn memory_was_short(&self) -> bool {
+        self.pool.as_ref().is_some_and(|pool| pool.was_short())
     }
 
     /// All rows in one batch.
@@ -141,22 +136,29 @@ pub struct Session {
     context: SessionContext,
     catalogs: Catalogs,
     memory: QueryMemory,
+    pool: Option<Arc<QueryPool>>,
     functions: Functions,
 }
 
 impl Session {
     pub fn over(catalogs: Catalogs, memory: QueryMemory) -> Result<Self> {
         // With one partition, the same query always gives its rows in the same order. The runtime has only one thread.
-        let config = SessionConfig::new()
+        let mut config = SessionConfig::new()
             .with_target_partitions(1)
             .with_information_schema(true)
             .with_create_default_catalog_and_schema(false)
             .with_default_catalog_and_schema(catalogs.default.clone(), "public");
         let mut runtime = RuntimeEnvBuilder::new();
+        let mut pool = None;
         if let Some(limit) = memory.limit {
             // The other half is for what the pool does not count: pages and batches on their way, and the writer.
-            let pool = FairSpillPool::new(usize::try_from(limit / 2)?);
-            runtime = runtime.with_memory_pool(Arc::new(TrackConsumersPool::new(pool, NonZeroUsize::MIN)));
+            let bytes = usize::try_from(limit / 2)?;
+            // A sort reserves this memory for merging, whatever it sorts.
+            let reserved = config.options().execution.sort_spill_reservation_bytes.min(bytes / 8);
+            config = config.with_sort_spill_reservation_bytes(reserved);
+            let made = Arc::new(QueryPool::new(bytes));
+            runtime = runtime.with_memory_pool(made.clone());
+            pool = Some(made);
         }
         let disk = match &memory.folder {
             Some(folder) => DiskManagerMode::Directories(vec![folder.clone()]),
@@ -167,7 +169,7 @@ impl Session {
         for (name, catalog) in &catalogs.by_name {
             context.register_catalog(name, catalog.clone() as Arc<dyn CatalogProvider>);
         }
-        Ok(Self { context, catalogs, memory, functions: Functions::default() })
+        Ok(Self { context, catalogs, memory, pool, functions: Functions::default() })
     }
 
     /// Refuses everything whose result depends on more than the tables, for an answer that is cached.
@@ -221,9 +223,9 @@ impl Session {
         let problem = |error: DataFusionError| self.memory.problem(&error, sql);
         let rows = self.context.execute_logical_plan(plan).await.map_err(problem)?;
         let plan = rows.create_physical_plan().await.map_err(problem)?;
-        let stream = execute_stream(plan.clone(), self.context.task_ctx()).map_err(problem)?;
+        let stream = execute_stream(plan, self.context.task_ctx()).map_err(problem)?;
         let schema = short_headings(&stream.schema(), &tables);
-        Ok(QueryRows { schema, stream, plan, memory: self.memory.clone() })
+        Ok(QueryRows { schema, stream, pool: self.pool.clone(), memory: self.memory.clone() })
     }
 
     /// Whether a table belongs to a stage of the default pipeline.

@@ -174,7 +174,9 @@ impl FileDigests {
         if added.is_empty() {
             return;
         }
-        let own = added.into_iter().filter_map(|path| self.entries.get(&path).map(|entry| (path, entry.clone())));
+        // JSON has no other texts than UTF-8. One such path would keep all digests from being saved.
+        let added = added.into_iter().filter(|path| path.to_str().is_some());
+        let own = added.filter_map(|path| self.entries.get(&path).map(|entry| (path, entry.clone())));
         let own: Vec<(PathBuf, FileDigestEntry)> = own.collect();
         self.change(|entries| {
             for (path, entry) in own {

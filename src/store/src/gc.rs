@@ -130,7 +130,8 @@ pub fn gc(store: &Store, out: &Path, options: &GcOptions) -> Result<Gc> {
     for (artifact, keys) in &records {
         if freed.contains(artifact) {
             gc.actions.extend(keys);
-        } else if !store.artifact_folder(*artifact).exists() {
+        } else if !reached.contains(artifact) && !store.artifact_folder(*artifact).exists() {
+            // If a link or a pin leads to a lost artifact, a repair needs the action records.
             for key in keys {
                 if in_the_way(&store.record_file(*key))?.is_none() {
                     gc.actions.push(*key);
@@ -182,8 +183,8 @@ fn owner_in_the_way(store: &Store, folder: &Path, keys: &[Digest]) -> Result<Opt
     Ok(None)
 }
 
-/// Marks the artifacts to remove, the one with the earliest last use first. An artifact stays as long as a kept artifact
-/// refers to it.
+/// Marks the artifacts to remove, the one with the earliest last use first. An artifact stays as long as a kept
+/// artifact refers to it.
 fn choose(unreached: &mut [Unreached], mut total: u64, options: &GcOptions) {
     unreached.sort_by_key(|artifact| (artifact.used, artifact.digest));
     let places: BTreeMap<Digest, usize> =

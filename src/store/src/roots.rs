@@ -1,9 +1,9 @@
 //! The roots of gc: the pins, and the links in every out folder that builds with this cache have written. gc.rs decides
 //! which artifacts are removed.
 //!
-//! `roots/<blake3 of the path>` holds the absolute path of an out folder, without symbolic links. Therefore gc keeps the
-//! artifacts of other projects that share the cache, and gc keeps the artifacts of a project even if gc is started in a
-//! wrong folder, or if a link to the out folder later leads elsewhere.
+//! `roots/<blake3 of the path>` holds the absolute path of an out folder, without symbolic links. Therefore gc keeps
+//! the artifacts of other projects that share the cache, and gc keeps the artifacts of a project even if gc is started
+//! in a wrong folder, or if a link to the out folder later leads elsewhere.
 //!
 //! A noted out folder can be missing because it was removed, because it was moved, or because its disk is not mounted.
 //! gc cannot tell these cases apart. Therefore gc removes nothing until the user says that the folder may be forgotten.

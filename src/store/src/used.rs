@@ -1,9 +1,9 @@
 //! The last use of each artifact. gc counts the age of an artifact from its last use: a link that a build replaces or
 //! removes, a pin that is removed, and a build that finds the artifact are uses.
 //!
-//! The time of a use is the modification time of one of two files. `used/<digest>` is an empty file that is touched when
-//! a link or a pin releases the artifact. A file of `index/` names the artifacts of the last build of a pipeline, and
-//! every build touches it once, so that a build with nothing to do need not touch one file for each artifact.
+//! The time of a use is the modification time of one of two files. `used/<digest>` is an empty file that is touched
+//! when a link or a pin releases the artifact. A file of `index/` names the artifacts of the last build of a pipeline,
+//! and every build touches it once, so that a build with nothing to do need not touch one file for each artifact.
 
 use std::collections::HashMap;
 use std::fs::OpenOptions;

@@ -338,7 +338,12 @@ impl<'s> Makings<'s> {
         for (pointer, input) in inputs {
             let name = match input {
                 Input::Artifact(Some(digest)) => self.stage_of(*digest),
-                Input::Artifacts(all) => all.first().map(|one| one.stage.clone()).unwrap_or_default(),
+                // Without a name in the action, the result does not depend on the name. The pointer is a name that no
+                // other stage has.
+                Input::Artifacts(all) => {
+                    let name = all.first().map(|one| one.stage.clone()).filter(|name| !name.is_empty());
+                    name.unwrap_or_else(|| pointer.clone())
+                }
                 Input::File { name, .. } => name.clone(),
                 _ => ".".to_owned(),
             };
@@ -362,7 +367,7 @@ impl<'s> Makings<'s> {
         match input {
             Some(Input::Artifact(one)) => Ok(vec![artifact(name, serde_json::Map::new(), *one)?]),
             Some(Input::Artifacts(all)) => {
-                all.iter().map(|one| artifact(&one.stage, one.variant.clone(), one.artifact)).collect()
+                all.iter().map(|one| artifact(name, one.variant.clone(), one.artifact)).collect()
             }
             _ => Err(anyhow!("the action has no artifact of `{name}`")),
         }
