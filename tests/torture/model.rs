@@ -162,14 +162,14 @@ impl<'e> World<'e> {
         }
     }
 
-    /// Checks that everything that was named within `age` hours is there, whole.
-    fn check(&self, age: u64) {
+    /// Checks that everything that was named within `age` hours is there, whole. gc may have removed the rest, so that
+    /// the model forgets it.
+    fn check(&mut self, age: u64) {
         let store = self.store();
+        let (now, current) = (self.now, &self.current);
+        self.named.retain(|(_, digest), named| now - *named < age || current.contains(digest));
         for ((place, digest), named) in &self.named {
             let ago = self.now - named;
-            if ago >= age && !self.current.contains(digest) {
-                continue;
-            }
             let found = store.inspect(*digest);
             assert!(
                 matches!(found, Ok(Some(_))),
@@ -258,7 +258,9 @@ impl<'e> World<'e> {
         let answer = self.run(user, &["verify", "--repair"]);
         let digest = digests.into_iter().find(|digest| folder.ends_with(digest.to_hex())).expect("it");
         if matches!(self.store().inspect(digest), Ok(Some(_))) {
-            assert_eq!(answer.code, 0, "{}\n{}", answer.stderr, self.history.join("\n"));
+            // An artifact that was lost before may be missing still.
+            let is_said = answer.code == 0 || answer.stderr.contains("\nnot made again: ");
+            assert!(is_said, "{}\n{}", answer.stderr, self.history.join("\n"));
         } else {
             // The source has another content now, or no pipeline has the stage any more. The loss is said.
             assert_eq!(answer.code, 1, "{}\n{}", answer.stderr, self.history.join("\n"));

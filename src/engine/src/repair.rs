@@ -124,7 +124,9 @@ impl Repairer<'_, '_, '_> {
                 if outcomes[index].is_some() || self.interrupt.count() > 0 {
                     continue;
                 }
-                match self.attempt(damage)? {
+                // An error of one attempt, such as a full disk, must not hide what is made again already.
+                let attempt = self.attempt(damage);
+                match attempt.unwrap_or_else(|error| RepairAttempt::Ended(RepairOutcome::NotMade(plain(&error)))) {
                     RepairAttempt::Ended(outcome) => {
                         outcomes[index] = Some(outcome);
                         any = true;

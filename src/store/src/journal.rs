@@ -6,7 +6,8 @@
 //! line, and the next run begins a new line.
 
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom, Write};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -96,32 +97,23 @@ pub struct Journal {
     run: String,
     path: PathBuf,
     file: File,
-    /// Whether the file ends with a torn line, of a killed run or of a write that failed.
-    torn: bool,
     held: Vec<(jiff::Timestamp, JournalEvent)>,
 }
 
 impl Journal {
-    /// Opens the journal for a new run. If the file ends with a torn line, the run begins a new line.
+    /// Opens the journal for a new run.
     pub fn begin(store: &Store) -> Result<Self> {
         let now = jiff::Timestamp::now().to_string();
         let date = now.split('T').next().unwrap_or("undated").to_owned();
         let run: String = now.chars().filter(char::is_ascii_alphanumeric).take(21).collect();
         let path = store.root.join("journal").join(format!("{date}.jsonl"));
-        let mut file = OpenOptions::new()
+        let file = OpenOptions::new()
             .read(true)
             .append(true)
             .create(true)
             .open(&path)
             .with_context(|| format!("cannot open {}", path.display()))?;
-        let mut torn = false;
-        if file.metadata()?.len() > 0 {
-            let mut last = [b'\n'];
-            file.seek(SeekFrom::End(-1))?;
-            file.read_exact(&mut last)?;
-            torn = last != [b'\n'];
-        }
-        Ok(Self { run: format!("{run}-{}", std::process::id()), path, file, torn, held: Vec::new() })
+        Ok(Self { run: format!("{run}-{}", std::process::id()), path, file, held: Vec::new() })
     }
 
     pub fn run(&self) -> &str {
@@ -149,7 +141,8 @@ impl Journal {
     /// The file cannot be written. The events whose lines are not in the file stay held.
     pub fn write(&mut self, event: JournalEvent) -> Result<()> {
         self.hold(event);
-        let mut text = String::from(if self.torn { "\n" } else { "" });
+        // Another run may have been killed, or its disk may be full, since the last write of this run.
+        let mut text = String::from(if ends_with_a_torn_line(&self.file).unwrap_or(true) { "\n" } else { "" });
         let mut ends = Vec::with_capacity(self.held.len());
         for (time, event) in &self.held {
             let line = JournalLine { run: self.run.clone(), time: time.to_string(), event: event.clone() };
@@ -162,10 +155,17 @@ impl Journal {
         if written > 0 {
             let lines = ends.iter().take_while(|end| **end <= written).count();
             self.held.drain(..lines);
-            self.torn = text.as_bytes()[written - 1] != b'\n';
         }
         result.with_context(|| format!("cannot write {}", self.path.display()))
     }
+}
+
+/// Whether the file ends with a torn line, of a killed run or of a write that failed.
+fn ends_with_a_torn_line(file: &File) -> std::io::Result<bool> {
+    let Some(place) = file.metadata()?.len().checked_sub(1) else { return Ok(false) };
+    let mut last = [0];
+    file.read_exact_at(&mut last, place)?;
+    Ok(last != [b'\n'])
 }
 
 /// Returns the number of bytes that are written, also if the write of the other bytes fails.

@@ -95,7 +95,10 @@ pub fn verify(store: &Store, sample: Option<f64>) -> Result<Verified> {
                 store.set_aside(&store.artifact_folder(digest))?;
                 drop(one_at_a_time);
                 let made = records.iter().filter(|record| record.artifact == digest);
-                let stages = made.map(|record| format!("{}.{}", record.pipeline, record.stage)).collect();
+                // Several variants of a stage can have made it.
+                let stages: BTreeSet<String> =
+                    made.map(|record| format!("{}.{}", record.pipeline, record.stage)).collect();
+                let stages = stages.into_iter().collect();
                 let reason = format!("{error:#}");
                 verified.damages.push(Damage { what: "artifact", digest, stages, reason });
             }
@@ -108,14 +111,15 @@ pub fn verify(store: &Store, sample: Option<f64>) -> Result<Verified> {
 /// The artifacts and action records that are missing, without those in `damages`.
 fn missing(store: &Store, records: &[ActionRecord], damages: &[Damage]) -> Result<Vec<Damage>> {
     let known: BTreeSet<Digest> = damages.iter().map(|damage| damage.digest).collect();
-    let mut lost: BTreeMap<Digest, Vec<String>> = BTreeMap::new();
+    let mut lost: BTreeMap<Digest, BTreeSet<String>> = BTreeMap::new();
     for record in records.iter().filter(|record| !known.contains(&record.artifact)) {
         // Only a path that certainly does not exist counts as missing.
         if if_there(store.artifact_folder(record.artifact).symlink_metadata()).is_ok_and(|there| there.is_none()) {
-            lost.entry(record.artifact).or_default().push(format!("{}.{}", record.pipeline, record.stage));
+            lost.entry(record.artifact).or_default().insert(format!("{}.{}", record.pipeline, record.stage));
         }
     }
-    let artifact = |(digest, stages)| {
+    let artifact = |(digest, stages): (Digest, BTreeSet<String>)| {
+        let stages = stages.into_iter().collect();
         let reason = "it was set aside earlier, or removed by hand".to_owned();
         Damage { what: "artifact", digest, stages, reason }
     };
