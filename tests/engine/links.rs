@@ -282,6 +282,7 @@ fn what_a_build_did_not_write_in_the_out_folder_stays() {
     project.build(&pipeline);
     // A link of the user looks exactly like a link of a build.
     symlink(std::fs::read_link(out.join("d")).unwrap(), out.join("best")).unwrap();
+    let (released, former) = (linked(&project, "c"), std::fs::read_link(out.join("c")).unwrap());
     std::fs::create_dir(out.join("notes")).unwrap();
     symlink(std::fs::read_link(out.join("d")).unwrap(), out.join("notes/best")).unwrap();
     std::fs::create_dir(out.join("empty")).unwrap();
@@ -289,9 +290,11 @@ fn what_a_build_did_not_write_in_the_out_folder_stays() {
     assert!(out.join("best").is_dir() && out.join("notes/best").is_symlink() && out.join("empty").is_dir());
     // A killed build may leave a temporary link. It would be a root of gc.
     let temporary = out.join(".d.17.4");
-    symlink(std::fs::read_link(out.join("d")).unwrap(), &temporary).unwrap();
+    symlink(former, &temporary).unwrap();
+    age(&project.folder.join("cache"), Duration::from_hours(72));
     project.build(&project.one(&chain("ay", "*")));
     assert!(!temporary.is_symlink());
+    assert!(!free(&project).artifacts.contains(&released));
     // A build does not overwrite a file that lies in the place of a link.
     for foreign in ["a file", "a link"] {
         let place = out.join("c");

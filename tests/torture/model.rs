@@ -8,6 +8,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use raisin_base::digest::Digest;
@@ -354,6 +355,7 @@ fn what_a_link_or_a_pin_named_within_a_day_is_there_and_whole() {
     open_folder(&shared.path(""));
     let for_all = is_root().then(|| reachable(&shared));
     let for_all = for_all.as_deref();
+    let done = &AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for thread in 0..threads {
             scope.spawn(move || {
@@ -361,6 +363,10 @@ fn what_a_link_or_a_pin_named_within_a_day_is_there_and_whole() {
                     let mut rng = TestRng::new(&format!("model {sequence}"));
                     let mut world = World::new(for_all);
                     (0..STEPS).for_each(|_| world.step(&mut rng));
+                    let done = done.fetch_add(1, Ordering::Relaxed) + 1;
+                    if done.is_multiple_of(500) {
+                        println!("{done} of {sequences} sequences");
+                    }
                 }
             });
         }

@@ -168,7 +168,7 @@ pub fn update(
             remove_link(&link, &folder, &relative(place, &resolver.store.artifact_folder(old.artifact)))?;
         }
     }
-    places.all.iter().try_for_each(|place| remove_temporary(place))?;
+    places.all.iter().try_for_each(|place| remove_temporary(place, &resolver.store))?;
     let description = description(stages);
     let changed = before.as_ref() != Some(&description);
     if changed {
@@ -311,11 +311,16 @@ fn release(link: &Path, target: &Path, own: &Path) -> Result<()> {
 }
 
 /// Removes the temporary links that a killed build has left in a folder of links. The caller holds the lock of the links.
-fn remove_temporary(folder: &Path) -> Result<()> {
+fn remove_temporary(folder: &Path, store: &Store) -> Result<()> {
     let cannot = || format!("cannot read {}", folder.display());
+    let own = relative(folder, &store.root().join("artifacts/any"));
     for entry in std::fs::read_dir(folder).with_context(cannot)? {
         let path = entry.with_context(cannot)?.path();
-        if is_temporary(&path) && std::fs::read_link(&path).is_ok_and(|target| digest_of(&target).is_some()) {
+        if is_temporary(&path)
+            && let Ok(target) = std::fs::read_link(&path)
+            && digest_of(&target).is_some()
+        {
+            release(&path, &target, &own)?;
             std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
         }
     }
