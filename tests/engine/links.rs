@@ -333,3 +333,17 @@ fn a_damaged_description_removes_no_link_and_the_build_says_so() {
     assert!(out.join("former").is_symlink());
     assert!(BuildDescription::read(&out).unwrap().is_some());
 }
+
+#[test]
+fn artifacts_of_a_moved_out_folder_stay_for_a_day_after_its_place_is_used_again() {
+    let project = EngineProject::new();
+    let out = project.folder.join("out");
+    project.build(&project.one(&chain("ay", "-")));
+    let moved = linked(&project, "d");
+    age(&project.folder.join("cache"), Duration::from_hours(72));
+    std::fs::rename(&out, project.folder.join("away")).unwrap();
+    project.build(&Pipeline { name: "tale".into(), ..project.one(&chain("oh", "+")) });
+    assert!(!free(&project).artifacts.contains(&moved));
+    age(&project.folder.join("cache"), Duration::from_hours(25));
+    assert!(free(&project).artifacts.contains(&moved));
+}

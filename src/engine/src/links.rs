@@ -107,6 +107,7 @@ pub fn update(
     let description =
         |stages| BuildDescription { format: 1, pipeline: pipeline.name.clone(), file: file.clone(), stages };
     if !folder.join(DESCRIPTION).exists() {
+        resolver.store.note_return_of(out)?;
         // gc takes a noted out folder without links and without a description for missing. After this line, the folder
         // has a description, also if the process is killed.
         write_description(&folder, &description(Vec::new()))?;
