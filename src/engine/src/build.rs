@@ -11,9 +11,9 @@ use super::difference::{ActionDifference, words};
 use super::execute::{Check, Job, JobMessage, JobNews, MadeAction, Mode, plain};
 use super::explain::ActionHistory;
 use super::graph::NodeId;
-use super::interrupt::Interrupt;
+use super::interrupt::{GRACE, Interrupt, end_in_time};
 use super::job::{JobOrder, assemble};
-use super::links::{self, LinkUpdate, LinkWait, refuse_other_file};
+use super::links::{self, LinkUpdate, LinkWait};
 use super::out_check;
 use super::plan_file::PlanFile;
 use super::resolve::{Resolver, StageLookup};
@@ -21,20 +21,15 @@ use super::resources::Capacity;
 use super::schedule::{AfterMiss, Scheduler, StageState};
 use super::silence;
 use super::summary::{Failure, Summary};
-use super::told::{HOW_TO_GO_ON, News, Told};
+use super::told::{News, Told};
 use super::worker_pool::WorkerPool;
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Result, anyhow, bail, render};
 use raisin_base::panics::caught;
-use raisin_base::say::say;
 use raisin_contract::{Action, Process};
 use raisin_pipeline::Pipeline;
 use raisin_store::Store;
 
-/// The time that child processes have to end after the stop signal. An interrupted build must end within two seconds in
-/// total; `PATIENCE` is the limit for the build itself.
-pub(super) const GRACE: Duration = Duration::from_secs(1);
-const PATIENCE: Duration = Duration::from_millis(1800);
 /// The time for which an interrupted build waits for another process that updates the same links.
 const LINKS_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -72,30 +67,9 @@ fn build_with(pipeline: &Pipeline, options: &Options, plan: Option<&PlanFile>) -
         return build.finish(began);
     }
     build.check_executables()?;
-    refuse_other_file(&options.out.join(&pipeline.name), pipeline)?;
     out_check::check(pipeline, &options.out)?;
     build.tell_cached();
     build.run_and_finish(began)
-}
-
-/// Ends this process if its main loop has not ended in time after a signal or a failure of raisin itself. The main loop
-/// closes `end` when it ends.
-pub(super) fn end_in_time(interrupt: &Interrupt, end: &Receiver<()>, children: &Children) {
-    let outlasted = caught(|| interrupt.outlasts(end, PATIENCE)).unwrap_or_else(|panic| {
-        interrupt.fail(panic.to_string());
-        false
-    });
-    if outlasted {
-        // Perhaps a large artifact is being committed, or is being read again. The process can exit at any instant,
-        // because the store stays valid.
-        children.kill();
-        if let Some(failure) = interrupt.failure() {
-            say(&format!("error: {failure}"));
-            std::process::exit(1);
-        }
-        say(&format!("interrupted: {HOW_TO_GO_ON}"));
-        std::process::exit(130);
-    }
 }
 
 /// What a build knows about a node, besides its state in the scheduler.
@@ -449,11 +423,11 @@ impl<'a> Build<'a> {
             Ok(update) => update.clone(),
             Err(_) => LinkUpdate { changed: true, ..LinkUpdate::default() },
         };
-        notes.iter().for_each(|note| self.told.note(note));
+        notes.iter().for_each(|note| self.told.warn(note));
         if (changed || self.ran > 0 || self.resolver.found_in_store > 0 || self.resolver.index.has_changed())
             && let Err(error) = self.remember(&keys, self.options.only.is_empty())
         {
-            self.told.note(&format!("warning: {error:#}"));
+            self.told.warn(&format!("warning: {error:#}"));
         }
         let failure = |(id, reason): &(NodeId, String)| Failure { stage: self.label(*id), reason: reason.clone() };
         let pipeline = self.resolver.graph.pipeline.name.clone();
@@ -472,7 +446,7 @@ impl<'a> Build<'a> {
         match update {
             // The interrupt or the failed stage decides the exit code.
             Err(error) if summary.exit_code() != 0 => {
-                self.told.note(&render(&error));
+                self.told.warn(&render(&error));
                 Ok(summary)
             }
             update => update.map(|_| summary),
@@ -490,7 +464,7 @@ impl<'a> Build<'a> {
         }
         self.interrupted = true;
         let note = "the links are as before, because another process is updating them; the next build updates them";
-        Ok(LinkUpdate { changed: false, earlier: Vec::new(), notes: vec![note.to_owned()] })
+        Ok(LinkUpdate { notes: vec![note.to_owned()], ..LinkUpdate::default() })
     }
 
     /// Writes an index for the next build, with all actions that this build looked up or made.
@@ -502,13 +476,9 @@ impl<'a> Build<'a> {
                 index.learn(store, *key);
             }
         }
-        if all {
-            let kept = index.keep(store, |key| wanted.contains(&key));
-            index.save();
-            return kept;
-        }
+        let kept = if all { index.keep(store, |key| wanted.contains(&key)) } else { Ok(()) };
         index.save();
-        Ok(())
+        kept
     }
 
     fn label(&self, id: NodeId) -> String {

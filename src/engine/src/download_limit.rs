@@ -78,8 +78,8 @@ enum Refusal {
     Unannounced,
 }
 
-/// Why a file must not grow any more; `free` is the number of bytes that it may still take. A server that sends more than
-/// it has announced counts like one that announces nothing.
+/// Why a file must not grow any more; `free` is the number of bytes that the file may still take. A server that sends
+/// more than it has announced counts like one that announces nothing.
 fn refusal(done: u64, total: Option<u64>, free: u64) -> Option<Refusal> {
     match total.and_then(|total| total.checked_sub(done)) {
         Some(rest) if rest > free => {

@@ -347,8 +347,8 @@ fn succeeded(
     let what = match ending {
         Ending::Done | Ending::Failed => String::new(),
         Ending::Silent => "the process was ended, because it gave no sign of life for too long (30 minutes, unless \
-                           RAISIN_SILENT_SECONDS is set): it sent no message, used no processor time, and read and \
-                           wrote nothing"
+                           RAISIN_SILENT_SECONDS is set): it sent no message, used almost no processor time, and read \
+                           and wrote nothing on a disk"
             .to_owned(),
         Ending::Died(status) => match status.signal() {
             Some(9) => "the process was killed (signal 9), perhaps because memory ran out".to_owned(),

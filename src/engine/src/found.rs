@@ -41,12 +41,17 @@ pub enum Found {
 pub fn find(folder: &Path, written: &str, several: bool) -> Result<Found> {
     // Keep the name that the user wrote, not the name of a link's target.
     let path = std::path::absolute(folder.join(written))?;
-    if path.is_dir() {
+    // An error such as a lack of permission must not look as if nothing were there.
+    let kind = match path.metadata() {
+        Ok(found) => Some(found.file_type()),
+        Err(error) if is_absent(error.kind()) => None,
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", shown(&path))),
+    };
+    if kind.is_some_and(|kind| kind.is_dir()) {
         let files = Walk::new(&path, None).files()?;
         return Ok(if several && files.is_empty() { Found::None } else { Found::Below(path, files) });
     }
-    if path.exists() {
-        let kind = path.metadata().with_context(|| format!("cannot read {}", path.display()))?.file_type();
+    if let Some(kind) = kind {
         refuse_special(&path, kind)?;
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let real = path.canonicalize().with_context(|| format!("cannot read {}", path.display()))?;
@@ -68,6 +73,12 @@ pub fn find(folder: &Path, written: &str, several: bool) -> Result<Found> {
     }
     let files = Walk::new(&base, Some(pattern)).files()?;
     Ok(if files.is_empty() { Found::None } else { Found::Below(base, files) })
+}
+
+/// Whether an error means that a path names nothing, or that no file can have the path.
+fn is_absent(kind: ErrorKind) -> bool {
+    use ErrorKind::{InvalidFilename, InvalidInput, NotADirectory, NotFound};
+    matches!(kind, NotFound | NotADirectory | InvalidFilename | InvalidInput)
 }
 
 /// # Errors

@@ -149,18 +149,6 @@ impl InputFiles {
 }
 
 impl InputFile {
-    /// The file, folder or pattern of a need as it is now. Nothing is compared with the expected digest, and the file
-    /// of an address need not be in the cache.
-    pub fn now(
-        pipeline: &Pipeline,
-        stage: &Stage,
-        need: &FileNeed,
-        store: &Store,
-        digests: &mut FileDigests,
-    ) -> Result<Self> {
-        look(pipeline, stage, need, store, digests)
-    }
-
     /// The file at a path, if it is there.
     pub fn at(path: &Path, digests: &mut FileDigests) -> Result<Option<Self>> {
         hashed(find(Path::new("/"), &path.to_string_lossy(), false)?, false, digests)
@@ -175,10 +163,6 @@ impl InputFile {
             }
             InputContent::Folder(files) | InputContent::Several(files) => Input::Files(Arc::clone(files)),
         }
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.path
     }
 
     /// The digest that a pipeline file can expect: of the content of a file, or of the names and digests in a folder.
@@ -225,7 +209,9 @@ pub fn digest_of(store: &Store, path: &str) -> Result<Digest> {
     }
 }
 
-fn look(
+/// The file, folder or pattern of a need as it is now. Nothing is compared with the expected digest, and the file of an
+/// address need not be in the cache.
+pub fn look(
     pipeline: &Pipeline,
     stage: &Stage,
     need: &FileNeed,

@@ -9,9 +9,18 @@ use std::time::{Duration, Instant};
 use signal_hook::SigId;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+use super::child::Children;
+use super::told::HOW_TO_GO_ON;
 use raisin_base::error::{Context as _, Result};
+use raisin_base::panics::caught;
+use raisin_base::say::say;
 
 const AT_ONCE: &[u8] = b"interrupted: nothing was running; the same command goes on from here\n";
+
+/// The time that child processes have to end after the stop signal. An interrupted build must end within two seconds in
+/// total; `PATIENCE` is the limit for the build itself.
+pub const GRACE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_millis(1800);
 
 /// Handles signals until the value is dropped.
 #[derive(Default)]
@@ -77,6 +86,26 @@ impl Interrupt {
     /// The number of signals so far.
     pub fn count(&self) -> usize {
         self.count.load(Ordering::SeqCst)
+    }
+}
+
+/// Ends this process if its main loop has not ended in time after a signal or a failure of raisin itself. The main loop
+/// closes `end` when it ends.
+pub fn end_in_time(interrupt: &Interrupt, end: &Receiver<()>, children: &Children) {
+    let outlasted = caught(|| interrupt.outlasts(end, PATIENCE)).unwrap_or_else(|panic| {
+        interrupt.fail(panic.to_string());
+        false
+    });
+    if outlasted {
+        // Perhaps a large artifact is being committed, or is being read again. The process can exit at any instant,
+        // because the store stays valid.
+        children.kill();
+        if let Some(failure) = interrupt.failure() {
+            say(&format!("error: {failure}"));
+            std::process::exit(1);
+        }
+        say(&format!("interrupted: {HOW_TO_GO_ON}"));
+        std::process::exit(130);
     }
 }
 

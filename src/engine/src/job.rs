@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::Map;
 
 use super::execute::{Job, Mode};
-use super::graph::NodeId;
+use super::graph::{Graph, NodeId};
 use super::inputs::JobInput;
 use super::resolve::Resolver;
 use super::resources::limit;
@@ -51,12 +51,10 @@ pub fn assemble(resolver: &Resolver<'_>, id: NodeId, order: JobOrder<'_>) -> Res
     }
     let mut environment = resolver.environment(id)?;
     environment.device_index = resolver.devices.index(order.gpu.unwrap_or(0));
-    let kind = declaration.name.to_owned();
-    let stage = node.stage.name.clone();
     let assignment = Assignment {
-        kind: kind.clone(),
+        kind: declaration.name.to_owned(),
         kind_version: declaration.version,
-        stage: stage.clone(),
+        stage: node.stage.name.clone(),
         parameters: node.stage.resolved.parameters.clone(),
         stages,
         // The paths of the files are known when execute.rs has linked them into the staging folder.
@@ -68,16 +66,23 @@ pub fn assemble(resolver: &Resolver<'_>, id: NodeId, order: JobOrder<'_>) -> Res
         folder: store.staging_folder(order.key),
         tokens: Some(store.tokens_folder()),
     };
-    let record = ActionRecord {
-        key: order.key,
-        action: order.action.to_json(),
-        artifact: order.key,
+    let record = ActionRecord { run: order.run.to_owned(), ..empty_record(graph, id, order.action, order.key) };
+    Ok(Job { id, process: declaration.process, assignment, inputs, record, mode: order.mode })
+}
+
+/// The action record of a node, without the run and its results.
+pub fn empty_record(graph: &Graph<'_>, id: NodeId, action: &Action<'_>, key: Digest) -> ActionRecord {
+    let stage = graph.nodes[id].stage;
+    ActionRecord {
+        key,
+        action: action.to_json(),
+        artifact: key,
         references: BTreeMap::new(),
-        kind,
-        stage,
+        kind: stage.declaration.name.to_owned(),
+        stage: stage.name.clone(),
         pipeline: graph.pipeline.name.clone(),
         variant: graph.variant_name(id),
-        run: order.run.to_owned(),
+        run: String::new(),
         started: String::new(),
         finished: String::new(),
         seconds: 0.0,
@@ -85,6 +90,5 @@ pub fn assemble(resolver: &Resolver<'_>, id: NodeId, order: JobOrder<'_>) -> Res
         costs: Vec::new(),
         notes: Vec::new(),
         accepted: None,
-    };
-    Ok(Job { id, process: declaration.process, assignment, inputs, record, mode: order.mode })
+    }
 }

@@ -87,7 +87,7 @@ pub fn update(
     {
         // A person may have removed the note.
         resolver.store.note_out_folder(out)?;
-        return Ok(Some(LinkUpdate { changed: false, earlier: Vec::new(), notes: Vec::new() }));
+        return Ok(Some(LinkUpdate::default()));
     }
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let shown = folder.display().to_string();
@@ -132,7 +132,7 @@ pub fn update(
             let id = resolver.graph.node(index, &stage.name);
             if let Some((artifact, key)) = id.and_then(|id| Some((resolver.artifacts[id]?, keys[id]?))) {
                 places.add(&place)?;
-                set_link(&link, &target(artifact))?;
+                set_link(&link, &target(artifact), &resolver.store)?;
                 stages.push(BuiltStage {
                     stage: stage.name.clone(),
                     kind: stage.declaration.name.to_owned(),
@@ -149,7 +149,7 @@ pub fn update(
                     let target = target(old.artifact);
                     if !is_gone(&resolver.store.artifact_folder(old.artifact)) {
                         places.add(&place)?;
-                        set_link(&link, &target)?;
+                        set_link(&link, &target, &resolver.store)?;
                     } else if !leads_into_another_cache(&link, old.artifact, &target) {
                         continue;
                     }
@@ -165,8 +165,7 @@ pub fn update(
         // A description that a person has edited must not name a link elsewhere.
         let is_plain = !old.stage.contains('/') && !matches!(old.stage.as_str(), "" | "." | "..");
         if is_plain && !wanted.contains(&link) {
-            let place = link.parent().unwrap_or(&folder);
-            remove_link(&link, &folder, &relative(place, &resolver.store.artifact_folder(old.artifact)))?;
+            remove_link(&link, &folder, &resolver.store)?;
         }
     }
     places.all.iter().try_for_each(|place| remove_temporary(place, &resolver.store))?;
@@ -214,8 +213,8 @@ impl LinkFolders<'_> {
     }
 }
 
-/// The path of the link of a stage.
-fn link_of(folder: &Path, variant: &str, stage: &str) -> PathBuf {
+/// The path of the link of a stage; `variant` is empty for a stage without variants.
+pub fn link_of(folder: &Path, variant: &str, stage: &str) -> PathBuf {
     let place = if variant.is_empty() { folder.to_owned() } else { folder.join(file_name(variant)) };
     place.join(stage)
 }
@@ -251,7 +250,7 @@ const LONGEST_NAME: usize = 120;
 
 /// Converts a variant name to a folder name. A name that is too long is cut, and a digest of the whole name keeps it
 /// unique.
-pub fn file_name(variant: &str) -> String {
+fn file_name(variant: &str) -> String {
     let mut name = variant.replace('/', "_");
     if name.starts_with('.') {
         name.insert(0, '_');
@@ -286,13 +285,13 @@ pub fn target_of(link: &Path) -> Result<Option<PathBuf>> {
 ///
 /// # Errors
 /// At the path of the link is something that no build wrote.
-fn set_link(link: &Path, target: &Path) -> Result<()> {
+fn set_link(link: &Path, target: &Path, store: &Store) -> Result<()> {
     let before = target_of(link)?;
     if before.as_deref() == Some(target) {
         return Ok(());
     }
     if let Some(before) = before {
-        release(link, &before, target)?;
+        release(link, &before, store)?;
     }
     let set = || -> std::io::Result<()> {
         // Replace the link by a rename, so that there is always either the old link or the new link.
@@ -303,25 +302,26 @@ fn set_link(link: &Path, target: &Path) -> Result<()> {
     set().with_context(|| format!("cannot link {}", link.display()))
 }
 
-/// Notes that the artifact of a link is used until now. `own` is the target of any link in the same folder into the cache
-/// of this build. The link may lead into another cache, in which this user may not write: that is no failure of this
-/// build.
-fn release(link: &Path, target: &Path, own: &Path) -> Result<()> {
-    let noted = note_use_of(&link.parent().unwrap_or(Path::new("/")).join(target));
-    if target.parent() == own.parent() { noted } else { Ok(()) }
+/// Notes that the artifact of a link is used until now. The link may lead into another cache, in which this user may
+/// not write. That is no failure of this build.
+fn release(link: &Path, target: &Path, store: &Store) -> Result<()> {
+    let artifact = link.parent().unwrap_or(Path::new("/")).join(target);
+    let noted = note_use_of(&artifact);
+    let folder = artifact.parent().and_then(|folder| folder.canonicalize().ok());
+    if folder.is_some_and(|folder| folder == store.root().join("artifacts")) { noted } else { Ok(()) }
 }
 
-/// Removes the temporary links that a killed build has left in a folder of links. The caller holds the lock of the links.
+/// Removes the temporary links that a killed build has left in a folder of links. The caller must hold the lock of the
+/// links.
 fn remove_temporary(folder: &Path, store: &Store) -> Result<()> {
     let cannot = || format!("cannot read {}", folder.display());
-    let own = relative(folder, &store.root().join("artifacts/any"));
     for entry in std::fs::read_dir(folder).with_context(cannot)? {
         let path = entry.with_context(cannot)?.path();
         if is_temporary(&path)
             && let Ok(target) = std::fs::read_link(&path)
             && digest_of(&target).is_some()
         {
-            release(&path, &target, &own)?;
+            release(&path, &target, store)?;
             std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
         }
     }
@@ -329,14 +329,14 @@ fn remove_temporary(folder: &Path, store: &Store) -> Result<()> {
 }
 
 /// Removes the link of a stage that the pipeline no longer has, and the folder of its variant if that becomes empty.
-/// `folder` is the folder of the pipeline, and `own` is as for [`release`].
-fn remove_link(link: &Path, folder: &Path, own: &Path) -> Result<()> {
+/// `folder` is the folder of the pipeline.
+fn remove_link(link: &Path, folder: &Path, store: &Store) -> Result<()> {
     let Ok(target) = std::fs::read_link(link) else { return Ok(()) };
     if digest_of(&target).is_none() {
         return Ok(());
     }
     let place = link.parent().unwrap_or(folder);
-    release(link, &target, own)?;
+    release(link, &target, store)?;
     std::fs::remove_file(link).with_context(|| format!("cannot remove {}", link.display()))?;
     if place != folder {
         // Fails if the folder is not empty. Such a folder stays, because other files in it are not from raisin.

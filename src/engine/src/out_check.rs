@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::Path;
 
-use super::links::{file_name, target_of};
+use super::links::{link_of, refuse_other_file, target_of};
 use raisin_base::error::{Problem, Result};
 use raisin_base::files::temporary_beside;
 use raisin_pipeline::Pipeline;
@@ -13,18 +13,19 @@ use raisin_pipeline::Pipeline;
 const HINT: &str = "name another folder with --out, or make this folder usable";
 
 /// # Errors
-/// A link of the pipeline cannot be written: the folder is not writable, a name is too long for the file system, or
-/// something else lies in the place of the link.
+/// A link of the pipeline cannot be written: the folder has the links of another pipeline file, the folder is not
+/// writable, a name is too long for the file system, or something else lies in the place of the link.
 pub fn check(pipeline: &Pipeline, out: &Path) -> Result<()> {
     let folder = out.join(&pipeline.name);
+    refuse_other_file(&folder, pipeline)?;
     std::fs::create_dir_all(&folder).map_err(|error| unusable("cannot create", &folder, &error).hint(HINT))?;
     try_link(&folder)?;
     let mut tried = BTreeSet::from([folder.clone()]);
     for variant in &pipeline.variants {
         for stage in &variant.stages {
             let name = if stage.declaration.gathers { "" } else { variant.name.as_str() };
-            let place = if name.is_empty() { folder.clone() } else { folder.join(file_name(name)) };
-            let link = place.join(&stage.name);
+            let link = link_of(&folder, name, &stage.name);
+            let place = link.parent().unwrap_or(&folder).to_owned();
             match link.symlink_metadata() {
                 Ok(there) if there.is_dir() => {
                     let message = format!("{} is a folder, where a link must lie", link.display());

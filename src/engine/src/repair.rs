@@ -12,10 +12,9 @@ use std::time::{Duration, Instant};
 
 use self::making::{Makings, PreparedJob, Way};
 use super::Options;
-use super::build::{GRACE, end_in_time};
 use super::child::Children;
 use super::execute::{JobMessage, JobNews, MadeAction, plain};
-use super::interrupt::Interrupt;
+use super::interrupt::{GRACE, Interrupt, end_in_time};
 use super::progress::{Display, duration, in_seconds, size};
 use super::silence;
 use super::worker_pool::WorkerPool;

@@ -1,5 +1,6 @@
-//! Recognises a worker that will never end: for a long time, its stage sends no message, uses no processor time, and
-//! reads and writes nothing. Without this, a stage that waits for a lock of its own would block a build for ever.
+//! Recognises a worker that will never end: for a long time, its stage sends no message, uses almost no processor
+//! time, and reads and writes nothing on a disk. Without this, a stage that waits for a lock of its own would block a
+//! build for ever.
 
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -165,6 +165,11 @@ impl Told {
         self.display.line(text);
     }
 
+    /// As [`Told::note`], also if the user wants no progress.
+    pub fn warn(&self, text: &str) {
+        self.display.warning(text);
+    }
+
     pub fn stopping(&self) {
         self.display.line("interrupted: ending the running stages");
     }

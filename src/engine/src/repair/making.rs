@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use crate::execute::{Job, Mode, plain};
 use crate::graph::NodeId;
 use crate::inputs::JobInput;
+use crate::job::empty_record;
 use crate::resolve::Resolver;
 use crate::resources::{Capacity, limit};
 use crate::{DeviceChoice, Options, device::Devices};
@@ -201,7 +202,7 @@ impl<'s> Makings<'s> {
                 let action = resolver.action(id)?;
                 match action.key() {
                     Some(found) if found == key => {
-                        return Ok(Way::Record(Box::new(empty(&resolver, id, &action, key))));
+                        return Ok(Way::Record(Box::new(empty_record(&resolver.graph, id, &action, key))));
                     }
                     Some(found) => drop(resolver.find(id, found)?),
                     None => waits = true,
@@ -422,28 +423,5 @@ fn artifacts(input: &Input<'_>) -> Vec<Digest> {
         Input::Artifact(artifact) => artifact.iter().copied().collect(),
         Input::Artifacts(all) => all.iter().filter_map(|one| one.artifact).collect(),
         _ => Vec::new(),
-    }
-}
-
-/// The action record of a node, without the results of a run.
-fn empty(resolver: &Resolver<'_>, id: NodeId, action: &Action<'_>, key: Digest) -> ActionRecord {
-    let stage = resolver.graph.nodes[id].stage;
-    ActionRecord {
-        key,
-        action: action.to_json(),
-        artifact: key,
-        references: BTreeMap::new(),
-        kind: stage.declaration.name.to_owned(),
-        stage: stage.name.clone(),
-        pipeline: resolver.graph.pipeline.name.clone(),
-        variant: resolver.graph.variant_name(id),
-        run: String::new(),
-        started: String::new(),
-        finished: String::new(),
-        seconds: 0.0,
-        bytes: 0,
-        costs: Vec::new(),
-        notes: Vec::new(),
-        accepted: None,
     }
 }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::{Makings, RunOrigin};
 use crate::execute::plain;
-use crate::inputs::InputFile;
+use crate::inputs::{InputFile, look};
 use raisin_base::error::{Problem, Result};
 use raisin_contract::{FileNeed, Input};
 use raisin_pipeline::{Pipeline, Stage};
@@ -34,10 +34,10 @@ impl Makings<'_> {
                 }
             };
             for (stage, candidate) in candidates(&pipeline, record, need) {
-                match InputFile::now(&pipeline, stage, candidate, self.store, &mut self.digests) {
+                match look(&pipeline, stage, candidate, self.store, &mut self.digests) {
                     Ok(file) if file.entry() == *wanted => return Ok((file, candidate.path.clone())),
-                    Ok(file) if can_be_it(file.path()) => {
-                        reasons.push(format!("{} has another content than it had then", file.path().display()));
+                    Ok(file) if can_be_it(&file.path) => {
+                        reasons.push(format!("{} has another content than it had then", file.path.display()));
                     }
                     Err(error) if can_be_it(Path::new(&candidate.path)) => reasons.push(plain(&error)),
                     _ => {}
