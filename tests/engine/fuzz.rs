@@ -15,7 +15,7 @@ use raisin_base::digest::Digest;
 use raisin_contract::Action;
 use raisin_engine::{self as engine, PlanFile};
 use raisin_store::{self as store, ActionRecord, BuildDescription, GcOptions, Manifest, Store};
-use raisin_tests::{TestRng, files_below};
+use raisin_tests::{TestRng, files_below, processes};
 use serde_json::json;
 
 use crate::kinds::KINDS;
@@ -54,12 +54,12 @@ fn seconds() -> u64 {
 
 fn holds(subject: &str) {
     let folder = tempfile::tempdir().unwrap();
-    let output = std::process::Command::new(std::env::current_exe().unwrap())
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command
         .args(["--exact", "fuzz::fuzz_process", "--nocapture"])
         .env("RAISIN_FUZZ_SUBJECT", subject)
-        .env("RAISIN_FUZZ_FOLDER", folder.path())
-        .output()
-        .unwrap();
+        .env("RAISIN_FUZZ_FOLDER", folder.path());
+    let output = processes::output_after(&mut command, Duration::from_secs(seconds()));
     let told = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     let kept = (!output.status.success()).then(|| folder.keep());
     assert!(kept.is_none(), "{}\n{told}\nsee {}", output.status, kept.unwrap_or_default().display());

@@ -111,24 +111,15 @@ fn content_decides_whatever_the_times_say() {
     }
 }
 
-/// Changes an input file while its stage reads it.
-fn meanwhile(change: impl FnOnce(&std::path::Path)) -> (EngineProject, engine::Summary, Pipeline) {
-    let project = EngineProject::new();
-    let input = project.folder.join("data.txt");
-    std::fs::write(&input, "one").unwrap();
-    let pipeline = project.one(&[("copy", "copy", json!({"path": "data.txt", "milliseconds": 700}))]);
-    let summary = std::thread::scope(|scope| {
-        let build = scope.spawn(|| project.build(&pipeline));
-        wait_for("the file is read", || project.log().contains("has read"));
-        change(&input);
-        build.join().unwrap()
-    });
-    (project, summary, pipeline)
+/// Changes an input file when its stage has read it.
+fn meanwhile(change: impl FnOnce(&Path)) -> (EngineProject, engine::Summary, Pipeline) {
+    let prepare = |project: &EngineProject| project.write(&[("data.txt", "one")]);
+    switched("data.txt", prepare, |_| (), |folder| change(&folder.join("data.txt")))
 }
 
 #[test]
 fn an_input_that_is_edited_replaced_or_removed_during_its_stage_is_not_cached() {
-    type InputChange = fn(&std::path::Path);
+    type InputChange = fn(&Path);
     let changes: [InputChange; 4] = [
         |file| std::fs::write(file, "two").unwrap(),
         |file| {
@@ -161,7 +152,7 @@ fn an_input_that_is_edited_replaced_or_removed_during_its_stage_is_not_cached() 
 #[test]
 fn a_file_that_is_touched_during_its_stage_is_not_cached_either() {
     // raisin cannot know whether the file had other content between the two checks.
-    let touch = |file: &std::path::Path| {
+    let touch = |file: &Path| {
         std::fs::File::options().write(true).open(file).unwrap().set_modified(SystemTime::now()).unwrap();
     };
     let (project, summary, pipeline) = meanwhile(touch);
@@ -256,10 +247,10 @@ fn switched(
     prepare: impl FnOnce(&EngineProject),
     away: impl FnOnce(&Path),
     back: impl FnOnce(&Path),
-) -> (EngineProject, engine::Summary) {
+) -> (EngineProject, engine::Summary, Pipeline) {
     let project = EngineProject::new();
     prepare(&project);
-    let pipeline = project.one(&[("copy", "copy", json!({"path": path, "first": 400, "milliseconds": 400}))]);
+    let pipeline = project.one(&[("copy", "copy", json!({"path": path, "first": 400, "milliseconds": 700}))]);
     let summary = std::thread::scope(|scope| {
         let build = scope.spawn(|| project.build(&pipeline));
         wait_for("the stage begins", || project.log().contains("begins"));
@@ -268,7 +259,7 @@ fn switched(
         back(&project.folder);
         build.join().unwrap()
     });
-    (project, summary)
+    (project, summary, pipeline)
 }
 
 type Change<'a> = &'a dyn Fn(&Path);
@@ -347,7 +338,7 @@ fn a_stage_reads_the_hashed_file_although_a_link_or_a_folder_leads_elsewhere_mea
             write(project);
             prepare(&project.folder);
         };
-        let (project, summary) = switched(path, prepare, away, back);
+        let (project, summary, _) = switched(path, prepare, away, back);
         assert_eq!(summary.exit_code(), 0, "{case}: {:?}", summary.failures.first().map(|failure| &failure.reason));
         assert_eq!(project.text("copy"), "right", "{case}");
     }
@@ -365,7 +356,7 @@ fn a_file_that_is_replaced_in_its_folder_and_put_back_is_not_cached() {
         rename(folder, "data.txt", "other.txt");
         rename(folder, "aside.txt", "data.txt");
     };
-    let (project, summary) = switched("data.txt", prepare, away, back);
+    let (project, summary, _) = switched("data.txt", prepare, away, back);
     let reason = &summary.failures[0].reason;
     assert!(reason.contains("data.txt was changed while the stage was reading it"), "{reason}");
     assert!(project.store().actions().unwrap().is_empty());

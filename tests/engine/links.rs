@@ -266,12 +266,12 @@ fn a_build_that_waits_for_the_links_of_another_build_says_so_and_can_be_interrup
     wait_for("the build says for whom it waits", || told().contains(&expected));
     let asked = Instant::now();
     kill_process(Pid::from_child(&build), Signal::INT).unwrap();
-    let status = build.wait().unwrap();
+    let status = processes::status(&mut build);
     assert!(asked.elapsed() < Duration::from_secs(2), "it took {:?} to end", asked.elapsed());
     assert_eq!(status.code(), Some(130), "{}", told());
     assert!(told().contains("the next build updates them"), "{}", told());
     drop(held);
-    assert_eq!(project.builder(&json!({})).status().unwrap().code(), Some(0));
+    assert_eq!(processes::output(&mut project.builder(&json!({}))).status.code(), Some(0));
     assert!(out.join("slow").is_dir());
 }
 

@@ -4,12 +4,12 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command};
-use std::time::{Duration, Instant};
 
 use raisin_base::error::FilePosition;
 use raisin_engine::{self as engine, DeviceChoice, Options, Status, Summary, words};
 use raisin_pipeline::{Pipeline, Resources, Stage, Variant, Written};
 use raisin_store::{JournalEvent, Store};
+pub use raisin_tests::processes::wait_for;
 use serde_json::{Map, Value, json};
 
 use crate::kinds::KINDS;
@@ -174,15 +174,6 @@ impl EngineProject {
     pub fn store_has_started(&self) -> bool {
         let lines = self.store().journal().unwrap();
         lines.iter().any(|line| matches!(line.event, JournalEvent::Started { .. }))
-    }
-}
-
-/// Waits until `came` returns true. If that takes too long, the test fails with the text `what`.
-pub fn wait_for(what: &str, mut came: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !came() {
-        assert!(began.elapsed() < Duration::from_secs(20), "it does not happen that {what}");
-        std::thread::sleep(Duration::from_millis(10));
     }
 }
 

@@ -75,14 +75,18 @@ impl Project {
 
     pub fn raisin(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(executable("raisin"));
+        self.place(command.args(arguments));
         command
-            .args(arguments)
+    }
+
+    /// Gives a command the folder of the project, and the environment of the tests.
+    pub fn place<'c>(&self, command: &'c mut Command) -> &'c mut Command {
+        command
             .current_dir(self.folder.path())
             .env_remove("RAISIN_CACHE")
             .env_remove("RAISIN_OUT")
             .env("RAISIN_WORKER", executable("raisin-worker"))
-            .env("NO_COLOR", "1");
-        command
+            .env("NO_COLOR", "1")
     }
 
     pub fn run(&self, arguments: &[&str]) -> CommandOutput {
@@ -122,14 +126,7 @@ impl Project {
         if !rustix::process::geteuid().is_root() {
             command.args(["--map-root-user", "--user"]);
         }
-        command
-            .args(["sh", "-c", script])
-            .current_dir(self.folder.path())
-            .env_remove("RAISIN_CACHE")
-            .env_remove("RAISIN_OUT")
-            .env("RAISIN_WORKER", executable("raisin-worker"))
-            .env("NO_COLOR", "1");
-        let answer = CommandOutput::of(&mut command);
+        let answer = CommandOutput::of(self.place(command.args(["sh", "-c", script])));
         let is_refused =
             answer.code == 99 || answer.stderr.contains("unshare failed") || answer.stderr.contains("unshare:");
         assert!(

@@ -13,10 +13,18 @@ const LIMIT: Duration = Duration::from_mins(10);
 /// The time limit of all tests of one process together. The full form of the random graphs takes seven minutes.
 const WHOLE_LIMIT: Duration = Duration::from_hours(1);
 
+/// The time limit of what a test waits for in a running process, such as the start of a stage.
+const WAIT_LIMIT: Duration = Duration::from_secs(20);
+
 /// Runs a command, and returns its output.
 pub fn output(command: &mut Command) -> Output {
+    output_after(command, Duration::ZERO)
+}
+
+/// Runs a command that works for this time, and returns its output. The time limit begins after this time.
+pub fn output_after(command: &mut Command, time: Duration) -> Output {
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    ended(child.unwrap_or_else(|error| panic!("{command:?} does not start: {error}")))
+    ended_within(child.unwrap_or_else(|error| panic!("{command:?} does not start: {error}")), time + LIMIT)
 }
 
 /// Waits until a process ends. Returns the output that was piped and not read yet.
@@ -27,6 +35,15 @@ pub fn ended(child: Child) -> Output {
 /// Waits until a process ends, without its output.
 pub fn status(child: &mut Child) -> ExitStatus {
     status_within(child, LIMIT).unwrap_or_else(|| panic!("process {} does not end", child.id()))
+}
+
+/// Waits until `came` returns true. If that takes too long, the test fails with the text `what`.
+pub fn wait_for(what: &str, mut came: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !came() {
+        assert!(began.elapsed() < WAIT_LIMIT, "it does not happen that {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 fn ended_within(mut child: Child, limit: Duration) -> Output {

@@ -56,8 +56,9 @@ impl WorkProject {
     /// Builds until the stage has left work, and kills the build and its workers then. Returns the files of the work.
     fn kill_at_work(&self, rng: &mut TestRng) -> Vec<PathBuf> {
         let began = Instant::now();
+        let is_late = || began.elapsed() > Duration::from_mins(2);
         loop {
-            assert!(began.elapsed() < Duration::from_mins(2), "`{}` never left work", self.stage);
+            assert!(!is_late(), "`{}` never left work", self.stage);
             let mut child = self.command().spawn().expect("raisin starts");
             let patience = Duration::from_millis(rng.below(400) as u64);
             let mut found = None;
@@ -65,13 +66,13 @@ impl WorkProject {
                 if found.is_none() && self.has_work() {
                     found = Some(Instant::now());
                 }
-                if found.is_some_and(|moment: Instant| moment.elapsed() >= patience) {
+                if is_late() || found.is_some_and(|moment: Instant| moment.elapsed() >= patience) {
                     kill_all(&mut child);
                     break;
                 }
                 std::thread::sleep(Duration::from_millis(2));
             }
-            child.wait().expect("it ended");
+            processes::status(&mut child);
             if self.has_work() {
                 return self.work();
             }

@@ -8,22 +8,33 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
-use crate::world::{count, digests, expected_of_small, full, small, verify_clean};
+use crate::world::{PreloadLibrary, count, digests, expected_of_small, full, small, verify_clean};
 use raisin_tests::{Project, processes};
 
 /// The compiled library shim.c.
 pub fn shim() -> &'static Path {
-    static SHIM: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
-    let (_, library) = SHIM.get_or_init(|| {
-        let folder = tempfile::tempdir().expect("a folder");
-        let library = folder.path().join("shim.so");
-        let source = raisin_tests::package().join("tests/torture/shim.c");
-        let status =
-            Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).arg("-ldl").status();
-        assert!(status.expect("cc starts").success(), "shim.c does not compile");
-        (folder, library)
-    });
-    library
+    static SHIM: OnceLock<PreloadLibrary> = OnceLock::new();
+    &SHIM.get_or_init(|| PreloadLibrary::compile("shim.c")).path
+}
+
+/// A command of raisin with shim.c: the call `at` of this kind on a file below a folder of the project has a fault.
+pub fn with_fault(project: &Project, arguments: &[&str], under: &str, call: &str, at: usize) -> Command {
+    let shared = project.path("shared");
+    std::fs::write(&shared, [0u8; 32]).expect("shared numbers");
+    let mut command = project.raisin(arguments);
+    command
+        .env("LD_PRELOAD", shim())
+        .env("TORTURE_UNDER", project.path(under))
+        .env("TORTURE_SHARED", shared)
+        .env("TORTURE_CALL", call)
+        .env("TORTURE_AT", at.to_string());
+    command
+}
+
+/// The four numbers that the processes of the last command with a fault shared. shim.c says what they are.
+pub fn shared_numbers(project: &Project) -> [u64; 4] {
+    let bytes = std::fs::read(project.path("shared")).expect("shared numbers");
+    std::array::from_fn(|place| u64::from_ne_bytes(bytes[8 * place..8 * place + 8].try_into().expect("8 bytes")))
 }
 
 /// The fault of one build.
@@ -44,27 +55,18 @@ struct FaultOutcome {
     trace: String,
 }
 
-fn build_with(project: &Project, shim: &Path, trouble: &Trouble<'_>) -> FaultOutcome {
-    let (shared, trace) = (project.path("shared"), project.path("trace"));
-    std::fs::write(&shared, [0u8; 32]).expect("shared numbers");
+fn build_with(project: &Project, trouble: &Trouble<'_>) -> FaultOutcome {
+    let trace = project.path("trace");
     std::fs::write(&trace, "").expect("a trace");
-    let mut command = project.raisin(&["build", "small.toml"]);
-    command
-        .env("LD_PRELOAD", shim)
-        .env("TORTURE_UNDER", project.path("cache"))
-        .env("TORTURE_SHARED", &shared)
-        .env("TORTURE_TRACE", &trace)
-        .env("TORTURE_CALL", trouble.call)
-        .env("TORTURE_AT", trouble.at.to_string())
-        .env("TORTURE_ERRNO", trouble.errno.to_string());
+    let mut command = with_fault(project, &["build", "small.toml"], "cache", trouble.call, trouble.at);
+    command.env("TORTURE_TRACE", &trace).env("TORTURE_ERRNO", trouble.errno.to_string());
     if let Some(space) = trouble.space {
         command.env("TORTURE_SPACE", space.to_string());
     }
     let output = processes::output(&mut command);
-    let numbers = std::fs::read(&shared).expect("shared numbers");
-    let number = |place: usize| u64::from_ne_bytes(numbers[8 * place..8 * place + 8].try_into().expect("8 bytes"));
+    let [calls, _, _, faults] = shared_numbers(project);
     let trace = std::fs::read_to_string(trace).expect("a trace");
-    FaultOutcome { output, calls: number(0), met: number(3) > 0, trace }
+    FaultOutcome { output, calls, met: faults > 0, trace }
 }
 
 /// Restores the state that a loss of power may leave: everything that was not synced is lost.
@@ -135,14 +137,13 @@ fn goes_on(project: &Project, after: &str) {
 #[test]
 #[cfg_attr(not(has_cc), ignore = "there is no C compiler `cc`")]
 fn a_loss_of_power_between_any_two_calls_leaves_the_state_before_or_after() {
-    let shim = shim();
-    let whole = build_with(&small(), shim, &Trouble { call: "any", at: 0, errno: 0, space: None });
+    let whole = build_with(&small(), &Trouble { call: "any", at: 0, errno: 0, space: None });
     assert!(whole.output.status.success() && whole.calls > 40, "{} calls", whole.calls);
     let step = count(6, 1);
     let (mut cuts, mut lost) = (0, 0);
     for at in (1..=whole.calls as usize).step_by(step) {
         let project = small();
-        let outcome = build_with(&project, shim, &Trouble { call: "any", at, errno: 0, space: None });
+        let outcome = build_with(&project, &Trouble { call: "any", at, errno: 0, space: None });
         assert!(outcome.met && !outcome.output.status.success(), "call {at} was not met");
         lost += lose_what_was_not_synced(&outcome.trace);
         goes_on(&project, &format!("a loss of power before call {at}"));
@@ -158,15 +159,14 @@ fn a_loss_of_power_between_any_two_calls_leaves_the_state_before_or_after() {
 #[test]
 #[cfg_attr(not(has_cc), ignore = "there is no C compiler `cc`")]
 fn any_call_may_fail_and_the_next_build_succeeds() {
-    let shim = shim();
     let (mut faults, mut survived) = (0, 0);
     for call in ["open", "write", "fsync", "rename"] {
-        let whole = build_with(&small(), shim, &Trouble { call, at: 0, errno: 0, space: None });
+        let whole = build_with(&small(), &Trouble { call, at: 0, errno: 0, space: None });
         for (name, errno) in [("EIO", 5), ("ENOSPC", 28), ("EINTR", 4)] {
             for at in (1..=whole.calls as usize).step_by(count(7, 1)) {
                 let project = small();
                 let source = std::fs::read(project.path("small.toml")).expect("the source");
-                let outcome = build_with(&project, shim, &Trouble { call, at, errno, space: None });
+                let outcome = build_with(&project, &Trouble { call, at, errno, space: None });
                 let what = format!("{name} at {call} {at}");
                 if !outcome.met {
                     continue;
@@ -193,12 +193,11 @@ fn any_call_may_fail_and_the_next_build_succeeds() {
 #[test]
 #[cfg_attr(not(has_cc), ignore = "there is no C compiler `cc`")]
 fn a_full_disk_is_an_error_and_loses_nothing() {
-    let shim = shim();
     let step = if full() { 512 } else { 16_384 };
     let (mut tried, mut space) = (0, 0);
     loop {
         let project = small();
-        let outcome = build_with(&project, shim, &Trouble { call: "none", at: 0, errno: 0, space: Some(space) });
+        let outcome = build_with(&project, &Trouble { call: "none", at: 0, errno: 0, space: Some(space) });
         if !outcome.met {
             assert!(outcome.output.status.success());
             break;

@@ -3,7 +3,7 @@
 
 use std::process::Output;
 
-use crate::faults::shim;
+use crate::faults::{shared_numbers, with_fault};
 use crate::world::verify_clean;
 use raisin_store::Store;
 use raisin_tests::{Project, processes};
@@ -15,22 +15,13 @@ const TWO: &str = "[pipeline]\nname = \"two\"\n[stage.one]\nkind = \"generate\"\
 /// A build in which the n-th call on a file below `under` fails, or all calls from the n-th on. Returns the number of
 /// calls.
 fn build_with(project: &Project, (under, call): (&str, &str), errno: i32, at: usize, more: bool) -> (Output, u64) {
-    let shared = project.path("shared");
-    std::fs::write(&shared, [0u8; 32]).expect("shared numbers");
-    let mut command = project.raisin(&["build", "two.toml", "--keep-going"]);
-    command
-        .env("LD_PRELOAD", shim())
-        .env("TORTURE_UNDER", project.path(under))
-        .env("TORTURE_SHARED", &shared)
-        .env("TORTURE_CALL", call)
-        .env("TORTURE_AT", at.to_string())
-        .env("TORTURE_ERRNO", errno.to_string());
+    let mut command = with_fault(project, &["build", "two.toml", "--keep-going"], under, call, at);
+    command.env("TORTURE_ERRNO", errno.to_string());
     if more {
         command.env("TORTURE_MORE", "1");
     }
     let output = processes::output(&mut command);
-    let numbers = std::fs::read(shared).expect("shared numbers");
-    (output, u64::from_ne_bytes(numbers[..8].try_into().expect("8 bytes")))
+    (output, shared_numbers(project)[0])
 }
 
 const WRITES: (&str, &str) = ("cache/journal", "write");

@@ -8,7 +8,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::world::{PIPELINE, build, count, digests, undisturbed, verify_clean};
 use raisin_tests::{Project, TestRng, processes};
 
-fn kill(pid: u32, signal: Signal) {
+/// Sends a signal to a process, which may have ended already.
+pub fn kill(pid: u32, signal: Signal) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
         let _ = kill_process(pid, signal);
     }
@@ -34,7 +35,7 @@ pub fn kill_all(build: &mut Child) {
     let workers = children(build.id());
     kill(build.id(), Signal::KILL);
     workers.iter().for_each(|&worker| kill(worker, Signal::KILL));
-    build.wait().expect("it ended");
+    processes::status(build);
 }
 
 #[test]
@@ -87,9 +88,7 @@ fn an_interrupt_ends_the_build_within_two_seconds_and_says_how_to_go_on() {
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("raisin starts");
         // Wait for the first stage. Other tests cover interrupts before the first stage.
         let at_work = || std::fs::read_dir(project.path("cache/tmp")).is_ok_and(|mut folder| folder.next().is_some());
-        while !at_work() && child.try_wait().expect("a status").is_none() {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        processes::wait_for("a stage starts", || at_work() || child.try_wait().expect("a status").is_some());
         std::thread::sleep(Duration::from_millis(rng.below(latest) as u64));
         let asked = Instant::now();
         kill(child.id(), if interrupted % 2 == 0 { Signal::INT } else { Signal::TERM });

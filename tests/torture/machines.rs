@@ -3,23 +3,10 @@
 
 use std::process::Stdio;
 
-use raisin_store::{JournalEvent, Store};
-
 use crate::faults::shim;
+use crate::many::times_run;
 use crate::world::{count, digests, expected_of_small, small, verify_clean};
-use raisin_tests::{CommandOutput, Project};
-
-/// The number of runs of the action that ran most often.
-fn most_runs(project: &Project) -> usize {
-    let store = Store::open(&project.path("cache")).expect("a store");
-    let mut times = std::collections::BTreeMap::new();
-    for line in store.journal().expect("the journal") {
-        if let JournalEvent::Finished { key, .. } = line.event {
-            *times.entry(key).or_insert(0) += 1;
-        }
-    }
-    times.into_values().max().unwrap_or(0)
-}
+use raisin_tests::{CommandOutput, processes};
 
 #[test]
 #[cfg_attr(not(has_cc), ignore = "there is no C compiler `cc`")]
@@ -36,10 +23,10 @@ fn without_locks_between_machines_actions_run_several_times_and_no_wrong_artifac
         };
         let builds: Vec<_> = (0..processes).map(start).collect();
         for build in builds {
-            let output = CommandOutput::from(build.wait_with_output().expect("it ended"));
+            let output = CommandOutput::from(processes::ended(build));
             assert_eq!(output.code, 0, "round {round}: {}", output.stderr);
         }
-        most = most.max(most_runs(&project));
+        most = most.max(times_run(&project).into_values().max().unwrap_or(0));
         verify_clean(&project, "builds without locks");
         project.done(&["build", "small.toml"]);
         assert_eq!(&digests(&project), expected_of_small(), "round {round}");

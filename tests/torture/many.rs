@@ -66,7 +66,7 @@ fn beside_gc(project: &Project, rounds: usize, work: impl FnOnce()) -> (usize, u
 }
 
 /// The number of runs of each action.
-fn times_run(project: &Project) -> BTreeMap<Digest, usize> {
+pub fn times_run(project: &Project) -> BTreeMap<Digest, usize> {
     let store = Store::open(&project.path("cache")).expect("a store");
     let mut times: BTreeMap<Digest, usize> = BTreeMap::new();
     for line in store.journal().expect("the journal") {
@@ -99,20 +99,14 @@ fn first_builds_at_once_with_equal_process_ids_all_succeed() {
         let project = crate::world::small();
         let builds: Vec<_> = (0..processes)
             .map(|_| {
-                let build = project.raisin(&["build", "small.toml", "--quiet"]);
                 let mut command = Command::new("unshare");
                 command.args(["--pid", "--fork"]);
                 if !rustix::process::geteuid().is_root() {
                     command.args(["--map-root-user", "--user"]);
                 }
-                command.arg(build.get_program()).args(build.get_args()).current_dir(project.path(""));
-                for (name, value) in build.get_envs() {
-                    match value {
-                        Some(value) => command.env(name, value),
-                        None => command.env_remove(name),
-                    };
-                }
-                command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("unshare starts")
+                command.arg(raisin_tests::executable("raisin")).args(["build", "small.toml", "--quiet"]);
+                project.place(&mut command).stdout(Stdio::null()).stderr(Stdio::piped());
+                command.spawn().expect("unshare starts")
             })
             .collect();
         builds.into_iter().for_each(|build| succeeds(build, "a first build"));

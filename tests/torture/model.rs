@@ -13,11 +13,12 @@ use std::time::Duration;
 
 use raisin_base::digest::Digest;
 use raisin_store::Store;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
+use crate::kills::kill;
 use crate::rights::{is_root, reachable};
 use crate::world::count;
-use raisin_tests::{CommandOutput, Project, TestRng, age, paths_below};
+use raisin_tests::{CommandOutput, Project, TestRng, age, paths_below, processes};
 
 /// The default age of gc, in hours.
 const DAY: u64 = 24;
@@ -108,19 +109,12 @@ impl<'e> World<'e> {
     }
 
     fn command(&self, user: usize, arguments: &[&str]) -> Command {
-        let usual = self.project.raisin(arguments);
         let mut command = match self.for_all {
             None => self.project.raisin(arguments),
             Some(executable) => {
                 let mut command = Command::new("sh");
                 command.args(["-c", "umask 0 && exec \"$0\" \"$@\""]).arg(executable).args(arguments);
-                for (name, value) in usual.get_envs() {
-                    match value {
-                        Some(value) => command.env(name, value),
-                        None => command.env_remove(name),
-                    };
-                }
-                command.uid(IDS[user]).gid(IDS[user]);
+                self.project.place(&mut command).uid(IDS[user]).gid(IDS[user]);
                 command
             }
         };
@@ -199,8 +193,8 @@ impl<'e> World<'e> {
                 let mut command = self.command(user, &["build", "p.toml"]);
                 let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("raisin starts");
                 std::thread::sleep(Duration::from_micros(rng.below(25_000) as u64));
-                let _ = kill_process(Pid::from_child(&child), signal);
-                let status = child.wait().expect("it ended");
+                kill(child.id(), signal);
+                let status = processes::status(&mut child);
                 self.history.push(format!("user {user}: build, signal {signal:?} -> {status}"));
             }
             _ => {

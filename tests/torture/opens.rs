@@ -12,21 +12,13 @@ use std::sync::OnceLock;
 use raisin_store::{Lookup, Store};
 use serde_json::Value;
 
+use crate::world::{PIPELINE, PreloadLibrary};
 use raisin_tests::{Project, processes};
 
 /// The compiled library opens.c.
 fn library() -> &'static Path {
-    static LIBRARY: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
-    let (_, library) = LIBRARY.get_or_init(|| {
-        let folder = tempfile::tempdir().expect("a folder");
-        let library = folder.path().join("opens.so");
-        let source = raisin_tests::package().join("tests/torture/opens.c");
-        let status =
-            Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).arg("-ldl").status();
-        assert!(status.expect("cc starts").success(), "opens.c does not compile");
-        (folder, library)
-    });
-    library
+    static LIBRARY: OnceLock<PreloadLibrary> = OnceLock::new();
+    &LIBRARY.get_or_init(|| PreloadLibrary::compile("opens.c")).path
 }
 
 /// The paths that each process of another executable than `raisin` opened for reading, by process.
@@ -137,7 +129,7 @@ fn assert_only_inputs(project: &Project, file: &str) -> usize {
 #[test]
 #[cfg_attr(not(has_cc), ignore = "there is no C compiler")]
 fn a_stage_of_any_kind_opens_only_its_inputs() {
-    let project = Project::with_pipeline(crate::world::PIPELINE);
+    let project = Project::with_pipeline(PIPELINE);
     let row = |text: &str| format!("{{\"instruction\": {text:?}, \"output\": \"it\"}}\n");
     project.write("data/a.jsonl", &["say", "tell", "name"].map(row).concat());
     project.write("data/b.jsonl", "{\"instruction\": \"say it\", \"output\": \"it\"}\n");

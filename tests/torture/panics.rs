@@ -7,8 +7,9 @@
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, SystemTime};
 
-use crate::faults::shim;
+use crate::faults::{shared_numbers, with_fault};
 use crate::world::{count, verify_clean};
+use raisin_store::{JournalEvent, Store};
 use raisin_tests::{Project, processes};
 
 /// A pool, and a query that takes minutes.
@@ -27,22 +28,12 @@ struct Panicked {
 }
 
 fn build_with_panic(project: &Project, threads: &str, at: usize) -> Panicked {
-    let shared = project.path("shared");
-    std::fs::write(&shared, [0u8; 32]).expect("shared numbers");
-    let mut command = project.raisin(&["build", "long.toml"]);
-    command
-        .env("LD_PRELOAD", shim())
-        .env("TORTURE_UNDER", project.path("cache"))
-        .env("TORTURE_SHARED", &shared)
-        .env("TORTURE_CALL", "clock")
-        .env("TORTURE_THREADS", threads)
-        .env("TORTURE_AT", at.to_string());
-    let output = processes::output(&mut command);
+    let mut command = with_fault(project, &["build", "long.toml"], "cache", "clock", at);
+    let output = processes::output(command.env("TORTURE_THREADS", threads));
     let now = SystemTime::now();
-    let numbers = std::fs::read(&shared).expect("shared numbers");
-    let number = |place: usize| u64::from_ne_bytes(numbers[8 * place..8 * place + 8].try_into().expect("8 bytes"));
-    let fault = SystemTime::UNIX_EPOCH + Duration::from_micros(number(2));
-    Panicked { output, met: number(3) > 0, took: now.duration_since(fault).unwrap_or_default() }
+    let [_, _, time, faults] = shared_numbers(project);
+    let fault = SystemTime::UNIX_EPOCH + Duration::from_micros(time);
+    Panicked { output, met: faults > 0, took: now.duration_since(fault).unwrap_or_default() }
 }
 
 /// The processes whose environment has the shared numbers of this project.
@@ -54,6 +45,12 @@ fn left_behind(project: &Project) -> Vec<String> {
         environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
     });
     processes.map(|process| process.file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// The number of stages that all builds together have started.
+fn starts(project: &Project) -> usize {
+    let lines = Store::open(&project.path("cache")).and_then(|store| store.journal()).expect("the journal");
+    lines.iter().filter(|line| matches!(line.event, JournalEvent::Started { .. })).count()
 }
 
 #[test]
@@ -83,13 +80,10 @@ fn a_panic_at_any_step_ends_the_build_and_its_workers_and_the_next_build_goes_on
     verify_clean(&project, "panics");
     project.finds_all(&["build", "long.toml", "--only", "pool"]);
     // The next build runs the stage, and a signal ends it as always.
+    let before = starts(&project);
     let mut next = project.raisin(&["build", "long.toml"]);
     let next = next.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("raisin starts");
-    let at_work = || std::fs::read_dir(project.path("cache/tmp")).is_ok_and(|mut folder| folder.next().is_some());
-    while !at_work() {
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    std::thread::sleep(Duration::from_millis(300));
+    processes::wait_for("the stage starts again", || starts(&project) > before);
     processes::output(Command::new("kill").arg(next.id().to_string()));
     assert_eq!(processes::ended(next).status.code(), Some(130));
     println!("{panics} panics: each build ended within {longest:?}, with a message and without a process left behind");

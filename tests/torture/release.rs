@@ -7,21 +7,13 @@ use std::time::Duration;
 
 use crate::kills::kill_all;
 use crate::world::{count, digests, expected_of_small, full, small, verify_clean};
-use raisin_tests::{CommandOutput, Project, TestRng};
+use raisin_tests::{CommandOutput, Project, TestRng, processes};
 
 /// A command with the executables of the last release.
 fn released(project: &Project, arguments: &[&str]) -> Command {
     let folder = PathBuf::from(std::env::var_os("RAISIN_LAST_RELEASE").expect("the test is ignored without it"));
-    let usual = project.raisin(arguments);
     let mut command = Command::new(folder.join("raisin"));
-    command.args(usual.get_args()).current_dir(project.path(""));
-    for (name, value) in usual.get_envs() {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
-    command.env("RAISIN_WORKER", folder.join("raisin-worker"));
+    project.place(command.args(arguments)).env("RAISIN_WORKER", folder.join("raisin-worker"));
     command
 }
 
@@ -57,7 +49,7 @@ fn the_last_release_and_this_one_at_work_on_one_cache_and_killed_at_random_agree
                 kills += 1;
                 continue;
             }
-            let output = CommandOutput::from(build.wait_with_output().expect("it ended"));
+            let output = CommandOutput::from(processes::ended(build));
             // gc refuses to start while a build runs.
             let is_fine = output.code == 0 || output.stderr.contains("is using this cache");
             assert!(is_fine, "round {round}, old: {is_old}: {}", output.stderr);

@@ -7,8 +7,9 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use raisin_base::digest::Digest;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
+use crate::kills::kill;
 use crate::world::{PIPELINE, build, count, digests, flip, tamper, undisturbed, verify_clean};
 use raisin_tests::{Project, TestRng, files_below, paths_below, processes};
 
@@ -166,9 +167,8 @@ fn an_interrupted_repair_ends_in_order_and_the_next_one_goes_on() {
         let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("raisin starts");
         std::thread::sleep(Duration::from_millis(300 + rng.below(1500) as u64));
         let asked = Instant::now();
-        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).expect("a pid");
-        let _ = kill_process(pid, Signal::INT);
-        let output = child.wait_with_output().expect("it ended");
+        kill(child.id(), Signal::INT);
+        let output = processes::ended(child);
         let words = String::from_utf8_lossy(&output.stderr);
         assert!(asked.elapsed() < Duration::from_secs(3), "{words}");
         if output.status.code() == Some(130) {

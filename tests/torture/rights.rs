@@ -72,19 +72,11 @@ pub fn reachable(project: &Project) -> PathBuf {
 
 /// Runs raisin as a user who owns no file of the cache, with an out folder of this user.
 fn as_stranger(project: &Project, arguments: &[&str]) -> CommandOutput {
-    let usual = project.raisin(arguments);
     let mut command = Command::new(reachable(project));
-    command.args(usual.get_args()).current_dir(project.path(""));
-    for (name, value) in usual.get_envs() {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
     let out = project.path("out-of-the-stranger");
     std::fs::create_dir_all(&out).expect("a folder");
     mode(&out, 0o777);
-    command.env("RAISIN_OUT", &out).uid(STRANGER).gid(STRANGER);
+    project.place(command.args(arguments)).env("RAISIN_OUT", &out).uid(STRANGER).gid(STRANGER);
     CommandOutput::of(&mut command)
 }
 

@@ -1,10 +1,11 @@
-//! What the torture tests share: the pipelines, their expected digests, and the counts.
+//! What the torture tests share: the pipelines, their expected digests, the counts, and the libraries in C.
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::OnceLock;
 
-use raisin_tests::{ArtifactDigests, Project, TestRng};
+use raisin_tests::{ArtifactDigests, Project, TestRng, processes};
 
 /// Every stage kind.
 pub const PIPELINE: &str = "micro.toml";
@@ -22,6 +23,25 @@ kind = "sql"
 of = ["pool"]
 query = "select label, count(*) as n from pool.instructions group by label order by label"
 "#;
+
+/// A library for LD_PRELOAD, compiled from a C file of this folder, in its own temporary folder.
+pub struct PreloadLibrary {
+    pub path: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl PreloadLibrary {
+    pub fn compile(source: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join(source).with_extension("so");
+        let mut compiler = Command::new("cc");
+        compiler.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&path);
+        compiler.arg(raisin_tests::package().join("tests/torture").join(source)).arg("-ldl");
+        let output = processes::output(&mut compiler);
+        assert!(output.status.success(), "{source}: {}", String::from_utf8_lossy(&output.stderr));
+        Self { path, _folder: folder }
+    }
+}
 
 pub fn full() -> bool {
     std::env::var("RAISIN_TORTURE").is_ok_and(|word| word == "full")

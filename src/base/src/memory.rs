@@ -3,20 +3,23 @@
 /// The memory of the machine in bytes, or the memory limit of the container if it is lower. `None` if the system does
 /// not tell.
 pub fn of_machine() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let total = line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.saturating_mul(1024);
+    let total = bytes_on_line("/proc/meminfo", "MemTotal:")?;
     let limit = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
     let limit = limit.iter().find_map(|file| std::fs::read_to_string(file).ok()?.trim().parse::<u64>().ok());
     Some(limit.map_or(total, |limit| limit.min(total)))
 }
 
-/// The anonymous memory of this process in bytes (without mapped files such as libraries); 0 if it cannot be read.
-pub fn held() -> u64 {
-    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("RssAnon:"));
-    let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
-    kilobytes.unwrap_or(0).saturating_mul(1024)
+/// The anonymous memory of this process in bytes (without mapped files such as libraries). `None` if the system does
+/// not tell.
+pub fn held() -> Option<u64> {
+    bytes_on_line("/proc/self/status", "RssAnon:")
+}
+
+/// The number of bytes on the line of a file that begins with `name` and ends with `kB`.
+fn bytes_on_line(path: &str, name: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(path).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    Some(line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.saturating_mul(1024))
 }
 
 /// The memory to which a stage or a query is held if the user sets no limit: half of the machine.

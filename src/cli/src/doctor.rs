@@ -62,8 +62,8 @@ fn about(kind: FileSystemKind) -> &'static [&'static str] {
         FileSystemKind::Network | FileSystemKind::Program => &[
             "Several machines may use this cache. A lock may hold on its own machine only.",
             "Holds: each machine has its own staging folders, and one rename puts an artifact into place whole.",
-            "May not hold: two machines may make the same action at the same time, and waste time.",
-            "May not hold: `gc --yes` does not see builds on other machines. Run it while no other machine builds.",
+            "Does not hold: two machines may run the same action at the same time, and waste time.",
+            "Does not hold: `gc --yes` does not see builds on other machines. Run it while no other machine builds.",
         ],
         FileSystemKind::Layers => {
             &["Layers of a container: the cache may vanish with the container, and other containers do not see it."]

@@ -355,7 +355,7 @@ impl Context {
 }
 
 impl Event {
-    fn send(&self) {
+    pub(crate) fn send(&self) {
         if let Ok(line) = serde_json::to_string(self) {
             // If nobody reads the events any more, the stage still continues: its artifact is of use.
             let _ = writeln!(std::io::stdout().lock(), "{line}");

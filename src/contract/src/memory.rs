@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use rustix::process::{Signal, getpid, kill_process};
 
+use crate::context::Event;
 use crate::serve::{Ended, StageOutcome};
 use raisin_base::error::{Problem, render};
 use raisin_base::memory::held;
@@ -41,17 +42,21 @@ pub struct MemoryWatch {
 }
 
 impl MemoryWatch {
-    /// Begins to watch a stage. `None` for no limit.
+    /// Begins to watch a stage; `memory` is its limit in bytes, `None` for no limit. If the memory of the process
+    /// cannot be measured, a note says that the stage runs without a limit.
     pub fn begin(&mut self, stage: &str, memory: Option<u64>) {
         let Some(memory) = memory else { return };
-        let watched = self.watched.get_or_insert_with(|| {
+        if self.watched.is_none() {
             let watched = Arc::<Watched>::default();
             let in_thread = Arc::clone(&watched);
-            // Without the thread, the stage runs without a limit.
-            drop(std::thread::Builder::new().name("memory".to_owned()).spawn(move || watch(&in_thread)));
-            watched
-        });
-        *locked(&watched.limit) = Some(Limit { stage: stage.to_owned(), memory, before: held() });
+            let thread = std::thread::Builder::new().name("memory".to_owned()).spawn(move || watch(&in_thread));
+            self.watched = thread.is_ok().then_some(watched);
+        }
+        let (Some(watched), Some(before)) = (&self.watched, held()) else {
+            let text = "the memory of the worker cannot be measured here: the stage runs without a limit".to_owned();
+            return Event::Note { text }.send();
+        };
+        *locked(&watched.limit) = Some(Limit { stage: stage.to_owned(), memory, before });
         watched.begun.notify_one();
     }
 
@@ -69,7 +74,7 @@ fn watch(watched: &Watched) {
         limit = match &*limit {
             None => watched.begun.wait(limit).unwrap_or_else(PoisonError::into_inner),
             Some(Limit { stage, memory, before }) => {
-                if held().saturating_sub(*before) > *memory {
+                if held().is_some_and(|held| held.saturating_sub(*before) > *memory) {
                     // The lock is held to the end, so that the main thread cannot report another outcome.
                     end_process(&exceeded(stage, *memory));
                 }

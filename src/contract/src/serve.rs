@@ -107,11 +107,8 @@ pub fn run_executable(
 /// example because the disk is full, the text goes to the engine as an event.
 fn report_failure(error: &Error) {
     let text = render(error);
-    let written = writeln!(std::io::stderr(), "{text}");
-    if written.is_err()
-        && let Ok(event) = serde_json::to_string(&Event::Note { text })
-    {
-        let _ = writeln!(std::io::stdout(), "{event}");
+    if writeln!(std::io::stderr(), "{text}").is_err() {
+        Event::Note { text }.send();
     }
 }
 
@@ -136,7 +133,7 @@ pub fn serve(run: impl Fn(Assignment) -> Result<()>, most: impl Fn(DeviceKind) -
                 StageOutcome::Failed
             }
         };
-        let leaves = held() > most(device);
+        let leaves = held().is_some_and(|held| held > most(device));
         let reply = serde_json::to_string(&Ended { ended, leaves })?;
         let mut stdout = std::io::stdout().lock();
         // The line break before the reply ends a line that a library may have printed without line break.

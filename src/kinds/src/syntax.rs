@@ -16,8 +16,9 @@ use sqlparser::tokenizer::{Token, Tokenizer};
 pub const DIALECT: PostgreSqlDialect = PostgreSqlDialect {};
 
 /// The largest number of operators and keywords in a query. Each of them can make the tree of the query one level
-/// deeper, and a level takes stack in the parser, the planner and the evaluation: see [`on_large_stack`]. Values, names,
-/// commas and parentheses do not count: a list behind `IN` can be of any length, and the parser itself limits nesting.
+/// deeper, and a level takes stack in the parser, the planner and the evaluation: see [`on_large_stack`]. Values,
+/// names, commas and parentheses do not count: a list behind `IN` can be of any length, and the parser itself limits
+/// nesting.
 const MOST_OPERATORS: usize = 20_000;
 
 /// The nesting that the parser accepts: parentheses, subqueries and CASE inside one another.

@@ -49,7 +49,10 @@ fn base(folder: &Path) -> Result<PathBuf> {
     let references = folder.join("references.json");
     if !references.is_file() {
         return Err(Problem::new(format!("{} does not name the artifact of its base model", folder.display()))
-            .hint("a stage of kind `model` makes a whole model of it: `source = { huggingface = \"FOLDER\", base = \"FOLDER\" }`")
+            .hint(
+                "a stage of kind `model` makes a whole model of it: `source = { huggingface = \"FOLDER\", base = \
+                 \"FOLDER\" }`",
+            )
             .into());
     }
     let name = read_json(&references)?["base"].as_str().map(str::to_owned);

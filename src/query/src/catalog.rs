@@ -52,8 +52,8 @@ impl Warnings {
 }
 
 impl Catalogs {
-    /// The catalogs of the pipelines in `out/`. What is no pipeline, and a pipeline whose description cannot be read, is
-    /// left out with a warning.
+    /// The catalogs of the pipelines in `out/`. What is no pipeline, and a pipeline whose description cannot be read,
+    /// is left out with a warning.
     ///
     /// # Errors
     /// The named pipeline was not built, its description cannot be read, or `out/` cannot be listed.
@@ -83,7 +83,7 @@ impl Catalogs {
         };
         let mut by_name = BTreeMap::new();
         for (_, description) in built {
-            let mut schemas = stage_schemas(&store, &description);
+            let mut schemas = stage_schemas(&store, &description, &warnings);
             let name = description.pipeline.clone();
             schemas.insert(TOOL.to_owned(), tool(Some(description)));
             schemas.insert(HISTORY.to_owned(), history.clone());
@@ -186,7 +186,11 @@ fn not_built(name: &str, names: &[&str], out: &Path) -> Problem {
     }
 }
 
-fn stage_schemas(store: &Arc<Store>, description: &BuildDescription) -> BTreeMap<String, Arc<Schema>> {
+fn stage_schemas(
+    store: &Arc<Store>,
+    description: &BuildDescription,
+    warnings: &Arc<Warnings>,
+) -> BTreeMap<String, Arc<Schema>> {
     let mut members: BTreeMap<String, Vec<Member<PathBuf>>> = BTreeMap::new();
     let sweeps = description.stages.iter().any(|built| !built.variant.is_empty());
     for built in &description.stages {
@@ -206,7 +210,7 @@ fn stage_schemas(store: &Arc<Store>, description: &BuildDescription) -> BTreeMap
                 constants.push(("variant".to_owned(), Value::Null));
             }
         }
-        Arc::new(Schema { place: SchemaOrigin::Stage(artifacts), files: OnceLock::new() })
+        Arc::new(Schema { place: SchemaOrigin::Stage(artifacts, warnings.clone()), files: OnceLock::new() })
     };
     members.into_iter().map(|(stage, members)| (stage, schema(members))).collect()
 }
@@ -231,7 +235,7 @@ impl CatalogProvider for Catalog {
 #[derive(Debug)]
 enum SchemaOrigin {
     /// The distinct artifacts of a stage, with their constant columns.
-    Stage(Vec<(PathBuf, Vec<(String, Value)>)>),
+    Stage(Vec<(PathBuf, Vec<(String, Value)>)>, Arc<Warnings>),
     Tool(Arc<Store>, Option<BuildDescription>, Arc<Warnings>),
     History(Arc<Store>, Arc<Warnings>),
     Given,
@@ -251,7 +255,7 @@ impl Schema {
             SchemaOrigin::History(store, _) => {
                 self.files.get().map_or_else(|| history::table_names(store), |files| files.keys().cloned().collect())
             }
-            SchemaOrigin::Stage(_) | SchemaOrigin::Given => self.files().keys().cloned().collect(),
+            SchemaOrigin::Stage(..) | SchemaOrigin::Given => self.files().keys().cloned().collect(),
         }
     }
 
@@ -260,18 +264,20 @@ impl Schema {
         match &self.place {
             SchemaOrigin::Tool(..) => TOOL_TABLES.contains(&name),
             // The tables of an artifact that is gone cannot be listed. `open` then reports that the artifact is gone.
-            SchemaOrigin::Stage(artifacts) if artifacts.iter().any(|(folder, _)| !folder.is_dir()) => true,
-            SchemaOrigin::History(..) | SchemaOrigin::Stage(_) | SchemaOrigin::Given => self.files().contains_key(name),
+            SchemaOrigin::Stage(artifacts, _) if artifacts.iter().any(|(folder, _)| !folder.is_dir()) => true,
+            SchemaOrigin::History(..) | SchemaOrigin::Stage(..) | SchemaOrigin::Given => {
+                self.files().contains_key(name)
+            }
         }
     }
 
     pub fn is_of_a_stage(&self) -> bool {
-        matches!(self.place, SchemaOrigin::Stage(_) | SchemaOrigin::Given)
+        matches!(self.place, SchemaOrigin::Stage(..) | SchemaOrigin::Given)
     }
 
     fn files(&self) -> &TableFiles {
         self.files.get_or_init(|| match &self.place {
-            SchemaOrigin::Stage(artifacts) => with_long_metrics(files_of(artifacts, &Warnings::default())),
+            SchemaOrigin::Stage(artifacts, warnings) => with_long_metrics(files_of(artifacts, warnings)),
             SchemaOrigin::History(store, warnings) => {
                 with_long_metrics(files_of(&history::artifacts(store, warnings), warnings))
             }
@@ -284,7 +290,7 @@ impl Schema {
             SchemaOrigin::Tool(store, description, warnings) => {
                 return history::tool_table(store, description.as_ref(), name, warnings);
             }
-            SchemaOrigin::Stage(artifacts) => {
+            SchemaOrigin::Stage(artifacts, _) => {
                 if let Some((gone, _)) = artifacts.iter().find(|(folder, _)| !folder.is_dir()) {
                     let message = format!("the artifact {} is no longer there", gone.display());
                     return Err(Problem::new(message).hint("build the pipeline again").into());

@@ -100,8 +100,8 @@ impl Functions {
     fn refused(&self, what: &str) -> Error {
         let stage = self.stage.as_deref().unwrap_or_default();
         let message = format!(
-            "the query of stage `{stage}` {what}: the result is not a function of the tables, so that its answer cannot \
-             be cached"
+            "the query of stage `{stage}` {what}: the result is not a function of the tables, so that its answer \
+             cannot be cached"
         );
         let hint =
             "write the value itself into the query, such as timestamp '2026-01-31 12:00:00', or ask with `raisin sql`";

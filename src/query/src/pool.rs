@@ -1,5 +1,5 @@
-//! The memory pool of a query. It also notes whether the memory was ever short: operators then write rows to the disk or
-//! pass groups on early, and the order of rows that no ORDER BY orders can depend on the limit.
+//! The memory pool of a query. The pool also notes whether the memory was ever short: operators then write rows to the
+//! disk or pass groups on early, and the order of rows that no ORDER BY orders can depend on the limit.
 
 use std::fmt::{self, Display};
 use std::num::NonZeroUsize;

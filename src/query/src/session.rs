@@ -184,7 +184,14 @@ impl Session {
     /// # Errors
     /// The query cannot be parsed or planned. The error says which names exist.
     pub async fn stream(&self, sql: &str, note: &mut dyn FnMut(&str)) -> Result<QueryRows> {
+        let rows = self.begin(sql, note).await;
+        // Also after an error: a warning about a file that cannot be read can explain why a table is not there.
         self.catalogs.warnings.take().iter().for_each(|warning| note(&format!("warning: {warning}")));
+        rows
+    }
+
+    /// As [`Session::stream`], without the warnings.
+    async fn begin(&self, sql: &str, note: &mut dyn FnMut(&str)) -> Result<QueryRows> {
         let asks_for_names = sql.trim().trim_end_matches(';').trim().eq_ignore_ascii_case("show tables");
         let rewritten = format!("{SHOW_TABLES}'{}' order by 1, 2", self.catalogs.default.replace('\'', "''"));
         let sql = if asks_for_names { rewritten.as_str() } else { sql };
@@ -217,7 +224,6 @@ impl Session {
         let plan = state.statement_to_plan(statement).await;
         let plan = plan.map_err(|error| self.functions.problem(&error).unwrap_or_else(|| of_plan(&error, sql)))?;
         self.functions.check(&plan)?;
-        self.catalogs.warnings.take().iter().for_each(|warning| note(&format!("warning: {warning}")));
         let read_only = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
         read_only.verify_plan(&plan).map_err(|_| of_writing())?;
         let problem = |error: DataFusionError| self.memory.problem(&error, sql);

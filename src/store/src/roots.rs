@@ -13,7 +13,7 @@ use std::io::ErrorKind;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
-use super::used::touch;
+use super::index::artifacts_of_indexes;
 use super::{DESCRIPTION, Store, write_atomically};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Problem, Result};
@@ -81,15 +81,14 @@ impl Store {
         write_atomically(&file, path)
     }
 
-    /// Call this before a build writes its first link or description into `out`. If the out folder was missing, its links
-    /// were removed or moved, and gc will not know that any more. Therefore all artifacts of indexes count as used until
-    /// now.
+    /// Call this before a build writes its first link or description into `out`. If the out folder was missing, its
+    /// links were removed or moved, and gc will not know that any more. Therefore all artifacts of indexes count as
+    /// used until now.
     pub fn note_return_of(&self, out: &Path) -> Result<()> {
         let out = absolute(out)?;
         if self.out_folder_note(&out).exists() && !holds_description(&out) {
-            for entry in std::fs::read_dir(self.root.join("index")).into_iter().flatten().flatten() {
-                touch(&entry.path()).with_context(|| format!("cannot touch {}", entry.path().display()))?;
-            }
+            // An index may belong to another user of a shared cache, so that this user cannot touch it.
+            artifacts_of_indexes(self).into_keys().try_for_each(|artifact| self.note_use(artifact))?;
         }
         Ok(())
     }

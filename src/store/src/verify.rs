@@ -133,12 +133,9 @@ fn missing(store: &Store, records: &[ActionRecord], damages: &[Damage]) -> Resul
             keys.insert(key);
         }
     }
-    let reason = || "it was set aside earlier".to_owned();
-    missing.extend(keys.into_iter().map(|digest| Damage {
-        what: "record",
-        digest,
-        stages: Vec::new(),
-        reason: reason(),
+    missing.extend(keys.into_iter().map(|digest| {
+        let reason = "it was set aside earlier".to_owned();
+        Damage { what: "record", digest, stages: Vec::new(), reason }
     }));
     Ok(missing)
 }

@@ -1,5 +1,5 @@
-//! Tests of what queries leave out, and of the warnings about it: files in `out/` that are no pipelines, descriptions and
-//! records that cannot be read.
+//! Tests of what queries leave out, and of the warnings about it: files in `out/` that are no pipelines, descriptions
+//! and records that cannot be read.
 
 use super::*;
 use raisin_store::DESCRIPTION;
