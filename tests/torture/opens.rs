@@ -89,6 +89,7 @@ fn foreign(project: &Project, opened: &BTreeMap<String, BTreeSet<PathBuf>>) -> V
     let cache = project.path("cache").canonicalize().expect("the cache");
     let executables = raisin_tests::executable("raisin").parent().expect("a folder").to_owned();
     let libtorch = std::env::var_os("LIBTORCH").map(PathBuf::from);
+    let root = project.path("");
     let mut foreign = Vec::new();
     for paths in opened.values() {
         let paths: BTreeSet<PathBuf> = paths.iter().map(|path| plain(path)).collect();
@@ -100,11 +101,14 @@ fn foreign(project: &Project, opened: &BTreeMap<String, BTreeSet<PathBuf>>) -> V
         let name = |key: &PathBuf| key.file_name().expect("a name").to_string_lossy().into_owned();
         let mut allowed: BTreeSet<PathBuf> = keys.iter().flat_map(|key| inputs(&store, &name(key))).collect();
         allowed.extend(keys);
-        allowed.extend(SYSTEM.map(PathBuf::from));
         allowed.extend([cache.join("tokens"), executables.clone(), library().to_owned()]);
         allowed.extend(libtorch.as_ref().and_then(|folder| folder.canonicalize().ok()));
         allowed.extend(libtorch.clone());
-        foreign.extend(paths.into_iter().filter(|path| !allowed.iter().any(|folder| path.starts_with(folder))));
+        // The project may lie below a folder of the system, such as /dev/shm.
+        let of_system =
+            |path: &PathBuf| !path.starts_with(&root) && SYSTEM.iter().any(|folder| path.starts_with(folder));
+        let is_allowed = |path: &PathBuf| allowed.iter().any(|folder| path.starts_with(folder));
+        foreign.extend(paths.into_iter().filter(|path| !of_system(path) && !is_allowed(path)));
     }
     foreign
 }
