@@ -16,7 +16,7 @@ use raisin_corpus::message::{Message, conversation};
 use raisin_corpus::synthetic::{Family, Mix, mix};
 use raisin_corpus::{Codec, Instruction, Sequence};
 use raisin_lm::gguf::Gguf;
-use raisin_lm::proxy::{PrefixStates, ProxyConfig, write_states};
+use raisin_lm::proxy::{Overlong, PrefixStates, ProxyConfig, write_states};
 use raisin_lm::{Adaptation, Batch, Model, TARGETS, write_tokenizer};
 use raisin_training::{Episodes, LearningRateSchedule, Trainer, TrainerConfig, TrainingPool, ValidationSet};
 use serde::{Deserialize, Serialize};
@@ -53,12 +53,12 @@ struct BenchRow {
 }
 
 /// The tokens of a conversation; `None` if the conversation has no trainable token.
-fn encoded(codec: &Codec, messages: Vec<Message>) -> Result<Option<BenchRow>> {
-    let sequence = codec.instruction(&Instruction { id: 0, messages, label: None }, MAX_TOKENS)?;
-    Ok(sequence.map(|Sequence { tokens, supervised }| BenchRow {
+fn encoded(codec: &Codec, messages: Vec<Message>) -> Option<BenchRow> {
+    let encoded = codec.instruction(&Instruction::new(0, messages), MAX_TOKENS);
+    encoded.sequence.map(|Sequence { tokens, supervised }| BenchRow {
         tokens,
         supervised: supervised.into_iter().map(u8::from).collect(),
-    }))
+    })
 }
 
 fn prepare(gguf: &Path, rows: &Path, out: &Path, count: &str) -> Result<()> {
@@ -75,7 +75,7 @@ fn prepare(gguf: &Path, rows: &Path, out: &Path, count: &str) -> Result<()> {
         let (question, input) = (text(record, "instruction"), text(record, "input"));
         let question = if input.is_empty() { question } else { format!("{question}\n\n{input}") };
         let messages = conversation(None, &question, Some(&text(record, "output")));
-        sequences.extend(encoded(&codec, messages)?);
+        sequences.extend(encoded(&codec, messages));
         if sequences.len() == count {
             break;
         }
@@ -96,7 +96,7 @@ fn synthetic(model: &Path, out: &Path, count: &str) -> Result<()> {
     };
     let mut sequences = Vec::new();
     for row in mix(&shape, &Seed::new(17))?.pool {
-        sequences.extend(encoded(&codec, row.messages)?);
+        sequences.extend(encoded(&codec, row.messages));
     }
     Ok(std::fs::write(out.join("rows.json"), serde_json::to_vec(&sequences)?)?)
 }
@@ -314,7 +314,12 @@ fn episodes(model: Model, rows: Vec<Sequence>, request: &Measurement) -> Result<
     let pool: Vec<Option<Sequence>> = rows.into_iter().map(Some).collect();
     let mut states = None;
     if let Some(top) = request.top_layers {
-        let config = ProxyConfig { train_layers: top, prefix_layers: layers - top, max_tokens: MAX_TOKENS };
+        let config = ProxyConfig {
+            train_layers: top,
+            prefix_layers: layers - top,
+            max_tokens: MAX_TOKENS,
+            on_overlong: Overlong::Truncate,
+        };
         let validation: Vec<Option<Sequence>> = examples.iter().cloned().map(Some).collect();
         write_states(&model, &config, &pool, &validation, request.batch_tokens, folder.path(), &mut |_| ())?;
         std::fs::write(folder.path().join("proxy.json"), serde_json::to_vec(&config)?)?;

@@ -88,8 +88,8 @@ fn stages_share_the_tokens_of_a_pool_and_encode_it_again_if_they_are_damaged() {
     project.done(&["build", PIPELINE]);
     let before = project.digests("micro");
     let whole = tokens();
-    // One pool and one tokenizer for four kinds of stages, but two defaults of max_tokens.
-    assert_eq!(whole.len(), 2);
+    // One pool, one tokenizer and one default of max_tokens for four kinds of stages.
+    assert_eq!(whole.len(), 1);
     for (path, bytes) in &whole {
         std::fs::write(path, &bytes[..bytes.len() - 1]).expect("damaged");
     }
@@ -106,7 +106,9 @@ fn a_check_encodes_the_pool_itself() {
     for file in tokens {
         // A whole file with other marks, as a faulty encoder would have left it.
         let mut bytes = std::fs::read(file.path()).expect("the tokens").split_off(32);
-        let last = bytes.iter().rposition(|byte| *byte != 0).expect("a supervised token");
+        assert!(bytes.ends_with(b"{}"), "the pool has no findings");
+        let marks = bytes.len() - 2;
+        let last = bytes[..marks].iter().rposition(|byte| *byte != 0).expect("a supervised token");
         bytes[last] = 0;
         raisin_base::cache_only::remember(&file.path(), &bytes);
     }

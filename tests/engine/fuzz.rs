@@ -1,34 +1,22 @@
 //! Reads files that were changed at random: pipeline files, plan files, and every file of a cache and of its links. The
-//! changed files come from real builds. No file may cause a panic, take more than a second, or take much memory.
-//!
-//! Each subject runs in a process of its own. RAISIN_FUZZ_SECONDS is the time for each subject, RAISIN_TORTURE_SEED gives
-//! other changes. After a failure, the folder in the message has the file that caused the failure.
+//! changed files come from real builds. tests/support/fuzz.rs has the changes and the limits.
 
-use std::ops::Range;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use raisin_base::digest::Digest;
 use raisin_contract::Action;
 use raisin_engine::{self as engine, PlanFile};
 use raisin_store::{self as store, ActionRecord, BuildDescription, GcOptions, Manifest, Store};
-use raisin_tests::{TestRng, files_below, processes};
+use raisin_tests::files_below;
+use raisin_tests::fuzz::{self, Fuzzing, Limits, Subject, run_subject};
 use serde_json::json;
 
 use crate::kinds::KINDS;
 use crate::project::{EngineProject, chain};
 
-/// The most processor time that one input may take, and the most time by the clock.
-const MOST_TIME: Duration = Duration::from_secs(1);
-const MOST_WAIT: Duration = Duration::from_secs(20);
-/// The most memory that the process may hold, in KiB.
-const MOST_MEMORY: u64 = 512 << 10;
-
-/// The function of a subject reads changed files until its time is over.
-type Subject = fn(&mut Fuzzing);
+const LIMITS: Limits = Limits { time: Duration::from_secs(1), memory: 512 << 10 };
 
 const SUBJECTS: [(&str, Subject); 5] =
     [("pipelines", pipelines), ("plans", plans), ("parsers", parsers), ("journals", journals), ("caches", caches)];
@@ -36,34 +24,11 @@ const SUBJECTS: [(&str, Subject); 5] =
 /// Not a test: the process of one subject.
 #[test]
 fn fuzz_process() {
-    let Ok(subject) = std::env::var("RAISIN_FUZZ_SUBJECT") else { return };
-    let (name, run) = SUBJECTS.iter().find(|(name, _)| *name == subject).unwrap();
-    let mut fuzzing = Fuzzing::start(name);
-    run(&mut fuzzing);
-    println!(
-        "{name}: {} inputs, the longest took {:?}, {} KiB of memory",
-        fuzzing.count,
-        fuzzing.longest,
-        memory("VmHWM")
-    );
-}
-
-fn seconds() -> u64 {
-    std::env::var("RAISIN_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(3)
+    run_subject(&SUBJECTS, LIMITS);
 }
 
 fn holds(subject: &str) {
-    let folder = tempfile::tempdir().unwrap();
-    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-    command
-        .args(["--exact", "fuzz::fuzz_process", "--nocapture"])
-        .env("RAISIN_FUZZ_SUBJECT", subject)
-        .env("RAISIN_FUZZ_FOLDER", folder.path());
-    let output = processes::output_after(&mut command, Duration::from_secs(seconds()));
-    let told = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    let kept = (!output.status.success()).then(|| folder.keep());
-    assert!(kept.is_none(), "{}\n{told}\nsee {}", output.status, kept.unwrap_or_default().display());
-    println!("{}", told.lines().filter(|line| line.contains(" inputs, ")).collect::<String>());
+    fuzz::holds("fuzz::fuzz_process", subject);
 }
 
 #[test]
@@ -89,186 +54,6 @@ fn no_changed_journal_causes_a_panic_or_a_hang() {
 #[test]
 fn no_changed_file_of_a_cache_causes_a_panic_or_a_hang() {
     holds("caches");
-}
-
-/// The number after this name in /proc/self/status.
-fn memory(name: &str) -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-    line.trim_matches([':', ' ', '\t', 'k', 'B']).parse().unwrap()
-}
-
-/// The processor time of this process, in steps of ten milliseconds.
-fn processor_time() -> Duration {
-    let status = std::fs::read_to_string("/proc/self/stat").unwrap();
-    let after_name = status.rsplit(')').next().unwrap_or_default();
-    let ticks = after_name.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap());
-    Duration::from_millis(10 * ticks.sum::<u64>())
-}
-
-/// The run of one subject.
-struct Fuzzing {
-    rng: TestRng,
-    folder: PathBuf,
-    end: Instant,
-    count: u64,
-    longest: Duration,
-    /// When the present input began, for the thread that watches.
-    began: Arc<Mutex<Option<Instant>>>,
-}
-
-/// The number of panics in all threads of this process.
-static PANICS: AtomicU64 = AtomicU64::new(0);
-
-impl Fuzzing {
-    fn start(subject: &str) -> Self {
-        let hook = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |panic| {
-            PANICS.fetch_add(1, Ordering::SeqCst);
-            hook(panic);
-        }));
-        let began: Arc<Mutex<Option<Instant>>> = Arc::default();
-        let watched = Arc::clone(&began);
-        std::thread::spawn(move || {
-            loop {
-                std::thread::sleep(Duration::from_millis(50));
-                let late = watched.lock().unwrap().is_some_and(|began| began.elapsed() > MOST_WAIT);
-                let large = memory("VmRSS") > MOST_MEMORY;
-                if late || large {
-                    eprintln!("late: {late}, too much memory: {large}");
-                    std::process::abort();
-                }
-            }
-        });
-        let folder = PathBuf::from(std::env::var("RAISIN_FUZZ_FOLDER").unwrap());
-        let end = Instant::now() + Duration::from_secs(seconds());
-        Self { rng: TestRng::new(subject), folder, end, count: 0, longest: Duration::ZERO, began }
-    }
-
-    fn goes_on(&self) -> bool {
-        Instant::now() < self.end
-    }
-
-    /// Reads one input. `name` has the bytes of the input if the reading fails.
-    fn one(&mut self, name: &str, bytes: &[u8], read: impl FnOnce(&Path)) {
-        let path = self.folder.join(name);
-        std::fs::write(&path, bytes).unwrap();
-        *self.began.lock().unwrap() = Some(Instant::now());
-        let before = processor_time();
-        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| read(&path)));
-        let took = processor_time().saturating_sub(before);
-        *self.began.lock().unwrap() = None;
-        assert!(done.is_ok() && PANICS.load(Ordering::SeqCst) == 0, "a panic after {} inputs", self.count);
-        assert!(took < MOST_TIME, "{took:?} after {} inputs", self.count);
-        self.longest = self.longest.max(took);
-        self.count += 1;
-    }
-
-    /// One of the files, changed at some places.
-    fn changed(&mut self, corpus: &[Vec<u8>]) -> Vec<u8> {
-        let mut bytes = corpus[self.rng.below(corpus.len())].clone();
-        for _ in 0..=self.rng.below(4) {
-            self.change(&mut bytes, corpus);
-        }
-        bytes
-    }
-
-    fn range(&mut self, length: usize, most: usize) -> Range<usize> {
-        let start = self.rng.below(length + 1);
-        start..(start + self.rng.below(most + 1)).min(length)
-    }
-
-    fn change(&mut self, bytes: &mut Vec<u8>, corpus: &[Vec<u8>]) {
-        let length = bytes.len();
-        match self.rng.below(10) {
-            0 if length > 0 => bytes[self.rng.below(length)] ^= 1 << self.rng.below(8),
-            1 if length > 0 => bytes[self.rng.below(length)] = self.rng.below(256) as u8,
-            2 => bytes.truncate(self.rng.below(length + 1)),
-            3 => drop(bytes.drain(self.range(length, 64))),
-            4 => {
-                let part = bytes[self.range(length, 256)].to_vec();
-                let at = self.rng.below(length + 1);
-                drop(bytes.splice(at..at, part));
-            }
-            5 => {
-                let other = &corpus[self.rng.below(corpus.len())];
-                let part = other[self.range(other.len(), 512)].to_vec();
-                let at = self.range(length, 64);
-                drop(bytes.splice(at, part));
-            }
-            6 => {
-                // A whole line twice: a key twice, or an event twice.
-                let lines: Vec<Range<usize>> = lines(bytes);
-                let line = lines[self.rng.below(lines.len())].clone();
-                let part = bytes[line].to_vec();
-                let at = lines[self.rng.below(lines.len())].start;
-                drop(bytes.splice(at..at, part));
-            }
-            7 => {
-                let numbers = numbers(bytes);
-                if let Some(number) = numbers.get(self.rng.below(numbers.len().max(1))) {
-                    let to = self.token(&NUMBERS);
-                    drop(bytes.splice(number.clone(), to));
-                }
-            }
-            8 => {
-                let token = self.token(&TOKENS);
-                let at = self.range(length, 8);
-                drop(bytes.splice(at, token));
-            }
-            _ => {
-                let token = self.token(&DEEP);
-                let times = 1 << self.rng.below(17);
-                let at = self.rng.below(length + 1);
-                drop(bytes.splice(at..at, token.repeat(times)));
-            }
-        }
-    }
-
-    fn token(&mut self, tokens: &[&str]) -> Vec<u8> {
-        self.rng.one_of(tokens).as_bytes().to_vec()
-    }
-}
-
-const NUMBERS: [&str; 9] = [
-    "0",
-    "-1",
-    "18446744073709551615",
-    "18446744073709551616",
-    "-9223372036854775809",
-    "1e999",
-    "1e-999",
-    "0x7f",
-    "nan",
-];
-const TOKENS: [&str; 11] =
-    ["null", "\"\"", "[]", "{}", "\0", "\u{1b}[2J", "\u{feff}", "\n", "include = \"changed\"\n", "[sweep]\n", "\"\"\""];
-const DEEP: [&str; 7] = ["[", "{\"a\":", "{a=", "a.", "x", "[1,", "\n[a.b]\n"];
-
-/// The lines, each with its line break.
-fn lines(bytes: &[u8]) -> Vec<Range<usize>> {
-    let mut start = 0;
-    let mut lines = Vec::new();
-    for line in bytes.split_inclusive(|byte| *byte == b'\n') {
-        lines.push(start..start + line.len());
-        start += line.len();
-    }
-    if lines.is_empty() {
-        lines.push(0..0);
-    }
-    lines
-}
-
-/// The places of the numbers.
-fn numbers(bytes: &[u8]) -> Vec<Range<usize>> {
-    let mut found: Vec<Range<usize>> = Vec::new();
-    for (at, _) in bytes.iter().enumerate().filter(|(_, byte)| byte.is_ascii_digit()) {
-        match found.last_mut() {
-            Some(last) if last.end == at => last.end += 1,
-            _ => found.push(at..at + 1),
-        }
-    }
-    found
 }
 
 fn texts_of(paths: &[&str]) -> Vec<Vec<u8>> {

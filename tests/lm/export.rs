@@ -35,7 +35,7 @@ fn exports_load_in_transformers_and_peft_with_the_same_logits() -> Result<()> {
     let mut flat = model.trainable().flat.shallow_clone();
     tch::no_grad(|| flat.copy_(&((Tensor::arange(count, (TensorKind::Float, Device::Cpu)) * 0.7).sin() * 0.2)));
     let adapted = logits(&model)?;
-    model.save_adapter(&folder.path().join("adapter"))?;
+    model.save_adapter(&folder.path().join("adapter"), None)?;
     model.save_merged(&folder.path().join("merged"))?;
     std::fs::write(folder.path().join("adapter/references.json"), r#"{"base": "x"}"#)?;
     assert!(model.save(&folder.path().join("refused")).is_err(), "saving would lose the adapters");

@@ -162,7 +162,7 @@ fn ten_steps_of_an_adapter_on_every_projection_end_where_peft_ends() -> Result<(
         let mut model = Model::load(&at, Device::Cpu, TensorKind::Float)?;
         let targets = TARGETS.map(str::to_owned).to_vec();
         model.prepare(&Adaptation::Lora { rank: 3, alpha: 6.0, targets }, &Seed::new(4))?;
-        model.save_adapter(&folder.path().join("start"))?;
+        model.save_adapter(&folder.path().join("start"), None)?;
         let out = folder.path().join("peft.safetensors");
         let start = folder.path().join("start");
         run_python(&python, "train_adapter.py", &[&at, &start, &at.join("expected.safetensors"), &out])?;

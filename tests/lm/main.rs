@@ -1,14 +1,19 @@
 //! Compares the language model with transformers, peft, tokenizers and gguf: logits, losses, gradients, training steps,
-//! continuations, tokens, conversations, dequantised blocks, exported files.
+//! continuations, tokens, conversations, scores of choices, dequantised blocks, exported files.
 //!
 //! The tests need the environment variable RAISIN_PYTHON: a Python with tests/python/requirements.txt and
 //! templates.txt. Some comparisons need RAISIN_GGUF, the GGUF file of SmolLM2-135M, or RAISIN_DATA, a folder of real
 //! data (tests/python/tokens.py lists its files). If a variable was not set when a test was compiled, the test is
 //! ignored and names the variable.
 
+mod adapters;
+mod choices;
 mod export;
+mod fuzz;
 mod gguf;
+mod gguf_file;
 mod golden;
+mod masks;
 mod out_of_memory;
 mod smollm2;
 mod templates;

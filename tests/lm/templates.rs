@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use raisin_base::error::Result;
-use raisin_corpus::template::ChatTemplate;
+use raisin_corpus::template::{ChatTemplate, ChatValues};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -47,7 +47,8 @@ fn compare(gguf: &Path) -> Result<()> {
     let mut wrong = Vec::new();
     for case in &cases {
         let template = ChatTemplate::compile(&case.source, specials.clone())?;
-        let ours = template.render_json(&case.messages, case.tools.as_deref(), case.prompt);
+        let chat = ChatValues::of_json(&case.messages, case.tools.as_deref());
+        let ours = template.render(&chat, case.messages.len(), case.prompt);
         let ours = ours.map_err(|error| format!("{error:#}"));
         let agree = match (&ours, &case.text) {
             (Ok(ours), Some(golden)) => ours == golden,

@@ -11,6 +11,7 @@ use raisin_base::seed::Seed;
 use raisin_store::{BuildDescription, BuiltStage};
 use serde_json::Value;
 
+pub mod fuzz;
 pub mod processes;
 pub mod python;
 

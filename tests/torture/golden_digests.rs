@@ -20,8 +20,9 @@ struct GoldenDigests {
     digests: BTreeMap<String, BTreeMap<String, String>>,
 }
 
-/// The facts by which a mathematics library chooses its code. On a virtual machine, the name of the processor alone is
-/// not sufficient.
+/// The facts by which a mathematics library chooses its code and the sizes of its blocks. On a virtual machine, the name
+/// of the processor alone is not sufficient: two machines that agreed in name, family, model and flags gave different
+/// digests.
 fn processor() -> String {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let value = |key: &str| {
@@ -29,7 +30,22 @@ fn processor() -> String {
         line.unwrap_or_default().trim().to_owned()
     };
     let flags = blake3::hash(value("flags").as_bytes()).to_hex();
-    format!("{}, family {}, model {}, flags {}", value("model name"), value("cpu family"), value("model"), &flags[..8])
+    let caches: Vec<String> = (0..)
+        .map_while(|index| {
+            std::fs::read_to_string(format!("/sys/devices/system/cpu/cpu0/cache/index{index}/size")).ok()
+        })
+        .map(|size| size.trim().to_owned())
+        .collect();
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    format!(
+        "{}, family {}, model {}, flags {}, microcode {}, caches {}, {cores} cores",
+        value("model name"),
+        value("cpu family"),
+        value("model"),
+        &flags[..8],
+        value("microcode"),
+        caches.join("/")
+    )
 }
 
 #[test]

@@ -78,14 +78,29 @@ fn large(size: usize) -> Project {
 fn a_stage_with_little_memory_succeeds_or_says_so_and_never_takes_much_more() {
     let project = large(count(20, 200));
     let kinds: [(&str, &str); 14] = [
-        ("small records", "kind = \"ingest\"\nsources = [{ path = \"small.jsonl\", format = \"qa\" }]"),
-        ("large records", "kind = \"ingest\"\nsources = [{ path = \"large.jsonl\", format = \"qa\" }]"),
-        ("kept records", "kind = \"ingest\"\nsources = [{ path = \"large.jsonl\" }]\nmax_length = 2000000"),
-        ("an array", "kind = \"ingest\"\nsources = [{ path = \"array.json\", format = \"qa\" }]"),
-        ("an endless record", "kind = \"ingest\"\nsources = [{ path = \"endless.jsonl\", format = \"qa\" }]"),
-        ("a bomb", "kind = \"ingest\"\nsources = [{ path = \"bomb.parquet\", format = \"qa\" }]"),
-        ("a task", "kind = \"task\"\nsource = { path = \"small.jsonl\", format = \"qa\" }"),
-        ("a task of a bomb", "kind = \"task\"\nsource = { path = \"bomb.parquet\", format = \"qa\" }"),
+        (
+            "small records",
+            "kind = \"ingest\"\nsources = [{ path = \"small.jsonl\", format = \"qa\" }]\nmax_rejected = 1.0",
+        ),
+        (
+            "large records",
+            "kind = \"ingest\"\nsources = [{ path = \"large.jsonl\", format = \"qa\" }]\nmax_rejected = 1.0",
+        ),
+        (
+            "kept records",
+            "kind = \"ingest\"\nsources = [{ path = \"large.jsonl\" }]\nmax_length = 2000000\nmax_rejected = 1.0",
+        ),
+        ("an array", "kind = \"ingest\"\nsources = [{ path = \"array.json\", format = \"qa\" }]\nmax_rejected = 1.0"),
+        (
+            "an endless record",
+            "kind = \"ingest\"\nsources = [{ path = \"endless.jsonl\", format = \"qa\" }]\nmax_rejected = 1.0",
+        ),
+        ("a bomb", "kind = \"ingest\"\nsources = [{ path = \"bomb.parquet\", format = \"qa\" }]\nmax_rejected = 1.0"),
+        ("a task", "kind = \"task\"\nsource = { path = \"small.jsonl\", format = \"qa\" }\nmax_rejected = 1.0"),
+        (
+            "a task of a bomb",
+            "kind = \"task\"\nsource = { path = \"bomb.parquet\", format = \"qa\" }\nmax_rejected = 1.0",
+        ),
         ("synthetic", "kind = \"generate\"\nsize = 4000"),
         ("overlap", "kind = \"overlap\"\ninstructions = \"pool\"\ntask = \"examples\"\nngram = 3"),
         ("report", "kind = \"report\"\nof = [\"pool\"]"),

@@ -2,6 +2,7 @@
 //! workers also if raisin has an error of its own.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -35,6 +36,24 @@ pub fn caught<T>(run: impl FnOnce() -> T) -> Result<T> {
     })
 }
 
+thread_local! {
+    /// Whether this thread is in a call of [`of_library`].
+    static IN_LIBRARY: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Calls a library that panics on some files instead of returning an error. `Err` has the words of the panic.
+pub fn of_library<T>(run: impl FnOnce() -> T) -> Result<T, String> {
+    let outer = IN_LIBRARY.replace(true);
+    let done = catch_unwind(AssertUnwindSafe(run));
+    IN_LIBRARY.set(outer);
+    done.map_err(|panic| words(&*panic).to_owned())
+}
+
+/// Whether the present panic is one that [`of_library`] turns into an error, for a panic hook.
+pub fn is_in_library() -> bool {
+    IN_LIBRARY.get()
+}
+
 fn locked() -> MutexGuard<'static, Vec<String>> {
     PANICS.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -47,6 +66,13 @@ fn words(panic: &(dyn Any + Send)) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_panic_of_a_library_is_an_error_with_its_words() {
+        let inner = || -> Result<u32, String> { of_library(|| panic!("the {}", "inner")) };
+        assert_eq!(of_library(|| (inner(), is_in_library())), Ok((Err("the inner".to_owned()), true)));
+        assert!(!is_in_library());
+    }
 
     #[test]
     fn a_panic_is_an_error_with_its_words_and_its_place() {

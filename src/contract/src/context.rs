@@ -18,6 +18,8 @@ use raisin_base::error::{Context as _, Result, anyhow, ensure};
 use raisin_base::files::if_there;
 use raisin_base::seed::Seed;
 
+use crate::outputs::{Outputs, TableDeclaration};
+
 /// One stage to run, with everything resolved.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Assignment {
@@ -105,7 +107,9 @@ pub enum DeviceKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DType {
+    /// 32 bits for a number.
     F32,
+    /// 16 bits for a number, with the exponent of f32.
     Bf16,
 }
 
@@ -161,6 +165,8 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 /// Everything that a running stage sees of its environment.
 pub struct Context {
     assignment: Assignment,
+    /// The tables and files that the stage may write; `None` in tests of other things.
+    outputs: Option<Outputs>,
     last_progress: Cell<Option<Instant>>,
     /// Whether the context sends no events.
     silent: bool,
@@ -208,13 +214,40 @@ impl Context {
 
     /// A context without lock and without events on standard output, for tests and library users.
     pub fn silent(assignment: Assignment) -> Result<Self> {
-        let context = Self { assignment, last_progress: Cell::new(None), silent: true, _at_work: None };
+        let context = Self { assignment, outputs: None, last_progress: Cell::new(None), silent: true, _at_work: None };
         let out = context.out();
         if out.exists() {
             std::fs::remove_dir_all(&out).with_context(|| format!("cannot clear {}", out.display()))?;
         }
         std::fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
         Ok(context)
+    }
+
+    /// Holds the stage to the tables and files that its kind declares.
+    #[must_use]
+    pub fn held_to(self, outputs: Outputs) -> Self {
+        Self { outputs: Some(outputs), ..self }
+    }
+
+    /// The declaration of a table that the stage writes. `None` if the stage is not held to declarations.
+    ///
+    /// # Errors
+    /// The kind does not declare the table.
+    pub fn declared_table(&self, name: &str) -> Result<Option<&'static TableDeclaration>> {
+        let Some(outputs) = &self.outputs else { return Ok(None) };
+        let Assignment { kind, parameters, .. } = &self.assignment;
+        let table = outputs.table(name, parameters);
+        ensure!(table.is_some(), "the kind `{kind}` does not declare its table `{name}`: see src/kinds/src/outputs");
+        Ok(table)
+    }
+
+    /// Checks, at the end of a stage, that it wrote the tables and files that its kind declares, and no others.
+    ///
+    /// # Errors
+    /// See [`Outputs::check_folder`].
+    pub fn check_outputs(&self) -> Result<()> {
+        let Assignment { kind, parameters, .. } = &self.assignment;
+        self.outputs.map_or(Ok(()), |outputs| outputs.check_folder(kind, &self.out(), parameters))
     }
 
     /// The name of the stage in the pipeline.

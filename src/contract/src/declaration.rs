@@ -8,6 +8,8 @@ use serde_json::Value;
 
 use raisin_base::error::Result;
 
+use crate::outputs::{ExamplePipeline, FileDeclaration, Outputs, TableDeclaration};
+
 /// The executable that runs the stages of a kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Process {
@@ -46,6 +48,12 @@ pub trait Kind {
     /// The names that a stage of this kind provides, and that the need of another stage can demand: `instructions`,
     /// `task`, `model`, `features`, `clusters`, `policy`, `selection`, `scores`, `overlap`.
     const PROVIDES: &'static [&'static str];
+    /// The tables that a stage of this kind writes. A stage fails if it writes another table.
+    const TABLES: &'static [TableDeclaration] = &[];
+    /// The other files that a stage of this kind writes. A stage fails if it writes another file.
+    const FILES: &'static [&'static [FileDeclaration]] = &[];
+    /// Complete pipelines with a stage of this kind. Together they give every parameter that has a range of its own.
+    const EXAMPLES: &'static [ExamplePipeline] = &[];
 
     /// The parameters. Defaults are documented on the fields. Deserialisation fills the defaults in; therefore a
     /// default that is written out does not change the key.
@@ -204,6 +212,8 @@ pub struct Declaration {
     pub seeded: bool,
     pub gathers: bool,
     pub provides: &'static [&'static str],
+    pub outputs: Outputs,
+    pub examples: &'static [ExamplePipeline],
     resolve: Resolve,
     schema: fn(&mut SchemaGenerator) -> Schema,
 }
@@ -225,6 +235,8 @@ impl Declaration {
             seeded: K::SEEDED,
             gathers: K::GATHERS,
             provides: K::PROVIDES,
+            outputs: Outputs { tables: K::TABLES, files: K::FILES },
+            examples: K::EXAMPLES,
             resolve: resolve::<K>,
             schema: K::Parameters::json_schema,
         }

@@ -6,6 +6,7 @@
 //! | [`action`] | the action of a stage; the action key is its digest |
 //! | [`declaration`] | the declaration of a kind: parameters, needs, checks |
 //! | [`context`] | the context of a running stage: inputs, folders, seed, events |
+//! | [`outputs`] | what a kind declares about its tables and files, and examples |
 //! | [`serve`] | the loop of a worker |
 //! | [`finished`] | finished parts of a long stage, which survive a kill |
 //! | [`memory`] | the limit of the memory of a running stage |
@@ -18,6 +19,7 @@ pub mod context;
 pub mod declaration;
 pub mod finished;
 pub mod memory;
+pub mod outputs;
 pub mod pointer;
 pub mod query;
 pub mod serve;

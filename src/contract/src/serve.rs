@@ -14,6 +14,7 @@ use raisin_base::error::{Context as _, Error, Problem, Result, anyhow, exit_code
 use raisin_base::memory::held;
 
 use crate::memory::MemoryWatch;
+use crate::outputs::Outputs;
 use crate::{Assignment, Context, DeviceKind, Event, Kind};
 
 /// The line that the build writes to a worker: the path of an assignment, and the path of the stage's log.
@@ -58,7 +59,9 @@ impl KindRunner {
             let stage = assignment.stage.clone();
             let parameters: K::Parameters = serde_json::from_value(assignment.parameters.clone())
                 .with_context(|| format!("the assignment of stage `{stage}` has unreadable parameters"))?;
-            run(parameters, &Context::new(assignment)?)
+            let context = Context::new(assignment)?.held_to(Outputs { tables: K::TABLES, files: K::FILES });
+            run(parameters, &context)?;
+            context.check_outputs()
         };
         Self { kind: K::NAME, version: K::VERSION, run: Box::new(run) }
     }
@@ -159,4 +162,54 @@ fn turn_errors_to(log: &Path) -> Result<()> {
     let mut stderr = std::mem::ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(2) });
     rustix::io::dup2(&file, &mut stderr).context("cannot redirect standard error to the log")?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::context::ASSIGNMENT;
+    use crate::outputs::{FileDeclaration, file};
+    use crate::{Needs, Process};
+    use serde_json::json;
+
+    /// Writes files of these names.
+    struct Files;
+
+    #[derive(Serialize, Deserialize, schemars::JsonSchema)]
+    struct FilesParameters {
+        names: Vec<String>,
+    }
+
+    impl Kind for Files {
+        const NAME: &'static str = "files";
+        const VERSION: u32 = 1;
+        const ABOUT: &'static str = "Writes files.";
+        const PROCESS: Process = Process::Data;
+        const SEEDED: bool = false;
+        const PROVIDES: &'static [&'static str] = &[];
+        const FILES: &'static [&'static [FileDeclaration]] = &[&[file("a.json", "an object")]];
+        type Parameters = FilesParameters;
+
+        fn needs(_: &FilesParameters, _: &mut Needs) {}
+    }
+
+    fn run(parameters: FilesParameters, context: &Context) -> Result<()> {
+        parameters.names.iter().try_for_each(|name| context.write_json(name, &json!({})))
+    }
+
+    #[test]
+    fn a_stage_that_writes_other_files_than_its_kind_declares_fails() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        std::fs::write(folder.path().join(ASSIGNMENT), "")?;
+        let said = |names: &[&str]| {
+            let mut assignment = Assignment::for_test("files", folder.path().to_owned(), &[]);
+            assignment.parameters = json!({ "names": names });
+            let result = run_one_of(&[KindRunner::of::<Files>(run)], assignment);
+            result.err().map(|error| error.to_string()).unwrap_or_default()
+        };
+        assert_eq!(said(&["a.json"]), "");
+        assert!(said(&["a.json", "b.json"]).starts_with("the kind `files` does not declare `b.json`"));
+        assert_eq!(said(&[]), "the kind `files` declares `a.json`, which its stage did not write");
+        Ok(())
+    }
 }

@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use arrow_array::builder::{Int32Builder, ListBuilder, StringBuilder, UInt32Builder, UInt64Builder};
 use arrow_array::cast::AsArray as _;
-use arrow_array::{Array, ArrayRef, Int32Array, ListArray, RecordBatch, StringArray, UInt32Array};
+use arrow_array::{Array, ArrayRef, Int32Array, ListArray, RecordBatch, StringArray, UInt32Array, UInt64Array};
 use arrow_schema::{DataType, Field};
+
+use serde_json::{Value, json};
 
 use super::message::{Example, Instruction, Message, ScoringRule, Task, conversation, prompt_of};
 use raisin_base::digest::Digest;
@@ -18,6 +20,10 @@ use raisin_table as table;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolRow {
     pub messages: Vec<Message>,
+    /// The tools that the assistant may call, as JSON schemas of the OpenAI interface.
+    pub tools: Vec<Value>,
+    /// The rejected response of a preference file. It is kept for queries; no stage trains on it.
+    pub rejected: Option<String>,
     /// The index of the file in the `sources` table.
     pub source: u32,
     /// The position of the record in its file, from 1: in a JSONL file the line, in other files the number of the
@@ -31,31 +37,42 @@ pub struct PoolRow {
 
 impl PoolRow {
     pub fn new(messages: Vec<Message>, source: u32, line: u64) -> Self {
-        let digest = content_digest(&messages);
-        Self { messages, source, line, digest, duplicates: 0, label: None }
+        Self::with_tools(messages, Vec::new(), source, line)
+    }
+
+    pub fn with_tools(messages: Vec<Message>, tools: Vec<Value>, source: u32, line: u64) -> Self {
+        let digest = content_digest(&messages, &tools);
+        Self { messages, tools, rejected: None, source, line, digest, duplicates: 0, label: None }
     }
 }
 
-/// The digest of the canonical JSON of a conversation. Equal conversations have equal digests, also from different
-/// files.
-pub fn content_digest(messages: &[Message]) -> Digest {
-    let turns = messages.iter().map(|message| serde_json::json!([message.role, message.content])).collect();
-    Digest::of_json(&serde_json::Value::Array(turns))
+/// The digest of the canonical JSON of a conversation and of its tools. Equal conversations have equal digests, also
+/// from different files.
+pub fn content_digest(messages: &[Message], tools: &[Value]) -> Digest {
+    let turn = |message: &Message| {
+        if message.is_text() { json!([message.role, message.content]) } else { json!(message) }
+    };
+    let mut turns: Vec<Value> = messages.iter().map(turn).collect();
+    turns.extend((!tools.is_empty()).then(|| json!({ "tools": tools })));
+    Digest::of_json(&Value::Array(turns))
 }
 
 /// The digest of what an example asks: its conversation without the response, and its choices.
 pub fn question_digest(example: &Example) -> Digest {
-    Digest::of_json(&serde_json::json!([content_digest(&example.messages).to_hex(), example.choices]))
+    Digest::of_json(&json!([content_digest(&example.messages, &example.tools).to_hex(), example.choices]))
 }
 
 /// The digest of an example without its id. Examples with equal digests are copies.
 pub fn example_digest(example: &Example) -> Digest {
     let question = question_digest(example).to_hex();
-    Digest::of_json(&serde_json::json!([question, example.response, example.answer]))
+    Digest::of_json(&json!([question, example.response, example.answer]))
 }
 
 /// A conversation as the columns system, prompt and response; `None` if these three columns do not hold all of it.
 fn plain(messages: &[Message]) -> Option<(Option<&str>, &str, &str)> {
+    if !messages.iter().all(Message::is_text) {
+        return None;
+    }
     let role = |index: usize| messages.get(index).map(|message| message.role.as_str());
     let text = |index: usize| messages.get(index).map_or("", |message| message.content.as_str());
     match (role(0), role(1), role(2), messages.len()) {
@@ -67,17 +84,20 @@ fn plain(messages: &[Message]) -> Option<(Option<&str>, &str, &str)> {
 
 /// The columns of a conversation in the tables `instructions`, `validation` and `test`. `messages` is null if `system`,
 /// `prompt` and `response` hold the whole conversation; otherwise `messages` is all turns as JSON, the response
-/// included.
+/// included. `tools` is the JSON list of the tools that the assistant may call; null without tools.
 #[derive(Default)]
 struct ConversationColumns {
     system: StringBuilder,
     prompt: StringBuilder,
     response: StringBuilder,
     messages: StringBuilder,
+    tools: StringBuilder,
 }
 
 impl ConversationColumns {
-    fn push(&mut self, conversation: &[Message]) -> Result<()> {
+    fn push(&mut self, conversation: &[Message], tools: &[Value]) -> Result<()> {
+        let tools = (!tools.is_empty()).then(|| serde_json::to_string(tools)).transpose()?;
+        self.tools.append_option(tools);
         if let Some((system, prompt, response)) = plain(conversation) {
             self.system.append_option(system);
             self.prompt.append_value(prompt);
@@ -99,6 +119,7 @@ impl ConversationColumns {
             ("prompt", Arc::new(self.prompt.finish())),
             ("response", Arc::new(self.response.finish())),
             ("messages", Arc::new(self.messages.finish())),
+            ("tools", Arc::new(self.tools.finish())),
         ]
     }
 }
@@ -117,10 +138,12 @@ pub fn instructions_batch<R: Borrow<PoolRow>>(rows: impl IntoIterator<Item = R>)
     let mut conversations = ConversationColumns::default();
     let (mut sources, mut lines) = (UInt32Builder::new(), UInt64Builder::new());
     let (mut digests, mut duplicates, mut labels) = (StringBuilder::new(), UInt32Builder::new(), StringBuilder::new());
+    let mut rejected = StringBuilder::new();
     for row in rows {
         let row: &PoolRow = row.borrow();
         count += 1;
-        conversations.push(&row.messages)?;
+        conversations.push(&row.messages, &row.tools)?;
+        rejected.append_option(row.rejected.as_deref());
         sources.append_value(row.source);
         lines.append_value(row.line);
         digests.append_value(row.digest.to_hex());
@@ -130,6 +153,7 @@ pub fn instructions_batch<R: Borrow<PoolRow>>(rows: impl IntoIterator<Item = R>)
     let mut columns = vec![("id", Arc::new(row_numbers(count)?) as ArrayRef)];
     columns.extend(conversations.finish());
     columns.extend([
+        ("rejected", Arc::new(rejected.finish()) as ArrayRef),
         ("source", Arc::new(sources.finish()) as ArrayRef),
         ("line", Arc::new(lines.finish())),
         ("digest", Arc::new(digests.finish())),
@@ -142,61 +166,79 @@ pub fn instructions_batch<R: Borrow<PoolRow>>(rows: impl IntoIterator<Item = R>)
 /// Reads the pool of an artifact that provides `instructions`.
 pub fn read_instructions(artifact: &Path) -> Result<Vec<Instruction>> {
     let path = artifact.join("instructions.parquet");
-    let rows = table::read_columns(&path, &["id", "system", "prompt", "response", "messages", "label"])?;
+    let rows = table::read_columns(
+        &path,
+        &["id", "system", "prompt", "response", "messages", "tools", "source", "line", "label"],
+    )?;
     let id: &UInt32Array = table::column(&rows, "id")?;
     let label: &StringArray = table::column(&rows, "label")?;
-    let instruction = |(row, messages)| {
-        Ok(Instruction { id: id.value(row), messages: messages?, label: optional(label, row).map(str::to_owned) })
+    let source: &UInt32Array = table::column(&rows, "source")?;
+    let line: &UInt64Array = table::column(&rows, "line")?;
+    let instruction = |(row, conversation): (usize, Result<_>)| {
+        let (messages, tools) = conversation?;
+        let label = optional(label, row).map(str::to_owned);
+        Ok(Instruction { id: id.value(row), messages, tools, label, source: source.value(row), line: line.value(row) })
     };
     conversations(&rows, &path)?.enumerate().map(instruction).collect()
 }
 
-/// The conversation of each row of a table at `path`, the response included.
-fn conversations<'a>(rows: &'a RecordBatch, path: &'a Path) -> Result<impl Iterator<Item = Result<Vec<Message>>> + 'a> {
+/// The conversation of each row of a table at `path`, the response included, and its tools.
+fn conversations<'a>(
+    rows: &'a RecordBatch,
+    path: &'a Path,
+) -> Result<impl Iterator<Item = Result<(Vec<Message>, Vec<Value>)>> + 'a> {
     let system: &StringArray = table::column(rows, "system")?;
     let prompt: &StringArray = table::column(rows, "prompt")?;
     let response: &StringArray = table::column(rows, "response")?;
-    let turns = match rows.column_by_name("messages") {
-        Some(_) => Some(table::column::<StringArray>(rows, "messages")?),
-        None => None,
+    let json_column = |name: &str| -> Result<Option<&StringArray>> {
+        rows.column_by_name(name).map(|_| table::column(rows, name)).transpose()
     };
-    Ok((0..rows.num_rows()).map(move |row| match turns.and_then(|turns| optional(turns, row)) {
-        None => Ok(conversation(optional(system, row), prompt.value(row), Some(response.value(row)))),
-        Some(turns) => serde_json::from_str(turns)
-            .with_context(|| format!("row {row} of {} has unreadable messages", path.display())),
+    let (turns, tools) = (json_column("messages")?, json_column("tools")?);
+    Ok((0..rows.num_rows()).map(move |row| {
+        let text = |column: Option<&'a StringArray>| column.and_then(|column| optional(column, row));
+        let unreadable = |what: &str| format!("row {row} of {} has unreadable {what}", path.display());
+        let messages = match text(turns) {
+            None => conversation(optional(system, row), prompt.value(row), Some(response.value(row))),
+            Some(turns) => serde_json::from_str(turns).with_context(|| unreadable("messages"))?,
+        };
+        let tools = text(tools).map(serde_json::from_str).transpose().with_context(|| unreadable("tools"))?;
+        Ok((messages, tools.unwrap_or_default()))
     }))
 }
 
 /// The `validation` or `test` table.
 pub fn examples_batch(examples: &[Example]) -> Result<RecordBatch> {
-    batch_of(examples, !examples.iter().all(is_single_turn))
+    batch_of(examples, &columns_left_out(examples))
 }
 
 /// The `validation` and `test` tables of one task, with the same columns.
 pub fn task_batches(validation: &[Example], test: &[Example]) -> Result<[RecordBatch; 2]> {
-    let with_messages = !validation.iter().chain(test).all(is_single_turn);
-    Ok([batch_of(validation, with_messages)?, batch_of(test, with_messages)?])
-}
-
-fn is_single_turn(example: &Example) -> bool {
-    plain(&example.answered()).is_some()
+    let left_out = columns_left_out(validation.iter().chain(test));
+    Ok([batch_of(validation, &left_out)?, batch_of(test, &left_out)?])
 }
 
 /// A task of single questions has no column `messages`: `system`, `prompt` and `response` hold the whole conversations.
-fn batch_of(examples: &[Example], with_messages: bool) -> Result<RecordBatch> {
+/// A task without tools has no column `tools`.
+fn columns_left_out<'a>(examples: impl IntoIterator<Item = &'a Example> + Clone) -> Vec<&'static str> {
+    let single = examples.clone().into_iter().all(|example| plain(&example.answered()).is_some());
+    let toolless = examples.into_iter().all(|example| example.tools.is_empty());
+    [("messages", single), ("tools", toolless)].into_iter().filter(|(_, out)| *out).map(|(name, _)| name).collect()
+}
+
+fn batch_of(examples: &[Example], left_out: &[&str]) -> Result<RecordBatch> {
     let item = Arc::new(Field::new("item", DataType::Utf8, true));
     let mut choices = ListBuilder::new(StringBuilder::new()).with_field(item);
     let mut answers = Int32Builder::new();
     let mut conversations = ConversationColumns::default();
     for example in examples {
-        conversations.push(&example.answered())?;
+        conversations.push(&example.answered(), &example.tools)?;
         example.choices.iter().for_each(|choice| choices.values().append_value(choice));
         choices.append(!example.choices.is_empty());
         answers.append_option(example.answer.map(i32::try_from).transpose()?);
     }
     let ids = UInt32Array::from_iter_values(examples.iter().map(|example| example.id));
     let mut columns = vec![("id", Arc::new(ids) as ArrayRef)];
-    columns.extend(conversations.finish().into_iter().filter(|(name, _)| with_messages || *name != "messages"));
+    columns.extend(conversations.finish().into_iter().filter(|(name, _)| !left_out.contains(name)));
     columns.push(("choices", Arc::new(choices.finish())));
     columns.push(("answer", Arc::new(answers.finish())));
     table::batch(columns)
@@ -222,8 +264,8 @@ fn read_examples(path: &Path) -> Result<Vec<Example>> {
     let answer: &Int32Array = table::column(&rows, "answer")?;
     conversations(&rows, path)?
         .enumerate()
-        .map(|(row, messages)| {
-            let mut messages = messages?;
+        .map(|(row, conversation)| {
+            let (mut messages, tools) = conversation?;
             let response = messages.pop().filter(Message::is_assistant);
             let response = response
                 .ok_or_else(|| anyhow!("row {row} of {}: the last message is not of the assistant", path.display()))?;
@@ -235,7 +277,7 @@ fn read_examples(path: &Path) -> Result<Vec<Example>> {
                 list.iter().flatten().map(str::to_owned).collect()
             };
             let answer = (!answer.is_null(row)).then(|| usize::try_from(answer.value(row))).transpose()?;
-            Ok(Example { id: id.value(row), messages, response: response.content, choices, answer })
+            Ok(Example { id: id.value(row), messages, tools, response, choices, answer })
         })
         .collect()
 }
@@ -286,14 +328,9 @@ mod tests {
     #[test]
     fn a_task_is_read_back_as_written() -> Result<()> {
         let folder = tempfile::tempdir()?;
-        let question = Example {
-            id: 0,
-            messages: conversation(None, "2 + 2?", None),
-            response: "4".into(),
-            choices: vec!["3".into(), "4".into()],
-            answer: Some(1),
-        };
-        let open = Example { id: 1, choices: vec![], answer: None, ..question.clone() };
+        let open = Example::open(1, conversation(None, "2 + 2?", None), "4");
+        let choices = vec!["3".into(), "4".into()];
+        let question = Example { id: 0, choices, answer: Some(1), ..open.clone() };
         table::write(&folder.path().join("validation.parquet"), &examples_batch(&[question.clone(), open.clone()])?)?;
         table::write(&folder.path().join("test.parquet"), &examples_batch(&[])?)?;
         let scoring = ScoringRule { by: Scored::Match, extract: Some(Extract::Exact), max_new_tokens: 16 };
@@ -307,13 +344,7 @@ mod tests {
     #[test]
     fn a_task_keeps_the_whole_conversation_of_each_example() -> Result<()> {
         let folder = tempfile::tempdir()?;
-        let example = |id: u32, messages: Vec<Message>| Example {
-            id,
-            messages,
-            response: "blue".into(),
-            choices: vec![],
-            answer: None,
-        };
+        let example = |id: u32, messages: Vec<Message>| Example::open(id, messages, "blue");
         let mut history = conversation(Some("be brief"), "my cat is white", Some("noted"));
         history.push(Message::new("user", "and its eyes?"));
         let tool = vec![Message::new("user", "eyes?"), Message::new("assistant", "look()"), Message::new("tool", "b")];
@@ -338,16 +369,11 @@ mod tests {
 
     #[test]
     fn examples_are_copies_only_if_conversation_choices_answer_and_response_agree() {
-        let example = Example {
-            id: 0,
-            messages: conversation(None, "which?", None),
-            response: "a".into(),
-            choices: vec!["a".into(), "b".into()],
-            answer: Some(0),
-        };
+        let open = Example::open(0, conversation(None, "which?", None), "a");
+        let example = Example { choices: vec!["a".into(), "b".into()], answer: Some(0), ..open };
         let copy = Example { id: 7, ..example.clone() };
         assert_eq!(example_digest(&example), example_digest(&copy));
-        let answered = Example { response: "b".into(), answer: Some(1), ..example.clone() };
+        let answered = Example { response: Message::new("assistant", "b"), answer: Some(1), ..example.clone() };
         assert_ne!(example_digest(&example), example_digest(&answered));
         assert_eq!(question_digest(&example), question_digest(&answered), "the same question");
         let chosen = Example { choices: vec!["a".into(), "c".into()], ..example.clone() };

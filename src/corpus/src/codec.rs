@@ -1,9 +1,8 @@
 //! The tokenizer and the chat template of a model folder: conversations to tokens, and tokens to text.
 //!
 //! A training sequence is the whole rendered chat, encoded at once, exactly as `apply_chat_template` of `transformers`
-//! does. To find the tokens that carry a loss, the chat is rendered turn by turn: the text that a turn adds after the
-//! generation prompt is what the model has to produce. It includes the end-of-turn token, but not the white space after
-//! it. If a template rewrites earlier turns, the text of the turn is searched for in the rendered chat instead.
+//! does. [`placement`](super::placement) says which parts of the chat are targets: what the model has to produce after
+//! the generation prompt. A target includes the end-of-turn token, but not the white space after it.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -13,10 +12,15 @@ use rayon::prelude::*;
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
+use super::finding::{Encoded, Finding, FindingKind};
+use super::fit::fit;
+use super::frame::ChatFrame;
 use super::message::{Example, Instruction, Message, conversation};
-use super::template::ChatTemplate;
+use super::placement::{self, Placed};
+use super::template::{ChatTemplate, ChatValues};
 use raisin_base::error::{Context as _, Problem, Result, anyhow};
 use raisin_base::files::if_there;
+use raisin_base::panics::of_library;
 
 /// A sequence of tokens, and which of them are targets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,15 +36,14 @@ impl Sequence {
         self.supervised.iter().filter(|&&target| target).count()
     }
 
-    /// The sequence up to target number `number`, counted from 1. `None` if the sequence has no target.
-    fn until_target(mut self, number: usize) -> Option<Self> {
+    /// Cuts the sequence after target number `number`, counted from 1.
+    fn until_target(&mut self, number: usize) {
         let targets = self.supervised.iter().enumerate().filter(|(_, target)| **target);
-        let end = targets.take(number).last()?.0 + 1;
+        let end = targets.take(number).last().map_or(0, |(last, _)| last + 1);
         if self.supervised[end..].contains(&true) {
             self.tokens.truncate(end);
             self.supervised.truncate(end);
         }
-        Some(self)
     }
 }
 
@@ -49,12 +52,19 @@ pub struct Codec {
     /// The model folder.
     pub(super) folder: PathBuf,
     tokenizer: Tokenizer,
-    template: Option<ChatTemplate>,
-    special: Vec<String>,
-    bos: Option<u32>,
+    template: ChatTemplate,
+    frame: ChatFrame,
+    /// Whether the folder has no chat template, so that conversations are rendered with [`PLAIN_TEMPLATE`].
+    is_plain: bool,
     eos: Option<u32>,
     stop: Vec<u32>,
 }
+
+/// The template of a base model, whose folder has no chat template: one turn after the other, separated by line breaks.
+/// The end-of-sequence token follows a last turn of the assistant.
+const PLAIN_TEMPLATE: &str = "{{ first_token }}{% for message in messages %}{{ message.content }}{% if not loop.last %}\
+    {{ '\\n' }}{% elif message.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}\
+    {% if add_generation_prompt and messages %}{{ '\\n' }}{% endif %}";
 
 /// Which assistant turns of a conversation carry a loss.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -64,6 +74,9 @@ enum Targets {
     /// The last turn without its end-of-turn token. The probability of a multiple-choice answer is defined in this way.
     LastTurnText,
 }
+
+/// The longest token. The longest tokens of public models have some hundreds of bytes.
+const MOST_TOKEN_BYTES: usize = 4096;
 
 const SPECIAL_TOKEN_NAMES: [&str; 5] = ["bos_token", "eos_token", "pad_token", "unk_token", "sep_token"];
 
@@ -77,8 +90,7 @@ impl Codec {
                 .hint("a model folder needs the fast tokenizer: save it with `tokenizer.save_pretrained(folder)`")
                 .into());
         }
-        let mut tokenizer =
-            Tokenizer::from_file(&path).map_err(|error| anyhow!("cannot read {}: {error}", path.display()))?;
+        let mut tokenizer = read_tokenizer(&path)?;
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|error| anyhow!(error))?;
         let config = read_json(&model_folder.join("tokenizer_config.json"))?;
@@ -87,9 +99,6 @@ impl Codec {
             .iter()
             .filter_map(|name| Some(((*name).to_owned(), token_text(&config[name]).or(token_text(&map[name]))?)))
             .collect();
-        let source = template_source(model_folder, &config)?;
-        let template = source.map(|source| ChatTemplate::compile(&source, names.clone())).transpose();
-        let template = template.with_context(|| format!("in {}", model_folder.display()))?;
         let id_of = |wanted: &str| {
             names.iter().find(|(name, _)| name == wanted).and_then(|(_, text)| tokenizer.token_to_id(text))
         };
@@ -98,12 +107,35 @@ impl Codec {
             decoder.values().filter(|token| token.special).map(|token| token.content.clone()).collect();
         special.sort();
         let eos = id_of("eos_token");
-        let first_of_nothing = tokenizer.encode("", true).map_err(|error| anyhow!(error))?.get_ids().first().copied();
-        let bos = first_of_nothing.filter(|id| Some(*id) == id_of("bos_token"));
-        let mut codec =
-            Self { folder: model_folder.to_owned(), tokenizer, template, special, bos, eos, stop: Vec::new() };
+        let source = template_source(model_folder, &config)?;
+        let is_plain = source.is_none();
+        let template = match source {
+            Some(source) => ChatTemplate::compile(&source, names),
+            None => {
+                let first_of_nothing =
+                    guarded(|| tokenizer.encode("", true)).with_context(|| format!("in {}", path.display()))?;
+                let has_first = first_of_nothing.get_ids().first().is_some_and(|id| Some(*id) == id_of("bos_token"));
+                let bos = names.iter().find(|(name, _)| name == "bos_token").map(|(_, text)| text.clone());
+                let first = bos.filter(|_| has_first).unwrap_or_default();
+                let names = names.into_iter().chain([("first_token".to_owned(), first)]).collect();
+                ChatTemplate::compile(PLAIN_TEMPLATE, names)
+            }
+        };
+        let template = template.with_context(|| format!("in {}", model_folder.display()))?;
+        let frame = ChatFrame::of(&template, special);
+        let folder = model_folder.to_owned();
+        let mut codec = Self { folder, tokenizer, template, frame, is_plain, eos, stop: Vec::new() };
         codec.stop = codec.find_stop_tokens(model_folder)?;
         Ok(codec)
+    }
+
+    /// What a stage says about a model without a chat template; `None` for a model with one.
+    pub fn default_note(&self) -> Option<String> {
+        self.is_plain.then(|| {
+            "the model has no chat template: the turns of a conversation are joined by line breaks, and the \
+             end-of-sequence token ends the last response"
+                .to_owned()
+        })
     }
 
     /// The tokens of a text, without added special tokens. Special tokens in the text are recognised.
@@ -113,7 +145,12 @@ impl Codec {
 
     /// The text of tokens, without special tokens.
     pub fn decode(&self, tokens: &[u32]) -> Result<String> {
-        self.tokenizer.decode(tokens, true).map_err(|error| anyhow!("cannot decode tokens: {error}"))
+        guarded(|| self.tokenizer.decode(tokens, true)).context("cannot decode tokens")
+    }
+
+    /// The text of tokens, with special tokens.
+    pub fn decode_with_special(&self, tokens: &[u32]) -> Result<String> {
+        guarded(|| self.tokenizer.decode(tokens, false)).context("cannot decode tokens")
     }
 
     /// The number of tokens, added tokens included.
@@ -121,57 +158,60 @@ impl Codec {
         self.tokenizer.get_vocab_size(true)
     }
 
-    /// A row of the pool as a training sequence in which every assistant turn carries a loss; `None` if no target is
-    /// left within `max_tokens`.
-    pub fn instruction(&self, instruction: &Instruction, max_tokens: usize) -> Result<Option<Sequence>> {
-        self.sequence(&instruction.messages, Targets::EveryTurn, max_tokens)
-            .with_context(|| format!("instruction {}", instruction.id))
+    /// The token with the largest number, and its text; `None` if the tokenizer has no token.
+    pub fn highest_token(&self) -> Option<(u32, String)> {
+        self.tokenizer.get_vocab(true).into_iter().map(|(text, id)| (id, text)).max()
+    }
+
+    /// A row of the pool as a training sequence in which every assistant turn carries a loss, except turns that the
+    /// file excludes.
+    pub fn instruction(&self, instruction: &Instruction, max_tokens: usize) -> Encoded {
+        self.sequence(&instruction.messages, &instruction.tools, Targets::EveryTurn, max_tokens)
     }
 
     /// Many rows of the pool as training sequences, encoded on all cores.
-    pub fn instructions(&self, instructions: &[Instruction], max_tokens: usize) -> Result<Vec<Option<Sequence>>> {
+    pub fn instructions(&self, instructions: &[Instruction], max_tokens: usize) -> Vec<Encoded> {
         instructions.par_iter().map(|instruction| self.instruction(instruction, max_tokens)).collect()
     }
 
     /// The responses of a row, each after an empty prompt; log p(y) is computed on them. `whole` is the row with its
     /// prompts. If `whole` was cut at `max_tokens`, the result is cut after the same number of targets, so that both
     /// have the same y.
-    pub fn responses_alone(
-        &self,
-        instruction: &Instruction,
-        whole: &Sequence,
-        max_tokens: usize,
-    ) -> Result<Option<Sequence>> {
+    pub fn responses_alone(&self, instruction: &Instruction, whole: &Encoded, max_tokens: usize) -> Encoded {
         let responses = instruction.messages.iter().filter(|message| message.is_assistant());
         let messages: Vec<Message> =
-            responses.flat_map(|message| conversation(None, "", Some(&message.content))).collect();
-        let alone = self
-            .sequence(&messages, Targets::EveryTurn, max_tokens)
-            .with_context(|| format!("the responses of instruction {} alone", instruction.id))?;
-        let cut = whole.tokens.len() >= max_tokens;
-        Ok(alone.and_then(|alone| if cut { alone.until_target(whole.supervised_tokens()) } else { Some(alone) }))
+            responses.flat_map(|response| [Message::new("user", ""), response.clone()]).collect();
+        let mut alone = self.sequence(&messages, &[], Targets::EveryTurn, max_tokens);
+        if let (Some(alone), Some(whole)) = (&mut alone.sequence, &whole.sequence)
+            && whole.tokens.len() >= max_tokens
+        {
+            alone.until_target(whole.supervised_tokens());
+        }
+        alone
     }
 
-    /// A task example with `response` as its answer. Only the response carries a loss, its end-of-turn token included.
-    pub fn example(&self, example: &Example, response: &str, max_tokens: usize) -> Result<Option<Sequence>> {
-        self.answered(example, response, Targets::LastTurn, max_tokens)
+    /// A task example with its reference response. Only the response carries a loss, its end-of-turn token included.
+    pub fn example(&self, example: &Example, max_tokens: usize) -> Encoded {
+        self.sequence(&example.answered(), &example.tools, Targets::LastTurn, max_tokens)
     }
 
     /// A task example with a choice as its answer. Only the text of the choice carries a loss, without the end-of-turn
     /// token: multiple-choice scoring sums the log-probabilities of this text.
-    pub fn choice(&self, example: &Example, choice: &str, max_tokens: usize) -> Result<Option<Sequence>> {
-        self.answered(example, choice, Targets::LastTurnText, max_tokens)
+    pub fn choice(&self, example: &Example, choice: &str, max_tokens: usize) -> Encoded {
+        let mut messages = example.messages.clone();
+        messages.push(Message::new("assistant", choice));
+        self.sequence(&messages, &example.tools, Targets::LastTurnText, max_tokens)
     }
 
     /// The tokens from which a model generates: the conversation and the start of the assistant's turn.
-    pub fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
-        match &self.template {
-            Some(template) => self.encode(&template.render(messages, true)?),
-            None => {
-                let text: String = messages.iter().flat_map(|message| [message.content.as_str(), "\n"]).collect();
-                Ok(self.bos.into_iter().chain(self.encode(&text)?).collect())
-            }
-        }
+    ///
+    /// # Errors
+    /// The template or the tokenizer refuses the conversation.
+    pub fn prompt(&self, example: &Example) -> Result<Vec<u32>> {
+        let fitted = fit(&self.frame, &example.messages, &example.tools);
+        let values = ChatValues::in_form(&fitted.messages, &fitted.tools, self.frame.form);
+        let chat = self.template.render(&values, values.turns(), true);
+        self.encode(&chat.context("the chat template refuses the conversation")?)
     }
 
     /// The tokens that end a generation.
@@ -179,95 +219,60 @@ impl Codec {
         &self.stop
     }
 
-    fn answered(&self, example: &Example, text: &str, targets: Targets, max_tokens: usize) -> Result<Option<Sequence>> {
-        let mut messages = example.messages.clone();
-        messages.push(Message::new("assistant", text));
-        self.sequence(&messages, targets, max_tokens).with_context(|| format!("example {}", example.id))
-    }
-
     fn encoding(&self, text: &str) -> Result<tokenizers::Encoding> {
-        self.tokenizer.encode(text, false).map_err(|error| anyhow!("cannot tokenize: {error}"))
+        guarded(|| self.tokenizer.encode(text, false)).context("cannot tokenize")
     }
 
-    fn sequence(&self, messages: &[Message], targets: Targets, max_tokens: usize) -> Result<Option<Sequence>> {
-        let (text, mut turns) = match &self.template {
-            Some(template) => self.rendered(template, messages)?,
-            None => joined(messages),
-        };
-        if targets != Targets::EveryTurn {
-            turns.drain(..turns.len().saturating_sub(1));
-        }
-        let mut spans: Vec<Range<usize>> = turns.into_iter().flatten().collect();
-        if targets == Targets::LastTurnText
-            && let Some(span) = spans.last_mut()
-            && let Some(ending) = self.special.iter().find(|ending| text[span.clone()].ends_with(ending.as_str()))
-        {
-            span.end -= ending.len();
-        }
-        let encoding = self.encoding(&text)?;
-        let mut tokens = encoding.get_ids().to_vec();
-        let mut supervised: Vec<bool> =
-            encoding.get_offsets().iter().map(|offsets| spans.iter().any(|span| belongs(*offsets, span))).collect();
-        if self.template.is_none() {
-            tokens.splice(..0, self.bos);
-            supervised.splice(..0, self.bos.map(|_| false));
-            if let Some(eos) = self.eos.filter(|_| targets != Targets::LastTurnText) {
-                tokens.push(eos);
-                supervised.push(true);
+    fn sequence(&self, messages: &[Message], tools: &[Value], targets: Targets, max_tokens: usize) -> Encoded {
+        let encoded = placement::place(&self.template, &self.frame, messages, tools)
+            .and_then(|placed| self.encoded(messages, placed, targets, max_tokens));
+        encoded.unwrap_or_else(|error| Encoded::refused(format!("{error:#}")))
+    }
+
+    fn encoded(&self, messages: &[Message], placed: Placed, targets: Targets, max_tokens: usize) -> Result<Encoded> {
+        let Placed { text, mut turns, last_content, mut findings } = placed;
+        let last = messages.len().checked_sub(1).filter(|last| messages[*last].is_assistant());
+        let of_last = |finding: &Finding| finding.turn.is_none_or(|turn| last == Some(turn as usize - 1));
+        match targets {
+            Targets::EveryTurn => {
+                let assistants = messages.iter().filter(|message| message.is_assistant());
+                for (turn, _) in turns.iter_mut().zip(assistants).filter(|(_, message)| message.untrained) {
+                    turn.clear();
+                }
+            }
+            Targets::LastTurn => {
+                turns.drain(..turns.len().saturating_sub(1));
+                findings.retain(of_last);
+            }
+            Targets::LastTurnText => {
+                turns = vec![last_content.into_iter().collect()];
+                findings.retain(of_last);
+                if turns[0].is_empty() && !findings.iter().any(|finding| finding.kind.is_unsupervised()) {
+                    findings.extend(last.map(|last| Finding::of_turn(FindingKind::TurnUnplaced, last)));
+                }
             }
         }
-        tokens.truncate(max_tokens);
-        supervised.truncate(max_tokens);
+        let mut spans: Vec<Range<usize>> = turns.into_iter().flatten().collect();
+        spans.sort_by_key(|span| span.start);
+        let encoding = self.encoding(&text)?;
+        let tokens = encoding.get_ids();
+        let mut supervised = vec![false; tokens.len()];
+        let mut next = 0;
+        for (mark, offsets) in supervised.iter_mut().zip(encoding.get_offsets()) {
+            while spans.get(next).is_some_and(|span| span.end <= offsets.0 && span.end < offsets.1) {
+                next += 1;
+            }
+            *mark = spans[next..].iter().take(2).any(|span| belongs(*offsets, span));
+        }
         if let Some(first) = supervised.first_mut() {
             *first = false;
         }
-        Ok(supervised.contains(&true).then_some(Sequence { tokens, supervised }))
-    }
-
-    /// The rendered chat, and the byte range of each assistant turn in it; `None` for a turn that is not found.
-    fn rendered(&self, template: &ChatTemplate, messages: &[Message]) -> Result<(String, Vec<Option<Range<usize>>>)> {
-        let full = template.render(messages, false)?;
-        let mut spans: Vec<Option<Range<usize>>> = Vec::new();
-        for (index, message) in messages.iter().enumerate().filter(|(_, message)| message.is_assistant()) {
-            let through = if index + 1 == messages.len() {
-                Some(full.len())
-            } else {
-                let text = template.render(&messages[..=index], false).ok();
-                text.filter(|text| full.starts_with(text.as_str())).map(|text| text.len())
-            };
-            let before = template.render(&messages[..index], true).ok().filter(|text| full.starts_with(text.as_str()));
-            let span = match (before, through) {
-                (Some(before), Some(through))
-                    if before.len() < through && full[before.len()..through].contains(message.content.trim()) =>
-                {
-                    Some(self.without_trailing_space(&full, before.len()..through))
-                }
-                _ => {
-                    let end = spans.iter().rev().flatten().next().map_or(0, |span| span.end);
-                    self.found(&full, end, message.content.trim())
-                }
-            };
-            spans.push(span);
-        }
-        Ok((full, spans))
-    }
-
-    /// The span without the white space after the end-of-turn token, such as the line break of ChatML.
-    fn without_trailing_space(&self, text: &str, span: Range<usize>) -> Range<usize> {
-        let trimmed = text[span.clone()].trim_end();
-        let closed = self.special.iter().any(|token| trimmed.ends_with(token.as_str()));
-        if closed { span.start..span.start + trimmed.len() } else { span }
-    }
-
-    /// The span of a turn in a chat that cannot be rendered turn by turn: its text and the special token that closes
-    /// it.
-    fn found(&self, text: &str, from: usize, content: &str) -> Option<Range<usize>> {
-        let start = from + text[from..].find(content).filter(|_| !content.is_empty())?;
-        let end = start + content.len();
-        let rest = text[end..].trim_start();
-        let gap = text.len() - end - rest.len();
-        let closing = self.special.iter().filter(|token| rest.starts_with(token.as_str())).map(String::len).max();
-        Some(start..closing.map_or(end, |length| end + gap + length))
+        let (whole, targets) = (tokens.len(), supervised.iter().filter(|target| **target).count());
+        supervised.truncate(max_tokens);
+        let sequence = supervised
+            .contains(&true)
+            .then(|| Sequence { tokens: tokens[..whole.min(max_tokens)].to_vec(), supervised });
+        Ok(Encoded { sequence, tokens: whole, targets, findings })
     }
 
     fn find_stop_tokens(&self, model_folder: &Path) -> Result<Vec<u32>> {
@@ -287,9 +292,7 @@ impl Codec {
         }
         // The end-of-turn token of many chat models is not their end-of-sequence token.
         let probe = conversation(None, "a", Some("b"));
-        if self.template.is_some()
-            && let Ok(Some(sequence)) = self.sequence(&probe, Targets::LastTurn, usize::MAX)
-        {
+        if let Some(sequence) = self.sequence(&probe, &[], Targets::LastTurn, usize::MAX).sequence {
             let last = sequence.supervised.iter().rposition(|&target| target).map(|index| sequence.tokens[index]);
             let decoder = self.tokenizer.get_added_tokens_decoder();
             stop.extend(last.filter(|id| decoder.get(id).is_some_and(|token| token.special)));
@@ -298,27 +301,38 @@ impl Codec {
     }
 }
 
+/// Reads tokenizer.json.
+fn read_tokenizer(path: &Path) -> Result<Tokenizer> {
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    // The tokenizers library panics on some texts that are no JSON.
+    serde_json::from_slice::<serde::de::IgnoredAny>(&bytes)
+        .with_context(|| format!("{} is not JSON", path.display()))?;
+    let tokenizer =
+        guarded(|| Tokenizer::from_bytes(&bytes)).with_context(|| format!("cannot read {}", path.display()))?;
+    let longest = tokenizer.get_vocab(false).keys().map(String::len).max().unwrap_or(0);
+    if longest > MOST_TOKEN_BYTES {
+        // When a tokenizer of SentencePiece is dropped, the library recurses as deep as its longest token is long.
+        std::mem::forget(tokenizer);
+        let message = format!("{} has a token of {longest} bytes, and the limit is {MOST_TOKEN_BYTES}", path.display());
+        return Err(Problem::new(message).hint("the tokenizer is damaged; fetch the file again").into());
+    }
+    Ok(tokenizer)
+}
+
+/// Calls the tokenizers library, which panics on some tokenizers instead of returning an error.
+fn guarded<T>(run: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
+    match of_library(run) {
+        Ok(done) => done.map_err(|error| anyhow!(error)),
+        Err(words) => Err(Problem::new(format!("the tokenizers library failed: {words}"))
+            .hint("the tokenizer is damaged; save it again with `tokenizer.save_pretrained(folder)`")
+            .into()),
+    }
+}
+
 /// Whether the text of a token lies in the span. Byte-level tokenizers report a token of spaces as an empty range at
 /// its end.
 fn belongs((start, end): (usize, usize), span: &Range<usize>) -> bool {
     if start == end { span.start < end && end <= span.end } else { end > span.start && start < span.end }
-}
-
-/// The text of a conversation without a chat template: one line for each turn.
-fn joined(messages: &[Message]) -> (String, Vec<Option<Range<usize>>>) {
-    let mut text = String::new();
-    let mut spans = Vec::new();
-    for (index, message) in messages.iter().enumerate() {
-        if index > 0 {
-            text.push('\n');
-        }
-        let start = text.len();
-        text.push_str(&message.content);
-        if message.is_assistant() {
-            spans.push(Some(start..text.len()));
-        }
-    }
-    (text, spans)
 }
 
 /// The source of the chat template. chat_template.jinja takes precedence over tokenizer_config.json, whose entry may be

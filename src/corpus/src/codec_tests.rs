@@ -18,7 +18,7 @@ fn with_template(source: Option<&str>) -> Codec {
 }
 
 fn instruction(messages: Vec<Message>) -> Instruction {
-    Instruction { id: 7, messages, label: None }
+    Instruction::new(7, messages)
 }
 
 /// The text of the tokens that carry a loss, special ones shown.
@@ -40,7 +40,7 @@ fn two_turns() -> Vec<Message> {
 #[test]
 fn every_assistant_turn_is_supervised_with_its_end() -> Result<()> {
     let (_folder, codec) = tiny();
-    let sequence = codec.instruction(&instruction(two_turns()), 256)?.expect("supervised");
+    let sequence = codec.instruction(&instruction(two_turns()), 256).sequence.expect("supervised");
     let text = codec.tokenizer.decode(&sequence.tokens, false).expect("decodes");
     assert_eq!(
         text,
@@ -53,7 +53,7 @@ fn every_assistant_turn_is_supervised_with_its_end() -> Result<()> {
 #[test]
 fn the_newline_after_chatmls_end_of_turn_is_not_supervised() -> Result<()> {
     let codec = with_template(Some(CHATML));
-    let sequence = codec.instruction(&instruction(two_turns()), 256)?.expect("supervised");
+    let sequence = codec.instruction(&instruction(two_turns()), 256).sequence.expect("supervised");
     assert_eq!(supervised(&codec, &sequence), "first<|end|> second  <|end|>");
     assert_eq!(sequence.tokens.last(), Some(&u32::from(b'\n')));
     Ok(())
@@ -62,14 +62,13 @@ fn the_newline_after_chatmls_end_of_turn_is_not_supervised() -> Result<()> {
 #[test]
 fn a_prompt_is_the_beginning_of_its_answered_example() -> Result<()> {
     for codec in [tiny().1, with_template(Some(CHATML)), with_template(None)] {
-        let messages = conversation(Some("s"), "a", None);
-        let prompt = codec.prompt(&messages)?;
-        let example = Example { id: 0, messages, response: "yes".into(), choices: vec![], answer: None };
-        let sequence = codec.example(&example, "yes", 256)?.expect("supervised");
+        let example = Example::open(0, conversation(Some("s"), "a", None), "yes");
+        let prompt = codec.prompt(&example)?;
+        let sequence = codec.example(&example, 256).sequence.expect("supervised");
         assert!(sequence.tokens.starts_with(&prompt));
         assert_eq!(sequence.supervised.iter().position(|&target| target), Some(prompt.len()));
         assert_eq!(supervised(&codec, &sequence), "yes<|end|>");
-        let choice = codec.choice(&example, "yes", 256)?.expect("supervised");
+        let choice = codec.choice(&example, "yes", 256).sequence.expect("supervised");
         assert_eq!(supervised(&codec, &choice), "yes");
     }
     Ok(())
@@ -81,7 +80,7 @@ fn a_template_that_drops_thoughts_of_earlier_turns_still_finds_the_answers() -> 
         "{% for m in messages %}<|user|>{{ m.role }}:{{ m.content.split('</think>')[-1] | trim }}<|end|>{% endfor %}\
          {% if add_generation_prompt %}<|user|>assistant:<think>{% endif %}",
     ));
-    let sequence = codec.instruction(&instruction(two_turns()), 256)?.expect("supervised");
+    let sequence = codec.instruction(&instruction(two_turns()), 256).sequence.expect("supervised");
     assert_eq!(supervised(&codec, &sequence), "first<|end|>second<|end|>");
     Ok(())
 }
@@ -91,8 +90,8 @@ fn an_example_supervises_only_its_last_turn() -> Result<()> {
     let (_folder, codec) = tiny();
     let mut messages = two_turns();
     messages.pop();
-    let example = Example { id: 0, messages, response: String::new(), choices: vec![], answer: None };
-    let sequence = codec.example(&example, "x", 256)?.expect("supervised");
+    let example = Example::open(0, messages, "x");
+    let sequence = codec.example(&example, 256).sequence.expect("supervised");
     assert_eq!(supervised(&codec, &sequence), "x<|end|>");
     Ok(())
 }
@@ -104,8 +103,8 @@ fn a_last_turn_that_the_template_leaves_out_supervises_no_earlier_turn() -> Resu
     ));
     let mut messages = two_turns();
     messages.pop();
-    let example = Example { id: 0, messages, response: String::new(), choices: vec![], answer: None };
-    assert_eq!(codec.example(&example, "x", 256)?, None);
+    let encoded = codec.example(&Example::open(0, messages, "x"), 256);
+    assert_eq!((encoded.sequence, encoded.findings), (None, vec![Finding::of_turn(FindingKind::TurnDropped, 4)]));
     Ok(())
 }
 
@@ -128,8 +127,8 @@ fn an_invalid_stop_token_is_refused_with_its_file_and_value() -> Result<()> {
 fn the_responses_alone_follow_empty_prompts() -> Result<()> {
     let (_folder, codec) = tiny();
     let row = instruction(two_turns());
-    let whole = codec.instruction(&row, 256)?.expect("supervised");
-    let sequence = codec.responses_alone(&row, &whole, 256)?.expect("supervised");
+    let whole = codec.instruction(&row, 256);
+    let sequence = codec.responses_alone(&row, &whole, 256).sequence.expect("supervised");
     let text = codec.tokenizer.decode(&sequence.tokens, false).expect("decodes");
     assert_eq!(text, "<|user|><|end|><|assistant|>first<|end|><|user|><|end|><|assistant|> second  <|end|>");
     Ok(())
@@ -139,12 +138,13 @@ fn the_responses_alone_follow_empty_prompts() -> Result<()> {
 fn the_responses_alone_are_exactly_the_targets_of_the_row_within_its_limit() -> Result<()> {
     for codec in [tiny().1, with_template(Some(CHATML)), with_template(None)] {
         let row = instruction(two_turns());
-        let full = codec.instruction(&row, 256)?.expect("supervised").tokens.len();
+        let full = codec.instruction(&row, 256).sequence.expect("supervised").tokens.len();
         for limit in 2..full + 2 {
-            let Some(whole) = codec.instruction(&row, limit)? else { continue };
-            let alone = codec.responses_alone(&row, &whole, limit)?.expect("supervised");
+            let encoded = codec.instruction(&row, limit);
+            let Some(whole) = &encoded.sequence else { continue };
+            let alone = codec.responses_alone(&row, &encoded, limit).sequence.expect("supervised");
             assert!(alone.tokens.len() <= limit);
-            assert_eq!(supervised(&codec, &whole), supervised(&codec, &alone), "within {limit} tokens");
+            assert_eq!(supervised(&codec, whole), supervised(&codec, &alone), "within {limit} tokens");
         }
     }
     Ok(())
@@ -154,10 +154,12 @@ fn the_responses_alone_are_exactly_the_targets_of_the_row_within_its_limit() -> 
 fn truncation_keeps_the_beginning_and_gives_no_sequence_if_no_target_is_left() -> Result<()> {
     let (_folder, codec) = tiny();
     let row = instruction(conversation(None, "abc", Some("de")));
-    let cut = codec.instruction(&row, 7)?.expect("one target is left");
+    let cut = codec.instruction(&row, 7).sequence.expect("one target is left");
     assert_eq!((cut.tokens.len(), supervised(&codec, &cut)), (7, "d".to_owned()));
-    assert_eq!(codec.instruction(&row, 6)?, None);
-    assert_eq!(codec.instruction(&row, 0)?, None);
+    let refused = codec.instruction(&row, 6);
+    let reason = "no response token is left within 6 tokens: the row has 9 tokens";
+    assert_eq!((refused.sequence.as_ref(), refused.missing(6).as_deref()), (None, Some(reason)));
+    assert_eq!(codec.instruction(&row, 0).sequence, None);
     Ok(())
 }
 
@@ -165,7 +167,7 @@ fn truncation_keeps_the_beginning_and_gives_no_sequence_if_no_target_is_left() -
 fn the_first_token_is_never_a_target() -> Result<()> {
     let codec = with_template(None);
     let row = instruction(vec![Message::new("assistant", "xyz")]);
-    let sequence = codec.instruction(&row, 256)?.expect("supervised");
+    let sequence = codec.instruction(&row, 256).sequence.expect("supervised");
     assert!(!sequence.supervised[0]);
     assert_eq!(supervised(&codec, &sequence), "yz<|end|>");
     Ok(())
@@ -186,17 +188,51 @@ fn chats_are_rendered_and_encoded_as_in_transformers() -> Result<()> {
     for case in &cases {
         let codec = with_template(case["template"].as_str());
         let messages: Vec<Message> = serde_json::from_value(case["messages"].clone())?;
-        let template = codec.template.as_ref().expect("a template");
-        assert_eq!(template.render(&messages, false)?, case["text"].as_str().expect("a text"));
+        let render = |codec: &Codec| codec.template.render(&ChatValues::new(&messages, &[]), messages.len(), false);
+        assert_eq!(render(&codec)?, case["text"].as_str().expect("a text"));
         let row = instruction(messages.clone());
+        if !codec.frame.tool_turns && messages.iter().any(|message| message.role == "tool") {
+            // transformers leaves the turn of the tool out, as the template does. Here the turn becomes text.
+            let findings = codec.instruction(&row, 1000).findings;
+            assert_eq!(findings, [Finding::of_row(FindingKind::CallsAsText, "")]);
+            continue;
+        }
         let tokens: Vec<u32> = serde_json::from_value(case["tokens"].clone())?;
-        assert_eq!(codec.instruction(&row, 1000)?.expect("supervised").tokens, tokens);
+        assert_eq!(codec.instruction(&row, 1000).sequence.expect("supervised").tokens, tokens);
         let prompt: Vec<u32> = serde_json::from_value(case["prompt_tokens"].clone())?;
-        assert_eq!(codec.prompt(&messages[..messages.len() - 1])?, prompt);
+        let asked = Example::open(0, messages[..messages.len() - 1].to_vec(), "");
+        assert_eq!(codec.prompt(&asked)?, prompt);
     }
     // The first cases are the tiny model's own template.
-    let own = tiny.template.as_ref().expect("a template");
     let messages: Vec<Message> = serde_json::from_value(cases[1]["messages"].clone())?;
-    assert_eq!(own.render(&messages, false)?, cases[1]["text"].as_str().expect("a text"));
+    let own = tiny.template.render(&ChatValues::new(&messages, &[]), messages.len(), false)?;
+    assert_eq!(own, cases[1]["text"].as_str().expect("a text"));
+    Ok(())
+}
+
+#[test]
+fn a_damaged_tokenizer_is_an_error_and_no_panic() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    crate::byte_tokenizer::write(folder.path(), 64)?;
+    let path = folder.path().join("tokenizer.json");
+    let whole = std::fs::read_to_string(&path)?;
+    let mut tokenizer: Value = serde_json::from_str(&whole)?;
+    let refused = |text: &str| -> Result<String> {
+        std::fs::write(&path, text)?;
+        Ok(format!("{:#}", Codec::load(folder.path()).err().context("it is accepted")?))
+    };
+    // The tokenizers library panics on an unfinished decoder.
+    let end = whole.find("\"decoder\": {").context("the decoder")? + 20;
+    assert!(refused(&whole[..end])?.contains("tokenizer.json is not JSON"));
+    // The library panics on a normalizer that is no base64.
+    tokenizer["normalizer"] = serde_json::json!({"type": "Precompiled", "precompiled_charsmap": "!"});
+    let words = refused(&tokenizer.to_string())?;
+    assert!(words.contains("cannot read"), "{words}");
+    // The library recurses into long tokens when it drops a tokenizer.
+    tokenizer["normalizer"] = Value::Null;
+    let long = "x".repeat(200_000);
+    tokenizer["model"] = serde_json::json!({"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], [long, -1.0]]});
+    let words = refused(&tokenizer.to_string())?;
+    assert!(words.ends_with("has a token of 200000 bytes, and the limit is 4096"), "{words}");
     Ok(())
 }

@@ -15,7 +15,9 @@ use crate::{Example, Task};
 
 /// The digest of the conversations of examples: it tells the examples of one task from those of another.
 pub fn digest_of(examples: &[Example]) -> Digest {
-    Digest::of_json(&examples.iter().map(|example| content_digest(&example.messages).to_hex()).collect())
+    Digest::of_json(
+        &examples.iter().map(|example| content_digest(&example.messages, &example.tools).to_hex()).collect(),
+    )
 }
 
 /// Removes the examples that overlap the pool from a task, and returns their number.

@@ -10,7 +10,7 @@ fn words(text: &str) -> Vec<String> {
 
 fn example(prompt: &str) -> Example {
     let messages = conversation(None, prompt, None);
-    Example { id: 0, messages, response: String::new(), choices: Vec::new(), answer: None }
+    Example::open(0, messages, "")
 }
 
 fn index(prompts: &[&str], ngram: usize, common: Option<usize>) -> NgramIndex {

@@ -1,12 +1,23 @@
 use super::*;
+use crate::formats::{Filter, Notice};
+use crate::intake::RejectLimit;
 use raisin_base::error::render;
+use raisin_settings::RecordFormat;
 use std::path::PathBuf;
 
 fn add(pool: &mut PoolBuilder, content: &str, format: RecordFormat) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("data.json");
     std::fs::write(&path, content)?;
-    pool.add(&SourceFile { path: &path, name: "data.json".into(), format, prompt: None, response: None }, |_| {})
+    let mapping = Mapping { format, ..Mapping::default() };
+    pool.add(&SourceFile { path: &path, name: "data.json".into(), mapping: &mapping }, |_| {})
+}
+
+/// The error of a stage `pool` that reads only this file.
+fn refused(content: &str, format: RecordFormat) -> String {
+    let mut pool = PoolBuilder::new(100);
+    add(&mut pool, content, format).expect("a readable file");
+    render(&pool.intake.check(RejectLimit { share: None }, "pool").expect_err("too few records"))
 }
 
 #[test]
@@ -17,13 +28,14 @@ fn bad_records_are_rejected_with_their_line_and_the_rest_is_kept() -> Result<()>
     add(&mut pool, content, RecordFormat::Auto)?;
     assert_eq!(pool.rows.len(), 2);
     assert_eq!(pool.rows[1].line, 5);
-    let lines: Vec<(u64, &str)> = pool.rejects.iter().map(|it| (it.line, it.reason.as_str())).collect();
+    let rejects = &pool.intake.rejects;
+    let lines: Vec<(u64, &str)> = rejects.iter().map(|it| (it.line, it.reason.as_str())).collect();
     assert_eq!(lines[0].0, 2);
     assert_eq!(lines[1], (3, "the response is empty"));
     assert_eq!(lines[2], (4, "22 characters, more than max_length = 20"));
-    assert_eq!(pool.rejects[0].record, "{\"question\":");
-    assert_eq!(pool.sources[0].format, "qa (question, answer)");
-    assert_eq!((pool.sources[0].records, pool.sources[0].rejected), (5, 3));
+    let source = &pool.intake.sources[0];
+    assert_eq!((source.format.as_str(), source.records, source.rejected), ("qa (question, answer)", 5, 3));
+    assert_eq!(source.fields_read.text(), "question 2, answer 2");
     Ok(())
 }
 
@@ -40,25 +52,87 @@ fn exact_duplicates_fold_into_the_first_across_files() -> Result<()> {
         r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}"#,
         RecordFormat::Auto,
     )?;
-    assert_eq!((pool.rows.len(), pool.rows[0].duplicates, pool.folded), (1, 2, 2));
+    assert_eq!((pool.rows.len(), pool.rows[0].duplicates), (1, 2));
+    let counts =
+        |count: fn(&crate::intake::SourceSummary) -> u64| pool.intake.sources.iter().map(count).collect::<Vec<_>>();
+    assert_eq!((counts(|it| it.accepted), counts(|it| it.folded)), (vec![1, 0], vec![1, 1]));
+    Ok(())
+}
+
+#[test]
+fn records_that_differ_in_any_field_that_is_read_are_different_rows() -> Result<()> {
+    let mut pool = PoolBuilder::new(1000);
+    let records = [
+        serde_json::json!({"instruction": "Is it warm?", "context": "July", "response": "yes"}),
+        serde_json::json!({"instruction": "Is it warm?", "context": "June", "response": "yes"}),
+        serde_json::json!({"instruction": "Is it warm?", "context": "June", "system": "s", "response": "yes"}),
+        serde_json::json!({"instruction": "Is it warm?", "context": "June", "response": "<think>a</think>yes"}),
+        serde_json::json!({"instruction": "Is it warm?", "context": "June", "response": "<think>b</think>yes"}),
+        serde_json::json!({"instruction": "Is it warm?", "context": "June", "response": "yes", "tools": [{"name": "f"}]}),
+    ];
+    add(&mut pool, &serde_json::to_string(&records)?, RecordFormat::Auto)?;
+    assert_eq!((pool.rows.len(), pool.intake.rejects.len()), (6, 0));
+    Ok(())
+}
+
+#[test]
+fn every_record_is_counted_once() -> Result<()> {
+    let mut pool = PoolBuilder::new(1000);
+    let records = [
+        r#"{"prompt": "a", "chosen": "b", "rejected": "c", "id": 1}"#,
+        r#"{"prompt": "a", "chosen": "b", "rejected": "d"}"#,
+        r#"{"prompt": "a", "chosen": "b", "rejected": "c"}"#,
+        r#"{"prompt": "a", "chosen": "e", "rejected": "c", "label": false}"#,
+        r#"{"prompt": "a", "chosen": "", "rejected": "c"}"#,
+        r#"{"prompt": "a", "completion": "f"}"#,
+        "{",
+    ];
+    add(&mut pool, &records.join("\n"), RecordFormat::Auto)?;
+    let source = &pool.intake.sources[0];
+    assert_eq!((source.records, source.accepted, source.rejected, source.folded), (7, 2, 2, 2));
+    assert_eq!((source.filtered(), source.filtered[Filter::Label as usize]), (1, 1));
+    assert_eq!(source.records, source.accepted + source.rejected + source.folded + source.filtered());
+    assert_eq!(source.notices[Notice::RejectedFolded as usize], 1);
+    assert_eq!(pool.rows[0].rejected.as_deref(), Some("c"));
+    assert_eq!(source.formats.text(), "preference 3, qa (prompt, completion) 1");
+    assert_eq!(source.fields_unread.text(), "id 1");
+    let note = pool.intake.note("2 instructions", "pool");
+    assert_eq!(
+        note,
+        "2 instructions of 7 records, 2 rejected (see pool.rejects), 2 exact duplicates folded, 1 with label = \
+        false left out"
+    );
     Ok(())
 }
 
 #[test]
 fn a_file_without_an_instruction_is_an_error_with_the_first_reason() {
-    let error = add(&mut PoolBuilder::new(100), "{\"a\":1}\n{\"a\":2}", RecordFormat::Alpaca).expect_err("not alpaca");
-    let text = render(&error);
-    assert!(text.contains("none of the 2 records of data.json can be read as alpaca"), "{text}");
-    assert!(text.contains("line 1: there is no `instruction`; there are the fields `a`"), "{text}");
-    let unknown = render(&add(&mut PoolBuilder::new(100), "[\"a\", \"b\"]", RecordFormat::Auto).expect_err("unknown"));
-    assert!(unknown.contains("data.json: no known format fits: the first record has a text"), "{unknown}");
-    let empty = render(&add(&mut PoolBuilder::new(100), "[]", RecordFormat::Auto).expect_err("empty"));
-    assert!(empty.contains("data.json has no records"), "{empty}");
+    let text = refused("{\"a\":1}\n{\"a\":2}", RecordFormat::Alpaca);
+    assert!(text.contains("none of 2 records of data.json can be taken"), "{text}");
+    let first = "2 records: there is no `instruction`; there are the fields `a` (data.json, line 1)";
+    assert!(text.contains(first), "{text}");
+    let unknown = refused("[\"a\", \"b\"]", RecordFormat::Auto);
+    assert!(unknown.contains("no known format fits: the first record has a text"), "{unknown}");
+    assert!(refused("[]", RecordFormat::Auto).contains("data.json has no records"));
 }
 
 #[test]
-fn thousands_are_separated_by_commas() {
-    assert_eq!([0, 999, 1000, 24994, 1_234_567].map(grouped), ["0", "999", "1,000", "24,994", "1,234,567"]);
+fn a_given_name_that_no_record_has_is_an_error() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("data.jsonl");
+    std::fs::write(&path, r#"{"question": "a", "answer": "b", "persona": "p"}"#)?;
+    let names = |system: &str| raisin_settings::FieldNames { system: Some(system.to_owned()), ..Default::default() };
+    let read = |fields: raisin_settings::FieldNames| {
+        let mapping = Mapping { fields, ..Mapping::default() };
+        let mut pool = PoolBuilder::new(100);
+        pool.add(&SourceFile { path: &path, name: "data.jsonl".into(), mapping: &mapping }, |_| {})?;
+        pool.intake.check_names(0..1, &mapping.fields)
+    };
+    read(names("persona"))?;
+    let error = render(&read(names("personna")).expect_err("misspelt"));
+    assert!(error.contains("no record of data.jsonl has the field `personna`"), "{error}");
+    assert!(error.contains("`fields.system` names it; did you mean `persona`?"), "{error}");
+    Ok(())
 }
 
 /// Every published file of the test data, with its number of instructions.
@@ -82,15 +156,12 @@ fn published_files_are_read_completely() -> Result<()> {
     ] {
         let mut pool = PoolBuilder::new(100_000);
         let path = folder.join(file);
-        pool.add(
-            &SourceFile { path: &path, name: file.into(), format: RecordFormat::Auto, prompt: None, response: None },
-            |_| {},
-        )?;
-        println!("{file}: {:?}, {} rows, {} folded", pool.sources[0], pool.rows.len(), pool.folded);
-        for reject in pool.rejects.iter().take(5) {
+        pool.add(&SourceFile { path: &path, name: file.into(), mapping: &Mapping::default() }, |_| {})?;
+        println!("{file}: {:?}, {} rows", pool.intake.sources[0], pool.rows.len());
+        for reject in pool.intake.rejects.iter().take(5) {
             println!("  {}: {}", reject.line, reject.reason);
         }
-        assert_eq!((pool.sources[0].records, pool.rejects.len()), (expected, rejected), "{file}");
+        assert_eq!((pool.intake.sources[0].records, pool.intake.rejects.len()), (expected, rejected), "{file}");
     }
     Ok(())
 }

@@ -22,6 +22,11 @@ pub fn value(json: &serde_json::Value) -> Value {
     }
 }
 
+/// The text that `json.dumps(value, ensure_ascii=False)` gives.
+pub fn text(json: &serde_json::Value) -> String {
+    write(&value(json), &JsonStyle::new(None, None, false, false)).unwrap_or_else(|_| json.to_string())
+}
+
 /// The keyword arguments of `json.dumps`.
 pub struct JsonStyle {
     indent: Option<usize>,
@@ -134,6 +139,12 @@ fn string_into(value: &str, style: &JsonStyle, text: &mut String) {
             }
         }
     }
+}
+
+/// The text of a float in Python; `None` for another value.
+pub fn float_text(value: &Value) -> Option<String> {
+    let is_float = value.kind() == ValueKind::Number && !value.is_integer();
+    is_float.then(|| f64::try_from(value.clone()).ok().map(float))?
 }
 
 /// A float as `repr(float)` writes it: the shortest digits, with an exponent below 1e-4 and from 1e16 on.

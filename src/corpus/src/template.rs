@@ -9,14 +9,55 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Enumerator, Kwargs, Object, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Value, context};
 
+use super::marks::{GENERATION, private_characters};
 use super::message::Message;
 use super::python_json;
+use super::template_size::check_size;
 use raisin_base::error::{Context as _, Error as AnyError, Problem, Result};
+use raisin_base::stack::on_large_stack;
 
 /// A compiled chat template.
 pub struct ChatTemplate {
     environment: Environment<'static>,
     special_tokens: Vec<(String, String)>,
+    /// Whether the template has `{% generation %}` blocks, which say what the assistant writes.
+    pub(super) has_generations: bool,
+    /// Private-use characters in the source.
+    pub(super) private: Vec<char>,
+}
+
+/// How a template expects the arguments of a call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Arguments {
+    #[default]
+    Object,
+    /// The JSON text of the arguments.
+    Text,
+}
+
+/// The form in which a template expects messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MessageForm {
+    pub arguments: Arguments,
+    /// The key of the reasoning.
+    pub reasoning: &'static str,
+    /// Whether a content is a list of typed parts: `[{"type": "text", "text": ...}]`.
+    pub has_parts: bool,
+}
+
+/// The keys under which templates look for reasoning.
+pub const REASONING_KEYS: [&str; 4] = ["reasoning_content", "thinking", "reasoning", "thought"];
+
+impl Default for MessageForm {
+    fn default() -> Self {
+        Self { arguments: Arguments::Object, reasoning: REASONING_KEYS[0], has_parts: false }
+    }
+}
+
+/// A conversation as values of a template.
+pub struct ChatValues {
+    messages: Vec<Value>,
+    tools: Value,
 }
 
 const NAME: &str = "chat_template";
@@ -39,31 +80,38 @@ impl ChatTemplate {
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
         environment.add_filter("tojson", tojson);
+        // Python prints a float with all its digits and an exponent: 1e-05, 1.0.
+        environment
+            .add_filter("string", |value: &Value| python_json::float_text(value).unwrap_or_else(|| value.to_string()));
+        environment.set_formatter(|out, state, value| match python_json::float_text(value) {
+            Some(text) => out.write_str(&text).map_err(Error::from),
+            None => minijinja::escape_formatter(out, state, value),
+        });
         // In Python, texts and mappings can be iterated and indexed.
         environment.add_test("iterable", is_container);
         environment.add_test("sequence", is_container);
-        environment
-            .add_template_owned(NAME, without_generation_tags(source))
-            .context("the chat template is invalid")?;
-        Ok(Self { environment, special_tokens })
+        check_size(source)?;
+        environment.add_filter(GENERATION_FILTER, |text: String| format!("{}{text}{}", GENERATION[0], GENERATION[1]));
+        let (source, has_generations) = with_generation_filters(source);
+        let private = private_characters(&source).collect();
+        // The compiler recurses into chains such as `{% elif %}`.
+        on_large_stack(|| environment.add_template_owned(NAME, source))?.context("the chat template is invalid")?;
+        Ok(Self { environment, special_tokens, has_generations, private })
     }
 
-    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        let messages = messages.iter().map(|message| Value::from_object(message.clone())).collect();
-        self.render_with(messages, Value::from(()), add_generation_prompt)
+    /// Renders the first `turns` messages of a conversation.
+    ///
+    /// # Errors
+    /// The template refuses the conversation.
+    pub fn render(&self, chat: &ChatValues, turns: usize, add_generation_prompt: bool) -> Result<String> {
+        let text = self.render_marked(chat, turns, add_generation_prompt)?;
+        Ok(if self.has_generations { text.replace(GENERATION, "") } else { text })
     }
 
-    /// Renders messages as the OpenAI interface writes them (with tool calls and typed contents), and the JSON schemas
-    /// of the tools that the model may call.
-    pub fn render_json(
-        &self,
-        messages: &[serde_json::Value],
-        tools: Option<&[serde_json::Value]>,
-        add_generation_prompt: bool,
-    ) -> Result<String> {
-        let messages = messages.iter().map(|message| python_json::value(&without_nulls(message))).collect();
-        let tools = tools.map_or(Value::from(()), |tools| tools.iter().map(python_json::value).collect());
-        self.render_with(messages, tools, add_generation_prompt)
+    /// As [`Self::render`], with marks around the output of `{% generation %}` blocks.
+    pub(super) fn render_marked(&self, chat: &ChatValues, turns: usize, add_generation_prompt: bool) -> Result<String> {
+        let messages = chat.messages.iter().take(turns).cloned().collect();
+        self.render_with(messages, chat.tools.clone(), add_generation_prompt)
     }
 
     fn render_with(&self, messages: Vec<Value>, tools: Value, add_generation_prompt: bool) -> Result<String> {
@@ -80,9 +128,60 @@ impl ChatTemplate {
                     .hint("the template may loop for ever; look at chat_template.jinja or tokenizer_config.json")
                     .into();
             }
-            AnyError::new(error).context("the chat template does not accept this conversation")
+            AnyError::msg(said(&error))
         })
     }
+}
+
+/// What a template says where it refuses a conversation, in one line.
+fn said(error: &Error) -> String {
+    let mut innermost = error;
+    while let Some(inner) = std::error::Error::source(innermost).and_then(|source| source.downcast_ref::<Error>()) {
+        innermost = inner;
+    }
+    let detail = innermost.detail().map_or_else(|| innermost.kind().to_string(), str::to_owned);
+    let detail = detail.split_whitespace().collect::<Vec<_>>().join(" ");
+    innermost.line().map_or(detail.clone(), |line| format!("{detail} (line {line} of the chat template)"))
+}
+
+impl ChatValues {
+    pub fn new(messages: &[Message], tools: &[serde_json::Value]) -> Self {
+        Self::in_form(messages, tools, MessageForm::default())
+    }
+
+    pub fn in_form(messages: &[Message], tools: &[serde_json::Value], form: MessageForm) -> Self {
+        let call = match form.arguments {
+            Arguments::Object => python_json::value,
+            Arguments::Text => |call: &serde_json::Value| python_json::value(&with_arguments_as_text(call)),
+        };
+        Self::with_calls(messages, tools, form, call)
+    }
+
+    /// A conversation whose calls of tools are the values that `call` gives.
+    pub(super) fn with_calls(
+        messages: &[Message],
+        tools: &[serde_json::Value],
+        form: MessageForm,
+        call: fn(&serde_json::Value) -> Value,
+    ) -> Self {
+        let messages = messages.iter().map(|message| ChatTurn::of(message, form, call)).collect();
+        Self { messages, tools: tools_value((!tools.is_empty()).then_some(tools)) }
+    }
+
+    /// Messages as the OpenAI interface writes them, with tool calls and typed contents.
+    pub fn of_json(messages: &[serde_json::Value], tools: Option<&[serde_json::Value]>) -> Self {
+        let messages = messages.iter().map(|message| python_json::value(&without_nulls(message))).collect();
+        Self { messages, tools: tools_value(tools) }
+    }
+
+    pub fn turns(&self) -> usize {
+        self.messages.len()
+    }
+}
+
+/// As in `transformers`, a conversation without tools has the tools `None`.
+fn tools_value(tools: Option<&[serde_json::Value]>) -> Value {
+    tools.map_or(Value::from(()), |tools| tools.iter().map(python_json::value).collect())
 }
 
 /// The message without null values: as in `transformers`, a template does not see a key whose value is null.
@@ -95,17 +194,44 @@ fn without_nulls(message: &serde_json::Value) -> serde_json::Value {
 }
 
 /// The attributes of a message in a template: `message.role`, `message['content']`.
-impl Object for Message {
-    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
-        match key.as_str()? {
-            "role" => Some(Value::from(&self.role)),
-            "content" => Some(Value::from(&self.content)),
-            _ => None,
+#[derive(Debug)]
+struct ChatTurn(Vec<(&'static str, Value)>);
+
+impl ChatTurn {
+    fn of(message: &Message, form: MessageForm, call: fn(&serde_json::Value) -> Value) -> Value {
+        let content = if form.has_parts && !message.content.is_empty() {
+            let part = [("type", Value::from("text")), ("text", Value::from(&message.content))];
+            Value::from(vec![Value::from_pairs(part)])
+        } else {
+            Value::from(&message.content)
+        };
+        let mut entries = vec![("role", Value::from(&message.role)), ("content", content)];
+        let texts =
+            [(form.reasoning, &message.reasoning), ("name", &message.name), ("tool_call_id", &message.tool_call_id)];
+        entries.extend(texts.into_iter().filter_map(|(key, text)| Some((key, Value::from(text.as_ref()?)))));
+        if !message.tool_calls.is_empty() {
+            entries.push(("tool_calls", message.tool_calls.iter().map(call).collect()));
         }
+        Value::from_object(Self(entries))
+    }
+}
+
+fn with_arguments_as_text(call: &serde_json::Value) -> serde_json::Value {
+    let mut call = call.clone();
+    if let Some(arguments) = call.pointer_mut("/function/arguments").filter(|arguments| !arguments.is_string()) {
+        *arguments = python_json::text(arguments).into();
+    }
+    call
+}
+
+impl Object for ChatTurn {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        let key = key.as_str()?;
+        self.0.iter().find(|(name, _)| *name == key).map(|(_, value)| value.clone())
     }
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {
-        Enumerator::Str(&["role", "content"])
+        Enumerator::Values(self.0.iter().map(|(name, _)| Value::from(*name)).collect())
     }
 }
 
@@ -113,26 +239,32 @@ fn raise_exception(message: String) -> Result<String, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, message))
 }
 
-/// Replaces `{% generation %}`, which marks assistant text for the masks of `transformers`, by a block that is always
-/// rendered.
-fn without_generation_tags(source: &str) -> String {
+/// The filter that puts marks around the output of `{% generation %}` blocks.
+const GENERATION_FILTER: &str = "generation_of_the_assistant";
+
+/// Replaces `{% generation %}`, which marks assistant text for the masks of `transformers`, by a filter block. Returns
+/// the source, and whether it has such blocks.
+fn with_generation_filters(source: &str) -> (String, bool) {
     let mut text = String::with_capacity(source.len());
-    let mut rest = source;
+    let (mut rest, mut found) = (source, false);
     while let Some(start) = rest.find("{%") {
-        let Some(length) = rest[start..].find("%}") else { break };
-        let inner = &rest[start + 2..start + length];
+        let Some(length) = rest[start + 2..].find("%}") else { break };
+        let inner = &rest[start + 2..start + 2 + length];
         let word = inner.trim_matches(|c: char| c == '-' || c == '+' || c.is_whitespace());
         text.push_str(&rest[..start + 2]);
         match word {
-            "generation" => text.push_str(&inner.replace("generation", "if true")),
-            "endgeneration" => text.push_str(&inner.replace("endgeneration", "endif")),
+            "generation" => {
+                found = true;
+                text.push_str(&inner.replace("generation", &format!("filter {GENERATION_FILTER}")));
+            }
+            "endgeneration" => text.push_str(&inner.replace("endgeneration", "endfilter")),
             _ => text.push_str(inner),
         }
         text.push_str("%}");
-        rest = &rest[start + length + 2..];
+        rest = &rest[start + 2 + length + 2..];
     }
     text.push_str(rest);
-    text
+    (text, found)
 }
 
 /// The fixed date of templates: 26 July 2024, at noon.
@@ -171,7 +303,8 @@ mod tests {
 
     fn render(source: &str) -> Result<String> {
         let specials = vec![("eos_token".to_owned(), "</s>".to_owned())];
-        ChatTemplate::compile(source, specials)?.render(&conversation(Some("s"), "a <b>", Some("c")), true)
+        let chat = ChatValues::new(&conversation(Some("s"), "a <b>", Some("c")), &[]);
+        ChatTemplate::compile(source, specials)?.render(&chat, 3, true)
     }
 
     #[test]
@@ -194,6 +327,8 @@ mod tests {
     #[test]
     fn generation_tags_render_their_content() -> Result<()> {
         assert_eq!(render("a {%- generation -%} b {%- endgeneration %} c")?, "ab c");
+        // The signs of a tag must not overlap.
+        assert!(render("{%}").is_err() && render("{%} %}").is_err());
         Ok(())
     }
 
@@ -230,7 +365,11 @@ mod tests {
             (0..2000).flat_map(|_| conversation(None, &"question ".repeat(500), Some("answer"))).collect();
         let source = "{% for m in messages %}{% if m.role == 'user' %}{{ '<|user|>' + m['content'] | trim }}\
                       {% else %}{{ '<|assistant|>' + m['content'].strip() }}{% endif %}{% endfor %}";
-        let text = ChatTemplate::compile(source, Vec::new())?.render(&messages, true)?;
+        let text = ChatTemplate::compile(source, Vec::new())?.render(
+            &ChatValues::new(&messages, &[]),
+            messages.len(),
+            true,
+        )?;
         assert!(text.len() > 9_000_000);
         Ok(())
     }
@@ -251,7 +390,8 @@ mod tests {
         let tools = [serde_json::json!({"zeta": 1, "alpha": true, "beta": null})];
         let call = serde_json::json!({"function": {"name": "f", "arguments": {"z": [1.0, 1e-7], "a": "ü"}}});
         let messages = [serde_json::json!({"role": "assistant", "tool_calls": [call]})];
-        let text = ChatTemplate::compile(source, Vec::new())?.render_json(&messages, Some(&tools), false)?;
+        let chat = ChatValues::of_json(&messages, Some(&tools));
+        let text = ChatTemplate::compile(source, Vec::new())?.render(&chat, 1, false)?;
         let wanted = "{\"zeta\": 1, \"alpha\": true, \"beta\": null}\
                       {\n  \"z\": [\n    1.0,\n    1e-07\n  ],\n  \"a\": \"ü\"\n}";
         assert_eq!(text, wanted);

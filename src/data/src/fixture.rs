@@ -29,7 +29,7 @@ impl DataFixture {
     /// artifacts.
     pub fn context(&self, kind: &str, folder: &str, inputs: &[(&str, &str)]) -> Result<Context> {
         let inputs: Vec<_> = inputs.iter().map(|(pointer, name)| (*pointer, self.artifact(name))).collect();
-        Context::silent(Assignment::for_test(kind, self.artifact(folder), &inputs))
+        raisin_kinds::context_for_test(Assignment::for_test(kind, self.artifact(folder), &inputs))
     }
 
     /// A table that a stage wrote.

@@ -11,7 +11,7 @@ use crate::task::write_task;
 use raisin_base::error::Result;
 use raisin_contract::Context;
 use raisin_corpus::artifact::instructions_batch;
-use raisin_corpus::pool::{SourceSummary, grouped, sources_batch};
+use raisin_corpus::intake::{SourceSummary, counted, grouped, sources_batch};
 use raisin_corpus::synthetic::mix;
 use raisin_corpus::{Extract, Scored, ScoringRule};
 use raisin_kinds::generate::Parameters;
@@ -23,7 +23,7 @@ const MAX_NEW_TOKENS: usize = 16;
 pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     let made = mix(&parameters, &context.seed())?;
     let records = made.pool.len() as u64;
-    let source = SourceSummary { file: "synthetic".to_owned(), format: "synthetic".to_owned(), records, rejected: 0 };
+    let source = SourceSummary::made("synthetic", records);
     context.write_table("instructions", &instructions_batch(&made.pool)?)?;
     context.write_table("sources", &sources_batch(&[source])?)?;
     if !made.pretraining.is_empty() {
@@ -39,8 +39,8 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     let scoring = ScoringRule { by: Scored::Match, extract: Some(Extract::Exact), max_new_tokens: MAX_NEW_TOKENS };
     write_task(context, &made.validation, &made.test, &scoring)?;
     context.note(format!(
-        "{} synthetic instructions, {} validation and {} test examples",
-        grouped(records),
+        "{}, {} validation and {} test examples",
+        counted(records, "synthetic instruction"),
         grouped(made.validation.len() as u64),
         grouped(made.test.len() as u64),
     ));
@@ -63,8 +63,10 @@ mod tests {
     fn the_artifact_has_a_pool_a_task_and_texts_in_the_chat_template_of_the_byte_tokenizer() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let parameters = json!({"size": 100, "validation": 8, "test": 16, "pretraining_size": 50});
-        let context = Context::silent(Assignment::for_test("generate", folder.path().join("stage"), &[]))?;
+        let context =
+            raisin_kinds::context_for_test(Assignment::for_test("generate", folder.path().join("stage"), &[]))?;
         run(serde_json::from_value(parameters)?, &context)?;
+        context.check_outputs()?;
         let pool = read_instructions(&context.out())?;
         let task = read_task(&context.out())?;
         assert_eq!((pool.len(), task.validation.len(), task.test.len()), (100, 8, 16));
@@ -77,8 +79,8 @@ mod tests {
         for row in 0..texts.num_rows() {
             let messages =
                 raisin_corpus::message::conversation(None, columns[1].value(row), Some(columns[2].value(row)));
-            let instruction = raisin_corpus::Instruction { id: 0, messages, label: None };
-            let sequence = codec.instruction(&instruction, 128)?.expect("supervised");
+            let instruction = raisin_corpus::Instruction::new(0, messages);
+            let sequence = codec.instruction(&instruction, 128).sequence.expect("supervised");
             assert_eq!(sequence.tokens, codec.encode(columns[0].value(row))?);
         }
         Ok(())

@@ -1,25 +1,26 @@
 //! Runs a stage of kind `ingest`: reads instruction files into one table, and lists the rejected records in another.
 
+use std::ops::Range;
+use std::path::Path;
+
 use raisin_base::error::{Context as _, Problem, Result};
 use raisin_base::seed::Seed;
 use raisin_contract::{Context, Progress};
 use raisin_corpus::artifact::instructions_batch;
-use raisin_corpus::pool::{PoolBuilder, SourceFile, grouped, rejects_batch, sources_batch};
+use raisin_corpus::intake::{Intake, RejectLimit, counted, grouped, rejects_batch, sources_batch};
+use raisin_corpus::pool::{PoolBuilder, SourceFile};
 use raisin_kinds::ingest::Parameters;
 use raisin_table::WriteTable as _;
 
 pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     let mut pool = PoolBuilder::new(parameters.max_length);
+    let mut files_of: Vec<Range<usize>> = Vec::new();
     for (index, source) in parameters.sources.iter().enumerate() {
-        for (name, path) in context.files(&format!("/sources/{index}/path"))? {
+        let first = pool.intake.sources.len();
+        let mapping = source.mapping();
+        for (name, path) in data_files(context, &format!("/sources/{index}/path"), &mut pool.intake)? {
             let total = std::fs::metadata(path).with_context(|| format!("cannot open {}", path.display()))?.len();
-            let file = SourceFile {
-                path,
-                name: name.clone(),
-                format: source.format,
-                prompt: source.prompt.as_deref(),
-                response: source.response.as_deref(),
-            };
+            let file = SourceFile { path, name: name.clone(), mapping: &mapping };
             pool.add(&file, |done| {
                 context.progress(Progress {
                     phase: format!("reading {name}"),
@@ -30,34 +31,41 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
                 });
             })?;
         }
+        files_of.push(first..pool.intake.sources.len());
     }
-    let mut note = format!("{} instructions", grouped(pool.rows.len() as u64));
-    if !pool.rejects.is_empty() {
-        let rejected = grouped(pool.rejects.len() as u64);
-        note += &format!(", {rejected} rejected (see {}.rejects)", context.stage());
+    pool.intake.check(RejectLimit { share: parameters.max_rejected }, context.stage())?;
+    for (source, files) in parameters.sources.iter().zip(files_of) {
+        pool.intake.check_names(files, &source.mapping().fields)?;
     }
-    if pool.folded > 0 {
-        note += &format!(", {} exact duplicates folded", grouped(pool.folded));
-    }
+    let all = pool.rows.len();
+    let mut note = pool.intake.note(&counted(all as u64, "instruction"), context.stage());
     if let Some(sample) = parameters.sample {
-        if sample > pool.rows.len() {
-            let all = grouped(pool.rows.len() as u64);
-            return Err(Problem::new(format!("a sample of {sample} was asked for, and there are {all} instructions"))
+        if sample > all {
+            let all = counted(all as u64, "instruction");
+            return Err(Problem::new(format!("a sample of {sample} was asked for, and there are {all}"))
                 .hint(format!("lower `sample` of stage `{}`, or leave it out", context.stage()))
                 .into());
         }
         let seed = Seed::new(parameters.sample_seed).at("ingest sample");
-        let mut kept = vec![false; pool.rows.len()];
-        seed.rng().sample(pool.rows.len(), sample).into_iter().for_each(|index| kept[index] = true);
+        let mut kept = vec![false; all];
+        seed.rng().sample(all, sample).into_iter().for_each(|index| kept[index] = true);
         let mut kept = kept.into_iter();
         pool.rows.retain(|_| kept.next().unwrap_or_default());
-        note += &format!(", {} drawn", grouped(sample as u64));
+        note += &format!(", {} drawn and {} not", grouped(sample as u64), grouped((all - sample) as u64));
     }
-    context.write_table("rejects", &rejects_batch(&pool.rejects)?)?;
-    context.write_table("sources", &sources_batch(&pool.sources)?)?;
+    context.write_table("rejects", &rejects_batch(&pool.intake.rejects)?)?;
+    context.write_table("sources", &sources_batch(&pool.intake.sources)?)?;
+    let details = pool.intake.details(context.stage());
     context.write_table("instructions", &instructions_batch(pool.into_rows())?)?;
     context.note(note);
+    details.into_iter().for_each(|detail| context.note(detail));
     Ok(())
+}
+
+/// The files at `pointer`. Of a folder or a pattern, only those that are data.
+pub fn data_files<'a>(context: &'a Context, pointer: &str, intake: &mut Intake) -> Result<Vec<(String, &'a Path)>> {
+    let files = context.files(pointer)?;
+    if context.file(pointer)?.is_dir() { intake.data_files(files) } else { Ok(files) }
 }
 
 #[cfg(test)]
@@ -65,7 +73,6 @@ mod tests {
     use super::*;
     use raisin_contract::Assignment;
     use raisin_corpus::read_instructions;
-    use std::path::Path;
 
     fn run(folder: &Path, parameters: serde_json::Value, files: &[(&str, &str)]) -> Result<std::path::PathBuf> {
         let mut assignment = Assignment::for_test("ingest", folder.join("stage"), &[]);
@@ -73,8 +80,9 @@ mod tests {
             std::fs::write(folder.join(name), content)?;
             assignment.files.insert(format!("/sources/{index}/path"), folder.join(name));
         }
-        let context = Context::silent(assignment)?;
+        let context = raisin_kinds::context_for_test(assignment)?;
         super::run(serde_json::from_value(parameters)?, &context)?;
+        context.check_outputs()?;
         Ok(context.out())
     }
 
@@ -113,6 +121,44 @@ mod tests {
         assert_eq!(first, prompts(sampled(10, 0)?)?);
         let error = sampled(51, 0).expect_err("too many");
         assert!(error.to_string().contains("a sample of 51 was asked for, and there are 50 instructions"));
+        Ok(())
+    }
+
+    #[test]
+    fn too_many_rejected_records_end_the_stage_unless_the_pipeline_allows_them() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let line = |n: usize| {
+            if n.is_multiple_of(10) {
+                "{\"question\":\n".to_owned()
+            } else {
+                format!("{{\"question\":\"q{n}\",\"answer\":\"a\"}}\n")
+            }
+        };
+        let lines: String = (0..100).map(line).collect();
+        let error = run(folder.path(), serde_json::json!({"sources": [{"path": "a"}]}), &[("a", &lines)]);
+        let error = raisin_base::error::render(&error.expect_err("ten of a hundred"));
+        assert!(error.contains("10 of 100 records of a are rejected, and 3 may be"), "{error}");
+        assert!(error.contains("10 records: not valid JSON"), "{error}");
+        assert!(error.contains("(a, line 1)") && error.contains("max_rejected = 0.1"), "{error}");
+        let allowed = serde_json::json!({"sources": [{"path": "a"}], "max_rejected": 0.1});
+        let out = run(folder.path(), allowed, &[("a", &lines)])?;
+        assert_eq!(read_instructions(&out)?.len(), 90);
+        Ok(())
+    }
+
+    #[test]
+    fn the_settings_of_a_source_name_its_fields_and_speakers() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let source = serde_json::json!({"path": "a", "fields": {"messages": "talk", "role": "who", "content": "says"},
+            "roles": {"client": "user", "agent": "assistant"}});
+        let line = r#"{"talk": [{"who": "client", "says": "hi"}, {"who": "agent", "says": "hello"}]}"#;
+        let lines = format!("{line}\n{}", line.replace("hi", "well"));
+        let out = run(folder.path(), serde_json::json!({"sources": [source]}), &[("a", &lines)])?;
+        let pool = read_instructions(&out)?;
+        assert_eq!((pool[0].prompt(), pool[0].response()), ("hi", "hello"));
+        let sources = raisin_table::read(&out.join("sources.parquet"))?;
+        let read: &arrow_array::StringArray = raisin_table::column(&sources, "fields_read")?;
+        assert_eq!(read.value(0), "talk 2");
         Ok(())
     }
 }

@@ -12,9 +12,9 @@ use rayon::prelude::*;
 
 use raisin_base::error::{Context as _, Problem, Result};
 use raisin_contract::{Context, Progress};
+use raisin_corpus::intake::{counted, grouped};
 use raisin_corpus::left_out::digest_of;
 use raisin_corpus::overlap::{NgramIndex, OverlapHit};
-use raisin_corpus::pool::grouped;
 use raisin_corpus::{Example, Instruction, Task, read_instructions, read_task};
 use raisin_kinds::overlap::{LeftOut, Parameters};
 use raisin_settings::Split;
@@ -51,11 +51,11 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
         format!("{} of {} {}", grouped(overlapping as u64), grouped(all as u64), split.name())
     };
     context.note(format!(
-        "{} and {} examples overlap {} of {} instructions, {} left out",
+        "{} and {} examples overlap {} of {}, {} left out",
         overlapping(Split::Test),
         overlapping(Split::Validation),
         grouped(overlaps.rows(&[Split::Test, Split::Validation]) as u64),
-        grouped(pool.len() as u64),
+        counted(pool.len() as u64, "instruction"),
         grouped(dropped as u64),
     ));
     Ok(())

@@ -24,13 +24,7 @@ fn store(prompts: &[&str]) -> Result<DataFixture> {
 }
 
 fn write_split(store: &DataFixture, split: &str, prompts: &[&str]) -> Result<()> {
-    let example = |(id, prompt): (u32, &&str)| Example {
-        id,
-        messages: conversation(None, prompt, None),
-        response: "none".to_owned(),
-        choices: Vec::new(),
-        answer: None,
-    };
+    let example = |(id, prompt): (u32, &&str)| Example::open(id, conversation(None, prompt, None), "none");
     let examples: Vec<Example> = (0..).zip(prompts).map(example).collect();
     table::write(&store.artifact("task").join(format!("{split}.parquet")), &examples_batch(&examples)?)
 }
@@ -39,7 +33,8 @@ fn run(store: &DataFixture, folder: &str, more: serde_json::Value) -> Result<()>
     let mut parameters = json!({"instructions": "pool", "task": "task", "ngram": 5});
     parameters.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap_or_default());
     let context = store.context("overlap", folder, &[("/instructions", "pool"), ("/task", "task")])?;
-    super::run(serde_json::from_value(parameters)?, &context)
+    super::run(serde_json::from_value(parameters)?, &context)?;
+    context.check_outputs()
 }
 
 const POOL: [&str; 5] = [

@@ -8,7 +8,7 @@ use arrow_array::{Array as _, ArrayRef, BooleanArray, Float64Array, StringArray,
 use serde_json::{Value, json};
 
 use super::{Parameters, run as run_report};
-use raisin_contract::{Assignment, Context, InputArtifact};
+use raisin_contract::{Assignment, InputArtifact};
 use raisin_report::gather::ReportData;
 use raisin_report::statistics::mean;
 use raisin_table::{batch, column, read, write};
@@ -59,8 +59,9 @@ impl ReportFixture {
         let stages = self.stages.values().enumerate();
         assignment.stages = stages.map(|(place, sources)| (format!("/of/{place}"), sources.clone())).collect();
         let parameters: Parameters = serde_json::from_value(parameters).unwrap();
-        let context = Context::silent(assignment).unwrap();
+        let context = raisin_kinds::context_for_test(assignment).unwrap();
         run_report(parameters, &context).unwrap();
+        context.check_outputs().unwrap();
         context.out()
     }
 }

@@ -3,7 +3,7 @@ use raisin_base::error::{anyhow, render};
 use raisin_contract::Assignment;
 use raisin_corpus::read_task;
 use raisin_kinds::declaration;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
@@ -13,8 +13,9 @@ fn run_on(parameters: &Value, file: PathBuf) -> Result<raisin_corpus::Task> {
     let resolved = resolved.map_err(|problem| anyhow!("{}: {}", problem.pointer, problem.message))?;
     let mut assignment = Assignment::for_test("task", folder.path().join("stage"), &[]);
     assignment.files.insert("/source/path".to_owned(), file);
-    let context = Context::silent(assignment)?;
+    let context = raisin_kinds::context_for_test(assignment)?;
     super::run(serde_json::from_value(resolved.parameters)?, &context)?;
+    context.check_outputs()?;
     read_task(&context.out())
 }
 
@@ -82,7 +83,7 @@ fn a_conversation_of_several_turns_is_unchanged_in_the_task() -> Result<()> {
     let mut read = BTreeSet::new();
     for example in task.validation.iter().chain(&task.test) {
         let messages = serde_json::to_value(&example.messages)?;
-        assert_eq!((&messages, example.response.as_str()), (&turns(&example.messages[1].content), "so"));
+        assert_eq!((&messages, example.response.content.as_str()), (&turns(&example.messages[1].content), "so"));
         read.insert(example.messages[1].content.clone());
     }
     assert_eq!(read.len(), 6);
@@ -102,34 +103,57 @@ fn a_conversation_of_several_turns_is_unchanged_in_the_task() -> Result<()> {
     Ok(())
 }
 
-fn choices(question: &str, choices: [&str; 2], answer: u64) -> Example {
-    Example {
-        id: 0,
-        messages: raisin_corpus::message::conversation(None, question, None),
-        response: choices[answer as usize].to_owned(),
-        choices: choices.map(str::to_owned).to_vec(),
-        answer: Some(answer as usize),
-    }
+#[test]
+fn only_exact_copies_are_folded_and_every_record_is_counted() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let record =
+        |question: &str, choices: [&str; 2], gold: u64| json!({"query": question, "choices": choices, "gold": gold});
+    let source = [
+        record("which?", ["a", "b"], 0),
+        record("which?", ["a", "b"], 0),
+        record("which?", ["a", "c"], 0),
+        record("which?", ["a", "b"], 1),
+        record("asked by both", ["a", "b"], 0),
+    ];
+    let test = [
+        record("asked by both", ["a", "b"], 1),
+        record("x", ["a", "b"], 1),
+        record("x", ["a", "b"], 1),
+        record("y", ["a", "b"], 5),
+    ];
+    let parameters = json!({"source": {"path": "a", "format": "choices"}, "validation": 2, "test": 0,
+        "test_source": {"path": "b", "format": "choices"}});
+    let parameters: Parameters = serde_json::from_value(parameters)?;
+    let mut intake = Intake::new(1000);
+    let mut read = |name: &str, records: &[Value]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, jsonl(records))?;
+        super::read(&parameters.source, &[(name.to_owned(), &path)], &mut intake)
+    };
+    let (source, test) = (read("a", &source)?, read("b", &test)?);
+    let splits = split(&parameters, source, Some(test))?;
+    assert_eq!((splits.validation.len(), splits.test.len(), splits.in_test_file, splits.not_drawn), (2, 2, 1, 1));
+    let told = "2 validation and 2 test examples of 9 records, 1 rejected (see mmlu.rejects), 2 exact duplicates folded, \
+        1 of `source` left out: `test_source` asks the same, 1 not drawn";
+    assert_eq!(note(&splits, &intake, "mmlu"), told);
+    let counts: Vec<_> = intake.sources.iter().map(|it| (it.records, it.accepted, it.rejected, it.folded)).collect();
+    assert_eq!(counts, [(5, 4, 0, 1), (4, 2, 1, 1)]);
+    Ok(())
 }
 
 #[test]
-fn only_exact_copies_are_folded_and_the_note_has_their_number() -> Result<()> {
-    let parameters = json!({"source": {"path": "a.jsonl"}, "test_source": {"path": "b"}, "validation": 3, "test": 0});
-    let parameters: Parameters = serde_json::from_value(parameters)?;
-    let source = vec![
-        choices("which?", ["a", "b"], 0),
-        choices("which?", ["a", "b"], 0),
-        choices("which?", ["a", "c"], 0),
-        choices("which?", ["a", "b"], 1),
-        choices("asked by both", ["a", "b"], 0),
-    ];
-    let test = vec![choices("asked by both", ["a", "b"], 1), choices("x", ["a", "b"], 1), choices("x", ["a", "b"], 1)];
-    let splits = split(&parameters, source, Some(test))?;
-    assert_eq!((splits.validation.len(), splits.test.len(), splits.copies, splits.in_test_file), (3, 2, 2, 1));
-    let told = "3 validation and 2 test examples, 4 rejected (see mmlu.rejects), 2 exact duplicates folded, \
-        1 of `source` left out: `test_source` asks the same";
-    assert_eq!(note(&splits, 4, "mmlu"), told);
-    Ok(())
+fn a_benchmark_with_too_many_wrong_records_is_refused_with_their_reason() {
+    let lines: String =
+        (0..20).map(|n| format!("{{\"query\":\"q{n}\",\"choices\":[\"a\",\"b\"],\"gold\":{}}}\n", n / 4)).collect();
+    let parameters = json!({"source": {"path": "a", "format": "choices"}, "validation": 1, "scoring": "choice"});
+    let error = render(&run(&parameters, &lines).expect_err("answers beyond the choices"));
+    assert!(error.contains("12 of 20 records of a.jsonl are rejected, and 3 may be"), "{error}");
+    assert!(error.contains("the answer `2` is none of the 2 choices"), "{error}");
+    assert!(error.contains("max_rejected = 0.6 in stage `task`"), "{error}");
+    let mut accepted = parameters;
+    accepted["max_rejected"] = json!(0.6);
+    accepted["test"] = json!(0);
+    assert_eq!(run(&accepted, &lines).expect("a task").test.len(), 7);
 }
 
 #[test]
@@ -176,8 +200,40 @@ fn published_benchmarks_are_read_whole() -> Result<()> {
         // A few questions are published twice.
         assert!(kept <= total && kept + 10 >= total, "{file}: {kept} of {total}");
         if scoring == "choice" {
-            assert!(task.test.iter().all(|it| it.answer.map(|index| &it.choices[index]) == Some(&it.response)));
+            assert!(task.test.iter().all(|it| it.answer.map(|index| &it.choices[index]) == Some(&it.response.content)));
         }
     }
     Ok(())
+}
+
+#[test]
+fn all_answers_of_a_source_say_from_where_they_count() -> Result<()> {
+    let line = |n: u64, answer: u64| {
+        format!("{{\"question\":\"q{n:03}\",\"choices\":[\"a\",\"b\",\"c\"],\"answer\":{answer}}}\n")
+    };
+    let parameters = |base: Option<u8>| {
+        let source = json!({"path": "a", "format": "choices", "answer_base": base});
+        json!({"source": source, "validation": 1, "test": 0, "scoring": "choice"})
+    };
+    let text = |task: &raisin_corpus::Task, n: u64| {
+        let of = |example: &&Example| example.prompt() == format!("q{n:03}");
+        task.validation.iter().chain(&task.test).find(of).map(|example| example.response.content.clone())
+    };
+    // The first answers fit both bases; the last one says it.
+    let same: String = (0..300).map(|n| line(n, 1)).collect();
+    let zero = run(&parameters(None), &(same.clone() + &line(300, 0)))?;
+    assert_eq!((text(&zero, 0), text(&zero, 300)), (Some("b".into()), Some("a".into())));
+    let one = run(&parameters(None), &(same.clone() + &line(300, 3)))?;
+    assert_eq!((text(&one, 0), text(&one, 300)), (Some("a".into()), Some("c".into())));
+    // Both bases fit all answers: numbers count from 0, and the note says so.
+    assert_eq!(text(&run(&parameters(None), &same)?, 0), Some("b".into()));
+    assert_eq!(text(&run(&parameters(Some(1)), &same)?, 0), Some("a".into()));
+    Ok(())
+}
+
+#[test]
+fn a_file_of_another_layout_is_refused_with_the_names_of_a_choice_question() {
+    let parameters = json!({"source": {"path": "a", "format": "choices"}, "validation": 1});
+    let error = render(&run(&parameters, "{\"stem\":\"q\",\"right\":1}\n").expect_err("no choices"));
+    assert!(error.contains("name the fields with `prompt`, `choices` and `answer`"), "{error}");
 }

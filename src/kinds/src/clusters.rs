@@ -4,9 +4,10 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use raisin_contract::outputs::{ExamplePipeline, FileDeclaration, TableDeclaration};
 use raisin_contract::{Kind, Needs, ParameterProblem, Process};
 
-use crate::{number, numbers};
+use crate::{number, numbers, outputs};
 
 pub struct ClustersKind;
 
@@ -46,6 +47,9 @@ impl Kind for ClustersKind {
     const PROCESS: Process = Process::Tensor;
     const SEEDED: bool = true;
     const PROVIDES: &'static [&'static str] = &["clusters"];
+    const TABLES: &'static [TableDeclaration] = outputs::clusters::TABLES;
+    const FILES: &'static [&'static [FileDeclaration]] = outputs::clusters::FILES;
+    const EXAMPLES: &'static [ExamplePipeline] = outputs::clusters::EXAMPLES;
     type Parameters = Parameters;
 
     fn needs(parameters: &Parameters, needs: &mut Needs) {

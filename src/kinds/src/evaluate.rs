@@ -1,29 +1,14 @@
 //! The `evaluate` kind: scores a model on the examples of a task, item by item (docs/method.md, section 7).
-//!
-//! Table `metrics`: one row for each of `loss`, `acc`, `acc_norm`, `exact_match` and `flexible_match` that was
-//! computed.
-//!
-//! Table `items`: one row for each example. A column is null if its metric was not computed.
-//!
-//! | column | metric | content |
-//! |---|---|---|
-//! | `loss`, `tokens` | `loss` | mean loss of the reference response, and its number of tokens |
-//! | `acc`, `acc_norm` | `choice` | whether the most probable choice is right, without and with division by its length |
-//! | `chosen` | `choice` | the most probable choice |
-//! | `exact_match`, `flexible_match` | `match` | whether the generated text matches; `flexible_match` for numbers only |
-//! | `generated` | `match` | the generated text |
-//! | `correct`, `correct_norm`, `prediction` | the main metric | the three columns of `choice`, or those of `match` |
-//!
-//! The main metric is `choice` or `match`: the metric by which the task is scored, if that metric was computed;
-//! otherwise the first of the two in `metrics`.
+//! outputs/evaluate.rs describes its tables.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use raisin_contract::outputs::{ExamplePipeline, FileDeclaration, TableDeclaration};
 use raisin_contract::{Kind, Needs, ParameterProblem, Process};
-use raisin_settings::Split;
+use raisin_settings::{Overlong, SequenceLimit, Split, default_max_tokens};
 
-use crate::{check_distinct, number, numbers, word};
+use crate::{check_distinct, number, numbers, outputs, word};
 
 pub struct EvaluateKind;
 
@@ -65,18 +50,32 @@ pub struct Parameters {
     /// The number of examples that generate together.
     #[serde(default = "number::<32>")]
     pub generate_rows: usize,
-    /// Longer sequences are cut at this many tokens.
-    #[serde(default = "number::<1024>")]
+    /// The largest number of tokens in a sequence.
+    #[serde(default = "default_max_tokens")]
     pub max_tokens: usize,
+    /// What happens to examples of more than `max_tokens` tokens: `truncate` cuts them, `drop` leaves them out, and with
+    /// `error` the stage fails before it computes anything. The limit is for `loss` and `choice`; the prompts of `match`
+    /// are never cut. A question with a choice that does not fit is left out.
+    #[serde(default)]
+    pub on_overlong: Overlong,
+}
+
+impl Parameters {
+    pub fn sequence_limit(&self) -> SequenceLimit {
+        SequenceLimit { max_tokens: self.max_tokens, on_overlong: self.on_overlong }
+    }
 }
 
 impl Kind for EvaluateKind {
     const NAME: &'static str = "evaluate";
-    const VERSION: u32 = 4;
+    const VERSION: u32 = 5;
     const ABOUT: &'static str = "Scores a model on a task: loss, multiple choice, match of generated answers.";
     const PROCESS: Process = Process::Tensor;
     const SEEDED: bool = false;
     const PROVIDES: &'static [&'static str] = &["scores"];
+    const TABLES: &'static [TableDeclaration] = outputs::evaluate::TABLES;
+    const FILES: &'static [&'static [FileDeclaration]] = outputs::evaluate::FILES;
+    const EXAMPLES: &'static [ExamplePipeline] = outputs::evaluate::EXAMPLES;
     type Parameters = Parameters;
 
     fn needs(parameters: &Parameters, needs: &mut Needs) {

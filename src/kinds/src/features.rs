@@ -4,9 +4,11 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use raisin_contract::outputs::{ExamplePipeline, FileDeclaration, TableDeclaration};
 use raisin_contract::{Kind, Needs, ParameterProblem, Process};
+use raisin_settings::{Overlong, SequenceLimit, default_max_tokens};
 
-use crate::{number, numbers};
+use crate::{number, numbers, outputs};
 
 pub struct FeaturesKind;
 
@@ -24,18 +26,31 @@ pub struct Parameters {
     /// A forward pass holds at most this many tokens.
     #[serde(default = "number::<8192>")]
     pub batch_tokens: usize,
-    /// Longer sequences are cut at this many tokens.
-    #[serde(default = "number::<512>")]
+    /// The largest number of tokens in a sequence.
+    #[serde(default = "default_max_tokens")]
     pub max_tokens: usize,
+    /// What happens to rows of more than `max_tokens` tokens: `truncate` cuts them, `drop` leaves them out, and with
+    /// `error` the stage fails before it computes anything.
+    #[serde(default)]
+    pub on_overlong: Overlong,
+}
+
+impl Parameters {
+    pub fn sequence_limit(&self) -> SequenceLimit {
+        SequenceLimit { max_tokens: self.max_tokens, on_overlong: self.on_overlong }
+    }
 }
 
 impl Kind for FeaturesKind {
     const NAME: &'static str = "features";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
     const ABOUT: &'static str = "Runs a model over instructions once: log-probabilities, lengths, pooled embeddings.";
     const PROCESS: Process = Process::Tensor;
     const SEEDED: bool = false;
     const PROVIDES: &'static [&'static str] = &["features"];
+    const TABLES: &'static [TableDeclaration] = outputs::features::TABLES;
+    const FILES: &'static [&'static [FileDeclaration]] = outputs::features::FILES;
+    const EXAMPLES: &'static [ExamplePipeline] = outputs::features::EXAMPLES;
     type Parameters = Parameters;
 
     fn needs(parameters: &Parameters, needs: &mut Needs) {

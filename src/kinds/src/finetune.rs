@@ -1,12 +1,15 @@
-//! The `finetune` kind: trains the target on batches that a selection method chooses, step by step.
+//! The `finetune` kind: trains the target model on batches that a selection method chooses, step by step.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use raisin_contract::outputs::{ExamplePipeline, FileDeclaration, TableDeclaration};
 use raisin_contract::{Kind, Needs, ParameterProblem, Process};
-use raisin_settings::{AdaptationSettings, LearningRateSchedule, SelectionMethod, Third};
+use raisin_settings::{
+    AdaptationSettings, LearningRateSchedule, Overlong, SelectionMethod, SequenceLimit, Third, default_max_tokens,
+};
 
-use crate::{is_off, number, numbers};
+use crate::{is_off, number, numbers, outputs};
 
 pub struct FinetuneKind;
 
@@ -76,9 +79,13 @@ pub struct Parameters {
     /// How the model is adapted.
     #[serde(default)]
     pub adaptation: AdaptationSettings,
-    /// Longer sequences are cut at this many tokens.
-    #[serde(default = "number::<512>")]
+    /// The largest number of tokens in a sequence.
+    #[serde(default = "default_max_tokens")]
     pub max_tokens: usize,
+    /// What happens to rows of more than `max_tokens` tokens: `truncate` cuts them, `drop` leaves them out, and with
+    /// `error` the stage fails before it computes anything.
+    #[serde(default)]
+    pub on_overlong: Overlong,
     /// A forward pass holds at most this many tokens. The number changes the memory, but not the results (except for
     /// rounding).
     #[serde(default = "number::<4096>")]
@@ -96,6 +103,12 @@ pub struct Parameters {
     pub merge: bool,
 }
 
+impl Parameters {
+    pub fn sequence_limit(&self) -> SequenceLimit {
+        SequenceLimit { max_tokens: self.max_tokens, on_overlong: self.on_overlong }
+    }
+}
+
 fn default_column() -> String {
     "score".to_owned()
 }
@@ -106,11 +119,14 @@ fn default_learning_rate() -> f64 {
 
 impl Kind for FinetuneKind {
     const NAME: &'static str = "finetune";
-    const VERSION: u32 = 5;
+    const VERSION: u32 = 6;
     const ABOUT: &'static str = "Trains a model on batches that a method of selection chooses step by step.";
     const PROCESS: Process = Process::Tensor;
     const SEEDED: bool = true;
     const PROVIDES: &'static [&'static str] = &["model", "selection"];
+    const TABLES: &'static [TableDeclaration] = outputs::finetune::TABLES;
+    const FILES: &'static [&'static [FileDeclaration]] = outputs::finetune::FILES;
+    const EXAMPLES: &'static [ExamplePipeline] = outputs::finetune::EXAMPLES;
     type Parameters = Parameters;
 
     fn needs(parameters: &Parameters, needs: &mut Needs) {

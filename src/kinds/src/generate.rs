@@ -1,9 +1,10 @@
 //! The `generate` kind: makes a synthetic pool with known labels, a task, and a text to pre-train a base model on.
 
+use raisin_contract::outputs::{ExamplePipeline, FileDeclaration, TableDeclaration};
 use raisin_contract::{Kind, Needs, ParameterProblem, Process};
 pub use raisin_settings::Mix as Parameters;
 
-use crate::{check_distinct, word};
+use crate::{check_distinct, outputs, word};
 
 /// The id of a row is a 32-bit number.
 const MOST_ROWS: usize = u32::MAX as usize;
@@ -12,12 +13,15 @@ pub struct GenerateKind;
 
 impl Kind for GenerateKind {
     const NAME: &'static str = "generate";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const ABOUT: &'static str =
         "Makes a seeded synthetic pool in which selection matters: a small part of it teaches the task.";
     const PROCESS: Process = Process::Data;
     const SEEDED: bool = true;
     const PROVIDES: &'static [&'static str] = &["instructions", "task"];
+    const TABLES: &'static [TableDeclaration] = outputs::generate::TABLES;
+    const FILES: &'static [&'static [FileDeclaration]] = outputs::generate::FILES;
+    const EXAMPLES: &'static [ExamplePipeline] = outputs::generate::EXAMPLES;
     type Parameters = Parameters;
 
     fn needs(_: &Parameters, _: &mut Needs) {}

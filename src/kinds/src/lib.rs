@@ -10,6 +10,7 @@ pub mod generate;
 pub mod ingest;
 pub mod model;
 mod numbers;
+pub mod outputs;
 pub mod overlap;
 pub mod pretrain;
 pub mod report;
@@ -18,8 +19,9 @@ pub mod sql;
 pub mod syntax;
 pub mod task;
 
+use raisin_base::error::Context as _;
 pub use raisin_contract::Kind;
-use raisin_contract::{Declaration, Needs, ParameterProblem, Process};
+use raisin_contract::{Assignment, Context, Declaration, Needs, ParameterProblem, Process};
 
 /// All kinds, first those that need no tensors.
 pub static KINDS: &[Declaration] = &[
@@ -46,6 +48,16 @@ pub fn declaration(name: &str) -> Option<&'static Declaration> {
 /// The names of the kinds that an executable runs. The registry of the executable must contain exactly these kinds.
 pub fn kinds_of(process: Process) -> Vec<&'static str> {
     KINDS.iter().filter(|declaration| declaration.process == process).map(|declaration| declaration.name).collect()
+}
+
+/// For tests: a silent context that holds the stage to the tables that its kind declares.
+///
+/// # Errors
+/// There is no such kind, or the folder of the stage cannot be written.
+#[doc(hidden)]
+pub fn context_for_test(assignment: Assignment) -> raisin_base::error::Result<Context> {
+    let kind = declaration(&assignment.kind).with_context(|| format!("there is no kind `{}`", assignment.kind))?;
+    Ok(Context::silent(assignment)?.held_to(kind.outputs))
 }
 
 /// For serde: the default of a count or a size.

@@ -4,9 +4,11 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use raisin_contract::outputs::{ExamplePipeline, FileDeclaration, TableDeclaration};
 use raisin_contract::{DType, Kind, Needs, ParameterProblem, Process, RefusedFile};
+use raisin_settings::{Overlong, SequenceLimit};
 
-use crate::{number, numbers};
+use crate::{number, numbers, outputs};
 
 /// A language model.
 pub struct ModelKind;
@@ -44,8 +46,23 @@ pub struct ModelSource {
     pub instructions: Option<String>,
     /// With `prefix`: the stage with the validation examples.
     pub task: Option<String>,
-    /// With `prefix`: the largest number of tokens in a sequence; longer sequences are cut. The default is 1024.
+    /// With `prefix`: the largest number of tokens in a sequence. The default is 1024.
     pub max_tokens: Option<usize>,
+    /// With `prefix`: what happens to rows of more than `max_tokens` tokens. `truncate`, the default, cuts them, `drop`
+    /// leaves them out, and with `error` the stage fails before it computes anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_overlong: Option<Overlong>,
+}
+
+impl ModelSource {
+    /// The limit of the sequences of a proxy.
+    pub fn sequence_limit(&self) -> SequenceLimit {
+        let usual = SequenceLimit::default();
+        SequenceLimit {
+            max_tokens: self.max_tokens.unwrap_or(usual.max_tokens),
+            on_overlong: self.on_overlong.unwrap_or(usual.on_overlong),
+        }
+    }
 }
 
 /// The shape of a fresh Llama.
@@ -133,12 +150,15 @@ fn yes() -> bool {
 
 impl Kind for ModelKind {
     const NAME: &'static str = "model";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
     const ABOUT: &'static str =
         "A language model: from a GGUF file, a Hugging Face folder, fresh weights, or a base with a frozen prefix.";
     const PROCESS: Process = Process::Tensor;
     const SEEDED: bool = false;
     const PROVIDES: &'static [&'static str] = &["model"];
+    const TABLES: &'static [TableDeclaration] = outputs::model::TABLES;
+    const FILES: &'static [&'static [FileDeclaration]] = outputs::model::FILES;
+    const EXAMPLES: &'static [ExamplePipeline] = outputs::model::EXAMPLES;
 
     type Parameters = Parameters;
 
@@ -188,8 +208,8 @@ impl Kind for ModelKind {
                     .hint("prefix = \"base\", train_layers = 8, instructions = \"pool\", task = \"task\""));
             }
         } else {
-            let max_tokens = ("max_tokens", source.max_tokens.is_some());
-            if let Some((name, _)) = for_prefix.iter().chain([&max_tokens]).find(|(_, given)| *given) {
+            let limits = [("max_tokens", source.max_tokens.is_some()), ("on_overlong", source.on_overlong.is_some())];
+            if let Some((name, _)) = for_prefix.iter().chain(&limits).find(|(_, given)| *given) {
                 let message = format!("`{name}` belongs to `prefix`, which is not given");
                 return Err(ParameterProblem::new(format!("/source/{name}"), message));
             }

@@ -4,9 +4,10 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use raisin_contract::outputs::{ExamplePipeline, FileDeclaration, TableDeclaration};
 use raisin_contract::{Kind, Needs, ParameterProblem, Process};
 
-use crate::number;
+use crate::{number, outputs};
 
 pub struct OverlapKind;
 
@@ -48,11 +49,14 @@ pub struct Parameters {
 
 impl Kind for OverlapKind {
     const NAME: &'static str = "overlap";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str = "Finds instructions that overlap a task's examples, and gives the pool without them.";
     const PROCESS: Process = Process::Data;
     const SEEDED: bool = false;
     const PROVIDES: &'static [&'static str] = &["instructions", "overlap"];
+    const TABLES: &'static [TableDeclaration] = outputs::overlap::TABLES;
+    const FILES: &'static [&'static [FileDeclaration]] = outputs::overlap::FILES;
+    const EXAMPLES: &'static [ExamplePipeline] = outputs::overlap::EXAMPLES;
     type Parameters = Parameters;
 
     fn needs(parameters: &Parameters, needs: &mut Needs) {

@@ -3,10 +3,11 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use raisin_contract::outputs::{ExamplePipeline, FileDeclaration, TableDeclaration};
 use raisin_contract::{Kind, Needs, ParameterProblem, Process};
-use raisin_settings::LearningRateSchedule;
+use raisin_settings::{LearningRateSchedule, Overlong, SequenceLimit, default_max_tokens};
 
-use crate::{is_off, number, numbers};
+use crate::{is_off, number, numbers, outputs};
 
 pub struct PretrainKind;
 
@@ -49,9 +50,13 @@ pub struct Parameters {
     /// The weight decay of AdamW.
     #[serde(default)]
     pub weight_decay: f64,
-    /// Longer rows are cut at this many tokens.
-    #[serde(default = "number::<512>")]
+    /// The largest number of tokens in a sequence.
+    #[serde(default = "default_max_tokens")]
     pub max_tokens: usize,
+    /// What happens to rows of more than `max_tokens` tokens: `truncate` cuts them, `drop` leaves them out, and with
+    /// `error` the stage fails before it computes anything. A plain text is divided into rows of `max_tokens` instead.
+    #[serde(default)]
+    pub on_overlong: Overlong,
     /// A forward pass holds at most this many tokens. The number changes the memory, but not the results (except for
     /// rounding).
     #[serde(default = "number::<8192>")]
@@ -59,6 +64,12 @@ pub struct Parameters {
     /// The backward pass computes activations again, instead of keeping them: less memory, a third more work.
     #[serde(default, skip_serializing_if = "is_off")]
     pub activation_checkpointing: bool,
+}
+
+impl Parameters {
+    pub fn sequence_limit(&self) -> SequenceLimit {
+        SequenceLimit { max_tokens: self.max_tokens, on_overlong: self.on_overlong }
+    }
 }
 
 fn default_learning_rate() -> f64 {
@@ -71,11 +82,14 @@ fn default_warmup() -> f64 {
 
 impl Kind for PretrainKind {
     const NAME: &'static str = "pretrain";
-    const VERSION: u32 = 4;
+    const VERSION: u32 = 5;
     const ABOUT: &'static str = "Trains all weights of a small model on the next token of text or instructions.";
     const PROCESS: Process = Process::Tensor;
     const SEEDED: bool = true;
     const PROVIDES: &'static [&'static str] = &["model"];
+    const TABLES: &'static [TableDeclaration] = outputs::pretrain::TABLES;
+    const FILES: &'static [&'static [FileDeclaration]] = outputs::pretrain::FILES;
+    const EXAMPLES: &'static [ExamplePipeline] = outputs::pretrain::EXAMPLES;
     type Parameters = Parameters;
 
     fn needs(parameters: &Parameters, needs: &mut Needs) {

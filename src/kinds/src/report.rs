@@ -1,14 +1,12 @@
 //! The `report` kind: writes one HTML page about the results of other stages, and the comparison of methods as a table.
-//!
-//! Table `comparison`: one row for each split, metric and method. `baseline` is the method that the row is compared
-//! with, and null if no baseline was scored on the metric.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use raisin_contract::outputs::{ExamplePipeline, FileDeclaration, TableDeclaration};
 use raisin_contract::{Kind, Needs, ParameterProblem, Process};
 
-use crate::{check_of, need_all};
+use crate::{check_of, need_all, outputs};
 
 pub struct ReportKind;
 
@@ -43,6 +41,9 @@ impl Kind for ReportKind {
     const SEEDED: bool = false;
     const GATHERS: bool = true;
     const PROVIDES: &'static [&'static str] = &[];
+    const TABLES: &'static [TableDeclaration] = outputs::report::TABLES;
+    const FILES: &'static [&'static [FileDeclaration]] = outputs::report::FILES;
+    const EXAMPLES: &'static [ExamplePipeline] = outputs::report::EXAMPLES;
     type Parameters = Parameters;
 
     fn needs(parameters: &Parameters, needs: &mut Needs) {

@@ -9,11 +9,12 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, json};
 
 use raisin_contract::declaration::from_json;
+use raisin_contract::outputs::{ExamplePipeline, FileDeclaration, TableDeclaration};
 use raisin_contract::{Kind, Needs, ParameterProblem, Process};
 use raisin_settings::ppo::{Credit, PpoSettings, Ratio, StatePart};
-use raisin_settings::{AdaptationSettings, LearningRateSchedule};
+use raisin_settings::{AdaptationSettings, LearningRateSchedule, Overlong, SequenceLimit, default_max_tokens};
 
-use crate::{is_off, number, numbers};
+use crate::{is_off, number, numbers, outputs};
 
 /// Parameters of a `selector` stage: the inputs and the training of the episodes, and how the policy learns from them.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
@@ -33,7 +34,7 @@ pub struct SelectorStage {
     pub instructions: String,
     /// The `clusters` stage with the candidates' static states.
     pub features: String,
-    /// The stage whose model plays the episodes: the target itself, a smaller model, or a frozen-prefix proxy.
+    /// The stage whose model plays the episodes: the target model itself, a smaller model, or a frozen-prefix proxy.
     pub model: String,
     /// The task whose validation examples measure the performance. The changes of the performance are the rewards.
     pub task: String,
@@ -51,9 +52,13 @@ pub struct SelectorStage {
     /// The share of an episode's steps in which the model's learning rate rises.
     #[serde(default)]
     pub warmup: f64,
-    /// Longer sequences are cut at this many tokens.
-    #[serde(default = "number::<512>")]
+    /// The largest number of tokens in a sequence.
+    #[serde(default = "default_max_tokens")]
     pub max_tokens: usize,
+    /// What happens to rows of more than `max_tokens` tokens: `truncate` cuts them, `drop` leaves them out, and with
+    /// `error` the stage fails before it computes anything.
+    #[serde(default)]
+    pub on_overlong: Overlong,
     /// A forward pass holds at most this many tokens. The number changes the memory, but not the results (except for
     /// rounding).
     #[serde(default = "number::<4096>")]
@@ -61,6 +66,12 @@ pub struct SelectorStage {
     /// The backward pass computes activations again, instead of keeping them: less memory, a third more work.
     #[serde(default, skip_serializing_if = "is_off")]
     pub activation_checkpointing: bool,
+}
+
+impl SelectorStage {
+    pub fn sequence_limit(&self) -> SequenceLimit {
+        SequenceLimit { max_tokens: self.max_tokens, on_overlong: self.on_overlong }
+    }
 }
 
 /// The values of the parameters that a pipeline file does not give.
@@ -202,11 +213,14 @@ pub struct SelectorKind;
 
 impl Kind for SelectorKind {
     const NAME: &'static str = "selector";
-    const VERSION: u32 = 6;
+    const VERSION: u32 = 7;
     const ABOUT: &'static str = "Trains a policy that selects instructions, by PPO over episodes on a proxy model.";
     const PROCESS: Process = Process::Tensor;
     const SEEDED: bool = true;
     const PROVIDES: &'static [&'static str] = &["policy", "selection"];
+    const TABLES: &'static [TableDeclaration] = outputs::selector::TABLES;
+    const FILES: &'static [&'static [FileDeclaration]] = outputs::selector::FILES;
+    const EXAMPLES: &'static [ExamplePipeline] = outputs::selector::EXAMPLES;
     type Parameters = Parameters;
 
     fn read(written: Value) -> Result<Parameters, ParameterProblem> {

@@ -4,10 +4,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use raisin_base::error::nearest;
+use raisin_contract::outputs::{ExamplePipeline, FileDeclaration, TableDeclaration};
 use raisin_contract::{Kind, Needs, ParameterProblem, Process};
 
 use crate::syntax::{contains_name, references};
-use crate::{check_of, need_all};
+use crate::{check_of, need_all, outputs};
 
 pub struct SqlKind;
 
@@ -31,12 +32,15 @@ fn default_table() -> String {
 
 impl Kind for SqlKind {
     const NAME: &'static str = "sql";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const ABOUT: &'static str = "Answers a query over the tables of other stages, of all variants together.";
     const PROCESS: Process = Process::Sql;
     const SEEDED: bool = false;
     const GATHERS: bool = true;
     const PROVIDES: &'static [&'static str] = &[];
+    const TABLES: &'static [TableDeclaration] = outputs::sql::TABLES;
+    const FILES: &'static [&'static [FileDeclaration]] = outputs::sql::FILES;
+    const EXAMPLES: &'static [ExamplePipeline] = outputs::sql::EXAMPLES;
     type Parameters = Parameters;
 
     fn needs(parameters: &Parameters, needs: &mut Needs) {

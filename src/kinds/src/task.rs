@@ -1,17 +1,16 @@
 //! The `task` kind: draws validation and test examples from benchmark files, and says how they are scored.
-//!
-//! Tables `validation` and `test`: `id`, `system`, `prompt` (the last turn that asks), `response`, `choices`, `answer`
-//! (the index of the right choice). If an example has earlier turns, both tables have a column `messages`: the whole
-//! conversation as JSON, null where `system`, `prompt` and `response` hold all of it.
+
+use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use raisin_contract::outputs::{ExamplePipeline, FileDeclaration, TableDeclaration};
 use raisin_contract::{Kind, Needs, ParameterProblem, Process};
-use raisin_settings::{ChoiceStyle, Extract, Scored, TaskFormat};
+use raisin_settings::{ChoiceStyle, Extract, FieldNames, Mapping, Role, Scored, TaskFormat};
 
-use crate::ingest::check_fields;
-use crate::{check_distinct, number};
+use crate::ingest::{check_fields, check_share, check_short_forms, mapping};
+use crate::{check_distinct, number, outputs};
 
 /// Validation and test examples, and how they are scored.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -38,6 +37,10 @@ pub struct Parameters {
     /// How the answer is found in a generated text; only with `match`. If absent, the whole text is the answer.
     #[serde(default)]
     pub extract: Option<Extract>,
+    /// The share of records that may be rejected, from 0 to 1. With more, the stage fails and names the reasons. If
+    /// absent, 1 of 100 records may be rejected; in small files up to 3 records, but not more than half of all.
+    #[serde(default)]
+    pub max_rejected: Option<f64>,
     /// The largest number of tokens that are generated for an example.
     #[serde(default = "number::<256>")]
     pub max_new_tokens: usize,
@@ -56,19 +59,31 @@ pub struct TaskSource {
     /// The digest that the file must have: `raisin digest PATH` prints it.
     #[serde(default)]
     pub blake3: Option<String>,
-    /// The field that holds the question. `a+b` joins the fields `a` and `b`. With format `choices`, the default is
-    /// `query`.
+    /// The field that holds the question: the short form of `fields.prompt`. `a+b` joins the fields `a` and `b`. With
+    /// format `choices`, the names `prompt`, `choices` and `answer` that are not given are those of a known benchmark
+    /// whose layout fits, else `query`, `choices` and `gold`.
     #[serde(default)]
     pub prompt: Option<String>,
-    /// The field of a `qa` record that holds the answer.
+    /// The field of a `qa` record that holds the answer: the short form of `fields.response`.
     #[serde(default)]
     pub response: Option<String>,
-    /// The field that holds the list of choices. The default is `choices`.
+    /// The fields of a record, where their names are not the usual ones.
+    #[serde(default)]
+    pub fields: FieldNames,
+    /// Who the speakers of turns are, for names that raisin does not know, such as `roles = { customer = "user", agent =
+    /// "assistant" }`.
+    #[serde(default)]
+    pub roles: BTreeMap<String, Role>,
+    /// The field that holds the list of choices, or the fields that hold one choice each, such as `option1+option2`.
     #[serde(default)]
     pub choices: Option<String>,
-    /// The field that holds the right choice: its number from 0, its label or its text. The default is `gold`.
+    /// The field that holds the right choice: its number, its label or its text.
     #[serde(default)]
     pub answer: Option<String>,
+    /// The number of the first choice, 0 or 1, if the field `answer` holds numbers, also as texts. If absent, it follows
+    /// from all answers of the file; if 0 and 1 both fit, it is 0, and a note says so.
+    #[serde(default)]
+    pub answer_base: Option<u8>,
     /// Whether the model is scored on the texts of the choices, or on the letters of choices that are listed below the
     /// question.
     #[serde(default)]
@@ -78,15 +93,26 @@ pub struct TaskSource {
     pub fixed_choices: Vec<String>,
 }
 
+impl TaskSource {
+    /// How the records become conversations. The format is that of open questions.
+    pub fn mapping(&self) -> Mapping {
+        let format = self.format.open().unwrap_or_default();
+        mapping(format, &self.fields, &self.roles, self.prompt.as_ref(), self.response.as_ref())
+    }
+}
+
 pub struct TaskKind;
 
 impl Kind for TaskKind {
     const NAME: &'static str = "task";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const ABOUT: &'static str = "Draws validation and test examples from benchmark files and says how they are scored.";
     const PROCESS: Process = Process::Data;
     const SEEDED: bool = false;
     const PROVIDES: &'static [&'static str] = &["task"];
+    const TABLES: &'static [TableDeclaration] = outputs::task::TABLES;
+    const FILES: &'static [&'static [FileDeclaration]] = outputs::task::FILES;
+    const EXAMPLES: &'static [ExamplePipeline] = outputs::task::EXAMPLES;
     type Parameters = Parameters;
 
     fn needs(parameters: &Parameters, needs: &mut Needs) {
@@ -101,6 +127,7 @@ impl Kind for TaskKind {
         if let Some(test) = &parameters.test_source {
             check_source("/test_source", test, parameters.scoring)?;
         }
+        check_share(parameters.max_rejected)?;
         if parameters.validation == 0 {
             return Err(ParameterProblem::new("/validation", "a task needs at least one validation example"));
         }
@@ -116,21 +143,31 @@ impl Kind for TaskKind {
 
 fn check_source(at: &str, source: &TaskSource, scoring: Scored) -> Result<(), ParameterProblem> {
     let problem = |key: &str, message: String| ParameterProblem::new(format!("{at}/{key}"), message);
+    check_short_forms(at, &source.fields, source.prompt.as_ref(), source.response.as_ref())?;
+    let mapping = source.mapping();
     if source.format == TaskFormat::Choices {
-        if source.response.is_some() {
+        let FieldNames { response, messages, .. } = &mapping.fields;
+        if response.is_some() {
             return Err(problem("response", "the response of a multiple-choice question is its right choice".into())
                 .hint("`answer` names the field that says which choice is right"));
         }
+        if messages.is_some() {
+            return Err(problem("fields/messages", "a multiple-choice question has no list of turns".into()));
+        }
+        if source.answer_base.is_some_and(|base| base > 1) {
+            return Err(problem("answer_base", "choices are counted from 0 or from 1".into()));
+        }
     } else {
-        for (key, value) in [("choices", &source.choices), ("answer", &source.answer)] {
+        let base = source.answer_base.map(|base| base.to_string());
+        for (key, value) in [("choices", &source.choices), ("answer", &source.answer), ("answer_base", &base)] {
             if value.is_some() {
                 return Err(problem(key, format!("`{key}` belongs to format = \"choices\"")));
             }
         }
-        if let Some(format) = source.format.open() {
-            check_fields(at, format, source.prompt.as_deref(), source.response.as_deref())?;
-        } else if source.prompt.is_some() || source.response.is_some() {
-            let key = if source.prompt.is_some() { "prompt" } else { "response" };
+        if source.format.open().is_some() {
+            check_fields(at, &source.fields, &mapping)?;
+        } else if mapping.fields.prompt.is_some() || mapping.fields.response.is_some() {
+            let key = if mapping.fields.prompt.is_some() { "prompt" } else { "response" };
             return Err(problem(key, "this format has its own fields".into()));
         }
     }

@@ -51,6 +51,29 @@ fn ingest_refuses_an_empty_list_single_field_names_and_field_names_for_other_for
     assert_eq!(source(both), "/sources/0/response");
     assert_eq!(source(json!({"path": "a", "prompt": "q", "response": "a"})), "");
     assert_eq!(refused("ingest", json!({"sources": []})), "/sources");
+    for (fields, wrong) in [
+        (json!({"messages": "turns", "role": "who"}), ""),
+        (json!({"messages": "dialog", "response": "chosen"}), ""),
+        (json!({"prompt": "q+r", "response": "a.0", "system": "", "context": "c"}), ""),
+        (json!({"prompt": "q"}), "/sources/0/fields/prompt"),
+        (json!({"response": "a"}), "/sources/0/fields/response"),
+        (json!({"prompt": "", "response": "a"}), "/sources/0/fields/prompt"),
+        (json!({"prompt": "q+", "response": "a"}), "/sources/0/fields/prompt"),
+        (json!({"messages": "m", "prompt": "q"}), "/sources/0/fields/prompt"),
+        (json!({"messages": "m", "history": "h"}), "/sources/0/fields/history"),
+    ] {
+        assert_eq!(source(json!({"path": "a", "fields": fields})), wrong, "{fields}");
+    }
+    let twice = json!({"path": "a", "prompt": "q", "response": "a", "fields": {"prompt": "q"}});
+    assert_eq!(source(twice), "/sources/0/prompt");
+    let alpaca = json!({"path": "a", "format": "alpaca", "fields": {"messages": "m"}});
+    assert_eq!(source(alpaca), "/sources/0/fields/messages");
+    assert_eq!(source(json!({"path": "a", "format": "alpaca", "fields": {"system": "s"}})), "");
+    assert_eq!(source(json!({"path": "a", "roles": {"owl": "assistant", "cat": "user"}})), "");
+    for share in [-0.1, 1.1] {
+        let share = json!({"sources": [{"path": "a"}], "max_rejected": share});
+        assert_eq!(refused("ingest", share), "/max_rejected");
+    }
     for key in ["max_length", "sample"] {
         assert_eq!(refused("ingest", json!({"sources": [{"path": "a"}], key: 0})), format!("/{key}"));
     }
@@ -63,6 +86,12 @@ fn task_refuses_impossible_combinations() {
     assert_eq!(task(json!({"source": {"path": "a"}, "extract": "gsm8k"})), "/extract");
     assert_eq!(task(json!({"source": {"path": "a", "format": "qa", "answer": "x"}})), "/source/answer");
     assert_eq!(task(json!({"source": {"path": "a", "format": "csqa", "prompt": "x"}})), "/source/prompt");
+    for (format, base, wrong) in
+        [("choices", 1, ""), ("choices", 2, "/source/answer_base"), ("qa", 0, "/source/answer_base")]
+    {
+        let task = json!({"source": {"path": "a", "format": format, "answer_base": base}});
+        assert_eq!(refused("task", task), wrong, "{format} {base}");
+    }
     let named = json!({"source": {"path": "a", "format": "messages", "prompt": "q", "response": "r"}});
     let problem = declaration("task").unwrap().resolve(named).unwrap_err();
     assert_eq!(problem.message, "the format `messages` has its own fields");
@@ -107,6 +136,33 @@ fn features_and_clusters_refuse_sizes_of_zero() {
 }
 
 #[test]
+fn every_kind_that_encodes_rows_has_the_same_limit_of_a_sequence() {
+    let required = [
+        ("features", json!({"instructions": "p", "model": "m"})),
+        (
+            "finetune",
+            json!({"instructions": "p", "model": "m", "task": "t", "select": {"method": "random"}, "steps": 1}),
+        ),
+        ("selector", json!({"instructions": "p", "features": "f", "model": "m", "task": "t"})),
+        ("pretrain", json!({"model": "m", "text": "p", "steps": 1})),
+        ("evaluate", json!({"model": "m", "task": "t"})),
+    ];
+    for (kind, required) in required {
+        let resolved =
+            |more: Value| declaration(kind).unwrap().resolve(with(required.clone(), &more)).unwrap().parameters;
+        let limit = |parameters: Value| (parameters["max_tokens"].clone(), parameters["on_overlong"].clone());
+        assert_eq!(limit(resolved(json!({}))), (json!(1024), json!("truncate")), "{kind}");
+        let given = json!({"max_tokens": 9, "on_overlong": "drop"});
+        assert_eq!(limit(resolved(given)), (json!(9), json!("drop")), "{kind}");
+        assert_eq!(refused(kind, with(required.clone(), &json!({"on_overlong": "cut"}))), "/on_overlong", "{kind}");
+        assert_eq!(refused(kind, with(required.clone(), &json!({"max_tokens": 1}))), "/max_tokens", "{kind}");
+    }
+    let source = json!({"prefix": "base", "train_layers": 1, "instructions": "pool", "task": "task"});
+    let model: crate::model::Parameters = serde_json::from_value(json!({"source": source})).expect("sound");
+    assert_eq!(model.source.sequence_limit(), raisin_settings::SequenceLimit::default());
+}
+
+#[test]
 fn report_refuses_an_empty_list_and_a_repeated_stage() {
     assert_eq!(refused("report", json!({"of": []})), "/of");
     assert_eq!(refused("report", json!({"of": ["scores", "tuned", "scores"]})), "/of/2");
@@ -128,6 +184,9 @@ fn model_refuses_impossible_sources() {
     let prefix = json!({"prefix": "base", "train_layers": 1, "instructions": "pool", "task": "task"});
     assert_eq!(source(prefix.clone()), "");
     assert_eq!(source(with(prefix.clone(), &json!({"max_tokens": 1}))), "/source/max_tokens");
+    assert_eq!(source(with(prefix.clone(), &json!({"on_overlong": "drop"}))), "");
+    assert_eq!(source(with(prefix.clone(), &json!({"on_overlong": "cut"}))), "/source/on_overlong");
+    assert_eq!(source(json!({"gguf": "a", "on_overlong": "drop"})), "/source/on_overlong");
     assert_eq!(source(with(prefix, &json!({"train_layers": 0}))), "/source/train_layers");
     let shaped = |more: Value| source(json!({"init": with(init.clone(), &more)}));
     assert_eq!(shaped(json!({})), "");

@@ -3,10 +3,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use serde_json::Value;
-
 use super::config::read_json;
-use super::lora::AdapterConfig;
 use raisin_base::error::{Problem, Result, anyhow, ensure};
 
 /// The forms of a model folder.
@@ -63,42 +60,4 @@ fn base(folder: &Path) -> Result<PathBuf> {
     let base = folder.canonicalize()?.with_file_name(name);
     ensure!(base.is_dir(), "{} does not exist: it is the base model of {}", base.display(), folder.display());
     Ok(base)
-}
-
-/// The fields of PEFT's adapter_config.json that raisin supports. A field that would change the arithmetic in another
-/// way is an error.
-pub(super) fn read_adapter_config(folder: &Path) -> Result<AdapterConfig> {
-    let path = folder.join("adapter_config.json");
-    let raw = read_json(&path)?;
-    ensure!(
-        raw["peft_type"] == "LORA",
-        "{}: peft_type {} is not supported, only LORA is supported",
-        path.display(),
-        raw["peft_type"]
-    );
-    for key in ["use_dora", "use_rslora", "fan_in_fan_out", "lora_bias"] {
-        ensure!(raw[key] != Value::Bool(true), "{}: `{key}` is not supported", path.display());
-    }
-    for key in ["rank_pattern", "alpha_pattern", "modules_to_save", "exclude_modules"] {
-        let empty = match &raw[key] {
-            Value::Object(entries) => entries.is_empty(),
-            Value::Array(entries) => entries.is_empty(),
-            other => other.is_null(),
-        };
-        ensure!(empty, "{}: `{key}` is not supported", path.display());
-    }
-    let targets = raw["target_modules"]
-        .as_array()
-        .ok_or_else(|| anyhow!("{}: `target_modules` is not a list of names", path.display()))?
-        .iter()
-        .filter_map(|name| name.as_str().map(str::to_owned))
-        .collect();
-    let layers = match &raw["layers_to_transform"] {
-        Value::Array(numbers) => Some(numbers.iter().filter_map(|number| Some(number.as_u64()? as usize)).collect()),
-        Value::Number(number) => Some(number.as_u64().map(|number| number as usize).into_iter().collect()),
-        _ => None,
-    };
-    let rank = raw["r"].as_i64().ok_or_else(|| anyhow!("{}: `r` is missing", path.display()))?;
-    let alpha = raw["lora_alpha"].as_f64().ok_or_else(|| anyhow!("{}: `lora_alpha` is missing", path.display()))?;
-    Ok(AdapterConfig { rank, alpha, targets, layers })
 }

@@ -9,8 +9,16 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::rope::RopeScaling;
+use super::folder_files::refuse_pointer;
+use super::rope::{self, RopeScaling};
+use keys::Keys;
 use raisin_base::error::{Context as _, Problem, Result, bail, ensure};
+
+pub(super) mod keys;
+mod layers;
+
+/// The largest size of a dimension.
+const MOST: i64 = 1 << 30;
 
 /// The architectures that the forward pass supports. They differ in three optional parts of the attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,61 +108,58 @@ impl ModelConfig {
     }
 
     /// From a config.json of any version of transformers. A missing key gets the default of transformers.
+    ///
+    /// # Errors
+    /// A key has a value that raisin does not support, or raisin does not know the key.
     fn from_checkpoint(raw: &Value) -> Result<Self> {
+        let Some(object) = raw.as_object() else { bail!("the content is not a JSON object") };
         let Ok(architecture) = Architecture::deserialize(&raw["model_type"]) else {
             let name = raw["model_type"].as_str().unwrap_or("(none)");
             return Err(Problem::new(format!("unknown model_type `{name}`"))
                 .hint("raisin supports llama, mistral, qwen2 and qwen3")
                 .into());
         };
-        let whole = |key: &str| -> Result<i64> {
-            raw[key].as_i64().with_context(|| format!("`{key}` is missing or is not an integer: {}", raw[key]))
-        };
-        if raw["quantization_config"].is_object() {
-            let method = raw["quantization_config"]["quant_method"].as_str().unwrap_or("(unnamed)");
-            return Err(Problem::new(format!("the weights are quantised by `{method}`"))
-                .hint("raisin reads plain f32, f16 and bf16 weights, and GGUF files")
-                .into());
-        }
+        keys::refuse_unknown(object)?;
+        check_class(architecture, &raw["architectures"])?;
+        let keys = Keys(object);
         let usual = Usual::of(architecture);
-        let hidden = whole("hidden_size")?;
-        let heads = whole("num_attention_heads")?;
+        let (hidden, heads) = (keys.required("hidden_size")?, keys.required("num_attention_heads")?);
         ensure!(heads > 0, "`num_attention_heads` is {heads}, but it must be above 0");
-        let layers = usize::try_from(whole("num_hidden_layers")?).context("`num_hidden_layers` is negative")?;
-        let key_value_heads = match raw.get("num_key_value_heads") {
-            Some(Value::Null) => heads,
-            Some(given) => given.as_i64().unwrap_or(heads),
+        let layers = usize::try_from(keys.required("num_hidden_layers")?).context("`num_hidden_layers` is negative")?;
+        let key_value_heads = match keys.whole("num_key_value_heads")? {
+            Some(given) => given,
+            None if keys.has("num_key_value_heads") => heads,
             None => usual.key_value_heads.unwrap_or(heads),
         };
-        let mut config =
-            Self::llama(whole("vocab_size")?, hidden, layers, heads, key_value_heads, whole("intermediate_size")?);
-        let rope = if raw["rope_parameters"].is_object() { &raw["rope_parameters"] } else { &raw["rope_scaling"] };
-        let number = |value: &Value, default: f64| value.as_f64().unwrap_or(default);
+        let (vocabulary, between) = (keys.required("vocab_size")?, keys.required("intermediate_size")?);
+        let mut config = Self::llama(vocabulary, hidden, layers, heads, key_value_heads, between);
         config.set_architecture(architecture);
-        config.head_dim = match raw.get("head_dim") {
+        config.head_dim = match keys.whole("head_dim")? {
+            Some(given) => given,
+            None if keys.has("head_dim") => hidden / heads,
             None => usual.head_dim.unwrap_or(hidden / heads),
-            Some(given) => given.as_i64().unwrap_or(hidden / heads),
         };
-        config.max_position_embeddings =
-            raw["max_position_embeddings"].as_u64().map_or(usual.context, |context| context as usize);
-        config.initializer_range = number(&raw["initializer_range"], 0.02);
-        config.rms_norm_eps = number(&raw["rms_norm_eps"], 1e-6);
-        config.rope_theta = number(&rope["rope_theta"], number(&raw["rope_theta"], 10_000.0));
-        config.rope_scaling = RopeScaling::read(rope, config.max_position_embeddings)?;
-        config.attention_bias = raw["attention_bias"].as_bool().unwrap_or(false);
-        config.mlp_bias = raw["mlp_bias"].as_bool().unwrap_or(false);
-        config.tie_word_embeddings = raw["tie_word_embeddings"].as_bool().unwrap_or(false);
-        config.bos_token_id = raw["bos_token_id"].as_u64().map(|id| id as u32);
-        config.pad_token_id = raw["pad_token_id"].as_u64().map(|id| id as u32);
-        config.eos_token_id = one_or_many::ids(&raw["eos_token_id"]);
-        config.sliding_window = window(architecture, layers, raw)?;
+        config.max_position_embeddings = match keys.whole("max_position_embeddings")? {
+            Some(context) => usize::try_from(context).context("`max_position_embeddings` is negative")?,
+            None => usual.context,
+        };
+        config.initializer_range = keys.real("initializer_range", 0.02)?;
+        config.rms_norm_eps = keys.real("rms_norm_eps", 1e-6)?;
+        (config.rope_theta, config.rope_scaling) = rope::of_config(keys, config.max_position_embeddings)?;
+        config.attention_bias = keys.flag("attention_bias")?;
+        config.mlp_bias = keys.flag("mlp_bias")?;
+        config.tie_word_embeddings = keys.flag("tie_word_embeddings")?;
+        config.bos_token_id = keys.token("bos_token_id", usual.bos)?;
+        config.pad_token_id = keys.token("pad_token_id", None)?;
+        config.eos_token_id = keys.tokens("eos_token_id", usual.eos)?;
+        config.sliding_window = layers::window(architecture, layers, keys)?;
         for key in ["torch_dtype", "dtype"] {
-            if let Some(dtype) = raw[key].as_str() {
-                config.torch_dtype = dtype.to_owned();
+            if let Some(dtype) = keys.text(key)? {
+                config.torch_dtype = dtype;
             }
         }
-        if let Some(activation) = raw["hidden_act"].as_str() {
-            config.hidden_act = activation.to_owned();
+        if let Some(activation) = keys.text("hidden_act")? {
+            config.hidden_act = activation;
         }
         config.check()?;
         Ok(config)
@@ -177,7 +182,22 @@ impl ModelConfig {
             ("head_dim", self.head_dim),
         ] {
             ensure!(size > 0, "`{name}` is {size}: it must be positive");
+            // Products of two sizes stay within i64.
+            ensure!(size <= MOST, "`{name}` is {size}, which is more than the limit of {MOST}");
         }
+        let context = self.max_position_embeddings;
+        ensure!(
+            (1..=MOST as usize).contains(&context),
+            "`max_position_embeddings` is {context}: it must be from 1 to {MOST}"
+        );
+        for (name, number) in [
+            ("rms_norm_eps", self.rms_norm_eps),
+            ("initializer_range", self.initializer_range),
+            ("rope_theta", self.rope_theta),
+        ] {
+            ensure!(number.is_finite() && number >= 0.0, "`{name}` is {number}: it must be finite and not negative");
+        }
+        ensure!(self.rope_theta > 0.0, "`rope_theta` is 0: it must be above 0");
         ensure!(
             self.head_dim % 2 == 0,
             "`head_dim` is {}: rotary position embedding needs an even number",
@@ -189,7 +209,11 @@ impl ModelConfig {
             self.num_attention_heads,
             self.num_key_value_heads
         );
-        ensure!(self.hidden_act == "silu", "`hidden_act` is `{}`: only silu is supported", self.hidden_act);
+        if self.hidden_act != "silu" {
+            return Err(Problem::new(format!("`hidden_act` is `{}`", self.hidden_act))
+                .hint("raisin supports only the activation silu")
+                .into());
+        }
         Ok(())
     }
 
@@ -237,39 +261,43 @@ struct Usual {
     key_value_heads: Option<i64>,
     head_dim: Option<i64>,
     context: usize,
+    bos: Option<u32>,
+    eos: Option<u32>,
 }
 
 impl Usual {
     fn of(architecture: Architecture) -> Self {
+        let llama = Self { key_value_heads: None, head_dim: None, context: 2048, bos: Some(1), eos: Some(2) };
+        let qwen = Self { key_value_heads: Some(32), context: 32_768, bos: None, eos: None, ..llama };
         match architecture {
-            Architecture::Llama => Self { key_value_heads: None, head_dim: None, context: 2048 },
-            Architecture::Mistral => Self { key_value_heads: Some(8), head_dim: None, context: 4096 * 32 },
-            Architecture::Qwen2 => Self { key_value_heads: Some(32), head_dim: None, context: 32_768 },
-            Architecture::Qwen3 => Self { key_value_heads: Some(32), head_dim: Some(128), context: 32_768 },
+            Architecture::Llama => llama,
+            Architecture::Mistral => Self { key_value_heads: Some(8), context: 4096 * 32, ..llama },
+            Architecture::Qwen2 => qwen,
+            Architecture::Qwen3 => Self { head_dim: Some(128), ..qwen },
         }
     }
 }
 
-/// The sliding window: the number of tokens that attention reaches back. `None` means no limit.
-fn window(architecture: Architecture, layers: usize, raw: &Value) -> Result<Option<i64>> {
-    let given = match raw.get("sliding_window") {
-        None => Some(4096),
-        Some(given) => given.as_i64(),
+/// Checks that `architectures` names the class that raisin computes. Old versions of transformers wrote the names with
+/// other capital letters.
+fn check_class(architecture: Architecture, named: &Value) -> Result<()> {
+    let ours = architecture.class_name();
+    let names = match named {
+        Value::Null => return Ok(()),
+        Value::Array(names) => names.as_slice(),
+        one => std::slice::from_ref(one),
     };
-    let from = match architecture {
-        Architecture::Llama => return Ok(None),
-        Architecture::Mistral => return Ok(given),
-        Architecture::Qwen2 | Architecture::Qwen3 => raw["max_window_layers"].as_u64().unwrap_or(28) as usize,
-    };
-    if given.is_none() || raw["use_sliding_window"].as_bool() != Some(true) || from >= layers {
-        return Ok(None);
+    if names.is_empty() || names.iter().any(|name| name.as_str().is_some_and(|name| name.eq_ignore_ascii_case(ours))) {
+        return Ok(());
     }
-    // Layers from `max_window_layers` on have the window; the layers below have none.
-    if from == 0 { Ok(given) } else { bail!("a sliding window only on the layers from {from} on is not supported") }
+    Err(Problem::new(format!("`architectures` is {}", keys::short(named)))
+        .hint(format!("for this model_type, raisin supports only {ours}"))
+        .into())
 }
 
 pub(super) fn read_json(path: &Path) -> Result<Value> {
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    refuse_pointer(path, &bytes)?;
     serde_json::from_slice(&bytes).with_context(|| format!("{} is not JSON", path.display()))
 }
 
@@ -282,14 +310,13 @@ pub(super) fn write_json(path: &Path, value: &Value) -> Result<()> {
 /// Hugging Face writes one token id as a number, and several token ids as a list.
 mod one_or_many {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
-    use serde_json::Value;
 
-    pub fn ids(value: &Value) -> Vec<u32> {
-        match value {
-            Value::Number(_) => value.as_u64().map(|id| id as u32).into_iter().collect(),
-            Value::Array(many) => many.iter().filter_map(|id| id.as_u64().map(|id| id as u32)).collect(),
-            _ => Vec::new(),
-        }
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Ids {
+        None(()),
+        One(u32),
+        Many(Vec<u32>),
     }
 
     pub fn serialize<S: Serializer>(ids: &Vec<u32>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -301,84 +328,13 @@ mod one_or_many {
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u32>, D::Error> {
-        Ok(ids(&Value::deserialize(deserializer)?))
+        Ok(match Ids::deserialize(deserializer)? {
+            Ids::None(()) => Vec::new(),
+            Ids::One(one) => vec![one],
+            Ids::Many(many) => many,
+        })
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn both_spellings_of_the_rotation_base_are_read() -> Result<()> {
-        let old = json!({"model_type": "llama", "vocab_size": 8, "hidden_size": 4, "intermediate_size": 8,
-            "num_hidden_layers": 1, "num_attention_heads": 2, "rope_theta": 5e5, "eos_token_id": [1, 2]});
-        let mut new = old.clone();
-        new["rope_theta"] = Value::Null;
-        new["rope_parameters"] = json!({"rope_type": "default", "rope_theta": 5e5});
-        assert_eq!(ModelConfig::from_checkpoint(&old)?, ModelConfig::from_checkpoint(&new)?);
-        assert_eq!(ModelConfig::from_checkpoint(&old)?.eos_token_id, [1, 2]);
-        assert_eq!(ModelConfig::from_checkpoint(&old)?.num_key_value_heads, 2);
-        Ok(())
-    }
-
-    #[test]
-    fn a_written_config_is_read_back() -> Result<()> {
-        let folder = tempfile::tempdir()?;
-        let mut config = ModelConfig::llama(256, 16, 2, 4, 2, 32);
-        config.bos_token_id = Some(1);
-        config.eos_token_id = vec![2];
-        config.write(folder.path())?;
-        assert_eq!(ModelConfig::read(folder.path())?, config);
-        for (architecture, window) in
-            [(Architecture::Mistral, None), (Architecture::Mistral, Some(9)), (Architecture::Qwen2, Some(9))]
-        {
-            config.set_architecture(architecture);
-            config.sliding_window = window;
-            config.rope_scaling = Some(RopeScaling::Linear { factor: 2.0 });
-            config.write(folder.path())?;
-            assert_eq!(ModelConfig::read(folder.path())?, config);
-        }
-        Ok(())
-    }
-
-    #[test]
-    fn a_missing_key_gets_the_default_of_transformers() -> Result<()> {
-        let of = |kind: &str, more: Value| -> Result<ModelConfig> {
-            let mut raw = json!({"model_type": kind, "vocab_size": 8, "hidden_size": 64, "intermediate_size": 8,
-                "num_hidden_layers": 2, "num_attention_heads": 32});
-            for (key, value) in more.as_object().into_iter().flatten() {
-                raw[key] = value.clone();
-            }
-            ModelConfig::from_checkpoint(&raw)
-        };
-        let mistral = of("mistral", json!({}))?;
-        assert_eq!((mistral.num_key_value_heads, mistral.sliding_window), (8, Some(4096)));
-        assert_eq!(of("mistral", json!({"sliding_window": null}))?.sliding_window, None);
-        assert_eq!((of("qwen3", json!({}))?.head_dim, of("qwen3", json!({"head_dim": null}))?.head_dim), (128, 2));
-        assert_eq!(of("llama", json!({"num_key_value_heads": null}))?.num_key_value_heads, 32);
-        let sliding = json!({"use_sliding_window": true, "sliding_window": 7});
-        assert_eq!(of("qwen2", sliding.clone())?.sliding_window, None, "the lower 28 layers have no window");
-        let with = |from: u32| {
-            let mut sliding = sliding.clone();
-            sliding["max_window_layers"] = from.into();
-            of("qwen2", sliding)
-        };
-        assert_eq!(with(0)?.sliding_window, Some(7));
-        assert!(with(1).expect_err("mixed").to_string().contains("only on the layers from 1 on"));
-        Ok(())
-    }
-
-    #[test]
-    fn quantised_weights_are_refused_by_their_method() {
-        let raw = json!({"model_type": "llama", "quantization_config": {"quant_method": "gptq"}});
-        let error = ModelConfig::from_checkpoint(&raw).expect_err("quantised");
-        assert_eq!(error.to_string(), "the weights are quantised by `gptq`");
-    }
-
-    #[test]
-    fn an_unknown_architecture_is_named() {
-        let error = ModelConfig::from_checkpoint(&json!({"model_type": "mamba"})).expect_err("unknown");
-        assert_eq!(error.to_string(), "unknown model_type `mamba`");
-    }
-}
+mod tests;

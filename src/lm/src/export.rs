@@ -8,38 +8,12 @@ use serde_json::json;
 use tch::Kind as TensorKind;
 
 use super::config::write_json;
+use super::folder_files::{GENERATION_CONFIG, copy_tokenizer};
 use super::layer::{Parameter, Projection};
 use super::lora::Adapter;
 use super::model::{Model, adapter_part};
 use super::weights::{self, Outgoing};
 use raisin_base::error::{Context as _, Problem, Result, ensure};
-
-/// The files that a tokenizer may consist of. Those that exist are copied.
-const TOKENIZER_FILES: [&str; 8] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-];
-
-/// Copies the tokenizer of one model folder into another.
-pub fn copy_tokenizer(from: &Path, to: &Path) -> Result<()> {
-    for name in TOKENIZER_FILES {
-        let source = from.join(name);
-        if source.is_file() {
-            // Only the content is copied. The files of the store are read-only, and a copy of the file would also be
-            // read-only.
-            let bytes = std::fs::read(&source).with_context(|| format!("cannot read {}", source.display()))?;
-            let target = to.join(name);
-            std::fs::write(&target, bytes).with_context(|| format!("cannot write {}", target.display()))?;
-        }
-    }
-    Ok(())
-}
 
 impl Model {
     /// Writes the whole model in Hugging Face layout, with the tokenizer of the folder that the model was read from.
@@ -47,7 +21,7 @@ impl Model {
     /// # Errors
     /// The model has adapters. Then use [`Model::save_merged`] or [`Model::save_adapter`].
     pub fn save(&self, folder: &Path) -> Result<()> {
-        if self.adapter.is_some() {
+        if self.adapters().next().is_some() {
             return Err(Problem::new("this model has adapters, and its weights do not contain the adapters")
                 .hint("save the adapters alone, or save the model with merged adapters")
                 .into());
@@ -83,10 +57,13 @@ impl Model {
         self.write_tokenizer(folder)
     }
 
-    /// Writes the adapters in PEFT layout, with the configuration and the tokenizer of the base model.
-    pub fn save_adapter(&self, folder: &Path) -> Result<()> {
+    /// Writes the adapters in PEFT layout, with the configuration and the tokenizer of the base model. `base` is what
+    /// PEFT gets as the name or path of the base model.
+    pub fn save_adapter(&self, folder: &Path, base: Option<&str>) -> Result<()> {
         let Some(adapter) = &self.adapter else {
-            return Err(Problem::new("this model has no adapters").hint("save the whole model").into());
+            return Err(Problem::new("this model has no adapters of its own training")
+                .hint("save the whole model")
+                .into());
         };
         std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let mut tensors = Vec::new();
@@ -103,7 +80,7 @@ impl Model {
         let config = json!({
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
-            "base_model_name_or_path": null,
+            "base_model_name_or_path": base,
             "r": adapter.rank,
             "lora_alpha": alpha,
             "lora_dropout": 0.0,
@@ -120,10 +97,17 @@ impl Model {
         });
         write_json(&folder.join("adapter_config.json"), &config)?;
         self.config.write(folder)?;
+        self.write_generation_config(folder)?;
         self.write_tokenizer(folder)
     }
 
+    /// Writes the generation_config.json of the folder that the model was read from, byte for byte. If that folder has
+    /// none, the file gets the tokens that config.json names.
     fn write_generation_config(&self, folder: &Path) -> Result<()> {
+        let path = folder.join(GENERATION_CONFIG);
+        if let Some(bytes) = &self.generation_config {
+            return std::fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()));
+        }
         let config = serde_json::to_value(&self.config)?;
         let mut value = json!({"_from_model_config": true});
         for key in ["bos_token_id", "eos_token_id", "pad_token_id"] {
@@ -131,7 +115,7 @@ impl Model {
                 value[key] = config[key].clone();
             }
         }
-        write_json(&folder.join("generation_config.json"), &value)
+        write_json(&path, &value)
     }
 
     fn write_tokenizer(&self, folder: &Path) -> Result<()> {

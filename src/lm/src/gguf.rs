@@ -13,6 +13,7 @@ use memmap2::Mmap;
 use serde_json::{Value, json};
 use tch::{Device, Kind as TensorKind, Tensor};
 
+use super::config::keys::short;
 use super::config::{Architecture, ModelConfig};
 use super::gguf_blocks::{BlockType, dequantise};
 use super::rope::{RopeScaling, llama3_of};
@@ -30,6 +31,28 @@ struct GgufEntry {
 
 /// The tensor that holds the divisors of the rotation frequencies of a Llama 3 model.
 const ROTATION_FACTORS: &str = "rope_freqs.weight";
+
+/// The metadata keys of an architecture that raisin reads, or that change nothing.
+const KNOWN: [&str; 18] = [
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.key_length",
+    "attention.layer_norm_rms_epsilon",
+    "block_count",
+    "context_length",
+    "embedding_length",
+    "feed_forward_length",
+    "rope.freq_base",
+    "rope.scaling.attn_factor",
+    "rope.scaling.factor",
+    "rope.scaling.finetuned",
+    "rope.scaling.original_context_length",
+    "rope.scaling.type",
+    "rope.scaling.yarn_beta_fast",
+    "rope.scaling.yarn_beta_slow",
+    "tensor_data_layout",
+    "vocab_size",
+];
 
 /// An open GGUF file. It remembers which tensors were read, so that [`Self::finish`] can report unread tensors.
 pub struct Gguf {
@@ -98,12 +121,7 @@ impl Gguf {
                 self.path.display()
             );
         }
-        let experts = whole("expert_count").unwrap_or(0);
-        if experts > 0 {
-            return Err(Problem::new(format!("{} is a mixture of {experts} experts", self.path.display()))
-                .hint("raisin runs dense models only")
-                .into());
-        }
+        self.refuse_unknown(name, &config)?;
         let has = |name: &str| self.tensors.contains_key(name);
         config.attention_bias = architecture != Architecture::Qwen2 && has("blk.0.attn_output.bias");
         config.mlp_bias = has("blk.0.ffn_down.bias");
@@ -119,6 +137,29 @@ impl Gguf {
         config.pad_token_id = id("padding_token_id");
         config.check()?;
         Ok(config)
+    }
+
+    /// Refuses the metadata of an architecture that raisin does not know, because they may change what the model
+    /// computes.
+    fn refuse_unknown(&self, architecture: &str, config: &ModelConfig) -> Result<()> {
+        let prefix = format!("{architecture}.");
+        for (name, value) in self.metadata.range(prefix.clone()..) {
+            let Some(key) = name.strip_prefix(&prefix) else { break };
+            let off = value.is_null() || *value == Value::Bool(false) || value.as_f64() == Some(0.0);
+            let known = match key {
+                // How many numbers of a head are rotated.
+                "rope.dimension_count" | "attention.value_length" => value.as_i64() == Some(config.head_dim),
+                "attention.causal" => value.as_bool() == Some(true),
+                _ => KNOWN.contains(&key),
+            };
+            if !known && !off {
+                let message = format!("`{name}` in {} is {}", self.path.display(), short(value));
+                return Err(Problem::new(message)
+                    .hint("raisin runs dense models, and knows no other value of this key; use another model")
+                    .into());
+            }
+        }
+        Ok(())
     }
 
     fn rope_scaling(&self, architecture: &str, config: &ModelConfig) -> Result<Option<RopeScaling>> {

@@ -12,7 +12,8 @@
 //! | `gradient`, `joined`, `group` | gradients, and passes with few kernel launches for a GPU |
 //! | `recompute` | gradients by activation checkpointing |
 //! | `generate` | greedy decoding with a key-value cache |
-//! | `artifact`, `export` | model folders: which forms there are, and how a folder is written |
+//! | `artifact`, `export`, `folder_files` | model folders: which forms there are, how a folder is written, which files raisin cannot read |
+//! | `peft` | the adapter_config.json of PEFT: which projections have an adapter, with which rank and scale |
 //! | `device`, `inspect`, `allocator` | the device of the tensors, the report on the machine, the options of malloc |
 //! | `proxy` | cached hidden states of a frozen prefix |
 //! | `out_of_memory` | smaller batches if a device is out of memory |
@@ -25,6 +26,7 @@ mod batch;
 mod config;
 mod device;
 mod export;
+mod folder_files;
 mod generate;
 pub mod gguf;
 mod gguf_blocks;
@@ -38,6 +40,7 @@ mod lora;
 mod loss;
 mod model;
 pub mod out_of_memory;
+mod peft;
 mod prepare;
 pub mod proxy;
 mod recompute;
@@ -50,7 +53,7 @@ pub use allocator::keep_freed_memory;
 pub use batch::Batch;
 pub use config::{Architecture, ModelConfig};
 pub use device::{device, device_memory_in_use};
-pub use export::copy_tokenizer;
+pub use folder_files::{copy_configs, copy_tokenizer, require_tokenizer};
 pub use gradient::Gradient;
 pub use inspect::inspect;
 pub use joined::Joined;

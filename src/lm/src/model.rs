@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use tch::{Device, Kind as TensorKind, Tensor};
 
-use super::artifact::{self, ModelFolderForm};
+use super::artifact::ModelFolderForm;
 use super::attention::{Masks, Rotation};
 use super::batch::Batch;
 use super::config::ModelConfig;
+use super::folder_files::read_generation_config;
 use super::generate;
 use super::gguf::Gguf;
 use super::group::LowPlan;
@@ -33,6 +34,7 @@ pub struct Model {
     pub(super) norm: Parameter,
     /// `None` if the head is tied to the embedding.
     pub(super) head: Option<Parameter>,
+    /// The shape of the adapters that [`Model::prepare`] made; `None` for the adapters of a file.
     pub(super) adapter: Option<AdapterConfig>,
     pub(super) trainable: Trainable,
     /// The range of parameters that are trained themselves. `None` if no parameter or only adapters are trained.
@@ -45,6 +47,8 @@ pub struct Model {
     pub(super) episodes: usize,
     /// The folder from which tokenizer files are copied when the model is saved.
     pub(super) folder: Option<PathBuf>,
+    /// The content of the generation_config.json that belongs to the model.
+    pub(super) generation_config: Option<Vec<u8>>,
     pub(super) listener: Option<NoteListener>,
     /// The most rows that are continued together. If there was no memory for this number of rows, the number is
     /// reduced.
@@ -113,6 +117,10 @@ impl Model {
             }
         };
         model.folder = Some(folder.to_owned());
+        // An adapter may have none, and then those of its base model hold.
+        if let Some(bytes) = read_generation_config(folder)? {
+            model.generation_config = Some(bytes);
+        }
         Ok(model)
     }
 
@@ -128,7 +136,15 @@ impl Model {
         if adaptation.is_none() {
             model.group()?;
         }
-        weights.finish(|name| (tied && name == "lm_head.weight") || name.ends_with("rotary_emb.inv_freq"))?;
+        let (head, table) = ("lm_head.weight", "model.embed_tokens.weight");
+        if tied && weights.contains(head) && !weights.are_equal(head, table)? {
+            let message = format!(
+                "`tie_word_embeddings` is true, but {} has different weights `{head}` and `{table}`",
+                folder.display()
+            );
+            return Err(Problem::new(message).hint("set `tie_word_embeddings` to false in config.json").into());
+        }
+        weights.finish(|name| (tied && name == head) || name.ends_with("rotary_emb.inv_freq"))?;
         Ok(model)
     }
 
@@ -211,6 +227,7 @@ impl Model {
             low_plan: None,
             episodes: 1,
             folder: None,
+            generation_config: None,
             listener: None,
             rows_together: Cell::new(generate::ROWS),
             room: None,
@@ -309,30 +326,6 @@ impl Model {
     pub(super) fn adapters(&self) -> impl Iterator<Item = (&str, &Adapter)> {
         self.projections()
             .filter_map(|projection| projection.adapter.as_ref().map(|adapter| (projection.name.as_str(), adapter)))
-    }
-
-    fn attach_adapter(&mut self, folder: &Path) -> Result<()> {
-        let config = artifact::read_adapter_config(folder)?;
-        config.check()?;
-        let mut weights = Weights::open_files(folder, &[folder.join("adapter_model.safetensors")])?;
-        for (number, layer) in self.layers.iter_mut().enumerate() {
-            if config.layers.as_ref().is_some_and(|layers| !layers.contains(&number)) {
-                continue;
-            }
-            for projection in layer.projections_mut() {
-                if !config.targets.iter().any(|target| target == projection.target()) {
-                    continue;
-                }
-                let (outputs, inputs) = projection.weight.value.size2()?;
-                let (a, b) = (adapter_part(&projection.name, 'A'), adapter_part(&projection.name, 'B'));
-                let a = weights.take(&a, &[config.rank, inputs], TensorKind::Float, self.device)?;
-                let b = weights.take(&b, &[outputs, config.rank], TensorKind::Float, self.device)?;
-                projection.adapter = Some(Adapter { a, b, scale: config.scale() });
-            }
-        }
-        weights.finish(|_| false)?;
-        self.adapter = Some(config);
-        Ok(())
     }
 
     /// Hidden states after the final norm, `[tokens, hidden]`.

@@ -97,3 +97,31 @@ fn the_same_seed_makes_the_same_weights_with_the_wanted_spread() -> Result<()> {
     assert!(mean.abs() < 0.01 && (variance - 0.25).abs() < 0.01, "{mean} {variance}");
     Ok(())
 }
+
+#[test]
+fn a_tied_head_with_other_weights_than_the_embedding_is_refused() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut config = ModelConfig::llama(50, 16, 1, 4, 2, 24);
+    config.tie_word_embeddings = false;
+    Model::init(config, &Seed::new(5), Device::Cpu, TensorKind::Float)?.save(folder.path())?;
+    let path = folder.path().join("config.json");
+    let text = std::fs::read_to_string(&path)?;
+    std::fs::write(&path, text.replace("\"tie_word_embeddings\": false", "\"tie_word_embeddings\": true"))?;
+    let load = || Model::load(folder.path(), Device::Cpu, TensorKind::Float);
+    let error = raisin_base::error::render(&load().err().context("accepted")?);
+    assert!(error.contains("has different weights `lm_head.weight` and `model.embed_tokens.weight`"), "{error}");
+    assert!(error.contains("set `tie_word_embeddings` to false"), "{error}");
+    // The same weights under both names are one tied head.
+    let tensors = Weights::open(folder.path())?;
+    let names: Vec<String> = tensors.names().map(str::to_owned).collect();
+    let values: Vec<Tensor> = names
+        .iter()
+        .map(|name| tensors.read(if name == "lm_head.weight" { "model.embed_tokens.weight" } else { name }))
+        .collect::<Result<_>>()?;
+    let outgoing = names.iter().zip(&values).map(|(name, value)| crate::weights::Outgoing::of(name.clone(), value));
+    let outgoing = outgoing.collect::<Result<Vec<_>>>()?;
+    drop(tensors);
+    crate::weights::write(&folder.path().join("model.safetensors"), &outgoing)?;
+    assert!(load()?.head.is_none());
+    Ok(())
+}

@@ -165,6 +165,7 @@ impl Model {
             layer.groups = own.groups.as_ref().map(ProjectionGroups::shallow_clone);
         }
         shared.folder = self.folder.clone();
+        shared.generation_config = self.generation_config.clone();
         shared.listener = self.listener.clone();
         shared.room = self.room;
         Ok(shared)
@@ -190,7 +191,7 @@ mod tests {
         let mut model = Model::load(&base, Device::Cpu, TensorKind::Float)?;
         model.prepare(&lora, &Seed::new(2))?;
         let _ = tch::no_grad(|| model.trainable().flat.shallow_clone().f_add_scalar_(0.01))?;
-        model.save_adapter(&adapter)?;
+        model.save_adapter(&adapter, None)?;
         std::fs::write(adapter.join("references.json"), "{\"base\":\"base\"}")?;
 
         for adaptation in [Adaptation::Full, Adaptation::TopLayers(2), lora] {

@@ -22,6 +22,8 @@ use super::weights::{Weights, bytes_of};
 use raisin_base::error::{Context as _, Problem, Result, ensure};
 use raisin_corpus::Sequence;
 
+pub use raisin_settings::Overlong;
+
 const STATES: &str = "states.safetensors";
 
 /// The content of proxy.json: which layers are trained, and how the states were computed.
@@ -31,8 +33,11 @@ pub struct ProxyConfig {
     pub train_layers: usize,
     /// The number of layers below the trained layers. The states after these layers are cached.
     pub prefix_layers: usize,
-    /// The number of tokens to which the sequences were truncated.
+    /// The largest number of tokens in a sequence.
     pub max_tokens: usize,
+    /// What happened to longer rows.
+    #[serde(default)]
+    pub on_overlong: Overlong,
 }
 
 impl ProxyConfig {
@@ -94,9 +99,11 @@ impl PrefixStates {
         self.weights.read("validation.states")
     }
 
-    /// The number of tokens of each validation example.
-    pub fn validation_lengths(&self) -> Vec<usize> {
-        self.validation.windows(2).map(|pair| (pair[1] - pair[0]) as usize).collect()
+    /// The tokens of each validation example; none for an example without a sequence.
+    pub fn validation_tokens(&self) -> Result<Vec<Vec<u32>>> {
+        let tokens = Vec::<i32>::try_from(self.weights.read("validation.tokens")?)?;
+        let row = |bounds: &[i64]| tokens[bounds[0] as usize..bounds[1] as usize].iter().map(|&it| it as u32).collect();
+        Ok(self.validation.windows(2).map(row).collect())
     }
 
     /// Checks that the states of a pool row belong to exactly this sequence.
@@ -231,7 +238,8 @@ mod tests {
         for compute in [TensorKind::Float, TensorKind::BFloat16] {
             let folder = tempfile::tempdir()?;
             let model = Model::init(ModelConfig::llama(50, 16, 3, 4, 2, 24), &Seed::new(5), Device::Cpu, compute)?;
-            let config = ProxyConfig { train_layers: 1, prefix_layers: 2, max_tokens: 32 };
+            let config =
+                ProxyConfig { train_layers: 1, prefix_layers: 2, max_tokens: 32, on_overlong: Overlong::Truncate };
             let pool = [sequence(5), None, sequence(9), sequence(7)];
             let validation = [sequence(4), sequence(11)];
             let mut heard = Vec::new();
@@ -240,7 +248,8 @@ mod tests {
             std::fs::write(folder.path().join("proxy.json"), serde_json::to_string(&config)?)?;
             let states = PrefixStates::open(folder.path())?;
             assert_eq!((states.pool_rows(), states.bounds(1)?, states.bounds(3)?), (4, (5, 5), (14, 21)));
-            assert_eq!(states.validation_lengths(), [4, 11]);
+            assert_eq!(states.validation_tokens()?.iter().map(Vec::len).collect::<Vec<_>>(), [4, 11]);
+            assert_eq!(states.validation_tokens()?[0], validation[0].as_ref().expect("tokens").tokens);
             let wanted: Vec<&Sequence> = [3, 0].iter().filter_map(|&row: &usize| pool[row].as_ref()).collect();
             let direct = model.prefix_states(2, &Batch::pack(&wanted, Device::Cpu)?)?;
             let cached = states.rows(&[3, 0])?;
@@ -260,7 +269,7 @@ mod tests {
     fn without_memory_for_a_batch_the_states_come_from_smaller_batches() -> Result<()> {
         let mut model =
             Model::init(ModelConfig::llama(50, 16, 3, 4, 2, 24), &Seed::new(5), Device::Cpu, TensorKind::Float)?;
-        let config = ProxyConfig { train_layers: 1, prefix_layers: 2, max_tokens: 32 };
+        let config = ProxyConfig { train_layers: 1, prefix_layers: 2, max_tokens: 32, on_overlong: Overlong::Truncate };
         let (pool, validation) = ([sequence(5), None, sequence(9), sequence(7)], [sequence(4), sequence(6)]);
         let states = |model: &Model| -> Result<[Tensor; 2]> {
             let folder = tempfile::tempdir()?;

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::config::ModelConfig;
-use raisin_base::error::{Context as _, Problem, Result, ensure};
+use super::config::keys::{Keys, short};
+use raisin_base::error::{Context as _, Problem, Result, anyhow, ensure};
 
 /// How rotations are scaled for contexts that are longer than the context of the pre-training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,21 +40,90 @@ pub enum RopeScaling {
     },
 }
 
+/// The keys of the object, of all types together. transformers ignores the keys of another type.
+const KEYS: [&str; 16] = [
+    "attention_factor",
+    "beta_fast",
+    "beta_slow",
+    "factor",
+    // The creators of YaRN note with this key that the model was trained with the scaling.
+    "finetuned",
+    "high_freq_factor",
+    "low_freq_factor",
+    "max_position_embeddings",
+    "mscale",
+    "mscale_all_dim",
+    "original_max_position_embeddings",
+    "partial_rotary_factor",
+    "rope_theta",
+    "rope_type",
+    "truncate",
+    "type",
+];
+
+/// The base of the rotations, and their scaling, from all keys of config.json that concern them.
+///
+/// # Errors
+/// See [`RopeScaling::read`]. Or `rope_scaling` and `rope_parameters` are different.
+pub(super) fn of_config(keys: Keys<'_>, max_position_embeddings: usize) -> Result<(f64, Option<RopeScaling>)> {
+    check_share(keys.get("partial_rotary_factor").unwrap_or(&Value::Null))?;
+    let given = |key: &str| keys.get(key).filter(|rope| rope.as_object().is_none_or(|entries| !entries.is_empty()));
+    let rope = match (given("rope_scaling"), given("rope_parameters")) {
+        (Some(older), Some(newer)) if older != newer => {
+            return Err(Problem::new("`rope_scaling` and `rope_parameters` are different")
+                .hint("leave one of them in config.json")
+                .into());
+        }
+        (Some(rope), _) | (None, Some(rope)) => rope,
+        (None, None) => &Value::Null,
+    };
+    let theta =
+        |value: &Value| value.as_f64().ok_or_else(|| anyhow!("`rope_theta` is {}, which is no number", short(value)));
+    let theta =
+        match [rope.get("rope_theta"), keys.get("rope_theta")].into_iter().flatten().find(|value| !value.is_null()) {
+            Some(given) => theta(given)?,
+            None => 10_000.0,
+        };
+    let mut rope = rope.clone();
+    // As in transformers, this key takes precedence over the entry of the scaling.
+    if let (Some(entries), Some(context)) = (rope.as_object_mut(), keys.get("original_max_position_embeddings")) {
+        entries.insert("original_max_position_embeddings".to_owned(), context.clone());
+    }
+    Ok((theta, RopeScaling::read(&rope, max_position_embeddings)?))
+}
+
+/// Checks that whole heads are rotated.
+fn check_share(share: &Value) -> Result<()> {
+    let whole = share.is_null() || share.as_f64().is_some_and(|share| (share - 1.0).abs() < f64::EPSILON);
+    ensure!(whole, "`partial_rotary_factor` is {}: raisin supports only 1, the rotation of whole heads", short(share));
+    Ok(())
+}
+
 impl RopeScaling {
     /// Reads the object that config.json calls `rope_scaling` or `rope_parameters`. `None` if nothing is scaled.
     ///
     /// # Errors
-    /// The type is unknown to raisin, or a number that the type needs is missing.
+    /// raisin does not know the type or a key, or a number that the type needs is missing.
     pub fn read(rope: &Value, max_position_embeddings: usize) -> Result<Option<Self>> {
-        if !rope.is_object() {
+        let Some(entries) = rope.as_object() else {
+            ensure!(rope.is_null(), "the rope scaling is {}, but it must be an object", short(rope));
             return Ok(None);
+        };
+        if let Some((key, value)) = entries.iter().find(|(key, _)| !KEYS.contains(&key.as_str())) {
+            return Err(Problem::new(format!(
+                "the rope scaling has `{key}`: {}, and raisin does not know this key",
+                short(value)
+            ))
+            .hint("the key may change what the model computes; if the key changes nothing, remove it from config.json")
+            .into());
         }
-        let share = rope["partial_rotary_factor"].as_f64().unwrap_or(1.0);
-        ensure!(
-            (share - 1.0).abs() < f64::EPSILON,
-            "`partial_rotary_factor` is {share}: raisin supports only 1, the rotation of whole heads"
-        );
-        let kind = rope["rope_type"].as_str().or(rope["type"].as_str()).unwrap_or("default");
+        check_share(&rope["partial_rotary_factor"])?;
+        let kind = match (&rope["rope_type"], &rope["type"]) {
+            (Value::Null, Value::Null) => "default",
+            (Value::Null, kind) | (kind, _) => kind
+                .as_str()
+                .ok_or_else(|| anyhow!("the rope scaling has the type {}, which is no text", short(kind)))?,
+        };
         if kind == "default" {
             return Ok(None);
         }
@@ -73,13 +143,51 @@ impl RopeScaling {
             raw["original_max_position_embeddings"] = (length as u64).into();
         }
         let scaling: Self =
-            serde_json::from_value(raw).with_context(|| format!("in the rope scaling `{kind}`: {rope}"))?;
+            serde_json::from_value(raw).with_context(|| format!("in the rope scaling `{kind}`: {}", short(rope)))?;
         let factor = scaling.factor();
         ensure!(
             factor.is_finite() && factor > 0.0,
             "the factor of the rope scaling is {factor}, but it must be finite and above 0"
         );
+        scaling.check()?;
         Ok(Some(scaling))
+    }
+
+    /// Checks the numbers beside `factor`.
+    fn check(&self) -> Result<()> {
+        let positive = |name: &str, number: f64| {
+            ensure!(
+                number.is_finite() && number > 0.0,
+                "`{name}` of the rope scaling is {number}, but it must be finite and above 0"
+            );
+            Ok(())
+        };
+        match self {
+            Self::Linear { .. } | Self::Dynamic { .. } => Ok(()),
+            Self::Llama3 { low_freq_factor, high_freq_factor, original_max_position_embeddings, .. } => {
+                positive("original_max_position_embeddings", *original_max_position_embeddings as f64)?;
+                positive("low_freq_factor", *low_freq_factor)?;
+                positive("high_freq_factor", *high_freq_factor)?;
+                ensure!(
+                    low_freq_factor < high_freq_factor,
+                    "`low_freq_factor` of the rope scaling is {low_freq_factor}, but it must be below \
+                     `high_freq_factor`, which is {high_freq_factor}"
+                );
+                Ok(())
+            }
+            Self::Yarn { original_max_position_embeddings, attention_factor, beta_fast, beta_slow, .. } => {
+                positive("original_max_position_embeddings", *original_max_position_embeddings as f64)?;
+                for (name, number) in
+                    [("attention_factor", attention_factor), ("beta_fast", beta_fast), ("beta_slow", beta_slow)]
+                {
+                    // transformers takes 0 of a beta as the default.
+                    if let Some(number) = number.filter(|number| *number != 0.0) {
+                        positive(name, number)?;
+                    }
+                }
+                Ok(())
+            }
+        }
     }
 
     pub fn factor(&self) -> f64 {

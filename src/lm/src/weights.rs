@@ -10,10 +10,13 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
-use safetensors::tensor::{Dtype, SafeTensors, View, serialize_to_file};
+use safetensors::tensor::{Dtype, View, serialize_to_file};
 use tch::{Device, Kind as TensorKind, Tensor};
 
+use super::folder_files::refuse_pointer;
 use raisin_base::error::{Context as _, Problem, Result, anyhow, ensure};
+
+mod open;
 
 /// File, dtype, shape and byte range of one tensor.
 struct SafetensorsEntry {
@@ -33,76 +36,15 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` lists.
-    pub fn open(folder: &Path) -> Result<Self> {
-        let single = folder.join("model.safetensors");
-        if single.is_file() {
-            return Self::open_files(folder, &[single]);
-        }
-        let index_path = folder.join("model.safetensors.index.json");
-        let Ok(bytes) = std::fs::read(&index_path) else {
-            let problem = Problem::new(format!("{} has no model.safetensors", folder.display()));
-            return Err(problem
-                .hint("raisin reads safetensors and GGUF; pickled weights (.bin, .pt) are not opened")
-                .into());
-        };
-        let index: serde_json::Value =
-            serde_json::from_slice(&bytes).with_context(|| format!("{} is not JSON", index_path.display()))?;
-        let map =
-            index["weight_map"].as_object().ok_or_else(|| anyhow!("{} has no `weight_map`", index_path.display()))?;
-        let mut names = BTreeSet::new();
-        for file in map.values() {
-            let name = file.as_str().ok_or_else(|| anyhow!("{}: {file} is not a file name", index_path.display()))?;
-            ensure!(
-                Path::new(name).components().all(|part| matches!(part, std::path::Component::Normal(_))),
-                "{}: the shard `{name}` is outside the folder",
-                index_path.display()
-            );
-            names.insert(folder.join(name));
-        }
-        let weights = Self::open_files(folder, &names.into_iter().collect::<Vec<_>>())?;
-        for name in map.keys() {
-            ensure!(
-                weights.entries.contains_key(name),
-                "{} lists `{name}`, but no shard contains this tensor",
-                index_path.display()
-            );
-        }
-        Ok(weights)
-    }
-
-    /// Opens exactly these safetensors files.
-    pub fn open_files(folder: &Path, paths: &[PathBuf]) -> Result<Self> {
-        let mut weights =
-            Self { folder: folder.to_owned(), files: Vec::new(), entries: BTreeMap::new(), taken: BTreeSet::new() };
-        for (number, path) in paths.iter().enumerate() {
-            let map = map(path)?;
-            let (header, metadata) = SafeTensors::read_metadata(&map)
-                .with_context(|| format!("{} is not a safetensors file", path.display()))?;
-            let base = header + size_of::<u64>();
-            for (name, info) in metadata.tensors() {
-                let (start, end) = info.data_offsets;
-                ensure!(
-                    base + end <= map.len(),
-                    "{}: the tensor `{name}` reaches beyond the end of the file",
-                    path.display()
-                );
-                let entry = SafetensorsEntry {
-                    file: number,
-                    kind: kind_of(info.dtype).with_context(|| format!("{}: `{name}`", path.display()))?,
-                    shape: info.shape.iter().map(|&size| size as i64).collect(),
-                    start: base + start,
-                    end: base + end,
-                };
-                weights.entries.insert(name, entry);
-            }
-            weights.files.push(map);
-        }
-        Ok(weights)
-    }
-
     pub fn contains(&self, name: &str) -> bool {
         self.entries.contains_key(name)
+    }
+
+    /// Whether two tensors have the same dtype, shape and bytes.
+    pub fn are_equal(&self, one: &str, other: &str) -> Result<bool> {
+        let [one, other] = [self.entry(one)?, self.entry(other)?];
+        let bytes = |entry: &SafetensorsEntry| &self.files[entry.file][entry.start..entry.end];
+        Ok(one.kind == other.kind && one.shape == other.shape && bytes(one) == bytes(other))
     }
 
     pub fn names(&self) -> impl Iterator<Item = &str> {
@@ -114,6 +56,9 @@ impl Weights {
     }
 
     /// Reads the tensor with this name and shape, in this dtype, on this device.
+    ///
+    /// # Errors
+    /// There is no such tensor, it has another shape, or its elements are whole numbers, as those of quantised weights.
     pub fn take(&mut self, name: &str, shape: &[i64], kind: TensorKind, device: Device) -> Result<Tensor> {
         let entry = self.entry(name)?;
         ensure!(
@@ -122,6 +67,10 @@ impl Weights {
             self.folder.display(),
             entry.shape
         );
+        if !FLOATS.contains(&entry.kind) {
+            let message = format!("{}: `{name}` has elements of the type {:?}", self.folder.display(), entry.kind);
+            return Err(Problem::new(message).hint("raisin reads f32, f16, bf16 and f64 weights").into());
+        }
         let tensor = self.converted(entry, kind)?.f_to_device(device)?;
         self.taken.insert(name.to_owned());
         Ok(tensor)
@@ -172,14 +121,22 @@ impl Weights {
     /// # Errors
     /// The checkpoint has unread tensors: its tensors do not fit the architecture in its config.json.
     pub fn finish(&self, may_be_left: impl Fn(&str) -> bool) -> Result<()> {
-        let unread = self.entries.keys().filter(|name| !self.taken.contains(*name) && !may_be_left(name));
+        let unread = self.unread().filter(|name| !may_be_left(name));
         refuse_unread(unread, &self.folder, "config.json does not explain")
+    }
+
+    /// The tensors that were not read, in the order of their names.
+    pub fn unread(&self) -> impl Iterator<Item = &String> {
+        self.entries.keys().filter(|name| !self.taken.contains(*name))
     }
 
     fn entry(&self, name: &str) -> Result<&SafetensorsEntry> {
         self.entries.get(name).ok_or_else(|| anyhow!("{} has no tensor `{name}`", self.folder.display()))
     }
 }
+
+/// The element types of weights.
+const FLOATS: [TensorKind; 4] = [TensorKind::Float, TensorKind::Half, TensorKind::BFloat16, TensorKind::Double];
 
 /// The element types that can be read and written.
 const DTYPES: [(Dtype, TensorKind); 7] = [
@@ -207,7 +164,9 @@ pub(super) fn map(path: &Path) -> Result<Mmap> {
     let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     // SAFETY: the map is only read. A file of weights is an immutable file of the store, or a file of the user that no
     // process is expected to change while it is mapped.
-    unsafe { Mmap::map(&file) }.with_context(|| format!("cannot map {}", path.display()))
+    let map = unsafe { Mmap::map(&file) }.with_context(|| format!("cannot map {}", path.display()))?;
+    refuse_pointer(path, &map)?;
+    Ok(map)
 }
 
 /// Refuses tensors of a file or folder that were not read. `clause` completes the sentence "the file has tensors that
@@ -316,81 +275,4 @@ pub fn write(path: &Path, tensors: &[Outgoing<'_>]) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn two_tensors() -> Vec<(String, Tensor)> {
-        vec![
-            ("a".to_owned(), Tensor::from_slice(&[1f32, 2.0, 3.0, 4.0, 5.0, 6.0]).view([3, 2])),
-            ("b".to_owned(), Tensor::from_slice(&[0.5f32]).to_kind(TensorKind::BFloat16)),
-        ]
-    }
-
-    fn write(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
-        let tensors = tensors.iter().map(|(name, tensor)| Outgoing::of(name.clone(), tensor));
-        super::write(path, &tensors.collect::<Result<Vec<_>>>()?)
-    }
-
-    #[test]
-    fn a_tensor_that_cannot_be_copied_is_an_error_and_no_file_remains() -> Result<()> {
-        let folder = tempfile::tempdir()?;
-        let path = folder.path().join("model.safetensors");
-        let tensor = Tensor::from_slice(&[1f32, 2.0]);
-        let short = Tensor::from_slice(&[1f32]);
-        let broken: [Box<dyn Fn() -> Result<Tensor>>; 2] =
-            [Box::new(|| Err(anyhow!("CUDA error: an illegal memory access"))), Box::new(|| Ok(short.shallow_clone()))];
-        for make in broken {
-            let tensors = [
-                Outgoing::of("a".to_owned(), &tensor)?,
-                Outgoing::new("b".to_owned(), TensorKind::Float, &[2], make)?,
-                Outgoing::of("c".to_owned(), &tensor)?,
-            ];
-            let error = super::write(&path, &tensors).expect_err("b fails");
-            assert!(format!("{error:#}").contains("cannot copy `b`: "), "{error:#}");
-            assert_eq!(std::fs::read_dir(folder.path())?.count(), 0);
-        }
-        Ok(())
-    }
-
-    #[test]
-    fn written_tensors_are_read_back_whole_and_by_rows() -> Result<()> {
-        let folder = tempfile::tempdir()?;
-        write(&folder.path().join("model.safetensors"), &two_tensors())?;
-        let mut weights = Weights::open(folder.path())?;
-        assert_eq!(Vec::<f32>::try_from(weights.read_rows("a", 1, 3)?.view([-1]))?, [3.0, 4.0, 5.0, 6.0]);
-        assert_eq!(Vec::<f32>::try_from(weights.take("b", &[1], TensorKind::Float, Device::Cpu)?)?, [0.5]);
-        let error = weights.finish(|_| false).expect_err("a is left");
-        assert!(error.to_string().ends_with("does not explain: a"), "{error}");
-        let _ = weights.take("a", &[3, 2], TensorKind::Float, Device::Cpu)?;
-        weights.finish(|_| false)
-    }
-
-    #[test]
-    fn a_wrong_shape_and_a_missing_tensor_are_named() -> Result<()> {
-        let folder = tempfile::tempdir()?;
-        write(&folder.path().join("model.safetensors"), &two_tensors())?;
-        let mut weights = Weights::open(folder.path())?;
-        let error = weights.take("a", &[2, 3], TensorKind::Float, Device::Cpu).expect_err("shape");
-        assert!(error.to_string().contains("`a` has the shape [3, 2]; config.json asks for [2, 3]"), "{error}");
-        let error = weights.take("c", &[1], TensorKind::Float, Device::Cpu).expect_err("missing");
-        assert!(error.to_string().contains("no tensor `c`"), "{error}");
-        Ok(())
-    }
-
-    #[test]
-    fn shards_are_read_as_one() -> Result<()> {
-        let folder = tempfile::tempdir()?;
-        for (number, tensor) in two_tensors().into_iter().enumerate() {
-            write(&folder.path().join(format!("part-{number}.safetensors")), &[tensor])?;
-        }
-        let index = r#"{"weight_map": {"a": "part-0.safetensors", "b": "part-1.safetensors"}}"#;
-        std::fs::write(folder.path().join("model.safetensors.index.json"), index)?;
-        assert_eq!(Weights::open(folder.path())?.names().collect::<Vec<_>>(), ["a", "b"]);
-        std::fs::write(
-            folder.path().join("model.safetensors.index.json"),
-            r#"{"weight_map": {"a": "../part-0.safetensors"}}"#,
-        )?;
-        assert!(Weights::open(folder.path()).is_err());
-        Ok(())
-    }
-}
+mod tests;

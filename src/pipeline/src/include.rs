@@ -19,6 +19,14 @@ const MOST_INCLUDES: usize = 1000;
 /// A file is missing, is not TOML, or includes itself. The files are too many or too large.
 pub fn read(file: &Path) -> Result<Table, Problem> {
     let text = read_text_up_to(file, MOST_BYTES).map_err(|error| missing(file, &error))?;
+    parse(file, text)
+}
+
+/// As [`read`], for the text of a pipeline file. Includes are relative to the place `file`.
+///
+/// # Errors
+/// As [`read`].
+pub fn parse(file: &Path, text: String) -> Result<Table, Problem> {
     let mut reading = Reading { open: Vec::new(), bytes: MOST_BYTES, includes: MOST_INCLUDES };
     read_text(file, text, &mut reading)
 }

@@ -38,6 +38,7 @@ use checked::CheckedParameters;
 pub use overrides::Override;
 pub use resolved::check_resolved;
 pub use resources::Resources;
+use tree::Table;
 pub use tree::Written;
 
 /// A pipeline file, resolved.
@@ -103,19 +104,32 @@ pub fn load_from(
     cache: &Path,
 ) -> Result<Pipeline> {
     let mut checked = CheckedParameters::load(cache, file);
-    let pipeline = resolve(file, overrides, kinds, folder, &mut checked).map_err(|problems| several(file, problems))?;
+    let root = include::read(file)?;
+    let pipeline = resolve(root, file, overrides, kinds, folder, &mut checked);
+    let pipeline = pipeline.map_err(|problems| several(file, problems))?;
     checked.save();
     Ok(pipeline)
 }
 
+/// Resolves the text of a pipeline file that stands at no place; messages call it `name`.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_text(name: &str, text: &str, kinds: &'static [Declaration]) -> Result<Pipeline> {
+    let file = Path::new(name);
+    let root = include::parse(file, text.to_owned())?;
+    let pipeline = resolve(root, file, &[], kinds, PathBuf::new(), &mut CheckedParameters::default());
+    Ok(pipeline.map_err(|problems| several(file, problems))?)
+}
+
 fn resolve(
+    mut root: Table,
     file: &Path,
     overrides: &[Override],
     kinds: &'static [Declaration],
     folder: PathBuf,
     checked: &mut CheckedParameters,
 ) -> Result<Pipeline, Vec<Problem>> {
-    let mut root = include::read(file).map_err(|problem| vec![problem])?;
     let axes = overrides::apply(&mut root, overrides)?;
     let header = check::header(&root, file)?;
     sweep::check(&root, &axes)?;

@@ -112,8 +112,10 @@ mod tests {
         let parameters = json!({"query": query, "of": ["scores"], "table": "best"});
         let mut assignment = Assignment::for_test("sql", folder.path().join("run"), &[]);
         assignment.stages = [("/of/0".to_owned(), vec![source(17), source(18)])].into();
-        let context = Context::silent(assignment).unwrap();
+        assignment.parameters = parameters.clone();
+        let context = raisin_kinds::context_for_test(assignment).unwrap();
         run(serde_json::from_value(parameters).unwrap(), &context).unwrap();
+        context.check_outputs().unwrap();
         let rows = read(&context.out().join("best.parquet")).unwrap();
         assert_eq!(column::<Int64Array>(&rows, "seed").unwrap().values(), &[18, 17]);
         assert_eq!(column::<Float64Array>(&rows, "acc").unwrap().values(), &[0.18, 0.17]);

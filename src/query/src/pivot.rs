@@ -26,7 +26,8 @@ pub const WIDE: &str = "metrics";
 pub const LONG: &str = "metrics_long";
 
 /// The long rows of one file as wide rows: one for each split, in the order of their first appearance. `None` if the
-/// table is not long.
+/// table is not long. `n` is the smallest number of examples of a metric; if the metrics have different numbers, each
+/// metric also has a column `<metric>_n`.
 fn widen(rows: &RecordBatch) -> Result<Option<RecordBatch>> {
     let (Ok(metrics), Ok(values)) = (column::<StringArray>(rows, "metric"), column::<Float64Array>(rows, "value"))
     else {
@@ -49,13 +50,21 @@ fn widen(rows: &RecordBatch) -> Result<Option<RecordBatch>> {
         }
         cells.insert((place, metrics.value(row)), row);
     }
-    let first = |place: usize| cells.range((place, "")..(place + 1, "")).next().map(|(_, row)| *row);
+    let of_split = |place: usize| cells.range((place, "")..(place + 1, "")).map(|(_, row)| *row);
     let mut columns: Vec<(String, ArrayRef)> =
         vec![("split".to_owned(), Arc::new(order.iter().copied().collect::<StringArray>()))];
     if let Some(counts) = counts {
-        let n = (0..order.len()).map(|place| first(place).map(|row| counts.value(row)));
+        let n = (0..order.len()).map(|place| of_split(place).map(|row| counts.value(row)).min());
         columns.push(("n".to_owned(), Arc::new(n.collect::<UInt32Array>())));
     }
+    // An example can be left out of one metric and counted in another.
+    let agree = |counts: &UInt32Array| {
+        (0..order.len()).all(|place| {
+            let mut counts = of_split(place).map(|row| counts.value(row));
+            counts.next().is_none_or(|first| counts.all(|count| count == first))
+        })
+    };
+    let each = counts.filter(|counts| !agree(counts));
     let pick = |from: &Float64Array, name: &str| -> ArrayRef {
         let value = |place| cells.get(&(place, name)).and_then(|row| from.is_valid(*row).then(|| from.value(*row)));
         Arc::new((0..order.len()).map(value).collect::<Float64Array>())
@@ -64,6 +73,10 @@ fn widen(rows: &RecordBatch) -> Result<Option<RecordBatch>> {
         columns.push(((*name).to_owned(), pick(values, name)));
         if let Some(errors) = errors {
             columns.push((format!("{name}_standard_error"), pick(errors, name)));
+        }
+        if let Some(counts) = each {
+            let count = |place| cells.get(&(place, *name)).map(|row| counts.value(*row));
+            columns.push((format!("{name}_n"), Arc::new((0..order.len()).map(count).collect::<UInt32Array>())));
         }
     }
     Ok(Some(batch_of(&columns)?))
@@ -135,6 +148,19 @@ mod tests {
         assert_eq!(column::<Float64Array>(&wide, "acc")?.iter().collect::<Vec<_>>(), [Some(0.25), None]);
         assert_eq!(column::<UInt32Array>(&wide, "n")?.values(), &[8, 4]);
         assert!(widen(&wide)?.is_none(), "a wide table stays as it is");
+        Ok(())
+    }
+
+    #[test]
+    fn metrics_of_different_numbers_of_examples_show_their_numbers() -> Result<()> {
+        let long = batch(vec![
+            ("metric", Arc::new(StringArray::from(vec!["loss", "acc"])) as ArrayRef),
+            ("value", Arc::new(Float64Array::from(vec![1.5, 0.25]))),
+            ("n", Arc::new(UInt32Array::from(vec![7, 8]))),
+        ])?;
+        let wide = widen(&long)?.expect("long rows");
+        let counts = |name: &str| column::<UInt32Array>(&wide, name).map(|counts| counts.values().to_vec());
+        assert_eq!((counts("n")?, counts("loss_n")?, counts("acc_n")?), (vec![7], vec![7], vec![8]));
         Ok(())
     }
 }

@@ -7,14 +7,15 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RecordFormat {
-    /// The layout that fits most of the first records.
+    /// The layout that reads most of the first records and ignores no field that another layout would read. A record
+    /// that this layout does not fit is read by another that does.
     #[default]
     Auto,
     /// `{"instruction", "input", "output"}`, optionally with `system` and `history`.
     Alpaca,
-    /// A question and an answer, in the two fields that `prompt` and `response` name.
+    /// A question and an answer in two fields: texts, turns or lists of turns.
     Qa,
-    /// `{"messages": [{"role", "content"}, ...]}`.
+    /// `{"messages": [{"role", "content"}, ...]}`, optionally with `system` and `tools`.
     Messages,
     /// `{"conversations": [{"from", "value"}, ...]}`, optionally with `system` and `tools`.
     Sharegpt,
@@ -39,7 +40,8 @@ impl RecordFormat {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TaskFormat {
-    /// The layout among alpaca, messages, sharegpt and qa that fits most of the first records.
+    /// The layout of open questions that reads most of the first records and ignores no field that another layout would
+    /// read.
     #[default]
     Auto,
     /// A question and an answer in the fields that `prompt` and `response` name (GSM8K: question, answer).

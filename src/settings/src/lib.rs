@@ -4,11 +4,15 @@
 
 pub mod adaptation;
 pub mod corpus;
+pub mod fields;
 pub mod ppo;
 pub mod schedule;
 pub mod selection;
+pub mod sequence;
 
 pub use adaptation::{AdaptationMethod, AdaptationSettings, TARGETS};
 pub use corpus::{ChoiceStyle, Extract, Family, Mix, RecordFormat, Scored, Split, TaskFormat};
+pub use fields::{FieldNames, Mapping, Role};
 pub use schedule::LearningRateSchedule;
 pub use selection::{SelectionMethod, Third};
+pub use sequence::{Overlong, SequenceLimit, default_max_tokens};

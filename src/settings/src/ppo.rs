@@ -67,9 +67,13 @@ pub enum Deployment {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StatePart {
+    /// The progress of the training: the share of the steps that are done, and the performance gained so far.
     Stage,
+    /// The lengths and the log-probabilities of the candidate.
     Difficulty,
+    /// The embedding of the candidate, reduced by the `clusters` stage.
     Semantic,
+    /// How often the candidate was already selected in this training.
     Availability,
 }
 
@@ -104,7 +108,7 @@ pub struct PpoSettings {
     /// True (default): the episodes draw from the policy. False (paper): the episodes take the b highest scores, so
     /// that the old policy is deterministic.
     pub explore: bool,
-    /// How the trained policy selects for the target. `sample` (default): the policy draws as in training. `top`
+    /// How the trained policy selects for the target model. `sample` (default): the policy draws as in training. `top`
     /// (paper): the policy takes the highest scores.
     pub deployment: Deployment,
     /// The number that is subtracted from the score of a candidate for each earlier selection of the candidate in the

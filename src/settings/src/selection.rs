@@ -55,8 +55,11 @@ impl SelectionMethod {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Third {
+    /// The candidates with the lowest perplexity.
     Low,
+    /// The candidates between the other two thirds.
     #[default]
     Middle,
+    /// The candidates with the highest perplexity.
     High,
 }

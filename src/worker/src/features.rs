@@ -6,6 +6,8 @@
 //! at `max_tokens`. Both passes score the same tokens. Rows of similar length form a batch. Finished batches go into
 //! the work folder, so that a killed pass continues after the last of them and writes the same bytes.
 
+mod rows;
+
 use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,49 +18,47 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tch::{Device, Kind as TensorKind, Tensor, no_grad};
 
-use crate::learning::{
-    as_instruction, check_context, checkpoint_interval, device, encode_pool, open, phase_cost, speed,
-};
+use crate::encoding::EncodingReport;
+use crate::learning::{check_context, checkpoint_interval, codec, device, open, phase_cost, speed};
 use crate::tables::{numbers, vector_column};
 use raisin_base::error::Result;
 use raisin_base::sealed::Records;
 use raisin_contract::{Context, Cost, Progress};
-use raisin_corpus::message::conversation;
-use raisin_corpus::{Codec, Example, Instruction, Sequence, read_instructions, read_task};
+use raisin_corpus::{Sequence, read_instructions, read_task};
 use raisin_kinds::features::Parameters;
 use raisin_lm::out_of_memory::{in_groups, micro_batches};
 use raisin_lm::{Batch, Model, longest_first};
 use raisin_table::{self as table, WriteTable as _};
 use raisin_training::Meter;
+use rows::{EncodedRow, RowEncoder};
 
 pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     let loading = Meter::start(device(context)?);
+    let codec = codec(context.input("/model")?)?;
     let model = open(context.input("/model")?, context)?;
-    let codec = Codec::load(context.input("/model")?)?;
     context.cost(phase_cost("load", loading.stop()));
-    let pass = FeaturePass::new(context, &model, &codec, &parameters);
+    let mut encoding = EncodingReport::new(parameters.sequence_limit());
     let instructions = read_instructions(context.input("/instructions")?)?;
-    let encoded = pass.encode(&instructions)?;
+    let rows = RowEncoder { codec: &codec, max_tokens: parameters.max_tokens };
+    let encoded = rows.instructions(&instructions, context, &mut encoding)?;
     // The examples are encoded here too, so that a wrong example is found before hours of work on the instructions.
     let examples = if parameters.task.is_some() { read_task(context.input("/task")?)?.validation } else { Vec::new() };
-    let encoded_examples = pass.encode_examples(&examples)?;
-    let examples: Vec<Instruction> = examples.iter().map(as_instruction).collect();
-    let rows = pass.describe("features", &instructions, &encoded, checkpoint_interval())?;
-    let missing = rows.column(rows.num_columns() - 1);
-    if missing.null_count() < missing.len() {
-        let count = missing.len() - missing.null_count();
-        context.note(format!(
-            "{count} of {} instructions could not be described; column `missing` says why",
-            missing.len()
-        ));
-    }
+    let encoded_examples = rows.examples(&examples, &mut encoding)?;
+    encoding.tell(&codec, context);
+    let sequences = encoded.iter().chain(&encoded_examples).flat_map(|row| [&row.whole, &row.alone]).flatten();
+    check_context(&model, parameters.max_tokens, sequences)?;
+    let pass = FeaturePass::new(context, &model, &parameters);
+    let rows = pass.describe("features", &encoded, checkpoint_interval())?;
+    note_missing(context, "instructions", &rows, &encoded);
     context.write_table("features", &rows)?;
     if parameters.task.is_some() {
-        let rows = pass.describe("validation", &examples, &encoded_examples, checkpoint_interval())?;
+        let rows = pass.describe("validation", &encoded_examples, checkpoint_interval())?;
+        note_missing(context, "validation examples", &rows, &encoded_examples);
         context.write_table("validation_features", &rows)?;
     }
+    encoding.write(context)?;
     // The summary counts all rows, also those of earlier attempts.
-    let all = || encoded.iter().chain(&encoded_examples).flat_map(|(whole, alone)| [whole, alone]).flatten();
+    let all = || encoded.iter().chain(&encoded_examples).flat_map(|row| [&row.whole, &row.alone]).flatten();
     let tokens = all().map(|sequence| sequence.tokens.len() as u64).sum::<u64>();
     let supervised_tokens = all().map(|sequence| sequence.supervised_tokens() as u64).sum::<u64>();
     let flops = tokens as f64 * model.flops_per_token(false);
@@ -68,28 +68,35 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     )
 }
 
+/// Says how many rows could be encoded, but have no features.
+fn note_missing(context: &Context, rows: &str, features: &RecordBatch, encoded: &[EncodedRow]) {
+    let missing = features.column(features.num_columns() - 1);
+    let left_out = encoded.iter().filter(|row| row.whole.is_none()).count();
+    let count = (missing.len() - missing.null_count()).saturating_sub(left_out);
+    if count > 0 {
+        let of = missing.len();
+        context.note(format!("{count} of {of} {rows} have tokens, but no features; column `missing` says why"));
+    }
+}
+
 /// The forward passes over one set of rows.
 struct FeaturePass<'a> {
     context: &'a Context,
     model: &'a Model,
-    codec: &'a Codec,
     parameters: &'a Parameters,
     /// The number of tokens that a forward pass can hold: `batch_tokens`, or less after a pass ran out of memory.
     fits: Cell<usize>,
 }
 
-/// A row with its prompt, and the responses of the row alone. `None` if there is no response token.
-type Encoded = (Option<Sequence>, Option<Sequence>);
-
 /// One row of the table `features`.
 #[derive(Clone, Debug, Default)]
 struct FeatureRow {
     id: u32,
-    prompt_tokens: u32,
-    response_tokens: u32,
+    prompt_tokens: Option<u32>,
+    response_tokens: Option<u32>,
     /// The number of tokens of the responses alone. It differs from `response_tokens` if the tokenizer joins the edge
     /// of a response with the text before it.
-    alone_tokens: u32,
+    alone_tokens: Option<u32>,
     conditional: Option<f32>,
     unconditional: Option<f32>,
     mean: Option<Vec<f32>>,
@@ -98,61 +105,17 @@ struct FeatureRow {
 }
 
 impl<'a> FeaturePass<'a> {
-    fn new(context: &'a Context, model: &'a Model, codec: &'a Codec, parameters: &'a Parameters) -> Self {
+    fn new(context: &'a Context, model: &'a Model, parameters: &'a Parameters) -> Self {
         let fits = Cell::new(parameters.batch_tokens);
-        Self { context, model, codec, parameters, fits }
-    }
-
-    /// # Errors
-    /// A row is longer than the model's context.
-    fn encode(&self, instructions: &[Instruction]) -> Result<Vec<Encoded>> {
-        let limit = self.parameters.max_tokens;
-        let whole = encode_pool(self.codec, instructions, limit, self.context, "/instructions")?;
-        let rows: Vec<(&Instruction, Option<Sequence>)> = instructions.iter().zip(whole).collect();
-        self.encode_each(rows, |(row, whole): (&Instruction, Option<Sequence>)| {
-            let Some(whole) = whole else { return Ok((None, None)) };
-            let alone = self.codec.responses_alone(row, &whole, limit)?;
-            Ok((Some(whole), alone))
-        })
-    }
-
-    /// As [`Self::encode`]. Only the reference response of an example is scored, not the earlier turns of the
-    /// assistant.
-    fn encode_examples(&self, examples: &[Example]) -> Result<Vec<Encoded>> {
-        let limit = self.parameters.max_tokens;
-        self.encode_each(examples.iter().collect(), |example: &Example| {
-            let Some(whole) = self.codec.example(example, &example.response, limit)? else { return Ok((None, None)) };
-            let messages = conversation(None, "", Some(&example.response));
-            let response = Instruction { id: example.id, messages, label: None };
-            let alone = self.codec.responses_alone(&response, &whole, limit)?;
-            Ok((Some(whole), alone))
-        })
-    }
-
-    fn encode_each<T: Send>(
-        &self,
-        rows: Vec<T>,
-        encode: impl Fn(T) -> Result<Encoded> + Send + Sync,
-    ) -> Result<Vec<Encoded>> {
-        use rayon::prelude::*;
-        let encoded: Vec<Encoded> = rows.into_par_iter().map(encode).collect::<Result<_>>()?;
-        let sequences = encoded.iter().flat_map(|(whole, alone)| [whole, alone]).flatten();
-        check_context(self.model, self.parameters.max_tokens, sequences)?;
-        Ok(encoded)
+        Self { context, model, parameters, fits }
     }
 
     /// The features of all rows, in the order of their ids. Saved batches of an earlier attempt are not computed again.
     /// Finished batches are saved after each `interval`.
-    fn describe(
-        &self,
-        phase: &str,
-        instructions: &[Instruction],
-        encoded: &[Encoded],
-        interval: Duration,
-    ) -> Result<RecordBatch> {
+    fn describe(&self, phase: &str, encoded: &[EncodedRow], interval: Duration) -> Result<RecordBatch> {
         // The longest rows come first, so that a lack of memory shows at the start.
         let lengths: Vec<usize> =
-            encoded.iter().map(|(whole, _)| whole.as_ref().map_or(1, |it| it.tokens.len())).collect();
+            encoded.iter().map(|row| row.whole.as_ref().map_or(1, |whole| whole.tokens.len())).collect();
         let order = longest_first(&lengths);
         let lengths: Vec<usize> = order.iter().map(|&row| lengths[row]).collect();
         let batches = micro_batches(&lengths, self.parameters.batch_tokens);
@@ -170,14 +133,12 @@ impl<'a> FeaturePass<'a> {
         let (mut tokens, mut supervised_tokens) = (0, 0);
         while let Some(range) = batches.get(next) {
             let members = &order[range.clone()];
-            let conditional: Vec<Option<&Sequence>> = members.iter().map(|&row| encoded[row].0.as_ref()).collect();
-            let alone: Vec<Option<&Sequence>> = members.iter().map(|&row| encoded[row].1.as_ref()).collect();
-            for sequence in conditional.iter().chain(&alone).flatten() {
+            let members: Vec<&EncodedRow> = members.iter().map(|&row| &encoded[row]).collect();
+            for sequence in members.iter().flat_map(|row| [&row.whole, &row.alone]).flatten() {
                 tokens += sequence.tokens.len() as u64;
                 supervised_tokens += sequence.supervised_tokens() as u64;
             }
-            let ids: Vec<u32> = members.iter().map(|&row| instructions[row].id).collect();
-            pending.extend(self.rows(&ids, &conditional, &alone)?);
+            pending.extend(self.rows(&members)?);
             next += 1;
             if last_saved.elapsed() >= interval && next < batches.len() {
                 let part = self.table(&std::mem::take(&mut pending))?;
@@ -207,26 +168,26 @@ impl<'a> FeaturePass<'a> {
     }
 
     /// The rows of one batch: both passes.
-    fn rows(
-        &self,
-        ids: &[u32],
-        conditional: &[Option<&Sequence>],
-        alone: &[Option<&Sequence>],
-    ) -> Result<Vec<FeatureRow>> {
-        let mut rows: Vec<FeatureRow> = ids.iter().map(|&id| FeatureRow { id, ..FeatureRow::default() }).collect();
-        for (position, sequence, described) in self.forward_each(conditional, true)? {
+    fn rows(&self, members: &[&EncodedRow]) -> Result<Vec<FeatureRow>> {
+        let mut rows: Vec<FeatureRow> = members
+            .iter()
+            .map(|row| FeatureRow { id: row.id, missing: row.missing.clone(), ..FeatureRow::default() })
+            .collect();
+        let wholes: Vec<Option<&Sequence>> = members.iter().map(|row| row.whole.as_ref()).collect();
+        for (position, sequence, described) in self.forward_each(&wholes, true)? {
             let row = &mut rows[position];
-            row.response_tokens = sequence.supervised_tokens() as u32;
-            row.prompt_tokens = sequence.tokens.len() as u32 - row.response_tokens;
+            let responses = sequence.supervised_tokens() as u32;
+            let prompts = sequence.tokens.len() as u32 - responses;
+            (row.prompt_tokens, row.response_tokens) = (Some(prompts), Some(responses));
             (row.conditional, row.mean, row.weighted) = (Some(described.log_prob), described.mean, described.weighted);
         }
-        for (position, sequence, described) in self.forward_each(alone, false)? {
+        let alone: Vec<Option<&Sequence>> = members.iter().map(|row| row.alone.as_ref()).collect();
+        for (position, sequence, described) in self.forward_each(&alone, false)? {
             let row = &mut rows[position];
-            (row.unconditional, row.alone_tokens) = (Some(described.log_prob), sequence.supervised_tokens() as u32);
+            (row.unconditional, row.alone_tokens) =
+                (Some(described.log_prob), Some(sequence.supervised_tokens() as u32));
         }
-        for row in &mut rows {
-            row.settle(self.parameters.max_tokens);
-        }
+        rows.iter_mut().for_each(FeatureRow::settle);
         Ok(rows)
     }
 
@@ -289,11 +250,11 @@ impl<'a> FeaturePass<'a> {
         };
         table::batch(vec![
             ("id", numbers(rows, |row| Some(row.id))),
-            ("prompt_tokens", numbers(rows, |row| Some(row.prompt_tokens))),
-            ("response_tokens", numbers(rows, |row| Some(row.response_tokens))),
+            ("prompt_tokens", numbers(rows, |row| row.prompt_tokens)),
+            ("response_tokens", numbers(rows, |row| row.response_tokens)),
             ("logp_conditional", Arc::new(rows.iter().map(|row| row.conditional).collect::<Float32Array>())),
             ("logp_unconditional", Arc::new(rows.iter().map(|row| row.unconditional).collect::<Float32Array>())),
-            ("unconditional_tokens", numbers(rows, |row| Some(row.alone_tokens))),
+            ("unconditional_tokens", numbers(rows, |row| row.alone_tokens)),
             ("embedding", vectors(&|row| row.mean.as_ref())?),
             ("weighted_embedding", vectors(&|row| row.weighted.as_ref())?),
             ("missing", Arc::new(rows.iter().map(|row| row.missing.as_deref()).collect::<StringArray>())),
@@ -341,15 +302,11 @@ struct Described {
 }
 
 impl FeatureRow {
-    /// Makes values that are not finite null, and states the reason if a value is missing.
-    fn settle(&mut self, max_tokens: usize) {
+    /// Makes values that are not finite null, and states the reason.
+    fn settle(&mut self) {
         let unusable = |value: Option<f32>| value.is_some_and(|value| !value.is_finite());
-        if self.response_tokens == 0 {
-            self.missing = Some(format!("no response token is left within {max_tokens} tokens"));
-        } else if unusable(self.conditional) || unusable(self.unconditional) {
-            self.missing = Some("the model's log-probability is not a finite number".to_owned());
-        } else if self.unconditional.is_none() {
-            self.missing = Some("the responses alone leave no token to score".to_owned());
+        if unusable(self.conditional) || unusable(self.unconditional) {
+            self.missing.get_or_insert_with(|| "the model's log-probability is not a finite number".to_owned());
         }
         self.conditional = self.conditional.filter(|value| value.is_finite());
         self.unconditional = self.unconditional.filter(|value| value.is_finite());

@@ -1,5 +1,5 @@
-//! Runs a stage of kind `finetune`: trains the target on the batches that a selection method chooses, step by step.
-//! RAISE and all baselines run through the loop below with the same budget. The crate raisin-selector chooses.
+//! Runs a stage of kind `finetune`: trains the target model on the batches that a selection method chooses. RAISE and all
+//! baselines run through the loop below with the same budget. The crate raisin-selector chooses.
 
 use raisin_base::error::Result;
 use raisin_contract::Context;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, Float32Array, UInt32Array};
+use arrow_array::{ArrayRef, Float32Array, StringArray, UInt32Array};
 use serde_json::{Value, json};
 use tch::{Device, Kind as TensorKind};
 
@@ -18,7 +18,7 @@ use raisin_corpus::{Example, byte_tokenizer};
 use raisin_lm::{Model, ModelConfig};
 use raisin_table as table;
 
-/// The number of rows of the pool. The prompt of the last row is so long that its sequence of 512 tokens has no
+/// The number of rows of the pool. The prompt of the last row is so long that its sequence of 1024 tokens has no
 /// response token.
 pub const ROWS: usize = 12;
 
@@ -37,25 +37,26 @@ impl TensorFixture {
         let rows: Vec<PoolRow> = (0..ROWS)
             .map(|row| {
                 let response = format!("answer {}", "x".repeat(row));
-                let prompt = if row + 1 == ROWS { "long ".repeat(120) } else { format!("question {row}") };
+                let prompt = if row + 1 == ROWS { "long ".repeat(240) } else { format!("question {row}") };
                 let mut made = PoolRow::new(conversation(None, &prompt, Some(&response)), 0, row as u64 + 1);
                 made.label = Some(if row % 2 == 0 { "relevant" } else { "other" }.to_owned());
                 made
             })
             .collect();
-        table::write(&store.artifact("pool").join("instructions.parquet"), &instructions_batch(&rows)?)?;
-        let example = |id: u32| Example {
-            id,
-            messages: conversation(None, &format!("{id} + 1?"), None),
-            response: format!("#### {}", id + 1),
-            choices: vec!["no".to_owned(), format!("#### {}", id + 1)],
-            answer: Some(1),
+        store.write_pool(&rows)?;
+        let sources = table::batch(vec![
+            ("source", Arc::new(UInt32Array::from(vec![0])) as ArrayRef),
+            ("file", Arc::new(StringArray::from(vec!["rows.jsonl"]))),
+        ])?;
+        table::write(&store.artifact("pool").join("sources.parquet"), &sources)?;
+        let example = |id: u32| {
+            let right = format!("#### {}", id + 1);
+            let open = Example::open(id, conversation(None, &format!("{id} + 1?"), None), right.clone());
+            Example { choices: vec!["no".to_owned(), right], answer: Some(1), ..open }
         };
         let examples: Vec<Example> = (0..5).map(example).collect();
-        for (name, examples) in [("validation", &examples[..3]), ("test", &examples[3..])] {
-            let path = store.artifact("task").join(format!("{name}.parquet"));
-            table::write(&path, &examples_batch(examples)?)?;
-        }
+        store.write_examples("validation", &examples[..3])?;
+        store.write_examples("test", &examples[3..])?;
         let scoring = json!({"scoring": "match", "extract": "gsm8k", "max_new_tokens": 4});
         std::fs::write(store.artifact("task").join("task.json"), scoring.to_string())?;
 
@@ -82,6 +83,39 @@ impl TensorFixture {
         Ok(store)
     }
 
+    /// Replaces the rows of the pool, whose file is rows.jsonl.
+    pub fn write_pool(&self, rows: &[PoolRow]) -> Result<()> {
+        table::write(&self.artifact("pool").join("instructions.parquet"), &instructions_batch(rows)?)
+    }
+
+    /// Replaces the examples of the table `validation` or `test`.
+    pub fn write_examples(&self, split: &str, examples: &[Example]) -> Result<()> {
+        table::write(&self.artifact("task").join(format!("{split}.parquet")), &examples_batch(examples)?)
+    }
+
+    /// Makes the chat template of the model refuse every conversation that contains this text.
+    pub fn refuse(&self, text: &str) -> Result<()> {
+        let path = self.artifact("model").join("tokenizer_config.json");
+        let config: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
+        let template = config["chat_template"].as_str().unwrap_or_default();
+        let refusal = format!(
+            "{{% if '{text}' in message['content'] %}}{{{{ raise_exception('{text} is refused') }}}}{{% endif %}}"
+        );
+        let refused = template.replacen("%}", &format!("%}}{refusal}"), 1);
+        Ok(std::fs::write(self.artifact("model").join("chat_template.jinja"), refused)?)
+    }
+
+    /// The counts of a table `encoding`: rows by `of` and `kind`.
+    pub fn encoding(&self, folder: &str) -> Result<Vec<(String, String, u32)>> {
+        let rows = self.table(folder, "encoding")?;
+        let (of, kind): (&StringArray, &StringArray) = (table::column(&rows, "of")?, table::column(&rows, "kind")?);
+        let mut counts = BTreeMap::new();
+        for (of, kind) in of.iter().flatten().zip(kind.iter().flatten()) {
+            *counts.entry((of.to_owned(), kind.to_owned())).or_insert(0) += 1;
+        }
+        Ok(counts.into_iter().map(|((of, kind), count)| (of, kind, count)).collect())
+    }
+
     /// Sets the context of the model to this number of tokens.
     pub fn shorten_context(&self, tokens: usize) -> Result<()> {
         let path = self.artifact("model").join("config.json");
@@ -106,7 +140,7 @@ impl TensorFixture {
         let inputs: Vec<_> = inputs.iter().map(|(pointer, name)| (*pointer, self.artifact(name))).collect();
         let mut assignment = Assignment::for_test(kind, self.artifact(folder), &inputs);
         assignment.files = files.iter().map(|(pointer, path)| ((*pointer).to_owned(), path.to_path_buf())).collect();
-        Context::silent(assignment)
+        raisin_kinds::context_for_test(assignment)
     }
 
     /// Runs a stage repeatedly on a copy of the work folder of `finished`, each time with one damaged file: one bit is

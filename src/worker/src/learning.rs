@@ -1,20 +1,19 @@
-//! Functions that the kinds with a model share: open the model, encode rows and examples, make a validation set, report
-//! costs.
+//! Functions that the kinds with a model share: open the model, make a pool and a validation set, report costs.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rayon::prelude::*;
 use tch::{Device, Tensor};
 
+use crate::encoding::{EncodingReport, RowsOf, encode_examples, encode_pool};
 use raisin_base::error::{Problem, Result};
 use raisin_base::seed::Seed;
 use raisin_contract::{Context, Cost, DType, DeviceKind};
-use raisin_corpus::{Codec, Example, Instruction, Message, Sequence, SharedTokens};
-use raisin_lm::proxy::PrefixStates;
-use raisin_lm::{Adaptation, Model};
-use raisin_settings::AdaptationSettings;
+use raisin_corpus::{Codec, Example, Instruction, Sequence};
+use raisin_lm::proxy::{PrefixStates, ProxyConfig};
+use raisin_lm::{Adaptation, Model, ModelConfig};
+use raisin_settings::{AdaptationSettings, Overlong, SequenceLimit};
 use raisin_training::{Account, Checkpoints, CostCounter, Episodes, PhaseUse, TrainingPool, ValidationSet};
 
 /// The minimum time between two checkpoints: half a minute. After a kill, a stage loses about this time of work. The
@@ -46,6 +45,42 @@ pub fn open(folder: &Path, context: &Context) -> Result<Model> {
 /// Opens the model of an artifact for training. The caller [prepares](Model::prepare) the model for `adaptation`.
 pub fn open_to_train(folder: &Path, adaptation: &Adaptation, context: &Context) -> Result<Model> {
     opened(Model::load_to_train(folder, device(context)?, compute(context), adaptation)?, context)
+}
+
+/// Reads the tokenizer of an artifact with a model.
+///
+/// # Errors
+/// The tokenizer does not fit the model: see [`codec_of`].
+pub fn codec(folder: &Path) -> Result<Codec> {
+    codec_of(folder, ModelConfig::read(folder)?.vocab_size)
+}
+
+/// Reads the tokenizer in a folder, for a model with this number of rows in its embedding.
+///
+/// # Errors
+/// A token of the tokenizer, or a token that ends a generation, has no row in the embedding.
+pub fn codec_of(folder: &Path, rows: i64) -> Result<Codec> {
+    let codec = Codec::load(folder)?;
+    let path = folder.join("tokenizer.json");
+    if let Some((id, text)) = codec.highest_token().filter(|(id, _)| i64::from(*id) >= rows) {
+        let message = format!(
+            "{} has the token {text:?} with the number {id}, but the embedding of the model has only {rows} rows",
+            path.display()
+        );
+        let hint = "resize the embedding, `model.resize_token_embeddings(len(tokenizer))`, and save the model again; or \
+                    remove the tokens from the tokenizer";
+        return Err(Problem::new(message).hint(hint).into());
+    }
+    if let Some(id) = codec.stop_tokens().iter().find(|id| i64::from(**id) >= rows) {
+        let message = format!(
+            "the token {id} ends a generation in {}, but the embedding of the model has only {rows} rows",
+            folder.display()
+        );
+        return Err(Problem::new(message)
+            .hint("correct `eos_token_id` in generation_config.json and config.json")
+            .into());
+    }
+    Ok(codec)
 }
 
 fn opened(mut model: Model, context: &Context) -> Result<Model> {
@@ -91,15 +126,18 @@ pub struct Learning {
     pub adaptation: Adaptation,
     pub seed: Seed,
     pub pool: TrainingPool,
+    /// The validation examples that could be encoded.
     pub validation: ValidationSet,
+    /// To be written at the end of the stage.
+    pub encoding: EncodingReport,
 }
 
 impl Learning {
     /// Opens a model folder (full weights, an adapter with its base, or a proxy with a frozen prefix) and encodes the
     /// rows.
     ///
-    /// A proxy decides itself which top layers are trained. Its rows are cut at the `max_tokens` with which its states
-    /// were computed, not at the `max_tokens` of `settings`.
+    /// A proxy decides itself which top layers are trained. Its rows have at most the `max_tokens` with which its states
+    /// were computed, not the `max_tokens` of `settings`.
     pub fn start(
         folder: &Path,
         context: &Context,
@@ -107,46 +145,51 @@ impl Learning {
         examples: &[Example],
         settings: &Settings,
     ) -> Result<Self> {
-        let codec = Codec::load(folder)?;
+        let codec = codec(folder)?;
         let states = if folder.join("proxy.json").is_file() { Some(PrefixStates::open(folder)?) } else { None };
-        let max_tokens = states.as_ref().map_or(settings.max_tokens, |states| states.config.max_tokens);
+        let limit = states.as_ref().map_or(settings.limit, |states| limit_with_proxy(settings.limit, states, context));
         let adaptation = match &states {
             Some(states) => Adaptation::of_top_layers(settings.adaptation, states.config.train_layers),
             None => Adaptation::of(settings.adaptation),
         };
         let model = open_to_train(folder, &adaptation, context)?;
-        let sequences = match settings.instructions {
-            Some(pointer) => encode_pool(&codec, instructions, max_tokens, context, pointer)?,
-            None => codec.instructions(instructions, max_tokens)?,
+        let encoded = match settings.instructions {
+            Some(pointer) => encode_pool(&codec, instructions, limit.max_tokens, context, pointer)?,
+            None => codec.instructions(instructions, limit.max_tokens),
         };
-        if max_tokens != settings.max_tokens {
-            let asked = settings.max_tokens;
-            context.note(format!("max_tokens is {max_tokens}, as in the proxy, and not {asked}, as in this stage"));
-        }
-        note_untrainable(context, &sequences, max_tokens);
-        let examples = encode_examples(&codec, examples, max_tokens)?;
-        check_context(&model, max_tokens, sequences.iter().flatten().chain(&examples))?;
-        let examples: Vec<&Sequence> = examples.iter().collect();
-        let cached = states.as_ref().map(|states| validation_states(states, &examples)).transpose()?;
+        let pool = settings.instructions.map(|pointer| context.input(pointer)).transpose()?;
+        let mut encoding = EncodingReport::new(limit);
+        let rows = encoding.instructions(pool, instructions, encoded)?;
+        let encoded = encode_examples(&codec, examples, limit.max_tokens);
+        let validation = encoding.examples(RowsOf::Validation, None, examples, encoded)?;
+        encoding.tell(&codec, context);
+        validation.not_empty(RowsOf::Validation, None)?;
+        check_context(&model, limit.max_tokens, rows.rows.iter().chain(&validation.rows).flatten())?;
+        let cached = states.as_ref().map(|states| validation_states(states, &validation.rows)).transpose()?;
         let layers = states.as_ref().map_or(0, |states| states.config.prefix_layers);
         let cached = cached.as_ref().map(|cached| (layers, cached.as_slice()));
         // The passes of a trainer hold the validation rows of all its episodes together.
         let together = Episodes::lanes_of_a_trainer(&adaptation, model.device(), settings.episodes);
+        let examples: Vec<&Sequence> = validation.rows.iter().flatten().collect();
         let validation = ValidationSet::new(&examples, cached, settings.batch_tokens / together, model.device())?;
         let seed = context.seed().at("adaptation");
-        Ok(Self { model, adaptation, seed, pool: TrainingPool::new(sequences, states), validation })
+        Ok(Self { model, adaptation, seed, pool: TrainingPool::new(rows.rows, states), validation, encoding })
     }
 }
 
-/// Tells how many rows cannot be trained on.
-pub fn note_untrainable(context: &Context, rows: &[Option<Sequence>], max_tokens: usize) {
-    let count = rows.iter().filter(|row| row.is_none()).count();
-    if count > 0 {
-        let of = rows.len();
-        context.note(format!(
-            "{count} of {of} instructions have no supervised token within {max_tokens} tokens: left out"
-        ));
+/// The limit of the sequences of a stage whose model is a proxy. The states of the proxy exist only for sequences of its
+/// own `max_tokens`, and not for the rows that the proxy left out.
+fn limit_with_proxy(asked: SequenceLimit, states: &PrefixStates, context: &Context) -> SequenceLimit {
+    let ProxyConfig { max_tokens, on_overlong, .. } = states.config;
+    if max_tokens != asked.max_tokens {
+        let asked = asked.max_tokens;
+        context.note(format!("max_tokens is {max_tokens}, as in the proxy, and not {asked}, as in this stage"));
     }
+    let dropped = on_overlong == Overlong::Drop && asked.on_overlong == Overlong::Truncate;
+    if dropped {
+        context.note("on_overlong is `drop`, as in the proxy, and not `truncate`, as in this stage");
+    }
+    SequenceLimit { max_tokens, on_overlong: if dropped { Overlong::Drop } else { asked.on_overlong } }
 }
 
 /// The settings of [`Learning::start`].
@@ -154,64 +197,31 @@ pub struct Settings<'a> {
     /// The pointer of the parameter that names the pool of the instructions; `None` if the instructions are not a pool.
     pub instructions: Option<&'a str>,
     pub adaptation: &'a AdaptationSettings,
-    pub max_tokens: usize,
+    pub limit: SequenceLimit,
     /// A forward pass over validation examples holds at most this many tokens.
     pub batch_tokens: usize,
     /// The number of episodes that are played at the same time.
     pub episodes: usize,
 }
 
-/// The sequences of a pool. The parameter at `pointer` names the pool. Stages with the same tokenizer share the
-/// sequences.
-pub fn encode_pool(
-    codec: &Codec,
-    instructions: &[Instruction],
-    max_tokens: usize,
-    context: &Context,
-    pointer: &str,
-) -> Result<Vec<Option<Sequence>>> {
-    let shared = context.shared_tokens(pointer)?.map(|(folder, pool)| SharedTokens { folder, pool });
-    codec.pool(instructions, max_tokens, shared)
-}
-
-/// The hidden states after the prefix of each validation example: [tokens, hidden].
-fn validation_states(states: &PrefixStates, examples: &[&Sequence]) -> Result<Vec<Tensor>> {
-    let lengths = states.validation_lengths();
-    if !lengths.iter().copied().eq(examples.iter().map(|example| example.tokens.len())) {
+/// The hidden states after the prefix of each validation example that has a sequence: [tokens, hidden].
+fn validation_states(states: &PrefixStates, examples: &[Option<Sequence>]) -> Result<Vec<Tensor>> {
+    let cached = states.validation_tokens()?;
+    let agree = |(example, tokens): (&Option<Sequence>, &Vec<u32>)| {
+        example.as_ref().is_none_or(|sequence| sequence.tokens == *tokens)
+    };
+    if cached.len() != examples.len() || !examples.iter().zip(&cached).all(agree) {
         let problem = Problem::new("the proxy's cached states belong to other validation examples");
         return Err(problem.hint("name the same `task` here and in the stage of the proxy").into());
     }
-    let lengths: Vec<i64> = lengths.iter().map(|&length| length as i64).collect();
-    Ok(states.validation()?.f_split_with_sizes(lengths.as_slice(), 0)?)
+    let lengths: Vec<i64> = cached.iter().map(|tokens| tokens.len() as i64).collect();
+    let parts = states.validation()?.f_split_with_sizes(lengths.as_slice(), 0)?;
+    Ok(parts.into_iter().zip(examples).filter(|(_, example)| example.is_some()).map(|(part, _)| part).collect())
 }
 
 /// An example as an instruction: the messages of the example, then the reference response.
 pub fn as_instruction(example: &Example) -> Instruction {
-    let mut messages = example.messages.clone();
-    messages.push(Message::new("assistant", example.response.clone()));
-    Instruction { id: example.id, messages, label: None }
-}
-
-/// Encodes examples with their reference responses.
-///
-/// # Errors
-/// An example has no response token within `max_tokens`. Without this example, the metric would be another one.
-pub fn encode_examples(codec: &Codec, examples: &[Example], max_tokens: usize) -> Result<Vec<Sequence>> {
-    let sequences: Vec<Option<Sequence>> = examples
-        .par_iter()
-        .map(|example| codec.example(example, &example.response, max_tokens))
-        .collect::<Result<_>>()?;
-    sequences
-        .into_iter()
-        .zip(examples)
-        .map(|(sequence, example)| {
-            sequence.ok_or_else(|| {
-                Problem::new(format!("example {} has no response token within {max_tokens} tokens", example.id))
-                    .hint("raise max_tokens, or leave the example out of the task")
-                    .into()
-            })
-        })
-        .collect()
+    Instruction { tools: example.tools.clone(), ..Instruction::new(example.id, example.answered()) }
 }
 
 /// The text for a performance in a progress event: the validation loss, which is minus the performance.

@@ -2,6 +2,7 @@
 //! on the devices of the machine, which `raisin doctor` shows.
 
 mod clusters;
+mod encoding;
 mod evaluate;
 mod features;
 mod finetune;

@@ -4,9 +4,8 @@
 use arrow_array::{Array, StringArray};
 use serde_json::json;
 
-use crate::learning::{
-    account_costs, check_context, checkpoints, device, encode_pool, note_untrainable, open_to_train, phase_cost, speed,
-};
+use crate::encoding::{EncodingReport, encode_pool};
+use crate::learning::{account_costs, check_context, checkpoints, codec, device, open_to_train, phase_cost, speed};
 use crate::tables::{self, Of, TrainingStepRow};
 use raisin_base::error::{Problem, Result, ensure};
 use raisin_base::seed::Seed;
@@ -29,6 +28,7 @@ struct Pretraining<'a> {
     parameters: Parameters,
     trainer: Trainer,
     rows: Vec<Sequence>,
+    encoding: EncodingReport,
     order: RowOrder,
     steps: Vec<TrainingStepRow>,
     checkpoints: Checkpoints,
@@ -38,7 +38,7 @@ impl<'a> Pretraining<'a> {
     fn start(parameters: Parameters, context: &'a Context) -> Result<Self> {
         let loading = Meter::start(device(context)?);
         let folder = context.input("/model")?;
-        let rows = read_rows(&Codec::load(folder)?, &parameters, context)?;
+        let (rows, encoding) = read_rows(&codec(folder)?, &parameters, context)?;
         let mut model = open_to_train(folder, &Adaptation::Full, context)?;
         check_context(&model, parameters.max_tokens, &rows)?;
         model.prepare(&Adaptation::Full, &context.seed())?;
@@ -70,7 +70,7 @@ impl<'a> Pretraining<'a> {
             rows.len(),
             trainer.model.parameter_count()
         ));
-        Ok(Self { context, parameters, trainer, rows, order, steps, checkpoints })
+        Ok(Self { context, parameters, trainer, rows, encoding, order, steps, checkpoints })
     }
 
     /// Trains one step. Returns false if all steps are done.
@@ -105,8 +105,9 @@ impl<'a> Pretraining<'a> {
     }
 
     fn finish(self) -> Result<()> {
-        let Self { context, parameters, trainer, steps, .. } = self;
+        let Self { context, parameters, trainer, steps, encoding, .. } = self;
         trainer.model.save(&context.out())?;
+        encoding.write(context)?;
         context.write_table("steps", &tables::steps(&steps, Of::Run)?)?;
         let sum = |of: fn(&TrainingStepRow) -> u64| steps.iter().map(of).sum::<u64>();
         let flops: f64 = steps.iter().map(|row| row.flops).sum();
@@ -152,11 +153,12 @@ impl RowOrder {
     }
 }
 
-/// The rows to train on. Plain text is cut into rows of `max_tokens`.
-fn read_rows(codec: &Codec, parameters: &Parameters, context: &Context) -> Result<Vec<Sequence>> {
+/// The rows to train on. Plain text is divided into rows of `max_tokens`.
+fn read_rows(codec: &Codec, parameters: &Parameters, context: &Context) -> Result<(Vec<Sequence>, EncodingReport)> {
     let artifact = context.input("/text")?;
     let texts = artifact.join("pretraining.parquet");
     let mut rows = Vec::new();
+    let mut encoding = EncodingReport::new(parameters.sequence_limit());
     let encoded = if texts.is_file() {
         let texts = table::read(&texts)?;
         let pairs = match (texts.column_by_name("prompt"), texts.column_by_name("response")) {
@@ -166,15 +168,12 @@ fn read_rows(codec: &Codec, parameters: &Parameters, context: &Context) -> Resul
             )),
             _ => None,
         };
-        let mut instructions = Vec::new();
+        let (mut instructions, mut empty) = (Vec::new(), 0);
         for row in 0..texts.num_rows() {
             match pairs {
                 Some((prompts, responses)) if prompts.is_valid(row) && responses.is_valid(row) => {
-                    instructions.push(Instruction {
-                        id: row as u32,
-                        messages: conversation(None, prompts.value(row), Some(responses.value(row))),
-                        label: None,
-                    });
+                    let messages = conversation(None, prompts.value(row), Some(responses.value(row)));
+                    instructions.push(Instruction::new(row as u32, messages));
                 }
                 _ => {
                     let text: &StringArray = table::column(&texts, "text")?;
@@ -183,16 +182,24 @@ fn read_rows(codec: &Codec, parameters: &Parameters, context: &Context) -> Resul
                         parameters.loss == Supervised::All,
                         "row {row} of the table `pretraining` is plain text without a response: set loss = \"all\""
                     );
-                    rows.extend(codec.encode(text.value(row))?.chunks(parameters.max_tokens).map(whole));
+                    let tokens = codec.encode(text.value(row))?;
+                    empty += usize::from(tokens.is_empty());
+                    rows.extend(tokens.chunks(parameters.max_tokens).map(whole));
                 }
             }
         }
-        codec.instructions(&instructions, parameters.max_tokens)?
+        if empty > 0 {
+            context.note(format!("{empty} of {} texts are empty: left out", texts.num_rows()));
+        }
+        let encoded = codec.instructions(&instructions, parameters.max_tokens);
+        encoding.instructions(None, &instructions, encoded)?
     } else {
-        encode_pool(codec, &read_instructions(artifact)?, parameters.max_tokens, context, "/text")?
+        let instructions = read_instructions(artifact)?;
+        let encoded = encode_pool(codec, &instructions, parameters.max_tokens, context, "/text")?;
+        encoding.instructions(Some(artifact), &instructions, encoded)?
     };
-    note_untrainable(context, &encoded, parameters.max_tokens);
-    rows.extend(encoded.into_iter().flatten());
+    encoding.tell(codec, context);
+    rows.extend(encoded.rows.into_iter().flatten());
     if parameters.loss == Supervised::All {
         rows = rows.into_iter().map(|row| whole(&row.tokens)).collect();
     }
@@ -208,7 +215,7 @@ fn read_rows(codec: &Codec, parameters: &Parameters, context: &Context) -> Resul
         let problem = format!("the stage `{}` has no row with a supervised token", parameters.text);
         return Err(Problem::new(problem).hint("if the prompts are longer than max_tokens, raise max_tokens").into());
     }
-    Ok(rows)
+    Ok((rows, encoding))
 }
 
 /// A sequence in which all tokens except the first are supervised.
@@ -239,6 +246,7 @@ mod tests {
         let store = TensorFixture::new()?;
         let context = store.context("pretrain", "run", &INPUTS, &[])?;
         run(parameters(&json!({"steps": 20}))?, &context)?;
+        context.check_outputs()?;
         let steps = store.table("run", "steps")?;
         let losses: &Float64Array = column(&steps, "loss")?;
         assert!(losses.value(19) < losses.value(0) - 0.5, "{} -> {}", losses.value(0), losses.value(19));
@@ -255,7 +263,7 @@ mod tests {
         let context = store.context("pretrain", "run", &INPUTS, &[])?;
         let said =
             raisin_base::error::render(&Pretraining::start(parameters(&json!({}))?, &context).err().expect("too long"));
-        assert!(said.contains("max_tokens is 512") && said.contains("the model's context of 20"), "{said}");
+        assert!(said.contains("max_tokens is 1024") && said.contains("the model's context of 20"), "{said}");
         assert!(said.contains("hint: set max_tokens = 20 or less"), "{said}");
         Ok(())
     }
@@ -343,7 +351,7 @@ mod tests {
         ])?;
         table::write(&store.artifact("pool").join("pretraining.parquet"), &rows)?;
         let context = store.context("pretrain", "run", &INPUTS, &[])?;
-        let rows = read_rows(&codec, &parameters(&json!({"max_tokens": 5}))?, &context)?;
+        let (rows, _) = read_rows(&codec, &parameters(&json!({"max_tokens": 5}))?, &context)?;
         assert_eq!(rows[0], whole(&codec.encode("abcde")?));
         assert_eq!(rows[1], whole(&codec.encode("fgh")?));
         assert!(read_rows(&codec, &parameters(&json!({"loss": "response"}))?, &context).is_err());

@@ -13,7 +13,7 @@ use arrow_schema::DataType;
 
 use crate::tables::{self, SelectionRow};
 use raisin_base::error::{Context as _, Error, Problem, Result, anyhow};
-use raisin_contract::referenced;
+use raisin_contract::{Context, referenced};
 use raisin_corpus::Instruction;
 use raisin_selector::{CandidateColumns, Candidates, SelectedCandidate, SelectionMethod};
 use raisin_table as table;
@@ -28,6 +28,7 @@ pub fn candidate_columns(
     pool: &TrainingPool,
     clusters: Option<&Path>,
     scores: Vec<Option<f64>>,
+    context: &Context,
 ) -> Result<CandidateColumns> {
     let ids = pool.trainable();
     let supervised = |id: &u32| pool.get(*id).map(|sequence| sequence.supervised_tokens() as u32);
@@ -68,7 +69,12 @@ pub fn candidate_columns(
             }
             let found = table::read_columns(&validation, &["weighted_embedding"])?;
             let found = self::vectors(&found, "weighted_embedding")?;
+            let count = found.len();
             columns.validation_embeddings = found.into_iter().flatten().collect();
+            let missing = count - columns.validation_embeddings.len();
+            if missing > 0 {
+                context.note(format!("{missing} of {count} validation examples have no features, and choose no row"));
+            }
         }
     }
     columns.ids = ids;
@@ -76,7 +82,7 @@ pub fn candidate_columns(
 }
 
 /// The candidates of a policy: the rows of a `clusters` artifact that are trainable.
-pub fn candidates(clusters: &Path, pool: &TrainingPool) -> Result<Candidates> {
+pub fn candidates(clusters: &Path, pool: &TrainingPool, context: &Context) -> Result<Candidates> {
     let rows = table::read_columns(&clusters.join("clusters.parquet"), &["id", "cluster", "state"])?;
     let constants = std::fs::read(clusters.join("constants.json")).context("the clusters have no constants.json")?;
     let constants: serde_json::Value = serde_json::from_slice(&constants)?;
@@ -92,6 +98,11 @@ pub fn candidates(clusters: &Path, pool: &TrainingPool) -> Result<Candidates> {
             kept_clusters.push(clusters.value(row));
             kept_states.extend(state);
         }
+    }
+    let trainable = pool.trainable().len();
+    if kept.len() < trainable {
+        let without = trainable - kept.len();
+        context.note(format!("{without} of {trainable} trainable rows are no candidates: they have no features"));
     }
     Candidates::new(&kept, &kept_clusters, &kept_states, columns)
 }

@@ -1,183 +1,316 @@
 //! The formats of instruction data.
 //!
 //! A reader returns the conversation of a record, or the reason why the record has none. The author of the file reads
-//! the reason in the table `rejects`.
+//! the reason in the table `rejects`. A reader marks each field that it reads, so that the rest can be reported.
 
-pub mod alpaca;
-pub mod messages;
-pub mod qa;
-pub mod sharegpt;
+mod calls;
+mod choice;
+pub mod fields;
+pub mod notice;
+mod pair;
+pub mod parts;
+pub mod turns;
 
-use raisin_settings::RecordFormat;
-use serde_json::{Map, Value};
+pub use choice::Choice;
+pub use fields::{fields_of, scalar};
+pub use notice::{Filter, Notice, Notices, RecordRefusal};
 
+use raisin_settings::Mapping;
+use serde_json::Value;
+
+use self::fields::Fields;
+use self::parts::Parts;
+use self::turns::{FoundTurns, split_thoughts};
 use super::message::Message;
+
+/// A record as a conversation. The last turn is the response of the assistant.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Conversation {
+    pub messages: Vec<Message>,
+    /// The tools that the assistant may call, as JSON schemas of the OpenAI interface.
+    pub tools: Vec<Value>,
+    /// The rejected response of a preference file.
+    pub rejected: Option<String>,
+}
+
+/// What a reader made of a record, and which fields it read.
+#[derive(Debug)]
+pub struct Readout<'a, T> {
+    pub outcome: Result<T, RecordRefusal>,
+    /// The number of the format among those of the file.
+    pub format: usize,
+    pub used: Vec<&'a str>,
+    /// The fields that hold something and were not read.
+    pub unread: Vec<&'a str>,
+    /// The keys of turns that were not read, such as `messages[].id`.
+    pub unread_below: Vec<String>,
+    pub notices: Notices,
+}
+
+impl<'a, T> Readout<'a, T> {
+    /// The same with the next step applied to the item.
+    pub fn and_then<U>(self, step: impl FnOnce(T) -> Result<U, RecordRefusal>) -> Readout<'a, U> {
+        let Self { outcome, format, used, unread, unread_below, notices } = self;
+        Readout { outcome: outcome.and_then(step), format, used, unread, unread_below, notices }
+    }
+
+    pub fn rejected(reason: String) -> Self {
+        Self {
+            outcome: Err(RecordRefusal::Rejected(reason)),
+            format: 0,
+            used: Vec::new(),
+            unread: Vec::new(),
+            unread_below: Vec::new(),
+            notices: Notices::default(),
+        }
+    }
+}
+
+/// Reads the records of a file as items, such as instructions or task examples.
+pub trait RecordReader: Sync {
+    type Item: Send;
+
+    fn read<'a>(&self, record: &'a Value) -> Readout<'a, Self::Item>;
+
+    /// The names of the formats that [`Readout::format`] counts.
+    fn formats(&self) -> Vec<String>;
+}
 
 /// A format with the names of its fields. It reads a record as a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reader {
-    Alpaca,
-    Qa { prompt: String, response: String },
-    Messages,
-    Sharegpt,
+pub struct Reader {
+    name: String,
+    body: Body,
+    pub parts: Parts,
 }
 
-/// The names that the two fields of a `qa` record usually have.
-const QA_FIELDS: [(&str, &str); 8] = [
-    ("prompt", "response"),
-    ("question", "answer"),
-    ("prompt", "completion"),
-    ("instruction", "response"),
-    ("query", "response"),
-    ("question", "response"),
-    ("input", "output"),
-    ("instruction", "output"),
-];
+/// Where a record holds its turns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Body {
+    /// In a list, in the first of these fields that the record has.
+    Turns(Vec<String>),
+    /// The record is the list.
+    Bare,
+    /// In a prompt and a response. The first of the fields `prompts` that the record has is the prompt. Without
+    /// `prompts`, or if the record has none of them and `is_whole`, the response is the whole conversation.
+    Pair { prompts: Vec<String>, response: String, is_whole: bool },
+    /// In a prompt and a list `instances` with one `{"input", "output"}`: Self-Instruct.
+    Instances,
+    /// In a prompt `query` and a list of calls `answers`.
+    Calls,
+    /// In a list `data` of texts.
+    Texts,
+}
 
 impl Reader {
-    /// The reader of a format. For `auto`, `parquet` and `qa` without field names, it is the reader that fits most of
-    /// `sample`.
-    ///
-    /// # Errors
-    /// No reader fits any record of the sample.
-    pub fn choose(
-        format: RecordFormat,
-        prompt: Option<&str>,
-        response: Option<&str>,
-        sample: &[&Value],
-    ) -> Result<Self, String> {
-        let qa = |prompt: &str, response: &str| Self::Qa { prompt: prompt.to_owned(), response: response.to_owned() };
-        match (format, prompt, response) {
-            (RecordFormat::Alpaca, ..) => return Ok(Self::Alpaca),
-            (RecordFormat::Messages, ..) => return Ok(Self::Messages),
-            (RecordFormat::Sharegpt, ..) => return Ok(Self::Sharegpt),
-            (_, Some(prompt), Some(response)) => return Ok(qa(prompt, response)),
-            _ => {}
-        }
-        let mut candidates = Vec::new();
-        if format != RecordFormat::Qa {
-            candidates.extend([Self::Messages, Self::Sharegpt, Self::Alpaca]);
-        }
-        candidates.extend(
-            QA_FIELDS
-                .iter()
-                .filter(|fields| prompt.is_none_or(|name| name == fields.0))
-                .filter(|fields| response.is_none_or(|name| name == fields.1))
-                .map(|fields| qa(fields.0, fields.1)),
-        );
-        let fits = |reader: &Self| sample.iter().filter(|record| reader.read(record).is_ok()).count();
-        // If several readers fit equally many records, the first of them is taken, because more specific formats come
-        // first.
-        let best = candidates.into_iter().rev().max_by_key(fits).filter(|reader| fits(reader) > 0);
-        best.ok_or_else(|| {
-            let fields = sample.first().map_or("nothing".to_owned(), |record| fields_of(record));
-            format!("no known format fits: the first record has {fields}")
-        })
+    pub fn alpaca(mapping: &Mapping) -> Self {
+        Self { name: "alpaca".to_owned(), ..Self::qa("instruction", "output", mapping) }
     }
 
-    pub fn name(&self) -> String {
-        match self {
-            Self::Alpaca => "alpaca".to_owned(),
-            Self::Qa { prompt, response } => format!("qa ({prompt}, {response})"),
-            Self::Messages => "messages".to_owned(),
-            Self::Sharegpt => "sharegpt".to_owned(),
+    pub fn qa(prompt: &str, response: &str, mapping: &Mapping) -> Self {
+        Self::pair(format!("qa ({prompt}, {response})"), &[prompt], response, mapping)
+    }
+
+    fn pair(name: String, prompts: &[&str], response: &str, mapping: &Mapping) -> Self {
+        let main: Vec<&str> = prompts.iter().copied().chain([response]).collect();
+        let prompts = prompts.iter().map(|name| (*name).to_owned()).collect();
+        let body = Body::Pair { prompts, response: response.to_owned(), is_whole: false };
+        Self { name, body, parts: Parts::new(mapping, &main) }
+    }
+
+    /// Prompt, `chosen` and `rejected`. Without a prompt, `chosen` holds the whole conversation.
+    fn preference(mapping: &Mapping) -> Self {
+        const PROMPTS: [&str; 6] = ["prompt", "instruction", "question", "messages", "conversations", "conversation"];
+        let mut reader = Self::pair("preference".to_owned(), &PROMPTS, "chosen", mapping);
+        if let Body::Pair { is_whole, .. } = &mut reader.body {
+            *is_whole = true;
+        }
+        reader
+    }
+
+    /// A preference file whose prompt has a name that is a context beside other prompts.
+    fn preference_of(prompt: &str, mapping: &Mapping) -> Self {
+        Self::pair(format!("preference ({prompt})"), &[prompt], "chosen", mapping)
+    }
+
+    /// A question, and calls of tools as its answer: xLAM.
+    fn calls(mapping: &Mapping) -> Self {
+        let (body, parts) = (Body::Calls, Parts::new(mapping, &["query", "answers"]));
+        Self { name: "calls (query, answers)".to_owned(), body, parts }
+    }
+
+    /// Texts of user and assistant in turn: UltraChat.
+    fn texts(mapping: &Mapping) -> Self {
+        Self { name: "list of texts".to_owned(), body: Body::Texts, parts: Parts::of_turns(mapping, &["data"]) }
+    }
+
+    fn turns(name: &str, lists: &[&str], mapping: &Mapping) -> Self {
+        let names = lists.iter().map(|name| (*name).to_owned()).collect();
+        Self { name: name.to_owned(), body: Body::Turns(names), parts: Parts::of_turns(mapping, lists) }
+    }
+
+    fn bare(mapping: &Mapping) -> Self {
+        Self { name: "list of turns".to_owned(), body: Body::Bare, parts: Parts::of_turns(mapping, &[]) }
+    }
+
+    fn instances(mapping: &Mapping) -> Self {
+        let parts = Parts::new(mapping, &["instruction", "instances"]).with_context("instances.0.input");
+        Self { name: "self-instruct".to_owned(), body: Body::Instances, parts }
+    }
+
+    /// The name of the format in notes and tables.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether the record holds something in the fields of prompt and response.
+    fn applies(&self, record: &Value) -> bool {
+        let Value::Object(record) = record else { return self.body == Body::Bare && record.is_array() };
+        let holds = |name: &String| fields::look(record, name).is_some();
+        match &self.body {
+            Body::Turns(names) => names.iter().any(holds),
+            Body::Bare => false,
+            Body::Pair { prompts, response, is_whole } => holds(response) && (*is_whole || prompts.iter().any(holds)),
+            Body::Instances => fields::look(record, "instances").is_some(),
+            Body::Calls => ["query", "answers", "tools"].iter().all(|name| fields::look(record, name).is_some()),
+            Body::Texts => fields::look(record, "data").is_some_and(turns::is_list_of_texts),
         }
     }
 
-    /// The conversation of a record. Its last turn is the response of the assistant.
-    ///
-    /// # Errors
-    /// The reason why the record has no such conversation.
-    pub fn read(&self, record: &Value) -> Result<Vec<Message>, String> {
-        let Value::Object(record) = record else {
-            return Err(format!("the record is {}, not an object", fields_of(record)));
+    /// The fields of prompt, response and turns.
+    fn main(&self) -> Vec<&str> {
+        match &self.body {
+            Body::Turns(names) => names.iter().map(String::as_str).collect(),
+            Body::Bare => Vec::new(),
+            Body::Pair { prompts, response, .. } => {
+                prompts.iter().map(String::as_str).chain([response.as_str()]).collect()
+            }
+            Body::Instances => vec!["instruction", "instances"],
+            Body::Calls => vec!["query", "answers"],
+            Body::Texts => vec!["data"],
+        }
+    }
+
+    /// Reads a record.
+    pub fn read<'a>(&self, record: &'a Value) -> Readout<'a, Conversation> {
+        let mut found = FoundTurns::default();
+        let Value::Object(map) = record else {
+            let outcome = match (&self.body, record) {
+                (Body::Bare, Value::Array(_)) => self.parts.turns.read(record, "the record", &mut found),
+                (Body::Bare, _) => Err(format!("the record is {}, not a list of turns", fields_of(record))),
+                _ => Err(format!("the record is {}, not an object", fields_of(record))),
+            };
+            let outcome = outcome.map_err(RecordRefusal::Rejected).and_then(|messages| finished(messages, &mut found));
+            let outcome = outcome.map(|messages| Conversation { messages, ..Conversation::default() });
+            return Readout {
+                notices: found.notices,
+                unread_below: found.unread,
+                outcome,
+                ..Readout::rejected(String::new())
+            };
         };
-        let messages = match self {
-            Self::Alpaca => alpaca::read(record),
-            Self::Qa { prompt, response } => qa::read(record, prompt, response),
-            Self::Messages => messages::read(record),
-            Self::Sharegpt => sharegpt::read(record),
-        }?;
-        finished(messages)
+        let fields = Fields::new(map);
+        let outcome = self.conversation(&fields, &mut found);
+        let (used, unread, mut unread_below) = fields.split();
+        unread_below.append(&mut found.unread);
+        Readout { outcome, format: 0, used, unread, unread_below, notices: found.notices }
+    }
+
+    fn conversation(&self, fields: &Fields, found: &mut FoundTurns) -> Result<Conversation, RecordRefusal> {
+        let parts = &self.parts;
+        let filter = parts.filter(fields, found)?;
+        let mut messages = match &self.body {
+            Body::Bare => return Err("the record is an object, not a list of turns".into()),
+            Body::Turns(names) => {
+                let mut messages = parts.asked(fields, None, found)?;
+                let name = names.iter().find(|name| fields.look(name).is_some()).unwrap_or(&names[0]);
+                let turns = parts.turns.read_list(fields.required(name)?, name, found)?;
+                let is_asked = turns.last().is_some_and(|last| last.role == "user" || last.role == "tool");
+                let answer = if is_asked { pair::answer_beside(fields, parts, name, found)? } else { Vec::new() };
+                for turn in turns {
+                    if answer.is_empty() {
+                        turns::push(&mut messages, turn, found);
+                    } else {
+                        turns::push_asked(&mut messages, turn, found);
+                    }
+                }
+                messages.extend(answer);
+                messages
+            }
+            Body::Texts => {
+                let mut messages = parts.asked(fields, None, found)?;
+                messages.extend(parts.turns.read_list(fields.required("data")?, "data", found)?);
+                messages
+            }
+            Body::Calls => {
+                let mut messages = parts.asked(fields, Some("query"), found)?;
+                let tool_calls = calls::calls(fields.required("answers")?, "answers")
+                    .map_err(|reason| format!("the response {reason}"))?;
+                messages.push(Message { tool_calls, ..Message::new("assistant", "") });
+                messages
+            }
+            Body::Pair { prompts, response, is_whole } => {
+                let prompt = prompts.iter().find(|name| fields.look(name).is_some());
+                let prompt = prompt.or_else(|| prompts.first().filter(|_| !is_whole));
+                pair::read(fields, parts, prompt.map(String::as_str), response, found)?
+            }
+            Body::Instances => {
+                let instances = fields.required("instances")?.as_array().map_or(0, Vec::len);
+                if instances != 1 {
+                    return Err(format!(
+                        "there are {instances} `instances`; make a record of each, or name one with `fields`, such as \
+                         response = \"instances.0.output\""
+                    )
+                    .into());
+                }
+                pair::read(fields, parts, Some("instruction"), "instances.0.output", found)?
+            }
+        };
+        parts.tools(fields, found)?;
+        parts.reasoning(fields, &mut messages)?;
+        let rejected = parts.rejected(fields).map(|(name, value)| pair::rejected(value, parts, name, &messages));
+        if let Some(filter) = filter {
+            return Err(RecordRefusal::Filtered(filter));
+        }
+        let messages = finished(messages, found)?;
+        Ok(Conversation { messages, tools: std::mem::take(&mut found.tools), rejected })
     }
 }
 
-/// Removes the turns after the last response. A conversation without a response or without a prompt is refused.
-fn finished(mut messages: Vec<Message>) -> Result<Vec<Message>, String> {
-    let last = messages.iter().rposition(Message::is_assistant).ok_or("there is no response")?;
-    messages.truncate(last + 1);
-    if messages.last().is_none_or(|message| message.content.trim().is_empty()) {
-        return Err("the response is empty".to_owned());
+/// Removes the turns after the last response that is trained on, and splits thoughts from texts. A conversation without
+/// a response or without a prompt is refused.
+fn finished(mut messages: Vec<Message>, found: &mut FoundTurns) -> Result<Vec<Message>, RecordRefusal> {
+    if !messages.iter().any(Message::is_assistant) {
+        return Err("there is no response".into());
+    }
+    let trained = messages.iter().rposition(|message| message.is_assistant() && !message.untrained);
+    let Some(end) = trained else { return Err(RecordRefusal::Filtered(Filter::Weight)) };
+    if end + 1 < messages.len() {
+        messages.truncate(end + 1);
+        found.notices.add(Notice::TrailingTurns);
+    }
+    for (index, message) in messages.iter_mut().enumerate() {
+        split_thoughts(message, &mut found.notices).map_err(|reason| format!("message {} {reason}", index + 1))?;
+        let is_empty = message.content.trim().is_empty() && message.tool_calls.is_empty();
+        if is_empty && index == end {
+            let thoughts = if message.is_empty() { "" } else { " after its thoughts" };
+            return Err(format!("the response is empty{thoughts}").into());
+        }
+        if is_empty && message.is_assistant() && !message.untrained {
+            message.untrained = true;
+            found.notices.add(Notice::EmptyTurns);
+        }
     }
     if !messages.iter().any(|message| !message.is_assistant() && !message.content.trim().is_empty()) {
-        return Err("the prompt is empty".to_owned());
+        return Err("the prompt is empty".into());
     }
     Ok(messages)
-}
-
-/// The description of a value for a message.
-pub fn fields_of(value: &Value) -> String {
-    match value {
-        Value::Object(map) if map.is_empty() => "no fields".to_owned(),
-        Value::Object(map) => {
-            let names: Vec<String> = map.keys().take(12).map(|key| format!("`{key}`")).collect();
-            format!("the fields {}", names.join(", "))
-        }
-        Value::Array(_) => "a list".to_owned(),
-        Value::String(_) => "a text".to_owned(),
-        Value::Number(_) => "a number".to_owned(),
-        Value::Bool(_) => "a truth value".to_owned(),
-        Value::Null => "null".to_owned(),
-    }
-}
-
-/// A field as text; `None` if it is null or missing. A whole number has no fraction: `51.0` becomes `51`.
-///
-/// # Errors
-/// The field holds a list or an object.
-pub fn text_field(record: &Map<String, Value>, name: &str) -> Result<Option<String>, String> {
-    match record.get(name) {
-        None | Some(Value::Null) => Ok(None),
-        Some(value) => scalar(value).map(Some).ok_or_else(|| format!("`{name}` is {}, not a text", fields_of(value))),
-    }
-}
-
-/// A field that must not be missing, as text.
-pub fn required(record: &Map<String, Value>, name: &str) -> Result<String, String> {
-    text_field(record, name)?
-        .ok_or_else(|| if record.contains_key(name) { format!("`{name}` is null") } else { missing(record, name) })
-}
-
-/// The system message of a record with a field `system`.
-fn system_message(record: &Map<String, Value>) -> Result<Option<Message>, String> {
-    let text = text_field(record, "system")?.filter(|text| !text.is_empty());
-    Ok(text.map(|text| Message::new("system", text)))
-}
-
-/// The reason to reject a record whose field `name` is not a list.
-fn no_list(record: &Map<String, Value>, name: &str) -> String {
-    record
-        .get(name)
-        .map_or_else(|| missing(record, name), |other| format!("`{name}` is {}, not a list", fields_of(other)))
-}
-
-fn missing(record: &Map<String, Value>, name: &str) -> String {
-    format!("there is no `{name}`; there are {}", fields_of(&Value::Object(record.clone())))
-}
-
-/// A text, a number or a truth value as text; `None` for another value.
-pub fn scalar(value: &Value) -> Option<String> {
-    match value {
-        Value::String(text) => Some(text.clone()),
-        Value::Number(number) => Some(match number.as_f64() {
-            Some(float) if float.fract() == 0.0 && float.abs() < 1e15 => format!("{float:.0}"),
-            _ => number.to_string(),
-        }),
-        Value::Bool(truth) => Some(truth.to_string()),
-        _ => None,
-    }
 }
 
 #[cfg(test)]
 #[path = "tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "random_tests.rs"]
+mod random_tests;

@@ -86,7 +86,7 @@ fn examples(mix: &Mix, count: usize, fresh: &mut Fresh, draw: &mut Rng) -> Resul
     let example = |id: usize| {
         let question = fresh.draw(mix.targets[id % mix.targets.len()], draw)?;
         let messages = conversation(None, &question.prompt, None);
-        Ok(Example { id: id as u32, messages, response: question.answer, choices: Vec::new(), answer: None })
+        Ok(Example::open(id as u32, messages, question.answer))
     };
     (0..count).map(example).collect()
 }

@@ -95,7 +95,7 @@ proptest! {
         for example in made.validation.iter().chain(&made.test) {
             let (family, answer) = solve(example.prompt()).expect("a known wording");
             prop_assert!(["add", "sort"].contains(&family));
-            prop_assert_eq!(answer, example.response.clone());
+            prop_assert_eq!(answer, example.response.content.clone());
         }
     }
 

@@ -27,13 +27,13 @@ fn refused(more: &Value) -> ParameterProblem {
 
 /// The parameters of the default preset, as in the action keys since version 4 of the kind.
 fn standard() -> Value {
-    json!({
+    let values = json!({
         "instructions": "pool", "features": "clusters", "model": "base", "task": "gsm8k", "preset": "default",
         "adaptation": {
             "method": "lora", "rank": 16, "alpha": 32.0, "layers": 8,
             "targets": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
         },
-        "learning_rate": 2e-4, "schedule": "cosine", "warmup": 0.0, "max_tokens": 512, "micro_batch_tokens": 4096,
+        "learning_rate": 2e-4, "schedule": "cosine", "warmup": 0.0, "max_tokens": 1024, "micro_batch_tokens": 4096,
         "rounds": 20, "episodes_per_round": 1, "steps": 60, "batch_size": 16, "evaluate_every": 1,
         "policy": "hierarchical", "clusters_per_step": 2,
         "state": ["stage", "difficulty", "semantic", "availability"],
@@ -42,7 +42,8 @@ fn standard() -> Value {
         "gamma": 0.0, "lambda": 0.95, "epsilon": 0.2, "ratio": "item", "epochs": 6, "minibatches": 4,
         "entropy_bonus": 0.0, "gradient_clip": 0.5, "target_kl": 0.0, "normalise_advantage": true,
         "normalise_reward": true, "baseline": "both", "credit": "contribution",
-    })
+    });
+    with(values, json!({"on_overlong": "truncate"}))
 }
 
 fn with(mut parameters: Value, changes: Value) -> Value {

@@ -15,6 +15,7 @@ fn a_task_scored_by_match_gives_loss_and_matches_item_by_item() -> Result<()> {
     std::fs::write(store.artifact("model").join("summary.json"), "{\"method\": \"none\"}\n")?;
     let context = store.context("evaluate", "run", &[("/model", "model"), ("/task", "task")], &[])?;
     run(serde_json::from_value(json!({"model": "model", "task": "task"}))?, &context)?;
+    context.check_outputs()?;
     let metrics = store.table("run", "metrics")?;
     let names: &StringArray = column(&metrics, "metric")?;
     assert_eq!(names.iter().flatten().collect::<Vec<_>>(), ["loss", "exact_match", "flexible_match"]);
@@ -221,7 +222,7 @@ fn an_adapter_is_merged_into_its_base_before_the_evaluation() -> Result<()> {
     let _ = tch::no_grad(|| model.trainable().flat.shallow_clone().f_add_scalar_(0.3))?;
     std::fs::create_dir(store.artifact("adapter"))?;
     std::fs::create_dir(store.artifact("merged"))?;
-    model.save_adapter(&store.artifact("adapter"))?;
+    model.save_adapter(&store.artifact("adapter"), None)?;
     std::fs::write(store.artifact("adapter").join("references.json"), r#"{"base": "model"}"#)?;
     model.save_merged(&store.artifact("merged"))?;
     for model in ["adapter", "merged"] {

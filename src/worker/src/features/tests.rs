@@ -3,9 +3,9 @@
 use super::*;
 use crate::fixture::{ROWS, TensorFixture};
 use arrow_array::FixedSizeListArray;
-use raisin_corpus::Message;
 use raisin_corpus::artifact::{PoolRow, examples_batch, instructions_batch};
 use raisin_corpus::message::conversation;
+use raisin_corpus::{Codec, Example, Instruction, Message};
 use raisin_table::column;
 
 const INPUTS: [(&str, &str); 3] = [("/instructions", "pool"), ("/model", "model"), ("/task", "task")];
@@ -15,11 +15,20 @@ fn parameters() -> Result<Parameters> {
     Ok(serde_json::from_value(value)?)
 }
 
+/// The rows of the pool as tokens.
+fn encoded(store: &TensorFixture, context: &Context) -> Result<Vec<EncodedRow>> {
+    let codec = Codec::load(&store.artifact("model"))?;
+    let rows = RowEncoder { codec: &codec, max_tokens: parameters()?.max_tokens };
+    let mut encoding = EncodingReport::new(parameters()?.sequence_limit());
+    rows.instructions(&read_instructions(&store.artifact("pool"))?, context, &mut encoding)
+}
+
 #[test]
 fn every_row_is_described_once_in_order_and_a_missing_value_has_a_reason() -> Result<()> {
     let store = TensorFixture::new()?;
     let context = store.context("features", "run", &INPUTS, &[])?;
     run(parameters()?, &context)?;
+    context.check_outputs()?;
     let rows = store.table("run", "features")?;
     let ids: &UInt32Array = column(&rows, "id")?;
     assert_eq!(ids.values()[..], (0..ROWS as u32).collect::<Vec<_>>()[..]);
@@ -36,7 +45,11 @@ fn every_row_is_described_once_in_order_and_a_missing_value_has_a_reason() -> Re
     }
     let missing: &StringArray = column(&rows, "missing")?;
     assert_eq!(missing.null_count(), ROWS - 1);
-    assert_eq!(missing.value(ROWS - 1), "no response token is left within 512 tokens");
+    assert_eq!(
+        missing.value(ROWS - 1),
+        "rows.jsonl, line 12: no response token is left within 1024 tokens: the row has 1222 tokens"
+    );
+    assert!(tokens.is_null(ROWS - 1), "the number of tokens is not 0, but unknown");
     assert!(conditional.is_null(ROWS - 1) && rows.column_by_name("embedding").expect("there").is_null(ROWS - 1));
     assert_eq!(store.table("run", "validation_features")?.num_rows(), 3);
     Ok(())
@@ -51,7 +64,7 @@ fn packing_does_not_change_the_pooled_features_of_a_row() -> Result<()> {
     let folder = store.artifact("model");
     let (model, codec) = (Model::load(&folder, Device::Cpu, TensorKind::Float)?, Codec::load(&folder)?);
     let instruction = &read_instructions(&store.artifact("pool"))?[4];
-    let sequence = codec.instruction(instruction, 512)?.expect("a response");
+    let sequence = codec.instruction(instruction, 512).sequence.expect("a response");
     let hidden = no_grad(|| model.hidden(&Batch::pack(&[&sequence], Device::Cpu)?))?;
     let length = sequence.tokens.len() as i64;
     let places = Tensor::arange(length, (TensorKind::Float, Device::Cpu)) + 1.0;
@@ -99,7 +112,7 @@ fn both_log_probabilities_score_the_same_tokens_in_cut_rows_and_rows_of_several_
         for message in instruction.messages.iter().filter(|message| message.is_assistant()) {
             messages.extend(conversation(None, "", Some(&message.content)));
         }
-        let alone = codec.instruction(&Instruction { messages, ..instruction.clone() }, 512)?.expect("a response");
+        let alone = codec.instruction(&Instruction { messages, ..instruction.clone() }, 512).sequence.expect("one");
         let log_probs = no_grad(|| -> Result<Vec<f32>> {
             let batch = Batch::pack(&[&alone], Device::Cpu)?;
             Ok(Vec::try_from(model.token_log_probs(&model.hidden(&batch)?, &batch)?)?)
@@ -113,10 +126,7 @@ fn both_log_probabilities_score_the_same_tokens_in_cut_rows_and_rows_of_several_
 #[test]
 fn only_the_response_of_a_validation_example_is_scored_and_all_its_turns_are_read() -> Result<()> {
     let store = TensorFixture::new()?;
-    let example = |messages: Vec<Message>| {
-        let response = "so".to_owned();
-        Example { id: 0, messages, response, choices: vec![], answer: None }
-    };
+    let example = |messages: Vec<Message>| Example::open(0, messages, "so");
     let last = conversation(None, "and?", None);
     let history = [conversation(None, "a cat", Some("a long answer")), last.clone()].concat();
     let examples = [example(history), Example { id: 1, ..example(last) }];
@@ -141,7 +151,7 @@ fn rows_longer_than_the_context_are_an_error_before_the_first_forward_pass() -> 
     store.shorten_context(20)?;
     let context = store.context("features", "run", &INPUTS, &[])?;
     let said = raisin_base::error::render(&run(parameters()?, &context).expect_err("too long"));
-    assert!(said.contains("max_tokens is 512") && said.contains("the model's context of 20"), "{said}");
+    assert!(said.contains("max_tokens is 1024") && said.contains("the model's context of 20"), "{said}");
     assert!(store.written("run")?.is_empty());
     Ok(())
 }
@@ -154,12 +164,11 @@ fn an_interrupted_pass_ends_with_the_same_bytes() -> Result<()> {
 
     let context = store.context("features", "killed", &INPUTS, &[])?;
     let folder = store.artifact("model");
-    let (model, codec) = (Model::load(&folder, Device::Cpu, TensorKind::Float)?, Codec::load(&folder)?);
+    let model = Model::load(&folder, Device::Cpu, TensorKind::Float)?;
     let parameters = parameters()?;
-    let pass = FeaturePass::new(&context, &model, &codec, &parameters);
+    let pass = FeaturePass::new(&context, &model, &parameters);
     // A part after every batch; the last one is lost with the process.
-    let instructions = read_instructions(&store.artifact("pool"))?;
-    pass.describe("features", &instructions, &pass.encode(&instructions)?, Duration::ZERO)?;
+    pass.describe("features", &encoded(&store, &context)?, Duration::ZERO)?;
     let (_, parts) = open_parts(&context, "features")?;
     assert!(parts.len() > 2);
     let path = context.work()?.join("features.parts");
@@ -176,11 +185,10 @@ fn damaged_parts_are_computed_again_and_give_the_same_bytes() -> Result<()> {
     let store = TensorFixture::new()?;
     let context = store.context("features", "run", &INPUTS, &[])?;
     let folder = store.artifact("model");
-    let (model, codec) = (Model::load(&folder, Device::Cpu, TensorKind::Float)?, Codec::load(&folder)?);
+    let model = Model::load(&folder, Device::Cpu, TensorKind::Float)?;
     let parameters_of_pass = parameters()?;
-    let pass = FeaturePass::new(&context, &model, &codec, &parameters_of_pass);
-    let instructions = read_instructions(&store.artifact("pool"))?;
-    pass.describe("features", &instructions, &pass.encode(&instructions)?, Duration::ZERO)?;
+    let pass = FeaturePass::new(&context, &model, &parameters_of_pass);
+    pass.describe("features", &encoded(&store, &context)?, Duration::ZERO)?;
     run(parameters()?, &context)?;
     // The few examples are one batch, which is not saved.
     std::fs::remove_file(context.work()?.join("validation.parts"))?;
@@ -191,13 +199,13 @@ fn damaged_parts_are_computed_again_and_give_the_same_bytes() -> Result<()> {
 fn an_interrupted_pass_with_halved_batches_ends_with_the_same_bytes() -> Result<()> {
     let store = TensorFixture::new()?;
     let folder = store.artifact("model");
-    let (mut model, codec) = (Model::load(&folder, Device::Cpu, TensorKind::Float)?, Codec::load(&folder)?);
-    let (parameters, rows) = (parameters()?, read_instructions(&store.artifact("pool"))?);
+    let mut model = Model::load(&folder, Device::Cpu, TensorKind::Float)?;
+    let parameters = parameters()?;
     let context = store.context("features", "halved", &INPUTS, &[])?;
     model.limit_room(Some(40));
-    let pass = FeaturePass::new(&context, &model, &codec, &parameters);
-    let encoded = pass.encode(&rows)?;
-    let undisturbed = pass.describe("features", &rows, &encoded, Duration::ZERO)?;
+    let pass = FeaturePass::new(&context, &model, &parameters);
+    let encoded = encoded(&store, &context)?;
+    let undisturbed = pass.describe("features", &encoded, Duration::ZERO)?;
     let fits = pass.fits.get();
     assert!(fits < parameters.batch_tokens);
     let path = context.work()?.join("features.parts");
@@ -206,8 +214,8 @@ fn an_interrupted_pass_with_halved_batches_ends_with_the_same_bytes() -> Result<
 
     // Memory is free again, but the pass keeps the smaller batches.
     model.limit_room(None);
-    let pass = FeaturePass::new(&context, &model, &codec, &parameters);
-    assert_eq!(pass.describe("features", &rows, &encoded, Duration::from_secs(1000))?, undisturbed);
+    let pass = FeaturePass::new(&context, &model, &parameters);
+    assert_eq!(pass.describe("features", &encoded, Duration::from_secs(1000))?, undisturbed);
     assert_eq!(pass.fits.get(), fits);
     Ok(())
 }

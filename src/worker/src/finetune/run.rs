@@ -1,17 +1,19 @@
 //! A fine-tuning run: in each step choose a batch, train, and measure P if asked for. The run writes checkpoints.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::encoding::EncodingReport;
 use crate::learning::{
     Learning, Settings, account_costs, as_instruction, checkpoints, device, phase_cost, shown_performance, speed,
 };
 use crate::selecting::{candidate_columns, candidates, read_scores, selected};
 use crate::tables::{self, Of, SelectionRow, TrainingStepRow, optional_bits};
 use raisin_base::error::{Problem, Result, anyhow, ensure};
-use raisin_contract::{Context, Progress};
+use raisin_contract::{Context, Progress, referenced};
 use raisin_corpus::{Instruction, read_instructions, read_task};
 use raisin_kinds::finetune::{Parameters, step_counts, uses_features};
 use raisin_lm::Adaptation;
@@ -36,6 +38,7 @@ pub struct Finetuning<'a> {
     times: Vec<u32>,
     checkpoints: Checkpoints,
     selection_time: Duration,
+    encoding: EncodingReport,
 }
 
 /// The part of a checkpoint that is not tensors.
@@ -75,11 +78,11 @@ impl<'a> Finetuning<'a> {
         let settings = Settings {
             instructions: (parameters.select.method != SelectionMethod::Validation).then_some("/instructions"),
             adaptation: &parameters.adaptation,
-            max_tokens: parameters.max_tokens,
+            limit: parameters.sequence_limit(),
             batch_tokens: parameters.micro_batch_tokens,
             episodes: 1,
         };
-        let Learning { mut model, adaptation, seed, pool, validation } =
+        let Learning { mut model, adaptation, seed, pool, validation, encoding } =
             Learning::start(folder, context, &instructions, &task.validation, &settings)?;
         model.prepare(&adaptation, &seed)?;
         let rows = pool.trainable().len();
@@ -89,12 +92,7 @@ impl<'a> Finetuning<'a> {
             return Err(Problem::new(problem).hint(hint).into());
         }
         let (full_steps, steps) = step_counts(&parameters, rows);
-        if let (SelectionMethod::Full, Some(budget), None) =
-            (parameters.select.method, &parameters.budget, parameters.steps)
-        {
-            context
-                .note(format!("budget = \"{budget}\" does not apply to the method `full`, which trains three epochs"));
-        }
+        note_unused_budget(&parameters, context);
         let mut chooser = open_chooser(&parameters, context, &instructions, &pool, steps)?;
         for (reason, count) in chooser.excluded() {
             context.note(format!("{count} of {rows} candidates cannot be chosen: {reason}"));
@@ -157,6 +155,7 @@ impl<'a> Finetuning<'a> {
             times,
             checkpoints,
             selection_time: Duration::ZERO,
+            encoding,
         })
     }
 
@@ -247,7 +246,13 @@ impl<'a> Finetuning<'a> {
         let has_adapter = self.adaptation.has_adapters();
         let (model, out, base) = (&trainer.model, context.out(), context.input("/model")?);
         if has_adapter && !parameters.merge {
-            model.save_adapter(&out)?;
+            let for_peft = base_for_peft(base)?;
+            if for_peft.is_none() {
+                let note = "the base of this adapter is an adapter itself, so peft cannot load this adapter by its folder \
+                            alone; with `merge = true`, the result is a whole model";
+                context.note(note);
+            }
+            model.save_adapter(&out, for_peft.as_deref())?;
             context.add_reference("base", base)?;
         } else if has_adapter {
             model.save_merged(&out)?;
@@ -256,6 +261,7 @@ impl<'a> Finetuning<'a> {
         }
         context.write_table("steps", &tables::steps(&kept.rows, Of::Run)?)?;
         context.write_table("selection", &tables::selection(&kept.selection, &self.instructions, Of::Run)?)?;
+        self.encoding.write(context)?;
         context.write_json("summary.json", &self.summary())?;
         let account = trainer.account();
         account_costs(&account, trainer.flops(account.train.tokens as usize, false), context);
@@ -284,6 +290,29 @@ impl<'a> Finetuning<'a> {
     }
 }
 
+/// What PEFT gets as the path of the base model: the artifact of the base in the default cache, relative to the folder in
+/// which raisin is started. The path has no folder of this machine, and the digest in the path names the very bytes of
+/// the base. `None` if the base is an adapter, on which PEFT puts no second adapter.
+fn base_for_peft(base: &Path) -> Result<Option<String>> {
+    let mut base = base.to_owned();
+    // A proxy has no weights of its own.
+    while base.join("proxy.json").is_file() {
+        base = referenced(&base, "base")?.ok_or_else(|| anyhow!("{} does not name its base model", base.display()))?;
+    }
+    if base.join("adapter_config.json").is_file() {
+        return Ok(None);
+    }
+    let digest = base.file_name().ok_or_else(|| anyhow!("{} has no name", base.display()))?;
+    Ok(Some(format!("cache/artifacts/{}", digest.to_string_lossy())))
+}
+
+fn note_unused_budget(parameters: &Parameters, context: &Context) {
+    let Parameters { select, budget, steps, .. } = parameters;
+    if let (SelectionMethod::Full, Some(budget), None) = (select.method, budget, steps) {
+        context.note(format!("budget = \"{budget}\" does not apply to the method `full`, which trains three epochs"));
+    }
+}
+
 /// The chooser of the method, for the trainable rows of the pool.
 fn open_chooser(
     parameters: &Parameters,
@@ -300,16 +329,20 @@ fn open_chooser(
     };
     if let (SelectionMethod::Raise, Some(features)) = (select.method, features) {
         let policy = Policy::load(context.input("/select/policy")?)?;
-        let candidates = candidates(features, pool)?;
+        let candidates = candidates(features, pool, context)?;
         return Ok(Box::new(Raise::new(policy, candidates, parameters.batch_size, seed)?));
     }
     let scores = if select.method == SelectionMethod::Scores {
         let (path, pool) = (context.file("/select/path")?, context.input("/instructions")?);
-        read_scores(path, &select.column, pool, instructions.len())?
+        let (scores, unused) = read_scores(path, &select.column, pool, instructions.len())?;
+        if unused > 0 {
+            context.note(format!("{unused} scores belong to no instruction of the pool"));
+        }
+        scores
     } else {
         Vec::new()
     };
-    let columns = candidate_columns(select.method, instructions, pool, features, scores)?;
+    let columns = candidate_columns(select.method, instructions, pool, features, scores, context)?;
     let inputs =
         ChooserInputs { pool: &columns, batch_size: parameters.batch_size, total_steps, seed, third: select.third };
     chooser(select.method, &inputs)

@@ -226,6 +226,7 @@ fn an_adapter_refers_to_its_base_and_a_merged_model_stands_alone() -> Result<()>
     for (name, merge) in [("adapter", false), ("merged", true)] {
         let context = store.context("finetune", name, &INPUTS, &[])?;
         run(parameters(&json!({"adaptation": lora, "merge": merge}))?, &context)?;
+        context.check_outputs()?;
     }
     let adapter = store.written("adapter")?;
     assert!(adapter.contains_key("adapter_model.safetensors") && adapter.contains_key("tokenizer.json"));
@@ -302,6 +303,7 @@ fn a_proxy_trains_its_top_layers_on_cached_states_as_the_whole_model_would() -> 
         let folder = format!("run-{model}");
         let context = store.context("finetune", &folder, &inputs, &[])?;
         run(parameters(&change)?, &context)?;
+        context.check_outputs()?;
         let steps = store.table(&folder, "steps")?;
         let performance: &Float64Array = column(&steps, "performance")?;
         losses.push(performance.values().to_vec());

@@ -14,12 +14,13 @@ use raisin_table as table;
 
 /// The scores of a file by instruction id. The file is CSV with a header or Parquet. Its column `row` is the position
 /// of a record in the first source file of the pool, from 0; `column` holds the scores. An instruction without a score
-/// gets none.
+/// gets none. The second result is the number of scores that belong to no instruction, because their record was
+/// rejected or is a copy, for example.
 ///
 /// # Errors
 /// A row or a score is not a valid number, or a row has two scores: the error names the line and the value. Or no score
 /// belongs to an instruction of the pool.
-pub fn read_scores(path: &Path, column: &str, pool: &Path, instructions: usize) -> Result<Vec<Option<f64>>> {
+pub fn read_scores(path: &Path, column: &str, pool: &Path, instructions: usize) -> Result<(Vec<Option<f64>>, usize)> {
     let mut by_row = ByRow { path, scores: BTreeMap::new() };
     if path.extension().is_some_and(|extension| extension == "parquet") {
         by_row.read_parquet(column)?;
@@ -36,8 +37,9 @@ pub fn read_scores(path: &Path, column: &str, pool: &Path, instructions: usize) 
             *place = lines.value(row).checked_sub(1).and_then(|line| by_row.scores.get(&line)).copied();
         }
     }
-    ensure!(scores.iter().any(Option::is_some), "no row of {} belongs to an instruction of the pool", path.display());
-    Ok(scores)
+    let used = scores.iter().flatten().count();
+    ensure!(used > 0, "no row of {} belongs to an instruction of the pool", path.display());
+    Ok((scores, by_row.scores.len() - used))
 }
 
 /// The scores of a file by the position of the record.
@@ -187,11 +189,22 @@ mod tests {
         table::write(&folder.path().join("instructions.parquet"), &instructions_batch(&rows)?)?;
         let path = folder.path().join(name);
         write(&path)?;
-        read_scores(&path, "quality", folder.path(), 4)
+        Ok(read_scores(&path, "quality", folder.path(), 4)?.0)
     }
 
     fn csv(text: &str) -> Result<Vec<Option<f64>>> {
         read("scores.csv", |path| Ok(std::fs::write(path, text)?))
+    }
+
+    #[test]
+    fn scores_that_belong_to_no_instruction_are_counted() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let rows = [PoolRow::new(conversation(None, "a", Some("b")), 0, 1)];
+        table::write(&folder.path().join("instructions.parquet"), &instructions_batch(&rows)?)?;
+        let path = folder.path().join("scores.csv");
+        std::fs::write(&path, "row,quality\n0,0.5\n1,0.7\n2,\n9,0.1\n")?;
+        assert_eq!(read_scores(&path, "quality", folder.path(), 1)?, (vec![Some(0.5)], 2));
+        Ok(())
     }
 
     #[test]

@@ -44,13 +44,13 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
     let settings = Settings {
         instructions: Some("/instructions"),
         adaptation: &stage.adaptation,
-        max_tokens: stage.max_tokens,
+        limit: stage.sequence_limit(),
         batch_tokens: stage.micro_batch_tokens,
         episodes: config.episodes_per_round,
     };
     let learning = Learning::start(model, context, &instructions, &task.validation, &settings)?;
     let clusters = context.input("/features")?;
-    let candidates = with_used_columns(candidates(clusters, &learning.pool)?, config)?;
+    let candidates = with_used_columns(candidates(clusters, &learning.pool, context)?, config)?;
     let trainer_config = TrainerConfig {
         learning_rate: stage.learning_rate,
         schedule: stage.schedule,
@@ -60,7 +60,7 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
         activation_checkpointing: stage.activation_checkpointing,
         ..TrainerConfig::default()
     };
-    let Learning { model: proxy, adaptation, seed, pool, validation } = learning;
+    let Learning { model: proxy, adaptation, seed, pool, validation, encoding } = learning;
     let (evaluation_tokens, episodes) = (validation.tokens(), config.episodes_per_round);
     let mut players = Episodes::new(proxy, &adaptation, &seed, trainer_config, episodes, pool, validation)?;
     let trained = players.trained_numbers();
@@ -106,6 +106,7 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
     let rest = started.elapsed().saturating_sub(account.train.time + account.evaluation.time);
     context.cost(phase_cost("selection", PhaseUse { time: rest, ..PhaseUse::default() }));
     rounds.write()?;
+    encoding.write(context)?;
     let steps = table::read_columns(&context.out().join("steps.parquet"), &["performance"])?;
     let measured: &Float64Array = table::column(&steps, "performance")?;
     // P(M_0) is measured once for each of the episodes that are played at the same time.

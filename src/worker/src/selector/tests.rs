@@ -28,7 +28,9 @@ fn parameters(more: Value) -> Parameters {
 #[test]
 fn a_selector_writes_its_policy_and_a_row_for_each_round_step_and_selected_instruction() -> Result<()> {
     let store = TensorFixture::new()?;
-    run(parameters(json!({})), &store.context("selector", "a", &INPUTS, &[])?)?;
+    let context = store.context("selector", "a", &INPUTS, &[])?;
+    run(parameters(json!({})), &context)?;
+    context.check_outputs()?;
     let rounds = store.table("a", "rounds")?;
     assert_eq!(rounds.num_rows(), 3);
     assert!(table::column::<BooleanArray>(&rounds, "kept")?.value(0), "the first episode is the best so far");

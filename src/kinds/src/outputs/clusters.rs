@@ -1,0 +1,30 @@
+//! What an artifact of kind `clusters` holds.
+
+use raisin_contract::outputs::ColumnType::{F32, U32, Vector};
+use raisin_contract::outputs::{ExamplePipeline, FileDeclaration, TableDeclaration, column, file, table};
+
+pub const TABLES: &[TableDeclaration] = &[table(
+    "clusters",
+    "One row for each instruction with complete features: the candidates.",
+    &[&[
+        column("id", U32, "the `id` of the instruction in the pool"),
+        column("cluster", U32, "the cluster, from 0"),
+        column("state", Vector, "the static state; `columns` of constants.json names its numbers"),
+        column("prompt_tokens", U32, "as in the table `features`"),
+        column("response_tokens", U32, "as in the table `features`"),
+        column("logp_conditional", F32, "as in the table `features`, in nats"),
+        column("logp_unconditional", F32, "as in the table `features`, in nats"),
+        column("unconditional_tokens", U32, "as in the table `features`"),
+    ]],
+)];
+
+pub const FILES: &[&[FileDeclaration]] = &[&[
+    file("constants.json", "the names, means and deviations of the numbers of a state, and measures of the clusters"),
+    file("projection.safetensors", "the principal components, and the centres of the clusters"),
+    file("references.json", "the digest of the artifact with the features: `{\"features\": ...}`"),
+]];
+
+pub const EXAMPLES: &[ExamplePipeline] = &[ExamplePipeline {
+    title: "Sixteen dimensions and eight clusters",
+    text: include_str!("../../examples/clusters.toml"),
+}];
