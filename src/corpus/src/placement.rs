@@ -132,7 +132,7 @@ impl FittedChat<'_> {
         let values = self.values(self.messages, self.tools);
         let text = self.template.render(&values, values.turns(), false)?;
         for most in MARKS {
-            if let Some(marked) = self.marked(most)
+            if let Some(marked) = self.marked(most, "")
                 && marked.chat.text == text
             {
                 return Ok(marked.placed());
@@ -148,7 +148,9 @@ impl FittedChat<'_> {
         let text = self.template.render(&values, turns, false)?;
         let prompt = self.template.render(&values, turns - 1, true)?;
         for most in MARKS {
-            let Some(mut marked) = self.marked(most).filter(|marked| marked.chat.text == text) else { continue };
+            let Some(mut marked) = self.marked(most, thoughts).filter(|marked| marked.chat.text == text) else {
+                continue;
+            };
             let Some(end) = marked.own(turns - 1).map(|extents| extents.last().map_or(0, |last| last.range.end)) else {
                 continue;
             };
@@ -178,9 +180,10 @@ impl FittedChat<'_> {
         self.messages.iter().enumerate().filter(|(_, message)| message.is_assistant()).map(|(place, _)| place)
     }
 
-    /// `None` if the template refuses the conversation with marks.
-    fn marked(&self, most: usize) -> Option<MarkedChat<'_>> {
+    /// `None` if the template refuses the conversation with marks. `thoughts` are a text that gets marks later.
+    fn marked(&self, most: usize, thoughts: &str) -> Option<MarkedChat<'_>> {
         let mut taken = self.template.private.clone();
+        taken.extend(private_characters(thoughts));
         for message in self.messages {
             let texts = [Some(&message.content), message.reasoning.as_ref(), message.name.as_ref()];
             taken.extend(texts.into_iter().flatten().flat_map(|text| private_characters(text)));

@@ -88,6 +88,14 @@ fn thoughts_that_a_template_shows_nowhere_follow_the_generation_prompt() {
 }
 
 #[test]
+fn private_use_characters_in_thoughts_stay() {
+    let mut messages = turns(&["a \u{F0000}", "\u{F0001} b"]);
+    messages[1].reasoning = Some("one \u{F0000} two \u{F0002} \u{F0003}".to_owned());
+    let found = placed(R1, &messages);
+    assert_eq!(targets(&found), ["one \u{F0000} two \u{F0002} \u{F0003}\n</think>\n\n\u{F0001} b<|end|>"]);
+}
+
+#[test]
 fn a_turn_that_the_template_drops_or_rewrites_is_reported() {
     let last_only = "{% for m in messages %}{% if m.role == 'user' or loop.last %}<{{ m.role }}>{{ m.content }}<|end|>\
         {% endif %}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}";
