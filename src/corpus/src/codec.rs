@@ -232,7 +232,11 @@ impl Codec {
     fn encoded(&self, messages: &[Message], placed: Placed, targets: Targets, max_tokens: usize) -> Result<Encoded> {
         let Placed { text, mut turns, last_content, mut findings } = placed;
         let last = messages.len().checked_sub(1).filter(|last| messages[*last].is_assistant());
-        let of_last = |finding: &Finding| finding.turn.is_none_or(|turn| last == Some(turn as usize - 1));
+        // What the template leaves out of the prompt concerns the last turn too.
+        let of_last = |finding: &Finding| {
+            let is_last = finding.turn.is_none_or(|turn| last == Some(turn as usize - 1));
+            is_last || finding.kind == FindingKind::ContextDropped
+        };
         match targets {
             Targets::EveryTurn => {
                 let assistants = messages.iter().filter(|message| message.is_assistant());

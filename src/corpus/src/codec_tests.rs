@@ -109,6 +109,19 @@ fn a_last_turn_that_the_template_leaves_out_supervises_no_earlier_turn() -> Resu
 }
 
 #[test]
+fn an_example_whose_template_leaves_out_a_part_of_the_prompt_is_reported() -> Result<()> {
+    let codec = with_template(Some(
+        "{% for m in messages %}{% if m.role != 'system' or loop.first %}<|user|>{{ m.role }}:{{ m.content }}<|end|>\
+         {% endif %}{% endfor %}{% if add_generation_prompt %}<|user|>assistant:{% endif %}",
+    ));
+    let messages = [conversation(Some("s"), "a", Some("b")), conversation(Some("t"), "c", None)].concat();
+    let encoded = codec.example(&Example::open(0, messages, "x"), 256);
+    assert_eq!(supervised(&codec, encoded.sequence.as_ref().expect("supervised")), "x<|end|>");
+    assert_eq!(encoded.findings, [Finding::of_turn(FindingKind::ContextDropped, 3)]);
+    Ok(())
+}
+
+#[test]
 fn an_invalid_stop_token_is_refused_with_its_file_and_value() -> Result<()> {
     let load = |config: &str| {
         let (folder, _) = tiny();
