@@ -46,6 +46,10 @@ results name *arguments: _compiled-sql
 model name:
     @python3 setup/model.py {{ name }}
 
+# make the pools of pipelines/bench from the files in FOLDER: `just pools FOLDER 201 202`
+pools folder +seeds:
+    @python3 pipelines/bench/make.py all --data {{ quote(folder) }} --seed {{ seeds }}
+
 # install libtorch into .libtorch, unless LIBTORCH is set: cpu, or cuda
 setup device="cpu":
     @test -n {{ quote(own_libtorch) }} || grep -qsw {{ device }} .libtorch/installed || python3 setup/libtorch.py {{ device }}

@@ -253,12 +253,33 @@ fn a_misspelt_stage_is_refused_with_the_nearest_name() {
         &["build", "p.toml", "--force=cuonted"],
         &["accept", "p.toml", "cuonted"],
         &["why", "p.toml", "cuonted"],
+        &["explain", "p.toml", "cuonted"],
     ] {
         let (code, words) = project.refused(arguments);
         assert_eq!(code, 2, "{arguments:?}");
         assert!(words.contains("there is no stage `cuonted`"), "{words}");
         assert!(words.contains("hint: did you mean `counted`?"), "{words}");
     }
+}
+
+#[test]
+fn only_a_selector_that_is_built_is_explained() {
+    let (code, words) = counted().refused(&["explain", "p.toml", "counted"]);
+    assert_eq!(code, 2);
+    assert_eq!(
+        words,
+        "error: the stage `counted` is of kind sql; only a stage of kind selector is explained\n\
+         hint: the pipeline has no stage of kind selector\n"
+    );
+    let project = Project::with_pipeline("micro.toml");
+    let (code, words) = project.refused(&["explain", "micro.toml", "tuned"]);
+    assert!(code == 2 && words.contains("hint: of kind selector: selector\n"), "{words}");
+    let (code, words) = project.refused(&["explain", "micro.toml", "selector"]);
+    assert_eq!(code, 2);
+    assert!(
+        words.contains("error: there is nothing to explain yet; not built: selector\nhint: `raisin build"),
+        "{words}"
+    );
 }
 
 #[test]

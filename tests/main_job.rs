@@ -35,7 +35,14 @@ fn a_pipeline_of_all_kinds_builds_once_and_then_costs_nothing() {
     let project = Project::with_pipeline(PIPELINE);
     project.done(&["build", PIPELINE]);
     let (built, before) = (project.built("micro"), project.digests("micro"));
-    assert!(project.path("out/micro/report/report.html").exists());
+    let page = std::fs::read_to_string(project.path("out/micro/report/report.html")).expect("the report");
+    assert!(page.contains("What the selector learned"), "no effects of columns on the page");
+    let (explained, _) = project.done(&["explain", PIPELINE, "selector", "--id", "0"]);
+    for part in
+        ["effects of rows were measured in 3 rounds", "Columns: ", "Clusters: ", "Instruction 0: ", "The run tuned"]
+    {
+        assert!(explained.contains(part), "there is no “{part}”: {explained}");
+    }
 
     let started = Instant::now();
     project.finds_all(&["build", PIPELINE]);

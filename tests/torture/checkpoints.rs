@@ -11,9 +11,10 @@ use raisin_tests::{ArtifactDigests, Project, TestRng, files_below, processes};
 
 /// A stage of each kind that keeps work, with the variant whose artifact is compared, and flags that make it slow
 /// enough to be killed in the middle of its work.
-const STAGES: [(&str, &[&str]); 5] = [
+const STAGES: [(&str, &[&str]); 6] = [
     ("base", &["stage.base.steps=400"]),
     ("features", &["stage.pool.size=1500"]),
+    ("influence", &["stage.pool.size=1500"]),
     ("selector", &["stage.selector.rounds=40"]),
     ("tuned", &["stage.tuned.steps=200"]),
     ("scores", &["stage.pool.size=800", "stage.scores.limit=256"]),

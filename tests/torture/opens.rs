@@ -168,7 +168,7 @@ fn a_stage_of_any_kind_opens_only_its_inputs() {
         "#,
     );
     let stages = assert_only_inputs(&project, "micro.toml");
-    assert!(stages >= 11, "{stages} stages with a trace");
+    assert!(stages >= 12, "{stages} stages with a trace");
     let stages = assert_only_inputs(&project, "rows.toml");
     assert!(stages >= 4, "{stages} stages with a trace");
 }

@@ -19,6 +19,10 @@ pub trait Learner {
     /// Trains one step on the instructions with these ids.
     fn step(&mut self, batch: &[u32]) -> Result<StepReport>;
 
+    /// The effect of each of these rows at the present state: by how much a step on the row would raise P(M_t), to first
+    /// order and in a common unit. The state of the learner does not change.
+    fn effects(&mut self, rows: &[u32]) -> Result<Vec<f64>>;
+
     /// P(M_t) on the validation set; higher is better. By default, P is minus the mean loss per response token.
     fn performance(&mut self) -> Result<f64>;
 }
@@ -36,6 +40,9 @@ pub trait Ensemble {
     /// One step of every episode. `batches` has one batch for each episode.
     fn step_all(&mut self, batches: &[Vec<u32>]) -> Result<Vec<StepReport>>;
 
+    /// The effects of rows in every episode; see [`Learner::effects`]. `rows` has the rows of each episode.
+    fn effects(&mut self, rows: &[Vec<u32>]) -> Result<Vec<Vec<f64>>>;
+
     /// P(M_t) of every episode.
     fn performances(&mut self) -> Result<Vec<f64>>;
 }
@@ -51,6 +58,10 @@ impl<L: Learner> Ensemble for L {
 
     fn step_all(&mut self, batches: &[Vec<u32>]) -> Result<Vec<StepReport>> {
         batches.iter().map(|batch| self.step(batch)).collect()
+    }
+
+    fn effects(&mut self, rows: &[Vec<u32>]) -> Result<Vec<Vec<f64>>> {
+        rows.iter().map(|rows| Learner::effects(self, rows)).collect()
     }
 
     fn performances(&mut self) -> Result<Vec<f64>> {

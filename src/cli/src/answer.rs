@@ -1,17 +1,29 @@
-//! Passes a query to `raisin-sql`, which replaces this process (exec). raisin-sql does the work.
+//! Passes a question to the executable that reads tables, which replaces this process (exec): a query to `raisin-sql`,
+//! the question of `raisin explain` to `raisin-data`.
 
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
 
 use raisin_base::error::{Context as _, Error, Result};
 use raisin_contract::Process;
+use raisin_contract::explain::ExplainOptions;
 use raisin_contract::query::QueryOptions;
 
 /// # Errors
 /// `raisin-sql` does not exist or cannot be started. Without an error, this function does not return.
 pub fn hand_over(options: &QueryOptions) -> Result<ExitCode> {
-    let program = raisin_engine::executable(Process::Sql, None)?;
-    let options = serde_json::to_string(options).context("the query cannot be handed over")?;
-    let error = Command::new(&program).arg("answer").arg(options).exec();
+    replace_by(Process::Sql, "answer", serde_json::to_string(options))
+}
+
+/// # Errors
+/// As [`hand_over`], for `raisin-data`.
+pub fn hand_over_explanation(options: &ExplainOptions) -> Result<ExitCode> {
+    replace_by(Process::Data, "explain", serde_json::to_string(options))
+}
+
+fn replace_by(process: Process, command: &str, options: serde_json::Result<String>) -> Result<ExitCode> {
+    let program = raisin_engine::executable(process, None)?;
+    let options = options.context("the question cannot be handed over")?;
+    let error = Command::new(&program).arg(command).arg(options).exec();
     Err(Error::from(error).context(format!("cannot start {}", program.display())))
 }

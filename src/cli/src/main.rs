@@ -9,6 +9,7 @@ mod build;
 mod digest;
 mod doctor;
 mod du;
+mod explain;
 mod gc;
 mod kinds;
 mod pin;
@@ -46,6 +47,7 @@ Examples:
   raisin build p.toml --force tuned --check                     run a cached stage twice, and compare
   raisin plan p.toml --out plan.json                            keep the plan; `raisin build plan.json` builds it
   raisin why p.toml tuned                                       why a stage would run, or which run made its artifact
+  raisin explain p.toml selector --id 12                        what the selector learned, and why it picks a row
   raisin accept p.toml tuned                                    a change was cosmetic: keep the artifact
   raisin sql 'select * from report.comparison'                  what came out
   raisin kinds selector                                         the parameters of a stage kind
@@ -58,6 +60,7 @@ enum Command {
     Build(build::Arguments),
     Plan(plan::Arguments),
     Why(why::Arguments),
+    Explain(explain::Arguments),
     Accept(accept::Arguments),
     Sql(sql::Arguments),
     Kinds(kinds::Arguments),
@@ -97,6 +100,7 @@ fn run() -> Result<ExitCode> {
         Command::Build(arguments) => build::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Why(arguments) => why::run(&arguments),
+        Command::Explain(arguments) => explain::run(&arguments),
         Command::Accept(arguments) => accept::run(&arguments),
         Command::Sql(arguments) => sql::run(&arguments),
         Command::Kinds(arguments) => kinds::run(&arguments),

@@ -46,7 +46,7 @@ pub trait Kind {
     /// Whether this is a gathering kind: its stage runs once for a pipeline and sees its inputs from every variant.
     const GATHERS: bool = false;
     /// The names that a stage of this kind provides, and that the need of another stage can demand: `instructions`,
-    /// `task`, `model`, `features`, `clusters`, `policy`, `selection`, `scores`, `overlap`.
+    /// `task`, `model`, `features`, `columns`, `clusters`, `policy`, `selection`, `scores`, `overlap`.
     const PROVIDES: &'static [&'static str];
     /// The tables that a stage of this kind writes. A stage fails if it writes another table.
     const TABLES: &'static [TableDeclaration] = &[];

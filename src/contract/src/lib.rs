@@ -17,6 +17,7 @@
 pub mod action;
 pub mod context;
 pub mod declaration;
+pub mod explain;
 pub mod finished;
 pub mod memory;
 pub mod outputs;

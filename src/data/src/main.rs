@@ -1,5 +1,5 @@
 //! `raisin-data`: runs the stages that need neither tensors nor queries: `ingest`, `generate`, `task`, `overlap`,
-//! `report`. `raisin build` starts it.
+//! `report`. `raisin build` starts it. `raisin explain` starts it too: it reads the artifact of a selector.
 
 #[cfg(test)]
 mod fixture;
@@ -13,6 +13,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use raisin_base::error::anyhow;
+use raisin_base::printable::printable;
 use raisin_contract::KindRunner;
 use raisin_contract::serve::{run_executable, run_one_of};
 
@@ -35,7 +36,17 @@ fn main() -> ExitCode {
                 }
                 Ok(())
             }
-            _ => Err(anyhow!("usage: raisin-data run-stages, which `raisin build` starts")),
+            [command, options] if command == "explain" => {
+                let text = raisin_report::explain::answer(&serde_json::from_slice(options.as_encoded_bytes())?)?;
+                match std::io::stdout().lock().write_all(printable(&text).as_bytes()) {
+                    // The reader of a pipe, such as `head`, has read enough.
+                    Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+                    written => Ok(written?),
+                }
+            }
+            _ => Err(anyhow!(
+                "usage: raisin-data run-stages | explain OPTIONS, which `raisin` starts; ask with `raisin explain`"
+            )),
         },
     )
 }

@@ -51,6 +51,10 @@ impl ReportFixture {
         folder
     }
 
+    fn set_variant(&mut self, stage: &str, variant: Value) {
+        self.stages.get_mut(stage).unwrap()[0].variant = variant.as_object().cloned().unwrap();
+    }
+
     /// Runs a report over all stages and returns its artifact.
     fn report(&self, run: &str) -> PathBuf {
         let of: Vec<&String> = self.stages.keys().collect();
@@ -117,6 +121,33 @@ fn loss_of(method: u32, seed: u32) -> f64 {
     [0.82, 1.04, 1.01, 0.90][method as usize] + 0.03 * noise(&[method, seed])
 }
 
+/// The tables of the effects of 15 columns and of the candidates that `selection` selects, in four clusters.
+fn learned(folder: &Path) {
+    let placed = |effects: &[f64], prior: &dyn Fn(usize) -> f64| -> Vec<(&'static str, ArrayRef)> {
+        let all = |of: &dyn Fn(usize) -> f64| floats((0..effects.len()).map(|row| Some(of(row))));
+        vec![
+            ("prior", all(prior)),
+            ("at_start", all(&|row| effects[row])),
+            ("at_start_deviation", all(&|_| 0.25)),
+            ("in_middle", all(&|row| 0.5 * effects[row])),
+            ("in_middle_deviation", all(&|_| 0.125)),
+            ("at_end", all(&|_| 0.0)),
+            ("at_end_deviation", all(&|_| 0.25)),
+        ]
+    };
+    let names: Vec<String> =
+        (0..15).map(|column| if column == 3 { HOSTILE.to_owned() } else { format!("semantic.{column:02}") }).collect();
+    let effects: Vec<f64> = (0..15).map(|column| 1.5 - 0.25 * f64::from(column)).collect();
+    let mut columns = vec![("column", Arc::new(StringArray::from(names)) as ArrayRef)];
+    columns.extend(placed(&effects, &|row| if row == 6 { 0.75 } else { 0.0 }));
+    write(&folder.join("column_effects.parquet"), &batch(columns).unwrap()).unwrap();
+    let ids: Vec<u32> = (0..4).flat_map(|kind| (0..20).map(move |place| 40 * kind + place)).collect();
+    let effects: Vec<f64> = ids.iter().map(|id| 1.0 - f64::from(id / 40)).collect();
+    let mut columns = vec![("id", counts(ids.iter().copied())), ("cluster", counts(ids.iter().map(|id| id / 40)))];
+    columns.extend(placed(&effects, &|_| 0.0));
+    write(&folder.join("expected.parquet"), &batch(columns).unwrap()).unwrap();
+}
+
 /// A selector, four methods and their evaluations over three seeds.
 fn fixture() -> ReportFixture {
     let mut fixture = ReportFixture::new();
@@ -132,7 +163,12 @@ fn fixture() -> ReportFixture {
                 "final_performance",
                 floats((0..10).map(|round| Some(-1.4 + 0.06 * f64::from(round) + 0.05 * noise(&[7, seed, round])))),
             ),
+            ("effective_candidates", floats((0..10).map(|round| Some(100.0 - f64::from(round))))),
+            ("measured_effects", counts((1..11).map(|round| 240 * round))),
+            ("credit_reliability", floats((0..10).map(|_| Some(0.25)))),
+            ("explained_by_prior", floats((0..10).map(|_| Some(-0.1)))),
         ]);
+        learned(&folder);
         write(&folder.join("rounds.parquet"), &rounds.unwrap()).unwrap();
         steps(&folder, 240, |_| 1.0);
         selection(&folder, 0, seed, 24, Some(10));
@@ -232,6 +268,17 @@ fn the_page_has_every_plot_and_escapes_the_text_of_artifacts() {
         "random: by cluster",
         "Reward by round",
         "What the policy selected, by kind and round",
+        "What the selector learned",
+        "<summary>selector, seed 17</summary>",
+        "a slot was drawn among 91 candidates in effect",
+        "2,400 effects of rows were measured in 10 rounds.",
+        "The prior alone explains none of their variance",
+        // The clearest column, with its interval at the start.
+        "<td>semantic.00</td><td class=\"n good\">+1.50</td><td class=\"n\">+1.01 … +1.99</td>",
+        // The column of the prior has no effect and is shown in spite of it, beside the twelve clearest.
+        "<tr><td>semantic.06</td><td class=\"n\">0.00</td>",
+        "2 columns with less clear effects are left out. Of the effect of semantic.06, the prior declares +0.75",
+        "<td class=\"n\">0</td><td class=\"n\">20</td>",
         "Most selected instructions",
         "Cost",
     ] {
@@ -279,6 +326,18 @@ fn scored(fixture: &mut ReportFixture, method: &str, seed: Option<u32>, metrics:
     ]);
     write(&folder.join("metrics.parquet"), &rows.unwrap()).unwrap();
     std::fs::write(folder.join("model_summary.json"), json!({"method": method}).to_string()).unwrap();
+}
+
+#[test]
+fn the_entries_of_a_swept_table_are_part_of_the_label() {
+    let mut fixture = ReportFixture::new();
+    for (place, select) in [json!({"method": "random"}), json!({"method": "length", "top": 240})].iter().enumerate() {
+        let method = select["method"].as_str().unwrap();
+        scored(&mut fixture, method, None, &[("loss", 0.5 + place as f64)]);
+        fixture.set_variant(&format!("{method}_scores"), json!({"stage.tuned.select": select}));
+    }
+    let html = std::fs::read_to_string(fixture.report("run").join("report.html")).unwrap();
+    assert!(html.contains("length, top=240") && html.contains("baseline <b>random</b>"), "{html}");
 }
 
 #[test]

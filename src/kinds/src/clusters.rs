@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use raisin_contract::outputs::{ExamplePipeline, FileDeclaration, TableDeclaration};
 use raisin_contract::{Kind, Needs, ParameterProblem, Process};
 
-use crate::{number, numbers, outputs};
+use crate::{check_distinct, number, numbers, outputs};
 
 pub struct ClustersKind;
 
@@ -17,6 +17,10 @@ pub struct ClustersKind;
 pub struct Parameters {
     /// The stage whose features are reduced and grouped.
     pub features: String,
+    /// Stages with further numbers of each instruction, such as `influence` stages. Their columns join the static state
+    /// under the name of the kind, for example as `influence.relative_drop`. At most one stage of a kind.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub columns: Vec<String>,
     /// The number of dimensions that an embedding is reduced to.
     #[serde(default = "number::<32>")]
     pub dimensions: usize,
@@ -42,7 +46,7 @@ fn default_whiten() -> bool {
 
 impl Kind for ClustersKind {
     const NAME: &'static str = "clusters";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
     const ABOUT: &'static str = "Reduces and standardises features into each candidate's state, and groups candidates.";
     const PROCESS: Process = Process::Tensor;
     const SEEDED: bool = true;
@@ -54,9 +58,13 @@ impl Kind for ClustersKind {
 
     fn needs(parameters: &Parameters, needs: &mut Needs) {
         needs.stage("/features", &parameters.features, "features");
+        for (place, stage) in parameters.columns.iter().enumerate() {
+            needs.stage(format!("/columns/{place}"), stage, "columns");
+        }
     }
 
     fn check(parameters: &Parameters) -> Result<(), ParameterProblem> {
+        check_distinct("/columns", &parameters.columns, String::clone)?;
         let Parameters { dimensions, clusters, iterations, starts, .. } = *parameters;
         numbers::counts(&[
             ("dimensions", dimensions),

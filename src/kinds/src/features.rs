@@ -18,7 +18,9 @@ pub struct FeaturesKind;
 pub struct Parameters {
     /// The stage whose instructions get features.
     pub instructions: String,
-    /// The stage whose model computes the features.
+    /// The stage whose model computes the features. If it is a proxy with a frozen prefix, the pass over prompts and
+    /// responses starts from the hidden states of the proxy. The proxy must have been made from the same
+    /// `instructions` and, with `task`, from the same `task`. The features equal those of the base of the proxy.
     pub model: String,
     /// A task whose validation examples get features too. The baseline `rds` needs them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -33,6 +35,15 @@ pub struct Parameters {
     /// `error` the stage fails before it computes anything.
     #[serde(default)]
     pub on_overlong: Overlong,
+    /// True: a second pass over the responses alone gives log p(y). A proxy has no states for this pass, so that it
+    /// runs all layers of the base. False: there is no second pass, `logp_unconditional` and `unconditional_tokens`
+    /// are null for all rows, the state of a `clusters` stage has no log p(y), and the method `ifd` cannot be used.
+    #[serde(default = "yes")]
+    pub unconditional: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl Parameters {
@@ -43,7 +54,7 @@ impl Parameters {
 
 impl Kind for FeaturesKind {
     const NAME: &'static str = "features";
-    const VERSION: u32 = 4;
+    const VERSION: u32 = 5;
     const ABOUT: &'static str = "Runs a model over instructions once: log-probabilities, lengths, pooled embeddings.";
     const PROCESS: Process = Process::Tensor;
     const SEEDED: bool = false;

@@ -23,6 +23,16 @@ pub struct SelectSettings {
     /// the selector is not an input of the stage. A sweep over methods can therefore keep the parameter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<String>,
+    /// The number of steps between two measurements of the performance for the policy; for `raise`. The base is
+    /// measured too. Between two measurements, the policy uses the last one. A policy whose state has no part `stage`
+    /// reads no performance, and then nothing is measured for it.
+    #[serde(default = "number::<10>")]
+    pub performance_every: usize,
+    /// Only this number of the best rows is trained on, pass after pass, in a new random order in each pass. Without it,
+    /// a method takes its candidates in the order of their scores, the best first, and goes on to worse rows. Only for
+    /// a method with an order by score, such as `length`, `ifd`, `scores` or `rds`. At least `batch_size`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top: Option<usize>,
     /// The third of the candidates, sorted by perplexity; for `perplexity`.
     #[serde(default)]
     pub third: Third,
@@ -30,7 +40,8 @@ pub struct SelectSettings {
     /// first source file, counted from 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
-    /// The column of the file of scores that holds the score.
+    /// For `scores`, the column of the file that holds the score. For `column`, the number of the static state by which
+    /// the rows are ordered, such as `influence.relative_drop`: `columns` of the constants.json of the clusters.
     #[serde(default = "default_column")]
     pub column: String,
     /// The digest that the file of scores must have: `raisin digest PATH` prints it.
@@ -44,8 +55,9 @@ pub struct SelectSettings {
 pub struct Parameters {
     /// The stage whose instructions are selected from.
     pub instructions: String,
-    /// A `clusters` stage. Every method that reads features needs this stage: `raise`, `ifd`, `perplexity`, `sspl` and
-    /// `rds`.
+    /// A `clusters` stage. Every method that reads features needs this stage: `raise`, `ifd`, `perplexity`, `sspl`,
+    /// `rds`, `column`, `warm-loss`, `less` and `bandit`. The state of the clusters must have the column of `column`,
+    /// `warm-loss` and `less`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub features: Option<String>,
     /// The stage whose model is trained.
@@ -119,7 +131,7 @@ fn default_learning_rate() -> f64 {
 
 impl Kind for FinetuneKind {
     const NAME: &'static str = "finetune";
-    const VERSION: u32 = 6;
+    const VERSION: u32 = 7;
     const ABOUT: &'static str = "Trains a model on batches that a method of selection chooses step by step.";
     const PROCESS: Process = Process::Tensor;
     const SEEDED: bool = true;
@@ -174,6 +186,27 @@ impl Kind for FinetuneKind {
             }
             _ => {}
         }
+        if select.method == SelectionMethod::Column && select.column == default_column() {
+            return Err(ParameterProblem::new(
+                "/select/column",
+                "method `column` needs the name of a column of the state",
+            )
+            .hint("select = { method = \"column\", column = \"difficulty.response_tokens\" }"));
+        }
+        match select.top {
+            Some(_) if !select.method.has_score_order() => {
+                let message = format!("method `{}` has no order by score", select.method.name());
+                let hint = "remove `top`, or take a method such as \"rds\", \"length\", \"ifd\" or \"scores\"";
+                return Err(ParameterProblem::new("/select/top", message).hint(hint));
+            }
+            Some(0) => return problem("/select/top", "must be at least 1"),
+            Some(top) if top < parameters.batch_size => {
+                let message = format!("the best {top} rows do not fill a batch of {}", parameters.batch_size);
+                return Err(ParameterProblem::new("/select", message)
+                    .hint("raise `top` to at least batch_size, or lower batch_size"));
+            }
+            _ => {}
+        }
         match (&parameters.budget, parameters.steps) {
             (Some(_), Some(_)) => return problem("/steps", "give either `budget` or `steps`, not both"),
             (None, None) if select.method != SelectionMethod::Full => {
@@ -192,7 +225,11 @@ impl Kind for FinetuneKind {
             return problem(&format!("/adaptation/{key}"), message);
         }
         let Parameters { batch_size, micro_batch_tokens, max_tokens, .. } = *parameters;
-        numbers::counts(&[("batch_size", batch_size), ("micro_batch_tokens", micro_batch_tokens)])?;
+        numbers::counts(&[
+            ("batch_size", batch_size),
+            ("micro_batch_tokens", micro_batch_tokens),
+            ("select/performance_every", select.performance_every),
+        ])?;
         numbers::sequence_lengths(&[("max_tokens", max_tokens)])?;
         numbers::positive(&[("learning_rate", parameters.learning_rate)])?;
         numbers::not_negative(&[("weight_decay", parameters.weight_decay)])?;
@@ -208,11 +245,16 @@ pub fn uses_features(method: SelectionMethod) -> bool {
         | SelectionMethod::Length
         | SelectionMethod::Ifd
         | SelectionMethod::Perplexity
+        | SelectionMethod::Column
+        | SelectionMethod::WarmLoss
+        | SelectionMethod::Less
+        | SelectionMethod::Bandit
         | SelectionMethod::Sspl
         | SelectionMethod::Rds => true,
         SelectionMethod::Random
         | SelectionMethod::Full
         | SelectionMethod::Scores
+        | SelectionMethod::Greats
         | SelectionMethod::Validation
         | SelectionMethod::Oracle => false,
     }

@@ -7,6 +7,7 @@ pub mod evaluate;
 pub mod features;
 pub mod finetune;
 pub mod generate;
+pub mod influence;
 pub mod ingest;
 pub mod model;
 mod numbers;
@@ -34,6 +35,7 @@ pub static KINDS: &[Declaration] = &[
     Declaration::of::<model::ModelKind>(),
     Declaration::of::<pretrain::PretrainKind>(),
     Declaration::of::<features::FeaturesKind>(),
+    Declaration::of::<influence::InfluenceKind>(),
     Declaration::of::<clusters::ClustersKind>(),
     Declaration::of::<selector::SelectorKind>(),
     Declaration::of::<finetune::FinetuneKind>(),

@@ -8,7 +8,7 @@ use raisin_contract::outputs::{ExamplePipeline, FileDeclaration, TableDeclaratio
 use raisin_contract::{DType, Kind, Needs, ParameterProblem, Process, RefusedFile};
 use raisin_settings::{Overlong, SequenceLimit};
 
-use crate::{number, numbers, outputs};
+use crate::{is_off, number, numbers, outputs};
 
 /// A language model.
 pub struct ModelKind;
@@ -52,6 +52,10 @@ pub struct ModelSource {
     /// leaves them out, and with `error` the stage fails before it computes anything.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_overlong: Option<Overlong>,
+    /// With `prefix`: the hidden states of the test examples of `task` are computed too. If an `evaluate` stage measures
+    /// the loss of an adapter that was trained on this proxy, its pass over the test examples starts from these states.
+    #[serde(skip_serializing_if = "is_off")]
+    pub test: bool,
 }
 
 impl ModelSource {
@@ -208,7 +212,11 @@ impl Kind for ModelKind {
                     .hint("prefix = \"base\", train_layers = 8, instructions = \"pool\", task = \"task\""));
             }
         } else {
-            let limits = [("max_tokens", source.max_tokens.is_some()), ("on_overlong", source.on_overlong.is_some())];
+            let limits = [
+                ("max_tokens", source.max_tokens.is_some()),
+                ("on_overlong", source.on_overlong.is_some()),
+                ("test", source.test),
+            ];
             if let Some((name, _)) = for_prefix.iter().chain(&limits).find(|(_, given)| *given) {
                 let message = format!("`{name}` belongs to `prefix`, which is not given");
                 return Err(ParameterProblem::new(format!("/source/{name}"), message));

@@ -1,4 +1,4 @@
-//! The `selector` kind: trains the selection policy by PPO over episodes on a proxy model (docs/method.md, sections 2
+//! The `selector` kind: trains the selection policy over episodes on a proxy model (docs/method.md, sections 2
 //! to 5).
 //!
 //! The parameters of a pipeline file are completed at the level of JSON: where the file gives no value, the value of
@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use raisin_contract::declaration::from_json;
 use raisin_contract::outputs::{ExamplePipeline, FileDeclaration, TableDeclaration};
 use raisin_contract::{Kind, Needs, ParameterProblem, Process};
-use raisin_settings::ppo::{Credit, PpoSettings, Ratio, StatePart};
+use raisin_settings::ppo::{Credit, PolicyLearner, PpoSettings, Prior, Ratio, StatePart};
 use raisin_settings::{AdaptationSettings, LearningRateSchedule, Overlong, SequenceLimit, default_max_tokens};
 
 use crate::{is_off, number, numbers, outputs};
@@ -38,7 +38,7 @@ pub struct SelectorStage {
     pub model: String,
     /// The task whose validation examples measure the performance. The changes of the performance are the rewards.
     pub task: String,
-    /// `default` or `paper`: gives the parameters that the pipeline file does not give.
+    /// `default`, `ppo` or `paper`: gives the parameters that the pipeline file does not give.
     #[serde(default)]
     pub preset: Preset,
     /// How the model is adapted in an episode.
@@ -78,9 +78,11 @@ impl SelectorStage {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Preset {
-    /// The values that learned within 20 episodes in our measurements.
+    /// A regression of measured effects, from a prior.
     #[default]
     Default,
+    /// PPO without a prior, with the values that learned within 20 episodes in our measurements.
+    Ppo,
     /// The paper's values, where it gives them.
     Paper,
 }
@@ -90,6 +92,7 @@ impl Preset {
     fn config(self) -> Map<String, Value> {
         let config = match self {
             Self::Default => PpoSettings::standard(),
+            Self::Ppo => PpoSettings::ppo(),
             Self::Paper => PpoSettings::paper(),
         };
         match json!(config) {
@@ -101,7 +104,7 @@ impl Preset {
     /// The learning rate of the model in an episode.
     fn learning_rate(self) -> f64 {
         match self {
-            Self::Default => 2e-4,
+            Self::Default | Self::Ppo => 2e-4,
             Self::Paper => 2e-5,
         }
     }
@@ -160,11 +163,11 @@ impl Parameters {
         }
         numbers::counts(&[
             ("micro_batch_tokens", stage.micro_batch_tokens),
-            ("rounds", config.rounds),
             ("episodes_per_round", config.episodes_per_round),
             ("steps", config.steps),
             ("batch_size", config.batch_size),
             ("evaluate_every", config.evaluate_every),
+            ("effects_every", config.effects_every),
             ("clusters_per_step", config.clusters_per_step),
             ("epochs", config.epochs),
             ("minibatches", config.minibatches),
@@ -175,9 +178,12 @@ impl Parameters {
             ("actor_learning_rate", config.actor_learning_rate),
             ("critic_learning_rate", config.critic_learning_rate),
             ("gradient_clip", config.gradient_clip),
+            ("sharpness", config.sharpness),
         ])?;
         numbers::not_negative(&[
             ("reuse_penalty", config.reuse_penalty),
+            ("prior_weight", config.prior_weight),
+            ("repeats", config.repeats),
             ("weight_decay", config.weight_decay),
             ("entropy_bonus", config.entropy_bonus),
             ("target_kl", config.target_kl),
@@ -197,12 +203,25 @@ impl Parameters {
                 return problem(key, "needs at least one hidden layer, and none of width 0");
             }
         }
-        if !config.state.iter().any(|part| matches!(part, StatePart::Difficulty | StatePart::Semantic)) {
-            return Err(ParameterProblem::new("/state", "without difficulty and semantic all candidates are alike")
-                .hint("keep at least one of them"));
+        let tells_candidates_apart = |part: &StatePart| !matches!(part, StatePart::Stage | StatePart::Availability);
+        if !config.state.iter().any(tells_candidates_apart) {
+            return Err(ParameterProblem::new(
+                "/state",
+                "with no part but stage and availability, all candidates are alike",
+            )
+            .hint("keep at least one of difficulty, semantic, target and influence"));
         }
-        if config.credit == Credit::Contribution && config.ratio != Ratio::Item {
-            return Err(ParameterProblem::new("/credit", "credit = \"contribution\" needs a ratio for each item")
+        if config.learner == PolicyLearner::Posterior && config.credit != Credit::Effect {
+            return Err(ParameterProblem::new("/credit", "learner = \"posterior\" learns from measured effects")
+                .hint("set credit = \"effect\", or learner = \"ppo\""));
+        }
+        if config.rounds == 0 && (config.prior == Prior::None || config.prior_weight == 0.0) {
+            return Err(ParameterProblem::new("/rounds", "without rounds, the policy is its prior, and it has none")
+                .hint("set at least one round, or prior = \"similarity\""));
+        }
+        let is_credited_by_item = matches!(config.credit, Credit::Contribution | Credit::Effect);
+        if config.learner == PolicyLearner::Ppo && is_credited_by_item && config.ratio != Ratio::Item {
+            return Err(ParameterProblem::new("/credit", "credit for each draw needs a ratio for each draw")
                 .hint("set ratio = \"item\", or credit = \"shared\""));
         }
         Ok(())
@@ -213,8 +232,8 @@ pub struct SelectorKind;
 
 impl Kind for SelectorKind {
     const NAME: &'static str = "selector";
-    const VERSION: u32 = 7;
-    const ABOUT: &'static str = "Trains a policy that selects instructions, by PPO over episodes on a proxy model.";
+    const VERSION: u32 = 8;
+    const ABOUT: &'static str = "Trains a policy that selects instructions, over episodes on a proxy model.";
     const PROCESS: Process = Process::Tensor;
     const SEEDED: bool = true;
     const PROVIDES: &'static [&'static str] = &["policy", "selection"];

@@ -15,6 +15,9 @@ use sqlparser::tokenizer::{Token, Tokenizer};
 /// PostgreSQL's dialect. The generic dialect reads `id, cluster from ...` as a list with a superfluous comma.
 pub const DIALECT: PostgreSqlDialect = PostgreSqlDialect {};
 
+/// The most dots in a name. With twice as many, the parser takes minutes: its time doubles with each dot.
+const MOST_DOTS: usize = 8;
+
 /// The largest number of operators and keywords in a query. Each of them can make the tree of the query one level
 /// deeper, and a level takes stack in the parser, the planner and the evaluation: see [`on_large_stack`]. Values,
 /// names, commas and parentheses do not count: a list behind `IN` can be of any length, and the parser itself limits
@@ -69,6 +72,12 @@ fn references_here(sql: &str) -> Result<Vec<(String, String)>, Problem> {
 pub fn check_size(sql: &str) -> Result<(), Problem> {
     let tokens = Tokenizer::new(&DIALECT, sql).tokenize().map_err(|error| not_sql(&error.into(), sql))?;
     let tokens: Vec<&Token> = tokens.iter().filter(|token| !matches!(token, Token::Whitespace(_))).collect();
+    let is_dot = |at: usize| matches!(tokens.get(at), Some(Token::Period));
+    let is_long = |first: usize| (0..=MOST_DOTS).all(|dot| is_dot(first + 2 * dot));
+    if (0..tokens.len()).any(is_long) {
+        let problem = format!("a name in the query has more than {} parts between dots", MOST_DOTS + 1);
+        return Err(Problem::usage(problem).hint("a column is named by variant, stage, table and column at most"));
+    }
     // The minus of a negative value in a list makes no tree deeper.
     let is_sign = |at: usize| {
         let before = at.checked_sub(1).and_then(|before| tokens.get(before));
@@ -220,6 +229,14 @@ mod tests {
     fn tables(sql: &str) -> Vec<String> {
         let found = references(sql).expect("SQL");
         found.into_iter().map(|(schema, table)| format!("{schema}.{table}")).collect()
+    }
+
+    #[test]
+    fn a_name_of_many_parts_is_refused_before_the_parser_takes_minutes() {
+        let query = |dots: usize| format!("select {}a from t", "a.".repeat(dots));
+        assert!(references(&query(3)).is_ok());
+        let said = references(&query(40)).expect_err("too many").to_string();
+        assert!(said.contains("more than 9 parts between dots"), "{said}");
     }
 
     #[test]

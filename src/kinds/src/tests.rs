@@ -130,6 +130,7 @@ fn features_and_clusters_refuse_sizes_of_zero() {
     let features = |more: Value| refused("features", with(json!({"instructions": "p", "model": "m"}), &more));
     assert_eq!(features(json!({"batch_tokens": 0})), "/batch_tokens");
     assert_eq!(features(json!({"max_tokens": 1})), "/max_tokens");
+    assert_eq!(refused("clusters", json!({"features": "f", "columns": ["a", "b", "a"]})), "/columns/2");
     for key in ["dimensions", "clusters", "iterations", "starts"] {
         assert_eq!(refused("clusters", json!({"features": "f", key: 0})), format!("/{key}"));
     }
@@ -139,6 +140,7 @@ fn features_and_clusters_refuse_sizes_of_zero() {
 fn every_kind_that_encodes_rows_has_the_same_limit_of_a_sequence() {
     let required = [
         ("features", json!({"instructions": "p", "model": "m"})),
+        ("influence", json!({"instructions": "p", "model": "m", "task": "t"})),
         (
             "finetune",
             json!({"instructions": "p", "model": "m", "task": "t", "select": {"method": "random"}, "steps": 1}),

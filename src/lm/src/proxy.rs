@@ -1,11 +1,12 @@
 //! Computes the hidden states of a frozen prefix once, writes them to a file, and reads rows of them. A proxy trains
 //! only the layers above the prefix, so its training is cheap. The training loop is in the crate `training`.
 //!
-//! states.safetensors holds these tensors for the pool and for the validation set: the states that enter the first
+//! states.safetensors holds these tensors for the pool, for the validation set and perhaps for the test set: the states that enter the first
 //! trained layer (`[tokens, hidden]`, row after row), the start of each row, and the tokens themselves. With the
 //! tokens, a row can be checked against the sequence that it is used for. The file is memory-mapped; a batch reads only
 //! its own rows.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::path::Path;
@@ -48,12 +49,13 @@ impl ProxyConfig {
     }
 }
 
-/// Cached states of the pool and of the validation set.
+/// Cached states of the pool, of the validation set and perhaps of the test set.
 pub struct PrefixStates {
     pub config: ProxyConfig,
     weights: Weights,
     pool: Vec<i64>,
     validation: Vec<i64>,
+    test: Option<Vec<i64>>,
 }
 
 impl PrefixStates {
@@ -74,7 +76,8 @@ impl PrefixStates {
             Ok(offsets)
         };
         let (pool, validation) = (offsets("pool")?, offsets("validation")?);
-        Ok(Self { config, weights, pool, validation })
+        let test = if weights.contains("test.offsets") { Some(offsets("test")?) } else { None };
+        Ok(Self { config, weights, pool, validation, test })
     }
 
     /// The number of pool rows, including rows without tokens.
@@ -93,6 +96,21 @@ impl PrefixStates {
         Ok(Tensor::f_cat(&parts, 0)?)
     }
 
+    /// The states of a validation example, by its place in the task: `[tokens, hidden]`, as [`Self::rows`].
+    ///
+    /// # Errors
+    /// There is no such example, or its states belong to other tokens than those of `sequence`.
+    pub fn example(&self, example: u32, sequence: &Sequence) -> Result<Tensor> {
+        let bounds = self.validation.get(example as usize..example as usize + 2);
+        let (start, end) = bounds.map_or((0, 0), |bounds| (bounds[0] as usize, bounds[1] as usize));
+        let tokens = Vec::<i32>::try_from(self.weights.read_rows("validation.tokens", start, end)?)?;
+        if !tokens.iter().map(|&token| token as u32).eq(sequence.tokens.iter().copied()) {
+            let problem = format!("the cached states of validation example {example} belong to other tokens");
+            return Err(Problem::new(problem).hint("name the same `task` here and in the stage of the proxy").into());
+        }
+        self.weights.read_rows("validation.states", start, end)
+    }
+
     /// The states of the whole validation set, `[tokens, hidden]`, in its order. Examples without a supervised token
     /// have none.
     pub fn validation(&self) -> Result<Tensor> {
@@ -104,6 +122,27 @@ impl PrefixStates {
         let tokens = Vec::<i32>::try_from(self.weights.read("validation.tokens")?)?;
         let row = |bounds: &[i64]| tokens[bounds[0] as usize..bounds[1] as usize].iter().map(|&it| it as u32).collect();
         Ok(self.validation.windows(2).map(row).collect())
+    }
+
+    /// Whether there are states of the test set.
+    pub fn has_test(&self) -> bool {
+        self.test.is_some()
+    }
+
+    /// The states of these test examples, `[tokens, hidden]` each. `None` if there are none for exactly one of these
+    /// sequences. An evaluation may leave out examples, so that an example is found by its tokens.
+    pub fn test(&self, sequences: &[&Sequence]) -> Result<Option<Vec<Tensor>>> {
+        let Some(test) = &self.test else { return Ok(None) };
+        let tokens = Vec::<i32>::try_from(self.weights.read("test.tokens")?)?;
+        let tokens: Vec<u32> = tokens.into_iter().map(|token| token as u32).collect();
+        let bounds = |pair: &[i64]| (pair[0] as usize, pair[1] as usize);
+        let places: BTreeMap<&[u32], (usize, usize)> =
+            test.windows(2).map(bounds).map(|(start, end)| (&tokens[start..end], (start, end))).collect();
+        let states = sequences.iter().map(|sequence| match places.get(sequence.tokens.as_slice()) {
+            Some(&(start, end)) => self.weights.read_rows("test.states", start, end).map(Some),
+            None => Ok(None),
+        });
+        Ok(states.collect::<Result<Vec<Option<Tensor>>>>()?.into_iter().collect())
     }
 
     /// Checks that the states of a pool row belong to exactly this sequence.
@@ -131,11 +170,7 @@ impl PrefixStates {
     }
 }
 
-/// Computes and writes the states of a prefix. A `None` among the sequences is a row without tokens.
-///
-/// The states of a batch are written as soon as they are computed, so memory holds the states of one batch. After each
-/// batch, `progress` receives the number of finished tokens. A batch holds at most `batch_tokens` tokens, and fewer if
-/// there is no memory for this number.
+/// Computes and writes the states of a prefix for a pool and its validation set: see [`write_sets`].
 pub fn write_states(
     model: &Model,
     config: &ProxyConfig,
@@ -145,24 +180,41 @@ pub fn write_states(
     folder: &Path,
     progress: &mut dyn FnMut(usize),
 ) -> Result<()> {
+    write_sets(model, config, &[("pool", pool), ("validation", validation)], batch_tokens, folder, progress)
+}
+
+/// Computes and writes the states of a prefix for several sets of sequences: `pool`, `validation` and perhaps `test`. A
+/// `None` among the sequences is a row without tokens.
+///
+/// The states of a batch are written as soon as they are computed, so memory holds the states of one batch. After each
+/// batch, `progress` receives the number of finished tokens. A batch holds at most `batch_tokens` tokens, and fewer if
+/// there is no memory for this number.
+pub fn write_sets(
+    model: &Model,
+    config: &ProxyConfig,
+    sets: &[(&str, &[Option<Sequence>])],
+    batch_tokens: usize,
+    folder: &Path,
+    progress: &mut dyn FnMut(usize),
+) -> Result<()> {
     let path = folder.join(STATES);
     let mut file = BufWriter::new(File::create(&path).with_context(|| format!("cannot create {}", path.display()))?);
-    file.write_all(&header(model, &[("pool", pool), ("validation", validation)])?)?;
-    for sequences in [pool, validation] {
+    file.write_all(&header(model, sets)?)?;
+    for (_, sequences) in sets {
         let mut offset = 0i64;
         file.write_all(&offset.to_le_bytes())?;
-        for sequence in sequences {
+        for sequence in *sequences {
             offset += length(sequence.as_ref()) as i64;
             file.write_all(&offset.to_le_bytes())?;
         }
     }
-    for sequences in [pool, validation] {
+    for (_, sequences) in sets {
         for token in sequences.iter().flatten().flat_map(|sequence| &sequence.tokens) {
             file.write_all(&token.to_le_bytes())?;
         }
     }
     let (mut done, mut limit) = (0, batch_tokens);
-    for sequences in [pool, validation] {
+    for (_, sequences) in sets {
         let present: Vec<&Sequence> = sequences.iter().flatten().collect();
         let lengths: Vec<usize> = present.iter().map(|sequence| sequence.tokens.len()).collect();
         let before = limit;
@@ -250,6 +302,10 @@ mod tests {
             assert_eq!((states.pool_rows(), states.bounds(1)?, states.bounds(3)?), (4, (5, 5), (14, 21)));
             assert_eq!(states.validation_tokens()?.iter().map(Vec::len).collect::<Vec<_>>(), [4, 11]);
             assert_eq!(states.validation_tokens()?[0], validation[0].as_ref().expect("tokens").tokens);
+            let second = validation[1].as_ref().expect("tokens");
+            let direct = model.prefix_states(2, &Batch::pack(&[second], Device::Cpu)?)?;
+            assert!(states.example(1, second)?.allclose(&direct, 1e-2, 1e-3, false));
+            assert!(states.example(0, second).is_err() && states.example(2, second).is_err());
             let wanted: Vec<&Sequence> = [3, 0].iter().filter_map(|&row: &usize| pool[row].as_ref()).collect();
             let direct = model.prefix_states(2, &Batch::pack(&wanted, Device::Cpu)?)?;
             let cached = states.rows(&[3, 0])?;

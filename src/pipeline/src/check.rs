@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::checked::CheckedParameters;
 use super::explain::{find, parameter_problem, suggest, unknown_key};
 use super::overrides;
+use super::placeholder;
 use super::sweep::Combination;
 use super::tree::{NodeContent, Table, TableEntry, TreeNode, Written};
 use super::{Resources, Stage, Variant};
@@ -93,6 +94,7 @@ pub fn variant(
         overrides::set(root.to_mut(), &axis.key, &axis.origin, (*value).clone()).map_err(|problem| vec![problem])?;
     }
     let header = header(&root, Path::new("pipeline"))?;
+    placeholder::fill(&mut root, header.seed)?;
     let stages = order(stages(&root, kinds, checked)?).map_err(|problem| vec![problem])?;
     let values = combination.iter().map(|(axis, value)| (axis.key.clone(), value.to_json())).collect();
     Ok(Variant { name: String::new(), values, seed: header.seed, dtype: header.dtype, stages })

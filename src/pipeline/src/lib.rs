@@ -18,6 +18,7 @@ mod checked;
 mod explain;
 mod include;
 mod overrides;
+mod placeholder;
 mod resolved;
 pub mod resources;
 pub mod schema;

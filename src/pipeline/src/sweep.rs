@@ -175,9 +175,11 @@ fn shortest_suffix(key: &str, axes: &[&str]) -> String {
     key.to_owned()
 }
 
+/// Of a table, only the values are named: `{ method = "length", top = 240 }` becomes `length+240`.
 fn folder_safe(value: &Value) -> String {
     let text = match value {
         Value::String(text) => text.clone(),
+        Value::Object(entries) => entries.values().map(folder_safe).collect::<Vec<_>>().join("+"),
         other => other.to_string(),
     };
     text.chars().map(|letter| if letter.is_alphanumeric() || "._+-%".contains(letter) { letter } else { '_' }).collect()

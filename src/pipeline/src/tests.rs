@@ -257,6 +257,33 @@ fn a_sweep_makes_every_combination_with_short_names() {
 }
 
 #[test]
+fn the_seed_of_a_variant_replaces_its_placeholder_in_texts_of_stages() {
+    let text = GOOD.replace("\"pool\"\nselect", "\"pool{pipeline.seed}\"\nselect").replace("stage.pool", "stage.pool1");
+    let text = format!("{text}\n[stage.pool2]\nkind = \"pool\"\n[sweep]\npipeline.seed = [1, 2]\n");
+    let instructions = |overrides: &[Override]| -> Vec<String> {
+        let pipeline = load_text(&text, overrides).unwrap();
+        let tuned =
+            |variant: &Variant| variant.stages.iter().find(|stage| stage.name == "tuned").unwrap().resolved.clone();
+        pipeline.variants.iter().map(|variant| tuned(variant).parameters["instructions"].to_string()).collect()
+    };
+    assert_eq!(instructions(&[]), ["\"pool1\"", "\"pool2\""]);
+    assert_eq!(instructions(&[set("pipeline.seed=2")]), ["\"pool2\""]);
+    let words = told(&text, &[set("stage.tuned.select.method=a{pipeline.sed}b")]);
+    assert_eq!(
+        words,
+        "error: from --set stage.tuned.select.method=a{pipeline.sed}b: `a{pipeline.sed}b` has a placeholder that does \
+         not exist\nhint: the only placeholder is `{pipeline.seed}`"
+    );
+}
+
+#[test]
+fn a_swept_table_is_named_by_its_values() {
+    let text = GOOD.replace("method = \"random\"", "method = \"length\"")
+        + "\n[sweep]\nstage.tuned.select = [{ method = \"random\" }, { method = \"length\", share = 0.5 }]\n";
+    assert_eq!(names(&load_text(&text, &[]).unwrap()), ["select=random", "select=length+0.5"]);
+}
+
+#[test]
 fn names_of_axes_are_as_short_as_possible_and_unique() {
     let text =
         format!("{GOOD}\n[stage.more]\nkind = \"pool\"\n[sweep]\nstage.pool.size = [1]\nstage.more.size = [2]\n");

@@ -10,6 +10,7 @@ use arrow_cast::cast;
 use arrow_schema::DataType;
 use serde_json::Value;
 
+use super::learned::{CreditSummary, LearnedEffects};
 use raisin_base::error::{Context as _, Result, anyhow};
 use raisin_base::files::if_there;
 use raisin_contract::InputArtifact;
@@ -46,6 +47,10 @@ pub struct TrainedSelector {
     pub rounds: Vec<RoundPoint>,
     pub picked: Vec<Picked>,
     pub cost: TrainingCost,
+    /// What the last round says about the measured effects.
+    pub credit: CreditSummary,
+    /// The effects of columns and candidates, if the policy learns them.
+    pub learned: Option<LearnedEffects>,
     /// The forward passes before the first episode: features, and the states of a frozen prefix.
     pub passes: Vec<(String, TrainingCost)>,
 }
@@ -69,7 +74,7 @@ pub struct TrainingCost {
     pub supervised_tokens: f64,
     /// The FLOPs of training steps.
     pub flops: f64,
-    /// The FLOPs of passes over the validation examples.
+    /// The FLOPs of passes over the validation examples, and of the gradients or effects that a method chooses by.
     pub evaluation_flops: f64,
 }
 
@@ -203,6 +208,7 @@ pub fn in_order<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
 
 fn selector(source: &InputArtifact, summary: Option<&Value>) -> Result<TrainedSelector> {
     let rows = table::read(&source.folder.join("rounds.parquet"))?;
+    let credit = CreditSummary::of(&rows)?;
     let rounds = numbers(&rows, "round")?;
     let (rewards, ends) = (numbers(&rows, "episode_reward")?, numbers(&rows, "final_performance")?);
     let rounds =
@@ -218,7 +224,8 @@ fn selector(source: &InputArtifact, summary: Option<&Value>) -> Result<TrainedSe
             tokens: sum("tokens")?,
             supervised_tokens: sum("supervised_tokens")?,
             flops: sum("flops")?,
-            evaluation_flops: summary.map_or(0.0, |summary| number(summary, "evaluation_flops")),
+            evaluation_flops: summary
+                .map_or(0.0, |summary| number(summary, "evaluation_flops") + number(summary, "effect_flops")),
             ..TrainingCost::default()
         };
     }
@@ -232,6 +239,8 @@ fn selector(source: &InputArtifact, summary: Option<&Value>) -> Result<TrainedSe
         rounds: rounds.collect(),
         picked: picked(&source.folder)?,
         cost,
+        credit,
+        learned: LearnedEffects::read(&source.folder)?,
         passes: passes.collect(),
     })
 }
@@ -279,7 +288,7 @@ fn evaluation(source: &InputArtifact) -> Result<Evaluation> {
 }
 
 /// The rows of the table `selection`; empty if the artifact does not have this table.
-fn picked(folder: &Path) -> Result<Vec<Picked>> {
+pub(crate) fn picked(folder: &Path) -> Result<Vec<Picked>> {
     let path = folder.join("selection.parquet");
     if !path.is_file() {
         return Ok(Vec::new());
@@ -313,7 +322,7 @@ fn cost_in(summary: &Value) -> TrainingCost {
         tokens: number(summary, "tokens"),
         supervised_tokens: number(summary, "supervised_tokens"),
         flops: number(summary, "flops"),
-        evaluation_flops: number(summary, "evaluation_flops"),
+        evaluation_flops: number(summary, "evaluation_flops") + number(summary, "selection_flops"),
     }
 }
 
@@ -322,18 +331,23 @@ fn number(summary: &Value, key: &str) -> f64 {
 }
 
 /// A JSON file; `None` if there is no such file.
-fn json(path: &Path) -> Result<Option<Value>> {
+pub(crate) fn json(path: &Path) -> Result<Option<Value>> {
     if_there(std::fs::read(path))
         .with_context(|| format!("cannot read {}", path.display()))?
         .map(|bytes| serde_json::from_slice(&bytes).with_context(|| format!("{} is not JSON", path.display())))
         .transpose()
 }
 
-/// The label consists of the method and the swept values: `raise`, or `raise, budget=5%`.
+/// The label consists of the method and the swept values: `raise`, or `raise, budget=5%`. A swept table counts as its
+/// entries: `{ method = "length", top = 240 }` gives `length, top=240`.
 fn name(source: &InputArtifact, summary: Option<&Value>) -> MethodName {
     let mut words: Vec<String> = Vec::new();
     let mut seed = None;
-    for (key, value) in &source.variant {
+    let swept = source.variant.iter().flat_map(|(key, value)| match value {
+        Value::Object(entries) => entries.iter().map(|(key, value)| (key, value)).collect(),
+        _ => vec![(key, value)],
+    });
+    for (key, value) in swept {
         let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         match key.rsplit('.').next().unwrap_or(key) {
             "seed" => seed = Some(text),
@@ -368,7 +382,7 @@ fn tell_apart(mut names: Vec<&mut MethodName>) {
 ///
 /// # Errors
 /// The number is negative, has a fraction, or needs more than 32 bits.
-fn whole(value: f64, column: &str) -> Result<u32> {
+pub(crate) fn whole(value: f64, column: &str) -> Result<u32> {
     let is_whole = value.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&value);
     is_whole
         .then_some(value as u32)
@@ -377,7 +391,7 @@ fn whole(value: f64, column: &str) -> Result<u32> {
 
 /// A column of any numeric type as f64. A number that is not finite is null. All values are null if the table has no
 /// such column.
-fn numbers(rows: &RecordBatch, name: &str) -> Result<Vec<Option<f64>>> {
+pub(crate) fn numbers(rows: &RecordBatch, name: &str) -> Result<Vec<Option<f64>>> {
     let Some(column) = rows.column_by_name(name) else { return Ok(vec![None; rows.num_rows()]) };
     let column = cast(column, &DataType::Float64)?;
     let values: Option<&Float64Array> = column.as_any().downcast_ref();
@@ -387,7 +401,7 @@ fn numbers(rows: &RecordBatch, name: &str) -> Result<Vec<Option<f64>>> {
 }
 
 /// A column as texts. All values are null if the table has no such column.
-fn texts(rows: &RecordBatch, name: &str) -> Result<Vec<Option<String>>> {
+pub(crate) fn texts(rows: &RecordBatch, name: &str) -> Result<Vec<Option<String>>> {
     let Some(column) = rows.column_by_name(name) else { return Ok(vec![None; rows.num_rows()]) };
     let column = cast(column, &DataType::Utf8)?;
     let values: Option<&StringArray> = column.as_any().downcast_ref();

@@ -1,4 +1,5 @@
-//! One self-contained HTML page about the results of a pipeline: learning curves, selections, scores and costs.
+//! One self-contained HTML page about the results of a pipeline: learning curves, selections, scores and costs. And the
+//! answer of `raisin explain`, as text: [`explain`].
 //!
 //! [`gather`] reads artifacts into plain structs, by the tables of an artifact and not by its kind. [`comparison`] and
 //! [`statistics`] compute, `chart` draws SVG, and [`page`] assembles the page. The page contains no time, host name or
@@ -6,7 +7,10 @@
 
 mod chart;
 pub mod comparison;
+pub mod explain;
 pub mod gather;
+pub mod learned;
+mod learned_section;
 mod markup;
 pub mod page;
 pub mod results;

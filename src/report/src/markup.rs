@@ -51,6 +51,12 @@ pub fn signed(value: f64) -> String {
     if value == 0.0 || text.starts_with('−') { text } else { format!("+{text}") }
 }
 
+/// A number with a sign and two decimals, for texts that are no HTML; without a sign if it rounds to 0.
+pub fn two_decimals(value: f64) -> String {
+    let text = format!("{value:+.2}");
+    if text.ends_with("0.00") && text.len() == 5 { "0.00".to_owned() } else { text }
+}
+
 /// A count with a prefix: 12.3 k, 4.5 M, 6.7 T.
 pub fn count(value: f64) -> String {
     const PREFIXES: [(f64, &str); 7] =
@@ -76,6 +82,7 @@ mod tests {
         let shown = [0.0, 0.5, -0.012_346, 1.0 / 3.0, 12.3456, 123_456.7, -0.000_000_1].map(number);
         assert_eq!(shown, ["0", "0.5000", "−0.01235", "0.3333", "12.35", "123457", "−1.00e−7"]);
         assert_eq!([0.5, -0.5, 0.0].map(signed), ["+0.500", "−0.500", "0"]);
+        assert_eq!([0.005, -0.004, 0.004, -12.0].map(two_decimals), ["+0.01", "0.00", "0.00", "-12.00"]);
         assert_eq!(
             [0.0, 12.0, 999.7, 12_345.0, 4.5e6, 1.234e15].map(count),
             ["0", "12", "1.00 k", "12.3 k", "4.50 M", "1.23 P"]

@@ -3,7 +3,7 @@
 use super::comparison::{MethodScore, baseline_label};
 use super::gather::ReportData;
 use super::markup::escape;
-use super::{results, sections};
+use super::{learned_section, results, sections};
 
 /// The whole HTML document. `rows` is the comparison with `baseline`.
 pub fn page(title: &str, gathered: &ReportData, rows: &[MethodScore], baseline: &str) -> String {
@@ -14,6 +14,7 @@ pub fn page(title: &str, gathered: &ReportData, rows: &[MethodScore], baseline: 
         sections::learning(gathered, &labels),
         sections::selected(gathered, &labels),
         sections::training(gathered),
+        learned_section::learned(gathered),
         sections::samples(gathered, &labels),
         sections::costs(gathered, &labels),
         sections::notes(gathered, !rows.is_empty()),

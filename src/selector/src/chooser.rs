@@ -26,7 +26,7 @@ pub struct CandidateColumns {
     pub embeddings: Vec<Option<Vec<f32>>>,
     /// The embeddings of the validation examples.
     pub validation_embeddings: Vec<Vec<f32>>,
-    /// External scores.
+    /// The scores of the methods that order by a given score: external scores, or a column of the state.
     pub scores: Vec<Option<f64>>,
     /// Ground truth of synthetic data.
     pub labels: Vec<Option<String>>,
@@ -42,6 +42,9 @@ impl CandidateColumns {
         }
         let hint = match method {
             SelectionMethod::Scores => "name a file of scores in `select.path`, and its column in `select.column`",
+            SelectionMethod::Column | SelectionMethod::WarmLoss | SelectionMethod::Less => {
+                "name a clusters stage that has the column in its state: features = \"clusters\""
+            }
             SelectionMethod::Oracle => "only instructions of a `generate` stage have labels",
             _ => "give the stage a `features` input",
         };
@@ -60,6 +63,9 @@ pub struct ChooserInputs<'a> {
     pub total_steps: usize,
     pub seed: Seed,
     pub third: Third,
+    /// Only this number of the best candidates is served, pass after pass, in a new random order in each pass. Only for
+    /// a method with an order by score.
+    pub top: Option<usize>,
 }
 
 /// The step for which a batch is needed.
@@ -70,6 +76,8 @@ pub struct StepContext {
     pub total_steps: usize,
     /// P(M_step), the performance before this step; `None` if it was not measured. P(M_0) belongs to the base model.
     pub performance: Option<f64>,
+    /// The training loss of the step before, on its batch before the update; `None` at the first step.
+    pub last_loss: Option<f64>,
 }
 
 /// One selected instruction.
@@ -84,10 +92,42 @@ pub struct SelectedCandidate {
     pub log_prob: Option<f64>,
 }
 
+/// Inner products of gradients of rows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GradientProducts {
+    /// For each row, the product with the gradient of validation examples: how much a step on the row lowers their loss,
+    /// to first order and in units of the step.
+    pub gains: Vec<f64>,
+    /// The products of each two rows.
+    pub products: Vec<Vec<f64>>,
+    /// The size of a step on one row of a batch: the weight of the products beside the gains.
+    pub weight: f64,
+}
+
+/// The gradients of a model in training.
+pub trait StepGradients {
+    /// The products of the gradients of these rows under the present model, before this step.
+    fn products(&mut self, ids: &[u32], step: usize) -> Result<GradientProducts>;
+}
+
 /// A method in the middle of a run.
 pub trait Chooser {
     /// The next batch: exactly `batch_size` candidates.
     fn choose(&mut self, context: &StepContext) -> Result<Vec<SelectedCandidate>>;
+
+    /// As [`Self::choose`], for a method that uses gradients of the model.
+    fn choose_by_gradients(
+        &mut self,
+        context: &StepContext,
+        _gradients: &mut dyn StepGradients,
+    ) -> Result<Vec<SelectedCandidate>> {
+        self.choose(context)
+    }
+
+    /// Whether the method needs [`Self::choose_by_gradients`].
+    fn wants_gradients(&self) -> bool {
+        false
+    }
 
     /// Whether the method uses [`StepContext::performance`]. If not, training need not measure it.
     fn wants_performance(&self) -> bool {
@@ -96,6 +136,11 @@ pub trait Chooser {
 
     /// For each reason, how many candidates are excluded: for a note to the user.
     fn excluded(&self) -> Vec<(String, usize)> {
+        Vec::new()
+    }
+
+    /// What happened so far that the user must know: notes for the end of a run.
+    fn notes(&self) -> Vec<String> {
         Vec::new()
     }
 

@@ -2,8 +2,9 @@
 //!
 //! A reward belongs to a whole batch, and twenty episodes give few rewards. A ridge regression over all steps of all
 //! rounds so far extracts more from them: it predicts the reward of a step from the mean features of the batch and from
-//! [`StepCovariates`]. The coefficient of a feature is its *effect*. The *contribution* of a candidate is the sum of
-//! its features times their effects, standardised. So a contribution combines what all episodes have shown about
+//! [`StepCovariates`]. The coefficient of a feature is its *effect*, which may change linearly over the training. The
+//! *contribution* of a candidate is the sum of its features times their effects, in units of the standard deviation over
+//! the pool. So a contribution combines what all episodes have shown about
 //! candidates with such features. [`super::episode`] mixes the contribution of a draw with the advantage of the step;
 //! the mean is the *credit* of the draw.
 
@@ -11,6 +12,7 @@ use std::ops::Range;
 
 use tch::{Device, Kind as TensorKind, Tensor};
 
+use super::scorer::stage_position;
 use super::state::Candidates;
 use raisin_base::error::{Context as _, Result};
 
@@ -26,6 +28,9 @@ const COVARIATE_COLUMNS: usize = 7;
 /// This number times the number of rows is the ridge penalty of each covariate. It is negligible, but it keeps the
 /// regression solvable if covariates are linearly dependent.
 const COVARIATE_PENALTY: f64 = 1e-10;
+/// Effects change over the training if the reliability of the change exceeds this number. With 0, noise of a slow
+/// process was taken for change.
+const SURE_OF_CHANGE: f64 = 0.5;
 /// Added to the deviation of a feature: a feature that varies less than this varies only by rounding.
 const SMALLEST_DEVIATION: f64 = 1e-6;
 /// The errors of this many consecutive steps may depend on each other.
@@ -36,7 +41,8 @@ const STANDARD_ERRORS: f64 = 2.5;
 /// One row for each step of each round so far.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Contributions {
-    /// `[n, width]`, row-major: weight, round, reward, covariates, then the mean features of the batch.
+    /// `[n, width]`, row-major: weight, round, reward, covariates, then the mean features of the batch, and the same
+    /// times the position of the step in its training.
     rows: Vec<f64>,
     width: usize,
     round: usize,
@@ -70,9 +76,25 @@ pub struct ObservedStep<'a> {
     pub batch: &'a [usize],
 }
 
+/// An estimate for each candidate that changes linearly over the training.
+pub struct CandidateEffects {
+    /// At the middle of the training: `[N]`.
+    pub middle: Tensor,
+    /// The change per unit of [`stage_position`]: `[N]`.
+    pub change: Tensor,
+}
+
+impl CandidateEffects {
+    /// The estimates at the time t/T: `[N]`.
+    pub fn at(&self, time: f64) -> Tensor {
+        &self.middle + &self.change * stage_position(time)
+    }
+}
+
 /// The result of the regression.
 struct FeatureEffects {
-    /// For each feature of [`features`], its effect on the reward of a step: `[F + C]`.
+    /// For each feature of [`features`], its effect on the reward of a step at the middle of the training; then, for
+    /// each feature, the change of its effect per unit of [`stage_position`]: `[2 (F + C)]`.
     effects: Tensor,
     /// How far to trust `effects`, from 0 to 1; see [`reliability`].
     reliability: f64,
@@ -97,30 +119,25 @@ pub fn features(candidates: &Candidates) -> Tensor {
 }
 
 impl Contributions {
-    /// Adds the steps of a round. Returns the contribution of each candidate of each batch, `[steps][B]`, and the
-    /// reliability of the effects. `table` has the [`features`] of all candidates: `[N, F + C]`.
+    /// Adds the steps of a round. Returns the contribution of each candidate of the pool, and the reliability of
+    /// the effects. `table` has the [`features`] of all candidates: `[N, F + C]`.
     ///
-    /// The sum over the features of a candidate is centred on the mean over all draws of the round, and divided by the
-    /// standard deviation over the pool. So the contributions shrink when the policy selects only candidates that help.
-    pub fn add_round(&mut self, table: &Tensor, steps: &[ObservedStep]) -> Result<(Vec<Vec<f64>>, f64)> {
+    /// The sum over the features of a candidate is divided by the standard deviation over the pool and over the training.
+    /// [`Scoring::centred`](super::scoring::Scoring::centred) subtracts what the policy expected. So the contributions
+    /// shrink when the policy selects only candidates that help.
+    pub fn add_round(&mut self, table: &Tensor, steps: &[ObservedStep]) -> Result<(CandidateEffects, f64)> {
         self.start_round();
-        let mut batches = Vec::with_capacity(steps.len());
         for step in steps {
             let index: Vec<i64> = step.batch.iter().map(|&position| position as i64).collect();
             let batch = table.index_select(0, &Tensor::from_slice(&index)); // [B, F + C]
             let mean: Vec<f64> = Vec::try_from(batch.mean_dim([0i64].as_slice(), false, TensorKind::Double))?;
             self.push(step.covariates, step.reward, &mean);
-            batches.push(batch);
         }
         let FeatureEffects { effects, reliability } = self.estimate()?;
-        let effects = effects.unsqueeze(1); // [F + C, 1]
-        let deviation = table.matmul(&effects).std(true).double_value(&[]) + 1e-12;
-        let sums_of = |batch: &Tensor| Vec::try_from(batch.matmul(&effects).squeeze_dim(1));
-        let mut contributions: Vec<Vec<f64>> = batches.iter().map(sums_of).collect::<Result<_, _>>()?; // [steps][B]
-        let draws = contributions.iter().map(Vec::len).sum::<usize>();
-        let mean = contributions.iter().flatten().sum::<f64>() / draws.max(1) as f64;
-        contributions.iter_mut().flatten().for_each(|value| *value = (*value - mean) / deviation);
-        Ok((contributions, reliability))
+        let parts = table.matmul(&effects.view([2, -1]).tr()); // [N, 2]: at the middle of the training, and its change
+        let (middle, change) = (parts.select(1, 0), parts.select(1, 1));
+        let deviation = (middle.var(true) + change.var(true)).sqrt() + 1e-12;
+        Ok((CandidateEffects { middle: middle / &deviation, change: change / &deviation }, reliability))
     }
 
     /// Reduces the weights of the rounds so far.
@@ -131,16 +148,20 @@ impl Contributions {
         self.round += usize::from(!self.rows.is_empty());
     }
 
-    /// Adds a step with the mean features of its batch: `[F + C]`.
+    /// Adds a step with the mean features of its batch: `[F + C]`. The row also has each feature times the position of
+    /// the step in its training, because an effect may change over the training.
     fn push(&mut self, covariates: StepCovariates, reward: f64, mean: &[f64]) {
-        self.width = COVARIATES.end + mean.len();
+        self.width = COVARIATES.end + 2 * mean.len();
         self.rows.extend([1.0, self.round as f64, reward]);
         self.rows.extend(covariates.columns());
         self.rows.extend_from_slice(mean);
+        let position = stage_position(covariates.time);
+        self.rows.extend(mean.iter().map(|value| value * position));
     }
 
     /// The ridge regression of the rewards on the covariates and on the mean features of the batches. Every row has its
-    /// weight. The penalty of the features is one of seven: the one with the smallest left-out errors.
+    /// weight. The penalty of the features is one of seven: the one with the smallest left-out errors. The features may
+    /// have effects that change over the training, if this explains the rewards reliably better than constant effects.
     ///
     /// A *left-out* error is the error of predicting a step by the regression on all other rounds. Single steps cannot
     /// be left out instead, because the steps of a round train the same model and so depend on each other. After one
@@ -151,7 +172,7 @@ impl Contributions {
     fn estimate(&self) -> Result<FeatureEffects> {
         let count = (self.rows.len() / self.width.max(1)) as i64; // n
         let table = Tensor::from_slice(&self.rows).view([count, self.width as i64]);
-        let width = (self.width - COVARIATES.end) as i64; // p = F + C
+        let width = (self.width - COVARIATES.end) as i64; // p = 2 (F + C)
         let rounds = self.rounds();
         if rounds.len() < 2 {
             let effects = Tensor::zeros([width], (TensorKind::Double, Device::Cpu));
@@ -171,19 +192,16 @@ impl Contributions {
         let variance = residuals.square().mean_dim([0i64].as_slice(), true, TensorKind::Double); // [1, p]
         let deviation = variance.sqrt() + SMALLEST_DEVIATION; // [1, p]
         let all = Tensor::cat(&[&covariates, &(residuals / &deviation)], 1); // [n, 7 + p]
-        let mut best: Option<RidgeRegression> = None;
-        for power in -3..=3 {
-            let mut penalties = covariate_penalties.to_vec();
-            penalties.resize(penalties.len() + width as usize, count as f64 * 10f64.powi(power));
-            let fit = RidgeRegression::fit(&all, &reward, &penalties, &rounds)?;
-            if best.as_ref().is_none_or(|best| squares(&fit.left_out_errors) < squares(&best.left_out_errors)) {
-                best = Some(fit);
-            }
-        }
-        let best = best.context("no penalty to choose from")?;
-        let coefficients = best.coefficients.narrow(0, COVARIATE_COLUMNS as i64, width); // [p, 1]
-        let effects = coefficients.squeeze_dim(1) / deviation.squeeze_dim(0); // [p]
-        Ok(FeatureEffects { effects, reliability: reliability(&without_features, &best, &rounds)? })
+        let half = width / 2;
+        let constant = RidgeRegression::best(&all, &reward, &covariate_penalties, half, &rounds)?;
+        let changing = RidgeRegression::best(&all, &reward, &covariate_penalties, width, &rounds)?;
+        // An effect is taken as constant unless the rewards contradict it beyond noise.
+        let is_changing = reliability(&constant, &changing, &rounds)? > SURE_OF_CHANGE;
+        let (fit, fitted) = if is_changing { (changing, width) } else { (constant, half) };
+        let coefficients = fit.coefficients.narrow(0, COVARIATE_COLUMNS as i64, fitted).squeeze_dim(1); // [fitted]
+        let effects = coefficients / deviation.squeeze_dim(0).narrow(0, 0, fitted);
+        let effects = effects.constant_pad_nd([0, width - fitted]); // [p]
+        Ok(FeatureEffects { effects, reliability: reliability(&without_features, &fit, &rounds)? })
     }
 
     /// The ranges of rows of the rounds.
@@ -225,6 +243,22 @@ struct RidgeRegression {
 }
 
 impl RidgeRegression {
+    /// The regression on the first columns of `x`: the covariates, with their penalties, and `features` columns with the
+    /// penalty that gives the smallest left-out errors.
+    fn best(x: &Tensor, y: &Tensor, covariates: &[f64], features: i64, rounds: &[Range<usize>]) -> Result<Self> {
+        let x = x.narrow(1, 0, covariates.len() as i64 + features);
+        let mut best: Option<Self> = None;
+        for power in -3..=3 {
+            let mut penalties = covariates.to_vec();
+            penalties.resize(x.size()[1] as usize, x.size()[0] as f64 * 10f64.powi(power));
+            let fit = Self::fit(&x, y, &penalties, rounds)?;
+            if best.as_ref().is_none_or(|best| squares(&fit.left_out_errors) < squares(&best.left_out_errors)) {
+                best = Some(fit);
+            }
+        }
+        best.context("no penalty to choose from")
+    }
+
     /// `x` `[n, q]`, `y` `[n, 1]`, `penalties` `[q]`; `rounds` are ranges of the n rows.
     fn fit(x: &Tensor, y: &Tensor, penalties: &[f64], rounds: &[Range<usize>]) -> Result<Self> {
         let gram = x.tr().matmul(x) + Tensor::from_slice(penalties).diag(0); // [q, q]
@@ -244,7 +278,7 @@ impl RidgeRegression {
     }
 }
 
-/// How far to trust the effects of `fit`, from 0 to 1. `without_features` is the regression on the covariates alone.
+/// How far to trust the features that `fit` has and `without_features` lacks, from 0 to 1.
 ///
 /// reliability = min(1, explained_left_out / explained) x max(0, 1 - 2.5^2 (R + 1)/(R - 1) / z^2), for R rounds.
 ///
@@ -343,11 +377,32 @@ mod tests {
         let found = rounds[19].estimate()?;
         let effects: Vec<f64> = Vec::try_from(&found.effects)?;
         assert!((effects[0] - 1.0).abs() < 0.1 && (effects[1] + 1.0).abs() < 0.1, "{effects:?}");
-        assert!(effects[2].abs() < 0.1, "{effects:?}");
+        assert!(effects[2..].iter().all(|effect| effect.abs() < 0.1), "{effects:?}");
         let reliability = rounds.iter().map(|rounds| Ok(rounds.estimate()?.reliability)).collect::<Result<Vec<_>>>()?;
         assert!(reliability[0] == 0.0, "after one round, nothing can be left out: {reliability:?}");
         assert!(reliability[4] > 0.5 && reliability[19] > 0.9, "{reliability:?}");
         assert_eq!(Contributions::from_tensor(&rounds[19].tensor())?, rounds[19]);
+        Ok(())
+    }
+
+    #[test]
+    fn an_effect_that_changes_its_sign_over_the_training_is_found() -> Result<()> {
+        let mut rng = Seed::new(4).rng();
+        let mut contributions = Contributions::default();
+        for _ in 0..12 {
+            contributions.start_round();
+            for step in 0..50 {
+                let time = f64::from(step) / 50.0;
+                let mean = [rng.unit(), rng.unit()];
+                let reward = (0.5 - time) * mean[0] + 0.1 * rng.normal();
+                contributions.push(StepCovariates { time, improvement: 0.0, reuse: 0.0 }, reward, &mean);
+            }
+        }
+        let found = contributions.estimate()?;
+        let effects: Vec<f64> = Vec::try_from(&found.effects)?;
+        let at = |time: f64| effects[0] + stage_position(time) * effects[2];
+        assert!(at(0.0) > 0.3 && at(1.0) < -0.3, "{effects:?}");
+        assert!(found.reliability > 0.5, "{}", found.reliability);
         Ok(())
     }
 
@@ -370,8 +425,9 @@ mod tests {
         let rounds = played(3, [1.0, -1.0, 0.0], 0.5, false, &Seed::new(5));
         let rounds = &rounds[2];
         let table = Tensor::from_slice(&rounds.rows).view([-1, rounds.width as i64]);
-        let (x, y) = (table.narrow(1, COVARIATES.start as i64, 10), table.narrow(1, REWARD as i64, 1));
-        let penalties = [1e-3, 1e-3, 1e-3, 1e-3, 1e-3, 1e-3, 1e-3, 2.0, 2.0, 2.0];
+        let (x, y) = (table.narrow(1, COVARIATES.start as i64, 13), table.narrow(1, REWARD as i64, 1));
+        let mut penalties = vec![1e-3; COVARIATE_COLUMNS];
+        penalties.resize(13, 2.0);
         let ranges = rounds.rounds();
         assert_eq!(ranges, [0..50, 50..100, 100..150]);
         let fit = RidgeRegression::fit(&x, &y, &penalties, &ranges)?;

@@ -12,29 +12,33 @@
 //!     the credit of each draw, from A_t and contributions   credit_draws        section 4
 //!     for each epoch, for each minibatch                    update              section 4
 //!         clipped surrogate of the actor, squared error of the critic, one step of Adam for each
+//!     the mean of the weights of the last half of the rounds  average_weights   section 4
 //! ```
 //!
 //! [`ppo`] has the formulas, [`super::scoring`] the scores and probabilities, [`super::step_baseline`] the baseline of
 //! a step, [`super::credit`] the regression behind credit, and episode/played.rs the record of an episode. A stage
 //! saves [`PolicyTraining`] between two rounds; an interrupted round is played again.
 
-use tch::{Device, Kind as TensorKind, Tensor};
+use tch::Tensor;
 
 use super::adam::Adam;
-use super::credit::{Contributions, ObservedStep, features};
+use super::credit::{CandidateEffects, Contributions, ObservedStep, features};
 use super::policy::Policy;
+use super::posterior::EffectRegression;
 use super::ppo::{self, RewardSums};
-pub use super::rows::{EpisodeSelectionRow, EpisodeStepRow, RoundResult, RoundRow};
+pub use super::rows::{EffectRow, EpisodeSelectionRow, EpisodeStepRow, RoundResult, RoundRow};
 use super::sampling::DrawMode;
-use super::scoring::{DrawnBatch, Picks, Scoring};
+use super::scoring::{DrawnBatch, Scoring};
 use super::state::{Candidates, State};
 use super::step_baseline::StepBaseline;
 use raisin_base::error::{Context as _, Problem, Result};
 use raisin_base::learner::Ensemble;
 use raisin_base::seed::Seed;
-use raisin_settings::ppo::{Baseline, Credit, PpoSettings, Ratio};
+use raisin_settings::ppo::{Baseline, Credit, Keep, PolicyLearner, PpoSettings};
 
+mod effects;
 mod played;
+mod update;
 
 use played::{Episode, Step};
 
@@ -52,12 +56,17 @@ pub struct PolicyTraining {
     /// The policy with the highest late performance: the mean performance over the last quarter of the steps of its
     /// round.
     pub best: Option<Policy>,
+    /// The mean of the weights after each update of the last half of the rounds; with `keep = "average"` only.
+    pub(super) average: Option<Policy>,
+    /// The number of updates in `average`.
+    pub(super) averaged: usize,
     /// The late performance of `best`.
     pub(super) best_late_performance: f64,
     pub(super) actor: Adam,
     pub(super) critic: Adam,
     pub(super) step_baseline: StepBaseline,
     pub(super) contributions: Contributions,
+    pub(super) effects: EffectRegression,
     pub(super) reward_sums: RewardSums,
     pub(super) rounds_done: usize,
     pub(super) seed: Seed,
@@ -67,7 +76,7 @@ impl PolicyTraining {
     /// # Errors
     /// See [`Policy::check`].
     pub fn new(candidates: &Candidates, config: PpoSettings, seed: Seed) -> Result<Self> {
-        let policy = Policy::new(&config, candidates.columns.clone(), &seed.at("policy"));
+        let policy = Policy::new(&config, candidates, &seed.at("policy"));
         policy.check(candidates, config.batch_size)?;
         Ok(Self {
             actor: Adam::new(&policy.actor_parameters()),
@@ -75,9 +84,12 @@ impl PolicyTraining {
             config,
             policy,
             best: None,
+            average: None,
+            averaged: 0,
             best_late_performance: f64::NEG_INFINITY,
             step_baseline: StepBaseline::default(),
             contributions: Contributions::default(),
+            effects: EffectRegression::new(candidates.columns.len() + candidates.ranges.len()),
             reward_sums: RewardSums::default(),
             rounds_done: 0,
             seed,
@@ -101,20 +113,35 @@ impl PolicyTraining {
         let round = self.rounds_done;
         let seed = self.seed.at("round").at(round);
         let mut episodes = self.play(learners, candidates, &seed, on_step)?;
+        self.record_improvements(&episodes);
         let kept = self.keep_best(&episodes)?;
         if round == 0 {
             self.set_performance_scale(&episodes);
         }
         let explained_variance = self.compute_advantages(&mut episodes);
-        let credit_reliability = match self.config.credit {
-            Credit::Shared => None,
-            Credit::Contribution => Some(self.credit_draws(&mut episodes, candidates)?),
+        let learned = match self.config.credit {
+            Credit::Effect => Some(self.learn_effects(&episodes, candidates)?),
+            Credit::Shared | Credit::Contribution => None,
         };
-        let rate_factor =
-            if self.config.decay_learning_rate { 1.0 - round as f64 / self.config.rounds as f64 } else { 1.0 };
-        let statistics = self
-            .update(&episodes, candidates, rate_factor, &seed.at("update"))
-            .with_context(|| format!("cannot update the policy after round {round}"))?;
+        let contributed = match (&learned, self.config.credit) {
+            (Some(learned), _) => Some((self.candidate_effects(candidates, learned), learned.reliability)),
+            (None, Credit::Contribution) => Some(self.contributions_of(&episodes, candidates)?),
+            (None, _) => None,
+        };
+        let credit_reliability = contributed.as_ref().map(|(_, reliability)| *reliability);
+        let statistics = match (&learned, self.config.learner) {
+            (Some(learned), PolicyLearner::Posterior) => self.follow_posterior(&episodes, candidates, learned)?,
+            _ => {
+                if let Some((contributions, reliability)) = &contributed {
+                    self.credit_draws(&mut episodes, candidates, contributions, *reliability)?;
+                }
+                self.update(&episodes, candidates, &seed.at("update"))
+                    .with_context(|| format!("cannot update the policy after round {round}"))?
+            }
+        };
+        self.average_weights()?;
+        let posterior = learned.as_ref().and_then(|learned| learned.posterior.as_ref());
+        let prior = self.policy.constants.prior.as_ref().and(posterior);
         self.rounds_done += 1;
         let final_performance = mean(&episodes, Episode::final_performance);
         let row = RoundRow {
@@ -122,14 +149,16 @@ impl PolicyTraining {
             episode_reward: final_performance - mean(&episodes, |episode| episode.base_performance),
             final_performance,
             explained_variance,
-            actor_learning_rate: rate_factor * self.config.actor_learning_rate,
             credit_reliability,
+            measured_effects: learned.as_ref().map(|_| self.effects.count()),
+            explained_by_prior: prior.map(|posterior| posterior.explained_by_prior),
             kept,
             ..statistics
         };
         let selection = episodes.iter().flat_map(|episode| episode.selection.iter().copied()).collect();
+        let effects = Self::effect_rows(&episodes, candidates);
         let steps = episodes.into_iter().flat_map(|episode| episode.steps).map(|step| step.row).collect();
-        Ok(RoundResult { row, steps, selection })
+        Ok(RoundResult { row, steps, selection, effects })
     }
 
     /// Sections 1 to 3: restores M_0 in every episode and trains it for T steps on the batches that the policy draws.
@@ -160,6 +189,7 @@ impl PolicyTraining {
             let choose = |episode: &Episode| self.choose(&scoring, episode);
             let new_steps = episodes.iter().map(choose).collect::<Result<Vec<Step>>>()?;
             let ids = |step: &Step| step.positions.iter().map(|&position| candidates.ids[position]).collect();
+            self.measure_effects(learners, &mut episodes, &new_steps, candidates)?;
             let reports = learners.step_all(&new_steps.iter().map(ids).collect::<Vec<_>>())?;
             for ((episode, step), report) in episodes.iter_mut().zip(new_steps).zip(&reports) {
                 episode.push(step, report, candidates)?;
@@ -189,7 +219,8 @@ impl PolicyTraining {
         let stage = self.policy.stage(improvement, t, self.config.steps);
         let mut rng = episode.seed.at("step").at(t).rng();
         let mode = if self.config.explore { DrawMode::Sample(&mut rng) } else { DrawMode::Top };
-        let state = State { stage, history: &episode.history, step: t };
+        let state =
+            State { stage, history: &episode.history, step: t, draws: self.config.steps * self.config.batch_size };
         let action = scoring.act(&self.policy, state, self.config.batch_size, mode)?;
         let value = match self.config.baseline {
             Baseline::Step => 0.0,
@@ -213,6 +244,49 @@ impl PolicyTraining {
             self.best = Some(self.policy.duplicate()?);
         }
         Ok(kept)
+    }
+
+    /// The policy that is the result of the training; `None` before the first round.
+    pub fn kept(&self) -> Option<&Policy> {
+        if self.config.learner == PolicyLearner::Posterior {
+            return self.best.as_ref();
+        }
+        match self.config.keep {
+            Keep::Best => self.best.as_ref(),
+            Keep::Last => Some(&self.policy).filter(|_| self.rounds_done > 0),
+            Keep::Average => self.average.as_ref(),
+        }
+    }
+
+    /// Section 4, `keep = "average"`: after an update of the last half of the rounds, adds the weights to their mean.
+    fn average_weights(&mut self) -> Result<()> {
+        let is_averaged = self.config.keep == Keep::Average && self.config.learner == PolicyLearner::Ppo;
+        if !is_averaged || self.rounds_done < self.config.rounds / 2 {
+            return Ok(());
+        }
+        self.averaged += 1;
+        let Some(average) = &mut self.average else {
+            self.average = Some(self.policy.duplicate()?);
+            return Ok(());
+        };
+        average.constants = self.policy.constants.clone();
+        let share = 1.0 / self.averaged as f64;
+        tch::no_grad(|| {
+            for ((_, mut mean), (_, weight)) in average.parameters().into_iter().zip(self.policy.parameters()) {
+                let _ = mean.g_add_(&((weight - &mean) * share));
+            }
+        });
+        Ok(())
+    }
+
+    /// Section 2: extends the range of the improvements P(M_t) - P(M_0) in the states of the training by those of the
+    /// round. In deployment, [`super::Raise`] limits the improvement to this range.
+    fn record_improvements(&mut self, episodes: &[Episode]) {
+        for episode in episodes {
+            for improvement in episode.improvements().into_iter().take(episode.steps.len()) {
+                self.policy.constants.add_improvement(improvement);
+            }
+        }
     }
 
     /// After the first round, sets the unit s of the performance in the state: the largest abs(P(M_t) - P(M_0)) of this
@@ -265,149 +339,44 @@ impl PolicyTraining {
         explained_variance
     }
 
-    /// Section 4: replaces the advantage A of each draw by its credit (1 - r) A + r c. c is the contribution of the
-    /// drawn candidate ([`super::credit`]); for a drawn cluster, the mean contribution of the candidates that were
-    /// drawn from this cluster. r is the reliability of the estimate, from 0 to 1. Returns r.
-    fn credit_draws(&mut self, episodes: &mut [Episode], candidates: &Candidates) -> Result<f64> {
+    /// Section 4: the contributions of all candidates ([`super::credit`]) and their reliability, after this round.
+    fn contributions_of(&mut self, episodes: &[Episode], candidates: &Candidates) -> Result<(CandidateEffects, f64)> {
         let scale = self.policy.constants.performance_scale;
         let observed: Vec<ObservedStep> = episodes.iter().flat_map(|episode| episode.observed_steps(scale)).collect();
-        let (contributions, reliability) = self.contributions.add_round(&features(candidates), &observed)?;
-        let steps = episodes.iter_mut().flat_map(|episode| &mut episode.steps);
-        for (step, of_candidates) in steps.zip(contributions) {
-            let mut rest = of_candidates.as_slice(); // [B]
-            let mean_of_cluster = |picks: &Picks| {
-                let (drawn, others) = rest.split_at(picks.drawn.len());
-                rest = others;
-                drawn.iter().sum::<f64>() / drawn.len().max(1) as f64
+        self.contributions.add_round(&features(candidates), &observed)
+    }
+
+    /// Section 4: replaces the advantage A of each draw by its credit (1 - r) A + r c. c is the contribution of the
+    /// drawn candidate, or for a drawn cluster the mean contribution of the candidates that were drawn from this
+    /// cluster, minus what the policy expected ([`Scoring::centred`]). r is the reliability of the contributions, from 0
+    /// to 1.
+    fn credit_draws(
+        &self,
+        episodes: &mut [Episode],
+        candidates: &Candidates,
+        contributions: &CandidateEffects,
+        reliability: f64,
+    ) -> Result<()> {
+        if reliability <= 0.0 {
+            return Ok(());
+        }
+        // The weights are still those that played the round.
+        let scoring = Scoring::without_gradients(&self.policy, candidates);
+        for episode in episodes.iter_mut() {
+            let centred = |(state, step): (State, &Step)| {
+                let contributions = contributions.at(step.row.step as f64 / self.config.steps.max(1) as f64);
+                scoring.centred(&self.policy, state, &step.action, &contributions)
             };
-            let of_clusters = step.action.candidate_picks.iter().map(mean_of_cluster).collect();
-            // If the policy does not draw clusters, `advantages[0]` is empty, and `of_clusters` has no effect.
-            for (advantages, contributions) in step.advantages.iter_mut().zip([of_clusters, of_candidates]) {
-                for (advantage, contribution) in advantages.iter_mut().zip(contributions) {
-                    *advantage = (1.0 - reliability) * *advantage + reliability * contribution;
+            let of_steps = episode.steps_with_states().map(centred).collect::<Result<Vec<_>>>()?;
+            for (step, of_step) in episode.steps.iter_mut().zip(of_steps) {
+                for (advantages, contributions) in step.advantages.iter_mut().zip(of_step) {
+                    for (advantage, contribution) in advantages.iter_mut().zip(contributions) {
+                        *advantage = (1.0 - reliability) * *advantage + reliability * contribution;
+                    }
                 }
             }
         }
-        Ok(reliability)
-    }
-
-    /// Section 4: several epochs over all steps of the round, in minibatches. `rate_factor` multiplies both learning
-    /// rates. Returns a row with only the statistics of the last epoch.
-    fn update(
-        &mut self,
-        episodes: &[Episode],
-        candidates: &Candidates,
-        rate_factor: f64,
-        seed: &Seed,
-    ) -> Result<RoundRow> {
-        let config = &self.config;
-        let (actor, critic) = (self.policy.actor_parameters(), self.policy.critic_parameters());
-        let (decay, clip) = (config.weight_decay, config.gradient_clip);
-        let steps: Vec<(State, &Step)> = episodes.iter().flat_map(Episode::steps_with_states).collect();
-        let minibatch_size = steps.len().div_ceil(config.minibatches.max(1)).max(1);
-        let mut statistics = RoundRow::default();
-        for epoch in 0..config.epochs {
-            statistics = RoundRow { epochs: epoch + 1, ..RoundRow::default() };
-            let order = seed.at("epoch").at(epoch).rng().order(steps.len());
-            let minibatches = order.chunks(minibatch_size);
-            let share = 1.0 / minibatches.len() as f64; // of a minibatch in the statistics
-            for minibatch in minibatches {
-                let minibatch: Vec<(State, &Step)> = minibatch.iter().map(|&step| steps[step]).collect();
-                self.actor_gradients(&minibatch, candidates, share, &mut statistics);
-                self.actor.step(&actor, rate_factor * config.actor_learning_rate, decay, clip).map_err(|error| {
-                    let hint = match config.ratio {
-                        Ratio::Product => "a lower actor_learning_rate, or ratio = \"mean\"",
-                        Ratio::Item | Ratio::Mean => "a lower actor_learning_rate",
-                    };
-                    Problem::new(format!("the policy has diverged: {error}")).hint(hint)
-                })?;
-                let value_loss = self.critic_loss(&minibatch);
-                value_loss.backward();
-                self.critic.step(&critic, rate_factor * config.critic_learning_rate, decay, clip).map_err(|error| {
-                    Problem::new(format!("the critic has diverged: {error}")).hint("a lower critic_learning_rate")
-                })?;
-                statistics.value_loss += share * value_loss.double_value(&[]);
-            }
-            if config.target_kl > 0.0 && statistics.approx_kl > config.target_kl {
-                break;
-            }
-        }
-        statistics.effective_candidates = statistics.entropy.exp();
-        Ok(statistics)
-    }
-
-    /// Computes the gradients of the actor's loss over a minibatch, in parts of at most [`CANDIDATES_AT_ONCE`]
-    /// candidates, or of one step. Adds `share` of each statistic of the minibatch to `statistics`.
-    fn actor_gradients(
-        &self,
-        minibatch: &[(State, &Step)],
-        candidates: &Candidates,
-        share: f64,
-        statistics: &mut RoundRow,
-    ) {
-        let scoring = Scoring::new(&self.policy, candidates);
-        let leaf = scoring.leaf();
-        let mut rest = minibatch;
-        while !rest.is_empty() {
-            let mut scored = 0;
-            let fits = |(_, step): &&(State, &Step)| {
-                scored += scoring.replay_cost(&step.action);
-                scored <= CANDIDATES_AT_ONCE
-            };
-            let (part, others) = rest.split_at(rest.iter().take_while(fits).count().max(1));
-            rest = others;
-            let part_share = part.len() as f64 / minibatch.len() as f64; // of the part in the minibatch
-            (self.actor_loss(&leaf, part, share * part_share, statistics) * part_share).backward();
-        }
-        scoring.backward(&leaf);
-    }
-
-    /// The loss of the clipped surrogate minus the entropy bonus, as a mean over some steps. Adds `share` of each
-    /// statistic of these steps to `statistics`; the loss itself is not multiplied by `share`.
-    fn actor_loss(&self, scoring: &Scoring, steps: &[(State, &Step)], share: f64, statistics: &mut RoundRow) -> Tensor {
-        let config = &self.config;
-        let (states, steps): (Vec<State>, Vec<&Step>) = steps.iter().copied().unzip();
-        let actions: Vec<&DrawnBatch> = steps.iter().map(|step| &step.action).collect();
-        let replay = scoring.replay(&self.policy, &states, &actions);
-        let mut losses = Tensor::zeros([steps.len() as i64], (TensorKind::Float, Device::Cpu)); // [steps]
-        let mut log_ratios = Vec::new();
-        // Draws of clusters and draws of candidates have ratios of their own, and their losses add up.
-        for (level, log_probs) in replay.levels.iter().enumerate() {
-            let Some(log_probs) = log_probs else { continue }; // [draws]
-            let mut old_log_probs: Vec<f32> = Vec::new(); // [draws]
-            let mut advantages: Vec<f32> = Vec::new(); // [draws]
-            let mut step_of: Vec<i64> = Vec::new(); // [draws]
-            for (index, step) in (0..).zip(&steps) {
-                old_log_probs.extend(step.action.levels()[level].iter().flat_map(|picks| &picks.log_probs));
-                advantages.extend(step.advantages[level].iter().map(|&advantage| advantage as f32));
-                step_of.resize(old_log_probs.len(), index);
-            }
-            let (level_losses, level_log_ratios) = ppo::step_losses(
-                config.ratio,
-                &(log_probs - Tensor::from_slice(&old_log_probs)),
-                &Tensor::from_slice(&advantages),
-                &Tensor::from_slice(&step_of),
-                steps.len() as i64,
-                config.epsilon,
-            );
-            losses = &losses + level_losses;
-            log_ratios.push(level_log_ratios.detach());
-        }
-        let log_ratios = Tensor::cat(&log_ratios, 0);
-        let (loss, entropy) = (losses.mean(None), replay.entropy.mean(None));
-        statistics.policy_loss += share * loss.double_value(&[]);
-        statistics.entropy += share * entropy.double_value(&[]);
-        statistics.approx_kl += share * ppo::approx_kl(&log_ratios);
-        statistics.clipfrac += share * ppo::clipfrac(&log_ratios, config.epsilon);
-        loss - entropy * config.entropy_bonus
-    }
-
-    /// Half the mean of (V(S_t) - G_t)^2 over some steps.
-    fn critic_loss(&self, steps: &[(State, &Step)]) -> Tensor {
-        let pooled: Vec<f32> = steps.iter().flat_map(|(_, step)| step.action.pooled.iter().copied()).collect();
-        let pooled = Tensor::from_slice(&pooled).view([steps.len() as i64, -1]); // [steps, POOLED + F]
-        let returns: Vec<f32> = steps.iter().map(|(_, step)| step.returns as f32).collect();
-        ppo::value_loss(&self.policy.values(&pooled), &Tensor::from_slice(&returns)) // both [steps]
+        Ok(())
     }
 }
 

@@ -5,11 +5,12 @@
 //! |---|---|
 //! | [`episode`] | the algorithm from end to end: play, credit, update |
 //! | [`ppo`] | the formulas of PPO |
-//! | [`policy`], [`network`] | actor and critic |
+//! | [`policy`], [`network`], [`scorer`] | actor and critic |
 //! | [`scoring`] | the policy applied to a state: scores, draws, log-probabilities |
 //! | [`state`] | the candidates, and the parts of the state that change in an episode |
 //! | [`sampling`] | Gumbel-top-b draws and their Plackett-Luce probabilities |
 //! | [`step_baseline`], [`credit`] | the baseline of a step; the contribution of each draw to a reward |
+//! | [`posterior`], [`explanation`] | what measured effects say about candidates, and how sure it is |
 //! | [`adam`] | the optimizer of actor and critic |
 //! | [`rows`], [`save`] | the rows of the tables; policies and training states as files |
 //! | [`chooser`], [`baselines`], [`raise`] | all methods of selection, with one trait |
@@ -21,21 +22,26 @@ pub mod chooser;
 pub mod clustering;
 pub mod credit;
 pub mod episode;
+pub mod explanation;
 #[cfg(test)]
 mod golden;
 pub mod network;
 pub mod policy;
+pub mod posterior;
 pub mod ppo;
 pub mod raise;
 pub mod rows;
 pub mod sampling;
 pub mod save;
+pub mod scorer;
 pub mod scoring;
 pub mod state;
 pub mod step_baseline;
 
-pub use chooser::{CandidateColumns, Chooser, ChooserInputs, SelectedCandidate, StepContext, chooser};
-pub use policy::Policy;
+pub use chooser::{
+    CandidateColumns, Chooser, ChooserInputs, GradientProducts, SelectedCandidate, StepContext, StepGradients, chooser,
+};
+pub use policy::{Conditions, ModelRole, Policy};
 pub use raise::Raise;
 pub use raisin_settings::SelectionMethod;
 pub use raisin_settings::ppo::PpoSettings;

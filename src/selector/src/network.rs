@@ -1,4 +1,4 @@
-//! Small multilayer perceptrons: the scorers of candidates and clusters, and the critic. Their initial weights are
+//! Small multilayer perceptrons: the scorers of candidates and clusters that PPO trains, and the critic. Their initial weights are
 //! drawn in Rust, because they derive from the seed of the pipeline.
 //!
 //! The first layer of a scorer is split into three sums. The product with the static columns is computed once for an
@@ -78,7 +78,7 @@ impl Mlp {
 }
 
 /// Scores candidates, or clusters, from the fused state. H is the width of the first layer.
-pub struct Scorer {
+pub struct MlpScorer {
     /// The weights of the static columns, `[F, H]`, and the bias of the first layer.
     fixed: DenseLayer,
     /// The weights of the stage part: `[2, H]`.
@@ -88,7 +88,7 @@ pub struct Scorer {
     rest: Mlp,
 }
 
-impl Scorer {
+impl MlpScorer {
     /// The gain of the last layer is 0.01, so that an untrained scorer gives nearly equal scores.
     pub fn new(features: usize, widths: &[usize], seed: &Seed) -> Self {
         let mut rng = seed.at("first").rng();
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn the_split_first_layer_equals_a_single_layer_over_the_whole_state() {
-        let scorer = Scorer::new(3, &[8, 4], &Seed::new(5));
+        let scorer = MlpScorer::new(3, &[8, 4], &Seed::new(5));
         let state = Tensor::from_slice(&[0.1f32, -1.0, 0.5, 2.0, 0.3, -0.2]).view([2, 3]);
         let stage = Tensor::from_slice(&[0.7f32, 0.25]).view([1, 2]);
         let counts = Tensor::from_slice(&[0f32, 3.0]).view([1, 2]);

@@ -1,7 +1,8 @@
 //! The chooser of a trained policy.
 //!
 //! The performance in the stage part of the state is [`StepContext::performance`] minus P(M_0) of the same run. If a
-//! step has no measurement, the last measurement is used.
+//! step has no measurement, the last measurement is used. The difference is limited to the range of the training: a
+//! network outside its range is saturated.
 
 use serde_json::{Value, json};
 
@@ -12,7 +13,7 @@ use super::scoring::Scoring;
 use super::state::{Candidates, SelectionHistory, State};
 use raisin_base::error::{Context as _, Result};
 use raisin_base::seed::Seed;
-use raisin_settings::ppo::{Deployment, StatePart};
+use raisin_settings::ppo::Deployment;
 
 pub struct Raise {
     policy: Policy,
@@ -25,15 +26,22 @@ pub struct Raise {
     performance: Option<(f64, f64)>,
     /// The positions of each batch so far.
     taken: Vec<Vec<usize>>,
+    /// The number of steps whose improvement was outside the range of the training.
+    limited: usize,
 }
 
 impl Raise {
     pub fn new(policy: Policy, candidates: Candidates, batch_size: usize, seed: Seed) -> Result<Self> {
+        let candidates = match &policy.constants.prior {
+            Some(prior) => candidates.with_prior(&prior.column),
+            None => candidates,
+        };
         let candidates = candidates.with_columns(&policy.constants.columns)?;
         policy.check(&candidates, batch_size)?;
         let scoring = Scoring::without_gradients(&policy, &candidates);
         let history = SelectionHistory::new(&candidates);
-        Ok(Self { policy, candidates, scoring, history, batch_size, seed, performance: None, taken: Vec::new() })
+        let (performance, taken) = (None, Vec::new());
+        Ok(Self { policy, candidates, scoring, history, batch_size, seed, performance, taken, limited: 0 })
     }
 }
 
@@ -43,13 +51,20 @@ impl Chooser for Raise {
             self.performance = Some((self.performance.map_or(now, |(start, _)| start), now));
         }
         let improvement = self.performance.map_or(0.0, |(start, now)| now - start);
-        let stage = self.policy.stage(improvement, context.step, context.total_steps);
+        let seen = self.policy.constants.seen_improvement(improvement);
+        self.limited += usize::from(self.wants_performance() && (seen - improvement).abs() > 0.0);
+        let stage = self.policy.stage(seen, context.step, context.total_steps);
         let mut rng = self.seed.at("deployment").at(context.step).rng();
         let mode = match self.policy.constants.deployment {
             Deployment::Top => DrawMode::Top,
             Deployment::Sample => DrawMode::Sample(&mut rng),
         };
-        let state = State { stage, history: &self.history, step: self.history.steps() };
+        let state = State {
+            stage,
+            history: &self.history,
+            step: self.history.steps(),
+            draws: context.total_steps * self.batch_size,
+        };
         let action = self.scoring.act(&self.policy, state, self.batch_size, mode)?;
         let positions = self.scoring.positions(&action);
         self.history.take(&positions, &self.candidates)?;
@@ -69,13 +84,22 @@ impl Chooser for Raise {
     }
 
     fn wants_performance(&self) -> bool {
-        self.policy.constants.state.contains(&StatePart::Stage)
+        self.policy.reads_performance()
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let (limited, steps) = (self.limited, self.taken.len());
+        let note = format!(
+            "at {limited} of {steps} steps, the improvement of the performance was outside the range that the policy was \
+             trained in, and the policy was given the nearest number in this range"
+        );
+        if limited > 0 { vec![note] } else { Vec::new() }
     }
 
     fn state(&self) -> Value {
         // As bits, because a JSON number may lose digits.
         let performance = self.performance.map(|(start, now)| [start.to_bits(), now.to_bits()]);
-        json!({ "performance": performance, "taken": self.taken })
+        json!({ "performance": performance, "taken": self.taken, "limited": self.limited })
     }
 
     fn restore(&mut self, state: &Value) -> Result<()> {
@@ -83,12 +107,67 @@ impl Chooser for Raise {
         let performance: Option<[u64; 2]> =
             serde_json::from_value(state["performance"].clone()).with_context(unreadable)?;
         let taken: Vec<Vec<usize>> = serde_json::from_value(state["taken"].clone()).with_context(unreadable)?;
+        self.limited = serde_json::from_value(state["limited"].clone()).with_context(unreadable)?;
         self.performance = performance.map(|[start, now]| (f64::from_bits(start), f64::from_bits(now)));
         self.history = SelectionHistory::new(&self.candidates);
         for positions in &taken {
             self.history.take(positions, &self.candidates)?;
         }
         self.taken = taken;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use raisin_settings::ppo::PpoSettings;
+
+    fn opened(range: Option<[f64; 2]>) -> Result<Raise> {
+        let columns = vec!["a".to_owned()];
+        let state: Vec<f32> = (0..20).map(|row| row as f32 / 10.0 - 1.0).collect();
+        let ids: Vec<u32> = (0..20).collect();
+        let clusters: Vec<u32> = ids.iter().map(|id| id % 4).collect();
+        let candidates = Candidates::new(&ids, &clusters, &state, columns)?;
+        let mut policy = Policy::new(&PpoSettings::ppo(), &candidates, &Seed::new(1));
+        policy.constants.performance_scale = 0.5;
+        policy.constants.improvement_range = range;
+        // A policy that depends on its stage part.
+        tch::no_grad(|| {
+            for (_, mut weight) in policy.actor_parameters() {
+                let _ = weight.g_mul_scalar_(3.0);
+            }
+        });
+        Raise::new(policy, candidates, 4, Seed::new(2))
+    }
+
+    /// The scores of the second batch, before which the performance has risen by `improvement`.
+    fn scores(raise: &mut Raise, improvement: f64) -> Result<Vec<Option<f64>>> {
+        let mut last = Vec::new();
+        for (step, performance) in [-2.0, -2.0 + improvement].into_iter().enumerate() {
+            let context = StepContext { step, total_steps: 10, performance: Some(performance), last_loss: None };
+            last = raise.choose(&context)?.iter().map(|choice| choice.score).collect();
+        }
+        Ok(last)
+    }
+
+    #[test]
+    fn the_improvement_in_the_state_does_not_leave_the_range_of_the_training() -> Result<()> {
+        let range = Some([-0.1, 0.4]);
+        let at_the_end = scores(&mut opened(range)?, 0.4)?;
+        assert_eq!(scores(&mut opened(range)?, 3.0)?, at_the_end);
+        assert_ne!(scores(&mut opened(range)?, 0.2)?, at_the_end);
+        assert_ne!(scores(&mut opened(None)?, 3.0)?, at_the_end);
+        let mut inside = opened(range)?;
+        scores(&mut inside, 0.3)?;
+        assert!(inside.notes().is_empty());
+        let mut outside = opened(range)?;
+        scores(&mut outside, -0.5)?;
+        let said = "at 1 of 2 steps, the improvement of the performance was outside the range";
+        assert!(outside.notes()[0].starts_with(said), "{:?}", outside.notes());
+        let mut restored = opened(range)?;
+        restored.restore(&outside.state())?;
+        assert_eq!(restored.notes(), outside.notes());
         Ok(())
     }
 }

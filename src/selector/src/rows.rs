@@ -9,20 +9,26 @@ pub struct RoundRow {
     pub episode_reward: f64,
     /// P(M_T)
     pub final_performance: f64,
-    pub policy_loss: f64,
-    pub value_loss: f64,
+    /// `None`, like the other statistics of an update, if the policy is not trained by PPO.
+    pub policy_loss: Option<f64>,
+    pub value_loss: Option<f64>,
     /// In nats; see [`Replay::entropy`](super::scoring::Replay::entropy).
     pub entropy: f64,
-    pub approx_kl: f64,
-    pub clipfrac: f64,
+    pub approx_kl: Option<f64>,
+    pub clipfrac: Option<f64>,
     /// `None` if the returns do not vary.
     pub explained_variance: Option<f64>,
     /// exp(entropy): the number of candidates among which one slot of a batch is in effect drawn.
     pub effective_candidates: f64,
-    pub actor_learning_rate: f64,
-    pub epochs: usize,
-    /// The reliability of the estimated contributions; `None` without credit by contribution.
+    pub actor_learning_rate: Option<f64>,
+    pub epochs: Option<usize>,
+    /// The reliability of the estimated contributions or effects; `None` with shared credit.
     pub credit_reliability: Option<f64>,
+    /// The number of effects that were measured so far; `None` without credit by effect.
+    pub measured_effects: Option<usize>,
+    /// The share of the variance of the effects that the prior explains; `None` without a prior or without credit by
+    /// effect.
+    pub explained_by_prior: Option<f64>,
     /// Whether the policy that played this round is the best so far.
     pub kept: bool,
 }
@@ -63,10 +69,25 @@ pub struct EpisodeSelectionRow {
     pub times_selected: u32,
 }
 
+/// One row of the table `effects`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EffectRow {
+    pub round: usize,
+    pub episode: usize,
+    /// The step before which the effect was measured.
+    pub step: usize,
+    pub id: u32,
+    /// In nats per token; see [`raisin_base::learner::Learner::effects`].
+    pub effect: f64,
+    /// Whether the candidate belongs to the batch of the step. The other candidates are probes.
+    pub drawn: bool,
+}
+
 /// The rows of one round.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct RoundResult {
     pub row: RoundRow,
     pub steps: Vec<EpisodeStepRow>,
     pub selection: Vec<EpisodeSelectionRow>,
+    pub effects: Vec<EffectRow>,
 }

@@ -43,6 +43,17 @@ impl DrawMode<'_> {
     }
 }
 
+impl DrawMode<'_> {
+    /// The indices of `count` independent draws with replacement. The highest logits are distinct as long as there are
+    /// `count` of them; then they repeat.
+    pub fn repeated_indices(&mut self, logits: &[f32], count: usize) -> Vec<usize> {
+        match self {
+            DrawMode::Sample(_) => (0..count).flat_map(|_| self.indices(logits, 1)).collect(),
+            DrawMode::Top => self.indices(logits, count).into_iter().cycle().take(count).collect(),
+        }
+    }
+}
+
 fn gumbel(rng: &mut Rng) -> f64 {
     // 1 - u is in (0, 1]. The smallest positive number keeps the outer logarithm finite.
     let exponential = -(1.0 - rng.unit()).ln();
@@ -63,6 +74,23 @@ pub fn plackett_luce(logits: &Tensor, drawn: &Tensor) -> Tensor {
     let later = picked.unsqueeze(1).expand([m, b, b], false).masked_fill(&earlier, NEVER); // [m, b, b]
     let against = Tensor::cat(&[later, rest.unsqueeze(1).expand([m, b, 1], false)], 2); // [m, b, b + 1]
     picked - against.logsumexp([2i64].as_slice(), false) // [m, b]
+}
+
+/// The log-probability of each draw if the first `shares` draws are independent draws with replacement, and the others
+/// are draws without replacement from what the first draws left; differentiable in the logits.
+///
+/// `logits` `[1, n]` -> `[draws]`.
+pub fn shares_then_plackett_luce(logits: &Tensor, drawn: &[usize], shares: usize) -> Tensor {
+    let index: Vec<i64> = drawn.iter().map(|&drawn| drawn as i64).collect();
+    let (first, others) = index.split_at(shares.min(index.len()));
+    let first = Tensor::from_slice(first).unsqueeze(0); // [1, shares]
+    let of_shares = logits.log_softmax(1, None).gather(1, &first, false); // [1, shares]
+    if others.is_empty() {
+        return of_shares.squeeze_dim(0);
+    }
+    let taken = Tensor::zeros(logits.size(), (TensorKind::Bool, logits.device())).scatter_value(1, &first, 1); // [1, n]
+    let of_others = plackett_luce(&logits.masked_fill(&taken, NEVER), &Tensor::from_slice(others).unsqueeze(0));
+    Tensor::cat(&[of_shares, of_others], 1).squeeze_dim(0)
 }
 
 /// The entropy of the softmax of each row, in nats: `[m, n]` -> `[m]`.

@@ -10,6 +10,7 @@ use tch::{Kind as TensorKind, Tensor};
 use super::credit::Contributions;
 use super::episode::PolicyTraining;
 use super::policy::{Constants, Policy};
+use super::posterior::EffectRegression;
 use super::ppo::RewardSums;
 use super::state::Candidates;
 use super::step_baseline::StepBaseline;
@@ -91,11 +92,7 @@ impl Policy {
 
     /// Reads the files that [`Policy::save`] wrote.
     pub fn load(folder: &Path) -> Result<Self> {
-        let path = folder.join(CONSTANTS);
-        let text = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let constants: Constants =
-            serde_json::from_slice(&text).with_context(|| format!("{} is not a policy", path.display()))?;
-        let policy = Self::untrained(constants, &Seed::new(0));
+        let policy = Self::untrained(Constants::load(folder)?, &Seed::new(0));
         fill(&policy.parameters(), &read_tensors(&folder.join(WEIGHTS))?, "")?;
         Ok(policy)
     }
@@ -109,6 +106,25 @@ impl Policy {
     }
 }
 
+impl Constants {
+    /// Reads the constants of a policy that [`Policy::save`] wrote.
+    pub fn load(folder: &Path) -> Result<Self> {
+        let path = folder.join(CONSTANTS);
+        let text = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        serde_json::from_slice(&text).with_context(|| format!("{} is not a policy", path.display()))
+    }
+}
+
+/// A range as numbers, with NaN for no range.
+fn range_as_numbers(constants: Option<&Constants>) -> [f64; 2] {
+    constants.and_then(|constants| constants.improvement_range).unwrap_or([f64::NAN; 2])
+}
+
+/// Reads the result of [`range_as_numbers`].
+fn range_of_numbers([low, high]: [f64; 2]) -> Option<[f64; 2]> {
+    Some([low, high]).filter(|range| range.iter().all(|number| !number.is_nan()))
+}
+
 impl PolicyTraining {
     /// Writes all numbers on which the next rounds depend into one file. After a kill, a training that
     /// [`PolicyTraining::load`] reads from this file gives the same bytes as an uninterrupted one.
@@ -119,10 +135,16 @@ impl PolicyTraining {
             tensors.extend(best.parameters().into_iter().map(|(name, weight)| (format!("best.{name}"), weight)));
             best_scale = best.constants.performance_scale;
         }
+        if let Some(average) = &self.average {
+            tensors.extend(average.parameters().into_iter().map(|(name, weight)| (format!("average.{name}"), weight)));
+        }
+        let [low, high] = range_as_numbers(Some(&self.policy.constants));
+        let [best_low, best_high] = range_as_numbers(self.best.as_ref().map(|best| &best.constants));
         tensors.extend(self.actor.tensors("actor."));
         tensors.extend(self.critic.tensors("critic."));
         tensors.push(("step_baseline".to_owned(), self.step_baseline.tensor()));
         tensors.push(("contributions".to_owned(), self.contributions.tensor()));
+        tensors.push(("effects".to_owned(), self.effects.tensor()));
         let numbers = [
             self.rounds_done as f64,
             f64::from(self.actor.steps()),
@@ -133,6 +155,11 @@ impl PolicyTraining {
             self.reward_sums.count,
             self.reward_sums.sum,
             self.reward_sums.squares,
+            self.averaged as f64,
+            low,
+            high,
+            best_low,
+            best_high,
         ];
         tensors.push(("numbers".to_owned(), Tensor::from_slice(&numbers)));
         write_tensors(path, &tensors)
@@ -144,23 +171,33 @@ impl PolicyTraining {
         let named = |name: &str| stored.get(name).with_context(|| format!("{} has no tensor `{name}`", path.display()));
         let mut training = Self::new(candidates, config, seed)?;
         let numbers: Vec<f64> = Vec::try_from(named("numbers")?)?;
-        let [rounds, actor, critic, best, best_scale, scale, count, sum, squares] = <[f64; 9]>::try_from(numbers)
-            .map_err(|_| Problem::new(format!("the tensor `numbers` in {} is not [9]", path.display())))?;
+        let [numbers @ .., averaged, low, high, best_low, best_high] = <[f64; 14]>::try_from(numbers)
+            .map_err(|_| Problem::new(format!("the tensor `numbers` in {} is not [14]", path.display())))?;
+        let [rounds, actor, critic, best, best_scale, scale, count, sum, squares] = numbers;
         training.policy.constants.performance_scale = scale;
+        training.policy.constants.improvement_range = range_of_numbers([low, high]);
         fill(&training.policy.parameters(), &stored, "")?;
         fill(&training.actor.tensors("actor."), &stored, "")?;
         fill(&training.critic.tensors("critic."), &stored, "")?;
         training.actor.set_steps(actor as i32);
         training.critic.set_steps(critic as i32);
-        if best.is_finite() {
+        if stored.keys().any(|name| name.starts_with("best.")) {
             let mut policy = training.policy.duplicate()?;
             policy.constants.performance_scale = best_scale;
+            policy.constants.improvement_range = range_of_numbers([best_low, best_high]);
             fill(&policy.parameters(), &stored, "best.")?;
             training.best = Some(policy);
+        }
+        training.averaged = averaged as usize;
+        if training.averaged > 0 {
+            let average = training.policy.duplicate()?;
+            fill(&average.parameters(), &stored, "average.")?;
+            training.average = Some(average);
         }
         training.best_late_performance = best;
         training.step_baseline = StepBaseline::from_tensor(named("step_baseline")?)?;
         training.contributions = Contributions::from_tensor(named("contributions")?)?;
+        training.effects = EffectRegression::from_tensor(named("effects")?)?;
         training.reward_sums = RewardSums { count, sum, squares };
         training.rounds_done = rounds as usize;
         Ok(training)

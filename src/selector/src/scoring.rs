@@ -3,7 +3,8 @@
 //!
 //! [`Scoring::act`] draws a batch. [`Scoring::replay`] computes the log-probabilities of recorded batches, many at once
 //! and with gradients. Both use the same logits ([`Scoring::cluster_logits`], [`Scoring::candidate_logits`]) and the
-//! same log-probabilities ([`plackett_luce`]), so that PPO's ratio is 1 until the weights change.
+//! same log-probabilities ([`plackett_luce`], [`shares_then_plackett_luce`]), so that PPO's ratio is 1 until the weights
+//! change.
 //!
 //! A *set* holds the candidates that compete in one softmax: the candidates of a cluster, or the whole pool in the form
 //! `flat`. The form `hierarchical` has two *levels* of draws: first clusters, then candidates of each drawn cluster.
@@ -14,14 +15,17 @@ use std::ops::Range;
 
 use tch::{Kind as TensorKind, Tensor};
 
-use super::network::{STAGE_PART_WIDTH, Scorer};
-use super::policy::{Policy, budgets};
-use super::sampling::{DrawMode, entropy, plackett_luce};
+use super::network::STAGE_PART_WIDTH;
+use super::policy::{Policy, budgets, filled, shares};
+use super::sampling::{DrawMode, entropy, plackett_luce, shares_then_plackett_luce};
+use super::scorer::Scorer;
 use super::state::{Candidates, State};
 use raisin_base::error::Result;
 use raisin_settings::ppo::PolicyForm;
 
-/// The draws from one softmax, without replacement: of candidates of a set, or of clusters.
+/// The draws from one softmax: of candidates of a set, without replacement, or of clusters. Each share of a batch draws
+/// its cluster with replacement. If the drawn clusters have too few candidates, more clusters follow without
+/// replacement.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Picks {
     /// The number of the set of the candidates. Not used for clusters: 0.
@@ -35,20 +39,71 @@ pub struct Picks {
 }
 
 impl Picks {
-    /// Records draws by the logits `[1, n]`.
+    /// Records draws of candidates by the logits `[1, n]`.
     fn new(set: usize, drawn: Vec<usize>, logits: &Tensor) -> Result<Self> {
-        let index: Vec<i64> = drawn.iter().map(|&drawn| drawn as i64).collect();
-        let scores = logits.gather(1, &Tensor::from_slice(&index).unsqueeze(0), false).squeeze_dim(0);
-        let mut picks = Self { set, drawn, scores: Vec::try_from(scores)?, log_probs: Vec::new() };
+        let mut picks = Self { set, scores: scores_of(&drawn, logits)?, drawn, log_probs: Vec::new() };
         picks.log_probs = Vec::try_from(log_probs(logits, &[&picks]).squeeze_dim(0))?;
         Ok(picks)
+    }
+
+    /// Records draws of clusters by the logits `[1, C]`: first one for each share.
+    fn of_clusters(drawn: Vec<usize>, shares: usize, logits: &Tensor) -> Result<Self> {
+        let log_probs = Vec::try_from(shares_then_plackett_luce(logits, &drawn, shares))?;
+        Ok(Self { set: 0, scores: scores_of(&drawn, logits)?, drawn, log_probs })
+    }
+}
+
+fn scores_of(drawn: &[usize], logits: &Tensor) -> Result<Vec<f32>> {
+    let index: Vec<i64> = drawn.iter().map(|&drawn| drawn as i64).collect();
+    Ok(Vec::try_from(logits.gather(1, &Tensor::from_slice(&index).unsqueeze(0), false).squeeze_dim(0))?)
+}
+
+/// The number of shares of a batch, each of which draws a cluster.
+fn share_count(policy: &Policy, batch_size: usize) -> usize {
+    policy.constants.clusters_per_step.clamp(1, batch_size.max(1))
+}
+
+/// The clusters of a batch.
+struct DrawnClusters {
+    /// A cluster for each share, then the clusters that fill what the former lack.
+    drawn: Vec<usize>,
+    /// Each drawn cluster once, with the number of its candidates in the batch.
+    quotas: Vec<(usize, usize)>,
+}
+
+impl DrawnClusters {
+    /// Draws a cluster for each share of the batch, with replacement. If the drawn clusters have too few candidates,
+    /// the other clusters follow, in the order of a draw without replacement, until the batch is full.
+    fn draw(scores: &[f32], sizes: &[usize], batch_size: usize, count: usize, mode: &mut DrawMode) -> Self {
+        let mut drawn = mode.repeated_indices(scores, count);
+        let (mut sets, mut wanted): (Vec<usize>, Vec<usize>) = (Vec::new(), Vec::new());
+        for (&set, share) in drawn.iter().zip(shares(batch_size, count)) {
+            if let Some(place) = sets.iter().position(|known| *known == set) {
+                wanted[place] += share;
+            } else {
+                sets.push(set);
+                wanted.push(share);
+            }
+        }
+        let among_drawn = sets.len();
+        if sets.iter().map(|&set| sizes[set]).sum::<usize>() < batch_size {
+            let others: Vec<usize> = (0..sizes.len()).filter(|set| !sets.contains(set)).collect();
+            let scores: Vec<f32> = others.iter().map(|&set| scores[set]).collect();
+            sets.extend(mode.indices(&scores, others.len()).into_iter().map(|place| others[place]));
+            wanted.resize(sets.len(), 0);
+        }
+        let sizes: Vec<usize> = sets.iter().map(|&set| sizes[set]).collect();
+        let budgets = filled(&wanted, &sizes, batch_size);
+        let quotas: Vec<(usize, usize)> = sets.into_iter().zip(budgets).filter(|(_, budget)| *budget > 0).collect();
+        drawn.extend(quotas[among_drawn..].iter().map(|(set, _)| *set));
+        Self { drawn, quotas }
     }
 }
 
 /// A batch D_t with the draws that gave it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DrawnBatch {
-    /// The clusters that fill the batch; hierarchical form only.
+    /// The clusters that fill the batch; hierarchical form only. The cluster of several shares is there several times.
     pub cluster_picks: Option<Picks>,
     /// For each set that gives candidates to the batch, the candidates from this set.
     pub candidate_picks: Vec<Picks>,
@@ -98,15 +153,28 @@ pub struct Scoring {
     /// The static part of the first layer of each cluster, from the mean state of its candidates; hierarchical form
     /// only: `[C, H]`.
     clusters_fixed: Option<Tensor>,
+    /// The prior's part of the score of each candidate: `[N]`; `None` without a prior.
+    candidates_prior: Option<Tensor>,
+    /// The mean of this part over each set: `[C]`.
+    clusters_prior: Option<Tensor>,
 }
 
 impl Scoring {
     /// Gradients flow back to the weights of the policy.
     pub fn new(policy: &Policy, candidates: &Candidates) -> Self {
         let sets = policy.sets(candidates);
-        let fixed_of_clusters = |scorer: &Scorer| scorer.fixed_part(&set_means(&candidates.state, &sets));
+        let clusters: Vec<i64> = candidates.clusters.iter().map(|&cluster| i64::from(cluster)).collect();
+        let fixed_of_clusters = |scorer: &Scorer| {
+            let of_sets: Vec<i64> = sets.iter().map(|set| clusters[set.start]).collect();
+            scorer.fixed_part(&set_means(&candidates.state, &sets), &Tensor::from_slice(&of_sets))
+        };
         let clusters_fixed = policy.clusters.as_ref().map(fixed_of_clusters);
-        Self { candidates_fixed: policy.candidates.fixed_part(&candidates.state), clusters_fixed, sets }
+        let prior = policy.constants.prior.as_ref().zip(candidates.prior.as_ref());
+        let candidates_prior = prior.map(|(prior, column)| column * prior.weight); // [N]
+        let clusters_prior =
+            candidates_prior.as_ref().map(|prior| set_means(&prior.unsqueeze(1), &sets).squeeze_dim(1));
+        let candidates_fixed = policy.candidates.fixed_part(&candidates.state, &Tensor::from_slice(&clusters));
+        Self { candidates_fixed, clusters_fixed, candidates_prior, clusters_prior, sets }
     }
 
     pub fn without_gradients(policy: &Policy, candidates: &Candidates) -> Self {
@@ -123,6 +191,8 @@ impl Scoring {
             sets: self.sets.clone(),
             candidates_fixed: leaf(&self.candidates_fixed),
             clusters_fixed: self.clusters_fixed.as_ref().map(leaf),
+            candidates_prior: self.candidates_prior.as_ref().map(Tensor::shallow_clone),
+            clusters_prior: self.clusters_prior.as_ref().map(Tensor::shallow_clone),
         }
     }
 
@@ -146,18 +216,30 @@ impl Scoring {
         };
         let counts: Vec<f32> = states.iter().flat_map(mean_counts).collect();
         let counts = Tensor::from_slice(&counts).view([states.len() as i64, -1]); // [states, C]
-        Some(scorer.scores(fixed, &stages(states), &policy.counts_or_zeros(&counts)))
+        let scores = scorer.scores(fixed, &stages(states), &policy.counts_or_zeros(&counts));
+        Some(match &self.clusters_prior {
+            Some(prior) => scores + prior,
+            None => scores,
+        })
     }
 
-    /// Logits of the n candidates of a set in some states: `[states, n]`. The reuse penalty is subtracted once for each
-    /// earlier selection of the candidate.
+    /// Logits of the n candidates of a set in some states: `[states, n]`: the learned score plus the prior, times the
+    /// factor of [`Policy::aimed_candidates`]. The reuse penalty is subtracted once for each earlier selection of the candidate.
     fn candidate_logits(&self, policy: &Policy, set: usize, states: &[State]) -> Tensor {
         let range = &self.sets[set];
         let fixed = self.candidates_fixed.narrow(0, range.start as i64, range.len() as i64); // [n, H]
         let counts: Vec<f32> = states.iter().flat_map(|state| state.history.counts(range, state.step)).collect();
         let counts = Tensor::from_slice(&counts).view([states.len() as i64, range.len() as i64]); // [states, n]
-        policy.candidates.scores(&fixed, &stages(states), &policy.counts_or_zeros(&counts))
-            - counts * policy.constants.reuse_penalty
+        let mut scores = policy.candidates.scores(&fixed, &stages(states), &policy.counts_or_zeros(&counts));
+        if let Some(prior) = &self.candidates_prior {
+            scores = scores + prior.narrow(0, range.start as i64, range.len() as i64);
+        }
+        let factor = |(row, state): (i64, &State)| match policy.aimed_candidates(state.draws) {
+            Some(aim) => scaling_factor(&scores.get(row), aim) as f32,
+            None => 1.0,
+        };
+        let factors: Vec<f32> = (0..).zip(states).map(factor).collect();
+        scores * Tensor::from_slice(&factors).unsqueeze(1) - counts * policy.constants.reuse_penalty
     }
 
     /// Draws the next batch. The caller adds the batch to the history
@@ -174,12 +256,10 @@ impl Scoring {
         let quotas: Vec<(usize, usize)> = if let Some(logits) = self.cluster_logits(policy, &[state]) {
             summaries.push(score_summary(&logits));
             let scores: Vec<f32> = Vec::try_from(logits.squeeze_dim(0))?;
-            let order = mode.indices(&scores, sizes.len());
-            let sizes_in_order: Vec<usize> = order.iter().map(|&set| sizes[set]).collect();
-            let budgets = budgets(&sizes_in_order, batch_size, policy.constants.clusters_per_step);
-            let quotas: Vec<_> = order.into_iter().zip(budgets).filter(|(_, budget)| *budget > 0).collect();
-            cluster_picks = Some(Picks::new(0, quotas.iter().map(|(set, _)| *set).collect(), &logits)?);
-            quotas
+            let count = share_count(policy, batch_size);
+            let clusters = DrawnClusters::draw(&scores, &sizes, batch_size, count, &mut mode);
+            cluster_picks = Some(Picks::of_clusters(clusters.drawn, count, &logits)?);
+            clusters.quotas
         } else {
             let budgets = budgets(&sizes, batch_size, sizes.len());
             budgets.into_iter().enumerate().filter(|(_, budget)| *budget > 0).collect()
@@ -194,6 +274,44 @@ impl Scoring {
             candidate_picks.push(Picks::new(set, mode.indices(&scores, budget), &logits)?);
         }
         Ok(DrawnBatch { cluster_picks, candidate_picks, pooled: self.pooled(state, &summaries) })
+    }
+
+    /// For each draw of a batch, at each [level](DrawnBatch::levels): the value of what was drawn minus the expectation
+    /// of this value under the policy, in the softmax from which it was drawn. `values` has a number for each position:
+    /// `[N]` f64. The value of a drawn cluster is the mean value of the candidates that were drawn from it.
+    ///
+    /// So a draw is compared with the draws that the policy could have made instead. The values of the other sets of
+    /// the batch do not matter.
+    pub fn centred(
+        &self,
+        policy: &Policy,
+        state: State,
+        action: &DrawnBatch,
+        values: &Tensor,
+    ) -> Result<[Vec<f64>; 2]> {
+        let of_set = |set: usize| {
+            let range = &self.sets[set];
+            values.narrow(0, range.start as i64, range.len() as i64) // [n]
+        };
+        let expected = |set: usize| expectation(&self.candidate_logits(policy, set, &[state]), &of_set(set));
+        tch::no_grad(|| {
+            let mut drawn_values: BTreeMap<usize, f64> = BTreeMap::new();
+            let mut candidates = Vec::new();
+            for picks in &action.candidate_picks {
+                let index: Vec<i64> = picks.drawn.iter().map(|&drawn| drawn as i64).collect();
+                let drawn: Vec<f64> = Vec::try_from(of_set(picks.set).index_select(0, &Tensor::from_slice(&index)))?;
+                drawn_values.insert(picks.set, drawn.iter().sum::<f64>() / drawn.len().max(1) as f64);
+                let expected = expected(picks.set);
+                candidates.extend(drawn.iter().map(|value| value - expected));
+            }
+            let mut clusters = Vec::new();
+            if let (Some(picks), Some(logits)) = (&action.cluster_picks, self.cluster_logits(policy, &[state])) {
+                let of_clusters: Vec<f64> = (0..self.sets.len()).map(expected).collect(); // [C]
+                let expected = expectation(&logits, &Tensor::from_slice(&of_clusters));
+                clusters.extend(picks.drawn.iter().map(|set| drawn_values.get(set).map_or(0.0, |it| it - expected)));
+            }
+            Ok([clusters, candidates])
+        })
     }
 
     /// The positions of the drawn candidates, in the order of the slots: `[B]`.
@@ -214,9 +332,11 @@ impl Scoring {
         let cluster_log_probs = self.cluster_logits(policy, states).map(|logits| {
             slot_entropy = &slot_entropy + entropy(&logits);
             let picked = (0..).zip(actions).filter_map(|(batch, action)| Some((batch, action.cluster_picks.as_ref()?)));
-            let log_probs: Vec<Tensor> =
-                picked.map(|(batch, picks)| log_probs(&logits.narrow(0, batch, 1), &[picks]).view([-1])).collect();
-            Tensor::cat(&log_probs, 0)
+            let log_probs = |(batch, picks): (i64, &Picks)| {
+                let shares = share_count(policy, actions[batch as usize].draws()[1]);
+                shares_then_plackett_luce(&logits.narrow(0, batch, 1), &picks.drawn, shares)
+            };
+            Tensor::cat(&picked.map(log_probs).collect::<Vec<Tensor>>(), 0)
         });
 
         // Batches with equally many draws from the same set form a group, which is scored at once.
@@ -276,6 +396,33 @@ impl Scoring {
     }
 }
 
+/// The largest factor of [`scaling_factor`].
+const LARGEST_FACTOR: f64 = 8.0;
+
+/// The factor from 0 to [`LARGEST_FACTOR`] by which the scores `[n]` are multiplied, so that exp(entropy) of their softmax
+/// is `aim`. If even the largest factor leaves more effective candidates, the largest factor. The entropy falls with the
+/// factor, so that halving an interval finds the factor.
+fn scaling_factor(scores: &Tensor, aim: f64) -> f64 {
+    let scores: Vec<f32> = Vec::try_from(scores.detach().contiguous()).unwrap_or_default();
+    let highest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let below: Vec<f64> = scores.iter().map(|&score| f64::from(score - highest)).collect();
+    let effective = |factor: f64| {
+        let (mut sum, mut weighted) = (0.0, 0.0);
+        for &score in &below {
+            let weight = (factor * score).exp();
+            sum += weight;
+            weighted += weight * factor * score;
+        }
+        (sum.ln() - weighted / sum).exp()
+    };
+    let (mut low, mut high) = (0.0, LARGEST_FACTOR);
+    for _ in 0..40 {
+        let middle = f64::midpoint(low, high);
+        if effective(middle) > aim { low = middle } else { high = middle }
+    }
+    f64::midpoint(low, high)
+}
+
 /// Mean of the static state over each set: `[N, F]` -> `[C, F]`.
 fn set_means(state: &Tensor, sets: &[Range<usize>]) -> Tensor {
     let rows = |set: &Range<usize>| state.narrow(0, set.start as i64, set.len() as i64); // [n, F]
@@ -295,6 +442,11 @@ fn log_probs(logits: &Tensor, picks: &[&Picks]) -> Tensor {
     plackett_luce(logits, &Tensor::from_slice(&drawn).view([picks.len() as i64, -1]))
 }
 
+/// The mean of values `[n]`, f64, weighted by the softmax of logits `[1, n]`.
+fn expectation(logits: &Tensor, values: &Tensor) -> f64 {
+    logits.to_kind(TensorKind::Double).softmax(1, None).squeeze_dim(0).dot(values).double_value(&[])
+}
+
 /// Of logits `[1, n]`: the mean, the standard deviation, the largest logit minus the mean, and the entropy divided by
 /// the largest possible entropy ln n.
 fn score_summary(logits: &Tensor) -> [f32; 4] {
@@ -305,3 +457,6 @@ fn score_summary(logits: &Tensor) -> [f32; 4] {
     let relative_entropy = if n > 1 { entropy(logits).double_value(&[0]) / (n as f64).ln() } else { 1.0 };
     [mean as f32, deviation as f32, lead as f32, relative_entropy as f32]
 }
+
+#[cfg(test)]
+mod tests;

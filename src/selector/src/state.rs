@@ -26,6 +26,8 @@ pub struct Candidates {
     pub state: Tensor,
     /// Names of the F columns, such as `difficulty.response_tokens` or `semantic.07`.
     pub columns: Vec<String>,
+    /// The column of the prior, which the policy need not read otherwise: `[N]`; see [`Self::with_prior`].
+    pub prior: Option<Tensor>,
 }
 
 impl Candidates {
@@ -56,10 +58,19 @@ impl Candidates {
             .collect();
         let sorted: Vec<f32> = order.iter().flat_map(|&row| &state[row * width..(row + 1) * width]).copied().collect();
         let state = Tensor::from_slice(&sorted).view([ids.len() as i64, width as i64]);
-        Ok(Self { ids: order.iter().map(|&row| ids[row]).collect(), clusters, ranges, state, columns })
+        let ids = order.iter().map(|&row| ids[row]).collect();
+        Ok(Self { ids, clusters, ranges, state, columns, prior: None })
     }
 
-    /// The candidates with only these columns of their state, in this order.
+    /// The candidates with this column of their state as the prior. Without such a column, there is no prior.
+    #[must_use]
+    pub fn with_prior(mut self, column: &str) -> Self {
+        let place = self.columns.iter().position(|name| name == column);
+        self.prior = place.map(|place| self.state.select(1, place as i64).copy());
+        self
+    }
+
+    /// The candidates with only these columns of their state, in this order. Call [`Self::with_prior`] before.
     ///
     /// # Errors
     /// A column is missing: the candidates come from another `clusters` stage than the columns.
@@ -162,4 +173,6 @@ pub struct State<'a> {
     pub history: &'a SelectionHistory,
     /// t
     pub step: usize,
+    /// T B: the number of draws of the whole training.
+    pub draws: usize,
 }

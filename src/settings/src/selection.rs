@@ -22,6 +22,22 @@ pub enum SelectionMethod {
     Perplexity,
     /// An external score; the highest come first.
     Scores,
+    /// A column of the static state, which `select.column` names; the highest come first.
+    Column,
+    /// The candidates whose loss falls most, as a share, when the model trains on the validation examples: the column
+    /// `influence.relative_drop` of the state.
+    #[serde(rename = "warm-loss")]
+    WarmLoss,
+    /// The candidates whose gradient agrees most with the gradient of a validation example: the column
+    /// `influence.alignment` of the state.
+    Less,
+    /// A bandit (EXP3) over the clusters. A cluster is rewarded for the progress of its losses in training; its rows with
+    /// the highest losses come first.
+    Bandit,
+    /// In each step, twice as many candidates as the batch needs are drawn at random. The batch is chosen among them by
+    /// gradients: how much a row lowers the loss of validation examples, minus what it has in common with the rows that
+    /// are already chosen.
+    Greats,
     /// The candidates are sorted by loss and divided into as many buckets as there are steps, from easy to hard.
     Sspl,
     /// The candidates nearest to the validation examples, by the cosine of position-weighted mean hidden states. The
@@ -43,10 +59,41 @@ impl SelectionMethod {
             Self::Ifd => "ifd",
             Self::Perplexity => "perplexity",
             Self::Scores => "scores",
+            Self::Column => "column",
+            Self::WarmLoss => "warm-loss",
+            Self::Less => "less",
+            Self::Bandit => "bandit",
+            Self::Greats => "greats",
             Self::Sspl => "sspl",
             Self::Rds => "rds",
             Self::Validation => "validation",
             Self::Oracle => "oracle",
+        }
+    }
+
+    /// The column of the static state by which the method orders. `named` is `select.column`.
+    pub fn state_column(self, named: &str) -> Option<&str> {
+        match self {
+            Self::Column => Some(named),
+            Self::WarmLoss => Some("influence.relative_drop"),
+            Self::Less => Some("influence.alignment"),
+            _ => None,
+        }
+    }
+
+    /// Whether the method serves the candidates in the order of a fixed score, the best first.
+    pub fn has_score_order(self) -> bool {
+        match self {
+            Self::Length | Self::Ifd | Self::Scores | Self::Column | Self::WarmLoss | Self::Less | Self::Rds => true,
+            Self::Raise
+            | Self::Random
+            | Self::Full
+            | Self::Perplexity
+            | Self::Bandit
+            | Self::Greats
+            | Self::Sspl
+            | Self::Validation
+            | Self::Oracle => false,
         }
     }
 }

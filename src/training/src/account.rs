@@ -53,6 +53,8 @@ pub struct Account {
     pub train: CostCounter,
     /// Measurements of the performance.
     pub evaluation: CostCounter,
+    /// Measurements of the effects of rows.
+    pub effects: CostCounter,
     pub phases: Phases,
 }
 
@@ -61,6 +63,7 @@ pub struct Account {
 pub(super) struct Together {
     pub train: PhaseUse,
     pub evaluation: PhaseUse,
+    pub effects: PhaseUse,
 }
 
 impl Account {
@@ -71,12 +74,14 @@ impl Account {
         for account in accounts {
             all.train.add_counts(&account.train);
             all.evaluation.add_counts(&account.evaluation);
+            all.effects.add_counts(&account.effects);
             let mut of_one = account.phases;
             for (sum, one) in all.phases.each().into_iter().zip(of_one.each()) {
                 sum.time += one.time;
             }
         }
         (all.train.time, all.evaluation.time) = (together.train.time, together.evaluation.time);
+        (all.effects.time, all.effects.peak_bytes) = (together.effects.time, together.effects.peak_bytes);
         all.train.peak_bytes = together.train.peak_bytes;
         all.evaluation.peak_bytes = together.evaluation.peak_bytes;
         let taken: Duration = all.phases.each().iter().map(|phase| phase.time).sum();
@@ -98,6 +103,7 @@ mod tests {
         let one = Account {
             train: CostCounter { time: seconds(8), tokens: 10, supervised_tokens: 4, flops: 2.0, peak_bytes: 0 },
             evaluation: CostCounter { time: seconds(1), tokens: 3, ..CostCounter::default() },
+            effects: CostCounter { time: seconds(1), tokens: 5, ..CostCounter::default() },
             phases: Phases {
                 forward: PhaseUse { time: seconds(2), peak_bytes: 0 },
                 backward: PhaseUse { time: seconds(5), peak_bytes: 0 },
@@ -107,10 +113,12 @@ mod tests {
         let together = Together {
             train: PhaseUse { time: seconds(8), peak_bytes: 700 },
             evaluation: PhaseUse { time: seconds(1), peak_bytes: 500 },
+            effects: PhaseUse { time: seconds(2), peak_bytes: 300 },
         };
         let all = Account::of_all(&[one, one], &together);
         assert_eq!((all.train.tokens, all.train.supervised_tokens, all.train.time), (20, 8, seconds(8)));
         assert_eq!((all.evaluation.tokens, all.evaluation.peak_bytes), (6, 500));
+        assert_eq!((all.effects.tokens, all.effects.time, all.effects.peak_bytes), (10, seconds(2), 300));
         assert_eq!(all.phases.backward, PhaseUse { time: seconds(5), peak_bytes: 700 });
         assert_eq!(Account::of_all(&[Account::default()], &Together::default()), Account::default());
     }

@@ -83,6 +83,28 @@ impl AdamW {
         Ok(())
     }
 
+    /// The direction of the next update on these gradients, without momentum and per unit of the learning rate:
+    /// g / (sqrt(v / correction) + epsilon), where v are the second moments after they have absorbed g. The state does
+    /// not change. `lanes` has the gradient of each lane in pieces, as in [`Self::step`]. The result is `[P]`.
+    pub fn direction(&self, lanes: &[Vec<Tensor>]) -> Result<Tensor> {
+        let AdamWConfig { beta2, epsilon, .. } = self.config;
+        let correction = 1.0 - beta2.powf(self.steps as f64 + 1.0);
+        no_grad(|| {
+            let pieces = lanes.iter().flatten().map(|piece| piece.f_view([-1])).collect::<Result<Vec<_>, _>>()?;
+            let gradient = Tensor::f_cat(&pieces, 0)?;
+            ensure!(
+                gradient.numel() == self.second.numel(),
+                "the gradient has {} numbers, but {} numbers are trained",
+                gradient.numel(),
+                self.second.numel()
+            );
+            let second =
+                self.second.f_detach()?.f_mul_scalar(beta2)?.f_add(&gradient.f_square()?.f_mul_scalar(1.0 - beta2)?)?;
+            let roots = second.f_div_scalar(correction)?.f_sqrt()?.f_add_scalar(epsilon)?;
+            Ok(gradient.f_div(&roots)?)
+        })
+    }
+
     /// The constants of the present update.
     fn constants(&self, factor: f64, learning_rate: f64) -> AdamWStep {
         let AdamWConfig { beta1, beta2, epsilon, weight_decay } = self.config;

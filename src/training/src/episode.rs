@@ -215,6 +215,18 @@ impl Ensemble for Episodes {
         Ok(outcomes.iter().map(StepOutcome::report).collect())
     }
 
+    fn effects(&mut self, rows: &[Vec<u32>]) -> Result<Vec<Vec<f64>>> {
+        ensure!(rows.len() == self.episodes(), "{} sets of rows for {} episodes", rows.len(), self.episodes());
+        let effects = |first: usize, group: &mut EpisodeGroup, pool: &TrainingPool| -> Result<Vec<Vec<f64>>> {
+            let of_group = &rows[first..first + group.trainer.lanes()];
+            let rows = of_group.iter().map(|ids| pool.rows(ids)).collect::<Result<Vec<_>>>()?;
+            let rows: Vec<TrainingRows<'_>> =
+                rows.iter().map(|(sequences, states)| TrainingRows { sequences, states: states.as_deref() }).collect();
+            group.trainer.effects(&group.validation, &rows)
+        };
+        self.each(effects, |together| &mut together.effects)
+    }
+
     fn performances(&mut self) -> Result<Vec<f64>> {
         self.each(|_, group, _| group.trainer.performances(&group.validation), |together| &mut together.evaluation)
     }

@@ -11,12 +11,19 @@ use raisin_lm::proxy::PrefixStates;
 pub struct TrainingPool {
     sequences: Vec<Option<Sequence>>,
     states: Option<PrefixStates>,
+    /// Whether the rows are the validation examples of the proxy, and not its pool.
+    are_examples: bool,
 }
 
 impl TrainingPool {
     /// `states` are the hidden states that a frozen prefix computed for the same rows.
     pub fn new(sequences: Vec<Option<Sequence>>, states: Option<PrefixStates>) -> Self {
-        Self { sequences, states }
+        Self { sequences, states, are_examples: false }
+    }
+
+    /// The validation examples of a task as rows to train on. `states` are those of a proxy that was made for the task.
+    pub fn of_examples(sequences: Vec<Option<Sequence>>, states: Option<PrefixStates>) -> Self {
+        Self { sequences, states, are_examples: true }
     }
 
     /// The number of rows with or without a sequence.
@@ -52,6 +59,9 @@ impl TrainingPool {
             .collect::<Result<Vec<_>>>()?;
         let Some(cached) = &self.states else { return Ok((sequences, None)) };
         let states = ids.iter().zip(&sequences).map(|(&id, sequence)| {
+            if self.are_examples {
+                return cached.example(id, sequence);
+            }
             cached.check(id, sequence)?;
             cached.rows(&[id])
         });

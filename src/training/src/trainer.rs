@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
-use tch::{Tensor, no_grad};
+use tch::{Device, Tensor, no_grad};
 
 use super::account::{Account, Phases};
 use super::adamw::{AdamW, AdamWConfig, AdamWState};
@@ -98,11 +98,11 @@ pub struct TrainingRows<'a> {
 pub struct Trainer {
     pub model: Model,
     pub config: TrainerConfig,
-    optimizer: AdamW,
+    pub(super) optimizer: AdamW,
     step: usize,
     /// The number of layers of a frozen prefix. Each pass then starts from the cached states of the prefix.
-    prefix_layers: Option<usize>,
-    account: Account,
+    pub(super) prefix_layers: Option<usize>,
+    pub(super) account: Account,
     /// Whether other trainers of this process work at the same time. Then the memory of a phase cannot be measured.
     pub(super) is_beside_others: bool,
 }
@@ -136,17 +136,19 @@ struct Counters {
 }
 
 /// The batch of one lane, the longest rows first.
-struct Sorted<'a> {
+pub(super) struct Sorted<'a> {
+    /// The places of the rows in the order of the caller.
+    order: Vec<usize>,
     sequences: Vec<&'a Sequence>,
     states: Option<Vec<&'a Tensor>>,
     /// The tokens of each row.
-    lengths: Vec<usize>,
+    pub lengths: Vec<usize>,
     /// The supervised tokens of all rows.
-    supervised: usize,
+    pub supervised: usize,
 }
 
 impl<'a> Sorted<'a> {
-    fn of(rows: &TrainingRows<'a>) -> Self {
+    pub fn of(rows: &TrainingRows<'a>) -> Self {
         let lengths: Vec<usize> = rows.sequences.iter().map(|sequence| sequence.tokens.len()).collect();
         let order = longest_first(&lengths);
         Self {
@@ -154,8 +156,31 @@ impl<'a> Sorted<'a> {
             states: rows.states.map(|states| order.iter().map(|&row| &states[row]).collect()),
             lengths: order.iter().map(|&row| lengths[row]).collect(),
             supervised: rows.sequences.iter().map(|sequence| sequence.supervised_tokens()).sum(),
+            order,
         }
     }
+
+    /// Numbers of the sorted rows, in the order of the caller.
+    pub fn unsorted(&self, sorted: &[f64]) -> Vec<f64> {
+        let mut numbers = vec![f64::NAN; self.order.len()];
+        self.order.iter().zip(sorted).for_each(|(&place, &number)| numbers[place] = number);
+        numbers
+    }
+}
+
+/// The rows at `ranges` of each lane as one batch, with their cached states if there are any.
+pub(super) fn part_of(
+    lanes: &[Sorted<'_>],
+    ranges: &[Range<usize>],
+    device: Device,
+) -> Result<(Batch, Option<Tensor>)> {
+    let chosen = || lanes.iter().zip(ranges);
+    let sequences: Vec<Vec<&Sequence>> = chosen().map(|(lane, range)| lane.sequences[range.clone()].to_vec()).collect();
+    let states: Vec<&Tensor> = chosen()
+        .flat_map(|(lane, range)| lane.states.iter().flat_map(|states| states[range.clone()].iter().copied()))
+        .collect();
+    let states = if states.is_empty() { None } else { Some(Tensor::f_cat(&states, 0)?) };
+    Ok((Batch::side_by_side(&sequences, device)?, states))
 }
 
 impl Trainer {
@@ -216,8 +241,7 @@ impl Trainer {
                 return Err(diverged(self.step, *loss, *norm));
             }
         }
-        let TrainerConfig { schedule, total_steps, warmup, .. } = self.config;
-        let learning_rate = self.config.learning_rate * schedule.at(self.step, total_steps, warmup);
+        let learning_rate = self.next_learning_rate();
         let parts = gradient.by_episode(lanes.len())?;
         let clipped: Vec<(&[Tensor], f64)> =
             parts.iter().zip(&norms).map(|(part, norm)| (part.as_slice(), self.clip_factor(*norm))).collect();
@@ -235,6 +259,12 @@ impl Trainer {
         Ok(outcomes)
     }
 
+    /// The learning rate of the next step.
+    pub fn next_learning_rate(&self) -> f64 {
+        let TrainerConfig { learning_rate, schedule, total_steps, warmup, .. } = self.config;
+        learning_rate * schedule.at(self.step, total_steps, warmup)
+    }
+
     /// The factor for a gradient of this norm, by the formula of `torch.nn.utils.clip_grad_norm_`.
     fn clip_factor(&self, norm: f64) -> f64 {
         let clip_norm = self.config.clip_norm;
@@ -243,7 +273,7 @@ impl Trainer {
 
     /// The mean loss of each lane, and the gradient of the sum of these losses, computed in as many parts as the memory
     /// requires.
-    fn loss_and_gradient(&mut self, lanes: &[Sorted<'_>], totals: &[usize]) -> Result<(Vec<f64>, Gradient)> {
+    pub(super) fn loss_and_gradient(&mut self, lanes: &[Sorted<'_>], totals: &[usize]) -> Result<(Vec<f64>, Gradient)> {
         let lengths: Vec<&[usize]> = lanes.iter().map(|lane| lane.lengths.as_slice()).collect();
         let mut losses = vec![0.0; lanes.len()];
         let mut gradient: Option<Gradient> = None;
@@ -274,14 +304,7 @@ impl Trainer {
         phases: &mut Phases,
     ) -> Result<Vec<f64>> {
         let running = self.meter();
-        let chosen = || lanes.iter().zip(ranges);
-        let sequences: Vec<Vec<&Sequence>> =
-            chosen().map(|(lane, range)| lane.sequences[range.clone()].to_vec()).collect();
-        let states: Vec<&Tensor> = chosen()
-            .flat_map(|(lane, range)| lane.states.iter().flat_map(|states| states[range.clone()].iter().copied()))
-            .collect();
-        let batch = Batch::side_by_side(&sequences, self.model.device())?;
-        let states = if states.is_empty() { None } else { Some(Tensor::f_cat(&states, 0)?) };
+        let (batch, states) = part_of(lanes, ranges, self.model.device())?;
         let (losses, gradient) = if self.config.activation_checkpointing {
             let states = self.prefix_layers.zip(states.as_ref());
             let (losses, gradients) = self.model.recomputed_gradient(&batch, states, totals)?;

@@ -38,6 +38,9 @@ struct ValidationBatch {
     halves: OnceCell<Box<[ValidationBatch; 2]>>,
 }
 
+/// A pass over a batch with its cached states.
+pub(super) type PassOfPart<'a> = &'a mut dyn FnMut(&Batch, Option<&Tensor>) -> Result<()>;
+
 /// The sequences of a batch.
 #[derive(Clone)]
 enum Members {
@@ -114,6 +117,17 @@ impl ValidationBatch {
             episodes: Some(episodes),
             halves: OnceCell::new(),
         })
+    }
+
+    /// See [`ValidationSet::run_part`].
+    fn run(&self, run: PassOfPart<'_>) -> Result<()> {
+        match out_of_memory::attempt(&mut || run(&self.batch, self.states.as_ref())) {
+            Err(error) if is_out_of_memory(&error) && self.rows.len() > 1 => {
+                self.halves()?.iter().try_for_each(|half| half.run(run))
+            }
+            Err(error) if is_out_of_memory(&error) => Err(no_room(self.batch.tokens(), &error)),
+            result => result,
+        }
     }
 
     /// The sequences in two batches.
@@ -290,6 +304,17 @@ impl ValidationSet {
             })?;
         }
         Ok(sum / self.supervised_tokens as f64)
+    }
+
+    /// The number of parts; see [`Self::run_part`].
+    pub(super) fn parts(&self) -> usize {
+        self.parts.len()
+    }
+
+    /// Calls `run` with the batch of a part and its cached states. If there is no memory for the part, `run` gets its
+    /// halves, and so on. `run` must change nothing if it fails.
+    pub(super) fn run_part(&self, part: usize, run: PassOfPart<'_>) -> Result<()> {
+        self.parts[part].run(run)
     }
 
     /// Runs the forward pass of a part and calls `run` with the last hidden states. If there is no memory for the part,

@@ -2,15 +2,20 @@
 //! the candidate (docs/method.md, section 2). The features come from a stage of kind `features`. The selector adds the
 //! part of the state that changes during training.
 
+mod columns;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow_array::{Array, ArrayRef, Float32Array, RecordBatch, UInt32Array};
 use arrow_select::take::take_record_batch;
-use serde_json::json;
+use serde_json::{Value, json};
 use tch::Tensor;
 
 use crate::tables::{vector_column, vectors};
-use raisin_base::error::{Error, Problem, Result, anyhow};
+use raisin_base::error::{Context as _, Error, Problem, Result, anyhow};
 use raisin_contract::{Context, Progress};
 use raisin_kinds::clusters::Parameters;
 use raisin_selector::clustering::kmeans::{Clustering, kmeans};
@@ -29,11 +34,18 @@ const DIFFICULTY: [&str; 6] = [
     "difficulty.logp_unconditional_per_token",
 ];
 
+mod similarity;
+
 pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     let folder = context.input("/features")?;
     let all = table::read_columns(&folder.join("features.parquet"), &[&["id"], COMPLETE.as_slice()].concat())?;
     let count = all.num_rows();
-    let rows = complete_rows(all)?;
+    let unconditional = has_second_pass(folder)?;
+    if !unconditional {
+        context.note("the features have no log p(y), so that the state of a candidate has none");
+    }
+    let (all, joined) = columns::join(all, &parameters, context)?;
+    let rows = complete_rows(all, unconditional, &joined)?;
     let excluded = count - rows.num_rows();
     if excluded > 0 {
         context.note(format!("{excluded} of {count} instructions have no complete features and are no candidates"));
@@ -62,7 +74,9 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
         context.note(format!("k-means did not converge in {} iterations", parameters.iterations));
     }
     let semantic = if parameters.whiten { pca.project(embeddings, true) } else { components };
-    let state = StaticState::fuse(&rows, &semantic, dimensions, parameters.whiten)?;
+    let mut more = similarity::columns(folder, &rows, context)?;
+    more.extend(columns::of_state(&rows, joined)?);
+    let state = StaticState::fuse(&rows, &semantic, dimensions, parameters.whiten, unconditional, &more)?;
     context.write_table("clusters", &clusters_table(&rows, &found, &state)?)?;
     context.write_json(
         "constants.json",
@@ -95,7 +109,21 @@ fn progress(context: &Context, phase: &str, done: u64) {
     context.progress(Progress { phase: phase.to_owned(), done, total: 2, unit: "phases".into(), ..Default::default() });
 }
 
-/// The columns that must not be null in the row of a candidate.
+/// Whether the features have log p(y), which a second pass over the responses alone gives.
+fn has_second_pass(features: &Path) -> Result<bool> {
+    let path = features.join("summary.json");
+    let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let summary: Value = serde_json::from_slice(&bytes).with_context(|| format!("{} is no JSON", path.display()))?;
+    summary["unconditional"].as_bool().with_context(|| format!("{} has no `unconditional`", path.display()))
+}
+
+/// Whether a column comes from the second pass.
+fn is_unconditional(column: &str) -> bool {
+    column.contains("unconditional")
+}
+
+/// The columns that must not be null in the row of a candidate. The columns of the second pass may be null without this
+/// pass.
 const COMPLETE: [&str; 6] =
     ["prompt_tokens", "response_tokens", "logp_conditional", "logp_unconditional", "unconditional_tokens", "embedding"];
 
@@ -103,14 +131,23 @@ fn column<'a>(rows: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef> {
     rows.column_by_name(name).ok_or_else(|| anyhow!("the features have no column `{name}`"))
 }
 
-/// The rows without a null in these columns. If all rows are complete, nothing is copied.
-fn complete_rows(all: RecordBatch) -> Result<RecordBatch> {
-    let columns: Vec<&ArrayRef> = COMPLETE.iter().map(|name| column(&all, name)).collect::<Result<_>>()?;
+/// The rows without a null in the columns of the features and in the joined columns. If all rows are complete, nothing
+/// is copied.
+fn complete_rows(all: RecordBatch, unconditional: bool, joined: &[String]) -> Result<RecordBatch> {
+    let needed = COMPLETE.into_iter().filter(|name| unconditional || !is_unconditional(name));
+    let names = needed.chain(joined.iter().map(String::as_str));
+    let columns: Vec<&ArrayRef> = names.map(|name| column(&all, name)).collect::<Result<_>>()?;
     if columns.iter().all(|column| column.null_count() == 0) {
         return Ok(all);
     }
     let complete = (0..all.num_rows() as u32).filter(|&row| columns.iter().all(|column| column.is_valid(row as usize)));
     Ok(take_record_batch(&all, &UInt32Array::from_iter_values(complete))?)
+}
+
+/// A column of the state beside the difficulty part and the semantic part: a number for each candidate.
+struct StateColumn {
+    name: String,
+    values: Vec<f64>,
 }
 
 /// The static state of all candidates.
@@ -123,25 +160,37 @@ struct StaticState {
 }
 
 impl StaticState {
-    /// Joins the difficulty part and the semantic part. Every column has mean 0. The columns of the difficulty part and
-    /// whitened dimensions have variance 1. Dimensions that are not whitened have one common scale, so that their
-    /// proportions stay.
-    fn fuse(rows: &RecordBatch, semantic: &[f32], dimensions: usize, whiten: bool) -> Result<Self> {
+    /// Joins the difficulty part, the semantic part and `more` columns. Every column has mean 0. The columns of the
+    /// difficulty part, `more` columns and whitened dimensions have variance 1. Dimensions that are not whitened have
+    /// one common scale, so that their proportions stay. Without `unconditional`, the difficulty part has no log p(y).
+    fn fuse(
+        rows: &RecordBatch,
+        semantic: &[f32],
+        dimensions: usize,
+        whiten: bool,
+        unconditional: bool,
+        more: &[StateColumn],
+    ) -> Result<Self> {
+        let difficulty: Vec<&str> =
+            DIFFICULTY.into_iter().filter(|name| unconditional || !is_unconditional(name)).collect();
         let prompt: &UInt32Array = table::column(rows, "prompt_tokens")?;
         let response: &UInt32Array = table::column(rows, "response_tokens")?;
         let conditional: &Float32Array = table::column(rows, "logp_conditional")?;
         let alone: &Float32Array = table::column(rows, "logp_unconditional")?;
         let alone_tokens: &UInt32Array = table::column(rows, "unconditional_tokens")?;
-        let columns = DIFFICULTY.iter().map(|&name| name.to_owned());
-        let columns: Vec<String> = columns.chain((0..dimensions).map(|d| format!("semantic.{d:02}"))).collect();
+        let columns = difficulty.iter().map(|&name| name.to_owned());
+        let columns = columns.chain((0..dimensions).map(|d| format!("semantic.{d:02}")));
+        let columns: Vec<String> = columns.chain(more.iter().map(|column| column.name.clone())).collect();
         let mut raw = Vec::with_capacity(rows.num_rows() * columns.len());
         for row in 0..rows.num_rows() {
             let tokens = f64::from(response.value(row));
             let (with, without) = (f64::from(conditional.value(row)), f64::from(alone.value(row)));
             let (prompt, per) = (f64::from(prompt.value(row)), tokens.max(1.0));
             let per_alone = f64::from(alone_tokens.value(row)).max(1.0);
-            raw.extend([prompt.ln_1p(), tokens.ln_1p(), with, without, with / per, without / per_alone]);
+            let of_row = [prompt.ln_1p(), tokens.ln_1p(), with, without, with / per, without / per_alone];
+            raw.extend(DIFFICULTY.iter().zip(of_row).filter(|(name, _)| difficulty.contains(name)).map(|(_, it)| it));
             raw.extend(semantic[row * dimensions..(row + 1) * dimensions].iter().map(|&value| f64::from(value)));
+            raw.extend(more.iter().map(|column| column.values[row]));
         }
         let width = columns.len();
         let n = rows.num_rows().max(1) as f64;
@@ -152,8 +201,9 @@ impl StaticState {
             deviations[place % width] += (value - means[place % width]).powi(2) / n;
         }
         if !whiten {
-            let shared = deviations[DIFFICULTY.len()..].iter().sum::<f64>() / dimensions.max(1) as f64;
-            deviations[DIFFICULTY.len()..].fill(shared);
+            let semantic = &mut deviations[difficulty.len()..difficulty.len() + dimensions];
+            let shared = semantic.iter().sum::<f64>() / dimensions.max(1) as f64;
+            semantic.fill(shared);
         }
         // A constant column becomes 0 for every row.
         deviations.iter_mut().for_each(|square| *square = if *square > 1e-24 { square.sqrt() } else { 1.0 });

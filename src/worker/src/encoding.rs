@@ -83,6 +83,11 @@ impl EncodingReport {
         Self { limit, files: Vec::new(), rows: Vec::new(), counts: Vec::new() }
     }
 
+    /// The largest number of tokens in a sequence.
+    pub fn max_tokens(&self) -> usize {
+        self.limit.max_tokens
+    }
+
     /// Takes the rows of a pool. `pool` is the folder of its artifact; `None` for instructions that no file holds.
     ///
     /// # Errors

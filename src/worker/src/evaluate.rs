@@ -11,17 +11,20 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arrow_array::{ArrayRef, BooleanArray, Float64Array, StringArray, UInt32Array};
+use tch::Tensor;
 
 use crate::encoding::{EncodedRows, EncodingReport};
 use crate::learning::{codec, device, open, phase_cost, speed};
 use inputs::{MetricInput, MetricInputs};
 use raisin_base::error::{Context as _, Problem, Result};
 use raisin_contract::finished::FinishedParts;
-use raisin_contract::{Context, Cost, Progress};
+use raisin_contract::{Context, Cost, Progress, referenced};
 use raisin_corpus::left_out::leave_out;
 use raisin_corpus::{Codec, Example, Extract, Scored, Sequence, Task, read_task};
 use raisin_kinds::evaluate::{Metric, Parameters};
 use raisin_lm::Model;
+use raisin_lm::proxy::PrefixStates;
+use raisin_settings::Split;
 use raisin_table::{self as table, WriteTable as _};
 use raisin_training::scoring::{best_choice, last_number, mean_and_error, strict_number, token_mean_and_error};
 use raisin_training::validation::{RowLoss, ValidationSet};
@@ -49,7 +52,8 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     let inputs = MetricInputs::encode(&metrics, &examples, &parameters, &codec, &model, &mut encoding)?;
     encoding.tell(&codec, context);
     inputs.check(&parameters, &model)?;
-    let evaluator = Evaluator { context, parameters: &parameters, task: &task, model, codec, examples };
+    let proxy = if parameters.split == Split::Test { proxy_with_test(folder)? } else { None };
+    let evaluator = Evaluator { context, parameters: &parameters, task: &task, model, codec, examples, proxy };
     let mut results = Results { scores: Vec::new(), items: vec![ItemRow::default(); evaluator.examples.len()] };
     for input in &inputs.all {
         results.leave_out(input);
@@ -62,6 +66,15 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     evaluator.write(&results, main)?;
     encoding.write(context)?;
     copy_summary(folder, context)
+}
+
+/// The proxy with hidden states of the test examples that the model is, or that the adapter of the model was trained
+/// on; the layers of its prefix are then those of the base. Whole weights do not say where they come from.
+fn proxy_with_test(model: &Path) -> Result<Option<PrefixStates>> {
+    let base = if model.join("adapter_config.json").is_file() { referenced(model, "base")? } else { None };
+    let proxy = base.as_deref().unwrap_or(model);
+    let states = if proxy.join("proxy.json").is_file() { Some(PrefixStates::open(proxy)?) } else { None };
+    Ok(states.filter(PrefixStates::has_test))
 }
 
 /// The examples to score.
@@ -162,13 +175,16 @@ struct Evaluator<'a> {
     model: Model,
     codec: Codec,
     examples: Vec<Example>,
+    proxy: Option<PrefixStates>,
 }
 
 impl Evaluator<'_> {
     fn loss(&self, rows: &EncodedRows, results: &mut Results) -> Result<()> {
         let sequences: Vec<&Sequence> = rows.present().collect();
-        let set = ValidationSet::new(&sequences, None, self.parameters.batch_tokens, device(self.context)?)?;
-        let losses = self.row_losses("loss", &set)?;
+        let cached = self.cached_states(&sequences)?;
+        let cached = cached.as_ref().map(|(layers, states)| (*layers, states.as_slice()));
+        let set = ValidationSet::new(&sequences, cached, self.parameters.batch_tokens, device(self.context)?)?;
+        let losses = self.row_losses("loss", &set, cached.map_or(0, |(layers, _)| layers))?;
         for (place, loss) in rows.places().into_iter().zip(&losses) {
             self.check_finite(&self.examples[place], std::slice::from_ref(loss))?;
             let item = &mut results.items[place];
@@ -179,11 +195,25 @@ impl Evaluator<'_> {
         Ok(())
     }
 
+    /// The number of layers of the prefix, and the states of each example after these layers. `None` without a proxy that
+    /// has states of exactly these examples.
+    fn cached_states(&self, sequences: &[&Sequence]) -> Result<Option<(usize, Vec<Tensor>)>> {
+        let Some(proxy) = &self.proxy else { return Ok(None) };
+        let states = proxy.test(sequences)?;
+        if states.is_none() {
+            self.context.note(
+                "the hidden states of the proxy belong to other test examples, or to another max_tokens, so that all \
+                 layers run",
+            );
+        }
+        Ok(states.map(|states| (proxy.config.prefix_layers, states)))
+    }
+
     fn choice(&self, families: &EncodedRows<Vec<Sequence>>, results: &mut Results) -> Result<()> {
         // The choices of a question have a common prompt, which is computed once.
         let together: Vec<Vec<&Sequence>> = families.present().map(|family| family.iter().collect()).collect();
         let set = ValidationSet::of_families(&together, self.parameters.batch_tokens, device(self.context)?)?;
-        let losses = self.row_losses("choices", &set)?;
+        let losses = self.row_losses("choices", &set, 0)?;
         let mut rest = losses.as_slice();
         for place in families.places() {
             let example = &self.examples[place];
@@ -236,7 +266,7 @@ impl Evaluator<'_> {
             done += rows.len();
             self.progress("generation", done, prompts.len(), tokens, start);
         }
-        self.cost("generation", start, tokens, 0);
+        self.cost("generation", start, tokens, 0, 0);
         if endless > 0 {
             let (of, limit) = (prompts.len(), self.task.scoring.max_new_tokens);
             self.context.note(format!(
@@ -260,7 +290,8 @@ impl Evaluator<'_> {
         Err(Problem::new(problem).hint("the model's training may have diverged: look at its `steps`").into())
     }
 
-    fn row_losses(&self, phase: &str, set: &ValidationSet) -> Result<Vec<RowLoss>> {
+    /// `from` is the first layer that runs.
+    fn row_losses(&self, phase: &str, set: &ValidationSet, from: usize) -> Result<Vec<RowLoss>> {
         let start = Instant::now();
         // Losses are saved as bits: an f64 that is written in decimal digits may be read back as another number. A part
         // has the batch size that fitted in memory too, because a batch of another size rounds differently.
@@ -276,7 +307,7 @@ impl Evaluator<'_> {
         let losses = set.row_losses(&self.model, part, |rows_done, tokens| {
             self.progress(phase, rows_done, set.rows(), tokens as u64, start);
         })?;
-        self.cost(phase, start, set.tokens() as u64, set.supervised_tokens() as u64);
+        self.cost(phase, start, set.tokens() as u64, set.supervised_tokens() as u64, from);
         Ok(losses)
     }
 
@@ -291,9 +322,9 @@ impl Evaluator<'_> {
         });
     }
 
-    fn cost(&self, phase: &str, start: Instant, tokens: u64, supervised_tokens: u64) {
+    fn cost(&self, phase: &str, start: Instant, tokens: u64, supervised_tokens: u64, from: usize) {
         let spent = PhaseUse { time: start.elapsed(), peak_bytes: meter::peak(self.model.device()) };
-        let flops = tokens as f64 * self.model.flops_per_token(false);
+        let flops = tokens as f64 * self.model.flops_per_token_from(from, false);
         self.context.cost(Cost { tokens, supervised_tokens, flops, ..phase_cost(phase, spent) });
     }
 

@@ -1,11 +1,13 @@
 //! Runs a stage of kind `features`: computes the features of every instruction with an auxiliary model (docs/method.md,
 //! section 2). The kind `clusters` reduces and clusters the features.
 //!
-//! One forward pass over prompts and responses gives log p(y | x), the lengths and two pooled embeddings. A second pass
-//! over the responses alone gives log p(y). y are the supervised tokens of a row: the responses of all its turns, cut
-//! at `max_tokens`. Both passes score the same tokens. Rows of similar length form a batch. Finished batches go into
-//! the work folder, so that a killed pass continues after the last of them and writes the same bytes.
+//! One forward pass over prompts and responses gives log p(y | x), the lengths and two pooled embeddings; with a proxy,
+//! it starts from the cached hidden states of the rows. A second pass over the responses alone gives log p(y). y are the
+//! supervised tokens of a row: the responses of all its turns, cut at `max_tokens`. Both passes score the same tokens.
+//! Rows of similar length form a batch. Finished batches go into the work folder, so that a killed pass continues after
+//! the last of them and writes the same bytes.
 
+mod cached;
 mod rows;
 
 use std::cell::Cell;
@@ -19,14 +21,16 @@ use serde_json::json;
 use tch::{Device, Kind as TensorKind, Tensor, no_grad};
 
 use crate::encoding::EncodingReport;
-use crate::learning::{check_context, checkpoint_interval, codec, device, open, phase_cost, speed};
+use crate::learning::{check_context, checkpoint_interval, codec, device, limit_with_proxy, open, phase_cost, speed};
 use crate::tables::{numbers, vector_column};
+use cached::CachedStates;
 use raisin_base::error::Result;
 use raisin_base::sealed::Records;
 use raisin_contract::{Context, Cost, Progress};
 use raisin_corpus::{Sequence, read_instructions, read_task};
 use raisin_kinds::features::Parameters;
 use raisin_lm::out_of_memory::{in_groups, micro_batches};
+use raisin_lm::proxy::PrefixStates;
 use raisin_lm::{Batch, Model, longest_first};
 use raisin_table::{self as table, WriteTable as _};
 use raisin_training::Meter;
@@ -34,38 +38,78 @@ use rows::{EncodedRow, RowEncoder};
 
 pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     let loading = Meter::start(device(context)?);
-    let codec = codec(context.input("/model")?)?;
-    let model = open(context.input("/model")?, context)?;
+    let folder = context.input("/model")?;
+    let codec = codec(folder)?;
+    let model = open(folder, context)?;
+    let states = if folder.join("proxy.json").is_file() { Some(PrefixStates::open(folder)?) } else { None };
     context.cost(phase_cost("load", loading.stop()));
-    let mut encoding = EncodingReport::new(parameters.sequence_limit());
+    let limit = parameters.sequence_limit();
+    let limit = states.as_ref().map_or(limit, |states| limit_with_proxy(limit, states, context));
+    let mut encoding = EncodingReport::new(limit);
     let instructions = read_instructions(context.input("/instructions")?)?;
-    let rows = RowEncoder { codec: &codec, max_tokens: parameters.max_tokens };
+    let unconditional = parameters.unconditional;
+    let rows = RowEncoder { codec: &codec, max_tokens: limit.max_tokens, unconditional };
     let encoded = rows.instructions(&instructions, context, &mut encoding)?;
     // The examples are encoded here too, so that a wrong example is found before hours of work on the instructions.
     let examples = if parameters.task.is_some() { read_task(context.input("/task")?)?.validation } else { Vec::new() };
     let encoded_examples = rows.examples(&examples, &mut encoding)?;
     encoding.tell(&codec, context);
     let sequences = encoded.iter().chain(&encoded_examples).flat_map(|row| [&row.whole, &row.alone]).flatten();
-    check_context(&model, parameters.max_tokens, sequences)?;
-    let pass = FeaturePass::new(context, &model, &parameters);
-    let rows = pass.describe("features", &encoded, checkpoint_interval())?;
+    check_context(&model, limit.max_tokens, sequences)?;
+    let cached = states.as_ref().map(|states| CachedStates::of_pool(states, &encoded)).transpose()?;
+    // Wrong states of the examples are found before hours of work on the instructions too.
+    let cached_examples = match &states {
+        Some(states) if parameters.task.is_some() => Some(CachedStates::of_validation(states, &encoded_examples)?),
+        _ => None,
+    };
+    let prefix_layers = states.as_ref().map_or(0, |states| states.config.prefix_layers);
+    let pass = FeaturePass { prefix_layers, ..FeaturePass::new(context, &model, &parameters) };
+    let rows = pass.describe("features", &encoded, cached.as_ref(), checkpoint_interval())?;
     note_missing(context, "instructions", &rows, &encoded);
     context.write_table("features", &rows)?;
     if parameters.task.is_some() {
-        let rows = pass.describe("validation", &encoded_examples, checkpoint_interval())?;
+        let rows = pass.describe("validation", &encoded_examples, cached_examples.as_ref(), checkpoint_interval())?;
         note_missing(context, "validation examples", &rows, &encoded_examples);
         context.write_table("validation_features", &rows)?;
     }
     encoding.write(context)?;
     // The summary counts all rows, also those of earlier attempts.
-    let all = || encoded.iter().chain(&encoded_examples).flat_map(|row| [&row.whole, &row.alone]).flatten();
-    let tokens = all().map(|sequence| sequence.tokens.len() as u64).sum::<u64>();
-    let supervised_tokens = all().map(|sequence| sequence.supervised_tokens() as u64).sum::<u64>();
-    let flops = tokens as f64 * model.flops_per_token(false);
+    let mut all = PassTokens::default();
+    encoded.iter().chain(&encoded_examples).for_each(|row| all.add(row));
     context.write_json(
         "summary.json",
-        &json!({ "pass": "features", "tokens": tokens, "supervised_tokens": supervised_tokens, "flops": flops }),
+        &json!({
+            "pass": "features",
+            "tokens": all.tokens(),
+            "supervised_tokens": all.supervised,
+            "flops": pass.flops(&all),
+            "unconditional": unconditional,
+        }),
     )
+}
+
+/// The tokens of both passes.
+#[derive(Clone, Copy, Debug, Default)]
+struct PassTokens {
+    /// Of the pass over prompts and responses.
+    whole: u64,
+    /// Of the pass over the responses alone.
+    alone: u64,
+    supervised: u64,
+}
+
+impl PassTokens {
+    fn add(&mut self, row: &EncodedRow) {
+        let count = |sequence: &Option<Sequence>| sequence.as_ref().map_or(0, |sequence| sequence.tokens.len() as u64);
+        self.whole += count(&row.whole);
+        self.alone += count(&row.alone);
+        let supervised = |sequence: &Sequence| sequence.supervised_tokens() as u64;
+        self.supervised += [&row.whole, &row.alone].into_iter().flatten().map(supervised).sum::<u64>();
+    }
+
+    fn tokens(&self) -> u64 {
+        self.whole + self.alone
+    }
 }
 
 /// Says how many rows could be encoded, but have no features.
@@ -84,6 +128,8 @@ struct FeaturePass<'a> {
     context: &'a Context,
     model: &'a Model,
     parameters: &'a Parameters,
+    /// The number of layers below the cached states of a proxy; 0 without a proxy.
+    prefix_layers: usize,
     /// The number of tokens that a forward pass can hold: `batch_tokens`, or less after a pass ran out of memory.
     fits: Cell<usize>,
 }
@@ -107,12 +153,24 @@ struct FeatureRow {
 impl<'a> FeaturePass<'a> {
     fn new(context: &'a Context, model: &'a Model, parameters: &'a Parameters) -> Self {
         let fits = Cell::new(parameters.batch_tokens);
-        Self { context, model, parameters, fits }
+        Self { context, model, parameters, prefix_layers: 0, fits }
+    }
+
+    /// The FLOPs of both passes. The layers of a frozen prefix ran in the stage of the proxy.
+    fn flops(&self, tokens: &PassTokens) -> f64 {
+        tokens.whole as f64 * self.model.flops_per_token_from(self.prefix_layers, false)
+            + tokens.alone as f64 * self.model.flops_per_token(false)
     }
 
     /// The features of all rows, in the order of their ids. Saved batches of an earlier attempt are not computed again.
     /// Finished batches are saved after each `interval`.
-    fn describe(&self, phase: &str, encoded: &[EncodedRow], interval: Duration) -> Result<RecordBatch> {
+    fn describe(
+        &self,
+        phase: &str,
+        encoded: &[EncodedRow],
+        cached: Option<&CachedStates>,
+        interval: Duration,
+    ) -> Result<RecordBatch> {
         // The longest rows come first, so that a lack of memory shows at the start.
         let lengths: Vec<usize> =
             encoded.iter().map(|row| row.whole.as_ref().map_or(1, |whole| whole.tokens.len())).collect();
@@ -130,15 +188,12 @@ impl<'a> FeaturePass<'a> {
         let mut pending: Vec<FeatureRow> = Vec::new();
         let (start, mut last_saved) = (Instant::now(), Instant::now());
         let running = Meter::start(device(self.context)?);
-        let (mut tokens, mut supervised_tokens) = (0, 0);
+        let mut tokens = PassTokens::default();
         while let Some(range) = batches.get(next) {
             let members = &order[range.clone()];
             let members: Vec<&EncodedRow> = members.iter().map(|&row| &encoded[row]).collect();
-            for sequence in members.iter().flat_map(|row| [&row.whole, &row.alone]).flatten() {
-                tokens += sequence.tokens.len() as u64;
-                supervised_tokens += sequence.supervised_tokens() as u64;
-            }
-            pending.extend(self.rows(&members)?);
+            members.iter().for_each(|row| tokens.add(row));
+            pending.extend(self.rows(&members, cached)?);
             next += 1;
             if last_saved.elapsed() >= interval && next < batches.len() {
                 let part = self.table(&std::mem::take(&mut pending))?;
@@ -153,28 +208,32 @@ impl<'a> FeaturePass<'a> {
                 done: range.end as u64,
                 total: order.len() as u64,
                 unit: "rows".to_owned(),
-                tokens_per_second: speed(tokens, start.elapsed()),
+                tokens_per_second: speed(tokens.tokens(), start.elapsed()),
                 ..Progress::default()
             });
         }
         parts.push(self.table(&pending)?);
         self.context.cost(Cost {
-            tokens,
-            supervised_tokens,
-            flops: tokens as f64 * self.model.flops_per_token(false),
+            tokens: tokens.tokens(),
+            supervised_tokens: tokens.supervised,
+            flops: self.flops(&tokens),
             ..phase_cost("forward", running.stop())
         });
         in_id_order(&parts)
     }
 
     /// The rows of one batch: both passes.
-    fn rows(&self, members: &[&EncodedRow]) -> Result<Vec<FeatureRow>> {
+    fn rows(&self, members: &[&EncodedRow], cached: Option<&CachedStates>) -> Result<Vec<FeatureRow>> {
         let mut rows: Vec<FeatureRow> = members
             .iter()
             .map(|row| FeatureRow { id: row.id, missing: row.missing.clone(), ..FeatureRow::default() })
             .collect();
         let wholes: Vec<Option<&Sequence>> = members.iter().map(|row| row.whole.as_ref()).collect();
-        for (position, sequence, described) in self.forward_each(&wholes, true)? {
+        let states = |positions: &[usize]| {
+            let rows = || positions.iter().map(|&position| members[position]).collect::<Vec<_>>();
+            cached.map(|cached| cached.of(&rows())).transpose()
+        };
+        for (position, sequence, described) in self.forward_each(&wholes, &states, true)? {
             let row = &mut rows[position];
             let responses = sequence.supervised_tokens() as u32;
             let prompts = sequence.tokens.len() as u32 - responses;
@@ -182,7 +241,7 @@ impl<'a> FeaturePass<'a> {
             (row.conditional, row.mean, row.weighted) = (Some(described.log_prob), described.mean, described.weighted);
         }
         let alone: Vec<Option<&Sequence>> = members.iter().map(|row| row.alone.as_ref()).collect();
-        for (position, sequence, described) in self.forward_each(&alone, false)? {
+        for (position, sequence, described) in self.forward_each(&alone, &|_| Ok(None), false)? {
             let row = &mut rows[position];
             (row.unconditional, row.alone_tokens) =
                 (Some(described.log_prob), Some(sequence.supervised_tokens() as u32));
@@ -192,10 +251,11 @@ impl<'a> FeaturePass<'a> {
     }
 
     /// The forward pass over the rows that have a sequence: position, sequence and result of each. If the pass does not
-    /// fit in memory, it runs in several groups.
+    /// fit in memory, it runs in several groups. `states` gives the cached states of the rows at some positions.
     fn forward_each<'s>(
         &self,
         rows: &[Option<&'s Sequence>],
+        states: &dyn Fn(&[usize]) -> Result<Option<Tensor>>,
         pooled: bool,
     ) -> Result<Vec<(usize, &'s Sequence, Described)>> {
         let present = |(position, row): (usize, Option<&'s Sequence>)| Some((position, row?));
@@ -209,7 +269,8 @@ impl<'a> FeaturePass<'a> {
         let before = self.fits.get();
         let mut fits = before;
         in_groups(&lengths, &mut fits, |rows| {
-            described.extend(self.forward(&sequences[rows], pooled)?);
+            let states = states(&positions[rows.clone()])?;
+            described.extend(self.forward(&sequences[rows], states.as_ref(), pooled)?);
             Ok(())
         })?;
         if fits < before {
@@ -221,10 +282,14 @@ impl<'a> FeaturePass<'a> {
         Ok(rows.map(|((position, sequence), described)| (position, sequence, described)).collect())
     }
 
-    fn forward(&self, sequences: &[&Sequence], pooled: bool) -> Result<Vec<Described>> {
+    /// `states` are the states that enter the first layer above the prefix; without them, all layers run.
+    fn forward(&self, sequences: &[&Sequence], states: Option<&Tensor>, pooled: bool) -> Result<Vec<Described>> {
         no_grad(|| {
             let batch = Batch::pack(sequences, device(self.context)?)?;
-            let hidden = self.model.hidden(&batch)?;
+            let hidden = match states {
+                Some(states) => self.model.hidden_from(self.prefix_layers, states, &batch)?,
+                None => self.model.hidden(&batch)?,
+            };
             let log_probs = self.model.token_log_probs(&hidden, &batch)?.f_to_device(Device::Cpu)?;
             let log_probs: Vec<f32> = Vec::try_from(log_probs)?;
             let vectors = if pooled { pool(sequences, &hidden)? } else { vec![(None, None); sequences.len()] };

@@ -5,6 +5,7 @@ use raisin_base::error::Result;
 use raisin_contract::Context;
 use raisin_kinds::finetune::Parameters;
 
+mod gradients;
 mod run;
 #[cfg(test)]
 mod tests;

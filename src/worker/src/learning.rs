@@ -13,6 +13,7 @@ use raisin_contract::{Context, Cost, DType, DeviceKind};
 use raisin_corpus::{Codec, Example, Instruction, Sequence};
 use raisin_lm::proxy::{PrefixStates, ProxyConfig};
 use raisin_lm::{Adaptation, Model, ModelConfig};
+use raisin_selector::{Conditions, ModelRole};
 use raisin_settings::{AdaptationSettings, Overlong, SequenceLimit};
 use raisin_training::{Account, Checkpoints, CostCounter, Episodes, PhaseUse, TrainingPool, ValidationSet};
 
@@ -126,8 +127,12 @@ pub struct Learning {
     pub adaptation: Adaptation,
     pub seed: Seed,
     pub pool: TrainingPool,
+    /// For each row of the pool, why it cannot be trained on.
+    pub missing: Vec<Option<String>>,
     /// The validation examples that could be encoded.
     pub validation: ValidationSet,
+    /// The validation examples as rows to train on.
+    pub examples: TrainingPool,
     /// To be written at the end of the stage.
     pub encoding: EncodingReport,
 }
@@ -165,21 +170,41 @@ impl Learning {
         encoding.tell(&codec, context);
         validation.not_empty(RowsOf::Validation, None)?;
         check_context(&model, limit.max_tokens, rows.rows.iter().chain(&validation.rows).flatten())?;
-        let cached = states.as_ref().map(|states| validation_states(states, &validation.rows)).transpose()?;
+        let examples: Vec<Option<&Sequence>> = validation.rows.iter().map(Option::as_ref).collect();
+        let cached = states.as_ref().map(|states| validation_states(states, &examples)).transpose()?;
         let layers = states.as_ref().map_or(0, |states| states.config.prefix_layers);
         let cached = cached.as_ref().map(|cached| (layers, cached.as_slice()));
         // The passes of a trainer hold the validation rows of all its episodes together.
         let together = Episodes::lanes_of_a_trainer(&adaptation, model.device(), settings.episodes);
         let examples: Vec<&Sequence> = validation.rows.iter().flatten().collect();
-        let validation = ValidationSet::new(&examples, cached, settings.batch_tokens / together, model.device())?;
+        let set = ValidationSet::new(&examples, cached, settings.batch_tokens / together, model.device())?;
         let seed = context.seed().at("adaptation");
-        Ok(Self { model, adaptation, seed, pool: TrainingPool::new(rows.rows, states), validation, encoding })
+        let missing = rows.missing.into_iter().zip(instructions);
+        let missing =
+            missing.map(|(reason, row)| reason.map(|reason| encoding.reason_with_place(row, &reason))).collect();
+        let states_of_examples = states.is_some().then(|| PrefixStates::open(folder)).transpose()?;
+        let examples = TrainingPool::of_examples(validation.rows, states_of_examples);
+        let pool = TrainingPool::new(rows.rows, states);
+        Ok(Self { model, adaptation, seed, pool, missing, validation: set, examples, encoding })
     }
+}
+
+/// The conditions under which a policy is trained or deployed.
+pub fn conditions(
+    encoding: &EncodingReport,
+    model: &Model,
+    pool: &TrainingPool,
+    steps: usize,
+    batch_size: usize,
+) -> Conditions {
+    let role = if pool.prefix_layers().is_some() { ModelRole::FrozenPrefix } else { ModelRole::Whole };
+    let (max_tokens, parameters) = (encoding.max_tokens(), model.parameter_count());
+    Conditions { max_tokens, steps, batch_size, model: role, parameters }
 }
 
 /// The limit of the sequences of a stage whose model is a proxy. The states of the proxy exist only for sequences of its
 /// own `max_tokens`, and not for the rows that the proxy left out.
-fn limit_with_proxy(asked: SequenceLimit, states: &PrefixStates, context: &Context) -> SequenceLimit {
+pub fn limit_with_proxy(asked: SequenceLimit, states: &PrefixStates, context: &Context) -> SequenceLimit {
     let ProxyConfig { max_tokens, on_overlong, .. } = states.config;
     if max_tokens != asked.max_tokens {
         let asked = asked.max_tokens;
@@ -205,11 +230,10 @@ pub struct Settings<'a> {
 }
 
 /// The hidden states after the prefix of each validation example that has a sequence: [tokens, hidden].
-fn validation_states(states: &PrefixStates, examples: &[Option<Sequence>]) -> Result<Vec<Tensor>> {
+pub fn validation_states(states: &PrefixStates, examples: &[Option<&Sequence>]) -> Result<Vec<Tensor>> {
     let cached = states.validation_tokens()?;
-    let agree = |(example, tokens): (&Option<Sequence>, &Vec<u32>)| {
-        example.as_ref().is_none_or(|sequence| sequence.tokens == *tokens)
-    };
+    let agree =
+        |(example, tokens): (&Option<&Sequence>, &Vec<u32>)| example.is_none_or(|sequence| sequence.tokens == *tokens);
     if cached.len() != examples.len() || !examples.iter().zip(&cached).all(agree) {
         let problem = Problem::new("the proxy's cached states belong to other validation examples");
         return Err(problem.hint("name the same `task` here and in the stage of the proxy").into());
@@ -235,9 +259,9 @@ pub fn phase_cost(name: &str, phase: PhaseUse) -> Cost {
 }
 
 /// Sends the costs of training steps and of measurements of P: the phases `forward` (with all tokens), `backward`,
-/// `optimizer` and `reward evaluation`. `forward_flops` are the FLOPs of the forward passes of training.
+/// `optimizer`, `reward evaluation` and `effects`. `forward_flops` are the FLOPs of the forward passes of training.
 pub fn account_costs(account: &Account, forward_flops: f64, context: &Context) {
-    let Account { train, evaluation, phases } = account;
+    let Account { train, evaluation, effects, phases } = account;
     context.cost(Cost {
         tokens: train.tokens,
         supervised_tokens: train.supervised_tokens,
@@ -246,10 +270,12 @@ pub fn account_costs(account: &Account, forward_flops: f64, context: &Context) {
     });
     context.cost(Cost { flops: train.flops - forward_flops, ..phase_cost("backward", phases.backward) });
     context.cost(phase_cost("optimizer", phases.optimizer));
-    if evaluation.tokens > 0 {
-        let CostCounter { time, tokens, supervised_tokens, flops, peak_bytes } = *evaluation;
-        let cost = phase_cost("reward evaluation", PhaseUse { time, peak_bytes });
-        context.cost(Cost { tokens, supervised_tokens, flops, ..cost });
+    for (phase, counted) in [("reward evaluation", evaluation), ("effects", effects)] {
+        if counted.tokens > 0 {
+            let CostCounter { time, tokens, supervised_tokens, flops, peak_bytes } = *counted;
+            let cost = phase_cost(phase, PhaseUse { time, peak_bytes });
+            context.cost(Cost { tokens, supervised_tokens, flops, ..cost });
+        }
     }
 }
 

@@ -8,6 +8,7 @@ mod features;
 mod finetune;
 #[cfg(test)]
 mod fixture;
+mod influence;
 mod learning;
 mod model;
 mod pretrain;
@@ -55,6 +56,7 @@ fn runners() -> Vec<KindRunner> {
         KindRunner::of::<raisin_kinds::model::ModelKind>(model::run),
         KindRunner::of::<raisin_kinds::pretrain::PretrainKind>(pretrain::run),
         KindRunner::of::<raisin_kinds::features::FeaturesKind>(features::run),
+        KindRunner::of::<raisin_kinds::influence::InfluenceKind>(influence::run),
         KindRunner::of::<raisin_kinds::clusters::ClustersKind>(clusters::run),
         KindRunner::of::<raisin_kinds::selector::SelectorKind>(selector::run),
         KindRunner::of::<raisin_kinds::finetune::FinetuneKind>(finetune::run),

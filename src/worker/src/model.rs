@@ -14,10 +14,10 @@ use crate::learning::{check_context, codec, codec_of, compute, device, phase_cos
 use raisin_base::error::{Result, bail, ensure};
 use raisin_base::seed::Seed;
 use raisin_contract::{Context, Cost, DType, Progress};
-use raisin_corpus::{Codec, byte_tokenizer, read_instructions, read_task};
+use raisin_corpus::{Codec, Sequence, byte_tokenizer, read_instructions, read_task};
 use raisin_kinds::model::{Init, ModelSource, Parameters};
 use raisin_lm as lm;
-use raisin_lm::proxy::{ProxyConfig, write_states};
+use raisin_lm::proxy::{ProxyConfig, write_sets};
 use raisin_training::Meter;
 
 /// The tokens in a forward pass of the prefix: enough for all cores, and few enough for the memory of a small machine.
@@ -106,17 +106,29 @@ fn prefix(source: &ModelSource, context: &Context) -> Result<()> {
     let task = read_task(context.input("/source/task")?)?;
     let encoded = encode_examples(&codec, &task.validation, max_tokens);
     let validation = encoding.examples(RowsOf::Validation, None, &task.validation, encoded)?;
+    let test = if source.test {
+        let encoded = encode_examples(&codec, &task.test, max_tokens);
+        encoding.examples(RowsOf::Test, None, &task.test, encoded)?.rows
+    } else {
+        Vec::new()
+    };
     encoding.tell(&codec, context);
     pool.not_empty(RowsOf::Instructions, None)?;
     validation.not_empty(RowsOf::Validation, None)?;
     let (pool, validation) = (pool.rows, validation.rows);
-    check_context(&model, max_tokens, pool.iter().chain(&validation).flatten())?;
+    check_context(&model, max_tokens, pool.iter().chain(&validation).chain(&test).flatten())?;
     let config =
         ProxyConfig { train_layers, prefix_layers: layers - train_layers, max_tokens, on_overlong: limit.on_overlong };
-    let total: usize = pool.iter().chain(&validation).flatten().map(|sequence| sequence.tokens.len()).sum();
+    let count = |rows: &[Option<Sequence>]| rows.iter().flatten().map(|row| row.tokens.len()).sum::<usize>();
+    let (selecting, testing) = (count(&pool) + count(&validation), count(&test));
+    let total = selecting + testing;
+    let mut sets = vec![("pool", pool.as_slice()), ("validation", &validation)];
+    if source.test {
+        sets.push(("test", &test));
+    }
     let start = Instant::now();
     let running = Meter::start(device);
-    write_states(&model, &config, &pool, &validation, BATCH_TOKENS, &out, &mut |done| {
+    write_sets(&model, &config, &sets, BATCH_TOKENS, &out, &mut |done| {
         context.progress(Progress {
             phase: "hidden states".to_owned(),
             done: done as u64,
@@ -128,9 +140,14 @@ fn prefix(source: &ModelSource, context: &Context) -> Result<()> {
     })?;
     // The FLOPs of the prefix are the FLOPs of a whole forward pass minus the FLOPs of the layers above the prefix.
     let flops = model.flops_per_token(false) - model.flops_per_token_from(config.prefix_layers, false);
-    let flops = flops * total as f64;
-    context.cost(Cost { tokens: total as u64, flops, ..phase_cost("forward", running.stop()) });
-    context.write_json("summary.json", &json!({ "pass": "prefix", "tokens": total, "flops": flops }))?;
+    let total_flops = flops * total as f64;
+    context.cost(Cost { tokens: total as u64, flops: total_flops, ..phase_cost("forward", running.stop()) });
+    // The states of the test examples save the cost of an evaluation. They are no cost of the selection.
+    let mut summary = json!({ "pass": "prefix", "tokens": selecting, "flops": flops * selecting as f64 });
+    if source.test {
+        (summary["test_tokens"], summary["test_flops"]) = (json!(testing), json!(flops * testing as f64));
+    }
+    context.write_json("summary.json", &summary)?;
     context.write_json("proxy.json", &config)?;
     encoding.write(context)?;
     lm::copy_tokenizer(base, &out)?;

@@ -6,7 +6,7 @@ mod scores;
 use std::path::Path;
 
 use arrow_array::{
-    Array, ArrowPrimitiveType, FixedSizeListArray, Float64Array, PrimitiveArray, RecordBatch, UInt32Array,
+    Array, ArrayRef, ArrowPrimitiveType, FixedSizeListArray, Float64Array, PrimitiveArray, RecordBatch, UInt32Array,
 };
 use arrow_cast::cast;
 use arrow_schema::DataType;
@@ -46,6 +46,12 @@ pub fn candidate_columns(
             ["id", "cluster", "response_tokens", "logp_conditional", "logp_unconditional", "unconditional_tokens"];
         let rows = table::read_columns(&folder.join("clusters.parquet"), &names)?;
         let rows = by_id(&rows, instructions.len())?;
+        let log_p_y = column_of(&rows.table, "logp_unconditional")?;
+        if method == SelectionMethod::Ifd && !log_p_y.is_empty() && log_p_y.null_count() == log_p_y.len() {
+            let problem = "the method `ifd` needs log p(y), the log-probability of the response without its prompt, \
+                           and the features stage was run with `unconditional = false`";
+            return Err(Problem::new(problem).hint("set `unconditional = true` in the features stage").into());
+        }
         let counts = |name: &str| Ok::<_, Error>(rows.values(table::column::<UInt32Array>(&rows.table, name)?, &ids));
         let log_probs = |name: &str| Ok::<_, Error>(rows.values(&numbers(&rows.table, name)?, &ids));
         columns.clusters = counts("cluster")?;
@@ -81,12 +87,41 @@ pub fn candidate_columns(
     Ok(columns)
 }
 
+/// A number of the static state of each instruction, by id. An instruction without a state has none.
+///
+/// # Errors
+/// The state has no such column. The hint names the columns that there are.
+pub fn state_column(clusters: &Path, name: &str, instructions: usize) -> Result<Vec<Option<f64>>> {
+    let columns = state_columns(clusters)?;
+    let Some(place) = columns.iter().position(|column| column == name) else {
+        let problem = Problem::new(format!("the state of the clusters has no column `{name}`"));
+        let hint = match name.strip_prefix("influence.") {
+            Some("alignment") => {
+                "give the clusters stage `columns` with an influence stage that has alignment = true".to_owned()
+            }
+            Some(_) => "give the clusters stage `columns` with an influence stage".to_owned(),
+            None => format!("it has {}", columns.join(", ")),
+        };
+        return Err(problem.hint(hint).into());
+    };
+    let rows = table::read_columns(&clusters.join("clusters.parquet"), &["id", "state"])?;
+    let rows = by_id(&rows, instructions)?;
+    let (states, width) = tables::vectors(&rows.table, "state")?;
+    let value = |row: usize| states.get(row * width + place).copied().map(f64::from);
+    Ok((0..instructions as u32).map(|id| rows.position(id).and_then(value)).collect())
+}
+
+/// The names of the numbers of a state.
+fn state_columns(clusters: &Path) -> Result<Vec<String>> {
+    let constants = std::fs::read(clusters.join("constants.json")).context("the clusters have no constants.json")?;
+    let constants: serde_json::Value = serde_json::from_slice(&constants)?;
+    Ok(serde_json::from_value(constants["columns"].clone())?)
+}
+
 /// The candidates of a policy: the rows of a `clusters` artifact that are trainable.
 pub fn candidates(clusters: &Path, pool: &TrainingPool, context: &Context) -> Result<Candidates> {
     let rows = table::read_columns(&clusters.join("clusters.parquet"), &["id", "cluster", "state"])?;
-    let constants = std::fs::read(clusters.join("constants.json")).context("the clusters have no constants.json")?;
-    let constants: serde_json::Value = serde_json::from_slice(&constants)?;
-    let columns: Vec<String> = serde_json::from_value(constants["columns"].clone())?;
+    let columns = state_columns(clusters)?;
     let (ids, clusters): (&UInt32Array, &UInt32Array) = (table::column(&rows, "id")?, table::column(&rows, "cluster")?);
     let states = vectors(&rows, "state")?;
     // An id of another pool, for example the pool before an `overlap` stage, is the id of another row here.
@@ -142,10 +177,13 @@ fn by_id(rows: &RecordBatch, instructions: usize) -> Result<ById> {
     Ok(ById { table: rows.clone(), positions })
 }
 
+fn column_of<'a>(rows: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef> {
+    rows.column_by_name(name).ok_or_else(|| anyhow!("there is no column `{name}`"))
+}
+
 /// A column of any numeric type as f64.
 fn numbers(rows: &RecordBatch, name: &str) -> Result<Float64Array> {
-    let column = rows.column_by_name(name).ok_or_else(|| anyhow!("there is no column `{name}`"))?;
-    let column = cast(column, &DataType::Float64)?;
+    let column = cast(column_of(rows, name)?, &DataType::Float64)?;
     column.as_any().downcast_ref::<Float64Array>().cloned().ok_or_else(|| anyhow!("`{name}` is not numeric"))
 }
 

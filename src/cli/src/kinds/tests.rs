@@ -97,6 +97,7 @@ fn every_kind_has_the_tables_that_its_roles_promise() {
                 "instructions" => &["instructions"],
                 "task" => &["validation", "test"],
                 "features" => &["features"],
+                "columns" => &["columns"],
                 "clusters" => &["clusters"],
                 "selection" => &["selection"],
                 "scores" => &["metrics", "items"],
@@ -186,7 +187,7 @@ fn defaults_are_those_that_the_kind_fills_in() {
     assert_eq!(state("ingest", "sources"), PageState::Required);
     assert_eq!(state("ingest", "sample"), PageState::Optional);
     assert_eq!(state("ingest", "sources[].format"), default("auto".into()));
-    assert_eq!(state("selector", "rounds"), default(20.into()));
+    assert_eq!(state("selector", "rounds"), default(4.into()));
     assert_eq!(state("selector", "learning_rate"), default(2e-4.into()));
     assert_eq!(state("finetune", "activation_checkpointing"), default(false.into()));
     assert_eq!(state("finetune", "select.third"), default("middle".into()));
@@ -207,6 +208,11 @@ fn a_kind_is_described_for_a_terminal() {
       features  (string; required)
           The stage whose features are reduced and grouped.
 
+      columns  (array of strings; optional)
+          Stages with further numbers of each instruction, such as `influence` stages. Their columns
+          join the static state under the name of the kind, for example as `influence.relative_drop`. At
+          most one stage of a kind.
+
       dimensions  (integer, at least 1; default 32)
           The number of dimensions that an embedding is reduced to.
 
@@ -225,7 +231,8 @@ fn a_kind_is_described_for_a_terminal() {
           The number of starts of k-means. The start with the tightest clusters is kept.
 
     inputs:
-      features  a stage that provides `features`: `features`
+      features   a stage that provides `features`: `features`
+      columns[]  a stage that provides `columns`: `influence`
 
     tables:
 
@@ -238,14 +245,17 @@ fn a_kind_is_described_for_a_terminal() {
           prompt_tokens         u32: as in the table `features`
           response_tokens       u32: as in the table `features`
           logp_conditional      f32: as in the table `features`, in nats
-          logp_unconditional    f32: as in the table `features`, in nats
-          unconditional_tokens  u32: as in the table `features`
+          logp_unconditional    f32: as in the table `features`, in nats. Null if the features have
+                                `unconditional = false`
+          unconditional_tokens  u32: as in the table `features`. Null if the features have `unconditional
+                                = false`
 
     files:
       constants.json          the names, means and deviations of the numbers of a state, and measures
                               of the clusters
       projection.safetensors  the principal components, and the centres of the clusters
-      references.json         the digest of the artifact with the features: `{"features": ...}`
+      references.json         the digest of the artifact with the features, and of each artifact of
+                              `columns`: `{"features": ...}`
 
     example: Sixteen dimensions and eight clusters
 

@@ -3,6 +3,8 @@
 use raisin_contract::outputs::ColumnType::{F32, U32, Vector};
 use raisin_contract::outputs::{ExamplePipeline, FileDeclaration, TableDeclaration, column, file, table};
 
+const NO_SECOND_PASS: &str = "if the features have `unconditional = false`";
+
 pub const TABLES: &[TableDeclaration] = &[table(
     "clusters",
     "One row for each instruction with complete features: the candidates.",
@@ -13,15 +15,18 @@ pub const TABLES: &[TableDeclaration] = &[table(
         column("prompt_tokens", U32, "as in the table `features`"),
         column("response_tokens", U32, "as in the table `features`"),
         column("logp_conditional", F32, "as in the table `features`, in nats"),
-        column("logp_unconditional", F32, "as in the table `features`, in nats"),
-        column("unconditional_tokens", U32, "as in the table `features`"),
+        column("logp_unconditional", F32, "as in the table `features`, in nats").null(NO_SECOND_PASS),
+        column("unconditional_tokens", U32, "as in the table `features`").null(NO_SECOND_PASS),
     ]],
 )];
 
 pub const FILES: &[&[FileDeclaration]] = &[&[
     file("constants.json", "the names, means and deviations of the numbers of a state, and measures of the clusters"),
     file("projection.safetensors", "the principal components, and the centres of the clusters"),
-    file("references.json", "the digest of the artifact with the features: `{\"features\": ...}`"),
+    file(
+        "references.json",
+        "the digest of the artifact with the features, and of each artifact of `columns`: `{\"features\": ...}`",
+    ),
 ]];
 
 pub const EXAMPLES: &[ExamplePipeline] = &[ExamplePipeline {

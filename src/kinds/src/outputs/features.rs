@@ -6,14 +6,15 @@ use raisin_contract::outputs::{
 };
 
 const MISSING: &str = "if `missing` has a reason";
+const NO_SECOND_PASS: &str = "if `missing` has a reason, and in all rows with `unconditional = false`";
 
 const FEATURES: &[ColumnDeclaration] = &[
     column("id", U32, "the `id` of the instruction in the pool, or of the example in the table `validation`"),
     column("prompt_tokens", U32, "the number of the other tokens of the sequence").null(MISSING),
     column("response_tokens", U32, "the number of supervised tokens").null(MISSING),
     column("logp_conditional", F32, "the sum of the log-probabilities, in nats, of the response tokens").null(MISSING),
-    column("logp_unconditional", F32, "the same sum for the responses alone, without the prompt").null(MISSING),
-    column("unconditional_tokens", U32, "the number of tokens of the responses alone").null(MISSING),
+    column("logp_unconditional", F32, "the same sum for the responses alone, without the prompt").null(NO_SECOND_PASS),
+    column("unconditional_tokens", U32, "the number of tokens of the responses alone").null(NO_SECOND_PASS),
     column("embedding", Vector, "the mean of the last hidden states over all tokens").null(MISSING),
     column("weighted_embedding", Vector, "their mean with the weights 1, 2, 3, ... of the positions").null(MISSING),
     column("missing", Text, "why a value of the row is missing").null("if no value is missing"),
@@ -25,8 +26,10 @@ pub const TABLES: &[TableDeclaration] = &[
     super::ENCODING,
 ];
 
-pub const FILES: &[&[FileDeclaration]] =
-    &[&[file("summary.json", "the tokens and floating-point operations of the pass")]];
+pub const FILES: &[&[FileDeclaration]] = &[&[file(
+    "summary.json",
+    "the tokens and floating-point operations of the passes, and whether there was a second pass",
+)]];
 
 pub const EXAMPLES: &[ExamplePipeline] = &[ExamplePipeline {
     title: "Features of a pool and of the validation examples",

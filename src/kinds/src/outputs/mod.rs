@@ -8,6 +8,7 @@ pub mod evaluate;
 pub mod features;
 pub mod finetune;
 pub mod generate;
+pub mod influence;
 pub mod ingest;
 pub mod model;
 pub mod overlap;

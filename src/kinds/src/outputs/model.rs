@@ -11,8 +11,12 @@ pub const FILES: &[&[FileDeclaration]] = &[
     super::MODEL_CONFIGURATION,
     &[
         file("proxy.json", "`train_layers`, `prefix_layers`, `max_tokens` and `on_overlong`").only(PREFIX),
-        file("states.safetensors", "the hidden states of each row of the pool and each validation example")
-            .only(PREFIX),
+        file(
+            "states.safetensors",
+            "the hidden states of each row of the pool and each validation example, and with `source.test` of each test \
+             example",
+        )
+        .only(PREFIX),
         file("summary.json", "the tokens and floating-point operations of the pass over the prefix").only(PREFIX),
         file("references.json", "the digest of the artifact with the weights: `{\"base\": ...}`").only(PREFIX),
     ],

@@ -25,10 +25,10 @@ fn refused(more: &Value) -> ParameterProblem {
     kind().resolve(written(more)).expect_err("wrong")
 }
 
-/// The parameters of the default preset, as in the action keys since version 4 of the kind.
-fn standard() -> Value {
+/// The parameters of the preset `ppo`, as in the action keys since version 8 of the kind.
+fn ppo() -> Value {
     let values = json!({
-        "instructions": "pool", "features": "clusters", "model": "base", "task": "gsm8k", "preset": "default",
+        "instructions": "pool", "features": "clusters", "model": "base", "task": "gsm8k", "preset": "ppo",
         "adaptation": {
             "method": "lora", "rank": 16, "alpha": 32.0, "layers": 8,
             "targets": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
@@ -43,7 +43,21 @@ fn standard() -> Value {
         "entropy_bonus": 0.0, "gradient_clip": 0.5, "target_kl": 0.0, "normalise_advantage": true,
         "normalise_reward": true, "baseline": "both", "credit": "contribution",
     });
-    with(values, json!({"on_overlong": "truncate"}))
+    let more = json!({
+        "on_overlong": "truncate", "keep": "best", "learner": "ppo", "prior": "none", "prior_weight": 1.5,
+        "sharpness": 5.0, "repeats": 3.0, "effects_every": 2, "probes": 16,
+    });
+    with(values, more)
+}
+
+/// The parameters of the default preset.
+fn standard() -> Value {
+    let changes = json!({
+        "preset": "default", "learner": "posterior", "prior": "similarity", "rounds": 4, "evaluate_every": 10,
+        "policy": "flat", "state": ["stage", "difficulty", "semantic", "availability", "target", "influence"],
+        "reuse_penalty": 1.0, "credit": "effect",
+    });
+    with(ppo(), changes)
 }
 
 fn with(mut parameters: Value, changes: Value) -> Value {
@@ -58,17 +72,18 @@ fn parameters_of_the_action_key_are_complete_and_unchanged() {
         "preset": "paper", "learning_rate": 2e-5, "policy": "per_cluster", "explore": false, "deployment": "top",
         "reuse_penalty": 0.0, "actor_learning_rate": 0.1, "critic_learning_rate": 0.2, "weight_decay": 0.01,
         "decay_learning_rate": false, "gamma": 0.99, "lambda": 1.0, "ratio": "product", "epochs": 1, "minibatches": 1,
-        "normalise_advantage": false, "normalise_reward": false, "baseline": "critic", "credit": "shared",
+        "normalise_advantage": false, "normalise_reward": false, "baseline": "critic", "credit": "shared", "keep": "last",
     });
     let changes = json!({
-        "rounds": 4, "episodes_per_round": 3, "policy": "flat", "learning_rate": 1e-3, "gamma": 0.5, "state": ["semantic"],
+        "rounds": 5, "episodes_per_round": 3, "policy": "flat", "learning_rate": 1e-3, "gamma": 0.5, "state": ["semantic"],
         "actor_widths": [8, 4], "epochs": 2, "baseline": "step", "explore": true,
     });
     assert_eq!(resolved(&json!({})), standard());
-    assert_eq!(resolved(&json!({"preset": "paper"})), with(standard(), paper.clone()));
+    assert_eq!(resolved(&json!({"preset": "ppo"})), ppo());
+    assert_eq!(resolved(&json!({"preset": "paper"})), with(ppo(), paper.clone()));
     assert_eq!(resolved(&changes), with(standard(), changes.clone()));
     let both = with(json!({"preset": "paper"}), changes.clone());
-    assert_eq!(resolved(&both), with(with(standard(), paper), changes));
+    assert_eq!(resolved(&both), with(with(ppo(), paper), changes));
     // Only a switch that is on is written.
     let switched = resolved(&json!({"activation_checkpointing": true}));
     assert_eq!(switched, with(standard(), json!({"activation_checkpointing": true})));
@@ -122,10 +137,13 @@ fn a_wrong_parameter_is_refused_at_its_key() {
 #[test]
 fn every_number_is_finite_and_within_its_range() {
     type Set = fn(&mut Parameters, f64);
-    let numbers: [(&str, Set, &[f64]); 14] = [
+    let numbers: [(&str, Set, &[f64]); 17] = [
         ("/adaptation/alpha", |of, value| of.stage.adaptation.alpha = value, &[0.0, -1.0]),
         ("/learning_rate", |of, value| of.stage.learning_rate = value, &[0.0, -1.0]),
         ("/warmup", |of, value| of.stage.warmup = value, &[-0.1, 1.0]),
+        ("/prior_weight", |of, value| of.config.prior_weight = value, &[-0.1]),
+        ("/sharpness", |of, value| of.config.sharpness = value, &[0.0, -1.0]),
+        ("/repeats", |of, value| of.config.repeats = value, &[-0.1]),
         ("/reuse_penalty", |of, value| of.config.reuse_penalty = value, &[-0.1]),
         ("/actor_learning_rate", |of, value| of.config.actor_learning_rate = value, &[0.0, -1.0]),
         ("/critic_learning_rate", |of, value| of.config.critic_learning_rate = value, &[0.0, -1.0]),

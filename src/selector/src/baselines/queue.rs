@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::score::counted;
 use crate::chooser::{Chooser, ChooserInputs, SelectedCandidate, StepContext};
 use raisin_base::error::{Context as _, Problem, Result};
 use raisin_base::seed::Seed;
@@ -36,7 +37,8 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// `excluded` counts, for each reason, the candidates that are not in `entries`.
+    /// `excluded` counts, for each reason, the candidates that are not in `entries`. With [`ChooserInputs::top`], only
+    /// the first entries are served, in a new random order in each pass.
     ///
     /// # Errors
     /// There are fewer entries than a batch needs.
@@ -45,8 +47,16 @@ impl Queue {
         inputs: &ChooserInputs,
         entries: &[RankedCandidate],
         order: Order,
-        excluded: Vec<(String, usize)>,
+        mut excluded: Vec<(String, usize)>,
     ) -> Result<Self> {
+        let (mut entries, mut order) = (entries, order);
+        if let Some(top) = inputs.top {
+            entries = &entries[..top.min(entries.len())];
+            order = Order::Shuffled(inputs.seed.at("top"));
+            let others: usize = excluded.iter().map(|(_, count)| count).sum();
+            let below = inputs.pool.ids.len().saturating_sub(entries.len() + others);
+            excluded.extend(counted(&format!("not among the best {top}"), below));
+        }
         if entries.len() < inputs.batch_size {
             let reasons: Vec<String> = excluded.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
             return Err(Problem::new(format!(

@@ -19,7 +19,7 @@ pub fn round_robin(inputs: &ChooserInputs) -> Result<Queue> {
             .into());
     }
     let units: Vec<Option<Vec<f32>>> = embeddings.iter().map(|row| row.as_deref().and_then(unit)).collect();
-    let wanted = inputs.total_steps.max(1).saturating_mul(inputs.batch_size);
+    let wanted = inputs.top.unwrap_or(inputs.total_steps.max(1).saturating_mul(inputs.batch_size));
     let rankings: Vec<Vec<(f32, usize)>> = pool
         .validation_embeddings
         .par_iter()

@@ -1,11 +1,12 @@
-//! Baselines with one score for each candidate: `length`, `scores`, `ifd`, `perplexity` and `sspl`.
+//! Baselines with one score for each candidate: `length`, `scores`, `column`, `warm-loss`, `less`, `ifd`, `perplexity`
+//! and `sspl`.
 
 use super::queue::{Order, Queue, RankedCandidate};
 use crate::chooser::ChooserInputs;
 use raisin_base::error::Result;
 use raisin_settings::{SelectionMethod, Third};
 
-const NO_LOG_PROB: &str = "without a log-probability";
+pub const NO_LOG_PROB: &str = "without a log-probability";
 
 /// `length`: the longest responses come first.
 pub fn length(inputs: &ChooserInputs) -> Result<Queue> {
@@ -15,12 +16,12 @@ pub fn length(inputs: &ChooserInputs) -> Result<Queue> {
     Queue::new(SelectionMethod::Length, inputs, &entries, Order::Given, counted("without a length", missing))
 }
 
-/// `scores`: an external score; the highest come first.
-pub fn external(inputs: &ChooserInputs) -> Result<Queue> {
+/// `scores`, `column`, `warm-loss` and `less`: a given score; the highest come first.
+pub fn given(method: SelectionMethod, inputs: &ChooserInputs) -> Result<Queue> {
     let pool = inputs.pool;
-    let scores = pool.column(&pool.scores, "external scores", SelectionMethod::Scores)?;
+    let scores = pool.column(&pool.scores, "scores", method)?;
     let (entries, missing) = sorted(scores.iter().copied(), Best::Highest);
-    Queue::new(SelectionMethod::Scores, inputs, &entries, Order::Given, counted("without a score", missing))
+    Queue::new(method, inputs, &entries, Order::Given, counted("without a score", missing))
 }
 
 /// `ifd`: instruction-following difficulty, mean NLL(y|x) / mean NLL(y); the highest come first. Above 1, the prompt
@@ -83,7 +84,7 @@ pub fn sspl(inputs: &ChooserInputs) -> Result<Queue> {
 
 /// The mean negative log-likelihood per token: minus each sum of log-probabilities, divided by the number of its
 /// tokens.
-fn mean_loss(
+pub fn mean_loss(
     inputs: &ChooserInputs,
     log_probs: &[Option<f64>],
     tokens: &[Option<u32>],

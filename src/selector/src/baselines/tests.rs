@@ -3,7 +3,7 @@ use crate::chooser::{CandidateColumns, StepContext};
 use raisin_base::seed::Seed;
 use raisin_settings::Third;
 
-const CONTEXT: StepContext = StepContext { step: 0, total_steps: 2, performance: None };
+const CONTEXT: StepContext = StepContext { step: 0, total_steps: 2, performance: None, last_loss: None };
 
 fn pool() -> CandidateColumns {
     CandidateColumns {
@@ -30,7 +30,7 @@ fn pool() -> CandidateColumns {
 }
 
 fn inputs(pool: &CandidateColumns, batch_size: usize) -> ChooserInputs<'_> {
-    ChooserInputs { pool, batch_size, total_steps: 2, seed: Seed::new(17), third: Third::Middle }
+    ChooserInputs { pool, batch_size, total_steps: 2, seed: Seed::new(17), third: Third::Middle, top: None }
 }
 
 fn ids(method: SelectionMethod, batch_size: usize, batches: usize) -> Result<Vec<u32>> {
@@ -113,6 +113,42 @@ fn rds_lets_the_validation_examples_take_turns() -> Result<()> {
 }
 
 #[test]
+fn only_the_best_candidates_are_repeated_in_a_new_order_in_each_pass() -> Result<()> {
+    let pool = pool();
+    let cases = [
+        (SelectionMethod::Length, [11, 14, 15], 2),
+        (SelectionMethod::Ifd, [10, 11, 14], 0),
+        (SelectionMethod::Scores, [11, 13, 14], 0),
+        // More rows than two steps of one row need.
+        (SelectionMethod::Rds, [10, 11, 12], 2),
+    ];
+    for (method, best, others) in cases {
+        let mut chooser = chooser(method, &ChooserInputs { top: Some(3), ..inputs(&pool, 1) })?;
+        let mut drawn = Vec::new();
+        for _ in 0..30 {
+            drawn.extend(chooser.choose(&CONTEXT)?.iter().map(|choice| choice.id));
+        }
+        for pass in drawn.chunks(3) {
+            let mut pass = pass.to_vec();
+            pass.sort_unstable();
+            assert_eq!(pass, best, "{}", method.name());
+        }
+        assert!(drawn.chunks(3).any(|pass| pass != &drawn[..3]), "{}: every pass has the same order", method.name());
+        let excluded = chooser.excluded();
+        let below = excluded.iter().find(|(reason, _)| reason == "not among the best 3").map_or(0, |(_, count)| *count);
+        assert_eq!(below, others, "{}: {excluded:?}", method.name());
+        let total: usize = excluded.iter().map(|(_, count)| count).sum();
+        assert_eq!(total, 3, "{}: every other candidate is counted: {excluded:?}", method.name());
+    }
+    for method in [SelectionMethod::Random, SelectionMethod::Sspl, SelectionMethod::Perplexity, SelectionMethod::Oracle]
+    {
+        let refused = chooser(method, &ChooserInputs { top: Some(3), ..inputs(&pool, 1) });
+        assert!(refused.is_err_and(|error| error.to_string().contains("no order by score")), "{}", method.name());
+    }
+    Ok(())
+}
+
+#[test]
 fn random_takes_every_candidate_once_in_a_pass_and_at_most_once_in_a_batch() -> Result<()> {
     let drawn = ids(SelectionMethod::Random, 4, 6)?;
     for pass in drawn.chunks(6) {
@@ -142,18 +178,20 @@ fn the_oracle_takes_only_relevant_rows_and_repeats_them_after_all_are_taken() ->
 #[test]
 fn a_restored_chooser_gives_the_batches_of_an_uninterrupted_chooser() -> Result<()> {
     let pool = pool();
-    for method in [
-        SelectionMethod::Random,
-        SelectionMethod::Length,
-        SelectionMethod::Oracle,
-        SelectionMethod::Sspl,
-        SelectionMethod::Rds,
+    for (method, top) in [
+        (SelectionMethod::Random, None),
+        (SelectionMethod::Length, None),
+        (SelectionMethod::Length, Some(4)),
+        (SelectionMethod::Oracle, None),
+        (SelectionMethod::Sspl, None),
+        (SelectionMethod::Rds, None),
     ] {
-        let mut undisturbed = chooser(method, &inputs(&pool, 3))?;
+        let inputs = ChooserInputs { top, ..inputs(&pool, 3) };
+        let mut undisturbed = chooser(method, &inputs)?;
         for _ in 0..2 {
             undisturbed.choose(&CONTEXT)?;
         }
-        let mut restored = chooser(method, &inputs(&pool, 3))?;
+        let mut restored = chooser(method, &inputs)?;
         restored.restore(&undisturbed.state())?;
         for _ in 0..3 {
             assert_eq!(restored.choose(&CONTEXT)?, undisturbed.choose(&CONTEXT)?, "{}", method.name());

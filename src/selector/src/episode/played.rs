@@ -24,6 +24,17 @@ pub(super) struct Step {
     pub returns: f64,
 }
 
+/// The effects of some candidates before a step of an episode.
+pub(super) struct EffectMeasurement {
+    /// t
+    pub step: usize,
+    /// The candidates of the batch D_t, then the probes.
+    pub positions: Vec<usize>,
+    /// The number of candidates of the batch.
+    pub drawn: usize,
+    pub effects: Vec<f64>,
+}
+
 /// An episode, from M_0 to its newest step.
 pub(super) struct Episode {
     pub round: usize,
@@ -39,6 +50,7 @@ pub(super) struct Episode {
     pub history: SelectionHistory,
     pub steps: Vec<Step>,
     pub selection: Vec<EpisodeSelectionRow>,
+    pub measurements: Vec<EffectMeasurement>,
 }
 
 impl Episode {
@@ -53,12 +65,14 @@ impl Episode {
             history: SelectionHistory::new(candidates),
             steps: Vec::new(),
             selection: Vec::new(),
+            measurements: Vec::new(),
         }
     }
 
     /// Every step with its state S_t.
     pub fn steps_with_states(&self) -> impl Iterator<Item = (State<'_>, &Step)> {
-        let state = |step: &Step| State { stage: step.stage, history: &self.history, step: step.row.step };
+        let draws = self.steps.iter().map(|step| step.positions.len()).sum();
+        let state = move |step: &Step| State { stage: step.stage, history: &self.history, step: step.row.step, draws };
         self.steps.iter().map(move |step| (state(step), step))
     }
 

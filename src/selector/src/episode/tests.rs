@@ -6,6 +6,8 @@ use raisin_base::learner::{Learner, StepReport};
 use raisin_base::random::Rng;
 use raisin_settings::ppo::{Deployment, PolicyForm, Ratio};
 
+mod effects;
+
 /// A learner with a known optimum. Only candidates of hidden relevant groups help. Each use of a candidate helps half
 /// as much as its previous use. The performance approaches a limit, so later steps gain less.
 struct Toy {
@@ -80,13 +82,22 @@ impl Learner for Toy {
         Ok(StepReport { loss: 1.0, tokens: 10, supervised_tokens: 5, learning_rate: 1e-3, flops: 1.0 })
     }
 
+    fn effects(&mut self, rows: &[u32]) -> Result<Vec<f64>> {
+        let noise = 3.0 * self.noise;
+        let effect = |&id: &u32| {
+            let halved = 0.5f64.powi(self.uses[id as usize]);
+            self.relevance[id as usize] * halved * (-self.learned / 12.0).exp() + noise * self.rng.normal()
+        };
+        Ok(rows.iter().map(effect).collect())
+    }
+
     fn performance(&mut self) -> Result<f64> {
         Ok(-2.0 + (1.0 - (-self.learned / 12.0).exp()) + self.noise * self.rng.normal())
     }
 }
 
 fn toy_config(form: PolicyForm) -> PpoSettings {
-    PpoSettings { steps: 40, batch_size: 16, rounds: 20, policy: form, ..PpoSettings::standard() }
+    PpoSettings { steps: 40, batch_size: 16, rounds: 20, policy: form, ..PpoSettings::ppo() }
 }
 
 /// Plays all rounds. Returns the share of relevant candidates in the selection of each round.
@@ -101,9 +112,9 @@ fn shares(fixture: &PolicyFixture, training: &mut PolicyTraining, noise: f64) ->
         .collect()
 }
 
-/// Plays one run with the best policy. Returns the share of relevant candidates in the selection, and P(M_T) - P(M_0).
+/// Plays one run with the kept policy. Returns the share of relevant candidates in the selection, and P(M_T) - P(M_0).
 fn deploy(fixture: &PolicyFixture, training: &PolicyTraining, deployment: Deployment) -> Result<(f64, f64)> {
-    let mut policy = training.best.as_ref().context("no best policy")?.duplicate()?;
+    let mut policy = training.kept().context("no policy was kept")?.duplicate()?;
     policy.constants.deployment = deployment;
     let candidates = self::candidates(fixture);
     let (batch_size, steps) = (training.config.batch_size, training.config.steps);
@@ -112,7 +123,7 @@ fn deploy(fixture: &PolicyFixture, training: &PolicyTraining, deployment: Deploy
     let start = learner.restore()?;
     let (mut performance, mut relevant) = (start, 0);
     for step in 0..steps {
-        let context = StepContext { step, total_steps: steps, performance: Some(performance) };
+        let context = StepContext { step, total_steps: steps, performance: Some(performance), last_loss: None };
         let batch: Vec<u32> = chooser.choose(&context)?.iter().map(|choice| choice.id).collect();
         relevant += batch.iter().filter(|&&id| fixture.relevance[id as usize] > 0.0).count();
         learner.step(&batch)?;
@@ -129,6 +140,7 @@ fn candidates(fixture: &PolicyFixture) -> Candidates {
         ranges: of.ranges.clone(),
         state: of.state.copy(),
         columns: of.columns.clone(),
+        prior: None,
     }
 }
 
@@ -209,6 +221,10 @@ impl Ensemble for Toys {
         self.0.iter_mut().zip(batches).map(|(toy, batch)| toy.step(batch)).collect()
     }
 
+    fn effects(&mut self, rows: &[Vec<u32>]) -> Result<Vec<Vec<f64>>> {
+        self.0.iter_mut().zip(rows).map(|(toy, rows)| Learner::effects(toy, rows)).collect()
+    }
+
     fn performances(&mut self) -> Result<Vec<f64>> {
         self.0.iter_mut().map(Learner::performance).collect()
     }
@@ -262,7 +278,7 @@ fn a_training_resumes_to_the_same_rounds() -> Result<()> {
     let fixture = fixture(2);
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("state.safetensors");
-    let config = PpoSettings { rounds: 4, steps: 6, ..toy_config(PolicyForm::Hierarchical) };
+    let config = PpoSettings { rounds: 4, steps: 6, keep: Keep::Average, ..toy_config(PolicyForm::Hierarchical) };
     let seed = Seed::new(3);
     let mut whole = PolicyTraining::new(&fixture.candidates, config.clone(), seed)?;
     for round in 0..4 {
@@ -276,6 +292,11 @@ fn a_training_resumes_to_the_same_rounds() -> Result<()> {
         assert_eq!(one, two, "round {round}");
         let constants = |training: &PolicyTraining| training.best.as_ref().map(|best| best.constants.clone());
         assert_eq!(constants(&resumed), constants(&whole), "round {round}");
+        for (kept, other) in [(resumed.kept(), whole.kept()), (Some(&resumed.policy), Some(&whole.policy))] {
+            assert_eq!(kept.map(Policy::parameters), other.map(Policy::parameters), "round {round}");
+            let constants = |policy: Option<&Policy>| policy.map(|policy| policy.constants.clone());
+            assert_eq!(constants(kept), constants(other), "round {round}");
+        }
         resumed.save(&path)?;
     }
     Ok(())
@@ -408,5 +429,58 @@ fn the_improvements_of_all_rounds_have_the_same_unit_in_the_regression() -> Resu
     for (step, (credited, gained)) in credited.iter().zip(&gained).enumerate() {
         assert!((credited - gained / scale).abs() < 1e-12, "step {step}: {credited} is not {gained} / {scale}");
     }
+    Ok(())
+}
+
+#[test]
+fn the_kept_policy_is_the_mean_of_the_last_half_the_best_or_the_last() -> Result<()> {
+    tch::set_num_threads(1);
+    let fixture = fixture(2);
+    let config = PpoSettings { rounds: 4, steps: 6, ..toy_config(PolicyForm::Hierarchical) };
+    let weights = |policy: &Policy| -> Vec<Tensor> {
+        policy.parameters().iter().map(|(_, weight)| weight.detach().copy()).collect()
+    };
+    for keep in [Keep::Average, Keep::Best, Keep::Last] {
+        let config = PpoSettings { keep, ..config.clone() };
+        let mut training = PolicyTraining::new(&fixture.candidates, config, Seed::new(3))?;
+        assert!(training.kept().is_none());
+        let mut after = Vec::new();
+        for _ in 0..4 {
+            training.round(&mut Toy::new(&fixture, 0.01), &fixture.candidates, &mut |_, _, _| {})?;
+            after.push(weights(&training.policy));
+        }
+        let kept = training.kept().context("a policy is kept")?;
+        let expected: Vec<Tensor> = match keep {
+            Keep::Average => after[2].iter().zip(&after[3]).map(|(one, two)| (one + two) / 2.0).collect(),
+            Keep::Best => weights(training.best.as_ref().context("a best policy")?),
+            Keep::Last => after[3].iter().map(Tensor::shallow_clone).collect(),
+        };
+        for (found, expected) in weights(kept).iter().zip(&expected) {
+            assert!(found.allclose(expected, 1e-6, 1e-7, false), "{keep:?}");
+        }
+        let scale = |policy: &Policy| policy.constants.performance_scale.to_bits();
+        assert_eq!(scale(kept), scale(&training.policy), "{keep:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_range_of_the_improvement_is_that_of_all_states_of_the_training() -> Result<()> {
+    tch::set_num_threads(1);
+    let fixture = fixture(2);
+    let config = PpoSettings { rounds: 3, steps: 6, ..toy_config(PolicyForm::Hierarchical) };
+    let mut training = PolicyTraining::new(&fixture.candidates, config, Seed::new(3))?;
+    let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
+    for _ in 0..3 {
+        let round = training.round(&mut Toy::new(&fixture, 0.05), &fixture.candidates, &mut |_, _, _| {})?;
+        let mut improvement = 0.0;
+        for step in &round.steps {
+            (low, high) = (f64::min(low, improvement), f64::max(high, improvement));
+            improvement += step.reward;
+        }
+    }
+    let [found_low, found_high] = training.policy.constants.improvement_range.context("a range")?;
+    assert!((found_low - low).abs() < 1e-12 && (found_high - high).abs() < 1e-12);
+    assert!(high > low);
     Ok(())
 }

@@ -264,3 +264,58 @@ fn examples_that_overlap_the_pool_are_left_out_and_the_others_keep_their_ids() -
     assert_eq!(column::<UInt32Array>(&store.table("run", "metrics")?, "n")?.values(), &[1]);
     Ok(())
 }
+
+/// Makes a proxy with or without states of the test examples, and an adapter that was trained on it.
+fn tuned_on_a_proxy(store: &TensorFixture, test: bool) -> Result<()> {
+    let inputs = [("/source/prefix", "model"), ("/source/instructions", "pool"), ("/source/task", "task")];
+    let context = store.context("model", "making", &inputs, &[])?;
+    let source = json!({"prefix": "model", "train_layers": 1, "instructions": "pool", "task": "task", "test": test});
+    crate::model::run(serde_json::from_value(json!({"source": source}))?, &context)?;
+    context.check_outputs()?;
+    store.keep("making", "proxy")?;
+    let context = store.context(
+        "finetune",
+        "tuning",
+        &[("/instructions", "pool"), ("/model", "proxy"), ("/task", "task")],
+        &[],
+    )?;
+    let parameters = json!({
+        "instructions": "pool", "model": "proxy", "task": "task", "select": {"method": "random"}, "steps": 3,
+        "batch_size": 2, "learning_rate": 0.05, "adaptation": {"method": "top_layers_lora", "rank": 2, "layers": 1},
+    });
+    crate::finetune::run(serde_json::from_value(parameters)?, &context)?;
+    store.keep("tuning", "tuned")
+}
+
+#[test]
+fn the_loss_of_an_adapter_on_a_proxy_starts_from_the_states_of_the_test_examples() -> Result<()> {
+    let mut losses = Vec::new();
+    for test in [false, true] {
+        let store = TensorFixture::new()?;
+        tuned_on_a_proxy(&store, test)?;
+        let loss = |folder: &str, more: serde_json::Value| -> Result<Vec<f64>> {
+            let context = store.context("evaluate", folder, &[("/model", "tuned"), ("/task", "task")], &[])?;
+            let mut parameters = json!({"model": "tuned", "task": "task", "metrics": ["loss"]});
+            parameters.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+            run(serde_json::from_value(parameters)?, &context)?;
+            Ok(column::<Float64Array>(&store.table(folder, "items")?, "loss")?.values().to_vec())
+        };
+        assert_eq!(proxy_with_test(&store.artifact("tuned"))?.is_some(), test);
+        let found = loss("run", json!({}))?;
+        // Other states give another loss, where the states are used.
+        let path = store.artifact("proxy").join("states.safetensors");
+        let mut bytes = std::fs::read(&path)?;
+        let end = bytes.len();
+        bytes[end - 4 * 16 * 8..].fill(0);
+        std::fs::write(&path, bytes)?;
+        assert_eq!(loss("changed", json!({}))? != found, test);
+        // A cut example has other tokens, and then all layers run.
+        let cut = loss("cut", json!({"max_tokens": 40}))?;
+        assert!(cut.iter().all(|loss| loss.is_finite()));
+        losses.push(found);
+    }
+    for (all, cached) in losses[0].iter().zip(&losses[1]) {
+        assert!((all - cached).abs() < 1e-4, "{losses:?}");
+    }
+    Ok(())
+}

@@ -13,7 +13,7 @@ pub struct EncodedRow {
     pub id: u32,
     /// The row with its prompts; `None` if the row is left out.
     pub whole: Option<Sequence>,
-    /// The responses of the row alone; `None` if they have no token that can be scored.
+    /// The responses of the row alone; `None` if they have no token that can be scored, or if there is no second pass.
     pub alone: Option<Sequence>,
     /// Why one of the two is `None`.
     pub missing: Option<String>,
@@ -22,6 +22,8 @@ pub struct EncodedRow {
 pub struct RowEncoder<'a> {
     pub codec: &'a Codec,
     pub max_tokens: usize,
+    /// Whether the responses are encoded alone too.
+    pub unconditional: bool,
 }
 
 impl RowEncoder<'_> {
@@ -56,14 +58,21 @@ impl RowEncoder<'_> {
         Ok(rows)
     }
 
-    /// The responses of `row` alone; `None` if the row itself has no sequence.
+    /// The responses of `row` alone; `None` if the row itself has no sequence, or if there is no second pass.
     fn alone(&self, row: &Instruction, whole: &Encoded) -> Option<Encoded> {
-        whole.sequence.as_ref().map(|_| self.codec.responses_alone(row, whole, self.max_tokens))
+        whole
+            .sequence
+            .as_ref()
+            .filter(|_| self.unconditional)
+            .map(|_| self.codec.responses_alone(row, whole, self.max_tokens))
     }
 
     fn joined(&self, wholes: EncodedRows, alone: Vec<Option<Encoded>>) -> Vec<EncodedRow> {
         let row = |((whole, missing), alone): ((Option<Sequence>, Option<String>), Option<Encoded>)| {
-            let Some((whole, alone)) = whole.zip(alone) else { return EncodedRow { missing, ..EncodedRow::default() } };
+            let (whole, alone) = match (whole, alone) {
+                (Some(whole), Some(alone)) => (whole, alone),
+                (whole, _) => return EncodedRow { whole, missing, ..EncodedRow::default() },
+            };
             let unscored = |reason: String| format!("the responses alone leave no token to score: {reason}");
             let missing = alone.missing(self.max_tokens).map(unscored);
             EncodedRow { id: 0, whole: Some(whole), alone: alone.sequence, missing }

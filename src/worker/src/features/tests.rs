@@ -18,7 +18,7 @@ fn parameters() -> Result<Parameters> {
 /// The rows of the pool as tokens.
 fn encoded(store: &TensorFixture, context: &Context) -> Result<Vec<EncodedRow>> {
     let codec = Codec::load(&store.artifact("model"))?;
-    let rows = RowEncoder { codec: &codec, max_tokens: parameters()?.max_tokens };
+    let rows = RowEncoder { codec: &codec, max_tokens: parameters()?.max_tokens, unconditional: true };
     let mut encoding = EncodingReport::new(parameters()?.sequence_limit());
     rows.instructions(&read_instructions(&store.artifact("pool"))?, context, &mut encoding)
 }
@@ -168,7 +168,7 @@ fn an_interrupted_pass_ends_with_the_same_bytes() -> Result<()> {
     let parameters = parameters()?;
     let pass = FeaturePass::new(&context, &model, &parameters);
     // A part after every batch; the last one is lost with the process.
-    pass.describe("features", &encoded(&store, &context)?, Duration::ZERO)?;
+    pass.describe("features", &encoded(&store, &context)?, None, Duration::ZERO)?;
     let (_, parts) = open_parts(&context, "features")?;
     assert!(parts.len() > 2);
     let path = context.work()?.join("features.parts");
@@ -188,7 +188,7 @@ fn damaged_parts_are_computed_again_and_give_the_same_bytes() -> Result<()> {
     let model = Model::load(&folder, Device::Cpu, TensorKind::Float)?;
     let parameters_of_pass = parameters()?;
     let pass = FeaturePass::new(&context, &model, &parameters_of_pass);
-    pass.describe("features", &encoded(&store, &context)?, Duration::ZERO)?;
+    pass.describe("features", &encoded(&store, &context)?, None, Duration::ZERO)?;
     run(parameters()?, &context)?;
     // The few examples are one batch, which is not saved.
     std::fs::remove_file(context.work()?.join("validation.parts"))?;
@@ -205,7 +205,7 @@ fn an_interrupted_pass_with_halved_batches_ends_with_the_same_bytes() -> Result<
     model.limit_room(Some(40));
     let pass = FeaturePass::new(&context, &model, &parameters);
     let encoded = encoded(&store, &context)?;
-    let undisturbed = pass.describe("features", &encoded, Duration::ZERO)?;
+    let undisturbed = pass.describe("features", &encoded, None, Duration::ZERO)?;
     let fits = pass.fits.get();
     assert!(fits < parameters.batch_tokens);
     let path = context.work()?.join("features.parts");
@@ -215,7 +215,7 @@ fn an_interrupted_pass_with_halved_batches_ends_with_the_same_bytes() -> Result<
     // Memory is free again, but the pass keeps the smaller batches.
     model.limit_room(None);
     let pass = FeaturePass::new(&context, &model, &parameters);
-    assert_eq!(pass.describe("features", &encoded, Duration::from_secs(1000))?, undisturbed);
+    assert_eq!(pass.describe("features", &encoded, None, Duration::from_secs(1000))?, undisturbed);
     assert_eq!(pass.fits.get(), fits);
     Ok(())
 }
@@ -239,5 +239,151 @@ fn in_id_order_gives_the_table_of_all_rows_sorted_by_id() -> Result<()> {
     table::write(&folder.path().join("other.parquet"), &sorted)?;
     let bytes = |name: &str| std::fs::read(folder.path().join(name));
     assert_eq!(bytes("one.parquet")?, bytes("other.parquet")?);
+    Ok(())
+}
+
+/// Makes the artifact `proxy` from the fixture: one of two layers is frozen.
+fn make_proxy(store: &TensorFixture) -> Result<()> {
+    let inputs = [("/source/prefix", "model"), ("/source/instructions", "pool"), ("/source/task", "task")];
+    let context = store.context("model", "making", &inputs, &[])?;
+    let source = json!({"prefix": "model", "train_layers": 1, "instructions": "pool", "task": "task"});
+    crate::model::run(serde_json::from_value(json!({"source": source}))?, &context)?;
+    store.keep("making", "proxy")
+}
+
+/// The numbers of a table `features`, with 0 for null.
+fn values(store: &TensorFixture, folder: &str, name: &str) -> Result<Vec<f32>> {
+    let rows = store.table(folder, name)?;
+    let mut all = Vec::new();
+    for name in ["logp_conditional", "logp_unconditional"] {
+        all.extend(column::<Float32Array>(&rows, name)?.iter().map(Option::unwrap_or_default));
+    }
+    for name in ["embedding", "weighted_embedding"] {
+        all.extend(crate::tables::vectors(&rows, name)?.0);
+    }
+    Ok(all)
+}
+
+#[test]
+fn features_on_a_proxy_equal_those_of_its_base_and_cost_less() -> Result<()> {
+    let store = TensorFixture::new()?;
+    make_proxy(&store)?;
+    let mut summaries = Vec::new();
+    for model in ["model", "proxy"] {
+        let mut inputs = INPUTS;
+        inputs[1] = ("/model", model);
+        let context = store.context("features", &format!("run-{model}"), &inputs, &[])?;
+        run(parameters()?, &context)?;
+        context.check_outputs()?;
+        let summary: serde_json::Value =
+            serde_json::from_slice(&store.written(&format!("run-{model}"))?["summary.json"])?;
+        summaries.push(summary);
+    }
+    for table in ["features", "validation_features"] {
+        let (base, proxy) = (values(&store, "run-model", table)?, values(&store, "run-proxy", table)?);
+        assert_eq!(base.len(), proxy.len());
+        for (base, proxy) in base.iter().zip(&proxy) {
+            assert!((base - proxy).abs() < 1e-4, "{table}: {base} is not {proxy}");
+        }
+    }
+    let [base, proxy] = &summaries[..] else { panic!("two summaries") };
+    assert_eq!(base["tokens"], proxy["tokens"]);
+    // The pass over prompts and responses saves the frozen layer. The pass over the responses alone runs it.
+    let model = Model::load(&store.artifact("model"), Device::Cpu, TensorKind::Float)?;
+    let frozen = model.flops_per_token(false) - model.flops_per_token_from(1, false);
+    let context = store.context("features", "counted", &INPUTS, &[])?;
+    let of_pool = encoded(&store, &context)?.iter().flat_map(|row| &row.whole).map(|it| it.tokens.len()).sum::<usize>();
+    let codec = Codec::load(&store.artifact("model"))?;
+    let task = read_task(&store.artifact("task"))?;
+    let of_example = |example: &Example| codec.example(example, 1024).sequence.map_or(0, |it| it.tokens.len());
+    let whole = of_pool + task.validation.iter().map(of_example).sum::<usize>();
+    let saved = base["flops"].as_f64().expect("a number") - proxy["flops"].as_f64().expect("a number");
+    assert!((saved - whole as f64 * frozen).abs() < 1.0, "{saved} is not {whole} x {frozen}");
+    Ok(())
+}
+
+#[test]
+fn a_proxy_of_another_pool_or_another_task_is_refused() -> Result<()> {
+    let store = TensorFixture::new()?;
+    make_proxy(&store)?;
+    let mut inputs = INPUTS;
+    inputs[1] = ("/model", "proxy");
+    let said = || -> Result<String> {
+        let context = store.context("features", "run", &inputs, &[])?;
+        Ok(raisin_base::error::render(&run(parameters()?, &context).expect_err("another proxy")))
+    };
+    let path = store.artifact("task").join("validation.parquet");
+    let examples = table::read(&path)?;
+    table::write(&path, &examples.slice(0, 2))?;
+    assert!(said()?.contains("belong to other validation examples"), "{}", said()?);
+    table::write(&path, &examples)?;
+    let path = store.artifact("pool").join("instructions.parquet");
+    let rows = table::read(&path)?;
+    table::write(&path, &rows.slice(0, ROWS - 1))?;
+    assert!(said()?.contains("the proxy has hidden states of 12 instructions, and this pool has 11"), "{}", said()?);
+    let others: Vec<PoolRow> = (0..ROWS as u64)
+        .map(|row| PoolRow::new(conversation(None, &format!("another {row}"), Some("so")), 0, row + 1))
+        .collect();
+    table::write(&path, &instructions_batch(&others)?)?;
+    assert!(said()?.contains("the cached states of pool row"), "{}", said()?);
+    Ok(())
+}
+
+#[test]
+fn without_the_second_pass_log_p_y_is_null_the_state_lacks_it_and_ifd_refuses() -> Result<()> {
+    let store = TensorFixture::new()?;
+    let context = store.context("features", "both", &INPUTS, &[])?;
+    run(parameters()?, &context)?;
+    let context = store.context("features", "run", &INPUTS, &[])?;
+    run(Parameters { unconditional: false, ..parameters()? }, &context)?;
+    context.check_outputs()?;
+    let rows = store.table("run", "features")?;
+    for name in ["logp_unconditional", "unconditional_tokens"] {
+        assert_eq!(rows.column_by_name(name).expect("a column").null_count(), ROWS, "{name}");
+    }
+    let sums: &Float32Array = column(&rows, "logp_conditional")?;
+    assert_eq!(sums, column::<Float32Array>(&store.table("both", "features")?, "logp_conditional")?);
+    let missing: &StringArray = column(&rows, "missing")?;
+    assert_eq!(missing.null_count(), ROWS - 1, "the second pass is not missing, because nobody asked for it");
+    let flops = |folder: &str| -> Result<f64> {
+        let summary: serde_json::Value = serde_json::from_slice(&store.written(folder)?["summary.json"])?;
+        Ok(summary["flops"].as_f64().expect("a number"))
+    };
+    assert!(flops("run")? < flops("both")?);
+
+    store.keep("run", "described")?;
+    std::fs::remove_dir_all(store.artifact("clusters"))?;
+    let context = store.context("clusters", "grouping", &[("/features", "described")], &[])?;
+    let clusters = json!({"features": "described", "dimensions": 2, "clusters": 2});
+    crate::clusters::run(serde_json::from_value(clusters)?, &context)?;
+    context.check_outputs()?;
+    let constants: serde_json::Value = serde_json::from_slice(&store.written("grouping")?["constants.json"])?;
+    let expected = [
+        "difficulty.prompt_tokens",
+        "difficulty.response_tokens",
+        "difficulty.logp_conditional",
+        "difficulty.logp_conditional_per_token",
+        "semantic.00",
+        "semantic.01",
+    ];
+    let columns: Vec<String> = serde_json::from_value(constants["columns"].clone())?;
+    let without_target: Vec<&String> = columns.iter().filter(|name| !name.starts_with("target.")).collect();
+    assert_eq!(without_target, expected);
+    assert_eq!(store.table("grouping", "clusters")?.num_rows(), ROWS - 1);
+
+    store.keep("grouping", "clusters")?;
+    let inputs = [("/instructions", "pool"), ("/model", "model"), ("/task", "task"), ("/features", "clusters")];
+    let tuned = |method: &str| -> Result<()> {
+        let context = store.context("finetune", method, &inputs, &[])?;
+        let parameters = json!({
+            "instructions": "pool", "model": "model", "task": "task", "features": "clusters",
+            "select": {"method": method}, "steps": 2, "batch_size": 2,
+        });
+        crate::finetune::run(serde_json::from_value(parameters)?, &context)
+    };
+    tuned("sspl")?;
+    let said = raisin_base::error::render(&tuned("ifd").expect_err("no log p(y)"));
+    assert!(said.contains("`ifd` needs log p(y)"), "{said}");
+    assert!(said.ends_with("hint: set `unconditional = true` in the features stage"), "{said}");
     Ok(())
 }

@@ -6,18 +6,23 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::gradients::PoolGradients;
 use crate::encoding::EncodingReport;
 use crate::learning::{
-    Learning, Settings, account_costs, as_instruction, checkpoints, device, phase_cost, shown_performance, speed,
+    Learning, Settings, account_costs, as_instruction, checkpoints, conditions, device, phase_cost, shown_performance,
+    speed,
 };
-use crate::selecting::{candidate_columns, candidates, read_scores, selected};
+use crate::selecting::{candidate_columns, candidates, read_scores, selected, state_column};
 use crate::tables::{self, Of, SelectionRow, TrainingStepRow, optional_bits};
 use raisin_base::error::{Problem, Result, anyhow, ensure};
 use raisin_contract::{Context, Progress, referenced};
 use raisin_corpus::{Instruction, read_instructions, read_task};
 use raisin_kinds::finetune::{Parameters, step_counts, uses_features};
 use raisin_lm::Adaptation;
-use raisin_selector::{Chooser, ChooserInputs, Policy, Raise, SelectionMethod, StepContext, chooser};
+use raisin_selector::policy::Constants;
+use raisin_selector::{
+    Chooser, ChooserInputs, Conditions, Policy, Raise, SelectedCandidate, SelectionMethod, StepContext, chooser,
+};
 use raisin_table::WriteTable as _;
 use raisin_training::{Checkpoints, Meter, PhaseUse, Trainer, TrainerConfig, TrainingPool, ValidationSet};
 
@@ -28,6 +33,8 @@ pub struct Finetuning<'a> {
     adaptation: Adaptation,
     instructions: Vec<Instruction>,
     pool: TrainingPool,
+    /// The validation examples, if the method uses their gradients.
+    examples: Option<TrainingPool>,
     pub(super) validation: ValidationSet,
     trainer: Trainer,
     chooser: Box<dyn Chooser>,
@@ -54,6 +61,9 @@ struct Kept {
     performance: Option<f64>,
     evaluations: u64,
     chooser: Value,
+    /// The tokens of the rows whose gradients the method has used.
+    #[serde(default)]
+    gradient_tokens: u64,
     /// See [`ValidationSet::too_many`].
     too_many: usize,
 }
@@ -64,11 +74,6 @@ impl<'a> Finetuning<'a> {
         let folder = context.input("/model")?;
         let task = read_task(context.input("/task")?)?;
         let instructions = match parameters.select.method {
-            SelectionMethod::Validation if folder.join("proxy.json").is_file() => {
-                let problem =
-                    "a proxy has hidden states of the rows of the pool only, and cannot train on validation examples";
-                return Err(Problem::new(problem).hint("name the base of the proxy as `model`").into());
-            }
             SelectionMethod::Validation => {
                 let numbered = task.validation.iter().map(as_instruction).zip(0..);
                 numbered.map(|(instruction, id)| Instruction { id, ..instruction }).collect()
@@ -82,8 +87,12 @@ impl<'a> Finetuning<'a> {
             batch_tokens: parameters.micro_batch_tokens,
             episodes: 1,
         };
-        let Learning { mut model, adaptation, seed, pool, validation, encoding } =
+        let Learning { mut model, adaptation, seed, pool, validation, examples, encoding, .. } =
             Learning::start(folder, context, &instructions, &task.validation, &settings)?;
+        // The hidden states of a proxy belong to the rows of the pool; those of the examples are in `examples`.
+        let is_validation = parameters.select.method == SelectionMethod::Validation;
+        let (pool, examples) =
+            if is_validation && pool.prefix_layers().is_some() { (examples, None) } else { (pool, Some(examples)) };
         model.prepare(&adaptation, &seed)?;
         let rows = pool.trainable().len();
         if rows < parameters.batch_size {
@@ -93,6 +102,13 @@ impl<'a> Finetuning<'a> {
         }
         let (full_steps, steps) = step_counts(&parameters, rows);
         note_unused_budget(&parameters, context);
+        if parameters.select.method == SelectionMethod::Raise {
+            let here = conditions(&encoding, &model, &pool, steps, parameters.batch_size);
+            note_other_conditions(&here, context)?;
+        }
+        if let Some(top) = parameters.select.top.filter(|top| *top > rows) {
+            context.note(format!("top = {top} takes all rows, because only {rows} rows are trainable"));
+        }
         let mut chooser = open_chooser(&parameters, context, &instructions, &pool, steps)?;
         for (reason, count) in chooser.excluded() {
             context.note(format!("{count} of {rows} candidates cannot be chosen: {reason}"));
@@ -146,6 +162,7 @@ impl<'a> Finetuning<'a> {
             adaptation,
             instructions,
             pool,
+            examples: examples.filter(|_| chooser.wants_gradients()),
             validation,
             trainer,
             chooser,
@@ -171,7 +188,9 @@ impl<'a> Finetuning<'a> {
         }
         let choosing = Instant::now();
         let before = self.kept.performance;
-        let choices = self.chooser.choose(&StepContext { step, total_steps: self.steps, performance: before })?;
+        let last_loss = self.kept.rows.last().map(|row| row.loss);
+        let place = StepContext { step, total_steps: self.steps, performance: before, last_loss };
+        let choices = self.choose(&place)?;
         self.selection_time += choosing.elapsed();
         let number = step as u32 + 1;
         self.kept.selection.extend(selected(number, &choices, &mut self.times));
@@ -199,11 +218,29 @@ impl<'a> Finetuning<'a> {
         Ok(true)
     }
 
-    /// Whether P is measured after this number of steps: every `evaluate_every` steps, at the end, and after each step
-    /// if the method uses P.
+    fn choose(&mut self, place: &StepContext) -> Result<Vec<SelectedCandidate>> {
+        let Some(examples) = &self.examples else { return self.chooser.choose(place) };
+        let mut gradients = PoolGradients {
+            trainer: &mut self.trainer,
+            pool: &self.pool,
+            examples,
+            batch_size: self.parameters.batch_size,
+            seed: self.context.seed().at("examples"),
+            memory: self.context.memory(),
+            tokens: 0,
+        };
+        let choices = self.chooser.choose_by_gradients(place, &mut gradients)?;
+        self.kept.gradient_tokens += gradients.tokens as u64;
+        Ok(choices)
+    }
+
+    /// Whether P is measured after this number of steps: every `evaluate_every` steps, at the end, and every
+    /// `performance_every` steps if the method uses P.
     fn measures_after(&self, steps: usize) -> bool {
-        let every = self.parameters.evaluate_every;
-        steps == self.steps || self.chooser.wants_performance() || (every > 0 && steps.is_multiple_of(every))
+        let (every, for_method) = (self.parameters.evaluate_every, self.parameters.select.performance_every);
+        steps == self.steps
+            || (every > 0 && steps.is_multiple_of(every))
+            || (self.chooser.wants_performance() && steps.is_multiple_of(for_method))
     }
 
     /// Measures P, which is minus the validation loss.
@@ -243,6 +280,7 @@ impl<'a> Finetuning<'a> {
 
     pub fn finish(self) -> Result<()> {
         let Self { context, parameters, trainer, kept, .. } = &self;
+        self.chooser.notes().into_iter().for_each(|note| context.note(note));
         let has_adapter = self.adaptation.has_adapters();
         let (model, out, base) = (&trainer.model, context.out(), context.input("/model")?);
         if has_adapter && !parameters.merge {
@@ -272,7 +310,7 @@ impl<'a> Finetuning<'a> {
     fn summary(&self) -> Value {
         let rows = &self.kept.rows;
         let evaluated_tokens = self.kept.evaluations as usize * self.validation.tokens();
-        json!({
+        let mut summary = json!({
             "method": self.parameters.select.method.name(),
             "steps": self.steps,
             "full_steps": self.full_steps,
@@ -286,7 +324,13 @@ impl<'a> Finetuning<'a> {
             "performance": self.kept.performance,
             "trained_parameters": self.trainer.model.trainable().count(),
             "seed": self.context.pipeline_seed(),
-        })
+        });
+        if self.chooser.wants_gradients() {
+            let tokens = self.kept.gradient_tokens;
+            summary["selection_tokens"] = json!(tokens);
+            summary["selection_flops"] = json!(self.trainer.flops(tokens as usize, true));
+        }
+        summary
     }
 }
 
@@ -304,6 +348,16 @@ fn base_for_peft(base: &Path) -> Result<Option<String>> {
     }
     let digest = base.file_name().ok_or_else(|| anyhow!("{} has no name", base.display()))?;
     Ok(Some(format!("cache/artifacts/{}", digest.to_string_lossy())))
+}
+
+/// Says in which conditions the training of the policy differs from this stage.
+fn note_other_conditions(here: &Conditions, context: &Context) -> Result<()> {
+    let constants = Constants::load(context.input("/select/policy")?)?;
+    match constants.conditions {
+        Some(trained) => trained.differences(here).into_iter().for_each(|note| context.note(note)),
+        None => context.note("the policy does not say how its episodes were played"),
+    }
+    Ok(())
 }
 
 fn note_unused_budget(parameters: &Parameters, context: &Context) {
@@ -339,11 +393,12 @@ fn open_chooser(
             context.note(format!("{unused} scores belong to no instruction of the pool"));
         }
         scores
+    } else if let (Some(column), Some(features)) = (select.method.state_column(&select.column), features) {
+        state_column(features, column, instructions.len())?
     } else {
         Vec::new()
     };
     let columns = candidate_columns(select.method, instructions, pool, features, scores, context)?;
-    let inputs =
-        ChooserInputs { pool: &columns, batch_size: parameters.batch_size, total_steps, seed, third: select.third };
-    chooser(select.method, &inputs)
+    let (batch_size, third, top) = (parameters.batch_size, select.third, select.top);
+    chooser(select.method, &ChooserInputs { pool: &columns, batch_size, total_steps, seed, third, top })
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::fixture::{ROWS, TensorFixture};
-use raisin_base::error::anyhow;
+use raisin_base::error::{Error, anyhow};
 use raisin_contract::Kind as _;
 use raisin_kinds::finetune::step_counts;
 use raisin_table::column;
@@ -32,7 +32,7 @@ fn parameters(change: &Value) -> Result<Parameters> {
 #[test]
 fn every_baseline_trains_its_steps_and_writes_its_selection() -> Result<()> {
     let store = TensorFixture::new()?;
-    for method in ["random", "full", "length", "ifd", "perplexity", "sspl", "oracle"] {
+    for method in ["random", "full", "length", "ifd", "perplexity", "sspl", "oracle", "bandit", "greats"] {
         let steps = if method == "perplexity" { 1 } else { 4 };
         let context = store.context("finetune", method, &INPUTS, &[])?;
         run(parameters(&json!({"select": {"method": method}, "steps": steps}))?, &context)?;
@@ -57,6 +57,41 @@ fn every_baseline_trains_its_steps_and_writes_its_selection() -> Result<()> {
             (&json!(method), &json!(steps), &json!(18))
         );
         assert!(summary["flops"].as_f64() > Some(0.0));
+    }
+    Ok(())
+}
+
+#[test]
+fn a_number_of_the_state_can_order_the_rows_and_a_missing_one_is_named() -> Result<()> {
+    let store = TensorFixture::new()?;
+    let chosen = |select: Value, folder: &str| -> Result<Vec<u32>> {
+        let context = store.context("finetune", folder, &INPUTS, &[])?;
+        run(parameters(&json!({"select": select, "steps": 2}))?, &context)?;
+        Ok(column::<UInt32Array>(&store.table(folder, "selection")?, "id")?.values().to_vec())
+    };
+    // The first number of the state grows with the row.
+    assert_eq!(chosen(json!({"method": "column", "column": "a"}), "by-a")?, [10, 9, 8, 7]);
+    assert_eq!(chosen(json!({"method": "column", "column": "b"}), "by-b")?, [2, 5, 8, 1]);
+    let said = |select: Value| raisin_base::error::render(&chosen(select, "wrong").expect_err("no such column"));
+    assert!(said(json!({"method": "column", "column": "c"})).contains("hint: it has a, b"));
+    assert!(said(json!({"method": "less"})).contains("no column `influence.alignment`"));
+    assert!(said(json!({"method": "less"})).contains("alignment = true"));
+    let constants = json!({"columns": ["influence.relative_drop", "influence.alignment"]});
+    std::fs::write(store.artifact("clusters").join("constants.json"), constants.to_string())?;
+    assert_eq!(chosen(json!({"method": "warm-loss"}), "warm")?, [10, 9, 8, 7]);
+    assert_eq!(chosen(json!({"method": "less"}), "less")?, [2, 5, 8, 1]);
+    Ok(())
+}
+
+#[test]
+fn the_best_rows_of_a_score_are_trained_on_again_and_again() -> Result<()> {
+    let store = TensorFixture::new()?;
+    let context = store.context("finetune", "run", &INPUTS, &[])?;
+    run(parameters(&json!({"select": {"method": "length", "top": 3}}))?, &context)?;
+    let selection = store.table("run", "selection")?;
+    let ids: &UInt32Array = column(&selection, "id")?;
+    for best in [8, 9, 10] {
+        assert_eq!(ids.values().iter().filter(|&&id| id == best).count(), 4, "{ids:?}");
     }
     Ok(())
 }
@@ -95,13 +130,14 @@ fn full_without_a_budget_takes_three_epochs() -> Result<()> {
 #[test]
 fn a_run_killed_after_three_steps_ends_with_the_same_bytes() -> Result<()> {
     let store = TensorFixture::new()?;
-    for adaptation in ["full", "lora"] {
-        let change = json!({"adaptation": {"method": adaptation, "rank": 2}, "evaluate_every": 2});
-        let undisturbed = format!("undisturbed-{adaptation}");
+    for (adaptation, method) in [("full", "random"), ("lora", "random"), ("lora", "bandit"), ("lora", "greats")] {
+        let adapted = json!({"method": adaptation, "rank": 2});
+        let change = json!({"adaptation": adapted, "evaluate_every": 2, "select": {"method": method}});
+        let undisturbed = format!("undisturbed-{adaptation}-{method}");
         let context = store.context("finetune", &undisturbed, &INPUTS, &[])?;
         run(parameters(&change)?, &context)?;
 
-        let killed = format!("killed-{adaptation}");
+        let killed = format!("killed-{adaptation}-{method}");
         let context = store.context("finetune", &killed, &INPUTS, &[])?;
         let mut first = run::Finetuning::start(parameters(&change)?, &context)?;
         for _ in 0..3 {
@@ -263,24 +299,49 @@ fn external_scores_belong_to_instructions_by_the_position_of_the_record() -> Res
     Ok(())
 }
 
-#[test]
-fn a_trained_policy_selects_and_p_is_measured_after_each_step() -> Result<()> {
+/// Runs 5 steps with a new policy of these parts of the state. Returns the performances and the rewards of the steps,
+/// and the number of measurements.
+fn selected_by_a_policy(parts: &[&str], select: &Value) -> Result<(Vec<Option<f64>>, Vec<Option<f64>>, u64)> {
     let store = TensorFixture::new()?;
     let folder = store.artifact("selector");
     std::fs::create_dir(&folder)?;
     let columns = vec!["a".to_owned(), "b".to_owned()];
-    let config = raisin_selector::PpoSettings::standard();
-    raisin_selector::Policy::new(&config, columns, &raisin_base::seed::Seed::new(3)).save(&folder)?;
+    let candidates = raisin_selector::Candidates::new(&[0, 1], &[0, 1], &[0.0; 4], columns)?;
+    let state = serde_json::from_value(json!(parts))?;
+    let config = raisin_selector::PpoSettings { state, ..raisin_selector::PpoSettings::ppo() };
+    raisin_selector::Policy::new(&config, &candidates, &raisin_base::seed::Seed::new(3)).save(&folder)?;
     let mut inputs = INPUTS.to_vec();
     inputs.push(("/select/policy", "selector"));
     let context = store.context("finetune", "run", &inputs, &[])?;
-    let select = json!({"method": "raise", "policy": "selector"});
-    run(parameters(&json!({"select": select, "steps": 3}))?, &context)?;
+    run(parameters(&json!({"select": select, "steps": 5}))?, &context)?;
     let steps = store.table("run", "steps")?;
-    let (performance, reward): (&Float64Array, &Float64Array) =
-        (column(&steps, "performance")?, column(&steps, "reward")?);
-    assert_eq!((performance.null_count(), reward.null_count()), (0, 0));
-    assert!((reward.value(2) - (performance.value(2) - performance.value(1))).abs() < 1e-12);
+    let numbers = |name: &str| Ok::<_, Error>(column::<Float64Array>(&steps, name)?.iter().collect::<Vec<_>>());
+    let summary: Value = serde_json::from_slice(&store.written("run")?["summary.json"])?;
+    let evaluations = summary["evaluations"].as_u64().ok_or_else(|| anyhow!("no count"))?;
+    Ok((numbers("performance")?, numbers("reward")?, evaluations))
+}
+
+#[test]
+fn a_trained_policy_selects_and_p_is_measured_as_often_as_asked_for() -> Result<()> {
+    let all = ["stage", "difficulty", "semantic", "availability"];
+    let measured = |numbers: &[Option<f64>]| numbers.iter().map(Option::is_some).collect::<Vec<_>>();
+    let select = json!({"method": "raise", "policy": "selector", "performance_every": 1});
+    let (performance, reward, evaluations) = selected_by_a_policy(&all, &select)?;
+    assert_eq!((measured(&performance), measured(&reward), evaluations), (vec![true; 5], vec![true; 5], 6));
+    let change = performance[2].zip(performance[1]).map(|(after, before)| after - before);
+    assert!(reward[2].zip(change).is_some_and(|(reward, change)| (reward - change).abs() < 1e-12));
+
+    let select = json!({"method": "raise", "policy": "selector", "performance_every": 2});
+    let (performance, reward, evaluations) = selected_by_a_policy(&all, &select)?;
+    assert_eq!(measured(&performance), [false, true, false, true, true]);
+    assert_eq!(measured(&reward), [false, false, false, false, true]);
+    assert_eq!(evaluations, 4, "the base and three measurements");
+
+    // By default, every ten steps.
+    let select = json!({"method": "raise", "policy": "selector"});
+    assert_eq!(measured(&selected_by_a_policy(&all, &select)?.0), [false, false, false, false, true]);
+    // A policy that does not read the performance: only at the end.
+    assert_eq!(selected_by_a_policy(&all[1..], &select)?.2, 1);
     Ok(())
 }
 
@@ -295,21 +356,24 @@ fn a_proxy_trains_its_top_layers_on_cached_states_as_the_whole_model_would() -> 
     store.keep("making", "proxy")?;
 
     let adaptation = json!({"method": "top_layers", "layers": 1});
-    let change = json!({"adaptation": adaptation, "evaluate_every": 1, "max_tokens": 64});
-    let mut losses = Vec::new();
-    for model in ["model", "proxy"] {
-        let mut inputs = INPUTS;
-        inputs[1] = ("/model", model);
-        let folder = format!("run-{model}");
-        let context = store.context("finetune", &folder, &inputs, &[])?;
-        run(parameters(&change)?, &context)?;
-        context.check_outputs()?;
-        let steps = store.table(&folder, "steps")?;
-        let performance: &Float64Array = column(&steps, "performance")?;
-        losses.push(performance.values().to_vec());
-    }
-    for (whole, proxy) in losses[0].iter().zip(&losses[1]) {
-        assert!((whole - proxy).abs() < 1e-4, "{losses:?}");
+    for method in ["random", "validation"] {
+        let change =
+            json!({"adaptation": adaptation, "evaluate_every": 1, "max_tokens": 64, "select": {"method": method}});
+        let mut losses = Vec::new();
+        for model in ["model", "proxy"] {
+            let mut inputs = INPUTS;
+            inputs[1] = ("/model", model);
+            let folder = format!("run-{model}-{method}");
+            let context = store.context("finetune", &folder, &inputs, &[])?;
+            run(parameters(&change)?, &context)?;
+            context.check_outputs()?;
+            let steps = store.table(&folder, "steps")?;
+            let performance: &Float64Array = column(&steps, "performance")?;
+            losses.push(performance.values().to_vec());
+        }
+        for (whole, proxy) in losses[0].iter().zip(&losses[1]) {
+            assert!((whole - proxy).abs() < 1e-4, "{method}: {losses:?}");
+        }
     }
     Ok(())
 }
@@ -328,6 +392,13 @@ fn an_impossible_value_is_an_error_at_its_parameter() {
     refused(json!({"select": {"method": "ifd"}, "features": null}), "/select/method");
     refused(json!({"adaptation": {"method": "lora", "rank": 0}}), "/adaptation/rank");
     refused(json!({"batch_size": 0}), "/batch_size");
+    let select = json!({"method": "raise", "policy": "selector", "performance_every": 0});
+    refused(json!({"select": select}), "/select/performance_every");
+    refused(json!({"select": {"method": "random", "top": 4}}), "/select/top");
+    refused(json!({"select": {"method": "length", "top": 0}}), "/select/top");
+    refused(json!({"select": {"method": "length", "top": 1}}), "/select");
+    refused(json!({"select": {"method": "column"}}), "/select/column");
+    refused(json!({"select": {"method": "less"}, "features": null}), "/select/method");
     refused(json!({"micro_batch_tokens": 0}), "/micro_batch_tokens");
     refused(json!({"learning_rate": -1e-3}), "/learning_rate");
     refused(json!({"learning_rate": 0.0}), "/learning_rate");

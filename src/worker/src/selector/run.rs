@@ -7,27 +7,28 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use arrow_array::{Array as _, Float64Array, RecordBatch};
+use arrow_array::{Array as _, Float64Array, RecordBatch, UInt32Array};
 use arrow_select::concat::concat_batches;
 use serde_json::{Value, json};
 
 use super::tables as own_tables;
-use crate::learning::{Learning, Settings, account_costs, device, phase_cost, shown_performance, speed};
+use crate::learning::{Learning, Settings, account_costs, conditions, device, phase_cost, shown_performance, speed};
 use crate::selecting::candidates;
 use crate::tables::{self, Of};
-use raisin_base::error::{Context as _, Result, anyhow};
+use raisin_base::error::{Context as _, Problem, Result};
 use raisin_base::sealed::{Record, Records, set_aside};
 use raisin_base::seed::Seed;
-use raisin_contract::{Context, Progress, referenced};
+use raisin_contract::{Context, Progress, referenced, references};
 use raisin_corpus::{Instruction, read_instructions, read_task};
 use raisin_kinds::selector::Parameters;
-use raisin_selector::episode::{EpisodeStepRow, PolicyTraining, RoundResult};
+use raisin_selector::episode::{EpisodeStepRow, PolicyTraining, RoundResult, RoundRow};
+use raisin_selector::policy::SIMILARITY;
 use raisin_selector::{Candidates, PpoSettings};
-use raisin_settings::ppo::StatePart;
+use raisin_settings::ppo::{Credit, PolicyLearner, Prior, StatePart};
 use raisin_table::{self as table, WriteTable as _};
 use raisin_training::{Episodes, Meter, PhaseUse, TrainerConfig};
 
-const TABLES: [&str; 3] = ["rounds", "steps", "selection"];
+const TABLES: [&str; 4] = ["rounds", "steps", "selection", "effects"];
 
 pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     run_until(&parameters, context, parameters.config.rounds)
@@ -50,7 +51,13 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
     };
     let learning = Learning::start(model, context, &instructions, &task.validation, &settings)?;
     let clusters = context.input("/features")?;
-    let candidates = with_used_columns(candidates(clusters, &learning.pool, context)?, config)?;
+    let candidates = candidates(clusters, &learning.pool, context)?;
+    let candidates = with_used_columns(with_prior(candidates, config, context), config)?;
+    if config.rounds == 0 && candidates.prior.is_none() {
+        return Err(Problem::new("without rounds, the policy is its prior, and the candidates have no similarity")
+            .hint("give the features stage of the candidates the `task`, or set at least one round")
+            .into());
+    }
     let trainer_config = TrainerConfig {
         learning_rate: stage.learning_rate,
         schedule: stage.schedule,
@@ -60,8 +67,11 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
         activation_checkpointing: stage.activation_checkpointing,
         ..TrainerConfig::default()
     };
-    let Learning { model: proxy, adaptation, seed, pool, validation, encoding } = learning;
+    let Learning { model: proxy, adaptation, seed, pool, validation, encoding, .. } = learning;
     let (evaluation_tokens, episodes) = (validation.tokens(), config.episodes_per_round);
+    let lengths: Vec<usize> =
+        (0..pool.len() as u32).map(|id| pool.get(id).map_or(0, |sequence| sequence.tokens.len())).collect();
+    let conditions = conditions(&encoding, &proxy, &pool, config.steps, config.batch_size);
     let mut players = Episodes::new(proxy, &adaptation, &seed, trainer_config, episodes, pool, validation)?;
     let trained = players.trained_numbers();
     let at_once = if episodes == 1 { String::new() } else { format!(", {episodes} episodes at the same time") };
@@ -103,34 +113,45 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
     }
     let account = players.account();
     account_costs(&account, players.flops(account.train.tokens as usize, false), context);
-    let rest = started.elapsed().saturating_sub(account.train.time + account.evaluation.time);
+    let rest = started.elapsed().saturating_sub(account.train.time + account.evaluation.time + account.effects.time);
     context.cost(phase_cost("selection", PhaseUse { time: rest, ..PhaseUse::default() }));
-    rounds.write()?;
+    rounds.write(&no_tables(&instructions)?, config.credit == Credit::Effect)?;
+    if config.learner == PolicyLearner::Posterior {
+        let columns = training.column_effects()?.unwrap_or_default();
+        context.write_table("column_effects", &own_tables::column_effects(&columns)?)?;
+        let expected = training.expected_effects_of_all(&candidates)?.unwrap_or_default();
+        context.write_table("expected", &own_tables::expected(&expected)?)?;
+    }
     encoding.write(context)?;
     let steps = table::read_columns(&context.out().join("steps.parquet"), &["performance"])?;
     let measured: &Float64Array = table::column(&steps, "performance")?;
     // P(M_0) is measured once for each of the episodes that are played at the same time.
-    let evaluations = measured.len() - measured.null_count() + episodes;
+    let bases = if config.rounds == 0 { 0 } else { episodes };
+    let evaluations = measured.len() - measured.null_count() + bases;
     context.write_json(
         "summary.json",
         &json!({
             "evaluations": evaluations,
             "evaluation_tokens": evaluations * evaluation_tokens,
             "evaluation_flops": players.flops(evaluations * evaluation_tokens, false),
+            "effect_flops": rounds.effect_flops(&players, evaluation_tokens, &lengths)?,
             "passes": passes_before(clusters, model)?,
         }),
     )?;
-    let best = training.best.as_ref().ok_or_else(|| anyhow!("no episode was played"))?;
-    best.save(&context.out())?;
+    // Without rounds, the policy is its prior.
+    let mut kept = training.kept().unwrap_or(&training.policy).duplicate()?;
+    kept.constants.conditions = Some(conditions);
+    kept.save(&context.out())?;
     context.add_reference("features", clusters)
 }
 
-/// The summaries of the forward passes before the first episode: the features of the pool, the states of a frozen
-/// prefix.
+/// The summaries of the passes before the first episode: the features of the pool, the columns that joined them, the
+/// states of a frozen prefix.
 fn passes_before(clusters: &Path, model: &Path) -> Result<Vec<Value>> {
-    let features = referenced(clusters, "features")?;
+    let before = references(clusters)?.into_keys().map(|name| referenced(clusters, &name));
+    let before: Vec<PathBuf> = before.filter_map(Result::transpose).collect::<Result<_>>()?;
     let mut passes = Vec::new();
-    for folder in features.as_deref().into_iter().chain([model]) {
+    for folder in before.iter().map(PathBuf::as_path).chain([model]) {
         let path = folder.join("summary.json");
         if path.is_file() {
             let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -144,12 +165,29 @@ fn passes_before(clusters: &Path, model: &Path) -> Result<Vec<Value>> {
     Ok(passes)
 }
 
-/// The candidates with the columns of those parts of the state that the configuration uses.
+/// The candidates with the column of the prior.
+fn with_prior(candidates: Candidates, config: &PpoSettings, context: &Context) -> Candidates {
+    if config.prior == Prior::None {
+        return candidates;
+    }
+    let candidates = candidates.with_prior(SIMILARITY);
+    if candidates.prior.is_none() {
+        context
+            .note("there is no prior: the features stage of the candidates has no `task`, so no similarity is known");
+    }
+    candidates
+}
+
+/// The candidates with the columns of those parts of the state that the configuration uses. The name of a column begins
+/// with the name of its part.
 fn with_used_columns(candidates: Candidates, config: &PpoSettings) -> Result<Candidates> {
-    let is_unused = |column: &str| {
-        (!config.uses(StatePart::Difficulty) && column.starts_with("difficulty."))
-            || (!config.uses(StatePart::Semantic) && column.starts_with("semantic."))
-    };
+    let parts = [
+        (StatePart::Difficulty, "difficulty."),
+        (StatePart::Semantic, "semantic."),
+        (StatePart::Target, "target."),
+        (StatePart::Influence, "influence."),
+    ];
+    let is_unused = |column: &str| parts.iter().any(|(part, prefix)| !config.uses(*part) && column.starts_with(prefix));
     let used: Vec<String> = candidates.columns.iter().filter(|column| !is_unused(column)).cloned().collect();
     candidates.with_columns(&used)
 }
@@ -179,7 +217,7 @@ impl FinishedRound {
         Ok(Self {
             room: serde_json::from_slice(&record.read(0)?)?,
             state: record.read(1)?,
-            tables: [table(0)?, table(1)?, table(2)?],
+            tables: [table(0)?, table(1)?, table(2)?, table(3)?],
         })
     }
 }
@@ -251,11 +289,7 @@ impl<'a> Rounds<'a> {
         round: &RoundResult,
         instructions: &[Instruction],
     ) -> Result<()> {
-        let tables = [
-            own_tables::rounds(std::slice::from_ref(&round.row))?,
-            tables::steps(&own_tables::step_rows(&round.steps), Of::Episodes)?,
-            tables::selection(&own_tables::selection_rows(&round.selection), instructions, Of::Episodes)?,
-        ];
+        let tables = round_tables(round, instructions)?;
         let mut parts = vec![serde_json::to_vec(room)?, self.save(training)?];
         for table in &tables {
             parts.push(table::to_bytes(table)?);
@@ -266,12 +300,73 @@ impl<'a> Rounds<'a> {
         self.records.sync()
     }
 
-    /// Writes the tables of the artifact, which have the rows of all rounds.
-    fn write(&self) -> Result<()> {
-        for (place, name) in TABLES.iter().enumerate() {
+    /// The FLOPs of all measured effects: a training pass over the validation examples for each measurement, and two
+    /// forward passes over each row. `lengths` has the tokens of each instruction.
+    fn effect_flops(&self, players: &Episodes, validation_tokens: usize, lengths: &[usize]) -> Result<f64> {
+        let (mut measurements, mut tokens) = (0, 0);
+        for [.., effects] in &self.tables {
+            let column = |name: &str| table::column::<UInt32Array>(effects, name);
+            let (rounds, episodes, steps, ids) = (column("round")?, column("episode")?, column("step")?, column("id")?);
+            let mut last = None;
+            for row in 0..effects.num_rows() {
+                let measurement = (rounds.value(row), episodes.value(row), steps.value(row));
+                measurements += usize::from(last != Some(measurement));
+                last = Some(measurement);
+                tokens += lengths.get(ids.value(row) as usize).copied().unwrap_or(0);
+            }
+        }
+        Ok(players.flops(measurements * validation_tokens, true) + 2.0 * players.flops(tokens, false))
+    }
+
+    /// Writes the tables of the artifact, which have the rows of all rounds. `none` has the tables of no round, with all
+    /// their columns.
+    fn write(&self, none: &[RecordBatch; TABLES.len()], has_effects: bool) -> Result<()> {
+        for (place, name) in TABLES.iter().enumerate().filter(|(_, name)| has_effects || **name != "effects") {
             let batches: Vec<&RecordBatch> = self.tables.iter().map(|tables| &tables[place]).collect();
-            let schema = batches.first().ok_or_else(|| anyhow!("no round was played"))?.schema();
-            self.context.write_table(name, &concat_batches(&schema, batches)?)?;
+            self.context.write_table(name, &concat_batches(&none[place].schema(), batches)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// The tables of a round, in the order of [`TABLES`].
+fn round_tables(round: &RoundResult, instructions: &[Instruction]) -> Result<[RecordBatch; TABLES.len()]> {
+    tables_of(std::slice::from_ref(&round.row), round, instructions)
+}
+
+/// The tables of no round.
+fn no_tables(instructions: &[Instruction]) -> Result<[RecordBatch; TABLES.len()]> {
+    tables_of(&[], &RoundResult::default(), instructions)
+}
+
+fn tables_of(
+    rows: &[RoundRow],
+    round: &RoundResult,
+    instructions: &[Instruction],
+) -> Result<[RecordBatch; TABLES.len()]> {
+    Ok([
+        own_tables::rounds(rows)?,
+        tables::steps(&own_tables::step_rows(&round.steps), Of::Episodes)?,
+        tables::selection(&own_tables::selection_rows(&round.selection), instructions, Of::Episodes)?,
+        own_tables::effects(&round.effects)?,
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_that_the_state_leaves_out_has_no_column() -> Result<()> {
+        let names = ["difficulty.a", "semantic.00", "target.similarity_mean", "influence.drop"].map(str::to_owned);
+        let candidates = || Candidates::new(&[0, 1], &[0, 0], &[0.5; 8], names.to_vec());
+        let parts = [StatePart::Difficulty, StatePart::Semantic, StatePart::Target, StatePart::Influence];
+        for (place, left_out) in parts.iter().enumerate() {
+            let state = parts.iter().copied().filter(|part| part != left_out).collect();
+            let config = PpoSettings { state, ..PpoSettings::standard() };
+            let mut expected = names.to_vec();
+            expected.remove(place);
+            assert_eq!(with_used_columns(candidates()?, &config)?.columns, expected);
         }
         Ok(())
     }

@@ -1,12 +1,13 @@
-//! The tables of a `selector` artifact: `rounds`, and the rows of `steps` and `selection`.
+//! The tables of a `selector` artifact: `rounds` and `effects`, and the rows of `steps` and `selection`.
 
 use std::sync::Arc;
 
-use arrow_array::{BooleanArray, RecordBatch};
+use arrow_array::{ArrayRef, BooleanArray, RecordBatch, StringArray};
 
 use crate::tables::{EpisodeNumber, SelectionRow, TrainingStepRow, floats, numbers};
 use raisin_base::error::Result;
-use raisin_selector::episode::{EpisodeSelectionRow, EpisodeStepRow, RoundRow};
+use raisin_selector::episode::{EffectRow, EpisodeSelectionRow, EpisodeStepRow, RoundRow};
+use raisin_selector::explanation::{ColumnEffect, ExpectedEffect, PLACES};
 use raisin_table as table;
 
 /// The table `rounds`.
@@ -15,18 +16,63 @@ pub fn rounds(rows: &[RoundRow]) -> Result<RecordBatch> {
         ("round", numbers(rows, |row| Some(row.round as u32))),
         ("episode_reward", floats(rows, |row| Some(row.episode_reward))),
         ("final_performance", floats(rows, |row| Some(row.final_performance))),
-        ("policy_loss", floats(rows, |row| Some(row.policy_loss))),
-        ("value_loss", floats(rows, |row| Some(row.value_loss))),
+        ("policy_loss", floats(rows, |row| row.policy_loss)),
+        ("value_loss", floats(rows, |row| row.value_loss)),
         ("entropy", floats(rows, |row| Some(row.entropy))),
-        ("approx_kl", floats(rows, |row| Some(row.approx_kl))),
-        ("clipfrac", floats(rows, |row| Some(row.clipfrac))),
+        ("approx_kl", floats(rows, |row| row.approx_kl)),
+        ("clipfrac", floats(rows, |row| row.clipfrac)),
         ("explained_variance", floats(rows, |row| row.explained_variance)),
         ("effective_candidates", floats(rows, |row| Some(row.effective_candidates))),
-        ("actor_learning_rate", floats(rows, |row| Some(row.actor_learning_rate))),
-        ("epochs", numbers(rows, |row| Some(row.epochs as u32))),
+        ("actor_learning_rate", floats(rows, |row| row.actor_learning_rate)),
+        ("epochs", numbers(rows, |row| row.epochs.map(|epochs| epochs as u32))),
         ("credit_reliability", floats(rows, |row| row.credit_reliability)),
+        ("measured_effects", numbers(rows, |row| row.measured_effects.map(|count| count as u32))),
+        ("explained_by_prior", floats(rows, |row| row.explained_by_prior)),
         ("kept", Arc::new(rows.iter().map(|row| Some(row.kept)).collect::<BooleanArray>())),
     ])
+}
+
+/// The table `effects`.
+pub fn effects(rows: &[EffectRow]) -> Result<RecordBatch> {
+    table::batch(vec![
+        ("round", numbers(rows, |row| Some(row.round as u32))),
+        ("episode", numbers(rows, |row| Some(row.episode as u32))),
+        ("step", numbers(rows, |row| Some(row.step as u32))),
+        ("id", numbers(rows, |row| Some(row.id))),
+        ("effect", floats(rows, |row| Some(row.effect))),
+        ("drawn", Arc::new(rows.iter().map(|row| Some(row.drawn)).collect::<BooleanArray>())),
+    ])
+}
+
+/// The table `column_effects`.
+pub fn column_effects(rows: &[ColumnEffect]) -> Result<RecordBatch> {
+    let names: StringArray = rows.iter().map(|row| Some(row.column.as_str())).collect();
+    let mut columns = vec![("column", Arc::new(names) as ArrayRef)];
+    columns.extend(at_places(rows, |row| (row.prior, row.effect, row.deviation)));
+    table::batch(columns)
+}
+
+/// The table `expected`.
+pub fn expected(rows: &[ExpectedEffect]) -> Result<RecordBatch> {
+    let mut columns =
+        vec![("id", numbers(rows, |row| Some(row.id))), ("cluster", numbers(rows, |row| Some(row.cluster)))];
+    columns.extend(at_places(rows, |row| (row.prior, row.effect, row.deviation)));
+    table::batch(columns)
+}
+
+/// The columns of an effect, its prior and its deviation at the places of a training.
+fn at_places<T>(
+    rows: &[T],
+    of: fn(&T) -> (f64, [f64; PLACES.len()], [f64; PLACES.len()]),
+) -> Vec<(&'static str, ArrayRef)> {
+    let mut columns = vec![("prior", floats(rows, |row| Some(of(row).0)))];
+    let names =
+        [("at_start", "at_start_deviation"), ("in_middle", "in_middle_deviation"), ("at_end", "at_end_deviation")];
+    for (place, (effect, deviation)) in names.into_iter().enumerate() {
+        columns.push((effect, floats(rows, |row| Some(of(row).1[place]))));
+        columns.push((deviation, floats(rows, |row| Some(of(row).2[place]))));
+    }
+    columns
 }
 
 /// The rows of the table `steps`.

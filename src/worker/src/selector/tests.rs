@@ -40,6 +40,11 @@ fn a_selector_writes_its_policy_and_a_row_for_each_round_step_and_selected_instr
     assert!(table::column::<StringArray>(&selection, "instruction")?.value(0).starts_with("question"));
     let policy = Policy::load(&store.artifact("a").join("out"))?;
     assert_eq!(policy.constants.columns, ["a", "b"]);
+    let conditions = policy.constants.conditions.expect("the stage records how it played");
+    assert_eq!((conditions.max_tokens, conditions.steps, conditions.batch_size), (1024, 3, 4));
+    assert_eq!(conditions.model, raisin_selector::ModelRole::Whole);
+    let [low, high] = policy.constants.improvement_range.expect("a range");
+    assert!(low <= 0.0 && high >= 0.0, "P(M_0) is in the range: {low} to {high}");
     Ok(())
 }
 
@@ -170,10 +175,11 @@ fn a_preset_fills_missing_parameters_and_a_written_default_changes_nothing() {
 fn an_impossible_value_is_an_error_at_its_parameter() {
     for (more, pointer) in [
         (json!({"gamma": 1.5}), "/gamma"),
-        (json!({"rounds": 0}), "/rounds"),
+        (json!({"rounds": 0, "prior": "none"}), "/rounds"),
+        (json!({"credit": "shared"}), "/credit"),
         (json!({"episodes_per_round": 0}), "/episodes_per_round"),
         (json!({"state": ["stage"]}), "/state"),
-        (json!({"ratio": "mean"}), "/credit"),
+        (json!({"preset": "ppo", "ratio": "mean"}), "/credit"),
         (json!({"adaptation": {"method": "lora", "rank": 0}}), "/adaptation/rank"),
         (json!({"micro_batch_tokens": 0}), "/micro_batch_tokens"),
         (json!({"learning_rate": -1.0}), "/learning_rate"),
@@ -201,7 +207,12 @@ fn a_chooser_with_the_policy_can_be_restored() -> Result<()> {
         )?;
         Raise::new(Policy::load(&store.artifact("a").join("out"))?, candidates, 4, raisin_base::seed::Seed::new(1))
     };
-    let context = |step: usize| StepContext { step, total_steps: 6, performance: Some(-2.0 + step as f64 * 0.1) };
+    let context = |step: usize| StepContext {
+        step,
+        total_steps: 6,
+        performance: Some(-2.0 + step as f64 * 0.1),
+        last_loss: None,
+    };
     let (mut whole, mut resumed) = (open()?, open()?);
     for step in 0..3 {
         whole.choose(&context(step))?;

@@ -1,0 +1,109 @@
+//! What a policy that follows the posterior of effects prefers, and how sure it is: by column of the state, and by
+//! candidate. All effects are in standard deviations of the effects of a measurement.
+
+use tch::{Device, Kind as TensorKind, Tensor};
+
+use super::credit::features;
+use super::episode::PolicyTraining;
+use super::posterior::Posterior;
+use super::state::Candidates;
+use raisin_base::error::Result;
+
+/// The places of a training at which effects are given, as t/T: start, middle and end.
+pub const PLACES: [f64; 3] = [0.0, 0.5, 1.0];
+
+/// The effect of one standard deviation of a column, or of the membership in a cluster, at each of [`PLACES`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct ColumnEffect {
+    pub column: String,
+    /// The part of the prior; 0 for all columns but that of the prior.
+    pub prior: f64,
+    /// With the part of the prior.
+    pub effect: [f64; PLACES.len()],
+    /// The standard deviation of each effect, given the measurements.
+    pub deviation: [f64; PLACES.len()],
+}
+
+/// The expected effect of a candidate, at each of [`PLACES`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExpectedEffect {
+    pub id: u32,
+    pub cluster: u32,
+    pub prior: f64,
+    /// With the part of the prior.
+    pub effect: [f64; PLACES.len()],
+    pub deviation: [f64; PLACES.len()],
+}
+
+impl PolicyTraining {
+    /// The prior's part of the effect per unit of its column: rho.
+    fn prior_slope(&self) -> f64 {
+        self.policy.constants.prior.as_ref().map_or(0.0, |prior| prior.weight / self.config.sharpness)
+    }
+
+    /// The effects of all columns; `None` if nothing was measured. If the policy does not read the column of the prior,
+    /// this column comes last.
+    pub fn column_effects(&self) -> Result<Option<Vec<ColumnEffect>>> {
+        let Some(posterior) = self.effects.estimate()? else { return Ok(None) };
+        let constants = &self.policy.constants;
+        let of_prior = |column: &str| constants.prior.as_ref().is_some_and(|prior| prior.column == column);
+        let clusters = (0..constants.clusters).map(|cluster| format!("cluster.{cluster:02}"));
+        let columns: Vec<String> = constants.columns.iter().cloned().chain(clusters).collect();
+        let weights = weights_of(&posterior, columns.len())?;
+        let mut effects: Vec<ColumnEffect> = columns
+            .into_iter()
+            .zip(weights)
+            .map(|(column, (effect, deviation))| {
+                let prior = if of_prior(&column) { self.prior_slope() } else { 0.0 };
+                ColumnEffect { column, prior, effect: effect.map(|effect| effect + prior), deviation }
+            })
+            .collect();
+        if let Some(prior) = constants.prior.as_ref().filter(|prior| !constants.columns.contains(&prior.column)) {
+            let slope = self.prior_slope();
+            let (effect, deviation) = ([slope; PLACES.len()], [0.0; PLACES.len()]);
+            effects.push(ColumnEffect { column: prior.column.clone(), prior: slope, effect, deviation });
+        }
+        Ok(Some(effects))
+    }
+
+    /// The expected effects of all candidates, by position; `None` if nothing was measured.
+    pub fn expected_effects_of_all(&self, candidates: &Candidates) -> Result<Option<Vec<ExpectedEffect>>> {
+        let Some(posterior) = self.effects.estimate()? else { return Ok(None) };
+        let numbers = |tensor: &Tensor| Vec::<f64>::try_from(tensor.to_kind(TensorKind::Double));
+        let prior = match &candidates.prior {
+            Some(column) => numbers(&(column * self.prior_slope()))?,
+            None => vec![0.0; candidates.len()],
+        };
+        let (mut effects, mut deviations) = (Vec::new(), Vec::new());
+        let table = features(candidates); // [N, F + C]
+        for time in PLACES {
+            effects.push(numbers(&posterior.expected(&table, time))?);
+            deviations.push(numbers(&posterior.deviations(&table, time))?);
+        }
+        let at = |of: &[Vec<f64>], position: usize| std::array::from_fn(|place| of[place][position]);
+        let expected = |position: usize| ExpectedEffect {
+            id: candidates.ids[position],
+            cluster: candidates.clusters[position],
+            prior: prior[position],
+            effect: at(&effects, position).map(|effect: f64| effect + prior[position]),
+            deviation: at(&deviations, position),
+        };
+        Ok(Some((0..candidates.len()).map(expected).collect()))
+    }
+}
+
+type AtPlaces = [f64; PLACES.len()];
+
+/// The learned weight of each column with its standard deviation, at each of [`PLACES`].
+fn weights_of(posterior: &Posterior, columns: usize) -> Result<Vec<(AtPlaces, AtPlaces)>> {
+    let units = Tensor::eye(columns as i64, (TensorKind::Double, Device::Cpu));
+    let mut found = vec![([0.0; PLACES.len()], [0.0; PLACES.len()]); columns];
+    for (place, time) in PLACES.into_iter().enumerate() {
+        let weights: Vec<f64> = Vec::try_from(posterior.expected(&units, time))?;
+        let deviations: Vec<f64> = Vec::try_from(posterior.deviations(&units, time))?;
+        for (found, (weight, deviation)) in found.iter_mut().zip(weights.into_iter().zip(deviations)) {
+            (found.0[place], found.1[place]) = (weight, deviation);
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,284 @@
+//! What measured effects say about candidates: a Bayesian linear regression of the effects on the features of the
+//! candidates and on the stage (docs/method.md, section 4, `credit = "effect"`).
+//!
+//! The effects of one measurement are compared with each other only, by [`standardised`], so that every measurement counts
+//! alike. The regression explains what the prior does not: with z the
+//! prior's column, rho its declared slope, x the features (the static state and the cluster) and s the position of the step in its training,
+//!
+//! effect = rho z + x (a + s b) + noise
+//!
+//! a and b have a normal prior around 0. Its width is the one with the smallest left-out errors: each fifth of the
+//! candidates is predicted from the other four fifths. So the regression is as wide as it can predict candidates that
+//! were never measured.
+
+use tch::{Device, Kind as TensorKind, Tensor};
+
+use super::scorer::stage_position;
+use raisin_base::error::{Context as _, Result, ensure};
+use raisin_base::random::Rng;
+
+/// The candidates are divided into this many folds by their ids.
+const FOLDS: usize = 5;
+
+/// One measurement: the effects of some candidates at one state of the model.
+pub struct MeasuredEffects<'a> {
+    /// t/T
+    pub time: f64,
+    pub ids: &'a [u32],
+    /// The features of the candidates: `[n, F]`.
+    pub features: &'a Tensor,
+    /// rho z of each candidate, the prior's part: `[n]`; `None` without a prior.
+    pub prior: Option<&'a Tensor>,
+    pub effects: &'a [f64],
+}
+
+/// The sums of a regression over some rows. q = 2 F.
+#[derive(Debug)]
+struct Sums {
+    /// X'X: `[q, q]`.
+    gram: Tensor,
+    /// X'y: `[q, 1]`.
+    product: Tensor,
+    /// y'y
+    squares: f64,
+    /// The same for the effects before the part of the prior is subtracted.
+    raw_squares: f64,
+    count: f64,
+}
+
+/// All measurements so far, as sums over each fold: their size does not grow with the number of measurements.
+#[derive(Debug)]
+pub struct EffectRegression {
+    folds: Vec<Sums>,
+    width: i64,
+}
+
+/// The distribution of the weights a and b, given all measurements.
+#[derive(Debug)]
+pub struct Posterior {
+    /// `[F, 2]`: a and b.
+    pub mean: Tensor,
+    /// A root of the covariance of (a, b): `[2 F, 2 F]`.
+    root: Tensor,
+    /// The share of the variance of the effects that prior and regression explain for candidates that the regression has
+    /// not seen: from 0 to 1.
+    pub reliability: f64,
+    /// The share of the variance of the effects that the prior explains alone; negative if the prior misleads.
+    pub explained_by_prior: f64,
+}
+
+impl Sums {
+    fn zero(width: i64) -> Self {
+        let options = (TensorKind::Double, Device::Cpu);
+        Self {
+            gram: Tensor::zeros([width, width], options),
+            product: Tensor::zeros([width, 1], options),
+            squares: 0.0,
+            raw_squares: 0.0,
+            count: 0.0,
+        }
+    }
+
+    /// `raw` is y before the part of the prior is subtracted.
+    fn add(&mut self, x: &Tensor, y: &Tensor, raw: &Tensor) {
+        self.gram = &self.gram + x.tr().matmul(x);
+        self.product = &self.product + x.tr().matmul(y);
+        self.squares += y.square().sum(TensorKind::Double).double_value(&[]);
+        self.raw_squares += raw.square().sum(TensorKind::Double).double_value(&[]);
+        self.count += x.size()[0] as f64;
+    }
+
+    fn minus(&self, other: &Self) -> Self {
+        Self {
+            gram: &self.gram - &other.gram,
+            product: &self.product - &other.product,
+            squares: self.squares - other.squares,
+            raw_squares: self.raw_squares - other.raw_squares,
+            count: self.count - other.count,
+        }
+    }
+
+    /// X'X + penalty I.
+    fn penalised(&self, penalty: f64) -> Tensor {
+        &self.gram + Tensor::eye(self.gram.size()[0], (TensorKind::Double, Device::Cpu)) * penalty
+    }
+
+    /// The ridge coefficients: `[q, 1]`.
+    fn solve(&self, penalty: f64) -> Result<Tensor> {
+        let root = self.penalised(penalty).f_linalg_cholesky(false)?;
+        Ok(self.product.f_cholesky_solve(&root, false)?)
+    }
+
+    /// The sum of the squared errors of these coefficients.
+    fn squared_error(&self, coefficients: &Tensor) -> f64 {
+        let fitted = coefficients.tr().matmul(&(self.gram.matmul(coefficients) - &self.product * 2.0));
+        self.squares + fitted.double_value(&[0, 0])
+    }
+}
+
+/// The most deviations from the median that a standardised effect can have.
+const MOST_DEVIATIONS: f64 = 3.0;
+
+/// Effects in deviations from their median, limited to 3, with mean 0. A deviation is 1.4826 times the median absolute
+/// deviation, which for normal effects is the standard deviation. A few rows with a large effect, such as short wrong
+/// answers, would otherwise make all other rows look alike. `None` if half of the effects are equal.
+pub fn standardised(effects: &[f64]) -> Option<Vec<f64>> {
+    let centre = median(effects);
+    let distances: Vec<f64> = effects.iter().map(|effect| (effect - centre).abs()).collect();
+    let deviation = 1.4826 * median(&distances);
+    if !(deviation.is_finite() && deviation > 0.0) {
+        return None;
+    }
+    let limited = |effect: &f64| ((effect - centre) / deviation).clamp(-MOST_DEVIATIONS, MOST_DEVIATIONS);
+    let mut values: Vec<f64> = effects.iter().map(limited).collect();
+    let mean = values.iter().sum::<f64>() / values.len() as f64;
+    values.iter_mut().for_each(|value| *value -= mean);
+    Some(values)
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match sorted.len() {
+        0 => f64::NAN,
+        n if n % 2 == 1 => sorted[n / 2],
+        n => f64::midpoint(sorted[n / 2 - 1], sorted[n / 2]),
+    }
+}
+
+impl EffectRegression {
+    /// For F features.
+    pub fn new(features: usize) -> Self {
+        let width = 2 * features as i64;
+        Self { folds: (0..FOLDS).map(|_| Sums::zero(width)).collect(), width }
+    }
+
+    /// Adds a measurement. A measurement in which half of the effects are equal has no scale, and is left out.
+    pub fn add(&mut self, measured: &MeasuredEffects) -> Result<()> {
+        let Some(y) = standardised(measured.effects) else { return Ok(()) };
+        let raw = Tensor::from_slice(&y).unsqueeze(1); // [n, 1]
+        let mut y = raw.shallow_clone();
+        if let Some(prior) = measured.prior {
+            let prior = prior.to_kind(TensorKind::Double).unsqueeze(1);
+            y = y - (&prior - prior.mean(TensorKind::Double));
+        }
+        let x = measured.features.to_kind(TensorKind::Double);
+        let x = &x - x.mean_dim([0i64].as_slice(), true, TensorKind::Double); // [n, F]
+        let x = Tensor::cat(&[&x, &(&x * stage_position(measured.time))], 1); // [n, 2 F]
+        ensure!(x.size()[1] == self.width, "a candidate has {} features for {}", x.size()[1] / 2, self.width / 2);
+        for (fold, sums) in self.folds.iter_mut().enumerate() {
+            let members: Vec<i64> =
+                (0..).zip(measured.ids).filter(|(_, id)| **id as usize % FOLDS == fold).map(|(row, _)| row).collect();
+            if !members.is_empty() {
+                let members = Tensor::from_slice(&members);
+                let [x, y, raw] = [&x, &y, &raw].map(|of| of.index_select(0, &members));
+                sums.add(&x, &y, &raw);
+            }
+        }
+        Ok(())
+    }
+
+    /// The number of measured effects so far.
+    pub fn count(&self) -> usize {
+        self.folds.iter().map(|fold| fold.count).sum::<f64>() as usize
+    }
+
+    /// The weights, given all measurements; `None` before the first measurement.
+    pub fn estimate(&self) -> Result<Option<Posterior>> {
+        let mut all = Sums::zero(self.width);
+        for fold in &self.folds {
+            all = Sums {
+                gram: &all.gram + &fold.gram,
+                product: &all.product + &fold.product,
+                squares: all.squares + fold.squares,
+                raw_squares: all.raw_squares + fold.raw_squares,
+                count: all.count + fold.count,
+            };
+        }
+        if all.count < 2.0 * FOLDS as f64 {
+            return Ok(None);
+        }
+        let mut best: Option<(f64, f64)> = None; // left-out error, penalty
+        for half_power in -6..=6 {
+            let penalty = all.count * 10f64.powf(f64::from(half_power) / 2.0);
+            let mut error = 0.0;
+            for fold in &self.folds {
+                error += fold.squared_error(&all.minus(fold).solve(penalty)?);
+            }
+            if best.is_none_or(|(smallest, _)| error < smallest) {
+                best = Some((error, penalty));
+            }
+        }
+        let (error, penalty) = best.context("no penalty to choose from")?;
+        let reliability = (1.0 - error / all.raw_squares).clamp(0.0, 1.0);
+        let noise = error / all.count;
+        let mean = all.solve(penalty)?;
+        // The covariance is noise (X'X + penalty I)^-1. With L L' the penalised matrix, sqrt(noise) L'^-1 is a root.
+        let lower = all.penalised(penalty).f_linalg_cholesky(false)?;
+        let eye = Tensor::eye(self.width, (TensorKind::Double, Device::Cpu));
+        let root = Tensor::linalg_solve_triangular(&lower.tr(), &eye, true, true, false) * noise.sqrt();
+        let mean = mean.view([2, -1]).tr().to_kind(TensorKind::Float).contiguous();
+        Ok(Some(Posterior { mean, root, reliability, explained_by_prior: 1.0 - all.squares / all.raw_squares }))
+    }
+
+    /// `[FOLDS, q + 3, q + 1]` f64: gram and product side by side, then three rows that begin with squares, raw squares and
+    /// count.
+    pub fn tensor(&self) -> Tensor {
+        let fold = |sums: &Sums| {
+            let upper = Tensor::cat(&[&sums.gram, &sums.product], 1);
+            let mut lower = vec![0.0; 3 * (self.width as usize + 1)];
+            for (row, number) in [sums.squares, sums.raw_squares, sums.count].into_iter().enumerate() {
+                lower[row * (self.width as usize + 1)] = number;
+            }
+            Tensor::cat(&[upper, Tensor::from_slice(&lower).view([3, -1])], 0)
+        };
+        Tensor::stack(&self.folds.iter().map(fold).collect::<Vec<_>>(), 0)
+    }
+
+    /// Reads the result of [`Self::tensor`].
+    pub fn from_tensor(tensor: &Tensor) -> Result<Self> {
+        let size = tensor.size();
+        ensure!(
+            size.len() == 3 && size[0] == FOLDS as i64 && size[1] == size[2] + 2 && size[2] > 0,
+            "the saved effects have the shape {size:?}"
+        );
+        let width = size[2] - 1;
+        let fold = |fold: i64| {
+            let table = tensor.get(fold);
+            Sums {
+                gram: table.narrow(0, 0, width).narrow(1, 0, width).copy(),
+                product: table.narrow(0, 0, width).narrow(1, width, 1).copy(),
+                squares: table.double_value(&[width, 0]),
+                raw_squares: table.double_value(&[width + 1, 0]),
+                count: table.double_value(&[width + 2, 0]),
+            }
+        };
+        Ok(Self { folds: (0..FOLDS as i64).map(fold).collect(), width })
+    }
+}
+
+impl Posterior {
+    /// Weights drawn from the distribution: `[F, 2]`.
+    pub fn draw(&self, rng: &mut Rng) -> Tensor {
+        let normal: Vec<f64> = (0..self.root.size()[0]).map(|_| rng.normal()).collect();
+        let noise = self.root.matmul(&Tensor::from_slice(&normal).unsqueeze(1)); // [2 F, 1]
+        &self.mean + noise.view([2, -1]).tr().to_kind(TensorKind::Float)
+    }
+
+    /// x (a + s b), the learned part of the effect, for features x `[n, F]` at this time t/T: `[n]`.
+    pub fn expected(&self, features: &Tensor, time: f64) -> Tensor {
+        let weights = self.mean.select(1, 0) + self.mean.select(1, 1) * stage_position(time); // [F]
+        features.to_kind(TensorKind::Double).matmul(&weights.to_kind(TensorKind::Double).unsqueeze(1)).squeeze_dim(1)
+    }
+
+    /// The standard deviation of [`Self::expected`], given the measurements: `[n]`.
+    pub fn deviations(&self, features: &Tensor, time: f64) -> Tensor {
+        let x = features.to_kind(TensorKind::Double);
+        let x = Tensor::cat(&[&x, &(&x * stage_position(time))], 1);
+        x.matmul(&self.root).square().sum_dim_intlist([1i64].as_slice(), false, TensorKind::Double).sqrt()
+    }
+}
+
+#[cfg(test)]
+#[path = "posterior_tests.rs"]
+mod tests;

@@ -1,0 +1,131 @@
+use super::*;
+use raisin_base::seed::Seed;
+
+/// Measurements of 24 candidates each, whose effects are x (a + s b) plus noise of this deviation; `[F, 2]` holds a and
+/// b. The column 0 is the prior's.
+fn measured(
+    weights: &[[f64; 2]],
+    noise: f64,
+    measurements: usize,
+    prior: Option<f64>,
+    seed: u64,
+) -> Result<EffectRegression> {
+    let mut rng = Seed::new(seed).rng();
+    let mut regression = EffectRegression::new(weights.len());
+    for measurement in 0..measurements {
+        let time = (measurement % 10) as f64 / 10.0;
+        let ids: Vec<u32> = (0..24).map(|_| (rng.unit() * 1000.0) as u32).collect();
+        let state: Vec<f64> = (0..24 * weights.len()).map(|_| rng.normal()).collect();
+        let effects: Vec<f64> = state
+            .chunks(weights.len())
+            .map(|x| {
+                let mean: f64 = x.iter().zip(weights).map(|(x, [a, b])| x * (a + stage_position(time) * b)).sum();
+                // Every measurement has its own level and its own scale.
+                (mean + noise * rng.normal()) * (1.0 + time) - 3.0 * time
+            })
+            .collect();
+        let state = Tensor::from_slice(&state).view([24, -1]).to_kind(TensorKind::Float);
+        let prior = prior.map(|slope| state.select(1, 0) * slope);
+        regression.add(&MeasuredEffects {
+            time,
+            ids: &ids,
+            features: &state,
+            prior: prior.as_ref(),
+            effects: &effects,
+        })?;
+    }
+    Ok(regression)
+}
+
+#[test]
+fn weights_and_their_change_over_the_training_are_found_under_noise() -> Result<()> {
+    let weights = [[0.6, 0.0], [0.0, 0.5], [-0.3, 0.0], [0.0, 0.0]];
+    let found = measured(&weights, 0.3, 60, None, 1)?.estimate()?.expect("measurements");
+    for (column, expected) in weights.iter().enumerate() {
+        for (place, expected) in expected.iter().enumerate() {
+            let found = found.mean.double_value(&[column as i64, place as i64]);
+            // Effects are divided by the deviation of their measurement, which is about 0.9 in the mean.
+            assert!((found - expected / 0.9).abs() < 0.15, "{column} {place}: {found}");
+        }
+    }
+    assert!(found.reliability > 0.7, "{}", found.reliability);
+    Ok(())
+}
+
+#[test]
+fn noise_alone_explains_nothing() -> Result<()> {
+    for seed in 0..20 {
+        for measurements in [2, 8, 40] {
+            let found = measured(&[[0.0; 2]; 12], 1.0, measurements, None, seed)?.estimate()?.expect("measurements");
+            assert!(found.reliability < 0.1, "seed {seed}, {measurements}: {}", found.reliability);
+            let size = found.mean.square().sum(TensorKind::Double).sqrt().double_value(&[]);
+            assert!(size < 0.4, "seed {seed}, {measurements}: {size}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_right_prior_leaves_nothing_to_learn_and_a_wrong_prior_is_corrected() -> Result<()> {
+    let weights = [[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]];
+    let right = measured(&weights, 0.01, 40, Some(1.0), 2)?.estimate()?.expect("measurements");
+    assert!(right.explained_by_prior > 0.95, "{}", right.explained_by_prior);
+    assert!(right.mean.abs().max().double_value(&[]) < 0.1);
+    let wrong = measured(&weights, 0.01, 40, Some(-1.0), 2)?.estimate()?.expect("measurements");
+    assert!(wrong.explained_by_prior < -1.0, "{}", wrong.explained_by_prior);
+    assert!((wrong.mean.double_value(&[0, 0]) - 2.0).abs() < 0.2, "the correction takes the wrong prior back");
+    Ok(())
+}
+
+#[test]
+fn draws_have_the_mean_and_the_covariance_of_the_posterior() -> Result<()> {
+    let found = measured(&[[0.5, 0.0], [0.0, 0.2]], 1.0, 4, None, 3)?.estimate()?.expect("measurements");
+    let mut rng = Seed::new(4).rng();
+    let draws: Vec<Tensor> = (0..4000).map(|_| found.draw(&mut rng)).collect();
+    let draws = Tensor::stack(&draws, 0).to_kind(TensorKind::Double); // [4000, F, 2]
+    let errors = draws.mean_dim([0i64].as_slice(), false, TensorKind::Double) - &found.mean;
+    assert!(errors.abs().max().double_value(&[]) < 0.02);
+    let state = Tensor::from_slice(&[1f32, -2.0]).view([1, 2]);
+    let scores = draws.narrow(2, 0, 1).squeeze_dim(2).matmul(&state.to_kind(TensorKind::Double).tr()); // at s = 0
+    let expected = found.deviations(&state, 0.5).double_value(&[0]);
+    let observed = scores.std(true).double_value(&[]);
+    assert!((observed / expected - 1.0).abs() < 0.06, "{observed} for {expected}");
+    Ok(())
+}
+
+#[test]
+fn saved_sums_give_the_same_estimate() -> Result<()> {
+    let regression = measured(&[[0.5, 0.0], [0.0, 0.2]], 1.0, 4, Some(0.5), 3)?;
+    let read = EffectRegression::from_tensor(&regression.tensor())?;
+    let (one, other) = (regression.estimate()?.expect("measured"), read.estimate()?.expect("measured"));
+    assert_eq!(one.mean, other.mean);
+    assert_eq!((one.reliability, one.explained_by_prior), (other.reliability, other.explained_by_prior));
+    assert_eq!(read.count(), 96);
+    assert!(EffectRegression::from_tensor(&Tensor::zeros([5, 4, 4], (TensorKind::Double, Device::Cpu))).is_err());
+    Ok(())
+}
+
+#[test]
+fn a_few_large_effects_do_not_hide_the_differences_between_the_others() {
+    let mut effects: Vec<f64> = (0..20).map(f64::from).collect();
+    effects.extend([-5000.0, 4000.0]);
+    let found = standardised(&effects).expect("a scale");
+    assert!(found[19] - found[0] > 2.0, "{found:?}");
+    assert!((found[20] - found[10]).abs() < 3.5 && found.iter().sum::<f64>().abs() < 1e-9, "{found:?}");
+    // The deviation of a normal distribution.
+    let mut rng = Seed::new(8).rng();
+    let normal: Vec<f64> = (0..20_000).map(|_| 7.0 + 0.5 * rng.normal()).collect();
+    let squares = standardised(&normal).expect("a scale").iter().map(|value| value * value).sum::<f64>();
+    assert!((squares / 20_000.0 - 1.0).abs() < 0.03, "{squares}");
+}
+
+#[test]
+fn equal_effects_say_nothing() -> Result<()> {
+    let mut regression = EffectRegression::new(2);
+    let state = Tensor::from_slice(&[1f32, 2.0, 3.0, 4.0]).view([2, 2]);
+    let (ids, effects) = ([1, 2], [0.25, 0.25]);
+    regression.add(&MeasuredEffects { time: 0.0, ids: &ids, features: &state, prior: None, effects: &effects })?;
+    assert_eq!(regression.count(), 0);
+    assert!(regression.estimate()?.is_none());
+    Ok(())
+}

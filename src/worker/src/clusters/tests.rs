@@ -1,0 +1,87 @@
+//! Tests of the kind `clusters`: columns of other stages in the state.
+
+use arrow_array::StringArray;
+use serde_json::Value;
+
+use super::*;
+use crate::fixture::{ROWS, TensorFixture};
+
+const INPUTS: [(&str, &str); 2] = [("/features", "features"), ("/columns/0", "influence")];
+
+/// The artifacts `features` and `influence`, of which the row 4 has no `loss`.
+fn fixture() -> Result<TensorFixture> {
+    let store = TensorFixture::new()?;
+    let inputs = [("/instructions", "pool"), ("/model", "model")];
+    let context = store.context("features", "made", &inputs, &[])?;
+    crate::features::run(serde_json::from_value(json!({"instructions": "pool", "model": "model"}))?, &context)?;
+    store.keep("made", "features")?;
+    write_columns(&store, ROWS as u32)?;
+    Ok(store)
+}
+
+fn write_columns(store: &TensorFixture, rows: u32) -> Result<()> {
+    let folder = store.artifact("influence");
+    std::fs::create_dir_all(&folder)?;
+    let loss = (0..rows).map(|row| (row != 4).then_some(row as f32)).collect::<Float32Array>();
+    // The rows of the table may have any order.
+    let columns = table::batch(vec![
+        ("id", Arc::new(UInt32Array::from_iter_values((0..rows).rev())) as ArrayRef),
+        ("loss", Arc::new(loss.iter().rev().collect::<Float32Array>())),
+        ("drop", Arc::new(Float32Array::from(vec![0.5; rows as usize]))),
+        ("missing", Arc::new((0..rows).map(|_| None::<&str>).collect::<StringArray>())),
+    ])?;
+    table::write(&folder.join("columns.parquet"), &columns)?;
+    Ok(std::fs::write(folder.join("summary.json"), json!({"pass": "influence"}).to_string())?)
+}
+
+fn parameters(more: &Value) -> Result<Parameters> {
+    let mut value = json!({"features": "features", "dimensions": 2, "clusters": 2});
+    for (key, more) in more.as_object().into_iter().flatten() {
+        value[key] = more.clone();
+    }
+    Ok(serde_json::from_value(value)?)
+}
+
+#[test]
+fn columns_of_another_stage_join_the_state_standardised_and_rows_without_them_are_no_candidates() -> Result<()> {
+    let store = fixture()?;
+    let mut states = Vec::new();
+    for whiten in [true, false] {
+        let folder = format!("run-{whiten}");
+        let context = store.context("clusters", &folder, &INPUTS, &[])?;
+        run(parameters(&json!({"columns": ["influence"], "whiten": whiten}))?, &context)?;
+        context.check_outputs()?;
+        let constants: Value = serde_json::from_slice(&store.written(&folder)?["constants.json"])?;
+        let columns: Vec<String> = serde_json::from_value(constants["columns"].clone())?;
+        assert_eq!(columns[8..], ["influence.loss", "influence.drop"]);
+        assert_eq!(constants["excluded"], json!(2), "the row without features and the row without a loss");
+        let rows = store.table(&folder, "clusters")?;
+        let ids: &UInt32Array = table::column(&rows, "id")?;
+        assert!(!ids.values().contains(&4) && ids.len() == ROWS - 2);
+        let (state, width) = vectors(&rows, "state")?;
+        let loss: Vec<f32> = (0..ids.len()).map(|row| state[row * width + 8]).collect();
+        let square = loss.iter().map(|value| value * value).sum::<f32>() / loss.len() as f32;
+        assert!(loss.iter().sum::<f32>().abs() < 1e-4 && (square - 1.0).abs() < 1e-4, "{loss:?}");
+        assert!(loss.is_sorted(), "the numbers are those of their rows: {loss:?}");
+        assert!((0..ids.len()).all(|row| state[row * width + 9].abs() < 1e-6), "a constant column is 0");
+        let references: Value = serde_json::from_slice(&store.written(&folder)?["references.json"])?;
+        assert_eq!(references, json!({"features": "features", "influence": "influence"}));
+        states.push(state.to_vec());
+    }
+    assert_ne!(states[0], states[1]);
+    Ok(())
+}
+
+#[test]
+fn columns_of_another_pool_and_equal_columns_of_two_stages_are_refused() -> Result<()> {
+    let store = fixture()?;
+    let inputs = [("/features", "features"), ("/columns/0", "influence"), ("/columns/1", "influence")];
+    let context = store.context("clusters", "twice", &inputs, &[])?;
+    let error = run(parameters(&json!({"columns": ["one", "two"]}))?, &context).expect_err("equal names");
+    assert!(error.to_string().contains("two stages of `columns` give the column `influence.loss`"), "{error}");
+    write_columns(&store, 9)?;
+    let context = store.context("clusters", "other", &INPUTS, &[])?;
+    let error = run(parameters(&json!({"columns": ["influence"]}))?, &context).expect_err("another pool");
+    assert!(error.to_string().contains("`influence` has columns of 9 instructions"), "{error}");
+    Ok(())
+}
