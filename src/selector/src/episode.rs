@@ -123,20 +123,23 @@ impl PolicyTraining {
             Credit::Effect => Some(self.learn_effects(&episodes, candidates)?),
             Credit::Shared | Credit::Contribution => None,
         };
-        let contributed = match (&learned, self.config.credit) {
-            (Some(learned), _) => Some((self.candidate_effects(candidates, learned), learned.reliability)),
-            (None, Credit::Contribution) => Some(self.contributions_of(&episodes, candidates)?),
-            (None, _) => None,
-        };
-        let credit_reliability = contributed.as_ref().map(|(_, reliability)| *reliability);
-        let statistics = match (&learned, self.config.learner) {
-            (Some(learned), PolicyLearner::Posterior) => self.follow_posterior(&episodes, candidates, learned)?,
-            _ => {
+        let (statistics, credit_reliability) = match (&learned, self.config.learner) {
+            (Some(learned), PolicyLearner::Posterior) => {
+                (self.follow_posterior(&episodes, candidates, learned)?, Some(learned.reliability))
+            }
+            (learned, _) => {
+                let contributed = match (learned, self.config.credit) {
+                    (Some(learned), _) => Some((self.candidate_effects(candidates, learned), learned.reliability)),
+                    (None, Credit::Contribution) => Some(self.contributions_of(&episodes, candidates)?),
+                    (None, _) => None,
+                };
                 if let Some((contributions, reliability)) = &contributed {
                     self.credit_draws(&mut episodes, candidates, contributions, *reliability)?;
                 }
-                self.update(&episodes, candidates, &seed.at("update"))
-                    .with_context(|| format!("cannot update the policy after round {round}"))?
+                let statistics = self
+                    .update(&episodes, candidates, &seed.at("update"))
+                    .with_context(|| format!("cannot update the policy after round {round}"))?;
+                (statistics, contributed.map(|(_, reliability)| reliability))
             }
         };
         self.average_weights()?;
@@ -148,7 +151,7 @@ impl PolicyTraining {
             round,
             episode_reward: final_performance - mean(&episodes, |episode| episode.base_performance),
             final_performance,
-            explained_variance,
+            explained_variance: explained_variance.filter(|_| self.policy.critic.is_some()),
             credit_reliability,
             measured_effects: learned.as_ref().map(|_| self.effects.count()),
             explained_by_prior: prior.map(|posterior| posterior.explained_by_prior),

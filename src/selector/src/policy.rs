@@ -218,7 +218,9 @@ impl Policy {
     /// The stage part of the state before step `step`. `improvement` is P(M_t) - P(M_0).
     pub fn stage(&self, improvement: f64, step: usize, total_steps: usize) -> [f32; STAGE_PART_WIDTH] {
         if !self.constants.state.contains(&StatePart::Stage) {
-            return [0.0; STAGE_PART_WIDTH];
+            // At the middle of a training, the change of the weights of a linear policy has no influence.
+            let time = if self.constants.learner == PolicyLearner::Posterior { 0.5 } else { 0.0 };
+            return [0.0, time];
         }
         let performance = (improvement / self.constants.performance_scale).clamp(-10.0, 10.0);
         [performance as f32, (step as f64 / total_steps.max(1) as f64) as f32]

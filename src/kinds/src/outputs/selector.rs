@@ -17,7 +17,7 @@ const ROUNDS: &[ColumnDeclaration] = &[
     column("approx_kl", F64, "the approximate KL divergence, in nats, from the old to the new policy").null(NOT_PPO),
     column("clipfrac", F64, "the share of the ratios that left the clip range, from 0 to 1").null(NOT_PPO),
     column("explained_variance", F64, "the share of the variance of the returns that the critic explains")
-        .null("if the returns do not vary"),
+        .null("if the returns do not vary, or `learner` is not `ppo`"),
     column(
         "effective_candidates",
         F64,
@@ -31,7 +31,7 @@ const ROUNDS: &[ColumnDeclaration] = &[
         .null("without `credit = \"effect\"`"),
     column("explained_by_prior", F64, "the share of the variance of the effects that the prior explains alone")
         .null("without a prior, or without `credit = \"effect\"`"),
-    column("kept", Bool, "whether the policy that played the round is the best so far"),
+    column("kept", Bool, "whether the policy that played the round has the best performance near its end so far"),
 ];
 
 const EPISODE: &[ColumnDeclaration] = &[
@@ -42,7 +42,7 @@ const EPISODE: &[ColumnDeclaration] = &[
 const MEASURED: &[ColumnDeclaration] = &[
     column("performance", F64, "the performance after the step, in nats per token").null("if it was not measured"),
     column("reward", F64, "the reward of the step, in nats per token"),
-    column("value", F64, "the value that the critic estimated before the step"),
+    column("value", F64, "the value that the critic estimated before the step; 0 without a critic"),
 ];
 
 const STEP: &[ColumnDeclaration] = &[

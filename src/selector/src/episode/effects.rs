@@ -12,7 +12,7 @@ use crate::scoring::Scoring;
 use crate::state::Candidates;
 use raisin_base::error::{Result, ensure};
 use raisin_base::learner::Ensemble;
-use raisin_settings::ppo::Credit;
+use raisin_settings::ppo::{Credit, StatePart};
 
 /// What all measurements so far say.
 pub(super) struct Learned {
@@ -69,12 +69,14 @@ impl PolicyTraining {
         let prior = candidates.prior.as_ref().zip(self.policy.constants.prior.as_ref());
         let prior = prior.map(|(column, prior)| column * (prior.weight / self.config.sharpness));
         let table = features(candidates); // [N, F + C]
+        // Without the stage in the state, effects cannot change over the training.
+        let time_of = |step: usize| if self.config.uses(StatePart::Stage) { step as f64 / total } else { 0.5 };
         for measurement in episodes.iter().flat_map(|episode| &episode.measurements) {
             let index: Vec<i64> = measurement.positions.iter().map(|&position| position as i64).collect();
             let index = Tensor::from_slice(&index);
             let ids: Vec<u32> = measurement.positions.iter().map(|&position| candidates.ids[position]).collect();
             self.effects.add(&MeasuredEffects {
-                time: measurement.step as f64 / total,
+                time: time_of(measurement.step),
                 ids: &ids,
                 features: &table.index_select(0, &index),
                 prior: prior.as_ref().map(|prior| prior.index_select(0, &index)).as_ref(),

@@ -37,10 +37,14 @@ pub fn columns(features: &Path, rows: &RecordBatch, context: &Context) -> Result
     let (values, example_width) = vectors(&examples, "weighted_embedding")?;
     let lists: &FixedSizeListArray = table::column(&examples, "weighted_embedding")?;
     let present = (0..lists.len()).filter(|&row| lists.is_valid(row));
+    let missing = lists.null_count();
+    if missing > 0 {
+        let of = lists.len();
+        context.note(format!("{missing} of {of} validation examples have no features, and count for no similarity"));
+    }
     let examples: Vec<&[f32]> = present.map(|row| &values[row * width..(row + 1) * width]).collect();
     ensure!(example_width == width, "candidates have embeddings of {width} numbers, and examples of {example_width}");
     if examples.is_empty() {
-        context.note("no validation example has features, so that the state has no similarity to the target");
         return Ok(Vec::new());
     }
     let [mean, largest, top] = similarities(&candidates, &examples, width);

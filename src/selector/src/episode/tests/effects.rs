@@ -1,7 +1,7 @@
 //! Credit by measured effects, and the policy that follows their posterior.
 
 use super::*;
-use raisin_settings::ppo::{Credit, PolicyLearner, Prior};
+use raisin_settings::ppo::{Credit, PolicyLearner, Prior, StatePart};
 
 fn posterior_config() -> PpoSettings {
     PpoSettings { steps: 40, batch_size: 16, rounds: 4, prior: Prior::None, ..PpoSettings::standard() }
@@ -120,5 +120,21 @@ fn a_policy_with_a_prior_is_saved_and_loaded_and_refuses_candidates_without_its_
     let renamed = Candidates { columns: given.columns.clone(), ..candidates(&fixture) };
     let said = render(&loaded.check(&renamed, 16).expect_err("no prior"));
     assert!(said.contains("no column `target.similarity_mean`"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn without_the_stage_the_scores_of_a_linear_policy_do_not_change_over_the_training() -> Result<()> {
+    tch::set_num_threads(1);
+    let fixture = fixture(1);
+    let state = vec![StatePart::Semantic, StatePart::Availability];
+    let config = PpoSettings { state, rounds: 2, ..posterior_config() };
+    let mut training = PolicyTraining::new(&fixture.candidates, config, Seed::new(1))?;
+    let found = shares(&fixture, &mut training, 0.01)?;
+    assert!(found[1] > 1.5 * found[0], "{found:?}");
+    let policy = training.kept().context("a policy")?;
+    assert_eq!(policy.stage(0.3, 0, 40), policy.stage(0.0, 39, 40));
+    let effects = training.column_effects()?.context("measured")?;
+    assert!(effects.iter().all(|column| (column.effect[0] - column.effect[2]).abs() < 1e-9), "{effects:?}");
     Ok(())
 }
