@@ -173,13 +173,13 @@ impl<'a> Graph<'a> {
         let declaration = stage.declaration;
         let variant = &self.pipeline.variants[variant];
         let inputs: Vec<_> = needs.iter().map(|need| &need.nodes).collect();
-        let seed = declaration.seeded.then_some(variant.seed);
+        let seed = declaration.seeded.then_some(stage.seed);
         let dtype = (declaration.process == Process::Tensor).then_some(variant.dtype);
         let written = Part::plain(&stage.resolved.parameters).canonical();
         format!("{} {} {inputs:?} {seed:?} {dtype:?} {written}", stage.name, declaration.name)
     }
 
-    /// The variant from which a node takes its seed and dtype.
+    /// The variant from which a node takes its dtype.
     pub fn variant(&self, id: NodeId) -> Result<&'a Variant> {
         let first = self.nodes[id].variants.first().ok_or_else(|| anyhow!("a stage without a variant"))?;
         Ok(&self.pipeline.variants[*first])

@@ -80,6 +80,9 @@ struct KeptStage {
     kind_version: u32,
     parameters: Value,
     resources: Resources,
+    /// `None` if the stage has the seed of its variant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    seed: Option<u64>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -186,7 +189,8 @@ impl PlanFile {
     pub fn pipeline(&self, kinds: &'static [Declaration]) -> Result<Pipeline> {
         let kept = &self.pipeline;
         let variants = kept.variants.iter().map(|variant| {
-            let stages = variant.stages.iter().map(|stage| stage.restore(kinds)).collect::<Result<_>>()?;
+            let stages =
+                variant.stages.iter().map(|stage| stage.restore(kinds, variant.seed)).collect::<Result<_>>()?;
             let (name, values) = (variant.name.clone(), variant.values.clone());
             Ok(Variant { name, values, seed: variant.seed, dtype: variant.dtype, stages })
         });
@@ -246,19 +250,20 @@ impl PlanFile {
 
 impl KeptPipeline {
     fn of(pipeline: &Pipeline) -> Self {
-        let stage = |stage: &Stage| KeptStage {
+        let stage = |stage: &Stage, seed: u64| KeptStage {
             name: stage.name.clone(),
             kind: stage.declaration.name.to_owned(),
             kind_version: stage.declaration.version,
             parameters: stage.resolved.parameters.clone(),
             resources: stage.resources,
+            seed: (stage.seed != seed).then_some(stage.seed),
         };
         let variant = |variant: &Variant| KeptVariant {
             name: variant.name.clone(),
             values: variant.values.clone(),
             seed: variant.seed,
             dtype: variant.dtype,
-            stages: variant.stages.iter().map(stage).collect(),
+            stages: variant.stages.iter().map(|one| stage(one, variant.seed)).collect(),
         };
         Self {
             name: pipeline.name.clone(),
@@ -272,7 +277,7 @@ impl KeptPipeline {
 }
 
 impl KeptStage {
-    fn restore(&self, kinds: &'static [Declaration]) -> Result<Stage> {
+    fn restore(&self, kinds: &'static [Declaration], seed: u64) -> Result<Stage> {
         let refused = |what: String| Problem::usage(what).hint("plan again with this raisin");
         let name = &self.name;
         let declaration = kinds.iter().find(|kind| kind.name == self.kind).ok_or_else(|| {
@@ -290,6 +295,7 @@ impl KeptStage {
         if resolved.parameters != self.parameters {
             return Err(refused(format!("this raisin reads the parameters of stage `{name}` in another way")).into());
         }
-        Ok(Stage { name: name.clone(), declaration, resolved, resources: self.resources, written: HashMap::new() })
+        let (name, resources, written) = (name.clone(), self.resources, HashMap::new());
+        Ok(Stage { name, declaration, resolved, resources, seed: self.seed.unwrap_or(seed), written })
     }
 }

@@ -69,7 +69,7 @@ impl<'a> Resolver<'a> {
         for need in &resolved.needs.files {
             inputs.push((need.pointer.as_str(), self.inputs.input(need)?));
         }
-        let seed = self.graph.variant(id)?.seed;
+        let seed = node.stage.seed;
         Action::of(declaration, resolved, inputs, seed, &self.environment(id)?)
     }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use raisin_contract::outputs::{ExamplePipeline, FileDeclaration, TableDeclaration};
 use raisin_contract::{Kind, Needs, ParameterProblem, Process};
 
-use crate::{check_distinct, number, numbers, outputs};
+use crate::{check_distinct, numbers, outputs};
 
 pub struct ClustersKind;
 
@@ -21,32 +21,78 @@ pub struct Parameters {
     /// under the name of the kind, for example as `influence.relative_drop`. At most one stage of a kind.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub columns: Vec<String>,
+    /// Another `clusters` stage. The rows get the principal components, the scales and the clusters of that stage, so
+    /// that the numbers of a state mean the same in both. So a policy that was trained with that stage can select from
+    /// these rows. With `like`, give neither `dimensions` nor any of the parameters after it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub like: Option<String>,
     /// The number of dimensions that an embedding is reduced to.
-    #[serde(default = "number::<32>")]
-    pub dimensions: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = DIMENSIONS))]
+    pub dimensions: Option<usize>,
     /// C: the number of clusters.
-    #[serde(default = "number::<4>")]
-    pub clusters: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = CLUSTERS))]
+    pub clusters: Option<usize>,
     /// Scales every reduced dimension to variance 1 in the state. k-means runs on the principal components without this
     /// scaling, because scaling would give directions of noise as much weight as the directions that separate
     /// candidates.
-    #[serde(default = "default_whiten")]
-    pub whiten: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = WHITEN))]
+    pub whiten: Option<bool>,
     /// The largest number of iterations of k-means.
-    #[serde(default = "number::<100>")]
-    pub iterations: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = ITERATIONS))]
+    pub iterations: Option<usize>,
     /// The number of starts of k-means. The start with the tightest clusters is kept.
-    #[serde(default = "number::<4>")]
-    pub starts: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = STARTS))]
+    pub starts: Option<usize>,
 }
 
-fn default_whiten() -> bool {
-    true
+const DIMENSIONS: usize = 32;
+const CLUSTERS: usize = 4;
+const WHITEN: bool = true;
+const ITERATIONS: usize = 100;
+const STARTS: usize = 4;
+
+impl Parameters {
+    pub fn dimensions(&self) -> usize {
+        self.dimensions.unwrap_or(DIMENSIONS)
+    }
+
+    pub fn clusters(&self) -> usize {
+        self.clusters.unwrap_or(CLUSTERS)
+    }
+
+    pub fn whiten(&self) -> bool {
+        self.whiten.unwrap_or(WHITEN)
+    }
+
+    pub fn iterations(&self) -> usize {
+        self.iterations.unwrap_or(ITERATIONS)
+    }
+
+    pub fn starts(&self) -> usize {
+        self.starts.unwrap_or(STARTS)
+    }
+
+    /// The first parameter that is given and that `like` decides.
+    fn decided_by_like(&self) -> Option<&'static str> {
+        let given = [
+            ("dimensions", self.dimensions.is_some()),
+            ("clusters", self.clusters.is_some()),
+            ("whiten", self.whiten.is_some()),
+            ("iterations", self.iterations.is_some()),
+            ("starts", self.starts.is_some()),
+        ];
+        given.into_iter().find(|(_, given)| *given).map(|(key, _)| key)
+    }
 }
 
 impl Kind for ClustersKind {
     const NAME: &'static str = "clusters";
-    const VERSION: u32 = 4;
+    const VERSION: u32 = 5;
     const ABOUT: &'static str = "Reduces and standardises features into each candidate's state, and groups candidates.";
     const PROCESS: Process = Process::Tensor;
     const SEEDED: bool = true;
@@ -61,16 +107,22 @@ impl Kind for ClustersKind {
         for (place, stage) in parameters.columns.iter().enumerate() {
             needs.stage(format!("/columns/{place}"), stage, "columns");
         }
+        if let Some(like) = &parameters.like {
+            needs.stage("/like", like, "clusters");
+        }
     }
 
     fn check(parameters: &Parameters) -> Result<(), ParameterProblem> {
         check_distinct("/columns", &parameters.columns, String::clone)?;
-        let Parameters { dimensions, clusters, iterations, starts, .. } = *parameters;
+        if let (Some(like), Some(key)) = (&parameters.like, parameters.decided_by_like()) {
+            let problem = format!("`like` takes this number from the stage `{like}`; leave it out");
+            return Err(ParameterProblem::new(format!("/{key}"), problem));
+        }
         numbers::counts(&[
-            ("dimensions", dimensions),
-            ("clusters", clusters),
-            ("iterations", iterations),
-            ("starts", starts),
+            ("dimensions", parameters.dimensions()),
+            ("clusters", parameters.clusters()),
+            ("iterations", parameters.iterations()),
+            ("starts", parameters.starts()),
         ])
     }
 }

@@ -133,7 +133,10 @@ fn features_and_clusters_refuse_sizes_of_zero() {
     assert_eq!(refused("clusters", json!({"features": "f", "columns": ["a", "b", "a"]})), "/columns/2");
     for key in ["dimensions", "clusters", "iterations", "starts"] {
         assert_eq!(refused("clusters", json!({"features": "f", key: 0})), format!("/{key}"));
+        assert_eq!(refused("clusters", json!({"features": "f", "like": "c", key: 4})), format!("/{key}"));
     }
+    assert_eq!(refused("clusters", json!({"features": "f", "like": "c", "whiten": true})), "/whiten");
+    assert_eq!(refused("clusters", json!({"features": "f", "like": "c", "columns": ["a"]})), "");
 }
 
 #[test]

@@ -95,7 +95,7 @@ pub fn variant(
     }
     let header = header(&root, Path::new("pipeline"))?;
     placeholder::fill(&mut root, header.seed)?;
-    let stages = order(stages(&root, kinds, checked)?).map_err(|problem| vec![problem])?;
+    let stages = order(stages(&root, kinds, header.seed, checked)?).map_err(|problem| vec![problem])?;
     let values = combination.iter().map(|(axis, value)| (axis.key.clone(), value.to_json())).collect();
     Ok(Variant { name: String::new(), values, seed: header.seed, dtype: header.dtype, stages })
 }
@@ -105,6 +105,8 @@ struct CheckedStage<'t> {
     declaration: &'static Declaration,
     resolved: ResolvedParameters,
     resources: Resources,
+    /// `None` without a seed of its own.
+    seed: Option<u64>,
 }
 
 /// All stages of the file by name; `None` for a stage that has a problem of its own.
@@ -113,6 +115,7 @@ type Named<'c, 't> = HashMap<&'c str, Option<&'c CheckedStage<'t>>>;
 fn stages(
     root: &Table,
     kinds: &'static [Declaration],
+    seed: u64,
     memory: &mut CheckedParameters,
 ) -> Result<Vec<Stage>, Vec<Problem>> {
     let Some(entry) = root.entry("stage") else {
@@ -146,6 +149,7 @@ fn stages(
         written: files_written(&stage),
         resolved: stage.resolved,
         resources: stage.resources,
+        seed: stage.seed.unwrap_or(seed),
     };
     Ok(checked.into_iter().map(finished).collect())
 }
@@ -185,8 +189,9 @@ fn stage<'t>(
     parameters.shift_remove("kind");
     let resources =
         resources(parameters.shift_remove("resources")).map_err(|found| parameter_problem(entry, &found))?;
+    let seed = seed(parameters.shift_remove("seed"), declaration).map_err(|found| parameter_problem(entry, &found))?;
     match declaration.resolve_unless(Value::Object(parameters), &mut |complete| memory.knows(declaration, complete)) {
-        Ok(resolved) => Ok(CheckedStage { entry, declaration, resolved, resources }),
+        Ok(resolved) => Ok(CheckedStage { entry, declaration, resolved, resources, seed }),
         Err(problem) => Err(parameter_problem(entry, &problem)),
     }
 }
@@ -198,6 +203,17 @@ fn resources(written: Option<Value>) -> Result<Resources, ParameterProblem> {
         Some((parameter, message)) => Err(ParameterProblem::new(format!("/resources/{parameter}"), message)),
         None => Ok(resources),
     }
+}
+
+/// The seed that a stage gives itself.
+fn seed(written: Option<Value>, declaration: &Declaration) -> Result<Option<u64>, ParameterProblem> {
+    let Some(written) = written else { return Ok(None) };
+    if !declaration.seeded {
+        let message = format!("the kind `{}` draws no random numbers, and has no seed", declaration.name);
+        return Err(ParameterProblem::new("/seed", message));
+    }
+    let seed = written.as_u64();
+    seed.map(Some).ok_or_else(|| ParameterProblem::new("/seed", "must be an integer from 0 up"))
 }
 
 fn reference(stage: &CheckedStage<'_>, need: &StageNeed, all: &Table, named: &Named<'_, '_>) -> Result<(), Problem> {

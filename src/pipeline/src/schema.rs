@@ -110,6 +110,10 @@ fn stage(kind: &Declaration, parameters: Value, generator: &mut SchemaGenerator)
     let resources = generator.subschema_for::<Resources>().to_value();
     let about = "What the stage may take of the machine while it runs. Resources are not part of the action key.";
     properties.insert("resources".to_owned(), json!({ "description": about, "allOf": [resources] }));
+    if kind.seeded {
+        let about = "The seed of this stage, in place of `pipeline.seed`.";
+        properties.insert("seed".to_owned(), json!({ "description": about, "type": "integer", "minimum": 0 }));
+    }
     let mut required = vec![json!("kind")];
     required.extend(parameters.get("required").and_then(Value::as_array).into_iter().flatten().cloned());
     json!({

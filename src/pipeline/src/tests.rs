@@ -257,6 +257,20 @@ fn a_sweep_makes_every_combination_with_short_names() {
 }
 
 #[test]
+fn a_stage_may_have_a_seed_of_its_own_which_the_variants_share() {
+    let text = GOOD.replace("[stage.pool]", "[stage.pool]\nseed = 5") + "\n[sweep]\npipeline.seed = [1, 2]\n";
+    let pipeline = load_text(&text, &[]).unwrap();
+    let seeds: Vec<Vec<u64>> =
+        pipeline.variants.iter().map(|variant| variant.stages.iter().map(|stage| stage.seed).collect()).collect();
+    assert_eq!(seeds, [[5, 1], [5, 2]]);
+    assert!(!pipeline.variants[0].stages[0].resolved.parameters.to_string().contains("seed"));
+    let set = load_text(&text, &[set("stage.pool.seed=6")]).unwrap();
+    assert_eq!(set.variants[1].stages[0].seed, 6);
+    let words = told(&text.replace("seed = 5", "seed = -5"), &[]);
+    assert!(words.contains("stage `pool`, seed: must be an integer from 0 up"), "{words}");
+}
+
+#[test]
 fn the_seed_of_a_variant_replaces_its_placeholder_in_texts_of_stages() {
     let text = GOOD.replace("\"pool\"\nselect", "\"pool{pipeline.seed}\"\nselect").replace("stage.pool", "stage.pool1");
     let text = format!("{text}\n[stage.pool2]\nkind = \"pool\"\n[sweep]\npipeline.seed = [1, 2]\n");

@@ -23,8 +23,10 @@ pub struct MethodScore {
     /// `None` for the baseline itself, and if no baseline was scored on this metric.
     pub difference: Option<BaselineDifference>,
     pub cost: Option<TrainingCost>,
-    /// The training FLOPs, as a share of the training FLOPs of `full`.
+    /// The training FLOPs, as a share of Phi: the training FLOPs of three epochs of the pool.
     pub phi: Option<f64>,
+    /// All FLOPs as a share of Phi: what was computed before, the training, and the validation passes.
+    pub total_phi: Option<f64>,
 }
 
 /// The difference to the baseline.
@@ -81,6 +83,7 @@ pub fn compare(gathered: &ReportData, baseline: &str) -> Vec<MethodScore> {
             let Some(value) = mean(&values) else { continue };
             let difference = reference.as_ref().filter(|(of, _)| of != label);
             let cost = cost_of(gathered, label);
+            let full = cost.as_ref().and_then(|cost| phi_of(cost, full));
             rows.push(MethodScore {
                 split: split.clone(),
                 metric: metric.clone(),
@@ -90,14 +93,28 @@ pub fn compare(gathered: &ReportData, baseline: &str) -> Vec<MethodScore> {
                 difference: difference.map(|(_, reference)| arm.minus(reference, metric)),
                 cost,
                 phi: full.and_then(|full| Some(cost?.flops / full)),
+                total_phi: full.and_then(|full| Some(cost?.total_flops() / full)),
             });
         }
     }
     rows
 }
 
-/// Phi: the training FLOPs of three epochs of the whole pool. If `full` ran for fewer steps, its cost is scaled up.
+/// Phi for a training: the FLOPs of three epochs of the pool with the same model, else `full`.
+pub fn phi_of(cost: &TrainingCost, full: Option<f64>) -> Option<f64> {
+    if cost.full_flops > 0.0 { Some(cost.full_flops) } else { full }
+}
+
+/// Phi for the whole report: the training FLOPs of three epochs of the pool. Models that state it, state nearly the same,
+/// unless some train more weights than others; then there is no common number. Without such statements, it is the cost of
+/// `full`, scaled up if `full` ran for fewer steps.
 pub fn full_flops(gathered: &ReportData) -> Option<f64> {
+    let stated = gathered.tuned_models.iter().map(|model| model.cost.full_flops).filter(|flops| *flops > 0.0);
+    let stated: Vec<f64> = stated.collect();
+    if let Some(most) = stated.iter().copied().reduce(f64::max) {
+        let least = stated.iter().copied().fold(most, f64::min);
+        return (most < 1.2 * least).then(|| stated.iter().sum::<f64>() / stated.len() as f64);
+    }
     let cost = cost_of(gathered, "full").filter(|cost| cost.flops > 0.0 && cost.steps > 0.0)?;
     Some(cost.flops * (cost.full_steps / cost.steps).max(1.0))
 }
@@ -122,6 +139,8 @@ pub fn average(costs: &[TrainingCost]) -> Option<TrainingCost> {
         supervised_tokens: mean(|cost| cost.supervised_tokens),
         flops: mean(|cost| cost.flops),
         evaluation_flops: mean(|cost| cost.evaluation_flops),
+        before_flops: mean(|cost| cost.before_flops),
+        full_flops: mean(|cost| cost.full_flops),
     })
 }
 
@@ -213,5 +232,7 @@ pub fn comparison_table(rows: &[MethodScore]) -> Result<RecordBatch> {
         ("tokens", floats(&|row| Some(row.cost?.tokens))),
         ("flops", floats(&|row| Some(row.cost?.flops))),
         ("phi", floats(&|row| row.phi)),
+        ("total_flops", floats(&|row| Some(row.cost?.total_flops()))),
+        ("total_phi", floats(&|row| row.total_phi)),
     ])
 }

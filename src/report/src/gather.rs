@@ -58,10 +58,21 @@ pub struct TrainedSelector {
 /// A tuned model.
 pub struct TunedModel {
     pub name: MethodName,
-    /// (step, performance), for the steps at which it was measured.
-    pub performance: Vec<(f64, f64)>,
+    /// The steps at which the performance was measured, from step 0.
+    pub progress: Vec<CurvePoint>,
     pub picked: Vec<Picked>,
     pub cost: TrainingCost,
+}
+
+/// The performance after some steps.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CurvePoint {
+    pub step: f64,
+    pub performance: f64,
+    /// The tokens of the steps so far.
+    pub tokens: f64,
+    /// The FLOPs of the steps so far, and of all that was computed before them.
+    pub total_flops: f64,
 }
 
 /// The cost of a training. A number is 0 if the artifact does not have it.
@@ -76,6 +87,17 @@ pub struct TrainingCost {
     pub flops: f64,
     /// The FLOPs of passes over the validation examples, and of the gradients or effects that a method chooses by.
     pub evaluation_flops: f64,
+    /// The FLOPs of what was computed before the first step: features, hidden states, influence, and the training of a
+    /// selector.
+    pub before_flops: f64,
+    /// The FLOPs of three epochs of the whole pool: Phi.
+    pub full_flops: f64,
+}
+
+impl TrainingCost {
+    pub fn total_flops(&self) -> f64 {
+        self.flops + self.evaluation_flops + self.before_flops
+    }
 }
 
 /// One row of a table `items`.
@@ -247,16 +269,21 @@ fn selector(source: &InputArtifact, summary: Option<&Value>) -> Result<TrainedSe
 
 fn tuned_model(source: &InputArtifact, summary: &Value) -> Result<TunedModel> {
     let rows = table::read(&source.folder.join("steps.parquet"))?;
-    let points = numbers(&rows, "step")?.into_iter().zip(numbers(&rows, "performance")?);
+    let cost = cost_in(summary);
     // The steps of a fine-tune count from 1. Step 0 is the model before the fine-tune.
-    let measured = points.filter_map(|(step, performance)| Some((step?, performance?)));
-    let start = summary.get("base_performance").and_then(Value::as_f64).map(|performance| (0.0, performance));
-    Ok(TunedModel {
-        name: name(source, Some(summary)),
-        performance: start.into_iter().chain(measured).collect(),
-        picked: picked(&source.folder)?,
-        cost: cost_in(summary),
-    })
+    let base = summary.get("base_performance").and_then(Value::as_f64);
+    let mut at = CurvePoint { step: 0.0, performance: 0.0, tokens: 0.0, total_flops: cost.before_flops };
+    let mut progress: Vec<CurvePoint> = base.map(|performance| CurvePoint { performance, ..at }).into_iter().collect();
+    let (steps, performances) = (numbers(&rows, "step")?, numbers(&rows, "performance")?);
+    let (tokens, flops) = (numbers(&rows, "tokens")?, numbers(&rows, "flops")?);
+    for row in 0..rows.num_rows() {
+        at.tokens += tokens[row].unwrap_or_default();
+        at.total_flops += flops[row].unwrap_or_default();
+        if let (Some(step), Some(performance)) = (steps[row], performances[row]) {
+            progress.push(CurvePoint { step, performance, ..at });
+        }
+    }
+    Ok(TunedModel { name: name(source, Some(summary)), progress, picked: picked(&source.folder)?, cost })
 }
 
 fn evaluation(source: &InputArtifact) -> Result<Evaluation> {
@@ -316,6 +343,7 @@ pub(crate) fn picked(folder: &Path) -> Result<Vec<Picked>> {
 
 /// The cost in a `summary.json`.
 fn cost_in(summary: &Value) -> TrainingCost {
+    let passes = summary.get("passes").and_then(Value::as_array).into_iter().flatten();
     TrainingCost {
         steps: number(summary, "steps"),
         full_steps: number(summary, "full_steps"),
@@ -323,6 +351,8 @@ fn cost_in(summary: &Value) -> TrainingCost {
         supervised_tokens: number(summary, "supervised_tokens"),
         flops: number(summary, "flops"),
         evaluation_flops: number(summary, "evaluation_flops") + number(summary, "selection_flops"),
+        before_flops: passes.map(|pass| number(pass, "flops") + number(pass, "evaluation_flops")).sum(),
+        full_flops: number(summary, "full_flops"),
     }
 }
 

@@ -169,7 +169,8 @@ fn comparison(group: &Group, labels: &[String], reference: Option<&str>, title: 
         );
     }
     html.push_str("<th class=\"n\">steps</th>");
-    html.push_str(if has_phi { "<th class=\"n\">Φ</th></tr></thead><tbody>\n" } else { "</tr></thead><tbody>\n" });
+    html.push_str(if has_phi { "<th class=\"n\">Φ</th><th class=\"n\">Φ in all</th>" } else { "" });
+    html.push_str("</tr></thead><tbody>\n");
     let mut best_first = group.rows.clone();
     best_first.sort_by(|one, other| group.compare(other, one));
     for (place, row) in best_first.into_iter().enumerate() {
@@ -203,7 +204,9 @@ fn comparison(group: &Group, labels: &[String], reference: Option<&str>, title: 
         }
         html.push_str(&cell(&row.cost.as_ref().map_or("–".to_owned(), |cost| count(cost.steps))));
         if has_phi {
-            html.push_str(&cell(&row.phi.map_or("–".to_owned(), number)));
+            for phi in [row.phi, row.total_phi] {
+                html.push_str(&cell(&phi.map_or("–".to_owned(), number)));
+            }
         }
         html.push_str("</tr>\n");
     }

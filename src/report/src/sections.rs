@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use super::chart::{COLOURS, ChartLabels, Series, lines, shares};
-use super::comparison::{average, cost_of, full_flops};
-use super::gather::{Picked, ReportData, RoundPoint, TrainingCost, in_order};
+use super::comparison::{average, cost_of, full_flops, phi_of};
+use super::gather::{CurvePoint, Picked, ReportData, RoundPoint, TrainingCost, TunedModel, in_order};
 use super::markup::{count, cut, escape, number};
 
 /// The largest number of columns in a plot of shares. If there are more steps, several steps share a column.
@@ -27,66 +27,82 @@ pub fn dot(labels: &[String], label: &str) -> String {
     )
 }
 
-/// The learning curves: validation loss by step, as the mean and the range over seeds.
+/// The learning curves: validation loss by step, by tokens and by total FLOPs, as the mean and the range over seeds.
 pub fn learning(gathered: &ReportData, labels: &[String]) -> String {
-    let mut series = Vec::new();
-    for label in labels {
-        let runs: Vec<Vec<(f64, f64)>> = gathered
-            .tuned_models_of(label)
-            .map(|model| model.performance.iter().map(|(step, performance)| (*step, -performance)).collect())
-            .collect();
-        let (points, band) = mean_and_range(&runs);
-        if points.len() > 1 {
-            series.push(Series { label: label.clone(), colour: colour(labels, label), points, band, is_faint: false });
-        }
+    let of_model = |place: fn(&CurvePoint) -> f64| -> Vec<Series> {
+        let curve =
+            |model: &TunedModel| model.progress.iter().map(|at| (at.step, place(at), -at.performance)).collect();
+        let of_label = |label: &String| {
+            let runs: Vec<Vec<(f64, f64, f64)>> = gathered.tuned_models_of(label).map(curve).collect();
+            let (points, band) = mean_and_range(&runs);
+            Series { label: label.clone(), colour: colour(labels, label), points, band, is_faint: false }
+        };
+        labels.iter().map(of_label).filter(|series| series.points.len() > 1).collect()
+    };
+    let mut plots = String::new();
+    let axes: [(&str, &str, fn(&CurvePoint) -> f64); 3] = [
+        ("by step", "training step", |at| at.step),
+        ("by tokens", "tokens of the training", |at| at.tokens),
+        ("by total cost", "FLOPs of the training and of all that came before", |at| at.total_flops),
+    ];
+    for (by, x, place) in axes {
+        plots += &curves(of_model(place), by, x);
     }
-    if series.is_empty() {
+    if plots.is_empty() {
         return String::new();
     }
-    let words = ChartLabels {
-        title: "Validation loss by step",
-        description: "One line a method: the mean over seeds; the band is the range from the least to the greatest seed.",
-        x: "training step",
-        y: "validation loss",
-    };
-    // Full training may have a hundred times as many steps as the other methods, which then get a plot of their own.
+    format!(
+        "<h2>Learning curves</h2>\n<p class=\"quiet\">The lines are means over seeds; the bands reach from the least to the \
+         greatest seed. Total cost counts features, hidden states, influence and the training of a selector, in full for \
+         each method that uses them.</p>\n<div class=\"plots\">{plots}</div>\n"
+    )
+}
+
+/// The curves along one axis. If some methods reach much farther than most, such as full training, which may have a
+/// hundred times as many steps, the others get a plot of their own.
+fn curves(mut series: Vec<Series>, by: &str, x: &str) -> String {
     let last = |series: &Series| series.points.last().map_or(0.0, |point| point.0);
     let mut ends: Vec<f64> = series.iter().map(last).collect();
     ends.sort_by(f64::total_cmp);
-    let typical = ends[ends.len() / 2];
-    let mut plots = lines(words, &series);
-    if ends.last().is_some_and(|most| *most > 2.0 * typical) {
-        let title = format!("Validation loss by step, the first {typical:.0} steps");
-        for one in &mut series {
-            one.points.retain(|(x, _)| *x <= typical);
-            one.band.retain(|(x, ..)| *x <= typical);
-        }
-        series.retain(|one| one.points.len() > 1);
-        plots = lines(ChartLabels { title: &title, ..words }, &series) + &plots;
+    let (Some(&typical), Some(&most)) = (ends.get(ends.len() / 2), ends.last()) else { return String::new() };
+    let title = format!("Validation loss {by}");
+    let description =
+        "One line a method: the mean over seeds; the band is the range from the least to the greatest seed.";
+    let words = ChartLabels { title: &title, description, x, y: "validation loss" };
+    let all = lines(words, &series);
+    if most <= 2.0 * typical {
+        return all;
     }
-    format!(
-        "<h2>Learning curves</h2>\n<p class=\"quiet\">The lines are means over seeds; the bands reach from the least to the greatest seed.</p>\n<div class=\"plots\">{plots}</div>\n"
-    )
+    for one in &mut series {
+        one.points.retain(|(x, _)| *x <= typical);
+        one.band.retain(|(x, ..)| *x <= typical);
+    }
+    series.retain(|one| one.points.len() > 1);
+    let title = format!("{title}, up to {}", count(typical));
+    lines(ChartLabels { title: &title, ..words }, &series) + &all
 }
 
 /// (x, least y, greatest y)
 type Band = Vec<(f64, f64, f64)>;
 
-/// The mean at each x that all runs have, and the range if there are several runs.
-fn mean_and_range(runs: &[Vec<(f64, f64)>]) -> (Vec<(f64, f64)>, Band) {
+/// The mean after each step that all runs have measured, and the range if there are several runs. A run is a list of
+/// (step, x, y); the x of the steps is averaged over the runs too.
+fn mean_and_range(runs: &[Vec<(f64, f64, f64)>]) -> (Vec<(f64, f64)>, Band) {
     let Some(first) = runs.first() else { return Default::default() };
     let (mut points, mut band) = (Vec::new(), Vec::new());
-    for (x, _) in first {
-        #[expect(clippy::float_cmp, reason = "steps and rounds are whole numbers")]
-        let at = |run: &Vec<(f64, f64)>| run.iter().find(|(other, _)| other == x).map(|(_, y)| *y);
-        let values: Vec<f64> = runs.iter().filter_map(at).collect();
+    for (step, ..) in first {
+        #[expect(clippy::float_cmp, reason = "steps are whole numbers")]
+        let at = |run: &Vec<(f64, f64, f64)>| run.iter().find(|(other, ..)| other == step).map(|(_, x, y)| (*x, *y));
+        let values: Vec<(f64, f64)> = runs.iter().filter_map(at).collect();
         if values.len() < runs.len() {
             continue;
         }
-        points.push((*x, values.iter().sum::<f64>() / values.len() as f64));
+        let count = values.len() as f64;
+        let x = values.iter().map(|(x, _)| x).sum::<f64>() / count;
+        points.push((x, values.iter().map(|(_, y)| y).sum::<f64>() / count));
         if values.len() > 1 {
-            let low = values.iter().copied().fold(f64::INFINITY, f64::min);
-            band.push((*x, low, values.iter().copied().fold(f64::NEG_INFINITY, f64::max)));
+            let low = values.iter().map(|(_, y)| *y).fold(f64::INFINITY, f64::min);
+            band.push((x, low, values.iter().map(|(_, y)| *y).fold(f64::NEG_INFINITY, f64::max)));
         }
     }
     (points, band)
@@ -195,18 +211,17 @@ pub fn training(gathered: &ReportData) -> String {
     let by_round = |value: fn(&RoundPoint) -> Option<f64>| {
         let mut series = Vec::new();
         for (colour, label) in trained.iter().enumerate() {
-            let runs: Vec<Vec<(f64, f64)>> = gathered
-                .selectors_of(label)
-                .map(|selector| selector.rounds.iter().filter_map(|row| Some((row.0 + 1.0, value(row)?))).collect())
-                .collect();
+            let at = |row: &RoundPoint| Some((row.0 + 1.0, row.0 + 1.0, value(row)?));
+            let runs: Vec<Vec<(f64, f64, f64)>> =
+                gathered.selectors_of(label).map(|selector| selector.rounds.iter().filter_map(at).collect()).collect();
             let (points, _) = mean_and_range(&runs);
             let mut name = (*label).clone();
             if runs.len() > 1 {
                 name = format!("{label}, mean of {} seeds", runs.len());
-                series.extend(runs.into_iter().map(|points| Series {
+                series.extend(runs.into_iter().map(|run| Series {
                     label: "one seed".to_owned(),
                     colour,
-                    points,
+                    points: run.into_iter().map(|(_, x, y)| (x, y)).collect(),
                     is_faint: true,
                     ..Series::default()
                 }));
@@ -329,25 +344,34 @@ pub fn costs(gathered: &ReportData, labels: &[String]) -> String {
         return String::new();
     }
     let full = full_flops(gathered);
-    let phi = if full.is_some() { "<th class=\"n\">Φ</th>" } else { "" };
+    let has_phi = rows.iter().any(|(_, cost)| phi_of(cost, full).is_some());
+    let phi = if has_phi { "<th class=\"n\">Φ</th>" } else { "" };
     let mut html = format!(
         "<h2>Cost</h2>\n<div class=\"scroll\"><table><thead><tr><th></th><th class=\"n\">steps</th><th class=\"n\">tokens</th>\
-         <th class=\"n\">supervised tokens</th><th class=\"n\">FLOPs</th><th class=\"n\">validation FLOPs</th>{phi}</tr></thead><tbody>\n"
+         <th class=\"n\">supervised tokens</th><th class=\"n\">FLOPs</th><th class=\"n\">validation FLOPs</th><th class=\"n\">FLOPs before</th>{phi}</tr></thead><tbody>\n"
     );
     for (name, cost) in rows {
         let _ = write!(html, "<tr><td>{name}</td>");
-        for value in [cost.steps, cost.tokens, cost.supervised_tokens, cost.flops, cost.evaluation_flops] {
+        let numbers =
+            [cost.steps, cost.tokens, cost.supervised_tokens, cost.flops, cost.evaluation_flops, cost.before_flops];
+        for value in numbers {
             let _ = write!(html, "<td class=\"n\">{}</td>", count(value));
         }
-        if let Some(full) = full {
-            let _ = write!(html, "<td class=\"n\">{}</td>", number((cost.flops + cost.evaluation_flops) / full));
+        if has_phi {
+            let shown = phi_of(&cost, full).map_or("–".to_owned(), |full| number(cost.total_flops() / full));
+            let _ = write!(html, "<td class=\"n\">{shown}</td>");
         }
         html.push_str("</tr>\n");
     }
-    html.push_str("</tbody></table></div>\n<p class=\"quiet\">Means over seeds.");
-    if full.is_some() {
+    html.push_str(
+        "</tbody></table></div>\n<p class=\"quiet\">Means over seeds. FLOPs before: features, hidden states, influence and \
+         the training of a selector, in full for each method that uses them. The rows of selectors and of passes are \
+         parts of these.",
+    );
+    if has_phi {
         html.push_str(
-            " Φ is the cost as a share of the training FLOPs of full-data training; here validation passes count, in the result tables they do not. What a learned selection costs in all is the sum of its rows: the passes before, the selector, the tuning.",
+            " Φ is the sum of the three kinds of FLOPs, as a share of the training FLOPs of three epochs of the pool. In \
+             the result tables, the column Φ counts the training alone, and “Φ in all” is the sum.",
         );
     }
     html.push_str("</p>\n");

@@ -40,6 +40,9 @@ pub struct Constants {
     pub columns: Vec<String>,
     /// C: the number of clusters of the candidates.
     pub clusters: usize,
+    /// [`Candidates::basis`] of the candidates that the policy was trained with.
+    #[serde(default)]
+    pub basis: Option<String>,
     pub state: Vec<StatePart>,
     pub actor_widths: Vec<usize>,
     pub critic_widths: Vec<usize>,
@@ -154,6 +157,7 @@ impl Policy {
                 clusters_per_step: config.clusters_per_step,
                 columns,
                 clusters: candidates.ranges.len(),
+                basis: candidates.basis.clone(),
                 state: config.state.clone(),
                 actor_widths: config.actor_widths.clone(),
                 critic_widths: config.critic_widths.clone(),
@@ -258,12 +262,20 @@ impl Policy {
     }
 
     /// # Errors
-    /// The candidates have other columns than the policy, or there are fewer candidates than a batch needs.
+    /// The candidates have other columns than the policy, or numbers of another meaning in them, or there are fewer
+    /// candidates than a batch needs.
     pub fn check(&self, candidates: &Candidates, batch_size: usize) -> Result<()> {
         if self.constants.columns != candidates.columns {
             return Err(Problem::new("the candidates have other state columns than the policy")
                 .hint("train and deploy a policy with the same clusters stage")
                 .into());
+        }
+        if self.constants.basis.is_some() && self.constants.basis != candidates.basis {
+            return Err(Problem::new(
+                "the policy was trained with the states of another clusters stage, whose numbers mean something else",
+            )
+            .hint("name the clusters stage of the policy as `like` in the clusters stage of these candidates")
+            .into());
         }
         if let Some(prior) = self.constants.prior.as_ref().filter(|_| candidates.prior.is_none()) {
             return Err(Problem::new(format!(

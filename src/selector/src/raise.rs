@@ -123,6 +123,27 @@ mod tests {
     use super::*;
     use raisin_settings::ppo::PpoSettings;
 
+    #[test]
+    fn a_policy_refuses_states_of_another_basis() -> Result<()> {
+        let columns = vec!["a".to_owned()];
+        let candidates = |basis: Option<&str>| -> Result<Candidates> {
+            let candidates = Candidates::new(&[0, 1], &[0, 1], &[0.5, -0.5], columns.clone())?;
+            Ok(Candidates { basis: basis.map(str::to_owned), ..candidates })
+        };
+        let opened = |trained: Option<&str>, here: Option<&str>| -> Result<Raise> {
+            let policy = Policy::new(&PpoSettings::standard(), &candidates(trained)?, &Seed::new(1));
+            Raise::new(policy, candidates(here)?, 2, Seed::new(2))
+        };
+        assert!(opened(Some("one"), Some("one")).is_ok());
+        // A policy of an earlier version does not know its basis.
+        assert!(opened(None, Some("one")).is_ok());
+        for here in [Some("two"), None] {
+            let Err(error) = opened(Some("one"), here) else { panic!("{here:?} was accepted") };
+            assert!(error.to_string().contains("the states of another clusters stage"), "{error}");
+        }
+        Ok(())
+    }
+
     fn opened(range: Option<[f64; 2]>) -> Result<Raise> {
         let columns = vec!["a".to_owned()];
         let state: Vec<f32> = (0..20).map(|row| row as f32 / 10.0 - 1.0).collect();

@@ -46,7 +46,8 @@ pub fn write_tensors(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
     put(path, &[&file], File::sync_all).with_context(|| format!("cannot write {}", path.display()))
 }
 
-fn read_tensors(path: &Path) -> Result<BTreeMap<String, Tensor>> {
+/// Reads the f32 and f64 tensors of a safetensors file, by name.
+pub fn read_tensors(path: &Path) -> Result<BTreeMap<String, Tensor>> {
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     let file = SafeTensors::deserialize(&bytes).with_context(|| format!("{} is damaged", path.display()))?;
     let mut tensors = BTreeMap::new();

@@ -28,6 +28,9 @@ pub struct Candidates {
     pub columns: Vec<String>,
     /// The column of the prior, which the policy need not read otherwise: `[N]`; see [`Self::with_prior`].
     pub prior: Option<Tensor>,
+    /// What decides the meaning of the numbers of `state`: the digest `basis` of the `clusters` stage. `None` if it is
+    /// not known.
+    pub basis: Option<String>,
 }
 
 impl Candidates {
@@ -59,7 +62,7 @@ impl Candidates {
         let sorted: Vec<f32> = order.iter().flat_map(|&row| &state[row * width..(row + 1) * width]).copied().collect();
         let state = Tensor::from_slice(&sorted).view([ids.len() as i64, width as i64]);
         let ids = order.iter().map(|&row| ids[row]).collect();
-        Ok(Self { ids, clusters, ranges, state, columns, prior: None })
+        Ok(Self { ids, clusters, ranges, state, columns, prior: None, basis: None })
     }
 
     /// The candidates with this column of their state as the prior. Without such a column, there is no prior.

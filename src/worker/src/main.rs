@@ -11,6 +11,7 @@ mod fixture;
 mod influence;
 mod learning;
 mod model;
+mod passes;
 mod pretrain;
 mod selecting;
 mod selector;

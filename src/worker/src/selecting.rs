@@ -113,15 +113,19 @@ pub fn state_column(clusters: &Path, name: &str, instructions: usize) -> Result<
 
 /// The names of the numbers of a state.
 fn state_columns(clusters: &Path) -> Result<Vec<String>> {
+    Ok(serde_json::from_value(constants(clusters)?["columns"].clone())?)
+}
+
+fn constants(clusters: &Path) -> Result<serde_json::Value> {
     let constants = std::fs::read(clusters.join("constants.json")).context("the clusters have no constants.json")?;
-    let constants: serde_json::Value = serde_json::from_slice(&constants)?;
-    Ok(serde_json::from_value(constants["columns"].clone())?)
+    Ok(serde_json::from_slice(&constants)?)
 }
 
 /// The candidates of a policy: the rows of a `clusters` artifact that are trainable.
 pub fn candidates(clusters: &Path, pool: &TrainingPool, context: &Context) -> Result<Candidates> {
     let rows = table::read_columns(&clusters.join("clusters.parquet"), &["id", "cluster", "state"])?;
     let columns = state_columns(clusters)?;
+    let basis = constants(clusters)?["basis"].as_str().map(str::to_owned);
     let (ids, clusters): (&UInt32Array, &UInt32Array) = (table::column(&rows, "id")?, table::column(&rows, "cluster")?);
     let states = vectors(&rows, "state")?;
     // An id of another pool, for example the pool before an `overlap` stage, is the id of another row here.
@@ -139,7 +143,7 @@ pub fn candidates(clusters: &Path, pool: &TrainingPool, context: &Context) -> Re
         let without = trainable - kept.len();
         context.note(format!("{without} of {trainable} trainable rows are no candidates: they have no features"));
     }
-    Candidates::new(&kept, &kept_clusters, &kept_states, columns)
+    Ok(Candidates { basis, ..Candidates::new(&kept, &kept_clusters, &kept_states, columns)? })
 }
 
 /// A table and the position of each id in the table.

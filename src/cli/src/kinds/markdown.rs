@@ -25,7 +25,8 @@ pub fn index(kinds: &[Declaration]) -> String {
         let _ = writeln!(text, "| [`{name}`]({name}.md) | {about} | {provides} | `{executable}` |");
     }
     text += "\nEvery stage also has the parameter `resources`: the threads, memory and GPUs that the stage may use \
-             ([docs/pipeline.md](../pipeline.md#resources)). In SQL, a table is called `STAGE.TABLE`, with the name of \
+             ([docs/pipeline.md](../pipeline.md#resources)). A stage that draws random numbers also has the \
+             parameter `seed`, in place of `pipeline.seed`. In SQL, a table is called `STAGE.TABLE`, with the name of \
              the stage.\n";
     text
 }

@@ -32,10 +32,13 @@ pub struct TableShape<'a> {
 }
 
 impl<'a> TableShape<'a> {
-    /// The keys with their schemas, in the order of the declaration. Every stage has `kind` and `resources`, which are
-    /// no parameters of the kind.
+    /// The keys with their schemas, in the order of the declaration. The keys of a stage that are no parameters of its
+    /// kind are left out.
     pub fn keys(self) -> impl Iterator<Item = (&'a str, &'a Value)> {
-        let own = |(name, _): &(&'a String, &'a Value)| *name != "kind" && *name != "resources";
+        let is_stage = self.keys.is_some_and(|keys| keys.contains_key("kind") && keys.contains_key("resources"));
+        let own = move |(name, _): &(&'a String, &'a Value)| {
+            !(is_stage && ["kind", "resources", "seed"].contains(&name.as_str()))
+        };
         self.keys.into_iter().flatten().filter(own).map(|(name, schema)| (name.as_str(), schema))
     }
 

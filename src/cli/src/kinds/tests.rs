@@ -199,7 +199,7 @@ fn a_kind_is_described_for_a_terminal() {
     insta::assert_snapshot!(terminal::describe(&page("clusters")), @r#"
     clusters: Reduces and standardises features into each candidate's state, and groups candidates.
       Runs in `raisin-worker`, with tensors, on a GPU if there is one.
-      Draws random numbers: depends on `pipeline.seed`.
+      Draws random numbers: depends on `pipeline.seed`, or on a `seed` of the stage.
       Runs once for each variant of a sweep that differs in its parameters or inputs.
       Provides `clusters`.
 
@@ -212,6 +212,12 @@ fn a_kind_is_described_for_a_terminal() {
           Stages with further numbers of each instruction, such as `influence` stages. Their columns
           join the static state under the name of the kind, for example as `influence.relative_drop`. At
           most one stage of a kind.
+
+      like  (string; optional)
+          Another `clusters` stage. The rows get the principal components, the scales and the clusters
+          of that stage, so that the numbers of a state mean the same in both. So a policy that was
+          trained with that stage can select from these rows. With `like`, give neither `dimensions` nor
+          any of the parameters after it.
 
       dimensions  (integer, at least 1; default 32)
           The number of dimensions that an embedding is reduced to.
@@ -233,6 +239,7 @@ fn a_kind_is_described_for_a_terminal() {
     inputs:
       features   a stage that provides `features`: `features`
       columns[]  a stage that provides `columns`: `influence`
+      like       a stage that provides `clusters`: `clusters`
 
     tables:
 
@@ -251,9 +258,12 @@ fn a_kind_is_described_for_a_terminal() {
                                 = false`
 
     files:
-      constants.json          the names, means and deviations of the numbers of a state, and measures
-                              of the clusters
-      projection.safetensors  the principal components, and the centres of the clusters
+      constants.json          the names, means and deviations of the numbers of a state, measures of
+                              the clusters, and `basis`, a digest of all that decides what the numbers
+                              of a state mean
+      projection.safetensors  the principal components, the centres of the clusters, the means and
+                              deviations of the numbers of a state, and the mean embedding that
+                              similarities subtract
       references.json         the digest of the artifact with the features, and of each artifact of
                               `columns`: `{"features": ...}`
 

@@ -15,7 +15,7 @@ pub fn facts(kind: &Declaration) -> Vec<String> {
         Process::Data | Process::Sql => "without tensors",
     };
     let seed = if kind.seeded {
-        "Draws random numbers: depends on `pipeline.seed`."
+        "Draws random numbers: depends on `pipeline.seed`, or on a `seed` of the stage."
     } else {
         "Does not depend on `pipeline.seed`."
     };

@@ -289,7 +289,7 @@ impl<'s> Makings<'s> {
             stages.insert(need.pointer.clone(), self.input_artifacts(&need.stage, input)?);
         }
         let process = declaration.process;
-        let stage = self.stage(record, declaration, &resolved);
+        let stage = self.stage(record, declaration, &resolved, seed);
         let threads = self.threads(record, &stage, devices);
         let record = ActionRecord { costs: Vec::new(), notes: Vec::new(), accepted: None, ..record.clone() };
         let assignment = Assignment {
@@ -380,6 +380,7 @@ impl<'s> Makings<'s> {
         record: &ActionRecord,
         declaration: &'static Declaration,
         resolved: &ResolvedParameters,
+        seed: u64,
     ) -> Stage {
         let origin = self.runs.get(&record.run).map(|(origin, _)| Rc::clone(origin));
         let pipeline = origin.and_then(|origin| self.pipeline(&origin).ok());
@@ -387,7 +388,7 @@ impl<'s> Makings<'s> {
         let resources =
             stages.find(|stage| stage.name == record.stage).map(|stage| stage.resources).unwrap_or_default();
         let (name, resolved, written) = (record.stage.clone(), resolved.clone(), HashMap::new());
-        Stage { name, declaration, resolved, resources, written }
+        Stage { name, declaration, resolved, resources, seed, written }
     }
 
     /// The number of threads of the stage: as many as the last time, according to the journal. It is not part of the

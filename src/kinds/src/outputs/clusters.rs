@@ -21,8 +21,16 @@ pub const TABLES: &[TableDeclaration] = &[table(
 )];
 
 pub const FILES: &[&[FileDeclaration]] = &[&[
-    file("constants.json", "the names, means and deviations of the numbers of a state, and measures of the clusters"),
-    file("projection.safetensors", "the principal components, and the centres of the clusters"),
+    file(
+        "constants.json",
+        "the names, means and deviations of the numbers of a state, measures of the clusters, and `basis`, a digest of \
+         all that decides what the numbers of a state mean",
+    ),
+    file(
+        "projection.safetensors",
+        "the principal components, the centres of the clusters, the means and deviations of the numbers of a state, and \
+         the mean embedding that similarities subtract",
+    ),
     file(
         "references.json",
         "the digest of the artifact with the features, and of each artifact of `columns`: `{\"features\": ...}`",

@@ -7,6 +7,7 @@ use raisin_contract::outputs::{
 
 const UNPAIRED: &str = "if fewer than two seeds have a result of both methods, and in the row of the baseline";
 const UNPAIRED_ITEMS: &str = "if fewer than two examples have a result of both methods, and in the row of the baseline";
+const NO_PHI: &str = "if no stage trained the model, or no model states the cost of three epochs";
 const UNTUNED: &str = "if no stage trained the model";
 
 const COMPARISON: &[ColumnDeclaration] = &[
@@ -35,8 +36,15 @@ const COMPARISON: &[ColumnDeclaration] = &[
     column("steps", F64, "the mean number of training steps").null(UNTUNED),
     column("tokens", F64, "the mean number of tokens of the training").null(UNTUNED),
     column("flops", F64, "the mean floating-point operations of the training").null(UNTUNED),
-    column("phi", F64, "`flops` as a share of the training of the method `full`, three epochs of the pool")
-        .null("if no stage trained the model, or the report has no method `full`"),
+    column("phi", F64, "`flops` as a share of the training on three epochs of the pool with the same model").null(NO_PHI),
+    column(
+        "total_flops",
+        F64,
+        "`flops`, and those of validation passes and of all that was computed before: features, hidden states, influence, \
+         the training of a selector",
+    )
+    .null(UNTUNED),
+    column("total_phi", F64, "`total_flops` in the unit of `phi`").null(NO_PHI),
 ];
 
 pub const TABLES: &[TableDeclaration] =

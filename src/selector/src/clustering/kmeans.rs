@@ -21,6 +21,14 @@ pub struct Clustering {
     pub converged: bool,
 }
 
+/// The rows in the clusters of given centres, which do not move.
+pub fn assigned(rows: &[f32], width: usize, centres: Vec<Vec<f64>>) -> Clustering {
+    let nearest: Vec<(u32, f64)> = rows.par_chunks(width).map(|row| nearest(row, &centres)).collect();
+    let inertia = nearest.chunks(CHUNK).map(|chunk| chunk.iter().map(|(_, squared)| squared).sum::<f64>()).sum();
+    let assignments = nearest.into_iter().map(|(cluster, _)| cluster).collect();
+    Clustering { centres, assignments, inertia, converged: true }
+}
+
 /// Clusters the rows (row-major, `width` columns). Of `starts` runs with different first centres, the run with the
 /// smallest inertia counts.
 ///

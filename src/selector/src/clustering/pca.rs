@@ -9,6 +9,7 @@ use raisin_base::error::{Result, ensure};
 const CHUNK: usize = 4096;
 
 /// A centring and a rotation onto the directions of largest variance.
+#[derive(Clone)]
 pub struct Pca {
     pub mean: Vec<f64>,
     /// One row of length 1 for each component. The entry with the largest absolute value is positive.

@@ -141,6 +141,7 @@ fn candidates(fixture: &PolicyFixture) -> Candidates {
         state: of.state.copy(),
         columns: of.columns.clone(),
         prior: None,
+        basis: None,
     }
 }
 

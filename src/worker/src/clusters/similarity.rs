@@ -7,6 +7,7 @@ use std::path::Path;
 use arrow_array::{Array as _, FixedSizeListArray, RecordBatch, UInt32Array};
 
 use super::StateColumn;
+use super::basis::Basis;
 use crate::tables::vectors;
 use raisin_base::error::{Context as _, Result, ensure};
 use raisin_contract::Context;
@@ -15,14 +16,21 @@ use raisin_table as table;
 /// `similarity_max` is a maximum, and `similarity_top` a mean over this many examples.
 const NEAREST: usize = 4;
 
+/// The columns of the state that know the target, and the mean embedding that they subtract.
+#[derive(Default)]
+pub struct Similarity {
+    pub columns: Vec<StateColumn>,
+    pub mean: Option<Vec<f64>>,
+}
+
 /// The columns of the state that know the target, for the candidates in `rows`: the mean over the validation examples
 /// of the cosine between the candidate and the example, the largest of these cosines, and the mean of the four largest.
-/// The mean embedding of the candidates is subtracted before, because it is common to all texts. No columns if the
-/// features have no validation examples.
-pub fn columns(features: &Path, rows: &RecordBatch, context: &Context) -> Result<Vec<StateColumn>> {
+/// The mean embedding of the candidates is subtracted before, because it is common to all texts; with `like`, it is the
+/// mean of that stage. No columns if the features have no validation examples.
+pub fn columns(features: &Path, rows: &RecordBatch, like: Option<&Basis>, context: &Context) -> Result<Similarity> {
     let path = features.join("validation_features.parquet");
     if !path.is_file() {
-        return Ok(Vec::new());
+        return Ok(Similarity::default());
     }
     let all = table::read_columns(&features.join("features.parquet"), &["id", "weighted_embedding"])?;
     let ids: &UInt32Array = table::column(&all, "id")?;
@@ -45,23 +53,33 @@ pub fn columns(features: &Path, rows: &RecordBatch, context: &Context) -> Result
     let examples: Vec<&[f32]> = present.map(|row| &values[row * width..(row + 1) * width]).collect();
     ensure!(example_width == width, "candidates have embeddings of {width} numbers, and examples of {example_width}");
     if examples.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Similarity::default());
     }
-    let [mean, largest, top] = similarities(&candidates, &examples, width);
+    let centre = like.and_then(|like| like.similarity_mean.clone());
+    let centre = centre.unwrap_or_else(|| mean_row(&candidates, width));
+    ensure!(centre.len() == width, "the stage `like` has embeddings of {} numbers, and not of {width}", centre.len());
+    let [mean, largest, top] = similarities(&candidates, &examples, &centre);
     let column = |name: &str, values: Vec<f64>| StateColumn { name: format!("target.similarity_{name}"), values };
-    Ok(vec![column("mean", mean), column("max", largest), column("top", top)])
+    let columns = vec![column("mean", mean), column("max", largest), column("top", top)];
+    Ok(Similarity { columns, mean: Some(centre) })
+}
+
+/// The mean of rows of `width` numbers.
+fn mean_row(rows: &[f32], width: usize) -> Vec<f64> {
+    let count = (rows.len() / width.max(1)).max(1) as f64;
+    let mut mean = vec![0.0; width];
+    for row in rows.chunks(width) {
+        mean.iter_mut().zip(row).for_each(|(sum, &value)| *sum += f64::from(value) / count);
+    }
+    mean
 }
 
 /// For each candidate, the mean of its cosines with the examples, the largest cosine, and the mean of the
-/// [`NEAREST`] largest. `candidates` has one row of `width` numbers for each candidate.
-fn similarities(candidates: &[f32], examples: &[&[f32]], width: usize) -> [Vec<f64>; 3] {
-    let count = (candidates.len() / width.max(1)).max(1) as f64;
-    let mut mean = vec![0.0; width];
-    for row in candidates.chunks(width) {
-        mean.iter_mut().zip(row).for_each(|(sum, &value)| *sum += f64::from(value) / count);
-    }
+/// [`NEAREST`] largest. `mean` is subtracted from every row before; its length is that of a row.
+fn similarities(candidates: &[f32], examples: &[&[f32]], mean: &[f64]) -> [Vec<f64>; 3] {
+    let width = mean.len();
     let unit = |row: &[f32]| -> Vec<f64> {
-        let centred: Vec<f64> = row.iter().zip(&mean).map(|(&value, mean)| f64::from(value) - mean).collect();
+        let centred: Vec<f64> = row.iter().zip(mean).map(|(&value, mean)| f64::from(value) - mean).collect();
         let length = centred.iter().map(|value| value * value).sum::<f64>().sqrt();
         // A candidate at the mean has no direction, and the similarity 0 to all examples.
         centred.into_iter().map(|value| if length > 0.0 { value / length } else { 0.0 }).collect()
@@ -89,7 +107,7 @@ mod tests {
     fn similarities_are_centred_cosines() {
         let candidates = [1f32, 0.0, 0.0, 1.0, 2.0, 2.0, -1.0, 0.5];
         let examples: [&[f32]; 2] = [&[1.0, 1.0], &[0.0, -1.0]];
-        let [mean, largest, top] = similarities(&candidates, &examples, 2);
+        let [mean, largest, top] = similarities(&candidates, &examples, &mean_row(&candidates, 2));
         let expected = [
             [0.49091798, 0.71109039, 0.49091798],
             [-0.43336492, 0.01562309, -0.43336492],
@@ -105,7 +123,8 @@ mod tests {
 
     #[test]
     fn a_candidate_at_the_mean_is_similar_to_nothing() {
-        let [mean, largest, _] = similarities(&[1.0, 0.0, -1.0, 0.0, 0.0, 0.0], &[&[1.0, 1.0]], 2);
+        let candidates = [1.0, 0.0, -1.0, 0.0, 0.0, 0.0];
+        let [mean, largest, _] = similarities(&candidates, &[&[1.0, 1.0]], &mean_row(&candidates, 2));
         assert!(mean[2] == 0.0 && largest[2] == 0.0);
         assert!(largest[0] > 0.5);
     }

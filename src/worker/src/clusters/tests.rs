@@ -1,6 +1,6 @@
 //! Tests of the kind `clusters`: columns of other stages in the state.
 
-use arrow_array::StringArray;
+use arrow_array::{Float32Array, StringArray};
 use serde_json::Value;
 
 use super::*;
@@ -83,5 +83,81 @@ fn columns_of_another_pool_and_equal_columns_of_two_stages_are_refused() -> Resu
     let context = store.context("clusters", "other", &INPUTS, &[])?;
     let error = run(parameters(&json!({"columns": ["influence"]}))?, &context).expect_err("another pool");
     assert!(error.to_string().contains("`influence` has columns of 9 instructions"), "{error}");
+    Ok(())
+}
+
+/// The artifact `fewer`: the features of every second row.
+fn write_fewer(store: &TensorFixture) -> Result<()> {
+    let (from, to) = (store.artifact("features"), store.artifact("fewer"));
+    std::fs::create_dir_all(&to)?;
+    std::fs::copy(from.join("summary.json"), to.join("summary.json"))?;
+    let rows = table::read(&from.join("features.parquet"))?;
+    let kept = UInt32Array::from_iter_values((0..rows.num_rows() as u32).step_by(2));
+    table::write(&to.join("features.parquet"), &take_record_batch(&rows, &kept)?)
+}
+
+fn constants(store: &TensorFixture, folder: &str) -> Result<Value> {
+    Ok(serde_json::from_slice(&store.written(folder)?["constants.json"])?)
+}
+
+#[test]
+fn rows_of_another_pool_get_the_states_that_they_have_in_the_stage_like() -> Result<()> {
+    for whiten in [true, false] {
+        let store = fixture()?;
+        write_fewer(&store)?;
+        let context = store.context("clusters", "whole", &[INPUTS[0]], &[])?;
+        run(parameters(&json!({"whiten": whiten}))?, &context)?;
+        let (whole, basis) = (store.table("whole", "clusters")?, constants(&store, "whole")?["basis"].clone());
+        store.keep("whole", "clusters-of-whole")?;
+
+        let context =
+            store.context("clusters", "placed", &[("/features", "fewer"), ("/like", "clusters-of-whole")], &[])?;
+        run(serde_json::from_value(json!({"features": "fewer", "like": "whole"}))?, &context)?;
+        context.check_outputs()?;
+        let placed = store.table("placed", "clusters")?;
+        let rows = UInt32Array::from_iter_values((0..placed.num_rows() as u32).map(|row| 2 * row));
+        assert_eq!(placed, take_record_batch(&whole, &rows)?);
+        assert!(placed.num_rows() > 3);
+        assert_eq!(constants(&store, "placed")?["basis"], basis);
+
+        // Without `like`, the same names have other numbers.
+        let context = store.context("clusters", "fitted", &[("/features", "fewer")], &[])?;
+        run(parameters(&json!({"whiten": whiten}))?, &context)?;
+        let fitted = constants(&store, "fitted")?;
+        assert_eq!(fitted["columns"], constants(&store, "placed")?["columns"]);
+        assert_ne!(fitted["basis"], basis);
+
+        // What another stage read from the file is what the stage wrote.
+        store.keep("placed", "clusters-of-fewer")?;
+        let context =
+            store.context("clusters", "again", &[("/features", "features"), ("/like", "clusters-of-fewer")], &[])?;
+        run(serde_json::from_value(json!({"features": "features", "like": "fewer"}))?, &context)?;
+        assert_eq!(store.table("again", "clusters")?, whole);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_column_that_like_lacks_is_left_out_and_a_column_that_only_like_has_is_an_error() -> Result<()> {
+    let store = fixture()?;
+    let like = [INPUTS[0], INPUTS[1], ("/like", "like")];
+    let context = store.context("clusters", "plain", &[INPUTS[0]], &[])?;
+    run(parameters(&json!({}))?, &context)?;
+    store.keep("plain", "like")?;
+    let context = store.context("clusters", "more", &like, &[])?;
+    let with_columns = json!({"features": "features", "columns": ["influence"], "like": "plain"});
+    run(serde_json::from_value(with_columns)?, &context)?;
+    assert_eq!(constants(&store, "more")?["columns"].as_array().map(Vec::len), Some(8));
+
+    let context = store.context("clusters", "joined", &INPUTS, &[])?;
+    run(parameters(&json!({"columns": ["influence"]}))?, &context)?;
+    std::fs::remove_dir_all(store.artifact("like"))?;
+    store.keep("joined", "like")?;
+    let context = store.context("clusters", "less", &[INPUTS[0], ("/like", "like")], &[])?;
+    let error = run(serde_json::from_value(json!({"features": "features", "like": "joined"}))?, &context)
+        .expect_err("no columns of influence");
+    let said = raisin_base::error::render(&error);
+    assert!(said.contains("the states of the stage `like` have `influence.loss`, and these rows do not"), "{said}");
+    assert!(said.contains("hint: give this stage the same `columns` as the stage `like`"), "{said}");
     Ok(())
 }

@@ -12,6 +12,7 @@ use crate::learning::{
     Learning, Settings, account_costs, as_instruction, checkpoints, conditions, device, phase_cost, shown_performance,
     speed,
 };
+use crate::passes::{distinct, passes_before, passes_of_policy};
 use crate::selecting::{candidate_columns, candidates, read_scores, selected, state_column};
 use crate::tables::{self, Of, SelectionRow, TrainingStepRow, optional_bits};
 use raisin_base::error::{Problem, Result, anyhow, ensure};
@@ -300,14 +301,14 @@ impl<'a> Finetuning<'a> {
         context.write_table("steps", &tables::steps(&kept.rows, Of::Run)?)?;
         context.write_table("selection", &tables::selection(&kept.selection, &self.instructions, Of::Run)?)?;
         self.encoding.write(context)?;
-        context.write_json("summary.json", &self.summary())?;
+        context.write_json("summary.json", &self.summary()?)?;
         let account = trainer.account();
         account_costs(&account, trainer.flops(account.train.tokens as usize, false), context);
         context.cost(phase_cost("selection", PhaseUse { time: self.selection_time, ..PhaseUse::default() }));
         Ok(())
     }
 
-    fn summary(&self) -> Value {
+    fn summary(&self) -> Result<Value> {
         let rows = &self.kept.rows;
         let evaluated_tokens = self.kept.evaluations as usize * self.validation.tokens();
         let mut summary = json!({
@@ -330,7 +331,28 @@ impl<'a> Finetuning<'a> {
             summary["selection_tokens"] = json!(tokens);
             summary["selection_flops"] = json!(self.trainer.flops(tokens as usize, true));
         }
-        summary
+        if self.parameters.select.method != SelectionMethod::Validation {
+            // Three epochs of the pool.
+            let lengths = self.pool.trainable().into_iter().filter_map(|id| self.pool.get(id));
+            let tokens: usize = lengths.map(|sequence| sequence.tokens.len()).sum();
+            summary["full_flops"] = json!(self.trainer.flops(3 * tokens, true));
+        }
+        summary["passes"] = json!(self.passes()?);
+        Ok(summary)
+    }
+
+    /// What was computed before the first step, for this method.
+    fn passes(&self) -> Result<Vec<Value>> {
+        let (context, method) = (self.context, self.parameters.select.method);
+        let features = match &self.parameters.features {
+            Some(_) if uses_features(method) => Some(context.input("/features")?),
+            _ => None,
+        };
+        let mut passes = passes_before(features, context.input("/model")?)?;
+        if method == SelectionMethod::Raise {
+            passes.extend(passes_of_policy(context.input("/select/policy")?)?);
+        }
+        Ok(distinct(passes))
     }
 }
 

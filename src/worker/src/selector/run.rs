@@ -4,21 +4,22 @@
 //! record. If a stage was killed, the next attempt reads the whole records, plays the unfinished round again, and
 //! writes the same bytes.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
-use arrow_array::{Array as _, Float64Array, RecordBatch, UInt32Array};
+use arrow_array::{Array as _, Float64Array, RecordBatch, UInt32Array, UInt64Array};
 use arrow_select::concat::concat_batches;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::tables as own_tables;
 use crate::learning::{Learning, Settings, account_costs, conditions, device, phase_cost, shown_performance, speed};
+use crate::passes::passes_before;
 use crate::selecting::candidates;
 use crate::tables::{self, Of};
-use raisin_base::error::{Context as _, Problem, Result};
+use raisin_base::error::{Context as _, Error, Problem, Result};
 use raisin_base::sealed::{Record, Records, set_aside};
 use raisin_base::seed::Seed;
-use raisin_contract::{Context, Progress, referenced, references};
+use raisin_contract::{Context, Progress};
 use raisin_corpus::{Instruction, read_instructions, read_task};
 use raisin_kinds::selector::Parameters;
 use raisin_selector::episode::{EpisodeStepRow, PolicyTraining, RoundResult, RoundRow};
@@ -123,7 +124,9 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
         context.write_table("expected", &own_tables::expected(&expected)?)?;
     }
     encoding.write(context)?;
-    let steps = table::read_columns(&context.out().join("steps.parquet"), &["performance"])?;
+    let written = ["performance", "tokens", "supervised_tokens", "flops"];
+    let steps = table::read_columns(&context.out().join("steps.parquet"), &written)?;
+    let tokens = |name: &str| Ok::<_, Error>(table::column::<UInt64Array>(&steps, name)?.iter().flatten().sum::<u64>());
     let measured: &Float64Array = table::column(&steps, "performance")?;
     // P(M_0) is measured once for each of the episodes that are played at the same time.
     let bases = if config.rounds == 0 { 0 } else { episodes };
@@ -131,11 +134,14 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
     context.write_json(
         "summary.json",
         &json!({
+            "tokens": tokens("tokens")?,
+            "supervised_tokens": tokens("supervised_tokens")?,
+            "flops": table::column::<Float64Array>(&steps, "flops")?.iter().flatten().sum::<f64>(),
             "evaluations": evaluations,
             "evaluation_tokens": evaluations * evaluation_tokens,
             "evaluation_flops": players.flops(evaluations * evaluation_tokens, false),
             "effect_flops": rounds.effect_flops(&players, evaluation_tokens, &lengths)?,
-            "passes": passes_before(clusters, model)?,
+            "passes": passes_before(Some(clusters), model)?,
         }),
     )?;
     // Without rounds, the policy is its prior.
@@ -143,26 +149,6 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
     kept.constants.conditions = Some(conditions);
     kept.save(&context.out())?;
     context.add_reference("features", clusters)
-}
-
-/// The summaries of the passes before the first episode: the features of the pool, the columns that joined them, the
-/// states of a frozen prefix.
-fn passes_before(clusters: &Path, model: &Path) -> Result<Vec<Value>> {
-    let before = references(clusters)?.into_keys().map(|name| referenced(clusters, &name));
-    let before: Vec<PathBuf> = before.filter_map(Result::transpose).collect::<Result<_>>()?;
-    let mut passes = Vec::new();
-    for folder in before.iter().map(PathBuf::as_path).chain([model]) {
-        let path = folder.join("summary.json");
-        if path.is_file() {
-            let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            let summary: Value = serde_json::from_slice(&bytes)?;
-            // The summary of a model that an earlier stage trained is not the summary of a forward pass.
-            if summary["pass"].is_string() {
-                passes.push(summary);
-            }
-        }
-    }
-    Ok(passes)
 }
 
 /// The candidates with the column of the prior.

@@ -1,0 +1,132 @@
+//! The static part of the fused state (docs/method.md, section 2): the names of its numbers, and their scales.
+
+use std::ops::Range;
+
+use arrow_array::{Float32Array, RecordBatch, UInt32Array};
+
+use raisin_base::error::Result;
+use raisin_table as table;
+
+/// The columns of the difficulty part. Sums of log-probabilities grow with the length by three orders of magnitude.
+/// Therefore the part also has their means per token.
+const DIFFICULTY: [&str; 6] = [
+    "difficulty.prompt_tokens",
+    "difficulty.response_tokens",
+    "difficulty.logp_conditional",
+    "difficulty.logp_unconditional",
+    "difficulty.logp_conditional_per_token",
+    "difficulty.logp_unconditional_per_token",
+];
+
+/// Whether a column comes from the second pass.
+pub fn is_unconditional(column: &str) -> bool {
+    column.contains("unconditional")
+}
+
+/// A column of the state beside the difficulty part and the semantic part: a number for each candidate.
+pub struct StateColumn {
+    pub name: String,
+    pub values: Vec<f64>,
+}
+
+/// The means and deviations that the numbers of a state are standardised with.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scales {
+    pub means: Vec<f64>,
+    pub deviations: Vec<f64>,
+}
+
+/// The static state of all candidates.
+pub struct StaticState {
+    pub columns: Vec<String>,
+    pub scales: Scales,
+    /// The standardised values, row by row.
+    pub values: Vec<f32>,
+}
+
+/// The semantic part of all rows: `dimensions` numbers for each row.
+pub struct Semantic<'a> {
+    pub values: &'a [f32],
+    pub dimensions: usize,
+    pub whiten: bool,
+}
+
+/// The names of the columns of a state.
+pub fn column_names(unconditional: bool, dimensions: usize, more: &[StateColumn]) -> Vec<String> {
+    let difficulty = difficulty(unconditional).map(str::to_owned);
+    let columns = difficulty.chain((0..dimensions).map(|d| format!("semantic.{d:02}")));
+    columns.chain(more.iter().map(|column| column.name.clone())).collect()
+}
+
+/// The columns of the difficulty part. Without `unconditional`, the part has no log p(y).
+fn difficulty(unconditional: bool) -> impl Iterator<Item = &'static str> {
+    DIFFICULTY.into_iter().filter(move |name| unconditional || !is_unconditional(name))
+}
+
+impl StaticState {
+    /// Joins the difficulty part, the semantic part and `more` columns, and standardises them with `scales`. Without
+    /// `scales`, every column gets mean 0; the columns of the difficulty part, `more` columns and whitened dimensions get
+    /// variance 1; and dimensions that are not whitened have one common scale, so that their proportions stay.
+    pub fn fuse(
+        rows: &RecordBatch,
+        semantic: &Semantic,
+        unconditional: bool,
+        more: &[StateColumn],
+        scales: Option<Scales>,
+    ) -> Result<Self> {
+        let dimensions = semantic.dimensions;
+        let columns = column_names(unconditional, dimensions, more);
+        let prompt: &UInt32Array = table::column(rows, "prompt_tokens")?;
+        let response: &UInt32Array = table::column(rows, "response_tokens")?;
+        let conditional: &Float32Array = table::column(rows, "logp_conditional")?;
+        let alone: &Float32Array = table::column(rows, "logp_unconditional")?;
+        let alone_tokens: &UInt32Array = table::column(rows, "unconditional_tokens")?;
+        let mut raw = Vec::with_capacity(rows.num_rows() * columns.len());
+        for row in 0..rows.num_rows() {
+            let tokens = f64::from(response.value(row));
+            let (with, without) = (f64::from(conditional.value(row)), f64::from(alone.value(row)));
+            let (prompt, per) = (f64::from(prompt.value(row)), tokens.max(1.0));
+            let per_alone = f64::from(alone_tokens.value(row)).max(1.0);
+            let of_row = [prompt.ln_1p(), tokens.ln_1p(), with, without, with / per, without / per_alone];
+            let present = DIFFICULTY.iter().zip(of_row).filter(|(name, _)| unconditional || !is_unconditional(name));
+            raw.extend(present.map(|(_, value)| value));
+            let of_semantic = &semantic.values[row * dimensions..(row + 1) * dimensions];
+            raw.extend(of_semantic.iter().map(|&value| f64::from(value)));
+            raw.extend(more.iter().map(|column| column.values[row]));
+        }
+        let width = columns.len();
+        let scales = scales.unwrap_or_else(|| {
+            let together = (!semantic.whiten).then(|| {
+                let first = difficulty(unconditional).count();
+                first..first + dimensions
+            });
+            Scales::of(&raw, width, together)
+        });
+        let standardised = |(place, value): (usize, &f64)| {
+            ((value - scales.means[place % width]) / scales.deviations[place % width]) as f32
+        };
+        let values = raw.iter().enumerate().map(standardised).collect();
+        Ok(Self { columns, scales, values })
+    }
+}
+
+impl Scales {
+    /// The scales of values, which are row-major with `width` columns. The columns `together` get one common deviation.
+    fn of(values: &[f64], width: usize, together: Option<Range<usize>>) -> Self {
+        let n = (values.len() / width.max(1)).max(1) as f64;
+        let mut means = vec![0.0; width];
+        values.iter().enumerate().for_each(|(place, value)| means[place % width] += value / n);
+        let mut deviations = vec![0.0; width];
+        for (place, value) in values.iter().enumerate() {
+            deviations[place % width] += (value - means[place % width]).powi(2) / n;
+        }
+        if let Some(together) = together {
+            let together = &mut deviations[together];
+            let shared = together.iter().sum::<f64>() / together.len().max(1) as f64;
+            together.fill(shared);
+        }
+        // A constant column becomes 0 for every row.
+        deviations.iter_mut().for_each(|square| *square = if *square > 1e-24 { square.sqrt() } else { 1.0 });
+        Self { means, deviations }
+    }
+}
