@@ -17,6 +17,10 @@ pub struct ClustersKind;
 pub struct Parameters {
     /// The stage whose features are reduced and grouped.
     pub features: String,
+    /// The pool of the features. With it, the state has a column for each file of the pool, such as `source.code.jsonl`:
+    /// 1 for the rows of the file, 0 for the others. The pool needs 2 to 32 files for this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instructions: Option<String>,
     /// Stages with further numbers of each instruction, such as `influence` stages. Their columns join the static state
     /// under the name of the kind, for example as `influence.relative_drop`. At most one stage of a kind.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -104,6 +108,9 @@ impl Kind for ClustersKind {
 
     fn needs(parameters: &Parameters, needs: &mut Needs) {
         needs.stage("/features", &parameters.features, "features");
+        if let Some(instructions) = &parameters.instructions {
+            needs.stage("/instructions", instructions, "instructions");
+        }
         for (place, stage) in parameters.columns.iter().enumerate() {
             needs.stage(format!("/columns/{place}"), stage, "columns");
         }

@@ -209,7 +209,7 @@ impl Parameters {
                 "/state",
                 "with no part but stage and availability, all candidates are alike",
             )
-            .hint("keep at least one of difficulty, semantic, target and influence"));
+            .hint("keep at least one of difficulty, semantic, target, influence and source"));
         }
         if config.learner == PolicyLearner::Posterior && config.credit != Credit::Effect {
             return Err(ParameterProblem::new("/credit", "learner = \"posterior\" learns from measured effects")

@@ -114,6 +114,8 @@ pub enum StatePart {
     Target,
     /// The columns of an `influence` stage that the `clusters` stage joins.
     Influence,
+    /// The file that the candidate comes from, if the `clusters` stage has the `instructions`.
+    Source,
 }
 
 /// The hyper-parameters of the method. A setting that a pipeline file does not give has the value of a preset:
@@ -163,8 +165,8 @@ pub struct PpoSettings {
     /// With `hierarchical`: the number of shares of a batch. Each share draws its cluster, so that one cluster can fill
     /// the whole batch. All presets: 2.
     pub clusters_per_step: usize,
-    /// The parts of the fused state. Leaving out a part is an ablation. Default: all six parts; `ppo` and `paper`: all
-    /// but `target` and `influence`.
+    /// The parts of the fused state. Leaving out a part is an ablation. Default: all parts; `ppo` and `paper`: `stage`,
+    /// `difficulty`, `semantic` and `availability`.
     pub state: Vec<StatePart>,
     /// True (default): the episodes draw from the policy. False (paper): the episodes take the b highest scores, so
     /// that the old policy is deterministic.
@@ -247,6 +249,7 @@ impl PpoSettings {
                 StatePart::Availability,
                 StatePart::Target,
                 StatePart::Influence,
+                StatePart::Source,
             ],
             credit: Credit::Effect,
             ..Self::ppo()

@@ -5,6 +5,7 @@
 mod basis;
 mod columns;
 mod similarity;
+mod sources;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -42,8 +43,11 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     let mut more = similarity::columns(folder, &rows, like.as_ref(), context)?;
     let similarity_mean = more.mean;
     more.columns.extend(columns::of_state(&rows, joined)?);
+    if parameters.instructions.is_some() {
+        more.columns.extend(sources::columns(&rows, context.input("/instructions")?, context)?);
+    }
     let more = match &like {
-        Some(like) => like.chosen(unconditional, more.columns, width, context)?,
+        Some(like) => like.chosen(unconditional, more.columns, [rows.num_rows(), width], context)?,
         None => more.columns,
     };
     let (pca, found) = match &like {

@@ -365,7 +365,7 @@ fn origin_of(example: &Example) -> RowOrigin {
 }
 
 /// The names of the files of a pool, by the index in its table `sources`; empty without this table.
-fn source_files(pool: &Path) -> Result<Vec<String>> {
+pub fn source_files(pool: &Path) -> Result<Vec<String>> {
     let path = pool.join("sources.parquet");
     if !path.is_file() {
         return Ok(Vec::new());

@@ -208,6 +208,11 @@ fn a_kind_is_described_for_a_terminal() {
       features  (string; required)
           The stage whose features are reduced and grouped.
 
+      instructions  (string; optional)
+          The pool of the features. With it, the state has a column for each file of the pool, such as
+          `source.code.jsonl`: 1 for the rows of the file, 0 for the others. The pool needs 2 to 32
+          files for this.
+
       columns  (array of strings; optional)
           Stages with further numbers of each instruction, such as `influence` stages. Their columns
           join the static state under the name of the kind, for example as `influence.relative_drop`. At
@@ -237,9 +242,10 @@ fn a_kind_is_described_for_a_terminal() {
           The number of starts of k-means. The start with the tightest clusters is kept.
 
     inputs:
-      features   a stage that provides `features`: `features`
-      columns[]  a stage that provides `columns`: `influence`
-      like       a stage that provides `clusters`: `clusters`
+      features      a stage that provides `features`: `features`
+      instructions  a stage that provides `instructions`: `ingest`, `generate` or `overlap`
+      columns[]     a stage that provides `columns`: `influence`
+      like          a stage that provides `clusters`: `clusters`
 
     tables:
 

@@ -54,7 +54,7 @@ fn ppo() -> Value {
 fn standard() -> Value {
     let changes = json!({
         "preset": "default", "learner": "posterior", "prior": "similarity", "rounds": 4, "evaluate_every": 10,
-        "policy": "flat", "state": ["stage", "difficulty", "semantic", "availability", "target", "influence"],
+        "policy": "flat", "state": ["stage", "difficulty", "semantic", "availability", "target", "influence", "source"],
         "reuse_penalty": 1.0, "credit": "effect",
     });
     with(ppo(), changes)

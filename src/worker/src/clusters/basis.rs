@@ -7,6 +7,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tch::Tensor;
 
+use super::sources;
 use super::state::{Scales, StateColumn, column_names};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Problem, Result};
@@ -86,7 +87,8 @@ impl Basis {
     }
 
     /// The columns beside the difficulty part and the semantic part, in the order of this basis. A column that this basis
-    /// lacks is left out, and named in a note.
+    /// lacks is left out, and named in a note. No row comes from a file that only this basis has. `shape` has the number
+    /// of rows and the width of their embeddings.
     ///
     /// # Errors
     /// A column of this basis is not there, or the embeddings have another width.
@@ -94,9 +96,10 @@ impl Basis {
         &self,
         unconditional: bool,
         found: Vec<StateColumn>,
-        width: usize,
+        shape: [usize; 2],
         context: &Context,
     ) -> Result<Vec<StateColumn>> {
+        let [rows, width] = shape;
         if width != self.pca.mean.len() {
             let like = self.pca.mean.len();
             let problem = format!("the embeddings have {width} numbers, and those of the stage `like` have {like}");
@@ -107,7 +110,9 @@ impl Basis {
             found.into_iter().map(|column| (column.name.clone(), column)).collect();
         let mut chosen = Vec::new();
         for name in self.columns.iter().skip(always) {
-            chosen.push(found.remove(name).ok_or_else(|| {
+            let nowhere = || StateColumn { name: name.clone(), values: vec![0.0; rows] };
+            let known = found.remove(name).or_else(|| name.starts_with(sources::PREFIX).then(nowhere));
+            chosen.push(known.ok_or_else(|| {
                 let hint = if name.starts_with("target.") {
                     "give the features stage a `task`".to_owned()
                 } else {

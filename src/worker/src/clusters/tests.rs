@@ -161,3 +161,71 @@ fn a_column_that_like_lacks_is_left_out_and_a_column_that_only_like_has_is_an_er
     assert!(said.contains("hint: give this stage the same `columns` as the stage `like`"), "{said}");
     Ok(())
 }
+
+/// Says that every third row of the pool comes from the file `b.jsonl`, and the others from `a.jsonl`.
+fn write_two_files(store: &TensorFixture) -> Result<()> {
+    let pool = store.artifact("pool");
+    let rows = table::read(&pool.join("instructions.parquet"))?;
+    let of = UInt32Array::from_iter_values((0..ROWS as u32).map(|row| u32::from(row % 3 == 0)));
+    let columns: Vec<(String, ArrayRef)> = rows
+        .schema()
+        .fields()
+        .iter()
+        .zip(rows.columns())
+        .map(|(field, values)| {
+            let values = if field.name() == "source" { Arc::new(of.clone()) } else { values.clone() };
+            (field.name().clone(), values)
+        })
+        .collect();
+    let columns = columns.iter().map(|(name, values)| (name.as_str(), values.clone())).collect();
+    table::write(&pool.join("instructions.parquet"), &table::batch(columns)?)?;
+    let sources = table::batch(vec![
+        ("source", Arc::new(UInt32Array::from(vec![0, 1])) as ArrayRef),
+        ("file", Arc::new(StringArray::from(vec!["a.jsonl", "b.jsonl"]))),
+    ])?;
+    table::write(&pool.join("sources.parquet"), &sources)
+}
+
+#[test]
+fn each_file_of_the_pool_is_a_column_of_the_state() -> Result<()> {
+    let store = fixture()?;
+    let inputs = [INPUTS[0], ("/instructions", "pool")];
+    let placed = |folder: &str, inputs: &[(&str, &str)], more: &Value| -> Result<Vec<String>> {
+        let context = store.context("clusters", folder, inputs, &[])?;
+        run(serde_json::from_value(more.clone())?, &context)?;
+        Ok(serde_json::from_value(constants(&store, folder)?["columns"].clone())?)
+    };
+    let given = json!({"features": "features", "dimensions": 2, "clusters": 2, "instructions": "pool"});
+    assert_eq!(placed("one", &inputs, &given)?.len(), 8, "all rows come from one file");
+    write_two_files(&store)?;
+    let columns = placed("two", &inputs, &given)?;
+    assert_eq!(columns[8..], ["source.a.jsonl", "source.b.jsonl"]);
+    let rows = store.table("two", "clusters")?;
+    let ids: &UInt32Array = table::column(&rows, "id")?;
+    let (state, width) = vectors(&rows, "state")?;
+    for (row, id) in ids.values().iter().enumerate() {
+        let [a, b] = [8, 9].map(|place| state[row * width + place] > 0.0);
+        assert_eq!((a, b), (id % 3 != 0, id % 3 == 0), "row {id}");
+    }
+
+    // A pool without the file `b.jsonl`: all rows lie on one side.
+    let (with_b, of_two) = (state.to_vec(), ids.values().to_vec());
+    store.keep("two", "like")?;
+    let pool = store.artifact("pool");
+    let sources = table::batch(vec![
+        ("source", Arc::new(UInt32Array::from(vec![0, 1])) as ArrayRef),
+        ("file", Arc::new(StringArray::from(vec!["a.jsonl", "c.jsonl"]))),
+    ])?;
+    table::write(&pool.join("sources.parquet"), &sources)?;
+    let like = [inputs[0], inputs[1], ("/like", "like")];
+    let given = json!({"features": "features", "instructions": "pool", "like": "like"});
+    assert_eq!(placed("other", &like, &given)?, columns);
+    let other = store.table("other", "clusters")?;
+    let (state, width) = vectors(&other, "state")?;
+    for (row, id) in of_two.iter().enumerate() {
+        let expected = with_b[row * width + 8];
+        assert!((state[row * width + 8] - expected).abs() < 1e-6, "row {id}");
+        assert!(state[row * width + 9] < 0.0, "no row comes from b.jsonl");
+    }
+    Ok(())
+}

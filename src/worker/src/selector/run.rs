@@ -172,6 +172,7 @@ fn with_used_columns(candidates: Candidates, config: &PpoSettings) -> Result<Can
         (StatePart::Semantic, "semantic."),
         (StatePart::Target, "target."),
         (StatePart::Influence, "influence."),
+        (StatePart::Source, "source."),
     ];
     let is_unused = |column: &str| parts.iter().any(|(part, prefix)| !config.uses(*part) && column.starts_with(prefix));
     let used: Vec<String> = candidates.columns.iter().filter(|column| !is_unused(column)).cloned().collect();
@@ -344,9 +345,11 @@ mod tests {
 
     #[test]
     fn a_part_that_the_state_leaves_out_has_no_column() -> Result<()> {
-        let names = ["difficulty.a", "semantic.00", "target.similarity_mean", "influence.drop"].map(str::to_owned);
-        let candidates = || Candidates::new(&[0, 1], &[0, 0], &[0.5; 8], names.to_vec());
-        let parts = [StatePart::Difficulty, StatePart::Semantic, StatePart::Target, StatePart::Influence];
+        let names = ["difficulty.a", "semantic.00", "target.similarity_mean", "influence.drop", "source.a.jsonl"];
+        let names = names.map(str::to_owned);
+        let candidates = || Candidates::new(&[0, 1], &[0, 0], &[0.5; 10], names.to_vec());
+        let with_columns = [StatePart::Target, StatePart::Influence, StatePart::Source];
+        let parts = [[StatePart::Difficulty, StatePart::Semantic].as_slice(), &with_columns].concat();
         for (place, left_out) in parts.iter().enumerate() {
             let state = parts.iter().copied().filter(|part| part != left_out).collect();
             let config = PpoSettings { state, ..PpoSettings::standard() };
