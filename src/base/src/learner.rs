@@ -19,9 +19,8 @@ pub trait Learner {
     /// Trains one step on the instructions with these ids.
     fn step(&mut self, batch: &[u32]) -> Result<StepReport>;
 
-    /// The effect of each of these rows at the present state: by how much a step on the row would raise P(M_t), to first
-    /// order and in a common unit. The state of the learner does not change.
-    fn effects(&mut self, rows: &[u32]) -> Result<Vec<f64>>;
+    /// The effect of each of these rows at the present state. The state of the learner does not change.
+    fn effects(&mut self, rows: &[u32]) -> Result<Vec<RowEffect>>;
 
     /// P(M_t) on the validation set; higher is better. By default, P is minus the mean loss per response token.
     fn performance(&mut self) -> Result<f64>;
@@ -41,7 +40,7 @@ pub trait Ensemble {
     fn step_all(&mut self, batches: &[Vec<u32>]) -> Result<Vec<StepReport>>;
 
     /// The effects of rows in every episode; see [`Learner::effects`]. `rows` has the rows of each episode.
-    fn effects(&mut self, rows: &[Vec<u32>]) -> Result<Vec<Vec<f64>>>;
+    fn effects(&mut self, rows: &[Vec<u32>]) -> Result<Vec<Vec<RowEffect>>>;
 
     /// P(M_t) of every episode.
     fn performances(&mut self) -> Result<Vec<f64>>;
@@ -60,13 +59,22 @@ impl<L: Learner> Ensemble for L {
         batches.iter().map(|batch| self.step(batch)).collect()
     }
 
-    fn effects(&mut self, rows: &[Vec<u32>]) -> Result<Vec<Vec<f64>>> {
+    fn effects(&mut self, rows: &[Vec<u32>]) -> Result<Vec<Vec<RowEffect>>> {
         rows.iter().map(|rows| Learner::effects(self, rows)).collect()
     }
 
     fn performances(&mut self) -> Result<Vec<f64>> {
         Ok(vec![self.performance()?])
     }
+}
+
+/// What training on a row would do.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RowEffect {
+    /// By how much a step on the mean loss of the row would raise P(M_t), to first order and in a common unit.
+    pub effect: f64,
+    /// The supervised tokens of the row: its weight in the loss of a batch, which is a mean over tokens.
+    pub tokens: usize,
 }
 
 /// The report of one training step.

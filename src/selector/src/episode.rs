@@ -26,6 +26,8 @@ use super::credit::{CandidateEffects, Contributions, ObservedStep, features};
 use super::policy::Policy;
 use super::posterior::EffectRegression;
 use super::ppo::{self, RewardSums};
+pub(crate) use effects::SELECTION_UNIT;
+
 pub use super::rows::{EffectRow, EpisodeSelectionRow, EpisodeStepRow, RoundResult, RoundRow};
 use super::sampling::DrawMode;
 use super::scoring::{DrawnBatch, Scoring};
@@ -89,7 +91,7 @@ impl PolicyTraining {
             best_late_performance: f64::NEG_INFINITY,
             step_baseline: StepBaseline::default(),
             contributions: Contributions::default(),
-            effects: EffectRegression::new(candidates.columns.len() + candidates.ranges.len()),
+            effects: EffectRegression::new(candidates.columns.len() + candidates.ranges.len() + 1),
             reward_sums: RewardSums::default(),
             rounds_done: 0,
             seed,

@@ -4,13 +4,16 @@
 use tch::{Device, Kind as TensorKind, Tensor};
 
 use super::credit::features;
-use super::episode::PolicyTraining;
+use super::episode::{PolicyTraining, SELECTION_UNIT};
 use super::posterior::Posterior;
 use super::state::Candidates;
 use raisin_base::error::Result;
 
 /// The places of a training at which effects are given, as t/T: start, middle and end.
 pub const PLACES: [f64; 3] = [0.0, 0.5, 1.0];
+
+/// The name of the effect of an earlier selection of the candidate in the same training.
+pub const TIMES_SELECTED: &str = "times_selected";
 
 /// The effect of one standard deviation of a column, or of the membership in a cluster, at each of [`PLACES`].
 #[derive(Clone, Debug, PartialEq)]
@@ -41,15 +44,20 @@ impl PolicyTraining {
         self.policy.constants.prior.as_ref().map_or(0.0, |prior| prior.weight / self.config.sharpness)
     }
 
-    /// The effects of all columns; `None` if nothing was measured. If the policy does not read the column of the prior,
-    /// this column comes last.
+    /// The effects of all columns, and of an earlier selection in the training ([`TIMES_SELECTED`]); `None` if nothing was
+    /// measured. If the policy does not read the column of the prior, this column comes last.
     pub fn column_effects(&self) -> Result<Option<Vec<ColumnEffect>>> {
         let Some(posterior) = self.effects.estimate()? else { return Ok(None) };
         let constants = &self.policy.constants;
         let of_prior = |column: &str| constants.prior.as_ref().is_some_and(|prior| prior.column == column);
         let clusters = (0..constants.clusters).map(|cluster| format!("cluster.{cluster:02}"));
-        let columns: Vec<String> = constants.columns.iter().cloned().chain(clusters).collect();
-        let weights = weights_of(&posterior, columns.len())?;
+        let columns = constants.columns.iter().cloned().chain(clusters);
+        let columns: Vec<String> = columns.chain([TIMES_SELECTED.to_owned()]).collect();
+        let mut weights = weights_of(&posterior, columns.len())?;
+        // The effect of one selection, and not of one unit of the feature.
+        if let Some((effect, deviation)) = weights.last_mut() {
+            effect.iter_mut().chain(deviation).for_each(|value| *value *= SELECTION_UNIT);
+        }
         let mut effects: Vec<ColumnEffect> = columns
             .into_iter()
             .zip(weights)

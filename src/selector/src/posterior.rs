@@ -1,9 +1,10 @@
 //! What measured effects say about candidates: a Bayesian linear regression of the effects on the features of the
 //! candidates and on the stage (docs/method.md, section 4, `credit = "effect"`).
 //!
-//! The effects of one measurement are compared with each other only, by [`standardised`], so that every measurement counts
-//! alike. The regression explains what the prior does not: with z the
-//! prior's column, rho its declared slope, x the features (the static state and the cluster) and s the position of the step in its training,
+//! [`weighted_effects`] weight the effects by the tokens of the rows. Those of one measurement are compared with each other
+//! only, by [`standardised`], so that every measurement counts alike. The regression explains what the prior does not:
+//! with z the prior's column, rho its declared slope, x the features (the static state, the cluster, and how often the
+//! candidate was selected before) and s the position of the step in its training,
 //!
 //! effect = rho z + x (a + s b) + noise
 //!
@@ -15,6 +16,7 @@ use tch::{Device, Kind as TensorKind, Tensor};
 
 use super::scorer::stage_position;
 use raisin_base::error::{Context as _, Result, ensure};
+use raisin_base::learner::RowEffect;
 use raisin_base::random::Rng;
 
 /// The candidates are divided into this many folds by their ids.
@@ -116,23 +118,39 @@ impl Sums {
     }
 }
 
-/// The most deviations from the median that a standardised effect can have.
-const MOST_DEVIATIONS: f64 = 3.0;
+/// What each row would add to the effect of a batch, in units of a row of average length. The loss of a batch is a mean
+/// over tokens: with n tokens in row i, the effect of a batch is the sum of n e over the sum of n. So a row adds n (e - E),
+/// where E is the mean over all tokens. A row of three tokens hardly matters, however large its effect.
+pub fn weighted_effects(effects: &[RowEffect]) -> Vec<f64> {
+    let tokens: f64 = effects.iter().map(|row| row.tokens as f64).sum();
+    if tokens == 0.0 {
+        return vec![0.0; effects.len()];
+    }
+    let mean = effects.iter().map(|row| row.tokens as f64 * row.effect).sum::<f64>() / tokens;
+    let average = tokens / effects.len() as f64;
+    effects.iter().map(|row| row.tokens as f64 / average * (row.effect - mean)).collect()
+}
 
-/// Effects in deviations from their median, limited to 3, with mean 0. A deviation is 1.4826 times the median absolute
-/// deviation, which for normal effects is the standard deviation. A few rows with a large effect, such as short wrong
-/// answers, would otherwise make all other rows look alike. `None` if half of the effects are equal.
-pub fn standardised(effects: &[f64]) -> Option<Vec<f64>> {
-    let centre = median(effects);
-    let distances: Vec<f64> = effects.iter().map(|effect| (effect - centre).abs()).collect();
+/// The most deviations from the median that a number can have before it is limited. A few extreme rows would otherwise
+/// make all other rows look alike.
+const MOST_DEVIATIONS: f64 = 10.0;
+
+/// The numbers with mean 0 and standard deviation 1. Before, they are limited to 10 deviations from their median, where a
+/// deviation is 1.4826 times the median absolute deviation. `None` if half of the numbers are equal.
+pub fn standardised(numbers: &[f64]) -> Option<Vec<f64>> {
+    let centre = median(numbers);
+    let distances: Vec<f64> = numbers.iter().map(|number| (number - centre).abs()).collect();
     let deviation = 1.4826 * median(&distances);
     if !(deviation.is_finite() && deviation > 0.0) {
         return None;
     }
-    let limited = |effect: &f64| ((effect - centre) / deviation).clamp(-MOST_DEVIATIONS, MOST_DEVIATIONS);
-    let mut values: Vec<f64> = effects.iter().map(limited).collect();
-    let mean = values.iter().sum::<f64>() / values.len() as f64;
+    let limited = |number: &f64| ((number - centre) / deviation).clamp(-MOST_DEVIATIONS, MOST_DEVIATIONS);
+    let mut values: Vec<f64> = numbers.iter().map(limited).collect();
+    let count = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / count;
     values.iter_mut().for_each(|value| *value -= mean);
+    let scale = (values.iter().map(|value| value * value).sum::<f64>() / count).sqrt();
+    values.iter_mut().for_each(|value| *value /= scale);
     Some(values)
 }
 
@@ -265,17 +283,30 @@ impl Posterior {
         &self.mean + noise.view([2, -1]).tr().to_kind(TensorKind::Float)
     }
 
-    /// x (a + s b), the learned part of the effect, for features x `[n, F]` at this time t/T: `[n]`.
+    /// The mean weights of the first features: `[features, 2]`.
+    pub fn mean_of(&self, features: usize) -> Tensor {
+        self.mean.narrow(0, 0, features as i64)
+    }
+
+    /// x (a + s b), the learned part of the effect, for features x `[n, F]` at this time t/T: `[n]`. Features that are
+    /// left out at the end count as 0.
     pub fn expected(&self, features: &Tensor, time: f64) -> Tensor {
+        let features = self.padded(features);
         let weights = self.mean.select(1, 0) + self.mean.select(1, 1) * stage_position(time); // [F]
         features.to_kind(TensorKind::Double).matmul(&weights.to_kind(TensorKind::Double).unsqueeze(1)).squeeze_dim(1)
     }
 
     /// The standard deviation of [`Self::expected`], given the measurements: `[n]`.
     pub fn deviations(&self, features: &Tensor, time: f64) -> Tensor {
-        let x = features.to_kind(TensorKind::Double);
+        let x = self.padded(features).to_kind(TensorKind::Double);
         let x = Tensor::cat(&[&x, &(&x * stage_position(time))], 1);
         x.matmul(&self.root).square().sum_dim_intlist([1i64].as_slice(), false, TensorKind::Double).sqrt()
+    }
+
+    /// Features `[n, F']` with zeros for the last F - F' features: `[n, F]`.
+    fn padded(&self, features: &Tensor) -> Tensor {
+        let missing = self.mean.size()[0] - features.size()[1];
+        if missing == 0 { features.shallow_clone() } else { features.constant_pad_nd([0, missing]) }
     }
 }
 

@@ -106,17 +106,32 @@ fn saved_sums_give_the_same_estimate() -> Result<()> {
 }
 
 #[test]
-fn a_few_large_effects_do_not_hide_the_differences_between_the_others() {
-    let mut effects: Vec<f64> = (0..20).map(f64::from).collect();
-    effects.extend([-5000.0, 4000.0]);
-    let found = standardised(&effects).expect("a scale");
-    assert!(found[19] - found[0] > 2.0, "{found:?}");
-    assert!((found[20] - found[10]).abs() < 3.5 && found.iter().sum::<f64>().abs() < 1e-9, "{found:?}");
-    // The deviation of a normal distribution.
-    let mut rng = Seed::new(8).rng();
-    let normal: Vec<f64> = (0..20_000).map(|_| 7.0 + 0.5 * rng.normal()).collect();
-    let squares = standardised(&normal).expect("a scale").iter().map(|value| value * value).sum::<f64>();
-    assert!((squares / 20_000.0 - 1.0).abs() < 0.03, "{squares}");
+fn a_few_extreme_numbers_do_not_hide_the_differences_between_the_others() {
+    let mut numbers: Vec<f64> = (0..38).map(f64::from).collect();
+    numbers.extend([-5e6, 4e6]);
+    let found = standardised(&numbers).expect("a scale");
+    assert!(found[37] - found[0] > 0.8, "{found:?}");
+    let squares = found.iter().map(|value| value * value).sum::<f64>();
+    assert!(found.iter().sum::<f64>().abs() < 1e-9 && (squares / 40.0 - 1.0).abs() < 1e-9, "{found:?}");
+}
+
+#[test]
+fn weighted_effects_are_the_derivatives_of_the_effect_of_a_batch() {
+    let rows = [(0.4, 100), (-0.9, 3), (0.1, 50), (0.0, 80)].map(|(effect, tokens)| RowEffect { effect, tokens });
+    // The effect of a batch in which row i has the weight 1 + h.
+    let of_batch = |row: usize, more: f64| {
+        let weight = |place: usize| rows[place].tokens as f64 * if place == row { 1.0 + more } else { 1.0 };
+        let total: f64 = (0..rows.len()).map(weight).sum();
+        (0..rows.len()).map(|place| weight(place) * rows[place].effect).sum::<f64>() / total
+    };
+    let found = weighted_effects(&rows);
+    for (row, found) in found.iter().enumerate() {
+        let slope = (of_batch(row, 1e-5) - of_batch(row, -1e-5)) / 2e-5;
+        assert!((slope * rows.len() as f64 - found).abs() < 1e-6, "row {row}: {found} for {slope}");
+    }
+    assert!(found[1].abs() < 0.2 * found[0], "three tokens hardly matter: {found:?}");
+    assert!(found.iter().sum::<f64>().abs() < 1e-12);
+    assert_eq!(weighted_effects(&[RowEffect { effect: 1.0, tokens: 0 }]), [0.0]);
 }
 
 #[test]

@@ -77,8 +77,10 @@ pub struct EffectRow {
     /// The step before which the effect was measured.
     pub step: usize,
     pub id: u32,
-    /// In nats per token; see [`raisin_base::learner::Learner::effects`].
+    /// In nats per token; see [`raisin_base::learner::RowEffect`].
     pub effect: f64,
+    /// What the row would add to the effect of a batch; see [`crate::posterior::weighted_effects`].
+    pub weighted_effect: f64,
     /// Whether the candidate belongs to the batch of the step. The other candidates are probes.
     pub drawn: bool,
 }

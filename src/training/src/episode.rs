@@ -19,7 +19,7 @@ use super::pool::TrainingPool;
 use super::trainer::{Snapshot, StepOutcome, Trainer, TrainerConfig, TrainingRows};
 use super::validation::ValidationSet;
 use raisin_base::error::{Problem, Result, anyhow, ensure};
-use raisin_base::learner::{Ensemble, StepReport};
+use raisin_base::learner::{Ensemble, RowEffect, StepReport};
 use raisin_base::seed::Seed;
 use raisin_lm::{Adaptation, Model};
 
@@ -215,14 +215,19 @@ impl Ensemble for Episodes {
         Ok(outcomes.iter().map(StepOutcome::report).collect())
     }
 
-    fn effects(&mut self, rows: &[Vec<u32>]) -> Result<Vec<Vec<f64>>> {
+    fn effects(&mut self, rows: &[Vec<u32>]) -> Result<Vec<Vec<RowEffect>>> {
         ensure!(rows.len() == self.episodes(), "{} sets of rows for {} episodes", rows.len(), self.episodes());
-        let effects = |first: usize, group: &mut EpisodeGroup, pool: &TrainingPool| -> Result<Vec<Vec<f64>>> {
+        let effects = |first: usize, group: &mut EpisodeGroup, pool: &TrainingPool| -> Result<Vec<Vec<RowEffect>>> {
             let of_group = &rows[first..first + group.trainer.lanes()];
             let rows = of_group.iter().map(|ids| pool.rows(ids)).collect::<Result<Vec<_>>>()?;
             let rows: Vec<TrainingRows<'_>> =
                 rows.iter().map(|(sequences, states)| TrainingRows { sequences, states: states.as_deref() }).collect();
-            group.trainer.effects(&group.validation, &rows)
+            let effects = group.trainer.effects(&group.validation, &rows)?;
+            let of_lane = |(rows, effects): (&TrainingRows<'_>, Vec<f64>)| {
+                let tokens = rows.sequences.iter().map(|sequence| sequence.supervised_tokens());
+                effects.into_iter().zip(tokens).map(|(effect, tokens)| RowEffect { effect, tokens }).collect()
+            };
+            Ok(rows.iter().zip(effects).map(of_lane).collect())
         };
         self.each(effects, |together| &mut together.effects)
     }

@@ -60,6 +60,12 @@ const EFFECT: &[ColumnDeclaration] = &[
         F64,
         "how much a virtual step on the validation set lowers the loss of the row, in nats per token",
     ),
+    column(
+        "weighted_effect",
+        F64,
+        "what the row adds to the effect of a batch: the effect minus the mean over the tokens of the measurement, times the tokens \
+         of the row as a multiple of their mean",
+    ),
     column("drawn", Bool, "whether the row belongs to the batch of the step; the other rows are probes"),
 ];
 
@@ -74,7 +80,8 @@ const AT_PLACES: &[ColumnDeclaration] = &[
     column("at_end_deviation", F64, "the standard deviation of `at_end`"),
 ];
 
-const STATE_COLUMN: &[ColumnDeclaration] = &[column("column", Text, "the column of the state")];
+const STATE_COLUMN: &[ColumnDeclaration] =
+    &[column("column", Text, "the column of the state, a cluster such as `cluster.03`, or `times_selected`")];
 
 const CANDIDATE: &[ColumnDeclaration] = &[
     column("id", U32, "the `id` of the instruction in the pool"),
@@ -91,14 +98,14 @@ pub const TABLES: &[TableDeclaration] = &[
         .only("with `credit = \"effect\"`"),
     table(
         "column_effects",
-        "One row for each column of the state: how much one standard deviation of the column changes the effect of a row, \
-         in standard deviations of the effects.",
+        "One row for each column of the state: how much one standard deviation of the column changes the weighted \
+         effect of a row, in standard deviations of these effects. `times_selected` is the change by one earlier selection.",
         &[STATE_COLUMN, AT_PLACES],
     )
     .only(POSTERIOR),
     table(
         "expected",
-        "One row for each candidate: its expected effect, in standard deviations of the effects.",
+        "One row for each candidate: its expected weighted effect, in standard deviations of these effects.",
         &[CANDIDATE, AT_PLACES],
     )
     .only(POSTERIOR),

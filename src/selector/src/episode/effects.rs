@@ -6,13 +6,20 @@ use tch::{Kind as TensorKind, Tensor};
 use super::played::{EffectMeasurement, Episode};
 use super::{PolicyTraining, Step};
 use crate::credit::{CandidateEffects, features};
-use crate::posterior::{MeasuredEffects, Posterior};
+use crate::posterior::{MeasuredEffects, Posterior, weighted_effects};
 use crate::rows::{EffectRow, RoundRow};
 use crate::scoring::Scoring;
 use crate::state::Candidates;
 use raisin_base::error::{Result, ensure};
 use raisin_base::learner::Ensemble;
 use raisin_settings::ppo::{Credit, StatePart};
+
+/// The last feature of a measured candidate is this number for each earlier selection in the training, of which at most
+/// [`MOST_SELECTIONS`] count. A repeated row has a smaller effect, because the model knows it already. Without this
+/// feature, the regression would blame the columns of the rows that the policy prefers. The large unit means that the
+/// regression hardly shrinks the weight. Scores do not read this feature: the reuse penalty takes its place.
+pub const SELECTION_UNIT: f64 = 10.0;
+const MOST_SELECTIONS: usize = 3;
 
 /// What all measurements so far say.
 pub(super) struct Learned {
@@ -71,16 +78,23 @@ impl PolicyTraining {
         let table = features(candidates); // [N, F + C]
         // Without the stage in the state, effects cannot change over the training.
         let time_of = |step: usize| if self.config.uses(StatePart::Stage) { step as f64 / total } else { 0.5 };
-        for measurement in episodes.iter().flat_map(|episode| &episode.measurements) {
+        let counts_matter = self.config.uses(StatePart::Availability);
+        let all = episodes.iter().flat_map(|episode| episode.measurements.iter().map(move |it| (&episode.history, it)));
+        for (history, measurement) in all {
             let index: Vec<i64> = measurement.positions.iter().map(|&position| position as i64).collect();
             let index = Tensor::from_slice(&index);
             let ids: Vec<u32> = measurement.positions.iter().map(|&position| candidates.ids[position]).collect();
+            let selections = measurement.positions.iter().map(|&position| {
+                let count = history.count(position, measurement.step).min(MOST_SELECTIONS);
+                if counts_matter { SELECTION_UNIT * count as f64 } else { 0.0 }
+            });
+            let selections = Tensor::from_slice(&selections.collect::<Vec<f64>>()).unsqueeze(1); // [n, 1]
             self.effects.add(&MeasuredEffects {
                 time: time_of(measurement.step),
                 ids: &ids,
-                features: &table.index_select(0, &index),
+                features: &Tensor::cat(&[table.index_select(0, &index), selections], 1), // [n, F + C + 1]
                 prior: prior.as_ref().map(|prior| prior.index_select(0, &index)).as_ref(),
-                effects: &measurement.effects,
+                effects: &weighted_effects(&measurement.effects),
             })?;
         }
         let posterior = self.effects.estimate()?;
@@ -95,7 +109,8 @@ impl PolicyTraining {
         let zeros = table.select(1, 0).zeros_like();
         let mut effects = CandidateEffects { middle: zeros.shallow_clone(), change: zeros };
         if let Some(posterior) = &learned.posterior {
-            let parts = table.matmul(&posterior.mean.to_kind(TensorKind::Double)); // [N, 2]
+            let mean = posterior.mean_of(table.size()[1] as usize).to_kind(TensorKind::Double); // [F + C, 2]
+            let parts = table.matmul(&mean); // [N, 2]
             effects = CandidateEffects { middle: parts.select(1, 0), change: parts.select(1, 1) };
         }
         if let Some((column, prior)) = candidates.prior.as_ref().zip(self.policy.constants.prior.as_ref()) {
@@ -113,14 +128,15 @@ impl PolicyTraining {
         learned: &Learned,
     ) -> Result<RoundRow> {
         let entropy = self.mean_entropy(episodes, candidates);
+        let features = candidates.columns.len() + candidates.ranges.len(); // F + C
         if let Some(posterior) = &learned.posterior {
             let mut rng = self.seed.at("posterior").at(self.rounds_done).rng();
             let drawn = if self.config.explore { posterior.draw(&mut rng) } else { posterior.mean.copy() };
-            self.policy.set_linear(&(drawn * self.config.sharpness));
+            self.policy.set_linear(&(drawn.narrow(0, 0, features as i64) * self.config.sharpness));
         }
         let mut best = self.policy.duplicate()?;
         if let Some(posterior) = &learned.posterior {
-            best.set_linear(&(&posterior.mean * self.config.sharpness));
+            best.set_linear(&(posterior.mean_of(features) * self.config.sharpness));
         }
         self.best = Some(best);
         Ok(RoundRow { entropy, effective_candidates: entropy.exp(), ..RoundRow::default() })
@@ -143,14 +159,18 @@ impl PolicyTraining {
         let mut rows = Vec::new();
         for episode in episodes {
             for measurement in &episode.measurements {
-                for (place, (&position, &effect)) in measurement.positions.iter().zip(&measurement.effects).enumerate()
+                let weighted = weighted_effects(&measurement.effects);
+                let measured = measurement.effects.iter().zip(weighted);
+                for (place, (&position, (row, weighted_effect))) in
+                    measurement.positions.iter().zip(measured).enumerate()
                 {
                     rows.push(EffectRow {
                         round: episode.round,
                         episode: episode.number,
                         step: measurement.step,
                         id: candidates.ids[position],
-                        effect,
+                        effect: row.effect,
+                        weighted_effect,
                         drawn: place < measurement.drawn,
                     });
                 }

@@ -5,7 +5,7 @@ use crate::credit::{ObservedStep, StepCovariates};
 use crate::network::STAGE_PART_WIDTH;
 use crate::state::{Candidates, SelectionHistory, State};
 use raisin_base::error::Result;
-use raisin_base::learner::StepReport;
+use raisin_base::learner::{RowEffect, StepReport};
 use raisin_base::seed::Seed;
 
 /// Step t of an episode.
@@ -32,7 +32,7 @@ pub(super) struct EffectMeasurement {
     pub positions: Vec<usize>,
     /// The number of candidates of the batch.
     pub drawn: usize,
-    pub effects: Vec<f64>,
+    pub effects: Vec<RowEffect>,
 }
 
 /// An episode, from M_0 to its newest step.

@@ -2,7 +2,7 @@ use super::*;
 use crate::chooser::{Chooser as _, StepContext};
 use crate::raise::Raise;
 use raisin_base::error::render;
-use raisin_base::learner::{Learner, StepReport};
+use raisin_base::learner::{Learner, RowEffect, StepReport};
 use raisin_base::random::Rng;
 use raisin_settings::ppo::{Deployment, PolicyForm, Ratio};
 
@@ -82,11 +82,13 @@ impl Learner for Toy {
         Ok(StepReport { loss: 1.0, tokens: 10, supervised_tokens: 5, learning_rate: 1e-3, flops: 1.0 })
     }
 
-    fn effects(&mut self, rows: &[u32]) -> Result<Vec<f64>> {
+    fn effects(&mut self, rows: &[u32]) -> Result<Vec<RowEffect>> {
         let noise = 3.0 * self.noise;
         let effect = |&id: &u32| {
             let halved = 0.5f64.powi(self.uses[id as usize]);
-            self.relevance[id as usize] * halved * (-self.learned / 12.0).exp() + noise * self.rng.normal()
+            let effect =
+                self.relevance[id as usize] * halved * (-self.learned / 12.0).exp() + noise * self.rng.normal();
+            RowEffect { effect, tokens: 5 }
         };
         Ok(rows.iter().map(effect).collect())
     }
@@ -222,7 +224,7 @@ impl Ensemble for Toys {
         self.0.iter_mut().zip(batches).map(|(toy, batch)| toy.step(batch)).collect()
     }
 
-    fn effects(&mut self, rows: &[Vec<u32>]) -> Result<Vec<Vec<f64>>> {
+    fn effects(&mut self, rows: &[Vec<u32>]) -> Result<Vec<Vec<RowEffect>>> {
         self.0.iter_mut().zip(rows).map(|(toy, rows)| Learner::effects(toy, rows)).collect()
     }
 

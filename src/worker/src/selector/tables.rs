@@ -40,6 +40,7 @@ pub fn effects(rows: &[EffectRow]) -> Result<RecordBatch> {
         ("step", numbers(rows, |row| Some(row.step as u32))),
         ("id", numbers(rows, |row| Some(row.id))),
         ("effect", floats(rows, |row| Some(row.effect))),
+        ("weighted_effect", floats(rows, |row| Some(row.weighted_effect))),
         ("drawn", Arc::new(rows.iter().map(|row| Some(row.drawn)).collect::<BooleanArray>())),
     ])
 }
