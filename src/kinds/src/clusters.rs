@@ -27,7 +27,8 @@ pub struct Parameters {
     pub columns: Vec<String>,
     /// Another `clusters` stage. The rows get the principal components, the scales and the clusters of that stage, so
     /// that the numbers of a state mean the same in both. So a policy that was trained with that stage can select from
-    /// these rows. With `like`, give neither `dimensions` nor any of the parameters after it.
+    /// these rows. Both need features of the same model. With `like`, leave out `dimensions`, `clusters`, `whiten`,
+    /// `iterations` and `starts`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub like: Option<String>,
     /// The number of dimensions that an embedding is reduced to.
@@ -122,7 +123,7 @@ impl Kind for ClustersKind {
     fn check(parameters: &Parameters) -> Result<(), ParameterProblem> {
         check_distinct("/columns", &parameters.columns, String::clone)?;
         if let (Some(like), Some(key)) = (&parameters.like, parameters.decided_by_like()) {
-            let problem = format!("`like` takes this number from the stage `{like}`; leave it out");
+            let problem = format!("`like` takes it from the stage `{like}`; leave it out");
             return Err(ParameterProblem::new(format!("/{key}"), problem));
         }
         numbers::counts(&[

@@ -71,7 +71,8 @@ pub struct CurvePoint {
     pub performance: f64,
     /// The tokens of the steps so far.
     pub tokens: f64,
-    /// The FLOPs of the steps so far, and of all that was computed before them.
+    /// The FLOPs of all that was computed before the first step, and of the steps so far with their share of validation
+    /// passes and of the gradients that a method chooses by.
     pub total_flops: f64,
 }
 
@@ -276,9 +277,11 @@ fn tuned_model(source: &InputArtifact, summary: &Value) -> Result<TunedModel> {
     let mut progress: Vec<CurvePoint> = base.map(|performance| CurvePoint { performance, ..at }).into_iter().collect();
     let (steps, performances) = (numbers(&rows, "step")?, numbers(&rows, "performance")?);
     let (tokens, flops) = (numbers(&rows, "tokens")?, numbers(&rows, "flops")?);
+    // The steps share evaluations and the gradients that a method chooses by.
+    let beside = cost.evaluation_flops / rows.num_rows().max(1) as f64;
     for row in 0..rows.num_rows() {
         at.tokens += tokens[row].unwrap_or_default();
-        at.total_flops += flops[row].unwrap_or_default();
+        at.total_flops += flops[row].unwrap_or_default() + beside;
         if let (Some(step), Some(performance)) = (steps[row], performances[row]) {
             progress.push(CurvePoint { step, performance, ..at });
         }
@@ -310,7 +313,8 @@ fn evaluation(source: &InputArtifact) -> Result<Evaluation> {
         }
     }
     let summary = json(&source.folder.join("model_summary.json"))?;
-    let cost = summary.as_ref().map(cost_in);
+    // The summary of a forward pass, such as the states of a proxy, is not the cost of a training.
+    let cost = summary.as_ref().filter(|summary| summary.get("pass").is_none()).map(cost_in);
     Ok(Evaluation { name: name(source, summary.as_ref()), metrics, items, cost })
 }
 
@@ -380,7 +384,8 @@ fn name(source: &InputArtifact, summary: Option<&Value>) -> MethodName {
     for (key, value) in swept {
         let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         match key.rsplit('.').next().unwrap_or(key) {
-            "seed" => seed = Some(text),
+            // A stage may have a seed of its own.
+            "seed" if key == "pipeline.seed" => seed = Some(text),
             "method" => words.insert(0, text),
             short => words.push(format!("{short}={text}")),
         }

@@ -47,7 +47,7 @@ fn columns(learned: &LearnedEffects) -> String {
     let places = ShownPlaces::default();
     let (ordered, left_out) = learned.clearest_columns(&places, COLUMNS);
     let mut html =
-        "<h3>Columns: the effect of one standard deviation of the column, or of the membership in the cluster</h3>\
+        "<h3>Columns: the effect of one standard deviation of the column, of the membership in the cluster, or of one earlier selection (times_selected)</h3>\
          <div class=\"scroll\"><table><thead><tr><th>column</th>"
             .to_owned();
     for place in &places.shown {

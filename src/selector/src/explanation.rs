@@ -8,6 +8,7 @@ use super::episode::{PolicyTraining, SELECTION_UNIT};
 use super::posterior::Posterior;
 use super::state::Candidates;
 use raisin_base::error::Result;
+use raisin_settings::ppo::StatePart;
 
 /// The places of a training at which effects are given, as t/T: start, middle and end.
 pub const PLACES: [f64; 3] = [0.0, 0.5, 1.0];
@@ -52,10 +53,11 @@ impl PolicyTraining {
         let of_prior = |column: &str| constants.prior.as_ref().is_some_and(|prior| prior.column == column);
         let clusters = (0..constants.clusters).map(|cluster| format!("cluster.{cluster:02}"));
         let columns = constants.columns.iter().cloned().chain(clusters);
-        let columns: Vec<String> = columns.chain([TIMES_SELECTED.to_owned()]).collect();
+        let counts_matter = constants.state.contains(&StatePart::Availability);
+        let columns: Vec<String> = columns.chain(counts_matter.then(|| TIMES_SELECTED.to_owned())).collect();
         let mut weights = weights_of(&posterior, columns.len())?;
         // The effect of one selection, and not of one unit of the feature.
-        if let Some((effect, deviation)) = weights.last_mut() {
+        if let Some((effect, deviation)) = weights.last_mut().filter(|_| counts_matter) {
             effect.iter_mut().chain(deviation).for_each(|value| *value *= SELECTION_UNIT);
         }
         let mut effects: Vec<ColumnEffect> = columns

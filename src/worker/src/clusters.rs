@@ -40,14 +40,21 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
         context.note(format!("{excluded} of {count} instructions have no complete features and are no candidates"));
     }
     let (embeddings, width) = vectors(&rows, "embedding")?;
+    if let Some(like) = &like {
+        like.check_width(width)?;
+    }
     let mut more = similarity::columns(folder, &rows, like.as_ref(), context)?;
-    let similarity_mean = more.mean;
+    // With `like`, all constants are those of the other stage, also those that its states do not use.
+    let similarity_mean = like.as_ref().map_or(more.mean.take(), |like| like.similarity_mean.clone());
     more.columns.extend(columns::of_state(&rows, joined)?);
     if parameters.instructions.is_some() {
-        more.columns.extend(sources::columns(&rows, context.input("/instructions")?, context)?);
+        more.columns.extend(sources::columns(&rows, count, like.is_some(), context)?);
     }
     let more = match &like {
-        Some(like) => like.chosen(unconditional, more.columns, [rows.num_rows(), width], context)?,
+        Some(like) => {
+            let files_known = parameters.instructions.is_some();
+            like.chosen(unconditional, more.columns, rows.num_rows(), files_known, context)?
+        }
         None => more.columns,
     };
     let (pca, found) = match &like {
@@ -137,7 +144,8 @@ fn reads_second_pass(features: &Path, like: Option<&Basis>, context: &Context) -
         }
         return Ok(present);
     };
-    let wanted = like.columns.iter().any(|column| is_unconditional(column));
+    let is_second = |column: &String| column.starts_with("difficulty.") && is_unconditional(column);
+    let wanted = like.columns.iter().any(is_second);
     if wanted && !present {
         return Err(Problem::new("the states of `like` have log p(y), and these features have none")
             .hint("leave out `unconditional = false` in the features stage")

@@ -11,11 +11,12 @@ use raisin_base::files::if_there;
 use raisin_contract::{referenced, references};
 
 /// The summaries of the passes of a `clusters` artifact, if there is one, and of a model: the features of the pool, the
-/// columns that joined them, the states of a frozen prefix.
-pub fn passes_before(clusters: Option<&Path>, model: &Path) -> Result<Vec<Value>> {
+/// columns that joined them, the states of a frozen prefix. Each has the digest of its artifact. References that
+/// `is_used` refuses are left out.
+pub fn passes_before(clusters: Option<&Path>, model: &Path, is_used: impl Fn(&str) -> bool) -> Result<Vec<Value>> {
     let mut folders: Vec<PathBuf> = Vec::new();
     if let Some(clusters) = clusters {
-        for name in references(clusters)?.into_keys() {
+        for name in references(clusters)?.into_keys().filter(|name| is_used(name)) {
             folders.extend(referenced(clusters, &name)?);
         }
     }
@@ -23,7 +24,10 @@ pub fn passes_before(clusters: Option<&Path>, model: &Path) -> Result<Vec<Value>
     let mut passes = Vec::new();
     for folder in folders {
         // The summary of a model that an earlier stage trained is not the summary of a forward pass.
-        passes.extend(summary(&folder)?.filter(|summary| summary["pass"].is_string()));
+        if let Some(mut pass) = summary(&folder)?.filter(|summary| summary["pass"].is_string()) {
+            pass["artifact"] = json!(folder.file_name().map(|digest| digest.to_string_lossy()));
+            passes.push(pass);
+        }
     }
     Ok(passes)
 }
@@ -43,7 +47,7 @@ pub fn passes_of_policy(policy: &Path) -> Result<Vec<Value>> {
     Ok(passes)
 }
 
-/// Each pass once. Two artifacts with equal summaries come from equal inputs.
+/// Each pass once.
 pub fn distinct(passes: Vec<Value>) -> Vec<Value> {
     let mut found: Vec<Value> = Vec::new();
     for pass in passes {

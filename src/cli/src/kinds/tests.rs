@@ -221,8 +221,8 @@ fn a_kind_is_described_for_a_terminal() {
       like  (string; optional)
           Another `clusters` stage. The rows get the principal components, the scales and the clusters
           of that stage, so that the numbers of a state mean the same in both. So a policy that was
-          trained with that stage can select from these rows. With `like`, give neither `dimensions` nor
-          any of the parameters after it.
+          trained with that stage can select from these rows. Both need features of the same model. With
+          `like`, leave out `dimensions`, `clusters`, `whiten`, `iterations` and `starts`.
 
       dimensions  (integer, at least 1; default 32)
           The number of dimensions that an embedding is reduced to.

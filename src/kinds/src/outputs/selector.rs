@@ -119,7 +119,10 @@ pub const FILES: &[&[FileDeclaration]] = &[&[
         "the constants of the policy: its form, its widths, the columns and the range of its state, and how its \
          episodes were played",
     ),
-    file("summary.json", "the evaluations and floating-point operations of the training and of the passes before it"),
+    file(
+        "summary.json",
+        "the tokens, evaluations and floating-point operations of the training, and the passes before it",
+    ),
     file("references.json", "the digest of the artifact with the clusters: `{\"features\": ...}`"),
 ]];
 

@@ -97,8 +97,9 @@ fn headline(selector: &ExplainedSelector) -> String {
 fn columns(selector: &ExplainedSelector, learned: &LearnedEffects, places: &ShownPlaces) -> String {
     let mut text = "\n".to_owned()
         + &wrapped(
-            "Columns: by how many standard deviations of the effects one standard deviation of the column, or the \
-             membership in the cluster, changes the effect of a row (± half of the 95 % interval).",
+            "Columns: by how many standard deviations of the weighted effects one standard deviation of the column, the \
+             membership in the cluster, or one earlier selection (times_selected) changes that of a row (± half of the \
+             95 % interval).",
             "",
         );
     let mut headings = vec![String::new(), "column".to_owned()];

@@ -144,8 +144,9 @@ fn columns_and_clusters_are_shown_with_their_intervals() {
     regression together explain 25.0 %, for rows that the regression has not seen. The prior is 1.5 times the
     column target, in scores. In the last round, a slot was drawn among 2 of 4 candidates in effect.
 
-    Columns: by how many standard deviations of the effects one standard deviation of the column, or the
-    membership in the cluster, changes the effect of a row (± half of the 95 % interval).
+    Columns: by how many standard deviations of the weighted effects one standard deviation of the column, the
+    membership in the cluster, or one earlier selection (times_selected) changes that of a row (± half of the 95
+    % interval).
          column      at the start  in the middle    at the end
          target      +0.80 ± 0.20   +0.60 ± 0.20  +0.40 ± 0.20
          length      +0.40 ± 0.20   +0.10 ± 0.20  -0.20 ± 0.20
@@ -212,8 +213,9 @@ fn with_a_step_its_effects_are_shown_and_give_the_order() {
     regression together explain 25.0 %, for rows that the regression has not seen. The prior is 1.5 times the
     column target, in scores. In the last round, a slot was drawn among 2 of 4 candidates in effect.
 
-    Columns: by how many standard deviations of the effects one standard deviation of the column, or the
-    membership in the cluster, changes the effect of a row (± half of the 95 % interval).
+    Columns: by how many standard deviations of the weighted effects one standard deviation of the column, the
+    membership in the cluster, or one earlier selection (times_selected) changes that of a row (± half of the 95
+    % interval).
          column      at the start  in the middle    at the end     at step 1
          target      +0.80 ± 0.20   +0.60 ± 0.20  +0.40 ± 0.20  +0.60 ± 0.20
          length      +0.40 ± 0.20   +0.10 ± 0.20  -0.20 ± 0.20  +0.10 ± 0.20

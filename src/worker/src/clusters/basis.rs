@@ -86,35 +86,44 @@ impl Basis {
         Ok(Self { columns, whiten, pca, centres: rows(&tensors, "centres")?, scales, similarity_mean })
     }
 
+    /// # Errors
+    /// The embeddings have another width than those of this basis.
+    pub fn check_width(&self, width: usize) -> Result<()> {
+        let like = self.pca.mean.len();
+        if width == like {
+            return Ok(());
+        }
+        let problem = format!("the embeddings have {width} numbers, and those of the stage `like` have {like}");
+        Err(Problem::new(problem).hint("make the features of both stages with the same model").into())
+    }
+
     /// The columns beside the difficulty part and the semantic part, in the order of this basis. A column that this basis
-    /// lacks is left out, and named in a note. No row comes from a file that only this basis has. `shape` has the number
-    /// of rows and the width of their embeddings.
+    /// lacks is left out, and named in a note. If the files of the rows are known, no row comes from a file that only this
+    /// basis has.
     ///
     /// # Errors
-    /// A column of this basis is not there, or the embeddings have another width.
+    /// A column of this basis is not there.
     pub fn chosen(
         &self,
         unconditional: bool,
         found: Vec<StateColumn>,
-        shape: [usize; 2],
+        rows: usize,
+        files_known: bool,
         context: &Context,
     ) -> Result<Vec<StateColumn>> {
-        let [rows, width] = shape;
-        if width != self.pca.mean.len() {
-            let like = self.pca.mean.len();
-            let problem = format!("the embeddings have {width} numbers, and those of the stage `like` have {like}");
-            return Err(Problem::new(problem).hint("make the features of both stages with the same model").into());
-        }
         let always = column_names(unconditional, self.pca.components.len(), &[]).len();
         let mut found: BTreeMap<String, StateColumn> =
             found.into_iter().map(|column| (column.name.clone(), column)).collect();
         let mut chosen = Vec::new();
         for name in self.columns.iter().skip(always) {
             let nowhere = || StateColumn { name: name.clone(), values: vec![0.0; rows] };
-            let known = found.remove(name).or_else(|| name.starts_with(sources::PREFIX).then(nowhere));
+            let is_file = files_known && name.starts_with(sources::PREFIX);
+            let known = found.remove(name).or_else(|| is_file.then(nowhere));
             chosen.push(known.ok_or_else(|| {
                 let hint = if name.starts_with("target.") {
                     "give the features stage a `task`".to_owned()
+                } else if name.starts_with(sources::PREFIX) {
+                    "give this stage the `instructions`".to_owned()
                 } else {
                     "give this stage the same `columns` as the stage `like`".to_owned()
                 };

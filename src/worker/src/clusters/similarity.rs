@@ -57,7 +57,6 @@ pub fn columns(features: &Path, rows: &RecordBatch, like: Option<&Basis>, contex
     }
     let centre = like.and_then(|like| like.similarity_mean.clone());
     let centre = centre.unwrap_or_else(|| mean_row(&candidates, width));
-    ensure!(centre.len() == width, "the stage `like` has embeddings of {} numbers, and not of {width}", centre.len());
     let [mean, largest, top] = similarities(&candidates, &examples, &centre);
     let column = |name: &str, values: Vec<f64>| StateColumn { name: format!("target.similarity_{name}"), values };
     let columns = vec![column("mean", mean), column("max", largest), column("top", top)];

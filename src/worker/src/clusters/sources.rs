@@ -1,7 +1,6 @@
 //! The file that a candidate comes from, as columns of the state: 1 for the rows of the file, 0 for the others.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 use arrow_array::{RecordBatch, UInt32Array};
 
@@ -18,13 +17,20 @@ pub const PREFIX: &str = "source.";
 const MOST_FILES: usize = 32;
 
 /// One column for each name of a file of the pool. No columns, and a note, if all rows come from one file or from very
-/// many.
+/// many. With `like`, there is a column for every file, because the other stage decides which files matter.
 ///
 /// # Errors
-/// The rows are not those of this pool.
-pub fn columns(rows: &RecordBatch, pool: &Path, context: &Context) -> Result<Vec<StateColumn>> {
+/// The features are not those of this pool.
+pub fn columns(rows: &RecordBatch, features: usize, like: bool, context: &Context) -> Result<Vec<StateColumn>> {
+    let pool = context.input("/instructions")?;
     let files = source_files(pool)?;
     let all = table::read_columns(&pool.join("instructions.parquet"), &["id", "source"])?;
+    if all.num_rows() != features {
+        let (of_pool, problem) = (all.num_rows(), "the features are not those of the pool that `instructions` names");
+        return Err(Problem::new(format!("{problem}: it has {of_pool} rows, and the features have {features}"))
+            .hint("name the same `instructions` as in the features stage")
+            .into());
+    }
     let (ids, sources): (&UInt32Array, &UInt32Array) = (table::column(&all, "id")?, table::column(&all, "source")?);
     let source_of: BTreeMap<u32, u32> = ids.values().iter().copied().zip(sources.values().iter().copied()).collect();
     let file_of = |id: &u32| -> Result<Option<&String>> {
@@ -40,7 +46,7 @@ pub fn columns(rows: &RecordBatch, pool: &Path, context: &Context) -> Result<Vec
     let file_of_row: Vec<Option<&String>> = ids.values().iter().map(file_of).collect::<Result<_>>()?;
     let names: BTreeSet<&String> = file_of_row.iter().flatten().copied().collect();
     let count = names.len();
-    if !(2..=MOST_FILES).contains(&count) {
+    if !like && !(2..=MOST_FILES).contains(&count) {
         context.note(format!("the candidates come from {count} files, so the state has no part `source`"));
         return Ok(Vec::new());
     }

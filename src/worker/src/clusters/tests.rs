@@ -227,5 +227,20 @@ fn each_file_of_the_pool_is_a_column_of_the_state() -> Result<()> {
         assert!((state[row * width + 8] - expected).abs() < 1e-6, "row {id}");
         assert!(state[row * width + 9] < 0.0, "no row comes from b.jsonl");
     }
+
+    // All rows come from one file that the other stage knows.
+    let sources = table::batch(vec![
+        ("source", Arc::new(UInt32Array::from(vec![0, 1])) as ArrayRef),
+        ("file", Arc::new(StringArray::from(vec!["b.jsonl", "b.jsonl"]))),
+    ])?;
+    table::write(&pool.join("sources.parquet"), &sources)?;
+    placed("one_file", &like, &given)?;
+    let one_file = store.table("one_file", "clusters")?;
+    let (state, width) = vectors(&one_file, "state")?;
+    assert!((0..one_file.num_rows()).all(|row| state[row * width + 8] < 0.0 && state[row * width + 9] > 0.0));
+
+    let without = placed("unknown", &[inputs[0], like[2]], &json!({"features": "features", "like": "like"}));
+    let said = raisin_base::error::render(&without.expect_err("the files are not known"));
+    assert!(said.ends_with("hint: give this stage the `instructions`"), "{said}");
     Ok(())
 }

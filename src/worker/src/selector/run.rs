@@ -141,7 +141,7 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
             "evaluation_tokens": evaluations * evaluation_tokens,
             "evaluation_flops": players.flops(evaluations * evaluation_tokens, false),
             "effect_flops": rounds.effect_flops(&players, evaluation_tokens, &lengths)?,
-            "passes": passes_before(Some(clusters), model)?,
+            "passes": passes_before(Some(clusters), model, |_| true)?,
         }),
     )?;
     // Without rounds, the policy is its prior.
