@@ -1,5 +1,6 @@
 /* Transfer on the quickstart: the mean test loss over the seeds, and its difference to random in the same pool, for the
    policies that were learned on other pools (by size and target skills of `source`) and for the methods of `tuned`.
+   With a sweep over one size only, there is no column `size`: write the size instead.
    raisin sql --pipeline bench-transfer "$(cat pipelines/bench/transfer.sql)" */
 with runs as (
     select 'learned on ' || cast(size as varchar) || ' rows, ' || cast(targets as varchar) as run, seed, loss

@@ -56,7 +56,14 @@ impl EngineProject {
                     (pointer.clone(), Written::At(FilePosition { file, line: index + 3, column: 1 }))
                 };
                 let written = resolved.needs.files.iter().map(|file| line(&file.pointer)).collect();
-                Stage { name: (*name).to_owned(), declaration, resolved, resources: Resources::default(), written }
+                Stage {
+                    name: (*name).to_owned(),
+                    declaration,
+                    resolved,
+                    resources: Resources::default(),
+                    seed: 0,
+                    written,
+                }
             })
             .collect();
         let values: Map<String, Value> = values.as_object().cloned().unwrap_or_default();
