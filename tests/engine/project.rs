@@ -61,7 +61,7 @@ impl EngineProject {
                     declaration,
                     resolved,
                     resources: Resources::default(),
-                    seed: 0,
+                    seed,
                     written,
                 }
             })
