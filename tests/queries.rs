@@ -41,6 +41,10 @@ fn a_stage_whose_answer_would_change_with_time_or_chance_fails_and_the_command_l
         assert_eq!(code, 1, "{call}: {words}");
         assert!(words.contains("the query of stage `q` calls `"), "{call}: {words}");
         assert!(words.contains("or ask with `raisin sql`"), "{call}: {words}");
+        // Without progress, a failure is told in the same words.
+        let (_, quiet) = project.refused(&["build", "p.toml", "--quiet"]);
+        assert!(quiet.contains("FAILED") && quiet.contains("the query of stage `q` calls `"), "{call}: {quiet}");
+        assert!(quiet.contains("failed p: 1 failed"), "{call}: {quiet}");
         project.done(&["build", "p.toml", "--only", "pool"]);
         project.done(&["build", "p.toml", "--only", "other"]);
         project.done(&["sql", &format!("select {call} as x from pool.instructions")]);

@@ -77,6 +77,11 @@ impl Display {
         self.line(&format!("  {}", self.labelled(label, text)));
     }
 
+    /// Prints a line about a stage, also if the user wants no progress.
+    pub fn stage_warning(&self, label: &str, text: &str) {
+        self.warning(&format!("  {}", self.labelled(label, text)));
+    }
+
     fn labelled(&self, label: &str, text: &str) -> String {
         printable(&format!("{label:width$}  {text}", width = self.width)).into_owned()
     }

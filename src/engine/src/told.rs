@@ -135,8 +135,11 @@ impl Told {
             }
             News::MadeByAnotherBuild => self.line(graph, id, "cached: another build made it"),
             News::Failed { key, reason, interrupted } => {
-                let failed = format!("FAILED\n    {reason}");
-                self.line(graph, id, if interrupted { "interrupted" } else { &failed });
+                if interrupted {
+                    self.line(graph, id, "interrupted");
+                } else {
+                    self.display.stage_warning(&graph.label(id), &format!("FAILED\n    {reason}"));
+                }
                 let (stage, variant) = names();
                 self.write(JournalEvent::Failed { stage, variant, key, reason: reason.to_owned() });
             }
@@ -221,7 +224,7 @@ impl Told {
             let listed = names[..names.len().min(MOST_NAMES)].join(", ");
             self.display.line(&format!("{} {links} of an earlier build in {out}: {listed}{more}", names.len()));
         }
-        self.display.line(&match outcome {
+        let last = match outcome {
             "built" if ran == 0 => format!("built {name}: nothing to run, {cached} cached, {took}  ->  {out}"),
             "built" => format!("built {name}: {ran} ran, {cached} cached, {took}  ->  {out}"),
             "failed" => {
@@ -230,6 +233,11 @@ impl Told {
                 format!("failed {name}: {failed} failed, {skipped} not run, {ran} ran, {cached} cached, {took}{links}")
             }
             _ => format!("interrupted {name} after {took}: {HOW_TO_GO_ON}"),
-        });
+        };
+        if outcome == "failed" {
+            self.display.warning(&last);
+        } else {
+            self.display.line(&last);
+        }
     }
 }

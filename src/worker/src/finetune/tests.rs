@@ -310,6 +310,7 @@ fn selected_by_a_policy(parts: &[&str], select: &Value) -> Result<(Vec<Option<f6
     let state = serde_json::from_value(json!(parts))?;
     let config = raisin_selector::PpoSettings { state, ..raisin_selector::PpoSettings::ppo() };
     raisin_selector::Policy::new(&config, &candidates, &raisin_base::seed::Seed::new(3)).save(&folder)?;
+    std::fs::write(folder.join("summary.json"), json!({"passes": [], "flops": 7.0, "effect_flops": 2.0}).to_string())?;
     let mut inputs = INPUTS.to_vec();
     inputs.push(("/select/policy", "selector"));
     let context = store.context("finetune", "run", &inputs, &[])?;
@@ -317,6 +318,11 @@ fn selected_by_a_policy(parts: &[&str], select: &Value) -> Result<(Vec<Option<f6
     let steps = store.table("run", "steps")?;
     let numbers = |name: &str| Ok::<_, Error>(column::<Float64Array>(&steps, name)?.iter().collect::<Vec<_>>());
     let summary: Value = serde_json::from_slice(&store.written("run")?["summary.json"])?;
+    let trained = &summary["passes"][0];
+    assert_eq!(
+        (&trained["pass"], &trained["flops"], &trained["evaluation_flops"]),
+        (&json!("selector"), &json!(7.0), &json!(2.0))
+    );
     let evaluations = summary["evaluations"].as_u64().ok_or_else(|| anyhow!("no count"))?;
     Ok((numbers("performance")?, numbers("reward")?, evaluations))
 }
