@@ -32,25 +32,25 @@ pub struct Parameters {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub like: Option<String>,
     /// The number of dimensions that an embedding is reduced to.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "is_usual::<DIMENSIONS>")]
     #[schemars(extend("default" = DIMENSIONS))]
     pub dimensions: Option<usize>,
     /// C: the number of clusters.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "is_usual::<CLUSTERS>")]
     #[schemars(extend("default" = CLUSTERS))]
     pub clusters: Option<usize>,
     /// Scales every reduced dimension to variance 1 in the state. k-means runs on the principal components without this
     /// scaling, because scaling would give directions of noise as much weight as the directions that separate
     /// candidates.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "is_whitened")]
     #[schemars(extend("default" = WHITEN))]
     pub whiten: Option<bool>,
     /// The largest number of iterations of k-means.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "is_usual::<ITERATIONS>")]
     #[schemars(extend("default" = ITERATIONS))]
     pub iterations: Option<usize>,
     /// The number of starts of k-means. The start with the tightest clusters is kept.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "is_usual::<STARTS>")]
     #[schemars(extend("default" = STARTS))]
     pub starts: Option<usize>,
 }
@@ -60,6 +60,15 @@ const CLUSTERS: usize = 4;
 const WHITEN: bool = true;
 const ITERATIONS: usize = 100;
 const STARTS: usize = 4;
+
+/// A default that the file writes out has the same key as a default that it leaves out.
+fn is_usual<const USUAL: usize>(number: &Option<usize>) -> bool {
+    number.is_none_or(|number| number == USUAL)
+}
+
+fn is_whitened(whiten: &Option<bool>) -> bool {
+    whiten.is_none_or(|whiten| whiten == WHITEN)
+}
 
 impl Parameters {
     pub fn dimensions(&self) -> usize {

@@ -136,6 +136,11 @@ fn features_and_clusters_refuse_sizes_of_zero() {
         assert_eq!(refused("clusters", json!({"features": "f", "like": "c", key: 4})), format!("/{key}"));
     }
     assert_eq!(refused("clusters", json!({"features": "f", "like": "c", "whiten": true})), "/whiten");
+    let resolved = |parameters: Value| declaration("clusters").unwrap().resolve(parameters).unwrap().parameters;
+    let written =
+        json!({"features": "f", "dimensions": 32, "clusters": 4, "whiten": true, "iterations": 100, "starts": 4});
+    assert_eq!(resolved(written), resolved(json!({"features": "f"})));
+    assert_ne!(resolved(json!({"features": "f", "clusters": 5})), resolved(json!({"features": "f"})));
     assert_eq!(refused("clusters", json!({"features": "f", "like": "c", "columns": ["a"]})), "");
 }
 

@@ -104,7 +104,7 @@ impl PlacedEffect {
     }
 }
 
-/// A column of the state, or the membership in a cluster.
+/// A column of the state, the membership in a cluster, or an earlier selection.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LearnedColumn {
     pub name: String,

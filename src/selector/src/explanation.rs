@@ -1,5 +1,5 @@
 //! What a policy that follows the posterior of effects prefers, and how sure it is: by column of the state, and by
-//! candidate. All effects are in standard deviations of the effects of a measurement.
+//! candidate. All effects are weighted effects, in standard deviations of those of a measurement.
 
 use tch::{Device, Kind as TensorKind, Tensor};
 

@@ -107,11 +107,7 @@ pub fn lloyd(rows: &[f32], width: usize, mut centres: Vec<Vec<f64>>, iterations:
         centres = moved(rows, width, &mut assignments, &mut distances, &centres);
     }
     if !converged {
-        assignments
-            .par_iter_mut()
-            .zip(distances.par_iter_mut())
-            .zip(rows.par_chunks(width))
-            .for_each(|((assignment, distance), row)| (*assignment, *distance) = nearest(row, &centres));
+        return Clustering { converged, ..assigned(rows, width, centres) };
     }
     let inertia = distances.chunks(CHUNK).map(|chunk| chunk.iter().sum::<f64>()).sum();
     Clustering { centres, assignments, inertia, converged }

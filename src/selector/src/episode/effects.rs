@@ -49,7 +49,8 @@ impl PolicyTraining {
         for (((episode, step), positions), effects) in episodes.iter_mut().zip(steps).zip(chosen).zip(measured) {
             ensure!(effects.len() == positions.len(), "{} effects for {} candidates", effects.len(), positions.len());
             let drawn = step.positions.len();
-            episode.measurements.push(EffectMeasurement { step: t, positions, drawn, effects });
+            let weighted = weighted_effects(&effects);
+            episode.measurements.push(EffectMeasurement { step: t, positions, drawn, effects, weighted });
         }
         Ok(())
     }
@@ -94,7 +95,7 @@ impl PolicyTraining {
                 ids: &ids,
                 features: &Tensor::cat(&[table.index_select(0, &index), selections], 1), // [n, F + C + 1]
                 prior: prior.as_ref().map(|prior| prior.index_select(0, &index)).as_ref(),
-                effects: &weighted_effects(&measurement.effects),
+                effects: &measurement.weighted,
             })?;
         }
         let posterior = self.effects.estimate()?;
@@ -159,9 +160,8 @@ impl PolicyTraining {
         let mut rows = Vec::new();
         for episode in episodes {
             for measurement in &episode.measurements {
-                let weighted = weighted_effects(&measurement.effects);
-                let measured = measurement.effects.iter().zip(weighted);
-                for (place, (&position, (row, weighted_effect))) in
+                let measured = measurement.effects.iter().zip(&measurement.weighted);
+                for (place, (&position, (row, &weighted_effect))) in
                     measurement.positions.iter().zip(measured).enumerate()
                 {
                     rows.push(EffectRow {

@@ -33,6 +33,8 @@ pub(super) struct EffectMeasurement {
     /// The number of candidates of the batch.
     pub drawn: usize,
     pub effects: Vec<RowEffect>,
+    /// [`crate::posterior::weighted_effects`] of `effects`.
+    pub weighted: Vec<f64>,
 }
 
 /// An episode, from M_0 to its newest step.

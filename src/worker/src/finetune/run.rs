@@ -349,8 +349,10 @@ impl<'a> Finetuning<'a> {
             _ => None,
         };
         let column = method.state_column(&self.parameters.select.column);
-        // The columns that joined the state cost only the methods that read them. A policy states its own passes.
-        let is_used = |name: &str| name == "features" || column.is_some_and(|column| column.starts_with(name));
+        // The columns that joined the state cost only the methods that read them. A policy reads the whole state.
+        let reads_all = method == SelectionMethod::Raise;
+        let is_used =
+            |name: &str| reads_all || name == "features" || column.is_some_and(|column| column.starts_with(name));
         let mut passes = passes_before(features, context.input("/model")?, is_used)?;
         if method == SelectionMethod::Raise {
             passes.extend(passes_of_policy(context.input("/select/policy")?)?);
