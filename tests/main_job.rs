@@ -369,6 +369,99 @@ fn overlapping_examples_are_reported_and_neither_trained_on_nor_scored() {
     assert!(wrong.code == 2 && wrong.stderr.contains("stages that provide this: `overlap`"), "{}", wrong.stderr);
 }
 
+const MIXED: &str = "\
+[stage.general]
+kind = \"ingest\"
+sources = [{ path = \"general\", format = \"qa\" }]
+
+[stage.code]
+kind = \"ingest\"
+sources = [{ path = \"code.jsonl\", format = \"qa\" }]
+
+[stage.task]
+kind = \"task\"
+source = { path = \"train.jsonl\", format = \"qa\" }
+validation = 2
+test = 2
+
+[stage.mixed]
+kind = \"mix\"
+size = 12
+passes = 2
+
+[stage.mixed.pools]
+general = { instructions = \"general\", share = 1 }
+code = { instructions = \"code\", share = 2 }
+
+[stage.base]
+kind = \"model\"
+source = { init = { hidden_size = 16, layers = 2, heads = 2, kv_heads = 1, intermediate_size = 32 } }
+
+[stage.tuned]
+kind = \"finetune\"
+instructions = \"mixed\"
+model = \"base\"
+task = \"task\"
+select = { method = \"random\" }
+steps = 3
+batch_size = 4
+";
+
+#[test]
+fn a_model_is_trained_on_a_mix_and_each_selected_row_is_traced_to_the_line_of_its_file() {
+    let project = Project::new();
+    let lines = |of: &str, count: usize| -> String {
+        let line = |n| serde_json::json!({"question": format!("{of} {n}"), "answer": "4"}).to_string() + "\n";
+        (0..count).map(line).collect()
+    };
+    std::fs::create_dir(project.path("general")).expect("a folder");
+    project.write("general/a.jsonl", &lines("a", 10));
+    project.write("general/b.jsonl", &lines("b", 10));
+    project.write("code.jsonl", &lines("code", 5));
+    project.write("train.jsonl", &lines("task", 4));
+    project.write("p.toml", MIXED);
+    let answer = project.run(&["build", "p.toml"]);
+    assert_eq!(answer.code, 0, "{}", answer.stderr);
+    for note in [
+        "12 instructions from 2 pools",
+        "code: 8 of 5 rows (66.7 %), rows repeated up to 2 times",
+        "general: 4 of 20 rows (33.3 %)",
+    ] {
+        assert!(answer.stderr.contains(note), "{note}: {}", answer.stderr);
+    }
+    // Each step of the schedule leads to a file and a line, and the text of this line is that of the row.
+    let trace = "select t.instruction, s.file, m.line from tuned.selection t join mixed.instructions m on m.id = t.id \
+                 join mixed.sources s on s.source = m.source";
+    let rows = project.sql(trace);
+    assert_eq!(rows.len(), 12);
+    for row in rows {
+        let (file, line) = (row["file"].as_str().expect("a file"), row["line"].as_u64().expect("a line"));
+        let (pool, name) = file.split_once('/').expect("the name of the pool is first");
+        let path = if pool == "general" {
+            format!("general/{}", name.rsplit('/').next().unwrap_or(name))
+        } else {
+            name.to_owned()
+        };
+        let text = std::fs::read_to_string(project.path(&path)).expect("the file");
+        let record = text.lines().nth(line as usize - 1).expect("the line");
+        let prompt = row["instruction"].as_str().expect("a text").lines().next().unwrap_or_default().to_owned();
+        assert!(record.contains(&format!("\"{prompt}\"")), "{row}: {record}");
+    }
+    let again = project.run(&["build", "p.toml", "--set", "stage.mixed.pools.code.share=3"]);
+    assert!(again.stderr.contains("code: 9 of 5 rows (75.0 %)"), "{}", again.stderr);
+    let small = project.run(&["build", "p.toml", "--set", "stage.mixed.size=50"]);
+    assert_eq!(small.code, 1, "{}", small.stderr);
+    assert!(
+        small.stderr.contains("the mix needs 33 of the pool `code`, which has 5, and 2 passes give 10"),
+        "{}",
+        small.stderr
+    );
+    let misspelt = project.run(&["plan", "p.toml", "--set", "stage.mixed.pools.code.shares=3"]);
+    assert!(misspelt.code == 2 && misspelt.stderr.contains("did you mean `share`"), "{}", misspelt.stderr);
+    let missing = project.run(&["plan", "p.toml", "--set", "stage.mixed.pools.code.instructions=\"cod\""]);
+    assert!(missing.code == 2 && missing.stderr.contains("did you mean `code`"), "{}", missing.stderr);
+}
+
 /// Whether two rows have the same values. Floating-point sums may differ by rounding, because they may have been
 /// computed in another order.
 fn same(row: &Value, other: &Value) -> bool {

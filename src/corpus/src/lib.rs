@@ -17,6 +17,7 @@ pub mod intake;
 pub mod left_out;
 pub mod marks;
 pub mod message;
+pub mod near;
 pub mod overlap;
 pub mod placement;
 pub mod pool;

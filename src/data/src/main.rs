@@ -1,10 +1,13 @@
 //! `raisin-data`: runs the stages that need neither tensors nor queries: `ingest`, `generate`, `task`, `overlap`,
-//! `report`. `raisin build` starts it. `raisin explain` starts it too: it reads the artifact of a selector.
+//! `mix`, `dedup`, `report`. `raisin build` starts it. `raisin explain` starts it too: it reads the artifact of a selector.
 
+mod dedup;
 #[cfg(test)]
 mod fixture;
 mod generate;
 mod ingest;
+mod kept;
+mod mix;
 mod overlap;
 mod report;
 mod task;
@@ -57,6 +60,8 @@ fn runners() -> Vec<KindRunner> {
         KindRunner::of::<raisin_kinds::generate::GenerateKind>(generate::run),
         KindRunner::of::<raisin_kinds::task::TaskKind>(task::run),
         KindRunner::of::<raisin_kinds::overlap::OverlapKind>(overlap::run),
+        KindRunner::of::<raisin_kinds::mix::MixKind>(mix::run),
+        KindRunner::of::<raisin_kinds::dedup::DedupKind>(dedup::run),
         KindRunner::of::<raisin_kinds::report::ReportKind>(report::run),
     ]
 }

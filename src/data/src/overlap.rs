@@ -3,14 +3,12 @@
 //! the examples.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, BooleanArray, Float64Array, RecordBatch, StringArray, UInt32Array};
-use arrow_select::filter::filter_record_batch;
 use rayon::prelude::*;
 
-use raisin_base::error::{Context as _, Problem, Result};
+use raisin_base::error::{Problem, Result};
 use raisin_contract::{Context, Progress};
 use raisin_corpus::intake::{counted, grouped};
 use raisin_corpus::left_out::digest_of;
@@ -19,6 +17,8 @@ use raisin_corpus::{Example, Instruction, Task, read_instructions, read_task};
 use raisin_kinds::overlap::{LeftOut, Parameters};
 use raisin_settings::Split;
 use raisin_table::{self as table, WriteTable as _};
+
+use crate::kept::write_kept;
 
 /// The number of instructions between two progress events.
 const CHUNK: usize = 4096;
@@ -39,13 +39,7 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     }
     context.write_table("overlap", &overlaps.table(&pool)?)?;
     context.write_table("overlap_summary", &overlaps.summary()?)?;
-    context.write_table("instructions", &kept_rows(&folder.join("instructions.parquet"), &kept)?)?;
-    // The column `source` of the instructions refers to its rows.
-    let sources = folder.join("sources.parquet");
-    if sources.is_file() {
-        let target = context.out().join("sources.parquet");
-        std::fs::copy(&sources, &target).with_context(|| format!("cannot copy {}", sources.display()))?;
-    }
+    write_kept(folder, &kept, context)?;
     let overlapping = |split: Split| {
         let (overlapping, all) = (overlaps.overlapping(split), task.examples(split).len());
         format!("{} of {} {}", grouped(overlapping as u64), grouped(all as u64), split.name())
@@ -161,21 +155,6 @@ impl Overlaps<'_> {
             ("examples_digest", Arc::new(digests.into_iter().collect::<StringArray>())),
         ])
     }
-}
-
-/// The kept instructions. They get new ids, because an id is always the position of a row. `pool_id` is the id in the
-/// whole pool.
-fn kept_rows(path: &Path, kept: &BooleanArray) -> Result<RecordBatch> {
-    let rows = filter_record_batch(&table::read(path)?, kept)?;
-    let schema = rows.schema();
-    let mut columns: Vec<(&str, ArrayRef)> =
-        schema.fields().iter().map(|field| field.name().as_str()).zip(rows.columns().iter().cloned()).collect();
-    let ids: ArrayRef = Arc::new(UInt32Array::from_iter_values(0..rows.num_rows() as u32));
-    let before = columns.iter_mut().find(|(name, _)| *name == "id").map(|(_, column)| std::mem::replace(column, ids));
-    // The pool may be the output of another `overlap` stage, which has this column.
-    columns.retain(|(name, _)| *name != "pool_id");
-    columns.extend(before.map(|before| ("pool_id", before)));
-    table::batch(columns)
 }
 
 #[cfg(test)]

@@ -3,12 +3,14 @@
 //! ([`Kind::PROCESS`]): `src/data`, `src/worker` or `src/query`.
 
 pub mod clusters;
+pub mod dedup;
 pub mod evaluate;
 pub mod features;
 pub mod finetune;
 pub mod generate;
 pub mod influence;
 pub mod ingest;
+pub mod mix;
 pub mod model;
 mod numbers;
 pub mod outputs;
@@ -30,6 +32,8 @@ pub static KINDS: &[Declaration] = &[
     Declaration::of::<generate::GenerateKind>(),
     Declaration::of::<task::TaskKind>(),
     Declaration::of::<overlap::OverlapKind>(),
+    Declaration::of::<mix::MixKind>(),
+    Declaration::of::<dedup::DedupKind>(),
     Declaration::of::<sql::SqlKind>(),
     Declaration::of::<report::ReportKind>(),
     Declaration::of::<model::ModelKind>(),

@@ -175,11 +175,13 @@ impl EffectRegression {
     pub fn add(&mut self, measured: &MeasuredEffects) -> Result<()> {
         let Some(y) = standardised(measured.effects) else { return Ok(()) };
         let raw = Tensor::from_slice(&y).unsqueeze(1); // [n, 1]
-        let mut y = raw.shallow_clone();
-        if let Some(prior) = measured.prior {
-            let prior = prior.to_kind(TensorKind::Double).unsqueeze(1);
-            y = y - (&prior - prior.mean(TensorKind::Double));
-        }
+        let y = match measured.prior {
+            Some(prior) => {
+                let prior = prior.to_kind(TensorKind::Double).unsqueeze(1);
+                &raw - (&prior - prior.mean(TensorKind::Double))
+            }
+            None => raw.shallow_clone(),
+        };
         let x = measured.features.to_kind(TensorKind::Double);
         let x = &x - x.mean_dim([0i64].as_slice(), true, TensorKind::Double); // [n, F]
         let x = Tensor::cat(&[&x, &(&x * stage_position(measured.time))], 1); // [n, 2 F]

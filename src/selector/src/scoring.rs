@@ -230,10 +230,11 @@ impl Scoring {
         let fixed = self.candidates_fixed.narrow(0, range.start as i64, range.len() as i64); // [n, H]
         let counts: Vec<f32> = states.iter().flat_map(|state| state.history.counts(range, state.step)).collect();
         let counts = Tensor::from_slice(&counts).view([states.len() as i64, range.len() as i64]); // [states, n]
-        let mut scores = policy.candidates.scores(&fixed, &stages(states), &policy.counts_or_zeros(&counts));
-        if let Some(prior) = &self.candidates_prior {
-            scores = scores + prior.narrow(0, range.start as i64, range.len() as i64);
-        }
+        let learned = policy.candidates.scores(&fixed, &stages(states), &policy.counts_or_zeros(&counts));
+        let scores = match &self.candidates_prior {
+            Some(prior) => learned + prior.narrow(0, range.start as i64, range.len() as i64),
+            None => learned,
+        };
         let factor = |(row, state): (i64, &State)| match policy.aimed_candidates(state.draws) {
             Some(aim) => scaling_factor(&scores.get(row), aim) as f32,
             None => 1.0,

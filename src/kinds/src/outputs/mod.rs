@@ -4,12 +4,14 @@
 //! After a change, `RAISIN_BLESS=1 cargo test -p raisin pages` writes docs/kinds again.
 
 pub mod clusters;
+pub mod dedup;
 pub mod evaluate;
 pub mod features;
 pub mod finetune;
 pub mod generate;
 pub mod influence;
 pub mod ingest;
+pub mod mix;
 pub mod model;
 pub mod overlap;
 pub mod pretrain;
@@ -51,6 +53,18 @@ const ORIGIN: &[ColumnDeclaration] = &[
     column("duplicates", U32, "the number of exact copies that were folded into the row"),
     column("label", Text, "the class that `generate` gave the row; only the method `oracle` reads it")
         .null("if no `generate` stage made the row"),
+];
+
+/// The table `instructions` of a stage that leaves out rows of a pool.
+const KEPT: &[&[ColumnDeclaration]] = &[
+    &[column("id", U32, "the number of the row among the rows that are left, from 0")],
+    CONVERSATION,
+    &[MESSAGES, TOOLS, REJECTED],
+    ORIGIN,
+    &[
+        column("pool", Text, "the name of the row's pool in the `mix`").only("if the rows come from a `mix`"),
+        column("pool_id", U32, "the `id` of the row in the whole pool"),
+    ],
 ];
 
 /// The table `sources`.

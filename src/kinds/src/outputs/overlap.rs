@@ -1,18 +1,10 @@
 //! What an artifact of kind `overlap` holds.
 
 use raisin_contract::outputs::ColumnType::{F64, Text, U32};
-use raisin_contract::outputs::{ColumnDeclaration, ExamplePipeline, FileDeclaration, TableDeclaration, column, table};
-
-const KEPT: &[&[ColumnDeclaration]] = &[
-    &[column("id", U32, "the number of the row among the rows that are left, from 0")],
-    super::CONVERSATION,
-    &[super::MESSAGES, super::TOOLS, super::REJECTED],
-    super::ORIGIN,
-    &[column("pool_id", U32, "the `id` of the row in the whole pool")],
-];
+use raisin_contract::outputs::{ExamplePipeline, FileDeclaration, TableDeclaration, column, table};
 
 pub const TABLES: &[TableDeclaration] = &[
-    table("instructions", "One row for each instruction that is left, with new ids.", KEPT),
+    table("instructions", "One row for each instruction that is left, with new ids.", super::KEPT),
     table("sources", "The table `sources` of the pool.", super::SOURCES).only("if the pool has this table"),
     table(
         "overlap",

@@ -115,7 +115,7 @@ impl PolicyTraining {
             effects = CandidateEffects { middle: parts.select(1, 0), change: parts.select(1, 1) };
         }
         if let Some((column, prior)) = candidates.prior.as_ref().zip(self.policy.constants.prior.as_ref()) {
-            effects.middle = effects.middle + column * (prior.weight / self.config.sharpness);
+            effects.middle = &effects.middle + column * (prior.weight / self.config.sharpness);
         }
         effects
     }

@@ -1,0 +1,331 @@
+//! Runs a stage of kind `dedup`: finds rows of a pool that say the same, and writes the pool with one row of each group.
+//! raisin-corpus finds near-duplicates.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, BooleanArray, Float64Array, RecordBatch, StringArray, UInt32Array, UInt64Array};
+use rayon::prelude::*;
+
+use raisin_base::digest::Digest;
+use raisin_base::error::{Problem, Result, nearest};
+use raisin_base::seed::Seed;
+use raisin_contract::{Context, Progress};
+use raisin_corpus::intake::{counted, grouped};
+use raisin_corpus::near::{Bands, Gram, groups, jaccard, shingles};
+use raisin_corpus::overlap::each_word;
+use raisin_corpus::{Instruction, Message, read_instructions};
+use raisin_kinds::dedup::{Compared, GramUnit, Kept, Parameters, Sameness};
+use raisin_table::{self as table, WriteTable as _};
+
+use crate::kept::write_kept;
+
+pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
+    let folder = context.input("/instructions")?;
+    let pool = read_instructions(folder)?;
+    let found = match parameters.by {
+        Sameness::Exact => Found::equal(&pool, parameters.of, str::to_owned),
+        Sameness::Normalised => Found::equal(&pool, parameters.of, words_of),
+        Sameness::Near => Found::near(&pool, &parameters, context),
+    };
+    let kept = kept_of_groups(&pool, &found.first, &ranks(folder, &parameters.prefer, context)?, parameters.keep);
+    let is_kept: BooleanArray = kept.iter().enumerate().map(|(row, kept)| Some(row as u32 == *kept)).collect();
+    context.write_table("duplicates", &duplicates(&kept, &found)?)?;
+    let summary = found.summary(&parameters)?;
+    context.write_table("dedup_summary", &summary.table()?)?;
+    write_kept(folder, &is_kept, context)?;
+    summary.notes(&parameters).into_iter().for_each(|note| context.note(note));
+    Ok(())
+}
+
+/// The turns of a row that are compared.
+fn turns(row: &Instruction, of: Compared) -> impl Iterator<Item = &str> {
+    let last = row.messages.iter().rposition(Message::is_assistant).unwrap_or(row.messages.len());
+    let is_compared = move |place: usize| match of {
+        Compared::Conversation => true,
+        Compared::Prompt => place < last,
+        Compared::Response => place == last,
+    };
+    row.messages.iter().enumerate().filter(move |(place, _)| is_compared(*place)).map(|(_, turn)| turn.content.as_str())
+}
+
+fn words_of(text: &str) -> String {
+    let mut words = String::new();
+    each_word(text, |word| {
+        words.push_str(word);
+        words.push(' ');
+    });
+    words
+}
+
+/// The groups of a pool.
+struct Found {
+    /// For each row the first row of its group.
+    first: Vec<u32>,
+    without_text: u64,
+    search: Option<Search>,
+}
+
+/// What only the search for near-duplicates knows.
+struct Search {
+    sets: Vec<Vec<u32>>,
+    bands: Bands,
+    compared: u64,
+    alike: u64,
+    left_out: u64,
+    check: Check,
+}
+
+impl Found {
+    /// Groups of rows whose turns are equal after `normal`.
+    fn equal(pool: &[Instruction], of: Compared, normal: fn(&str) -> String) -> Self {
+        let key = |row: &Instruction| {
+            let turns: Vec<String> = turns(row, of).map(normal).collect();
+            let has_text = turns.iter().any(|turn| !turn.trim().is_empty());
+            // The lengths separate the turns.
+            let lengths: Vec<String> = turns.iter().map(|turn| turn.len().to_string()).collect();
+            has_text.then(|| Digest::of(format!("{}\n{}", lengths.join(" "), turns.concat()).as_bytes()))
+        };
+        let keys: Vec<Option<Digest>> = pool.par_iter().map(key).collect();
+        let mut first_of: HashMap<Digest, u32> = HashMap::new();
+        let first = (0..).zip(&keys).map(|(row, key)| match key {
+            Some(key) => *first_of.entry(*key).or_insert(row),
+            None => row,
+        });
+        let first = first.collect();
+        let without_text = keys.iter().filter(|key| key.is_none()).count() as u64;
+        Self { first, without_text, search: None }
+    }
+
+    fn near(pool: &[Instruction], parameters: &Parameters, context: &Context) -> Self {
+        let gram = match parameters.unit {
+            GramUnit::Words => Gram::Words(parameters.ngram),
+            GramUnit::Characters => Gram::Characters(parameters.ngram),
+        };
+        let progress = |phase: &str, done: usize, total: usize, unit: &str| {
+            let (done, total) = (done as u64, total as u64);
+            let (phase, unit) = (phase.to_owned(), unit.to_owned());
+            context.progress(Progress { phase, done, total, unit, ..Progress::default() });
+        };
+        progress("reading n-grams", 0, pool.len(), "rows");
+        let sets: Vec<Vec<u32>> = pool.par_iter().map(|row| shingles(turns(row, parameters.of), gram)).collect();
+        let bands = match (parameters.bands, parameters.band_rows) {
+            (Some(bands), Some(rows)) => Bands { bands, rows },
+            _ => Bands::of_threshold(parameters.threshold, parameters.hashes),
+        };
+        // The stage has no seed: the hash functions are part of the method, and the checked rows of its measurement.
+        let seed = Seed::new(0).at("dedup");
+        let found =
+            groups(&sets, parameters.threshold, bands, &seed, |done| progress("comparing", done, bands.bands, "bands"));
+        progress("checking", 0, parameters.check, "rows");
+        let check = Check::of(&sets, &found.first, parameters, &seed);
+        let without_text = sets.iter().filter(|set| set.is_empty()).count() as u64;
+        let (compared, alike, left_out) = (found.compared, found.alike, found.left_out);
+        let search = Search { sets, bands, compared, alike, left_out, check };
+        Self { first: found.first, without_text, search: Some(search) }
+    }
+
+    fn similarity(&self, a: u32, b: u32) -> f64 {
+        self.search.as_ref().map_or(1.0, |search| jaccard(&search.sets[a as usize], &search.sets[b as usize]))
+    }
+
+    fn summary<'a>(&'a self, parameters: &'a Parameters) -> Result<Summary<'a>> {
+        let mut sizes: BTreeMap<u32, u64> = BTreeMap::new();
+        self.first.iter().for_each(|first| *sizes.entry(*first).or_default() += 1);
+        let (groups, largest) = (sizes.values().filter(|size| **size > 1).count(), sizes.values().max());
+        Ok(Summary {
+            rows: self.first.len() as u64,
+            kept: sizes.len() as u64,
+            groups: groups as u64,
+            largest: largest.copied().unwrap_or_default(),
+            found: self,
+            by: match parameters.by {
+                Sameness::Exact => "exact",
+                Sameness::Normalised => "normalised",
+                Sameness::Near => "near",
+            },
+        })
+    }
+}
+
+/// The comparison of some rows with every row.
+#[derive(Default)]
+struct Check {
+    rows: u64,
+    true_pairs: u64,
+    found_pairs: u64,
+    joined_pairs: u64,
+}
+
+impl Check {
+    fn of(sets: &[Vec<u32>], first: &[u32], parameters: &Parameters, seed: &Seed) -> Self {
+        let rows = seed.at("check").rng().sample(sets.len(), parameters.check);
+        let checked: BTreeSet<usize> = rows.iter().copied().collect();
+        let of_row = |row: &usize| {
+            let mut check = Self { rows: 1, ..Self::default() };
+            for other in 0..sets.len() {
+                // A pair of two checked rows counts once.
+                if other == *row || (other < *row && checked.contains(&other)) {
+                    continue;
+                }
+                let is_true = jaccard(&sets[*row], &sets[other]) >= parameters.threshold;
+                let is_joined = first[*row] == first[other];
+                check.true_pairs += u64::from(is_true);
+                check.found_pairs += u64::from(is_true && is_joined);
+                check.joined_pairs += u64::from(is_joined);
+            }
+            check
+        };
+        let both = |a: Self, b: Self| Self {
+            rows: a.rows + b.rows,
+            true_pairs: a.true_pairs + b.true_pairs,
+            found_pairs: a.found_pairs + b.found_pairs,
+            joined_pairs: a.joined_pairs + b.joined_pairs,
+        };
+        rows.par_iter().map(of_row).reduce(Self::default, both)
+    }
+}
+
+/// The rank of each row by `prefer`: rows with a lower rank stay.
+fn ranks(folder: &Path, prefer: &[String], context: &Context) -> Result<Vec<usize>> {
+    let path = folder.join("instructions.parquet");
+    if prefer.is_empty() {
+        return Ok(vec![0; usize::try_from(table::rows(&path)?)?]);
+    }
+    let rows = table::read(&path)?;
+    let Some(pools) = rows.column_by_name("pool") else {
+        return Err(Problem::new("`prefer` names pools, and the instructions do not come from a `mix`")
+            .hint(format!("remove `prefer` of stage `{}`, or mix the pools before", context.stage()))
+            .into());
+    };
+    let pools: &StringArray = table::column(&rows, "pool").map_err(|error| error.context(format!("{pools:?}")))?;
+    let names: BTreeSet<&str> = pools.iter().flatten().collect();
+    if let Some(missing) = prefer.iter().find(|name| !names.contains(name.as_str())) {
+        let problem = Problem::new(format!("`prefer` names the pool `{missing}`, and no row comes from it"));
+        let hint = match nearest(missing, names.iter().copied()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => {
+                format!("the pools are {}", names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "))
+            }
+        };
+        return Err(problem.hint(hint).into());
+    }
+    let rank = |pool: Option<&str>| prefer.iter().position(|name| Some(name.as_str()) == pool).unwrap_or(prefer.len());
+    Ok(pools.iter().map(rank).collect())
+}
+
+/// For each row the row of its group that stays.
+fn kept_of_groups(pool: &[Instruction], first: &[u32], ranks: &[usize], keep: Kept) -> Vec<u32> {
+    let length = |row: usize| match keep {
+        Kept::First => 0,
+        Kept::Longest => pool[row].messages.iter().map(Message::characters).sum::<usize>(),
+    };
+    // Of equal rows, the first one is the least.
+    let place = |row: usize| (ranks[row], Reverse(length(row)), row);
+    let mut best: BTreeMap<u32, usize> = BTreeMap::new();
+    for (row, first) in first.iter().enumerate() {
+        let best = best.entry(*first).or_insert(row);
+        if place(row) < place(*best) {
+            *best = row;
+        }
+    }
+    first.iter().map(|first| best[first] as u32).collect()
+}
+
+/// The table `duplicates`.
+fn duplicates(kept: &[u32], found: &Found) -> Result<RecordBatch> {
+    let mut new_ids: BTreeMap<u32, u32> = BTreeMap::new();
+    for (row, kept) in (0..).zip(kept) {
+        if row == *kept {
+            new_ids.insert(row, new_ids.len() as u32);
+        }
+    }
+    let pairs: Vec<(u32, u32)> = (0..).zip(kept.iter().copied()).filter(|(row, kept)| row != kept).collect();
+    let numbers =
+        |of: &dyn Fn(&(u32, u32)) -> u32| -> ArrayRef { Arc::new(UInt32Array::from_iter_values(pairs.iter().map(of))) };
+    let similarities = pairs.iter().map(|(row, kept)| found.similarity(*row, *kept));
+    table::batch(vec![
+        ("pool_id", numbers(&|(row, _)| *row)),
+        ("kept_pool_id", numbers(&|(_, kept)| *kept)),
+        ("kept_id", numbers(&|(_, kept)| new_ids[kept])),
+        ("similarity", Arc::new(Float64Array::from_iter_values(similarities))),
+    ])
+}
+
+/// The counts of a search.
+struct Summary<'a> {
+    rows: u64,
+    kept: u64,
+    groups: u64,
+    largest: u64,
+    found: &'a Found,
+    by: &'static str,
+}
+
+impl Summary<'_> {
+    /// The table `dedup_summary`.
+    fn table(&self) -> Result<RecordBatch> {
+        let search = self.found.search.as_ref();
+        let number = |number: u64| -> ArrayRef { Arc::new(UInt64Array::from(vec![number])) };
+        let of_search = |of: &dyn Fn(&Search) -> u64| -> ArrayRef { Arc::new(UInt64Array::from(vec![search.map(of)])) };
+        let share = |part: &dyn Fn(&Check) -> (u64, u64)| -> ArrayRef {
+            let (part, whole) = search.map_or((0, 0), |search| part(&search.check));
+            Arc::new(Float64Array::from(vec![(whole > 0).then(|| part as f64 / whole as f64)]))
+        };
+        table::batch(vec![
+            ("rows", number(self.rows)),
+            ("kept", number(self.kept)),
+            ("left_out", number(self.rows - self.kept)),
+            ("groups", number(self.groups)),
+            ("largest", number(self.largest)),
+            ("without_text", number(self.found.without_text)),
+            ("bands", of_search(&|search| search.bands.bands as u64)),
+            ("band_rows", of_search(&|search| search.bands.rows as u64)),
+            ("compared", of_search(&|search| search.compared)),
+            ("alike", of_search(&|search| search.alike)),
+            ("not_compared", of_search(&|search| search.left_out)),
+            ("checked", of_search(&|search| search.check.rows)),
+            ("true_pairs", of_search(&|search| search.check.true_pairs)),
+            ("found_pairs", of_search(&|search| search.check.found_pairs)),
+            ("joined_pairs", of_search(&|search| search.check.joined_pairs)),
+            ("recall", share(&|check| (check.found_pairs, check.true_pairs))),
+            ("precision", share(&|check| (check.found_pairs, check.joined_pairs))),
+            ("by", Arc::new(StringArray::from(vec![self.by]))),
+        ])
+    }
+
+    /// What a person sees.
+    fn notes(&self, parameters: &Parameters) -> Vec<String> {
+        let Self { rows, kept, groups, largest, .. } = *self;
+        let mut notes = vec![format!(
+            "{} left out of {}, {} left; {} of duplicates, the largest has {} rows",
+            grouped(rows - kept),
+            counted(rows, "instruction"),
+            grouped(kept),
+            counted(groups, "group"),
+            grouped(largest),
+        )];
+        if self.found.without_text > 0 {
+            notes
+                .push(format!("{} without a letter or a digit: not compared", counted(self.found.without_text, "row")));
+        }
+        let Some(Search { check, left_out, .. }) = &self.found.search else { return notes };
+        if *left_out > 0 {
+            notes.push(format!("{} left out, because very many rows share a band", counted(*left_out, "comparison")));
+        }
+        if check.rows > 0 {
+            let pairs = format!("{} of {} pairs", grouped(check.found_pairs), grouped(check.true_pairs));
+            let (rows, threshold) = (counted(check.rows, "row"), parameters.threshold);
+            notes.push(format!(
+                "check of {rows} against all: {pairs} with a similarity of at least {threshold} are found"
+            ));
+        }
+        notes
+    }
+}
+
+#[cfg(test)]
+#[path = "dedup_tests.rs"]
+mod tests;

@@ -1,0 +1,257 @@
+//! Runs a stage of kind `mix`: makes one pool from several pools. quota.rs decides how much of each, draw.rs which rows.
+
+mod draw;
+mod quota;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow_array::builder::StringBuilder;
+use arrow_array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt32Array, UInt64Array};
+use arrow_select::concat::concat_batches;
+use arrow_select::take::take_record_batch;
+
+use raisin_base::error::{Context as _, Problem, Result, anyhow};
+use raisin_contract::{Context, Progress};
+use raisin_corpus::intake::{counted, grouped};
+use raisin_corpus::{Codec, Instruction, Message, read_instructions};
+use raisin_kinds::mix::{Parameters, Unit};
+use raisin_table::{self as table, WriteTable as _};
+
+use quota::{Supply, Whole, whole_numbers};
+
+/// The columns of an instruction, without the columns that only some kinds write.
+const COLUMNS: [&str; 12] = [
+    "id",
+    "system",
+    "prompt",
+    "response",
+    "messages",
+    "tools",
+    "rejected",
+    "source",
+    "line",
+    "digest",
+    "duplicates",
+    "label",
+];
+
+/// A pool of the mix: its folder, and the amount of each row in the unit of the mix.
+struct Pool<'a> {
+    name: &'a str,
+    folder: &'a Path,
+    amounts: Vec<u64>,
+}
+
+/// What the mix has of a pool.
+struct Part {
+    /// How often the mix has each row.
+    copies: Vec<u32>,
+    wanted: f64,
+}
+
+pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
+    let amounts = Amounts::new(&parameters, context)?;
+    let pools = parameters.pools.keys().map(|name| {
+        let folder = context.input(&format!("/pools/{name}/instructions"))?;
+        context.progress(Progress { phase: format!("counting {name}"), unit: "rows".into(), ..Progress::default() });
+        Ok(Pool { name, folder, amounts: amounts.of(folder)? })
+    });
+    let pools = pools.collect::<Result<Vec<_>>>()?;
+    let parts = parts(&parameters, &pools, context)?;
+    let rows: u64 = parts.iter().flat_map(|part| &part.copies).map(|copies| u64::from(*copies)).sum();
+    if rows == 0 {
+        return Err(Problem::new("the mix has no row")
+            .hint("the pools are empty, or `size` is smaller than their first rows: raise `size`")
+            .into());
+    }
+    u32::try_from(rows).map_err(|_| anyhow!("{rows} rows are more than a table of instructions holds"))?;
+    let (instructions, sources) = tables(&pools, &parts, context)?;
+    context.write_table("instructions", &instructions)?;
+    context.write_table("sources", &sources)?;
+    let summary = summary(&pools, &parts, parameters.unit)?;
+    context.write_table("mix", &summary)?;
+    notes(&pools, &parts, parameters.unit).into_iter().for_each(|note| context.note(note));
+    Ok(())
+}
+
+/// Measures rows in the unit of the mix.
+enum Amounts {
+    Rows,
+    Characters,
+    Tokens(Box<Codec>),
+}
+
+impl Amounts {
+    fn new(parameters: &Parameters, context: &Context) -> Result<Self> {
+        Ok(match parameters.unit {
+            Unit::Rows => Self::Rows,
+            Unit::Characters => Self::Characters,
+            Unit::Tokens => {
+                let codec = Codec::load(context.input("/model")?)?;
+                codec.default_note().into_iter().for_each(|note| context.note(note));
+                Self::Tokens(Box::new(codec))
+            }
+        })
+    }
+
+    /// The amount of each row of a pool.
+    fn of(&self, folder: &Path) -> Result<Vec<u64>> {
+        let characters = |row: &Instruction| row.messages.iter().map(Message::characters).sum::<usize>() as u64;
+        Ok(match self {
+            Self::Rows => vec![1; usize::try_from(table::rows(&folder.join("instructions.parquet"))?)?],
+            Self::Characters => read_instructions(folder)?.iter().map(characters).collect(),
+            Self::Tokens(codec) => {
+                let rows = codec.instructions(&read_instructions(folder)?, usize::MAX);
+                rows.iter().map(|row| row.tokens as u64).collect()
+            }
+        })
+    }
+}
+
+fn parts(parameters: &Parameters, pools: &[Pool], context: &Context) -> Result<Vec<Part>> {
+    let supplies: Vec<Supply> = pools
+        .iter()
+        .zip(parameters.pools.values())
+        .map(|(pool, part)| Supply {
+            name: pool.name.to_owned(),
+            available: pool.amounts.iter().sum(),
+            share: part.share,
+            take: part.take,
+        })
+        .collect();
+    let whole = Whole { size: parameters.size, temperature: parameters.temperature, passes: parameters.passes };
+    let quotas = whole.quotas(&supplies).with_context(|| format!("in stage `{}`", context.stage()))?;
+    let counts = whole_numbers(&quotas);
+    let part = |((pool, wanted), count): ((&Pool, &f64), &u64)| {
+        // The rows of a pool depend on its name and not on the other pools.
+        let seed = context.seed().at("mix").at(pool.name);
+        let copies = match parameters.unit {
+            Unit::Rows => draw::by_count(pool.amounts.len(), *count, &seed),
+            Unit::Characters | Unit::Tokens => draw::by_amount(&pool.amounts, *wanted, parameters.passes, &seed),
+        };
+        Part { copies, wanted: *wanted }
+    };
+    Ok(pools.iter().zip(&quotas).zip(&counts).map(part).collect())
+}
+
+/// The tables `instructions` and `sources` of the mix.
+fn tables(pools: &[Pool], parts: &[Part], context: &Context) -> Result<(RecordBatch, RecordBatch)> {
+    let (mut rows, mut sources) = (Vec::new(), Vec::new());
+    let (mut names, mut ids) = (StringBuilder::new(), Vec::new());
+    let mut files = 0;
+    for (place, (pool, part)) in pools.iter().zip(parts).enumerate() {
+        let progress =
+            Progress { phase: format!("reading {}", pool.name), unit: "pools".into(), ..Progress::default() };
+        context.progress(Progress { done: place as u64, total: pools.len() as u64, ..progress });
+        let path = pool.folder.join("sources.parquet");
+        let of_pool = table::read(&path)?;
+        let all = table::read_columns(&pool.folder.join("instructions.parquet"), &COLUMNS)?;
+        let drawn: UInt32Array =
+            (0..).zip(&part.copies).flat_map(|(row, copies)| (0..*copies).map(move |_| row)).collect();
+        let drawn_rows = take_record_batch(&all, &drawn)?;
+        let old: &UInt32Array = table::column(&drawn_rows, "source")?;
+        let new: ArrayRef = Arc::new(UInt32Array::from_iter_values(old.values().iter().map(|source| source + files)));
+        ids.extend_from_slice(table::column::<UInt32Array>(&drawn_rows, "id")?.values());
+        (0..drawn.len()).for_each(|_| names.append_value(pool.name));
+        rows.push(with_column(&drawn_rows, "source", &new)?);
+        sources.push(renumbered(&of_pool, pool.name, files)?);
+        files += of_pool.num_rows() as u32;
+    }
+    let rows = together(&rows)?;
+    let numbers: ArrayRef = Arc::new(UInt32Array::from_iter_values(0..rows.num_rows() as u32));
+    let rows = with_column(&rows, "id", &numbers)?;
+    let rows = with_column(&rows, "pool", &(Arc::new(names.finish()) as ArrayRef))?;
+    let rows = with_column(&rows, "pool_id", &(Arc::new(UInt32Array::from(ids)) as ArrayRef))?;
+    Ok((rows, together(&sources)?))
+}
+
+/// The table `sources` of a pool, with the numbers that its files have in the mix, and the name of the pool before the
+/// name of each file: files of two pools may have the same name.
+fn renumbered(sources: &RecordBatch, pool: &str, first: u32) -> Result<RecordBatch> {
+    let numbers: &UInt32Array = table::column(sources, "source")?;
+    let numbers: ArrayRef =
+        Arc::new(UInt32Array::from_iter_values(numbers.values().iter().map(|number| number + first)));
+    let files: &StringArray = table::column(sources, "file")?;
+    let files = StringArray::from_iter_values(files.iter().map(|file| format!("{pool}/{}", file.unwrap_or_default())));
+    with_column(&with_column(sources, "source", &numbers)?, "file", &(Arc::new(files) as ArrayRef))
+}
+
+fn together(batches: &[RecordBatch]) -> Result<RecordBatch> {
+    let schema = batches.first().ok_or_else(|| anyhow!("a mix needs a pool"))?.schema();
+    Ok(concat_batches(&schema, batches)?)
+}
+
+/// The table with this column in place of the one of this name, or after the other columns.
+fn with_column(rows: &RecordBatch, name: &str, column: &ArrayRef) -> Result<RecordBatch> {
+    let schema = rows.schema();
+    let names = schema.fields().iter().map(|field| field.name().as_str());
+    let mut columns: Vec<(&str, ArrayRef)> = names.zip(rows.columns().iter().cloned()).collect();
+    match columns.iter_mut().find(|(known, _)| *known == name) {
+        Some((_, known)) => *known = Arc::clone(column),
+        None => columns.push((name, Arc::clone(column))),
+    }
+    table::batch(columns)
+}
+
+fn unit_name(unit: Unit) -> &'static str {
+    match unit {
+        Unit::Rows => "rows",
+        Unit::Characters => "characters",
+        Unit::Tokens => "tokens",
+    }
+}
+
+/// The amount that the mix has of a pool.
+fn amount(pool: &Pool, part: &Part) -> u64 {
+    pool.amounts.iter().zip(&part.copies).map(|(amount, copies)| amount * u64::from(*copies)).sum()
+}
+
+/// The table `mix`.
+fn summary(pools: &[Pool], parts: &[Part], unit: Unit) -> Result<RecordBatch> {
+    let both = || pools.iter().zip(parts);
+    let whole: u64 = both().map(|(pool, part)| amount(pool, part)).sum();
+    let share = |(pool, part)| amount(pool, part) as f64 / whole.max(1) as f64;
+    let numbers = |of: &dyn Fn(&Pool, &Part) -> u64| -> ArrayRef {
+        Arc::new(UInt64Array::from_iter_values(both().map(|(pool, part)| of(pool, part))))
+    };
+    table::batch(vec![
+        ("pool", Arc::new(StringArray::from_iter_values(pools.iter().map(|pool| pool.name))) as ArrayRef),
+        ("available", numbers(&|pool, _| pool.amounts.iter().sum())),
+        ("wanted", Arc::new(Float64Array::from_iter_values(parts.iter().map(|part| part.wanted)))),
+        ("amount", numbers(&amount)),
+        ("share", Arc::new(Float64Array::from_iter_values(both().map(share)))),
+        ("unit", Arc::new(StringArray::from_iter_values(pools.iter().map(|_| unit_name(unit))))),
+        ("pool_rows", numbers(&|pool, _| pool.amounts.len() as u64)),
+        ("rows", numbers(&|_, part| part.copies.iter().map(|copies| u64::from(*copies)).sum())),
+        ("distinct_rows", numbers(&|_, part| part.copies.iter().filter(|copies| **copies > 0).count() as u64)),
+        ("most_copies", numbers(&|_, part| part.copies.iter().copied().max().unwrap_or_default().into())),
+    ])
+}
+
+/// What a person sees: the rows of the mix, and the part of each pool.
+fn notes(pools: &[Pool], parts: &[Part], unit: Unit) -> Vec<String> {
+    let whole: u64 = pools.iter().zip(parts).map(|(pool, part)| amount(pool, part)).sum();
+    let rows: u64 = parts.iter().flat_map(|part| &part.copies).map(|copies| u64::from(*copies)).sum();
+    let mut notes = vec![match unit {
+        Unit::Rows => format!("{} from {}", counted(rows, "instruction"), counted(pools.len() as u64, "pool")),
+        _ => {
+            let (rows, whole) = (counted(rows, "instruction"), grouped(whole));
+            format!("{rows} with {whole} {} from {}", unit_name(unit), counted(pools.len() as u64, "pool"))
+        }
+    }];
+    for (pool, part) in pools.iter().zip(parts) {
+        let amount = amount(pool, part);
+        let share = 100.0 * amount as f64 / whole.max(1) as f64;
+        let available = grouped(pool.amounts.iter().sum());
+        let mut note = format!("{}: {} of {available} {} ({share:.1} %)", pool.name, grouped(amount), unit_name(unit));
+        if let Some(most) = part.copies.iter().copied().max().filter(|most| *most > 1) {
+            note += &format!(", rows repeated up to {most} times");
+        }
+        notes.push(note);
+    }
+    notes
+}
+
+#[cfg(test)]
+mod tests;
