@@ -109,3 +109,13 @@ fn the_example_notebook_runs_from_the_first_cell_to_the_last() {
         assert!(printed.contains(part), "{part}: {printed}");
     }
 }
+
+#[test]
+#[cfg_attr(not(has_python), ignore = "RAISIN_PYTHON is not set: `just test` sets it")]
+fn the_tab_key_completes_commands_stages_parameters_tables_and_columns() {
+    let project = Project::with_text("[stage.pool]\nkind = \"generate\"\nsize = 60\n");
+    project.done(&["build", "p.toml"]);
+    let mut command = Command::new(setting("RAISIN_PYTHON"));
+    command.arg(package().join("tests/python/completions.py")).arg(executable("raisin").parent().unwrap());
+    println!("{}", done(project.place(&mut command)));
+}

@@ -6,7 +6,7 @@ This package calls the executable `raisin` of the same installation::
 
     raisin.build("pipelines/quickstart.toml", set={"stage.clusters.clusters": 8})
     raisin.sql("select * from report.comparison order by metric, mean").to_pandas()
-    raisin.artifact("quickstart", "tuned", variant="raise")
+    raisin.artifact("quickstart", "tuned", variant="method=raise")
 
 In a notebook, `%load_ext raisin` adds the magic `%%raisin`. The package itself needs no other package; `sql` needs
 pyarrow, pandas or polars for its result.
