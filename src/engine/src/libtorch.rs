@@ -57,7 +57,7 @@ pub struct LibtorchSearch {
 /// `LIBTORCH` names a folder without libtorch.
 pub fn find_libtorch() -> Result<LibtorchSearch> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    find(&Places {
+    find(&LibtorchPlaces {
         installation: &Installation::here(),
         variable: set("LIBTORCH"),
         project: set("RAISIN_LIBTORCH").map_or_else(|| PathBuf::from(".libtorch"), PathBuf::from),
@@ -84,14 +84,14 @@ pub fn libtorch_to_load() -> Result<Option<Libtorch>> {
 pub const HOW_TO_INSTALL: &str = "`raisin doctor --install-libtorch` downloads the CPU libraries (545 MB) into .libtorch; \
                                   `pip install 'torch==2.11.*'` in the environment of raisin also brings CUDA";
 
-struct Places<'a> {
+struct LibtorchPlaces<'a> {
     installation: &'a Installation,
     variable: Option<OsString>,
     project: PathBuf,
     linked: Option<PathBuf>,
 }
 
-fn find(places: &Places<'_>) -> Result<LibtorchSearch> {
+fn find(places: &LibtorchPlaces<'_>) -> Result<LibtorchSearch> {
     if let Some(variable) = &places.variable {
         let folder = Path::new(variable).join("lib");
         let Some(folder) = real_folder(&folder) else {
@@ -169,7 +169,7 @@ mod tests {
         let (_, packages) = environment(&top.join("venv"));
         let all = [top.join("own"), packages.join("torch"), top.join(".libtorch/link"), top.join("linked")];
         let find_with = |is_wheel: bool, variable: Option<&Path>| {
-            find(&Places {
+            find(&LibtorchPlaces {
                 installation: &Installation { packages: vec![packages.clone()], is_wheel },
                 variable: variable.map(|path| path.as_os_str().to_owned()),
                 project: top.join(".libtorch"),

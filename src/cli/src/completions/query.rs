@@ -12,7 +12,7 @@ use super::flag;
 /// The columns of all tables, as `raisin sql` answers them.
 const COLUMNS: &str = "select table_schema, table_name, column_name from information_schema.columns";
 
-struct Column {
+struct TableColumn {
     schema: String,
     table: String,
     name: String,
@@ -26,7 +26,7 @@ pub fn complete(query: &OsStr) -> Vec<CompletionCandidate> {
 }
 
 /// The query with each ending of its last word that fits.
-fn endings(query: &str, columns: &[Column]) -> Vec<String> {
+fn endings(query: &str, columns: &[TableColumn]) -> Vec<String> {
     let is_part = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
     let word = query.len() - query.chars().rev().take_while(|c| is_part(*c)).map(char::len_utf8).sum::<usize>();
     let (before, word) = query.split_at(word);
@@ -47,7 +47,7 @@ fn endings(query: &str, columns: &[Column]) -> Vec<String> {
 }
 
 /// Asks `raisin sql`, which knows the tables of the chosen pipeline, of the history and of raisin itself.
-fn columns() -> Vec<Column> {
+fn columns() -> Vec<TableColumn> {
     let Ok(own) = std::env::current_exe() else { return Vec::new() };
     let mut command = Command::new(own);
     command.args(["sql", COLUMNS, "--format", "json"]).stdin(Stdio::null()).stderr(Stdio::null());
@@ -58,7 +58,7 @@ fn columns() -> Vec<Column> {
     let rows = output.stdout.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<Value>(line).ok());
     let text = |row: &Value, name: &str| Some(row.get(name)?.as_str()?.to_owned());
     rows.filter_map(|row| {
-        Some(Column {
+        Some(TableColumn {
             schema: text(&row, "table_schema")?,
             table: text(&row, "table_name")?,
             name: text(&row, "column_name")?,
@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn the_last_word_of_a_query_becomes_a_schema_a_table_or_a_column() {
-        let column = |schema: &str, table: &str, name: &str| Column {
+        let column = |schema: &str, table: &str, name: &str| TableColumn {
             schema: schema.to_owned(),
             table: table.to_owned(),
             name: name.to_owned(),
