@@ -22,6 +22,7 @@ mod accept;
 mod build;
 mod change;
 mod child;
+mod columns;
 mod device;
 mod diagram;
 mod difference;
