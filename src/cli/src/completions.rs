@@ -74,7 +74,7 @@ fn command() -> Command {
         let of = subcommand.get_name().to_owned();
         subcommand.mut_args(|argument| match (of.as_str(), argument.get_id().as_str()) {
             ("build", "file") => argument.add(pipeline_file(&["toml", "json"])),
-            (_, "file") => argument.add(pipeline_file(&["toml"])),
+            (of, "file") if of != "sql" => argument.add(pipeline_file(&["toml"])),
             ("pin" | "unpin", "stages") => argument.add(ArgValueCandidates::new(values::built_stages)),
             (_, "stage" | "only" | "force") => argument.add(ArgValueCandidates::new(values::stages)),
             (_, "set") => argument.add(ArgValueCandidates::new(|| values::parameters("="))),
