@@ -61,6 +61,18 @@ test *arguments: (setup "cpu") _python
     RAISIN_GGUF="${RAISIN_GGUF:-$(realpath -e models/SmolLM2-135M-Instruct.Q4_1.gguf 2>/dev/null || true)}" \
         sh -c 'cargo build --workspace && cargo test --workspace "$@"' test "$@"
 
+# run all tests, also those that need more packages: the example notebook
+[positional-arguments]
+test-all *arguments: _python
+    @{{ python }} -m pip install --quiet --disable-pip-version-check -r tests/python/notebook.txt
+    @RAISIN_NOTEBOOKS=1 {{ just }} test "$@"
+
+# make raisin's wheel for this machine: dist/raisin-VERSION-py3-none-PLATFORM.whl
+[positional-arguments]
+wheel *arguments: (setup "cpu")
+    @cargo build {{ all }}
+    @python3 setup/wheel.py --executables {{ quote(target / "debug") }} "$@"
+
 # checks before a commit: formatting, names of types, clippy, tests of the packages that changed since BASE
 check base="HEAD": (setup "cpu")
     @python3 setup/check.py {{ base }}

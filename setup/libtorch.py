@@ -1,4 +1,5 @@
-"""Installs libtorch into the project: `python3 setup/libtorch.py [cpu|cuda]`.
+"""Installs libtorch into the project: `python3 setup/libtorch.py [cpu|cuda]`, or `raisin doctor --install-libtorch`,
+whose executable contains this script.
 
 The script downloads wheels of fixed versions with pip, unpacks libraries and headers into .libtorch/wheels, and makes
 the folder .libtorch/link. The Rust build links against .libtorch/link. This folder does not contain libtorch_cuda.so,
@@ -6,6 +7,7 @@ because raisin-worker loads libtorch_cuda.so at run time. If libtorch is already
 `cuda` adds the CUDA libraries that PyTorch's own wheel requires (2.6 GB).
 """
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -15,13 +17,14 @@ import zipfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-ROOT = Path(os.environ.get("RAISIN_LIBTORCH", HERE.parent / ".libtorch"))
-PLATFORMS = ["manylinux_2_28_x86_64", "manylinux_2_25_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64"]
+ROOT = Path(os.environ.get("RAISIN_LIBTORCH") or HERE.parent / ".libtorch")
+MACHINES = ["x86_64", "aarch64"]
+PLATFORMS = ["manylinux_2_28", "manylinux_2_27", "manylinux_2_25", "manylinux_2_17", "manylinux2014"]
 LINKED = ["libtorch_cpu.so", "libtorch.so", "libc10.so", "libgomp.so.1"]
 
 
 def download(folder, *arguments):
-    platforms = [word for platform in PLATFORMS for word in ("--platform", platform)]
+    platforms = [word for platform in PLATFORMS for word in ("--platform", f"{platform}_{os.uname().machine}")]
     command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--quiet",
                "--only-binary=:all:", "--implementation", "cp", "--python-version", "3.12", "--abi", "cp312",
                "--abi", "none", *platforms, "--dest", str(folder), *arguments]
@@ -58,11 +61,15 @@ def main():
     have = mark.read_text().split() if mark.exists() else []
     if device in have:
         return
-    if sys.platform != "linux" or os.uname().machine != "x86_64":
-        sys.exit("error: this script installs libtorch only for Linux on x86-64\n"
+    if sys.platform != "linux" or os.uname().machine not in MACHINES:
+        sys.exit("error: this script installs libtorch only for Linux on x86-64 and arm64\n"
                  "hint: install libtorch 2.11.0 yourself, and set LIBTORCH to the folder of libtorch")
+    if importlib.util.find_spec("pip") is None:
+        sys.exit(f"error: {sys.executable} has no pip\n"
+                 "hint: `python3 -m ensurepip` adds pip to an environment")
     ROOT.mkdir(parents=True, exist_ok=True)
-    size = "545 MB" if device == "cpu" else "2.6 GB"
+    cpu_size = "545 MB" if os.uname().machine == "x86_64" else "432 MB"
+    size = cpu_size if device == "cpu" else "2.6 GB"
     print(f"downloading libtorch 2.11.0 for {device} ({size}, once)", file=sys.stderr)
     with tempfile.TemporaryDirectory(dir=ROOT) as temporary:
         if device == "cpu":

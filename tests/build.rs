@@ -17,7 +17,11 @@ fn main() {
     // The results below depend on the user who runs the tests, and on the folders of the commands.
     println!("cargo:rerun-if-env-changed=USER");
     println!("cargo:rerun-if-env-changed=PATH");
-    given::variables(&[("RAISIN_PYTHON", "has_python"), ("RAISIN_LAST_RELEASE", "has_last_release")]);
+    given::variables(&[
+        ("RAISIN_PYTHON", "has_python"),
+        ("RAISIN_NOTEBOOKS", "has_notebooks"),
+        ("RAISIN_LAST_RELEASE", "has_last_release"),
+    ]);
     let is_root = Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout == b"0\n");
     given::flag("is_root", is_root);
     let mount = ["sh", "-c", "mount -t tmpfs none /mnt && mount --bind /mnt /mnt"];

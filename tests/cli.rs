@@ -328,7 +328,7 @@ fn doctor_shows_the_findings_of_the_worker_and_what_to_do() {
     let output = Project::with_text("").run(&["doctor"]);
     let words = output.stdout;
     assert_eq!(output.code, 0, "{words}");
-    for name in ["libtorch  2.11.0 from /", "processor", "threads", "f32", "bf16", "gpus", "dtype"] {
+    for name in ["libtorch  ", "          2.11.0 from /", "processor", "threads", "f32", "bf16", "gpus", "dtype"] {
         assert!(words.lines().any(|line| line.starts_with(name)), "{name} is missing in\n{words}");
     }
     let has_bf16 = words.lines().any(|line| line.starts_with("processor") && line.contains("bf16"));

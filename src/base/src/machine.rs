@@ -1,10 +1,26 @@
 //! The report on a machine for tensor stages, and its text for the user. raisin-worker fills the report
 //! (lm/src/inspect.rs), because it has libtorch. `raisin doctor` prints the text, because it has no libtorch.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
 /// The release of libtorch for which the bindings are made.
 pub const LIBTORCH: &str = "2.11.0";
+
+/// The version of the libtorch in a folder of libraries, from the headers beside the folder. Wheels and libtorch's own
+/// archives have the headers at the same place.
+pub fn libtorch_version(libraries: &Path) -> Option<String> {
+    let include = libraries.parent()?.join("include/torch");
+    let text = ["headeronly/version.h", "version.h"]
+        .iter()
+        .find_map(|name| std::fs::read_to_string(include.join(name)).ok())?;
+    let part = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix("#define TORCH_VERSION_")?.strip_prefix(name))?;
+        line.trim().parse::<u32>().ok()
+    };
+    Some(format!("{}.{}.{}", part("MAJOR ")?, part("MINOR ")?, part("PATCH ")?))
+}
 
 /// The report, as `raisin-worker --inspect` prints it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -55,7 +71,7 @@ impl MachineReport {
             some => some.join(" "),
         };
         vec![
-            ("libtorch", format!("{version} from {place}")),
+            ("", format!("{version} from {place}")),
             ("processor", format!("{}: {instructions}", self.processor)),
             ("threads", self.threads.to_string()),
             ("f32", format!("{:.0} GFLOP/s on the CPU", self.f32_gflops)),
@@ -70,7 +86,8 @@ impl MachineReport {
         let mut advice = Vec::new();
         if let Some(version) = self.libtorch.as_deref().filter(|version| *version != LIBTORCH) {
             advice.push(format!(
-                "libtorch is {version}, but raisin is made for {LIBTORCH}: `./justw setup` installs {LIBTORCH}"
+                "libtorch is {version}, but raisin is made for {LIBTORCH}: `raisin doctor --install-libtorch` \
+                 installs {LIBTORCH}"
             ));
         }
         if !self.has_bf16_instructions() {
@@ -89,7 +106,7 @@ impl MachineReport {
                 }
                 (Some(problem), true, _) => advice.push(format!(
                     "there is an NVIDIA driver, but libtorch's CUDA libraries cannot be loaded ({problem}): \
-                     `./justw setup cuda` installs them"
+                     `raisin doctor --install-libtorch cuda` installs them"
                 )),
                 (None, true, _) => advice.push(
                     "libtorch's CUDA libraries are there, but find no device: compare the driver's version with \
@@ -138,7 +155,7 @@ mod tests {
                 .advice()
         };
         assert!(cuda(Some("x"), false, &["H100"])[0].contains("install the NVIDIA driver"));
-        assert!(cuda(Some("x"), true, &["H100"])[0].contains("./justw setup cuda"));
+        assert!(cuda(Some("x"), true, &["H100"])[0].contains("--install-libtorch cuda"));
         assert!(cuda(None, true, &["H100"])[0].contains("nvidia-smi"));
         let old = MachineReport { libtorch: Some("2.4.0".to_owned()), ..machine() };
         assert!(old.advice()[0].contains("libtorch is 2.4.0"));

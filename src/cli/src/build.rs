@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::pipeline_arguments::{OutFolder, PipelineArguments};
-use raisin_base::error::Result;
-use raisin_engine::{self as engine, Force, Options, PlanFile};
+use raisin_base::error::{Problem, Result};
+use raisin_engine::{self as engine, Force, Options, PlanFile, Summary};
 use raisin_kinds::KINDS;
 
 /// Build a pipeline: run the stages whose results are not in the cache, and link everything under out/.
@@ -32,6 +32,13 @@ pub struct Arguments {
     /// Print no progress.
     #[arg(short, long)]
     quiet: bool,
+    /// Run nothing: show which stages would run, and why, as `raisin plan` does.
+    #[arg(long, conflicts_with_all = ["force", "check", "watch"])]
+    dry_run: bool,
+    /// After the build, wait for edits of the pipeline file, its includes and its input files, and build again. Ctrl-C
+    /// ends. With --force, the stages run again after each edit.
+    #[arg(long)]
+    watch: bool,
     /// Start a new process for each stage, instead of workers that run one stage after another.
     #[arg(long, hide = true)]
     fresh_workers: bool,
@@ -41,6 +48,24 @@ pub struct Arguments {
 const EVERYTHING: &str = "*";
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let only_for_pipelines = [("--dry-run", arguments.dry_run), ("--watch", arguments.watch)];
+    if let Some((flag, _)) = only_for_pipelines.iter().find(|(_, given)| *given)
+        && PlanFile::read(arguments.pipeline.file())?.is_some()
+    {
+        let message = format!("{} is a plan, and {flag} needs a pipeline", arguments.pipeline.file().display());
+        return Err(Problem::usage(message).hint("a plan file says itself which stages run").into());
+    }
+    if arguments.dry_run {
+        return super::plan::show(&arguments.pipeline.load()?, &arguments.pipeline.options());
+    }
+    if arguments.watch {
+        return super::watch::watch(&arguments.pipeline, || once(arguments));
+    }
+    Ok(ExitCode::from(once(arguments)?.exit_code()))
+}
+
+/// Builds once.
+fn once(arguments: &Arguments) -> Result<Summary> {
     let force = match arguments.force.as_slice() {
         [] => Force::Nothing,
         names if names.iter().any(|name| name == EVERYTHING) => Force::Everything,
@@ -55,19 +80,20 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         fresh_workers: arguments.fresh_workers,
         ..arguments.pipeline.options()
     };
-    let summary = match PlanFile::read(arguments.pipeline.file())? {
+    match PlanFile::read(arguments.pipeline.file())? {
         Some(plan) => {
             arguments.pipeline.refuse_changes()?;
-            engine::build_planned(&plan, &plan.pipeline(KINDS)?, &options)?
+            engine::build_planned(&plan, &plan.pipeline(KINDS)?, &options)
         }
         None => {
             let pipeline = arguments.pipeline.load()?;
             let summary = engine::build(&pipeline, &options)?;
-            // The process ends here. Freeing a large pipeline piece by piece would take longer than the look-up took,
-            // so the memory is left to the operating system.
-            std::mem::forget(pipeline);
-            summary
+            if !arguments.watch {
+                // The process ends here. Freeing a large pipeline piece by piece would take longer than the look-up
+                // took, so the memory is left to the operating system.
+                std::mem::forget(pipeline);
+            }
+            Ok(summary)
         }
-    };
-    Ok(ExitCode::from(summary.exit_code()))
+    }
 }

@@ -1,4 +1,6 @@
-//! `raisin doctor`: shows what this installation finds on the machine.
+//! `raisin doctor`: shows what this installation finds on the machine. install.rs installs libtorch.
+
+mod install;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -6,8 +8,10 @@ use std::process::{Command, ExitCode};
 use clap::Args;
 
 use super::pipeline_arguments::Folders;
-use raisin_base::error::Result;
+use install::LibtorchDevice;
+use raisin_base::error::{Result, render};
 use raisin_base::machine::MachineReport;
+use raisin_engine::{HOW_TO_INSTALL, Installation, LibtorchSearch, find_libtorch, load_from};
 use raisin_store::{FileSystemKind, file_system};
 
 /// Show what raisin finds on this machine: folders, executables, libtorch, devices.
@@ -15,19 +19,28 @@ use raisin_store::{FileSystemKind, file_system};
 pub struct Arguments {
     #[command(flatten)]
     folders: Folders,
+    /// Install libtorch into the folder .libtorch of this project, or into RAISIN_LIBTORCH, if it is not there yet.
+    /// Without a value or with `cpu`: the libraries for the CPU (545 MB to download). With `cuda`: all libraries (2.6 GB).
+    #[arg(long, value_enum, value_name = "DEVICE", num_args = 0..=1, default_missing_value = "cpu")]
+    install_libtorch: Option<LibtorchDevice>,
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    if let Some(device) = arguments.install_libtorch {
+        install::install(device)?;
+    }
+    let installation = Installation::here();
     let own = std::env::current_exe()?;
     let worker = std::env::var_os("RAISIN_WORKER").map_or(own.with_file_name("raisin-worker"), PathBuf::from);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let missing = format!("is not there: {}", installation.repair());
     let mut lines = vec![
         ("raisin", env!("CARGO_PKG_VERSION").to_owned()),
         ("cache", found(&arguments.folders.cache.path(), "does not exist yet: the first build makes it")),
         ("out", found(&arguments.folders.out.path(), "does not exist yet: the first build makes it")),
-        ("data", found(&own.with_file_name("raisin-data"), "is not there: `cargo build` makes it")),
-        ("worker", found(&worker, "is not there: `cargo build` makes it")),
-        ("sql", found(&own.with_file_name("raisin-sql"), "is not there yet: `cargo build --workspace` makes it")),
+        ("data", found(&own.with_file_name("raisin-data"), &missing)),
+        ("worker", found(&worker, &missing)),
+        ("sql", found(&own.with_file_name("raisin-sql"), &missing)),
         ("cores", cores.to_string()),
     ];
     if let Some((at, (name, kind))) = cache_file_system(&arguments.folders.cache.path()) {
@@ -35,7 +48,14 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         let notes = about(kind).iter().enumerate();
         notes.for_each(|(place, note)| lines.insert(3 + place, ("", (*note).to_owned())));
     }
-    let inspected = inspect(&worker);
+    let inspected = match find_libtorch() {
+        Err(error) => Err(render(&error)),
+        Ok(search) => {
+            let inspected = inspect(&worker, &search, &installation);
+            lines.extend(about_libtorch(search));
+            inspected
+        }
+    };
     let advice = match &inspected {
         Ok(machine) => {
             lines.extend(machine.findings());
@@ -72,18 +92,30 @@ fn about(kind: FileSystemKind) -> &'static [&'static str] {
     }
 }
 
+/// Which libtorch the worker loads and why, and why not the ones before it.
+fn about_libtorch(search: LibtorchSearch) -> Vec<(&'static str, String)> {
+    let mut lines: Vec<_> = search.passed.into_iter().map(|reason| ("", reason)).collect();
+    lines.push(match search.found {
+        Some(libtorch) => ("", format!("taken from {}: {}", libtorch.folder.display(), libtorch.place)),
+        None => ("", "not found in any of these places".to_owned()),
+    });
+    lines[0].0 = "libtorch";
+    lines
+}
+
 /// The report of the worker about the machine. The worker loads libtorch; this process must never load it.
-fn inspect(worker: &Path) -> Result<MachineReport, String> {
+fn inspect(worker: &Path, search: &LibtorchSearch, installation: &Installation) -> Result<MachineReport, String> {
     if !worker.is_file() {
-        return Err("without raisin-worker no tensor stage can run: `cargo build` makes it".to_owned());
+        return Err(format!("without raisin-worker no tensor stage can run: {}", installation.repair()));
     }
-    let output = Command::new(worker).arg("--inspect").output().map_err(|error| format!("raisin-worker: {error}"))?;
+    let mut command = Command::new(worker);
+    if let Some(libtorch) = &search.found {
+        load_from(&mut command, libtorch).map_err(|error| render(&error))?;
+    }
+    let output = command.arg("--inspect").output().map_err(|error| format!("raisin-worker: {error}"))?;
     let words = String::from_utf8_lossy(&output.stderr);
     if words.contains("libtorch") && words.contains("cannot open shared object") {
-        return Err(format!(
-            "libtorch is not in the folder that raisin was linked with ({}): run `./justw setup`",
-            words.trim()
-        ));
+        return Err(format!("raisin-worker finds no libtorch ({}): {HOW_TO_INSTALL}", words.trim()));
     }
     if !output.status.success() {
         return Err(format!("raisin-worker ended with {}: {}", output.status, words.trim()));

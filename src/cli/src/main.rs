@@ -6,18 +6,21 @@
 mod accept;
 mod answer;
 mod build;
+mod completions;
 mod digest;
 mod doctor;
 mod du;
 mod explain;
 mod gc;
 mod kinds;
+mod man;
 mod pin;
 mod pipeline_arguments;
 mod plan;
 mod schema;
 mod sql;
 mod verify;
+mod watch;
 mod why;
 
 use std::process::ExitCode;
@@ -46,6 +49,7 @@ Examples:
   raisin build p.toml --only scores -j 2 --keep-going           one stage and what it needs, two at once
   raisin build p.toml --force tuned --check                     run a cached stage twice, and compare
   raisin plan p.toml --out plan.json                            keep the plan; `raisin build plan.json` builds it
+  raisin build p.toml --watch                                   build again after each edit
   raisin why p.toml tuned                                       why a stage would run, or which run made its artifact
   raisin explain p.toml selector --id 12                        what the selector learned, and why it picks a row
   raisin accept p.toml tuned                                    a change was cosmetic: keep the artifact
@@ -72,6 +76,8 @@ enum Command {
     Du(du::Arguments),
     Digest(digest::Arguments),
     Doctor(doctor::Arguments),
+    Completions(completions::Arguments),
+    Man(man::Arguments),
 }
 
 /// Reads the command line, runs the command, and reports an error.
@@ -96,6 +102,7 @@ fn refuse_large_files_with_an_error() {
 }
 
 fn run() -> Result<ExitCode> {
+    completions::answer();
     match Cli::parse().command {
         Command::Build(arguments) => build::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
@@ -112,6 +119,8 @@ fn run() -> Result<ExitCode> {
         Command::Du(arguments) => du::run(&arguments),
         Command::Digest(arguments) => digest::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Completions(arguments) => completions::run(&arguments),
+        Command::Man(arguments) => man::run(&arguments),
     }
 }
 

@@ -72,7 +72,8 @@ impl OutFolder {
     }
 }
 
-fn folder(flag: Option<&PathBuf>, variable: &str, default: &str) -> PathBuf {
+/// The folder that a flag, else a variable, else the default names.
+pub fn folder(flag: Option<&PathBuf>, variable: &str, default: &str) -> PathBuf {
     let set = || std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
     flag.cloned().or_else(set).unwrap_or_else(|| PathBuf::from(default))
 }

@@ -8,7 +8,8 @@ use clap::{Args, ValueEnum};
 use super::pipeline_arguments::PipelineArguments;
 use raisin_base::error::Result;
 use raisin_base::say;
-use raisin_engine::{self as engine, Diagram, PlanFile, diagram};
+use raisin_engine::{self as engine, Diagram, Options, Plan, PlanFile, diagram};
+use raisin_pipeline::Pipeline;
 use raisin_store::write_atomically;
 
 /// Show which stages a build would run, and why. The command runs nothing.
@@ -56,11 +57,21 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     } else if arguments.json {
         super::print_exactly(&format!("{}\n", serde_json::to_string_pretty(&plan)?))?;
     } else {
-        super::print(&format!("{plan}\n"))?;
+        print(&plan)?;
     }
     if let Some((out, file)) = file {
         write_atomically(&std::path::absolute(out)?, file.text()?.as_bytes())?;
         say!("planned into {0}: raisin build {0}", out.display());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Plans, and shows the plan: also `raisin build --dry-run`.
+pub fn show(pipeline: &Pipeline, options: &Options) -> Result<ExitCode> {
+    print(&engine::plan(pipeline, options)?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(plan: &Plan) -> Result<()> {
+    super::print(&format!("{plan}\n"))
 }

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use super::Options;
-use super::child::{Children, executable};
+use super::child::{self, Children};
 use super::difference::{ActionDifference, words};
 use super::execute::{Check, Job, JobMessage, JobNews, MadeAction, Mode, plain};
 use super::explain::ActionHistory;
@@ -230,7 +230,7 @@ impl<'a> Build<'a> {
             let may_run =
                 !matches!(self.scheduler.state(id), StageState::Done | StageState::Failed | StageState::Skipped);
             if may_run && !found.contains(&process) {
-                executable(process, self.options.executables.as_deref())
+                child::check(process, self.options.executables.as_deref())
                     .with_context(|| format!("stage `{}` cannot run", self.label(id)))?;
                 found.push(process);
             }

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 
+use super::installation::Installation;
+use super::libtorch::{Libtorch, LibtorchPlace, libtorch_to_load};
 use super::silence::Signs;
 use raisin_base::error::{Context as _, Problem, Result, anyhow};
 use raisin_contract::Process;
@@ -173,6 +175,11 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// The command that starts a worker. The worker reads requests from its standard input.
 pub fn command(process: Process, folder: Option<&Path>) -> Result<Command> {
     let mut command = Command::new(executable(process, folder)?);
+    if process == Process::Tensor
+        && let Some(found) = libtorch_to_load()?
+    {
+        load_from(&mut command, &found)?;
+    }
     // By default, a waiting OpenMP thread spins for milliseconds and takes this time from other stages on the same
     // cores.
     if process == Process::Tensor
@@ -208,5 +215,35 @@ pub fn executable(process: Process, folder: Option<&Path>) -> Result<PathBuf> {
         return Ok(path);
     }
     let message = format!("there is no executable `{}` in {}", process.executable(), folder.display());
-    Err(Problem::new(message).hint("`cargo build --workspace` makes all executables").into())
+    Err(Problem::new(message).hint(Installation::here().repair()).into())
+}
+
+/// Checks that what a process needs in order to start is there, without starting the process.
+///
+/// # Errors
+/// The executable or, for tensor stages, libtorch does not exist.
+pub fn check(process: Process, folder: Option<&Path>) -> Result<()> {
+    executable(process, folder)?;
+    if process == Process::Tensor {
+        libtorch_to_load()?;
+    }
+    Ok(())
+}
+
+/// Sets the library path of a worker, so that the loader finds this libtorch. The loader looks into the folders of
+/// `LD_LIBRARY_PATH` before those of the run path of the executable.
+///
+/// # Errors
+/// The path of the folder contains a colon, which separates folders in `LD_LIBRARY_PATH`.
+pub fn load_from(command: &mut Command, libtorch: &Libtorch) -> Result<()> {
+    // The run path of the executable leads to this folder. Folders that a person sets come first.
+    if libtorch.place == LibtorchPlace::Linked {
+        return Ok(());
+    }
+    let others = std::env::var_os("LD_LIBRARY_PATH").filter(|value| !value.is_empty());
+    let folders = [libtorch.folder.clone()].into_iter().chain(others.iter().flat_map(std::env::split_paths));
+    let path = std::env::join_paths(folders)
+        .with_context(|| format!("libtorch cannot be loaded from {}", libtorch.folder.display()))?;
+    command.env("LD_LIBRARY_PATH", path);
+    Ok(())
 }

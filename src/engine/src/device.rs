@@ -2,11 +2,12 @@
 //! devices among stages.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::libtorch::find_libtorch;
 use raisin_base::error::{Problem, Result};
 use raisin_contract::{DType, DeviceKind};
 
@@ -120,7 +121,7 @@ fn cuda() -> Result<Devices> {
     detect().ok_or_else(|| {
         let lacking = if gpus() == 0 { "there is no /dev/nvidia0" } else { "there is no libtorch_cuda.so" };
         Problem::usage(format!("no CUDA device can be used: {lacking}"))
-            .hint("`./justw setup cuda` installs the CUDA libraries; `--device cpu` needs no CUDA")
+            .hint("`raisin doctor --install-libtorch cuda` installs the CUDA libraries; `--device cpu` needs no CUDA")
             .into()
     })
 }
@@ -128,30 +129,15 @@ fn cuda() -> Result<Devices> {
 /// The GPUs, if libtorch can use them.
 fn detect() -> Option<Devices> {
     let count = gpus();
-    let usable = count > 0 && libtorch_folders().iter().any(|folder| folder.join("libtorch_cuda.so").exists());
+    // A faulty LIBTORCH is reported when a tensor stage needs libtorch.
+    let has_cuda = || find_libtorch().ok()?.found.map(|libtorch| libtorch.folder.join("libtorch_cuda.so").exists());
+    let usable = count > 0 && has_cuda() == Some(true);
     usable.then_some(Devices { kind: DeviceKind::Cuda, count, first: 0 })
 }
 
 #[expect(clippy::maybe_infinite_iter, reason = "it ends at the first number that /dev lacks")]
 fn gpus() -> usize {
     (0..).take_while(|index| Path::new(&format!("/dev/nvidia{index}")).exists()).count()
-}
-
-/// The folders that may contain the libraries of libtorch: from `LIBTORCH` of the environment, and from `LIBTORCH` at
-/// compile time. The folder may contain links into a Python wheel; then libtorch_cuda.so lies beside the targets of the
-/// links.
-fn libtorch_folders() -> Vec<PathBuf> {
-    let now = std::env::var_os("LIBTORCH").map(PathBuf::from);
-    let compiled = option_env!("LIBTORCH").map(PathBuf::from);
-    let mut folders = Vec::new();
-    for libtorch in now.into_iter().chain(compiled) {
-        let library = libtorch.join("lib");
-        folders.extend(
-            library.join("libtorch_cpu.so").canonicalize().ok().and_then(|file| Some(file.parent()?.to_owned())),
-        );
-        folders.push(library);
-    }
-    folders
 }
 
 #[cfg(test)]

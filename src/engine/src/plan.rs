@@ -6,6 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::Options;
+use super::columns::{self, padded};
 use super::difference::{ActionDifference, words};
 use super::explain::ActionHistory;
 use super::graph::NodeId;
@@ -64,17 +65,17 @@ impl Plan {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let width = self.stages.iter().map(|stage| stage.label.chars().count()).max().unwrap_or(0);
+        let width = self.stages.iter().map(|stage| columns::width(&stage.label)).max().unwrap_or(0);
         for stage in &self.stages {
             match &stage.status {
                 Status::Cached { artifact, accepted, .. } => {
                     let accepted = if accepted.is_some() { "  (accepted)" } else { "" };
-                    writeln!(f, "  {:width$}  cached     {}{accepted}", stage.label, artifact.short())?;
+                    writeln!(f, "  {}  cached     {}{accepted}", padded(&stage.label, width), artifact.short())?;
                 }
                 Status::WouldRun { why, .. } => {
                     for (position, reason) in words(why).iter().enumerate() {
                         let (label, word) = if position == 0 { (stage.label.as_str(), "would run") } else { ("", "") };
-                        writeln!(f, "  {label:width$}  {word:9}  {reason}")?;
+                        writeln!(f, "  {}  {word:9}  {reason}", padded(label, width))?;
                     }
                 }
             }

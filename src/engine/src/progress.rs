@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::columns::padded;
 use super::graph::NodeId;
 use raisin_base::printable::printable;
 use raisin_base::say::say;
@@ -83,14 +84,14 @@ impl Display {
     }
 
     fn labelled(&self, label: &str, text: &str) -> String {
-        printable(&format!("{label:width$}  {text}", width = self.width)).into_owned()
+        printable(&format!("{}  {text}", padded(label, self.width))).into_owned()
     }
 
     pub fn start(&mut self, id: NodeId, label: &str) {
         let bar = match &self.output {
             ProgressOutput::Terminal(bars) => {
                 let bar = bars.add(ProgressBar::new_spinner());
-                if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
+                if let Ok(style) = ProgressStyle::with_template("{spinner} {wide_msg}") {
                     bar.set_style(style);
                 }
                 bar.set_message(self.labelled(label, "starting"));

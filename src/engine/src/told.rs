@@ -2,6 +2,7 @@
 //! happens; progress.rs draws the lines.
 
 use super::Options;
+use super::columns::width;
 use super::execute::{Check, plain};
 use super::graph::{Graph, NodeId};
 use super::progress::{Display, duration, in_seconds, size};
@@ -74,7 +75,7 @@ pub struct Told {
 
 impl Told {
     pub fn new(store: &Store, graph: &Graph<'_>, options: &Options) -> Result<Self> {
-        let width = (0..graph.nodes.len()).map(|id| graph.label(id).chars().count()).max().unwrap_or(0);
+        let width = (0..graph.nodes.len()).map(|id| width(&graph.label(id))).max().unwrap_or(0);
         let display = Display::new(options.quiet, width.min(40));
         Ok(Self { display, journal: Journal::begin(store)?, journal_failed: false })
     }

@@ -8,7 +8,7 @@ use tch::{Device, Kind as TensorKind, Tensor};
 
 use super::device::load_cuda;
 use raisin_base::error::Result;
-use raisin_base::machine::{Cuda, MachineReport};
+use raisin_base::machine::{Cuda, MachineReport, libtorch_version};
 
 /// The instruction sets that libtorch's matrix products use, by the names of the Linux kernel.
 const INSTRUCTIONS: [&str; 7] =
@@ -28,7 +28,7 @@ pub fn inspect() -> Result<MachineReport> {
     let flags = field("flags");
     let has = |name: &&&str| flags.split(' ').any(|flag| flag == **name);
     Ok(MachineReport {
-        libtorch: library.as_deref().and_then(version),
+        libtorch: library.as_deref().and_then(Path::parent).and_then(libtorch_version),
         library: library.map(|path| path.display().to_string()),
         processor: field("model name"),
         instructions: INSTRUCTIONS.iter().filter(has).map(|name| (*name).to_owned()).collect(),
@@ -57,20 +57,6 @@ fn loaded(name: &str) -> Option<PathBuf> {
     let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
     let path = maps.lines().filter_map(|line| line.find('/').map(|place| &line[place..])).map(Path::new);
     path.into_iter().find(|path| path.file_name().is_some_and(|file| file == name)).map(Path::to_owned)
-}
-
-/// The version of libtorch, from the headers beside the library. Wheels and libtorch's own archives have the headers at
-/// the same place.
-fn version(library: &Path) -> Option<String> {
-    let include = library.parent()?.parent()?.join("include/torch");
-    let text = ["headeronly/version.h", "version.h"]
-        .iter()
-        .find_map(|name| std::fs::read_to_string(include.join(name)).ok())?;
-    let part = |name: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix("#define TORCH_VERSION_")?.strip_prefix(name))?;
-        line.trim().parse::<u32>().ok()
-    };
-    Some(format!("{}.{}.{}", part("MAJOR ")?, part("MINOR ")?, part("PATCH ")?))
 }
 
 /// The names of the GPUs, as the NVIDIA driver lists them.
