@@ -113,7 +113,7 @@ fn built(project: &Project, text: &str) -> String {
     let mut answer = String::new();
     if output.code != 0 {
         let lines = told.lines().skip_while(|line| !line.trim_start().starts_with("error: "));
-        for line in lines.take_while(|line| !line.starts_with("hint: the whole log") && !line.starts_with("failed ")) {
+        for line in lines.take_while(|line| !line.starts_with("hint: the whole log:") && !line.starts_with("failed ")) {
             wrapped(&mut answer, line.strip_prefix("    ").unwrap_or(line));
         }
         return answer;

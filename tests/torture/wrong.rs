@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use raisin_store::{Journal, JournalEvent, Store};
+use raisin_store::{Journal, JournalEvent, RunStart, Store};
 
 use crate::world::{PIPELINE, build, count, digests, flip, full, tamper, undisturbed, verify_clean};
 use raisin_tests::{Project, TestRng, files_below};
@@ -188,13 +188,12 @@ fn a_journal_cut_anywhere_near_its_end_keeps_its_whole_lines() {
         let before = store.journal().expect("what is left").len();
         let mut begun = Journal::begin(&store).expect("a run begins");
         begun
-            .write(JournalEvent::RunStarted {
+            .write(JournalEvent::RunStarted(RunStart {
                 pipeline: "p".into(),
                 file: "p.toml".into(),
                 pid: 1,
-                folder: String::new(),
-                overrides: Vec::new(),
-            })
+                ..RunStart::default()
+            }))
             .expect("a line is written");
         drop(begun);
         assert_eq!(store.journal().expect("all lines").len(), before + 1, "cut {cut}");

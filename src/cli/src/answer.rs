@@ -6,6 +6,7 @@ use std::process::{Command, ExitCode};
 
 use raisin_base::error::{Context as _, Error, Result};
 use raisin_contract::Process;
+use raisin_contract::diff::DiffQuestion;
 use raisin_contract::explain::ExplainOptions;
 use raisin_contract::query::QueryOptions;
 
@@ -19,6 +20,12 @@ pub fn hand_over(options: &QueryOptions) -> Result<ExitCode> {
 /// As [`hand_over`], for `raisin-data`.
 pub fn hand_over_explanation(options: &ExplainOptions) -> Result<ExitCode> {
     replace_by(Process::Data, "explain", serde_json::to_string(options))
+}
+
+/// # Errors
+/// As [`hand_over`], for `raisin-data`.
+pub fn hand_over_diff(question: &DiffQuestion) -> Result<ExitCode> {
+    replace_by(Process::Data, "diff", serde_json::to_string(question))
 }
 
 fn replace_by(process: Process, command: &str, options: serde_json::Result<String>) -> Result<ExitCode> {

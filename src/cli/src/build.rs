@@ -5,7 +5,10 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::pipeline_arguments::{OutFolder, PipelineArguments};
+use super::{next, outcome, text};
 use raisin_base::error::{Problem, Result};
+use raisin_base::printable::printable;
+use raisin_base::say::say;
 use raisin_engine::{self as engine, Force, Options, PlanFile, Summary};
 use raisin_kinds::KINDS;
 
@@ -83,11 +86,19 @@ fn once(arguments: &Arguments) -> Result<Summary> {
     match PlanFile::read(arguments.pipeline.file())? {
         Some(plan) => {
             arguments.pipeline.refuse_changes()?;
-            engine::build_planned(&plan, &plan.pipeline(KINDS)?, &options)
+            let pipeline = plan.pipeline(KINDS)?;
+            let summary = engine::build_planned(&plan, &pipeline, &options)?;
+            if !arguments.quiet {
+                tell(&summary, &next::command(&pipeline, &arguments.pipeline, &arguments.out, &summary));
+            }
+            Ok(summary)
         }
         None => {
             let pipeline = arguments.pipeline.load()?;
             let summary = engine::build(&pipeline, &options)?;
+            if !arguments.quiet {
+                tell(&summary, &next::command(&pipeline, &arguments.pipeline, &arguments.out, &summary));
+            }
             if !arguments.watch {
                 // The process ends here. Freeing a large pipeline piece by piece would take longer than the look-up
                 // took, so the memory is left to the operating system.
@@ -96,4 +107,14 @@ fn once(arguments: &Arguments) -> Result<Summary> {
             Ok(summary)
         }
     }
+}
+
+/// Prints what came out, and a command that goes on from there. Standard error is for messages.
+fn tell(summary: &Summary, next: &str) {
+    let lines = outcome::lines(summary, text::columns());
+    if lines.is_empty() {
+        return;
+    }
+    lines.iter().for_each(|line| say(&printable(line)));
+    say(&printable(&format!("next:   {next}")));
 }

@@ -30,7 +30,7 @@ pub struct Arguments {
     /// several times.
     #[arg(long, value_name = "N")]
     id: Vec<u32>,
-    /// Show also the effects at this step of a training, from 0, and order by them.
+    /// Show also the effects at this step of a training, from 1, and order by them.
     #[arg(long, value_name = "T")]
     step: Option<u32>,
 }

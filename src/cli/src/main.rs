@@ -7,18 +7,24 @@ mod accept;
 mod answer;
 mod build;
 mod completions;
+mod diff;
 mod digest;
 mod doctor;
 mod du;
 mod explain;
 mod gc;
+mod init;
 mod kinds;
 mod man;
+mod next;
+mod outcome;
 mod pin;
 mod pipeline_arguments;
 mod plan;
+mod runs;
 mod schema;
 mod sql;
+mod text;
 mod verify;
 mod watch;
 mod why;
@@ -42,6 +48,8 @@ struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
+  raisin init quickstart trial                                  write the quickstart's files into the folder trial
+  raisin init mine --pool p.jsonl --task t.jsonl --model m.gguf write a pipeline for your own data and model
   raisin build pipelines/quickstart.toml                        build everything that is not built yet
   raisin plan pipelines/quickstart.toml                         what a build would run, and why
   raisin build p.toml --set stage.clusters.clusters=8           change a parameter for this build
@@ -53,6 +61,8 @@ Examples:
   raisin why p.toml tuned                                       why a stage would run, or which run made its artifact
   raisin explain p.toml selector --id 12                        what the selector learned, and why it picks a row
   raisin accept p.toml tuned                                    a change was cosmetic: keep the artifact
+  raisin runs                                                   all runs, with what came out
+  raisin diff 20261130T1 20261130T2                             what two runs differ in
   raisin sql 'select * from report.comparison'                  what came out
   raisin kinds selector                                         the parameters of a stage kind
 
@@ -61,11 +71,14 @@ Exit codes: 0 done, 1 a stage, the machine or raisin itself failed, 2 the comman
 
 #[derive(Subcommand)]
 enum Command {
+    Init(init::Arguments),
     Build(build::Arguments),
     Plan(plan::Arguments),
     Why(why::Arguments),
     Explain(explain::Arguments),
     Accept(accept::Arguments),
+    Runs(runs::Arguments),
+    Diff(diff::Arguments),
     Sql(sql::Arguments),
     Kinds(kinds::Arguments),
     Schema(schema::Arguments),
@@ -104,11 +117,14 @@ fn refuse_large_files_with_an_error() {
 fn run() -> Result<ExitCode> {
     completions::answer();
     match Cli::parse().command {
+        Command::Init(arguments) => init::run(&arguments),
         Command::Build(arguments) => build::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Why(arguments) => why::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Accept(arguments) => accept::run(&arguments),
+        Command::Runs(arguments) => runs::run(&arguments),
+        Command::Diff(arguments) => diff::run(&arguments),
         Command::Sql(arguments) => sql::run(&arguments),
         Command::Kinds(arguments) => kinds::run(&arguments),
         Command::Schema(arguments) => schema::run(&arguments),

@@ -67,6 +67,11 @@ impl CacheFolder {
 }
 
 impl OutFolder {
+    /// The folder, if a flag gave it.
+    pub fn flag(&self) -> Option<&Path> {
+        self.out.as_deref()
+    }
+
     pub fn path(&self) -> PathBuf {
         folder(self.out.as_ref(), "RAISIN_OUT", "out")
     }
@@ -81,6 +86,16 @@ pub fn folder(flag: Option<&PathBuf>, variable: &str, default: &str) -> PathBuf 
 impl PipelineArguments {
     pub fn file(&self) -> &Path {
         &self.file
+    }
+
+    /// Whether the flags change the pipeline of the file.
+    pub fn has_changes(&self) -> bool {
+        !(self.set.is_empty() && self.sweep.is_empty() && self.only.is_empty())
+    }
+
+    /// The folder of the cache, if a flag gave it.
+    pub fn cache_flag(&self) -> Option<&Path> {
+        self.cache.cache.as_deref()
     }
 
     /// # Errors

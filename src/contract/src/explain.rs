@@ -11,7 +11,7 @@ pub struct ExplainOptions {
     pub selectors: Vec<SelectorArtifacts>,
     /// The `id`s of the instructions to explain.
     pub ids: Vec<u32>,
-    /// The step of a training, from 0, whose effects are shown beside those of start, middle and end.
+    /// The step of a training, from 1, whose effects are shown beside those of start, middle and end.
     pub step: Option<u32>,
 }
 

@@ -5,24 +5,30 @@
 //! |---|---|
 //! | [`action`] | the action of a stage; the action key is its digest |
 //! | [`declaration`] | the declaration of a kind: parameters, needs, checks |
+//! | [`diff`] | what `raisin diff` asks about pairs of artifacts |
 //! | [`context`] | the context of a running stage: inputs, folders, seed, events |
 //! | [`outputs`] | what a kind declares about its tables and files, and examples |
 //! | [`serve`] | the loop of a worker |
 //! | [`finished`] | finished parts of a long stage, which survive a kill |
+//! | [`look`] | what `raisin init` asks about files of data and models |
 //! | [`memory`] | the limit of the memory of a running stage |
 //! | [`pointer`] | JSON pointers to parameters |
 //! | [`query`] | the query that `raisin` passes to `raisin-sql` |
+//! | [`results`] | what a stage measured, for the end of a build |
 //! | [`threads`] | the thread pool of a stage |
 
 pub mod action;
 pub mod context;
 pub mod declaration;
+pub mod diff;
 pub mod explain;
 pub mod finished;
+pub mod look;
 pub mod memory;
 pub mod outputs;
 pub mod pointer;
 pub mod query;
+pub mod results;
 pub mod serve;
 pub mod threads;
 

@@ -1,5 +1,6 @@
 //! `raisin-data`: runs the stages that need neither tensors nor queries: `ingest`, `generate`, `task`, `overlap`,
-//! `mix`, `dedup`, `report`. `raisin build` starts it. `raisin explain` starts it too: it reads the artifact of a selector.
+//! `mix`, `dedup`, `report`. `raisin build` starts it. `raisin explain`, `raisin diff` and `raisin init` start it too: it
+//! reads the artifact of a selector, and looks at files of data.
 
 mod dedup;
 #[cfg(test)]
@@ -7,6 +8,7 @@ mod fixture;
 mod generate;
 mod ingest;
 mod kept;
+mod look;
 mod mix;
 mod overlap;
 mod report;
@@ -46,6 +48,17 @@ fn main() -> ExitCode {
                     Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
                     written => Ok(written?),
                 }
+            }
+            [command, question] if command == "diff" => {
+                let text = raisin_report::diff::answer(&serde_json::from_slice(question.as_encoded_bytes())?)?;
+                match std::io::stdout().lock().write_all(printable(&text).as_bytes()) {
+                    Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+                    written => Ok(written?),
+                }
+            }
+            [command, question] if command == "look" => {
+                let findings = look::look(&serde_json::from_slice(question.as_encoded_bytes())?)?;
+                Ok(writeln!(std::io::stdout(), "{}", serde_json::to_string(&findings)?)?)
             }
             _ => Err(anyhow!(
                 "usage: raisin-data run-stages | explain OPTIONS, which `raisin` starts; ask with `raisin explain`"

@@ -4,7 +4,7 @@
 use raisin_base::error::{Context as _, Result};
 use raisin_contract::Context;
 use raisin_kinds::report::Parameters;
-use raisin_report::comparison::{baseline_label, compare, comparison_table};
+use raisin_report::comparison::{baseline_label, compare, comparison_table, results_file};
 use raisin_report::gather::ReportData;
 use raisin_report::page::page;
 use raisin_report::results::no_baseline;
@@ -22,6 +22,7 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     }
     let rows = compare(&gathered, &parameters.baseline);
     context.write_table("comparison", &comparison_table(&rows)?)?;
+    results_file(&rows, &parameters.baseline).write(context)?;
     let html = page(&parameters.title, &gathered, &rows, &parameters.baseline);
     std::fs::write(context.out().join("report.html"), html).context("cannot write report.html")
 }

@@ -22,7 +22,7 @@ use raisin_table::WriteTable as _;
 use serde_json::Value;
 
 /// The largest record in bytes.
-const MAX_BYTES: usize = 1 << 24;
+pub(crate) const MAX_BYTES: usize = 1 << 24;
 /// What a user can do about records that are no multiple-choice questions.
 const CHOICES: &str = "name the fields with `prompt`, `choices` and `answer`, for example prompt = \"question\", choices = \
                        \"options\", answer = \"correct\"";
@@ -77,7 +77,7 @@ fn note(splits: &Splits, intake: &Intake, stage: &str) -> String {
 }
 
 /// The examples of all files of a source, in the order of the files, each once.
-fn read(source: &TaskSource, files: &[(String, &Path)], intake: &mut Intake) -> Result<Vec<Example>> {
+pub(crate) fn read(source: &TaskSource, files: &[(String, &Path)], intake: &mut Intake) -> Result<Vec<Example>> {
     let settings = QuestionSettings {
         format: source.format,
         mapping: source.mapping(),

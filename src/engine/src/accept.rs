@@ -93,6 +93,46 @@ pub fn accept(pipeline: &Pipeline, options: &Options, stage: &str, reason: &str)
     Ok(accepted)
 }
 
+/// Takes back what [`accept`] did for a stage, in all its variants: removes the action records of the acceptances, so
+/// that the next build runs the stage. Returns the acceptances that were taken back.
+///
+/// # Errors
+/// As [`accept`]: the inputs of the stage must be made.
+pub fn undo(pipeline: &Pipeline, options: &Options, stage: &str) -> Result<Vec<Acceptance>> {
+    let _interrupt = Interrupt::watch()?;
+    let options = Options { only: vec![stage.to_owned()], ..options.clone() };
+    let store = Store::open(&options.cache)?;
+    let _shared = store.share()?;
+    let mut resolver = Resolver::of(pipeline, &options, store.clone())?;
+    let mut undone = Vec::new();
+    for id in 0..resolver.graph.nodes.len() {
+        let action = resolver.action(id)?;
+        let label = resolver.graph.label(id);
+        let is_wanted = resolver.graph.nodes[id].stage.name == stage;
+        let Some(key) = action.key() else {
+            // An input that would run has no artifact, so the action of the stage is not known.
+            if is_wanted {
+                let hint = "build the inputs of the stage first: only then it is known which action it has now";
+                return Err(Problem::usage(format!("the action of `{label}` is not known yet")).hint(hint).into());
+            }
+            continue;
+        };
+        if !is_wanted {
+            resolver.find(id, key)?;
+            continue;
+        }
+        let doing = format!("building {label}");
+        let _lock = waiting::lock(&store, key, &doing, |words| say(&words), || false)?;
+        if let Some(record) = store.record(key)?
+            && let Some(accepted) = record.accepted
+        {
+            store.remove_record(key)?;
+            undone.push(Acceptance { label, artifact: record.artifact, accepted });
+        }
+    }
+    Ok(undone)
+}
+
 /// The name of the user on this machine.
 fn person() -> String {
     let name = ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok().filter(|name| !name.is_empty()));

@@ -15,6 +15,7 @@ use super::interrupt::{GRACE, Interrupt, end_in_time};
 use super::job::{JobOrder, assemble};
 use super::links::{self, LinkUpdate, LinkWait};
 use super::out_check;
+use super::outcome;
 use super::plan_file::PlanFile;
 use super::resolve::{Resolver, StageLookup};
 use super::resources::Capacity;
@@ -60,7 +61,7 @@ fn build_with(pipeline: &Pipeline, options: &Options, plan: Option<&PlanFile>) -
     }
     options.force.check(&resolver.graph)?;
     let mut told = Told::new(&resolver.store, &resolver.graph, options)?;
-    told.begins(pipeline);
+    told.begins(pipeline, options, resolver.devices.kind);
     let mut build = Build::new(resolver, options, plan, &interrupt, &mut told);
     build.look_up_ready();
     if build.scheduler.count(|state| state == StageState::Queued) == 0 {
@@ -68,6 +69,7 @@ fn build_with(pipeline: &Pipeline, options: &Options, plan: Option<&PlanFile>) -
     }
     build.check_executables()?;
     out_check::check(pipeline, &options.out)?;
+    build.told.ask_git(pipeline);
     build.tell_cached();
     build.run_and_finish(began)
 }
@@ -429,6 +431,16 @@ impl<'a> Build<'a> {
         {
             self.told.warn(&format!("warning: {error:#}"));
         }
+        let is_accepted = |(id, key): (usize, &Option<Digest>)| {
+            let key = (*key)?;
+            self.resolver.index.is_accepted(&self.resolver.store, key).then(|| self.label(id))
+        };
+        let accepted = keys.iter().enumerate().filter_map(is_accepted).collect();
+        let (results, unread) = match &update {
+            Ok(_) if !self.interrupted => outcome::collect(&self.resolver, &self.options.out),
+            _ => Default::default(),
+        };
+        unread.iter().for_each(|note| self.told.note(note));
         let failure = |(id, reason): &(NodeId, String)| Failure { stage: self.label(*id), reason: reason.clone() };
         let pipeline = self.resolver.graph.pipeline.name.clone();
         let summary = Summary {
@@ -438,9 +450,11 @@ impl<'a> Build<'a> {
             cached: self.scheduler.count(|state| state == StageState::Done) - self.ran,
             skipped: self.scheduler.count(|state| !matches!(state, StageState::Done | StageState::Failed)),
             earlier,
+            accepted,
             failures: self.failures.iter().map(failure).collect(),
             interrupted: self.interrupted,
             seconds: began.elapsed().as_secs_f64(),
+            results,
         };
         self.told.ends(&summary, changed, update.is_err());
         match update {

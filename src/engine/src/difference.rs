@@ -154,6 +154,9 @@ fn several(names: &[String]) -> String {
 
 /// A value as text of at most 60 characters.
 fn brief(value: &Value) -> String {
+    if let Some(digest) = value.get("artifact").and_then(Value::as_str) {
+        return format!("the artifact {}", digest.get(..12).unwrap_or(digest));
+    }
     let text = value.to_string();
     if text.chars().count() <= 60 { text } else { text.chars().take(57).chain("...".chars()).collect() }
 }

@@ -357,7 +357,9 @@ fn succeeded(
         },
     };
     let separator = if what.is_empty() || tail.is_empty() { "" } else { "\n    " };
-    let mut hint = format!("the whole log is {}", log.display());
+    // Below the current directory, the path is shorter without this directory.
+    let here = std::env::current_dir().unwrap_or_default();
+    let mut hint = format!("the whole log: {}", command_that_shows(log.strip_prefix(&here).unwrap_or(log)));
     if let Some(stage) = resumed {
         hint += &format!(
             "\nhint: the stage continued from checkpoints of an earlier attempt; if they are the reason, `raisin build \
@@ -367,9 +369,33 @@ fn succeeded(
     Err(Problem::new(format!("{what}{separator}{tail}")).hint(hint).into())
 }
 
+/// The digits of a key in the name of a log that are shown: enough that no other log of the cache begins with them, and
+/// few enough that the command fits on a line of a terminal.
+const SHOWN_DIGITS: usize = 12;
+
+/// A command for a shell that prints the log.
+fn command_that_shows(log: &Path) -> String {
+    let folder = log.parent().unwrap_or(Path::new("")).display().to_string();
+    let name = log.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let is_plain = |letter: char| letter.is_alphanumeric() || "-_./".contains(letter);
+    match name.get(..SHOWN_DIGITS) {
+        Some(digits) if folder.chars().all(is_plain) => format!("cat {folder}/{digits}*.log"),
+        // A shell would read the path otherwise than it is.
+        _ => log.display().to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_command_for_a_log_fits_on_a_line() {
+        let log = format!("cache/logs/{}.log", "0123456789abcdef".repeat(4));
+        assert_eq!(command_that_shows(Path::new(&log)), "cat cache/logs/0123456789ab*.log");
+        let spaced = format!("my cache/{}.log", "0".repeat(64));
+        assert_eq!(command_that_shows(Path::new(&spaced)), spaced);
+    }
 
     #[test]
     fn checkpoints_stay_only_while_the_inputs_have_the_same_fingerprints() {

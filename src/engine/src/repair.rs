@@ -22,7 +22,7 @@ use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Result, bail};
 use raisin_base::panics::caught;
 use raisin_contract::{Declaration, DeviceKind, Event};
-use raisin_store::{ActionRecord, Damage, Journal, JournalEvent, Store};
+use raisin_store::{ActionRecord, Damage, Journal, JournalEvent, RunEnd, RunStart, Store};
 
 /// The result of a repair.
 #[derive(Clone, Debug)]
@@ -210,13 +210,15 @@ impl Repairer<'_, '_, '_> {
         let record = &mut job.record;
         journal.run().clone_into(&mut record.run);
         let (key, stage, variant) = (record.key, record.stage.clone(), record.variant.clone());
-        journal.hold(JournalEvent::RunStarted {
+        journal.hold(JournalEvent::RunStarted(RunStart {
             pipeline: record.pipeline.clone(),
             file: job.origin.file.clone(),
             pid: std::process::id(),
             folder: job.origin.folder.clone(),
             overrides: job.origin.overrides.clone(),
-        });
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ..RunStart::default()
+        }));
         let mut label = format!("{}.{stage}", record.pipeline);
         if !variant.is_empty() {
             label += &format!(" [{variant}]");
@@ -256,13 +258,14 @@ impl Repairer<'_, '_, '_> {
                 (if interrupted { "interrupted" } else { "failed" }, 0)
             }
         };
-        let end = JournalEvent::RunFinished {
+        let end = JournalEvent::RunFinished(RunEnd {
             outcome: outcome.to_owned(),
             ran,
             cached: 0,
             failed: u64::from(outcome == "failed"),
             seconds: began.elapsed().as_secs_f64(),
-        };
+            ..RunEnd::default()
+        });
         self.write(&mut journal, end);
         Ok(result.map(|made| made.record))
     }

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::outcome::StageResults;
+
 /// What a build did.
 #[derive(Clone, Debug, Serialize)]
 pub struct Summary {
@@ -15,11 +17,15 @@ pub struct Summary {
     /// The links that still lead to an artifact of an earlier build, because this build has no newer artifact of these
     /// stages: the names of the stages, with their variants.
     pub earlier: Vec<String>,
+    /// The stages whose artifact a person accepted: another action made it. With their variants.
+    pub accepted: Vec<String>,
     pub failures: Vec<Failure>,
     pub interrupted: bool,
     pub seconds: f64,
     /// The folder with the links.
     pub out: PathBuf,
+    /// What the stages of this build measured; empty if the build was interrupted or could not update the links.
+    pub results: Vec<StageResults>,
 }
 
 #[derive(Clone, Debug, Serialize)]

@@ -4,14 +4,17 @@
 use super::Options;
 use super::columns::width;
 use super::execute::{Check, plain};
+use super::git::GitState;
 use super::graph::{Graph, NodeId};
+use super::outcome::StageResults;
 use super::progress::{Display, duration, in_seconds, size};
 use super::summary::Summary;
 use raisin_base::digest::Digest;
 use raisin_base::error::Result;
-use raisin_contract::Event;
+use raisin_contract::results::MethodResult;
+use raisin_contract::{DeviceKind, Event};
 use raisin_pipeline::Pipeline;
-use raisin_store::{ActionRecord, Journal, JournalEvent, Store};
+use raisin_store::{ActionRecord, Journal, JournalEvent, RunEnd, RunResult, RunStart, Store};
 
 pub const HOW_TO_GO_ON: &str = "what is finished is kept; the same command goes on from here";
 
@@ -71,13 +74,16 @@ pub struct Told {
     journal: Journal,
     /// Whether a write to the journal has failed in this build.
     journal_failed: bool,
+    /// The largest memory of a stage that ran.
+    peak_bytes: Option<u64>,
+    git: Option<GitState>,
 }
 
 impl Told {
     pub fn new(store: &Store, graph: &Graph<'_>, options: &Options) -> Result<Self> {
         let width = (0..graph.nodes.len()).map(|id| width(&graph.label(id))).max().unwrap_or(0);
         let display = Display::new(options.quiet, width.min(40));
-        Ok(Self { display, journal: Journal::begin(store)?, journal_failed: false })
+        Ok(Self { display, journal: Journal::begin(store)?, journal_failed: false, peak_bytes: None, git: None })
     }
 
     /// The id of this run in the journal.
@@ -85,14 +91,29 @@ impl Told {
         self.journal.run()
     }
 
-    pub fn begins(&mut self, pipeline: &Pipeline) {
-        self.journal.hold(JournalEvent::RunStarted {
+    pub fn begins(&mut self, pipeline: &Pipeline, options: &Options, device: DeviceKind) {
+        self.journal.hold(JournalEvent::RunStarted(RunStart {
             pipeline: pipeline.name.clone(),
             file: pipeline.file.display().to_string(),
             pid: std::process::id(),
             folder: pipeline.folder.display().to_string(),
             overrides: pipeline.overrides.iter().map(ToString::to_string).collect(),
-        });
+            only: options.only.clone(),
+            out: std::path::absolute(options.out.join(&pipeline.name)).unwrap_or_default().display().to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            machine: machine_name(),
+            device: match device {
+                DeviceKind::Cpu => "cpu",
+                DeviceKind::Cuda => "cuda",
+            }
+            .to_owned(),
+        }));
+    }
+
+    /// Asks git about the folder of the pipeline, while the stages run.
+    pub fn ask_git(&mut self, pipeline: &Pipeline) {
+        let file = pipeline.folder.join(&pipeline.file);
+        self.git = Some(GitState::ask(file.parent().unwrap_or(&pipeline.folder)));
     }
 
     /// Reports to the user and to the journal. If the journal cannot be written, the build goes on, because the stages
@@ -129,6 +150,8 @@ impl Told {
             News::Ran { record, check } => {
                 let (stage, variant) = names();
                 let ActionRecord { key, artifact, seconds, bytes, .. } = *record;
+                let peak = record.costs.iter().map(|cost| cost.peak_bytes).max().filter(|bytes| *bytes > 0);
+                self.peak_bytes = self.peak_bytes.max(peak);
                 self.write(JournalEvent::Finished { stage, variant, key, artifact, seconds, bytes });
                 let took = duration(in_seconds(seconds));
                 let checked = if *check == Check::Same { ", twice the same" } else { "" };
@@ -198,13 +221,18 @@ impl Told {
             // because the links say the same.
             self.journal.forget(|event| matches!(event, JournalEvent::Hit { .. }));
         }
-        self.write(JournalEvent::RunFinished {
+        let git = self.git.take().and_then(GitState::answer);
+        self.write(JournalEvent::RunFinished(RunEnd {
             outcome: outcome.to_owned(),
             ran: summary.ran,
             cached: summary.cached,
             failed: summary.failures.len() as u64,
             seconds: summary.seconds,
-        });
+            peak_bytes: self.peak_bytes,
+            commit: git.as_ref().map(|git| git.commit.clone()),
+            dirty: git.map(|git| git.dirty),
+            results: summary.results.iter().flat_map(headlines).collect(),
+        }));
         if self.journal_failed {
             let words = match self.journal.held() {
                 0 => "the journal could be written again later: no line of it is lost".to_owned(),
@@ -218,12 +246,17 @@ impl Told {
         if !summary.earlier.is_empty() {
             let names = &summary.earlier;
             let links = if names.len() == 1 { "link is" } else { "links are" };
-            let more = match names.len().saturating_sub(MOST_NAMES) {
-                0 => String::new(),
-                more => format!(" and {more} more"),
-            };
-            let listed = names[..names.len().min(MOST_NAMES)].join(", ");
-            self.display.line(&format!("{} {links} of an earlier build in {out}: {listed}{more}", names.len()));
+            self.display.line(&format!("{} {links} of an earlier build in {out}: {}", names.len(), listed(names)));
+        }
+        if !summary.accepted.is_empty() {
+            let names = listed(&summary.accepted);
+            let (have, takes) =
+                if summary.accepted.len() == 1 { ("stage has", "it") } else { ("stages have", "one of them") };
+            self.display.line(&format!(
+                "{} {have} an accepted artifact, which another action made: {names}; `raisin accept PIPELINE STAGE --undo` \
+                 takes {takes} back",
+                summary.accepted.len()
+            ));
         }
         let last = match outcome {
             "built" if ran == 0 => format!("built {name}: nothing to run, {cached} cached, {took}  ->  {out}"),
@@ -241,4 +274,31 @@ impl Told {
             self.display.line(&last);
         }
     }
+}
+
+/// The headline metrics of a stage, for the journal.
+fn headlines(of: &StageResults) -> Vec<RunResult> {
+    let result = |row: &MethodResult| RunResult {
+        split: row.split.clone(),
+        metric: row.metric.clone(),
+        method: if row.method.is_empty() { of.label.clone() } else { row.method.clone() },
+        mean: row.mean,
+        seeds: row.seeds,
+        baseline: row.is_baseline,
+    };
+    of.results.headlines().into_iter().flatten().map(result).collect()
+}
+
+/// The name of this machine; empty if the system does not tell it.
+fn machine_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
+}
+
+/// The first names, and the number of the others.
+fn listed(names: &[String]) -> String {
+    let more = match names.len().saturating_sub(MOST_NAMES) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    names[..names.len().min(MOST_NAMES)].join(", ") + &more
 }

@@ -17,18 +17,20 @@ pub struct ClustersKind;
 pub struct Parameters {
     /// The stage whose features are reduced and grouped.
     pub features: String,
-    /// The pool of the features. With it, the state has a column for each file of the pool, such as `source.code.jsonl`:
-    /// 1 for the rows of the file, 0 for the others. The pool needs 2 to 32 files for this.
+    /// The pool of the features. With it, the state has a column for each file of the pool, such as
+    /// `source.code.jsonl`: 1 for the rows of the file, 0 for the others. The pool needs 2 to 32 files for this. If
+    /// absent, the state has no such columns.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instructions: Option<String>,
     /// Stages with further numbers of each instruction, such as `influence` stages. Their columns join the static state
-    /// under the name of the kind, for example as `influence.relative_drop`. At most one stage of a kind.
+    /// under the name of the kind, for example as `influence.relative_drop`. At most one stage of a kind. If absent,
+    /// the state has only the numbers of the features.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub columns: Vec<String>,
     /// Another `clusters` stage. The rows get the principal components, the scales and the clusters of that stage, so
     /// that the numbers of a state mean the same in both. So a policy that was trained with that stage can select from
     /// these rows. Both need features of the same model. With `like`, leave out `dimensions`, `clusters`, `whiten`,
-    /// `iterations` and `starts`.
+    /// `iterations` and `starts`. If absent, the components, scales and clusters come from the rows themselves.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub like: Option<String>,
     /// The number of dimensions that an embedding is reduced to.

@@ -38,7 +38,7 @@ pub struct Parameters {
     /// Ways of scoring, each at most once. The default is the loss and what the task is scored by.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub metrics: Vec<Metric>,
-    /// An `overlap` stage. Examples that overlap its pool are left out.
+    /// An `overlap` stage. Examples that overlap its pool are left out. If absent, all examples are scored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overlap: Option<String>,
     /// Only the first examples are scored, at most this number. If absent, all examples are scored.
@@ -68,7 +68,7 @@ impl Parameters {
 
 impl Kind for EvaluateKind {
     const NAME: &'static str = "evaluate";
-    const VERSION: u32 = 5;
+    const VERSION: u32 = 6;
     const ABOUT: &'static str = "Scores a model on a task: loss, multiple choice, match of generated answers.";
     const PROCESS: Process = Process::Tensor;
     const SEEDED: bool = false;

@@ -22,7 +22,8 @@ pub struct Parameters {
     /// responses starts from the hidden states of the proxy. The proxy must have been made from the same
     /// `instructions` and, with `task`, from the same `task`. The features equal those of the base of the proxy.
     pub model: String,
-    /// A task whose validation examples get features too. The baseline `rds` needs them.
+    /// A task whose validation examples get features too. The baseline `rds` needs them. If absent, no such features
+    /// are computed, and a selector has no prior and no target columns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<String>,
     /// A forward pass holds at most this many tokens.

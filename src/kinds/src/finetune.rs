@@ -20,7 +20,8 @@ pub struct SelectSettings {
     /// The method that chooses the batches.
     pub method: SelectionMethod,
     /// The selector stage whose policy chooses; for `raise`. A stage with another method ignores this parameter, and
-    /// the selector is not an input of the stage. A sweep over methods can therefore keep the parameter.
+    /// the selector is not an input of the stage. A sweep over methods can therefore keep the parameter. If absent, the
+    /// method `raise` is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<String>,
     /// The number of steps between two measurements of the performance for the policy; for `raise`. The base is
@@ -37,14 +38,15 @@ pub struct SelectSettings {
     #[serde(default)]
     pub third: Third,
     /// A CSV or Parquet file of scores; for `scores`. Its column `row` is the position of the record in the pool's
-    /// first source file, counted from 0.
+    /// first source file, counted from 0. If absent, the method `scores` is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
     /// For `scores`, the column of the file that holds the score. For `column`, the number of the static state by which
     /// the rows are ordered, such as `influence.relative_drop`: `columns` of the constants.json of the clusters.
     #[serde(default = "default_column")]
     pub column: String,
-    /// The digest that the file of scores must have: `raisin digest PATH` prints it.
+    /// The digest that the file of scores must have: `raisin digest PATH` prints it. If absent, the file is read
+    /// whatever its digest is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blake3: Option<String>,
 }
@@ -57,7 +59,7 @@ pub struct Parameters {
     pub instructions: String,
     /// A `clusters` stage. Every method that reads features needs this stage: `raise`, `ifd`, `perplexity`, `sspl`,
     /// `rds`, `column`, `warm-loss`, `less` and `bandit`. The state of the clusters must have the column of `column`,
-    /// `warm-loss` and `less`.
+    /// `warm-loss` and `less`. If absent, only the other methods can be used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub features: Option<String>,
     /// The stage whose model is trained.

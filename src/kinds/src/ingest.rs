@@ -44,20 +44,21 @@ pub struct InstructionSource {
     /// The format of the records.
     #[serde(default)]
     pub format: RecordFormat,
-    /// The digest that the file must have: `raisin digest PATH` prints it.
+    /// The digest that the file must have: `raisin digest PATH` prints it. If absent, the file is read whatever its
+    /// digest is; an address is refused.
     #[serde(default)]
     pub blake3: Option<String>,
-    /// The field that holds the question: the short form of `fields.prompt`.
+    /// The field that holds the question: the short form of `fields.prompt`. If absent, the format gives the field.
     #[serde(default)]
     pub prompt: Option<String>,
-    /// The field that holds the answer: the short form of `fields.response`.
+    /// The field that holds the answer: the short form of `fields.response`. If absent, the format gives the field.
     #[serde(default)]
     pub response: Option<String>,
     /// The fields of a record, where their names are not the usual ones.
     #[serde(default)]
     pub fields: FieldNames,
-    /// Who the speakers of turns are, for names that raisin does not know, such as `roles = { customer = "user", agent =
-    /// "assistant" }`.
+    /// Who the speakers of turns are, for names that raisin does not know, such as `roles = { customer = "user", agent
+    /// = "assistant" }`. If absent, only the usual names are known.
     #[serde(default)]
     pub roles: BTreeMap<String, Role>,
 }

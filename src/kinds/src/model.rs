@@ -28,23 +28,27 @@ pub struct Parameters {
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ModelSource {
-    /// A GGUF file. Its vocabulary becomes the tokenizer.
+    /// A GGUF file. Its vocabulary becomes the tokenizer. If absent, another of `gguf`, `huggingface`, `init` and
+    /// `prefix` is given.
     pub gguf: Option<String>,
-    /// A folder with config.json, safetensors weights and tokenizer.json.
+    /// A folder with config.json, safetensors weights and tokenizer.json. If absent, another of `gguf`, `huggingface`,
+    /// `init` and `prefix` is given.
     pub huggingface: Option<String>,
     /// With `huggingface`, if its folder has an adapter: the folder with the base model of the adapter. raisin does not
-    /// follow the path in adapter_config.json, because the base model must be an input of the stage.
+    /// follow the path in adapter_config.json, because the base model must be an input of the stage. If absent, the
+    /// folder must have all weights.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base: Option<String>,
-    /// Fresh weights of this shape.
+    /// Fresh weights of this shape. If absent, another of `gguf`, `huggingface`, `init` and `prefix` is given.
     pub init: Option<Init>,
-    /// A stage whose model becomes a proxy: its lower layers are frozen, and their output is computed once.
+    /// A stage whose model becomes a proxy: its lower layers are frozen, and their output is computed once. If absent,
+    /// another of `gguf`, `huggingface`, `init` and `prefix` is given.
     pub prefix: Option<String>,
-    /// With `prefix`: the number of upper layers that are trained.
+    /// With `prefix`: the number of upper layers that are trained. If absent, a `prefix` is refused.
     pub train_layers: Option<usize>,
-    /// With `prefix`: the stage with the pool.
+    /// With `prefix`: the stage with the pool. If absent, a `prefix` is refused.
     pub instructions: Option<String>,
-    /// With `prefix`: the stage with the validation examples.
+    /// With `prefix`: the stage with the validation examples. If absent, a `prefix` is refused.
     pub task: Option<String>,
     /// With `prefix`: the largest number of tokens in a sequence. The default is 1024.
     pub max_tokens: Option<usize>,

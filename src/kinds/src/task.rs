@@ -56,7 +56,8 @@ pub struct TaskSource {
     /// The format of the records.
     #[serde(default)]
     pub format: TaskFormat,
-    /// The digest that the file must have: `raisin digest PATH` prints it.
+    /// The digest that the file must have: `raisin digest PATH` prints it. If absent, the file is read whatever its
+    /// digest is; an address is refused.
     #[serde(default)]
     pub blake3: Option<String>,
     /// The field that holds the question: the short form of `fields.prompt`. `a+b` joins the fields `a` and `b`. With
@@ -64,20 +65,22 @@ pub struct TaskSource {
     /// whose layout fits, else `query`, `choices` and `gold`.
     #[serde(default)]
     pub prompt: Option<String>,
-    /// The field of a `qa` record that holds the answer: the short form of `fields.response`.
+    /// The field of a `qa` record that holds the answer: the short form of `fields.response`. If absent, the format
+    /// gives the field.
     #[serde(default)]
     pub response: Option<String>,
     /// The fields of a record, where their names are not the usual ones.
     #[serde(default)]
     pub fields: FieldNames,
-    /// Who the speakers of turns are, for names that raisin does not know, such as `roles = { customer = "user", agent =
-    /// "assistant" }`.
+    /// Who the speakers of turns are, for names that raisin does not know, such as `roles = { customer = "user", agent
+    /// = "assistant" }`. If absent, only the usual names are known.
     #[serde(default)]
     pub roles: BTreeMap<String, Role>,
-    /// The field that holds the list of choices, or the fields that hold one choice each, such as `option1+option2`.
+    /// The field that holds the list of choices, or the fields that hold one choice each, such as `option1+option2`. If
+    /// absent, see `prompt`.
     #[serde(default)]
     pub choices: Option<String>,
-    /// The field that holds the right choice: its number, its label or its text.
+    /// The field that holds the right choice: its number, its label or its text. If absent, see `prompt`.
     #[serde(default)]
     pub answer: Option<String>,
     /// The number of the first choice, 0 or 1, if the field `answer` holds numbers, also as texts. If absent, it follows

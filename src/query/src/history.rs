@@ -2,11 +2,11 @@
 //! them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use datafusion::arrow::array::{
-    ArrayRef, Float64Array, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array, UInt64Array,
+    ArrayRef, BooleanArray, Float64Array, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array, UInt64Array,
 };
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
@@ -17,7 +17,7 @@ use super::tables_of;
 use raisin_base::digest::{Digest, canonical};
 use raisin_base::error::Result;
 use raisin_contract::Action;
-use raisin_store::{ActionRecord, BuildDescription, JournalEvent, Manifest, Store};
+use raisin_store::{ActionRecord, BuildDescription, Manifest, Run, Store};
 use raisin_table::batch;
 
 /// The tables of the schema `raisin`.
@@ -62,14 +62,34 @@ pub fn artifacts(store: &Store, warnings: &Warnings) -> Vec<(PathBuf, Vec<(Strin
         let maker = makers.get(&digest);
         let text =
             |of: fn(&ActionRecord) -> &String| maker.map_or(Value::Null, |maker| Value::String(of(maker).clone()));
+        let parameters = maker.map_or(Value::Null, |maker| Value::String(canonical(&maker.action["parameters"])));
+        let method = maker.and_then(|maker| method(maker, &store.artifact_folder(digest)));
         vec![
             ("artifact".to_owned(), Value::String(digest.to_hex())),
             ("stage".to_owned(), text(|maker| &maker.stage)),
             ("pipeline".to_owned(), text(|maker| &maker.pipeline)),
+            ("variant".to_owned(), text(|maker| &maker.variant)),
+            ("method".to_owned(), method.map_or(Value::Null, Value::String)),
+            ("made".to_owned(), text(|maker| &maker.finished)),
+            ("run".to_owned(), text(|maker| &maker.run)),
+            ("parameters".to_owned(), parameters),
         ]
     };
     let digests = store.artifact_digests().map_err(or_nothing).unwrap_or_default();
     digests.into_iter().map(|digest| (store.artifact_folder(digest), constants(digest))).collect()
+}
+
+/// The method of selection that made an artifact: that of a fine-tune, or that of the model which was evaluated.
+fn method(maker: &ActionRecord, artifact: &Path) -> Option<String> {
+    if let Some(method) = maker.action.pointer("/parameters/select/method") {
+        return method.as_str().map(str::to_owned);
+    }
+    if maker.kind != "evaluate" {
+        return None;
+    }
+    let summary = std::fs::read(artifact.join("model_summary.json")).ok()?;
+    let summary: Value = serde_json::from_slice(&summary).ok()?;
+    summary.get("method")?.as_str().map(str::to_owned)
 }
 
 /// The first action record of each artifact. `records` has the oldest first.
@@ -205,47 +225,18 @@ fn artifact_rows(store: &Store, warnings: &Warnings) -> Result<RecordBatch> {
     ])
 }
 
-/// One row of the table `runs`. A value is null if the run was killed before it wrote the value to the journal.
-#[derive(Default)]
-struct RunRow {
-    pipeline: Option<String>,
-    file: Option<String>,
-    started: Option<String>,
-    finished: Option<String>,
-    outcome: Option<String>,
-    ran: u64,
-    cached: u64,
-    failed: u64,
-    seconds: Option<f64>,
-}
-
 fn runs(store: &Store, warnings: &Warnings) -> Result<RecordBatch> {
-    let mut runs: BTreeMap<String, RunRow> = BTreeMap::new();
     let (lines, unreadable) = store.journal_lines()?;
     if unreadable > 0 {
         let what = if unreadable == 1 { "line" } else { "lines" };
         warnings.add(format!("{unreadable} {what} of the journal cannot be read: left out"));
     }
-    for line in lines {
-        let run = runs.entry(line.run).or_default();
-        match line.event {
-            JournalEvent::RunStarted { pipeline, file, .. } => {
-                (run.pipeline, run.file, run.started) = (Some(pipeline), Some(file), Some(line.time));
-            }
-            JournalEvent::RunFinished { outcome, seconds, cached, .. } => {
-                (run.outcome, run.seconds, run.finished) = (Some(outcome), Some(seconds), Some(line.time));
-                // A run that finds all artifacts linked writes no line for a stage.
-                run.cached = cached;
-            }
-            JournalEvent::Hit { .. } => run.cached += 1,
-            JournalEvent::Finished { .. } => run.ran += 1,
-            JournalEvent::Failed { .. } => run.failed += 1,
-            JournalEvent::Miss { .. } | JournalEvent::Started { .. } => {}
-        }
-    }
-    let all = runs.values();
+    let mut runs = raisin_store::runs(lines);
+    runs.sort_by(|one, other| one.run.cmp(&other.run));
+    let all = runs.iter();
+    let results = |run: &Run| serde_json::to_string(&run.results).ok().filter(|_| !run.results.is_empty());
     batch(vec![
-        ("run", texts(runs.keys())),
+        ("run", texts(all.clone().map(|it| &it.run))),
         ("pipeline", optional_texts(all.clone().map(|it| it.pipeline.as_ref()))),
         ("file", optional_texts(all.clone().map(|it| it.file.as_ref()))),
         ("started", times(all.clone().map(|it| it.started.as_deref()))),
@@ -254,7 +245,15 @@ fn runs(store: &Store, warnings: &Warnings) -> Result<RecordBatch> {
         ("ran", counts(all.clone().map(|it| Some(it.ran)))),
         ("cached", counts(all.clone().map(|it| Some(it.cached)))),
         ("failed", counts(all.clone().map(|it| Some(it.failed)))),
-        ("seconds", Arc::new(all.map(|it| it.seconds).collect::<Float64Array>())),
+        ("seconds", Arc::new(all.clone().map(|it| it.seconds).collect::<Float64Array>())),
+        ("peak_bytes", counts(all.clone().map(|it| it.peak_bytes))),
+        ("overrides", texts(all.clone().map(|it| it.overrides.join(" ")))),
+        ("commit", optional_texts(all.clone().map(|it| it.commit.as_ref()))),
+        ("dirty", Arc::new(all.clone().map(|it| it.dirty).collect::<BooleanArray>())),
+        ("version", optional_texts(all.clone().map(|it| it.version.as_ref()))),
+        ("machine", optional_texts(all.clone().map(|it| it.machine.as_ref()))),
+        ("device", optional_texts(all.clone().map(|it| it.device.as_ref()))),
+        ("results", optional_texts(all.map(results))),
     ])
 }
 

@@ -9,6 +9,8 @@ use arrow_array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt32Array}
 use super::gather::{Evaluation, ItemScore, ReportData, TrainingCost, in_order};
 use super::statistics::{MeanEstimate, mean, weighted_mean};
 use raisin_base::error::Result;
+pub use raisin_contract::results::less_is_better;
+use raisin_contract::results::{MethodResult, PairedDifference, Results};
 use raisin_table as table;
 
 /// One method on one metric.
@@ -42,11 +44,17 @@ impl BaselineDifference {
     pub fn mean(&self) -> Option<f64> {
         self.over_seeds.or(self.over_items).map(|estimate| estimate.mean)
     }
-}
 
-/// Whether a smaller value is better.
-pub fn less_is_better(metric: &str) -> bool {
-    metric == "loss" || metric.ends_with("_loss") || metric == "perplexity"
+    /// The difference with its interval over seeds or, with fewer than two seeds, over items.
+    fn paired(&self) -> Option<PairedDifference> {
+        let (estimate, over) = match (self.over_seeds, self.over_items) {
+            (Some(seeds), Some(items)) if seeds.interval.is_none() && items.interval.is_some() => (items, "items"),
+            (Some(seeds), _) => (seeds, "seeds"),
+            (None, items) => (items?, "items"),
+        };
+        let MeanEstimate { count: pairs, interval, .. } = estimate;
+        Some(PairedDifference { mean: self.mean()?, interval, over: over.to_owned(), pairs })
+    }
 }
 
 /// The label of the method that is called `baseline`: the label that is equal to this name, or the only label that
@@ -193,11 +201,28 @@ impl<'a> Arm<'a> {
 }
 
 /// The outcome of an item on a metric, and its weight. A loss is weighted by its tokens, as in the metric.
-fn outcome(item: &ItemScore, metric: &str) -> Option<(f64, f64)> {
+pub(crate) fn outcome(item: &ItemScore, metric: &str) -> Option<(f64, f64)> {
     match metric {
         "loss" => item.loss.map(|loss| (loss, item.tokens)),
         other => item.correct.get(other).map(|correct| (*correct, 1.0)),
     }
+}
+
+/// The rows as the file `results.json`. `baseline` is the name in the pipeline.
+pub fn results_file(rows: &[MethodScore], baseline: &str) -> Results {
+    let result = |row: &MethodScore| MethodResult {
+        split: row.split.clone(),
+        metric: row.metric.clone(),
+        method: row.method.clone(),
+        seeds: row.value.count,
+        mean: row.value.mean,
+        interval: row.value.interval,
+        is_baseline: row.baseline.as_ref() == Some(&row.method),
+        difference: row.difference.as_ref().and_then(BaselineDifference::paired),
+        total_flops: row.cost.map(|cost| cost.total_flops()),
+        total_phi: row.total_phi,
+    };
+    Results { baseline: Some(baseline.to_owned()), rows: rows.iter().map(result).collect() }
 }
 
 /// The `comparison` table.

@@ -42,9 +42,9 @@ impl Default for ShownPlaces {
 }
 
 impl ShownPlaces {
-    /// Start, middle, end and one step, which also gives the order.
+    /// Start, middle, end and one step, from 1, which also gives the order.
     pub fn with_step(step: u32, steps: u32) -> Self {
-        let time = f64::from(step) / f64::from(steps.max(1));
+        let time = f64::from(step.saturating_sub(1)) / f64::from(steps.max(1));
         let mut shown = Self::default().shown;
         shown.push(TrainingPlace { words: format!("at step {step}"), time });
         Self { shown, order: vec![time] }

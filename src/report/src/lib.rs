@@ -1,5 +1,5 @@
 //! One self-contained HTML page about the results of a pipeline: learning curves, selections, scores and costs. And the
-//! answer of `raisin explain`, as text: [`explain`].
+//! answers of `raisin explain` and `raisin diff`, as text: [`explain`], [`diff`].
 //!
 //! [`gather`] reads artifacts into plain structs, by the tables of an artifact and not by its kind. [`comparison`] and
 //! [`statistics`] compute, `chart` draws SVG, and [`page`] assembles the page. The page contains no time, host name or
@@ -7,6 +7,7 @@
 
 mod chart;
 pub mod comparison;
+pub mod diff;
 pub mod explain;
 pub mod gather;
 pub mod learned;

@@ -12,11 +12,12 @@ use crate::RecordFormat;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FieldNames {
-    /// The list of turns.
+    /// The list of turns. If absent, the format gives the field.
     pub messages: Option<String>,
-    /// The question: a text, or a list of turns.
+    /// The question: a text, or a list of turns. If absent, the format gives the field.
     pub prompt: Option<String>,
-    /// The answer: a text, a turn, or a list of turns. `chosen` in a preference file.
+    /// The answer: a text, a turn, or a list of turns. `chosen` in a preference file. If absent, the format gives the
+    /// field.
     pub response: Option<String>,
     /// The system text. Usual names: system, system_prompt, system_message.
     pub system: Option<String>,

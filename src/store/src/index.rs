@@ -26,7 +26,7 @@ use raisin_base::digest::Digest;
 use raisin_base::error::Result;
 
 /// The first line of an index file. An index file of another version begins with another line.
-const HEAD: &[u8] = b"raisin index 3\n";
+const HEAD: &[u8] = b"raisin index 4\n";
 
 /// With fewer entries per thread, starting a thread takes more time than the thread saves.
 const ENTRIES_PER_THREAD: usize = 128;
@@ -47,6 +47,8 @@ struct IndexEntry {
     /// The fingerprint of the action record.
     record: Fingerprint,
     identity: Identity,
+    /// Whether a person accepted the artifact for this action, which did not make it.
+    is_accepted: bool,
     /// Whether the fingerprints matched when this build began; `None` if they must be compared again.
     untouched: Option<bool>,
 }
@@ -89,6 +91,14 @@ impl BuildIndex {
         let entry = self.entries.get(&key)?;
         let look = || FingerprintReader::of(store).is_some_and(|mut reader| entry.is_unchanged(key, &mut reader));
         entry.untouched.unwrap_or_else(look).then_some(entry.artifact)
+    }
+
+    /// Whether a person accepted the artifact of the action. An action that is not in the index is looked up in the store.
+    pub fn is_accepted(&self, store: &Store, key: Digest) -> bool {
+        match self.entries.get(&key) {
+            Some(entry) => entry.is_accepted,
+            None => store.record(key).is_ok_and(|record| record.is_some_and(|record| record.accepted.is_some())),
+        }
     }
 
     /// Whether the index has changes that are not saved yet.
@@ -162,6 +172,7 @@ impl BuildIndex {
                 bytes.extend_from_slice(digest.bytes());
             }
             put_fingerprint(&mut bytes, &entry.record);
+            put_count(&mut bytes, usize::from(entry.is_accepted));
             for places in [&entry.identity.folders, &entry.identity.files] {
                 put_count(&mut bytes, places.len());
                 for (path, seen) in places {
@@ -194,8 +205,9 @@ impl IndexEntry {
         let file = std::fs::File::open(store.record_file(key)).ok()?;
         // The fingerprint is taken before the content is read. Therefore a later write changes the fingerprint.
         let record = Fingerprint::from(&file.metadata().ok()?);
-        let artifact = store.record(key).ok()??.artifact;
-        Some(Self { artifact, record, identity: store.identity(artifact)?, untouched: None })
+        let read = store.record(key).ok()??;
+        let (artifact, is_accepted) = (read.artifact, read.accepted.is_some());
+        Some(Self { artifact, record, identity: store.identity(artifact)?, is_accepted, untouched: None })
     }
 
     fn equals(&self, other: &Self) -> bool {
@@ -254,7 +266,7 @@ fn decode(bytes: &[u8]) -> Option<SavedIndex> {
     let mut entries = Vec::with_capacity(count.min(bytes.len() / 100));
     for _ in 0..count {
         let (key, artifact) = (rest.digest()?, rest.digest()?);
-        let record = rest.fingerprint()?;
+        let (record, is_accepted) = (rest.fingerprint()?, rest.flag()?);
         let mut identity = Identity::default();
         for places in [&mut identity.folders, &mut identity.files] {
             for _ in 0..rest.count()? {
@@ -264,7 +276,7 @@ fn decode(bytes: &[u8]) -> Option<SavedIndex> {
         for _ in 0..rest.count()? {
             identity.references.insert(rest.text()?.to_owned(), rest.digest()?);
         }
-        entries.push((key, IndexEntry { artifact, record, identity, untouched: None }));
+        entries.push((key, IndexEntry { artifact, record, identity, is_accepted, untouched: None }));
     }
     let mut links = None;
     if rest.count()? == 1 {
@@ -300,6 +312,14 @@ impl<'b> Rest<'b> {
 
     fn count(&mut self) -> Option<usize> {
         self.number()?.try_into().ok()
+    }
+
+    fn flag(&mut self) -> Option<bool> {
+        match self.number()? {
+            0 => Some(false),
+            1 => Some(true),
+            _ => None,
+        }
     }
 
     fn text(&mut self) -> Option<&'b str> {
@@ -395,7 +415,7 @@ mod tests {
         let body = index.encode();
         assert!(decode(&body).is_some());
         (0..body.len()).for_each(|length| assert!(decode(&body[..length]).is_none(), "cut at {length}"));
-        assert!(decode(&[b"raisin index 2\n", &body[HEAD.len()..]].concat()).is_none());
+        assert!(decode(&[b"raisin index 3\n", &body[HEAD.len()..]].concat()).is_none());
         let bytes = std::fs::read(&index.file).unwrap();
         std::fs::write(&index.file, &bytes[..bytes.len() / 2]).unwrap();
         let mut torn = load(&store);

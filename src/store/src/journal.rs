@@ -29,19 +29,7 @@ pub struct JournalLine {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "event")]
 pub enum JournalEvent {
-    RunStarted {
-        pipeline: String,
-        file: String,
-        pid: u32,
-        /// The folder in which the run was started: `file` and the paths in the file are relative to it. Empty in the
-        /// lines of older versions.
-        #[serde(default, skip_serializing_if = "String::is_empty")]
-        folder: String,
-        /// The flags that changed the pipeline, such as `--set pipeline.seed=3`, in their order. Older versions did not
-        /// write them.
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        overrides: Vec<String>,
-    },
+    RunStarted(RunStart),
     /// The cache had the artifact of the stage.
     Hit {
         stage: String,
@@ -81,13 +69,76 @@ pub enum JournalEvent {
         key: Option<Digest>,
         reason: String,
     },
-    RunFinished {
-        outcome: String,
-        ran: u64,
-        cached: u64,
-        failed: u64,
-        seconds: f64,
-    },
+    RunFinished(RunEnd),
+}
+
+/// The start of a run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RunStart {
+    pub pipeline: String,
+    pub file: String,
+    pub pid: u32,
+    /// The folder in which the run was started: `file` and the paths in the file are relative to it. Empty in the
+    /// lines of older versions.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub folder: String,
+    /// The flags that changed the pipeline, such as `--set pipeline.seed=3`, in their order. Older versions did not
+    /// write them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub overrides: Vec<String>,
+    /// The stages of `--only`. Older versions did not write these and the following members.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub only: Vec<String>,
+    /// The folder of the links of the pipeline, absolute.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub out: String,
+    /// The version of raisin.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub version: String,
+    /// The name of the machine.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub machine: String,
+    /// The device of tensor stages: `cpu` or `cuda`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub device: String,
+}
+
+/// The end of a run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RunEnd {
+    pub outcome: String,
+    pub ran: u64,
+    pub cached: u64,
+    pub failed: u64,
+    pub seconds: f64,
+    /// The largest memory of a stage that ran, in bytes. Older versions did not write this and the following
+    /// members.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_bytes: Option<u64>,
+    /// The commit of the pipeline's folder at the start of the run, if the run ran a stage and the folder is in a
+    /// git repository.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
+    /// Whether tracked files of the repository differed from this commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dirty: Option<bool>,
+    /// The headline metrics.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub results: Vec<RunResult>,
+}
+
+/// One method on one headline metric of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunResult {
+    pub split: String,
+    pub metric: String,
+    /// The method or, without a comparison, the stage with its variant.
+    pub method: String,
+    pub mean: f64,
+    pub seeds: usize,
+    /// Whether the others are compared with this method.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub baseline: bool,
 }
 
 /// The journal of one run. The lines of look-ups are held in memory until the run writes another event. Lines that

@@ -44,6 +44,7 @@ mod pin;
 mod record;
 mod rights;
 mod roots;
+mod runs;
 mod used;
 mod verify;
 
@@ -56,12 +57,13 @@ pub use file_system::{FileSystemKind, file_system};
 pub use files::{FileDigests, Fingerprint};
 pub use gc::{Gc, GcOptions, gc};
 pub use index::BuildIndex;
-pub use journal::{Journal, JournalEvent, JournalLine};
+pub use journal::{Journal, JournalEvent, JournalLine, RunEnd, RunResult, RunStart};
 pub use lock::{Lock, Waiting};
 pub use manifest::{FileDifference, FileEntry, MANIFEST, Manifest};
 pub use pin::Pin;
 pub use record::{Accepted, ActionRecord};
 pub use roots::Forget;
+pub use runs::{Run, RunStage, runs};
 pub use used::note_use_of;
 pub use verify::{Damage, Verified, verify};
 

@@ -108,6 +108,15 @@ impl Store {
         write_atomically(&self.record_file(record.key), &record.to_bytes()?)
     }
 
+    /// Removes the action record of an action. The artifact stays, until gc finds that nothing leads to it.
+    ///
+    /// # Errors
+    /// The file cannot be removed.
+    pub fn remove_record(&self, key: Digest) -> Result<()> {
+        let path = self.record_file(key);
+        std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))
+    }
+
     /// All readable action records, the oldest first. Damaged action records are skipped; `verify` reports them.
     pub fn actions(&self) -> Result<Vec<ActionRecord>> {
         let mut records: Vec<ActionRecord> =

@@ -18,6 +18,7 @@ use crate::learning::{codec, device, open, phase_cost, speed};
 use inputs::{MetricInput, MetricInputs};
 use raisin_base::error::{Context as _, Problem, Result};
 use raisin_contract::finished::FinishedParts;
+use raisin_contract::results::MethodResult;
 use raisin_contract::{Context, Cost, Progress, referenced};
 use raisin_corpus::left_out::leave_out;
 use raisin_corpus::{Codec, Example, Extract, Scored, Sequence, Task, read_task};
@@ -342,6 +343,15 @@ impl Evaluator<'_> {
                 ("standard_error", floats(&|score| score.standard_error)),
             ])?,
         )?;
+        let result = |score: &MetricRow| MethodResult {
+            split: split.to_owned(),
+            metric: score.metric.to_owned(),
+            seeds: 1,
+            mean: score.value,
+            ..MethodResult::default()
+        };
+        raisin_contract::results::Results { baseline: None, rows: scores.iter().map(result).collect() }
+            .write(self.context)?;
         let answers = |metric: Option<Metric>, names: [&'static str; 3]| -> [(&'static str, ArrayRef); 3] {
             let answers = || items.iter().map(move |item| item.answer(metric?));
             let correct: BooleanArray = answers().map(|answer| Some(answer?.correct)).collect();

@@ -1,5 +1,5 @@
 //! `raisin-worker`: runs the stages of the tensor kinds. `raisin build` starts it. With `--inspect`, it prints a report
-//! on the devices of the machine, which `raisin doctor` shows.
+//! on the devices of the machine, which `raisin doctor` shows. `raisin init` asks it about a model.
 
 mod clusters;
 mod encoding;
@@ -10,6 +10,7 @@ mod finetune;
 mod fixture;
 mod influence;
 mod learning;
+mod look;
 mod model;
 mod passes;
 mod pretrain;
@@ -41,6 +42,12 @@ fn main() -> ExitCode {
             DeviceKind::Cuda => MOST_KEPT_WITH_CUDA,
         },
         |arguments| {
+            if let [command, path] = arguments
+                && command == "look"
+            {
+                let findings = look::look(std::path::Path::new(path))?;
+                return Ok(writeln!(std::io::stdout(), "{}", serde_json::to_string(&findings)?)?);
+            }
             if arguments != ["--inspect"] {
                 return Err(anyhow!(
                     "usage: raisin-worker run-stages, which `raisin build` starts, or raisin-worker --inspect"

@@ -54,6 +54,29 @@ fn links_between_pages_and_to_headings_lead_somewhere() {
 }
 
 #[test]
+fn every_word_has_a_meaning_and_every_absence_a_consequence() {
+    let says =
+        ["If absent", "Without it", "default", "either", "Usual name", "only if this setting names", "With format"];
+    let mut silent = Vec::new();
+    for kind in KINDS {
+        let page = KindPage::of(kind).unwrap();
+        for parameter in page.groups.iter().flat_map(|group| &group.parameters) {
+            let ParameterRow { path, about, words, .. } = parameter;
+            for (word, meaning) in words {
+                assert!(!meaning.is_empty(), "{} {path}: the word `{word}` has no meaning", kind.name);
+            }
+            // The defaults of a table are those of its keys.
+            if parameter.state == PageState::Optional && parameter.groups.is_empty() {
+                if !says.iter().any(|words| about.contains(words)) {
+                    silent.push(format!("{} {path}: {about}", kind.name));
+                }
+            }
+        }
+    }
+    assert!(silent.is_empty(), "these do not say what happens without them:\n{}", silent.join("\n"));
+}
+
+#[test]
 fn every_kind_has_examples_that_pass_the_checks_of_a_pipeline() {
     for kind in KINDS {
         assert!(!kind.examples.is_empty(), "{} has no example", kind.name);
@@ -211,18 +234,19 @@ fn a_kind_is_described_for_a_terminal() {
       instructions  (string; optional)
           The pool of the features. With it, the state has a column for each file of the pool, such as
           `source.code.jsonl`: 1 for the rows of the file, 0 for the others. The pool needs 2 to 32
-          files for this.
+          files for this. If absent, the state has no such columns.
 
       columns  (array of strings; optional)
           Stages with further numbers of each instruction, such as `influence` stages. Their columns
           join the static state under the name of the kind, for example as `influence.relative_drop`. At
-          most one stage of a kind.
+          most one stage of a kind. If absent, the state has only the numbers of the features.
 
       like  (string; optional)
           Another `clusters` stage. The rows get the principal components, the scales and the clusters
           of that stage, so that the numbers of a state mean the same in both. So a policy that was
           trained with that stage can select from these rows. Both need features of the same model. With
-          `like`, leave out `dimensions`, `clusters`, `whiten`, `iterations` and `starts`.
+          `like`, leave out `dimensions`, `clusters`, `whiten`, `iterations` and `starts`. If absent,
+          the components, scales and clusters come from the rows themselves.
 
       dimensions  (integer, at least 1; default 32)
           The number of dimensions that an embedding is reduced to.

@@ -26,7 +26,7 @@ use raisin_contract::{
     ResolvedParameters,
 };
 use raisin_pipeline::{self as pipeline, Override, Pipeline, Stage};
-use raisin_store::{ActionRecord, FileDigests, JournalEvent, JournalLine, Store};
+use raisin_store::{ActionRecord, FileDigests, JournalEvent, JournalLine, RunStart, Store};
 
 /// How a lost artifact or action record was made, or why that is not known.
 pub enum Way {
@@ -81,7 +81,7 @@ impl<'s> Makings<'s> {
         let journal = store.journal()?;
         let mut runs = HashMap::new();
         for line in &journal {
-            if let JournalEvent::RunStarted { pipeline, file, folder, overrides, .. } = &line.event {
+            if let JournalEvent::RunStarted(RunStart { pipeline, file, folder, overrides, .. }) = &line.event {
                 let (folder, file, overrides) = (folder.clone(), file.clone(), overrides.clone());
                 runs.insert(line.run.clone(), (Rc::new(RunOrigin { folder, file, overrides }), pipeline.clone()));
             }

@@ -51,8 +51,10 @@ pub const TABLES: &[TableDeclaration] = &[
     super::ENCODING,
 ];
 
-pub const FILES: &[&[FileDeclaration]] =
-    &[&[file("model_summary.json", "summary.json of the stage with the model").only("if that stage has this file")]];
+pub const FILES: &[&[FileDeclaration]] = &[&[
+    file("model_summary.json", "summary.json of the stage with the model").only("if that stage has this file"),
+    super::RESULTS,
+]];
 
 pub const EXAMPLES: &[ExamplePipeline] = &[
     ExamplePipeline {

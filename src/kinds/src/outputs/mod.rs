@@ -140,6 +140,12 @@ const ENCODING_COLUMNS: &[ColumnDeclaration] = &[
     column("reason", Text, "the cause; for a finding, also the message of the template"),
 ];
 
+/// The results, for the end of a build.
+const RESULTS: FileDeclaration = file(
+    raisin_contract::results::RESULTS,
+    "the results as JSON: `raisin build` ends with them, and the journal keeps them",
+);
+
 /// The scoring of a task.
 const TASK: FileDeclaration =
     file("task.json", "how answers are scored: `scoring`, `extract` and `max_new_tokens`, as in the kind `task`");

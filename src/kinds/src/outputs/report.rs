@@ -51,7 +51,7 @@ pub const TABLES: &[TableDeclaration] =
     &[table("comparison", "One row for each split, metric and method.", &[COMPARISON])];
 
 pub const FILES: &[&[FileDeclaration]] =
-    &[&[file("report.html", "the report: one page without references to other files or addresses")]];
+    &[&[file("report.html", "the report: one page without references to other files or addresses"), super::RESULTS]];
 
 pub const EXAMPLES: &[ExamplePipeline] = &[ExamplePipeline {
     title: "Compare three methods over two seeds",

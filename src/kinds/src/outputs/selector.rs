@@ -46,14 +46,14 @@ const MEASURED: &[ColumnDeclaration] = &[
 ];
 
 const STEP: &[ColumnDeclaration] = &[
-    column("step", U32, "the number of the step in its episode, from 0"),
+    column("step", U32, "the number of the step in its episode, from 1"),
     column("loss", F64, "the mean loss, in nats, of the supervised tokens of the batch, before the update"),
 ];
 
-const STEP_NUMBER: &[ColumnDeclaration] = &[column("step", U32, "the number of the step in its episode, from 0")];
+const STEP_NUMBER: &[ColumnDeclaration] = &[column("step", U32, "the number of the step in its episode, from 1")];
 
 const EFFECT: &[ColumnDeclaration] = &[
-    column("step", U32, "the step before which the effect was measured, from 0"),
+    column("step", U32, "the step before which the effect was measured, from 1"),
     column("id", U32, "the `id` of the instruction in the pool"),
     column(
         "effect",

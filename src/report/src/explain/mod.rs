@@ -40,10 +40,10 @@ fn explained(of: &SelectorArtifacts, options: &ExplainOptions) -> Result<String>
     let selector = ExplainedSelector::read(of)?;
     let places = match options.step {
         None => ShownPlaces::default(),
-        Some(step) if step < selector.steps => ShownPlaces::with_step(step, selector.steps),
+        Some(step) if (1..=selector.steps).contains(&step) => ShownPlaces::with_step(step, selector.steps),
         Some(step) => {
             let problem = Problem::usage(format!("an episode of `{}` has no step {step}", of.label));
-            return Err(problem.hint(format!("the steps go from 0 to {}", selector.steps.saturating_sub(1))).into());
+            return Err(problem.hint(format!("the steps go from 1 to {}", selector.steps)).into());
         }
     };
     if let Some(id) = options.ids.iter().find(|id| !selector.prompts.contains_key(id)) {

@@ -94,12 +94,12 @@ impl MadeUpSelector {
             made.table("selector", "expected", columns);
             let (places, ids) = (counts(&[0, 0, 1, 1]), counts(&[1, 2, 1, 3]));
             let drawn: ArrayRef = Arc::new(BooleanArray::from(vec![true, false, true, false]));
-            let columns = vec![("round", places), ("step", counts(&[0, 0, 1, 1])), ("id", ids), ("drawn", drawn)];
+            let columns = vec![("round", places), ("step", counts(&[1, 1, 2, 2])), ("id", ids), ("drawn", drawn)];
             let effects = ("effect", floats(&[0.5, 0.25, 0.375, -0.125]));
             made.table("selector", "effects", columns.into_iter().chain([effects]).collect());
         }
         made.table("selector", "rounds", rounds);
-        let (episodes, steps) = (counts(&[0, 0, 0, 0]), counts(&[0, 1, 0, 1]));
+        let (episodes, steps) = (counts(&[0, 0, 0, 0]), counts(&[1, 2, 1, 2]));
         let rounds = counts(&[0, 0, 1, 1]);
         let played = vec![("round", rounds.clone()), ("episode", episodes), ("step", steps.clone())];
         made.table("selector", "steps", played);
@@ -178,8 +178,8 @@ fn an_instruction_is_explained_by_its_rank_its_columns_and_its_selections() {
       target      +1.50         +1.20          +0.90       +0.60
       length      +0.50         +0.20          +0.05       -0.10
       cluster.01  +1.00         +0.10           0.00       -0.10
-      Its effect was measured 2 times, in nats per token: +0.5000 in round 0 at step 0, +0.3750 in round 1 at
-      step 1. It was selected 2 times in 2 episodes (round 0 step 0, round 1 step 0). The run tuned selected it 1
+      Its effect was measured 2 times, in nats per token: +0.5000 in round 0 at step 1, +0.3750 in round 1 at
+      step 2. It was selected 2 times in 2 episodes (round 0 step 1, round 1 step 1). The run tuned selected it 1
       time (step 1).
       It was picked, in line with its rank among the first 2, the number of slots of an episode: its best rank is
       1 of 4, at the start, with the expected effect +1.50 (+1.11 to +1.89).
@@ -195,7 +195,7 @@ fn an_instruction_is_explained_by_its_rank_its_columns_and_its_selections() {
       target      -1.50         -1.20          -0.90       -0.60
       length      -1.00         -0.40          -0.10       +0.20
       cluster.00  +1.00         -0.10           0.00       +0.10
-      Its effect was measured 1 time, in nats per token: -0.1250 in round 1 at step 1. It was selected 0 times in
+      Its effect was measured 1 time, in nats per token: -0.1250 in round 1 at step 2. It was selected 0 times in
       2 episodes. The run tuned selected it 0 times.
       It was not picked, in line with its rank, which is never among the first 2, the number of slots of an
       episode: its best rank is 3 of 4, at the end, with the expected effect -0.30 (-0.69 to +0.09).
@@ -207,7 +207,7 @@ fn an_instruction_is_explained_by_its_rank_its_columns_and_its_selections() {
 
 #[test]
 fn with_a_step_its_effects_are_shown_and_give_the_order() {
-    insta::assert_snapshot!(MadeUpSelector::new("posterior").answer(&[], Some(1)).unwrap(), @r"
+    insta::assert_snapshot!(MadeUpSelector::new("posterior").answer(&[], Some(2)).unwrap(), @r"
     selector
     8 effects of rows were measured in 2 rounds. The prior alone explains 5.0 % of their variance. Prior and
     regression together explain 25.0 %, for rows that the regression has not seen. The prior is 1.5 times the
@@ -216,16 +216,16 @@ fn with_a_step_its_effects_are_shown_and_give_the_order() {
     Columns: by how many standard deviations of the weighted effects one standard deviation of the column, the
     membership in the cluster, or one earlier selection (times_selected) changes that of a row (± half of the 95
     % interval).
-         column      at the start  in the middle    at the end     at step 1
+         column      at the start  in the middle    at the end     at step 2
          target      +0.80 ± 0.20   +0.60 ± 0.20  +0.40 ± 0.20  +0.60 ± 0.20
          length      +0.40 ± 0.20   +0.10 ± 0.20  -0.20 ± 0.20  +0.10 ± 0.20
       ?  cluster.00  -0.10 ± 0.20    0.00 ± 0.20  +0.10 ± 0.20   0.00 ± 0.20
       ?  cluster.01  +0.10 ± 0.20    0.00 ± 0.20  -0.10 ± 0.20   0.00 ± 0.20
       ?: each interval includes 0. Of the effect of target, the prior declares +0.20 at every place.
 
-    Clusters: the mean expected effect of their candidates, and their share of the rows selected at step 1 of all
+    Clusters: the mean expected effect of their candidates, and their share of the rows selected at step 2 of all
     rounds.
-      cluster  candidates   share  at the start  in the middle  at the end  at step 1  for example
+      cluster  candidates   share  at the start  in the middle  at the end  at step 2  for example
             1           2  50.0 %         +1.10          +0.75       +0.40      +0.75  Plural of cat | Plural of dog
             0           2  50.0 %         -1.10          -0.75       -0.40      -0.75  Add\ntwo and two | Say hello
     ");
@@ -246,16 +246,16 @@ fn a_policy_without_effects_is_explained_by_the_shares_of_clusters() {
 
     Instruction 0: Add\ntwo and two
       It belongs to cluster 0, with 2 candidates.
-      It was selected 1 time in 2 episodes (round 0 step 1). The run tuned selected it 0 times.
+      It was selected 1 time in 2 episodes (round 0 step 2). The run tuned selected it 0 times.
     ");
 }
 
 #[test]
 fn the_shares_of_clusters_can_be_those_at_a_step() {
-    let text = MadeUpSelector::new("ppo").answer(&[], Some(1)).unwrap();
+    let text = MadeUpSelector::new("ppo").answer(&[], Some(2)).unwrap();
     let (_, of_clusters) = text.split_once("\n\n").unwrap();
     insta::assert_snapshot!(of_clusters, @r"
-    Clusters: their share of the rows selected at step 1, by round.
+    Clusters: their share of the rows selected at step 2, by round.
       cluster               candidates  round 0  round 1
       1                              2    0.0 %  100.0 %
       0                              2  100.0 %    0.0 %
@@ -272,7 +272,8 @@ fn an_id_that_the_pool_lacks_and_a_step_after_the_end_are_errors_of_the_user() {
             None,
             "error: the pool of `selector` has no instruction with the id 9\nhint: the ids of the pool go from 0 to 4",
         ),
-        (&[], Some(2), "error: an episode of `selector` has no step 2\nhint: the steps go from 0 to 1"),
+        (&[], Some(3), "error: an episode of `selector` has no step 3\nhint: the steps go from 1 to 2"),
+        (&[], Some(0), "error: an episode of `selector` has no step 0\nhint: the steps go from 1 to 2"),
     ] {
         let error = made.answer(ids, step).unwrap_err();
         assert_eq!(raisin_base::error::render(&error), said);

@@ -32,12 +32,17 @@ pub fn rounds(rows: &[RoundRow]) -> Result<RecordBatch> {
     ])
 }
 
+/// The number of a step in tables, which count from 1 in all kinds.
+fn number_of(step: usize) -> u32 {
+    step as u32 + 1
+}
+
 /// The table `effects`.
 pub fn effects(rows: &[EffectRow]) -> Result<RecordBatch> {
     table::batch(vec![
         ("round", numbers(rows, |row| Some(row.round as u32))),
         ("episode", numbers(rows, |row| Some(row.episode as u32))),
-        ("step", numbers(rows, |row| Some(row.step as u32))),
+        ("step", numbers(rows, |row| Some(number_of(row.step)))),
         ("id", numbers(rows, |row| Some(row.id))),
         ("effect", floats(rows, |row| Some(row.effect))),
         ("weighted_effect", floats(rows, |row| Some(row.weighted_effect))),
@@ -80,7 +85,7 @@ fn at_places<T>(
 pub fn step_rows(rows: &[EpisodeStepRow]) -> Vec<TrainingStepRow> {
     let row = |row: &EpisodeStepRow| TrainingStepRow {
         of: Some(EpisodeNumber { round: row.round as u32, episode: row.episode as u32 }),
-        step: row.step as u32,
+        step: number_of(row.step),
         loss: row.loss,
         performance: row.performance,
         reward: Some(row.reward),
@@ -97,7 +102,7 @@ pub fn step_rows(rows: &[EpisodeStepRow]) -> Vec<TrainingStepRow> {
 pub fn selection_rows(rows: &[EpisodeSelectionRow]) -> Vec<SelectionRow> {
     let row = |row: &EpisodeSelectionRow| SelectionRow {
         of: Some(EpisodeNumber { round: row.round as u32, episode: row.episode as u32 }),
-        step: row.step as u32,
+        step: number_of(row.step),
         slot: row.slot as u32,
         id: row.id,
         cluster: Some(row.cluster),

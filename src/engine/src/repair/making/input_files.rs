@@ -72,7 +72,7 @@ impl Makings<'_> {
     fn origins_of(&self, record: &ActionRecord) -> Vec<Rc<RunOrigin>> {
         let own = self.runs.get(&record.run);
         let same = self.journal.iter().rev().filter_map(|line| match &line.event {
-            JournalEvent::RunStarted { pipeline, .. } if *pipeline == record.pipeline => self.runs.get(&line.run),
+            JournalEvent::RunStarted(start) if start.pipeline == record.pipeline => self.runs.get(&line.run),
             _ => None,
         });
         let mut origins: Vec<Rc<RunOrigin>> = Vec::new();
