@@ -111,7 +111,10 @@ fn a_moved_cache_is_named_and_found_again() {
     let query = "select count(*) as n from numbers.rows";
     let (code, words) = project.refused(&["sql", query]);
     assert!(code == 2 && words.contains("there is no cache here: "), "{words}");
-    project.done(&["build", "p.toml", "--cache", "other", "--out", "elsewhere", "--only", "pool"]);
+    // A cache with results of something else.
+    project.write("b.jsonl", "{\"question\":\"q\",\"answer\":\"a\"}\n");
+    project.write("b.toml", "[stage.pool]\nkind = \"ingest\"\nsources = [{ path = \"b.jsonl\", format = \"qa\" }]\n");
+    project.done(&["build", "b.toml", "--cache", "other", "--out", "elsewhere"]);
     let (code, words) = project.refused(&["sql", query, "--cache", "other"]);
     assert_eq!(code, 1, "{words}");
     assert!(words.contains("has none of the 3 artifacts of out/p"), "{words}");

@@ -1,5 +1,5 @@
--- Queries that give the same rows in raisin and in DuckDB, which reads the exported views. tests/sql.rs compares them;
--- docs/sql.md, "Differences from DuckDB", lists what is left out.
+-- Queries that give the same rows in raisin and in DuckDB, which reads the exported views. tests/sql.rs compares them,
+-- and docs/sql.md, "Differences from DuckDB", lists what is left out.
 select count(*) from numbers.rows;
 select g, count(*) from numbers.rows group by g order by g;
 select count(maybe) from numbers.rows;
@@ -57,7 +57,7 @@ select id, i, g, maybe from numbers.rows r where maybe is not null and maybe > 5
 select id, i, g, maybe from numbers.rows r where not flag order by id limit 40;
 select id, i, g, maybe from numbers.rows r where g like 'g_' and id % 2 = 0 order by id limit 40;
 select id, i, g, maybe from numbers.rows r where i < 0 or i > 90 order by id limit 40;
-select id, i, g, maybe from numbers.rows r where id - 50 > i + 45 order by id limit 40;
+select id, i, g, maybe from numbers.rows r where i - 50 > 45 - i order by id limit 40;
 select id, i, g, maybe from numbers.rows r where -i > 90 order by id limit 40;
 select id, i, g, maybe from numbers.rows r where id in (select line from numbers.rows where flag) order by id limit 40;
 select id, i, g, maybe from numbers.rows r where exists (select 1 from pool.instructions p where p.id = r.id and p.id > 195) order by id limit 40;
@@ -68,7 +68,7 @@ select id, i, g, maybe from numbers.rows r where maybe not in (1, 2, 3) order by
 select id, i, g, maybe from numbers.rows r where g ilike 'G5' order by id limit 40;
 select id, i, g, maybe from numbers.rows r where id = any (select id from numbers.rows where id < 4) order by id limit 40;
 select id, id + i from numbers.rows order by id limit 25;
-select id, id - line from numbers.rows order by id limit 25;
+select id, i - cast(line as bigint) from numbers.rows order by id limit 25;
 select id, i * i from numbers.rows order by id limit 25;
 select id, -i from numbers.rows order by id limit 25;
 select id, i % 7 from numbers.rows order by id limit 25;
@@ -83,7 +83,6 @@ select id, power(f, 2) from numbers.rows order by id limit 25;
 select id, exp(f / 100) from numbers.rows order by id limit 25;
 select id, ln(f + 1) from numbers.rows order by id limit 25;
 select id, log10(f + 1) from numbers.rows order by id limit 25;
-select id, sign(i) from numbers.rows order by id limit 25;
 select id, greatest(i, 0) from numbers.rows order by id limit 25;
 select id, least(i, 0, 5) from numbers.rows order by id limit 25;
 select id, coalesce(maybe, -1) from numbers.rows order by id limit 25;
@@ -109,7 +108,6 @@ select id, trim('  x ') from numbers.rows order by id limit 25;
 select id, split_part('a-b-c', '-', 2) from numbers.rows order by id limit 25;
 select id, ascii(g) from numbers.rows order by id limit 25;
 select id, chr(65 + cast(id % 26 as int)) from numbers.rows order by id limit 25;
-select id, md5(g) from numbers.rows order by id limit 25;
 select id, g || '/' || g from numbers.rows order by id limit 25;
 select id, flag and id > 3 from numbers.rows order by id limit 25;
 select id, not flag from numbers.rows order by id limit 25;
@@ -176,7 +174,7 @@ select g, flag, sum(i) from numbers.rows group by rollup (g, flag) order by g nu
 select g, flag, count(*) from numbers.rows group by cube (g, flag) order by g nulls last, flag nulls last;
 select g, count(*) from numbers.rows group by grouping sets ((g), ()) order by g nulls last;
 select g, count(*) as n from numbers.rows group by g having count(*) > 28 order by n desc, g;
-select g, count(*) from numbers.rows group by all order by all;
+select g, count(*) from numbers.rows group by all order by g;
 select distinct g from numbers.rows order by g;
 select distinct on (g) g, id from numbers.rows order by g, id desc;
 select distinct flag, g from numbers.rows order by g, flag;
@@ -204,3 +202,5 @@ select case g when 'g1' then 1 when 'g2' then 2 end as c, count(*) from numbers.
 select count(*) from numbers.rows where g > 'g2' and g <= 'g5';
 select max(length(prompt)), min(length(response)) from pool.instructions;
 select id % 10 as k, sum(i) as s from numbers.rows group by k order by s, k;
+select sample, avg(length(response)) from pool.instructions group by sample order by sample;
+select count(*) from (select distinct g, flag from numbers.rows);

@@ -189,10 +189,10 @@ fn located(error: Error, source: &QuerySource, piece: &Piece, count: usize) -> E
     let place = match source {
         QuerySource::File(file) => {
             let file = file.display().to_string();
-            FilePosition { file, line: piece.line, column: 1 }
+            FilePosition { file, line: piece.line, column: piece.column }
         }
         _ if count == 1 => return error,
-        _ => FilePosition { file: "the query".to_owned(), line: piece.line, column: 1 },
+        _ => FilePosition { file: "the query".to_owned(), line: piece.line, column: piece.column },
     };
     match error.downcast::<Problem>() {
         Ok(problem) if problem.place.is_none() => Problem::at(problem, place).into(),

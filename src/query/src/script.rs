@@ -9,8 +9,9 @@ use sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 pub struct Piece {
     /// The statement without its `;`, behind as many empty lines and blanks as lie before it in the text.
     pub text: String,
-    /// The line of its first word, from 1.
+    /// The line of its first word, from 1, and the place of the word in the line.
     pub line: usize,
+    pub column: usize,
 }
 
 /// All statements of a text. Text that is not SQL, such as an open quote, is a part of the last statement, which then
@@ -98,7 +99,8 @@ impl<'a> Places<'a> {
         let from = self.offset(start);
         let line = start.line.max(1) as usize;
         let before = "\n".repeat(line - 1) + &" ".repeat((start.column as usize).saturating_sub(1));
-        Piece { text: before + &self.text[from..end.max(from)], line }
+        let column = start.column.max(1) as usize;
+        Piece { text: before + &self.text[from..end.max(from)], line, column }
     }
 }
 
@@ -122,7 +124,7 @@ mod tests {
     #[test]
     fn a_statement_keeps_its_place_also_behind_letters_of_several_bytes() {
         let found = pieces("select 'ä€';\n  select 2 frm");
-        assert_eq!(found[1], Piece { text: "\n  select 2 frm".to_owned(), line: 2 });
+        assert_eq!(found[1], Piece { text: "\n  select 2 frm".to_owned(), line: 2, column: 3 });
         let found = pieces("select 'ä€'; select 2");
         assert_eq!(found[1].text.find("select"), Some("select 'ä€'; ".chars().count()));
     }

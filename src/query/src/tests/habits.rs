@@ -179,7 +179,7 @@ fn the_first_wrong_statement_ends_the_text_and_is_named_by_its_line() {
         hint: columns: id, embedding, variant
         ");
     insta::assert_snapshot!(fixture.table("select 1 as x;\n  selec 2"), @r"
-        error: the query:2:1: the query is not SQL that raisin understands: Expected: an SQL statement, found: selec at Line: 2, Column: 3
+        error: the query:2:3: the query is not SQL that raisin understands: Expected: an SQL statement, found: selec at Line: 2, Column: 3
         hint: look at `selec 2`
         ");
 }
