@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::catalog::Catalogs;
-use super::script::{Piece, pieces};
-use super::session::{Answer, QueryMemory, Session, block_on};
+use super::script::{StatementText, pieces};
+use super::session::{QueryMemory, Session, StatementAnswer, block_on};
 use super::write::{Form, is_broken_pipe, replace, write};
 use super::{export, prompt, render};
 use raisin_base::error::{Context as _, Error, FilePosition, Problem, Result};
@@ -130,7 +130,7 @@ pub fn answer(
         pieces => pieces,
     };
     let (session, _spill) = session(options, Arc::default())?;
-    let mut written = Written::default();
+    let mut written = WrittenResults::default();
     for piece in &pieces {
         let result = statement(&session, piece, &form, &mut written, to, note).and_then(|()| Ok(to.flush()?));
         match result {
@@ -153,22 +153,22 @@ pub fn answer(
 
 /// What has been written so far.
 #[derive(Default)]
-struct Written {
+struct WrittenResults {
     results: usize,
 }
 
 fn statement(
     session: &Session,
-    piece: &Piece,
+    piece: &StatementText,
     form: &Form,
-    written: &mut Written,
+    written: &mut WrittenResults,
     to: &mut (dyn Write + Send),
     note: &mut dyn FnMut(&str),
 ) -> Result<()> {
     block_on(async {
         match session.answer(&piece.text, note).await? {
-            Answer::Done(words) => note(&words),
-            Answer::Rows(rows) => {
+            StatementAnswer::Done(words) => note(&words),
+            StatementAnswer::Rows(rows) => {
                 if written.results > 0 && (form.is_a_file || !form.format.is_text()) {
                     let problem = Problem::usage("the output has place for one result, and a second statement has one");
                     return Err(problem.hint("keep earlier results with `create temp table t as select ...`").into());
@@ -185,7 +185,7 @@ fn statement(
 }
 
 /// The error with the line of its statement, if there are several or if they come from a file.
-fn located(error: Error, source: &QuerySource, piece: &Piece, count: usize) -> Error {
+fn located(error: Error, source: &QuerySource, piece: &StatementText, count: usize) -> Error {
     let place = match source {
         QuerySource::File(file) => {
             let file = file.display().to_string();

@@ -39,8 +39,8 @@ fn prepare_syntax(statement: &mut Statement, values: &Values, is_scalar: &dyn Fn
 
 /// The names of the parameters of a statement.
 pub fn parameters(statement: &AnyStatement) -> BTreeSet<String> {
-    struct Names(BTreeSet<String>);
-    impl Visitor for Names {
+    struct ParameterNames(BTreeSet<String>);
+    impl Visitor for ParameterNames {
         type Break = ();
 
         fn pre_visit_value(&mut self, value: &ValueWithSpan) -> ControlFlow<()> {
@@ -50,7 +50,7 @@ pub fn parameters(statement: &AnyStatement) -> BTreeSet<String> {
             ControlFlow::Continue(())
         }
     }
-    let mut names = Names(BTreeSet::new());
+    let mut names = ParameterNames(BTreeSet::new());
     if let AnyStatement::Statement(statement) = statement {
         let _ = statement.visit(&mut names);
     }

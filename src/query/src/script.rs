@@ -6,7 +6,7 @@ use sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 
 /// One statement of a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Piece {
+pub struct StatementText {
     /// The statement without its `;`, behind as many empty lines and blanks as lie before it in the text.
     pub text: String,
     /// The line of its first word, from 1, and the place of the word in the line.
@@ -16,9 +16,9 @@ pub struct Piece {
 
 /// All statements of a text. Text that is not SQL, such as an open quote, is a part of the last statement, which then
 /// fails when it is parsed.
-pub fn pieces(text: &str) -> Vec<Piece> {
+pub fn pieces(text: &str) -> Vec<StatementText> {
     let (tokens, is_whole) = tokens(text);
-    let places = Places::of(text);
+    let places = LineStarts::of(text);
     let mut found = Vec::new();
     let mut first: Option<Location> = None;
     for token in &tokens {
@@ -62,7 +62,7 @@ pub fn behind_first_word(text: &str) -> &str {
     let (tokens, _) = tokens(text);
     let mut words = tokens.iter().filter(|token| !matches!(token.token, Token::Whitespace(_)));
     match words.nth(1) {
-        Some(second) => text[Places::of(text).offset(second.span.start)..].trim_end(),
+        Some(second) => text[LineStarts::of(text).offset(second.span.start)..].trim_end(),
         None => "",
     }
 }
@@ -75,12 +75,12 @@ fn tokens(text: &str) -> (Vec<TokenWithSpan>, bool) {
 }
 
 /// The offsets of the lines of a text.
-struct Places<'a> {
+struct LineStarts<'a> {
     text: &'a str,
     lines: Vec<usize>,
 }
 
-impl<'a> Places<'a> {
+impl<'a> LineStarts<'a> {
     fn of(text: &'a str) -> Self {
         let ends = text.match_indices('\n').map(|(at, _)| at + 1);
         Self { text, lines: std::iter::once(0).chain(ends).collect() }
@@ -95,12 +95,12 @@ impl<'a> Places<'a> {
         start + rest.char_indices().nth(letters).map_or(rest.len(), |(at, _)| at)
     }
 
-    fn piece(&self, start: Location, end: usize) -> Piece {
+    fn piece(&self, start: Location, end: usize) -> StatementText {
         let from = self.offset(start);
         let line = start.line.max(1) as usize;
         let before = "\n".repeat(line - 1) + &" ".repeat((start.column as usize).saturating_sub(1));
         let column = start.column.max(1) as usize;
-        Piece { text: before + &self.text[from..end.max(from)], line, column }
+        StatementText { text: before + &self.text[from..end.max(from)], line, column }
     }
 }
 
@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn a_statement_keeps_its_place_also_behind_letters_of_several_bytes() {
         let found = pieces("select 'ä€';\n  select 2 frm");
-        assert_eq!(found[1], Piece { text: "\n  select 2 frm".to_owned(), line: 2, column: 3 });
+        assert_eq!(found[1], StatementText { text: "\n  select 2 frm".to_owned(), line: 2, column: 3 });
         let found = pieces("select 'ä€'; select 2");
         assert_eq!(found[1].text.find("select"), Some("select 'ä€'; ".chars().count()));
     }

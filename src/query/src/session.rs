@@ -175,7 +175,7 @@ fn short_headings(schema: &SchemaRef, tables: &[TableReference]) -> SchemaRef {
 }
 
 /// What a statement gives.
-pub enum Answer {
+pub enum StatementAnswer {
     Rows(QueryRows),
     /// What was done, in words.
     Done(String),
@@ -292,7 +292,7 @@ impl Session {
     ///
     /// # Errors
     /// The statement cannot be parsed or planned. The error says which names exist.
-    pub async fn answer(&self, sql: &str, note: &mut dyn FnMut(&str)) -> Result<Answer> {
+    pub async fn answer(&self, sql: &str, note: &mut dyn FnMut(&str)) -> Result<StatementAnswer> {
         let answer = self.begin(sql, note).await;
         // Also after an error: a warning about a file that cannot be read can explain why a table is not there.
         self.catalogs.warnings.take().iter().for_each(|warning| note(&format!("warning: {warning}")));
@@ -300,9 +300,9 @@ impl Session {
     }
 
     /// As [`Session::answer`], without the warnings.
-    async fn begin(&self, sql: &str, note: &mut dyn FnMut(&str)) -> Result<Answer> {
+    async fn begin(&self, sql: &str, note: &mut dyn FnMut(&str)) -> Result<StatementAnswer> {
         let rewritten = match asked(sql)? {
-            Asked::Other(statement) => return Ok(Answer::Rows(self.rows(statement, sql, note).await?)),
+            Asked::Other(statement) => return Ok(StatementAnswer::Rows(self.rows(statement, sql, note).await?)),
             Asked::Tables => {
                 self.tell_of_missing_results(note);
                 self.tell_of_other_pipelines(note);
@@ -318,7 +318,7 @@ impl Session {
             }
             Asked::Columns(table) => {
                 let columns = self.columns_of(&format!("select * from {table}"), note).await?;
-                return Ok(Answer::Rows(self.rows(parse(&summary::columns(&columns))?, sql, note).await?));
+                return Ok(StatementAnswer::Rows(self.rows(parse(&summary::columns(&columns))?, sql, note).await?));
             }
             Asked::Summary(of) => {
                 let query = summary::as_query(&of);
@@ -327,11 +327,11 @@ impl Session {
             }
             Asked::Create { name, query, columns, or_replace, is_view } => {
                 let plan = self.plan_of(*query, &columns, sql, note).await?;
-                return self.create(&name, plan, or_replace, is_view, sql).await.map(Answer::Done);
+                return self.create(&name, plan, or_replace, is_view, sql).await.map(StatementAnswer::Done);
             }
-            Asked::Drop { names, if_exists } => return self.drop(&names, if_exists).map(Answer::Done),
+            Asked::Drop { names, if_exists } => return self.drop(&names, if_exists).map(StatementAnswer::Done),
         };
-        Ok(Answer::Rows(self.rows(parse(&rewritten)?, &rewritten, &mut |_| {}).await?))
+        Ok(StatementAnswer::Rows(self.rows(parse(&rewritten)?, &rewritten, &mut |_| {}).await?))
     }
 
     /// A query for names in the default catalog.
@@ -411,7 +411,7 @@ impl Session {
     }
 
     async fn rows(&self, statement: AnyStatement, sql: &str, note: &mut dyn FnMut(&str)) -> Result<QueryRows> {
-        let Planned { plan, tables } = self.plan(statement, sql, note).await?;
+        let PlannedStatement { plan, tables } = self.plan(statement, sql, note).await?;
         self.execute(plan, &tables, sql).await
     }
 
@@ -427,7 +427,12 @@ impl Session {
     }
 
     /// The plan of a statement that only reads.
-    async fn plan(&self, mut statement: AnyStatement, sql: &str, note: &mut dyn FnMut(&str)) -> Result<Planned> {
+    async fn plan(
+        &self,
+        mut statement: AnyStatement,
+        sql: &str,
+        note: &mut dyn FnMut(&str),
+    ) -> Result<PlannedStatement> {
         if let AnyStatement::Statement(statement) = &statement
             && let Some(problem) = ignored_clause(statement)
         {
@@ -449,7 +454,7 @@ impl Session {
         self.functions.check(&plan)?;
         let read_only = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
         read_only.verify_plan(&plan).map_err(|_| of_writing())?;
-        Ok(Planned { plan, tables })
+        Ok(PlannedStatement { plan, tables })
     }
 
     /// Says why a list of tables is shorter than the user expects: there is no cache, or another one.
@@ -512,7 +517,7 @@ impl Session {
     }
 }
 
-struct Planned {
+struct PlannedStatement {
     plan: LogicalPlan,
     /// The tables that the statement names.
     tables: Vec<TableReference>,

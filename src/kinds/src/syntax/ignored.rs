@@ -216,7 +216,6 @@ mod tests {
         for (sql, clause) in [
             ("select * from a.b for update", "FOR UPDATE"),
             ("select * from a.b for share skip locked", "FOR UPDATE or FOR SHARE"),
-            ("select * from (select 1 for update) t", "FOR UPDATE"),
             ("select * from a.b tablesample bernoulli (10)", "TABLESAMPLE"),
             ("select * from a.b tablesample system (10) repeatable (7)", "TABLESAMPLE"),
             ("select * from a.b where x in (select y from c.d tablesample bernoulli (1))", "TABLESAMPLE"),

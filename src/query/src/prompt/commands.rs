@@ -19,7 +19,7 @@ Ctrl-C gives up the statement that is being written, or stops the query that run
 Also: show tables; show schemas; summarize TABLE; select * from 'file.parquet'; create temp table t as select ...;";
 
 #[derive(Debug, PartialEq, Eq)]
-pub enum Command {
+pub enum PromptCommand {
     Quit,
     Help,
     Tables,
@@ -35,7 +35,7 @@ pub enum Command {
 /// The names of the commands, for the completion.
 pub const NAMES: [&str; 9] = ["\\?", "\\d", "\\format", "\\i", "\\o", "\\q", "\\rows", "\\timing", "\\x"];
 
-impl Command {
+impl PromptCommand {
     /// # Errors
     /// There is no such command, or its argument is missing or superfluous.
     pub fn of(line: &str) -> Result<Self, Problem> {
@@ -81,25 +81,25 @@ mod tests {
     #[test]
     fn a_command_has_the_argument_that_it_needs() {
         for (line, command) in [
-            ("\\q", Command::Quit),
-            (" \\? ", Command::Help),
-            ("\\d", Command::Tables),
-            ("\\d tuned.selection;", Command::Columns("tuned.selection".to_owned())),
-            ("\\x", Command::Expanded),
-            ("\\timing", Command::Timing),
-            ("\\o my rows.csv", Command::Output(Some("my rows.csv".into()))),
-            ("\\o", Command::Output(None)),
-            ("\\i a.sql", Command::Include("a.sql".into())),
-            ("\\rows all", Command::Rows(MostRows::All)),
-            ("\\rows 5", Command::Rows(MostRows::At(5))),
-            ("\\format box", Command::Format(OutputFormat::Box)),
+            ("\\q", PromptCommand::Quit),
+            (" \\? ", PromptCommand::Help),
+            ("\\d", PromptCommand::Tables),
+            ("\\d tuned.selection;", PromptCommand::Columns("tuned.selection".to_owned())),
+            ("\\x", PromptCommand::Expanded),
+            ("\\timing", PromptCommand::Timing),
+            ("\\o my rows.csv", PromptCommand::Output(Some("my rows.csv".into()))),
+            ("\\o", PromptCommand::Output(None)),
+            ("\\i a.sql", PromptCommand::Include("a.sql".into())),
+            ("\\rows all", PromptCommand::Rows(MostRows::All)),
+            ("\\rows 5", PromptCommand::Rows(MostRows::At(5))),
+            ("\\format box", PromptCommand::Format(OutputFormat::Box)),
         ] {
-            assert_eq!(Command::of(line), Ok(command), "{line}");
+            assert_eq!(PromptCommand::of(line), Ok(command), "{line}");
         }
         for line in ["\\q now", "\\i", "\\rows some", "\\format xls", "\\timming"] {
-            assert!(Command::of(line).is_err(), "{line}");
+            assert!(PromptCommand::of(line).is_err(), "{line}");
         }
-        let problem = Command::of("\\timming").unwrap_err();
+        let problem = PromptCommand::of("\\timming").unwrap_err();
         assert_eq!(problem.hint.as_deref(), Some("did you mean `\\timing`? \\? lists the commands"));
     }
 }

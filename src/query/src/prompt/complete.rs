@@ -72,7 +72,7 @@ const KEYWORDS: [&str; 58] = [
 const MORE_KEYWORDS: [&str; 6] = ["columns", "schemas", "tables", "values", "where", "with"];
 
 /// The names that can be completed.
-pub struct Names<'s> {
+pub struct CompletedNames<'s> {
     session: &'s Session,
     /// The tables of each schema of the default pipeline.
     tables: BTreeMap<String, Vec<String>>,
@@ -85,7 +85,7 @@ pub struct Names<'s> {
     columns: RefCell<BTreeMap<String, Vec<String>>>,
 }
 
-impl<'s> Names<'s> {
+impl<'s> CompletedNames<'s> {
     pub fn of(session: &'s Session) -> Self {
         let schemas = session.catalogs.default_catalog().map(|catalog| &catalog.schemas);
         let tables = schemas.into_iter().flatten().map(|(name, schema)| (name.clone(), schema.names())).collect();
@@ -154,7 +154,7 @@ fn is_of_a_name(letter: char) -> bool {
     letter.is_alphanumeric() || matches!(letter, '_' | '.')
 }
 
-impl Names<'_> {
+impl CompletedNames<'_> {
     /// The start of the word at the end of a line, and what it can become.
     pub fn complete(&self, text: &str) -> Completions {
         let start = text.char_indices().rev().take_while(|(_, letter)| is_of_a_name(*letter)).last();
@@ -211,9 +211,9 @@ mod tests {
     fn tables_columns_and_keywords_are_completed() {
         let fixture = swept();
         let (session, _spill) = session(&fixture.options("", None), Arc::default()).unwrap();
-        let mut names = Names::of(&session);
+        let mut names = CompletedNames::of(&session);
         names.created.push("mine".to_owned());
-        let completed = |names: &Names, text: &str| names.complete(text).1;
+        let completed = |names: &CompletedNames, text: &str| names.complete(text).1;
         assert_eq!(completed(&names, "select * from tu"), ["tuned."]);
         assert_eq!(completed(&names, "select * from tuned.s"), ["tuned.selection"]);
         assert_eq!(completed(&names, "select * from tuned.selection where ins"), ["instr(", "instruction"]);

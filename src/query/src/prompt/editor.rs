@@ -8,14 +8,14 @@ use std::io::Write as _;
 
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 
-use self::keys::{Key, Keys};
-use self::line::{Change, Line};
+use self::keys::{Key, TerminalKeys};
+use self::line::{Line, LineChange};
 use crate::render::{terminal_width, width_of};
 use raisin_base::error::{Context as _, Result};
 
 /// What the user entered.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Input {
+pub enum PromptInput {
     Line(String),
     /// Ctrl-C.
     GivenUp,
@@ -33,19 +33,19 @@ pub struct Editor {
     /// The lines that were entered, the oldest first.
     pub history: Vec<String>,
     /// Bytes that were read and belong to the next line.
-    keys: Keys,
+    keys: TerminalKeys,
 }
 
 impl Editor {
     pub fn with_history(history: Vec<String>) -> Self {
-        Self { history, keys: Keys::default() }
+        Self { history, keys: TerminalKeys::default() }
     }
 
     /// Reads one line.
     ///
     /// # Errors
     /// The terminal cannot be set or read.
-    pub fn read(&mut self, prompt: &str, complete: &dyn Fn(&str) -> Completions) -> Result<Input> {
+    pub fn read(&mut self, prompt: &str, complete: &dyn Fn(&str) -> Completions) -> Result<PromptInput> {
         let _raw = RawMode::on()?;
         let mut line = Line::new(&self.history);
         let mut drawn = Drawn::default();
@@ -53,24 +53,24 @@ impl Editor {
         loop {
             let Some(key) = self.keys.next()? else {
                 drawn.leave(prompt, &mut line)?;
-                return Ok(Input::End);
+                return Ok(PromptInput::End);
             };
             match key {
                 Key::Enter => {
                     drawn.leave(prompt, &mut line)?;
-                    return Ok(Input::Line(line.text));
+                    return Ok(PromptInput::Line(line.text));
                 }
                 Key::GiveUp => {
                     drawn.leave(prompt, &mut line)?;
-                    return Ok(Input::GivenUp);
+                    return Ok(PromptInput::GivenUp);
                 }
                 Key::EndOrDelete if line.text.is_empty() => {
                     drawn.leave(prompt, &mut line)?;
-                    return Ok(Input::End);
+                    return Ok(PromptInput::End);
                 }
                 Key::Tab => {
                     let (start, words) = complete(&line.text[..line.cursor]);
-                    if line.complete(start, &words) == Change::Nothing && words.len() > 1 {
+                    if line.complete(start, &words) == LineChange::Nothing && words.len() > 1 {
                         drawn.leave(prompt, &mut line)?;
                         print_columns(&words)?;
                         drawn = Drawn::default();

@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use self::commands::{Command, HELP};
-use self::complete::Names;
-use self::editor::{Editor, Input};
+use self::commands::{HELP, PromptCommand};
+use self::complete::CompletedNames;
+use self::editor::{Editor, PromptInput};
 use super::ask::{MOST_ROWS, format_of, session};
 use super::render::terminal_width;
-use super::script::{Piece, is_complete, pieces};
-use super::session::{Answer, Session, block_on};
+use super::script::{StatementText, is_complete, pieces};
+use super::session::{Session, StatementAnswer, block_on};
 use super::write::{Form, is_broken_pipe, replace, write};
 use raisin_base::error::{Context as _, Problem, Result, render};
 use raisin_base::say;
@@ -34,10 +34,11 @@ pub fn run(options: &QueryOptions) -> Result<()> {
     // While a query runs, Ctrl-C ends the query. (At the prompt, the terminal passes Ctrl-C on as a key.)
     signal_hook::flag::register(signal_hook::consts::SIGINT, stop.clone())?;
     let (session, _spill) = session(options, stop.clone())?;
-    let mut state = State { session: &session, stop, form: form(options), is_timed: false, output: None, depth: 0 };
+    let mut state =
+        PromptState { session: &session, stop, form: form(options), is_timed: false, output: None, depth: 0 };
     state.greet();
     let mut editor = Editor::with_history(history::read());
-    let mut names = Names::of(&session);
+    let mut names = CompletedNames::of(&session);
     let result = read(&mut editor, &mut names, &mut state);
     history::keep(&editor.history);
     result
@@ -54,14 +55,14 @@ fn form(options: &QueryOptions) -> Form {
 }
 
 /// Reads lines until the end.
-fn read(editor: &mut Editor, names: &mut Names, state: &mut State) -> Result<()> {
+fn read(editor: &mut Editor, names: &mut CompletedNames, state: &mut PromptState) -> Result<()> {
     let mut text = String::new();
     loop {
         names.before.clone_from(&text);
         names.created = state.session.temporary.names();
         let prompt = if text.is_empty() { PROMPT } else { CONTINUED };
         match editor.read(prompt, &|line| names.complete(line))? {
-            Input::Line(line) => {
+            PromptInput::Line(line) => {
                 editor.remember(&line);
                 if text.is_empty() && line.trim_start().starts_with('\\') {
                     if state.command(&line) == Goes::Away {
@@ -79,8 +80,8 @@ fn read(editor: &mut Editor, names: &mut Names, state: &mut State) -> Result<()>
                 }
             }
             // Ctrl-C gives up the statement that is being written.
-            Input::GivenUp => text.clear(),
-            Input::End => return Ok(()),
+            PromptInput::GivenUp => text.clear(),
+            PromptInput::End => return Ok(()),
         }
     }
 }
@@ -91,7 +92,7 @@ enum Goes {
     Away,
 }
 
-struct State<'s> {
+struct PromptState<'s> {
     session: &'s Session,
     stop: Arc<AtomicBool>,
     form: Form,
@@ -105,7 +106,7 @@ struct State<'s> {
 /// The most files of statements that may name one another.
 const MOST_FILES: usize = 20;
 
-impl State<'_> {
+impl PromptState<'_> {
     fn greet(&self) {
         let catalogs = &self.session.catalogs;
         match &catalogs.without_cache {
@@ -139,23 +140,23 @@ impl State<'_> {
         true
     }
 
-    fn statement(&self, piece: &Piece) -> Result<()> {
+    fn statement(&self, piece: &StatementText) -> Result<()> {
         let form = Form { width: terminal_width(), ..self.form };
         let mut note = say::say;
         block_on(async {
             match (self.session.answer(&piece.text, &mut note).await?, &self.output) {
-                (Answer::Done(words), _) => note(&words),
-                (Answer::Rows(rows), None) if !form.format.is_text() => {
+                (StatementAnswer::Done(words), _) => note(&words),
+                (StatementAnswer::Rows(rows), None) if !form.format.is_text() => {
                     drop(rows);
                     let problem = Problem::usage(format!("the format {} is not for the terminal", form.format));
                     return Err(problem.hint("write `\\o FILE` before the query").into());
                 }
-                (Answer::Rows(rows), None) => {
+                (StatementAnswer::Rows(rows), None) => {
                     let mut to = std::io::stdout();
                     write(rows, &form, &mut to, &mut note).await?;
                     std::io::Write::flush(&mut to)?;
                 }
-                (Answer::Rows(rows), Some(file)) => {
+                (StatementAnswer::Rows(rows), Some(file)) => {
                     let format = format_of(file, None)?;
                     let form = Form { format, width: None, most_rows: None, is_a_file: true, ..form };
                     let mut bytes = tempfile::tempfile().context("cannot create a temporary file")?;
@@ -173,7 +174,7 @@ impl State<'_> {
     }
 
     fn command(&mut self, line: &str) -> Goes {
-        let command = match Command::of(line) {
+        let command = match PromptCommand::of(line) {
             Ok(command) => command,
             Err(problem) => {
                 say::say(&render(&problem.into()));
@@ -181,27 +182,27 @@ impl State<'_> {
             }
         };
         match command {
-            Command::Quit => return Goes::Away,
-            Command::Help => say::say(HELP),
-            Command::Tables => {
+            PromptCommand::Quit => return Goes::Away,
+            PromptCommand::Help => say::say(HELP),
+            PromptCommand::Tables => {
                 self.statements("show tables;");
             }
-            Command::Columns(table) => {
+            PromptCommand::Columns(table) => {
                 self.statements(&format!("show columns from {table};"));
             }
-            Command::Timing => {
+            PromptCommand::Timing => {
                 self.is_timed = !self.is_timed;
                 say!("times are {}", if self.is_timed { "shown" } else { "not shown" });
             }
-            Command::Expanded => {
+            PromptCommand::Expanded => {
                 self.form.is_expanded = !self.form.is_expanded;
                 say!("one line for each {}", if self.form.is_expanded { "column" } else { "row" });
             }
-            Command::Format(format) => {
+            PromptCommand::Format(format) => {
                 self.form.format = format;
                 say!("format {format}");
             }
-            Command::Rows(most) => {
+            PromptCommand::Rows(most) => {
                 self.form.most_rows = match most {
                     MostRows::All => None,
                     MostRows::At(most) => Some(most),
@@ -211,8 +212,8 @@ impl State<'_> {
                     self.form.most_rows.map_or("all".to_owned(), |most| most.to_string())
                 );
             }
-            Command::Output(file) => self.redirect(file),
-            Command::Include(file) => {
+            PromptCommand::Output(file) => self.redirect(file),
+            PromptCommand::Include(file) => {
                 self.include(&file);
             }
         }

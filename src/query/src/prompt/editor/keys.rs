@@ -30,11 +30,11 @@ pub enum Key {
 
 /// Reads keys from standard input.
 #[derive(Default)]
-pub struct Keys {
+pub struct TerminalKeys {
     bytes: VecDeque<u8>,
 }
 
-impl Keys {
+impl TerminalKeys {
     /// The next key; `None` if the terminal is gone.
     pub fn next(&mut self) -> Result<Option<Key>> {
         let mut from_terminal = || -> Result<Option<u8>> {

@@ -3,7 +3,7 @@
 use super::keys::Key;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
+pub enum LineChange {
     Nothing,
     Text,
 }
@@ -51,21 +51,21 @@ impl<'h> Line<'h> {
     }
 
     /// Replaces the word before the cursor by the longest text with which all words begin.
-    pub fn complete(&mut self, start: usize, words: &[String]) -> Change {
-        let Some(first) = words.first() else { return Change::Nothing };
+    pub fn complete(&mut self, start: usize, words: &[String]) -> LineChange {
+        let Some(first) = words.first() else { return LineChange::Nothing };
         let is_common = |length: &usize| {
             first.is_char_boundary(*length) && words.iter().all(|word| word.get(..*length) == first.get(..*length))
         };
         let common = (0..=first.len()).rev().find(is_common).unwrap_or(0);
         if common <= self.cursor - start && self.text[start..self.cursor] == first[..common] {
-            return Change::Nothing;
+            return LineChange::Nothing;
         }
         if common < self.cursor - start {
-            return Change::Nothing;
+            return LineChange::Nothing;
         }
         self.text.replace_range(start..self.cursor, &first[..common]);
         self.cursor = start + common;
-        Change::Text
+        LineChange::Text
     }
 
     fn kill(&mut self, start: usize, end: usize) {
@@ -155,11 +155,11 @@ mod tests {
         let mut line = Line::new(&[]);
         "from tu".chars().for_each(|letter| line.press(Key::Letter(letter)));
         let words = ["tuned.metrics", "tuned.selection"].map(str::to_owned);
-        assert_eq!(line.complete(5, &words), Change::Text);
+        assert_eq!(line.complete(5, &words), LineChange::Text);
         assert_eq!(line.text, "from tuned.");
-        assert_eq!(line.complete(5, &words), Change::Nothing);
-        assert_eq!(line.complete(5, &words[1..]), Change::Text);
+        assert_eq!(line.complete(5, &words), LineChange::Nothing);
+        assert_eq!(line.complete(5, &words[1..]), LineChange::Text);
         assert_eq!(line.text, "from tuned.selection");
-        assert_eq!(line.complete(5, &[]), Change::Nothing);
+        assert_eq!(line.complete(5, &[]), LineChange::Nothing);
     }
 }
