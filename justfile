@@ -26,9 +26,9 @@ build pipeline *arguments: _compiled
 plan pipeline *arguments: _compiled
     @{{ raisin }} plan "$@"
 
-# query stages, runs and history with SQL; options follow the query
+# query stages, runs and history with SQL; without a query: a prompt
 [positional-arguments]
-sql query *arguments: _compiled-sql
+sql *arguments: _compiled-sql
     @{{ raisin }} sql "$@"
 
 # run any command of raisin: `just raisin --help` lists the commands

@@ -2,6 +2,7 @@
 //! learning model. The crates above this crate do the work.
 
 pub mod cache_only;
+pub mod columns;
 pub mod digest;
 pub mod error;
 pub mod files;

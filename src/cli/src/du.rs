@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 
 use super::pipeline_arguments::Folders;
 use raisin_base::error::Result;
-use raisin_contract::query::{OutputFormat, QueryOptions};
+use raisin_contract::query::{QueryOptions, QuerySource};
 
 /// Show how much space artifacts take, the largest first.
 #[derive(Args)]
@@ -37,11 +37,14 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
          (select distinct {columns}, artifact, bytes from raisin.actions) group by {columns} order by megabytes desc, {columns}"
     );
     super::answer::hand_over(&QueryOptions {
-        sql,
+        source: QuerySource::Text(sql),
         cache: arguments.folders.cache.path(),
         out: arguments.folders.out.path(),
         pipeline: None,
-        format: OutputFormat::Table,
+        format: None,
         output: None,
+        parameters: Vec::new(),
+        expanded: false,
+        most_rows: None,
     })
 }

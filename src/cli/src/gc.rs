@@ -69,7 +69,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         folders => Forget::These(folders.to_vec()),
     };
     let options = GcOptions { yes: arguments.yes, older_than: arguments.older_than, budget: arguments.budget, forget };
-    let store = Store::open(&arguments.folders.cache.path())?;
+    let store = Store::expected(&arguments.folders.cache.path())?;
     let gc = store::gc(&store, &arguments.folders.out.path(), &options)?;
     // Print only after the lock is released: the reader of the output may be slow.
     for digest in &gc.artifacts {

@@ -3,7 +3,8 @@
 use raisin_contract::results::{MethodResult, Results, less_is_better};
 use raisin_engine::{StageResults, Summary};
 
-use super::text::{aligned, width, wrapped};
+use super::text::{aligned, wrapped};
+use raisin_base::columns::width;
 
 /// The maximum number of methods of a metric that are shown, if one metric is shown and if several are.
 const MOST_METHODS: usize = 5;

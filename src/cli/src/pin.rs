@@ -58,8 +58,9 @@ fn label(pipeline: &str, built: &BuiltStage) -> String {
 }
 
 pub fn pin(arguments: &Arguments) -> Result<ExitCode> {
-    let store = Store::open(&arguments.folders.cache.path())?;
+    let cache = arguments.folders.cache.path();
     let Some(pipeline) = &arguments.pipeline else {
+        let store = Store::expected(&cache)?;
         let pins = store.pins()?;
         for pin in &pins {
             let missing = if store.artifact_folder(pin.digest).is_dir() { "" } else { "  (missing)" };
@@ -69,6 +70,8 @@ pub fn pin(arguments: &Arguments) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     };
     let built = built(&arguments.folders, pipeline, &arguments.stages)?;
+    // The pins of artifacts that are gone keep what the next build makes, so that the cache itself may be gone too.
+    let store = Store::open(&cache)?;
     for stage in &built {
         store.pin(stage.artifact, &label(pipeline, stage))?;
     }
@@ -85,7 +88,7 @@ pub fn pin(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 pub fn unpin(arguments: &Unpin) -> Result<ExitCode> {
-    let store = Store::open(&arguments.folders.cache.path())?;
+    let store = Store::expected(&arguments.folders.cache.path())?;
     let mut labelled = store.pins()?;
     labelled.retain(|pin| pin.label == arguments.pipeline);
     if !labelled.is_empty() && !arguments.stages.is_empty() {

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use super::outcome::number;
 use super::pipeline_arguments::CacheFolder;
-use super::text::{aligned, shell_word, width, wrapped};
+use super::text::{aligned, shell_word, wrapped};
+use raisin_base::columns::width;
 use raisin_base::error::{Problem, Result, nearest};
 use raisin_base::say;
 use raisin_contract::results::less_is_better;

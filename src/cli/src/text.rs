@@ -1,6 +1,6 @@
 //! Text on a terminal: the width of a text, columns, and lines that are wrapped where they are too long.
 
-use unicode_width::UnicodeWidthStr as _;
+use raisin_base::columns::{padded, width};
 
 /// The number of columns of the terminal on standard error; 100 if standard error is no terminal.
 pub fn columns() -> usize {
@@ -8,15 +8,9 @@ pub fn columns() -> usize {
     if size == 0 { 100 } else { size }
 }
 
-/// The number of columns that a text takes on a terminal: a CJK letter takes two.
-pub fn width(text: &str) -> usize {
-    text.width()
-}
-
 /// The text with spaces up to this width, before the text if `right`.
-pub fn padded(text: &str, to: usize, right: bool) -> String {
-    let spaces = " ".repeat(to.saturating_sub(width(text)));
-    if right { spaces + text } else { text.to_owned() + &spaces }
+fn filled(text: &str, to: usize, right: bool) -> String {
+    if right { format!("{:1$}{text}", "", to.saturating_sub(width(text))) } else { padded(text, to) }
 }
 
 /// Lines of words with at most this width, if no word is longer. The lines after the first begin with `indent`.
@@ -45,7 +39,7 @@ pub fn aligned(rows: &[Vec<String>], right: &[bool], most: usize) -> Vec<String>
     let shown: Vec<usize> = (0..count).filter(|column| widths[*column] > 0).collect();
     let line = |row: &Vec<String>| {
         let is_right = |column: usize| right.get(column).copied().unwrap_or(false);
-        let cells: Vec<String> = shown.iter().map(|at| padded(&cell(row, *at), widths[*at], is_right(*at))).collect();
+        let cells: Vec<String> = shown.iter().map(|at| filled(&cell(row, *at), widths[*at], is_right(*at))).collect();
         format!("  {}", cells.join("  ")).trim_end().to_owned()
     };
     let lines: Vec<String> = rows.iter().map(line).collect();

@@ -36,7 +36,7 @@ fn share(text: &str) -> Result<f64, String> {
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let store = Store::open(&arguments.cache.path())?;
+    let store = Store::expected(&arguments.cache.path())?;
     // gc removes the action records of artifacts that are gone and to which no link leads. A repair needs them.
     let _shared = if arguments.repair { Some(store.share()?) } else { None };
     let verified = store::verify(&store, arguments.sample)?;

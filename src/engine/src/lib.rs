@@ -22,7 +22,6 @@ mod accept;
 mod build;
 mod change;
 mod child;
-mod columns;
 mod device;
 mod diagram;
 mod difference;

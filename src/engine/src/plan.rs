@@ -6,11 +6,11 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::Options;
-use super::columns::{self, padded};
 use super::difference::{ActionDifference, words};
 use super::explain::ActionHistory;
 use super::graph::NodeId;
 use super::resolve::{Resolver, StageLookup};
+use raisin_base::columns::{self, padded};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Result};
 use raisin_contract::Action;

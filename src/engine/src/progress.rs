@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::columns::padded;
 use super::graph::NodeId;
+use raisin_base::columns::padded;
 use raisin_base::printable::printable;
 use raisin_base::say::say;
 use raisin_contract::Progress;

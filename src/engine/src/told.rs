@@ -2,13 +2,13 @@
 //! happens; progress.rs draws the lines.
 
 use super::Options;
-use super::columns::width;
 use super::execute::{Check, plain};
 use super::git::GitState;
 use super::graph::{Graph, NodeId};
 use super::outcome::StageResults;
 use super::progress::{Display, duration, in_seconds, size};
 use super::summary::Summary;
+use raisin_base::columns::width;
 use raisin_base::digest::Digest;
 use raisin_base::error::Result;
 use raisin_contract::results::MethodResult;

@@ -1,19 +1,23 @@
 //! The syntax of queries: whether a text is one SELECT, and which tables it names. With this, `raisin` refuses a wrong
 //! query before any stage runs. raisin-query answers queries.
 
+mod dialect;
+mod ignored;
+
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use raisin_base::error::Problem;
 use raisin_base::stack::on_large_stack;
-use sqlparser::ast::{ObjectName, Query, Statement, TableFactor, Visit, Visitor};
-use sqlparser::dialect::PostgreSqlDialect;
+use sqlparser::ast::{ObjectName, Query, Statement, Visit, Visitor};
 use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::{Token, Tokenizer};
 
-/// PostgreSQL's dialect. The generic dialect reads `id, cluster from ...` as a list with a superfluous comma.
-pub const DIALECT: PostgreSqlDialect = PostgreSqlDialect {};
+use self::dialect::RaisinDialect;
+pub use self::ignored::ignored_clause;
+
+pub const DIALECT: RaisinDialect = RaisinDialect;
 
 /// The most dots in a name. With twice as many, the parser takes minutes: its time doubles with each dot.
 const MOST_DOTS: usize = 8;
@@ -57,8 +61,8 @@ fn references_here(sql: &str) -> Result<Vec<(String, String)>, Problem> {
         let problem = Problem::usage("the query is not a SELECT, and its answer is not one of the tables alone");
         return Err(problem.hint("a stage answers one SELECT; ask other questions with `raisin sql`"));
     }
-    if takes_a_sample(statement) {
-        return Err(no_sample());
+    if let Some(problem) = ignored_clause(statement) {
+        return Err(problem);
     }
     let mut relations = Relations::default();
     let _ = statement.visit(&mut relations);
@@ -105,29 +109,6 @@ fn is_operator_or_keyword(token: &Token) -> bool {
         | Token::SingleQuotedString(_) => false,
         _ => true,
     }
-}
-
-/// Whether a statement reads a sample of a table. The planner would ignore the sampling without a word.
-pub fn takes_a_sample(statement: &Statement) -> bool {
-    struct Sampled;
-    impl Visitor for Sampled {
-        type Break = ();
-
-        fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
-            match factor {
-                TableFactor::Table { sample: Some(_), .. } | TableFactor::Derived { sample: Some(_), .. } => {
-                    ControlFlow::Break(())
-                }
-                _ => ControlFlow::Continue(()),
-            }
-        }
-    }
-    statement.visit(&mut Sampled).is_break()
-}
-
-pub fn no_sample() -> Problem {
-    let problem = Problem::usage("the query has TABLESAMPLE, which raisin cannot answer");
-    problem.hint("take rows by a condition, such as `where id % 10 = 0`")
 }
 
 /// Whether a query contains the name as a word, in whatever place. Without the word, the query cannot name the stage.

@@ -19,7 +19,7 @@ use super::{TableFiles, pivot, tables_of};
 use raisin_base::error::{Context as _, Problem, Result, nearest};
 use raisin_base::files::if_there;
 use raisin_contract::query::{HISTORY, TOOL};
-use raisin_store::{BuildDescription, DESCRIPTION, Store};
+use raisin_store::{BuildDescription, DESCRIPTION, Store, no_cache};
 
 /// All catalogs. One of them is the default.
 #[derive(Debug)]
@@ -30,6 +30,8 @@ pub struct Catalogs {
     pub is_ambiguous: bool,
     /// The pipelines whose description cannot be read, each with the reason.
     pub unreadable: BTreeMap<String, String>,
+    /// The folder of the cache, if there is no cache.
+    pub without_cache: Option<PathBuf>,
     pub warnings: Arc<Warnings>,
 }
 
@@ -56,8 +58,14 @@ impl Catalogs {
     /// is left out with a warning.
     ///
     /// # Errors
-    /// The named pipeline was not built, its description cannot be read, or `out/` cannot be listed.
-    pub fn open(store: Store, out: &Path, pipeline: Option<&str>) -> Result<Self> {
+    /// The named pipeline was not built or there is no cache, its description cannot be read, or `out/` cannot be listed.
+    pub fn open(cache: &Path, out: &Path, pipeline: Option<&str>) -> Result<Self> {
+        let Some(store) = Store::existing(cache)? else {
+            return match pipeline {
+                Some(_) => Err(no_cache(cache).into()),
+                None => Ok(Self::without_cache(cache)),
+            };
+        };
         let store = Arc::new(store);
         let warnings = Arc::<Warnings>::default();
         let PipelinesBelowOut { built, unreadable } = built_pipelines(out, &warnings)?;
@@ -83,7 +91,7 @@ impl Catalogs {
         };
         let mut by_name = BTreeMap::new();
         for (_, description) in built {
-            let mut schemas = stage_schemas(&store, &description, &warnings);
+            let mut schemas = stage_schemas(&store, out, &description, &warnings);
             let name = description.pipeline.clone();
             schemas.insert(TOOL.to_owned(), tool(Some(description)));
             schemas.insert(HISTORY.to_owned(), history.clone());
@@ -93,7 +101,20 @@ impl Catalogs {
             let schemas = BTreeMap::from([(TOOL.to_owned(), tool(None)), (HISTORY.to_owned(), history)]);
             by_name.insert(default.clone(), Arc::new(Catalog { schemas }));
         }
-        Ok(Self { default, by_name, is_ambiguous, unreadable, warnings: warnings.clone() })
+        Ok(Self { default, by_name, is_ambiguous, unreadable, without_cache: None, warnings: warnings.clone() })
+    }
+
+    /// One catalog without tables.
+    fn without_cache(cache: &Path) -> Self {
+        let by_name = BTreeMap::from([(TOOL.to_owned(), Arc::new(Catalog { schemas: BTreeMap::new() }))]);
+        Self {
+            default: TOOL.to_owned(),
+            by_name,
+            is_ambiguous: false,
+            unreadable: BTreeMap::new(),
+            without_cache: Some(cache.to_owned()),
+            warnings: Arc::default(),
+        }
     }
 
     /// One catalog with the given tables.
@@ -103,7 +124,7 @@ impl Catalogs {
         let schemas = tables.into_iter().map(|(name, files)| (name, schema(files))).collect();
         let by_name = BTreeMap::from([("stages".to_owned(), Arc::new(Catalog { schemas }))]);
         let (unreadable, warnings) = (BTreeMap::new(), Arc::default());
-        Self { default: "stages".to_owned(), by_name, is_ambiguous: false, unreadable, warnings }
+        Self { default: "stages".to_owned(), by_name, is_ambiguous: false, unreadable, without_cache: None, warnings }
     }
 
     pub fn default_catalog(&self) -> Option<&Catalog> {
@@ -188,6 +209,7 @@ fn not_built(name: &str, names: &[&str], out: &Path) -> Problem {
 
 fn stage_schemas(
     store: &Arc<Store>,
+    out: &Path,
     description: &BuildDescription,
     warnings: &Arc<Warnings>,
 ) -> BTreeMap<String, Arc<Schema>> {
@@ -203,6 +225,7 @@ fn stage_schemas(
         };
         members.entry(built.stage.clone()).or_default().push(member);
     }
+    let elsewhere = elsewhere(store, out, description);
     let schema = |members: Vec<Member<PathBuf>>| {
         let mut artifacts = distinct(&members);
         for (_, constants) in &mut artifacts {
@@ -210,9 +233,72 @@ fn stage_schemas(
                 constants.push(("variant".to_owned(), Value::Null));
             }
         }
-        Arc::new(Schema { place: SchemaOrigin::Stage(artifacts, warnings.clone()), files: OnceLock::new() })
+        let place = match &elsewhere {
+            Some(problem) => SchemaOrigin::Elsewhere(problem.clone()),
+            None => SchemaOrigin::Stage(artifacts, warnings.clone()),
+        };
+        Arc::new(Schema { place, files: OnceLock::new() })
     };
     members.into_iter().map(|(stage, members)| (stage, schema(members))).collect()
+}
+
+/// The problem if the cache has no artifact of a pipeline at all: the pipeline was built into another cache, or its
+/// cache was moved.
+fn elsewhere(store: &Store, out: &Path, description: &BuildDescription) -> Option<Problem> {
+    let mut folders = description.stages.iter().map(|built| store.artifact_folder(built.artifact));
+    if description.stages.is_empty() || folders.any(|folder| folder.is_dir()) {
+        return None;
+    }
+    let folder = out.join(&description.pipeline);
+    let cache = store.root().display();
+    let problem = Problem::new(format!(
+        "the cache {cache} has none of the {} artifacts of {}",
+        description.stages.len(),
+        folder.display()
+    ));
+    Some(match linked_cache(&folder) {
+        Some(linked) if linked.is_dir() => {
+            problem.hint(format!("the links there lead into {}: add --cache {}", linked.display(), linked.display()))
+        }
+        Some(linked) => problem.hint(format!(
+            "the links there lead into {}, which is gone: add --cache with the folder to which it was moved, or build \
+             the pipeline again",
+            linked.display()
+        )),
+        None => problem.hint("add --cache with the folder of their cache, or build the pipeline again"),
+    })
+}
+
+/// The cache into which the links of a pipeline lead: .../artifacts/DIGEST without its last two parts.
+fn linked_cache(folder: &Path) -> Option<PathBuf> {
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).ok()?.flatten() {
+            let path = entry.path();
+            if let Ok(target) = std::fs::read_link(&path) {
+                let target = path.parent()?.join(target);
+                return clean(target.parent()?.parent()?);
+            }
+            if path.is_dir() {
+                folders.push(path);
+            }
+        }
+    }
+    None
+}
+
+/// An absolute path without `..`, also where nothing exists.
+fn clean(path: &Path) -> Option<PathBuf> {
+    let mut cleaned = PathBuf::new();
+    for part in std::path::absolute(path).ok()?.components() {
+        match part {
+            std::path::Component::ParentDir => {
+                cleaned.pop();
+            }
+            part => cleaned.push(part),
+        }
+    }
+    Some(cleaned)
 }
 
 /// The schemas of one pipeline.
@@ -236,6 +322,8 @@ impl CatalogProvider for Catalog {
 enum SchemaOrigin {
     /// The distinct artifacts of a stage, with their constant columns.
     Stage(Vec<(PathBuf, Vec<(String, Value)>)>, Arc<Warnings>),
+    /// A stage of whose pipeline the cache has nothing.
+    Elsewhere(Problem),
     Tool(Arc<Store>, Option<BuildDescription>, Arc<Warnings>),
     History(Arc<Store>, Arc<Warnings>),
     Given,
@@ -255,7 +343,17 @@ impl Schema {
             SchemaOrigin::History(store, _) => {
                 self.files.get().map_or_else(|| history::table_names(store), |files| files.keys().cloned().collect())
             }
-            SchemaOrigin::Stage(..) | SchemaOrigin::Given => self.files().keys().cloned().collect(),
+            SchemaOrigin::Stage(..) | SchemaOrigin::Elsewhere(_) | SchemaOrigin::Given => {
+                self.files().keys().cloned().collect()
+            }
+        }
+    }
+
+    /// The problem if the cache has nothing of the pipeline of this stage.
+    pub fn elsewhere(&self) -> Option<&Problem> {
+        match &self.place {
+            SchemaOrigin::Elsewhere(problem) => Some(problem),
+            _ => None,
         }
     }
 
@@ -265,14 +363,23 @@ impl Schema {
             SchemaOrigin::Tool(..) => TOOL_TABLES.contains(&name),
             // The tables of an artifact that is gone cannot be listed. `open` then reports that the artifact is gone.
             SchemaOrigin::Stage(artifacts, _) if artifacts.iter().any(|(folder, _)| !folder.is_dir()) => true,
+            SchemaOrigin::Elsewhere(_) => true,
             SchemaOrigin::History(..) | SchemaOrigin::Stage(..) | SchemaOrigin::Given => {
                 self.files().contains_key(name)
             }
         }
     }
 
+    /// The files of each table; `None` for tables that have no files.
+    pub fn table_files(&self) -> Option<&TableFiles> {
+        match &self.place {
+            SchemaOrigin::Stage(..) | SchemaOrigin::History(..) | SchemaOrigin::Given => Some(self.files()),
+            SchemaOrigin::Tool(..) | SchemaOrigin::Elsewhere(_) => None,
+        }
+    }
+
     pub fn is_of_a_stage(&self) -> bool {
-        matches!(self.place, SchemaOrigin::Stage(..) | SchemaOrigin::Given)
+        matches!(self.place, SchemaOrigin::Stage(..) | SchemaOrigin::Elsewhere(_) | SchemaOrigin::Given)
     }
 
     fn files(&self) -> &TableFiles {
@@ -281,7 +388,7 @@ impl Schema {
             SchemaOrigin::History(store, warnings) => {
                 with_long_metrics(files_of(&history::artifacts(store, warnings), warnings))
             }
-            SchemaOrigin::Tool(..) | SchemaOrigin::Given => BTreeMap::new(),
+            SchemaOrigin::Tool(..) | SchemaOrigin::Elsewhere(_) | SchemaOrigin::Given => BTreeMap::new(),
         })
     }
 
@@ -296,6 +403,7 @@ impl Schema {
                     return Err(Problem::new(message).hint("build the pipeline again").into());
                 }
             }
+            SchemaOrigin::Elsewhere(problem) => return Err(problem.clone().into()),
             SchemaOrigin::History(..) | SchemaOrigin::Given => {}
         }
         let Some(files) = self.files().get(name) else { return Ok(None) };

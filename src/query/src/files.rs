@@ -145,6 +145,16 @@ fn constant_fields(files: &[TableFile], file_schema: &Schema) -> Vec<(String, Fi
     constant_types(files).into_iter().map(field).collect()
 }
 
+/// The names of the constants, each with the name of its column.
+pub fn constant_columns(files: &[TableFile]) -> Result<Vec<(String, String)>> {
+    if files.iter().all(|file| file.constants.is_empty()) {
+        return Ok(Vec::new());
+    }
+    let schemas = files.iter().map(schema_of).collect::<Result<Vec<_>>>()?;
+    let fields = constant_fields(files, &unify(&schemas));
+    Ok(fields.into_iter().map(|(name, field)| (name, field.name().clone())).collect())
+}
+
 /// The names of the constants, each with the type that holds its values from all files.
 pub fn constant_types(files: &[TableFile]) -> Vec<(String, DataType)> {
     let mut found: Vec<(String, DataType)> = Vec::new();

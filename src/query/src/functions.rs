@@ -97,6 +97,11 @@ impl Functions {
         refused.map_or(Ok(()), |what| Err(self.refused(what)))
     }
 
+    /// Whether a query may name files as tables. The content of a file is in no action key.
+    pub fn allows_files(&self) -> bool {
+        self.stage.is_none()
+    }
+
     fn refused(&self, what: &str) -> Error {
         let stage = self.stage.as_deref().unwrap_or_default();
         let message = format!(

@@ -31,7 +31,7 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     let path = context.out().join(format!("{}.parquet", parameters.table));
     let (count, memory_was_short) = block_on(async {
         let session = Session::over(tables, memory)?.only_of_tables(context.stage());
-        let mut rows = session.stream(&parameters.query, &mut |_| {}).await?;
+        let mut rows = session.stream(&parameters.query).await?;
         let count = write(&mut rows, &path).await?;
         Ok::<_, raisin_base::error::Error>((count, rows.memory_was_short()))
     })??;

@@ -17,77 +17,37 @@
 //! column that a file lacks is null. A table with the name `metrics` is shown wide, with one column for each metric
 //! (see [`pivot`]).
 
+mod arithmetic;
+mod ask;
 mod catalog;
+mod export;
 mod files;
 mod functions;
 mod history;
 pub mod kind;
 mod pivot;
 mod pool;
+mod prepare;
 mod problems;
+mod prompt;
 mod render;
+mod script;
 mod session;
 mod sources;
+mod special;
+mod summary;
+mod temporary;
 #[cfg(test)]
 mod tests;
 mod write;
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
-use raisin_contract::query::{OutputFormat, QueryOptions};
+pub use ask::run;
 use sources::TableFile;
 
-use raisin_base::error::{Problem, Result, anyhow};
-use raisin_base::memory::default_limit;
-use raisin_store::Store;
-
-/// Answers a query on standard output or into a file.
-pub fn run(options: &QueryOptions) -> Result<()> {
-    let to_terminal = options.output.is_none() && std::io::stdout().is_terminal();
-    if options.format == OutputFormat::Parquet && to_terminal {
-        return Err(Problem::usage("Parquet is not for the terminal")
-            .hint("name a file: --output rows.parquet")
-            .into());
-    }
-    let width = to_terminal.then(render::terminal_width).flatten();
-    let mut note = raisin_base::say::say;
-    match &options.output {
-        None => answer(options, &mut std::io::stdout(), width, &mut note),
-        Some(path) => write::replace(path, |file| answer(options, file, None, &mut note)),
-    }
-}
-
-/// Writes the answer of a query to `to`. `note` is called with each line that is meant for a person.
-fn answer(
-    options: &QueryOptions,
-    to: &mut (dyn std::io::Write + Send),
-    width: Option<usize>,
-    note: &mut dyn FnMut(&str),
-) -> Result<()> {
-    let store = Store::open(&options.cache)?;
-    // gc removes what a killed query leaves there. In a cache that cannot be written, a large query fails.
-    let spill = tempfile::Builder::new().prefix("sql-").tempdir_in(store.root().join("tmp")).ok();
-    let folder = spill.as_ref().map(|folder| folder.path().to_owned());
-    let memory = session::QueryMemory { limit: default_limit(), folder, stage: None };
-    let catalogs = catalog::Catalogs::open(store, &options.out, options.pipeline.as_deref())?;
-    let result = session::block_on(async {
-        let session = session::Session::over(catalogs, memory)?;
-        let rows = session.stream(&options.sql, note).await?;
-        match options.format {
-            OutputFormat::Table => write::as_table(rows, to, width, note).await,
-            OutputFormat::Csv => write::as_csv(rows, to).await,
-            OutputFormat::Json => write::as_json(rows, to).await,
-            OutputFormat::Parquet => write::as_parquet(rows, to).await,
-        }
-    })?;
-    match result.and_then(|()| Ok(to.flush()?)) {
-        // The reader of a pipe, such as `head`, has read enough.
-        Err(error) if write::is_broken_pipe(&error) => Ok(()),
-        result => result,
-    }
-}
+use raisin_base::error::{Result, anyhow};
 
 /// The files of the tables of one schema, by the name of the table.
 type TableFiles = BTreeMap<String, Vec<TableFile>>;

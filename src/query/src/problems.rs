@@ -8,6 +8,7 @@ use datafusion::sql::sqlparser::parser::ParserError;
 use super::catalog::Catalogs;
 use raisin_base::error::{Problem, anyhow, nearest};
 use raisin_kinds::syntax::not_sql;
+use raisin_store::no_cache;
 
 /// The largest number of names in a hint.
 const LISTED: usize = 40;
@@ -93,6 +94,10 @@ pub fn unknown_function(message: &str) -> Option<&str> {
 /// The problem of a table that does not exist, with the nearest existing table.
 pub fn not_a_table(table: &TableReference, catalogs: &Catalogs) -> Problem {
     let problem = Problem::usage(format!("there is no table `{table}`"));
+    if let Some(cache) = &catalogs.without_cache {
+        let none = no_cache(cache);
+        return problem.hint(format!("{}; {}", none.message, none.hint.unwrap_or_default()));
+    }
     if let Some(pipeline) = table.catalog()
         && !catalogs.by_name.contains_key(pipeline)
     {

@@ -1,50 +1,50 @@
-//! Runs one query: parses it, looks up its tables, plans and executes it. Only reading is allowed: no DDL, COPY or SET.
+//! Runs one statement after another: parses it, looks up its tables, plans and executes it. Only reading is allowed: no
+//! COPY, no SET, and no tables but temporary ones.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Future, poll_fn};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use datafusion::arrow::array::{RecordBatch, RecordBatchOptions};
 use datafusion::arrow::compute::concat_batches;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::CatalogProvider;
 use datafusion::common::TableReference;
-use datafusion::error::DataFusionError;
+use datafusion::common::tree_node::{Transformed, TreeNode as _};
+use datafusion::datasource::{MemTable, ViewTable};
+use datafusion::error::{DataFusionError, Result as PlanResult};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-use datafusion::physical_plan::execute_stream;
+use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder, col};
+use datafusion::physical_plan::coop::CooperativeExec;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::{SessionConfig, SessionContext};
-use datafusion::sql::parser::{DFParser, Statement};
+use datafusion::sql::parser::Statement as AnyStatement;
 use datafusion::sql::resolve::resolve_table_references;
+use datafusion::sql::sqlparser::ast::{Query, Statement};
 
+use super::arithmetic;
 use super::catalog::{Catalogs, unreadable_pipeline};
 use super::functions::Functions;
 use super::pool::QueryPool;
-use super::problems::{not_a_table, of_plan, of_syntax};
+use super::prepare::{Values, parameters, prepare};
+use super::problems::{not_a_table, of_plan};
+use super::special::{Asked, asked, literal, parse};
+use super::summary;
+use super::temporary::{PUBLIC, Temporary, WithTemporary};
 use raisin_base::error::{Context as _, Error, Problem, Result};
 use raisin_contract::memory::exceeded;
-use raisin_kinds::syntax::{DIALECT, check_size, no_sample, several_statements, takes_a_sample};
-
-/// The query for `show tables`: the names of all tables except those of `information_schema`.
-const SHOW_TABLES: &str = "select table_schema as \"schema\", table_name as \"table\" from information_schema.tables \
-     where table_schema <> 'information_schema' and table_catalog = ";
+use raisin_kinds::syntax::ignored_clause;
+use raisin_store::no_cache;
 
 /// Runs a future to its end on a runtime of this thread.
 pub fn block_on<F: Future>(future: F) -> Result<F::Output> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().context("cannot start the query runtime")?;
     Ok(runtime.block_on(future))
-}
-
-fn parse(sql: &str) -> Result<Statement> {
-    check_size(sql)?;
-    let mut statements = DFParser::parse_sql_with_dialect(sql, &DIALECT).map_err(|error| of_syntax(&error, sql))?;
-    match (statements.pop_front(), statements.len()) {
-        (Some(statement), 0) => Ok(statement),
-        (None, _) => Err(Problem::usage("the query is empty").into()),
-        (Some(_), more) => Err(Problem::usage(several_statements(more + 1)).into()),
-    }
 }
 
 /// The memory of a query.
@@ -84,13 +84,20 @@ impl QueryMemory {
 pub struct QueryRows {
     pub schema: SchemaRef,
     stream: SendableRecordBatchStream,
+    stop: Arc<AtomicBool>,
     pool: Option<Arc<QueryPool>>,
     memory: QueryMemory,
 }
 
 impl QueryRows {
     pub async fn next(&mut self) -> Result<Option<RecordBatch>> {
-        let batch = poll_fn(|context| self.stream.as_mut().poll_next(context)).await.transpose();
+        let batch = poll_fn(|context| {
+            if self.stop.load(Ordering::Relaxed) {
+                return std::task::Poll::Ready(Some(Err(DataFusionError::External(Box::new(stopped())))));
+            }
+            self.stream.as_mut().poll_next(context)
+        });
+        let batch = batch.await.transpose();
         let batch = batch.map_err(|error| self.memory.problem(&error, ""))?;
         let renamed = |batch: RecordBatch| {
             let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
@@ -105,9 +112,22 @@ impl QueryRows {
     }
 
     /// All rows in one batch.
-    pub async fn all(mut self) -> Result<RecordBatch> {
+    pub async fn all(self) -> Result<RecordBatch> {
+        Ok(self.first(None).await?.0)
+    }
+
+    /// The first rows in one batch, and the number of the other rows.
+    pub async fn first(mut self, most: Option<usize>) -> Result<(RecordBatch, u64)> {
         let (mut batches, mut bytes) = (Vec::new(), 0);
+        let (mut free, mut left_out) = (most.unwrap_or(usize::MAX), 0);
         while let Some(batch) = self.next().await? {
+            let taken = batch.num_rows().min(free);
+            free -= taken;
+            left_out += (batch.num_rows() - taken) as u64;
+            if taken == 0 {
+                continue;
+            }
+            let batch = batch.slice(0, taken);
             bytes += batch.get_array_memory_size() as u64;
             // Joining the batches takes the same memory again.
             if let Some(limit) = self.memory.limit.filter(|limit| bytes > limit / 2) {
@@ -115,29 +135,66 @@ impl QueryRows {
             }
             batches.push(batch);
         }
-        Ok(concat_batches(&self.schema, &batches)?)
+        Ok((concat_batches(&self.schema, &batches)?, left_out))
     }
 }
 
-/// The schema with short names: `avg(acc)` instead of `avg(scores.metrics.acc)`, unless two columns would have the same
-/// name.
+/// The plan with joins that return to the caller from time to time. A join can make rows for hours without reading any,
+/// and only what reads returns by itself.
+fn interruptible(plan: Arc<dyn ExecutionPlan>) -> PlanResult<Arc<dyn ExecutionPlan>> {
+    let returning = |node: Arc<dyn ExecutionPlan>| {
+        Ok(if node.children().len() > 1 {
+            Transformed::yes(Arc::new(CooperativeExec::new(node)) as Arc<dyn ExecutionPlan>)
+        } else {
+            Transformed::no(node)
+        })
+    };
+    Ok(plan.transform_up(returning)?.data)
+}
+
+/// The problem of a query that Ctrl-C ended.
+fn stopped() -> Problem {
+    Problem::new("the query was stopped")
+}
+
+/// The schema with short names: `avg(acc)` instead of `avg(scores.metrics.acc)`. Columns of equal names are numbered:
+/// `id`, `id_1`.
 fn short_headings(schema: &SchemaRef, tables: &[TableReference]) -> SchemaRef {
     let short = |name: &str| tables.iter().fold(name.to_owned(), |name, table| name.replace(&format!("{table}."), ""));
     let names: Vec<String> = schema.fields().iter().map(|field| short(field.name())).collect();
+    let mut taken: BTreeSet<String> = BTreeSet::new();
     let fields = schema.fields().iter().zip(&names).map(|(field, name)| {
-        let is_unique = names.iter().filter(|other| *other == name).count() == 1;
-        if is_unique { field.as_ref().clone().with_name(name) } else { field.as_ref().clone() }
+        let numbered = (1..).map(|number| format!("{name}_{number}"));
+        let mut free = std::iter::once(name.clone()).chain(numbered).filter(|other| !taken.contains(other));
+        let name = free.next().unwrap_or_else(|| name.clone());
+        drop(free);
+        taken.insert(name.clone());
+        field.as_ref().clone().with_name(name)
     });
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
+/// What a statement gives.
+pub enum StatementAnswer {
+    Rows(QueryRows),
+    /// What was done, in words.
+    Done(String),
 }
 
 /// A DataFusion session over the catalogs.
 pub struct Session {
     context: SessionContext,
-    catalogs: Catalogs,
+    pub catalogs: Catalogs,
+    pub temporary: Arc<Temporary>,
     memory: QueryMemory,
     pool: Option<Arc<QueryPool>>,
     functions: Functions,
+    /// The values of `$name`.
+    values: Values,
+    /// The values that a statement has used.
+    used: std::sync::Mutex<BTreeSet<String>>,
+    /// When this becomes true, the query ends with an error.
+    stop: Arc<AtomicBool>,
 }
 
 impl Session {
@@ -147,7 +204,7 @@ impl Session {
             .with_target_partitions(1)
             .with_information_schema(true)
             .with_create_default_catalog_and_schema(false)
-            .with_default_catalog_and_schema(catalogs.default.clone(), "public");
+            .with_default_catalog_and_schema(catalogs.default.clone(), PUBLIC);
         let mut runtime = RuntimeEnvBuilder::new();
         let mut pool = None;
         if let Some(limit) = memory.limit {
@@ -165,11 +222,20 @@ impl Session {
             None => DiskManagerMode::Disabled,
         };
         runtime = runtime.with_disk_manager_builder(DiskManagerBuilder::default().with_mode(disk));
-        let context = SessionContext::new_with_config_rt(config, runtime.build_arc()?);
+        let mut context = SessionContext::new_with_config_rt(config, runtime.build_arc()?);
+        arithmetic::install(&mut context)?;
+        let temporary = Arc::<Temporary>::default();
         for (name, catalog) in &catalogs.by_name {
-            context.register_catalog(name, catalog.clone() as Arc<dyn CatalogProvider>);
+            let provider: Arc<dyn CatalogProvider> = if *name == catalogs.default {
+                Arc::new(WithTemporary { catalog: catalog.clone(), temporary: temporary.clone() })
+            } else {
+                catalog.clone()
+            };
+            context.register_catalog(name, provider);
         }
-        Ok(Self { context, catalogs, memory, pool, functions: Functions::default() })
+        let functions = Functions::default();
+        let (values, used, stop) = (Values::new(), std::sync::Mutex::default(), Arc::default());
+        Ok(Self { context, catalogs, temporary, memory, pool, functions, values, used, stop })
     }
 
     /// Refuses everything whose result depends on more than the tables, for an answer that is cached.
@@ -179,68 +245,264 @@ impl Session {
         self
     }
 
-    /// The rows of a query as a stream.
+    /// The values of `$name` in the statements.
+    #[must_use]
+    pub fn with_values(mut self, values: &[(String, String)]) -> Self {
+        self.values = values.iter().cloned().collect::<BTreeMap<_, _>>();
+        self
+    }
+
+    /// When the flag becomes true, the query ends with an error.
+    #[must_use]
+    pub fn stopped_by(mut self, stop: Arc<AtomicBool>) -> Self {
+        self.stop = stop;
+        self
+    }
+
+    /// The names of the parameters that no statement has used.
+    pub fn unused_values(&self) -> Vec<String> {
+        let used = self.used.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        self.values.keys().filter(|name| !used.contains(*name)).cloned().collect()
+    }
+
+    /// The names of all functions, in alphabetical order.
+    pub fn function_names(&self) -> Vec<String> {
+        let state = self.context.state();
+        let scalar = state.scalar_functions().keys();
+        let others = state.aggregate_functions().keys().chain(state.window_functions().keys());
+        let names: BTreeSet<String> = scalar.chain(others).cloned().collect();
+        names.into_iter().collect()
+    }
+
+    /// The names of the columns of a table.
+    pub async fn column_names(&self, table: &str) -> Result<Vec<String>> {
+        let columns = self.columns_of(&format!("select * from {table}"), &mut |_| {}).await?;
+        Ok(columns.fields().iter().map(|field| field.name().clone()).collect())
+    }
+
+    /// The rows of a query as a stream, for an answer that is cached.
     ///
     /// # Errors
     /// The query cannot be parsed or planned. The error says which names exist.
-    pub async fn stream(&self, sql: &str, note: &mut dyn FnMut(&str)) -> Result<QueryRows> {
-        let rows = self.begin(sql, note).await;
-        // Also after an error: a warning about a file that cannot be read can explain why a table is not there.
-        self.catalogs.warnings.take().iter().for_each(|warning| note(&format!("warning: {warning}")));
-        rows
+    pub async fn stream(&self, sql: &str) -> Result<QueryRows> {
+        self.rows(parse(sql)?, sql, &mut |_| {}).await
     }
 
-    /// As [`Session::stream`], without the warnings.
-    async fn begin(&self, sql: &str, note: &mut dyn FnMut(&str)) -> Result<QueryRows> {
-        let asks_for_names = sql.trim().trim_end_matches(';').trim().eq_ignore_ascii_case("show tables");
-        let rewritten = format!("{SHOW_TABLES}'{}' order by 1, 2", self.catalogs.default.replace('\'', "''"));
-        let sql = if asks_for_names { rewritten.as_str() } else { sql };
-        let statement = parse(sql)?;
-        let mut is_of_a_stage = asks_for_names;
-        if let Statement::Statement(statement) = &statement
-            && takes_a_sample(statement)
+    /// The answer of one statement.
+    ///
+    /// # Errors
+    /// The statement cannot be parsed or planned. The error says which names exist.
+    pub async fn answer(&self, sql: &str, note: &mut dyn FnMut(&str)) -> Result<StatementAnswer> {
+        let answer = self.begin(sql, note).await;
+        // Also after an error: a warning about a file that cannot be read can explain why a table is not there.
+        self.catalogs.warnings.take().iter().for_each(|warning| note(&format!("warning: {warning}")));
+        answer
+    }
+
+    /// As [`Session::answer`], without the warnings.
+    async fn begin(&self, sql: &str, note: &mut dyn FnMut(&str)) -> Result<StatementAnswer> {
+        let rewritten = match asked(sql)? {
+            Asked::Other(statement) => return Ok(StatementAnswer::Rows(self.rows(statement, sql, note).await?)),
+            Asked::Tables => {
+                self.tell_of_missing_results(note);
+                self.tell_of_other_pipelines(note);
+                self.names_of("table_schema as \"schema\", table_name as \"table\"", "tables")
+            }
+            Asked::Schemas => {
+                self.tell_of_missing_results(note);
+                self.tell_of_other_pipelines(note);
+                format!(
+                    "select distinct \"schema\" from ({})  order by 1",
+                    self.names_of("table_schema as \"schema\", table_name as \"table\"", "tables")
+                )
+            }
+            Asked::Columns(table) => {
+                let columns = self.columns_of(&format!("select * from {table}"), note).await?;
+                return Ok(StatementAnswer::Rows(self.rows(parse(&summary::columns(&columns))?, sql, note).await?));
+            }
+            Asked::Summary(of) => {
+                let query = summary::as_query(&of);
+                let columns = self.columns_of(&query, note).await?;
+                summary::of(&query, &columns)
+            }
+            Asked::Create { name, query, columns, or_replace, is_view } => {
+                let plan = self.plan_of(*query, &columns, sql, note).await?;
+                return self.create(&name, plan, or_replace, is_view, sql).await.map(StatementAnswer::Done);
+            }
+            Asked::Drop { names, if_exists } => return self.drop(&names, if_exists).map(StatementAnswer::Done),
+        };
+        Ok(StatementAnswer::Rows(self.rows(parse(&rewritten)?, &rewritten, &mut |_| {}).await?))
+    }
+
+    /// A query for names in the default catalog.
+    fn names_of(&self, columns: &str, table: &str) -> String {
+        format!(
+            "select {columns} from information_schema.{table} where table_schema <> 'information_schema' \
+             and table_catalog = {} order by 1, 2",
+            literal(&self.catalogs.default)
+        )
+    }
+
+    /// The names and the types of the columns of a query.
+    async fn columns_of(&self, sql: &str, note: &mut dyn FnMut(&str)) -> Result<SchemaRef> {
+        let plan = self.plan(parse(sql)?, sql, note).await?;
+        Ok(plan.plan.schema().inner().clone())
+    }
+
+    async fn plan_of(
+        &self,
+        query: Query,
+        columns: &[String],
+        sql: &str,
+        note: &mut dyn FnMut(&str),
+    ) -> Result<LogicalPlan> {
+        let statement = AnyStatement::Statement(Box::new(Statement::Query(Box::new(query))));
+        let plan = self.plan(statement, sql, note).await?;
+        let names: Vec<String> = if columns.is_empty() {
+            short_headings(plan.plan.schema().inner(), &plan.tables)
+                .fields()
+                .iter()
+                .map(|it| it.name().clone())
+                .collect()
+        } else {
+            columns.to_vec()
+        };
+        let old = plan.plan.schema().columns();
+        if old.len() != names.len() {
+            let message = format!("the query has {} columns, and {} names are given", old.len(), names.len());
+            return Err(Problem::usage(message).into());
+        }
+        let renamed = old.into_iter().zip(names).map(|(column, name)| col(column).alias(name));
+        let plan = LogicalPlanBuilder::from(plan.plan).project(renamed).and_then(LogicalPlanBuilder::build);
+        plan.map_err(|error| of_plan(&error, sql))
+    }
+
+    async fn create(
+        &self,
+        name: &str,
+        plan: LogicalPlan,
+        or_replace: bool,
+        is_view: bool,
+        sql: &str,
+    ) -> Result<String> {
+        if is_view {
+            self.temporary.create(name, Arc::new(ViewTable::new(plan, Some(sql.trim().to_owned()))), or_replace)?;
+            return Ok(format!("view `{name}`"));
+        }
+        let rows = self.execute(plan, &[], sql).await?.all().await?;
+        let count = rows.num_rows();
+        self.temporary.create(name, Arc::new(MemTable::try_new(rows.schema(), vec![vec![rows]])?), or_replace)?;
+        Ok(format!("table `{name}` of {count} row{}", if count == 1 { "" } else { "s" }))
+    }
+
+    fn drop(&self, names: &[String], if_exists: bool) -> Result<String> {
+        let mut dropped = Vec::new();
+        for name in names {
+            if self.temporary.remove(name) {
+                dropped.push(format!("`{name}`"));
+            } else if !if_exists {
+                let problem = Problem::usage(format!("there is no temporary table or view `{name}`"));
+                return Err(problem
+                    .hint("the tables of stages cannot be dropped; `raisin gc` removes artifacts")
+                    .into());
+            }
+        }
+        Ok(if dropped.is_empty() { "nothing to drop".to_owned() } else { format!("dropped {}", dropped.join(", ")) })
+    }
+
+    async fn rows(&self, statement: AnyStatement, sql: &str, note: &mut dyn FnMut(&str)) -> Result<QueryRows> {
+        let PlannedStatement { plan, tables } = self.plan(statement, sql, note).await?;
+        self.execute(plan, &tables, sql).await
+    }
+
+    async fn execute(&self, plan: LogicalPlan, tables: &[TableReference], sql: &str) -> Result<QueryRows> {
+        let problem = |error: DataFusionError| self.memory.problem(&error, sql);
+        let rows = self.context.execute_logical_plan(plan).await.map_err(problem)?;
+        let plan = rows.create_physical_plan().await.map_err(problem)?;
+        let plan = interruptible(plan).map_err(problem)?;
+        let stream = execute_stream(plan, self.context.task_ctx()).map_err(problem)?;
+        let schema = short_headings(&stream.schema(), tables);
+        let (pool, memory, stop) = (self.pool.clone(), self.memory.clone(), self.stop.clone());
+        Ok(QueryRows { schema, stream, stop, pool, memory })
+    }
+
+    /// The plan of a statement that only reads.
+    async fn plan(
+        &self,
+        mut statement: AnyStatement,
+        sql: &str,
+        note: &mut dyn FnMut(&str),
+    ) -> Result<PlannedStatement> {
+        if let AnyStatement::Statement(statement) = &statement
+            && let Some(problem) = ignored_clause(statement)
         {
-            return Err(no_sample().into());
-        }
-        let (tables, _) = resolve_table_references(&statement, true).map_err(|error| of_plan(&error, sql))?;
-        for table in &tables {
-            is_of_a_stage |= self.check(table)?;
-        }
-        if is_of_a_stage && self.catalogs.is_ambiguous {
-            let others: Vec<&str> = self
-                .catalogs
-                .by_name
-                .keys()
-                .map(String::as_str)
-                .filter(|name| *name != self.catalogs.default)
-                .collect();
-            let chosen = &self.catalogs.default;
-            note(&format!(
-                "pipeline `{chosen}`, whose results changed last; --pipeline chooses: {}",
-                others.join(", ")
-            ));
+            return Err(problem.into());
         }
         let state = self.context.state();
+        self.used.lock().unwrap_or_else(std::sync::PoisonError::into_inner).extend(parameters(&statement));
+        prepare(&mut statement, &self.values, &|name| state.scalar_functions().contains_key(name))?;
+        let (tables, _) = resolve_table_references(&statement, true).map_err(|error| of_plan(&error, sql))?;
+        let mut is_of_a_stage = false;
+        for table in &tables {
+            is_of_a_stage |= self.check(table).await?;
+        }
+        if is_of_a_stage {
+            self.tell_of_other_pipelines(note);
+        }
         let plan = state.statement_to_plan(statement).await;
         let plan = plan.map_err(|error| self.functions.problem(&error).unwrap_or_else(|| of_plan(&error, sql)))?;
         self.functions.check(&plan)?;
         let read_only = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
         read_only.verify_plan(&plan).map_err(|_| of_writing())?;
-        let problem = |error: DataFusionError| self.memory.problem(&error, sql);
-        let rows = self.context.execute_logical_plan(plan).await.map_err(problem)?;
-        let plan = rows.create_physical_plan().await.map_err(problem)?;
-        let stream = execute_stream(plan, self.context.task_ctx()).map_err(problem)?;
-        let schema = short_headings(&stream.schema(), &tables);
-        Ok(QueryRows { schema, stream, pool: self.pool.clone(), memory: self.memory.clone() })
+        Ok(PlannedStatement { plan, tables })
+    }
+
+    /// Says why a list of tables is shorter than the user expects: there is no cache, or another one.
+    fn tell_of_missing_results(&self, note: &mut dyn FnMut(&str)) {
+        let elsewhere = || {
+            let schemas = self.catalogs.default_catalog()?.schemas.values();
+            schemas.filter_map(|schema| schema.elsewhere()).next().cloned()
+        };
+        let problem = match &self.catalogs.without_cache {
+            Some(cache) => Some(no_cache(cache)),
+            None => elsewhere(),
+        };
+        if let Some(problem) = problem {
+            note(&problem.message);
+            problem.hint.iter().for_each(|hint| note(&format!("hint: {hint}")));
+        }
+    }
+
+    /// Says which pipeline was chosen, if there are several and the user chose none.
+    fn tell_of_other_pipelines(&self, note: &mut dyn FnMut(&str)) {
+        if !self.catalogs.is_ambiguous {
+            return;
+        }
+        let chosen = &self.catalogs.default;
+        let names = self.catalogs.by_name.keys().map(String::as_str);
+        let others: Vec<&str> = names.filter(|name| name != chosen).collect();
+        note(&format!("pipeline `{chosen}`, whose results changed last; --pipeline chooses: {}", others.join(", ")));
     }
 
     /// Whether a table belongs to a stage of the default pipeline.
     ///
     /// # Errors
     /// The table does not exist.
-    fn check(&self, table: &TableReference) -> Result<bool> {
+    async fn check(&self, table: &TableReference) -> Result<bool> {
         if table.schema() == Some("information_schema") {
             return Ok(false);
+        }
+        let is_of_the_default = table.catalog().is_none_or(|catalog| catalog == self.catalogs.default);
+        if is_of_the_default && table.schema().is_none_or(|schema| schema == PUBLIC) {
+            let may_read_files = self.functions.allows_files();
+            let is_a_function =
+                table.schema().is_none() && self.context.state().table_functions().contains_key(table.table());
+            if is_a_function
+                || self.temporary.has(table.table())
+                || (may_read_files && self.temporary.open_file(table.table(), &self.context).await?)
+            {
+                return Ok(false);
+            }
         }
         let pipeline = table.catalog().unwrap_or(&self.catalogs.default);
         let catalog = self.catalogs.by_name.get(pipeline);
@@ -255,7 +517,13 @@ impl Session {
     }
 }
 
-fn of_writing() -> raisin_base::error::Error {
+struct PlannedStatement {
+    plan: LogicalPlan,
+    /// The tables that the statement names.
+    tables: Vec<TableReference>,
+}
+
+fn of_writing() -> Error {
     let problem = Problem::usage("a query reads; it changes neither tables nor settings");
-    problem.hint("to keep a result, use --output, or a stage of kind `sql`").into()
+    problem.hint("to keep a result, use --output, `create temp table t as select ...`, or a stage of kind `sql`").into()
 }

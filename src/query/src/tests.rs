@@ -1,7 +1,11 @@
 //! Tests of queries over a made-up store: the answers in every format, and the messages.
 
 mod cached;
-mod fixture;
+mod exact;
+mod export;
+pub mod fixture;
+mod forms;
+mod habits;
 mod left_out;
 
 use std::path::{Path, PathBuf};
@@ -14,6 +18,7 @@ use self::fixture::{QueryFixture, metrics, swept};
 use super::*;
 use arrow::array::RecordBatch;
 use raisin_base::error::render;
+use raisin_contract::query::{OutputFormat, QueryOptions};
 use raisin_table::{batch, column};
 
 #[test]
@@ -87,7 +92,7 @@ fn results_print_as_csv_json_lines_and_parquet() {
         2,"[2.5,3.0]"
         "#);
     insta::assert_snapshot!(
-        fixture.ask("select id, embedding, variant from pool.instructions order by id", OutputFormat::Json).unwrap(), @r#"
+        fixture.ask("select id, embedding, variant from pool.instructions order by id", OutputFormat::Jsonl).unwrap(), @r#"
         {"id":0,"embedding":[0.5,1.0],"variant":null}
         {"id":1,"embedding":[1.5,2.0],"variant":null}
         {"id":2,"embedding":[2.5,3.0],"variant":null}
@@ -99,7 +104,7 @@ fn results_print_as_csv_json_lines_and_parquet() {
         "Add, ""1"" and 1",0.3333333333333333
         "#);
     let file = fixture.folder.path().join("rows.parquet");
-    let options = QueryOptions { output: Some(file.clone()), ..fixture.options(sql, OutputFormat::Parquet) };
+    let options = QueryOptions { output: Some(file.clone()), ..fixture.options(sql, None) };
     run(&options).unwrap();
     let rows = raisin_table::read(&file).unwrap();
     assert_eq!(column::<Float64Array>(&rows, "score").unwrap().values(), &[0.0, 1.0 / 3.0]);
@@ -187,14 +192,11 @@ fn the_tool_knows_its_own_history() {
 #[test]
 fn a_wrong_query_is_a_persons_error_and_a_lost_artifact_is_not() {
     let fixture = swept();
-    let code = |sql: &str| {
-        let answered = answer(&fixture.options(sql, OutputFormat::Csv), &mut Vec::new(), None, &mut |_| {});
-        raisin_base::error::exit_code(&answered.expect_err(sql))
-    };
+    let code = |sql: &str| raisin_base::error::exit_code(&fixture.ask(sql, OutputFormat::Csv).expect_err(sql));
     let wrong = [
         "",
         "selec 1",
-        "select 1; select 2",
+        "select 1; selec 2",
         "select * from nowhere.rows",
         "select nothing from tuned.selection",
         "select avgg(step) from tuned.selection",
@@ -226,7 +228,7 @@ fn a_query_that_cannot_be_answered_gets_the_nearest_name() {
         "select avgg(id) from pool.instructions",
         "selec 1",
         "select 1 from",
-        "select 1; select 2",
+        "select 1;\nselec 2",
         "drop table tuned.selection",
         "copy (select 1) to 'file.csv'",
         "select id + instruction from tuned.selection",
@@ -260,14 +262,16 @@ fn a_query_that_cannot_be_answered_gets_the_nearest_name() {
         hint: look at `selec 1`
         > select 1 from
         error: the query is not SQL that raisin understands: Expected: identifier, found: EOF
-        > select 1; select 2
-        error: one query at a time: there are 2 statements
+        > select 1;
+        selec 2
+        error: the query:2:1: the query is not SQL that raisin understands: Expected: an SQL statement, found: selec at Line: 2, Column: 1
+        hint: look at `selec 2`
         > drop table tuned.selection
-        error: a query reads; it changes neither tables nor settings
-        hint: to keep a result, use --output, or a stage of kind `sql`
+        error: `tuned.selection` is not the name of a temporary table or view
+        hint: such a name has one part; the tables of stages do not change
         > copy (select 1) to 'file.csv'
         error: a query reads; it changes neither tables nor settings
-        hint: to keep a result, use --output, or a stage of kind `sql`
+        hint: to keep a result, use --output, `create temp table t as select ...`, or a stage of kind `sql`
         > select id + instruction from tuned.selection
         error: Cannot coerce arithmetic expression UInt32 + Utf8 to valid types
         > -- nothing
@@ -300,9 +304,9 @@ fn with_several_pipelines_one_can_be_chosen_or_named() {
         error: there is no table `pool.instructions`
         hint: pipeline `trial` has a stage `pool`: choose it with --pipeline trial
         ");
-    let chosen = QueryOptions { pipeline: Some("tril".into()), ..fixture.options("select 1", OutputFormat::Table) };
+    let chosen = QueryOptions { pipeline: Some("tril".into()), ..fixture.options("select 1", None) };
     insta::assert_snapshot!(
-        render(&answer(&chosen, &mut Vec::new(), None, &mut |_| {}).unwrap_err()).replace(&fixture.out().display().to_string(), "out"), @r"
+        render(&fixture.ask_with(&chosen).unwrap_err()).replace(&fixture.out().display().to_string(), "out"), @r"
         error: no pipeline `tril` was built into out
         hint: did you mean `trial`?
         ");

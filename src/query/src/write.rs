@@ -1,40 +1,88 @@
-//! Writes results: as a text table, CSV, JSON lines or Parquet. All but the text table are written while they are read.
+//! Writes results, each format in one function. Tables for people are read whole first; all other formats are written
+//! while the rows are read.
 
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
+use arrow_ipc::writer::{FileWriter, StreamWriter};
 use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray};
 use datafusion::arrow::csv;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use datafusion::arrow::json::writer::{LineDelimited, WriterBuilder};
+use datafusion::arrow::json::writer::{JsonArray, LineDelimited, WriterBuilder};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use serde_json::{Map, Value};
 
-use super::render;
+use super::render::{self, Html, Markdown, Markup};
 use super::session::QueryRows;
 use raisin_base::error::{Context as _, Result};
+use raisin_contract::query::OutputFormat;
 
-/// Writes an aligned text table. The number of rows goes to `note`.
-pub async fn as_table(
+/// How a result is written.
+#[derive(Clone, Copy, Debug)]
+pub struct Form {
+    pub format: OutputFormat,
+    /// One line for each column, instead of one line for each row, in the formats for people.
+    pub is_expanded: bool,
+    /// The width to which tables for people are cut.
+    pub width: Option<usize>,
+    /// The largest number of rows in a table for people.
+    pub most_rows: Option<usize>,
+    /// Whether the bytes go into a file.
+    pub is_a_file: bool,
+}
+
+/// Writes a result. The number of rows of a table for people goes to `note`.
+pub async fn write(
     rows: QueryRows,
+    form: &Form,
     to: &mut (dyn Write + Send),
-    width: Option<usize>,
     note: &mut dyn FnMut(&str),
 ) -> Result<()> {
-    let rows = rows.all().await?;
-    if rows.num_columns() > 0 {
-        to.write_all(render::table(&rows, width)?.as_bytes())?;
+    match form.format {
+        OutputFormat::Table | OutputFormat::Box => for_people(rows, form, to, note).await,
+        OutputFormat::Csv => as_csv(rows, to).await,
+        OutputFormat::Json => as_json(rows, to).await,
+        OutputFormat::Jsonl => as_json_lines(rows, to).await,
+        OutputFormat::Markdown => as_markup(rows, &Markdown, to).await,
+        OutputFormat::Html => as_markup(rows, &Html, to).await,
+        OutputFormat::Arrow => as_arrow(rows, form.is_a_file, to).await,
+        OutputFormat::Parquet => as_parquet(rows, to).await,
     }
-    note(&format!("{} row{}", rows.num_rows(), if rows.num_rows() == 1 { "" } else { "s" }));
+}
+
+async fn for_people(
+    rows: QueryRows,
+    form: &Form,
+    to: &mut (dyn Write + Send),
+    note: &mut dyn FnMut(&str),
+) -> Result<()> {
+    let (rows, left_out) = rows.first(form.most_rows).await?;
+    if rows.num_columns() > 0 {
+        let text = match form.format {
+            _ if form.is_expanded => render::expanded(&rows)?,
+            OutputFormat::Box => render::boxed(&rows, form.width)?,
+            _ => render::table(&rows, form.width)?,
+        };
+        to.write_all(text.as_bytes())?;
+    }
+    let count = rows.num_rows() as u64 + left_out;
+    let words = format!("{count} row{}", if count == 1 { "" } else { "s" });
+    note(&match left_out {
+        0 => words,
+        _ => format!(
+            "{words}, of which {left_out} are not shown: `--rows all` (`\\rows all` at the prompt) shows all, and -o FILE \
+             (`\\o FILE`) writes all"
+        ),
+    });
     Ok(())
 }
 
 /// Writes CSV with a heading. Lists and structs, for which CSV has no form, are written as JSON.
-pub async fn as_csv(mut rows: QueryRows, to: &mut (dyn Write + Send)) -> Result<()> {
+async fn as_csv(mut rows: QueryRows, to: &mut (dyn Write + Send)) -> Result<()> {
     let empty = RecordBatch::new_empty(rows.schema.clone());
     let mut writer = csv::WriterBuilder::new().with_header(true).build(to);
     writer.write(&flat(&empty)?)?;
@@ -44,8 +92,19 @@ pub async fn as_csv(mut rows: QueryRows, to: &mut (dyn Write + Send)) -> Result<
     Ok(())
 }
 
+/// Writes one JSON array with an object for each row. Nulls are written, so that each object has every column.
+async fn as_json(mut rows: QueryRows, to: &mut (dyn Write + Send)) -> Result<()> {
+    let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<_, JsonArray>(&mut *to);
+    while let Some(batch) = rows.next().await? {
+        writer.write(&batch)?;
+    }
+    writer.finish()?;
+    drop(writer);
+    Ok(to.write_all(b"\n")?)
+}
+
 /// Writes JSON lines: one object for each row. Nulls are written, so that each line has every column.
-pub async fn as_json(mut rows: QueryRows, to: &mut (dyn Write + Send)) -> Result<()> {
+async fn as_json_lines(mut rows: QueryRows, to: &mut (dyn Write + Send)) -> Result<()> {
     let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(to);
     while let Some(batch) = rows.next().await? {
         writer.write(&batch)?;
@@ -53,7 +112,31 @@ pub async fn as_json(mut rows: QueryRows, to: &mut (dyn Write + Send)) -> Result
     Ok(writer.finish()?)
 }
 
-pub async fn as_parquet(mut rows: QueryRows, to: &mut (dyn Write + Send)) -> Result<()> {
+async fn as_markup(mut rows: QueryRows, markup: &(dyn Markup + Sync), to: &mut (dyn Write + Send)) -> Result<()> {
+    markup.begin(&rows.schema, to)?;
+    while let Some(batch) = rows.next().await? {
+        markup.rows(&batch, to)?;
+    }
+    markup.end(to)
+}
+
+/// Writes Arrow IPC: the file format, which readers of files expect, or the stream format, which readers of pipes expect.
+async fn as_arrow(mut rows: QueryRows, is_a_file: bool, to: &mut (dyn Write + Send)) -> Result<()> {
+    if is_a_file {
+        let mut writer = FileWriter::try_new(to, &rows.schema)?;
+        while let Some(batch) = rows.next().await? {
+            writer.write(&batch)?;
+        }
+        return Ok(writer.finish()?);
+    }
+    let mut writer = StreamWriter::try_new(to, &rows.schema)?;
+    while let Some(batch) = rows.next().await? {
+        writer.write(&batch)?;
+    }
+    Ok(writer.finish()?)
+}
+
+async fn as_parquet(mut rows: QueryRows, to: &mut (dyn Write + Send)) -> Result<()> {
     let properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
         .set_created_by("raisin".to_owned())

@@ -96,6 +96,13 @@ fn differing(one: &[u8], other: &[u8]) -> usize {
     }
 }
 
+/// The problem of a command that only reads where there is no cache.
+pub fn no_cache(root: &Path) -> Problem {
+    let place = std::path::absolute(root).unwrap_or_else(|_| root.to_owned());
+    Problem::usage(format!("there is no cache here: {} has no results", place.display()))
+        .hint("`raisin build PIPELINE` fills it; --cache DIR or RAISIN_CACHE names another folder")
+}
+
 /// A cache folder.
 #[derive(Clone, Debug)]
 pub struct Store {
@@ -146,6 +153,23 @@ impl Store {
         }
         let machine = file_system::machine_for(&root);
         Ok(Self { root, machine })
+    }
+
+    /// Opens the cache at `root`, for a command that only reads. Creates nothing: `None` if there is no cache.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn existing(root: &Path) -> Result<Option<Self>> {
+        let is_there = root.join("VERSION").exists() || root.join("artifacts").is_dir();
+        if is_there { Self::open(root).map(Some) } else { Ok(None) }
+    }
+
+    /// As [`Store::existing`], for a command that can do nothing without a cache.
+    ///
+    /// # Errors
+    /// There is no cache.
+    pub fn expected(root: &Path) -> Result<Self> {
+        Self::existing(root)?.ok_or_else(|| no_cache(root).into())
     }
 
     pub fn root(&self) -> &Path {

@@ -9,7 +9,7 @@ pub fn answer(sql: &str, tables: BTreeMap<String, TableFiles>, limit: Option<u64
     let memory = QueryMemory { limit, folder: None, stage: Some("q".to_owned()) };
     block_on(async {
         let session = Session::over(Catalogs::of_tables(tables), memory)?.only_of_tables("q");
-        session.stream(sql, &mut |_| {}).await?.all().await
+        session.stream(sql).await?.all().await
     })?
 }
 

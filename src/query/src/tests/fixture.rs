@@ -7,10 +7,11 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt32Array};
 use serde_json::{Map, Value, json};
 
-use crate::{OutputFormat, QueryOptions, answer};
+use crate::ask::{answer, form};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Result, render};
 use raisin_contract::Cost;
+use raisin_contract::query::{OutputFormat, QueryOptions, QuerySource};
 use raisin_store::{ActionRecord, BuildDescription, BuiltStage, Store};
 use raisin_table::batch;
 
@@ -79,21 +80,31 @@ impl QueryFixture {
         self.folder.path().join("out")
     }
 
-    pub fn options(&self, sql: &str, format: OutputFormat) -> QueryOptions {
+    pub fn options(&self, sql: &str, format: Option<OutputFormat>) -> QueryOptions {
         QueryOptions {
-            sql: sql.to_owned(),
+            source: QuerySource::Text(sql.to_owned()),
             cache: self.store.root().to_owned(),
             out: self.out(),
             pipeline: None,
             format,
             output: None,
+            parameters: Vec::new(),
+            expanded: false,
+            most_rows: None,
         }
     }
 
     /// The answer of a query, and its notes.
     pub fn ask(&self, sql: &str, format: OutputFormat) -> Result<String> {
+        self.ask_with(&self.options(sql, Some(format)))
+    }
+
+    /// The answer to a question on standard output, and its notes.
+    pub fn ask_with(&self, options: &QueryOptions) -> Result<String> {
         let (mut bytes, mut notes) = (Vec::new(), String::new());
-        answer(&self.options(sql, format), &mut bytes, None, &mut |note| notes.push_str(&format!("({note})\n")))?;
+        let QuerySource::Text(text) = &options.source else { panic!("the tests ask with texts") };
+        let form = form(options, false)?;
+        answer(options, text, form, &mut bytes, &mut |note| notes.push_str(&format!("({note})\n")))?;
         Ok(String::from_utf8(bytes)? + &notes)
     }
 

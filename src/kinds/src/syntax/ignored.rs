@@ -1,0 +1,252 @@
+//! Clauses that the parser reads and the planner would ignore without a word, such as FOR UPDATE or TABLESAMPLE. A
+//! query that has one is refused. Each struct of the syntax tree is taken apart completely, so that a new field in a
+//! later version of the parser does not compile until somebody has decided about the field.
+
+use std::ops::ControlFlow;
+
+use raisin_base::error::Problem;
+use sqlparser::ast::{
+    Expr, Function, FunctionArg, FunctionArguments, GroupByExpr, GroupByWithModifier, OrderBy, Query, Select,
+    Statement, TableAlias, TableFactor, TableFunctionArgs, Visit, Visitor,
+};
+
+/// The problem of the first clause that would be ignored.
+pub fn ignored_clause(statement: &Statement) -> Option<Problem> {
+    match statement.visit(&mut Ignored) {
+        ControlFlow::Break((clause, hint)) => {
+            let problem = Problem::usage(format!("the query has {clause}, which raisin cannot answer"));
+            Some(match hint {
+                Some(hint) => problem.hint(hint),
+                None => problem,
+            })
+        }
+        ControlFlow::Continue(()) => None,
+    }
+}
+
+/// A clause, and what to write instead.
+type Clause = (&'static str, Option<&'static str>);
+
+struct Ignored;
+
+/// The first clause of which the condition holds.
+fn first(clauses: &[(bool, Clause)]) -> ControlFlow<Clause> {
+    match clauses.iter().find(|(is_there, _)| *is_there) {
+        Some((_, clause)) => ControlFlow::Break(*clause),
+        None => ControlFlow::Continue(()),
+    }
+}
+
+const SAMPLE: Clause = ("TABLESAMPLE", Some("take rows by a condition, such as `where id % 10 = 0`"));
+const ORDINALITY: Clause = ("WITH ORDINALITY", Some("number the rows with `row_number() over ()`"));
+
+impl Visitor for Ignored {
+    type Break = Clause;
+
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<Clause> {
+        let Query {
+            with,
+            body: _,
+            order_by,
+            limit_clause: _,
+            fetch,
+            locks,
+            for_clause,
+            settings,
+            format_clause,
+            pipe_operators: _,
+        } = query;
+        let is_interpolated = |OrderBy { kind: _, interpolate }: &OrderBy| interpolate.is_some();
+        first(&[
+            (!locks.is_empty(), ("FOR UPDATE or FOR SHARE", Some("a query only reads, and needs no locks"))),
+            (for_clause.is_some(), ("FOR XML or FOR JSON", Some("choose the form of the answer with --format"))),
+            (settings.is_some(), ("SETTINGS", None)),
+            (format_clause.is_some(), ("FORMAT", Some("choose the form of the answer with --format"))),
+            (fetch.is_some(), ("FETCH", Some("write `limit N`"))),
+            (order_by.as_ref().is_some_and(is_interpolated), ("INTERPOLATE", None)),
+        ])?;
+        for expression in with.iter().flat_map(|with| &with.cte_tables) {
+            of_alias(Some(&expression.alias))?;
+            first(&[(expression.from.is_some(), ("FROM behind a common table expression", None))])?;
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<Clause> {
+        let Select {
+            select_token: _,
+            optimizer_hints,
+            distinct: _,
+            select_modifiers,
+            top,
+            top_before_distinct: _,
+            projection: _,
+            exclude,
+            into,
+            from,
+            lateral_views,
+            prewhere,
+            selection: _,
+            connect_by,
+            group_by,
+            cluster_by,
+            distribute_by,
+            sort_by,
+            having: _,
+            named_window: _,
+            qualify: _,
+            window_before_qualify: _,
+            value_table_mode,
+            flavor: _,
+        } = select;
+        let (GroupByExpr::All(modifiers) | GroupByExpr::Expressions(_, modifiers)) = group_by;
+        let rollup = modifiers.iter().any(|modifier| !matches!(modifier, GroupByWithModifier::GroupingSets(_)));
+        let is_global = from.iter().flat_map(|from| &from.joins).any(|join| join.global);
+        first(&[
+            (!optimizer_hints.is_empty(), ("an optimizer hint", Some("write a plain comment: `/* ... */`"))),
+            (select_modifiers.is_some(), ("a modifier behind SELECT", None)),
+            (top.is_some(), ("TOP", Some("write `limit N` at the end"))),
+            (exclude.is_some(), ("EXCLUDE", Some("write EXCLUDE directly behind the star: `* exclude (a)`"))),
+            (into.is_some(), ("INTO", Some("to keep a result, use --output, or `create temp table t as select ...`"))),
+            (!lateral_views.is_empty(), ("LATERAL VIEW", Some("write `unnest(...)`"))),
+            (prewhere.is_some(), ("PREWHERE", Some("write WHERE"))),
+            (!connect_by.is_empty(), ("CONNECT BY", Some("write `with recursive`"))),
+            (
+                rollup,
+                ("a modifier behind GROUP BY", Some("write `group by rollup (a, b)`, `cube (...)` or `grouping sets`")),
+            ),
+            (!modifiers.is_empty(), ("a modifier behind GROUP BY", Some("write `group by grouping sets (...)` alone"))),
+            (!cluster_by.is_empty(), ("CLUSTER BY", Some("write ORDER BY"))),
+            (!distribute_by.is_empty(), ("DISTRIBUTE BY", None)),
+            (!sort_by.is_empty(), ("SORT BY", Some("write ORDER BY"))),
+            (value_table_mode.is_some(), ("AS VALUE or AS STRUCT", None)),
+            (is_global, ("GLOBAL", None)),
+        ])
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<Clause> {
+        match factor {
+            TableFactor::Table {
+                name: _,
+                alias,
+                args,
+                with_hints,
+                version,
+                with_ordinality,
+                partitions,
+                json_path,
+                sample,
+                index_hints,
+            } => {
+                of_alias(alias.as_ref())?;
+                let has_settings = |TableFunctionArgs { args: _, settings }: &TableFunctionArgs| settings.is_some();
+                first(&[
+                    (sample.is_some(), SAMPLE),
+                    (*with_ordinality, ORDINALITY),
+                    (!with_hints.is_empty() || !index_hints.is_empty(), ("hints behind a table", None)),
+                    (version.is_some(), ("a version behind a table", None)),
+                    (!partitions.is_empty(), ("PARTITION", Some("choose rows with WHERE"))),
+                    (json_path.is_some(), ("a path behind a table", None)),
+                    (args.as_ref().is_some_and(has_settings), ("SETTINGS", None)),
+                ])
+            }
+            TableFactor::Derived { lateral: _, subquery: _, alias, sample } => {
+                of_alias(alias.as_ref())?;
+                first(&[(sample.is_some(), SAMPLE)])
+            }
+            TableFactor::Function { lateral: _, name: _, args, with_ordinality, alias } => {
+                of_alias(alias.as_ref())?;
+                let is_named = |argument: &FunctionArg| !matches!(argument, FunctionArg::Unnamed(_));
+                first(&[
+                    (*with_ordinality, ORDINALITY),
+                    (args.iter().any(is_named), ("the name of an argument", Some("give the arguments in their order"))),
+                ])
+            }
+            TableFactor::UNNEST { alias, .. } | TableFactor::NestedJoin { alias, .. } => of_alias(alias.as_ref()),
+            // The planner refuses all others.
+            _ => ControlFlow::Continue(()),
+        }
+    }
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Clause> {
+        let Expr::Function(Function {
+            name: _,
+            uses_odbc_syntax: _,
+            parameters,
+            args,
+            filter: _,
+            null_treatment: _,
+            over: _,
+            within_group: _,
+        }) = expr
+        else {
+            return ControlFlow::Continue(());
+        };
+        first(&[
+            (!matches!(parameters, FunctionArguments::None), ("parameters before the arguments of a function", None)),
+            (matches!(args, FunctionArguments::Subquery(_)), ("a query as the arguments of a function", None)),
+        ])
+    }
+}
+
+fn of_alias(alias: Option<&TableAlias>) -> ControlFlow<Clause> {
+    let Some(TableAlias { explicit: _, name: _, columns, at }) = alias else { return ControlFlow::Continue(()) };
+    first(&[
+        (at.is_some(), ("AT behind an alias", None)),
+        (
+            columns.iter().any(|column| column.data_type.is_some()),
+            ("a type in the columns of an alias", Some("cast the columns: `select a::int from ...`")),
+        ),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::syntax::DIALECT;
+    use sqlparser::parser::Parser;
+
+    fn refused(sql: &str) -> Option<String> {
+        let statements = Parser::parse_sql(&DIALECT, sql).expect(sql);
+        ignored_clause(&statements[0]).map(|problem| problem.to_string())
+    }
+
+    #[test]
+    fn a_clause_that_the_planner_would_ignore_is_refused() {
+        for (sql, clause) in [
+            ("select * from a.b for update", "FOR UPDATE"),
+            ("select * from a.b for share skip locked", "FOR UPDATE or FOR SHARE"),
+            ("select * from a.b tablesample bernoulli (10)", "TABLESAMPLE"),
+            ("select * from a.b tablesample system (10) repeatable (7)", "TABLESAMPLE"),
+            ("select * from a.b where x in (select y from c.d tablesample bernoulli (1))", "TABLESAMPLE"),
+            ("select * from (select 1) t tablesample bernoulli (10)", "TABLESAMPLE"),
+            ("select * from a.b fetch first 3 rows only", "FETCH"),
+            ("select * into x from a.b", "INTO"),
+            ("select x from generate_series(1, 3) with ordinality t(x)", "WITH ORDINALITY"),
+            ("select x from a.b t(x int)", "a type in the columns of an alias"),
+        ] {
+            let said = refused(sql).unwrap_or_else(|| panic!("{sql} is not refused"));
+            assert!(said.contains(clause) && said.contains("which raisin cannot answer"), "{sql}: {said}");
+        }
+    }
+
+    #[test]
+    fn a_clause_that_the_planner_answers_is_not_refused() {
+        for sql in [
+            "select * exclude (x) from a.b",
+            "select * replace (x + 1 as x) from a.b",
+            "select /*+ a comment */ * from a.b",
+            "from a.b",
+            "from a.b select x",
+            "select distinct on (x) x, y from a.b order by x, y",
+            "select x, row_number() over (order by x) as n from a.b qualify n = 1",
+            "select x, count(*) filter (where y > 1) from a.b group by rollup (x)",
+            "select x from a.b group by grouping sets ((x), ())",
+            "with t(x) as materialized (select 1) select * from t limit 3 offset 1",
+            "select array_agg(x order by y) from a.b t(x, y)",
+            "select * from a.b, lateral (select 1) t",
+        ] {
+            assert_eq!(refused(sql), None, "{sql}");
+        }
+    }
+}
