@@ -1,7 +1,6 @@
 """`raisin.sql`: a query, and its rows as a table of pyarrow, pandas or polars."""
 
-import tempfile
-from pathlib import Path
+import io
 
 from ._executable import folders, run
 
@@ -20,24 +19,22 @@ def sql(query, *, pipeline=None, cache=None, out=None, as_="arrow"):
     if as_ not in FORMS:
         raise ValueError(f"as_ is {as_!r}, but must be one of {', '.join(FORMS)}")
     reader = _reader(as_)
-    with tempfile.TemporaryDirectory() as folder:
-        rows = Path(folder) / "rows.parquet"
-        flags = ["--format", "parquet", "--output", rows]
-        flags += [] if pipeline is None else ["--pipeline", pipeline]
-        run(["sql", *flags, *folders(cache, out), "--", query])
-        return reader(rows)
+    flags = ["--format", "arrow"]
+    flags += [] if pipeline is None else ["--pipeline", pipeline]
+    printed, _ = run(["sql", *flags, *folders(cache, out), "--", query])
+    return reader(printed)
 
 
 def _reader(form):
-    """The function that reads the rows. Called before the query, so that a missing package is reported at once."""
+    """The function that reads an Arrow IPC stream. Called before the query, so that a missing package is reported at once."""
     if form == "polars":
         import polars
 
-        return polars.read_parquet
+        return lambda stream: polars.read_ipc_stream(io.BytesIO(stream))
     try:
-        import pyarrow.parquet
+        import pyarrow
     except ImportError as error:
         raise ImportError("raisin.sql needs pyarrow: pip install 'raisin[pyarrow]'") from error
     if form == "pandas":
-        return lambda path: pyarrow.parquet.read_table(path).to_pandas()
-    return pyarrow.parquet.read_table
+        return lambda stream: pyarrow.ipc.open_stream(stream).read_all().to_pandas()
+    return lambda stream: pyarrow.ipc.open_stream(stream).read_all()
