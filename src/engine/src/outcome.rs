@@ -40,7 +40,11 @@ pub fn collect(resolver: &Resolver<'_>, out: &Path) -> (Vec<StageResults>, Vec<S
         let Some(artifact) = resolver.artifacts[id] else { continue };
         match Results::read(&resolver.store.artifact_folder(artifact)) {
             Ok(Some(results)) => {
-                let page = stage.declaration.outputs.files().find(|file| file.name.ends_with(".html"));
+                let page = stage
+                    .declaration
+                    .outputs
+                    .files()
+                    .find(|file| Path::new(file.name).extension().is_some_and(|ending| ending == "html"));
                 let link = link_of(&out.join(&graph.pipeline.name), "", &stage.name);
                 all.push(StageResults {
                     stage: stage.name.clone(),

@@ -28,6 +28,7 @@ const SMALL: f64 = 2e7;
 /// The characters of a token, about, except for models of bytes.
 const CHARACTERS_OF_A_TOKEN: usize = 3;
 
+#[expect(clippy::too_many_lines, reason = "the text of one file, from its top to its end")]
 pub fn pipeline(wishes: &Wishes, data: &DataFindings, model: &ModelFindings) -> Result<String> {
     let Wishes { name, question, .. } = wishes;
     let rows = data.pool.instructions;
