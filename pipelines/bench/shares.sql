@@ -5,7 +5,7 @@ select s.variant, k.response as kind, count(*) as selected,
     round(1.0 * count(*) / sum(count(*)) over (partition by s.variant), 3) as share,
     count(distinct s.id) as distinct_rows
 from tuned.selection s
-join pool.instructions i on i.id = s.id and (i.variant is null or s.variant like concat('%', i.variant))
+join pool.instructions i on i.id = s.id and (i.variant is null or concat(',', s.variant, ',') like concat('%,', i.variant, ',%'))
 join kinds.instructions k on k.line = i.line and k.variant is not distinct from i.variant
 group by s.variant, k.response
 order by s.variant, selected desc
