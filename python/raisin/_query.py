@@ -21,7 +21,7 @@ def sql(query, *, pipeline=None, cache=None, out=None, as_="arrow"):
     reader = _reader(as_)
     flags = ["--format", "arrow"]
     flags += [] if pipeline is None else ["--pipeline", pipeline]
-    printed, _ = run(["sql", *flags, *folders(cache, out), "--", query])
+    printed, _ = run(["sql", *flags, *folders(cache, out), "--", query], show=False)
     return reader(printed)
 
 

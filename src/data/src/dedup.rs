@@ -316,11 +316,15 @@ impl Summary<'_> {
             notes.push(format!("{} left out, because very many rows share a band", counted(*left_out, "comparison")));
         }
         if check.rows > 0 {
-            let pairs = format!("{} of {} pairs", grouped(check.found_pairs), grouped(check.true_pairs));
             let (rows, threshold) = (counted(check.rows, "row"), parameters.threshold);
-            notes.push(format!(
-                "check of {rows} against all: {pairs} with a similarity of at least {threshold} are found"
-            ));
+            let found = match check.true_pairs {
+                0 => format!("no pair has a similarity of at least {threshold}"),
+                pairs => {
+                    let (found, pairs) = (grouped(check.found_pairs), counted(pairs, "pair"));
+                    format!("{found} of {pairs} with a similarity of at least {threshold} found")
+                }
+            };
+            notes.push(format!("check of {rows} against all: {found}"));
         }
         notes
     }

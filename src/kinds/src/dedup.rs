@@ -84,11 +84,11 @@ pub struct Parameters {
     #[serde(default = "number::<128>")]
     pub hashes: usize,
     /// For `near`: the number of bands. A row has `bands` times `band_rows` hashes, and two rows are compared if all
-    /// hashes of a band agree. If both are absent, they are the longest bands that find at least 95 % of the pairs at the
+    /// hashes of a band agree. If absent, the bands are the longest ones that find at least 95 % of the pairs at the
     /// threshold.
     #[serde(default)]
     pub bands: Option<usize>,
-    /// For `near`: the number of hashes in a band.
+    /// For `near`: the number of hashes in a band. If absent, it follows from `hashes` and `threshold`, as `bands`.
     #[serde(default)]
     pub band_rows: Option<usize>,
     /// The row of a group that stays: `first` or `longest`. `prefer` comes before it.

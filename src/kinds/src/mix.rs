@@ -32,10 +32,12 @@ pub struct MixedPool {
     /// The stage that provides the instructions.
     pub instructions: String,
     /// The part of the pool relative to the `share` of the other pools: with shares 3 and 1, three quarters of the mix
-    /// come from the first pool. If one pool has a share, each pool without `take` needs one.
+    /// come from the first pool. If one pool has a share, each pool without `take` needs one. If absent, the part follows
+    /// the size of the pool and `temperature`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share: Option<f64>,
-    /// The amount from this pool, in `unit`. It counts towards `size`, and the other pools divide what is left.
+    /// The amount from this pool, in `unit`. It counts towards `size`, and the other pools divide what is left. If absent,
+    /// the pool is one of those that divide.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub take: Option<u64>,
 }
@@ -54,7 +56,7 @@ pub struct Parameters {
     /// The unit of amounts.
     #[serde(default)]
     pub unit: Unit,
-    /// The stage of the model whose tokenizer and chat template count tokens. Only the unit `tokens` needs it.
+    /// The stage of the model whose tokenizer and chat template count tokens. If absent, `unit` cannot be `tokens`.
     #[serde(default)]
     pub model: Option<String>,
     /// Without shares, a pool of n rows (or characters, or tokens) has a part in proportion to n^(1/temperature): 1

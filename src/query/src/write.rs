@@ -68,6 +68,8 @@ async fn for_people(
             _ => render::table(&rows, form.width)?,
         };
         to.write_all(text.as_bytes())?;
+        // The note goes to standard error, and must come after the rows.
+        to.flush()?;
     }
     let count = rows.num_rows() as u64 + left_out;
     let words = format!("{count} row{}", if count == 1 { "" } else { "s" });
