@@ -50,7 +50,7 @@ fn endings(query: &str, columns: &[TableColumn]) -> Vec<String> {
 fn columns() -> Vec<TableColumn> {
     let Ok(own) = std::env::current_exe() else { return Vec::new() };
     let mut command = Command::new(own);
-    command.args(["sql", COLUMNS, "--format", "json"]).stdin(Stdio::null()).stderr(Stdio::null());
+    command.args(["sql", COLUMNS, "--format", "jsonl"]).stdin(Stdio::null()).stderr(Stdio::null());
     for name in ["--cache", "--out", "--pipeline"] {
         command.args(flag(name).into_iter().flat_map(|value| [name.into(), value]));
     }
