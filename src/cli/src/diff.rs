@@ -81,7 +81,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         .iter()
         .filter_map(|(name, one)| b.stages.get(name).map(|other| Pair { name, sides: [*one, *other] }))
         .collect();
-    let compared = pairs.iter().map(|pair| Compared::of(&store, pair)).collect::<Result<Vec<_>>>()?;
+    let compared = pairs.iter().map(|pair| ComparedStage::of(&store, pair)).collect::<Result<Vec<_>>>()?;
     text += &parameters(&compared);
     text += &artifacts(&compared, &a, &b);
     super::print(&text)?;
@@ -233,7 +233,7 @@ impl Pair<'_> {
 }
 
 /// A pair with what the action records say.
-struct Compared<'p, 's> {
+struct ComparedStage<'p, 's> {
     pair: &'p Pair<'s>,
     kind: String,
     differs: bool,
@@ -243,7 +243,7 @@ struct Compared<'p, 's> {
     same_pool: bool,
 }
 
-impl<'p, 's> Compared<'p, 's> {
+impl<'p, 's> ComparedStage<'p, 's> {
     fn of(store: &Store, pair: &'p Pair<'s>) -> Result<Self> {
         let [one, other] = [store.record(pair.sides[0].key)?, store.record(pair.sides[1].key)?];
         let mut compared = Self {
@@ -278,7 +278,7 @@ impl<'p, 's> Compared<'p, 's> {
 }
 
 /// The parameters that differ, each with the stages in which they differ.
-fn parameters(compared: &[Compared<'_, '_>]) -> String {
+fn parameters(compared: &[ComparedStage<'_, '_>]) -> String {
     let mut by_reason: Vec<(&str, Vec<&str>)> = Vec::new();
     for of in compared {
         for reason in &of.reasons {
@@ -297,7 +297,7 @@ fn parameters(compared: &[Compared<'_, '_>]) -> String {
     format!("\nparameters, seeds and input files, A -> B\n{}", lines.collect::<String>())
 }
 
-fn artifacts(compared: &[Compared<'_, '_>], a: &Side, b: &Side) -> String {
+fn artifacts(compared: &[ComparedStage<'_, '_>], a: &Side, b: &Side) -> String {
     let labels = |differ: bool| {
         let of = compared.iter().filter(|of| of.differs == differ).map(|of| of.pair.label());
         of.collect::<Vec<_>>()

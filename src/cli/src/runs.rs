@@ -26,11 +26,11 @@ pub struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 20)]
     limit: usize,
     /// The order: newest first, longest first, or best first (by the headline metric).
-    #[arg(long, value_enum, default_value_t = Order::When)]
-    sort: Order,
+    #[arg(long, value_enum, default_value_t = RunsOrder::When)]
+    sort: RunsOrder,
     /// How to print the runs. `json` and `csv` have more columns than the table.
-    #[arg(long, value_enum, default_value_t = Form::Table)]
-    format: Form,
+    #[arg(long, value_enum, default_value_t = RunsFormat::Table)]
+    format: RunsFormat,
     #[command(flatten)]
     cache: CacheFolder,
 }
@@ -43,14 +43,14 @@ Examples:
   raisin sql \"select * from raisin.runs\"    the same, for queries";
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Order {
+enum RunsOrder {
     When,
     Seconds,
     Metric,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Form {
+enum RunsFormat {
     Table,
     /// JSON lines, one object for each run.
     Json,
@@ -80,16 +80,16 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let more = all.len().saturating_sub(arguments.limit);
     all.truncate(arguments.limit);
     match arguments.format {
-        Form::Table => {
+        RunsFormat::Table => {
             // The table is for people; its width is that of the terminal on standard error.
             let lines = table(&all, super::text::columns());
             super::print(&lines.into_iter().map(|line| line + "\n").collect::<String>())?;
         }
-        Form::Json => {
+        RunsFormat::Json => {
             let lines = all.iter().map(|run| format!("{}\n", json_of(run)));
             super::print_exactly(&lines.collect::<String>())?;
         }
-        Form::Csv => super::print_exactly(&csv(&all))?,
+        RunsFormat::Csv => super::print_exactly(&csv(&all))?,
     }
     match (all.is_empty(), more) {
         (true, _) => say!("no run is in the journal yet: `raisin build PIPELINE` is the first"),
@@ -100,7 +100,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 /// The newest first; of equal runs, the newest too.
-fn sort(all: &mut [Run], by: Order) {
+fn sort(all: &mut [Run], by: RunsOrder) {
     all.reverse();
     let missing_last = |one: Option<f64>, other: Option<f64>, less: bool| match (one, other) {
         (Some(one), Some(other)) if less => one.total_cmp(&other),
@@ -108,9 +108,9 @@ fn sort(all: &mut [Run], by: Order) {
         (one, other) => other.is_some().cmp(&one.is_some()),
     };
     match by {
-        Order::When => {}
-        Order::Seconds => all.sort_by(|one, other| missing_last(one.seconds, other.seconds, false)),
-        Order::Metric => all.sort_by(|one, other| {
+        RunsOrder::When => {}
+        RunsOrder::Seconds => all.sort_by(|one, other| missing_last(one.seconds, other.seconds, false)),
+        RunsOrder::Metric => all.sort_by(|one, other| {
             let (one, other) = (headline(one), headline(other));
             let value = |of: &Option<Headline>| of.as_ref().map(|it| it.mean);
             // Runs with different metrics cannot be compared: they stand in groups.
@@ -299,7 +299,10 @@ mod tests {
             sort(&mut all, by);
             all.into_iter().map(|run| run.run).collect::<String>()
         };
-        assert_eq!([order(Order::When), order(Order::Seconds), order(Order::Metric)], ["cba", "bca", "cab"]);
+        assert_eq!(
+            [order(RunsOrder::When), order(RunsOrder::Seconds), order(RunsOrder::Metric)],
+            ["cba", "bca", "cab"]
+        );
     }
 
     #[test]

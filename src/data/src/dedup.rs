@@ -17,7 +17,7 @@ use raisin_corpus::intake::{counted, grouped};
 use raisin_corpus::near::{Bands, Gram, groups, jaccard, shingles};
 use raisin_corpus::overlap::each_word;
 use raisin_corpus::{Instruction, Message, read_instructions};
-use raisin_kinds::dedup::{Compared, GramUnit, Kept, Parameters, Sameness};
+use raisin_kinds::dedup::{ComparedText, GramUnit, KeptRow, Parameters, Sameness};
 use raisin_table::{self as table, WriteTable as _};
 
 use crate::kept::write_kept;
@@ -26,9 +26,9 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     let folder = context.input("/instructions")?;
     let pool = read_instructions(folder)?;
     let found = match parameters.by {
-        Sameness::Exact => Found::equal(&pool, parameters.of, str::to_owned),
-        Sameness::Normalised => Found::equal(&pool, parameters.of, words_of),
-        Sameness::Near => Found::near(&pool, &parameters, context),
+        Sameness::Exact => FoundGroups::equal(&pool, parameters.of, str::to_owned),
+        Sameness::Normalised => FoundGroups::equal(&pool, parameters.of, words_of),
+        Sameness::Near => FoundGroups::near(&pool, &parameters, context),
     };
     let kept = kept_of_groups(&pool, &found.first, &ranks(folder, &parameters.prefer, context)?, parameters.keep);
     let is_kept: BooleanArray = kept.iter().enumerate().map(|(row, kept)| Some(row as u32 == *kept)).collect();
@@ -41,12 +41,12 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
 }
 
 /// The turns of a row that are compared.
-fn turns(row: &Instruction, of: Compared) -> impl Iterator<Item = &str> {
+fn turns(row: &Instruction, of: ComparedText) -> impl Iterator<Item = &str> {
     let last = row.messages.iter().rposition(Message::is_assistant).unwrap_or(row.messages.len());
     let is_compared = move |place: usize| match of {
-        Compared::Conversation => true,
-        Compared::Prompt => place < last,
-        Compared::Response => place == last,
+        ComparedText::Conversation => true,
+        ComparedText::Prompt => place < last,
+        ComparedText::Response => place == last,
     };
     row.messages.iter().enumerate().filter(move |(place, _)| is_compared(*place)).map(|(_, turn)| turn.content.as_str())
 }
@@ -61,7 +61,7 @@ fn words_of(text: &str) -> String {
 }
 
 /// The groups of a pool.
-struct Found {
+struct FoundGroups {
     /// For each row the first row of its group.
     first: Vec<u32>,
     without_text: u64,
@@ -75,12 +75,12 @@ struct Search {
     compared: u64,
     alike: u64,
     left_out: u64,
-    check: Check,
+    check: BruteForce,
 }
 
-impl Found {
+impl FoundGroups {
     /// Groups of rows whose turns are equal after `normal`.
-    fn equal(pool: &[Instruction], of: Compared, normal: fn(&str) -> String) -> Self {
+    fn equal(pool: &[Instruction], of: ComparedText, normal: fn(&str) -> String) -> Self {
         let key = |row: &Instruction| {
             let turns: Vec<String> = turns(row, of).map(normal).collect();
             let has_text = turns.iter().any(|turn| !turn.trim().is_empty());
@@ -120,7 +120,7 @@ impl Found {
         let found =
             groups(&sets, parameters.threshold, bands, &seed, |done| progress("comparing", done, bands.bands, "bands"));
         progress("checking", 0, parameters.check, "rows");
-        let check = Check::of(&sets, &found.first, parameters, &seed);
+        let check = BruteForce::of(&sets, &found.first, parameters, &seed);
         let without_text = sets.iter().filter(|set| set.is_empty()).count() as u64;
         let (compared, alike, left_out) = (found.compared, found.alike, found.left_out);
         let search = Search { sets, bands, compared, alike, left_out, check };
@@ -131,11 +131,11 @@ impl Found {
         self.search.as_ref().map_or(1.0, |search| jaccard(&search.sets[a as usize], &search.sets[b as usize]))
     }
 
-    fn summary<'a>(&'a self, parameters: &'a Parameters) -> Result<Summary<'a>> {
+    fn summary<'a>(&'a self, parameters: &'a Parameters) -> Result<SearchSummary<'a>> {
         let mut sizes: BTreeMap<u32, u64> = BTreeMap::new();
         self.first.iter().for_each(|first| *sizes.entry(*first).or_default() += 1);
         let (groups, largest) = (sizes.values().filter(|size| **size > 1).count(), sizes.values().max());
-        Ok(Summary {
+        Ok(SearchSummary {
             rows: self.first.len() as u64,
             kept: sizes.len() as u64,
             groups: groups as u64,
@@ -152,14 +152,14 @@ impl Found {
 
 /// The comparison of some rows with every row.
 #[derive(Default)]
-struct Check {
+struct BruteForce {
     rows: u64,
     true_pairs: u64,
     found_pairs: u64,
     joined_pairs: u64,
 }
 
-impl Check {
+impl BruteForce {
     fn of(sets: &[Vec<u32>], first: &[u32], parameters: &Parameters, seed: &Seed) -> Self {
         let rows = seed.at("check").rng().sample(sets.len(), parameters.check);
         let checked: BTreeSet<usize> = rows.iter().copied().collect();
@@ -217,10 +217,10 @@ fn ranks(folder: &Path, prefer: &[String], context: &Context) -> Result<Vec<usiz
 }
 
 /// For each row the row of its group that stays.
-fn kept_of_groups(pool: &[Instruction], first: &[u32], ranks: &[usize], keep: Kept) -> Vec<u32> {
+fn kept_of_groups(pool: &[Instruction], first: &[u32], ranks: &[usize], keep: KeptRow) -> Vec<u32> {
     let length = |row: usize| match keep {
-        Kept::First => 0,
-        Kept::Longest => pool[row].messages.iter().map(Message::characters).sum::<usize>(),
+        KeptRow::First => 0,
+        KeptRow::Longest => pool[row].messages.iter().map(Message::characters).sum::<usize>(),
     };
     // Of equal rows, the first one is the least.
     let place = |row: usize| (ranks[row], Reverse(length(row)), row);
@@ -235,7 +235,7 @@ fn kept_of_groups(pool: &[Instruction], first: &[u32], ranks: &[usize], keep: Ke
 }
 
 /// The table `duplicates`.
-fn duplicates(kept: &[u32], found: &Found) -> Result<RecordBatch> {
+fn duplicates(kept: &[u32], found: &FoundGroups) -> Result<RecordBatch> {
     let mut new_ids: BTreeMap<u32, u32> = BTreeMap::new();
     for (row, kept) in (0..).zip(kept) {
         if row == *kept {
@@ -255,22 +255,22 @@ fn duplicates(kept: &[u32], found: &Found) -> Result<RecordBatch> {
 }
 
 /// The counts of a search.
-struct Summary<'a> {
+struct SearchSummary<'a> {
     rows: u64,
     kept: u64,
     groups: u64,
     largest: u64,
-    found: &'a Found,
+    found: &'a FoundGroups,
     by: &'static str,
 }
 
-impl Summary<'_> {
+impl SearchSummary<'_> {
     /// The table `dedup_summary`.
     fn table(&self) -> Result<RecordBatch> {
         let search = self.found.search.as_ref();
         let number = |number: u64| -> ArrayRef { Arc::new(UInt64Array::from(vec![number])) };
         let of_search = |of: &dyn Fn(&Search) -> u64| -> ArrayRef { Arc::new(UInt64Array::from(vec![search.map(of)])) };
-        let share = |part: &dyn Fn(&Check) -> (u64, u64)| -> ArrayRef {
+        let share = |part: &dyn Fn(&BruteForce) -> (u64, u64)| -> ArrayRef {
             let (part, whole) = search.map_or((0, 0), |search| part(&search.check));
             Arc::new(Float64Array::from(vec![(whole > 0).then(|| part as f64 / whole as f64)]))
         };

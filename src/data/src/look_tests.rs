@@ -2,9 +2,9 @@
 
 use super::*;
 
-struct Files(tempfile::TempDir);
+struct DataFiles(tempfile::TempDir);
 
-impl Files {
+impl DataFiles {
     fn new(files: &[(&str, String)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         for (name, text) in files {
@@ -29,7 +29,7 @@ fn alpaca(count: usize) -> String {
 
 #[test]
 fn formats_and_fields_are_found() {
-    let files = Files::new(&[
+    let files = DataFiles::new(&[
         ("alpaca.jsonl", alpaca(20) + &alpaca(1)),
         ("qa.csv", "prompt,completion,mark\na,b,1\nc,d,2\n".to_owned()),
         (
@@ -56,7 +56,7 @@ fn formats_and_fields_are_found() {
 
 #[test]
 fn the_scoring_follows_from_the_answers() {
-    let files = Files::new(&[
+    let files = DataFiles::new(&[
         ("pool.jsonl", alpaca(9)),
         ("gsm8k.jsonl", lines(9, |n| json!({"question": format!("q{n}"), "answer": format!("a\n#### {n}")}))),
         ("short.jsonl", lines(9, |n| json!({"question": format!("q{n}"), "answer": format!("{n}")}))),
@@ -77,15 +77,19 @@ fn the_scoring_follows_from_the_answers() {
 fn questions_of_the_test_file_do_not_count_for_validation() {
     let asked =
         |from: usize, count: usize| lines(count, |n| json!({"question": format!("q{}", from + n), "answer": "a"}));
-    let files = Files::new(&[("pool.jsonl", alpaca(9)), ("train.jsonl", asked(0, 10)), ("test.jsonl", asked(7, 6))]);
+    let files =
+        DataFiles::new(&[("pool.jsonl", alpaca(9)), ("train.jsonl", asked(0, 10)), ("test.jsonl", asked(7, 6))]);
     let found = files.look("pool.jsonl", "train.jsonl", Some("test.jsonl")).unwrap();
     assert_eq!((found.task.questions, found.test.unwrap().questions), (7, 6));
 }
 
 #[test]
 fn what_cannot_be_read_is_named_with_its_line() {
-    let files =
-        Files::new(&[("pool.jsonl", "{\"a\": 1}\n".to_owned()), ("task.jsonl", alpaca(3)), ("empty", String::new())]);
+    let files = DataFiles::new(&[
+        ("pool.jsonl", "{\"a\": 1}\n".to_owned()),
+        ("task.jsonl", alpaca(3)),
+        ("empty", String::new()),
+    ]);
     let said = |pool: &str| raisin_base::error::render(&files.look(pool, "task.jsonl", None).unwrap_err());
     let unknown = said("pool.jsonl");
     assert!(unknown.contains("pool.jsonl, line 1: ") && unknown.contains("{\"a\": 1}"), "{unknown}");

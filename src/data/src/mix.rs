@@ -15,7 +15,7 @@ use raisin_base::error::{Context as _, Problem, Result, anyhow};
 use raisin_contract::{Context, Progress};
 use raisin_corpus::intake::{counted, grouped};
 use raisin_corpus::{Codec, Instruction, Message, read_instructions};
-use raisin_kinds::mix::{Parameters, Unit};
+use raisin_kinds::mix::{MixUnit, Parameters};
 use raisin_table::{self as table, WriteTable as _};
 
 use quota::{Supply, Whole, whole_numbers};
@@ -37,14 +37,14 @@ const COLUMNS: [&str; 12] = [
 ];
 
 /// A pool of the mix: its folder, and the amount of each row in the unit of the mix.
-struct Pool<'a> {
+struct SourcePool<'a> {
     name: &'a str,
     folder: &'a Path,
     amounts: Vec<u64>,
 }
 
 /// What the mix has of a pool.
-struct Part {
+struct DrawnPart {
     /// How often the mix has each row.
     copies: Vec<u32>,
     wanted: f64,
@@ -55,7 +55,7 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     let pools = parameters.pools.keys().map(|name| {
         let folder = context.input(&format!("/pools/{name}/instructions"))?;
         context.progress(Progress { phase: format!("counting {name}"), unit: "rows".into(), ..Progress::default() });
-        Ok(Pool { name, folder, amounts: amounts.of(folder)? })
+        Ok(SourcePool { name, folder, amounts: amounts.of(folder)? })
     });
     let pools = pools.collect::<Result<Vec<_>>>()?;
     let parts = parts(&parameters, &pools, context)?;
@@ -85,9 +85,9 @@ enum Amounts {
 impl Amounts {
     fn new(parameters: &Parameters, context: &Context) -> Result<Self> {
         Ok(match parameters.unit {
-            Unit::Rows => Self::Rows,
-            Unit::Characters => Self::Characters,
-            Unit::Tokens => {
+            MixUnit::Rows => Self::Rows,
+            MixUnit::Characters => Self::Characters,
+            MixUnit::Tokens => {
                 let codec = Codec::load(context.input("/model")?)?;
                 codec.default_note().into_iter().for_each(|note| context.note(note));
                 Self::Tokens(Box::new(codec))
@@ -109,7 +109,7 @@ impl Amounts {
     }
 }
 
-fn parts(parameters: &Parameters, pools: &[Pool], context: &Context) -> Result<Vec<Part>> {
+fn parts(parameters: &Parameters, pools: &[SourcePool], context: &Context) -> Result<Vec<DrawnPart>> {
     let supplies: Vec<Supply> = pools
         .iter()
         .zip(parameters.pools.values())
@@ -123,20 +123,20 @@ fn parts(parameters: &Parameters, pools: &[Pool], context: &Context) -> Result<V
     let whole = Whole { size: parameters.size, temperature: parameters.temperature, passes: parameters.passes };
     let quotas = whole.quotas(&supplies).with_context(|| format!("in stage `{}`", context.stage()))?;
     let counts = whole_numbers(&quotas);
-    let part = |((pool, wanted), count): ((&Pool, &f64), &u64)| {
+    let part = |((pool, wanted), count): ((&SourcePool, &f64), &u64)| {
         // The rows of a pool depend on its name and not on the other pools.
         let seed = context.seed().at("mix").at(pool.name);
         let copies = match parameters.unit {
-            Unit::Rows => draw::by_count(pool.amounts.len(), *count, &seed),
-            Unit::Characters | Unit::Tokens => draw::by_amount(&pool.amounts, *wanted, parameters.passes, &seed),
+            MixUnit::Rows => draw::by_count(pool.amounts.len(), *count, &seed),
+            MixUnit::Characters | MixUnit::Tokens => draw::by_amount(&pool.amounts, *wanted, parameters.passes, &seed),
         };
-        Part { copies, wanted: *wanted }
+        DrawnPart { copies, wanted: *wanted }
     };
     Ok(pools.iter().zip(&quotas).zip(&counts).map(part).collect())
 }
 
 /// The tables `instructions` and `sources` of the mix.
-fn tables(pools: &[Pool], parts: &[Part], context: &Context) -> Result<(RecordBatch, RecordBatch)> {
+fn tables(pools: &[SourcePool], parts: &[DrawnPart], context: &Context) -> Result<(RecordBatch, RecordBatch)> {
     let (mut rows, mut sources) = (Vec::new(), Vec::new());
     let (mut names, mut ids) = (StringBuilder::new(), Vec::new());
     let mut files = 0;
@@ -194,25 +194,25 @@ fn with_column(rows: &RecordBatch, name: &str, column: &ArrayRef) -> Result<Reco
     table::batch(columns)
 }
 
-fn unit_name(unit: Unit) -> &'static str {
+fn unit_name(unit: MixUnit) -> &'static str {
     match unit {
-        Unit::Rows => "rows",
-        Unit::Characters => "characters",
-        Unit::Tokens => "tokens",
+        MixUnit::Rows => "rows",
+        MixUnit::Characters => "characters",
+        MixUnit::Tokens => "tokens",
     }
 }
 
 /// The amount that the mix has of a pool.
-fn amount(pool: &Pool, part: &Part) -> u64 {
+fn amount(pool: &SourcePool, part: &DrawnPart) -> u64 {
     pool.amounts.iter().zip(&part.copies).map(|(amount, copies)| amount * u64::from(*copies)).sum()
 }
 
 /// The table `mix`.
-fn summary(pools: &[Pool], parts: &[Part], unit: Unit) -> Result<RecordBatch> {
+fn summary(pools: &[SourcePool], parts: &[DrawnPart], unit: MixUnit) -> Result<RecordBatch> {
     let both = || pools.iter().zip(parts);
     let whole: u64 = both().map(|(pool, part)| amount(pool, part)).sum();
     let share = |(pool, part)| amount(pool, part) as f64 / whole.max(1) as f64;
-    let numbers = |of: &dyn Fn(&Pool, &Part) -> u64| -> ArrayRef {
+    let numbers = |of: &dyn Fn(&SourcePool, &DrawnPart) -> u64| -> ArrayRef {
         Arc::new(UInt64Array::from_iter_values(both().map(|(pool, part)| of(pool, part))))
     };
     table::batch(vec![
@@ -230,11 +230,11 @@ fn summary(pools: &[Pool], parts: &[Part], unit: Unit) -> Result<RecordBatch> {
 }
 
 /// What a person sees: the rows of the mix, and the part of each pool.
-fn notes(pools: &[Pool], parts: &[Part], unit: Unit) -> Vec<String> {
+fn notes(pools: &[SourcePool], parts: &[DrawnPart], unit: MixUnit) -> Vec<String> {
     let whole: u64 = pools.iter().zip(parts).map(|(pool, part)| amount(pool, part)).sum();
     let rows: u64 = parts.iter().flat_map(|part| &part.copies).map(|copies| u64::from(*copies)).sum();
     let mut notes = vec![match unit {
-        Unit::Rows => format!("{} from {}", counted(rows, "instruction"), counted(pools.len() as u64, "pool")),
+        MixUnit::Rows => format!("{} from {}", counted(rows, "instruction"), counted(pools.len() as u64, "pool")),
         _ => {
             let (rows, whole) = (counted(rows, "instruction"), grouped(whole));
             format!("{rows} with {whole} {} from {}", unit_name(unit), counted(pools.len() as u64, "pool"))

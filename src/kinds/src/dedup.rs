@@ -26,7 +26,7 @@ pub enum Sameness {
 /// The text of a row that is compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Compared {
+pub enum ComparedText {
     /// All turns.
     #[default]
     Conversation,
@@ -50,7 +50,7 @@ pub enum GramUnit {
 /// The row of a group that stays.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Kept {
+pub enum KeptRow {
     /// The first row of the pool.
     #[default]
     First,
@@ -69,7 +69,7 @@ pub struct Parameters {
     pub by: Sameness,
     /// The text that is compared: `conversation`, `prompt` or `response`.
     #[serde(default)]
-    pub of: Compared,
+    pub of: ComparedText,
     /// For `near`: the Jaccard similarity from which rows are duplicates, above 0 and up to 1.
     #[serde(default = "default_threshold")]
     pub threshold: f64,
@@ -93,7 +93,7 @@ pub struct Parameters {
     pub band_rows: Option<usize>,
     /// The row of a group that stays: `first` or `longest`. `prefer` comes before it.
     #[serde(default)]
-    pub keep: Kept,
+    pub keep: KeptRow,
     /// Names of pools of a `mix`: of a group, a row of the pool that is named first stays. Pools that are not named come
     /// last.
     #[serde(default)]

@@ -15,7 +15,7 @@ pub struct MixKind;
 /// The unit of `size`, of `take` and of the parts of a mix.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Unit {
+pub enum MixUnit {
     /// Rows.
     #[default]
     Rows,
@@ -55,7 +55,7 @@ pub struct Parameters {
     pub size: Option<u64>,
     /// The unit of amounts.
     #[serde(default)]
-    pub unit: Unit,
+    pub unit: MixUnit,
     /// The stage of the model whose tokenizer and chat template count tokens. If absent, `unit` cannot be `tokens`.
     #[serde(default)]
     pub model: Option<String>,
@@ -112,11 +112,11 @@ impl Kind for MixKind {
             return Err(ParameterProblem::new("/size", "a mix of nothing is empty"));
         }
         match (unit, model) {
-            (Unit::Tokens, None) => {
+            (MixUnit::Tokens, None) => {
                 let problem = ParameterProblem::new("/unit", "the unit `tokens` needs a tokenizer");
                 return Err(problem.hint("name the stage of a model: model = \"base\""));
             }
-            (Unit::Rows | Unit::Characters, Some(_)) => {
+            (MixUnit::Rows | MixUnit::Characters, Some(_)) => {
                 let message = format!("a model counts tokens, and the unit is `{}`", word(unit));
                 return Err(ParameterProblem::new("/model", message).hint("set unit = \"tokens\", or remove `model`"));
             }

@@ -55,7 +55,7 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     inputs.check(&parameters, &model)?;
     let proxy = if parameters.split == Split::Test { proxy_with_test(folder)? } else { None };
     let evaluator = Evaluator { context, parameters: &parameters, task: &task, model, codec, examples, proxy };
-    let mut results = Results { scores: Vec::new(), items: vec![ItemRow::default(); evaluator.examples.len()] };
+    let mut results = ScoredExamples { scores: Vec::new(), items: vec![ItemRow::default(); evaluator.examples.len()] };
     for input in &inputs.all {
         results.leave_out(input);
         match input {
@@ -164,7 +164,7 @@ struct Answer {
     correct_norm: Option<bool>,
 }
 
-struct Results {
+struct ScoredExamples {
     scores: Vec<MetricRow>,
     items: Vec<ItemRow>,
 }
@@ -180,7 +180,7 @@ struct Evaluator<'a> {
 }
 
 impl Evaluator<'_> {
-    fn loss(&self, rows: &EncodedRows, results: &mut Results) -> Result<()> {
+    fn loss(&self, rows: &EncodedRows, results: &mut ScoredExamples) -> Result<()> {
         let sequences: Vec<&Sequence> = rows.present().collect();
         let cached = self.cached_states(&sequences)?;
         let cached = cached.as_ref().map(|(layers, states)| (*layers, states.as_slice()));
@@ -210,7 +210,7 @@ impl Evaluator<'_> {
         Ok(states.map(|states| (proxy.config.prefix_layers, states)))
     }
 
-    fn choice(&self, families: &EncodedRows<Vec<Sequence>>, results: &mut Results) -> Result<()> {
+    fn choice(&self, families: &EncodedRows<Vec<Sequence>>, results: &mut ScoredExamples) -> Result<()> {
         // The choices of a question have a common prompt, which is computed once.
         let together: Vec<Vec<&Sequence>> = families.present().map(|family| family.iter().collect()).collect();
         let set = ValidationSet::of_families(&together, self.parameters.batch_tokens, device(self.context)?)?;
@@ -233,7 +233,7 @@ impl Evaluator<'_> {
         Ok(())
     }
 
-    fn generation(&self, rows: &EncodedRows<Vec<u32>>, results: &mut Results) -> Result<()> {
+    fn generation(&self, rows: &EncodedRows<Vec<u32>>, results: &mut ScoredExamples) -> Result<()> {
         let numbers = self.task.scoring.extract == Some(Extract::Gsm8k);
         let (prompts, places): (Vec<&Vec<u32>>, Vec<usize>) = (rows.present().collect(), rows.places());
         let mut endless = 0;
@@ -329,8 +329,8 @@ impl Evaluator<'_> {
         self.context.cost(Cost { tokens, supervised_tokens, flops, ..phase_cost(phase, spent) });
     }
 
-    fn write(&self, results: &Results, main: Option<Metric>) -> Result<()> {
-        let Results { scores, items } = results;
+    fn write(&self, results: &ScoredExamples, main: Option<Metric>) -> Result<()> {
+        let ScoredExamples { scores, items } = results;
         let split = self.parameters.split.name();
         let floats = |of: &dyn Fn(&MetricRow) -> Option<f64>| Arc::new(scores.iter().map(of).collect::<Float64Array>());
         self.context.write_table(
@@ -374,7 +374,7 @@ impl Evaluator<'_> {
     }
 }
 
-impl Results {
+impl ScoredExamples {
     /// Keeps the reasons why examples are left out of a metric.
     fn leave_out(&mut self, input: &MetricInput) {
         let name = input.name();
