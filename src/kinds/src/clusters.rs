@@ -64,10 +64,12 @@ const ITERATIONS: usize = 100;
 const STARTS: usize = 4;
 
 /// A default that the file writes out has the same key as a default that it leaves out.
+#[expect(clippy::ref_option, reason = "serde passes a reference to the field")]
 fn is_usual<const USUAL: usize>(number: &Option<usize>) -> bool {
     number.is_none_or(|number| number == USUAL)
 }
 
+#[expect(clippy::ref_option, clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference to the field")]
 fn is_whitened(whiten: &Option<bool>) -> bool {
     whiten.is_none_or(|whiten| whiten == WHITEN)
 }

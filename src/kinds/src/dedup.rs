@@ -142,6 +142,7 @@ impl Kind for DedupKind {
             }
         }
         if parameters.by != Sameness::Near {
+            #[expect(clippy::float_cmp, reason = "the default is written as exactly this number")]
             let defaults = bands.is_none() && threshold == default_threshold() && ngram == 5 && hashes == 128;
             if !defaults {
                 let message = format!("`{}` compares whole texts", word(&parameters.by));

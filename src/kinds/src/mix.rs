@@ -153,7 +153,9 @@ fn check_parts(pools: &BTreeMap<String, MixedPool>, temperature: f64) -> Result<
             _ => {}
         }
     }
-    if let Some(name) = with_share.filter(|_| temperature != 1.0) {
+    #[expect(clippy::float_cmp, reason = "the default is written as exactly this number")]
+    let has_temperature = temperature != one();
+    if let Some(name) = with_share.filter(|_| has_temperature) {
         let message = format!("`{name}` has a share, and a temperature sets the parts of pools without shares");
         let problem = ParameterProblem::new(format!("/pools/{name}/share"), message);
         return Err(problem.hint("remove `temperature` or the shares"));

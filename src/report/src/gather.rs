@@ -378,7 +378,7 @@ fn name(source: &InputArtifact, summary: Option<&Value>) -> MethodName {
     let mut words: Vec<String> = Vec::new();
     let mut seed = None;
     let swept = source.variant.iter().flat_map(|(key, value)| match value {
-        Value::Object(entries) => entries.iter().map(|(key, value)| (key, value)).collect(),
+        Value::Object(entries) => entries.iter().collect(),
         _ => vec![(key, value)],
     });
     for (key, value) in swept {

@@ -27,6 +27,9 @@ pub fn dot(labels: &[String], label: &str) -> String {
     )
 }
 
+/// The place of a point on a horizontal axis.
+type CurvePlace = fn(&CurvePoint) -> f64;
+
 /// The learning curves: validation loss by step, by tokens and by total FLOPs, as the mean and the range over seeds.
 pub fn learning(gathered: &ReportData, labels: &[String]) -> String {
     let of_model = |place: fn(&CurvePoint) -> f64| -> Vec<Series> {
@@ -40,7 +43,7 @@ pub fn learning(gathered: &ReportData, labels: &[String]) -> String {
         labels.iter().map(of_label).filter(|series| series.points.len() > 1).collect()
     };
     let mut plots = String::new();
-    let axes: [(&str, &str, fn(&CurvePoint) -> f64); 3] = [
+    let axes: [(&str, &str, CurvePlace); 3] = [
         ("by step", "training step", |at| at.step),
         ("by tokens", "tokens of the training", |at| at.tokens),
         ("by total cost", "FLOPs of the training and of all that came before", |at| at.total_flops),

@@ -174,7 +174,7 @@ impl Scoring {
         let clusters_prior =
             candidates_prior.as_ref().map(|prior| set_means(&prior.unsqueeze(1), &sets).squeeze_dim(1));
         let candidates_fixed = policy.candidates.fixed_part(&candidates.state, &Tensor::from_slice(&clusters));
-        Self { candidates_fixed, clusters_fixed, candidates_prior, clusters_prior, sets }
+        Self { sets, candidates_fixed, clusters_fixed, candidates_prior, clusters_prior }
     }
 
     pub fn without_gradients(policy: &Policy, candidates: &Candidates) -> Self {

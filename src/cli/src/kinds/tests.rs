@@ -66,10 +66,11 @@ fn every_word_has_a_meaning_and_every_absence_a_consequence() {
                 assert!(!meaning.is_empty(), "{} {path}: the word `{word}` has no meaning", kind.name);
             }
             // The defaults of a table are those of its keys.
-            if parameter.state == PageState::Optional && parameter.groups.is_empty() {
-                if !says.iter().any(|words| about.contains(words)) {
-                    silent.push(format!("{} {path}: {about}", kind.name));
-                }
+            if parameter.state == PageState::Optional
+                && parameter.groups.is_empty()
+                && !says.iter().any(|words| about.contains(words))
+            {
+                silent.push(format!("{} {path}: {about}", kind.name));
             }
         }
     }

@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn nearly_all_pairs_of_brute_force_are_found_and_no_other_pair_is_joined() {
-        let (mut pairs, mut found) = (0, 0);
+        let (mut pairs, mut found) = (0_u32, 0_u32);
         for seed in 0..4 {
             let sets = sets(150, seed);
             let result = groups(&sets, 0.7, Bands::of_threshold(0.7, 128), &Seed::new(9), |_| ());
@@ -161,7 +161,7 @@ mod tests {
                 if jaccard(&sets[a], &sets[b]) >= 0.7 {
                     exact.join(a as u32, b as u32);
                     pairs += 1;
-                    found += usize::from(result.first[a] == result.first[b]);
+                    found += u32::from(result.first[a] == result.first[b]);
                 }
             }
             for place in 0..sets.len() {
@@ -170,7 +170,7 @@ mod tests {
             }
         }
         assert!(pairs > 100, "{pairs}");
-        assert!(found as f64 >= 0.95 * pairs as f64, "{found} of {pairs}");
+        assert!(f64::from(found) >= 0.95 * f64::from(pairs), "{found} of {pairs}");
     }
 
     #[test]

@@ -191,7 +191,7 @@ mod tests {
     fn whole_numbers_stay_within_one_of_their_quotas() {
         let mut rng = raisin_base::seed::Seed::new(3).rng();
         for _ in 0..300 {
-            let quotas: Vec<f64> = (0..1 + rng.below(9)).map(|_| rng.below(100_000) as f64 / 997.0).collect();
+            let quotas: Vec<f64> = (0..=rng.below(9)).map(|_| rng.below(100_000) as f64 / 997.0).collect();
             let numbers = whole_numbers(&quotas);
             let sum: f64 = quotas.iter().sum();
             assert_eq!(numbers.iter().sum::<u64>(), sum.round() as u64, "{quotas:?}");

@@ -79,10 +79,8 @@ impl Basis {
         };
         let scales =
             Scales { means: numbers(&tensors, "state_means")?, deviations: numbers(&tensors, "state_deviations")? };
-        let similarity_mean = match tensors.contains_key("similarity_mean") {
-            true => Some(numbers(&tensors, "similarity_mean")?),
-            false => None,
-        };
+        let similarity_mean =
+            if tensors.contains_key("similarity_mean") { Some(numbers(&tensors, "similarity_mean")?) } else { None };
         Ok(Self { columns, whiten, pca, centres: rows(&tensors, "centres")?, scales, similarity_mean })
     }
 

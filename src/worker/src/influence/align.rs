@@ -34,7 +34,7 @@ impl Measuring<'_> {
                     let (sequences, states) = pool.rows(&[id])?;
                     let rows = TrainingRows { sequences: &sequences, states: states.as_deref() };
                     let Some(direction) = trainer.direction(&rows, &scale)? else { return Ok(None) };
-                    let cosine = no_grad(|| Ok::<_, tch::TchError>(targets.f_mv(&direction)?.f_max()?))?;
+                    let cosine = no_grad(|| targets.f_mv(&direction)?.f_max())?;
                     Ok(Some(cosine.f_double_value(&[])?.to_bits()))
                 };
                 ids.iter().map(row).collect()

@@ -133,7 +133,9 @@ fn without_the_stage_the_scores_of_a_linear_policy_do_not_change_over_the_traini
     let found = shares(&fixture, &mut training, 0.01)?;
     assert!(found[1] > 1.5 * found[0], "{found:?}");
     let policy = training.kept().context("a policy")?;
-    assert_eq!(policy.stage(0.3, 0, 40), policy.stage(0.0, 39, 40));
+    #[expect(clippy::float_cmp, reason = "a stage that is left out is the same constant everywhere")]
+    let is_constant = policy.stage(0.3, 0, 40) == policy.stage(0.0, 39, 40);
+    assert!(is_constant);
     let effects = training.column_effects()?.context("measured")?;
     assert!(effects.iter().all(|column| (column.effect[0] - column.effect[2]).abs() < 1e-9), "{effects:?}");
     Ok(())
