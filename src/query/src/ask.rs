@@ -70,6 +70,12 @@ pub fn form(options: &QueryOptions, to_terminal: bool) -> Result<Form> {
         let problem = Problem::usage(format!("the format {format} is not for the terminal"));
         return Err(problem.hint(format!("name a file: --output rows.{format}")).into());
     }
+    let is_for_people = matches!(format, OutputFormat::Table | OutputFormat::Box);
+    let flags = [(options.expanded, "--expanded"), (matches!(options.most_rows, Some(MostRows::At(_))), "--rows")];
+    if let Some((_, flag)) = flags.iter().find(|(is_given, _)| *is_given && !is_for_people) {
+        let problem = Problem::usage(format!("{flag} is for tables, and the format is {format}"));
+        return Err(problem.hint("leave the flag out; `limit N` in the query takes fewer rows").into());
+    }
     let most_rows = match options.most_rows {
         Some(MostRows::All) => None,
         Some(MostRows::At(most)) => Some(most),
@@ -130,9 +136,9 @@ pub fn answer(
         pieces => pieces,
     };
     let (session, _spill) = session(options, Arc::default())?;
-    let mut written = WrittenResults::default();
+    let mut results = 0;
     for piece in &pieces {
-        let result = statement(&session, piece, &form, &mut written, to, note).and_then(|()| Ok(to.flush()?));
+        let result = statement(&session, piece, &form, &mut results, to, note).and_then(|()| Ok(to.flush()?));
         match result {
             // The reader of a pipe, such as `head`, has read enough.
             Err(error) if is_broken_pipe(&error) => return Ok(()),
@@ -145,23 +151,18 @@ pub fn answer(
         let names: Vec<String> = unused.iter().map(|name| format!("${name}")).collect();
         note(&format!("warning: no statement has {}", names.join(", ")));
     }
-    if form.is_a_file && written.results == 0 {
+    if form.is_a_file && results == 0 {
         return Err(Problem::usage("no statement has a result that the file could keep").into());
     }
     Ok(())
 }
 
-/// What has been written so far.
-#[derive(Default)]
-struct WrittenResults {
-    results: usize,
-}
-
+/// Writes the answer of one statement. `results` counts the results that were written.
 fn statement(
     session: &Session,
     piece: &StatementText,
     form: &Form,
-    written: &mut WrittenResults,
+    results: &mut usize,
     to: &mut (dyn Write + Send),
     note: &mut dyn FnMut(&str),
 ) -> Result<()> {
@@ -169,14 +170,14 @@ fn statement(
         match session.answer(&piece.text, note).await? {
             StatementAnswer::Done(words) => note(&words),
             StatementAnswer::Rows(rows) => {
-                if written.results > 0 && (form.is_a_file || !form.format.is_text()) {
+                if *results > 0 && (form.is_a_file || !form.format.is_text()) {
                     let problem = Problem::usage("the output has place for one result, and a second statement has one");
                     return Err(problem.hint("keep earlier results with `create temp table t as select ...`").into());
                 }
-                if written.results > 0 && matches!(form.format, OutputFormat::Table | OutputFormat::Markdown) {
+                if *results > 0 && matches!(form.format, OutputFormat::Table | OutputFormat::Markdown) {
                     to.write_all(b"\n")?;
                 }
-                written.results += 1;
+                *results += 1;
                 write(rows, form, to, note).await?;
             }
         }

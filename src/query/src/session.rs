@@ -306,15 +306,12 @@ impl Session {
             Asked::Tables => {
                 self.tell_of_missing_results(note);
                 self.tell_of_other_pipelines(note);
-                self.names_of("table_schema as \"schema\", table_name as \"table\"", "tables")
+                self.table_names()
             }
             Asked::Schemas => {
                 self.tell_of_missing_results(note);
                 self.tell_of_other_pipelines(note);
-                format!(
-                    "select distinct \"schema\" from ({})  order by 1",
-                    self.names_of("table_schema as \"schema\", table_name as \"table\"", "tables")
-                )
+                format!("select distinct \"schema\" from ({}) order by 1", self.table_names())
             }
             Asked::Columns(table) => {
                 let columns = self.columns_of(&format!("select * from {table}"), note).await?;
@@ -334,11 +331,11 @@ impl Session {
         Ok(StatementAnswer::Rows(self.rows(parse(&rewritten)?, &rewritten, &mut |_| {}).await?))
     }
 
-    /// A query for names in the default catalog.
-    fn names_of(&self, columns: &str, table: &str) -> String {
+    /// A query for the names of the tables of the default catalog.
+    fn table_names(&self) -> String {
         format!(
-            "select {columns} from information_schema.{table} where table_schema <> 'information_schema' \
-             and table_catalog = {} order by 1, 2",
+            "select table_schema as \"schema\", table_name as \"table\" from information_schema.tables \
+             where table_schema <> 'information_schema' and table_catalog = {} order by 1, 2",
             literal(&self.catalogs.default)
         )
     }

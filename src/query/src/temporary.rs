@@ -82,16 +82,16 @@ impl Temporary {
             }
             FileKind::Csv => {
                 let ending = ending(first);
-                let options = CsvReadOptions::new().file_extension(&ending).delimiter(if ending.ends_with("tsv") {
-                    b'\t'
-                } else {
-                    b','
-                });
+                let delimiter = if ending.eq_ignore_ascii_case(".tsv") { b'\t' } else { b',' };
+                let options = CsvReadOptions::new().file_extension(&ending).delimiter(delimiter);
+                let options = options.schema_infer_max_records(usize::MAX);
                 context.read_csv(text(first), options).await?.into_view()
             }
             FileKind::JsonLines => {
                 let ending = ending(first);
+                // By default, a field that only later records have would be missing without a word.
                 let options = JsonReadOptions::default().file_extension(&ending);
+                let options = options.schema_infer_max_records(usize::MAX);
                 context.read_json(text(first), options).await?.into_view()
             }
         };

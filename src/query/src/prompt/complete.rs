@@ -9,7 +9,7 @@ use super::editor::Completions;
 use super::format_names;
 use crate::session::{Session, block_on};
 
-const KEYWORDS: [&str; 58] = [
+const KEYWORDS: [&str; 64] = [
     "all",
     "and",
     "as",
@@ -18,6 +18,7 @@ const KEYWORDS: [&str; 58] = [
     "by",
     "case",
     "cast",
+    "columns",
     "create",
     "cross",
     "desc",
@@ -57,19 +58,23 @@ const KEYWORDS: [&str; 58] = [
     "qualify",
     "replace",
     "right",
+    "schemas",
     "select",
     "show",
     "summarize",
     "table",
+    "tables",
     "temp",
     "then",
     "true",
     "union",
     "using",
+    "values",
     "view",
     "when",
+    "where",
+    "with",
 ];
-const MORE_KEYWORDS: [&str; 6] = ["columns", "schemas", "tables", "values", "where", "with"];
 
 /// The names that can be completed.
 pub struct CompletedNames<'s> {
@@ -123,7 +128,7 @@ impl<'s> CompletedNames<'s> {
         } else {
             let columns = self.named(statement).iter().flat_map(|table| self.columns(table)).collect::<Vec<_>>();
             let schemas = self.tables.keys().map(|schema| format!("{schema}."));
-            let keywords = KEYWORDS.iter().chain(&MORE_KEYWORDS).map(|word| (*word).to_owned());
+            let keywords = KEYWORDS.iter().map(|word| (*word).to_owned());
             let functions = self.functions.iter().map(|name| format!("{name}("));
             let names = columns.into_iter().chain(self.created.iter().cloned()).chain(schemas).chain(keywords);
             // Without a letter, hundreds of functions would hide everything else.

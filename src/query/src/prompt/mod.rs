@@ -207,10 +207,10 @@ impl PromptState<'_> {
                     MostRows::All => None,
                     MostRows::At(most) => Some(most),
                 };
-                say!(
-                    "at most {} rows are shown",
-                    self.form.most_rows.map_or("all".to_owned(), |most| most.to_string())
-                );
+                match self.form.most_rows {
+                    None => say::say("all rows are shown"),
+                    Some(most) => say!("at most {most} rows are shown"),
+                }
             }
             PromptCommand::Output(file) => self.redirect(file),
             PromptCommand::Include(file) => {

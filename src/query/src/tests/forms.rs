@@ -59,6 +59,13 @@ fn the_rows_that_are_not_shown_are_counted() {
         ");
     let all = QueryOptions { most_rows: Some(MostRows::All), ..options };
     assert!(fixture.ask_with(&all).unwrap().ends_with("10000\n(10000 rows)\n"));
+    // No other format leaves out rows, so the flag would be ignored.
+    let csv = QueryOptions { most_rows: Some(MostRows::At(2)), ..fixture.options(QUERY, Some(OutputFormat::Csv)) };
+    let said = render(&fixture.ask_with(&csv).unwrap_err());
+    assert!(said.starts_with("error: --rows is for tables, and the format is csv"), "{said}");
+    let csv = QueryOptions { expanded: true, most_rows: None, ..csv };
+    let said = render(&fixture.ask_with(&csv).unwrap_err());
+    assert!(said.starts_with("error: --expanded is for tables, and the format is csv"), "{said}");
 }
 
 #[test]

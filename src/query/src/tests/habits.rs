@@ -142,6 +142,12 @@ fn files_are_read_as_tables() {
     let csv = |sql: String| fixture.ask(&sql, OutputFormat::Csv).unwrap_or_else(|error| render(&error));
     assert_eq!(csv(format!("select id, name from '{}' where id > 1", place("rows.csv"))), "id,name\n2,\"b,c\"\n");
     assert_eq!(csv(format!("select id, list from '{}'", place("rows.jsonl"))), "id,list\n1,\"[1,2]\"\n3,\n");
+    // A field that only a late record has is a column too, and a late text makes a column of numbers a column of texts.
+    let late = "{\"id\": 1}\n".repeat(2000) + "{\"id\": 2, \"late\": 7}\n";
+    std::fs::write(place("late.jsonl"), late).unwrap();
+    assert_eq!(csv(format!("select late from '{}' where id = 2", place("late.jsonl"))), "late\n7\n");
+    std::fs::write(place("late.TSV"), "id\tname\n".to_owned() + &"1\t2\n".repeat(2000) + "3\tx\n").unwrap();
+    assert_eq!(csv(format!("select name from '{}' where id = 3", place("late.TSV"))), "name\nx\n");
     for number in [1, 2] {
         let file = place(&format!("part-{number}.parquet"));
         let rows = batch(vec![("id", Arc::new(UInt32Array::from(vec![number])) as ArrayRef)]).unwrap();
