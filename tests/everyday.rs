@@ -65,7 +65,10 @@ fn a_build_ends_with_its_result_and_runs_can_be_compared() {
 
 fn runs(project: &Project) -> Vec<Value> {
     let (json, _) = project.done(&["runs", "--format", "json"]);
-    json.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    let (lines, _) = project.done(&["runs", "--format", "jsonl"]);
+    let all: Vec<Value> = serde_json::from_str(&json).unwrap();
+    assert_eq!(lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).collect::<Vec<_>>(), all);
+    all
 }
 
 fn lists_runs(project: &Project) {

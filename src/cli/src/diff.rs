@@ -8,14 +8,14 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::pipeline_arguments::Folders;
-use super::text::shell_word;
+use super::runs::{all_of, overrides};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Problem, Result, nearest};
 use raisin_base::say;
 use raisin_contract::Action;
 use raisin_contract::diff::{ArtifactPair, DiffQuestion};
 use raisin_engine::{differences, words};
-use raisin_store::{BuildDescription, Run, Store, runs};
+use raisin_store::{BuildDescription, Run, Store};
 
 /// The number of instructions that are listed for each side without `--all`.
 const MOST_INSTRUCTIONS: usize = 5;
@@ -61,8 +61,8 @@ struct Entry {
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let store = Store::open(&arguments.folders.cache.path())?;
-    let all = runs(store.journal_lines()?.0);
+    let store = Store::expected(&arguments.folders.cache.path())?;
+    let all = all_of(&store)?;
     let names = [&arguments.a, &arguments.b];
     let sides = if names.iter().all(|name| name.contains('=')) {
         variants(arguments, &all, names)?
@@ -143,20 +143,13 @@ fn side_of(run: &Run, all: &[Run]) -> Result<Side> {
         let outcome = run.outcome.as_deref().unwrap_or("killed");
         return Err(Problem::usage(format!("the run {} has no artifact to compare: it was {outcome}", run.run)).into());
     }
-    let overrides: Vec<String> = run
-        .overrides
-        .iter()
-        .map(|flag| {
-            flag.split_once(' ').map_or_else(|| flag.clone(), |(flag, value)| format!("{flag} {}", shell_word(value)))
-        })
-        .collect();
     let commit = run.commit.as_ref().map(|commit| {
         let dirty = if run.dirty == Some(true) { " with changes" } else { "" };
         format!("commit {}{dirty}", commit.get(..12).unwrap_or(commit))
     });
     let version = run.version.as_ref().map(|version| format!("raisin {version}"));
     let same = (source.run != run.run).then(|| format!("ran nothing: its artifacts are those of {}", source.run));
-    let title = [Some(run.run.clone()), run.pipeline.clone(), version, commit, Some(overrides.join(" ")), same];
+    let title = [Some(run.run.clone()), run.pipeline.clone(), version, commit, Some(overrides(run)), same];
     let title: Vec<String> = title.into_iter().flatten().filter(|part| !part.is_empty()).collect();
     let stages = source.stages.iter().map(|stage| {
         let entry = Entry { key: stage.key, artifact: stage.artifact };
@@ -220,6 +213,10 @@ fn with_single_stages_paired([a, mut b]: [Side; 2]) -> [Side; 2] {
     [a, b]
 }
 
+fn label((stage, variant): &(String, String)) -> String {
+    if variant.is_empty() { stage.clone() } else { format!("{stage} [{variant}]") }
+}
+
 struct Pair<'s> {
     name: &'s (String, String),
     sides: [Entry; 2],
@@ -227,8 +224,7 @@ struct Pair<'s> {
 
 impl Pair<'_> {
     fn label(&self) -> String {
-        let (stage, variant) = self.name;
-        if variant.is_empty() { stage.clone() } else { format!("{stage} [{variant}]") }
+        label(self.name)
     }
 }
 
@@ -304,9 +300,6 @@ fn artifacts(compared: &[ComparedStage<'_, '_>], a: &Side, b: &Side) -> String {
     };
     let only = |side: &Side, other: &Side| {
         let names = side.stages.keys().filter(|name| !other.stages.contains_key(*name));
-        let label = |(stage, variant): &(String, String)| {
-            if variant.is_empty() { stage.clone() } else { format!("{stage} [{variant}]") }
-        };
         names.map(label).collect::<Vec<_>>()
     };
     let lists =

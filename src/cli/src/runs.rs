@@ -28,7 +28,7 @@ pub struct Arguments {
     /// The order: newest first, longest first, or best first (by the headline metric).
     #[arg(long, value_enum, default_value_t = RunsOrder::When)]
     sort: RunsOrder,
-    /// How to print the runs. `json` and `csv` have more columns than the table.
+    /// How to print the runs. The other formats have more columns than the table.
     #[arg(long, value_enum, default_value_t = RunsFormat::Table)]
     format: RunsFormat,
     #[command(flatten)]
@@ -52,18 +52,16 @@ enum RunsOrder {
 #[derive(Clone, Copy, ValueEnum)]
 enum RunsFormat {
     Table,
-    /// JSON lines, one object for each run.
+    /// One JSON array with an object for each run.
     Json,
+    /// JSON lines, one object for each run.
+    Jsonl,
     Csv,
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let store = Store::open(&arguments.cache.path())?;
-    let (lines, unreadable) = store.journal_lines()?;
-    if unreadable > 0 {
-        say!("warning: {unreadable} lines of the journal cannot be read: left out");
-    }
-    let mut all = runs(lines);
+    let store = Store::expected(&arguments.cache.path())?;
+    let mut all = all_of(&store)?;
     if let Some(pipeline) = &arguments.pipeline {
         let names: Vec<String> = all.iter().filter_map(|run| run.pipeline.clone()).collect();
         if !names.contains(pipeline) {
@@ -86,6 +84,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             super::print(&lines.into_iter().map(|line| line + "\n").collect::<String>())?;
         }
         RunsFormat::Json => {
+            let rows = all.iter().map(json_of).collect();
+            super::print_exactly(&format!("{}\n", Value::Array(rows)))?;
+        }
+        RunsFormat::Jsonl => {
             let lines = all.iter().map(|run| format!("{}\n", json_of(run)));
             super::print_exactly(&lines.collect::<String>())?;
         }
@@ -97,6 +99,15 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         (false, more) => say!("and {more} more: --limit N shows more"),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// All runs of the journal, the oldest first.
+pub fn all_of(store: &Store) -> Result<Vec<Run>> {
+    let (lines, unreadable) = store.journal_lines()?;
+    if unreadable > 0 {
+        say!("warning: {unreadable} lines of the journal cannot be read: left out");
+    }
+    Ok(runs(lines))
 }
 
 /// The newest first; of equal runs, the newest too.
@@ -210,7 +221,8 @@ fn when(time: &str) -> String {
     format!("{date} {clock}Z")
 }
 
-fn overrides(run: &Run) -> String {
+/// The flags of a run as a shell reads them.
+pub fn overrides(run: &Run) -> String {
     let quoted = |flag: &String| match flag.split_once(' ') {
         Some((flag, value)) => format!("{flag} {}", shell_word(value)),
         None => flag.clone(),

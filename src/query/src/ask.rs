@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::catalog::Catalogs;
+use super::rows::QueryMemory;
 use super::script::{StatementText, pieces};
-use super::session::{QueryMemory, Session, StatementAnswer, block_on};
+use super::session::{Session, StatementAnswer, block_on};
 use super::write::{Form, is_broken_pipe, replace, write};
 use super::{export, prompt, render};
 use raisin_base::error::{Context as _, Error, FilePosition, Problem, Result};

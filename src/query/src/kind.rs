@@ -12,7 +12,8 @@ use raisin_kinds::sql::Parameters;
 use raisin_table::Writer;
 
 use crate::catalog::Catalogs;
-use crate::session::{QueryMemory, QueryRows, Session, block_on};
+use crate::rows::{QueryMemory, QueryRows};
+use crate::session::{Session, block_on};
 use crate::sources::{TableFile, spread};
 use crate::{TableFiles, tables_of};
 

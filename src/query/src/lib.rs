@@ -31,6 +31,7 @@ mod prepare;
 mod problems;
 mod prompt;
 mod render;
+mod rows;
 mod script;
 mod session;
 mod sources;

@@ -17,7 +17,7 @@ use parquet::file::properties::WriterProperties;
 use serde_json::{Map, Value};
 
 use super::render::{self, Html, Markdown, Markup};
-use super::session::QueryRows;
+use super::rows::QueryRows;
 use raisin_base::error::{Context as _, Result};
 use raisin_contract::query::OutputFormat;
 

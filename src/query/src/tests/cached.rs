@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::catalog::Catalogs;
-use crate::session::{QueryMemory, Session, block_on};
+use crate::rows::QueryMemory;
+use crate::session::{Session, block_on};
 
 /// The answer of a query of a stage over given tables.
 pub fn answer(sql: &str, tables: BTreeMap<String, TableFiles>, limit: Option<u64>) -> Result<RecordBatch> {
