@@ -30,10 +30,11 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
         Sameness::Normalised => FoundGroups::equal(&pool, parameters.of, words_of),
         Sameness::Near => FoundGroups::near(&pool, &parameters, context),
     };
-    let kept = kept_of_groups(&pool, &found.first, &ranks(folder, &parameters.prefer, context)?, parameters.keep);
+    let kept =
+        kept_of_groups(&pool, &found.first, &ranks(folder, pool.len(), &parameters.prefer, context)?, parameters.keep);
     let is_kept: BooleanArray = kept.iter().enumerate().map(|(row, kept)| Some(row as u32 == *kept)).collect();
     context.write_table("duplicates", &duplicates(&kept, &found)?)?;
-    let summary = found.summary(&parameters)?;
+    let summary = found.summary(&parameters);
     context.write_table("dedup_summary", &summary.table()?)?;
     write_kept(folder, &is_kept, context)?;
     summary.notes(&parameters).into_iter().for_each(|note| context.note(note));
@@ -83,7 +84,7 @@ impl FoundGroups {
     fn equal(pool: &[Instruction], of: ComparedText, normal: fn(&str) -> String) -> Self {
         let key = |row: &Instruction| {
             let turns: Vec<String> = turns(row, of).map(normal).collect();
-            let has_text = turns.iter().any(|turn| !turn.trim().is_empty());
+            let has_text = turns.iter().any(|turn| !turn.is_empty());
             // The lengths separate the turns.
             let lengths: Vec<String> = turns.iter().map(|turn| turn.len().to_string()).collect();
             has_text.then(|| Digest::of(format!("{}\n{}", lengths.join(" "), turns.concat()).as_bytes()))
@@ -131,22 +132,18 @@ impl FoundGroups {
         self.search.as_ref().map_or(1.0, |search| jaccard(&search.sets[a as usize], &search.sets[b as usize]))
     }
 
-    fn summary<'a>(&'a self, parameters: &'a Parameters) -> Result<SearchSummary<'a>> {
+    fn summary<'a>(&'a self, parameters: &'a Parameters) -> SearchSummary<'a> {
         let mut sizes: BTreeMap<u32, u64> = BTreeMap::new();
         self.first.iter().for_each(|first| *sizes.entry(*first).or_default() += 1);
         let (groups, largest) = (sizes.values().filter(|size| **size > 1).count(), sizes.values().max());
-        Ok(SearchSummary {
+        SearchSummary {
             rows: self.first.len() as u64,
             kept: sizes.len() as u64,
             groups: groups as u64,
             largest: largest.copied().unwrap_or_default(),
             found: self,
-            by: match parameters.by {
-                Sameness::Exact => "exact",
-                Sameness::Normalised => "normalised",
-                Sameness::Near => "near",
-            },
-        })
+            by: parameters.by.name(),
+        }
     }
 }
 
@@ -189,18 +186,17 @@ impl BruteForce {
 }
 
 /// The rank of each row by `prefer`: rows with a lower rank stay.
-fn ranks(folder: &Path, prefer: &[String], context: &Context) -> Result<Vec<usize>> {
-    let path = folder.join("instructions.parquet");
+fn ranks(folder: &Path, rows: usize, prefer: &[String], context: &Context) -> Result<Vec<usize>> {
     if prefer.is_empty() {
-        return Ok(vec![0; usize::try_from(table::rows(&path)?)?]);
+        return Ok(vec![0; rows]);
     }
-    let rows = table::read(&path)?;
-    let Some(pools) = rows.column_by_name("pool") else {
+    let rows = table::read(&folder.join("instructions.parquet"))?;
+    if rows.column_by_name("pool").is_none() {
         return Err(Problem::new("`prefer` names pools, and the instructions do not come from a `mix`")
             .hint(format!("remove `prefer` of stage `{}`, or mix the pools before", context.stage()))
             .into());
-    };
-    let pools: &StringArray = table::column(&rows, "pool").map_err(|error| error.context(format!("{pools:?}")))?;
+    }
+    let pools: &StringArray = table::column(&rows, "pool")?;
     let names: BTreeSet<&str> = pools.iter().flatten().collect();
     if let Some(missing) = prefer.iter().find(|name| !names.contains(name.as_str())) {
         let problem = Problem::new(format!("`prefer` names the pool `{missing}`, and no row comes from it"));
@@ -261,7 +257,7 @@ struct SearchSummary<'a> {
     groups: u64,
     largest: u64,
     found: &'a FoundGroups,
-    by: &'static str,
+    by: String,
 }
 
 impl SearchSummary<'_> {
@@ -292,7 +288,7 @@ impl SearchSummary<'_> {
             ("joined_pairs", of_search(&|search| search.check.joined_pairs)),
             ("recall", share(&|check| (check.found_pairs, check.true_pairs))),
             ("precision", share(&|check| (check.found_pairs, check.joined_pairs))),
-            ("by", Arc::new(StringArray::from(vec![self.by]))),
+            ("by", Arc::new(StringArray::from(vec![self.by.as_str()]))),
         ])
     }
 

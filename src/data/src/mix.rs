@@ -71,6 +71,13 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     context.write_table("sources", &sources)?;
     let summary = summary(&pools, &parts, parameters.unit)?;
     context.write_table("mix", &summary)?;
+    let without: usize = pools.iter().flat_map(|pool| &pool.amounts).filter(|amount| **amount == 0).count();
+    if without > 0 {
+        let (rows, unit) = (counted(without as u64, "row"), parameters.unit.name());
+        context.note(format!(
+            "{rows} of the pools have no {unit} (a chat template can refuse a row): they count nothing in the mix"
+        ));
+    }
     notes(&pools, &parts, parameters.unit).into_iter().for_each(|note| context.note(note));
     Ok(())
 }
@@ -194,14 +201,6 @@ fn with_column(rows: &RecordBatch, name: &str, column: &ArrayRef) -> Result<Reco
     table::batch(columns)
 }
 
-fn unit_name(unit: MixUnit) -> &'static str {
-    match unit {
-        MixUnit::Rows => "rows",
-        MixUnit::Characters => "characters",
-        MixUnit::Tokens => "tokens",
-    }
-}
-
 /// The amount that the mix has of a pool.
 fn amount(pool: &SourcePool, part: &DrawnPart) -> u64 {
     pool.amounts.iter().zip(&part.copies).map(|(amount, copies)| amount * u64::from(*copies)).sum()
@@ -221,7 +220,7 @@ fn summary(pools: &[SourcePool], parts: &[DrawnPart], unit: MixUnit) -> Result<R
         ("wanted", Arc::new(Float64Array::from_iter_values(parts.iter().map(|part| part.wanted)))),
         ("amount", numbers(&amount)),
         ("share", Arc::new(Float64Array::from_iter_values(both().map(share)))),
-        ("unit", Arc::new(StringArray::from_iter_values(pools.iter().map(|_| unit_name(unit))))),
+        ("unit", Arc::new(StringArray::from_iter_values(pools.iter().map(|_| unit.name())))),
         ("pool_rows", numbers(&|pool, _| pool.amounts.len() as u64)),
         ("rows", numbers(&|_, part| part.copies.iter().map(|copies| u64::from(*copies)).sum())),
         ("distinct_rows", numbers(&|_, part| part.copies.iter().filter(|copies| **copies > 0).count() as u64)),
@@ -237,14 +236,14 @@ fn notes(pools: &[SourcePool], parts: &[DrawnPart], unit: MixUnit) -> Vec<String
         MixUnit::Rows => format!("{} from {}", counted(rows, "instruction"), counted(pools.len() as u64, "pool")),
         _ => {
             let (rows, whole) = (counted(rows, "instruction"), grouped(whole));
-            format!("{rows} with {whole} {} from {}", unit_name(unit), counted(pools.len() as u64, "pool"))
+            format!("{rows} with {whole} {} from {}", unit.name(), counted(pools.len() as u64, "pool"))
         }
     }];
     for (pool, part) in pools.iter().zip(parts) {
         let amount = amount(pool, part);
         let share = 100.0 * amount as f64 / whole.max(1) as f64;
         let available = grouped(pool.amounts.iter().sum());
-        let mut note = format!("{}: {} of {available} {} ({share:.1} %)", pool.name, grouped(amount), unit_name(unit));
+        let mut note = format!("{}: {} of {available} {} ({share:.1} %)", pool.name, grouped(amount), unit.name());
         if let Some(most) = part.copies.iter().copied().max().filter(|most| *most > 1) {
             note += &format!(", rows repeated up to {most} times");
         }

@@ -23,6 +23,13 @@ pub enum Sameness {
     Near,
 }
 
+impl Sameness {
+    /// The word by which a pipeline file names it.
+    pub fn name(self) -> String {
+        word(&self)
+    }
+}
+
 /// The text of a row that is compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -145,7 +152,7 @@ impl Kind for DedupKind {
             #[expect(clippy::float_cmp, reason = "the default is written as exactly this number")]
             let defaults = bands.is_none() && threshold == default_threshold() && ngram == 5 && hashes == 128;
             if !defaults {
-                let message = format!("`{}` compares whole texts", word(&parameters.by));
+                let message = format!("`{}` compares whole texts", parameters.by.name());
                 let hint = "remove `threshold`, `ngram`, `hashes`, `bands` and `band_rows`, or set by = \"near\"";
                 return Err(ParameterProblem::new("/by", message).hint(hint));
             }

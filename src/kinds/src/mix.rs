@@ -25,6 +25,13 @@ pub enum MixUnit {
     Tokens,
 }
 
+impl MixUnit {
+    /// The word by which a pipeline file names the unit.
+    pub fn name(self) -> String {
+        word(&self)
+    }
+}
+
 /// A pool of a mix, and its part. Without `share` and `take`, the part follows the size of the pool and `temperature`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -117,7 +124,7 @@ impl Kind for MixKind {
                 return Err(problem.hint("name the stage of a model: model = \"base\""));
             }
             (MixUnit::Rows | MixUnit::Characters, Some(_)) => {
-                let message = format!("a model counts tokens, and the unit is `{}`", word(unit));
+                let message = format!("a model counts tokens, and the unit is `{}`", unit.name());
                 return Err(ParameterProblem::new("/model", message).hint("set unit = \"tokens\", or remove `model`"));
             }
             _ => {}
