@@ -112,8 +112,8 @@ impl Kind for Join {
     type Parameters = JoinParameters;
 
     fn needs(parameters: &Self::Parameters, needs: &mut Needs) {
-        needs.any_stage("/left", &parameters.left);
-        needs.any_stage("/right", &parameters.right);
+        needs.stage_of_query("/left", &parameters.left, None, false);
+        needs.stage_of_query("/right", &parameters.right, None, false);
     }
 }
 
@@ -160,7 +160,7 @@ impl Kind for Copy {
     fn needs(parameters: &Self::Parameters, needs: &mut Needs) {
         needs.file_with_digest("", &parameters.path, parameters.blake3.as_deref());
         if let Some(stage) = &parameters.after {
-            needs.any_stage("/after", stage);
+            needs.stage_of_query("/after", stage, None, false);
         }
     }
 }
@@ -214,7 +214,7 @@ impl Kind for Show {
 
     fn needs(parameters: &Self::Parameters, needs: &mut Needs) {
         for (index, stage) in parameters.of.iter().enumerate() {
-            needs.any_stage(format!("/of/{index}"), stage);
+            needs.stage_of_query(format!("/of/{index}"), stage, None, true);
         }
     }
 }
@@ -303,7 +303,7 @@ impl Kind for Tell {
 
     fn needs(parameters: &Self::Parameters, needs: &mut Needs) {
         if let Some(stage) = &parameters.after {
-            needs.any_stage("/after", stage);
+            needs.stage_of_query("/after", stage, None, false);
         }
     }
 }
@@ -370,7 +370,7 @@ impl Kind for Everything {
 
     fn needs(parameters: &Self::Parameters, needs: &mut Needs) {
         for (index, stage) in parameters.of.iter().enumerate() {
-            needs.any_stage(format!("/of/{index}"), stage);
+            needs.stage_of_query(format!("/of/{index}"), stage, None, false);
         }
         needs.file_with_digest("/pinned", &parameters.pinned.path, parameters.pinned.blake3.as_deref());
         needs.file("/folder", &parameters.folder);

@@ -114,7 +114,7 @@ pub struct StageNeed {
     pub pointer: String,
     pub stage: String,
     pub provides: Option<&'static str>,
-    /// Whether the name of the stage is in the key of a gathering kind, because the result depends on the name.
+    /// Whether the name of the stage is in the key, because the result depends on the name.
     pub by_name: bool,
 }
 
@@ -143,20 +143,22 @@ pub struct RefusedFile {
 }
 
 impl Needs {
+    /// Adds a stage that must provide `provides`. Its name is not in the key.
     pub fn stage(&mut self, pointer: impl Into<String>, stage: &str, provides: &'static str) {
         let (pointer, stage) = (pointer.into(), stage.to_owned());
-        self.stages.push(StageNeed { pointer, stage, provides: Some(provides), by_name: true });
+        self.stages.push(StageNeed { pointer, stage, provides: Some(provides), by_name: false });
     }
 
-    pub fn any_stage(&mut self, pointer: impl Into<String>, stage: &str) {
-        let (pointer, stage) = (pointer.into(), stage.to_owned());
-        self.stages.push(StageNeed { pointer, stage, provides: None, by_name: true });
-    }
-
-    /// Adds a stage, of any kind, on whose name the result of a gathering kind does not depend.
-    pub fn stage_without_name(&mut self, pointer: impl Into<String>, stage: &str) {
-        let (pointer, stage) = (pointer.into(), stage.to_owned());
-        self.stages.push(StageNeed { pointer, stage, provides: None, by_name: false });
+    /// Adds a stage whose tables a query can name. `by_name`: whether the query contains the name, which is then in the
+    /// key.
+    pub fn stage_of_query(
+        &mut self,
+        pointer: impl Into<String>,
+        stage: &str,
+        provides: Option<&'static str>,
+        by_name: bool,
+    ) {
+        self.stages.push(StageNeed { pointer: pointer.into(), stage: stage.to_owned(), provides, by_name });
     }
 
     /// Leaves the parameter at `pointer`, which names a stage or a file that this stage does not use, out of the key.

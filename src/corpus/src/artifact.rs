@@ -86,7 +86,7 @@ fn plain(messages: &[Message]) -> Option<(Option<&str>, &str, &str)> {
 /// `prompt` and `response` hold the whole conversation; otherwise `messages` is all turns as JSON, the response
 /// included. `tools` is the JSON list of the tools that the assistant may call; null without tools.
 #[derive(Default)]
-struct ConversationColumns {
+pub(crate) struct ConversationColumns {
     system: StringBuilder,
     prompt: StringBuilder,
     response: StringBuilder,
@@ -95,7 +95,7 @@ struct ConversationColumns {
 }
 
 impl ConversationColumns {
-    fn push(&mut self, conversation: &[Message], tools: &[Value]) -> Result<()> {
+    pub(crate) fn push(&mut self, conversation: &[Message], tools: &[Value]) -> Result<()> {
         let tools = (!tools.is_empty()).then(|| serde_json::to_string(tools)).transpose()?;
         self.tools.append_option(tools);
         if let Some((system, prompt, response)) = plain(conversation) {
@@ -113,7 +113,7 @@ impl ConversationColumns {
         Ok(())
     }
 
-    fn finish(mut self) -> Vec<(&'static str, ArrayRef)> {
+    pub(crate) fn finish(mut self) -> Vec<(&'static str, ArrayRef)> {
         vec![
             ("system", Arc::new(self.system.finish())),
             ("prompt", Arc::new(self.prompt.finish())),
@@ -179,13 +179,13 @@ pub fn read_instructions(artifact: &Path) -> Result<Vec<Instruction>> {
         let label = optional(label, row).map(str::to_owned);
         Ok(Instruction { id: id.value(row), messages, tools, label, source: source.value(row), line: line.value(row) })
     };
-    conversations(&rows, &path)?.enumerate().map(instruction).collect()
+    conversations(&rows, &path.to_string_lossy())?.enumerate().map(instruction).collect()
 }
 
-/// The conversation of each row of a table at `path`, the response included, and its tools.
-fn conversations<'a>(
+/// The conversation of each row of a table, the response included, and its tools. `place` names the table in errors.
+pub(crate) fn conversations<'a>(
     rows: &'a RecordBatch,
-    path: &'a Path,
+    place: &'a str,
 ) -> Result<impl Iterator<Item = Result<(Vec<Message>, Vec<Value>)>> + 'a> {
     let system: &StringArray = table::column(rows, "system")?;
     let prompt: &StringArray = table::column(rows, "prompt")?;
@@ -196,7 +196,7 @@ fn conversations<'a>(
     let (turns, tools) = (json_column("messages")?, json_column("tools")?);
     Ok((0..rows.num_rows()).map(move |row| {
         let text = |column: Option<&'a StringArray>| column.and_then(|column| optional(column, row));
-        let unreadable = |what: &str| format!("row {row} of {} has unreadable {what}", path.display());
+        let unreadable = |what: &str| format!("row {row} of {place} has unreadable {what}");
         let messages = match text(turns) {
             None => conversation(optional(system, row), prompt.value(row), Some(response.value(row))),
             Some(turns) => serde_json::from_str(turns).with_context(|| unreadable("messages"))?,
@@ -262,7 +262,7 @@ fn read_examples(path: &Path) -> Result<Vec<Example>> {
     let id: &UInt32Array = table::column(&rows, "id")?;
     let choices: &ListArray = table::column(&rows, "choices")?;
     let answer: &Int32Array = table::column(&rows, "answer")?;
-    conversations(&rows, path)?
+    conversations(&rows, &path.to_string_lossy())?
         .enumerate()
         .map(|(row, conversation)| {
             let (mut messages, tools) = conversation?;

@@ -10,6 +10,7 @@ use raisin_base::error::{Result, anyhow};
 use raisin_contract::{Action, Environment, GatheredArtifact, Input};
 use raisin_pipeline::Pipeline;
 use raisin_store::{BuildIndex, Lookup, Store};
+use serde_json::Map;
 
 /// Resolves the nodes of a graph to actions and artifacts, as far as the inputs are known.
 pub struct Resolver<'a> {
@@ -62,7 +63,10 @@ impl<'a> Resolver<'a> {
             let input = if declaration.gathers {
                 Input::Artifacts(self.gathered(need))
             } else {
-                Input::Artifact(need.nodes.first().and_then(|input| self.artifacts[*input]))
+                let artifact = need.nodes.first().and_then(|input| self.artifacts[*input]);
+                // The name of a stage that a query names is in the key, also if the stage does not gather.
+                let named = |stage| Input::Artifacts(vec![GatheredArtifact { stage, variant: Map::new(), artifact }]);
+                if need.by_name { named(need.stage.clone()) } else { Input::Artifact(artifact) }
             };
             inputs.push((need.pointer.as_str(), input));
         }

@@ -6,6 +6,7 @@ pub mod clusters;
 pub mod dedup;
 pub mod evaluate;
 pub mod features;
+pub mod filter;
 pub mod finetune;
 pub mod generate;
 pub mod influence;
@@ -16,6 +17,7 @@ mod numbers;
 pub mod outputs;
 pub mod overlap;
 pub mod pretrain;
+mod queried;
 pub mod report;
 pub mod selector;
 pub mod sql;
@@ -34,6 +36,7 @@ pub static KINDS: &[Declaration] = &[
     Declaration::of::<overlap::OverlapKind>(),
     Declaration::of::<mix::MixKind>(),
     Declaration::of::<dedup::DedupKind>(),
+    Declaration::of::<filter::FilterKind>(),
     Declaration::of::<sql::SqlKind>(),
     Declaration::of::<report::ReportKind>(),
     Declaration::of::<model::ModelKind>(),
@@ -100,8 +103,7 @@ pub(crate) fn check_distinct<T: PartialEq>(
 /// of a stage.
 pub(crate) fn need_all(of: &[String], needs: &mut Needs, by_name: impl Fn(&str) -> bool) {
     for (place, stage) in of.iter().enumerate() {
-        let pointer = format!("/of/{place}");
-        if by_name(stage) { needs.any_stage(pointer, stage) } else { needs.stage_without_name(pointer, stage) }
+        needs.stage_of_query(format!("/of/{place}"), stage, None, by_name(stage));
     }
 }
 

@@ -3,11 +3,11 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use raisin_base::error::nearest;
 use raisin_contract::outputs::{ExamplePipeline, FileDeclaration, TableDeclaration};
 use raisin_contract::{Kind, Needs, ParameterProblem, Process};
 
-use crate::syntax::{contains_name, references};
+use crate::queried::check_tables;
+use crate::syntax::contains_name;
 use crate::{check_of, need_all, outputs};
 
 pub struct SqlKind;
@@ -57,33 +57,7 @@ impl Kind for SqlKind {
             let message = format!("`{}` is not a name for a table", parameters.table);
             return Err(ParameterProblem::new("/table", message).hint("use letters, digits and `_`"));
         }
-        let tables = references(&parameters.query).map_err(|problem| ParameterProblem {
-            pointer: "/query".to_owned(),
-            message: problem.message,
-            hint: problem.hint,
-        })?;
-        for (stage, table) in &tables {
-            if stage == "information_schema" {
-                let message =
-                    "the query reads `information_schema`, which describes raisin and not the tables of stages";
-                return Err(ParameterProblem::new("/query", message).hint("ask with `raisin sql`"));
-            }
-            if stage.is_empty() {
-                let problem =
-                    ParameterProblem::new("/query", format!("the table `{table}` has no stage before its name"));
-                return Err(
-                    problem.hint(format!("tables are named stage.table, such as `{}.{table}`", parameters.of[0]))
-                );
-            }
-            if !parameters.of.contains(stage) {
-                let problem = ParameterProblem::new("/query", format!("the stage `{stage}` is not in `of`"));
-                return Err(match nearest(stage, parameters.of.iter().map(String::as_str)) {
-                    Some(near) => problem.hint(format!("did you mean `{near}`?")),
-                    None => problem.hint(format!("add the stage: of = [..., \"{stage}\"]")),
-                });
-            }
-        }
-        Ok(())
+        check_tables(&parameters.query, &parameters.of, &parameters.of)
     }
 }
 

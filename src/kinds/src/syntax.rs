@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 
 use raisin_base::error::Problem;
 use raisin_base::stack::on_large_stack;
-use sqlparser::ast::{ObjectName, Query, Statement, Visit, Visitor};
+use sqlparser::ast::{Expr, ObjectName, Query, SelectItem, SetExpr, Statement, Visit, Visitor};
 use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::{Token, Tokenizer};
@@ -41,8 +41,42 @@ pub fn references(sql: &str) -> Result<Vec<(String, String)>, Problem> {
 }
 
 fn references_here(sql: &str) -> Result<Vec<(String, String)>, Problem> {
+    let mut relations = Relations::default();
+    let _ = select_of(sql)?.visit(&mut relations);
+    Ok(relations.found.into_iter().collect())
+}
+
+/// The names of the columns of the answer, as far as the text tells them: `None` if it has a `*`, or is no plain SELECT.
+///
+/// # Errors
+/// The text is not one SELECT.
+pub fn answer_columns(sql: &str) -> Result<Option<Vec<String>>, Problem> {
+    on_large_stack(|| Ok(columns_of(&select_of(sql)?.body))).map_err(|error| Problem::new(format!("{error:#}")))?
+}
+
+/// In a union, the first SELECT names the columns.
+fn columns_of(body: &SetExpr) -> Option<Vec<String>> {
+    let select = match body {
+        SetExpr::Select(select) => select,
+        SetExpr::Query(query) => return columns_of(&query.body),
+        SetExpr::SetOperation { left, .. } => return columns_of(left),
+        _ => return None,
+    };
+    let name = |item: &SelectItem| match item {
+        SelectItem::ExprWithAlias { alias, .. } => Some(name_of(alias)),
+        SelectItem::UnnamedExpr(Expr::Identifier(name)) => Some(name_of(name)),
+        SelectItem::UnnamedExpr(Expr::CompoundIdentifier(parts)) => parts.last().map(name_of),
+        // An expression without a name has a name of its own, which nobody can mean by `id`.
+        SelectItem::UnnamedExpr(_) => Some(String::new()),
+        _ => None,
+    };
+    select.projection.iter().map(name).collect()
+}
+
+/// The one SELECT of a text.
+fn select_of(sql: &str) -> Result<Query, Problem> {
     check_size(sql)?;
-    let statements = Parser::new(&DIALECT)
+    let mut statements = Parser::new(&DIALECT)
         .with_recursion_limit(MOST_NESTED)
         .try_with_sql(sql)
         .and_then(|mut parser| {
@@ -52,21 +86,21 @@ fn references_here(sql: &str) -> Result<Vec<(String, String)>, Problem> {
             Ok(statements)
         })
         .map_err(|error| not_sql(&error, sql))?;
-    let statement = match statements.as_slice() {
-        [statement] => statement,
-        [] => return Err(Problem::usage("the query is empty")),
-        several => return Err(Problem::usage(several_statements(several.len()))),
+    let statement = match statements.len() {
+        0 => return Err(Problem::usage("the query is empty")),
+        1 => statements.remove(0),
+        several => return Err(Problem::usage(several_statements(several))),
     };
-    if !matches!(statement, Statement::Query(_)) {
-        let problem = Problem::usage("the query is not a SELECT, and its answer is not one of the tables alone");
-        return Err(problem.hint("a stage answers one SELECT; ask other questions with `raisin sql`"));
-    }
-    if let Some(problem) = ignored_clause(statement) {
+    if let Some(problem) = ignored_clause(&statement) {
         return Err(problem);
     }
-    let mut relations = Relations::default();
-    let _ = statement.visit(&mut relations);
-    Ok(relations.found.into_iter().collect())
+    match statement {
+        Statement::Query(query) => Ok(*query),
+        _ => {
+            let problem = Problem::usage("the query is not a SELECT, and its answer is not one of the tables alone");
+            Err(problem.hint("a stage answers one SELECT; ask other questions with `raisin sql`"))
+        }
+    }
 }
 
 /// Refuses a query that is too large for the stack, before the query is parsed.
@@ -229,6 +263,17 @@ mod tests {
             ["a.b", "c.d", "e.f"]
         );
         assert_eq!(tables("select * from information_schema.tables"), ["information_schema.tables"]);
+    }
+
+    #[test]
+    fn the_columns_of_an_answer_are_known_unless_there_is_a_star() {
+        let columns = |sql: &str| answer_columns(sql).expect("SQL").map(|names| names.join(","));
+        assert_eq!(columns("select p.id, length(x) as n, \"Big\", 1 + 1 from a.b p").as_deref(), Some("id,n,Big,"));
+        assert_eq!(columns("(select ID from a.b) union select other from c.d").as_deref(), Some("id"));
+        assert_eq!(columns("with t as (select * from a.b) select id from t order by 1").as_deref(), Some("id"));
+        assert_eq!(columns("select * from a.b"), None);
+        assert_eq!(columns("select p.* from a.b p"), None);
+        assert_eq!(columns("values (1)"), None);
     }
 
     #[test]

@@ -230,7 +230,8 @@ fn key(kind: &str, parameters: Value) -> Digest {
     let inputs = resolved.needs.stages.iter().map(|need| {
         let stage = if need.by_name { need.stage.clone() } else { String::new() };
         let gathered = || vec![GatheredArtifact { stage, variant: serde_json::Map::new(), artifact }];
-        let input = if declaration.gathers { Input::Artifacts(gathered()) } else { Input::Artifact(artifact) };
+        let is_named = declaration.gathers || need.by_name;
+        let input = if is_named { Input::Artifacts(gathered()) } else { Input::Artifact(artifact) };
         (need.pointer.as_str(), input)
     });
     let file = |pointer| (pointer, Input::File { blake3: Digest::of(b"file"), name: "file".to_owned() });

@@ -12,10 +12,10 @@ use datafusion::datasource::TableType;
 use datafusion::error::{DataFusionError, Result as PlanResult};
 use serde_json::Value;
 
-use super::files::FilesTable;
+use super::files::{FilesTable, constant_columns};
 use super::history::{self, TOOL_TABLES};
 use super::sources::{Member, TableFile, distinct};
-use super::{TableFiles, pivot, tables_of};
+use super::{TableFiles, pivot, quality, tables_of};
 use raisin_base::error::{Context as _, Problem, Result, nearest};
 use raisin_base::files::if_there;
 use raisin_contract::query::{HISTORY, TOOL};
@@ -83,11 +83,10 @@ impl Catalogs {
             }
         };
         let is_ambiguous = pipeline.is_none() && built.len() > 1;
-        let history =
-            Arc::new(Schema { place: SchemaOrigin::History(store.clone(), warnings.clone()), files: OnceLock::new() });
+        let history = Arc::new(Schema::of(SchemaOrigin::History(store.clone(), warnings.clone())));
         let tool = |description: Option<BuildDescription>| {
             let place = SchemaOrigin::Tool(store.clone(), description, warnings.clone());
-            Arc::new(Schema { place, files: OnceLock::new() })
+            Arc::new(Schema::of(place))
         };
         let mut by_name = BTreeMap::new();
         for (_, description) in built {
@@ -120,7 +119,7 @@ impl Catalogs {
     /// One catalog with the given tables.
     pub fn of_tables(tables: BTreeMap<String, TableFiles>) -> Self {
         let schema =
-            |files| Arc::new(Schema { place: SchemaOrigin::Given, files: OnceLock::from(with_long_metrics(files)) });
+            |files| Arc::new(Schema { files: OnceLock::from(with_views(files)), ..Schema::of(SchemaOrigin::Given) });
         let schemas = tables.into_iter().map(|(name, files)| (name, schema(files))).collect();
         let by_name = BTreeMap::from([("stages".to_owned(), Arc::new(Catalog { schemas }))]);
         let (unreadable, warnings) = (BTreeMap::new(), Arc::default());
@@ -214,6 +213,7 @@ fn stage_schemas(
     warnings: &Arc<Warnings>,
 ) -> BTreeMap<String, Arc<Schema>> {
     let mut members: BTreeMap<String, Vec<Member<PathBuf>>> = BTreeMap::new();
+    let mut kinds: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let sweeps = description.stages.iter().any(|built| !built.variant.is_empty());
     for built in &description.stages {
         let member = Member {
@@ -224,9 +224,13 @@ fn stage_schemas(
             of: store.artifact_folder(built.artifact),
         };
         members.entry(built.stage.clone()).or_default().push(member);
+        let known = kinds.entry(built.stage.clone()).or_default();
+        if !known.contains(&built.kind) {
+            known.push(built.kind.clone());
+        }
     }
     let elsewhere = elsewhere(store, out, description);
-    let schema = |members: Vec<Member<PathBuf>>| {
+    let mut schema = |stage: &str, members: Vec<Member<PathBuf>>| {
         let mut artifacts = distinct(&members);
         for (_, constants) in &mut artifacts {
             if sweeps && constants.is_empty() {
@@ -237,9 +241,13 @@ fn stage_schemas(
             Some(problem) => SchemaOrigin::Elsewhere(problem.clone()),
             None => SchemaOrigin::Stage(artifacts, warnings.clone()),
         };
-        Arc::new(Schema { place, files: OnceLock::new() })
+        Arc::new(Schema { kinds: kinds.remove(stage).unwrap_or_default(), ..Schema::of(place) })
     };
-    members.into_iter().map(|(stage, members)| (stage, schema(members))).collect()
+    let schema_of = |(stage, members): (String, _)| {
+        let schema = schema(&stage, members);
+        (stage, schema)
+    };
+    members.into_iter().map(schema_of).collect()
 }
 
 /// The problem if the cache has no artifact of a pipeline at all: the pipeline was built into another cache, or its
@@ -332,11 +340,30 @@ enum SchemaOrigin {
 #[derive(Debug)]
 pub struct Schema {
     place: SchemaOrigin,
+    /// The kinds of the stage. A pipeline whose kind of a stage is swept has several.
+    kinds: Vec<String>,
     /// The files of each table, listed when they are first needed.
     files: OnceLock<TableFiles>,
 }
 
 impl Schema {
+    fn of(place: SchemaOrigin) -> Self {
+        Self { place, kinds: Vec::new(), files: OnceLock::new() }
+    }
+
+    /// The kinds of the stage.
+    pub fn kinds(&self) -> &[String] {
+        &self.kinds
+    }
+
+    /// The names of the constants of the sweep.
+    pub fn swept_columns(&self) -> Vec<String> {
+        let SchemaOrigin::Stage(artifacts, _) = &self.place else { return Vec::new() };
+        artifacts
+            .first()
+            .map_or_else(Vec::new, |(_, constants)| constants.iter().map(|(name, _)| name.clone()).collect())
+    }
+
     pub fn names(&self) -> Vec<String> {
         match &self.place {
             SchemaOrigin::Tool(..) => TOOL_TABLES.iter().map(|name| (*name).to_owned()).collect(),
@@ -384,7 +411,7 @@ impl Schema {
 
     fn files(&self) -> &TableFiles {
         self.files.get_or_init(|| match &self.place {
-            SchemaOrigin::Stage(artifacts, warnings) => with_long_metrics(files_of(artifacts, warnings)),
+            SchemaOrigin::Stage(artifacts, warnings) => with_views(files_of(artifacts, warnings)),
             SchemaOrigin::History(store, warnings) => {
                 with_long_metrics(files_of(&history::artifacts(store, warnings), warnings))
             }
@@ -412,7 +439,13 @@ impl Schema {
         {
             return Ok(Some(Arc::new(table)));
         }
-        Ok(Some(Arc::new(FilesTable::open(files)?)))
+        let table = Arc::new(FilesTable::open(files)?);
+        if quality::is_view(name, files) {
+            let constants = constant_columns(files)?;
+            let names: Vec<String> = constants.into_iter().map(|(_, column)| column).collect();
+            return Ok(Some(Arc::new(quality::view(table, &names)?)));
+        }
+        Ok(Some(table))
     }
 }
 
@@ -428,6 +461,11 @@ fn files_of(artifacts: &[(PathBuf, Vec<(String, Value)>)], warnings: &Warnings) 
         }
     }
     files
+}
+
+/// The files of a stage, and the tables that are views of others.
+fn with_views(files: TableFiles) -> TableFiles {
+    quality::with_view(with_long_metrics(files))
 }
 
 /// The files, and the table that is shown wide a second time under a name that shows its rows unchanged.

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::catalog::Catalogs;
 use super::files::constant_columns;
 use super::pivot::{WIDE, wide_table};
+use super::quality::is_view;
 use super::sources::TableFile;
 use super::special::{literal, quoted};
 use super::write::replace;
@@ -47,6 +48,10 @@ fn views(catalogs: &Catalogs, is_absolute: bool) -> Result<(String, usize)> {
             writeln!(text, "CREATE SCHEMA IF NOT EXISTS {};", quoted(name))?;
         }
         for (table, files) in tables {
+            // Its functions are functions of raisin.
+            if is_view(table, files) {
+                continue;
+            }
             let query = match (table == WIDE).then(|| wide_table(files)).transpose()?.flatten() {
                 Some(wide) => of_metrics(files, &wide.schema(), is_absolute)?,
                 None => format!("SELECT {}", of_files(files, is_absolute)?),

@@ -21,13 +21,21 @@ use crate::{TableFiles, tables_of};
 /// in which the rows come.
 const WRITTEN_AT_ONCE: usize = 8192;
 
-pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
+/// What a stage says if its memory was short.
+pub const NOTE_OF_MEMORY: &str = "the memory of the stage was short for a time: with more memory, rows that no ORDER BY \
+                                  orders may come in another order, and sums may differ in the last digits";
+
+/// The memory of the query of a stage, with an empty folder for the rows that do not fit.
+pub fn memory_of(context: &Context) -> Result<QueryMemory> {
     let folder = context.temporary();
     // A killed stage leaves rows there.
     if_there(std::fs::remove_dir_all(&folder)).with_context(|| format!("cannot clear {}", folder.display()))?;
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let stage = Some(context.stage().to_owned());
-    let memory = QueryMemory { limit: context.memory(), folder: Some(folder), stage };
+    Ok(QueryMemory { limit: context.memory(), folder: Some(folder), stage: Some(context.stage().to_owned()) })
+}
+
+pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
+    let memory = memory_of(context)?;
     let tables = Catalogs::of_tables(gathered_tables(&parameters.of, context)?);
     let path = context.out().join(format!("{}.parquet", parameters.table));
     let (count, memory_was_short) = block_on(async {
@@ -38,11 +46,7 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     })??;
     context.note(format!("{count} rows"));
     if memory_was_short {
-        context.note(
-            "the memory of the stage was short for a time: with more memory, rows that no ORDER BY orders may come in \
-             another order, and sums may differ in the last digits"
-                .to_owned(),
-        );
+        context.note(NOTE_OF_MEMORY.to_owned());
     }
     Ok(())
 }

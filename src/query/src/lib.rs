@@ -15,13 +15,15 @@
 //! A table is opened only when a query names it, because a store may have 10,000 artifacts. A table is a list of files
 //! with constant columns (see [`sources`]). If the schemas of the files differ, columns are matched by name, and a
 //! column that a file lacks is null. A table with the name `metrics` is shown wide, with one column for each metric
-//! (see [`pivot`]).
+//! (see [`pivot`]). A stage with a table `instructions` has the view `quality` over it (see [`quality`]).
 
 mod arithmetic;
 mod ask;
 mod catalog;
+mod dictionary;
 mod export;
 mod files;
+pub mod filter;
 mod functions;
 mod history;
 pub mod kind;
@@ -30,6 +32,7 @@ mod pool;
 mod prepare;
 mod problems;
 mod prompt;
+mod quality;
 mod render;
 mod rows;
 mod script;

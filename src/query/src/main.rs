@@ -1,4 +1,4 @@
-//! `raisin-sql`: answers the queries of `raisin sql` and runs the stages of kind `sql`. No other executable contains
+//! `raisin-sql`: answers the queries of `raisin sql` and runs the stages of the kinds `filter` and `sql`. No other executable contains
 //! DataFusion.
 
 use std::process::ExitCode;
@@ -8,7 +8,7 @@ use raisin_base::say;
 use raisin_base::stack::on_large_stack;
 use raisin_contract::KindRunner;
 use raisin_contract::serve::{run_executable, run_one_of};
-use raisin_query::kind;
+use raisin_query::{filter, kind};
 
 /// The memory that a worker may keep between stages, in bytes.
 const MOST_KEPT: u64 = 200_000_000;
@@ -39,7 +39,10 @@ fn serve() -> ExitCode {
 }
 
 fn runners() -> Vec<KindRunner> {
-    vec![KindRunner::of::<raisin_kinds::sql::SqlKind>(kind::run)]
+    vec![
+        KindRunner::of::<raisin_kinds::filter::FilterKind>(filter::run),
+        KindRunner::of::<raisin_kinds::sql::SqlKind>(kind::run),
+    ]
 }
 
 #[cfg(test)]

@@ -6,15 +6,15 @@ use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::catalog::CatalogProvider;
-use datafusion::common::TableReference;
+use datafusion::common::{Column, TableReference};
 use datafusion::datasource::{MemTable, ViewTable};
 use datafusion::error::DataFusionError;
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder, col};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast, col};
 use datafusion::physical_plan::execute_stream;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::parser::Statement as AnyStatement;
@@ -23,10 +23,12 @@ use datafusion::sql::sqlparser::ast::{Query, Statement};
 
 use super::arithmetic;
 use super::catalog::{Catalogs, unreadable_pipeline};
+use super::dictionary::meaning;
 use super::functions::Functions;
 use super::pool::QueryPool;
 use super::prepare::{Values, parameters, prepare};
 use super::problems::{not_a_table, of_plan};
+use super::quality;
 use super::rows::{QueryMemory, QueryRows, interruptible, short_headings};
 use super::special::{Asked, asked, literal, parse};
 use super::summary;
@@ -91,6 +93,7 @@ impl Session {
         runtime = runtime.with_disk_manager_builder(DiskManagerBuilder::default().with_mode(disk));
         let mut context = SessionContext::new_with_config_rt(config, runtime.build_arc()?);
         arithmetic::install(&mut context)?;
+        quality::install(&context);
         let temporary = Arc::<Temporary>::default();
         for (name, catalog) in &catalogs.by_name {
             let provider: Arc<dyn CatalogProvider> = if *name == catalogs.default {
@@ -155,6 +158,41 @@ impl Session {
         self.rows(parse(sql)?, sql, &mut |_| {}).await
     }
 
+    /// The rows of a query in the order of its column `id`, nulls first, and the names of its columns. `id` is the first
+    /// column, as i64. With `is_total`, rows of equal ids are in the order of their other columns.
+    ///
+    /// # Errors
+    /// The query cannot be parsed or planned, or has no column `id` of integers.
+    pub async fn stream_by_id(&self, sql: &str, is_total: bool) -> Result<(QueryRows, Vec<String>)> {
+        let PlannedStatement { plan, tables } = self.plan(parse(sql)?, sql, &mut |_| {}).await?;
+        let schema = short_headings(plan.schema().inner(), &tables);
+        let names: Vec<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
+        let Some(place) = names.iter().position(|name| name == "id") else {
+            let problem = Problem::usage(format!("the query gives no column `id`; it gives {}", names.join(", ")));
+            return Err(problem.hint("give the `id` of each row of the pool that stays").into());
+        };
+        let data_type = schema.field(place).data_type();
+        if !data_type.is_integer() {
+            let problem = Problem::usage(format!("the column `id` of the query has the type {data_type}"));
+            return Err(problem.hint("give the `id` of each row of the pool that stays").into());
+        }
+        let mut columns: Vec<(String, Expr)> =
+            names.into_iter().zip(plan.schema().columns().into_iter().map(Expr::from)).collect();
+        let (id, expression) = columns.remove(place);
+        columns.insert(0, (id, cast(expression, DataType::Int64)));
+        let keys = if is_total { columns.len() } else { 1 };
+        let named = |name: &String| Expr::from(Column::new_unqualified(name));
+        let order: Vec<_> = columns[..keys].iter().map(|(name, _)| named(name).sort(true, true)).collect();
+        let names = columns.iter().map(|(name, _)| name.clone()).collect();
+        let projected = columns.into_iter().map(|(name, expression)| expression.alias(name));
+        let plan = LogicalPlanBuilder::from(plan)
+            .project(projected)
+            .and_then(|plan| plan.sort(order))
+            .and_then(LogicalPlanBuilder::build)
+            .map_err(|error| of_plan(&error, sql))?;
+        Ok((self.execute(plan, &tables, sql).await?, names))
+    }
+
     /// The answer of one statement.
     ///
     /// # Errors
@@ -182,7 +220,9 @@ impl Session {
             }
             Asked::Columns(table) => {
                 let columns = self.columns_of(&format!("select * from {table}"), note).await?;
-                return Ok(StatementAnswer::Rows(self.rows(parse(&summary::columns(&columns))?, sql, note).await?));
+                let table = TableReference::parse_str(&table);
+                let query = summary::columns(&columns, |column| meaning(&self.catalogs, &table, column));
+                return Ok(StatementAnswer::Rows(self.rows(parse(&query)?, sql, note).await?));
             }
             Asked::Summary(of) => {
                 let query = summary::as_query(&of);

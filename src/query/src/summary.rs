@@ -15,20 +15,22 @@ pub fn as_query(of: &str) -> String {
     }
 }
 
-/// One row for each column: its name, its type, and whether it can be null.
-pub fn columns(schema: &Schema) -> String {
+/// One row for each column: its name, its type, whether it can be null, and its meaning.
+pub fn columns(schema: &Schema, meaning: impl Fn(&str) -> Option<String>) -> String {
     let rows: Vec<String> = schema
         .fields()
         .iter()
         .map(|field| {
             let nullable = if field.is_nullable() { "YES" } else { "NO" };
-            format!("({}, {}, '{nullable}')", literal(field.name()), literal(&type_name(field.data_type())))
+            let meaning = meaning(field.name()).map_or_else(|| "null".to_owned(), |text| literal(&text));
+            let data_type = literal(&type_name(field.data_type()));
+            format!("({}, {data_type}, '{nullable}', {meaning})", literal(field.name()))
         })
         .collect();
     if rows.is_empty() {
-        return "select '' as column_name, '' as data_type, '' as is_nullable where false".to_owned();
+        return "select '' as column_name, '' as data_type, '' as is_nullable, '' as meaning where false".to_owned();
     }
-    format!("select * from (values {}) t(column_name, data_type, is_nullable)", rows.join(", "))
+    format!("select * from (values {}) t(column_name, data_type, is_nullable, meaning)", rows.join(", "))
 }
 
 /// A type in few words.

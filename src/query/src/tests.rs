@@ -175,6 +175,7 @@ fn the_tool_knows_its_own_history() {
         history  metrics_long
         history  selection
         pool     instructions
+        pool     quality
         raisin   actions
         raisin   artifacts
         raisin   costs
@@ -184,7 +185,7 @@ fn the_tool_knows_its_own_history() {
         scores   metrics
         scores   metrics_long
         tuned    selection
-        (14 rows)
+        (15 rows)
         ");
 }
 
@@ -394,4 +395,15 @@ fn given_tables_answer_in_the_same_words_and_the_same_order() {
     );
     assert_eq!(column::<Float64Array>(&rows, "acc").unwrap().values(), &[0.5, 0.25]);
     assert_eq!(collect("select acc from scores.metrics where false", tables).unwrap().num_rows(), 0);
+}
+
+#[test]
+fn every_column_of_the_tables_of_raisin_has_a_meaning() {
+    let fixture = swept();
+    for table in crate::history::TOOL_TABLES {
+        let answer = fixture.ask(&format!("describe raisin.{table}"), OutputFormat::Csv).unwrap();
+        for row in answer.lines() {
+            assert!(!row.ends_with(','), "{table} has a column without a meaning: {row}");
+        }
+    }
 }

@@ -21,6 +21,7 @@ use parquet::file::properties::WriterProperties;
 use parquet::file::reader::ChunkReader;
 
 use raisin_base::error::{Context as _, Result, anyhow};
+use raisin_contract::outputs::TableDeclaration;
 
 /// Writes tables into the artifact of a running stage.
 pub trait WriteTable {
@@ -29,6 +30,12 @@ pub trait WriteTable {
     /// # Errors
     /// The file cannot be written, or the kind of the stage declares no such table.
     fn write_table(&self, name: &str, rows: &RecordBatch) -> Result<()>;
+
+    /// A writer of `<name>.parquet`, for a table that is written batch by batch.
+    ///
+    /// # Errors
+    /// The file cannot be created, or the kind of the stage declares no such table.
+    fn table_writer(&self, name: &str, schema: SchemaRef) -> Result<Writer>;
 }
 
 impl WriteTable for raisin_contract::Context {
@@ -38,28 +45,44 @@ impl WriteTable for raisin_contract::Context {
         }
         write(&self.out().join(format!("{name}.parquet")), rows)
     }
+
+    fn table_writer(&self, name: &str, schema: SchemaRef) -> Result<Writer> {
+        let mut writer = Writer::create(&self.out().join(format!("{name}.parquet")), schema)?;
+        writer.declared = self.declared_table(name)?;
+        Ok(writer)
+    }
 }
 
 /// Writes a table batch by batch. The table is complete after [`Writer::close`].
 pub struct Writer {
     inner: ArrowWriter<File>,
+    /// The declaration to which each batch is held.
+    declared: Option<&'static TableDeclaration>,
 }
+
+/// The number of rows of a row group. A query scans row groups side by side, and skips those whose smallest and largest
+/// values show that no row fits. DuckDB has the same number.
+const ROW_GROUP: usize = 122_880;
 
 /// The fixed settings of the writer.
 fn properties() -> Result<WriterProperties> {
     Ok(WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
         .set_created_by("raisin".to_owned())
+        .set_max_row_group_row_count(Some(ROW_GROUP))
         .build())
 }
 
 impl Writer {
     pub fn create(path: &Path, schema: SchemaRef) -> Result<Self> {
         let file = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
-        Ok(Self { inner: ArrowWriter::try_new(file, schema, Some(properties()?))? })
+        Ok(Self { inner: ArrowWriter::try_new(file, schema, Some(properties()?))?, declared: None })
     }
 
     pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        if let Some(table) = self.declared {
+            declared::check(table, batch)?;
+        }
         Ok(self.inner.write(batch)?)
     }
 
@@ -95,6 +118,17 @@ pub fn from_bytes(bytes: Vec<u8>) -> Result<RecordBatch> {
 /// Reads a whole table into one batch.
 pub fn read(path: &Path) -> Result<RecordBatch> {
     collect(path, open(path)?)
+}
+
+/// The number of rows of a batch of [`batches`].
+const BATCH: usize = 8192;
+
+/// Reads a table batch by batch, so that it need not be in memory as a whole. Every batch but the last has the same
+/// number of rows.
+pub fn batches(path: &Path) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
+    let reader = open(path)?.with_batch_size(BATCH).build()?;
+    let place = path.display().to_string();
+    Ok(reader.map(move |batch| batch.with_context(|| format!("cannot read {place}"))))
 }
 
 /// Reads these columns of a table into one batch, in the order of the file. The other columns are not read.
@@ -204,8 +238,21 @@ mod tests {
         assert_eq!(read_columns(&path, &["more", "text"])?, rows.project(&[1, 2])?);
         let error = read_columns(&path, &["id", "ids"]).expect_err("no such column");
         assert!(error.to_string().ends_with("has no column `ids`; there are id, text, more"), "{error}");
+        let parts = batches(&path)?.collect::<Result<Vec<_>>>()?;
+        assert_eq!(concat_batches(&rows.schema(), &parts)?, rows);
         write(&path, &rows.slice(0, 0))?;
         assert_eq!(read_columns(&path, &["id"])?.num_rows(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn a_row_group_has_a_fixed_number_of_rows() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("large.parquet");
+        let rows = Int32Array::from_iter_values(0..i32::try_from(2 * ROW_GROUP + 1)?);
+        write(&path, &batch(vec![("id", Arc::new(rows) as ArrayRef)])?)?;
+        let sizes: Vec<i64> = open(&path)?.metadata().row_groups().iter().map(|group| group.num_rows()).collect();
+        assert_eq!(sizes, [122_880, 122_880, 1]);
         Ok(())
     }
 

@@ -162,7 +162,7 @@ fn inputs_are_found_with_what_they_must_provide_and_with_their_conditions() {
             "source.base: a file or a folder",
             "source.init.tokenizer: a file or a folder",
             "source.prefix: a stage that provides `model`: `model`, `pretrain` or `finetune`",
-            "source.instructions: a stage that provides `instructions`: `ingest`, `generate`, `overlap`, `mix` or `dedup`",
+            "source.instructions: a stage that provides `instructions`: `ingest`, `generate`, `overlap`, `mix`, `dedup` or `filter`",
             "source.task: a stage that provides `task`: `generate` or `task`",
         ]
     );
@@ -268,9 +268,9 @@ fn a_kind_is_described_for_a_terminal() {
 
     inputs:
       features      a stage that provides `features`: `features`
-      instructions  a stage that provides `instructions`: `ingest`, `generate`, `overlap`, `mix` or
-                    `dedup`
-      columns[]     a stage that provides `columns`: `influence`
+      instructions  a stage that provides `instructions`: `ingest`, `generate`, `overlap`, `mix`,
+                    `dedup` or `filter`
+      columns[]     a stage that provides `columns`: `filter` or `influence`
       like          a stage that provides `clusters`: `clusters`
 
     tables:
@@ -404,7 +404,10 @@ impl Kind for Shapes {
         match &parameters.of {
             OneOrSeveral::One(stage) => needs.stage("/of", stage, "task"),
             OneOrSeveral::Several(stages) => {
-                stages.iter().enumerate().for_each(|(place, stage)| needs.any_stage(format!("/of/{place}"), stage));
+                stages
+                    .iter()
+                    .enumerate()
+                    .for_each(|(place, stage)| needs.stage_of_query(format!("/of/{place}"), stage, None, true));
             }
         }
     }

@@ -7,6 +7,7 @@ pub mod clusters;
 pub mod dedup;
 pub mod evaluate;
 pub mod features;
+pub mod filter;
 pub mod finetune;
 pub mod generate;
 pub mod influence;

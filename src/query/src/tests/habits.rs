@@ -28,11 +28,11 @@ fn tables_schemas_columns_and_summaries_are_shown() {
         (5 rows)
         ");
     insta::assert_snapshot!(fixture.table("show columns from pool.instructions"), @r"
-        column_name  data_type   is_nullable
-        -----------  ----------  -----------
-        id           UInt32      YES
-        embedding    Float32[2]  YES
-        variant      Utf8        YES
+        column_name  data_type   is_nullable  meaning
+        -----------  ----------  -----------  -----------------------
+        id           UInt32      YES          null
+        embedding    Float32[2]  YES          null
+        variant      Utf8        YES          the name of the variant
         (3 rows)
         ");
     assert_eq!(fixture.table("describe pool.instructions"), fixture.table("SHOW COLUMNS FROM pool.instructions;"));
@@ -57,7 +57,7 @@ fn tables_schemas_columns_and_summaries_are_shown() {
         ");
     insta::assert_snapshot!(fixture.table("summarize pool.nothing"), @r"
         error: there is no table `pool.nothing`
-        hint: Tables of `pool`: instructions
+        hint: Tables of `pool`: instructions, quality
         ");
 }
 
@@ -96,6 +96,7 @@ fn temporary_tables_and_views_last_for_the_statements_of_a_text() {
         history  metrics_long
         history  selection
         pool     instructions
+        pool     quality
         public   v
         raisin   actions
         raisin   artifacts
@@ -112,7 +113,7 @@ fn temporary_tables_and_views_last_for_the_statements_of_a_text() {
         (table `t` of 1 row)
         (1 row)
         (dropped `t`)
-        (15 rows)
+        (16 rows)
         ");
     insta::assert_snapshot!(fixture.table("create temp table t as select 1 as x;\ncreate temp table t as select 2"), @r"
         error: the query:2:1: there is already a table or view `t`

@@ -1,0 +1,264 @@
+//! Tests of the stages that make a pool, through the real executables: no row is lost unsaid, and each selected row leads
+//! back to the line of its file.
+
+use raisin_tests::Project;
+use serde_json::{Value, json};
+
+/// The stages that the last run executed, according to raisin's own history.
+fn ran(project: &Project) -> Vec<String> {
+    let rows =
+        project.sql("select stage from raisin.actions where run = (select max(run) from raisin.runs) order by stage");
+    rows.iter().map(|row| row["stage"].as_str().unwrap_or_default().to_owned()).collect()
+}
+
+const MIXED: &str = "\
+[stage.general]
+kind = \"ingest\"
+sources = [{ path = \"general\", format = \"qa\" }]
+
+[stage.code]
+kind = \"ingest\"
+sources = [{ path = \"code.jsonl\", format = \"qa\" }]
+
+[stage.task]
+kind = \"task\"
+source = { path = \"train.jsonl\", format = \"qa\" }
+validation = 2
+test = 2
+
+[stage.mixed]
+kind = \"mix\"
+size = 12
+passes = 2
+
+[stage.mixed.pools]
+general = { instructions = \"general\", share = 1 }
+code = { instructions = \"code\", share = 2 }
+
+[stage.base]
+kind = \"model\"
+source = { init = { hidden_size = 16, layers = 2, heads = 2, kv_heads = 1, intermediate_size = 32 } }
+
+[stage.tuned]
+kind = \"finetune\"
+instructions = \"mixed\"
+model = \"base\"
+task = \"task\"
+select = { method = \"random\" }
+steps = 3
+batch_size = 4
+";
+
+#[test]
+fn a_model_is_trained_on_a_mix_and_each_selected_row_is_traced_to_the_line_of_its_file() {
+    let project = Project::new();
+    let lines = |of: &str, count: usize| -> String {
+        let line = |n| json!({"question": format!("{of} {n}"), "answer": "4"}).to_string() + "\n";
+        (0..count).map(line).collect()
+    };
+    std::fs::create_dir(project.path("general")).expect("a folder");
+    project.write("general/a.jsonl", &lines("a", 10));
+    project.write("general/b.jsonl", &lines("b", 10));
+    project.write("code.jsonl", &lines("code", 5));
+    project.write("train.jsonl", &lines("task", 4));
+    project.write("p.toml", MIXED);
+    let answer = project.run(&["build", "p.toml"]);
+    assert_eq!(answer.code, 0, "{}", answer.stderr);
+    for note in [
+        "12 instructions from 2 pools",
+        "code: 8 of 5 rows (66.7 %), rows repeated up to 2 times",
+        "general: 4 of 20 rows (33.3 %)",
+    ] {
+        assert!(answer.stderr.contains(note), "{note}: {}", answer.stderr);
+    }
+    // Each step of the schedule leads to a file and a line, and the text of this line is that of the row.
+    let trace = "select t.instruction, s.file, m.line from tuned.selection t join mixed.instructions m on m.id = t.id \
+                 join mixed.sources s on s.source = m.source";
+    let rows = project.sql(trace);
+    assert_eq!(rows.len(), 12);
+    for row in rows {
+        let (file, line) = (row["file"].as_str().expect("a file"), row["line"].as_u64().expect("a line"));
+        let (pool, name) = file.split_once('/').expect("the name of the pool is first");
+        let path = if pool == "general" {
+            format!("general/{}", name.rsplit('/').next().unwrap_or(name))
+        } else {
+            name.to_owned()
+        };
+        let text = std::fs::read_to_string(project.path(&path)).expect("the file");
+        let record = text.lines().nth(line as usize - 1).expect("the line");
+        let prompt = row["instruction"].as_str().expect("a text").lines().next().unwrap_or_default().to_owned();
+        assert!(record.contains(&format!("\"{prompt}\"")), "{row}: {record}");
+    }
+    let again = project.run(&["build", "p.toml", "--set", "stage.mixed.pools.code.share=3"]);
+    assert!(again.stderr.contains("code: 9 of 5 rows (75.0 %)"), "{}", again.stderr);
+    let small = project.run(&["build", "p.toml", "--set", "stage.mixed.size=50"]);
+    assert_eq!(small.code, 1, "{}", small.stderr);
+    assert!(
+        small.stderr.contains("the mix needs 33 of the pool `code`, which has 5, and 2 passes give 10"),
+        "{}",
+        small.stderr
+    );
+    let misspelt = project.run(&["plan", "p.toml", "--set", "stage.mixed.pools.code.shares=3"]);
+    assert!(misspelt.code == 2 && misspelt.stderr.contains("did you mean `share`"), "{}", misspelt.stderr);
+    let missing = project.run(&["plan", "p.toml", "--set", "stage.mixed.pools.code.instructions=\"cod\""]);
+    assert!(missing.code == 2 && missing.stderr.contains("did you mean `code`"), "{}", missing.stderr);
+}
+
+const MARKED: &str = r#"
+[stage.good]
+kind = "ingest"
+sources = [{ path = "good.jsonl" }]
+
+[stage.crawl]
+kind = "ingest"
+sources = [{ path = "crawl.jsonl" }]
+
+[stage.task]
+kind = "task"
+source = { path = "train.jsonl", format = "qa" }
+validation = 2
+test = 2
+
+[stage.raw]
+kind = "mix"
+
+[stage.raw.pools]
+good = { instructions = "good" }
+crawl = { instructions = "crawl" }
+
+[stage.single]
+kind = "dedup"
+instructions = "raw"
+of = "prompt"
+threshold = 0.8
+prefer = ["good"]
+
+[stage.clean]
+kind = "filter"
+instructions = "single"
+query = """
+select q.id, trim(i.response) as response, q.words
+from single.quality q join single.instructions i on i.id = q.id
+where q.junk is null
+"""
+
+[stage.pool]
+kind = "mix"
+size = 300
+pools.all = { instructions = "clean" }
+
+[stage.base]
+kind = "model"
+source = { init = { hidden_size = 16, layers = 2, heads = 2, kv_heads = 1, intermediate_size = 32 } }
+
+[stage.tuned]
+kind = "finetune"
+instructions = "pool"
+model = "base"
+task = "task"
+select = { method = "random" }
+steps = 5
+batch_size = 8
+"#;
+
+/// The number in one row of one column.
+fn count(project: &Project, query: &str) -> u64 {
+    let rows = project.sql(query);
+    let row = rows.first().and_then(Value::as_object).expect("a row");
+    row.values().next().and_then(Value::as_u64).unwrap_or_else(|| panic!("{query}: {row:?}"))
+}
+
+/// 1,000 marked rows in two files: 600 good ones; and 400 of the crawl, of which 100 are near copies of good ones, 100
+/// refuse, 50 are cut, 50 are exact copies of each other, and 100 are good but for white space.
+fn marked(project: &Project) {
+    let words =
+        |n: usize| format!("mark{n} one{n} two{n} three{n} four{n} five{n} six{n} seven{n} eight{n} nine{n} ten{n}");
+    let line = |prompt: &str, response: &str| json!({"instruction": prompt, "output": response}).to_string() + "\n";
+    let good: String = (0..600).map(|n| line(&words(n), &format!("Answer {n}."))).collect();
+    let crawl = |n: usize| match n {
+        600..700 => line(&format!("{} end", words(n - 600)), "Another answer."),
+        700..800 => line(&words(n), "I'm sorry, but I can't help."),
+        800..850 => line(&words(n), "It is a very long way to the town. Then one comes to"),
+        850..900 => line(&words(850), "A copy."),
+        _ => line(&words(n), &format!("  Answer {n}.\n")),
+    };
+    project.write("good.jsonl", &good);
+    project.write("crawl.jsonl", &(600..1000).map(crawl).collect::<String>());
+    let task = |n| json!({"question": format!("task {n}"), "answer": "4"}).to_string() + "\n";
+    project.write("train.jsonl", &(0..4).map(task).collect::<String>());
+}
+
+#[test]
+fn marked_rows_are_followed_from_the_line_of_their_file_to_the_selection_and_every_count_adds_up() {
+    let project = Project::new();
+    marked(&project);
+    project.write("p.toml", MARKED);
+    let (_, said) = project.done(&["build", "p.toml"]);
+    assert!(said.contains("701 of 851 rows stay; the query changes the conversation of 100"), "{said}");
+
+    // Every row of the files is a row of some pool, or counted where it is left out.
+    for (file, records, folded) in [("good", 600, 0), ("crawl", 400, 49)] {
+        let query = format!("select records, accepted, folded, rejected, filtered from {file}.sources");
+        let expected =
+            json!({"records": records, "accepted": records - folded, "folded": folded, "rejected": 0, "filtered": 0});
+        assert_eq!(project.sql(&query), [expected]);
+    }
+    assert_eq!(count(&project, "select count(*) from raw.instructions"), 951);
+    let dedup = project.sql("select rows, kept, left_out from single.dedup_summary");
+    assert_eq!(dedup, [json!({"rows": 951, "kept": 851, "left_out": 100})]);
+    let filter = project.sql("select * from clean.filter_summary");
+    let expected = json!({"pool_rows": 851, "rows": 701, "distinct_rows": 701, "left_out": 150, "changed": 100});
+    assert_eq!(filter, [expected]);
+    let junk = project
+        .sql("select junk, count(*) as n from single.quality where junk is not null group by junk order by junk");
+    assert_eq!(junk, [json!({"junk": "refusal", "n": 100}), json!({"junk": "truncated", "n": 50})]);
+    assert_eq!(count(&project, "select count(*) from clean.columns c join clean.instructions i on i.id = c.id"), 701);
+    assert_eq!(project.sql("select rows, distinct_rows from pool.mix"), [json!({"rows": 300, "distinct_rows": 300})]);
+
+    // Each selected row leads to a line of a file, which has its mark.
+    let trace = "select t.instruction, s.file, i.line, i.pool from tuned.selection t join pool.instructions i on i.id = t.id \
+                 join pool.sources s on s.source = i.source";
+    let rows = project.sql(trace);
+    assert_eq!(rows.len(), 40);
+    for row in rows {
+        let (file, line) = (row["file"].as_str().expect("a file"), row["line"].as_u64().expect("a line"));
+        let name = file.rsplit('/').next().expect("a name");
+        let text = std::fs::read_to_string(project.path(name)).expect("the file");
+        let record = text.lines().nth(line as usize - 1).expect("the line");
+        let mark = row["instruction"].as_str().and_then(|text| text.split(' ').next()).expect("a mark");
+        assert!(mark.starts_with("mark") && record.contains(&format!("\"{mark} ")), "{row}: {record}");
+    }
+}
+
+#[test]
+fn a_filter_runs_again_only_if_its_answer_can_change() {
+    let project = Project::new();
+    marked(&project);
+    project.write("p.toml", MARKED);
+    project.done(&["build", "p.toml", "--only", "clean"]);
+    let edited = |from: &str, to: &str| {
+        assert!(MARKED.contains(from), "{from}");
+        project.write("p.toml", &MARKED.replace(from, to));
+        project.done(&["build", "p.toml", "--only", "clean"]);
+        ran(&project)
+    };
+    assert_eq!(edited("kind = \"filter\"", "kind = \"filter\" # without junk"), Vec::<String>::new());
+    assert_eq!(edited("q.junk is null", "q.junk is null and true"), ["clean"]);
+    // The stage `single` and its name in the query.
+    assert_eq!(edited("single", "unique_rows"), ["clean"]);
+    let refused = |from: &str, to: &str| {
+        project.write("p.toml", &MARKED.replace(from, to));
+        let answer = project.run(&["plan", "p.toml"]);
+        assert_eq!(answer.code, 2, "{}", answer.stderr);
+        answer.stderr
+    };
+    let said = refused("select q.id, trim", "select trim");
+    assert!(said.contains("the answer of the query has no column `id`"), "{said}");
+    let said = refused("from single.quality", "from singl.quality");
+    assert!(said.contains("did you mean `single`?"), "{said}");
+    let said = refused("instructions = \"single\"\nquery", "instructions = \"single\"\nrepeat = true\nquery");
+    assert!(said.contains("did you mean `repeats`"), "{said}");
+    project.write("p.toml", &MARKED.replace("q.junk is null", "q.jnk is null"));
+    let wrong = project.run(&["build", "p.toml", "--only", "clean"]);
+    assert!(wrong.code == 1 && wrong.stderr.contains("jnk"), "{}", wrong.stderr);
+}
