@@ -18,7 +18,7 @@ _default:
 # build a pipeline: run the stages whose results are not in the cache
 [positional-arguments]
 build pipeline *arguments: _compiled
-    @test -x {{ raisin }}-sql || ! grep -qsE '"?kind"? *[=:] *"sql"' "$1" || {{ just }} _compiled-sql
+    @test -x {{ raisin }}-sql || ! grep -qsE '"?kind"? *[=:] *"(sql|filter)"' "$1" || {{ just }} _compiled-sql
     @{{ raisin }} build "$@"
 
 # show which stages a build would run, and why

@@ -35,7 +35,7 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     let (counts, memory_was_short) = block_on(async {
         let session = Session::over(tables, memory)?.only_of_tables(context.stage());
         let (rows, names) = session.stream_by_id(&parameters.query, parameters.repeats).await?;
-        let mut filter = Filter::new(rows, &names, parameters.repeats)?;
+        let mut filter = RunningFilter::new(rows, &names, parameters.repeats)?;
         let counts = filter.write(&pool.join("instructions.parquet"), context).await?;
         Ok::<_, Error>((counts, filter.answer.rows.memory_was_short()))
     })??;
@@ -99,14 +99,14 @@ impl FilterCounts {
 }
 
 /// The answer of the query, row by row.
-struct Answer {
+struct GivenRows {
     rows: QueryRows,
     batch: Option<RecordBatch>,
     /// The rows of `batch` that were taken.
     taken: usize,
 }
 
-impl Answer {
+impl GivenRows {
     /// The rows whose id is below `end`, as one batch. `None` if there is no further row at all.
     async fn below(&mut self, end: i64) -> Result<Option<RecordBatch>> {
         let mut parts = Vec::new();
@@ -139,8 +139,8 @@ impl Answer {
 }
 
 /// A running filter. The first column of the answer is `id`.
-struct Filter {
-    answer: Answer,
+struct RunningFilter {
+    answer: GivenRows,
     /// The columns that replace those of the pool, and their places in the answer.
     replaced: Vec<(&'static str, usize)>,
     /// The further columns.
@@ -148,7 +148,7 @@ struct Filter {
     repeats: bool,
 }
 
-impl Filter {
+impl RunningFilter {
     fn new(rows: QueryRows, names: &[String], repeats: bool) -> Result<Self> {
         let place = |name: &str| names.iter().position(|other| other == name);
         let replaced: Vec<(&str, usize)> =
@@ -168,7 +168,7 @@ impl Filter {
             return Err(problem.hint("give one of both; `select id` alone keeps the conversation").into());
         }
         let further = (1..names.len()).filter(|place| replaced.iter().all(|(_, other)| other != place)).collect();
-        let answer = Answer { rows, batch: None, taken: 0 };
+        let answer = GivenRows { rows, batch: None, taken: 0 };
         Ok(Self { answer, replaced, further, repeats })
     }
 
@@ -324,7 +324,7 @@ impl WrongIds {
     }
 
     /// Counts the ids above those of the pool.
-    async fn beyond(&mut self, answer: &mut Answer) -> Result<()> {
+    async fn beyond(&mut self, answer: &mut GivenRows) -> Result<()> {
         while let Some(rows) = answer.below(i64::MAX).await? {
             let ids = rows.column(0).as_primitive::<Int64Type>();
             if ids.is_empty() {
