@@ -1,6 +1,7 @@
 //! The tables of instructions and tasks: stages write them here, and later stages read them here.
 
 use std::borrow::Borrow;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -49,6 +50,34 @@ impl PoolRow {
 /// The digest of the canonical JSON of a conversation and of its tools. Equal conversations have equal digests, also
 /// from different files.
 pub fn content_digest(messages: &[Message], tools: &[Value]) -> Digest {
+    if tools.is_empty()
+        && let Some(text) = canonical_of_texts(messages)
+    {
+        return Digest::of(&text);
+    }
+    digest_of_any(messages, tools)
+}
+
+/// The canonical JSON of turns of a role and a text alone, without a [`Value`] for each text. `None` for other turns.
+fn canonical_of_texts(messages: &[Message]) -> Option<Vec<u8>> {
+    let size: usize = messages.iter().map(|message| message.content.len() + 32).sum();
+    let mut text = Vec::with_capacity(size + size / 8);
+    text.push(b'[');
+    for (place, message) in messages.iter().enumerate() {
+        if !message.is_text() {
+            return None;
+        }
+        text.extend_from_slice(if place == 0 { b"[" } else { b",[" });
+        serde_json::to_writer(&mut text, &message.role).ok()?;
+        text.push(b',');
+        serde_json::to_writer(&mut text, &message.content).ok()?;
+        text.push(b']');
+    }
+    text.push(b']');
+    Some(text)
+}
+
+fn digest_of_any(messages: &[Message], tools: &[Value]) -> Digest {
     let turn = |message: &Message| {
         if message.is_text() { json!([message.role, message.content]) } else { json!(message) }
     };
@@ -124,16 +153,22 @@ impl ConversationColumns {
     }
 }
 
-/// The numbers of `count` rows, from 0.
-fn row_numbers(count: usize) -> Result<UInt32Array> {
-    let count =
-        u32::try_from(count).map_err(|_| anyhow!("{count} rows are more than a table of instructions holds"))?;
-    Ok(UInt32Array::from_iter_values(0..count))
+/// The numbers of rows.
+fn row_numbers(rows: Range<usize>) -> Result<UInt32Array> {
+    let number = |row: usize| {
+        u32::try_from(row).map_err(|_| anyhow!("more rows than the {} that a table of instructions holds", u32::MAX))
+    };
+    Ok(UInt32Array::from_iter_values(number(rows.start)?..number(rows.end)?))
 }
 
 /// The `instructions` table. The position of a row is its id. A row that is given by value is dropped when the columns
 /// have it, so that all rows and all columns are not in memory together.
 pub fn instructions_batch<R: Borrow<PoolRow>>(rows: impl IntoIterator<Item = R>) -> Result<RecordBatch> {
+    instructions_part(0, rows)
+}
+
+/// A part of the `instructions` table. `first` is the id of its first row.
+pub fn instructions_part<R: Borrow<PoolRow>>(first: usize, rows: impl IntoIterator<Item = R>) -> Result<RecordBatch> {
     let mut count = 0;
     let mut conversations = ConversationColumns::default();
     let (mut sources, mut lines) = (UInt32Builder::new(), UInt64Builder::new());
@@ -150,7 +185,7 @@ pub fn instructions_batch<R: Borrow<PoolRow>>(rows: impl IntoIterator<Item = R>)
         duplicates.append_value(row.duplicates);
         labels.append_option(row.label.as_deref());
     }
-    let mut columns = vec![("id", Arc::new(row_numbers(count)?) as ArrayRef)];
+    let mut columns = vec![("id", Arc::new(row_numbers(first..first + count)?) as ArrayRef)];
     columns.extend(conversations.finish());
     columns.extend([
         ("rejected", Arc::new(rejected.finish()) as ArrayRef),
@@ -323,6 +358,15 @@ mod tests {
         let other = PoolRow::new(conversation(Some("a"), "b", None), 0, 1);
         assert_eq!(one.digest, two.digest);
         assert_ne!(one.digest, other.digest);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn the_digest_of_texts_is_that_of_their_canonical_json(texts in proptest::collection::vec(".{0,8}|[\"\\\\/\u{0}-\u{20}\u{7f}-\u{a0}\u{2028}]{0,8}", 0..5)) {
+            let roles = ["system", "user", "assistant"];
+            let turns: Vec<Message> = (0..).zip(texts).map(|(n, text)| Message::new(roles[n % 3], text)).collect();
+            proptest::prop_assert_eq!(content_digest(&turns, &[]), digest_of_any(&turns, &[]));
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 use super::*;
 use crate::formats::{Filter, Notice};
 use crate::intake::RejectLimit;
-use raisin_base::error::render;
+use raisin_base::error::{anyhow, render};
 use raisin_settings::RecordFormat;
 use std::path::PathBuf;
 
@@ -52,10 +52,30 @@ fn exact_duplicates_fold_into_the_first_across_files() -> Result<()> {
         r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}"#,
         RecordFormat::Auto,
     )?;
-    assert_eq!((pool.rows.len(), pool.rows[0].duplicates), (1, 2));
     let counts =
         |count: fn(&crate::intake::SourceSummary) -> u64| pool.intake.sources.iter().map(count).collect::<Vec<_>>();
     assert_eq!((counts(|it| it.accepted), counts(|it| it.folded)), (vec![1, 0], vec![1, 1]));
+    let rows = pool.into_rows();
+    assert_eq!((rows.len(), rows[0].duplicates), (1, 2));
+    Ok(())
+}
+
+#[test]
+fn rows_are_given_away_and_their_copies_are_still_counted() -> Result<()> {
+    let mut given: Vec<Vec<u64>> = Vec::new();
+    let line = |n: usize| format!("{{\"question\":\"q{n}\",\"answer\":\"a\"}}\n");
+    let content: String = [0, 1, 0, 2, 1, 3, 0, 4].map(line).concat();
+    let mut pool = PoolBuilder::new(100).giving(2, |rows| {
+        given.push(rows.iter().map(|row| row.line).collect());
+        Ok(())
+    });
+    add(&mut pool, &content, RecordFormat::Auto)?;
+    assert_eq!((pool.count(), pool.rows.len()), (5, 1));
+    assert_eq!(pool.finish()?, [2, 1, 0, 0, 0]);
+    assert_eq!(given, [vec![1, 2], vec![4, 6], vec![8]]);
+    let mut pool = PoolBuilder::new(100).giving(2, |_| Err(anyhow!("the disk is full")));
+    let failed = add(&mut pool, &content, RecordFormat::Auto).expect_err("the rows cannot be taken");
+    assert_eq!(failed.to_string(), "the disk is full");
     Ok(())
 }
 

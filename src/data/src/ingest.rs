@@ -2,18 +2,31 @@
 
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
+
+use arrow_array::UInt32Array;
 
 use raisin_base::error::{Context as _, Problem, Result};
 use raisin_base::seed::Seed;
 use raisin_contract::{Context, Progress};
-use raisin_corpus::artifact::instructions_batch;
+use raisin_corpus::artifact::{PoolRow, instructions_part};
 use raisin_corpus::intake::{Intake, RejectLimit, counted, grouped, rejects_batch, sources_batch};
 use raisin_corpus::pool::{PoolBuilder, SourceFile};
 use raisin_kinds::ingest::Parameters;
-use raisin_table::WriteTable as _;
+use raisin_table::{ROW_GROUP, WriteTable as _};
 
 pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
-    let mut pool = PoolBuilder::new(parameters.max_length);
+    let mut writer =
+        context.late_writer("instructions", instructions_part::<PoolRow>(0, [])?.schema(), "duplicates")?;
+    let mut written = 0;
+    let write = |rows: Vec<PoolRow>| {
+        let part = instructions_part(written, rows)?;
+        written += part.num_rows();
+        writer.push(&part)
+    };
+    let pool = PoolBuilder::new(parameters.max_length);
+    // Which rows a sample has is known when all rows were counted.
+    let mut pool = if parameters.sample.is_none() { pool.giving(ROW_GROUP, write) } else { pool };
     let mut files_of: Vec<Range<usize>> = Vec::new();
     for (index, source) in parameters.sources.iter().enumerate() {
         let first = pool.intake.sources.len();
@@ -37,9 +50,12 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     for (source, files) in parameters.sources.iter().zip(files_of) {
         pool.intake.check_names(files, &source.mapping().fields)?;
     }
-    let all = pool.rows.len();
+    let all = pool.count();
     let mut note = pool.intake.note(&counted(all as u64, "instruction"), context.stage());
-    if let Some(sample) = parameters.sample {
+    let details = pool.intake.details(context.stage());
+    context.write_table("rejects", &rejects_batch(&pool.intake.rejects)?)?;
+    context.write_table("sources", &sources_batch(&pool.intake.sources)?)?;
+    let copies = if let Some(sample) = parameters.sample {
         if sample > all {
             let all = counted(all as u64, "instruction");
             return Err(Problem::new(format!("a sample of {sample} was asked for, and there are {all}"))
@@ -50,13 +66,16 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
         let mut kept = vec![false; all];
         seed.rng().sample(all, sample).into_iter().for_each(|index| kept[index] = true);
         let mut kept = kept.into_iter();
-        pool.rows.retain(|_| kept.next().unwrap_or_default());
+        let mut rows = pool.into_rows();
+        rows.retain(|_| kept.next().unwrap_or_default());
         note += &format!(", {} drawn and {} not", grouped(sample as u64), grouped((all - sample) as u64));
-    }
-    context.write_table("rejects", &rejects_batch(&pool.intake.rejects)?)?;
-    context.write_table("sources", &sources_batch(&pool.intake.sources)?)?;
-    let details = pool.intake.details(context.stage());
-    context.write_table("instructions", &instructions_batch(pool.into_rows())?)?;
+        let groups = (0..sample).step_by(ROW_GROUP).map(|first| first..sample.min(first + ROW_GROUP));
+        groups.into_iter().try_for_each(|group| writer.push(&instructions_part(group.start, &rows[group])?))?;
+        rows.into_iter().map(|row| row.duplicates).collect()
+    } else {
+        pool.finish()?
+    };
+    writer.close(|rows| Arc::new(UInt32Array::from_iter_values(copies[rows].iter().copied())))?;
     context.note(note);
     details.into_iter().for_each(|detail| context.note(detail));
     Ok(())

@@ -3,6 +3,7 @@
 //! The same batches give the same bytes: the writer has fixed settings and stores neither a time nor a host name.
 
 mod declared;
+mod late;
 
 use std::fs::File;
 use std::path::Path;
@@ -23,6 +24,8 @@ use parquet::file::reader::ChunkReader;
 use raisin_base::error::{Context as _, Result, anyhow};
 use raisin_contract::outputs::TableDeclaration;
 
+pub use late::LateWriter;
+
 /// Writes tables into the artifact of a running stage.
 pub trait WriteTable {
     /// Writes `<name>.parquet`, which is the table `<stage>.<name>` in SQL.
@@ -36,6 +39,12 @@ pub trait WriteTable {
     /// # Errors
     /// The file cannot be created, or the kind of the stage declares no such table.
     fn table_writer(&self, name: &str, schema: SchemaRef) -> Result<Writer>;
+
+    /// A writer of `<name>.parquet`, of which the column `late` is known only at the end.
+    ///
+    /// # Errors
+    /// As for [`Self::table_writer`], or there is no column `late`.
+    fn late_writer(&self, name: &str, schema: SchemaRef, late: &str) -> Result<LateWriter>;
 }
 
 impl WriteTable for raisin_contract::Context {
@@ -51,6 +60,10 @@ impl WriteTable for raisin_contract::Context {
         writer.declared = self.declared_table(name)?;
         Ok(writer)
     }
+
+    fn late_writer(&self, name: &str, schema: SchemaRef, late: &str) -> Result<LateWriter> {
+        LateWriter::create(&self.out().join(format!("{name}.parquet")), schema, late, self.declared_table(name)?)
+    }
 }
 
 /// Writes a table batch by batch. The table is complete after [`Writer::close`].
@@ -62,7 +75,7 @@ pub struct Writer {
 
 /// The number of rows of a row group. A query scans row groups side by side, and skips those whose smallest and largest
 /// values show that no row fits. DuckDB has the same number.
-const ROW_GROUP: usize = 122_880;
+pub const ROW_GROUP: usize = 122_880;
 
 /// The fixed settings of the writer.
 fn properties() -> Result<WriterProperties> {
