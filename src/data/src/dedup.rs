@@ -6,7 +6,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, BooleanArray, Float64Array, RecordBatch, StringArray, UInt32Array, UInt64Array};
+use arrow_array::cast::AsArray as _;
+use arrow_array::{
+    Array as _, ArrayRef, BooleanArray, FixedSizeListArray, Float32Array, Float64Array, RecordBatch, StringArray,
+    UInt32Array, UInt64Array,
+};
 use rayon::prelude::*;
 
 use raisin_base::digest::Digest;
@@ -14,7 +18,7 @@ use raisin_base::error::{Problem, Result, nearest};
 use raisin_base::seed::Seed;
 use raisin_contract::{Context, Progress};
 use raisin_corpus::intake::{counted, grouped};
-use raisin_corpus::near::{Bands, Gram, groups, jaccard, shingles};
+use raisin_corpus::near::{Bands, Comparable, Embeddings, Gram, GramSets, groups, shingles};
 use raisin_corpus::overlap::each_word;
 use raisin_corpus::{Instruction, Message, read_instructions};
 use raisin_kinds::dedup::{ComparedText, GramUnit, KeptRow, Parameters, Sameness};
@@ -28,7 +32,8 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     let found = match parameters.by {
         Sameness::Exact => FoundGroups::equal(&pool, parameters.of, str::to_owned),
         Sameness::Normalised => FoundGroups::equal(&pool, parameters.of, words_of),
-        Sameness::Near => FoundGroups::near(&pool, &parameters, context),
+        Sameness::Near => FoundGroups::alike(Box::new(gram_sets(&pool, &parameters, context)), &parameters, context),
+        Sameness::Semantic => FoundGroups::alike(Box::new(embeddings(pool.len(), context)?), &parameters, context),
     };
     let kept =
         kept_of_groups(&pool, &found.first, &ranks(folder, pool.len(), &parameters.prefer, context)?, parameters.keep);
@@ -71,7 +76,7 @@ struct FoundGroups {
 
 /// What only the search for near-duplicates knows.
 struct Search {
-    sets: Vec<Vec<u32>>,
+    items: Box<dyn Comparable>,
     bands: Bands,
     compared: u64,
     alike: u64,
@@ -100,36 +105,27 @@ impl FoundGroups {
         Self { first, without_text, search: None }
     }
 
-    fn near(pool: &[Instruction], parameters: &Parameters, context: &Context) -> Self {
-        let gram = match parameters.unit {
-            GramUnit::Words => Gram::Words(parameters.ngram),
-            GramUnit::Characters => Gram::Characters(parameters.ngram),
-        };
-        let progress = |phase: &str, done: usize, total: usize, unit: &str| {
-            let (done, total) = (done as u64, total as u64);
-            let (phase, unit) = (phase.to_owned(), unit.to_owned());
-            context.progress(Progress { phase, done, total, unit, ..Progress::default() });
-        };
-        progress("reading n-grams", 0, pool.len(), "rows");
-        let sets: Vec<Vec<u32>> = pool.par_iter().map(|row| shingles(turns(row, parameters.of), gram)).collect();
+    /// Groups of rows whose similarity reaches the threshold.
+    fn alike(items: Box<dyn Comparable>, parameters: &Parameters, context: &Context) -> Self {
+        let threshold = parameters.threshold();
         let bands = match (parameters.bands, parameters.band_rows) {
             (Some(bands), Some(rows)) => Bands { bands, rows },
-            _ => Bands::of_threshold(parameters.threshold, parameters.hashes),
+            _ => Bands::of_threshold(items.agreement(threshold), parameters.hashes),
         };
         // The stage has no seed: the hash functions are part of the method, and the checked rows of its measurement.
         let seed = Seed::new(0).at("dedup");
-        let found =
-            groups(&sets, parameters.threshold, bands, &seed, |done| progress("comparing", done, bands.bands, "bands"));
-        progress("checking", 0, parameters.check, "rows");
-        let check = BruteForce::of(&sets, &found.first, parameters, &seed);
-        let without_text = sets.iter().filter(|set| set.is_empty()).count() as u64;
+        let compared = |done| progress(context, "comparing", done, bands.bands, "bands");
+        let found = groups(items.as_ref(), threshold, bands, &seed, compared);
+        progress(context, "checking", 0, parameters.check, "rows");
+        let check = BruteForce::of(items.as_ref(), &found.first, parameters, &seed);
+        let without_text = (0..items.count() as u32).filter(|item| items.is_empty(*item)).count() as u64;
         let (compared, alike, left_out) = (found.compared, found.alike, found.left_out);
-        let search = Search { sets, bands, compared, alike, left_out, check };
+        let search = Search { items, bands, compared, alike, left_out, check };
         Self { first: found.first, without_text, search: Some(search) }
     }
 
     fn similarity(&self, a: u32, b: u32) -> f64 {
-        self.search.as_ref().map_or(1.0, |search| jaccard(&search.sets[a as usize], &search.sets[b as usize]))
+        self.search.as_ref().map_or(1.0, |search| search.items.similarity(a, b))
     }
 
     fn summary<'a>(&'a self, parameters: &'a Parameters) -> SearchSummary<'a> {
@@ -147,6 +143,39 @@ impl FoundGroups {
     }
 }
 
+fn progress(context: &Context, phase: &str, done: usize, total: usize, unit: &str) {
+    let (done, total) = (done as u64, total as u64);
+    context.progress(Progress { phase: phase.to_owned(), done, total, unit: unit.to_owned(), ..Progress::default() });
+}
+
+fn gram_sets(pool: &[Instruction], parameters: &Parameters, context: &Context) -> GramSets {
+    let gram = match parameters.unit {
+        GramUnit::Words => Gram::Words(parameters.ngram),
+        GramUnit::Characters => Gram::Characters(parameters.ngram),
+    };
+    progress(context, "reading n-grams", 0, pool.len(), "rows");
+    GramSets(pool.par_iter().map(|row| shingles(turns(row, parameters.of), gram)).collect())
+}
+
+/// The embeddings of the rows of the pool.
+///
+/// # Errors
+/// The features are those of another pool.
+fn embeddings(rows: usize, context: &Context) -> Result<Embeddings> {
+    let path = context.input("/features")?.join("features.parquet");
+    let features = table::read_columns(&path, &["id", "embedding"])?;
+    let ids: &UInt32Array = table::column(&features, "id")?;
+    if !ids.values().iter().copied().eq(0..rows as u32) {
+        let problem = format!("the features are of {} instructions, and the pool has {rows}", ids.len());
+        return Err(Problem::new(problem).hint("name the same `instructions` in both stages").into());
+    }
+    let vectors: &FixedSizeListArray = table::column(&features, "embedding")?;
+    let width = usize::try_from(vectors.value_length())?;
+    let values: &Float32Array = vectors.values().as_primitive();
+    let missing = (0..rows).map(|row| vectors.is_null(row)).collect();
+    Ok(Embeddings::new(values.values()[vectors.offset() * width..][..rows * width].to_vec(), width, missing))
+}
+
 /// The comparison of some rows with every row.
 #[derive(Default)]
 struct BruteForce {
@@ -157,17 +186,18 @@ struct BruteForce {
 }
 
 impl BruteForce {
-    fn of(sets: &[Vec<u32>], first: &[u32], parameters: &Parameters, seed: &Seed) -> Self {
-        let rows = seed.at("check").rng().sample(sets.len(), parameters.check);
+    fn of(items: &dyn Comparable, first: &[u32], parameters: &Parameters, seed: &Seed) -> Self {
+        let (count, threshold) = (items.count(), parameters.threshold());
+        let rows = seed.at("check").rng().sample(count, parameters.check);
         let checked: BTreeSet<usize> = rows.iter().copied().collect();
         let of_row = |row: &usize| {
             let mut check = Self { rows: 1, ..Self::default() };
-            for other in 0..sets.len() {
+            for other in 0..count {
                 // A pair of two checked rows counts once.
                 if other == *row || (other < *row && checked.contains(&other)) {
                     continue;
                 }
-                let is_true = jaccard(&sets[*row], &sets[other]) >= parameters.threshold;
+                let is_true = items.similarity(*row as u32, other as u32) >= threshold;
                 let is_joined = first[*row] == first[other];
                 check.true_pairs += u64::from(is_true);
                 check.found_pairs += u64::from(is_true && is_joined);
@@ -304,15 +334,15 @@ impl SearchSummary<'_> {
             grouped(largest),
         )];
         if self.found.without_text > 0 {
-            notes
-                .push(format!("{} without a letter or a digit: not compared", counted(self.found.without_text, "row")));
+            let what = if parameters.by == Sameness::Semantic { "an embedding" } else { "a letter or a digit" };
+            notes.push(format!("{} without {what}: not compared", counted(self.found.without_text, "row")));
         }
         let Some(Search { check, left_out, .. }) = &self.found.search else { return notes };
         if *left_out > 0 {
             notes.push(format!("{} left out, because very many rows share a band", counted(*left_out, "comparison")));
         }
         if check.rows > 0 {
-            let (rows, threshold) = (counted(check.rows, "row"), parameters.threshold);
+            let (rows, threshold) = (counted(check.rows, "row"), parameters.threshold());
             let found = match check.true_pairs {
                 0 => format!("no pair has a similarity of at least {threshold}"),
                 pairs => {

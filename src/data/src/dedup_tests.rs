@@ -2,6 +2,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::fixture::DataFixture;
+use arrow_array::types::Float32Type;
 use raisin_base::error::render;
 use raisin_corpus::artifact::{PoolRow, instructions_batch};
 use raisin_corpus::message::conversation;
@@ -28,6 +29,40 @@ fn run(store: &DataFixture, folder: &str, more: &Value) -> Result<()> {
 fn ids(store: &DataFixture, folder: &str, name: &str, column: &str) -> Vec<u32> {
     let rows = store.table(folder, name).unwrap();
     table::column::<UInt32Array>(&rows, column).unwrap().values().to_vec()
+}
+
+/// Features of the pool with these embeddings.
+fn write_features(store: &DataFixture, embeddings: Vec<Option<Vec<Option<f32>>>>) -> Result<()> {
+    let ids: ArrayRef = Arc::new(UInt32Array::from_iter_values(0..embeddings.len() as u32));
+    let vectors = FixedSizeListArray::from_iter_primitive::<Float32Type, _, _>(embeddings, 3);
+    std::fs::create_dir_all(store.artifact("features"))?;
+    let path = store.artifact("features").join("features.parquet");
+    table::write(&path, &table::batch(vec![("id", ids), ("embedding", Arc::new(vectors))])?)
+}
+
+#[test]
+fn rows_with_near_embeddings_are_semantic_duplicates() -> Result<()> {
+    let store = store(&[("a", "1"), ("b", "2"), ("c", "3"), ("d", "4"), ("e", "5")])?;
+    let vector = |values: [f32; 3]| Some(values.map(Some).to_vec());
+    let embeddings =
+        vec![vector([9.0, 1.0, 5.0]), vector([1.0, 9.0, 5.0]), vector([9.1, 1.0, 5.1]), None, vector([1.0, 1.0, 5.0])];
+    write_features(&store, embeddings)?;
+    let run = |folder: &str| {
+        let parameters = json!({"instructions": "pool", "by": "semantic", "features": "features", "threshold": 0.9});
+        let inputs = [("/instructions", "pool"), ("/features", "features")];
+        let context = store.context("dedup", folder, &inputs)?;
+        super::run(serde_json::from_value(parameters)?, &context)?;
+        context.check_outputs()
+    };
+    run("out")?;
+    assert_eq!(ids(&store, "out", "instructions", "pool_id"), [0, 1, 3, 4]);
+    assert_eq!(ids(&store, "out", "duplicates", "pool_id"), [2]);
+    let summary = store.table("out", "dedup_summary")?;
+    assert_eq!(table::column::<UInt64Array>(&summary, "without_text")?.value(0), 1, "the row without an embedding");
+    write_features(&store, vec![vector([1.0, 2.0, 3.0]); 4])?;
+    let said = render(&run("other").expect_err("features of another pool"));
+    assert!(said.contains("the features are of 4 instructions, and the pool has 5"), "{said}");
+    Ok(())
 }
 
 const LONG: &str = "Describe in a few sentences how the water of a river comes from the mountains to the sea and why it \

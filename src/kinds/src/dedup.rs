@@ -21,6 +21,8 @@ pub enum Sameness {
     /// The sets of n-grams of the texts have a Jaccard similarity of at least `threshold`.
     #[default]
     Near,
+    /// The embeddings of the rows in `features`, after their mean is taken off, have a cosine of at least `threshold`.
+    Semantic,
 }
 
 impl Sameness {
@@ -71,31 +73,35 @@ pub enum KeptRow {
 pub struct Parameters {
     /// The stage whose instructions are compared. To compare several pools, compare their `mix`.
     pub instructions: String,
-    /// When two rows are duplicates: `exact`, `normalised` or `near`.
+    /// When two rows are duplicates: `exact`, `normalised`, `near` or `semantic`.
     #[serde(default)]
     pub by: Sameness,
-    /// The text that is compared: `conversation`, `prompt` or `response`.
+    /// The text that is compared: `conversation`, `prompt` or `response`. `semantic` compares conversations.
     #[serde(default)]
     pub of: ComparedText,
-    /// For `near`: the Jaccard similarity from which rows are duplicates, above 0 and up to 1.
-    #[serde(default = "default_threshold")]
-    pub threshold: f64,
+    /// The stage with the embeddings of the same instructions. If absent, `by` cannot be `semantic`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub features: Option<String>,
+    /// For `near` and `semantic`: the similarity from which rows are duplicates, above 0 and up to 1. If absent, a Jaccard
+    /// similarity of 0.8, or a cosine of 0.95.
+    #[serde(default)]
+    pub threshold: Option<f64>,
     /// For `near`: the length of an n-gram.
     #[serde(default = "number::<5>")]
     pub ngram: usize,
     /// For `near`: n-grams of `words` or of `characters`.
     #[serde(default)]
     pub unit: GramUnit,
-    /// For `near`: the most hashes of a row, if `bands` and `band_rows` are absent. More hashes leave out more
+    /// For `near` and `semantic`: the most hashes of a row, if `bands` and `band_rows` are absent. More hashes leave out more
     /// comparisons of rows that are not alike, and take more time.
     #[serde(default = "number::<128>")]
     pub hashes: usize,
-    /// For `near`: the number of bands. A row has `bands` times `band_rows` hashes, and two rows are compared if all
+    /// For `near` and `semantic`: the number of bands. A row has `bands` times `band_rows` hashes, and two rows are compared if all
     /// hashes of a band agree. If absent, the bands are the longest ones that find at least 95 % of the pairs at the
     /// threshold.
     #[serde(default)]
     pub bands: Option<usize>,
-    /// For `near`: the number of hashes in a band. If absent, it follows from `hashes` and `threshold`, as `bands`.
+    /// For `near` and `semantic`: the number of hashes in a band. If absent, it follows from `hashes` and `threshold`, as `bands`.
     #[serde(default)]
     pub band_rows: Option<usize>,
     /// The row of a group that stays: `first` or `longest`. `prefer` comes before it.
@@ -105,20 +111,23 @@ pub struct Parameters {
     /// last.
     #[serde(default)]
     pub prefer: Vec<String>,
-    /// For `near`: the number of rows, drawn at random, that are compared with every row, to measure how many
+    /// For `near` and `semantic`: the number of rows, drawn at random, that are compared with every row, to measure how many
     /// duplicates the search finds.
     #[serde(default = "number::<100>")]
     pub check: usize,
 }
 
-fn default_threshold() -> f64 {
-    0.8
+impl Parameters {
+    /// The similarity from which rows are duplicates.
+    pub fn threshold(&self) -> f64 {
+        self.threshold.unwrap_or(if self.by == Sameness::Semantic { 0.95 } else { 0.8 })
+    }
 }
 
 impl Kind for DedupKind {
     const NAME: &'static str = "dedup";
-    const VERSION: u32 = 1;
-    const ABOUT: &'static str = "Finds exact and near duplicates in a pool, and gives the pool without them.";
+    const VERSION: u32 = 2;
+    const ABOUT: &'static str = "Finds exact, near and semantic duplicates in a pool, and gives the pool without them.";
     const PROCESS: Process = Process::Data;
     const SEEDED: bool = false;
     const PROVIDES: &'static [&'static str] = &["instructions"];
@@ -129,12 +138,17 @@ impl Kind for DedupKind {
 
     fn needs(parameters: &Parameters, needs: &mut Needs) {
         needs.stage("/instructions", &parameters.instructions, "instructions");
+        if let Some(features) = &parameters.features {
+            needs.stage("/features", features, "features");
+        }
     }
 
     fn check(parameters: &Parameters) -> Result<(), ParameterProblem> {
-        let Parameters { threshold, ngram, hashes, bands, band_rows, .. } = *parameters;
+        let Parameters { by, of, threshold, ngram, unit, hashes, bands, band_rows, .. } = *parameters;
         numbers::counts(&[("ngram", ngram), ("hashes", hashes)])?;
-        if !(threshold > 0.0 && threshold <= 1.0) {
+        if let Some(threshold) = threshold
+            && !(threshold > 0.0 && threshold <= 1.0)
+        {
             let message = format!("a similarity lies above 0 and goes up to 1, and this is {threshold}");
             return Err(ParameterProblem::new("/threshold", message));
         }
@@ -148,13 +162,29 @@ impl Kind for DedupKind {
                 return Err(problem.hint("set both or none"));
             }
         }
-        if parameters.by != Sameness::Near {
-            #[expect(clippy::float_cmp, reason = "the default is written as exactly this number")]
-            let defaults = bands.is_none() && threshold == default_threshold() && ngram == 5 && hashes == 128;
-            if !defaults {
-                let message = format!("`{}` compares whole texts", parameters.by.name());
-                let hint = "remove `threshold`, `ngram`, `hashes`, `bands` and `band_rows`, or set by = \"near\"";
-                return Err(ParameterProblem::new("/by", message).hint(hint));
+        let searches = matches!(by, Sameness::Near | Sameness::Semantic);
+        if !searches && !(bands.is_none() && threshold.is_none() && ngram == 5 && hashes == 128) {
+            let message = format!("`{}` compares whole texts", by.name());
+            let hint = "remove `threshold`, `ngram`, `hashes`, `bands` and `band_rows`, or set by = \"near\"";
+            return Err(ParameterProblem::new("/by", message).hint(hint));
+        }
+        match (by, &parameters.features) {
+            (Sameness::Semantic, None) => {
+                let problem = ParameterProblem::new("/by", "`semantic` compares embeddings, and no stage gives them");
+                return Err(
+                    problem.hint("name a stage of kind `features` over the same instructions: features = \"features\"")
+                );
+            }
+            (Sameness::Semantic, Some(_))
+                if of != ComparedText::default() || ngram != 5 || unit != GramUnit::default() =>
+            {
+                let problem = ParameterProblem::new("/by", "`semantic` compares embeddings of whole conversations");
+                return Err(problem.hint("remove `of`, `ngram` and `unit`, or set by = \"near\""));
+            }
+            (Sameness::Semantic, Some(_)) | (_, None) => {}
+            (_, Some(_)) => {
+                let problem = ParameterProblem::new("/features", format!("`{}` reads no embeddings", by.name()));
+                return Err(problem.hint("remove `features`, or set by = \"semantic\""));
             }
         }
         check_distinct("/prefer", &parameters.prefer, String::clone)
@@ -186,6 +216,11 @@ mod tests {
         assert!(said(json!({"bands": 0, "band_rows": 7})).starts_with("/bands: must be at least 1"));
         assert!(said(json!({"by": "exact", "threshold": 0.9})).starts_with("/by: `exact` compares whole texts"));
         assert!(said(json!({"prefer": ["a", "a"]})).starts_with("/prefer/1: `a` is named twice"));
+        assert!(said(json!({"by": "semantic"})).starts_with("/by: `semantic` compares embeddings, and no stage"));
+        assert_eq!(said(json!({"by": "semantic", "features": "f", "threshold": 0.9})), "");
+        let prompts = said(json!({"by": "semantic", "features": "f", "of": "prompt"}));
+        assert!(prompts.starts_with("/by: `semantic` compares embeddings of whole conversations"), "{prompts}");
+        assert!(said(json!({"features": "f"})).starts_with("/features: `near` reads no embeddings"));
         assert!(said(json!({"ngram": 0})).starts_with("/ngram: must be at least 1"));
     }
 }

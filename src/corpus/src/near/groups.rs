@@ -1,22 +1,19 @@
-//! Groups of sets that are alike.
-
-use std::collections::HashMap;
+//! Groups of items that are alike.
 
 use rayon::prelude::*;
 
 use raisin_base::seed::Seed;
 
-use super::bands::Bands;
-use super::shingles::jaccard;
+use super::{Bands, Comparable};
 
-/// A set is compared with at most this number of groups of its bucket. Without the limit, many texts with the same
+/// An item is compared with at most this number of groups of its bucket. Without the limit, many texts with the same
 /// beginning would be compared each with each.
 const MOST_COMPARED: usize = 64;
 
 /// What the search found.
 #[derive(Clone, Debug)]
 pub struct Groups {
-    /// For each set the first set of its group.
+    /// For each item the first item of its group.
     pub first: Vec<u32>,
     /// The number of pairs that were compared exactly.
     pub compared: u64,
@@ -26,25 +23,25 @@ pub struct Groups {
     pub left_out: u64,
 }
 
-/// Groups sets whose similarity is at least `threshold`. `done` hears of finished bands.
-pub fn groups(sets: &[Vec<u32>], threshold: f64, bands: Bands, seed: &Seed, mut done: impl FnMut(usize)) -> Groups {
-    let mut found = UnionFind::new(sets.len());
-    // Equal sets need no signature. Empty sets are left alone.
-    let mut places: HashMap<&[u32], u32> = HashMap::new();
+/// Groups items whose similarity is at least `threshold`. `done` hears of finished bands.
+pub fn groups<C: Comparable + ?Sized>(
+    items: &C,
+    threshold: f64,
+    bands: Bands,
+    seed: &Seed,
+    mut done: impl FnMut(usize),
+) -> Groups {
+    let mut found = UnionFind::new(items.count());
+    // Equal items need no signature. Empty items are left alone.
     let mut distinct: Vec<u32> = Vec::new();
-    for (place, set) in (0..).zip(sets).filter(|(_, set)| !set.is_empty()) {
-        match places.entry(set) {
-            std::collections::hash_map::Entry::Occupied(first) => found.join(*first.get(), place),
-            std::collections::hash_map::Entry::Vacant(free) => {
-                free.insert(place);
-                distinct.push(place);
-            }
+    for (place, first) in (0..).zip(items.equal()).filter(|(place, _)| !items.is_empty(*place)) {
+        if first == place {
+            distinct.push(place);
+        } else {
+            found.join(first, place);
         }
     }
-    drop(places);
-    let functions = bands.functions(seed);
-    let of_place = |place: &u32| bands.of_set(&sets[*place as usize], &functions);
-    let signatures: Vec<Vec<u64>> = distinct.par_iter().map(of_place).collect();
+    let signatures = items.signatures(&distinct, bands, seed);
     let (mut compared, mut alike, mut left_out) = (0, 0, 0);
     for band in 0..bands.bands {
         let mut keys: Vec<(u64, u32)> =
@@ -61,7 +58,7 @@ pub fn groups(sets: &[Vec<u32>], threshold: f64, bands: Bands, seed: &Seed, mut 
                 left_out += seen.len().saturating_sub(MOST_COMPARED) as u64;
                 for other in seen.iter().take(MOST_COMPARED) {
                     compared += 1;
-                    if jaccard(&sets[*place as usize], &sets[*other as usize]) >= threshold {
+                    if items.similarity(*place, *other) >= threshold {
                         alike += 1;
                         found.join(*other, *place);
                     }
@@ -73,7 +70,7 @@ pub fn groups(sets: &[Vec<u32>], threshold: f64, bands: Bands, seed: &Seed, mut 
         }
         done(band + 1);
     }
-    let first = (0..sets.len() as u32).map(|place| found.first(place)).collect();
+    let first = (0..items.count() as u32).map(|place| found.first(place)).collect();
     Groups { first, compared, alike, left_out }
 }
 
@@ -117,7 +114,8 @@ impl UnionFind {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::near::{Gram, shingles};
+    use crate::near::shingles::jaccard;
+    use crate::near::{Gram, GramSets, shingles};
 
     #[test]
     fn joined_numbers_have_the_same_first_number() {
@@ -155,7 +153,7 @@ mod tests {
         let (mut pairs, mut found) = (0_u32, 0_u32);
         for seed in 0..4 {
             let sets = sets(150, seed);
-            let result = groups(&sets, 0.7, Bands::of_threshold(0.7, 128), &Seed::new(9), |_| ());
+            let result = groups(&GramSets(sets.clone()), 0.7, Bands::of_threshold(0.7, 128), &Seed::new(9), |_| ());
             let mut exact = UnionFind::new(sets.len());
             for (b, a) in (0..sets.len()).flat_map(|b| (0..b).map(move |a| (b, a))) {
                 if jaccard(&sets[a], &sets[b]) >= 0.7 {
@@ -176,7 +174,7 @@ mod tests {
     #[test]
     fn equal_sets_are_one_group_and_empty_sets_none() {
         let sets = vec![vec![], vec![1, 2, 3], vec![], vec![1, 2, 3], vec![7, 8]];
-        let found = groups(&sets, 0.8, Bands { bands: 16, rows: 4 }, &Seed::new(1), |_| ());
+        let found = groups(&GramSets(sets), 0.8, Bands { bands: 16, rows: 4 }, &Seed::new(1), |_| ());
         assert_eq!(found.first, [0, 1, 2, 1, 4]);
     }
 
@@ -187,7 +185,7 @@ mod tests {
         changed[40] = "other".to_owned();
         let set = |words: &[String]| shingles([words.join(" ").as_str()], Gram::Words(5));
         let sets = vec![set(&long), set(&changed), set(&long[..40])];
-        let found = groups(&sets, 0.8, Bands::of_threshold(0.8, 128), &Seed::new(1), |_| ());
+        let found = groups(&GramSets(sets), 0.8, Bands::of_threshold(0.8, 128), &Seed::new(1), |_| ());
         assert_eq!(found.first, [0, 0, 2]);
     }
 
@@ -197,7 +195,7 @@ mod tests {
         let common: Vec<u32> = (0..40).collect();
         let set = |n: u32| common.iter().copied().chain((0..60).map(|k| 1000 + 60 * n + k)).collect::<Vec<u32>>();
         let sets: Vec<Vec<u32>> = (0..300).map(set).collect();
-        let found = groups(&sets, 0.9, Bands { bands: 4, rows: 1 }, &Seed::new(1), |_| ());
+        let found = groups(&GramSets(sets), 0.9, Bands { bands: 4, rows: 1 }, &Seed::new(1), |_| ());
         assert!(found.compared <= 4 * 300 * MOST_COMPARED as u64);
         assert!(found.left_out > 0);
         assert_eq!(found.first, (0..300).collect::<Vec<u32>>());

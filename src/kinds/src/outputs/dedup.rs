@@ -16,7 +16,7 @@ pub const TABLES: &[TableDeclaration] = &[
             column(
                 "similarity",
                 F64,
-                "the Jaccard similarity of both rows, from 0 to 1. It can be below `threshold` if \
+                "the Jaccard similarity or the cosine of both rows. It can be below `threshold` if \
                 the rows are alike only by way of other rows of their group; 1 for `exact` and `normalised`",
             ),
         ]],
@@ -33,7 +33,7 @@ pub const TABLES: &[TableDeclaration] = &[
             column(
                 "without_text",
                 U64,
-                "the number of rows that are not compared because they have no letter and no digit",
+                "the number of rows that are not compared because they have no letter and no digit, or no embedding",
             ),
             column("bands", U64, "the number of bands").null(SEARCH),
             column("band_rows", U64, "the number of hashes in a band").null(SEARCH),
@@ -73,5 +73,9 @@ pub const EXAMPLES: &[ExamplePipeline] = &[
     ExamplePipeline {
         title: "Duplicates across two pools, of which one comes first",
         text: include_str!("../../examples/dedup-pools.toml"),
+    },
+    ExamplePipeline {
+        title: "Rows that say the same in other words, by the embeddings of a model",
+        text: include_str!("../../examples/dedup-semantic.toml"),
     },
 ];
