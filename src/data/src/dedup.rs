@@ -29,14 +29,21 @@ use crate::kept::write_kept;
 pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     let folder = context.input("/instructions")?;
     let pool = read_instructions(folder)?;
-    let found = match parameters.by {
+    let mut found = match parameters.by {
         Sameness::Exact => FoundGroups::equal(&pool, parameters.of, str::to_owned),
         Sameness::Normalised => FoundGroups::equal(&pool, parameters.of, words_of),
         Sameness::Near => FoundGroups::alike(Box::new(gram_sets(&pool, &parameters, context)), &parameters, context),
         Sameness::Semantic => FoundGroups::alike(Box::new(embeddings(pool.len(), context)?), &parameters, context),
     };
-    let kept =
-        kept_of_groups(&pool, &found.first, &ranks(folder, pool.len(), &parameters.prefer, context)?, parameters.keep);
+    let order = KeepingOrder {
+        pool: &pool,
+        ranks: ranks(folder, pool.len(), &parameters.prefer, context)?,
+        keep: parameters.keep,
+    };
+    if parameters.by == Sameness::Semantic {
+        found.divide(parameters.threshold(), &order);
+    }
+    let kept = order.kept_of_groups(&found.first);
     let is_kept: BooleanArray = kept.iter().enumerate().map(|(row, kept)| Some(row as u32 == *kept)).collect();
     context.write_table("duplicates", &duplicates(&kept, &found)?)?;
     let summary = found.summary(&parameters);
@@ -68,7 +75,7 @@ fn words_of(text: &str) -> String {
 
 /// The groups of a pool.
 struct FoundGroups {
-    /// For each row the first row of its group.
+    /// For each row a row that stands for its group.
     first: Vec<u32>,
     without_text: u64,
     search: Option<Search>,
@@ -122,6 +129,26 @@ impl FoundGroups {
         let (compared, alike, left_out) = (found.compared, found.alike, found.left_out);
         let search = Search { items, bands, compared, alike, left_out, check };
         Self { first: found.first, without_text, search: Some(search) }
+    }
+
+    /// Divides each group, so that every row is alike to the row of its group that stays. A chain of embeddings leads from
+    /// any text to any other: without this, a row could be left out for a row that says something else.
+    fn divide(&mut self, threshold: f64, order: &KeepingOrder) {
+        let mut members: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+        for (row, first) in (0..).zip(&self.first) {
+            members.entry(*first).or_default().push(row);
+        }
+        for mut group in members.into_values().filter(|group| group.len() > 1) {
+            group.sort_by_key(|row| order.place(*row as usize));
+            let mut leaders: Vec<u32> = Vec::new();
+            for row in group {
+                let leader = leaders.iter().copied().find(|leader| self.similarity(*leader, row) >= threshold);
+                if leader.is_none() {
+                    leaders.push(row);
+                }
+                self.first[row as usize] = leader.unwrap_or(row);
+            }
+        }
     }
 
     fn similarity(&self, a: u32, b: u32) -> f64 {
@@ -242,22 +269,34 @@ fn ranks(folder: &Path, rows: usize, prefer: &[String], context: &Context) -> Re
     Ok(pools.iter().map(rank).collect())
 }
 
-/// For each row the row of its group that stays.
-fn kept_of_groups(pool: &[Instruction], first: &[u32], ranks: &[usize], keep: KeptRow) -> Vec<u32> {
-    let length = |row: usize| match keep {
-        KeptRow::First => 0,
-        KeptRow::Longest => pool[row].messages.iter().map(Message::characters).sum::<usize>(),
-    };
-    // Of equal rows, the first one is the least.
-    let place = |row: usize| (ranks[row], Reverse(length(row)), row);
-    let mut best: BTreeMap<u32, usize> = BTreeMap::new();
-    for (row, first) in first.iter().enumerate() {
-        let best = best.entry(*first).or_insert(row);
-        if place(row) < place(*best) {
-            *best = row;
-        }
+/// Which row of a group stays.
+struct KeepingOrder<'a> {
+    pool: &'a [Instruction],
+    ranks: Vec<usize>,
+    keep: KeptRow,
+}
+
+impl KeepingOrder<'_> {
+    /// The row of a group with the least place stays. Of equal rows, this is the first one.
+    fn place(&self, row: usize) -> (usize, Reverse<usize>, usize) {
+        let length = match self.keep {
+            KeptRow::First => 0,
+            KeptRow::Longest => self.pool[row].messages.iter().map(Message::characters).sum::<usize>(),
+        };
+        (self.ranks[row], Reverse(length), row)
     }
-    first.iter().map(|first| best[first] as u32).collect()
+
+    /// For each row the row of its group that stays.
+    fn kept_of_groups(&self, first: &[u32]) -> Vec<u32> {
+        let mut best: BTreeMap<u32, usize> = BTreeMap::new();
+        for (row, first) in first.iter().enumerate() {
+            let best = best.entry(*first).or_insert(row);
+            if self.place(row) < self.place(*best) {
+                *best = row;
+            }
+        }
+        first.iter().map(|first| best[first] as u32).collect()
+    }
 }
 
 /// The table `duplicates`.

@@ -65,6 +65,21 @@ fn rows_with_near_embeddings_are_semantic_duplicates() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_chain_of_embeddings_leaves_out_no_row_that_is_unlike_the_row_that_stays() -> Result<()> {
+    let store = store(&[("a", "1"), ("b", "2"), ("c", "3"), ("d", "4")])?;
+    // Rows 0, 1 and 2 lie 20 degrees apart, row 3 opposite, so that the mean is near the origin.
+    let at = |degrees: f32| Some(vec![Some(degrees.to_radians().cos()), Some(degrees.to_radians().sin()), Some(0.0)]);
+    let opposite = Some(vec![Some(-2.8), Some(-0.96), Some(0.0)]);
+    write_features(&store, vec![at(0.0), at(20.0), at(40.0), opposite])?;
+    let parameters = json!({"instructions": "pool", "by": "semantic", "features": "features", "threshold": 0.9});
+    let context = store.context("dedup", "out", &[("/instructions", "pool"), ("/features", "features")])?;
+    super::run(serde_json::from_value(parameters)?, &context)?;
+    assert_eq!(ids(&store, "out", "instructions", "pool_id"), [0, 2, 3], "row 2 is alike to row 1 alone");
+    assert_eq!(ids(&store, "out", "duplicates", "kept_pool_id"), [0]);
+    Ok(())
+}
+
 const LONG: &str = "Describe in a few sentences how the water of a river comes from the mountains to the sea and why it \
                     carries so much sand and clay with it on the way";
 
