@@ -10,11 +10,11 @@ use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::catalog::CatalogProvider;
 use datafusion::common::{Column, TableReference};
 use datafusion::datasource::{MemTable, ViewTable};
-use datafusion::error::DataFusionError;
+use datafusion::error::{DataFusionError, Result as PlanResult};
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast, col};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Projection, cast};
 use datafusion::physical_plan::execute_stream;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::parser::Statement as AnyStatement;
@@ -36,6 +36,15 @@ use super::temporary::{PUBLIC, Temporary, WithTemporary};
 use raisin_base::error::{Context as _, Error, Problem, Result};
 use raisin_kinds::syntax::ignored_clause;
 use raisin_store::no_cache;
+
+/// A projection whose expressions name the columns of the plan as its schema has them. The builder of DataFusion would
+/// look up unqualified names once more, also in the tables below, and find `id` twice after `join ... using (id)`.
+fn projection(plan: LogicalPlan, expressions: impl Iterator<Item = Expr>) -> PlanResult<LogicalPlan> {
+    Ok(LogicalPlan::Projection(Projection::try_new(expressions.collect(), Arc::new(plan))?))
+}
+
+/// The table name of the answer of a query that is sorted.
+const ANSWER: &str = "the answer";
 
 /// Runs a future to its end on a runtime of this thread.
 pub fn block_on<F: Future>(future: F) -> Result<F::Output> {
@@ -181,12 +190,13 @@ impl Session {
         let (id, expression) = columns.remove(place);
         columns.insert(0, (id, cast(expression, DataType::Int64)));
         let keys = if is_total { columns.len() } else { 1 };
-        let named = |name: &String| Expr::from(Column::new_unqualified(name));
+        // With a table name of their own, the columns are not mistaken for columns of the query's tables.
+        let named = |name: &String| Expr::from(Column::new(Some(ANSWER), name));
         let order: Vec<_> = columns[..keys].iter().map(|(name, _)| named(name).sort(true, true)).collect();
         let names = columns.iter().map(|(name, _)| name.clone()).collect();
         let projected = columns.into_iter().map(|(name, expression)| expression.alias(name));
-        let plan = LogicalPlanBuilder::from(plan)
-            .project(projected)
+        let plan = projection(plan, projected)
+            .and_then(|plan| LogicalPlanBuilder::from(plan).alias(ANSWER))
             .and_then(|plan| plan.sort(order))
             .and_then(LogicalPlanBuilder::build)
             .map_err(|error| of_plan(&error, sql))?;
@@ -276,9 +286,8 @@ impl Session {
             let message = format!("the query has {} columns, and {} names are given", old.len(), names.len());
             return Err(Problem::usage(message).into());
         }
-        let renamed = old.into_iter().zip(names).map(|(column, name)| col(column).alias(name));
-        let plan = LogicalPlanBuilder::from(plan.plan).project(renamed).and_then(LogicalPlanBuilder::build);
-        plan.map_err(|error| of_plan(&error, sql))
+        let renamed = old.into_iter().zip(names).map(|(column, name)| Expr::from(column).alias(name));
+        projection(plan.plan, renamed).map_err(|error| of_plan(&error, sql))
     }
 
     async fn create(

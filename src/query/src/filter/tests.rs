@@ -91,6 +91,9 @@ fn the_rows_that_the_query_gives_are_the_pool_in_its_order() {
     let rows = pool.table("instructions");
     assert_eq!(column::<UInt32Array>(&rows, "id").unwrap().values(), &[0, 1, 2]);
     assert_eq!(column::<UInt64Array>(&rows, "line").unwrap().values(), &[2, 5, 8], "the origin stays");
+    pool.run("select id, l.n from pool.instructions join lengths.rows l using (id) where l.id > 7", false).unwrap();
+    assert_eq!(pool.pool_ids(), [8, 9], "a join by name has `id` of two tables");
+    pool.run("select id from pool.instructions where id < 2", false).unwrap();
     assert!(!pool.out().join("columns.parquet").exists());
     assert!(!pool.out().join("summary.json").exists());
 }

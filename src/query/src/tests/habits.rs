@@ -132,6 +132,10 @@ fn temporary_tables_and_views_last_for_the_statements_of_a_text() {
     }
     let stage = cached::answer("select * from 'a.csv'", BTreeMap::new(), None).expect_err("a file in a stage");
     assert!(render(&stage).contains("there is no table"), "{stage}");
+    // After a join by name, `id` is a column of two tables.
+    let joined = "create temp table j as select id from pool.instructions a join pool.instructions b using (id); \
+                  select count(*) as n from j";
+    assert_eq!(fixture.table(joined), "n\n-\n3\n(table `j` of 3 rows)\n(1 row)\n");
 }
 
 #[test]
