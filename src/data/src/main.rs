@@ -1,7 +1,8 @@
 //! `raisin-data`: runs the stages that need neither tensors nor queries: `ingest`, `generate`, `task`, `overlap`,
-//! `mix`, `dedup`, `report`. `raisin build` starts it. `raisin explain`, `raisin diff` and `raisin init` start it too: it
+//! `mix`, `dedup`, `command`, `report`. `raisin build` starts it. `raisin explain`, `raisin diff` and `raisin init` start it too: it
 //! reads the artifact of a selector, and looks at files of data.
 
+mod command;
 mod dedup;
 #[cfg(test)]
 mod fixture;
@@ -41,6 +42,9 @@ fn main() -> ExitCode {
                 }
                 Ok(())
             }
+            [word, arguments @ ..] if word == command::supervisor::ARGUMENT => {
+                command::supervisor::supervise(arguments)
+            }
             [command, options] if command == "explain" => {
                 let text = raisin_report::explain::answer(&serde_json::from_slice(options.as_encoded_bytes())?)?;
                 match std::io::stdout().lock().write_all(printable(&text).as_bytes()) {
@@ -75,6 +79,7 @@ fn runners() -> Vec<KindRunner> {
         KindRunner::of::<raisin_kinds::overlap::OverlapKind>(overlap::run),
         KindRunner::of::<raisin_kinds::mix::MixKind>(mix::run),
         KindRunner::of::<raisin_kinds::dedup::DedupKind>(dedup::run),
+        KindRunner::of::<raisin_kinds::command::CommandKind>(command::run),
         KindRunner::of::<raisin_kinds::report::ReportKind>(report::run),
     ]
 }

@@ -3,6 +3,7 @@
 //! ([`Kind::PROCESS`]): `src/data`, `src/worker` or `src/query`.
 
 pub mod clusters;
+pub mod command;
 pub mod dedup;
 pub mod evaluate;
 pub mod features;
@@ -34,6 +35,7 @@ pub static KINDS: &[Declaration] = &[
     Declaration::of::<overlap::OverlapKind>(),
     Declaration::of::<mix::MixKind>(),
     Declaration::of::<dedup::DedupKind>(),
+    Declaration::of::<command::CommandKind>(),
     Declaration::of::<sql::SqlKind>(),
     Declaration::of::<report::ReportKind>(),
     Declaration::of::<model::ModelKind>(),

@@ -4,6 +4,7 @@
 //! After a change, `RAISIN_BLESS=1 cargo test -p raisin pages` writes docs/kinds again.
 
 pub mod clusters;
+pub mod command;
 pub mod dedup;
 pub mod evaluate;
 pub mod features;
