@@ -1,9 +1,10 @@
 //! `raisin-data`: runs the stages that need neither tensors nor queries: `ingest`, `generate`, `task`, `overlap`,
-//! `mix`, `dedup`, `command`, `report`. `raisin build` starts it. `raisin explain`, `raisin diff` and `raisin init` start it too: it
+//! `mix`, `dedup`, `command`, `export`, `report`. `raisin build` starts it. `raisin explain`, `raisin diff` and `raisin init` start it too: it
 //! reads the artifact of a selector, and looks at files of data.
 
 mod command;
 mod dedup;
+mod export;
 #[cfg(test)]
 mod fixture;
 mod generate;
@@ -80,6 +81,7 @@ fn runners() -> Vec<KindRunner> {
         KindRunner::of::<raisin_kinds::mix::MixKind>(mix::run),
         KindRunner::of::<raisin_kinds::dedup::DedupKind>(dedup::run),
         KindRunner::of::<raisin_kinds::command::CommandKind>(command::run),
+        KindRunner::of::<raisin_kinds::export::ExportKind>(export::run),
         KindRunner::of::<raisin_kinds::report::ReportKind>(report::run),
     ]
 }

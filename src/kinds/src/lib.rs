@@ -6,6 +6,7 @@ pub mod clusters;
 pub mod command;
 pub mod dedup;
 pub mod evaluate;
+pub mod export;
 pub mod features;
 pub mod finetune;
 pub mod generate;
@@ -36,6 +37,7 @@ pub static KINDS: &[Declaration] = &[
     Declaration::of::<mix::MixKind>(),
     Declaration::of::<dedup::DedupKind>(),
     Declaration::of::<command::CommandKind>(),
+    Declaration::of::<export::ExportKind>(),
     Declaration::of::<sql::SqlKind>(),
     Declaration::of::<report::ReportKind>(),
     Declaration::of::<model::ModelKind>(),

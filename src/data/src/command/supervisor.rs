@@ -33,6 +33,9 @@ pub const KILL: u8 = b'k';
 /// The time that a program has after SIGTERM. A build ends within two seconds, and kills its workers after one.
 pub const GRACE: Duration = Duration::from_millis(700);
 
+/// The time between two looks for adopted processes that have ended.
+const REAP: Duration = Duration::from_secs(2);
+
 /// How a program ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProgramEnd {
@@ -111,7 +114,7 @@ fn attend(child: &Child, requests: &Receiver<u8>) -> Result<usize> {
     let own = rustix::process::getpid().as_raw_nonzero().get();
     let mut killed_at: Option<Instant> = None;
     let mut pause = Duration::from_millis(1);
-    let mut is_dead = false;
+    let (mut is_dead, mut reaped) = (false, Instant::now());
     while !has_ended(program)? {
         let request = if is_dead {
             std::thread::sleep(pause);
@@ -138,6 +141,10 @@ fn attend(child: &Child, requests: &Receiver<u8>) -> Result<usize> {
         if killed_at.is_some_and(|at| Instant::now() >= at) {
             signal_all(own, Signal::KILL);
         }
+        if reaped.elapsed() >= REAP {
+            reaped = Instant::now();
+            reap_adopted(own, program);
+        }
         pause = (pause * 2).min(Duration::from_millis(20));
     }
     let mut left = 0;
@@ -158,6 +165,15 @@ fn attend(child: &Child, requests: &Receiver<u8>) -> Result<usize> {
 fn has_ended(program: Pid) -> Result<bool> {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     Ok(rustix::process::waitid(WaitId::Pid(program), options).context("cannot wait for the program")?.is_some())
+}
+
+/// Takes the status of the adopted processes that have ended. Otherwise each would keep its number until the end of the
+/// program.
+fn reap_adopted(own: i32, program: Pid) {
+    for pid in tree::ended_children(own).into_iter().filter_map(Pid::from_raw).filter(|pid| *pid != program) {
+        // If this fails, the kernel takes the status when the supervisor ends.
+        let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::NOHANG);
+    }
 }
 
 fn signal_all(own: i32, signal: Signal) {

@@ -7,6 +7,7 @@ pub mod clusters;
 pub mod command;
 pub mod dedup;
 pub mod evaluate;
+pub mod export;
 pub mod features;
 pub mod finetune;
 pub mod generate;
