@@ -383,7 +383,8 @@ fn check_outputs(parameters: &Parameters) -> Result<(), ParameterProblem> {
     }
     // A misspelt `{out}` is the name of a stage that does not exist, which another check reports.
     let is_misspelt = || parameters.inputs.iter().any(|stage| nearest(stage, ["out"]).is_some());
-    if !(provides.is_empty() && tables.is_empty()) && !parameters.uses("out") && !is_misspelt() {
+    let has_results = !provides.is_empty() || !tables.is_empty();
+    if has_results && !parameters.uses("out") && !is_misspelt() {
         let problem = ParameterProblem::new("/run", "the program is not told where to write its results");
         return Err(problem.hint("give it {out}, for example run = [\"python\", \"score.py\", \"--out\", \"{out}\"]"));
     }

@@ -145,11 +145,9 @@ fn start(call: &ProgramCall, socket: UnixStream, context: &Context) -> Result<Ch
 fn lines(output: impl Read, messages: &Sender<ProgramMessage>) {
     let mut output = BufReader::new(output);
     let mut line = Vec::new();
-    loop {
-        let Ok(bytes) = output.fill_buf() else { break };
-        if bytes.is_empty() {
-            break;
-        }
+    while let Ok(bytes) = output.fill_buf()
+        && !bytes.is_empty()
+    {
         let room = LONGEST_LINE - line.len();
         let end = bytes.iter().take(room).position(|byte| matches!(byte, b'\n' | b'\r'));
         let (taken, is_over) = match end {
