@@ -17,7 +17,7 @@ pub fn command(pipeline: &Pipeline, arguments: &PipelineArguments, out: &OutFold
     let file = shell_word(&arguments.file().display().to_string());
     let is_plain = !arguments.has_changes() && arguments.file() == pipeline.file;
     let seeds = pipeline.sweep.iter().any(|(key, values)| key == "pipeline.seed" && values.len() > 1);
-    let is_seeded = stages().any(|stage| stage.declaration.seeded);
+    let is_seeded = stages().any(|stage| stage.resolved.is_seeded);
     if summary.failures.is_empty() && is_plain && compared.is_some() {
         if !seeds && is_seeded {
             let seed = pipeline.seed_default;
@@ -25,7 +25,7 @@ pub fn command(pipeline: &Pipeline, arguments: &PipelineArguments, out: &OutFold
             let sweep = format!("--sweep 'pipeline.seed=[{}]'", seeds.join(", "));
             return format!("raisin build {file} {sweep}{cache}{folder}   (intervals over seeds)");
         }
-        if let Some(selector) = stages().find(|stage| stage.declaration.provides.contains(&"policy")) {
+        if let Some(selector) = stages().find(|stage| stage.resolved.provides.contains(&"policy")) {
             return format!("raisin explain {file} {}{cache}   (why it picked)", shell_word(&selector.name));
         }
     }

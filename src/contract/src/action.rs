@@ -77,6 +77,11 @@ impl<'a> Action<'a> {
                 *digest = Part::Input(Input::Plain(Cow::Owned(Value::Null)));
             }
         }
+        for (pointer, value) in &resolved.needs.replaced {
+            if let Some(place) = parameters.at_mut(pointer) {
+                *place = Part::plain(value);
+            }
+        }
         for pointer in &resolved.needs.ignored {
             parameters.remove(pointer);
         }
@@ -85,7 +90,7 @@ impl<'a> Action<'a> {
             kind: Cow::Borrowed(declaration.name),
             kind_version: declaration.version,
             parameters,
-            seed: declaration.seeded.then_some(seed),
+            seed: resolved.is_seeded.then_some(seed),
             environment: (declaration.process == Process::Tensor).then(|| environment.into()),
         })
     }

@@ -41,6 +41,9 @@ pub struct Assignment {
     pub seed: u64,
     pub environment: Environment,
     pub threads: usize,
+    /// The index of the GPU that the stage got, for a stage without tensors that asks for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<usize>,
     /// The memory in bytes to which the stage is held; `None` for no limit.
     #[serde(default)]
     pub memory: Option<u64>,
@@ -70,6 +73,7 @@ impl Assignment {
             seed: 17,
             environment: Environment { device: DeviceKind::Cpu, device_index: 0, dtype: DType::F32 },
             threads: 1,
+            gpu: None,
             memory: None,
             folder,
             tokens: None,
@@ -171,7 +175,7 @@ pub struct Context {
     /// Whether the context sends no events.
     silent: bool,
     /// The lock on `assignment.json`, held while the stage runs; see [`wait_until_left`].
-    _at_work: Option<File>,
+    at_work: Option<File>,
 }
 
 /// The file name of the assignment in a staging folder. The worker locks this file while the stage runs.
@@ -209,12 +213,12 @@ impl Context {
         let path = assignment.folder.join(ASSIGNMENT);
         let lock = || open_to_lock(&path).and_then(|file| file.lock().map(|()| file));
         let at_work = lock().with_context(|| format!("cannot lock {}", path.display()))?;
-        Ok(Self { silent: false, _at_work: Some(at_work), ..Self::silent(assignment)? })
+        Ok(Self { silent: false, at_work: Some(at_work), ..Self::silent(assignment)? })
     }
 
     /// A context without lock and without events on standard output, for tests and library users.
     pub fn silent(assignment: Assignment) -> Result<Self> {
-        let context = Self { assignment, outputs: None, last_progress: Cell::new(None), silent: true, _at_work: None };
+        let context = Self { assignment, outputs: None, last_progress: Cell::new(None), silent: true, at_work: None };
         let out = context.out();
         if out.exists() {
             std::fs::remove_dir_all(&out).with_context(|| format!("cannot clear {}", out.display()))?;
@@ -328,6 +332,17 @@ impl Context {
         self.assignment.threads
     }
 
+    /// The index of the GPU that a stage without tensors got; `None` if it asked for none, or there is none.
+    pub fn gpu(&self) -> Option<usize> {
+        self.assignment.gpu
+    }
+
+    /// The lock of the staging folder. A process that outlives the worker and may still write keeps this file open: the
+    /// lock ends when all processes have closed it.
+    pub fn lock(&self) -> Option<&File> {
+        self.at_work.as_ref()
+    }
+
     /// The memory in bytes to which the stage is held; `None` for no limit. The worker ends a stage that has more.
     pub fn memory(&self) -> Option<u64> {
         self.assignment.memory
@@ -352,6 +367,15 @@ impl Context {
         let digest = artifact.file_name().ok_or_else(|| anyhow!("{} has no name", artifact.display()))?;
         references.insert(name.to_owned(), digest.to_string_lossy().into_owned());
         self.write_json(REFERENCES, &references)
+    }
+
+    /// Tells the engine that the stage is alive, for a stage that waits for another process. The engine ends a worker that
+    /// gives no sign of life.
+    pub fn alive(&self) {
+        if !self.silent {
+            // An empty line is a sign of life without a message.
+            let _ = writeln!(std::io::stdout().lock());
+        }
     }
 
     pub fn progress(&self, progress: Progress) {

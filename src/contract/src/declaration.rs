@@ -43,11 +43,17 @@ pub trait Kind {
     const PROCESS: Process;
     /// Whether results depend on the seed of the pipeline. Only then the seed is part of the action key.
     const SEEDED: bool;
+    /// The condition under which results depend on the seed, as a clause after "only"; `None`: always, if [`Kind::SEEDED`].
+    const SEEDED_IF: Option<&'static str> = None;
     /// Whether this is a gathering kind: its stage runs once for a pipeline and sees its inputs from every variant.
     const GATHERS: bool = false;
     /// The names that a stage of this kind provides, and that the need of another stage can demand: `instructions`,
-    /// `task`, `model`, `features`, `columns`, `clusters`, `policy`, `selection`, `scores`, `overlap`.
+    /// `task`, `model`, `features`, `columns`, `clusters`, `policy`, `selection`, `scores`, `overlap`. If it depends on
+    /// the parameters what a stage provides, these are all names, and [`Kind::provides`] gives those of a stage.
     const PROVIDES: &'static [&'static str];
+    /// Whether a stage of this kind gets the threads and GPUs of `resources`. A stage of another kind counts as short: it
+    /// has one thread, which the scheduler does not count.
+    const COMPUTES: bool = matches!(Self::PROCESS, Process::Tensor);
     /// The tables that a stage of this kind writes. A stage fails if it writes another table.
     const TABLES: &'static [TableDeclaration] = &[];
     /// The other files that a stage of this kind writes. A stage fails if it writes another file.
@@ -65,6 +71,16 @@ pub trait Kind {
     /// A parameter is unknown, missing or of the wrong type. The error has its pointer.
     fn read(written: Value) -> Result<Self::Parameters, ParameterProblem> {
         from_json(written, "")
+    }
+
+    /// The names of [`Kind::PROVIDES`] that a stage with these parameters provides.
+    fn provides(_parameters: &Self::Parameters) -> Vec<&'static str> {
+        Self::PROVIDES.to_vec()
+    }
+
+    /// Whether the result of a stage with these parameters depends on the seed. Never true if [`Kind::SEEDED`] is false.
+    fn is_seeded(_parameters: &Self::Parameters) -> bool {
+        Self::SEEDED
     }
 
     /// Adds every need of the stage to `needs`. A pointer (RFC 6901) says which parameter names the input.
@@ -106,6 +122,8 @@ pub struct Needs {
     pub files: Vec<FileNeed>,
     /// The pointers of parameters that name a stage or a file which this stage does not use. They are not in the key.
     pub ignored: Vec<String>,
+    /// What the key has in place of the parameter at a pointer, for a text that contains the names of stages.
+    pub replaced: Vec<(String, Value)>,
 }
 
 /// The parameter at `pointer` names a stage. If `provides` is given, that stage must provide it.
@@ -116,6 +134,19 @@ pub struct StageNeed {
     pub provides: Option<&'static str>,
     /// Whether the name of the stage is in the key, because the result depends on the name.
     pub by_name: bool,
+    /// Where the user names the stage, if the user does not write the parameter at `pointer`.
+    pub mentions: Vec<StageMention>,
+}
+
+/// A text of a stage that names another stage and, perhaps, a table or a file of its artifact.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StageMention {
+    /// The pointer of the text.
+    pub pointer: String,
+    /// The table or file, such as `instructions` or `config.json`. `TABLE.jsonl` is the table as JSON lines.
+    pub part: Option<String>,
+    /// Other words that the text could have in place of the name of a stage, for "did you mean".
+    pub words: &'static [&'static str],
 }
 
 /// The parameter at `pointer` is the path of a file or folder, relative to the pipeline's folder.
@@ -146,7 +177,7 @@ impl Needs {
     /// Adds a stage that must provide `provides`. Its name is not in the key.
     pub fn stage(&mut self, pointer: impl Into<String>, stage: &str, provides: &'static str) {
         let (pointer, stage) = (pointer.into(), stage.to_owned());
-        self.stages.push(StageNeed { pointer, stage, provides: Some(provides), by_name: false });
+        self.stages.push(StageNeed { pointer, stage, provides: Some(provides), by_name: false, mentions: Vec::new() });
     }
 
     /// Adds a stage whose tables a query can name. `by_name`: whether the query contains the name, which is then in the
@@ -158,13 +189,26 @@ impl Needs {
         provides: Option<&'static str>,
         by_name: bool,
     ) {
-        self.stages.push(StageNeed { pointer: pointer.into(), stage: stage.to_owned(), provides, by_name });
+        let (pointer, stage) = (pointer.into(), stage.to_owned());
+        self.stages.push(StageNeed { pointer, stage, provides, by_name, mentions: Vec::new() });
+    }
+
+    /// Adds a stage, of any kind, that texts of the stage mention. Its name is not in the key.
+    pub fn mentioned_stage(&mut self, pointer: impl Into<String>, stage: &str, mentions: Vec<StageMention>) {
+        let (pointer, stage) = (pointer.into(), stage.to_owned());
+        self.stages.push(StageNeed { pointer, stage, provides: None, by_name: false, mentions });
     }
 
     /// Leaves the parameter at `pointer`, which names a stage or a file that this stage does not use, out of the key.
     /// Otherwise the stage would run again when that stage or file gets another name.
     pub fn ignores(&mut self, pointer: &str) {
         self.ignored.push(pointer.to_owned());
+    }
+
+    /// The key has `value` in place of the parameter at `pointer`, for example a text in which the places of inputs stand
+    /// for the names of stages. Otherwise the stage would run again when an input gets another name.
+    pub fn in_key(&mut self, pointer: impl Into<String>, value: Value) {
+        self.replaced.push((pointer.into(), value));
     }
 
     pub fn file(&mut self, pointer: impl Into<String>, path: &str) {
@@ -212,8 +256,10 @@ pub struct Declaration {
     pub about: &'static str,
     pub process: Process,
     pub seeded: bool,
+    pub seeded_if: Option<&'static str>,
     pub gathers: bool,
     pub provides: &'static [&'static str],
+    pub computes: bool,
     pub outputs: Outputs,
     pub examples: &'static [ExamplePipeline],
     resolve: Resolve,
@@ -225,6 +271,10 @@ pub struct Declaration {
 pub struct ResolvedParameters {
     pub parameters: Value,
     pub needs: Needs,
+    /// What a stage with these parameters provides.
+    pub provides: Vec<&'static str>,
+    /// Whether the seed is part of the key of a stage with these parameters.
+    pub is_seeded: bool,
 }
 
 impl Declaration {
@@ -235,8 +285,10 @@ impl Declaration {
             about: K::ABOUT,
             process: K::PROCESS,
             seeded: K::SEEDED,
+            seeded_if: K::SEEDED_IF,
             gathers: K::GATHERS,
             provides: K::PROVIDES,
+            computes: K::COMPUTES,
             outputs: Outputs { tables: K::TABLES, files: K::FILES },
             examples: K::EXAMPLES,
             resolve: resolve::<K>,
@@ -300,5 +352,6 @@ fn resolve<K: Kind>(
     }
     let mut needs = Needs::default();
     K::needs(&typed, &mut needs);
-    Ok(ResolvedParameters { parameters, needs })
+    let (provides, is_seeded) = (K::provides(&typed), K::is_seeded(&typed));
+    Ok(ResolvedParameters { parameters, needs, provides, is_seeded })
 }

@@ -38,6 +38,7 @@ pub use context::{
     references,
 };
 pub use declaration::{
-    Declaration, FileNeed, Kind, Needs, ParameterProblem, Process, RefusedFile, ResolvedParameters, StageNeed,
+    Declaration, FileNeed, Kind, Needs, ParameterProblem, Process, RefusedFile, ResolvedParameters, StageMention,
+    StageNeed,
 };
 pub use serve::KindRunner;

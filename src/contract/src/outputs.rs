@@ -26,7 +26,8 @@ pub struct TableDeclaration {
     pub columns: &'static [&'static [ColumnDeclaration]],
     /// The condition under which the artifact has the table, as a clause after "only"; `None`: always.
     pub when: Option<&'static str>,
-    /// The parameter that gives the name of the table. `name` is then the default of this parameter.
+    /// The parameter that gives the name of the table. `name` is then the default of this parameter. If the parameter is a
+    /// list, there is a table for each of its names.
     pub named_by: Option<&'static str>,
     /// Which columns the table has beside those that are declared, as a sentence; `None`: none.
     pub further: Option<&'static str>,
@@ -79,6 +80,9 @@ impl ColumnType {
         }
     }
 }
+
+/// The name of a declaration that stands for files and folders of any name, except tables.
+pub const ANY_FILE: &str = "*";
 
 /// Another file of an artifact.
 #[derive(Clone, Copy, Debug)]
@@ -169,7 +173,17 @@ impl Outputs {
 
     /// The declaration of the table `name` of a stage with these parameters.
     pub fn table(&self, name: &str, parameters: &Value) -> Option<&'static TableDeclaration> {
-        self.tables.iter().find(|table| name_of(table, parameters) == name)
+        self.tables.iter().find(|table| names_of(table, parameters).contains(&name))
+    }
+
+    /// The names of all tables and files that a stage with these parameters can have. [`ANY_FILE`] stands for itself.
+    pub fn names<'a>(&'a self, parameters: &'a Value) -> impl Iterator<Item = &'a str> {
+        self.tables.iter().flat_map(|table| names_of(table, parameters)).chain(self.files().map(|file| file.name))
+    }
+
+    fn has_file(&self, name: &str) -> bool {
+        let is_any = name.strip_suffix(".parquet").is_none();
+        self.files().any(|file| file.name == name || is_any && file.name == ANY_FILE)
     }
 
     /// Checks that a folder has the declared tables and files, and no others.
@@ -184,12 +198,12 @@ impl Outputs {
         found.sort_unstable();
         for name in &found {
             let is_table = name.strip_suffix(".parquet").is_some_and(|name| self.table(name, parameters).is_some());
-            if !is_table && !self.files().any(|file| file.name == name) {
+            if !is_table && !self.has_file(name) {
                 bail!("the kind `{kind}` does not declare `{name}`, which its stage wrote: see src/kinds/src/outputs");
             }
         }
         let tables = self.tables.iter().filter(|table| table.when.is_none());
-        let tables = tables.map(|table| format!("{}.parquet", name_of(table, parameters)));
+        let tables = tables.flat_map(|table| names_of(table, parameters)).map(|name| format!("{name}.parquet"));
         let files = self.files().filter(|file| file.when.is_none()).map(|file| file.name.to_owned());
         for name in tables.chain(files) {
             ensure!(found.contains(&name), "the kind `{kind}` declares `{name}`, which its stage did not write");
@@ -198,8 +212,12 @@ impl Outputs {
     }
 }
 
-fn name_of<'a>(table: &TableDeclaration, parameters: &'a Value) -> &'a str {
-    table.named_by.and_then(|parameter| parameters[parameter].as_str()).unwrap_or(table.name)
+fn names_of<'a>(table: &TableDeclaration, parameters: &'a Value) -> Vec<&'a str> {
+    match table.named_by.map(|parameter| &parameters[parameter]) {
+        Some(Value::String(name)) => vec![name],
+        Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).collect(),
+        _ => vec![table.name],
+    }
 }
 
 #[cfg(test)]
@@ -214,6 +232,27 @@ mod tests {
         ],
         files: &[&[file("a.json", "Some numbers."), file("b.json", "Other numbers.").only("sometimes")]],
     };
+
+    const LISTED: Outputs = Outputs {
+        tables: &[table("TABLE", "Rows.", &[]).named_by("tables")],
+        files: &[&[file(ANY_FILE, "Others.").only("if the program writes them")]],
+    };
+
+    #[test]
+    fn a_list_names_tables_and_any_other_file_can_be_declared() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let parameters = json!({"tables": ["a", "b"]});
+        let check = || LISTED.check_folder("some", folder.path(), &parameters).map_err(|error| error.to_string());
+        std::fs::write(folder.path().join("a.parquet"), "")?;
+        assert_eq!(check().unwrap_err(), "the kind `some` declares `b.parquet`, which its stage did not write");
+        std::fs::write(folder.path().join("b.parquet"), "")?;
+        std::fs::write(folder.path().join("notes.txt"), "")?;
+        assert_eq!(check(), Ok(()));
+        std::fs::write(folder.path().join("TABLE.parquet"), "")?;
+        assert!(check().unwrap_err().starts_with("the kind `some` does not declare `TABLE.parquet`"));
+        assert_eq!(LISTED.names(&parameters).collect::<Vec<_>>(), ["a", "b", ANY_FILE]);
+        Ok(())
+    }
 
     #[test]
     fn a_folder_is_held_to_the_declared_tables_and_files() -> Result<()> {

@@ -1,8 +1,10 @@
 //! `raisin-data`: runs the stages that need neither tensors nor queries: `ingest`, `generate`, `task`, `overlap`,
-//! `mix`, `dedup`, `report`. `raisin build` starts it. `raisin explain`, `raisin diff` and `raisin init` start it too: it
+//! `mix`, `dedup`, `command`, `export`, `report`. `raisin build` starts it. `raisin explain`, `raisin diff` and `raisin init` start it too: it
 //! reads the artifact of a selector, and looks at files of data.
 
+mod command;
 mod dedup;
+mod export;
 #[cfg(test)]
 mod fixture;
 mod generate;
@@ -41,6 +43,9 @@ fn main() -> ExitCode {
                 }
                 Ok(())
             }
+            [word, arguments @ ..] if word == command::supervisor::ARGUMENT => {
+                command::supervisor::supervise(arguments)
+            }
             [command, options] if command == "explain" => {
                 let text = raisin_report::explain::answer(&serde_json::from_slice(options.as_encoded_bytes())?)?;
                 match std::io::stdout().lock().write_all(printable(&text).as_bytes()) {
@@ -75,6 +80,8 @@ fn runners() -> Vec<KindRunner> {
         KindRunner::of::<raisin_kinds::overlap::OverlapKind>(overlap::run),
         KindRunner::of::<raisin_kinds::mix::MixKind>(mix::run),
         KindRunner::of::<raisin_kinds::dedup::DedupKind>(dedup::run),
+        KindRunner::of::<raisin_kinds::command::CommandKind>(command::run),
+        KindRunner::of::<raisin_kinds::export::ExportKind>(export::run),
         KindRunner::of::<raisin_kinds::report::ReportKind>(report::run),
     ]
 }

@@ -342,7 +342,7 @@ impl<'a> Build<'a> {
             JobNews::Waiting(words) => self.tell(id, News::Waits(&words)),
             JobNews::Started => {
                 if let Some(key) = self.work[id].key {
-                    let threads = self.scheduler.demand(id).threads_of_tensors();
+                    let threads = self.scheduler.demand(id).counted_threads();
                     self.tell(id, News::Started { key, threads });
                 }
             }

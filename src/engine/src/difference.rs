@@ -94,6 +94,10 @@ impl fmt::Display for ActionDifference {
                 write!(f, "seed {} -> {}", side(from), side(to))
             }
             Self::Environment { from, to } => write!(f, "numeric environment: {} -> {}", numbers(*from), numbers(*to)),
+            Self::Parameter { path, from: Some(Value::Array(from)), to: Some(Value::Array(to)) } => {
+                let (place, from, to) = differing(from, to);
+                write!(f, "{path}.{place}: {} -> {}", briefly(from), briefly(to))
+            }
             Self::Parameter { path, from, to } => {
                 let side = |value: &Option<Value>| value.as_ref().map_or("nothing".to_owned(), brief);
                 write!(f, "{path}: {} -> {}", side(from), side(to))
@@ -159,6 +163,24 @@ fn brief(value: &Value) -> String {
     }
     let text = value.to_string();
     if text.chars().count() <= 60 { text } else { text.chars().take(57).chain("...".chars()).collect() }
+}
+
+/// Some items of a list as text.
+fn briefly(items: &[Value]) -> String {
+    match items {
+        [] => "nothing".to_owned(),
+        [one] => brief(one),
+        several => brief(&Value::from(several)),
+    }
+}
+
+/// The items in which two lists differ, without those at the beginning and at the end that are equal, and the place of
+/// the first of them.
+fn differing<'v>(from: &'v [Value], to: &'v [Value]) -> (usize, &'v [Value], &'v [Value]) {
+    let first = from.iter().zip(to).take_while(|(from, to)| from == to).count();
+    let (from, to) = (&from[first..], &to[first..]);
+    let last = from.iter().rev().zip(to.iter().rev()).take_while(|(from, to)| from == to).count();
+    (first, &from[..from.len() - last], &to[..to.len() - last])
 }
 
 /// The differences between two actions. Empty if both have the same key.
@@ -345,6 +367,19 @@ mod tests {
         let (old, pending) = (Action::of_json(&old).unwrap(), Action::of_json(&pending).unwrap());
         let found = differences(&old, &pending);
         assert_eq!(found.iter().map(ActionDifference::is_of_an_artifact).collect::<Vec<_>>(), [false, true]);
+    }
+
+    #[test]
+    fn of_lists_of_different_lengths_the_items_that_differ_are_named() {
+        let told = |from: Value, to: Value| {
+            let action =
+                |list: Value| json!({"format": 1, "kind": "k", "kind_version": 1, "parameters": {"run": list}});
+            super::tests::told(&action(from), &action(to))
+        };
+        assert_eq!(told(json!(["a", "b", "c"]), json!(["a", "x", "b", "c"])), ["run.1: nothing -> \"x\""]);
+        assert_eq!(told(json!(["a", "b"]), json!([])), ["run.0: [\"a\",\"b\"] -> nothing"]);
+        assert_eq!(told(json!(["a", "b", "c"]), json!(["a", "d"])), ["run.1: [\"b\",\"c\"] -> \"d\""]);
+        assert_eq!(told(json!(["a"]), json!(["a", "a"])), ["run.1: nothing -> \"a\""]);
     }
 
     #[test]

@@ -173,7 +173,7 @@ impl<'a> Graph<'a> {
         let declaration = stage.declaration;
         let variant = &self.pipeline.variants[variant];
         let inputs: Vec<_> = needs.iter().map(|need| &need.nodes).collect();
-        let seed = declaration.seeded.then_some(stage.seed);
+        let seed = stage.resolved.is_seeded.then_some(stage.seed);
         let dtype = (declaration.process == Process::Tensor).then_some(variant.dtype);
         let written = Part::plain(&stage.resolved.parameters).canonical();
         format!("{} {} {inputs:?} {seed:?} {dtype:?} {written}", stage.name, declaration.name)

@@ -62,6 +62,7 @@ pub fn assemble(resolver: &Resolver<'_>, id: NodeId, order: JobOrder<'_>) -> Res
         seed: order.action.seed.unwrap_or_default(),
         environment,
         threads: order.threads,
+        gpu: order.gpu.map(|gpu| resolver.devices.index(gpu)),
         memory: limit(node.stage),
         folder: store.staging_folder(order.key),
         tokens: Some(store.tokens_folder()),

@@ -224,7 +224,7 @@ impl Repairer<'_, '_, '_> {
             label += &format!(" [{variant}]");
         }
         let id = self.tried.len();
-        let threads = job.threads_of_tensors();
+        let threads = job.counted_threads();
         let gpu = (job.environment().device == DeviceKind::Cuda).then_some(0);
         self.display.start(id, &label);
         self.pool.start(job.into_job(id), gpu)?;

@@ -26,17 +26,19 @@ const DIGITS: usize = 18;
 /// The resources that a stage takes while it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Demand {
-    pub process: Process,
+    /// Whether the threads count: see `computes` of the declaration of a kind. These are the tensor stages and the stages that run a
+    /// program.
+    pub computes: bool,
     pub threads: usize,
     pub memory: u64,
-    /// Share of a GPU in units of 1/[`WHOLE_GPU`]; 0 if tensors live on the CPU.
+    /// Share of a GPU in units of 1/[`WHOLE_GPU`]; 0 without a GPU.
     pub gpu: u64,
 }
 
 impl Demand {
-    /// The threads, if the stage is a tensor stage.
-    pub fn threads_of_tensors(&self) -> Option<usize> {
-        (self.process == Process::Tensor).then_some(self.threads)
+    /// The threads, if they count.
+    pub fn counted_threads(&self) -> Option<usize> {
+        self.computes.then_some(self.threads)
     }
 }
 
@@ -72,18 +74,17 @@ impl Capacity {
     }
 
     pub fn demand(&self, stage: &Stage) -> Demand {
-        let process = stage.declaration.process;
         let said = stage.resources;
-        match process {
-            Process::Data | Process::Sql => {
-                Demand { process, threads: 1, memory: said.memory.unwrap_or(256_000_000), gpu: 0 }
-            }
-            Process::Tensor => Demand {
-                process,
-                threads: said.threads.unwrap_or(self.threads),
-                memory: said.memory.unwrap_or(1_000_000_000),
-                gpu: if self.gpus > 0 { share(said.gpus.unwrap_or(1.0)) } else { 0 },
-            },
+        if !stage.declaration.computes {
+            return Demand { computes: false, threads: 1, memory: said.memory.unwrap_or(256_000_000), gpu: 0 };
+        }
+        // A tensor stage uses a GPU in any case, a program only if the user says so.
+        let gpus = said.gpus.or((stage.declaration.process == Process::Tensor).then_some(1.0));
+        Demand {
+            computes: true,
+            threads: said.threads.unwrap_or(self.threads),
+            memory: said.memory.unwrap_or(1_000_000_000),
+            gpu: gpus.filter(|_| self.gpus > 0).map_or(0, share),
         }
     }
 }

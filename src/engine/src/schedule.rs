@@ -6,7 +6,6 @@ use std::collections::{BTreeSet, HashMap};
 use super::graph::NodeId;
 use super::resources::{Capacity, Demand, WHOLE_GPU};
 use raisin_base::digest::Digest;
-use raisin_contract::Process;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StageState {
@@ -57,10 +56,10 @@ struct Room {
 /// The sum of what the running stages take.
 #[derive(Debug, Default)]
 struct Taken {
-    without_tensors: usize,
-    tensor: usize,
-    /// Threads of tensor stages only. Stages without tensors are not counted here, because they are short and wait for
-    /// files more than they compute.
+    short: usize,
+    computing: usize,
+    /// Threads of stages that compute. Other stages are not counted here, because they are short and wait for files more
+    /// than they compute.
     threads: usize,
     memory: u64,
     /// For each GPU, the sum of the shares.
@@ -131,15 +130,14 @@ impl Scheduler {
     /// Where a stage can run now, or `None` if the free resources are not sufficient. A stage that demands more than
     /// the machine has runs alone.
     fn room(&self, demand: Demand) -> Option<Room> {
-        let Taken { without_tensors, tensor, threads, memory, ref gpus } = self.taken;
-        let fits = match demand.process {
-            Process::Data | Process::Sql => without_tensors < self.capacity.cores,
-            Process::Tensor => {
-                tensor < self.capacity.tensor_stages
-                    && (tensor == 0 || threads.saturating_add(demand.threads) <= self.capacity.cores)
-            }
+        let Taken { short, computing, threads, memory, ref gpus } = self.taken;
+        let fits = if demand.computes {
+            computing < self.capacity.tensor_stages
+                && (computing == 0 || threads.saturating_add(demand.threads) <= self.capacity.cores)
+        } else {
+            short < self.capacity.cores
         };
-        if !fits || (without_tensors + tensor > 0 && memory.saturating_add(demand.memory) > self.capacity.memory) {
+        if !fits || (short + computing > 0 && memory.saturating_add(demand.memory) > self.capacity.memory) {
             return None;
         }
         if demand.gpu == 0 {
@@ -176,7 +174,7 @@ impl Scheduler {
     }
 
     pub fn running(&self) -> usize {
-        self.taken.without_tensors + self.taken.tensor
+        self.taken.short + self.taken.computing
     }
 
     pub fn count(&self, wanted: impl Fn(StageState) -> bool) -> u64 {
@@ -203,11 +201,10 @@ impl Scheduler {
 
 impl Taken {
     fn take(&mut self, demand: Demand, gpu: Option<usize>) {
-        match demand.process {
-            Process::Data | Process::Sql => self.without_tensors += 1,
-            Process::Tensor => {
-                (self.tensor, self.threads) = (self.tensor + 1, self.threads.saturating_add(demand.threads));
-            }
+        if demand.computes {
+            (self.computing, self.threads) = (self.computing + 1, self.threads.saturating_add(demand.threads));
+        } else {
+            self.short += 1;
         }
         self.memory = self.memory.saturating_add(demand.memory);
         if let Some(gpu) = gpu {
@@ -216,11 +213,10 @@ impl Taken {
     }
 
     fn give_back(&mut self, demand: Demand, gpu: Option<usize>) {
-        match demand.process {
-            Process::Data | Process::Sql => self.without_tensors -= 1,
-            Process::Tensor => {
-                (self.tensor, self.threads) = (self.tensor - 1, self.threads.saturating_sub(demand.threads));
-            }
+        if demand.computes {
+            (self.computing, self.threads) = (self.computing - 1, self.threads.saturating_sub(demand.threads));
+        } else {
+            self.short -= 1;
         }
         self.memory = self.memory.saturating_sub(demand.memory);
         if let Some(gpu) = gpu {
@@ -237,12 +233,12 @@ mod tests {
 
     const CAPACITY: Capacity = Capacity::with(2, 1000, 0, usize::MAX);
 
-    fn without_tensors() -> Demand {
-        Demand { process: Process::Data, threads: 1, memory: 100, gpu: 0 }
+    fn short_stage() -> Demand {
+        Demand { computes: false, threads: 1, memory: 100, gpu: 0 }
     }
 
     fn tensor(threads: usize, memory: u64, gpu: u64) -> Demand {
-        Demand { process: Process::Tensor, threads, memory, gpu }
+        Demand { computes: true, threads, memory, gpu }
     }
 
     /// A graph in which node n needs each earlier node whose bit is set in `inputs[n]`.
@@ -264,7 +260,7 @@ mod tests {
     prop_compose! {
         fn demand()(has_no_tensors in any::<bool>(), threads in 1..4_usize, memory in 0..1500_u64, gpu in 1..=WHOLE_GPU)
             -> Demand {
-            if has_no_tensors { Demand { memory, ..without_tensors() } } else { tensor(threads, memory, gpu) }
+            if has_no_tensors { Demand { memory, ..short_stage() } } else { tensor(threads, memory, gpu) }
         }
     }
 
@@ -300,7 +296,7 @@ mod tests {
                     running.push((id, gpu));
                 }
                 let total = |of: &dyn Fn(&Demand) -> u64| running.iter().map(|(id, _)| of(&demands[*id])).sum::<u64>();
-                let tensors = total(&|demand| u64::from(demand.process == Process::Tensor));
+                let tensors = total(&|demand| u64::from(demand.computes));
                 prop_assert!(tensors <= tensor_stages as u64 && running.len() as u64 - tensors <= 4);
                 prop_assert!(running.len() <= 1 || total(&|demand| demand.memory) <= 2000);
                 for index in 0..gpus {
@@ -321,8 +317,7 @@ mod tests {
 
     #[test]
     fn stages_with_the_same_action_run_once() {
-        let mut scheduler =
-            Scheduler::new([(without_tensors(), Vec::new()), (without_tensors(), Vec::new())], CAPACITY);
+        let mut scheduler = Scheduler::new([(short_stage(), Vec::new()), (short_stage(), Vec::new())], CAPACITY);
         let key = Digest::of(b"key");
         scheduler.queue(0, key);
         scheduler.queue(1, key);
@@ -334,7 +329,7 @@ mod tests {
     #[test]
     fn no_stage_follows_a_stage_that_has_ended() {
         let mut scheduler = Scheduler::new(
-            [(without_tensors(), Vec::new()), (without_tensors(), Vec::new()), (without_tensors(), Vec::new())],
+            [(short_stage(), Vec::new()), (short_stage(), Vec::new()), (short_stage(), Vec::new())],
             CAPACITY,
         );
         let key = Digest::of(b"key");
@@ -355,7 +350,7 @@ mod tests {
             |demands: &[Demand], capacity| started(demands, capacity).iter().map(|(id, _)| *id).collect::<Vec<_>>();
         // Two cores: one stage with two threads, or two stages with one thread each. Stages without tensors run beside
         // them.
-        assert_eq!(ids(&[tensor(2, 0, 0), tensor(2, 0, 0), without_tensors()], CAPACITY), [0, 2]);
+        assert_eq!(ids(&[tensor(2, 0, 0), tensor(2, 0, 0), short_stage()], CAPACITY), [0, 2]);
         assert_eq!(ids(&[tensor(1, 0, 0), tensor(1, 0, 0), tensor(1, 0, 0)], CAPACITY), [0, 1]);
         assert_eq!(ids(&[tensor(1, 0, 0), tensor(1, 0, 0)], Capacity::with(2, 1000, 0, 1)), [0]);
         // A number of threads that no machine has is no reason to panic.
@@ -364,7 +359,7 @@ mod tests {
         assert_eq!(ids(&[absurd, absurd, tensor(1, 0, 0)], CAPACITY), [0]);
         // Memory: a stage that does not fit waits. A stage that demands more than the machine has runs alone.
         assert_eq!(ids(&[tensor(1, 600, 0), tensor(1, 600, 0), tensor(1, 300, 0)], CAPACITY), [0, 2]);
-        assert_eq!(ids(&[tensor(1, 5000, 0), without_tensors()], CAPACITY), [0]);
+        assert_eq!(ids(&[tensor(1, 5000, 0), short_stage()], CAPACITY), [0]);
         // A stage gets a GPU of its own, unless its share says that it can run beside others.
         let two = Capacity::with(8, 1000, 2, usize::MAX);
         let (whole, half) = (tensor(1, 0, WHOLE_GPU), tensor(1, 0, WHOLE_GPU / 2));

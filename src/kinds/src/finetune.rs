@@ -37,11 +37,15 @@ pub struct SelectSettings {
     /// The third of the candidates, sorted by perplexity; for `perplexity`.
     #[serde(default)]
     pub third: Third,
+    /// The stage that provides the scores as columns, such as a `command`; for `scores`. If absent, the method `scores`
+    /// needs `path`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<String>,
     /// A CSV or Parquet file of scores; for `scores`. Its column `row` is the position of the record in the pool's
-    /// first source file, counted from 0. If absent, the method `scores` is refused.
+    /// first source file, counted from 0. If absent, the method `scores` needs `stage`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
-    /// For `scores`, the column of the file that holds the score. For `column`, the number of the static state by which
+    /// For `scores`, the column of the stage or of the file that holds the score. For `column`, the number of the static state by which
     /// the rows are ordered, such as `influence.relative_drop`: `columns` of the constants.json of the clusters.
     #[serde(default = "default_column")]
     pub column: String,
@@ -167,6 +171,13 @@ impl Kind for FinetuneKind {
             Some(_) => needs.ignores("/select/path"),
             None => {}
         }
+        match &select.stage {
+            Some(stage) if select.method == SelectionMethod::Scores => {
+                needs.stage("/select/stage", stage, "columns");
+            }
+            Some(_) => needs.ignores("/select/stage"),
+            None => {}
+        }
     }
 
     fn check(parameters: &Parameters) -> Result<(), ParameterProblem> {
@@ -177,9 +188,12 @@ impl Kind for FinetuneKind {
                 return Err(ParameterProblem::new("/select", "method `raise` needs the policy of a selector stage")
                     .hint("select = { method = \"raise\", policy = \"selector\" }"));
             }
-            SelectionMethod::Scores if select.path.is_none() => {
-                return Err(ParameterProblem::new("/select", "method `scores` needs a file of scores")
-                    .hint("select = { method = \"scores\", path = \"scores.csv\", column = \"score\" }"));
+            SelectionMethod::Scores if select.path.is_none() && select.stage.is_none() => {
+                return Err(ParameterProblem::new("/select", "method `scores` needs a stage or a file of scores")
+                    .hint("select = { method = \"scores\", stage = \"quality\", column = \"score\" }"));
+            }
+            SelectionMethod::Scores if select.path.is_some() && select.stage.is_some() => {
+                return problem("/select/stage", "give the scores either by `stage` or by `path`, not both");
             }
             method if uses_features(method) && method != SelectionMethod::Length && parameters.features.is_none() => {
                 let message = format!("method `{}` needs `features`", method.name());

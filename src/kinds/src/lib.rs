@@ -3,8 +3,10 @@
 //! ([`Kind::PROCESS`]): `src/data`, `src/worker` or `src/query`.
 
 pub mod clusters;
+pub mod command;
 pub mod dedup;
 pub mod evaluate;
+pub mod export;
 pub mod features;
 pub mod filter;
 pub mod finetune;
@@ -37,6 +39,8 @@ pub static KINDS: &[Declaration] = &[
     Declaration::of::<mix::MixKind>(),
     Declaration::of::<dedup::DedupKind>(),
     Declaration::of::<filter::FilterKind>(),
+    Declaration::of::<command::CommandKind>(),
+    Declaration::of::<export::ExportKind>(),
     Declaration::of::<sql::SqlKind>(),
     Declaration::of::<report::ReportKind>(),
     Declaration::of::<model::ModelKind>(),

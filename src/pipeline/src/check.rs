@@ -16,6 +16,7 @@ use super::tree::{NodeContent, Table, TableEntry, TreeNode, Written};
 use super::{Resources, Stage, Variant};
 use raisin_base::error::Problem;
 use raisin_contract::declaration::from_json;
+use raisin_contract::outputs::ANY_FILE;
 use raisin_contract::pointer::dotted;
 use raisin_contract::query::RESERVED_SCHEMAS;
 use raisin_contract::{DType, Declaration, ParameterProblem, ResolvedParameters, StageNeed};
@@ -191,6 +192,10 @@ fn stage<'t>(
         resources(parameters.shift_remove("resources")).map_err(|found| parameter_problem(entry, &found))?;
     let seed = seed(parameters.shift_remove("seed"), declaration).map_err(|found| parameter_problem(entry, &found))?;
     match declaration.resolve_unless(Value::Object(parameters), &mut |complete| memory.knows(declaration, complete)) {
+        Ok(resolved) if seed.is_some() && !resolved.is_seeded => {
+            let message = "this stage draws no random numbers that depend on a seed";
+            Err(parameter_problem(entry, &ParameterProblem::new("/seed", message)))
+        }
         Ok(resolved) => Ok(CheckedStage { entry, declaration, resolved, resources, seed }),
         Err(problem) => Err(parameter_problem(entry, &problem)),
     }
@@ -218,26 +223,30 @@ fn seed(written: Option<Value>, declaration: &Declaration) -> Result<Option<u64>
 
 fn reference(stage: &CheckedStage<'_>, need: &StageNeed, all: &Table, named: &Named<'_, '_>) -> Result<(), Problem> {
     let wanted = need.stage.as_str();
-    let provides =
-        |other: &CheckedStage<'_>| need.provides.is_none_or(|what| other.declaration.provides.contains(&what));
+    let provides = |other: &CheckedStage<'_>| need.provides.is_none_or(|what| other.resolved.provides.contains(&what));
     let found = match named.get(wanted) {
         Some(None) => return Ok(()),
-        Some(Some(found)) if provides(found) => return Ok(()),
+        Some(Some(found)) if provides(found) => return mentioned_parts(stage, need, found),
         Some(Some(found)) => Some(found),
         None => None,
     };
-    let place = find(stage.entry, &need.pointer).value;
-    let parameter = dotted(&need.pointer);
+    let mention = need.mentions.first();
+    let pointer = mention.map_or(&need.pointer, |mention| &mention.pointer);
+    let place = find(stage.entry, pointer).value;
+    let parameter = dotted(pointer);
     let own = &stage.entry.key;
     let Some(found) = found else {
         let problem = place.problem(format!("stage `{own}`, {parameter}: there is no stage `{wanted}`"));
-        return Err(suggest(problem, wanted, all.keys(), None));
+        let words = mention.map_or(&[][..], |mention| mention.words);
+        return Err(suggest(problem, wanted, all.keys().chain(words.iter().copied()), None));
     };
-    let message = format!(
-        "stage `{own}`, {parameter}: `{wanted}` is of kind `{}`, which does not provide `{}`",
-        found.declaration.name,
-        need.provides.unwrap_or_default()
-    );
+    let (kind, what) = (found.declaration.name, need.provides.unwrap_or_default());
+    let said = format!("stage `{own}`, {parameter}: `{wanted}` is of kind `{kind}`");
+    let message = if found.declaration.provides.contains(&what) {
+        format!("{said}, and does not say that it provides `{what}`")
+    } else {
+        format!("{said}, which does not provide `{what}`")
+    };
     let able: Vec<String> = all
         .keys()
         .filter(|name| name != own && named.get(name).copied().flatten().is_some_and(provides))
@@ -245,6 +254,28 @@ fn reference(stage: &CheckedStage<'_>, need: &StageNeed, all: &Table, named: &Na
         .collect();
     let problem = place.problem(message);
     Err(if able.is_empty() { problem } else { problem.hint(format!("stages that provide this: {}", able.join(", "))) })
+}
+
+/// # Errors
+/// A text names a table or a file of `found` that its kind does not declare.
+fn mentioned_parts(stage: &CheckedStage<'_>, need: &StageNeed, found: &CheckedStage<'_>) -> Result<(), Problem> {
+    let names: Vec<&str> = found.declaration.outputs.names(&found.resolved.parameters).collect();
+    for mention in &need.mentions {
+        let Some(part) = &mention.part else { continue };
+        let table = part.strip_suffix(".jsonl").or(part.strip_suffix(".parquet")).unwrap_or(part);
+        let file = part.split('/').next().unwrap_or(part);
+        if [table, file, ANY_FILE].iter().any(|name| names.contains(name)) {
+            continue;
+        }
+        let place = find(stage.entry, &mention.pointer).value;
+        let (own, wanted, kind) = (&stage.entry.key, &need.stage, found.declaration.name);
+        let parameter = dotted(&mention.pointer);
+        let message =
+            format!("stage `{own}`, {parameter}: `{wanted}` is of kind `{kind}`, which has no table or file `{part}`");
+        let listed = names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        return Err(suggest(place.problem(message), part, names, Some(format!("there are {listed}"))));
+    }
+    Ok(())
 }
 
 /// Orders the stages: a stage comes after the stages that it needs. If several stages could come next, the first in the

@@ -46,7 +46,7 @@ fn stages(variant: &Variant) -> Result<(), Problem> {
             let found = before.get(wanted.as_str());
             let found =
                 found.ok_or_else(|| Problem::usage(format!("stage `{name}` comes before its input `{wanted}`")))?;
-            if need.provides.is_some_and(|what| !found.declaration.provides.contains(&what)) {
+            if need.provides.is_some_and(|what| !found.resolved.provides.contains(&what)) {
                 return Err(Problem::usage(format!("stage `{name}` cannot use `{wanted}`")));
             }
         }

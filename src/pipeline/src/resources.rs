@@ -7,17 +7,17 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Resources {
-    /// The number of threads of a tensor stage. Default: the cores, divided by the number of stages that `-j` allows.
+    /// The number of threads of a tensor stage or a `command`. Default: the cores, divided by the number of stages that `-j` allows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
     /// The maximum memory of the stage, such as "4GB". Stages run at the same time only if their memory fits together.
-    /// A stage that takes more fails. Default: 1GB for a tensor stage, 256MB for another stage. Without this key, a
+    /// A stage that takes more fails. Default: 1GB for a tensor stage or a `command`, 256MB for another stage. Without this key, a
     /// tensor stage has no limit, and another stage is held to half of the machine's memory.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "text")]
     #[schemars(with = "Option<String>")]
     pub memory: Option<u64>,
-    /// The share of a GPU that a tensor stage takes: with 1 it has the GPU alone, with 0.5 two stages share the GPU.
-    /// Default: 1.
+    /// The share of a GPU that a tensor stage or a `command` takes: with 1 it has the GPU alone, with 0.5 two stages share
+    /// the GPU. Default: 1; for a `command` none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpus: Option<f64>,
 }

@@ -162,7 +162,7 @@ fn inputs_are_found_with_what_they_must_provide_and_with_their_conditions() {
             "source.base: a file or a folder",
             "source.init.tokenizer: a file or a folder",
             "source.prefix: a stage that provides `model`: `model`, `pretrain` or `finetune`",
-            "source.instructions: a stage that provides `instructions`: `ingest`, `generate`, `overlap`, `mix`, `dedup` or `filter`",
+            "source.instructions: a stage that provides `instructions`: `ingest`, `generate`, `overlap`, `mix`, `dedup`, `filter` or `command`",
             "source.task: a stage that provides `task`: `generate` or `task`",
         ]
     );
@@ -269,8 +269,8 @@ fn a_kind_is_described_for_a_terminal() {
     inputs:
       features      a stage that provides `features`: `features`
       instructions  a stage that provides `instructions`: `ingest`, `generate`, `overlap`, `mix`,
-                    `dedup` or `filter`
-      columns[]     a stage that provides `columns`: `filter` or `influence`
+                    `dedup`, `filter` or `command`
+      columns[]     a stage that provides `columns`: `filter`, `command` or `influence`
       like          a stage that provides `clusters`: `clusters`
 
     tables:

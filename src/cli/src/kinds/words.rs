@@ -14,10 +14,10 @@ pub fn facts(kind: &Declaration) -> Vec<String> {
         Process::Tensor => "with tensors, on a GPU if there is one",
         Process::Data | Process::Sql => "without tensors",
     };
-    let seed = if kind.seeded {
-        "Draws random numbers: depends on `pipeline.seed`, or on a `seed` of the stage."
-    } else {
-        "Does not depend on `pipeline.seed`."
+    let seed = match (kind.seeded, kind.seeded_if) {
+        (true, None) => "Draws random numbers: depends on `pipeline.seed`, or on a `seed` of the stage.".to_owned(),
+        (true, Some(when)) => format!("Depends on `pipeline.seed`, or on a `seed` of the stage, only {when}."),
+        (false, _) => "Does not depend on `pipeline.seed`.".to_owned(),
     };
     let runs = if kind.gathers {
         "Runs once for the pipeline, and reads its inputs from every variant of a sweep."
@@ -28,7 +28,7 @@ pub fn facts(kind: &Declaration) -> Vec<String> {
         [] => "Provides nothing that another kind demands.".to_owned(),
         provides => format!("Provides {}.", list(provides.iter().map(|provided| code(provided)), "and")),
     };
-    vec![format!("Runs in `{}`, {tensors}.", kind.process.executable()), seed.to_owned(), runs.to_owned(), provides]
+    vec![format!("Runs in `{}`, {tensors}.", kind.process.executable()), seed, runs.to_owned(), provides]
 }
 
 /// What an input must be, as a phrase.

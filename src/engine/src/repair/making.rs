@@ -49,6 +49,7 @@ pub struct RepairJob {
     /// The pipeline of the run that made the action; empty if the journal does not name it.
     pub origin: Rc<RunOrigin>,
     process: Process,
+    computes: bool,
     assignment: Assignment,
     inputs: Vec<JobInput>,
     executables: Option<PathBuf>,
@@ -288,7 +289,7 @@ impl<'s> Makings<'s> {
             let input = inputs.iter().find(|(pointer, _)| *pointer == need.pointer).map(|(_, input)| *input);
             stages.insert(need.pointer.clone(), self.input_artifacts(&need.stage, input)?);
         }
-        let process = declaration.process;
+        let (process, computes) = (declaration.process, declaration.computes);
         let stage = self.stage(record, declaration, &resolved, seed);
         let threads = self.threads(record, &stage, devices);
         let record = ActionRecord { costs: Vec::new(), notes: Vec::new(), accepted: None, ..record.clone() };
@@ -303,13 +304,14 @@ impl<'s> Makings<'s> {
             seed,
             environment,
             threads,
+            gpu: None,
             memory: limit(&stage),
             folder: self.store.staging_folder(record.key),
             tokens: Some(self.store.tokens_folder()),
         };
         let origin = self.runs.get(&record.run).map(|(origin, _)| Rc::clone(origin)).unwrap_or_default();
         let executables = self.options.executables.clone();
-        let job = RepairJob { record, origin, process, assignment, inputs: found, executables };
+        let job = RepairJob { record, origin, process, computes, assignment, inputs: found, executables };
         Ok(PreparedJob::Job(Box::new(job)))
     }
 
@@ -407,9 +409,9 @@ impl RepairJob {
         &self.assignment.environment
     }
 
-    /// The threads, if the stage is a tensor stage.
-    pub fn threads_of_tensors(&self) -> Option<usize> {
-        (self.process == Process::Tensor).then_some(self.assignment.threads)
+    /// The threads, if they count.
+    pub fn counted_threads(&self) -> Option<usize> {
+        self.computes.then_some(self.assignment.threads)
     }
 
     pub fn into_job(self, id: NodeId) -> Job {

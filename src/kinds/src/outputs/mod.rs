@@ -4,8 +4,10 @@
 //! After a change, `RAISIN_BLESS=1 cargo test -p raisin pages` writes docs/kinds again.
 
 pub mod clusters;
+pub mod command;
 pub mod dedup;
 pub mod evaluate;
+pub mod export;
 pub mod features;
 pub mod filter;
 pub mod finetune;

@@ -13,7 +13,7 @@ use crate::learning::{
     speed,
 };
 use crate::passes::{distinct, passes_before, passes_of_policy};
-use crate::selecting::{candidate_columns, candidates, read_scores, selected, state_column};
+use crate::selecting::{candidate_columns, candidates, read_scores, scores_of_stage, selected, state_column};
 use crate::tables::{self, Of, SelectionRow, TrainingStepRow, optional_bits};
 use raisin_base::error::{Problem, Result, anyhow, ensure};
 use raisin_contract::{Context, Progress, referenced};
@@ -413,7 +413,10 @@ fn open_chooser(
         let candidates = candidates(features, pool, context)?;
         return Ok(Box::new(Raise::new(policy, candidates, parameters.batch_size, seed)?));
     }
-    let scores = if select.method == SelectionMethod::Scores {
+    let scores = if let (SelectionMethod::Scores, Some(stage)) = (select.method, &select.stage) {
+        let (folder, pool) = (context.input("/select/stage")?, context.input("/instructions")?);
+        scores_of_stage(stage, folder, &select.column, pool, instructions.len())?
+    } else if select.method == SelectionMethod::Scores {
         let (path, pool) = (context.file("/select/path")?, context.input("/instructions")?);
         let (scores, unused) = read_scores(path, &select.column, pool, instructions.len())?;
         if unused > 0 {

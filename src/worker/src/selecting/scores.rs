@@ -1,15 +1,19 @@
-//! External scores: numbers in a file of the user, one for each record of the first source file of the pool.
+//! External scores: numbers in a file of the user, one for each record of the first source file of the pool, or the
+//! columns of a stage.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
 
 use arrow_array::{Array as _, RecordBatch, StringArray, UInt32Array, UInt64Array};
 use arrow_csv::reader::{Format, ReaderBuilder};
 use arrow_schema::{DataType, Field, Schema};
+use serde_json::Value;
 
 use super::numbers;
-use raisin_base::error::{Context as _, Problem, Result, ensure};
+use raisin_base::error::{Context as _, Problem, Result, ensure, nearest};
+use raisin_base::files::if_there;
 use raisin_table as table;
 
 /// The scores of a file by instruction id. The file is CSV with a header or Parquet. Its column `row` is the position
@@ -40,6 +44,56 @@ pub fn read_scores(path: &Path, column: &str, pool: &Path, instructions: usize) 
     let used = scores.iter().flatten().count();
     ensure!(used > 0, "no row of {} belongs to an instruction of the pool", path.display());
     Ok((scores, by_row.scores.len() - used))
+}
+
+/// The scores of a stage that provides columns, by instruction id. An instruction without a score gets none.
+///
+/// # Errors
+/// There is no such column, or the columns belong to another pool.
+pub fn scores_of_stage(
+    stage: &str,
+    folder: &Path,
+    column: &str,
+    pool: &Path,
+    instructions: usize,
+) -> Result<Vec<Option<f64>>> {
+    let path = folder.join("columns.parquet");
+    let rows = table::read(&path)?;
+    let known: Vec<String> = rows.schema().fields().iter().skip(1).map(|field| field.name().clone()).collect();
+    if !known.iter().any(|name| name == column) {
+        let problem = Problem::new(format!("the stage `{stage}` has no column `{column}`"));
+        return Err(match nearest(column, known.iter().map(String::as_str)) {
+            Some(near) => problem.hint(format!("did you mean column = \"{near}\"?")),
+            None => problem.hint(format!("its columns are {}", known.join(", "))),
+        }
+        .into());
+    }
+    let summary =
+        if_there(std::fs::read(folder.join("summary.json"))).context("cannot read the summary of the scores")?;
+    let summary: Value = summary.map_or(Ok(Value::Null), |text| serde_json::from_slice(&text))?;
+    // An `influence` stage does not name its pool.
+    let is_other = summary["pool"].as_str().is_some_and(|digest| pool.file_name() != Some(OsStr::new(digest)));
+    if is_other || rows.num_rows() != instructions {
+        let message = format!(
+            "the stage `{stage}` has scores of {} instructions of another pool; this pool has {instructions}",
+            rows.num_rows()
+        );
+        return Err(Problem::new(message).hint("name the same stage as `instructions` here and there").into());
+    }
+    let numeric = rows.column_by_name(column).is_some_and(|column| column.data_type().is_numeric());
+    ensure!(numeric, "column `{column}` of {} does not hold numbers", path.display());
+    let (ids, values) = (table::column::<UInt32Array>(&rows, "id")?, numbers(&rows, column)?);
+    let mut scores = vec![None; instructions];
+    for row in 0..rows.num_rows() {
+        let score = values.is_valid(row).then(|| values.value(row)).filter(|score| score.is_finite());
+        let place = scores.get_mut(ids.value(row) as usize);
+        *place.with_context(|| {
+            format!("{} has the id {}, which the pool does not have", path.display(), ids.value(row))
+        })? = score;
+    }
+    let some = scores.iter().flatten().count();
+    ensure!(some > 0, "the column `{column}` of the stage `{stage}` has no number");
+    Ok(scores)
 }
 
 /// The scores of a file by the position of the record.
