@@ -137,7 +137,7 @@ prefer = ["good"]
 kind = "filter"
 instructions = "single"
 query = """
-select q.id, trim(i.response) as response, q.words
+select q.id, btrim(i.response, ' \n') as response, q.words
 from single.quality q join single.instructions i on i.id = q.id
 where q.junk is null
 """
@@ -209,6 +209,8 @@ fn marked_rows_are_followed_from_the_line_of_their_file_to_the_selection_and_eve
     let filter = project.sql("select * from clean.filter_summary");
     let expected = json!({"pool_rows": 851, "rows": 701, "distinct_rows": 701, "left_out": 150, "changed": 100});
     assert_eq!(filter, [expected]);
+    let spaced = "select count(*) from clean.instructions where response <> btrim(response, E' \\n')";
+    assert_eq!(count(&project, spaced), 0, "no line end is left");
     let junk = project
         .sql("select junk, count(*) as n from single.quality where junk is not null group by junk order by junk");
     assert_eq!(junk, [json!({"junk": "refusal", "n": 100}), json!({"junk": "truncated", "n": 50})]);
@@ -228,6 +230,27 @@ fn marked_rows_are_followed_from_the_line_of_their_file_to_the_selection_and_eve
         let mark = row["instruction"].as_str().and_then(|text| text.split(' ').next()).expect("a mark");
         assert!(mark.starts_with("mark") && record.contains(&format!("\"{mark} ")), "{row}: {record}");
     }
+}
+
+#[test]
+fn a_training_selects_by_a_column_that_a_query_gives() {
+    let project = Project::new();
+    marked(&project);
+    let scored = MARKED
+        .replace("instructions = \"pool\"\nmodel", "instructions = \"clean\"\nmodel")
+        .replace("btrim(i.response, ' \\n') as response, q.words", "i.id * 1.5 as place")
+        .replace("method = \"random\"", "method = \"scores\", stage = \"clean\", column = \"place\", top = 40");
+    project.write("p.toml", &scored);
+    project.done(&["build", "p.toml"]);
+    let chosen = "select count(*) from tuned.selection t join clean.columns c on c.id = t.id \
+                  where c.place >= (select min(place) from (select place from clean.columns order by place desc limit 40))";
+    assert_eq!(count(&project, chosen), 40);
+    project.write("p.toml", &scored.replace(", i.id * 1.5 as place", ""));
+    let (_, said) = project.refused(&["build", "p.toml"]);
+    assert!(said.contains("the stage `clean` has no columns") && said.contains("beside `id`"), "{said}");
+    project.write("p.toml", &scored.replace("instructions = \"clean\"\nmodel", "instructions = \"pool\"\nmodel"));
+    let (_, said) = project.refused(&["build", "p.toml"]);
+    assert!(said.contains("has scores of 701 instructions of another pool; this pool has 300"), "{said}");
 }
 
 #[test]
@@ -252,7 +275,7 @@ fn a_filter_runs_again_only_if_its_answer_can_change() {
         assert_eq!(answer.code, 2, "{}", answer.stderr);
         answer.stderr
     };
-    let said = refused("select q.id, trim", "select trim");
+    let said = refused("select q.id, btrim", "select btrim");
     assert!(said.contains("the answer of the query has no column `id`"), "{said}");
     let said = refused("from single.quality", "from singl.quality");
     assert!(said.contains("did you mean `single`?"), "{said}");

@@ -198,6 +198,30 @@ pub fn instructions_part<R: Borrow<PoolRow>>(first: usize, rows: impl IntoIterat
     table::batch(columns)
 }
 
+/// Rows of a pool as a pool of their own. They get new ids, because an id is always the position of a row. `pool_id` is
+/// the id in the whole pool.
+pub fn renumbered(rows: RecordBatch, ids: UInt32Array) -> Result<RecordBatch> {
+    let schema = rows.schema();
+    let mut columns: Vec<(&str, ArrayRef)> =
+        schema.fields().iter().map(|field| field.name().as_str()).zip(rows.columns().iter().cloned()).collect();
+    let ids: ArrayRef = Arc::new(ids);
+    let before = columns.iter_mut().find(|(name, _)| *name == "id").map(|(_, column)| std::mem::replace(column, ids));
+    // The pool may itself be a part of a pool, or a mix, and have this column.
+    columns.retain(|(name, _)| *name != "pool_id");
+    columns.extend(before.map(|before| ("pool_id", before)));
+    table::batch(columns)
+}
+
+/// Copies the table `sources` of a pool, to which the column `source` of its rows refers, if there is one.
+pub fn copy_sources(pool: &Path, to: &Path) -> Result<()> {
+    let sources = pool.join("sources.parquet");
+    if sources.is_file() {
+        std::fs::copy(&sources, to.join("sources.parquet"))
+            .with_context(|| format!("cannot copy {}", sources.display()))?;
+    }
+    Ok(())
+}
+
 /// Reads the pool of an artifact that provides `instructions`.
 pub fn read_instructions(artifact: &Path) -> Result<Vec<Instruction>> {
     let path = artifact.join("instructions.parquet");

@@ -121,6 +121,10 @@ impl<'a> PoolBuilder<'a> {
             {
                 failure = (taker.take)(std::mem::take(rows)).err();
             }
+            // The rest of the file is read, and its rows are of no use.
+            if failure.is_some() {
+                rows.clear();
+            }
             TakenRecord::New
         };
         intake.read(source.path, &source.name, choose, take, progress)?;

@@ -39,6 +39,12 @@ pub fn replace_texts(
             let text = texts.is_valid(row).then(|| texts.value(row));
             set(name, text, &mut turns, &mut tools).map_err(|what| unusable(ids.value(row), name, &what))?;
         }
+        // A row of the pool that stays as it is needs no check.
+        if turns != old_turns
+            && let Some((name, what)) = fault(&turns)
+        {
+            return Err(unusable(ids.value(row), name, what).into());
+        }
         let same = turns == old_turns && tools == old_tools;
         changed += u64::from(!same);
         new_digests.push(if same { digests.value(row).to_owned() } else { content_digest(&turns, &tools).to_hex() });
@@ -73,17 +79,12 @@ fn set(name: &str, text: Option<&str>, turns: &mut Vec<Message>, tools: &mut Vec
                 None => return Err("the conversation has no turn that asks".to_owned()),
             }
         }
-        ("response", Some(text)) if !text.trim().is_empty() => {
-            match turns.last_mut().filter(|turn| turn.is_assistant()) {
-                Some(turn) => text.clone_into(&mut turn.content),
-                None => return Err("the conversation ends with no turn of the assistant".to_owned()),
-            }
-        }
+        ("response", Some(text)) => match turns.last_mut().filter(|turn| turn.is_assistant()) {
+            Some(turn) => text.clone_into(&mut turn.content),
+            None => return Err("the conversation ends with no turn of the assistant".to_owned()),
+        },
         ("messages", Some(text)) => {
             *turns = serde_json::from_str(text).map_err(|error| format!("no list of turns: {error}"))?;
-            if !turns.last().is_some_and(Message::is_assistant) {
-                return Err("the last turn must be of the assistant".to_owned());
-            }
         }
         // In the table, null says that the other columns hold the whole conversation.
         ("messages", None) => {}
@@ -91,20 +92,38 @@ fn set(name: &str, text: Option<&str>, turns: &mut Vec<Message>, tools: &mut Vec
         ("tools", Some(text)) => {
             *tools = serde_json::from_str(text).map_err(|error| format!("no list of tools: {error}"))?;
         }
-        ("prompt", None) => return Err("null".to_owned()),
-        _ => return Err("without text".to_owned()),
+        _ => return Err("null".to_owned()),
     }
     Ok(())
 }
 
+const ROLES: [&str; 4] = ["system", "user", "assistant", "tool"];
+
+/// Why no training can use a conversation, with the column that shows it: the rules by which `ingest` refuses records.
+fn fault(turns: &[Message]) -> Option<(&'static str, &'static str)> {
+    if turns.iter().any(|turn| !ROLES.contains(&turn.role.as_str())) {
+        return Some(("messages", "a role is none of system, user, assistant and tool"));
+    }
+    let Some(last) = turns.last().filter(|turn| turn.is_assistant()) else {
+        return Some(("messages", "the last turn must be of the assistant"));
+    };
+    if last.content.trim().is_empty() && last.tool_calls.is_empty() {
+        return Some(("response", "the response is empty"));
+    }
+    let asks = |turn: &Message| !turn.is_assistant() && !turn.content.trim().is_empty();
+    (!turns.iter().any(asks)).then_some(("prompt", "the prompt is empty"))
+}
+
 fn unusable(id: u32, name: &str, what: &str) -> Problem {
     Problem::new(format!("the query gives row {id} of the pool a `{name}` that cannot be used: {what}"))
-        .hint("leave such rows out in WHERE, or keep the old text with coalesce(nullif(trim(new), ''), old)")
+        .hint("leave such rows out in WHERE")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
+
     use crate::artifact::{PoolRow, instructions_batch};
     use crate::message::conversation;
 
@@ -153,15 +172,35 @@ mod tests {
     }
 
     #[test]
+    fn a_conversation_that_ingest_would_refuse_is_refused_and_a_row_that_stays_is_not() {
+        let call = Message { tool_calls: vec![json!({"type": "function"})], ..Message::new("assistant", "") };
+        let rows = instructions_batch(&[PoolRow::new(vec![Message::new("user", "a"), call], 0, 1)]).unwrap();
+        let ids = UInt32Array::from(vec![7]);
+        let (_, changed) = replace_texts(&rows, &[("response", texts(&[Some("")]))], &ids).unwrap();
+        assert_eq!(changed, 0, "a call without a text is a response");
+        let said = |name: &'static str, text: &str| {
+            replace_texts(&rows, &[(name, texts(&[Some(text)]))], &ids).unwrap_err().to_string()
+        };
+        assert!(said("prompt", " ").ends_with("`prompt` that cannot be used: the prompt is empty"));
+        let strange = r#"[{"role": "human", "content": "a"}, {"role": "assistant", "content": "b"}]"#;
+        assert!(said("messages", strange).contains("a role is none of"), "{}", said("messages", strange));
+        let silent = r#"[{"role": "user", "content": "a"}, {"role": "assistant", "content": ""}]"#;
+        assert!(said("messages", silent).ends_with("the response is empty"));
+    }
+
+    #[test]
     fn a_row_without_a_usable_text_is_named() {
         let ids = UInt32Array::from(vec![40, 41]);
         let said = |name: &'static str, second: Option<&str>| {
             replace_texts(&rows(), &[(name, texts(&[Some("[]"), second]))], &ids).unwrap_err().to_string()
         };
-        assert_eq!(
-            said("response", None),
-            "the query gives row 41 of the pool a `response` that cannot be used: without text"
+        assert_eq!(said("response", None), "the query gives row 41 of the pool a `response` that cannot be used: null");
+        let empty = said("response", Some(" \n"));
+        assert!(
+            empty.ends_with("row 41 of the pool a `response` that cannot be used: the response is empty"),
+            "{empty}"
         );
+        assert!(said("messages", Some("[{}]")).contains("row 40 of the pool a `messages`"));
         assert!(said("prompt", None).contains("row 41 of the pool a `prompt`"));
         assert!(said("messages", None).contains("row 40 of the pool a `messages`"), "an empty list has no answer");
         assert!(

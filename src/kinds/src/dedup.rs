@@ -2,7 +2,9 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
+use raisin_contract::declaration::from_json;
 use raisin_contract::outputs::{ExamplePipeline, FileDeclaration, TableDeclaration};
 use raisin_contract::{Kind, Needs, ParameterProblem, Process};
 
@@ -135,6 +137,15 @@ impl Kind for DedupKind {
     const FILES: &'static [&'static [FileDeclaration]] = outputs::dedup::FILES;
     const EXAMPLES: &'static [ExamplePipeline] = outputs::dedup::EXAMPLES;
     type Parameters = Parameters;
+
+    /// Writes the threshold out, so that a written default has the key of an absent one.
+    fn read(written: Value) -> Result<Parameters, ParameterProblem> {
+        let mut parameters: Parameters = from_json(written, "")?;
+        if matches!(parameters.by, Sameness::Near | Sameness::Semantic) {
+            parameters.threshold = Some(parameters.threshold());
+        }
+        Ok(parameters)
+    }
 
     fn needs(parameters: &Parameters, needs: &mut Needs) {
         needs.stage("/instructions", &parameters.instructions, "instructions");

@@ -64,13 +64,20 @@ fn columns_of(body: &SetExpr) -> Option<Vec<String>> {
     };
     let name = |item: &SelectItem| match item {
         SelectItem::ExprWithAlias { alias, .. } => Some(name_of(alias)),
-        SelectItem::UnnamedExpr(Expr::Identifier(name)) => Some(name_of(name)),
-        SelectItem::UnnamedExpr(Expr::CompoundIdentifier(parts)) => parts.last().map(name_of),
-        // An expression without a name has a name of its own, which nobody can mean by `id`.
-        SelectItem::UnnamedExpr(_) => Some(String::new()),
+        SelectItem::UnnamedExpr(expression) => name_of_expression(expression),
         _ => None,
     };
     select.projection.iter().map(name).collect()
+}
+
+fn name_of_expression(expression: &Expr) -> Option<String> {
+    match expression {
+        Expr::Identifier(name) => Some(name_of(name)),
+        Expr::CompoundIdentifier(parts) => parts.last().map(name_of),
+        Expr::Nested(inner) | Expr::Cast { expr: inner, .. } => name_of_expression(inner),
+        // Another expression has a name of its own, which nobody can mean by `id`.
+        _ => Some(String::new()),
+    }
 }
 
 /// The one SELECT of a text.
@@ -271,6 +278,7 @@ mod tests {
         assert_eq!(columns("select p.id, length(x) as n, \"Big\", 1 + 1 from a.b p").as_deref(), Some("id,n,Big,"));
         assert_eq!(columns("(select ID from a.b) union select other from c.d").as_deref(), Some("id"));
         assert_eq!(columns("with t as (select * from a.b) select id from t order by 1").as_deref(), Some("id"));
+        assert_eq!(columns("select distinct (id), n::bigint from a.b").as_deref(), Some("id,n"));
         assert_eq!(columns("select * from a.b"), None);
         assert_eq!(columns("select p.* from a.b p"), None);
         assert_eq!(columns("values (1)"), None);

@@ -443,7 +443,7 @@ impl Schema {
         if quality::is_view(name, files) {
             let constants = constant_columns(files)?;
             let names: Vec<String> = constants.into_iter().map(|(_, column)| column).collect();
-            return Ok(Some(Arc::new(quality::view(table, &names)?)));
+            return Ok(quality::view(table, &names)?.map(|view| Arc::new(view) as Arc<dyn TableProvider>));
         }
         Ok(Some(table))
     }

@@ -80,8 +80,10 @@ pub fn meaning(catalogs: &Catalogs, table: &TableReference, column: &str) -> Opt
     }
     let pipeline = table.catalog().unwrap_or(&catalogs.default);
     let schema = catalogs.by_name.get(pipeline)?.schemas.get(schema_name)?;
+    let is_swept = schema.swept_columns().iter().any(|swept| swept == column || format!("swept_{swept}") == column);
+    let of_sweep = || (is_swept && column != "variant").then(|| "the value of the sweep in the variant".to_owned());
     if schema.table_files().and_then(|files| files.get(name)).is_some_and(|files| quality::is_view(name, files)) {
-        return text_of(&OF_QUALITY, column);
+        return text_of(&OF_QUALITY, column).or_else(of_sweep);
     }
     let stored = if name == pivot::LONG { pivot::WIDE } else { name };
     let kinds = KINDS.iter().filter(|kind| schema_name == HISTORY || schema.kinds().contains(&kind.name.to_owned()));
@@ -93,10 +95,11 @@ pub fn meaning(catalogs: &Catalogs, table: &TableReference, column: &str) -> Opt
     if schema_name == HISTORY {
         return text_of(&OF_RAISIN, column);
     }
-    if schema.swept_columns().iter().any(|swept| swept == column) {
-        let what =
-            if column == "variant" { "the name of the variant" } else { "the value of the sweep in the variant" };
-        return Some(what.to_owned());
+    if is_swept && column == "variant" {
+        return Some("the name of the variant".to_owned());
+    }
+    if let Some(meaning) = of_sweep() {
+        return Some(meaning);
     }
     (name == pivot::WIDE).then(|| metric(column)).flatten()
 }

@@ -14,8 +14,9 @@ use datafusion::arrow::compute::{cast, concat_batches, take_record_batch};
 use datafusion::arrow::datatypes::{DataType, Int64Type};
 use serde_json::json;
 
-use raisin_base::error::{Context as _, Error, Problem, Result};
+use raisin_base::error::{Error, Problem, Result};
 use raisin_contract::{Context, Progress};
+use raisin_corpus::artifact::{copy_sources, renumbered};
 use raisin_corpus::intake::grouped;
 use raisin_corpus::replace::{REPLACEABLE, replace_texts};
 use raisin_kinds::filter::Parameters;
@@ -39,11 +40,7 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
         let counts = filter.write(&pool.join("instructions.parquet"), context).await?;
         Ok::<_, Error>((counts, filter.answer.rows.memory_was_short()))
     })??;
-    let sources = pool.join("sources.parquet");
-    if sources.is_file() {
-        let target = context.out().join("sources.parquet");
-        std::fs::copy(&sources, &target).with_context(|| format!("cannot copy {}", sources.display()))?;
-    }
+    copy_sources(&pool, &context.out())?;
     context.write_table("filter_summary", &counts.table()?)?;
     context.note(counts.note());
     if memory_was_short {
@@ -104,21 +101,21 @@ struct GivenRows {
     batch: Option<RecordBatch>,
     /// The rows of `batch` that were taken.
     taken: usize,
+    is_over: bool,
 }
 
 impl GivenRows {
     /// The rows whose id is below `end`, as one batch. `None` if there is no further row at all.
-    async fn below(&mut self, end: i64) -> Result<Option<RecordBatch>> {
-        let mut parts = Vec::new();
-        let mut is_over = false;
-        loop {
+    ///
+    /// # Errors
+    /// There are more than `most` rows.
+    async fn below(&mut self, end: i64, most: usize) -> Result<Option<RecordBatch>> {
+        let (mut parts, mut total) = (Vec::new(), 0);
+        while !self.is_over {
             let Some(batch) = self.batch.as_ref().filter(|batch| self.taken < batch.num_rows()) else {
                 self.batch = self.rows.next().await?;
                 self.taken = 0;
-                if self.batch.is_none() {
-                    is_over = true;
-                    break;
-                }
+                self.is_over = self.batch.is_none();
                 continue;
             };
             let ids = batch.column(0).as_primitive::<Int64Type>();
@@ -127,16 +124,29 @@ impl GivenRows {
             let count = (self.taken..batch.num_rows()).take_while(fits).count();
             parts.push(batch.slice(self.taken, count));
             self.taken += count;
+            total += count;
+            if total > most {
+                let message =
+                    format!("the query gives more than {} rows for 8,192 rows of the pool", grouped(most as u64));
+                return Err(Problem::new(message).hint(NO_REPEATS).into());
+            }
             if self.taken < batch.num_rows() {
                 break;
             }
         }
-        if parts.is_empty() && is_over {
+        if parts.is_empty() && self.is_over {
             return Ok(None);
         }
         Ok(Some(concat_batches(&self.rows.schema, &parts)?))
     }
 }
+
+/// The rows that a query without `repeats` may give for a part of the pool; the rows are in memory. Wrong ids that are
+/// counted before the query is refused are among them.
+const MOST_AT_ONCE: usize = 1_000_000;
+
+/// What to do about rows that the query gives twice.
+const NO_REPEATS: &str = "use `select distinct`, a semi-join (`where id in (select ...)`), or repeats = true";
 
 /// A running filter. The first column of the answer is `id`.
 struct RunningFilter {
@@ -168,7 +178,7 @@ impl RunningFilter {
             return Err(problem.hint("give one of both; `select id` alone keeps the conversation").into());
         }
         let further = (1..names.len()).filter(|place| replaced.iter().all(|(_, other)| other != place)).collect();
-        let answer = GivenRows { rows, batch: None, taken: 0 };
+        let answer = GivenRows { rows, batch: None, taken: 0, is_over: false };
         Ok(Self { answer, replaced, further, repeats })
     }
 
@@ -182,7 +192,8 @@ impl RunningFilter {
         for rows in table::batches(pool)? {
             let rows = rows?;
             let first = i64::try_from(counts.pool)?;
-            let chosen = match self.answer.below(first + rows.num_rows() as i64).await? {
+            let most = if self.repeats { usize::MAX } else { MOST_AT_ONCE };
+            let chosen = match self.answer.below(first + rows.num_rows() as i64, most).await? {
                 Some(chosen) => chosen,
                 None => RecordBatch::new_empty(self.answer.rows.schema.clone()),
             };
@@ -277,26 +288,6 @@ fn places(
     Ok(UInt32Array::from(places))
 }
 
-/// The rows with new ids, because an id is always the position of a row. `pool_id` is the id in the whole pool.
-fn renumbered(rows: RecordBatch, ids: UInt32Array) -> Result<RecordBatch> {
-    let schema = rows.schema();
-    let mut columns: Vec<(&str, ArrayRef)> = Vec::new();
-    let mut before = None;
-    for (field, values) in schema.fields().iter().zip(rows.columns()) {
-        match field.name().as_str() {
-            "id" => {
-                before = Some(values.clone());
-                columns.push(("id", Arc::new(ids.clone())));
-            }
-            // The pool may itself be a part of a pool, or a mix, and have this column.
-            "pool_id" => {}
-            name => columns.push((name, values.clone())),
-        }
-    }
-    columns.extend(before.map(|before| ("pool_id", before)));
-    table::batch(columns)
-}
-
 /// Ids of the answer that make no pool.
 #[derive(Default)]
 struct WrongIds {
@@ -325,7 +316,7 @@ impl WrongIds {
 
     /// Counts the ids above those of the pool.
     async fn beyond(&mut self, answer: &mut GivenRows) -> Result<()> {
-        while let Some(rows) = answer.below(i64::MAX).await? {
+        while let Some(rows) = answer.below(i64::MAX, usize::MAX).await? {
             let ids = rows.column(0).as_primitive::<Int64Type>();
             if ids.is_empty() {
                 // An id of i64::MAX is left.
@@ -355,13 +346,9 @@ impl WrongIds {
         }
         if self.repeated > 0 && !repeats {
             let first = self.first_repeated.unwrap_or_default();
-            let problem = Problem::new(format!(
-                "the query gives {} rows a second time or more often, the first one has the id {first}",
-                self.repeated
-            ));
-            return Err(problem
-                .hint("use `select distinct`, a semi-join (`where id in (select ...)`), or repeats = true")
-                .into());
+            let message = format!("the query gives {} rows a second time or more often", self.repeated);
+            let problem = Problem::new(format!("{message}, the first one has the id {first}"));
+            return Err(problem.hint(NO_REPEATS).into());
         }
         Ok(())
     }

@@ -14,6 +14,7 @@ use datafusion::logical_expr::{Expr, LogicalPlanBuilder, ScalarUDF, Volatility, 
 use datafusion::prelude::SessionContext;
 
 use super::TableFiles;
+use super::dictionary::OF_QUALITY;
 use super::sources::TableFile;
 use raisin_base::error::Problem;
 use raisin_corpus::quality;
@@ -123,15 +124,25 @@ pub fn is_view(name: &str, files: &[TableFile]) -> bool {
     name == VIEW && files.iter().any(|file| file.path.file_stem().is_some_and(|stem| stem == POOL))
 }
 
-/// The view over the rows of a pool. `constants` are the columns of the sweep.
-pub fn view(pool: Arc<dyn TableProvider>, constants: &[String]) -> Result<ViewTable> {
+/// The view over the rows of a pool. `constants` are the columns of the sweep. `None` if the table is no pool: a stage may
+/// give a table the name `instructions`.
+pub fn view(pool: Arc<dyn TableProvider>, constants: &[String]) -> Result<Option<ViewTable>> {
+    let schema = pool.schema();
+    if ["id", "prompt", "response"].iter().any(|name| schema.field_with_name(name).is_err()) {
+        return Ok(None);
+    }
     let of = |name: &str, text: &Expr| {
         let measure = MEASURES.iter().find(|(other, _)| *other == name).map(|(_, measure)| *measure);
         measure.map(|measure| function_of_text(name, measure).call(vec![text.clone()]).alias(name))
     };
     let (prompt, response) = (col("prompt"), col("response"));
     let whole = concat_ws(lit("\n"), vec![prompt.clone(), response.clone()]);
-    let mut measured: Vec<Expr> = constants.iter().map(|name| Expr::from(column(name))).collect();
+    // A swept parameter can have the name of a measure.
+    let constant = |name: &String| {
+        let is_taken = OF_QUALITY.iter().any(|(other, _)| other == name && name != "variant");
+        Expr::from(column(name)).alias(if is_taken { format!("swept_{name}") } else { name.clone() })
+    };
+    let mut measured: Vec<Expr> = constants.iter().map(constant).collect();
     measured.push(col("id"));
     measured.extend(["language", "script"].iter().filter_map(|name| of(name, &whole)));
     measured.extend(["words", "repeated_lines"].iter().filter_map(|name| of(name, &response)));
@@ -143,7 +154,7 @@ pub fn view(pool: Arc<dyn TableProvider>, constants: &[String]) -> Result<ViewTa
     let plan = LogicalPlanBuilder::scan(POOL, provider_as_source(pool), None)?.project(measured)?;
     let mut all: Vec<Expr> = plan.schema().columns().into_iter().map(Expr::from).collect();
     all.push(reasons()?.alias("junk"));
-    Ok(ViewTable::new(plan.project(all)?.build()?, None))
+    Ok(Some(ViewTable::new(plan.project(all)?.build()?, None)))
 }
 
 /// A name as a column, also with upper-case letters.

@@ -19,7 +19,7 @@ use raisin_selector::{CandidateColumns, Candidates, SelectedCandidate, Selection
 use raisin_table as table;
 use raisin_training::TrainingPool;
 
-pub use scores::{read_scores, scores_of_stage};
+pub use scores::{columns_of, read_scores, scores_of_stage};
 
 /// The columns from which the baselines compute their scores, for the trainable rows of the pool.
 pub fn candidate_columns(

@@ -1,7 +1,10 @@
 //! Texts as the embeddings of a language model, compared by their cosine.
 
+use std::collections::HashMap;
+
 use rayon::prelude::*;
 
+use raisin_base::digest::Digest;
 use raisin_base::seed::Seed;
 
 use super::{Bands, Comparable, mixed};
@@ -13,12 +16,15 @@ pub struct Embeddings {
     /// Row by row. A row without an embedding has zeros.
     values: Vec<f32>,
     is_missing: Vec<bool>,
+    /// For each row the first row with the same embedding.
+    equal: Vec<u32>,
 }
 
 impl Embeddings {
     /// `values` has `width` numbers for each row. `is_missing` says which rows have no embedding.
     pub fn new(mut values: Vec<f32>, width: usize, mut is_missing: Vec<bool>) -> Self {
         let width = width.max(1);
+        let equal = equal_rows(&values, width, &is_missing);
         let mut mean = vec![0.0_f64; width];
         let present = is_missing.iter().filter(|missing| !**missing).count().max(1) as f64;
         for (row, _) in values.chunks(width).zip(&is_missing).filter(|(_, missing)| !**missing) {
@@ -27,12 +33,13 @@ impl Embeddings {
         let centred = |(row, missing): (&mut [f32], &mut bool)| {
             row.iter_mut().zip(&mean).for_each(|(value, mean)| *value -= *mean as f32);
             let length = dot(row, row).sqrt();
-            *missing |= !(length.is_finite() && length > 0.0);
-            let scale = if *missing { 0.0 } else { 1.0 / length };
+            *missing |= !length.is_finite();
+            // A row at the mean has no direction, and a similarity of 0 to all others.
+            let scale = if length > 0.0 { 1.0 / length } else { 0.0 };
             row.iter_mut().for_each(|value| *value = if *missing { 0.0 } else { *value * scale });
         };
         values.par_chunks_mut(width).zip(is_missing.par_iter_mut()).for_each(centred);
-        Self { width, values, is_missing }
+        Self { width, values, is_missing, equal }
     }
 
     fn row(&self, row: u32) -> &[f32] {
@@ -59,6 +66,10 @@ impl Comparable for Embeddings {
         self.is_missing[item as usize]
     }
 
+    fn equal(&self) -> Vec<u32> {
+        self.equal.clone()
+    }
+
     /// The cosine, from -1 to 1.
     fn similarity(&self, a: u32, b: u32) -> f64 {
         f64::from(dot(self.row(a), self.row(b)).clamp(-1.0, 1.0))
@@ -81,6 +92,15 @@ impl Comparable for Embeddings {
         };
         items.par_iter().map(of_item).collect()
     }
+}
+
+/// For each row the first one with the same bits.
+fn equal_rows(values: &[f32], width: usize, is_missing: &[bool]) -> Vec<u32> {
+    let digest = |row: &[f32]| Digest::of(&row.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>());
+    let digests: Vec<Digest> = values.par_chunks(width).map(digest).collect();
+    let mut first: HashMap<Digest, u32> = HashMap::new();
+    let rows = (0..).zip(digests).zip(is_missing);
+    rows.map(|((row, digest), missing)| if *missing { row } else { *first.entry(digest).or_insert(row) }).collect()
 }
 
 /// The dot product, in eight sums side by side, which the processor adds at once.
@@ -146,10 +166,17 @@ mod tests {
     }
 
     #[test]
-    fn rows_without_an_embedding_and_rows_at_the_mean_are_not_compared() {
+    fn equal_rows_are_alike_also_if_all_rows_are_equal() {
+        let items = Embeddings::new([0.1_f32, 0.7, 0.3].repeat(4), 3, vec![false; 4]);
+        let found = groups(&items, 1.0, Bands { bands: 8, rows: 2 }, &Seed::new(1), |_| ());
+        assert_eq!(found.first, [0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn rows_without_an_embedding_and_rows_at_the_mean_are_alike_to_none() {
         let values = vec![1.0, 0.0, 3.0, 0.0, 2.0, 0.0, 9.0, 9.0];
         let items = Embeddings::new(values, 2, vec![false, false, false, true]);
-        assert_eq!((0..4).map(|item| items.is_empty(item)).collect::<Vec<_>>(), [false, false, true, true]);
+        assert_eq!((0..4).map(|item| items.is_empty(item)).collect::<Vec<_>>(), [false, false, false, true]);
         assert!((items.similarity(0, 1) + 1.0).abs() < 1e-6, "on both sides of the mean");
         let found = groups(&items, 0.9, Bands { bands: 8, rows: 2 }, &Seed::new(1), |_| ());
         assert_eq!(found.first, [0, 1, 2, 3]);

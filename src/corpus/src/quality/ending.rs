@@ -1,6 +1,6 @@
 //! Answers that end in the middle of something.
 
-use super::shares::is_code_line;
+use super::shares::{is_code_line, is_fence};
 use super::words;
 
 /// Texts with fewer words may end without punctuation.
@@ -11,7 +11,7 @@ const SHORT: usize = 8;
 /// words, code and lists of words are not judged by their last sentence.
 pub fn is_truncated(text: &str) -> bool {
     let text = text.trim_end();
-    if text.lines().filter(|line| line.trim_start().starts_with("```")).count() % 2 == 1 {
+    if text.lines().filter(|line| is_fence(line)).count() % 2 == 1 {
         return true;
     }
     let Some(last) = text.lines().next_back().map(str::trim) else { return false };
@@ -57,6 +57,7 @@ mod tests {
             "Paris",
             "The river is long and wide. It flows through many old towns.",
             "It is (as you know) very long and wide (and deep too)",
+            "Run this:\n```ls -la```\nIt lists all files of the folder with their sizes.",
             "1. Buy bread and milk\n2. Go to the bank\n3. Call your old friend",
             "Use this code to print the first ten numbers:\n```\nprint(1)\n```",
             "int main() {\n  int a = 1; int b = 2; int c = 3;\n  return a + b + c;\n}",

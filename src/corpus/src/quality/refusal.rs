@@ -4,7 +4,7 @@
 const BEGINNING: usize = 200;
 
 /// What such answers say, in lower case and with plain apostrophes.
-const PHRASES: [&str; 17] = [
+const PHRASES: [&str; 19] = [
     "i'm sorry, but",
     "i am sorry, but",
     "i'm sorry, i can",
@@ -13,8 +13,10 @@ const PHRASES: [&str; 17] = [
     "sorry, but i can",
     "i apologize, but i",
     "i must decline",
-    "as an ai ",
     "as an ai,",
+    "as an ai language",
+    "as an ai model",
+    "as an ai assistant",
     "as a language model",
     "as a large language model",
     "i'm just an ai",
@@ -46,13 +48,15 @@ const DEEDS: [&str; 18] = [
 pub fn is_refusal(text: &str) -> bool {
     let plain = |letter: char| if letter == '\u{2019}' { '\'' } else { letter };
     let beginning: String = text.chars().take(BEGINNING).map(plain).flat_map(char::to_lowercase).collect();
-    let follows_deed = |start: &str| {
-        beginning.match_indices(start).any(|(at, _)| {
-            let rest = &beginning[at + start.len()..];
-            DEEDS.iter().any(|deed| rest.starts_with(deed))
-        })
+    // `Hawaii cannot` has no `i cannot`.
+    let places = |phrase: &'static str| {
+        let begins_word = |at: usize| !beginning[..at].chars().next_back().is_some_and(char::is_alphanumeric);
+        beginning.match_indices(phrase).map(|(at, _)| at).filter(move |at| begins_word(*at))
     };
-    PHRASES.iter().any(|phrase| beginning.contains(phrase)) || UNABLE.iter().any(|start| follows_deed(start))
+    let follows_deed = |start: &'static str| {
+        places(start).any(|at| DEEDS.iter().any(|deed| beginning[at + start.len()..].starts_with(deed)))
+    };
+    PHRASES.iter().any(|phrase| places(phrase).next().is_some()) || UNABLE.iter().any(|start| follows_deed(start))
 }
 
 #[cfg(test)]
@@ -75,6 +79,10 @@ mod tests {
             "The shop is sorry but closed.",
             "Paris is the capital of France.",
             "He said as an aide would.",
+            "DeepMind was an AI company in London.",
+            "She works as an AI engineer.",
+            "Delhi will not support the plan.",
+            "Hawaii cannot provide this power.",
             "",
         ] {
             assert!(!is_refusal(text), "{text}");

@@ -51,13 +51,18 @@ pub fn code_share(text: &str) -> f64 {
     let (mut all, mut code) = (0usize, 0usize);
     let mut in_block = false;
     for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
-        let is_fence = line.starts_with("```");
+        let is_fence = is_fence(line);
         let is_code = in_block || is_fence || is_code_line(line);
         in_block ^= is_fence;
         all += 1;
         code += usize::from(is_code);
     }
     if all == 0 { 0.0 } else { code as f64 / all as f64 }
+}
+
+/// Whether a line begins or ends a block of code. A block on one line is none: ```` ```ls``` ````.
+pub fn is_fence(line: &str) -> bool {
+    line.trim_start().strip_prefix("```").is_some_and(|rest| !rest.contains("```"))
 }
 
 /// Whether a line without white space around it is code by itself.
@@ -70,7 +75,7 @@ pub fn is_code_line(line: &str) -> bool {
 pub fn control_characters(text: &str) -> usize {
     let is_wrong = |letter: char| match letter {
         '\t' | '\n' | '\r' => false,
-        '\u{FFFD}' | '\u{FEFF}' | '\u{E000}'..='\u{F8FF}' => true,
+        '\u{FFFD}' | '\u{FEFF}' | '\u{E000}'..='\u{F8FF}' | '\u{F0000}'..='\u{10FFFF}' => true,
         letter => letter.is_control(),
     };
     text.chars().filter(|letter| is_wrong(*letter)).count()
@@ -96,6 +101,7 @@ mod tests {
         assert_eq!(code_share("int main() {\n\n  return 0;\n}"), 1.0);
         assert_eq!(code_share("It is simple."), 0.0);
         assert_eq!(code_share("```\nx\ny"), 1.0, "an open block");
+        assert_eq!(code_share("Run this:\n```ls -la```\nIt lists files."), 0.0, "a block on one line opens none");
         assert_eq!(code_share("\n \n"), 0.0);
     }
 

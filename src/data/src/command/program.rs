@@ -229,7 +229,7 @@ impl Attendant<'_> {
 
     /// Ends the program if it takes too much memory, and tells the engine that it is alive.
     fn look(&mut self) {
-        let processes = tree::below(self.root);
+        let processes = tree::look_below(self.root);
         let memory = processes.iter().map(|process| process.memory).sum::<u64>();
         if self.context.memory().is_some_and(|limit| memory > limit) && !self.has_exceeded {
             self.has_exceeded = true;

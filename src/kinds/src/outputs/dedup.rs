@@ -16,8 +16,8 @@ pub const TABLES: &[TableDeclaration] = &[
             column(
                 "similarity",
                 F64,
-                "the Jaccard similarity or the cosine of both rows. It can be below `threshold` if \
-                the rows are alike only by way of other rows of their group; 1 for `exact` and `normalised`",
+                "the Jaccard similarity or the cosine of both rows. With `near` it can be below \
+                `threshold` if the rows are alike only by way of other rows of their group; 1 for `exact` and `normalised`",
             ),
         ]],
     ),
@@ -47,7 +47,7 @@ pub const TABLES: &[TableDeclaration] = &[
             .null(SEARCH),
             column("checked", U64, "the number of rows that were compared with every row").null(SEARCH),
             column("true_pairs", U64, "the number of their pairs whose similarity reaches the threshold").null(SEARCH),
-            column("found_pairs", U64, "the number of these pairs of which both rows are in one group").null(SEARCH),
+            column("found_pairs", U64, "the number of these pairs of which both rows are in one group (with `semantic`, before groups are divided)").null(SEARCH),
             column("joined_pairs", U64, "the number of pairs of a checked row and another row of its group")
                 .null(SEARCH),
             column("recall", F64, "`found_pairs` as a share of `true_pairs`, from 0 to 1")
@@ -59,12 +59,12 @@ pub const TABLES: &[TableDeclaration] = &[
                 joined by way of other rows",
             )
             .null("if there is no such pair"),
-            column("by", Text, "`exact`, `normalised` or `near`"),
+            column("by", Text, "`exact`, `normalised`, `near` or `semantic`"),
         ]],
     ),
 ];
 
-const SEARCH: &str = "unless `by` is `near`";
+const SEARCH: &str = "unless `by` is `near` or `semantic`";
 
 pub const FILES: &[&[FileDeclaration]] = &[];
 

@@ -20,7 +20,7 @@ pub const TABLES: &[TableDeclaration] = &[
         &[&[column("id", U32, "the `id` of the row in the table `instructions`")]],
     )
     .only(FURTHER)
-    .further("The query decides the names and the types of the columns. Numbers are written as f32."),
+    .further("The query decides the names and the types of the columns. Numbers and booleans are written as f32."),
     table(
         "filter_summary",
         "One row: the counts of the filter. `pool_rows` = `distinct_rows` + `left_out`.",

@@ -175,9 +175,11 @@ fn the_pool_has_a_view_of_its_quality() {
 fn every_column_of_the_view_has_a_meaning() {
     let pool = FilterFixture::new(1);
     let file = TableFile { path: pool.artifact("pool").join("instructions.parquet"), constants: Vec::new() };
-    let view = quality::view(Arc::new(FilesTable::open(&[file]).unwrap()), &[]).unwrap();
+    let view = quality::view(Arc::new(FilesTable::open(&[file]).unwrap()), &[]).unwrap().unwrap();
     let mut names: Vec<&str> = OF_QUALITY.iter().map(|(name, _)| *name).collect();
     names.retain(|name| *name != "variant");
+    let other = TableFile { path: pool.artifact("lengths").join("rows.parquet"), constants: Vec::new() };
+    assert!(quality::view(Arc::new(FilesTable::open(&[other]).unwrap()), &[]).unwrap().is_none(), "no pool");
     let schema = view.schema();
     assert_eq!(schema.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>(), names);
 }

@@ -14,6 +14,8 @@ use raisin_contract::Context;
 use raisin_kinds::clusters::Parameters;
 use raisin_table as table;
 
+use crate::selecting::columns_of;
+
 /// The rows of the features with the columns of each stage of `columns`, and the names of these columns, such as
 /// `influence.loss`. The artifact gets a reference to each stage. A row without a number gets a null, which is counted in
 /// a note.
@@ -26,8 +28,12 @@ pub fn join(features: RecordBatch, parameters: &Parameters, context: &Context) -
     for (place, stage) in parameters.columns.iter().enumerate() {
         let pointer = format!("/columns/{place}");
         let folder = context.input(&pointer)?;
+        let rows = table::read(&columns_of(folder, stage)?)?;
         let prefix = prefix(folder)?;
-        let rows = table::read(&folder.join("columns.parquet"))?;
+        if prefix == "filter" && parameters.instructions.is_some() && folder != context.input("/instructions")? {
+            let problem = format!("`{stage}` gives columns of its own rows, and `instructions` names another pool");
+            return Err(Problem::new(problem).hint(format!("set instructions = \"{stage}\" in all stages")).into());
+        }
         let placed = ColumnPlaces::find(&features, &rows, stage)?;
         for (field, values) in rows.schema().fields().iter().zip(rows.columns()) {
             let Some(values) = values.as_any().downcast_ref().filter(|_| *field.data_type() == DataType::Float32)
@@ -99,6 +105,8 @@ impl ColumnPlaces {
     }
 
     fn values(&self, column: &Float32Array) -> Float32Array {
-        self.0.iter().map(|place| place.filter(|&row| column.is_valid(row)).map(|row| column.value(row))).collect()
+        // A query can give an infinite number; no state can hold it.
+        let value = |row: usize| column.is_valid(row).then(|| column.value(row)).filter(|value| value.is_finite());
+        self.0.iter().map(|place| place.and_then(value)).collect()
     }
 }

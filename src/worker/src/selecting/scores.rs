@@ -1,9 +1,9 @@
 //! External scores: numbers in a file of the user, one for each record of the first source file of the pool, or the
 //! columns of a stage.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow_array::{Array as _, RecordBatch, StringArray, UInt32Array, UInt64Array};
@@ -36,14 +36,33 @@ pub fn read_scores(path: &Path, column: &str, pool: &Path, instructions: usize) 
     let sources: &UInt32Array = table::column(&rows, "source")?;
     let lines: &UInt64Array = table::column(&rows, "line")?;
     let mut scores = vec![None; instructions];
+    // A pool can repeat a record, so that several instructions have its score.
+    let mut used = BTreeSet::new();
     for row in (0..rows.num_rows()).filter(|&row| sources.value(row) == 0) {
-        if let Some(place) = scores.get_mut(ids.value(row) as usize) {
-            *place = lines.value(row).checked_sub(1).and_then(|line| by_row.scores.get(&line)).copied();
+        let record = lines.value(row).checked_sub(1);
+        let score = record.and_then(|record| Some((record, *by_row.scores.get(&record)?)));
+        if let (Some(place), Some((record, score))) = (scores.get_mut(ids.value(row) as usize), score) {
+            *place = Some(score);
+            used.insert(record);
         }
     }
-    let used = scores.iter().flatten().count();
-    ensure!(used > 0, "no row of {} belongs to an instruction of the pool", path.display());
-    Ok((scores, by_row.scores.len() - used))
+    ensure!(!used.is_empty(), "no row of {} belongs to an instruction of the pool", path.display());
+    Ok((scores, by_row.scores.len() - used.len()))
+}
+
+/// The table `columns` of an artifact.
+///
+/// # Errors
+/// The artifact has none: the query of a `filter` need not give any.
+pub fn columns_of(folder: &Path, stage: &str) -> Result<PathBuf> {
+    let path = folder.join("columns.parquet");
+    if !path.is_file() {
+        let problem = Problem::new(format!("the stage `{stage}` has no columns"));
+        return Err(problem
+            .hint("let its query give columns beside `id`, such as: select id, length(response) as n")
+            .into());
+    }
+    Ok(path)
 }
 
 /// The scores of a stage that provides columns, by instruction id. An instruction without a score gets none.
@@ -57,7 +76,7 @@ pub fn scores_of_stage(
     pool: &Path,
     instructions: usize,
 ) -> Result<Vec<Option<f64>>> {
-    let path = folder.join("columns.parquet");
+    let path = columns_of(folder, stage)?;
     let rows = table::read(&path)?;
     let known: Vec<String> = rows.schema().fields().iter().skip(1).map(|field| field.name().clone()).collect();
     if !known.iter().any(|name| name == column) {
@@ -72,7 +91,10 @@ pub fn scores_of_stage(
         if_there(std::fs::read(folder.join("summary.json"))).context("cannot read the summary of the scores")?;
     let summary: Value = summary.map_or(Ok(Value::Null), |text| serde_json::from_slice(&text))?;
     // An `influence` stage does not name its pool.
-    let is_other = summary["pool"].as_str().is_some_and(|digest| pool.file_name() != Some(OsStr::new(digest)));
+    // The columns of a `filter` are those of its own rows.
+    let of_itself = || folder.file_name().and_then(OsStr::to_str).filter(|_| summary["pass"] == "filter");
+    let named = summary["pool"].as_str().or_else(of_itself);
+    let is_other = named.is_some_and(|digest| pool.file_name() != Some(OsStr::new(digest)));
     if is_other || rows.num_rows() != instructions {
         let message = format!(
             "the stage `{stage}` has scores of {} instructions of another pool; this pool has {instructions}",
@@ -322,5 +344,12 @@ mod tests {
         assert!(said(Arc::new(Float64Array::from(vec![0.0, 0.5])), 0.5).contains("record 2: `row` is `0.5`"));
         assert!(said(Arc::new(StringArray::from(vec!["0", "1"])), 0.5).contains("column `row` of "));
         Ok(())
+    }
+
+    #[test]
+    fn a_stage_without_columns_is_refused_with_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let said = scores_of_stage("clean", folder.path(), "n", folder.path(), 3).unwrap_err();
+        assert_eq!(said.to_string(), "the stage `clean` has no columns");
     }
 }
