@@ -9,6 +9,7 @@ each row and the line from which it came, hashes the file and keeps all of this 
 """
 
 import gzip
+import json
 import os
 import shutil
 import statistics
@@ -16,9 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
-
-import duckdb
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).parent.parent / "pipelines" / "mixture"))
@@ -43,8 +43,6 @@ def measured(command, folder):
 
 def make_files(folder):
     """Writes the rows in three forms: about 400 bytes a row, as in Alpaca."""
-    import json
-
     with open(folder / "rows.jsonl", "w", encoding="utf-8") as file:
         for number in range(ROWS):
             # Each tenth row is a copy of the row before.
@@ -55,10 +53,14 @@ def make_files(folder):
             file.write(json.dumps(row) + "\n")
     with open(folder / "rows.jsonl", "rb") as plain, gzip.open(folder / "rows.jsonl.gz", "wb", compresslevel=6) as packed:
         shutil.copyfileobj(plain, packed)
-    reading = "read_json('rows.jsonl', format = 'newline_delimited')"
-    connection = duckdb.connect()
-    connection.execute(f"set file_search_path = '{folder}'")
-    connection.execute(f"copy (from {reading}) to '{folder}/rows.parquet' (format parquet, compression zstd)")
+    with_duckdb("from read_json('rows.jsonl', format = 'newline_delimited')", "rows.parquet", folder)
+
+
+def with_duckdb(query, file, folder):
+    """Writes the rows of a query with DuckDB, in a process of its own: this process has to stay small, because the peak
+    memory of a process counts that of its parent at its start."""
+    text = f"import duckdb; duckdb.execute(\"\"\"copy ({query}) to '{file}' (format parquet, compression zstd)\"\"\")"
+    return measured([sys.executable, "-c", text], folder)
 
 
 def raisin(name, folder):
@@ -73,8 +75,7 @@ def peer(name, folder):
     (folder / "peer.parquet").unlink(missing_ok=True)
     reader = f"read_parquet('{name}')" if name.endswith(".parquet") else f"read_json('{name}', format = 'newline_delimited')"
     query = f"select *, count(*) - 1 as duplicates from {reader} group by all"
-    text = f"import duckdb; duckdb.execute(\"\"\"copy ({query}) to 'peer.parquet' (format parquet, compression zstd)\"\"\")"
-    figures = measured([sys.executable, "-c", text], folder)
+    figures = with_duckdb(query, "peer.parquet", folder)
     return *figures, (folder / "peer.parquet").stat().st_size / 1e6
 
 
@@ -82,7 +83,7 @@ def main():
     with tempfile.TemporaryDirectory() as top:
         folder = Path(top)
         make_files(folder)
-        print(f"{ROWS:,} rows, {RUNS} runs in turns after one that warms the files; DuckDB {duckdb.__version__}")
+        print(f"{ROWS:,} rows, {RUNS} runs in turns after one that warms the files; DuckDB {version('duckdb')}")
         print("                          median      CPU    memory      file   raisin's time / DuckDB's   CPU / CPU")
         for name in ["rows.jsonl", "rows.jsonl.gz", "rows.parquet"]:
             contenders = {"raisin": raisin, "DuckDB": peer}
