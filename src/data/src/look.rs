@@ -13,12 +13,11 @@ use raisin_corpus::artifact::question_digest;
 use raisin_corpus::intake::{Intake, SourceSummary, counted, grouped};
 use raisin_corpus::message::Message;
 use raisin_corpus::pool::{PoolBuilder, SourceFile};
+use raisin_kinds::ingest::MOST_CHARACTERS;
 use raisin_kinds::task::TaskSource;
 use raisin_settings::Mapping;
 use serde_json::{Map, Value, json};
 
-/// The largest number of characters of a conversation, as in the kind `ingest`.
-const MOST_CHARACTERS: usize = 100_000;
 /// The share of records that a format must read to be taken.
 const ENOUGH: f64 = 0.9;
 /// An answer of at most this many characters is short: a generated text can be compared with it.

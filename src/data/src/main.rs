@@ -1,6 +1,6 @@
 //! `raisin-data`: runs the stages that need neither tensors nor queries: `ingest`, `generate`, `task`, `overlap`,
-//! `mix`, `dedup`, `command`, `export`, `report`. `raisin build` starts it. `raisin explain`, `raisin diff` and `raisin init` start it too: it
-//! reads the artifact of a selector, and looks at files of data.
+//! `mix`, `dedup`, `command`, `export`, `report`. `raisin build` starts it. `raisin explain`, `raisin diff` and
+//! `raisin init` start it too: it reads the artifact of a selector, and looks at files of data.
 
 mod command;
 mod dedup;

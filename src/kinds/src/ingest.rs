@@ -12,13 +12,16 @@ use raisin_settings::{FieldNames, Mapping, RecordFormat, Role};
 use crate::{number, outputs};
 
 /// Files of instructions that become one pool.
+/// The characters of the longest instruction that is read, unless a stage says otherwise.
+pub const MOST_CHARACTERS: usize = 100_000;
+
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Parameters {
     /// The files, in the order in which their instructions are numbered.
     pub sources: Vec<InstructionSource>,
     /// Conversations of more characters are rejected.
-    #[serde(default = "number::<100_000>")]
+    #[serde(default = "number::<MOST_CHARACTERS>")]
     pub max_length: usize,
     /// The share of records that may be rejected, from 0 to 1. With more, the stage fails and names the reasons. If
     /// absent, 1 of 100 records may be rejected; in small files up to 3 records, but not more than half of all.

@@ -54,7 +54,7 @@ const OF_RAISIN: [(&str, &str); 39] = [
 ];
 
 /// The columns of the view `quality`.
-pub const OF_QUALITY: [(&str, &str); 14] = [
+pub const OF_QUALITY: [(&str, &str); 13] = [
     ("id", "the `id` of the instruction"),
     ("language", "the ISO 639-3 code of prompt and response together. Null without a reliable answer"),
     ("script", "the script of most letters of prompt and response. Null without letters"),
@@ -68,7 +68,6 @@ pub const OF_QUALITY: [(&str, &str); 14] = [
     ("is_truncated", "whether the response looks cut"),
     ("answer_is_prompt", "whether the response repeats the prompt"),
     ("junk", "why the row looks like junk: reasons with commas between them. Null if it does not"),
-    ("variant", "the name of the variant"),
 ];
 
 /// The meaning of a column of a table; `None` if nobody declared it, as for the columns of an `sql` stage.
@@ -80,8 +79,13 @@ pub fn meaning(catalogs: &Catalogs, table: &TableReference, column: &str) -> Opt
     }
     let pipeline = table.catalog().unwrap_or(&catalogs.default);
     let schema = catalogs.by_name.get(pipeline)?.schemas.get(schema_name)?;
-    let is_swept = schema.swept_columns().iter().any(|swept| swept == column || format!("swept_{swept}") == column);
-    let of_sweep = || (is_swept && column != "variant").then(|| "the value of the sweep in the variant".to_owned());
+    let of_sweep = || {
+        let swept = schema.swept_columns();
+        let is_swept = swept.iter().any(|swept| swept == column || format!("swept_{swept}") == column);
+        let what =
+            if column == "variant" { "the name of the variant" } else { "the value of the sweep in the variant" };
+        is_swept.then(|| what.to_owned())
+    };
     if schema.table_files().and_then(|files| files.get(name)).is_some_and(|files| quality::is_view(name, files)) {
         return text_of(&OF_QUALITY, column).or_else(of_sweep);
     }
@@ -94,9 +98,6 @@ pub fn meaning(catalogs: &Catalogs, table: &TableReference, column: &str) -> Opt
     }
     if schema_name == HISTORY {
         return text_of(&OF_RAISIN, column);
-    }
-    if is_swept && column == "variant" {
-        return Some("the name of the variant".to_owned());
     }
     if let Some(meaning) = of_sweep() {
         return Some(meaning);

@@ -139,7 +139,7 @@ pub fn view(pool: Arc<dyn TableProvider>, constants: &[String]) -> Result<Option
     let whole = concat_ws(lit("\n"), vec![prompt.clone(), response.clone()]);
     // A swept parameter can have the name of a measure.
     let constant = |name: &String| {
-        let is_taken = OF_QUALITY.iter().any(|(other, _)| other == name && name != "variant");
+        let is_taken = OF_QUALITY.iter().any(|(other, _)| other == name);
         Expr::from(column(name)).alias(if is_taken { format!("swept_{name}") } else { name.clone() })
     };
     let mut measured: Vec<Expr> = constants.iter().map(constant).collect();

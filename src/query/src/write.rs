@@ -12,8 +12,6 @@ use datafusion::arrow::csv;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::arrow::json::writer::{JsonArray, LineDelimited, WriterBuilder};
 use parquet::arrow::ArrowWriter;
-use parquet::basic::{Compression, ZstdLevel};
-use parquet::file::properties::WriterProperties;
 use serde_json::{Map, Value};
 
 use super::render::{self, Html, Markdown, Markup};
@@ -139,11 +137,7 @@ async fn as_arrow(mut rows: QueryRows, is_a_file: bool, to: &mut (dyn Write + Se
 }
 
 async fn as_parquet(mut rows: QueryRows, to: &mut (dyn Write + Send)) -> Result<()> {
-    let properties = WriterProperties::builder()
-        .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
-        .set_created_by("raisin".to_owned())
-        .build();
-    let mut writer = ArrowWriter::try_new(to, rows.schema.clone(), Some(properties))?;
+    let mut writer = ArrowWriter::try_new(to, rows.schema.clone(), Some(raisin_table::properties()?))?;
     while let Some(batch) = rows.next().await? {
         writer.write(&batch)?;
     }

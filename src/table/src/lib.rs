@@ -77,8 +77,8 @@ pub struct Writer {
 /// values show that no row fits. DuckDB has the same number.
 pub const ROW_GROUP: usize = 122_880;
 
-/// The fixed settings of the writer.
-fn properties() -> Result<WriterProperties> {
+/// The fixed settings of every table that raisin writes.
+pub fn properties() -> Result<WriterProperties> {
     Ok(WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
         .set_created_by("raisin".to_owned())

@@ -15,14 +15,12 @@ use raisin_corpus::artifact::instructions_batch;
 use raisin_corpus::intake::{counted, rejects_batch, sources_batch};
 use raisin_corpus::pool::{PoolBuilder, SourceFile};
 use raisin_kinds::command::{CommandRole, METRICS, Parameters};
+use raisin_kinds::ingest::MOST_CHARACTERS;
 use raisin_settings::Mapping;
 use raisin_table::{self as table, WriteTable as _};
 
 /// The forms of a table that a program can write.
 const ENDINGS: [&str; 4] = ["jsonl", "json", "csv", "parquet"];
-
-/// The characters of the longest instruction, as in the kind `ingest`.
-const MOST_CHARACTERS: usize = 100_000;
 
 /// Takes the results of a program: tables, roles and metrics.
 ///
