@@ -15,6 +15,9 @@ const VARIABLE: &str = "RAISIN_SILENT_SECONDS";
 /// The share of a core above which a worker counts as at work. The thread that measures the memory of a worker uses
 /// less than a hundredth of a core, also if the stage itself waits for ever.
 const BUSY: f64 = 0.02;
+/// The ticks that say nothing. The kernel counts whole ticks: a process that uses a hundredth of a core sometimes has two
+/// within a moment, which is not a fiftieth of a core.
+const UNCERTAIN_TICKS: f64 = 2.0;
 /// The clock ticks of /proc per second, on every architecture for which Linux builds executables of users.
 const TICKS_PER_SECOND: f64 = 100.0;
 
@@ -79,7 +82,7 @@ impl Activity {
         let ticks = self.ticks.wrapping_sub(before.ticks) as f64;
         self.waits_for_others
             || (self.processes, self.faults, self.bytes) != (before.processes, before.faults, before.bytes)
-            || ticks > BUSY * TICKS_PER_SECOND * elapsed.as_secs_f64()
+            || ticks > BUSY * TICKS_PER_SECOND * elapsed.as_secs_f64() + UNCERTAIN_TICKS
     }
 
     fn of(group: u32) -> Self {
@@ -172,6 +175,10 @@ mod tests {
         assert!(alive(Activity { processes: 1, ticks: 1300, ..Activity::default() }));
         assert!(alive(Activity { processes: 1, ticks: 1000, bytes: 4096, ..Activity::default() }));
         assert!(alive(Activity { processes: 2, ticks: 1000, ..Activity::default() }));
+        let soon = |ticks| Activity { processes: 1, ticks, ..Activity::default() };
+        let moment = Duration::from_millis(100);
+        assert!(!soon(1002).is_alive_since(&before, moment), "two ticks by chance");
+        assert!(soon(1010).is_alive_since(&before, moment));
     }
 
     #[test]
