@@ -1,7 +1,8 @@
 //! Runs a stage of kind `command`: any program. call.rs resolves what the program gets; program.rs runs it under
-//! supervisor.rs; results.rs checks what it wrote.
+//! supervisor.rs; results.rs checks what it wrote, and model.rs a model among it.
 
 mod call;
+mod model;
 mod program;
 mod progress;
 mod results;

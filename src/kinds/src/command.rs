@@ -34,6 +34,11 @@ pub enum CommandRole {
     /// table `instructions`. `select = { method = "scores", stage = ... }` of a `finetune` and `columns` of a `clusters`
     /// use them.
     Columns,
+    /// A language model, for `finetune`, `evaluate`, `features` and the other kinds that read one. The program writes a
+    /// Hugging Face folder into `{out}` itself: `config.json`, `model.safetensors` (or its shards and
+    /// `model.safetensors.index.json`) and `tokenizer.json`, as `save_pretrained` does. Or it writes an adapter of PEFT:
+    /// `adapter_config.json` and `adapter_model.safetensors`; the first input that is a model is its base.
+    Model,
 }
 
 impl CommandRole {
@@ -41,6 +46,7 @@ impl CommandRole {
         match self {
             Self::Instructions => "instructions",
             Self::Columns => "columns",
+            Self::Model => "model",
         }
     }
 
@@ -49,6 +55,7 @@ impl CommandRole {
         match self {
             Self::Instructions => &["instructions", "rejects", "sources"],
             Self::Columns => &["columns"],
+            Self::Model => &[],
         }
     }
 }
@@ -191,7 +198,7 @@ impl Kind for CommandKind {
     const SEEDED: bool = true;
     const SEEDED_IF: Option<&'static str> = Some("if the program gets `{seed}`");
     const COMPUTES: bool = true;
-    const PROVIDES: &'static [&'static str] = &["instructions", "columns"];
+    const PROVIDES: &'static [&'static str] = &["instructions", "columns", "model"];
     const TABLES: &'static [TableDeclaration] = outputs::command::TABLES;
     const FILES: &'static [&'static [FileDeclaration]] = outputs::command::FILES;
     const EXAMPLES: &'static [ExamplePipeline] = outputs::command::EXAMPLES;

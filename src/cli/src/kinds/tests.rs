@@ -161,7 +161,7 @@ fn inputs_are_found_with_what_they_must_provide_and_with_their_conditions() {
             "source.huggingface: a file or a folder",
             "source.base: a file or a folder",
             "source.init.tokenizer: a file or a folder",
-            "source.prefix: a stage that provides `model`: `model`, `pretrain` or `finetune`",
+            "source.prefix: a stage that provides `model`: `command`, `model`, `pretrain` or `finetune`",
             "source.instructions: a stage that provides `instructions`: `ingest`, `generate`, `overlap`, `mix`, `dedup`, `filter` or `command`",
             "source.task: a stage that provides `task`: `generate` or `task`",
         ]

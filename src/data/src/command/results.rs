@@ -8,7 +8,7 @@ use arrow_array::{ArrayRef, Float32Array, Float64Array, StringArray, UInt32Array
 use serde_json::{Map, Value, json};
 
 use super::call::names;
-use super::rows;
+use super::{model, rows};
 use raisin_base::error::{Context as _, Problem, Result};
 use raisin_contract::Context;
 use raisin_corpus::artifact::instructions_batch;
@@ -46,6 +46,7 @@ pub fn take(parameters: &Parameters, context: &Context) -> Result<()> {
         match role {
             CommandRole::Instructions => instructions(context)?,
             CommandRole::Columns => columns(parameters, context)?,
+            CommandRole::Model => model::take(parameters, context)?,
         }
     }
     metrics(context)?;

@@ -128,6 +128,6 @@ fn impossible_commands_are_refused_with_a_way_out() {
     assert!(said(taken).starts_with("/tables/0: the table `columns` comes from `provides = [\"columns\"]`"));
     let no_pool = json!({"run": ["x", "{out}"], "provides": ["columns"]});
     assert!(said(no_pool).starts_with("/provides: columns belong to a pool"));
-    assert!(said(with(json!({"provides": ["model"]}))).starts_with("/provides/0: unknown variant `model`"));
+    assert!(said(with(json!({"provides": ["weights"]}))).starts_with("/provides/0: unknown variant `weights`"));
     assert!(said(with(json!({"prefix": "a.b"}))).starts_with("/prefix: "));
 }

@@ -5,6 +5,7 @@ use raisin_contract::outputs::{ANY_FILE, ExamplePipeline, FileDeclaration, Table
 
 const POOL: &str = "with `provides = [\"instructions\"]`";
 const COLUMNS: &str = "with `provides = [\"columns\"]`";
+const MODEL: &str = "with `provides = [\"model\"]`";
 
 pub const TABLES: &[TableDeclaration] = &[
     table("TABLE", "One row for each record that the program wrote; a table for each name.", &[])
@@ -32,6 +33,11 @@ pub const TABLES: &[TableDeclaration] = &[
 pub const FILES: &[&[FileDeclaration]] = &[&[
     file("summary.json", "the first part of the names of the columns (`pass`), and the digest of their pool")
         .only(COLUMNS),
+    file("config.json", "the configuration of the model, as transformers writes it").only(MODEL),
+    file("model.safetensors", "the weights, or their index and shards; an adapter has its own two files").only(MODEL),
+    file("tokenizer.json", "the tokenizer").only(MODEL),
+    file("references.json", "the digest of the artifact with the base: `{\"base\": ...}`")
+        .only("if the program writes an adapter with `provides = [\"model\"]`"),
     file(ANY_FILE, "the other files and folders that the program wrote").only("if the program writes them"),
 ]];
 
@@ -43,6 +49,10 @@ pub const EXAMPLES: &[ExamplePipeline] = &[
     ExamplePipeline {
         title: "A pool that a program changes, with its parameters and a random seed",
         text: include_str!("../../examples/command-pool.toml"),
+    },
+    ExamplePipeline {
+        title: "A model that another program trains, and its evaluation",
+        text: include_str!("../../examples/command-model.toml"),
     },
     ExamplePipeline {
         title: "A training script on a GPU, with its metrics",
