@@ -39,6 +39,8 @@ fn a_build_ends_with_its_result_and_runs_can_be_compared() {
     let quiet = project.run(&["build", "micro.toml", "--quiet"]);
     assert_eq!((quiet.code, quiet.stdout.as_str(), quiet.stderr.as_str()), (0, "", ""));
 
+    passes_on_the_report(&project);
+
     // A part of the pipeline has the results of this part, and no comparison of an earlier build.
     let (_, part) = project.done(&["build", "micro.toml", "--only", "scores"]);
     let part = ending(&part);
@@ -61,6 +63,26 @@ fn a_build_ends_with_its_result_and_runs_can_be_compared() {
 
     lists_runs(&project);
     compares_runs(&project);
+}
+
+fn passes_on_the_report(project: &Project) {
+    let (path, _) = project.done(&["report", "micro"]);
+    let page = std::fs::read_to_string(path.trim_end()).unwrap();
+    assert!(page.contains("<h1>micro</h1>") && page.contains("<h2>Setup</h2>"));
+    // The only report needs no name. The copy has the page and, at its end, the facts of the run that made it.
+    project.done(&["report", "-o", "copy.html"]);
+    let copy = std::fs::read_to_string(project.path("copy.html")).unwrap();
+    assert!(copy.starts_with(page.strip_suffix("</main>\n</body>\n</html>\n").unwrap()));
+    for fact in ["<h2>How it was made</h2>", "raisin build micro.toml", env!("CARGO_PKG_VERSION"), "<td>cpu</td>"] {
+        let fact = fact.replace("<td>cpu</td>", "<td>device</td><td class=\"text\">cpu</td>");
+        assert!(copy.contains(&fact), "{fact}");
+    }
+    let (_, told) = project.refused(&["report", "mico"]);
+    assert!(told.contains("out has no pipeline `mico`") && told.contains("did you mean `micro`?"), "{told}");
+    let (_, told) = project.refused(&["report", "micro", "--stage", "scores"]);
+    assert!(told.contains("the pipeline `micro` does not have a report `scores` under out"), "{told}");
+    let (_, told) = project.refused(&["report", "--out", "nowhere"]);
+    assert!(told.contains("no pipeline has a report under nowhere"), "{told}");
 }
 
 fn runs(project: &Project) -> Vec<Value> {

@@ -21,6 +21,7 @@ mod outcome;
 mod pin;
 mod pipeline_arguments;
 mod plan;
+mod report;
 mod runs;
 mod schema;
 mod sql;
@@ -77,6 +78,7 @@ enum Command {
     Why(why::Arguments),
     Explain(explain::Arguments),
     Accept(accept::Arguments),
+    Report(report::Arguments),
     Runs(runs::Arguments),
     Diff(diff::Arguments),
     Sql(sql::Arguments),
@@ -123,6 +125,7 @@ fn run() -> Result<ExitCode> {
         Command::Why(arguments) => why::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Accept(arguments) => accept::run(&arguments),
+        Command::Report(arguments) => report::run(&arguments),
         Command::Runs(arguments) => runs::run(&arguments),
         Command::Diff(arguments) => diff::run(&arguments),
         Command::Sql(arguments) => sql::run(&arguments),

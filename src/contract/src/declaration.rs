@@ -47,6 +47,9 @@ pub trait Kind {
     const SEEDED_IF: Option<&'static str> = None;
     /// Whether this is a gathering kind: its stage runs once for a pipeline and sees its inputs from every variant.
     const GATHERS: bool = false;
+    /// Whether a stage of this kind shows where its inputs come from. The loader of pipelines then gives it the parameter
+    /// [`crate::SETUP`]: name, seed and sweep of the pipeline, and the settings of all stages that lead to it.
+    const SHOWS_SETUP: bool = false;
     /// The names that a stage of this kind provides, and that the need of another stage can demand: `instructions`,
     /// `task`, `model`, `features`, `columns`, `clusters`, `policy`, `selection`, `scores`, `overlap`. If it depends on
     /// the parameters what a stage provides, these are all names, and [`Kind::provides`] gives those of a stage.
@@ -258,6 +261,7 @@ pub struct Declaration {
     pub seeded: bool,
     pub seeded_if: Option<&'static str>,
     pub gathers: bool,
+    pub shows_setup: bool,
     pub provides: &'static [&'static str],
     pub computes: bool,
     pub outputs: Outputs,
@@ -287,6 +291,7 @@ impl Declaration {
             seeded: K::SEEDED,
             seeded_if: K::SEEDED_IF,
             gathers: K::GATHERS,
+            shows_setup: K::SHOWS_SETUP,
             provides: K::PROVIDES,
             computes: K::COMPUTES,
             outputs: Outputs { tables: K::TABLES, files: K::FILES },

@@ -30,6 +30,7 @@ pub mod pointer;
 pub mod query;
 pub mod results;
 pub mod serve;
+mod setup;
 pub mod threads;
 
 pub use action::{ACTION_FORMAT, Action, GatheredArtifact, Input, NumericEnvironment, Part};
@@ -42,3 +43,4 @@ pub use declaration::{
     StageNeed,
 };
 pub use serve::KindRunner;
+pub use setup::{PipelineSetup, SETUP, StageSetup};

@@ -6,7 +6,7 @@ use raisin_contract::Context;
 use raisin_kinds::report::Parameters;
 use raisin_report::comparison::{baseline_label, compare, comparison_table, results_file};
 use raisin_report::gather::ReportData;
-use raisin_report::page::page;
+use raisin_report::page::{PageHeading, page};
 use raisin_report::results::no_baseline;
 use raisin_table::WriteTable as _;
 
@@ -23,7 +23,8 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     let rows = compare(&gathered, &parameters.baseline);
     context.write_table("comparison", &comparison_table(&rows)?)?;
     results_file(&rows, &parameters.baseline).write(context)?;
-    let html = page(&parameters.title, &gathered, &rows, &parameters.baseline);
+    let heading = PageHeading { title: parameters.title.as_deref(), setup: parameters.setup.as_ref() };
+    let html = page(heading, &gathered, &rows, &parameters.baseline);
     std::fs::write(context.out().join("report.html"), html).context("cannot write report.html")
 }
 

@@ -58,7 +58,14 @@ impl ReportFixture {
     /// Runs a report over all stages and returns its artifact.
     fn report(&self, run: &str) -> PathBuf {
         let of: Vec<&String> = self.stages.keys().collect();
-        let parameters = json!({"of": of, "title": "Quick & <i>small</i>"});
+        let parameters = json!({"of": of, "title": "Quick & <i>small</i>", "setup": {
+            "pipeline": "p", "seed": 17, "sweep": {"pipeline.seed": SEEDS, "stage.tuned.select.method": METHODS},
+            "stages": [
+                {"name": "base", "kind": "model", "settings": {"source.huggingface": "models/<b>"}},
+                {"name": "pool", "kind": "ingest", "settings": {"sources": [{"path": "a.jsonl"}, {"path": "b.jsonl"}]}},
+                {"name": "tuned", "kind": "finetune", "settings": {"steps": 40, "adaptation.method": "full"}},
+            ],
+        }});
         let mut assignment = Assignment::for_test("report", self.folder.path().join(run), &[]);
         let stages = self.stages.values().enumerate();
         assignment.stages = stages.map(|(place, sources)| (format!("/of/{place}"), sources.clone())).collect();
@@ -275,6 +282,8 @@ fn the_page_has_every_plot_and_escapes_the_text_of_artifacts() {
         "Quick &amp; &lt;i&gt;small&lt;/i&gt;",
         "loss on test (less is better)",
         "exact_match on test (more is better)",
+        "loss on test minus random, paired by seed (less is better)",
+        "<title>raise, seed 18: ",
         "Validation loss by step",
         "Validation loss by tokens",
         "Validation loss by total cost",
@@ -297,6 +306,10 @@ fn the_page_has_every_plot_and_escapes_the_text_of_artifacts() {
         "<td class=\"n\">0</td><td class=\"n\">20</td>",
         "Most selected instructions",
         "Cost",
+        "pipeline <code>p</code> · model <code>base</code> (models/&lt;b&gt;) · pool <code>pool</code> (a.jsonl) · seeds 17, \
+         18, 19",
+        "<td><code>stage.tuned.select.method</code></td><td class=\"text\">raise; random; length; full</td>",
+        "<td>tuned</td><td>finetune</td><td class=\"text\"><code>steps</code> = 40<br><code>adaptation.method</code> = full",
     ] {
         assert!(html.contains(title), "there is no “{title}”");
     }

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use raisin_contract::outputs::{ExamplePipeline, FileDeclaration, TableDeclaration};
-use raisin_contract::{Kind, Needs, ParameterProblem, Process};
+use raisin_contract::{Kind, Needs, ParameterProblem, PipelineSetup, Process};
 
 use crate::{check_of, need_all, outputs};
 
@@ -17,16 +17,16 @@ pub struct Parameters {
     /// The stages to report, each once, in any order: selectors, fine-tunes and evaluations. A `clusters` stage shows
     /// the clusters of what methods without features selected. The page covers all variants of the stages.
     pub of: Vec<String>,
-    /// The page's heading.
-    #[serde(default = "default_title")]
-    pub title: String,
+    /// The page's heading. If absent, it is the name of the pipeline.
+    #[serde(default)]
+    pub title: Option<String>,
     /// The method that the other methods are compared with.
     #[serde(default = "default_baseline")]
     pub baseline: String,
-}
-
-fn default_title() -> String {
-    "Instruction selection".to_owned()
+    /// What the loader of the pipeline fills in.
+    #[serde(default)]
+    #[schemars(skip)]
+    pub setup: Option<PipelineSetup>,
 }
 
 fn default_baseline() -> String {
@@ -35,11 +35,12 @@ fn default_baseline() -> String {
 
 impl Kind for ReportKind {
     const NAME: &'static str = "report";
-    const VERSION: u32 = 10;
+    const VERSION: u32 = 11;
     const ABOUT: &'static str = "Compares methods over seeds, with plots of learning and selection, on one HTML page.";
     const PROCESS: Process = Process::Data;
     const SEEDED: bool = false;
     const GATHERS: bool = true;
+    const SHOWS_SETUP: bool = true;
     const PROVIDES: &'static [&'static str] = &[];
     const TABLES: &'static [TableDeclaration] = outputs::report::TABLES;
     const FILES: &'static [&'static [FileDeclaration]] = outputs::report::FILES;

@@ -19,7 +19,7 @@ use raisin_contract::declaration::from_json;
 use raisin_contract::outputs::ANY_FILE;
 use raisin_contract::pointer::dotted;
 use raisin_contract::query::RESERVED_SCHEMAS;
-use raisin_contract::{DType, Declaration, ParameterProblem, ResolvedParameters, StageNeed};
+use raisin_contract::{DType, Declaration, ParameterProblem, ResolvedParameters, SETUP, StageNeed};
 
 const TOP_KEYS: [&str; 4] = ["include", "pipeline", "stage", "sweep"];
 const PIPELINE_KEYS: [&str; 3] = ["name", "seed", "dtype"];
@@ -188,6 +188,9 @@ fn stage<'t>(
     };
     let mut parameters = table.to_json();
     parameters.shift_remove("kind");
+    if declaration.shows_setup && parameters.contains_key(SETUP) {
+        return Err(parameter_problem(entry, &ParameterProblem::new(format!("/{SETUP}"), "raisin itself gives this")));
+    }
     let resources =
         resources(parameters.shift_remove("resources")).map_err(|found| parameter_problem(entry, &found))?;
     let seed = seed(parameters.shift_remove("seed"), declaration).map_err(|found| parameter_problem(entry, &found))?;

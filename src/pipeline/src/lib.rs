@@ -7,6 +7,7 @@
 //! 2. `--set` and `--sweep` change the tree ([`overrides`]).
 //! 3. Each combination of the sweep is applied to a copy of the tree ([`sweep`]).
 //! 4. Each copy is checked against the declarations of the kinds, and its stages are ordered ([`check`]).
+//! 5. A stage that shows the setup of the pipeline gets it as a parameter ([`setup`]).
 //!
 //! No stage runs during a load. Each step reports all problems that it finds, not only the first.
 //!
@@ -22,6 +23,7 @@ mod placeholder;
 mod resolved;
 pub mod resources;
 pub mod schema;
+mod setup;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -156,7 +158,7 @@ fn resolve(
     let names = sweep::names(&keys, variants.iter().map(|variant| &variant.values));
     variants.iter_mut().zip(names).for_each(|(variant, name)| variant.name = name);
     let sweep = axes.into_iter().map(sweep::Axis::into_values).collect();
-    Ok(Pipeline {
+    let mut pipeline = Pipeline {
         name: header.name,
         seed_default: header.seed,
         file: file.to_owned(),
@@ -164,7 +166,9 @@ fn resolve(
         variants,
         sweep,
         overrides: overrides.to_vec(),
-    })
+    };
+    setup::fill(&mut pipeline, &root);
+    Ok(pipeline)
 }
 
 /// Joins several problems into one, because an error carries one problem.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::*;
-use raisin_contract::{Kind, Needs, ParameterProblem, Process};
+use raisin_contract::{Kind, Needs, ParameterProblem, PipelineSetup, Process};
 
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -85,7 +85,35 @@ impl Kind for Tuned {
     }
 }
 
-static KINDS: &[Declaration] = &[Declaration::of::<Pool>(), Declaration::of::<Tuned>()];
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct PageParameters {
+    of: Vec<String>,
+    #[serde(default)]
+    #[schemars(skip)]
+    setup: Option<PipelineSetup>,
+}
+
+struct Page;
+
+impl Kind for Page {
+    const NAME: &'static str = "page";
+    const VERSION: u32 = 1;
+    const ABOUT: &'static str = "A page.";
+    const PROCESS: Process = Process::Data;
+    const SEEDED: bool = false;
+    const GATHERS: bool = true;
+    const SHOWS_SETUP: bool = true;
+    const PROVIDES: &'static [&'static str] = &[];
+    type Parameters = PageParameters;
+
+    fn needs(parameters: &PageParameters, needs: &mut Needs) {
+        let stages = parameters.of.iter().enumerate();
+        stages.for_each(|(at, stage)| needs.mentioned_stage(format!("/of/{at}"), stage, Vec::new()));
+    }
+}
+
+static KINDS: &[Declaration] = &[Declaration::of::<Pool>(), Declaration::of::<Tuned>(), Declaration::of::<Page>()];
 
 const GOOD: &str = r#"
 [stage.tuned]
@@ -209,7 +237,7 @@ fn unknown_keys_kinds_and_syntax_have_a_place() {
     assert_eq!(
         told("[stage.a]\nkind = \"pol\"\n[stage.b]\n", &[]),
         "error: p.toml has 2 problems\n  p.toml:2:8: stage `a`: there is no kind `pol`\n    hint: did you mean `pool`?\n  \
-         p.toml:3:8: stage `b` has no `kind`\n    hint: the kinds are `pool`, `tuned`"
+         p.toml:3:8: stage `b` has no `kind`\n    hint: the kinds are `pool`, `tuned`, `page`"
     );
     assert!(told("[pipeline\n", &[]).starts_with("error: p.toml:1:10: this is not TOML: "));
     assert!(told("[pipeline]\nseed = -1\n", &[]).contains("p.toml:2:8: `pipeline.seed` must be an integer from 0 up"));
@@ -386,3 +414,27 @@ fn the_schema_has_each_kind_with_its_parameters() {
 
 #[path = "limit_tests.rs"]
 mod limits;
+
+#[test]
+fn a_page_gets_the_settings_of_the_stages_that_lead_to_it_without_what_is_swept() {
+    let text = format!(
+        "{GOOD}size = 4\n\n[stage.other]\nkind = \"pool\"\n\n[stage.page]\nkind = \"page\"\nof = [\"tuned\"]\n\n\
+         [pipeline]\nname = \"mine\"\nseed = 5\n\n\
+         [sweep]\n\"pipeline.seed\" = [5, 6]\n\"stage.tuned.select.method\" = [\"random\", \"length\"]\n"
+    );
+    let pipeline = load_text(&text, &[set("stage.tuned.select.share=0.5")]).unwrap();
+    for variant in &pipeline.variants {
+        let page = variant.stages.iter().find(|stage| stage.name == "page").unwrap();
+        let expected = json!({
+            "pipeline": "mine", "seed": 5,
+            "sweep": {"pipeline.seed": [5, 6], "stage.tuned.select.method": ["random", "length"]},
+            "stages": [
+                {"name": "pool", "kind": "pool", "settings": {"size": 4}},
+                {"name": "tuned", "kind": "tuned", "settings": {"instructions": "pool", "select.share": 0.5}},
+            ],
+        });
+        assert_eq!(page.resolved.parameters, json!({"of": ["tuned"], "setup": expected}));
+    }
+    let own = text.replace("of = [\"tuned\"]", "of = [\"tuned\"]\nsetup = {}");
+    assert!(told(&own, &[]).contains("stage `page`, setup: raisin itself gives this"), "{}", told(&own, &[]));
+}

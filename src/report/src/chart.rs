@@ -112,14 +112,34 @@ pub fn shares(words: ChartLabels, categories: &[(String, usize)], columns: &[(f6
     figure(words, &(body + &frame.axes(words)), HEIGHT, &box_legend(&legend))
 }
 
-/// A mean with an interval: (label, colour, mean, interval).
-pub type Interval = (String, usize, f64, Option<(f64, f64)>);
+/// A mean with its interval, and the values of which it is the mean.
+#[derive(Clone, Debug, Default)]
+pub struct Interval {
+    pub label: String,
+    pub colour: usize,
+    pub mean: f64,
+    pub interval: Option<(f64, f64)>,
+    /// (name, value)
+    pub values: Vec<(String, f64)>,
+}
 
-/// Means and their intervals, one below the other, with a line at the mean of the reference.
+impl Interval {
+    /// The least and the greatest number of the row.
+    pub fn ends(&self) -> (f64, f64) {
+        let (low, high) = self.interval.unwrap_or((self.mean, self.mean));
+        self.values.iter().fold((low, high), |(low, high), (_, value)| (low.min(*value), high.max(*value)))
+    }
+}
+
+/// Means and their intervals, one below the other, with a small dot for each value and a line at the mean of the
+/// reference.
 pub fn intervals(words: ChartLabels, rows: &[Interval], reference: Option<(f64, &str)>) -> String {
-    let ends = rows.iter().flat_map(|(_, _, mean, interval)| {
-        let (low, high) = interval.unwrap_or((*mean, *mean));
-        [low, *mean, high]
+    if rows.is_empty() {
+        return String::new();
+    }
+    let ends = rows.iter().flat_map(|row| {
+        let (low, high) = row.ends();
+        [low, row.mean, high]
     });
     let mut all: Vec<f64> = ends.chain(reference.map(|(value, _)| value)).filter(|value| value.is_finite()).collect();
     all.sort_by(f64::total_cmp);
@@ -149,7 +169,7 @@ pub fn intervals(words: ChartLabels, rows: &[Interval], reference: Option<(f64, 
             escape(name)
         );
     }
-    for (row, (label, colour, mean, interval)) in rows.iter().enumerate() {
+    for (row, Interval { label, colour, mean, interval, values }) in rows.iter().enumerate() {
         let y = TOP + line * (row as f64 + 0.5);
         let shown = escape(&cut(label, 22));
         let _ = write!(body, "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{shown}</text>", left - 8.0, y + 4.0);
@@ -161,6 +181,18 @@ pub fn intervals(words: ChartLabels, rows: &[Interval], reference: Option<(f64, 
                 colour % COLOURS,
                 y - 4.0,
                 y - 4.0
+            );
+        }
+        // A single value is the mean.
+        for (name, value) in values.iter().filter(|_| values.len() > 1) {
+            let _ = write!(
+                body,
+                "<circle class=\"f{} single\" cx=\"{:.1}\" cy=\"{y:.1}\" r=\"3\"><title>{}, {}: {}</title></circle>",
+                colour % COLOURS,
+                place(*value),
+                escape(label),
+                escape(name),
+                number(*value)
             );
         }
         let _ = write!(
@@ -335,7 +367,7 @@ mod tests {
     fn a_plot_without_data_is_empty_and_a_plot_of_one_point_has_a_circle() {
         assert_eq!(lines(WORDS, &[]), "");
         assert_eq!(shares(WORDS, &[], &[]), "");
-        assert_eq!(intervals(WORDS, &[], None), "");
+        assert_eq!(intervals(WORDS, &[], Some((0.0, "a"))), "");
         let one = lines(WORDS, &[Series { label: "x".into(), points: vec![(1.0, 2.0)], ..Series::default() }]);
         assert!(one.contains("<circle") && !one.contains("NaN"), "{one}");
     }

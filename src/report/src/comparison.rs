@@ -20,6 +20,8 @@ pub struct MethodScore {
     pub metric: String,
     pub method: String,
     pub value: MeanEstimate,
+    /// The value of each seed.
+    pub by_seed: Vec<SeedValue>,
     /// The label of the baseline; `None` if no baseline was scored on this metric.
     pub baseline: Option<String>,
     /// `None` for the baseline itself, and if no baseline was scored on this metric.
@@ -31,9 +33,14 @@ pub struct MethodScore {
     pub total_phi: Option<f64>,
 }
 
+/// The number of one seed; `None` if the pipeline does not sweep over seeds, or all seeds share the run.
+pub type SeedValue = (Option<String>, f64);
+
 /// The difference to the baseline.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BaselineDifference {
+    /// The difference of each pair of runs with the same seed.
+    pub by_seed: Vec<SeedValue>,
     /// Each seed that both methods have is one observation.
     pub over_seeds: Option<MeanEstimate>,
     /// Each item that both methods answered is one observation.
@@ -97,6 +104,7 @@ pub fn compare(gathered: &ReportData, baseline: &str) -> Vec<MethodScore> {
                 metric: metric.clone(),
                 method: label.clone(),
                 value,
+                by_seed: arm.runs.iter().map(|(seed, value, _)| (seed.map(str::to_owned), *value)).collect(),
                 baseline: reference.as_ref().map(|(of, _)| (*of).to_owned()),
                 difference: difference.map(|(_, reference)| arm.minus(reference, metric)),
                 cost,
@@ -180,11 +188,13 @@ impl<'a> Arm<'a> {
         let pairs: Vec<_> = seeds
             .into_iter()
             .filter(|seed| seed.is_some() || !has_seeds)
-            .filter_map(|seed| Some((self.run(seed)?, baseline.run(seed)?)))
+            .filter_map(|seed| Some((seed, self.run(seed)?, baseline.run(seed)?)))
             .collect();
-        let differences: Vec<f64> = pairs.iter().map(|((_, one, _), (_, other, _))| one - other).collect();
+        let by_seed: Vec<SeedValue> =
+            pairs.iter().map(|(seed, one, other)| (seed.map(str::to_owned), one.1 - other.1)).collect();
+        let differences: Vec<f64> = by_seed.iter().map(|(_, difference)| *difference).collect();
         let mut items: BTreeMap<u32, Vec<(f64, f64)>> = BTreeMap::new();
-        for ((_, _, one), (_, _, other)) in &pairs {
+        for (_, (_, _, one), (_, _, other)) in &pairs {
             for (id, item) in &one.items {
                 let partner = other.items.get(id).and_then(|other| outcome(other, metric));
                 if let (Some((value, weight)), Some((reference, _))) = (outcome(item, metric), partner) {
@@ -196,7 +206,7 @@ impl<'a> Arm<'a> {
             .values()
             .map(|seeds| (seeds.iter().map(|(value, _)| value).sum::<f64>() / seeds.len() as f64, seeds[0].1))
             .collect();
-        BaselineDifference { over_seeds: mean(&differences), over_items: weighted_mean(&per_item) }
+        BaselineDifference { by_seed, over_seeds: mean(&differences), over_items: weighted_mean(&per_item) }
     }
 }
 

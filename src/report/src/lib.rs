@@ -16,4 +16,5 @@ mod markup;
 pub mod page;
 pub mod results;
 mod sections;
+mod setup_section;
 pub mod statistics;

@@ -3,13 +3,24 @@
 use super::comparison::{MethodScore, baseline_label};
 use super::gather::ReportData;
 use super::markup::escape;
-use super::{learned_section, results, sections};
+use super::{learned_section, results, sections, setup_section};
+use raisin_contract::PipelineSetup;
+
+/// What a page says about itself.
+pub struct PageHeading<'a> {
+    /// `None`: the name of the pipeline.
+    pub title: Option<&'a str>,
+    pub setup: Option<&'a PipelineSetup>,
+}
 
 /// The whole HTML document. `rows` is the comparison with `baseline`.
-pub fn page(title: &str, gathered: &ReportData, rows: &[MethodScore], baseline: &str) -> String {
+pub fn page(heading: PageHeading<'_>, gathered: &ReportData, rows: &[MethodScore], baseline: &str) -> String {
+    let PageHeading { title, setup } = heading;
+    let title = title.or(setup.map(|setup| setup.pipeline.as_str())).unwrap_or("Instruction selection");
     let labels = gathered.labels();
     let reference = baseline_label(&labels, baseline);
     let parts = [
+        setup.map(|setup| setup_section::origin(title, setup, gathered)).unwrap_or_default(),
         results::results(rows, &labels, reference, baseline),
         sections::learning(gathered, &labels),
         sections::selected(gathered, &labels),
@@ -18,6 +29,7 @@ pub fn page(title: &str, gathered: &ReportData, rows: &[MethodScore], baseline: 
         sections::samples(gathered, &labels),
         sections::costs(gathered, &labels),
         sections::notes(gathered, !rows.is_empty()),
+        setup.map(setup_section::settings).unwrap_or_default(),
     ];
     let title = escape(title);
     let body = parts.concat();
@@ -41,6 +53,8 @@ h1{font-size:1.7rem;line-height:1.2;margin:.4rem 0 1rem}
 h2{font-size:1.25rem;margin:2.4rem 0 .4rem;padding-top:.8rem;border-top:1px solid var(--rule)}
 h3{font-size:1rem;margin:1.2rem 0 .3rem}
 p{max-width:70ch;margin:.4rem 0 .8rem}
+.origin{color:var(--quiet);max-width:none}
+code{font:.95em ui-monospace,Menlo,Consolas,monospace}
 .quiet{color:var(--quiet);font-size:.9rem}
 .finding{font-size:1.05rem;background:var(--panel);border-left:4px solid var(--c0);padding:.6rem .9rem;border-radius:0 6px 6px 0}
 .plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,400px),1fr));gap:1.1rem 1.4rem;margin:.8rem 0}
@@ -55,6 +69,7 @@ svg text.axis{fill:var(--ink)}
 polyline,path,.sample line{fill:none;stroke-width:2.2;stroke-linejoin:round}
 polyline.faint{stroke-width:1;opacity:.38;stroke-dasharray:none}
 .band{opacity:.17}
+circle.single{opacity:.45}
 .l0{stroke:var(--c0)}.l1{stroke:var(--c1)}.l2{stroke:var(--c2)}.l3{stroke:var(--c3)}
 .l4{stroke:var(--c4)}.l5{stroke:var(--c5)}.l6{stroke:var(--c6)}.l7{stroke:var(--c7)}
 .f0{fill:var(--c0)}.f1{fill:var(--c1)}.f2{fill:var(--c2)}.f3{fill:var(--c3)}

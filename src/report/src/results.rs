@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::fmt::Write as _;
 
 use super::chart::{ChartLabels, Interval, intervals};
-use super::comparison::{MethodScore, is_called, less_is_better};
+use super::comparison::{MethodScore, SeedValue, is_called, less_is_better};
 use super::gather::in_order;
 use super::markup::{count, escape, number, signed};
 use super::sections::{colour, dot};
@@ -40,7 +40,13 @@ pub fn results(rows: &[MethodScore], labels: &[String], reference: Option<&str>,
         let direction = if *is_less { "less is better" } else { "more is better" };
         let bars: Vec<Interval> = rows
             .iter()
-            .map(|row| (row.method.clone(), colour(labels, &row.method), row.value.mean, row.value.interval))
+            .map(|row| Interval {
+                label: row.method.clone(),
+                colour: colour(labels, &row.method),
+                mean: row.value.mean,
+                interval: row.value.interval,
+                values: named(&row.by_seed),
+            })
             .collect();
         let line = rows
             .iter()
@@ -53,8 +59,12 @@ pub fn results(rows: &[MethodScore], labels: &[String], reference: Option<&str>,
         } else {
             format!("{title}; off the scale: {}", left_out.join(", "))
         };
-        let description = "Mean over seeds with its 95 % interval, for each method; numbers are in the table below.";
+        let description = "Mean over seeds with its 95 % interval, for each method, and a small dot for each seed; numbers \
+                           are in the table below.";
         plots.push_str(&intervals(ChartLabels { title: &caption, description, x: metric, y: "" }, &bars, line));
+        if let Some(reference) = reference {
+            plots.push_str(&differences(group, labels, reference));
+        }
         tables.push_str(&comparison(group, labels, reference, &title));
     }
     let _ = write!(html, "<div class=\"plots\">{plots}</div>\n{tables}");
@@ -78,6 +88,43 @@ impl Group<'_> {
     }
 }
 
+/// The values of seeds with their names.
+fn named(by_seed: &[SeedValue]) -> Vec<(String, f64)> {
+    let name =
+        |seed: &Option<String>| seed.as_ref().map_or_else(|| "all seeds".to_owned(), |seed| format!("seed {seed}"));
+    by_seed.iter().map(|(seed, value)| (name(seed), *value)).collect()
+}
+
+/// The plot of the differences to the baseline, paired by seed. Empty without at least two paired seeds.
+fn differences(group: &Group, labels: &[String], reference: &str) -> String {
+    let bars: Vec<Interval> = group
+        .rows
+        .iter()
+        .filter_map(|row| {
+            let difference = row.difference.as_ref()?;
+            let estimate = difference.over_seeds.filter(|estimate| estimate.interval.is_some())?;
+            let values = named(&difference.by_seed);
+            let colour = colour(labels, &row.method);
+            Some(Interval {
+                label: row.method.clone(),
+                colour,
+                mean: estimate.mean,
+                interval: estimate.interval,
+                values,
+            })
+        })
+        .collect();
+    let (bars, left_out) = comparable(bars, &group.rows);
+    let direction = if group.is_less { "less is better" } else { "more is better" };
+    let mut title = format!("{} on {} minus {reference}, paired by seed ({direction})", group.metric, group.split);
+    if !left_out.is_empty() {
+        title += &format!("; off the scale: {}", left_out.join(", "));
+    }
+    let description = "Mean difference with its 95 % interval over seeds, and a small dot for each seed.";
+    let x = format!("{} minus {reference}", group.metric);
+    intervals(ChartLabels { title: &title, description, x: &x, y: "" }, &bars, Some((0.0, reference)))
+}
+
 /// The reason why there is no baseline.
 pub fn no_baseline(labels: &[String], baseline: &str) -> String {
     let several: Vec<&str> = labels.iter().map(String::as_str).filter(|label| is_called(label, baseline)).collect();
@@ -92,7 +139,7 @@ pub fn no_baseline(labels: &[String], baseline: &str) -> String {
 fn comparable(bars: Vec<Interval>, rows: &[&MethodScore]) -> (Vec<Interval>, Vec<String>) {
     let reach = |bars: &mut dyn Iterator<Item = &Interval>| {
         let ends = bars.flat_map(|bar| {
-            let (low, high) = bar.3.unwrap_or((bar.2, bar.2));
+            let (low, high) = bar.ends();
             [low, high]
         });
         let (low, high) =
@@ -100,12 +147,12 @@ fn comparable(bars: Vec<Interval>, rows: &[&MethodScore]) -> (Vec<Interval>, Vec
         high - low
     };
     let is_tuned = |label: &str| rows.iter().any(|row| row.method == label && row.cost.is_some());
-    let tuned = reach(&mut bars.iter().filter(|bar| is_tuned(&bar.0)));
+    let tuned = reach(&mut bars.iter().filter(|bar| is_tuned(&bar.label)));
     if tuned.is_nan() || tuned <= 0.0 || reach(&mut bars.iter()) < 2.0 * tuned {
         return (bars, Vec::new());
     }
-    let (drawn, left_out): (Vec<Interval>, Vec<Interval>) = bars.into_iter().partition(|bar| is_tuned(&bar.0));
-    (drawn, left_out.into_iter().map(|bar| format!("{} ({})", bar.0, number(bar.2))).collect())
+    let (drawn, left_out): (Vec<Interval>, Vec<Interval>) = bars.into_iter().partition(|bar| is_tuned(&bar.label));
+    (drawn, left_out.into_iter().map(|bar| format!("{} ({})", bar.label, number(bar.mean))).collect())
 }
 
 /// One sentence: the best method against the baseline.
