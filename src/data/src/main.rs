@@ -1,5 +1,5 @@
 //! `raisin-data`: runs the stages that need neither tensors nor queries: `ingest`, `generate`, `task`, `overlap`,
-//! `mix`, `dedup`, `command`, `export`, `report`. `raisin build` starts it. `raisin explain`, `raisin diff` and
+//! `mix`, `dedup`, `command`, `export`, `report`, `track`. `raisin build` starts it. `raisin explain`, `raisin diff` and
 //! `raisin init` start it too: it reads the artifact of a selector, and looks at files of data.
 
 mod command;
@@ -15,6 +15,7 @@ mod mix;
 mod overlap;
 mod report;
 mod task;
+mod track;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -83,6 +84,7 @@ fn runners() -> Vec<KindRunner> {
         KindRunner::of::<raisin_kinds::command::CommandKind>(command::run),
         KindRunner::of::<raisin_kinds::export::ExportKind>(export::run),
         KindRunner::of::<raisin_kinds::report::ReportKind>(report::run),
+        KindRunner::of::<raisin_kinds::track::TrackKind>(track::run),
     ]
 }
 

@@ -25,6 +25,7 @@ pub mod selector;
 pub mod sql;
 pub mod syntax;
 pub mod task;
+pub mod track;
 
 use raisin_base::error::Context as _;
 pub use raisin_contract::Kind;
@@ -43,6 +44,7 @@ pub static KINDS: &[Declaration] = &[
     Declaration::of::<export::ExportKind>(),
     Declaration::of::<sql::SqlKind>(),
     Declaration::of::<report::ReportKind>(),
+    Declaration::of::<track::TrackKind>(),
     Declaration::of::<model::ModelKind>(),
     Declaration::of::<pretrain::PretrainKind>(),
     Declaration::of::<features::FeaturesKind>(),

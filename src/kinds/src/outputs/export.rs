@@ -20,7 +20,8 @@ pub const FILES: &[&[FileDeclaration]] = &[&[
     file("alpaca.jsonl", "the instructions in the Alpaca format").only("with the form `alpaca`"),
     file("dataset_info.json", "the files for LLaMA-Factory: set `dataset_dir` to the folder of the artifact"),
     file("axolotl.yaml", "the keys of an Axolotl configuration that read a file in its order"),
-    file("train_trl.py", "a script with TRL that trains on a file in its order").only("with the form `messages`"),
+    file("train_trl.py", "a script with TRL that trains on the answers of the file, in its order")
+        .only("with the form `messages`"),
 ]];
 
 pub const EXAMPLES: &[ExamplePipeline] = &[ExamplePipeline {

@@ -22,6 +22,7 @@ pub mod report;
 pub mod selector;
 pub mod sql;
 pub mod task;
+pub mod track;
 
 use raisin_contract::outputs::ColumnType::{F64, I32, Text, Texts, U32, U64};
 use raisin_contract::outputs::{ColumnDeclaration, FileDeclaration, TableDeclaration, column, file, table};

@@ -1,0 +1,221 @@
+//! Runs a stage of kind `track`: writes the numbers of other stages as event files of TensorBoard. event.rs has their
+//! format.
+//!
+//! Every table of an input with a column `step` or `round` gives a series for each of its columns of numbers, and every
+//! table `metrics` a point for each of its rows. Each variant of the sweep is a run.
+
+mod event;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow_array::{Array as _, ArrayRef, Float64Array, RecordBatch, StringArray, UInt32Array};
+use arrow_cast::cast;
+use arrow_schema::DataType;
+use serde_json::{Map, Value};
+
+use event::EventFile;
+use raisin_base::error::{Context as _, Problem, Result};
+use raisin_contract::Context;
+use raisin_corpus::intake::{counted, grouped};
+use raisin_kinds::track::Parameters;
+use raisin_table::{self as table, WriteTable as _};
+
+/// The column that orders a series.
+const STEP: &str = "step";
+
+/// A column of a `selector`, counted from 0. Its steps begin again in each round. A table with rounds and without steps is
+/// ordered by the rounds.
+const ROUND: &str = "round";
+
+/// The number of the episode of a round: the episodes are averaged.
+const EPISODE: &str = "episode";
+
+/// Tables with a column `step` whose numbers are no curves.
+const NO_CURVES: [&str; 3] = ["selection", "effects", "credits"];
+
+/// The longest name of a run, in characters.
+const MOST_CHARACTERS: usize = 120;
+
+pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
+    let mut runs: BTreeMap<String, TrackedRun> = BTreeMap::new();
+    let mut without = BTreeSet::new();
+    for place in 0..parameters.of.len() {
+        for source in context.gathered(&format!("/of/{place}"))? {
+            let name = run_name(&source.variant);
+            let run = runs.entry(name).or_insert_with(|| TrackedRun::of(source.variant.clone()));
+            let before = run.series.len();
+            run.add(&source.stage, &source.folder).with_context(|| format!("cannot track stage `{}`", source.stage))?;
+            if run.series.len() == before {
+                without.insert(source.stage.clone());
+            }
+        }
+    }
+    if !without.is_empty() {
+        let names = without.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        context.note(format!(
+            "no numbers to track in {names}: no table with a column `step` or `round`, and no table `metrics`"
+        ));
+    }
+    let series: usize = runs.values().map(|run| run.series.len()).sum();
+    if series == 0 {
+        let problem = Problem::new("the stages have no numbers to track");
+        return Err(problem.hint("name trainings, selectors and evaluations: of = [\"tuned\", \"scores\"]").into());
+    }
+    for (name, run) in &runs {
+        let folder = context.out().join("tensorboard").join(name);
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        let path = folder.join("events.out.tfevents.0.raisin");
+        std::fs::write(&path, run.events()).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    context.note(format!("{} series of numbers in {}", grouped(series as u64), counted(runs.len() as u64, "run")));
+    context.write_table("series", &listed(&runs)?)
+}
+
+/// The numbers of one variant.
+struct TrackedRun {
+    variant: Map<String, Value>,
+    /// By tag: the points (step, value).
+    series: BTreeMap<String, Vec<(i64, f64)>>,
+}
+
+impl TrackedRun {
+    fn of(variant: Map<String, Value>) -> Self {
+        Self { variant, series: BTreeMap::new() }
+    }
+
+    fn add(&mut self, stage: &str, folder: &Path) -> Result<()> {
+        let mut tables: Vec<_> = std::fs::read_dir(folder)?.collect::<Result<_, _>>()?;
+        tables.sort_by_key(std::fs::DirEntry::file_name);
+        for entry in tables {
+            let path = entry.path();
+            let Some(name) = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".parquet")) else {
+                continue;
+            };
+            if name == "metrics" {
+                self.add_metrics(stage, &table::read(&path)?)?;
+            } else if !NO_CURVES.contains(&name) && is_ordered(&path)? {
+                self.add_curves(&format!("{stage}.{name}"), &table::read(&path)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The columns of numbers of a table with steps or rounds.
+    fn add_curves(&mut self, prefix: &str, rows: &RecordBatch) -> Result<()> {
+        let (steps, rounds) = (numbers(rows, STEP)?, numbers(rows, ROUND)?);
+        let Some(order) = steps.as_ref().or(rounds.as_ref()) else { return Ok(()) };
+        let longest = order.iter().flatten().fold(0.0, |longest: f64, step| longest.max(*step));
+        let place = |row: usize| -> Option<i64> {
+            let at = |column: &[Option<f64>]| column.get(row).copied().flatten();
+            let earlier = steps.as_ref().and(rounds.as_ref()).and_then(|rounds| at(rounds)).unwrap_or(0.0);
+            Some((at(order)? + earlier * longest) as i64)
+        };
+        for field in rows.schema_ref().fields() {
+            let name = field.name();
+            if [STEP, ROUND, EPISODE].contains(&name.as_str()) {
+                continue;
+            }
+            let Some(values) = numbers(rows, name)? else { continue };
+            let mut sums: BTreeMap<i64, (f64, f64)> = BTreeMap::new();
+            for (row, value) in values.iter().enumerate() {
+                if let (Some(place), Some(value)) = (place(row), value.filter(|value| value.is_finite())) {
+                    let (sum, count) = sums.entry(place).or_default();
+                    *sum += value;
+                    *count += 1.0;
+                }
+            }
+            if !sums.is_empty() {
+                let points = sums.into_iter().map(|(place, (sum, count))| (place, sum / count));
+                self.series.insert(format!("{prefix}/{name}"), points.collect());
+            }
+        }
+        Ok(())
+    }
+
+    /// The rows of a table `metrics`: `metric`, `value` and, of an evaluation, `split`.
+    fn add_metrics(&mut self, stage: &str, rows: &RecordBatch) -> Result<()> {
+        let names = table::column::<StringArray>(rows, "metric")?;
+        let values = table::column::<Float64Array>(rows, "value")?;
+        let splits = rows.column_by_name("split").and_then(|splits| splits.as_any().downcast_ref::<StringArray>());
+        for row in (0..rows.num_rows()).filter(|row| values.is_valid(*row) && values.value(*row).is_finite()) {
+            let split = splits.map_or(String::new(), |splits| format!("{}/", splits.value(row)));
+            let tag = format!("{stage}/{split}{}", names.value(row));
+            self.series.entry(tag).or_default().push((0, values.value(row)));
+        }
+        Ok(())
+    }
+
+    fn events(&self) -> Vec<u8> {
+        let mut file = EventFile::new();
+        if !self.variant.is_empty() {
+            let values =
+                self.variant.iter().map(|(key, value)| (key.trim_start_matches("stage.").to_owned(), value.clone()));
+            file.hyperparameters(&values.collect());
+        }
+        for (tag, points) in &self.series {
+            points.iter().for_each(|(step, value)| file.scalar(tag, *step, *value));
+        }
+        file.into_bytes()
+    }
+}
+
+/// Whether a table has steps or rounds.
+fn is_ordered(path: &Path) -> Result<bool> {
+    let first = table::batches(path)?.next().transpose()?;
+    Ok(first.is_some_and(|rows| [STEP, ROUND].iter().any(|name| rows.column_by_name(name).is_some())))
+}
+
+/// A column of numbers; `None` if there is no such column, or if it holds no numbers.
+fn numbers(rows: &RecordBatch, name: &str) -> Result<Option<Vec<Option<f64>>>> {
+    let Some(column) = rows.column_by_name(name).filter(|column| column.data_type().is_numeric()) else {
+        return Ok(None);
+    };
+    let column = cast(column, &DataType::Float64)?;
+    Ok(column.as_any().downcast_ref::<Float64Array>().map(|values| values.iter().collect()))
+}
+
+/// The name of the folder of a run: the values of the sweep. `all` without a sweep.
+fn run_name(variant: &Map<String, Value>) -> String {
+    let parts = variant.iter().map(|(key, value)| {
+        let key = key.rsplit('.').next().unwrap_or(key);
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        format!("{key}={value}")
+    });
+    let name: String = parts.collect::<Vec<_>>().join(",");
+    let is_plain = |letter: char| letter.is_alphanumeric() || "=,.-_".contains(letter);
+    let plain: String = name.chars().map(|letter| if is_plain(letter) { letter } else { '_' }).collect();
+    if plain.is_empty() {
+        return "all".to_owned();
+    }
+    if plain == name && name.chars().count() <= MOST_CHARACTERS {
+        return name;
+    }
+    // Two variants must not share a folder after their letters were replaced.
+    let digest = raisin_base::digest::Digest::of(name.as_bytes()).to_string();
+    format!("{}-{}", plain.chars().take(MOST_CHARACTERS).collect::<String>(), &digest[..8])
+}
+
+/// The table `series`.
+fn listed(runs: &BTreeMap<String, TrackedRun>) -> Result<RecordBatch> {
+    let all: Vec<(&str, &str, &Vec<(i64, f64)>)> = runs
+        .iter()
+        .flat_map(|(run, tracked)| tracked.series.iter().map(move |(tag, points)| (run.as_str(), tag.as_str(), points)))
+        .collect();
+    let texts = |of: &dyn Fn(&(&str, &str, &Vec<(i64, f64)>)) -> String| -> ArrayRef {
+        Arc::new(all.iter().map(|row| Some(of(row))).collect::<StringArray>())
+    };
+    let counts: ArrayRef = Arc::new(all.iter().map(|row| Some(row.2.len() as u32)).collect::<UInt32Array>());
+    let last: ArrayRef = Arc::new(all.iter().map(|row| row.2.last().map(|point| point.1)).collect::<Float64Array>());
+    table::batch(vec![
+        ("run", texts(&|row| row.0.to_owned())),
+        ("tag", texts(&|row| row.1.to_owned())),
+        ("points", counts),
+        ("last", last),
+    ])
+}
+
+#[cfg(test)]
+#[path = "track_tests.rs"]
+mod tests;
