@@ -61,11 +61,13 @@ test *arguments: (setup "cpu") _python
     RAISIN_GGUF="${RAISIN_GGUF:-$(realpath -e models/SmolLM2-135M-Instruct.Q4_1.gguf 2>/dev/null || true)}" \
         sh -c 'cargo build --workspace && cargo test --workspace "$@"' test "$@"
 
-# run all tests, also those that need more packages: the example notebook
+# run all tests, also those that need more packages: the example notebook, TRL, lm-evaluation-harness, LLaMA-Factory
 [positional-arguments]
 test-all *arguments: _python
-    @{{ python }} -m pip install --quiet --disable-pip-version-check -r tests/python/notebook.txt
-    @RAISIN_NOTEBOOKS=1 {{ just }} test "$@"
+    @{{ python }} -m pip install --quiet --disable-pip-version-check -r tests/python/notebook.txt -r tests/python/trainers.txt
+    @{{ python }} tests/python/beside.py {{ venv }}-llama-factory tests/python/llama-factory.txt
+    @RAISIN_NOTEBOOKS=1 RAISIN_TRAINERS=1 RAISIN_LLAMA_FACTORY="$(realpath -s {{ venv }}-llama-factory/bin/python)" \
+        {{ just }} test "$@"
 
 # make raisin's wheel for this machine: dist/raisin-VERSION-py3-none-PLATFORM.whl
 [positional-arguments]
@@ -118,9 +120,10 @@ bench name *arguments: _compiled
     @cargo build --quiet --workspace
     @shift; {{ bench_venv }}/bin/python benches/{{ name }}.py {{ raisin }} "$@"
 
-# print the path of the HTML report of the last build of a pipeline
-report name:
-    @realpath out/{{ name }}/report/report.html
+# print the path of the HTML report of the last build of a pipeline; with -o FILE: write a copy that says how it was made
+[positional-arguments]
+report *arguments: _compiled
+    @{{ raisin }} report "$@"
 
 # Compiles the executables without DataFusion; if `raisin-sql` exists, compiles all executables, because they must have
 # the same version. Starts cargo only if a source file is newer than `raisin`, because starting cargo takes time.

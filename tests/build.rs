@@ -20,6 +20,8 @@ fn main() {
     given::variables(&[
         ("RAISIN_PYTHON", "has_python"),
         ("RAISIN_NOTEBOOKS", "has_notebooks"),
+        ("RAISIN_TRAINERS", "has_trainers"),
+        ("RAISIN_LLAMA_FACTORY", "has_llama_factory"),
         ("RAISIN_LAST_RELEASE", "has_last_release"),
     ]);
     let is_root = Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout == b"0\n");

@@ -79,21 +79,4 @@ fn axolotl(form: ExportForm) -> String {
 }
 
 /// The script for TRL.
-const TRL: &str = "\
-\"\"\"Trains a model on messages.jsonl in the order of the file: python train_trl.py MODEL\"\"\"
-
-import sys
-
-from datasets import load_dataset
-from torch.utils.data import SequentialSampler
-from trl import SFTConfig, SFTTrainer
-
-
-class InOrder(SFTTrainer):
-    def _get_train_sampler(self, *arguments):
-        return SequentialSampler(self.train_dataset)
-
-
-dataset = load_dataset(\"json\", data_files=\"messages.jsonl\", split=\"train\")
-InOrder(model=sys.argv[1], train_dataset=dataset, args=SFTConfig(output_dir=\"trained\", num_train_epochs=1)).train()
-";
+const TRL: &str = include_str!("../../scripts/train_trl.py");
