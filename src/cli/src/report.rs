@@ -160,17 +160,32 @@ fn how_it_was_made(run: &Run, build: &BuildDescription) -> String {
         "</tbody></table></div>\n<details><summary>Artifacts</summary>\n<div class=\"scroll\"><table><thead><tr><th>stage</th>\
          <th>variant</th><th>artifact</th></tr></thead><tbody>\n",
     );
-    for stage in &build.stages {
+    for (stage, variants) in by_artifact(&build.stages) {
+        let shown = if variants.iter().all(|name| name.is_empty()) { "all".to_owned() } else { variants.join("; ") };
         let _ = writeln!(
             html,
-            "<tr><td>{}</td><td class=\"text\">{}</td><td><code>{}</code></td></tr>",
+            "<tr><td>{}</td><td class=\"text\">{}</td><td class=\"text\"><code>{}</code></td></tr>",
             escaped(&stage.stage),
-            escaped(&stage.variant),
+            escaped(&shown),
             stage.artifact
         );
     }
     html.push_str("</tbody></table></div></details>\n");
     html
+}
+
+/// Each artifact of each stage once, with the variants that share it: one stage after the other.
+fn by_artifact(stages: &[BuiltStage]) -> Vec<(&BuiltStage, Vec<&str>)> {
+    let mut found: Vec<(&BuiltStage, Vec<&str>)> = Vec::new();
+    for stage in stages {
+        match found.iter_mut().find(|(known, _)| (&known.stage, known.artifact) == (&stage.stage, stage.artifact)) {
+            Some((_, variants)) => variants.push(&stage.variant),
+            None => found.push((stage, vec![&stage.variant])),
+        }
+    }
+    let first = |wanted: &BuiltStage| stages.iter().position(|stage| stage.stage == wanted.stage);
+    found.sort_by_key(|(stage, _)| first(stage));
+    found
 }
 
 /// A text without markup.

@@ -32,7 +32,9 @@ pub(super) struct Low {
 impl ProjectionGroup {
     /// `[tokens, inputs]` to `[tokens, outputs of all members]`.
     pub fn forward(&self, x: &Tensor, episode_spans: &EpisodeSpans) -> Result<Tensor> {
-        let mut y = x.f_linear(&self.weight, self.bias.as_ref())?;
+        // Another dtype than that of the weights: see `Model::compute_in`.
+        let bias = self.bias.as_ref().map(|bias| bias.f_to_kind(x.kind())).transpose()?;
+        let mut y = x.f_linear(&self.weight.f_to_kind(x.kind())?, bias.as_ref())?;
         let Some(Low { a, b, members, episodes }) = &self.low else { return Ok(y) };
         // [tokens, members * episodes * rank]
         let mut low = x.f_linear(a, None::<&Tensor>)?;

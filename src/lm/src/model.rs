@@ -248,6 +248,12 @@ impl Model {
         self.compute
     }
 
+    /// Sets the dtype of the matrix products of the passes that follow, and returns the present one. The weights keep
+    /// their dtype and are cast in each pass.
+    pub fn compute_in(&mut self, compute: TensorKind) -> TensorKind {
+        std::mem::replace(&mut self.compute, compute)
+    }
+
     /// Sets the listener, which receives the messages of [`Model::tell`].
     pub fn listen(&mut self, listener: NoteListener) {
         self.listener = Some(listener);

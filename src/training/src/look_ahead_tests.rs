@@ -11,9 +11,13 @@ fn row(id: u32) -> Sequence {
 }
 
 fn trainer(adaptation: &Adaptation, lanes: usize, learning_rate: f64) -> Result<Trainer> {
+    trainer_in(TensorKind::Float, adaptation, lanes, learning_rate)
+}
+
+fn trainer_in(compute: TensorKind, adaptation: &Adaptation, lanes: usize, learning_rate: f64) -> Result<Trainer> {
     let mut config = ModelConfig::llama(20, 16, 2, 2, 1, 32);
     config.initializer_range = 0.2;
-    let mut model = Model::init(config, &Seed::new(1), Device::Cpu, TensorKind::Float)?;
+    let mut model = Model::init(config, &Seed::new(1), Device::Cpu, compute)?;
     model.prepare_side_by_side(adaptation, &Seed::new(2), lanes)?;
     // Rows are scored in several parts.
     let config = TrainerConfig { learning_rate, total_steps: 10, micro_batch_tokens: 20, ..TrainerConfig::default() };
@@ -42,22 +46,25 @@ fn an_effect_is_the_product_of_the_gradient_of_the_row_with_the_preconditioned_g
     let (batch, examples, rows): (Vec<_>, Vec<_>, Vec<_>) =
         ((0..4).map(row).collect(), (10..13).map(row).collect(), (20..26).map(row).collect());
     let learning_rate = 1e-3;
-    for adaptation in adaptations() {
-        let mut trainer = trainer(&adaptation, 1, learning_rate)?;
+    let [f32, bf16] = [TensorKind::Float, TensorKind::BFloat16].map(|compute| adaptations().map(|it| (compute, it)));
+    for (compute, adaptation) in f32.into_iter().chain(bf16) {
+        let mut trainer = trainer_in(compute, &adaptation, 1, learning_rate)?;
         for _ in 0..3 {
             trainer.step(&of(&batch), None)?;
         }
         let set = ValidationSet::new(&of(&examples), None, 16, Device::Cpu)?;
         let found = trainer.effects(&set, &[lane(&of(&rows))])?.concat();
         // The gradient of the loss of one sequence or of several, by a backward pass.
-        let mut gradient_of = |sequences: &[Sequence]| -> Result<Tensor> {
+        let gradient_of = |trainer: &mut Trainer, sequences: &[Sequence]| -> Result<Tensor> {
             let batch = Batch::pack(&of(sequences), Device::Cpu)?;
             let total = sequences.iter().map(Sequence::supervised_tokens).sum();
             let model = trainer.model.joined()?;
             model.flat_gradient(&model.loss_shares(&model.hidden(&batch)?, &batch, &[total])?.sum)
         };
-        let validation = gradient_of(&examples)?;
-        let gradients = rows.chunks(1).map(&mut gradient_of).collect::<Result<Vec<_>>>()?;
+        let validation = gradient_of(&mut trainer, &examples)?;
+        // The effects of rows are exact: a rounded one would be noise.
+        assert_eq!(trainer.model.compute_in(TensorKind::Float), compute);
+        let gradients = rows.chunks(1).map(|row| gradient_of(&mut trainer, row)).collect::<Result<Vec<_>>>()?;
         let (steps, [_, (_, second)]) = (4, trainer.optimizer.named());
         let second = second * 0.999 + validation.square() * 0.001;
         let direction = &validation / ((second / (1.0 - 0.999f64.powi(steps))).sqrt() + 1e-8);
