@@ -13,6 +13,8 @@ pub enum StageState {
     Waiting(usize),
     /// All inputs are known; the node must be looked up.
     Ready,
+    /// The local look-up was a miss; the shared cache is asked.
+    Asked,
     /// The look-up was a miss; the node must run.
     Queued,
     /// Runs, on this GPU or without a GPU.
@@ -109,9 +111,18 @@ impl Scheduler {
     /// Call this after a miss: the node is queued, or follows another node that runs the same action. A node never
     /// follows a node that has ended, because it would then wait for ever.
     pub fn queue(&mut self, id: NodeId, key: Digest) -> AfterMiss {
+        self.enter(id, key, StageState::Queued)
+    }
+
+    /// As [`Self::queue`], but the shared cache is asked first. Call `queue` or `done` when it has answered.
+    pub fn ask(&mut self, id: NodeId, key: Digest) -> AfterMiss {
+        self.enter(id, key, StageState::Asked)
+    }
+
+    fn enter(&mut self, id: NodeId, key: Digest, state: StageState) -> AfterMiss {
         let other = *self.by_key.entry(key).or_insert(id);
         match self.states[other] {
-            _ if other == id => self.change(id, StageState::Queued),
+            _ if other == id => self.change(id, state),
             StageState::Done => return AfterMiss::WasDone(other),
             StageState::Failed => return AfterMiss::HasFailed(other),
             _ => self.change(id, StageState::Following(other)),
