@@ -53,7 +53,7 @@ fn a_second_machine_fetches_everything_and_runs_nothing() {
     verified(&two);
     assert_eq!(shared.reads(&two).0, ALL_CACHED);
     // SQL, the journal and the summary know where the artifacts came from.
-    assert_eq!(two.sql("select count(*) as n from counted.result").len(), 1);
+    assert_eq!(two.sql("select count(*) as n from counted.rows").len(), 1);
     let journal: String = files_below(&two.path("cache/journal"))
         .iter()
         .map(|file| std::fs::read_to_string(file).expect("the journal"))
@@ -129,7 +129,7 @@ fn a_plan_says_what_would_be_fetched_and_how_large_it_is() {
     shared.writes(&one);
     let (fetch, run, last) = planned(&two, &shared);
     assert_eq!((fetch, run), (5, 0), "{last}");
-    assert!(last.contains("0 would run, 5 would be fetched (") && last.contains("kB"), "{last}");
+    assert!(last.contains("0 would run, 5 would be fetched (") && last.contains("MB"), "{last}");
     assert!(!two.path("cache/artifacts").read_dir().expect("a folder").any(|_| true), "the plan fetched");
     assert_eq!(shared.reads(&two).0, ALL_FETCHED);
     assert_eq!(planned(&two, &shared).0, 0);
@@ -235,7 +235,7 @@ fn a_wrong_address_mode_or_key_is_refused_before_anything_runs() {
     assert!(told.contains("`read` or `read-write`"), "{told}");
     for (table, expected) in [
         ("remot = \"s3://b\"", "did you mean `remote`?"),
-        ("remote = \"ftp://b\"", "p.toml:22:10"),
+        ("remote = \"ftp://b\"", "p.toml:24:10"),
         ("mode = \"rw\"", "must be \"read\" or \"read-write\""),
         ("max_upload = \"much\"", "a size such as"),
     ] {

@@ -120,10 +120,6 @@ impl RemoteCache {
         self.settings.is_some() && !self.is_down
     }
 
-    pub fn writes(&self) -> bool {
-        self.is_usable() && self.settings.as_ref().is_some_and(|settings| settings.mode == RemoteMode::ReadWrite)
-    }
-
     pub fn want(&mut self, node: NodeId, key: Digest, action: Value) {
         self.outbox.push(RemoteRequest::Want { node, key, action });
         self.asked.insert(node);
@@ -145,9 +141,11 @@ impl RemoteCache {
     }
 
     pub fn push(&mut self, key: Digest) {
-        if self.writes() {
-            self.outbox.push(RemoteRequest::Push { key });
+        if self.settings.as_ref().is_some_and(|settings| settings.mode == RemoteMode::ReadWrite) {
             self.pushes += 1;
+            if !self.is_down {
+                self.outbox.push(RemoteRequest::Push { key });
+            }
         }
     }
 

@@ -338,6 +338,25 @@ mod tests {
     }
 
     #[test]
+    fn a_stage_that_the_shared_cache_is_asked_for_takes_nothing_and_other_stages_follow_it() {
+        let mut scheduler = Scheduler::new([(tensor(2, 900, 0), vec![2]), (short_stage(), vec![]), (short_stage(), vec![])], CAPACITY);
+        let key = Digest::of(b"key");
+        assert_eq!(scheduler.ask(0, key), AfterMiss::Waits);
+        assert_eq!(scheduler.ask(1, key), AfterMiss::Waits);
+        assert_eq!((scheduler.state(0), scheduler.state(1)), (StageState::Asked, StageState::Following(0)));
+        assert_eq!((scheduler.start(), scheduler.running(), scheduler.next_ready()), (None, 0, None));
+        // The shared cache does not have it: the stage runs.
+        assert_eq!(scheduler.queue(0, key), AfterMiss::Waits);
+        assert_eq!(scheduler.start(), Some((0, None)));
+        scheduler.done(0);
+        assert_eq!((scheduler.next_ready(), scheduler.followers(0)), (Some(2), vec![1]));
+        // The shared cache has it.
+        assert_eq!(scheduler.ask(2, Digest::of(b"other")), AfterMiss::Waits);
+        scheduler.done(2);
+        assert_eq!(scheduler.state(2), StageState::Done);
+    }
+
+    #[test]
     fn no_stage_follows_a_stage_that_has_ended() {
         let mut scheduler = Scheduler::new(
             [(short_stage(), Vec::new()), (short_stage(), Vec::new()), (short_stage(), Vec::new())],

@@ -68,6 +68,15 @@ fn chain(error: &dyn StdError) -> String {
     text
 }
 
+/// The text of the first cause. The errors around it repeat the address and the settings of object_store.
+fn innermost(error: &Error) -> String {
+    let mut current: &dyn StdError = error;
+    while let Some(source) = current.source() {
+        current = source;
+    }
+    current.to_string()
+}
+
 /// One line for a person. The answers of servers are XML or JSON: the code and the message stand in it.
 pub fn in_words(error: &Error) -> String {
     let text = chain(error);
@@ -81,7 +90,7 @@ pub fn in_words(error: &Error) -> String {
         _ => None,
     };
     let detail = said_by_server(&text).unwrap_or_else(|| {
-        let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let line = innermost(error).split_whitespace().collect::<Vec<_>>().join(" ");
         let cut = line.floor_char_boundary(LONGEST);
         if cut < line.len() { format!("{}...", &line[..cut]) } else { line }
     });

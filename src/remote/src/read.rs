@@ -6,7 +6,7 @@ use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
@@ -22,6 +22,9 @@ use raisin_store::{ActionRecord, FileEntry, Lookup, MANIFEST, Manifest, Waiting,
 
 /// The largest record or manifest that is read.
 const MOST_BYTES: u64 = 64 << 20;
+
+/// How long a fetch waits for another process that makes or fetches the same artifact.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// An artifact that was fetched, or that the cache had by then.
 pub struct FetchedArtifact {
@@ -77,6 +80,7 @@ impl<'s> Transfer<'s> {
 impl Session {
     /// A record or a manifest; `None` if it does not exist.
     pub async fn small(&self, object: &object_store::path::Path) -> Result<Option<(Vec<u8>, ObjectMeta)>, Trouble> {
+        let _permit = self.small_permit().await?;
         let answer = match self.place.store.get(object).await {
             Err(error) if meaning(&error) == Meaning::Absent => {
                 self.is_well();
@@ -141,7 +145,11 @@ impl Session {
     ) -> Result<Option<FetchedArtifact>, Trouble> {
         let began = Instant::now();
         let local = self.local.clone();
-        let Some(_lock) = blocking(move || local.lock(key, |_| Waiting::GiveUp)).await? else { return Ok(None) };
+        // Another build makes or fetches the artifact, perhaps for hours: the build then waits for it itself. A build that
+        // was just killed holds its lock a moment longer.
+        let until = began + LOCK_PATIENCE;
+        let wait = move |_| if Instant::now() < until { Waiting::GoOn } else { Waiting::GiveUp };
+        let Some(_lock) = blocking(move || local.lock(key, wait)).await? else { return Ok(None) };
         let local = self.local.clone();
         if let Lookup::Hit(record) = blocking(move || local.lookup(key)).await? {
             let (artifact, bytes) = (record.artifact, record.bytes);

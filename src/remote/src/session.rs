@@ -19,6 +19,9 @@ use raisin_store::Store;
 /// The number of files that are transferred at the same time.
 pub const AT_ONCE: usize = 8;
 
+/// The number of records, manifests and sizes that are asked for at the same time. A sweep can ask for a thousand.
+const REQUESTS_AT_ONCE: usize = 32;
+
 /// After this number of failed requests in a row, each of which was repeated, the store counts as down.
 const MOST_FAILURES: u32 = 3;
 
@@ -79,6 +82,7 @@ pub struct Session {
     /// The blobs whose content in the shared cache is wrong. An upload replaces them.
     pub wrong: Mutex<HashSet<Digest>>,
     permits: Semaphore,
+    requests: Semaphore,
     health: Mutex<Health>,
     tell: Tell,
 }
@@ -137,6 +141,7 @@ impl Session {
             present: Mutex::default(),
             wrong: Mutex::default(),
             permits: Semaphore::new(AT_ONCE),
+            requests: Semaphore::new(REQUESTS_AT_ONCE),
             health: Mutex::default(),
             tell,
         })
@@ -149,6 +154,11 @@ impl Session {
     /// Waits until a further file may be transferred.
     pub async fn permit(&self) -> Result<SemaphorePermit<'_>, Trouble> {
         self.permits.acquire().await.map_err(|_| Trouble::Local(anyhow!("the transfers have ended")))
+    }
+
+    /// Waits until a further small request may be made. The holder asks for no other permit.
+    pub async fn small_permit(&self) -> Result<SemaphorePermit<'_>, Trouble> {
+        self.requests.acquire().await.map_err(|_| Trouble::Local(anyhow!("the transfers have ended")))
     }
 
     pub fn is_down(&self) -> bool {

@@ -22,10 +22,8 @@ use ureq::{Agent, Timeout};
 
 /// The longest time for a connection with TLS.
 const CONNECT: Duration = Duration::from_secs(5);
-/// The longest time in which no byte arrives or leaves.
+/// The longest time in which no byte arrives or leaves, also while a store thinks about its answer.
 const STALLED: Duration = Duration::from_secs(20);
-/// The longest time until an answer begins. Some stores answer an upload only when they have copied it.
-const ANSWER: Duration = Duration::from_secs(60);
 
 const CHUNK: usize = 64 << 10;
 
@@ -46,7 +44,6 @@ impl HttpConnector for UreqConnector {
             .timeout_connect(Some(connect))
             .timeout_per_read(Some(STALLED))
             .timeout_per_write(Some(STALLED))
-            .timeout_recv_response(Some(ANSWER))
             .user_agent(concat!("raisin/", env!("CARGO_PKG_VERSION")));
         if let Some(roots) = own_roots().map_err(|source| object_store::Error::Generic { store: "TLS", source })? {
             config = config.tls_config(TlsConfig::builder().root_certs(roots).build());

@@ -98,6 +98,7 @@ impl Session {
 
     /// The size of an object; `None` if it does not exist.
     pub async fn size_of(&self, object: &Path) -> Result<Option<u64>, Trouble> {
+        let _permit = self.small_permit().await?;
         let found = self.place.store.head(object).await;
         match found {
             Err(error) if meaning(&error) == Meaning::Absent => {
@@ -261,9 +262,6 @@ impl Session {
         let Some((found, meta)) = self.small(object).await? else {
             return Err(Trouble::Content("the record was removed a moment ago".to_owned()));
         };
-        if found == bytes {
-            return Ok(Pushed::Written);
-        }
         let theirs = ActionRecord::from_bytes(&found).ok().filter(|theirs| theirs.key == record.key);
         match theirs {
             Some(theirs) if theirs.artifact == record.artifact => return Ok(Pushed::Known),

@@ -182,10 +182,12 @@ impl<'a> Build<'a> {
 
     /// Waits until everything is uploaded. A signal ends the wait.
     pub(super) fn finish_uploads(&mut self, process: Option<RemoteProcess<'_>>) {
-        let Some(mut process) = process else { return };
         let received = self.remote.tally.received;
         let leaves = self.options.leave_uploads;
-        if self.remote.is_usable() && process.send(&RemoteRequest::Finish { leaves }).is_ok() {
+        if let Some(mut process) = process
+            && self.remote.is_usable()
+            && process.send(&RemoteRequest::Finish { leaves }).is_ok()
+        {
             loop {
                 if self.interrupt.count() > 0 {
                     self.interrupted = true;
