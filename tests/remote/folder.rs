@@ -369,7 +369,8 @@ fn a_build_that_is_killed_leaves_no_wrong_state_and_the_next_build_goes_on() {
     assert_eq!(pushed.code, 0, "{}", pushed.stderr);
     let two = machine();
     for moment in [10, 30, 60, 100] {
-        let mut child = two.raisin(&["build", "p.toml", "-q"]).env("RAISIN_REMOTE", shared.address()).spawn().expect("raisin");
+        let mut child =
+            two.raisin(&["build", "p.toml", "-q"]).env("RAISIN_REMOTE", shared.address()).spawn().expect("raisin");
         std::thread::sleep(std::time::Duration::from_millis(moment));
         child.kill().expect("killed");
         processes::status(&mut child);
@@ -387,7 +388,8 @@ fn every_kind_of_stage_comes_from_a_shared_cache() {
     let (one, two) = (Project::with_pipeline("micro.toml"), Project::with_pipeline("micro.toml"));
     let address = shared.address();
     let built = |machine: &Project, mode| {
-        let output = ask(machine, &[("RAISIN_REMOTE", &address), ("RAISIN_REMOTE_MODE", mode)], &["build", "micro.toml"]);
+        let output =
+            ask(machine, &[("RAISIN_REMOTE", &address), ("RAISIN_REMOTE_MODE", mode)], &["build", "micro.toml"]);
         assert_eq!(output.code, 0, "{}", output.stderr);
         output.stderr
     };

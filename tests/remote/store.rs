@@ -28,8 +28,7 @@ impl Store {
         let mut process = command.spawn().expect("the server starts");
         let commands = process.stdin.take().expect("its input");
         let answers = BufReader::new(process.stdout.take().expect("its output"));
-        let mut store =
-            Self { process, commands, answers, endpoint: String::new(), manner: "well".to_owned() };
+        let mut store = Self { process, commands, answers, endpoint: String::new(), manner: "well".to_owned() };
         let port = store.answer()["port"].as_u64().expect("a port");
         store.endpoint = format!("http://127.0.0.1:{port}");
         store
@@ -326,6 +325,22 @@ fn an_interrupt_during_a_slow_transfer_ends_the_build_within_two_seconds() {
     }
 }
 
+#[test]
+#[cfg_attr(not(has_python), ignore = "RAISIN_PYTHON is not set: `just test` sets it")]
+fn a_build_that_does_not_wait_gives_its_uploads_up_and_a_push_sends_them() {
+    let mut store = Store::start();
+    let one = machine();
+    store.behaves_as(&json!({ "manner": "slow", "seconds": 1.0 }));
+    let output = store.run(&one, "read-write", &["build", "p.toml", "--no-wait"]);
+    assert_eq!(output.code, 0, "{}", output.stderr);
+    assert!(output.stderr.contains("not uploaded: `raisin remote push` uploads later"), "{}", output.stderr);
+    store.behaves("well");
+    assert!(store.keys("action").len() < 5);
+    let pushed = store.run(&one, "read-write", &["remote", "push", "p.toml"]);
+    assert_eq!((pushed.code, store.keys("action").len()), (0, 5), "{}", pushed.stderr);
+    assert_eq!(store.build(&machine(), "read").0, ALL_FETCHED);
+}
+
 /// Many builds on new machines, while requests fail at random. Every build must succeed with the right artifacts, also if
 /// it falls back to running its stages, with at most one warning. Afterwards, the shared cache must be whole.
 #[test]
@@ -339,7 +354,7 @@ fn no_fault_between_client_and_server_gives_a_wrong_artifact_or_fails_a_build() 
     let expected = reference.digests("shared");
     let (mut faults, mut requests, mut builds, mut fetched, mut ran, mut warned) = (0, 0, 0, 0, 0, 0);
     while faults < wanted {
-        let rate = [0.02, 0.05, 0.1, 0.3][rng.below(4)];
+        let rate = [0.05, 0.2, 0.5, 0.8][rng.below(4)];
         let seed = rng.below(1 << 30);
         store.behaves_as(&json!({ "manner": "storm", "seed": seed, "rate": rate }));
         let machine = machine();

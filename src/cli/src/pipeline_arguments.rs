@@ -6,9 +6,9 @@ use clap::Args;
 
 use super::shared_cache;
 use raisin_base::error::{Problem, Result};
+use raisin_contract::remote::RemoteSettings;
 use raisin_engine::{DeviceChoice, Options};
 use raisin_kinds::KINDS;
-use raisin_contract::remote::RemoteSettings;
 use raisin_pipeline::{self as pipeline, CacheSettings, Override, Pipeline};
 
 #[derive(Args)]

@@ -42,11 +42,7 @@ fn merge(
         None => cache.mode.unwrap_or_default(),
     };
     // A folder may be given relative to the directory in which raisin was started.
-    let address = if address.contains("://") {
-        address
-    } else {
-        std::path::absolute(&address)?.display().to_string()
-    };
+    let address = if address.contains("://") { address } else { std::path::absolute(&address)?.display().to_string() };
     Ok(Some(RemoteSettings { address, mode, max_upload: cache.max_upload }))
 }
 

@@ -76,7 +76,9 @@ pub fn check_address(address: &str) -> Result<(), Problem> {
         return Err(Problem::usage(message).hint(hint));
     }
     if rest.contains(['?', '#']) {
-        return Err(Problem::usage(format!("the address of the shared cache, {address}, contains `?` or `#`")).hint(forms));
+        return Err(
+            Problem::usage(format!("the address of the shared cache, {address}, contains `?` or `#`")).hint(forms)
+        );
     }
     match (scheme, host.is_empty()) {
         ("file", false) => {
@@ -124,21 +126,48 @@ pub enum RemoteRequest {
 #[serde(tag = "reply", rename_all = "snake_case")]
 pub enum RemoteReply {
     /// The answer to [`RemoteRequest::Look`].
-    Found { node: usize, artifact: Digest, bytes: u64 },
+    Found {
+        node: usize,
+        artifact: Digest,
+        bytes: u64,
+    },
     /// The fetching goes on; both numbers are bytes.
-    Progress { node: usize, done: u64, total: u64 },
+    Progress {
+        node: usize,
+        done: u64,
+        total: u64,
+    },
     /// The cache has the artifact and the action record now. `received` are the bytes that came over the network.
-    Fetched { node: usize, artifact: Digest, bytes: u64, received: u64, seconds: f64 },
+    Fetched {
+        node: usize,
+        artifact: Digest,
+        bytes: u64,
+        received: u64,
+        seconds: f64,
+    },
     /// The shared cache does not have the action. With a reason: it has a record that cannot be used.
-    Absent { node: usize, reason: Option<String> },
+    Absent {
+        node: usize,
+        reason: Option<String>,
+    },
     /// A line for the user, for example that the shared cache has another artifact of an action that this build made.
-    Note { text: String },
+    Note {
+        text: String,
+    },
     /// As [`RemoteReply::Note`], also if the user wants no progress.
-    Warning { text: String },
+    Warning {
+        text: String,
+    },
     /// The uploads go on: artifacts that are not finished, bytes that are uploaded, bytes in total.
-    Uploading { artifacts: u64, done: u64, total: u64 },
+    Uploading {
+        artifacts: u64,
+        done: u64,
+        total: u64,
+    },
     /// The shared cache cannot be used any more in this build. Nothing that was asked gets another answer.
-    Down { cause: String },
+    Down {
+        cause: String,
+    },
     Finished(RemoteTally),
 }
 
@@ -203,7 +232,8 @@ mod tests {
 
     #[test]
     fn a_wrong_address_is_refused_with_a_hint_and_without_its_credentials() {
-        for right in ["s3://bucket/a/b", "gs://bucket", "az://container/p", "file:///srv/cache", "shared", "/srv/cache"] {
+        for right in ["s3://bucket/a/b", "gs://bucket", "az://container/p", "file:///srv/cache", "shared", "/srv/cache"]
+        {
             assert!(check_address(right).is_ok(), "{right}");
         }
         let said = |address: &str| check_address(address).map_err(|problem| problem.message).expect_err("a problem");

@@ -1,6 +1,7 @@
 //! A build: looks up all stages, runs the stages that are not cached, and updates the links. The decisions which stage
 //! starts next (schedule.rs), how one action is made (execute.rs) and what is printed (told.rs) are in other files.
 
+mod looking;
 mod sharing;
 
 use std::collections::HashSet;
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::Options;
 use super::child::{self, Children};
-use super::difference::{ActionDifference, words};
+use super::difference::ActionDifference;
 use super::execute::{Check, Job, JobMessage, JobNews, MadeAction, Mode, plain};
 use super::explain::ActionHistory;
 use super::graph::NodeId;
@@ -20,15 +21,15 @@ use super::out_check;
 use super::outcome;
 use super::plan_file::PlanFile;
 use super::remote::{RemoteCache, RemoteProcess};
-use super::resolve::{Resolver, StageLookup};
+use super::resolve::Resolver;
 use super::resources::Capacity;
-use super::schedule::{AfterMiss, Scheduler, StageState};
+use super::schedule::{Scheduler, StageState};
 use super::silence;
 use super::summary::{Failure, Summary};
 use super::told::{News, Told};
 use super::worker_pool::WorkerPool;
 use raisin_base::digest::Digest;
-use raisin_base::error::{Context as _, Result, anyhow, bail, render};
+use raisin_base::error::{Context as _, Result, bail, render};
 use raisin_base::panics::caught;
 use raisin_contract::{Action, Process};
 use raisin_pipeline::Pipeline;
@@ -143,110 +144,6 @@ impl<'a> Build<'a> {
 
     fn tell(&mut self, id: NodeId, news: News<'_>) {
         self.told.tell(&self.resolver.graph, id, news);
-    }
-
-    /// Looks up every node whose inputs are known, including the nodes that become ready because of a hit. If a look-up
-    /// fails with an error, the node fails, and the build continues.
-    fn look_up_ready(&mut self) -> Vec<NodeId> {
-        let mut hits = Vec::new();
-        while let Some(id) = self.scheduler.next_ready() {
-            // One look-up can read a large artifact again. Therefore the loop checks for an interrupt before each
-            // look-up.
-            if self.interrupt.count() > 0 {
-                self.interrupted = true;
-                break;
-            }
-            match self.look_up(id) {
-                Ok(Some((key, artifact))) => {
-                    self.tell(id, News::Hit { key, artifact });
-                    self.scheduler.done(id);
-                    hits.push(id);
-                }
-                Ok(None) => {}
-                Err(error) => self.failed(id, &error),
-            }
-        }
-        hits
-    }
-
-    /// Returns the key and the artifact of a node if the node need not run. Otherwise the node is queued or follows
-    /// another node, or the function returns the error by which the node fails.
-    fn look_up(&mut self, id: NodeId) -> Result<Option<(Digest, Digest)>> {
-        let action = self.resolver.action(id)?;
-        let key = action.key().with_context(|| format!("`{}` is ready without its inputs", self.label(id)))?;
-        self.work[id].key = Some(key);
-        if self.is_forced(id) {
-            return self.queue(id, key, action, Some(ActionDifference::Forced));
-        }
-        let known = self.resolver.found_in_store;
-        let lost = match self.resolver.find(id, key)? {
-            StageLookup::Hit(artifact) => {
-                if self.resolver.found_in_store > known {
-                    // If this build is killed, no index names the artifact. An index that the build saves at its end
-                    // says the same. Therefore a failure is no error.
-                    let _ = self.resolver.store.note_use(artifact);
-                }
-                return Ok(Some((key, artifact)));
-            }
-            StageLookup::Miss(lost) => lost,
-        };
-        if let Some(ActionDifference::Lost { reason }) = &lost {
-            self.tell(id, News::Lost { reason });
-        }
-        if self.remote.is_usable() { self.ask(id, key, action, lost) } else { self.queue(id, key, action, lost) }
-    }
-
-    /// Queues a node that must run. The result is that of [`Self::look_up`].
-    fn queue(
-        &mut self,
-        id: NodeId,
-        key: Digest,
-        action: Action<'a>,
-        lost: Option<ActionDifference>,
-    ) -> Result<Option<(Digest, Digest)>> {
-        let why = self.explain(id, &action, lost)?;
-        self.work[id].action = Some(action);
-        let after = self.scheduler.queue(id, key);
-        if after == AfterMiss::Waits {
-            self.tell(id, News::Miss { key, why });
-        }
-        self.settle(id, key, after)
-    }
-
-    fn settle(&mut self, id: NodeId, key: Digest, after: AfterMiss) -> Result<Option<(Digest, Digest)>> {
-        match after {
-            AfterMiss::Waits => Ok(None),
-            AfterMiss::WasDone(other) => {
-                let artifact = self.resolver.artifacts[other].context("a stage that is done has an artifact")?;
-                self.resolver.artifacts[id] = Some(artifact);
-                Ok(Some((key, artifact)))
-            }
-            AfterMiss::HasFailed(other) => {
-                let reason =
-                    self.failures.iter().find(|(failed, _)| *failed == other).map(|(_, reason)| reason.as_str());
-                Err(anyhow!("{}", reason.unwrap_or("the stage failed before")))
-            }
-        }
-    }
-
-    /// Whether the node runs although it is cached.
-    fn is_forced(&self, id: NodeId) -> bool {
-        self.options.force.names(&self.resolver.graph.nodes[id].stage.name)
-    }
-
-    fn explain(&mut self, id: NodeId, action: &Action<'_>, lost: Option<ActionDifference>) -> Result<Vec<String>> {
-        let why = match (lost, self.plan) {
-            (Some(lost), _) => vec![lost],
-            (None, Some(plan)) => {
-                let Some(why) = plan.why(id) else {
-                    self.tell(id, News::GoneSincePlanned);
-                    return Ok(vec!["not cached any more since the plan was made".to_owned()]);
-                };
-                return Ok(why);
-            }
-            (None, None) => self.history.explain(&self.resolver, id, action)?,
-        };
-        Ok(words(&why))
     }
 
     /// Checks before the first stage that the executables of all stages that may run exist. Otherwise a missing

@@ -339,7 +339,8 @@ mod tests {
 
     #[test]
     fn a_stage_that_the_shared_cache_is_asked_for_takes_nothing_and_other_stages_follow_it() {
-        let mut scheduler = Scheduler::new([(tensor(2, 900, 0), vec![2]), (short_stage(), vec![]), (short_stage(), vec![])], CAPACITY);
+        let mut scheduler =
+            Scheduler::new([(tensor(2, 900, 0), vec![2]), (short_stage(), vec![]), (short_stage(), vec![])], CAPACITY);
         let key = Digest::of(b"key");
         assert_eq!(scheduler.ask(0, key), AfterMiss::Waits);
         assert_eq!(scheduler.ask(1, key), AfterMiss::Waits);

@@ -329,7 +329,9 @@ fn about_remote(summary: &Summary) -> Vec<String> {
     if summary.fetched > 0 {
         let took = duration(in_seconds(summary.fetch_seconds));
         let (fetched, bytes) = (artifacts(summary.fetched), size(tally.received));
-        lines.push(format!("shared cache: fetched {fetched}, {bytes} in {took}; each file has the digest of its manifest"));
+        lines.push(format!(
+            "shared cache: fetched {fetched}, {bytes} in {took}; each file has the digest of its manifest"
+        ));
     }
     if tally.has_uploads() {
         let mut parts = vec![format!("uploaded {}, {}", artifacts(tally.uploaded), size(tally.sent))];

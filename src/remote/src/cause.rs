@@ -108,7 +108,11 @@ fn said_by_server(text: &str) -> Option<String> {
         Some(value.trim().to_owned())
     };
     let code = inside("Code")?;
-    Some(inside("Message").filter(|message| !message.is_empty()).map_or(code.clone(), |message| format!("{code}: {message}")))
+    Some(
+        inside("Message")
+            .filter(|message| !message.is_empty())
+            .map_or(code.clone(), |message| format!("{code}: {message}")),
+    )
 }
 
 /// What a person can do.

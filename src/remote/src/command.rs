@@ -68,7 +68,8 @@ fn problem(session: &Session, what: &str, trouble: Trouble) -> raisin_base::erro
         Trouble::Local(error) => error,
         Trouble::Content(text) => Problem::new(text).into(),
         Trouble::Store(error) => {
-            let problem = Problem::new(format!("{what} the shared cache {}: {}", session.place.address, in_words(&error)));
+            let problem =
+                Problem::new(format!("{what} the shared cache {}: {}", session.place.address, in_words(&error)));
             hint(&error).into_iter().fold(problem, Problem::hint).into()
         }
     }
@@ -221,5 +222,7 @@ fn finish(missing: u64, verb: &str, cause: Option<String>) -> Result<()> {
         return Ok(());
     }
     let cause = cause.map(|cause| format!("; the first failure: {cause}")).unwrap_or_default();
-    Err(Problem::new(format!("{missing} artifacts were not {verb}{cause}")).hint("the same command goes on from here").into())
+    Err(Problem::new(format!("{missing} artifacts were not {verb}{cause}"))
+        .hint("the same command goes on from here")
+        .into())
 }

@@ -77,7 +77,10 @@ fn section<'t>(text: &'t str, heading: &str) -> BTreeMap<&'t str, String> {
     for line in text.lines().map(str::trim) {
         if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.split(']').next()) {
             inside = name.split_whitespace().eq(heading.split_whitespace());
-        } else if inside && !line.starts_with(['#', ';']) && let Some((key, value)) = line.split_once('=') {
+        } else if inside
+            && !line.starts_with(['#', ';'])
+            && let Some((key, value)) = line.split_once('=')
+        {
             keys.insert(key.trim(), value.trim().to_owned());
         }
     }

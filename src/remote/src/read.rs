@@ -204,7 +204,8 @@ impl Session {
                     self.file(file, out.join(&file.path), parts.join(number.to_string()), transfer)
                 })
                 .await?;
-            let references = raisin_contract::references(&out).map_err(|error| Trouble::Content(format!("{error:#}")))?;
+            let references =
+                raisin_contract::references(&out).map_err(|error| Trouble::Content(format!("{error:#}")))?;
             for (name, needed) in references {
                 let needed: Digest = needed.parse().map_err(|error| Trouble::Content(format!("{name}: {error}")))?;
                 self.artifact(needed, transfer).await?;

@@ -22,7 +22,8 @@ use serde_json::Value;
 /// # Errors
 /// The operating system refuses a thread, or the errors of `run`.
 pub fn run<T>(run: impl Future<Output = Result<T>>) -> Result<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().context("cannot start a thread")?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().build().context("cannot start a thread")?;
     let result = runtime.block_on(run);
     // A thread may still wait for a server. Nobody needs its answer.
     runtime.shutdown_background();
@@ -81,9 +82,9 @@ pub async fn serve() -> Result<()> {
 
 fn read_requests(requests: &mpsc::UnboundedSender<Result<RemoteRequest>>) {
     for line in std::io::stdin().lock().lines() {
-        let request = line.map_err(Into::into).and_then(|line| {
-            serde_json::from_str(&line).with_context(|| format!("this line is no request: {line}"))
-        });
+        let request = line
+            .map_err(Into::into)
+            .and_then(|line| serde_json::from_str(&line).with_context(|| format!("this line is no request: {line}")));
         if requests.send(request).is_err() {
             return;
         }

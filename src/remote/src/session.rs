@@ -293,11 +293,8 @@ mod tests {
     fn session(folder: &Path) -> (Session, Arc<Mutex<Vec<RemoteReply>>>) {
         let told: Arc<Mutex<Vec<RemoteReply>>> = Arc::default();
         let sink = Arc::clone(&told);
-        let settings = RemoteSettings {
-            address: folder.display().to_string(),
-            mode: RemoteMode::ReadWrite,
-            max_upload: None,
-        };
+        let settings =
+            RemoteSettings { address: folder.display().to_string(), mode: RemoteMode::ReadWrite, max_upload: None };
         let tell = Box::new(move |reply| locked(&sink).push(reply));
         (Session::open(&folder.join("cache"), settings, tell).expect("a session"), told)
     }

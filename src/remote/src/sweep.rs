@@ -142,14 +142,11 @@ impl Session {
         for objects in &sweep.removed {
             let objects: Vec<_> = objects.iter().map(|(object, _)| Ok(object.clone())).collect();
             let removed = self.place.store.delete_stream(stream::iter(objects).boxed());
-            removed
-                .try_for_each(|_| std::future::ready(Ok(())))
-                .await
-                .or_else(|error| match error {
-                    // Another gc was faster.
-                    object_store::Error::NotFound { .. } => Ok(()),
-                    error => Err(error),
-                })?;
+            removed.try_for_each(|_| std::future::ready(Ok(()))).await.or_else(|error| match error {
+                // Another gc was faster.
+                object_store::Error::NotFound { .. } => Ok(()),
+                error => Err(error),
+            })?;
         }
         Ok(())
     }

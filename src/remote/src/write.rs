@@ -72,7 +72,8 @@ impl Session {
                 if !seen.insert(next) {
                     continue;
                 }
-                let artifact = local.inspect(next)?.with_context(|| format!("the artifact {} is gone", next.short()))?;
+                let artifact =
+                    local.inspect(next)?.with_context(|| format!("the artifact {} is gone", next.short()))?;
                 waiting.extend(artifact.references.values());
                 all.push(artifact);
             }

@@ -40,9 +40,9 @@ impl<'a> Build<'a> {
         if requests.is_empty() {
             return;
         }
-        let sent = self.started(process, children).and_then(|process| {
-            requests.iter().try_for_each(|request| process.send(request))
-        });
+        let sent = self
+            .started(process, children)
+            .and_then(|process| requests.iter().try_for_each(|request| process.send(request)));
         if let Err(error) = sent {
             let text = render(&error);
             self.goes_down(text.strip_prefix("error: ").unwrap_or(&text));
