@@ -1,5 +1,5 @@
-//! Tests of the shared cache, through the real executables: two machines are two projects, each with a cache of its own.
-//! folder.rs has a folder as the shared cache; store.rs has an S3 server on loopback that fails in many ways.
+//! Tests of the shared cache, through the real executables: two machines are two projects, each with a cache of its
+//! own. folder.rs has a folder as the shared cache; store.rs has an S3 server on loopback that fails in many ways.
 
 mod folder;
 mod store;

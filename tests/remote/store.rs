@@ -341,8 +341,8 @@ fn a_build_that_does_not_wait_gives_its_uploads_up_and_a_push_sends_them() {
     assert_eq!(store.build(&machine(), "read").0, ALL_FETCHED);
 }
 
-/// Many builds on new machines, while requests fail at random. Every build must succeed with the right artifacts, also if
-/// it falls back to running its stages, with at most one warning. Afterwards, the shared cache must be whole.
+/// Many builds on new machines, while requests fail at random. Every build must succeed with the right artifacts, also
+/// if it falls back to running its stages, with at most one warning. Afterwards, the shared cache must be whole.
 #[test]
 #[cfg_attr(not(has_python), ignore = "RAISIN_PYTHON is not set: `just test` sets it")]
 fn no_fault_between_client_and_server_gives_a_wrong_artifact_or_fails_a_build() {

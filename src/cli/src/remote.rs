@@ -55,8 +55,8 @@ struct Target {
     /// The pipeline whose table `[cache]` names the shared cache.
     #[arg(value_name = "PIPELINE", value_hint = ValueHint::FilePath)]
     pipeline: Option<PathBuf>,
-    /// The address of the shared cache: s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, file:///folder, or
-    /// the path of a folder.
+    /// The address of the shared cache: s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, file:///folder,
+    /// or the path of a folder.
     #[arg(long, value_name = "ADDRESS")]
     remote: Option<String>,
     #[command(flatten)]
@@ -70,8 +70,8 @@ struct GcArguments {
     /// Remove them.
     #[arg(long)]
     yes: bool,
-    /// Only records that were written longer ago than this, such as 12h or 90d; 0 for any age. Reading a record does not
-    /// change its age. Files that were written within a day stay, unless AGE is shorter.
+    /// Only records that were written longer ago than this, such as 12h or 90d; 0 for any age. Reading a record does
+    /// not change its age. Files that were written within a day stay, unless AGE is shorter.
     #[arg(long, value_name = "AGE", default_value = "30d", value_parser = gc::age)]
     older_than: Duration,
 }

@@ -18,8 +18,8 @@ use raisin_contract::remote::{EXECUTABLE, RemoteMode, RemoteReply, RemoteRequest
 use raisin_store::Store;
 use serde_json::Value;
 
-/// The process and the way to talk to it. Dropping the handle kills the process; an object or an artifact that it writes
-/// at this moment is whole or absent.
+/// The process and the way to talk to it. Dropping the handle kills the process; an object or an artifact that it
+/// writes at this moment is whole or absent.
 pub struct RemoteProcess<'c> {
     process: ChildProcess<'c>,
     /// `None` after a failed write: the process has ended.

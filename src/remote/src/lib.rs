@@ -1,4 +1,4 @@
-//! A shared cache on an object store: S3, Google Cloud Storage, Azure, or a folder. docs/decisions/0031 has the reasons.
+//! A shared cache on an object store: S3, Google Cloud Storage, Azure, or a folder. Reasons: docs/decisions/0031.
 //!
 //! A shared cache holds action records, manifests and files of artifacts. Several machines read it, and those with
 //! rights write it. The executable `raisin-remote` is the only one that opens connections to it; a build starts it at

@@ -1,5 +1,5 @@
-//! `raisin-remote`: reads and writes a shared cache on an object store. `raisin build` starts it at the first stage that
-//! the local cache does not have, and `raisin remote` replaces itself by it.
+//! `raisin-remote`: reads and writes a shared cache on an object store. `raisin build` starts it at the first stage
+//! that the local cache does not have, and `raisin remote` replaces itself by it.
 
 use std::process::ExitCode;
 

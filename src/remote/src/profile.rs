@@ -25,8 +25,8 @@ const KEYS: [(&str, AmazonS3ConfigKey); 3] = [
     ("aws_session_token", AmazonS3ConfigKey::Token),
 ];
 
-/// Adds what the environment does not say: the credentials and the region of the profile that `AWS_PROFILE` names, or of
-/// the profile `default`.
+/// Adds what the environment does not say: the credentials and the region of the profile that `AWS_PROFILE` names, or
+/// of the profile `default`.
 ///
 /// # Errors
 /// A file cannot be read, or `AWS_PROFILE` names a profile without keys.
@@ -58,7 +58,8 @@ pub fn with_profile(mut builder: AmazonS3Builder, bucket: &str) -> Result<Amazon
     if named.is_some() && found(KEYS[0].0).is_none() {
         let message = format!("the profile {profile} has no aws_access_key_id, which s3://{bucket} needs");
         let hint = format!(
-            "for a single sign-on or a role: eval \"$(aws configure export-credentials --profile {profile} --format env)\""
+            "for a single sign-on or a role: \
+             eval \"$(aws configure export-credentials --profile {profile} --format env)\""
         );
         return Err(Problem::new(message).hint(hint).into());
     }

@@ -145,8 +145,8 @@ impl Session {
     ) -> Result<Option<FetchedArtifact>, Trouble> {
         let began = Instant::now();
         let local = self.local.clone();
-        // Another build makes or fetches the artifact, perhaps for hours: the build then waits for it itself. A build that
-        // was just killed holds its lock a moment longer.
+        // Another build makes or fetches the artifact, perhaps for hours: the build then waits for it itself. A build
+        // that was just killed holds its lock a moment longer.
         let until = began + LOCK_PATIENCE;
         let wait = move |_| if Instant::now() < until { Waiting::GoOn } else { Waiting::GiveUp };
         let Some(_lock) = blocking(move || local.lock(key, wait)).await? else { return Ok(None) };

@@ -1,9 +1,9 @@
-//! `raisin remote gc`: finds old action records, and the manifests and files that no remaining record needs. Records are
-//! removed first and files last. Therefore an interrupted gc leaves no record whose files are gone.
+//! `raisin remote gc`: finds old action records, and the manifests and files that no remaining record needs. Records
+//! are removed first and files last. Therefore an interrupted gc leaves no record whose files are gone.
 //!
 //! An upload writes files before its manifest, and the manifest before its record. What is young is kept, because an
-//! upload may be about to need it. If gc and an upload still meet, the record that lacks files is no hit: the next build
-//! runs the stage and replaces the record.
+//! upload may be about to need it. If gc and an upload still meet, the record that lacks files is no hit: the next
+//! build runs the stage and replaces the record.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};

@@ -1,5 +1,5 @@
-//! Writes the shared cache: files, then the manifest, then the record. A record is created and never overwritten, except
-//! a record that cannot be used. Therefore the first of several writers wins, and a killed upload leaves at worst files
+//! Writes the shared cache: files, then the manifest, then the record. A record is created and never overwritten,
+//! except a record that cannot be used. Therefore the first of several writers wins, and a killed upload leaves at worst files
 //! without a record.
 
 use std::collections::BTreeSet;
