@@ -24,8 +24,9 @@ pub const HOW_TO_GO_ON: &str = "what is finished is kept; the same command goes 
 /// The maximum number of names in a line that lists links.
 const MOST_NAMES: usize = 8;
 
-/// The line of the uploads on the display. No node has this number.
+/// The lines of the shared cache on the display. No node has these numbers.
 const UPLOADS: NodeId = NodeId::MAX;
+const LOOK_UPS: NodeId = NodeId::MAX - 1;
 
 /// What happened to a stage.
 pub enum News<'n> {
@@ -91,6 +92,8 @@ pub struct Told {
     peak_bytes: Option<u64>,
     git: Option<GitState>,
     shows_uploads: bool,
+    /// The number of stages for which the shared cache is asked, as the display shows it.
+    shown_look_ups: usize,
 }
 
 impl Told {
@@ -98,7 +101,15 @@ impl Told {
         let width = (0..graph.nodes.len()).map(|id| width(&graph.label(id))).max().unwrap_or(0);
         let display = Display::new(options.quiet, width.min(40));
         let journal = Journal::begin(store)?;
-        Ok(Self { display, journal, journal_failed: false, peak_bytes: None, git: None, shows_uploads: false })
+        Ok(Self {
+            display,
+            journal,
+            journal_failed: false,
+            peak_bytes: None,
+            git: None,
+            shows_uploads: false,
+            shown_look_ups: 0,
+        })
     }
 
     /// The id of this run in the journal.
@@ -216,6 +227,18 @@ impl Told {
     /// As [`Told::note`], also if the user wants no progress.
     pub fn warn(&self, text: &str) {
         self.display.warning(text);
+    }
+
+    /// Shows for how many stages the shared cache is asked, without those whose files arrive.
+    pub fn asking(&mut self, stages: usize) {
+        match (std::mem::replace(&mut self.shown_look_ups, stages), stages) {
+            (before, now) if before == now => return,
+            (_, 0) => return self.display.end(LOOK_UPS),
+            (0, _) => self.display.start(LOOK_UPS, "shared cache"),
+            _ => {}
+        }
+        let phase = format!("asking for {stages} {}", if stages == 1 { "stage" } else { "stages" });
+        self.display.progress(LOOK_UPS, &Progress { phase, ..Progress::default() });
     }
 
     /// Shows the progress of the uploads to the shared cache, until no artifact is left.

@@ -84,7 +84,7 @@ impl Place {
             }
         };
         let parts = prefix.parts().collect::<Vec<_>>();
-        let top = Path::from_iter(parts.into_iter().chain([LAYOUT.into()]));
+        let top = parts.into_iter().chain([LAYOUT.into()]).collect();
         Ok(Self { store, address: address.to_owned(), top })
     }
 
@@ -113,16 +113,6 @@ impl Place {
     pub fn all(&self, kind: ObjectKind) -> Path {
         self.object(&[kind.folder()])
     }
-
-    /// The digest in the name of an object of this kind. `None`: the object is none of raisin's.
-    pub fn digest(&self, kind: ObjectKind, object: &Path) -> Option<Digest> {
-        let name = object.filename()?;
-        let digest = match kind {
-            ObjectKind::Blob => name,
-            ObjectKind::Manifest | ObjectKind::Record => name.strip_suffix(".json")?,
-        };
-        digest.parse().ok()
-    }
 }
 
 /// The kinds of objects, in the order in which gc removes them.
@@ -143,6 +133,16 @@ impl ObjectKind {
             Self::Blob => "blob",
         }
     }
+
+    /// The digest in the name of an object of this kind. `None`: the object is none of raisin's.
+    pub fn digest(self, object: &Path) -> Option<Digest> {
+        let name = object.filename()?;
+        let digest = match self {
+            Self::Blob => name,
+            Self::Manifest | Self::Record => name.strip_suffix(".json")?,
+        };
+        digest.parse().ok()
+    }
 }
 
 #[cfg(test)]
@@ -160,10 +160,10 @@ mod tests {
             (ObjectKind::Manifest, place.manifest(digest)),
             (ObjectKind::Blob, place.blob(digest)),
         ] {
-            assert_eq!(place.digest(kind, &object), Some(digest));
+            assert_eq!(kind.digest(&object), Some(digest));
             assert!(object.as_ref().starts_with(place.all(kind).as_ref()));
         }
-        assert_eq!(place.digest(ObjectKind::Record, &place.probe("x")), None);
+        assert_eq!(ObjectKind::Record.digest(&place.probe("x")), None);
     }
 
     #[test]

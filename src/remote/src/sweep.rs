@@ -41,7 +41,7 @@ struct Listed {
 impl Session {
     async fn list(&self, kind: ObjectKind) -> Result<Vec<Listed>, Trouble> {
         let objects: Vec<ObjectMeta> = self.place.store.list(Some(&self.place.all(kind))).try_collect().await?;
-        let digest = |meta: &ObjectMeta| self.place.digest(kind, &meta.location);
+        let digest = |meta: &ObjectMeta| kind.digest(&meta.location);
         Ok(objects.into_iter().map(|meta| Listed { digest: digest(&meta), meta }).collect())
     }
 

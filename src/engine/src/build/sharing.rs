@@ -65,6 +65,7 @@ impl<'a> Build<'a> {
     /// Takes the replies that are there. If there is none, waits at most `patience` for one.
     pub(super) fn hear_remote(&mut self, process: Option<&RemoteProcess<'_>>, patience: Duration) {
         let Some(process) = process else { return std::thread::sleep(patience) };
+        self.told.asking(self.remote.asked.len().saturating_sub(self.remote.arriving.len()));
         match process.replies().recv_timeout(patience) {
             Ok(reply) => self.hear(reply),
             Err(RecvTimeoutError::Timeout) => self.told.tick(),
@@ -207,6 +208,7 @@ impl<'a> Build<'a> {
                 }
             }
         }
+        self.told.asking(0);
         self.told.uploading(0, 0, 0);
         let tally = &mut self.remote.tally;
         tally.received = tally.received.max(received);
