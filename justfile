@@ -7,8 +7,11 @@ just := quote(just_executable())
 own_libtorch := env("LIBTORCH", "")
 venv := quote(env("RAISIN_VENV", ".venv"))
 bench_venv := quote(env("RAISIN_BENCH_VENV", ".venv-bench"))
-# All packages except the benchmarks. With a smaller selection, cargo would compile dependencies again.
+# All packages except the benchmarks.
 all := "--workspace --exclude raisin-bench"
+# What a first build needs; cargo's default members. With other features, cargo would compile dependencies again: `just
+# lint` checks each selection of packages.
+first := "--package raisin --package raisin-data --package raisin-worker --package raisin-unify"
 python := venv + "/bin/python"
 
 # list the recipes
@@ -19,6 +22,8 @@ _default:
 [positional-arguments]
 build pipeline *arguments: _compiled
     @test -x {{ raisin }}-sql || ! grep -qsE '"?kind"? *[=:] *"(sql|filter)"' "$1" || {{ just }} _compiled-sql
+    @test -x {{ raisin }}-remote || (test -z "${RAISIN_REMOTE:-}" && ! grep -qsE '^ *\[cache\]' "$1") \
+        || {{ just }} _compiled-remote
     @{{ raisin }} build "$@"
 
 # show which stages a build would run, and why
@@ -30,6 +35,11 @@ plan pipeline *arguments: _compiled
 [positional-arguments]
 sql *arguments: _compiled-sql
     @{{ raisin }} sql "$@"
+
+# look at a shared cache, fill it, empty it: `just remote check p.toml`
+[positional-arguments]
+remote *arguments: _compiled-remote
+    @{{ raisin }} remote "$@"
 
 # run any command of raisin: `just raisin --help` lists the commands
 [positional-arguments]
@@ -125,15 +135,21 @@ bench name *arguments: _compiled
 report *arguments: _compiled
     @{{ raisin }} report "$@"
 
-# Compiles the executables without DataFusion; if `raisin-sql` exists, compiles all executables, because they must have
-# the same version. Starts cargo only if a source file is newer than `raisin`, because starting cargo takes time.
+# Compiles the executables of a first build, and raisin-sql and raisin-remote if they exist, because all executables
+# must have the same version. Starts cargo only if a source file is newer than `raisin`, because starting cargo takes
+# time.
 _compiled: (setup "cpu")
     @test -x {{ raisin }} && test -z "$(find src Cargo.toml Cargo.lock -newer {{ raisin }} -print -quit)" \
-        || (cargo build $(test ! -x {{ raisin }}-sql || echo "{{ all }}") && touch {{ raisin }})
+        || (cargo build {{ first }} $(test ! -x {{ raisin }}-sql || echo "--package raisin-query") \
+            $(test ! -x {{ raisin }}-remote || echo "--package raisin-remote") && touch {{ raisin }})
 
-# Compiles all executables.
+# Compiles raisin-sql too.
 _compiled-sql: _compiled
-    @test -x {{ raisin }}-sql || cargo build {{ all }}
+    @test -x {{ raisin }}-sql || cargo build {{ first }} --package raisin-query
+
+# Compiles raisin-remote too.
+_compiled-remote: _compiled
+    @test -x {{ raisin }}-remote || cargo build {{ first }} --package raisin-remote
 
 _python:
     @test -x {{ python }} || python3 -m venv {{ venv }}

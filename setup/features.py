@@ -20,7 +20,11 @@ selections = {
     "`cargo build`": features("normal,build"),
     "`cargo build --workspace`": features("normal,build", "--workspace"),
 }
-for package in ["raisin", "raisin-engine", "raisin-selector", "raisin-corpus", "raisin-data", "raisin-worker", "raisin-query"]:
+FIRST = ["raisin", "raisin-data", "raisin-worker", "raisin-unify"]
+for more in [["raisin-query"], ["raisin-remote"], ["raisin-query", "raisin-remote"]]:
+    packages = [word for package in FIRST + more for word in ("--package", package)]
+    selections[f"the first build with {' and '.join(more)}"] = features("normal,build", *packages)
+for package in ["raisin", "raisin-engine", "raisin-selector", "raisin-corpus", "raisin-data", "raisin-worker", "raisin-query", "raisin-remote"]:
     selections[f"`cargo test --package {package}`"] = features("normal,build,dev", "--package", package)
 # A package may have two sets of features: one for build scripts and macros, one for the target. Then each set must be
 # one of the two.

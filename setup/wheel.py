@@ -1,6 +1,6 @@
 """Makes raisin's wheel from compiled executables: `python3 setup/wheel.py [--executables FOLDER] [--dist FOLDER]`.
 
-The wheel contains the four executables, completions and man pages (as `*.data`), and the Python package in
+The wheel contains the five executables, completions and man pages (as `*.data`), and the Python package in
 python/raisin. The script uses only Python's standard library, and `strip`, `objdump` and `readelf` of binutils, which
 also link the executables. elf.py reads and changes the executables."""
 
@@ -17,7 +17,7 @@ from pathlib import Path
 import elf
 
 TOP = Path(__file__).resolve().parent.parent
-EXECUTABLES = ["raisin", "raisin-data", "raisin-sql", "raisin-worker"]
+EXECUTABLES = ["raisin", "raisin-data", "raisin-remote", "raisin-sql", "raisin-worker"]
 # The libraries that every Linux system of a manylinux tag has, and those that come with torch.
 SYSTEM = ("ld-linux", "libc.so", "libm.so", "libdl.so", "libpthread.so", "librt.so", "libgcc_s.so", "libstdc++.so")
 TORCH = ("libtorch_cpu.so", "libtorch.so", "libc10.so", "libgomp.so")

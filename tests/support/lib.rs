@@ -86,6 +86,8 @@ impl Project {
             .current_dir(self.folder.path())
             .env_remove("RAISIN_CACHE")
             .env_remove("RAISIN_OUT")
+            .env_remove("RAISIN_REMOTE")
+            .env_remove("RAISIN_REMOTE_MODE")
             .env("RAISIN_WORKER", executable("raisin-worker"))
             .env("NO_COLOR", "1")
     }

@@ -15,4 +15,5 @@ pub mod random;
 pub mod say;
 pub mod sealed;
 pub mod seed;
+pub mod size;
 pub mod stack;

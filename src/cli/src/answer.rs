@@ -1,5 +1,5 @@
-//! Passes a question to the executable that reads tables, which replaces this process (exec): a query to `raisin-sql`,
-//! the question of `raisin explain` to `raisin-data`.
+//! Passes a question to another executable, which replaces this process (exec): a query to `raisin-sql`, the question of
+//! `raisin explain` to `raisin-data`, and `raisin remote` to `raisin-remote`.
 
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
@@ -9,27 +9,34 @@ use raisin_contract::Process;
 use raisin_contract::diff::DiffQuestion;
 use raisin_contract::explain::ExplainOptions;
 use raisin_contract::query::QueryOptions;
+use raisin_contract::remote::{EXECUTABLE, RemoteQuestion};
 
 /// # Errors
 /// `raisin-sql` does not exist or cannot be started. Without an error, this function does not return.
 pub fn hand_over(options: &QueryOptions) -> Result<ExitCode> {
-    replace_by(Process::Sql, "answer", serde_json::to_string(options))
+    replace_by(Process::Sql.executable(), "answer", serde_json::to_string(options))
 }
 
 /// # Errors
 /// As [`hand_over`], for `raisin-data`.
 pub fn hand_over_explanation(options: &ExplainOptions) -> Result<ExitCode> {
-    replace_by(Process::Data, "explain", serde_json::to_string(options))
+    replace_by(Process::Data.executable(), "explain", serde_json::to_string(options))
 }
 
 /// # Errors
 /// As [`hand_over`], for `raisin-data`.
 pub fn hand_over_diff(question: &DiffQuestion) -> Result<ExitCode> {
-    replace_by(Process::Data, "diff", serde_json::to_string(question))
+    replace_by(Process::Data.executable(), "diff", serde_json::to_string(question))
 }
 
-fn replace_by(process: Process, command: &str, options: serde_json::Result<String>) -> Result<ExitCode> {
-    let program = raisin_engine::executable(process, None)?;
+/// # Errors
+/// As [`hand_over`], for `raisin-remote`.
+pub fn hand_over_remote(question: &RemoteQuestion) -> Result<ExitCode> {
+    replace_by(EXECUTABLE, "answer", serde_json::to_string(question))
+}
+
+fn replace_by(name: &str, command: &str, options: serde_json::Result<String>) -> Result<ExitCode> {
+    let program = raisin_engine::executable_named(name, None)?;
     let options = options.context("the question cannot be handed over")?;
     let error = Command::new(&program).arg(command).arg(options).exec();
     Err(Error::from(error).context(format!("cannot start {}", program.display())))

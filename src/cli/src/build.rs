@@ -42,6 +42,10 @@ pub struct Arguments {
     /// ends. With --force, the stages run again after each edit.
     #[arg(long)]
     watch: bool,
+    /// Do not wait for uploads to the shared cache that are not finished when the last stage is. They are given up, and
+    /// `raisin remote push PIPELINE` uploads them later.
+    #[arg(long)]
+    no_wait: bool,
     /// Start a new process for each stage, instead of workers that run one stage after another.
     #[arg(long, hide = true)]
     fresh_workers: bool,
@@ -59,7 +63,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         return Err(Problem::usage(message).hint("a plan file says itself which stages run").into());
     }
     if arguments.dry_run {
-        return super::plan::show(&arguments.pipeline.load()?, &arguments.pipeline.options());
+        let pipeline = arguments.pipeline.load()?;
+        let options = Options { remote: arguments.pipeline.remote(&pipeline.cache)?, ..arguments.pipeline.options() };
+        return super::plan::show(&pipeline, &options);
     }
     if arguments.watch {
         return super::watch::watch(&arguments.pipeline, || once(arguments));
@@ -81,12 +87,14 @@ fn once(arguments: &Arguments) -> Result<Summary> {
         check: arguments.check,
         quiet: arguments.quiet,
         fresh_workers: arguments.fresh_workers,
+        leave_uploads: arguments.no_wait,
         ..arguments.pipeline.options()
     };
     match PlanFile::read(arguments.pipeline.file())? {
         Some(plan) => {
             arguments.pipeline.refuse_changes()?;
             let pipeline = plan.pipeline(KINDS)?;
+            let options = Options { remote: arguments.pipeline.remote(&pipeline.cache)?, ..options };
             let summary = engine::build_planned(&plan, &pipeline, &options)?;
             if !arguments.quiet {
                 tell(&summary, &next::command(&pipeline, &arguments.pipeline, &arguments.out, &summary));
@@ -95,6 +103,7 @@ fn once(arguments: &Arguments) -> Result<Summary> {
         }
         None => {
             let pipeline = arguments.pipeline.load()?;
+            let options = Options { remote: arguments.pipeline.remote(&pipeline.cache)?, ..options };
             let summary = engine::build(&pipeline, &options)?;
             if !arguments.quiet {
                 tell(&summary, &next::command(&pipeline, &arguments.pipeline, &arguments.out, &summary));

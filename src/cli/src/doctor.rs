@@ -8,10 +8,13 @@ use std::process::{Command, ExitCode};
 use clap::Args;
 
 use super::pipeline_arguments::Folders;
+use super::shared_cache;
 use install::LibtorchDevice;
 use raisin_base::error::{Result, render};
 use raisin_base::machine::MachineReport;
+use raisin_contract::remote::{EXECUTABLE, RemoteQuestion, RemoteTask};
 use raisin_engine::{HOW_TO_INSTALL, Installation, LibtorchSearch, find_libtorch, load_from};
+use raisin_pipeline::CacheSettings;
 use raisin_store::{FileSystemKind, file_system};
 
 /// Show what raisin finds on this machine: folders, executables, libtorch, devices.
@@ -41,8 +44,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         ("data", found(&own.with_file_name("raisin-data"), &missing)),
         ("worker", found(&worker, &missing)),
         ("sql", found(&own.with_file_name("raisin-sql"), &missing)),
+        ("remote", found(&own.with_file_name(EXECUTABLE), "is not there: only a shared cache needs it")),
         ("cores", cores.to_string()),
     ];
+    lines.extend(about_shared_cache(&own.with_file_name(EXECUTABLE), &arguments.folders.cache.path())?);
     if let Some((at, (name, kind))) = cache_file_system(&arguments.folders.cache.path()) {
         lines.insert(2, ("file sys.", format!("{name}, at {}", at.display())));
         let notes = about(kind).iter().enumerate();
@@ -67,6 +72,19 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     super::print(&lines.iter().map(|(name, value)| format!("{name:9} {value}\n")).collect::<String>())?;
     // If the worker does not start, no tensor stage can run.
     Ok(if inspected.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What this machine can do with the shared cache of RAISIN_REMOTE, as `raisin remote check` finds it.
+fn about_shared_cache(executable: &Path, cache: &Path) -> Result<Vec<(&'static str, String)>> {
+    let Some(settings) = shared_cache::settings(None, &CacheSettings::default())? else { return Ok(Vec::new()) };
+    let question = RemoteQuestion { settings, cache: cache.to_owned(), task: RemoteTask::Check };
+    let output = Command::new(executable).arg("answer").arg(serde_json::to_string(&question)?).output();
+    let text = match output {
+        Ok(output) => [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat(),
+        Err(error) => format!("{} does not start: {error}", executable.display()),
+    };
+    let lines = text.lines().enumerate();
+    Ok(lines.map(|(number, line)| (if number == 0 { "shared" } else { "" }, line.to_owned())).collect())
 }
 
 /// The file system on which the cache lies, or will lie, with the path that was looked at.

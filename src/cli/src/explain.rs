@@ -146,7 +146,7 @@ impl BuiltStages<'_> {
     fn folder(&self, planned: &PlannedStage) -> Option<PathBuf> {
         match &planned.status {
             Status::Cached { artifact, .. } => Some(self.store.artifact_folder(*artifact)),
-            Status::WouldRun { .. } => None,
+            Status::WouldFetch { .. } | Status::WouldRun { .. } => None,
         }
     }
 }

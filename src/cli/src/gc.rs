@@ -42,7 +42,8 @@ pub struct Arguments {
 /// The value of `--forget` without a folder. A folder with this name can be given as `./*`.
 const EVERY: &str = "*";
 
-fn age(text: &str) -> Result<Duration, String> {
+/// Reads an age such as `12h` or `30d`.
+pub fn age(text: &str) -> Result<Duration, String> {
     let wrong = || "an age looks like 12h or 30d (s, m, h, d, w)".to_owned();
     let at = text.find(|letter: char| letter.is_ascii_alphabetic()).unwrap_or(text.len());
     let number: f64 = text[..at].trim().parse().ok().filter(|number| *number >= 0.0).ok_or_else(wrong)?;

@@ -21,9 +21,11 @@ mod outcome;
 mod pin;
 mod pipeline_arguments;
 mod plan;
+mod remote;
 mod report;
 mod runs;
 mod schema;
+mod shared_cache;
 mod sql;
 mod text;
 mod verify;
@@ -67,7 +69,8 @@ Examples:
   raisin sql 'select * from report.comparison'                  what came out
   raisin kinds selector                                         the parameters of a stage kind
 
-Environment: RAISIN_CACHE (default ./cache), RAISIN_OUT (default ./out), NO_COLOR.
+Environment: RAISIN_CACHE (default ./cache), RAISIN_OUT (default ./out), RAISIN_REMOTE (a shared cache, such as
+s3://bucket/prefix, or none), RAISIN_REMOTE_MODE (read or read-write), NO_COLOR.
 Exit codes: 0 done, 1 a stage, the machine or raisin itself failed, 2 the command line, the pipeline or the query is wrong, 130 interrupted.";
 
 #[derive(Subcommand)]
@@ -86,6 +89,7 @@ enum Command {
     Schema(schema::Arguments),
     Verify(verify::Arguments),
     Gc(gc::Arguments),
+    Remote(remote::Arguments),
     Pin(pin::Arguments),
     Unpin(pin::Unpin),
     Du(du::Arguments),
@@ -133,6 +137,7 @@ fn run() -> Result<ExitCode> {
         Command::Schema(arguments) => schema::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Gc(arguments) => gc::run(&arguments),
+        Command::Remote(arguments) => remote::run(&arguments),
         Command::Pin(arguments) => pin::pin(&arguments),
         Command::Unpin(arguments) => pin::unpin(&arguments),
         Command::Du(arguments) => du::run(&arguments),

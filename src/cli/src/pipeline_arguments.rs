@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use super::shared_cache;
 use raisin_base::error::{Problem, Result};
+use raisin_contract::remote::RemoteSettings;
 use raisin_engine::{DeviceChoice, Options};
 use raisin_kinds::KINDS;
-use raisin_pipeline::{self as pipeline, Override, Pipeline};
+use raisin_pipeline::{self as pipeline, CacheSettings, Override, Pipeline};
 
 #[derive(Args)]
 pub struct PipelineArguments {
@@ -36,6 +38,9 @@ pub struct PipelineArguments {
     /// The device of tensors: auto (CUDA if it can be used, else the CPU), cpu, cuda, or one GPU as cuda:1
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: DeviceChoice,
+    /// Do not use the shared cache of the pipeline or of RAISIN_REMOTE.
+    #[arg(long)]
+    no_remote: bool,
 }
 
 #[derive(Args)]
@@ -126,6 +131,15 @@ impl PipelineArguments {
         pipeline::load(&self.file, &sweeps.chain(sets).collect::<Vec<_>>(), KINDS, &self.cache.path())
     }
 
+    /// The shared cache for a pipeline with this table `[cache]`.
+    ///
+    /// # Errors
+    /// A variable of the environment has an impossible value.
+    pub fn remote(&self, cache: &CacheSettings) -> Result<Option<RemoteSettings>> {
+        if self.no_remote { Ok(None) } else { shared_cache::settings(None, cache) }
+    }
+
+    /// The options without the shared cache.
     pub fn options(&self) -> Options {
         Options {
             cache: self.cache.path(),

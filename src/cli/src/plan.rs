@@ -39,7 +39,8 @@ enum GraphFormat {
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     // Check this before a long look-up.
     arguments.out.as_deref().map_or(Ok(()), PlanFile::check_place)?;
-    let (pipeline, options) = (arguments.pipeline.load()?, arguments.pipeline.options());
+    let pipeline = arguments.pipeline.load()?;
+    let options = Options { remote: arguments.pipeline.remote(&pipeline.cache)?, ..arguments.pipeline.options() };
     let (plan, file) = match &arguments.out {
         None => (engine::plan(&pipeline, &options)?, None),
         Some(out) => {

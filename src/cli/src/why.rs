@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::pipeline_arguments::PipelineArguments;
 use raisin_base::error::Result;
+use raisin_base::size::size;
 use raisin_engine::{self as engine, Options, PlannedStage, Status, words};
 
 /// Show why a stage would run, or which artifact the stage has and which run made it.
@@ -22,7 +23,9 @@ pub struct Arguments {
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let options = Options { only: vec![arguments.stage.clone()], ..arguments.pipeline.options() };
-    let plan = engine::plan(&arguments.pipeline.load()?, &options)?;
+    let pipeline = arguments.pipeline.load()?;
+    let options = Options { remote: arguments.pipeline.remote(&pipeline.cache)?, ..options };
+    let plan = engine::plan(&pipeline, &options)?;
     let stages: Vec<&PlannedStage> = plan.stages.iter().filter(|stage| stage.stage == arguments.stage).collect();
     if arguments.json {
         super::print_exactly(&format!("{}\n", serde_json::to_string_pretty(&stages)?))?;
@@ -41,6 +44,9 @@ fn explained(stage: &PlannedStage) -> String {
                 Some(accepted) => format!("  accepted   {accepted}\n"),
                 None => format!("  made       {finished} in {seconds:.1} s, by run {run}\n"),
             };
+        }
+        Status::WouldFetch { artifact, bytes, .. } => {
+            text += &format!("  would fetch  artifact {}, {}\n", artifact.short(), size(*bytes));
         }
         Status::WouldRun { why, .. } => {
             for (position, reason) in words(why).iter().enumerate() {

@@ -14,6 +14,7 @@
 //! | [`memory`] | the limit of the memory of a running stage |
 //! | [`pointer`] | JSON pointers to parameters |
 //! | [`query`] | the query that `raisin` passes to `raisin-sql` |
+//! | [`remote`] | what `raisin` and `raisin-remote` say to each other |
 //! | [`results`] | what a stage measured, for the end of a build |
 //! | [`threads`] | the thread pool of a stage |
 
@@ -28,6 +29,7 @@ pub mod memory;
 pub mod outputs;
 pub mod pointer;
 pub mod query;
+pub mod remote;
 pub mod results;
 pub mod serve;
 mod setup;

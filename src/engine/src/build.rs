@@ -1,13 +1,16 @@
 //! A build: looks up all stages, runs the stages that are not cached, and updates the links. The decisions which stage
 //! starts next (schedule.rs), how one action is made (execute.rs) and what is printed (told.rs) are in other files.
 
+mod looking;
+mod sharing;
+
 use std::collections::HashSet;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use super::Options;
 use super::child::{self, Children};
-use super::difference::{ActionDifference, words};
+use super::difference::ActionDifference;
 use super::execute::{Check, Job, JobMessage, JobNews, MadeAction, Mode, plain};
 use super::explain::ActionHistory;
 use super::graph::NodeId;
@@ -17,19 +20,25 @@ use super::links::{self, LinkUpdate, LinkWait};
 use super::out_check;
 use super::outcome;
 use super::plan_file::PlanFile;
-use super::resolve::{Resolver, StageLookup};
+use super::remote::{RemoteCache, RemoteProcess};
+use super::resolve::Resolver;
 use super::resources::Capacity;
-use super::schedule::{AfterMiss, Scheduler, StageState};
+use super::schedule::{Scheduler, StageState};
 use super::silence;
 use super::summary::{Failure, Summary};
 use super::told::{News, Told};
 use super::worker_pool::WorkerPool;
 use raisin_base::digest::Digest;
-use raisin_base::error::{Context as _, Result, anyhow, bail, render};
+use raisin_base::error::{Context as _, Result, bail, render};
 use raisin_base::panics::caught;
 use raisin_contract::{Action, Process};
 use raisin_pipeline::Pipeline;
 use raisin_store::Store;
+
+/// The longest time between two looks at signals and at silent stages.
+const TICK: Duration = Duration::from_millis(50);
+/// The same while stages run and the shared cache is asked: its replies have a channel of their own.
+const TICK_WITH_REMOTE: Duration = Duration::from_millis(5);
 
 /// The time for which an interrupted build waits for another process that updates the same links.
 const LINKS_PATIENCE: Duration = Duration::from_millis(500);
@@ -64,7 +73,7 @@ fn build_with(pipeline: &Pipeline, options: &Options, plan: Option<&PlanFile>) -
     told.begins(pipeline, options, resolver.devices.kind);
     let mut build = Build::new(resolver, options, plan, &interrupt, &mut told);
     build.look_up_ready();
-    if build.scheduler.count(|state| state == StageState::Queued) == 0 {
+    if build.scheduler.count(|state| matches!(state, StageState::Queued | StageState::Asked)) == 0 {
         return build.finish(began);
     }
     build.check_executables()?;
@@ -79,8 +88,10 @@ fn build_with(pipeline: &Pipeline, options: &Options, plan: Option<&PlanFile>) -
 struct Work<'a> {
     /// Set when all inputs of the node are known.
     key: Option<Digest>,
-    /// Set when the node is a miss and must run.
+    /// Set when the local look-up of the node is a miss.
     action: Option<Action<'a>>,
+    /// Why the node is a miss, if the store had its artifact before.
+    lost: Option<ActionDifference>,
 }
 
 struct Build<'a> {
@@ -93,7 +104,9 @@ struct Build<'a> {
     told: &'a mut Told,
     /// One entry for each node.
     work: Vec<Work<'a>>,
+    remote: RemoteCache,
     ran: u64,
+    fetched: u64,
     /// The failed nodes with the reasons, in the order of the failures.
     failures: Vec<(NodeId, String)>,
     interrupted: bool,
@@ -120,7 +133,9 @@ impl<'a> Build<'a> {
             history: ActionHistory::default(),
             told,
             work,
+            remote: RemoteCache::new(options.remote.clone()),
             ran: 0,
+            fetched: 0,
             failures: Vec::new(),
             interrupted: false,
             resolver,
@@ -129,95 +144,6 @@ impl<'a> Build<'a> {
 
     fn tell(&mut self, id: NodeId, news: News<'_>) {
         self.told.tell(&self.resolver.graph, id, news);
-    }
-
-    /// Looks up every node whose inputs are known, including the nodes that become ready because of a hit. If a look-up
-    /// fails with an error, the node fails, and the build continues.
-    fn look_up_ready(&mut self) -> Vec<NodeId> {
-        let mut hits = Vec::new();
-        while let Some(id) = self.scheduler.next_ready() {
-            // One look-up can read a large artifact again. Therefore the loop checks for an interrupt before each
-            // look-up.
-            if self.interrupt.count() > 0 {
-                self.interrupted = true;
-                break;
-            }
-            match self.look_up(id) {
-                Ok(Some((key, artifact))) => {
-                    self.tell(id, News::Hit { key, artifact });
-                    self.scheduler.done(id);
-                    hits.push(id);
-                }
-                Ok(None) => {}
-                Err(error) => self.failed(id, &error),
-            }
-        }
-        hits
-    }
-
-    /// Returns the key and the artifact of a node if the node need not run. Otherwise the node is queued or follows
-    /// another node, or the function returns the error by which the node fails.
-    fn look_up(&mut self, id: NodeId) -> Result<Option<(Digest, Digest)>> {
-        let action = self.resolver.action(id)?;
-        let key = action.key().with_context(|| format!("`{}` is ready without its inputs", self.label(id)))?;
-        self.work[id].key = Some(key);
-        let lost = if self.is_forced(id) {
-            Some(ActionDifference::Forced)
-        } else {
-            let known = self.resolver.found_in_store;
-            match self.resolver.find(id, key)? {
-                StageLookup::Hit(artifact) => {
-                    if self.resolver.found_in_store > known {
-                        // If this build is killed, no index names the artifact. An index that the build saves at its
-                        // end says the same. Therefore a failure is no error.
-                        let _ = self.resolver.store.note_use(artifact);
-                    }
-                    return Ok(Some((key, artifact)));
-                }
-                StageLookup::Miss(lost) => lost,
-            }
-        };
-        let why = self.explain(id, &action, lost)?;
-        self.work[id].action = Some(action);
-        match self.scheduler.queue(id, key) {
-            AfterMiss::Waits => {
-                self.tell(id, News::Miss { key, why });
-                Ok(None)
-            }
-            AfterMiss::WasDone(other) => {
-                let artifact = self.resolver.artifacts[other].context("a stage that is done has an artifact")?;
-                self.resolver.artifacts[id] = Some(artifact);
-                Ok(Some((key, artifact)))
-            }
-            AfterMiss::HasFailed(other) => {
-                let reason =
-                    self.failures.iter().find(|(failed, _)| *failed == other).map(|(_, reason)| reason.as_str());
-                Err(anyhow!("{}", reason.unwrap_or("the stage failed before")))
-            }
-        }
-    }
-
-    /// Whether the node runs although it is cached.
-    fn is_forced(&self, id: NodeId) -> bool {
-        self.options.force.names(&self.resolver.graph.nodes[id].stage.name)
-    }
-
-    fn explain(&mut self, id: NodeId, action: &Action<'_>, lost: Option<ActionDifference>) -> Result<Vec<String>> {
-        if let Some(ActionDifference::Lost { reason }) = &lost {
-            self.tell(id, News::Lost { reason });
-        }
-        let why = match (lost, self.plan) {
-            (Some(lost), _) => vec![lost],
-            (None, Some(plan)) => {
-                let Some(why) = plan.why(id) else {
-                    self.tell(id, News::GoneSincePlanned);
-                    return Ok(vec!["not cached any more since the plan was made".to_owned()]);
-                };
-                return Ok(why);
-            }
-            (None, None) => self.history.explain(&self.resolver, id, action)?,
-        };
-        Ok(words(&why))
     }
 
     /// Checks before the first stage that the executables of all stages that may run exist. Otherwise a missing
@@ -281,7 +207,9 @@ impl<'a> Build<'a> {
         let interrupt = self.interrupt;
         let mut looked = Instant::now();
         let mut stopped: Option<Instant> = None;
+        let mut remote: Option<RemoteProcess<'_>> = None;
         loop {
+            self.send_to_remote(&mut remote, children);
             let go_on = stopped.is_none() && (self.failures.is_empty() || self.options.keep_going);
             while go_on && let Some((id, gpu)) = self.scheduler.start() {
                 match self.job(id, gpu).and_then(|job| pool.start(job, gpu)) {
@@ -289,10 +217,12 @@ impl<'a> Build<'a> {
                     Err(error) => self.failed(id, &error),
                 }
             }
-            if self.scheduler.running() == 0 {
-                return Ok(());
+            let asks = go_on && !self.remote.asked.is_empty();
+            if self.scheduler.running() == 0 && !asks {
+                break;
             }
-            match receiver.recv_timeout(Duration::from_millis(50)) {
+            let patience = if self.remote.asked.is_empty() { TICK } else { TICK_WITH_REMOTE };
+            match receiver.recv_timeout(if self.scheduler.running() == 0 { Duration::ZERO } else { patience }) {
                 Ok(message) => {
                     if let JobNews::Ended(_) = message.news {
                         pool.ended(message.id);
@@ -300,8 +230,9 @@ impl<'a> Build<'a> {
                     self.receive(message);
                 }
                 Err(RecvTimeoutError::Timeout) => self.told.tick(),
-                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                Err(RecvTimeoutError::Disconnected) => break,
             }
+            self.hear_remote(remote.as_ref(), if self.scheduler.running() == 0 { patience } else { Duration::ZERO });
             if let Some(failure) = interrupt.failure() {
                 bail!(failure.to_owned());
             }
@@ -320,6 +251,8 @@ impl<'a> Build<'a> {
                 children.kill();
             }
         }
+        self.finish_uploads(remote);
+        Ok(())
     }
 
     fn job(&self, id: NodeId, gpu: Option<usize>) -> Result<Job> {
@@ -363,10 +296,22 @@ impl<'a> Build<'a> {
         if *ran {
             self.tell(id, News::Ran { record, check });
             self.ran += 1;
+            if !matches!(check, Check::Failed(_)) {
+                self.remote.push(key);
+            }
         } else {
             self.tell(id, News::Hit { key, artifact });
             self.tell(id, News::MadeByAnotherBuild);
         }
+        self.has_artifact(id, key, artifact);
+        if let Check::Failed(reason) = check {
+            // The artifact of the first run stays in the store and stays valid.
+            self.note_failure(id, reason.clone(), false);
+        }
+    }
+
+    /// The node has its artifact now, and so have the nodes that wait for the same action.
+    fn has_artifact(&mut self, id: NodeId, key: Digest, artifact: Digest) {
         self.resolver.artifacts[id] = Some(artifact);
         for follower in self.scheduler.followers(id) {
             self.tell(follower, News::Hit { key, artifact });
@@ -376,10 +321,6 @@ impl<'a> Build<'a> {
         self.scheduler.done(id);
         for hit in self.look_up_ready() {
             self.tell(hit, News::Cached);
-        }
-        if let Check::Failed(reason) = check {
-            // The artifact of the first run stays in the store and stays valid.
-            self.note_failure(id, reason.clone(), false);
         }
     }
 
@@ -447,13 +388,16 @@ impl<'a> Build<'a> {
             out: self.options.out.join(&pipeline),
             pipeline,
             ran: self.ran,
-            cached: self.scheduler.count(|state| state == StageState::Done) - self.ran,
+            fetched: self.fetched,
+            cached: self.scheduler.count(|state| state == StageState::Done) - self.ran - self.fetched,
             skipped: self.scheduler.count(|state| !matches!(state, StageState::Done | StageState::Failed)),
             earlier,
             accepted,
             failures: self.failures.iter().map(failure).collect(),
             interrupted: self.interrupted,
             seconds: began.elapsed().as_secs_f64(),
+            remote: self.remote.tally.clone(),
+            fetch_seconds: self.remote.seconds(),
             results,
         };
         self.told.ends(&summary, changed, update.is_err());

@@ -208,13 +208,21 @@ pub fn executable(process: Process, folder: Option<&Path>) -> Result<PathBuf> {
         let message = format!("RAISIN_WORKER names {}, where there is no file", path.display());
         return Err(Problem::new(message).hint("unset RAISIN_WORKER to use the executable beside `raisin`").into());
     }
+    executable_named(process.executable(), folder)
+}
+
+/// The path of an executable in the given folder, or beside the running executable.
+///
+/// # Errors
+/// The executable does not exist.
+pub fn executable_named(name: &str, folder: Option<&Path>) -> Result<PathBuf> {
     let own = std::env::current_exe().context("cannot find the running executable")?;
     let folder = folder.or(own.parent()).unwrap_or(Path::new("."));
-    let path = folder.join(process.executable());
+    let path = folder.join(name);
     if path.is_file() {
         return Ok(path);
     }
-    let message = format!("there is no executable `{}` in {}", process.executable(), folder.display());
+    let message = format!("there is no executable `{name}` in {}", folder.display());
     Err(Problem::new(message).hint(Installation::here().repair()).into())
 }
 

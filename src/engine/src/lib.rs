@@ -45,6 +45,8 @@ mod outcome;
 mod plan;
 mod plan_file;
 mod progress;
+mod pull;
+mod remote;
 mod repair;
 mod resolve;
 mod resources;
@@ -58,10 +60,12 @@ mod worker_pool;
 
 use std::path::PathBuf;
 
+use raisin_contract::remote::RemoteSettings;
+
 pub use accept::{Acceptance, accept, undo};
 pub use build::{build, build_planned};
 pub use change::{ChangeKind, FileChange};
-pub use child::{executable, load_from};
+pub use child::{executable, executable_named, load_from};
 pub use device::DeviceChoice;
 pub use diagram::{Diagram, diagram};
 pub use difference::{ActionDifference, differences, words};
@@ -74,6 +78,7 @@ pub use libtorch::{HOW_TO_INSTALL, Libtorch, LibtorchPlace, LibtorchSearch, find
 pub use outcome::StageResults;
 pub use plan::{Plan, PlannedStage, Status, plan};
 pub use plan_file::PlanFile;
+pub use pull::{Pulled, pull};
 pub use repair::{Repair, RepairOutcome, repair};
 pub use summary::{Failure, Summary};
 
@@ -106,6 +111,10 @@ pub struct Options {
     pub quiet: bool,
     /// The folder of the executables that run stages. `None`: the folder of the running executable.
     pub executables: Option<PathBuf>,
+    /// The shared cache on an object store. It is not part of any key.
+    pub remote: Option<RemoteSettings>,
+    /// Do not wait for uploads that are not finished when the last stage is.
+    pub leave_uploads: bool,
 }
 
 impl Default for Options {
@@ -123,6 +132,8 @@ impl Default for Options {
             fresh_workers: false,
             quiet: false,
             executables: None,
+            remote: None,
+            leave_uploads: false,
         }
     }
 }

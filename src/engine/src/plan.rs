@@ -6,13 +6,16 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::Options;
+use super::child::Children;
 use super::difference::{ActionDifference, words};
 use super::explain::ActionHistory;
 use super::graph::NodeId;
+use super::pull::RemoteAsker;
 use super::resolve::{Resolver, StageLookup};
 use raisin_base::columns::{self, padded};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Result};
+use raisin_base::size::size;
 use raisin_contract::Action;
 use raisin_pipeline::Pipeline;
 use raisin_store::{Accepted, ActionRecord, Store};
@@ -52,6 +55,13 @@ pub enum Status {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         accepted: Option<Accepted>,
     },
+    /// The shared cache has the artifact.
+    WouldFetch {
+        key: Digest,
+        artifact: Digest,
+        /// The size of the files that a build would fetch.
+        bytes: u64,
+    },
     /// The key is unknown while an input must still be made. If the input turns out as before, the stage is cached
     /// (early cutoff).
     WouldRun { key: Option<Digest>, why: Vec<ActionDifference> },
@@ -60,6 +70,15 @@ pub enum Status {
 impl Plan {
     pub fn would_run(&self) -> usize {
         self.stages.iter().filter(|stage| matches!(stage.status, Status::WouldRun { .. })).count()
+    }
+
+    /// The number of stages that a build would fetch, and the size of their files.
+    pub fn would_fetch(&self) -> (usize, u64) {
+        let bytes = |stage: &PlannedStage| match stage.status {
+            Status::WouldFetch { bytes, .. } => Some(bytes),
+            _ => None,
+        };
+        self.stages.iter().filter_map(bytes).fold((0, 0), |(count, sum), bytes| (count + 1, sum + bytes))
     }
 }
 
@@ -72,6 +91,10 @@ impl fmt::Display for Plan {
                     let accepted = if accepted.is_some() { "  (accepted)" } else { "" };
                     writeln!(f, "  {}  cached     {}{accepted}", padded(&stage.label, width), artifact.short())?;
                 }
+                Status::WouldFetch { artifact, bytes, .. } => {
+                    let (label, artifact) = (padded(&stage.label, width), artifact.short());
+                    writeln!(f, "  {label}  would fetch  {artifact}, {}", size(*bytes))?;
+                }
                 Status::WouldRun { why, .. } => {
                     for (position, reason) in words(why).iter().enumerate() {
                         let (label, word) = if position == 0 { (stage.label.as_str(), "would run") } else { ("", "") };
@@ -80,19 +103,26 @@ impl fmt::Display for Plan {
                 }
             }
         }
-        let run = self.would_run();
-        write!(f, "{}: {run} would run, {} cached", self.pipeline, self.stages.len() - run)
+        let (run, (fetch, bytes)) = (self.would_run(), self.would_fetch());
+        let fetched = if fetch > 0 { format!("{fetch} would be fetched ({}), ", size(bytes)) } else { String::new() };
+        write!(f, "{}: {run} would run, {fetched}{} cached", self.pipeline, self.stages.len() - run - fetch)
     }
 }
 
 /// Looks up every stage, and explains each stage that would run.
 pub fn plan(pipeline: &Pipeline, options: &Options) -> Result<Plan> {
-    let mut resolver = Resolver::of(pipeline, options, Store::open(&options.cache)?)?;
-    Ok(plan_with(&mut resolver)?.0)
+    let store = Store::open(&options.cache)?;
+    let children = Children::default();
+    let mut remote = RemoteAsker::new(options, &store, &children);
+    let mut resolver = Resolver::of(pipeline, options, store)?;
+    Ok(plan_with(&mut resolver, &mut remote)?.0)
 }
 
 /// Returns the plan, and the action of each stage of the plan.
-pub(super) fn plan_with<'a>(resolver: &mut Resolver<'a>) -> Result<(Plan, Vec<Action<'a>>)> {
+pub(super) fn plan_with<'a>(
+    resolver: &mut Resolver<'a>,
+    remote: &mut RemoteAsker<'_>,
+) -> Result<(Plan, Vec<Action<'a>>)> {
     let pipeline = resolver.graph.pipeline;
     let mut history = ActionHistory::default();
     let mut stages = Vec::with_capacity(resolver.graph.nodes.len());
@@ -101,6 +131,10 @@ pub(super) fn plan_with<'a>(resolver: &mut Resolver<'a>) -> Result<(Plan, Vec<Ac
         let action = resolver.action(id)?;
         let key = action.key();
         let found = key.map_or(Ok(StageLookup::Miss(None)), |key| resolver.find(id, key))?;
+        let there = match (&found, key) {
+            (StageLookup::Miss(_), Some(key)) => remote.look(id, key, &action),
+            _ => None,
+        };
         let node = &resolver.graph.nodes[id];
         let status = match (found, key) {
             (StageLookup::Hit(artifact), Some(key)) => {
@@ -110,6 +144,11 @@ pub(super) fn plan_with<'a>(resolver: &mut Resolver<'a>) -> Result<(Plan, Vec<Ac
                     .with_context(|| format!("the action record {key} was removed a moment ago"))?;
                 let ActionRecord { finished, seconds, run, accepted, .. } = record;
                 Status::Cached { key, artifact, finished, seconds, run, accepted }
+            }
+            (StageLookup::Miss(_), Some(key)) if there.is_some() => {
+                let (artifact, bytes) = there.context("the shared cache has the artifact")?;
+                resolver.artifacts[id] = Some(artifact);
+                Status::WouldFetch { key, artifact, bytes }
             }
             (StageLookup::Miss(Some(lost)), key) => Status::WouldRun { key, why: vec![lost] },
             (_, key) => Status::WouldRun { key, why: history.explain(resolver, id, &action)? },

@@ -14,15 +14,17 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::child::Children;
 use super::difference::{differences, words};
 use super::explain::reread;
 use super::plan::{Plan, PlannedStage, Status, plan_with};
+use super::pull::RemoteAsker;
 use super::resolve::Resolver;
 use super::{DeviceChoice, Options};
 use raisin_base::error::{Context as _, Problem, Result};
 use raisin_base::files::{if_there, read_up_to};
 use raisin_contract::{Action, DType, Declaration};
-use raisin_pipeline::{Pipeline, Resources, Stage, Variant, check_resolved};
+use raisin_pipeline::{CacheSettings, Pipeline, Resources, Stage, Variant, check_resolved};
 use raisin_store::Store;
 
 /// The largest plan file that is read.
@@ -96,8 +98,10 @@ struct KeptAction {
 impl PlanFile {
     /// Makes a plan, and the plan file for it.
     pub fn make(pipeline: &Pipeline, options: &Options) -> Result<(Plan, Self)> {
-        let mut resolver = Resolver::of(pipeline, options, Store::open(&options.cache)?)?;
-        let (plan, actions) = plan_with(&mut resolver)?;
+        let (store, children) = (Store::open(&options.cache)?, Children::default());
+        let mut remote = RemoteAsker::new(options, &store, &children);
+        let mut resolver = Resolver::of(pipeline, options, store)?;
+        let (plan, actions) = plan_with(&mut resolver, &mut remote)?;
         let stages = plan
             .stages
             .iter()
@@ -207,6 +211,8 @@ impl PlanFile {
             variants: variants.collect::<Result<_>>()?,
             sweep: kept.sweep.clone(),
             overrides: overrides.collect::<Result<_, _>>()?,
+            // A plan file is built where the environment or a flag says which shared cache there is.
+            cache: CacheSettings::default(),
         };
         // A plan file can be changed, by mistake or on purpose. Names of it become paths.
         check_resolved(&pipeline).map_err(damaged)?;
@@ -244,6 +250,9 @@ impl PlanFile {
         match &self.stages.get(id)?.stage.status {
             Status::Cached { .. } => None,
             Status::WouldRun { why, .. } => Some(words(why)),
+            Status::WouldFetch { .. } => {
+                Some(vec!["the shared cache had it when the plan was made, and does not have it now".to_owned()])
+            }
         }
     }
 }

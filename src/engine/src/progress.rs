@@ -11,6 +11,7 @@ use super::graph::NodeId;
 use raisin_base::columns::padded;
 use raisin_base::printable::printable;
 use raisin_base::say::say;
+pub use raisin_base::size::size;
 use raisin_contract::Progress;
 
 /// The minimum time between two plain lines about a running stage.
@@ -211,18 +212,6 @@ pub fn duration(duration: Duration) -> String {
         100..3600 => format!("{} min {:02} s", seconds / 60, seconds % 60),
         _ => format!("{} h {:02} min", seconds / 3600, seconds / 60 % 60),
     }
-}
-
-/// A size as text, in powers of 1000: `4.1 MB`.
-pub fn size(bytes: u64) -> String {
-    let mut value = bytes as f64;
-    for unit in ["B", "kB", "MB", "GB"] {
-        if value < 999.5 {
-            return if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") };
-        }
-        value /= 1000.0;
-    }
-    format!("{value:.1} TB")
 }
 
 #[cfg(test)]

@@ -13,6 +13,8 @@ pub enum StageState {
     Waiting(usize),
     /// All inputs are known; the node must be looked up.
     Ready,
+    /// The local look-up was a miss; the shared cache is asked.
+    Asked,
     /// The look-up was a miss; the node must run.
     Queued,
     /// Runs, on this GPU or without a GPU.
@@ -109,9 +111,18 @@ impl Scheduler {
     /// Call this after a miss: the node is queued, or follows another node that runs the same action. A node never
     /// follows a node that has ended, because it would then wait for ever.
     pub fn queue(&mut self, id: NodeId, key: Digest) -> AfterMiss {
+        self.enter(id, key, StageState::Queued)
+    }
+
+    /// As [`Self::queue`], but the shared cache is asked first. Call `queue` or `done` when it has answered.
+    pub fn ask(&mut self, id: NodeId, key: Digest) -> AfterMiss {
+        self.enter(id, key, StageState::Asked)
+    }
+
+    fn enter(&mut self, id: NodeId, key: Digest, state: StageState) -> AfterMiss {
         let other = *self.by_key.entry(key).or_insert(id);
         match self.states[other] {
-            _ if other == id => self.change(id, StageState::Queued),
+            _ if other == id => self.change(id, state),
             StageState::Done => return AfterMiss::WasDone(other),
             StageState::Failed => return AfterMiss::HasFailed(other),
             _ => self.change(id, StageState::Following(other)),
@@ -324,6 +335,26 @@ mod tests {
         assert_eq!(scheduler.start(), Some((0, None)));
         assert_eq!(scheduler.start(), None);
         assert_eq!(scheduler.followers(0), [1]);
+    }
+
+    #[test]
+    fn a_stage_that_the_shared_cache_is_asked_for_takes_nothing_and_other_stages_follow_it() {
+        let mut scheduler =
+            Scheduler::new([(tensor(2, 900, 0), vec![2]), (short_stage(), vec![]), (short_stage(), vec![])], CAPACITY);
+        let key = Digest::of(b"key");
+        assert_eq!(scheduler.ask(0, key), AfterMiss::Waits);
+        assert_eq!(scheduler.ask(1, key), AfterMiss::Waits);
+        assert_eq!((scheduler.state(0), scheduler.state(1)), (StageState::Asked, StageState::Following(0)));
+        assert_eq!((scheduler.start(), scheduler.running(), scheduler.next_ready()), (None, 0, None));
+        // The shared cache does not have it: the stage runs.
+        assert_eq!(scheduler.queue(0, key), AfterMiss::Waits);
+        assert_eq!(scheduler.start(), Some((0, None)));
+        scheduler.done(0);
+        assert_eq!((scheduler.next_ready(), scheduler.followers(0)), (Some(2), vec![1]));
+        // The shared cache has it.
+        assert_eq!(scheduler.ask(2, Digest::of(b"other")), AfterMiss::Waits);
+        scheduler.done(2);
+        assert_eq!(scheduler.state(2), StageState::Done);
     }
 
     #[test]

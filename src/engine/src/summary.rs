@@ -5,12 +5,15 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::outcome::StageResults;
+use raisin_contract::remote::RemoteTally;
 
 /// What a build did.
 #[derive(Clone, Debug, Serialize)]
 pub struct Summary {
     pub pipeline: String,
     pub ran: u64,
+    /// The stages whose artifact came from the shared cache.
+    pub fetched: u64,
     pub cached: u64,
     /// The number of stages that did not run because an input failed.
     pub skipped: u64,
@@ -22,6 +25,10 @@ pub struct Summary {
     pub failures: Vec<Failure>,
     pub interrupted: bool,
     pub seconds: f64,
+    /// What was fetched from and uploaded to the shared cache.
+    pub remote: RemoteTally,
+    /// The time from the first request to the shared cache to its last answer about a stage.
+    pub fetch_seconds: f64,
     /// The folder with the links.
     pub out: PathBuf,
     /// What the stages of this build measured; empty if the build was interrupted or could not update the links.

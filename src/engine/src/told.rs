@@ -1,6 +1,8 @@
 //! The reports of a build: lines on standard error for the user, and events in the journal. build.rs decides what
 //! happens; progress.rs draws the lines.
 
+use std::time::Duration;
+
 use super::Options;
 use super::execute::{Check, plain};
 use super::git::GitState;
@@ -11,8 +13,9 @@ use super::summary::Summary;
 use raisin_base::columns::width;
 use raisin_base::digest::Digest;
 use raisin_base::error::Result;
+use raisin_contract::remote::RemoteTally;
 use raisin_contract::results::MethodResult;
-use raisin_contract::{DeviceKind, Event};
+use raisin_contract::{DeviceKind, Event, Progress};
 use raisin_pipeline::Pipeline;
 use raisin_store::{ActionRecord, Journal, JournalEvent, RunEnd, RunResult, RunStart, Store};
 
@@ -21,12 +24,23 @@ pub const HOW_TO_GO_ON: &str = "what is finished is kept; the same command goes 
 /// The maximum number of names in a line that lists links.
 const MOST_NAMES: usize = 8;
 
+/// The lines of the shared cache on the display. No node has these numbers.
+const UPLOADS: NodeId = NodeId::MAX;
+const LOOK_UPS: NodeId = NodeId::MAX - 1;
+
 /// What happened to a stage.
 pub enum News<'n> {
     /// The store has the artifact; the stage need not run.
     Hit {
         key: Digest,
         artifact: Digest,
+    },
+    /// The artifact came from the shared cache; `bytes` went over the network.
+    Fetched {
+        key: Digest,
+        artifact: Digest,
+        bytes: u64,
+        seconds: Duration,
     },
     /// The stage had an artifact that cannot be used.
     Lost {
@@ -77,13 +91,25 @@ pub struct Told {
     /// The largest memory of a stage that ran.
     peak_bytes: Option<u64>,
     git: Option<GitState>,
+    shows_uploads: bool,
+    /// The number of stages for which the shared cache is asked, as the display shows it.
+    shown_look_ups: usize,
 }
 
 impl Told {
     pub fn new(store: &Store, graph: &Graph<'_>, options: &Options) -> Result<Self> {
         let width = (0..graph.nodes.len()).map(|id| width(&graph.label(id))).max().unwrap_or(0);
         let display = Display::new(options.quiet, width.min(40));
-        Ok(Self { display, journal: Journal::begin(store)?, journal_failed: false, peak_bytes: None, git: None })
+        let journal = Journal::begin(store)?;
+        Ok(Self {
+            display,
+            journal,
+            journal_failed: false,
+            peak_bytes: None,
+            git: None,
+            shows_uploads: false,
+            shown_look_ups: 0,
+        })
     }
 
     /// The id of this run in the journal.
@@ -126,7 +152,13 @@ impl Told {
         match news {
             News::Hit { key, artifact } => {
                 let (stage, variant) = names();
-                self.journal.hold(JournalEvent::Hit { stage, variant, kind: kind(), key, artifact });
+                self.journal.hold(JournalEvent::Hit { stage, variant, kind: kind(), key, artifact, fetched: None });
+            }
+            News::Fetched { key, artifact, bytes, seconds } => {
+                let (stage, variant) = names();
+                let fetched = Some(bytes);
+                self.write(JournalEvent::Hit { stage, variant, kind: kind(), key, artifact, fetched });
+                self.line(graph, id, &format!("fetched {} in {}", size(bytes), duration(seconds)));
             }
             News::Lost { reason } => self.line(graph, id, reason),
             News::GoneSincePlanned => {
@@ -197,6 +229,32 @@ impl Told {
         self.display.warning(text);
     }
 
+    /// Shows for how many stages the shared cache is asked, without those whose files arrive.
+    pub fn asking(&mut self, stages: usize) {
+        match (std::mem::replace(&mut self.shown_look_ups, stages), stages) {
+            (before, now) if before == now => return,
+            (_, 0) => return self.display.end(LOOK_UPS),
+            (0, _) => self.display.start(LOOK_UPS, "shared cache"),
+            _ => {}
+        }
+        let phase = format!("asking for {stages} {}", if stages == 1 { "stage" } else { "stages" });
+        self.display.progress(LOOK_UPS, &Progress { phase, ..Progress::default() });
+    }
+
+    /// Shows the progress of the uploads to the shared cache, until no artifact is left.
+    pub fn uploading(&mut self, artifacts: u64, done: u64, total: u64) {
+        match (artifacts, self.shows_uploads) {
+            (0, true) => self.display.end(UPLOADS),
+            (0, false) => return,
+            (_, true) => {}
+            (_, false) => self.display.start(UPLOADS, "shared cache"),
+        }
+        self.shows_uploads = artifacts > 0;
+        let what = if artifacts == 1 { "artifact" } else { "artifacts" };
+        let phase = format!("uploading {artifacts} {what}, {} of {}", size(done), size(total));
+        self.display.progress(UPLOADS, &Progress { phase, ..Progress::default() });
+    }
+
     pub fn stopping(&self) {
         self.display.line("interrupted: ending the running stages");
     }
@@ -225,7 +283,11 @@ impl Told {
         self.write(JournalEvent::RunFinished(RunEnd {
             outcome: outcome.to_owned(),
             ran: summary.ran,
-            cached: summary.cached,
+            cached: summary.cached + summary.fetched,
+            fetched: Some(summary.fetched).filter(|count| *count > 0),
+            received_bytes: Some(summary.remote.received).filter(|bytes| *bytes > 0),
+            uploaded: Some(summary.remote.uploaded).filter(|count| *count > 0),
+            sent_bytes: Some(summary.remote.sent).filter(|bytes| *bytes > 0),
             failed: summary.failures.len() as u64,
             seconds: summary.seconds,
             peak_bytes: self.peak_bytes,
@@ -258,13 +320,19 @@ impl Told {
                 summary.accepted.len()
             ));
         }
+        about_remote(summary).iter().for_each(|line| self.display.line(line));
+        about_failures(&summary.remote).iter().for_each(|line| self.display.warning(line));
+        let fetched = if summary.fetched > 0 { format!("{} fetched, ", summary.fetched) } else { String::new() };
         let last = match outcome {
-            "built" if ran == 0 => format!("built {name}: nothing to run, {cached} cached, {took}  ->  {out}"),
-            "built" => format!("built {name}: {ran} ran, {cached} cached, {took}  ->  {out}"),
+            "built" if ran == 0 => format!("built {name}: nothing to run, {fetched}{cached} cached, {took}  ->  {out}"),
+            "built" => format!("built {name}: {ran} ran, {fetched}{cached} cached, {took}  ->  {out}"),
             "failed" => {
                 let (failed, skipped) = (summary.failures.len(), summary.skipped);
                 let links = if links_failed { ", and the links cannot be updated" } else { "" };
-                format!("failed {name}: {failed} failed, {skipped} not run, {ran} ran, {cached} cached, {took}{links}")
+                format!(
+                    "failed {name}: {failed} failed, {skipped} not run, {ran} ran, {fetched}{cached} cached, \
+                     {took}{links}"
+                )
             }
             _ => format!("interrupted {name} after {took}: {HOW_TO_GO_ON}"),
         };
@@ -274,6 +342,42 @@ impl Told {
             self.display.line(&last);
         }
     }
+}
+
+/// The lines about the shared cache at the end of a build.
+fn about_remote(summary: &Summary) -> Vec<String> {
+    let mut lines = Vec::new();
+    let tally = &summary.remote;
+    let artifacts = |count: u64| if count == 1 { "1 artifact".to_owned() } else { format!("{count} artifacts") };
+    if summary.fetched > 0 {
+        let took = duration(in_seconds(summary.fetch_seconds));
+        let (fetched, bytes) = (artifacts(summary.fetched), size(tally.received));
+        lines.push(format!(
+            "shared cache: fetched {fetched}, {bytes} in {took}; each file has the digest of its manifest"
+        ));
+    }
+    if tally.has_uploads() {
+        let mut parts = vec![format!("uploaded {}, {}", artifacts(tally.uploaded), size(tally.sent))];
+        let others = [
+            (tally.present > 0, format!("{} were there", size(tally.present))),
+            (tally.known > 0, format!("{} were there", artifacts(tally.known))),
+            (tally.left_out > 0, format!("{} left out", artifacts(tally.left_out))),
+            (tally.unsent > 0, format!("{} not uploaded: `raisin remote push` uploads later", artifacts(tally.unsent))),
+        ];
+        parts.extend(others.into_iter().filter(|(is_there, _)| *is_there).map(|(_, part)| part));
+        lines.push(format!("shared cache: {}", parts.join("; ")));
+    }
+    lines
+}
+
+/// The warning about requests to the shared cache that failed although the build could go on with it.
+fn about_failures(tally: &RemoteTally) -> Option<String> {
+    let cause = tally.first_failure.as_ref()?;
+    let (failures, unsent) = (tally.failures, tally.unsent);
+    Some(format!(
+        "warning: of the requests to the shared cache, {failures} look-ups and fetches failed, whose stages ran here, and \
+         {unsent} uploads; the first failure: {cause}"
+    ))
 }
 
 /// The headline metrics of a stage, for the journal.

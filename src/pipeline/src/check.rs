@@ -21,7 +21,7 @@ use raisin_contract::pointer::dotted;
 use raisin_contract::query::RESERVED_SCHEMAS;
 use raisin_contract::{DType, Declaration, ParameterProblem, ResolvedParameters, SETUP, StageNeed};
 
-const TOP_KEYS: [&str; 4] = ["include", "pipeline", "stage", "sweep"];
+const TOP_KEYS: [&str; 5] = ["include", "pipeline", "cache", "stage", "sweep"];
 const PIPELINE_KEYS: [&str; 3] = ["name", "seed", "dtype"];
 
 /// The content of `[pipeline]`.
@@ -356,7 +356,7 @@ pub fn bad_stage_name(name: &str) -> Option<String> {
     })
 }
 
-fn wants(node: &TreeNode, key: &str, what: &str) -> Problem {
+pub fn wants(node: &TreeNode, key: &str, what: &str) -> Problem {
     node.origin.problem(format!("`{key}` must be {what}, not {}", shown(node)))
 }
 

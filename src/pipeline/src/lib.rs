@@ -14,6 +14,7 @@
 //! Paths in a pipeline are relative to the directory in which raisin was started (the root of the project). Therefore
 //! the same file can be included from any folder. An `include` is relative to the file that contains the `include`.
 
+mod cache;
 mod check;
 mod checked;
 mod explain;
@@ -37,6 +38,7 @@ use serde_json::{Map, Value};
 use raisin_base::error::{Context as _, Problem, Result};
 use raisin_contract::{DType, Declaration, ResolvedParameters};
 
+pub use cache::CacheSettings;
 use checked::CheckedParameters;
 pub use overrides::Override;
 pub use resolved::check_resolved;
@@ -59,6 +61,8 @@ pub struct Pipeline {
     pub sweep: Vec<(String, Vec<Value>)>,
     /// The flags that were applied to the file, in their order.
     pub overrides: Vec<Override>,
+    /// The shared cache.
+    pub cache: CacheSettings,
 }
 
 /// One combination of the values of all axes, with the stages that it gives.
@@ -137,6 +141,7 @@ fn resolve(
 ) -> Result<Pipeline, Vec<Problem>> {
     let axes = overrides::apply(&mut root, overrides)?;
     let header = check::header(&root, file)?;
+    let cache = cache::settings(root.get("cache"))?;
     sweep::check(&root, &axes)?;
     let mut variants = Vec::new();
     let mut problems: Vec<Problem> = Vec::new();
@@ -166,6 +171,7 @@ fn resolve(
         variants,
         sweep,
         overrides: overrides.to_vec(),
+        cache,
     };
     setup::fill(&mut pipeline, &root);
     Ok(pipeline)

@@ -51,6 +51,7 @@ pub fn of(kinds: &[Declaration]) -> Value {
                 },
                 "additionalProperties": false,
             },
+            "cache": super::cache::schema(),
             "stage": {
                 "description": "The stages, by name.",
                 "type": "object",

@@ -124,6 +124,22 @@ impl Store {
     /// Makes the finished folder `out` an artifact: hashes and syncs its files, then renames the folder into the store.
     /// If the store has an equal artifact already, that artifact stays and `out` is removed.
     pub fn commit(&self, out: &Path) -> Result<Artifact> {
+        self.commit_if(out, |_| Ok(()))
+    }
+
+    /// As [`Self::commit`], for a folder that came from elsewhere and must be the artifact with this digest.
+    ///
+    /// # Errors
+    /// The folder has other files or other bytes. Nothing was put into place, and `out` is as it was.
+    pub fn commit_expected(&self, out: &Path, expected: Digest) -> Result<Artifact> {
+        self.commit_if(out, |digest| {
+            let (wanted, found) = (expected.short(), digest.short());
+            ensure!(digest == expected, "the files of {} are the artifact {found} instead of {wanted}", out.display());
+            Ok(())
+        })
+    }
+
+    fn commit_if(&self, out: &Path, accept: impl FnOnce(Digest) -> Result<()>) -> Result<Artifact> {
         // Sealing and renaming would change a folder outside, to which a link leads.
         let is_folder = out.symlink_metadata().is_ok_and(|found| found.is_dir());
         ensure!(is_folder, "{} is not a folder", out.display());
@@ -132,6 +148,7 @@ impl Store {
         let references = read_references(out)?;
         let bytes = manifest.to_bytes()?;
         let digest = Digest::of(&bytes);
+        accept(digest)?;
         let folder = self.artifact_folder(digest);
         // This check reads files whose fingerprint differs, so that the check under the lock takes little time.
         let _ = self.inspect(digest);

@@ -37,6 +37,9 @@ pub enum JournalEvent {
         kind: String,
         key: Digest,
         artifact: Digest,
+        /// The bytes that came over the network, if this run fetched the artifact from a shared cache.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fetched: Option<u64>,
     },
     /// The cache did not have the artifact of the stage; `why` holds the lines that `plan` prints.
     Miss {
@@ -108,7 +111,18 @@ pub struct RunStart {
 pub struct RunEnd {
     pub outcome: String,
     pub ran: u64,
+    /// Also the fetched stages.
     pub cached: u64,
+    /// The stages that were fetched from a shared cache, and the bytes that came over the network; then the uploaded
+    /// stages and their bytes. Older versions did not write these members.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fetched: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub received_bytes: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uploaded: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sent_bytes: Option<u64>,
     pub failed: u64,
     pub seconds: f64,
     /// The largest memory of a stage that ran, in bytes. Older versions did not write this and the following

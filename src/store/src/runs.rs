@@ -80,7 +80,7 @@ impl Run {
                 (self.peak_bytes, self.commit, self.dirty) = (end.peak_bytes, end.commit, end.dirty);
                 self.results = end.results;
             }
-            JournalEvent::Hit { stage, variant, key, artifact, kind: _ } => {
+            JournalEvent::Hit { stage, variant, key, artifact, kind: _, fetched: _ } => {
                 self.cached += 1;
                 self.stages.push(RunStage { stage, variant, key, artifact, ran: false });
             }
