@@ -17,6 +17,7 @@ use super::cause::{Meaning, meaning};
 use super::session::{AT_ONCE, BrokenRecord, RemoteSession, RemoteTrouble, add, blocking, locked};
 use raisin_base::digest::{Digest, canonical};
 use raisin_base::error::{Context as _, Result};
+use raisin_base::files::if_there;
 use raisin_contract::remote::RemoteReply;
 use raisin_store::{ActionRecord, FileEntry, Lookup, MANIFEST, Manifest, Waiting, remove_tree};
 
@@ -205,6 +206,9 @@ impl RemoteSession {
             let (out, parts) = (staging.join("out"), staging.join("parts"));
             create(&out)?;
             create(&parts)?;
+            // A process that was killed in the commit leaves the manifest, which the commit writes itself.
+            if_there(std::fs::remove_file(out.join(MANIFEST)))
+                .with_context(|| format!("cannot use {}", out.display()))?;
             let files = manifest.files.iter().enumerate();
             stream::iter(files.map(Ok::<_, RemoteTrouble>))
                 .try_for_each_concurrent(AT_ONCE, |(number, file)| {
