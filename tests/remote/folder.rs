@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use raisin_tests::{Project, files_below, processes};
 
-use super::{Counts, SHARED, ask, build, counts, machine, verified};
+use super::{BuildCounts, SHARED, ask, build, counts, machine, verified};
 
 /// An empty shared cache.
 struct Shared {
@@ -25,18 +25,18 @@ impl Shared {
     }
 
     /// Builds with rights to write.
-    fn writes(&self, machine: &Project) -> (Counts, String) {
+    fn writes(&self, machine: &Project) -> (BuildCounts, String) {
         build(machine, &[("RAISIN_REMOTE", &self.address()), ("RAISIN_REMOTE_MODE", "read-write")], &[])
     }
 
-    fn reads(&self, machine: &Project) -> (Counts, String) {
+    fn reads(&self, machine: &Project) -> (BuildCounts, String) {
         build(machine, &[("RAISIN_REMOTE", &self.address())], &[])
     }
 }
 
-const ALL_RAN: Counts = Counts { ran: 5, fetched: 0, cached: 0 };
-const ALL_FETCHED: Counts = Counts { ran: 0, fetched: 5, cached: 0 };
-const ALL_CACHED: Counts = Counts { ran: 0, fetched: 0, cached: 5 };
+const ALL_RAN: BuildCounts = BuildCounts { ran: 5, fetched: 0, cached: 0 };
+const ALL_FETCHED: BuildCounts = BuildCounts { ran: 0, fetched: 5, cached: 0 };
+const ALL_CACHED: BuildCounts = BuildCounts { ran: 0, fetched: 0, cached: 5 };
 
 #[test]
 fn a_second_machine_fetches_everything_and_runs_nothing() {
@@ -143,7 +143,7 @@ fn change(file: &Path, change: impl FnOnce(&mut Vec<u8>)) {
 
 /// Damages the shared cache, and returns what a new machine with rights to write says. The build must succeed with the
 /// right artifacts, and must repair the shared cache.
-fn after(damage: impl FnOnce(&Shared)) -> (Counts, String) {
+fn after(damage: impl FnOnce(&Shared)) -> (BuildCounts, String) {
     let shared = Shared::new();
     let (one, two, three) = (machine(), machine(), machine());
     shared.writes(&one);
@@ -395,7 +395,7 @@ fn every_kind_of_stage_comes_from_a_shared_cache() {
     };
     let first = counts(&built(&one, "read-write"));
     let told = built(&two, "read");
-    assert_eq!(counts(&told), Counts { ran: 0, fetched: first.ran, cached: 0 }, "{told}");
+    assert_eq!(counts(&told), BuildCounts { ran: 0, fetched: first.ran, cached: 0 }, "{told}");
     verified(&two);
     assert_eq!(one.digests("micro"), two.digests("micro"));
     assert!(two.path("cache/artifacts").read_dir().expect("artifacts").count() >= 10);

@@ -38,24 +38,24 @@ pub fn machine() -> Project {
 
 /// What a build says at its end: the number of stages that ran, that were fetched, and that were cached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Counts {
+pub struct BuildCounts {
     pub ran: usize,
     pub fetched: usize,
     pub cached: usize,
 }
 
-pub fn counts(told: &str) -> Counts {
+pub fn counts(told: &str) -> BuildCounts {
     let line = told.lines().find(|line| line.starts_with("built ")).unwrap_or_else(|| panic!("no end:\n{told}"));
     let words: Vec<&str> = line.split([' ', ',']).filter(|word| !word.is_empty()).collect();
     let before = |name: &str| {
         let at = words.iter().position(|word| *word == name);
         at.map_or(0, |at| words[at - 1].parse().expect("a number"))
     };
-    Counts { ran: before("ran"), fetched: before("fetched"), cached: before("cached") }
+    BuildCounts { ran: before("ran"), fetched: before("fetched"), cached: before("cached") }
 }
 
 /// Builds `p.toml` with these variables. The build must succeed.
-pub fn build(machine: &Project, variables: &[(&str, &str)], arguments: &[&str]) -> (Counts, String) {
+pub fn build(machine: &Project, variables: &[(&str, &str)], arguments: &[&str]) -> (BuildCounts, String) {
     let output = ask(machine, variables, &[&["build", "p.toml"], arguments].concat());
     assert_eq!(output.code, 0, "{}", output.stderr);
     (counts(&output.stderr), output.stderr)

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use raisin_tests::{CommandOutput, Project, TestRng, processes, python};
 use serde_json::{Value, json};
 
-use super::{Counts, ask, build, counts, machine, verified};
+use super::{BuildCounts, ask, build, counts, machine, verified};
 
 /// An S3 server with an empty bucket. The process ends with the value.
-struct Store {
+struct S3Server {
     process: Child,
     commands: ChildStdin,
     answers: BufReader<ChildStdout>,
@@ -20,7 +20,7 @@ struct Store {
     manner: String,
 }
 
-impl Store {
+impl S3Server {
     fn start() -> Self {
         let script = raisin_tests::package().join("tests/python/remote_store.py");
         let mut command = Command::new(python::setting("RAISIN_PYTHON"));
@@ -84,22 +84,22 @@ impl Store {
     }
 
     /// A build that must succeed.
-    fn build(&self, machine: &Project, mode: &'static str) -> (Counts, String) {
+    fn build(&self, machine: &Project, mode: &'static str) -> (BuildCounts, String) {
         let output = self.run(machine, mode, &["build", "p.toml"]);
         assert_eq!(output.code, 0, "{}:\n{}", self.manner, output.stderr);
         (counts(&output.stderr), output.stderr)
     }
 }
 
-impl Drop for Store {
+impl Drop for S3Server {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
-const ALL_RAN: Counts = Counts { ran: 5, fetched: 0, cached: 0 };
-const ALL_FETCHED: Counts = Counts { ran: 0, fetched: 5, cached: 0 };
+const ALL_RAN: BuildCounts = BuildCounts { ran: 5, fetched: 0, cached: 0 };
+const ALL_FETCHED: BuildCounts = BuildCounts { ran: 0, fetched: 5, cached: 0 };
 
 fn warnings(told: &str) -> usize {
     told.matches("warning:").count()
@@ -108,7 +108,7 @@ fn warnings(told: &str) -> usize {
 #[test]
 #[cfg_attr(not(has_python), ignore = "RAISIN_PYTHON is not set: `just test` sets it")]
 fn a_second_machine_fetches_everything_from_s3_and_a_build_with_nothing_to_do_asks_nothing() {
-    let mut store = Store::start();
+    let mut store = S3Server::start();
     let (one, two) = (machine(), machine());
     let (counts, told) = store.build(&one, "read-write");
     assert_eq!((counts, warnings(&told)), (ALL_RAN, 0), "{told}");
@@ -140,7 +140,7 @@ fn a_second_machine_fetches_everything_from_s3_and_a_build_with_nothing_to_do_as
 #[test]
 #[cfg_attr(not(has_python), ignore = "RAISIN_PYTHON is not set: `just test` sets it")]
 fn a_record_whose_files_are_gone_is_a_miss_and_is_replaced_under_its_condition() {
-    let mut store = Store::start();
+    let mut store = S3Server::start();
     let (one, two, three) = (machine(), machine(), machine());
     store.build(&one, "read-write");
     for key in store.keys("blob") {
@@ -155,7 +155,7 @@ fn a_record_whose_files_are_gone_is_a_miss_and_is_replaced_under_its_condition()
 #[test]
 #[cfg_attr(not(has_python), ignore = "RAISIN_PYTHON is not set: `just test` sets it")]
 fn of_two_writers_with_different_bytes_the_first_one_stays_and_the_second_one_says_so() {
-    let mut store = Store::start();
+    let mut store = S3Server::start();
     let random = "[pipeline]\nname = \"shared\"\n[stage.made]\nkind = \"command\"\n\
                   run = [\"sh\", \"-c\", \"head -c 12 /dev/urandom | od -An -tx1 > {out}/a.txt\"]\n";
     let (one, two) = (Project::with_text(random), Project::with_text(random));
@@ -183,7 +183,7 @@ fn of_two_writers_with_different_bytes_the_first_one_stays_and_the_second_one_sa
 #[test]
 #[cfg_attr(not(has_python), ignore = "RAISIN_PYTHON is not set: `just test` sets it")]
 fn a_store_without_conditional_writes_is_named_and_used_with_care() {
-    let mut store = Store::start();
+    let mut store = S3Server::start();
     let (one, two, three) = (machine(), machine(), machine());
     store.behaves("no_conditions");
     let (counts, told) = store.build(&one, "read-write");
@@ -208,7 +208,7 @@ fn a_store_without_conditional_writes_is_named_and_used_with_care() {
 #[test]
 #[cfg_attr(not(has_python), ignore = "RAISIN_PYTHON is not set: `just test` sets it")]
 fn a_cut_connection_a_lost_answer_and_a_slow_store_change_nothing_but_the_time() {
-    let mut store = Store::start();
+    let mut store = S3Server::start();
     let (one, two) = (machine(), machine());
     store.behaves("lost_answer");
     let (counts, told) = store.build(&one, "read-write");
@@ -228,7 +228,7 @@ fn a_cut_connection_a_lost_answer_and_a_slow_store_change_nothing_but_the_time()
 #[test]
 #[cfg_attr(not(has_python), ignore = "RAISIN_PYTHON is not set: `just test` sets it")]
 fn an_outage_gives_one_warning_and_a_local_build_and_does_not_hang() {
-    let mut store = Store::start();
+    let mut store = S3Server::start();
     let (one, two, three) = (machine(), machine(), machine());
     store.build(&one, "read-write");
     store.behaves("outage");
@@ -249,7 +249,7 @@ fn an_outage_gives_one_warning_and_a_local_build_and_does_not_hang() {
 #[test]
 #[cfg_attr(not(has_python), ignore = "RAISIN_PYTHON is not set: `just test` sets it")]
 fn wrong_bytes_and_poisoned_records_are_never_used() {
-    let mut store = Store::start();
+    let mut store = S3Server::start();
     let (one, two, three) = (machine(), machine(), machine());
     store.build(&one, "read-write");
     store.behaves("wrong_bytes");
@@ -270,7 +270,7 @@ fn wrong_bytes_and_poisoned_records_are_never_used() {
 #[test]
 #[cfg_attr(not(has_python), ignore = "RAISIN_PYTHON is not set: `just test` sets it")]
 fn rights_to_read_only_and_no_rights_give_one_warning_each() {
-    let mut store = Store::start();
+    let mut store = S3Server::start();
     let (one, two, three, four) = (machine(), machine(), machine(), machine());
     store.behaves("read_only");
     let (counts, told) = store.build(&one, "read-write");
@@ -291,7 +291,7 @@ fn rights_to_read_only_and_no_rights_give_one_warning_each() {
 #[test]
 #[cfg_attr(not(has_python), ignore = "RAISIN_PYTHON is not set: `just test` sets it")]
 fn a_bucket_that_does_not_exist_is_named() {
-    let store = Store::start();
+    let store = S3Server::start();
     let one = machine();
     let mut variables = store.variables("read");
     variables.insert("RAISIN_REMOTE", "s3://other/prefix".to_owned());
@@ -304,7 +304,7 @@ fn a_bucket_that_does_not_exist_is_named() {
 #[test]
 #[cfg_attr(not(has_python), ignore = "RAISIN_PYTHON is not set: `just test` sets it")]
 fn an_interrupt_during_a_slow_transfer_ends_the_build_within_two_seconds() {
-    let mut store = Store::start();
+    let mut store = S3Server::start();
     let (one, two) = (machine(), machine());
     store.build(&one, "read-write");
     for (machine, mode) in [(&two, "read"), (&machine(), "read-write")] {
@@ -328,7 +328,7 @@ fn an_interrupt_during_a_slow_transfer_ends_the_build_within_two_seconds() {
 #[test]
 #[cfg_attr(not(has_python), ignore = "RAISIN_PYTHON is not set: `just test` sets it")]
 fn a_build_that_does_not_wait_gives_its_uploads_up_and_a_push_sends_them() {
-    let mut store = Store::start();
+    let mut store = S3Server::start();
     let one = machine();
     store.behaves_as(&json!({ "manner": "slow", "seconds": 1.0 }));
     let output = store.run(&one, "read-write", &["build", "p.toml", "--no-wait"]);
@@ -348,7 +348,7 @@ fn a_build_that_does_not_wait_gives_its_uploads_up_and_a_push_sends_them() {
 fn no_fault_between_client_and_server_gives_a_wrong_artifact_or_fails_a_build() {
     let wanted = if std::env::var("RAISIN_TORTURE").is_ok_and(|word| word == "full") { 1000 } else { 40 };
     let mut rng = TestRng::new("faults of a shared cache");
-    let mut store = Store::start();
+    let mut store = S3Server::start();
     let reference = machine();
     build(&reference, &[], &[]);
     let expected = reference.digests("shared");

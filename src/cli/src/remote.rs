@@ -25,7 +25,7 @@ use raisin_store::BuildDescription;
 #[command(arg_required_else_help = true, after_help = EXAMPLES)]
 pub struct Arguments {
     #[command(subcommand)]
-    command: Command,
+    command: RemoteCommand,
 }
 
 const EXAMPLES: &str = "\
@@ -37,7 +37,7 @@ Examples:
   raisin remote gc p.toml --older-than 90d      show what is old; --yes removes it";
 
 #[derive(Subcommand)]
-enum Command {
+enum RemoteCommand {
     /// Try reading, writing, writing under a condition and deleting, with one small object that is deleted again.
     Check(Target),
     /// Show the number and size of the objects.
@@ -89,13 +89,13 @@ struct TransferArguments {
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     match &arguments.command {
-        Command::Check(target) => target.ask(RemoteTask::Check),
-        Command::Du(target) => target.ask(RemoteTask::Du),
-        Command::Gc(GcArguments { target, yes, older_than }) => {
+        RemoteCommand::Check(target) => target.ask(RemoteTask::Check),
+        RemoteCommand::Du(target) => target.ask(RemoteTask::Du),
+        RemoteCommand::Gc(GcArguments { target, yes, older_than }) => {
             target.ask(RemoteTask::Gc { older_than_seconds: older_than.as_secs(), yes: *yes })
         }
-        Command::Push(arguments) => push(arguments),
-        Command::Pull(arguments) => pull(arguments),
+        RemoteCommand::Push(arguments) => push(arguments),
+        RemoteCommand::Pull(arguments) => pull(arguments),
     }
 }
 

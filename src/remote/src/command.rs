@@ -10,7 +10,7 @@ use object_store::{Error, ObjectStore as _, ObjectStoreExt as _, PutMode, PutOpt
 use super::cause::{Meaning, hint, in_words, meaning};
 use super::place::ObjectKind;
 use super::serve;
-use super::session::{Session, Trouble, add};
+use super::session::{RemoteSession, RemoteTrouble, add};
 use super::write::lacks_conditions;
 use raisin_base::digest::Digest;
 use raisin_base::error::{Problem, Result};
@@ -28,7 +28,7 @@ const ARTIFACTS_AT_ONCE: usize = 4;
 /// The shared cache cannot be used, or something was not transferred.
 pub async fn answer(question: RemoteQuestion) -> Result<()> {
     let began = Instant::now();
-    let session = Arc::new(Session::open(&question.cache, question.settings, Box::new(tell))?);
+    let session = Arc::new(RemoteSession::open(&question.cache, question.settings, Box::new(tell))?);
     match question.task {
         RemoteTask::Check => check(&session).await,
         RemoteTask::Du => du(&session).await,
@@ -63,11 +63,11 @@ fn line(name: &str, text: &str) -> Result<()> {
 }
 
 /// The error of a command, with what a person can do.
-fn problem(session: &Session, what: &str, trouble: Trouble) -> raisin_base::error::Error {
+fn problem(session: &RemoteSession, what: &str, trouble: RemoteTrouble) -> raisin_base::error::Error {
     match trouble {
-        Trouble::Local(error) => error,
-        Trouble::Content(text) => Problem::new(text).into(),
-        Trouble::Store(error) => {
+        RemoteTrouble::Local(error) => error,
+        RemoteTrouble::Content(text) => Problem::new(text).into(),
+        RemoteTrouble::Store(error) => {
             let problem =
                 Problem::new(format!("{what} the shared cache {}: {}", session.place.address, in_words(&error)));
             hint(&error).into_iter().fold(problem, Problem::hint).into()
@@ -75,7 +75,7 @@ fn problem(session: &Session, what: &str, trouble: Trouble) -> raisin_base::erro
     }
 }
 
-async fn check(session: &Session) -> Result<()> {
+async fn check(session: &RemoteSession) -> Result<()> {
     let store = &session.place.store;
     line("address", &session.place.address)?;
     line("mode", session.settings.mode.name())?;
@@ -131,7 +131,7 @@ async fn check(session: &Session) -> Result<()> {
     }
 }
 
-async fn du(session: &Session) -> Result<()> {
+async fn du(session: &RemoteSession) -> Result<()> {
     let usage = session.usage().await.map_err(|trouble| problem(session, "cannot list", trouble))?;
     let mut sum = (0, 0);
     for (kind, (count, bytes)) in ObjectKind::ALL.into_iter().zip(usage) {
@@ -141,7 +141,7 @@ async fn du(session: &Session) -> Result<()> {
     print(&format!("{:9} {:>9} objects {:>10}\n", "together", sum.0, size(sum.1)))
 }
 
-async fn gc(session: &Session, older_than: Duration, yes: bool) -> Result<()> {
+async fn gc(session: &RemoteSession, older_than: Duration, yes: bool) -> Result<()> {
     let sweep = session.sweep(older_than).await.map_err(|trouble| problem(session, "cannot list", trouble))?;
     let bytes: u64 = sweep.removed.iter().flatten().map(|(_, bytes)| bytes).sum();
     for (kind, objects) in ObjectKind::ALL.into_iter().zip(&sweep.removed) {
@@ -165,7 +165,7 @@ async fn gc(session: &Session, older_than: Duration, yes: bool) -> Result<()> {
     Ok(())
 }
 
-async fn push(session: &Arc<Session>, keys: Option<Vec<Digest>>, began: Instant) -> Result<()> {
+async fn push(session: &Arc<RemoteSession>, keys: Option<Vec<Digest>>, began: Instant) -> Result<()> {
     let _shared = session.local.share()?;
     let keys = keys.map_or_else(|| session.local.record_keys(), Ok)?;
     add(&session.uploads.asked, keys.len() as u64);
@@ -189,7 +189,7 @@ async fn push(session: &Arc<Session>, keys: Option<Vec<Digest>>, began: Instant)
     finish(tally.unsent, "uploaded", tally.first_failure)
 }
 
-async fn pull(session: &Arc<Session>, began: Instant) -> Result<()> {
+async fn pull(session: &Arc<RemoteSession>, began: Instant) -> Result<()> {
     let _shared = session.local.share()?;
     let keys = session.keys().await.map_err(|trouble| problem(session, "cannot list", trouble))?;
     let missing = |key: &Digest| !session.local.record(*key).is_ok_and(|record| record.is_some());
@@ -202,7 +202,7 @@ async fn pull(session: &Arc<Session>, began: Instant) -> Result<()> {
             }
             match session.fetch(key, None, 0).await {
                 Ok(_) => {}
-                Err(Trouble::Store(error)) => session.read_failed(&error),
+                Err(RemoteTrouble::Store(error)) => session.read_failed(&error),
                 Err(trouble) => say!("not fetched: {}: {}", key.short(), printable(&trouble.text())),
             }
         })

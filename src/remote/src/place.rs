@@ -29,7 +29,7 @@ const LAYOUT: &str = "v1";
 
 /// An object store, and the place of the shared cache in it.
 #[derive(Clone)]
-pub struct Place {
+pub struct RemotePlace {
     pub store: Arc<dyn ObjectStore>,
     /// As the user wrote it, for messages.
     pub address: String,
@@ -43,7 +43,7 @@ fn retries() -> RetryConfig {
     RetryConfig { backoff, max_retries: 4, retry_timeout: Duration::from_secs(30) }
 }
 
-impl Place {
+impl RemotePlace {
     /// Makes no connection.
     ///
     /// # Errors
@@ -152,7 +152,7 @@ mod tests {
     #[test]
     fn every_object_lies_below_the_prefix_and_its_name_gives_its_digest() {
         let folder = tempfile::tempdir().expect("a folder");
-        let place = Place::open(&folder.path().display().to_string()).expect("a place");
+        let place = RemotePlace::open(&folder.path().display().to_string()).expect("a place");
         let digest = Digest::of(b"x");
         assert_eq!(place.blob(digest).as_ref(), format!("v1/blob/{}/{digest}", &digest.to_hex()[..2]));
         for (kind, object) in [
@@ -170,7 +170,7 @@ mod tests {
     fn a_folder_that_is_not_there_is_no_empty_cache() {
         let folder = tempfile::tempdir().expect("a folder");
         let missing = folder.path().join("missing");
-        let error = Place::open(&format!("file://{}", missing.display())).map(|_| ()).expect_err("an error");
+        let error = RemotePlace::open(&format!("file://{}", missing.display())).map(|_| ()).expect_err("an error");
         assert!(error.to_string().contains("does not exist"), "{error}");
         assert!(!missing.exists());
     }

@@ -14,9 +14,10 @@ use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore as _, ObjectSto
 use serde_json::Value;
 
 use super::cause::{Meaning, meaning};
-use super::session::{AT_ONCE, BrokenRecord, Session, Trouble, add, blocking, locked};
+use super::session::{AT_ONCE, BrokenRecord, RemoteSession, RemoteTrouble, add, blocking, locked};
 use raisin_base::digest::{Digest, canonical};
 use raisin_base::error::{Context as _, Result};
+use raisin_base::files::if_there;
 use raisin_contract::remote::RemoteReply;
 use raisin_store::{ActionRecord, FileEntry, Lookup, MANIFEST, Manifest, Waiting, remove_tree};
 
@@ -38,7 +39,7 @@ pub struct FetchedArtifact {
 
 /// The transfer of one artifact with the artifacts that it needs.
 pub struct Transfer<'s> {
-    session: &'s Session,
+    session: &'s RemoteSession,
     node: usize,
     done: AtomicU64,
     total: AtomicU64,
@@ -47,7 +48,7 @@ pub struct Transfer<'s> {
 }
 
 impl<'s> Transfer<'s> {
-    pub fn new(session: &'s Session, node: usize) -> Self {
+    pub fn new(session: &'s RemoteSession, node: usize) -> Self {
         let [done, total, received] = [0; 3].map(AtomicU64::new);
         Self { session, node, done, total, received, told: std::sync::Mutex::new(Instant::now()) }
     }
@@ -77,9 +78,12 @@ impl<'s> Transfer<'s> {
     }
 }
 
-impl Session {
+impl RemoteSession {
     /// A record or a manifest; `None` if it does not exist.
-    pub async fn small(&self, object: &object_store::path::Path) -> Result<Option<(Vec<u8>, ObjectMeta)>, Trouble> {
+    pub async fn small(
+        &self,
+        object: &object_store::path::Path,
+    ) -> Result<Option<(Vec<u8>, ObjectMeta)>, RemoteTrouble> {
         let _permit = self.small_permit().await?;
         let answer = match self.place.store.get(object).await {
             Err(error) if meaning(&error) == Meaning::Absent => {
@@ -90,7 +94,7 @@ impl Session {
         };
         let meta = answer.meta.clone();
         if meta.size > MOST_BYTES {
-            return Err(Trouble::Content(format!("{object} has {} bytes, more than raisin reads", meta.size)));
+            return Err(RemoteTrouble::Content(format!("{object} has {} bytes, more than raisin reads", meta.size)));
         }
         let bytes = answer.bytes().await?;
         self.is_well();
@@ -99,18 +103,18 @@ impl Session {
 
     /// The record of an action; `None` if there is none. A record that is damaged, belongs to another key or, if
     /// `action` is given, to another action, is an error.
-    pub async fn record(&self, key: Digest, action: Option<&Value>) -> Result<Option<ActionRecord>, Trouble> {
+    pub async fn record(&self, key: Digest, action: Option<&Value>) -> Result<Option<ActionRecord>, RemoteTrouble> {
         let Some((bytes, meta)) = self.small(&self.place.record(key)).await? else { return Ok(None) };
         let version = UpdateVersion { e_tag: meta.e_tag, version: meta.version };
         let checked = checked(&bytes, key, action);
         // If the record cannot be used, the record of the run replaces it; see `fetch`.
         let broken = BrokenRecord { version, content: Digest::of(&bytes) };
         locked(&self.broken).insert(key, broken);
-        checked.map(Some).map_err(Trouble::Content)
+        checked.map(Some).map_err(RemoteTrouble::Content)
     }
 
     /// What the shared cache has of an action: the artifact, and the size of the files that would be fetched.
-    pub async fn look(&self, key: Digest, action: Option<&Value>) -> Result<Option<(Digest, u64)>, Trouble> {
+    pub async fn look(&self, key: Digest, action: Option<&Value>) -> Result<Option<(Digest, u64)>, RemoteTrouble> {
         let Some(record) = self.record(key, action).await? else { return Ok(None) };
         let mut bytes = 0;
         for artifact in record.references.values().chain([&record.artifact]) {
@@ -129,9 +133,9 @@ impl Session {
         key: Digest,
         action: Option<&Value>,
         node: usize,
-    ) -> Result<Option<FetchedArtifact>, Trouble> {
+    ) -> Result<Option<FetchedArtifact>, RemoteTrouble> {
         let fetched = self.fetch_now(key, action, node).await;
-        if !matches!(fetched, Err(Trouble::Content(_))) {
+        if !matches!(fetched, Err(RemoteTrouble::Content(_))) {
             locked(&self.broken).remove(&key);
         }
         fetched
@@ -142,7 +146,7 @@ impl Session {
         key: Digest,
         action: Option<&Value>,
         node: usize,
-    ) -> Result<Option<FetchedArtifact>, Trouble> {
+    ) -> Result<Option<FetchedArtifact>, RemoteTrouble> {
         let began = Instant::now();
         let local = self.local.clone();
         // Another build makes or fetches the artifact, perhaps for hours: the build then waits for it itself. A build
@@ -160,7 +164,7 @@ impl Session {
         let manifest = self.artifact(record.artifact, &transfer).await?;
         let bytes = manifest.bytes();
         if bytes != record.bytes {
-            return Err(Trouble::Content("the record states another size than the manifest".to_owned()));
+            return Err(RemoteTrouble::Content("the record states another size than the manifest".to_owned()));
         }
         let (local, artifact) = (self.local.clone(), record.artifact);
         blocking(move || local.write_record(&record)).await?;
@@ -170,18 +174,22 @@ impl Session {
     }
 
     /// The manifest of an artifact, checked.
-    pub async fn manifest(&self, artifact: Digest) -> Result<Manifest, Trouble> {
+    pub async fn manifest(&self, artifact: Digest) -> Result<Manifest, RemoteTrouble> {
         let short = artifact.short();
         let Some((bytes, _)) = self.small(&self.place.manifest(artifact)).await? else {
-            return Err(Trouble::Content(format!("the manifest of the artifact {short} is gone")));
+            return Err(RemoteTrouble::Content(format!("the manifest of the artifact {short} is gone")));
         };
         let manifest = if Digest::of(&bytes) == artifact { Manifest::from_bytes(&bytes).ok() } else { None };
         let manifest = manifest.filter(|manifest| manifest.files.iter().all(|file| is_plain(&file.path)));
-        manifest.ok_or_else(|| Trouble::Content(format!("the manifest of the artifact {short} is damaged")))
+        manifest.ok_or_else(|| RemoteTrouble::Content(format!("the manifest of the artifact {short} is damaged")))
     }
 
     /// Fetches an artifact, and the artifacts that it needs, unless the cache has them.
-    fn artifact<'a>(&'a self, digest: Digest, transfer: &'a Transfer<'_>) -> BoxFuture<'a, Result<Manifest, Trouble>> {
+    fn artifact<'a>(
+        &'a self,
+        digest: Digest,
+        transfer: &'a Transfer<'_>,
+    ) -> BoxFuture<'a, Result<Manifest, RemoteTrouble>> {
         Box::pin(async move {
             if let Some(manifest) = self.own(digest).await? {
                 return Ok(manifest);
@@ -198,16 +206,20 @@ impl Session {
             let (out, parts) = (staging.join("out"), staging.join("parts"));
             create(&out)?;
             create(&parts)?;
+            // A process that was killed in the commit leaves the manifest, which the commit writes itself.
+            if_there(std::fs::remove_file(out.join(MANIFEST)))
+                .with_context(|| format!("cannot use {}", out.display()))?;
             let files = manifest.files.iter().enumerate();
-            stream::iter(files.map(Ok::<_, Trouble>))
+            stream::iter(files.map(Ok::<_, RemoteTrouble>))
                 .try_for_each_concurrent(AT_ONCE, |(number, file)| {
                     self.file(file, out.join(&file.path), parts.join(number.to_string()), transfer)
                 })
                 .await?;
             let references =
-                raisin_contract::references(&out).map_err(|error| Trouble::Content(format!("{error:#}")))?;
+                raisin_contract::references(&out).map_err(|error| RemoteTrouble::Content(format!("{error:#}")))?;
             for (name, needed) in references {
-                let needed: Digest = needed.parse().map_err(|error| Trouble::Content(format!("{name}: {error}")))?;
+                let needed: Digest =
+                    needed.parse().map_err(|error| RemoteTrouble::Content(format!("{name}: {error}")))?;
                 self.artifact(needed, transfer).await?;
             }
             let local = self.local.clone();
@@ -224,14 +236,20 @@ impl Session {
     }
 
     /// The manifest of an artifact that the local cache has.
-    async fn own(&self, digest: Digest) -> Result<Option<Manifest>, Trouble> {
+    async fn own(&self, digest: Digest) -> Result<Option<Manifest>, RemoteTrouble> {
         let local = self.local.clone();
         // A damaged artifact is fetched again: the commit sets the damaged one aside.
         blocking(move || Ok(local.inspect(digest).ok().flatten().map(|artifact| artifact.manifest))).await
     }
 
     /// Fetches a file. A file that an earlier attempt has fetched whole is only hashed.
-    async fn file(&self, file: &FileEntry, to: PathBuf, part: PathBuf, transfer: &Transfer<'_>) -> Result<(), Trouble> {
+    async fn file(
+        &self,
+        file: &FileEntry,
+        to: PathBuf,
+        part: PathBuf,
+        transfer: &Transfer<'_>,
+    ) -> Result<(), RemoteTrouble> {
         create(to.parent().unwrap_or(Path::new(".")))?;
         if to.metadata().is_ok_and(|found| found.len() == file.size) {
             let (path, wanted) = (to.clone(), file.blake3);
@@ -251,11 +269,11 @@ impl Session {
             std::fs::remove_file(&part).with_context(|| format!("cannot remove {}", part.display()))?;
         }
         locked(&self.wrong).insert(file.blake3);
-        Err(Trouble::Content(format!("the content of {} is not what was written", file.path)))
+        Err(RemoteTrouble::Content(format!("the content of {} is not what was written", file.path)))
     }
 
     /// Downloads what is missing of a file into `part`, and returns the digest of the whole.
-    async fn download(&self, file: &FileEntry, part: &Path, transfer: &Transfer<'_>) -> Result<Digest, Trouble> {
+    async fn download(&self, file: &FileEntry, part: &Path, transfer: &Transfer<'_>) -> Result<Digest, RemoteTrouble> {
         let cannot = || format!("cannot write {}", part.display());
         let mut hasher = blake3::Hasher::new();
         let mut done = part.metadata().map_or(0, |found| found.len());
@@ -275,13 +293,16 @@ impl Session {
             let options = GetOptions { range, ..GetOptions::default() };
             let answer = match self.place.store.get_opts(&self.place.blob(file.blake3), options).await {
                 Err(error) if meaning(&error) == Meaning::Absent => {
-                    return Err(Trouble::Content(format!("the content of {} is gone", file.path)));
+                    return Err(RemoteTrouble::Content(format!("the content of {} is gone", file.path)));
                 }
                 other => other?,
             };
             if answer.meta.size != file.size {
                 let (found, size) = (answer.meta.size, file.size);
-                return Err(Trouble::Content(format!("{} has {found} bytes where {size} were written", file.path)));
+                return Err(RemoteTrouble::Content(format!(
+                    "{} has {found} bytes where {size} were written",
+                    file.path
+                )));
             }
             let mut chunks = answer.into_stream();
             while let Some(chunk) = chunks.next().await {

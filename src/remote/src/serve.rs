@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::session::{Session, Trouble, add};
+use super::session::{RemoteSession, RemoteTrouble, add};
 use super::write::Pushed;
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Result, bail, render};
@@ -98,8 +98,8 @@ fn reply(reply: &RemoteReply) {
     }
 }
 
-fn open(cache: &Path, settings: RemoteSettings) -> Option<Arc<Session>> {
-    match Session::open(cache, settings, Box::new(|told| reply(&told))) {
+fn open(cache: &Path, settings: RemoteSettings) -> Option<Arc<RemoteSession>> {
+    match RemoteSession::open(cache, settings, Box::new(|told| reply(&told))) {
         Ok(session) => Some(Arc::new(session)),
         Err(error) => {
             let text = render(&error);
@@ -111,7 +111,7 @@ fn open(cache: &Path, settings: RemoteSettings) -> Option<Arc<Session>> {
 }
 
 /// Answers one request. A request about a node gets exactly one answer, unless the store is down.
-async fn answer(session: Arc<Session>, request: RemoteRequest) {
+async fn answer(session: Arc<RemoteSession>, request: RemoteRequest) {
     let own = Arc::clone(&session);
     let (node, key) = match &request {
         RemoteRequest::Look { node, key, .. } | RemoteRequest::Want { node, key, .. } => (Some(*node), *key),
@@ -135,7 +135,7 @@ async fn answer(session: Arc<Session>, request: RemoteRequest) {
     }
 }
 
-async fn look(session: &Session, node: usize, key: Digest, action: &Value) {
+async fn look(session: &RemoteSession, node: usize, key: Digest, action: &Value) {
     if session.is_down() {
         return;
     }
@@ -146,7 +146,7 @@ async fn look(session: &Session, node: usize, key: Digest, action: &Value) {
     }
 }
 
-async fn want(session: &Session, node: usize, key: Digest, action: &Value) {
+async fn want(session: &RemoteSession, node: usize, key: Digest, action: &Value) {
     if session.is_down() {
         return;
     }
@@ -163,13 +163,13 @@ async fn want(session: &Session, node: usize, key: Digest, action: &Value) {
     }
 }
 
-fn absent(session: &Session, node: usize, trouble: &Trouble) {
+fn absent(session: &RemoteSession, node: usize, trouble: &RemoteTrouble) {
     let reason = match trouble {
-        Trouble::Store(error) => {
+        RemoteTrouble::Store(error) => {
             session.read_failed(error);
             None
         }
-        Trouble::Content(_) | Trouble::Local(_) => {
+        RemoteTrouble::Content(_) | RemoteTrouble::Local(_) => {
             add(&session.counts.failures, 1);
             Some(trouble.text())
         }
@@ -178,7 +178,7 @@ fn absent(session: &Session, node: usize, trouble: &Trouble) {
 }
 
 /// Uploads an action, and tells what a person should know.
-pub async fn push(session: &Session, key: Digest) {
+pub async fn push(session: &RemoteSession, key: Digest) {
     let counts = &session.counts;
     if !session.can_write() {
         add(&counts.unsent, 1);
@@ -194,9 +194,11 @@ pub async fn push(session: &Session, key: Digest) {
         Err(trouble) => {
             add(&counts.unsent, 1);
             match &trouble {
-                Trouble::Store(error) => session.write_failed(error),
-                Trouble::Content(text) => session.tell(RemoteReply::Note { text: format!("not uploaded: {text}") }),
-                Trouble::Local(error) => {
+                RemoteTrouble::Store(error) => session.write_failed(error),
+                RemoteTrouble::Content(text) => {
+                    session.tell(RemoteReply::Note { text: format!("not uploaded: {text}") })
+                }
+                RemoteTrouble::Local(error) => {
                     session.tell(RemoteReply::Warning { text: format!("warning: not uploaded: {error:#}") });
                 }
             }

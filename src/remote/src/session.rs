@@ -10,7 +10,7 @@ use object_store::UpdateVersion;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::cause::{Meaning, hint, in_words, meaning};
-use super::place::Place;
+use super::place::RemotePlace;
 use raisin_base::digest::Digest;
 use raisin_base::error::{Error, Result, anyhow};
 use raisin_contract::remote::{RemoteReply, RemoteSettings, RemoteTally};
@@ -30,7 +30,7 @@ const REPORT_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Why something was not read or not written.
 #[derive(Debug)]
-pub enum Trouble {
+pub enum RemoteTrouble {
     /// The object store or the network.
     Store(object_store::Error),
     /// The shared cache has something that cannot be used. The text says what.
@@ -39,19 +39,19 @@ pub enum Trouble {
     Local(Error),
 }
 
-impl From<object_store::Error> for Trouble {
+impl From<object_store::Error> for RemoteTrouble {
     fn from(error: object_store::Error) -> Self {
         Self::Store(error)
     }
 }
 
-impl From<Error> for Trouble {
+impl From<Error> for RemoteTrouble {
     fn from(error: Error) -> Self {
         Self::Local(error)
     }
 }
 
-impl Trouble {
+impl RemoteTrouble {
     pub fn text(&self) -> String {
         match self {
             Self::Store(error) => in_words(error),
@@ -67,13 +67,13 @@ pub struct BrokenRecord {
     pub content: Digest,
 }
 
-pub type Tell = Box<dyn Fn(RemoteReply) + Send + Sync>;
+pub type ReplySink = Box<dyn Fn(RemoteReply) + Send + Sync>;
 
-pub struct Session {
-    pub place: Place,
+pub struct RemoteSession {
+    pub place: RemotePlace,
     pub local: Store,
     pub settings: RemoteSettings,
-    pub counts: Counts,
+    pub counts: TallyCounts,
     pub uploads: Uploads,
     /// The records that are replaced when their action has run.
     pub broken: Mutex<HashMap<Digest, BrokenRecord>>,
@@ -84,12 +84,12 @@ pub struct Session {
     permits: Semaphore,
     requests: Semaphore,
     health: Mutex<Health>,
-    tell: Tell,
+    tell: ReplySink,
 }
 
 /// The counts of [`RemoteTally`].
 #[derive(Default)]
-pub struct Counts {
+pub struct TallyCounts {
     pub fetched: AtomicU64,
     pub received: AtomicU64,
     pub uploaded: AtomicU64,
@@ -127,15 +127,15 @@ struct Health {
     has_told_conditions: bool,
 }
 
-impl Session {
+impl RemoteSession {
     /// # Errors
     /// The address or the local cache cannot be used.
-    pub fn open(cache: &Path, settings: RemoteSettings, tell: Tell) -> Result<Self> {
+    pub fn open(cache: &Path, settings: RemoteSettings, tell: ReplySink) -> Result<Self> {
         Ok(Self {
-            place: Place::open(&settings.address)?,
+            place: RemotePlace::open(&settings.address)?,
             local: Store::open(cache)?,
             settings,
-            counts: Counts::default(),
+            counts: TallyCounts::default(),
             uploads: Uploads::default(),
             broken: Mutex::default(),
             present: Mutex::default(),
@@ -152,13 +152,13 @@ impl Session {
     }
 
     /// Waits until a further file may be transferred.
-    pub async fn permit(&self) -> Result<SemaphorePermit<'_>, Trouble> {
-        self.permits.acquire().await.map_err(|_| Trouble::Local(anyhow!("the transfers have ended")))
+    pub async fn permit(&self) -> Result<SemaphorePermit<'_>, RemoteTrouble> {
+        self.permits.acquire().await.map_err(|_| RemoteTrouble::Local(anyhow!("the transfers have ended")))
     }
 
     /// Waits until a further small request may be made. The holder asks for no other permit.
-    pub async fn small_permit(&self) -> Result<SemaphorePermit<'_>, Trouble> {
-        self.requests.acquire().await.map_err(|_| Trouble::Local(anyhow!("the transfers have ended")))
+    pub async fn small_permit(&self) -> Result<SemaphorePermit<'_>, RemoteTrouble> {
+        self.requests.acquire().await.map_err(|_| RemoteTrouble::Local(anyhow!("the transfers have ended")))
     }
 
     pub fn is_down(&self) -> bool {
@@ -275,10 +275,10 @@ pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Runs something that reads or writes local files, or waits for a lock, in a thread of its own.
-pub async fn blocking<T: Send + 'static>(run: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T, Trouble> {
+pub async fn blocking<T: Send + 'static>(run: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T, RemoteTrouble> {
     match tokio::task::spawn_blocking(run).await {
         Ok(result) => Ok(result?),
-        Err(error) => Err(Trouble::Local(anyhow!("raisin-remote itself failed: {error}"))),
+        Err(error) => Err(RemoteTrouble::Local(anyhow!("raisin-remote itself failed: {error}"))),
     }
 }
 
@@ -290,13 +290,13 @@ mod tests {
 
     use super::*;
 
-    fn session(folder: &Path) -> (Session, Arc<Mutex<Vec<RemoteReply>>>) {
+    fn session(folder: &Path) -> (RemoteSession, Arc<Mutex<Vec<RemoteReply>>>) {
         let told: Arc<Mutex<Vec<RemoteReply>>> = Arc::default();
         let sink = Arc::clone(&told);
         let settings =
             RemoteSettings { address: folder.display().to_string(), mode: RemoteMode::ReadWrite, max_upload: None };
         let tell = Box::new(move |reply| locked(&sink).push(reply));
-        (Session::open(&folder.join("cache"), settings, tell).expect("a session"), told)
+        (RemoteSession::open(&folder.join("cache"), settings, tell).expect("a session"), told)
     }
 
     fn generic() -> object_store::Error {

@@ -13,7 +13,7 @@ use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore as _};
 
 use super::place::ObjectKind;
-use super::session::{AT_ONCE, Session, Trouble};
+use super::session::{AT_ONCE, RemoteSession, RemoteTrouble};
 use raisin_base::digest::Digest;
 use raisin_contract::REFERENCES;
 use raisin_store::{ActionRecord, Manifest};
@@ -38,15 +38,15 @@ struct Listed {
     meta: ObjectMeta,
 }
 
-impl Session {
-    async fn list(&self, kind: ObjectKind) -> Result<Vec<Listed>, Trouble> {
+impl RemoteSession {
+    async fn list(&self, kind: ObjectKind) -> Result<Vec<Listed>, RemoteTrouble> {
         let objects: Vec<ObjectMeta> = self.place.store.list(Some(&self.place.all(kind))).try_collect().await?;
         let digest = |meta: &ObjectMeta| kind.digest(&meta.location);
         Ok(objects.into_iter().map(|meta| Listed { digest: digest(&meta), meta }).collect())
     }
 
     /// For each kind of object: the number of objects, and their size.
-    pub async fn usage(&self) -> Result<[(u64, u64); 3], Trouble> {
+    pub async fn usage(&self) -> Result<[(u64, u64); 3], RemoteTrouble> {
         let mut usage = [(0, 0); 3];
         for (kind, (count, bytes)) in ObjectKind::ALL.into_iter().zip(&mut usage) {
             for listed in self.list(kind).await? {
@@ -58,12 +58,12 @@ impl Session {
     }
 
     /// The keys of all records.
-    pub async fn keys(&self) -> Result<Vec<Digest>, Trouble> {
+    pub async fn keys(&self) -> Result<Vec<Digest>, RemoteTrouble> {
         Ok(self.list(ObjectKind::Record).await?.into_iter().filter_map(|listed| listed.digest).collect())
     }
 
     /// Finds what gc removes: records that were written longer ago than `older_than`, and what no other record needs.
-    pub async fn sweep(&self, older_than: Duration) -> Result<Sweep, Trouble> {
+    pub async fn sweep(&self, older_than: Duration) -> Result<Sweep, RemoteTrouble> {
         let mut sweep = Sweep::default();
         let now = SystemTime::now();
         let is_old = |meta: &ObjectMeta, age: Duration| {
@@ -81,7 +81,7 @@ impl Session {
         }
         let read = stream::iter(records).map(|object| async move {
             let found = self.small(&object).await?;
-            Ok::<_, Trouble>(found.and_then(|(bytes, _)| ActionRecord::from_bytes(&bytes).ok()))
+            Ok::<_, RemoteTrouble>(found.and_then(|(bytes, _)| ActionRecord::from_bytes(&bytes).ok()))
         });
         let read: Vec<Option<ActionRecord>> = read.buffer_unordered(AT_ONCE).try_collect().await?;
         sweep.unreadable = read.iter().filter(|record| record.is_none()).count() as u64;
@@ -106,7 +106,7 @@ impl Session {
     }
 
     /// The given artifacts with those that they need, and the files of all of them.
-    async fn reached(&self, from: BTreeSet<Digest>) -> Result<(BTreeSet<Digest>, BTreeSet<Digest>), Trouble> {
+    async fn reached(&self, from: BTreeSet<Digest>) -> Result<(BTreeSet<Digest>, BTreeSet<Digest>), RemoteTrouble> {
         let (mut artifacts, mut blobs) = (BTreeSet::new(), BTreeSet::new());
         let mut next: Vec<Digest> = from.into_iter().collect();
         while !next.is_empty() {
@@ -122,9 +122,9 @@ impl Session {
     }
 
     /// The files of an artifact, and the artifacts that it needs. A manifest that is gone or damaged needs nothing.
-    async fn needs(&self, artifact: Digest) -> Result<(Vec<Digest>, Vec<Digest>), Trouble> {
+    async fn needs(&self, artifact: Digest) -> Result<(Vec<Digest>, Vec<Digest>), RemoteTrouble> {
         let manifest: Manifest = match self.manifest(artifact).await {
-            Err(Trouble::Content(_)) => return Ok((Vec::new(), Vec::new())),
+            Err(RemoteTrouble::Content(_)) => return Ok((Vec::new(), Vec::new())),
             manifest => manifest?,
         };
         let mut references = Vec::new();
@@ -138,7 +138,7 @@ impl Session {
     }
 
     /// Removes objects, kind after kind.
-    pub async fn remove(&self, sweep: &Sweep) -> Result<(), Trouble> {
+    pub async fn remove(&self, sweep: &Sweep) -> Result<(), RemoteTrouble> {
         for objects in &sweep.removed {
             let objects: Vec<_> = objects.iter().map(|(object, _)| Ok(object.clone())).collect();
             let removed = self.place.store.delete_stream(stream::iter(objects).boxed());

@@ -91,19 +91,19 @@ impl HttpService for UreqService {
         let (head_sender, head) = oneshot::channel();
         let (chunk_sender, chunks) = mpsc::channel(4);
         tokio::task::spawn_blocking(move || run(&agent, request, head_sender, &chunk_sender));
-        let head = head.await.map_err(|_| HttpError::new(HttpErrorKind::Unknown, Ended))??;
+        let head = head.await.map_err(|_| HttpError::new(HttpErrorKind::Unknown, NoAnswer))??;
         Ok(head.map(|()| HttpResponseBody::new(ChannelBody(chunks))))
     }
 }
 
-type Chunk = Result<Bytes, HttpError>;
+type BodyChunk = Result<Bytes, HttpError>;
 
 /// Sends the request, and passes the head and then the body of the answer on.
 fn run(
     agent: &Agent,
     request: Request<Bytes>,
     head: oneshot::Sender<Result<ureq::http::Response<()>, HttpError>>,
-    chunks: &mpsc::Sender<Chunk>,
+    chunks: &mpsc::Sender<BodyChunk>,
 ) {
     let has_body = !request.body().is_empty() || matches!(*request.method(), Method::PUT | Method::POST);
     let (parts, body) = request.into_parts();
@@ -153,18 +153,18 @@ fn failure(error: ureq::Error) -> HttpError {
 
 /// The thread of a request ended without an answer.
 #[derive(Debug)]
-struct Ended;
+struct NoAnswer;
 
-impl fmt::Display for Ended {
+impl fmt::Display for NoAnswer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the request ended without an answer")
     }
 }
 
-impl std::error::Error for Ended {}
+impl std::error::Error for NoAnswer {}
 
 /// The body of an answer, as its thread reads it.
-struct ChannelBody(mpsc::Receiver<Chunk>);
+struct ChannelBody(mpsc::Receiver<BodyChunk>);
 
 impl Body for ChannelBody {
     type Data = Bytes;

@@ -15,7 +15,7 @@ use object_store::{
 };
 
 use super::cause::{Meaning, meaning};
-use super::session::{AT_ONCE, BrokenRecord, Session, Trouble, add, blocking, locked};
+use super::session::{AT_ONCE, BrokenRecord, RemoteSession, RemoteTrouble, add, blocking, locked};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Result, anyhow, ensure};
 use raisin_contract::remote::RemoteReply;
@@ -38,12 +38,12 @@ pub enum Pushed {
     LeftOut(String),
 }
 
-impl Session {
+impl RemoteSession {
     /// Uploads the artifact of an action with the artifacts that it needs, and its record.
-    pub async fn push(&self, key: Digest) -> Result<Pushed, Trouble> {
+    pub async fn push(&self, key: Digest) -> Result<Pushed, RemoteTrouble> {
         let local = self.local.clone();
         let Lookup::Hit(mut record) = blocking(move || local.lookup(key)).await? else {
-            return Err(Trouble::Local(anyhow!("the cache does not have the action {} any more", key.short())));
+            return Err(RemoteTrouble::Local(anyhow!("the cache does not have the action {} any more", key.short())));
         };
         if record.accepted.is_some() {
             let text = format!("{}: a person accepted the artifact, and an acceptance is not shared", record.stage);
@@ -64,7 +64,7 @@ impl Session {
     }
 
     /// An artifact of the local cache, after the artifacts that it needs.
-    async fn with_needed(&self, digest: Digest) -> Result<Vec<Artifact>, Trouble> {
+    async fn with_needed(&self, digest: Digest) -> Result<Vec<Artifact>, RemoteTrouble> {
         let local = self.local.clone();
         let all = move || {
             let (mut all, mut waiting, mut seen) = (Vec::new(), vec![digest], BTreeSet::new());
@@ -83,8 +83,8 @@ impl Session {
         blocking(all).await
     }
 
-    async fn push_artifact(&self, artifact: &Artifact) -> Result<(), Trouble> {
-        let files = artifact.manifest.files.iter().map(Ok::<_, Trouble>);
+    async fn push_artifact(&self, artifact: &Artifact) -> Result<(), RemoteTrouble> {
+        let files = artifact.manifest.files.iter().map(Ok::<_, RemoteTrouble>);
         stream::iter(files)
             .try_for_each_concurrent(AT_ONCE, |file| self.push_file(file, artifact.folder.join(&file.path)))
             .await?;
@@ -98,7 +98,7 @@ impl Session {
     }
 
     /// The size of an object; `None` if it does not exist.
-    pub async fn size_of(&self, object: &Path) -> Result<Option<u64>, Trouble> {
+    pub async fn size_of(&self, object: &Path) -> Result<Option<u64>, RemoteTrouble> {
         let _permit = self.small_permit().await?;
         let found = self.place.store.head(object).await;
         match found {
@@ -114,7 +114,7 @@ impl Session {
         }
     }
 
-    async fn push_file(&self, file: &FileEntry, path: PathBuf) -> Result<(), Trouble> {
+    async fn push_file(&self, file: &FileEntry, path: PathBuf) -> Result<(), RemoteTrouble> {
         let is_known = file.size == 0 || locked(&self.present).contains(&file.blake3);
         if !is_known {
             let _permit = self.permit().await?;
@@ -138,7 +138,7 @@ impl Session {
         Ok(())
     }
 
-    async fn put_whole(&self, file: &FileEntry, path: &std::path::Path, object: &Path) -> Result<(), Trouble> {
+    async fn put_whole(&self, file: &FileEntry, path: &std::path::Path, object: &Path) -> Result<(), RemoteTrouble> {
         let (path, wanted) = (path.to_owned(), file.blake3);
         let bytes = blocking(move || {
             let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -149,11 +149,11 @@ impl Session {
         Ok(())
     }
 
-    async fn put_in_parts(&self, file: &FileEntry, path: &std::path::Path, object: &Path) -> Result<(), Trouble> {
+    async fn put_in_parts(&self, file: &FileEntry, path: &std::path::Path, object: &Path) -> Result<(), RemoteTrouble> {
         let mut upload = self.place.store.put_multipart(object).await?;
         let sent = self.send_parts(file, path, &mut upload).await;
         let ended = match sent {
-            Ok(()) => upload.complete().await.map(drop).map_err(Trouble::from),
+            Ok(()) => upload.complete().await.map(drop).map_err(RemoteTrouble::from),
             Err(trouble) => Err(trouble),
         };
         if ended.is_err() {
@@ -171,7 +171,7 @@ impl Session {
         file: &FileEntry,
         path: &std::path::Path,
         upload: &mut Box<dyn MultipartUpload>,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), RemoteTrouble> {
         let size = PART.max(file.size.div_ceil(MOST_PARTS));
         let source = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
         let mut hasher = blake3::Hasher::new();
@@ -199,10 +199,10 @@ impl Session {
         if is_whole {
             return Ok(());
         }
-        Err(Trouble::Local(anyhow!("{} is damaged and is not uploaded", path.display())))
+        Err(RemoteTrouble::Local(anyhow!("{} is damaged and is not uploaded", path.display())))
     }
 
-    async fn push_record(&self, record: &ActionRecord) -> Result<Pushed, Trouble> {
+    async fn push_record(&self, record: &ActionRecord) -> Result<Pushed, RemoteTrouble> {
         let (object, bytes) = (self.place.record(record.key), record.to_bytes()?);
         let broken = locked(&self.broken).remove(&record.key);
         if let Some(broken) = broken
@@ -235,7 +235,7 @@ impl Session {
     }
 
     /// Replaces a record that cannot be used. Returns false if there is another record by now.
-    async fn replace(&self, object: &Path, bytes: &[u8], broken: BrokenRecord) -> Result<bool, Trouble> {
+    async fn replace(&self, object: &Path, bytes: &[u8], broken: BrokenRecord) -> Result<bool, RemoteTrouble> {
         let update = PutOptions::from(PutMode::Update(broken.version));
         match self.place.store.put_opts(object, PutPayload::from(bytes.to_vec()), update).await {
             Ok(_) => {}
@@ -259,9 +259,9 @@ impl Session {
     }
 
     /// There is a record of the action. It stays, and a difference is told, unless the record cannot be used.
-    async fn meet(&self, object: &Path, record: &ActionRecord, bytes: &[u8]) -> Result<Pushed, Trouble> {
+    async fn meet(&self, object: &Path, record: &ActionRecord, bytes: &[u8]) -> Result<Pushed, RemoteTrouble> {
         let Some((found, meta)) = self.small(object).await? else {
-            return Err(Trouble::Content("the record was removed a moment ago".to_owned()));
+            return Err(RemoteTrouble::Content("the record was removed a moment ago".to_owned()));
         };
         let theirs = ActionRecord::from_bytes(&found).ok().filter(|theirs| theirs.key == record.key);
         match theirs {
@@ -289,10 +289,10 @@ impl Session {
     }
 
     /// Whether the shared cache has everything that a record needs.
-    async fn has_all(&self, record: &ActionRecord) -> Result<bool, Trouble> {
+    async fn has_all(&self, record: &ActionRecord) -> Result<bool, RemoteTrouble> {
         for artifact in record.references.values().chain([&record.artifact]) {
             let manifest = match self.manifest(*artifact).await {
-                Err(Trouble::Content(_)) => return Ok(false),
+                Err(RemoteTrouble::Content(_)) => return Ok(false),
                 manifest => manifest?,
             };
             for file in manifest.files.iter().filter(|file| file.size > 0) {
