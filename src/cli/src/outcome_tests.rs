@@ -3,12 +3,16 @@
 use std::path::PathBuf;
 
 use super::*;
+use raisin_contract::remote::RemoteTally;
 use raisin_contract::results::PairedDifference;
 
 fn summary(results: Vec<StageResults>) -> Summary {
     Summary {
         pipeline: "p".into(),
         ran: 0,
+        fetched: 0,
+        fetch_seconds: 0.0,
+        remote: RemoteTally::default(),
         cached: 3,
         skipped: 0,
         earlier: Vec::new(),

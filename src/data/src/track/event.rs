@@ -18,7 +18,7 @@ impl EventFile {
     /// A file that begins with the version of the format.
     pub fn new() -> Self {
         let mut file = Self::default();
-        let mut event = Message::default();
+        let mut event = ProtocolBuffer::default();
         event.double(1, WALL_TIME);
         event.bytes(3, b"brain.Event:2");
         file.record(&event.0);
@@ -27,7 +27,7 @@ impl EventFile {
 
     /// Adds one number of a series.
     pub fn scalar(&mut self, tag: &str, step: i64, value: f64) {
-        let mut summary = Message::default();
+        let mut summary = ProtocolBuffer::default();
         summary.bytes(1, tag.as_bytes());
         summary.float(2, value as f32);
         self.summary(step, &summary);
@@ -35,33 +35,33 @@ impl EventFile {
 
     /// Adds the hyperparameters of the run.
     pub fn hyperparameters(&mut self, values: &Map<String, Value>) {
-        let mut start = Message::default();
+        let mut start = ProtocolBuffer::default();
         for (name, value) in values {
-            let mut held = Message::default();
+            let mut held = ProtocolBuffer::default();
             match value {
                 Value::Bool(switch) => held.integer(4, i64::from(*switch)),
                 Value::Number(number) => held.double(2, number.as_f64().unwrap_or(f64::NAN)),
                 Value::String(text) => held.bytes(3, text.as_bytes()),
                 other => held.bytes(3, other.to_string().as_bytes()),
             }
-            let mut entry = Message::default();
+            let mut entry = ProtocolBuffer::default();
             entry.bytes(1, name.as_bytes());
             entry.bytes(2, &held.0);
             start.bytes(1, &entry.0);
         }
         start.double(5, WALL_TIME);
-        let mut data = Message::default();
+        let mut data = ProtocolBuffer::default();
         data.bytes(3, &start.0);
-        let mut plugin = Message::default();
+        let mut plugin = ProtocolBuffer::default();
         plugin.bytes(1, b"hparams");
         plugin.bytes(2, &data.0);
-        let mut metadata = Message::default();
+        let mut metadata = ProtocolBuffer::default();
         metadata.bytes(1, &plugin.0);
         // TensorBoard drops a value without a tensor: an empty one of type float.
-        let mut tensor = Message::default();
+        let mut tensor = ProtocolBuffer::default();
         tensor.integer(1, 1);
         tensor.bytes(2, &[]);
-        let mut summary = Message::default();
+        let mut summary = ProtocolBuffer::default();
         summary.bytes(1, b"_hparams_/session_start_info");
         summary.bytes(8, &tensor.0);
         summary.bytes(9, &metadata.0);
@@ -73,10 +73,10 @@ impl EventFile {
     }
 
     /// Adds an event with one value of a summary.
-    fn summary(&mut self, step: i64, value: &Message) {
-        let mut summary = Message::default();
+    fn summary(&mut self, step: i64, value: &ProtocolBuffer) {
+        let mut summary = ProtocolBuffer::default();
         summary.bytes(1, &value.0);
-        let mut event = Message::default();
+        let mut event = ProtocolBuffer::default();
         event.double(1, WALL_TIME);
         event.integer(2, step);
         event.bytes(5, &summary.0);
@@ -94,9 +94,9 @@ impl EventFile {
 
 /// A protocol buffer under construction. Each method adds a field by its number.
 #[derive(Default)]
-struct Message(Vec<u8>);
+struct ProtocolBuffer(Vec<u8>);
 
-impl Message {
+impl ProtocolBuffer {
     fn integer(&mut self, field: u32, value: i64) {
         self.key(field, 0);
         self.varint(value as u64);
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn integers_have_seven_bits_in_a_byte() {
-        let mut message = Message::default();
+        let mut message = ProtocolBuffer::default();
         message.integer(2, 300);
         assert_eq!(message.0, [0x10, 0xac, 0x02]);
     }
