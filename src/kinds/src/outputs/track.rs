@@ -1,7 +1,7 @@
 //! What an artifact of kind `track` holds.
 
 use raisin_contract::outputs::ColumnType::{F64, Text, U32};
-use raisin_contract::outputs::{ANY_FILE, ExamplePipeline, FileDeclaration, TableDeclaration, column, file, table};
+use raisin_contract::outputs::{ExamplePipeline, FileDeclaration, TableDeclaration, column, file, table};
 
 pub const TABLES: &[TableDeclaration] = &[table(
     "series",
@@ -19,9 +19,9 @@ pub const TABLES: &[TableDeclaration] = &[table(
 )];
 
 pub const FILES: &[&[FileDeclaration]] = &[&[file(
-    ANY_FILE,
-    "`tensorboard/RUN/events.out.tfevents.0.raisin`: one file for each run, which `tensorboard --logdir FOLDER` shows. \
-     Curves and results are scalars; the values of the sweep are hyperparameters",
+    "tensorboard",
+    "a folder, which `tensorboard --logdir` shows: `RUN/events.out.tfevents.0.raisin` for each run. Curves and results are \
+     scalars; the values of the sweep are hyperparameters",
 )]];
 
 pub const EXAMPLES: &[ExamplePipeline] = &[ExamplePipeline {
