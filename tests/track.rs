@@ -45,9 +45,9 @@ fn tensorboard_reads_the_numbers_that_sql_gives() {
         }
         let measured: Vec<&Value> = steps.iter().filter(|row| !row["performance"].is_null()).collect();
         assert_eq!(measured.len(), performances.len());
-        let query = format!("select value from scores.metrics where variant = '{variant}'");
+        let query = format!("select loss from scores.metrics where variant = '{variant}'");
         let loss = &run["scalars"]["scores/test/loss"][0];
-        assert_eq!((&loss[0], single(&loss[1])), (&json!(0), single(&project.sql(&query)[0]["value"])));
+        assert_eq!((&loss[0], single(&loss[1])), (&json!(0), single(&project.sql(&query)[0]["loss"])));
     }
     project.done(&["build", "p.toml", "--force", "board", "--check"]);
 }
