@@ -51,8 +51,8 @@ fn trl_under_torchrun_has_the_losses_of_raisin_on_the_same_batches() {
     for row in &rows {
         assert!(number(row, "difference") < 0.02, "{row}");
     }
-    let query = "select abs(a.value - b.value) as difference from scores.metrics a join replayed_scores.metrics b on \
-                 a.metric = b.metric and a.split = b.split where a.metric = 'loss'";
+    let query = "select abs(a.loss - b.loss) as difference from scores.metrics a join replayed_scores.metrics b on a.split = \
+                 b.split where a.split = 'test'";
     let rows = project.sql(query);
     assert!(rows.len() == 1 && number(&rows[0], "difference") < 0.01, "{rows:?}");
 }
