@@ -13,9 +13,10 @@ use std::sync::Arc;
 use arrow_array::{Array as _, ArrayRef, Float64Array, RecordBatch, StringArray, UInt32Array};
 use arrow_cast::cast;
 use arrow_schema::DataType;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use event::EventFile;
+use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Problem, Result};
 use raisin_contract::Context;
 use raisin_corpus::intake::{counted, grouped};
@@ -43,7 +44,11 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     let mut without = BTreeSet::new();
     for place in 0..parameters.of.len() {
         for source in context.gathered(&format!("/of/{place}"))? {
-            let name = run_name(&source.variant);
+            let mut name = run_name(&source.variant);
+            if runs.get(&name).is_some_and(|run| run.variant != source.variant) {
+                // Two axes of the sweep can end with the same word.
+                name = format!("{name}-{}", short_digest(&json!(source.variant).to_string()));
+            }
             let run = runs.entry(name).or_insert_with(|| TrackedRun::of(source.variant.clone()));
             let before = run.series.len();
             run.add(&source.stage, &source.folder).with_context(|| format!("cannot track stage `{}`", source.stage))?;
@@ -69,6 +74,10 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
         let path = folder.join("events.out.tfevents.0.raisin");
         std::fs::write(&path, run.events()).with_context(|| format!("cannot write {}", path.display()))?;
     }
+    let not_finite: usize = runs.values().map(|run| run.not_finite).sum();
+    if not_finite > 0 {
+        context.note(format!("{} left out: they are not finite", counted(not_finite as u64, "number")));
+    }
     context.note(format!("{} series of numbers in {}", grouped(series as u64), counted(runs.len() as u64, "run")));
     context.write_table("series", &listed(&runs)?)
 }
@@ -78,11 +87,13 @@ struct TrackedRun {
     variant: Map<String, Value>,
     /// By tag: the points (step, value).
     series: BTreeMap<String, Vec<(i64, f64)>>,
+    /// The numbers that are left out.
+    not_finite: usize,
 }
 
 impl TrackedRun {
     fn of(variant: Map<String, Value>) -> Self {
-        Self { variant, series: BTreeMap::new() }
+        Self { variant, series: BTreeMap::new(), not_finite: 0 }
     }
 
     fn add(&mut self, stage: &str, folder: &Path) -> Result<()> {
@@ -120,7 +131,10 @@ impl TrackedRun {
             let Some(values) = numbers(rows, name)? else { continue };
             let mut sums: BTreeMap<i64, (f64, f64)> = BTreeMap::new();
             for (row, value) in values.iter().enumerate() {
-                if let (Some(place), Some(value)) = (place(row), value.filter(|value| value.is_finite())) {
+                let (Some(place), Some(value)) = (place(row), value) else { continue };
+                if !value.is_finite() {
+                    self.not_finite += 1;
+                } else {
                     let (sum, count) = sums.entry(place).or_default();
                     *sum += value;
                     *count += 1.0;
@@ -139,7 +153,11 @@ impl TrackedRun {
         let names = table::column::<StringArray>(rows, "metric")?;
         let values = table::column::<Float64Array>(rows, "value")?;
         let splits = rows.column_by_name("split").and_then(|splits| splits.as_any().downcast_ref::<StringArray>());
-        for row in (0..rows.num_rows()).filter(|row| values.is_valid(*row) && values.value(*row).is_finite()) {
+        for row in (0..rows.num_rows()).filter(|row| values.is_valid(*row)) {
+            if !values.value(row).is_finite() {
+                self.not_finite += 1;
+                continue;
+            }
             let split = splits.map_or(String::new(), |splits| format!("{}/", splits.value(row)));
             let tag = format!("{stage}/{split}{}", names.value(row));
             self.series.entry(tag).or_default().push((0, values.value(row)));
@@ -150,8 +168,10 @@ impl TrackedRun {
     fn events(&self) -> Vec<u8> {
         let mut file = EventFile::new();
         if !self.variant.is_empty() {
-            let values =
-                self.variant.iter().map(|(key, value)| (key.trim_start_matches("stage.").to_owned(), value.clone()));
+            let values = self
+                .variant
+                .iter()
+                .map(|(key, value)| (key.strip_prefix("stage.").unwrap_or(key).to_owned(), value.clone()));
             file.hyperparameters(&values.collect());
         }
         for (tag, points) in &self.series {
@@ -193,8 +213,12 @@ fn run_name(variant: &Map<String, Value>) -> String {
         return name;
     }
     // Two variants must not share a folder after their letters were replaced.
-    let digest = raisin_base::digest::Digest::of(name.as_bytes()).to_string();
-    format!("{}-{}", plain.chars().take(MOST_CHARACTERS).collect::<String>(), &digest[..8])
+    format!("{}-{}", plain.chars().take(MOST_CHARACTERS).collect::<String>(), short_digest(&name))
+}
+
+/// The first digits of the digest of a text.
+fn short_digest(text: &str) -> String {
+    Digest::of(text.as_bytes()).to_string().chars().take(8).collect()
 }
 
 /// The table `series`.

@@ -24,7 +24,7 @@ fn steps_go_on_over_rounds_and_episodes_are_averaged() -> Result<()> {
     let mut run = TrackedRun::of(Map::new());
     run.add_curves("s.steps", &rows)?;
     let expected = BTreeMap::from([("s.steps/loss".to_owned(), vec![(1, 3.0), (2, 3.0), (4, 1.0)])]);
-    assert_eq!(run.series, expected);
+    assert_eq!((run.series, run.not_finite), (expected, 1));
     Ok(())
 }
 
@@ -53,12 +53,15 @@ fn stages_without_numbers_are_named_and_alone_are_an_error() -> Result<()> {
     let texts = |text: &str| -> ArrayRef { Arc::new(StringArray::from(vec![text])) };
     let columns = vec![("split", texts("test")), ("metric", texts("loss")), ("value", floats(&[Some(1.5)]))];
     table::write(&scored.join("metrics.parquet"), &table::batch(columns)?)?;
-    let run = |name: &str, of: &[(&str, &Path)]| -> Result<std::path::PathBuf> {
+    let run = |name: &str, of: &[(&str, &Path)], variants: &[Value]| -> Result<std::path::PathBuf> {
         let mut assignment = Assignment::for_test("track", folder.path().join(name), &[]);
         let sources = of.iter().enumerate().map(|(place, (stage, folder))| {
-            let source =
-                InputArtifact { stage: (*stage).to_owned(), variant: Map::new(), folder: folder.to_path_buf() };
-            (format!("/of/{place}"), vec![source])
+            let source = |variant: &Value| InputArtifact {
+                stage: (*stage).to_owned(),
+                variant: variant.as_object().cloned().unwrap_or_default(),
+                folder: folder.to_path_buf(),
+            };
+            (format!("/of/{place}"), variants.iter().map(source).collect())
         });
         assignment.stages = sources.collect();
         let context = raisin_kinds::context_for_test(assignment)?;
@@ -67,12 +70,16 @@ fn stages_without_numbers_are_named_and_alone_are_an_error() -> Result<()> {
         context.check_outputs()?;
         Ok(context.out())
     };
-    let out = run("both", &[("pool", empty.as_path()), ("scores", scored.as_path())])?;
+    let out = run("both", &[("pool", empty.as_path()), ("scores", scored.as_path())], &[json!({})])?;
     let series = table::read(&out.join("series.parquet"))?;
     assert_eq!(table::column::<StringArray>(&series, "tag")?.value(0), "scores/test/loss");
     assert_eq!(table::column::<StringArray>(&series, "run")?.value(0), "all");
     assert!(out.join("tensorboard/all/events.out.tfevents.0.raisin").is_file());
-    let refused = run("none", &[("pool", empty.as_path())]).expect_err("no numbers");
+    // Two axes that end with the same word are two runs.
+    let variants = [json!({"stage.a.rate": 1}), json!({"stage.b.rate": 1})];
+    let out = run("axes", &[("scores", scored.as_path())], &variants)?;
+    assert_eq!(std::fs::read_dir(out.join("tensorboard"))?.count(), 2);
+    let refused = run("none", &[("pool", empty.as_path())], &[json!({})]).expect_err("no numbers");
     assert!(refused.to_string().contains("no numbers to track"), "{refused}");
     Ok(())
 }
