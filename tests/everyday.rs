@@ -77,6 +77,8 @@ fn passes_on_the_report(project: &Project) {
         let fact = fact.replace("<td>cpu</td>", "<td>device</td><td class=\"text\">cpu</td>");
         assert!(copy.contains(&fact), "{fact}");
     }
+    let rows = ["<td>base</td><td class=\"text\">all</td>", "<td>tuned</td><td class=\"text\">method=raise</td>"];
+    assert!(rows.iter().all(|row| copy.contains(row)), "an artifact that all variants share is told from the others");
     let (_, told) = project.refused(&["report", "mico"]);
     assert!(told.contains("out has no pipeline `mico`") && told.contains("did you mean `micro`?"), "{told}");
     let (_, told) = project.refused(&["report", "micro", "--stage", "scores"]);

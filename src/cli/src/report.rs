@@ -1,6 +1,7 @@
 //! `raisin report`: prints the path of the report of a pipeline, or writes a copy that also says how it was made. The
 //! report itself is an artifact, which names neither machine nor time; the journal knows both.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -160,8 +161,12 @@ fn how_it_was_made(run: &Run, build: &BuildDescription) -> String {
         "</tbody></table></div>\n<details><summary>Artifacts</summary>\n<div class=\"scroll\"><table><thead><tr><th>stage</th>\
          <th>variant</th><th>artifact</th></tr></thead><tbody>\n",
     );
+    let all: BTreeSet<&str> =
+        build.stages.iter().map(|stage| stage.variant.as_str()).filter(|it| !it.is_empty()).collect();
     for (stage, variants) in by_artifact(&build.stages) {
-        let shown = if variants.iter().all(|name| name.is_empty()) { "all".to_owned() } else { variants.join("; ") };
+        // A gathering stage has no variant.
+        let is_shared = variants == [""] || variants.len() == all.len();
+        let shown = if is_shared { "all".to_owned() } else { variants.join("; ") };
         let _ = writeln!(
             html,
             "<tr><td>{}</td><td class=\"text\">{}</td><td class=\"text\"><code>{}</code></td></tr>",
