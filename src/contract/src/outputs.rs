@@ -44,6 +44,9 @@ pub struct ColumnDeclaration {
     pub when: Option<&'static str>,
     /// When a value is null, as a clause after "null"; `None`: never.
     pub null: Option<&'static str>,
+    /// Whether the numbers of the column ascend from row to row, mostly by the same amount. Such a column is stored as
+    /// differences, which need almost no space.
+    pub ascends: bool,
 }
 
 /// The type of a column.
@@ -57,6 +60,7 @@ pub enum ColumnType {
     F32,
     F64,
     Text,
+    Bytes,
     /// A list of texts.
     Texts,
     /// A list of f32 numbers, of one length in all rows.
@@ -75,6 +79,7 @@ impl ColumnType {
             Self::F32 => "f32",
             Self::F64 => "f64",
             Self::Text => "text",
+            Self::Bytes => "bytes",
             Self::Texts => "list of text",
             Self::Vector => "vector of f32",
         }
@@ -112,7 +117,7 @@ pub const fn table(
 
 /// A column that the table always has, without nulls.
 pub const fn column(name: &'static str, column_type: ColumnType, about: &'static str) -> ColumnDeclaration {
-    ColumnDeclaration { name, column_type, about, when: None, null: None }
+    ColumnDeclaration { name, column_type, about, when: None, null: None, ascends: false }
 }
 
 /// A file that every artifact of the kind has.
@@ -148,6 +153,12 @@ impl ColumnDeclaration {
     #[must_use]
     pub const fn only(mut self, when: &'static str) -> Self {
         self.when = Some(when);
+        self
+    }
+
+    #[must_use]
+    pub const fn ascending(mut self) -> Self {
+        self.ascends = true;
         self
     }
 

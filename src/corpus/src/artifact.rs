@@ -1,17 +1,19 @@
 //! The tables of instructions and tasks: stages write them here, and later stages read them here.
 
-use std::borrow::Borrow;
+use std::borrow::Cow;
+use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow_array::builder::{Int32Builder, ListBuilder, StringBuilder, UInt32Builder, UInt64Builder};
+use arrow_array::builder::{BinaryBuilder, Int32Builder, ListBuilder, StringBuilder, UInt32Builder, UInt64Builder};
 use arrow_array::cast::AsArray as _;
 use arrow_array::{Array, ArrayRef, Int32Array, ListArray, RecordBatch, StringArray, UInt32Array, UInt64Array};
 use arrow_schema::{DataType, Field};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use super::digests::{content_digest, stored};
 use super::message::{Example, Instruction, Message, ScoringRule, Task, conversation, prompt_of};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Result, anyhow};
@@ -47,56 +49,6 @@ impl PoolRow {
     }
 }
 
-/// The digest of the canonical JSON of a conversation and of its tools. Equal conversations have equal digests, also
-/// from different files.
-pub fn content_digest(messages: &[Message], tools: &[Value]) -> Digest {
-    if tools.is_empty()
-        && let Some(text) = canonical_of_texts(messages)
-    {
-        return Digest::of(&text);
-    }
-    digest_of_any(messages, tools)
-}
-
-/// The canonical JSON of turns of a role and a text alone, without a [`Value`] for each text. `None` for other turns.
-fn canonical_of_texts(messages: &[Message]) -> Option<Vec<u8>> {
-    let size: usize = messages.iter().map(|message| message.content.len() + 32).sum();
-    let mut text = Vec::with_capacity(size + size / 8);
-    text.push(b'[');
-    for (place, message) in messages.iter().enumerate() {
-        if !message.is_text() {
-            return None;
-        }
-        text.extend_from_slice(if place == 0 { b"[" } else { b",[" });
-        serde_json::to_writer(&mut text, &message.role).ok()?;
-        text.push(b',');
-        serde_json::to_writer(&mut text, &message.content).ok()?;
-        text.push(b']');
-    }
-    text.push(b']');
-    Some(text)
-}
-
-fn digest_of_any(messages: &[Message], tools: &[Value]) -> Digest {
-    let turn = |message: &Message| {
-        if message.is_text() { json!([message.role, message.content]) } else { json!(message) }
-    };
-    let mut turns: Vec<Value> = messages.iter().map(turn).collect();
-    turns.extend((!tools.is_empty()).then(|| json!({ "tools": tools })));
-    Digest::of_json(&Value::Array(turns))
-}
-
-/// The digest of what an example asks: its conversation without the response, and its choices.
-pub fn question_digest(example: &Example) -> Digest {
-    Digest::of_json(&json!([content_digest(&example.messages, &example.tools).to_hex(), example.choices]))
-}
-
-/// The digest of an example without its id. Examples with equal digests are copies.
-pub fn example_digest(example: &Example) -> Digest {
-    let question = question_digest(example).to_hex();
-    Digest::of_json(&json!([question, example.response, example.answer]))
-}
-
 /// A conversation as the columns system, prompt and response; `None` if these three columns do not hold all of it.
 fn plain(messages: &[Message]) -> Option<(Option<&str>, &str, &str)> {
     if !messages.iter().all(Message::is_text) {
@@ -115,7 +67,7 @@ fn plain(messages: &[Message]) -> Option<(Option<&str>, &str, &str)> {
 /// `prompt` and `response` hold the whole conversation; otherwise `messages` is all turns as JSON, the response
 /// included. `tools` is the JSON list of the tools that the assistant may call; null without tools.
 #[derive(Default)]
-pub(crate) struct ConversationColumns {
+pub struct ConversationColumns {
     system: StringBuilder,
     prompt: StringBuilder,
     response: StringBuilder,
@@ -124,7 +76,7 @@ pub(crate) struct ConversationColumns {
 }
 
 impl ConversationColumns {
-    pub(crate) fn push(&mut self, conversation: &[Message], tools: &[Value]) -> Result<()> {
+    pub fn push(&mut self, conversation: &[Message], tools: &[Value]) -> Result<()> {
         let tools = (!tools.is_empty()).then(|| serde_json::to_string(tools)).transpose()?;
         self.tools.append_option(tools);
         if let Some((system, prompt, response)) = plain(conversation) {
@@ -142,6 +94,44 @@ impl ConversationColumns {
         Ok(())
     }
 
+    /// Adds a conversation without tools, of which `write` writes the text of each turn. Returns false if the columns
+    /// system, prompt and response do not hold turns of these roles: then nothing is added.
+    ///
+    /// # Errors
+    /// `write` fails.
+    pub fn push_texts<'r>(
+        &mut self,
+        roles: impl Iterator<Item = &'r str>,
+        write: impl Fn(usize, &mut StringBuilder) -> fmt::Result,
+    ) -> Result<bool> {
+        let mut known = [""; 3];
+        let mut count = 0;
+        for role in roles {
+            let Some(place) = known.get_mut(count) else { return Ok(false) };
+            (*place, count) = (role, count + 1);
+        }
+        let first = match (known, count) {
+            (["system", "user", "assistant"], 3) => 1,
+            (["user", "assistant", _], 2) => 0,
+            _ => return Ok(false),
+        };
+        let add = |turn: usize, column: &mut StringBuilder| -> Result<()> {
+            write(turn, column)?;
+            column.append_value("");
+            Ok(())
+        };
+        if first == 1 {
+            add(0, &mut self.system)?;
+        } else {
+            self.system.append_null();
+        }
+        add(first, &mut self.prompt)?;
+        add(first + 1, &mut self.response)?;
+        self.messages.append_null();
+        self.tools.append_null();
+        Ok(true)
+    }
+
     pub(crate) fn finish(mut self) -> Vec<(&'static str, ArrayRef)> {
         vec![
             ("system", Arc::new(self.system.finish())),
@@ -150,6 +140,58 @@ impl ConversationColumns {
             ("messages", Arc::new(self.messages.finish())),
             ("tools", Arc::new(self.tools.finish())),
         ]
+    }
+}
+
+/// A row of the table `instructions`, in whatever form it is kept.
+pub trait TableRow {
+    /// Adds the conversation.
+    ///
+    /// # Errors
+    /// The turns cannot be written as JSON.
+    fn add(&self, columns: &mut ConversationColumns) -> Result<()>;
+
+    fn rejected(&self) -> Option<Cow<'_, str>>;
+
+    fn origin(&self) -> RowOrigin<'_>;
+}
+
+/// Where a row comes from.
+#[derive(Clone, Copy, Debug)]
+pub struct RowOrigin<'r> {
+    pub source: u32,
+    pub line: u64,
+    pub digest: &'r Digest,
+    pub duplicates: u32,
+    pub label: Option<&'r str>,
+}
+
+impl TableRow for PoolRow {
+    fn add(&self, columns: &mut ConversationColumns) -> Result<()> {
+        columns.push(&self.messages, &self.tools)
+    }
+
+    fn rejected(&self) -> Option<Cow<'_, str>> {
+        self.rejected.as_deref().map(Cow::Borrowed)
+    }
+
+    fn origin(&self) -> RowOrigin<'_> {
+        let Self { source, line, digest, duplicates, label, .. } = self;
+        RowOrigin { source: *source, line: *line, digest, duplicates: *duplicates, label: label.as_deref() }
+    }
+}
+
+impl<R: TableRow> TableRow for &R {
+    fn add(&self, columns: &mut ConversationColumns) -> Result<()> {
+        (*self).add(columns)
+    }
+
+    fn rejected(&self) -> Option<Cow<'_, str>> {
+        (*self).rejected()
+    }
+
+    fn origin(&self) -> RowOrigin<'_> {
+        (*self).origin()
     }
 }
 
@@ -163,27 +205,27 @@ fn row_numbers(rows: Range<usize>) -> Result<UInt32Array> {
 
 /// The `instructions` table. The position of a row is its id. A row that is given by value is dropped when the columns
 /// have it, so that all rows and all columns are not in memory together.
-pub fn instructions_batch<R: Borrow<PoolRow>>(rows: impl IntoIterator<Item = R>) -> Result<RecordBatch> {
+pub fn instructions_batch<R: TableRow>(rows: impl IntoIterator<Item = R>) -> Result<RecordBatch> {
     instructions_part(0, rows)
 }
 
 /// A part of the `instructions` table. `first` is the id of its first row.
-pub fn instructions_part<R: Borrow<PoolRow>>(first: usize, rows: impl IntoIterator<Item = R>) -> Result<RecordBatch> {
+pub fn instructions_part<R: TableRow>(first: usize, rows: impl IntoIterator<Item = R>) -> Result<RecordBatch> {
     let mut count = 0;
     let mut conversations = ConversationColumns::default();
     let (mut sources, mut lines) = (UInt32Builder::new(), UInt64Builder::new());
-    let (mut digests, mut duplicates, mut labels) = (StringBuilder::new(), UInt32Builder::new(), StringBuilder::new());
+    let (mut digests, mut duplicates, mut labels) = (BinaryBuilder::new(), UInt32Builder::new(), StringBuilder::new());
     let mut rejected = StringBuilder::new();
     for row in rows {
-        let row: &PoolRow = row.borrow();
         count += 1;
-        conversations.push(&row.messages, &row.tools)?;
-        rejected.append_option(row.rejected.as_deref());
-        sources.append_value(row.source);
-        lines.append_value(row.line);
-        digests.append_value(row.digest.to_hex());
-        duplicates.append_value(row.duplicates);
-        labels.append_option(row.label.as_deref());
+        row.add(&mut conversations)?;
+        rejected.append_option(row.rejected());
+        let origin = row.origin();
+        sources.append_value(origin.source);
+        lines.append_value(origin.line);
+        digests.append_value(stored(origin.digest));
+        duplicates.append_value(origin.duplicates);
+        labels.append_option(origin.label);
     }
     let mut columns = vec![("id", Arc::new(row_numbers(first..first + count)?) as ArrayRef)];
     columns.extend(conversations.finish());
@@ -376,24 +418,6 @@ mod tests {
     }
 
     #[test]
-    fn the_digest_depends_on_roles_but_not_on_the_source() {
-        let one = PoolRow::new(conversation(None, "a", Some("b")), 0, 1);
-        let two = PoolRow::new(conversation(None, "a", Some("b")), 3, 9);
-        let other = PoolRow::new(conversation(Some("a"), "b", None), 0, 1);
-        assert_eq!(one.digest, two.digest);
-        assert_ne!(one.digest, other.digest);
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn the_digest_of_texts_is_that_of_their_canonical_json(texts in proptest::collection::vec(".{0,8}|[\"\\\\/\u{0}-\u{20}\u{7f}-\u{a0}\u{2028}]{0,8}", 0..5)) {
-            let roles = ["system", "user", "assistant"];
-            let turns: Vec<Message> = (0..).zip(texts).map(|(n, text)| Message::new(roles[n % 3], text)).collect();
-            proptest::prop_assert_eq!(content_digest(&turns, &[]), digest_of_any(&turns, &[]));
-        }
-    }
-
-    #[test]
     fn a_task_is_read_back_as_written() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let open = Example::open(1, conversation(None, "2 + 2?", None), "4");
@@ -433,20 +457,5 @@ mod tests {
         let [first, _] = task_batches(&validation[1..], &[])?;
         assert!(first.column_by_name("messages").is_none());
         Ok(())
-    }
-
-    #[test]
-    fn examples_are_copies_only_if_conversation_choices_answer_and_response_agree() {
-        let open = Example::open(0, conversation(None, "which?", None), "a");
-        let example = Example { choices: vec!["a".into(), "b".into()], answer: Some(0), ..open };
-        let copy = Example { id: 7, ..example.clone() };
-        assert_eq!(example_digest(&example), example_digest(&copy));
-        let answered = Example { response: Message::new("assistant", "b"), answer: Some(1), ..example.clone() };
-        assert_ne!(example_digest(&example), example_digest(&answered));
-        assert_eq!(question_digest(&example), question_digest(&answered), "the same question");
-        let chosen = Example { choices: vec!["a".into(), "c".into()], ..example.clone() };
-        assert_ne!(question_digest(&example), question_digest(&chosen));
-        let spoken = Example { messages: vec![Message::new("tool", "which?")], ..example.clone() };
-        assert_ne!(question_digest(&example), question_digest(&spoken), "roles count");
     }
 }

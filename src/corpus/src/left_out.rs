@@ -10,7 +10,7 @@ use raisin_base::error::{Problem, Result};
 use raisin_settings::Split;
 use raisin_table as table;
 
-use crate::artifact::content_digest;
+use crate::digests::content_digest;
 use crate::{Example, Task};
 
 /// The digest of the conversations of examples: it tells the examples of one task from those of another.

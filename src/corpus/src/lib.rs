@@ -8,6 +8,7 @@
 pub mod artifact;
 pub mod byte_tokenizer;
 pub mod codec;
+pub mod digests;
 pub mod encoded;
 pub mod finding;
 pub mod fit;

@@ -65,7 +65,7 @@ fn rows_are_given_away_and_their_copies_are_still_counted() -> Result<()> {
     let mut given: Vec<Vec<u64>> = Vec::new();
     let line = |n: usize| format!("{{\"question\":\"q{n}\",\"answer\":\"a\"}}\n");
     let content: String = [0, 1, 0, 2, 1, 3, 0, 4].map(line).concat();
-    let mut pool = PoolBuilder::new(100).giving(2, |rows| {
+    let mut pool = PoolBuilder::new(100).giving(2, |_, rows| {
         given.push(rows.iter().map(|row| row.line).collect());
         Ok(())
     });
@@ -73,7 +73,7 @@ fn rows_are_given_away_and_their_copies_are_still_counted() -> Result<()> {
     assert_eq!((pool.count(), pool.rows.len()), (5, 1));
     assert_eq!(pool.finish()?, [2, 1, 0, 0, 0]);
     assert_eq!(given, [vec![1, 2], vec![4, 6], vec![8]]);
-    let mut pool = PoolBuilder::new(100).giving(2, |_| Err(anyhow!("the disk is full")));
+    let mut pool = PoolBuilder::new(100).giving(2, |_, _| Err(anyhow!("the disk is full")));
     let failed = add(&mut pool, &content, RecordFormat::Auto).expect_err("the rows cannot be taken");
     assert_eq!(failed.to_string(), "the disk is full");
     Ok(())
@@ -113,7 +113,7 @@ fn every_record_is_counted_once() -> Result<()> {
     assert_eq!((source.filtered(), source.filtered[Filter::Label as usize]), (1, 1));
     assert_eq!(source.records, source.accepted + source.rejected + source.folded + source.filtered());
     assert_eq!(source.notices[Notice::RejectedFolded as usize], 1);
-    assert_eq!(pool.rows[0].rejected.as_deref(), Some("c"));
+    assert_eq!(pool.rows[0].rejected().as_deref(), Some("c"));
     assert_eq!(source.formats.text(), "preference 3, qa (prompt, completion) 1");
     assert_eq!(source.fields_unread.text(), "id 1");
     let note = pool.intake.note("2 instructions", "pool");
@@ -195,7 +195,8 @@ fn difficult_strings_are_read_unchanged_as_prompts_and_responses() -> Result<()>
         strings.iter().map(|text| serde_json::json!({"prompt": format!("echo {text}"), "response": text})).collect();
     let mut pool = PoolBuilder::new(100_000);
     add(&mut pool, &serde_json::to_string(&records)?, RecordFormat::Auto)?;
-    let kept: Vec<&str> = pool.rows.iter().map(|row| row.messages[1].content.as_str()).collect();
+    let rows = pool.into_rows();
+    let kept: Vec<&str> = rows.iter().map(|row| row.messages[1].content.as_str()).collect();
     let mut expected: Vec<&str> = strings.iter().map(String::as_str).filter(|text| !text.trim().is_empty()).collect();
     let mut seen = std::collections::BTreeSet::new();
     expected.retain(|text| seen.insert(*text));

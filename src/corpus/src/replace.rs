@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use arrow_array::{Array as _, ArrayRef, RecordBatch, StringArray, UInt32Array};
+use arrow_array::builder::BinaryBuilder;
+use arrow_array::{Array as _, ArrayRef, BinaryArray, RecordBatch, StringArray, UInt32Array};
 use serde_json::Value;
 
-use super::artifact::{ConversationColumns, content_digest, conversations};
+use super::artifact::{ConversationColumns, conversations};
+use super::digests::{content_digest, stored};
 use super::message::Message;
 use raisin_base::error::{Problem, Result};
 use raisin_table as table;
@@ -28,9 +30,9 @@ pub fn replace_texts(
     if given.is_empty() {
         return Ok((rows.clone(), 0));
     }
-    let digests: &StringArray = table::column(rows, "digest")?;
+    let digests: &BinaryArray = table::column(rows, "digest")?;
     let mut columns = ConversationColumns::default();
-    let mut new_digests = Vec::with_capacity(rows.num_rows());
+    let mut new_digests = BinaryBuilder::new();
     let mut changed = 0;
     for (row, old) in conversations(rows, "the pool")?.enumerate() {
         let (old_turns, old_tools) = old?;
@@ -47,11 +49,15 @@ pub fn replace_texts(
         }
         let same = turns == old_turns && tools == old_tools;
         changed += u64::from(!same);
-        new_digests.push(if same { digests.value(row).to_owned() } else { content_digest(&turns, &tools).to_hex() });
+        if same {
+            new_digests.append_value(digests.value(row));
+        } else {
+            new_digests.append_value(stored(&content_digest(&turns, &tools)));
+        }
         columns.push(&turns, &tools)?;
     }
     let mut new: Vec<(&str, ArrayRef)> = columns.finish();
-    new.push(("digest", Arc::new(StringArray::from(new_digests))));
+    new.push(("digest", Arc::new(new_digests.finish())));
     let schema = rows.schema();
     let fields = schema.fields().iter().zip(rows.columns()).map(|(field, old)| {
         let name = field.name().as_str();
@@ -158,11 +164,11 @@ mod tests {
         assert_eq!(read(&new)[0], ["system: s", "user: a", "assistant: B"]);
         assert_eq!(read(&new)[1], read(&rows)[1]);
         let digest =
-            |rows: &RecordBatch, row| table::column::<StringArray>(rows, "digest").unwrap().value(row).to_owned();
+            |rows: &RecordBatch, row| table::column::<BinaryArray>(rows, "digest").unwrap().value(row).to_owned();
         assert_ne!(digest(&new, 0), digest(&rows, 0));
         assert_eq!(digest(&new, 1), digest(&rows, 1));
         let fresh = PoolRow::new(conversation(Some("s"), "a", Some("B")), 7, 7);
-        assert_eq!(digest(&new, 0), fresh.digest.to_hex(), "the digest of an ingested row with this text");
+        assert_eq!(digest(&new, 0), stored(&fresh.digest), "the digest of an ingested row with this text");
         let (new, _) = replace_texts(&rows, &[("prompt", texts(&[Some("a"), Some("zwei?")]))], &ids).unwrap();
         assert_eq!(read(&new)[1], ["user: one?", "assistant: 1", "user: zwei?", "assistant: 2"]);
         let short = r#"[{"role": "user", "content": "two?"}, {"role": "assistant", "content": "2"}]"#;

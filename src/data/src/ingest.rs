@@ -1,32 +1,76 @@
 //! Runs a stage of kind `ingest`: reads instruction files into one table, and lists the rejected records in another.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arrow_array::UInt32Array;
+use rayon::{Scope, Yield};
 
 use raisin_base::error::{Context as _, Problem, Result};
 use raisin_base::seed::Seed;
 use raisin_contract::{Context, Progress};
 use raisin_corpus::artifact::{PoolRow, instructions_part};
 use raisin_corpus::intake::{Intake, RejectLimit, counted, grouped, rejects_batch, sources_batch};
-use raisin_corpus::pool::{PoolBuilder, SourceFile};
+use raisin_corpus::pool::{BuiltRow, PoolBuilder, SourceFile};
 use raisin_kinds::ingest::Parameters;
-use raisin_table::{ROW_GROUP, WriteTable as _};
+use raisin_table::{EncodedGroup, GroupEncoder, LateWriter, ROW_GROUP, WriteTable as _};
 
 pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
-    let mut writer =
-        context.late_writer("instructions", instructions_part::<PoolRow>(0, [])?.schema(), "duplicates")?;
-    let mut written = 0;
-    let write = |rows: Vec<PoolRow>| {
-        let part = instructions_part(written, rows)?;
-        written += part.num_rows();
-        writer.push(&part)
+    let schema = instructions_part::<PoolRow>(0, [])?.schema();
+    let mut writer = context.late_writer("instructions", schema, "duplicates")?;
+    let (copies, encoded) = match parameters.sample {
+        // Which rows a sample has is known when all rows were counted.
+        Some(sample) => (sampled(sample, &parameters, context, &mut writer)?, Vec::new()),
+        None => {
+            let encoding =
+                Encoding { encoder: writer.encoder(), groups: Mutex::default(), waiting: AtomicUsize::new(0) };
+            let copies = rayon::in_place_scope(|scope| {
+                let mut pool = PoolBuilder::new(parameters.max_length)
+                    .giving(ROW_GROUP, |first, rows| encoding.take(scope, first, rows));
+                let (note, details) = read_all(&parameters, context, &mut pool)?;
+                context.note(note);
+                details.into_iter().for_each(|detail| context.note(detail));
+                pool.finish()
+            })?;
+            let groups = encoding.groups.into_inner().unwrap_or_else(PoisonError::into_inner);
+            (copies, groups.into_values().collect::<Result<Vec<_>>>()?)
+        }
     };
-    let pool = PoolBuilder::new(parameters.max_length);
-    // Which rows a sample has is known when all rows were counted.
-    let mut pool = if parameters.sample.is_none() { pool.giving(ROW_GROUP, write) } else { pool };
+    encoded.into_iter().try_for_each(|group| writer.push_encoded(group))?;
+    writer.close(|rows| Arc::new(UInt32Array::from_iter_values(copies[rows].iter().copied())))
+}
+
+/// Reads a pool, and writes a sample of it. Returns the number of copies of each row.
+fn sampled(sample: usize, parameters: &Parameters, context: &Context, writer: &mut LateWriter) -> Result<Vec<u32>> {
+    let mut pool = PoolBuilder::new(parameters.max_length);
+    let (note, details) = read_all(parameters, context, &mut pool)?;
+    let all = pool.count();
+    if sample > all {
+        let all = counted(all as u64, "instruction");
+        return Err(Problem::new(format!("a sample of {sample} was asked for, and there are {all}"))
+            .hint(format!("lower `sample` of stage `{}`, or leave it out", context.stage()))
+            .into());
+    }
+    let seed = Seed::new(parameters.sample_seed).at("ingest sample");
+    let mut kept = vec![false; all];
+    seed.rng().sample(all, sample).into_iter().for_each(|index| kept[index] = true);
+    let mut kept = kept.into_iter();
+    let mut rows = pool.into_rows();
+    rows.retain(|_| kept.next().unwrap_or_default());
+    let (drawn, others) = (grouped(sample as u64), grouped((all - sample) as u64));
+    context.note(format!("{note}, {drawn} drawn and {others} not"));
+    details.into_iter().for_each(|detail| context.note(detail));
+    let groups = (0..sample).step_by(ROW_GROUP).map(|first| first..sample.min(first + ROW_GROUP));
+    groups.into_iter().try_for_each(|group| writer.push(&instructions_part(group.start, &rows[group])?))?;
+    Ok(rows.into_iter().map(|row| row.duplicates).collect())
+}
+
+/// Reads all files into the pool, and writes the tables of rejected records and of files. Returns what to say.
+fn read_all(parameters: &Parameters, context: &Context, pool: &mut PoolBuilder) -> Result<(String, Vec<String>)> {
     let mut files_of: Vec<Range<usize>> = Vec::new();
     for (index, source) in parameters.sources.iter().enumerate() {
         let first = pool.intake.sources.len();
@@ -50,35 +94,40 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     for (source, files) in parameters.sources.iter().zip(files_of) {
         pool.intake.check_names(files, &source.mapping().fields)?;
     }
-    let all = pool.count();
-    let mut note = pool.intake.note(&counted(all as u64, "instruction"), context.stage());
-    let details = pool.intake.details(context.stage());
     context.write_table("rejects", &rejects_batch(&pool.intake.rejects)?)?;
     context.write_table("sources", &sources_batch(&pool.intake.sources)?)?;
-    let copies = if let Some(sample) = parameters.sample {
-        if sample > all {
-            let all = counted(all as u64, "instruction");
-            return Err(Problem::new(format!("a sample of {sample} was asked for, and there are {all}"))
-                .hint(format!("lower `sample` of stage `{}`, or leave it out", context.stage()))
-                .into());
+    let note = pool.intake.note(&counted(pool.count() as u64, "instruction"), context.stage());
+    Ok((note, pool.intake.details(context.stage())))
+}
+
+/// The number of row groups that may wait for their encoding while more rows are read.
+const WAITING: usize = 2;
+
+/// Encodes row groups while the next rows are read.
+struct Encoding<'w> {
+    encoder: GroupEncoder<'w>,
+    groups: Mutex<BTreeMap<usize, Result<EncodedGroup>>>,
+    waiting: AtomicUsize,
+}
+
+impl Encoding<'_> {
+    /// Takes rows, of which the first has the number `first`. Waits if too many groups are not encoded yet.
+    fn take<'s>(&'s self, scope: &Scope<'s>, first: usize, rows: Vec<BuiltRow>) -> Result<()> {
+        while self.waiting.load(Ordering::Acquire) >= WAITING {
+            // This thread may be the only one, so that it has to encode.
+            if rayon::yield_now() != Some(Yield::Executed) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
         }
-        let seed = Seed::new(parameters.sample_seed).at("ingest sample");
-        let mut kept = vec![false; all];
-        seed.rng().sample(all, sample).into_iter().for_each(|index| kept[index] = true);
-        let mut kept = kept.into_iter();
-        let mut rows = pool.into_rows();
-        rows.retain(|_| kept.next().unwrap_or_default());
-        note += &format!(", {} drawn and {} not", grouped(sample as u64), grouped((all - sample) as u64));
-        let groups = (0..sample).step_by(ROW_GROUP).map(|first| first..sample.min(first + ROW_GROUP));
-        groups.into_iter().try_for_each(|group| writer.push(&instructions_part(group.start, &rows[group])?))?;
-        rows.into_iter().map(|row| row.duplicates).collect()
-    } else {
-        pool.finish()?
-    };
-    writer.close(|rows| Arc::new(UInt32Array::from_iter_values(copies[rows].iter().copied())))?;
-    context.note(note);
-    details.into_iter().for_each(|detail| context.note(detail));
-    Ok(())
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        scope.spawn(move |_| {
+            let place = first / ROW_GROUP;
+            let group = instructions_part(first, rows).and_then(|part| self.encoder.encode(place, &part));
+            self.groups.lock().unwrap_or_else(PoisonError::into_inner).insert(place, group);
+            self.waiting.fetch_sub(1, Ordering::AcqRel);
+        });
+        Ok(())
+    }
 }
 
 /// The files at `pointer`. Of a folder or a pattern, only those that are data.

@@ -9,7 +9,8 @@ use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Problem, Result};
 use raisin_contract::look::{DataFindings, DataQuestion, PoolFindings, TaskFindings};
 use raisin_corpus::Example;
-use raisin_corpus::artifact::question_digest;
+use raisin_corpus::artifact::PoolRow;
+use raisin_corpus::digests::question_digest;
 use raisin_corpus::intake::{Intake, SourceSummary, counted, grouped};
 use raisin_corpus::message::Message;
 use raisin_corpus::pool::{PoolBuilder, SourceFile};
@@ -85,13 +86,15 @@ fn look_at_pool(path: &Path) -> Result<PoolFindings> {
     if pool.rows.is_empty() {
         return Err(nothing_read(path, &pool.intake, "instructions"));
     }
-    let mut lengths: Vec<usize> =
-        pool.rows.iter().map(|row| row.messages.iter().map(Message::characters).sum()).collect();
+    let Intake { sources, .. } = &pool.intake;
+    let (settings, told) = (settings(sources), told(sources, "instruction"));
+    let characters = |row: PoolRow| row.messages.iter().map(Message::characters).sum();
+    let mut lengths: Vec<usize> = pool.into_rows().into_iter().map(characters).collect();
     lengths.sort_unstable();
     Ok(PoolFindings {
-        settings: settings(&pool.intake.sources),
-        told: told(&pool.intake.sources, "instruction"),
-        instructions: pool.rows.len(),
+        settings,
+        told,
+        instructions: lengths.len(),
         characters: lengths[(lengths.len() * 95 / 100).min(lengths.len() - 1)],
     })
 }

@@ -16,7 +16,7 @@ use rayon::prelude::*;
 use raisin_base::error::{Context as _, Result, anyhow, ensure};
 use raisin_contract::outputs::TableDeclaration;
 
-use crate::{ROW_GROUP, declared, properties};
+use crate::{ROW_GROUP, declared, properties_of};
 
 /// Writes a table row group by row group. The columns of a group are encoded on all cores as soon as the group is there,
 /// and stay in memory in this compressed form until the late column is known. The file has the bytes that
@@ -31,7 +31,17 @@ pub struct LateWriter {
     groups: Vec<EncodedGroup>,
 }
 
-struct EncodedGroup {
+/// Encodes row groups of a table of [`LateWriter`].
+#[derive(Clone, Copy)]
+pub struct GroupEncoder<'w> {
+    factory: &'w ArrowRowGroupWriterFactory,
+    schema: &'w SchemaRef,
+    late: usize,
+    declared: Option<&'static TableDeclaration>,
+}
+
+/// The encoded rows of a row group.
+pub struct EncodedGroup {
     rows: usize,
     /// The columns but for the late one.
     columns: Vec<ArrowColumnChunk>,
@@ -51,7 +61,7 @@ impl LateWriter {
     ) -> Result<Self> {
         let place = schema.index_of(late)?;
         let file = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
-        let writer = ArrowWriter::try_new(BufWriter::new(file), schema.clone(), Some(properties()?))?;
+        let writer = ArrowWriter::try_new(BufWriter::new(file), schema.clone(), Some(properties_of(declared)?))?;
         let (file, factory) = writer.into_serialized_writer()?;
         Ok(Self { file, factory, schema, late: place, declared, groups: Vec::new() })
     }
@@ -62,25 +72,27 @@ impl LateWriter {
     /// # Errors
     /// The rows differ from the declaration of the table, or cannot be encoded.
     pub fn push(&mut self, rows: &RecordBatch) -> Result<()> {
-        if let Some(table) = self.declared {
-            declared::check(table, rows)?;
+        let group = self.encoder().encode(self.groups.len(), rows)?;
+        self.push_encoded(group)
+    }
+
+    /// Adds a row group that [`GroupEncoder::encode`] gave for the number of groups so far.
+    ///
+    /// # Errors
+    /// The group before is not full.
+    pub fn push_encoded(&mut self, group: EncodedGroup) -> Result<()> {
+        let is_last_full = self.groups.last().is_none_or(|last| last.rows == ROW_GROUP);
+        ensure!(is_last_full || group.rows == 0, "row groups of a wrong size");
+        if group.rows > 0 {
+            self.groups.push(group);
         }
-        let is_last_full = self.groups.last().is_none_or(|group| group.rows == ROW_GROUP);
-        ensure!(rows.num_rows() <= ROW_GROUP && is_last_full, "row groups of a wrong size");
-        if rows.num_rows() == 0 {
-            return Ok(());
-        }
-        let mut writers = self.factory.create_column_writers(self.groups.len())?;
-        ensure!(writers.len() == self.schema.fields().len(), "a late column beside nested columns");
-        let late = writers.remove(self.late);
-        let fields = self.schema.fields().iter().zip(rows.columns()).enumerate();
-        let columns: Vec<(&Arc<Field>, &ArrayRef)> =
-            fields.filter(|(place, _)| *place != self.late).map(|(_, column)| column).collect();
-        let columns =
-            columns.into_par_iter().zip(writers).map(|((field, values), writer)| encoded(writer, field, values));
-        let columns = columns.collect::<Result<Vec<_>>>()?;
-        self.groups.push(EncodedGroup { rows: rows.num_rows(), columns, late });
         Ok(())
+    }
+
+    /// What encodes the rows of this table.
+    pub fn encoder(&self) -> GroupEncoder<'_> {
+        let Self { factory, schema, late, declared, .. } = self;
+        GroupEncoder { factory, schema, late: *late, declared: *declared }
     }
 
     /// Writes the file. `late` gives the values of the late column for a range of rows.
@@ -107,6 +119,29 @@ impl LateWriter {
         }
         self.file.close()?;
         Ok(())
+    }
+}
+
+impl GroupEncoder<'_> {
+    /// Encodes the rows of row group number `place`, on all cores. Several groups can be encoded at the same time.
+    ///
+    /// # Errors
+    /// The rows differ from the declaration of the table, are too many, or cannot be encoded.
+    pub fn encode(&self, place: usize, rows: &RecordBatch) -> Result<EncodedGroup> {
+        if let Some(table) = self.declared {
+            declared::check(table, rows)?;
+        }
+        ensure!(rows.num_rows() <= ROW_GROUP, "row groups of a wrong size");
+        let mut writers = self.factory.create_column_writers(place)?;
+        ensure!(writers.len() == self.schema.fields().len(), "a late column beside nested columns");
+        let late = writers.remove(self.late);
+        let fields = self.schema.fields().iter().zip(rows.columns()).enumerate();
+        let columns: Vec<(&Arc<Field>, &ArrayRef)> =
+            fields.filter(|(place, _)| *place != self.late).map(|(_, column)| column).collect();
+        let columns =
+            columns.into_par_iter().zip(writers).map(|((field, values), writer)| encoded(writer, field, values));
+        let columns = columns.collect::<Result<Vec<_>>>()?;
+        Ok(EncodedGroup { rows: rows.num_rows(), columns, late })
     }
 }
 

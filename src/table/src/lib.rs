@@ -17,14 +17,15 @@ use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use parquet::basic::{Compression, ZstdLevel};
+use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use parquet::file::reader::ChunkReader;
+use parquet::schema::types::ColumnPath;
 
 use raisin_base::error::{Context as _, Result, anyhow};
 use raisin_contract::outputs::TableDeclaration;
 
-pub use late::LateWriter;
+pub use late::{EncodedGroup, GroupEncoder, LateWriter};
 
 /// Writes tables into the artifact of a running stage.
 pub trait WriteTable {
@@ -49,16 +50,13 @@ pub trait WriteTable {
 
 impl WriteTable for raisin_contract::Context {
     fn write_table(&self, name: &str, rows: &RecordBatch) -> Result<()> {
-        if let Some(table) = self.declared_table(name)? {
-            declared::check(table, rows)?;
-        }
-        write(&self.out().join(format!("{name}.parquet")), rows)
+        let mut writer = self.table_writer(name, rows.schema())?;
+        writer.write(rows)?;
+        writer.close()
     }
 
     fn table_writer(&self, name: &str, schema: SchemaRef) -> Result<Writer> {
-        let mut writer = Writer::create(&self.out().join(format!("{name}.parquet")), schema)?;
-        writer.declared = self.declared_table(name)?;
-        Ok(writer)
+        Writer::declared(&self.out().join(format!("{name}.parquet")), schema, self.declared_table(name)?)
     }
 
     fn late_writer(&self, name: &str, schema: SchemaRef, late: &str) -> Result<LateWriter> {
@@ -79,17 +77,32 @@ pub const ROW_GROUP: usize = 122_880;
 
 /// The fixed settings of every table that raisin writes.
 pub fn properties() -> Result<WriterProperties> {
-    Ok(WriterProperties::builder()
+    properties_of(None)
+}
+
+/// The settings for a declared table. Columns whose numbers ascend are stored as differences.
+fn properties_of(declared: Option<&TableDeclaration>) -> Result<WriterProperties> {
+    let mut settings = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
         .set_created_by("raisin".to_owned())
-        .set_max_row_group_row_count(Some(ROW_GROUP))
-        .build())
+        .set_max_row_group_row_count(Some(ROW_GROUP));
+    for column in declared.into_iter().flat_map(TableDeclaration::columns).filter(|column| column.ascends) {
+        let path = ColumnPath::from(column.name);
+        settings = settings
+            .set_column_dictionary_enabled(path.clone(), false)
+            .set_column_encoding(path, Encoding::DELTA_BINARY_PACKED);
+    }
+    Ok(settings.build())
 }
 
 impl Writer {
     pub fn create(path: &Path, schema: SchemaRef) -> Result<Self> {
+        Self::declared(path, schema, None)
+    }
+
+    fn declared(path: &Path, schema: SchemaRef, declared: Option<&'static TableDeclaration>) -> Result<Self> {
         let file = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
-        Ok(Self { inner: ArrowWriter::try_new(file, schema, Some(properties()?))?, declared: None })
+        Ok(Self { inner: ArrowWriter::try_new(file, schema, Some(properties_of(declared)?))?, declared })
     }
 
     pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {

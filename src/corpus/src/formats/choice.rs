@@ -1,14 +1,17 @@
 //! The choice of a format for the records of a file.
 
 use std::cell::LazyCell;
+use std::sync::Arc;
 
 use raisin_settings::{Mapping, RecordFormat};
 use serde_json::Value;
 
 use super::parts::{is_context, is_part, left_out};
+use super::shape::{Plan, Shapes};
 use super::turns::split_thoughts;
 use super::{Body, Conversation, Notices, Reader, Readout, RecordReader, RecordRefusal, fields_of};
 use crate::message::Message;
+use crate::records::FlatRecord;
 
 /// The names that the two fields of a `qa` record usually have.
 const QA_FIELDS: [(&str, &str); 8] = [
@@ -24,7 +27,7 @@ const QA_FIELDS: [(&str, &str); 8] = [
 
 /// The formats of a file: the one that the user names or that fits, and with `auto` the others, for records that the
 /// first does not fit.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Choice {
     readers: Vec<Reader>,
     /// Whether the format was guessed. Then a record is read only by a format that ignores nothing.
@@ -33,6 +36,8 @@ pub struct Choice {
     main: Vec<String>,
     /// The usual names of parts that the user leaves out.
     left_out: Vec<&'static str>,
+    /// The records without lists and objects, by their shapes.
+    shapes: Shapes,
 }
 
 impl Choice {
@@ -43,7 +48,13 @@ impl Choice {
     /// No format reads a record of the sample.
     pub fn new(mapping: &Mapping, sample: &[&Value]) -> Result<Self, String> {
         let named = |reader: Reader| {
-            Ok(Self { readers: vec![reader], is_guessed: false, main: Vec::new(), left_out: Vec::new() })
+            Ok(Self {
+                readers: vec![reader],
+                is_guessed: false,
+                main: Vec::new(),
+                left_out: Vec::new(),
+                shapes: Shapes::default(),
+            })
         };
         let fields = &mapping.fields;
         let name = |name: &Option<String>| name.as_deref().filter(|name| !name.is_empty()).map(str::to_owned);
@@ -86,11 +97,18 @@ impl Choice {
             .filter(|pair| mapping.format == RecordFormat::Qa || pair.1 != "output" || pair.0 == "input");
         readers.extend(pairs.map(|(prompt, response)| Reader::qa(prompt, response, mapping)));
         let main = readers.iter().flat_map(Reader::main).map(str::to_owned).collect();
-        let mut choice = Self { readers, is_guessed: true, main, left_out: left_out(fields) };
+        let shapes = Shapes::default();
+        let mut choice = Self { readers, is_guessed: true, main, left_out: left_out(fields), shapes };
         let best = choice.best(sample)?;
         let first = choice.readers.remove(best);
         choice.readers.insert(0, first);
         Ok(choice)
+    }
+
+    /// How a record without lists and objects is read; `None` if it has to be read with [`RecordReader::read`].
+    pub fn plan(&self, record: &FlatRecord) -> Option<&Arc<Plan>> {
+        let looks_at = |name: &str| is_part(name) || self.readers.iter().any(|reader| reader.looks_at(name));
+        self.shapes.plan(record, |probe| self.read(probe), looks_at)
     }
 
     /// The reader that reads most records of the sample. A reader that would ignore a field of a record comes after

@@ -9,11 +9,15 @@ pub mod fields;
 pub mod notice;
 mod pair;
 pub mod parts;
+mod shape;
 pub mod turns;
 
 pub use choice::Choice;
 pub use fields::{fields_of, scalar};
 pub use notice::{Filter, Notice, Notices, RecordRefusal};
+pub use shape::Plan;
+
+use std::sync::Arc;
 
 use raisin_settings::Mapping;
 use serde_json::Value;
@@ -22,6 +26,7 @@ use self::fields::Fields;
 use self::parts::Parts;
 use self::turns::{FoundTurns, split_thoughts};
 use super::message::Message;
+use super::records::FlatRecord;
 
 /// A record as a conversation. The last turn is the response of the assistant.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -66,11 +71,25 @@ impl<'a, T> Readout<'a, T> {
     }
 }
 
+/// What a reader made of a record whose shape it knows. [`Plan`] says which fields it read.
+#[derive(Debug)]
+pub struct FlatReadout<'r, T> {
+    pub outcome: Result<T, RecordRefusal>,
+    pub plan: &'r Arc<Plan>,
+}
+
 /// Reads the records of a file as items, such as instructions or task examples.
 pub trait RecordReader: Sync {
     type Item: Send;
 
     fn read<'a>(&self, record: &'a Value) -> Readout<'a, Self::Item>;
+
+    /// The same for a record without lists and objects in it, faster; `None` if the record has to be read with
+    /// [`Self::read`].
+    fn read_flat(&self, record: &FlatRecord) -> Option<FlatReadout<'_, Self::Item>> {
+        let _ = record;
+        None
+    }
 
     /// The names of the formats that [`Readout::format`] counts.
     fn formats(&self) -> Vec<String>;

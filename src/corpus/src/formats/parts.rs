@@ -97,6 +97,13 @@ impl Parts {
         }
     }
 
+    /// The names of all parts.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let Self { system, context, history, tools, rejected, reasoning, weight, label, is_rated: _, turns: _ } = self;
+        let parts = [system, context, history, tools, rejected, reasoning, weight, label];
+        parts.into_iter().flat_map(|part| part.names.iter().map(String::as_str))
+    }
+
     /// The same parts for records whose turns are all in one list.
     pub fn of_turns(mapping: &Mapping, main: &[&str]) -> Self {
         let parts = Self::new(mapping, main);

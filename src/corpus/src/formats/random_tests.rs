@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 use proptest::prelude::*;
-use raisin_settings::RecordFormat;
+use raisin_settings::{FieldNames, RecordFormat};
 use serde_json::{Map, json};
 
 const TEXT_FIELDS: [&str; 12] = [
@@ -53,6 +53,12 @@ fn text() -> impl Strategy<Value = String> {
         "<think>so</think>",
         "<think>",
         "\n\nHuman: a\n\nAssistant: b",
+        "Human: a",
+        "Assistant:",
+        "so</think>",
+        "true",
+        "FALSE",
+        "a sentence",
         "{\"name\": \"f\", \"arguments\": \"{}\"}",
         "[{\"role\": \"user\", \"content\": \"q\"}]",
         "日本",
@@ -132,6 +138,14 @@ fn record() -> impl Strategy<Value = Value> {
     })
 }
 
+/// A record without lists and objects.
+fn flat_record() -> impl Strategy<Value = Value> {
+    let fields = TEXT_FIELDS.into_iter().chain(OTHER_FIELDS).chain(["kto_tag", "image", "a.b", "a+b"]);
+    let name = prop::sample::select(fields.collect::<Vec<_>>());
+    let fields = prop::collection::vec((name, scalar_value()), 1..6);
+    fields.prop_map(|fields| fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+}
+
 /// All texts of a conversation.
 fn texts(conversation: &Conversation) -> String {
     let Conversation { messages, tools, rejected } = conversation;
@@ -180,4 +194,59 @@ proptest! {
             }
         }
     }
+
+    #[test]
+    fn a_flat_record_is_read_as_every_other_record(
+        records in prop::collection::vec(flat_record(), 1..12),
+        format in prop::sample::select(vec![RecordFormat::Auto, RecordFormat::Alpaca, RecordFormat::Qa]),
+        names in prop::sample::select(vec![
+            FieldNames::default(),
+            FieldNames { prompt: Some("a+b".into()), response: Some("output".into()), ..FieldNames::default() },
+            FieldNames { context: Some("source+id".into()), label: Some("score".into()), ..FieldNames::default() },
+            FieldNames { reasoning: Some("answer".into()), system: Some(String::new()), ..FieldNames::default() },
+        ]),
+    ) {
+        let sample: Vec<&Value> = records.iter().collect();
+        let mapping = Mapping { format, fields: names, ..Mapping::default() };
+        let Ok(choice) = Choice::new(&mapping, &sample) else { return Ok(()) };
+        // Each record twice: the second time its shape is known.
+        for record in records.iter().chain(&records) {
+            let Some(flat) = FlatRecord::of_json(record.to_string().as_bytes()) else { continue };
+            let Some(plan) = choice.plan(&flat) else { continue };
+            let slow = choice.read(record);
+            let conversation = plan.conversation(&flat);
+            for (turn, message) in conversation.messages.iter().enumerate() {
+                let mut json = Vec::new();
+                plan.add_json(turn, &flat, &mut json);
+                let json = String::from_utf8(json).expect("UTF-8");
+                prop_assert_eq!(format!("\"{json}\""), Value::from(message.content.as_str()).to_string());
+            }
+            prop_assert_eq!(Ok(conversation), slow.outcome, "{}", record);
+            prop_assert_eq!((plan.format, plan.notices), (slow.format, slow.notices), "{}", record);
+            prop_assert_eq!(&plan.used, &slow.used, "{}", record);
+            prop_assert_eq!(&plan.unread, &slow.unread, "{}", record);
+            prop_assert!(slow.unread_below.is_empty(), "{}", record);
+        }
+    }
+}
+
+/// A test that skips what it tests would pass: the records that people have are read fast.
+#[test]
+fn the_usual_records_are_read_by_their_shape() {
+    let cases = [
+        json!({"instruction": "a b", "input": "c", "output": "d\n"}),
+        json!({"instruction": " a", "input": "", "output": "d"}),
+        json!({"question": "a", "answer": "b", "id": 7, "source": "x", "score": 0.5}),
+        json!({"system_prompt": "s", "question": "a", "response": "b", "id": "x"}),
+        json!({"prompt": "a", "chosen": "b", "rejected": "c"}),
+    ];
+    for record in cases {
+        let choice = Choice::new(&Mapping::default(), &[&record]).expect("a format");
+        let flat = FlatRecord::of_json(record.to_string().as_bytes()).expect("flat");
+        let plan = choice.plan(&flat).unwrap_or_else(|| panic!("{record}"));
+        assert_eq!(Ok(plan.conversation(&flat)), choice.read(&record).outcome, "{record}");
+    }
+    let thoughts = json!({"instruction": "a", "output": "<think>b</think>c"});
+    let choice = Choice::new(&Mapping::default(), &[&thoughts]).expect("a format");
+    assert!(choice.plan(&FlatRecord::of_json(thoughts.to_string().as_bytes()).expect("flat")).is_none());
 }

@@ -8,11 +8,12 @@ mod tally;
 use std::borrow::Cow;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 use serde_json::Value;
 
-use super::formats::{Filter, Notice, RecordReader, RecordRefusal};
+use super::formats::{Filter, FlatReadout, Notice, Plan, RecordReader, RecordRefusal};
 use super::records::{self, FileRole, RawRecord, role_of_file};
 use raisin_base::error::{Problem, Result, nearest};
 use raisin_settings::FieldNames;
@@ -270,7 +271,23 @@ type RejectGroup<T> = (Vec<Result<T, RecordRefusal>>, Tally);
 /// Reads successive records.
 fn read_group<R: RecordReader>(reader: Option<&Result<R, String>>, records: &[RawRecord]) -> RejectGroup<R::Item> {
     let mut tally = Tally::default();
-    let items = records.iter().map(|record| {
+    // The records of a shape are counted together.
+    let mut plans: Vec<(&Arc<Plan>, u64)> = Vec::new();
+    let mut read = |record: &RawRecord| {
+        if let (Some(Ok(reader)), Some(flat)) = (reader, record.as_flat())
+            && let Some(FlatReadout { outcome, plan }) = reader.read_flat(flat)
+        {
+            if outcome.is_ok() {
+                match plans.iter_mut().find(|(known, _)| Arc::ptr_eq(known, plan)) {
+                    Some((_, count)) => *count += 1,
+                    None => {
+                        plans.push((plan, 0));
+                        tally.count_plan(plan, 1);
+                    }
+                }
+            }
+            return outcome;
+        }
         let value = record.value()?;
         let reader = match reader {
             Some(Ok(reader)) => reader,
@@ -285,8 +302,10 @@ fn read_group<R: RecordReader>(reader: Option<&Result<R, String>>, records: &[Ra
             tally.count(&readout);
         }
         readout.outcome
-    });
-    (items.collect(), tally)
+    };
+    let items = records.iter().map(&mut read).collect();
+    plans.into_iter().for_each(|(plan, count)| tally.count_plan(plan, count));
+    (items, tally)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::formats::{Notice, Readout};
+use crate::formats::{Notice, Plan, Readout};
 
 /// Names in the order in which they first occurred, each with a count.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -68,6 +68,16 @@ impl Tally {
         readout.unread_below.iter().for_each(|name| self.unread.add(name, 1));
         for (notice, count) in Notice::ALL.into_iter().zip(&mut self.notices) {
             *count += u64::from(readout.notices.contains(notice));
+        }
+    }
+
+    /// Counts some records of one shape.
+    pub fn count_plan(&mut self, plan: &Plan, count: u64) {
+        self.count_format(plan.format, count);
+        plan.used.iter().for_each(|name| self.read.add(name, count));
+        plan.unread.iter().for_each(|name| self.unread.add(name, count));
+        for (notice, sum) in Notice::ALL.into_iter().zip(&mut self.notices) {
+            *sum += u64::from(plan.notices.contains(notice)) * count;
         }
     }
 

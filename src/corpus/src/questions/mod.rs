@@ -43,7 +43,7 @@ pub struct Questions {
 
 #[derive(Clone, Debug)]
 enum QuestionLayout {
-    Open(Choice),
+    Open(Box<Choice>),
     Multiple(Multiple),
     Adapters(Parts),
 }
@@ -95,7 +95,7 @@ impl Questions {
             TaskFormat::Adapters => QuestionLayout::Adapters(Parts::new(mapping, &["instruction", "output", "answer"])),
             open => {
                 let mapping = Mapping { format: open.open().unwrap_or_default(), ..mapping.clone() };
-                QuestionLayout::Open(Choice::new(&mapping, sample)?)
+                QuestionLayout::Open(Box::new(Choice::new(&mapping, sample)?))
             }
         };
         Ok(Self { style: settings.style, fixed_choices: settings.fixed_choices.clone(), layout })

@@ -8,10 +8,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use arrow_array::cast::AsArray as _;
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_cast::display::array_value_to_string;
-use arrow_schema::{DataType, FieldRef, Fields};
+use arrow_schema::{DataType, FieldRef, Fields, Schema};
 use serde_json::{Map, Value};
 
 use super::RawRecord;
+use super::flat::{FlatRecord, FlatRows};
 use super::parse::{Altered, NO_UTF8, ParsedRecord, TWICE};
 
 /// Why a column is not what the file says.
@@ -25,21 +26,30 @@ const EXACT_DIGITS: usize = 15;
 /// Calls `take` with each row of the batch. `line` is the number of the row before the first one.
 pub fn rows(batch: &RecordBatch, line: u64) -> impl Iterator<Item = RawRecord> + '_ {
     let columns: Vec<ArrayRef> = batch.columns().iter().map(plain).collect();
-    let schema = batch.schema();
+    let flat = FlatRows::of(batch, &columns);
     (0..batch.num_rows()).map(move |row| {
-        let (mut entries, mut altered) = (Map::new(), Vec::new());
-        for (field, column) in schema.fields().iter().zip(&columns) {
-            let mut lost = None;
-            let value = value(column, row, &mut lost);
-            if put(&mut entries, field.name(), value) {
-                lost = Some(TWICE);
-            }
-            if let Some(why) = lost {
-                altered.push(Altered { name: field.name().clone(), why });
-            }
+        let place = line + row as u64 + 1;
+        match flat.as_ref().and_then(|rows| FlatRecord::of_row(rows, row)) {
+            Some(record) => RawRecord::flat(place, 0, record),
+            None => RawRecord::row(place, parsed(batch.schema_ref(), &columns, row)),
         }
-        RawRecord::row(line + row as u64 + 1, ParsedRecord { altered, ..ParsedRecord::of(Value::Object(entries)) })
     })
+}
+
+/// A row as the readers of all formats read it.
+pub fn parsed(schema: &Schema, columns: &[ArrayRef], row: usize) -> ParsedRecord {
+    let (mut entries, mut altered) = (Map::new(), Vec::new());
+    for (field, column) in schema.fields().iter().zip(columns) {
+        let mut lost = None;
+        let value = value(column, row, &mut lost);
+        if put(&mut entries, field.name(), value) {
+            lost = Some(TWICE);
+        }
+        if let Some(why) = lost {
+            altered.push(Altered { name: field.name().clone(), why });
+        }
+    }
+    ParsedRecord { altered, ..ParsedRecord::of(Value::Object(entries)) }
 }
 
 /// Runs the decoder of a library. A damaged file may cause a panic in it.

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
+use super::flat::FlatTexts;
 use super::parse::ParsedRecord;
 use super::source::ByteSource;
 use super::{Content, FileDamage, RawRecord, RecordChunk};
@@ -61,7 +62,9 @@ pub enum RestOfText {
 
 /// A piece after the attempt to parse it.
 pub enum Outcome {
-    Good(ParsedRecord),
+    Good(Box<ParsedRecord>),
+    /// The next of the flat records that were found together.
+    Flat,
     /// The reason why this part of the buffer is no record.
     Bad {
         reason: String,
@@ -95,7 +98,7 @@ pub struct Resolved {
 impl Resolved {
     pub fn of(start: usize, end: usize, parsed: Result<ParsedRecord, String>, was: Was) -> Self {
         let outcome = match parsed {
-            Ok(parsed) => Outcome::Good(parsed),
+            Ok(parsed) => Outcome::Good(Box::new(parsed)),
             Err(reason) => Outcome::Bad { reason, was },
         };
         Self { start, end, outcome }
@@ -110,6 +113,12 @@ pub trait Layout: Sync {
     /// # Errors
     /// The file as a whole cannot be read.
     fn divide(&mut self, bytes: &[u8], rest: RestOfText, pieces: &mut Vec<Piece>) -> Result<usize>;
+
+    /// Adds the record that a piece is, if it is flat. Returns whether it is.
+    fn add_flat(&self, bytes: &[u8], piece: Piece, to: &mut FlatTexts) -> bool {
+        let _ = (bytes, piece, to);
+        false
+    }
 
     /// Parses a piece that begins in line `line`.
     fn resolve(&self, bytes: &[u8], piece: Piece, line: u64) -> Vec<Resolved>;
@@ -185,13 +194,28 @@ pub fn read(
         };
         pieces.clear();
         let done = layout.divide(&buffer, rest, &mut pieces)?;
-        for (resolved, line) in resolve_all(layout, &buffer, &pieces, &mut position) {
+        let together = resolve_all(layout, &buffer, &pieces, &position).into_iter();
+        let resolved = together.flat_map(|(all, flat)| {
+            let mut flat = flat.records();
+            all.into_iter().map(move |(resolved, line)| {
+                let record = if matches!(resolved.outcome, Outcome::Flat) { flat.next() } else { None };
+                (resolved, line, record)
+            })
+        });
+        for (resolved, line, record) in resolved {
             let bytes = &buffer[resolved.start..resolved.end];
             let offset = position.offset + resolved.start as u64;
             match resolved.outcome {
+                Outcome::Flat => {
+                    good.add(bytes.len());
+                    let Some(record) = record else { continue };
+                    if let Some(full) = chunk.add(RawRecord::flat(line, offset, record)) {
+                        take(full, source.taken())?;
+                    }
+                }
                 Outcome::Good(parsed) if parsed.repeats == 0 => {
                     good.add(bytes.len());
-                    if let Some(full) = chunk.add(RawRecord::text(line, offset, bytes, Ok(parsed))) {
+                    if let Some(full) = chunk.add(RawRecord::text(line, offset, bytes, Ok(*parsed))) {
                         take(full, source.taken())?;
                     }
                 }
@@ -252,29 +276,45 @@ pub fn read(
 /// The byte order mark that some editors write before UTF-8.
 pub const MARK: &[u8] = &[0xEF, 0xBB, 0xBF];
 
+/// The number of pieces that one thread parses at a time.
+const PIECES: usize = 64;
+
 /// Parses the pieces on all cores, and adds the line of each result.
-fn resolve_all(layout: &dyn Layout, buffer: &[u8], pieces: &[Piece], position: &mut Position) -> Vec<(Resolved, u64)> {
+fn resolve_all(
+    layout: &dyn Layout,
+    buffer: &[u8],
+    pieces: &[Piece],
+    position: &Position,
+) -> Vec<(Vec<(Resolved, u64)>, FlatTexts)> {
     let (mut line, mut at) = (position.line, 0);
-    let placed: Vec<(Piece, u64)> = pieces
-        .iter()
-        .map(|piece| {
-            line += lines_in(&buffer[at..piece.start]);
-            at = piece.start;
-            (*piece, line)
+    let placed: Vec<(&[Piece], u64)> = pieces
+        .chunks(PIECES)
+        .map(|pieces| {
+            line += lines_in(&buffer[at..pieces[0].start]);
+            at = pieces[0].start;
+            (pieces, line)
         })
         .collect();
-    placed
-        .par_iter()
-        .with_min_len(16)
-        .flat_map_iter(|(piece, line)| {
-            let (mut line, mut at) = (*line, piece.start);
-            layout.resolve(buffer, *piece, line).into_iter().map(move |resolved| {
+    let resolve = |(pieces, line): &(&[Piece], u64)| {
+        let bytes = pieces.last().map_or(0, |last| last.end - pieces[0].start);
+        let (mut all, mut flat) = (Vec::with_capacity(pieces.len()), FlatTexts::expecting(pieces.len(), bytes));
+        let (mut line, mut at) = (*line, pieces[0].start);
+        for piece in *pieces {
+            line += lines_in(&buffer[at..piece.start]);
+            at = piece.start;
+            if layout.add_flat(buffer, *piece, &mut flat) {
+                all.push((Resolved { start: piece.start, end: piece.end, outcome: Outcome::Flat }, line));
+                continue;
+            }
+            for resolved in layout.resolve(buffer, *piece, line) {
                 line += lines_in(&buffer[at..resolved.start]);
                 at = resolved.start;
-                (resolved, line)
-            })
-        })
-        .collect()
+                all.push((resolved, line));
+            }
+        }
+        (all, flat)
+    };
+    placed.par_iter().map(resolve).collect()
 }
 
 /// Adds damage. Damage without a gap to the last one is the same damage.
@@ -296,7 +336,7 @@ pub fn lines_in(bytes: &[u8]) -> u64 {
 impl RawRecord {
     fn text(line: u64, offset: u64, bytes: &[u8], parsed: Result<ParsedRecord, String>) -> Self {
         let head = bytes[..bytes.len().min(super::HEAD)].into();
-        Self { line, offset, length: bytes.len(), content: Content::Text(head), parsed }
+        Self { line, offset, length: bytes.len(), content: Content::Text(Box::new(parsed), head) }
     }
 }
 

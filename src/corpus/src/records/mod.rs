@@ -10,6 +10,7 @@ mod arrow;
 mod columns;
 mod csv;
 mod divide;
+mod flat;
 mod json;
 mod parquet;
 mod parse;
@@ -29,6 +30,7 @@ use parse::ParsedRecord;
 use raisin_base::error::Result;
 use source::ByteSource;
 
+pub use flat::{FlatKind, FlatRecord, JsonText};
 pub use parse::Altered;
 pub use role::{FileRole, role_of_file};
 pub use source::Compression;
@@ -130,13 +132,13 @@ pub struct RawRecord {
     /// The size of the record in bytes.
     length: usize,
     content: Content,
-    parsed: Result<ParsedRecord, String>,
 }
 
 enum Content {
-    /// The beginning of the record as it is written.
-    Text(Box<[u8]>),
-    Row,
+    Flat(FlatRecord),
+    /// A record of a text, and its beginning as it is written.
+    Text(Box<Result<ParsedRecord, String>>, Box<[u8]>),
+    Row(Box<ParsedRecord>),
 }
 
 /// The number of bytes of a record that are kept for excerpts.
@@ -144,7 +146,27 @@ const HEAD: usize = 2048;
 
 impl RawRecord {
     fn row(line: u64, parsed: ParsedRecord) -> Self {
-        Self { line, offset: 0, length: size(&parsed.value), content: Content::Row, parsed: Ok(parsed) }
+        Self { line, offset: 0, length: size(&parsed.value), content: Content::Row(Box::new(parsed)) }
+    }
+
+    fn flat(line: u64, offset: u64, record: FlatRecord) -> Self {
+        Self { line, offset, length: record.size(), content: Content::Flat(record) }
+    }
+
+    /// The record without a [`Value`], if it has no lists and objects in it.
+    pub fn as_flat(&self) -> Option<&FlatRecord> {
+        match &self.content {
+            Content::Flat(record) => Some(record),
+            Content::Text(..) | Content::Row(_) => None,
+        }
+    }
+
+    fn parsed(&self) -> Result<Cow<'_, ParsedRecord>, String> {
+        match &self.content {
+            Content::Flat(record) => record.parsed().map(Cow::Owned),
+            Content::Text(parsed, _) => parsed.as_ref().as_ref().map(Cow::Borrowed).map_err(Clone::clone),
+            Content::Row(parsed) => Ok(Cow::Borrowed(parsed)),
+        }
     }
 
     /// The JSON value of the record.
@@ -152,14 +174,21 @@ impl RawRecord {
     /// # Errors
     /// The reason why the record cannot be read, with the line in the file.
     pub fn value(&self) -> Result<Cow<'_, Value>, String> {
-        self.parsed.as_ref().map(|parsed| Cow::Borrowed(&parsed.value)).map_err(Clone::clone)
+        Ok(match self.parsed()? {
+            Cow::Borrowed(parsed) => Cow::Borrowed(&parsed.value),
+            Cow::Owned(parsed) => Cow::Owned(parsed.value),
+        })
     }
 
     /// The fields whose value is not what the file says: a part of it cannot be represented and was replaced, or the
     /// field has several values, of which the last is taken. A reader must refuse a record of which it reads such a
     /// field.
     pub fn altered(&self) -> &[Altered] {
-        self.parsed.as_ref().map_or(&[], |parsed| &parsed.altered)
+        match &self.content {
+            Content::Text(parsed, _) => parsed.as_ref().as_ref().map_or(&[], |parsed| &parsed.altered),
+            Content::Row(parsed) => &parsed.altered,
+            Content::Flat(_) => &[],
+        }
     }
 
     /// What `read` makes of the record. A field that is not what the file says costs the record only if it matters to
@@ -168,7 +197,7 @@ impl RawRecord {
     /// # Errors
     /// The record cannot be read, `read` refuses it, or an altered field matters.
     pub fn read<T: PartialEq>(&self, read: impl Fn(&Value) -> Result<T, String>) -> Result<T, String> {
-        let parsed = self.parsed.as_ref().map_err(Clone::clone)?;
+        let parsed = self.parsed()?;
         let found = read(&parsed.value)?;
         for field in &parsed.altered {
             let mut without = parsed.value.clone();
@@ -182,10 +211,14 @@ impl RawRecord {
 
     /// The beginning of the record, for messages and tables.
     pub fn excerpt(&self, characters: usize) -> String {
-        match (&self.content, &self.parsed) {
-            (Content::Row, Ok(parsed)) => parsed.value.to_string().chars().take(characters).collect(),
-            (Content::Row, Err(_)) => String::new(),
-            (Content::Text(head), _) => excerpt(head, characters),
+        match &self.content {
+            Content::Text(_, head) => excerpt(head, characters),
+            Content::Flat(record) if record.written().is_some() => {
+                excerpt(record.written().unwrap_or_default(), characters)
+            }
+            Content::Flat(_) | Content::Row(_) => {
+                self.value().map(|value| value.to_string().chars().take(characters).collect()).unwrap_or_default()
+            }
         }
     }
 }

@@ -36,7 +36,7 @@ impl Altered {
 }
 
 /// A parsed record.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ParsedRecord {
     pub value: Value,
     /// The fields whose value is not what the file says: a part of it was replaced, or the field has several values and

@@ -4,7 +4,7 @@ use raisin_contract::outputs::ColumnType::{F64, Text, U32, U64};
 use raisin_contract::outputs::{ColumnDeclaration, ExamplePipeline, FileDeclaration, TableDeclaration, column, table};
 
 const MIXED: &[&[ColumnDeclaration]] = &[
-    &[column("id", U32, "the number of the row in the mix, from 0")],
+    &[column("id", U32, "the number of the row in the mix, from 0").ascending()],
     super::CONVERSATION,
     &[super::MESSAGES, super::TOOLS, super::REJECTED],
     super::ORIGIN,

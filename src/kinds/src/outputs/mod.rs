@@ -24,7 +24,7 @@ pub mod sql;
 pub mod task;
 pub mod track;
 
-use raisin_contract::outputs::ColumnType::{F64, I32, Text, Texts, U32, U64};
+use raisin_contract::outputs::ColumnType::{Bytes, F64, I32, Text, Texts, U32, U64};
 use raisin_contract::outputs::{ColumnDeclaration, FileDeclaration, TableDeclaration, column, file, table};
 
 /// The conversation of a row.
@@ -42,8 +42,12 @@ const TOOLS: ColumnDeclaration =
     column("tools", Text, "the tools that the assistant may call: a JSON list of schemas").null("without tools");
 
 /// The table `instructions`.
-const INSTRUCTIONS: &[&[ColumnDeclaration]] =
-    &[&[column("id", U32, "the number of the row, from 0")], CONVERSATION, &[MESSAGES, TOOLS, REJECTED], ORIGIN];
+const INSTRUCTIONS: &[&[ColumnDeclaration]] = &[
+    &[column("id", U32, "the number of the row, from 0").ascending()],
+    CONVERSATION,
+    &[MESSAGES, TOOLS, REJECTED],
+    ORIGIN,
+];
 
 const REJECTED: ColumnDeclaration =
     column("rejected", Text, "the rejected response of a preference file; no stage trains on it")
@@ -52,8 +56,13 @@ const REJECTED: ColumnDeclaration =
 /// Where an instruction comes from.
 const ORIGIN: &[ColumnDeclaration] = &[
     column("source", U32, "the file: the row of this number in the table `sources`"),
-    column("line", U64, "the place in the file, from 1: the line of a text file, otherwise the number of the row"),
-    column("digest", Text, "the blake3 of the conversation; equal conversations have equal digests"),
+    column("line", U64, "the place in the file, from 1: the line of a text file, otherwise the number of the row")
+        .ascending(),
+    column(
+        "digest",
+        Bytes,
+        "the first 16 bytes of the blake3 of the conversation; equal conversations have equal digests",
+    ),
     column("duplicates", U32, "the number of exact copies that were folded into the row"),
     column("label", Text, "the class that `generate` gave the row; only the method `oracle` reads it")
         .null("if no `generate` stage made the row"),
@@ -61,13 +70,13 @@ const ORIGIN: &[ColumnDeclaration] = &[
 
 /// The table `instructions` of a stage that leaves out rows of a pool.
 const KEPT: &[&[ColumnDeclaration]] = &[
-    &[column("id", U32, "the number of the row among the rows that are left, from 0")],
+    &[column("id", U32, "the number of the row among the rows that are left, from 0").ascending()],
     CONVERSATION,
     &[MESSAGES, TOOLS, REJECTED],
     ORIGIN,
     &[
         column("pool", Text, "the name of the row's pool in the `mix`").only("if the rows come from a `mix`"),
-        column("pool_id", U32, "the `id` of the row in the whole pool"),
+        column("pool_id", U32, "the `id` of the row in the whole pool").ascending(),
     ],
 ];
 
@@ -95,7 +104,8 @@ const SOURCES: &[&[ColumnDeclaration]] = &[&[
 const REJECTS: &[ColumnDeclaration] = &[
     column("source", U32, "the file: the row of this number in the table `sources`"),
     column("file", Text, "the name of the file"),
-    column("line", U64, "the place in the file, from 1: the line of a text file, otherwise the number of the row"),
+    column("line", U64, "the place in the file, from 1: the line of a text file, otherwise the number of the row")
+        .ascending(),
     column("reason", Text, "why the record was rejected"),
     column("record", Text, "the beginning of the record, at most 300 characters"),
     column("records", U64, "the number of records of this row: above 1 where a damaged part hides several records"),

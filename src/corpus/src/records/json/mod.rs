@@ -11,6 +11,7 @@ mod resolve;
 use std::path::Path;
 
 use super::divide::{Layout, MOST_PIECES, Piece, PieceKind, Resolved, RestOfText};
+use super::flat::FlatTexts;
 use super::resume::{Known, next_record};
 use super::scan::{RecordWalk, ScanWay, Seen, after_space, begins_record, first_key, is_space, walk};
 use super::walks::Walks;
@@ -316,6 +317,12 @@ impl Layout for Json {
             (at, is_first) = (next, false);
         }
         Ok(at)
+    }
+
+    fn add_flat(&self, bytes: &[u8], piece: Piece, to: &mut FlatTexts) -> bool {
+        let Piece { start, end, kind } = piece;
+        let is_record = matches!(kind, PieceKind::Line | PieceKind::Whole) && end - start <= self.max_bytes;
+        is_record && to.add(&bytes[start..end])
     }
 
     fn resolve(&self, bytes: &[u8], piece: Piece, line: u64) -> Vec<Resolved> {
