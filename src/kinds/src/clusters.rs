@@ -110,7 +110,7 @@ impl Parameters {
 
 impl Kind for ClustersKind {
     const NAME: &'static str = "clusters";
-    const VERSION: u32 = 5;
+    const VERSION: u32 = 6;
     const ABOUT: &'static str = "Reduces and standardises features into each candidate's state, and groups candidates.";
     const PROCESS: Process = Process::Tensor;
     const SEEDED: bool = true;

@@ -137,7 +137,7 @@ fn default_learning_rate() -> f64 {
 
 impl Kind for FinetuneKind {
     const NAME: &'static str = "finetune";
-    const VERSION: u32 = 8;
+    const VERSION: u32 = 9;
     const ABOUT: &'static str = "Trains a model on batches that a method of selection chooses step by step.";
     const PROCESS: Process = Process::Tensor;
     const SEEDED: bool = true;

@@ -13,6 +13,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use rayon::prelude::*;
 use tch::{Kind as TensorKind, Tensor};
 
 use super::network::STAGE_PART_WIDTH;
@@ -384,9 +385,11 @@ impl Scoring {
     /// See [`DrawnBatch::pooled`]. `summaries` has the summary of the clusters' scores, or of the scores of each set.
     fn pooled(&self, state: State, summaries: &[[f32; 4]]) -> Vec<f32> {
         let n = self.candidates_fixed.size()[0] as usize;
-        let counts = state.history.counts(&(0..n), state.step);
-        let mean = counts.iter().map(|count| count.ln_1p()).sum::<f32>() / n as f32;
-        let variance = counts.iter().map(|count| (count.ln_1p() - mean).powi(2)).sum::<f32>() / n as f32;
+        // Most candidates were never selected: their logarithm is 0.
+        let counted: Vec<f32> = state.history.selected(state.step).map(f32::ln_1p).collect();
+        let mean = counted.iter().sum::<f32>() / n as f32;
+        let squares: f32 = counted.iter().map(|count| (count - mean).powi(2)).sum();
+        let variance = (squares + (n - counted.len()) as f32 * mean.powi(2)) / n as f32;
         let mut pooled = state.stage.to_vec();
         pooled.extend([mean, variance.sqrt()]);
         for column in 0..4 {
@@ -400,28 +403,59 @@ impl Scoring {
 /// The largest factor of [`scaling_factor`].
 const LARGEST_FACTOR: f64 = 8.0;
 
+/// The most steps of [`scaling_factor`]. Halving alone needs about 40 for all digits.
+const MOST_STEPS: usize = 60;
+
+/// The number of scores that are summed together.
+const CHUNK: usize = 8192;
+
+/// A smaller difference of two factors has no effect on a score in f32.
+const SMALLEST_DIFFERENCE: f64 = 1e-12;
+
 /// The factor from 0 to [`LARGEST_FACTOR`] by which the scores `[n]` are multiplied, so that exp(entropy) of their softmax
 /// is `aim`. If even the largest factor leaves more effective candidates, the largest factor. The entropy falls with the
-/// factor, so that halving an interval finds the factor.
+/// factor: Newton's method finds the factor in an interval that every step makes smaller, and halves the interval where
+/// it would leave it.
 fn scaling_factor(scores: &Tensor, aim: f64) -> f64 {
     let scores: Vec<f32> = Vec::try_from(scores.detach().contiguous()).unwrap_or_default();
     let highest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let below: Vec<f64> = scores.iter().map(|&score| f64::from(score - highest)).collect();
-    let effective = |factor: f64| {
-        let (mut sum, mut weighted) = (0.0, 0.0);
-        for &score in &below {
-            let weight = (factor * score).exp();
-            sum += weight;
-            weighted += weight * factor * score;
-        }
-        (sum.ln() - weighted / sum).exp()
+    // The entropy at a factor, and its derivative: minus the factor times the variance of the scores under the softmax.
+    let entropy = |factor: f64| {
+        let of_chunk = |chunk: &[f64]| {
+            chunk.iter().fold([0.0; 3], |[sum, scores, squares], &score| {
+                let weight = (factor * score).exp();
+                [sum + weight, scores + weight * score, squares + weight * score * score]
+            })
+        };
+        // The chunks are fixed, so that the sums do not depend on the number of threads.
+        let chunks: Vec<[f64; 3]> = below.par_chunks(CHUNK).map(of_chunk).collect();
+        let [sum, scores, squares] =
+            chunks.iter().fold([0.0; 3], |sums, chunk| std::array::from_fn(|place| sums[place] + chunk[place]));
+        let (mean, mean_square) = (scores / sum, squares / sum);
+        (sum.ln() - factor * mean, -factor * (mean_square - mean * mean))
     };
-    let (mut low, mut high) = (0.0, LARGEST_FACTOR);
-    for _ in 0..40 {
-        let middle = f64::midpoint(low, high);
-        if effective(middle) > aim { low = middle } else { high = middle }
+    let aim = aim.ln();
+    if entropy(LARGEST_FACTOR).0 > aim {
+        return LARGEST_FACTOR;
     }
-    f64::midpoint(low, high)
+    let (mut low, mut high, mut factor) = (0.0, LARGEST_FACTOR, 1.0);
+    for _ in 0..MOST_STEPS {
+        let (value, slope) = entropy(factor);
+        if value > aim {
+            low = factor
+        } else {
+            high = factor
+        }
+        let step = factor - (value - aim) / slope;
+        let next = if step > low && step < high { step } else { f64::midpoint(low, high) };
+        let is_found = (next - factor).abs() <= SMALLEST_DIFFERENCE;
+        factor = next;
+        if is_found || high - low <= SMALLEST_DIFFERENCE {
+            break;
+        }
+    }
+    factor
 }
 
 /// Mean of the static state over each set: `[N, F]` -> `[C, F]`.

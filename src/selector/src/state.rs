@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use tch::Tensor;
+use tch::{Device, Kind as TensorKind, Tensor};
 
 use super::network::STAGE_PART_WIDTH;
 use raisin_base::error::{Problem, Result, bail, ensure};
@@ -59,8 +59,7 @@ impl Candidates {
         let ranges = (0..count as u32)
             .map(|cluster| clusters.partition_point(|&c| c < cluster)..clusters.partition_point(|&c| c <= cluster))
             .collect();
-        let sorted: Vec<f32> = order.iter().flat_map(|&row| &state[row * width..(row + 1) * width]).copied().collect();
-        let state = Tensor::from_slice(&sorted).view([ids.len() as i64, width as i64]);
+        let state = sorted(state, &order, width);
         let ids = order.iter().map(|&row| ids[row]).collect();
         Ok(Self { ids, clusters, ranges, state, columns, prior: None, basis: None })
     }
@@ -101,6 +100,22 @@ impl Candidates {
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
     }
+}
+
+/// The number of rows that are copied at a time.
+const ROWS_AT_ONCE: usize = 1 << 16;
+
+/// The rows of `state` in this order: `[N, width]`. A large state is in memory only twice, not three times.
+fn sorted(state: &[f32], order: &[usize], width: usize) -> Tensor {
+    let all = Tensor::zeros([order.len() as i64, width as i64], (TensorKind::Float, Device::Cpu));
+    let mut first = 0;
+    for rows in order.chunks(ROWS_AT_ONCE) {
+        let part: Vec<f32> = rows.iter().flat_map(|&row| &state[row * width..(row + 1) * width]).copied().collect();
+        let part = Tensor::from_slice(&part).view([-1, width as i64]);
+        all.narrow(0, first, rows.len() as i64).copy_(&part);
+        first += rows.len() as i64;
+    }
+    all
 }
 
 /// The selections of an episode, from which the availability in each of its states follows.
@@ -145,6 +160,11 @@ impl SelectionHistory {
             counts[position - range.start] = earlier(steps, step) as f32;
         }
         counts
+    }
+
+    /// The number of selections before a step, of each position that was selected before it.
+    pub fn selected(&self, step: usize) -> impl Iterator<Item = f32> + '_ {
+        self.selected_at.values().map(move |steps| earlier(steps, step) as f32).filter(|count| *count > 0.0)
     }
 
     /// The mean of [`Self::counts`].
