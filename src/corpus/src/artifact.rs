@@ -264,23 +264,41 @@ pub fn copy_sources(pool: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The columns of the table `instructions` that an [`Instruction`] holds.
+const READ: [&str; 9] = ["id", "system", "prompt", "response", "messages", "tools", "source", "line", "label"];
+
 /// Reads the pool of an artifact that provides `instructions`.
 pub fn read_instructions(artifact: &Path) -> Result<Vec<Instruction>> {
+    let mut all = Vec::new();
+    for_each_part(artifact, |part| {
+        all.extend(part);
+        Ok(())
+    })?;
+    Ok(all)
+}
+
+/// Calls `take` with the instructions of a pool, some thousands at a time, so that they need not be in memory together.
+///
+/// # Errors
+/// The table cannot be read, or `take` fails.
+pub fn for_each_part(artifact: &Path, mut take: impl FnMut(Vec<Instruction>) -> Result<()>) -> Result<()> {
     let path = artifact.join("instructions.parquet");
-    let rows = table::read_columns(
-        &path,
-        &["id", "system", "prompt", "response", "messages", "tools", "source", "line", "label"],
-    )?;
-    let id: &UInt32Array = table::column(&rows, "id")?;
-    let label: &StringArray = table::column(&rows, "label")?;
-    let source: &UInt32Array = table::column(&rows, "source")?;
-    let line: &UInt64Array = table::column(&rows, "line")?;
-    let instruction = |(row, conversation): (usize, Result<_>)| {
-        let (messages, tools) = conversation?;
-        let label = optional(label, row).map(str::to_owned);
-        Ok(Instruction { id: id.value(row), messages, tools, label, source: source.value(row), line: line.value(row) })
-    };
-    conversations(&rows, &path.to_string_lossy())?.enumerate().map(instruction).collect()
+    let place = path.to_string_lossy();
+    for rows in table::batches_of(&path, &READ)? {
+        let rows = rows?;
+        let id: &UInt32Array = table::column(&rows, "id")?;
+        let label: &StringArray = table::column(&rows, "label")?;
+        let source: &UInt32Array = table::column(&rows, "source")?;
+        let line: &UInt64Array = table::column(&rows, "line")?;
+        let instruction = |(row, conversation): (usize, Result<_>)| {
+            let (messages, tools) = conversation?;
+            let label = optional(label, row).map(str::to_owned);
+            let (id, source, line) = (id.value(row), source.value(row), line.value(row));
+            Ok(Instruction { id, messages, tools, label, source, line })
+        };
+        take(conversations(&rows, &place)?.enumerate().map(instruction).collect::<Result<_>>()?)?;
+    }
+    Ok(())
 }
 
 /// The conversation of each row of a table, the response included, and its tools. `place` names the table in errors.

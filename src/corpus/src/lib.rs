@@ -31,7 +31,7 @@ pub mod synthetic;
 pub mod template;
 mod template_size;
 
-pub use artifact::{read_instructions, read_task};
+pub use artifact::{for_each_part, read_instructions, read_task};
 pub use codec::{Codec, Sequence};
 pub use encoded::SharedTokens;
 pub use finding::{Encoded, Finding, FindingKind};

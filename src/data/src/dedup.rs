@@ -20,7 +20,7 @@ use raisin_contract::{Context, Progress};
 use raisin_corpus::intake::{counted, grouped};
 use raisin_corpus::near::{Bands, Comparable, Embeddings, Gram, GramSets, groups, shingles};
 use raisin_corpus::overlap::each_word;
-use raisin_corpus::{Instruction, Message, read_instructions};
+use raisin_corpus::{Instruction, Message, for_each_part};
 use raisin_kinds::dedup::{ComparedText, GramUnit, KeptRow, Parameters, Sameness};
 use raisin_table::{self as table, WriteTable as _};
 
@@ -28,18 +28,13 @@ use crate::kept::write_kept;
 
 pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     let folder = context.input("/instructions")?;
-    let pool = read_instructions(folder)?;
+    let ReadPool { rows, lengths, keys, sets } = ReadPool::read(folder, &parameters, context)?;
     let mut found = match parameters.by {
-        Sameness::Exact => FoundGroups::equal(&pool, parameters.of, str::to_owned),
-        Sameness::Normalised => FoundGroups::equal(&pool, parameters.of, words_of),
-        Sameness::Near => FoundGroups::alike(Box::new(gram_sets(&pool, &parameters, context)), &parameters, context),
-        Sameness::Semantic => FoundGroups::alike(Box::new(embeddings(pool.len(), context)?), &parameters, context),
+        Sameness::Exact | Sameness::Normalised => FoundGroups::equal(&keys),
+        Sameness::Near => FoundGroups::alike(Box::new(GramSets(sets)), &parameters, context),
+        Sameness::Semantic => FoundGroups::alike(Box::new(embeddings(rows, context)?), &parameters, context),
     };
-    let order = KeepingOrder {
-        pool: &pool,
-        ranks: ranks(folder, pool.len(), &parameters.prefer, context)?,
-        keep: parameters.keep,
-    };
+    let order = KeepingOrder { lengths, ranks: ranks(folder, rows, &parameters.prefer, context)? };
     if parameters.by == Sameness::Semantic {
         found.divide(parameters.threshold(), &order);
     }
@@ -51,6 +46,55 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     write_kept(folder, &is_kept, context)?;
     summary.notes(&parameters).into_iter().for_each(|note| context.note(note));
     Ok(())
+}
+
+/// What the comparison needs of a pool. The texts themselves are read in parts and not kept.
+#[derive(Default)]
+struct ReadPool {
+    rows: usize,
+    /// The number of characters of each row, if the longest row of a group stays.
+    lengths: Option<Vec<u32>>,
+    /// The digest of each row by which equal rows are found; `None` for a row without text.
+    keys: Vec<Option<Digest>>,
+    /// The n-grams of each row, for near-duplicates.
+    sets: Vec<Vec<u32>>,
+}
+
+impl ReadPool {
+    fn read(folder: &Path, parameters: &Parameters, context: &Context) -> Result<Self> {
+        let mut pool = Self { lengths: (parameters.keep == KeptRow::Longest).then(Vec::new), ..Self::default() };
+        let total = usize::try_from(table::rows(&folder.join("instructions.parquet"))?)?;
+        let gram = match parameters.unit {
+            GramUnit::Words => Gram::Words(parameters.ngram),
+            GramUnit::Characters => Gram::Characters(parameters.ngram),
+        };
+        let of = parameters.of;
+        for_each_part(folder, |part| {
+            match parameters.by {
+                Sameness::Exact => pool.keys.par_extend(part.par_iter().map(|row| key(row, of, str::to_owned))),
+                Sameness::Normalised => pool.keys.par_extend(part.par_iter().map(|row| key(row, of, words_of))),
+                Sameness::Near => pool.sets.par_extend(part.par_iter().map(|row| shingles(turns(row, of), gram))),
+                Sameness::Semantic => {}
+            }
+            if let Some(lengths) = &mut pool.lengths {
+                let length = |row: &Instruction| row.messages.iter().map(Message::characters).sum::<usize>();
+                lengths.extend(part.iter().map(|row| u32::try_from(length(row)).unwrap_or(u32::MAX)));
+            }
+            pool.rows += part.len();
+            progress(context, "reading the pool", pool.rows, total, "rows");
+            Ok(())
+        })?;
+        Ok(pool)
+    }
+}
+
+/// The digest of the turns of a row after `normal`; `None` if they have no text.
+fn key(row: &Instruction, of: ComparedText, normal: fn(&str) -> String) -> Option<Digest> {
+    let turns: Vec<String> = turns(row, of).map(normal).collect();
+    let has_text = turns.iter().any(|turn| !turn.is_empty());
+    // The lengths separate the turns.
+    let lengths: Vec<String> = turns.iter().map(|turn| turn.len().to_string()).collect();
+    has_text.then(|| Digest::of(format!("{}\n{}", lengths.join(" "), turns.concat()).as_bytes()))
 }
 
 /// The turns of a row that are compared.
@@ -92,18 +136,10 @@ struct Search {
 }
 
 impl FoundGroups {
-    /// Groups of rows whose turns are equal after `normal`.
-    fn equal(pool: &[Instruction], of: ComparedText, normal: fn(&str) -> String) -> Self {
-        let key = |row: &Instruction| {
-            let turns: Vec<String> = turns(row, of).map(normal).collect();
-            let has_text = turns.iter().any(|turn| !turn.is_empty());
-            // The lengths separate the turns.
-            let lengths: Vec<String> = turns.iter().map(|turn| turn.len().to_string()).collect();
-            has_text.then(|| Digest::of(format!("{}\n{}", lengths.join(" "), turns.concat()).as_bytes()))
-        };
-        let keys: Vec<Option<Digest>> = pool.par_iter().map(key).collect();
+    /// Groups of rows with equal keys.
+    fn equal(keys: &[Option<Digest>]) -> Self {
         let mut first_of: HashMap<Digest, u32> = HashMap::new();
-        let first = (0..).zip(&keys).map(|(row, key)| match key {
+        let first = (0..).zip(keys).map(|(row, key)| match key {
             Some(key) => *first_of.entry(*key).or_insert(row),
             None => row,
         });
@@ -175,15 +211,6 @@ fn progress(context: &Context, phase: &str, done: usize, total: usize, unit: &st
     context.progress(Progress { phase: phase.to_owned(), done, total, unit: unit.to_owned(), ..Progress::default() });
 }
 
-fn gram_sets(pool: &[Instruction], parameters: &Parameters, context: &Context) -> GramSets {
-    let gram = match parameters.unit {
-        GramUnit::Words => Gram::Words(parameters.ngram),
-        GramUnit::Characters => Gram::Characters(parameters.ngram),
-    };
-    progress(context, "reading n-grams", 0, pool.len(), "rows");
-    GramSets(pool.par_iter().map(|row| shingles(turns(row, parameters.of), gram)).collect())
-}
-
 /// The embeddings of the rows of the pool.
 ///
 /// # Errors
@@ -247,12 +274,13 @@ fn ranks(folder: &Path, rows: usize, prefer: &[String], context: &Context) -> Re
     if prefer.is_empty() {
         return Ok(vec![0; rows]);
     }
-    let rows = table::read(&folder.join("instructions.parquet"))?;
-    if rows.column_by_name("pool").is_none() {
+    let path = folder.join("instructions.parquet");
+    if table::schema(&path)?.index_of("pool").is_err() {
         return Err(Problem::new("`prefer` names pools, and the instructions do not come from a `mix`")
             .hint(format!("remove `prefer` of stage `{}`, or mix the pools before", context.stage()))
             .into());
     }
+    let rows = table::read_columns(&path, &["pool"])?;
     let pools: &StringArray = table::column(&rows, "pool")?;
     let names: BTreeSet<&str> = pools.iter().flatten().collect();
     if let Some(missing) = prefer.iter().find(|name| !names.contains(name.as_str())) {
@@ -270,19 +298,16 @@ fn ranks(folder: &Path, rows: usize, prefer: &[String], context: &Context) -> Re
 }
 
 /// Which row of a group stays.
-struct KeepingOrder<'a> {
-    pool: &'a [Instruction],
+struct KeepingOrder {
+    /// The number of characters of each row, if the longest row stays.
+    lengths: Option<Vec<u32>>,
     ranks: Vec<usize>,
-    keep: KeptRow,
 }
 
-impl KeepingOrder<'_> {
+impl KeepingOrder {
     /// The row of a group with the least place stays. Of equal rows, this is the first one.
-    fn place(&self, row: usize) -> (usize, Reverse<usize>, usize) {
-        let length = match self.keep {
-            KeptRow::First => 0,
-            KeptRow::Longest => self.pool[row].messages.iter().map(Message::characters).sum::<usize>(),
-        };
+    fn place(&self, row: usize) -> (usize, Reverse<u32>, usize) {
+        let length = self.lengths.as_ref().map_or(0, |lengths| lengths[row]);
         (self.ranks[row], Reverse(length), row)
     }
 

@@ -6,6 +6,7 @@ use arrow_array::types::Float32Type;
 use raisin_base::error::render;
 use raisin_corpus::artifact::{PoolRow, instructions_batch};
 use raisin_corpus::message::conversation;
+use raisin_corpus::read_instructions;
 
 /// A store whose pool has these prompts and responses.
 fn store(rows: &[(&str, &str)]) -> Result<DataFixture> {

@@ -6,15 +6,15 @@ mod quota;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow_array::builder::StringBuilder;
 use arrow_array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt32Array, UInt64Array};
 use arrow_select::concat::concat_batches;
 use arrow_select::take::take_record_batch;
+use rayon::prelude::*;
 
 use raisin_base::error::{Context as _, Problem, Result, anyhow};
 use raisin_contract::{Context, Progress};
 use raisin_corpus::intake::{counted, grouped};
-use raisin_corpus::{Codec, Instruction, Message, read_instructions};
+use raisin_corpus::{Codec, Instruction, Message, for_each_part};
 use raisin_kinds::mix::{MixUnit, Parameters};
 use raisin_table::{self as table, WriteTable as _};
 
@@ -66,8 +66,7 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
             .into());
     }
     u32::try_from(rows).map_err(|_| anyhow!("{rows} rows are more than a table of instructions holds"))?;
-    let (instructions, sources) = tables(&pools, &parts, context)?;
-    context.write_table("instructions", &instructions)?;
+    let sources = write_instructions(&pools, &parts, rows, context)?;
     context.write_table("sources", &sources)?;
     let summary = summary(&pools, &parts, parameters.unit)?;
     context.write_table("mix", &summary)?;
@@ -107,10 +106,22 @@ impl Amounts {
         let characters = |row: &Instruction| row.messages.iter().map(Message::characters).sum::<usize>() as u64;
         Ok(match self {
             Self::Rows => vec![1; usize::try_from(table::rows(&folder.join("instructions.parquet"))?)?],
-            Self::Characters => read_instructions(folder)?.iter().map(characters).collect(),
+            Self::Characters => {
+                let mut amounts = Vec::new();
+                for_each_part(folder, |part| {
+                    amounts.par_extend(part.par_iter().map(characters));
+                    Ok(())
+                })?;
+                amounts
+            }
             Self::Tokens(codec) => {
-                let rows = codec.instructions(&read_instructions(folder)?, usize::MAX);
-                rows.iter().map(|row| row.tokens as u64).collect()
+                let mut amounts = Vec::new();
+                for_each_part(folder, |part| {
+                    let rows = codec.instructions(&part, usize::MAX);
+                    amounts.extend(rows.iter().map(|row| row.tokens as u64));
+                    Ok(())
+                })?;
+                amounts
             }
         })
     }
@@ -142,35 +153,56 @@ fn parts(parameters: &Parameters, pools: &[SourcePool], context: &Context) -> Re
     Ok(pools.iter().zip(&quotas).zip(&counts).map(part).collect())
 }
 
-/// The tables `instructions` and `sources` of the mix.
-fn tables(pools: &[SourcePool], parts: &[DrawnPart], context: &Context) -> Result<(RecordBatch, RecordBatch)> {
-    let (mut rows, mut sources) = (Vec::new(), Vec::new());
-    let (mut names, mut ids) = (StringBuilder::new(), Vec::new());
-    let mut files = 0;
-    for (place, (pool, part)) in pools.iter().zip(parts).enumerate() {
-        let progress =
-            Progress { phase: format!("reading {}", pool.name), unit: "pools".into(), ..Progress::default() };
-        context.progress(Progress { done: place as u64, total: pools.len() as u64, ..progress });
-        let path = pool.folder.join("sources.parquet");
-        let of_pool = table::read(&path)?;
-        let all = table::read_columns(&pool.folder.join("instructions.parquet"), &COLUMNS)?;
-        let drawn: UInt32Array =
-            (0..).zip(&part.copies).flat_map(|(row, copies)| (0..*copies).map(move |_| row)).collect();
-        let drawn_rows = take_record_batch(&all, &drawn)?;
-        let old: &UInt32Array = table::column(&drawn_rows, "source")?;
-        let new: ArrayRef = Arc::new(UInt32Array::from_iter_values(old.values().iter().map(|source| source + files)));
-        ids.extend_from_slice(table::column::<UInt32Array>(&drawn_rows, "id")?.values());
-        (0..drawn.len()).for_each(|_| names.append_value(pool.name));
-        rows.push(with_column(&drawn_rows, "source", &new)?);
+/// Writes the table `instructions` of the mix, in parts. Returns the table `sources`.
+fn write_instructions(pools: &[SourcePool], parts: &[DrawnPart], total: u64, context: &Context) -> Result<RecordBatch> {
+    let (mut writer, mut written, mut files) = (None, 0, 0);
+    let mut sources = Vec::new();
+    for (pool, part) in pools.iter().zip(parts) {
+        let of_pool = table::read(&pool.folder.join("sources.parquet"))?;
+        let mut copies = part.copies.iter();
+        for rows in table::batches_of(&pool.folder.join("instructions.parquet"), &COLUMNS)? {
+            let rows = rows?;
+            let drawn: UInt32Array = (0..)
+                .zip(copies.by_ref().take(rows.num_rows()))
+                .flat_map(|(row, copies)| (0..*copies).map(move |_| row))
+                .collect();
+            let mixed = mixed(&take_record_batch(&rows, &drawn)?, pool.name, files, written)?;
+            written += mixed.num_rows() as u32;
+            let writer = match &mut writer {
+                Some(writer) => writer,
+                none => none.insert(context.table_writer("instructions", mixed.schema())?),
+            };
+            writer.write(&mixed)?;
+            context.progress(Progress {
+                phase: format!("mixing {}", pool.name),
+                done: u64::from(written),
+                total,
+                unit: "rows".into(),
+                ..Progress::default()
+            });
+        }
         sources.push(renumbered(&of_pool, pool.name, files)?);
         files += of_pool.num_rows() as u32;
     }
-    let rows = together(&rows)?;
-    let numbers: ArrayRef = Arc::new(UInt32Array::from_iter_values(0..rows.num_rows() as u32));
-    let rows = with_column(&rows, "id", &numbers)?;
-    let rows = with_column(&rows, "pool", &(Arc::new(names.finish()) as ArrayRef))?;
-    let rows = with_column(&rows, "pool_id", &(Arc::new(UInt32Array::from(ids)) as ArrayRef))?;
-    Ok((rows, together(&sources)?))
+    writer.ok_or_else(|| anyhow!("a mix needs a row"))?.close()?;
+    together(&sources)
+}
+
+/// Drawn rows of a pool as rows of the mix: `first` is the id of the first one, and `files` the number of files of the
+/// pools before.
+fn mixed(drawn: &RecordBatch, pool: &str, files: u32, first: u32) -> Result<RecordBatch> {
+    let ids = table::column::<UInt32Array>(drawn, "id")?.clone();
+    let old: &UInt32Array = table::column(drawn, "source")?;
+    let sources = UInt32Array::from_iter_values(old.values().iter().map(|source| source + files));
+    let numbers = UInt32Array::from_iter_values(first..first + drawn.num_rows() as u32);
+    let names = StringArray::from_iter_values((0..drawn.num_rows()).map(|_| pool));
+    let columns: [(&str, ArrayRef); 4] = [
+        ("source", Arc::new(sources)),
+        ("id", Arc::new(numbers)),
+        ("pool", Arc::new(names)),
+        ("pool_id", Arc::new(ids)),
+    ];
+    columns.iter().try_fold(drawn.clone(), |rows, (name, column)| with_column(&rows, name, column))
 }
 
 /// The table `sources` of a pool, with the numbers that its files have in the mix, and the name of the pool before the

@@ -152,13 +152,34 @@ const BATCH: usize = 8192;
 /// Reads a table batch by batch, so that it need not be in memory as a whole. Every batch but the last has the same
 /// number of rows.
 pub fn batches(path: &Path) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
-    let reader = open(path)?.with_batch_size(BATCH).build()?;
+    parts(path, open(path)?)
+}
+
+/// The same with these columns only, in the order of the file.
+pub fn batches_of(path: &Path, names: &[&str]) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
+    parts(path, projected(path, names)?)
+}
+
+fn parts(
+    path: &Path,
+    builder: ParquetRecordBatchReaderBuilder<File>,
+) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
+    let reader = builder.with_batch_size(BATCH).build()?;
     let place = path.display().to_string();
     Ok(reader.map(move |batch| batch.with_context(|| format!("cannot read {place}"))))
 }
 
+/// The names and types of the columns of a table.
+pub fn schema(path: &Path) -> Result<SchemaRef> {
+    Ok(Arc::clone(open(path)?.schema()))
+}
+
 /// Reads these columns of a table into one batch, in the order of the file. The other columns are not read.
 pub fn read_columns(path: &Path, names: &[&str]) -> Result<RecordBatch> {
+    collect(path, projected(path, names)?)
+}
+
+fn projected(path: &Path, names: &[&str]) -> Result<ParquetRecordBatchReaderBuilder<File>> {
     let builder = open(path)?;
     let fields = builder.schema().fields();
     for name in names {
@@ -169,7 +190,7 @@ pub fn read_columns(path: &Path, names: &[&str]) -> Result<RecordBatch> {
     }
     let wanted = (0..fields.len()).filter(|&place| names.contains(&fields[place].name().as_str()));
     let columns = ProjectionMask::roots(builder.parquet_schema(), wanted);
-    collect(path, builder.with_projection(columns))
+    Ok(builder.with_projection(columns))
 }
 
 fn open(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
@@ -266,6 +287,9 @@ mod tests {
         assert!(error.to_string().ends_with("has no column `ids`; there are id, text, more"), "{error}");
         let parts = batches(&path)?.collect::<Result<Vec<_>>>()?;
         assert_eq!(concat_batches(&rows.schema(), &parts)?, rows);
+        let parts = batches_of(&path, &["more"])?.collect::<Result<Vec<_>>>()?;
+        assert_eq!(concat_batches(&parts[0].schema(), &parts)?, rows.project(&[2])?);
+        assert_eq!(schema(&path)?, rows.schema());
         write(&path, &rows.slice(0, 0))?;
         assert_eq!(read_columns(&path, &["id"])?.num_rows(), 0);
         Ok(())

@@ -7,6 +7,7 @@ use raisin_corpus::artifact::{PoolRow, instructions_batch};
 use raisin_corpus::byte_tokenizer;
 use raisin_corpus::intake::{SourceSummary, sources_batch};
 use raisin_corpus::message::conversation;
+use raisin_corpus::read_instructions;
 
 /// An artifact with this number of instructions, whose responses are a letter, and whose rows alternate between two files.
 fn pool(store: &DataFixture, name: &str, rows: usize) -> Result<()> {
