@@ -251,7 +251,7 @@ impl BruteForce {
                 if other == *row || (other < *row && checked.contains(&other)) {
                     continue;
                 }
-                let is_true = items.similarity(*row as u32, other as u32) >= threshold;
+                let is_true = items.reaches(*row as u32, other as u32, threshold);
                 let is_joined = first[*row] == first[other];
                 check.true_pairs += u64::from(is_true);
                 check.found_pairs += u64::from(is_true && is_joined);

@@ -51,7 +51,8 @@ pub struct Parameters {
     #[serde(skip_serializing_if = "is_usual::<ITERATIONS>")]
     #[schemars(extend("default" = ITERATIONS))]
     pub iterations: Option<usize>,
-    /// The number of starts of k-means. The start with the tightest clusters is kept.
+    /// The number of starts of k-means. The start with the tightest clusters is kept. Of more than 65,536 rows, the starts
+    /// cluster a sample of so many rows, and only the best one goes on with all rows.
     #[serde(skip_serializing_if = "is_usual::<STARTS>")]
     #[schemars(extend("default" = STARTS))]
     pub starts: Option<usize>,

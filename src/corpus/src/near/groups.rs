@@ -58,7 +58,7 @@ pub fn groups<C: Comparable + ?Sized>(
                 left_out += seen.len().saturating_sub(MOST_COMPARED) as u64;
                 for other in seen.iter().take(MOST_COMPARED) {
                     compared += 1;
-                    if items.similarity(*place, *other) >= threshold {
+                    if items.reaches(*place, *other, threshold) {
                         alike += 1;
                         found.join(*other, *place);
                     }

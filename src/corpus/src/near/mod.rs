@@ -30,6 +30,11 @@ pub trait Comparable: Sync {
 
     fn similarity(&self, a: u32, b: u32) -> f64;
 
+    /// Whether the similarity reaches a threshold above 0.
+    fn reaches(&self, a: u32, b: u32, threshold: f64) -> bool {
+        self.similarity(a, b) >= threshold
+    }
+
     /// For each item the first one that is equal to it, as far as this is cheap to know.
     fn equal(&self) -> Vec<u32> {
         (0..self.count() as u32).collect()

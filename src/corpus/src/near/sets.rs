@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use raisin_base::seed::Seed;
 
-use super::shingles::jaccard;
+use super::shingles::{jaccard, reaches};
 use super::{Bands, Comparable};
 
 /// The sets of n-grams of texts, as [`shingles`](super::shingles) gives them.
@@ -24,6 +24,10 @@ impl Comparable for GramSets {
     /// The Jaccard similarity, from 0 to 1.
     fn similarity(&self, a: u32, b: u32) -> f64 {
         jaccard(&self.0[a as usize], &self.0[b as usize])
+    }
+
+    fn reaches(&self, a: u32, b: u32, threshold: f64) -> bool {
+        reaches(&self.0[a as usize], &self.0[b as usize], threshold)
     }
 
     fn equal(&self) -> Vec<u32> {

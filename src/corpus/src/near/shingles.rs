@@ -78,10 +78,47 @@ pub fn jaccard(a: &[u32], b: &[u32]) -> f64 {
     }
 }
 
+/// Whether [`jaccard`] of two sets reaches a threshold. The comparison ends as soon as too many elements differ, which
+/// makes it several times as fast for sets that are not alike.
+pub fn reaches(a: &[u32], b: &[u32], threshold: f64) -> bool {
+    let sum = a.len() + b.len();
+    // With d elements in one set only, the similarity is (sum - d) / (sum + d).
+    let most = (sum as f64 * (1.0 - threshold) / (1.0 + threshold)).max(0.0) as usize + 1;
+    let (mut left, mut right, mut differing) = (0, 0, a.len().abs_diff(b.len()));
+    if differing > most {
+        return false;
+    }
+    differing = 0;
+    while let (Some(x), Some(y)) = (a.get(left), b.get(right)) {
+        differing += usize::from(x != y);
+        if differing > most {
+            return false;
+        }
+        left += usize::from(x <= y);
+        right += usize::from(y <= x);
+    }
+    differing += (a.len() - left) + (b.len() - right);
+    sum > 0 && (sum - differing) as f64 / (sum + differing) as f64 >= threshold
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use std::collections::BTreeSet;
+
+    proptest! {
+        #[test]
+        fn a_threshold_is_reached_exactly_if_the_similarity_says_so(
+            a in proptest::collection::btree_set(0u32..40, 0..30),
+            b in proptest::collection::btree_set(0u32..40, 0..30),
+            threshold in prop_oneof![Just(0.0), Just(0.5), Just(0.8), Just(1.0), 0.01f64..1.0],
+        ) {
+            let (a, b): (Vec<u32>, Vec<u32>) = (a.into_iter().collect(), b.into_iter().collect());
+            let is_alike = !(a.is_empty() && b.is_empty()) && jaccard(&a, &b) >= threshold;
+            prop_assert_eq!(reaches(&a, &b, threshold), is_alike);
+        }
+    }
 
     fn words(text: &str) -> Vec<u32> {
         shingles([text], Gram::Words(3))
