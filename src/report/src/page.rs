@@ -41,7 +41,8 @@ pub fn page(heading: PageHeading<'_>, gathered: &ReportData, rows: &[MethodScore
     )
 }
 
-const STYLE: &str = "
+/// The style of the report, which the pages of `raisin ui` share.
+pub const STYLE: &str = "
 :root{--paper:#fff;--ink:#1a1c20;--quiet:#5b616b;--rule:#dfe2e7;--panel:#f6f7f9;
 --c0:#0072b2;--c1:#d55e00;--c2:#009e73;--c3:#b8568f;--c4:#c98a00;--c5:#3a9fd8;--c6:#6a5acd;--c7:#6b7280}
 @media (prefers-color-scheme:dark){:root{--paper:#14161a;--ink:#e7e9ec;--quiet:#a0a7b2;--rule:#30343b;--panel:#1c1f25;

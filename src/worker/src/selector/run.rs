@@ -106,6 +106,19 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
             });
         };
         let round = training.round(&mut players, &candidates, &mut on_step)?;
+        let row = &round.row;
+        context.measured(
+            "rounds",
+            row.round as u64,
+            [
+                ("episode_reward", Some(row.episode_reward)),
+                ("final_performance", Some(row.final_performance)),
+                ("explained_variance", row.explained_variance),
+                ("explained_by_prior", row.explained_by_prior),
+                ("credit_reliability", row.credit_reliability),
+                ("effective_candidates", Some(row.effective_candidates)),
+            ],
+        );
         rounds.push(&training, &players.room(), &round, &instructions)?;
     }
 
