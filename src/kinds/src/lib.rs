@@ -60,6 +60,13 @@ pub fn declaration(name: &str) -> Option<&'static Declaration> {
     KINDS.iter().find(|declaration| declaration.name == name)
 }
 
+/// The meaning of a column of a table of a kind, with when it is null; `None` if the kind declares no such column.
+pub fn meaning(kind: &str, table: &str, column: &str) -> Option<String> {
+    let tables = declaration(kind)?.outputs.tables.iter().filter(|declared| declared.name == table);
+    let declared = tables.flat_map(|table| table.columns()).find(|declared| declared.name == column)?;
+    Some(declared.sentence())
+}
+
 /// The names of the kinds that an executable runs. The registry of the executable must contain exactly these kinds.
 pub fn kinds_of(process: Process) -> Vec<&'static str> {
     KINDS.iter().filter(|declaration| declaration.process == process).map(|declaration| declaration.name).collect()

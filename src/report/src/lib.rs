@@ -7,6 +7,7 @@
 
 pub mod chart;
 pub mod comparison;
+pub mod dictionary;
 pub mod diff;
 pub mod explain;
 pub mod gather;

@@ -7,15 +7,18 @@ use super::layout::layout;
 use super::watched::{SeenStage, StageState};
 use raisin_report::markup::{cut, escape};
 
-/// The size of a box, and the gaps between boxes, in pixels.
-const WIDTH: f64 = 150.0;
+/// The sizes of boxes, and the gaps between them, in pixels. A column is as wide as its longest text.
+const LEAST_WIDTH: f64 = 76.0;
 const HEIGHT: f64 = 44.0;
 const GAP: f64 = 16.0;
-const BETWEEN: f64 = 44.0;
+const BETWEEN: f64 = 36.0;
+/// The width of a letter of a name and of the words below it: that of a wide font.
+const NAME_LETTER: f64 = 8.3;
+const WORDS_LETTER: f64 = 7.3;
 const BEND: f64 = 14.0;
 const MARGIN: f64 = 6.0;
 /// The largest number of characters of a name in a box.
-const MOST_CHARACTERS: usize = 19;
+const MOST_CHARACTERS: usize = 22;
 
 /// The stages of one name.
 pub struct StageGroup<'s> {
@@ -145,45 +148,61 @@ pub fn graph(groups: &[StageGroup]) -> String {
     if groups.is_empty() {
         return String::new();
     }
-    let inputs: Vec<Vec<usize>> = groups.iter().map(|group| group.inputs.clone()).collect();
-    let laid = layout(&inputs, HEIGHT + GAP, BEND);
-    let width = 2.0 * MARGIN + laid.columns as f64 * (WIDTH + BETWEEN) - BETWEEN;
+    let laid = layout(&direct(groups), HEIGHT + GAP, BEND);
+    let texts: Vec<BoxText> = groups.iter().map(BoxText::of).collect();
+    let mut widths = vec![LEAST_WIDTH; laid.columns];
+    for (text, (column, _)) in texts.iter().zip(&laid.places) {
+        widths[*column] = widths[*column].max(text.width());
+    }
+    let lefts: Vec<f64> = widths
+        .iter()
+        .scan(MARGIN, |next, width| {
+            let left = *next;
+            *next += width + BETWEEN;
+            Some(left)
+        })
+        .collect();
+    let (left, right) = (|column: usize| lefts[column], |column: usize| lefts[column] + widths[column]);
+    let width = MARGIN + lefts.iter().zip(&widths).map(|(left, width)| left + width).fold(0.0, f64::max);
     let height = 2.0 * MARGIN + laid.height - GAP;
-    let left = |column: usize| MARGIN + column as f64 * (WIDTH + BETWEEN);
     // The place of an item is the middle of it with its gap below.
     let middle = |y: f64| MARGIN + y - GAP / 2.0;
     let mut body = String::new();
     for way in &laid.ways {
         let mut path = String::new();
         for (place, (column, y)) in way.iter().enumerate() {
-            let (x, y) = (left(*column), middle(*y));
-            let _ = match place {
-                0 => write!(path, "M{:.1} {y:.1}", x + WIDTH),
-                last if last + 1 == way.len() => write!(path, "{} {x:.1} {y:.1}", curve(way, place, left, middle)),
-                _ => write!(path, "{} {x:.1} {y:.1}H{:.1}", curve(way, place, left, middle), x + WIDTH),
-            };
+            let (x, end, y) = (left(*column), right(*column), middle(*y));
+            if let Some((before, from)) = place.checked_sub(1).and_then(|before| way.get(before)) {
+                let (from_x, from_y) = (right(*before), middle(*from));
+                let half = f64::midpoint(from_x, x);
+                let _ = write!(path, "C{half:.1} {from_y:.1} {half:.1} {y:.1} {x:.1} {y:.1}");
+            } else {
+                let _ = write!(path, "M{end:.1} {y:.1}");
+            }
+            if place > 0 && place + 1 < way.len() {
+                let _ = write!(path, "H{end:.1}");
+            }
         }
         let _ = write!(body, "<path class=\"edge\" d=\"{path}\"/>");
     }
-    for (group, (column, y)) in groups.iter().zip(&laid.places) {
-        let (x, y) = (left(*column), middle(*y) - HEIGHT / 2.0);
+    for ((group, BoxText { name, count, words }), (column, y)) in groups.iter().zip(&texts).zip(&laid.places) {
+        let (x, y, width) = (left(*column), middle(*y) - HEIGHT / 2.0, widths[*column]);
         let state = group.state().replace(' ', "-");
-        let count = if group.members.len() > 1 { format!(" ×{}", group.members.len()) } else { String::new() };
-        let words = group.words();
-        let title = format!("{}{count} ({}): {words}", group.name, group.kind);
-        let name = cut(group.name, MOST_CHARACTERS - count.chars().count());
+        let inputs: Vec<&str> = group.inputs.iter().map(|input| groups[*input].name).collect();
+        let needs = if inputs.is_empty() { String::new() } else { format!("; needs {}", inputs.join(", ")) };
+        let title = format!("{}{count} ({}): {}{needs}", group.name, group.kind, group.words());
         let _ = write!(
             body,
-            "<a href=\"#stages\" class=\"node {state}\"><title>{}</title><rect class=\"box\" x=\"{x:.1}\" y=\"{y:.1}\" width=\"{WIDTH}\" \
+            "<a href=\"#stages\" class=\"node {state}\"><title>{}</title><rect class=\"box\" x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.0}\" \
              height=\"{HEIGHT}\" rx=\"6\"/><rect class=\"mark\" x=\"{x:.1}\" y=\"{y:.1}\" width=\"5\" height=\"{HEIGHT}\" rx=\"2\"/>\
              <text class=\"name\" x=\"{:.1}\" y=\"{:.1}\">{}<tspan class=\"count\">{count}</tspan></text><text x=\"{:.1}\" y=\"{:.1}\">{}</text>",
             escape(&title),
             x + 13.0,
             y + 18.0,
-            escape(&name),
+            escape(name),
             x + 13.0,
             y + 34.0,
-            escape(&cut(&words, MOST_CHARACTERS + 2)),
+            escape(words),
         );
         if let Some(share) = group.share() {
             let _ = write!(
@@ -191,7 +210,7 @@ pub fn graph(groups: &[StageGroup]) -> String {
                 "<rect class=\"bar\" x=\"{:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"3\"/>",
                 x + 5.0,
                 y + HEIGHT - 4.0,
-                share * (WIDTH - 8.0)
+                share * (width - 8.0)
             );
         }
         body.push_str("</a>");
@@ -202,12 +221,42 @@ pub fn graph(groups: &[StageGroup]) -> String {
     )
 }
 
-/// The beginning of a curve from the item before to the item at `place`: its two control points.
-fn curve(way: &[(usize, f64)], place: usize, left: impl Fn(usize) -> f64, middle: impl Fn(f64) -> f64) -> String {
-    let (before, here) = (way[place - 1], way[place]);
-    let (from, to) = (left(before.0) + WIDTH, left(here.0));
-    let half = (to - from) / 2.0;
-    format!("C{:.1} {:.1} {:.1} {:.1}", from + half, middle(before.1), to - half, middle(here.1))
+/// The texts of a box.
+struct BoxText {
+    name: String,
+    count: String,
+    words: String,
+}
+
+impl BoxText {
+    fn of(group: &StageGroup) -> Self {
+        let count = if group.members.len() > 1 { format!(" ×{}", group.members.len()) } else { String::new() };
+        let name = cut(group.name, MOST_CHARACTERS);
+        Self { name, count, words: cut(&group.words(), MOST_CHARACTERS + 4) }
+    }
+
+    fn width(&self) -> f64 {
+        let letters = |text: &str| raisin_base::columns::width(text) as f64;
+        // A running stage may reach 100 %: the box must not change its width at each percent.
+        let words = letters(&self.words).max(if self.words.starts_with("running") { 13.0 } else { 0.0 });
+        (NAME_LETTER * (letters(&self.name) + letters(&self.count))).max(WORDS_LETTER * words) + 22.0
+    }
+}
+
+/// The inputs of each group without those that another input needs already: a pool that every stage needs would
+/// cross the whole picture. The box tells all inputs.
+fn direct(groups: &[StageGroup]) -> Vec<Vec<usize>> {
+    let mut all: Vec<Vec<bool>> = Vec::with_capacity(groups.len());
+    for group in groups {
+        let mut needed = vec![false; groups.len()];
+        for input in &group.inputs {
+            needed[*input] = true;
+            needed.iter_mut().zip(&all[*input]).for_each(|(one, other)| *one |= *other);
+        }
+        all.push(needed);
+    }
+    let is_direct = |group: &StageGroup, input: usize| group.inputs.iter().all(|other| !all[*other][input]);
+    groups.iter().map(|group| group.inputs.iter().copied().filter(|input| is_direct(group, *input)).collect()).collect()
 }
 
 #[cfg(test)]
@@ -230,7 +279,7 @@ mod tests {
             stage("tuned", "m=a", &[0], StageState::Ran { key: digest, artifact: digest, seconds: 1.0 }),
             stage("tuned", "m=b", &[0], StageState::Running(digest)),
             stage("tuned", "m=c", &[0], StageState::Waiting),
-            stage("<script>", "", &[1, 2, 3], StageState::Waiting),
+            stage("<script>", "", &[0, 1, 2, 3], StageState::Waiting),
         ];
         let groups = groups(&stages);
         let words: Vec<(String, &str)> = groups.iter().map(|group| (group.words(), group.state())).collect();
@@ -238,8 +287,9 @@ mod tests {
         assert_eq!(words, expected.map(|(words, state)| (words.to_owned(), state)));
         let svg = graph(&groups);
         assert_eq!(svg.matches("class=\"box\"").count(), 3);
+        // The pool reaches the last stage over the fine-tunes.
         assert_eq!(svg.matches("class=\"edge\"").count(), 2);
-        assert!(svg.contains("×3") && !svg.contains("<script>"), "{svg}");
+        assert!(svg.contains("needs pool, tuned") && svg.contains("×3") && !svg.contains("<script>"), "{svg}");
         assert_eq!(graph(&[]), "");
     }
 
