@@ -1,11 +1,9 @@
 //! Builds as the page sees them, from before the first one to a deleted cache.
 
-use std::process::Stdio;
-
 use raisin_tests::{Project, paths_below, processes};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{Ui, project};
+use crate::{RunningBuild, Ui, project};
 
 #[test]
 fn a_build_is_seen_from_its_first_stage_to_its_report() {
@@ -19,7 +17,7 @@ fn a_build_is_seen_from_its_first_stage_to_its_report() {
     assert!(!project.path("cache").exists() && !project.path("out").exists(), "the page writes nothing");
 
     // While the build runs.
-    let mut build = project.raisin(&["build", "p.toml"]).stderr(Stdio::null()).spawn().unwrap();
+    let mut build = RunningBuild::start(&project, &[]);
     processes::wait_for("the stage runs and its progress is seen", || {
         let stage = ui.stage("waits");
         stage["state"] == "running" && stage["progress"]["done"] == 3
@@ -42,7 +40,7 @@ fn a_build_is_seen_from_its_first_stage_to_its_report() {
 
     // After its end.
     project.write("go", "");
-    assert!(processes::status(&mut build).success());
+    build.ends();
     processes::wait_for("the end is seen", || ui.state()["outcome"] == "built");
     let state = ui.state();
     assert!(state["stages"].as_array().unwrap().iter().all(|stage| stage["state"] == "done"), "{state}");
@@ -110,10 +108,10 @@ fn a_failed_stage_shows_its_last_lines_and_its_log() {
 fn a_run_that_was_killed_is_not_running_for_ever() {
     let project = project();
     let ui = Ui::start(&project, &[]);
-    let mut build = project.start(&["build", "p.toml"]);
+    let mut build = RunningBuild::start(&project, &[]);
     processes::wait_for("the stage runs", || ui.stage("waits")["state"] == "running");
-    kill_process(Pid::from_child(&build), Signal::KILL).unwrap();
-    build.wait().unwrap();
+    kill_process(Pid::from_child(&build.0), Signal::KILL).unwrap();
+    build.0.wait().unwrap();
     processes::wait_for("the run counts as killed", || ui.state()["phase"] == "killed");
     assert_eq!(ui.stage("waits")["state"], "not run");
     assert!(ui.part("runs").contains("killed") && ui.part("build").contains("Killed"));

@@ -12,7 +12,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::{Child, Stdio};
 
-use raisin_tests::{Project, package};
+use raisin_tests::{Project, package, processes};
 use serde_json::Value;
 
 /// A running `raisin ui`.
@@ -22,7 +22,7 @@ pub struct Ui {
 }
 
 /// What the server answered.
-pub struct Answer {
+pub struct UiAnswer {
     pub status: u16,
     pub head: String,
     pub body: String,
@@ -46,14 +46,14 @@ impl Ui {
     }
 
     /// Sends a request as it is written here, and reads the answer.
-    pub fn send(&self, request: &str) -> Answer {
+    pub fn send(&self, request: &str) -> UiAnswer {
         let mut stream = self.open(request);
         let mut text = Vec::new();
         stream.read_to_end(&mut text).unwrap();
         let text = String::from_utf8(text).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer to {request:?}: {text:?}"));
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        Answer { status, head: head.to_owned(), body: body.to_owned() }
+        UiAnswer { status, head: head.to_owned(), body: body.to_owned() }
     }
 
     /// Sends a request, and leaves the answer.
@@ -63,7 +63,7 @@ impl Ui {
         stream
     }
 
-    pub fn get(&self, path: &str) -> Answer {
+    pub fn get(&self, path: &str) -> UiAnswer {
         self.send(&format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\n\r\n", self.port))
     }
 
@@ -113,6 +113,28 @@ impl Drop for Ui {
     }
 }
 
+/// A build that runs while a test looks at it. If the test fails, the build ends.
+pub struct RunningBuild(pub Child);
+
+impl RunningBuild {
+    pub fn start(project: &Project, arguments: &[&str]) -> Self {
+        let mut command = project.raisin(&["build", "p.toml"]);
+        Self(command.args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+    }
+
+    /// Waits for the end of the build, which must succeed.
+    pub fn ends(&mut self) {
+        assert!(processes::status(&mut self.0).success());
+    }
+}
+
+impl Drop for RunningBuild {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A pipeline with a training and a report, whose stage `waits` ends when the file `go` is there.
 pub fn project() -> Project {
     let base = package().join("pipelines/quickstart-base");
@@ -133,10 +155,11 @@ source = {{ huggingface = "{}" }}
 
 [stage.waits]
 kind = "command"
-run = ["sh", "wait.sh", "{{pool.instructions.jsonl}}", "{{out}}/rows.csv"]
+run = ["sh", "wait.sh", "{{out}}/rows.csv"]
 files = ["wait.sh"]
 env = {{ GO = "{}" }}
 tables = ["rows"]
+resources = {{ threads = 1 }}
 
 [stage.tuned]
 kind = "finetune"
@@ -147,12 +170,14 @@ select = {{ method = "random" }}
 steps = 4
 batch_size = 4
 evaluate_every = 2
+resources = {{ threads = 1 }}
 
 [stage.scores]
 kind = "evaluate"
 model = "tuned"
 task = "pool"
 metrics = ["loss"]
+resources = {{ threads = 1 }}
 
 [stage.counted]
 kind = "sql"
@@ -170,7 +195,7 @@ of = ["tuned", "scores"]
     project.write(
         "wait.sh",
         "echo 'reading <rows>' >&2\necho '{\"progress\": {\"done\": 3, \"total\": 4, \"unit\": \"rows\", \"phase\": \"scoring\"}}'\n\
-         while [ ! -e \"$GO\" ]; do sleep 0.05; done\nprintf 'id\\n1\\n2\\n' > \"$2\"\n",
+         while [ ! -e \"$GO\" ]; do sleep 0.05; done\nprintf 'id\\n1\\n2\\n' > \"$1\"\n",
     );
     project
 }

@@ -127,12 +127,12 @@ pub enum Event {
         text: String,
     },
     Cost(Cost),
-    Measured(Measured),
+    Measured(MeasuredValues),
 }
 
 /// Values that a stage measured at a step or in a round, while it runs. The tables of the artifact will have them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Measured {
+pub struct MeasuredValues {
     /// The table, such as `steps`.
     pub table: String,
     /// The number of the step or of the round, as the table has it.
@@ -423,7 +423,7 @@ impl Context {
             |(column, value): (&str, Option<f64>)| Some((column.to_owned(), value.filter(|it| it.is_finite())?));
         let values: BTreeMap<String, f64> = values.into_iter().filter_map(known).collect();
         if !values.is_empty() {
-            self.send(&Event::Measured(Measured { table: table.to_owned(), at: at as f64, values }));
+            self.send(&Event::Measured(MeasuredValues { table: table.to_owned(), at: at as f64, values }));
         }
     }
 

@@ -41,8 +41,8 @@ pub mod ui;
 
 pub use action::{ACTION_FORMAT, Action, GatheredArtifact, Input, NumericEnvironment, Part};
 pub use context::{
-    Assignment, Context, Cost, DType, DeviceKind, Environment, Event, InputArtifact, Measured, Progress, REFERENCES,
-    referenced, references,
+    Assignment, Context, Cost, DType, DeviceKind, Environment, Event, InputArtifact, MeasuredValues, Progress,
+    REFERENCES, referenced, references,
 };
 pub use declaration::{
     Declaration, FileNeed, Kind, Needs, ParameterProblem, Process, RefusedFile, ResolvedParameters, StageMention,

@@ -70,7 +70,7 @@ impl LiveProgress {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use raisin_contract::{Measured, Progress};
+    use raisin_contract::{MeasuredValues, Progress};
 
     #[test]
     fn another_process_reads_the_last_phase_and_a_stage_that_continues_keeps_its_curves() {
@@ -79,7 +79,7 @@ mod tests {
         let phase = |name: &str| Event::Progress(Progress { phase: name.into(), total: 1, ..Progress::default() });
         let measured = |at| {
             let values = [("loss".to_owned(), 0.5)].into();
-            Event::Measured(Measured { table: "steps".into(), at, values })
+            Event::Measured(MeasuredValues { table: "steps".into(), at, values })
         };
         live.take(&phase("one"));
         live.take(&measured(1.0));

@@ -8,7 +8,7 @@ use datafusion::arrow::array::Float64Array;
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::DataType;
 
-use super::watched::{Seen, SeenStage, StageState};
+use super::watched::{SeenBuild, SeenStage, SeenState};
 use raisin_base::digest::Digest;
 use raisin_base::error::Result;
 use raisin_contract::live::Curve;
@@ -105,7 +105,7 @@ pub struct CurveMemory {
 
 impl CurveMemory {
     /// The curves of a stage now; empty if it has none.
-    pub fn of(&mut self, seen: &Seen, stage: &SeenStage) -> Curves {
+    pub fn of(&mut self, seen: &SeenBuild, stage: &SeenStage) -> Curves {
         if let Some(told) = &stage.told {
             return told.curves.iter().map(|(name, curve)| (name.clone(), curve.points.clone())).collect();
         }
@@ -122,7 +122,7 @@ impl CurveMemory {
     }
 
     /// Forgets the artifacts that no stage has any more.
-    pub fn keep(&mut self, seen: &Seen) {
+    pub fn keep(&mut self, seen: &SeenBuild) {
         let used: Vec<Digest> = seen.stages.iter().filter_map(|stage| stage.state.artifact()).collect();
         if self.by_artifact.len() > 2 * used.len() + 16 {
             self.by_artifact.retain(|artifact, _| used.contains(artifact));
@@ -175,7 +175,7 @@ pub fn plots(stages: &[(&SeenStage, Curves)]) -> String {
         let series: Vec<Series> = with
             .iter()
             .map(|(place, stage, points)| {
-                let is_live = matches!(stage.state, StageState::Running(_));
+                let is_live = matches!(stage.state, SeenState::Running(_));
                 // A round counts from 0, and people from 1.
                 let first = if shown.table == "rounds" { 1.0 } else { 0.0 };
                 Series {

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use super::layout::layout;
-use super::watched::{SeenStage, StageState};
+use super::watched::{SeenStage, SeenState};
 use raisin_report::markup::{cut, escape};
 
 /// The sizes of boxes, and the gaps between them, in pixels. A column is as wide as its longest text.
@@ -123,7 +123,7 @@ impl StageGroup<'_> {
         let running: Vec<f64> = self
             .members
             .iter()
-            .filter(|stage| matches!(stage.state, StageState::Running(_)))
+            .filter(|stage| matches!(stage.state, SeenState::Running(_)))
             .map(|stage| stage.progress_share().unwrap_or(0.0))
             .collect();
         if running.is_empty() {
@@ -137,8 +137,7 @@ impl StageGroup<'_> {
 impl SeenStage {
     /// The share of the running phase that is done, from 0 to 1.
     pub fn progress_share(&self) -> Option<f64> {
-        let progress =
-            self.told.as_ref()?.progress.as_ref().filter(|_| matches!(self.state, StageState::Running(_)))?;
+        let progress = self.told.as_ref()?.progress.as_ref().filter(|_| matches!(self.state, SeenState::Running(_)))?;
         (progress.total > 0).then(|| (progress.done as f64 / progress.total as f64).min(1.0))
     }
 }
@@ -265,7 +264,7 @@ mod tests {
     use raisin_base::digest::Digest;
     use raisin_contract::ui::GraphStage;
 
-    fn stage(stage: &str, variant: &str, inputs: &[usize], state: StageState) -> SeenStage {
+    fn stage(stage: &str, variant: &str, inputs: &[usize], state: SeenState) -> SeenStage {
         let of =
             GraphStage { stage: stage.into(), variant: variant.into(), kind: "sql".into(), inputs: inputs.to_vec() };
         SeenStage::new(of, state)
@@ -275,11 +274,11 @@ mod tests {
     fn variants_are_one_box_that_counts_them_and_names_are_escaped() {
         let digest = Digest::of(b"a");
         let stages = [
-            stage("pool", "", &[], StageState::Cached(digest)),
-            stage("tuned", "m=a", &[0], StageState::Ran { key: digest, artifact: digest, seconds: 1.0 }),
-            stage("tuned", "m=b", &[0], StageState::Running(digest)),
-            stage("tuned", "m=c", &[0], StageState::Waiting),
-            stage("<script>", "", &[0, 1, 2, 3], StageState::Waiting),
+            stage("pool", "", &[], SeenState::Cached(digest)),
+            stage("tuned", "m=a", &[0], SeenState::Ran { key: digest, artifact: digest, seconds: 1.0 }),
+            stage("tuned", "m=b", &[0], SeenState::Running(digest)),
+            stage("tuned", "m=c", &[0], SeenState::Waiting),
+            stage("<script>", "", &[0, 1, 2, 3], SeenState::Waiting),
         ];
         let groups = groups(&stages);
         let words: Vec<(String, &str)> = groups.iter().map(|group| (group.words(), group.state())).collect();
@@ -296,10 +295,10 @@ mod tests {
     #[test]
     fn a_stage_that_only_a_later_variant_needs_still_stands_before_it() {
         let stages = [
-            stage("pool", "", &[], StageState::Waiting),
-            stage("tuned", "m=random", &[0], StageState::Waiting),
-            stage("selector", "", &[0], StageState::Waiting),
-            stage("tuned", "m=raise", &[0, 2], StageState::Waiting),
+            stage("pool", "", &[], SeenState::Waiting),
+            stage("tuned", "m=random", &[0], SeenState::Waiting),
+            stage("selector", "", &[0], SeenState::Waiting),
+            stage("tuned", "m=raise", &[0, 2], SeenState::Waiting),
         ];
         let groups = groups(&stages);
         let names: Vec<(&str, &[usize])> = groups.iter().map(|group| (group.name, group.inputs.as_slice())).collect();

@@ -225,7 +225,7 @@ impl Response {
             413 => "Content Too Large",
             431 => "Request Header Fields Too Large",
             503 => "Service Unavailable",
-            _ => "Internal Server Error",
+            _ => "Internal UiServer Error",
         };
         let Self { status, content_type, policy, body } = self;
         let mut head = format!("HTTP/1.1 {status} {reason}\r\n");

@@ -7,7 +7,7 @@ const PASSES: usize = 12;
 
 /// A node or a bend of an edge, in a column.
 #[derive(Clone, Debug)]
-struct Item {
+struct LayoutItem {
     column: usize,
     /// Its size from top to bottom, with the gap below.
     height: f64,
@@ -19,7 +19,7 @@ struct Item {
 
 /// Where the nodes and the edges lie.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Layout {
+pub struct GraphLayout {
     /// The column and the middle of each node.
     pub places: Vec<(usize, f64)>,
     /// For each edge (from, to): the columns and middles on the way, with both ends.
@@ -30,11 +30,11 @@ pub struct Layout {
 
 /// Lays out nodes with these inputs; the inputs of a node come before it. `height` is that of a node with its gap, `bend`
 /// that of an edge on its way.
-pub fn layout(inputs: &[Vec<usize>], height: f64, bend: f64) -> Layout {
-    let mut items: Vec<Item> = Vec::with_capacity(inputs.len());
+pub fn layout(inputs: &[Vec<usize>], height: f64, bend: f64) -> GraphLayout {
+    let mut items: Vec<LayoutItem> = Vec::with_capacity(inputs.len());
     for sources in inputs {
         let column = sources.iter().map(|source| items[*source].column + 1).max().unwrap_or(0);
-        items.push(Item { column, height, y: 0.0, left: Vec::new(), right: Vec::new() });
+        items.push(LayoutItem { column, height, y: 0.0, left: Vec::new(), right: Vec::new() });
     }
     // A node without inputs stands just before the first node that needs it.
     for node in (0..inputs.len()).rev().filter(|node| inputs[*node].is_empty()) {
@@ -46,7 +46,7 @@ pub fn layout(inputs: &[Vec<usize>], height: f64, bend: f64) -> Layout {
         for source in sources {
             let mut chain = vec![*source];
             for column in items[*source].column + 1..items[node].column {
-                items.push(Item { column, height: bend, y: 0.0, left: Vec::new(), right: Vec::new() });
+                items.push(LayoutItem { column, height: bend, y: 0.0, left: Vec::new(), right: Vec::new() });
                 chain.push(items.len() - 1);
             }
             chain.push(node);
@@ -66,7 +66,7 @@ pub fn layout(inputs: &[Vec<usize>], height: f64, bend: f64) -> Layout {
     for pass in 0..PASSES {
         for step in 0..count {
             let (column, to_the_left) = if pass % 2 == 0 { (step, true) } else { (count - 1 - step, false) };
-            let wanted = |item: &Item| {
+            let wanted = |item: &LayoutItem| {
                 let mut middles: Vec<f64> =
                     (if to_the_left { &item.left } else { &item.right }).iter().map(|other| items[*other].y).collect();
                 middles.sort_by(f64::total_cmp);
@@ -83,7 +83,7 @@ pub fn layout(inputs: &[Vec<usize>], height: f64, bend: f64) -> Layout {
     let top = items.iter().map(|item| item.y - item.height / 2.0).fold(f64::INFINITY, f64::min);
     let bottom = items.iter().map(|item| item.y + item.height / 2.0).fold(f64::NEG_INFINITY, f64::max);
     let place = |item: &usize| (items[*item].column, items[*item].y - top);
-    Layout {
+    GraphLayout {
         places: (0..inputs.len()).map(|node| place(&node)).collect(),
         ways: chains.iter().map(|chain| chain.iter().map(place).collect()).collect(),
         columns: count,
@@ -92,7 +92,7 @@ pub fn layout(inputs: &[Vec<usize>], height: f64, bend: f64) -> Layout {
 }
 
 /// Stacks a column around 0, in its order.
-fn stack(items: &mut [Item], column: &[usize]) {
+fn stack(items: &mut [LayoutItem], column: &[usize]) {
     let all: f64 = column.iter().map(|place| items[*place].height).sum();
     let mut y = -all / 2.0;
     for place in column {
@@ -104,7 +104,7 @@ fn stack(items: &mut [Item], column: &[usize]) {
 
 /// Orders a column by its wishes, and gives each item the place next to its wish at which the items do not overlap:
 /// items that would overlap form a block around the mean of their wishes.
-fn settle(items: &mut [Item], column: &mut Vec<usize>, mut wishes: Vec<(usize, f64)>) {
+fn settle(items: &mut [LayoutItem], column: &mut Vec<usize>, mut wishes: Vec<(usize, f64)>) {
     wishes.sort_by(|one, other| one.1.total_cmp(&other.1));
     *column = wishes.iter().map(|(place, _)| *place).collect();
     // (first, middle of the block, height, members)
@@ -138,7 +138,7 @@ fn settle(items: &mut [Item], column: &mut Vec<usize>, mut wishes: Vec<(usize, f
 mod tests {
     use super::*;
 
-    fn check(inputs: &[Vec<usize>]) -> Layout {
+    fn check(inputs: &[Vec<usize>]) -> GraphLayout {
         let laid = layout(inputs, 60.0, 20.0);
         assert_eq!(laid.places.len(), inputs.len());
         for (node, sources) in inputs.iter().enumerate() {

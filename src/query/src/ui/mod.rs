@@ -33,7 +33,7 @@ use serde_json::json;
 use self::curves::CurveMemory;
 use self::http::{Request, Response, is_gone};
 use self::question::{MOST_QUERIES, MOST_TIME, Stop};
-use self::watched::Watched;
+use self::watched::BuildWatch;
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Problem, Result};
 use raisin_base::say;
@@ -53,10 +53,10 @@ const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
 /// What all connections share.
-struct Server {
+struct UiServer {
     options: UiOptions,
     port: u16,
-    watched: Mutex<(Watched, CurveMemory)>,
+    watched: Mutex<(BuildWatch, CurveMemory)>,
     connections: AtomicUsize,
     queries: AtomicUsize,
 }
@@ -85,7 +85,7 @@ pub fn run(options: UiOptions) -> Result<()> {
     if options.open {
         open(&url);
     }
-    let server = Arc::new(Server {
+    let server = Arc::new(UiServer {
         options,
         port,
         watched: Mutex::default(),
@@ -120,7 +120,7 @@ fn open(url: &str) {
     }
 }
 
-impl Server {
+impl UiServer {
     fn serve(&self, mut stream: TcpStream) {
         let count = self.connections.fetch_add(1, Ordering::SeqCst) + 1;
         let (response, with_body) = if count > MOST_CONNECTIONS {
@@ -166,7 +166,7 @@ impl Server {
         }
     }
 
-    fn locked(&self) -> MutexGuard<'_, (Watched, CurveMemory)> {
+    fn locked(&self) -> MutexGuard<'_, (BuildWatch, CurveMemory)> {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::REPORT;
 use super::curves::{CurveMemory, Curves, plots};
 use super::graph::{StageGroup, graph, groups};
-use super::watched::{RunPhase, Seen, SeenStage, StageState};
+use super::watched::{RunPhase, SeenBuild, SeenStage, SeenState};
 use raisin_base::number::number;
 use raisin_base::printable::printable;
 use raisin_base::shell::shell_word;
@@ -17,7 +17,7 @@ use raisin_report::markup::escape;
 use raisin_store::run_line::{HEADINGS, cells, overrides, when};
 
 /// The parts in the order of the page.
-pub fn parts(options: &UiOptions, seen: &Seen, memory: &mut CurveMemory) -> Vec<(&'static str, String)> {
+pub fn parts(options: &UiOptions, seen: &SeenBuild, memory: &mut CurveMemory) -> Vec<(&'static str, String)> {
     let groups = groups(&seen.stages);
     let curves: Vec<(&SeenStage, Curves)> = seen
         .stages
@@ -40,7 +40,7 @@ fn section(title: &str, id: &str, body: &str) -> String {
 }
 
 /// What the last run does or did, in one line, and what cannot be read.
-fn build(options: &UiOptions, seen: &Seen) -> String {
+fn build(options: &UiOptions, seen: &SeenBuild) -> String {
     let mut html = String::new();
     for problem in &seen.problems {
         let _ = writeln!(html, "<p class=\"problem\">{}</p>", lines(problem));
@@ -109,15 +109,15 @@ fn bar(share: f64, label: &str) -> String {
 }
 
 /// The stages that run or failed, and a table of all.
-fn stages(seen: &Seen, groups: &[StageGroup]) -> String {
+fn stages(seen: &SeenBuild, groups: &[StageGroup]) -> String {
     if seen.stages.is_empty() {
         return String::new();
     }
     let mut html = "<h2 id=\"stages\">Stages</h2>\n".to_owned();
     for stage in &seen.stages {
         match &stage.state {
-            StageState::Failed { reason, .. } => failed(&mut html, seen, stage, reason),
-            StageState::Running(_) => running(&mut html, stage),
+            SeenState::Failed { reason, .. } => failed(&mut html, seen, stage, reason),
+            SeenState::Running(_) => running(&mut html, stage),
             _ => {}
         }
     }
@@ -129,7 +129,7 @@ fn stages(seen: &Seen, groups: &[StageGroup]) -> String {
     );
     for stage in groups.iter().flat_map(|group| &group.members) {
         let seconds = match &stage.state {
-            StageState::Ran { seconds, .. } => number(*seconds, 1),
+            SeenState::Ran { seconds, .. } => number(*seconds, 1),
             _ => String::new(),
         };
         let _ = writeln!(
@@ -149,7 +149,7 @@ fn log_link(stage: &SeenStage) -> String {
     stage.state.key().map_or_else(String::new, |key| format!("<a href=\"/log/{key}\">log</a>"))
 }
 
-fn failed(html: &mut String, seen: &Seen, stage: &SeenStage, reason: &str) {
+fn failed(html: &mut String, seen: &SeenBuild, stage: &SeenStage, reason: &str) {
     let _ = writeln!(
         html,
         "<div class=\"card failed\"><p><b>{}</b> failed {}</p><pre>{}</pre>",
@@ -195,7 +195,7 @@ fn progress_words(progress: &Progress) -> String {
     parts.join(" · ")
 }
 
-fn plots_or_words(seen: &Seen, curves: &[(&SeenStage, Curves)]) -> String {
+fn plots_or_words(seen: &SeenBuild, curves: &[(&SeenStage, Curves)]) -> String {
     if curves.is_empty() {
         let trains = |stage: &&SeenStage| ["finetune", "selector", "pretrain"].contains(&stage.of.kind.as_str());
         return match seen.stages.iter().any(|stage| trains(&stage)) {
@@ -210,7 +210,7 @@ fn plots_or_words(seen: &Seen, curves: &[(&SeenStage, Curves)]) -> String {
 }
 
 /// The reports that the last build of the pipeline links.
-fn reports(options: &UiOptions, seen: &Seen) -> String {
+fn reports(options: &UiOptions, seen: &SeenBuild) -> String {
     let mut html = String::new();
     for stage in seen.stages.iter().filter(|stage| stage.of.kind == "report") {
         let (pipeline, name) = (&seen.pipeline, &stage.of.stage);
@@ -234,7 +234,7 @@ fn encoded(text: &str) -> String {
 }
 
 /// The table of `raisin runs`.
-fn runs(seen: &Seen) -> String {
+fn runs(seen: &SeenBuild) -> String {
     if seen.runs.is_empty() {
         return String::new();
     }
@@ -280,7 +280,7 @@ fn duration(seconds: f64) -> String {
 }
 
 /// The state for programs: docs/ui.md describes it.
-pub fn state(seen: &Seen) -> Value {
+pub fn state(seen: &SeenBuild) -> Value {
     let stage = |stage: &SeenStage| {
         let told = stage.told.as_ref();
         json!({
@@ -291,7 +291,7 @@ pub fn state(seen: &Seen) -> Value {
             "state": stage.state.word(),
             "key": stage.state.key(),
             "artifact": stage.state.artifact(),
-            "reason": match &stage.state { StageState::Failed { reason, .. } => Some(reason), _ => None },
+            "reason": match &stage.state { SeenState::Failed { reason, .. } => Some(reason), _ => None },
             "progress": told.and_then(|told| told.progress.as_ref()),
             "notes": told.map(|told| &told.notes),
         })

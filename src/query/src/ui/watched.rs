@@ -15,7 +15,7 @@ const MOST_RUNS: usize = 100;
 
 /// The state of a stage in the run that is shown.
 #[derive(Clone, Debug, PartialEq)]
-pub enum StageState {
+pub enum SeenState {
     /// Waits for its inputs, or for a place to run.
     Waiting,
     /// Never built.
@@ -36,7 +36,7 @@ pub enum StageState {
     NotRun(Option<Digest>),
 }
 
-impl StageState {
+impl SeenState {
     /// The word for the state.
     pub fn word(&self) -> &'static str {
         match self {
@@ -72,13 +72,13 @@ impl StageState {
 #[derive(Clone, Debug)]
 pub struct SeenStage {
     pub of: GraphStage,
-    pub state: StageState,
+    pub state: SeenState,
     /// What the stage told, while it runs or after it failed.
     pub told: Option<StageProgress>,
 }
 
 impl SeenStage {
-    pub fn new(of: GraphStage, state: StageState) -> Self {
+    pub fn new(of: GraphStage, state: SeenState) -> Self {
         Self { of, state, told: None }
     }
 
@@ -103,7 +103,7 @@ pub enum RunPhase {
 
 /// One pipeline at one moment.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub struct SeenBuild {
     pub pipeline: String,
     /// All pipelines that can be chosen.
     pub pipelines: Vec<String>,
@@ -121,7 +121,7 @@ pub struct Seen {
 
 /// The journal as it was read so far.
 #[derive(Default)]
-pub struct Watched {
+pub struct BuildWatch {
     tail: JournalTail,
     /// By the id of the run.
     runs: BTreeMap<String, Run>,
@@ -139,15 +139,15 @@ struct ShownRun {
 impl ShownRun {
     fn new(run: String, graph: Vec<GraphStage>) -> Self {
         let places = graph.iter().enumerate().map(|(at, it)| ((it.stage.clone(), it.variant.clone()), at)).collect();
-        let stages = graph.into_iter().map(|of| SeenStage::new(of, StageState::Waiting)).collect();
+        let stages = graph.into_iter().map(|of| SeenStage::new(of, SeenState::Waiting)).collect();
         Self { run, stages, places }
     }
 
     /// Sets a state. A run of an older version tells its stages only by their events.
-    fn set(&mut self, stage: &str, variant: &str, kind: &str, state: StageState) {
+    fn set(&mut self, stage: &str, variant: &str, kind: &str, state: SeenState) {
         let place = *self.places.entry((stage.to_owned(), variant.to_owned())).or_insert_with(|| {
             let of = GraphStage { stage: stage.into(), variant: variant.into(), kind: kind.into(), inputs: Vec::new() };
-            self.stages.push(SeenStage::new(of, StageState::Waiting));
+            self.stages.push(SeenStage::new(of, SeenState::Waiting));
             self.stages.len() - 1
         });
         self.stages[place].state = state;
@@ -157,28 +157,26 @@ impl ShownRun {
         match event {
             JournalEvent::Hit { stage, variant, kind, artifact, fetched, .. } => {
                 let state =
-                    if fetched.is_some() { StageState::Fetched(*artifact) } else { StageState::Cached(*artifact) };
+                    if fetched.is_some() { SeenState::Fetched(*artifact) } else { SeenState::Cached(*artifact) };
                 self.set(stage, variant, kind, state);
             }
-            JournalEvent::Miss { stage, variant, kind, .. } => self.set(stage, variant, kind, StageState::Waiting),
-            JournalEvent::Started { stage, variant, key, .. } => {
-                self.set(stage, variant, "", StageState::Running(*key))
-            }
+            JournalEvent::Miss { stage, variant, kind, .. } => self.set(stage, variant, kind, SeenState::Waiting),
+            JournalEvent::Started { stage, variant, key, .. } => self.set(stage, variant, "", SeenState::Running(*key)),
             JournalEvent::Finished { stage, variant, key, artifact, seconds, .. } => {
-                let state = StageState::Ran { key: *key, artifact: *artifact, seconds: *seconds };
+                let state = SeenState::Ran { key: *key, artifact: *artifact, seconds: *seconds };
                 self.set(stage, variant, "", state);
             }
             JournalEvent::Failed { stage, variant, key, reason } => {
-                self.set(stage, variant, "", StageState::Failed { key: *key, reason: reason.clone() });
+                self.set(stage, variant, "", SeenState::Failed { key: *key, reason: reason.clone() });
             }
             JournalEvent::RunStarted(_) | JournalEvent::RunFinished(_) => {}
         }
     }
 }
 
-impl Watched {
+impl BuildWatch {
     /// The state of a pipeline now. Without `pipeline`: that of the options, else that of the last run.
-    pub fn look(&mut self, options: &UiOptions, pipeline: Option<&str>) -> Seen {
+    pub fn look(&mut self, options: &UiOptions, pipeline: Option<&str>) -> SeenBuild {
         let mut problems = Vec::new();
         let mut or_problem = |error: raisin_base::error::Error| problems.push(format!("{error:#}"));
         let store = Store::looked_at(&options.cache).map_err(&mut or_problem).ok().flatten();
@@ -217,7 +215,7 @@ impl Watched {
             settle(stage, phase, is_shown);
         }
         let runs = newest_first().take(MOST_RUNS).cloned().collect();
-        Seen { pipeline: name, pipelines, phase, run, stages, store, runs, problems }
+        SeenBuild { pipeline: name, pipelines, phase, run, stages, store, runs, problems }
     }
 
     fn read(&mut self, store: &Store) -> Result<()> {
@@ -263,14 +261,14 @@ impl Watched {
         let mut stages: Vec<SeenStage> = of_file
             .map(|of| {
                 let artifact = built.iter().find(|it| (&it.stage, &it.variant) == (&of.stage, &of.variant));
-                let state = artifact.map_or(StageState::NotBuilt, |it| StageState::Cached(it.artifact));
+                let state = artifact.map_or(SeenState::NotBuilt, |it| SeenState::Cached(it.artifact));
                 SeenStage::new(of.clone(), state)
             })
             .collect();
         if stages.is_empty() {
             stages.extend(built.into_iter().map(|it| {
                 let of = GraphStage { stage: it.stage, variant: it.variant, kind: it.kind, inputs: Vec::new() };
-                SeenStage::new(of, StageState::Cached(it.artifact))
+                SeenStage::new(of, SeenState::Cached(it.artifact))
             }));
         }
         Ok(stages)
@@ -282,13 +280,13 @@ impl Watched {
 fn settle(stage: &mut SeenStage, phase: RunPhase, is_of_the_run: bool) {
     if phase != RunPhase::Running || !is_of_the_run {
         match stage.state {
-            StageState::Waiting => stage.state = StageState::NotRun(None),
-            StageState::Running(key) => stage.state = StageState::NotRun(Some(key)),
+            SeenState::Waiting => stage.state = SeenState::NotRun(None),
+            SeenState::Running(key) => stage.state = SeenState::NotRun(Some(key)),
             _ => {}
         }
     }
     if !is_of_the_run && let Some(artifact) = stage.state.artifact() {
-        stage.state = StageState::Cached(artifact);
+        stage.state = SeenState::Cached(artifact);
     }
 }
 
