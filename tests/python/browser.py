@@ -28,7 +28,7 @@ code,pre,textarea{font-family:'DejaVu Sans Mono'!important}
 # Two pixels differ if one of their colours differs by more than this. The edges of letters differ a little between
 # versions of the browser.
 LEAST_DIFFERENCE = 48
-COLOURS = 48
+COLOURS = 160
 
 
 def started():
@@ -85,7 +85,7 @@ def compared(shot, image):
     """The share of pixels that differ from the approved picture."""
     approved, made = Path(shot["approved"]), Path(shot["made"])
     made.parent.mkdir(parents=True, exist_ok=True)
-    image.quantize(COLOURS, dither=Image.Dither.NONE).save(made, optimize=True)
+    image.quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(made, optimize=True)
     if asked.get("bless"):
         approved.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(made, approved)
