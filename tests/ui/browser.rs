@@ -12,7 +12,7 @@ use crate::{RunningBuild, Ui, project};
 
 /// The largest share of pixels that may differ from the approved picture. Numbers in the last digit, and the edges of
 /// letters, differ between machines; a part that is missing or elsewhere differs more.
-const MOST_DIFFERENCE: f64 = 0.015;
+const MOST_DIFFERENCE: f64 = 0.008;
 /// The largest size of an approved picture, in bytes.
 const MOST_BYTES: u64 = 100_000;
 

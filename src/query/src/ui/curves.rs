@@ -94,6 +94,9 @@ const KINDS: [&str; 3] = ["selector", "finetune", "pretrain"];
 /// The largest number of lines with a legend in one plot. Beyond it, the lines of finished stages are thin.
 const MOST_NAMED: usize = 10;
 
+/// The largest number of points in one plot, except the last point of each line: a sweep may have hundreds of lines.
+const MOST_POINTS: usize = 8000;
+
 /// By `table.column`.
 pub type Curves = HashMap<String, Vec<(f64, f64)>>;
 
@@ -172,6 +175,8 @@ pub fn plots(stages: &[(&SeenStage, Curves)]) -> String {
             .filter_map(|(place, (stage, curves))| Some((place, *stage, curves.get(&name)?)))
             .collect();
         let is_crowded = with.len() > MOST_NAMED;
+        let all: usize = with.iter().map(|(_, _, points)| points.len()).sum();
+        let every = all.div_ceil(MOST_POINTS).max(1);
         let series: Vec<Series> = with
             .iter()
             .map(|(place, stage, points)| {
@@ -181,7 +186,12 @@ pub fn plots(stages: &[(&SeenStage, Curves)]) -> String {
                 Series {
                     label: if is_live { format!("{} (running)", stage.label()) } else { stage.label() },
                     colour: place % COLOURS,
-                    points: points.iter().map(|(at, value)| (at + first, shown.sign * value)).collect(),
+                    points: points
+                        .iter()
+                        .enumerate()
+                        .filter(|(place, _)| place % every == 0 || place + 1 == points.len())
+                        .map(|(_, (at, value))| (at + first, shown.sign * value))
+                        .collect(),
                     is_faint: is_crowded && !is_live,
                     ..Series::default()
                 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::REPORT;
 use super::curves::{CurveMemory, Curves, plots};
 use super::graph::{StageGroup, graph, groups};
-use super::watched::{RunPhase, SeenBuild, SeenStage, SeenState};
+use super::watched::{RunPhase, SeenBuild, SeenStage, SeenState, phase_of};
 use raisin_base::number::number;
 use raisin_base::printable::printable;
 use raisin_base::shell::shell_word;
@@ -15,6 +15,9 @@ use raisin_contract::Progress;
 use raisin_contract::ui::UiOptions;
 use raisin_report::markup::escape;
 use raisin_store::run_line::{HEADINGS, cells, overrides, when};
+
+/// The largest number of running and failed stages that are shown with their progress or their log.
+const MOST_CARDS: usize = 12;
 
 /// The parts in the order of the page.
 pub fn parts(options: &UiOptions, seen: &SeenBuild, memory: &mut CurveMemory) -> Vec<(&'static str, String)> {
@@ -114,12 +117,18 @@ fn stages(seen: &SeenBuild, groups: &[StageGroup]) -> String {
         return String::new();
     }
     let mut html = "<h2 id=\"stages\">Stages</h2>\n".to_owned();
+    let mut cards = 0;
     for stage in &seen.stages {
         match &stage.state {
+            SeenState::Failed { .. } | SeenState::Running(_) if cards == MOST_CARDS => {
+                html.push_str("<p class=\"quiet\">More stages run or failed: see all stages.</p>\n");
+                break;
+            }
             SeenState::Failed { reason, .. } => failed(&mut html, seen, stage, reason),
             SeenState::Running(_) => running(&mut html, stage),
-            _ => {}
+            _ => continue,
         }
+        cards += 1;
     }
     let _ = writeln!(
         html,
@@ -155,7 +164,7 @@ fn failed(html: &mut String, seen: &SeenBuild, stage: &SeenStage, reason: &str) 
         "<div class=\"card failed\"><p><b>{}</b> failed {}</p><pre>{}</pre>",
         escape(&stage.label()),
         log_link(stage),
-        lines(reason)
+        lines(&without_indent(reason))
     );
     if let (Some(store), Some(key)) = (&seen.store, stage.state.key()) {
         let _ = writeln!(html, "<p class=\"quiet\">{}</p>", escape(&store.log_file(key).display().to_string()));
@@ -246,8 +255,7 @@ fn runs(seen: &SeenBuild) -> String {
     html.push_str("</tr></thead><tbody>\n");
     for run in &seen.runs {
         let is_shown = seen.run.as_ref().is_some_and(|shown| shown.run == run.run);
-        // Only the last run of the pipeline can still work.
-        let outcome = if is_shown && seen.phase == RunPhase::Running { "running" } else { "killed" };
+        let outcome = if phase_of(run) == RunPhase::Running { "running" } else { "killed" };
         let class = if is_shown { " class=\"best\"" } else { "" };
         let _ = write!(html, "<tr{class}>");
         for (heading, cell) in HEADINGS.iter().zip(cells(run, outcome)) {
@@ -263,6 +271,11 @@ fn runs(seen: &SeenBuild) -> String {
     }
     html.push_str("</tbody></table></div>\n");
     section("Runs", "runs", &html)
+}
+
+/// The reason of a failure as the terminal shows it, without the indent of the lines after the first.
+fn without_indent(reason: &str) -> String {
+    reason.lines().map(|line| line.strip_prefix("    ").unwrap_or(line)).collect::<Vec<_>>().join("\n")
 }
 
 /// A text of several lines, which stay lines.

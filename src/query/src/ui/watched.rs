@@ -132,15 +132,18 @@ pub struct BuildWatch {
 /// The graph and the states of a run.
 struct ShownRun {
     run: String,
+    /// Whether the run told its stages and their inputs.
+    has_graph: bool,
     stages: Vec<SeenStage>,
     places: BTreeMap<(String, String), usize>,
 }
 
 impl ShownRun {
     fn new(run: String, graph: Vec<GraphStage>) -> Self {
+        let has_graph = !graph.is_empty();
         let places = graph.iter().enumerate().map(|(at, it)| ((it.stage.clone(), it.variant.clone()), at)).collect();
         let stages = graph.into_iter().map(|of| SeenStage::new(of, SeenState::Waiting)).collect();
-        Self { run, stages, places }
+        Self { run, has_graph, stages, places }
     }
 
     /// Sets a state. A run of an older version tells its stages only by their events.
@@ -199,7 +202,7 @@ impl BuildWatch {
         let phase = run.as_ref().map_or(RunPhase::None, phase_of);
         let mut stages = match self.shown.get(&name) {
             Some(shown) => shown.stages.clone(),
-            None => self.without_a_run(options, &name).unwrap_or_else(|error| {
+            None => without_a_run(options, &name, built.contains(&name)).unwrap_or_else(|error| {
                 or_problem(error);
                 Vec::new()
             }),
@@ -236,8 +239,10 @@ impl BuildWatch {
             self.shown.insert(start.pipeline.clone(), ShownRun::new(line.run.clone(), start.stages.clone()));
         } else if let Some(pipeline) = &run.pipeline {
             let is_of_a_stage = !matches!(line.event, JournalEvent::RunStarted(_) | JournalEvent::RunFinished(_));
-            let is_another = |shown: &ShownRun| shown.run < line.run;
-            if is_of_a_stage && self.shown.get(pipeline).is_none_or(is_another) {
+            // A repair runs single stages and tells no graph. A run of an older version tells none either, and is shown if
+            // there is nothing better.
+            let gives_way = |shown: &ShownRun| shown.run < line.run && !shown.has_graph;
+            if is_of_a_stage && self.shown.get(pipeline).is_none_or(gives_way) {
                 self.shown.insert(pipeline.clone(), ShownRun::new(line.run.clone(), Vec::new()));
             }
             if let Some(shown) = self.shown.get_mut(pipeline).filter(|shown| shown.run == line.run) {
@@ -249,30 +254,28 @@ impl BuildWatch {
         run.graph.clear();
         run.stages.truncate(1);
     }
+}
 
-    /// The stages of a pipeline of which the journal knows no stage: those of its file or of its last links.
-    fn without_a_run(&self, options: &UiOptions, name: &str) -> Result<Vec<SeenStage>> {
-        let described = match name {
-            "" => None,
-            name => BuildDescription::read(&options.out.join(name))?,
-        };
-        let built: Vec<_> = described.into_iter().flat_map(|described| described.stages).collect();
-        let of_file = options.pipeline.iter().filter(|choice| choice.name == name).flat_map(|choice| &choice.stages);
-        let mut stages: Vec<SeenStage> = of_file
-            .map(|of| {
-                let artifact = built.iter().find(|it| (&it.stage, &it.variant) == (&of.stage, &of.variant));
-                let state = artifact.map_or(SeenState::NotBuilt, |it| SeenState::Cached(it.artifact));
-                SeenStage::new(of.clone(), state)
-            })
-            .collect();
-        if stages.is_empty() {
-            stages.extend(built.into_iter().map(|it| {
-                let of = GraphStage { stage: it.stage, variant: it.variant, kind: it.kind, inputs: Vec::new() };
-                SeenStage::new(of, SeenState::Cached(it.artifact))
-            }));
-        }
-        Ok(stages)
+/// The stages of a pipeline of which the journal knows no stage: those of its file or of its last links.
+fn without_a_run(options: &UiOptions, name: &str, is_built: bool) -> Result<Vec<SeenStage>> {
+    // The name may be anything that a request has: only the folder of a pipeline is read.
+    let described = if is_built { BuildDescription::read(&options.out.join(name))? } else { None };
+    let built: Vec<_> = described.into_iter().flat_map(|described| described.stages).collect();
+    let of_file = options.pipeline.iter().filter(|choice| choice.name == name).flat_map(|choice| &choice.stages);
+    let mut stages: Vec<SeenStage> = of_file
+        .map(|of| {
+            let artifact = built.iter().find(|it| (&it.stage, &it.variant) == (&of.stage, &of.variant));
+            let state = artifact.map_or(SeenState::NotBuilt, |it| SeenState::Cached(it.artifact));
+            SeenStage::new(of.clone(), state)
+        })
+        .collect();
+    if stages.is_empty() {
+        stages.extend(built.into_iter().map(|it| {
+            let of = GraphStage { stage: it.stage, variant: it.variant, kind: it.kind, inputs: Vec::new() };
+            SeenStage::new(of, SeenState::Cached(it.artifact))
+        }));
     }
+    Ok(stages)
 }
 
 /// A stage that has not ended has no such state in a run that has. If a later run found everything as it was, all
@@ -291,7 +294,7 @@ fn settle(stage: &mut SeenStage, phase: RunPhase, is_of_the_run: bool) {
 }
 
 /// Whether a run still works. A process of another machine cannot be looked at: its run counts as running.
-fn phase_of(run: &Run) -> RunPhase {
+pub fn phase_of(run: &Run) -> RunPhase {
     if run.outcome.is_some() {
         return RunPhase::Ended;
     }
