@@ -92,7 +92,7 @@ pub fn meaning(catalogs: &Catalogs, table: &TableReference, column: &str) -> Opt
     let stored = if name == pivot::LONG { pivot::WIDE } else { name };
     let kinds = KINDS.iter().filter(|kind| schema_name == HISTORY || schema.kinds().contains(&kind.name.to_owned()));
     let declared = kinds.flat_map(|kind| kind.outputs.tables).filter(|table| is_named(table, stored));
-    let columns = declared.flat_map(|table| table.columns());
+    let columns = declared.flat_map(TableDeclaration::columns);
     if let Some(declared) = columns.into_iter().find(|declared| declared.name == column) {
         return Some(declared.sentence());
     }

@@ -98,7 +98,10 @@ const MOST_NAMED: usize = 10;
 const MOST_POINTS: usize = 8000;
 
 /// By `table.column`.
-pub type Curves = HashMap<String, Vec<(f64, f64)>>;
+pub type Curves = HashMap<String, CurvePoints>;
+
+/// (step or round, value)
+type CurvePoints = Vec<(f64, f64)>;
 
 /// The curves of finished stages, which never change.
 #[derive(Default)]
@@ -169,7 +172,7 @@ pub fn plots(stages: &[(&SeenStage, Curves)]) -> String {
     let mut html = String::new();
     for shown in &CURVES {
         let name = format!("{}.{}", shown.table, shown.column);
-        let with: Vec<(usize, &SeenStage, &Vec<(f64, f64)>)> = stages
+        let with: Vec<(usize, &SeenStage, &CurvePoints)> = stages
             .iter()
             .enumerate()
             .filter_map(|(place, (stage, curves))| Some((place, *stage, curves.get(&name)?)))

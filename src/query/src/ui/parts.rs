@@ -81,7 +81,7 @@ fn build(options: &UiOptions, seen: &SeenBuild) -> String {
         .map(|(n, state)| format!("{n} {state}"))
         .collect();
     let mut facts = vec![counts.join(", ")];
-    facts.extend(run.seconds.map(|seconds| duration(seconds)));
+    facts.extend(run.seconds.map(duration));
     facts.extend(run.started.as_deref().map(|started| format!("started {}", when(started))));
     let flags = overrides(run);
     facts.extend((!flags.is_empty()).then(|| format!("with {flags}")));
@@ -207,13 +207,11 @@ fn progress_words(progress: &Progress) -> String {
 fn plots_or_words(seen: &SeenBuild, curves: &[(&SeenStage, Curves)]) -> String {
     if curves.is_empty() {
         let trains = |stage: &&SeenStage| ["finetune", "selector", "pretrain"].contains(&stage.of.kind.as_str());
-        return match seen.stages.iter().any(|stage| trains(&stage)) {
-            true => {
-                "<p class=\"quiet\">The curves appear when a selector or a fine-tune has made its first steps.</p>\n"
-                    .to_owned()
-            }
-            false => String::new(),
-        };
+        if !seen.stages.iter().any(|stage| trains(&stage)) {
+            return String::new();
+        }
+        let words = "The curves appear when a selector or a fine-tune has made its first steps.";
+        return format!("<p class=\"quiet\">{words}</p>\n");
     }
     format!("<div class=\"plots\">{}</div>\n", plots(curves))
 }
