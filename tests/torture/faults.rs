@@ -119,7 +119,8 @@ fn lose_what_was_not_synced(trace: &str) -> usize {
             std::fs::rename(&rename.to, &rename.from).expect("undone");
             lost += 1;
         }
-        if let Some(replaced) = &rename.replaced {
+        // The staging folder of a stage that has ended is gone, with the files that replaced one another in it.
+        if let Some(replaced) = rename.replaced.as_ref().filter(|_| rename.to.parent().is_some_and(Path::exists)) {
             std::fs::rename(replaced, &rename.to).expect("back");
         }
     }
@@ -144,7 +145,12 @@ fn a_loss_of_power_between_any_two_calls_leaves_the_state_before_or_after() {
     for at in (1..=whole.calls as usize).step_by(step) {
         let project = small();
         let outcome = build_with(&project, &Trouble { call: "any", at, errno: 0, space: None });
-        assert!(outcome.met && !outcome.output.status.success(), "call {at} was not met");
+        if !outcome.met {
+            // What a running stage tells is written by the clock, so that another build may have a few calls less.
+            assert!(at + 20 > whole.calls as usize && outcome.output.status.success(), "call {at} was not met");
+            continue;
+        }
+        assert!(!outcome.output.status.success(), "the build goes on after a loss of power before call {at}");
         lost += lose_what_was_not_synced(&outcome.trace);
         goes_on(&project, &format!("a loss of power before call {at}"));
         cuts += 1;

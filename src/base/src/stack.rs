@@ -4,7 +4,7 @@ use super::error::{Context as _, Result};
 
 /// The size of a large stack. The kernel gives memory only to the pages that are used, so that an unused stack costs
 /// nothing.
-const LARGE_STACK: usize = 1 << 30;
+pub const LARGE_STACK: usize = 1 << 30;
 
 /// Calls `run` on a thread with a large stack, and returns its result. A panic of `run` continues in the caller.
 ///

@@ -1,4 +1,4 @@
-//! Passes a question to another executable, which replaces this process (exec): a query to `raisin-sql`, the question of
+//! Passes a question to another executable, which replaces this process (exec): a query and the page of `raisin ui` to `raisin-sql`, the question of
 //! `raisin explain` to `raisin-data`, and `raisin remote` to `raisin-remote`.
 
 use std::os::unix::process::CommandExt as _;
@@ -10,11 +10,18 @@ use raisin_contract::diff::DiffQuestion;
 use raisin_contract::explain::ExplainOptions;
 use raisin_contract::query::QueryOptions;
 use raisin_contract::remote::{EXECUTABLE, RemoteQuestion};
+use raisin_contract::ui::UiOptions;
 
 /// # Errors
 /// `raisin-sql` does not exist or cannot be started. Without an error, this function does not return.
 pub fn hand_over(options: &QueryOptions) -> Result<ExitCode> {
     replace_by(Process::Sql.executable(), "answer", serde_json::to_string(options))
+}
+
+/// # Errors
+/// As [`hand_over`].
+pub fn hand_over_ui(options: &UiOptions) -> Result<ExitCode> {
+    replace_by(Process::Sql.executable(), "ui", serde_json::to_string(options))
 }
 
 /// # Errors

@@ -8,14 +8,14 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::pipeline_arguments::Folders;
-use super::runs::{all_of, overrides};
+use super::runs::all_of;
 use raisin_base::digest::Digest;
 use raisin_base::error::{Problem, Result, nearest};
 use raisin_base::say;
 use raisin_contract::Action;
 use raisin_contract::diff::{ArtifactPair, DiffQuestion};
 use raisin_engine::{differences, words};
-use raisin_store::{BuildDescription, Run, Store};
+use raisin_store::{BuildDescription, Run, Store, overrides};
 
 /// The number of instructions that are listed for each side without `--all`.
 const MOST_INSTRUCTIONS: usize = 5;

@@ -10,9 +10,9 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::text::shell_word;
 use raisin_base::error::{Context as _, Problem, Result};
 use raisin_base::say;
+use raisin_base::shell::shell_word;
 use raisin_contract::look::DataQuestion;
 use raisin_kinds::KINDS;
 use raisin_store::write_atomically;

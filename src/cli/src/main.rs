@@ -28,6 +28,7 @@ mod schema;
 mod shared_cache;
 mod sql;
 mod text;
+mod ui;
 mod verify;
 mod watch;
 mod why;
@@ -67,6 +68,7 @@ Examples:
   raisin runs                                                   all runs, with what came out
   raisin diff 20261130T1 20261130T2                             what two runs differ in
   raisin sql 'select * from report.comparison'                  what came out
+  raisin ui                                                     a page that shows builds while they run
   raisin kinds selector                                         the parameters of a stage kind
 
 Environment: RAISIN_CACHE (default ./cache), RAISIN_OUT (default ./out), RAISIN_REMOTE (a shared cache, such as
@@ -85,6 +87,7 @@ enum Command {
     Runs(runs::Arguments),
     Diff(diff::Arguments),
     Sql(sql::Arguments),
+    Ui(ui::Arguments),
     Kinds(kinds::Arguments),
     Schema(schema::Arguments),
     Verify(verify::Arguments),
@@ -133,6 +136,7 @@ fn run() -> Result<ExitCode> {
         Command::Runs(arguments) => runs::run(&arguments),
         Command::Diff(arguments) => diff::run(&arguments),
         Command::Sql(arguments) => sql::run(&arguments),
+        Command::Ui(arguments) => ui::run(&arguments),
         Command::Kinds(arguments) => kinds::run(&arguments),
         Command::Schema(arguments) => schema::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),

@@ -1,7 +1,7 @@
 //! The command that a build names at its end: the one that most likely tells more about its results.
 
 use super::pipeline_arguments::{OutFolder, PipelineArguments};
-use super::text::shell_word;
+use raisin_base::shell::shell_word;
 use raisin_engine::Summary;
 use raisin_pipeline::Pipeline;
 

@@ -5,6 +5,7 @@ use raisin_engine::{StageResults, Summary};
 
 use super::text::{aligned, wrapped};
 use raisin_base::columns::width;
+use raisin_base::number::number;
 
 /// The maximum number of methods of a metric that are shown, if one metric is shown and if several are.
 const MOST_METHODS: usize = 5;
@@ -167,15 +168,6 @@ fn list(measured: &[&StageResults], most: usize) -> Vec<String> {
         lines.push(format!("  and {more} more"));
     }
     lines
-}
-
-/// A number with this number of decimals. A number that is too large for them has fewer.
-pub fn number(value: f64, decimals: usize) -> String {
-    match value.abs() {
-        1000.0.. => format!("{value:.0}"),
-        100.0.. => format!("{value:.1}"),
-        _ => format!("{value:.decimals$}"),
-    }
 }
 
 /// A number with its sign, also if the number is positive. A number that rounds to zero has none.

@@ -8,12 +8,12 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::outcome::number;
 use super::pipeline_arguments::Folders;
 use super::runs::all_of;
-use super::text::shell_word;
 use raisin_base::error::{Context as _, Problem, Result, nearest};
+use raisin_base::number::number;
 use raisin_base::say;
+use raisin_base::shell::shell_word;
 use raisin_store::{BuildDescription, BuiltStage, Run, Store};
 
 /// Print the path of the report of a pipeline, or write a copy to pass on.

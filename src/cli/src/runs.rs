@@ -6,14 +6,14 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
-use super::outcome::number;
 use super::pipeline_arguments::CacheFolder;
-use super::text::{aligned, shell_word, wrapped};
+use super::text::{aligned, wrapped};
 use raisin_base::columns::width;
 use raisin_base::error::{Problem, Result, nearest};
 use raisin_base::say;
 use raisin_contract::results::less_is_better;
-use raisin_store::{Run, Store, runs};
+use raisin_store::run_line::{HEADINGS, cells};
+use raisin_store::{Headline, Run, Store, runs};
 
 /// List the runs: when, what, how long, what came out. The newest run comes first.
 #[derive(Args)]
@@ -122,7 +122,7 @@ fn sort(all: &mut [Run], by: RunsOrder) {
         RunsOrder::When => {}
         RunsOrder::Seconds => all.sort_by(|one, other| missing_last(one.seconds, other.seconds, false)),
         RunsOrder::Metric => all.sort_by(|one, other| {
-            let (one, other) = (headline(one), headline(other));
+            let (one, other) = (Headline::of(one), Headline::of(other));
             let value = |of: &Option<Headline>| of.as_ref().map(|it| it.mean);
             // Runs with different metrics cannot be compared: they stand in groups.
             let names = match (&one, &other) {
@@ -135,68 +135,13 @@ fn sort(all: &mut [Run], by: RunsOrder) {
     }
 }
 
-/// The best method of a run on its first headline metric. An oracle is no method: it sees the labels.
-struct Headline {
-    metric: String,
-    method: String,
-    mean: f64,
-    /// The method with which the others are compared, and its mean.
-    baseline: Option<(String, f64)>,
-}
-
-fn headline(run: &Run) -> Option<Headline> {
-    let metric = &run.results.first()?.metric;
-    let rows = || run.results.iter().filter(|row| row.metric == *metric);
-    let less = less_is_better(metric);
-    let best = rows().filter(|row| !row.method.starts_with("oracle")).min_by(|one, other| {
-        let order = one.mean.total_cmp(&other.mean);
-        if less { order } else { order.reverse() }
-    })?;
-    let baseline = rows().find(|row| row.baseline && row.method != best.method);
-    Some(Headline {
-        metric: metric.clone(),
-        method: best.method.clone(),
-        mean: best.mean,
-        baseline: baseline.map(|row| (row.method.clone(), row.mean)),
-    })
-}
-
-impl Headline {
-    fn text(&self) -> String {
-        let own = format!("{} {} {}", self.metric, self.method, number(self.mean, 3));
-        match &self.baseline {
-            Some((name, mean)) => format!("{own} ({name} {})", number(*mean, 3)),
-            None => own,
-        }
-    }
-}
-
-/// The digits of a run's id that the table shows: the microseconds of its start, and its process. `raisin diff` takes them
-/// for the id.
-fn short_id(run: &str) -> &str {
-    let place = run.find('-').map_or(0, |dash| dash.saturating_sub(6));
-    run.get(place..).unwrap_or(run)
-}
-
 /// A line for each run. If overrides and results do not fit on it, they stand on a second line.
 fn table(all: &[Run], most: usize) -> Vec<String> {
     if all.is_empty() {
         return Vec::new();
     }
-    let names = ["run", "when", "pipeline", "outcome", "seconds", "ran/cached/failed", "overrides", "result"];
-    let mut rows = vec![names.map(str::to_owned).to_vec()];
-    rows.extend(all.iter().map(|run| {
-        vec![
-            short_id(&run.run).to_owned(),
-            run.started.as_deref().map_or_else(|| "?".to_owned(), when),
-            run.pipeline.clone().unwrap_or_else(|| "?".to_owned()),
-            run.outcome.clone().unwrap_or_else(|| "killed".to_owned()),
-            run.seconds.map_or_else(|| "?".to_owned(), |seconds| format!("{seconds:.1}")),
-            format!("{}/{}/{}", run.ran, run.cached, run.failed),
-            overrides(run),
-            headline(run).map_or_else(String::new, |of| of.text()),
-        ]
-    }));
+    let mut rows = vec![HEADINGS.map(str::to_owned).to_vec()];
+    rows.extend(all.iter().map(|run| cells(run, "killed").to_vec()));
     let right = [false, false, false, false, true, true];
     let lines = aligned(&rows, &right, usize::MAX);
     if lines.iter().all(|line| width(line) <= most) {
@@ -212,22 +157,6 @@ fn table(all: &[Run], most: usize) -> Vec<String> {
         );
     }
     lines
-}
-
-/// A time of the journal to the second: `2026-01-02 03:04:05Z`.
-fn when(time: &str) -> String {
-    let (date, rest) = time.split_once('T').unwrap_or((time, ""));
-    let clock: String = rest.chars().take_while(|letter| letter.is_ascii_digit() || *letter == ':').collect();
-    format!("{date} {clock}Z")
-}
-
-/// The flags of a run as a shell reads them.
-pub fn overrides(run: &Run) -> String {
-    let quoted = |flag: &String| match flag.split_once(' ') {
-        Some((flag, value)) => format!("{flag} {}", shell_word(value)),
-        None => flag.clone(),
-    };
-    run.overrides.iter().map(quoted).collect::<Vec<_>>().join(" ")
 }
 
 fn json_of(run: &Run) -> Value {

@@ -53,16 +53,6 @@ pub fn aligned(rows: &[Vec<String>], right: &[bool], most: usize) -> Vec<String>
     rows.iter().flat_map(flow).map(|line| format!("  {line}")).collect()
 }
 
-/// A word of a command line, in quotes if a shell would read it otherwise.
-pub fn shell_word(word: &str) -> String {
-    let is_plain = |letter: char| letter.is_alphanumeric() || "-_./:=,+@%".contains(letter);
-    if !word.is_empty() && word.chars().all(is_plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,10 +63,5 @@ mod tests {
         assert_eq!(aligned(&rows, &[false, true], 80), ["  训练      1.5", "  random  10.25"]);
         assert_eq!(aligned(&rows, &[false, true], 12), ["  训练  1.5", "  random", "      10.25"]);
         assert_eq!(wrapped(&["one", "two", "three"], " ", "  ", 7), ["one two", "  three"]);
-    }
-
-    #[test]
-    fn only_words_that_a_shell_would_change_are_quoted() {
-        assert_eq!(["a/b.toml", "a b", "it's", ""].map(shell_word), ["a/b.toml", "'a b'", r"'it'\''s'", "''"]);
     }
 }

@@ -127,10 +127,22 @@ pub enum Event {
         text: String,
     },
     Cost(Cost),
+    Measured(MeasuredValues),
+}
+
+/// Values that a stage measured at a step or in a round, while it runs. The tables of the artifact will have them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MeasuredValues {
+    /// The table, such as `steps`.
+    pub table: String,
+    /// The number of the step or of the round, as the table has it.
+    pub at: f64,
+    /// By the column of the table.
+    pub values: BTreeMap<String, f64>,
 }
 
 /// The progress of a phase of a stage.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
     /// The name of the phase, such as `features` or `round 3 of 20`.
     pub phase: String,
@@ -402,6 +414,17 @@ impl Context {
 
     pub fn cost(&self, cost: Cost) {
         self.send(&Event::Cost(cost));
+    }
+
+    /// Tells values of the step or the round `at`, under the names of the columns that the table of the artifact will
+    /// have. A value that is absent or not finite is left out.
+    pub fn measured<'c>(&self, table: &str, at: u64, values: impl IntoIterator<Item = (&'c str, Option<f64>)>) {
+        let known =
+            |(column, value): (&str, Option<f64>)| Some((column.to_owned(), value.filter(|it| it.is_finite())?));
+        let values: BTreeMap<String, f64> = values.into_iter().filter_map(known).collect();
+        if !values.is_empty() {
+            self.send(&Event::Measured(MeasuredValues { table: table.to_owned(), at: at as f64, values }));
+        }
     }
 
     fn send(&self, event: &Event) {

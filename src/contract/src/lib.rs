@@ -10,6 +10,7 @@
 //! | [`outputs`] | what a kind declares about its tables and files, and examples |
 //! | [`serve`] | the loop of a worker |
 //! | [`finished`] | finished parts of a long stage, which survive a kill |
+//! | [`live`] | what a running stage has told, for another process |
 //! | [`look`] | what `raisin init` asks about files of data and models |
 //! | [`memory`] | the limit of the memory of a running stage |
 //! | [`pointer`] | JSON pointers to parameters |
@@ -17,6 +18,7 @@
 //! | [`remote`] | what `raisin` and `raisin-remote` say to each other |
 //! | [`results`] | what a stage measured, for the end of a build |
 //! | [`threads`] | the thread pool of a stage |
+//! | [`ui`] | the question of `raisin ui`, and graphs of stages |
 
 pub mod action;
 pub mod context;
@@ -24,6 +26,7 @@ pub mod declaration;
 pub mod diff;
 pub mod explain;
 pub mod finished;
+pub mod live;
 pub mod look;
 pub mod memory;
 pub mod outputs;
@@ -34,11 +37,12 @@ pub mod results;
 pub mod serve;
 mod setup;
 pub mod threads;
+pub mod ui;
 
 pub use action::{ACTION_FORMAT, Action, GatheredArtifact, Input, NumericEnvironment, Part};
 pub use context::{
-    Assignment, Context, Cost, DType, DeviceKind, Environment, Event, InputArtifact, Progress, REFERENCES, referenced,
-    references,
+    Assignment, Context, Cost, DType, DeviceKind, Environment, Event, InputArtifact, MeasuredValues, Progress,
+    REFERENCES, referenced, references,
 };
 pub use declaration::{
     Declaration, FileNeed, Kind, Needs, ParameterProblem, Process, RefusedFile, ResolvedParameters, StageMention,

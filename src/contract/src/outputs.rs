@@ -150,6 +150,14 @@ impl TableDeclaration {
 }
 
 impl ColumnDeclaration {
+    /// The meaning, with when a value is null.
+    pub fn sentence(&self) -> String {
+        match self.null {
+            Some(when) => format!("{}. Null {when}", self.about),
+            None => self.about.to_owned(),
+        }
+    }
+
     #[must_use]
     pub const fn only(mut self, when: &'static str) -> Self {
         self.when = Some(when);

@@ -288,7 +288,10 @@ fn the_page_has_every_plot_and_escapes_the_text_of_artifacts() {
         "Validation loss by tokens",
         "Validation loss by total cost",
         "<th class=\"n\">FLOPs before</th><th class=\"n\">Φ</th>",
-        "<th class=\"n\">Φ in all</th>",
+        // The meaning of a column, as `describe` has it, and the value of a point.
+        "<th class=\"n\" title=\"total_phi: `total_flops` in the unit of `phi`. Null if",
+        ">Φ in all</th>",
+        "<title>raise: validation loss ",
         "raise: by kind",
         "random: by cluster",
         "Reward by round",

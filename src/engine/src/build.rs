@@ -367,6 +367,9 @@ impl<'a> Build<'a> {
             Err(_) => LinkUpdate { changed: true, ..LinkUpdate::default() },
         };
         notes.iter().for_each(|note| self.told.warn(note));
+        if changed {
+            self.told.describe(&self.resolver.graph);
+        }
         if (changed || self.ran > 0 || self.resolver.found_in_store > 0 || self.resolver.index.has_changed())
             && let Err(error) = self.remember(&keys, self.options.only.is_empty())
         {

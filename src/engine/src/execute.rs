@@ -19,6 +19,7 @@ use super::fetch::DownloadListener;
 use super::graph::NodeId;
 use super::held::HeldInputs;
 use super::inputs::{JobInput, digest_of_fingerprints};
+use super::live::LiveProgress;
 use super::waiting;
 use super::worker::{Ending, Worker};
 use raisin_base::digest::Digest;
@@ -125,11 +126,15 @@ pub fn execute<'c>(
     let resumes = has_checkpoints(staging);
     assignment.files = held.link_into(staging)?;
     let file = write_assignment(&assignment, fingerprints)?;
+    let mut live = LiveProgress::begin(staging);
     let on_event = |event: Event| {
+        live.take(&event);
         match &event {
             Event::Cost(cost) => record.costs.push(cost.clone()),
             Event::Note { text } => record.notes.push(text.clone()),
             Event::Progress(_) => {}
+            // For other processes only.
+            Event::Measured(_) => return,
         }
         reports.send(JobNews::Event(event));
     };
@@ -137,6 +142,7 @@ pub fn execute<'c>(
     let mut own = None;
     let worker = if mode.fresh_worker { &mut own } else { worker };
     let ending = Worker::run(worker, children, command, &file, &log, on_event)?;
+    live.write();
     drop(own);
     let known = |text: &str| held.with_known_paths(staging, text);
     succeeded(ending, &log, known, children, resumes.then_some(assignment.stage.as_str()))?;

@@ -6,6 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 use serde_json::{Map, Value};
 
 use raisin_base::error::{Problem, Result, anyhow, bail, nearest};
+use raisin_contract::ui::GraphStage;
 use raisin_contract::{Part, Process};
 use raisin_pipeline::{Pipeline, Stage, Variant};
 
@@ -104,6 +105,20 @@ impl<'a> Graph<'a> {
         in_common(&names).unwrap_or_else(|| names.join(";"))
     }
 
+    /// All stages, under the names of their events in the journal.
+    pub fn outline(&self) -> Vec<GraphStage> {
+        let stage = |(id, node): (NodeId, &StageNode<'_>)| {
+            let inputs: BTreeSet<NodeId> = node.needs.iter().flat_map(|need| need.nodes.iter().copied()).collect();
+            GraphStage {
+                stage: node.stage.name.clone(),
+                variant: self.variant_name(id),
+                kind: node.stage.declaration.name.to_owned(),
+                inputs: inputs.into_iter().collect(),
+            }
+        };
+        self.nodes.iter().enumerate().map(stage).collect()
+    }
+
     fn visit(&mut self, variant: usize, name: &str) -> Result<NodeId> {
         let Some(stage) = self.stages[variant].get(name).copied() else {
             bail!("variant `{}` has no stage `{name}`", self.pipeline.variants[variant].name);
@@ -184,6 +199,14 @@ impl<'a> Graph<'a> {
         let first = self.nodes[id].variants.first().ok_or_else(|| anyhow!("a stage without a variant"))?;
         Ok(&self.pipeline.variants[*first])
     }
+}
+
+/// The stages of a pipeline and their inputs. Nothing is looked up.
+///
+/// # Errors
+/// Stages need each other in a cycle.
+pub fn outline(pipeline: &Pipeline) -> Result<Vec<GraphStage>> {
+    Ok(Graph::of(pipeline, &[])?.outline())
 }
 
 /// The problem that there is no stage of this name in the place that was searched.

@@ -230,7 +230,7 @@ impl Repairer<'_, '_, '_> {
         self.pool.start(job.into_job(id), gpu)?;
         let result = loop {
             match self.next()? {
-                None | Some(JobNews::Event(Event::Cost(_))) => {}
+                None | Some(JobNews::Event(Event::Cost(_) | Event::Measured(_))) => {}
                 Some(JobNews::Waiting(words)) => self.display.say(id, &words),
                 Some(JobNews::Started) => {
                     let (stage, variant) = (stage.clone(), variant.clone());

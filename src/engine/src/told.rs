@@ -88,6 +88,8 @@ pub struct Told {
     journal: Journal,
     /// Whether a write to the journal has failed in this build.
     journal_failed: bool,
+    /// Whether the line about the start of the run has the stages.
+    has_described: bool,
     /// The largest memory of a stage that ran.
     peak_bytes: Option<u64>,
     git: Option<GitState>,
@@ -105,6 +107,7 @@ impl Told {
             display,
             journal,
             journal_failed: false,
+            has_described: false,
             peak_bytes: None,
             git: None,
             shows_uploads: false,
@@ -133,7 +136,21 @@ impl Told {
                 DeviceKind::Cuda => "cuda",
             }
             .to_owned(),
+            stages: Vec::new(),
         }));
+    }
+
+    /// Adds the stages to the line about the start of the run, if this line is not written yet. A run that finds
+    /// everything as it was does without them, because its time is counted in milliseconds.
+    pub fn describe(&mut self, graph: &Graph<'_>) {
+        if std::mem::replace(&mut self.has_described, true) {
+            return;
+        }
+        self.journal.revise(|event| {
+            if let JournalEvent::RunStarted(start) = event {
+                start.stages = graph.outline();
+            }
+        });
     }
 
     /// Asks git about the folder of the pipeline, while the stages run.
@@ -149,6 +166,11 @@ impl Told {
         // Most news, such as progress, needs no names for the journal.
         let names = || (node.name.clone(), graph.variant_name(id));
         let kind = || node.declaration.name.to_owned();
+        let is_written =
+            matches!(news, News::Fetched { .. } | News::Started { .. } | News::Ran { .. } | News::Failed { .. });
+        if is_written {
+            self.describe(graph);
+        }
         match news {
             News::Hit { key, artifact } => {
                 let (stage, variant) = names();
@@ -177,7 +199,7 @@ impl Told {
             }
             News::Said(Event::Progress(progress)) => self.display.progress(id, progress),
             News::Said(Event::Note { text }) => self.line(graph, id, text),
-            News::Said(Event::Cost(_)) => {}
+            News::Said(Event::Cost(_) | Event::Measured(_)) => {}
             News::Ended => self.display.end(id),
             News::Ran { record, check } => {
                 let (stage, variant) = names();

@@ -29,6 +29,7 @@ pub mod track;
 
 use raisin_base::error::Context as _;
 pub use raisin_contract::Kind;
+use raisin_contract::outputs::TableDeclaration;
 use raisin_contract::{Assignment, Context, Declaration, Needs, ParameterProblem, Process};
 
 /// All kinds, first those that need no tensors.
@@ -58,6 +59,13 @@ pub static KINDS: &[Declaration] = &[
 /// The declaration of the kind with this name.
 pub fn declaration(name: &str) -> Option<&'static Declaration> {
     KINDS.iter().find(|declaration| declaration.name == name)
+}
+
+/// The meaning of a column of a table of a kind, with when it is null; `None` if the kind declares no such column.
+pub fn meaning(kind: &str, table: &str, column: &str) -> Option<String> {
+    let tables = declaration(kind)?.outputs.tables.iter().filter(|declared| declared.name == table);
+    let mut columns = tables.flat_map(TableDeclaration::columns);
+    Some(columns.find(|declared| declared.name == column)?.sentence())
 }
 
 /// The names of the kinds that an executable runs. The registry of the executable must contain exactly these kinds.

@@ -2,7 +2,7 @@
 //! meanings (src/kinds/src/outputs); this file has those of the tables that `raisin-sql` itself makes.
 
 use datafusion::common::TableReference;
-use raisin_contract::outputs::{ColumnDeclaration, TableDeclaration};
+use raisin_contract::outputs::TableDeclaration;
 use raisin_contract::query::{HISTORY, TOOL};
 use raisin_kinds::KINDS;
 
@@ -92,9 +92,9 @@ pub fn meaning(catalogs: &Catalogs, table: &TableReference, column: &str) -> Opt
     let stored = if name == pivot::LONG { pivot::WIDE } else { name };
     let kinds = KINDS.iter().filter(|kind| schema_name == HISTORY || schema.kinds().contains(&kind.name.to_owned()));
     let declared = kinds.flat_map(|kind| kind.outputs.tables).filter(|table| is_named(table, stored));
-    let columns = declared.flat_map(|table| table.columns());
+    let columns = declared.flat_map(TableDeclaration::columns);
     if let Some(declared) = columns.into_iter().find(|declared| declared.name == column) {
-        return Some(sentence(declared));
+        return Some(declared.sentence());
     }
     if schema_name == HISTORY {
         return text_of(&OF_RAISIN, column);
@@ -117,13 +117,6 @@ fn metric(column: &str) -> Option<String> {
 
 fn is_named(table: &TableDeclaration, name: &str) -> bool {
     table.name == name || table.named_by.is_some()
-}
-
-fn sentence(column: &ColumnDeclaration) -> String {
-    match column.null {
-        Some(when) => format!("{}. Null {when}", column.about),
-        None => column.about.to_owned(),
-    }
 }
 
 fn text_of(columns: &[(&str, &str)], column: &str) -> Option<String> {

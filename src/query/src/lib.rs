@@ -43,6 +43,7 @@ mod summary;
 mod temporary;
 #[cfg(test)]
 mod tests;
+pub mod ui;
 mod write;
 
 use std::collections::BTreeMap;

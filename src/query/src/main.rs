@@ -1,4 +1,4 @@
-//! `raisin-sql`: answers the queries of `raisin sql` and runs the stages of the kinds `filter` and `sql`. No other executable contains
+//! `raisin-sql`: answers the queries of `raisin sql`, serves the page of `raisin ui`, and runs the stages of the kinds `filter` and `sql`. No other executable contains
 //! DataFusion.
 
 use std::process::ExitCode;
@@ -26,14 +26,19 @@ fn serve() -> ExitCode {
     run_executable(
         |assignment| run_one_of(&runners, assignment),
         |_| MOST_KEPT,
-        |arguments| match arguments {
+        |arguments| {
+            match arguments {
             [command, options] if command == "answer" => {
                 raisin_query::run(&serde_json::from_slice(options.as_encoded_bytes())?)
             }
+            [command, options] if command == "ui" => {
+                raisin_query::ui::run(serde_json::from_slice(options.as_encoded_bytes())?)
+            }
             _ => Err(Problem::usage(
-                "usage: raisin-sql run-stages | answer OPTIONS, which `raisin` starts; ask with `raisin sql`",
+                "usage: raisin-sql run-stages | answer OPTIONS | ui OPTIONS, which `raisin` starts; ask with `raisin sql`",
             )
             .into()),
+        }
         },
     )
 }

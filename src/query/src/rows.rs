@@ -46,8 +46,7 @@ impl QueryMemory {
         match &self.stage {
             Some(stage) => exceeded(stage, limit).into(),
             None => {
-                let message =
-                    format!("the query needs more than half of the machine's memory, {} MB", limit / 1_000_000);
+                let message = format!("the query needs more than the memory of a query, {} MB", limit / 1_000_000);
                 Problem::new(message).hint("ask for fewer rows or columns, or write the answer with --output").into()
             }
         }
@@ -58,6 +57,8 @@ impl QueryMemory {
 pub struct QueryRows {
     pub schema: SchemaRef,
     pub stream: SendableRecordBatchStream,
+    /// The tables that the statement names.
+    pub tables: Vec<TableReference>,
     /// When this becomes true, the next batch is an error.
     pub stop: Arc<AtomicBool>,
     pub pool: Option<Arc<QueryPool>>,
@@ -92,13 +93,28 @@ impl QueryRows {
     }
 
     /// The first rows in one batch, and the number of the other rows.
-    pub async fn first(mut self, most: Option<usize>) -> Result<(RecordBatch, u64)> {
+    pub async fn first(self, most: Option<usize>) -> Result<(RecordBatch, u64)> {
+        self.begin(most, true).await
+    }
+
+    /// The first rows in one batch, and whether there are others. They are not read.
+    pub async fn head(self, most: usize) -> Result<(RecordBatch, bool)> {
+        let (rows, others) = self.begin(Some(most), false).await?;
+        Ok((rows, others > 0))
+    }
+
+    /// The first rows, and the number of the others; without `counts`, of those that came with the first ones or with one
+    /// batch more.
+    async fn begin(mut self, most: Option<usize>, counts: bool) -> Result<(RecordBatch, u64)> {
         let (mut batches, mut bytes) = (Vec::new(), 0);
         let (mut free, mut left_out) = (most.unwrap_or(usize::MAX), 0);
         while let Some(batch) = self.next().await? {
             let taken = batch.num_rows().min(free);
             free -= taken;
             left_out += (batch.num_rows() - taken) as u64;
+            if !counts && left_out > 0 && taken == 0 {
+                break;
+            }
             if taken == 0 {
                 continue;
             }

@@ -67,6 +67,8 @@ pub struct Session {
     memory: QueryMemory,
     pool: Option<Arc<QueryPool>>,
     functions: Functions,
+    /// Whether a statement may name files as tables.
+    reads_files: bool,
     /// The values of `$name`.
     values: Values,
     /// The values that a statement has used.
@@ -114,7 +116,8 @@ impl Session {
         }
         let functions = Functions::default();
         let (values, used, stop) = (Values::new(), std::sync::Mutex::default(), Arc::default());
-        Ok(Self { context, catalogs, temporary, memory, pool, functions, values, used, stop })
+        let reads_files = true;
+        Ok(Self { context, catalogs, temporary, memory, pool, functions, reads_files, values, used, stop })
     }
 
     /// Refuses everything whose result depends on more than the tables, for an answer that is cached.
@@ -122,6 +125,18 @@ impl Session {
     pub fn only_of_tables(mut self, stage: &str) -> Self {
         self.functions = Functions::only_of_tables(&self.context, stage);
         self
+    }
+
+    /// Reads the tables of the catalogs, and no files.
+    #[must_use]
+    pub fn without_files(mut self) -> Self {
+        self.reads_files = false;
+        self
+    }
+
+    /// The meaning of a column of one of these tables; `None` if nobody declared it.
+    pub fn meaning_in(&self, tables: &[TableReference], column: &str) -> Option<String> {
+        tables.iter().find_map(|table| meaning(&self.catalogs, table, column))
     }
 
     /// The values of `$name` in the statements.
@@ -336,7 +351,7 @@ impl Session {
         let stream = execute_stream(plan, self.context.task_ctx()).map_err(problem)?;
         let schema = short_headings(&stream.schema(), tables);
         let (pool, memory, stop) = (self.pool.clone(), self.memory.clone(), self.stop.clone());
-        Ok(QueryRows { schema, stream, stop, pool, memory })
+        Ok(QueryRows { schema, stream, tables: tables.to_vec(), stop, pool, memory })
     }
 
     /// The plan of a statement that only reads.
@@ -407,7 +422,11 @@ impl Session {
         }
         let is_of_the_default = table.catalog().is_none_or(|catalog| catalog == self.catalogs.default);
         if is_of_the_default && table.schema().is_none_or(|schema| schema == PUBLIC) {
-            let may_read_files = self.functions.allows_files();
+            if !self.reads_files && (table.table().contains('/') || table.table().contains('.')) {
+                let problem = Problem::usage(format!("`{}` is no table, and this page reads no files", table.table()));
+                return Err(problem.hint("`raisin sql` on the command line reads files").into());
+            }
+            let may_read_files = self.reads_files && self.functions.allows_files();
             let is_a_function =
                 table.schema().is_none() && self.context.state().table_functions().contains_key(table.table());
             if is_a_function

@@ -6,14 +6,18 @@
 
 use std::fmt::Write as _;
 
-use super::markup::{cut, escape, number};
+use super::markup::{count, cut, escape, number};
 
 const WIDTH: f64 = 480.0;
 const HEIGHT: f64 = 290.0;
-const LEFT: f64 = 58.0;
+const LEFT: f64 = 68.0;
 const RIGHT: f64 = 14.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 44.0;
+/// The width of a letter of a tick.
+const LETTER: f64 = 7.0;
+/// The largest number of marks of a line.
+const MOST_MARKS: usize = 60;
 /// The number of colours that the page defines.
 pub const COLOURS: usize = 8;
 
@@ -51,7 +55,7 @@ pub fn lines(words: ChartLabels, series: &[Series]) -> String {
         return String::new();
     }
     let frame = Frame::around(&all);
-    let mut body = String::new();
+    let (mut body, mut marks) = (String::new(), String::new());
     for one in series.iter().filter(|one| one.band.len() > 1) {
         let upper = one.band.iter().map(|(x, _, high)| frame.place(*x, *high));
         let lower = one.band.iter().rev().map(|(x, low, _)| frame.place(*x, *low));
@@ -74,17 +78,46 @@ pub fn lines(words: ChartLabels, series: &[Series]) -> String {
             let (x, y) = only.split_once(',').unwrap_or(("0", "0"));
             let _ = write!(body, "<circle class=\"f{}\" cx=\"{x}\" cy=\"{y}\" r=\"4\"/>", one.colour % COLOURS);
         }
+        if !one.is_faint {
+            marks.push_str(&values(&frame, one, words));
+        }
     }
+    // The marks lie above all lines, so that no line keeps the pointer from them.
+    body.push_str(&marks);
     let legend: Vec<(&str, usize)> =
         series.iter().filter(|one| !one.is_faint).map(|one| (one.label.as_str(), one.colour)).collect();
     figure(words, &(frame.axes(words) + &body), HEIGHT, &line_legend(&legend))
+}
+
+/// Marks at the points of a line that nobody sees before the pointer rests on one: it then tells its value. A long line has
+/// a mark at every few points and at the last one.
+fn values(frame: &Frame, of: &Series, words: ChartLabels) -> String {
+    let every = of.points.len().div_ceil(MOST_MARKS).max(1);
+    let mut marks = String::new();
+    for (place, (x, y)) in of.points.iter().enumerate() {
+        if (place % every == 0 || place + 1 == of.points.len()) && x.is_finite() && y.is_finite() {
+            let _ = write!(
+                marks,
+                "<circle class=\"hit f{}\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"6\"><title>{}: {} {}, {} {}</title></circle>",
+                of.colour % COLOURS,
+                frame.left(*x),
+                frame.top(*y),
+                escape(&of.label),
+                escape(words.y),
+                number(*y),
+                escape(words.x),
+                if x.fract() == 0.0 && x.abs() < 1e5 { format!("{x:.0}") } else { count(*x) },
+            );
+        }
+    }
+    marks
 }
 
 /// Shares of categories that sum to 1, stacked in one column for each place on the x axis.
 pub fn shares(words: ChartLabels, categories: &[(String, usize)], columns: &[(f64, Vec<f64>)]) -> String {
     let Some((first, last)) = columns.first().zip(columns.last()) else { return String::new() };
     let spacing = if columns.len() > 1 { (last.0 - first.0) / (columns.len() - 1) as f64 } else { 1.0 };
-    let frame = Frame { x: (first.0 - 0.5 * spacing, last.0 + 0.5 * spacing), y: (0.0, 1.0) };
+    let frame = Frame { x: (first.0 - 0.5 * spacing, last.0 + 0.5 * spacing), y: (0.0, 1.0), has_whole_x: true };
     let mut body = String::new();
     for (x, values) in columns {
         let total: f64 = values.iter().sum();
@@ -217,6 +250,8 @@ pub fn intervals(words: ChartLabels, rows: &[Interval], reference: Option<(f64, 
 struct Frame {
     x: (f64, f64),
     y: (f64, f64),
+    /// Whether all places on the x axis are whole numbers.
+    has_whole_x: bool,
 }
 
 impl Frame {
@@ -230,7 +265,8 @@ impl Frame {
                 (low - 0.5 * low.abs().max(1.0) * 0.1, high + 0.5 * high.abs().max(1.0) * 0.1)
             }
         };
-        Self { x: range(|point| point.0, 0.0), y: range(|point| point.1, 0.06) }
+        let has_whole_x = points.iter().all(|(x, _)| x.fract() == 0.0);
+        Self { x: range(|point| point.0, 0.0), y: range(|point| point.1, 0.06), has_whole_x }
     }
 
     fn left(&self, x: f64) -> f64 {
@@ -258,14 +294,22 @@ impl Frame {
                 tick_text(tick, (self.y.1 - self.y.0) / 5.0)
             );
         }
-        for tick in ticks(self.x.0, self.x.1, 6) {
+        let on_x = ticks(self.x.0, self.x.1, 6);
+        // Steps and rounds are whole numbers.
+        let on_x =
+            if self.has_whole_x { on_x.into_iter().filter(|tick| tick.fract().abs() < 1e-9).collect() } else { on_x };
+        for tick in on_x {
             let x = self.left(tick);
+            let shown = tick_text(tick, (self.x.1 - self.x.0) / 6.0);
+            // The text of the last tick ends with the picture at the latest.
+            let is_cut = x + LETTER / 2.0 * shown.chars().count() as f64 > WIDTH;
+            let (at, anchor) = if is_cut { (WIDTH, "end") } else { (x, "middle") };
             let _ = write!(
                 text,
-                "<line class=\"tick\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{bottom}\" y2=\"{:.1}\"/><text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
+                "<line class=\"tick\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{bottom}\" y2=\"{:.1}\"/><text x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{}</text>",
                 bottom + 4.0,
                 bottom + 17.0,
-                tick_text(tick, (self.x.1 - self.x.0) / 6.0)
+                shown
             );
         }
         let (middle, centre) = (f64::midpoint(LEFT, right), f64::midpoint(TOP, bottom));
@@ -296,6 +340,9 @@ pub fn ticks(low: f64, high: f64, wanted: usize) -> Vec<f64> {
 
 /// The text of a tick, with as many decimals as the spacing of ticks needs.
 fn tick_text(value: f64, spacing: f64) -> String {
+    if spacing >= 2000.0 {
+        return whole_count(value);
+    }
     let decimals = if spacing >= 1.0 { 0 } else { (-spacing.log10().floor()).clamp(0.0, 6.0) as usize };
     let text = format!("{value:.decimals$}");
     let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text };
@@ -304,6 +351,14 @@ fn tick_text(value: f64, spacing: f64) -> String {
         Some(rest) => format!("−{rest}"),
         None => text,
     }
+}
+
+/// A count as short as possible: 0, 5 k, 150 G.
+fn whole_count(value: f64) -> String {
+    let text = count(value);
+    let (digits, prefix) = text.split_once(' ').unwrap_or((&text, ""));
+    let digits = if digits.contains('.') { digits.trim_end_matches('0').trim_end_matches('.') } else { digits };
+    if prefix.is_empty() { digits.to_owned() } else { format!("{digits} {prefix}") }
 }
 
 fn number_of_place(value: f64) -> String {
@@ -369,7 +424,27 @@ mod tests {
         assert_eq!(shares(WORDS, &[], &[]), "");
         assert_eq!(intervals(WORDS, &[], Some((0.0, "a"))), "");
         let one = lines(WORDS, &[Series { label: "x".into(), points: vec![(1.0, 2.0)], ..Series::default() }]);
-        assert!(one.contains("<circle") && !one.contains("NaN"), "{one}");
+        assert!(one.contains("r=\"4\"") && !one.contains("NaN"), "{one}");
+    }
+
+    #[test]
+    fn the_points_of_a_line_tell_their_values_and_a_long_line_has_few_marks() {
+        let points: Vec<(f64, f64)> = (0..1000u32).map(|step| (f64::from(step), 0.5)).collect();
+        let svg = lines(WORDS, &[Series { label: "a".into(), points, ..Series::default() }]);
+        assert!(svg.contains("<title>a: loss 0.5000, step 17</title>"), "{svg}");
+        assert!(svg.contains("<title>a: loss 0.5000, step 999</title>"));
+        assert!(svg.matches("class=\"hit").count() <= MOST_MARKS + 1);
+    }
+
+    #[test]
+    fn large_ticks_have_a_prefix_and_rounds_are_whole() {
+        let series =
+            |last: f64| [Series { label: "a".into(), points: vec![(1.0, 1.0), (last, 2.0)], ..Series::default() }];
+        let svg = lines(WORDS, &series(8e11));
+        assert!(svg.contains(">200 G</text>") && !svg.contains("000000"), "{svg}");
+        let svg = lines(WORDS, &series(2.0));
+        assert!(svg.contains(">1</text>") && svg.contains(">2</text>"), "{svg}");
+        assert!(!svg.contains("text-anchor=\"middle\">1.2</text>"), "{svg}");
     }
 
     #[test]

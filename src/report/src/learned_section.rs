@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use super::dictionary::COLUMN_EFFECTS;
 use super::gather::{ReportData, TrainedSelector};
 use super::learned::{EffectEstimate, LearnedCluster, LearnedEffects, ShownPlaces, thousands};
 use super::markup::{cut, escape, two_decimals};
@@ -10,6 +11,10 @@ use super::markup::{cut, escape, two_decimals};
 /// The numbers of columns and of example prompts in the tables.
 const COLUMNS: usize = 12;
 const EXAMPLES: usize = 2;
+
+/// The columns of the tables at the places that are shown.
+const PLACES: [(&str, &str); 3] =
+    [("at_start", "at_start_deviation"), ("in_middle", "in_middle_deviation"), ("at_end", "at_end_deviation")];
 
 /// A part for each selector that learned effects. The first part is open.
 pub fn learned(gathered: &ReportData) -> String {
@@ -48,10 +53,13 @@ fn columns(learned: &LearnedEffects) -> String {
     let (ordered, left_out) = learned.clearest_columns(&places, COLUMNS);
     let mut html =
         "<h3>Columns: the effect of one standard deviation of the column, of the membership in the cluster, or of one earlier selection (times_selected)</h3>\
-         <div class=\"scroll\"><table><thead><tr><th>column</th>"
+         <div class=\"scroll\"><table><thead><tr>"
             .to_owned();
-    for place in &places.shown {
-        let _ = write!(html, "<th class=\"n\">{}</th><th class=\"n\">95 %</th>", escape(&place.words));
+    html.push_str(&COLUMN_EFFECTS.cell("column", false, &["column"]));
+    for (number, place) in places.shown.iter().enumerate() {
+        let (effect, deviation) = PLACES.get(number).copied().unwrap_or_default();
+        html.push_str(&COLUMN_EFFECTS.cell(&escape(&place.words), true, &[effect]));
+        html.push_str(&COLUMN_EFFECTS.cell("95 %", true, &[effect, deviation]));
     }
     html.push_str("</tr></thead><tbody>\n");
     for column in &ordered {
@@ -105,7 +113,7 @@ fn clusters(selector: &TrainedSelector, learned: &LearnedEffects) -> String {
     // The selections are the only rows whose texts the artifact has.
     let texts: BTreeMap<u32, &str> = selector.picked.iter().map(|row| (row.id, row.instruction.as_str())).collect();
     let mut html = "<h3>Clusters: the mean expected effect of their candidates</h3><div class=\"scroll\"><table><thead><tr>\
-                    <th class=\"n\">cluster</th><th class=\"n\">candidates</th><th class=\"n\">share of the last round</th>"
+                    <th class=\"n\" title=\"the number of the cluster\">cluster</th><th class=\"n\">candidates</th><th class=\"n\">share of the last round</th>"
         .to_owned();
     for place in &places.shown {
         let _ = write!(html, "<th class=\"n\">{}</th>", escape(&place.words));

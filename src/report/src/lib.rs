@@ -2,17 +2,18 @@
 //! answers of `raisin explain` and `raisin diff`, as text: [`explain`], [`diff`].
 //!
 //! [`gather`] reads artifacts into plain structs, by the tables of an artifact and not by its kind. [`comparison`] and
-//! [`statistics`] compute, `chart` draws SVG, and [`page`] assembles the page. The page contains no time, host name or
+//! [`statistics`] compute, [`chart`] draws SVG, and [`page`] assembles the page. The page contains no time, host name or
 //! random number: the same artifacts give the same bytes.
 
-mod chart;
+pub mod chart;
 pub mod comparison;
+pub mod dictionary;
 pub mod diff;
 pub mod explain;
 pub mod gather;
 pub mod learned;
 mod learned_section;
-mod markup;
+pub mod markup;
 pub mod page;
 pub mod results;
 mod sections;

@@ -30,6 +30,8 @@ pub fn cut(text: &str, characters: usize) -> String {
 
 /// A number with this many significant digits and a typographic minus sign. A number below 0.0001 has an exponent.
 fn significant(value: f64, digits: i32) -> String {
+    // The sum of no numbers is -0.
+    let value = value + 0.0;
     let magnitude = value.abs();
     let text = if magnitude != 0.0 && magnitude < 1e-4 {
         format!("{value:.2e}")
@@ -61,6 +63,7 @@ pub fn two_decimals(value: f64) -> String {
 pub fn count(value: f64) -> String {
     const PREFIXES: [(f64, &str); 7] =
         [(1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, "")];
+    let value = value + 0.0;
     let (scale, prefix) = PREFIXES.into_iter().find(|(scale, _)| value.abs() >= *scale * 0.9995).unwrap_or((1.0, ""));
     let scaled = value / scale;
     let decimals = if prefix.is_empty() && scaled.fract() == 0.0 {
@@ -87,6 +90,7 @@ mod tests {
             [0.0, 12.0, 999.7, 12_345.0, 4.5e6, 1.234e15].map(count),
             ["0", "12", "1.00 k", "12.3 k", "4.50 M", "1.23 P"]
         );
+        assert_eq!([number(-0.0), count(-0.0), signed(-0.0)], ["0", "0", "0"]);
     }
 
     proptest! {

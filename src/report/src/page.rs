@@ -41,10 +41,11 @@ pub fn page(heading: PageHeading<'_>, gathered: &ReportData, rows: &[MethodScore
     )
 }
 
-const STYLE: &str = "
+/// The style of the report, which the pages of `raisin ui` share.
+pub const STYLE: &str = "
 :root{--paper:#fff;--ink:#1a1c20;--quiet:#5b616b;--rule:#dfe2e7;--panel:#f6f7f9;
 --c0:#0072b2;--c1:#d55e00;--c2:#009e73;--c3:#b8568f;--c4:#c98a00;--c5:#3a9fd8;--c6:#6a5acd;--c7:#6b7280}
-@media (prefers-color-scheme:dark){:root{--paper:#14161a;--ink:#e7e9ec;--quiet:#a0a7b2;--rule:#30343b;--panel:#1c1f25;
+@media screen and (prefers-color-scheme:dark){:root{--paper:#14161a;--ink:#e7e9ec;--quiet:#a0a7b2;--rule:#30343b;--panel:#1c1f25;
 --c0:#4aa8e8;--c1:#ff8a3d;--c2:#2ec49a;--c3:#e58cc0;--c4:#f0c043;--c5:#8fd3ff;--c6:#a99bff;--c7:#9aa3b0}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,sans-serif}
@@ -70,6 +71,8 @@ polyline,path,.sample line{fill:none;stroke-width:2.2;stroke-linejoin:round}
 polyline.faint{stroke-width:1;opacity:.38;stroke-dasharray:none}
 .band{opacity:.17}
 circle.single{opacity:.45}
+circle.hit{fill-opacity:0}circle.hit:hover{fill-opacity:1}
+th[title]{cursor:help}
 .l0{stroke:var(--c0)}.l1{stroke:var(--c1)}.l2{stroke:var(--c2)}.l3{stroke:var(--c3)}
 .l4{stroke:var(--c4)}.l5{stroke:var(--c5)}.l6{stroke:var(--c6)}.l7{stroke:var(--c7)}
 .f0{fill:var(--c0)}.f1{fill:var(--c1)}.f2{fill:var(--c2)}.f3{fill:var(--c3)}
@@ -89,5 +92,8 @@ tr.best td:first-child{font-weight:700}
 .good{color:var(--c2);font-weight:600}.bad{color:var(--c1);font-weight:600}
 .dot{display:inline-block;width:.7em;height:.7em;border-radius:50%;margin-right:.45em}
 details{margin:.5rem 0}summary{cursor:pointer;font-weight:600}
-@media print{details{display:block}body{font-size:11pt}}
+@media print{body{font-size:10pt}main{max-width:none;padding:0}.scroll{overflow:visible}
+details{display:block}details::details-content{content-visibility:visible;display:block}
+figure,tr,.finding{break-inside:avoid}h2,h3,h2+p,summary,figcaption{break-after:avoid}
+svg,.dot{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 ";

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use super::chart::{ChartLabels, Interval, intervals};
 use super::comparison::{MethodScore, SeedValue, is_called, less_is_better};
+use super::dictionary::COMPARISON;
 use super::gather::in_order;
 use super::markup::{count, escape, number, signed};
 use super::sections::{colour, dot};
@@ -205,18 +206,25 @@ fn comparison(group: &Group, labels: &[String], reference: Option<&str>, title: 
     let has_phi = group.rows.iter().any(|row| row.phi.is_some());
     let against = reference.map(escape).unwrap_or_default();
     let mut html = format!(
-        "<h3>{}</h3><div class=\"scroll\"><table><thead><tr><th>method</th><th class=\"n\">mean</th>",
-        escape(title)
+        "<h3>{}</h3><div class=\"scroll\"><table><thead><tr>{}",
+        escape(title),
+        COMPARISON.cell("method", false, &["method"])
     );
-    html.push_str("<th class=\"n\">95 % over seeds</th><th class=\"n\">seeds</th>");
+    let mut heading = |text: &str, columns: &[&str]| html.push_str(&COMPARISON.cell(text, true, columns));
+    heading("mean", &["mean"]);
+    heading("95 % over seeds", &["ci_low", "ci_high"]);
+    heading("seeds", &["n_seeds"]);
     if reference.is_some() {
-        let _ = write!(
-            html,
-            "<th class=\"n\">− {against}</th><th class=\"n\">95 % over seeds</th><th class=\"n\">95 % over items</th><th class=\"n\">items</th>"
-        );
+        heading(&format!("− {against}"), &["difference"]);
+        heading("95 % over seeds", &["difference_low", "difference_high"]);
+        heading("95 % over items", &["items_low", "items_high"]);
+        heading("items", &["paired_items"]);
     }
-    html.push_str("<th class=\"n\">steps</th>");
-    html.push_str(if has_phi { "<th class=\"n\">Φ</th><th class=\"n\">Φ in all</th>" } else { "" });
+    heading("steps", &["steps"]);
+    if has_phi {
+        heading("Φ", &["phi"]);
+        heading("Φ in all", &["total_phi"]);
+    }
     html.push_str("</tr></thead><tbody>\n");
     let mut best_first = group.rows.clone();
     best_first.sort_by(|one, other| group.compare(other, one));

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use super::chart::{COLOURS, ChartLabels, Series, lines, shares};
 use super::comparison::{average, cost_of, full_flops, phi_of};
+use super::dictionary::SELECTION;
 use super::gather::{CurvePoint, Picked, ReportData, RoundPoint, TrainingCost, TunedModel, in_order};
 use super::markup::{count, cut, escape, number};
 
@@ -292,18 +293,22 @@ pub fn samples(gathered: &ReportData, labels: &[String]) -> String {
         let open = if html.is_empty() { " open" } else { "" };
         let _ = write!(
             html,
-            "<details{open}><summary>{}: {} selected, {different} different</summary><div class=\"scroll\"><table><thead><tr><th class=\"n\">times</th>",
+            "<details{open}><summary>{}: {} selected, {different} different</summary><div class=\"scroll\"><table><thead><tr><th class=\"n\" title=\"how often the \
+             method took the instruction\">times</th>",
             escape(label),
             model.picked.len()
         );
-        for (shown, head) in [
-            (has_score, "<th class=\"n\">score</th>"),
-            (has_cluster, "<th class=\"n\">cluster</th>"),
-            (has_kind, "<th>kind</th>"),
+        for (shown, head, is_number, column) in [
+            (has_score, "score", true, "score"),
+            (has_cluster, "cluster", true, "cluster"),
+            (has_kind, "kind", false, "label"),
+            (true, "instruction", false, "instruction"),
         ] {
-            html.push_str(if shown { head } else { "" });
+            if shown {
+                html.push_str(&SELECTION.cell(head, is_number, &[column]));
+            }
         }
-        html.push_str("<th>instruction</th></tr></thead><tbody>\n");
+        html.push_str("</tr></thead><tbody>\n");
         for (_, times, score, row) in top {
             let _ = write!(html, "<tr><td class=\"n\">{times}</td>");
             if has_score {

@@ -5,16 +5,18 @@
 //! the first 16 digits of the blake3 of the text before `seal`. A kill can tear the last line: readers skip a torn
 //! line, and the next run begins a new line.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom, Write};
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::Store;
+use super::{Store, if_there};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Result};
+use raisin_contract::ui::GraphStage;
 
 /// An event, with the id of the run and the time.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -104,6 +106,9 @@ pub struct RunStart {
     /// The device of tensor stages: `cpu` or `cuda`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub device: String,
+    /// The stages of the run, with the names of their events. Empty if the run found everything as it was.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<GraphStage>,
 }
 
 /// The end of a run.
@@ -193,6 +198,11 @@ impl Journal {
     /// Drops the held events for which `which` returns true.
     pub fn forget(&mut self, which: impl Fn(&JournalEvent) -> bool) {
         self.held.retain(|(_, event)| !which(event));
+    }
+
+    /// Changes the held events.
+    pub fn revise(&mut self, change: impl FnMut(&mut JournalEvent)) {
+        self.held.iter_mut().map(|(_, event)| event).for_each(change);
     }
 
     /// The number of events that are in memory only.
@@ -291,6 +301,56 @@ impl Store {
     }
 }
 
+/// Reads the journal again and again, for a process that shows runs while they work: each call reads only what was
+/// written since the call before.
+#[derive(Debug, Default)]
+pub struct JournalTail {
+    /// The bytes of each file that were read.
+    read: BTreeMap<PathBuf, u64>,
+}
+
+impl JournalTail {
+    /// The readable lines since the last call, the oldest first, and whether the earlier lines are void: the journal is
+    /// another one than before, for example because its cache was deleted. A line without its end is left for later.
+    ///
+    /// # Errors
+    /// The folder or a file cannot be read.
+    pub fn next(&mut self, store: &Store) -> Result<(bool, Vec<JournalLine>)> {
+        let folder = store.root.join("journal");
+        let mut sizes = BTreeMap::new();
+        let entries =
+            if_there(std::fs::read_dir(&folder)).with_context(|| format!("cannot list {}", folder.display()))?;
+        for entry in entries.into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.extension().is_some_and(|extension| extension == "jsonl")
+                && let Ok(metadata) = entry.metadata()
+            {
+                sizes.insert(path, metadata.len());
+            }
+        }
+        let is_void = self.read.iter().any(|(path, read)| sizes.get(path).is_none_or(|size| size < read));
+        if is_void {
+            self.read.clear();
+        }
+        let mut lines = Vec::new();
+        for (path, size) in sizes {
+            let read = self.read.entry(path.clone()).or_default();
+            if size <= *read {
+                continue;
+            }
+            let cannot = || format!("cannot read {}", path.display());
+            let mut file = File::open(&path).with_context(cannot)?;
+            file.seek(SeekFrom::Start(*read)).with_context(cannot)?;
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes).with_context(cannot)?;
+            let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |place| place + 1);
+            *read += whole as u64;
+            lines.extend(bytes[..whole].split(|byte| *byte == b'\n').filter_map(parse));
+        }
+        Ok((is_void, lines))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -340,6 +400,31 @@ mod tests {
         let (lines, unreadable) = store.journal_lines().unwrap();
         let events: Vec<JournalEvent> = lines.into_iter().map(|line| line.event).collect();
         assert_eq!((events, unreadable), (["one", "two", "three", "four"].map(failed).to_vec(), 0));
+    }
+
+    #[test]
+    fn a_tail_reads_each_line_once_and_begins_again_with_another_journal() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let mut tail = JournalTail::default();
+        assert_eq!(tail.next(&store).unwrap(), (false, Vec::new()));
+        let mut journal = Journal::begin(&store).unwrap();
+        journal.write(failed("one")).unwrap();
+        journal.file.write_all(b"{\"torn").unwrap();
+        let read = |tail: &mut JournalTail| {
+            let (is_void, lines) = tail.next(&store).unwrap();
+            (is_void, lines.into_iter().map(|line| line.event).collect::<Vec<_>>())
+        };
+        assert_eq!(read(&mut tail), (false, vec![failed("one")]));
+        assert_eq!(read(&mut tail), (false, Vec::new()));
+        let mut journal = Journal::begin(&store).unwrap();
+        journal.write(failed("two")).unwrap();
+        assert_eq!(read(&mut tail), (false, vec![failed("two")]));
+        std::fs::remove_dir_all(folder.path().join("journal")).unwrap();
+        assert_eq!(read(&mut tail), (true, Vec::new()));
+        std::fs::create_dir(folder.path().join("journal")).unwrap();
+        Journal::begin(&store).unwrap().write(failed("three")).unwrap();
+        assert_eq!(read(&mut tail), (false, vec![failed("three")]));
     }
 
     /// Takes so many bytes, and then has no space.

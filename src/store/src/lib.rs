@@ -44,6 +44,7 @@ mod pin;
 mod record;
 mod rights;
 mod roots;
+pub mod run_line;
 mod runs;
 mod used;
 mod verify;
@@ -57,12 +58,13 @@ pub use file_system::{FileSystemKind, file_system};
 pub use files::{FileDigests, Fingerprint};
 pub use gc::{Gc, GcOptions, gc};
 pub use index::BuildIndex;
-pub use journal::{Journal, JournalEvent, JournalLine, RunEnd, RunResult, RunStart};
+pub use journal::{Journal, JournalEvent, JournalLine, JournalTail, RunEnd, RunResult, RunStart};
 pub use lock::{Lock, Waiting};
 pub use manifest::{FileDifference, FileEntry, MANIFEST, Manifest};
 pub use pin::Pin;
 pub use record::{Accepted, ActionRecord};
 pub use roots::Forget;
+pub use run_line::{Headline, overrides};
 pub use runs::{Run, RunStage, runs};
 pub use used::note_use_of;
 pub use verify::{Damage, Verified, verify};
@@ -85,6 +87,20 @@ fn layout() -> String {
 /// Whether `root` is a cache of this version. Creates nothing.
 pub fn is_there(root: &Path) -> bool {
     std::fs::read(root.join("VERSION")).is_ok_and(|found| found == layout().as_bytes())
+}
+
+/// Whether this content of VERSION means this version. Either one byte of this version's VERSION was flipped (with
+/// another version, the whole digest would differ), or an old raisin wrote VERSION without a digest.
+fn is_repairable(found: &[u8]) -> bool {
+    differing(found, layout().as_bytes()) <= 1 || found == format!("{LAYOUT}\n").as_bytes()
+}
+
+/// The problem of a cache whose VERSION has this content.
+fn other_layout(root: &Path, found: &[u8]) -> Problem {
+    let found = String::from_utf8_lossy(found);
+    let found = found.lines().next().unwrap_or("(nothing)");
+    Problem::new(format!("the cache {} has layout {found}, this raisin reads layout {LAYOUT}", root.display()))
+        .hint("use the raisin version that made this cache, or choose another folder with --cache")
 }
 
 /// The number of bytes in which two texts differ; `usize::MAX` if the texts differ in length.
@@ -123,20 +139,8 @@ impl Store {
         let ours = layout();
         match std::fs::read(&version) {
             Ok(found) if found == ours.as_bytes() => {}
-            // Either one byte of this version's VERSION was flipped (with another version, the whole digest would
-            // differ), or an old raisin wrote VERSION without a digest. Both are repaired.
-            Ok(found) if differing(&found, ours.as_bytes()) == 1 || found == format!("{LAYOUT}\n").as_bytes() => {
-                write_atomically(&version, ours.as_bytes())?;
-            }
-            Ok(found) => {
-                let found = String::from_utf8_lossy(&found);
-                let found = found.lines().next().unwrap_or("(nothing)");
-                let message =
-                    format!("the cache {} has layout {found}, this raisin reads layout {LAYOUT}", root.display());
-                return Err(Problem::new(message)
-                    .hint("use the raisin version that made this cache, or choose another folder with --cache")
-                    .into());
-            }
+            Ok(found) if is_repairable(&found) => write_atomically(&version, ours.as_bytes())?,
+            Ok(found) => return Err(other_layout(&root, &found).into()),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 for name in FOLDERS {
                     let folder = root.join(name);
@@ -162,6 +166,23 @@ impl Store {
     pub fn existing(root: &Path) -> Result<Option<Self>> {
         let is_there = root.join("VERSION").exists() || root.join("artifacts").is_dir();
         if is_there { Self::open(root).map(Some) } else { Ok(None) }
+    }
+
+    /// Opens the cache at `root` and changes nothing at all, for a process that looks at it for a long time: a person may
+    /// delete the cache meanwhile. `None` if there is no cache.
+    ///
+    /// # Errors
+    /// The cache has another layout version, or VERSION cannot be read.
+    pub fn looked_at(root: &Path) -> Result<Option<Self>> {
+        let version = root.join("VERSION");
+        let found = if_there(std::fs::read(&version)).with_context(|| format!("cannot read {}", version.display()))?;
+        let Some(found) = found else { return Ok(None) };
+        if !is_repairable(&found) {
+            return Err(other_layout(root, &found).into());
+        }
+        let Some(root) = if_there(root.canonicalize())? else { return Ok(None) };
+        let machine = file_system::machine_for(&root);
+        Ok(Some(Self { root, machine }))
     }
 
     /// As [`Store::existing`], for a command that can do nothing without a cache.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{JournalEvent, JournalLine, RunResult};
 use raisin_base::digest::Digest;
+use raisin_contract::ui::GraphStage;
 
 /// One run. A value is absent if the run was killed before it wrote the value, or if an older version wrote the run.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -31,6 +32,10 @@ pub struct Run {
     pub seconds: Option<f64>,
     pub peak_bytes: Option<u64>,
     pub results: Vec<RunResult>,
+    /// All stages of the run; empty for a run of an older version, and for one that found everything as it was.
+    pub graph: Vec<GraphStage>,
+    /// The process of the run.
+    pub pid: Option<u32>,
     /// The stages with an artifact, in the order in which the artifacts were found or made. Empty for a run that found
     /// all artifacts and links as they were: its artifacts are those of the run before.
     pub stages: Vec<RunStage>,
@@ -62,13 +67,15 @@ pub fn runs(lines: Vec<JournalLine>) -> Vec<Run> {
 }
 
 impl Run {
-    fn take(&mut self, line: JournalLine) {
+    /// Takes the next line of the run.
+    pub fn take(&mut self, line: JournalLine) {
         let given = |text: String| Some(text).filter(|text| !text.is_empty());
         match line.event {
             JournalEvent::RunStarted(start) => {
                 (self.pipeline, self.file, self.started) = (Some(start.pipeline), Some(start.file), Some(line.time));
                 self.overrides = start.overrides;
                 self.overrides.extend(start.only.into_iter().map(|stage| format!("--only {stage}")));
+                (self.graph, self.pid) = (start.stages, Some(start.pid));
                 (self.folder, self.out) = (given(start.folder), given(start.out));
                 (self.version, self.machine, self.device) =
                     (given(start.version), given(start.machine), given(start.device));

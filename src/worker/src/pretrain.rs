@@ -93,6 +93,7 @@ impl<'a> Pretraining<'a> {
             tokens_per_second: speed(train.tokens, train.time),
             detail: format!("loss {:.3}", outcome.loss),
         });
+        self.context.measured("steps", step as u64 + 1, [("loss", Some(outcome.loss))]);
         if self.checkpoints.due() {
             self.checkpoint()?;
         }

@@ -6,6 +6,7 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::Schema;
 
 use super::cells::columns;
+use crate::summary::type_name;
 use raisin_base::error::Result;
 
 /// A format that is written batch by batch.
@@ -57,6 +58,22 @@ const HEAD: &str = "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\"
     <style>\n:root { color-scheme: light dark; font: 14px system-ui, sans-serif }\n\
     table { border-collapse: collapse }\nth, td { padding: 2px 8px; text-align: left; border-bottom: 1px solid #8884 }\n\
     .number { text-align: right; font-variant-numeric: tabular-nums }\n</style>\n<table>\n";
+
+/// A table for a page. The heading of a column tells its type and what `meaning` says of it.
+pub fn fragment(rows: &RecordBatch, meaning: impl Fn(&str) -> Option<String>) -> Result<String> {
+    let mut bytes = b"<table><thead><tr>".to_vec();
+    for field in rows.schema().fields() {
+        let class = if field.data_type().is_numeric() { " class=\"number\"" } else { "" };
+        let type_name = type_name(field.data_type());
+        let about =
+            meaning(field.name()).map_or_else(|| type_name.clone(), |meaning| format!("{type_name}: {meaning}"));
+        write!(bytes, "<th{class} title=\"{}\">{}</th>", html(&about).replace('"', "&quot;"), html(field.name()))?;
+    }
+    bytes.extend_from_slice(b"</tr></thead>\n<tbody>\n");
+    Html.rows(rows, &mut bytes)?;
+    bytes.extend_from_slice(b"</tbody></table>\n");
+    Ok(String::from_utf8(bytes)?)
+}
 
 impl Markup for Html {
     fn begin(&self, schema: &Schema, to: &mut dyn Write) -> Result<()> {

@@ -7,7 +7,7 @@ mod table;
 
 pub use cells::width_of;
 pub use expanded::expanded;
-pub use markup::{Html, Markdown, Markup};
+pub use markup::{Html, Markdown, Markup, fragment};
 pub use table::{boxed, table};
 
 /// The number of columns of the terminal that standard output is.

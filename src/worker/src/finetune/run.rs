@@ -213,6 +213,8 @@ impl<'a> Finetuning<'a> {
             tokens_per_second: speed(train.tokens, train.time),
             detail: format!("loss {:.3}{}", outcome.loss, shown_performance(performance)),
         });
+        let values = [("loss", Some(outcome.loss)), ("performance", performance)];
+        self.context.measured("steps", u64::from(number), values);
         if self.checkpoints.due() && step + 1 < self.steps {
             self.checkpoint()?;
         }

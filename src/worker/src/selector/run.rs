@@ -106,6 +106,7 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
             });
         };
         let round = training.round(&mut players, &candidates, &mut on_step)?;
+        tell_round(context, &round.row);
         rounds.push(&training, &players.room(), &round, &instructions)?;
     }
 
@@ -196,6 +197,19 @@ struct FinishedRound {
     /// The state of the training after the round.
     state: Vec<u8>,
     tables: [RecordBatch; TABLES.len()],
+}
+
+/// Tells the values of a round that has ended, for processes that look at the build.
+fn tell_round(context: &Context, row: &RoundRow) {
+    let values = [
+        ("episode_reward", Some(row.episode_reward)),
+        ("final_performance", Some(row.final_performance)),
+        ("explained_variance", row.explained_variance),
+        ("explained_by_prior", row.explained_by_prior),
+        ("credit_reliability", row.credit_reliability),
+        ("effective_candidates", Some(row.effective_candidates)),
+    ];
+    context.measured("rounds", row.round as u64, values);
 }
 
 impl FinishedRound {
