@@ -60,7 +60,7 @@ impl Hasher for FirstBytes {
 /// Takes rows as soon as there are many, so that the pool need not be in memory as a whole.
 struct RowTaker<'a> {
     at_once: usize,
-    take: Box<dyn FnMut(usize, Vec<BuiltRow>) -> Result<()> + 'a>,
+    take: Box<dyn FnMut(usize, Vec<BuiltRow>) -> Result<()> + Send + 'a>,
 }
 
 /// A reader that refuses long conversations, and computes the digest of the others.
@@ -182,7 +182,7 @@ impl<'a> PoolBuilder<'a> {
     /// Gives the rows away, `at_once` of them at a time, with the number of the first one. Their numbers of copies are 0:
     /// [`Self::finish`] gives them.
     #[must_use]
-    pub fn giving(mut self, at_once: usize, take: impl FnMut(usize, Vec<BuiltRow>) -> Result<()> + 'a) -> Self {
+    pub fn giving(mut self, at_once: usize, take: impl FnMut(usize, Vec<BuiltRow>) -> Result<()> + Send + 'a) -> Self {
         self.taker = Some(RowTaker { at_once, take: Box::new(take) });
         self
     }

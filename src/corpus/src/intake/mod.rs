@@ -158,14 +158,22 @@ impl Intake {
         path: &Path,
         name: &str,
         choose: impl Fn(&[&Value]) -> Result<R, String>,
-        mut take: impl FnMut(R::Item, u32, u64) -> TakenRecord,
+        mut take: impl FnMut(R::Item, u32, u64) -> TakenRecord + Send,
         mut progress: impl FnMut(u64),
     ) -> Result<()> {
         let index = u32::try_from(self.sources.len())?;
-        let mut summary = SourceSummary { file: name.to_owned(), ..SourceSummary::default() };
         let mut reader: Option<Result<R, String>> = None;
-        let mut tally = Tally::default();
         let rejects_before = self.rejects.len();
+        let mut receiver = Receiver {
+            index,
+            name,
+            summary: SourceSummary { file: name.to_owned(), ..SourceSummary::default() },
+            tally: Tally::default(),
+            rejects: &mut self.rejects,
+            take: &mut take,
+        };
+        // The items of a chunk are received while the records of the next one are read.
+        let mut before: Option<ReadChunk<R::Item>> = None;
         let facts = records::for_each_chunk(path, self.max_bytes, |chunk, bytes| {
             if reader.is_none() {
                 let values = chunk.iter().filter_map(|record| record.value().ok()).take(SAMPLE);
@@ -174,38 +182,15 @@ impl Intake {
                 // If all records so far are broken, the format is guessed from the next chunk.
                 reader = (!sample.is_empty()).then(|| choose(&sample));
             }
-            let groups: Vec<RejectGroup<R::Item>> =
-                chunk.par_chunks(GROUP).map(|records| read_group(reader.as_ref(), records)).collect();
-            summary.records += chunk.len() as u64;
-            let mut records = chunk.iter();
-            for (items, group) in groups {
-                tally.add(group);
-                for (item, record) in items.into_iter().zip(records.by_ref()) {
-                    match item.map(|item| take(item, index, record.line)) {
-                        Ok(TakenRecord::New) => summary.accepted += 1,
-                        Ok(TakenRecord::Copy) => summary.folded += 1,
-                        Ok(TakenRecord::CopyWithOtherRejected) => {
-                            summary.folded += 1;
-                            tally.notices[Notice::RejectedFolded as usize] += 1;
-                        }
-                        Err(RecordRefusal::Filtered(filter)) => summary.filtered[filter as usize] += 1,
-                        Err(RecordRefusal::Rejected(reason)) => {
-                            summary.rejected += 1;
-                            self.rejects.push(Reject {
-                                source: index,
-                                file: name.to_owned(),
-                                line: record.line,
-                                reason,
-                                record: record.excerpt(EXCERPT),
-                                records: 1,
-                            });
-                        }
-                    }
-                }
-            }
+            let read = || chunk.par_chunks(GROUP).map(|records| read_group(reader.as_ref(), records)).collect();
+            let (groups, ()) =
+                rayon::join(read, || before.take().into_iter().for_each(|chunk| receiver.receive(chunk)));
+            before = Some(ReadChunk { records: chunk, groups });
             progress(bytes);
             Ok(())
         })?;
+        before.into_iter().for_each(|chunk| receiver.receive(chunk));
+        let Receiver { mut summary, tally, .. } = receiver;
         for damage in facts.damage {
             summary.records += damage.records;
             summary.rejected += damage.records;
@@ -262,6 +247,58 @@ impl Intake {
     /// The sum of a count over all files.
     pub fn total(&self, count: impl Fn(&SourceSummary) -> u64) -> u64 {
         self.sources.iter().map(count).sum()
+    }
+}
+
+/// The records of a chunk, and what they became.
+struct ReadChunk<T> {
+    records: Vec<RawRecord>,
+    groups: Vec<RejectGroup<T>>,
+}
+
+/// Gives the items of a file to their receiver, in the order of the file, and counts what became of each record.
+struct Receiver<'r, F> {
+    index: u32,
+    name: &'r str,
+    summary: SourceSummary,
+    tally: Tally,
+    rejects: &'r mut Vec<Reject>,
+    take: &'r mut F,
+}
+
+impl<F> Receiver<'_, F> {
+    fn receive<T>(&mut self, chunk: ReadChunk<T>)
+    where
+        F: FnMut(T, u32, u64) -> TakenRecord,
+    {
+        let Self { index, name, summary, tally, rejects, take } = self;
+        summary.records += chunk.records.len() as u64;
+        let mut records = chunk.records.iter();
+        for (items, group) in chunk.groups {
+            tally.add(group);
+            for (item, record) in items.into_iter().zip(records.by_ref()) {
+                match item.map(|item| take(item, *index, record.line)) {
+                    Ok(TakenRecord::New) => summary.accepted += 1,
+                    Ok(TakenRecord::Copy) => summary.folded += 1,
+                    Ok(TakenRecord::CopyWithOtherRejected) => {
+                        summary.folded += 1;
+                        tally.notices[Notice::RejectedFolded as usize] += 1;
+                    }
+                    Err(RecordRefusal::Filtered(filter)) => summary.filtered[filter as usize] += 1,
+                    Err(RecordRefusal::Rejected(reason)) => {
+                        summary.rejected += 1;
+                        rejects.push(Reject {
+                            source: *index,
+                            file: (*name).to_owned(),
+                            line: record.line,
+                            reason,
+                            record: record.excerpt(EXCERPT),
+                            records: 1,
+                        });
+                    }
+                }
+            }
+        }
     }
 }
 
