@@ -23,6 +23,7 @@ fn main() {
         ("RAISIN_TRAINERS", "has_trainers"),
         ("RAISIN_LLAMA_FACTORY", "has_llama_factory"),
         ("RAISIN_LAST_RELEASE", "has_last_release"),
+        ("RAISIN_SLURM", "has_slurm"),
     ]);
     let is_root = Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout == b"0\n");
     given::flag("is_root", is_root);
