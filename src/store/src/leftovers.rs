@@ -164,6 +164,8 @@ mod tests {
         for path in &mut goes {
             if path.ends_with("job.json") {
                 path.pop();
+                let moment = SystemTime::now() - Duration::from_hours(48);
+                std::fs::File::open(path).unwrap().set_modified(moment).unwrap();
             }
         }
         goes.sort();
