@@ -76,15 +76,16 @@ test *arguments: (setup "cpu") _python
     RAISIN_GGUF="${RAISIN_GGUF:-$(realpath -e models/SmolLM2-135M-Instruct.Q4_1.gguf 2>/dev/null || true)}" \
         sh -c 'cargo build --workspace && cargo test --workspace "$@"' test "$@"
 
-# run all tests, also those that need more packages: the example notebook, TRL, lm-evaluation-harness, LLaMA-Factory, Chromium
+# run all tests, also those that need more packages: the example notebook, TRL, lm-evaluation-harness, LLaMA-Factory, Chromium, Slurm
 [positional-arguments]
 test-all *arguments: _python
     @{{ python }} -m pip install --quiet --disable-pip-version-check -r tests/python/notebook.txt -r tests/python/trainers.txt
     @{{ python }} tests/python/beside.py {{ venv }}-llama-factory tests/python/llama-factory.txt
     @{{ python }} tests/python/beside.py {{ venv }}-browser tests/python/browser.txt
     @sh setup/browser.sh
-    @RAISIN_NOTEBOOKS=1 RAISIN_TRAINERS=1 RAISIN_LLAMA_FACTORY="$(realpath -s {{ venv }}-llama-factory/bin/python)" \
-    RAISIN_BROWSER="$(realpath -s {{ venv }}-browser/bin/python)" \
+    @RAISIN_SLURM="$(sh tests/slurm/install.sh)" \
+        RAISIN_NOTEBOOKS=1 RAISIN_TRAINERS=1 RAISIN_LLAMA_FACTORY="$(realpath -s {{ venv }}-llama-factory/bin/python)" \
+        RAISIN_BROWSER="$(realpath -s {{ venv }}-browser/bin/python)" \
         {{ just }} test "$@"
 
 # make raisin's wheel for this machine: dist/raisin-VERSION-py3-none-PLATFORM.whl

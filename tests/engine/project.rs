@@ -7,7 +7,7 @@ use std::process::{Child, Command};
 
 use raisin_base::error::FilePosition;
 use raisin_engine::{self as engine, DeviceChoice, Options, Status, Summary, words};
-use raisin_pipeline::{CacheSettings, Pipeline, Resources, Stage, Variant, Written};
+use raisin_pipeline::{CacheSettings, ExecutorSettings, Pipeline, Resources, Stage, Variant, Written};
 use raisin_store::{JournalEvent, Store};
 pub use raisin_tests::processes::wait_for;
 use serde_json::{Map, Value, json};
@@ -73,8 +73,8 @@ impl EngineProject {
     pub fn pipeline(&self, variants: Vec<Variant>) -> Pipeline {
         let (file, folder) = (self.folder.join("story.toml"), self.folder.clone());
         let (sweep, overrides) = (Vec::new(), Vec::new());
-        let cache = CacheSettings::default();
-        Pipeline { name: "story".into(), seed_default: 17, file, folder, variants, sweep, overrides, cache }
+        let (cache, executor) = (CacheSettings::default(), ExecutorSettings::default());
+        Pipeline { name: "story".into(), seed_default: 17, file, folder, variants, sweep, overrides, cache, executor }
     }
 
     pub fn one(&self, stages: &[StageText<'_>]) -> Pipeline {

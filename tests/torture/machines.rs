@@ -19,6 +19,7 @@ fn without_locks_between_machines_actions_run_several_times_and_no_wrong_artifac
             // Each machine has its own out folder: links are kept in order by a lock.
             let mut command = project.raisin(&["build", "small.toml", "--out", &format!("out-{machine}")]);
             command.env("LD_PRELOAD", shim()).env("TORTURE_FLOCK", "local").env("RAISIN_MACHINE", machine.to_string());
+            command.env("RAISIN_LOCKS", project.path("locks-of-machines"));
             command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("raisin starts")
         };
         let builds: Vec<_> = (0..processes).map(start).collect();
@@ -26,6 +27,9 @@ fn without_locks_between_machines_actions_run_several_times_and_no_wrong_artifac
             let output = CommandOutput::from(processes::ended(build));
             assert_eq!(output.code, 0, "round {round}: {}", output.stderr);
         }
+        // The lock files of each machine lie on its own disk, and none in the cache.
+        let locks = project.path("locks-of-machines").read_dir().expect("a folder").count();
+        assert_eq!((locks, project.path("cache/locks/store").exists()), (processes, false));
         most = most.max(times_run(&project).into_values().max().unwrap_or(0));
         verify_clean(&project, "builds without locks");
         project.done(&["build", "small.toml"]);

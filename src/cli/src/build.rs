@@ -9,7 +9,7 @@ use super::{next, outcome, text};
 use raisin_base::error::{Problem, Result};
 use raisin_base::printable::printable;
 use raisin_base::say::say;
-use raisin_engine::{self as engine, Force, Options, PlanFile, Summary};
+use raisin_engine::{self as engine, Force, JobsAtInterrupt, Options, PlanFile, Summary};
 use raisin_kinds::KINDS;
 
 /// Build a pipeline: run the stages whose results are not in the cache, and link everything under out/.
@@ -46,6 +46,16 @@ pub struct Arguments {
     /// `raisin remote push PIPELINE` uploads them later.
     #[arg(long)]
     no_wait: bool,
+    /// Submit the stages of [executor] as jobs, and end when nothing but jobs is left to wait for. The same command finds
+    /// the jobs again.
+    #[arg(long, conflicts_with_all = ["watch", "dry_run"])]
+    detach: bool,
+    /// If the build is interrupted, cancel its jobs on the cluster without a question.
+    #[arg(long)]
+    cancel: bool,
+    /// If the build is interrupted, leave its jobs on the cluster to go on without a question. The next build finds them.
+    #[arg(long, conflicts_with = "cancel")]
+    leave: bool,
     /// Start a new process for each stage, instead of workers that run one stage after another.
     #[arg(long, hide = true)]
     fresh_workers: bool,
@@ -88,6 +98,12 @@ fn once(arguments: &Arguments) -> Result<Summary> {
         quiet: arguments.quiet,
         fresh_workers: arguments.fresh_workers,
         leave_uploads: arguments.no_wait,
+        detach: arguments.detach,
+        jobs_at_interrupt: match (arguments.cancel, arguments.leave) {
+            (true, _) => JobsAtInterrupt::Cancel,
+            (_, true) => JobsAtInterrupt::Leave,
+            _ => JobsAtInterrupt::Ask,
+        },
         ..arguments.pipeline.options()
     };
     match PlanFile::read(arguments.pipeline.file())? {

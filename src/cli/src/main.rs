@@ -14,6 +14,7 @@ mod du;
 mod explain;
 mod gc;
 mod init;
+mod job;
 mod kinds;
 mod man;
 mod next;
@@ -62,6 +63,7 @@ Examples:
   raisin build p.toml --force tuned --check                     run a cached stage twice, and compare
   raisin plan p.toml --out plan.json                            keep the plan; `raisin build plan.json` builds it
   raisin build p.toml --watch                                   build again after each edit
+  raisin build p.toml --detach                                  submit jobs to the cluster of [executor], and leave
   raisin why p.toml tuned                                       why a stage would run, or which run made its artifact
   raisin explain p.toml selector --id 12                        what the selector learned, and why it picks a row
   raisin accept p.toml tuned                                    a change was cosmetic: keep the artifact
@@ -98,6 +100,8 @@ enum Command {
     Du(du::Arguments),
     Digest(digest::Arguments),
     Doctor(doctor::Arguments),
+    #[command(hide = true)]
+    Job(job::Arguments),
     Completions(completions::Arguments),
     Man(man::Arguments),
 }
@@ -147,6 +151,7 @@ fn run() -> Result<ExitCode> {
         Command::Du(arguments) => du::run(&arguments),
         Command::Digest(arguments) => digest::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Job(arguments) => job::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),
         Command::Man(arguments) => man::run(&arguments),
     }

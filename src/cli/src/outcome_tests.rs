@@ -8,6 +8,8 @@ use raisin_contract::results::PairedDifference;
 
 fn summary(results: Vec<StageResults>) -> Summary {
     Summary {
+        left: 0,
+        is_detached: false,
         pipeline: "p".into(),
         ran: 0,
         fetched: 0,

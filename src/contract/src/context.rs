@@ -51,6 +51,10 @@ pub struct Assignment {
     pub folder: PathBuf,
     /// The folder in which stages share the token sequences of pools; `None` if they are not shared.
     pub tokens: Option<PathBuf>,
+    /// Whether the staging folder belongs to this attempt alone, as for a job of a cluster. Then no lock is needed, which
+    /// a network file system may refuse.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub own_folder: bool,
 }
 
 impl Assignment {
@@ -77,6 +81,7 @@ impl Assignment {
             memory: None,
             folder,
             tokens: None,
+            own_folder: false,
         }
     }
 }
@@ -204,11 +209,20 @@ pub fn wait_until_left(folder: &Path, give_up: impl Fn() -> bool) -> Result<bool
             Ok(()) => return Ok(true),
             Err(TryLockError::WouldBlock) if give_up() => return Ok(false),
             Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(5)),
+            Err(TryLockError::Error(error)) if has_no_locks(&error) => return Ok(true),
             Err(TryLockError::Error(error)) => {
                 return Err(error).with_context(|| format!("cannot lock {}", path.display()));
             }
         }
     }
+}
+
+/// Whether the file system has no locks, as Lustre without the option `flock`. Nothing then tells whether a worker of a
+/// killed build still writes; the kernel ends it together with the build.
+fn has_no_locks(error: &std::io::Error) -> bool {
+    [rustix::io::Errno::NOSYS, rustix::io::Errno::NOLCK, rustix::io::Errno::OPNOTSUPP]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 /// Opens a file for reading and writing: on a network file system, flock needs a file that is open for writing.
@@ -222,8 +236,17 @@ impl Context {
     /// # Errors
     /// The folder has no assignment file, or cannot be written.
     pub fn new(assignment: Assignment) -> Result<Self> {
+        if assignment.own_folder {
+            return Ok(Self { silent: false, ..Self::silent(assignment)? });
+        }
         let path = assignment.folder.join(ASSIGNMENT);
-        let lock = || open_to_lock(&path).and_then(|file| file.lock().map(|()| file));
+        let lock = || {
+            let file = open_to_lock(&path)?;
+            match file.lock() {
+                Err(error) if !has_no_locks(&error) => Err(error),
+                _ => Ok(file),
+            }
+        };
         let at_work = lock().with_context(|| format!("cannot lock {}", path.display()))?;
         Ok(Self { silent: false, at_work: Some(at_work), ..Self::silent(assignment)? })
     }

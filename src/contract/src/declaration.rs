@@ -11,7 +11,8 @@ use raisin_base::error::Result;
 use crate::outputs::{ExamplePipeline, FileDeclaration, Outputs, TableDeclaration};
 
 /// The executable that runs the stages of a kind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Process {
     /// `raisin-data`: rows and files, no tensors.
     Data,

@@ -2,6 +2,7 @@
 //! starts next (schedule.rs), how one action is made (execute.rs) and what is printed (told.rs) are in other files.
 
 mod looking;
+mod on_cluster;
 mod sharing;
 
 use std::collections::HashSet;
@@ -13,9 +14,10 @@ use super::child::{self, Children};
 use super::difference::ActionDifference;
 use super::execute::{Check, Job, JobMessage, JobNews, MadeAction, Mode, plain};
 use super::explain::ActionHistory;
-use super::graph::NodeId;
+use super::graph::{NodeId, StageNode};
 use super::interrupt::{GRACE, Interrupt, end_in_time};
 use super::job::{JobOrder, assemble};
+use super::jobs::{JobQueue, LeftRunning};
 use super::links::{self, LinkUpdate, LinkWait};
 use super::out_check;
 use super::outcome;
@@ -28,11 +30,12 @@ use super::silence;
 use super::summary::{Failure, Summary};
 use super::told::{News, Told};
 use super::worker_pool::WorkerPool;
+use on_cluster::JobsEnd;
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Result, bail, render};
 use raisin_base::panics::caught;
 use raisin_contract::{Action, Process};
-use raisin_pipeline::Pipeline;
+use raisin_pipeline::{JobRequest, Pipeline};
 use raisin_store::Store;
 
 /// The longest time between two looks at signals and at silent stages.
@@ -71,7 +74,7 @@ fn build_with(pipeline: &Pipeline, options: &Options, plan: Option<&PlanFile>) -
     options.force.check(&resolver.graph)?;
     let mut told = Told::new(&resolver.store, &resolver.graph, options)?;
     told.begins(pipeline, options, resolver.devices.kind);
-    let mut build = Build::new(resolver, options, plan, &interrupt, &mut told);
+    let mut build = Build::new(resolver, options, plan, &interrupt, &mut told)?;
     build.look_up_ready();
     if build.scheduler.count(|state| matches!(state, StageState::Queued | StageState::Asked)) == 0 {
         return build.finish(began);
@@ -104,12 +107,18 @@ struct Build<'a> {
     told: &'a mut Told,
     /// One entry for each node.
     work: Vec<Work<'a>>,
+    /// What the job of each node asks of a cluster; `None` for a node that runs on this machine.
+    requests: Vec<Option<JobRequest>>,
     remote: RemoteCache,
     ran: u64,
     fetched: u64,
     /// The failed nodes with the reasons, in the order of the failures.
     failures: Vec<(NodeId, String)>,
     interrupted: bool,
+    /// The number of jobs that go on without this build.
+    left: u64,
+    /// The build ended before its jobs, because the user wanted it so.
+    is_detached: bool,
 }
 
 impl<'a> Build<'a> {
@@ -119,13 +128,17 @@ impl<'a> Build<'a> {
         plan: Option<&'a PlanFile>,
         interrupt: &'a Interrupt,
         told: &'a mut Told,
-    ) -> Self {
+    ) -> Result<Self> {
         let graph = &resolver.graph;
         let capacity = Capacity::of(options, resolver.devices);
-        let nodes = graph.nodes.iter().map(|node| (capacity.demand(node.stage), node.dependents.clone()));
+        let requests = on_cluster::requests(&resolver, options)?;
+        let demand = |(node, request): (&StageNode<'_>, &Option<JobRequest>)| {
+            (capacity.demand(node.stage, request.as_ref()), node.dependents.clone())
+        };
+        let nodes = graph.nodes.iter().zip(&requests).map(demand);
         let scheduler = Scheduler::new(nodes, capacity);
         let work = graph.nodes.iter().map(|_| Work::default()).collect();
-        Self {
+        Ok(Self {
             options,
             plan,
             interrupt,
@@ -133,13 +146,16 @@ impl<'a> Build<'a> {
             history: ActionHistory::default(),
             told,
             work,
+            requests,
             remote: RemoteCache::new(options.remote.clone()),
             ran: 0,
             fetched: 0,
             failures: Vec::new(),
             interrupted: false,
+            left: 0,
+            is_detached: false,
             resolver,
-        }
+        })
     }
 
     fn tell(&mut self, id: NodeId, news: News<'_>) {
@@ -157,7 +173,9 @@ impl<'a> Build<'a> {
             let process = node.stage.declaration.process;
             let may_run =
                 !matches!(self.scheduler.state(id), StageState::Done | StageState::Failed | StageState::Skipped);
-            if may_run && !found.contains(&process) {
+            // With `executor.raisin`, the executables of jobs lie elsewhere.
+            let is_elsewhere = self.requests[id].is_some() && self.resolver.graph.pipeline.executor.raisin.is_some();
+            if may_run && !is_elsewhere && !found.contains(&process) {
                 child::check(process, self.options.executables.as_deref())
                     .with_context(|| format!("stage `{}` cannot run", self.label(id)))?;
                 found.push(process);
@@ -173,15 +191,17 @@ impl<'a> Build<'a> {
         self.resolver.index.look_again();
         let silence_limit = silence::limit()?;
         let children = Children::default();
+        let queue = self.job_queue()?;
         let store = self.resolver.store.clone();
         let (sender, receiver) = channel();
         std::thread::scope(|scope| {
             let (_over, end) = channel();
-            let children = &children;
+            let (children, queue) = (&children, queue.as_ref());
+            let _guard = queue.map(|queue| queue.start(scope)).transpose()?;
             let watch = move || end_in_time(interrupt, &end, children);
             std::thread::Builder::new().spawn_scoped(scope, watch).context("cannot start a thread")?;
-            let pool = WorkerPool::new(scope, &store, children, sender);
-            let driven = caught(|| self.drive(pool, children, &receiver, silence_limit)).flatten();
+            let pool = WorkerPool::new(scope, &store, children, sender, queue);
+            let driven = caught(|| self.drive(pool, children, &receiver, silence_limit, queue)).flatten();
             driven.inspect_err(|failure| {
                 // Nothing reads the messages of the stages any more, so the stages end as after an interrupt: what is
                 // finished and all checkpoints stay.
@@ -203,14 +223,17 @@ impl<'a> Build<'a> {
         children: &Children,
         receiver: &Receiver<JobMessage>,
         silence_limit: Duration,
+        queue: Option<&JobQueue>,
     ) -> Result<()> {
         let interrupt = self.interrupt;
         let mut looked = Instant::now();
         let mut stopped: Option<Instant> = None;
+        let mut jobs_end = JobsEnd::default();
         let mut remote: Option<RemoteProcess<'_>> = None;
         loop {
             self.send_to_remote(&mut remote, children);
-            let go_on = stopped.is_none() && (self.failures.is_empty() || self.options.keep_going);
+            let go_on =
+                stopped.is_none() && !jobs_end.is_decided() && (self.failures.is_empty() || self.options.keep_going);
             while go_on && let Some((id, gpu)) = self.scheduler.start() {
                 match self.job(id, gpu).and_then(|job| pool.start(job, gpu)) {
                     Ok(()) => self.tell(id, News::Begins),
@@ -245,12 +268,18 @@ impl<'a> Build<'a> {
                 stopped = Some(Instant::now());
                 self.told.stopping();
                 children.stop();
+                queue.into_iter().for_each(|queue| jobs_end.interrupted(self, queue));
+            }
+            if let Some(queue) = queue {
+                jobs_end.hear(interrupt, queue);
+                jobs_end.detached(self, queue);
             }
             // A second signal means that the user does not want to wait for an orderly end.
             if stopped.is_some_and(|moment| moment.elapsed() >= GRACE || interrupt.count() > 1) {
                 children.kill();
             }
         }
+        interrupt.wait_for_jobs(false);
         self.finish_uploads(remote);
         Ok(())
     }
@@ -266,7 +295,8 @@ impl<'a> Build<'a> {
             fresh_worker: self.options.fresh_workers,
         };
         let threads = self.scheduler.demand(id).threads;
-        let order = JobOrder { key, action, run: self.told.run(), threads, gpu, mode };
+        let order =
+            JobOrder { key, action, run: self.told.run(), threads, gpu, request: self.requests[id].as_ref(), mode };
         assemble(&self.resolver, id, order)
     }
 
@@ -284,7 +314,10 @@ impl<'a> Build<'a> {
                 self.tell(id, News::Ended);
                 match *result {
                     Ok(made) => self.succeeded(id, &made),
-                    Err(error) => self.failed(id, &error),
+                    Err(error) => match error.downcast_ref::<LeftRunning>() {
+                        Some(left) => self.leaves(id, left),
+                        None => self.failed(id, &error),
+                    },
                 }
             }
         }
@@ -351,7 +384,7 @@ impl<'a> Build<'a> {
     /// Updates the links and the index, and reports the end of the build. The report also comes if the links cannot be
     /// updated, because the stages that ran are kept nevertheless.
     fn finish(&mut self, began: Instant) -> Result<Summary> {
-        if self.failures.is_empty() && !self.interrupted {
+        if self.failures.is_empty() && !self.interrupted && !self.is_detached {
             // Check this before any link is changed.
             let settled = |id: &NodeId| matches!(self.scheduler.state(*id), StageState::Done | StageState::Skipped);
             if let Some(id) = (0..self.work.len()).find(|id| !settled(id)) {
@@ -381,7 +414,7 @@ impl<'a> Build<'a> {
         };
         let accepted = keys.iter().enumerate().filter_map(is_accepted).collect();
         let (results, unread) = match &update {
-            Ok(_) if !self.interrupted => outcome::collect(&self.resolver, &self.options.out),
+            Ok(_) if !self.interrupted && !self.is_detached => outcome::collect(&self.resolver, &self.options.out),
             _ => Default::default(),
         };
         unread.iter().for_each(|note| self.told.note(note));
@@ -398,6 +431,8 @@ impl<'a> Build<'a> {
             accepted,
             failures: self.failures.iter().map(failure).collect(),
             interrupted: self.interrupted,
+            left: self.left,
+            is_detached: self.is_detached,
             seconds: began.elapsed().as_secs_f64(),
             remote: self.remote.tally.clone(),
             fetch_seconds: self.remote.seconds(),

@@ -107,13 +107,13 @@ impl Devices {
     pub fn index(self, slot: usize) -> usize {
         self.first + slot % self.count.max(1)
     }
+}
 
-    /// The dtype if the pipeline sets none: bf16 for matrix products if the hardware supports bf16.
-    pub fn default_dtype(self) -> DType {
-        match self.kind {
-            DeviceKind::Cpu => DType::F32,
-            DeviceKind::Cuda => DType::Bf16,
-        }
+/// The dtype if the pipeline sets none: bf16 for matrix products if the hardware supports bf16.
+pub fn default_dtype(device: DeviceKind) -> DType {
+    match device {
+        DeviceKind::Cpu => DType::F32,
+        DeviceKind::Cuda => DType::Bf16,
     }
 }
 

@@ -5,25 +5,24 @@
 //! not the build. While the process of a stage runs, it holds a lock in the staging folder. Therefore a build that
 //! starts after a kill cannot use the staging folder before the old process is gone.
 
-use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::mpsc::Sender;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
 use super::change::{changes, in_words};
-use super::child::{self, Children};
+use super::child::Children;
 use super::fetch::DownloadListener;
 use super::graph::NodeId;
 use super::held::HeldInputs;
 use super::inputs::{JobInput, digest_of_fingerprints};
-use super::live::LiveProgress;
+use super::jobs::{JobQueue, JobSpec};
+use super::stage_run::{Runner, StageCall, remove_job};
 use super::waiting;
-use super::worker::{Ending, Worker};
+use super::worker::Worker;
 use raisin_base::digest::Digest;
-use raisin_base::error::{Context as _, Error, Problem, Result, bail, render};
+use raisin_base::error::{Context as _, Error, Result, bail, render};
 use raisin_base::files::if_there;
 use raisin_contract::context::{ASSIGNMENT, wait_until_left};
 use raisin_contract::{Assignment, Event, Process, Progress};
@@ -38,6 +37,16 @@ pub struct Job {
     /// The action record, without the fields that only the run can fill.
     pub record: ActionRecord,
     pub mode: Mode,
+    /// The job of a cluster that runs the stage; `None` for a stage on this machine.
+    pub on_cluster: Option<JobSpec>,
+}
+
+/// Where the process of a stage runs.
+pub struct StagePlace<'w, 'c> {
+    /// The worker of this thread, if it has one.
+    pub worker: &'w mut Option<Worker<'c>>,
+    /// The way to the jobs of the build, if it has any.
+    pub queue: Option<&'w JobQueue>,
 }
 
 /// How a build makes its actions.
@@ -90,11 +99,11 @@ pub fn execute<'c>(
     store: &Store,
     children: &'c Children,
     messages: &Sender<JobMessage>,
-    worker: &mut Option<Worker<'c>>,
+    place: StagePlace<'_, 'c>,
 ) -> Result<MadeAction> {
-    let Job { id, process, mut assignment, mut inputs, mut record, mode } = job;
+    let Job { id, process, mut assignment, mut inputs, mut record, mode, on_cluster } = job;
     let key = record.key;
-    let reports = JobReports { id, children, messages };
+    let reports = JobReports { id, children, messages, is_second: false };
     let doing = format!("building {}", assignment.stage);
     let lock = waiting::lock(store, key, &doing, |words| reports.waits(words), || children.is_stopping())?;
     let Some(_lock) = lock else { bail!("interrupted while waiting for another build") };
@@ -106,54 +115,71 @@ pub fn execute<'c>(
     reports.send(JobNews::Started);
 
     let staging = &assignment.folder.clone();
-    if !wait_until_left(staging, || children.is_stopping())? {
+    if on_cluster.is_none() && !wait_until_left(staging, || children.is_stopping())? {
         bail!("interrupted");
     }
+    let runner = match (&on_cluster, place.queue) {
+        (Some(spec), Some(queue)) => Runner::Cluster { queue, spec },
+        (Some(_), None) => bail!("raisin itself failed: no thread submits jobs"),
+        (None, _) => Runner::Worker { fresh: mode.fresh_worker, worker: place.worker },
+    };
     if mode.anew && staging.exists() {
-        remove_tree(staging)?;
+        runner.clear(store, staging)?;
     }
     inputs.iter_mut().try_for_each(|input| input.file.bring(store, &reports))?;
     let held = HeldInputs::open(&inputs)?;
-    let log = store.log_file(key);
     let started = Instant::now();
     record.started = jiff::Timestamp::now().to_string();
     let fingerprints = digest_of_fingerprints(&inputs);
     if !inputs.is_empty()
-        && let Some(why) = remove_if_inputs_changed(staging, fingerprints)?
+        && let Some(why) = inputs_changed(staging, fingerprints)?
     {
-        reports.note(format!("{why}; the stage begins again from the start"));
-    }
-    let resumes = has_checkpoints(staging);
-    assignment.files = held.link_into(staging)?;
-    let file = write_assignment(&assignment, fingerprints)?;
-    let mut live = LiveProgress::begin(staging);
-    let on_event = |event: Event| {
-        live.take(&event);
-        match &event {
-            Event::Cost(cost) => record.costs.push(cost.clone()),
-            Event::Note { text } => record.notes.push(text.clone()),
-            Event::Progress(_) => {}
-            // For other processes only.
-            Event::Measured(_) => return,
+        let was_there = runner.has_checkpoints(staging);
+        runner.clear(store, staging)?;
+        if was_there {
+            reports.note(format!("{why}; the stage begins again from the start"));
         }
-        reports.send(JobNews::Event(event));
-    };
-    let command = || child::command(process, mode.executables.as_deref());
-    let mut own = None;
-    let worker = if mode.fresh_worker { &mut own } else { worker };
-    let ending = Worker::run(worker, children, command, &file, &log, on_event)?;
-    live.write();
-    drop(own);
+    }
+    let resumes = runner.has_checkpoints(staging);
+    assignment.files = held.link_into(staging, runner.link_to())?;
+    let file = write_assignment(&assignment, fingerprints)?;
     let known = |text: &str| held.with_known_paths(staging, text);
-    succeeded(ending, &log, known, children, resumes.then_some(assignment.stage.as_str()))?;
+    let call = StageCall {
+        process,
+        executables: mode.executables.as_deref(),
+        assignment: &file,
+        log: &store.log_file(key),
+        known: &known,
+        resumed: resumes.then_some(assignment.stage.as_str()),
+    };
+    let run = runner.run(&call, &reports, children)?;
+    for event in run.events {
+        match event {
+            Event::Cost(cost) => record.costs.push(cost),
+            Event::Note { text } => record.notes.push(text),
+            Event::Progress(_) | Event::Measured(_) => {}
+        }
+    }
     if let Err(changed) = held.check_unchanged() {
         // The checkpoints were made from other bytes than the key says.
         remove_tree(staging)?;
         return Err(changed);
     }
-    let artifact = store.commit(&staging.join("out"))?;
+    let artifact = match store.commit(&run.out) {
+        Ok(artifact) => artifact,
+        // A build on another machine may have found the same job, and have put its artifact into place.
+        Err(error) => match store.lookup(key)? {
+            Lookup::Hit(record) if on_cluster.is_some() => {
+                return Ok(MadeAction { record: *record, ran: false, check: Check::None });
+            }
+            _ => return Err(error),
+        },
+    };
     record.seconds = started.elapsed().as_secs_f64();
     record.finished = jiff::Timestamp::now().to_string();
+    if let Some(times) = run.times {
+        (record.started, record.finished, record.seconds) = (times.started, times.finished, times.seconds);
+    }
     record.artifact = artifact.digest;
     record.bytes = artifact.manifest.bytes();
     record.references = artifact.references;
@@ -167,26 +193,48 @@ pub fn execute<'c>(
         reports.note(text);
     }
     store.write_record(&record)?;
-    if let Err(error) = remove_tree(staging) {
+    let removed = if on_cluster.is_some() { remove_job(store, staging) } else { remove_tree(staging) };
+    if let Err(error) = removed {
         // The stage has succeeded, whatever is left of its folder.
         reports.note(format!("{error:#}; `raisin gc` removes the folder later"));
     }
     let check = if mode.check {
-        match run_again(store, &reports, command, key, assignment, (&held, fingerprints)).and_then(|second| {
-            held.check_unchanged()?;
-            Ok(compare(&artifact.manifest, &second))
-        }) {
-            Ok(None) => Check::Same,
-            Ok(Some(unlike)) => {
-                Check::Failed(format!("the second run made another artifact than the first\n    {unlike}"))
-            }
-            Err(_) if children.is_stopping() => Check::None,
-            Err(error) => Check::Failed(format!("the second run failed\n    {}", plain(&error))),
-        }
+        let place = on_cluster.zip(place.queue);
+        let again = Again { key, process, executables: mode.executables, place };
+        compare_with_another(store, &reports, again, assignment, (&held, fingerprints), &artifact.manifest)
     } else {
         Check::None
     };
     Ok(MadeAction { record, ran: true, check })
+}
+
+/// The result of a second run, compared with the manifest of the first.
+fn compare_with_another(
+    store: &Store,
+    reports: &JobReports<'_>,
+    again: Again<'_>,
+    assignment: Assignment,
+    (held, fingerprints): (&HeldInputs<'_>, Digest),
+    first: &Manifest,
+) -> Check {
+    let second = run_again(store, reports, again, assignment, (held, fingerprints)).and_then(|second| {
+        held.check_unchanged()?;
+        Ok(compare(first, &second))
+    });
+    match second {
+        Ok(None) => Check::Same,
+        Ok(Some(unlike)) => Check::Failed(format!("the second run made another artifact than the first\n    {unlike}")),
+        Err(_) if reports.children.is_stopping() => Check::None,
+        Err(error) => Check::Failed(format!("the second run failed\n    {}", plain(&error))),
+    }
+}
+
+/// What a second run of an action needs beside its assignment.
+struct Again<'q> {
+    key: Digest,
+    process: Process,
+    executables: Option<PathBuf>,
+    place: Option<(JobSpec, &'q JobQueue)>,
 }
 
 /// Runs the action a second time, in its own process, folder and log, and returns the manifest of the second artifact.
@@ -195,27 +243,36 @@ pub fn execute<'c>(
 fn run_again(
     store: &Store,
     reports: &JobReports<'_>,
-    command: impl FnOnce() -> Result<Command>,
-    key: Digest,
+    again: Again<'_>,
     assignment: Assignment,
     (held, fingerprints): (&HeldInputs<'_>, Digest),
 ) -> Result<Manifest> {
-    let key = Digest::of(format!("again {key}").as_bytes());
-    let folder = store.staging_folder(key);
+    let key = Digest::of(format!("again {}", again.key).as_bytes());
+    let folder = if again.place.is_some() { store.job_folder(key) } else { store.staging_folder(key) };
+    let spec = again.place.map(|(spec, queue)| (JobSpec { folder: folder.clone(), ..spec }, queue));
+    let mut none = None;
+    let runner = match &spec {
+        Some((spec, queue)) => Runner::Cluster { queue, spec },
+        None => Runner::Worker { fresh: true, worker: &mut none },
+    };
     if folder.exists() {
-        remove_tree(&folder)?;
+        runner.clear(store, &folder)?;
     }
-    let files = held.link_into(&folder)?;
+    let files = held.link_into(&folder, runner.link_to())?;
     let assignment = Assignment { folder, files, tokens: None, ..assignment };
     let (file, log) = (write_assignment(&assignment, fingerprints)?, store.log_file(key));
-    let ending = Worker::run(&mut None, reports.children, command, &file, &log, |event| {
-        if let Event::Progress(_) = event {
-            reports.send(JobNews::Event(event));
-        }
-    })?;
     let known = |text: &str| held.with_known_paths(&assignment.folder, text);
-    succeeded(ending, &log, known, reports.children, None)?;
-    let made = Manifest::of_folder(&assignment.folder.join("out"))?;
+    let call = StageCall {
+        process: again.process,
+        executables: again.executables.as_deref(),
+        assignment: &file,
+        log: &log,
+        known: &known,
+        resumed: None,
+    };
+    let quiet = JobReports { is_second: true, ..*reports };
+    let out = runner.run(&call, &quiet, reports.children)?.out;
+    let made = Manifest::of_folder(&out)?;
     remove_tree(&assignment.folder)?;
     Ok(made)
 }
@@ -227,19 +284,24 @@ pub fn plain(error: &Error) -> String {
 }
 
 /// Sends the reports about one job to the build. The progress of a download is reported like that of a stage.
-struct JobReports<'t> {
+pub struct JobReports<'t> {
     id: NodeId,
-    children: &'t Children,
+    pub children: &'t Children,
     messages: &'t Sender<JobMessage>,
+    /// Of a second run, only the progress is reported: the first has said the rest.
+    is_second: bool,
 }
 
 impl JobReports<'_> {
-    fn send(&self, news: JobNews) {
+    pub fn send(&self, news: JobNews) {
+        if self.is_second && matches!(news, JobNews::Event(Event::Note { .. } | Event::Cost(_))) {
+            return;
+        }
         // After an error of the build, nobody receives the report.
         drop(self.messages.send(JobMessage { id: self.id, news }));
     }
 
-    fn note(&self, text: String) {
+    pub fn note(&self, text: String) {
         self.send(JobNews::Event(Event::Note { text }));
     }
 }
@@ -273,26 +335,23 @@ struct Before {
     inputs_look: Digest,
 }
 
-/// Removes the staging folder of a stage that did not end, unless the input files still have the fingerprints that they
-/// had when the stage began. With other fingerprints, the stage may have read other bytes than the key says, and no
-/// check came after the reading. If checkpoints are removed, returns the reason.
-fn remove_if_inputs_changed(staging: &Path, fingerprints: Digest) -> Result<Option<&'static str>> {
+/// The reason why the staging folder of a stage that did not end cannot be used; `None` if the input files still have the
+/// fingerprints that they had when the stage began. With other fingerprints, the stage may have read other bytes than the
+/// key says, and no check came after the reading.
+fn inputs_changed(staging: &Path, fingerprints: Digest) -> Result<Option<&'static str>> {
     // Without this file, the stage did not begin before, or a process died after it created the folder.
     let text = if_there(std::fs::read(staging.join(ASSIGNMENT)))
         .with_context(|| format!("cannot read the {ASSIGNMENT} of {}", staging.display()))?;
     let before = text.and_then(|text| serde_json::from_slice::<Before>(&text).ok());
-    let why = match before {
-        Some(before) if before.inputs_look == fingerprints => return Ok(None),
-        _ if !staging.exists() => return Ok(None),
-        Some(_) => "its input files may have changed since the last attempt",
-        None => "it is unknown from which inputs its checkpoints were made",
-    };
-    let was_there = has_checkpoints(staging);
-    remove_tree(staging)?;
-    Ok(was_there.then_some(why))
+    Ok(match before {
+        Some(before) if before.inputs_look == fingerprints => None,
+        _ if !staging.exists() => None,
+        Some(_) => Some("its input files may have changed since the last attempt"),
+        None => Some("it is unknown from which inputs its checkpoints were made"),
+    })
 }
 
-fn has_checkpoints(staging: &Path) -> bool {
+pub fn has_checkpoints(staging: &Path) -> bool {
     std::fs::read_dir(staging.join("work")).is_ok_and(|mut left| left.next().is_some())
 }
 
@@ -326,82 +385,9 @@ fn compare(first: &Manifest, second: &Manifest) -> Option<String> {
     (!unlike.is_empty()).then(|| unlike.join("\n    "))
 }
 
-/// The number of lines of a failed stage's log that are shown.
-const TAIL: usize = 20;
-
-/// # Errors
-/// The stage failed. `known` replaces the paths of links by those of the files. `resumed` has the name of the stage if
-/// the stage continued from checkpoints of an earlier attempt. Only a person can tell whether the checkpoints are the
-/// reason of the failure.
-fn succeeded(
-    ending: Ending,
-    log: &Path,
-    known: impl Fn(&str) -> String,
-    children: &Children,
-    resumed: Option<&str>,
-) -> Result<()> {
-    if ending == Ending::Done {
-        return Ok(());
-    }
-    if children.is_stopping() {
-        bail!("interrupted");
-    }
-    let text = std::fs::read(log).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    let lines: Vec<&str> = text.lines().collect();
-    let tail = known(&lines[lines.len().saturating_sub(TAIL)..].join("\n    "));
-    let what = match ending {
-        Ending::Done | Ending::Failed => String::new(),
-        Ending::Silent => "the process was ended, because it gave no sign of life for too long (30 minutes, unless \
-                           RAISIN_SILENT_SECONDS is set): it sent no message, used almost no processor time, and read \
-                           and wrote nothing on a disk"
-            .to_owned(),
-        Ending::Died(status) => match status.signal() {
-            Some(9) => "the process was killed (signal 9), perhaps because memory ran out".to_owned(),
-            Some(signal) => format!("the process was ended by signal {signal}"),
-            None => format!("the process ended with status {}", status.code().unwrap_or_default()),
-        },
-    };
-    let separator = if what.is_empty() || tail.is_empty() { "" } else { "\n    " };
-    // Below the current directory, the path is shorter without this directory.
-    let here = std::env::current_dir().unwrap_or_default();
-    let mut hint = format!("the whole log: {}", command_that_shows(log.strip_prefix(&here).unwrap_or(log)));
-    if let Some(stage) = resumed {
-        hint += &format!(
-            "\nhint: the stage continued from checkpoints of an earlier attempt; if they are the reason, `raisin build \
-             PIPELINE --force {stage}` runs the stage from the beginning"
-        );
-    }
-    Err(Problem::new(format!("{what}{separator}{tail}")).hint(hint).into())
-}
-
-/// The digits of a key in the name of a log that are shown: enough that no other log of the cache begins with them, and
-/// few enough that the command fits on a line of a terminal.
-const SHOWN_DIGITS: usize = 12;
-
-/// A command for a shell that prints the log.
-fn command_that_shows(log: &Path) -> String {
-    let folder = log.parent().unwrap_or(Path::new("")).display().to_string();
-    let name = log.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let is_plain = |letter: char| letter.is_alphanumeric() || "-_./".contains(letter);
-    match name.get(..SHOWN_DIGITS) {
-        Some(digits) if folder.chars().all(is_plain) => format!("cat {folder}/{digits}*.log"),
-        // A shell would read the path otherwise than it is.
-        _ => log.display().to_string(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_command_for_a_log_fits_on_a_line() {
-        let log = format!("cache/logs/{}.log", "0123456789abcdef".repeat(4));
-        assert_eq!(command_that_shows(Path::new(&log)), "cat cache/logs/0123456789ab*.log");
-        let spaced = format!("my cache/{}.log", "0".repeat(64));
-        assert_eq!(command_that_shows(Path::new(&spaced)), spaced);
-    }
 
     #[test]
     fn checkpoints_stay_only_while_the_inputs_have_the_same_fingerprints() {
@@ -416,7 +402,7 @@ mod tests {
             std::fs::write(&checkpoint, "").unwrap();
             file
         };
-        assert_eq!(remove_if_inputs_changed(&folder, fingerprints).unwrap(), None);
+        assert_eq!(inputs_changed(&folder, fingerprints).unwrap(), None);
         let file = begin(1);
         let before = std::fs::metadata(&file).unwrap().modified().unwrap();
         begin(1);
@@ -424,13 +410,13 @@ mod tests {
         // Another number of threads does not change the inputs.
         begin(2);
         assert!(raisin_contract::serve::read_assignment(&file).is_ok_and(|assignment| assignment.threads == 2));
-        assert_eq!(remove_if_inputs_changed(&folder, fingerprints).unwrap(), None);
+        assert_eq!(inputs_changed(&folder, fingerprints).unwrap(), None);
         assert!(checkpoint.exists());
-        let why = remove_if_inputs_changed(&folder, other).unwrap();
-        assert_eq!((why, folder.exists()), (Some("its input files may have changed since the last attempt"), false));
+        let why = inputs_changed(&folder, other).unwrap();
+        assert_eq!(why, Some("its input files may have changed since the last attempt"));
         let text = std::fs::read(begin(1)).unwrap();
         std::fs::write(&file, &text[..text.len() / 2]).unwrap();
-        let why = remove_if_inputs_changed(&folder, fingerprints).unwrap();
-        assert_eq!((why, folder.exists()), (Some("it is unknown from which inputs its checkpoints were made"), false));
+        let why = inputs_changed(&folder, fingerprints).unwrap();
+        assert_eq!(why, Some("it is unknown from which inputs its checkpoints were made"));
     }
 }

@@ -26,6 +26,16 @@ const LINKS: &str = "inputs";
 /// The usual limit of open files, 1024, has room for this many folders of several stages.
 const FEW_FOLDERS: usize = 64;
 
+/// Where the links to the input files lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkTo {
+    /// Through the folders that this process holds open.
+    HeldFolder,
+    /// To the paths of the files, for a stage on another machine, to which the folders of this process mean nothing. Then
+    /// only the check after the stage notices that a file was exchanged meanwhile.
+    File,
+}
+
 /// When the inputs of a stage are checked for changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CheckTime {
@@ -97,9 +107,10 @@ impl<'i> HeldInputs<'i> {
 
     /// Makes the links in a staging folder. Returns the paths of the files for the assignment, by the pointers of their
     /// parameters. Links of an earlier attempt are replaced.
-    pub fn link_into(&self, staging: &Path) -> Result<BTreeMap<String, PathBuf>> {
+    pub fn link_into(&self, staging: &Path, to: LinkTo) -> Result<BTreeMap<String, PathBuf>> {
         let links = staging.join(LINKS);
-        if links.exists() {
+        // A job may be reading through links to paths.
+        if links.exists() && to == LinkTo::HeldFolder {
             raisin_store::remove_tree(&links)?;
         }
         let mut assigned = BTreeMap::new();
@@ -110,9 +121,17 @@ impl<'i> HeldInputs<'i> {
                 let folder = link.parent().unwrap_or(&own);
                 std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
                 let (held, name) = self.place(file)?;
-                let target = format!("/proc/{}/fd/{}", std::process::id(), held.as_raw_fd());
-                std::os::unix::fs::symlink(Path::new(&target).join(name), &link)
-                    .with_context(|| format!("cannot link {}", link.display()))?;
+                let target = match to {
+                    LinkTo::HeldFolder => {
+                        Path::new(&format!("/proc/{}/fd/{}", std::process::id(), held.as_raw_fd())).join(name)
+                    }
+                    LinkTo::File => file.real.clone(),
+                };
+                if std::fs::read_link(&link).is_ok_and(|before| before == target) {
+                    continue;
+                }
+                let _ = std::fs::remove_file(&link);
+                std::os::unix::fs::symlink(target, &link).with_context(|| format!("cannot link {}", link.display()))?;
             }
             match input.file.files.as_slice() {
                 [file] if input.file.is_single() => drop(assigned.insert(input.pointer.clone(), own.join(&file.name))),

@@ -27,6 +27,9 @@ const PATIENCE: Duration = Duration::from_millis(1800);
 pub struct Interrupt {
     count: Arc<AtomicUsize>,
     busy: Arc<AtomicBool>,
+    /// Whether the build decides about jobs of a cluster, which may take longer than an interrupted build may take
+    /// otherwise: a user answers, or a scheduler cancels.
+    decides: AtomicBool,
     /// Set if the build must end because raisin itself failed.
     failure: OnceLock<String>,
     handlers: Vec<SigId>,
@@ -65,6 +68,11 @@ impl Interrupt {
         let _ = self.failure.set(words);
     }
 
+    /// From now on, the time in which an interrupted build must end does not pass; with `false`, it passes again.
+    pub fn wait_for_jobs(&self, waits: bool) {
+        self.decides.store(waits, Ordering::SeqCst);
+    }
+
     /// How raisin itself failed.
     pub fn failure(&self) -> Option<&str> {
         self.failure.get().map(String::as_str)
@@ -76,6 +84,10 @@ impl Interrupt {
         let mut asked: Option<Instant> = None;
         while let Err(RecvTimeoutError::Timeout) = end.recv_timeout(Duration::from_millis(50)) {
             let must_end = self.count() > 0 || self.failure().is_some();
+            if self.decides.load(Ordering::SeqCst) {
+                asked = None;
+                continue;
+            }
             if must_end && asked.get_or_insert_with(Instant::now).elapsed() >= patience {
                 return true;
             }

@@ -8,11 +8,13 @@ use serde_json::Map;
 use super::execute::{Job, Mode};
 use super::graph::{Graph, NodeId};
 use super::inputs::JobInput;
+use super::jobs::JobSpec;
 use super::resolve::Resolver;
 use super::resources::limit;
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Result, anyhow};
-use raisin_contract::{Action, Assignment, Input, InputArtifact};
+use raisin_contract::{Action, Assignment, Input, InputArtifact, Process};
+use raisin_pipeline::JobRequest;
 use raisin_store::ActionRecord;
 
 /// The facts about a job that only the build knows.
@@ -22,6 +24,8 @@ pub struct JobOrder<'o> {
     pub run: &'o str,
     pub threads: usize,
     pub gpu: Option<usize>,
+    /// What the job of a cluster asks for; `None` for a stage on this machine.
+    pub request: Option<&'o JobRequest>,
     pub mode: Mode,
 }
 
@@ -50,7 +54,23 @@ pub fn assemble(resolver: &Resolver<'_>, id: NodeId, order: JobOrder<'_>) -> Res
         inputs.push(JobInput { pointer: need.pointer.clone(), file: resolver.inputs.get(need)?.clone() });
     }
     let mut environment = resolver.environment(id)?;
-    environment.device_index = resolver.devices.index(order.gpu.unwrap_or(0));
+    // A job sees only the GPUs that it got.
+    let takes_gpu = order.request.is_some_and(|request| request.gpus > 0 && declaration.process != Process::Tensor);
+    let gpu = match order.request {
+        Some(_) => takes_gpu.then_some(0),
+        None => order.gpu.map(|gpu| resolver.devices.index(gpu)),
+    };
+    if order.request.is_none() {
+        environment.device_index = resolver.devices.index(order.gpu.unwrap_or(0));
+    }
+    let on_cluster = order.request.map(|request| JobSpec {
+        folder: store.job_folder(order.key),
+        stage: node.stage.name.clone(),
+        label: graph.label(id),
+        name: format!("{}-{}", graph.pipeline.name, node.stage.name),
+        request: request.clone(),
+    });
+    let folder = on_cluster.as_ref().map_or_else(|| store.staging_folder(order.key), |job| job.folder.clone());
     let assignment = Assignment {
         kind: declaration.name.to_owned(),
         kind_version: declaration.version,
@@ -62,13 +82,14 @@ pub fn assemble(resolver: &Resolver<'_>, id: NodeId, order: JobOrder<'_>) -> Res
         seed: order.action.seed.unwrap_or_default(),
         environment,
         threads: order.threads,
-        gpu: order.gpu.map(|gpu| resolver.devices.index(gpu)),
+        gpu,
         memory: limit(node.stage),
-        folder: store.staging_folder(order.key),
+        folder,
         tokens: Some(store.tokens_folder()),
+        own_folder: false,
     };
     let record = ActionRecord { run: order.run.to_owned(), ..empty_record(graph, id, order.action, order.key) };
-    Ok(Job { id, process: declaration.process, assignment, inputs, record, mode: order.mode })
+    Ok(Job { id, process: declaration.process, assignment, inputs, record, mode: order.mode, on_cluster })
 }
 
 /// The action record of a node, without the run and its results.

@@ -28,6 +28,7 @@ mod difference;
 mod download_limit;
 mod execute;
 mod explain;
+mod failure;
 mod fetch;
 mod force;
 mod found;
@@ -38,6 +39,7 @@ mod inputs;
 mod installation;
 mod interrupt;
 mod job;
+mod jobs;
 mod libtorch;
 mod links;
 mod live;
@@ -53,6 +55,7 @@ mod resolve;
 mod resources;
 mod schedule;
 mod silence;
+mod stage_run;
 mod summary;
 mod told;
 mod waiting;
@@ -76,6 +79,7 @@ pub use graph::outline;
 pub use inputs::digest_of;
 pub use installation::Installation;
 pub use interrupt::Interrupt;
+pub use jobs::run_job;
 pub use libtorch::{HOW_TO_INSTALL, Libtorch, LibtorchPlace, LibtorchSearch, find_libtorch};
 pub use outcome::StageResults;
 pub use plan::{Plan, PlannedStage, Status, plan};
@@ -117,6 +121,21 @@ pub struct Options {
     pub remote: Option<RemoteSettings>,
     /// Do not wait for uploads that are not finished when the last stage is.
     pub leave_uploads: bool,
+    /// End the build when only jobs of a cluster run, and leave them to go on.
+    pub detach: bool,
+    /// What becomes of the jobs of a cluster if the build is interrupted.
+    pub jobs_at_interrupt: JobsAtInterrupt,
+}
+
+/// What becomes of the jobs of a cluster if the build is interrupted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum JobsAtInterrupt {
+    /// Ask the user, if there is a terminal; otherwise leave them.
+    #[default]
+    Ask,
+    /// They go on, and the next build finds them.
+    Leave,
+    Cancel,
 }
 
 impl Default for Options {
@@ -136,6 +155,8 @@ impl Default for Options {
             executables: None,
             remote: None,
             leave_uploads: false,
+            detach: false,
+            jobs_at_interrupt: JobsAtInterrupt::Ask,
         }
     }
 }

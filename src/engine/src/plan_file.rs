@@ -24,7 +24,7 @@ use super::{DeviceChoice, Options};
 use raisin_base::error::{Context as _, Problem, Result};
 use raisin_base::files::{if_there, read_up_to};
 use raisin_contract::{Action, DType, Declaration};
-use raisin_pipeline::{CacheSettings, Pipeline, Resources, Stage, Variant, check_resolved};
+use raisin_pipeline::{CacheSettings, ExecutorSettings, Pipeline, Resources, Stage, Variant, check_resolved};
 use raisin_store::Store;
 
 /// The largest plan file that is read.
@@ -63,6 +63,8 @@ struct KeptPipeline {
     /// The flags with which the pipeline was planned. A build writes them into the journal.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     overrides: Vec<String>,
+    #[serde(default)]
+    executor: ExecutorSettings,
     variants: Vec<KeptVariant>,
 }
 
@@ -213,6 +215,7 @@ impl PlanFile {
             overrides: overrides.collect::<Result<_, _>>()?,
             // A plan file is built where the environment or a flag says which shared cache there is.
             cache: CacheSettings::default(),
+            executor: kept.executor.clone(),
         };
         // A plan file can be changed, by mistake or on purpose. Names of it become paths.
         check_resolved(&pipeline).map_err(damaged)?;
@@ -280,6 +283,7 @@ impl KeptPipeline {
             file: pipeline.file.clone(),
             sweep: pipeline.sweep.clone(),
             overrides: pipeline.overrides.iter().map(ToString::to_string).collect(),
+            executor: pipeline.executor.clone(),
             variants: pipeline.variants.iter().map(variant).collect(),
         }
     }

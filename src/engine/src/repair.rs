@@ -64,7 +64,7 @@ pub fn repair(damages: &[Damage], kinds: &'static [Declaration], options: &Optio
         let (interrupt, children) = (&interrupt, &children);
         let watch = move || end_in_time(interrupt, &end, children);
         std::thread::Builder::new().spawn_scoped(scope, watch).context("cannot start a thread")?;
-        let pool = WorkerPool::new(scope, &store, children, sender);
+        let pool = WorkerPool::new(scope, &store, children, sender, None);
         let display = Display::new(options.quiet, 0);
         let mut repairer = Repairer {
             store: &store,

@@ -1,7 +1,7 @@
 //! From graph nodes to actions: forms the action of each stage, and looks up whether the store has its artifact.
 //! graph.rs builds the graph; build.rs and plan.rs walk over it.
 
-use super::device::Devices;
+use super::device::{Devices, default_dtype};
 use super::graph::{Graph, Need, NodeId, common_values};
 use super::inputs::InputFiles;
 use super::{Options, difference::ActionDifference};
@@ -100,8 +100,10 @@ impl<'a> Resolver<'a> {
     }
 
     pub fn environment(&self, id: NodeId) -> Result<Environment> {
-        let dtype = self.graph.variant(id)?.dtype.unwrap_or_else(|| self.devices.default_dtype());
-        Ok(Environment { device: self.devices.kind, device_index: 0, dtype })
+        let executor = &self.graph.pipeline.executor;
+        let device = executor.device(self.graph.nodes[id].stage).unwrap_or(self.devices.kind);
+        let dtype = self.graph.variant(id)?.dtype.unwrap_or_else(|| default_dtype(device));
+        Ok(Environment { device, device_index: 0, dtype })
     }
 
     /// Looks up the key in the index, and then in the store. A hit sets the artifact of the node.

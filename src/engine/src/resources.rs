@@ -4,7 +4,7 @@ use super::Options;
 use super::device::Devices;
 use raisin_base::memory::{default_limit, of_machine};
 use raisin_contract::{DeviceKind, Process};
-use raisin_pipeline::Stage;
+use raisin_pipeline::{JobRequest, Stage};
 
 /// The memory in bytes to which a stage is held while it runs. A stage without tensors has a limit in any case, because
 /// its memory grows with the rows that it reads. A tensor stage has a limit only if the user gives one: its
@@ -33,6 +33,8 @@ pub struct Demand {
     pub memory: u64,
     /// Share of a GPU in units of 1/[`WHOLE_GPU`]; 0 without a GPU.
     pub gpu: u64,
+    /// Whether the stage runs as a job of a cluster. Then it takes nothing of this machine.
+    pub is_on_cluster: bool,
 }
 
 impl Demand {
@@ -73,10 +75,23 @@ impl Capacity {
         Self { cores, memory, gpus, tensor_stages, threads: 1 }
     }
 
-    pub fn demand(&self, stage: &Stage) -> Demand {
+    /// `request`: what the job of the stage asks of a cluster; `None` for a stage on this machine.
+    pub fn demand(&self, stage: &Stage, request: Option<&JobRequest>) -> Demand {
         let said = stage.resources;
+        if let Some(request) = request {
+            let threads = said.threads.unwrap_or(request.cpus);
+            let computes = stage.declaration.computes;
+            return Demand { computes, threads, memory: 0, gpu: 0, is_on_cluster: true };
+        }
+        let is_on_cluster = false;
         if !stage.declaration.computes {
-            return Demand { computes: false, threads: 1, memory: said.memory.unwrap_or(256_000_000), gpu: 0 };
+            return Demand {
+                computes: false,
+                threads: 1,
+                memory: said.memory.unwrap_or(256_000_000),
+                gpu: 0,
+                is_on_cluster,
+            };
         }
         // A tensor stage uses a GPU in any case, a program only if the user says so.
         let gpus = said.gpus.or((stage.declaration.process == Process::Tensor).then_some(1.0));
@@ -85,6 +100,7 @@ impl Capacity {
             threads: said.threads.unwrap_or(self.threads),
             memory: said.memory.unwrap_or(1_000_000_000),
             gpu: gpus.filter(|_| self.gpus > 0).map_or(0, share),
+            is_on_cluster,
         }
     }
 }

@@ -50,6 +50,9 @@ pub struct Scheduler {
     by_key: HashMap<Digest, NodeId>,
 }
 
+/// The largest number of jobs of a cluster that a build watches at the same time. Each has a thread that waits.
+const MOST_JOBS: usize = 1000;
+
 /// Where a stage can run: on this GPU, or without a GPU.
 struct Room {
     gpu: Option<usize>,
@@ -66,6 +69,8 @@ struct Taken {
     memory: u64,
     /// For each GPU, the sum of the shares.
     gpus: Vec<u64>,
+    /// Jobs of a cluster.
+    jobs: usize,
 }
 
 impl Scheduler {
@@ -141,7 +146,10 @@ impl Scheduler {
     /// Where a stage can run now, or `None` if the free resources are not sufficient. A stage that demands more than
     /// the machine has runs alone.
     fn room(&self, demand: Demand) -> Option<Room> {
-        let Taken { short, computing, threads, memory, ref gpus } = self.taken;
+        let Taken { short, computing, threads, memory, ref gpus, jobs } = self.taken;
+        if demand.is_on_cluster {
+            return (jobs < MOST_JOBS).then_some(Room { gpu: None });
+        }
         let fits = if demand.computes {
             computing < self.capacity.tensor_stages
                 && (computing == 0 || threads.saturating_add(demand.threads) <= self.capacity.cores)
@@ -185,7 +193,7 @@ impl Scheduler {
     }
 
     pub fn running(&self) -> usize {
-        self.taken.short + self.taken.computing
+        self.taken.short + self.taken.computing + self.taken.jobs
     }
 
     pub fn count(&self, wanted: impl Fn(StageState) -> bool) -> u64 {
@@ -212,6 +220,10 @@ impl Scheduler {
 
 impl Taken {
     fn take(&mut self, demand: Demand, gpu: Option<usize>) {
+        if demand.is_on_cluster {
+            self.jobs += 1;
+            return;
+        }
         if demand.computes {
             (self.computing, self.threads) = (self.computing + 1, self.threads.saturating_add(demand.threads));
         } else {
@@ -224,6 +236,10 @@ impl Taken {
     }
 
     fn give_back(&mut self, demand: Demand, gpu: Option<usize>) {
+        if demand.is_on_cluster {
+            self.jobs -= 1;
+            return;
+        }
         if demand.computes {
             (self.computing, self.threads) = (self.computing - 1, self.threads.saturating_sub(demand.threads));
         } else {
@@ -245,11 +261,11 @@ mod tests {
     const CAPACITY: Capacity = Capacity::with(2, 1000, 0, usize::MAX);
 
     fn short_stage() -> Demand {
-        Demand { computes: false, threads: 1, memory: 100, gpu: 0 }
+        Demand { computes: false, threads: 1, memory: 100, gpu: 0, is_on_cluster: false }
     }
 
     fn tensor(threads: usize, memory: u64, gpu: u64) -> Demand {
-        Demand { computes: true, threads, memory, gpu }
+        Demand { computes: true, threads, memory, gpu, is_on_cluster: false }
     }
 
     /// A graph in which node n needs each earlier node whose bit is set in `inputs[n]`.

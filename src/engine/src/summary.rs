@@ -24,6 +24,10 @@ pub struct Summary {
     pub accepted: Vec<String>,
     pub failures: Vec<Failure>,
     pub interrupted: bool,
+    /// The number of jobs of a cluster that go on after the build. The next build finds them.
+    pub left: u64,
+    /// Whether the build ended before its jobs, as the user wanted (`--detach`).
+    pub is_detached: bool,
     pub seconds: f64,
     /// What was fetched from and uploaded to the shared cache.
     pub remote: RemoteTally,

@@ -73,6 +73,10 @@ pub enum News<'n> {
     },
     /// A line for the user only, after [`News::Hit`].
     MadeByAnotherBuild,
+    /// The job of the stage goes on without the build, or was cancelled.
+    Left {
+        words: &'n str,
+    },
     Ended,
     Failed {
         key: Option<Digest>,
@@ -200,6 +204,7 @@ impl Told {
             News::Said(Event::Progress(progress)) => self.display.progress(id, progress),
             News::Said(Event::Note { text }) => self.line(graph, id, text),
             News::Said(Event::Cost(_) | Event::Measured(_)) => {}
+            News::Left { words } => self.line(graph, id, words),
             News::Ended => self.display.end(id),
             News::Ran { record, check } => {
                 let (stage, variant) = names();
@@ -292,6 +297,7 @@ impl Told {
     /// could not be updated, so that this build has failed although its stages may be built.
     pub fn ends(&mut self, summary: &Summary, changed: bool, links_failed: bool) {
         let outcome = match summary.exit_code() {
+            0 if summary.is_detached && !links_failed => "detached",
             0 if !links_failed => "built",
             0 | 1 => "failed",
             _ => "interrupted",
@@ -348,6 +354,16 @@ impl Told {
         let last = match outcome {
             "built" if ran == 0 => format!("built {name}: nothing to run, {fetched}{cached} cached, {took}  ->  {out}"),
             "built" => format!("built {name}: {ran} ran, {fetched}{cached} cached, {took}  ->  {out}"),
+            "detached" => {
+                let (jobs, them) = if summary.left == 1 {
+                    ("1 job goes on", "it")
+                } else {
+                    (&*format!("{} jobs go on", summary.left), "them")
+                };
+                format!(
+                    "detached {name}: {jobs}, {ran} ran, {fetched}{cached} cached, {took}; the same command finds {them} again"
+                )
+            }
             "failed" => {
                 let (failed, skipped) = (summary.failures.len(), summary.skipped);
                 let links = if links_failed { ", and the links cannot be updated" } else { "" };
@@ -356,6 +372,10 @@ impl Told {
                      {took}{links}"
                 )
             }
+            _ if summary.left > 0 => format!(
+                "interrupted {name} after {took}: {} of its jobs go on, and the same command finds them again",
+                summary.left
+            ),
             _ => format!("interrupted {name} after {took}: {HOW_TO_GO_ON}"),
         };
         if outcome == "failed" {

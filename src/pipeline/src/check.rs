@@ -21,7 +21,7 @@ use raisin_contract::pointer::dotted;
 use raisin_contract::query::RESERVED_SCHEMAS;
 use raisin_contract::{DType, Declaration, ParameterProblem, ResolvedParameters, SETUP, StageNeed};
 
-const TOP_KEYS: [&str; 5] = ["include", "pipeline", "cache", "stage", "sweep"];
+const TOP_KEYS: [&str; 6] = ["include", "pipeline", "cache", "executor", "stage", "sweep"];
 const PIPELINE_KEYS: [&str; 3] = ["name", "seed", "dtype"];
 
 /// The content of `[pipeline]`.

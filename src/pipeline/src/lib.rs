@@ -17,6 +17,7 @@
 mod cache;
 mod check;
 mod checked;
+mod executor;
 mod explain;
 mod include;
 mod overrides;
@@ -40,6 +41,7 @@ use raisin_contract::{DType, Declaration, ResolvedParameters};
 
 pub use cache::CacheSettings;
 use checked::CheckedParameters;
+pub use executor::{ExecutorSettings, JobRequest, RunsOn, StageExecutor};
 pub use overrides::Override;
 pub use resolved::check_resolved;
 pub use resources::Resources;
@@ -63,6 +65,8 @@ pub struct Pipeline {
     pub overrides: Vec<Override>,
     /// The shared cache.
     pub cache: CacheSettings,
+    /// Where the stages run.
+    pub executor: ExecutorSettings,
 }
 
 /// One combination of the values of all axes, with the stages that it gives.
@@ -142,6 +146,7 @@ fn resolve(
     let axes = overrides::apply(&mut root, overrides)?;
     let header = check::header(&root, file)?;
     let cache = cache::settings(root.get("cache"))?;
+    let executor = executor::settings(&root)?;
     sweep::check(&root, &axes)?;
     let mut variants = Vec::new();
     let mut problems: Vec<Problem> = Vec::new();
@@ -172,6 +177,7 @@ fn resolve(
         sweep,
         overrides: overrides.to_vec(),
         cache,
+        executor,
     };
     setup::fill(&mut pipeline, &root);
     Ok(pipeline)

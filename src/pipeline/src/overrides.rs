@@ -124,7 +124,7 @@ pub fn set(root: &mut Table, key: &str, origin: &Origin, node: TreeNode) -> Resu
         return Err(origin.problem(message).hint("keys look like `stage.NAME.PARAMETER` or `pipeline.seed`"));
     }
     match parts.as_slice() {
-        ["pipeline", _] => {}
+        ["pipeline", _] | ["executor", _, ..] => {}
         ["stage", name, _, ..] => {
             let stages = root.get("stage").and_then(TreeNode::table);
             if stages.is_none_or(|stages| stages.get(name).is_none()) {

@@ -20,6 +20,7 @@ pub fn of(kinds: &[Declaration]) -> Value {
         choices.push(stage(kind, parameters, &mut generator));
     }
     let dtype = generator.subschema_for::<DType>().to_value();
+    let executor = super::executor::schema(&mut generator);
     let definitions: Map<String, Value> = generator.take_definitions(true);
     let mut schema = json!({
         "$schema": "http://json-schema.org/draft-07/schema#",
@@ -52,6 +53,7 @@ pub fn of(kinds: &[Declaration]) -> Value {
                 "additionalProperties": false,
             },
             "cache": super::cache::schema(),
+            "executor": executor,
             "stage": {
                 "description": "The stages, by name.",
                 "type": "object",

@@ -97,6 +97,10 @@ pub fn check(root: &Table, axes: &[Axis]) -> Result<(), Vec<Problem>> {
         if axis.key == "pipeline.name" {
             problems.push(axis.origin.problem("`pipeline.name` cannot be swept: a pipeline has one name"));
         }
+        if axis.key.starts_with("executor.") {
+            let message = format!("`{}` cannot be swept: where a stage runs does not change its result", axis.key);
+            problems.push(axis.origin.problem(message));
+        }
         if let Some(outer) = axes.iter().find(|other| overrides::is_below(&axis.key, &other.key)) {
             problems
                 .push(axis.origin.problem(format!("`{}` is part of `{}`, which is swept too", axis.key, outer.key)));

@@ -20,6 +20,9 @@ use raisin_base::files::resolved;
 /// but has not changed for this time; the next load then checks the parameters again.
 const CHECKED_STAYS: Duration = Duration::from_hours(30 * 24);
 
+/// The age at which the folder of a job without an artifact is a leftover.
+const JOB_STAYS: Duration = Duration::from_hours(30 * 24);
+
 /// The leftovers that are older than `older_than`, or, without `older_than`, older than the limit for their type.
 /// `outs` are the out folders. `freed` are the actions that gc removes in this run.
 pub(super) fn leftovers(
@@ -35,6 +38,17 @@ pub(super) fn leftovers(
     for (folder, stays) in [("tmp", YOUNG), ("damaged", Duration::ZERO), ("fetched", Duration::MAX)] {
         found.extend(below(&root.join(folder)).filter(|path| old(newest(path), older_than.unwrap_or(stays))));
     }
+    // A job may wait in a queue for days, and writes nothing meanwhile. Its folder goes when its artifact was made otherwise.
+    let is_made = |path: &PathBuf| {
+        let key = path.file_name().and_then(|name| name.to_str()?.parse::<Digest>().ok());
+        key.is_some_and(|key| store.record_file(key).exists())
+    };
+    let jobs = below(&store.jobs_folder()).filter(|path| !path.ends_with("output"));
+    let outputs = below(&store.jobs_folder().join("output"));
+    found.extend(jobs.chain(outputs).filter(|path| {
+        let stays = if is_made(path) { YOUNG } else { JOB_STAYS };
+        old(newest(path), older_than.unwrap_or(stays).max(YOUNG))
+    }));
     let age = older_than.unwrap_or(YOUNG);
     let aged = |path: &PathBuf, age| old(changed(path), age);
     let freed: BTreeSet<&Digest> = freed.iter().collect();
@@ -61,7 +75,7 @@ pub(super) fn leftovers(
     // Commands without a lock may be writing locks and temporary files at this moment. Therefore these have a fixed
     // minimum age, whatever `older_than` is.
     let stays = |path: &Path| ["store", "artifacts", "files"].iter().any(|name| path.ends_with(name));
-    let locks = below(&root.join("locks")).filter(|path| !stays(path));
+    let locks = below(&store.locks).filter(|path| !stays(path));
     found.extend(locks.filter(|path| aged(path, YOUNG)));
     let folders = ["", "actions", "pins", "roots"].iter().chain(&MEMORIES).map(|name| root.join(name));
     let temporaries = folders.flat_map(|folder| below(&folder)).filter(|path| is_temporary(path));
@@ -128,6 +142,7 @@ mod tests {
             format!("index/{known}"),
             format!("checked/{gone}"),
             "locks/store".into(),
+            format!("jobs/{killed}/job.json"),
             "actions/.no-temporary".into(),
         ]);
         let mut goes = paths(&[
@@ -137,6 +152,7 @@ mod tests {
             format!("used/{gone}"),
             format!("tokens/{gone}"),
             format!("locks/{gone}"),
+            format!("jobs/{live}/job.json"),
             format!("actions/.{gone}.json.17.3"),
             ".files.17.3".into(),
             ".VERSION.17446744073709551615.0".into(),
@@ -144,6 +160,14 @@ mod tests {
         stays.iter().chain(&goes).for_each(|path| put(path, 0));
         assert_eq!(leftovers(&store, None, &BTreeSet::from([out.clone()]), &[]), [] as [PathBuf; 0]);
         stays.iter().chain(&goes).for_each(|path| put(path, 2));
+        // The whole folder of a job goes.
+        for path in &mut goes {
+            if path.ends_with("job.json") {
+                path.pop();
+                let moment = SystemTime::now() - Duration::from_hours(48);
+                std::fs::File::open(path).unwrap().set_modified(moment).unwrap();
+            }
+        }
         goes.sort();
         assert_eq!(leftovers(&store, None, &BTreeSet::from([out.clone()]), &[]), goes);
         put(&store.root().join(format!("checked/{gone}")), 40);

@@ -11,13 +11,15 @@
 //! tokens/<digest>                token sequences of a pool for one tokenizer; src/corpus/src/encoded.rs
 //! journal/<date>.jsonl           one line per event of every run
 //! locks/<key>                    flock, held while an action runs; locks/store: shared by builds, alone for gc;
-//!                                locks/artifacts: held while an artifact is put into place or set aside
+//!                                locks/artifacts: held while an artifact is put into place or set aside; on a
+//!                                network file system, these files lie in /var/tmp
 //! pins/<digest>                  artifacts that gc keeps although no link reaches them
 //! roots/<digest of out path>     an out folder whose links gc follows
 //! used/<digest>                  an empty file; its time is the time when a link or a pin last released the artifact
 //! tmp/<key>/{out,work}           staging folder: a stage at work, and its assignment; work/ stays after a kill; on a
 //!                                network file system tmp/<key>-<machine>
 //! fetched/<blake3>/<name>        files from the network; the engine writes and reads them
+//! jobs/<key>/...                 a stage that runs as a job of a cluster; src/engine/src/jobs/files.rs
 //! logs/<key>.log                 standard error of the last run of a stage
 //! damaged/...                    files and folders that a look-up or `verify` set aside
 //! files                          digests of raw input files, by path and fingerprint
@@ -125,6 +127,8 @@ pub struct Store {
     root: PathBuf,
     /// See [`file_system::machine_for`].
     machine: String,
+    /// The folder of the lock files: `locks/`, or a folder on a local disk.
+    locks: PathBuf,
 }
 
 impl Store {
@@ -156,7 +160,8 @@ impl Store {
             let _ = std::fs::create_dir(folder);
         }
         let machine = file_system::machine_for(&root);
-        Ok(Self { root, machine })
+        let locks = if machine.is_empty() { root.join("locks") } else { lock::local_folder(&root, &machine)? };
+        Ok(Self { root, machine, locks })
     }
 
     /// Opens the cache at `root`, for a command that only reads. Creates nothing: `None` if there is no cache.
@@ -182,7 +187,9 @@ impl Store {
         }
         let Some(root) = if_there(root.canonicalize())? else { return Ok(None) };
         let machine = file_system::machine_for(&root);
-        Ok(Some(Self { root, machine }))
+        // Who only looks locks nothing, and creates no folder for locks.
+        let locks = root.join("locks");
+        Ok(Some(Self { root, machine, locks }))
     }
 
     /// As [`Store::existing`], for a command that can do nothing without a cache.
@@ -209,6 +216,16 @@ impl Store {
     /// The staging folder of the action with this key.
     pub fn staging_folder(&self, key: Digest) -> PathBuf {
         self.temporary(&key.to_hex())
+    }
+
+    /// The folder of a job of a cluster. All machines use the same: each attempt has a folder of its own in it.
+    pub fn job_folder(&self, key: Digest) -> PathBuf {
+        self.jobs_folder().join(key.to_hex())
+    }
+
+    /// The folder with the folders of all jobs.
+    pub fn jobs_folder(&self) -> PathBuf {
+        self.root.join("jobs")
     }
 
     /// A path in tmp/ that no other machine uses.

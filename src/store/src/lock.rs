@@ -1,12 +1,15 @@
 //! The locks of the store, made with flock: the lock of an action lets one process at a time run the action, and the
 //! lock of the store keeps builds and gc apart.
 //!
+//! On a network file system, flock fails, waits for ever or holds only on one machine. There the lock files lie on a local
+//! disk: staging folders have the name of the machine, so that a lock need not hold between machines.
+//!
 //! The kernel releases a lock when the last process that holds the lock ends. Therefore a kill leaves no stale lock.
 //! The process id in a lock file is used only in messages.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -38,7 +41,7 @@ impl Store {
     /// Takes the lock of an action. While another process holds the lock, `wait` is called repeatedly with the id of
     /// that process. Returns `None` if `wait` returns [`Waiting::GiveUp`].
     pub fn lock(&self, key: Digest, mut wait: impl FnMut(Option<u32>) -> Waiting) -> Result<Option<Lock>> {
-        let path = self.root.join("locks").join(key.to_hex());
+        let path = self.locks.join(key.to_hex());
         loop {
             let mut file = open(&path)?;
             match file.try_lock() {
@@ -70,7 +73,7 @@ impl Store {
     /// The lock for moving artifacts, held while an artifact is renamed into place or set aside. Hold this lock only
     /// briefly: the whole store has one, so that a commit need not create a lock file.
     pub(super) fn lock_artifacts(&self) -> Result<Lock> {
-        let path = self.root.join("locks/artifacts");
+        let path = self.locks.join("artifacts");
         let file = open(&path)?;
         file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
         Ok(Lock { file, path: None })
@@ -78,13 +81,13 @@ impl Store {
 
     /// The shared lock of the store. Every build holds this lock, so that `gc` removes nothing during a build.
     pub fn share(&self) -> Result<Lock> {
-        let path = self.root.join("locks/store");
+        let path = self.locks.join("store");
         share(open(&path)?, &path)
     }
 
     /// The shared lock of the store for a command that only reads. The cache may be read-only.
     pub(super) fn share_to_read(&self) -> Result<Lock> {
-        let path = self.root.join("locks/store");
+        let path = self.locks.join("store");
         match if_there(File::open(&path)).with_context(|| format!("cannot open {}", path.display()))? {
             Some(file) => share(file, &path),
             None => self.share(),
@@ -93,7 +96,7 @@ impl Store {
 
     /// The exclusive lock of the store; `None` while another process uses the store.
     pub fn try_alone(&self) -> Result<Option<Lock>> {
-        let path = self.root.join("locks/store");
+        let path = self.locks.join("store");
         let mut file = open(&path)?;
         match file.try_lock() {
             Ok(()) => {
@@ -105,6 +108,29 @@ impl Store {
             Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
         }
     }
+}
+
+/// The folder of the lock files of the cache at `root`, on a local disk. `RAISIN_LOCKS` names another place than /var/tmp.
+///
+/// # Errors
+/// The folder cannot be made, or belongs to someone else.
+pub(super) fn local_folder(root: &Path, machine: &str) -> Result<PathBuf> {
+    let user = rustix::process::geteuid().as_raw();
+    let top = std::env::var_os("RAISIN_LOCKS").filter(|value| !value.is_empty()).map(PathBuf::from);
+    let top = top.unwrap_or_else(|| PathBuf::from(format!("/var/tmp/raisin-locks-{user}")));
+    let cannot = || format!("cannot make the folder {} for the locks of the cache", top.display());
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&top).with_context(cannot)?;
+    let found = top.symlink_metadata().with_context(cannot)?;
+    // Everyone can write in /var/tmp.
+    if !found.is_dir() || found.uid() != user {
+        let message =
+            format!("{} is no folder of this user, and the locks of the cache should lie there", top.display());
+        return Err(Problem::new(message).hint("RAISIN_LOCKS names another folder on a local disk").into());
+    }
+    let name = Digest::of(&[root.as_os_str().as_encoded_bytes(), b"\0", machine.as_bytes()].concat());
+    let folder = top.join(name.short());
+    std::fs::create_dir_all(&folder).with_context(cannot)?;
+    Ok(folder)
 }
 
 /// Takes the shared lock of the store. If another process holds the exclusive lock, a message names this process: gc

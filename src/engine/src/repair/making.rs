@@ -308,6 +308,7 @@ impl<'s> Makings<'s> {
             memory: limit(&stage),
             folder: self.store.staging_folder(record.key),
             tokens: Some(self.store.tokens_folder()),
+            own_folder: false,
         };
         let origin = self.runs.get(&record.run).map(|(origin, _)| Rc::clone(origin)).unwrap_or_default();
         let executables = self.options.executables.clone();
@@ -400,7 +401,7 @@ impl<'s> Makings<'s> {
             JournalEvent::Started { key, threads, .. } if *key == record.key => *threads,
             _ => None,
         });
-        then.unwrap_or_else(|| Capacity::of(&self.options, devices).demand(stage).threads)
+        then.unwrap_or_else(|| Capacity::of(&self.options, devices).demand(stage, None).threads)
     }
 }
 
@@ -416,7 +417,8 @@ impl RepairJob {
 
     pub fn into_job(self, id: NodeId) -> Job {
         let Self { record, process, assignment, inputs, executables, .. } = self;
-        Job { id, process, assignment, inputs, record, mode: Mode { executables, ..Mode::default() } }
+        let mode = Mode { executables, ..Mode::default() };
+        Job { id, process, assignment, inputs, record, mode, on_cluster: None }
     }
 }
 
