@@ -264,7 +264,9 @@ fn a_kind_is_described_for_a_terminal() {
           The largest number of iterations of k-means.
 
       starts  (integer, at least 1; default 4)
-          The number of starts of k-means. The start with the tightest clusters is kept.
+          The number of starts of k-means. The start with the tightest clusters is kept. Of more than
+          65,536 rows, the starts cluster a sample of so many rows, and only the best one goes on with
+          all rows.
 
     inputs:
       features      a stage that provides `features`: `features`
