@@ -74,7 +74,8 @@ fn set(name: &str, text: Option<&str>, turns: &mut Vec<Message>, tools: &mut Vec
         ("system", None) if has_system => {
             turns.remove(0);
         }
-        ("system", None) => {}
+        // In the table, a null `messages` says that the other columns hold the whole conversation.
+        ("system" | "messages", None) => {}
         ("system", Some(text)) if has_system => text.clone_into(&mut turns[0].content),
         ("system", Some(text)) => turns.insert(0, Message::new("system", text)),
         ("prompt", Some(text)) => {
@@ -92,8 +93,6 @@ fn set(name: &str, text: Option<&str>, turns: &mut Vec<Message>, tools: &mut Vec
         ("messages", Some(text)) => {
             *turns = serde_json::from_str(text).map_err(|error| format!("no list of turns: {error}"))?;
         }
-        // In the table, null says that the other columns hold the whole conversation.
-        ("messages", None) => {}
         ("tools", None) => tools.clear(),
         ("tools", Some(text)) => {
             *tools = serde_json::from_str(text).map_err(|error| format!("no list of tools: {error}"))?;

@@ -120,6 +120,7 @@ fn each_kind_of_duplicate_is_found() -> Result<()> {
 }
 
 #[test]
+#[expect(clippy::float_cmp, reason = "quotients of small whole numbers are exact")]
 fn every_row_that_is_left_out_names_the_row_that_stays() -> Result<()> {
     let store = store(&rows())?;
     run(&store, "near", &json!({}))?;

@@ -9,6 +9,9 @@ use raisin_corpus::Message;
 use raisin_corpus::artifact::{PoolRow, instructions_batch};
 use raisin_corpus::message::conversation;
 
+/// Round, step, slot and id of a selected row.
+type Choice = (Option<u32>, u32, u32, u32);
+
 /// Runs an export of these choices (round, step, slot, id) of a pool of four conversations.
 fn run(
     parameters: Value,
@@ -35,9 +38,8 @@ fn run(
         PoolRow::with_tools(called, tools, 0, 4),
     ];
     table::write(&pool.join("instructions.parquet"), &instructions_batch(&rows)?)?;
-    let column = |of: &dyn Fn(&(Option<u32>, u32, u32, u32)) -> Option<u32>| -> ArrayRef {
-        Arc::new(choices.iter().map(of).collect::<UInt32Array>())
-    };
+    let column =
+        |of: &dyn Fn(&Choice) -> Option<u32>| -> ArrayRef { Arc::new(choices.iter().map(of).collect::<UInt32Array>()) };
     let columns = vec![
         ("round", column(&|it| it.0)),
         ("step", column(&|it| Some(it.1))),

@@ -132,12 +132,12 @@ impl TrackedRun {
             let mut sums: BTreeMap<i64, (f64, f64)> = BTreeMap::new();
             for (row, value) in values.iter().enumerate() {
                 let (Some(place), Some(value)) = (place(row), value) else { continue };
-                if !value.is_finite() {
-                    self.not_finite += 1;
-                } else {
+                if value.is_finite() {
                     let (sum, count) = sums.entry(place).or_default();
                     *sum += value;
                     *count += 1.0;
+                } else {
+                    self.not_finite += 1;
                 }
             }
             if !sums.is_empty() {
@@ -221,13 +221,16 @@ fn short_digest(text: &str) -> String {
     Digest::of(text.as_bytes()).to_string().chars().take(8).collect()
 }
 
+/// A run, a tag, and the points of its curve.
+type ListedSeries<'r> = (&'r str, &'r str, &'r Vec<(i64, f64)>);
+
 /// The table `series`.
 fn listed(runs: &BTreeMap<String, TrackedRun>) -> Result<RecordBatch> {
-    let all: Vec<(&str, &str, &Vec<(i64, f64)>)> = runs
+    let all: Vec<ListedSeries> = runs
         .iter()
         .flat_map(|(run, tracked)| tracked.series.iter().map(move |(tag, points)| (run.as_str(), tag.as_str(), points)))
         .collect();
-    let texts = |of: &dyn Fn(&(&str, &str, &Vec<(i64, f64)>)) -> String| -> ArrayRef {
+    let texts = |of: &dyn Fn(&ListedSeries) -> String| -> ArrayRef {
         Arc::new(all.iter().map(|row| Some(of(row))).collect::<StringArray>())
     };
     let counts: ArrayRef = Arc::new(all.iter().map(|row| Some(row.2.len() as u32)).collect::<UInt32Array>());

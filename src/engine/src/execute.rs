@@ -183,14 +183,8 @@ pub fn execute<'c>(
     record.artifact = artifact.digest;
     record.bytes = artifact.manifest.bytes();
     record.references = artifact.references;
-    if mode.anew
-        && let Ok(Some(before)) = store.record(key)
-        && before.artifact != record.artifact
-    {
-        let told = in_words(&changes(store, before.artifact, record.artifact));
-        let text = format!("an earlier run of this action made another artifact, {}: {told}", before.artifact.short());
-        record.notes.push(text.clone());
-        reports.note(text);
+    if mode.anew {
+        compare_with_earlier(store, &mut record, &reports);
     }
     store.write_record(&record)?;
     let removed = if on_cluster.is_some() { remove_job(store, staging) } else { remove_tree(staging) };
@@ -206,6 +200,18 @@ pub fn execute<'c>(
         Check::None
     };
     Ok(MadeAction { record, ran: true, check })
+}
+
+/// Notes that an earlier run of the same action made another artifact.
+fn compare_with_earlier(store: &Store, record: &mut ActionRecord, reports: &JobReports<'_>) {
+    if let Ok(Some(before)) = store.record(record.key)
+        && before.artifact != record.artifact
+    {
+        let told = in_words(&changes(store, before.artifact, record.artifact));
+        let text = format!("an earlier run of this action made another artifact, {}: {told}", before.artifact.short());
+        record.notes.push(text.clone());
+        reports.note(text);
+    }
 }
 
 /// The result of a second run, compared with the manifest of the first.

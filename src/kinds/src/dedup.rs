@@ -174,7 +174,7 @@ impl Kind for DedupKind {
             }
         }
         let searches = matches!(by, Sameness::Near | Sameness::Semantic);
-        if !searches && !(bands.is_none() && threshold.is_none() && ngram == 5 && hashes == 128) {
+        if !searches && (bands.is_some() || threshold.is_some() || ngram != 5 || hashes != 128) {
             let message = format!("`{}` compares whole texts", by.name());
             let hint = "remove `threshold`, `ngram`, `hashes`, `bands` and `band_rows`, or set by = \"near\"";
             return Err(ParameterProblem::new("/by", message).hint(hint));

@@ -443,9 +443,9 @@ fn scaling_factor(scores: &Tensor, aim: f64) -> f64 {
     for _ in 0..MOST_STEPS {
         let (value, slope) = entropy(factor);
         if value > aim {
-            low = factor
+            low = factor;
         } else {
-            high = factor
+            high = factor;
         }
         let step = factor - (value - aim) / slope;
         let next = if step > low && step < high { step } else { f64::midpoint(low, high) };

@@ -43,6 +43,7 @@ fn share(part: usize, all: usize) -> f64 {
 }
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "quotients of small whole numbers are exact")]
 mod tests {
     use proptest::prelude::*;
 

@@ -82,6 +82,7 @@ pub fn control_characters(text: &str) -> usize {
 }
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "quotients of small whole numbers are exact")]
 mod tests {
     use super::*;
 

@@ -142,11 +142,9 @@ fn check_weights(path: &Path) -> Result<()> {
 
 /// A file of the program that is a JSON object.
 fn object(out: &Path, name: &str) -> Result<Value> {
-    let text = match raisin_base::files::if_there(std::fs::read(out.join(name)))
-        .with_context(|| format!("cannot read {name}"))?
-    {
-        Some(text) => text,
-        None => return Err(missing(out, name, "save the model with `model.save_pretrained(OUT)`")?),
+    let read = raisin_base::files::if_there(std::fs::read(out.join(name)));
+    let Some(text) = read.with_context(|| format!("cannot read {name}"))? else {
+        return Err(missing(out, name, "save the model with `model.save_pretrained(OUT)`")?);
     };
     let read: Value = serde_json::from_slice(&text).with_context(|| format!("{name} is not JSON"))?;
     if read.is_object() { Ok(read) } else { Err(Problem::new(format!("{name} is not a JSON object")).into()) }

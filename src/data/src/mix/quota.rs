@@ -39,7 +39,7 @@ impl Whole {
         let sum: f64 = weights.iter().sum();
         let taken: u64 = pools.iter().filter_map(|pool| pool.take).sum();
         let scale = match self.size {
-            Some(size) => self.rest(size, taken, sum > 0.0)? / sum.max(f64::MIN_POSITIVE),
+            Some(size) => Self::rest(size, taken, sum > 0.0)? / sum.max(f64::MIN_POSITIVE),
             None => {
                 let scales = pools.iter().zip(&weights).filter(|(_, weight)| **weight > 0.0);
                 scales.map(|(pool, weight)| self.most(pool) / weight).fold(f64::INFINITY, f64::min)
@@ -67,7 +67,7 @@ impl Whole {
     }
 
     /// What `size` leaves to the pools without `take`.
-    fn rest(self, size: u64, taken: u64, is_divided: bool) -> Result<f64> {
+    fn rest(size: u64, taken: u64, is_divided: bool) -> Result<f64> {
         if taken > size {
             return Err(Problem::new(format!("the pools with `take` give {taken}, and `size` is {size}"))
                 .hint("raise `size`, or lower `take`")

@@ -265,6 +265,8 @@ mod tests {
         f64::from_bits(last.reference) * (1.0 - fall)
     }
 
+    type IsIn = fn(u32) -> bool;
+
     #[test]
     fn the_rows_of_a_cluster_come_with_the_highest_loss_first_and_begin_again_after_the_last() -> Result<()> {
         let pool = pool();
@@ -275,7 +277,7 @@ mod tests {
             let different: std::collections::BTreeSet<&u32> = batch.iter().collect();
             assert_eq!(different.len(), 3, "{batch:?}");
         }
-        let orders: [(fn(u32) -> bool, &[u32]); 3] = [
+        let orders: [(IsIn, &[u32]); 3] = [
             (|id| id < 12 && id % 2 == 0, &[10, 8, 6, 4, 2, 0]),
             (|id| id < 12 && id % 2 == 1, &[11, 9, 7, 5, 3, 1]),
             (|id| id >= 12, &[13, 12]),

@@ -164,13 +164,13 @@ struct Changes {
 #[derive(Clone)]
 struct Sums {
     width: usize,
-    sums: Vec<f64>,
+    totals: Vec<f64>,
     counts: Vec<i64>,
 }
 
 impl Sums {
     fn zero(k: usize, width: usize) -> Self {
-        Self { width, sums: vec![0.0; k * width], counts: vec![0; k] }
+        Self { width, totals: vec![0.0; k * width], counts: vec![0; k] }
     }
 
     fn of(rows: &[f32], width: usize, states: &[Row], k: usize) -> Self {
@@ -188,13 +188,13 @@ impl Sums {
     /// Adds a row to a cluster, or takes it away: `sign` is 1 or -1.
     fn add_row(&mut self, row: &[f32], cluster: u32, sign: f64) {
         let place = cluster as usize * self.width;
-        let sums = &mut self.sums[place..place + self.width];
-        sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += sign * f64::from(*value));
+        let totals = &mut self.totals[place..place + self.width];
+        totals.iter_mut().zip(row).for_each(|(sum, value)| *sum += sign * f64::from(*value));
         self.counts[cluster as usize] += sign as i64;
     }
 
     fn add(&mut self, other: &Self) {
-        self.sums.iter_mut().zip(&other.sums).for_each(|(sum, more)| *sum += more);
+        self.totals.iter_mut().zip(&other.totals).for_each(|(sum, more)| *sum += more);
         self.counts.iter_mut().zip(&other.counts).for_each(|(count, more)| *count += more);
     }
 
@@ -203,8 +203,8 @@ impl Sums {
         let mean = |(cluster, before): (usize, &Vec<f64>)| match self.counts[cluster] {
             0 => before.clone(),
             count => {
-                let sums = &self.sums[cluster * self.width..(cluster + 1) * self.width];
-                sums.iter().map(|sum| sum / count as f64).collect()
+                let totals = &self.totals[cluster * self.width..(cluster + 1) * self.width];
+                totals.iter().map(|sum| sum / count as f64).collect()
             }
         };
         before.iter().enumerate().map(mean).collect()
