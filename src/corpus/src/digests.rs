@@ -106,6 +106,12 @@ mod tests {
             let roles = ["system", "user", "assistant"];
             let turns: Vec<Message> = (0..).zip(texts).map(|(n, text)| Message::new(roles[n % 3], text)).collect();
             proptest::prop_assert_eq!(content_digest(&turns, &[]), digest_of_any(&turns, &[]));
+            let json = |turn: usize, to: &mut Vec<u8>| {
+                let string = Value::from(turns[turn].content.as_str()).to_string();
+                to.extend_from_slice(&string.as_bytes()[1..string.len() - 1]);
+            };
+            let of_texts = digest_of_texts(turns.iter().map(|turn| turn.role.as_str()), json);
+            proptest::prop_assert_eq!(of_texts, digest_of_any(&turns, &[]));
         }
     }
 
