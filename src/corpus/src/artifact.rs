@@ -54,11 +54,16 @@ fn plain(messages: &[Message]) -> Option<(Option<&str>, &str, &str)> {
     if !messages.iter().all(Message::is_text) {
         return None;
     }
-    let role = |index: usize| messages.get(index).map(|message| message.role.as_str());
-    let text = |index: usize| messages.get(index).map_or("", |message| message.content.as_str());
-    match (role(0), role(1), role(2), messages.len()) {
-        (Some("system"), Some("user"), Some("assistant"), 3) => Some((Some(text(0)), text(1), text(2))),
-        (Some("user"), Some("assistant"), _, 2) => Some((None, text(0), text(1))),
+    let prompt = prompt_place(messages.iter().map(|message| message.role.as_str()))?;
+    let text = |index: usize| messages[index].content.as_str();
+    Some(((prompt == 1).then(|| text(0)), text(prompt), text(prompt + 1)))
+}
+
+/// The place of the prompt among turns of these roles, if they are a prompt and a response, or a system text before both.
+fn prompt_place<'r>(mut roles: impl Iterator<Item = &'r str>) -> Option<usize> {
+    match [roles.next(), roles.next(), roles.next(), roles.next()] {
+        [Some("system"), Some("user"), Some("assistant"), None] => Some(1),
+        [Some("user"), Some("assistant"), None, None] => Some(0),
         _ => None,
     }
 }
@@ -104,29 +109,18 @@ impl ConversationColumns {
         roles: impl Iterator<Item = &'r str>,
         write: impl Fn(usize, &mut StringBuilder) -> fmt::Result,
     ) -> Result<bool> {
-        let mut known = [""; 3];
-        let mut count = 0;
-        for role in roles {
-            let Some(place) = known.get_mut(count) else { return Ok(false) };
-            (*place, count) = (role, count + 1);
-        }
-        let first = match (known, count) {
-            (["system", "user", "assistant"], 3) => 1,
-            (["user", "assistant", _], 2) => 0,
-            _ => return Ok(false),
-        };
+        let Some(prompt) = prompt_place(roles) else { return Ok(false) };
         let add = |turn: usize, column: &mut StringBuilder| -> Result<()> {
             write(turn, column)?;
             column.append_value("");
             Ok(())
         };
-        if first == 1 {
-            add(0, &mut self.system)?;
-        } else {
-            self.system.append_null();
+        match prompt {
+            0 => self.system.append_null(),
+            _ => add(0, &mut self.system)?,
         }
-        add(first, &mut self.prompt)?;
-        add(first + 1, &mut self.response)?;
+        add(prompt, &mut self.prompt)?;
+        add(prompt + 1, &mut self.response)?;
         self.messages.append_null();
         self.tools.append_null();
         Ok(true)

@@ -10,16 +10,15 @@ use raisin_base::digest::Digest;
 /// The digest of the canonical JSON of a conversation and of its tools. Equal conversations have equal digests, also
 /// from different files.
 pub fn content_digest(messages: &[Message], tools: &[Value]) -> Digest {
-    if tools.is_empty()
-        && let Some(text) = canonical_of_texts(messages)
-    {
-        return Digest::of(&text);
+    if tools.is_empty() && messages.iter().all(Message::is_text) {
+        let roles = messages.iter().map(|message| message.role.as_str());
+        return digest_of_texts(roles, |turn, to| push_escaped(&messages[turn].content, to));
     }
     digest_of_any(messages, tools)
 }
 
-/// The digest of turns of a role and a text alone, without tools. `add` appends the text of each turn as a part of a
-/// string of JSON.
+/// The digest of turns of a role and a text alone, without tools and without a [`Value`] for each text. `add` appends the
+/// text of each turn as a part of a string of JSON.
 pub fn digest_of_texts<'r>(roles: impl Iterator<Item = &'r str>, add: impl Fn(usize, &mut Vec<u8>)) -> Digest {
     thread_local! {
         static TEXT: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -29,7 +28,7 @@ pub fn digest_of_texts<'r>(roles: impl Iterator<Item = &'r str>, add: impl Fn(us
         text.push(b'[');
         for (turn, role) in roles.enumerate() {
             text.extend_from_slice(if turn == 0 { b"[\"" } else { b",[\"" });
-            text.extend_from_slice(role.as_bytes());
+            push_escaped(role, text);
             text.extend_from_slice(b"\",\"");
             add(turn, text);
             text.extend_from_slice(b"\"]");
@@ -39,23 +38,34 @@ pub fn digest_of_texts<'r>(roles: impl Iterator<Item = &'r str>, add: impl Fn(us
     })
 }
 
-/// The canonical JSON of turns of a role and a text alone, without a [`Value`] for each text. `None` for other turns.
-fn canonical_of_texts(messages: &[Message]) -> Option<Vec<u8>> {
-    let size: usize = messages.iter().map(|message| message.content.len() + 32).sum();
-    let mut text = Vec::with_capacity(size + size / 8);
-    text.push(b'[');
-    for (place, message) in messages.iter().enumerate() {
-        if !message.is_text() {
-            return None;
+/// The number of bytes that are looked at together for characters that need an escape.
+const BLOCK: usize = 64;
+
+/// Appends the content of the string of JSON that serde_json writes.
+pub fn push_escaped(text: &str, to: &mut Vec<u8>) {
+    for block in text.as_bytes().chunks(BLOCK) {
+        // Few blocks have such characters. A loop without branches looks at many bytes at a time.
+        let needs = |byte: u8| u8::from(byte < 0x20) | u8::from(byte == b'"') | u8::from(byte == b'\\');
+        if block.iter().fold(0, |found, byte| found | needs(*byte)) == 0 {
+            to.extend_from_slice(block);
+        } else {
+            block.iter().for_each(|byte| push_byte(*byte, to));
         }
-        text.extend_from_slice(if place == 0 { b"[" } else { b",[" });
-        serde_json::to_writer(&mut text, &message.role).ok()?;
-        text.push(b',');
-        serde_json::to_writer(&mut text, &message.content).ok()?;
-        text.push(b']');
     }
-    text.push(b']');
-    Some(text)
+}
+
+fn push_byte(byte: u8, to: &mut Vec<u8>) {
+    let escape = match byte {
+        b'"' | b'\\' => byte,
+        0x08 => b'b',
+        b'\t' => b't',
+        b'\n' => b'n',
+        0x0C => b'f',
+        b'\r' => b'r',
+        0..0x20 => return to.extend_from_slice(format!("\\u{byte:04x}").as_bytes()),
+        _ => return to.push(byte),
+    };
+    to.extend_from_slice(&[b'\\', escape]);
 }
 
 fn digest_of_any(messages: &[Message], tools: &[Value]) -> Digest {
@@ -103,15 +113,17 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn the_digest_of_texts_is_that_of_their_canonical_json(texts in proptest::collection::vec(".{0,8}|[\"\\\\/\u{0}-\u{20}\u{7f}-\u{a0}\u{2028}]{0,8}", 0..5)) {
-            let roles = ["system", "user", "assistant"];
-            let turns: Vec<Message> = (0..).zip(texts).map(|(n, text)| Message::new(roles[n % 3], text)).collect();
+            let roles = ["system", "user", "assistant", "a \"role\""];
+            let turns: Vec<Message> = (0..).zip(texts).map(|(n, text)| Message::new(roles[n % 4], text)).collect();
             proptest::prop_assert_eq!(content_digest(&turns, &[]), digest_of_any(&turns, &[]));
-            let json = |turn: usize, to: &mut Vec<u8>| {
-                let string = Value::from(turns[turn].content.as_str()).to_string();
-                to.extend_from_slice(&string.as_bytes()[1..string.len() - 1]);
-            };
-            let of_texts = digest_of_texts(turns.iter().map(|turn| turn.role.as_str()), json);
-            proptest::prop_assert_eq!(of_texts, digest_of_any(&turns, &[]));
+        }
+
+        #[test]
+        fn escapes_are_those_of_serde_json(text in "(.|[\\x00-\\x1f\\x7f\"\\\\/]){0,150}") {
+            let mut escaped = Vec::new();
+            push_escaped(&text, &mut escaped);
+            let expected = Value::from(text.as_str()).to_string();
+            proptest::prop_assert_eq!(format!("\"{}\"", String::from_utf8_lossy(&escaped)), expected);
         }
     }
 

@@ -14,6 +14,7 @@ use memchr::memmem::Finder;
 use serde_json::{Map, Value};
 
 use super::{Conversation, Notices, Reader, Readout};
+use crate::digests::push_escaped;
 use crate::message::Message;
 use crate::records::{FlatKind, FlatRecord, JsonText};
 
@@ -224,36 +225,6 @@ impl Plan {
     }
 }
 
-/// The number of bytes that are looked at together for characters that need an escape.
-const BLOCK: usize = 64;
-
-/// Appends the content of the string of JSON that serde_json writes.
-fn push_escaped(text: &str, to: &mut Vec<u8>) {
-    for block in text.as_bytes().chunks(BLOCK) {
-        // Few blocks have such characters. A loop without branches looks at many bytes at a time.
-        let needs = |byte: u8| u8::from(byte < 0x20) | u8::from(byte == b'"') | u8::from(byte == b'\\');
-        if block.iter().fold(0, |found, byte| found | needs(*byte)) == 0 {
-            to.extend_from_slice(block);
-        } else {
-            block.iter().for_each(|byte| push_byte(*byte, to));
-        }
-    }
-}
-
-fn push_byte(byte: u8, to: &mut Vec<u8>) {
-    let escape = match byte {
-        b'"' | b'\\' => byte,
-        0x08 => b'b',
-        b'\t' => b't',
-        b'\n' => b'n',
-        0x0C => b'f',
-        b'\r' => b'r',
-        0..0x20 => return to.extend_from_slice(format!("\\u{byte:04x}").as_bytes()),
-        _ => return to.push(byte),
-    };
-    to.extend_from_slice(&[b'\\', escape]);
-}
-
 /// The parts of a text of a probe; `None` if a mark is not whole. Sets `taken` for each field in it.
 fn parts(text: &str, taken: &mut [bool]) -> Option<Vec<Part>> {
     let mut all = Vec::new();
@@ -318,22 +289,5 @@ impl Reader {
             names == name || names.split('+').any(|path| path.trim().split('.').next().is_some_and(|of| of == name))
         };
         self.main().into_iter().chain(self.parts.names()).any(is_named)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn escapes_are_those_of_serde_json(text in "(.|[\\x00-\\x1f\\x7f\"\\\\/]){0,150}") {
-            let mut escaped = Vec::new();
-            push_escaped(&text, &mut escaped);
-            let expected = Value::from(text.as_str()).to_string();
-            prop_assert_eq!(format!("\"{}\"", String::from_utf8_lossy(&escaped)), expected);
-        }
     }
 }

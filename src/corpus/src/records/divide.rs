@@ -208,7 +208,7 @@ pub fn read(
             match resolved.outcome {
                 Outcome::Flat => {
                     good.add(bytes.len());
-                    let Some(record) = record else { continue };
+                    let record = record.context("raisin itself failed: a flat record is missing")?;
                     if let Some(full) = chunk.add(RawRecord::flat(line, offset, record)) {
                         take(full, source.taken())?;
                     }
