@@ -9,7 +9,7 @@ use super::failure::succeeded;
 use super::held::LinkTo;
 use super::jobs::{self, JobFile, JobListener, JobQueue, JobSpec, RunTimes};
 use super::live::LiveProgress;
-use super::worker::Worker;
+use super::worker::{Ending, Worker};
 use raisin_base::error::{Context as _, Result};
 use raisin_base::files::temporary_beside;
 use raisin_contract::{Event, Process};
@@ -94,7 +94,10 @@ impl<'c> Runner<'_, 'c> {
                 let worker = if fresh { &mut own } else { worker };
                 let command = || child::command(call.process, call.executables);
                 let ending = Worker::run(worker, children, command, call.assignment, call.log, on_event)?;
-                live.write();
+                // The folder of a stage that succeeded is removed at once: nobody would read the file.
+                if !matches!(ending, Ending::Done) {
+                    live.write();
+                }
                 drop(own);
                 succeeded(ending, call.log, call.known, children, call.resumed)?;
                 Ok(StageRun { out: folder.join("out"), events, times: None })
