@@ -55,7 +55,7 @@ impl Parameters {
 
 impl Kind for FeaturesKind {
     const NAME: &'static str = "features";
-    const VERSION: u32 = 5;
+    const VERSION: u32 = 6;
     const ABOUT: &'static str = "Runs a model over instructions once: log-probabilities, lengths, pooled embeddings.";
     const PROCESS: Process = Process::Tensor;
     const SEEDED: bool = false;

@@ -22,10 +22,8 @@ pub struct CandidateColumns {
     /// The sum of log p(y) over the `unconditional_tokens` of the response without its prompt.
     pub logp_unconditional: Vec<Option<f64>>,
     pub unconditional_tokens: Vec<Option<u32>>,
-    /// Position-weighted means of the last hidden states.
-    pub embeddings: Vec<Option<Vec<f32>>>,
-    /// The embeddings of the validation examples.
-    pub validation_embeddings: Vec<Vec<f32>>,
+    /// The cosines with the validation examples ([`Targets::cosines`](crate::Targets::cosines)).
+    pub cosines: Vec<Option<Vec<f32>>>,
     /// The scores of the methods that order by a given score: external scores, or a column of the state.
     pub scores: Vec<Option<f64>>,
     /// Ground truth of synthetic data.

@@ -17,11 +17,13 @@ use arrow_array::{Array, ArrayRef, RecordBatch, UInt32Array};
 use arrow_select::take::take_record_batch;
 use serde_json::{Value, json};
 
-use crate::tables::{vector_column, vectors};
+use crate::tables::vector_column;
+use crate::vectors::VectorColumn;
 use basis::Basis;
 use raisin_base::error::{Context as _, Error, Problem, Result, anyhow};
 use raisin_contract::{Context, Progress};
 use raisin_kinds::clusters::Parameters;
+use raisin_selector::clustering::Rows as _;
 use raisin_selector::clustering::kmeans::{Clustering, assigned, kmeans};
 use raisin_selector::clustering::pca::Pca;
 use raisin_table::{self as table, WriteTable as _};
@@ -30,20 +32,24 @@ use state::{Semantic, StateColumn, StaticState, is_unconditional};
 pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     let folder = context.input("/features")?;
     let like = if parameters.like.is_some() { Some(Basis::read(context.input("/like")?)?) } else { None };
-    let all = table::read_columns(&folder.join("features.parquet"), &[&["id"], COMPLETE.as_slice()].concat())?;
+    let file = folder.join("features.parquet");
+    let all = table::read_columns(&file, &[&["id"], NUMBERS.as_slice()].concat())?;
     let count = all.num_rows();
     let unconditional = reads_second_pass(folder, like.as_ref(), context)?;
     let (all, joined) = columns::join(all, &parameters, context)?;
-    let rows = complete_rows(all, unconditional, &joined)?;
+    // The embeddings stay in the file: they are read in parts, several times.
+    let embeddings = VectorColumn::open(&file, "embedding")?;
+    let complete = complete_rows(&all, unconditional, &joined, embeddings.present()?)?;
+    let rows = kept(all, &complete)?;
     let excluded = count - rows.num_rows();
     if excluded > 0 {
         context.note(format!("{excluded} of {count} instructions have no complete features and are no candidates"));
     }
-    let (embeddings, width) = vectors(&rows, "embedding")?;
     if let Some(like) = &like {
-        like.check_width(width)?;
+        like.check_width(embeddings.width())?;
     }
-    let mut more = similarity::columns(folder, &rows, like.as_ref(), context)?;
+    let mut more = similarity::columns(folder, &complete, like.as_ref(), context)?;
+    let embeddings = embeddings.only(complete)?;
     // With `like`, all constants are those of the other stage, also those that its states do not use.
     let similarity_mean = like.as_ref().map_or(more.mean.take(), |like| like.similarity_mean.clone());
     more.columns.extend(columns::of_state(&rows, joined)?);
@@ -57,12 +63,12 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
         }
         None => more.columns,
     };
-    let (pca, found) = match &like {
-        Some(like) => placed(like, embeddings, context),
-        None => fitted(&parameters, embeddings, width, context)?,
+    let Placed { pca, found, components } = match &like {
+        Some(like) => placed(like, &embeddings, context)?,
+        None => fitted(&parameters, &embeddings, context)?,
     };
     let (dimensions, whiten) = (pca.components.len(), like.as_ref().map_or(parameters.whiten(), |like| like.whiten));
-    let semantic = pca.project(embeddings, whiten);
+    let semantic = if whiten { pca.project(&embeddings, true)? } else { components };
     let semantic = Semantic { values: &semantic, dimensions, whiten };
     let scales = like.map(|like| like.scales);
     let state = StaticState::fuse(&rows, &semantic, unconditional, &more, scales)?;
@@ -89,9 +95,17 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     Ok(())
 }
 
+/// The rows along principal components, and their clusters.
+struct Placed {
+    pca: Pca,
+    found: Clustering,
+    /// The coordinates of each row, which are not whitened.
+    components: Vec<f32>,
+}
+
 /// The principal components of the embeddings, and clusters of the rows.
-fn fitted(parameters: &Parameters, embeddings: &[f32], width: usize, context: &Context) -> Result<(Pca, Clustering)> {
-    let n = embeddings.len() / width.max(1);
+fn fitted(parameters: &Parameters, embeddings: &VectorColumn, context: &Context) -> Result<Placed> {
+    let (n, width) = (embeddings.count(), embeddings.width());
     if n < parameters.clusters().max(parameters.dimensions() + 1) {
         let problem = format!(
             "{n} candidates with features are too few for {} dimensions and {} clusters",
@@ -106,8 +120,8 @@ fn fitted(parameters: &Parameters, embeddings: &[f32], width: usize, context: &C
         context.note(format!("the embeddings have only {width} numbers, so that all of them are kept"));
     }
     progress(context, "principal components", 0);
-    let pca = Pca::fit(embeddings, width, dimensions)?;
-    let components = pca.project(embeddings, false);
+    let pca = Pca::fit(embeddings, dimensions)?;
+    let components = pca.project(embeddings, false)?;
     progress(context, "k-means", 1);
     let (clusters, iterations) = (parameters.clusters(), parameters.iterations());
     let seed = context.seed().at("kmeans");
@@ -115,17 +129,17 @@ fn fitted(parameters: &Parameters, embeddings: &[f32], width: usize, context: &C
     if !found.converged {
         context.note(format!("k-means did not converge in {iterations} iterations"));
     }
-    Ok((pca, found))
+    Ok(Placed { pca, found, components })
 }
 
 /// The principal components of another stage, and the rows in the clusters of that stage.
-fn placed(like: &Basis, embeddings: &[f32], context: &Context) -> (Pca, Clustering) {
+fn placed(like: &Basis, embeddings: &VectorColumn, context: &Context) -> Result<Placed> {
     progress(context, "principal components", 0);
     let pca = like.pca.clone();
-    let components = pca.project(embeddings, false);
+    let components = pca.project(embeddings, false)?;
     progress(context, "clusters", 1);
     let found = assigned(&components, pca.components.len(), like.centres.clone());
-    (pca, found)
+    Ok(Placed { pca, found, components })
 }
 
 fn progress(context: &Context, phase: &str, done: u64) {
@@ -162,26 +176,31 @@ fn has_second_pass(features: &Path) -> Result<bool> {
     summary["unconditional"].as_bool().with_context(|| format!("{} has no `unconditional`", path.display()))
 }
 
-/// The columns that must not be null in the row of a candidate. The columns of the second pass may be null without this
-/// pass.
-const COMPLETE: [&str; 6] =
-    ["prompt_tokens", "response_tokens", "logp_conditional", "logp_unconditional", "unconditional_tokens", "embedding"];
+/// The columns, beside `embedding`, that must not be null in the row of a candidate. The columns of the second pass may
+/// be null without this pass.
+const NUMBERS: [&str; 5] =
+    ["prompt_tokens", "response_tokens", "logp_conditional", "logp_unconditional", "unconditional_tokens"];
 
 fn column<'a>(rows: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef> {
     rows.column_by_name(name).ok_or_else(|| anyhow!("the features have no column `{name}`"))
 }
 
-/// The rows without a null in the columns of the features and in the joined columns. If all rows are complete, nothing
-/// is copied.
-fn complete_rows(all: RecordBatch, unconditional: bool, joined: &[String]) -> Result<RecordBatch> {
-    let needed = COMPLETE.into_iter().filter(|name| unconditional || !is_unconditional(name));
+/// For each row, whether it has an embedding and no null in the columns of the features and in the joined columns.
+fn complete_rows(all: &RecordBatch, unconditional: bool, joined: &[String], embedded: Vec<bool>) -> Result<Vec<bool>> {
+    let needed = NUMBERS.into_iter().filter(|name| unconditional || !is_unconditional(name));
     let names = needed.chain(joined.iter().map(String::as_str));
-    let columns: Vec<&ArrayRef> = names.map(|name| column(&all, name)).collect::<Result<_>>()?;
-    if columns.iter().all(|column| column.null_count() == 0) {
+    let columns: Vec<&ArrayRef> = names.map(|name| column(all, name)).collect::<Result<_>>()?;
+    let is_complete = |(row, embedded): (usize, bool)| embedded && columns.iter().all(|column| column.is_valid(row));
+    Ok(embedded.into_iter().enumerate().map(is_complete).collect())
+}
+
+/// The rows for which `complete` is true. If all rows are complete, nothing is copied.
+fn kept(all: RecordBatch, complete: &[bool]) -> Result<RecordBatch> {
+    if complete.iter().all(|complete| *complete) {
         return Ok(all);
     }
-    let complete = (0..all.num_rows() as u32).filter(|&row| columns.iter().all(|column| column.is_valid(row as usize)));
-    Ok(take_record_batch(&all, &UInt32Array::from_iter_values(complete))?)
+    let rows = (0..all.num_rows() as u32).filter(|&row| complete[row as usize]);
+    Ok(take_record_batch(&all, &UInt32Array::from_iter_values(rows))?)
 }
 
 fn clusters_table(rows: &RecordBatch, found: &Clustering, state: &StaticState) -> Result<RecordBatch> {

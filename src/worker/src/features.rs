@@ -4,19 +4,20 @@
 //! One forward pass over prompts and responses gives log p(y | x), the lengths and two pooled embeddings; with a proxy,
 //! it starts from the cached hidden states of the rows. A second pass over the responses alone gives log p(y). y are the
 //! supervised tokens of a row: the responses of all its turns, cut at `max_tokens`. Both passes score the same tokens.
-//! Rows of similar length form a batch. Finished batches go into the work folder, so that a killed pass continues after
-//! the last of them and writes the same bytes.
+//! The rows are described block by block, so that the features of a large pool need not be in memory together. In a
+//! block, rows of similar length form a batch. Finished batches go into the work folder, so that a killed pass continues
+//! after the last of them and writes the same bytes.
 
 mod cached;
+mod parts;
 mod rows;
 
 use std::cell::Cell;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow_array::{Array, ArrayRef, Float32Array, RecordBatch, StringArray, UInt32Array};
-use arrow_select::interleave::interleave_record_batch;
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tch::{Device, Kind as TensorKind, Tensor, no_grad};
 
@@ -24,8 +25,8 @@ use crate::encoding::EncodingReport;
 use crate::learning::{check_context, checkpoint_interval, codec, device, limit_with_proxy, open, phase_cost, speed};
 use crate::tables::{numbers, vector_column};
 use cached::CachedStates;
+use parts::{Done, in_id_order, open_parts, save_part};
 use raisin_base::error::Result;
-use raisin_base::sealed::Records;
 use raisin_contract::{Context, Cost, Progress};
 use raisin_corpus::{Sequence, read_instructions, read_task};
 use raisin_kinds::features::Parameters;
@@ -35,6 +36,9 @@ use raisin_lm::{Batch, Model, longest_first};
 use raisin_table::{self as table, WriteTable as _};
 use raisin_training::Meter;
 use rows::{EncodedRow, RowEncoder};
+
+/// The number of rows of a block.
+const BLOCK: usize = 16_384;
 
 pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     let loading = Meter::start(device(context)?);
@@ -64,13 +68,11 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     };
     let prefix_layers = states.as_ref().map_or(0, |states| states.config.prefix_layers);
     let pass = FeaturePass { prefix_layers, ..FeaturePass::new(context, &model, &parameters) };
-    let rows = pass.describe("features", &encoded, cached.as_ref(), checkpoint_interval())?;
-    note_missing(context, "instructions", &rows, &encoded);
-    context.write_table("features", &rows)?;
+    let missing = pass.write("features", "features", &encoded, cached.as_ref())?;
+    note_missing(context, "instructions", missing, &encoded);
     if parameters.task.is_some() {
-        let rows = pass.describe("validation", &encoded_examples, cached_examples.as_ref(), checkpoint_interval())?;
-        note_missing(context, "validation examples", &rows, &encoded_examples);
-        context.write_table("validation_features", &rows)?;
+        let missing = pass.write("validation", "validation_features", &encoded_examples, cached_examples.as_ref())?;
+        note_missing(context, "validation examples", missing, &encoded_examples);
     }
     encoding.write(context)?;
     // The summary counts all rows, also those of earlier attempts.
@@ -112,13 +114,12 @@ impl PassTokens {
     }
 }
 
-/// Says how many rows could be encoded, but have no features.
-fn note_missing(context: &Context, rows: &str, features: &RecordBatch, encoded: &[EncodedRow]) {
-    let missing = features.column(features.num_columns() - 1);
+/// Says how many rows could be encoded, but have no features. `missing` rows have a null among their features.
+fn note_missing(context: &Context, rows: &str, missing: usize, encoded: &[EncodedRow]) {
     let left_out = encoded.iter().filter(|row| row.whole.is_none()).count();
-    let count = (missing.len() - missing.null_count()).saturating_sub(left_out);
+    let count = missing.saturating_sub(left_out);
     if count > 0 {
-        let of = missing.len();
+        let of = encoded.len();
         context.note(format!("{count} of {of} {rows} have tokens, but no features; column `missing` says why"));
     }
 }
@@ -132,6 +133,19 @@ struct FeaturePass<'a> {
     prefix_layers: usize,
     /// The number of tokens that a forward pass can hold: `batch_tokens`, or less after a pass ran out of memory.
     fits: Cell<usize>,
+    /// Finished batches are saved after each interval.
+    interval: Duration,
+    /// The number of rows of a block.
+    block: usize,
+}
+
+/// How far the pass over one set of rows is.
+struct Advance<'a> {
+    phase: &'a str,
+    total: usize,
+    start: Instant,
+    /// The tokens of this attempt.
+    tokens: PassTokens,
 }
 
 /// One row of the table `features`.
@@ -153,7 +167,8 @@ struct FeatureRow {
 impl<'a> FeaturePass<'a> {
     fn new(context: &'a Context, model: &'a Model, parameters: &'a Parameters) -> Self {
         let fits = Cell::new(parameters.batch_tokens);
-        Self { context, model, parameters, prefix_layers: 0, fits }
+        let interval = checkpoint_interval();
+        Self { context, model, parameters, prefix_layers: 0, fits, interval, block: BLOCK }
     }
 
     /// The FLOPs of both passes. The layers of a frozen prefix ran in the stage of the proxy.
@@ -162,23 +177,60 @@ impl<'a> FeaturePass<'a> {
             + tokens.alone as f64 * self.model.flops_per_token(false)
     }
 
-    /// The features of all rows, in the order of their ids. Saved batches of an earlier attempt are not computed again.
-    /// Finished batches are saved after each `interval`.
-    fn describe(
-        &self,
-        phase: &str,
-        encoded: &[EncodedRow],
-        cached: Option<&CachedStates>,
-        interval: Duration,
-    ) -> Result<RecordBatch> {
-        // The longest rows come first, so that a lack of memory shows at the start.
+    /// Writes the features of all rows, in their order, into a table. Returns the number of rows with a null among their
+    /// features.
+    fn write(&self, phase: &str, table: &str, encoded: &[EncodedRow], cached: Option<&CachedStates>) -> Result<usize> {
+        let running = Meter::start(device(self.context)?);
+        let tokens = PassTokens::default();
+        let mut advance = Advance { phase, total: encoded.len(), start: Instant::now(), tokens };
+        let mut writer = self.context.table_writer(table, self.table(&[])?.schema())?;
+        let mut missing = 0;
+        if encoded.len() > self.block {
+            // So that a lack of memory shows at the start.
+            let (order, batches) = self.batches(encoded);
+            if let Some(longest) = batches.first() {
+                let longest: Vec<&EncodedRow> = order[longest.clone()].iter().map(|&row| &encoded[row]).collect();
+                self.rows(&longest, cached)?;
+            }
+        }
+        for (number, block) in encoded.chunks(self.block).enumerate() {
+            let rows = self.describe(number, block, cached, &mut advance)?;
+            let reasons: &StringArray = table::column(&rows, "missing")?;
+            missing += reasons.len() - reasons.null_count();
+            writer.write(&rows)?;
+        }
+        writer.close()?;
+        self.context.cost(Cost {
+            tokens: advance.tokens.tokens(),
+            supervised_tokens: advance.tokens.supervised,
+            flops: self.flops(&advance.tokens),
+            ..phase_cost("forward", running.stop())
+        });
+        Ok(missing)
+    }
+
+    /// The rows by length, the longest first, and the batches as ranges of this order.
+    fn batches(&self, encoded: &[EncodedRow]) -> (Vec<usize>, Vec<Range<usize>>) {
         let lengths: Vec<usize> =
             encoded.iter().map(|row| row.whole.as_ref().map_or(1, |whole| whole.tokens.len())).collect();
         let order = longest_first(&lengths);
         let lengths: Vec<usize> = order.iter().map(|&row| lengths[row]).collect();
-        let batches = micro_batches(&lengths, self.parameters.batch_tokens);
+        (order, micro_batches(&lengths, self.parameters.batch_tokens))
+    }
 
-        let (mut records, earlier) = open_parts(self.context, phase)?;
+    /// The features of the rows of a block, in the order of their ids. Saved batches of an earlier attempt are not
+    /// computed again.
+    fn describe(
+        &self,
+        block: usize,
+        encoded: &[EncodedRow],
+        cached: Option<&CachedStates>,
+        advance: &mut Advance,
+    ) -> Result<RecordBatch> {
+        let (order, batches) = self.batches(encoded);
+        let before = block * self.block;
+        let is_last = before + encoded.len() >= advance.total;
+        let (mut records, earlier) = open_parts(self.context, advance.phase, block)?;
         let (mut parts, mut next) = (Vec::with_capacity(earlier.len() + 1), 0);
         for (done, part) in earlier {
             parts.push(part);
@@ -186,39 +238,31 @@ impl<'a> FeaturePass<'a> {
             self.fits.set(done.fits);
         }
         let mut pending: Vec<FeatureRow> = Vec::new();
-        let (start, mut last_saved) = (Instant::now(), Instant::now());
-        let running = Meter::start(device(self.context)?);
-        let mut tokens = PassTokens::default();
+        let mut last_saved = Instant::now();
         while let Some(range) = batches.get(next) {
             let members = &order[range.clone()];
             let members: Vec<&EncodedRow> = members.iter().map(|&row| &encoded[row]).collect();
-            members.iter().for_each(|row| tokens.add(row));
+            members.iter().for_each(|row| advance.tokens.add(row));
             pending.extend(self.rows(&members, cached)?);
             next += 1;
-            if last_saved.elapsed() >= interval && next < batches.len() {
+            // A finished block is saved as a whole. The rest of the last block is written into the table at once.
+            let is_finished = next == batches.len();
+            if if is_finished { !is_last } else { last_saved.elapsed() >= self.interval } {
                 let part = self.table(&std::mem::take(&mut pending))?;
-                let done = Done { next, fits: self.fits.get() };
-                records.append(&[&serde_json::to_vec(&done)?, &table::to_bytes(&part)?])?;
-                records.sync()?;
+                save_part(&mut records, Done { next, fits: self.fits.get() }, &part)?;
                 parts.push(part);
                 last_saved = Instant::now();
             }
             self.context.progress(Progress {
-                phase: phase.to_owned(),
-                done: range.end as u64,
-                total: order.len() as u64,
+                phase: advance.phase.to_owned(),
+                done: (before + range.end) as u64,
+                total: advance.total as u64,
                 unit: "rows".to_owned(),
-                tokens_per_second: speed(tokens.tokens(), start.elapsed()),
+                tokens_per_second: speed(advance.tokens.tokens(), advance.start.elapsed()),
                 ..Progress::default()
             });
         }
         parts.push(self.table(&pending)?);
-        self.context.cost(Cost {
-            tokens: tokens.tokens(),
-            supervised_tokens: tokens.supervised,
-            flops: self.flops(&tokens),
-            ..phase_cost("forward", running.stop())
-        });
         in_id_order(&parts)
     }
 
@@ -325,37 +369,6 @@ impl<'a> FeaturePass<'a> {
             ("missing", Arc::new(rows.iter().map(|row| row.missing.as_deref()).collect::<StringArray>())),
         ])
     }
-}
-
-/// The position of a part: a saved table with the rows of several batches.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-struct Done {
-    /// The first batch after the part.
-    next: usize,
-    /// [`FeaturePass::fits`] after the part. Passes of another size would round differently.
-    fits: usize,
-}
-
-/// Opens the saved parts of a phase in the work folder, and reads the parts of earlier attempts.
-fn open_parts(context: &Context, phase: &str) -> Result<(Records, Vec<(Done, RecordBatch)>)> {
-    let path = context.work()?.join(format!("{phase}.parts"));
-    Records::open(&path, &|text| context.note(text), |record| {
-        let done: Done = serde_json::from_slice(&record.read(0).ok()?).ok()?;
-        Some((done, table::from_bytes(record.read(1).ok()?).ok()?))
-    })
-}
-
-/// The rows of all parts in one table, in the order of their ids. The rows are copied once only, because memory cannot
-/// hold three copies of a large pool.
-fn in_id_order(parts: &[RecordBatch]) -> Result<RecordBatch> {
-    let mut places = Vec::with_capacity(parts.iter().map(RecordBatch::num_rows).sum());
-    for (number, part) in parts.iter().enumerate() {
-        let ids: &UInt32Array = table::column(part, "id")?;
-        places.extend(ids.values().iter().enumerate().map(|(row, &id)| (id, (number, row))));
-    }
-    places.sort_by_key(|&(id, _)| id);
-    let places: Vec<(usize, usize)> = places.into_iter().map(|(_, place)| place).collect();
-    Ok(interleave_record_batch(&parts.iter().collect::<Vec<_>>(), &places)?)
 }
 
 /// The result of one forward pass for one row.

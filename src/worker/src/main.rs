@@ -17,6 +17,7 @@ mod pretrain;
 mod selecting;
 mod selector;
 mod tables;
+mod vectors;
 
 use std::io::Write as _;
 use std::process::ExitCode;

@@ -10,12 +10,15 @@ use arrow_array::{
 };
 use arrow_cast::cast;
 use arrow_schema::DataType;
+use rayon::prelude::*;
 
 use crate::tables::{self, SelectionRow};
+use crate::vectors::VectorColumn;
 use raisin_base::error::{Context as _, Error, Problem, Result, anyhow};
 use raisin_contract::{Context, referenced};
 use raisin_corpus::Instruction;
-use raisin_selector::{CandidateColumns, Candidates, SelectedCandidate, SelectionMethod};
+use raisin_selector::clustering::Rows as _;
+use raisin_selector::{CandidateColumns, Candidates, SelectedCandidate, SelectionMethod, Targets};
 use raisin_table as table;
 use raisin_training::TrainingPool;
 
@@ -62,10 +65,6 @@ pub fn candidate_columns(
         if method == SelectionMethod::Rds {
             let features = referenced(folder, "features")?
                 .ok_or_else(|| anyhow!("the clusters have no reference to their features"))?;
-            let rows = table::read_columns(&features.join("features.parquet"), &["id", "weighted_embedding"])?;
-            let rows = by_id(&rows, instructions.len())?;
-            let vectors = vectors(&rows.table, "weighted_embedding")?;
-            columns.embeddings = ids.iter().map(|&id| vectors[rows.position(id)?].clone()).collect();
             let validation = features.join("validation_features.parquet");
             if !validation.is_file() {
                 let problem = Problem::new(
@@ -76,15 +75,33 @@ pub fn candidate_columns(
             let found = table::read_columns(&validation, &["weighted_embedding"])?;
             let found = self::vectors(&found, "weighted_embedding")?;
             let count = found.len();
-            columns.validation_embeddings = found.into_iter().flatten().collect();
-            let missing = count - columns.validation_embeddings.len();
+            let found: Vec<Vec<f32>> = found.into_iter().flatten().collect();
+            let missing = count - found.len();
             if missing > 0 {
                 context.note(format!("{missing} of {count} validation examples have no features, and choose no row"));
             }
+            columns.cosines = cosines(&features, instructions.len(), &ids, &Targets::new(&found)?)?;
         }
     }
     columns.ids = ids;
     Ok(columns)
+}
+
+/// The cosines of the embedding of each instruction with the validation examples. The embeddings are read in parts.
+fn cosines(features: &Path, instructions: usize, ids: &[u32], targets: &Targets) -> Result<Vec<Option<Vec<f32>>>> {
+    let file = features.join("features.parquet");
+    let rows = by_id(&table::read_columns(&file, &["id"])?, instructions)?;
+    let embeddings = VectorColumn::open(&file, "weighted_embedding")?;
+    let (present, width) = (embeddings.present()?, embeddings.width());
+    let mut found = Vec::with_capacity(present.len());
+    embeddings.only(present.clone())?.for_each_part(&mut |part| {
+        found.par_extend(part.par_chunks(width).map(|row| targets.cosines(row)));
+        Ok(())
+    })?;
+    let mut found = found.into_iter();
+    let mut of_rows: Vec<Option<Vec<f32>>> =
+        present.into_iter().map(|present| if present { found.next().flatten() } else { None }).collect();
+    Ok(ids.iter().map(|&id| of_rows[rows.position(id)?].take()).collect())
 }
 
 /// A number of the static state of each instruction, by id. An instruction without a state has none.

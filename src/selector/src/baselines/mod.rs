@@ -13,6 +13,8 @@ mod rds;
 mod score;
 mod uniform;
 
+pub use rds::Targets;
+
 /// The chooser of a baseline. The chooser of a trained policy is [`super::Raise`].
 ///
 /// # Errors

@@ -10,23 +10,43 @@ use crate::chooser::ChooserInputs;
 use raisin_base::error::{Problem, Result};
 use raisin_settings::SelectionMethod;
 
-pub fn round_robin(inputs: &ChooserInputs) -> Result<Queue> {
-    let pool = inputs.pool;
-    let embeddings = pool.column(&pool.embeddings, "position-weighted embeddings", SelectionMethod::Rds)?;
-    if pool.validation_embeddings.is_empty() {
-        return Err(Problem::new("method `rds` needs the embeddings of the validation examples")
+/// The validation examples as directions.
+pub struct Targets(Vec<Vec<f32>>);
+
+impl Targets {
+    /// From the embeddings of the examples. An embedding without a direction is left out.
+    ///
+    /// # Errors
+    /// No embedding has a direction.
+    pub fn new(embeddings: &[Vec<f32>]) -> Result<Self> {
+        let units: Vec<Vec<f32>> = embeddings.iter().filter_map(|example| unit(example)).collect();
+        if units.is_empty() {
+            return Err(Problem::new(
+                "method `rds` needs the embeddings of the validation examples, and there are none",
+            )
             .hint("give the features stage the task as well: task = \"task\"")
             .into());
+        }
+        Ok(Self(units))
     }
-    let units: Vec<Option<Vec<f32>>> = embeddings.iter().map(|row| row.as_deref().and_then(unit)).collect();
+
+    /// The cosine of an embedding with each example; `None` if the embedding has no direction.
+    pub fn cosines(&self, embedding: &[f32]) -> Option<Vec<f32>> {
+        let row = unit(embedding)?;
+        Some(self.0.iter().map(|example| dot(&row, example)).collect())
+    }
+}
+
+pub fn round_robin(inputs: &ChooserInputs) -> Result<Queue> {
+    let pool = inputs.pool;
+    let cosines = pool.column(&pool.cosines, "position-weighted embeddings", SelectionMethod::Rds)?;
+    let examples = cosines.iter().flatten().next().map_or(0, Vec::len);
     let wanted = inputs.top.unwrap_or(inputs.total_steps.max(1).saturating_mul(inputs.batch_size));
-    let rankings: Vec<Vec<(f32, usize)>> = pool
-        .validation_embeddings
-        .par_iter()
-        .filter_map(|example| unit(example))
+    let rankings: Vec<Vec<(f32, usize)>> = (0..examples)
+        .into_par_iter()
         .map(|example| {
             let mut ranking: Vec<(f32, usize)> =
-                units.iter().enumerate().filter_map(|(row, unit)| Some((dot(unit.as_ref()?, &example), row))).collect();
+                cosines.iter().enumerate().filter_map(|(row, of)| Some((of.as_ref()?[example], row))).collect();
             let nearer = |one: &(f32, usize), two: &(f32, usize)| two.0.total_cmp(&one.0).then(one.1.cmp(&two.1));
             // An example needs at most as many entries as all examples together take. For a large pool, these are few.
             if wanted < ranking.len() {
@@ -38,7 +58,7 @@ pub fn round_robin(inputs: &ChooserInputs) -> Result<Queue> {
         })
         .collect();
 
-    let mut taken = vec![false; units.len()];
+    let mut taken = vec![false; cosines.len()];
     let mut places = vec![0; rankings.len()];
     let mut entries = Vec::new();
     let mut open = !rankings.is_empty();
@@ -55,7 +75,7 @@ pub fn round_robin(inputs: &ChooserInputs) -> Result<Queue> {
             }
         }
     }
-    let missing = units.iter().filter(|unit| unit.is_none()).count();
+    let missing = cosines.iter().filter(|of| of.is_none()).count();
     Queue::new(SelectionMethod::Rds, inputs, &entries, Order::Given, counted("without an embedding", missing))
 }
 

@@ -6,6 +6,7 @@ use raisin_settings::Third;
 const CONTEXT: StepContext = StepContext { step: 0, total_steps: 2, performance: None, last_loss: None };
 
 fn pool() -> CandidateColumns {
+    let targets = Targets::new(&[vec![3.0, 0.0], vec![0.0, 1.0], vec![0.0, 0.0]]).expect("two directions");
     CandidateColumns {
         ids: vec![10, 11, 12, 13, 14, 15],
         response_tokens: vec![Some(2), Some(10), None, Some(4), Some(8), Some(5)],
@@ -14,15 +15,9 @@ fn pool() -> CandidateColumns {
         // IFD 0.5, 0.25, none, 1.5, 0.8, none: a certain y.
         logp_unconditional: vec![Some(-4.0), Some(-20.0), None, Some(-8.0), Some(-20.0), Some(0.0)],
         unconditional_tokens: vec![Some(2), Some(10), None, Some(4), Some(8), Some(5)],
-        embeddings: vec![
-            Some(vec![1.0, 0.0]),
-            Some(vec![9.0, 1.0]),
-            Some(vec![0.0, 2.0]),
-            None,
-            Some(vec![0.1, 1.0]),
-            Some(vec![-1.0, 0.0]),
-        ],
-        validation_embeddings: vec![vec![3.0, 0.0], vec![0.0, 1.0]],
+        cosines: [[1.0, 0.0], [9.0, 1.0], [0.0, 2.0], [0.0, 0.0], [0.1, 1.0], [-1.0, 0.0]]
+            .map(|embedding| targets.cosines(&embedding))
+            .to_vec(),
         scores: vec![None, Some(1.0), Some(f64::NAN), Some(3.0), Some(2.0), None],
         labels: ["relevant", "noise", "relevant", "noise", "noise", "relevant"].map(|l| Some(l.to_owned())).to_vec(),
         clusters: vec![Some(0), Some(1), None, Some(0), Some(1), Some(0)],
@@ -107,8 +102,9 @@ fn sspl_goes_from_easy_to_hard() -> Result<()> {
 #[test]
 fn rds_lets_the_validation_examples_take_turns() -> Result<()> {
     assert_eq!(ids(SelectionMethod::Rds, 2, 2)?, [10, 12, 11, 14]);
-    let without = CandidateColumns { validation_embeddings: Vec::new(), ..pool() };
+    let without = CandidateColumns { cosines: Vec::new(), ..pool() };
     assert!(chooser(SelectionMethod::Rds, &inputs(&without, 2)).is_err());
+    assert!(Targets::new(&[vec![0.0, 0.0]]).is_err());
     Ok(())
 }
 

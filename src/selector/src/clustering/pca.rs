@@ -3,10 +3,13 @@
 use rayon::prelude::*;
 use tch::{Kind as TensorKind, Tensor};
 
+use super::{PART, Rows};
 use raisin_base::error::{Result, ensure};
 
 /// The number of rows that are summed together. It is fixed, so that the sums do not depend on the number of threads.
+/// A part has a whole number of chunks.
 const CHUNK: usize = 4096;
+const _: () = assert!(PART.is_multiple_of(CHUNK));
 
 /// A centring and a rotation onto the directions of largest variance.
 #[derive(Clone)]
@@ -21,33 +24,40 @@ pub struct Pca {
 }
 
 impl Pca {
-    /// `rows` is row-major with `width` columns.
+    /// Reads the rows twice.
     ///
     /// # Errors
-    /// There are fewer columns than `dimensions`, or not more rows than `dimensions`.
-    pub fn fit(rows: &[f32], width: usize, dimensions: usize) -> Result<Self> {
-        let n = rows.len() / width.max(1);
+    /// There are fewer columns than `dimensions`, or not more rows than `dimensions`, or the rows cannot be read.
+    pub fn fit(rows: &impl Rows, dimensions: usize) -> Result<Self> {
+        let (n, width) = (rows.count(), rows.width());
         ensure!(
             dimensions <= width && dimensions < n.max(1),
             "{n} embeddings of {width} numbers cannot be reduced to {dimensions} dimensions"
         );
-        let sums: Vec<Vec<f64>> = rows
-            .par_chunks(CHUNK * width)
-            .map(|chunk| {
-                let mut sum = vec![0.0; width];
-                chunk.iter().enumerate().for_each(|(place, value)| sum[place % width] += f64::from(*value));
-                sum
-            })
-            .collect();
+        let sum_of = |chunk: &[f32]| {
+            let mut sum = vec![0.0; width];
+            for row in chunk.chunks_exact(width) {
+                sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += f64::from(*value));
+            }
+            sum
+        };
+        let mut sums: Vec<Vec<f64>> = Vec::with_capacity(n.div_ceil(CHUNK));
+        rows.for_each_part(&mut |part| {
+            sums.par_extend(part.par_chunks(CHUNK * width).map(sum_of));
+            Ok(())
+        })?;
         let mean: Vec<f64> =
             (0..width).map(|column| sums.iter().map(|sum| sum[column]).sum::<f64>() / n as f64).collect();
 
         let centre = Tensor::from_slice(&mean);
         let mut covariance = Tensor::zeros([width as i64, width as i64], (TensorKind::Double, tch::Device::Cpu));
-        for chunk in rows.chunks(CHUNK * width) {
-            let centred = Tensor::from_slice(chunk).view([-1, width as i64]).to_kind(TensorKind::Double) - &centre;
-            covariance += centred.tr().matmul(&centred);
-        }
+        rows.for_each_part(&mut |part| {
+            for chunk in part.chunks(CHUNK * width) {
+                let centred = Tensor::from_slice(chunk).view([-1, width as i64]).to_kind(TensorKind::Double) - &centre;
+                covariance += centred.tr().matmul(&centred);
+            }
+            Ok(())
+        })?;
         covariance /= (n - 1) as f64;
         // The eigenvalues come in ascending order.
         let (values, vectors) = covariance.f_linalg_eigh("L")?;
@@ -72,7 +82,10 @@ impl Pca {
 
     /// The coordinates of the rows along the components, row-major. With `whiten`, each coordinate is divided by its
     /// standard deviation.
-    pub fn project(&self, rows: &[f32], whiten: bool) -> Vec<f32> {
+    ///
+    /// # Errors
+    /// The rows cannot be read.
+    pub fn project(&self, rows: &impl Rows, whiten: bool) -> Result<Vec<f32>> {
         let width = self.mean.len();
         let largest = self.variances.first().copied().unwrap_or(0.0);
         let scales: Vec<f64> = self
@@ -85,17 +98,18 @@ impl Pca {
                 (true, false) => 0.0,
             })
             .collect();
-        rows.par_chunks(width)
-            .flat_map_iter(|row| {
-                let centred: Vec<f64> = row.iter().zip(&self.mean).map(|(v, mean)| f64::from(*v) - mean).collect();
-                self.components
-                    .iter()
-                    .zip(&scales)
-                    .map(|(component, scale)| {
-                        (component.iter().zip(&centred).map(|(a, b)| a * b).sum::<f64>() * scale) as f32
-                    })
-                    .collect::<Vec<f32>>()
-            })
-            .collect()
+        let coordinates = |row: &[f32]| {
+            let centred: Vec<f64> = row.iter().zip(&self.mean).map(|(v, mean)| f64::from(*v) - mean).collect();
+            let along = |(component, scale): (&Vec<f64>, &f64)| {
+                (component.iter().zip(&centred).map(|(a, b)| a * b).sum::<f64>() * scale) as f32
+            };
+            self.components.iter().zip(&scales).map(along).collect::<Vec<f32>>()
+        };
+        let mut projected = Vec::with_capacity(rows.count() * self.components.len());
+        rows.for_each_part(&mut |part| {
+            projected.par_extend(part.par_chunks(width).flat_map_iter(coordinates));
+            Ok(())
+        })?;
+        Ok(projected)
     }
 }

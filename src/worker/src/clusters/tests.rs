@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::fixture::{ROWS, TensorFixture};
+use crate::tables::vectors;
 
 const INPUTS: [(&str, &str); 2] = [("/features", "features"), ("/columns/0", "influence")];
 

@@ -166,12 +166,12 @@ fn an_interrupted_pass_ends_with_the_same_bytes() -> Result<()> {
     let folder = store.artifact("model");
     let model = Model::load(&folder, Device::Cpu, TensorKind::Float)?;
     let parameters = parameters()?;
-    let pass = FeaturePass::new(&context, &model, &parameters);
     // A part after every batch; the last one is lost with the process.
-    pass.describe("features", &encoded(&store, &context)?, None, Duration::ZERO)?;
-    let (_, parts) = open_parts(&context, "features")?;
+    let pass = FeaturePass { interval: Duration::ZERO, ..FeaturePass::new(&context, &model, &parameters) };
+    pass.write("features", "features", &encoded(&store, &context)?, None)?;
+    let (_, parts) = open_parts(&context, "features", 0)?;
     assert!(parts.len() > 2);
-    let path = context.work()?.join("features.parts");
+    let path = context.work()?.join("features-0.parts");
     let file = std::fs::OpenOptions::new().write(true).open(&path)?;
     file.set_len(file.metadata()?.len() - 1)?;
     let context = store.context("features", "killed", &INPUTS, &[])?;
@@ -187,11 +187,11 @@ fn damaged_parts_are_computed_again_and_give_the_same_bytes() -> Result<()> {
     let folder = store.artifact("model");
     let model = Model::load(&folder, Device::Cpu, TensorKind::Float)?;
     let parameters_of_pass = parameters()?;
-    let pass = FeaturePass::new(&context, &model, &parameters_of_pass);
-    pass.describe("features", &encoded(&store, &context)?, None, Duration::ZERO)?;
+    let pass = FeaturePass { interval: Duration::ZERO, ..FeaturePass::new(&context, &model, &parameters_of_pass) };
+    pass.write("features", "features", &encoded(&store, &context)?, None)?;
     run(parameters()?, &context)?;
     // The few examples are one batch, which is not saved.
-    std::fs::remove_file(context.work()?.join("validation.parts"))?;
+    std::fs::remove_file(context.work()?.join("validation-0.parts"))?;
     store.run_on_damaged_work("features", "run", &INPUTS, 25, |context| run(parameters()?, context))
 }
 
@@ -203,20 +203,52 @@ fn an_interrupted_pass_with_halved_batches_ends_with_the_same_bytes() -> Result<
     let parameters = parameters()?;
     let context = store.context("features", "halved", &INPUTS, &[])?;
     model.limit_room(Some(40));
-    let pass = FeaturePass::new(&context, &model, &parameters);
+    let pass = FeaturePass { interval: Duration::ZERO, ..FeaturePass::new(&context, &model, &parameters) };
     let encoded = encoded(&store, &context)?;
-    let undisturbed = pass.describe("features", &encoded, None, Duration::ZERO)?;
+    pass.write("features", "features", &encoded, None)?;
+    let undisturbed = store.table("halved", "features")?;
     let fits = pass.fits.get();
     assert!(fits < parameters.batch_tokens);
-    let path = context.work()?.join("features.parts");
+    let path = context.work()?.join("features-0.parts");
     let file = std::fs::OpenOptions::new().write(true).open(&path)?;
     file.set_len(file.metadata()?.len() - 1)?;
 
     // Memory is free again, but the pass keeps the smaller batches.
     model.limit_room(None);
-    let pass = FeaturePass::new(&context, &model, &parameters);
-    assert_eq!(pass.describe("features", &encoded, None, Duration::from_secs(1000))?, undisturbed);
+    let pass = FeaturePass { interval: Duration::from_secs(1000), ..FeaturePass::new(&context, &model, &parameters) };
+    pass.write("features", "features", &encoded, None)?;
+    assert_eq!(store.table("halved", "features")?, undisturbed);
     assert_eq!(pass.fits.get(), fits);
+    Ok(())
+}
+
+#[test]
+fn blocks_give_the_features_of_the_whole_and_go_on_after_a_kill() -> Result<()> {
+    let store = TensorFixture::new()?;
+    let context = store.context("features", "whole", &INPUTS, &[])?;
+    run(parameters()?, &context)?;
+    let model = Model::load(&store.artifact("model"), Device::Cpu, TensorKind::Float)?;
+    let parameters = parameters()?;
+    let interval = Duration::from_secs(1000);
+    let write = |folder: &str| -> Result<()> {
+        let context = store.context("features", folder, &INPUTS, &[])?;
+        let new = FeaturePass::new(&context, &model, &parameters);
+        let pass = FeaturePass { interval, block: 5, ..new };
+        assert_eq!(pass.write("features", "features", &encoded(&store, &context)?, None)?, 1);
+        Ok(())
+    };
+    write("blocks")?;
+    let (whole, blocks) = (values(&store, "whole", "features")?, values(&store, "blocks", "features")?);
+    assert_eq!(whole.len(), blocks.len());
+    assert!(whole.iter().zip(&blocks).all(|(whole, block)| (whole - block).abs() < 1e-5));
+    let bytes = store.written("blocks")?;
+    // The first two of three blocks are saved. Without the second, the third is computed with it.
+    let context = store.context("features", "blocks", &INPUTS, &[])?;
+    let saved = |block: usize| Ok::<_, raisin_base::error::Error>(open_parts(&context, "features", block)?.1.len());
+    assert_eq!((saved(0)?, saved(1)?, saved(2)?), (1, 1, 0));
+    std::fs::remove_file(context.work()?.join("features-1.parts"))?;
+    write("blocks")?;
+    assert!(store.written("blocks")? == bytes, "another table");
     Ok(())
 }
 
