@@ -10,7 +10,15 @@ use raisin_tests::python::{run_python, setting};
 use raisin_tests::{Project, package};
 use serde_json::json;
 
-const POOLS: [&str; 5] = ["mixed-gsm8k", "mixed-gsm8k-noisy", "mixed-csqa", "mixed-code", "alpaca-gsm8k"];
+const POOLS: [&str; 7] = [
+    "mixed-gsm8k",
+    "mixed-gsm8k-noisy",
+    "mixed-gsm8k-formats",
+    "mixed-csqa",
+    "mixed-csqa-noisy",
+    "mixed-code",
+    "alpaca-gsm8k",
+];
 
 /// A project with pools of 200 rows for the seeds 7 and 8 in data/bench, made from small files.
 fn project() -> Project {

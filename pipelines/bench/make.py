@@ -28,10 +28,20 @@ POOLS = {
         "others": {"alpaca": 75, "code": 32, "csqa-listed": 23, "arc": 16, "svamp": 14},
         "decoys": ["gsm8k-answer-only", "gsm8k-mismatched", "gsm8k-wrong-digits"],
     },
+    "mixed-gsm8k-formats": {
+        "relevant": "gsm8k",
+        "others": {"alpaca": 75, "code": 32, "csqa-listed": 23, "arc": 16, "svamp": 14},
+        "decoys": ["gsm8k-answer-only", "gsm8k-plain", "gsm8k-answer-first"],
+    },
     "mixed-csqa": {
         "relevant": "csqa",
         "others": {"alpaca": 94, "code": 32, "gsm8k": 23, "arc": 16, "svamp": 14, "csqa-letters": 11},
         "decoys": [],
+    },
+    "mixed-csqa-noisy": {
+        "relevant": "csqa",
+        "others": {"alpaca": 75, "code": 32, "gsm8k": 23, "arc": 16, "svamp": 14},
+        "decoys": ["csqa-letters", "csqa-mismatched", "csqa-wrong"],
     },
     "mixed-code": {
         "relevant": "code",
@@ -103,6 +113,16 @@ def answer_only(items):
     return [row(item, item["prompt"], final_number(item["response"])) for item in items]
 
 
+def plain(answer):
+    """The solution without the calculations in `<<` and `>>`, as many copies of GSM8K have it."""
+    return re.sub("<<[^>]*>>", "", answer)
+
+
+def answer_first(answer):
+    """The line with the final number before the solution."""
+    return f"#### {final_number(answer)}\n{answer.rsplit('####', 1)[0].strip()}"
+
+
 def csqa_listed(items):
     return [row(item, listed(item), f"{item['label']}. {item['response']}") for item in items]
 
@@ -111,17 +131,32 @@ def csqa_letters(items):
     return [row(item, listed(item), item["label"]) for item in items]
 
 
-def mismatched(items):
-    """Each question gets the answer of another question of the list, one with another final number."""
+def mismatched(items, differs):
+    """Each question gets the answer of another question of the list: of the next one that differs."""
     rows = []
     for place, item in enumerate(items):
         others = items[place + 1 :] + items[:place]
-        number = final_number(item["response"])
-        other = next((other for other in others if final_number(other["response"]) != number), None)
+        other = next((other for other in others if differs(item, other)), None)
         if other is None:
-            refuse("all decoys with the answer of another question have the same final number", "take more rows")
+            refuse("all decoys with the answer of another question have the same answer", "take more rows")
         rows.append(row(item, item["prompt"], other["response"], answer_origin=other["origin"]))
     return rows
+
+
+def other_number(item, other):
+    """For GSM8K: the answers have different final numbers."""
+    return final_number(item["response"]) != final_number(other["response"])
+
+
+def other_choice(item, other):
+    """For CommonsenseQA: the other answer is not one of the choices of the question."""
+    return normalised(other["response"]) not in {normalised(choice["text"]) for choice in item["choices"]}
+
+
+def wrong_choice(item, *words):
+    """The text of a choice that is not the right one."""
+    wrong = [choice for choice in item["choices"] if normalised(choice["text"]) != normalised(item["response"])]
+    return min(wrong, key=lambda choice: digest(*words, choice["label"]))["text"]
 
 
 LEADING = re.compile(r"(?<![\d.,])\d(?=,?\d)")
@@ -141,8 +176,14 @@ def wrong_digits(answer, *words):
 
 def build_pool(name, seed, parts, counts):
     """The rows of the pool in their final order. Each kind of a source takes its own part of the ranked items."""
-    plain = {"csqa-listed": csqa_listed, "csqa-letters": csqa_letters, "gsm8k-answer-only": answer_only,
-             "gsm8k-mismatched": mismatched}
+    made_by = {"csqa-listed": csqa_listed, "csqa-letters": csqa_letters, "gsm8k-answer-only": answer_only,
+             "gsm8k-plain": lambda items: [row(item, item["prompt"], plain(item["response"])) for item in items],
+             "gsm8k-answer-first": lambda items: [
+                 row(item, item["prompt"], answer_first(item["response"])) for item in items],
+             "gsm8k-mismatched": lambda items: mismatched(items, other_number),
+             "csqa-mismatched": lambda items: mismatched(items, other_choice),
+             "csqa-wrong": lambda items: [
+                 row(item, item["prompt"], wrong_choice(item, "wrong", seed, item["origin"])) for item in items]}
     free = {source: ranked(parts[source]["pool"], "pool", seed, source) for source in parts}
     rows = []
     for kind, count in counts.items():
@@ -165,7 +206,7 @@ def build_pool(name, seed, parts, counts):
                 refuse(f"{name}: only {len(made)} of {count} answers can have other digits", "give fewer --rows")
             free[source] = free[source][used:]
         else:
-            made = plain.get(kind, as_published)(free[source][:count])
+            made = made_by.get(kind, as_published)(free[source][:count])
             free[source] = free[source][count:]
         rows += [{"kind": kind, **one} for one in made]
     rows = ranked(rows, "order", seed, name)

@@ -15,7 +15,8 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, str(MAKE.parent))
 from make import wrong_digits  # noqa: E402
 
-POOLS = ["mixed-gsm8k", "mixed-gsm8k-noisy", "mixed-csqa", "mixed-code", "alpaca-gsm8k"]
+POOLS = ["mixed-gsm8k", "mixed-gsm8k-noisy", "mixed-gsm8k-formats", "mixed-csqa", "mixed-csqa-noisy", "mixed-code",
+         "alpaca-gsm8k"]
 
 
 def gsm8k(name, number):
@@ -109,6 +110,12 @@ def check_decoys(pool, sources):
             assert given == right
         elif row["kind"] == "gsm8k-answer-only":
             assert given == final(right)
+        elif row["kind"] == "gsm8k-plain":
+            assert "<<" in right and "<<" not in given and final(given) == final(right)
+            assert given.split() == re.sub(r"<<.*?>>", "", right).split()
+        elif row["kind"] == "gsm8k-answer-first":
+            first, rest = given.split("\n", 1)
+            assert first == f"#### {final(right)}" and rest == right.split("\n####")[0]
         elif row["kind"] == "gsm8k-mismatched":
             other = sources["gsm8k"][int(row["answer_origin"].split(":")[1])]
             assert given == other["answer"] and final(given) != final(right)
@@ -116,6 +123,33 @@ def check_decoys(pool, sources):
             assert row["kind"] == "gsm8k-wrong-digits"
             assert re.sub(r"\d", "0", given) == re.sub(r"\d", "0", right), "another shape"
             check_digits(right, given)
+    return seen
+
+
+def check_choices(pool, sources):
+    """Each kind of CommonsenseQA rows against the training question that it comes from."""
+    seen = Counter()
+    for row in pool:
+        if not row["kind"].startswith("csqa"):
+            continue
+        seen[row["kind"]] += 1
+        source = sources["csqa"][int(row["origin"].split(":")[1])]
+        question, given = source["question"], row["output"]
+        choices = {choice["label"]: choice["text"] for choice in question["choices"]}
+        right = choices[source["answerKey"]]
+        assert (row["instruction"] == question["stem"]) == (row["kind"] not in ("csqa-letters", "csqa-listed"))
+        if row["kind"] == "csqa":
+            assert given == right
+        elif row["kind"] == "csqa-wrong":
+            assert given != right and given in choices.values()
+        elif row["kind"] == "csqa-mismatched":
+            other = sources["csqa"][int(row["answer_origin"].split(":")[1])]
+            texts = {choice["label"]: choice["text"] for choice in other["question"]["choices"]}
+            assert given == texts[other["answerKey"]] and given not in choices.values()
+        elif row["kind"] == "csqa-letters":
+            assert given == source["answerKey"]
+        else:
+            assert row["kind"] == "csqa-listed" and given == f"{source['answerKey']}. {right}"
     return seen
 
 
@@ -135,11 +169,20 @@ def check_wrong_digits():
     assert wrong_digits("10 21 32 43 54 65 76 87 98", 1) is None
 
 
+def check_figure():
+    program = MAKE.parent / "figure.py"
+    done = subprocess.run([sys.executable, program, "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    done = subprocess.run([sys.executable, program, "--draw"], capture_output=True, text=True)
+    assert done.returncode == 1 and "no other argument" in done.stderr, done.stderr
+
+
 def main(out):
+    check_figure()
     check_wrong_digits()
     folder = out / "data"
     write_files(folder)
-    sources = {"gsm8k": read(folder / "gsm8k_train.jsonl"),
+    sources = {"gsm8k": read(folder / "gsm8k_train.jsonl"), "csqa": read(folder / "csqa_train_rand_split.jsonl"),
                "left out": {f"gsm8k_train.jsonl:{place}" for place in (100, 101, 102)} | {"alpaca_data.json:300"}}
     bench = folder / "bench"
     first_words = make(folder, bench)
@@ -157,14 +200,23 @@ def main(out):
             if name == "mixed-gsm8k-noisy":
                 decoys = ("gsm8k-answer-only", "gsm8k-mismatched", "gsm8k-wrong-digits")
                 assert found == {"gsm8k": 10, **{kind: 10 for kind in decoys}}, found
+            if name == "mixed-gsm8k-formats":
+                decoys = ("gsm8k-answer-only", "gsm8k-plain", "gsm8k-answer-first")
+                assert found == {"gsm8k": 10, **{kind: 10 for kind in decoys}}, found
+            found = check_choices(pools[name, seed], sources)
+            if name == "mixed-csqa-noisy":
+                assert found == {kind: 10 for kind in ("csqa", "csqa-letters", "csqa-mismatched", "csqa-wrong")}, found
         one, other = ({row["origin"] for row in pools[name, seed]} for seed in ("7", "8"))
         assert one != other, f"{name}: both seeds have the same rows"
     # The validation part is fixed: what one seed validates with, no seed has in its pool.
     for name in POOLS:
         validation = {row["origin"] for seed in ("7", "8") for row in read(bench / name / seed / "validation.jsonl")}
         assert not validation & {row["origin"] for seed in ("7", "8") for row in pools[name, seed]}, name
-    relevant = [{row["origin"] for row in pools[name, "7"] if row["kind"] == "gsm8k"} for name in POOLS[:2]]
-    assert relevant[0] == relevant[1], "the noisy pool has other relevant rows"
+    for decoys in ("mixed-gsm8k-noisy", "mixed-gsm8k-formats", "mixed-csqa-noisy"):
+        plain = decoys.rsplit("-", 1)[0]
+        one, other = ({row["origin"] for row in pools[name, "7"] if row["kind"] == plain.split("-")[1]}
+                      for name in (plain, decoys))
+        assert one and one == other, f"{decoys} has other relevant rows"
     make(folder, out / "more", "--relevant", "0.1", "--decoys", "0.02")
     kinds = Counter(row["kind"] for row in read(out / "more" / "mixed-gsm8k-noisy" / "7" / "pool.jsonl"))
     assert kinds["gsm8k"] == 20 and kinds["gsm8k-mismatched"] == 4, kinds
