@@ -35,6 +35,7 @@ mod prompt;
 mod quality;
 mod render;
 mod rows;
+mod sample;
 mod script;
 mod session;
 mod sources;

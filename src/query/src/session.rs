@@ -30,6 +30,7 @@ use super::prepare::{Values, parameters, prepare};
 use super::problems::{not_a_table, of_plan};
 use super::quality;
 use super::rows::{QueryMemory, QueryRows, interruptible, short_headings};
+use super::sample;
 use super::special::{Asked, asked, literal, parse};
 use super::summary;
 use super::temporary::{PUBLIC, Temporary, WithTemporary};
@@ -105,6 +106,7 @@ impl Session {
         let mut context = SessionContext::new_with_config_rt(config, runtime.build_arc()?);
         arithmetic::install(&mut context)?;
         quality::install(&context);
+        sample::install(&context);
         let temporary = Arc::<Temporary>::default();
         for (name, catalog) in &catalogs.by_name {
             let provider: Arc<dyn CatalogProvider> = if *name == catalogs.default {

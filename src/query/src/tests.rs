@@ -7,6 +7,7 @@ pub mod fixture;
 mod forms;
 mod habits;
 mod left_out;
+mod samples;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
