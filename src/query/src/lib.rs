@@ -26,6 +26,7 @@ mod files;
 pub mod filter;
 mod functions;
 mod history;
+mod json;
 pub mod kind;
 mod pivot;
 mod pool;

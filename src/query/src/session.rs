@@ -25,6 +25,7 @@ use super::arithmetic;
 use super::catalog::{Catalogs, unreadable_pipeline};
 use super::dictionary::meaning;
 use super::functions::Functions;
+use super::json::{self, with_json_as_text};
 use super::pool::QueryPool;
 use super::prepare::{Values, parameters, prepare};
 use super::problems::{not_a_table, of_plan};
@@ -40,7 +41,7 @@ use raisin_store::no_cache;
 
 /// A projection whose expressions name the columns of the plan as its schema has them. The builder of DataFusion would
 /// look up unqualified names once more, also in the tables below, and find `id` twice after `join ... using (id)`.
-fn projection(plan: LogicalPlan, expressions: impl Iterator<Item = Expr>) -> PlanResult<LogicalPlan> {
+pub fn projection(plan: LogicalPlan, expressions: impl Iterator<Item = Expr>) -> PlanResult<LogicalPlan> {
     Ok(LogicalPlan::Projection(Projection::try_new(expressions.collect(), Arc::new(plan))?))
 }
 
@@ -107,6 +108,7 @@ impl Session {
         arithmetic::install(&mut context)?;
         quality::install(&context);
         sample::install(&context);
+        json::install(&mut context)?;
         let temporary = Arc::<Temporary>::default();
         for (name, catalog) in &catalogs.by_name {
             let provider: Arc<dyn CatalogProvider> = if *name == catalogs.default {
@@ -384,6 +386,7 @@ impl Session {
         self.functions.check(&plan)?;
         let read_only = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
         read_only.verify_plan(&plan).map_err(|_| of_writing())?;
+        let plan = with_json_as_text(plan).map_err(|error| of_plan(&error, sql))?;
         Ok(PlannedStatement { plan, tables })
     }
 

@@ -6,6 +6,7 @@ mod export;
 pub mod fixture;
 mod forms;
 mod habits;
+mod json;
 mod left_out;
 mod samples;
 
