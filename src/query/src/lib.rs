@@ -28,6 +28,7 @@ mod functions;
 mod history;
 mod json;
 pub mod kind;
+mod parallel;
 mod pivot;
 mod pool;
 mod prepare;

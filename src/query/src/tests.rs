@@ -1,6 +1,7 @@
 //! Tests of queries over a made-up store: the answers in every format, and the messages.
 
 mod cached;
+mod cores;
 mod exact;
 mod export;
 pub mod fixture;
