@@ -189,13 +189,13 @@ fn the_prompt_answers_completes_survives_errors_and_keeps_its_history() {
 fn a_result_that_does_not_fit_the_terminal_is_shown_with_the_pager() {
     let project = built();
     let many = "select id from numbers.rows order by id limit 30;\r";
-    let wide = "select 'one' as the_first_heading_is_long, 'two' as the_second_heading_is_long, 'three' as the_third_heading;\r";
+    let wide = "select 1234567890123456 as one, 1234567890123457 as two, 1234567890123458 as three, 1234567890123459 as four;\r";
     at_the_prompt_with(
         &project,
         &json!([
             ["", "raisin> "],
             [many, "(?s)paged: id.*paged: 29.*30 rows.*raisin> "],
-            [wide, "(?s)paged: the_first_heading.*1 row.*raisin> "],
+            [wide, "(?s)paged: +one +two.*1 row.*raisin> "],
             ["select 41 + 1 as answer;\r", "(?s)\nanswer.*\n +42.*1 row.*raisin> "],
             ["\\pager\r", "(?s)no pager.*raisin> "],
             [many, "(?s)\nid.*\n29.*30 rows.*raisin> "],

@@ -6,8 +6,9 @@ use std::ops::ControlFlow;
 
 use raisin_base::error::Problem;
 use sqlparser::ast::{
-    Expr, Function, FunctionArg, FunctionArguments, GroupByExpr, GroupByWithModifier, OrderBy, Query, Select, SetExpr,
-    SetOperator, SetQuantifier, Statement, TableAlias, TableFactor, TableFunctionArgs, TableSampleKind, Visit, Visitor,
+    Expr, Function, FunctionArg, FunctionArguments, GroupByExpr, GroupByWithModifier, NamedWindowDefinition,
+    NamedWindowExpr, OrderBy, Query, Select, SetExpr, SetOperator, SetQuantifier, Statement, TableAlias, TableFactor,
+    TableFunctionArgs, TableSampleKind, Visit, Visitor, WindowType,
 };
 
 use super::sample::sample_of;
@@ -39,6 +40,11 @@ fn first(clauses: &[(bool, Clause)]) -> ControlFlow<Clause> {
     }
 }
 
+/// The planner would take the frame, and forget the named window.
+const INHERITED: Clause = (
+    "a window that adds to a named one",
+    Some("write `over w` alone, or PARTITION BY and ORDER BY in the parentheses"),
+);
 const ORDINALITY: Clause = ("WITH ORDINALITY", Some("number the rows with `row_number() over ()`"));
 
 impl Visitor for Ignored {
@@ -95,7 +101,7 @@ impl Visitor for Ignored {
             distribute_by,
             sort_by,
             having: _,
-            named_window: _,
+            named_window,
             qualify: _,
             window_before_qualify: _,
             value_table_mode,
@@ -103,6 +109,10 @@ impl Visitor for Ignored {
         } = select;
         let (GroupByExpr::All(modifiers) | GroupByExpr::Expressions(_, modifiers)) = group_by;
         let rollup = modifiers.iter().any(|modifier| !matches!(modifier, GroupByWithModifier::GroupingSets(_)));
+        let inherits = |NamedWindowDefinition(_, window): &NamedWindowDefinition| match window {
+            NamedWindowExpr::NamedWindow(_) => false,
+            NamedWindowExpr::WindowSpec(spec) => spec.window_name.is_some(),
+        };
         let is_global = from.iter().flat_map(|from| &from.joins).any(|join| join.global);
         first(&[
             (!optimizer_hints.is_empty(), ("an optimizer hint", Some("write a plain comment: `/* ... */`"))),
@@ -123,6 +133,7 @@ impl Visitor for Ignored {
             (!sort_by.is_empty(), ("SORT BY", Some("write ORDER BY"))),
             (value_table_mode.is_some(), ("AS VALUE or AS STRUCT", None)),
             (is_global, ("GLOBAL", None)),
+            (named_window.iter().any(inherits), INHERITED),
         ])
     }
 
@@ -178,7 +189,7 @@ impl Visitor for Ignored {
             args,
             filter: _,
             null_treatment,
-            over: _,
+            over,
             within_group: _,
         }) = expr
         else {
@@ -187,6 +198,7 @@ impl Visitor for Ignored {
         let name = name.to_string().to_lowercase();
         let ignores_nulls = null_treatment.is_some() && !WITHOUT_NULLS.contains(&name.as_str());
         first(&[
+            (matches!(over, Some(WindowType::WindowSpec(spec)) if spec.window_name.is_some()), INHERITED),
             (
                 ignores_nulls,
                 (
@@ -258,6 +270,11 @@ mod tests {
             ("select 1 union (select x from a.b intersect all select 1)", "INTERSECT ALL"),
             ("select row_number() ignore nulls over (order by x) from a.b", "IGNORE NULLS or RESPECT NULLS"),
             ("select sum(x) respect nulls over () from a.b", "IGNORE NULLS or RESPECT NULLS"),
+            ("select sum(x) over (w rows 2 preceding) from a.b window w as (order by x)", "adds to a named one"),
+            (
+                "select sum(x) over v from a.b window w as (order by x), v as (w rows 2 preceding)",
+                "adds to a named one",
+            ),
             ("select x from a.b t(x int)", "a type in the columns of an alias"),
         ] {
             let said = refused(sql).unwrap_or_else(|| panic!("{sql} is not refused"));
@@ -281,6 +298,7 @@ mod tests {
             "select array_agg(x order by y) from a.b t(x, y)",
             "select * from a.b, lateral (select 1) t",
             "select x from a.b except select 1 union all select 2",
+            "select sum(x) over w, max(x) over (order by x) from a.b window w as (partition by x order by x)",
             "select lag(x) ignore nulls over (order by x), first_value(x) respect nulls over () from a.b",
             "select * from a.b tablesample bernoulli (10)",
             "select * from (select 1) t tablesample system (10) repeatable (7)",

@@ -126,7 +126,7 @@ mod tests {
             ("bernoulli (1 + 1)", "no number"),
             ("row (10)", "ROW or BLOCK"),
             ("(bucket 1 out of 4)", "BUCKET"),
-            ("(10 percent) repeatable ('a')", "a seed that is no whole number"),
+            ("(10 percent) repeatable (1.5)", "a seed that is no whole number"),
         ] {
             let (clause_said, hint) = sample(clause).expect_err(clause);
             assert!(clause_said.contains(said) && hint.is_some(), "{clause}: {clause_said}");
