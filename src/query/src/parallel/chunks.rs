@@ -55,7 +55,7 @@ fn parts(files: &[PartitionedFile], most: u64) -> Option<Vec<FileGroup>> {
         let end = i64::try_from(file.object_meta.size).ok()?;
         let mut from = 0;
         for (place, group) in groups.0.iter().enumerate() {
-            if rows > 0 && rows + group.rows > wanted {
+            if rows >= wanted {
                 if place > 0 {
                     part.push(ranged(file, from, group.start));
                     from = group.start;
@@ -79,4 +79,39 @@ fn ranged(file: &PartitionedFile, start: i64, end: i64) -> PartitionedFile {
 pub fn is_divided(plan: &Arc<dyn ExecutionPlan>) -> bool {
     use datafusion::physical_plan::ExecutionPlanProperties as _;
     plan.output_partitioning().partition_count() > 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file whose row groups have these numbers of rows, and 100 bytes each.
+    fn file(name: &str, rows: &[u64]) -> PartitionedFile {
+        let groups = rows.iter().zip(0..).map(|(rows, place)| RowGroup { start: 4 + 100 * place, rows: *rows });
+        PartitionedFile::new(name, 4 + 100 * rows.len() as u64).with_extension(RowGroups(groups.collect()))
+    }
+
+    /// For each part: the files, and their ranges of bytes.
+    fn parts_of(files: &[PartitionedFile], most: u64) -> Option<Vec<String>> {
+        let of_file = |file: &PartitionedFile| match &file.range {
+            Some(range) => format!("{} {}-{}", file.object_meta.location, range.start, range.end),
+            None => file.object_meta.location.to_string(),
+        };
+        let of_part = |part: FileGroup| part.files().iter().map(of_file).collect::<Vec<_>>().join(", ");
+        Some(parts(files, most)?.into_iter().map(of_part).collect())
+    }
+
+    #[test]
+    fn parts_have_consecutive_row_groups_and_depend_on_the_files_alone() {
+        let full = ROW_GROUP as u64;
+        let large = file("a", &[full, full, full, 10]);
+        let several = parts_of(std::slice::from_ref(&large), 256).unwrap();
+        assert_eq!(several, ["a 0-104", "a 104-204", "a 204-304", "a 304-404"]);
+        assert_eq!(parts_of(&[large], 2).unwrap(), ["a 0-204", "a 204-404"]);
+        // Small files come together, and a file can be divided between two parts.
+        let files = [file("a", &[10]), file("b", &[20]), file("c", &[full, full]), file("d", &[5])];
+        assert_eq!(parts_of(&files, 256).unwrap(), ["a, b, c 0-104", "c 104-204", "d"]);
+        assert_eq!(parts_of(&[file("a", &[10]), file("b", &[20])], 256), None);
+        assert_eq!(parts_of(&[PartitionedFile::new("a", 10)], 256), None);
+    }
 }
