@@ -60,7 +60,7 @@ fn a_statement_that_is_no_select_is_refused_before_any_stage_runs() {
         "set datafusion.execution.batch_size = 1",
         "copy (select 1) to 'x.csv'",
         "select * from information_schema.tables",
-        "select * from pool.instructions tablesample bernoulli (10)",
+        "select * from pool.instructions tablesample (10)",
     ] {
         let project = project(query);
         let (code, words) = project.refused(&["build", "p.toml"]);

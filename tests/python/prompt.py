@@ -1,21 +1,28 @@
-"""`prompt.py RAISIN FOLDER STEPS HOME`: runs `raisin sql` on a pseudo-terminal. STEPS is a JSON list of pairs: what is
-typed, and a regular expression for what the terminal then shows; END stands for the end of the process."""
+"""`prompt.py RAISIN FOLDER STEPS HOME [PAGER]`: runs `raisin sql` on a pseudo-terminal. STEPS is a JSON list of pairs: what
+is typed, and a regular expression for what the terminal then shows; END stands for the end of the process. With PAGER, the
+terminal has 12 lines of 60 columns; without it, the terminal does not know its size."""
 
+import fcntl
 import json
 import os
 import pty
 import re
 import select
+import struct
 import sys
+import termios
 import time
 
-raisin, folder, steps, home = sys.argv[1:]
+raisin, folder, steps, home, *pager = sys.argv[1:]
 process, terminal = pty.fork()
 if process == 0:
     os.chdir(folder)
     environment = dict(os.environ, HOME=home, TERM="xterm", NO_COLOR="1")
     for name in ("XDG_DATA_HOME", "RAISIN_CACHE", "RAISIN_OUT"):
         environment.pop(name, None)
+    if pager:
+        environment["PAGER"] = pager[0]
+        fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack("HHHH", 12, 60, 0, 0))
     os.execve(raisin, [raisin, "sql"], environment)
 
 

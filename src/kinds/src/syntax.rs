@@ -3,6 +3,7 @@
 
 mod dialect;
 mod ignored;
+mod sample;
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -16,6 +17,7 @@ use sqlparser::tokenizer::{Token, Tokenizer};
 
 use self::dialect::RaisinDialect;
 pub use self::ignored::ignored_clause;
+pub use self::sample::{Sample, SampleSize, sample_of};
 
 pub const DIALECT: RaisinDialect = RaisinDialect;
 

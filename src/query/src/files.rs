@@ -11,7 +11,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::{Result as PlanResult, ScalarValue};
+use datafusion::common::stats::Precision;
+use datafusion::common::{Result as PlanResult, ScalarValue, Statistics};
 use datafusion::datasource::TableType;
 use datafusion::datasource::file_format::FileFormat as _;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
@@ -25,6 +26,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use serde_json::Value;
 
+use super::parallel::RowGroups;
 use super::sources::{TableFile, text};
 use raisin_base::error::{Context as _, Result, bail};
 
@@ -33,6 +35,8 @@ use raisin_base::error::{Context as _, Result, bail};
 pub struct FilesTable {
     files: Vec<PartitionedFile>,
     schema: TableSchema,
+    /// The number of rows.
+    rows: usize,
 }
 
 impl FilesTable {
@@ -42,11 +46,12 @@ impl FilesTable {
         if files.is_empty() {
             bail!("a table without files has no columns");
         }
-        let schemas = files.iter().map(schema_of).collect::<Result<Vec<_>>>()?;
-        let file_schema = unify(&schemas);
+        let opened = files.iter().map(metadata_of).collect::<Result<Vec<_>>>()?;
+        let schemas: Vec<SchemaRef> = opened.iter().map(|metadata| metadata.schema().clone()).collect();
+        let file_schema = with_views(&unify(&schemas));
         let constants = constant_fields(files, &file_schema);
-        let mut parts = Vec::new();
-        for file in files {
+        let (mut parts, mut rows) = (Vec::new(), 0);
+        for (file, metadata) in files.iter().zip(&opened) {
             let absolute = file.path.canonicalize().with_context(|| format!("cannot open {}", file.path.display()))?;
             let size = absolute.metadata()?.len();
             let mut part = PartitionedFile::new("", size);
@@ -55,10 +60,12 @@ impl FilesTable {
             for (name, field) in &constants {
                 values.push(constant(file, name, field.data_type())?);
             }
-            parts.push(part.with_partition_values(values));
+            rows += usize::try_from(metadata.metadata().file_metadata().num_rows())?;
+            parts.push(part.with_partition_values(values).with_extension(RowGroups::of(metadata.metadata())));
         }
         let fields: Vec<FieldRef> = constants.into_iter().map(|(_, field)| field).collect();
-        Ok(Self { files: parts, schema: TableSchema::builder(file_schema).with_table_partition_cols(fields).build() })
+        let schema = TableSchema::builder(file_schema).with_table_partition_cols(fields).build();
+        Ok(Self { files: parts, schema, rows })
     }
 }
 
@@ -80,13 +87,21 @@ impl TableProvider for FilesTable {
         limit: Option<usize>,
     ) -> PlanResult<Arc<dyn ExecutionPlan>> {
         let source = Arc::new(ParquetSource::new(self.schema.clone()));
-        // With one group, the rows are always in the order of the files.
+        // The smaller side of a join is read first.
+        let mut statistics = Statistics::new_unknown(&self.schema());
+        statistics.num_rows = Precision::Exact(self.rows);
+        // With one group, the rows are always in the order of the files. `on_all_cores` divides it.
         let config = FileScanConfigBuilder::new(ObjectStoreUrl::local_filesystem(), source)
             .with_file_group(FileGroup::new(self.files.clone()))
+            .with_statistics(statistics)
             .with_projection_indices(projection.cloned())?
             .with_limit(limit)
             .build();
-        ParquetFormat::default().create_physical_plan(state, config).await
+        // The statistics of the row groups tell which of them a query needs. Those of the pages would be read for every
+        // column of every file, and seldom tell more.
+        let mut options = state.default_table_options().parquet;
+        options.global.enable_page_index = false;
+        ParquetFormat::default().with_options(options).create_physical_plan(state, config).await
     }
 
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> PlanResult<Vec<TableProviderFilterPushDown>> {
@@ -94,11 +109,14 @@ impl TableProvider for FilesTable {
     }
 }
 
-fn schema_of(file: &TableFile) -> Result<SchemaRef> {
+fn metadata_of(file: &TableFile) -> Result<ArrowReaderMetadata> {
     let opened = File::open(&file.path).with_context(|| format!("cannot open {}", file.path.display()))?;
-    let metadata = ArrowReaderMetadata::load(&opened, ArrowReaderOptions::new())
-        .with_context(|| format!("{} is not a Parquet file", file.path.display()))?;
-    Ok(metadata.schema().clone())
+    ArrowReaderMetadata::load(&opened, ArrowReaderOptions::new())
+        .with_context(|| format!("{} is not a Parquet file", file.path.display()))
+}
+
+fn schema_of(file: &TableFile) -> Result<SchemaRef> {
+    Ok(metadata_of(file)?.schema().clone())
 }
 
 /// All columns by name, in the order of their first appearance. The type of a column holds the values from all files.
@@ -114,6 +132,15 @@ fn unify(schemas: &[SchemaRef]) -> SchemaRef {
         }
     }
     Arc::new(Schema::new(fields))
+}
+
+/// The schema with views of texts, which cost no copy where rows are left out, joined or grouped.
+fn with_views(schema: &Schema) -> SchemaRef {
+    let with_view = |field: &FieldRef| match field.data_type() {
+        DataType::Utf8 => Arc::new(field.as_ref().clone().with_data_type(DataType::Utf8View)),
+        _ => field.clone(),
+    };
+    Arc::new(Schema::new(schema.fields().iter().map(with_view).collect::<Vec<_>>()))
 }
 
 /// The type as which the columns of one name in two files are read.

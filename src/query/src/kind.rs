@@ -52,8 +52,8 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
 }
 
 /// Writes the rows as a table while they are read. Without ORDER BY, the rows are in the order of the files and of the
-/// rows in a file, because there is only one partition. Returns the number of rows.
-async fn write(rows: &mut QueryRows, path: &Path) -> Result<u64> {
+/// rows in a file, on any number of cores. Returns the number of rows.
+pub async fn write(rows: &mut QueryRows, path: &Path) -> Result<u64> {
     let mut writer = Writer::create(path, rows.schema.clone())?;
     let mut coalescer = BatchCoalescer::new(rows.schema.clone(), WRITTEN_AT_ONCE);
     let mut count = 0;

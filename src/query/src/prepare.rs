@@ -1,5 +1,5 @@
 //! Changes of a statement between the parser and the planner: the values of parameters, the minus before an expression
-//! (see [`super::arithmetic`]), and names for columns that would have the same one.
+//! (see [`super::arithmetic`]), samples (see [`super::sample`]), and names for columns that would have the same one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -7,11 +7,12 @@ use std::ops::ControlFlow;
 use datafusion::sql::parser::{ExplainStatement, Statement as AnyStatement};
 use datafusion::sql::sqlparser::ast::{
     Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident, ObjectName, Select,
-    SelectItem, SelectItemQualifiedWildcardKind, Statement, UnaryOperator, Value, ValueWithSpan, Visit, VisitMut,
-    Visitor, VisitorMut,
+    SelectItem, SelectItemQualifiedWildcardKind, Statement, TableFactor, UnaryOperator, Value, ValueWithSpan, Visit,
+    VisitMut, Visitor, VisitorMut,
 };
 
 use super::arithmetic::NEGATIVE;
+use super::sample::replace_sample;
 use raisin_base::error::{Problem, nearest};
 
 /// The values of `$name`, as they were given.
@@ -119,6 +120,13 @@ impl VisitorMut for Changes<'_> {
             *expr = call(NEGATIVE, operand);
         }
         ControlFlow::Continue(())
+    }
+
+    fn post_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Problem> {
+        match replace_sample(factor) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(problem) => ControlFlow::Break(problem),
+        }
     }
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Problem> {

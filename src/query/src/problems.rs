@@ -31,13 +31,18 @@ pub fn of_plan(error: &DataFusionError, sql: &str) -> raisin_base::error::Error 
             Some(problem) => problem.clone().into(),
             None => anyhow!("{inner}"),
         },
-        DataFusionError::Plan(message) => of_message(message).into(),
+        DataFusionError::Plan(message) => of_message(&in_plain_types(message)).into(),
         other => {
-            let text = other.strip_backtrace();
+            let text = in_plain_types(&other.strip_backtrace());
             let text = text.strip_prefix("Error during planning: ").unwrap_or(&text).to_owned();
             if is_of_the_query(other) { Problem::usage(text).into() } else { anyhow!(text) }
         }
     }
+}
+
+/// Texts are views inside a query only; tables and `describe` call them Utf8.
+fn in_plain_types(message: &str) -> String {
+    message.replace("Utf8View", "Utf8")
 }
 
 /// Whether the query is the cause of the error, such as a division by zero, a text that is no number, or a function

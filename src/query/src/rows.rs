@@ -5,10 +5,13 @@ use std::future::poll_fn;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
+use std::time::Duration;
 
-use datafusion::arrow::array::{RecordBatch, RecordBatchOptions};
-use datafusion::arrow::compute::concat_batches;
-use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use datafusion::arrow::compute::{cast, concat_batches};
+use datafusion::arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
+use datafusion::arrow::error::ArrowError;
 use datafusion::common::TableReference;
 use datafusion::common::tree_node::{Transformed, TreeNode as _};
 use datafusion::error::{DataFusionError, Result as PlanResult};
@@ -53,6 +56,9 @@ impl QueryMemory {
     }
 }
 
+/// The time between two looks whether the query shall stop.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
+
 /// The rows of an answer, batch by batch.
 pub struct QueryRows {
     pub schema: SchemaRef,
@@ -67,19 +73,31 @@ pub struct QueryRows {
 
 impl QueryRows {
     pub async fn next(&mut self) -> Result<Option<RecordBatch>> {
-        let batch = poll_fn(|context| {
-            if self.stop.load(Ordering::Relaxed) {
-                return std::task::Poll::Ready(Some(Err(DataFusionError::External(Box::new(stopped())))));
+        let batch = loop {
+            let batch = poll_fn(|context| {
+                if self.stop.load(Ordering::Relaxed) {
+                    return Poll::Ready(Some(Err(DataFusionError::External(Box::new(stopped())))));
+                }
+                self.stream.as_mut().poll_next(context)
+            });
+            // While other threads work, nothing else wakes this one to look.
+            if let Ok(batch) = tokio::time::timeout(BETWEEN_LOOKS, batch).await {
+                break batch.transpose();
             }
-            self.stream.as_mut().poll_next(context)
-        });
-        let batch = batch.await.transpose();
-        let batch = batch.map_err(|error| self.memory.problem(&error, ""))?;
-        let renamed = |batch: RecordBatch| {
-            let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-            RecordBatch::try_new_with_options(self.schema.clone(), batch.columns().to_vec(), &rows)
         };
-        Ok(batch.map(renamed).transpose()?)
+        let batch = batch.map_err(|error| self.memory.problem(&error, ""))?;
+        Ok(batch.map(|batch| self.in_own_schema(&batch)).transpose()?)
+    }
+
+    /// The rows under the headings and in the types of the answer.
+    fn in_own_schema(&self, batch: &RecordBatch) -> std::result::Result<RecordBatch, ArrowError> {
+        let fields = self.schema.fields().iter();
+        let in_its_type = |(values, field): (&ArrayRef, &FieldRef)| {
+            if values.data_type() == field.data_type() { Ok(values.clone()) } else { cast(values, field.data_type()) }
+        };
+        let columns = batch.columns().iter().zip(fields).map(in_its_type).collect::<std::result::Result<_, _>>()?;
+        let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        RecordBatch::try_new_with_options(self.schema.clone(), columns, &rows)
     }
 
     /// Whether the memory was short, so that the order of the rows can depend on the limit.
@@ -148,7 +166,29 @@ fn stopped() -> Problem {
     Problem::new("the query was stopped")
 }
 
-/// The schema with short names: `avg(acc)` instead of `avg(scores.metrics.acc)`. Columns of equal names are numbered:
+/// The schema without views of texts and bytes.
+pub fn plain(schema: &Schema) -> SchemaRef {
+    let fields = schema.fields().iter();
+    let fields = fields.map(|field| field.as_ref().clone().with_data_type(plain_type(field.data_type())));
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
+/// The type without views. Views are the fast form of texts inside a query; tables and other programs have the plain one.
+fn plain_type(data_type: &DataType) -> DataType {
+    let plain = |field: &FieldRef| Arc::new(field.as_ref().clone().with_data_type(plain_type(field.data_type())));
+    match data_type {
+        DataType::Utf8View => DataType::Utf8,
+        DataType::BinaryView => DataType::Binary,
+        DataType::List(item) => DataType::List(plain(item)),
+        DataType::LargeList(item) => DataType::LargeList(plain(item)),
+        DataType::FixedSizeList(item, length) => DataType::FixedSizeList(plain(item), *length),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(plain).collect()),
+        DataType::Map(entries, sorted) => DataType::Map(plain(entries), *sorted),
+        other => other.clone(),
+    }
+}
+
+/// The schema with plain types and short names: `avg(acc)` instead of `avg(scores.metrics.acc)`. Columns of equal names are numbered:
 /// `id`, `id_1`.
 pub fn short_headings(schema: &SchemaRef, tables: &[TableReference]) -> SchemaRef {
     let short = |name: &str| tables.iter().fold(name.to_owned(), |name, table| name.replace(&format!("{table}."), ""));
@@ -160,7 +200,7 @@ pub fn short_headings(schema: &SchemaRef, tables: &[TableReference]) -> SchemaRe
         let name = free.next().unwrap_or_else(|| name.clone());
         drop(free);
         taken.insert(name.clone());
-        field.as_ref().clone().with_name(name)
+        field.as_ref().clone().with_name(name).with_data_type(plain_type(field.data_type()))
     });
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }

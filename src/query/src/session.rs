@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -25,30 +26,46 @@ use super::arithmetic;
 use super::catalog::{Catalogs, unreadable_pipeline};
 use super::dictionary::meaning;
 use super::functions::Functions;
+use super::json::{self, with_json_as_text};
+use super::parallel::on_all_cores;
 use super::pool::QueryPool;
 use super::prepare::{Values, parameters, prepare};
 use super::problems::{not_a_table, of_plan};
 use super::quality;
-use super::rows::{QueryMemory, QueryRows, interruptible, short_headings};
+use super::rows::{QueryMemory, QueryRows, interruptible, plain, short_headings};
+use super::sample;
 use super::special::{Asked, asked, literal, parse};
 use super::summary;
 use super::temporary::{PUBLIC, Temporary, WithTemporary};
 use raisin_base::error::{Context as _, Error, Problem, Result};
+use raisin_base::stack::LARGE_STACK;
 use raisin_kinds::syntax::ignored_clause;
 use raisin_store::no_cache;
 
 /// A projection whose expressions name the columns of the plan as its schema has them. The builder of DataFusion would
 /// look up unqualified names once more, also in the tables below, and find `id` twice after `join ... using (id)`.
-fn projection(plan: LogicalPlan, expressions: impl Iterator<Item = Expr>) -> PlanResult<LogicalPlan> {
+pub fn projection(plan: LogicalPlan, expressions: impl Iterator<Item = Expr>) -> PlanResult<LogicalPlan> {
     Ok(LogicalPlan::Projection(Projection::try_new(expressions.collect(), Arc::new(plan))?))
 }
 
 /// The table name of the answer of a query that is sorted.
 const ANSWER: &str = "the answer";
 
-/// Runs a future to its end on a runtime of this thread.
+/// Runs a future to its end on this thread. Parts of queries run on as many other threads as there are cores.
 pub fn block_on<F: Future>(future: F) -> Result<F::Output> {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().context("cannot start the query runtime")?;
+    block_on_threads(std::thread::available_parallelism().map_or(1, NonZeroUsize::get), future)
+}
+
+/// As [`block_on`], with this number of other threads.
+pub fn block_on_threads<F: Future>(threads: usize, future: F) -> Result<F::Output> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name("query")
+        // Threads also evaluate expressions, whose trees are deep if the query has many terms.
+        .thread_stack_size(LARGE_STACK)
+        .enable_time()
+        .build()
+        .context("cannot start the query runtime")?;
     Ok(runtime.block_on(future))
 }
 
@@ -79,19 +96,26 @@ pub struct Session {
 
 impl Session {
     pub fn over(catalogs: Catalogs, memory: QueryMemory) -> Result<Self> {
-        // With one partition, the same query always gives its rows in the same order. The runtime has only one thread.
+        // With one partition, the same query always gives its rows in the same order; `on_all_cores` divides the plan.
         let mut config = SessionConfig::new()
             .with_target_partitions(1)
             .with_information_schema(true)
             .with_create_default_catalog_and_schema(false)
             .with_default_catalog_and_schema(catalogs.default.clone(), PUBLIC);
+        // Such a filter depends on the rows that other parts have seen so far: of two equal rows, now one stays, now the
+        // other.
+        config.options_mut().optimizer.enable_dynamic_filter_pushdown = false;
+        config.options_mut().optimizer.enable_topk_dynamic_filter_pushdown = false;
+        config.options_mut().optimizer.enable_join_dynamic_filter_pushdown = false;
+        config.options_mut().optimizer.enable_aggregate_dynamic_filter_pushdown = false;
+        config.options_mut().execution.enable_file_stream_work_stealing = false;
         let mut runtime = RuntimeEnvBuilder::new();
         let mut pool = None;
         if let Some(limit) = memory.limit {
             // The other half is for what the pool does not count: pages and batches on their way, and the writer.
             let bytes = usize::try_from(limit / 2)?;
-            // A sort reserves this memory for merging, whatever it sorts.
-            let reserved = config.options().execution.sort_spill_reservation_bytes.min(bytes / 8);
+            // Each part of a sort reserves this memory for merging, whatever it sorts.
+            let reserved = config.options().execution.sort_spill_reservation_bytes.min(bytes / 32);
             config = config.with_sort_spill_reservation_bytes(reserved);
             let made = Arc::new(QueryPool::new(bytes));
             runtime = runtime.with_memory_pool(made.clone());
@@ -105,6 +129,8 @@ impl Session {
         let mut context = SessionContext::new_with_config_rt(config, runtime.build_arc()?);
         arithmetic::install(&mut context)?;
         quality::install(&context);
+        sample::install(&context);
+        json::install(&mut context)?;
         let temporary = Arc::<Temporary>::default();
         for (name, catalog) in &catalogs.by_name {
             let provider: Arc<dyn CatalogProvider> = if *name == catalogs.default {
@@ -275,7 +301,7 @@ impl Session {
     /// The names and the types of the columns of a query.
     async fn columns_of(&self, sql: &str, note: &mut dyn FnMut(&str)) -> Result<SchemaRef> {
         let plan = self.plan(parse(sql)?, sql, note).await?;
-        Ok(plan.plan.schema().inner().clone())
+        Ok(plain(plan.plan.schema().inner()))
     }
 
     async fn plan_of(
@@ -347,7 +373,8 @@ impl Session {
         let problem = |error: DataFusionError| self.memory.problem(&error, sql);
         let rows = self.context.execute_logical_plan(plan).await.map_err(problem)?;
         let plan = rows.create_physical_plan().await.map_err(problem)?;
-        let plan = interruptible(plan).map_err(problem)?;
+        let threads = tokio::runtime::Handle::current().metrics().num_workers();
+        let plan = on_all_cores(plan, threads).and_then(interruptible).map_err(problem)?;
         let stream = execute_stream(plan, self.context.task_ctx()).map_err(problem)?;
         let schema = short_headings(&stream.schema(), tables);
         let (pool, memory, stop) = (self.pool.clone(), self.memory.clone(), self.stop.clone());
@@ -382,6 +409,7 @@ impl Session {
         self.functions.check(&plan)?;
         let read_only = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
         read_only.verify_plan(&plan).map_err(|_| of_writing())?;
+        let plan = with_json_as_text(plan).map_err(|error| of_plan(&error, sql))?;
         Ok(PlannedStatement { plan, tables })
     }
 

@@ -1,12 +1,15 @@
 //! Tests of queries over a made-up store: the answers in every format, and the messages.
 
 mod cached;
+mod cores;
 mod exact;
 mod export;
 pub mod fixture;
 mod forms;
 mod habits;
+mod json;
 mod left_out;
+mod samples;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -14,6 +14,7 @@ pub const HELP: &str = "\
 \\o FILE         write the result of each statement to FILE (.parquet, .csv, .json, ...); \\o alone shows results again
 \\format FORMAT  table, box, csv, json, jsonl, markdown or html
 \\rows N         show at most N rows, or `all`
+\\pager          show what does not fit the terminal with $PAGER (`less -S`), or not
 \\?              this help               \\q              leave; so does Ctrl-D
 Ctrl-C gives up the statement that is being written, or stops the query that runs. Tab completes names.
 Also: show tables; show schemas; summarize TABLE; select * from 'file.parquet'; create temp table t as select ...;";
@@ -25,6 +26,7 @@ pub enum PromptCommand {
     Tables,
     Columns(String),
     Timing,
+    Pager,
     Expanded,
     Format(OutputFormat),
     Rows(MostRows),
@@ -33,7 +35,7 @@ pub enum PromptCommand {
 }
 
 /// The names of the commands, for the completion.
-pub const NAMES: [&str; 9] = ["\\?", "\\d", "\\format", "\\i", "\\o", "\\q", "\\rows", "\\timing", "\\x"];
+pub const NAMES: [&str; 10] = ["\\?", "\\d", "\\format", "\\i", "\\o", "\\pager", "\\q", "\\rows", "\\timing", "\\x"];
 
 impl PromptCommand {
     /// # Errors
@@ -52,6 +54,7 @@ impl PromptCommand {
             "\\d" | "\\dt" if argument.is_empty() => Ok(Self::Tables),
             "\\d" => Ok(Self::Columns(argument.to_owned())),
             "\\timing" => alone(Self::Timing),
+            "\\pager" => alone(Self::Pager),
             "\\x" => alone(Self::Expanded),
             "\\format" => OutputFormat::named(argument)
                 .map(Self::Format)
@@ -87,6 +90,7 @@ mod tests {
             ("\\d tuned.selection;", PromptCommand::Columns("tuned.selection".to_owned())),
             ("\\x", PromptCommand::Expanded),
             ("\\timing", PromptCommand::Timing),
+            ("\\pager", PromptCommand::Pager),
             ("\\o my rows.csv", PromptCommand::Output(Some("my rows.csv".into()))),
             ("\\o", PromptCommand::Output(None)),
             ("\\i a.sql", PromptCommand::Include("a.sql".into())),

@@ -4,6 +4,7 @@ mod commands;
 mod complete;
 mod editor;
 mod history;
+mod pager;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use std::time::Instant;
 use self::commands::{HELP, PromptCommand};
 use self::complete::CompletedNames;
 use self::editor::{Editor, PromptInput};
+use self::pager::PagedOutput;
 use super::ask::{MOST_ROWS, format_of, session};
 use super::render::terminal_width;
 use super::script::{StatementText, is_complete, pieces};
@@ -34,8 +36,8 @@ pub fn run(options: &QueryOptions) -> Result<()> {
     // While a query runs, Ctrl-C ends the query. (At the prompt, the terminal passes Ctrl-C on as a key.)
     signal_hook::flag::register(signal_hook::consts::SIGINT, stop.clone())?;
     let (session, _spill) = session(options, stop.clone())?;
-    let mut state =
-        PromptState { session: &session, stop, form: form(options), is_timed: false, output: None, depth: 0 };
+    let (form, is_paged) = (form(options), true);
+    let mut state = PromptState { session: &session, stop, form, is_timed: false, is_paged, output: None, depth: 0 };
     state.greet();
     let mut editor = Editor::with_history(history::read());
     let mut names = CompletedNames::of(&session);
@@ -97,6 +99,8 @@ struct PromptState<'s> {
     stop: Arc<AtomicBool>,
     form: Form,
     is_timed: bool,
+    /// Whether a result that does not fit the terminal is shown with a pager.
+    is_paged: bool,
     /// The file for the next results.
     output: Option<PathBuf>,
     /// How many files of statements are being read, one inside the other.
@@ -152,9 +156,13 @@ impl PromptState<'_> {
                     return Err(problem.hint("write `\\o FILE` before the query").into());
                 }
                 (StatementAnswer::Rows(rows), None) => {
-                    let mut to = std::io::stdout();
-                    write(rows, &form, &mut to, &mut note).await?;
-                    std::io::Write::flush(&mut to)?;
+                    let pager = if self.is_paged { pager::of_environment() } else { None };
+                    let mut to = PagedOutput::new(pager);
+                    let mut notes = Vec::new();
+                    let written = write(rows, &form, &mut to, &mut |words| notes.push(words.to_owned())).await;
+                    to.finish()?;
+                    written?;
+                    notes.iter().for_each(|words| note(words));
                 }
                 (StatementAnswer::Rows(rows), Some(file)) => {
                     let format = format_of(file, None)?;
@@ -193,6 +201,13 @@ impl PromptState<'_> {
             PromptCommand::Timing => {
                 self.is_timed = !self.is_timed;
                 say!("times are {}", if self.is_timed { "shown" } else { "not shown" });
+            }
+            PromptCommand::Pager => {
+                self.is_paged = !self.is_paged;
+                match pager::of_environment() {
+                    Some(pager) if self.is_paged => say!("what does not fit the terminal is shown with `{pager}`"),
+                    _ => say::say("no pager"),
+                }
             }
             PromptCommand::Expanded => {
                 self.form.is_expanded = !self.form.is_expanded;

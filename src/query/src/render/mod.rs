@@ -12,6 +12,13 @@ pub use table::{boxed, table};
 
 /// The number of columns of the terminal that standard output is.
 pub fn terminal_width() -> Option<usize> {
+    terminal_size().map(|(_, columns)| columns)
+}
+
+/// The number of lines and of columns of the terminal that standard output is. A terminal that does not know its height
+/// has one that every text fits.
+pub fn terminal_size() -> Option<(usize, usize)> {
     let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
-    (size.ws_col > 0).then_some(usize::from(size.ws_col))
+    let lines = if size.ws_row > 0 { usize::from(size.ws_row) } else { usize::MAX };
+    (size.ws_col > 0).then_some((lines, usize::from(size.ws_col)))
 }
