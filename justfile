@@ -26,6 +26,7 @@ build pipeline *arguments: _compiled
         || {{ just }} _compiled-remote
     @{{ raisin }} build "$@"
 
+    @test -x {{ raisin }}-remote || ! grep -qsE '^ *"?mlflow"? *[=:.]' "$1" || {{ just }} _compiled-remote
 # show which stages a build would run, and why
 [positional-arguments]
 plan pipeline *arguments: _compiled
@@ -40,6 +41,11 @@ ui *arguments: _compiled-sql
 [positional-arguments]
 sql *arguments: _compiled-sql
     @{{ raisin }} sql "$@"
+
+# send runs to an MLflow server: `just track push p.toml`
+[positional-arguments]
+track *arguments: _compiled-remote
+    @{{ raisin }} track "$@"
 
 # look at a shared cache, fill it, empty it: `just remote check p.toml`
 [positional-arguments]
@@ -76,9 +82,9 @@ test *arguments: (setup "cpu") _python
     RAISIN_GGUF="${RAISIN_GGUF:-$(realpath -e models/SmolLM2-135M-Instruct.Q4_1.gguf 2>/dev/null || true)}" \
         sh -c 'cargo build --workspace && cargo test --workspace "$@"' test "$@"
 
-# run all tests, also those that need more packages: the example notebook, TRL, lm-evaluation-harness, LLaMA-Factory, Chromium, Slurm
+# run all tests, also those that need more packages: the example notebook, TRL, lm-evaluation-harness, LLaMA-Factory, MLflow, W&B, ADBC, Chromium, Slurm
 [positional-arguments]
-test-all *arguments: _python
+test-all *arguments: (setup "cpu") _python
     @{{ python }} -m pip install --quiet --disable-pip-version-check -r tests/python/notebook.txt -r tests/python/trainers.txt
     @{{ python }} tests/python/beside.py {{ venv }}-llama-factory tests/python/llama-factory.txt
     @{{ python }} tests/python/beside.py {{ venv }}-browser tests/python/browser.txt
@@ -94,6 +100,7 @@ wheel *arguments: (setup "cpu")
     @cargo build {{ all }}
     @python3 setup/wheel.py --executables {{ quote(target / "debug") }} "$@"
 
+    @{{ python }} tests/python/beside.py {{ venv }}-servers tests/python/servers.txt
 # checks before a commit: formatting, names of types, clippy, tests of the packages that changed since BASE
 check base="HEAD": (setup "cpu")
     @python3 setup/check.py {{ base }}
@@ -101,6 +108,7 @@ check base="HEAD": (setup "cpu")
 # check formatting, clippy, names of types, and that every dependency has one set of features
 lint: (setup "cpu")
     cargo fmt --check
+        RAISIN_SERVERS="$(realpath -s {{ venv }}-servers/bin/python)" \
     cargo clippy --workspace --all-targets -- -D warnings
     python3 setup/names.py
     python3 setup/features.py

@@ -30,6 +30,7 @@ mod shared_cache;
 mod sql;
 mod text;
 mod ui;
+mod track;
 mod verify;
 mod watch;
 mod why;
@@ -74,7 +75,7 @@ Examples:
   raisin kinds selector                                         the parameters of a stage kind
 
 Environment: RAISIN_CACHE (default ./cache), RAISIN_OUT (default ./out), RAISIN_REMOTE (a shared cache, such as
-s3://bucket/prefix, or none), RAISIN_REMOTE_MODE (read or read-write), NO_COLOR.
+s3://bucket/prefix, or none), RAISIN_REMOTE_MODE (read or read-write), MLFLOW_TRACKING_URI, NO_COLOR.
 Exit codes: 0 done, 1 a stage, the machine or raisin itself failed, 2 the command line, the pipeline or the query is wrong, 130 interrupted.";
 
 #[derive(Subcommand)]
@@ -97,6 +98,7 @@ enum Command {
     Remote(remote::Arguments),
     Pin(pin::Arguments),
     Unpin(pin::Unpin),
+    Track(track::Arguments),
     Du(du::Arguments),
     Digest(digest::Arguments),
     Doctor(doctor::Arguments),
@@ -149,6 +151,7 @@ fn run() -> Result<ExitCode> {
         Command::Pin(arguments) => pin::pin(&arguments),
         Command::Unpin(arguments) => pin::unpin(&arguments),
         Command::Du(arguments) => du::run(&arguments),
+        Command::Track(arguments) => track::run(&arguments),
         Command::Digest(arguments) => digest::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Job(arguments) => job::run(&arguments),

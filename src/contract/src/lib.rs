@@ -38,6 +38,7 @@ pub mod serve;
 mod setup;
 pub mod threads;
 pub mod ui;
+pub mod track;
 
 pub use action::{ACTION_FORMAT, Action, GatheredArtifact, Input, NumericEnvironment, Part};
 pub use context::{
