@@ -12,6 +12,8 @@ all := "--workspace --exclude raisin-bench"
 # What a first build needs; cargo's default members. With other features, cargo would compile dependencies again: `just
 # lint` checks each selection of packages.
 first := "--package raisin --package raisin-data --package raisin-worker --package raisin-unify"
+# gRPC has features that nothing else may get, so that it is compiled by itself.
+flight := "--package raisin-flight --features raisin-flight/server"
 python := venv + "/bin/python"
 
 # list the recipes
@@ -24,9 +26,9 @@ build pipeline *arguments: _compiled
     @test -x {{ raisin }}-sql || ! grep -qsE '"?kind"? *[=:] *"(sql|filter)"' "$1" || {{ just }} _compiled-sql
     @test -x {{ raisin }}-remote || (test -z "${RAISIN_REMOTE:-}" && ! grep -qsE '^ *\[cache\]' "$1") \
         || {{ just }} _compiled-remote
+    @test -x {{ raisin }}-remote || ! grep -qsE '^ *"?mlflow"? *[=:.]' "$1" || {{ just }} _compiled-remote
     @{{ raisin }} build "$@"
 
-    @test -x {{ raisin }}-remote || ! grep -qsE '^ *"?mlflow"? *[=:.]' "$1" || {{ just }} _compiled-remote
 # show which stages a build would run, and why
 [positional-arguments]
 plan pipeline *arguments: _compiled
@@ -41,6 +43,11 @@ ui *arguments: _compiled-sql
 [positional-arguments]
 sql *arguments: _compiled-sql
     @{{ raisin }} sql "$@"
+
+# serve the tables of `just sql` to clients of Flight SQL
+[positional-arguments]
+flight *arguments: _compiled-flight
+    @{{ raisin }} flight "$@"
 
 # send runs to an MLflow server: `just track push p.toml`
 [positional-arguments]
@@ -88,19 +95,23 @@ test-all *arguments: (setup "cpu") _python
     @{{ python }} -m pip install --quiet --disable-pip-version-check -r tests/python/notebook.txt -r tests/python/trainers.txt
     @{{ python }} tests/python/beside.py {{ venv }}-llama-factory tests/python/llama-factory.txt
     @{{ python }} tests/python/beside.py {{ venv }}-browser tests/python/browser.txt
+    @{{ python }} tests/python/beside.py {{ venv }}-servers tests/python/servers.txt
     @sh setup/browser.sh
+    @cargo build {{ flight }}
+    @cargo test {{ flight }}
     @RAISIN_SLURM="$(sh tests/slurm/install.sh)" \
         RAISIN_NOTEBOOKS=1 RAISIN_TRAINERS=1 RAISIN_LLAMA_FACTORY="$(realpath -s {{ venv }}-llama-factory/bin/python)" \
         RAISIN_BROWSER="$(realpath -s {{ venv }}-browser/bin/python)" \
+        RAISIN_SERVERS="$(realpath -s {{ venv }}-servers/bin/python)" \
         {{ just }} test "$@"
 
 # make raisin's wheel for this machine: dist/raisin-VERSION-py3-none-PLATFORM.whl
 [positional-arguments]
 wheel *arguments: (setup "cpu")
     @cargo build {{ all }}
+    @cargo build {{ flight }}
     @python3 setup/wheel.py --executables {{ quote(target / "debug") }} "$@"
 
-    @{{ python }} tests/python/beside.py {{ venv }}-servers tests/python/servers.txt
 # checks before a commit: formatting, names of types, clippy, tests of the packages that changed since BASE
 check base="HEAD": (setup "cpu")
     @python3 setup/check.py {{ base }}
@@ -108,8 +119,8 @@ check base="HEAD": (setup "cpu")
 # check formatting, clippy, names of types, and that every dependency has one set of features
 lint: (setup "cpu")
     cargo fmt --check
-        RAISIN_SERVERS="$(realpath -s {{ venv }}-servers/bin/python)" \
     cargo clippy --workspace --all-targets -- -D warnings
+    cargo clippy {{ flight }} --all-targets -- -D warnings
     python3 setup/names.py
     python3 setup/features.py
 
@@ -152,13 +163,14 @@ bench name *arguments: _compiled
 report *arguments: _compiled
     @{{ raisin }} report "$@"
 
-# Compiles the executables of a first build, and raisin-sql and raisin-remote if they exist, because all executables
+# Compiles the executables of a first build, and raisin-sql, raisin-remote and raisin-flight if they exist, because all executables
 # must have the same version. Starts cargo only if a source file is newer than `raisin`, because starting cargo takes
 # time.
 _compiled: (setup "cpu")
     @test -x {{ raisin }} && test -z "$(find src Cargo.toml Cargo.lock -newer {{ raisin }} -print -quit)" \
         || (cargo build {{ first }} $(test ! -x {{ raisin }}-sql || echo "--package raisin-query") \
-            $(test ! -x {{ raisin }}-remote || echo "--package raisin-remote") && touch {{ raisin }})
+            $(test ! -x {{ raisin }}-remote || echo "--package raisin-remote") \
+            && (test ! -x {{ raisin }}-flight || cargo build {{ flight }}) && touch {{ raisin }})
 
 # Compiles raisin-sql too.
 _compiled-sql: _compiled
@@ -167,6 +179,10 @@ _compiled-sql: _compiled
 # Compiles raisin-remote too.
 _compiled-remote: _compiled
     @test -x {{ raisin }}-remote || cargo build {{ first }} --package raisin-remote
+
+# Compiles raisin-flight too, which answers nothing without raisin-sql.
+_compiled-flight: _compiled-sql
+    @test -x {{ raisin }}-flight || cargo build {{ flight }}
 
 _python:
     @test -x {{ python }} || python3 -m venv {{ venv }}

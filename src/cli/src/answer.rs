@@ -1,5 +1,6 @@
 //! Passes a question to another executable, which replaces this process (exec): a query and the page of `raisin ui` to `raisin-sql`, the question of
-//! `raisin explain` to `raisin-data`, and `raisin remote` and `raisin track` to `raisin-remote`.
+//! `raisin explain` to `raisin-data`, `raisin remote` and `raisin track` to `raisin-remote`, and `raisin flight` to
+//! `raisin-flight`.
 
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
@@ -8,6 +9,7 @@ use raisin_base::error::{Context as _, Error, Result};
 use raisin_contract::Process;
 use raisin_contract::diff::DiffQuestion;
 use raisin_contract::explain::ExplainOptions;
+use raisin_contract::flight::{self, FlightOptions};
 use raisin_contract::query::QueryOptions;
 use raisin_contract::remote::{EXECUTABLE, RemoteQuestion};
 use raisin_contract::track::TrackQuestion;
@@ -47,6 +49,12 @@ pub fn hand_over_remote(question: &RemoteQuestion) -> Result<ExitCode> {
 /// As [`hand_over`], for `raisin-remote`.
 pub fn hand_over_track(question: &TrackQuestion) -> Result<ExitCode> {
     replace_by(EXECUTABLE, "track", serde_json::to_string(question))
+}
+
+/// # Errors
+/// `raisin-flight` does not exist or cannot be started. Without an error, this function does not return.
+pub fn hand_over_flight(options: &FlightOptions) -> Result<ExitCode> {
+    replace_program(flight::EXECUTABLE, &[serde_json::to_string(options).context(HAND_OVER)?])
 }
 
 /// What failed, if a question cannot be written.

@@ -12,6 +12,7 @@ mod digest;
 mod doctor;
 mod du;
 mod explain;
+mod flight;
 mod gc;
 mod init;
 mod job;
@@ -29,8 +30,8 @@ mod schema;
 mod shared_cache;
 mod sql;
 mod text;
-mod ui;
 mod track;
+mod ui;
 mod verify;
 mod watch;
 mod why;
@@ -91,14 +92,15 @@ enum Command {
     Diff(diff::Arguments),
     Sql(sql::Arguments),
     Ui(ui::Arguments),
+    Flight(flight::Arguments),
     Kinds(kinds::Arguments),
     Schema(schema::Arguments),
     Verify(verify::Arguments),
     Gc(gc::Arguments),
     Remote(remote::Arguments),
+    Track(track::Arguments),
     Pin(pin::Arguments),
     Unpin(pin::Unpin),
-    Track(track::Arguments),
     Du(du::Arguments),
     Digest(digest::Arguments),
     Doctor(doctor::Arguments),
@@ -143,15 +145,16 @@ fn run() -> Result<ExitCode> {
         Command::Diff(arguments) => diff::run(&arguments),
         Command::Sql(arguments) => sql::run(&arguments),
         Command::Ui(arguments) => ui::run(&arguments),
+        Command::Flight(arguments) => flight::run(&arguments),
         Command::Kinds(arguments) => kinds::run(&arguments),
         Command::Schema(arguments) => schema::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Gc(arguments) => gc::run(&arguments),
         Command::Remote(arguments) => remote::run(&arguments),
+        Command::Track(arguments) => track::run(&arguments),
         Command::Pin(arguments) => pin::pin(&arguments),
         Command::Unpin(arguments) => pin::unpin(&arguments),
         Command::Du(arguments) => du::run(&arguments),
-        Command::Track(arguments) => track::run(&arguments),
         Command::Digest(arguments) => digest::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Job(arguments) => job::run(&arguments),
