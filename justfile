@@ -97,10 +97,11 @@ test-all *arguments: (setup "cpu") _python
     @{{ python }} tests/python/beside.py {{ venv }}-browser tests/python/browser.txt
     @{{ python }} tests/python/beside.py {{ venv }}-servers tests/python/servers.txt
     @sh setup/browser.sh
+    @sh setup/shells.sh
     @cargo build {{ flight }}
     @cargo test {{ flight }}
     @RAISIN_SLURM="$(sh tests/slurm/install.sh)" \
-        RAISIN_NOTEBOOKS=1 RAISIN_TRAINERS=1 RAISIN_LLAMA_FACTORY="$(realpath -s {{ venv }}-llama-factory/bin/python)" \
+        RAISIN_NOTEBOOKS=1 RAISIN_SHELLS=1 RAISIN_TRAINERS=1 RAISIN_LLAMA_FACTORY="$(realpath -s {{ venv }}-llama-factory/bin/python)" \
         RAISIN_BROWSER="$(realpath -s {{ venv }}-browser/bin/python)" \
         RAISIN_SERVERS="$(realpath -s {{ venv }}-servers/bin/python)" \
         {{ just }} test "$@"

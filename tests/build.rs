@@ -26,6 +26,7 @@ fn main() {
         ("RAISIN_BROWSER", "has_browser"),
         ("RAISIN_SLURM", "has_slurm"),
         ("RAISIN_SERVERS", "has_servers"),
+        ("RAISIN_SHELLS", "has_shells"),
     ]);
     let is_root = Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout == b"0\n");
     given::flag("is_root", is_root);

@@ -120,3 +120,16 @@ fn the_tab_key_completes_commands_stages_parameters_tables_and_columns() {
     command.arg(package().join("tests/python/completions.py")).arg(executable("raisin").parent().unwrap());
     println!("{}", done(project.place(&mut command)));
 }
+
+#[test]
+#[cfg_attr(not(all(has_python, has_shells)), ignore = "RAISIN_SHELLS is not set: `just test-all` sets it")]
+fn the_tab_key_completes_in_zsh_and_fish_too() {
+    for shell in ["zsh", "fish"] {
+        let project = Project::with_text("[stage.pool]\nkind = \"generate\"\nsize = 60\n");
+        project.done(&["build", "p.toml"]);
+        let mut command = Command::new(setting("RAISIN_PYTHON"));
+        command.arg(package().join("tests/python/completions_elsewhere.py")).arg(shell);
+        command.arg(executable("raisin").parent().unwrap());
+        println!("{shell}:\n{}", done(project.place(&mut command)));
+    }
+}
