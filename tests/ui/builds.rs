@@ -31,7 +31,7 @@ fn a_build_is_seen_from_its_first_stage_to_its_report() {
     let done = ui.ask("select count(*) as n from tuned.steps")["parts"][0]["table"].clone();
     assert!(done.as_str().unwrap().contains("<td class=\"number\">4</td>"), "{done}");
     let said = ui.refused("select * from waits.rows");
-    assert!(said.contains("there is no") && !said.contains("<"), "{said}");
+    assert!(said.contains("there is no") && !said.contains('<'), "{said}");
     let tables = ui.ask("show tables")["parts"][0]["table"].clone();
     assert!(tables.as_str().unwrap().contains("<td>instructions</td>"), "{tables}");
     let stages = ui.part("stages");
