@@ -12,6 +12,8 @@ all := "--workspace --exclude raisin-bench"
 # What a first build needs; cargo's default members. With other features, cargo would compile dependencies again: `just
 # lint` checks each selection of packages.
 first := "--package raisin --package raisin-data --package raisin-worker --package raisin-unify"
+# gRPC has features that nothing else may get, so that it is compiled by itself.
+flight := "--package raisin-flight --features raisin-flight/server"
 python := venv + "/bin/python"
 
 # list the recipes
@@ -24,6 +26,7 @@ build pipeline *arguments: _compiled
     @test -x {{ raisin }}-sql || ! grep -qsE '"?kind"? *[=:] *"(sql|filter)"' "$1" || {{ just }} _compiled-sql
     @test -x {{ raisin }}-remote || (test -z "${RAISIN_REMOTE:-}" && ! grep -qsE '^ *\[cache\]' "$1") \
         || {{ just }} _compiled-remote
+    @test -x {{ raisin }}-remote || ! grep -qsE '^ *"?mlflow"? *[=:.]' "$1" || {{ just }} _compiled-remote
     @{{ raisin }} build "$@"
 
 # show which stages a build would run, and why
@@ -40,6 +43,16 @@ ui *arguments: _compiled-sql
 [positional-arguments]
 sql *arguments: _compiled-sql
     @{{ raisin }} sql "$@"
+
+# serve the tables of `just sql` to clients of Flight SQL
+[positional-arguments]
+flight *arguments: _compiled-flight
+    @{{ raisin }} flight "$@"
+
+# send runs to an MLflow server: `just track push p.toml`
+[positional-arguments]
+track *arguments: _compiled-remote
+    @{{ raisin }} track "$@"
 
 # look at a shared cache, fill it, empty it: `just remote check p.toml`
 [positional-arguments]
@@ -76,22 +89,28 @@ test *arguments: (setup "cpu") _python
     RAISIN_GGUF="${RAISIN_GGUF:-$(realpath -e models/SmolLM2-135M-Instruct.Q4_1.gguf 2>/dev/null || true)}" \
         sh -c 'cargo build --workspace && cargo test --workspace "$@"' test "$@"
 
-# run all tests, also those that need more packages: the example notebook, TRL, lm-evaluation-harness, LLaMA-Factory, Chromium, Slurm
+# run all tests, also those that need more packages: the example notebook, TRL, lm-evaluation-harness, LLaMA-Factory, MLflow, W&B, ADBC, Chromium, Slurm
 [positional-arguments]
-test-all *arguments: _python
+test-all *arguments: (setup "cpu") _python
     @{{ python }} -m pip install --quiet --disable-pip-version-check -r tests/python/notebook.txt -r tests/python/trainers.txt
     @{{ python }} tests/python/beside.py {{ venv }}-llama-factory tests/python/llama-factory.txt
     @{{ python }} tests/python/beside.py {{ venv }}-browser tests/python/browser.txt
+    @{{ python }} tests/python/beside.py {{ venv }}-servers tests/python/servers.txt
     @sh setup/browser.sh
+    @sh setup/shells.sh
+    @cargo build {{ flight }}
+    @cargo test {{ flight }}
     @RAISIN_SLURM="$(sh tests/slurm/install.sh)" \
-        RAISIN_NOTEBOOKS=1 RAISIN_TRAINERS=1 RAISIN_LLAMA_FACTORY="$(realpath -s {{ venv }}-llama-factory/bin/python)" \
+        RAISIN_NOTEBOOKS=1 RAISIN_SHELLS=1 RAISIN_TRAINERS=1 RAISIN_LLAMA_FACTORY="$(realpath -s {{ venv }}-llama-factory/bin/python)" \
         RAISIN_BROWSER="$(realpath -s {{ venv }}-browser/bin/python)" \
+        RAISIN_SERVERS="$(realpath -s {{ venv }}-servers/bin/python)" \
         {{ just }} test "$@"
 
 # make raisin's wheel for this machine: dist/raisin-VERSION-py3-none-PLATFORM.whl
 [positional-arguments]
 wheel *arguments: (setup "cpu")
     @cargo build {{ all }}
+    @cargo build {{ flight }}
     @python3 setup/wheel.py --executables {{ quote(target / "debug") }} "$@"
 
 # checks before a commit: formatting, names of types, clippy, tests of the packages that changed since BASE
@@ -102,6 +121,7 @@ check base="HEAD": (setup "cpu")
 lint: (setup "cpu")
     cargo fmt --check
     cargo clippy --workspace --all-targets -- -D warnings
+    cargo clippy {{ flight }} --all-targets -- -D warnings
     python3 setup/names.py
     python3 setup/features.py
 
@@ -144,13 +164,14 @@ bench name *arguments: _compiled
 report *arguments: _compiled
     @{{ raisin }} report "$@"
 
-# Compiles the executables of a first build, and raisin-sql and raisin-remote if they exist, because all executables
+# Compiles the executables of a first build, and raisin-sql, raisin-remote and raisin-flight if they exist, because all executables
 # must have the same version. Starts cargo only if a source file is newer than `raisin`, because starting cargo takes
 # time.
 _compiled: (setup "cpu")
     @test -x {{ raisin }} && test -z "$(find src Cargo.toml Cargo.lock -newer {{ raisin }} -print -quit)" \
         || (cargo build {{ first }} $(test ! -x {{ raisin }}-sql || echo "--package raisin-query") \
-            $(test ! -x {{ raisin }}-remote || echo "--package raisin-remote") && touch {{ raisin }})
+            $(test ! -x {{ raisin }}-remote || echo "--package raisin-remote") \
+            && (test ! -x {{ raisin }}-flight || cargo build {{ flight }}) && touch {{ raisin }})
 
 # Compiles raisin-sql too.
 _compiled-sql: _compiled
@@ -159,6 +180,10 @@ _compiled-sql: _compiled
 # Compiles raisin-remote too.
 _compiled-remote: _compiled
     @test -x {{ raisin }}-remote || cargo build {{ first }} --package raisin-remote
+
+# Compiles raisin-flight too, which answers nothing without raisin-sql.
+_compiled-flight: _compiled-sql
+    @test -x {{ raisin }}-flight || cargo build {{ flight }}
 
 _python:
     @test -x {{ python }} || python3 -m venv {{ venv }}

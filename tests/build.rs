@@ -25,6 +25,8 @@ fn main() {
         ("RAISIN_LAST_RELEASE", "has_last_release"),
         ("RAISIN_BROWSER", "has_browser"),
         ("RAISIN_SLURM", "has_slurm"),
+        ("RAISIN_SERVERS", "has_servers"),
+        ("RAISIN_SHELLS", "has_shells"),
     ]);
     let is_root = Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout == b"0\n");
     given::flag("is_root", is_root);

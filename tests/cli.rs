@@ -30,6 +30,7 @@ fn a_missing_pipeline_and_a_wrong_flag_exit_with_two() {
     let (code, words) = project.refused(&["build", "q.toml"]);
     assert_eq!(code, 2);
     assert!(words.starts_with("error: cannot read the pipeline q.toml"), "{words}");
+    assert!(words.contains("did you mean `p.toml`?"), "{words}");
     assert_eq!(project.refused(&["build", "p.toml", "--deivce", "cpu"]).0, 2);
     let (code, words) = project.refused(&["build", "p.toml", "--set", "seed"]);
     assert_eq!(code, 2);

@@ -21,7 +21,8 @@ fn wheel(python: &Path, folder: &Path) -> PathBuf {
     let mut command = Command::new(python);
     command.arg(package().join("setup/wheel.py")).arg("--executables").arg(executables).arg("--dist").arg(folder);
     // Compressing well takes longer than all other steps of the test.
-    done(command.args(["--level", "1"]));
+    // `just test` does not compile raisin-flight.
+    done(command.args(["--level", "1", "--without", "raisin-flight"]));
     let files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert!(matches!(files.as_slice(), [one] if one.extension().unwrap() == "whl"), "{files:?}");
     files[0].clone()
@@ -118,4 +119,17 @@ fn the_tab_key_completes_commands_stages_parameters_tables_and_columns() {
     let mut command = Command::new(setting("RAISIN_PYTHON"));
     command.arg(package().join("tests/python/completions.py")).arg(executable("raisin").parent().unwrap());
     println!("{}", done(project.place(&mut command)));
+}
+
+#[test]
+#[cfg_attr(not(all(has_python, has_shells)), ignore = "RAISIN_SHELLS is not set: `just test-all` sets it")]
+fn the_tab_key_completes_in_zsh_and_fish_too() {
+    for shell in ["zsh", "fish"] {
+        let project = Project::with_text("[stage.pool]\nkind = \"generate\"\nsize = 60\n");
+        project.done(&["build", "p.toml"]);
+        let mut command = Command::new(setting("RAISIN_PYTHON"));
+        command.arg(package().join("tests/python/completions_elsewhere.py")).arg(shell);
+        command.arg(executable("raisin").parent().unwrap());
+        println!("{shell}:\n{}", done(project.place(&mut command)));
+    }
 }

@@ -82,6 +82,9 @@ impl Project {
 
     /// Gives a command the folder of the project, and the environment of the tests.
     pub fn place<'c>(&self, command: &'c mut Command) -> &'c mut Command {
+        for name in ["URI", "TOKEN", "USERNAME", "PASSWORD"] {
+            command.env_remove(format!("MLFLOW_TRACKING_{name}"));
+        }
         command
             .current_dir(self.folder.path())
             .env_remove("RAISIN_CACHE")

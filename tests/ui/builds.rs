@@ -26,6 +26,14 @@ fn a_build_is_seen_from_its_first_stage_to_its_report() {
     let (state, counted) = (ui.state(), ui.stage("counted"));
     assert!(state["phase"] == "running" && state["outcome"].is_null(), "{state}");
     assert!(counted["state"] == "waiting" && counted["inputs"].as_array().unwrap().len() == 1, "{counted}");
+    // The box has the tables of the stages that are done, before there is a link.
+    assert!(!project.path("out/p/build.json").exists());
+    let done = ui.ask("select count(*) as n from tuned.steps")["parts"][0]["table"].clone();
+    assert!(done.as_str().unwrap().contains("<td class=\"number\">4</td>"), "{done}");
+    let said = ui.refused("select * from waits.rows");
+    assert!(said.contains("there is no") && !said.contains('<'), "{said}");
+    let tables = ui.ask("show tables")["parts"][0]["table"].clone();
+    assert!(tables.as_str().unwrap().contains("<td>instructions</td>"), "{tables}");
     let stages = ui.part("stages");
     assert!(stages.contains("scoring · 3/4 rows"), "{stages}");
     let graph = ui.part("graph");

@@ -1,5 +1,6 @@
 //! Passes a question to another executable, which replaces this process (exec): a query and the page of `raisin ui` to `raisin-sql`, the question of
-//! `raisin explain` to `raisin-data`, and `raisin remote` to `raisin-remote`.
+//! `raisin explain` to `raisin-data`, `raisin remote` and `raisin track` to `raisin-remote`, and `raisin flight` to
+//! `raisin-flight`.
 
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
@@ -8,8 +9,10 @@ use raisin_base::error::{Context as _, Error, Result};
 use raisin_contract::Process;
 use raisin_contract::diff::DiffQuestion;
 use raisin_contract::explain::ExplainOptions;
+use raisin_contract::flight::{self, FlightOptions};
 use raisin_contract::query::QueryOptions;
 use raisin_contract::remote::{EXECUTABLE, RemoteQuestion};
+use raisin_contract::track::TrackQuestion;
 use raisin_contract::ui::UiOptions;
 
 /// # Errors
@@ -42,9 +45,27 @@ pub fn hand_over_remote(question: &RemoteQuestion) -> Result<ExitCode> {
     replace_by(EXECUTABLE, "answer", serde_json::to_string(question))
 }
 
+/// # Errors
+/// As [`hand_over`], for `raisin-remote`.
+pub fn hand_over_track(question: &TrackQuestion) -> Result<ExitCode> {
+    replace_by(EXECUTABLE, "track", serde_json::to_string(question))
+}
+
+/// # Errors
+/// `raisin-flight` does not exist or cannot be started. Without an error, this function does not return.
+pub fn hand_over_flight(options: &FlightOptions) -> Result<ExitCode> {
+    replace_program(flight::EXECUTABLE, &[serde_json::to_string(options).context(HAND_OVER)?])
+}
+
+/// What failed, if a question cannot be written.
+const HAND_OVER: &str = "the question cannot be handed over";
+
 fn replace_by(name: &str, command: &str, options: serde_json::Result<String>) -> Result<ExitCode> {
+    replace_program(name, &[command.to_owned(), options.context(HAND_OVER)?])
+}
+
+fn replace_program(name: &str, arguments: &[String]) -> Result<ExitCode> {
     let program = raisin_engine::executable_named(name, None)?;
-    let options = options.context("the question cannot be handed over")?;
-    let error = Command::new(&program).arg(command).arg(options).exec();
+    let error = Command::new(&program).args(arguments).exec();
     Err(Error::from(error).context(format!("cannot start {}", program.display())))
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::pipeline_arguments::{OutFolder, PipelineArguments};
-use super::{next, outcome, text};
+use super::{next, outcome, text, track};
 use raisin_base::error::{Problem, Result};
 use raisin_base::printable::printable;
 use raisin_base::say::say;
@@ -115,6 +115,7 @@ fn once(arguments: &Arguments) -> Result<Summary> {
             if !arguments.quiet {
                 tell(&summary, &next::command(&pipeline, &arguments.pipeline, &arguments.out, &summary));
             }
+            track::after_build(&pipeline, arguments.pipeline.file(), &options, &summary);
             Ok(summary)
         }
         None => {
@@ -124,6 +125,7 @@ fn once(arguments: &Arguments) -> Result<Summary> {
             if !arguments.quiet {
                 tell(&summary, &next::command(&pipeline, &arguments.pipeline, &arguments.out, &summary));
             }
+            track::after_build(&pipeline, arguments.pipeline.file(), &options, &summary);
             if !arguments.watch {
                 // The process ends here. Freeing a large pipeline piece by piece would take longer than the look-up
                 // took, so the memory is left to the operating system.

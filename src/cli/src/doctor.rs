@@ -12,6 +12,7 @@ use super::shared_cache;
 use install::LibtorchDevice;
 use raisin_base::error::{Result, render};
 use raisin_base::machine::MachineReport;
+use raisin_contract::flight;
 use raisin_contract::remote::{EXECUTABLE, RemoteQuestion, RemoteTask};
 use raisin_engine::{HOW_TO_INSTALL, Installation, LibtorchSearch, find_libtorch, load_from};
 use raisin_pipeline::CacheSettings;
@@ -44,7 +45,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         ("data", found(&own.with_file_name("raisin-data"), &missing)),
         ("worker", found(&worker, &missing)),
         ("sql", found(&own.with_file_name("raisin-sql"), &missing)),
-        ("remote", found(&own.with_file_name(EXECUTABLE), "is not there: only a shared cache needs it")),
+        ("remote", found(&own.with_file_name(EXECUTABLE), "is not there: only a shared cache and MLflow need it")),
+        ("flight", found(&own.with_file_name(flight::EXECUTABLE), "is not there: only `raisin flight` needs it")),
         ("cores", cores.to_string()),
     ];
     lines.extend(about_shared_cache(&own.with_file_name(EXECUTABLE), &arguments.folders.cache.path())?);

@@ -12,6 +12,7 @@ mod digest;
 mod doctor;
 mod du;
 mod explain;
+mod flight;
 mod gc;
 mod init;
 mod job;
@@ -29,6 +30,7 @@ mod schema;
 mod shared_cache;
 mod sql;
 mod text;
+mod track;
 mod ui;
 mod verify;
 mod watch;
@@ -74,7 +76,7 @@ Examples:
   raisin kinds selector                                         the parameters of a stage kind
 
 Environment: RAISIN_CACHE (default ./cache), RAISIN_OUT (default ./out), RAISIN_REMOTE (a shared cache, such as
-s3://bucket/prefix, or none), RAISIN_REMOTE_MODE (read or read-write), NO_COLOR.
+s3://bucket/prefix, or none), RAISIN_REMOTE_MODE (read or read-write), MLFLOW_TRACKING_URI, NO_COLOR.
 Exit codes: 0 done, 1 a stage, the machine or raisin itself failed, 2 the command line, the pipeline or the query is wrong, 130 interrupted.";
 
 #[derive(Subcommand)]
@@ -90,11 +92,13 @@ enum Command {
     Diff(diff::Arguments),
     Sql(sql::Arguments),
     Ui(ui::Arguments),
+    Flight(flight::Arguments),
     Kinds(kinds::Arguments),
     Schema(schema::Arguments),
     Verify(verify::Arguments),
     Gc(gc::Arguments),
     Remote(remote::Arguments),
+    Track(track::Arguments),
     Pin(pin::Arguments),
     Unpin(pin::Unpin),
     Du(du::Arguments),
@@ -141,11 +145,13 @@ fn run() -> Result<ExitCode> {
         Command::Diff(arguments) => diff::run(&arguments),
         Command::Sql(arguments) => sql::run(&arguments),
         Command::Ui(arguments) => ui::run(&arguments),
+        Command::Flight(arguments) => flight::run(&arguments),
         Command::Kinds(arguments) => kinds::run(&arguments),
         Command::Schema(arguments) => schema::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Gc(arguments) => gc::run(&arguments),
         Command::Remote(arguments) => remote::run(&arguments),
+        Command::Track(arguments) => track::run(&arguments),
         Command::Pin(arguments) => pin::pin(&arguments),
         Command::Unpin(arguments) => pin::unpin(&arguments),
         Command::Du(arguments) => du::run(&arguments),

@@ -114,7 +114,7 @@ fn find(out: &Path, pipeline: Option<&str>, stage: Option<&str>) -> Result<(Buil
 }
 
 /// The names of the folders in `out`, sorted; none without `out`.
-fn folders(out: &Path) -> Result<Vec<String>> {
+pub fn folders(out: &Path) -> Result<Vec<String>> {
     let Some(entries) = raisin_base::files::if_there(std::fs::read_dir(out))
         .with_context(|| format!("cannot list {}", out.display()))?
     else {

@@ -26,6 +26,7 @@ pub mod declaration;
 pub mod diff;
 pub mod explain;
 pub mod finished;
+pub mod flight;
 pub mod live;
 pub mod look;
 pub mod memory;
@@ -37,6 +38,7 @@ pub mod results;
 pub mod serve;
 mod setup;
 pub mod threads;
+pub mod track;
 pub mod ui;
 
 pub use action::{ACTION_FORMAT, Action, GatheredArtifact, Input, NumericEnvironment, Part};

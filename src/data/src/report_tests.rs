@@ -302,7 +302,7 @@ fn the_page_has_every_plot_and_escapes_the_text_of_artifacts() {
         "2,400 effects of rows were measured in 10 rounds.",
         "The prior alone explains none of their variance",
         // The clearest column, with its interval at the start.
-        "<td>semantic.00</td><td class=\"n good\">+1.50</td><td class=\"n\">+1.01 … +1.99</td>",
+        "<td>semantic.00</td><td class=\"n good\">+1.50</td><td class=\"n r\">+1.01\u{a0}… +1.99</td>",
         // The column of the prior has no effect and is shown in spite of it, beside the twelve clearest.
         "<tr><td>semantic.06</td><td class=\"n\">0.00</td>",
         "2 columns with less clear effects are left out. Of the effect of semantic.06, the prior declares +0.75",

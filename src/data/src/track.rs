@@ -1,10 +1,13 @@
-//! Runs a stage of kind `track`: writes the numbers of other stages as event files of TensorBoard. event.rs has their
-//! format.
+//! Runs a stage of kind `track`: writes the numbers of other stages in the forms of trackers. event.rs has the form of
+//! TensorBoard, wandb.rs that of Weights & Biases, and mlflow.rs what is sent to MLflow after the build.
 //!
 //! Every table of an input with a column `step` or `round` gives a series for each of its columns of numbers, and every
 //! table `metrics` a point for each of its rows. Each variant of the sweep is a run.
 
 mod event;
+mod mlflow;
+mod protocol_buffer;
+mod wandb;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -19,6 +22,7 @@ use event::EventFile;
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Problem, Result};
 use raisin_contract::Context;
+use raisin_contract::track::TRACKED_RUNS;
 use raisin_corpus::intake::{counted, grouped};
 use raisin_kinds::track::Parameters;
 use raisin_table::{self as table, WriteTable as _};
@@ -51,6 +55,9 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
             }
             let run = runs.entry(name).or_insert_with(|| TrackedRun::of(source.variant.clone()));
             let before = run.series.len();
+            // The name of the folder of an artifact is its digest.
+            let digest = source.folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            run.artifacts.insert(source.stage.clone(), digest);
             run.add(&source.stage, &source.folder).with_context(|| format!("cannot track stage `{}`", source.stage))?;
             if run.series.len() == before {
                 without.insert(source.stage.clone());
@@ -69,10 +76,17 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
         return Err(problem.hint("name trainings, selectors and evaluations: of = [\"tuned\", \"scores\"]").into());
     }
     for (name, run) in &runs {
-        let folder = context.out().join("tensorboard").join(name);
-        std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-        let path = folder.join("events.out.tfevents.0.raisin");
-        std::fs::write(&path, run.events()).with_context(|| format!("cannot write {}", path.display()))?;
+        let folder = format!("tensorboard/{name}");
+        write(context, &folder, "events.out.tfevents.0.raisin", &run.events())?;
+        if let Some(wandb) = &parameters.wandb {
+            let id = wandb::id(name, run)?;
+            let folder = format!("wandb/{}", wandb::folder(&id));
+            write(context, &folder, &wandb::file(&id), &wandb::log(&wandb.project, name, &id, run))?;
+        }
+        if let Some(mlflow) = &parameters.mlflow {
+            let sent = serde_json::to_vec(&mlflow::run_to_send(&mlflow.experiment, name, run))?;
+            write(context, TRACKED_RUNS, &format!("{name}.json"), &sent)?;
+        }
     }
     let not_finite: usize = runs.values().map(|run| run.not_finite).sum();
     if not_finite > 0 {
@@ -82,9 +96,19 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     context.write_table("series", &listed(&runs)?)
 }
 
+/// Writes a file in a folder of the artifact.
+fn write(context: &Context, folder: &str, name: &str, bytes: &[u8]) -> Result<()> {
+    let folder = context.out().join(folder);
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let path = folder.join(name);
+    std::fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))
+}
+
 /// The numbers of one variant.
 struct TrackedRun {
     variant: Map<String, Value>,
+    /// The digests of the artifacts, by stage.
+    artifacts: BTreeMap<String, String>,
     /// By tag: the points (step, value).
     series: BTreeMap<String, Vec<(i64, f64)>>,
     /// The numbers that are left out.
@@ -93,7 +117,7 @@ struct TrackedRun {
 
 impl TrackedRun {
     fn of(variant: Map<String, Value>) -> Self {
-        Self { variant, series: BTreeMap::new(), not_finite: 0 }
+        Self { variant, artifacts: BTreeMap::new(), series: BTreeMap::new(), not_finite: 0 }
     }
 
     fn add(&mut self, stage: &str, folder: &Path) -> Result<()> {
@@ -165,14 +189,16 @@ impl TrackedRun {
         Ok(())
     }
 
+    /// The values of the sweep, by short names.
+    fn hyperparameters(&self) -> Map<String, Value> {
+        let short = |key: &str| key.strip_prefix("stage.").unwrap_or(key).to_owned();
+        self.variant.iter().map(|(key, value)| (short(key), value.clone())).collect()
+    }
+
     fn events(&self) -> Vec<u8> {
         let mut file = EventFile::new();
         if !self.variant.is_empty() {
-            let values = self
-                .variant
-                .iter()
-                .map(|(key, value)| (key.strip_prefix("stage.").unwrap_or(key).to_owned(), value.clone()));
-            file.hyperparameters(&values.collect());
+            file.hyperparameters(&self.hyperparameters());
         }
         for (tag, points) in &self.series {
             points.iter().for_each(|(step, value)| file.scalar(tag, *step, *value));

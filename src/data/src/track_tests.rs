@@ -66,7 +66,7 @@ fn stages_without_numbers_are_named_and_alone_are_an_error() -> Result<()> {
         assignment.stages = sources.collect();
         let context = raisin_kinds::context_for_test(assignment)?;
         let of = of.iter().map(|(stage, _)| (*stage).to_owned()).collect();
-        super::run(Parameters { of }, &context)?;
+        super::run(Parameters { of, wandb: None, mlflow: None }, &context)?;
         context.check_outputs()?;
         Ok(context.out())
     };

@@ -41,7 +41,7 @@ impl Installation {
         if self.is_wheel {
             "`pip install --force-reinstall --no-deps raisin` installs all executables again"
         } else {
-            "`cargo build --workspace` makes all executables"
+            "`cargo build --workspace` makes all executables but raisin-flight, which `just flight` makes"
         }
     }
 }

@@ -35,7 +35,7 @@ fn default_baseline() -> String {
 
 impl Kind for ReportKind {
     const NAME: &'static str = "report";
-    const VERSION: u32 = 12;
+    const VERSION: u32 = 13;
     const ABOUT: &'static str = "Compares methods over seeds, with plots of learning and selection, on one HTML page.";
     const PROCESS: Process = Process::Data;
     const SEEDED: bool = false;

@@ -60,6 +60,19 @@ impl Catalogs {
     /// # Errors
     /// The named pipeline was not built or there is no cache, its description cannot be read, or `out/` cannot be listed.
     pub fn open(cache: &Path, out: &Path, pipeline: Option<&str>) -> Result<Self> {
+        Self::open_with(cache, out, pipeline, None)
+    }
+
+    /// As [`Catalogs::open`], also with the stages of a build that goes on: the first one of its pipeline.
+    ///
+    /// # Errors
+    /// As [`Catalogs::open`].
+    pub fn open_with(
+        cache: &Path,
+        out: &Path,
+        pipeline: Option<&str>,
+        unfinished: Option<BuildDescription>,
+    ) -> Result<Self> {
         let Some(store) = Store::existing(cache)? else {
             return match pipeline {
                 Some(_) => Err(no_cache(cache).into()),
@@ -68,7 +81,8 @@ impl Catalogs {
         };
         let store = Arc::new(store);
         let warnings = Arc::<Warnings>::default();
-        let PipelinesBelowOut { built, unreadable } = built_pipelines(out, &warnings)?;
+        let PipelinesBelowOut { mut built, unreadable } = built_pipelines(out, &warnings)?;
+        built.extend(unfinished.map(|build| (SystemTime::now(), build)));
         let names: Vec<&str> = built.iter().map(|(_, description)| description.pipeline.as_str()).collect();
         let default = match pipeline {
             Some(name) if names.contains(&name) => name.to_owned(),

@@ -24,6 +24,7 @@ mod dictionary;
 mod export;
 mod files;
 pub mod filter;
+pub mod flight;
 mod functions;
 mod history;
 mod json;

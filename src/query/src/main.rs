@@ -1,4 +1,4 @@
-//! `raisin-sql`: answers the queries of `raisin sql`, serves the page of `raisin ui`, and runs the stages of the kinds `filter` and `sql`. No other executable contains
+//! `raisin-sql`: answers the queries of `raisin sql`, serves the page of `raisin ui`, answers the statements of `raisin-flight`, and runs the stages of the kinds `filter` and `sql`. No other executable contains
 //! DataFusion.
 
 use std::process::ExitCode;
@@ -34,8 +34,9 @@ fn serve() -> ExitCode {
             [command, options] if command == "ui" => {
                 raisin_query::ui::run(serde_json::from_slice(options.as_encoded_bytes())?)
             }
+            [command] if command == "flight" => raisin_query::flight::run(),
             _ => Err(Problem::usage(
-                "usage: raisin-sql run-stages | answer OPTIONS | ui OPTIONS, which `raisin` starts; ask with `raisin sql`",
+                "usage: raisin-sql run-stages | answer OPTIONS | ui OPTIONS | flight, which `raisin` starts; ask with `raisin sql`",
             )
             .into()),
         }

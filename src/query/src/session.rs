@@ -451,7 +451,7 @@ impl Session {
         let is_of_the_default = table.catalog().is_none_or(|catalog| catalog == self.catalogs.default);
         if is_of_the_default && table.schema().is_none_or(|schema| schema == PUBLIC) {
             if !self.reads_files && (table.table().contains('/') || table.table().contains('.')) {
-                let problem = Problem::usage(format!("`{}` is no table, and this page reads no files", table.table()));
+                let problem = Problem::usage(format!("`{}` is no table, and files are not read here", table.table()));
                 return Err(problem.hint("`raisin sql` on the command line reads files").into());
             }
             let may_read_files = self.reads_files && self.functions.allows_files();

@@ -15,6 +15,7 @@
 //! | `profile` | credentials of a profile in ~/.aws |
 //! | `cause` | the meaning of an error, and its words |
 //! | `transport` | HTTP through ureq |
+//! | [`track`] | the runs of `track` stages, which go to an MLflow server: not a shared cache, and the same client |
 
 mod cause;
 pub mod command;
@@ -24,5 +25,6 @@ mod read;
 pub mod serve;
 mod session;
 pub mod sweep;
+pub mod track;
 mod transport;
 mod write;

@@ -196,7 +196,7 @@ pub async fn push(session: &RemoteSession, key: Digest) {
             match &trouble {
                 RemoteTrouble::Store(error) => session.write_failed(error),
                 RemoteTrouble::Content(text) => {
-                    session.tell(RemoteReply::Note { text: format!("not uploaded: {text}") })
+                    session.tell(RemoteReply::Note { text: format!("not uploaded: {text}") });
                 }
                 RemoteTrouble::Local(error) => {
                     session.tell(RemoteReply::Warning { text: format!("warning: not uploaded: {error:#}") });

@@ -54,7 +54,7 @@ impl HttpConnector for UreqConnector {
 
 /// The certificates of the file that `SSL_CERT_FILE` names, for a store with an authority of its own. `None`: the usual
 /// authorities of the web.
-fn own_roots() -> Result<Option<RootCerts>, Box<dyn std::error::Error + Send + Sync>> {
+pub fn own_roots() -> Result<Option<RootCerts>, Box<dyn std::error::Error + Send + Sync>> {
     let Some(path) = std::env::var_os("SSL_CERT_FILE").filter(|path| !path.is_empty()) else { return Ok(None) };
     let shown = std::path::Path::new(&path).display().to_string();
     let bytes = std::fs::read(&path).map_err(|error| format!("cannot read SSL_CERT_FILE {shown}: {error}"))?;

@@ -72,9 +72,9 @@ fn columns(learned: &LearnedEffects) -> String {
                 "declared".to_owned()
             } else {
                 let (low, high) = estimate.interval();
-                format!("{} … {}", signed(low), signed(high))
+                format!("{}\u{a0}… {}", signed(low), signed(high))
             };
-            let _ = write!(html, "<td class=\"n\">{interval}</td>");
+            let _ = write!(html, "<td class=\"n r\">{interval}</td>");
         }
         html.push_str("</tr>\n");
     }

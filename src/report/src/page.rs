@@ -84,8 +84,9 @@ th[title]{cursor:help}
 .scroll{overflow-x:auto;margin:.6rem 0}
 table{border-collapse:collapse;font-size:.9rem;min-width:100%}
 th,td{padding:.32rem .5rem;text-align:left;border-bottom:1px solid var(--rule);vertical-align:top}
-th{font-weight:600;color:var(--quiet);border-bottom:2px solid var(--rule);white-space:nowrap}
+th{font-weight:600;color:var(--quiet);border-bottom:2px solid var(--rule)}
 .n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+.r,th.n{white-space:normal}
 td:first-child{white-space:nowrap}
 td.text{min-width:14rem;overflow-wrap:anywhere}
 tr.best td:first-child{font-weight:700}

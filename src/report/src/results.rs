@@ -215,7 +215,7 @@ fn comparison(group: &Group, labels: &[String], reference: Option<&str>, title: 
     heading("95 % over seeds", &["ci_low", "ci_high"]);
     heading("seeds", &["n_seeds"]);
     if reference.is_some() {
-        heading(&format!("− {against}"), &["difference"]);
+        heading(&format!("−\u{a0}{against}"), &["difference"]);
         heading("95 % over seeds", &["difference_low", "difference_high"]);
         heading("95 % over items", &["items_low", "items_high"]);
         heading("items", &["paired_items"]);
@@ -232,7 +232,7 @@ fn comparison(group: &Group, labels: &[String], reference: Option<&str>, title: 
         let class = if place == 0 { " class=\"best\"" } else { "" };
         let cell = |text: &str| format!("<td class=\"n\">{text}</td>");
         let _ = write!(html, "<tr{class}><td>{}</td>{}", dot(labels, &row.method), cell(&number(row.value.mean)));
-        html.push_str(&cell(&range(row.value.interval, number)));
+        let _ = write!(html, "<td class=\"n r\">{}</td>", range(row.value.interval, number));
         html.push_str(&cell(&row.value.count.to_string()));
         if reference.is_some() {
             match &row.difference {
@@ -251,7 +251,7 @@ fn comparison(group: &Group, labels: &[String], reference: Option<&str>, title: 
                             None => "n",
                         };
                         let shown = range(estimate.and_then(|it| it.interval), signed);
-                        let _ = write!(html, "<td class=\"{class}\">{shown}</td>");
+                        let _ = write!(html, "<td class=\"{class} r\">{shown}</td>");
                     }
                     html.push_str(&cell(&difference.over_items.map_or("–".to_owned(), |it| it.count.to_string())));
                 }
@@ -270,5 +270,5 @@ fn comparison(group: &Group, labels: &[String], reference: Option<&str>, title: 
 }
 
 fn range(interval: Option<(f64, f64)>, show: fn(f64) -> String) -> String {
-    interval.map_or_else(|| "–".to_owned(), |(low, high)| format!("{} … {}", show(low), show(high)))
+    interval.map_or_else(|| "–".to_owned(), |(low, high)| format!("{}\u{a0}… {}", show(low), show(high)))
 }

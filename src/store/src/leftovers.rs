@@ -17,7 +17,8 @@ use raisin_base::files::resolved;
 
 /// The age at which a file of `checked/` is a leftover. Such a file is written when a pipeline file changes, and
 /// nothing tells to which pipeline file it belongs. Therefore gc also removes the file of a pipeline file that exists
-/// but has not changed for this time; the next load then checks the parameters again.
+/// but has not changed for this time; the next load then checks the parameters again. The same holds for `sent/`: the
+/// next build asks the server again.
 const CHECKED_STAYS: Duration = Duration::from_hours(30 * 24);
 
 /// The age at which the folder of a job without an artifact is a leftover.
@@ -71,7 +72,9 @@ pub(super) fn leftovers(
         }));
     }
     found.extend(below(&root.join("tokens")).filter(|path| !is_temporary(path) && aged(path, age)));
-    found.extend(below(&root.join("checked")).filter(|path| !is_temporary(path) && aged(path, CHECKED_STAYS)));
+    for folder in ["checked", "sent"] {
+        found.extend(below(&root.join(folder)).filter(|path| !is_temporary(path) && aged(path, CHECKED_STAYS)));
+    }
     // Commands without a lock may be writing locks and temporary files at this moment. Therefore these have a fixed
     // minimum age, whatever `older_than` is.
     let stays = |path: &Path| ["store", "artifacts", "files"].iter().any(|name| path.ends_with(name));
@@ -141,6 +144,7 @@ mod tests {
             format!("logs/{killed}.log"),
             format!("index/{known}"),
             format!("checked/{gone}"),
+            format!("sent/{gone}"),
             "locks/store".into(),
             format!("jobs/{killed}/job.json"),
             "actions/.no-temporary".into(),

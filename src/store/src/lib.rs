@@ -9,6 +9,7 @@
 //! index/<digest of out path>     actions and links of the last build of a pipeline
 //! checked/<digest of file path>  parameters that were valid when a pipeline file was last loaded
 //! tokens/<digest>                token sequences of a pool for one tokenizer; src/corpus/src/encoded.rs
+//! sent/<digest>                  an artifact whose runs a tracking server has; src/remote/src/track
 //! journal/<date>.jsonl           one line per event of every run
 //! locks/<key>                    flock, held while an action runs; locks/store: shared by builds, alone for gc;
 //!                                locks/artifacts: held while an artifact is put into place or set aside; on a
@@ -55,7 +56,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 pub use artifact::{Artifact, Lookup};
-pub use description::{BuildDescription, BuiltStage, DESCRIPTION};
+pub use description::{BuildDescription, BuiltStage, DESCRIPTION, DESCRIPTION_FORMAT};
 pub use file_system::{FileSystemKind, file_system};
 pub use files::{FileDigests, Fingerprint};
 pub use gc::{Gc, GcOptions, gc};
@@ -237,6 +238,11 @@ impl Store {
     /// The folder in which stages share the token sequences of pools.
     pub fn tokens_folder(&self) -> PathBuf {
         self.root.join("tokens")
+    }
+
+    /// The memory that something was sent to a tracking server.
+    pub fn sent_file(&self, name: Digest) -> PathBuf {
+        self.root.join("sent").join(name.to_hex())
     }
 
     pub fn log_file(&self, key: Digest) -> PathBuf {

@@ -1,12 +1,12 @@
 //! Removes damaged memories. [`raisin_base::cache_only`] says what a memory is; index.rs, identity.rs, files.rs,
-//! src/pipeline/src/checked.rs and src/corpus/src/encoded.rs define the contents.
+//! src/pipeline/src/checked.rs, src/corpus/src/encoded.rs and src/remote/src/track define the contents.
 
 use super::leftovers::is_temporary;
 use super::{Store, if_there};
 use raisin_base::cache_only::is_whole;
 
 /// The folders of a cache that hold memories only.
-pub(super) const MEMORIES: [&str; 4] = ["identity", "index", "checked", "tokens"];
+pub(super) const MEMORIES: [&str; 5] = ["identity", "index", "checked", "tokens", "sent"];
 
 impl Store {
     /// Removes all damaged memories. Memories that cannot be read at the moment stay. Readers ignore both.

@@ -262,10 +262,15 @@ impl UiServer {
             return Response::json(400, &json!({ "error": "error: the query is not UTF-8" }));
         };
         let pipeline = request.parameter("pipeline").unwrap_or_default();
+        let unfinished = if question::is_built(&self.options, pipeline) {
+            None
+        } else {
+            self.locked().0.look(&self.options, Some(pipeline)).unfinished()
+        };
         let stop = Stop::default();
         let began = Instant::now();
         std::thread::scope(|scope| {
-            let run = || question::answer(&self.options, pipeline, text, &stop);
+            let run = || question::answer(&self.options, pipeline, unfinished, text, &stop);
             let thread = match std::thread::Builder::new().stack_size(LARGE_STACK).spawn_scoped(scope, run) {
                 Ok(thread) => thread,
                 Err(error) => return Response::json(503, &json!({ "error": format!("error: {error}") })),

@@ -15,6 +15,7 @@ use crate::session::{Session, StatementAnswer, block_on};
 use raisin_base::error::{Problem, Result, render};
 use raisin_base::memory::default_limit;
 use raisin_contract::ui::UiOptions;
+use raisin_store::BuildDescription;
 
 /// The largest number of rows of a result.
 pub const MOST_ROWS: usize = 1000;
@@ -38,11 +39,22 @@ impl Stop {
     }
 }
 
+/// Whether a build of the pipeline has ended, and left links.
+pub fn is_built(options: &UiOptions, pipeline: &str) -> bool {
+    options.out.join(pipeline).join(raisin_store::DESCRIPTION).is_file()
+}
+
 /// The answer as JSON: `parts` with a `table` (HTML) and `notes` each, or `error`. The status of the response comes
-/// first.
-pub fn answer(options: &UiOptions, pipeline: &str, text: &str, stop: &Stop) -> (u16, Value) {
+/// first. `unfinished` has the stages that are done in the first build of the pipeline.
+pub fn answer(
+    options: &UiOptions,
+    pipeline: &str,
+    unfinished: Option<BuildDescription>,
+    text: &str,
+    stop: &Stop,
+) -> (u16, Value) {
     let began = Instant::now();
-    match parts(options, pipeline, text, stop) {
+    match parts(options, pipeline, unfinished, text, stop) {
         Ok(parts) => (200, json!({ "parts": parts, "seconds": began.elapsed().as_secs_f64() })),
         Err(error) => {
             let words = if began.elapsed() >= MOST_TIME {
@@ -58,14 +70,21 @@ pub fn answer(options: &UiOptions, pipeline: &str, text: &str, stop: &Stop) -> (
     }
 }
 
-fn parts(options: &UiOptions, pipeline: &str, text: &str, stop: &Stop) -> Result<Vec<Value>> {
+fn parts(
+    options: &UiOptions,
+    pipeline: &str,
+    unfinished: Option<BuildDescription>,
+    text: &str,
+    stop: &Stop,
+) -> Result<Vec<Value>> {
     let pieces = pieces(text);
     if pieces.is_empty() {
         return Err(Problem::usage("the query is empty").into());
     }
     // The page may show a pipeline that is not built yet; the tables of the runs are there all the same.
-    let is_built = options.out.join(pipeline).join(raisin_store::DESCRIPTION).is_file();
-    let catalogs = Catalogs::open(&options.cache, &options.out, Some(pipeline).filter(|_| is_built))?;
+    let is_known = unfinished.is_some() || is_built(options, pipeline);
+    let pipeline = Some(pipeline).filter(|_| is_known);
+    let catalogs = Catalogs::open_with(&options.cache, &options.out, pipeline, unfinished)?;
     let limit = default_limit().map_or(MEMORY, |limit| limit.min(MEMORY));
     let memory = QueryMemory { limit: Some(limit), folder: None, stage: None };
     let session = Session::over(catalogs, memory)?.without_files().stopped_by(stop.flag.clone());

@@ -4,11 +4,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use serde_json::Map;
+
 use raisin_base::digest::Digest;
 use raisin_base::error::Result;
 use raisin_contract::live::StageProgress;
 use raisin_contract::ui::{GraphStage, UiOptions};
-use raisin_store::{BuildDescription, JournalEvent, JournalLine, JournalTail, Run, Store};
+use raisin_store::{
+    BuildDescription, BuiltStage, DESCRIPTION_FORMAT, JournalEvent, JournalLine, JournalTail, Run, Store,
+};
 
 /// The number of runs that the page lists.
 const MOST_RUNS: usize = 100;
@@ -117,6 +121,22 @@ pub struct SeenBuild {
     pub runs: Vec<Run>,
     /// What cannot be read.
     pub problems: Vec<String>,
+}
+
+impl SeenBuild {
+    /// The stages that are done, as a build would describe them; `None` if there are none. The journal has the names of
+    /// variants, and not the values of the sweep.
+    pub fn unfinished(&self) -> Option<BuildDescription> {
+        let done = |seen: &SeenStage| {
+            let GraphStage { stage, variant, kind, .. } = seen.of.clone();
+            let artifact = seen.state.artifact()?;
+            let key = seen.state.key().unwrap_or(artifact);
+            Some(BuiltStage { stage, kind, variant, values: Map::new(), artifact, key })
+        };
+        let stages: Vec<BuiltStage> = self.stages.iter().filter_map(done).collect();
+        let (format, pipeline) = (DESCRIPTION_FORMAT, self.pipeline.clone());
+        (!stages.is_empty()).then_some(BuildDescription { format, pipeline, file: None, stages })
+    }
 }
 
 /// The journal as it was read so far.
