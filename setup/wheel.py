@@ -1,6 +1,7 @@
-"""Makes raisin's wheel from compiled executables: `python3 setup/wheel.py [--executables FOLDER] [--dist FOLDER]`.
+"""Makes raisin's wheel from compiled executables: `python3 setup/wheel.py [--executables FOLDER] [--dist FOLDER]
+[--cluster]`.
 
-The wheel contains the five executables, completions and man pages (as `*.data`), and the Python package in
+The wheel contains the executables, completions and man pages (as `*.data`), and the Python package in
 python/raisin. The script uses only Python's standard library, and `strip`, `objdump` and `readelf` of binutils, which
 also link the executables. elf.py reads and changes the executables."""
 
@@ -18,6 +19,8 @@ import elf
 
 TOP = Path(__file__).resolve().parent.parent
 EXECUTABLES = ["raisin", "raisin-data", "raisin-remote", "raisin-sql", "raisin-worker"]
+# Only with --cluster: few people need it, and it is as large as raisin-sql.
+CLUSTER = "raisin-cluster"
 # The libraries that every Linux system of a manylinux tag has, and those that come with torch.
 SYSTEM = ("ld-linux", "libc.so", "libm.so", "libdl.so", "libpthread.so", "librt.so", "libgcc_s.so", "libstdc++.so")
 TORCH = ("libtorch_cpu.so", "libtorch.so", "libc10.so", "libgomp.so")
@@ -90,15 +93,17 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--executables", type=Path, default=TOP / "target/debug", metavar="FOLDER")
     parser.add_argument("--dist", type=Path, default=TOP / "dist", metavar="FOLDER")
+    parser.add_argument("--cluster", action="store_true", help="also put raisin-cluster into the wheel")
     parser.add_argument("--level", type=int, default=9, metavar="0..9", help="how much to compress")
     arguments = parser.parse_args()
-    missing = [name for name in EXECUTABLES if not (arguments.executables / name).is_file()]
+    names = sorted(EXECUTABLES + [CLUSTER] * arguments.cluster)
+    missing = [name for name in names if not (arguments.executables / name).is_file()]
     if missing:
         sys.exit(f"error: {arguments.executables} has no {', '.join(missing)}\nhint: `just wheel` compiles all executables")
     version = tomllib.loads((TOP / "Cargo.toml").read_text())["workspace"]["package"]["version"]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        executables = [stripped(arguments.executables / name, folder) for name in EXECUTABLES]
+        executables = [stripped(arguments.executables / name, folder) for name in names]
         tag = f"py3-none-{platform(executables)}"
         arguments.dist.mkdir(parents=True, exist_ok=True)
         wheel = arguments.dist / f"raisin-{version}-{tag}.whl"

@@ -6,6 +6,7 @@
 mod accept;
 mod answer;
 mod build;
+mod cluster;
 mod completions;
 mod diff;
 mod digest;
@@ -95,6 +96,7 @@ enum Command {
     Verify(verify::Arguments),
     Gc(gc::Arguments),
     Remote(remote::Arguments),
+    Cluster(cluster::Arguments),
     Pin(pin::Arguments),
     Unpin(pin::Unpin),
     Du(du::Arguments),
@@ -146,6 +148,7 @@ fn run() -> Result<ExitCode> {
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Gc(arguments) => gc::run(&arguments),
         Command::Remote(arguments) => remote::run(&arguments),
+        Command::Cluster(arguments) => cluster::run(&arguments),
         Command::Pin(arguments) => pin::pin(&arguments),
         Command::Unpin(arguments) => pin::unpin(&arguments),
         Command::Du(arguments) => du::run(&arguments),
