@@ -39,9 +39,10 @@ plan pipeline *arguments: _compiled
 ui *arguments: _compiled-sql
     @{{ raisin }} ui "$@"
 
-# query stages, runs and history with SQL; without a query: a prompt
+# query stages, runs and history with SQL; without a query: a prompt; `--remote df://HOST:PORT`: on a cluster
 [positional-arguments]
 sql *arguments: _compiled-sql
+    @case " $* " in *" --remote"*) {{ just }} _compiled-cluster ;; esac
     @{{ raisin }} sql "$@"
 
 # serve the tables of `just sql` to clients of Flight SQL
@@ -53,6 +54,10 @@ flight *arguments: _compiled-flight
 [positional-arguments]
 track *arguments: _compiled-remote
     @{{ raisin }} track "$@"
+# start the processes of a cluster for queries: `just cluster scheduler`, `just cluster executor`
+[positional-arguments]
+cluster *arguments: _compiled _compiled-cluster
+    @{{ raisin }} cluster "$@"
 
 # look at a shared cache, fill it, empty it: `just remote check p.toml`
 [positional-arguments]
@@ -89,11 +94,12 @@ test *arguments: (setup "cpu") _python
     RAISIN_GGUF="${RAISIN_GGUF:-$(realpath -e models/SmolLM2-135M-Instruct.Q4_1.gguf 2>/dev/null || true)}" \
         sh -c 'cargo build --workspace && cargo test --workspace "$@"' test "$@"
 
-# run all tests, also those that need more packages: the example notebook, TRL, lm-evaluation-harness, LLaMA-Factory, MLflow, W&B, ADBC, Chromium, Slurm
+# run all tests, also those that need more: the example notebook, TRL, lm-evaluation-harness, LLaMA-Factory, Axolotl, MLflow, W&B, ADBC, Chromium, Slurm, raisin-cluster
 [positional-arguments]
-test-all *arguments: (setup "cpu") _python
+test-all *arguments: (setup "cpu") _python _compiled-cluster
     @{{ python }} -m pip install --quiet --disable-pip-version-check -r tests/python/notebook.txt -r tests/python/trainers.txt
     @{{ python }} tests/python/beside.py {{ venv }}-llama-factory tests/python/llama-factory.txt
+    @{{ python }} tests/python/beside.py {{ venv }}-axolotl tests/python/axolotl.txt --no-deps
     @{{ python }} tests/python/beside.py {{ venv }}-browser tests/python/browser.txt
     @{{ python }} tests/python/beside.py {{ venv }}-servers tests/python/servers.txt
     @sh setup/browser.sh
@@ -101,16 +107,19 @@ test-all *arguments: (setup "cpu") _python
     @cargo build {{ flight }}
     @cargo test {{ flight }}
     @RAISIN_SLURM="$(sh tests/slurm/install.sh)" \
-        RAISIN_NOTEBOOKS=1 RAISIN_SHELLS=1 RAISIN_TRAINERS=1 RAISIN_LLAMA_FACTORY="$(realpath -s {{ venv }}-llama-factory/bin/python)" \
+        RAISIN_NOTEBOOKS=1 RAISIN_SHELLS=1 RAISIN_TRAINERS=1 RAISIN_CLUSTER=1 \
+        RAISIN_LLAMA_FACTORY="$(realpath -s {{ venv }}-llama-factory/bin/python)" \
+        RAISIN_AXOLOTL="$(realpath -s {{ venv }}-axolotl/bin/python)" \
         RAISIN_BROWSER="$(realpath -s {{ venv }}-browser/bin/python)" \
         RAISIN_SERVERS="$(realpath -s {{ venv }}-servers/bin/python)" \
         {{ just }} test "$@"
 
-# make raisin's wheel for this machine: dist/raisin-VERSION-py3-none-PLATFORM.whl
+# make raisin's wheel for this machine: dist/raisin-VERSION-py3-none-PLATFORM.whl; --cluster: with raisin-cluster
 [positional-arguments]
 wheel *arguments: (setup "cpu")
     @cargo build {{ all }}
     @cargo build {{ flight }}
+    @case " $* " in *" --cluster "*) {{ just }} _compiled-cluster ;; esac
     @python3 setup/wheel.py --executables {{ quote(target / "debug") }} "$@"
 
 # checks before a commit: formatting, names of types, clippy, tests of the packages that changed since BASE
@@ -124,6 +133,8 @@ lint: (setup "cpu")
     cargo clippy {{ flight }} --all-targets -- -D warnings
     python3 setup/names.py
     python3 setup/features.py
+    cargo fmt --check --manifest-path src/cluster/Cargo.toml
+    CARGO_TARGET_DIR="$(realpath -m {{ quote(target) }})" cargo clippy --locked --manifest-path src/cluster/Cargo.toml --all-targets -- -D warnings
 
 # run the torture tests in full; one part: kills, checkpoints, many, model, memory, opens, machines, release, faults, journal, panics, wrong, repair, space, rights or random
 [positional-arguments]
@@ -148,11 +159,11 @@ reproduce name *arguments: _compiled
     cmp "$top"/one/out/*/build.json "$top"/two/out/*/build.json
     echo "the same: $(grep -c '"artifact"' "$top"/one/out/*/build.json) stages, twice into an empty cache"
 
-# compare the speed with other tools: `just bench engine`, `just bench corpus`, `just bench near`, `just bench selector`, `just bench sql`, `just bench lm POOL=FILE`, `just bench gpu --pool FILE`
+# compare the speed with other tools: `just bench engine`, `just bench corpus`, `just bench near`, `just bench selector`, `just bench scale`, `just bench sql`, `just bench lm POOL=FILE`, `just bench gpu --pool FILE`
 [positional-arguments]
 bench name *arguments: _compiled
     @test -x {{ bench_venv }}/bin/python || python3 -m venv {{ bench_venv }}
-    @for peers in {{ if name =~ "^(corpus|near|selector|sql)$" { "benches/requirements-" + name + ".txt" } else if name == "engine" { "benches/requirements.txt" } else { "benches/requirements.txt benches/requirements-lm.txt" } }}; do \
+    @for peers in {{ if name =~ "^(corpus|near|scale|selector|sql)$" { "benches/requirements-" + name + ".txt" } else if name == "engine" { "benches/requirements.txt" } else { "benches/requirements.txt benches/requirements-lm.txt" } }}; do \
         cmp -s $peers {{ bench_venv }}/$(basename $peers) \
         || ({{ bench_venv }}/bin/python -m pip install --quiet --disable-pip-version-check -r $peers \
             && cp $peers {{ bench_venv }}/) || exit 1; done
@@ -176,6 +187,12 @@ _compiled: (setup "cpu")
 # Compiles raisin-sql too.
 _compiled-sql: _compiled
     @test -x {{ raisin }}-sql || cargo build {{ first }} --package raisin-query
+
+# Compiles raisin-cluster, which has a workspace and versions of dependencies of its own (docs/decisions/0035).
+_compiled-cluster:
+    @test -x {{ raisin }}-cluster && test -z "$(find src Cargo.toml src/cluster/Cargo.lock -newer {{ raisin }}-cluster -print -quit)" \
+        || (CARGO_TARGET_DIR="$(realpath -m {{ quote(target) }})" cargo build --locked --manifest-path src/cluster/Cargo.toml \
+            && touch {{ raisin }}-cluster)
 
 # Compiles raisin-remote too.
 _compiled-remote: _compiled

@@ -1,7 +1,7 @@
 """Makes raisin's wheel from compiled executables: `python3 setup/wheel.py [--executables FOLDER] [--dist FOLDER]
-[--without NAME]`.
+[--without NAME] [--cluster]`.
 
-The wheel contains the six executables, completions and man pages (as `*.data`), and the Python package in
+The wheel contains the executables, completions and man pages (as `*.data`), and the Python package in
 python/raisin. The script uses only Python's standard library, and `strip`, `objdump` and `readelf` of binutils, which
 also link the executables. elf.py reads and changes the executables."""
 
@@ -19,6 +19,8 @@ import elf
 
 TOP = Path(__file__).resolve().parent.parent
 EXECUTABLES = ["raisin", "raisin-data", "raisin-flight", "raisin-remote", "raisin-sql", "raisin-worker"]
+# Only with --cluster: few people need it, and it is as large as raisin-sql.
+CLUSTER = "raisin-cluster"
 # The libraries that every Linux system of a manylinux tag has, and those that come with torch.
 SYSTEM = ("ld-linux", "libc.so", "libm.so", "libdl.so", "libpthread.so", "librt.so", "libgcc_s.so", "libstdc++.so")
 TORCH = ("libtorch_cpu.so", "libtorch.so", "libc10.so", "libgomp.so")
@@ -91,11 +93,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--executables", type=Path, default=TOP / "target/debug", metavar="FOLDER")
     parser.add_argument("--dist", type=Path, default=TOP / "dist", metavar="FOLDER")
+    parser.add_argument("--cluster", action="store_true", help="also put raisin-cluster into the wheel")
     parser.add_argument("--level", type=int, default=9, metavar="0..9", help="how much to compress")
     parser.add_argument("--without", choices=["raisin-flight"], action="append", default=[], metavar="NAME",
                         help="leave an executable out, for a test: raisin-flight")
     arguments = parser.parse_args()
-    names = [name for name in EXECUTABLES if name not in arguments.without]
+    names = sorted([name for name in EXECUTABLES if name not in arguments.without] + [CLUSTER] * arguments.cluster)
     missing = [name for name in names if not (arguments.executables / name).is_file()]
     if missing:
         sys.exit(f"error: {arguments.executables} has no {', '.join(missing)}\nhint: `just wheel` compiles all executables")

@@ -22,11 +22,13 @@ fn main() {
         ("RAISIN_NOTEBOOKS", "has_notebooks"),
         ("RAISIN_TRAINERS", "has_trainers"),
         ("RAISIN_LLAMA_FACTORY", "has_llama_factory"),
+        ("RAISIN_AXOLOTL", "has_axolotl"),
         ("RAISIN_LAST_RELEASE", "has_last_release"),
         ("RAISIN_BROWSER", "has_browser"),
         ("RAISIN_SLURM", "has_slurm"),
         ("RAISIN_SERVERS", "has_servers"),
         ("RAISIN_SHELLS", "has_shells"),
+        ("RAISIN_CLUSTER", "has_cluster"),
     ]);
     let is_root = Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout == b"0\n");
     given::flag("is_root", is_root);

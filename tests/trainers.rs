@@ -1,5 +1,5 @@
 //! Programs of others, with real ones: TRL under torchrun trains on the batches that raisin selected,
-//! lm-evaluation-harness scores a checkpoint of raisin, and TRL and LLaMA-Factory read the files of an export.
+//! lm-evaluation-harness scores a checkpoint of raisin, and TRL, LLaMA-Factory and Axolotl read the files of an export.
 //! `just test-all` installs these programs.
 
 #![allow(clippy::unwrap_used, reason = "a failed `unwrap` ends the test")]
@@ -122,5 +122,22 @@ fn llama_factory_reads_every_form_of_an_export_in_its_order() {
     assert_eq!(names, ["selection_messages", "selection_sharegpt", "selection_alpaca"]);
     for entry in &found {
         assert_eq!(entry["targets"], json!(responses(&project)), "{}", entry["name"]);
+    }
+}
+
+#[test]
+#[cfg_attr(not(has_axolotl), ignore = "RAISIN_AXOLOTL is not set: `just test-all` sets it")]
+fn axolotl_reads_every_form_of_an_export_in_its_order() {
+    let (project, _) = exported();
+    // The file for Axolotl reads the first form.
+    for form in ["messages", "sharegpt", "alpaca"] {
+        project.done(&["build", "p.toml", "--set", &format!("stage.chosen.forms=[\"{form}\"]")]);
+        let mut command = Command::new(setting("RAISIN_AXOLOTL"));
+        command.arg(package().join("tests/python/axolotl_rows.py")).arg(project.path("out/p/chosen"));
+        let run = CommandOutput::of(project.place(command.arg(package().join("pipelines/quickstart-base"))));
+        assert_eq!(run.code, 0, "{form}: {}", run.stderr);
+        let answers = run.stdout.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let answer = answers.filter(Value::is_object).last().unwrap();
+        assert_eq!(answer, json!({ "targets": responses(&project), "in_order": true }), "{form}");
     }
 }

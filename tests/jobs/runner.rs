@@ -106,6 +106,26 @@ fn a_detached_build_leaves_its_jobs_and_the_same_command_finds_them_again() {
 }
 
 #[test]
+fn a_build_that_was_killed_while_it_submitted_makes_the_next_one_name_the_job_that_may_be_there() {
+    let project = with_runner("");
+    project.write("jobs/kill", "");
+    project.write("wait", "");
+    let killed = project.run(&["build", "p.toml"]);
+    assert_eq!((killed.code, submitted(&project)), (-1, 1), "{}", killed.stderr);
+    let folder = job_folder(&project);
+    assert!(folder.join("submitting.json").exists() && !folder.join("submitted.json").exists());
+    wait_for("the first job runs", || has_begun(&project, 1));
+    std::fs::remove_file(project.path("wait")).unwrap();
+    let (_, told) = project.done(&["build", "p.toml"]);
+    assert!(told.contains("ended before the id of its job was known: this build submits another one"), "{told}");
+    assert!(told.contains(&format!("its folder {}", folder.display())), "{told}");
+    equals_a_local_build(&project, "p.toml", "scored");
+    // Once the id is known, nothing is said.
+    let (_, told) = project.done(&["build", "p.toml", "--force"]);
+    assert!(!told.contains("ended before the id"), "{told}");
+}
+
+#[test]
 fn a_job_that_ends_while_no_build_watches_is_collected() {
     let project = with_runner("");
     project.done(&["build", "p.toml", "--detach"]);

@@ -6,6 +6,7 @@
 #   runner.sh cancel FOLDER ID...            ends jobs
 #   runner.sh lose FOLDER ID STATE           kills a job as a cluster does, and gives it this state
 #
+# A file FOLDER/kill makes `submit` kill the process that asks, once, when the job is there.
 # While FOLDER/hold exists, jobs wait. A file FOLDER/refuse makes `submit` fail with its text, and FOLDER/silent makes every
 # command end with the exit code for "try again".
 set -eu
@@ -42,6 +43,10 @@ submit)
         echo "$code" > "$2/code.new" && mv "$2/code.new" "$2/code"
     ' runner "$folder" "$job" "$1" "$2" < /dev/null > /dev/null 2>&1 &
     while ! test -e "$job/pid"; do sleep 0.02; done
+    if test -e "$folder/kill"; then
+        rm "$folder/kill"
+        kill -KILL "$PPID"
+    fi
     echo "started job$number"
     ;;
 poll)

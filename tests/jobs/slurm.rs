@@ -164,6 +164,35 @@ fn a_build_survives_a_restart_of_the_controller_and_a_detached_build_finds_its_j
 
 #[test]
 #[cfg_attr(not(has_slurm), ignore = "RAISIN_SLURM is not set: `just test-all` sets it")]
+fn the_jobs_of_a_build_that_was_killed_before_it_knew_their_ids_are_found_by_their_mark() {
+    let slurm = Slurm::start();
+    for sweep in ["", "[sweep]\n\"stage.scored.run.5\" = [\"1\", \"2\", \"3\"]"] {
+        let jobs = if sweep.is_empty() { 1 } else { 3 };
+        let project = with_slurm(sweep);
+        project.write("wait", "");
+        // Submits as sbatch does, and kills the build before it hears the id.
+        let script = "#!/bin/sh\nPATH=${PATH#*:}\nsbatch \"$@\" > /dev/null && kill -KILL $PPID\n";
+        project.write("bin/sbatch", script);
+        let mut rights = std::fs::metadata(project.path("bin/sbatch")).unwrap().permissions();
+        std::os::unix::fs::PermissionsExt::set_mode(&mut rights, 0o755);
+        std::fs::set_permissions(project.path("bin/sbatch"), rights).unwrap();
+        let mut build = slurm.raisin(&project, &["build", "p.toml"]);
+        build.env("PATH", format!("{}:{}", project.path("bin").display(), std::env::var("PATH").unwrap()));
+        assert_eq!(CommandOutput::of(&mut build).code, -1);
+        wait_long("the jobs run", || has_begun(&project, jobs));
+        let build = slurm.begins(&project, &[]);
+        std::thread::sleep(Duration::from_secs(2));
+        std::fs::remove_file(project.path("wait")).unwrap();
+        let output = CommandOutput::from(ended(build));
+        assert_eq!(output.code, 0, "{}", output.stderr);
+        assert_eq!(output.stderr.matches("found its slurm job").count(), jobs, "{}", output.stderr);
+        assert_eq!(std::fs::read_to_string(project.path("began")).unwrap().lines().count(), jobs);
+        equals_a_local_build(&project, "p.toml", "scored");
+    }
+}
+
+#[test]
+#[cfg_attr(not(has_slurm), ignore = "RAISIN_SLURM is not set: `just test-all` sets it")]
 fn killed_and_cancelled_and_refused_jobs_are_failures_with_their_reason() {
     let slurm = Slurm::start();
     // A partition that does not exist.

@@ -1,7 +1,7 @@
 """Makes a virtual environment that sees the packages of this one, for a program that needs other versions of some.
 
-Usage: beside.py FOLDER REQUIREMENTS. Packages that fit, such as torch, are taken from this environment and are not
-installed twice. Does nothing if the folder has the packages already.
+Usage: beside.py FOLDER REQUIREMENTS [--no-deps]. Packages that fit, such as torch, are taken from this environment and are not
+installed twice. With --no-deps, nothing else is installed. Does nothing if the folder has the packages already.
 """
 
 import subprocess
@@ -11,7 +11,7 @@ import venv
 from importlib.metadata import version
 from pathlib import Path
 
-folder, requirements = (Path(argument) for argument in sys.argv[1:])
+folder, requirements = (Path(argument) for argument in sys.argv[1:3])
 done = folder / "installed"
 wanted = requirements.read_text()
 if not (done.is_file() and done.read_text() == wanted):
@@ -22,6 +22,6 @@ if not (done.is_file() and done.read_text() == wanted):
     (packages / "beside.pth").write_text(sysconfig.get_path("purelib") + "\n")
     constraint = folder / "constraint.txt"
     constraint.write_text(f"torch=={version('torch').split('+')[0]}\n")
-    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *sys.argv[3:]]
     subprocess.run([*pip, "-c", constraint, "-r", requirements], check=True)
     done.write_text(wanted)

@@ -37,6 +37,14 @@ class State:
             self.random = random.Random(command.get("seed", 1))
             self.requests = {}
             self.faults = {}
+            # The requests that are being answered, and the most at a time.
+            self.bytes = {"received": 0, "sent": 0}
+            self.now = 0
+            self.most = 0
+
+    def moved(self, way, size):
+        with self.lock:
+            self.bytes[way] += size
 
     def fault(self, method, path, headers):
         """The fault of this request; None for none."""
@@ -89,9 +97,20 @@ class Proxy(BaseHTTPRequestHandler):
         pass
 
     def answer(self):
+        with STATE.lock:
+            STATE.now += 1
+            STATE.most = max(STATE.most, STATE.now)
+        try:
+            self.answer_one()
+        finally:
+            with STATE.lock:
+                STATE.now -= 1
+
+    def answer_one(self):
         headers = {name.lower(): value for name, value in self.headers.items()}
         body = self.rfile.read(int(headers.get("content-length", 0)))
         fault = STATE.fault(self.command, self.path, headers)
+        STATE.moved("received", len(body))
         if fault == "silent":
             time.sleep(120)
         if fault == "reset":
@@ -131,6 +150,7 @@ class Proxy(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(content) if announced is None else announced))
             self.end_headers()
             if self.command != "HEAD":
+                STATE.moved("sent", len(content))
                 self.wfile.write(content)
             self.wfile.flush()
         except OSError:
@@ -173,7 +193,8 @@ def main():
         if "manner" in command:
             STATE.set(command)
         elif "counts" in command:
-            answer = {"requests": STATE.requests, "faults": STATE.faults}
+            answer = {"requests": STATE.requests, "faults": STATE.faults, "most": STATE.most,
+                      "bytes": STATE.bytes}
         elif "keys" in command:
             pages = s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=command["keys"])
             answer = [entry["Key"] for page in pages for entry in page.get("Contents", [])]

@@ -308,6 +308,45 @@ fn push_and_pull_move_what_a_build_did_not() {
 }
 
 #[test]
+fn a_repair_fetches_what_the_shared_cache_has_and_makes_only_the_rest() {
+    let shared = Shared::new();
+    let one = machine();
+    shared.writes(&one);
+    // Damages a file of each artifact, and removes one record.
+    let harm = || {
+        for file in files_below(&one.path("cache/artifacts")) {
+            if file.extension().is_some_and(|ending| ending == "parquet") {
+                let mut rights = std::fs::metadata(&file).expect("a file").permissions();
+                std::os::unix::fs::PermissionsExt::set_mode(&mut rights, 0o644);
+                std::fs::set_permissions(&file, rights).expect("rights");
+                change(&file, |bytes| bytes[40] ^= 1);
+            }
+        }
+        std::fs::remove_file(&files_below(&one.path("cache/actions"))[0]).expect("removed");
+    };
+    let before = one.digests("shared");
+    harm();
+    let repaired = ask(&one, &[("RAISIN_REMOTE", &shared.address())], &["verify", "--repair"]);
+    assert_eq!(repaired.code, 0, "{}", repaired.stderr);
+    assert!(repaired.stderr.contains("0 of 5 made again, 5 fetched from the shared cache"), "{}", repaired.stderr);
+    verified(&one);
+    assert_eq!((build(&one, &[], &[]).0, one.digests("shared")), (ALL_CACHED, before.clone()));
+    // Of two artifacts that the shared cache has lost, one is made from the other.
+    harm();
+    let records = shared.below("action");
+    records.iter().take(2).for_each(|record| std::fs::remove_file(record).expect("removed"));
+    let address = shared.address();
+    let repaired = one.run(&["verify", "--repair", "--remote", &address]);
+    assert_eq!(repaired.code, 0, "{}", repaired.stderr);
+    assert!(repaired.stderr.contains("2 of 5 made again, 3 fetched from the shared cache"), "{}", repaired.stderr);
+    assert_eq!((build(&one, &[], &[]).0, one.digests("shared")), (ALL_CACHED, before));
+    // Without a shared cache, everything is made again.
+    harm();
+    let repaired = one.run(&["verify", "--repair"]);
+    assert!(repaired.code == 0 && repaired.stderr.contains("5 of 5 made again\n"), "{}", repaired.stderr);
+}
+
+#[test]
 fn gc_removes_old_records_and_only_what_no_other_record_needs() {
     let shared = Shared::new();
     let (one, two) = (machine(), machine());

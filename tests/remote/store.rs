@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use raisin_tests::{CommandOutput, Project, TestRng, processes, python};
 use serde_json::{Value, json};
 
-use super::{BuildCounts, ask, build, counts, machine, verified};
+use super::{BuildCounts, SHARED, ask, build, counts, machine, verified};
 
 /// An S3 server with an empty bucket. The process ends with the value.
 struct S3Server {
@@ -59,6 +59,11 @@ impl S3Server {
         let counts = self.ask(&json!({ "counts": true }));
         let sum = |name: &str| counts[name].as_object().into_iter().flatten().filter_map(|(_, n)| n.as_u64()).sum();
         (sum("requests"), sum("faults"))
+    }
+
+    /// The largest number of requests at the same time since the last change of the manner.
+    fn most_at_once(&mut self) -> u64 {
+        self.ask(&json!({ "counts": true }))["most"].as_u64().expect("a number")
     }
 
     fn keys(&mut self, kind: &str) -> Vec<String> {
@@ -223,6 +228,36 @@ fn a_cut_connection_a_lost_answer_and_a_slow_store_change_nothing_but_the_time()
     store.behaves_as(&json!({ "manner": "slow", "seconds": 0.3 }));
     let (counts, told) = store.build(&three, "read");
     assert_eq!((counts, warnings(&told)), (ALL_FETCHED, 0), "{told}");
+}
+
+#[test]
+#[cfg_attr(not(has_python), ignore = "RAISIN_PYTHON is not set: `just test` sets it")]
+fn a_plan_and_a_pull_ask_for_the_stages_of_a_step_at_the_same_time() {
+    let mut store = S3Server::start();
+    let (one, two) = (machine(), machine());
+    let text = format!("{SHARED}\n[sweep]\n\"stage.more.size\" = [40, 41, 42, 43, 44, 45]\n");
+    [&one, &two].into_iter().for_each(|machine| machine.write("p.toml", &text));
+    // The pool, six variants of three stages, and the stage that gathers them.
+    let stages = 1 + 6 * 3 + 1;
+    assert_eq!(store.build(&one, "read-write").0.ran, stages);
+    let labels = |text: &str| -> Vec<String> {
+        let rows = text.lines().take_while(|line| line.starts_with("  "));
+        let label = |line: &str| line.split("  ").find(|word| !word.is_empty()).map(str::to_owned);
+        rows.filter(|line| !line.starts_with("   ")).filter_map(label).collect()
+    };
+    let alone = two.run(&["plan", "p.toml"]).stdout;
+    store.behaves_as(&json!({ "manner": "slow", "seconds": 0.2 }));
+    let plan = store.run(&two, "read", &["plan", "p.toml"]).stdout;
+    assert!(plan.contains(&format!("0 would run, {stages} would be fetched")), "{plan}");
+    assert_eq!(labels(&plan), labels(&alone), "the order of the stages");
+    let most = store.most_at_once();
+    assert!(most >= 4, "at most {most} requests at the same time");
+    store.behaves_as(&json!({ "manner": "slow", "seconds": 0.2 }));
+    let pulled = store.run(&two, "read", &["remote", "pull", "p.toml"]).stderr;
+    assert!(pulled.contains(&format!("fetched {stages} artifacts")), "{pulled}");
+    let most = store.most_at_once();
+    assert!(most >= 4, "at most {most} requests at the same time");
+    assert_eq!(store.build(&two, "read").0.cached, stages);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Builds as the page sees them, from before the first one to a deleted cache.
 
-use raisin_tests::{Project, paths_below, processes};
+use raisin_tests::{Project, package, paths_below, processes};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{RunningBuild, Ui, project};
@@ -76,6 +76,36 @@ fn a_build_is_seen_from_its_first_stage_to_its_report() {
     processes::wait_for("everything is cached", || ui.stage("tuned")["state"] == "cached");
     assert_eq!(ui.state()["outcome"], "built");
     assert!(ui.stage("counted")["inputs"].as_array().unwrap().len() == 1, "the graph stays");
+}
+
+#[test]
+fn the_progress_and_the_curves_of_a_job_of_a_cluster_are_seen() {
+    let project = project();
+    let script = package().join("tests/jobs/runner.sh").display().to_string();
+    let text = std::fs::read_to_string(project.path("p.toml")).unwrap();
+    let executor = format!(
+        "[executor]\nrun = \"template\"\ninterval = \"1s\"\nstages = [\"waits\", \"tuned\"]\n\
+         submit = [\"{script}\", \"submit\", \"jobs\", \"{{script}}\", \"{{output}}\"]\n\
+         poll = [\"{script}\", \"poll\", \"jobs\", \"{{ids}}\"]\n\
+         cancel = [\"{script}\", \"cancel\", \"jobs\", \"{{ids}}\"]\n"
+    );
+    project.write("p.toml", &format!("{text}\n{executor}"));
+    let ui = Ui::start(&project, &["p.toml"]);
+    let mut build = RunningBuild::start(&project, &[]);
+    processes::wait_for("the progress of the job is seen", || ui.stage("waits")["progress"]["done"] == 3);
+    assert!(ui.part("stages").contains("scoring · 3/4 rows"), "{}", ui.part("stages"));
+    // A build that is killed leaves the job. The next one finds it and shows the same.
+    build.0.kill().unwrap();
+    build.0.wait().unwrap();
+    let mut build = RunningBuild::start(&project, &[]);
+    processes::wait_for("the progress of the job is seen again", || {
+        let stage = ui.stage("waits");
+        stage["state"] == "running" && stage["progress"]["done"] == 3
+    });
+    project.write("go", "");
+    build.ends();
+    processes::wait_for("the end is seen", || ui.state()["outcome"] == "built");
+    assert!(ui.part("curves").contains("<title>tuned: validation loss"), "{}", ui.part("curves"));
 }
 
 #[test]

@@ -46,5 +46,6 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         parameters: Vec::new(),
         expanded: false,
         most_rows: None,
+        remote: None,
     })
 }

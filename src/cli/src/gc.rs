@@ -59,7 +59,7 @@ pub fn age(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(number * seconds).map_err(|error| error.to_string())
 }
 
-fn size(text: &str) -> Result<u64, String> {
+pub fn size(text: &str) -> Result<u64, String> {
     resources::bytes(text).ok_or_else(|| "a size looks like 500MB or 20GB".to_owned())
 }
 

@@ -6,6 +6,7 @@
 mod accept;
 mod answer;
 mod build;
+mod cluster;
 mod completions;
 mod diff;
 mod digest;
@@ -99,6 +100,7 @@ enum Command {
     Gc(gc::Arguments),
     Remote(remote::Arguments),
     Track(track::Arguments),
+    Cluster(cluster::Arguments),
     Pin(pin::Arguments),
     Unpin(pin::Unpin),
     Du(du::Arguments),
@@ -152,6 +154,7 @@ fn run() -> Result<ExitCode> {
         Command::Gc(arguments) => gc::run(&arguments),
         Command::Remote(arguments) => remote::run(&arguments),
         Command::Track(arguments) => track::run(&arguments),
+        Command::Cluster(arguments) => cluster::run(&arguments),
         Command::Pin(arguments) => pin::pin(&arguments),
         Command::Unpin(arguments) => pin::unpin(&arguments),
         Command::Du(arguments) => du::run(&arguments),

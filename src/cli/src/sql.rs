@@ -43,6 +43,9 @@ pub struct Arguments {
     /// With --export: absolute paths, so that DuckDB can run in another folder.
     #[arg(long, requires = "export")]
     absolute: bool,
+    /// Run the queries on a cluster, such as df://10.0.0.1:50050. `raisin cluster` starts its processes.
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "export")]
+    remote: Option<String>,
     /// The pipeline whose stages the query reads [default: the pipeline that was built last].
     #[arg(long)]
     pipeline: Option<String>,
@@ -61,6 +64,7 @@ Examples:
   raisin sql \"select * from history.selection\" -o all.parquet
   raisin sql \"select * from 'rows.csv' where step > $first\" -p first=10
   raisin sql -f report.sql -x
+  raisin sql --remote df://10.0.0.1:50050 \"select count(*) from history.instructions\"
   raisin sql --export views.sql && duckdb -init views.sql
 
 docs/sql.md describes the tables, the prompt, and the differences from DuckDB.";
@@ -95,6 +99,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         cache: arguments.folders.cache.path(),
         out: arguments.folders.out.path(),
         pipeline: arguments.pipeline.clone(),
+        remote: arguments.remote.clone(),
         format: arguments.format,
         output: arguments.output.clone(),
         parameters: arguments.parameters.clone(),

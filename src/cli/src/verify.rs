@@ -5,10 +5,12 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::pipeline_arguments::CacheFolder;
+use super::shared_cache;
 use raisin_base::error::Result;
 use raisin_base::say;
 use raisin_engine::{self as engine, Options, RepairOutcome};
 use raisin_kinds::KINDS;
+use raisin_pipeline::CacheSettings;
 use raisin_store::{self as store, Damage, Store, Verified};
 
 /// Read every artifact and action record again, and set damaged ones aside, so that the next build makes them again.
@@ -22,6 +24,9 @@ pub struct Arguments {
     /// are.
     #[arg(long)]
     repair: bool,
+    /// With --repair: fetch what this shared cache has, instead of making it again [default: that of RAISIN_REMOTE].
+    #[arg(long, value_name = "ADDRESS", requires = "repair")]
+    remote: Option<String>,
     #[command(flatten)]
     cache: CacheFolder,
 }
@@ -68,7 +73,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         say!("{missing} artifacts and records are missing: they were set aside earlier, or removed by hand");
     }
     if arguments.repair {
-        return repair(&verified, &arguments.cache);
+        return repair(&verified, arguments);
     }
     if damages > 0 {
         say!("hint: damaged files are now in damaged/ in the cache");
@@ -80,18 +85,20 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 /// Makes what is damaged or missing again. Prints one line for each artifact and action record that is not there again.
-fn repair(verified: &Verified, cache: &CacheFolder) -> Result<ExitCode> {
+fn repair(verified: &Verified, arguments: &Arguments) -> Result<ExitCode> {
     let lost: Vec<Damage> = verified.damages.iter().chain(&verified.missing).cloned().collect();
     if lost.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
-    let options = Options { cache: cache.path(), ..Options::default() };
+    let remote = shared_cache::settings(arguments.remote.as_deref(), &CacheSettings::default())?;
+    let options = Options { cache: arguments.cache.path(), remote, ..Options::default() };
     let repair = engine::repair(&lost, KINDS, &options)?;
-    let mut again = 0;
+    let (mut again, mut fetched) = (0, 0);
     for (damage, outcome) in lost.iter().zip(&repair.outcomes) {
         let (what, digest) = (damage.what, damage.digest.short());
         match outcome {
             RepairOutcome::MadeAgain => again += 1,
+            RepairOutcome::Fetched => fetched += 1,
             RepairOutcome::MadeAnother(other) => say!(
                 "not made again: {what} {digest}: its action now gives another artifact, {}; `raisin build` makes what \
                  depends on it again",
@@ -100,7 +107,9 @@ fn repair(verified: &Verified, cache: &CacheFolder) -> Result<ExitCode> {
             RepairOutcome::NotMade(reason) => say!("not made again: {what} {digest}: {reason}"),
         }
     }
-    say!("{again} of {} made again", lost.len());
+    let from = if fetched > 0 { format!(", {fetched} fetched from the shared cache") } else { String::new() };
+    say!("{again} of {} made again{from}", lost.len());
+    again += fetched;
     if repair.interrupted {
         say!("interrupted: what is made again is kept; `raisin verify --repair` goes on from here");
         return Ok(ExitCode::from(130));

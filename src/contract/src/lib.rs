@@ -4,6 +4,7 @@
 //! | module | concern |
 //! |---|---|
 //! | [`action`] | the action of a stage; the action key is its digest |
+//! | [`cluster`] | what `raisin cluster` passes to `raisin-cluster` |
 //! | [`declaration`] | the declaration of a kind: parameters, needs, checks |
 //! | [`diff`] | what `raisin diff` asks about pairs of artifacts |
 //! | [`context`] | the context of a running stage: inputs, folders, seed, events |
@@ -21,6 +22,7 @@
 //! | [`ui`] | the question of `raisin ui`, and graphs of stages |
 
 pub mod action;
+pub mod cluster;
 pub mod context;
 pub mod declaration;
 pub mod diff;

@@ -22,6 +22,8 @@ pub struct QueryOptions {
     pub out: PathBuf,
     /// The pipeline whose stages the query reads. Default: the pipeline whose results changed last.
     pub pipeline: Option<String>,
+    /// The address of the cluster that executes the queries; `None` for this process.
+    pub remote: Option<String>,
     /// Default: by the ending of `output`, else [`OutputFormat::Table`].
     pub format: Option<OutputFormat>,
     /// The file for the result. Default: standard output.

@@ -80,7 +80,7 @@ fn each_instruction_is_written_once_in_the_order_of_its_first_choice_with_its_we
     );
     let sharegpt = lines(&out, "sharegpt.jsonl")?;
     let turns = json!([{"from": "human", "value": "q1"}, {"from": "gpt", "value": "a1"}]);
-    assert_eq!(sharegpt[2], json!({"conversations": turns, "system": "be brief", "tools": "", "id": 1, "weight": 1}));
+    assert_eq!(sharegpt[2], json!({"conversations": turns, "system": "be brief", "tools": null, "id": 1, "weight": 1}));
     let messages = lines(&out, "messages.jsonl")?;
     let turns = json!([{"role": "user", "content": "q0"}, {"role": "assistant", "content": "a0"}]);
     assert_eq!(messages[1], json!({"messages": turns, "id": 0, "weight": 1}));

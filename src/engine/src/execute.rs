@@ -124,7 +124,7 @@ pub fn execute<'c>(
         (None, _) => Runner::Worker { fresh: mode.fresh_worker, worker: place.worker },
     };
     if mode.anew && staging.exists() {
-        runner.clear(store, staging)?;
+        runner.clear(store, staging, &reports)?;
     }
     inputs.iter_mut().try_for_each(|input| input.file.bring(store, &reports))?;
     let held = HeldInputs::open(&inputs)?;
@@ -135,7 +135,7 @@ pub fn execute<'c>(
         && let Some(why) = inputs_changed(staging, fingerprints)?
     {
         let was_there = runner.has_checkpoints(staging);
-        runner.clear(store, staging)?;
+        runner.clear(store, staging, &reports)?;
         if was_there {
             reports.note(format!("{why}; the stage begins again from the start"));
         }
@@ -262,7 +262,7 @@ fn run_again(
         None => Runner::Worker { fresh: true, worker: &mut none },
     };
     if folder.exists() {
-        runner.clear(store, &folder)?;
+        runner.clear(store, &folder, reports)?;
     }
     let files = held.link_into(&folder, runner.link_to())?;
     let assignment = Assignment { folder, files, tokens: None, ..assignment };

@@ -105,6 +105,22 @@ impl<'a> Graph<'a> {
         in_common(&names).unwrap_or_else(|| names.join(";"))
     }
 
+    /// The nodes in steps: the inputs of a node are in earlier steps. Within a step, the nodes are in their order.
+    pub fn steps(&self) -> Vec<Vec<NodeId>> {
+        let mut depths: Vec<usize> = Vec::with_capacity(self.nodes.len());
+        let mut steps: Vec<Vec<NodeId>> = Vec::new();
+        for (id, node) in self.nodes.iter().enumerate() {
+            let inputs = node.needs.iter().flat_map(|need| &need.nodes);
+            let depth = inputs.map(|input| depths[*input] + 1).max().unwrap_or(0);
+            depths.push(depth);
+            if steps.len() == depth {
+                steps.push(Vec::new());
+            }
+            steps[depth].push(id);
+        }
+        steps
+    }
+
     /// All stages, under the names of their events in the journal.
     pub fn outline(&self) -> Vec<GraphStage> {
         let stage = |(id, node): (NodeId, &StageNode<'_>)| {

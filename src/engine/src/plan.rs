@@ -118,52 +118,74 @@ pub fn plan(pipeline: &Pipeline, options: &Options) -> Result<Plan> {
     Ok(plan_with(&mut resolver, &mut remote)?.0)
 }
 
-/// Returns the plan, and the action of each stage of the plan.
+/// Returns the plan, and the action of each stage of the plan. The shared cache is asked for all stages of a step at once.
 pub(super) fn plan_with<'a>(
     resolver: &mut Resolver<'a>,
     remote: &mut RemoteAsker<'_>,
 ) -> Result<(Plan, Vec<Action<'a>>)> {
-    let pipeline = resolver.graph.pipeline;
     let mut history = ActionHistory::default();
-    let mut stages = Vec::with_capacity(resolver.graph.nodes.len());
-    let mut actions = Vec::with_capacity(stages.capacity());
-    for id in 0..resolver.graph.nodes.len() {
-        let action = resolver.action(id)?;
-        let key = action.key();
-        let found = key.map_or(Ok(StageLookup::Miss(None)), |key| resolver.find(id, key))?;
-        let there = match (&found, key) {
-            (StageLookup::Miss(_), Some(key)) => remote.look(id, key, &action),
-            _ => None,
-        };
-        let node = &resolver.graph.nodes[id];
-        let status = match (found, key) {
-            (StageLookup::Hit(artifact), Some(key)) => {
-                let record = resolver
-                    .store
-                    .record(key)?
-                    .with_context(|| format!("the action record {key} was removed a moment ago"))?;
-                let ActionRecord { finished, seconds, run, accepted, .. } = record;
-                Status::Cached { key, artifact, finished, seconds, run, accepted }
+    let mut planned: Vec<Option<(PlannedStage, Action<'a>)>> = Vec::new();
+    planned.resize_with(resolver.graph.nodes.len(), || None);
+    for step in resolver.graph.steps() {
+        let (mut looked, mut asked) = (Vec::with_capacity(step.len()), Vec::new());
+        for id in step {
+            let action = resolver.action(id)?;
+            let key = action.key();
+            let found = key.map_or(Ok(StageLookup::Miss(None)), |key| resolver.find(id, key))?;
+            if let (StageLookup::Miss(_), Some(key)) = (&found, key)
+                && remote.is_usable()
+            {
+                asked.push((id, key, action.to_json()));
             }
-            (StageLookup::Miss(_), Some(key)) if there.is_some() => {
-                let (artifact, bytes) = there.context("the shared cache has the artifact")?;
-                resolver.artifacts[id] = Some(artifact);
-                Status::WouldFetch { key, artifact, bytes }
-            }
-            (StageLookup::Miss(Some(lost)), key) => Status::WouldRun { key, why: vec![lost] },
-            (_, key) => Status::WouldRun { key, why: history.explain(resolver, id, &action)? },
-        };
-        stages.push(PlannedStage {
-            stage: node.stage.name.clone(),
-            kind: node.stage.declaration.name.to_owned(),
-            variants: node.variants.iter().map(|index| pipeline.variants[*index].name.clone()).collect(),
-            label: resolver.graph.label(id),
-            inputs: inputs(resolver, id),
-            status,
-        });
-        actions.push(action);
+            looked.push((id, action, key, found));
+        }
+        let there = remote.look(asked);
+        for (id, action, key, found) in looked {
+            let status = status(resolver, &mut history, (id, &action, key), found, there.get(&id).copied())?;
+            planned[id] = Some((planned_stage(resolver, id, status), action));
+        }
     }
-    Ok((Plan { pipeline: pipeline.name.clone(), stages }, actions))
+    let (stages, actions) = planned.into_iter().flatten().unzip();
+    Ok((Plan { pipeline: resolver.graph.pipeline.name.clone(), stages }, actions))
+}
+
+/// The status of a node. `there` is its artifact in the shared cache, with the size of what a build would fetch.
+fn status(
+    resolver: &mut Resolver<'_>,
+    history: &mut ActionHistory,
+    (id, action, key): (NodeId, &Action<'_>, Option<Digest>),
+    found: StageLookup,
+    there: Option<(Digest, u64)>,
+) -> Result<Status> {
+    Ok(match (found, key, there) {
+        (StageLookup::Hit(artifact), Some(key), _) => {
+            let record = resolver
+                .store
+                .record(key)?
+                .with_context(|| format!("the action record {key} was removed a moment ago"))?;
+            let ActionRecord { finished, seconds, run, accepted, .. } = record;
+            Status::Cached { key, artifact, finished, seconds, run, accepted }
+        }
+        (StageLookup::Miss(_), Some(key), Some((artifact, bytes))) => {
+            resolver.artifacts[id] = Some(artifact);
+            Status::WouldFetch { key, artifact, bytes }
+        }
+        (StageLookup::Miss(Some(lost)), key, _) => Status::WouldRun { key, why: vec![lost] },
+        (_, key, _) => Status::WouldRun { key, why: history.explain(resolver, id, action)? },
+    })
+}
+
+fn planned_stage(resolver: &Resolver<'_>, id: NodeId, status: Status) -> PlannedStage {
+    let node = &resolver.graph.nodes[id];
+    let variants = &resolver.graph.pipeline.variants;
+    PlannedStage {
+        stage: node.stage.name.clone(),
+        kind: node.stage.declaration.name.to_owned(),
+        variants: node.variants.iter().map(|index| variants[*index].name.clone()).collect(),
+        label: resolver.graph.label(id),
+        inputs: inputs(resolver, id),
+        status,
+    }
 }
 
 fn inputs(resolver: &Resolver<'_>, id: NodeId) -> Vec<String> {

@@ -1,6 +1,8 @@
-//! Asks the shared cache about one stage after another, outside a build: for a plan, which stages would be fetched; for
-//! `raisin remote pull`, fetches them. A build asks for all stages at once (build/sharing.rs).
+//! Asks the shared cache about stages, outside a build: for a plan, which stages would be fetched; for
+//! `raisin remote pull` and for a repair, fetches them. All stages whose inputs are known are asked for at once. A build
+//! asks for stages while others run (build/sharing.rs).
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use super::Options;
@@ -11,14 +13,16 @@ use super::resolve::{Resolver, StageLookup};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Problem, Result, render};
 use raisin_base::say::say;
-use raisin_contract::Action;
 use raisin_contract::remote::{RemoteReply, RemoteRequest};
 use raisin_pipeline::Pipeline;
 use raisin_store::Store;
 use serde_json::Value;
 
-/// A connection to the shared cache, with one request at a time. It is made for the first request. After a failure it
-/// answers like an empty cache, and the failure is said once.
+/// A stage, its key and its action as JSON.
+pub type AskedStage = (NodeId, Digest, Value);
+
+/// A connection to the shared cache. It is made for the first request. After a failure it answers like an empty cache, and
+/// the failure is said once.
 pub struct RemoteAsker<'c> {
     options: &'c Options,
     store: Store,
@@ -32,62 +36,84 @@ impl<'c> RemoteAsker<'c> {
         Self { options, store: store.clone(), children, process: None, is_down: options.remote.is_none() }
     }
 
-    /// The artifact of an action in the shared cache, and the size of the files that a build would fetch.
-    pub fn look(&mut self, node: NodeId, key: Digest, action: &Action<'_>) -> Option<(Digest, u64)> {
-        if self.is_down {
-            return None;
-        }
-        match self.ask(&RemoteRequest::Look { node, key, action: action.to_json() }) {
-            Some(RemoteReply::Found { artifact, bytes, .. }) => Some((artifact, bytes)),
-            _ => None,
-        }
+    pub fn is_usable(&self) -> bool {
+        !self.is_down
     }
 
-    /// Fetches the artifact of an action. Returns the bytes that came over the network.
-    fn fetch(&mut self, node: NodeId, key: Digest, action: Value) -> Option<u64> {
-        match self.ask(&RemoteRequest::Want { node, key, action }) {
-            Some(RemoteReply::Fetched { received, .. }) => Some(received),
-            Some(RemoteReply::Absent { reason: Some(reason), .. }) => {
-                say(&format!("not fetched: {}: {reason}", key.short()));
-                None
+    /// The artifacts of actions in the shared cache, and the sizes of the files that a build would fetch.
+    pub fn look(&mut self, asked: Vec<AskedStage>) -> BTreeMap<NodeId, (Digest, u64)> {
+        let request = |(node, key, action)| RemoteRequest::Look { node, key, action };
+        let answers = self.ask(asked.into_iter().map(request).collect()).into_iter();
+        let found = |(node, answer)| match answer {
+            RemoteReply::Found { artifact, bytes, .. } => Some((node, (artifact, bytes))),
+            _ => None,
+        };
+        answers.filter_map(found).collect()
+    }
+
+    /// Fetches the artifacts of actions. Returns the bytes that came over the network for each. Says why a record of the
+    /// shared cache is not used.
+    pub fn fetch(&mut self, asked: Vec<AskedStage>) -> BTreeMap<NodeId, u64> {
+        let keys: BTreeMap<NodeId, Digest> = asked.iter().map(|(node, key, _)| (*node, *key)).collect();
+        let request = |(node, key, action)| RemoteRequest::Want { node, key, action };
+        let mut fetched = BTreeMap::new();
+        for (node, answer) in self.ask(asked.into_iter().map(request).collect()) {
+            match answer {
+                RemoteReply::Fetched { received, .. } => drop(fetched.insert(node, received)),
+                RemoteReply::Absent { reason: Some(reason), .. } => {
+                    let key = keys.get(&node).map(|key| key.short()).unwrap_or_default();
+                    say(&format!("not fetched: {key}: {reason}"));
+                }
+                _ => {}
             }
-            _ => None,
         }
+        fetched
     }
 
-    /// Sends a request about a node, and waits for its answer.
-    fn ask(&mut self, request: &RemoteRequest) -> Option<RemoteReply> {
-        if self.is_down {
-            return None;
+    /// Sends requests about nodes, and waits for all answers. They are in the order of the nodes.
+    fn ask(&mut self, requests: Vec<RemoteRequest>) -> BTreeMap<NodeId, RemoteReply> {
+        let mut answers = BTreeMap::new();
+        if self.is_down || requests.is_empty() {
+            return answers;
         }
-        self.try_to_ask(request).unwrap_or_else(|error| {
+        if let Err(error) = self.try_to_ask(&requests, &mut answers) {
             let text = render(&error);
             self.goes_down(text.strip_prefix("error: ").unwrap_or(&text));
-            None
-        })
+        }
+        answers
     }
 
-    fn try_to_ask(&mut self, request: &RemoteRequest) -> Result<Option<RemoteReply>> {
+    fn try_to_ask(&mut self, requests: &[RemoteRequest], answers: &mut BTreeMap<NodeId, RemoteReply>) -> Result<()> {
         if self.process.is_none() {
             let settings = self.options.remote.as_ref().context("there is no shared cache")?;
             let folder = self.options.executables.as_deref();
             self.process = Some(RemoteProcess::start(self.children, &self.store, folder, settings)?);
         }
         let process = self.process.as_mut().context("the process was just started")?;
-        process.send(request)?;
-        loop {
+        let mut open = BTreeSet::new();
+        for request in requests {
+            if let RemoteRequest::Look { node, .. } | RemoteRequest::Want { node, .. } = request {
+                open.insert(*node);
+            }
+            process.send(request)?;
+        }
+        while !open.is_empty() {
             match process.replies().recv()? {
                 RemoteReply::Warning { text } | RemoteReply::Note { text } => say(&text),
                 RemoteReply::Down { cause } => {
                     self.goes_down(&cause);
-                    return Ok(None);
+                    return Ok(());
                 }
-                answer @ (RemoteReply::Found { .. } | RemoteReply::Fetched { .. } | RemoteReply::Absent { .. }) => {
-                    return Ok(Some(answer));
+                answer @ (RemoteReply::Found { node, .. }
+                | RemoteReply::Fetched { node, .. }
+                | RemoteReply::Absent { node, .. }) => {
+                    open.remove(&node);
+                    answers.insert(node, answer);
                 }
                 RemoteReply::Progress { .. } | RemoteReply::Uploading { .. } | RemoteReply::Finished(_) => {}
             }
         }
+        Ok(())
     }
 
     fn goes_down(&mut self, cause: &str) {
@@ -122,29 +148,44 @@ pub fn pull(pipeline: &Pipeline, options: &Options) -> Result<Pulled> {
     let mut asker = RemoteAsker::new(options, &store, &children);
     let mut resolver = Resolver::of(pipeline, options, store)?;
     let mut pulled = Pulled::default();
-    for id in 0..resolver.graph.nodes.len() {
-        let action = resolver.action(id)?;
-        let is_there = match action.key() {
-            None => false,
-            Some(key) => match resolver.find(id, key)? {
-                StageLookup::Hit(_) => {
-                    pulled.cached += 1;
-                    true
-                }
-                StageLookup::Miss(_) => match asker.fetch(id, key, action.to_json()) {
-                    Some(received) => {
-                        pulled.fetched += 1;
-                        pulled.received += received;
-                        matches!(resolver.find(id, key)?, StageLookup::Hit(_))
+    let mut absent: BTreeSet<NodeId> = BTreeSet::new();
+    for step in resolver.graph.steps() {
+        let (mut keys, mut asked, mut known) = (BTreeMap::new(), Vec::new(), BTreeSet::new());
+        for id in step {
+            let action = resolver.action(id)?;
+            let Some(key) = action.key() else {
+                absent.insert(id);
+                continue;
+            };
+            match resolver.find(id, key)? {
+                StageLookup::Hit(_) => pulled.cached += 1,
+                StageLookup::Miss(_) => {
+                    keys.insert(id, key);
+                    // Stages with the same action have the same artifact.
+                    if known.insert(key) {
+                        asked.push((id, key, action.to_json()));
                     }
-                    None => false,
-                },
-            },
-        };
-        if !is_there {
-            pulled.absent.push(resolver.graph.label(id));
+                }
+            }
+        }
+        let fetched = asker.fetch(asked);
+        for (id, key) in keys {
+            // The look-up checks what raisin-remote has put into place.
+            let is_there = matches!(resolver.find(id, key)?, StageLookup::Hit(_));
+            match fetched.get(&id) {
+                Some(received) => {
+                    pulled.fetched += 1;
+                    pulled.received += received;
+                }
+                None if is_there => pulled.cached += 1,
+                None => {}
+            }
+            if !is_there {
+                absent.insert(id);
+            }
         }
     }
+    pulled.absent = absent.into_iter().map(|id| resolver.graph.label(id)).collect();
     if asker.is_down {
         return Err(Problem::new("the shared cache cannot be used").hint("`raisin remote check` says why").into());
     }

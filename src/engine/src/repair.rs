@@ -16,6 +16,7 @@ use super::child::Children;
 use super::execute::{JobMessage, JobNews, MadeAction, plain};
 use super::interrupt::{GRACE, Interrupt, end_in_time};
 use super::progress::{Display, duration, in_seconds, size};
+use super::pull::RemoteAsker;
 use super::silence;
 use super::worker_pool::WorkerPool;
 use raisin_base::digest::Digest;
@@ -37,6 +38,8 @@ pub struct Repair {
 pub enum RepairOutcome {
     /// The store has the artifact or the action record again.
     MadeAgain,
+    /// The store has it again, from the shared cache.
+    Fetched,
     /// The action gave another artifact than before. The action record now names this artifact. The lost artifact is
     /// not there: links to it lead nowhere, and stages that were made from it run again.
     MadeAnother(Digest),
@@ -44,8 +47,9 @@ pub enum RepairOutcome {
     NotMade(String),
 }
 
-/// Makes damaged or missing artifacts and action records again, inputs before the artifacts that are made from them. Of
-/// `options`, the folder of the cache, the device, the threads, the executables and `quiet` count. After a signal, the
+/// Makes damaged or missing artifacts and action records again, inputs before the artifacts that are made from them. What
+/// the shared cache has is fetched instead, if it is the same artifact. Of `options`, the folder of the cache, the shared
+/// cache, the device, the threads, the executables and `quiet` count. After a signal, the
 /// running stage ends as in a build, and the same repair goes on from there later.
 ///
 /// # Errors
@@ -69,6 +73,7 @@ pub fn repair(damages: &[Damage], kinds: &'static [Declaration], options: &Optio
         let mut repairer = Repairer {
             store: &store,
             makings,
+            remote: RemoteAsker::new(options, &store, children),
             pool,
             children,
             interrupt,
@@ -90,6 +95,7 @@ pub fn repair(damages: &[Damage], kinds: &'static [Declaration], options: &Optio
 struct Repairer<'s, 'scope, 'env> {
     store: &'s Store,
     makings: Makings<'s>,
+    remote: RemoteAsker<'s>,
     pool: WorkerPool<'scope, 'env>,
     children: &'scope Children,
     interrupt: &'scope Interrupt,
@@ -147,12 +153,7 @@ impl Repairer<'_, '_, '_> {
 
     fn attempt(&mut self, damage: &Damage) -> Result<RepairAttempt> {
         let is_record = damage.what == "record";
-        let is_back = if is_record {
-            self.store.record(damage.digest).is_ok_and(|record| record.is_some())
-        } else {
-            self.store.inspect(damage.digest).is_ok_and(|artifact| artifact.is_some())
-        };
-        if is_back {
+        if self.is_back(damage) {
             return Ok(RepairAttempt::Ended(RepairOutcome::MadeAgain));
         }
         let ways =
@@ -169,6 +170,9 @@ impl Repairer<'_, '_, '_> {
                     continue;
                 }
                 Way::Record(record) if self.tried.contains(&record.key) => continue,
+                Way::Record(record) if self.fetches(damage, &record)? => {
+                    return Ok(RepairAttempt::Ended(RepairOutcome::Fetched));
+                }
                 Way::Record(record) => match self.makings.prepare(&record) {
                     Ok(PreparedJob::Job(job)) => *job,
                     Ok(PreparedJob::Waits(reason)) => {
@@ -201,6 +205,33 @@ impl Repairer<'_, '_, '_> {
             None if reasons.is_empty() => RepairAttempt::Waits("the action that made it has failed".to_owned()),
             None => RepairAttempt::Ended(RepairOutcome::NotMade(reasons.join("; "))),
         })
+    }
+
+    /// Whether the shared cache had what is lost, and the store has it again. Another artifact of the same action is not
+    /// fetched: the action itself may give the lost one.
+    fn fetches(&mut self, damage: &Damage, record: &ActionRecord) -> Result<bool> {
+        if !self.remote.is_usable() {
+            return Ok(false);
+        }
+        let (node, key) = (self.tried.len(), record.key);
+        let is_record = damage.what == "record";
+        let before = if is_record { self.makings.artifact_of(key) } else { Some(damage.digest) };
+        let there = self.remote.look(vec![(node, key, record.action.clone())]).remove(&node);
+        match (there, before) {
+            (Some((artifact, _)), Some(before)) if artifact != before => return Ok(false),
+            (Some(_), _) => {}
+            (None, _) => return Ok(false),
+        }
+        let received = self.remote.fetch(vec![(node, key, record.action.clone())]).remove(&node);
+        Ok(received.is_some() && self.is_back(damage))
+    }
+
+    fn is_back(&self, damage: &Damage) -> bool {
+        if damage.what == "record" {
+            self.store.record(damage.digest).is_ok_and(|record| record.is_some())
+        } else {
+            self.store.inspect(damage.digest).is_ok_and(|artifact| artifact.is_some())
+        }
     }
 
     /// Runs one job, and writes it into the journal as a run of its own. The inner result is that of the stage.

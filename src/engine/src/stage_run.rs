@@ -1,6 +1,7 @@
 //! Runs the process of one stage: in a worker on this machine, or as a job of a cluster. execute.rs does what comes before
 //! and after.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
 use super::child::{self, Children};
@@ -61,11 +62,11 @@ impl<'c> Runner<'_, 'c> {
     }
 
     /// Removes all traces of earlier attempts, and cancels the job that may still run.
-    pub fn clear(&self, store: &Store, staging: &Path) -> Result<()> {
+    pub fn clear(&self, store: &Store, staging: &Path, reports: &JobReports<'_>) -> Result<()> {
         match self {
             Self::Worker { .. } => remove_tree(staging),
-            Self::Cluster { queue, .. } => {
-                queue.cancel_in(staging)?;
+            Self::Cluster { queue, spec } => {
+                queue.cancel_earlier(spec)?.into_iter().for_each(|text| reports.note(text));
                 remove_job(store, staging)
             }
         }
@@ -122,7 +123,8 @@ fn run_on_cluster(queue: &JobQueue, spec: JobSpec, call: &StageCall<'_>, reports
     let folder = spec.folder.clone();
     let job = JobFile { process: call.process, executables: call.executables.map(Path::to_owned) };
     jobs::write(&folder.join(jobs::JOB), &job)?;
-    let run = queue.run(spec, reports)?;
+    let heard = JobAndPage { reports, live: RefCell::new(LiveProgress::begin(&folder)) };
+    let run = queue.run(spec, &heard)?;
     // A job that could write nothing has no log.
     if let Err(error) = std::fs::copy(run.attempt.join(jobs::LOG), call.log) {
         reports.note(format!("cannot copy the log of the job: {error}"));
@@ -137,19 +139,26 @@ fn run_on_cluster(queue: &JobQueue, spec: JobSpec, call: &StageCall<'_>, reports
     Ok(StageRun { out: run.attempt.join("out"), events: jobs::events(&run.attempt), times: Some(run.times) })
 }
 
-impl JobListener for JobReports<'_> {
+/// Passes what a job tells to the build, and keeps it for processes that look at the build.
+struct JobAndPage<'r, 't> {
+    reports: &'r JobReports<'t>,
+    live: RefCell<LiveProgress>,
+}
+
+impl JobListener for JobAndPage<'_, '_> {
     fn says(&self, words: String) {
-        self.send(JobNews::Waiting(words));
+        self.reports.send(JobNews::Waiting(words));
     }
 
     fn note(&self, text: String) {
-        self.note(text);
+        self.reports.note(text);
     }
 
     fn event(&self, event: Event) {
+        self.live.borrow_mut().take(&event);
         // Notes and costs come from the file of the attempt that succeeded.
         if let Event::Progress(_) | Event::Note { .. } = event {
-            self.send(JobNews::Event(event));
+            self.reports.send(JobNews::Event(event));
         }
     }
 }

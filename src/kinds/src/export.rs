@@ -52,7 +52,7 @@ fn default_forms() -> Vec<ExportForm> {
 
 impl Kind for ExportKind {
     const NAME: &'static str = "export";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const ABOUT: &'static str = "Writes the selected instructions, in their order, for other training programs.";
     const PROCESS: Process = Process::Data;
     const SEEDED: bool = false;

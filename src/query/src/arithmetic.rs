@@ -8,6 +8,8 @@
 mod calculate;
 mod sum;
 
+pub use sum::CheckedSum;
+
 use std::fmt::{self, Display};
 use std::sync::Arc;
 
@@ -37,11 +39,30 @@ pub const NEGATIVE: &str = "negative";
 /// Makes the arithmetic of a session exact.
 pub fn install(context: &mut SessionContext) -> Result<()> {
     context.register_expr_planner(Arc::new(CheckedPlanner))?;
-    let signature = Signature::user_defined(Volatility::Immutable);
-    SessionContext::register_udf(context, ScalarUDF::from(Negative { signature }));
-    SessionContext::register_udaf(context, AggregateUDF::from(sum::CheckedSum::default()));
+    SessionContext::register_udf(context, negative());
+    SessionContext::register_udaf(context, AggregateUDF::from(CheckedSum::default()));
     context.add_analyzer_rule(Arc::new(NothingUnchecked));
     Ok(())
+}
+
+fn negative() -> ScalarUDF {
+    ScalarUDF::from(Negative { signature: Signature::user_defined(Volatility::Immutable) })
+}
+
+/// The functions of single rows that the planner writes into plans, each with its sign as its text.
+pub fn functions() -> Vec<ScalarUDF> {
+    let operations = Operation::ALL.into_iter().map(|operation| function(operation, operation.to_string()));
+    operations.chain([negative()]).collect()
+}
+
+/// The operation of this name, as the user wrote it; `None` if there is none.
+pub fn function_as_written(name: &str, text: &str) -> Option<ScalarUDF> {
+    let operation = Operation::ALL.into_iter().find(|operation| operation.name() == name)?;
+    Some(function(operation, text.to_owned()))
+}
+
+fn function(operation: Operation, text: String) -> ScalarUDF {
+    ScalarUDF::from(Checked { operation, text, signature: Signature::user_defined(Volatility::Immutable) })
 }
 
 /// The error of a result that does not fit.
@@ -60,6 +81,19 @@ enum Operation {
 }
 
 impl Operation {
+    const ALL: [Self; 5] = [Self::Add, Self::Subtract, Self::Multiply, Self::ShiftLeft, Self::ShiftRight];
+
+    /// The name of its function.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Add => "add",
+            Self::Subtract => "subtract",
+            Self::Multiply => "multiply",
+            Self::ShiftLeft => "shift_left",
+            Self::ShiftRight => "shift_right",
+        }
+    }
+
     fn of(operator: Operator) -> Option<Self> {
         match operator {
             Operator::Plus => Some(Self::Add),
@@ -119,8 +153,7 @@ impl ExprPlanner for CheckedPlanner {
 
 fn checked(operation: Operation, left: Expr, right: Expr) -> Result<Expr> {
     let text = format!("{} {operation} {}", left.human_display(), right.human_display());
-    let signature = Signature::user_defined(Volatility::Immutable);
-    Ok(ScalarUDF::from(Checked { operation, text, signature }).call(vec![left, right]))
+    Ok(function(operation, text).call(vec![left, right]))
 }
 
 /// Replaces operators that the planner could not type, or that DataFusion wrote itself. Their types are settled, and
@@ -162,22 +195,22 @@ fn checked_where_unchecked(expr: Expr, schema: &DFSchema) -> Result<Transformed<
 
 /// An operator between two integers.
 #[derive(Debug, PartialEq, Eq, Hash)]
-struct Checked {
+pub struct Checked {
     operation: Operation,
     /// The operation as the user wrote it, for the error.
     text: String,
     signature: Signature,
 }
 
+impl Checked {
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+}
+
 impl ScalarUDFImpl for Checked {
     fn name(&self) -> &'static str {
-        match self.operation {
-            Operation::Add => "add",
-            Operation::Subtract => "subtract",
-            Operation::Multiply => "multiply",
-            Operation::ShiftLeft => "shift_left",
-            Operation::ShiftRight => "shift_right",
-        }
+        self.operation.name()
     }
 
     /// As DataFusion names the operator, so that headings stay as they are written.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::catalog::Catalogs;
+use super::elsewhere::Elsewhere;
 use super::rows::QueryMemory;
 use super::script::{StatementText, pieces};
 use super::session::{Session, StatementAnswer, block_on};
@@ -22,20 +23,22 @@ use raisin_store::Store;
 pub const MOST_ROWS: usize = 1000;
 
 /// Answers on standard output or into a file.
-pub fn run(options: &QueryOptions) -> Result<()> {
+///
+/// With `elsewhere`, other processes execute the queries.
+pub fn run(options: &QueryOptions, elsewhere: Option<Arc<dyn Elsewhere>>) -> Result<()> {
     if let QuerySource::Export { file, is_absolute } = &options.source {
         return export::run(options, file, *is_absolute);
     }
     if is_for_the_prompt(options) {
-        return prompt::run(options);
+        return prompt::run(options, elsewhere);
     }
     let to_terminal = options.output.is_none() && std::io::stdout().is_terminal();
     let form = form(options, to_terminal)?;
     let text = text(&options.source)?;
     let mut note = say;
     match &options.output {
-        None => answer(options, &text, form, &mut std::io::stdout(), &mut note),
-        Some(path) => replace(path, |file| answer(options, &text, form, file, &mut note)),
+        None => answer(options, elsewhere, &text, form, &mut std::io::stdout(), &mut note),
+        Some(path) => replace(path, |file| answer(options, elsewhere, &text, form, file, &mut note)),
     }
 }
 
@@ -111,7 +114,11 @@ pub fn format_of(file: &Path, asked: Option<OutputFormat>) -> Result<OutputForma
 
 /// A session over the catalogs of the folders. The folder for rows that do not fit the memory is removed with the
 /// second value.
-pub fn session(options: &QueryOptions, stop: Arc<AtomicBool>) -> Result<(Session, Option<tempfile::TempDir>)> {
+pub fn session(
+    options: &QueryOptions,
+    elsewhere: Option<Arc<dyn Elsewhere>>,
+    stop: Arc<AtomicBool>,
+) -> Result<(Session, Option<tempfile::TempDir>)> {
     let catalogs = Catalogs::open(&options.cache, &options.out, options.pipeline.as_deref())?;
     // gc removes what a killed query leaves there. In a cache that cannot be written, a large query fails.
     let spill = match Store::existing(&options.cache)? {
@@ -120,13 +127,14 @@ pub fn session(options: &QueryOptions, stop: Arc<AtomicBool>) -> Result<(Session
     };
     let folder = spill.as_ref().map(|folder| folder.path().to_owned());
     let memory = QueryMemory { limit: default_limit(), folder, stage: None };
-    let session = Session::over(catalogs, memory)?.with_values(&options.parameters).stopped_by(stop);
+    let session = Session::executed_by(catalogs, memory, elsewhere)?.with_values(&options.parameters).stopped_by(stop);
     Ok((session, spill))
 }
 
 /// Writes the answers of all statements to `to`. `note` is called with each line that is meant for a person.
 pub fn answer(
     options: &QueryOptions,
+    elsewhere: Option<Arc<dyn Elsewhere>>,
     text: &str,
     form: Form,
     to: &mut (dyn Write + Send),
@@ -136,7 +144,7 @@ pub fn answer(
         none if none.is_empty() => return Err(Problem::usage("the query is empty").into()),
         pieces => pieces,
     };
-    let (session, _spill) = session(options, Arc::default())?;
+    let (session, _spill) = session(options, elsewhere, Arc::default())?;
     let mut results = 0;
     for piece in &pieces {
         let result = statement(&session, piece, &form, &mut results, to, note).and_then(|()| Ok(to.flush()?));

@@ -21,6 +21,7 @@ mod arithmetic;
 mod ask;
 mod catalog;
 mod dictionary;
+pub mod elsewhere;
 mod export;
 mod files;
 pub mod filter;

@@ -29,7 +29,7 @@ fn serve() -> ExitCode {
         |arguments| {
             match arguments {
             [command, options] if command == "answer" => {
-                raisin_query::run(&serde_json::from_slice(options.as_encoded_bytes())?)
+                raisin_query::run(&serde_json::from_slice(options.as_encoded_bytes())?, None)
             }
             [command, options] if command == "ui" => {
                 raisin_query::ui::run(serde_json::from_slice(options.as_encoded_bytes())?)

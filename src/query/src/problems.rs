@@ -49,16 +49,18 @@ fn in_plain_types(message: &str) -> String {
 /// that does not exist. A file that cannot be read and a lack of memory have another cause.
 fn is_of_the_query(error: &DataFusionError) -> bool {
     match error {
-        DataFusionError::ArrowError(error, _) => !matches!(
-            **error,
-            ArrowError::IoError(..)
-                | ArrowError::ExternalError(_)
-                | ArrowError::ParquetError(_)
-                | ArrowError::IpcError(_)
-        ),
+        DataFusionError::ArrowError(error, _) => arrow_is_of_the_query(error),
         DataFusionError::NotImplemented(_) | DataFusionError::Configuration(_) | DataFusionError::Execution(_) => true,
         _ => false,
     }
+}
+
+/// As [`is_of_the_query`], for an error of arrow.
+pub fn arrow_is_of_the_query(error: &ArrowError) -> bool {
+    !matches!(
+        error,
+        ArrowError::IoError(..) | ArrowError::ExternalError(_) | ArrowError::ParquetError(_) | ArrowError::IpcError(_)
+    )
 }
 
 fn of_columns(error: &SchemaError) -> raisin_base::error::Error {

@@ -25,6 +25,7 @@ use datafusion::sql::sqlparser::ast::{Query, Statement};
 use super::arithmetic;
 use super::catalog::{Catalogs, unreadable_pipeline};
 use super::dictionary::meaning;
+use super::elsewhere::Elsewhere;
 use super::functions::Functions;
 use super::json::{self, with_json_as_text};
 use super::parallel::on_all_cores;
@@ -63,7 +64,8 @@ pub fn block_on_threads<F: Future>(threads: usize, future: F) -> Result<F::Outpu
         .thread_name("query")
         // Threads also evaluate expressions, whose trees are deep if the query has many terms.
         .thread_stack_size(LARGE_STACK)
-        .enable_time()
+        // Connections are for a query that runs on a cluster.
+        .enable_all()
         .build()
         .context("cannot start the query runtime")?;
     Ok(runtime.block_on(future))
@@ -92,10 +94,17 @@ pub struct Session {
     used: std::sync::Mutex<BTreeSet<String>>,
     /// When this becomes true, the query ends with an error.
     stop: Arc<AtomicBool>,
+    /// Who executes the plans; `None` for this process.
+    elsewhere: Option<Arc<dyn Elsewhere>>,
 }
 
 impl Session {
     pub fn over(catalogs: Catalogs, memory: QueryMemory) -> Result<Self> {
+        Self::executed_by(catalogs, memory, None)
+    }
+
+    /// As [`Session::over`], with plans that another process executes.
+    pub fn executed_by(catalogs: Catalogs, memory: QueryMemory, elsewhere: Option<Arc<dyn Elsewhere>>) -> Result<Self> {
         // With one partition, the same query always gives its rows in the same order; `on_all_cores` divides the plan.
         let mut config = SessionConfig::new()
             .with_target_partitions(1)
@@ -126,11 +135,17 @@ impl Session {
             None => DiskManagerMode::Disabled,
         };
         runtime = runtime.with_disk_manager_builder(DiskManagerBuilder::default().with_mode(disk));
+        if let Some(elsewhere) = &elsewhere {
+            config = elsewhere.settings(config);
+        }
         let mut context = SessionContext::new_with_config_rt(config, runtime.build_arc()?);
         arithmetic::install(&mut context)?;
         quality::install(&context);
         sample::install(&context);
         json::install(&mut context)?;
+        if let Some(elsewhere) = &elsewhere {
+            elsewhere.functions(&context);
+        }
         let temporary = Arc::<Temporary>::default();
         for (name, catalog) in &catalogs.by_name {
             let provider: Arc<dyn CatalogProvider> = if *name == catalogs.default {
@@ -143,7 +158,7 @@ impl Session {
         let functions = Functions::default();
         let (values, used, stop) = (Values::new(), std::sync::Mutex::default(), Arc::default());
         let reads_files = true;
-        Ok(Self { context, catalogs, temporary, memory, pool, functions, reads_files, values, used, stop })
+        Ok(Self { context, catalogs, temporary, memory, pool, functions, reads_files, values, used, stop, elsewhere })
     }
 
     /// Refuses everything whose result depends on more than the tables, for an answer that is cached.
@@ -371,11 +386,16 @@ impl Session {
 
     async fn execute(&self, plan: LogicalPlan, tables: &[TableReference], sql: &str) -> Result<QueryRows> {
         let problem = |error: DataFusionError| self.memory.problem(&error, sql);
-        let rows = self.context.execute_logical_plan(plan).await.map_err(problem)?;
-        let plan = rows.create_physical_plan().await.map_err(problem)?;
-        let threads = tokio::runtime::Handle::current().metrics().num_workers();
-        let plan = on_all_cores(plan, threads).and_then(interruptible).map_err(problem)?;
-        let stream = execute_stream(plan, self.context.task_ctx()).map_err(problem)?;
+        let stream = match &self.elsewhere {
+            Some(elsewhere) => elsewhere.execute(&self.context, plan).await.map_err(problem)?,
+            None => {
+                let rows = self.context.execute_logical_plan(plan).await.map_err(problem)?;
+                let plan = rows.create_physical_plan().await.map_err(problem)?;
+                let threads = tokio::runtime::Handle::current().metrics().num_workers();
+                let plan = on_all_cores(plan, threads).and_then(interruptible).map_err(problem)?;
+                execute_stream(plan, self.context.task_ctx()).map_err(problem)?
+            }
+        };
         let schema = short_headings(&stream.schema(), tables);
         let (pool, memory, stop) = (self.pool.clone(), self.memory.clone(), self.stop.clone());
         Ok(QueryRows { schema, stream, tables: tables.to_vec(), stop, pool, memory })

@@ -108,7 +108,7 @@ fn results_print_as_csv_json_lines_and_parquet() {
         "#);
     let file = fixture.folder.path().join("rows.parquet");
     let options = QueryOptions { output: Some(file.clone()), ..fixture.options(sql, None) };
-    run(&options).unwrap();
+    run(&options, None).unwrap();
     let rows = raisin_table::read(&file).unwrap();
     assert_eq!(column::<Float64Array>(&rows, "score").unwrap().values(), &[0.0, 1.0 / 3.0]);
     assert_eq!(rows.num_columns(), 2);

@@ -55,7 +55,8 @@ fn sharegpt(instruction: &Instruction) -> Result<Map<String, Value>, &'static st
         Ok(json!({"from": from, "value": value}))
     };
     let turns = turns.iter().map(turn).collect::<Result<Vec<_>, _>>()?;
-    let tools = if instruction.tools.is_empty() { String::new() } else { json!(instruction.tools).to_string() };
+    // Axolotl reads an empty text as broken JSON.
+    let tools = (!instruction.tools.is_empty()).then(|| json!(instruction.tools).to_string());
     let record = json!({"conversations": turns, "system": system, "tools": tools});
     Ok(record.as_object().cloned().unwrap_or_default())
 }

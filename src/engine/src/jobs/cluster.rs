@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::files::JobSpec;
+use super::files::{JobSpec, Submitting};
 use super::slurm::SlurmCluster;
 use super::template::TemplateCluster;
 use raisin_base::error::{Context as _, Problem, Result};
@@ -117,8 +117,13 @@ pub trait Cluster: Send + Sync {
     /// The largest number of jobs that the build keeps submitted at a time.
     fn most_at_once(&self) -> Option<usize>;
 
-    /// Submits jobs with equal requests and equal names, at most [`Cluster::most`]. The result has one entry for each.
-    fn submit(&self, jobs: &[&JobSpec]) -> Result<Vec<NewJob>, ClusterError>;
+    /// Submits jobs with equal requests and equal names, at most [`Cluster::most`]. The result has one entry for each. The
+    /// scheduler keeps the mark, if it can.
+    fn submit(&self, jobs: &[&JobSpec], mark: &str) -> Result<Vec<NewJob>, ClusterError>;
+
+    /// The jobs of submissions that were ended before their ids were known, one entry for each; an entry is `None` if
+    /// there is no such job. The whole is `None` if this kind of scheduler cannot be asked.
+    fn find(&self, begun: &[Submitting]) -> Result<Option<Vec<Option<NewJob>>>, ClusterError>;
 
     /// The states of these jobs, by id. A job that is not in the answer is gone.
     fn poll(&self, ids: &[&str]) -> Result<HashMap<String, JobState>, ClusterError>;

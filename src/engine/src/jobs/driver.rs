@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::cluster::{Cluster, ClusterError, JobEnd, JobState};
 use super::files::{self, AttemptEnd, DONE, JobEnding, JobSpec, SUBMITTED, Submitted};
+use super::marks;
 use super::queue::{JobAnswer, JobQueue, JobRun, Request, RunTimes};
 use super::watched::WatchedJob;
 use raisin_base::error::Problem;
@@ -198,42 +199,86 @@ impl<'q> Driver<'q> {
         }
     }
 
+    /// Submits jobs, except those that an earlier submission has submitted without knowing their ids.
     fn submit(&mut self, cluster: &dyn Cluster, jobs: Vec<QueuedJob>) {
+        let found = match marks::find(cluster, jobs.iter().map(|one| &one.spec)) {
+            Ok(found) => found,
+            Err(ClusterError::Silent(words)) => return self.is_silent(cluster, jobs, &words),
+            // A scheduler that cannot be asked for marks gets the jobs all the same.
+            Err(ClusterError::Refused(words)) => {
+                let text = format!("{} does not tell its jobs: {words}", cluster.name());
+                jobs.first().into_iter().for_each(|one| drop(one.answers.send(JobAnswer::Note(text.clone()))));
+                Vec::new()
+            }
+        };
+        let mut new = Vec::new();
+        for (place, one) in jobs.into_iter().enumerate() {
+            match found.get(place) {
+                Some(marks::EarlierJob::Found(submitted)) => {
+                    let words = format!("found its {} job {} again", cluster.name(), submitted.id);
+                    keep(&one, submitted, cluster.name());
+                    self.watch(one.spec, one.answers, submitted.clone(), words);
+                }
+                earlier => {
+                    if let Some(marks::EarlierJob::Unknown(text)) = earlier {
+                        drop(one.answers.send(JobAnswer::Note(text.clone())));
+                    }
+                    new.push(one);
+                }
+            }
+        }
+        if !new.is_empty() {
+            self.submit_new(cluster, new);
+        }
+    }
+
+    fn submit_new(&mut self, cluster: &dyn Cluster, jobs: Vec<QueuedJob>) {
         let specs: Vec<&JobSpec> = jobs.iter().map(|one| &one.spec).collect();
         let (runs_on, name) = (specs[0].request.runs_on, cluster.name());
         // A job may run before its submission has ended.
         self.queue.counts.live.store(self.watched.len() + jobs.len(), Ordering::SeqCst);
-        match cluster.submit(&specs) {
+        let mark = match marks::write(&specs) {
+            Ok(mark) => mark,
+            Err(error) => {
+                for one in jobs {
+                    drop(one.answers.send(JobAnswer::Failed(Problem::new(format!("{error:#}")))));
+                }
+                return;
+            }
+        };
+        match cluster.submit(&specs, &mark) {
             Ok(new) => {
                 let at = jiff::Timestamp::now().to_string();
                 for (one, new) in jobs.into_iter().zip(new) {
                     let again = one.again;
                     let submitted = Submitted { runs_on, id: new.id, again, at: at.clone(), output: new.output };
                     let words = format!("submitted as {name} job {}", submitted.id);
-                    if let Err(error) = files::write(&one.spec.folder.join(SUBMITTED), &submitted) {
-                        let text = format!("{error:#}; a later build will not find {name} job {}", submitted.id);
-                        drop(one.answers.send(JobAnswer::Note(text)));
-                    }
+                    keep(&one, &submitted, name);
                     self.watch(one.spec, one.answers, submitted, words);
                 }
             }
-            Err(ClusterError::Silent(words)) => {
-                for mut one in jobs {
-                    let pause = Duration::from_secs(2 << one.unanswered.min(8)).min(LONGEST_PAUSE);
-                    one.from = Instant::now() + pause;
-                    one.unanswered += 1;
-                    let text = format!("{name} does not answer, next attempt in {} s: {words}", pause.as_secs());
-                    drop(one.answers.send(JobAnswer::Says(text)));
-                    self.waiting.push(one);
-                }
-            }
+            // The marks stay: the scheduler may have taken the jobs.
+            Err(ClusterError::Silent(words)) => self.is_silent(cluster, jobs, &words),
             Err(ClusterError::Refused(words)) => {
                 for one in jobs {
+                    marks::remove(&one.spec);
                     let problem = Problem::new(format!("{name} refused the job:\n    {words}"));
                     let hint = "what the job asks for stands in [executor] and in `resources` of the stage";
                     drop(one.answers.send(JobAnswer::Failed(problem.hint(hint))));
                 }
             }
+        }
+    }
+
+    /// The scheduler does not answer: the jobs wait.
+    fn is_silent(&mut self, cluster: &dyn Cluster, jobs: Vec<QueuedJob>, words: &str) {
+        for mut one in jobs {
+            let pause = Duration::from_secs(2 << one.unanswered.min(8)).min(LONGEST_PAUSE);
+            one.from = Instant::now() + pause;
+            one.unanswered += 1;
+            let text = format!("{} does not answer, next attempt in {} s: {words}", cluster.name(), pause.as_secs());
+            drop(one.answers.send(JobAnswer::Says(text)));
+            self.waiting.push(one);
         }
     }
 
@@ -408,6 +453,17 @@ impl<'q> Driver<'q> {
             drop(one.answers.send(JobAnswer::Left { words: "not submitted".to_owned(), goes_on: false }));
         }
         self.queue.counts.live.store(0, Ordering::SeqCst);
+    }
+}
+
+/// Keeps the id of a job for later builds.
+fn keep(one: &QueuedJob, submitted: &Submitted, name: &str) {
+    match files::write(&one.spec.folder.join(SUBMITTED), submitted) {
+        Ok(()) => marks::remove(&one.spec),
+        Err(error) => {
+            let text = format!("{error:#}; a later build will not find {name} job {}", submitted.id);
+            drop(one.answers.send(JobAnswer::Note(text)));
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! assignment.json        the assignment, as for a stage on this machine
 //! inputs/                links to the input files
 //! job.json               which executable runs it
+//! submitting.json        a mark, from before a submission until its id is known: a later build looks for a job with it
 //! submitted.json         the id of the job: a later build finds the job with it
 //! attempt-<n>-<random>/  one for each start of the job: assignment.json, out/, work/, log, events.jsonl
 //! done.json              how the job ended; renamed into place after everything else
@@ -30,6 +31,7 @@ use raisin_pipeline::{JobRequest, RunsOn};
 
 pub const JOB: &str = "job.json";
 pub const SUBMITTED: &str = "submitted.json";
+pub const SUBMITTING: &str = "submitting.json";
 pub const DONE: &str = "done.json";
 pub const EVENTS: &str = "events.jsonl";
 pub const LOG: &str = "log";
@@ -55,6 +57,20 @@ pub struct Submitted {
     pub at: String,
     /// The file to which the scheduler writes what the job prints.
     pub output: Option<PathBuf>,
+}
+
+/// A submission that has begun. If the process is killed before it knows the id of the job, the mark is all that is left.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Submitting {
+    pub runs_on: RunsOn,
+    /// The mark of the submission, which the scheduler keeps with the job.
+    pub mark: String,
+    /// The place of the job in its submission; 0 for a submission of one job.
+    pub index: usize,
+    /// Of how many jobs the submission is.
+    pub of: usize,
+    /// When (RFC 3339).
+    pub at: String,
 }
 
 /// How an attempt ended.
@@ -130,10 +146,14 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
 
 /// A new name for the folder of the attempt with this number.
 pub fn attempt_name(number: u32) -> String {
+    format!("{ATTEMPT}{number}-{}", random_word())
+}
+
+/// A word that nobody else has.
+pub fn random_word() -> String {
     // The random numbers of a temporary name, of which one is enough.
     let random = temporary_beside(Path::new("a"));
-    let random = random.extension().map(|part| part.to_string_lossy().into_owned()).unwrap_or_default();
-    format!("{ATTEMPT}{number}-{random}")
+    random.extension().map(|part| part.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 /// The number of an attempt; `None` for another name.

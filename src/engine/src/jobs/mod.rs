@@ -10,6 +10,7 @@ mod cluster;
 mod driver;
 mod files;
 mod inside;
+mod marks;
 mod queue;
 mod slurm;
 mod template;

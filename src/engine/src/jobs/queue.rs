@@ -9,6 +9,7 @@ use super::super::worker::Ending;
 use super::cluster::Clusters;
 use super::driver::{Driver, words_of};
 use super::files::{self, JobSpec, SUBMITTED, Submitted};
+use super::marks::{self, EarlierJob};
 use raisin_base::error::{Problem, Result, anyhow};
 use raisin_base::panics::caught;
 use raisin_contract::Event;
@@ -145,17 +146,30 @@ impl JobQueue {
         Err(anyhow!("raisin itself failed: the thread that watches the jobs has ended"))
     }
 
-    /// Cancels the job of an earlier build in this folder, if there is one.
+    /// Cancels the job of an earlier build, if there is one. The text, if there is one, says that nobody knows.
     ///
     /// # Errors
-    /// The scheduler does not cancel it.
-    pub fn cancel_in(&self, folder: &Path) -> Result<()> {
-        let Some(submitted) = files::read::<Submitted>(&folder.join(SUBMITTED))? else { return Ok(()) };
-        let Some(cluster) = self.clusters.get(submitted.runs_on) else { return Ok(()) };
+    /// The scheduler does not cancel it, or does not say whether there is one.
+    pub fn cancel_earlier(&self, spec: &JobSpec) -> Result<Option<String>> {
+        let submitted = files::read::<Submitted>(&spec.folder.join(SUBMITTED))?;
+        let runs_on = submitted.as_ref().map_or(spec.request.runs_on, |submitted| submitted.runs_on);
+        let Some(cluster) = self.clusters.get(runs_on) else { return Ok(None) };
+        let name = cluster.name();
+        let submitted = match submitted {
+            Some(submitted) => submitted,
+            None => match marks::find(cluster.as_ref(), std::iter::once(spec)) {
+                Ok(mut earlier) => match earlier.pop() {
+                    Some(EarlierJob::Found(submitted)) => submitted,
+                    Some(EarlierJob::Unknown(text)) => return Ok(Some(text)),
+                    Some(EarlierJob::None) | None => return Ok(None),
+                },
+                Err(error) => return Err(anyhow!("{name} does not tell its jobs: {}", words_of(&error))),
+            },
+        };
         cluster.cancel(&[&submitted.id]).map_err(|error| {
-            let words = words_of(&error);
-            anyhow!("cannot cancel {} job {} of an earlier build: {words}", cluster.name(), submitted.id)
-        })
+            anyhow!("cannot cancel {name} job {} of an earlier build: {}", submitted.id, words_of(&error))
+        })?;
+        Ok(None)
     }
 
     /// Ends the watch of all jobs, and cancels them or leaves them to go on. Jobs that come later are not submitted.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::cluster::{
     Cluster, ClusterError, CommandAnswer, Common, JobState, NewJob, ask, check_command, script, state,
 };
-use super::files::JobSpec;
+use super::files::{JobSpec, Submitting};
 use raisin_base::error::Result;
 
 /// Slurm's default of MaxArraySize.
@@ -37,6 +37,11 @@ pub struct SlurmCluster {
 impl SlurmCluster {
     pub fn new(common: Common) -> Self {
         Self { common, most: OnceLock::new(), has_no_accounting: AtomicBool::new(false) }
+    }
+
+    /// The job with this id.
+    fn known(&self, id: String) -> NewJob {
+        NewJob { output: Some(self.common.logs.join(format!("{id}.out"))), id }
     }
 
     /// The states of jobs that squeue does not list any more, if accounting is on.
@@ -89,7 +94,7 @@ impl Cluster for SlurmCluster {
         None
     }
 
-    fn submit(&self, jobs: &[&JobSpec]) -> Result<Vec<NewJob>, ClusterError> {
+    fn submit(&self, jobs: &[&JobSpec], mark: &str) -> Result<Vec<NewJob>, ClusterError> {
         let Some(first) = jobs.first() else { return Ok(Vec::new()) };
         let logs = &self.common.logs;
         std::fs::create_dir_all(logs)
@@ -100,7 +105,7 @@ impl Cluster for SlurmCluster {
         let mut command = Command::new("sbatch");
         command.args(["--parsable", "--requeue", "--open-mode=append"]);
         command.arg(format!("--job-name={}", first.name));
-        command.arg(format!("--comment=raisin: {}", first.label));
+        command.arg(format!("--comment={}{}", comment(mark), first.label));
         command.arg(format!("--output={place}/%{}.out", if is_array { "A_%a" } else { "j" }));
         command.arg(format!("--cpus-per-task={}", request.cpus));
         if is_array {
@@ -129,11 +134,15 @@ impl Cluster for SlurmCluster {
         if id.is_empty() || !id.bytes().all(|byte| byte.is_ascii_digit()) {
             return Err(ClusterError::Refused(format!("sbatch gave no id of a job: {}", answer.words())));
         }
-        let new = |index: usize| {
-            let id = if is_array { format!("{id}_{index}") } else { id.to_owned() };
-            NewJob { output: Some(logs.join(format!("{id}.out"))), id }
-        };
+        let new = |index: usize| self.known(if is_array { format!("{id}_{index}") } else { id.to_owned() });
         Ok((0..jobs.len()).map(new).collect())
+    }
+
+    fn find(&self, begun: &[Submitting]) -> Result<Option<Vec<Option<NewJob>>>, ClusterError> {
+        let mut command = Command::new("squeue");
+        command.args(["--me", "--array", "--noheader", "--states=all", "--format=%i|%k"]);
+        let found = marked(&asked(&mut command, "")?.stdout, begun);
+        Ok(Some(found.into_iter().map(|id| id.map(|id| self.known(id))).collect()))
     }
 
     fn poll(&self, ids: &[&str]) -> Result<HashMap<String, JobState>, ClusterError> {
@@ -149,6 +158,22 @@ impl Cluster for SlurmCluster {
     fn cancel(&self, ids: &[&str]) -> Result<(), ClusterError> {
         ids.chunks(500).try_for_each(|ids| asked(Command::new("scancel").args(ids), "").map(drop))
     }
+}
+
+/// The beginning of the comment of the jobs of a submission.
+fn comment(mark: &str) -> String {
+    format!("raisin {mark}: ")
+}
+
+/// The ids of the jobs of these submissions, by lines `ID|COMMENT`. The id of a job of an array ends with its place.
+fn marked(text: &str, begun: &[Submitting]) -> Vec<Option<String>> {
+    let id_of = |one: &Submitting| {
+        let (comment, end) = (comment(&one.mark), format!("_{}", one.index));
+        let mut lines = text.lines().filter_map(|line| line.split_once('|'));
+        let is_it = |(id, of): &(&str, &str)| of.starts_with(&comment) && (one.of == 1 || id.trim().ends_with(&end));
+        lines.find(is_it).map(|(id, _)| id.trim().to_owned())
+    };
+    begun.iter().map(id_of).collect()
 }
 
 /// Lines `ID|STATE|MORE`. sacct adds to a state who cancelled the job.
@@ -178,6 +203,20 @@ fn asked(command: &mut Command, input: &str) -> Result<CommandAnswer, ClusterErr
 mod tests {
     use super::super::cluster::JobEnd;
     use super::*;
+
+    #[test]
+    fn a_job_is_found_by_the_mark_of_its_submission_and_its_place_in_it() {
+        let begun = |mark: &str, index, of| Submitting {
+            runs_on: raisin_pipeline::RunsOn::Slurm,
+            mark: mark.to_owned(),
+            index,
+            of,
+            at: String::new(),
+        };
+        let text = "17_0|raisin ab: p/scored\n17_1|raisin ab: p/scored\n 18 |raisin cd: p/one|two\n19|(null)\nodd\n";
+        let asked = [begun("ab", 1, 2), begun("ab", 2, 3), begun("cd", 0, 1), begun("c", 0, 1)];
+        assert_eq!(marked(text, &asked), [Some("17_1".to_owned()), None, Some("18".to_owned()), None]);
+    }
 
     #[test]
     fn the_answers_of_squeue_and_sacct_are_read() {

@@ -9,7 +9,7 @@ use std::process::Command;
 use super::cluster::{
     Cluster, ClusterError, CommandAnswer, Common, JobState, NewJob, ask, check_command, script, state,
 };
-use super::files::JobSpec;
+use super::files::{JobSpec, Submitting};
 use raisin_base::error::Result;
 use raisin_pipeline::ExecutorSettings;
 
@@ -49,7 +49,7 @@ impl Cluster for TemplateCluster {
         self.common.jobs
     }
 
-    fn submit(&self, jobs: &[&JobSpec]) -> Result<Vec<NewJob>, ClusterError> {
+    fn submit(&self, jobs: &[&JobSpec], _mark: &str) -> Result<Vec<NewJob>, ClusterError> {
         let mut new = Vec::new();
         for job in jobs {
             let file = job.folder.join("run.sh");
@@ -65,6 +65,10 @@ impl Cluster for TemplateCluster {
             new.push(NewJob { id: id.to_owned(), output: Some(job.folder.join("output")) });
         }
         Ok(new)
+    }
+
+    fn find(&self, _begun: &[Submitting]) -> Result<Option<Vec<Option<NewJob>>>, ClusterError> {
+        Ok(None)
     }
 
     fn poll(&self, ids: &[&str]) -> Result<HashMap<String, JobState>, ClusterError> {

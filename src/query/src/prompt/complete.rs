@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn tables_columns_and_keywords_are_completed() {
         let fixture = swept();
-        let (session, _spill) = session(&fixture.options("", None), Arc::default()).unwrap();
+        let (session, _spill) = session(&fixture.options("", None), None, Arc::default()).unwrap();
         let mut names = CompletedNames::of(&session);
         names.created.push("mine".to_owned());
         let completed = |names: &CompletedNames, text: &str| names.complete(text).1;

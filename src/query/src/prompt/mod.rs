@@ -16,6 +16,7 @@ use self::complete::CompletedNames;
 use self::editor::{Editor, PromptInput};
 use self::pager::PagedOutput;
 use super::ask::{MOST_ROWS, format_of, session};
+use super::elsewhere::Elsewhere;
 use super::render::terminal_width;
 use super::script::{StatementText, is_complete, pieces};
 use super::session::{Session, StatementAnswer, block_on};
@@ -28,14 +29,14 @@ const PROMPT: &str = "raisin> ";
 const CONTINUED: &str = "   ...> ";
 
 /// Reads until `\q` or Ctrl-D.
-pub fn run(options: &QueryOptions) -> Result<()> {
+pub fn run(options: &QueryOptions, elsewhere: Option<Arc<dyn Elsewhere>>) -> Result<()> {
     if options.output.is_some() {
         return Err(Problem::usage("--output needs a query").hint("at the prompt, write `\\o FILE`").into());
     }
     let stop = Arc::new(AtomicBool::new(false));
     // While a query runs, Ctrl-C ends the query. (At the prompt, the terminal passes Ctrl-C on as a key.)
     signal_hook::flag::register(signal_hook::consts::SIGINT, stop.clone())?;
-    let (session, _spill) = session(options, stop.clone())?;
+    let (session, _spill) = session(options, elsewhere, stop.clone())?;
     let (form, is_paged) = (form(options), true);
     let mut state = PromptState { session: &session, stop, form, is_timed: false, is_paged, output: None, depth: 0 };
     state.greet();

@@ -8,7 +8,7 @@ fn every_table_becomes_a_view_with_its_constants() {
     let fixture = swept();
     let file = fixture.folder.path().join("views.sql");
     let source = QuerySource::Export { file: file.clone(), is_absolute: true };
-    run(&QueryOptions { source, ..fixture.options("", None) }).unwrap();
+    run(&QueryOptions { source, ..fixture.options("", None) }, None).unwrap();
     let text = std::fs::read_to_string(file).unwrap();
     for view in [
         "CREATE OR REPLACE VIEW \"pool\".\"instructions\" AS SELECT f.* EXCLUDE (raisin_file)",

@@ -91,6 +91,7 @@ impl QueryFixture {
             parameters: Vec::new(),
             expanded: false,
             most_rows: None,
+            remote: None,
         }
     }
 
@@ -104,7 +105,7 @@ impl QueryFixture {
         let (mut bytes, mut notes) = (Vec::new(), String::new());
         let QuerySource::Text(text) = &options.source else { panic!("the tests ask with texts") };
         let form = form(options, false)?;
-        answer(options, text, form, &mut bytes, &mut |note| notes.push_str(&format!("({note})\n")))?;
+        answer(options, None, text, form, &mut bytes, &mut |note| notes.push_str(&format!("({note})\n")))?;
         Ok(String::from_utf8(bytes)? + &notes)
     }
 

@@ -74,7 +74,7 @@ fn a_file_is_written_by_its_ending() {
     let write = |name: &str, sql: &str| {
         let file = fixture.folder.path().join(name);
         let options = QueryOptions { output: Some(file.clone()), ..fixture.options(sql, None) };
-        run(&options).map(|()| std::fs::read(file).unwrap())
+        run(&options, None).map(|()| std::fs::read(file).unwrap())
     };
     assert_eq!(&write("a.parquet", QUERY).unwrap()[..4], b"PAR1");
     assert_eq!(&write("a.arrow", QUERY).unwrap()[..6], b"ARROW1");

@@ -233,7 +233,10 @@ impl BuildWatch {
             if let (Some(store), Some(key)) = (&store, stage.state.key())
                 && stage.state.artifact().is_none()
             {
-                stage.told = StageProgress::read(&store.staging_folder(key));
+                let places = [store.staging_folder(key), store.job_folder(key)];
+                // A stage that ran on this machine once and as a job now has both.
+                let told = places.iter().filter_map(|place| StageProgress::read(place));
+                stage.told = told.max_by(|one, other| one.began.cmp(&other.began));
             }
             settle(stage, phase, is_shown);
         }
