@@ -1,4 +1,4 @@
--- Thirty queries that a cluster answers as one process does. tests/cluster/main.rs compares the rows: in their order
+-- Queries that a cluster answers as one process does. tests/cluster/main.rs compares the rows: in their order
 -- where a query has ORDER BY at its end, otherwise sorted.
 
 -- Scans of several row groups and files, with conditions and projections.
@@ -40,6 +40,7 @@ select language(prompt) as l, count(*) as n, sum(words(prompt)) as w from pool.r
 select stage, kind, count(*) as n from raisin.stages group by stage, kind order by stage;
 select stage, count(*) as n from history.instructions group by stage order by stage;
 select variant, split, loss from scores.metrics order by variant, split;
+select ('{"l": "' || label || '"}') ->> 'l' as l, count(*) as n from small.instructions group by 1 order by 1;
 
 -- Files.
 select count(*) as n, sum(id) as total from 'parts/*.parquet';

@@ -50,7 +50,7 @@ pub async fn scheduler(options: &SchedulerOptions, version: &str, began: impl Fn
             check_version(&settings, &own, "scheduler").map_err(marked)?;
             let state = SessionStateBuilder::new_with_default_features().with_config(settings).build();
             let context = SessionContext::new_with_state(state);
-            raisin_query::elsewhere::install(&context);
+            raisin_query::elsewhere::install(&context)?;
             Ok(context.state())
         })),
         ..SchedulerConfig::default()
@@ -84,7 +84,7 @@ pub async fn executor(options: &ExecutorOptions, version: &str, began: impl FnOn
     std::fs::create_dir_all(&work).with_context(|| format!("cannot create {}", work.display()))?;
     let cores = options.cores.unwrap_or(std::thread::available_parallelism()?.get());
     let context = SessionContext::new_with_state(SessionStateBuilder::new_with_default_features().build());
-    raisin_query::elsewhere::install(&context);
+    raisin_query::elsewhere::install(&context)?;
     let config = ExecutorProcessConfig {
         bind_host: options.host.clone(),
         external_host: Some(options.host.clone()),

@@ -50,7 +50,7 @@ async fn rows(scheduler: SocketAddr, sql: &str) -> Result<usize> {
     let address = Address { host: HERE.to_owned(), port: scheduler.port(), partitions: 2 };
     let cluster = SqlCluster { address, version: VERSION.to_owned(), stop: Arc::default() };
     let context = SessionContext::new_with_config(cluster.settings(SessionConfig::new()));
-    install(&context);
+    install(&context)?;
     let plan = context.sql(sql).await?.into_unoptimized_plan();
     let batches: Vec<_> = cluster.execute(&context, plan).await?.try_collect().await?;
     Ok(batches.iter().map(|batch| batch.num_rows()).sum())

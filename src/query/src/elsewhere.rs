@@ -13,7 +13,7 @@ use datafusion::logical_expr::{AggregateUDF, LogicalPlan, ScalarUDF};
 use datafusion::prelude::{SessionConfig, SessionContext};
 
 use super::arithmetic::{self, Checked};
-use super::{problems, quality};
+use super::{json, problems, quality, sample};
 
 pub use super::problems::arrow_is_of_the_query;
 pub use super::rows::interruptible;
@@ -34,10 +34,13 @@ pub trait Elsewhere: Send + Sync {
 
 /// Adds the functions that a plan can name to the session of a process that executes plans. Such a session plans
 /// nothing.
-pub fn install(context: &SessionContext) {
+pub fn install(context: &SessionContext) -> Result<()> {
     arithmetic::functions().into_iter().for_each(|function| context.register_udf(function));
     context.register_udaf(checked_sum().as_ref().clone());
     quality::install(context);
+    sample::install(context);
+    // The clone has the same functions.
+    json::install(&mut context.clone())
 }
 
 /// What a function carries beside its name: the operation between two integers, as the user wrote it. `None` for all
