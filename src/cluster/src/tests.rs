@@ -6,6 +6,7 @@ use std::sync::Arc;
 use ballista_scheduler::cluster::BallistaCluster;
 use ballista_scheduler::config::SchedulerConfig;
 use ballista_scheduler::scheduler_process::{create_scheduler, start_grpc_service_with_listener};
+use datafusion::arrow::array::RecordBatch;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion_proto::protobuf::{LogicalPlanNode, PhysicalPlanNode};
@@ -53,7 +54,7 @@ async fn rows(scheduler: SocketAddr, sql: &str) -> Result<usize> {
     install(&context)?;
     let plan = context.sql(sql).await?.into_unoptimized_plan();
     let batches: Vec<_> = cluster.execute(&context, plan).await?.try_collect().await?;
-    Ok(batches.iter().map(|batch| batch.num_rows()).sum())
+    Ok(batches.iter().map(RecordBatch::num_rows).sum())
 }
 
 fn problem(result: Result<usize>) -> Problem {
