@@ -53,10 +53,10 @@ impl FilesTable {
         let (mut parts, mut rows) = (Vec::new(), 0);
         for (file, metadata) in files.iter().zip(&opened) {
             let absolute = file.path.canonicalize().with_context(|| format!("cannot open {}", file.path.display()))?;
-            let metadata = absolute.metadata()?;
-            let mut part = PartitionedFile::new("", metadata.len());
+            let on_disk = absolute.metadata()?;
+            let mut part = PartitionedFile::new("", on_disk.len());
             // By size and time, a process that has read the file before sees that it is another one.
-            part.object_meta.last_modified = metadata.modified()?.into();
+            part.object_meta.last_modified = on_disk.modified()?.into();
             part.object_meta.location = ObjectPath::from_absolute_path(&absolute)?;
             let mut values = Vec::new();
             for (name, field) in &constants {
