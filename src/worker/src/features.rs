@@ -17,7 +17,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arrow_array::{Array, ArrayRef, Float32Array, RecordBatch, StringArray, UInt32Array};
+use arrow_array::{Array, ArrayRef, Float32Array, RecordBatch, StringArray};
 use serde_json::json;
 use tch::{Device, Kind as TensorKind, Tensor, no_grad};
 

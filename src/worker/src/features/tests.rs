@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::fixture::{ROWS, TensorFixture};
-use arrow_array::FixedSizeListArray;
+use arrow_array::{FixedSizeListArray, UInt32Array};
 use raisin_corpus::artifact::{PoolRow, examples_batch, instructions_batch};
 use raisin_corpus::message::conversation;
 use raisin_corpus::{Codec, Example, Instruction, Message};
