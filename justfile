@@ -133,6 +133,7 @@ lint: (setup "cpu")
     cargo clippy {{ flight }} --all-targets -- -D warnings
     python3 setup/names.py
     python3 setup/features.py
+    python3 setup/profile.py
     cargo fmt --check --manifest-path src/cluster/Cargo.toml
     CARGO_TARGET_DIR="$(realpath -m {{ quote(target) }})" cargo clippy --locked --manifest-path src/cluster/Cargo.toml --all-targets -- -D warnings
 
