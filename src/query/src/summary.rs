@@ -39,6 +39,7 @@ pub fn type_name(data_type: &DataType) -> String {
         DataType::List(item) | DataType::LargeList(item) => format!("{}[]", type_name(item.data_type())),
         DataType::FixedSizeList(item, length) => format!("{}[{length}]", type_name(item.data_type())),
         DataType::Utf8View | DataType::LargeUtf8 => DataType::Utf8.to_string(),
+        DataType::BinaryView | DataType::LargeBinary => DataType::Binary.to_string(),
         other => other.to_string(),
     }
 }
@@ -61,8 +62,10 @@ pub fn of(query: &str, schema: &Schema) -> String {
             };
             let quartile = |part: f64| number(&format!("percentile_cont({part}) within group (order by {name})"));
             let is_ordered = !field.data_type().is_nested() && !field.data_type().is_null();
+            // Bytes, such as a digest, are no text.
+            let has_text = is_ordered && !field.data_type().is_binary();
             let text = |call: String| {
-                if is_ordered { format!("cast({call} as varchar)") } else { "cast(null as varchar)".to_owned() }
+                if has_text { format!("cast({call} as varchar)") } else { "cast(null as varchar)".to_owned() }
             };
             let distinct =
                 if is_ordered { format!("count(distinct {name})") } else { "cast(null as bigint)".to_owned() };

@@ -51,6 +51,13 @@ fn tables_schemas_columns_and_summaries_are_shown() {
         n            Int64        4      4                     1     4     0     4     4     4      2                0
         (2 rows)
         ");
+    // Bytes, such as a digest, are no text.
+    insta::assert_snapshot!(fixture.table("summarize select arrow_cast(method, 'Binary') as bytes from tuned.selection"), @r"
+        column_name  column_type  min   max   distinct_values   avg   std   q25   q50   q75  count  null_percentage
+        -----------  -----------  ----  ----  ---------------  ----  ----  ----  ----  ----  -----  ---------------
+        bytes        Binary       null  null                2  null  null  null  null  null      8                0
+        (1 row)
+        ");
     insta::assert_snapshot!(fixture.table("summarize"), @r"
         error: `summarize` needs a table or a query
         hint: such as: summarize tuned.selection
