@@ -154,7 +154,7 @@ fn are_equal(one: &Value, other: &Value) -> bool {
 fn queries_give_the_rows_of_one_process() {
     let (cluster, project) = (RunningCluster::start(), project());
     let queries = queries();
-    assert_eq!(queries.len(), 31);
+    assert_eq!(queries.len(), 34);
     let mut wrong = Vec::new();
     for (query, is_ordered) in &queries {
         let local = rows(&project.run(&["sql", query, "--format", "jsonl"]), query);
@@ -173,7 +173,7 @@ fn queries_give_the_rows_of_one_process() {
             wrong.push(format!("{query}\nlocal  {local:?}\nremote {remote:?}"));
         }
     }
-    assert!(wrong.is_empty(), "{} of 31 differ:\n{}", wrong.len(), wrong.join("\n\n"));
+    assert!(wrong.is_empty(), "{} of 34 differ:\n{}", wrong.len(), wrong.join("\n\n"));
 }
 
 #[test]
@@ -266,6 +266,14 @@ fn errors_are_those_of_one_process_and_what_would_differ_is_refused_by_its_name(
             "a recursive query",
         ),
         ("select md5(prompt) as x from small.instructions", "md5"),
+        (
+            "select count(*) as n from small.instructions as a full join pool.rows as b on a.id > b.id",
+            "a join of the type Full that is not by equal columns",
+        ),
+        (
+            "select count(*) as n from (select id from small.instructions where id < 3) as a left join pool.rows as b on a.id > b.id",
+            "that is not by equal columns",
+        ),
     ] {
         let remote = cluster.ask(&project, &[query]);
         assert!(remote.code == 2 && remote.stderr.contains(words), "{query}: {}", remote.stderr);

@@ -22,6 +22,9 @@ select corr(id, length(prompt)) as r, covar_pop(id, length(prompt)) as c from po
 -- Joins of every kind.
 select a.label, count(*) as n from pool.rows as a join small.instructions as b on a.response = b.response group by a.label order by 1;
 select b.id, a.id as other from small.instructions as b left join pool.rows as a on a.id = b.id + 299900 where b.variant = 'size=400' order by b.id, a.id;
+select count(*) as n, count(a.id) as l, count(b.id) as r from small.instructions as a full join pool.rows as b on a.id + 7 = b.id and b.label <> a.label;
+select count(*) as n from pool.rows as b where not exists (select 1 from small.instructions as a where a.id = b.id);
+select count(*) as n, count(a.id) as l, count(b.id) as r from pool.rows as b left join (select id from small.instructions where id < 3) as a on a.id > b.id;
 select count(*) as n, count(a.id) as l, count(b.id) as r from small.instructions as a full join small.instructions as b on a.id = b.id and a.variant < b.variant;
 select label from pool.rows where label not in (select label from small.instructions where label <> 'wrong') group by label;
 select count(*) as n from pool.rows as a where exists (select 1 from small.instructions as b where b.response = a.response and b.id > a.id % 100);

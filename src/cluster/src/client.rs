@@ -82,7 +82,9 @@ impl Elsewhere for SqlCluster {
         let is_an_explanation = matches!(plan, LogicalPlan::Explain(_));
         let state = state(context);
         // A cancelled part of a query ends when it returns to its executor.
-        let plan = interruptible(state.create_physical_plan(&plan).await?)?;
+        let plan = state.create_physical_plan(&plan).await?;
+        same::check_joins(&plan)?;
+        let plan = interruptible(plan)?;
         if is_of_names || is_an_explanation {
             return execute_stream(plan, state.task_ctx());
         }

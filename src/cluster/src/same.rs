@@ -1,10 +1,16 @@
 //! Refuses queries whose rows would be others on a cluster than in one process, by the name of the function: those that
-//! depend on the order in which rows come, where no ORDER BY gives one, and approximations by parts.
+//! depend on the order in which rows come, where no ORDER BY gives one, and approximations by parts. Also joins of which no
+//! task can know alone which rows have no partner.
 
+use std::sync::Arc;
+
+use datafusion::common::JoinType;
 use datafusion::common::tree_node::{TreeNode as _, TreeNodeRecursion};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::expr::{AggregateFunction, WindowFunction};
 use datafusion::logical_expr::{Expr, LogicalPlan, WindowFrame, WindowFrameBound, WindowFrameUnits};
+use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec, PartitionMode};
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties as _};
 
 use raisin_base::error::Problem;
 
@@ -71,6 +77,34 @@ fn check_window(function: &WindowFunction) -> Result<()> {
         return refused(of_the_order(name).hint(hint));
     }
     Ok(())
+}
+
+/// Every task of such a join has all rows of the left side and a part of the right one. In one process the tasks count
+/// together which rows on the left have a partner; on a cluster each would give the others once more.
+///
+/// # Errors
+/// The plan has such a join with several tasks.
+pub fn check_joins(plan: &Arc<dyn ExecutionPlan>) -> Result<()> {
+    plan.apply(|node| {
+        let joined = if let Some(join) = node.downcast_ref::<NestedLoopJoinExec>() {
+            Some((*join.join_type(), join.right()))
+        } else {
+            let join = node.downcast_ref::<HashJoinExec>();
+            join.filter(|join| *join.partition_mode() == PartitionMode::CollectLeft)
+                .map(|join| (join.join_type, &join.right))
+        };
+        let Some((kind, right)) = joined else { return Ok(TreeNodeRecursion::Continue) };
+        let keeps_left = matches!(
+            kind,
+            JoinType::Left | JoinType::Full | JoinType::LeftSemi | JoinType::LeftAnti | JoinType::LeftMark
+        );
+        if keeps_left && right.output_partitioning().partition_count() > 1 {
+            let message = format!("a cluster cannot divide a join of the type {kind} that is not by equal columns");
+            return refused(Problem::usage(message).hint("join by equal columns, or leave out --remote"));
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })
+    .map(|_| ())
 }
 
 /// Whether the frame has only some of the rows of its partition.

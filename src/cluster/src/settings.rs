@@ -69,6 +69,10 @@ pub fn of_a_client(settings: SessionConfig, partitions: usize, version: &str) ->
     // As in one process. Ballista prefers the sort-merge join, which panics on a full join with a condition besides the
     // equal columns (DataFusion 55.2).
     settings.options_mut().optimizer.prefer_hash_join = true;
+    // No table is sent whole to every task: a `full`, `left` or anti join would then give the rows without a partner once
+    // for each task.
+    settings.options_mut().optimizer.hash_join_single_partition_threshold = 0;
+    settings.options_mut().optimizer.hash_join_single_partition_threshold_rows = 0;
     settings
 }
 
