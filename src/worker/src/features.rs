@@ -247,7 +247,8 @@ impl<'a> FeaturePass<'a> {
             next += 1;
             // A finished block is saved as a whole. The rest of the last block is written into the table at once.
             let is_finished = next == batches.len();
-            if if is_finished { !is_last } else { last_saved.elapsed() >= self.interval } {
+            let is_due = if is_finished { !is_last } else { last_saved.elapsed() >= self.interval };
+            if is_due {
                 let part = self.table(&std::mem::take(&mut pending))?;
                 save_part(&mut records, Done { next, fits: self.fits.get() }, &part)?;
                 parts.push(part);

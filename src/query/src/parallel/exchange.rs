@@ -25,6 +25,8 @@ use futures_util::future::{Either, FutureExt as _, select};
 use futures_util::stream::{self, StreamExt as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
+use super::only_child;
+
 /// The column with the place of a row among all rows that an exchange passes on.
 pub const PLACE: &str = "the place of the row";
 
@@ -326,10 +328,8 @@ impl ExecutionPlan for InOrderExec {
         Ok(TreeNodeRecursion::Continue)
     }
 
-    fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
-        let Some(input) = children.pop() else {
-            return Err(DataFusionError::Internal("an exchange without an input".to_owned()));
-        };
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        let input = only_child(children)?;
         let again = if self.keys.is_empty() {
             Self::joined(input)
         } else {

@@ -14,7 +14,7 @@ mod top;
 use std::sync::Arc;
 
 use datafusion::common::JoinType;
-use datafusion::error::Result;
+use datafusion::error::{DataFusionError, Result};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
@@ -98,6 +98,11 @@ fn on_each_side(plan: Arc<dyn ExecutionPlan>, outputs: usize) -> Result<Arc<dyn 
     }
     let inputs = inputs.into_iter().map(|input| on_all_cores(input, outputs)).collect::<Result<Vec<_>>>()?;
     over(&plan, inputs)
+}
+
+/// The new input of an operator that has one.
+fn only_child(mut children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+    children.pop().ok_or_else(|| DataFusionError::Internal("an operator without an input".to_owned()))
 }
 
 /// The same operator over other inputs.

@@ -5,13 +5,15 @@ use std::fmt;
 use std::sync::Arc;
 
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::error::{DataFusionError, Result};
+use datafusion::error::Result;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{LexOrdering, Partitioning, PhysicalExpr};
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties as _, PlanProperties,
 };
+
+use super::only_child;
 
 /// The first `count` rows of each partition.
 #[derive(Debug)]
@@ -25,10 +27,6 @@ impl TopExec {
     pub fn new(input: Arc<dyn ExecutionPlan>, order: LexOrdering, count: usize) -> Self {
         Self { input, order, count }
     }
-}
-
-fn only_child(mut children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
-    children.pop().ok_or_else(|| DataFusionError::Internal("an operator without an input".to_owned()))
 }
 
 impl DisplayAs for TopExec {

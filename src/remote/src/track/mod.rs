@@ -131,10 +131,12 @@ fn send_all(question: &TrackQuestion, tally: &mut SentTally) -> Result<()> {
         let mut is_whole = true;
         for file in &stage.files {
             let waiting = descriptions.run(stage, file)?;
-            tally.cut += waiting.cut;
             match send(&server, &mut experiments, &waiting) {
                 Ok(Sent::WasThere) => tally.there += 1,
-                Ok(Sent::New | Sent::Completed) => tally.new += 1,
+                Ok(Sent::New | Sent::Completed) => {
+                    tally.new += 1;
+                    tally.cut += waiting.cut;
+                }
                 Err(trouble) => {
                     let problem = trouble.problem(&server.address);
                     if trouble.is_general() {

@@ -25,10 +25,10 @@ pub struct Similarity {
     pub mean: Option<Vec<f64>>,
 }
 
-/// The columns of the state that know the target, for the rows of the features that are `candidates`: the mean over the validation examples
-/// of the cosine between the candidate and the example, the largest of these cosines, and the mean of the four largest.
-/// The mean embedding of the candidates is subtracted before, because it is common to all texts; with `like`, it is the
-/// mean of that stage. No columns if the features have no validation examples.
+/// The columns of the state that know the target, for those rows of the features that are `candidates`: the mean over the
+/// validation examples of the cosine between the candidate and the example, the largest of these cosines, and the mean of
+/// the four largest. The mean embedding of the candidates is subtracted before, because it is common to all texts; with
+/// `like`, it is the mean of that stage. No columns if the features have no validation examples.
 pub fn columns(features: &Path, candidates: &[bool], like: Option<&Basis>, context: &Context) -> Result<Similarity> {
     let path = features.join("validation_features.parquet");
     if !path.is_file() {
