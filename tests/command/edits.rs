@@ -150,6 +150,37 @@ fn parameters_of_a_command_are_in_its_key_and_names_and_resources_are_not() {
 }
 
 #[test]
+fn what_a_version_command_prints_is_in_the_key() {
+    let mut edits = Edits::new();
+    edits.builds("the first build", &ALL, "never built");
+    edits.project.write("packages.txt", "numpy 2.3\ntorch 2.10\n");
+    edits.edits("version = \"1\"", "version_command = [\"cat\", \"packages.txt\"]");
+    edits.builds("a version command", &SCRIPT, "version_command: nothing -> [\"numpy 2.3\",\"torch 2.10\"]");
+    edits.builds("no change", &NONE, "");
+    edits.edits("[\"cat\", \"packages.txt\"]", "[\"sh\", \"-c\", \"sort packages.txt; echo\"]");
+    edits.builds("another program that prints the same", &NONE, "");
+    edits.project.write("packages.txt", "numpy 2.3\ntorch 2.11\n");
+    edits.builds("another output", &SCRIPT, "version_command.1: \"torch 2.10\" -> \"torch 2.11\"");
+    edits.project.write("packages.txt", "numpy 2.3\npillow 12\ntorch 2.11\n");
+    edits.builds("a new line", &SCRIPT, "version_command.1: nothing -> \"pillow 12\"");
+    let columns = edits.project.path("out/p/quality/columns.parquet").canonicalize().unwrap();
+    std::fs::set_permissions(&columns, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    std::fs::write(&columns, "damaged").unwrap();
+    let repaired = edits.raisin(&["verify", "--repair"]);
+    assert_eq!(repaired.code, 0, "{}{}", repaired.stdout, repaired.stderr);
+    edits.builds("after a repair", &NONE, "");
+    edits.edits("sort packages.txt; echo", "echo lost >&2; exit 3");
+    edits.refuses(
+        "a failure",
+        "p.toml:11:19: stage `quality`, version_command: `sh -c echo lost >&2; exit 3` ended with exit code 3: lost",
+    );
+    edits.edits("echo lost >&2; exit 3", "true");
+    edits.refuses("no output", "version_command: `sh -c true` printed nothing");
+    edits.edits("[\"sh\", \"-c\", \"true\"]", "[\"freeze-packages\"]");
+    edits.refuses("a missing program", "version_command: cannot run `freeze-packages`: No such file");
+}
+
+#[test]
 fn a_wrong_name_in_a_text_is_refused_before_anything_runs() {
     for (from, to, expected) in [
         ("{out}", "{ouput}", "stage `quality`, run.6: there is no stage `ouput`"),

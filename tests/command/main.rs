@@ -1,10 +1,12 @@
 //! Tests of the kind `command` through the real executables: what runs again after an edit and why (edits.rs), what
-//! becomes of the results and which message a failure gives (results.rs), models that a program writes (models.rs), how a program ends (ends.rs).
+//! becomes of the results and which message a failure gives (results.rs), models and features that a program
+//! writes (models.rs, features.rs), how a program ends (ends.rs).
 
 #![allow(clippy::unwrap_used, reason = "a failed `unwrap` ends the test")]
 
 mod edits;
 mod ends;
+mod features;
 mod models;
 mod results;
 

@@ -7,11 +7,11 @@ use raisin_tests::{Project, files_below, processes};
 use super::{BuildCounts, SHARED, ask, build, counts, machine, verified};
 
 /// An empty shared cache.
-struct Shared {
+struct SharedFolder {
     folder: tempfile::TempDir,
 }
 
-impl Shared {
+impl SharedFolder {
     fn new() -> Self {
         Self { folder: tempfile::tempdir().expect("a folder") }
     }
@@ -40,7 +40,7 @@ const ALL_CACHED: BuildCounts = BuildCounts { ran: 0, fetched: 0, cached: 5 };
 
 #[test]
 fn a_second_machine_fetches_everything_and_runs_nothing() {
-    let shared = Shared::new();
+    let shared = SharedFolder::new();
     let (one, two) = (machine(), machine());
     let (counts, told) = shared.writes(&one);
     assert_eq!(counts, ALL_RAN, "{told}");
@@ -63,7 +63,7 @@ fn a_second_machine_fetches_everything_and_runs_nothing() {
 
 #[test]
 fn a_build_only_reads_unless_the_mode_says_otherwise() {
-    let shared = Shared::new();
+    let shared = SharedFolder::new();
     let one = machine();
     assert_eq!(shared.reads(&one).0, ALL_RAN);
     assert!(files_below(shared.folder.path()).is_empty());
@@ -89,7 +89,7 @@ fn a_build_only_reads_unless_the_mode_says_otherwise() {
 
 #[test]
 fn a_build_with_nothing_to_do_starts_no_process_for_the_shared_cache() {
-    let shared = Shared::new();
+    let shared = SharedFolder::new();
     let one = machine();
     shared.writes(&one);
     let log = one.path("cache/logs/remote.log");
@@ -101,7 +101,7 @@ fn a_build_with_nothing_to_do_starts_no_process_for_the_shared_cache() {
 
 #[test]
 fn an_edit_fetches_what_is_shared_and_uploads_only_what_is_new() {
-    let shared = Shared::new();
+    let shared = SharedFolder::new();
     let (one, two, three) = (machine(), machine(), machine());
     shared.writes(&one);
     let blobs = shared.below("blob").len();
@@ -115,7 +115,7 @@ fn an_edit_fetches_what_is_shared_and_uploads_only_what_is_new() {
 }
 
 /// What a plan says of each stage, and its last line.
-fn planned(machine: &Project, shared: &Shared) -> (usize, usize, String) {
+fn planned(machine: &Project, shared: &SharedFolder) -> (usize, usize, String) {
     let output = ask(machine, &[("RAISIN_REMOTE", &shared.address())], &["plan", "p.toml"]);
     assert_eq!(output.code, 0, "{}", output.stderr);
     let count = |words: &str| output.stdout.lines().filter(|line| line.contains(words)).count();
@@ -124,7 +124,7 @@ fn planned(machine: &Project, shared: &Shared) -> (usize, usize, String) {
 
 #[test]
 fn a_plan_says_what_would_be_fetched_and_how_large_it_is() {
-    let shared = Shared::new();
+    let shared = SharedFolder::new();
     let (one, two) = (machine(), machine());
     shared.writes(&one);
     let (fetch, run, last) = planned(&two, &shared);
@@ -143,8 +143,8 @@ fn change(file: &Path, change: impl FnOnce(&mut Vec<u8>)) {
 
 /// Damages the shared cache, and returns what a new machine with rights to write says. The build must succeed with the
 /// right artifacts, and must repair the shared cache.
-fn after(damage: impl FnOnce(&Shared)) -> (BuildCounts, String) {
-    let shared = Shared::new();
+fn after(damage: impl FnOnce(&SharedFolder)) -> (BuildCounts, String) {
+    let shared = SharedFolder::new();
     let (one, two, three) = (machine(), machine(), machine());
     shared.writes(&one);
     damage(&shared);
@@ -247,7 +247,7 @@ fn a_wrong_address_mode_or_key_is_refused_before_anything_runs() {
 
 #[test]
 fn an_artifact_above_the_limit_is_left_out_and_counted() {
-    let shared = Shared::new();
+    let shared = SharedFolder::new();
     let one = machine();
     let (address, limit) = (shared.address(), "4kB");
     let table = format!("[cache]\nremote = \"{address}\"\nmode = \"read-write\"\nmax_upload = \"{limit}\"\n");
@@ -261,7 +261,7 @@ fn an_artifact_above_the_limit_is_left_out_and_counted() {
 
 #[test]
 fn builds_at_the_same_time_share_one_cache_and_one_shared_cache() {
-    let shared = Shared::new();
+    let shared = SharedFolder::new();
     let machines: Vec<Project> = (0..3).map(|_| machine()).collect();
     let start = |machine: &Project, out: &str| {
         let mut command = machine.raisin(&["build", "p.toml", "--out", out]);
@@ -281,7 +281,7 @@ fn builds_at_the_same_time_share_one_cache_and_one_shared_cache() {
 
 #[test]
 fn push_and_pull_move_what_a_build_did_not() {
-    let shared = Shared::new();
+    let shared = SharedFolder::new();
     let (one, two) = (machine(), machine());
     let address = shared.address();
     let remote = |machine: &Project, arguments: &[&str]| {
@@ -309,7 +309,7 @@ fn push_and_pull_move_what_a_build_did_not() {
 
 #[test]
 fn a_repair_fetches_what_the_shared_cache_has_and_makes_only_the_rest() {
-    let shared = Shared::new();
+    let shared = SharedFolder::new();
     let one = machine();
     shared.writes(&one);
     // Damages a file of each artifact, and removes one record.
@@ -348,7 +348,7 @@ fn a_repair_fetches_what_the_shared_cache_has_and_makes_only_the_rest() {
 
 #[test]
 fn gc_removes_old_records_and_only_what_no_other_record_needs() {
-    let shared = Shared::new();
+    let shared = SharedFolder::new();
     let (one, two) = (machine(), machine());
     shared.writes(&one);
     raisin_tests::age(shared.folder.path(), std::time::Duration::from_hours(24 * 40));
@@ -378,7 +378,7 @@ fn gc_removes_old_records_and_only_what_no_other_record_needs() {
 
 #[test]
 fn check_says_what_a_folder_can_do() {
-    let shared = Shared::new();
+    let shared = SharedFolder::new();
     let one = machine();
     let told = ask(&one, &[], &["remote", "check", "--remote", &shared.address()]);
     assert_eq!(told.code, 0, "{}", told.stderr);
@@ -391,7 +391,7 @@ fn check_says_what_a_folder_can_do() {
 /// Kills a build with everything that it started, at an instant in the middle of its uploads or fetches.
 #[test]
 fn a_build_that_is_killed_leaves_no_wrong_state_and_the_next_build_goes_on() {
-    let shared = Shared::new();
+    let shared = SharedFolder::new();
     let one = machine();
     for moment in [20, 60, 120, 200, 300] {
         let mut command = one.raisin(&["build", "p.toml", "--quiet"]);
@@ -423,7 +423,7 @@ fn a_build_that_is_killed_leaves_no_wrong_state_and_the_next_build_goes_on() {
 
 #[test]
 fn every_kind_of_stage_comes_from_a_shared_cache() {
-    let shared = Shared::new();
+    let shared = SharedFolder::new();
     let (one, two) = (Project::with_pipeline("micro.toml"), Project::with_pipeline("micro.toml"));
     let address = shared.address();
     let built = |machine: &Project, mode| {

@@ -128,6 +128,15 @@ pub struct Needs {
     pub ignored: Vec<String>,
     /// What the key has in place of the parameter at a pointer, for a text that contains the names of stages.
     pub replaced: Vec<(String, Value)>,
+    /// The programs whose output is in the key.
+    pub printed: Vec<PrintedNeed>,
+}
+
+/// The key has the output of a program in place of the parameter at `pointer`, which is the program with its arguments.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrintedNeed {
+    pub pointer: String,
+    pub command: Vec<String>,
 }
 
 /// The parameter at `pointer` names a stage. If `provides` is given, that stage must provide it.
@@ -213,6 +222,11 @@ impl Needs {
     /// for the names of stages. Otherwise the stage would run again when an input gets another name.
     pub fn in_key(&mut self, pointer: impl Into<String>, value: Value) {
         self.replaced.push((pointer.into(), value));
+    }
+
+    /// The key has the output of this program in place of the parameter at `pointer`.
+    pub fn printed(&mut self, pointer: impl Into<String>, command: &[String]) {
+        self.printed.push(PrintedNeed { pointer: pointer.into(), command: command.to_vec() });
     }
 
     pub fn file(&mut self, pointer: impl Into<String>, path: &str) {

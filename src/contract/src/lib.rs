@@ -49,8 +49,8 @@ pub use context::{
     REFERENCES, referenced, references,
 };
 pub use declaration::{
-    Declaration, FileNeed, Kind, Needs, ParameterProblem, Process, RefusedFile, ResolvedParameters, StageMention,
-    StageNeed,
+    Declaration, FileNeed, Kind, Needs, ParameterProblem, PrintedNeed, Process, RefusedFile, ResolvedParameters,
+    StageMention, StageNeed,
 };
 pub use serve::KindRunner;
 pub use setup::{PipelineSetup, SETUP, StageSetup};

@@ -1,7 +1,9 @@
 //! Runs a stage of kind `command`: any program. call.rs resolves what the program gets; program.rs runs it under
-//! supervisor.rs; results.rs checks what it wrote, and model.rs a model among it.
+//! supervisor.rs; results.rs checks what it wrote, model.rs a model among it,
+//! and features.rs embeddings.
 
 mod call;
+mod features;
 mod model;
 mod program;
 mod progress;

@@ -10,7 +10,7 @@ use raisin_corpus::artifact::{PoolRow, instructions_batch};
 use raisin_corpus::message::conversation;
 
 /// Round, step, slot and id of a selected row.
-type Choice = (Option<u32>, u32, u32, u32);
+type ChosenRow = (Option<u32>, u32, u32, u32);
 
 /// Runs an export of these choices (round, step, slot, id) of a pool of four conversations.
 fn run(
@@ -38,8 +38,9 @@ fn run(
         PoolRow::with_tools(called, tools, 0, 4),
     ];
     table::write(&pool.join("instructions.parquet"), &instructions_batch(&rows)?)?;
-    let column =
-        |of: &dyn Fn(&Choice) -> Option<u32>| -> ArrayRef { Arc::new(choices.iter().map(of).collect::<UInt32Array>()) };
+    let column = |of: &dyn Fn(&ChosenRow) -> Option<u32>| -> ArrayRef {
+        Arc::new(choices.iter().map(of).collect::<UInt32Array>())
+    };
     let columns = vec![
         ("round", column(&|it| it.0)),
         ("step", column(&|it| Some(it.1))),

@@ -23,11 +23,11 @@ use raisin_contract::Process;
 pub struct Children {
     stopping: AtomicBool,
     /// The key is the process id.
-    running: Mutex<BTreeMap<u32, Running>>,
+    running: Mutex<BTreeMap<u32, RunningChild>>,
 }
 
 #[derive(Clone)]
-struct Running {
+struct RunningChild {
     child: Arc<Mutex<Child>>,
     /// The signs of life of the stage at work; `None` between two stages.
     signs: Arc<Mutex<Option<Signs>>>,
@@ -37,7 +37,7 @@ struct Running {
 
 /// A started process. The kernel kills the process when the build ends in any way.
 pub struct ChildProcess<'c> {
-    running: Running,
+    running: RunningChild,
     pid: u32,
     children: &'c Children,
 }
@@ -61,7 +61,8 @@ impl Children {
         let stdin = child.stdin.take().ok_or_else(|| anyhow!("a child without standard input"))?;
         let stdout = child.stdout.take().ok_or_else(|| anyhow!("a child without standard output"))?;
         let pid = child.id();
-        let running = Running { child: Arc::new(Mutex::new(child)), signs: Arc::default(), was_silent: Arc::default() };
+        let running =
+            RunningChild { child: Arc::new(Mutex::new(child)), signs: Arc::default(), was_silent: Arc::default() };
         locked(&self.running).insert(pid, running.clone());
         if self.is_stopping() {
             self.signal(Signal::TERM);

@@ -289,8 +289,8 @@ fn hashed(found: Found, several: bool, digests: &mut FileDigests) -> Result<Opti
     Ok(Some(InputFile { path, content, files }))
 }
 
-/// A problem with the file or the expected digest in the parameter at `pointer`.
-fn problem(stage: &Stage, pointer: &str, message: String) -> Problem {
+/// A problem with the parameter at `pointer`, such as a missing file.
+pub(super) fn problem(stage: &Stage, pointer: &str, message: String) -> Problem {
     match stage.written.get(pointer) {
         Some(written) => written.problem(message),
         None => Problem::usage(message),

@@ -19,6 +19,7 @@
 //! | for a gathering kind: stage names and sweep values of its inputs, because the stage shows them | |
 
 mod accept;
+mod asked;
 mod build;
 mod change;
 mod child;
@@ -47,6 +48,7 @@ mod out_check;
 mod outcome;
 mod plan;
 mod plan_file;
+mod printed;
 mod progress;
 mod pull;
 mod remote;

@@ -4,6 +4,7 @@
 use super::device::{Devices, default_dtype};
 use super::graph::{Graph, Need, NodeId, common_values};
 use super::inputs::InputFiles;
+use super::printed::PrintedLines;
 use super::{Options, difference::ActionDifference};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Result, anyhow};
@@ -19,6 +20,7 @@ pub struct Resolver<'a> {
     /// The index that the last build of this pipeline wrote.
     pub index: BuildIndex,
     pub inputs: InputFiles,
+    pub printed: PrintedLines,
     pub devices: Devices,
     /// The number of artifacts that the store had and the index did not have. If there are any, a new index is worth
     /// writing.
@@ -49,9 +51,10 @@ impl<'a> Resolver<'a> {
         let graph = graph?;
         let index = index.map_err(|_| anyhow!("the index of {} cannot be loaded", out.display()))?;
         let inputs = InputFiles::of(&graph, &store)?;
+        let printed = PrintedLines::of(&graph)?;
         let devices = Devices::choose(options.device)?;
         let artifacts = vec![None; graph.nodes.len()];
-        Ok(Self { graph, store, index, inputs, devices, found_in_store: 0, artifacts })
+        Ok(Self { graph, store, index, inputs, printed, devices, found_in_store: 0, artifacts })
     }
 
     /// The action of a node, as far as its inputs are known. The action has a key when all inputs are known.
@@ -72,6 +75,9 @@ impl<'a> Resolver<'a> {
         }
         for need in &resolved.needs.files {
             inputs.push((need.pointer.as_str(), self.inputs.input(need)?));
+        }
+        for need in &resolved.needs.printed {
+            inputs.push((need.pointer.as_str(), self.printed.input(need)?));
         }
         let seed = node.stage.seed;
         Action::of(declaration, resolved, inputs, seed, &self.environment(id)?)

@@ -34,6 +34,15 @@ pub enum CommandRole {
     /// table `instructions`. `select = { method = "scores", stage = ... }` of a `finetune` and `columns` of a `clusters`
     /// use them.
     Columns,
+    /// Embeddings of the instructions of a pool, by a model of your own, for `clusters`, `dedup` with `by = "semantic"` and
+    /// `select = { method = "rds" }`. The program writes `features.jsonl` (or `.json`, `.csv`, `.parquet`): `id`, the id of
+    /// the instruction; `embedding`, a list of as many numbers in each row, or null; and, as far as it knows them,
+    /// `weighted_embedding` (by default equal to `embedding`), by which rows are compared with the validation examples,
+    /// `prompt_tokens`, `response_tokens`, `logp_conditional`, `logp_unconditional` and `unconditional_tokens` (the table
+    /// `features` says what they are). A state has no columns of numbers that are absent. The pool is the first input with a
+    /// table `instructions`. For `rds` and the columns of a state that know the target, the program writes
+    /// `validation_features` too, with the ids of the table `validation` of a task that is an input.
+    Features,
     /// A language model, for `finetune`, `evaluate`, `features` and the other kinds that read one. The program writes a
     /// Hugging Face folder into `{out}` itself: `config.json`, `model.safetensors` (or its shards and
     /// `model.safetensors.index.json`) and `tokenizer.json`, as `save_pretrained` does. Or it writes an adapter of PEFT:
@@ -46,6 +55,7 @@ impl CommandRole {
         match self {
             Self::Instructions => "instructions",
             Self::Columns => "columns",
+            Self::Features => "features",
             Self::Model => "model",
         }
     }
@@ -55,6 +65,7 @@ impl CommandRole {
         match self {
             Self::Instructions => &["instructions", "rejects", "sources"],
             Self::Columns => &["columns"],
+            Self::Features => &["features", "validation_features"],
             Self::Model => &[],
         }
     }
@@ -138,9 +149,15 @@ pub struct Parameters {
     #[schemars(with = "WrittenEnvironment")]
     pub env: BTreeMap<String, Option<String>>,
     /// A text that is in the key, for what the key cannot see, such as the version of the program or of its container.
-    /// If absent, a new version of the program does not run the stage again.
+    /// If absent, and without `version_command`, a new version of the program does not run the stage again.
     #[serde(default)]
     pub version: Option<String>,
+    /// A program with its arguments, such as `["pip", "freeze"]`. What it prints is in the key, line by line, in place of
+    /// the program itself. It runs at the beginning of every build and plan, in the folder of the pipeline file, with the
+    /// environment of raisin, and for at most a minute; a build with nothing to do takes as long as it does. If absent,
+    /// no program is run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version_command: Option<Vec<String>>,
     /// What the stage provides for stages of other kinds. By default nothing.
     #[serde(default)]
     pub provides: Vec<CommandRole>,
@@ -198,7 +215,7 @@ impl Kind for CommandKind {
     const SEEDED: bool = true;
     const SEEDED_IF: Option<&'static str> = Some("if the program gets `{seed}`");
     const COMPUTES: bool = true;
-    const PROVIDES: &'static [&'static str] = &["instructions", "columns", "model"];
+    const PROVIDES: &'static [&'static str] = &["instructions", "columns", "features", "model"];
     const TABLES: &'static [TableDeclaration] = outputs::command::TABLES;
     const FILES: &'static [&'static [FileDeclaration]] = outputs::command::FILES;
     const EXAMPLES: &'static [ExamplePipeline] = outputs::command::EXAMPLES;
@@ -242,6 +259,9 @@ impl Kind for CommandKind {
         for (place, file) in parameters.files.iter().enumerate() {
             needs.files_with_digest(&format!("/files/{place}"), &file.path, file.blake3.as_deref());
         }
+        if let Some(command) = &parameters.version_command {
+            needs.printed("/version_command", command);
+        }
         for (pointer, text) in parameters.texts() {
             if let Some(in_key) = with_places(text, &parameters.inputs) {
                 needs.in_key(pointer, json!(in_key));
@@ -251,6 +271,7 @@ impl Kind for CommandKind {
 
     fn check(parameters: &Parameters) -> Result<(), ParameterProblem> {
         check_run(parameters)?;
+        parameters.version_command.as_deref().map_or(Ok(()), check_version_command)?;
         check_files(&parameters.files)?;
         check_env(&parameters.env)?;
         check_outputs(parameters)
@@ -319,14 +340,31 @@ fn check_run(parameters: &Parameters) -> Result<(), ParameterProblem> {
             }
         }
     }
-    if let [only] = parameters.run.as_slice()
-        && only.contains(' ')
-    {
-        let message = format!("`{only}` would be the name of a program, with its spaces");
-        let hint = "write one text for each argument; for a shell, run = [\"sh\", \"-c\", \"...\"]";
-        return Err(ParameterProblem::new("/run/0", message).hint(hint));
+    check_words("run", &parameters.run)
+}
+
+fn check_version_command(command: &[String]) -> Result<(), ParameterProblem> {
+    if command.first().is_none_or(String::is_empty) {
+        let problem = ParameterProblem::new("/version_command", "there is no program to run");
+        return Err(problem.hint("name the program and its arguments: version_command = [\"pip\", \"freeze\"]"));
     }
-    Ok(())
+    if let Some(place) = command.iter().position(|text| text.contains('\0')) {
+        let message = "a text with a zero byte cannot be given to a program";
+        return Err(ParameterProblem::new(format!("/version_command/{place}"), message));
+    }
+    check_words("version_command", command)
+}
+
+/// # Errors
+/// The only text has a space: it looks like a line for a shell.
+fn check_words(key: &str, command: &[String]) -> Result<(), ParameterProblem> {
+    let [only] = command else { return Ok(()) };
+    if !only.contains(' ') {
+        return Ok(());
+    }
+    let message = format!("`{only}` would be the name of a program, with its spaces");
+    let hint = format!("write one text for each argument; for a shell, {key} = [\"sh\", \"-c\", \"...\"]");
+    Err(ParameterProblem::new(format!("/{key}/0"), message).hint(hint))
 }
 
 fn check_files(files: &[CommandFile]) -> Result<(), ParameterProblem> {
@@ -395,8 +433,10 @@ fn check_outputs(parameters: &Parameters) -> Result<(), ParameterProblem> {
         let problem = ParameterProblem::new("/run", "the program is not told where to write its results");
         return Err(problem.hint("give it {out}, for example run = [\"python\", \"score.py\", \"--out\", \"{out}\"]"));
     }
-    if provides.contains(&CommandRole::Columns) && parameters.inputs.is_empty() {
-        let problem = ParameterProblem::new("/provides", "columns belong to a pool, and the stage has no input");
+    let of_pool = provides.iter().find(|role| matches!(role, CommandRole::Columns | CommandRole::Features));
+    if let Some(role) = of_pool.filter(|_| parameters.inputs.is_empty()) {
+        let message = format!("{} belong to a pool, and the stage has no input", role.name());
+        let problem = ParameterProblem::new("/provides", message);
         return Err(problem.hint("give the program a pool, for example {pool.instructions.jsonl}"));
     }
     Ok(())

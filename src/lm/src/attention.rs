@@ -5,7 +5,7 @@ use tch::{Device, Kind as TensorKind, Tensor};
 
 use super::batch::Batch;
 use super::config::ModelConfig;
-use super::layout::RowGroup;
+use super::layout::AttentionGroup;
 use super::rope::{RopeScaling, frequencies};
 use super::unbound::{flash_attention, has_flash_attention};
 use raisin_base::error::Result;
@@ -136,7 +136,7 @@ pub(super) fn attend(
     let (q, k, v) = (regroup(q, heads)?, regroup(k, kv_heads)?, regroup(v, kv_heads)?);
     let mut parts = Vec::with_capacity(q.len());
     for (place, group) in layout.groups.iter().enumerate() {
-        let RowGroup { rows, length } = *group;
+        let AttentionGroup { rows, length } = *group;
         // [rows, heads, length, dim]
         let by_head =
             |x: &Tensor, heads: i64| -> Result<Tensor> { Ok(x.f_view([rows, length, heads, dim])?.f_transpose(1, 2)?) };

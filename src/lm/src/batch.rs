@@ -14,7 +14,7 @@ use std::cell::OnceCell;
 use tch::{Device, Kind as TensorKind, Tensor};
 
 use super::device::has_flash_kernels;
-use super::layout::{AttentionLayout, Padding, RowGroup, on};
+use super::layout::{AttentionGroup, AttentionLayout, Padding, on};
 use raisin_base::error::{Result, ensure};
 use raisin_corpus::Sequence;
 
@@ -178,7 +178,12 @@ impl Batch {
     /// The mask of a row group whose rows have branches, `[rows, length, length]`, in the row order of the group: 0
     /// where a token (second dimension) may attend to another token (third dimension), minus infinity elsewhere. `None`
     /// if no row has branches. `first` is the index of the group's first row in the order of the layout.
-    pub(super) fn branch_mask(&self, first: usize, group: RowGroup, window: Option<i64>) -> Result<Option<Tensor>> {
+    pub(super) fn branch_mask(
+        &self,
+        first: usize,
+        group: AttentionGroup,
+        window: Option<i64>,
+    ) -> Result<Option<Tensor>> {
         if self.branches.is_empty() {
             return Ok(None);
         }

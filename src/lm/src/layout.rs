@@ -36,14 +36,14 @@ impl Padding {
 
 /// The rows of one attention call, padded to the same length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct RowGroup {
+pub(super) struct AttentionGroup {
     pub rows: i64,
     pub length: i64,
 }
 
 /// The row groups of a batch, and the index tensors that move tokens between the packed order and the groups.
 pub(super) struct AttentionLayout {
-    pub groups: Vec<RowGroup>,
+    pub groups: Vec<AttentionGroup>,
     /// The row numbers, group after group.
     pub order: Vec<usize>,
     /// The number of leading groups whose rows lie in the packed tokens in the right order, from the first token on.
@@ -156,9 +156,9 @@ pub fn longest_first(lengths: &[usize]) -> Vec<usize> {
 
 /// Sorts the rows by length (equal rows keep the given order), and cuts them into groups within the limits of padding.
 /// Returns the order and the groups.
-fn group_rows(lengths: &[usize], padding: Padding) -> (Vec<usize>, Vec<RowGroup>) {
+fn group_rows(lengths: &[usize], padding: Padding) -> (Vec<usize>, Vec<AttentionGroup>) {
     let order = longest_first(lengths);
-    let mut groups: Vec<RowGroup> = Vec::new();
+    let mut groups: Vec<AttentionGroup> = Vec::new();
     let mut tokens = 0;
     for &row in &order {
         let length = lengths[row];
@@ -172,7 +172,7 @@ fn group_rows(lengths: &[usize], padding: Padding) -> (Vec<usize>, Vec<RowGroup>
                 continue;
             }
         }
-        groups.push(RowGroup { rows: 1, length: length as i64 });
+        groups.push(AttentionGroup { rows: 1, length: length as i64 });
         tokens = length as i64;
     }
     (order, groups)
@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn padding_repeats_the_last_token_and_is_dropped_on_the_way_back() -> Result<()> {
         let layout = AttentionLayout::new(&[(0, 3), (3, 5)], Padding { share: 0.5, scores: 0 }, Device::Cpu)?;
-        assert_eq!(layout.groups, [RowGroup { rows: 2, length: 3 }]);
+        assert_eq!(layout.groups, [AttentionGroup { rows: 2, length: 3 }]);
         let packed = Tensor::from_slice(&[1f32, 2.0, 3.0, 4.0, 5.0]).view([-1, 1]);
         let parts = layout.regroup(&packed)?;
         assert_eq!(Vec::<f32>::try_from(parts[0].view([-1]))?, [1.0, 2.0, 3.0, 4.0, 5.0, 5.0]);

@@ -147,7 +147,7 @@ fn stages(
     let finished = |stage: CheckedStage<'_>| Stage {
         name: stage.entry.key.clone(),
         declaration: stage.declaration,
-        written: files_written(&stage),
+        written: needs_written(&stage),
         resolved: stage.resolved,
         resources: stage.resources,
         seed: stage.seed.unwrap_or(seed),
@@ -155,10 +155,13 @@ fn stages(
     Ok(checked.into_iter().map(finished).collect())
 }
 
-/// Where the paths and the expected digests of the files of a stage were written, by pointer.
-fn files_written(stage: &CheckedStage<'_>) -> HashMap<String, Written> {
-    let files = &stage.resolved.needs.files;
-    let pointers = files.iter().flat_map(|file| [Some(&file.pointer), file.expected_digest_pointer.as_ref()]).flatten();
+/// Where the paths and the expected digests of the files of a stage, and the programs whose output is in its key, were
+/// written, by pointer.
+fn needs_written(stage: &CheckedStage<'_>) -> HashMap<String, Written> {
+    let needs = &stage.resolved.needs;
+    let files = needs.files.iter();
+    let files = files.flat_map(|need| std::iter::once(&need.pointer).chain(&need.expected_digest_pointer));
+    let pointers = files.chain(needs.printed.iter().map(|need| &need.pointer));
     pointers.map(|pointer| (pointer.clone(), find(stage.entry, pointer).value.written())).collect()
 }
 

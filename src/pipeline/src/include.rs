@@ -30,12 +30,12 @@ pub fn read(file: &Path) -> Result<Table, Problem> {
 /// # Errors
 /// As [`read`].
 pub fn parse(file: &Path, text: String) -> Result<Table, Problem> {
-    let mut reading = Reading { open: Vec::new(), bytes: MOST_BYTES, includes: MOST_INCLUDES };
+    let mut reading = IncludesRead { open: Vec::new(), bytes: MOST_BYTES, includes: MOST_INCLUDES };
     read_text(file, text, &mut reading)
 }
 
 /// The state of reading a pipeline file and its includes.
-struct Reading {
+struct IncludesRead {
     /// The files that are being read: each includes the next.
     open: Vec<PathBuf>,
     /// The bytes and includes that are left.
@@ -75,7 +75,7 @@ fn near(file: &Path, folders: &[&Path]) -> Option<PathBuf> {
     })
 }
 
-fn read_text(file: &Path, text: String, reading: &mut Reading) -> Result<Table, Problem> {
+fn read_text(file: &Path, text: String, reading: &mut IncludesRead) -> Result<Table, Problem> {
     reading.bytes = reading.bytes.saturating_sub(text.len() as u64);
     let TreeNode { content: NodeContent::Table(mut table), .. } = TreeNode::parse(&file.display().to_string(), text)?
     else {

@@ -90,7 +90,8 @@ pub struct Stage {
     pub resources: Resources,
     /// The seed of the stage: its own `seed`, or that of the variant. A kind that draws no random numbers ignores it.
     pub seed: u64,
-    /// Where the path and the expected digest of each needed file were written, by the pointer of the parameter.
+    /// Where the path and the expected digest of each needed file, and each program whose output is in the key, were
+    /// written, by the pointer of the parameter.
     pub written: HashMap<String, Written>,
 }
 

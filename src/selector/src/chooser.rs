@@ -22,7 +22,7 @@ pub struct CandidateColumns {
     /// The sum of log p(y) over the `unconditional_tokens` of the response without its prompt.
     pub logp_unconditional: Vec<Option<f64>>,
     pub unconditional_tokens: Vec<Option<u32>>,
-    /// The cosines with the validation examples ([`Targets::cosines`](crate::Targets::cosines)).
+    /// The cosines with the validation examples ([`CosineTargets::cosines`](crate::CosineTargets::cosines)).
     pub cosines: Vec<Option<Vec<f32>>>,
     /// The scores of the methods that order by a given score: external scores, or a column of the state.
     pub scores: Vec<Option<f64>>,

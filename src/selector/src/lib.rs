@@ -38,7 +38,7 @@ pub mod scoring;
 pub mod state;
 pub mod step_baseline;
 
-pub use baselines::Targets;
+pub use baselines::CosineTargets;
 pub use chooser::{
     CandidateColumns, Chooser, ChooserInputs, GradientProducts, SelectedCandidate, StepContext, StepGradients, chooser,
 };

@@ -10,24 +10,23 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-use std::path::Path;
 use std::sync::Arc;
 
 use arrow_array::{Array, ArrayRef, RecordBatch, UInt32Array};
 use arrow_select::take::take_record_batch;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::tables::vector_column;
 use crate::vectors::VectorColumn;
 use basis::Basis;
-use raisin_base::error::{Context as _, Error, Problem, Result, anyhow};
+use raisin_base::error::{Error, Problem, Result, anyhow};
 use raisin_contract::{Context, Progress};
 use raisin_kinds::clusters::Parameters;
-use raisin_selector::clustering::Rows as _;
+use raisin_selector::clustering::NumberRows as _;
 use raisin_selector::clustering::kmeans::{Clustering, assigned, kmeans};
 use raisin_selector::clustering::pca::Pca;
 use raisin_table::{self as table, WriteTable as _};
-use state::{Semantic, StateColumn, StaticState, is_unconditional};
+use state::{NUMBERS, Semantic, StateColumn, StaticState, numbers_of};
 
 pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     let folder = context.input("/features")?;
@@ -35,11 +34,11 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     let file = folder.join("features.parquet");
     let all = table::read_columns(&file, &[&["id"], NUMBERS.as_slice()].concat())?;
     let count = all.num_rows();
-    let unconditional = reads_second_pass(folder, like.as_ref(), context)?;
+    let numbers = numbers_read(&all, like.as_ref(), context)?;
     let (all, joined) = columns::join(all, &parameters, context)?;
     // The embeddings stay in the file: they are read in parts, several times.
     let embeddings = VectorColumn::open(&file, "embedding")?;
-    let complete = complete_rows(&all, unconditional, &joined, embeddings.present()?)?;
+    let complete = complete_rows(&all, &numbers, &joined, embeddings.present()?)?;
     let rows = kept(all, &complete)?;
     let excluded = count - rows.num_rows();
     if excluded > 0 {
@@ -59,11 +58,11 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     let more = match &like {
         Some(like) => {
             let files_known = parameters.instructions.is_some();
-            like.chosen(unconditional, more.columns, rows.num_rows(), files_known, context)?
+            like.chosen(&numbers, more.columns, rows.num_rows(), files_known, context)?
         }
         None => more.columns,
     };
-    let Placed { pca, found, components } = match &like {
+    let PlacedRows { pca, found, components } = match &like {
         Some(like) => placed(like, &embeddings, context)?,
         None => fitted(&parameters, &embeddings, context)?,
     };
@@ -71,7 +70,7 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     let semantic = if whiten { pca.project(&embeddings, true)? } else { components };
     let semantic = Semantic { values: &semantic, dimensions, whiten };
     let scales = like.map(|like| like.scales);
-    let state = StaticState::fuse(&rows, &semantic, unconditional, &more, scales)?;
+    let state = StaticState::fuse(&rows, &semantic, &numbers, &more, scales)?;
     context.write_table("clusters", &clusters_table(&rows, &found, &state)?)?;
     let explained = pca.explained;
     let StaticState { columns, scales, .. } = state;
@@ -96,7 +95,7 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
 }
 
 /// The rows along principal components, and their clusters.
-struct Placed {
+struct PlacedRows {
     pca: Pca,
     found: Clustering,
     /// The coordinates of each row, which are not whitened.
@@ -104,7 +103,7 @@ struct Placed {
 }
 
 /// The principal components of the embeddings, and clusters of the rows.
-fn fitted(parameters: &Parameters, embeddings: &VectorColumn, context: &Context) -> Result<Placed> {
+fn fitted(parameters: &Parameters, embeddings: &VectorColumn, context: &Context) -> Result<PlacedRows> {
     let (n, width) = (embeddings.count(), embeddings.width());
     if n < parameters.clusters().max(parameters.dimensions() + 1) {
         let problem = format!(
@@ -129,66 +128,69 @@ fn fitted(parameters: &Parameters, embeddings: &VectorColumn, context: &Context)
     if !found.converged {
         context.note(format!("k-means did not converge in {iterations} iterations"));
     }
-    Ok(Placed { pca, found, components })
+    Ok(PlacedRows { pca, found, components })
 }
 
 /// The principal components of another stage, and the rows in the clusters of that stage.
-fn placed(like: &Basis, embeddings: &VectorColumn, context: &Context) -> Result<Placed> {
+fn placed(like: &Basis, embeddings: &VectorColumn, context: &Context) -> Result<PlacedRows> {
     progress(context, "principal components", 0);
     let pca = like.pca.clone();
     let components = pca.project(embeddings, false)?;
     progress(context, "clusters", 1);
     let found = assigned(&components, pca.components.len(), like.centres.clone());
-    Ok(Placed { pca, found, components })
+    Ok(PlacedRows { pca, found, components })
 }
 
 fn progress(context: &Context, phase: &str, done: u64) {
     context.progress(Progress { phase: phase.to_owned(), done, total: 2, unit: "phases".into(), ..Default::default() });
 }
 
-/// Whether the state has the numbers of the second pass, over the responses alone.
+/// Those of [`NUMBERS`] from which the states are made: those of the states of `like`, or else those that the features
+/// have. `features` makes no log p(y) without its second pass, and a program may give embeddings alone.
 ///
 /// # Errors
-/// The state of the stage `like` has these numbers, and the features do not.
-fn reads_second_pass(features: &Path, like: Option<&Basis>, context: &Context) -> Result<bool> {
-    let present = has_second_pass(features)?;
+/// The states of `like` have numbers that these features do not have.
+fn numbers_read(all: &RecordBatch, like: Option<&Basis>, context: &Context) -> Result<Vec<&'static str>> {
+    let mut present = Vec::new();
+    for name in NUMBERS {
+        let values = column(all, name)?;
+        if values.null_count() < values.len() {
+            present.push(name);
+        }
+    }
+    let without = |wanted: &[&'static str]| -> Option<String> {
+        let absent: Vec<&str> = wanted.iter().filter(|name| !present.contains(name)).copied().collect();
+        let is_second_pass = absent.iter().all(|name| name.contains("unconditional"));
+        let words = if is_second_pass { "log p(y)".to_owned() } else { absent.join(", ") };
+        (!absent.is_empty()).then_some(words)
+    };
     let Some(like) = like else {
-        if !present {
-            context.note("the features have no log p(y), so that the state of a candidate has none");
+        if let Some(absent) = without(&NUMBERS) {
+            context.note(format!("the features have no {absent}, so that the state of a candidate has none"));
         }
         return Ok(present);
     };
-    let is_second = |column: &String| column.starts_with("difficulty.") && is_unconditional(column);
-    let wanted = like.columns.iter().any(is_second);
-    if wanted && !present {
-        return Err(Problem::new("the states of `like` have log p(y), and these features have none")
-            .hint("leave out `unconditional = false` in the features stage")
+    let wanted = numbers_of(&like.columns);
+    if let Some(absent) = without(&wanted) {
+        let problem = Problem::new(format!("the states of `like` have {absent}, and these features have none"));
+        return Err(problem
+            .hint(if absent == "log p(y)" {
+                "leave out `unconditional = false` in the features stage"
+            } else {
+                "make the features of both stages in the same way"
+            })
             .into());
     }
     Ok(wanted)
 }
 
-/// Whether the features have log p(y), which a second pass over the responses alone gives.
-fn has_second_pass(features: &Path) -> Result<bool> {
-    let path = features.join("summary.json");
-    let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let summary: Value = serde_json::from_slice(&bytes).with_context(|| format!("{} is no JSON", path.display()))?;
-    summary["unconditional"].as_bool().with_context(|| format!("{} has no `unconditional`", path.display()))
-}
-
-/// The columns, beside `embedding`, that must not be null in the row of a candidate. The columns of the second pass may
-/// be null without this pass.
-const NUMBERS: [&str; 5] =
-    ["prompt_tokens", "response_tokens", "logp_conditional", "logp_unconditional", "unconditional_tokens"];
-
 fn column<'a>(rows: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef> {
     rows.column_by_name(name).ok_or_else(|| anyhow!("the features have no column `{name}`"))
 }
 
-/// For each row, whether it has an embedding and no null in the columns of the features and in the joined columns.
-fn complete_rows(all: &RecordBatch, unconditional: bool, joined: &[String], embedded: Vec<bool>) -> Result<Vec<bool>> {
-    let needed = NUMBERS.into_iter().filter(|name| unconditional || !is_unconditional(name));
-    let names = needed.chain(joined.iter().map(String::as_str));
+/// For each row, whether it has an embedding and no null among the `numbers` of the features and in the joined columns.
+fn complete_rows(all: &RecordBatch, numbers: &[&str], joined: &[String], embedded: Vec<bool>) -> Result<Vec<bool>> {
+    let names = numbers.iter().copied().chain(joined.iter().map(String::as_str));
     let columns: Vec<&ArrayRef> = names.map(|name| column(all, name)).collect::<Result<_>>()?;
     let is_complete = |(row, embedded): (usize, bool)| embedded && columns.iter().all(|column| column.is_valid(row));
     Ok(embedded.into_iter().enumerate().map(is_complete).collect())

@@ -26,7 +26,7 @@ pub use rows::{Cause, EncodedRows, Missing, RowsOf};
 
 /// The origin of a row.
 #[derive(Clone, Copy, Debug, Default)]
-struct RowOrigin {
+struct EncodedOrigin {
     id: u32,
     /// The index in [`EncodingReport::files`].
     source: Option<u32>,
@@ -38,7 +38,7 @@ struct RowOrigin {
 struct EncodingRow {
     of: RowsOf,
     metric: Option<&'static str>,
-    origin: RowOrigin,
+    origin: EncodedOrigin,
     kind: &'static str,
     turn: Option<u32>,
     /// The number of tokens and of targets of the whole row; `None` if they are not known.
@@ -66,7 +66,7 @@ struct Counts {
     findings: Vec<(FindingKind, usize)>,
     overlong: usize,
     /// The number of tokens of the longest row, and its origin.
-    longest: Option<(usize, RowOrigin)>,
+    longest: Option<(usize, EncodedOrigin)>,
 }
 
 /// Counts and lists what happened to the rows of a stage.
@@ -100,7 +100,7 @@ impl EncodingReport {
     ) -> Result<EncodedRows> {
         self.files = pool.map(source_files).transpose()?.unwrap_or_default();
         let named = self.files.len();
-        let origin = |row: &Instruction| RowOrigin {
+        let origin = |row: &Instruction| EncodedOrigin {
             id: row.id,
             source: Some(row.source).filter(|source| (*source as usize) < named),
             line: Some(row.line).filter(|line| *line > 0),
@@ -199,7 +199,7 @@ impl EncodingReport {
         &mut self,
         of: RowsOf,
         metric: Option<&'static str>,
-        origins: impl Iterator<Item = RowOrigin>,
+        origins: impl Iterator<Item = EncodedOrigin>,
         encoded: Vec<Encoded>,
     ) -> Result<EncodedRows> {
         let mut counts = Counts::new(of, metric, encoded.len());
@@ -218,7 +218,7 @@ impl EncodingReport {
         Ok(rows)
     }
 
-    fn measure(&self, counts: &mut Counts, origin: RowOrigin, tokens: usize) {
+    fn measure(&self, counts: &mut Counts, origin: EncodedOrigin, tokens: usize) {
         counts.overlong += usize::from(tokens > self.limit.max_tokens);
         if counts.longest.is_none_or(|(longest, _)| tokens > longest) {
             counts.longest = Some((tokens, origin));
@@ -243,7 +243,7 @@ impl EncodingReport {
         Some(Missing { cause, reason })
     }
 
-    fn list_findings(&mut self, counts: &mut Counts, origin: RowOrigin, encoded: &Encoded) {
+    fn list_findings(&mut self, counts: &mut Counts, origin: EncodedOrigin, encoded: &Encoded) {
         let mut kinds: Vec<FindingKind> = encoded.findings.iter().map(|finding| finding.kind).collect();
         kinds.sort_unstable();
         kinds.dedup();
@@ -257,7 +257,7 @@ impl EncodingReport {
         }
     }
 
-    fn list_cut(&mut self, counts: &mut Counts, origin: RowOrigin, encoded: &Encoded) {
+    fn list_cut(&mut self, counts: &mut Counts, origin: EncodedOrigin, encoded: &Encoded) {
         let limit = self.limit.max_tokens;
         if encoded.tokens <= limit {
             return;
@@ -271,7 +271,7 @@ impl EncodingReport {
         self.rows.push(EncodingRow { cut: Some((tokens, targets)), ..made });
     }
 
-    fn leave_out(&mut self, counts: &mut Counts, origin: RowOrigin, encoded: &Encoded, missing: &Missing) {
+    fn leave_out(&mut self, counts: &mut Counts, origin: EncodedOrigin, encoded: &Encoded, missing: &Missing) {
         counted(&mut counts.left_out, missing.cause);
         if counts.example_left_out.as_ref().is_none_or(|(cause, _)| missing.cause > *cause) {
             counts.example_left_out = Some((missing.cause, self.placed(counts.of, origin, &missing.reason)));
@@ -301,12 +301,12 @@ impl EncodingReport {
     }
 
     /// The file and the line of a row.
-    fn place(&self, origin: RowOrigin) -> Option<String> {
+    fn place(&self, origin: EncodedOrigin) -> Option<String> {
         let file = self.files.get(origin.source? as usize)?;
         Some(origin.line.map_or_else(|| file.clone(), |line| format!("{file}, line {line}")))
     }
 
-    fn placed(&self, of: RowsOf, origin: RowOrigin, reason: &str) -> String {
+    fn placed(&self, of: RowsOf, origin: EncodedOrigin, reason: &str) -> String {
         let place = self.place(origin).unwrap_or_else(|| format!("{} {}", of.one(), origin.id));
         format!("{place}: {reason}")
     }
@@ -314,7 +314,7 @@ impl EncodingReport {
     /// The reason with the file and the line of the instruction, if the pool has files.
     pub fn reason_with_place(&self, instruction: &Instruction, reason: &str) -> String {
         let (source, line) = (Some(instruction.source), Some(instruction.line).filter(|line| *line > 0));
-        match self.place(RowOrigin { id: instruction.id, source, line }) {
+        match self.place(EncodedOrigin { id: instruction.id, source, line }) {
             Some(place) => format!("{place}: {reason}"),
             None => reason.to_owned(),
         }
@@ -341,7 +341,7 @@ impl Counts {
 
 fn row(
     counts: &Counts,
-    origin: RowOrigin,
+    origin: EncodedOrigin,
     kind: &'static str,
     encoded: &Encoded,
     reason: Cow<'static, str>,
@@ -360,8 +360,8 @@ fn counted<K: Ord>(counts: &mut Vec<(K, usize)>, key: K) {
     }
 }
 
-fn origin_of(example: &Example) -> RowOrigin {
-    RowOrigin { id: example.id, ..RowOrigin::default() }
+fn origin_of(example: &Example) -> EncodedOrigin {
+    EncodedOrigin { id: example.id, ..EncodedOrigin::default() }
 }
 
 /// The names of the files of a pool, by the index in its table `sources`; empty without this table.

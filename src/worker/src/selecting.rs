@@ -17,8 +17,8 @@ use crate::vectors::VectorColumn;
 use raisin_base::error::{Context as _, Error, Problem, Result, anyhow};
 use raisin_contract::{Context, referenced};
 use raisin_corpus::Instruction;
-use raisin_selector::clustering::Rows as _;
-use raisin_selector::{CandidateColumns, Candidates, SelectedCandidate, SelectionMethod, Targets};
+use raisin_selector::clustering::NumberRows as _;
+use raisin_selector::{CandidateColumns, Candidates, CosineTargets, SelectedCandidate, SelectionMethod};
 use raisin_table as table;
 use raisin_training::TrainingPool;
 
@@ -49,16 +49,14 @@ pub fn candidate_columns(
             ["id", "cluster", "response_tokens", "logp_conditional", "logp_unconditional", "unconditional_tokens"];
         let rows = table::read_columns(&folder.join("clusters.parquet"), &names)?;
         let rows = by_id(&rows, instructions.len())?;
-        let log_p_y = column_of(&rows.table, "logp_unconditional")?;
-        if method == SelectionMethod::Ifd && !log_p_y.is_empty() && log_p_y.null_count() == log_p_y.len() {
-            let problem = "the method `ifd` needs log p(y), the log-probability of the response without its prompt, \
-                           and the features stage was run with `unconditional = false`";
-            return Err(Problem::new(problem).hint("set `unconditional = true` in the features stage").into());
-        }
+        check_log_probabilities(method, &rows.table)?;
         let counts = |name: &str| Ok::<_, Error>(rows.values(table::column::<UInt32Array>(&rows.table, name)?, &ids));
         let log_probs = |name: &str| Ok::<_, Error>(rows.values(&numbers(&rows.table, name)?, &ids));
         columns.clusters = counts("cluster")?;
-        columns.response_tokens = counts("response_tokens")?;
+        // Features of a program may have no counts of tokens. Those of the pool are then the best that is known.
+        if !is_absent(&rows.table, "response_tokens")? {
+            columns.response_tokens = counts("response_tokens")?;
+        }
         columns.unconditional_tokens = counts("unconditional_tokens")?;
         columns.logp_conditional = log_probs("logp_conditional")?;
         columns.logp_unconditional = log_probs("logp_unconditional")?;
@@ -80,15 +78,46 @@ pub fn candidate_columns(
             if missing > 0 {
                 context.note(format!("{missing} of {count} validation examples have no features, and choose no row"));
             }
-            columns.cosines = cosines(&features, instructions.len(), &ids, &Targets::new(&found)?)?;
+            columns.cosines = cosines(&features, instructions.len(), &ids, &CosineTargets::new(&found)?)?;
         }
     }
     columns.ids = ids;
     Ok(columns)
 }
 
+/// Whether a column has rows and none of them has a value.
+fn is_absent(rows: &RecordBatch, name: &str) -> Result<bool> {
+    let column = column_of(rows, name)?;
+    Ok(!column.is_empty() && column.null_count() == column.len())
+}
+
+/// # Errors
+/// The features of these clusters have no log-probabilities, and the method needs them.
+fn check_log_probabilities(method: SelectionMethod, rows: &RecordBatch) -> Result<()> {
+    use SelectionMethod::{Bandit, Ifd, Perplexity, Sspl};
+    if matches!(method, Bandit | Ifd | Perplexity | Sspl) && is_absent(rows, "logp_conditional")? {
+        let problem = format!(
+            "the method `{}` needs log p(y|x), the log-probability of the response, and the features have none",
+            method.name()
+        );
+        let hint = "name a `clusters` stage whose `features` come from a stage of kind `features`";
+        return Err(Problem::new(problem).hint(hint).into());
+    }
+    if method == Ifd && is_absent(rows, "logp_unconditional")? {
+        let problem = "the method `ifd` needs log p(y), the log-probability of the response without its prompt, and the \
+                       features stage was run with `unconditional = false`";
+        return Err(Problem::new(problem).hint("set `unconditional = true` in the features stage").into());
+    }
+    Ok(())
+}
+
 /// The cosines of the embedding of each instruction with the validation examples. The embeddings are read in parts.
-fn cosines(features: &Path, instructions: usize, ids: &[u32], targets: &Targets) -> Result<Vec<Option<Vec<f32>>>> {
+fn cosines(
+    features: &Path,
+    instructions: usize,
+    ids: &[u32],
+    targets: &CosineTargets,
+) -> Result<Vec<Option<Vec<f32>>>> {
     let file = features.join("features.parquet");
     let rows = by_id(&table::read_columns(&file, &["id"])?, instructions)?;
     let embeddings = VectorColumn::open(&file, "weighted_embedding")?;

@@ -7,7 +7,7 @@ use arrow_schema::DataType;
 
 use crate::tables::vectors;
 use raisin_base::error::{Result, anyhow, ensure};
-use raisin_selector::clustering::{PART, Rows};
+use raisin_selector::clustering::{NumberRows, PART};
 use raisin_table as table;
 
 /// The vectors of all rows of a table, or of some of them, in the order of the rows.
@@ -53,7 +53,7 @@ impl VectorColumn {
     }
 }
 
-impl Rows for VectorColumn {
+impl NumberRows for VectorColumn {
     fn count(&self) -> usize {
         self.kept.iter().filter(|kept| **kept).count()
     }

@@ -9,7 +9,7 @@ use raisin_pipeline::{load_text, schema};
 
 use super::ranges;
 use super::sample::{self, SampleInput};
-use super::shape::{Shape, TableShape, Word, shape, table, text};
+use super::shape::{TableShape, TypeShape, Word, shape, table, text};
 
 pub struct KindPage {
     pub kind: &'static Declaration,
@@ -92,7 +92,7 @@ impl<'a> Collector<'a> {
         let place = self.groups.len();
         self.groups.push(ParameterGroup { path: at.to_owned(), about: about.to_owned(), parameters: Vec::new() });
         let siblings = keys.keys().filter_map(|(name, schema)| match shape(schema, self.whole) {
-            Shape::Words(words) => Some((name.to_owned(), words.iter().map(|word| word.word.to_owned()).collect())),
+            TypeShape::Words(words) => Some((name.to_owned(), words.iter().map(|word| word.word.to_owned()).collect())),
             _ => None,
         });
         let siblings: Vec<(String, Vec<String>)> = siblings.collect();
@@ -116,11 +116,11 @@ impl<'a> Collector<'a> {
         }
     }
 
-    fn state(&self, keys: TableShape, name: &str, pointer: &str, schema: &Value, shape_of: &Shape) -> PageState {
+    fn state(&self, keys: TableShape, name: &str, pointer: &str, schema: &Value, shape_of: &TypeShape) -> PageState {
         if keys.requires(name) {
             return PageState::Required;
         }
-        if matches!(shape_of, Shape::Table(_) | Shape::Map(_)) {
+        if matches!(shape_of, TypeShape::Table(_) | TypeShape::Map(_)) {
             return PageState::Optional;
         }
         let written = schema.get("default").filter(|default| !default.is_null());
@@ -137,40 +137,40 @@ impl<'a> Collector<'a> {
     /// The range of a number. `siblings` are the parameters of the same table that can be words.
     fn range(
         &self,
-        shape_of: &Shape,
+        shape_of: &TypeShape,
         pointer: &str,
         schema: &Value,
         siblings: &[(String, Vec<String>)],
     ) -> Option<String> {
         let questions = || ranges::questions(self.kind, self.examples, pointer, siblings);
         match shape_of {
-            Shape::Plain("integer") => ranges::of_integer(&questions(), text(schema, "format")),
-            Shape::Plain("number") => ranges::of_number(&questions()),
+            TypeShape::Plain("integer") => ranges::of_integer(&questions(), text(schema, "format")),
+            TypeShape::Plain("number") => ranges::of_number(&questions()),
             _ => None,
         }
     }
 }
 
 /// The tables in a parameter: dotted name, JSON pointer, keys.
-fn inner<'a>(path: &str, pointer: &str, shape_of: &Shape<'a>) -> Vec<(String, String, TableShape<'a>)> {
+fn inner<'a>(path: &str, pointer: &str, shape_of: &TypeShape<'a>) -> Vec<(String, String, TableShape<'a>)> {
     match shape_of {
-        Shape::Table(keys) => vec![(path.to_owned(), pointer.to_owned(), *keys)],
-        Shape::Array(items) => inner(&format!("{path}[]"), &format!("{pointer}/0"), items),
-        Shape::Map(values) => inner(&format!("{path}.NAME"), &format!("{pointer}/NAME"), values),
-        Shape::Either(shapes) => shapes.iter().flat_map(|shape| inner(path, pointer, shape)).collect(),
-        Shape::Plain(_) | Shape::Words(_) => Vec::new(),
+        TypeShape::Table(keys) => vec![(path.to_owned(), pointer.to_owned(), *keys)],
+        TypeShape::Array(items) => inner(&format!("{path}[]"), &format!("{pointer}/0"), items),
+        TypeShape::Map(values) => inner(&format!("{path}.NAME"), &format!("{pointer}/NAME"), values),
+        TypeShape::Either(shapes) => shapes.iter().flat_map(|shape| inner(path, pointer, shape)).collect(),
+        TypeShape::Plain(_) | TypeShape::Words(_) => Vec::new(),
     }
 }
 
-fn type_name(shape_of: &Shape, several: bool) -> String {
+fn type_name(shape_of: &TypeShape, several: bool) -> String {
     let name = |one: &str| if several { format!("{one}s") } else { one.to_owned() };
     match shape_of {
-        Shape::Plain(plain) => name(plain),
-        Shape::Words(_) => name("word"),
-        Shape::Table(_) => name("table"),
-        Shape::Array(items) => format!("{} of {}", name("array"), type_name(items, true)),
-        Shape::Map(values) => format!("{} of {}", name("table"), type_name(values, true)),
-        Shape::Either(shapes) => {
+        TypeShape::Plain(plain) => name(plain),
+        TypeShape::Words(_) => name("word"),
+        TypeShape::Table(_) => name("table"),
+        TypeShape::Array(items) => format!("{} of {}", name("array"), type_name(items, true)),
+        TypeShape::Map(values) => format!("{} of {}", name("table"), type_name(values, true)),
+        TypeShape::Either(shapes) => {
             let mut names: Vec<String> = shapes.iter().map(|shape| type_name(shape, several)).collect();
             names.dedup();
             names.join(" or ")
@@ -178,11 +178,11 @@ fn type_name(shape_of: &Shape, several: bool) -> String {
     }
 }
 
-fn words<'s, 'a>(shape_of: &'s Shape<'a>) -> Vec<&'s Word<'a>> {
+fn words<'s, 'a>(shape_of: &'s TypeShape<'a>) -> Vec<&'s Word<'a>> {
     match shape_of {
-        Shape::Words(words) => words.iter().collect(),
-        Shape::Array(inside) | Shape::Map(inside) => words(inside),
-        Shape::Either(shapes) => shapes.iter().flat_map(words).collect(),
-        Shape::Plain(_) | Shape::Table(_) => Vec::new(),
+        TypeShape::Words(words) => words.iter().collect(),
+        TypeShape::Array(inside) | TypeShape::Map(inside) => words(inside),
+        TypeShape::Either(shapes) => shapes.iter().flat_map(words).collect(),
+        TypeShape::Plain(_) | TypeShape::Table(_) => Vec::new(),
     }
 }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use raisin_base::error::{Result, anyhow};
 use raisin_contract::{Declaration, ResolvedParameters};
 
-use super::shape::{Shape, TableShape, shape, table};
+use super::shape::{TableShape, TypeShape, shape, table};
 
 /// Makes one sample.
 struct Sampler<'a> {
@@ -33,20 +33,20 @@ impl<'a> Sampler<'a> {
         Value::Object(made)
     }
 
-    fn value(&mut self, at: &str, shape_of: &Shape<'a>) -> Value {
+    fn value(&mut self, at: &str, shape_of: &TypeShape<'a>) -> Value {
         match shape_of {
-            Shape::Plain("integer") => json!(1),
-            Shape::Plain("number") => json!(0.5),
-            Shape::Plain("boolean") => json!(false),
-            Shape::Plain(_) => json!("x"),
-            Shape::Words(words) => {
+            TypeShape::Plain("integer") => json!(1),
+            TypeShape::Plain("number") => json!(0.5),
+            TypeShape::Plain("boolean") => json!(false),
+            TypeShape::Plain(_) => json!("x"),
+            TypeShape::Words(words) => {
                 let place = self.alternative(at, || words.iter().map(|word| word.word.to_owned()).collect());
                 json!(words.get(place).map(|word| word.word))
             }
-            Shape::Array(items) => json!([self.value(&format!("{at}[]"), items)]),
-            Shape::Table(keys) => self.table(at, *keys),
-            Shape::Map(values) => json!({"x": self.value(&format!("{at}.NAME"), values)}),
-            Shape::Either(shapes) => {
+            TypeShape::Array(items) => json!([self.value(&format!("{at}[]"), items)]),
+            TypeShape::Table(keys) => self.table(at, *keys),
+            TypeShape::Map(values) => json!({"x": self.value(&format!("{at}.NAME"), values)}),
+            TypeShape::Either(shapes) => {
                 let place = self.alternative(at, || vec![String::new(); shapes.len()]);
                 shapes.get(place).map_or(Value::Null, |shape| self.value(at, shape))
             }
@@ -179,22 +179,22 @@ fn dotted(pointer: &str) -> String {
 
 /// The dotted names of all parameters, in the order of the declaration. An array also stands for its items.
 fn order(whole: &Value) -> Vec<String> {
-    fn add<'a>(at: &str, shape_of: &Shape<'a>, whole: &'a Value, order: &mut Vec<String>) {
+    fn add<'a>(at: &str, shape_of: &TypeShape<'a>, whole: &'a Value, order: &mut Vec<String>) {
         order.push(at.to_owned());
         match shape_of {
-            Shape::Array(items) => add(&format!("{at}[]"), items, whole, order),
-            Shape::Map(values) => add(&format!("{at}.NAME"), values, whole, order),
-            Shape::Either(shapes) => shapes.iter().for_each(|shape| add(at, shape, whole, order)),
-            Shape::Table(keys) => {
+            TypeShape::Array(items) => add(&format!("{at}[]"), items, whole, order),
+            TypeShape::Map(values) => add(&format!("{at}.NAME"), values, whole, order),
+            TypeShape::Either(shapes) => shapes.iter().for_each(|shape| add(at, shape, whole, order)),
+            TypeShape::Table(keys) => {
                 for (name, schema) in keys.keys() {
                     let path = if at.is_empty() { name.to_owned() } else { format!("{at}.{name}") };
                     add(&path, &shape(schema, whole), whole, order);
                 }
             }
-            Shape::Plain(_) | Shape::Words(_) => {}
+            TypeShape::Plain(_) | TypeShape::Words(_) => {}
         }
     }
     let mut names = Vec::new();
-    add("", &Shape::Table(table(whole)), whole, &mut names);
+    add("", &TypeShape::Table(table(whole)), whole, &mut names);
     names
 }

@@ -4,18 +4,18 @@
 use serde_json::{Map, Value};
 
 /// What a parameter can be.
-pub enum Shape<'a> {
+pub enum TypeShape<'a> {
     /// `string`, `integer`, `number` or `boolean`; the other type names of JSON Schema do not occur.
     Plain(&'a str),
     /// One of these words.
     Words(Vec<Word<'a>>),
-    Array(Box<Shape<'a>>),
+    Array(Box<TypeShape<'a>>),
     /// A table with these keys.
     Table(TableShape<'a>),
     /// A table with any keys.
-    Map(Box<Shape<'a>>),
+    Map(Box<TypeShape<'a>>),
     /// Any of several shapes.
-    Either(Vec<Shape<'a>>),
+    Either(Vec<TypeShape<'a>>),
 }
 
 /// A word that a pipeline file can write, and its meaning (may be empty).
@@ -61,13 +61,13 @@ pub fn table(schema: &Value) -> TableShape<'_> {
 }
 
 /// The shape that a schema describes. `whole` is the schema of the kind, with the definitions.
-pub fn shape<'a>(schema: &'a Value, whole: &'a Value) -> Shape<'a> {
+pub fn shape<'a>(schema: &'a Value, whole: &'a Value) -> TypeShape<'a> {
     if let Some(name) = schema.get("$ref").and_then(Value::as_str) {
         let definition = name.strip_prefix('#').and_then(|pointer| whole.pointer(pointer));
-        return definition.map_or(Shape::Either(Vec::new()), |definition| shape(definition, whole));
+        return definition.map_or(TypeShape::Either(Vec::new()), |definition| shape(definition, whole));
     }
     if let Some(words) = words(schema) {
-        return Shape::Words(words);
+        return TypeShape::Words(words);
     }
     for key in ["allOf", "anyOf", "oneOf"] {
         if let Some(several) = schema.get(key).and_then(Value::as_array) {
@@ -80,24 +80,24 @@ pub fn shape<'a>(schema: &'a Value, whole: &'a Value) -> Shape<'a> {
             let names = names.iter().filter_map(Value::as_str).filter(|name| *name != "null");
             either(names.map(|name| of_type(name, schema, whole)))
         }
-        _ => Shape::Either(Vec::new()),
+        _ => TypeShape::Either(Vec::new()),
     }
 }
 
-fn of_type<'a>(name: &'a str, schema: &'a Value, whole: &'a Value) -> Shape<'a> {
-    let part = |key: &str| Box::new(schema.get(key).map_or(Shape::Either(Vec::new()), |part| shape(part, whole)));
+fn of_type<'a>(name: &'a str, schema: &'a Value, whole: &'a Value) -> TypeShape<'a> {
+    let part = |key: &str| Box::new(schema.get(key).map_or(TypeShape::Either(Vec::new()), |part| shape(part, whole)));
     match name {
-        "array" => Shape::Array(part("items")),
-        "object" if schema.get("properties").is_some() => Shape::Table(table(schema)),
-        "object" => Shape::Map(part("additionalProperties")),
-        plain => Shape::Plain(plain),
+        "array" => TypeShape::Array(part("items")),
+        "object" if schema.get("properties").is_some() => TypeShape::Table(table(schema)),
+        "object" => TypeShape::Map(part("additionalProperties")),
+        plain => TypeShape::Plain(plain),
     }
 }
 
 /// One shape of several. Words and strings stay apart; a single shape stands for itself.
-fn either<'a>(shapes: impl Iterator<Item = Shape<'a>>) -> Shape<'a> {
-    let mut shapes: Vec<Shape> = shapes.collect();
-    if shapes.len() == 1 { shapes.remove(0) } else { Shape::Either(shapes) }
+fn either<'a>(shapes: impl Iterator<Item = TypeShape<'a>>) -> TypeShape<'a> {
+    let mut shapes: Vec<TypeShape> = shapes.collect();
+    if shapes.len() == 1 { shapes.remove(0) } else { TypeShape::Either(shapes) }
 }
 
 /// The words of an enumeration; `None` if the schema is no enumeration of words.

@@ -269,7 +269,7 @@ fn a_kind_is_described_for_a_terminal() {
           all rows.
 
     inputs:
-      features      a stage that provides `features`: `features`
+      features      a stage that provides `features`: `command` or `features`
       instructions  a stage that provides `instructions`: `ingest`, `generate`, `overlap`, `mix`,
                     `dedup`, `filter` or `command`
       columns[]     a stage that provides `columns`: `filter`, `command` or `influence`
@@ -283,13 +283,16 @@ fn a_kind_is_described_for_a_terminal() {
           cluster               u32: the cluster, from 0
           state                 vector of f32: the static state; `columns` of constants.json names its
                                 numbers
-          prompt_tokens         u32: as in the table `features`
-          response_tokens       u32: as in the table `features`
-          logp_conditional      f32: as in the table `features`, in nats
+          prompt_tokens         u32: as in the table `features`. Null if the features come from a program
+                                that did not write the number
+          response_tokens       u32: as in the table `features`. Null if the features come from a program
+                                that did not write the number
+          logp_conditional      f32: as in the table `features`, in nats. Null if the features come from a
+                                program that did not write the number
           logp_unconditional    f32: as in the table `features`, in nats. Null if the features have
-                                `unconditional = false`
+                                `unconditional = false`, or come from a program that did not write it
           unconditional_tokens  u32: as in the table `features`. Null if the features have `unconditional
-                                = false`
+                                = false`, or come from a program that did not write it
 
     files:
       constants.json          the names, means and deviations of the numbers of a state, measures of
@@ -354,7 +357,7 @@ fn the_terminal_says_what_the_page_says() {
 }
 
 /// A kind whose parameters have the shapes that the kinds of raisin may have one day.
-struct Shapes;
+struct EveryShape;
 
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -363,7 +366,7 @@ struct ShapesParameters {
     of: OneOrSeveral,
     /// The fields by name.
     #[serde(default)]
-    fields: BTreeMap<String, Field>,
+    fields: BTreeMap<String, ShownField>,
     /// The limits.
     #[serde(default)]
     limits: Vec<Vec<u32>>,
@@ -379,7 +382,7 @@ enum OneOrSeveral {
 /// How a field is read.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Field {
+struct ShownField {
     /// What happens if the field is missing.
     missing: MissingMeaning,
 }
@@ -393,7 +396,7 @@ enum MissingMeaning {
     Empty,
 }
 
-impl Kind for Shapes {
+impl Kind for EveryShape {
     const NAME: &'static str = "shapes";
     const VERSION: u32 = 1;
     const ABOUT: &'static str = "Has every shape.";
@@ -415,7 +418,7 @@ impl Kind for Shapes {
     }
 }
 
-static SHAPES: Declaration = Declaration::of::<Shapes>();
+static SHAPES: Declaration = Declaration::of::<EveryShape>();
 
 #[test]
 fn maps_alternatives_and_nested_arrays_are_described() {

@@ -8,7 +8,7 @@ use arrow_array::{ArrayRef, Float32Array, Float64Array, StringArray, UInt32Array
 use serde_json::{Map, Value, json};
 
 use super::call::names;
-use super::{model, rows};
+use super::{features, model, rows};
 use raisin_base::error::{Context as _, Problem, Result};
 use raisin_contract::Context;
 use raisin_corpus::artifact::instructions_batch;
@@ -46,6 +46,7 @@ pub fn take(parameters: &Parameters, context: &Context) -> Result<()> {
         match role {
             CommandRole::Instructions => instructions(context)?,
             CommandRole::Columns => columns(parameters, context)?,
+            CommandRole::Features => features::take_features(parameters, context)?,
             CommandRole::Model => model::take(parameters, context)?,
         }
     }
@@ -63,17 +64,23 @@ pub fn take(parameters: &Parameters, context: &Context) -> Result<()> {
 }
 
 /// The file in which a program wrote a table.
-fn written(name: &str, context: &Context) -> Result<PathBuf> {
-    let out = context.out();
-    let files = ENDINGS.map(|ending| out.join(format!("{name}.{ending}")));
+pub fn written(name: &str, context: &Context) -> Result<PathBuf> {
+    if let Some(path) = written_if_there(name, context)? {
+        return Ok(path);
+    }
+    let message = format!("the program did not write `{name}` into {{out}}");
+    let endings = ENDINGS.map(|ending| format!("{name}.{ending}")).join(", ");
+    let there = names(&context.out())?;
+    Err(Problem::new(message).hint(format!("write one of {endings}; {{out}} has {there}")).into())
+}
+
+/// As [`written`]; `None` if the program did not write the table.
+pub fn written_if_there(name: &str, context: &Context) -> Result<Option<PathBuf>> {
+    let files = ENDINGS.map(|ending| context.out().join(format!("{name}.{ending}")));
     let found: Vec<&PathBuf> = files.iter().filter(|path| path.exists()).collect();
     match found.as_slice() {
-        [one] => Ok((*one).clone()),
-        [] => {
-            let message = format!("the program did not write `{name}` into {{out}}");
-            let endings = ENDINGS.map(|ending| format!("{name}.{ending}")).join(", ");
-            Err(Problem::new(message).hint(format!("write one of {endings}; {{out}} has {}", names(&out)?)).into())
-        }
+        [] => Ok(None),
+        [one] => Ok(Some((*one).clone())),
         [one, other, ..] => {
             let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let message = format!("the program wrote `{}` and `{}`", name(one), name(other));
@@ -82,7 +89,18 @@ fn written(name: &str, context: &Context) -> Result<PathBuf> {
     }
 }
 
-fn remove(path: &Path) -> Result<()> {
+/// The folder of the first input that has this table.
+pub fn input_with<'c>(table: &str, parameters: &Parameters, context: &'c Context) -> Result<Option<&'c Path>> {
+    for place in 0..parameters.inputs.len() {
+        let folder = context.input(&format!("/inputs/{place}"))?;
+        if folder.join(format!("{table}.parquet")).is_file() {
+            return Ok(Some(folder));
+        }
+    }
+    Ok(None)
+}
+
+pub fn remove(path: &Path) -> Result<()> {
     std::fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))
 }
 
@@ -114,16 +132,11 @@ fn instructions(context: &Context) -> Result<()> {
 
 /// The role `columns`.
 fn columns(parameters: &Parameters, context: &Context) -> Result<()> {
-    let mut pools = Vec::new();
-    for place in 0..parameters.inputs.len() {
-        let folder = context.input(&format!("/inputs/{place}"))?;
-        pools.push((folder, folder.join("instructions.parquet")));
-    }
-    let Some((pool, instructions)) = pools.iter().find(|(_, table)| table.is_file()) else {
+    let Some(pool) = input_with("instructions", parameters, context)? else {
         let problem = Problem::new("columns belong to a pool, and no input has a table `instructions`");
         return Err(problem.hint("give the program a pool, for example {pool.instructions.jsonl}").into());
     };
-    let count = usize::try_from(table::rows(instructions)?)?;
+    let count = usize::try_from(table::rows(&pool.join("instructions.parquet"))?)?;
     let path = written("columns", context)?;
     let mut found = FoundNumbers {
         name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),

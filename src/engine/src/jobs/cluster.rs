@@ -2,12 +2,13 @@
 //! kinds of schedulers.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{Read, Write as _};
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+pub use crate::asked::CommandAnswer;
+use crate::asked::{self, Unanswered};
 
 use super::files::{JobSpec, Submitting};
 use super::slurm::SlurmCluster;
@@ -219,73 +220,15 @@ fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', "'\\''"))
 }
 
-/// The answer of a command of a scheduler.
-pub struct CommandAnswer {
-    /// The exit code; `None` if a signal ended the command.
-    pub code: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
-}
-
-impl CommandAnswer {
-    pub fn succeeded(&self) -> bool {
-        self.code == Some(0)
-    }
-
-    /// What the command said about its failure.
-    pub fn words(&self) -> String {
-        let said = if self.stderr.trim().is_empty() { &self.stdout } else { &self.stderr };
-        let said = said.trim();
-        if said.is_empty() { "it said nothing".to_owned() } else { said.replace('\n', "\n    ") }
-    }
-}
-
-/// Runs a command of a scheduler with this standard input. The command is in a process group of its own, so that Ctrl-C
-/// does not end it in the middle of a submission.
+/// Asks a command of a scheduler, with this standard input.
 ///
 /// # Errors
 /// The command cannot be started, or does not answer in time.
 pub fn ask(command: &mut Command, input: &str) -> Result<CommandAnswer, ClusterError> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let cannot = |error: std::io::Error| ClusterError::Refused(format!("cannot run `{name}`: {error}"));
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-    let mut child = command.spawn().map_err(cannot)?;
-    let readers = [read(child.stdout.take()), read(child.stderr.take())];
-    if let Some(mut stdin) = child.stdin.take() {
-        // A command that does not read its standard input is no error.
-        let _ = stdin.write_all(input.as_bytes());
-    }
-    let began = Instant::now();
-    let mut pause = Duration::from_millis(1);
-    let status = loop {
-        if let Some(status) = child.try_wait().map_err(cannot)? {
-            break status;
-        }
-        if began.elapsed() > PATIENCE {
-            // If it cannot be killed, it has ended.
-            let _ = child.kill();
-            let _ = child.wait();
-            return Err(ClusterError::Silent(format!("`{name}` gave no answer within {} s", PATIENCE.as_secs())));
-        }
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(50));
-    };
-    let [stdout, stderr] = readers.map(|reader| reader.recv_timeout(Duration::from_secs(2)).unwrap_or_default());
-    Ok(CommandAnswer { code: status.code(), stdout, stderr })
-}
-
-/// Reads a pipe in a thread. A process in the background may hold the pipe open, so nobody waits for its end for long.
-fn read(pipe: Option<impl Read + Send + 'static>) -> std::sync::mpsc::Receiver<String> {
-    let (sender, receiver) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        if let Some(mut pipe) = pipe {
-            // What was read before an error counts.
-            let _ = pipe.read_to_end(&mut bytes);
-        }
-        drop(sender.send(String::from_utf8_lossy(&bytes).into_owned()));
-    });
-    receiver
+    asked::ask(command, input, PATIENCE).map_err(|none| match none {
+        Unanswered::NotStarted(words) => ClusterError::Refused(words),
+        Unanswered::Late(words) => ClusterError::Silent(words),
+    })
 }
 
 /// # Errors
@@ -306,14 +249,6 @@ pub fn check_command(name: &str, hint: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_command_is_asked_with_input_and_its_words_are_kept() {
-        let mut command = Command::new("sh");
-        let answer = ask(command.args(["-c", "read word; echo got $word; echo no >&2; exit 3"]), "this\n").unwrap();
-        assert_eq!((answer.code, answer.stdout.as_str(), answer.words().as_str()), (Some(3), "got this\n", "no"));
-        assert!(matches!(ask(&mut Command::new("/nowhere"), ""), Err(ClusterError::Refused(_))));
-    }
 
     #[test]
     fn a_path_with_a_quote_is_one_word_of_the_script() {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::cluster::{Cluster, ClusterError, JobEnd, JobState};
 use super::files::{self, AttemptEnd, DONE, JobEnding, JobSpec, SUBMITTED, Submitted};
 use super::marks;
-use super::queue::{JobAnswer, JobQueue, JobRun, Request, RunTimes};
+use super::queue::{JobAnswer, JobQueue, JobRun, QueueRequest, RunTimes};
 use super::watched::WatchedJob;
 use raisin_base::error::Problem;
 use raisin_pipeline::RunsOn;
@@ -52,7 +52,7 @@ struct States {
 
 pub struct Driver<'q> {
     queue: &'q JobQueue,
-    requests: Receiver<Request>,
+    requests: Receiver<QueueRequest>,
     waiting: Vec<QueuedJob>,
     watched: Vec<WatchedJob>,
     looked: Instant,
@@ -67,7 +67,7 @@ pub struct Driver<'q> {
 }
 
 impl<'q> Driver<'q> {
-    pub fn new(queue: &'q JobQueue, requests: Receiver<Request>) -> Self {
+    pub fn new(queue: &'q JobQueue, requests: Receiver<QueueRequest>) -> Self {
         let now = Instant::now();
         let (waiting, watched) = (Vec::new(), Vec::new());
         Self {
@@ -87,9 +87,9 @@ impl<'q> Driver<'q> {
     pub fn run(mut self) {
         loop {
             match self.requests.recv_timeout(if self.waiting.is_empty() { LOOK } else { LOOK / 5 }) {
-                Ok(Request::Run { spec, answers }) => self.take(*spec, answers),
-                Ok(Request::End { cancel }) => self.end(cancel),
-                Ok(Request::Over) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(QueueRequest::Run { spec, answers }) => self.take(*spec, answers),
+                Ok(QueueRequest::End { cancel }) => self.end(cancel),
+                Ok(QueueRequest::Over) | Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {}
             }
             self.submit_due();

@@ -51,7 +51,7 @@ impl std::fmt::Display for LeftRunning {
 
 impl std::error::Error for LeftRunning {}
 
-pub(super) enum Request {
+pub(super) enum QueueRequest {
     Run { spec: Box<JobSpec>, answers: Sender<JobAnswer> },
     End { cancel: bool },
     Over,
@@ -80,8 +80,8 @@ pub struct JobQueue {
     pub(super) clusters: Clusters,
     pub(super) interval: Duration,
     pub(super) file_patience: Duration,
-    requests: Sender<Request>,
-    receiver: std::sync::Mutex<Option<Receiver<Request>>>,
+    requests: Sender<QueueRequest>,
+    receiver: std::sync::Mutex<Option<Receiver<QueueRequest>>>,
     pub(super) counts: JobCounts,
 }
 
@@ -91,7 +91,7 @@ pub struct QueueGuard<'q>(&'q JobQueue);
 impl Drop for QueueGuard<'_> {
     fn drop(&mut self) {
         // If the thread has ended, nothing is left to end.
-        drop(self.0.requests.send(Request::Over));
+        drop(self.0.requests.send(QueueRequest::Over));
     }
 }
 
@@ -132,7 +132,7 @@ impl JobQueue {
     /// The job was refused, failed without a result, or was left ([`LeftRunning`]).
     pub fn run(&self, spec: JobSpec, listener: &impl JobListener) -> Result<JobRun> {
         let (answers, heard) = channel();
-        drop(self.requests.send(Request::Run { spec: Box::new(spec), answers }));
+        drop(self.requests.send(QueueRequest::Run { spec: Box::new(spec), answers }));
         for answer in heard {
             match answer {
                 JobAnswer::Says(words) => listener.says(words),
@@ -174,7 +174,7 @@ impl JobQueue {
 
     /// Ends the watch of all jobs, and cancels them or leaves them to go on. Jobs that come later are not submitted.
     pub fn end(&self, cancel: bool) {
-        drop(self.requests.send(Request::End { cancel }));
+        drop(self.requests.send(QueueRequest::End { cancel }));
     }
 
     /// The number of jobs that are submitted, or that wait for a place among those that may be submitted.

@@ -6,6 +6,7 @@
 
 mod input_files;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -279,6 +280,12 @@ impl<'s> Makings<'s> {
             need.path = written;
         }
         let entries = inputs.iter().map(|(pointer, input)| (pointer.as_str(), (*input).clone()));
+        // What a program printed then is in the action. The program itself is not.
+        let printed = resolved.needs.printed.iter().map(|need| {
+            let lines = record.action.pointer(&format!("/parameters{}", need.pointer)).cloned().unwrap_or_default();
+            (need.pointer.as_str(), Input::Plain(Cow::Owned(lines)))
+        });
+        let entries = entries.chain(printed);
         let seed = action.seed.unwrap_or_default();
         if Action::of(declaration, &resolved, entries, seed, &environment)?.key() != Some(record.key) {
             let message = format!("this raisin reads the parameters of its kind `{kind}` in another way");

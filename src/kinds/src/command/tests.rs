@@ -31,7 +31,29 @@ fn key(stage: Value, seed: u64) -> Digest {
     let file = |pointer| (pointer, Input::File { blake3: Digest::of(b"file"), name: "file".to_owned() });
     let files = resolved.needs.files.iter().map(|need| file(need.pointer.as_str()));
     let environment = Environment { device: DeviceKind::Cpu, device_index: 0, dtype: DType::F32 };
-    Action::of(command(), &resolved, stages.chain(files), seed, &environment).unwrap().key().unwrap()
+    let lines = json!(["1.0", "2.0"]);
+    let printed = resolved.needs.printed.iter();
+    let printed = printed.map(|need| (need.pointer.as_str(), Input::Plain(std::borrow::Cow::Borrowed(&lines))));
+    let inputs = stages.chain(files).chain(printed);
+    Action::of(command(), &resolved, inputs, seed, &environment).unwrap().key().unwrap()
+}
+
+#[test]
+fn the_output_of_a_version_command_is_in_the_key_and_the_program_is_not() {
+    let plain = key(with(json!({})), 0);
+    let one = key(with(json!({"version_command": ["pip", "freeze"]})), 0);
+    assert_eq!(key(with(json!({"version_command": ["uv", "pip", "freeze"]})), 0), one);
+    assert_ne!(plain, one);
+    let wrong = |command: Value| said(with(json!({ "version_command": command })));
+    assert_eq!(
+        wrong(json!([])),
+        "/version_command: there is no program to run (name the program and its arguments: \
+         version_command = [\"pip\", \"freeze\"])"
+    );
+    assert!(
+        wrong(json!(["pip freeze"])).starts_with("/version_command/0: `pip freeze` would be the name of a program")
+    );
+    assert!(wrong(json!(["a", "\0"])).starts_with("/version_command/1: a text with a zero byte"));
 }
 
 #[test]

@@ -3,7 +3,9 @@
 use raisin_contract::outputs::ColumnType::{F32, U32, Vector};
 use raisin_contract::outputs::{ExamplePipeline, FileDeclaration, TableDeclaration, column, file, table};
 
-const NO_SECOND_PASS: &str = "if the features have `unconditional = false`";
+const ABSENT: &str = "if the features come from a program that did not write the number";
+const NO_SECOND_PASS: &str =
+    "if the features have `unconditional = false`, or come from a program that did not write it";
 
 pub const TABLES: &[TableDeclaration] = &[table(
     "clusters",
@@ -12,9 +14,9 @@ pub const TABLES: &[TableDeclaration] = &[table(
         column("id", U32, "the `id` of the instruction in the pool"),
         column("cluster", U32, "the cluster, from 0"),
         column("state", Vector, "the static state; `columns` of constants.json names its numbers"),
-        column("prompt_tokens", U32, "as in the table `features`"),
-        column("response_tokens", U32, "as in the table `features`"),
-        column("logp_conditional", F32, "as in the table `features`, in nats"),
+        column("prompt_tokens", U32, "as in the table `features`").null(ABSENT),
+        column("response_tokens", U32, "as in the table `features`").null(ABSENT),
+        column("logp_conditional", F32, "as in the table `features`, in nats").null(ABSENT),
         column("logp_unconditional", F32, "as in the table `features`, in nats").null(NO_SECOND_PASS),
         column("unconditional_tokens", U32, "as in the table `features`").null(NO_SECOND_PASS),
     ]],

@@ -5,6 +5,7 @@ use raisin_contract::outputs::{ANY_FILE, ExamplePipeline, FileDeclaration, Table
 
 const POOL: &str = "with `provides = [\"instructions\"]`";
 const COLUMNS: &str = "with `provides = [\"columns\"]`";
+const FEATURES: &str = "with `provides = [\"features\"]`";
 const MODEL: &str = "with `provides = [\"model\"]`";
 
 pub const TABLES: &[TableDeclaration] = &[
@@ -28,6 +29,11 @@ pub const TABLES: &[TableDeclaration] = &[
     )
     .only(COLUMNS)
     .further("The other columns are those that the program wrote, as f32; null if it wrote no number for a row."),
+    table("features", "One row for each instruction of the pool.", &[super::features::FEATURES])
+        .only(FEATURES)
+        .further("A number that the program did not write is null."),
+    table("validation_features", "One row for each validation example.", &[super::features::FEATURES])
+        .only("with `provides = [\"features\"]`, if the program writes it"),
 ];
 
 pub const FILES: &[&[FileDeclaration]] = &[&[
@@ -45,6 +51,10 @@ pub const EXAMPLES: &[ExamplePipeline] = &[
     ExamplePipeline {
         title: "Scores of a script of your own, by which a training selects",
         text: include_str!("../../examples/command-columns.toml"),
+    },
+    ExamplePipeline {
+        title: "Embeddings of a model of your own, by which rows near the validation examples are selected",
+        text: include_str!("../../examples/command-features.toml"),
     },
     ExamplePipeline {
         title: "A pool that a program changes, with its parameters and a random seed",

@@ -8,7 +8,7 @@ use raisin_contract::outputs::{
 const MISSING: &str = "if `missing` has a reason";
 const NO_SECOND_PASS: &str = "if `missing` has a reason, and in all rows with `unconditional = false`";
 
-const FEATURES: &[ColumnDeclaration] = &[
+pub const FEATURES: &[ColumnDeclaration] = &[
     column("id", U32, "the `id` of the instruction in the pool, or of the example in the table `validation`"),
     column("prompt_tokens", U32, "the number of the other tokens of the sequence").null(MISSING),
     column("response_tokens", U32, "the number of supervised tokens").null(MISSING),

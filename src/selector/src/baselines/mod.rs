@@ -13,7 +13,7 @@ mod rds;
 mod score;
 mod uniform;
 
-pub use rds::Targets;
+pub use rds::CosineTargets;
 
 /// The chooser of a baseline. The chooser of a trained policy is [`super::Raise`].
 ///

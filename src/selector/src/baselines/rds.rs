@@ -11,9 +11,9 @@ use raisin_base::error::{Problem, Result};
 use raisin_settings::SelectionMethod;
 
 /// The validation examples as directions.
-pub struct Targets(Vec<Vec<f32>>);
+pub struct CosineTargets(Vec<Vec<f32>>);
 
-impl Targets {
+impl CosineTargets {
     /// From the embeddings of the examples. An embedding without a direction is left out.
     ///
     /// # Errors

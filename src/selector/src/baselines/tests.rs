@@ -6,7 +6,7 @@ use raisin_settings::Third;
 const CONTEXT: StepContext = StepContext { step: 0, total_steps: 2, performance: None, last_loss: None };
 
 fn pool() -> CandidateColumns {
-    let targets = Targets::new(&[vec![3.0, 0.0], vec![0.0, 1.0], vec![0.0, 0.0]]).expect("two directions");
+    let targets = CosineTargets::new(&[vec![3.0, 0.0], vec![0.0, 1.0], vec![0.0, 0.0]]).expect("two directions");
     CandidateColumns {
         ids: vec![10, 11, 12, 13, 14, 15],
         response_tokens: vec![Some(2), Some(10), None, Some(4), Some(8), Some(5)],
@@ -104,7 +104,7 @@ fn rds_lets_the_validation_examples_take_turns() -> Result<()> {
     assert_eq!(ids(SelectionMethod::Rds, 2, 2)?, [10, 12, 11, 14]);
     let without = CandidateColumns { cosines: Vec::new(), ..pool() };
     assert!(chooser(SelectionMethod::Rds, &inputs(&without, 2)).is_err());
-    assert!(Targets::new(&[vec![0.0, 0.0]]).is_err());
+    assert!(CosineTargets::new(&[vec![0.0, 0.0]]).is_err());
     Ok(())
 }
 

@@ -102,7 +102,7 @@ fn plus_plus(rows: &[f32], width: usize, clusters: usize, seed: &Seed) -> Vec<Ve
 
 /// A row during the iterations.
 #[derive(Clone, Copy)]
-struct Row {
+struct RowBounds {
     cluster: u32,
     /// The distance to the own centre is at most this.
     upper: f64,
@@ -114,10 +114,10 @@ struct Row {
 pub fn lloyd(rows: &[f32], width: usize, mut centres: Vec<Vec<f64>>, iterations: usize) -> Clustering {
     let k = centres.len();
     // At first, nothing is known of the distances, so that all of them are computed.
-    let unknown = Row { cluster: u32::MAX, upper: f64::INFINITY, lower: 0.0 };
+    let unknown = RowBounds { cluster: u32::MAX, upper: f64::INFINITY, lower: 0.0 };
     let mut states = vec![unknown; rows.len() / width];
     let mut moves = vec![0.0; k];
-    let mut sums = Sums::zero(k, width);
+    let mut sums = ClusterSums::zero(k, width);
     let mut converged = false;
     for _ in 0..iterations.max(1) {
         let changes = reassigned(rows, width, &mut states, &centres, &moves);
@@ -132,9 +132,9 @@ pub fn lloyd(rows: &[f32], width: usize, mut centres: Vec<Vec<f64>>, iterations:
             let mut assignments: Vec<u32> = states.iter().map(|state| state.cluster).collect();
             let taken = moved(rows, width, &mut assignments, &before);
             for (state, cluster) in states.iter_mut().zip(assignments) {
-                *state = Row { cluster, ..unknown };
+                *state = RowBounds { cluster, ..unknown };
             }
-            sums = Sums::of(rows, width, &states, k);
+            sums = ClusterSums::of(rows, width, &states, k);
             taken
         } else {
             sums.means(&before)
@@ -144,8 +144,8 @@ pub fn lloyd(rows: &[f32], width: usize, mut centres: Vec<Vec<f64>>, iterations:
     if !converged {
         return Clustering { converged, ..assigned(rows, width, centres) };
     }
-    // Sums that were changed many times are not as exact as new ones.
-    centres = Sums::of(rows, width, &states, k).means(&centres);
+    // ClusterSums that were changed many times are not as exact as new ones.
+    centres = ClusterSums::of(rows, width, &states, k).means(&centres);
     let assignments: Vec<u32> = states.iter().map(|state| state.cluster).collect();
     let squares = |(rows, clusters): (&[f32], &[u32])| -> f64 {
         rows.chunks(width).zip(clusters).map(|(row, cluster)| distance(row, &centres[*cluster as usize])).sum()
@@ -155,26 +155,26 @@ pub fn lloyd(rows: &[f32], width: usize, mut centres: Vec<Vec<f64>>, iterations:
 }
 
 /// What an iteration changed.
-struct Changes {
+struct ClusterChanges {
     changed: usize,
-    sums: Sums,
+    sums: ClusterSums,
 }
 
 /// The sums and numbers of the rows of each cluster, or changes of them.
 #[derive(Clone)]
-struct Sums {
+struct ClusterSums {
     width: usize,
     totals: Vec<f64>,
     counts: Vec<i64>,
 }
 
-impl Sums {
+impl ClusterSums {
     fn zero(k: usize, width: usize) -> Self {
         Self { width, totals: vec![0.0; k * width], counts: vec![0; k] }
     }
 
-    fn of(rows: &[f32], width: usize, states: &[Row], k: usize) -> Self {
-        let of_chunk = |(rows, states): (&[f32], &[Row])| {
+    fn of(rows: &[f32], width: usize, states: &[RowBounds], k: usize) -> Self {
+        let of_chunk = |(rows, states): (&[f32], &[RowBounds])| {
             let mut sums = Self::zero(k, width);
             rows.chunks(width).zip(states).for_each(|(row, state)| sums.add_row(row, state.cluster, 1.0));
             sums
@@ -215,7 +215,13 @@ impl Sums {
 const ROUNDING: f64 = 1e-12;
 
 /// Assigns each row to its nearest centre. `moves` is how far each centre has moved since the bounds were computed.
-fn reassigned(rows: &[f32], width: usize, states: &mut [Row], centres: &[Vec<f64>], moves: &[f64]) -> Changes {
+fn reassigned(
+    rows: &[f32],
+    width: usize,
+    states: &mut [RowBounds],
+    centres: &[Vec<f64>],
+    moves: &[f64],
+) -> ClusterChanges {
     let k = centres.len();
     // A row that is nearer to its centre than half the distance to the next centre is nearest to its own.
     let half: Vec<f64> = (0..k)
@@ -232,8 +238,8 @@ fn reassigned(rows: &[f32], width: usize, states: &mut [Row], centres: &[Vec<f64
             second = *moved;
         }
     }
-    let of_chunk = |(rows, states): (&[f32], &mut [Row])| {
-        let mut changes = Changes { changed: 0, sums: Sums::zero(0, width) };
+    let of_chunk = |(rows, states): (&[f32], &mut [RowBounds])| {
+        let mut changes = ClusterChanges { changed: 0, sums: ClusterSums::zero(0, width) };
         for (row, state) in rows.chunks(width).zip(states) {
             let own = state.cluster as usize;
             if let (Some(moved), Some(half)) = (moves.get(own), half.get(own)) {
@@ -249,10 +255,10 @@ fn reassigned(rows: &[f32], width: usize, states: &mut [Row], centres: &[Vec<f64
                 }
             }
             let (cluster, upper, lower) = two_nearest(row, centres);
-            let before = std::mem::replace(state, Row { cluster, upper, lower }).cluster;
+            let before = std::mem::replace(state, RowBounds { cluster, upper, lower }).cluster;
             if before != cluster {
                 if changes.changed == 0 {
-                    changes.sums = Sums::zero(k, width);
+                    changes.sums = ClusterSums::zero(k, width);
                 }
                 changes.changed += 1;
                 changes.sums.add_row(row, cluster, 1.0);
@@ -263,8 +269,9 @@ fn reassigned(rows: &[f32], width: usize, states: &mut [Row], centres: &[Vec<f64
         }
         changes
     };
-    let chunks: Vec<Changes> = rows.par_chunks(CHUNK * width).zip(states.par_chunks_mut(CHUNK)).map(of_chunk).collect();
-    let mut all = Changes { changed: 0, sums: Sums::zero(k, width) };
+    let chunks: Vec<ClusterChanges> =
+        rows.par_chunks(CHUNK * width).zip(states.par_chunks_mut(CHUNK)).map(of_chunk).collect();
+    let mut all = ClusterChanges { changed: 0, sums: ClusterSums::zero(k, width) };
     for chunk in chunks {
         all.changed += chunk.changed;
         all.sums.add(&chunk.sums);
@@ -312,9 +319,9 @@ fn moved(rows: &[f32], width: usize, assignments: &mut [u32], before: &[Vec<f64>
             distances[row] = 0.0;
         }
     }
-    let states: Vec<Row> =
-        assignments.iter().map(|&cluster| Row { cluster, upper: f64::INFINITY, lower: 0.0 }).collect();
-    Sums::of(rows, width, &states, k).means(before)
+    let states: Vec<RowBounds> =
+        assignments.iter().map(|&cluster| RowBounds { cluster, upper: f64::INFINITY, lower: 0.0 }).collect();
+    ClusterSums::of(rows, width, &states, k).means(before)
 }
 
 fn nearest(row: &[f32], centres: &[Vec<f64>]) -> (u32, f64) {

@@ -5,11 +5,11 @@ use raisin_base::error::Result;
 pub mod kmeans;
 pub mod pca;
 
-/// The number of rows of a part of [`Rows`].
+/// The number of rows of a part of [`NumberRows`].
 pub const PART: usize = 16_384;
 
 /// Rows of numbers that may be more than fit in memory. They can be read any number of times.
-pub trait Rows {
+pub trait NumberRows {
     /// The number of rows.
     fn count(&self) -> usize;
 

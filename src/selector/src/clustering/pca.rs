@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 use tch::{Kind as TensorKind, Tensor};
 
-use super::{PART, Rows};
+use super::{NumberRows, PART};
 use raisin_base::error::{Result, ensure};
 
 /// The number of rows that are summed together. It is fixed, so that the sums do not depend on the number of threads.
@@ -28,7 +28,7 @@ impl Pca {
     ///
     /// # Errors
     /// There are fewer columns than `dimensions`, or not more rows than `dimensions`, or the rows cannot be read.
-    pub fn fit(rows: &impl Rows, dimensions: usize) -> Result<Self> {
+    pub fn fit(rows: &impl NumberRows, dimensions: usize) -> Result<Self> {
         let (n, width) = (rows.count(), rows.width());
         ensure!(
             dimensions <= width && dimensions < n.max(1),
@@ -85,7 +85,7 @@ impl Pca {
     ///
     /// # Errors
     /// The rows cannot be read.
-    pub fn project(&self, rows: &impl Rows, whiten: bool) -> Result<Vec<f32>> {
+    pub fn project(&self, rows: &impl NumberRows, whiten: bool) -> Result<Vec<f32>> {
         let width = self.mean.len();
         let largest = self.variances.first().copied().unwrap_or(0.0);
         let scales: Vec<f64> = self

@@ -2,7 +2,7 @@ use serde_json::Value;
 
 use super::kmeans::{SAMPLE, kmeans, lloyd};
 use super::pca::Pca;
-use super::{PART, Rows};
+use super::{NumberRows, PART};
 use crate::golden::{assert_close, numbers};
 use raisin_base::error::Result;
 use raisin_base::seed::Seed;
@@ -10,7 +10,7 @@ use raisin_base::seed::Seed;
 /// Rows of six numbers.
 struct Six<'a>(&'a [f32]);
 
-impl Rows for Six<'_> {
+impl NumberRows for Six<'_> {
     fn count(&self) -> usize {
         self.0.len() / 6
     }

@@ -103,13 +103,13 @@ impl Basis {
     /// A column of this basis is not there.
     pub fn chosen(
         &self,
-        unconditional: bool,
+        numbers: &[&str],
         found: Vec<StateColumn>,
         rows: usize,
         files_known: bool,
         context: &Context,
     ) -> Result<Vec<StateColumn>> {
-        let always = column_names(unconditional, self.pca.components.len(), &[]).len();
+        let always = column_names(numbers, self.pca.components.len(), &[]).len();
         let mut found: BTreeMap<String, StateColumn> =
             found.into_iter().map(|column| (column.name.clone(), column)).collect();
         let mut chosen = Vec::new();

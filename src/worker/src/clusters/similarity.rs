@@ -12,7 +12,7 @@ use crate::tables::vectors;
 use crate::vectors::VectorColumn;
 use raisin_base::error::{Result, ensure};
 use raisin_contract::Context;
-use raisin_selector::clustering::Rows;
+use raisin_selector::clustering::NumberRows;
 use raisin_table as table;
 
 /// `similarity_max` is a maximum, and `similarity_top` a mean over this many examples.
@@ -63,7 +63,7 @@ pub fn columns(features: &Path, candidates: &[bool], like: Option<&Basis>, conte
 }
 
 /// The mean of the rows.
-fn mean_row(rows: &impl Rows) -> Result<Vec<f64>> {
+fn mean_row(rows: &impl NumberRows) -> Result<Vec<f64>> {
     let (count, width) = (rows.count().max(1) as f64, rows.width());
     let mut mean = vec![0.0; width];
     rows.for_each_part(&mut |part| {
@@ -77,7 +77,7 @@ fn mean_row(rows: &impl Rows) -> Result<Vec<f64>> {
 
 /// For each candidate, the mean of its cosines with the examples, the largest cosine, and the mean of the
 /// [`NEAREST`] largest. `mean` is subtracted from every row before; its length is that of a row.
-fn similarities(candidates: &impl Rows, examples: &[&[f32]], mean: &[f64]) -> Result<[Vec<f64>; 3]> {
+fn similarities(candidates: &impl NumberRows, examples: &[&[f32]], mean: &[f64]) -> Result<[Vec<f64>; 3]> {
     let width = mean.len();
     let unit = |row: &[f32]| -> Vec<f64> {
         let centred: Vec<f64> = row.iter().zip(mean).map(|(&value, mean)| f64::from(value) - mean).collect();
@@ -111,7 +111,7 @@ mod tests {
     /// Rows of two numbers.
     struct Pairs<'a>(&'a [f32]);
 
-    impl Rows for Pairs<'_> {
+    impl NumberRows for Pairs<'_> {
         fn count(&self) -> usize {
             self.0.len() / 2
         }

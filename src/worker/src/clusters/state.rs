@@ -7,20 +7,26 @@ use arrow_array::{Float32Array, RecordBatch, UInt32Array};
 use raisin_base::error::Result;
 use raisin_table as table;
 
-/// The columns of the difficulty part. Sums of log-probabilities grow with the length by three orders of magnitude.
-/// Therefore the part also has their means per token.
-const DIFFICULTY: [&str; 6] = [
-    "difficulty.prompt_tokens",
-    "difficulty.response_tokens",
-    "difficulty.logp_conditional",
-    "difficulty.logp_unconditional",
-    "difficulty.logp_conditional_per_token",
-    "difficulty.logp_unconditional_per_token",
+/// The columns of the features, beside the embeddings, from which a state is made.
+pub const NUMBERS: [&str; 5] =
+    ["prompt_tokens", "response_tokens", "logp_conditional", "logp_unconditional", "unconditional_tokens"];
+
+/// The columns of the difficulty part, and the columns of the features from which each of them is made. Sums of
+/// log-probabilities grow with the length by three orders of magnitude. Therefore the part also has their means per token.
+const DIFFICULTY: [(&str, &[&str]); 6] = [
+    ("difficulty.prompt_tokens", &["prompt_tokens"]),
+    ("difficulty.response_tokens", &["response_tokens"]),
+    ("difficulty.logp_conditional", &["logp_conditional"]),
+    ("difficulty.logp_unconditional", &["logp_unconditional"]),
+    ("difficulty.logp_conditional_per_token", &["logp_conditional", "response_tokens"]),
+    ("difficulty.logp_unconditional_per_token", &["logp_unconditional", "unconditional_tokens"]),
 ];
 
-/// Whether a column comes from the second pass.
-pub fn is_unconditional(column: &str) -> bool {
-    column.contains("unconditional")
+/// Those of [`NUMBERS`] from which these columns of a state were made.
+pub fn numbers_of(columns: &[String]) -> Vec<&'static str> {
+    let made: Vec<&[&str]> =
+        DIFFICULTY.iter().filter(|(name, _)| columns.iter().any(|it| it == name)).map(|(_, from)| *from).collect();
+    NUMBERS.into_iter().filter(|number| made.iter().any(|from| from.contains(number))).collect()
 }
 
 /// A column of the state beside the difficulty part and the semantic part: a number for each candidate.
@@ -52,30 +58,32 @@ pub struct Semantic<'a> {
 }
 
 /// The names of the columns of a state.
-pub fn column_names(unconditional: bool, dimensions: usize, more: &[StateColumn]) -> Vec<String> {
-    let difficulty = difficulty(unconditional).map(str::to_owned);
+pub fn column_names(numbers: &[&str], dimensions: usize, more: &[StateColumn]) -> Vec<String> {
+    let difficulty = difficulty(numbers).map(|(_, name)| name.to_owned());
     let columns = difficulty.chain((0..dimensions).map(|d| format!("semantic.{d:02}")));
     columns.chain(more.iter().map(|column| column.name.clone())).collect()
 }
 
-/// The columns of the difficulty part. Without `unconditional`, the part has no log p(y).
-fn difficulty(unconditional: bool) -> impl Iterator<Item = &'static str> {
-    DIFFICULTY.into_iter().filter(move |name| unconditional || !is_unconditional(name))
+/// The columns of the difficulty part that can be made from these numbers of the features, with their places in
+/// [`DIFFICULTY`].
+fn difficulty(numbers: &[&str]) -> impl Iterator<Item = (usize, &'static str)> {
+    let is_there = |from: &[&str]| from.iter().all(|number| numbers.contains(number));
+    DIFFICULTY.iter().enumerate().filter(move |(_, (_, from))| is_there(from)).map(|(place, (name, _))| (place, *name))
 }
 
 impl StaticState {
-    /// Joins the difficulty part, the semantic part and `more` columns, and standardises them with `scales`. Without
+    /// Joins the difficulty part from these `numbers` of the features, the semantic part and `more` columns, and standardises them with `scales`. Without
     /// `scales`, every column gets mean 0; the columns of the difficulty part, `more` columns and whitened dimensions get
     /// variance 1; and dimensions that are not whitened have one common scale, so that their proportions stay.
     pub fn fuse(
         rows: &RecordBatch,
         semantic: &Semantic,
-        unconditional: bool,
+        numbers: &[&str],
         more: &[StateColumn],
         scales: Option<Scales>,
     ) -> Result<Self> {
         let dimensions = semantic.dimensions;
-        let columns = column_names(unconditional, dimensions, more);
+        let columns = column_names(numbers, dimensions, more);
         let prompt: &UInt32Array = table::column(rows, "prompt_tokens")?;
         let response: &UInt32Array = table::column(rows, "response_tokens")?;
         let conditional: &Float32Array = table::column(rows, "logp_conditional")?;
@@ -88,8 +96,7 @@ impl StaticState {
             let (prompt, per) = (f64::from(prompt.value(row)), tokens.max(1.0));
             let per_alone = f64::from(alone_tokens.value(row)).max(1.0);
             let of_row = [prompt.ln_1p(), tokens.ln_1p(), with, without, with / per, without / per_alone];
-            let present = DIFFICULTY.iter().zip(of_row).filter(|(name, _)| unconditional || !is_unconditional(name));
-            raw.extend(present.map(|(_, value)| value));
+            raw.extend(difficulty(numbers).map(|(place, _)| of_row[place]));
             let of_semantic = &semantic.values[row * dimensions..(row + 1) * dimensions];
             raw.extend(of_semantic.iter().map(|&value| f64::from(value)));
             raw.extend(more.iter().map(|column| column.values[row]));
@@ -97,7 +104,7 @@ impl StaticState {
         let width = columns.len();
         let scales = scales.unwrap_or_else(|| {
             let together = (!semantic.whiten).then(|| {
-                let first = difficulty(unconditional).count();
+                let first = difficulty(numbers).count();
                 first..first + dimensions
             });
             Scales::of(&raw, width, together)
