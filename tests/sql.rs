@@ -105,6 +105,29 @@ fn a_difference_of_unsigned_columns_is_negative_and_an_overflow_is_an_error() {
 }
 
 #[test]
+fn rows_that_need_more_than_the_memory_of_a_query_go_to_the_disk() {
+    let project = built();
+    let of = |query: &str, memory: &[&str]| project.run(&[&["sql", query], memory].concat());
+    // 300,000 texts of about 100 bytes: sorted, grouped.
+    let rows = "(select repeat(cast((value * 7919) % 300007 as text), 16) as word from range(300000))";
+    for query in [
+        format!("select word from {rows} order by word limit 5 offset 200000"),
+        format!("select count(*) as n from (select word, count(*) from {rows} group by word)"),
+    ] {
+        let whole = of(&query, &[]);
+        assert_eq!(whole.code, 0, "{}", whole.stderr);
+        let little = of(&query, &["--memory", "24MB"]);
+        assert_eq!((little.code, &little.stdout), (0, &whole.stdout), "{query}: {}", little.stderr);
+    }
+    let too_little = of(&format!("select array_agg(word) from {rows}"), &["--memory", "8MB"]);
+    assert_eq!(too_little.code, 1, "{}", too_little.stderr);
+    let expected = "error: the query needs more than the memory of a query, 8 MB\nhint: ask for fewer rows or columns, or \
+                    give the query more memory, such as --memory 8GB";
+    assert!(too_little.stderr.contains(expected), "{}", too_little.stderr);
+    assert!(of("select 1", &["--memory", "much"]).stderr.contains("a size looks like 500MB or 20GB"));
+}
+
+#[test]
 fn a_moved_cache_is_named_and_found_again() {
     let project = built();
     std::fs::rename(project.path("cache"), project.path("moved")).unwrap();

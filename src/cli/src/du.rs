@@ -46,6 +46,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         parameters: Vec::new(),
         expanded: false,
         most_rows: None,
+        memory: None,
         remote: None,
     })
 }

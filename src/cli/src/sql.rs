@@ -37,6 +37,9 @@ pub struct Arguments {
     /// The largest number of rows that are printed on a terminal, or `all` [default: 1000]
     #[arg(long, value_name = "N", value_parser = most_rows)]
     rows: Option<MostRows>,
+    /// The memory of a query, such as 4GB; rows that need more go to the disk [default: half of the machine]
+    #[arg(long, value_name = "SIZE", value_parser = super::gc::size, conflicts_with_all = ["export", "remote"])]
+    memory: Option<u64>,
     /// Write all tables as views for DuckDB into this file: `duckdb -init FILE`.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["query", "file", "format", "output", "parameters"])]
     export: Option<PathBuf>,
@@ -105,6 +108,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         parameters: arguments.parameters.clone(),
         expanded: arguments.expanded,
         most_rows: arguments.rows,
+        memory: arguments.memory,
     })
 }
 

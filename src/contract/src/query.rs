@@ -34,6 +34,8 @@ pub struct QueryOptions {
     pub expanded: bool,
     /// The largest number of rows that are printed on a terminal; `None` for the default.
     pub most_rows: Option<MostRows>,
+    /// The memory of the query, in bytes; rows that need more go to the disk. Default: half of the machine.
+    pub memory: Option<u64>,
 }
 
 /// Where the SQL comes from.

@@ -126,7 +126,7 @@ pub fn session(
         None => tempfile::Builder::new().prefix("raisin-sql-").tempdir().ok(),
     };
     let folder = spill.as_ref().map(|folder| folder.path().to_owned());
-    let memory = QueryMemory { limit: default_limit(), folder, stage: None };
+    let memory = QueryMemory { limit: options.memory.or_else(default_limit), folder, stage: None };
     let session = Session::executed_by(catalogs, memory, elsewhere)?.with_values(&options.parameters).stopped_by(stop);
     Ok((session, spill))
 }

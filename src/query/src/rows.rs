@@ -50,7 +50,9 @@ impl QueryMemory {
             Some(stage) => exceeded(stage, limit).into(),
             None => {
                 let message = format!("the query needs more than the memory of a query, {} MB", limit / 1_000_000);
-                Problem::new(message).hint("ask for fewer rows or columns, or write the answer with --output").into()
+                Problem::new(message)
+                    .hint("ask for fewer rows or columns, or give the query more memory, such as --memory 8GB")
+                    .into()
             }
         }
     }

@@ -91,6 +91,7 @@ impl QueryFixture {
             parameters: Vec::new(),
             expanded: false,
             most_rows: None,
+            memory: None,
             remote: None,
         }
     }
