@@ -6,8 +6,8 @@ use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use datafusion::arrow::array::{ArrayRef, RecordBatch, UInt64Array};
-use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::arrow::array::{Array as _, ArrayRef, AsArray as _, GenericByteViewArray, RecordBatch, UInt64Array};
+use datafusion::arrow::datatypes::{ByteViewType, DataType, Field, Schema, SchemaRef};
 use datafusion::common::runtime::{JoinSet, SpawnedTask};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::{DataFusionError, Result};
@@ -52,6 +52,9 @@ pub struct InOrderExec {
     input: Arc<dyn ExecutionPlan>,
     keys: Vec<Arc<dyn PhysicalExpr>>,
     outputs: usize,
+    /// Whether the texts of each output are in buffers of their own, for outputs that keep their rows. Otherwise, rows of
+    /// several outputs share the buffers that were read, and whoever counts its memory counts all of them.
+    has_own_texts: bool,
     /// Whether all partitions run at the same time, because they are outputs of one exchange and wait for one another.
     is_at_once: bool,
     properties: Arc<PlanProperties>,
@@ -98,6 +101,11 @@ impl InOrderExec {
         Self::new(input, keys, outputs, EquivalenceProperties::new(Arc::new(schema)))
     }
 
+    #[must_use]
+    pub fn with_own_texts(self) -> Self {
+        Self { has_own_texts: true, ..self }
+    }
+
     fn new(
         input: Arc<dyn ExecutionPlan>,
         keys: Vec<Arc<dyn PhysicalExpr>>,
@@ -112,7 +120,8 @@ impl InOrderExec {
         let properties = PlanProperties::new(equivalence, partitioning, input.pipeline_behavior(), input.boundedness())
             .with_scheduling_type(SchedulingType::Cooperative);
         let properties = Arc::new(properties);
-        Self { input, keys, outputs, is_at_once: false, properties, running: Mutex::new(None) }
+        let (has_own_texts, is_at_once, running) = (false, false, Mutex::new(None));
+        Self { input, keys, outputs, has_own_texts, is_at_once, properties, running }
     }
 
     fn start(&self, context: &Arc<TaskContext>) -> Running {
@@ -138,6 +147,7 @@ impl InOrderExec {
             keys: self.keys.clone(),
             schema: self.schema(),
             context: context.clone(),
+            has_own_texts: self.has_own_texts,
             is_at_once: self.is_at_once,
             head: head.subscribe(),
             waiting: Arc::new(Semaphore::new(waiting)),
@@ -155,6 +165,7 @@ struct Shared {
     keys: Vec<Arc<dyn PhysicalExpr>>,
     schema: SchemaRef,
     context: Arc<TaskContext>,
+    has_own_texts: bool,
     is_at_once: bool,
     /// The last partition that an output reads. It and those before it need not wait for memory.
     head: watch::Receiver<usize>,
@@ -221,7 +232,7 @@ async fn pass_on(mut shared: Shared, partition: usize, senders: &[mpsc::Sender<P
                 let columns = batch.columns().iter().cloned().chain([places]).collect();
                 let numbered = RecordBatch::try_new(shared.schema.clone(), columns)?;
                 divider.partition(numbered, |output, part| {
-                    parts.push((output, part));
+                    parts.push((output, if shared.has_own_texts { own_texts(&part)? } else { part }));
                     Ok(())
                 })?;
             }
@@ -239,7 +250,7 @@ async fn pass_on(mut shared: Shared, partition: usize, senders: &[mpsc::Sender<P
 
 /// Whether the output still reads.
 async fn send(shared: &mut Shared, partition: usize, sender: &mpsc::Sender<Piece>, rows: RecordBatch) -> bool {
-    let bytes = rows.get_array_memory_size().min(shared.most_waiting);
+    let bytes = bytes_of(&rows).min(shared.most_waiting);
     let room = {
         let room = shared.waiting.clone().acquire_many_owned(u32::try_from(bytes).unwrap_or(u32::MAX));
         let turn = shared.head.wait_for(|head| *head >= partition);
@@ -249,6 +260,31 @@ async fn send(shared: &mut Shared, partition: usize, sender: &mpsc::Sender<Piece
         }
     };
     sender.send(Piece::Rows(rows, room)).await.is_ok()
+}
+
+/// The bytes of the rows. Many batches of texts share their buffers, which would count once for each batch.
+fn bytes_of(rows: &RecordBatch) -> usize {
+    fn of_views<T: ByteViewType>(views: &GenericByteViewArray<T>) -> usize {
+        size_of_val(views.views().as_ref()) + views.total_buffer_bytes_used()
+    }
+    let of_column = |column: &ArrayRef| match column.data_type() {
+        DataType::Utf8View => of_views(column.as_string_view()),
+        DataType::BinaryView => of_views(column.as_binary_view()),
+        _ => column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size()),
+    };
+    rows.columns().iter().map(of_column).sum()
+}
+
+/// The rows with texts in buffers of their own, so that the buffers of all rows that were read can go.
+pub fn own_texts(rows: &RecordBatch) -> Result<RecordBatch> {
+    let own = |column: &ArrayRef| -> ArrayRef {
+        match column.data_type() {
+            DataType::Utf8View => Arc::new(column.as_string_view().gc()),
+            DataType::BinaryView => Arc::new(column.as_binary_view().gc()),
+            _ => column.clone(),
+        }
+    };
+    Ok(RecordBatch::try_new(rows.schema(), rows.columns().iter().map(own).collect())?)
 }
 
 /// What an output reads: the channels of the partitions, one after the other.
@@ -335,7 +371,7 @@ impl ExecutionPlan for InOrderExec {
         } else {
             Self::divided(input, self.keys.clone(), self.outputs)
         };
-        Ok(Arc::new(Self { is_at_once: self.is_at_once, ..again }))
+        Ok(Arc::new(Self { has_own_texts: self.has_own_texts, is_at_once: self.is_at_once, ..again }))
     }
 
     fn execute(&self, output: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {

@@ -9,7 +9,9 @@
 mod aggregate;
 mod chunks;
 mod exchange;
+mod first;
 mod top;
+mod windows;
 
 use std::sync::Arc;
 
@@ -74,6 +76,9 @@ pub fn on_all_cores(plan: Arc<dyn ExecutionPlan>, outputs: usize) -> Result<Arc<
             Some(input) => Ok(in_order(input, joined.fetch())),
             None => on_each_side(plan, outputs),
         };
+    }
+    if let Some(windows) = windows::side_by_side(&plan, outputs)? {
+        return Ok(windows);
     }
     match several_parts(&plan, MOST_PARTS, outputs)? {
         Some(several) => Ok(in_order(several, plan.fetch())),

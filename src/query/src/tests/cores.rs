@@ -17,7 +17,7 @@ use serde_json::json;
 /// The rows of the table `t.rows`: more than four row groups.
 const ROWS: u32 = 4 * ROW_GROUP as u32 + 10_000;
 
-fn mix(id: u32) -> u32 {
+pub fn mix(id: u32) -> u32 {
     id.wrapping_mul(2_654_435_761) >> 8
 }
 
@@ -47,11 +47,16 @@ fn few() -> RecordBatch {
     .unwrap()
 }
 
-fn answer(folder: &Path, query: &str, threads: usize) -> Vec<u8> {
+pub fn answer(folder: &Path, query: &str, threads: usize) -> Vec<u8> {
+    answer_within(folder, query, threads, 4_000_000_000)
+}
+
+/// As [`answer`], with a limit of memory in bytes. Rows that do not fit go into files of the folder.
+pub fn answer_within(folder: &Path, query: &str, threads: usize, limit: u64) -> Vec<u8> {
     let file = |name: &str| vec![TableFile { path: folder.join(format!("{name}.parquet")), constants: Vec::new() }];
     let tables = [("rows", file("rows")), ("few", file("few"))].map(|(name, files)| (name.to_owned(), files));
     let catalogs = Catalogs::of_tables([("t".to_owned(), tables.into())].into());
-    let memory = QueryMemory { limit: Some(4_000_000_000), folder: None, stage: None };
+    let memory = QueryMemory { limit: Some(limit), folder: Some(folder.to_owned()), stage: None };
     let path = folder.join("answer.parquet");
     block_on_threads(threads, async {
         let session = Session::over(catalogs, memory).unwrap();
