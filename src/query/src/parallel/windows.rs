@@ -23,9 +23,10 @@ use datafusion::physical_plan::windows::{
 };
 use datafusion::physical_plan::{ExecutionPlan, InputOrderMode};
 
-use super::exchange::{InOrderExec, PLACE};
+use super::division::{Division, PLACE};
+use super::exchange::InOrderExec;
 use super::first::{First, FirstExec, Ties};
-use super::{MOST_PARTS, in_several, on_all_cores, over};
+use super::{MOST_PARTS, Outputs, column, first_columns, in_several, on_all_cores, over};
 
 /// The name of a column that is carried along because the rows are merged by it.
 const CARRIED: &str = "a key of the merge";
@@ -42,7 +43,7 @@ struct Windows<'a> {
 }
 
 /// The plan with its windows side by side, in one partition. `None` if the plan is not one of such windows.
-pub fn side_by_side(plan: &Arc<dyn ExecutionPlan>, outputs: usize) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+pub fn side_by_side(plan: &Arc<dyn ExecutionPlan>, outputs: Outputs) -> Result<Option<Arc<dyn ExecutionPlan>>> {
     let Some(found) = Windows::of(plan) else { return Ok(None) };
     let mut rows = match in_several(found.sort.input(), MOST_PARTS, outputs)? {
         Some(several) => several,
@@ -51,8 +52,9 @@ pub fn side_by_side(plan: &Arc<dyn ExecutionPlan>, outputs: usize) -> Result<Opt
     if let Some(first) = found.first() {
         rows = Arc::new(FirstExec::new(rows, first));
     }
-    let divided = InOrderExec::divided(rows, found.keys.to_vec(), outputs).with_own_texts();
-    let divided: Arc<dyn ExecutionPlan> = Arc::new(divided);
+    let division = Division::new(found.keys.to_vec(), outputs.of_windows);
+    let division = Division { has_places: true, has_own_texts: true, ..division };
+    let divided: Arc<dyn ExecutionPlan> = Arc::new(InOrderExec::divided(rows, division));
     let place: Arc<dyn PhysicalExpr> = Arc::new(Column::new(PLACE, divided.schema().fields().len() - 1));
     let by_place = PhysicalSortExpr::new(place, SortOptions::default());
     let mut order = found.sort.expr().clone();
@@ -69,17 +71,6 @@ pub fn side_by_side(plan: &Arc<dyn ExecutionPlan>, outputs: usize) -> Result<Opt
     let merged = Arc::new(SortPreservingMergeExec::new(order, side).with_round_robin_repartition(false));
     let columns = plan.schema().fields().len();
     Ok(Some(if merged.schema().fields().len() > columns { first_columns(merged, columns)? } else { merged }))
-}
-
-/// The first `count` columns of a plan.
-fn first_columns(plan: Arc<dyn ExecutionPlan>, count: usize) -> Result<Arc<dyn ExecutionPlan>> {
-    let schema = plan.schema();
-    let columns: Vec<ProjectionExpr> = (0..count).map(|place| column(schema.field(place).name(), place)).collect();
-    Ok(Arc::new(ProjectionExec::try_new(columns, plan)?))
-}
-
-fn column(name: &str, place: usize) -> ProjectionExpr {
-    ProjectionExpr { expr: Arc::new(Column::new(name, place)), alias: name.to_owned() }
 }
 
 /// A filter or projection over another input, which keeps the columns of an order; and these columns above it.
@@ -248,7 +239,7 @@ fn is_of_equal_bits(data_type: &DataType) -> bool {
 }
 
 /// The column below a filter or projection; `None` if it is calculated there.
-fn below(operator: &Arc<dyn ExecutionPlan>, column: usize) -> Option<usize> {
+pub fn below(operator: &Arc<dyn ExecutionPlan>, column: usize) -> Option<usize> {
     if let Some(projection) = operator.downcast_ref::<ProjectionExec>() {
         return Some(projection.expr().get(column)?.expr.downcast_ref::<Column>()?.index());
     }

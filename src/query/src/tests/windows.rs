@@ -12,7 +12,7 @@ use raisin_table::{ROW_GROUP, batch};
 const ROWS: u32 = 2 * ROW_GROUP as u32 + 5_000;
 
 /// A limit of memory within which the rows are sorted in pieces, in bytes.
-const LITTLE: u64 = 44_000_000;
+const LITTLE: u64 = 24_000_000;
 
 /// Rows with nulls, equal values, and groups of many sizes.
 fn rows() -> RecordBatch {
@@ -170,11 +170,10 @@ fn windows_whose_rows_do_not_fit_the_memory_give_the_same_bytes() {
     let folder = folder();
     for query in [
         "select few, id, f, sum(f) over (partition by few order by v rows 5 preceding) as s from t.rows",
-        "select id, text, lag(v, 2) over (partition by some order by text) as l from t.rows",
-        "select id from t.rows qualify row_number() over (partition by many order by text, v) = 1",
-        "select id, p from (select id, rank() over (partition by few order by text) as p from t.rows) as t where p < 40000",
+        "select id, p, some, many from (select *, rank() over (partition by few order by f, v) as p from t.rows) as t where p < 40000",
     ] {
         let enough = answer(folder.path(), query, 2);
-        assert!(answer_within(folder.path(), query, 2, LITTLE) == enough, "{query}: other bytes in little memory");
+        let (little, was_short) = answer_within(folder.path(), query, 2, LITTLE);
+        assert!(was_short && little == enough, "{query}: other bytes in little memory");
     }
 }

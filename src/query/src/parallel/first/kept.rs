@@ -12,7 +12,7 @@ use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group_values};
 use datafusion::physical_plan::aggregates::order::GroupOrdering;
 
-use super::super::exchange::own_texts;
+use super::super::division::own_texts;
 use super::words::{LAST, words};
 use super::{First, Ties};
 

@@ -19,7 +19,7 @@ use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Pla
 use futures_util::stream::{self, StreamExt as _};
 
 use self::kept::KeptRows;
-use super::only_child;
+use super::{only_child, slices};
 
 /// If the memory of a query is limited, the rows of one partition take at most this part of it.
 const SHARE: usize = 64;
@@ -178,11 +178,6 @@ impl Reading {
     }
 
     fn pass_on(&mut self, blocks: &[RecordBatch]) {
-        let size = self.batch_size;
-        let slices = |rows: &RecordBatch| {
-            let slice = |start| rows.slice(start, size.min(rows.num_rows() - start));
-            (0..rows.num_rows()).step_by(size).map(slice).collect::<Vec<_>>()
-        };
-        self.ready = blocks.iter().flat_map(slices).collect();
+        self.ready = blocks.iter().flat_map(|rows| slices(rows, self.batch_size)).collect();
     }
 }
