@@ -28,7 +28,7 @@ use super::dictionary::meaning;
 use super::elsewhere::Elsewhere;
 use super::functions::Functions;
 use super::json::{self, with_json_as_text};
-use super::parallel::{Outputs, on_all_cores};
+use super::parallel::{Sides, on_all_cores};
 use super::pool::QueryPool;
 use super::prepare::{Values, parameters, prepare};
 use super::problems::{not_a_table, of_plan};
@@ -398,7 +398,7 @@ impl Session {
                 let rows = self.context.execute_logical_plan(plan).await.map_err(problem)?;
                 let plan = rows.create_physical_plan().await.map_err(problem)?;
                 let threads = tokio::runtime::Handle::current().metrics().num_workers();
-                let plan = on_all_cores(plan, Outputs::of(threads, self.memory.limit))
+                let plan = on_all_cores(plan, Sides::of(threads, self.memory.limit))
                     .and_then(interruptible)
                     .map_err(problem)?;
                 execute_stream(plan, self.context.task_ctx()).map_err(problem)?

@@ -2,15 +2,13 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{
-    Array as _, ArrayRef, AsArray as _, GenericByteViewArray, RecordBatch, UInt32Array, UInt64Array,
-};
+use datafusion::arrow::array::{Array as _, ArrayRef, AsArray as _, GenericByteViewArray, RecordBatch, UInt32Array};
 use datafusion::arrow::compute::take_arrays;
 use datafusion::arrow::datatypes::{ByteViewType, DataType, Field, Schema, SchemaRef};
-use datafusion::common::hash_utils::create_hashes;
 use datafusion::error::Result;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::repartition::REPARTITION_RANDOM_STATE;
+use raisin_rows::{hashes_of, numbers_of, places_of, rows_of_outputs};
 
 /// The column with the place of a row among all rows that are divided.
 pub const PLACE: &str = "the place of the row";
@@ -49,19 +47,13 @@ impl Division {
     pub fn divide(&self, rows: &RecordBatch, place: u64, schema: &SchemaRef) -> Result<Vec<(usize, RecordBatch)>> {
         let keys = self.keys.iter().map(|key| key.evaluate(rows)?.into_array(rows.num_rows()));
         let keys: Vec<ArrayRef> = keys.collect::<Result<_>>()?;
-        let mut hashes = vec![0; rows.num_rows()];
-        create_hashes(&keys, REPARTITION_RANDOM_STATE.random_state(), &mut hashes)?;
-        let mut of_outputs: Vec<Vec<u32>> = vec![Vec::with_capacity(hashes.len() / self.outputs); self.outputs];
-        for (hash, row) in hashes.iter().zip(0..) {
-            of_outputs[(hash % self.outputs as u64) as usize].push(row);
-        }
-        let numbers = |number: &dyn Fn(u32) -> u64, of: &[u32]| -> ArrayRef {
-            Arc::new(UInt64Array::from_iter_values(of.iter().map(|row| number(*row))))
-        };
+        let hashes = hashes_of(&keys, REPARTITION_RANDOM_STATE.random_state(), rows.num_rows())?;
         let mut divided = Vec::new();
-        for (output, of) in of_outputs.into_iter().enumerate().filter(|(_, of)| !of.is_empty()) {
-            let places = self.has_places.then(|| numbers(&|row| place + u64::from(row), &of));
-            let of_hashes = self.has_hashes.then(|| numbers(&|row| hashes[row as usize], &of));
+        for (output, of) in
+            rows_of_outputs(&hashes, self.outputs).into_iter().enumerate().filter(|(_, of)| !of.is_empty())
+        {
+            let places = self.has_places.then(|| Arc::new(places_of(&of, place)) as ArrayRef);
+            let of_hashes = self.has_hashes.then(|| Arc::new(numbers_of(&of, &hashes)) as ArrayRef);
             let mut columns = if of.len() == rows.num_rows() {
                 rows.columns().to_vec()
             } else {

@@ -58,12 +58,12 @@ const MOST_SORTED: usize = 4;
 
 /// The places side by side in which rows are put together. Their numbers do not change the result.
 #[derive(Clone, Copy, Debug)]
-pub struct Outputs {
+pub struct Sides {
     of_groups: usize,
     of_windows: usize,
 }
 
-impl Outputs {
+impl Sides {
     /// As many as there are threads, and as fit a memory of so many bytes.
     pub fn of(threads: usize, memory: Option<u64>) -> Self {
         let fit = memory.map_or(usize::MAX, |bytes| usize::try_from(bytes / MEMORY_OF_A_SORT).unwrap_or(usize::MAX));
@@ -72,7 +72,7 @@ impl Outputs {
 }
 
 /// The plan on as many cores as there are, in one partition.
-pub fn on_all_cores(plan: Arc<dyn ExecutionPlan>, outputs: Outputs) -> Result<Arc<dyn ExecutionPlan>> {
+pub fn on_all_cores(plan: Arc<dyn ExecutionPlan>, outputs: Sides) -> Result<Arc<dyn ExecutionPlan>> {
     if let Some(aggregate) = plan.downcast_ref::<AggregateExec>()
         && is_in_parts(aggregate)
     {
@@ -120,7 +120,7 @@ fn in_order(several: Arc<dyn ExecutionPlan>, most: Option<usize>) -> Arc<dyn Exe
 }
 
 /// The same operator over inputs that run on all cores.
-fn on_each_side(plan: Arc<dyn ExecutionPlan>, outputs: Outputs) -> Result<Arc<dyn ExecutionPlan>> {
+fn on_each_side(plan: Arc<dyn ExecutionPlan>, outputs: Sides) -> Result<Arc<dyn ExecutionPlan>> {
     let inputs = plan.children().into_iter().cloned().collect::<Vec<_>>();
     if inputs.is_empty() {
         return Ok(plan);
@@ -156,7 +156,7 @@ fn over(plan: &Arc<dyn ExecutionPlan>, inputs: Vec<Arc<dyn ExecutionPlan>>) -> R
     plan.clone().replace_children(inputs, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
 }
 
-fn sorted(plan: &Arc<dyn ExecutionPlan>, sort: &SortExec, outputs: Outputs) -> Result<Arc<dyn ExecutionPlan>> {
+fn sorted(plan: &Arc<dyn ExecutionPlan>, sort: &SortExec, outputs: Sides) -> Result<Arc<dyn ExecutionPlan>> {
     let order = sort.expr().clone();
     if is_by_all_keys(&order, sort.input())
         && let Some(groups) = groups_of_any_order(sort.input(), outputs)?
@@ -193,17 +193,13 @@ fn sorted(plan: &Arc<dyn ExecutionPlan>, sort: &SortExec, outputs: Outputs) -> R
 }
 
 /// As [`several_parts`]; `None` also if the plan gives a limited number of rows, which is not that of each part.
-fn in_several(plan: &Arc<dyn ExecutionPlan>, most: usize, outputs: Outputs) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+fn in_several(plan: &Arc<dyn ExecutionPlan>, most: usize, outputs: Sides) -> Result<Option<Arc<dyn ExecutionPlan>>> {
     if plan.fetch().is_some() { Ok(None) } else { several_parts(plan, most, outputs) }
 }
 
 /// The plan in at most `most` partitions, whose rows one after the other are the rows of the plan. `None` if the plan is
 /// not one of operators that treat each row by itself over a scan, or if the scan is small.
-fn several_parts(
-    plan: &Arc<dyn ExecutionPlan>,
-    most: usize,
-    outputs: Outputs,
-) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+fn several_parts(plan: &Arc<dyn ExecutionPlan>, most: usize, outputs: Sides) -> Result<Option<Arc<dyn ExecutionPlan>>> {
     if let Some(parts) = divided(plan, most) {
         return Ok(Some(parts));
     }
@@ -248,7 +244,7 @@ fn is_by_all_keys(order: &LexOrdering, plan: &Arc<dyn ExecutionPlan>) -> bool {
 
 /// Groups in several partitions, for an operator that does not depend on their order. `None` if the plan is not one of
 /// groups over a scan, or if the scan is small.
-fn groups_of_any_order(plan: &Arc<dyn ExecutionPlan>, outputs: Outputs) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+fn groups_of_any_order(plan: &Arc<dyn ExecutionPlan>, outputs: Sides) -> Result<Option<Arc<dyn ExecutionPlan>>> {
     let is_filter = plan.downcast_ref::<FilterExec>().is_some_and(|filter| filter.fetch().is_none());
     if (is_filter || plan.downcast_ref::<ProjectionExec>().is_some())
         && let [input] = plan.children()[..]

@@ -26,7 +26,7 @@ use datafusion::physical_plan::{ExecutionPlan, InputOrderMode};
 use super::division::{Division, PLACE};
 use super::exchange::InOrderExec;
 use super::first::{First, FirstExec, Ties};
-use super::{MOST_PARTS, Outputs, column, first_columns, in_several, on_all_cores, over};
+use super::{MOST_PARTS, Sides, column, first_columns, in_several, on_all_cores, over};
 
 /// The name of a column that is carried along because the rows are merged by it.
 const CARRIED: &str = "a key of the merge";
@@ -43,7 +43,7 @@ struct Windows<'a> {
 }
 
 /// The plan with its windows side by side, in one partition. `None` if the plan is not one of such windows.
-pub fn side_by_side(plan: &Arc<dyn ExecutionPlan>, outputs: Outputs) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+pub fn side_by_side(plan: &Arc<dyn ExecutionPlan>, outputs: Sides) -> Result<Option<Arc<dyn ExecutionPlan>>> {
     let Some(found) = Windows::of(plan) else { return Ok(None) };
     let mut rows = match in_several(found.sort.input(), MOST_PARTS, outputs)? {
         Some(several) => several,

@@ -13,8 +13,8 @@ use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group
 use datafusion::physical_plan::aggregates::order::GroupOrdering;
 
 use super::super::division::own_texts;
-use super::words::{LAST, words};
 use super::{First, Ties};
+use raisin_rows::{LAST, words};
 
 /// The rows that are collected before some are left out for the first time.
 const FEW_ROWS: usize = 4096;
@@ -28,7 +28,7 @@ pub struct KeptRows {
     schema: SchemaRef,
     groups: Box<dyn GroupValues>,
     converter: RowConverter,
-    blocks: Vec<Block>,
+    blocks: Vec<KeptBlock>,
     /// For each group: the last row that counts, if there are enough rows before it.
     lasts: Vec<Option<OwnedRow>>,
     /// For each group: the word of that row's first value.
@@ -45,7 +45,7 @@ pub struct KeptRows {
 }
 
 /// Rows, and what orders them.
-struct Block {
+struct KeptBlock {
     rows: RecordBatch,
     groups: Vec<u32>,
     keys: Rows,
@@ -117,7 +117,7 @@ impl KeptRows {
         let words = taken.values().iter().map(|row| self.word_of_row[*row as usize]).collect();
         self.bytes += rows.get_array_memory_size() + keys.size() + 12 * taken.len();
         self.rows += taken.len();
-        self.blocks.push(Block { rows, groups, keys, words });
+        self.blocks.push(KeptBlock { rows, groups, keys, words });
         if self.rows >= self.next {
             self.leave_out()?;
         }
@@ -206,7 +206,7 @@ impl KeptRows {
         self.bytes = rows.get_array_memory_size() + keys.size() + 12 * count;
         self.rows = count;
         if count > 0 {
-            self.blocks.push(Block { rows, groups, keys, words });
+            self.blocks.push(KeptBlock { rows, groups, keys, words });
         }
         Ok(())
     }

@@ -2,7 +2,6 @@
 //! ...) <= 3` and its kind: rows that the condition would drop need not be sorted.
 
 mod kept;
-mod words;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -105,25 +104,25 @@ impl ExecutionPlan for FirstExec {
             MemoryLimit::Finite(bytes) => bytes / SHARE,
             _ => usize::MAX,
         };
-        let reading = Reading {
+        let rows = ChosenRows {
             most_bytes,
             batch_size: context.session_config().batch_size(),
-            next: Next::Choose(KeptRows::new(self.first.clone(), self.schema())?),
+            next: ForBatch::Choose(KeptRows::new(self.first.clone(), self.schema())?),
             memory: MemoryConsumer::new(format!("FirstExec[{partition}]")).register(context.memory_pool()),
             ready: VecDeque::new(),
             input: self.input.execute(partition, context)?,
         };
-        let rows = stream::unfold(reading, |mut reading| async move {
-            reading.next().await.transpose().map(|rows| (rows, reading))
-        });
+        let rows =
+            stream::unfold(rows, |mut rows| async move { rows.next().await.transpose().map(|batch| (batch, rows)) });
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows)))
     }
 }
 
-struct Reading {
+/// The rows of one partition that are passed on.
+struct ChosenRows {
     input: SendableRecordBatchStream,
     /// What becomes of the next batch.
-    next: Next,
+    next: ForBatch,
     /// The memory of the kept rows.
     memory: MemoryReservation,
     most_bytes: usize,
@@ -133,27 +132,30 @@ struct Reading {
     ready: VecDeque<RecordBatch>,
 }
 
-enum Next {
+enum ForBatch {
+    /// Its rows are chosen from.
     Choose(KeptRows),
+    /// It is passed on whole.
     PassOn,
+    /// There is none.
     End,
 }
 
-impl Reading {
+impl ChosenRows {
     async fn next(&mut self) -> Result<Option<RecordBatch>> {
         loop {
             if let Some(rows) = self.ready.pop_front() {
                 return Ok(Some(rows));
             }
             self.memory.free();
-            match std::mem::replace(&mut self.next, Next::End) {
-                Next::Choose(kept) => self.choose(kept).await?,
-                Next::PassOn => {
+            match std::mem::replace(&mut self.next, ForBatch::End) {
+                ForBatch::Choose(kept) => self.choose(kept).await?,
+                ForBatch::PassOn => {
                     let batch = self.input.next().await.transpose()?;
-                    self.next = if batch.is_some() { Next::PassOn } else { Next::End };
+                    self.next = if batch.is_some() { ForBatch::PassOn } else { ForBatch::End };
                     return Ok(batch);
                 }
-                Next::End => return Ok(None),
+                ForBatch::End => return Ok(None),
             }
         }
     }
@@ -169,7 +171,7 @@ impl Reading {
                 };
             if is_short || kept.is_of_no_use() {
                 self.pass_on(&kept.into_rows());
-                self.next = Next::PassOn;
+                self.next = ForBatch::PassOn;
                 return Ok(());
             }
         }

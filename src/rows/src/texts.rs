@@ -4,8 +4,9 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array as _, ArrayRef, StringViewArray, UInt64Array, make_view};
-use datafusion::arrow::buffer::{Buffer, NullBuffer, ScalarBuffer};
+use arrow_array::builder::make_view;
+use arrow_array::{Array as _, ArrayRef, StringViewArray, UInt64Array};
+use arrow_buffer::{Buffer, NullBuffer, ScalarBuffer};
 
 /// The bytes of a block of texts. A longer text has a block of its own.
 const BLOCK: usize = 2 << 20;
@@ -36,8 +37,8 @@ pub struct TextSet {
     found: Vec<u32>,
 }
 
-impl TextSet {
-    pub fn new() -> Self {
+impl Default for TextSet {
+    fn default() -> Self {
         Self {
             slots: vec![0; 1 << FIRST_BITS],
             bits: FIRST_BITS,
@@ -50,7 +51,9 @@ impl TextSet {
             found: Vec::new(),
         }
     }
+}
 
+impl TextSet {
     /// Adds the texts of a batch that are not there yet.
     pub fn add(&mut self, texts: &StringViewArray, places: Option<&UInt64Array>, hashes: &UInt64Array) {
         self.make_room(texts.len());
@@ -196,8 +199,8 @@ fn entry_of(hash: u64, number: usize) -> u64 {
 mod tests {
     use std::collections::HashMap;
 
-    use datafusion::arrow::array::AsArray as _;
-    use datafusion::arrow::datatypes::UInt64Type;
+    use arrow_array::cast::AsArray as _;
+    use arrow_array::types::UInt64Type;
 
     use super::*;
 
@@ -216,7 +219,7 @@ mod tests {
     fn a_set_has_each_text_once_with_the_place_of_its_first_row() {
         // A hash of few bits gives many texts the same hash, or the same place in the table.
         for hash_of in [|hash: u64| hash, |hash: u64| hash % 7, |hash: u64| hash << 40, |_| 0] {
-            let (mut set, mut firsts, mut order) = (TextSet::new(), HashMap::new(), Vec::new());
+            let (mut set, mut firsts, mut order) = (TextSet::default(), HashMap::new(), Vec::new());
             let mut next = 0_u64;
             for batch in 0..40_u64 {
                 let numbers: Vec<u64> = (0..batch * 13).map(|row| (row * 7919 + batch * 31) % 1000).collect();

@@ -1,8 +1,6 @@
 //! The distinct texts of a column, where DataFusion's groups would hash each text once more and wait for each place in the
 //! memory by itself.
 
-mod set;
-
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -18,8 +16,8 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 
-use self::set::TextSet;
 use super::{first_columns, only_child, slices};
+use raisin_rows::TextSet;
 
 /// Whether the groups are the texts of one column, without functions.
 pub fn are_texts(groups: &AggregateExec) -> bool {
@@ -101,7 +99,7 @@ async fn distinct(
     partition: usize,
     context: Arc<TaskContext>,
 ) -> Result<SendableRecordBatchStream> {
-    let mut texts = TextSet::new();
+    let mut texts = TextSet::default();
     let size = context.session_config().batch_size();
     while let Some(batch) = input.next().await.transpose()? {
         let ([text, place @ ..], Some(hash)) = (&batch.columns()[..batch.num_columns() - 1], batch.columns().last())

@@ -1,13 +1,14 @@
 //! Values as words that compare fast: if a value comes before another one in an order, its word is not the greater one.
 
-use datafusion::arrow::array::{Array, ArrayRef, AsArray as _, PrimitiveArray};
-use datafusion::arrow::compute::SortOptions;
-use datafusion::arrow::datatypes::{
-    ArrowPrimitiveType, DataType, Date32Type, Date64Type, DurationMicrosecondType, DurationMillisecondType,
+use arrow_array::cast::AsArray as _;
+use arrow_array::types::{
+    ArrowPrimitiveType, Date32Type, Date64Type, DurationMicrosecondType, DurationMillisecondType,
     DurationNanosecondType, DurationSecondType, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
-    TimeUnit, TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
-    UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+    TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType, UInt8Type,
+    UInt16Type, UInt32Type, UInt64Type,
 };
+use arrow_array::{Array, ArrayRef, PrimitiveArray};
+use arrow_schema::{DataType, SortOptions, TimeUnit};
 
 /// The word after which no value comes.
 pub const LAST: u64 = u64::MAX;
@@ -83,9 +84,8 @@ mod tests {
     use std::cmp::Ordering;
     use std::sync::Arc;
 
-    use datafusion::arrow::array::{
-        Float32Array, Float64Array, Int64Array, StringViewArray, UInt64Array, make_comparator,
-    };
+    use arrow::array::make_comparator;
+    use arrow_array::{Float32Array, Float64Array, Int64Array, StringViewArray, UInt64Array};
 
     use super::*;
 
