@@ -27,7 +27,7 @@ use tch::{Device, Kind as TensorKind, Tensor, no_grad};
 const MAX_TOKENS: usize = 512;
 
 fn main() -> ExitCode {
-    raisin_lm::keep_freed_memory();
+    raisin_base::allocator::keep_freed_memory();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match words[..] {

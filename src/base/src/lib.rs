@@ -1,6 +1,7 @@
 //! Types that every crate of raisin shares: errors, digests, seeds, the report on the machine, and the traits of the
 //! learning model. The crates above this crate do the work.
 
+pub mod allocator;
 pub mod cache_only;
 pub mod columns;
 pub mod digest;

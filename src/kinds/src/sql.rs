@@ -32,7 +32,7 @@ fn default_table() -> String {
 
 impl Kind for SqlKind {
     const NAME: &'static str = "sql";
-    const VERSION: u32 = 5;
+    const VERSION: u32 = 6;
     const ABOUT: &'static str = "Answers a query over the tables of other stages, of all variants together.";
     const PROCESS: Process = Process::Sql;
     const SEEDED: bool = false;

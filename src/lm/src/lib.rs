@@ -14,12 +14,11 @@
 //! | `generate` | greedy decoding with a key-value cache |
 //! | `artifact`, `export`, `folder_files` | model folders: which forms there are, how a folder is written, which files raisin cannot read |
 //! | `peft` | the adapter_config.json of PEFT: which projections have an adapter, with which rank and scale |
-//! | `device`, `inspect`, `allocator` | the device of the tensors, the report on the machine, the options of malloc |
+//! | `device`, `inspect` | the device of the tensors, the report on the machine |
 //! | `proxy` | cached hidden states of a frozen prefix |
 //! | `out_of_memory` | smaller batches if a device is out of memory |
 //! | `unbound` | operations of libtorch that tch does not bind |
 
-mod allocator;
 mod artifact;
 mod attention;
 mod batch;
@@ -49,7 +48,6 @@ mod tokenizer_from_gguf;
 mod unbound;
 pub mod weights;
 
-pub use allocator::keep_freed_memory;
 pub use batch::Batch;
 pub use config::{Architecture, ModelConfig};
 pub use device::{device, device_memory_in_use};

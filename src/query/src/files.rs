@@ -14,19 +14,20 @@ use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::stats::Precision;
 use datafusion::common::{Result as PlanResult, ScalarValue, Statistics};
 use datafusion::datasource::TableType;
-use datafusion::datasource::file_format::FileFormat as _;
-use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
+use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
 use datafusion::object_store::path::Path as ObjectPath;
 use datafusion::physical_plan::ExecutionPlan;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
+use parquet::file::metadata::ParquetMetaData;
 use serde_json::Value;
 
 use super::parallel::RowGroups;
+use super::reading::{LocalFiles, LocalPath, keep_metadata};
 use super::sources::{TableFile, text};
 use raisin_base::error::{Context as _, Result, bail};
 
@@ -35,9 +36,14 @@ use raisin_base::error::{Context as _, Result, bail};
 pub struct FilesTable {
     files: Vec<PartitionedFile>,
     schema: TableSchema,
+    /// The metadata of the files, if there are few of them.
+    metadata: Vec<Arc<ParquetMetaData>>,
     /// The number of rows.
     rows: usize,
 }
+
+/// The most files whose metadata are kept in memory. Those of others are read again when a query reads their rows.
+const MOST_WITH_METADATA: usize = 64;
 
 impl FilesTable {
     /// # Errors
@@ -47,13 +53,12 @@ impl FilesTable {
             bail!("a table without files has no columns");
         }
         let opened = files.iter().map(metadata_of).collect::<Result<Vec<_>>>()?;
-        let schemas: Vec<SchemaRef> = opened.iter().map(|metadata| metadata.schema().clone()).collect();
+        let schemas: Vec<SchemaRef> = opened.iter().map(|(metadata, _)| metadata.schema().clone()).collect();
         let file_schema = with_views(&unify(&schemas));
         let constants = constant_fields(files, &file_schema);
         let (mut parts, mut rows) = (Vec::new(), 0);
-        for (file, metadata) in files.iter().zip(&opened) {
+        for (file, (metadata, on_disk)) in files.iter().zip(&opened) {
             let absolute = file.path.canonicalize().with_context(|| format!("cannot open {}", file.path.display()))?;
-            let on_disk = absolute.metadata()?;
             let mut part = PartitionedFile::new("", on_disk.len());
             // By size and time, a process that has read the file before sees that it is another one.
             part.object_meta.last_modified = on_disk.modified()?.into();
@@ -63,11 +68,14 @@ impl FilesTable {
                 values.push(constant(file, name, field.data_type())?);
             }
             rows += usize::try_from(metadata.metadata().file_metadata().num_rows())?;
-            parts.push(part.with_partition_values(values).with_extension(RowGroups::of(metadata.metadata())));
+            let part = part.with_partition_values(values).with_extension(RowGroups::of(metadata.metadata()));
+            parts.push(part.with_extension(LocalPath(absolute)));
         }
         let fields: Vec<FieldRef> = constants.into_iter().map(|(_, field)| field).collect();
         let schema = TableSchema::builder(file_schema).with_table_partition_cols(fields).build();
-        Ok(Self { files: parts, schema, rows })
+        let few = if opened.len() <= MOST_WITH_METADATA { opened } else { Vec::new() };
+        let metadata = few.iter().map(|(metadata, _)| metadata.metadata().clone()).collect();
+        Ok(Self { files: parts, schema, metadata, rows })
     }
 }
 
@@ -88,22 +96,29 @@ impl TableProvider for FilesTable {
         _filters: &[Expr],
         limit: Option<usize>,
     ) -> PlanResult<Arc<dyn ExecutionPlan>> {
-        let source = Arc::new(ParquetSource::new(self.schema.clone()));
+        let (url, runtime) = (ObjectStoreUrl::local_filesystem(), state.runtime_env());
+        let cache = runtime.cache_manager.get_file_metadata_cache();
+        for (file, metadata) in self.files.iter().zip(&self.metadata) {
+            keep_metadata(cache.as_ref(), &file.object_meta, metadata);
+        }
+        // The statistics of the row groups tell which of them a query needs. Those of the pages would be read for every
+        // column of every file, and seldom tell more.
+        let mut options = state.default_table_options().parquet;
+        options.global.enable_page_index = false;
+        let reader = Arc::new(LocalFiles::new(runtime.object_store(&url)?, cache));
+        let source = ParquetSource::new(self.schema.clone()).with_table_parquet_options(options);
+        let source = Arc::new(source.with_parquet_file_reader_factory(reader));
         // The smaller side of a join is read first.
         let mut statistics = Statistics::new_unknown(&self.schema());
         statistics.num_rows = Precision::Exact(self.rows);
         // With one group, the rows are always in the order of the files. `on_all_cores` divides it.
-        let config = FileScanConfigBuilder::new(ObjectStoreUrl::local_filesystem(), source)
+        let config = FileScanConfigBuilder::new(url, source)
             .with_file_group(FileGroup::new(self.files.clone()))
             .with_statistics(statistics)
             .with_projection_indices(projection.cloned())?
             .with_limit(limit)
             .build();
-        // The statistics of the row groups tell which of them a query needs. Those of the pages would be read for every
-        // column of every file, and seldom tell more.
-        let mut options = state.default_table_options().parquet;
-        options.global.enable_page_index = false;
-        ParquetFormat::default().with_options(options).create_physical_plan(state, config).await
+        Ok(DataSourceExec::from_data_source(config))
     }
 
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> PlanResult<Vec<TableProviderFilterPushDown>> {
@@ -111,14 +126,18 @@ impl TableProvider for FilesTable {
     }
 }
 
-fn metadata_of(file: &TableFile) -> Result<ArrowReaderMetadata> {
-    let opened = File::open(&file.path).with_context(|| format!("cannot open {}", file.path.display()))?;
-    ArrowReaderMetadata::load(&opened, ArrowReaderOptions::new())
-        .with_context(|| format!("{} is not a Parquet file", file.path.display()))
+/// The metadata in a file, and those of the file.
+fn metadata_of(file: &TableFile) -> Result<(ArrowReaderMetadata, std::fs::Metadata)> {
+    let cannot_open = || format!("cannot open {}", file.path.display());
+    let opened = File::open(&file.path).with_context(cannot_open)?;
+    let on_disk = opened.metadata().with_context(cannot_open)?;
+    let metadata = ArrowReaderMetadata::load(&opened, ArrowReaderOptions::new())
+        .with_context(|| format!("{} is not a Parquet file", file.path.display()))?;
+    Ok((metadata, on_disk))
 }
 
 fn schema_of(file: &TableFile) -> Result<SchemaRef> {
-    Ok(metadata_of(file)?.schema().clone())
+    Ok(metadata_of(file)?.0.schema().clone())
 }
 
 /// All columns by name, in the order of their first appearance. The type of a column holds the values from all files.

@@ -37,6 +37,7 @@ mod prepare;
 mod problems;
 mod prompt;
 mod quality;
+mod reading;
 mod render;
 mod rows;
 mod sample;

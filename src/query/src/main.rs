@@ -3,6 +3,7 @@
 
 use std::process::ExitCode;
 
+use raisin_base::allocator::keep_freed_memory;
 use raisin_base::error::{Problem, render};
 use raisin_base::say;
 use raisin_base::stack::on_large_stack;
@@ -14,6 +15,7 @@ use raisin_query::{filter, kind};
 const MOST_KEPT: u64 = 200_000_000;
 
 fn main() -> ExitCode {
+    keep_freed_memory();
     // The tree of a query with many terms is deep, and so are the calls that plan and evaluate the tree.
     on_large_stack(serve).unwrap_or_else(|error| {
         say!("{}", render(&error));

@@ -28,7 +28,7 @@ use super::dictionary::meaning;
 use super::elsewhere::Elsewhere;
 use super::functions::Functions;
 use super::json::{self, with_json_as_text};
-use super::parallel::on_all_cores;
+use super::parallel::{Sides, on_all_cores};
 use super::pool::QueryPool;
 use super::prepare::{Values, parameters, prepare};
 use super::problems::{not_a_table, of_plan};
@@ -48,6 +48,9 @@ use raisin_store::no_cache;
 pub fn projection(plan: LogicalPlan, expressions: impl Iterator<Item = Expr>) -> PlanResult<LogicalPlan> {
     Ok(LogicalPlan::Projection(Projection::try_new(expressions.collect(), Arc::new(plan))?))
 }
+
+/// The rows of a part after which nearly distinct keys are no longer grouped in the part.
+const PROBED_ROWS: usize = 8192;
 
 /// The table name of the answer of a query that is sorted.
 const ANSWER: &str = "the answer";
@@ -118,6 +121,9 @@ impl Session {
         config.options_mut().optimizer.enable_join_dynamic_filter_pushdown = false;
         config.options_mut().optimizer.enable_aggregate_dynamic_filter_pushdown = false;
         config.options_mut().execution.enable_file_stream_work_stealing = false;
+        // After this many rows of a part it is known whether grouping them saves work for those that put the groups of all
+        // parts together. DataFusion's own 100,000 rows are most of a part.
+        config.options_mut().execution.skip_partial_aggregation_probe_rows_threshold = PROBED_ROWS;
         let mut runtime = RuntimeEnvBuilder::new();
         let mut pool = None;
         if let Some(limit) = memory.limit {
@@ -392,7 +398,9 @@ impl Session {
                 let rows = self.context.execute_logical_plan(plan).await.map_err(problem)?;
                 let plan = rows.create_physical_plan().await.map_err(problem)?;
                 let threads = tokio::runtime::Handle::current().metrics().num_workers();
-                let plan = on_all_cores(plan, threads).and_then(interruptible).map_err(problem)?;
+                let plan = on_all_cores(plan, Sides::of(threads, self.memory.limit))
+                    .and_then(interruptible)
+                    .map_err(problem)?;
                 execute_stream(plan, self.context.task_ctx()).map_err(problem)?
             }
         };

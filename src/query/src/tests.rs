@@ -10,6 +10,7 @@ mod habits;
 mod json;
 mod left_out;
 mod samples;
+mod windows;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -22,6 +22,7 @@ mod vectors;
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use raisin_base::allocator::keep_freed_memory;
 use raisin_base::error::{Result, anyhow, print_panics_without_backtrace};
 use raisin_contract::serve::{run_executable, run_one_of};
 use raisin_contract::{Assignment, DeviceKind, KindRunner, threads};
@@ -34,7 +35,7 @@ const MOST_KEPT_WITH_CUDA: u64 = 4_000_000_000;
 
 fn main() -> ExitCode {
     print_panics_without_backtrace();
-    lm::keep_freed_memory();
+    keep_freed_memory();
     let runners = runners();
     run_executable(
         |assignment| run_stage(&runners, assignment),

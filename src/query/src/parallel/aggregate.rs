@@ -15,7 +15,9 @@ use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
 use datafusion::physical_plan::{ExecutionPlan, InputOrderMode};
 
-use super::exchange::{InOrderExec, PLACE};
+use super::division::{Division, PLACE};
+use super::exchange::InOrderExec;
+use super::texts::{TextsExec, are_texts};
 
 /// Aggregates whose result for all rows follows from their results for parts, and whose state is of a fixed size or a
 /// collection in the order of the rows.
@@ -85,8 +87,8 @@ pub fn in_parts(
         return of_all(whole, AggregateMode::Final, joined, None);
     }
     // Groups that are put together side by side come out with the place of their first row, by which they are merged.
-    let divided = by_groups(whole, input, outputs)?;
-    let place = Arc::new(Column::new(PLACE, divided.schema().fields().len() - 1));
+    let divided = by_groups(whole, input, outputs, true)?;
+    let place = Arc::new(Column::new_with_schema(PLACE, &divided.schema())?);
     let first = AggregateExprBuilder::new(min_udaf(), vec![place]).schema(divided.schema()).alias(PLACE).build()?;
     let all = of_all(whole, AggregateMode::FinalPartitioned, divided, Some(Arc::new(first)))?;
     let columns = all.schema().fields().len() - 1;
@@ -112,7 +114,7 @@ pub fn side_by_side(
     input: Arc<dyn ExecutionPlan>,
     outputs: usize,
 ) -> Result<Arc<dyn ExecutionPlan>> {
-    of_all(whole, AggregateMode::FinalPartitioned, by_groups(whole, input, outputs)?, None)
+    of_all(whole, AggregateMode::FinalPartitioned, by_groups(whole, input, outputs, false)?, None)
 }
 
 /// The groups of each partition.
@@ -122,10 +124,16 @@ fn of_parts(whole: &AggregateExec, input: Arc<dyn ExecutionPlan>) -> Result<Arc<
     Ok(Arc::new(AggregateExec::try_new(mode, groups, functions, filters, input, schema)?))
 }
 
-/// The groups of each partition, divided by their keys.
-fn by_groups(whole: &AggregateExec, input: Arc<dyn ExecutionPlan>, outputs: usize) -> Result<Arc<dyn ExecutionPlan>> {
-    let keys = whole.group_expr().output_exprs();
-    Ok(Arc::new(InOrderExec::divided(of_parts(whole, input)?, keys, outputs)))
+/// The groups of each partition, divided by their keys, with their places if these are asked for.
+fn by_groups(
+    whole: &AggregateExec,
+    input: Arc<dyn ExecutionPlan>,
+    outputs: usize,
+    has_places: bool,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let division = Division::new(whole.group_expr().output_exprs(), outputs);
+    let division = Division { has_places, has_hashes: are_texts(whole), ..division };
+    Ok(Arc::new(InOrderExec::divided(of_parts(whole, input)?, division)))
 }
 
 /// The groups of all partitions, put together, and one more function of them.
@@ -138,5 +146,9 @@ fn of_all(
     let filters = whole.filter_expr().iter().cloned().chain(more.iter().map(|_| None)).collect();
     let functions = whole.aggr_expr().iter().cloned().chain(more).collect();
     let (groups, schema) = (whole.group_expr().as_final(), whole.input_schema());
+    if mode == AggregateMode::FinalPartitioned && are_texts(whole) {
+        let of = |input| AggregateExec::try_new(mode, groups, functions, filters, input, schema);
+        return Ok(Arc::new(TextsExec::new(input, of)?));
+    }
     Ok(Arc::new(AggregateExec::try_new(mode, groups, functions, filters, input, schema)?))
 }

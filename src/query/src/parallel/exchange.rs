@@ -6,8 +6,8 @@ use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use datafusion::arrow::array::{ArrayRef, RecordBatch, UInt64Array};
-use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::runtime::{JoinSet, SpawnedTask};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::{DataFusionError, Result};
@@ -15,8 +15,6 @@ use datafusion::execution::memory_pool::MemoryLimit;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::SchedulingType;
-use datafusion::physical_plan::metrics::Time;
-use datafusion::physical_plan::repartition::BatchPartitioner;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties as _, PlanProperties,
@@ -25,10 +23,8 @@ use futures_util::future::{Either, FutureExt as _, select};
 use futures_util::stream::{self, StreamExt as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
+use super::division::{Division, bytes_of};
 use super::only_child;
-
-/// The column with the place of a row among all rows that an exchange passes on.
-pub const PLACE: &str = "the place of the row";
 
 /// The bits of a place that number the rows of one partition.
 const PLACE_BITS: u32 = 40;
@@ -45,12 +41,12 @@ const MEMORY_OF_A_PARTITION: usize = 4 << 20;
 
 /// Passes the rows of several partitions on in the order of the partitions.
 ///
-/// With `keys`, the rows are divided by the hash of the keys: all rows of equal keys come out of one output, and each
-/// output has its rows in their order. A further column [`PLACE`] numbers the rows in the order of all outputs together.
+/// With a division, all rows of equal keys come out of one output, and each output has its rows in their order. A further
+/// column numbers the rows in the order of all outputs together.
 #[derive(Debug)]
 pub struct InOrderExec {
     input: Arc<dyn ExecutionPlan>,
-    keys: Vec<Arc<dyn PhysicalExpr>>,
+    division: Option<Division>,
     outputs: usize,
     /// Whether all partitions run at the same time, because they are outputs of one exchange and wait for one another.
     is_at_once: bool,
@@ -82,7 +78,7 @@ impl InOrderExec {
         let mut equivalence = input.equivalence_properties().clone();
         equivalence.clear_orderings();
         equivalence.clear_per_partition_constants();
-        Self::new(input, Vec::new(), 1, equivalence)
+        Self::new(input, None, equivalence)
     }
 
     /// As [`Self::joined`], for partitions that are the outputs of one exchange.
@@ -90,29 +86,21 @@ impl InOrderExec {
         Self { is_at_once: true, ..Self::joined(input) }
     }
 
-    /// The rows divided by the hash of the keys into `outputs` outputs, with the column [`PLACE`].
-    pub fn divided(input: Arc<dyn ExecutionPlan>, keys: Vec<Arc<dyn PhysicalExpr>>, outputs: usize) -> Self {
-        let mut fields: Vec<_> = input.schema().fields().iter().cloned().collect();
-        fields.push(Arc::new(Field::new(PLACE, DataType::UInt64, false)));
-        let schema = Schema::new_with_metadata(fields, input.schema().metadata().clone());
-        Self::new(input, keys, outputs, EquivalenceProperties::new(Arc::new(schema)))
+    /// The rows divided by the hash of keys.
+    pub fn divided(input: Arc<dyn ExecutionPlan>, division: Division) -> Self {
+        let schema = division.schema(&input.schema());
+        Self::new(input, Some(division), EquivalenceProperties::new(schema))
     }
 
-    fn new(
-        input: Arc<dyn ExecutionPlan>,
-        keys: Vec<Arc<dyn PhysicalExpr>>,
-        outputs: usize,
-        equivalence: EquivalenceProperties,
-    ) -> Self {
-        let partitioning = if keys.is_empty() {
-            Partitioning::UnknownPartitioning(outputs)
-        } else {
-            Partitioning::Hash(keys.clone(), outputs)
+    fn new(input: Arc<dyn ExecutionPlan>, division: Option<Division>, equivalence: EquivalenceProperties) -> Self {
+        let (outputs, partitioning) = match &division {
+            None => (1, Partitioning::UnknownPartitioning(1)),
+            Some(Division { keys, outputs, .. }) => (*outputs, Partitioning::Hash(keys.clone(), *outputs)),
         };
         let properties = PlanProperties::new(equivalence, partitioning, input.pipeline_behavior(), input.boundedness())
             .with_scheduling_type(SchedulingType::Cooperative);
         let properties = Arc::new(properties);
-        Self { input, keys, outputs, is_at_once: false, properties, running: Mutex::new(None) }
+        Self { input, division, outputs, is_at_once: false, properties, running: Mutex::new(None) }
     }
 
     fn start(&self, context: &Arc<TaskContext>) -> Running {
@@ -135,7 +123,7 @@ impl InOrderExec {
         };
         let shared = Shared {
             input: self.input.clone(),
-            keys: self.keys.clone(),
+            division: self.division.clone(),
             schema: self.schema(),
             context: context.clone(),
             is_at_once: self.is_at_once,
@@ -152,7 +140,7 @@ impl InOrderExec {
 #[derive(Clone)]
 struct Shared {
     input: Arc<dyn ExecutionPlan>,
-    keys: Vec<Arc<dyn PhysicalExpr>>,
+    division: Option<Division>,
     schema: SchemaRef,
     context: Arc<TaskContext>,
     is_at_once: bool,
@@ -203,29 +191,20 @@ async fn run(shared: Shared, partition: usize, senders: Vec<mpsc::Sender<Piece>>
 
 async fn pass_on(mut shared: Shared, partition: usize, senders: &[mpsc::Sender<Piece>]) -> Result<()> {
     let mut rows = shared.input.execute(partition, shared.context.clone())?;
-    let divider = || BatchPartitioner::new_hash_partitioner(shared.keys.clone(), senders.len(), Time::new());
-    let mut divider = (!shared.keys.is_empty()).then(divider).transpose()?;
     let mut place = (partition as u64) << PLACE_BITS;
     while let Some(batch) = rows.next().await {
         let batch = batch?;
         if batch.num_rows() == 0 {
             continue;
         }
-        let mut parts = Vec::new();
-        match &mut divider {
-            None => parts.push((0, batch)),
-            Some(divider) => {
-                let end = place + batch.num_rows() as u64;
-                let places: ArrayRef = Arc::new(UInt64Array::from_iter_values(place..end));
-                place = end;
-                let columns = batch.columns().iter().cloned().chain([places]).collect();
-                let numbered = RecordBatch::try_new(shared.schema.clone(), columns)?;
-                divider.partition(numbered, |output, part| {
-                    parts.push((output, part));
-                    Ok(())
-                })?;
+        let parts = match &shared.division {
+            None => vec![(0, batch)],
+            Some(division) => {
+                let parts = division.divide(&batch, place, &shared.schema)?;
+                place += batch.num_rows() as u64;
+                parts
             }
-        }
+        };
         let mut is_any_left = false;
         for (output, part) in parts {
             is_any_left |= send(&mut shared, partition, &senders[output], part).await;
@@ -239,7 +218,7 @@ async fn pass_on(mut shared: Shared, partition: usize, senders: &[mpsc::Sender<P
 
 /// Whether the output still reads.
 async fn send(shared: &mut Shared, partition: usize, sender: &mpsc::Sender<Piece>, rows: RecordBatch) -> bool {
-    let bytes = rows.get_array_memory_size().min(shared.most_waiting);
+    let bytes = bytes_of(&rows).min(shared.most_waiting);
     let room = {
         let room = shared.waiting.clone().acquire_many_owned(u32::try_from(bytes).unwrap_or(u32::MAX));
         let turn = shared.head.wait_for(|head| *head >= partition);
@@ -297,10 +276,8 @@ impl DisplayAs for InOrderExec {
     fn fmt_as(&self, _form: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
         let partitions = self.input.output_partitioning().partition_count();
         write!(f, "InOrderExec: partitions={partitions}")?;
-        if self.keys.is_empty() {
-            return Ok(());
-        }
-        let keys: Vec<String> = self.keys.iter().map(ToString::to_string).collect();
+        let Some(division) = &self.division else { return Ok(()) };
+        let keys: Vec<String> = division.keys.iter().map(ToString::to_string).collect();
         write!(f, ", by=[{}]", keys.join(", "))
     }
 }
@@ -322,7 +299,7 @@ impl ExecutionPlan for InOrderExec {
         &self,
         visit: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
     ) -> Result<TreeNodeRecursion> {
-        for key in &self.keys {
+        for key in self.division.iter().flat_map(|division| &division.keys) {
             visit(key)?;
         }
         Ok(TreeNodeRecursion::Continue)
@@ -330,10 +307,9 @@ impl ExecutionPlan for InOrderExec {
 
     fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
         let input = only_child(children)?;
-        let again = if self.keys.is_empty() {
-            Self::joined(input)
-        } else {
-            Self::divided(input, self.keys.clone(), self.outputs)
+        let again = match &self.division {
+            None => Self::joined(input),
+            Some(division) => Self::divided(input, division.clone()),
         };
         Ok(Arc::new(Self { is_at_once: self.is_at_once, ..again }))
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Float32Array, Float64Array, RecordBatch, StringArray, UInt32Array};
+use arrow::array::{ArrayRef, Float32Array, Float64Array, Int64Array, RecordBatch, StringArray, UInt32Array};
 
 use super::fixture::QueryFixture;
 use crate::catalog::Catalogs;
@@ -17,7 +17,7 @@ use serde_json::json;
 /// The rows of the table `t.rows`: more than four row groups.
 const ROWS: u32 = 4 * ROW_GROUP as u32 + 10_000;
 
-fn mix(id: u32) -> u32 {
+pub fn mix(id: u32) -> u32 {
     id.wrapping_mul(2_654_435_761) >> 8
 }
 
@@ -47,19 +47,28 @@ fn few() -> RecordBatch {
     .unwrap()
 }
 
-fn answer(folder: &Path, query: &str, threads: usize) -> Vec<u8> {
+/// A limit of memory that is never short, in bytes.
+const ENOUGH: u64 = 4_000_000_000;
+
+pub fn answer(folder: &Path, query: &str, threads: usize) -> Vec<u8> {
+    answer_within(folder, query, threads, ENOUGH).0
+}
+
+/// As [`answer`], with a limit of memory in bytes, and whether the memory was short. Rows that do not fit go into files of
+/// the folder.
+pub fn answer_within(folder: &Path, query: &str, threads: usize, limit: u64) -> (Vec<u8>, bool) {
     let file = |name: &str| vec![TableFile { path: folder.join(format!("{name}.parquet")), constants: Vec::new() }];
     let tables = [("rows", file("rows")), ("few", file("few"))].map(|(name, files)| (name.to_owned(), files));
     let catalogs = Catalogs::of_tables([("t".to_owned(), tables.into())].into());
-    let memory = QueryMemory { limit: Some(4_000_000_000), folder: None, stage: None };
+    let memory = QueryMemory { limit: Some(limit), folder: Some(folder.to_owned()), stage: None };
     let path = folder.join("answer.parquet");
-    block_on_threads(threads, async {
+    let was_short = block_on_threads(threads, async {
         let session = Session::over(catalogs, memory).unwrap();
         let mut rows = session.stream(query).await.unwrap_or_else(|error| panic!("{query}: {error:#}"));
         kind::write(&mut rows, &path).await.unwrap_or_else(|error| panic!("{query}: {error:#}"));
-    })
-    .unwrap();
-    std::fs::read(path).unwrap()
+        rows.memory_was_short()
+    });
+    (std::fs::read(path).unwrap(), was_short.unwrap())
 }
 
 #[test]
@@ -73,7 +82,13 @@ fn an_answer_has_the_same_bytes_on_any_number_of_cores() {
         "select few, sum(x) as s, avg(x) as a, count(distinct text) as n from t.rows group by few",
         "select many, count(*) as n, sum(x) as s, max(y) as m from t.rows group by many",
         "select text, many % 3 as k, var(x) as v, bool_or(few = 1) as b from t.rows where few < 5 group by text, k",
+        "select many, count(*) as n, sum(x) as s from t.rows group by many order by n desc, many limit 20",
+        "select many, few, sum(x) as s from t.rows group by many, few order by s, few desc, many",
+        "select sum(x) as s, many + 1 as m from t.rows group by many having count(*) > 2 order by m, s limit 50",
+        "select few, sum(x) as s from t.rows group by many, few order by few limit 7",
         "select distinct few, text from t.rows",
+        "select distinct text from t.rows",
+        "select distinct nullif(text || ' and more', 'text 7 of 1 and more') as text from t.rows where few < 6",
         "select count(distinct text) as n, count(*) as m from t.rows",
         "select count(*) as n, max(s) as m, min(text) as t from (select text, sum(x) as s from t.rows group by text) as g",
         "select count(distinct many) as n from t.rows",
@@ -101,6 +116,29 @@ fn an_answer_has_the_same_bytes_on_any_number_of_cores() {
             assert!(answer(folder.path(), query, threads) == one, "{query}: other bytes on {threads} threads");
         }
     }
+}
+
+/// The distinct texts are those of the groups that DataFusion makes, also if they do not fit the memory.
+#[test]
+fn distinct_texts_are_the_groups_in_the_order_of_their_first_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    raisin_table::write(&folder.path().join("rows.parquet"), &rows()).unwrap();
+    raisin_table::write(&folder.path().join("few.parquet"), &few()).unwrap();
+    let texts = "select case when id % 5 = 0 then null when id % 5 = 1 then text else text || ' and ' || many end as text from t.rows";
+    let distinct = format!("select distinct text from ({texts})");
+    let groups = format!("select text from (select text, count(*) as n from ({texts}) group by text)");
+    let expected = answer(folder.path(), &groups, 2);
+    assert!(answer(folder.path(), &distinct, 2) == expected);
+    let count = |query: &str, limit: u64| {
+        let (_, was_short) = answer_within(folder.path(), query, 2, limit);
+        let rows = raisin_table::read(&folder.path().join("answer.parquet")).unwrap();
+        (raisin_table::column::<Int64Array>(&rows, "n").unwrap().value(0), was_short)
+    };
+    let (rows, _) = count(&format!("select count(*) as n from ({groups}) where text is not null"), ENOUGH);
+    assert!(rows > 100_000);
+    let counted = format!("select count(distinct text) as n from ({texts})");
+    assert_eq!(count(&counted, ENOUGH), (rows, false));
+    assert_eq!(count(&counted, 30_000_000), (rows, true));
 }
 
 /// The error of a part of the scan is that of the query.

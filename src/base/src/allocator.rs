@@ -1,5 +1,5 @@
-//! Sets two options of glibc's malloc, for a whole process. The worker calls [`keep_freed_memory`] at its start. The
-//! options of libtorch's own allocators are not set here.
+//! Sets two options of glibc's malloc, for a whole process. `raisin-worker` and `raisin-sql` call [`keep_freed_memory`] at
+//! their start. The options of libtorch's own allocators are not set here.
 
 /// Size in bytes from which glibc maps a block separately (`M_MMAP_THRESHOLD`). The kernel gets the pages of such a
 /// block back as soon as the block is freed.
@@ -16,7 +16,8 @@ const KEPT: libc::c_int = libc::c_int::MAX;
 /// heap back to the kernel each time. Then each page that is used again costs a page fault, and the kernel fills the
 /// page with zeros. Full steps of SmolLM2-135M spent 7 to 8 of 44 seconds of processor time in the kernel by default,
 /// and 4.4 of 40 seconds with these options. The peak memory stays nearly equal: 3.5 GB without the options, 3.6 GB
-/// with them.
+/// with them. A query allocates and frees the pages and columns that it reads: a search in 3 GB of texts took 2.1 seconds of
+/// processor time by default, and 1.8 with these options.
 pub fn keep_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: `mallopt` sets two numbers of the allocator, under the allocator's own lock. If the allocator does not
