@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -56,8 +57,10 @@ impl ParquetFileReaderFactory for LocalFiles {
     ) -> PlanResult<Box<dyn AsyncFileReader + Send>> {
         let path = file.extensions.get::<LocalPath>().map(|path| path.0.clone());
         let path = path.ok_or_else(|| DataFusionError::Internal("a file without a path".to_owned()))?;
+        // A file that cannot be opened is an error when it is read.
+        let opened = File::open(&path).ok().map(Arc::new);
         let of_metadata = self.of_metadata.create_reader(partition, file, hint, metrics)?;
-        Ok(Box::new(LocalFile { path, opened: None, of_metadata }))
+        Ok(Box::new(LocalFile { path, opened, of_metadata }))
     }
 }
 
@@ -76,6 +79,11 @@ impl AsyncFileReader for LocalFile {
     fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Result<Vec<Bytes>>> {
         async move {
             let (path, opened) = (self.path.clone(), self.opened.clone());
+            if let Some(file) = &opened
+                && let Some(read) = ranges.iter().map(|range| read_if_in_memory(file, range.clone())).collect()
+            {
+                return Ok(read);
+            }
             // Reading can wait for the disk, and must not stop what else runs on this thread.
             let reading = tokio::task::spawn_blocking(move || {
                 let told =
@@ -98,6 +106,24 @@ impl AsyncFileReader for LocalFile {
     ) -> BoxFuture<'a, Result<Arc<ParquetMetaData>>> {
         self.of_metadata.get_metadata(options)
     }
+}
+
+/// The bytes, if the system has all of them in its memory. Another thread would cost more than copying them.
+fn read_if_in_memory(file: &File, range: Range<u64>) -> Option<Bytes> {
+    let length = usize::try_from(range.end.checked_sub(range.start)?).ok()?;
+    let mut bytes: Vec<u8> = Vec::with_capacity(length);
+    while bytes.len() < length {
+        let free = &mut bytes.spare_capacity_mut()[..];
+        let part = libc::iovec { iov_base: free.as_mut_ptr().cast(), iov_len: free.len() };
+        let at = i64::try_from(range.start + bytes.len() as u64).ok()?;
+        // SAFETY: the part is the free room of the vector, which lives and is not used otherwise during the call.
+        let read = unsafe { libc::preadv2(file.as_raw_fd(), &raw const part, 1, at, libc::RWF_NOWAIT) };
+        let read = usize::try_from(read).ok().filter(|read| *read > 0)?;
+        // SAFETY: the call wrote this many bytes behind those that the vector has, into its free room.
+        unsafe { bytes.set_len(bytes.len() + read) };
+    }
+    bytes.truncate(length);
+    Some(bytes.into())
 }
 
 /// # Errors
@@ -132,5 +158,8 @@ mod tests {
             assert_eq!(read(&file, range.clone()).unwrap(), content[range.start as usize..range.end as usize]);
         }
         assert_eq!(read(&file, 50_000..100_001).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(read_if_in_memory(&file, 50_000..100_001), None);
+        let read = read_if_in_memory(&file, 7..70_001).expect("the bytes were written just now");
+        assert_eq!(read, content[7..70_001]);
     }
 }
