@@ -6,16 +6,14 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow_array::builder::{BinaryBuilder, Int32Builder, ListBuilder, StringBuilder, UInt32Builder, UInt64Builder};
+use arrow_array::builder::{Int32Builder, ListBuilder, StringBuilder, UInt32Builder, UInt64Builder};
 use arrow_array::cast::AsArray as _;
 use arrow_array::{Array, ArrayRef, Int32Array, ListArray, RecordBatch, StringArray, UInt32Array, UInt64Array};
 use arrow_schema::{DataType, Field};
 
 use serde_json::Value;
 
-use super::digests::{content_digest, stored};
 use super::message::{Example, Instruction, Message, ScoringRule, Task, conversation, prompt_of};
-use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Result, anyhow};
 use raisin_table as table;
 
@@ -32,7 +30,6 @@ pub struct PoolRow {
     /// The position of the record in its file, from 1: in a JSONL file the line, in other files the number of the
     /// record.
     pub line: u64,
-    pub digest: Digest,
     /// The number of exact copies that were folded into this row.
     pub duplicates: u32,
     pub label: Option<String>,
@@ -44,8 +41,7 @@ impl PoolRow {
     }
 
     pub fn with_tools(messages: Vec<Message>, tools: Vec<Value>, source: u32, line: u64) -> Self {
-        let digest = content_digest(&messages, &tools);
-        Self { messages, tools, rejected: None, source, line, digest, duplicates: 0, label: None }
+        Self { messages, tools, rejected: None, source, line, duplicates: 0, label: None }
     }
 }
 
@@ -155,7 +151,6 @@ pub trait TableRow {
 pub struct RowOrigin<'r> {
     pub source: u32,
     pub line: u64,
-    pub digest: &'r Digest,
     pub duplicates: u32,
     pub label: Option<&'r str>,
 }
@@ -170,8 +165,8 @@ impl TableRow for PoolRow {
     }
 
     fn origin(&self) -> RowOrigin<'_> {
-        let Self { source, line, digest, duplicates, label, .. } = self;
-        RowOrigin { source: *source, line: *line, digest, duplicates: *duplicates, label: label.as_deref() }
+        let Self { source, line, duplicates, label, .. } = self;
+        RowOrigin { source: *source, line: *line, duplicates: *duplicates, label: label.as_deref() }
     }
 }
 
@@ -208,7 +203,7 @@ pub fn instructions_part<R: TableRow>(first: usize, rows: impl IntoIterator<Item
     let mut count = 0;
     let mut conversations = ConversationColumns::default();
     let (mut sources, mut lines) = (UInt32Builder::new(), UInt64Builder::new());
-    let (mut digests, mut duplicates, mut labels) = (BinaryBuilder::new(), UInt32Builder::new(), StringBuilder::new());
+    let (mut duplicates, mut labels) = (UInt32Builder::new(), StringBuilder::new());
     let mut rejected = StringBuilder::new();
     for row in rows {
         count += 1;
@@ -217,7 +212,6 @@ pub fn instructions_part<R: TableRow>(first: usize, rows: impl IntoIterator<Item
         let origin = row.origin();
         sources.append_value(origin.source);
         lines.append_value(origin.line);
-        digests.append_value(stored(origin.digest));
         duplicates.append_value(origin.duplicates);
         labels.append_option(origin.label);
     }
@@ -227,7 +221,6 @@ pub fn instructions_part<R: TableRow>(first: usize, rows: impl IntoIterator<Item
         ("rejected", Arc::new(rejected.finish()) as ArrayRef),
         ("source", Arc::new(sources.finish()) as ArrayRef),
         ("line", Arc::new(lines.finish())),
-        ("digest", Arc::new(digests.finish())),
         ("duplicates", Arc::new(duplicates.finish())),
         ("label", Arc::new(labels.finish())),
     ]);

@@ -27,6 +27,7 @@ pub mod quality;
 pub mod questions;
 pub mod records;
 pub mod replace;
+pub mod seen;
 pub mod synthetic;
 pub mod template;
 mod template_size;

@@ -21,20 +21,8 @@ use raisin_table::{self as table, WriteTable as _};
 use quota::{Supply, Whole, whole_numbers};
 
 /// The columns of an instruction, without the columns that only some kinds write.
-const COLUMNS: [&str; 12] = [
-    "id",
-    "system",
-    "prompt",
-    "response",
-    "messages",
-    "tools",
-    "rejected",
-    "source",
-    "line",
-    "digest",
-    "duplicates",
-    "label",
-];
+const COLUMNS: [&str; 11] =
+    ["id", "system", "prompt", "response", "messages", "tools", "rejected", "source", "line", "duplicates", "label"];
 
 /// A pool of the mix: its folder, and the amount of each row in the unit of the mix.
 struct SourcePool<'a> {

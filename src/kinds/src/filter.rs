@@ -40,7 +40,7 @@ impl Parameters {
 
 impl Kind for FilterKind {
     const NAME: &'static str = "filter";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
     const ABOUT: &'static str = "Makes a pool of the rows of another pool that a query gives.";
     const PROCESS: Process = Process::Sql;
     const SEEDED: bool = false;

@@ -81,7 +81,7 @@ fn one() -> f64 {
 
 impl Kind for MixKind {
     const NAME: &'static str = "mix";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const ABOUT: &'static str = "Makes one pool from several, with a declared part of each.";
     const PROCESS: Process = Process::Data;
     const SEEDED: bool = true;

@@ -25,7 +25,7 @@ use parquet::schema::types::ColumnPath;
 use raisin_base::error::{Context as _, Result, anyhow};
 use raisin_contract::outputs::TableDeclaration;
 
-pub use late::{EncodedGroup, GroupEncoder, LateWriter};
+pub use late::{EncodedGroup, GroupEncoder, LateWriter, RunningGroup};
 
 /// Writes tables into the artifact of a running stage.
 pub trait WriteTable {
@@ -80,7 +80,11 @@ pub fn properties() -> Result<WriterProperties> {
     properties_of(None)
 }
 
-/// The settings for a declared table. Columns whose numbers ascend are stored as differences.
+/// The number of rows of a part of a row group, for tables that are encoded part by part. The pages of a column depend on it.
+pub const PART: usize = 2048;
+
+/// The settings for a declared table. Columns whose numbers ascend are stored as differences. For long texts a dictionary
+/// is of no use, and the higher level of compression makes them 3 % smaller for a tenth more time.
 fn properties_of(declared: Option<&TableDeclaration>) -> Result<WriterProperties> {
     let mut settings = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
@@ -91,6 +95,13 @@ fn properties_of(declared: Option<&TableDeclaration>) -> Result<WriterProperties
         settings = settings
             .set_column_dictionary_enabled(path.clone(), false)
             .set_column_encoding(path, Encoding::DELTA_BINARY_PACKED);
+    }
+    for column in declared.into_iter().flat_map(TableDeclaration::columns).filter(|column| column.is_long) {
+        let path = ColumnPath::from(column.name);
+        settings = settings
+            .set_column_dictionary_enabled(path.clone(), false)
+            .set_column_encoding(path.clone(), Encoding::DELTA_LENGTH_BYTE_ARRAY)
+            .set_column_compression(path, Compression::ZSTD(ZstdLevel::try_new(3)?));
     }
     Ok(settings.build())
 }
