@@ -248,6 +248,23 @@ pub fn batch(columns: Vec<(&str, ArrayRef)>) -> Result<RecordBatch> {
     Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)?)
 }
 
+/// The table with this column in place of the one of this name, or after the other columns.
+pub fn with_column(rows: &RecordBatch, name: &str, column: &ArrayRef) -> Result<RecordBatch> {
+    let schema = rows.schema();
+    let names = schema.fields().iter().map(|field| field.name().as_str());
+    let mut columns: Vec<(&str, ArrayRef)> = names.zip(rows.columns().iter().cloned()).collect();
+    match columns.iter_mut().find(|(known, _)| *known == name) {
+        Some((_, known)) => *known = Arc::clone(column),
+        None => columns.push((name, Arc::clone(column))),
+    }
+    batch(columns)
+}
+
+/// The type of a column of lists of texts.
+pub fn texts_type() -> DataType {
+    DataType::List(Arc::new(Field::new("item", DataType::Utf8, true)))
+}
+
 /// The type of a column of vectors: lists of f32 of one length.
 pub fn vector_type(length: usize) -> DataType {
     DataType::FixedSizeList(

@@ -65,6 +65,23 @@ const ORIGIN: &[ColumnDeclaration] = &[
         .null("if no `generate` stage made the row"),
 ];
 
+/// What a `filter` can set.
+const SET: &[ColumnDeclaration] = &[
+    column(
+        "weight",
+        F64,
+        "how likely `mix` and the method `random` draw the row, in proportion to the weights of the other rows",
+    )
+    .only(IF_SET)
+    .null("if the row has none: it counts as 1"),
+    column("source_name", Text, "the name that the query of a `filter` gave as `source`; `clusters` and `mix` read it")
+        .only(IF_SET)
+        .null("if the row has none"),
+    column("tags", Texts, "the tags that the query of a `filter` gave").only(IF_SET).null("if the row has none"),
+];
+
+const IF_SET: &str = "if a `filter` set it";
+
 /// The table `instructions` of a stage that leaves out rows of a pool.
 const KEPT: &[&[ColumnDeclaration]] = &[
     &[column("id", U32, "the number of the row among the rows that are left, from 0").ascending()],
@@ -75,6 +92,7 @@ const KEPT: &[&[ColumnDeclaration]] = &[
         column("pool", Text, "the name of the row's pool in the `mix`").only("if the rows come from a `mix`"),
         column("pool_id", U32, "the `id` of the row in the whole pool").ascending(),
     ],
+    SET,
 ];
 
 /// The table `sources`.
