@@ -10,6 +10,7 @@ use arrow_array::builder::{Int32Builder, ListBuilder, StringBuilder, UInt32Build
 use arrow_array::cast::AsArray as _;
 use arrow_array::{
     Array, ArrayRef, Float64Array, Int32Array, ListArray, RecordBatch, StringArray, UInt32Array, UInt64Array,
+    new_null_array,
 };
 use arrow_schema::{DataType, Field};
 
@@ -71,11 +72,54 @@ fn prompt_place<'r>(mut roles: impl Iterator<Item = &'r str>) -> Option<usize> {
 /// included. `tools` is the JSON list of the tools that the assistant may call; null without tools.
 #[derive(Default)]
 pub struct ConversationColumns {
-    system: StringBuilder,
+    system: OptionalTexts,
     prompt: StringBuilder,
     response: StringBuilder,
-    messages: StringBuilder,
-    tools: StringBuilder,
+    messages: OptionalTexts,
+    tools: OptionalTexts,
+}
+
+/// A column of texts that most tables do not have: nulls before the first text are only counted.
+#[derive(Default)]
+struct OptionalTexts {
+    nulls: usize,
+    texts: Option<StringBuilder>,
+}
+
+impl OptionalTexts {
+    /// The column from the first text on.
+    fn texts(&mut self) -> &mut StringBuilder {
+        self.texts.get_or_insert_with(|| {
+            let mut texts = StringBuilder::new();
+            texts.append_nulls(self.nulls);
+            texts
+        })
+    }
+
+    fn append_null(&mut self) {
+        match &mut self.texts {
+            Some(texts) => texts.append_null(),
+            None => self.nulls += 1,
+        }
+    }
+
+    fn append_value(&mut self, text: impl AsRef<str>) {
+        self.texts().append_value(text);
+    }
+
+    fn append_option(&mut self, text: Option<impl AsRef<str>>) {
+        match text {
+            Some(text) => self.append_value(text),
+            None => self.append_null(),
+        }
+    }
+
+    fn finish(self) -> ArrayRef {
+        match self.texts {
+            Some(mut texts) => Arc::new(texts.finish()),
+            None => new_null_array(&DataType::Utf8, self.nulls),
+        }
+    }
 }
 
 impl ConversationColumns {
@@ -115,7 +159,7 @@ impl ConversationColumns {
         };
         match prompt {
             0 => self.system.append_null(),
-            _ => add(0, &mut self.system)?,
+            _ => add(0, self.system.texts())?,
         }
         add(prompt, &mut self.prompt)?;
         add(prompt + 1, &mut self.response)?;
@@ -126,11 +170,11 @@ impl ConversationColumns {
 
     pub(crate) fn finish(mut self) -> Vec<(&'static str, ArrayRef)> {
         vec![
-            ("system", Arc::new(self.system.finish())),
+            ("system", self.system.finish()),
             ("prompt", Arc::new(self.prompt.finish())),
             ("response", Arc::new(self.response.finish())),
-            ("messages", Arc::new(self.messages.finish())),
-            ("tools", Arc::new(self.tools.finish())),
+            ("messages", self.messages.finish()),
+            ("tools", self.tools.finish()),
         ]
     }
 }
@@ -205,8 +249,8 @@ pub fn instructions_part<R: TableRow>(first: usize, rows: impl IntoIterator<Item
     let mut count = 0;
     let mut conversations = ConversationColumns::default();
     let (mut sources, mut lines) = (UInt32Builder::new(), UInt64Builder::new());
-    let (mut duplicates, mut labels) = (UInt32Builder::new(), StringBuilder::new());
-    let mut rejected = StringBuilder::new();
+    let mut duplicates = UInt32Builder::new();
+    let (mut rejected, mut labels) = (OptionalTexts::default(), OptionalTexts::default());
     for row in rows {
         count += 1;
         row.add(&mut conversations)?;
@@ -220,11 +264,11 @@ pub fn instructions_part<R: TableRow>(first: usize, rows: impl IntoIterator<Item
     let mut columns = vec![("id", Arc::new(row_numbers(first..first + count)?) as ArrayRef)];
     columns.extend(conversations.finish());
     columns.extend([
-        ("rejected", Arc::new(rejected.finish()) as ArrayRef),
+        ("rejected", rejected.finish()),
         ("source", Arc::new(sources.finish()) as ArrayRef),
         ("line", Arc::new(lines.finish())),
         ("duplicates", Arc::new(duplicates.finish())),
-        ("label", Arc::new(labels.finish())),
+        ("label", labels.finish()),
     ]);
     table::batch(columns)
 }

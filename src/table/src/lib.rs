@@ -18,7 +18,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
-use parquet::file::properties::WriterProperties;
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::reader::ChunkReader;
 use parquet::schema::types::ColumnPath;
 
@@ -84,7 +84,7 @@ pub fn properties() -> Result<WriterProperties> {
 pub const PART: usize = 2048;
 
 /// The settings for a declared table. Columns whose numbers ascend are stored as differences. For long texts a dictionary
-/// is of no use, and the higher level of compression makes them 3 % smaller for a tenth more time.
+/// and the smallest and largest text of a page are of no use, and the higher level of compression makes them 3 % smaller for a tenth more time.
 fn properties_of(declared: Option<&TableDeclaration>) -> Result<WriterProperties> {
     let mut settings = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
@@ -101,6 +101,7 @@ fn properties_of(declared: Option<&TableDeclaration>) -> Result<WriterProperties
         settings = settings
             .set_column_dictionary_enabled(path.clone(), false)
             .set_column_encoding(path.clone(), Encoding::DELTA_LENGTH_BYTE_ARRAY)
+            .set_column_statistics_enabled(path.clone(), EnabledStatistics::None)
             .set_column_compression(path, Compression::ZSTD(ZstdLevel::try_new(3)?));
     }
     Ok(settings.build())

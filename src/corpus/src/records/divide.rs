@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::flat::FlatTexts;
 use super::parse::ParsedRecord;
-use super::source::ByteSource;
+use super::source::{ByteSource, TextBuffer};
 use super::{Content, FileDamage, RawRecord, RecordChunk};
 use raisin_base::error::{Context as _, Result};
 
@@ -172,7 +172,7 @@ pub fn read(
 ) -> Result<Vec<FileDamage>> {
     let cannot_read = || format!("cannot read {}", path.display());
     let largest = max_bytes.max(1 << 16);
-    let (mut buffer, mut target) = (Vec::new(), BUFFER.min(largest));
+    let (mut buffer, mut target) = (TextBuffer::default(), BUFFER.min(largest));
     let mut position = Position { offset: 0, line: 1 };
     let (mut chunk, mut good, mut damage) = (RecordChunk::first(), Good::default(), Vec::new());
     let mut pieces = Vec::new();
@@ -181,9 +181,9 @@ pub fn read(
     loop {
         if is_stuck && !is_end {
             let missing = target.saturating_sub(buffer.len());
-            is_end = source.fill(&mut buffer, missing).with_context(cannot_read)? < missing;
+            is_end = buffer.fill(source, missing).with_context(cannot_read)? < missing;
             if position.offset == 0 && buffer.starts_with(MARK) {
-                buffer.drain(..MARK.len());
+                buffer.remove(MARK.len());
                 position.offset += MARK.len() as u64;
             }
         }
@@ -245,7 +245,7 @@ pub fn read(
         }
         position.line = counted.line + lines_in(&buffer[counted.at..done]);
         position.offset += done as u64;
-        buffer.drain(..done);
+        buffer.remove(done);
         if is_end && (buffer.is_empty() || done == 0) {
             break;
         }
