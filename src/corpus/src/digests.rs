@@ -18,13 +18,13 @@ use raisin_base::error::Result;
 /// The digest of the canonical JSON of a conversation and of its tools. Equal conversations have equal digests, also
 /// from different files.
 pub fn content_digest(messages: &[Message], tools: &[Value]) -> Digest {
+    thread_local! {
+        static TEXT: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
     if !are_texts(messages, tools) {
         return Digest::of_json(&value_of(messages, tools));
     }
     // The same JSON, without a `Value` for each text.
-    thread_local! {
-        static TEXT: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-    }
     TEXT.with_borrow_mut(|text| {
         text.clear();
         text.push(b'[');

@@ -28,6 +28,7 @@ pub mod questions;
 pub mod records;
 pub mod replace;
 pub mod seen;
+pub mod set;
 pub mod synthetic;
 pub mod template;
 mod template_size;

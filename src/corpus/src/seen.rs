@@ -13,23 +13,19 @@ pub type ContentHash = [u8; 16];
 #[derive(Default)]
 pub struct SeenContents {
     hashes: Vec<ContentHash>,
-    /// Empty, or [`Slot`]. The number of slots is a power of two, and at most half of them are taken.
+    /// 0, or what [`slot_of`] gives. The number of slots is a power of two, and at most half of them are taken.
     slots: Vec<u64>,
 }
 
 const FEWEST: usize = 1 << 14;
 
-/// A part of a hash as the high half, and the number of the row plus 1 as the low one.
-struct Slot(u64);
+/// A slot: a part of a hash as the high half, and the number of the row plus 1 as the low one.
+fn slot_of(hash: &ContentHash, row: u32) -> u64 {
+    (part(hash) << 32) | (u64::from(row) + 1)
+}
 
-impl Slot {
-    fn new(hash: &ContentHash, row: u32) -> u64 {
-        part(hash) << 32 | (u64::from(row) + 1)
-    }
-
-    fn row(&self) -> u32 {
-        (self.0 as u32).wrapping_sub(1)
-    }
+fn row_of(slot: u64) -> u32 {
+    (slot as u32).wrapping_sub(1)
 }
 
 /// The place in the table at which the search begins.
@@ -54,12 +50,12 @@ impl SeenContents {
             if slot == 0 {
                 // A table has fewer than u32::MAX rows: `instructions_part` says so.
                 let row = self.hashes.len() as u32;
-                self.slots[at] = Slot::new(hash, row);
+                self.slots[at] = slot_of(hash, row);
                 self.hashes.push(*hash);
                 return row;
             }
-            if slot >> 32 == part(hash) && self.hashes[Slot(slot).row() as usize] == *hash {
-                return Slot(slot).row();
+            if slot >> 32 == part(hash) && self.hashes[row_of(slot) as usize] == *hash {
+                return row_of(slot);
             }
             at = (at + 1) & mask;
         }
@@ -80,7 +76,7 @@ impl SeenContents {
             while self.slots[at] != 0 {
                 at = (at + 1) & (count - 1);
             }
-            self.slots[at] = Slot::new(hash, row);
+            self.slots[at] = slot_of(hash, row);
         }
     }
 }

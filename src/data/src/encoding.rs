@@ -55,13 +55,13 @@ pub fn encoded(encoder: GroupEncoder, rows: Vec<BuiltRow>) -> Result<Vec<Encoded
 
 pub struct PoolEncoding<'w> {
     encoder: GroupEncoder<'w>,
-    groups: Mutex<BTreeMap<usize, Arc<Mutex<Group>>>>,
+    groups: Mutex<BTreeMap<usize, Arc<Mutex<WaitingGroup>>>>,
     waiting: AtomicUsize,
     failure: Mutex<Option<Error>>,
 }
 
 #[derive(Default)]
-struct Group {
+struct WaitingGroup {
     /// The parts that are not encoded yet, each with the number of its first row.
     parts: VecDeque<(usize, Vec<BuiltRow>)>,
     is_running: bool,
@@ -109,7 +109,7 @@ impl<'w> PoolEncoding<'w> {
 
     /// Encodes the parts of a group until there is none. No other task may begin in the midst of it: that task could wait
     /// for this one.
-    fn encode(&self, place: usize, group: &Mutex<Group>) {
+    fn encode(&self, place: usize, group: &Mutex<WaitingGroup>) {
         loop {
             let mut state = locked(group);
             let Some((first, rows)) = state.parts.pop_front() else {

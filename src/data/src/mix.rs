@@ -14,8 +14,8 @@ use rayon::prelude::*;
 
 use raisin_base::error::{Context as _, Problem, Result, anyhow, nearest};
 use raisin_contract::{Context, Progress};
-use raisin_corpus::artifact::{SET, read_source_names, read_weights, set_columns, set_type};
 use raisin_corpus::intake::{counted, grouped};
+use raisin_corpus::set::{SET, read_source_names, read_weights, set_columns, set_type};
 use raisin_corpus::{Codec, Instruction, Message, for_each_part};
 use raisin_kinds::mix::{MixUnit, Parameters};
 use raisin_table::{self as table, WriteTable as _, with_column};

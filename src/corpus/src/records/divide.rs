@@ -279,6 +279,9 @@ pub const MARK: &[u8] = &[0xEF, 0xBB, 0xBF];
 /// The number of pieces that one thread parses at a time.
 const PIECES: usize = 128;
 
+/// Results with their lines, and the flat records among them.
+type ResolvedPieces = (Vec<(Resolved, u64)>, FlatTexts);
+
 /// A place in the buffer, and its line in the file.
 struct CountedPlace {
     at: usize,
@@ -291,7 +294,7 @@ fn resolve_all(
     buffer: &[u8],
     pieces: &[Piece],
     position: &Position,
-) -> (Vec<(Vec<(Resolved, u64)>, FlatTexts)>, CountedPlace) {
+) -> (Vec<ResolvedPieces>, CountedPlace) {
     let (mut line, mut at) = (position.line, 0);
     let placed: Vec<(&[Piece], u64)> = pieces
         .chunks(PIECES)

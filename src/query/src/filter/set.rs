@@ -1,13 +1,11 @@
 //! The columns of a row that a query can set: its weight, its source and its tags.
 
-use std::sync::Arc;
-
 use datafusion::arrow::array::{Array as _, ArrayRef, AsArray as _, RecordBatch};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Float64Type, Int64Type, Schema};
 
 use raisin_base::error::{Problem, Result};
-use raisin_corpus::artifact::set_type;
+use raisin_corpus::set::set_type;
 use raisin_table::with_column;
 
 /// The name of a column in the answer, and in the table `instructions`: the column `source` there is the number of the file.
@@ -58,8 +56,8 @@ impl SetColumns {
         let ids = answer.column(0).as_primitive::<Int64Type>();
         for (given, stored, place) in &self.columns {
             let values = cast(answer.column(*place), &set_type(stored))?;
-            let wrong = (0..values.len()).filter(|row| values.is_valid(*row));
-            if let Some((row, what)) = wrong.filter_map(|row| Some((row, fault(given, &values, row)?))).next() {
+            let mut valid = (0..values.len()).filter(|row| values.is_valid(*row));
+            if let Some((row, what)) = valid.find_map(|row| Some((row, fault(given, &values, row)?))) {
                 let message = format!("the query gives row {} of the pool {what}", ids.value(row));
                 return Err(Problem::new(message).hint("give null, or leave such rows out in WHERE").into());
             }
@@ -90,9 +88,8 @@ fn fault(given: &str, values: &ArrayRef, row: usize) -> Option<String> {
         }
         "source" => values.as_string::<i32>().value(row).is_empty().then(|| "an empty `source`".to_owned()),
         _ => {
-            let tags = Arc::clone(&values.as_list::<i32>().value(row));
-            let tags = tags.as_string::<i32>();
-            let is_empty = tags.iter().any(|tag| tag.is_none_or(str::is_empty));
+            let tags = values.as_list::<i32>().value(row);
+            let is_empty = tags.as_string::<i32>().iter().any(|tag| tag.is_none_or(str::is_empty));
             is_empty.then(|| "a tag that is null or empty".to_owned())
         }
     }

@@ -9,7 +9,7 @@ use super::StateColumn;
 use crate::encoding::source_files;
 use raisin_base::error::{Problem, Result};
 use raisin_contract::Context;
-use raisin_corpus::artifact::read_source_names;
+use raisin_corpus::set::read_source_names;
 use raisin_table as table;
 
 /// The first letters of the names of these columns.

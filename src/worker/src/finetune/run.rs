@@ -17,7 +17,7 @@ use crate::selecting::{candidate_columns, candidates, read_scores, scores_of_sta
 use crate::tables::{self, Of, SelectionRow, TrainingStepRow, optional_bits};
 use raisin_base::error::{Problem, Result, anyhow, ensure};
 use raisin_contract::{Context, Progress, referenced};
-use raisin_corpus::artifact::read_weights;
+use raisin_corpus::set::read_weights;
 use raisin_corpus::{Instruction, read_instructions, read_task};
 use raisin_kinds::finetune::{Parameters, step_counts, uses_features};
 use raisin_lm::Adaptation;
