@@ -84,7 +84,7 @@ pub fn properties() -> Result<WriterProperties> {
 pub const PART: usize = 2048;
 
 /// The settings for a declared table. Columns whose numbers ascend are stored as differences. For long texts a dictionary
-/// and the smallest and largest text of a page are of no use, and the higher level of compression makes them 3 % smaller for a tenth more time.
+/// and the smallest and largest text of a page are of no use, and the higher level of compression makes them 3 % smaller for a sixth more time.
 fn properties_of(declared: Option<&TableDeclaration>) -> Result<WriterProperties> {
     let mut settings = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
