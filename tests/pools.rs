@@ -232,6 +232,137 @@ fn marked_rows_are_followed_from_the_line_of_their_file_to_the_selection_and_eve
     }
 }
 
+/// What `filter` sets, followed through every stage that makes a pool of a pool, a training and an export.
+const SET: &str = r#"
+[stage.good]
+kind = "ingest"
+sources = [{ path = "good.jsonl" }]
+
+[stage.crawl]
+kind = "ingest"
+sources = [{ path = "crawl.jsonl" }]
+
+[stage.task]
+kind = "task"
+source = { path = "train.jsonl", format = "qa" }
+validation = 2
+test = 2
+
+[stage.raw]
+kind = "mix"
+
+[stage.raw.pools]
+good = { instructions = "good" }
+crawl = { instructions = "crawl" }
+
+[stage.named]
+kind = "filter"
+instructions = "raw"
+query = """
+select id, case when pool = 'good' then 9 end as weight, case when pool = 'good' then 'curated' else 'web' end as source,
+       make_array(pool, 'line ' || line) as tags
+from raw.instructions
+"""
+
+[stage.single]
+kind = "dedup"
+instructions = "named"
+of = "prompt"
+threshold = 0.8
+
+[stage.clean]
+kind = "filter"
+instructions = "single"
+query = "select id from single.instructions where response <> 'A copy.' and not array_has(tags, 'line 7')"
+
+[stage.pool]
+kind = "mix"
+size = 200
+
+[stage.pool.pools]
+first = { instructions = "clean", source = "curated", share = 1 }
+second = { instructions = "clean", source = "web", share = 1 }
+
+[stage.base]
+kind = "model"
+source = { init = { hidden_size = 16, layers = 2, heads = 2, kv_heads = 1, intermediate_size = 32 } }
+
+[stage.tuned]
+kind = "finetune"
+instructions = "pool"
+model = "base"
+task = "task"
+select = { method = "random" }
+steps = 5
+batch_size = 8
+
+[stage.files]
+kind = "export"
+selection = "tuned"
+instructions = "pool"
+"#;
+
+#[test]
+fn weight_source_and_tags_of_a_filter_stay_with_a_row_through_every_stage_and_have_their_effects() {
+    let project = Project::new();
+    marked(&project);
+    project.write("p.toml", SET);
+    let (_, said) = project.done(&["build", "p.toml"]);
+    assert!(said.contains("951 of 951 rows stay; the query sets `weight`, `source`, `tags`"), "{said}");
+    assert!(said.contains("the pool has weights: rows of a larger weight are drawn sooner"), "{said}");
+
+    // The row of each file and line has the values that the query gave, after every stage.
+    for stage in ["named", "single", "clean", "pool"] {
+        let query = format!(
+            "select count(*) as n, count(*) filter (where i.tags[2] = 'line ' || i.line
+               and (i.source_name = 'curated') = (s.file like '%good.jsonl')
+               and (i.weight = 9 or i.weight is null) and (i.weight is null) = (i.tags[1] = 'crawl')) as fit
+             from {stage}.instructions i join {stage}.sources s on s.source = i.source"
+        );
+        let rows = project.sql(&query);
+        assert!(rows[0]["n"].as_u64().is_some_and(|rows| rows >= 200), "{stage}: {rows:?}");
+        assert_eq!(rows[0]["n"], rows[0]["fit"], "{stage}");
+    }
+    assert_eq!(count(&project, "select count(*) from clean.instructions where array_has(tags, 'line 7')"), 0);
+
+    // A source is a group of the mix.
+    let groups = "select source_name, count(*) as n from pool.instructions group by 1 order by 1";
+    assert_eq!(
+        project.sql(groups),
+        [json!({"source_name": "curated", "n": 100}), json!({"source_name": "web", "n": 100})]
+    );
+    let parts = project.sql("select pool, pool_rows, rows from pool.mix order by pool");
+    let of_clean = |source: &str| {
+        count(&project, &format!("select count(*) from clean.instructions where source_name = '{source}'"))
+    };
+    assert_eq!(parts[0], json!({"pool": "first", "pool_rows": of_clean("curated"), "rows": 100}));
+    assert_eq!(parts[1], json!({"pool": "second", "pool_rows": of_clean("web"), "rows": 100}));
+
+    // Half of the pool has nine tenths of the weight: of 40 draws, 35 in the mean, with a standard deviation of 2.
+    let heavy = "select count(*) from tuned.selection t join pool.instructions i on i.id = t.id where i.weight = 9";
+    assert!((27..=40).contains(&count(&project, heavy)), "{}", count(&project, heavy));
+
+    // The exported rows have their source and their tags.
+    let text = std::fs::read_to_string(project.path("out/p/files/messages.jsonl")).expect("the export");
+    let rows: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(rows.len(), 40);
+    let query = "select i.source_name as source, i.tags from files.exported e join pool.instructions i on i.id = e.id \
+                 order by e.place";
+    let exported: Vec<Value> = rows.iter().map(|row| json!({"source": row["source"], "tags": row["tags"]})).collect();
+    assert_eq!(project.sql(query), exported);
+
+    let refused = |from: &str, to: &str| {
+        assert!(SET.contains(from), "{from}");
+        project.write("p.toml", &SET.replace(from, to));
+        project.run(&["build", "p.toml"]).stderr
+    };
+    let said = refused("source = \"curated\"", "source = \"curatd\"");
+    assert!(said.contains("no row of the pool `first` has the source `curatd`"), "{said}");
+    assert!(said.contains("did you mean `curated`?"), "{said}");
+    let said = refused("make_array(pool, 'line ' || line)", "pool");
+    assert!(said.contains("the query gives a `tags` of type Utf8, which is no list of texts"), "{said}");
+}
+
 #[test]
 fn a_training_selects_by_a_column_that_a_query_gives() {
     let project = Project::new();

@@ -67,7 +67,7 @@ fn large(size: usize) -> Project {
     project.done(&["build", "p.toml"]);
     let bomb = format!(
         "select repeat('word ', 200000) as question, cast(id as text) as answer from pool.instructions where id < {} \
-         union all select 'short', cast(id as text) from pool.instructions where id < 300",
+         union all select concat('short ', id), cast(id as text) from pool.instructions where id < 900",
         size * 3
     );
     project.done(&["sql", &bomb, "--output", "bomb.parquet", "--format", "parquet"]);

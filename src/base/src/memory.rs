@@ -1,5 +1,9 @@
 //! The memory of the machine, and the memory that this process holds.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::sync::LazyLock;
+
 /// The memory of the machine in bytes, or the memory limit of the container if it is lower. `None` if the system does
 /// not tell.
 pub fn of_machine() -> Option<u64> {
@@ -12,8 +16,17 @@ pub fn of_machine() -> Option<u64> {
 /// The anonymous memory of this process in bytes (without mapped files such as libraries). `None` if the system does
 /// not tell.
 pub fn held() -> Option<u64> {
-    bytes_on_line("/proc/self/status", "RssAnon:")
+    // A running stage is measured 200 times a second. This file is the cheapest one to read, and stays open.
+    static FILE: LazyLock<Option<File>> = LazyLock::new(|| File::open("/proc/self/statm").ok());
+    let mut text = [0; 128];
+    let length = FILE.as_ref()?.read_at(&mut text, 0).ok()?;
+    let mut pages = std::str::from_utf8(&text[..length]).ok()?.split(' ').map(str::parse::<u64>);
+    let (_size, resident, shared) = (pages.next()?.ok()?, pages.next()?.ok()?, pages.next()?.ok()?);
+    Some(resident.saturating_sub(shared) * PAGE)
 }
+
+/// The size of a page of memory on x86-64.
+const PAGE: u64 = 4096;
 
 /// The number of bytes on the line of a file that begins with `name` and ends with `kB`.
 fn bytes_on_line(path: &str, name: &str) -> Option<u64> {
@@ -25,4 +38,19 @@ fn bytes_on_line(path: &str, name: &str) -> Option<u64> {
 /// The memory to which a stage or a query is held if the user sets no limit: half of the machine.
 pub fn default_limit() -> Option<u64> {
     of_machine().map(|memory| memory / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_memory_that_the_process_holds_is_that_of_its_status() {
+        let before = held().expect("the memory");
+        let filled = vec![1_u8; 64 << 20];
+        let with = held().expect("the memory");
+        assert!(with >= before + (60 << 20), "{before} {with} {}", filled.len());
+        let of_status = bytes_on_line("/proc/self/status", "RssAnon:").expect("the status");
+        assert!(with.abs_diff(of_status) < 16 << 20, "{with} {of_status}");
+    }
 }

@@ -63,6 +63,16 @@ impl Rng {
         indices
     }
 
+    /// The indices of the weights in a random order: each next one is drawn from those that are left, with a probability in
+    /// proportion to its weight. The weights are above 0.
+    pub fn weighted_order(&mut self, weights: &[f64]) -> Vec<usize> {
+        // The first of several exponential clocks to ring is one with a probability in proportion to its rate.
+        let times: Vec<f64> = weights.iter().map(|weight| -(1.0 - self.unit()).ln() / weight).collect();
+        let mut indices: Vec<usize> = (0..weights.len()).collect();
+        indices.sort_by(|one, other| times[*one].total_cmp(&times[*other]));
+        indices
+    }
+
     /// `count` of the indices 0..length in ascending order; all of them if `length` is not larger.
     pub fn sample(&mut self, length: usize, count: usize) -> Vec<usize> {
         if count >= length {
@@ -79,6 +89,24 @@ impl Rng {
 mod tests {
     use super::*;
     use crate::seed::Seed;
+
+    #[test]
+    fn a_weighted_order_has_every_index_once_and_begins_with_an_index_as_often_as_its_weight_says() {
+        let mut rng = Seed::new(17).at("weights").rng();
+        let weights = [1.0, 2.0, 5.0];
+        let mut first = [0; 3];
+        for _ in 0..8000 {
+            let order = rng.weighted_order(&weights);
+            first[order[0]] += 1;
+            let mut all = order;
+            all.sort_unstable();
+            assert_eq!(all, [0, 1, 2]);
+        }
+        // A standard deviation is at most 45.
+        for (count, expected) in first.into_iter().zip([1000, 2000, 5000]) {
+            assert!(i32::abs_diff(count, expected) < 200, "{first:?}");
+        }
+    }
 
     /// Another order would change artifacts without a new version of their kinds.
     #[test]

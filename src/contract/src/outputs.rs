@@ -47,6 +47,9 @@ pub struct ColumnDeclaration {
     /// Whether the numbers of the column ascend from row to row, mostly by the same amount. Such a column is stored as
     /// differences, which need almost no space.
     pub ascends: bool,
+    /// Whether the texts of the column are long and differ from row to row. Such a column is stored without a dictionary,
+    /// the lengths of its texts apart from their characters, and compressed more.
+    pub is_long: bool,
 }
 
 /// The type of a column.
@@ -60,7 +63,6 @@ pub enum ColumnType {
     F32,
     F64,
     Text,
-    Bytes,
     /// A list of texts.
     Texts,
     /// A list of f32 numbers, of one length in all rows.
@@ -79,7 +81,6 @@ impl ColumnType {
             Self::F32 => "f32",
             Self::F64 => "f64",
             Self::Text => "text",
-            Self::Bytes => "bytes",
             Self::Texts => "list of text",
             Self::Vector => "vector of f32",
         }
@@ -117,7 +118,7 @@ pub const fn table(
 
 /// A column that the table always has, without nulls.
 pub const fn column(name: &'static str, column_type: ColumnType, about: &'static str) -> ColumnDeclaration {
-    ColumnDeclaration { name, column_type, about, when: None, null: None, ascends: false }
+    ColumnDeclaration { name, column_type, about, when: None, null: None, ascends: false, is_long: false }
 }
 
 /// A file that every artifact of the kind has.
@@ -167,6 +168,12 @@ impl ColumnDeclaration {
     #[must_use]
     pub const fn ascending(mut self) -> Self {
         self.ascends = true;
+        self
+    }
+
+    #[must_use]
+    pub const fn long(mut self) -> Self {
+        self.is_long = true;
         self
     }
 

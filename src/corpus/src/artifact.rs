@@ -6,16 +6,16 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow_array::builder::{BinaryBuilder, Int32Builder, ListBuilder, StringBuilder, UInt32Builder, UInt64Builder};
+use arrow_array::builder::{Int32Builder, ListBuilder, StringBuilder, UInt32Builder, UInt64Builder};
 use arrow_array::cast::AsArray as _;
-use arrow_array::{Array, ArrayRef, Int32Array, ListArray, RecordBatch, StringArray, UInt32Array, UInt64Array};
+use arrow_array::{
+    Array, ArrayRef, Int32Array, ListArray, RecordBatch, StringArray, UInt32Array, UInt64Array, new_null_array,
+};
 use arrow_schema::{DataType, Field};
 
 use serde_json::Value;
 
-use super::digests::{content_digest, stored};
 use super::message::{Example, Instruction, Message, ScoringRule, Task, conversation, prompt_of};
-use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Result, anyhow};
 use raisin_table as table;
 
@@ -32,7 +32,6 @@ pub struct PoolRow {
     /// The position of the record in its file, from 1: in a JSONL file the line, in other files the number of the
     /// record.
     pub line: u64,
-    pub digest: Digest,
     /// The number of exact copies that were folded into this row.
     pub duplicates: u32,
     pub label: Option<String>,
@@ -44,8 +43,7 @@ impl PoolRow {
     }
 
     pub fn with_tools(messages: Vec<Message>, tools: Vec<Value>, source: u32, line: u64) -> Self {
-        let digest = content_digest(&messages, &tools);
-        Self { messages, tools, rejected: None, source, line, digest, duplicates: 0, label: None }
+        Self { messages, tools, rejected: None, source, line, duplicates: 0, label: None }
     }
 }
 
@@ -73,11 +71,54 @@ fn prompt_place<'r>(mut roles: impl Iterator<Item = &'r str>) -> Option<usize> {
 /// included. `tools` is the JSON list of the tools that the assistant may call; null without tools.
 #[derive(Default)]
 pub struct ConversationColumns {
-    system: StringBuilder,
+    system: OptionalTexts,
     prompt: StringBuilder,
     response: StringBuilder,
-    messages: StringBuilder,
-    tools: StringBuilder,
+    messages: OptionalTexts,
+    tools: OptionalTexts,
+}
+
+/// A column of texts that most tables do not have: nulls before the first text are only counted.
+#[derive(Default)]
+struct OptionalTexts {
+    nulls: usize,
+    texts: Option<StringBuilder>,
+}
+
+impl OptionalTexts {
+    /// The column from the first text on.
+    fn texts(&mut self) -> &mut StringBuilder {
+        self.texts.get_or_insert_with(|| {
+            let mut texts = StringBuilder::new();
+            texts.append_nulls(self.nulls);
+            texts
+        })
+    }
+
+    fn append_null(&mut self) {
+        match &mut self.texts {
+            Some(texts) => texts.append_null(),
+            None => self.nulls += 1,
+        }
+    }
+
+    fn append_value(&mut self, text: impl AsRef<str>) {
+        self.texts().append_value(text);
+    }
+
+    fn append_option(&mut self, text: Option<impl AsRef<str>>) {
+        match text {
+            Some(text) => self.append_value(text),
+            None => self.append_null(),
+        }
+    }
+
+    fn finish(self) -> ArrayRef {
+        match self.texts {
+            Some(mut texts) => Arc::new(texts.finish()),
+            None => new_null_array(&DataType::Utf8, self.nulls),
+        }
+    }
 }
 
 impl ConversationColumns {
@@ -117,7 +158,7 @@ impl ConversationColumns {
         };
         match prompt {
             0 => self.system.append_null(),
-            _ => add(0, &mut self.system)?,
+            _ => add(0, self.system.texts())?,
         }
         add(prompt, &mut self.prompt)?;
         add(prompt + 1, &mut self.response)?;
@@ -128,11 +169,11 @@ impl ConversationColumns {
 
     pub(crate) fn finish(mut self) -> Vec<(&'static str, ArrayRef)> {
         vec![
-            ("system", Arc::new(self.system.finish())),
+            ("system", self.system.finish()),
             ("prompt", Arc::new(self.prompt.finish())),
             ("response", Arc::new(self.response.finish())),
-            ("messages", Arc::new(self.messages.finish())),
-            ("tools", Arc::new(self.tools.finish())),
+            ("messages", self.messages.finish()),
+            ("tools", self.tools.finish()),
         ]
     }
 }
@@ -155,7 +196,6 @@ pub trait TableRow {
 pub struct RowOrigin<'r> {
     pub source: u32,
     pub line: u64,
-    pub digest: &'r Digest,
     pub duplicates: u32,
     pub label: Option<&'r str>,
 }
@@ -170,8 +210,8 @@ impl TableRow for PoolRow {
     }
 
     fn origin(&self) -> RowOrigin<'_> {
-        let Self { source, line, digest, duplicates, label, .. } = self;
-        RowOrigin { source: *source, line: *line, digest, duplicates: *duplicates, label: label.as_deref() }
+        let Self { source, line, duplicates, label, .. } = self;
+        RowOrigin { source: *source, line: *line, duplicates: *duplicates, label: label.as_deref() }
     }
 }
 
@@ -208,8 +248,8 @@ pub fn instructions_part<R: TableRow>(first: usize, rows: impl IntoIterator<Item
     let mut count = 0;
     let mut conversations = ConversationColumns::default();
     let (mut sources, mut lines) = (UInt32Builder::new(), UInt64Builder::new());
-    let (mut digests, mut duplicates, mut labels) = (BinaryBuilder::new(), UInt32Builder::new(), StringBuilder::new());
-    let mut rejected = StringBuilder::new();
+    let mut duplicates = UInt32Builder::new();
+    let (mut rejected, mut labels) = (OptionalTexts::default(), OptionalTexts::default());
     for row in rows {
         count += 1;
         row.add(&mut conversations)?;
@@ -217,19 +257,17 @@ pub fn instructions_part<R: TableRow>(first: usize, rows: impl IntoIterator<Item
         let origin = row.origin();
         sources.append_value(origin.source);
         lines.append_value(origin.line);
-        digests.append_value(stored(origin.digest));
         duplicates.append_value(origin.duplicates);
         labels.append_option(origin.label);
     }
     let mut columns = vec![("id", Arc::new(row_numbers(first..first + count)?) as ArrayRef)];
     columns.extend(conversations.finish());
     columns.extend([
-        ("rejected", Arc::new(rejected.finish()) as ArrayRef),
+        ("rejected", rejected.finish()),
         ("source", Arc::new(sources.finish()) as ArrayRef),
         ("line", Arc::new(lines.finish())),
-        ("digest", Arc::new(digests.finish())),
         ("duplicates", Arc::new(duplicates.finish())),
-        ("label", Arc::new(labels.finish())),
+        ("label", labels.finish()),
     ]);
     table::batch(columns)
 }

@@ -27,6 +27,8 @@ pub mod quality;
 pub mod questions;
 pub mod records;
 pub mod replace;
+pub mod seen;
+pub mod set;
 pub mod synthetic;
 pub mod template;
 mod template_size;

@@ -2,20 +2,20 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::path::Path;
 use std::sync::Arc;
 
+use arrow_array::RecordBatch;
 use serde_json::Value;
 
-use super::artifact::{ConversationColumns, PoolRow, RowOrigin, TableRow};
-use super::digests::{content_digest, digest_of_texts, stored};
+use super::artifact::{ConversationColumns, PoolRow, RowOrigin, TableRow, instructions_part};
+use super::digests::ContentHasher;
 use super::formats::{Choice, Conversation, FlatReadout, Plan, Readout, RecordReader, RecordRefusal};
-use super::intake::{Intake, TakenRecord};
+use super::intake::{Intake, TakeItems, TakenRecord};
 use super::message::Message;
 use super::records::FlatRecord;
-use raisin_base::digest::Digest;
-use raisin_base::error::Result;
+use super::seen::{ContentHash, SeenContents};
+use raisin_base::error::{Error, Result};
 use raisin_settings::Mapping;
 
 /// A file to read.
@@ -32,29 +32,13 @@ pub struct PoolBuilder<'a> {
     pub rows: Vec<BuiltRow>,
     pub intake: Intake,
     max_length: usize,
-    /// The first row of each content. The map is only looked up, so that its order has no effect.
-    seen: HashMap<[u8; 16], u32, BuildHasherDefault<FirstBytes>>,
+    seen: SeenContents,
     /// The number of copies of each row, also of rows that were given away.
     copies: Vec<u32>,
-    /// The digests of the rejected responses, by row.
-    rejected: HashMap<u32, Digest>,
+    /// The hashes of the rejected responses, by row.
+    rejected: HashMap<u32, ContentHash>,
+    hasher: ContentHasher,
     taker: Option<RowTaker<'a>>,
-}
-
-/// Takes the first bytes of a digest as its hash: they are as good as random.
-#[derive(Default)]
-struct FirstBytes(u64);
-
-impl Hasher for FirstBytes {
-    fn write(&mut self, bytes: &[u8]) {
-        if let Some(first) = bytes.first_chunk() {
-            self.0 = u64::from_le_bytes(*first);
-        }
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
 }
 
 /// Takes rows as soon as there are many, so that the pool need not be in memory as a whole.
@@ -63,9 +47,10 @@ struct RowTaker<'a> {
     take: Box<dyn FnMut(usize, Vec<BuiltRow>) -> Result<()> + Send + 'a>,
 }
 
-/// A reader that refuses long conversations, and computes the digest of the others.
+/// A reader that refuses long conversations, and computes the hash of the others.
 struct Measured {
     choice: Choice,
+    hasher: ContentHasher,
     max_length: usize,
 }
 
@@ -81,19 +66,24 @@ pub struct BuiltRow {
     text: RowText,
     pub source: u32,
     pub line: u64,
-    digest: Digest,
 }
 
 impl BuiltRow {
     /// The row, with this number of copies.
     pub fn with_copies(self, duplicates: u32) -> PoolRow {
-        let Self { text, source, line, digest } = self;
+        let Self { text, source, line } = self;
         let Conversation { messages, tools, rejected } = match text {
             RowText::Whole(conversation) => *conversation,
             RowText::Flat(record, plan) => plan.conversation(&record),
         };
-        PoolRow { messages, tools, rejected, source, line, digest, duplicates, label: None }
+        PoolRow { messages, tools, rejected, source, line, duplicates, label: None }
     }
+}
+
+/// A part of the table `instructions`, of which the first row has the number `first`.
+// Not generic: the crate that calls it is not optimised.
+pub fn built_part(first: usize, rows: Vec<BuiltRow>) -> Result<RecordBatch> {
+    instructions_part(first, rows)
 }
 
 impl TableRow for BuiltRow {
@@ -117,19 +107,19 @@ impl TableRow for BuiltRow {
     }
 
     fn origin(&self) -> RowOrigin<'_> {
-        RowOrigin { source: self.source, line: self.line, digest: &self.digest, duplicates: 0, label: None }
+        RowOrigin { source: self.source, line: self.line, duplicates: 0, label: None }
     }
 }
 
 impl RecordReader for Measured {
-    type Item = (RowText, Digest);
+    type Item = (RowText, ContentHash);
 
     fn read<'a>(&self, record: &'a Value) -> Readout<'a, Self::Item> {
         self.choice.read(record).and_then(|conversation| {
             let length: usize = conversation.messages.iter().map(Message::characters).sum();
             self.check_length(length)?;
-            let digest = content_digest(&conversation.messages, &conversation.tools);
-            Ok((RowText::Whole(Box::new(conversation)), digest))
+            let hash = self.hasher.of(&conversation.messages, &conversation.tools);
+            Ok((RowText::Whole(Box::new(conversation)), hash))
         })
     }
 
@@ -142,8 +132,8 @@ impl RecordReader for Measured {
                 return Some(FlatReadout { outcome: Err(refusal), plan });
             }
         }
-        let digest = digest_of_texts(plan.roles(), |turn, to| plan.add_json(turn, record, to));
-        let outcome = Ok((RowText::Flat(record.clone(), Arc::clone(plan)), digest));
+        let hash = self.hasher.of_texts(plan.roles(), |turn, to| plan.write(turn, record, to));
+        let outcome = Ok((RowText::Flat(record.clone(), Arc::clone(plan)), hash));
         Some(FlatReadout { outcome, plan })
     }
 
@@ -162,6 +152,48 @@ impl Measured {
     }
 }
 
+/// Takes the rows of a file into the pool.
+struct Taking<'p, 'a> {
+    rows: &'p mut Vec<BuiltRow>,
+    seen: &'p mut SeenContents,
+    copies: &'p mut Vec<u32>,
+    rejected: &'p mut HashMap<u32, ContentHash>,
+    hasher: ContentHasher,
+    taker: &'p mut Option<RowTaker<'a>>,
+    failure: &'p mut Option<Error>,
+}
+
+impl TakeItems<(RowText, ContentHash)> for Taking<'_, '_> {
+    fn take(&mut self, (text, hash): (RowText, ContentHash), source: u32, line: u64) -> TakenRecord {
+        let built = BuiltRow { text, source, line };
+        let of_rejected = built.rejected().map(|text| self.hasher.of_text(&text));
+        let (first, row) = (self.seen.first(&hash), self.copies.len() as u32);
+        if first < row {
+            self.copies[first as usize] += 1;
+            let is_equal = self.rejected.get(&first) == of_rejected.as_ref();
+            return if is_equal { TakenRecord::Copy } else { TakenRecord::CopyWithOtherRejected };
+        }
+        self.copies.push(0);
+        self.rejected.extend(of_rejected.map(|hash| (row, hash)));
+        self.rows.push(built);
+        if let Some(taker) = self.taker.as_mut().filter(|taker| self.rows.len() >= taker.at_once)
+            && self.failure.is_none()
+        {
+            let first = self.copies.len() - self.rows.len();
+            *self.failure = (taker.take)(first, std::mem::take(self.rows)).err();
+        }
+        // The rest of the file is read, and its rows are of no use.
+        if self.failure.is_some() {
+            self.rows.clear();
+        }
+        TakenRecord::New
+    }
+
+    fn expect(&self, items: &mut dyn Iterator<Item = &(RowText, ContentHash)>) {
+        self.seen.fetch(items.map(|(_, hash)| hash));
+    }
+}
+
 impl<'a> PoolBuilder<'a> {
     /// Records of more than `max_length` characters are rejected.
     pub fn new(max_length: usize) -> Self {
@@ -172,9 +204,10 @@ impl<'a> PoolBuilder<'a> {
             rows: Vec::new(),
             intake: Intake::new(max_bytes),
             max_length,
-            seen: HashMap::default(),
+            seen: SeenContents::default(),
             copies: Vec::new(),
             rejected: HashMap::new(),
+            hasher: ContentHasher::default(),
             taker: None,
         }
     }
@@ -191,40 +224,16 @@ impl<'a> PoolBuilder<'a> {
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn add(&mut self, source: &SourceFile, progress: impl FnMut(u64)) -> Result<()> {
-        let Self { rows, intake, max_length, seen, copies, rejected: all_rejected, taker } = self;
-        let mut failure = None;
+    // Not generic: the crate that calls it is not optimised.
+    pub fn add(&mut self, source: &SourceFile, progress: &mut dyn FnMut(u64)) -> Result<()> {
+        let Self { rows, intake, max_length, seen, copies, rejected, hasher, taker } = self;
         let choose = |sample: &[&Value]| {
             let choice = Choice::new(source.mapping, sample)?;
-            Ok(Measured { choice, max_length: *max_length })
+            Ok(Measured { choice, hasher: *hasher, max_length: *max_length })
         };
-        let take = |(text, digest), source, line| {
-            let built = BuiltRow { text, source, line, digest };
-            let of_rejected = built.rejected().map(|text| Digest::of(text.as_bytes()));
-            // A table has at most u32::MAX rows: instructions_batch says so.
-            let row = copies.len() as u32;
-            let first = *seen.entry(stored(&digest)).or_insert(row);
-            if first < row {
-                copies[first as usize] += 1;
-                let is_equal = all_rejected.get(&first) == of_rejected.as_ref();
-                return if is_equal { TakenRecord::Copy } else { TakenRecord::CopyWithOtherRejected };
-            }
-            copies.push(0);
-            all_rejected.extend(of_rejected.map(|digest| (row, digest)));
-            rows.push(built);
-            if let Some(taker) = taker.as_mut().filter(|taker| rows.len() >= taker.at_once)
-                && failure.is_none()
-            {
-                let first = copies.len() - rows.len();
-                failure = (taker.take)(first, std::mem::take(rows)).err();
-            }
-            // The rest of the file is read, and its rows are of no use.
-            if failure.is_some() {
-                rows.clear();
-            }
-            TakenRecord::New
-        };
-        intake.read(source.path, &source.name, choose, take, progress)?;
+        let mut failure = None;
+        let taking = Taking { rows, seen, copies, rejected, hasher: *hasher, taker, failure: &mut failure };
+        intake.read(source.path, &source.name, choose, taking, progress)?;
         failure.map_or(Ok(()), Err)
     }
 
@@ -236,6 +245,11 @@ impl<'a> PoolBuilder<'a> {
     /// The rows of a pool that gives none away. What is needed only while rows are added is dropped.
     pub fn into_rows(self) -> Vec<PoolRow> {
         self.rows.into_iter().zip(self.copies).map(|(row, duplicates)| row.with_copies(duplicates)).collect()
+    }
+
+    /// The rows of a pool that gives none away, and the number of copies of each.
+    pub fn into_built(self) -> (Vec<BuiltRow>, Vec<u32>) {
+        (self.rows, self.copies)
     }
 
     /// Gives the last rows away, also if there are none. Returns the number of copies of each row of the pool.

@@ -10,7 +10,7 @@ fn add(pool: &mut PoolBuilder, content: &str, format: RecordFormat) -> Result<()
     let path = folder.path().join("data.json");
     std::fs::write(&path, content)?;
     let mapping = Mapping { format, ..Mapping::default() };
-    pool.add(&SourceFile { path: &path, name: "data.json".into(), mapping: &mapping }, |_| {})
+    pool.add(&SourceFile { path: &path, name: "data.json".into(), mapping: &mapping }, &mut |_| {})
 }
 
 /// The error of a stage `pool` that reads only this file.
@@ -145,7 +145,7 @@ fn a_given_name_that_no_record_has_is_an_error() -> Result<()> {
     let read = |fields: raisin_settings::FieldNames| {
         let mapping = Mapping { fields, ..Mapping::default() };
         let mut pool = PoolBuilder::new(100);
-        pool.add(&SourceFile { path: &path, name: "data.jsonl".into(), mapping: &mapping }, |_| {})?;
+        pool.add(&SourceFile { path: &path, name: "data.jsonl".into(), mapping: &mapping }, &mut |_| {})?;
         pool.intake.check_names(0..1, &mapping.fields)
     };
     read(names("persona"))?;
@@ -176,7 +176,7 @@ fn published_files_are_read_completely() -> Result<()> {
     ] {
         let mut pool = PoolBuilder::new(100_000);
         let path = folder.join(file);
-        pool.add(&SourceFile { path: &path, name: file.into(), mapping: &Mapping::default() }, |_| {})?;
+        pool.add(&SourceFile { path: &path, name: file.into(), mapping: &Mapping::default() }, &mut |_| {})?;
         println!("{file}: {:?}, {} rows", pool.intake.sources[0], pool.rows.len());
         for reject in pool.intake.rejects.iter().take(5) {
             println!("  {}: {}", reject.line, reject.reason);

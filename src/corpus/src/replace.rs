@@ -1,13 +1,9 @@
 //! Replaces texts of the rows of a pool: a stage of kind `filter` gives new ones.
 
-use std::sync::Arc;
-
-use arrow_array::builder::BinaryBuilder;
-use arrow_array::{Array as _, ArrayRef, BinaryArray, RecordBatch, StringArray, UInt32Array};
+use arrow_array::{Array as _, ArrayRef, RecordBatch, StringArray, UInt32Array};
 use serde_json::Value;
 
 use super::artifact::{ConversationColumns, conversations};
-use super::digests::{content_digest, stored};
 use super::message::Message;
 use raisin_base::error::{Problem, Result};
 use raisin_table as table;
@@ -17,8 +13,8 @@ pub const REPLACEABLE: [&str; 5] = ["system", "prompt", "response", "messages", 
 
 /// Replaces columns of rows of the table `instructions`. `given` has one text for each row, under the names of
 /// [`REPLACEABLE`]. A given text replaces the turn that the column shows: `prompt` the last turn that asks, `response` the
-/// last turn, `messages` all turns. Gives the rows, with new digests where a conversation changed, and the number of
-/// these rows. `ids` are the ids of the rows for errors.
+/// last turn, `messages` all turns. Gives the rows, and the number of rows whose conversation changed. `ids` are the ids of
+/// the rows for errors.
 ///
 /// # Errors
 /// A row has no prompt or no response, or given JSON cannot be read. The error names the first such row.
@@ -30,9 +26,7 @@ pub fn replace_texts(
     if given.is_empty() {
         return Ok((rows.clone(), 0));
     }
-    let digests: &BinaryArray = table::column(rows, "digest")?;
     let mut columns = ConversationColumns::default();
-    let mut new_digests = BinaryBuilder::new();
     let mut changed = 0;
     for (row, old) in conversations(rows, "the pool")?.enumerate() {
         let (old_turns, old_tools) = old?;
@@ -47,17 +41,10 @@ pub fn replace_texts(
         {
             return Err(unusable(ids.value(row), name, what).into());
         }
-        let same = turns == old_turns && tools == old_tools;
-        changed += u64::from(!same);
-        if same {
-            new_digests.append_value(digests.value(row));
-        } else {
-            new_digests.append_value(stored(&content_digest(&turns, &tools)));
-        }
+        changed += u64::from(turns != old_turns || tools != old_tools);
         columns.push(&turns, &tools)?;
     }
-    let mut new: Vec<(&str, ArrayRef)> = columns.finish();
-    new.push(("digest", Arc::new(new_digests.finish())));
+    let new: Vec<(&str, ArrayRef)> = columns.finish();
     let schema = rows.schema();
     let fields = schema.fields().iter().zip(rows.columns()).map(|(field, old)| {
         let name = field.name().as_str();
@@ -162,12 +149,6 @@ mod tests {
         assert_eq!(changed, 1, "the second row is as before");
         assert_eq!(read(&new)[0], ["system: s", "user: a", "assistant: B"]);
         assert_eq!(read(&new)[1], read(&rows)[1]);
-        let digest =
-            |rows: &RecordBatch, row| table::column::<BinaryArray>(rows, "digest").unwrap().value(row).to_owned();
-        assert_ne!(digest(&new, 0), digest(&rows, 0));
-        assert_eq!(digest(&new, 1), digest(&rows, 1));
-        let fresh = PoolRow::new(conversation(Some("s"), "a", Some("B")), 7, 7);
-        assert_eq!(digest(&new, 0), stored(&fresh.digest), "the digest of an ingested row with this text");
         let (new, _) = replace_texts(&rows, &[("prompt", texts(&[Some("a"), Some("zwei?")]))], &ids).unwrap();
         assert_eq!(read(&new)[1], ["user: one?", "assistant: 1", "user: zwei?", "assistant: 2"]);
         let short = r#"[{"role": "user", "content": "two?"}, {"role": "assistant", "content": "2"}]"#;

@@ -10,13 +10,15 @@ use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow_array::{Array as _, ArrayRef, UInt32Array};
-use serde_json::Value;
+use arrow_array::cast::AsArray as _;
+use arrow_array::{Array as _, ArrayRef, ListArray, StringArray, UInt32Array};
+use serde_json::{Map, Value};
 
 use raisin_base::error::{Context as _, Problem, Result};
 use raisin_base::files::if_there;
 use raisin_contract::Context;
 use raisin_corpus::intake::counted;
+use raisin_corpus::set::{read_source_names, set_columns};
 use raisin_corpus::{Instruction, read_instructions};
 use raisin_kinds::export::{ExportForm, Parameters};
 use raisin_table::{self as table, WriteTable as _};
@@ -33,9 +35,11 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     check_is_of_the_pool(folder)?;
     let choices = choices(folder)?;
     let rows = if parameters.repeat { repeated(&choices) } else { weighted(&choices) };
-    let pool = read_instructions(context.input("/instructions")?)?;
+    let folder = context.input("/instructions")?;
+    let pool = read_instructions(folder)?;
+    let set = SetValues::read(folder)?;
     for form in &parameters.forms {
-        write(*form, &rows, &pool, context)?;
+        write(*form, &rows, &pool, &set, context)?;
     }
     let column =
         |of: fn(&ExportedRow) -> u32| -> ArrayRef { Arc::new(UInt32Array::from_iter_values(rows.iter().map(of))) };
@@ -115,8 +119,42 @@ fn weighted(choices: &[StepChoice]) -> Vec<ExportedRow> {
     rows
 }
 
+/// What a `filter` gave to the rows of the pool.
+struct SetValues {
+    source_names: Option<StringArray>,
+    tags: Option<ListArray>,
+}
+
+impl SetValues {
+    fn read(folder: &Path) -> Result<Self> {
+        let tags = set_columns(folder)?.contains(&"tags").then(|| -> Result<ListArray> {
+            let rows = table::read_columns(&folder.join("instructions.parquet"), &["tags"])?;
+            Ok(table::column::<ListArray>(&rows, "tags")?.clone())
+        });
+        Ok(Self { source_names: read_source_names(folder)?, tags: tags.transpose()? })
+    }
+
+    /// Adds what a row has. All records of a file have the same keys.
+    fn add(&self, row: usize, record: &mut Map<String, Value>) {
+        if let Some(names) = &self.source_names {
+            record.insert("source".to_owned(), names.is_valid(row).then(|| names.value(row)).into());
+        }
+        if let Some(tags) = &self.tags {
+            let of_row = tags.is_valid(row).then(|| tags.value(row));
+            let texts = |tags: ArrayRef| tags.as_string::<i32>().iter().map(Value::from).collect::<Vec<_>>();
+            record.insert("tags".to_owned(), of_row.map(texts).into());
+        }
+    }
+}
+
 /// Writes the file of a form.
-fn write(form: ExportForm, rows: &[ExportedRow], pool: &[Instruction], context: &Context) -> Result<()> {
+fn write(
+    form: ExportForm,
+    rows: &[ExportedRow],
+    pool: &[Instruction],
+    set: &SetValues,
+    context: &Context,
+) -> Result<()> {
     let path = context.out().join(format!("{}.jsonl", form.name()));
     let cannot = || format!("cannot write {}", path.display());
     let mut file = std::io::BufWriter::new(std::fs::File::create(&path).with_context(cannot)?);
@@ -130,6 +168,7 @@ fn write(form: ExportForm, rows: &[ExportedRow], pool: &[Instruction], context: 
             Ok(mut written) => {
                 written.insert("id".to_owned(), row.id.into());
                 written.insert("weight".to_owned(), row.weight.into());
+                set.add(row.id as usize, &mut written);
                 writeln!(file, "{}", Value::Object(written)).with_context(cannot)?;
             }
             Err(why) => unfit.push((row.id, why)),

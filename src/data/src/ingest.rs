@@ -1,51 +1,47 @@
 //! Runs a stage of kind `ingest`: reads instruction files into one table, and lists the rejected records in another.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
-
-use arrow_array::UInt32Array;
-use rayon::{Scope, Yield};
 
 use raisin_base::error::{Context as _, Problem, Result};
 use raisin_base::seed::Seed;
 use raisin_contract::{Context, Progress};
-use raisin_corpus::artifact::{PoolRow, instructions_part};
 use raisin_corpus::intake::{Intake, RejectLimit, counted, grouped, rejects_batch, sources_batch};
-use raisin_corpus::pool::{BuiltRow, PoolBuilder, SourceFile};
+use raisin_corpus::pool::{PoolBuilder, SourceFile};
 use raisin_kinds::ingest::Parameters;
-use raisin_table::{EncodedGroup, GroupEncoder, LateWriter, ROW_GROUP, WriteTable as _};
+use raisin_table::{EncodedGroup, GroupEncoder, PART, WriteTable as _};
+
+use crate::encoding::{PoolEncoding, close, encoded, pool_writer};
 
 pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
-    let schema = instructions_part::<PoolRow>(0, [])?.schema();
-    let mut writer = context.late_writer("instructions", schema, "duplicates")?;
-    let (copies, encoded) = match parameters.sample {
+    let mut writer = pool_writer(context)?;
+    let (copies, groups) = match parameters.sample {
         // Which rows a sample has is known when all rows were counted.
-        Some(sample) => (sampled(sample, &parameters, context, &mut writer)?, Vec::new()),
+        Some(sample) => sampled(sample, &parameters, context, writer.encoder())?,
         None => {
-            let encoding =
-                Encoding { encoder: writer.encoder(), groups: Mutex::default(), waiting: AtomicUsize::new(0) };
+            let encoding = PoolEncoding::new(writer.encoder());
             let copies = rayon::in_place_scope(|scope| {
                 let mut pool = PoolBuilder::new(parameters.max_length)
-                    .giving(ROW_GROUP, |first, rows| encoding.take(scope, first, rows));
+                    .giving(PART, |first, rows| encoding.take(scope, first, rows));
                 let (note, details) = read_all(&parameters, context, &mut pool)?;
                 context.note(note);
                 details.into_iter().for_each(|detail| context.note(detail));
                 pool.finish()
             })?;
-            let groups = encoding.groups.into_inner().unwrap_or_else(PoisonError::into_inner);
-            (copies, groups.into_values().collect::<Result<Vec<_>>>()?)
+            (copies, encoding.finish()?)
         }
     };
-    encoded.into_iter().try_for_each(|group| writer.push_encoded(group))?;
-    writer.close(|rows| Arc::new(UInt32Array::from_iter_values(copies[rows].iter().copied())))
+    groups.into_iter().try_for_each(|group| writer.push(group))?;
+    close(writer, &copies)
 }
 
-/// Reads a pool, and writes a sample of it. Returns the number of copies of each row.
-fn sampled(sample: usize, parameters: &Parameters, context: &Context, writer: &mut LateWriter) -> Result<Vec<u32>> {
+/// Reads a pool, and encodes a sample of it. Returns the number of copies of each row.
+fn sampled(
+    sample: usize,
+    parameters: &Parameters,
+    context: &Context,
+    encoder: GroupEncoder,
+) -> Result<(Vec<u32>, Vec<EncodedGroup>)> {
     let mut pool = PoolBuilder::new(parameters.max_length);
     let (note, details) = read_all(parameters, context, &mut pool)?;
     let all = pool.count();
@@ -56,17 +52,17 @@ fn sampled(sample: usize, parameters: &Parameters, context: &Context, writer: &m
             .into());
     }
     let seed = Seed::new(parameters.sample_seed).at("ingest sample");
-    let mut kept = vec![false; all];
-    seed.rng().sample(all, sample).into_iter().for_each(|index| kept[index] = true);
-    let mut kept = kept.into_iter();
-    let mut rows = pool.into_rows();
-    rows.retain(|_| kept.next().unwrap_or_default());
+    let mut drawn = vec![false; all];
+    seed.rng().sample(all, sample).into_iter().for_each(|index| drawn[index] = true);
+    let (mut rows, mut copies) = pool.into_built();
+    let mut is_drawn = drawn.iter();
+    rows.retain(|_| is_drawn.next().copied().unwrap_or_default());
+    let mut is_drawn = drawn.iter();
+    copies.retain(|_| is_drawn.next().copied().unwrap_or_default());
     let (drawn, others) = (grouped(sample as u64), grouped((all - sample) as u64));
     context.note(format!("{note}, {drawn} drawn and {others} not"));
     details.into_iter().for_each(|detail| context.note(detail));
-    let groups = (0..sample).step_by(ROW_GROUP).map(|first| first..sample.min(first + ROW_GROUP));
-    groups.into_iter().try_for_each(|group| writer.push(&instructions_part(group.start, &rows[group])?))?;
-    Ok(rows.into_iter().map(|row| row.duplicates).collect())
+    Ok((copies, encoded(encoder, rows)?))
 }
 
 /// Reads all files into the pool, and writes the tables of rejected records and of files. Returns what to say.
@@ -78,7 +74,7 @@ fn read_all(parameters: &Parameters, context: &Context, pool: &mut PoolBuilder) 
         for (name, path) in data_files(context, &format!("/sources/{index}/path"), &mut pool.intake)? {
             let total = std::fs::metadata(path).with_context(|| format!("cannot open {}", path.display()))?.len();
             let file = SourceFile { path, name: name.clone(), mapping: &mapping };
-            pool.add(&file, |done| {
+            pool.add(&file, &mut |done| {
                 context.progress(Progress {
                     phase: format!("reading {name}"),
                     done,
@@ -98,36 +94,6 @@ fn read_all(parameters: &Parameters, context: &Context, pool: &mut PoolBuilder) 
     context.write_table("sources", &sources_batch(&pool.intake.sources)?)?;
     let note = pool.intake.note(&counted(pool.count() as u64, "instruction"), context.stage());
     Ok((note, pool.intake.details(context.stage())))
-}
-
-/// The number of row groups that may wait for their encoding while more rows are read.
-const WAITING: usize = 2;
-
-/// Encodes row groups while the next rows are read.
-struct Encoding<'w> {
-    encoder: GroupEncoder<'w>,
-    groups: Mutex<BTreeMap<usize, Result<EncodedGroup>>>,
-    waiting: AtomicUsize,
-}
-
-impl Encoding<'_> {
-    /// Takes rows, of which the first has the number `first`. Waits if too many groups are not encoded yet.
-    fn take<'s>(&'s self, scope: &Scope<'s>, first: usize, rows: Vec<BuiltRow>) -> Result<()> {
-        while self.waiting.load(Ordering::Acquire) >= WAITING {
-            // This thread may be the only one, so that it has to encode.
-            if rayon::yield_now() != Some(Yield::Executed) {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-        }
-        self.waiting.fetch_add(1, Ordering::AcqRel);
-        scope.spawn(move |_| {
-            let place = first / ROW_GROUP;
-            let group = instructions_part(first, rows).and_then(|part| self.encoder.encode(place, &part));
-            self.groups.lock().unwrap_or_else(PoisonError::into_inner).insert(place, group);
-            self.waiting.fetch_sub(1, Ordering::AcqRel);
-        });
-        Ok(())
-    }
 }
 
 /// The files at `pointer`. Of a folder or a pattern, only those that are data.
@@ -168,6 +134,22 @@ mod tests {
         let rejects = raisin_table::read(&out.join("rejects.parquet"))?;
         assert_eq!(rejects.num_rows(), 1);
         assert_eq!(raisin_table::read(&out.join("sources.parquet"))?.num_rows(), 2);
+        Ok(())
+    }
+
+    #[test]
+    fn the_bytes_of_several_row_groups_do_not_depend_on_the_number_of_threads() -> Result<()> {
+        let lines: String =
+            (0..280_000).map(|n| format!("{{\"question\":\"q{}\",\"answer\":\"an answer\"}}\n", n - n % 2)).collect();
+        let on = |threads: usize| -> Result<Vec<u8>> {
+            let folder = tempfile::tempdir()?;
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
+            let parameters = serde_json::json!({"sources": [{"path": "a"}]});
+            let out = pool.install(|| run(folder.path(), parameters, &[("a", &lines)]))?;
+            Ok(std::fs::read(out.join("instructions.parquet"))?)
+        };
+        let one = on(1)?;
+        assert!([2, 7].into_iter().all(|threads| on(threads).is_ok_and(|bytes| bytes == one)));
         Ok(())
     }
 

@@ -81,7 +81,7 @@ fn look_at_pool(path: &Path) -> Result<PoolFindings> {
     let mut pool = PoolBuilder::new(MOST_CHARACTERS);
     let (all, mapping) = (files(path)?, Mapping::default());
     for (name, file) in data_files(path, &all, &mut pool.intake)? {
-        pool.add(&SourceFile { path: file, name, mapping: &mapping }, |_| {})?;
+        pool.add(&SourceFile { path: file, name, mapping: &mapping }, &mut |_| {})?;
     }
     if pool.rows.is_empty() {
         return Err(nothing_read(path, &pool.intake, "instructions"));

@@ -4,6 +4,7 @@
 
 mod command;
 mod dedup;
+mod encoding;
 mod export;
 #[cfg(test)]
 mod fixture;

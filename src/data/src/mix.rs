@@ -3,59 +3,94 @@
 mod draw;
 mod quota;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt32Array, UInt64Array};
+use arrow_array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt32Array, UInt64Array, new_null_array};
 use arrow_select::concat::concat_batches;
 use arrow_select::take::take_record_batch;
 use rayon::prelude::*;
 
-use raisin_base::error::{Context as _, Problem, Result, anyhow};
+use raisin_base::error::{Context as _, Problem, Result, anyhow, nearest};
 use raisin_contract::{Context, Progress};
 use raisin_corpus::intake::{counted, grouped};
+use raisin_corpus::set::{SET, read_source_names, read_weights, set_columns, set_type};
 use raisin_corpus::{Codec, Instruction, Message, for_each_part};
 use raisin_kinds::mix::{MixUnit, Parameters};
-use raisin_table::{self as table, WriteTable as _};
+use raisin_table::{self as table, WriteTable as _, with_column};
 
 use quota::{Supply, Whole, whole_numbers};
 
 /// The columns of an instruction, without the columns that only some kinds write.
-const COLUMNS: [&str; 12] = [
-    "id",
-    "system",
-    "prompt",
-    "response",
-    "messages",
-    "tools",
-    "rejected",
-    "source",
-    "line",
-    "digest",
-    "duplicates",
-    "label",
-];
+const COLUMNS: [&str; 11] =
+    ["id", "system", "prompt", "response", "messages", "tools", "rejected", "source", "line", "duplicates", "label"];
 
 /// A pool of the mix: its folder, and the amount of each row in the unit of the mix.
 struct SourcePool<'a> {
     name: &'a str,
     folder: &'a Path,
     amounts: Vec<u64>,
+    /// If the mix takes only rows of one source: the place of each of these rows. `amounts` and `weights` are those of these
+    /// rows.
+    places: Option<Vec<usize>>,
+    weights: Option<Vec<f64>>,
+    /// The number of rows of the whole pool.
+    rows: usize,
+}
+
+impl<'a> SourcePool<'a> {
+    fn new(name: &'a str, folder: &'a Path, source: Option<&str>, amounts: Vec<u64>) -> Result<Self> {
+        let (rows, weights) = (amounts.len(), read_weights(folder)?);
+        let pool = Self { name, folder, amounts, places: None, weights, rows };
+        let Some(source) = source else { return Ok(pool) };
+        let names = read_source_names(folder)?;
+        let is_of = |name: Option<&str>| name == Some(source);
+        let places: Vec<usize> =
+            (0..).zip(names.iter().flatten()).filter(|(_, name)| is_of(*name)).map(|(place, _)| place).collect();
+        if places.is_empty() {
+            return Err(no_source(name, source, names.as_ref()).into());
+        }
+        let weights = pool.weights.map(|all| places.iter().map(|place| all[*place]).collect());
+        let amounts = places.iter().map(|place| pool.amounts[*place]).collect();
+        Ok(Self { amounts, weights, places: Some(places), ..pool })
+    }
+
+    /// How often the mix has each row of the whole pool.
+    fn of_all(&self, copies: Vec<u32>) -> Vec<u32> {
+        let Some(places) = &self.places else { return copies };
+        let mut all = vec![0; self.rows];
+        places.iter().zip(copies).for_each(|(place, copies)| all[*place] = copies);
+        all
+    }
+}
+
+/// The problem of a pool without a row of the source that the mix asks for.
+fn no_source(pool: &str, source: &str, names: Option<&StringArray>) -> Problem {
+    let problem = Problem::new(format!("no row of the pool `{pool}` has the source `{source}`"));
+    let known: BTreeSet<&str> = names.iter().flat_map(|names| names.iter()).flatten().collect();
+    match nearest(source, known.iter().copied()) {
+        Some(near) => problem.hint(format!("did you mean `{near}`?")),
+        None if known.is_empty() => {
+            problem.hint("a `filter` names sources: select id, 'code' as source from ...; files have no such name")
+        }
+        None => problem.hint(format!("there are {}", known.into_iter().collect::<Vec<_>>().join(", "))),
+    }
 }
 
 /// What the mix has of a pool.
 struct DrawnPart {
-    /// How often the mix has each row.
+    /// How often the mix has each row of which [`SourcePool`] has the amount.
     copies: Vec<u32>,
     wanted: f64,
 }
 
 pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     let amounts = Amounts::new(&parameters, context)?;
-    let pools = parameters.pools.keys().map(|name| {
+    let pools = parameters.pools.iter().map(|(name, part)| {
         let folder = context.input(&format!("/pools/{name}/instructions"))?;
         context.progress(Progress { phase: format!("counting {name}"), unit: "rows".into(), ..Progress::default() });
-        Ok(SourcePool { name, folder, amounts: amounts.of(folder)? })
+        SourcePool::new(name, folder, part.source.as_deref(), amounts.of(folder)?)
     });
     let pools = pools.collect::<Result<Vec<_>>>()?;
     let parts = parts(&parameters, &pools, context)?;
@@ -145,8 +180,10 @@ fn parts(parameters: &Parameters, pools: &[SourcePool], context: &Context) -> Re
         // The rows of a pool depend on its name and not on the other pools.
         let seed = context.seed().at("mix").at(pool.name);
         let copies = match parameters.unit {
-            MixUnit::Rows => draw::by_count(pool.amounts.len(), *count, &seed),
-            MixUnit::Characters | MixUnit::Tokens => draw::by_amount(&pool.amounts, *wanted, parameters.passes, &seed),
+            MixUnit::Rows => draw::by_count(pool.amounts.len(), *count, pool.weights.as_deref(), &seed),
+            MixUnit::Characters | MixUnit::Tokens => {
+                draw::by_amount(&pool.amounts, *wanted, parameters.passes, pool.weights.as_deref(), &seed)
+            }
         };
         DrawnPart { copies, wanted: *wanted }
     };
@@ -157,16 +194,22 @@ fn parts(parameters: &Parameters, pools: &[SourcePool], context: &Context) -> Re
 fn write_instructions(pools: &[SourcePool], parts: &[DrawnPart], total: u64, context: &Context) -> Result<RecordBatch> {
     let (mut writer, mut written, mut files) = (None, 0, 0);
     let mut sources = Vec::new();
-    for (pool, part) in pools.iter().zip(parts) {
+    // The mix has a column that a `filter` can set if one of its pools has it.
+    let set = pools.iter().map(|pool| set_columns(pool.folder)).collect::<Result<Vec<_>>>()?;
+    let set_by_any: Vec<&str> = SET.into_iter().filter(|name| set.iter().flatten().any(|of| of == name)).collect();
+    for ((pool, part), set) in pools.iter().zip(parts).zip(&set) {
         let of_pool = table::read(&pool.folder.join("sources.parquet"))?;
-        let mut copies = part.copies.iter();
-        for rows in table::batches_of(&pool.folder.join("instructions.parquet"), &COLUMNS)? {
+        let copies = pool.of_all(part.copies.clone());
+        let mut copies = copies.iter();
+        let columns: Vec<&str> = COLUMNS.iter().chain(set).copied().collect();
+        for rows in table::batches_of(&pool.folder.join("instructions.parquet"), &columns)? {
             let rows = rows?;
             let drawn: UInt32Array = (0..)
                 .zip(copies.by_ref().take(rows.num_rows()))
                 .flat_map(|(row, copies)| (0..*copies).map(move |_| row))
                 .collect();
             let mixed = mixed(&take_record_batch(&rows, &drawn)?, pool.name, files, written)?;
+            let mixed = with_set_columns(mixed, &set_by_any)?;
             written += mixed.num_rows() as u32;
             let writer = match &mut writer {
                 Some(writer) => writer,
@@ -205,6 +248,18 @@ fn mixed(drawn: &RecordBatch, pool: &str, files: u32, first: u32) -> Result<Reco
     columns.iter().try_fold(drawn.clone(), |rows, (name, column)| with_column(&rows, name, column))
 }
 
+/// The rows with these columns of [`SET`] at the end, null if the rows lack one.
+fn with_set_columns(mut rows: RecordBatch, names: &[&str]) -> Result<RecordBatch> {
+    for name in names {
+        let column = match rows.schema().index_of(name) {
+            Ok(place) => rows.remove_column(place),
+            Err(_) => new_null_array(&set_type(name), rows.num_rows()),
+        };
+        rows = with_column(&rows, name, &column)?;
+    }
+    Ok(rows)
+}
+
 /// The table `sources` of a pool, with the numbers that its files have in the mix, and the name of the pool before the
 /// name of each file: files of two pools may have the same name.
 fn renumbered(sources: &RecordBatch, pool: &str, first: u32) -> Result<RecordBatch> {
@@ -219,18 +274,6 @@ fn renumbered(sources: &RecordBatch, pool: &str, first: u32) -> Result<RecordBat
 fn together(batches: &[RecordBatch]) -> Result<RecordBatch> {
     let schema = batches.first().ok_or_else(|| anyhow!("a mix needs a pool"))?.schema();
     Ok(concat_batches(&schema, batches)?)
-}
-
-/// The table with this column in place of the one of this name, or after the other columns.
-fn with_column(rows: &RecordBatch, name: &str, column: &ArrayRef) -> Result<RecordBatch> {
-    let schema = rows.schema();
-    let names = schema.fields().iter().map(|field| field.name().as_str());
-    let mut columns: Vec<(&str, ArrayRef)> = names.zip(rows.columns().iter().cloned()).collect();
-    match columns.iter_mut().find(|(known, _)| *known == name) {
-        Some((_, known)) => *known = Arc::clone(column),
-        None => columns.push((name, Arc::clone(column))),
-    }
-    table::batch(columns)
 }
 
 /// The amount that the mix has of a pool.

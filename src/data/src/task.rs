@@ -100,7 +100,13 @@ pub(crate) fn read(source: &TaskSource, files: &[(String, &Path)], intake: &mut 
             examples.push(example);
             TakenRecord::New
         };
-        intake.read(path, name, |sample| Ok(Questions::choose(&settings, sample)?.decided(&counts)), take, |_| {})?;
+        intake.read(
+            path,
+            name,
+            |sample| Ok(Questions::choose(&settings, sample)?.decided(&counts)),
+            take,
+            &mut |_| {},
+        )?;
     }
     if !examples.is_empty() {
         intake.check_names(first..intake.sources.len(), &settings.mapping.fields)?;
@@ -130,7 +136,7 @@ fn count_answers(settings: &QuestionSettings, files: &[(String, &Path)]) -> Resu
             sum.add(count);
             TakenRecord::New
         };
-        Intake::new(MAX_BYTES).read(path, name, choose, take, |_| {})?;
+        Intake::new(MAX_BYTES).read(path, name, choose, take, &mut |_| {})?;
         let Some(questions) = chosen.into_inner() else { continue };
         if let (_, Some(layout)) = questions.answers() {
             counts.entry(layout).or_default().add(sum);

@@ -209,7 +209,7 @@ impl Parameters {
 
 impl Kind for CommandKind {
     const NAME: &'static str = "command";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const ABOUT: &'static str = "Runs any program, and keeps what it writes.";
     const PROCESS: Process = Process::Data;
     const SEEDED: bool = true;

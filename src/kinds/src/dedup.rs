@@ -128,7 +128,7 @@ impl Parameters {
 
 impl Kind for DedupKind {
     const NAME: &'static str = "dedup";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
     const ABOUT: &'static str = "Finds exact, near and semantic duplicates in a pool, and gives the pool without them.";
     const PROCESS: Process = Process::Data;
     const SEEDED: bool = false;

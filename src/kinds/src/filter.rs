@@ -20,7 +20,8 @@ pub struct Parameters {
     pub instructions: String,
     /// One SELECT that gives the `id` of each row of the pool that stays. Tables are named stage.table, as on the command
     /// line, but have no columns of a sweep: the query sees its own variant alone. The columns `system`, `prompt`, `response`, `messages` and `tools` of the answer replace those of the row.
-    /// Further columns go into the table `columns`.
+    /// The columns `weight` (a number above 0), `source` (a text) and `tags` (a list of texts) set those of the row. Further
+    /// columns go into the table `columns`.
     pub query: String,
     /// Further stages whose tables the query names, each once. If absent, the query reads tables of `instructions` alone.
     #[serde(default)]

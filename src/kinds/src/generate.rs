@@ -13,7 +13,7 @@ pub struct GenerateKind;
 
 impl Kind for GenerateKind {
     const NAME: &'static str = "generate";
-    const VERSION: u32 = 4;
+    const VERSION: u32 = 5;
     const ABOUT: &'static str =
         "Makes a seeded synthetic pool in which selection matters: a small part of it teaches the task.";
     const PROCESS: Process = Process::Data;

@@ -90,7 +90,7 @@ pub struct IngestKind;
 
 impl Kind for IngestKind {
     const NAME: &'static str = "ingest";
-    const VERSION: u32 = 4;
+    const VERSION: u32 = 5;
     const ABOUT: &'static str = "Reads instruction files into one table, with rejects listed and exact copies folded.";
     const PROCESS: Process = Process::Data;
     const SEEDED: bool = false;

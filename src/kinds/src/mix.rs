@@ -38,6 +38,9 @@ impl MixUnit {
 pub struct MixedPool {
     /// The stage that provides the instructions.
     pub instructions: String,
+    /// Only the rows to which a `filter` gave this `source`. If absent, all rows of the pool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
     /// The part of the pool relative to the `share` of the other pools: with shares 3 and 1, three quarters of the mix
     /// come from the first pool. If one pool has a share, each pool without `take` needs one. If absent, the part follows
     /// the size of the pool and `temperature`.
@@ -81,7 +84,7 @@ fn one() -> f64 {
 
 impl Kind for MixKind {
     const NAME: &'static str = "mix";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const ABOUT: &'static str = "Makes one pool from several, with a declared part of each.";
     const PROCESS: Process = Process::Data;
     const SEEDED: bool = true;
@@ -138,6 +141,10 @@ fn check_parts(pools: &BTreeMap<String, MixedPool>, temperature: f64) -> Result<
     let with_share = pools.iter().find(|(_, pool)| pool.share.is_some()).map(|(name, _)| name);
     for (name, pool) in pools {
         let at = |key: &str| format!("/pools/{name}{key}");
+        if pool.source.as_ref().is_some_and(String::is_empty) {
+            let problem = ParameterProblem::new(at("/source"), "no row has an empty source");
+            return Err(problem.hint("remove `source` to take all rows of the pool"));
+        }
         match (pool.share, pool.take) {
             (Some(_), Some(_)) => {
                 let message = format!("`{name}` has a share and an amount");

@@ -49,7 +49,7 @@ pub struct Parameters {
 
 impl Kind for OverlapKind {
     const NAME: &'static str = "overlap";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
     const ABOUT: &'static str = "Finds instructions that overlap a task's examples, and gives the pool without them.";
     const PROCESS: Process = Process::Data;
     const SEEDED: bool = false;

@@ -108,7 +108,7 @@ pub struct TaskKind;
 
 impl Kind for TaskKind {
     const NAME: &'static str = "task";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
     const ABOUT: &'static str = "Draws validation and test examples from benchmark files and says how they are scored.";
     const PROCESS: Process = Process::Data;
     const SEEDED: bool = false;

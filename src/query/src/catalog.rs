@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::files::{FilesTable, constant_columns};
 use super::history::{self, TOOL_TABLES};
 use super::sources::{Member, TableFile, distinct};
-use super::{TableFiles, pivot, quality, tables_of};
+use super::{TableFiles, content, pivot, quality, tables_of};
 use raisin_base::error::{Context as _, Problem, Result, nearest};
 use raisin_base::files::if_there;
 use raisin_contract::query::{HISTORY, TOOL};
@@ -453,11 +453,16 @@ impl Schema {
         {
             return Ok(Some(Arc::new(table)));
         }
-        let table = Arc::new(FilesTable::open(files)?);
+        let table: Arc<dyn TableProvider> = Arc::new(FilesTable::open(files)?);
         if quality::is_view(name, files) {
             let constants = constant_columns(files)?;
             let names: Vec<String> = constants.into_iter().map(|(_, column)| column).collect();
             return Ok(quality::view(table, &names)?.map(|view| Arc::new(view) as Arc<dyn TableProvider>));
+        }
+        if name == content::POOL
+            && let Some(view) = content::with_digest(&table)?
+        {
+            return Ok(Some(Arc::new(view)));
         }
         Ok(Some(table))
     }

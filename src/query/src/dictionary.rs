@@ -7,7 +7,7 @@ use raisin_contract::query::{HISTORY, TOOL};
 use raisin_kinds::KINDS;
 
 use super::catalog::Catalogs;
-use super::{pivot, quality};
+use super::{content, pivot, quality};
 
 /// The columns of the schema `raisin`, for all of its tables that have the column.
 const OF_RAISIN: [(&str, &str); 39] = [
@@ -95,6 +95,9 @@ pub fn meaning(catalogs: &Catalogs, table: &TableReference, column: &str) -> Opt
     let columns = declared.flat_map(TableDeclaration::columns);
     if let Some(declared) = columns.into_iter().find(|declared| declared.name == column) {
         return Some(declared.sentence());
+    }
+    if stored == content::POOL && column == content::DIGEST {
+        return Some(content::MEANING.to_owned());
     }
     if schema_name == HISTORY {
         return text_of(&OF_RAISIN, column);

@@ -13,7 +13,7 @@ use datafusion::logical_expr::{AggregateUDF, LogicalPlan, ScalarUDF};
 use datafusion::prelude::{SessionConfig, SessionContext};
 
 use super::arithmetic::{self, Checked};
-use super::{json, problems, quality, sample};
+use super::{content, json, problems, quality, sample};
 
 pub use super::problems::arrow_is_of_the_query;
 pub use super::rows::interruptible;
@@ -37,6 +37,7 @@ pub trait Elsewhere: Send + Sync {
 pub fn install(context: &SessionContext) -> Result<()> {
     arithmetic::functions().into_iter().for_each(|function| context.register_udf(function));
     context.register_udaf(checked_sum().as_ref().clone());
+    content::install(context);
     quality::install(context);
     sample::install(context);
     // The clone has the same functions.

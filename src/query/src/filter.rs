@@ -3,6 +3,8 @@
 //! The answer of the query is sorted by `id`, and the pool is in the order of its ids. Both are read side by side, batch
 //! by batch, so that neither need fit into memory: a sort of DataFusion writes to the disk what does not fit.
 
+mod set;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -28,6 +30,7 @@ use crate::rows::QueryRows;
 use crate::session::{Session, block_on};
 use crate::sources::TableFile;
 use crate::{TableFiles, tables_of};
+use set::SetColumns;
 
 pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     let pool = context.input("/instructions")?.to_owned();
@@ -69,6 +72,8 @@ struct FilterCounts {
     distinct: u64,
     changed: u64,
     rewrites: bool,
+    /// The columns that the query sets.
+    set: Vec<&'static str>,
 }
 
 impl FilterCounts {
@@ -90,6 +95,10 @@ impl FilterCounts {
         }
         if self.rewrites {
             note.push_str(&format!("; the query changes the conversation of {}", grouped(self.changed)));
+        }
+        if !self.set.is_empty() {
+            let names: Vec<String> = self.set.iter().map(|name| format!("`{name}`")).collect();
+            note.push_str(&format!("; the query sets {}", names.join(", ")));
         }
         note
     }
@@ -153,6 +162,7 @@ struct RunningFilter {
     answer: GivenRows,
     /// The columns that replace those of the pool, and their places in the answer.
     replaced: Vec<(&'static str, usize)>,
+    set: SetColumns,
     /// The further columns.
     further: Vec<usize>,
     repeats: bool,
@@ -177,15 +187,18 @@ impl RunningFilter {
             let problem = Problem::usage(format!("the query gives `messages`, which are all turns, and `{other}`"));
             return Err(problem.hint("give one of both; `select id` alone keeps the conversation").into());
         }
-        let further = (1..names.len()).filter(|place| replaced.iter().all(|(_, other)| other != place)).collect();
+        let set = SetColumns::of(&rows.schema, names)?;
+        let is_further = |place: &usize| replaced.iter().all(|(_, other)| other != place) && !set.has(*place);
+        let further = (1..names.len()).filter(is_further).collect();
         let answer = GivenRows { rows, batch: None, taken: 0, is_over: false };
-        Ok(Self { answer, replaced, further, repeats })
+        Ok(Self { answer, replaced, set, further, repeats })
     }
 
     /// Writes the tables `instructions` and `columns`.
     async fn write(&mut self, pool: &Path, context: &Context) -> Result<FilterCounts> {
         let total = table::rows(pool)?;
-        let mut counts = FilterCounts { rewrites: !self.replaced.is_empty(), ..FilterCounts::default() };
+        let (rewrites, set) = (!self.replaced.is_empty(), self.set.names());
+        let mut counts = FilterCounts { rewrites, set, ..FilterCounts::default() };
         let mut wrong = WrongIds::default();
         let mut last = None;
         let mut writers: Option<(Writer, Option<Writer>)> = None;
@@ -202,6 +215,7 @@ impl RunningFilter {
             let places = places(&chosen, first, &mut last, &mut counts, &mut wrong)?;
             let kept = take_record_batch(&rows, &places)?;
             let (kept, changed) = self.rewritten(kept, &chosen)?;
+            let kept = self.set.set(kept, &chosen)?;
             counts.changed += changed;
             let number = u32::try_from(counts.rows).map_err(|_| too_many(counts.rows))?;
             counts.rows += chosen.num_rows() as u64;

@@ -15,11 +15,13 @@
 //! A table is opened only when a query names it, because a store may have 10,000 artifacts. A table is a list of files
 //! with constant columns (see [`sources`]). If the schemas of the files differ, columns are matched by name, and a
 //! column that a file lacks is null. A table with the name `metrics` is shown wide, with one column for each metric
-//! (see [`pivot`]). A stage with a table `instructions` has the view `quality` over it (see [`quality`]).
+//! (see [`pivot`]). A stage with a table `instructions` has the view `quality` over it (see [`quality`]), and the table has
+//! the computed column `digest` (see [`content`]).
 
 mod arithmetic;
 mod ask;
 mod catalog;
+mod content;
 mod dictionary;
 pub mod elsewhere;
 mod export;

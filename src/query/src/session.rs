@@ -24,6 +24,7 @@ use datafusion::sql::sqlparser::ast::{Query, Statement};
 
 use super::arithmetic;
 use super::catalog::{Catalogs, unreadable_pipeline};
+use super::content;
 use super::dictionary::meaning;
 use super::elsewhere::Elsewhere;
 use super::functions::Functions;
@@ -146,6 +147,7 @@ impl Session {
         }
         let mut context = SessionContext::new_with_config_rt(config, runtime.build_arc()?);
         arithmetic::install(&mut context)?;
+        content::install(&context);
         quality::install(&context);
         sample::install(&context);
         json::install(&mut context)?;

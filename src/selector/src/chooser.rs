@@ -29,6 +29,8 @@ pub struct CandidateColumns {
     /// Ground truth of synthetic data.
     pub labels: Vec<Option<String>>,
     pub clusters: Vec<Option<u32>>,
+    /// How likely each candidate comes before another one where the method is `random`. The weights are above 0.
+    pub weights: Vec<f64>,
 }
 
 impl CandidateColumns {

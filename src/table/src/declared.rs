@@ -46,8 +46,7 @@ fn is_of(declared: ColumnType, data_type: &DataType) -> bool {
         | (ColumnType::U64, DataType::UInt64)
         | (ColumnType::F32, DataType::Float32)
         | (ColumnType::F64, DataType::Float64)
-        | (ColumnType::Text, DataType::Utf8)
-        | (ColumnType::Bytes, DataType::Binary) => true,
+        | (ColumnType::Text, DataType::Utf8) => true,
         (ColumnType::Texts, DataType::List(item)) => *item.data_type() == DataType::Utf8,
         (ColumnType::Vector, DataType::FixedSizeList(item, _)) => *item.data_type() == DataType::Float32,
         _ => false,

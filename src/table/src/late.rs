@@ -11,16 +11,14 @@ use arrow_schema::{Field, SchemaRef};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::{ArrowColumnChunk, ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves};
 use parquet::file::writer::SerializedFileWriter;
-use rayon::prelude::*;
 
 use raisin_base::error::{Context as _, Result, anyhow, ensure};
 use raisin_contract::outputs::TableDeclaration;
 
-use crate::{ROW_GROUP, declared, properties_of};
+use crate::{PART, ROW_GROUP, declared, properties_of};
 
-/// Writes a table row group by row group. The columns of a group are encoded on all cores as soon as the group is there,
-/// and stay in memory in this compressed form until the late column is known. The file has the bytes that
-/// [`write`](crate::write) gives for the whole table.
+/// Writes a table row group by row group. A group is encoded as soon as its rows are there, and stays in memory in this
+/// compressed form until the late column is known. The same rows give the same bytes, on any number of threads.
 pub struct LateWriter {
     file: SerializedFileWriter<BufWriter<File>>,
     factory: ArrowRowGroupWriterFactory,
@@ -37,6 +35,17 @@ pub struct GroupEncoder<'w> {
     factory: &'w ArrowRowGroupWriterFactory,
     schema: &'w SchemaRef,
     late: usize,
+    declared: Option<&'static TableDeclaration>,
+}
+
+/// A row group whose rows are being encoded. Only one part is in memory with its columns at a time: a column of texts
+/// holds at most 2 GiB.
+pub struct RunningGroup {
+    rows: usize,
+    /// The columns but for the late one, with their places.
+    columns: Vec<(usize, ArrowColumnWriter)>,
+    late: ArrowColumnWriter,
+    schema: SchemaRef,
     declared: Option<&'static TableDeclaration>,
 }
 
@@ -66,21 +75,12 @@ impl LateWriter {
         Ok(Self { file, factory, schema, late: place, declared, groups: Vec::new() })
     }
 
-    /// Adds the rows of one row group. The values of the late column do not count here. All groups but the last have
-    /// [`ROW_GROUP`] rows.
-    ///
-    /// # Errors
-    /// The rows differ from the declaration of the table, or cannot be encoded.
-    pub fn push(&mut self, rows: &RecordBatch) -> Result<()> {
-        let group = self.encoder().encode(self.groups.len(), rows)?;
-        self.push_encoded(group)
-    }
-
-    /// Adds a row group that [`GroupEncoder::encode`] gave for the number of groups so far.
+    /// Adds a row group that the encoder gave for the number of groups so far. All groups but the last have [`ROW_GROUP`]
+    /// rows.
     ///
     /// # Errors
     /// The group before is not full.
-    pub fn push_encoded(&mut self, group: EncodedGroup) -> Result<()> {
+    pub fn push(&mut self, group: EncodedGroup) -> Result<()> {
         let is_last_full = self.groups.last().is_none_or(|last| last.rows == ROW_GROUP);
         ensure!(is_last_full || group.rows == 0, "row groups of a wrong size");
         if group.rows > 0 {
@@ -110,7 +110,9 @@ impl LateWriter {
             );
             first += group.rows;
             let mut columns = group.columns;
-            columns.insert(self.late, encoded(group.late, &field, &values)?);
+            let mut late = group.late;
+            write(&mut late, &field, &values)?;
+            columns.insert(self.late, closed(late, &field)?);
             let mut written = self.file.next_row_group()?;
             for column in columns {
                 column.append_to_row_group(&mut written)?;
@@ -123,33 +125,56 @@ impl LateWriter {
 }
 
 impl GroupEncoder<'_> {
-    /// Encodes the rows of row group number `place`, on all cores. Several groups can be encoded at the same time.
+    /// Begins row group number `place`. Several groups can be encoded at the same time.
     ///
     /// # Errors
-    /// The rows differ from the declaration of the table, are too many, or cannot be encoded.
-    pub fn encode(&self, place: usize, rows: &RecordBatch) -> Result<EncodedGroup> {
-        if let Some(table) = self.declared {
-            declared::check(table, rows)?;
-        }
-        ensure!(rows.num_rows() <= ROW_GROUP, "row groups of a wrong size");
+    /// A column is a list or a struct.
+    pub fn begin(&self, place: usize) -> Result<RunningGroup> {
         let mut writers = self.factory.create_column_writers(place)?;
-        ensure!(writers.len() == self.schema.fields().len(), "a late column beside nested columns");
+        let fields = self.schema.fields();
+        ensure!(writers.len() == fields.len(), "a late column beside nested columns");
         let late = writers.remove(self.late);
-        let fields = self.schema.fields().iter().zip(rows.columns()).enumerate();
-        let columns: Vec<(&Arc<Field>, &ArrayRef)> =
-            fields.filter(|(place, _)| *place != self.late).map(|(_, column)| column).collect();
-        let columns =
-            columns.into_par_iter().zip(writers).map(|((field, values), writer)| encoded(writer, field, values));
-        let columns = columns.collect::<Result<Vec<_>>>()?;
-        Ok(EncodedGroup { rows: rows.num_rows(), columns, late })
+        let columns = (0..fields.len()).filter(|column| *column != self.late).zip(writers).collect();
+        Ok(RunningGroup { rows: 0, columns, late, schema: Arc::clone(self.schema), declared: self.declared })
     }
 }
 
-/// A column, encoded. A plain column has one leaf.
-fn encoded(mut writer: ArrowColumnWriter, field: &Field, values: &ArrayRef) -> Result<ArrowColumnChunk> {
+impl RunningGroup {
+    /// Encodes the next [`PART`] rows, or the last ones, on one core: several groups can be encoded side by side.
+    ///
+    /// # Errors
+    /// The rows differ from the declaration of the table, are too many, or cannot be encoded.
+    pub fn add(&mut self, part: &RecordBatch) -> Result<()> {
+        if let Some(table) = self.declared {
+            declared::check(table, part)?;
+        }
+        ensure!(self.rows.is_multiple_of(PART) && part.num_rows() <= PART, "parts of a wrong size");
+        self.rows += part.num_rows();
+        ensure!(self.rows <= ROW_GROUP, "row groups of a wrong size");
+        let fields = self.schema.fields();
+        self.columns.iter_mut().try_for_each(|(column, writer)| write(writer, &fields[*column], part.column(*column)))
+    }
+
+    /// Ends the row group.
+    ///
+    /// # Errors
+    /// The last rows cannot be encoded.
+    pub fn finish(self) -> Result<EncodedGroup> {
+        let Self { rows, columns, late, schema, .. } = self;
+        let columns = columns.into_iter().map(|(column, writer)| closed(writer, schema.field(column)));
+        Ok(EncodedGroup { rows, columns: columns.collect::<Result<_>>()?, late })
+    }
+}
+
+/// Encodes values of a column. A plain column has one leaf.
+fn write(writer: &mut ArrowColumnWriter, field: &Field, values: &ArrayRef) -> Result<()> {
     for leaf in compute_leaves(field, values)? {
         writer.write(&leaf)?;
     }
+    Ok(())
+}
+
+fn closed(writer: ArrowColumnWriter, field: &Field) -> Result<ArrowColumnChunk> {
     writer.close().map_err(|error| anyhow!("cannot encode the column `{}`: {error}", field.name()))
 }
 
@@ -158,7 +183,7 @@ mod tests {
     use arrow_array::{StringArray, UInt32Array};
 
     use super::*;
-    use crate::{batch, write};
+    use crate::batch;
 
     fn rows(range: Range<usize>, copies: impl Fn(usize) -> u32) -> RecordBatch {
         let text = |row: usize| (!row.is_multiple_of(7)).then(|| format!("row {} {}", row, row * row % 1013));
@@ -170,20 +195,38 @@ mod tests {
         .unwrap()
     }
 
+    /// Encodes rows, part by part, as the next row group. The values of the late column do not count.
+    fn push(writer: &mut LateWriter, rows: &RecordBatch) -> Result<()> {
+        let mut group = writer.encoder().begin(writer.groups.len())?;
+        for first in (0..rows.num_rows()).step_by(PART) {
+            group.add(&rows.slice(first, PART.min(rows.num_rows() - first)))?;
+        }
+        let group = group.finish()?;
+        writer.push(group)
+    }
+
     #[test]
-    fn the_file_has_the_bytes_of_the_table_that_is_written_at_once() {
+    fn the_file_has_the_rows_in_full_groups_and_the_same_bytes_each_time() {
         let folder = tempfile::tempdir().unwrap();
-        let (whole, late) = (folder.path().join("whole.parquet"), folder.path().join("late.parquet"));
         let copies = |row: usize| (row % 3) as u32;
-        for count in [0, 1, 1000, ROW_GROUP, ROW_GROUP + 1, 2 * ROW_GROUP + 5000] {
+        for count in [0, 1, 1000, PART + 1, ROW_GROUP, ROW_GROUP + 1, 2 * ROW_GROUP + 5000] {
             let all = rows(0..count, copies);
-            write(&whole, &all).unwrap();
-            let mut writer = LateWriter::create(&late, all.schema(), "copies", None).unwrap();
-            for first in (0..count).step_by(ROW_GROUP) {
-                writer.push(&rows(first..count.min(first + ROW_GROUP), |_| 0)).unwrap();
-            }
-            writer.close(|range| Arc::new(UInt32Array::from_iter_values(range.map(|row| copies(row))))).unwrap();
-            assert!(std::fs::read(&whole).unwrap() == std::fs::read(&late).unwrap(), "{count} rows");
+            let [one, other] = ["one", "other"].map(|name| {
+                let path = folder.path().join(name);
+                let mut writer = LateWriter::create(&path, all.schema(), "copies", None).unwrap();
+                for first in (0..count).step_by(ROW_GROUP) {
+                    push(&mut writer, &rows(first..count.min(first + ROW_GROUP), |_| 0)).unwrap();
+                }
+                writer.close(|range| Arc::new(UInt32Array::from_iter_values(range.map(|row| copies(row))))).unwrap();
+                path
+            });
+            assert_eq!(crate::read(&one).unwrap(), all, "{count} rows");
+            assert!(std::fs::read(&one).unwrap() == std::fs::read(&other).unwrap(), "{count} rows");
+            let sizes: Vec<i64> =
+                crate::open(&one).unwrap().metadata().row_groups().iter().map(|group| group.num_rows()).collect();
+            let expected: Vec<i64> =
+                (0..count).step_by(ROW_GROUP).map(|first| ROW_GROUP.min(count - first) as i64).collect();
+            assert_eq!(sizes, expected);
         }
     }
 
@@ -192,8 +235,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let part = rows(0..10, |_| 0);
         let mut writer = LateWriter::create(&folder.path().join("a"), part.schema(), "copies", None).unwrap();
-        writer.push(&part).unwrap();
-        assert!(writer.push(&part).is_err(), "the first group is not full");
+        push(&mut writer, &part).unwrap();
+        assert!(push(&mut writer, &part).is_err(), "the first group is not full");
         assert!(writer.close(|_| Arc::new(UInt32Array::from(vec![0]))).is_err(), "too few values");
     }
 }

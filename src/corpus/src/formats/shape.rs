@@ -14,7 +14,6 @@ use memchr::memmem::Finder;
 use serde_json::{Map, Value};
 
 use super::{Conversation, Notices, Reader, Readout};
-use crate::digests::push_escaped;
 use crate::message::Message;
 use crate::records::{FlatKind, FlatRecord, JsonText};
 
@@ -59,8 +58,6 @@ pub struct Plan {
 #[derive(Debug)]
 struct Part {
     before: String,
-    /// The same as a part of a string of JSON.
-    before_escaped: Vec<u8>,
     field: Option<usize>,
 }
 
@@ -187,24 +184,14 @@ impl Plan {
     ///
     /// # Errors
     /// The writer fails.
-    pub fn write(&self, turn: usize, record: &FlatRecord, to: &mut impl fmt::Write) -> fmt::Result {
+    pub fn write<W: fmt::Write + ?Sized>(&self, turn: usize, record: &FlatRecord, to: &mut W) -> fmt::Result {
         for part in &self.messages[turn].1 {
-            to.write_str(&part.before)?;
+            if !part.before.is_empty() {
+                to.write_str(&part.before)?;
+            }
             part.field.map_or(Ok(()), |field| record.write(field, to))?;
         }
         Ok(())
-    }
-
-    /// Appends the text of a turn as a part of a string of JSON.
-    pub fn add_json(&self, turn: usize, record: &FlatRecord, to: &mut Vec<u8>) {
-        for part in &self.messages[turn].1 {
-            to.extend_from_slice(&part.before_escaped);
-            let Some(field) = part.field else { continue };
-            match record.json_text(field) {
-                JsonText::Plain(text) | JsonText::Escaped(text) => to.extend_from_slice(text.as_bytes()),
-                JsonText::Other => push_escaped(&record.text(field), to),
-            }
-        }
     }
 
     /// The rejected response of a record of this shape.
@@ -245,9 +232,7 @@ fn parts(text: &str, taken: &mut [bool]) -> Option<Vec<Part>> {
 
 impl Part {
     fn new(before: &str, field: Option<usize>) -> Self {
-        let mut before_escaped = Vec::new();
-        push_escaped(before, &mut before_escaped);
-        Self { before: before.to_owned(), before_escaped, field }
+        Self { before: before.to_owned(), field }
     }
 }
 

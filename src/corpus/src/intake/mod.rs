@@ -28,7 +28,7 @@ const EXCERPT: usize = 300;
 /// The number of records from which the format of a file is guessed.
 const SAMPLE: usize = 200;
 /// The number of records that one thread reads at a time.
-const GROUP: usize = 64;
+const GROUP: usize = 128;
 
 /// A record, or a damaged part of a file, that gives no item.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +97,22 @@ pub enum TakenRecord {
     CopyWithOtherRejected,
 }
 
+/// Takes the items of a file, each with the index of the file and the line of the record.
+pub trait TakeItems<T>: Send {
+    fn take(&mut self, item: T, source: u32, line: u64) -> TakenRecord;
+
+    /// Is called with some thousand items before they are taken.
+    fn expect(&self, items: &mut dyn Iterator<Item = &T>) {
+        let _ = items;
+    }
+}
+
+impl<T, F: FnMut(T, u32, u64) -> TakenRecord + Send> TakeItems<T> for F {
+    fn take(&mut self, item: T, source: u32, line: u64) -> TakenRecord {
+        self(item, source, line)
+    }
+}
+
 /// The counts of all files that were read, and the rejected records.
 pub struct Intake {
     pub rejects: Vec<Reject>,
@@ -158,8 +174,8 @@ impl Intake {
         path: &Path,
         name: &str,
         choose: impl Fn(&[&Value]) -> Result<R, String>,
-        mut take: impl FnMut(R::Item, u32, u64) -> TakenRecord + Send,
-        mut progress: impl FnMut(u64),
+        mut take: impl TakeItems<R::Item>,
+        progress: &mut dyn FnMut(u64),
     ) -> Result<()> {
         let index = u32::try_from(self.sources.len())?;
         let mut reader: Option<Result<R, String>> = None;
@@ -253,7 +269,7 @@ impl Intake {
 /// The records of a chunk, and what they became.
 struct ReadChunk<T> {
     records: Vec<RawRecord>,
-    groups: Vec<RejectGroup<T>>,
+    groups: Vec<ReadGroup<T>>,
 }
 
 /// Gives the items of a file to their receiver, in the order of the file, and counts what became of each record.
@@ -269,15 +285,16 @@ struct Receiver<'r, F> {
 impl<F> Receiver<'_, F> {
     fn receive<T>(&mut self, chunk: ReadChunk<T>)
     where
-        F: FnMut(T, u32, u64) -> TakenRecord,
+        F: TakeItems<T>,
     {
+        self.take.expect(&mut chunk.groups.iter().flat_map(|(items, _)| items).flatten());
         let Self { index, name, summary, tally, rejects, take } = self;
         summary.records += chunk.records.len() as u64;
         let mut records = chunk.records.iter();
         for (items, group) in chunk.groups {
             tally.add(group);
             for (item, record) in items.into_iter().zip(records.by_ref()) {
-                match item.map(|item| take(item, *index, record.line)) {
+                match item.map(|item| take.take(item, *index, record.line)) {
                     Ok(TakenRecord::New) => summary.accepted += 1,
                     Ok(TakenRecord::Copy) => summary.folded += 1,
                     Ok(TakenRecord::CopyWithOtherRejected) => {
@@ -303,10 +320,10 @@ impl<F> Receiver<'_, F> {
 }
 
 /// What successive records became, and what was read in them.
-type RejectGroup<T> = (Vec<Result<T, RecordRefusal>>, Tally);
+type ReadGroup<T> = (Vec<Result<T, RecordRefusal>>, Tally);
 
 /// Reads successive records.
-fn read_group<R: RecordReader>(reader: Option<&Result<R, String>>, records: &[RawRecord]) -> RejectGroup<R::Item> {
+fn read_group<R: RecordReader>(reader: Option<&Result<R, String>>, records: &[RawRecord]) -> ReadGroup<R::Item> {
     let mut tally = Tally::default();
     // The records of a shape are counted together.
     let mut plans: Vec<(&Arc<Plan>, u64)> = Vec::new();

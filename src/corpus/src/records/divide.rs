@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::flat::FlatTexts;
 use super::parse::ParsedRecord;
-use super::source::ByteSource;
+use super::source::{ByteSource, TextBuffer};
 use super::{Content, FileDamage, RawRecord, RecordChunk};
 use raisin_base::error::{Context as _, Result};
 
@@ -172,7 +172,7 @@ pub fn read(
 ) -> Result<Vec<FileDamage>> {
     let cannot_read = || format!("cannot read {}", path.display());
     let largest = max_bytes.max(1 << 16);
-    let (mut buffer, mut target) = (Vec::new(), BUFFER.min(largest));
+    let (mut buffer, mut target) = (TextBuffer::default(), BUFFER.min(largest));
     let mut position = Position { offset: 0, line: 1 };
     let (mut chunk, mut good, mut damage) = (RecordChunk::first(), Good::default(), Vec::new());
     let mut pieces = Vec::new();
@@ -181,9 +181,9 @@ pub fn read(
     loop {
         if is_stuck && !is_end {
             let missing = target.saturating_sub(buffer.len());
-            is_end = source.fill(&mut buffer, missing).with_context(cannot_read)? < missing;
+            is_end = buffer.fill(source, missing).with_context(cannot_read)? < missing;
             if position.offset == 0 && buffer.starts_with(MARK) {
-                buffer.drain(..MARK.len());
+                buffer.remove(MARK.len());
                 position.offset += MARK.len() as u64;
             }
         }
@@ -194,8 +194,8 @@ pub fn read(
         };
         pieces.clear();
         let done = layout.divide(&buffer, rest, &mut pieces)?;
-        let together = resolve_all(layout, &buffer, &pieces, &position).into_iter();
-        let resolved = together.flat_map(|(all, flat)| {
+        let (together, counted) = resolve_all(layout, &buffer, &pieces, &position);
+        let resolved = together.into_iter().flat_map(|(all, flat)| {
             let mut flat = flat.records();
             all.into_iter().map(move |(resolved, line)| {
                 let record = if matches!(resolved.outcome, Outcome::Flat) { flat.next() } else { None };
@@ -243,9 +243,9 @@ pub fn read(
                 }
             }
         }
-        position.line += lines_in(&buffer[..done]);
+        position.line = counted.line + lines_in(&buffer[counted.at..done]);
         position.offset += done as u64;
-        buffer.drain(..done);
+        buffer.remove(done);
         if is_end && (buffer.is_empty() || done == 0) {
             break;
         }
@@ -277,15 +277,24 @@ pub fn read(
 pub const MARK: &[u8] = &[0xEF, 0xBB, 0xBF];
 
 /// The number of pieces that one thread parses at a time.
-const PIECES: usize = 64;
+const PIECES: usize = 128;
 
-/// Parses the pieces on all cores, and adds the line of each result.
+/// Results with their lines, and the flat records among them.
+type ResolvedPieces = (Vec<(Resolved, u64)>, FlatTexts);
+
+/// A place in the buffer, and its line in the file.
+struct CountedPlace {
+    at: usize,
+    line: u64,
+}
+
+/// Parses the pieces on all cores, and adds the line of each result. Gives the last place whose line was counted, too.
 fn resolve_all(
     layout: &dyn Layout,
     buffer: &[u8],
     pieces: &[Piece],
     position: &Position,
-) -> Vec<(Vec<(Resolved, u64)>, FlatTexts)> {
+) -> (Vec<ResolvedPieces>, CountedPlace) {
     let (mut line, mut at) = (position.line, 0);
     let placed: Vec<(&[Piece], u64)> = pieces
         .chunks(PIECES)
@@ -303,6 +312,8 @@ fn resolve_all(
             line += lines_in(&buffer[at..piece.start]);
             at = piece.start;
             if layout.add_flat(buffer, *piece, &mut flat) {
+                // A flat record has no line ends.
+                at = piece.end;
                 all.push((Resolved { start: piece.start, end: piece.end, outcome: Outcome::Flat }, line));
                 continue;
             }
@@ -314,7 +325,7 @@ fn resolve_all(
         }
         (all, flat)
     };
-    placed.par_iter().map(resolve).collect()
+    (placed.par_iter().map(resolve).collect(), CountedPlace { at, line })
 }
 
 /// Adds damage. Damage without a gap to the last one is the same damage.

@@ -10,12 +10,15 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray as _;
 use arrow_array::types::{Float32Type, Float64Type};
-use arrow_array::{Array as _, ArrayRef, RecordBatch};
+use arrow_array::{Array as _, ArrayRef, LargeStringArray, RecordBatch, StringArray, StringViewArray};
 use arrow_schema::DataType;
 
 use super::columns;
 use super::parse::{self, ParsedRecord};
 use super::scan::{is_space, is_word};
+
+/// The number of fields for which memory is taken in advance.
+const USUAL_FIELDS: usize = 4;
 
 /// A record with more fields is parsed.
 const MOST_FIELDS: usize = 32;
@@ -63,7 +66,7 @@ struct Place {
     fields: Range<usize>,
 }
 
-/// A field of a JSON object. The positions are those in the text of the record.
+/// A field of a JSON object. The positions are those in [`FlatTexts::text`].
 #[derive(Clone, Copy, Debug)]
 struct Field {
     name: Span,
@@ -103,14 +106,15 @@ pub enum JsonText<'a> {
 impl FlatTexts {
     /// For about this number of records, with this number of bytes.
     pub fn expecting(records: usize, bytes: usize) -> Self {
-        Self { records: Vec::with_capacity(records), expected: bytes, ..Self::default() }
+        let fields = Vec::with_capacity(USUAL_FIELDS * records);
+        Self { records: Vec::with_capacity(records), fields, expected: bytes, ..Self::default() }
     }
 
     /// Adds a record; false if this text of JSON is not flat, or not exactly JSON.
     pub fn add(&mut self, text: &[u8]) -> bool {
         // Control characters are allowed between tokens only, where few files have them.
         let has_control = text.iter().copied().fold(u8::MAX, u8::min) < 0x20;
-        if has_control || u32::try_from(text.len()).is_err() {
+        if has_control || u32::try_from(self.text.len() + text.len()).is_err() {
             return false;
         }
         let Ok(text) = std::str::from_utf8(text) else { return false };
@@ -118,6 +122,10 @@ impl FlatTexts {
         if scan(text.as_bytes(), &mut self.fields, first).is_none() {
             self.fields.truncate(first);
             return false;
+        }
+        let moved = |span: Span| Span { start: span.start + start as u32, end: span.end + start as u32 };
+        for field in &mut self.fields[first..] {
+            (field.name, field.value) = (moved(field.name), moved(field.value));
         }
         if start == 0 {
             self.text.reserve_exact(self.expected);
@@ -145,8 +153,8 @@ impl FlatTexts {
     }
 
     #[inline]
-    fn part(&self, record: usize, span: Span) -> &str {
-        self.text(record).get(span.start as usize..span.end as usize).unwrap_or_default()
+    fn part(&self, span: Span) -> &str {
+        &self.text[span.start as usize..span.end as usize]
     }
 }
 
@@ -154,7 +162,21 @@ impl FlatTexts {
 #[derive(Debug)]
 pub struct FlatRows {
     batch: RecordBatch,
-    columns: Vec<ArrayRef>,
+    columns: Vec<FlatColumn>,
+    /// Whether each row is flat, whatever its values are.
+    are_all_flat: bool,
+}
+
+/// A column, whose type is looked at once and not for each row.
+#[derive(Debug)]
+enum FlatColumn {
+    Text(StringArray),
+    LargeText(LargeStringArray),
+    View(StringViewArray),
+    /// Integers and truth values.
+    Scalar(ArrayRef),
+    /// Floats, of which some are not flat, and values that are never flat.
+    Other(ArrayRef),
 }
 
 impl FlatRows {
@@ -165,7 +187,68 @@ impl FlatRows {
         let names: Vec<&String> = schema.fields().iter().map(|field| field.name()).collect();
         let is_new = |(place, name): (usize, &&String)| !names[..place].contains(name);
         let is_flat = names.len() <= MOST_FIELDS && names.iter().enumerate().all(is_new);
-        is_flat.then(|| Arc::new(Self { batch: batch.clone(), columns: columns.to_vec() }))
+        let columns: Vec<FlatColumn> = columns.iter().map(FlatColumn::of).collect();
+        let are_all_flat = !columns.iter().any(|column| matches!(column, FlatColumn::Other(_)));
+        is_flat.then(|| Arc::new(Self { batch: batch.clone(), columns, are_all_flat }))
+    }
+}
+
+impl FlatColumn {
+    fn of(column: &ArrayRef) -> Self {
+        match column.data_type() {
+            DataType::Utf8 => Self::Text(column.as_string().clone()),
+            DataType::LargeUtf8 => Self::LargeText(column.as_string().clone()),
+            DataType::Utf8View => Self::View(column.as_string_view().clone()),
+            kind if kind.is_integer() || *kind == DataType::Boolean => Self::Scalar(column.clone()),
+            _ => Self::Other(column.clone()),
+        }
+    }
+
+    /// What a row holds; `None` if it is not flat.
+    fn kind(&self, row: usize) -> Option<FlatKind> {
+        let is_null = match self {
+            Self::Text(texts) => texts.is_null(row),
+            Self::LargeText(texts) => texts.is_null(row),
+            Self::View(texts) => texts.is_null(row),
+            Self::Scalar(column) | Self::Other(column) => column.is_null(row),
+        };
+        if is_null {
+            return Some(FlatKind::Null);
+        }
+        match self {
+            Self::Scalar(_) => Some(FlatKind::Scalar),
+            Self::Other(column) => {
+                let is_scalar = match column.data_type() {
+                    DataType::Float32 => column.as_primitive::<Float32Type>().value(row).is_finite(),
+                    DataType::Float64 => column.as_primitive::<Float64Type>().value(row).is_finite(),
+                    _ => false,
+                };
+                is_scalar.then_some(FlatKind::Scalar)
+            }
+            Self::Text(_) | Self::LargeText(_) | Self::View(_) => {
+                let is_empty = self.text(row).is_none_or(str::is_empty);
+                Some(if is_empty { FlatKind::Empty } else { FlatKind::Text })
+            }
+        }
+    }
+
+    /// The text of a row; `None` if it is null or no text.
+    fn text(&self, row: usize) -> Option<&str> {
+        match self {
+            Self::Text(texts) => texts.is_valid(row).then(|| texts.value(row)),
+            Self::LargeText(texts) => texts.is_valid(row).then(|| texts.value(row)),
+            Self::View(texts) => texts.is_valid(row).then(|| texts.value(row)),
+            Self::Scalar(_) | Self::Other(_) => None,
+        }
+    }
+
+    fn array(&self) -> ArrayRef {
+        match self {
+            Self::Text(texts) => Arc::new(texts.clone()),
+            Self::LargeText(texts) => Arc::new(texts.clone()),
+            Self::View(texts) => Arc::new(texts.clone()),
+            Self::Scalar(column) | Self::Other(column) => column.clone(),
+        }
     }
 }
 
@@ -179,7 +262,7 @@ impl FlatRecord {
 
     /// A row; `None` if it is not flat.
     pub fn of_row(rows: &Arc<FlatRows>, row: usize) -> Option<Self> {
-        let is_flat = rows.columns.iter().all(|column| kind_of(column, row).is_some());
+        let is_flat = rows.are_all_flat || rows.columns.iter().all(|column| column.kind(row).is_some());
         is_flat.then(|| Self { source: Source::Row { rows: Arc::clone(rows), row } })
     }
 
@@ -194,7 +277,7 @@ impl FlatRecord {
     /// The name of field `place`.
     pub fn name(&self, place: usize) -> &str {
         match &self.source {
-            Source::Json { texts, record } => texts.part(*record, texts.field(*record, place).name),
+            Source::Json { texts, record } => texts.part(texts.field(*record, place).name),
             Source::Row { rows, .. } => rows.batch.schema_ref().field(place).name(),
         }
     }
@@ -202,7 +285,7 @@ impl FlatRecord {
     pub fn kind(&self, place: usize) -> FlatKind {
         match &self.source {
             Source::Json { texts, record } => texts.field(*record, place).kind,
-            Source::Row { rows, row } => kind_of(&rows.columns[place], *row).unwrap_or(FlatKind::Null),
+            Source::Row { rows, row } => rows.columns[place].kind(*row).unwrap_or(FlatKind::Null),
         }
     }
 
@@ -212,8 +295,8 @@ impl FlatRecord {
             Source::Json { texts, record } => {
                 let field = texts.field(*record, place);
                 match field.escapes {
-                    Escapes::None => JsonText::Plain(texts.part(*record, field.value)),
-                    Escapes::Usual => JsonText::Escaped(texts.part(*record, field.value)),
+                    Escapes::None => JsonText::Plain(texts.part(field.value)),
+                    Escapes::Usual => JsonText::Escaped(texts.part(field.value)),
                     Escapes::Others => JsonText::Other,
                 }
             }
@@ -225,25 +308,25 @@ impl FlatRecord {
     ///
     /// # Errors
     /// The writer fails.
-    pub fn write(&self, place: usize, to: &mut impl fmt::Write) -> fmt::Result {
+    pub fn write<W: fmt::Write + ?Sized>(&self, place: usize, to: &mut W) -> fmt::Result {
         match &self.source {
             Source::Json { texts, record } => {
                 let field = texts.field(*record, place);
-                let text = texts.part(*record, field.value);
+                let text = texts.part(field.value);
                 match (field.kind, field.escapes) {
                     (FlatKind::Text, Escapes::None) => to.write_str(text),
                     (FlatKind::Text, Escapes::Usual | Escapes::Others) => unescape(text, to),
                     (FlatKind::Null | FlatKind::Empty | FlatKind::Scalar, _) => Ok(()),
                 }
             }
-            Source::Row { rows, row } => to.write_str(text_of(&rows.columns[place], *row).unwrap_or_default()),
+            Source::Row { rows, row } => to.write_str(rows.columns[place].text(*row).unwrap_or_default()),
         }
     }
 
     /// The text of field `place`; empty if the field holds no text.
     pub fn text(&self, place: usize) -> Cow<'_, str> {
         match (&self.source, self.json_text(place)) {
-            (Source::Row { rows, row }, _) => text_of(&rows.columns[place], *row).unwrap_or_default().into(),
+            (Source::Row { rows, row }, _) => rows.columns[place].text(*row).unwrap_or_default().into(),
             (_, JsonText::Plain(text)) if self.kind(place) == FlatKind::Text => text.into(),
             _ => {
                 let mut text = String::new();
@@ -259,7 +342,7 @@ impl FlatRecord {
         match &self.source {
             Source::Json { texts, record } => texts.records[*record].text.len(),
             Source::Row { rows, row } => {
-                let texts = rows.columns.iter().map(|column| text_of(column, *row).map_or(8, str::len));
+                let texts = rows.columns.iter().map(|column| column.text(*row).map_or(8, str::len));
                 texts.sum::<usize>() + 32 * rows.columns.len()
             }
         }
@@ -280,35 +363,11 @@ impl FlatRecord {
     pub fn parsed(&self) -> Result<ParsedRecord, String> {
         match &self.source {
             Source::Json { texts, record } => parse::parse(texts.text(*record).as_bytes(), 1),
-            Source::Row { rows, row } => Ok(columns::parsed(rows.batch.schema_ref(), &rows.columns, *row)),
+            Source::Row { rows, row } => {
+                let columns: Vec<ArrayRef> = rows.columns.iter().map(FlatColumn::array).collect();
+                Ok(columns::parsed(rows.batch.schema_ref(), &columns, *row))
+            }
         }
-    }
-}
-
-fn kind_of(column: &ArrayRef, row: usize) -> Option<FlatKind> {
-    if column.is_null(row) {
-        return Some(FlatKind::Null);
-    }
-    if let Some(text) = text_of(column, row) {
-        return Some(if text.is_empty() { FlatKind::Empty } else { FlatKind::Text });
-    }
-    let is_scalar = match column.data_type() {
-        DataType::Float32 => column.as_primitive::<Float32Type>().value(row).is_finite(),
-        DataType::Float64 => column.as_primitive::<Float64Type>().value(row).is_finite(),
-        kind => kind.is_integer() || *kind == DataType::Boolean,
-    };
-    is_scalar.then_some(FlatKind::Scalar)
-}
-
-fn text_of(column: &ArrayRef, row: usize) -> Option<&str> {
-    if column.is_null(row) {
-        return None;
-    }
-    match column.data_type() {
-        DataType::Utf8 => Some(column.as_string::<i32>().value(row)),
-        DataType::LargeUtf8 => Some(column.as_string::<i64>().value(row)),
-        DataType::Utf8View => Some(column.as_string_view().value(row)),
-        _ => None,
     }
 }
 
@@ -416,7 +475,7 @@ fn is_number(bytes: &[u8]) -> bool {
 }
 
 /// Writes a string of JSON without its escapes, which [`string`] has checked.
-fn unescape(text: &str, to: &mut impl fmt::Write) -> fmt::Result {
+fn unescape<W: fmt::Write + ?Sized>(text: &str, to: &mut W) -> fmt::Result {
     let mut rest = text;
     while let Some(at) = memchr::memchr(b'\\', rest.as_bytes()) {
         to.write_str(&rest[..at])?;

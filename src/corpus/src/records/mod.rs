@@ -267,7 +267,7 @@ impl RecordChunk {
             return None;
         }
         self.room = CHUNK_BYTES;
-        Some(std::mem::take(&mut self.records))
+        Some(std::mem::replace(&mut self.records, Vec::with_capacity(CHUNK)))
     }
 }
 

@@ -2,17 +2,23 @@
 
 use std::io::Read as _;
 use std::path::Path;
+use std::sync::Arc;
 
+use arrow_schema::{DataType, FieldRef, Schema};
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use parquet::errors::ParquetError;
 use parquet::file::reader::ChunkReader;
 
 use super::source::{ByteSource, Compression, open};
 use super::{FileDamage, RawRecord, RecordChunk, columns};
 use raisin_base::error::{Context as _, Problem, Result};
 
-/// The number of rows that are decoded together. A row of a Parquet file can be far larger than its share of the file,
-/// because equal values are stored once. Therefore few rows are decoded at a time.
-const DECODED: usize = 128;
+/// The number of rows that are decoded together.
+const DECODED: usize = 4096;
+
+/// The same for files with lists and structs. A row of a Parquet file can be far larger than its share of the file, because
+/// equal values are stored once. Texts of other columns are views of the stored ones, but lists are copied.
+const DECODED_LISTS: usize = 128;
 
 /// A Parquet file is read from its end, so that a compressed one must be unpacked into memory.
 const MOST_UNPACKED: u64 = 1 << 30;
@@ -42,6 +48,19 @@ pub fn read(
     groups(path, || Ok(bytes.clone()), source.size, take)
 }
 
+/// The same with texts as views: a text that the file stores once is in memory once, and none is copied.
+fn with_views(metadata: ArrowReaderMetadata) -> Result<ArrowReaderMetadata, ParquetError> {
+    let with_view = |field: &FieldRef| match field.data_type() {
+        DataType::Utf8 | DataType::LargeUtf8 => Arc::new(field.as_ref().clone().with_data_type(DataType::Utf8View)),
+        _ => field.clone(),
+    };
+    let schema = metadata.schema();
+    let fields: Vec<FieldRef> = schema.fields().iter().map(with_view).collect();
+    let schema = Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()));
+    let options = ArrowReaderOptions::default().with_schema(schema);
+    ArrowReaderMetadata::try_new(Arc::clone(metadata.metadata()), options)
+}
+
 fn groups<R: ChunkReader + 'static>(
     path: &Path,
     file: impl Fn() -> Result<R>,
@@ -50,12 +69,15 @@ fn groups<R: ChunkReader + 'static>(
 ) -> Result<Vec<FileDamage>> {
     let reader = file()?;
     let metadata = columns::guarded(|| {
-        ArrowReaderMetadata::load(&reader, ArrowReaderOptions::default()).map_err(|error| error.to_string())
+        let metadata = ArrowReaderMetadata::load(&reader, ArrowReaderOptions::default());
+        metadata.and_then(with_views).map_err(|error| error.to_string())
     })
     .map_err(|reason| {
         Problem::new(format!("{} is not a readable Parquet file: {reason}", path.display()))
             .hint("copy or download it again: its end may be missing")
     })?;
+    let has_lists = metadata.schema().fields().iter().any(|field| field.data_type().is_nested());
+    let decoded = if has_lists { DECODED_LISTS } else { DECODED };
     let total = u64::try_from(metadata.metadata().file_metadata().num_rows())?.max(1);
     // The product of two large numbers needs more than 64 bits.
     let taken = |line: u64| (u128::from(size) * u128::from(line.min(total)) / u128::from(total)) as u64;
@@ -68,7 +90,7 @@ fn groups<R: ChunkReader + 'static>(
             let reader = file()?;
             let opened = columns::guarded(|| {
                 ParquetRecordBatchReaderBuilder::new_with_metadata(reader, metadata.clone())
-                    .with_batch_size(DECODED)
+                    .with_batch_size(decoded)
                     .with_row_groups(vec![index])
                     .build()
                     .map_err(|error| error.to_string())

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, Read};
+use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -85,7 +86,14 @@ impl ByteSource {
     pub fn fill(&mut self, buffer: &mut Vec<u8>, count: usize) -> io::Result<usize> {
         let before = buffer.len();
         buffer.resize(before + count, 0);
-        let mut filled = before;
+        let filled = self.read_into(&mut buffer[before..])?;
+        buffer.truncate(before + filled);
+        Ok(filled)
+    }
+
+    /// Reads until the buffer is full; less only at the end. The errors are those of [`Self::fill`].
+    fn read_into(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut filled = 0;
         while filled < buffer.len() && self.failure.is_none() {
             match self.bytes.read(&mut buffer[filled..]) {
                 Ok(0) => break,
@@ -103,8 +111,44 @@ impl ByteSource {
                 Err(error) => return Err(error),
             }
         }
-        buffer.truncate(filled);
-        Ok(filled - before)
+        Ok(filled)
+    }
+}
+
+/// Text at the front of a buffer, whose memory is used again and again without being cleared.
+#[derive(Default)]
+pub struct TextBuffer {
+    bytes: Vec<u8>,
+    length: usize,
+}
+
+impl TextBuffer {
+    /// Appends up to `count` bytes of the source, as [`ByteSource::fill`] does.
+    ///
+    /// # Errors
+    /// As for [`ByteSource::fill`].
+    pub fn fill(&mut self, source: &mut ByteSource, count: usize) -> io::Result<usize> {
+        let end = self.length + count;
+        if self.bytes.len() < end {
+            self.bytes.resize(end, 0);
+        }
+        let filled = source.read_into(&mut self.bytes[self.length..end])?;
+        self.length += filled;
+        Ok(filled)
+    }
+
+    /// Removes the first bytes.
+    pub fn remove(&mut self, count: usize) {
+        self.bytes.copy_within(count..self.length, 0);
+        self.length -= count;
+    }
+}
+
+impl Deref for TextBuffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..self.length]
     }
 }
 

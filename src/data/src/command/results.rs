@@ -9,9 +9,9 @@ use serde_json::{Map, Value, json};
 
 use super::call::names;
 use super::{features, model, rows};
+use crate::encoding::write_pool;
 use raisin_base::error::{Context as _, Problem, Result};
 use raisin_contract::Context;
-use raisin_corpus::artifact::instructions_batch;
 use raisin_corpus::intake::{counted, rejects_batch, sources_batch};
 use raisin_corpus::pool::{PoolBuilder, SourceFile};
 use raisin_kinds::command::{CommandRole, METRICS, Parameters};
@@ -109,7 +109,7 @@ fn instructions(context: &Context) -> Result<()> {
     let path = written("instructions", context)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut pool = PoolBuilder::new(MOST_CHARACTERS);
-    pool.add(&SourceFile { path: &path, name: name.clone(), mapping: &Mapping::default() }, |_| ())?;
+    pool.add(&SourceFile { path: &path, name: name.clone(), mapping: &Mapping::default() }, &mut |_| ())?;
     if let Some(reject) = pool.intake.rejects.first() {
         let count = counted(pool.intake.total(|source| source.rejected), "record");
         let message = format!(
@@ -127,7 +127,7 @@ fn instructions(context: &Context) -> Result<()> {
     pool.intake.details(context.stage()).into_iter().for_each(|detail| context.note(detail));
     context.write_table("rejects", &rejects_batch(&pool.intake.rejects)?)?;
     context.write_table("sources", &sources_batch(&pool.intake.sources)?)?;
-    context.write_table("instructions", &instructions_batch(pool.into_rows())?)
+    write_pool(pool, context)
 }
 
 /// The role `columns`.

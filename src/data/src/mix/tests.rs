@@ -1,3 +1,4 @@
+use arrow_array::Array as _;
 use serde_json::{Value, json};
 
 use super::*;
@@ -76,6 +77,35 @@ fn a_mix_has_the_declared_part_of_each_pool_and_every_row_is_traced() -> Result<
     assert_eq!((numbers(&mix, "amount"), numbers(&mix, "distinct_rows")), (vec![30, 10], vec![30, 10]));
     assert_eq!(table::column::<Float64Array>(&mix, "share")?.values(), &[0.75, 0.25]);
     assert_eq!(read_instructions(&store.artifact("stage").join("out"))?.len(), 40);
+    Ok(())
+}
+
+#[test]
+fn a_part_takes_the_rows_of_a_source_and_prefers_rows_of_a_larger_weight() -> Result<()> {
+    let store = store()?;
+    // Of `a`, every third row has the source `x`, and every sixth a weight.
+    let path = store.artifact("a").join("instructions.parquet");
+    let names = (0..60).map(|row| (row % 3 == 0).then_some("x")).collect::<StringArray>();
+    let weights = (0..60).map(|row| (row % 6 == 0).then_some(1e9)).collect::<Float64Array>();
+    let named = table::with_column(&table::read(&path)?, "source_name", &(Arc::new(names) as ArrayRef))?;
+    table::write(&path, &table::with_column(&named, "weight", &(Arc::new(weights) as ArrayRef))?)?;
+    run(&store, "stage", &json!({"source": "x", "take": 10}), &json!({"take": 5}), &json!({}))?;
+    let rows = store.table("stage", "instructions")?;
+    let ids: &UInt32Array = table::column(&rows, "pool_id")?;
+    assert_eq!(ids.values()[..10], [0, 6, 12, 18, 24, 30, 36, 42, 48, 54]);
+    // The rows of the other pool have neither.
+    let (names, weights): (&StringArray, &Float64Array) =
+        (table::column(&rows, "source_name")?, table::column(&rows, "weight")?);
+    assert!(names.iter().take(10).all(|name| name == Some("x")) && names.null_count() == 5);
+    assert!(weights.iter().take(10).all(|weight| weight == Some(1e9)) && weights.null_count() == 5);
+    assert_eq!(numbers(&store.table("stage", "mix")?, "pool_rows"), [20, 20]);
+    let said = render(&run(&store, "none", &json!({"source": "nothing of it"}), &json!({}), &json!({})).unwrap_err());
+    assert!(
+        said.contains("no row of the pool `a` has the source `nothing of it`") && said.contains("there are x"),
+        "{said}"
+    );
+    let said = render(&run(&store, "no_names", &json!({}), &json!({"source": "x"}), &json!({})).unwrap_err());
+    assert!(said.contains("a `filter` names sources"), "{said}");
     Ok(())
 }
 

@@ -8,8 +8,7 @@ const FURTHER: &str = "if the query gives further columns";
 pub const TABLES: &[TableDeclaration] = &[
     table(
         "instructions",
-        "One row for each instruction that the query gives, in the order of the pool, with new ids. `digest` is that of \
-         the new text where the query changes a text.",
+        "One row for each instruction that the query gives, in the order of the pool, with new ids.",
         super::KEPT,
     ),
     table("sources", "The table `sources` of the pool.", super::SOURCES).only("if the pool has this table"),

@@ -12,6 +12,7 @@ const MIXED: &[&[ColumnDeclaration]] = &[
         column("pool", Text, "the name of the row's pool in `pools`"),
         column("pool_id", U32, "the `id` of the row in its pool"),
     ],
+    super::SET,
 ];
 
 pub const TABLES: &[TableDeclaration] = &[

@@ -24,19 +24,20 @@ pub mod sql;
 pub mod task;
 pub mod track;
 
-use raisin_contract::outputs::ColumnType::{Bytes, F64, I32, Text, Texts, U32, U64};
+use raisin_contract::outputs::ColumnType::{F64, I32, Text, Texts, U32, U64};
 use raisin_contract::outputs::{ColumnDeclaration, FileDeclaration, TableDeclaration, column, file, table};
 
 /// The conversation of a row.
 const CONVERSATION: &[ColumnDeclaration] = &[
     column("system", Text, "the system text").null("if the conversation has none"),
-    column("prompt", Text, "the last turn that asks"),
-    column("response", Text, "the last turn of the assistant"),
+    column("prompt", Text, "the last turn that asks").long(),
+    column("response", Text, "the last turn of the assistant").long(),
 ];
 
 const MESSAGES: ColumnDeclaration =
     column("messages", Text, "all turns as JSON: a list of `{\"role\", \"content\", ...}`, the response included")
-        .null("if `system`, `prompt` and `response` hold the whole conversation");
+        .null("if `system`, `prompt` and `response` hold the whole conversation")
+        .long();
 
 const TOOLS: ColumnDeclaration =
     column("tools", Text, "the tools that the assistant may call: a JSON list of schemas").null("without tools");
@@ -51,22 +52,35 @@ const INSTRUCTIONS: &[&[ColumnDeclaration]] = &[
 
 const REJECTED: ColumnDeclaration =
     column("rejected", Text, "the rejected response of a preference file; no stage trains on it")
-        .null("if the record has none");
+        .null("if the record has none")
+        .long();
 
 /// Where an instruction comes from.
 const ORIGIN: &[ColumnDeclaration] = &[
     column("source", U32, "the file: the row of this number in the table `sources`"),
     column("line", U64, "the place in the file, from 1: the line of a text file, otherwise the number of the row")
         .ascending(),
-    column(
-        "digest",
-        Bytes,
-        "the first 16 bytes of the blake3 of the conversation; equal conversations have equal digests",
-    ),
     column("duplicates", U32, "the number of exact copies that were folded into the row"),
     column("label", Text, "the class that `generate` gave the row; only the method `oracle` reads it")
         .null("if no `generate` stage made the row"),
 ];
+
+/// What a `filter` can set.
+const SET: &[ColumnDeclaration] = &[
+    column(
+        "weight",
+        F64,
+        "how likely `mix` and the method `random` draw the row, in proportion to the weights of the other rows",
+    )
+    .only(IF_SET)
+    .null("if the row has none: it counts as 1"),
+    column("source_name", Text, "the name that the query of a `filter` gave as `source`; `clusters` and `mix` read it")
+        .only(IF_SET)
+        .null("if the row has none"),
+    column("tags", Texts, "the tags that the query of a `filter` gave").only(IF_SET).null("if the row has none"),
+];
+
+const IF_SET: &str = "if a `filter` set it";
 
 /// The table `instructions` of a stage that leaves out rows of a pool.
 const KEPT: &[&[ColumnDeclaration]] = &[
@@ -78,6 +92,7 @@ const KEPT: &[&[ColumnDeclaration]] = &[
         column("pool", Text, "the name of the row's pool in the `mix`").only("if the rows come from a `mix`"),
         column("pool_id", U32, "the `id` of the row in the whole pool").ascending(),
     ],
+    SET,
 ];
 
 /// The table `sources`.

@@ -1,13 +1,17 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, Float32Array, RecordBatch, StringArray, UInt32Array, UInt64Array};
+use datafusion::arrow::array::{
+    Array as _, ArrayRef, AsArray as _, BinaryArray, Float32Array, Float64Array, ListArray, RecordBatch, StringArray,
+    UInt32Array, UInt64Array,
+};
 use serde_json::{Value, json};
 
 use datafusion::catalog::TableProvider as _;
 use raisin_base::error::{Result, render};
 use raisin_contract::Assignment;
 use raisin_corpus::artifact::{PoolRow, instructions_batch};
+use raisin_corpus::digests::content_digest;
 use raisin_corpus::message::conversation;
 use raisin_corpus::read_instructions;
 use raisin_table::{batch, column, read, write};
@@ -111,13 +115,13 @@ fn a_large_pool_is_read_batch_by_batch() {
 #[test]
 fn given_texts_replace_those_of_the_pool_and_further_columns_are_kept() {
     let pool = FilterFixture::new(4);
-    let query = "select p.id, replace(p.response, 'answer 2', 'two') as response, l.n * 1.5 as weight, 'a' as topic \
+    let query = "select p.id, replace(p.response, 'answer 2', 'two') as response, l.n * 1.5 as longer, 'a' as topic \
                  from pool.instructions p join lengths.rows l on l.id = p.id where p.id > 0";
     pool.run(query, false).unwrap();
     assert_eq!(pool.responses(), ["answer 1", "two", "answer 3"]);
     assert_eq!(pool.counts(), [4, 3, 3, 1, 1]);
     let columns = pool.table("columns");
-    assert_eq!(column::<Float32Array>(&columns, "weight").unwrap().values(), &[1.5, 3.0, 4.5]);
+    assert_eq!(column::<Float32Array>(&columns, "longer").unwrap().values(), &[1.5, 3.0, 4.5]);
     assert_eq!(column::<StringArray>(&columns, "topic").unwrap().value(2), "a");
     assert_eq!(column::<UInt32Array>(&columns, "id").unwrap().values(), &[0, 1, 2]);
     let summary: Value = serde_json::from_slice(&std::fs::read(pool.out().join("summary.json")).unwrap()).unwrap();
@@ -160,6 +164,70 @@ fn ids_that_make_no_pool_are_counted_and_refused() {
     assert!(said.contains("the query gives row 2 of the pool a `response` that cannot be used"), "{said}");
     let said = pool.said("select id, now() as t from pool.instructions");
     assert!(said.contains("calls `now`"), "{said}");
+}
+
+#[test]
+fn a_query_sets_weight_source_and_tags_of_the_rows() {
+    let pool = FilterFixture::new(3);
+    let query = "select id, id + 1 as weight, case when id = 1 then 'code' end as source, \
+                 case when id < 2 then make_array('a', 'tag ' || id) end as tags from pool.instructions";
+    pool.run(query, false).unwrap();
+    let rows = pool.table("instructions");
+    assert_eq!(column::<Float64Array>(&rows, "weight").unwrap().values(), &[1.0, 2.0, 3.0]);
+    let names: Vec<_> = column::<StringArray>(&rows, "source_name").unwrap().iter().collect();
+    assert_eq!(names, [None, Some("code"), None]);
+    let tags: &ListArray = column(&rows, "tags").unwrap();
+    assert_eq!(tags.value(1).as_string::<i32>().iter().flatten().collect::<Vec<_>>(), ["a", "tag 1"]);
+    assert!(tags.is_null(2));
+    assert_eq!(column::<UInt32Array>(&rows, "source").unwrap().values(), &[0, 0, 0], "the file stays known");
+    assert!(!pool.out().join("columns.parquet").exists(), "these are no further columns");
+    // A filter of the filter keeps what it does not set, and can read all of it.
+    std::fs::remove_dir_all(pool.artifact("pool")).unwrap();
+    std::fs::rename(pool.out(), pool.artifact("pool")).unwrap();
+    let query = "select id, array_append(tags, 'new') as tags from pool.instructions \
+                 where weight > 1 and (array_has(tags, 'tag 1') or source_name is null)";
+    pool.run(query, false).unwrap();
+    let rows = pool.table("instructions");
+    assert_eq!(column::<Float64Array>(&rows, "weight").unwrap().values(), &[2.0, 3.0]);
+    let tags: &ListArray = column(&rows, "tags").unwrap();
+    assert_eq!(tags.value(0).as_string::<i32>().iter().flatten().collect::<Vec<_>>(), ["a", "tag 1", "new"]);
+}
+
+#[test]
+fn a_weight_a_source_and_tags_of_a_wrong_type_or_value_are_refused() {
+    let pool = FilterFixture::new(3);
+    let said = |columns: &str| pool.said(&format!("select id, {columns} from pool.instructions"));
+    let wrong = said("'much' as weight");
+    assert!(wrong.contains("the query gives a `weight` of type Utf8, which is no number"), "{wrong}");
+    assert!(wrong.contains("cast(... as double)"), "{wrong}");
+    let wrong = said("source");
+    assert!(wrong.contains("the query gives a `source` of type UInt32, which is no text"), "{wrong}");
+    let wrong = said("'a' as tags");
+    assert!(wrong.contains("the query gives a `tags` of type Utf8, which is no list of texts"), "{wrong}");
+    let wrong = said("make_array(1) as tags");
+    assert!(wrong.contains("which is no list of texts") && wrong.contains("make_array('a', 'b')"), "{wrong}");
+    let wrong = said("1 - id as weight");
+    assert!(wrong.contains("row 1 of the pool the weight 0: a weight is a number above 0"), "{wrong}");
+    let wrong = said("case when id = 2 then '' else 'a' end as source");
+    assert!(wrong.contains("row 2 of the pool an empty `source`"), "{wrong}");
+    let wrong = said("make_array('a', null) as tags");
+    assert!(wrong.contains("row 0 of the pool a tag that is null or empty"), "{wrong}");
+    pool.run("select id, null as weight, null as source, null as tags from pool.instructions", false).unwrap();
+    assert_eq!(column::<Float64Array>(&pool.table("instructions"), "weight").unwrap().null_count(), 3);
+}
+
+#[test]
+fn the_digest_of_a_row_is_computed_from_its_conversation() {
+    let pool = FilterFixture::new(3);
+    let query = "select id, digest from pool.instructions where digest in \
+                 (select digest from pool.instructions group by digest having count(*) = 1)";
+    pool.run(query, false).unwrap();
+    assert_eq!(pool.pool_ids(), [0, 1, 2]);
+    let columns = pool.table("columns");
+    let digests: &BinaryArray = column(&columns, "digest").unwrap();
+    let expected = content_digest(&conversation(None, "question 2", Some("answer 2")), &[]);
+    assert_eq!(digests.value(2), &expected.bytes()[..16]);
+    assert!(pool.table("instructions").column_by_name("digest").is_none(), "it is not stored");
 }
 
 #[test]

@@ -28,6 +28,8 @@ pub enum Order {
 pub struct Queue {
     entries: Vec<SelectedCandidate>,
     order: Order,
+    /// With weights, entries of a larger weight come sooner in a pass of a random order.
+    weights: Option<Vec<f64>>,
     batch_size: usize,
     excluded: Vec<(String, usize)>,
     /// The entries of this pass that are not served yet. The next entry is at the end.
@@ -81,14 +83,23 @@ impl Queue {
             })
             .collect();
         let batch_size = inputs.batch_size;
-        Ok(Self { entries, order, batch_size, excluded, waiting: Vec::new(), passes: 0, batches: 0 })
+        Ok(Self { entries, order, weights: None, batch_size, excluded, waiting: Vec::new(), passes: 0, batches: 0 })
+    }
+
+    /// The queue with a weight for each entry.
+    pub fn weighted(self, weights: Vec<f64>) -> Self {
+        Self { weights: Some(weights), ..self }
     }
 
     /// Starts the next pass. Candidates that are already in the unfinished batch come last in the pass.
     fn next_pass(&mut self, batch: &[usize]) {
         let mut pass: Vec<usize> = (0..self.entries.len()).collect();
         if let Order::Shuffled(seed) = self.order {
-            seed.at("pass").at(self.passes).rng().shuffle(&mut pass);
+            let mut rng = seed.at("pass").at(self.passes).rng();
+            match &self.weights {
+                Some(weights) => pass = rng.weighted_order(weights),
+                None => rng.shuffle(&mut pass),
+            }
         }
         let taken = |entry: &usize| batch.iter().any(|&other| self.entries[other].id == self.entries[*entry].id);
         let (late, soon): (Vec<usize>, Vec<usize>) = pass.into_iter().partition(taken);

@@ -21,6 +21,7 @@ fn pool() -> CandidateColumns {
         scores: vec![None, Some(1.0), Some(f64::NAN), Some(3.0), Some(2.0), None],
         labels: ["relevant", "noise", "relevant", "noise", "noise", "relevant"].map(|l| Some(l.to_owned())).to_vec(),
         clusters: vec![Some(0), Some(1), None, Some(0), Some(1), Some(0)],
+        weights: Vec::new(),
     }
 }
 
@@ -36,6 +37,24 @@ fn ids(method: SelectionMethod, batch_size: usize, batches: usize) -> Result<Vec
         ids.extend(chooser.choose(&CONTEXT)?.iter().map(|choice| choice.id));
     }
     Ok(ids)
+}
+
+#[test]
+fn a_weighted_pass_has_every_row_once_and_rows_of_a_larger_weight_sooner() -> Result<()> {
+    let mut pool = pool();
+    pool.weights = vec![1.0, 1.0, 1.0, 1.0, 1.0, 1e9];
+    let seeded = |seed| ChooserInputs { seed: Seed::new(seed), ..inputs(&pool, 2) };
+    for seed in 0..20 {
+        let mut chooser = chooser(SelectionMethod::Random, &seeded(seed))?;
+        let batches = (0..3).map(|_| chooser.choose(&CONTEXT)).collect::<Result<Vec<_>>>()?;
+        let mut pass: Vec<u32> = batches.iter().flatten().map(|choice| choice.id).collect();
+        assert_eq!(pass[0], pool.ids[5], "seed {seed}");
+        pass.sort_unstable();
+        let mut all = pool.ids.clone();
+        all.sort_unstable();
+        assert_eq!(pass, all, "seed {seed}");
+    }
+    Ok(())
 }
 
 #[test]

@@ -9,11 +9,13 @@ use raisin_settings::SelectionMethod;
 const RELEVANT: &str = "relevant";
 
 /// `random`, `full` and `validation`: draws without replacement from all candidates. `random` and `full` differ in the
-/// number of steps; the candidates of `validation` are the validation examples.
+/// number of steps, and in that only `random` knows weights; the candidates of `validation` are the validation examples.
 pub fn everything(method: SelectionMethod, inputs: &ChooserInputs) -> Result<Queue> {
     let entries: Vec<RankedCandidate> =
         (0..inputs.pool.ids.len()).map(|row| RankedCandidate { row, score: None }).collect();
-    Queue::new(method, inputs, &entries, Order::Shuffled(inputs.seed.at(method.name())), Vec::new())
+    let queue = Queue::new(method, inputs, &entries, Order::Shuffled(inputs.seed.at(method.name())), Vec::new())?;
+    let is_weighted = method == SelectionMethod::Random && !inputs.pool.weights.is_empty();
+    Ok(if is_weighted { queue.weighted(inputs.pool.weights.clone()) } else { queue })
 }
 
 /// `oracle`: the candidates with the label `relevant`.

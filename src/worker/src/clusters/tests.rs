@@ -209,7 +209,24 @@ fn each_file_of_the_pool_is_a_column_of_the_state() -> Result<()> {
         assert_eq!((a, b), (id % 3 != 0, id % 3 == 0), "row {id}");
     }
 
+    // The names that a filter gave to some rows come before their files.
+    let (path, plain) = (store.artifact("pool").join("instructions.parquet"), store.artifact("pool").join("plain"));
+    std::fs::copy(&path, &plain)?;
+    let names = (0..ROWS).map(|row| (row % 2 == 0).then_some("even")).collect::<StringArray>();
+    let named = table::with_column(&table::read(&path)?, "source_name", &(Arc::new(names) as ArrayRef))?;
+    table::write(&path, &named)?;
+    assert_eq!(placed("named", &inputs, &given)?[8..], ["source.a.jsonl", "source.b.jsonl", "source.even"]);
+    let named = store.table("named", "clusters")?;
+    let of_named: &UInt32Array = table::column(&named, "id")?;
+    let (state, width) = vectors(&named, "state")?;
+    for (row, id) in of_named.values().iter().enumerate() {
+        let expected = [id % 2 == 1 && id % 3 != 0, id % 2 == 1 && id % 3 == 0, id % 2 == 0];
+        assert_eq!([8, 9, 10].map(|place| state[row * width + place] > 0.0), expected, "row {id}");
+    }
+    std::fs::rename(&plain, &path)?;
+
     // A pool without the file `b.jsonl`: all rows lie on one side.
+    let (state, _) = vectors(&rows, "state")?;
     let (with_b, of_two) = (state.to_vec(), ids.values().to_vec());
     store.keep("two", "like")?;
     let pool = store.artifact("pool");

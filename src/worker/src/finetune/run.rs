@@ -17,6 +17,7 @@ use crate::selecting::{candidate_columns, candidates, read_scores, scores_of_sta
 use crate::tables::{self, Of, SelectionRow, TrainingStepRow, optional_bits};
 use raisin_base::error::{Problem, Result, anyhow, ensure};
 use raisin_contract::{Context, Progress, referenced};
+use raisin_corpus::set::read_weights;
 use raisin_corpus::{Instruction, read_instructions, read_task};
 use raisin_kinds::finetune::{Parameters, step_counts, uses_features};
 use raisin_lm::Adaptation;
@@ -430,7 +431,13 @@ fn open_chooser(
     } else {
         Vec::new()
     };
-    let columns = candidate_columns(select.method, instructions, pool, features, scores, context)?;
+    let mut columns = candidate_columns(select.method, instructions, pool, features, scores, context)?;
+    if select.method == SelectionMethod::Random
+        && let Some(weights) = read_weights(context.input("/instructions")?)?
+    {
+        columns.weights = columns.ids.iter().map(|id| weights[*id as usize]).collect();
+        context.note("the pool has weights: rows of a larger weight are drawn sooner".to_owned());
+    }
     let (batch_size, third, top) = (parameters.batch_size, select.third, select.top);
     chooser(select.method, &ChooserInputs { pool: &columns, batch_size, total_steps, seed, third, top })
 }
