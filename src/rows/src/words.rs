@@ -96,9 +96,9 @@ mod tests {
         let arrays: [ArrayRef; 5] = [
             Arc::new(Int64Array::from(vec![Some(0), Some(i64::MIN), None, Some(i64::MAX), Some(-1), Some(7)])),
             Arc::new(UInt64Array::from(vec![Some(u64::MAX), None, Some(0), Some(9)])),
-            Arc::new(Float64Array::from_iter(floats.map(Some).into_iter().chain([None]))),
-            Arc::new(Float32Array::from_iter(floats.map(|it| Some(it as f32)).into_iter().chain([None]))),
-            Arc::new(StringViewArray::from_iter(texts.map(Some).into_iter().chain([None]))),
+            Arc::new(floats.map(Some).into_iter().chain([None]).collect::<Float64Array>()),
+            Arc::new(floats.map(|it| Some(it as f32)).into_iter().chain([None]).collect::<Float32Array>()),
+            Arc::new(texts.map(Some).into_iter().chain([None]).collect::<StringViewArray>()),
         ];
         for values in &arrays {
             for (descending, nulls_first) in [(false, false), (false, true), (true, false), (true, true)] {

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use datafusion::arrow::array::{AsArray as _, RecordBatch};
+use datafusion::arrow::array::{AsArray, RecordBatch};
 use datafusion::arrow::datatypes::{DataType, UInt64Type};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::{DataFusionError, Result};
@@ -106,7 +106,7 @@ async fn distinct(
         else {
             return Err(DataFusionError::Internal("texts without hashes".to_owned()));
         };
-        let place = place.first().map(|place| place.as_primitive::<UInt64Type>());
+        let place = place.first().map(AsArray::as_primitive::<UInt64Type>);
         texts.add(text.as_string_view(), place, hash.as_primitive::<UInt64Type>());
         match memory.try_resize(texts.size()) {
             Err(DataFusionError::ResourcesExhausted(_)) => {

@@ -36,7 +36,7 @@ struct Windows<'a> {
     /// Filters and projections, the highest first.
     above: Vec<&'a Arc<dyn ExecutionPlan>>,
     /// The highest first.
-    windows: Vec<&'a Arc<dyn ExecutionPlan>>,
+    over: Vec<&'a Arc<dyn ExecutionPlan>>,
     sort: &'a SortExec,
     /// The keys by which rows are divided: each function has them among its own.
     keys: &'a [Arc<dyn PhysicalExpr>],
@@ -62,7 +62,7 @@ pub fn side_by_side(plan: &Arc<dyn ExecutionPlan>, outputs: Sides) -> Result<Opt
     let sorted = Arc::new(SortExec::new(total, divided).with_preserve_partitioning(true));
     let columns = found.sort.schema().fields().len();
     let mut side = first_columns(sorted, columns)?;
-    for window in found.windows.iter().rev() {
+    for window in found.over.iter().rev() {
         side = over(window, vec![side])?;
     }
     for operator in found.above.iter().rev() {
@@ -128,12 +128,12 @@ impl<'a> Windows<'a> {
         let sorted: Vec<Arc<dyn PhysicalExpr>> = sort.expr().iter().map(|key| key.expr.clone()).collect();
         let are_everywhere =
             keys.iter().all(|key| has(&sorted, key) && all().all(|function| has(function.partition_by(), key)));
-        (!keys.is_empty() && are_everywhere).then_some(Self { above, windows, sort, keys })
+        (!keys.is_empty() && are_everywhere).then_some(Self { above, over: windows, sort, keys })
     }
 
     /// All functions, in the order of their columns.
     fn functions(&self) -> impl Iterator<Item = &'a Arc<dyn WindowExpr>> {
-        self.windows.iter().rev().filter_map(|window| functions(window)).flatten()
+        self.over.iter().rev().filter_map(|window| functions(window)).flatten()
     }
 
     /// The rows that the sort needs, if the filters keep the first rows of each group, and no value of a function

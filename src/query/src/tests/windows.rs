@@ -27,14 +27,14 @@ fn rows() -> RecordBatch {
     };
     batch(vec![
         ("id", Arc::new(UInt32Array::from_iter_values(ids())) as ArrayRef),
-        ("few", Arc::new(UInt32Array::from_iter(ids().map(|id| Some(mix(id) % 7).filter(|few| *few > 0))))),
+        ("few", Arc::new(ids().map(|id| Some(mix(id) % 7).filter(|few| *few > 0)).collect::<UInt32Array>())),
         ("some", Arc::new(Int64Array::from_iter_values(ids().map(|id| i64::from(mix(id) % 9000) - 4500)))),
         ("many", Arc::new(UInt32Array::from_iter_values(ids().map(|id| mix(id) % 200_000)))),
-        ("v", Arc::new(Int64Array::from_iter(ids().map(|id| Some(value(id)).filter(|v| *v != 0))))),
-        ("f", Arc::new(Float64Array::from_iter(ids().map(float)))),
+        ("v", Arc::new(ids().map(|id| Some(value(id)).filter(|v| *v != 0)).collect::<Int64Array>())),
+        ("f", Arc::new(ids().map(float).collect::<Float64Array>())),
         (
             "text",
-            Arc::new(StringArray::from_iter(ids().map(|id| texts.get(mix(id.wrapping_add(5)) as usize % 6).copied()))),
+            Arc::new(ids().map(|id| texts.get(mix(id.wrapping_add(5)) as usize % 6).copied()).collect::<StringArray>()),
         ),
     ])
     .unwrap()

@@ -222,12 +222,12 @@ fn end_of_first<K: Ord>(rows: &mut [(u32, u32)], first: &First, key: impl Fn(&(u
             Some(first.count)
         }
         Ties::Together => {
-            rows.sort_unstable_by(|one, other| key(one).cmp(&key(other)));
+            rows.sort_unstable_by_key(&key);
             let last = key(&rows[first.count - 1]);
             Some(rows.partition_point(|row| key(row) <= last))
         }
         Ties::AsOne => {
-            rows.sort_unstable_by(|one, other| key(one).cmp(&key(other)));
+            rows.sort_unstable_by_key(&key);
             let mut end = 0;
             for _ in 0..first.count {
                 let last = key(rows.get(end)?);

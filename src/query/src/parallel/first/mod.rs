@@ -107,7 +107,7 @@ impl ExecutionPlan for FirstExec {
         let rows = ChosenRows {
             most_bytes,
             batch_size: context.session_config().batch_size(),
-            next: ForBatch::Choose(KeptRows::new(self.first.clone(), self.schema())?),
+            next: ForBatch::Choose(Box::new(KeptRows::new(self.first.clone(), self.schema())?)),
             memory: MemoryConsumer::new(format!("FirstExec[{partition}]")).register(context.memory_pool()),
             ready: VecDeque::new(),
             input: self.input.execute(partition, context)?,
@@ -134,7 +134,7 @@ struct ChosenRows {
 
 enum ForBatch {
     /// Its rows are chosen from.
-    Choose(KeptRows),
+    Choose(Box<KeptRows>),
     /// It is passed on whole.
     PassOn,
     /// There is none.
@@ -149,7 +149,7 @@ impl ChosenRows {
             }
             self.memory.free();
             match std::mem::replace(&mut self.next, ForBatch::End) {
-                ForBatch::Choose(kept) => self.choose(kept).await?,
+                ForBatch::Choose(kept) => self.choose(*kept).await?,
                 ForBatch::PassOn => {
                     let batch = self.input.next().await.transpose()?;
                     self.next = if batch.is_some() { ForBatch::PassOn } else { ForBatch::End };
