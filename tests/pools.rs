@@ -2,6 +2,7 @@
 //! back to the line of its file.
 
 use raisin_tests::Project;
+use raisin_tests::python::{run_python, setting};
 use serde_json::{Value, json};
 
 /// The stages that the last run executed, according to raisin's own history.
@@ -415,4 +416,20 @@ fn a_filter_runs_again_only_if_its_answer_can_change() {
     project.write("p.toml", &MARKED.replace("q.junk is null", "q.jnk is null"));
     let wrong = project.run(&["build", "p.toml", "--only", "clean"]);
     assert!(wrong.code == 1 && wrong.stderr.contains("jnk"), "{}", wrong.stderr);
+}
+
+#[test]
+#[cfg_attr(not(has_python), ignore = "RAISIN_PYTHON is not set: `just test` sets it")]
+fn duckdb_polars_and_datasets_read_every_table() {
+    let (pools, all) = (Project::new(), Project::with_pipeline("micro.toml"));
+    marked(&pools);
+    pools.write("p.toml", SET);
+    pools.done(&["build", "p.toml"]);
+    all.done(&["build", "micro.toml"]);
+    for (project, least) in [(&pools, 20), (&all, 30)] {
+        let folder = project.path("cache/artifacts");
+        let said = run_python(&setting("RAISIN_PYTHON"), "readers.py", &[&folder]).expect("equal values");
+        let files: usize = said.split_whitespace().next().and_then(|count| count.parse().ok()).expect("a count");
+        assert!(files >= least, "{said}");
+    }
 }

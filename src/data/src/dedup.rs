@@ -390,12 +390,12 @@ impl SearchSummary<'_> {
     fn notes(&self, parameters: &Parameters) -> Vec<String> {
         let Self { rows, kept, groups, largest, .. } = *self;
         let mut notes = vec![format!(
-            "{} left out of {}, {} left; {} of duplicates, the largest has {} rows",
+            "{} left out of {}, {} left; {} of duplicates, the largest has {}",
             grouped(rows - kept),
             counted(rows, "instruction"),
             grouped(kept),
             counted(groups, "group"),
-            grouped(largest),
+            counted(largest, "row"),
         )];
         if self.found.without_text > 0 {
             let what = if parameters.by == Sameness::Semantic { "an embedding" } else { "a letter or a digit" };

@@ -233,9 +233,10 @@ fn a_kind_is_described_for_a_terminal() {
           The stage whose features are reduced and grouped.
 
       instructions  (string; optional)
-          The pool of the features. With it, the state has a column for each file of the pool, such as
-          `source.code.jsonl`: 1 for the rows of the file, 0 for the others. The pool needs 2 to 32
-          files for this. If absent, the state has no such columns.
+          The pool of the features. With it, the state has a column for each source of the pool, such as
+          `source.code.jsonl`: 1 for the rows of the source, 0 for the others. A source is a file, or
+          the name that a `filter` gave to rows as `source`. The pool needs 2 to 32 sources for this. If
+          absent, the state has no such columns.
 
       columns  (array of strings; optional)
           Stages with further numbers of each instruction, such as `influence` stages. Their columns

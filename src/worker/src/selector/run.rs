@@ -20,6 +20,7 @@ use raisin_base::error::{Context as _, Error, Problem, Result};
 use raisin_base::sealed::{Record, Records, set_aside};
 use raisin_base::seed::Seed;
 use raisin_contract::{Context, Progress};
+use raisin_corpus::intake::counted;
 use raisin_corpus::{Instruction, read_instructions, read_task};
 use raisin_kinds::selector::Parameters;
 use raisin_selector::episode::{EpisodeStepRow, PolicyTraining, RoundResult, RoundRow};
@@ -81,8 +82,8 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
     let done = training.rounds_done();
     let place = if done == 0 { String::new() } else { format!("; continues after round {done}") };
     context.note(format!(
-        "{} rounds of {} steps of {} from {} candidates in {} clusters, {trained} trained parameters{at_once}{place}",
-        config.rounds,
+        "{} of {} steps of {} from {} candidates in {} clusters, {trained} trained parameters{at_once}{place}",
+        counted(config.rounds as u64, "round"),
         config.steps,
         config.batch_size,
         candidates.len(),
