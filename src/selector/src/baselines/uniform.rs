@@ -8,8 +8,8 @@ use raisin_settings::SelectionMethod;
 /// The label of a synthetic instruction that helps the target task.
 const RELEVANT: &str = "relevant";
 
-/// `random`, `full` and `validation`: draws without replacement from all candidates. `random` and `full` differ in the
-/// number of steps, and in that only `random` knows weights; the candidates of `validation` are the validation examples.
+/// `random`, `full` and `validation`: draws without replacement from all candidates. `full` has another number of steps than
+/// `random`, and ignores weights; the candidates of `validation` are the validation examples.
 pub fn everything(method: SelectionMethod, inputs: &ChooserInputs) -> Result<Queue> {
     let entries: Vec<RankedCandidate> =
         (0..inputs.pool.ids.len()).map(|row| RankedCandidate { row, score: None }).collect();
