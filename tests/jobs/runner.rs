@@ -136,6 +136,54 @@ fn a_job_that_ends_while_no_build_watches_is_collected() {
 }
 
 #[test]
+fn a_build_takes_over_a_result_that_a_killed_build_has_taken_over_in_part() {
+    let job_ended = || {
+        let project = with_runner("");
+        project.done(&["build", "p.toml", "--detach"]);
+        wait_for("the job ends", || job_folder(&project).join("done.json").exists());
+        // The artifact that the build will make.
+        project.done(&["build", "p.toml", "--set", "executor.run=local", "--cache", "local", "--out", "local-out"]);
+        let local = Store::open(&project.path("local")).unwrap();
+        let action = local.actions().unwrap().into_iter().find(|action| action.stage == "scored").unwrap();
+        let entries = std::fs::read_dir(job_folder(&project)).unwrap().flatten().map(|entry| entry.path());
+        let attempt = entries.into_iter().find(|path| path.join("out").is_dir()).unwrap();
+        (project, attempt, local.artifact_folder(action.artifact))
+    };
+    let builds = |project: &Project, jobs: usize| {
+        let (_, told) = project.done(&["build", "p.toml"]);
+        assert_eq!(submitted(project), jobs, "{told}");
+        equals_a_local_build(project, "p.toml", "scored");
+        assert_eq!(project.run(&["verify"]).code, 0);
+    };
+
+    // The build was killed while it wrote the manifest.
+    let (project, attempt, artifact) = job_ended();
+    let manifest = std::fs::read(artifact.join("manifest.json")).unwrap();
+    std::fs::write(attempt.join("out/manifest.json"), &manifest[..manifest.len() - 9]).unwrap();
+    builds(&project, 1);
+
+    // The build was killed when the artifact was in its place, and the record of the action was not.
+    let (project, attempt, artifact) = job_ended();
+    let copied = Command::new("cp").arg("-a").args([&artifact, &project.path("cache/artifacts")]).status().unwrap();
+    assert!(copied.success());
+    std::fs::remove_dir_all(attempt.join("out")).unwrap();
+    let digest = artifact.file_name().unwrap().to_str().unwrap();
+    std::fs::write(attempt.join("artifact.json"), format!("{digest:?}")).unwrap();
+    builds(&project, 1);
+
+    // Somebody removed the results.
+    let (project, attempt, _) = job_ended();
+    std::fs::remove_dir_all(attempt.join("out")).unwrap();
+    let failed = project.run(&["build", "p.toml"]);
+    assert!(
+        failed.code == 1 && failed.stderr.contains("the job has ended, and its results are gone"),
+        "{}",
+        failed.stderr
+    );
+    builds(&project, 2);
+}
+
+#[test]
 fn the_jobs_of_a_killed_build_go_on_and_are_found_again() {
     let project = with_runner("");
     project.write("wait", "");

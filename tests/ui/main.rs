@@ -10,6 +10,7 @@ mod queries;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
+use std::path::PathBuf;
 use std::process::{Child, Stdio};
 
 use raisin_tests::{Project, package, processes};
@@ -114,17 +115,20 @@ impl Drop for Ui {
 }
 
 /// A build that runs while a test looks at it. If the test fails, the build ends.
-pub struct RunningBuild(pub Child);
+pub struct RunningBuild(pub Child, PathBuf);
 
 impl RunningBuild {
     pub fn start(project: &Project, arguments: &[&str]) -> Self {
+        let said = project.path("said.txt");
+        let file = std::fs::File::create(&said).unwrap();
         let mut command = project.raisin(&["build", "p.toml"]);
-        Self(command.args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+        Self(command.args(arguments).stdout(Stdio::null()).stderr(file).spawn().unwrap(), said)
     }
 
     /// Waits for the end of the build, which must succeed.
     pub fn ends(&mut self) {
-        assert!(processes::status(&mut self.0).success());
+        let status = processes::status(&mut self.0);
+        assert!(status.success(), "{}", std::fs::read_to_string(&self.1).unwrap());
     }
 }
 

@@ -17,16 +17,16 @@ use super::fetch::DownloadListener;
 use super::graph::NodeId;
 use super::held::HeldInputs;
 use super::inputs::{JobInput, digest_of_fingerprints};
-use super::jobs::{JobQueue, JobSpec};
+use super::jobs::{self, JobQueue, JobSpec};
 use super::stage_run::{Runner, StageCall, remove_job};
 use super::waiting;
 use super::worker::Worker;
 use raisin_base::digest::Digest;
-use raisin_base::error::{Context as _, Error, Result, bail, render};
+use raisin_base::error::{Context as _, Error, Problem, Result, bail, render};
 use raisin_base::files::if_there;
 use raisin_contract::context::{ASSIGNMENT, wait_until_left};
 use raisin_contract::{Assignment, Event, Process, Progress};
-use raisin_store::{ActionRecord, FileDifference, Lookup, Manifest, Store, remove_tree};
+use raisin_store::{ActionRecord, Artifact, FileDifference, Lookup, Manifest, Store, remove_tree};
 
 /// All data that are needed to make one action.
 pub struct Job {
@@ -165,7 +165,8 @@ pub fn execute<'c>(
         remove_tree(staging)?;
         return Err(changed);
     }
-    let artifact = match store.commit(&run.out) {
+    let committed = if on_cluster.is_some() { take_over(store, staging, &run.out) } else { store.commit(&run.out) };
+    let artifact = match committed {
         Ok(artifact) => artifact,
         // A build on another machine may have found the same job, and have put its artifact into place.
         Err(error) => match store.lookup(key)? {
@@ -200,6 +201,26 @@ pub fn execute<'c>(
         Check::None
     };
     Ok(MadeAction { record, ran: true, check })
+}
+
+/// Commits what a job wrote. A build may be killed when the artifact is in its place and the record of the action is not:
+/// then the digest beside the folder of the results leads to the artifact.
+fn take_over(store: &Store, job: &Path, out: &Path) -> Result<Artifact> {
+    let note = out.with_file_name(jobs::ARTIFACT);
+    if out.exists() {
+        return store.commit_if(out, |digest| jobs::write(&note, &digest));
+    }
+    if let Some(digest) = jobs::read::<Digest>(&note)?
+        && let Some(artifact) = store.inspect(digest)?
+    {
+        return Ok(artifact);
+    }
+    // Without these files, the next build submits a new job.
+    for name in [jobs::DONE, jobs::SUBMITTED] {
+        if_there(std::fs::remove_file(job.join(name)))?;
+    }
+    let problem = Problem::new(format!("the job has ended, and its results are gone: {}", out.display()));
+    Err(problem.hint("build again, which submits the stage anew").into())
 }
 
 /// Notes that an earlier run of the same action made another artifact.

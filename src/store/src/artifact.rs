@@ -139,7 +139,11 @@ impl Store {
         })
     }
 
-    fn commit_if(&self, out: &Path, accept: impl FnOnce(Digest) -> Result<()>) -> Result<Artifact> {
+    /// As [`Self::commit`]. `accept` gets the digest of the artifact before anything is put into place.
+    ///
+    /// # Errors
+    /// As [`Self::commit`], or `accept` returns an error. Then `out` is as it was.
+    pub fn commit_if(&self, out: &Path, accept: impl FnOnce(Digest) -> Result<()>) -> Result<Artifact> {
         // Sealing and renaming would change a folder outside, to which a link leads.
         let is_folder = out.symlink_metadata().is_ok_and(|found| found.is_dir());
         ensure!(is_folder, "{} is not a folder", out.display());
@@ -160,6 +164,8 @@ impl Store {
             return Ok(artifact);
         }
         let seal = || -> std::io::Result<()> {
+            // A commit that was killed may have left a manifest that cannot be written.
+            if_there(std::fs::remove_file(out.join(MANIFEST)))?;
             std::fs::write(out.join(MANIFEST), &bytes)?;
             for path in manifest.files.iter().map(|file| file.path.as_str()).chain([MANIFEST]) {
                 let path = out.join(path);
@@ -291,6 +297,30 @@ mod tests {
         let mode = |path: &str| one.folder.join(path).metadata().unwrap().permissions().mode() & 0o222;
         assert_eq!([mode(""), mode("sub"), mode("a"), mode("manifest.json")], [0; 4]);
         assert!(store.commit(&store.root().join("tmp/none")).is_err());
+    }
+
+    #[test]
+    fn a_commit_that_was_killed_is_done_again_and_a_stage_writes_no_manifest() {
+        let files = [("a", "1"), ("sub/b", "22")];
+        let (_folder, other) = store();
+        let whole = std::fs::read(made(&other, &files).folder.join(MANIFEST)).unwrap();
+        for left in [&whole[..], &whole[..whole.len() / 2], &[], b"{}"] {
+            let (_folder, store) = store();
+            let out = store.root().join("tmp/out");
+            std::fs::create_dir_all(out.join("sub")).unwrap();
+            for (path, text) in files.map(|(path, text)| (path, text.as_bytes())).into_iter().chain([(MANIFEST, left)])
+            {
+                std::fs::write(out.join(path), text).unwrap();
+                std::fs::set_permissions(out.join(path), std::fs::Permissions::from_mode(0o444)).unwrap();
+            }
+            match store.commit(&out) {
+                Ok(artifact) => assert_eq!(std::fs::read(artifact.folder.join(MANIFEST)).unwrap(), whole),
+                Err(error) => {
+                    assert_eq!(left, b"{}");
+                    assert!(error.to_string().contains("a stage may not write a file named manifest.json"), "{error}");
+                }
+            }
+        }
     }
 
     /// A test with random graphs found this error: `inspect` looked for the manifest before a concurrent commit renamed

@@ -7,6 +7,7 @@
 //! submitting.json        a mark, from before a submission until its id is known: a later build looks for a job with it
 //! submitted.json         the id of the job: a later build finds the job with it
 //! attempt-<n>-<random>/  one for each start of the job: assignment.json, out/, work/, log, events.jsonl
+//!                        artifact.json (the digest of what the build takes over from out/)
 //! done.json              how the job ended; renamed into place after everything else
 //! ```
 //!
@@ -35,6 +36,7 @@ pub const SUBMITTING: &str = "submitting.json";
 pub const DONE: &str = "done.json";
 pub const EVENTS: &str = "events.jsonl";
 pub const LOG: &str = "log";
+pub const ARTIFACT: &str = "artifact.json";
 const ATTEMPT: &str = "attempt-";
 
 /// What a job must know beside its assignment.

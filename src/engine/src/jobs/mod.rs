@@ -17,6 +17,6 @@ mod template;
 mod watched;
 
 pub use cluster::Clusters;
-pub use files::{DONE, JOB, JobFile, JobSpec, LOG, SUBMITTED, events, has_checkpoints, write};
+pub use files::{ARTIFACT, DONE, JOB, JobFile, JobSpec, LOG, SUBMITTED, events, has_checkpoints, read, write};
 pub use inside::run_job;
 pub use queue::{JobListener, JobQueue, LeftRunning, RunTimes};
