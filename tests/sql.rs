@@ -82,10 +82,13 @@ fn statements_come_from_the_line_a_file_or_standard_input() {
     let output = project.run(&["sql", "-f", "wrong.sql", "--format", "csv"]);
     assert_eq!((output.code, output.stdout.as_str()), (2, "x\n1\n"));
     assert!(output.stderr.starts_with("error: wrong.sql:3:"), "{}", output.stderr);
-    let (code, words) = project.refused(&["sql", "--fromat", "csv"]);
-    assert_eq!(code, 2, "{words}");
-    let (code, words) = project.refused(&["sql", "--fromat"]);
-    assert!(code == 2 && words.contains("`raisin sql` has no option `--fromat`"), "{words}");
+    for misspelt in [&["sql", "--fromat", "csv", "select 1"][..], &["sql", "--fromat"], &["sql", "--fromat=csv"]] {
+        let (code, words) = project.refused(misspelt);
+        let expected = format!("`raisin sql` has no option `{}`\nhint: did you mean `--format`?", misspelt[1]);
+        assert!(code == 2 && words.contains(&expected), "{words}");
+    }
+    let (code, words) = project.refused(&["sql", "select", "1"]);
+    assert!(code == 2 && words.contains("write the query in quotes"), "{words}");
 }
 
 #[test]
@@ -126,7 +129,7 @@ fn rows_that_need_more_than_the_memory_of_a_query_go_to_the_disk() {
     let too_little = of(&format!("select array_agg(word) from {rows}"), &["--memory", "8MB"]);
     assert_eq!(too_little.code, 1, "{}", too_little.stderr);
     let expected = "error: the query needs more than the memory of a query, 8 MB\nhint: ask for fewer rows or columns, or \
-                    give the query more memory, such as --memory 8GB";
+                    give the query more memory, such as --memory 1GB";
     assert!(too_little.stderr.contains(expected), "{}", too_little.stderr);
     assert!(of("select 1", &["--memory", "much"]).stderr.contains("a size looks like 500MB or 20GB"));
 }

@@ -7,7 +7,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::{Args, ValueHint};
 
 use super::pipeline_arguments::Folders;
-use raisin_base::error::{Problem, Result};
+use raisin_base::error::{Problem, Result, nearest};
 use raisin_contract::query::{MostRows, OutputFormat, QueryOptions, QuerySource};
 
 /// Query stages, runs and history with SQL. Without a query, on a terminal: a prompt.
@@ -18,6 +18,9 @@ pub struct Arguments {
     /// a terminal there opens the prompt.
     #[arg(allow_hyphen_values = true)]
     query: Option<String>,
+    /// Words after the query, which are a mistake.
+    #[arg(hide = true)]
+    more: Vec<String>,
     /// Read the statements from this file.
     #[arg(long, short, value_name = "FILE", conflicts_with = "query", value_hint = ValueHint::FilePath)]
     file: Option<PathBuf>,
@@ -126,10 +129,29 @@ fn source(arguments: &Arguments) -> Result<QuerySource> {
         Some("-") => Ok(QuerySource::Input { is_demanded: true }),
         Some(word) if word.starts_with('-') && !word.contains(char::is_whitespace) => {
             let problem = Problem::usage(format!("`raisin sql` has no option `{word}`"));
-            Err(problem.hint("`raisin sql --help` lists the options").into())
+            let hint = match option_near(word) {
+                Some(option) => format!("did you mean `{option}`?"),
+                None => "`raisin sql --help` lists the options".to_owned(),
+            };
+            Err(problem.hint(hint).into())
         }
-        Some(query) => Ok(QuerySource::Text(query.to_owned())),
+        Some(query) => match arguments.more.first() {
+            None => Ok(QuerySource::Text(query.to_owned())),
+            Some(word) => {
+                let problem = Problem::usage(format!("`{word}` stands behind the query"));
+                Err(problem.hint("write the query in quotes: raisin sql \"select 1\"").into())
+            }
+        },
     }
+}
+
+/// The option whose name is near this word, which may have a value after `=`.
+fn option_near(word: &str) -> Option<String> {
+    let command = Arguments::augment_args(clap::Command::new("sql"));
+    let options: Vec<String> =
+        command.get_arguments().filter_map(|argument| Some(format!("--{}", argument.get_long()?))).collect();
+    let name = word.split('=').next().unwrap_or(word);
+    nearest(name, options.iter().map(String::as_str)).map(str::to_owned)
 }
 
 #[cfg(test)]

@@ -94,7 +94,13 @@ fn locked(limit: &Mutex<Option<Limit>>) -> MutexGuard<'_, Option<Limit>> {
 /// The problem of a stage that needs more memory than it may take.
 pub fn exceeded(stage: &str, memory: u64) -> Problem {
     let problem = Problem::new(format!("stage `{stage}` needs more than its memory of {}", megabytes(memory)));
-    problem.hint("give the stage more, such as resources = { memory = \"8GB\" }, or less to read")
+    let more = more_than(memory);
+    problem.hint(format!("give the stage more, such as resources = {{ memory = \"{more}\" }}, or less to read"))
+}
+
+/// The memory to try after `memory` was too little, as a user writes it: twice as much, in whole GB.
+pub fn more_than(memory: u64) -> String {
+    format!("{}GB", memory.saturating_mul(2).div_ceil(1_000_000_000).max(1))
 }
 
 fn megabytes(bytes: u64) -> String {

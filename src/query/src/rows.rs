@@ -22,7 +22,7 @@ use datafusion::physical_plan::coop::CooperativeExec;
 use super::pool::QueryPool;
 use super::problems::of_plan;
 use raisin_base::error::{Error, Problem, Result};
-use raisin_contract::memory::exceeded;
+use raisin_contract::memory::{exceeded, more_than};
 
 /// The memory of a query.
 #[derive(Clone, Debug)]
@@ -50,9 +50,10 @@ impl QueryMemory {
             Some(stage) => exceeded(stage, limit).into(),
             None => {
                 let message = format!("the query needs more than the memory of a query, {} MB", limit / 1_000_000);
-                Problem::new(message)
-                    .hint("ask for fewer rows or columns, or give the query more memory, such as --memory 8GB")
-                    .into()
+                let more = more_than(limit);
+                let hint =
+                    format!("ask for fewer rows or columns, or give the query more memory, such as --memory {more}");
+                Problem::new(message).hint(hint).into()
             }
         }
     }

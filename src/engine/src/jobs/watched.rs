@@ -12,6 +12,7 @@ use super::queue::JobAnswer;
 use raisin_base::error::Problem;
 use raisin_base::files::if_there;
 use raisin_base::size::size;
+use raisin_contract::memory::more_than;
 
 /// How long a scheduler may take to know a job that it has just accepted.
 const NEW_JOB: Duration = Duration::from_secs(15);
@@ -109,9 +110,11 @@ impl WatchedJob {
 
     pub fn lacks_memory(self) {
         self.forget();
-        let had = self.spec.request.memory.map(|bytes| format!(" of {}", size(bytes))).unwrap_or_default();
+        let memory = self.spec.request.memory;
+        let had = memory.map(|bytes| format!(" of {}", size(bytes))).unwrap_or_default();
+        let more = memory.map_or_else(|| "8GB".to_owned(), more_than);
         let problem = Problem::new(format!("job {} needs more than its memory{had}", self.submitted.id));
-        let hint = format!("give it more: [executor.stage.{}] memory = \"8GB\"", self.spec.stage);
+        let hint = format!("give it more: [executor.stage.{}] memory = \"{more}\"", self.spec.stage);
         drop(self.answers.send(JobAnswer::Failed(problem.hint(hint))));
     }
 

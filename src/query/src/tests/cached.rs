@@ -88,7 +88,7 @@ fn a_query_that_needs_more_than_its_memory_says_so() {
     assert_eq!(
         said,
         "error: stage `q` needs more than its memory of 4 MB\nhint: give the stage more, such as resources = { memory \
-         = \"8GB\" }, or less to read"
+         = \"1GB\" }, or less to read"
     );
     assert_eq!(answer(query, tables(), Some(400_000_000)).unwrap().num_rows(), 1);
 }
