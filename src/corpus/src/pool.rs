@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::artifact::{ConversationColumns, PoolRow, RowOrigin, TableRow, instructions_part};
 use super::digests::ContentHasher;
-use super::formats::{Choice, Conversation, FlatReadout, Plan, Readout, RecordReader, RecordRefusal};
+use super::formats::{Choice, Conversation, FlatReadout, Readout, RecordReader, RecordRefusal, ShapeReading};
 use super::intake::{Intake, TakeItems, TakenRecord};
 use super::message::Message;
 use super::records::FlatRecord;
@@ -58,7 +58,7 @@ struct Measured {
 enum RowText {
     Whole(Box<Conversation>),
     /// The record itself, and what it is read by. Its texts are copied only once, into the columns of the table.
-    Flat(FlatRecord, Arc<Plan>),
+    Flat(FlatRecord, Arc<ShapeReading>),
 }
 
 /// A row of a pool under construction. The number of its copies is not known yet.

@@ -7,7 +7,7 @@ use raisin_settings::{Mapping, RecordFormat};
 use serde_json::Value;
 
 use super::parts::{is_context, is_part, left_out};
-use super::shape::{Plan, Shapes};
+use super::shape::{ShapeReading, Shapes};
 use super::turns::split_thoughts;
 use super::{Body, Conversation, Notices, Reader, Readout, RecordReader, RecordRefusal, fields_of};
 use crate::message::Message;
@@ -106,7 +106,7 @@ impl Choice {
     }
 
     /// How a record without lists and objects is read; `None` if it has to be read with [`RecordReader::read`].
-    pub fn plan(&self, record: &FlatRecord) -> Option<&Arc<Plan>> {
+    pub fn plan(&self, record: &FlatRecord) -> Option<&Arc<ShapeReading>> {
         let looks_at = |name: &str| is_part(name) || self.readers.iter().any(|reader| reader.looks_at(name));
         self.shapes.plan(record, |probe| self.read(probe), looks_at)
     }

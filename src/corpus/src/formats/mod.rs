@@ -15,7 +15,7 @@ pub mod turns;
 pub use choice::Choice;
 pub use fields::{fields_of, scalar};
 pub use notice::{Filter, Notice, Notices, RecordRefusal};
-pub use shape::Plan;
+pub use shape::ShapeReading;
 
 use std::sync::Arc;
 
@@ -71,11 +71,11 @@ impl<'a, T> Readout<'a, T> {
     }
 }
 
-/// What a reader made of a record whose shape it knows. [`Plan`] says which fields it read.
+/// What a reader made of a record whose shape it knows. [`ShapeReading`] says which fields it read.
 #[derive(Debug)]
 pub struct FlatReadout<'r, T> {
     pub outcome: Result<T, RecordRefusal>,
-    pub plan: &'r Arc<Plan>,
+    pub plan: &'r Arc<ShapeReading>,
 }
 
 /// Reads the records of a file as items, such as instructions or task examples.

@@ -37,13 +37,13 @@ impl Clone for Shapes {
 struct Shape {
     fields: Vec<(String, FlatKind)>,
     /// Missing if the conversation does not follow from the shape.
-    plan: Option<Arc<Plan>>,
+    plan: Option<Arc<ShapeReading>>,
 }
 
 /// What a format makes of the records of a shape.
 #[derive(Debug)]
-pub struct Plan {
-    messages: Vec<(String, Vec<Part>)>,
+pub struct ShapeReading {
+    messages: Vec<(String, Vec<TemplatePart>)>,
     /// The field of the rejected response.
     rejected: Option<usize>,
     /// The fields whose texts are in the conversation, or are the rejected response.
@@ -56,7 +56,7 @@ pub struct Plan {
 
 /// A part of a text: what stands before the text of a field, and the field; or what stands at the end.
 #[derive(Debug)]
-struct Part {
+struct TemplatePart {
     before: String,
     field: Option<usize>,
 }
@@ -69,7 +69,7 @@ impl Shapes {
         record: &FlatRecord,
         read: impl Fn(&Value) -> Readout<'_, Conversation>,
         looks_at: impl Fn(&str) -> bool,
-    ) -> Option<&Arc<Plan>> {
+    ) -> Option<&Arc<ShapeReading>> {
         let plan = self.shape(record, read, looks_at)?.plan.as_ref()?;
         plan.taken.iter().all(|field| has_neutral(record, *field)).then_some(plan)
     }
@@ -101,7 +101,7 @@ impl Shape {
     ) -> Self {
         let fields: Vec<(String, FlatKind)> =
             (0..record.fields()).map(|place| (record.name(place).to_owned(), record.kind(place))).collect();
-        let plan = Plan::new(&fields, read, looks_at).map(Arc::new);
+        let plan = ShapeReading::new(&fields, read, looks_at).map(Arc::new);
         Self { fields, plan }
     }
 
@@ -118,7 +118,7 @@ fn mark(place: usize) -> String {
     format!("\u{F8F0}{place}\u{F8F1}")
 }
 
-impl Plan {
+impl ShapeReading {
     fn new(
         fields: &[(String, FlatKind)],
         read: impl Fn(&Value) -> Readout<'_, Conversation>,
@@ -147,7 +147,7 @@ impl Plan {
         let rejected = match &conversation.rejected {
             None => None,
             Some(text) => match parts(text, &mut taken)?.as_slice() {
-                [Part { before, field: Some(field), .. }] if before.is_empty() => Some(*field),
+                [TemplatePart { before, field: Some(field), .. }] if before.is_empty() => Some(*field),
                 _ => return None,
             },
         };
@@ -213,24 +213,24 @@ impl Plan {
 }
 
 /// The parts of a text of a probe; `None` if a mark is not whole. Sets `taken` for each field in it.
-fn parts(text: &str, taken: &mut [bool]) -> Option<Vec<Part>> {
+fn parts(text: &str, taken: &mut [bool]) -> Option<Vec<TemplatePart>> {
     let mut all = Vec::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('\u{F8F0}') {
         let (place, after) = after.split_once('\u{F8F1}')?;
         let place: usize = place.parse().ok()?;
         *taken.get_mut(place)? = true;
-        all.push(Part::new(before, Some(place)));
+        all.push(TemplatePart::new(before, Some(place)));
         rest = after;
     }
     if rest.contains('\u{F8F1}') {
         return None;
     }
-    all.extend((!rest.is_empty()).then(|| Part::new(rest, None)));
+    all.extend((!rest.is_empty()).then(|| TemplatePart::new(rest, None)));
     Some(all)
 }
 
-impl Part {
+impl TemplatePart {
     fn new(before: &str, field: Option<usize>) -> Self {
         Self { before: before.to_owned(), field }
     }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use serde_json::Value;
 
-use super::formats::{Filter, FlatReadout, Notice, Plan, RecordReader, RecordRefusal};
+use super::formats::{Filter, FlatReadout, Notice, RecordReader, RecordRefusal, ShapeReading};
 use super::records::{self, FileRole, RawRecord, role_of_file};
 use raisin_base::error::{Problem, Result, nearest};
 use raisin_settings::FieldNames;
@@ -326,7 +326,7 @@ type ReadGroup<T> = (Vec<Result<T, RecordRefusal>>, Tally);
 fn read_group<R: RecordReader>(reader: Option<&Result<R, String>>, records: &[RawRecord]) -> ReadGroup<R::Item> {
     let mut tally = Tally::default();
     // The records of a shape are counted together.
-    let mut plans: Vec<(&Arc<Plan>, u64)> = Vec::new();
+    let mut plans: Vec<(&Arc<ShapeReading>, u64)> = Vec::new();
     let mut read = |record: &RawRecord| {
         if let (Some(Ok(reader)), Some(flat)) = (reader, record.as_flat())
             && let Some(FlatReadout { outcome, plan }) = reader.read_flat(flat)

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::formats::{Notice, Plan, Readout};
+use crate::formats::{Notice, Readout, ShapeReading};
 
 /// Names in the order in which they first occurred, each with a count.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -72,7 +72,7 @@ impl Tally {
     }
 
     /// Counts some records of one shape.
-    pub fn count_plan(&mut self, plan: &Plan, count: u64) {
+    pub fn count_plan(&mut self, plan: &ShapeReading, count: u64) {
         self.count_format(plan.format, count);
         plan.used.iter().for_each(|name| self.read.add(name, count));
         plan.unread.iter().for_each(|name| self.unread.add(name, count));

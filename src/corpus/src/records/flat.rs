@@ -54,14 +54,14 @@ enum Source {
 pub struct FlatTexts {
     text: String,
     fields: Vec<Field>,
-    records: Vec<Place>,
+    records: Vec<RecordPlace>,
     /// The size that the text will have if all records are flat.
     expected: usize,
 }
 
 /// A record in [`FlatTexts`].
 #[derive(Clone, Debug)]
-struct Place {
+struct RecordPlace {
     text: Range<usize>,
     fields: Range<usize>,
 }
@@ -131,7 +131,7 @@ impl FlatTexts {
             self.text.reserve_exact(self.expected);
         }
         self.text.push_str(text);
-        self.records.push(Place { text: start..self.text.len(), fields: first..self.fields.len() });
+        self.records.push(RecordPlace { text: start..self.text.len(), fields: first..self.fields.len() });
         true
     }
 

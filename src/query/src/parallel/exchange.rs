@@ -59,11 +59,11 @@ pub struct InOrderExec {
 struct Running {
     driver: Arc<SpawnedTask<()>>,
     /// For each output: one channel for each partition.
-    channels: Vec<Option<Vec<mpsc::Receiver<Piece>>>>,
+    channels: Vec<Option<Vec<mpsc::Receiver<Passed>>>>,
     head: Arc<watch::Sender<usize>>,
 }
 
-enum Piece {
+enum Passed {
     /// Rows, and the room that they take while they wait.
     Rows(RecordBatch, #[expect(dead_code, reason = "dropping it is its use")] Option<OwnedSemaphorePermit>),
     Error(DataFusionError),
@@ -105,7 +105,7 @@ impl InOrderExec {
 
     fn start(&self, context: &Arc<TaskContext>) -> Running {
         let partitions = self.input.output_partitioning().partition_count();
-        let mut channels: Vec<Vec<mpsc::Receiver<Piece>>> = (0..self.outputs).map(|_| Vec::new()).collect();
+        let mut channels: Vec<Vec<mpsc::Receiver<Passed>>> = (0..self.outputs).map(|_| Vec::new()).collect();
         let mut senders = Vec::new();
         for _ in 0..partitions {
             let mut of_partition = Vec::new();
@@ -152,7 +152,7 @@ struct Shared {
 }
 
 /// Starts the partitions in their order. A bounded number of them runs, or waits with its rows, at the same time.
-async fn drive(shared: Shared, senders: Vec<Vec<mpsc::Sender<Piece>>>) {
+async fn drive(shared: Shared, senders: Vec<Vec<mpsc::Sender<Passed>>>) {
     let threads = tokio::runtime::Handle::current().metrics().num_workers();
     let fit = shared.most_waiting / MEMORY_OF_A_PARTITION;
     let at_once = if shared.is_at_once { senders.len() } else { fit.clamp(2, 2 * threads.max(1)) };
@@ -166,30 +166,30 @@ async fn drive(shared: Shared, senders: Vec<Vec<mpsc::Sender<Piece>>>) {
     while tasks.join_next().await.is_some() {}
 }
 
-async fn run(shared: Shared, partition: usize, senders: Vec<mpsc::Sender<Piece>>, permit: Arc<OwnedSemaphorePermit>) {
+async fn run(shared: Shared, partition: usize, senders: Vec<mpsc::Sender<Passed>>, permit: Arc<OwnedSemaphorePermit>) {
     let rows = AssertUnwindSafe(pass_on(shared, partition, &senders)).catch_unwind().await;
     match rows {
         Ok(Ok(())) => {
             for sender in &senders {
                 // An output that needs no more rows has gone.
-                let _ = sender.send(Piece::End(permit.clone())).await;
+                let _ = sender.send(Passed::End(permit.clone())).await;
             }
         }
         Ok(Err(error)) => {
             let error = Arc::new(error);
             for sender in &senders {
-                let _ = sender.send(Piece::Error(DataFusionError::Shared(error.clone()))).await;
+                let _ = sender.send(Passed::Error(DataFusionError::Shared(error.clone()))).await;
             }
         }
         Err(panic) => {
             if let Some(sender) = senders.first() {
-                let _ = sender.send(Piece::Panic(panic)).await;
+                let _ = sender.send(Passed::Panic(panic)).await;
             }
         }
     }
 }
 
-async fn pass_on(mut shared: Shared, partition: usize, senders: &[mpsc::Sender<Piece>]) -> Result<()> {
+async fn pass_on(mut shared: Shared, partition: usize, senders: &[mpsc::Sender<Passed>]) -> Result<()> {
     let mut rows = shared.input.execute(partition, shared.context.clone())?;
     let mut place = (partition as u64) << PLACE_BITS;
     while let Some(batch) = rows.next().await {
@@ -217,7 +217,7 @@ async fn pass_on(mut shared: Shared, partition: usize, senders: &[mpsc::Sender<P
 }
 
 /// Whether the output still reads.
-async fn send(shared: &mut Shared, partition: usize, sender: &mpsc::Sender<Piece>, rows: RecordBatch) -> bool {
+async fn send(shared: &mut Shared, partition: usize, sender: &mpsc::Sender<Passed>, rows: RecordBatch) -> bool {
     let bytes = bytes_of(&rows).min(shared.most_waiting);
     let room = {
         let room = shared.waiting.clone().acquire_many_owned(u32::try_from(bytes).unwrap_or(u32::MAX));
@@ -227,13 +227,13 @@ async fn send(shared: &mut Shared, partition: usize, sender: &mpsc::Sender<Piece
             Either::Right(_) => None,
         }
     };
-    sender.send(Piece::Rows(rows, room)).await.is_ok()
+    sender.send(Passed::Rows(rows, room)).await.is_ok()
 }
 
 /// What an output reads: the channels of the partitions, one after the other.
 struct Reading {
-    channels: std::vec::IntoIter<mpsc::Receiver<Piece>>,
-    channel: Option<mpsc::Receiver<Piece>>,
+    channels: std::vec::IntoIter<mpsc::Receiver<Passed>>,
+    channel: Option<mpsc::Receiver<Passed>>,
     /// The number of the partition.
     partition: usize,
     head: Arc<watch::Sender<usize>>,
@@ -246,8 +246,8 @@ impl Reading {
         loop {
             let channel = self.channel.as_mut()?;
             match channel.recv().await {
-                Some(Piece::Rows(rows, _)) => return Some(Ok(rows)),
-                Some(Piece::End(_)) => {
+                Some(Passed::Rows(rows, _)) => return Some(Ok(rows)),
+                Some(Passed::End(_)) => {
                     self.channel = self.channels.next();
                     self.partition += 1;
                     let partition = self.partition;
@@ -257,11 +257,11 @@ impl Reading {
                         is_later
                     });
                 }
-                Some(Piece::Error(error)) => {
+                Some(Passed::Error(error)) => {
                     self.channel = None;
                     return Some(Err(error));
                 }
-                Some(Piece::Panic(panic)) => std::panic::resume_unwind(panic),
+                Some(Passed::Panic(panic)) => std::panic::resume_unwind(panic),
                 None => {
                     self.channel = None;
                     let message = format!("partition {} of a query ended before its end", self.partition);
