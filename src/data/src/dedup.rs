@@ -14,7 +14,7 @@ use arrow_array::{
 use rayon::prelude::*;
 
 use raisin_base::digest::Digest;
-use raisin_base::error::{Problem, Result, nearest};
+use raisin_base::error::{Error, Problem, Result, nearest};
 use raisin_base::seed::Seed;
 use raisin_contract::{Context, Progress};
 use raisin_corpus::intake::{counted, grouped};
@@ -211,23 +211,35 @@ fn progress(context: &Context, phase: &str, done: usize, total: usize, unit: &st
     context.progress(Progress { phase: phase.to_owned(), done, total, unit: unit.to_owned(), ..Progress::default() });
 }
 
-/// The embeddings of the rows of the pool.
+/// The embeddings of the rows of the pool. They are in memory once: 4 bytes for each number.
 ///
 /// # Errors
 /// The features are those of another pool.
 fn embeddings(rows: usize, context: &Context) -> Result<Embeddings> {
     let path = context.input("/features")?.join("features.parquet");
-    let features = table::read_columns(&path, &["id", "embedding"])?;
-    let ids: &UInt32Array = table::column(&features, "id")?;
-    if !ids.values().iter().copied().eq(0..rows as u32) {
-        let problem = format!("the features are of {} instructions, and the pool has {rows}", ids.len());
-        return Err(Problem::new(problem).hint("name the same `instructions` in both stages").into());
+    let count = table::rows(&path)?;
+    let is_other = || {
+        let problem = format!("the features are of {count} instructions, and the pool has {rows}");
+        Error::from(Problem::new(problem).hint("name the same `instructions` in both stages"))
+    };
+    if count != rows as u64 {
+        return Err(is_other());
     }
-    let vectors: &FixedSizeListArray = table::column(&features, "embedding")?;
-    let width = usize::try_from(vectors.value_length())?;
-    let values: &Float32Array = vectors.values().as_primitive();
-    let missing = (0..rows).map(|row| vectors.is_null(row)).collect();
-    Ok(Embeddings::new(values.values()[vectors.offset() * width..][..rows * width].to_vec(), width, missing))
+    let (mut values, mut missing, mut width) = (Vec::new(), Vec::with_capacity(rows), 1);
+    for part in table::batches_of(&path, &["id", "embedding"])? {
+        let part = part?;
+        let (ids, first) = (table::column::<UInt32Array>(&part, "id")?, missing.len() as u32);
+        if !ids.values().iter().copied().eq(first..first + part.num_rows() as u32) {
+            return Err(is_other());
+        }
+        let vectors: &FixedSizeListArray = table::column(&part, "embedding")?;
+        width = usize::try_from(vectors.value_length())?;
+        values.reserve_exact((rows - missing.len()) * width);
+        let numbers: &Float32Array = vectors.values().as_primitive();
+        values.extend_from_slice(&numbers.values()[vectors.offset() * width..][..part.num_rows() * width]);
+        missing.extend((0..part.num_rows()).map(|row| vectors.is_null(row)));
+    }
+    Ok(Embeddings::new(values, width, missing))
 }
 
 /// The comparison of some rows with every row.
