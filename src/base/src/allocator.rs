@@ -1,5 +1,5 @@
-//! Sets two options of glibc's malloc, for a whole process. `raisin-worker` and `raisin-sql` call [`keep_freed_memory`] at
-//! their start. The options of libtorch's own allocators are not set here.
+//! How glibc's malloc treats freed memory, for a whole process. `raisin-worker` and `raisin-sql` call [`keep_freed_memory`]
+//! at their start. The options of libtorch's own allocators are not set here.
 
 /// Size in bytes from which glibc maps a block separately (`M_MMAP_THRESHOLD`). The kernel gets the pages of such a
 /// block back as soon as the block is freed.
@@ -25,5 +25,15 @@ pub fn keep_freed_memory() {
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
         libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT);
+    }
+}
+
+/// Gives the freed memory of the process back to the system. To be called after a large amount of small blocks was
+/// freed, such as the texts of a pool: large tensors are mapped separately and cannot use these blocks.
+pub fn give_back_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: `malloc_trim` releases pages of free blocks, under the allocator's own locks.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }

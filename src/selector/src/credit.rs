@@ -12,6 +12,7 @@ use std::ops::Range;
 
 use tch::{Device, Kind as TensorKind, Tensor};
 
+use super::features::{features_at, products};
 use super::scorer::stage_position;
 use super::state::Candidates;
 use raisin_base::error::{Context as _, Result};
@@ -93,48 +94,30 @@ impl CandidateEffects {
 
 /// The result of the regression.
 struct FeatureEffects {
-    /// For each feature of [`features`], its effect on the reward of a step at the middle of the training; then, for
+    /// For each feature of a candidate ([`super::features`]), its effect on the reward of a step at the middle of the training; then, for
     /// each feature, the change of its effect per unit of [`stage_position`]: `[2 (F + C)]`.
     effects: Tensor,
     /// How far to trust `effects`, from 0 to 1; see [`reliability`].
     reliability: f64,
 }
 
-/// The features of each candidate: its static state, and a one-hot code of its cluster. `[N, F + C]` f64.
-///
-/// The number of earlier selections is not a feature. Each further use reduces the value of a good candidate only; a
-/// regression would subtract the same from every candidate, so that a good candidate after three uses would seem worse
-/// than a useless fresh candidate. In an early trial with this feature, the share of relevant draws rose to .9 and then
-/// fell to .7.
-pub fn features(candidates: &Candidates) -> Tensor {
-    let clusters: Vec<i64> = candidates.clusters.iter().map(|&cluster| i64::from(cluster)).collect();
-    let (rows, width) = (clusters.len() as i64, candidates.state.size()[1]);
-    let all =
-        Tensor::zeros([rows, width + candidates.ranges.len() as i64], (TensorKind::Double, candidates.state.device()));
-    // Both parts are written into one table, because separate parts would double the memory for a large pool.
-    all.narrow(1, 0, width).copy_(&candidates.state);
-    let column_of_cluster = (Tensor::from_slice(&clusters) + width).unsqueeze(1); // [N, 1]
-    let _ = all.shallow_clone().scatter_value_(1, &column_of_cluster, 1.0);
-    all
-}
-
 impl Contributions {
     /// Adds the steps of a round. Returns the contribution of each candidate of the pool, and the reliability of
-    /// the effects. `table` has the [`features`] of all candidates: `[N, F + C]`.
+    /// the effects.
     ///
     /// The sum over the features of a candidate is divided by the standard deviation over the pool and over the training.
     /// [`Scoring::centred`](super::scoring::Scoring::centred) subtracts what the policy expected. So the contributions
     /// shrink when the policy selects only candidates that help.
-    pub fn add_round(&mut self, table: &Tensor, steps: &[ObservedStep]) -> Result<(CandidateEffects, f64)> {
+    pub fn add_round(&mut self, candidates: &Candidates, steps: &[ObservedStep]) -> Result<(CandidateEffects, f64)> {
         self.start_round();
         for step in steps {
-            let index: Vec<i64> = step.batch.iter().map(|&position| position as i64).collect();
-            let batch = table.index_select(0, &Tensor::from_slice(&index)); // [B, F + C]
+            let batch = features_at(candidates, step.batch); // [B, F + C]
             let mean: Vec<f64> = Vec::try_from(batch.mean_dim([0i64].as_slice(), false, TensorKind::Double))?;
             self.push(step.covariates, step.reward, &mean);
         }
         let FeatureEffects { effects, reliability } = self.estimate()?;
-        let parts = table.matmul(&effects.view([2, -1]).tr()); // [N, 2]: at the middle of the training, and its change
+        // [N, 2]: at the middle of the training, and its change
+        let parts = products(candidates, &effects.view([2, -1]).tr());
         let (middle, change) = (parts.select(1, 0), parts.select(1, 1));
         let deviation = (middle.var(true) + change.var(true)).sqrt() + 1e-12;
         Ok((CandidateEffects { middle: middle / &deviation, change: change / &deviation }, reliability))
@@ -329,18 +312,6 @@ fn variance_of_sum(values: &[f64]) -> f64 {
 mod tests {
     use super::*;
     use raisin_base::seed::Seed;
-
-    #[test]
-    fn the_features_of_a_candidate_are_its_state_and_its_cluster() -> Result<()> {
-        let columns = vec!["a".to_owned(), "b".to_owned()];
-        let candidates = Candidates::new(&[4, 7, 9], &[1, 0, 1], &[0.1, 0.2, 0.3, 0.4, 0.5, 0.6], columns)?;
-        let clusters: Vec<i64> = candidates.clusters.iter().map(|&cluster| i64::from(cluster)).collect();
-        let one_hot = Tensor::from_slice(&clusters).one_hot(candidates.ranges.len() as i64);
-        let expected =
-            Tensor::cat(&[candidates.state.to_kind(TensorKind::Double), one_hot.to_kind(TensorKind::Double)], 1);
-        assert_eq!(features(&candidates), expected);
-        Ok(())
-    }
 
     /// Rounds whose rewards fall with time and depend on the mean features of the batch by `effects`, after each round.
     /// `correlation` is the correlation between the noise of consecutive steps. With `drifting`, the batches change

@@ -22,7 +22,7 @@
 use tch::Tensor;
 
 use super::adam::Adam;
-use super::credit::{CandidateEffects, Contributions, ObservedStep, features};
+use super::credit::{CandidateEffects, Contributions, ObservedStep};
 use super::policy::Policy;
 use super::posterior::EffectRegression;
 use super::ppo::{self, RewardSums};
@@ -348,7 +348,7 @@ impl PolicyTraining {
     fn contributions_of(&mut self, episodes: &[Episode], candidates: &Candidates) -> Result<(CandidateEffects, f64)> {
         let scale = self.policy.constants.performance_scale;
         let observed: Vec<ObservedStep> = episodes.iter().flat_map(|episode| episode.observed_steps(scale)).collect();
-        self.contributions.add_round(&features(candidates), &observed)
+        self.contributions.add_round(candidates, &observed)
     }
 
     /// Section 4: replaces the advantage A of each draw by its credit (1 - r) A + r c. c is the contribution of the

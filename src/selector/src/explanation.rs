@@ -3,8 +3,8 @@
 
 use tch::{Device, Kind as TensorKind, Tensor};
 
-use super::credit::features;
 use super::episode::{PolicyTraining, SELECTION_UNIT};
+use super::features::{features_of, parts};
 use super::posterior::Posterior;
 use super::state::Candidates;
 use raisin_base::error::Result;
@@ -76,29 +76,40 @@ impl PolicyTraining {
         Ok(Some(effects))
     }
 
-    /// The expected effects of all candidates, by position; `None` if nothing was measured.
-    pub fn expected_effects_of_all(&self, candidates: &Candidates) -> Result<Option<Vec<ExpectedEffect>>> {
-        let Some(posterior) = self.effects.estimate()? else { return Ok(None) };
+    /// Calls `take` with the expected effects of all candidates, in parts by position. It is not called if nothing was
+    /// measured.
+    pub fn expected_effects(
+        &self,
+        candidates: &Candidates,
+        mut take: impl FnMut(Vec<ExpectedEffect>) -> Result<()>,
+    ) -> Result<()> {
+        let Some(posterior) = self.effects.estimate()? else { return Ok(()) };
         let numbers = |tensor: &Tensor| Vec::<f64>::try_from(tensor.to_kind(TensorKind::Double));
-        let prior = match &candidates.prior {
-            Some(column) => numbers(&(column * self.prior_slope()))?,
-            None => vec![0.0; candidates.len()],
-        };
-        let (mut effects, mut deviations) = (Vec::new(), Vec::new());
-        let table = features(candidates); // [N, F + C]
-        for time in PLACES {
-            effects.push(numbers(&posterior.expected(&table, time))?);
-            deviations.push(numbers(&posterior.deviations(&table, time))?);
+        for part in parts(candidates) {
+            let table = features_of(candidates, &part); // [n, F + C]
+            let prior = match &candidates.prior {
+                Some(column) => {
+                    let column = column.narrow(0, part.start as i64, part.len() as i64);
+                    numbers(&(column * self.prior_slope()))?
+                }
+                None => vec![0.0; part.len()],
+            };
+            let (mut effects, mut deviations) = (Vec::new(), Vec::new());
+            for time in PLACES {
+                effects.push(numbers(&posterior.expected(&table, time))?);
+                deviations.push(numbers(&posterior.deviations(&table, time))?);
+            }
+            let at = |of: &[Vec<f64>], row: usize| std::array::from_fn(|place| of[place][row]);
+            let expected = |row: usize| ExpectedEffect {
+                id: candidates.ids[part.start + row],
+                cluster: candidates.clusters[part.start + row],
+                prior: prior[row],
+                effect: at(&effects, row).map(|effect: f64| effect + prior[row]),
+                deviation: at(&deviations, row),
+            };
+            take((0..part.len()).map(expected).collect())?;
         }
-        let at = |of: &[Vec<f64>], position: usize| std::array::from_fn(|place| of[place][position]);
-        let expected = |position: usize| ExpectedEffect {
-            id: candidates.ids[position],
-            cluster: candidates.clusters[position],
-            prior: prior[position],
-            effect: at(&effects, position).map(|effect: f64| effect + prior[position]),
-            deviation: at(&deviations, position),
-        };
-        Ok(Some((0..candidates.len()).map(expected).collect()))
+        Ok(())
     }
 }
 

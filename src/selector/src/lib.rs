@@ -10,7 +10,7 @@
 //! | [`state`] | the candidates, and the parts of the state that change in an episode |
 //! | [`sampling`] | Gumbel-top-b draws and their Plackett-Luce probabilities |
 //! | [`step_baseline`], [`credit`] | the baseline of a step; the contribution of each draw to a reward |
-//! | [`posterior`], [`explanation`] | what measured effects say about candidates, and how sure it is |
+//! | [`features`], [`posterior`], [`explanation`] | what measured effects say about candidates, and how sure it is |
 //! | [`adam`] | the optimizer of actor and critic |
 //! | [`rows`], [`save`] | the rows of the tables; policies and training states as files |
 //! | [`chooser`], [`baselines`], [`raise`] | all methods of selection, with one trait |
@@ -23,6 +23,7 @@ pub mod clustering;
 pub mod credit;
 pub mod episode;
 pub mod explanation;
+pub mod features;
 #[cfg(test)]
 mod golden;
 pub mod network;

@@ -88,7 +88,10 @@ impl Candidates {
                 })
             })
             .collect::<Result<_>>()?;
-        self.state = self.state.index_select(1, &Tensor::from_slice(&places));
+        // The state of a large pool is not copied if it stays the same.
+        if !places.iter().copied().eq(0..self.columns.len() as i64) {
+            self.state = self.state.index_select(1, &Tensor::from_slice(&places));
+        }
         self.columns = columns.to_vec();
         Ok(self)
     }

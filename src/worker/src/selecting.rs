@@ -3,6 +3,7 @@
 
 mod scores;
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use arrow_array::{
@@ -12,11 +13,10 @@ use arrow_cast::cast;
 use arrow_schema::DataType;
 use rayon::prelude::*;
 
-use crate::tables::{self, SelectionRow};
+use crate::tables::{self, Excerpts, SelectionRow};
 use crate::vectors::VectorColumn;
 use raisin_base::error::{Context as _, Error, Problem, Result, anyhow};
 use raisin_contract::{Context, referenced};
-use raisin_corpus::Instruction;
 use raisin_selector::clustering::NumberRows as _;
 use raisin_selector::{CandidateColumns, Candidates, CosineTargets, SelectedCandidate, SelectionMethod};
 use raisin_table as table;
@@ -27,7 +27,7 @@ pub use scores::{columns_of, read_scores, scores_of_stage};
 /// The columns from which the baselines compute their scores, for the trainable rows of the pool.
 pub fn candidate_columns(
     method: SelectionMethod,
-    instructions: &[Instruction],
+    instructions: &Excerpts,
     pool: &TrainingPool,
     clusters: Option<&Path>,
     scores: Vec<Option<f64>>,
@@ -37,7 +37,7 @@ pub fn candidate_columns(
     let supervised = |id: &u32| pool.get(*id).map(|sequence| sequence.supervised_tokens() as u32);
     let mut columns = CandidateColumns {
         response_tokens: ids.iter().map(supervised).collect(),
-        labels: ids.iter().map(|&id| instructions.get(id as usize)?.label.clone()).collect(),
+        labels: ids.iter().map(|&id| instructions.label(id).map(str::to_owned)).collect(),
         scores: if scores.is_empty() { scores } else { ids.iter().map(|&id| scores[id as usize]).collect() },
         ..Default::default()
     };
@@ -173,17 +173,22 @@ pub fn candidates(clusters: &Path, pool: &TrainingPool, context: &Context) -> Re
     let columns = state_columns(clusters)?;
     let basis = constants(clusters)?["basis"].as_str().map(str::to_owned);
     let (ids, clusters): (&UInt32Array, &UInt32Array) = (table::column(&rows, "id")?, table::column(&rows, "cluster")?);
-    let states = vectors(&rows, "state")?;
+    let (states, width) = tables::vectors(&rows, "state")?;
+    let state_column = column_of(&rows, "state")?;
     // An id of another pool, for example the pool before an `overlap` stage, is the id of another row here.
     by_id(&rows, pool.len())?;
-    let (mut kept, mut kept_clusters, mut kept_states) = (Vec::new(), Vec::new(), Vec::new());
-    for (row, state) in states.into_iter().enumerate().filter(|(row, _)| clusters.is_valid(*row)) {
-        if let (Some(state), Some(_)) = (state, pool.get(ids.value(row))) {
-            kept.push(ids.value(row));
-            kept_clusters.push(clusters.value(row));
-            kept_states.extend(state);
-        }
-    }
+    let is_candidate =
+        |row: &usize| clusters.is_valid(*row) && state_column.is_valid(*row) && pool.get(ids.value(*row)).is_some();
+    let places: Vec<usize> = (0..ids.len()).filter(is_candidate).collect();
+    let kept: Vec<u32> = places.iter().map(|&row| ids.value(row)).collect();
+    let kept_clusters: Vec<u32> = places.iter().map(|&row| clusters.value(row)).collect();
+    // The states of a large pool are in memory once more only if some rows are left out.
+    let kept_states = if places.len() == ids.len() {
+        Cow::Borrowed(states)
+    } else {
+        let state = |&row: &usize| &states[row * width..(row + 1) * width];
+        Cow::Owned(places.iter().flat_map(state).copied().collect())
+    };
     let trainable = pool.trainable().len();
     if kept.len() < trainable {
         let without = trainable - kept.len();

@@ -4,12 +4,13 @@
 use std::sync::Arc;
 
 use arrow_array::{
-    Array as _, ArrayRef, FixedSizeListArray, Float32Array, Float64Array, RecordBatch, StringArray, UInt32Array,
-    UInt64Array,
+    Array as _, ArrayRef, FixedSizeListArray, Float32Array, Float64Array, LargeStringArray, RecordBatch, StringArray,
+    UInt32Array, UInt64Array,
 };
 use arrow_schema::DataType;
 use serde::{Deserialize, Serialize};
 
+use raisin_base::allocator::give_back_freed_memory;
 use raisin_base::error::{Result, anyhow};
 use raisin_corpus::Instruction;
 use raisin_table as table;
@@ -152,11 +153,47 @@ pub fn steps(rows: &[TrainingStepRow], of: Of) -> Result<RecordBatch> {
     table::batch(columns)
 }
 
+/// What the table `selection` says of each instruction of a pool: its label, and the start of its prompt. A training
+/// holds these instead of the whole texts, which are most of the memory of a large pool.
+pub struct Excerpts {
+    labels: LargeStringArray,
+    prompts: LargeStringArray,
+}
+
+impl Excerpts {
+    /// Takes the excerpts, and gives the memory of the instructions back to the system.
+    pub fn of(instructions: Vec<Instruction>) -> Self {
+        let labels = instructions.iter().map(|row| row.label.as_deref()).collect();
+        let prompts = instructions.iter().map(|row| Some(excerpt(row.prompt(), EXCERPT))).collect();
+        drop(instructions);
+        give_back_freed_memory();
+        Self { labels, prompts }
+    }
+
+    /// The number of instructions in the pool.
+    pub fn len(&self) -> usize {
+        self.prompts.len()
+    }
+
+    /// The label of an instruction. `None` if it has no label, or if there is no such instruction.
+    pub fn label(&self, id: u32) -> Option<&str> {
+        text_at(&self.labels, id)
+    }
+
+    fn prompt(&self, id: u32) -> Option<&str> {
+        text_at(&self.prompts, id)
+    }
+}
+
+fn text_at(texts: &LargeStringArray, id: u32) -> Option<&str> {
+    let place = id as usize;
+    (place < texts.len() && texts.is_valid(place)).then(|| texts.value(place))
+}
+
 /// The table `selection`. It has all that another program needs to train on the same batches.
-pub fn selection(rows: &[SelectionRow], instructions: &[Instruction], of: Of) -> Result<RecordBatch> {
-    let instruction = |row: &SelectionRow| instructions.get(row.id as usize);
-    let labels = rows.iter().map(|row| instruction(row)?.label.as_deref());
-    let excerpts = rows.iter().map(|row| instruction(row).map(|found| excerpt(found.prompt(), EXCERPT)));
+pub fn selection(rows: &[SelectionRow], pool: &Excerpts, of: Of) -> Result<RecordBatch> {
+    let labels = rows.iter().map(|row| pool.label(row.id));
+    let excerpts = rows.iter().map(|row| pool.prompt(row.id));
     let mut columns = vec![("round", numbers(rows, |row| row.of.map(|of| of.round)))];
     if of == Of::Episodes {
         columns.push(("episode", numbers(rows, |row| row.of.map(|of| of.episode))));

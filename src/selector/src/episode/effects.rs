@@ -5,7 +5,8 @@ use tch::{Kind as TensorKind, Tensor};
 
 use super::played::{EffectMeasurement, Episode};
 use super::{PolicyTraining, Step};
-use crate::credit::{CandidateEffects, features};
+use crate::credit::CandidateEffects;
+use crate::features::{features_at, products};
 use crate::posterior::{MeasuredEffects, Posterior, weighted_effects};
 use crate::rows::{EffectRow, RoundRow};
 use crate::scoring::Scoring;
@@ -76,7 +77,6 @@ impl PolicyTraining {
         // In the unit of the regression, one standard deviation of the effects, the prior's score is rho z.
         let prior = candidates.prior.as_ref().zip(self.policy.constants.prior.as_ref());
         let prior = prior.map(|(column, prior)| column * (prior.weight / self.config.sharpness));
-        let table = features(candidates); // [N, F + C]
         // Without the stage in the state, effects cannot change over the training.
         let time_of = |step: usize| if self.config.uses(StatePart::Stage) { step as f64 / total } else { 0.5 };
         let counts_matter = self.config.uses(StatePart::Availability);
@@ -93,7 +93,7 @@ impl PolicyTraining {
             self.effects.add(&MeasuredEffects {
                 time: time_of(measurement.step),
                 ids: &ids,
-                features: &Tensor::cat(&[table.index_select(0, &index), selections], 1), // [n, F + C + 1]
+                features: &Tensor::cat(&[features_at(candidates, &measurement.positions), selections], 1), // [n, F + C + 1]
                 prior: prior.as_ref().map(|prior| prior.index_select(0, &index)).as_ref(),
                 effects: &measurement.weighted,
             })?;
@@ -106,13 +106,13 @@ impl PolicyTraining {
     /// The expected effect of each candidate, in standard deviations of the effects. With a prior, the prior's part is
     /// included.
     pub(super) fn candidate_effects(&self, candidates: &Candidates, learned: &Learned) -> CandidateEffects {
-        let table = features(candidates); // [N, F + C]
-        let zeros = table.select(1, 0).zeros_like();
+        let zeros = Tensor::zeros([candidates.len() as i64], (TensorKind::Double, candidates.state.device()));
         let mut effects = CandidateEffects { middle: zeros.shallow_clone(), change: zeros };
         if let Some(posterior) = &learned.posterior {
-            let mean = posterior.mean_of(table.size()[1] as usize).to_kind(TensorKind::Double); // [F + C, 2]
-            let parts = table.matmul(&mean); // [N, 2]
-            effects = CandidateEffects { middle: parts.select(1, 0), change: parts.select(1, 1) };
+            let width = candidates.columns.len() + candidates.ranges.len(); // F + C
+            let mean = posterior.mean_of(width).to_kind(TensorKind::Double); // [F + C, 2]
+            let all = products(candidates, &mean); // [N, 2]
+            effects = CandidateEffects { middle: all.select(1, 0), change: all.select(1, 1) };
         }
         if let Some((column, prior)) = candidates.prior.as_ref().zip(self.policy.constants.prior.as_ref()) {
             effects.middle = &effects.middle + column * (prior.weight / self.config.sharpness);

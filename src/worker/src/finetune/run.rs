@@ -14,7 +14,7 @@ use crate::learning::{
 };
 use crate::passes::{distinct, passes_before, passes_of_policy};
 use crate::selecting::{candidate_columns, candidates, read_scores, scores_of_stage, selected, state_column};
-use crate::tables::{self, Of, SelectionRow, TrainingStepRow, optional_bits};
+use crate::tables::{self, Excerpts, Of, SelectionRow, TrainingStepRow, optional_bits};
 use raisin_base::error::{Problem, Result, anyhow, ensure};
 use raisin_contract::{Context, Progress, referenced};
 use raisin_corpus::set::read_weights;
@@ -33,7 +33,7 @@ pub struct Finetuning<'a> {
     context: &'a Context,
     parameters: Parameters,
     adaptation: Adaptation,
-    instructions: Vec<Instruction>,
+    instructions: Excerpts,
     pool: TrainingPool,
     /// The validation examples, if the method uses their gradients.
     examples: Option<TrainingPool>,
@@ -91,6 +91,7 @@ impl<'a> Finetuning<'a> {
         };
         let Learning { mut model, adaptation, seed, pool, validation, examples, encoding, .. } =
             Learning::start(folder, context, &instructions, &task.validation, &settings)?;
+        let instructions = Excerpts::of(instructions);
         // The hidden states of a proxy belong to the rows of the pool; those of the examples are in `examples`.
         let is_validation = parameters.select.method == SelectionMethod::Validation;
         let (pool, examples) =
@@ -401,7 +402,7 @@ fn note_unused_budget(parameters: &Parameters, context: &Context) {
 fn open_chooser(
     parameters: &Parameters,
     context: &Context,
-    instructions: &[Instruction],
+    instructions: &Excerpts,
     pool: &TrainingPool,
     total_steps: usize,
 ) -> Result<Box<dyn Chooser>> {

@@ -15,13 +15,13 @@ use super::tables as own_tables;
 use crate::learning::{Learning, Settings, account_costs, conditions, device, phase_cost, shown_performance, speed};
 use crate::passes::passes_before;
 use crate::selecting::candidates;
-use crate::tables::{self, Of};
+use crate::tables::{self, Excerpts, Of};
 use raisin_base::error::{Context as _, Error, Problem, Result};
 use raisin_base::sealed::{Record, Records, set_aside};
 use raisin_base::seed::Seed;
 use raisin_contract::{Context, Progress};
 use raisin_corpus::intake::counted;
-use raisin_corpus::{Instruction, read_instructions, read_task};
+use raisin_corpus::{read_instructions, read_task};
 use raisin_kinds::selector::Parameters;
 use raisin_selector::episode::{EpisodeStepRow, PolicyTraining, RoundResult, RoundRow};
 use raisin_selector::policy::SIMILARITY;
@@ -52,6 +52,7 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
         episodes: config.episodes_per_round,
     };
     let learning = Learning::start(model, context, &instructions, &task.validation, &settings)?;
+    let instructions = Excerpts::of(instructions);
     let clusters = context.input("/features")?;
     let candidates = candidates(clusters, &learning.pool, context)?;
     let candidates = with_used_columns(with_prior(candidates, config, context), config)?;
@@ -122,8 +123,9 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
     if config.learner == PolicyLearner::Posterior {
         let columns = training.column_effects()?.unwrap_or_default();
         context.write_table("column_effects", &own_tables::column_effects(&columns)?)?;
-        let expected = training.expected_effects_of_all(&candidates)?.unwrap_or_default();
-        context.write_table("expected", &own_tables::expected(&expected)?)?;
+        let mut writer = context.table_writer("expected", own_tables::expected(&[])?.schema())?;
+        training.expected_effects(&candidates, |part| writer.write(&own_tables::expected(&part)?))?;
+        writer.close()?;
     }
     encoding.write(context)?;
     let written = ["performance", "tokens", "supervised_tokens", "flops"];
@@ -289,7 +291,7 @@ impl<'a> Rounds<'a> {
         training: &PolicyTraining,
         room: &[[usize; 2]],
         round: &RoundResult,
-        instructions: &[Instruction],
+        instructions: &Excerpts,
     ) -> Result<()> {
         let tables = round_tables(round, instructions)?;
         let mut parts = vec![serde_json::to_vec(room)?, self.save(training)?];
@@ -332,20 +334,16 @@ impl<'a> Rounds<'a> {
 }
 
 /// The tables of a round, in the order of [`TABLES`].
-fn round_tables(round: &RoundResult, instructions: &[Instruction]) -> Result<[RecordBatch; TABLES.len()]> {
+fn round_tables(round: &RoundResult, instructions: &Excerpts) -> Result<[RecordBatch; TABLES.len()]> {
     tables_of(std::slice::from_ref(&round.row), round, instructions)
 }
 
 /// The tables of no round.
-fn no_tables(instructions: &[Instruction]) -> Result<[RecordBatch; TABLES.len()]> {
+fn no_tables(instructions: &Excerpts) -> Result<[RecordBatch; TABLES.len()]> {
     tables_of(&[], &RoundResult::default(), instructions)
 }
 
-fn tables_of(
-    rows: &[RoundRow],
-    round: &RoundResult,
-    instructions: &[Instruction],
-) -> Result<[RecordBatch; TABLES.len()]> {
+fn tables_of(rows: &[RoundRow], round: &RoundResult, instructions: &Excerpts) -> Result<[RecordBatch; TABLES.len()]> {
     Ok([
         own_tables::rounds(rows)?,
         tables::steps(&own_tables::step_rows(&round.steps), Of::Episodes)?,
