@@ -136,8 +136,8 @@ fn axolotl_reads_every_form_of_an_export_in_its_order() {
         command.arg(package().join("tests/python/axolotl_rows.py")).arg(project.path("out/p/chosen"));
         let run = CommandOutput::of(project.place(command.arg(package().join("pipelines/quickstart-base"))));
         assert_eq!(run.code, 0, "{form}: {}", run.stderr);
-        let answers = run.stdout.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let answer = answers.filter(Value::is_object).last().unwrap();
+        let mut answers = run.stdout.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let answer = answers.rfind(Value::is_object).unwrap();
         assert_eq!(answer, json!({ "targets": responses(&project), "in_order": true }), "{form}");
     }
 }

@@ -69,7 +69,7 @@ fn files_of_a_command_are_in_its_key_by_content_and_place() {
     edits.builds("a comment in the script", &SCRIPT, "file score.py (files.0.path): other bytes");
     edits.project.write("score.py", &SCORER.replace("+ offset", "+ offset + 1"));
     edits.builds("other scores", &SCRIPT_AND_QUERY, "file score.py (files.0.path): other bytes");
-    raisin_tests::age(&edits.project.path("score.py"), std::time::Duration::from_secs(60));
+    raisin_tests::age(&edits.project.path("score.py"), std::time::Duration::from_mins(1));
     let touched = std::fs::File::options().append(true).open(edits.project.path("score.py")).unwrap();
     touched.set_modified(std::time::SystemTime::now()).unwrap();
     edits.builds("another time of the script", &NONE, "0 would run");

@@ -186,7 +186,8 @@ fn a_wrong_byte_in_a_file_is_found_and_the_file_is_replaced() {
 
 #[test]
 fn a_poisoned_record_or_manifest_is_never_used() {
-    let poisons: [(&str, fn(&mut Vec<u8>)); 4] = [
+    type Poison = fn(&mut Vec<u8>);
+    let poisons: [(&str, Poison); 4] = [
         ("action", |bytes| bytes.truncate(bytes.len() / 2)),
         ("action", |bytes| *bytes = b"{}".to_vec()),
         ("artifact", |bytes| *bytes = b"{\"files\":[],\"format\":1}".to_vec()),

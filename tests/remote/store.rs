@@ -270,7 +270,7 @@ fn an_outage_gives_one_warning_and_a_local_build_and_does_not_hang() {
     let began = Instant::now();
     let (counts, told) = store.build(&two, "read-write");
     assert_eq!((counts, warnings(&told)), (ALL_RAN, 1), "{told}");
-    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_mins(1), "{:?}", began.elapsed());
     // Nobody listens at all.
     store.endpoint = "http://127.0.0.1:9".to_owned();
     let (counts, told) = store.build(&three, "read");

@@ -137,10 +137,7 @@ impl VisitorMut for Changes<'_> {
 
 /// Whether the planner itself calculates the minus before the expression.
 fn is_a_constant(operand: &Expr) -> bool {
-    match operand {
-        Expr::Value(ValueWithSpan { value: Value::Number(..), .. }) | Expr::Interval(_) => true,
-        _ => false,
-    }
+    matches!(operand, Expr::Value(ValueWithSpan { value: Value::Number(..), .. }) | Expr::Interval(_))
 }
 
 fn call(name: &str, argument: Expr) -> Expr {
@@ -211,10 +208,11 @@ fn name_apart(select: &mut Select) {
         if !is_in_a_star && taken.insert(name.clone()) {
             continue;
         }
-        let Some(other) = (1..).map(|number| format!("{name}_{number}")).find(|other| !taken.contains(other)) else {
-            continue;
-        };
-        taken.insert(other.clone());
+        let mut number = 1;
+        while !taken.insert(format!("{name}_{number}")) {
+            number += 1;
+        }
+        let other = format!("{name}_{number}");
         let alias = Ident::with_quote('"', other);
         match item {
             SelectItem::UnnamedExpr(expr) => {

@@ -23,14 +23,12 @@ pub fn pieces(text: &str) -> Vec<StatementText> {
     let mut first: Option<Location> = None;
     for token in &tokens {
         match (&token.token, first) {
-            (Token::Whitespace(_), _) => {}
             (Token::SemiColon, Some(start)) => {
                 found.push(places.piece(start, places.offset(token.span.start)));
                 first = None;
             }
-            (Token::SemiColon, None) => {}
+            (Token::Whitespace(_), _) | (Token::SemiColon, None) | (_, Some(_)) => {}
             (_, None) => first = Some(token.span.start),
-            (_, Some(_)) => {}
         }
     }
     let rest = first.or_else(|| {

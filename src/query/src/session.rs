@@ -447,7 +447,7 @@ impl Session {
     fn tell_of_missing_results(&self, note: &mut dyn FnMut(&str)) {
         let elsewhere = || {
             let schemas = self.catalogs.default_catalog()?.schemas.values();
-            schemas.filter_map(|schema| schema.elsewhere()).next().cloned()
+            schemas.into_iter().find_map(|schema| schema.elsewhere()).cloned()
         };
         let problem = match &self.catalogs.without_cache {
             Some(cache) => Some(no_cache(cache)),

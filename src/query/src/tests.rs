@@ -311,7 +311,7 @@ fn with_several_pipelines_one_can_be_chosen_or_named() {
         ");
     let chosen = QueryOptions { pipeline: Some("tril".into()), ..fixture.options("select 1", None) };
     insta::assert_snapshot!(
-        render(&fixture.ask_with(&chosen).unwrap_err()).replace(&fixture.out().display().to_string(), "out"), @r"
+        render(&QueryFixture::ask_with(&chosen).unwrap_err()).replace(&fixture.out().display().to_string(), "out"), @r"
         error: no pipeline `tril` was built into out
         hint: did you mean `trial`?
         ");

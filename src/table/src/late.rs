@@ -181,6 +181,7 @@ fn closed(writer: ArrowColumnWriter, field: &Field) -> Result<ArrowColumnChunk> 
 #[cfg(test)]
 mod tests {
     use arrow_array::{StringArray, UInt32Array};
+    use parquet::file::metadata::RowGroupMetaData;
 
     use super::*;
     use crate::batch;
@@ -217,13 +218,13 @@ mod tests {
                 for first in (0..count).step_by(ROW_GROUP) {
                     push(&mut writer, &rows(first..count.min(first + ROW_GROUP), |_| 0)).unwrap();
                 }
-                writer.close(|range| Arc::new(UInt32Array::from_iter_values(range.map(|row| copies(row))))).unwrap();
+                writer.close(|range| Arc::new(UInt32Array::from_iter_values(range.map(&copies)))).unwrap();
                 path
             });
             assert_eq!(crate::read(&one).unwrap(), all, "{count} rows");
             assert!(std::fs::read(&one).unwrap() == std::fs::read(&other).unwrap(), "{count} rows");
             let sizes: Vec<i64> =
-                crate::open(&one).unwrap().metadata().row_groups().iter().map(|group| group.num_rows()).collect();
+                crate::open(&one).unwrap().metadata().row_groups().iter().map(RowGroupMetaData::num_rows).collect();
             let expected: Vec<i64> =
                 (0..count).step_by(ROW_GROUP).map(|first| ROW_GROUP.min(count - first) as i64).collect();
             assert_eq!(sizes, expected);

@@ -330,7 +330,12 @@ mod tests {
         let path = folder.path().join("large.parquet");
         let rows = Int32Array::from_iter_values(0..i32::try_from(2 * ROW_GROUP + 1)?);
         write(&path, &batch(vec![("id", Arc::new(rows) as ArrayRef)])?)?;
-        let sizes: Vec<i64> = open(&path)?.metadata().row_groups().iter().map(|group| group.num_rows()).collect();
+        let sizes: Vec<i64> = open(&path)?
+            .metadata()
+            .row_groups()
+            .iter()
+            .map(parquet::file::metadata::RowGroupMetaData::num_rows)
+            .collect();
         assert_eq!(sizes, [122_880, 122_880, 1]);
         Ok(())
     }

@@ -233,8 +233,8 @@ pub struct Settings<'a> {
 pub fn validation_states(states: &PrefixStates, examples: &[Option<&Sequence>]) -> Result<Vec<Tensor>> {
     let cached = states.validation_tokens()?;
     let agree =
-        |(example, tokens): (&Option<&Sequence>, &Vec<u32>)| example.is_none_or(|sequence| sequence.tokens == *tokens);
-    if cached.len() != examples.len() || !examples.iter().zip(&cached).all(agree) {
+        |(example, tokens): (Option<&Sequence>, &Vec<u32>)| example.is_none_or(|sequence| sequence.tokens == *tokens);
+    if cached.len() != examples.len() || !examples.iter().copied().zip(&cached).all(agree) {
         let problem = Problem::new("the proxy's cached states belong to other validation examples");
         return Err(problem.hint("name the same `task` here and in the stage of the proxy").into());
     }

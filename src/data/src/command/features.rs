@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow_array::cast::AsArray as _;
+use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, Int64Type};
 use arrow_array::{
     Array, ArrayRef, FixedSizeListArray, Float32Array, Int64Array, RecordBatch, StringArray, UInt32Array,
@@ -148,7 +148,7 @@ impl<'p> WrittenFeatures<'p> {
         for batch in table::batches_of(self.path, &["id"])? {
             let batch = batch?;
             let numbers = cast(batch.column(0), &DataType::Int64).ok();
-            let numbers: Option<&Int64Array> = numbers.as_ref().map(|numbers| numbers.as_primitive::<Int64Type>());
+            let numbers: Option<&Int64Array> = numbers.as_ref().map(AsArray::as_primitive::<Int64Type>);
             for row in 0..batch.num_rows() {
                 let number = numbers.filter(|numbers| numbers.is_valid(row)).map(|numbers| numbers.value(row));
                 let id = number.and_then(|id| usize::try_from(id).ok()).filter(|id| *id < self.count);
@@ -277,7 +277,7 @@ impl<'p> WrittenFeatures<'p> {
         let missing: StringArray = (0..wanted.len())
             .map(|row| {
                 let Some(place) = place_of[row] else { return Some(NO_ROW) };
-                let own = reasons.as_ref().map(|reasons| reasons.as_string::<i32>());
+                let own = reasons.as_ref().map(AsArray::as_string::<i32>);
                 let own = own.filter(|own| own.is_valid(place as usize)).map(|own| own.value(place as usize));
                 own.or_else(|| embedding.is_null(row).then_some(NO_EMBEDDING))
             })

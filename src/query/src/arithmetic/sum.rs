@@ -250,10 +250,10 @@ struct GroupSums<A> {
 
 impl<A: GroupsAccumulator> GroupSums<A> {
     fn check(&self) -> Result<()> {
-        match self.overflowed.load(Ordering::Relaxed) {
-            true => Err(overflow(format!("`{}` of a group does not fit its type", self.name))),
-            false => Ok(()),
+        if self.overflowed.load(Ordering::Relaxed) {
+            return Err(overflow(format!("`{}` of a group does not fit its type", self.name)));
         }
+        Ok(())
     }
 }
 

@@ -172,7 +172,7 @@ fn rows_and_groups_come_in_the_order_of_the_table() {
         .map(|many| format!("{many}\n"))
         .collect();
     assert_eq!(csv("select many from t.rows group by many"), format!("many\n{firsts}"));
-    let mut equal: Vec<u32> = (0..ROWS).filter(|id| mix(*id) % 1000 == 0).collect();
+    let mut equal: Vec<u32> = (0..ROWS).filter(|id| mix(*id).is_multiple_of(1000)).collect();
     equal.truncate(5);
     let expected: String = equal.iter().map(|id| format!("{id}\n")).collect();
     assert_eq!(csv("select id from (select id, y from t.rows order by y, id limit 5)"), format!("id\n{expected}"));

@@ -10,10 +10,13 @@ fn value(sql: &str) -> String {
 }
 
 fn refused(sql: &str) -> String {
-    swept().ask(sql, OutputFormat::Csv).map(|rows| panic!("{sql}: {rows}")).unwrap_or_else(|error| {
-        assert_eq!(raisin_base::error::exit_code(&error), 2, "{sql}: {error:#}");
-        render(&error)
-    })
+    match swept().ask(sql, OutputFormat::Csv) {
+        Ok(rows) => panic!("{sql}: {rows}"),
+        Err(error) => {
+            assert_eq!(raisin_base::error::exit_code(&error), 2, "{sql}: {error:#}");
+            render(&error)
+        }
+    }
 }
 
 const TYPES: [&str; 8] = [

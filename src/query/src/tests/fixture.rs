@@ -98,11 +98,11 @@ impl QueryFixture {
 
     /// The answer of a query, and its notes.
     pub fn ask(&self, sql: &str, format: OutputFormat) -> Result<String> {
-        self.ask_with(&self.options(sql, Some(format)))
+        Self::ask_with(&self.options(sql, Some(format)))
     }
 
     /// The answer to a question on standard output, and its notes.
-    pub fn ask_with(&self, options: &QueryOptions) -> Result<String> {
+    pub fn ask_with(options: &QueryOptions) -> Result<String> {
         let (mut bytes, mut notes) = (Vec::new(), String::new());
         let QuerySource::Text(text) = &options.source else { panic!("the tests ask with texts") };
         let form = form(options, false)?;

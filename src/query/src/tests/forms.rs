@@ -30,7 +30,7 @@ fn each_format_for_text_is_written() {
     assert!(ask(OutputFormat::Html).contains("<td class=\"number\">1</td>"));
     assert_eq!(fixture.ask("select id from pool.instructions where false", OutputFormat::Json).unwrap(), "[]\n");
     let expanded = QueryOptions { expanded: true, ..fixture.options(QUERY, None) };
-    insta::assert_snapshot!(fixture.ask_with(&expanded).unwrap(), @r"
+    insta::assert_snapshot!(QueryFixture::ask_with(&expanded).unwrap(), @r"
         -- row 1 --
         id         0
         embedding  [0.5, 1.0]
@@ -50,7 +50,7 @@ fn the_rows_that_are_not_shown_are_counted() {
         most_rows: Some(MostRows::At(2)),
         ..fixture.options("select value from generate_series(1, 10000)", None)
     };
-    insta::assert_snapshot!(fixture.ask_with(&options).unwrap(), @r"
+    insta::assert_snapshot!(QueryFixture::ask_with(&options).unwrap(), @r"
         value
         -----
             1
@@ -58,13 +58,13 @@ fn the_rows_that_are_not_shown_are_counted() {
         (10000 rows, of which 9998 are not shown: `--rows all` (`\rows all` at the prompt) shows all, and -o FILE (`\o FILE`) writes all)
         ");
     let all = QueryOptions { most_rows: Some(MostRows::All), ..options };
-    assert!(fixture.ask_with(&all).unwrap().ends_with("10000\n(10000 rows)\n"));
+    assert!(QueryFixture::ask_with(&all).unwrap().ends_with("10000\n(10000 rows)\n"));
     // No other format leaves out rows, so the flag would be ignored.
     let csv = QueryOptions { most_rows: Some(MostRows::At(2)), ..fixture.options(QUERY, Some(OutputFormat::Csv)) };
-    let said = render(&fixture.ask_with(&csv).unwrap_err());
+    let said = render(&QueryFixture::ask_with(&csv).unwrap_err());
     assert!(said.starts_with("error: --rows is for tables, and the format is csv"), "{said}");
     let csv = QueryOptions { expanded: true, most_rows: None, ..csv };
-    let said = render(&fixture.ask_with(&csv).unwrap_err());
+    let said = render(&QueryFixture::ask_with(&csv).unwrap_err());
     assert!(said.starts_with("error: --expanded is for tables, and the format is csv"), "{said}");
 }
 
@@ -99,7 +99,7 @@ fn without_a_cache_nothing_is_created_and_the_error_says_so() {
     let ask = |sql: &str| {
         let (cache, out) = (folder.path().join("cache"), folder.path().join("out"));
         let options = QueryOptions { cache, out, ..fixture.options(sql, Some(OutputFormat::Csv)) };
-        let said = fixture.ask_with(&options).unwrap_or_else(|error| render(&error));
+        let said = QueryFixture::ask_with(&options).unwrap_or_else(|error| render(&error));
         said.replace(&folder.path().display().to_string(), "here")
     };
     insta::assert_snapshot!(ask("select * from raisin.runs"), @r"
@@ -125,7 +125,7 @@ fn a_moved_cache_is_named_with_its_place() {
     }
     let ask = |cache: &str, sql: &str| {
         let options = QueryOptions { cache: here.join(cache), ..fixture.options(sql, Some(OutputFormat::Csv)) };
-        let said = fixture.ask_with(&options).unwrap_or_else(|error| render(&error));
+        let said = QueryFixture::ask_with(&options).unwrap_or_else(|error| render(&error));
         said.replace(&here.canonicalize().unwrap().display().to_string(), "here")
             .replace(&here.display().to_string(), "here")
     };

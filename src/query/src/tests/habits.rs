@@ -177,7 +177,7 @@ fn parameters_and_series_and_excluded_columns() {
     let ask = |sql: &str, parameters: &[(&str, &str)]| {
         let parameters = parameters.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let options = QueryOptions { parameters, ..fixture.options(sql, Some(OutputFormat::Csv)) };
-        fixture.ask_with(&options).unwrap_or_else(|error| render(&error))
+        QueryFixture::ask_with(&options).unwrap_or_else(|error| render(&error))
     };
     assert_eq!(ask("select id from pool.instructions where id > $least", &[("least", "1")]), "id\n2\n");
     let unused = ask("select 1 as x", &[("least", "1")]);

@@ -43,7 +43,7 @@ fn a_description_that_cannot_be_read_fails_only_queries_over_its_pipeline() {
     assert!(said.ends_with("hint: build the pipeline again: the build writes a new build.json"), "{said}");
     let mut options = fixture.options(QUERY, Some(OutputFormat::Csv));
     options.pipeline = Some("later".to_owned());
-    let error = fixture.ask_with(&options).unwrap_err();
+    let error = QueryFixture::ask_with(&options).unwrap_err();
     assert!(render(&error).contains("the results of pipeline `later` cannot be found: "), "{}", render(&error));
     // The only pipeline: there is nothing else that the query could mean.
     std::fs::remove_dir_all(fixture.out().join("trial")).unwrap();

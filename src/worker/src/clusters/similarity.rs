@@ -133,10 +133,10 @@ mod tests {
         let candidates = Pairs(&candidates);
         let [mean, largest, top] = similarities(&candidates, &examples, &mean_row(&candidates)?)?;
         let expected = [
-            [0.49091798, 0.71109039, 0.49091798],
-            [-0.43336492, 0.01562309, -0.43336492],
-            [0.06788215, 0.92163538, 0.06788215],
-            [-0.25784206, 0.48431588, -0.25784206],
+            [0.490_917_98, 0.711_090_39, 0.490_917_98],
+            [-0.433_364_92, 0.015_623_09, -0.433_364_92],
+            [0.067_882_15, 0.921_635_38, 0.067_882_15],
+            [-0.257_842_06, 0.484_315_88, -0.257_842_06],
         ];
         for (row, expected) in expected.iter().enumerate() {
             for (found, expected) in [mean[row], largest[row], top[row]].iter().zip(expected) {

@@ -18,7 +18,7 @@ use crate::tables::{self, Excerpts, Of, SelectionRow, TrainingStepRow, optional_
 use raisin_base::error::{Problem, Result, anyhow, ensure};
 use raisin_contract::{Context, Progress, referenced};
 use raisin_corpus::set::read_weights;
-use raisin_corpus::{Instruction, read_instructions, read_task};
+use raisin_corpus::{Instruction, Task, read_instructions, read_task};
 use raisin_kinds::finetune::{Parameters, step_counts, uses_features};
 use raisin_lm::Adaptation;
 use raisin_selector::policy::Constants;
@@ -75,13 +75,7 @@ impl<'a> Finetuning<'a> {
         let loading = Meter::start(device(context)?);
         let folder = context.input("/model")?;
         let task = read_task(context.input("/task")?)?;
-        let instructions = match parameters.select.method {
-            SelectionMethod::Validation => {
-                let numbered = task.validation.iter().map(as_instruction).zip(0..);
-                numbered.map(|(instruction, id)| Instruction { id, ..instruction }).collect()
-            }
-            _ => read_instructions(context.input("/instructions")?)?,
-        };
+        let instructions = rows_to_train_on(parameters.select.method, &task, context)?;
         let settings = Settings {
             instructions: (parameters.select.method != SelectionMethod::Validation).then_some("/instructions"),
             adaptation: &parameters.adaptation,
@@ -396,6 +390,15 @@ fn note_unused_budget(parameters: &Parameters, context: &Context) {
     if let (SelectionMethod::Full, Some(budget), None) = (select.method, budget, steps) {
         context.note(format!("budget = \"{budget}\" does not apply to the method `full`, which trains three epochs"));
     }
+}
+
+/// The instructions of the pool, or for the method `validation` the validation examples.
+fn rows_to_train_on(method: SelectionMethod, task: &Task, context: &Context) -> Result<Vec<Instruction>> {
+    if method != SelectionMethod::Validation {
+        return read_instructions(context.input("/instructions")?);
+    }
+    let numbered = task.validation.iter().map(as_instruction).zip(0..);
+    Ok(numbered.map(|(instruction, id)| Instruction { id, ..instruction }).collect())
 }
 
 /// The chooser of the method, for the trainable rows of the pool.

@@ -299,9 +299,12 @@ fn external_scores_belong_to_instructions_by_the_position_of_the_record() -> Res
     Ok(())
 }
 
+/// A value of each step, if the step has one.
+type OfSteps = Vec<Option<f64>>;
+
 /// Runs 5 steps with a new policy of these parts of the state. Returns the performances and the rewards of the steps,
 /// and the number of measurements.
-fn selected_by_a_policy(parts: &[&str], select: &Value) -> Result<(Vec<Option<f64>>, Vec<Option<f64>>, u64)> {
+fn selected_by_a_policy(parts: &[&str], select: &Value) -> Result<(OfSteps, OfSteps, u64)> {
     let store = TensorFixture::new()?;
     let folder = store.artifact("selector");
     std::fs::create_dir(&folder)?;

@@ -4,7 +4,7 @@
 //! record. If a stage was killed, the next attempt reads the whole records, plays the unfinished round again, and
 //! writes the same bytes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use arrow_array::{Array as _, Float64Array, RecordBatch, UInt32Array, UInt64Array};
@@ -28,7 +28,7 @@ use raisin_selector::policy::SIMILARITY;
 use raisin_selector::{Candidates, PpoSettings};
 use raisin_settings::ppo::{Credit, PolicyLearner, Prior, StatePart};
 use raisin_table::{self as table, WriteTable as _};
-use raisin_training::{Episodes, Meter, PhaseUse, TrainerConfig};
+use raisin_training::{Episodes, Meter, PhaseUse, TrainerConfig, TrainingPool};
 
 const TABLES: [&str; 4] = ["rounds", "steps", "selection", "effects"];
 
@@ -54,13 +54,7 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
     let learning = Learning::start(model, context, &instructions, &task.validation, &settings)?;
     let instructions = Excerpts::of(instructions);
     let clusters = context.input("/features")?;
-    let candidates = candidates(clusters, &learning.pool, context)?;
-    let candidates = with_used_columns(with_prior(candidates, config, context), config)?;
-    if config.rounds == 0 && candidates.prior.is_none() {
-        return Err(Problem::new("without rounds, the policy is its prior, and the candidates have no similarity")
-            .hint("give the features stage of the candidates the `task`, or set at least one round")
-            .into());
-    }
+    let candidates = used_candidates(clusters, &learning.pool, config, context)?;
     let trainer_config = TrainerConfig {
         learning_rate: stage.learning_rate,
         schedule: stage.schedule,
@@ -120,13 +114,7 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
     let rest = started.elapsed().saturating_sub(account.train.time + account.evaluation.time + account.effects.time);
     context.cost(phase_cost("selection", PhaseUse { time: rest, ..PhaseUse::default() }));
     rounds.write(&no_tables(&instructions)?, config.credit == Credit::Effect)?;
-    if config.learner == PolicyLearner::Posterior {
-        let columns = training.column_effects()?.unwrap_or_default();
-        context.write_table("column_effects", &own_tables::column_effects(&columns)?)?;
-        let mut writer = context.table_writer("expected", own_tables::expected(&[])?.schema())?;
-        training.expected_effects(&candidates, |part| writer.write(&own_tables::expected(&part)?))?;
-        writer.close()?;
-    }
+    write_effects(&training, &candidates, config, context)?;
     encoding.write(context)?;
     let written = ["performance", "tokens", "supervised_tokens", "flops"];
     let steps = table::read_columns(&context.out().join("steps.parquet"), &written)?;
@@ -153,6 +141,42 @@ pub(super) fn run_until(parameters: &Parameters, context: &Context, until: usize
     kept.constants.conditions = Some(conditions);
     kept.save(&context.out())?;
     context.add_reference("features", clusters)
+}
+
+/// Writes what the posterior says of the columns and of the candidates: the tables `column_effects` and `expected`.
+fn write_effects(
+    training: &PolicyTraining,
+    candidates: &Candidates,
+    config: &PpoSettings,
+    context: &Context,
+) -> Result<()> {
+    if config.learner != PolicyLearner::Posterior {
+        return Ok(());
+    }
+    let columns = training.column_effects()?.unwrap_or_default();
+    context.write_table("column_effects", &own_tables::column_effects(&columns)?)?;
+    let mut writer = context.table_writer("expected", own_tables::expected(&[])?.schema())?;
+    training.expected_effects(candidates, |part| writer.write(&own_tables::expected(&part)?))?;
+    writer.close()
+}
+
+/// The candidates with the columns and with the prior that the configuration uses.
+///
+/// # Errors
+/// Nothing is learned, and there is no prior.
+fn used_candidates(
+    clusters: &Path,
+    pool: &TrainingPool,
+    config: &PpoSettings,
+    context: &Context,
+) -> Result<Candidates> {
+    let candidates = with_prior(candidates(clusters, pool, context)?, config, context);
+    if config.rounds == 0 && candidates.prior.is_none() {
+        return Err(Problem::new("without rounds, the policy is its prior, and the candidates have no similarity")
+            .hint("give the features stage of the candidates the `task`, or set at least one round")
+            .into());
+    }
+    with_used_columns(candidates, config)
 }
 
 /// The candidates with the column of the prior.

@@ -66,11 +66,11 @@ pub fn expected(rows: &[ExpectedEffect]) -> Result<RecordBatch> {
     table::batch(columns)
 }
 
+/// A number at each place of a training.
+type AtPlaces = [f64; PLACES.len()];
+
 /// The columns of an effect, its prior and its deviation at the places of a training.
-fn at_places<T>(
-    rows: &[T],
-    of: fn(&T) -> (f64, [f64; PLACES.len()], [f64; PLACES.len()]),
-) -> Vec<(&'static str, ArrayRef)> {
+fn at_places<T>(rows: &[T], of: fn(&T) -> (f64, AtPlaces, AtPlaces)) -> Vec<(&'static str, ArrayRef)> {
     let mut columns = vec![("prior", floats(rows, |row| Some(of(row).0)))];
     let names =
         [("at_start", "at_start_deviation"), ("in_middle", "in_middle_deviation"), ("at_end", "at_end_deviation")];
