@@ -68,12 +68,12 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     };
     let (dimensions, whiten) = (pca.components.len(), like.as_ref().map_or(parameters.whiten(), |like| like.whiten));
     let semantic = if whiten { pca.project(&embeddings, true)? } else { components };
-    let semantic = Semantic { values: &semantic, dimensions, whiten };
     let scales = like.map(|like| like.scales);
-    let state = StaticState::fuse(&rows, &semantic, &numbers, &more, scales)?;
-    context.write_table("clusters", &clusters_table(&rows, &found, &state)?)?;
+    let of_rows = Semantic { values: &semantic, dimensions, whiten };
+    let StaticState { columns, scales, values } = StaticState::fuse(&rows, &of_rows, &numbers, &more, scales)?;
+    drop((semantic, more));
+    context.write_table("clusters", &clusters_table(&rows, &found, vector_column(values, columns.len(), None)?)?)?;
     let explained = pca.explained;
-    let StaticState { columns, scales, .. } = state;
     let basis = Basis { columns, whiten, pca, centres: found.centres, scales, similarity_mean };
     basis.write(&context.out())?;
     context.write_json(
@@ -205,12 +205,12 @@ fn kept(all: RecordBatch, complete: &[bool]) -> Result<RecordBatch> {
     Ok(take_record_batch(&all, &UInt32Array::from_iter_values(rows))?)
 }
 
-fn clusters_table(rows: &RecordBatch, found: &Clustering, state: &StaticState) -> Result<RecordBatch> {
+fn clusters_table(rows: &RecordBatch, found: &Clustering, states: ArrayRef) -> Result<RecordBatch> {
     let copied = |name: &'static str| Ok::<_, Error>((name, column(rows, name)?.clone()));
     table::batch(vec![
         copied("id")?,
         ("cluster", Arc::new(UInt32Array::from(found.assignments.clone()))),
-        ("state", vector_column(state.values.clone(), state.columns.len(), None)?),
+        ("state", states),
         copied("prompt_tokens")?,
         copied("response_tokens")?,
         copied("logp_conditional")?,

@@ -89,8 +89,9 @@ impl StaticState {
         let conditional: &Float32Array = table::column(rows, "logp_conditional")?;
         let alone: &Float32Array = table::column(rows, "logp_unconditional")?;
         let alone_tokens: &UInt32Array = table::column(rows, "unconditional_tokens")?;
-        let mut raw = Vec::with_capacity(rows.num_rows() * columns.len());
-        for row in 0..rows.num_rows() {
+        // The numbers of a row are made several times: those of all rows in double precision would be most of the memory.
+        let numbers_of_row = |row: usize, raw: &mut Vec<f64>| {
+            raw.clear();
             let tokens = f64::from(response.value(row));
             let (with, without) = (f64::from(conditional.value(row)), f64::from(alone.value(row)));
             let (prompt, per) = (f64::from(prompt.value(row)), tokens.max(1.0));
@@ -100,32 +101,44 @@ impl StaticState {
             let of_semantic = &semantic.values[row * dimensions..(row + 1) * dimensions];
             raw.extend(of_semantic.iter().map(|&value| f64::from(value)));
             raw.extend(more.iter().map(|column| column.values[row]));
-        }
-        let width = columns.len();
+        };
         let scales = scales.unwrap_or_else(|| {
             let together = (!semantic.whiten).then(|| {
                 let first = difficulty(numbers).count();
                 first..first + dimensions
             });
-            Scales::of(&raw, width, together)
+            Scales::of(rows.num_rows(), columns.len(), numbers_of_row, together)
         });
-        let standardised = |(place, value): (usize, &f64)| {
-            ((value - scales.means[place % width]) / scales.deviations[place % width]) as f32
-        };
-        let values = raw.iter().enumerate().map(standardised).collect();
+        let mut values = Vec::with_capacity(rows.num_rows() * columns.len());
+        let mut raw = Vec::new();
+        for row in 0..rows.num_rows() {
+            numbers_of_row(row, &mut raw);
+            let scaled = raw.iter().zip(&scales.means).zip(&scales.deviations);
+            values.extend(scaled.map(|((value, mean), deviation)| ((value - mean) / deviation) as f32));
+        }
         Ok(Self { columns, scales, values })
     }
 }
 
 impl Scales {
-    /// The scales of values, which are row-major with `width` columns. The columns `together` get one common deviation.
-    fn of(values: &[f64], width: usize, together: Option<Range<usize>>) -> Self {
-        let n = (values.len() / width.max(1)).max(1) as f64;
-        let mut means = vec![0.0; width];
-        values.iter().enumerate().for_each(|(place, value)| means[place % width] += value / n);
-        let mut deviations = vec![0.0; width];
-        for (place, value) in values.iter().enumerate() {
-            deviations[place % width] += (value - means[place % width]).powi(2) / n;
+    /// The scales of the columns of `rows` rows with `width` numbers. `numbers_of_row` replaces the content of a vector by
+    /// the numbers of a row. The columns `together` get one common deviation.
+    fn of(
+        rows: usize,
+        width: usize,
+        numbers_of_row: impl Fn(usize, &mut Vec<f64>),
+        together: Option<Range<usize>>,
+    ) -> Self {
+        let n = rows.max(1) as f64;
+        let (mut means, mut deviations, mut raw) = (vec![0.0; width], vec![0.0; width], Vec::with_capacity(width));
+        for row in 0..rows {
+            numbers_of_row(row, &mut raw);
+            means.iter_mut().zip(&raw).for_each(|(mean, value)| *mean += value / n);
+        }
+        for row in 0..rows {
+            numbers_of_row(row, &mut raw);
+            let columns = deviations.iter_mut().zip(&raw).zip(&means);
+            columns.for_each(|((deviation, value), mean)| *deviation += (value - mean).powi(2) / n);
         }
         if let Some(together) = together {
             let together = &mut deviations[together];
