@@ -160,11 +160,11 @@ reproduce name *arguments: _compiled
     cmp "$top"/one/out/*/build.json "$top"/two/out/*/build.json
     echo "the same: $(grep -c '"artifact"' "$top"/one/out/*/build.json) stages, twice into an empty cache"
 
-# compare the speed with other tools: `just bench engine`, `just bench corpus`, `just bench near`, `just bench selector`, `just bench scale`, `just bench sql`, `just bench lm POOL=FILE`, `just bench gpu --pool FILE`
+# compare the speed with other tools: `just bench engine`, `just bench corpus`, `just bench near`, `just bench chain`, `just bench selector`, `just bench scale`, `just bench sql`, `just bench lm POOL=FILE`, `just bench gpu --pool FILE`
 [positional-arguments]
 bench name *arguments: _compiled
     @test -x {{ bench_venv }}/bin/python || python3 -m venv {{ bench_venv }}
-    @for peers in {{ if name =~ "^(corpus|near|scale|selector|sql)$" { "benches/requirements-" + name + ".txt" } else if name == "engine" { "benches/requirements.txt" } else { "benches/requirements.txt benches/requirements-lm.txt" } }}; do \
+    @for peers in {{ if name =~ "^(chain|corpus|near|scale|selector|sql)$" { "benches/requirements-" + name + ".txt" } else if name == "engine" { "benches/requirements.txt" } else { "benches/requirements.txt benches/requirements-lm.txt" } }}; do \
         cmp -s $peers {{ bench_venv }}/$(basename $peers) \
         || ({{ bench_venv }}/bin/python -m pip install --quiet --disable-pip-version-check -r $peers \
             && cp $peers {{ bench_venv }}/) || exit 1; done
