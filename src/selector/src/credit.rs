@@ -94,8 +94,8 @@ impl CandidateEffects {
 
 /// The result of the regression.
 struct FeatureEffects {
-    /// For each feature of a candidate ([`super::features`]), its effect on the reward of a step at the middle of the training; then, for
-    /// each feature, the change of its effect per unit of [`stage_position`]: `[2 (F + C)]`.
+    /// For each feature of a candidate ([`super::features`]), its effect on the reward of a step at the middle of the
+    /// training; then, for each feature, the change of its effect per unit of [`stage_position`]: `[2 (F + C)]`.
     effects: Tensor,
     /// How far to trust `effects`, from 0 to 1; see [`reliability`].
     reliability: f64,
