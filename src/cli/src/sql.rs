@@ -128,8 +128,9 @@ fn source(arguments: &Arguments) -> Result<QuerySource> {
         None => Ok(QuerySource::Input { is_demanded: false }),
         Some("-") => Ok(QuerySource::Input { is_demanded: true }),
         Some(word) if word.starts_with('-') && !word.contains(char::is_whitespace) => {
-            let problem = Problem::usage(format!("`raisin sql` has no option `{word}`"));
-            let hint = match option_near(word) {
+            let name = word.split('=').next().unwrap_or(word);
+            let problem = Problem::usage(format!("`raisin sql` has no option `{name}`"));
+            let hint = match option_near(name) {
                 Some(option) => format!("did you mean `{option}`?"),
                 None => "`raisin sql --help` lists the options".to_owned(),
             };
@@ -145,12 +146,11 @@ fn source(arguments: &Arguments) -> Result<QuerySource> {
     }
 }
 
-/// The option whose name is near this word, which may have a value after `=`.
-fn option_near(word: &str) -> Option<String> {
+/// The option whose name is near this name.
+fn option_near(name: &str) -> Option<String> {
     let command = Arguments::augment_args(clap::Command::new("sql"));
     let options: Vec<String> =
         command.get_arguments().filter_map(|argument| Some(format!("--{}", argument.get_long()?))).collect();
-    let name = word.split('=').next().unwrap_or(word);
     nearest(name, options.iter().map(String::as_str)).map(str::to_owned)
 }
 
