@@ -1,7 +1,7 @@
 """Times the making of a pool and a named peer in the same run: a file with a million instructions to Parquet, each text once.
 
 `just bench corpus [ROWS]` makes files of ROWS (1,000,000) rows of Alpaca form, a tenth of them copies, as JSON lines, as
-JSON lines with gzip, and as Parquet. For each file, raisin (`ingest`) and DuckDB (read, `group by all`, write with zstd)
+JSON lines with gzip and with zstd, and as Parquet. For each file, raisin (`ingest`) and DuckDB (read, `group by all`, write with zstd)
 take turns, in an empty cache each time; RAISIN_BENCH_RUNS is the number of runs (3).
 
 The two do not do the same: raisin also finds the format, checks each record, normalises conversations, writes a blake3 of
@@ -53,13 +53,15 @@ def make_files(folder):
             file.write(json.dumps(row) + "\n")
     with open(folder / "rows.jsonl", "rb") as plain, gzip.open(folder / "rows.jsonl.gz", "wb", compresslevel=6) as packed:
         shutil.copyfileobj(plain, packed)
-    with_duckdb("from read_json('rows.jsonl', format = 'newline_delimited')", "rows.parquet", folder)
+    rows = "from read_json('rows.jsonl', format = 'newline_delimited')"
+    with_duckdb(rows, "rows.parquet", folder)
+    with_duckdb(rows, "rows.jsonl.zst", folder, "json")
 
 
-def with_duckdb(query, file, folder):
+def with_duckdb(query, file, folder, form="parquet"):
     """Writes the rows of a query with DuckDB, in a process of its own: this process has to stay small, because the peak
     memory of a process counts that of its parent at its start."""
-    text = f"import duckdb; duckdb.execute(\"\"\"copy ({query}) to '{file}' (format parquet, compression zstd)\"\"\")"
+    text = f"import duckdb; duckdb.execute(\"\"\"copy ({query}) to '{file}' (format {form}, compression zstd)\"\"\")"
     return measured([sys.executable, "-c", text], folder)
 
 
@@ -85,7 +87,7 @@ def main():
         make_files(folder)
         print(f"{ROWS:,} rows, {RUNS} runs in turns after one that warms the files; DuckDB {version('duckdb')}")
         print("                          median      CPU    memory      file   raisin's time / DuckDB's   CPU / CPU")
-        for name in ["rows.jsonl", "rows.jsonl.gz", "rows.parquet"]:
+        for name in ["rows.jsonl", "rows.jsonl.gz", "rows.jsonl.zst", "rows.parquet"]:
             contenders = {"raisin": raisin, "DuckDB": peer}
             runs = {who: [] for who in contenders}
             for turn in range(RUNS + 1):
