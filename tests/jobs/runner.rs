@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
+use raisin_base::seed::Seed;
 use raisin_store::Store;
 use raisin_tests::processes::{ended, wait_for};
 use raisin_tests::{CommandOutput, Project, executable, package};
@@ -181,6 +183,35 @@ fn a_build_takes_over_a_result_that_a_killed_build_has_taken_over_in_part() {
         failed.stderr
     );
     builds(&project, 2);
+}
+
+#[test]
+fn a_build_with_jobs_that_is_killed_again_and_again_ends_with_the_artifacts_of_a_local_build() {
+    let full = std::env::var("RAISIN_TORTURE").is_ok_and(|word| word == "full");
+    let (builds, mut kills) = (if full { 60 } else { 3 }, 0);
+    // The times of the kills are drawn; which work they hit depends on the machine.
+    let mut rng = Seed::new(7).rng();
+    for _ in 0..builds {
+        let project = with_runner("");
+        for _ in 0..8 {
+            let mut build = project.start(&["build", "p.toml"]);
+            std::thread::sleep(Duration::from_millis(rng.below(1000) as u64));
+            // A build that has ended already has succeeded.
+            match build.try_wait().unwrap() {
+                Some(status) => assert!(status.success()),
+                None => {
+                    build.kill().unwrap();
+                    build.wait().unwrap();
+                    kills += 1;
+                }
+            }
+        }
+        project.done(&["build", "p.toml"]);
+        equals_a_local_build(&project, "p.toml", "scored");
+        assert_eq!(project.run(&["verify"]).code, 0);
+    }
+    assert!(kills >= builds, "{kills} kills in {builds} builds");
+    println!("{kills} kills in {builds} builds");
 }
 
 #[test]
