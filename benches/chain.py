@@ -1,11 +1,12 @@
-"""Takes a pool of millions of rows through every stage, from files to a selection, with the time and the memory of each.
+"""Takes a pool of millions of rows through every stage, from files to a selection. Prints the time and memory of each.
 
-`just bench chain [ROWS]` makes two files of short rows, together ROWS (1,000,000), and builds each stage by itself: ingest,
-mix, dedup, filter, sql, random embeddings from a program, clusters, a selector of 20 steps, a fine-tuning of 20 steps on its
-choices. A time is that of `raisin build` of one stage; memory is the peak of raisin or of its worker. The number of rows
-after each stage is known from how the files are made, and is checked. So is the line of the file of each selected row.
+`just bench chain [ROWS]` makes two files of short rows, together ROWS (1,000,000), and builds each stage by itself:
+ingest, mix, dedup, filter, sql, random embeddings from a program, clusters, a selector of 20 steps, a fine-tuning of 20
+steps on its choices. A time is that of `raisin build` of one stage; memory is the peak of raisin or of its worker. The
+number of rows after each stage is known from how the files are made, and is checked. So is the line of the file of each
+selected row.
 
-RAISIN_BENCH_FOLDER is the folder for the files and the cache: about 2 kB a row. Without it, a temporary folder is used.
+RAISIN_BENCH_FOLDER is the folder for the files and the cache: about 1.1 kB a row. Without it, a temporary folder is used.
 """
 
 import json
@@ -138,27 +139,25 @@ def make_files(folder):
     """Writes the files. Returns the rows that each stage has to have."""
     drawn = random.Random(17)
     main, crawl = ROWS * 9 // 10, ROWS - ROWS * 9 // 10
-    left = {}
-    with open(folder / "main.jsonl", "w") as file:
-        for number in range(main):
-            row = {"instruction": words(drawn, 16), "input": "", "output": words(drawn, 4)}
-            file.write(json.dumps(row) + "\n")
-            if number < crawl:
-                left[number] = row["instruction"]
     copies = near = 0
     lines = main - main // 10
-    with open(folder / "crawl.jsonl", "w") as file:
+    # No row stays in memory: the peak memory of a process counts that of its parent at its start.
+    with open(folder / "main.jsonl", "w") as file, open(folder / "crawl.jsonl", "w") as second:
         before = None
-        for number in range(crawl):
+        for number in range(main):
+            of_main = {"instruction": words(drawn, 16), "input": "", "output": words(drawn, 4)}
+            file.write(json.dumps(of_main) + "\n")
+            if number >= crawl:
+                continue
             row = {"instruction": words(drawn, 16), "input": "", "output": words(drawn, 4)}
             if number % 10 == 1:  # an exact copy of the row before
                 row, copies = before, copies + 1
             elif number % 10 in (2, 3):  # a near copy of a row of the other file
-                row["instruction"], near = left[number] + " indeed", near + 1
+                row["instruction"], near = of_main["instruction"] + " indeed", near + 1
             else:
                 lines += (number + 1) % 10 != 0
             before = row
-            file.write(json.dumps(row) + "\n")
+            second.write(json.dumps(row) + "\n")
     with open(folder / "task.jsonl", "w") as file:
         for _ in range(100):
             file.write(json.dumps({"question": words(drawn, 8), "answer": words(drawn, 2)}) + "\n")
@@ -176,7 +175,8 @@ def run(folder, *command):
         out.seek(0)
         said.seek(0)
         if process.returncode:
-            sys.exit(f"error: raisin {' '.join(command)} ended with {process.returncode}:\n{said.read().decode()[-2000:]}")
+            text = said.read().decode()[-2000:]
+            sys.exit(f"error: raisin {' '.join(command)} ended with {process.returncode}:\n{text}")
         return took, usage.ru_maxrss / 1e3, out.read().decode()
 
 
@@ -191,7 +191,8 @@ def check(what, found, expected):
 
 def trace(folder):
     """Follows each selected row to the line of its file."""
-    rows = ask(folder, "select t.instruction, i.pool, i.line from tuned.selection t join kept.instructions i on i.id = t.id")
+    query = "select t.instruction, i.pool, i.line from tuned.selection t join kept.instructions i on i.id = t.id"
+    rows = ask(folder, query)
     check("selected rows", len(rows), STEPS * BATCH)
     for name in ("main", "crawl"):
         wanted = {row["line"]: row["instruction"] for row in rows if row["pool"] == name}
@@ -214,7 +215,8 @@ def main(folder):
     (folder / "embed.py").write_text(EMBED)
     print("| stage | time | peak memory | rows |\n|---|---|---|---|")
     total = 0
-    for stage in ("task", "base", "main", "crawl", "raw", "single", "kept", "counts", "embeddings", "clusters", "selector", "tuned"):
+    stages = "task base main crawl raw single kept counts embeddings clusters selector tuned"
+    for stage in stages.split():
         took, peak, _ = run(folder, "build", "chain.toml", "--only", stage)
         total += took
         rows = ""
@@ -233,7 +235,8 @@ def main(folder):
         if stage not in ("task", "base"):
             print(f"| {stage} | {took:,.1f} s | {peak:,.0f} MB | {f'{rows:,}' if rows else ''} |", flush=True)
     trace(folder)
-    print(f"\nAll stages: {total:,.0f} s; load {os.getloadavg()[0]:.1f}. The {STEPS * BATCH} selected rows are on their lines.")
+    print(f"\nAll stages: {total:,.0f} s; load {os.getloadavg()[0]:.1f}.")
+    print(f"The {STEPS * BATCH} selected rows are on their lines.")
 
 
 if "RAISIN_BENCH_FOLDER" in os.environ:

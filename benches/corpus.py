@@ -1,8 +1,8 @@
 """Times the making of a pool and a named peer in the same run: a file with a million instructions to Parquet, each text once.
 
 `just bench corpus [ROWS]` makes files of ROWS (1,000,000) rows of Alpaca form, a tenth of them copies, as JSON lines, as
-JSON lines with gzip and with zstd, and as Parquet. For each file, raisin (`ingest`) and DuckDB (read, `group by all`, write with zstd)
-take turns, in an empty cache each time; RAISIN_BENCH_RUNS is the number of runs (3).
+JSON lines with gzip and with zstd, and as Parquet. For each file, raisin (`ingest`) and DuckDB (read, `group by all`,
+write with zstd) take turns, in an empty cache each time; RAISIN_BENCH_RUNS is the number of runs (3).
 
 The two do not do the same: raisin also finds the format, checks each record, normalises conversations, writes a blake3 of
 each row and the line from which it came, hashes the file and keeps all of this in its store.

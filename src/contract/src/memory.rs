@@ -118,3 +118,15 @@ fn end_process(problem: &Problem) {
     }
     let _ = kill_process(getpid(), Signal::KILL);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::more_than;
+
+    #[test]
+    fn the_memory_to_try_is_twice_the_limit_in_whole_gb() {
+        let tried = [0, 4_000_000, 500_000_000, 500_000_001, 12_000_000_000].map(more_than);
+        assert_eq!(tried, ["1GB", "1GB", "1GB", "2GB", "24GB"]);
+        assert!(more_than(u64::MAX).ends_with("GB"), "no overflow");
+    }
+}

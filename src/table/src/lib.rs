@@ -278,6 +278,7 @@ pub fn vector_type(length: usize) -> DataType {
 mod tests {
     use super::*;
     use arrow_array::{Int32Array, StringArray};
+    use parquet::file::metadata::RowGroupMetaData;
 
     #[test]
     fn a_table_is_read_as_it_was_written_and_equal_tables_have_equal_bytes() -> Result<()> {
@@ -330,12 +331,7 @@ mod tests {
         let path = folder.path().join("large.parquet");
         let rows = Int32Array::from_iter_values(0..i32::try_from(2 * ROW_GROUP + 1)?);
         write(&path, &batch(vec![("id", Arc::new(rows) as ArrayRef)])?)?;
-        let sizes: Vec<i64> = open(&path)?
-            .metadata()
-            .row_groups()
-            .iter()
-            .map(parquet::file::metadata::RowGroupMetaData::num_rows)
-            .collect();
+        let sizes: Vec<i64> = open(&path)?.metadata().row_groups().iter().map(RowGroupMetaData::num_rows).collect();
         assert_eq!(sizes, [122_880, 122_880, 1]);
         Ok(())
     }

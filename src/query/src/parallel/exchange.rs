@@ -63,6 +63,7 @@ struct Running {
     head: Arc<watch::Sender<usize>>,
 }
 
+/// What a partition passes on to an output.
 enum Passed {
     /// Rows, and the room that they take while they wait.
     Rows(RecordBatch, #[expect(dead_code, reason = "dropping it is its use")] Option<OwnedSemaphorePermit>),

@@ -72,9 +72,10 @@ fn difficulty(numbers: &[&str]) -> impl Iterator<Item = (usize, &'static str)> {
 }
 
 impl StaticState {
-    /// Joins the difficulty part from these `numbers` of the features, the semantic part and `more` columns, and standardises them with `scales`. Without
-    /// `scales`, every column gets mean 0; the columns of the difficulty part, `more` columns and whitened dimensions get
-    /// variance 1; and dimensions that are not whitened have one common scale, so that their proportions stay.
+    /// Joins the difficulty part from these `numbers` of the features, the semantic part and `more` columns, and
+    /// standardises them with `scales`. Without `scales`, every column gets mean 0; the columns of the difficulty part,
+    /// `more` columns and whitened dimensions get variance 1; and dimensions that are not whitened have one common scale,
+    /// so that their proportions stay.
     pub fn fuse(
         rows: &RecordBatch,
         semantic: &Semantic,
