@@ -43,6 +43,11 @@ POOLS = {
         "others": {"alpaca": 75, "code": 32, "gsm8k": 23, "arc": 16, "svamp": 14},
         "decoys": ["csqa-letters", "csqa-mismatched", "csqa-wrong"],
     },
+    "mixed-csqa-formats": {
+        "relevant": "csqa-listed",
+        "others": {"alpaca": 75, "code": 32, "gsm8k": 23, "arc": 16, "svamp": 14},
+        "decoys": ["csqa-letters", "csqa-text", "csqa-sentence"],
+    },
     "mixed-code": {
         "relevant": "code",
         "others": {"alpaca": 114, "csqa-listed": 23, "gsm8k": 23, "arc": 16, "svamp": 14},
@@ -131,6 +136,14 @@ def csqa_letters(items):
     return [row(item, listed(item), item["label"]) for item in items]
 
 
+def csqa_text(items):
+    return [row(item, listed(item), item["response"]) for item in items]
+
+
+def csqa_sentence(items):
+    return [row(item, listed(item), f"The answer is {item['label']}.") for item in items]
+
+
 def mismatched(items, differs):
     """Each question gets the answer of another question of the list: of the next one that differs."""
     rows = []
@@ -176,7 +189,7 @@ def wrong_digits(answer, *words):
 
 def build_pool(name, seed, parts, counts):
     """The rows of the pool in their final order. Each kind of a source takes its own part of the ranked items."""
-    made_by = {"csqa-listed": csqa_listed, "csqa-letters": csqa_letters, "gsm8k-answer-only": answer_only,
+    made_by = {"csqa-listed": csqa_listed, "csqa-letters": csqa_letters, "csqa-text": csqa_text, "csqa-sentence": csqa_sentence, "gsm8k-answer-only": answer_only,
              "gsm8k-plain": lambda items: [row(item, item["prompt"], plain(item["response"])) for item in items],
              "gsm8k-answer-first": lambda items: [
                  row(item, item["prompt"], answer_first(item["response"])) for item in items],
@@ -251,8 +264,11 @@ def check(name, pool, validation, test):
             refuse(f"{name}: the {what} {twice[0]!r} occurs more than once in pool, validation and test", "report this")
 
 
-def example(item):
-    """An example of validation.jsonl or test.jsonl, in the layout of its source."""
+def example(kind, item):
+    """An example of validation.jsonl or test.jsonl: in the layout of its source, or as the kind makes its rows."""
+    if kind == "csqa-listed":
+        (made,) = csqa_listed([item])
+        return {"question": made["instruction"], "answer": made["output"], "origin": item["origin"]}
     if "choices" in item:
         question = {"stem": item["prompt"], "choices": item["choices"]}
         return {"answerKey": item["label"], "question": question, "origin": item["origin"]}
@@ -277,7 +293,7 @@ def summary(name, seed, arguments, counts, pool, validation, test, sources):
         characters = sum(len(one["instruction"]) + len(one["input"]) + len(one["output"]) for one in of_kind)
         kinds[kind] = {"rows": count, "share": round(count / len(pool), 4), "relevant": kind == POOLS[name]["relevant"],
                        "mean_characters": round(characters / max(count, 1), 1)}
-    used = {source_of(kind) for kind in counts} | {target_of(name)}
+    used = {source_of(kind) for kind in [*counts, target_of(name)]}
     return {"pool": name, "seed": seed, "rows": len(pool), "relevant": arguments.relevant, "decoys": arguments.decoys,
             "kinds": kinds, "validation": len(validation), "test": len(test),
             "sources": {key: value for key, value in sources.items() if key.split("-")[0] in used}}
@@ -293,7 +309,7 @@ def make(name, seed, arguments, items, counted):
     for source in ("alpaca", "code", "csqa", "arc", "svamp", "gsm8k"):
         pool, validation, test = split(source, items[source])
         parts[source] = {"pool": pool, "validation": validation, "test": items.get(source + "-test", test)}
-    target = parts[target_of(name)]
+    target = parts[source_of(target_of(name))]
     counts = count_kinds(name, arguments.rows, arguments.relevant, arguments.decoys)
     pool = build_pool(name, seed, parts, counts)
     validation = ranked(target["validation"], "validation", seed)[:VALIDATION_ROWS]
@@ -301,8 +317,8 @@ def make(name, seed, arguments, items, counted):
     check(name, pool, validation, test)
     folder = Path(arguments.out) / name / str(seed)
     write(folder, "pool.jsonl", lines(pool))
-    write(folder, "validation.jsonl", lines(map(example, validation)))
-    write(folder, "test.jsonl", lines(map(example, test)))
+    write(folder, "validation.jsonl", lines(example(target_of(name), item) for item in validation))
+    write(folder, "test.jsonl", lines(example(target_of(name), item) for item in test))
     scores = "".join(f"{one['row']},{int(one['kind'] == POOLS[name]['relevant'])}\n" for one in pool)
     write(folder, "labels.csv", "row,score\n" + scores)
     made = summary(name, seed, arguments, counts, pool, validation, test, counted)
