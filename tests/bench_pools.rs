@@ -10,12 +10,13 @@ use raisin_tests::python::{run_python, setting};
 use raisin_tests::{Project, package};
 use serde_json::json;
 
-const POOLS: [&str; 7] = [
+const POOLS: [&str; 8] = [
     "mixed-gsm8k",
     "mixed-gsm8k-noisy",
     "mixed-gsm8k-formats",
     "mixed-csqa",
     "mixed-csqa-noisy",
+    "mixed-csqa-formats",
     "mixed-code",
     "alpaca-gsm8k",
 ];

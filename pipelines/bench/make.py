@@ -189,7 +189,8 @@ def wrong_digits(answer, *words):
 
 def build_pool(name, seed, parts, counts):
     """The rows of the pool in their final order. Each kind of a source takes its own part of the ranked items."""
-    made_by = {"csqa-listed": csqa_listed, "csqa-letters": csqa_letters, "csqa-text": csqa_text, "csqa-sentence": csqa_sentence, "gsm8k-answer-only": answer_only,
+    made_by = {"csqa-listed": csqa_listed, "csqa-letters": csqa_letters, "csqa-text": csqa_text,
+             "csqa-sentence": csqa_sentence, "gsm8k-answer-only": answer_only,
              "gsm8k-plain": lambda items: [row(item, item["prompt"], plain(item["response"])) for item in items],
              "gsm8k-answer-first": lambda items: [
                  row(item, item["prompt"], answer_first(item["response"])) for item in items],

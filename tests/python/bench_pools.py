@@ -15,8 +15,8 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, str(MAKE.parent))
 from make import wrong_digits  # noqa: E402
 
-POOLS = ["mixed-gsm8k", "mixed-gsm8k-noisy", "mixed-gsm8k-formats", "mixed-csqa", "mixed-csqa-noisy", "mixed-code",
-         "alpaca-gsm8k"]
+POOLS = ["mixed-gsm8k", "mixed-gsm8k-noisy", "mixed-gsm8k-formats", "mixed-csqa", "mixed-csqa-noisy",
+         "mixed-csqa-formats", "mixed-code", "alpaca-gsm8k"]
 
 
 def gsm8k(name, number):
@@ -137,7 +137,9 @@ def check_choices(pool, sources):
         question, given = source["question"], row["output"]
         choices = {choice["label"]: choice["text"] for choice in question["choices"]}
         right = choices[source["answerKey"]]
-        assert (row["instruction"] == question["stem"]) == (row["kind"] not in ("csqa-letters", "csqa-listed"))
+        without_choices = row["kind"] in ("csqa", "csqa-mismatched", "csqa-wrong")
+        listed = "".join(f"\n{label}. {text}" for label, text in choices.items())
+        assert row["instruction"] == question["stem"] + ("" if without_choices else listed)
         if row["kind"] == "csqa":
             assert given == right
         elif row["kind"] == "csqa-wrong":
@@ -148,6 +150,10 @@ def check_choices(pool, sources):
             assert given == texts[other["answerKey"]] and given not in choices.values()
         elif row["kind"] == "csqa-letters":
             assert given == source["answerKey"]
+        elif row["kind"] == "csqa-text":
+            assert given == right
+        elif row["kind"] == "csqa-sentence":
+            assert given == f"The answer is {source['answerKey']}."
         else:
             assert row["kind"] == "csqa-listed" and given == f"{source['answerKey']}. {right}"
     return seen
@@ -206,12 +212,24 @@ def main(out):
             found = check_choices(pools[name, seed], sources)
             if name == "mixed-csqa-noisy":
                 assert found == {kind: 10 for kind in ("csqa", "csqa-letters", "csqa-mismatched", "csqa-wrong")}, found
+            if name == "mixed-csqa-formats":
+                forms = ("csqa-listed", "csqa-letters", "csqa-text", "csqa-sentence")
+                assert found == {kind: 10 for kind in forms}, found
         one, other = ({row["origin"] for row in pools[name, seed]} for seed in ("7", "8"))
         assert one != other, f"{name}: both seeds have the same rows"
     # The validation part is fixed: what one seed validates with, no seed has in its pool.
     for name in POOLS:
         validation = {row["origin"] for seed in ("7", "8") for row in read(bench / name / seed / "validation.jsonl")}
         assert not validation & {row["origin"] for seed in ("7", "8") for row in pools[name, seed]}, name
+    # The examples of mixed-csqa-formats have the form of its relevant rows.
+    for part, file in (("validation", "train"), ("test", "dev")):
+        records = read(folder / f"csqa_{file}_rand_split.jsonl")
+        for example in read(bench / "mixed-csqa-formats" / "7" / f"{part}.jsonl"):
+            question = records[int(example["origin"].split(":")[1])]["question"]
+            choices = [f"{choice['label']}. {choice['text']}" for choice in question["choices"]]
+            assert example["question"] == "\n".join([question["stem"], *choices])
+            right = records[int(example["origin"].split(":")[1])]["answerKey"]
+            assert example["answer"] in choices and example["answer"].startswith(f"{right}. ")
     for decoys in ("mixed-gsm8k-noisy", "mixed-gsm8k-formats", "mixed-csqa-noisy"):
         plain = decoys.rsplit("-", 1)[0]
         one, other = ({row["origin"] for row in pools[name, "7"] if row["kind"] == plain.split("-")[1]}
