@@ -41,6 +41,27 @@ pub struct Parameters {
     /// are null for all rows, the state of a `clusters` stage has no log p(y), and the method `ifd` cannot be used.
     #[serde(default = "yes")]
     pub unconditional: bool,
+    /// The tokens over whose hidden states the embeddings of a row are means. The embeddings decide the clusters, the
+    /// semantic part of the state, and every similarity: the prior of a selector and the method `rds`.
+    #[serde(default, skip_serializing_if = "is_whole")]
+    pub embedding: EmbeddedTokens,
+}
+
+/// The tokens of a row that its embeddings describe.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum EmbeddedTokens {
+    /// All tokens: prompts and responses.
+    #[default]
+    Whole,
+    /// The supervised tokens only. Take it if rows have long prompts and short responses, and differ in their
+    /// responses.
+    Responses,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_whole(tokens: &EmbeddedTokens) -> bool {
+    *tokens == EmbeddedTokens::Whole
 }
 
 fn yes() -> bool {

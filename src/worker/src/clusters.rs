@@ -10,6 +10,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow_array::{Array, ArrayRef, RecordBatch, UInt32Array};
@@ -18,10 +19,11 @@ use serde_json::json;
 
 use crate::tables::vector_column;
 use crate::vectors::VectorColumn;
-use basis::Basis;
-use raisin_base::error::{Error, Problem, Result, anyhow};
+use basis::{Basis, embedded_tokens};
+use raisin_base::error::{Context as _, Error, Problem, Result, anyhow};
 use raisin_contract::{Context, Progress};
 use raisin_kinds::clusters::Parameters;
+use raisin_kinds::features::EmbeddedTokens;
 use raisin_selector::clustering::NumberRows as _;
 use raisin_selector::clustering::kmeans::{Clustering, assigned, kmeans};
 use raisin_selector::clustering::pca::Pca;
@@ -44,8 +46,9 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     if excluded > 0 {
         context.note(format!("{excluded} of {count} instructions have no complete features and are no candidates"));
     }
+    let embedding = embedding_of(folder)?;
     if let Some(like) = &like {
-        like.check_width(embeddings.width())?;
+        like.check_embeddings(embeddings.width(), embedding)?;
     }
     let mut more = similarity::columns(folder, &complete, like.as_ref(), context)?;
     let embeddings = embeddings.only(complete)?;
@@ -74,24 +77,34 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     drop((semantic, more));
     context.write_table("clusters", &clusters_table(&rows, &found, vector_column(values, columns.len(), None)?)?)?;
     let explained = pca.explained;
-    let basis = Basis { columns, whiten, pca, centres: found.centres, scales, similarity_mean };
+    let basis = Basis { embedding, columns, whiten, pca, centres: found.centres, scales, similarity_mean };
     basis.write(&context.out())?;
-    context.write_json(
-        "constants.json",
-        &json!({
-            "columns": basis.columns,
-            "means": basis.scales.means,
-            "deviations": basis.scales.deviations,
-            "whiten": whiten,
-            "explained_variance": explained,
-            "inertia": found.inertia,
-            "excluded": excluded,
-            "basis": basis.digest().to_hex(),
-        }),
-    )?;
+    let mut constants = json!({
+        "columns": basis.columns,
+        "means": basis.scales.means,
+        "deviations": basis.scales.deviations,
+        "whiten": whiten,
+        "explained_variance": explained,
+        "inertia": found.inertia,
+        "excluded": excluded,
+        "basis": basis.digest().to_hex(),
+    });
+    if embedding != EmbeddedTokens::default() {
+        constants["embedding"] = json!(embedding);
+    }
+    context.write_json("constants.json", &constants)?;
     context.add_reference("features", folder)?;
     progress(context, "k-means", 2);
     Ok(())
+}
+
+/// The tokens that the embeddings of these features describe.
+fn embedding_of(features: &Path) -> Result<EmbeddedTokens> {
+    let path = features.join("summary.json");
+    // The features of a `command` need no summary.
+    let Ok(bytes) = std::fs::read(&path) else { return Ok(EmbeddedTokens::default()) };
+    let summary = serde_json::from_slice(&bytes).with_context(|| format!("{} is no JSON", path.display()))?;
+    embedded_tokens(&summary, &path)
 }
 
 /// The rows along principal components, and their clusters.

@@ -29,7 +29,7 @@ use parts::{Done, in_id_order, open_parts, save_part};
 use raisin_base::error::Result;
 use raisin_contract::{Context, Cost, Progress};
 use raisin_corpus::{Sequence, read_instructions, read_task};
-use raisin_kinds::features::Parameters;
+use raisin_kinds::features::{EmbeddedTokens, Parameters};
 use raisin_lm::out_of_memory::{in_groups, micro_batches};
 use raisin_lm::proxy::PrefixStates;
 use raisin_lm::{Batch, Model, longest_first};
@@ -78,16 +78,17 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     // The summary counts all rows, also those of earlier attempts.
     let mut all = PassTokens::default();
     encoded.iter().chain(&encoded_examples).for_each(|row| all.add(row));
-    context.write_json(
-        "summary.json",
-        &json!({
-            "pass": "features",
-            "tokens": all.tokens(),
-            "supervised_tokens": all.supervised,
-            "flops": pass.flops(&all),
-            "unconditional": unconditional,
-        }),
-    )
+    let mut summary = json!({
+        "pass": "features",
+        "tokens": all.tokens(),
+        "supervised_tokens": all.supervised,
+        "flops": pass.flops(&all),
+        "unconditional": unconditional,
+    });
+    if parameters.embedding != EmbeddedTokens::default() {
+        summary["embedding"] = json!(parameters.embedding);
+    }
+    context.write_json("summary.json", &summary)
 }
 
 /// The tokens of both passes.
@@ -337,7 +338,11 @@ impl<'a> FeaturePass<'a> {
             };
             let log_probs = self.model.token_log_probs(&hidden, &batch)?.f_to_device(Device::Cpu)?;
             let log_probs: Vec<f32> = Vec::try_from(log_probs)?;
-            let vectors = if pooled { pool(sequences, &hidden)? } else { vec![(None, None); sequences.len()] };
+            let vectors = if pooled {
+                pool(sequences, self.parameters.embedding, &hidden)?
+            } else {
+                vec![(None, None); sequences.len()]
+            };
             let mut start = 0;
             Ok(sequences
                 .iter()
@@ -401,21 +406,24 @@ impl FeatureRow {
 /// The mean and the weighted mean of the hidden states of a row.
 type Pooled = (Option<Vec<f32>>, Option<Vec<f32>>);
 
-/// For each row the mean of its hidden states, and the mean that is weighted by position (weights 1, 2, 3, ... divided
-/// by their sum), as one matrix product: [2 rows, tokens] x [tokens, hidden].
-fn pool(sequences: &[&Sequence], hidden: &Tensor) -> Result<Vec<Pooled>> {
+/// For each row the mean of its hidden states over the tokens that are `embedded`, and the mean that is weighted by the
+/// position among them (weights 1, 2, 3, ... divided by their sum), as one matrix product: [2 rows, tokens] x
+/// [tokens, hidden].
+fn pool(sequences: &[&Sequence], embedded: EmbeddedTokens, hidden: &Tensor) -> Result<Vec<Pooled>> {
     let tokens: usize = sequences.iter().map(|sequence| sequence.tokens.len()).sum();
     let rows = sequences.len();
     let mut weights = vec![0f32; 2 * rows * tokens];
     let mut start = 0;
     for (row, sequence) in sequences.iter().enumerate() {
-        let length = sequence.tokens.len();
-        let positions = (length * (length + 1) / 2) as f32;
-        for offset in 0..length {
-            weights[row * tokens + start + offset] = 1.0 / length as f32;
-            weights[(rows + row) * tokens + start + offset] = (offset + 1) as f32 / positions;
+        let is_embedded = |offset: &usize| embedded == EmbeddedTokens::Whole || sequence.supervised[*offset];
+        let offsets: Vec<usize> = (0..sequence.tokens.len()).filter(is_embedded).collect();
+        let count = offsets.len();
+        let positions = (count * (count + 1) / 2) as f32;
+        for (position, offset) in offsets.into_iter().enumerate() {
+            weights[row * tokens + start + offset] = 1.0 / count as f32;
+            weights[(rows + row) * tokens + start + offset] = (position + 1) as f32 / positions;
         }
-        start += length;
+        start += sequence.tokens.len();
     }
     let weights = Tensor::f_from_slice(&weights)?.f_view([2 * rows as i64, tokens as i64])?;
     let pooled = weights.f_to_device(hidden.device())?.f_matmul(&hidden.f_to_kind(TensorKind::Float)?)?;

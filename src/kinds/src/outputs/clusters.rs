@@ -26,7 +26,7 @@ pub const FILES: &[&[FileDeclaration]] = &[&[
     file(
         "constants.json",
         "the names, means and deviations of the numbers of a state, measures of the clusters, and `basis`, a digest of \
-         all that decides what the numbers of a state mean",
+         all that decides what the numbers of a state mean; and `embedding` of the features, if it is not `whole`",
     ),
     file(
         "projection.safetensors",

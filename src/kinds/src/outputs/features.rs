@@ -15,8 +15,14 @@ pub const FEATURES: &[ColumnDeclaration] = &[
     column("logp_conditional", F32, "the sum of the log-probabilities, in nats, of the response tokens").null(MISSING),
     column("logp_unconditional", F32, "the same sum for the responses alone, without the prompt").null(NO_SECOND_PASS),
     column("unconditional_tokens", U32, "the number of tokens of the responses alone").null(NO_SECOND_PASS),
-    column("embedding", Vector, "the mean of the last hidden states over all tokens").null(MISSING),
-    column("weighted_embedding", Vector, "their mean with the weights 1, 2, 3, ... of the positions").null(MISSING),
+    column("embedding", Vector, "the mean of the last hidden states over the tokens that `embedding` names")
+        .null(MISSING),
+    column(
+        "weighted_embedding",
+        Vector,
+        "their mean with the weights 1, 2, 3, ... of the positions among these tokens",
+    )
+    .null(MISSING),
     column("missing", Text, "why a value of the row is missing").null("if no value is missing"),
 ];
 
@@ -28,7 +34,8 @@ pub const TABLES: &[TableDeclaration] = &[
 
 pub const FILES: &[&[FileDeclaration]] = &[&[file(
     "summary.json",
-    "the tokens and floating-point operations of the passes, and whether there was a second pass",
+    "the tokens and floating-point operations of the passes, whether there was a second pass, and `embedding`, if it is not \
+     `whole`",
 )]];
 
 pub const EXAMPLES: &[ExamplePipeline] = &[ExamplePipeline {

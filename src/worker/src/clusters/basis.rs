@@ -12,12 +12,15 @@ use super::state::{Scales, StateColumn, column_names};
 use raisin_base::digest::Digest;
 use raisin_base::error::{Context as _, Problem, Result};
 use raisin_contract::Context;
+use raisin_kinds::features::EmbeddedTokens;
 use raisin_selector::clustering::pca::Pca;
 use raisin_selector::save::{read_tensors, write_tensors};
 
 const FILE: &str = "projection.safetensors";
 
 pub struct Basis {
+    /// The tokens that the embeddings describe.
+    pub embedding: EmbeddedTokens,
     /// The names of the numbers of a state.
     pub columns: Vec<String>,
     /// Whether the semantic part is whitened.
@@ -28,6 +31,18 @@ pub struct Basis {
     pub scales: Scales,
     /// `None` without features of validation examples.
     pub similarity_mean: Option<Vec<f64>>,
+}
+
+/// `embedding` of a summary.json of features, or of a constants.json; both leave out the default.
+///
+/// # Errors
+/// The value has another type.
+pub fn embedded_tokens(file: &Value, path: &Path) -> Result<EmbeddedTokens> {
+    match file.get("embedding") {
+        None => Ok(EmbeddedTokens::default()),
+        Some(word) => serde_json::from_value(word.clone())
+            .with_context(|| format!("{} has {word} as `embedding`", path.display())),
+    }
 }
 
 impl Basis {
@@ -70,6 +85,7 @@ impl Basis {
         let columns = serde_json::from_value(constants["columns"].clone()).with_context(unreadable)?;
         let whiten = constants["whiten"].as_bool().with_context(unreadable)?;
         let explained = constants["explained_variance"].as_f64().with_context(unreadable)?;
+        let embedding = embedded_tokens(&constants, &path)?;
         let tensors = read_tensors(&folder.join(FILE))?;
         let pca = Pca {
             mean: numbers(&tensors, "mean")?,
@@ -81,12 +97,19 @@ impl Basis {
             Scales { means: numbers(&tensors, "state_means")?, deviations: numbers(&tensors, "state_deviations")? };
         let similarity_mean =
             if tensors.contains_key("similarity_mean") { Some(numbers(&tensors, "similarity_mean")?) } else { None };
-        Ok(Self { columns, whiten, pca, centres: rows(&tensors, "centres")?, scales, similarity_mean })
+        Ok(Self { embedding, columns, whiten, pca, centres: rows(&tensors, "centres")?, scales, similarity_mean })
     }
 
     /// # Errors
-    /// The embeddings have another width than those of this basis.
-    pub fn check_width(&self, width: usize) -> Result<()> {
+    /// The embeddings have another width than those of this basis, or describe other tokens.
+    pub fn check_embeddings(&self, width: usize, embedding: EmbeddedTokens) -> Result<()> {
+        if embedding != self.embedding {
+            let [these, those] = [embedding, self.embedding].map(|tokens| json!(tokens));
+            let problem = format!("the features have `embedding = {these}`, and those of the stage `like` {those}");
+            return Err(Problem::new(problem)
+                .hint("make the features of both stages with the same `embedding`")
+                .into());
+        }
         let like = self.pca.mean.len();
         if width == like {
             return Ok(());

@@ -87,6 +87,37 @@ fn columns_of_another_pool_and_equal_columns_of_two_stages_are_refused() -> Resu
     Ok(())
 }
 
+#[test]
+fn embeddings_of_other_tokens_are_refused_beside_the_stage_like() -> Result<()> {
+    let store = fixture()?;
+    let inputs = [("/instructions", "pool"), ("/model", "model")];
+    let context = store.context("features", "made-of-responses", &inputs, &[])?;
+    let responses = json!({"instructions": "pool", "model": "model", "embedding": "responses"});
+    crate::features::run(serde_json::from_value(responses)?, &context)?;
+    store.keep("made-of-responses", "responses")?;
+    for features in ["features", "responses"] {
+        let context = store.context("clusters", &format!("of-{features}"), &[("/features", features)], &[])?;
+        run(parameters(&json!({}))?, &context)?;
+        store.keep(&format!("of-{features}"), &format!("clusters-of-{features}"))?;
+    }
+    for (features, like, refused) in [
+        ("features", "features", false),
+        ("responses", "responses", false),
+        ("features", "responses", true),
+        ("responses", "features", true),
+    ] {
+        let like = format!("clusters-of-{like}");
+        let folder = format!("{features}-{like}");
+        let context = store.context("clusters", &folder, &[("/features", features), ("/like", &like)], &[])?;
+        let done = run(serde_json::from_value(json!({"features": features, "like": like}))?, &context);
+        assert_eq!(done.is_err(), refused, "{folder}");
+        if let Err(error) = done {
+            assert!(error.to_string().contains("`embedding = \""), "{error}");
+        }
+    }
+    Ok(())
+}
+
 /// The artifact `fewer`: the features of every second row.
 fn write_fewer(store: &TensorFixture) -> Result<()> {
     let (from, to) = (store.artifact("features"), store.artifact("fewer"));

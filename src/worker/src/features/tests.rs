@@ -56,26 +56,32 @@ fn every_row_is_described_once_in_order_and_a_missing_value_has_a_reason() -> Re
 }
 
 #[test]
-fn packing_does_not_change_the_pooled_features_of_a_row() -> Result<()> {
+fn embeddings_are_means_over_the_tokens_of_the_row_or_of_its_responses() -> Result<()> {
     let store = TensorFixture::new()?;
-    let context = store.context("features", "run", &INPUTS, &[])?;
-    run(parameters()?, &context)?;
-    let rows = store.table("run", "features")?;
     let folder = store.artifact("model");
     let (model, codec) = (Model::load(&folder, Device::Cpu, TensorKind::Float)?, Codec::load(&folder)?);
     let instruction = &read_instructions(&store.artifact("pool"))?[4];
     let sequence = codec.instruction(instruction, 512).sequence.expect("a response");
     let hidden = no_grad(|| model.hidden(&Batch::pack(&[&sequence], Device::Cpu)?))?;
-    let length = sequence.tokens.len() as i64;
-    let places = Tensor::arange(length, (TensorKind::Float, Device::Cpu)) + 1.0;
-    let weights = &places / places.sum(TensorKind::Float);
-    let expected = [hidden.mean_dim(0, false, TensorKind::Float), weights.unsqueeze(0).matmul(&hidden).squeeze()];
-    for (name, expected) in ["embedding", "weighted_embedding"].into_iter().zip(expected) {
-        let vectors: &FixedSizeListArray = column(&rows, name)?;
-        let vector = vectors.value(4);
-        let vector: &Float32Array = vector.as_any().downcast_ref().expect("f32");
-        let found = Tensor::from_slice(vector.values());
-        assert!(found.allclose(&expected, 1e-4, 1e-5, false), "{name}");
+    let targets = (0i64..).zip(&sequence.supervised).filter(|(_, target)| **target).map(|(token, _)| token);
+    let responses = hidden.index_select(0, &Tensor::from_slice(&targets.collect::<Vec<_>>()));
+    assert!(responses.size()[0] == 12 && hidden.size()[0] > 12, "{:?} of {:?}", responses.size(), hidden.size());
+    for (name, embedding, hidden) in
+        [("whole", EmbeddedTokens::Whole, hidden), ("responses", EmbeddedTokens::Responses, responses)]
+    {
+        let context = store.context("features", name, &INPUTS, &[])?;
+        run(Parameters { embedding, ..parameters()? }, &context)?;
+        let rows = store.table(name, "features")?;
+        let places = Tensor::arange(hidden.size()[0], (TensorKind::Float, Device::Cpu)) + 1.0;
+        let weights = &places / places.sum(TensorKind::Float);
+        let expected = [hidden.mean_dim(0, false, TensorKind::Float), weights.unsqueeze(0).matmul(&hidden).squeeze()];
+        for (column_name, expected) in ["embedding", "weighted_embedding"].into_iter().zip(expected) {
+            let vectors: &FixedSizeListArray = column(&rows, column_name)?;
+            let vector = vectors.value(4);
+            let vector: &Float32Array = vector.as_any().downcast_ref().expect("f32");
+            let found = Tensor::from_slice(vector.values());
+            assert!(found.allclose(&expected, 1e-4, 1e-5, false), "{name}: {column_name}");
+        }
     }
     Ok(())
 }
