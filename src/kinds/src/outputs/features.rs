@@ -15,12 +15,12 @@ pub const FEATURES: &[ColumnDeclaration] = &[
     column("logp_conditional", F32, "the sum of the log-probabilities, in nats, of the response tokens").null(MISSING),
     column("logp_unconditional", F32, "the same sum for the responses alone, without the prompt").null(NO_SECOND_PASS),
     column("unconditional_tokens", U32, "the number of tokens of the responses alone").null(NO_SECOND_PASS),
-    column("embedding", Vector, "the mean of the last hidden states over the tokens that `embedding` names")
+    column("embedding", Vector, "the mean of the last hidden states over all tokens, or over those of the responses")
         .null(MISSING),
     column(
         "weighted_embedding",
         Vector,
-        "their mean with the weights 1, 2, 3, ... of the positions among these tokens",
+        "the mean of the same states with the weights 1, 2, 3, ..., in the order of the tokens",
     )
     .null(MISSING),
     column("missing", Text, "why a value of the row is missing").null("if no value is missing"),
