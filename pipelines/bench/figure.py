@@ -10,6 +10,7 @@ The program needs Python 3.8 and no packages.
 import csv
 import sys
 from html import escape
+from math import ceil, floor
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent.parent.parent / "docs" / "results"
@@ -25,17 +26,19 @@ circle { fill: #0969da; } .raise circle { fill: #bc4c00; } .raise .interval { st
 
 def draw(rows):
     pools = list(dict.fromkeys(row["pool"] for row in rows))
-    low = min(float(row["low"]) for row in rows)
-    smallest = -(int(-low * 10) + 1) / 10  # a tick beyond the longest interval
+    # Ticks of a tenth, beyond the longest intervals.
+    smallest = floor(min(float(row["low"]) for row in rows) * 10)
+    largest = max(ceil(max(float(row["high"]) for row in rows) * 10), 0)
 
     def x(value):
-        return LEFT + (WIDTH - LEFT - RIGHT) * (value - smallest) / -smallest
+        return LEFT + (WIDTH - LEFT - RIGHT) * (value * 10 - smallest) / (largest - smallest)
 
     height = sum(HEAD + ROW * sum(row["pool"] == pool for row in rows) for pool in pools) + FOOT
     parts = []
-    for tick in range(round(smallest * 10), 1):
+    for tick in range(smallest, largest + 1):
         at = f"{x(tick / 10):.1f}"
-        parts.append(f'<line class="grid" x1="{at}" x2="{at}" y1="10" y2="{height - FOOT}"/>')
+        style = ' class="grid"' if tick else ""  # the line of random selection is darker
+        parts.append(f'<line{style} x1="{at}" x2="{at}" y1="10" y2="{height - FOOT}"/>')
         parts.append(f'<text class="scale" x="{at}" y="{height - FOOT + 16}" text-anchor="middle">{tick / 10:.1f}</text>')
     y = 0
     for pool in pools:

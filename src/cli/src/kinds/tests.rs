@@ -298,7 +298,7 @@ fn a_kind_is_described_for_a_terminal() {
     files:
       constants.json          the names, means and deviations of the numbers of a state, measures of
                               the clusters, and `basis`, a digest of all that decides what the numbers
-                              of a state mean
+                              of a state mean; and `embedding` of the features, if it is not `whole`
       projection.safetensors  the principal components, the centres of the clusters, the means and
                               deviations of the numbers of a state, and the mean embedding that
                               similarities subtract
