@@ -42,7 +42,8 @@ pub struct Parameters {
     #[serde(default = "yes")]
     pub unconditional: bool,
     /// The tokens over whose hidden states the embeddings of a row are means. The embeddings decide the clusters, the
-    /// semantic part of the state, and every similarity: the prior of a selector and the method `rds`. If absent, all tokens count.
+    /// semantic part of the state, and every similarity: the prior of a selector and the method `rds`. If absent, all
+    /// tokens count.
     #[serde(default, skip_serializing_if = "is_whole")]
     pub embedding: EmbeddedTokens,
 }

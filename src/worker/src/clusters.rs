@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use arrow_array::{Array, ArrayRef, RecordBatch, UInt32Array};
 use arrow_select::take::take_record_batch;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::tables::vector_column;
 use crate::vectors::VectorColumn;
@@ -98,13 +98,18 @@ pub fn run(parameters: Parameters, context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// The tokens that the embeddings of these features describe.
+/// The tokens that the embeddings of these features describe. The features of a `command` may have no summary, or one of
+/// its own.
 fn embedding_of(features: &Path) -> Result<EmbeddedTokens> {
     let path = features.join("summary.json");
-    // The features of a `command` need no summary.
-    let Ok(bytes) = std::fs::read(&path) else { return Ok(EmbeddedTokens::default()) };
-    let summary = serde_json::from_slice(&bytes).with_context(|| format!("{} is no JSON", path.display()))?;
-    embedded_tokens(&summary, &path)
+    if !path.is_file() {
+        return Ok(EmbeddedTokens::default());
+    }
+    let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    match serde_json::from_slice::<Value>(&bytes) {
+        Ok(summary) if summary["pass"] == "features" => embedded_tokens(&summary, &path),
+        _ => Ok(EmbeddedTokens::default()),
+    }
 }
 
 /// The rows along principal components, and their clusters.

@@ -1,7 +1,6 @@
 //! Tests of the kind `clusters`: columns of other stages in the state.
 
 use arrow_array::{Float32Array, StringArray};
-use serde_json::Value;
 
 use super::*;
 use crate::fixture::{ROWS, TensorFixture};
@@ -84,6 +83,19 @@ fn columns_of_another_pool_and_equal_columns_of_two_stages_are_refused() -> Resu
     let context = store.context("clusters", "other", &INPUTS, &[])?;
     let error = run(parameters(&json!({"columns": ["influence"]}))?, &context).expect_err("another pool");
     assert!(error.to_string().contains("`influence` has columns of 9 instructions"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn the_summary_of_a_program_that_makes_features_may_say_anything() -> Result<()> {
+    let store = fixture()?;
+    for (number, summary) in ["no JSON", "{\"embedding\": \"a model of its own\"}", "[1]"].into_iter().enumerate() {
+        std::fs::write(store.artifact("features").join("summary.json"), summary)?;
+        let folder = format!("run-{number}");
+        let context = store.context("clusters", &folder, &[("/features", "features")], &[])?;
+        run(parameters(&json!({}))?, &context)?;
+        assert!(constants(&store, &folder)?.get("embedding").is_none());
+    }
     Ok(())
 }
 
